@@ -1,0 +1,112 @@
+#include "abi.h"
+
+#include <ATen/ATen.h>
+#include <ATen/core/dispatch/Dispatcher.h>
+
+#include <cstring>
+#include <new>
+
+#include "dispatch.h"
+
+namespace {
+
+using at::Tensor;
+using OptionalTensor = std::optional<Tensor>;
+
+const Tensor& tensor(const void* pointer) { return *static_cast<const Tensor*>(pointer); }
+
+OptionalTensor optional(const void* pointer) { return pointer ? OptionalTensor(tensor(pointer)) : std::nullopt; }
+
+std::vector<Tensor> tensors(void* const* pointers, int64_t count) {
+  std::vector<Tensor> list;
+  list.reserve(count);
+  for (int64_t i = 0; i < count; ++i) list.push_back(tensor(pointers[i]));
+  return list;
+}
+
+char* copy_message(const char* text) {
+  char* message = static_cast<char*>(std::malloc(std::strlen(text) + 1));
+  return message ? std::strcpy(message, text) : nullptr;
+}
+
+// Runs f and turns whatever it throws into a message.
+template <class F>
+char* guarded(const F& f) {
+  try {
+    f();
+    return nullptr;
+  } catch (const c10::Error& error) {
+    return copy_message(error.what_without_backtrace());
+  } catch (const std::bad_alloc&) {
+    return copy_message("out of memory");
+  } catch (const std::exception& error) {
+    return copy_message(error.what());
+  } catch (...) {
+    return copy_message("unknown C++ exception");
+  }
+}
+
+template <class Signature>
+auto op(const char* name) {
+  return c10::Dispatcher::singleton().findSchemaOrThrow(name, "").typed<Signature>();
+}
+
+using Scan = Tensor(const Tensor&, const Tensor&, const Tensor&, const Tensor&, const Tensor&, const OptionalTensor&, const OptionalTensor&,
+                    const OptionalTensor&, bool, bool, std::string_view);
+using ScanEager = Tensor(const Tensor&, const Tensor&, const Tensor&, const Tensor&, const Tensor&, const OptionalTensor&, const OptionalTensor&,
+                         const OptionalTensor&, bool, bool);
+using Conv = Tensor(const Tensor&, const Tensor&, const OptionalTensor&, bool, std::string_view);
+
+}  // namespace
+
+char* vmb_selective_scan(const void* u, const void* delta, const void* A, const void* B, const void* C, const void* D, const void* z,
+                         const void* delta_bias, int delta_softplus, int reverse, const char* path, void** out) {
+  return guarded([&] {
+    static const auto scan = op<Scan>("vm_beautynet::selective_scan");
+    *out = new Tensor(scan.call(tensor(u), tensor(delta), tensor(A), tensor(B), tensor(C), optional(D), optional(z), optional(delta_bias),
+                                delta_softplus != 0, reverse != 0, path));
+  });
+}
+
+char* vmb_selective_scan_eager(const void* u, const void* delta, const void* A, const void* B, const void* C, const void* D, const void* z,
+                               const void* delta_bias, int delta_softplus, int reverse, void** out) {
+  return guarded([&] {
+    static const auto scan = op<ScanEager>("vm_beautynet::selective_scan_eager");
+    *out = new Tensor(scan.call(tensor(u), tensor(delta), tensor(A), tensor(B), tensor(C), optional(D), optional(z), optional(delta_bias),
+                                delta_softplus != 0, reverse != 0));
+  });
+}
+
+char* vmb_causal_conv1d_silu(const void* x, const void* weight, const void* bias, int reverse, const char* path, void** out) {
+  return guarded([&] {
+    static const auto conv = op<Conv>("vm_beautynet::causal_conv1d_silu");
+    *out = new Tensor(conv.call(tensor(x), tensor(weight), optional(bias), reverse != 0, path));
+  });
+}
+
+char* vmb_adamw_step(void* const* params, void* const* grads, void* const* exp_avgs, void* const* exp_avg_sqs, void* const* steps,
+                     int64_t count, double lr, double beta1, double beta2, double weight_decay, double eps) {
+  return guarded([&] {
+    if (count == 0) return;
+    at::NoGradGuard no_grad;
+    auto step_list = tensors(steps, count);
+    at::_foreach_add_(step_list, 1);
+    at::_fused_adamw_(tensors(params, count), tensors(grads, count), tensors(exp_avgs, count), tensors(exp_avg_sqs, count), {}, step_list, lr,
+                      beta1, beta2, weight_decay, eps, /*amsgrad=*/false, /*maximize=*/false);
+  });
+}
+
+char* vmb_clip_grad_norm(void* const* grads, int64_t count, double max_norm, double* norm) {
+  return guarded([&] {
+    *norm = 0;
+    if (count == 0) return;
+    at::NoGradGuard no_grad;
+    auto list = tensors(grads, count);
+    *norm = at::linalg_vector_norm(at::stack(at::_foreach_norm(list, 2))).item<double>();
+    if (max_norm > 0 && *norm > max_norm) at::_foreach_mul_(list, max_norm / (*norm + 1e-6));
+  });
+}
+
+const char* vmb_best_path(void) { return vmb::best_path().data(); }
+int vmb_path_available(const char* path) { return vmb::path_available(path); }
+void vmb_free_message(char* message) { std::free(message); }

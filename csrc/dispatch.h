@@ -1,0 +1,66 @@
+// Choosing the kernels of an instruction set, and running them over ATen's thread pool.
+#pragma once
+
+#include <ATen/Parallel.h>
+#include <ATen/core/Tensor.h>
+
+#include <cstdlib>
+#include <memory>
+#include <new>
+#include <optional>
+#include <string_view>
+
+#include "kernels.h"
+
+namespace vmb {
+
+// True where this processor can run the kernels of the path: "portable", "avx2" or "avx512".
+bool path_available(std::string_view path);
+
+// The kernels of a path; "auto" takes the widest that the processor has. Double always runs the portable ones.
+// Throws c10::Error for an unknown path or one that the processor lacks.
+template <class T>
+const KernelTable<T>& kernels(std::string_view path);
+
+// The path that "auto" means on this machine.
+std::string_view best_path();
+
+// Runs f(begin, end, workspace) over the work items [0, items) on ATen's threads, each with its own workspace.
+template <class F>
+void parallel_items(int64_t items, int64_t workspace_bytes, const F& f) {
+  at::parallel_for(0, items, 1, [&](int64_t begin, int64_t end) {
+    const size_t bytes = (static_cast<size_t>(workspace_bytes) + 63) / 64 * 64;
+    std::unique_ptr<void, decltype(&std::free)> workspace(std::aligned_alloc(64, bytes), &std::free);
+    if (!workspace) throw std::bad_alloc();
+    f(begin, end, workspace.get());
+  });
+}
+
+// A (batch, rows, steps) tensor as a view for the kernels; reversed: its last step first.
+template <class T>
+View<T> view_of(const at::Tensor& x, bool reverse = false) {
+  if (!x.defined()) return {};
+  View<T> view{const_cast<T*>(x.const_data_ptr<std::remove_const_t<T>>()), x.stride(0), x.stride(1), x.stride(2)};
+  if (reverse && x.size(2) > 0) {
+    view.data += (x.size(2) - 1) * view.step;
+    view.step = -view.step;
+  }
+  return view;
+}
+
+// An uninitialised (batch, dim, length) tensor stored densely in the order that `like` has: channels innermost or steps.
+at::Tensor empty_in_layout_of(const at::Tensor& like, at::ScalarType type);
+
+// The sum over the first dimension, in the order of the index whatever the number of threads.
+at::Tensor ordered_sum(const at::Tensor& parts);
+
+// The type in which the kernels compute for an input of this type: double for double, float for every other.
+inline at::ScalarType compute_type(const at::Tensor& x) { return x.scalar_type() == at::kDouble ? at::kDouble : at::kFloat; }
+
+inline at::Tensor optional_to(const std::optional<at::Tensor>& x, at::ScalarType type) {
+  return x && x->defined() ? x->to(type) : at::Tensor();
+}
+
+inline at::Tensor value_or_undefined(const std::optional<at::Tensor>& x) { return x ? *x : at::Tensor(); }
+
+}  // namespace vmb

@@ -1,0 +1,106 @@
+// What the ATen side (selective_scan.cpp, causal_conv1d.cpp) and the CPU kernels agree on: plain pointers and strides, so
+// that the kernel files include neither torch nor standard-library templates and can be compiled once per instruction set.
+#pragma once
+
+#include <cstdint>
+
+namespace vmb {
+
+// A three-dimensional operand seen as (batch, row, step). A scan that runs in reverse is the same scan over a view whose
+// first step is the last one and whose step stride is negative, so kernels know one direction only.
+template <class T>
+struct View {
+  T* data = nullptr;
+  int64_t batch = 0, row = 0, step = 0;  // strides in elements
+
+  T* at(int64_t b, int64_t r, int64_t s) const { return data + b * batch + r * row + s * step; }
+  explicit operator bool() const { return data != nullptr; }
+};
+
+// Channels of one work item; fixed, so that the order of every sum is independent of the number of threads and of the
+// instruction set.
+constexpr int64_t kGroup = 64;
+// Steps between two stored states. Backward recomputes the states of one such chunk at a time.
+constexpr int64_t kChunk = 32;
+
+struct ScanSizes {
+  int64_t batch, dim, length, state;
+  int64_t groups() const { return (dim + kGroup - 1) / kGroup; }
+  int64_t chunks() const { return (length + kChunk - 1) / kChunk; }
+  int64_t items() const { return batch * groups(); }
+  // Elements of the stored states: (batch, group, chunk, state, channel of the group).
+  int64_t checkpoint_elements() const { return batch * groups() * chunks() * state * kGroup; }
+};
+
+template <class T>
+struct ScanInputs {
+  ScanSizes size;
+  View<const T> u, delta, z;  // rows are channels; z may be empty
+  View<const T> B, C;         // rows are states
+  View<const T> A;            // batch stride unused; rows are channels, steps are states
+  const T* D;                 // (dim) or null
+  const T* delta_bias;        // (dim) or null
+  bool delta_softplus;
+};
+
+template <class T>
+struct ScanForward {
+  ScanInputs<T> in;
+  View<T> out;
+  T* checkpoints;  // null: not wanted
+};
+
+template <class T>
+struct ScanBackward {
+  ScanInputs<T> in;
+  View<const T> dout;
+  const T* checkpoints;
+  View<T> du, ddelta, dz;
+  // Partial sums, one slot per work item; the caller adds them up in order.
+  T* dA;           // (batch, dim, state)
+  T* dD;           // (batch, dim)
+  T* ddelta_bias;  // (batch, dim)
+  View<T> dB, dC;  // batch is the work item (batch index, group), rows are states
+};
+
+// silu(bias + causal depthwise convolution): out[l] = silu(bias + sum_k weight[k] x[l - width + 1 + k]).
+constexpr int64_t kMaxConvWidth = 8;
+
+template <class T>
+struct Conv {
+  int64_t batch, dim, length, width;
+  View<const T> x;
+  View<const T> weight;  // rows are channels, steps are taps
+  const T* bias;         // (dim) or null
+  int64_t items() const { return batch * ((dim + kGroup - 1) / kGroup); }
+};
+
+template <class T>
+struct ConvBackward {
+  Conv<T> in;
+  View<const T> dout;
+  View<T> dx;
+  T* dweight;  // (batch, dim, width), partial sums over the steps
+  T* dbias;    // (batch, dim)
+};
+
+// The kernels of one instruction set; each call does work items [begin, end) with `workspace` bytes of scratch memory,
+// aligned to 64.
+template <class T>
+struct KernelTable {
+  int64_t (*scan_workspace)(const ScanSizes&);
+  void (*scan_forward)(const ScanForward<T>&, int64_t begin, int64_t end, void* workspace);
+  void (*scan_backward)(const ScanBackward<T>&, int64_t begin, int64_t end, void* workspace);
+  int64_t conv_workspace;
+  void (*conv_forward)(const Conv<T>&, const View<T>& out, int64_t begin, int64_t end, void* workspace);
+  void (*conv_backward)(const ConvBackward<T>&, int64_t begin, int64_t end, void* workspace);
+};
+
+extern const KernelTable<float> kPortableFloat;
+extern const KernelTable<double> kPortableDouble;
+#if defined(__x86_64__)
+extern const KernelTable<float> kAvx2Float;
+extern const KernelTable<float> kAvx512Float;
+#endif
+
+}  // namespace vmb

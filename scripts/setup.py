@@ -1,0 +1,271 @@
+#!/usr/bin/env python3
+"""Set up what `cargo build` needs: libtorch, found through .cargo/config.toml.
+
+    python3 scripts/setup.py              libtorch for the CPU (450 MB on disk)
+    python3 scripts/setup.py --cuda       libtorch with CUDA, and nvcc (about 8 GB on disk)
+    python3 scripts/setup.py --check      only say what is missing
+
+libtorch comes out of the PyTorch wheel, by pip, into a cache that survives a clean clone: $VMB_CACHE_DIR, else
+$XDG_CACHE_HOME/vm-beautynet, else ~/.cache/vm-beautynet. A folder appears under its final name only when every
+file in it has been checked against the wheel's own list of SHA-256 sums, so an interrupted set-up is never taken for
+a finished one. LIBTORCH or LIBTORCH_USE_PYTORCH in the environment wins: then nothing is downloaded.
+"""
+
+import argparse
+import base64
+import contextlib
+import csv
+import fcntl
+import hashlib
+import io
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from pathlib import Path
+
+TORCH_VERSION = "2.13.0"
+# The CPU set-up takes one fixed wheel of each package, whatever Python runs this script; pip checks the sums.
+CPU_WHEELS = {
+    "torch==2.13.0": "60fcdcb2f3876e21146cb4524ef06397d727ca9ad5f020818547e25075fe3cb7",
+    "nvidia-cuda-runtime==13.0.96": "7f82250d7782aa23b6cfe765ecc7db554bd3c2870c43f3d1821f1d18aebf0548",
+    "nvidia-cuda-cupti==13.0.85": "4eb01c08e859bf924d222250d2e8f8b8ff6d3db4721288cf35d14252a4d933c8",
+}
+CPU_TAGS = ["--python-version", "3.11", "--implementation", "cp", "--abi", "cp311", "--abi", "abi3", "--abi", "none"]
+CPU_TAGS += [arg for tag in ("manylinux_2_28", "manylinux_2_25", "manylinux2014", "manylinux_2_17")
+             for arg in ("--platform", f"{tag}_x86_64")]
+# What of each wheel is kept: a prefix of the name inside the wheel -> the folder in our layout.
+CPU_FILES = {
+    "torch/include/": "include/",
+    "torch/lib/libtorch_cpu.so": "lib/",
+    "torch/lib/libc10.so": "lib/",
+    "torch/lib/libgomp.so.1": "lib/",
+    "nvidia/cu13/lib/libcudart.so.13": "lib/",
+    "nvidia/cu13/lib/libcupti.so.13": "lib/",
+}
+NVCC_PACKAGES = [f"{name}==13.0.*" for name in
+                 ("nvidia-cuda-nvcc", "nvidia-nvvm", "nvidia-cuda-crt", "nvidia-cuda-cccl", "nvidia-cuda-runtime")]
+PROJECT = Path(__file__).resolve().parent.parent
+
+
+class SetupError(Exception):
+    """Something that the user can put right; printed as one line."""
+
+
+def cache_root():
+    if os.environ.get("VMB_CACHE_DIR"):
+        return Path(os.environ["VMB_CACHE_DIR"]).expanduser().resolve()
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return (Path(base) / "vm-beautynet").resolve()
+
+
+def say(text):
+    print(f"set-up: {text}", file=sys.stderr, flush=True)
+
+
+def compiler():
+    return next((c for c in (os.environ.get("CXX"), "c++", "g++", "clang++") if c and shutil.which(c)), None)
+
+
+def check_tools():
+    missing = []
+    if not shutil.which("cargo"):
+        missing.append("cargo is missing: install Rust with rustup (https://rustup.rs)")
+    if compiler() is None:
+        missing.append("a C++ compiler is missing: install g++ (Debian/Ubuntu: apt install g++)")
+    if subprocess.run([sys.executable, "-m", "pip", "--version"], capture_output=True).returncode != 0:
+        missing.append("pip is missing: install it for this Python (Debian/Ubuntu: apt install python3-pip)")
+    if missing:
+        raise SetupError("\n".join(missing))
+
+
+def check_platform():
+    if sys.platform != "linux" or platform.machine() != "x86_64":
+        raise SetupError(f"no libtorch wheel is laid out for {sys.platform} {platform.machine()} here: install libtorch "
+                         f"{TORCH_VERSION} yourself and set LIBTORCH, or PyTorch {TORCH_VERSION} and LIBTORCH_USE_PYTORCH=1")
+
+
+def run(command, what):
+    result = subprocess.run(command, stdout=sys.stderr)
+    if result.returncode != 0:
+        raise SetupError(f"{what} failed (exit {result.returncode}); what it printed is above. Run the same command again")
+
+
+def pip_download(folder, requirements, extra):
+    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary", ":all:", "--dest", str(folder)]
+    run(command + ["--disable-pip-version-check", "--no-cache-dir"] + extra + requirements, "the download by pip")
+
+
+def kept_name(name):
+    """Where a file of a wheel goes in our layout; None where it is not needed."""
+    if name.endswith("/"):
+        return None
+    for prefix, folder in CPU_FILES.items():
+        if prefix.endswith("/") and name.startswith(prefix):
+            return folder + name[len(prefix):]
+        if name == prefix:
+            return folder + name.rsplit("/", 1)[1]
+    return None
+
+
+def unpack(wheel, folder):
+    """Write the kept files of a wheel below folder; each must match the SHA-256 sum that the wheel's RECORD gives."""
+    with zipfile.ZipFile(wheel) as archive:
+        record = next(n for n in archive.namelist() if n.endswith(".dist-info/RECORD"))
+        rows = csv.reader(io.StringIO(archive.read(record).decode()))
+        sums = {row[0]: row[1].partition("=")[2] for row in rows if len(row) >= 2}
+        for name in archive.namelist():
+            target = kept_name(name)
+            if target is None:
+                continue
+            path = folder / target
+            path.parent.mkdir(parents=True, exist_ok=True)
+            digest = hashlib.sha256()
+            with archive.open(name) as source, open(path, "wb") as sink:
+                while block := source.read(1 << 20):
+                    digest.update(block)
+                    sink.write(block)
+            found = base64.urlsafe_b64encode(digest.digest()).rstrip(b"=").decode()
+            if sums.get(name) != found:
+                raise SetupError(f"{wheel.name}: {name} does not match the wheel's own checksum: run the same command again")
+
+
+def make_stub(folder):
+    """libtorch.so of the wheel pulls in libtorch_cuda; ours only pulls in libtorch_cpu."""
+    command = [compiler(), "-shared", "-o", str(folder / "lib/libtorch.so"), "-x", "c++", "/dev/null"]
+    command += ["-Wl,-soname,libtorch.so", "-Wl,--no-as-needed", f"-L{folder / 'lib'}", "-l:libtorch_cpu.so", "-l:libc10.so"]
+    run(command + ["-Wl,--allow-shlib-undefined", "-Wl,-rpath,$ORIGIN"], "linking the stub libtorch.so")
+
+
+def write_manifest(folder):
+    files = {str(p.relative_to(folder)): p.stat().st_size for p in sorted(folder.rglob("*")) if p.is_file()}
+    (folder / "complete.json").write_text(json.dumps(files))
+
+
+def is_whole(folder):
+    """True where the folder holds every file of its manifest at the size it had when the set-up ended."""
+    try:
+        files = json.loads((folder / "complete.json").read_text())
+        return bool(files) and all((folder / name).stat().st_size == size for name, size in files.items())
+    except (OSError, ValueError):
+        return False
+
+
+@contextlib.contextmanager
+def building(final):
+    """A temporary folder beside `final` that takes its name when the block ends without an error."""
+    final.parent.mkdir(parents=True, exist_ok=True)
+    for stale in final.parent.glob(f"{final.name}.partial-*"):
+        shutil.rmtree(stale, ignore_errors=True)
+    folder = Path(tempfile.mkdtemp(prefix=f"{final.name}.partial-", dir=final.parent))
+    os.chmod(folder, 0o755)
+    try:
+        yield folder
+        write_manifest(folder)
+        if final.exists():
+            shutil.rmtree(final)
+        os.rename(folder, final)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def need_space(folder, gigabytes):
+    folder.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(folder).free / 1e9
+    if free < gigabytes:
+        raise SetupError(f"{folder} has {free:.1f} GB free, {gigabytes} GB are needed: free some, or set VMB_CACHE_DIR to another disk")
+
+
+def libtorch_cpu(root):
+    final = root / f"libtorch-{TORCH_VERSION}-cpu"
+    if is_whole(final):
+        return final
+    need_space(root, 1.5)
+    say(f"fetching libtorch {TORCH_VERSION} for the CPU (540 MB, once) into {final}")
+    with building(final) as folder, tempfile.TemporaryDirectory(dir=root, prefix="wheels-") as wheels:
+        requirements = Path(wheels) / "requirements.txt"
+        requirements.write_text("".join(f"{name} --hash=sha256:{sum_}\n" for name, sum_ in CPU_WHEELS.items()))
+        pip_download(wheels, ["--require-hashes", "--requirement", str(requirements)], CPU_TAGS)
+        say("unpacking")
+        for wheel in sorted(Path(wheels).glob("*.whl")):
+            unpack(wheel, folder)
+        (folder / "build-version").write_text(f"{TORCH_VERSION}+cpu\n")
+        make_stub(folder)
+    return final
+
+
+def libtorch_cuda(root):
+    """The full wheel with everything it depends on, as pip lays it out: its libraries find each other by rpath."""
+    final = root / f"libtorch-{TORCH_VERSION}-cuda"
+    if not is_whole(final):
+        need_space(root, 12)
+        say(f"fetching PyTorch {TORCH_VERSION} with CUDA, and nvcc (about 3 GB, once) into {final}")
+        with building(final) as folder:
+            command = [sys.executable, "-m", "pip", "install", "--target", str(folder), "--only-binary", ":all:"]
+            command += ["--disable-pip-version-check", "--no-cache-dir", "--no-compile", f"torch=={TORCH_VERSION}"]
+            run(command + NVCC_PACKAGES, "the installation by pip")
+            (folder / "torch/build-version").write_text(f"{TORCH_VERSION}\n")
+    nvcc = final / "nvidia/cu13/bin/nvcc"
+    if not nvcc.exists():
+        raise SetupError(f"{nvcc} is not there: remove {final} and run the same command again")
+    return final / "torch"
+
+
+def write_cargo_config(libtorch):
+    """Plain `cargo build` finds libtorch through this file; a variable in the environment wins over it."""
+    path = PROJECT / ".cargo/config.toml"
+    cuda_home = libtorch.parent / "nvidia/cu13"
+    text = "# Written by scripts/setup.py; not under version control.\n[env]\n" f"LIBTORCH = {json.dumps(str(libtorch))}\n"
+    if (cuda_home / "bin/nvcc").exists():
+        text += f"CUDA_HOME = {json.dumps(str(cuda_home))}\n"
+    if path.exists() and path.read_text() == text:
+        return
+    path.parent.mkdir(exist_ok=True)
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(text)
+    os.replace(temporary, path)
+
+
+def user_libtorch():
+    """The user's own libtorch, where the environment names one."""
+    if os.environ.get("LIBTORCH_USE_PYTORCH"):
+        return "PyTorch of python3 (LIBTORCH_USE_PYTORCH)"
+    given = os.environ.get("LIBTORCH")
+    if given and not (Path(given) / "lib").is_dir():
+        raise SetupError(f"LIBTORCH is {given}, which has no folder lib: unset it, or name a libtorch {TORCH_VERSION} folder")
+    return given
+
+
+def main():
+    parser = argparse.ArgumentParser(description="Set up libtorch for vm-beautynet.")
+    parser.add_argument("--cuda", action="store_true", help="the GPU variant: full wheel and nvcc")
+    parser.add_argument("--check", action="store_true", help="only check the tools")
+    args = parser.parse_args()
+    check_tools()
+    if args.check:
+        return
+    if user := user_libtorch():
+        say(f"using {user}")
+        return
+    check_platform()
+    root = cache_root()
+    root.mkdir(parents=True, exist_ok=True)
+    with open(root / "setup.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        libtorch = libtorch_cuda(root) if args.cuda else libtorch_cpu(root)
+    write_cargo_config(libtorch)
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except SetupError as error:
+        sys.exit(f"set-up: {error}")
+    except OSError as error:
+        sys.exit(f"set-up: {error.filename or ''}: {error.strerror}. Free disk space or set VMB_CACHE_DIR, then run it again")
+    except KeyboardInterrupt:
+        sys.exit("set-up: interrupted; run it again to go on")

@@ -1,0 +1,110 @@
+//! The C interface of csrc/abi.h. Tensors are `at::Tensor*`, which is what tch holds.
+
+use std::ffi::{CStr, c_char, c_double, c_int, c_void};
+
+use tch::Tensor;
+use torch_sys::C_tensor;
+
+use super::OpError;
+
+unsafe extern "C" {
+    pub fn vmb_selective_scan(
+        u: *const c_void,
+        delta: *const c_void,
+        a: *const c_void,
+        b: *const c_void,
+        c: *const c_void,
+        d: *const c_void,
+        z: *const c_void,
+        delta_bias: *const c_void,
+        delta_softplus: c_int,
+        reverse: c_int,
+        path: *const c_char,
+        out: *mut *mut c_void,
+    ) -> *mut c_char;
+    pub fn vmb_selective_scan_eager(
+        u: *const c_void,
+        delta: *const c_void,
+        a: *const c_void,
+        b: *const c_void,
+        c: *const c_void,
+        d: *const c_void,
+        z: *const c_void,
+        delta_bias: *const c_void,
+        delta_softplus: c_int,
+        reverse: c_int,
+        out: *mut *mut c_void,
+    ) -> *mut c_char;
+    pub fn vmb_causal_conv1d_silu(
+        x: *const c_void,
+        weight: *const c_void,
+        bias: *const c_void,
+        reverse: c_int,
+        path: *const c_char,
+        out: *mut *mut c_void,
+    ) -> *mut c_char;
+    pub fn vmb_adamw_step(
+        params: *const *mut c_void,
+        grads: *const *mut c_void,
+        exp_avgs: *const *mut c_void,
+        exp_avg_sqs: *const *mut c_void,
+        steps: *const *mut c_void,
+        count: i64,
+        lr: c_double,
+        beta1: c_double,
+        beta2: c_double,
+        weight_decay: c_double,
+        eps: c_double,
+    ) -> *mut c_char;
+    pub fn vmb_clip_grad_norm(
+        grads: *const *mut c_void,
+        count: i64,
+        max_norm: c_double,
+        norm: *mut c_double,
+    ) -> *mut c_char;
+    pub fn vmb_best_path() -> *const c_char;
+    pub fn vmb_path_available(path: *const c_char) -> c_int;
+    fn vmb_free_message(message: *mut c_char);
+}
+
+/// The address of the `at::Tensor` that a tch tensor owns.
+pub fn pointer(tensor: &Tensor) -> *const c_void {
+    tensor.as_ptr() as *const c_void
+}
+
+/// As [`pointer`], null for an absent tensor.
+pub fn optional_pointer(tensor: Option<&Tensor>) -> *const c_void {
+    tensor.map_or(std::ptr::null(), pointer)
+}
+
+/// The addresses of many tensors, valid as long as the tensors are.
+pub fn pointers(tensors: &[Tensor]) -> Vec<*mut c_void> {
+    tensors
+        .iter()
+        .map(|tensor| pointer(tensor) as *mut c_void)
+        .collect()
+}
+
+/// Turns a returned message into an error, and frees it.
+pub fn check(message: *mut c_char) -> Result<(), OpError> {
+    if message.is_null() {
+        return Ok(());
+    }
+    // SAFETY: csrc returns null or a NUL-terminated string that the caller owns and frees once, here.
+    let text = unsafe {
+        let text = CStr::from_ptr(message).to_string_lossy().into_owned();
+        vmb_free_message(message);
+        text
+    };
+    Err(OpError(text.trim().to_string()))
+}
+
+/// Calls a function that writes one new tensor, and takes ownership of that tensor.
+pub fn returned_tensor(
+    call: impl FnOnce(*mut *mut c_void) -> *mut c_char,
+) -> Result<Tensor, OpError> {
+    let mut out: *mut c_void = std::ptr::null_mut();
+    check(call(&mut out))?;
+    // SAFETY: without a message, csrc has stored a tensor allocated with `new` that nothing else owns.
+    Ok(unsafe { Tensor::from_ptr(out as *mut C_tensor) })
+}

@@ -1,0 +1,77 @@
+//! Optimizer arithmetic over many parameters in one call, by libtorch's fused and foreach operations.
+
+use tch::Tensor;
+
+use super::OpError;
+use super::ffi;
+
+/// The numbers of one AdamW step (arXiv 1711.05101), shared by a parameter group.
+#[derive(Debug, Clone, Copy)]
+pub struct AdamWStep {
+    /// Learning rate.
+    pub lr: f64,
+    /// Decay rates of the first and second moment.
+    pub betas: [f64; 2],
+    /// Decoupled weight decay; the parameter shrinks by `lr * weight_decay`.
+    pub weight_decay: f64,
+    /// Added to the root of the second moment.
+    pub eps: f64,
+}
+
+/// One AdamW step in place. All lists have one entry per parameter, of its shape and type; `steps` are scalar float tensors
+/// that count the steps taken, advanced here.
+///
+/// # Errors
+/// Lists of different lengths, or libtorch's message where shapes or types differ.
+pub fn adamw_step(
+    params: &[Tensor],
+    grads: &[Tensor],
+    exp_avgs: &[Tensor],
+    exp_avg_sqs: &[Tensor],
+    steps: &[Tensor],
+    step: &AdamWStep,
+) -> Result<(), OpError> {
+    let count = params.len();
+    if [grads, exp_avgs, exp_avg_sqs, steps]
+        .iter()
+        .any(|list| list.len() != count)
+    {
+        return Err(OpError(
+            "adamw_step: the lists must have one tensor per parameter".to_string(),
+        ));
+    }
+    // SAFETY: the lists hold `count` valid tensors each, borrowed for the call.
+    ffi::check(unsafe {
+        ffi::vmb_adamw_step(
+            ffi::pointers(params).as_ptr(),
+            ffi::pointers(grads).as_ptr(),
+            ffi::pointers(exp_avgs).as_ptr(),
+            ffi::pointers(exp_avg_sqs).as_ptr(),
+            ffi::pointers(steps).as_ptr(),
+            count as i64,
+            step.lr,
+            step.betas[0],
+            step.betas[1],
+            step.weight_decay,
+            step.eps,
+        )
+    })
+}
+
+/// The 2-norm over all gradients together; where it exceeds `max_norm`, they are scaled in place to have that norm.
+///
+/// # Errors
+/// libtorch's message, for example where devices differ.
+pub fn clip_grad_norm(grads: &[Tensor], max_norm: Option<f64>) -> Result<f64, OpError> {
+    let mut norm = 0.0;
+    // SAFETY: the list holds valid tensors, borrowed for the call; norm outlives it.
+    ffi::check(unsafe {
+        ffi::vmb_clip_grad_norm(
+            ffi::pointers(grads).as_ptr(),
+            grads.len() as i64,
+            max_norm.unwrap_or(0.0),
+            &mut norm,
+        )
+    })?;
+    Ok(norm)
+}

@@ -1,0 +1,160 @@
+//! The selective scan of Mamba (arXiv 2312.00752, algorithm 2) and the convolution in front of it.
+
+use std::ffi::{CStr, CString};
+
+use tch::Tensor;
+
+use super::OpError;
+use super::ffi;
+
+/// The instruction set whose kernels run on the CPU. Every path gives the same values within rounding.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Path {
+    /// The widest that this processor has.
+    #[default]
+    Auto,
+    /// The baseline of the target (SSE2 on x86-64).
+    Portable,
+    /// AVX2 with FMA.
+    Avx2,
+    /// AVX-512 F, DQ, VL and BW.
+    Avx512,
+}
+
+impl Path {
+    /// The paths that name an instruction set.
+    pub const ALL: [Path; 3] = [Path::Portable, Path::Avx2, Path::Avx512];
+
+    /// The name by which the operators know the path.
+    pub fn name(self) -> &'static str {
+        match self {
+            Path::Auto => "auto",
+            Path::Portable => "portable",
+            Path::Avx2 => "avx2",
+            Path::Avx512 => "avx512",
+        }
+    }
+
+    fn c_name(self) -> CString {
+        CString::new(self.name()).unwrap_or_default()
+    }
+
+    /// Whether this processor can run the path.
+    pub fn available(self) -> bool {
+        // SAFETY: the function only reads the string that it is given.
+        self == Path::Auto || unsafe { ffi::vmb_path_available(self.c_name().as_ptr()) } != 0
+    }
+
+    /// The name of the path that [`Path::Auto`] takes on this machine.
+    pub fn best() -> String {
+        // SAFETY: the function returns a static NUL-terminated string.
+        unsafe { CStr::from_ptr(ffi::vmb_best_path()) }
+            .to_string_lossy()
+            .into_owned()
+    }
+}
+
+/// The operands of one scan; any strides, so both `(b, d, l)` storage and transposed `(b, l, d)` storage are read in place.
+///
+/// Per batch b, channel d, state n: `dt = softplus(delta + delta_bias)`, `h_l = exp(dt_l A) h_{l-1} + dt_l u_l B_l`,
+/// `y_l = C_l . h_l + D u_l`, and the result is `y_l silu(z_l)`.
+#[derive(Debug, Clone, Copy)]
+pub struct ScanInputs<'a> {
+    /// `(batch, dim, length)`.
+    pub u: &'a Tensor,
+    /// `(batch, dim, length)`: the step sizes before bias and softplus.
+    pub delta: &'a Tensor,
+    /// `(dim, state)`, state at most 256.
+    pub a: &'a Tensor,
+    /// `(batch, state, length)`.
+    pub b: &'a Tensor,
+    /// `(batch, state, length)`.
+    pub c: &'a Tensor,
+    /// `(dim)`: the skip connection.
+    pub d: Option<&'a Tensor>,
+    /// `(batch, dim, length)`: the gate.
+    pub z: Option<&'a Tensor>,
+    /// `(dim)`.
+    pub delta_bias: Option<&'a Tensor>,
+    /// Whether softplus is applied to delta.
+    pub delta_softplus: bool,
+    /// Scan from the last step to the first; outputs stay at their steps, so nothing has to be flipped.
+    pub reverse: bool,
+}
+
+/// The fused scan, `(batch, dim, length)` in `u`'s type and layout, differentiable once.
+///
+/// The state is float32 (float64 for float64 inputs) whatever the inputs' type. Gradients are the same bit for bit for any
+/// number of threads.
+///
+/// # Errors
+/// Names the argument whose shape, type or device does not fit.
+pub fn selective_scan(inputs: &ScanInputs, path: Path) -> Result<Tensor, OpError> {
+    let path = path.c_name();
+    // SAFETY: every pointer is null or an at::Tensor that a tch tensor borrowed for this call owns.
+    ffi::returned_tensor(|out| unsafe {
+        ffi::vmb_selective_scan(
+            ffi::pointer(inputs.u),
+            ffi::pointer(inputs.delta),
+            ffi::pointer(inputs.a),
+            ffi::pointer(inputs.b),
+            ffi::pointer(inputs.c),
+            ffi::optional_pointer(inputs.d),
+            ffi::optional_pointer(inputs.z),
+            ffi::optional_pointer(inputs.delta_bias),
+            inputs.delta_softplus.into(),
+            inputs.reverse.into(),
+            path.as_ptr(),
+            out,
+        )
+    })
+}
+
+/// The same recurrence in libtorch's own operations: slow, with `(b, d, l, n)` tensors, differentiable any number of times.
+///
+/// # Errors
+/// As [`selective_scan`].
+pub fn selective_scan_eager(inputs: &ScanInputs) -> Result<Tensor, OpError> {
+    // SAFETY: as in `selective_scan`.
+    ffi::returned_tensor(|out| unsafe {
+        ffi::vmb_selective_scan_eager(
+            ffi::pointer(inputs.u),
+            ffi::pointer(inputs.delta),
+            ffi::pointer(inputs.a),
+            ffi::pointer(inputs.b),
+            ffi::pointer(inputs.c),
+            ffi::optional_pointer(inputs.d),
+            ffi::optional_pointer(inputs.z),
+            ffi::optional_pointer(inputs.delta_bias),
+            inputs.delta_softplus.into(),
+            inputs.reverse.into(),
+            out,
+        )
+    })
+}
+
+/// `silu(conv(x))` with a depthwise causal convolution: x `(batch, dim, length)` in any layout, weight `(dim, 1, width)`
+/// with width at most 8, bias `(dim)`. `reverse` looks ahead instead of back.
+///
+/// # Errors
+/// Names the argument whose shape, type or device does not fit.
+pub fn causal_conv1d_silu(
+    x: &Tensor,
+    weight: &Tensor,
+    bias: Option<&Tensor>,
+    reverse: bool,
+    path: Path,
+) -> Result<Tensor, OpError> {
+    let path = path.c_name();
+    // SAFETY: as in `selective_scan`.
+    ffi::returned_tensor(|out| unsafe {
+        ffi::vmb_causal_conv1d_silu(
+            ffi::pointer(x),
+            ffi::pointer(weight),
+            ffi::optional_pointer(bias),
+            reverse.into(),
+            path.as_ptr(),
+            out,
+        )
+    })
+}

@@ -1,0 +1,4 @@
+//! Agreement with the field's own implementations: reads every reference file in VMB_GOLDEN_DIR, else tests/fixtures/golden.
+
+mod files;
+mod scan;

@@ -1,0 +1,92 @@
+//! The selective scan against the sequential float64 scan.
+
+use tch::{Kind, Tensor};
+use vm_beautynet::ops::{self, Path, ScanInputs};
+
+use crate::files::{Reference, assert_close, matching};
+
+const NAMES: [&str; 8] = ["u", "delta", "A", "B", "C", "D", "z", "delta_bias"];
+
+/// The operands of a case as leaves that want gradients; absent ones are None.
+fn leaves(case: &Reference, kind: Kind, channels_last: bool) -> Vec<Option<Tensor>> {
+    NAMES
+        .iter()
+        .map(|name| {
+            let tensor = case.optional(name)?.to_kind(kind).copy();
+            let sequence = tensor.dim() == 3;
+            let tensor = if channels_last && sequence {
+                tensor.transpose(1, 2).contiguous().transpose(1, 2)
+            } else {
+                tensor
+            };
+            Some(tensor.set_requires_grad(true))
+        })
+        .collect()
+}
+
+fn inputs<'a>(case: &Reference, leaves: &'a [Option<Tensor>], reverse: bool) -> ScanInputs<'a> {
+    let required = |i: usize| leaves[i].as_ref().expect("u, delta, A, B and C are in every case");
+    ScanInputs {
+        u: required(0),
+        delta: required(1),
+        a: required(2),
+        b: required(3),
+        c: required(4),
+        d: leaves[5].as_ref(),
+        z: leaves[6].as_ref(),
+        delta_bias: leaves[7].as_ref(),
+        delta_softplus: case.meta("delta_softplus") == Some("1"),
+        reverse,
+    }
+}
+
+/// Output and all gradients of one case; `flip`: the reversed sequence, scanned in reverse.
+fn check(case: &Reference, label: &str, kind: Kind, path: Option<Path>, channels_last: bool, flip: bool) {
+    let mut leaves = leaves(case, kind, channels_last);
+    if flip {
+        for leaf in leaves.iter_mut().flatten() {
+            if leaf.dim() == 3 {
+                *leaf = leaf.detach().flip([2]).set_requires_grad(true);
+            }
+        }
+    }
+    let inputs = inputs(case, &leaves, flip);
+    let out = match path {
+        Some(path) => ops::selective_scan(&inputs, path),
+        None => ops::selective_scan_eager(&inputs),
+    }
+    .unwrap();
+    let upright = |t: &Tensor| if flip && t.dim() == 3 { t.flip([2]) } else { t.shallow_clone() };
+    let name = format!("{} {label}", case.path.display());
+    assert_close(&format!("{name}: out"), &upright(&out), &case.tensor("out"), 1e-4);
+    let dout = upright(&case.tensor("dout").to_kind(kind));
+    (out * dout).sum(kind).backward();
+    for (leaf, leaf_name) in leaves.iter().zip(NAMES) {
+        if let Some(leaf) = leaf {
+            let expected = case.tensor(&format!("d{leaf_name}"));
+            assert_close(&format!("{name}: d{leaf_name}"), &upright(&leaf.grad()), &expected, 1e-4);
+        }
+    }
+}
+
+#[test]
+fn every_path_and_layout_matches_the_reference_scan_and_its_gradients() {
+    for case in matching("scan_", "") {
+        for path in Path::ALL.into_iter().filter(|path| path.available()) {
+            for channels_last in [false, true] {
+                let label = format!("({}, channels last: {channels_last})", path.name());
+                check(&case, &label, Kind::Float, Some(path), channels_last, false);
+                check(&case, &format!("{label} reversed"), Kind::Float, Some(path), channels_last, true);
+            }
+        }
+        check(&case, "(double)", Kind::Double, Some(Path::Auto), false, false);
+    }
+}
+
+#[test]
+fn the_eager_formulation_matches_the_reference_scan_and_its_gradients() {
+    for case in matching("scan_", "") {
+        check(&case, "(eager)", Kind::Float, None, false, false);
+        check(&case, "(eager) reversed", Kind::Float, None, false, true);
+    }
+}
