@@ -1,4 +1,5 @@
 //! Agreement with the field's own implementations: reads every reference file in VMB_GOLDEN_DIR, else tests/fixtures/golden.
 
+mod backbones;
 mod files;
 mod scan;

@@ -1,0 +1,287 @@
+//! `data`: which pictures, and what is done to them.
+
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use super::checks::Checks;
+use super::names::{self, names};
+use super::section::section;
+
+section! {
+    /// The pictures and their ratings, and what is done to a picture on its way to
+    /// the model.
+    pub struct DataConfig {
+        /// `synthetic` (drawn faces, no file needed), `mebeauty`, `scut_fbp5500`, or `csv`
+        /// (your own pictures).
+        pub dataset: DatasetName = DatasetName::Synthetic,
+        /// Folder of the data set; for `csv` the CSV file, or the folder that holds it. Needed
+        /// by all but `synthetic`.
+        pub root: PathBuf = PathBuf::new(),
+        /// Which published split: `official`; for `scut_fbp5500` one of `fold_1` to `fold_5`
+        /// and `split_60_40`.
+        pub split: String = "official".into(),
+        /// Part of the training pictures held out for validation, where the data set names
+        /// none.
+        pub val_fraction: f64 = 0.1,
+        /// Part of all pictures held out for the test: `csv` without a split column only.
+        pub test_fraction: f64 = 0.1,
+        /// A picture in two parts of the split: `error` refuses to train, `drop` takes it from
+        /// train (and val, if test has it), `allow` leaves it.
+        pub overlap: Overlap = Overlap::Error,
+        /// Decode every file once before training. Unreadable ones are skipped and counted.
+        pub verify: bool = true,
+        /// Side of the square picture that the model sees, in pixels.
+        pub image_size: i64 = 224,
+        /// How a picture that is not square becomes so: `squash`, `crop` (short side, then
+        /// centre) or `pad`.
+        pub resize: Resize = Resize::Squash,
+        /// `bicubic` or `bilinear`, both antialiased.
+        pub interpolation: Interpolation = Interpolation::Bicubic,
+        /// `{mean: [r, g, b], std: [r, g, b]}` for pixels from 0 to 1; `null` takes what each
+        /// backbone's preset was trained with.
+        pub normalize: Option<Normalize> = None,
+        /// Threads that decode and augment. The pictures and their order do not depend on it.
+        pub workers: usize = 2,
+        /// `none`, or `memory` to keep decoded pictures from one epoch to the next.
+        pub cache: Cache = Cache::None,
+        /// Random changes to training pictures.
+        pub augment: AugmentConfig = AugmentConfig::default(),
+        /// Columns of a `csv` data set.
+        pub csv: CsvConfig = CsvConfig::default(),
+        /// Sizes of the `synthetic` data set.
+        pub synthetic: SyntheticConfig = SyntheticConfig::default(),
+    }
+}
+
+section! {
+    /// Random changes to training pictures.
+    pub struct AugmentConfig {
+        /// Probability of mirroring left and right.
+        pub horizontal_flip: f64 = 0.5,
+        /// Largest rotation either way, in degrees.
+        pub rotation: f64 = 10.0,
+        /// Area of a random crop as a part of the picture, `[least, most]`; `null` does not
+        /// crop.
+        pub random_resized_crop: Option<[f64; 2]> = Some([0.8, 1.0]),
+        /// Largest relative change of brightness, contrast and saturation, and of hue in turns
+        /// (0.5 at most).
+        pub color_jitter: [f64; 4] = [0.2, 0.2, 0.2, 0.02],
+    }
+}
+
+section! {
+    /// Column names of a `csv` data set.
+    pub struct CsvConfig {
+        /// Path of the picture, relative to the CSV file.
+        pub image_column: String = "image".into(),
+        /// The rating.
+        pub score_column: String = "score".into(),
+        /// `train`, `val` or `test`. Without this column the split is drawn from the seed.
+        pub split_column: String = "split".into(),
+        /// What the picture's group is called in results by group. May be missing.
+        pub group_column: String = "group".into(),
+    }
+}
+
+section! {
+    /// Sizes of the `synthetic` data set.
+    pub struct SyntheticConfig {
+        /// Training pictures.
+        pub train: usize = 1600,
+        /// Validation pictures.
+        pub val: usize = 200,
+        /// Test pictures.
+        pub test: usize = 400,
+        /// Standard deviation of the noise on the ratings, in score units.
+        pub rater_noise: f64 = 0.2,
+    }
+}
+
+/// Mean and standard deviation by channel (red, green, blue) of pixels from 0 to 1.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Normalize {
+    /// Subtracted first.
+    pub mean: [f32; 3],
+    /// Then divided by.
+    pub std: [f32; 3],
+}
+
+names! {
+    /// Where the pictures come from.
+    pub enum DatasetName {
+        /// Faces drawn from the seed.
+        Synthetic = "synthetic",
+        /// MEBeauty, release of 2021.
+        Mebeauty = "mebeauty",
+        /// SCUT-FBP5500 v2.
+        ScutFbp5500 = "scut_fbp5500",
+        /// A CSV file of `image,score`.
+        Csv = "csv",
+    }
+}
+
+impl DatasetName {
+    /// The splits that can be named for this data set.
+    pub fn splits(self) -> &'static [&'static str] {
+        match self {
+            Self::ScutFbp5500 => &[
+                "fold_1",
+                "fold_2",
+                "fold_3",
+                "fold_4",
+                "fold_5",
+                "split_60_40",
+            ],
+            Self::Synthetic | Self::Mebeauty | Self::Csv => &["official"],
+        }
+    }
+}
+
+names! {
+    /// What to do with a picture that stands in two parts of a split.
+    pub enum Overlap {
+        /// Refuse to train.
+        Error = "error",
+        /// Take it from train if val or test holds it, from val if test does.
+        Drop = "drop",
+        /// Leave it in both.
+        Allow = "allow",
+    }
+}
+
+names! {
+    /// How a picture becomes square.
+    pub enum Resize {
+        /// Scale each side by itself.
+        Squash = "squash",
+        /// Scale the short side, cut the centre.
+        Crop = "crop",
+        /// Scale the long side, fill up the rest.
+        Pad = "pad",
+    }
+}
+
+names! {
+    /// Resampling filter, antialiased.
+    pub enum Interpolation {
+        /// Cubic, as timm's presets use.
+        Bicubic = "bicubic",
+        /// Linear.
+        Bilinear = "bilinear",
+    }
+}
+
+names! {
+    /// What is kept of pictures between epochs.
+    pub enum Cache {
+        /// Nothing: decode again.
+        None = "none",
+        /// Decoded pictures, in memory.
+        Memory = "memory",
+    }
+}
+
+impl DataConfig {
+    pub(super) fn check(&self, checks: &mut Checks) {
+        let dataset = self.dataset;
+        if dataset != DatasetName::Synthetic && self.root == Path::new("") {
+            checks.fail(
+                "data.root",
+                format!("data.root is missing: the data set {dataset} needs its folder"),
+            );
+        }
+        let splits = dataset.splits();
+        if !splits.contains(&self.split.as_str()) {
+            let problem = names::unknown(&self.split, splits);
+            checks.fail("data.split", format!("data.split of {dataset} {problem}"));
+        }
+        checks.fraction("data.val_fraction", self.val_fraction);
+        checks.fraction("data.test_fraction", self.test_fraction);
+        if self.val_fraction + self.test_fraction >= 1.0 {
+            checks.fail(
+                "data.test_fraction",
+                "data.test_fraction and data.val_fraction leave nothing to train on: \
+                 their sum must be less than 1"
+                    .into(),
+            );
+        }
+        checks.size("data.image_size", self.image_size);
+        checks.size("data.workers", self.workers);
+        if let Some(Normalize { mean, std }) = self.normalize {
+            for (key, values, least) in [
+                ("data.normalize.mean", mean, f32::MIN),
+                ("data.normalize.std", std, f32::MIN_POSITIVE),
+            ] {
+                for value in values {
+                    let rule = if least > 0.0 {
+                        "finite numbers above 0"
+                    } else {
+                        "finite numbers"
+                    };
+                    let holds = value >= least && value.is_finite();
+                    checks.require(holds, key, rule, format_args!("{values:?}"));
+                }
+            }
+        }
+        self.augment.check(checks);
+        self.csv.check(checks);
+        checks.size("data.synthetic.train", self.synthetic.train);
+        checks.size("data.synthetic.val", self.synthetic.val);
+        checks.size("data.synthetic.test", self.synthetic.test);
+        checks.not_negative("data.synthetic.rater_noise", self.synthetic.rater_noise);
+    }
+}
+
+impl AugmentConfig {
+    fn check(&self, checks: &mut Checks) {
+        checks.probability("data.augment.horizontal_flip", self.horizontal_flip);
+        checks.require(
+            (0.0..=180.0).contains(&self.rotation),
+            "data.augment.rotation",
+            "between 0 and 180 degrees",
+            self.rotation,
+        );
+        if let Some([least, most]) = self.random_resized_crop {
+            checks.require(
+                0.0 < least && least <= most && most <= 1.0,
+                "data.augment.random_resized_crop",
+                "[least, most] with 0 < least <= most <= 1",
+                format_args!("[{least}, {most}]"),
+            );
+        }
+        let [brightness, contrast, saturation, hue] = self.color_jitter;
+        checks.require(
+            [brightness, contrast, saturation]
+                .iter()
+                .all(|change| (0.0..=1.0).contains(change))
+                && (0.0..=0.5).contains(&hue),
+            "data.augment.color_jitter",
+            "brightness, contrast and saturation from 0 to 1 and hue from 0 to 0.5",
+            format_args!("{:?}", self.color_jitter),
+        );
+    }
+}
+
+impl CsvConfig {
+    fn check(&self, checks: &mut Checks) {
+        let columns = [
+            ("data.csv.image_column", &self.image_column),
+            ("data.csv.score_column", &self.score_column),
+            ("data.csv.split_column", &self.split_column),
+            ("data.csv.group_column", &self.group_column),
+        ];
+        for (index, (key, column)) in columns.iter().enumerate() {
+            checks.require(!column.is_empty(), key, "the name of a column", "empty");
+            for (other, name) in &columns[..index] {
+                if name == column {
+                    checks.fail(
+                        key,
+                        format!("{key} and {other} are the same column, {column}"),
+                    );
+                }
+            }
+        }
+    }
+}

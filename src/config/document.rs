@@ -1,0 +1,326 @@
+//! A config file or an override, as it stands: its keys and where they are.
+
+use serde_yaml::{Mapping, Value};
+
+use super::Config;
+use super::error::{ConfigError, Problem};
+use super::locate::line_of;
+use super::names::{ALIKE, likeness};
+use super::reference::{flow, join, section_keys};
+use super::section::Key;
+
+/// A config file or an override.
+pub(super) struct Document<'a> {
+    /// The file's name, or `--set train.epochs=5`.
+    origin: String,
+    /// Where lines are looked up; empty for an override, which has none.
+    text: &'a str,
+    value: Value,
+}
+
+impl<'a> Document<'a> {
+    /// A file's text.
+    pub fn file(text: &'a str, origin: &str) -> Result<Self, ConfigError> {
+        let value = serde_yaml::from_str(text).map_err(|error| ConfigError::Syntax {
+            place: match error.location() {
+                Some(location) => format!("{origin}:{}", location.line()),
+                None => origin.to_owned(),
+            },
+            message: error.to_string(),
+        })?;
+        Ok(Self {
+            origin: origin.to_owned(),
+            text,
+            value: match value {
+                Value::Null => Value::Mapping(Mapping::new()),
+                value => value,
+            },
+        })
+    }
+
+    /// `a.b=1` as the document `{a: {b: 1}}`.
+    pub fn set(text: &str) -> Result<Self, ConfigError> {
+        let wrong = |message: String| ConfigError::Override {
+            text: text.to_owned(),
+            message,
+        };
+        let (key, value) = text
+            .split_once('=')
+            .ok_or_else(|| wrong("must be key.path=value, for example train.epochs=5".into()))?;
+        let value: Value = serde_yaml::from_str(value)
+            .map_err(|error| wrong(format!("the value is not valid YAML: {error}")))?;
+        Ok(Self {
+            origin: format!("--set {text}"),
+            text: "",
+            value: key.trim().rsplit('.').fold(value, |value, name| {
+                Value::Mapping(Mapping::from_iter([(name.into(), value)]))
+            }),
+        })
+    }
+
+    /// `configs/a.yaml:12` for a path of keys, or for the nearest section around it.
+    pub fn place(&self, path: &[&str]) -> String {
+        match line_of(self.text, path) {
+            Some(line) => format!("{}:{line}", self.origin),
+            None => self.origin.clone(),
+        }
+    }
+
+    /// Whether the value of the dotted `key` comes from this document.
+    pub fn states(&self, key: &str) -> bool {
+        let mut value = &self.value;
+        for name in key.split('.') {
+            match value.get(name) {
+                Some(inner) => value = inner,
+                // A value that is no map holds all below it.
+                None => return !value.is_mapping(),
+            }
+        }
+        true
+    }
+
+    /// Lays this document over `base`, section by section: keys that it does not state
+    /// stay as they are.
+    pub fn lay_over(&self, base: &mut Value) {
+        lay_over(base, &self.value, Config::KEYS);
+    }
+
+    /// The keys that no config has, and the sections that are not maps.
+    pub fn problems(&self) -> Vec<Problem> {
+        self.problems_of("", &self.value, Config::KEYS)
+    }
+
+    fn problems_of(&self, section: &str, value: &Value, keys: &[Key]) -> Vec<Problem> {
+        let Value::Mapping(map) = value else {
+            let message = match (section, value) {
+                ("", _) => format!("a config is a map of keys, this is {}", flow(value)),
+                (_, Value::Null) => {
+                    let keys = list(keys);
+                    format!("{section} is empty; give it keys ({keys}) or remove it")
+                }
+                _ => format!(
+                    "{section} must be a map ({}), is {}",
+                    list(keys),
+                    flow(value)
+                ),
+            };
+            return vec![self.problem(section, "", message)];
+        };
+        let mut found = Vec::new();
+        for (name, value) in map {
+            let Some(name) = name.as_str() else {
+                let message = format!("keys must be names, {} is not", flow(name));
+                found.push(self.problem(section, "", message));
+                continue;
+            };
+            let path = join(section, name);
+            match keys.iter().find(|key| key.name == name) {
+                Some(key) => {
+                    if let Some(keys) = section_keys(key.type_name) {
+                        found.extend(self.problems_of(&path, value, keys));
+                    }
+                }
+                None => {
+                    let message = if name.contains('.') {
+                        format!("{path}: a file has nested keys; dots are for --set")
+                    } else {
+                        format!("unknown key {path}; {}", hint(&path, keys))
+                    };
+                    found.push(self.problem(section, name, message));
+                }
+            }
+        }
+        found
+    }
+
+    /// `name` stays in one piece: a key with a dot in it is looked up as such.
+    fn problem(&self, section: &str, name: &str, message: String) -> Problem {
+        let path: Vec<&str> = section
+            .split('.')
+            .chain([name])
+            .filter(|key| !key.is_empty())
+            .collect();
+        Problem {
+            place: Some(self.place(&path)),
+            key: path.join("."),
+            message,
+        }
+    }
+}
+
+fn lay_over(base: &mut Value, over: &Value, keys: &[Key]) {
+    let (Value::Mapping(base), Value::Mapping(over)) = (base, over) else {
+        return; // told by `problems`
+    };
+    for (name, value) in over {
+        let key = keys.iter().find(|key| Some(key.name) == name.as_str());
+        let section = key.and_then(|key| section_keys(key.type_name));
+        match (section, base.get_mut(name)) {
+            (Some(keys), Some(inner)) => lay_over(inner, value, keys),
+            _ => {
+                base.insert(name.clone(), value.clone());
+            }
+        }
+    }
+}
+
+/// What to write instead of an unknown key.
+fn hint(path: &str, siblings: &[Key]) -> String {
+    let mut known = Vec::new();
+    all_paths("", Config::KEYS, &mut known);
+    let (section, name) = path.rsplit_once('.').unwrap_or(("", path));
+    let top = path.split('.').next();
+
+    let likely = known.iter().filter_map(|known| {
+        let (known_section, known_name) = known.rsplit_once('.').unwrap_or(("", known));
+        let alike = likeness(name, known_name);
+        // A misspelt key is likelier in its own section, a misplaced one is spelt right.
+        let near = match known_section == section {
+            true => 0.35,
+            false if known.split('.').next() == top => 0.1,
+            false => 0.0,
+        };
+        (alike >= ALIKE).then_some((alike + near, known))
+    });
+    // The first of equals, as the reference lists them.
+    match likely.min_by(|a, b| b.0.total_cmp(&a.0)) {
+        Some((_, known)) => format!("did you mean {known}?"),
+        None => format!("known here are {}", list(siblings)),
+    }
+}
+
+fn all_paths(section: &str, keys: &[Key], found: &mut Vec<String>) {
+    for key in keys {
+        let path = join(section, key.name);
+        if let Some(keys) = section_keys(key.type_name) {
+            all_paths(&path, keys, found);
+        }
+        found.push(path);
+    }
+}
+
+fn list(keys: &[Key]) -> String {
+    let names: Vec<&str> = keys.iter().map(|key| key.name).collect();
+    names.join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn load(text: &str, overrides: &[&str]) -> Result<Config, ConfigError> {
+        let overrides: Vec<String> = overrides.iter().map(|&text| text.to_owned()).collect();
+        Config::from_yaml(text, "a.yaml", &overrides)
+    }
+
+    #[track_caller]
+    fn assert_error(text: &str, overrides: &[&str], expected: &str) {
+        let error = load(text, overrides).unwrap_err();
+        assert_eq!(error.to_string(), expected);
+    }
+
+    #[test]
+    fn an_unknown_key_is_named_with_its_line_and_the_nearest_known_one() {
+        assert_error(
+            "name: a\ntrain:\n  batch_size: 4\n  epoch: 3\n",
+            &[],
+            "a.yaml:4: unknown key train.epoch; did you mean train.epochs?",
+        );
+        assert_error(
+            "modle: {}",
+            &[],
+            "a.yaml:1: unknown key modle; did you mean model?",
+        );
+        assert_error(
+            "data: {normalize: {means: [0, 0, 0]}}",
+            &[],
+            "a.yaml:1: data.normalize.means: unknown field `means`, expected `mean` or `std`",
+        );
+    }
+
+    #[test]
+    fn a_key_in_the_wrong_section_is_sent_to_the_right_one() {
+        for (text, expected) in [
+            (
+                "train: {lr: 1}",
+                "train.lr; did you mean train.optimizer.lr?",
+            ),
+            ("epochs: 3", "epochs; did you mean train.epochs?"),
+            (
+                "model: {q: 1}",
+                "model.q; known here are vit, mamba, fusion, head",
+            ),
+        ] {
+            assert_error(text, &[], &format!("a.yaml:1: unknown key {expected}"));
+        }
+    }
+
+    #[test]
+    fn all_unknown_keys_are_reported_at_once() {
+        let error = load("nane: a\ndata:\n  rot: x\n", &["train.epoch=3"]).unwrap_err();
+        let places = error.problems().iter().map(|problem| problem.place.clone());
+        let expected = ["a.yaml:1", "a.yaml:3", "--set train.epoch=3"];
+        assert!(
+            places.eq(expected.map(|place| Some(place.to_owned()))),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn a_document_of_the_wrong_form_is_explained() {
+        for (text, expected) in [
+            (
+                "name: a\ntrain.epochs: 3",
+                "a.yaml:2: train.epochs: a file has nested keys; dots are for --set",
+            ),
+            (
+                "model:\n  fusion:\n",
+                "a.yaml:2: model.fusion is empty; give it keys (strategy, dim) or remove it",
+            ),
+            (
+                "model: {fusion: gated}",
+                "a.yaml:1: model.fusion must be a map (strategy, dim), is gated",
+            ),
+            ("- a", "a.yaml: a config is a map of keys, this is [a]"),
+            ("1: a", "a.yaml: keys must be names, 1 is not"),
+        ] {
+            assert_error(text, &[], expected);
+        }
+    }
+
+    #[test]
+    fn a_broken_override_is_told_as_such() {
+        assert_error(
+            "",
+            &["train.epochs"],
+            "--set train.epochs: must be key.path=value, for example train.epochs=5",
+        );
+        assert_error(
+            "",
+            &["train.epoch=3"],
+            "--set train.epoch=3: unknown key train.epoch; did you mean train.epochs?",
+        );
+        for broken in [
+            "=3",
+            "=",
+            "train.=3",
+            "train..epochs=3",
+            "train.epochs.x=3",
+            "train.epochs=[1",
+            "train=3",
+            "a=b=c: d",
+        ] {
+            assert!(load("", &[broken]).is_err(), "{broken}");
+        }
+    }
+
+    #[test]
+    fn text_that_is_not_yaml_is_told_with_its_line() {
+        let error = load("name: a\ntrain: {epochs: 3\nseed: 4\n", &[]).unwrap_err();
+        let error = error.to_string();
+        assert!(error.starts_with("a.yaml:3: not valid YAML: "), "{error}");
+        let error = load("name: a\nname: b\n", &[]).unwrap_err().to_string();
+        assert!(error.contains("duplicate"), "{error}");
+        assert!(load("name: a\n---\nname: b\n", &[]).is_err());
+    }
+}

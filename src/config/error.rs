@@ -1,0 +1,106 @@
+//! What can be wrong with a config.
+
+use std::fmt;
+use std::io;
+use std::path::PathBuf;
+
+/// Why there is no config. The command line exits with code 2 on any of these.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("cannot read the config {}: {}", path.display(), reason(source))]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the operating system said.
+        source: io::Error,
+    },
+    /// The text is not YAML.
+    #[error("{place}: not valid YAML: {message}")]
+    Syntax {
+        /// File and line.
+        place: String,
+        /// What the parser said.
+        message: String,
+    },
+    /// A `--set` that is not `key=value`.
+    #[error("--set {text}: {message}")]
+    Override {
+        /// What followed `--set`.
+        text: String,
+        /// What is wrong with it.
+        message: String,
+    },
+    /// Unknown keys, wrong types, values out of range: all that were found, a line each.
+    #[error("{}", lines(.0))]
+    Invalid(Vec<Problem>),
+    /// A config that cannot be written as YAML (a path that is not Unicode).
+    #[error("the config cannot be written as YAML: {0}")]
+    Unwritable(String),
+}
+
+/// One thing wrong with a config.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Problem {
+    /// `configs/a.yaml:12`, or `--set train.epochs=0`; `None` for a config that was
+    /// not loaded, or a default.
+    pub place: Option<String>,
+    /// The dotted key, `train.epochs`.
+    pub key: String,
+    /// The whole sentence, key included.
+    pub message: String,
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(place) = &self.place {
+            write!(f, "{place}: ")?;
+        }
+        f.write_str(&self.message)
+    }
+}
+
+impl ConfigError {
+    /// The problems, for an error that has any.
+    pub fn problems(&self) -> &[Problem] {
+        match self {
+            Self::Invalid(problems) => problems,
+            _ => &[],
+        }
+    }
+
+    pub(super) fn single(key: impl Into<String>, message: impl Into<String>) -> Self {
+        Self::Invalid(vec![Problem {
+            place: None,
+            key: key.into(),
+            message: message.into(),
+        }])
+    }
+
+    /// The same for keys that stand in `section`: both the keys and the sentences,
+    /// which begin with the key, get the prefix.
+    pub(super) fn under(self, section: &str) -> Self {
+        let Self::Invalid(mut problems) = self else {
+            return self;
+        };
+        for problem in &mut problems {
+            problem.key = format!("{section}.{}", problem.key);
+            problem.message = format!("{section}.{}", problem.message);
+        }
+        Self::Invalid(problems)
+    }
+}
+
+fn lines(problems: &[Problem]) -> String {
+    let lines: Vec<String> = problems.iter().map(Problem::to_string).collect();
+    lines.join("\n")
+}
+
+fn reason(error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::NotFound => "there is no such file".into(),
+        io::ErrorKind::IsADirectory => "it is a folder, a YAML file is needed".into(),
+        io::ErrorKind::InvalidData => "it is not UTF-8 text".into(),
+        _ => error.to_string(),
+    }
+}

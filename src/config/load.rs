@@ -1,0 +1,347 @@
+//! From a YAML file and `--set` to a [`Config`], and back.
+//!
+//! Every document is checked for unknown keys as it stands, so that all of them are
+//! reported, with their lines; an override is a small document and gets the same
+//! check. Then all are laid over the defaults and read into the types.
+
+use std::fs;
+use std::path::Path;
+
+use serde_path_to_error::Segment;
+
+use super::Config;
+use super::document::Document;
+use super::error::ConfigError;
+use super::reference::join;
+
+impl Config {
+    /// Reads a config file. `overrides` are laid over it in order, each a
+    /// `key.path=value` whose value is YAML; a map adds to the section it names.
+    ///
+    /// # Errors
+    /// Anything wrong with the file, a key or a value.
+    pub fn load(path: &Path, overrides: &[String]) -> Result<Self, ConfigError> {
+        let text = fs::read_to_string(path).map_err(|source| ConfigError::Read {
+            path: path.to_owned(),
+            source,
+        })?;
+        Self::from_yaml(&text, &path.display().to_string(), overrides)
+    }
+
+    /// As [`load`](Self::load), from a text; errors call it `origin`.
+    ///
+    /// # Errors
+    /// Anything wrong with the text, a key or a value.
+    pub fn from_yaml(text: &str, origin: &str, overrides: &[String]) -> Result<Self, ConfigError> {
+        let mut documents = vec![Document::file(text, origin)?];
+        for text in overrides {
+            documents.push(Document::set(text)?);
+        }
+        let problems: Vec<_> = documents.iter().flat_map(Document::problems).collect();
+        if !problems.is_empty() {
+            return Err(ConfigError::Invalid(problems));
+        }
+
+        let mut merged = serde_yaml::to_value(Self::default())
+            .map_err(|error| ConfigError::Unwritable(error.to_string()))?;
+        for document in &documents {
+            document.lay_over(&mut merged);
+        }
+        let config: Self = serde_path_to_error::deserialize(merged)
+            .map_err(|error| with_places(wrong_type(&error), &documents))?;
+        config
+            .validate()
+            .map_err(|error| with_places(error, &documents))?;
+        Ok(config)
+    }
+
+    /// The whole config as YAML, defaults included; [`load`](Self::load) gives an
+    /// equal one back.
+    ///
+    /// # Errors
+    /// If a path in it is not Unicode.
+    pub fn to_yaml(&self) -> Result<String, ConfigError> {
+        serde_yaml::to_string(self).map_err(|error| ConfigError::Unwritable(error.to_string()))
+    }
+}
+
+/// Gives each problem the place where its key got its value: the last override that
+/// states it, else the file.
+fn with_places(error: ConfigError, documents: &[Document]) -> ConfigError {
+    let ConfigError::Invalid(mut problems) = error else {
+        return error;
+    };
+    for problem in &mut problems {
+        let path: Vec<&str> = problem.key.split('.').collect();
+        let stated = documents
+            .iter()
+            .rfind(|document| document.states(&problem.key));
+        let document = stated.or(documents.first());
+        problem.place = document.map(|document| document.place(&path));
+    }
+    ConfigError::Invalid(problems)
+}
+
+/// `train.epochs must be a whole number of 0 or more, is "many"`.
+fn wrong_type(error: &serde_path_to_error::Error<serde_yaml::Error>) -> ConfigError {
+    let mut key = String::new();
+    let mut item = String::new();
+    for segment in error.path() {
+        match segment {
+            Segment::Map { key: name } => key = join(&key, name),
+            Segment::Seq { index } => item = format!("[{index}]"),
+            Segment::Enum { .. } | Segment::Unknown => {}
+        }
+    }
+    let message = error.inner().to_string();
+    let message = match plain_words(&message) {
+        Some(words) => format!("{key}{item} {words}"),
+        None if message.starts_with("must be") => format!("{key}{item} {message}"),
+        None => format!("{key}{item}: {message}"),
+    };
+    ConfigError::single(key, message)
+}
+
+/// Serde's `invalid type: string "many", expected usize` for people who do not write
+/// Rust; `None` for a message of another kind.
+fn plain_words(message: &str) -> Option<String> {
+    let (found, expected) = message
+        .strip_prefix("invalid ")?
+        .split_once(", expected ")?;
+    let found = ["type: ", "value: "]
+        .iter()
+        .find_map(|kind| found.strip_prefix(kind))
+        .unwrap_or(found); // "length 3"
+    let found = match found {
+        "unit value" => "empty".to_owned(),
+        found => found.replace('`', ""),
+    };
+    let expected = match expected {
+        "usize" | "u64" => "a whole number of 0 or more",
+        "i64" => "a whole number",
+        "f64" | "f32" => "a number",
+        "a boolean" => "true or false",
+        "a sequence" => "a list",
+        "a string" | "path string" => "a text (in quotes if it looks like something else)",
+        other => other,
+    };
+    Some(format!("must be {expected}, is {found}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{DatasetName, Device, FusionStrategy, Normalize};
+
+    fn load(text: &str, overrides: &[&str]) -> Result<Config, ConfigError> {
+        let overrides: Vec<String> = overrides.iter().map(|&text| text.to_owned()).collect();
+        Config::from_yaml(text, "a.yaml", &overrides)
+    }
+
+    #[track_caller]
+    fn assert_error(text: &str, overrides: &[&str], expected: &str) {
+        match load(text, overrides) {
+            Ok(_) => panic!("{text:?} {overrides:?} was taken"),
+            Err(error) => assert_eq!(error.to_string(), expected),
+        }
+    }
+
+    #[test]
+    fn an_empty_file_is_the_default_config() {
+        for text in ["", "# nothing\n", "---\n", "{}"] {
+            assert_eq!(load(text, &[]).unwrap(), Config::default());
+        }
+    }
+
+    #[test]
+    fn a_config_changes_only_what_it_states() {
+        let text = "data: {augment: {rotation: 3}}\nmodel:\n  mamba: {drop_path: 0.2}\n";
+        let mut expected = Config::default();
+        expected.data.augment.rotation = 3.0;
+        expected.model.mamba.drop_path = 0.2;
+        assert_eq!(load(text, &[]).unwrap(), expected);
+    }
+
+    #[test]
+    fn a_written_config_loads_back_equal() {
+        let mut config = Config {
+            name: "007".into(),
+            seed: u64::MAX,
+            device: Device::Cuda(1),
+            ..Config::default()
+        };
+        config.data.dataset = DatasetName::Csv;
+        config.data.root = "my: pictures #1/ä.csv".into();
+        config.data.normalize = Some(Normalize {
+            mean: [0.485, 0.456, 0.406],
+            std: [0.1, 1.0 / 3.0, f32::MIN_POSITIVE],
+        });
+        config.data.augment.random_resized_crop = None;
+        config.model.fusion.strategy = FusionStrategy::MambaOnly;
+        config.model.vit.weights = Some("null".into());
+        config.model.head.hidden = vec![];
+        config.train.optimizer.lr = 1e-4 / 3.0;
+        config.train.schedule.min_lr = 1e-300;
+        config.train.clip_grad_norm = None;
+        let text = config.to_yaml().unwrap();
+        assert_eq!(load(&text, &[]).unwrap(), config);
+    }
+
+    #[test]
+    fn numbers_may_be_written_as_people_do() {
+        let text = "train: {optimizer: {lr: 1e-3, eps: 1.0e-8, weight_decay: 0}}";
+        let optimizer = load(text, &[]).unwrap().train.optimizer;
+        assert_eq!((optimizer.lr, optimizer.eps), (1e-3, 1e-8));
+        assert_eq!(optimizer.weight_decay, 0.0);
+    }
+
+    #[test]
+    fn a_wrong_type_is_told_in_plain_words() {
+        for (text, expected) in [
+            (
+                "train: {epochs: many}",
+                "train.epochs must be a whole number of 0 or more, is string \"many\"",
+            ),
+            (
+                "train: {epochs: 3.5}",
+                "train.epochs must be a whole number of 0 or more, is floating point 3.5",
+            ),
+            (
+                "train: {epochs: -1}",
+                "train.epochs must be a whole number of 0 or more, is integer -1",
+            ),
+            (
+                "train: {epochs: }",
+                "train.epochs must be a whole number of 0 or more, is empty",
+            ),
+            (
+                "model: {head: {hidden: [1, x]}}",
+                "model.head.hidden[1] must be a whole number, is string \"x\"",
+            ),
+            (
+                "data: {verify: 3}",
+                "data.verify must be true or false, is integer 3",
+            ),
+            (
+                "name: 3",
+                "name must be a text (in quotes if it looks like something else), is integer 3",
+            ),
+            (
+                "data: {augment: {color_jitter: [1, 2]}}",
+                "data.augment.color_jitter must be an array of length 4, is length 2",
+            ),
+            (
+                "data: {root: }",
+                "data.root must be a text (in quotes if it looks like something else), is empty",
+            ),
+        ] {
+            assert_error(text, &[], &format!("a.yaml:1: {expected}"));
+        }
+    }
+
+    #[test]
+    fn an_unknown_name_is_told_with_the_nearest() {
+        for (text, key, hint) in [
+            (
+                "model: {fusion: {strategy: gatd}}",
+                "model.fusion.strategy must be one of concat, ",
+                ", is gatd; did you mean gated?",
+            ),
+            (
+                "model: {fusion: {strategy: cross-attention}}",
+                "model.fusion.strategy must be one of concat, ",
+                ", is cross-attention; did you mean cross_attention?",
+            ),
+            (
+                "data: {dataset: mebauty}",
+                "data.dataset must be one of synthetic, mebeauty, scut_fbp5500, csv, ",
+                "is mebauty; did you mean mebeauty?",
+            ),
+            (
+                "train: {loss: rmse}",
+                "train.loss must be mse, ",
+                "is rmse; did you mean mse?",
+            ),
+            (
+                "model: {vit: {name: vit_tiny_patch16}}",
+                "model.vit.name: unknown backbone vit_tiny_patch16; ",
+                "did you mean vit_tiny_patch16_224?",
+            ),
+            (
+                "device: gpu",
+                "device must be auto, cpu, ",
+                "cuda or cuda:N, is gpu",
+            ),
+        ] {
+            let error = load(text, &[]).unwrap_err().to_string();
+            assert!(error.starts_with(&format!("a.yaml:1: {key}")), "{error}");
+            assert!(error.ends_with(hint), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_value_out_of_range_is_told_with_the_place_that_set_it() {
+        let text = "name: a\ntrain:\n  epochs: 0\n";
+        assert_error(text, &[], "a.yaml:3: train.epochs must be at least 1, is 0");
+        assert_error(
+            "train: {epochs: 9}",
+            &["train.epochs=5", "train.epochs=0"],
+            "--set train.epochs=0: train.epochs must be at least 1, is 0",
+        );
+        assert_error(
+            text,
+            &["train={epochs: 0, batch_size: 2}"],
+            "--set train={epochs: 0, batch_size: 2}: train.epochs must be at least 1, is 0",
+        );
+    }
+
+    #[test]
+    fn overrides_set_scalars_lists_and_parts_of_sections() {
+        let overrides = [
+            "train.epochs=3",
+            "model.head.hidden=[64, 32]",
+            "data.augment={rotation: 0, random_resized_crop: null}",
+            "device=cuda:1",
+            "data.root=../shared/a b=c",
+            "model.vit.weights=null",
+        ];
+        let text = "data: {augment: {horizontal_flip: 0.1}}";
+        let config = load(text, &overrides).unwrap();
+        assert_eq!(config.train.epochs, 3);
+        assert_eq!(config.model.head.hidden, [64, 32]);
+        assert_eq!(config.data.augment.rotation, 0.0);
+        assert_eq!(config.data.augment.random_resized_crop, None);
+        assert_eq!(config.data.augment.horizontal_flip, 0.1);
+        assert_eq!(config.device, Device::Cuda(1));
+        assert_eq!(config.data.root, Path::new("../shared/a b=c"));
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_read_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let missing = dir.path().join("none.yaml");
+        let error = Config::load(&missing, &[]).unwrap_err().to_string();
+        assert!(
+            error.ends_with("none.yaml: there is no such file"),
+            "{error}"
+        );
+        let error = Config::load(dir.path(), &[]).unwrap_err().to_string();
+        assert!(
+            error.ends_with("it is a folder, a YAML file is needed"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn the_configs_that_come_with_the_project_are_valid() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("configs");
+        let mut read = 0;
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            let config = Config::load(&path, &[]).unwrap_or_else(|error| panic!("{error}"));
+            assert_eq!(path.file_stem().unwrap(), config.name.as_str());
+            read += 1;
+        }
+        assert!(read >= 3);
+    }
+}

@@ -1,0 +1,393 @@
+//! YAML to a validated, typed config.
+//!
+//! The types here are the only place where a key, its default and its
+//! documentation stand; the reference table ([`reference_markdown`]) is made from
+//! them. A config states only what it changes: [`Config::load`] lays it over the
+//! defaults, so an empty file is a valid config. Relative paths count from the working directory.
+
+mod checks;
+mod data;
+mod document;
+mod error;
+mod load;
+mod locate;
+mod model;
+mod names;
+mod presets;
+mod reference;
+mod section;
+mod train;
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+
+pub use data::{
+    AugmentConfig, Cache, CsvConfig, DataConfig, DatasetName, Interpolation, Normalize, Overlap,
+    Resize, SyntheticConfig,
+};
+pub use error::{ConfigError, Problem};
+pub use model::{
+    BackboneConfig, BackboneShape, FusionConfig, FusionStrategy, HeadConfig, ModelConfig,
+};
+pub use presets::{BackboneKind, PRESETS, Preset, preset};
+pub use reference::{KeyReference, reference, reference_markdown};
+pub use train::{Loss, OptimizerConfig, OptimizerName, ScheduleConfig, ScheduleName, TrainConfig};
+
+use checks::Checks;
+use section::section;
+
+section! {
+    /// An experiment: everything that decides what `vmbeauty train` does.
+    pub struct Config {
+        /// Name of the experiment, and of its run directory: letters, digits, `-`, `_` and `.`.
+        pub name: String = "vm-beautynet".into(),
+        /// Seed of everything random. The same seed on the same machine gives the same weights.
+        pub seed: u64 = 42,
+        /// Where to compute: `auto` (the first GPU, else the CPU), `cpu`, `cuda` or `cuda:1`.
+        pub device: Device = Device::Auto,
+        /// The pictures and their ratings.
+        pub data: DataConfig = DataConfig::default(),
+        /// The network.
+        pub model: ModelConfig = ModelConfig::default(),
+        /// The training.
+        pub train: TrainConfig = TrainConfig::default(),
+    }
+}
+
+impl Config {
+    /// The ViT branch as built; `None` if the fusion strategy leaves it out.
+    ///
+    /// # Errors
+    /// Names the key whose value does not fit the preset.
+    pub fn vit_shape(&self) -> Result<Option<BackboneShape>, ConfigError> {
+        self.shape(
+            "model.vit",
+            &self.model.vit,
+            self.model.fusion.strategy.uses_vit(),
+        )
+    }
+
+    /// The Vision Mamba branch as built; `None` if the fusion strategy leaves it out.
+    ///
+    /// # Errors
+    /// Names the key whose value does not fit the preset.
+    pub fn mamba_shape(&self) -> Result<Option<BackboneShape>, ConfigError> {
+        self.shape(
+            "model.mamba",
+            &self.model.mamba,
+            self.model.fusion.strategy.uses_mamba(),
+        )
+    }
+
+    fn shape(
+        &self,
+        key: &str,
+        backbone: &BackboneConfig,
+        used: bool,
+    ) -> Result<Option<BackboneShape>, ConfigError> {
+        if !used {
+            return Ok(None);
+        }
+        let mut shape = backbone.resolve_as(key, self.data.image_size)?;
+        if let Some(Normalize { mean, std }) = self.data.normalize {
+            (shape.mean, shape.std) = (mean, std);
+        }
+        Ok(Some(shape))
+    }
+
+    /// Checks that every value is in range and that values fit each other. Whatever
+    /// [`Config::load`] returns has passed.
+    ///
+    /// # Errors
+    /// [`ConfigError::Invalid`] with every problem found.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        let mut checks = Checks::default();
+        let named = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+        checks.require(
+            (1..=100).contains(&self.name.len())
+                && self.name.chars().all(named)
+                && !self.name.starts_with('.'),
+            "name",
+            "1 to 100 letters, digits, -, _ or . (not first), for it names a folder",
+            &self.name,
+        );
+        self.data.check(&mut checks);
+        self.model.check(self.data.image_size, &mut checks);
+        self.train.check(&mut checks);
+        checks.finish()
+    }
+}
+
+/// Where to compute.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Device {
+    /// The first GPU if there is one that works, else the CPU.
+    Auto,
+    /// The CPU.
+    Cpu,
+    /// The GPU with this index.
+    Cuda(usize),
+}
+
+impl fmt::Display for Device {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Auto => f.write_str("auto"),
+            Self::Cpu => f.write_str("cpu"),
+            Self::Cuda(index) => write!(f, "cuda:{index}"),
+        }
+    }
+}
+
+impl FromStr for Device {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let index = |text: &str| text.strip_prefix("cuda:")?.parse().ok();
+        match text {
+            "auto" => Ok(Self::Auto),
+            "cpu" => Ok(Self::Cpu),
+            "cuda" => Ok(Self::Cuda(0)),
+            _ => index(text)
+                .map(Self::Cuda)
+                .ok_or_else(|| format!("must be auto, cpu, cuda or cuda:N, is {text}")),
+        }
+    }
+}
+
+impl Serialize for Device {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Device {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?
+            .parse()
+            .map_err(de::Error::custom)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(overrides: &[&str]) -> Result<Config, ConfigError> {
+        let overrides: Vec<String> = overrides.iter().map(|&text| text.to_owned()).collect();
+        Config::from_yaml("", "a.yaml", &overrides)
+    }
+
+    /// What is wrong with the default config changed by `--set`s.
+    fn messages(overrides: &[&str]) -> Vec<String> {
+        let error = config(overrides).unwrap_err();
+        let problems = error.problems().iter();
+        problems.map(|problem| problem.message.clone()).collect()
+    }
+
+    #[test]
+    fn devices_read_as_they_print() {
+        for text in ["auto", "cpu", "cuda:0", "cuda:3"] {
+            assert_eq!(text.parse::<Device>().unwrap().to_string(), text);
+        }
+        assert_eq!("cuda".parse(), Ok(Device::Cuda(0)));
+        for text in ["", "CPU", "cuda:", "cuda:-1", "cuda:x", "mps"] {
+            assert!(text.parse::<Device>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn the_default_config_is_valid() {
+        Config::default().validate().unwrap();
+    }
+
+    #[test]
+    fn each_value_out_of_range_is_refused() {
+        for bad in "\
+            name=; name=../a; name=.a; name=a b; \
+            data.val_fraction=1; data.val_fraction=-0.1; data.test_fraction=.nan; \
+            data={val_fraction: 0.5, test_fraction: 0.5}; \
+            data.workers=0; data.image_size=0; data.image_size=9000000000000000000; \
+            data.augment.horizontal_flip=1.1; data.augment.rotation=181; \
+            data.augment.random_resized_crop=[0, 1]; \
+            data.augment.random_resized_crop=[0.9, 0.8]; \
+            data.augment.random_resized_crop=[0.9, 1.1]; \
+            data.augment.color_jitter=[0, 0, 0, 0.6]; data.augment.color_jitter=[-1, 0, 0, 0]; \
+            data.normalize={mean: [0, 0, 0], std: [1, 0, 1]}; data.normalize={mean: [0, 0, 0]}; \
+            data.normalize={mean: [.inf, 0, 0], std: [1, 1, 1]}; \
+            data.csv.image_column=score; data.csv.group_column=''; \
+            data.synthetic.train=0; data.synthetic.rater_noise=-1; \
+            model.vit.drop_path=1; model.mamba.drop_path=-0.1; model.vit.depth=0; \
+            model.mamba.d_state=0; model.vit.patch_size=0; model.vit.patch_size=-16; \
+            model.vit.num_heads=0; model.vit.num_heads=5; \
+            model.fusion.dim=0; model.head.dropout=1; model.head.hidden=[0]; \
+            train.epochs=0; train.batch_size=0; train.threads=0; train.clip_grad_norm=0; \
+            train.optimizer.lr=0; train.optimizer.lr=.inf; train.optimizer.backbone_lr=-1; \
+            train.optimizer.weight_decay=-1; train.optimizer.betas=[0.9, 1]; \
+            train.optimizer.eps=0; train.schedule.warmup_epochs=-1; \
+            train.schedule.min_lr=1; train.schedule.min_lr=.nan"
+            .split("; ")
+        {
+            assert!(config(&[bad]).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn values_at_the_ends_of_their_ranges_are_taken() {
+        for good in "\
+            data.val_fraction=0; data.augment.horizontal_flip=1; data.augment.rotation=0; \
+            data.augment.random_resized_crop=[1, 1]; data.augment.color_jitter=[0, 0, 0, 0.5]; \
+            data.normalize=null; model.vit.drop_path=0; model.head.hidden=[]; train.epochs=1; \
+            train.clip_grad_norm=null; train.optimizer.backbone_lr=0; \
+            train.optimizer.betas=[0, 0]; train.schedule.warmup_epochs=0"
+            .split("; ")
+        {
+            assert!(config(&[good]).is_ok(), "{good}: {:?}", messages(&[good]));
+        }
+    }
+
+    #[test]
+    fn a_picture_that_patches_do_not_tile_is_refused_with_sizes_that_do() {
+        let says = "must be a multiple of the patch size 16, is";
+        assert_eq!(
+            messages(&["data.image_size=100"]),
+            [format!(
+                "data.image_size {says} 100; the nearest that fits is 96 or 112"
+            )]
+        );
+        assert_eq!(
+            messages(&["model.vit.image_size=10"]),
+            [format!(
+                "model.vit.image_size {says} 10; the nearest that fits is 16"
+            )]
+        );
+    }
+
+    #[test]
+    fn a_problem_of_both_branches_is_told_once() {
+        assert_eq!(
+            messages(&["data.image_size=0"]),
+            ["data.image_size must be at least 1, is 0"]
+        );
+    }
+
+    #[test]
+    fn a_branch_that_is_left_out_need_not_fit_the_pictures() {
+        assert!(config(&["model.mamba.patch_size=15"]).is_err());
+        config(&[
+            "model.mamba.patch_size=15",
+            "model.fusion.strategy=vit_only",
+        ])
+        .unwrap();
+    }
+
+    #[test]
+    fn heads_belong_to_a_vit_and_a_state_to_a_vim() {
+        assert_eq!(
+            messages(&["model.vit.d_state=16", "model.mamba.num_heads=3"]),
+            [
+                "model.vit.d_state does not apply: vit_tiny_patch16_224 is a ViT",
+                "model.mamba.num_heads does not apply: vim_tiny_patch16_224 is a Vision Mamba",
+            ]
+        );
+    }
+
+    #[test]
+    fn each_branch_takes_presets_of_its_kind_only() {
+        let swapped = messages(&["model.vit.name=vim_tiny_patch16_224"]);
+        assert_eq!(swapped.len(), 1);
+        let expected = "model.vit.name must be one of vit_tiny_patch16_224, ";
+        assert!(swapped[0].starts_with(expected), "{swapped:?}");
+        assert!(!swapped[0].contains("vim_small"), "{swapped:?}");
+        assert_eq!(
+            messages(&["model.mamba.name=deit_tiny_patch16_224"]).len(),
+            1
+        );
+    }
+
+    #[test]
+    fn a_data_set_on_disk_needs_a_root_and_one_of_its_splits() {
+        assert_eq!(
+            messages(&["data.dataset=csv"]),
+            ["data.root is missing: the data set csv needs its folder"]
+        );
+        let scut = ["data.dataset=scut_fbp5500", "data.root=x"];
+        config(&[scut[0], scut[1], "data.split=fold_3"]).unwrap();
+        assert_eq!(
+            messages(&[scut[0], scut[1], "data.split=fold1"]),
+            [
+                "data.split of scut_fbp5500 must be one of fold_1, fold_2, fold_3, fold_4, fold_5, \
+              split_60_40, is fold1; did you mean fold_1?"
+            ]
+        );
+    }
+
+    #[test]
+    fn a_shape_is_the_preset_with_what_the_config_puts_in_its_place() {
+        let config = config(&[
+            "data.image_size=96",
+            "model.vit={name: vit_small_patch16_384, depth: 3, drop_path: 0.3}",
+            "model.mamba={image_size: 32, patch_size: 8, d_state: 4}",
+        ])
+        .unwrap();
+        let vit = config.vit_shape().unwrap().unwrap();
+        assert_eq!(
+            (vit.kind, vit.image_size, vit.patch_size),
+            (BackboneKind::Vit, 96, 16)
+        );
+        assert_eq!(
+            (vit.embed_dim, vit.depth, vit.num_heads, vit.d_state),
+            (384, 3, 6, 0)
+        );
+        assert_eq!(
+            (vit.mean, vit.drop_path, vit.patches()),
+            ([0.5; 3], 0.3, 36)
+        );
+        let mamba = config.mamba_shape().unwrap().unwrap();
+        assert_eq!(
+            (mamba.kind, mamba.image_size, mamba.patch_size),
+            (BackboneKind::Vim, 32, 8)
+        );
+        assert_eq!((mamba.embed_dim, mamba.depth, mamba.d_state), (192, 24, 4));
+        assert_eq!(mamba.mean, [0.485, 0.456, 0.406]);
+    }
+
+    #[test]
+    fn a_normalisation_in_the_config_holds_for_both_branches() {
+        let config = config(&["data.normalize={mean: [0, 0, 0], std: [1, 1, 1]}"]).unwrap();
+        for shape in [config.vit_shape(), config.mamba_shape()] {
+            let shape = shape.unwrap().unwrap();
+            assert_eq!((shape.mean, shape.std), ([0.0; 3], [1.0; 3]));
+        }
+    }
+
+    #[test]
+    fn a_strategy_of_one_branch_has_no_shape_for_the_other() {
+        for (strategy, branches) in [("vit_only", (true, false)), ("mamba_only", (false, true))] {
+            let config = config(&[&format!("model.fusion.strategy={strategy}")]).unwrap();
+            let vit = config.vit_shape().unwrap().is_some();
+            let mamba = config.mamba_shape().unwrap().is_some();
+            assert_eq!((vit, mamba), branches);
+        }
+    }
+
+    #[test]
+    fn weights_are_looked_for_only_where_a_branch_is_used() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("vit.safetensors");
+        let mut config = Config::default();
+        config.model.vit.weights = Some(file.clone());
+        config.validate().unwrap();
+        let error = config.model.check_weights().unwrap_err();
+        assert_eq!(error.problems()[0].key, "model.vit.weights");
+        assert!(error.to_string().contains("vit.safetensors"), "{error}");
+
+        config.model.fusion.strategy = FusionStrategy::MambaOnly;
+        config.model.check_weights().unwrap();
+        config.model.fusion.strategy = FusionStrategy::Gated;
+        std::fs::write(&file, "").unwrap();
+        config.model.check_weights().unwrap();
+    }
+}

@@ -1,0 +1,324 @@
+//! `model`: the two backbones, their fusion, the head.
+
+use std::path::PathBuf;
+
+use serde::Serialize;
+
+use super::checks::Checks;
+use super::error::ConfigError;
+use super::names::{names, nearest};
+use super::presets::{BackboneKind, PRESETS, preset};
+use super::section::section;
+
+section! {
+    /// The network.
+    pub struct ModelConfig {
+        /// The Vision Transformer.
+        pub vit: BackboneConfig = BackboneConfig::default(),
+        /// The Vision Mamba.
+        pub mamba: BackboneConfig = BackboneConfig {
+            name: "vim_tiny_patch16_224".into(),
+            ..BackboneConfig::default()
+        },
+        /// How the two feature vectors become one.
+        pub fusion: FusionConfig = FusionConfig::default(),
+        /// How the fused vector becomes a score.
+        pub head: HeadConfig = HeadConfig::default(),
+    }
+}
+
+section! {
+    /// A backbone: a preset, and what differs from it.
+    pub struct BackboneConfig {
+        /// Preset, which fixes the sizes and the normalisation.
+        pub name: String = "vit_tiny_patch16_224".into(),
+        /// File of pretrained weights, `.safetensors`; `null` starts from random ones.
+        pub weights: Option<PathBuf> = None,
+        /// Largest probability of skipping a block in training; it grows with depth up to this.
+        pub drop_path: f64 = 0.1,
+        /// Side of the picture this backbone sees, in pixels; `null` is `data.image_size`.
+        pub image_size: Option<i64> = None,
+        /// Side of a patch, in pixels; `null` as the preset.
+        pub patch_size: Option<i64> = None,
+        /// Width of the tokens; `null` as the preset.
+        pub embed_dim: Option<i64> = None,
+        /// Number of blocks; `null` as the preset.
+        pub depth: Option<i64> = None,
+        /// Attention heads, of a ViT only; `null` as the preset.
+        pub num_heads: Option<i64> = None,
+        /// Size of the scan's state, of a Vision Mamba only; `null` as the preset.
+        pub d_state: Option<i64> = None,
+    }
+}
+
+section! {
+    /// How the two feature vectors become one.
+    pub struct FusionConfig {
+        /// `gated` (weights from each image), `weighted` (two learned weights), `concat`, `sum`,
+        /// `gmu`, `bilinear`, `cross_attention`, `score`, `vit_only` or `mamba_only`.
+        pub strategy: FusionStrategy = FusionStrategy::Gated,
+        /// Width of the fused vector.
+        pub dim: i64 = 256,
+    }
+}
+
+section! {
+    /// How the fused vector becomes a score.
+    pub struct HeadConfig {
+        /// Widths of the hidden layers; `[]` is one linear layer.
+        pub hidden: Vec<i64> = vec![128],
+        /// Dropout before each layer of the head.
+        pub dropout: f64 = 0.1,
+    }
+}
+
+names! {
+    /// How the two branches are joined.
+    pub enum FusionStrategy {
+        /// Both vectors side by side.
+        Concat = "concat",
+        /// Their sum.
+        Sum = "sum",
+        /// Two learned scalars through a softmax.
+        Weighted = "weighted",
+        /// Weights from the image itself: the paper's dynamic weighting.
+        Gated = "gated",
+        /// A gate per channel (gated multimodal unit).
+        Gmu = "gmu",
+        /// Low-rank bilinear pooling.
+        Bilinear = "bilinear",
+        /// Attention between the two token sequences.
+        CrossAttention = "cross_attention",
+        /// Late: each branch predicts, learned weights average.
+        Score = "score",
+        /// The Vision Transformer alone.
+        VitOnly = "vit_only",
+        /// The Vision Mamba alone.
+        MambaOnly = "mamba_only",
+    }
+}
+
+impl FusionStrategy {
+    /// Whether the Vision Transformer is part of the model.
+    pub fn uses_vit(self) -> bool {
+        self != Self::MambaOnly
+    }
+
+    /// Whether the Vision Mamba is part of the model.
+    pub fn uses_mamba(self) -> bool {
+        self != Self::VitOnly
+    }
+}
+
+/// A backbone as it is built: the preset, with what the config puts in its place.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct BackboneShape {
+    /// Which architecture.
+    pub kind: BackboneKind,
+    /// Side of the square picture, in pixels; a multiple of `patch_size`.
+    pub image_size: i64,
+    /// Side of a patch, in pixels.
+    pub patch_size: i64,
+    /// Width of the tokens and of the feature vector; a multiple of `num_heads`.
+    pub embed_dim: i64,
+    /// Number of blocks.
+    pub depth: i64,
+    /// Attention heads; 0 for a Vim.
+    pub num_heads: i64,
+    /// Size of the scan's state per channel; 0 for a ViT.
+    pub d_state: i64,
+    /// Mean by channel of the normalisation, for pixels from 0 to 1.
+    pub mean: [f32; 3],
+    /// Standard deviation by channel of the normalisation.
+    pub std: [f32; 3],
+    /// Largest probability of skipping a block in training.
+    pub drop_path: f64,
+}
+
+impl BackboneShape {
+    /// Number of patches in a picture; there is one token more, the class token.
+    pub fn patches(&self) -> i64 {
+        let side = self.image_size / self.patch_size;
+        side * side
+    }
+}
+
+impl BackboneConfig {
+    /// The shape to build, for pictures of `data_image_size` unless the config has an
+    /// `image_size` beside the preset's name. `data.normalize` is not looked at here:
+    /// see [`Config::vit_shape`](super::Config::vit_shape).
+    ///
+    /// # Errors
+    /// [`ConfigError::Invalid`], with keys relative to this section: an unknown name,
+    /// sizes that do not fit, or a size that this kind of backbone does not have.
+    pub fn resolve(&self, data_image_size: i64) -> Result<BackboneShape, ConfigError> {
+        let preset = preset(&self.name).ok_or_else(|| {
+            let names = PRESETS.iter().map(|preset| preset.name);
+            let message = match nearest(&self.name, names) {
+                Some(known) => format!("did you mean {known}?"),
+                None => format!("known are {}", preset_names(|_| true)),
+            };
+            ConfigError::single(
+                "name",
+                format!("name: unknown backbone {}; {message}", self.name),
+            )
+        })?;
+        let shape = BackboneShape {
+            kind: preset.kind,
+            image_size: self.image_size.unwrap_or(data_image_size),
+            patch_size: self.patch_size.unwrap_or(preset.patch_size),
+            embed_dim: self.embed_dim.unwrap_or(preset.embed_dim),
+            depth: self.depth.unwrap_or(preset.depth),
+            num_heads: self.num_heads.unwrap_or(preset.num_heads),
+            d_state: self.d_state.unwrap_or(preset.d_state),
+            mean: preset.mean,
+            std: preset.std,
+            drop_path: self.drop_path,
+        };
+
+        let mut checks = Checks::default();
+        checks.fraction("drop_path", self.drop_path);
+        for (key, value) in [
+            ("image_size", shape.image_size),
+            ("patch_size", shape.patch_size),
+            ("embed_dim", shape.embed_dim),
+            ("depth", shape.depth),
+        ] {
+            checks.size(key, value);
+        }
+        match preset.kind {
+            BackboneKind::Vit => {
+                checks.size("num_heads", shape.num_heads);
+                if self.d_state.is_some() {
+                    let problem = format!("d_state does not apply: {} is a ViT", self.name);
+                    checks.fail("d_state", problem);
+                }
+            }
+            BackboneKind::Vim => {
+                checks.size("d_state", shape.d_state);
+                if self.num_heads.is_some() {
+                    let problem =
+                        format!("num_heads does not apply: {} is a Vision Mamba", self.name);
+                    checks.fail("num_heads", problem);
+                }
+            }
+        }
+        checks.finish()?;
+
+        let mut checks = Checks::default();
+        let (size, patch) = (shape.image_size, shape.patch_size);
+        if size % patch != 0 {
+            let below = size / patch * patch;
+            let fitting = if below == 0 {
+                patch.to_string()
+            } else {
+                format!("{below} or {}", below + patch)
+            };
+            checks.fail(
+                "image_size",
+                format!(
+                    "image_size must be a multiple of the patch size {patch}, is {size}; \
+                     the nearest that fits is {fitting}"
+                ),
+            );
+        }
+        if shape.kind == BackboneKind::Vit && shape.embed_dim % shape.num_heads != 0 {
+            let rule = format_args!("a multiple of num_heads, {}", shape.num_heads).to_string();
+            checks.require(false, "embed_dim", rule, shape.embed_dim);
+        }
+        checks.finish()?;
+        Ok(shape)
+    }
+}
+
+impl BackboneConfig {
+    /// [`resolve`](Self::resolve) for the section `key`: errors have full keys, and a
+    /// picture size that came from `data.image_size` is told as such.
+    pub(super) fn resolve_as(
+        &self,
+        key: &str,
+        data_image_size: i64,
+    ) -> Result<BackboneShape, ConfigError> {
+        let resolved = self.resolve(data_image_size);
+        resolved.map_err(|error| match error.under(key) {
+            ConfigError::Invalid(mut problems) if self.image_size.is_none() => {
+                let own = format!("{key}.image_size");
+                for problem in problems.iter_mut().filter(|problem| problem.key == own) {
+                    problem.key = "data.image_size".into();
+                    problem.message = problem.message.replacen(&own, &problem.key, 1);
+                }
+                ConfigError::Invalid(problems)
+            }
+            error => error,
+        })
+    }
+}
+
+fn preset_names(wanted: impl Fn(BackboneKind) -> bool) -> String {
+    let names: Vec<&str> = PRESETS
+        .iter()
+        .filter(|preset| wanted(preset.kind))
+        .map(|preset| preset.name)
+        .collect();
+    names.join(", ")
+}
+
+impl ModelConfig {
+    /// Checks that the weights files of the branches in use are there. Not part of
+    /// [`Config::validate`](super::Config::validate): a summary needs no weights, and
+    /// neither does a run that is evaluated on another machine.
+    ///
+    /// # Errors
+    /// Names the key and the file.
+    pub fn check_weights(&self) -> Result<(), ConfigError> {
+        let mut checks = Checks::default();
+        for (key, backbone, used) in self.branches() {
+            let Some(file) = backbone.weights.as_ref().filter(|_| used) else {
+                continue;
+            };
+            let key = format!("{key}.weights");
+            if !file.is_file() {
+                checks.fail(
+                    &key,
+                    format!(
+                        "{key}: there is no file {}; put the weights there, or set {key} to null \
+                         to start from random ones",
+                        file.display()
+                    ),
+                );
+            }
+        }
+        checks.finish()
+    }
+
+    fn branches(&self) -> [(&'static str, &BackboneConfig, bool); 2] {
+        let strategy = self.fusion.strategy;
+        [
+            ("model.vit", &self.vit, strategy.uses_vit()),
+            ("model.mamba", &self.mamba, strategy.uses_mamba()),
+        ]
+    }
+
+    pub(super) fn check(&self, data_image_size: i64, checks: &mut Checks) {
+        let kinds = [BackboneKind::Vit, BackboneKind::Vim];
+        for ((key, backbone, used), kind) in self.branches().into_iter().zip(kinds) {
+            if let Some(preset) = preset(&backbone.name)
+                && preset.kind != kind
+            {
+                let key = format!("{key}.name");
+                let rule = format!("one of {}", preset_names(|known| known == kind));
+                checks.require(false, &key, rule, preset.name);
+            } else if (used || preset(&backbone.name).is_none())
+                && let Err(error) = backbone.resolve_as(key, data_image_size)
+            {
+                // The sizes of a branch that is left out need not fit the pictures.
+                checks.include(error);
+            }
+        }
+        checks.size("model.fusion.dim", self.fusion.dim);
+        for &width in &self.head.hidden {
+            checks.size("model.head.hidden", width);
+        }
+        checks.fraction("model.head.dropout", self.head.dropout);
+    }
+}

@@ -1,0 +1,94 @@
+//! Values that are chosen by name, and the nearest name to a misspelt one.
+
+/// Declares an enum whose variants have names in the config. It gets `ALL`,
+/// `name()`, `Display`, `FromStr` and serde, and the error for an unknown name says
+/// which is nearest.
+macro_rules! names {
+    (
+        $(#[doc = $about:literal])+
+        pub enum $enum:ident {
+            $( $(#[doc = $doc:literal])+ $variant:ident = $name:literal, )+
+        }
+    ) => {
+        $(#[doc = $about])+
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+        pub enum $enum {
+            $( $(#[doc = $doc])+ $variant, )+
+        }
+
+        impl $enum {
+            /// Every value, in the order of the documentation.
+            pub const ALL: &'static [Self] = &[$( Self::$variant ),+];
+
+            /// The name in the config.
+            pub fn name(self) -> &'static str {
+                match self {
+                    $( Self::$variant => $name, )+
+                }
+            }
+        }
+
+        impl std::fmt::Display for $enum {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str(self.name())
+            }
+        }
+
+        impl std::str::FromStr for $enum {
+            type Err = String;
+
+            fn from_str(name: &str) -> Result<Self, String> {
+                match name {
+                    $( $name => Ok(Self::$variant), )+
+                    _ => Err($crate::config::names::unknown(name, &[$( $name ),+])),
+                }
+            }
+        }
+
+        impl serde::Serialize for $enum {
+            fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.serialize_str(self.name())
+            }
+        }
+
+        impl<'de> serde::Deserialize<'de> for $enum {
+            fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                String::deserialize(deserializer)?
+                    .parse()
+                    .map_err(serde::de::Error::custom)
+            }
+        }
+    };
+}
+
+pub(super) use names;
+
+/// `must be one of a, b, is c; did you mean a?`
+pub(super) fn unknown(name: &str, known: &[&str]) -> String {
+    let hint = match nearest(name, known.iter().copied()) {
+        Some(nearest) => format!("; did you mean {nearest}?"),
+        None => String::new(),
+    };
+    if let [only] = known {
+        return format!("must be {only}, is {name}{hint}");
+    }
+    format!("must be one of {}, is {name}{hint}", known.join(", "))
+}
+
+/// The name most like `name`, if one is like it at all.
+pub(super) fn nearest<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    known
+        .map(|known| (likeness(name, known), known))
+        .filter(|(likeness, _)| *likeness >= ALIKE)
+        .min_by(|a, b| b.0.total_cmp(&a.0)) // the first of equals
+        .map(|(_, known)| known)
+}
+
+/// Names at least this alike are worth a suggestion.
+pub(super) const ALIKE: f64 = 0.5;
+
+/// 0 (nothing in common) to 1 (the same but for case and `-` or `_`).
+pub(super) fn likeness(a: &str, b: &str) -> f64 {
+    let plain = |name: &str| name.to_lowercase().replace('-', "_");
+    strsim::normalized_damerau_levenshtein(&plain(a), &plain(b))
+}

@@ -1,0 +1,161 @@
+//! Backbones by name: sizes, and the normalisation they were trained with.
+//!
+//! Sizes from the papers (ViT: arXiv 2010.11929; DeiT: 2012.12877; Vision Mamba:
+//! 2401.09417) and the published checkpoints.
+
+use serde::{Deserialize, Serialize};
+
+/// Which of the two architectures.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum BackboneKind {
+    /// Vision Transformer.
+    Vit,
+    /// Vision Mamba.
+    Vim,
+}
+
+/// What a backbone's name stands for.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Preset {
+    /// The name in the config.
+    pub name: &'static str,
+    /// Which architecture.
+    pub kind: BackboneKind,
+    /// Width of the tokens, and of the feature vector.
+    pub embed_dim: i64,
+    /// Number of blocks.
+    pub depth: i64,
+    /// Attention heads; 0 for a Vim.
+    pub num_heads: i64,
+    /// Size of the scan's state per channel; 0 for a ViT.
+    pub d_state: i64,
+    /// Side of the square picture the checkpoint was trained on, in pixels.
+    pub image_size: i64,
+    /// Side of a patch, in pixels.
+    pub patch_size: i64,
+    /// Mean by channel of the normalisation, for pixels from 0 to 1.
+    pub mean: [f32; 3],
+    /// Standard deviation by channel of the normalisation.
+    pub std: [f32; 3],
+}
+
+const IMAGENET: ([f32; 3], [f32; 3]) = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]);
+/// timm's augreg checkpoints: pixels from -1 to 1.
+const AUGREG: ([f32; 3], [f32; 3]) = ([0.5; 3], [0.5; 3]);
+
+const fn vit(
+    name: &'static str,
+    (embed_dim, depth, num_heads): (i64, i64, i64),
+    (patch_size, image_size): (i64, i64),
+    (mean, std): ([f32; 3], [f32; 3]),
+) -> Preset {
+    Preset {
+        name,
+        kind: BackboneKind::Vit,
+        embed_dim,
+        depth,
+        num_heads,
+        d_state: 0,
+        image_size,
+        patch_size,
+        mean,
+        std,
+    }
+}
+
+const fn vim(
+    name: &'static str,
+    (embed_dim, depth, d_state): (i64, i64, i64),
+    (patch_size, image_size): (i64, i64),
+) -> Preset {
+    Preset {
+        name,
+        kind: BackboneKind::Vim,
+        embed_dim,
+        depth,
+        num_heads: 0,
+        d_state,
+        image_size,
+        patch_size,
+        mean: IMAGENET.0,
+        std: IMAGENET.1,
+    }
+}
+
+const TINY: (i64, i64, i64) = (192, 12, 3);
+const SMALL: (i64, i64, i64) = (384, 12, 6);
+const BASE: (i64, i64, i64) = (768, 12, 12);
+
+/// Every preset. The `micro` ones are ours: small enough to train from scratch on a
+/// CPU within minutes; no checkpoint was published for them.
+pub const PRESETS: &[Preset] = &[
+    vit("vit_tiny_patch16_224", TINY, (16, 224), AUGREG),
+    vit("vit_tiny_patch16_384", TINY, (16, 384), AUGREG),
+    vit("vit_small_patch16_224", SMALL, (16, 224), AUGREG),
+    vit("vit_small_patch16_384", SMALL, (16, 384), AUGREG),
+    vit("vit_base_patch16_224", BASE, (16, 224), AUGREG),
+    vit("vit_base_patch16_384", BASE, (16, 384), AUGREG),
+    vit("deit_tiny_patch16_224", TINY, (16, 224), IMAGENET),
+    vit("deit_small_patch16_224", SMALL, (16, 224), IMAGENET),
+    vit("deit_base_patch16_224", BASE, (16, 224), IMAGENET),
+    vit("vit_micro_patch8_64", (96, 4, 3), (8, 64), IMAGENET),
+    vim("vim_tiny_patch16_224", (192, 24, 16), (16, 224)),
+    vim("vim_small_patch16_224", (384, 24, 16), (16, 224)),
+    vim("vim_base_patch16_224", (768, 24, 16), (16, 224)),
+    vim("vim_micro_patch8_64", (96, 6, 8), (8, 64)),
+];
+
+/// The preset called `name`.
+pub fn preset(name: &str) -> Option<&'static Preset> {
+    PRESETS.iter().find(|preset| preset.name == name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_name_is_found_and_stands_once() {
+        for known in PRESETS {
+            assert_eq!(preset(known.name), Some(known));
+            let same = PRESETS.iter().filter(|other| other.name == known.name);
+            assert_eq!(same.count(), 1, "{}", known.name);
+        }
+        assert_eq!(preset("vit_huge_patch14_224"), None);
+    }
+
+    #[test]
+    fn names_state_the_patch_and_picture_size() {
+        for preset in PRESETS {
+            let sizes = format!("_patch{}_{}", preset.patch_size, preset.image_size);
+            assert!(preset.name.ends_with(&sizes), "{}", preset.name);
+            assert_eq!(
+                preset.name.starts_with("vim_"),
+                preset.kind == BackboneKind::Vim
+            );
+        }
+    }
+
+    #[test]
+    fn a_preset_has_heads_or_a_state_as_its_kind_demands() {
+        for preset in PRESETS {
+            let vit = preset.kind == BackboneKind::Vit;
+            assert_eq!(preset.num_heads > 0, vit, "{}", preset.name);
+            assert_eq!(preset.d_state > 0, !vit, "{}", preset.name);
+            assert_eq!(preset.image_size % preset.patch_size, 0, "{}", preset.name);
+            if vit {
+                assert_eq!(preset.embed_dim % preset.num_heads, 0, "{}", preset.name);
+            }
+        }
+    }
+
+    #[test]
+    fn only_the_augreg_checkpoints_are_normalised_to_half() {
+        for preset in PRESETS {
+            let augreg = preset.name.starts_with("vit_") && !preset.name.contains("micro");
+            assert_eq!(preset.mean == [0.5; 3], augreg, "{}", preset.name);
+            assert_eq!(preset.std == [0.5; 3], augreg, "{}", preset.name);
+        }
+    }
+}

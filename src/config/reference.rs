@@ -1,0 +1,146 @@
+//! Every key, with its default and documentation, from the types.
+
+use serde_yaml::Value;
+
+use super::section::Key;
+use super::{
+    AugmentConfig, BackboneConfig, Config, CsvConfig, DataConfig, FusionConfig, HeadConfig,
+    ModelConfig, OptimizerConfig, ScheduleConfig, SyntheticConfig, TrainConfig,
+};
+
+/// A key that holds a value (not a section).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeyReference {
+    /// The dotted key, `train.optimizer.lr`.
+    pub key: String,
+    /// The default, as YAML on one line.
+    pub default: String,
+    /// What the key does, in a sentence or two of Markdown.
+    pub doc: String,
+}
+
+/// Every key in the order of the config.
+pub fn reference() -> Vec<KeyReference> {
+    let mut rows = Vec::new();
+    // Only a path that is not Unicode cannot be serialised, and no default is one.
+    let defaults = serde_yaml::to_value(Config::default()).unwrap_or_default();
+    describe("", Config::KEYS, &defaults, &mut rows);
+    rows
+}
+
+/// The reference as a Markdown table, for the README.
+pub fn reference_markdown() -> String {
+    let mut table = String::from("| key | default | |\n| --- | --- | --- |\n");
+    for KeyReference { key, default, doc } in reference() {
+        table.push_str(&format!("| `{key}` | `{default}` | {doc} |\n"));
+    }
+    table
+}
+
+/// The keys of the section whose struct is called `type_name`; `None` for a value.
+pub(super) fn section_keys(type_name: &str) -> Option<&'static [Key]> {
+    Some(match type_name {
+        "DataConfig" => DataConfig::KEYS,
+        "AugmentConfig" => AugmentConfig::KEYS,
+        "CsvConfig" => CsvConfig::KEYS,
+        "SyntheticConfig" => SyntheticConfig::KEYS,
+        "ModelConfig" => ModelConfig::KEYS,
+        "BackboneConfig" => BackboneConfig::KEYS,
+        "FusionConfig" => FusionConfig::KEYS,
+        "HeadConfig" => HeadConfig::KEYS,
+        "TrainConfig" => TrainConfig::KEYS,
+        "OptimizerConfig" => OptimizerConfig::KEYS,
+        "ScheduleConfig" => ScheduleConfig::KEYS,
+        _ => return None,
+    })
+}
+
+fn describe(section: &str, keys: &[Key], defaults: &Value, rows: &mut Vec<KeyReference>) {
+    for key in keys {
+        let path = join(section, key.name);
+        let default = defaults.get(key.name).unwrap_or(&Value::Null);
+        match section_keys(key.type_name) {
+            Some(keys) => describe(&path, keys, default, rows),
+            None => rows.push(KeyReference {
+                key: path,
+                default: flow(default),
+                doc: key
+                    .doc
+                    .iter()
+                    .map(|line| line.trim())
+                    .collect::<Vec<_>>()
+                    .join(" "),
+            }),
+        }
+    }
+}
+
+/// `section.key`; the top has no name.
+pub(super) fn join(section: &str, key: &str) -> String {
+    match section {
+        "" => key.to_owned(),
+        section => format!("{section}.{key}"),
+    }
+}
+
+/// A value on one line, as YAML would have it between brackets.
+pub(super) fn flow(value: &Value) -> String {
+    match value {
+        Value::Sequence(items) => {
+            let items: Vec<String> = items.iter().map(flow).collect();
+            format!("[{}]", items.join(", "))
+        }
+        Value::Mapping(map) => {
+            let pairs = map
+                .iter()
+                .map(|(key, value)| format!("{}: {}", flow(key), flow(value)));
+            format!("{{{}}}", pairs.collect::<Vec<_>>().join(", "))
+        }
+        scalar => serde_yaml::to_string(scalar)
+            .unwrap_or_default()
+            .trim_end()
+            .to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The dotted keys of a serialised config.
+    fn leaves(section: &str, value: &Value, found: &mut Vec<String>) {
+        let Value::Mapping(map) = value else {
+            found.push(section.to_owned());
+            return;
+        };
+        for (key, value) in map {
+            leaves(&join(section, key.as_str().unwrap()), value, found);
+        }
+    }
+
+    #[test]
+    fn every_key_of_a_written_config_is_in_the_reference() {
+        let mut keys = Vec::new();
+        leaves(
+            "",
+            &serde_yaml::to_value(Config::default()).unwrap(),
+            &mut keys,
+        );
+        let described: Vec<String> = reference().into_iter().map(|row| row.key).collect();
+        assert_eq!(described, keys);
+    }
+
+    #[test]
+    fn a_row_has_the_key_its_default_and_its_documentation() {
+        let table = reference_markdown();
+        for row in [
+            "| `train.epochs` | `30` | Passes over the training pictures. |",
+            "| `data.augment.color_jitter` | `[0.2, 0.2, 0.2, 0.02]` | Largest",
+            "| `model.mamba.name` | `vim_tiny_patch16_224` | Preset",
+            "| `train.optimizer.backbone_lr` | `null` | Learning",
+        ] {
+            assert!(table.contains(row), "{row} is not in\n{table}");
+        }
+        assert!(reference().iter().all(|row| row.doc.ends_with('.')));
+    }
+}

@@ -1,0 +1,139 @@
+//! `train`: loss, optimizer, schedule, and what surrounds them.
+
+use super::checks::Checks;
+use super::names::names;
+use super::section::section;
+
+section! {
+    /// The training.
+    pub struct TrainConfig {
+        /// Passes over the training pictures.
+        pub epochs: usize = 30,
+        /// Pictures per step.
+        pub batch_size: usize = 16,
+        /// `mse`.
+        pub loss: Loss = Loss::Mse,
+        /// The optimizer and its rates.
+        pub optimizer: OptimizerConfig = OptimizerConfig::default(),
+        /// How the rates change over the run.
+        pub schedule: ScheduleConfig = ScheduleConfig::default(),
+        /// Largest norm of all gradients together; `null` does not clip.
+        pub clip_grad_norm: Option<f64> = Some(1.0),
+        /// Write TensorBoard event files.
+        pub tensorboard: bool = true,
+        /// Threads for computing on the CPU; `null` is one per core.
+        pub threads: Option<usize> = None,
+    }
+}
+
+section! {
+    /// The optimizer and its rates.
+    pub struct OptimizerConfig {
+        /// `adamw`.
+        pub name: OptimizerName = OptimizerName::Adamw,
+        /// Learning rate after warm-up.
+        pub lr: f64 = 1e-4,
+        /// Learning rate of the two backbones; `null` is `lr`.
+        pub backbone_lr: Option<f64> = None,
+        /// Decoupled weight decay. Biases, norms, tokens, position embeddings and the scan's A
+        /// and D are not decayed.
+        pub weight_decay: f64 = 0.05,
+        /// Decay rates of the two moments.
+        pub betas: [f64; 2] = [0.9, 0.999],
+        /// Added to the root of the second moment.
+        pub eps: f64 = 1e-8,
+    }
+}
+
+section! {
+    /// How the rates change over the run.
+    pub struct ScheduleConfig {
+        /// `cosine`.
+        pub name: ScheduleName = ScheduleName::Cosine,
+        /// Epochs, or parts of one, in which the rate rises from 0.
+        pub warmup_epochs: f64 = 2.0,
+        /// Rate at the end.
+        pub min_lr: f64 = 1e-6,
+    }
+}
+
+names! {
+    /// What training makes small.
+    pub enum Loss {
+        /// Mean square error.
+        Mse = "mse",
+    }
+}
+
+names! {
+    /// The optimizer.
+    pub enum OptimizerName {
+        /// Adam with decoupled weight decay (arXiv 1711.05101).
+        Adamw = "adamw",
+    }
+}
+
+names! {
+    /// The schedule after warm-up.
+    pub enum ScheduleName {
+        /// Half a cosine down to `min_lr` (arXiv 1608.03983, without restarts).
+        Cosine = "cosine",
+    }
+}
+
+impl OptimizerConfig {
+    /// The learning rate of the two backbones.
+    pub fn backbone_lr(&self) -> f64 {
+        self.backbone_lr.unwrap_or(self.lr)
+    }
+}
+
+impl TrainConfig {
+    pub(super) fn check(&self, checks: &mut Checks) {
+        checks.size("train.epochs", self.epochs);
+        checks.size("train.batch_size", self.batch_size);
+        self.optimizer.check(checks);
+
+        let ScheduleConfig {
+            warmup_epochs,
+            min_lr,
+            ..
+        } = self.schedule;
+        checks.not_negative("train.schedule.warmup_epochs", warmup_epochs);
+        checks.not_negative("train.schedule.min_lr", min_lr);
+        // A cosine from a rate below its end would rise. A backbone at 0 is at rest.
+        for (key, lr) in [
+            ("train.optimizer.lr", self.optimizer.lr),
+            ("train.optimizer.backbone_lr", self.optimizer.backbone_lr()),
+        ] {
+            if lr > 0.0 && min_lr > lr {
+                let rule = format!("at most {key}, {lr}");
+                checks.require(false, "train.schedule.min_lr", rule, min_lr);
+                break;
+            }
+        }
+        if let Some(norm) = self.clip_grad_norm {
+            checks.positive("train.clip_grad_norm", norm);
+        }
+        if let Some(threads) = self.threads {
+            checks.size("train.threads", threads);
+        }
+    }
+}
+
+impl OptimizerConfig {
+    fn check(&self, checks: &mut Checks) {
+        checks.positive("train.optimizer.lr", self.lr);
+        if let Some(lr) = self.backbone_lr {
+            checks.not_negative("train.optimizer.backbone_lr", lr);
+        }
+        checks.not_negative("train.optimizer.weight_decay", self.weight_decay);
+        checks.require(
+            self.betas.iter().all(|beta| (0.0..1.0).contains(beta)),
+            "train.optimizer.betas",
+            "two numbers, each at least 0 and less than 1",
+            format_args!("{:?}", self.betas),
+        );
+        checks.positive("train.optimizer.eps", self.eps);
+    }
+}

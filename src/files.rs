@@ -1,0 +1,269 @@
+//! Files that are written whole or not at all.
+//!
+//! A run may be killed at any moment, and a disk may fill up half-way through a
+//! checkpoint. Whatever stands under a final name is therefore always complete:
+//! the bytes go to a temporary file in the same folder, reach the disk, and only
+//! then take the name, in one rename.
+
+use std::ffi::OsString;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, BufWriter, ErrorKind, Write};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+
+/// What a temporary file's name ends in; it begins with a dot.
+const PART_SUFFIX: &str = ".part";
+
+/// Writes `path` whole or leaves it as it was.
+///
+/// `write` gets a buffered writer. When it returns, the bytes are flushed and
+/// synced, and the temporary file is renamed to `path`, replacing an older file.
+/// If anything fails, the temporary file is removed and the older file stays.
+///
+/// # Errors
+/// What `write` returned, or the failed file operation; both name `path`.
+pub fn write_whole(path: &Path, write: impl FnOnce(&mut dyn Write) -> Result<()>) -> Result<()> {
+    try_write(path, write).map_err(|error| {
+        let message = format!("cannot write {}{}", path.display(), remedy(path, &error));
+        error.context(message)
+    })
+}
+
+/// Removes the temporary files that a killed process left in `folder`, and
+/// returns how many there were. Only for a folder that no other process writes to.
+///
+/// # Errors
+/// If `folder` cannot be listed or a file in it cannot be removed.
+pub fn remove_leftovers(folder: &Path) -> Result<usize> {
+    let unreadable = || format!("cannot tidy up {}", folder.display());
+    let mut removed = 0;
+    for entry in fs::read_dir(folder).with_context(unreadable)? {
+        let entry = entry.with_context(unreadable)?;
+        let name = entry.file_name();
+        let name = name.to_string_lossy();
+        if name.starts_with('.') && name.ends_with(PART_SUFFIX) {
+            fs::remove_file(entry.path()).with_context(unreadable)?;
+            removed += 1;
+        }
+    }
+    Ok(removed)
+}
+
+fn try_write(path: &Path, write: impl FnOnce(&mut dyn Write) -> Result<()>) -> Result<()> {
+    let name = path.file_name().context("the path names no file")?;
+    let folder = folder_of(path);
+
+    let (part, file) = Part::create(folder, name)?;
+    let mut writer = BufWriter::new(file);
+    write(&mut writer)?;
+    let file = writer.into_inner().map_err(|error| error.into_error())?;
+    file.sync_all()?;
+    drop(file);
+    part.rename_to(path)?;
+    sync_folder(folder)?;
+    Ok(())
+}
+
+/// A temporary file, removed when dropped (an error, a panic in the caller's
+/// closure) unless it was renamed.
+struct Part {
+    path: Option<PathBuf>,
+}
+
+impl Part {
+    /// Two writers never share a temporary file: the name carries the process
+    /// and the first number that is free.
+    fn create(folder: &Path, name: &std::ffi::OsStr) -> io::Result<(Self, File)> {
+        let mut number = 0u64;
+        loop {
+            let mut part = OsString::from(".");
+            part.push(name);
+            part.push(format!(".{}-{number}{PART_SUFFIX}", std::process::id()));
+            let path = folder.join(part);
+            match OpenOptions::new().write(true).create_new(true).open(&path) {
+                Ok(file) => return Ok((Self { path: Some(path) }, file)),
+                Err(error) if error.kind() == ErrorKind::AlreadyExists => number += 1,
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    fn rename_to(mut self, path: &Path) -> io::Result<()> {
+        if let Some(part) = &self.path {
+            fs::rename(part, path)?;
+        }
+        self.path = None;
+        Ok(())
+    }
+}
+
+impl Drop for Part {
+    fn drop(&mut self) {
+        if let Some(path) = &self.path {
+            // An error is being reported already; a second one would hide it.
+            let _ = fs::remove_file(path);
+        }
+    }
+}
+
+fn folder_of(path: &Path) -> &Path {
+    match path.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder,
+        _ => Path::new("."),
+    }
+}
+
+/// Makes the rename itself survive a power cut. Some network file systems cannot
+/// sync a folder; the file is in place there all the same.
+fn sync_folder(folder: &Path) -> io::Result<()> {
+    if !cfg!(unix) {
+        return Ok(());
+    }
+    match File::open(folder).and_then(|folder| folder.sync_all()) {
+        Err(error)
+            if matches!(
+                error.kind(),
+                ErrorKind::InvalidInput | ErrorKind::Unsupported | ErrorKind::PermissionDenied
+            ) =>
+        {
+            Ok(())
+        }
+        other => other,
+    }
+}
+
+/// What the user can do about `error`, as the end of a sentence; empty if the
+/// error speaks for itself.
+fn remedy(path: &Path, error: &anyhow::Error) -> String {
+    let Some(error) = error.downcast_ref::<io::Error>() else {
+        return String::new();
+    };
+    match error.kind() {
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => {
+            " (the disk is full: free some space or write to another folder)".into()
+        }
+        ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => {
+            " (no permission: write to another folder)".into()
+        }
+        ErrorKind::NotFound => format!(" (is there a folder {}?)", folder_of(path).display()),
+        _ => String::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(folder: &Path) -> Vec<String> {
+        let mut names: Vec<String> = fs::read_dir(folder)
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
+        names.sort();
+        names
+    }
+
+    fn report(result: Result<()>) -> String {
+        format!("{:#}", result.unwrap_err())
+    }
+
+    #[test]
+    fn a_written_file_holds_the_bytes_and_leaves_nothing_beside_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.txt");
+        write_whole(&path, |out| Ok(out.write_all(b"first")?)).unwrap();
+        write_whole(&path, |out| Ok(out.write_all(b"second")?)).unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"second");
+        assert_eq!(names(dir.path()), ["a.txt"]);
+    }
+
+    #[test]
+    fn a_writer_that_fails_midway_leaves_the_old_file_and_no_temporary_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.txt");
+        fs::write(&path, "old").unwrap();
+        let result = write_whole(&path, |out| {
+            out.write_all(&[0; 100_000])?;
+            anyhow::bail!("weights are not finite")
+        });
+        let report = report(result);
+        assert!(report.contains(&path.display().to_string()), "{report}");
+        assert!(report.contains("weights are not finite"), "{report}");
+        assert_eq!(fs::read(&path).unwrap(), b"old");
+        assert_eq!(names(dir.path()), ["a.txt"]);
+    }
+
+    #[test]
+    fn a_writer_that_panics_leaves_no_temporary_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.txt");
+        let caught = std::panic::catch_unwind(|| {
+            write_whole(&path, |_| std::panic::resume_unwind(Box::new(())))
+        });
+        assert!(caught.is_err());
+        assert!(names(dir.path()).is_empty());
+    }
+
+    #[test]
+    fn a_full_disk_is_reported_with_the_path_and_the_remedy() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("best.safetensors");
+        let result = write_whole(&path, |_| {
+            Err(io::Error::from(ErrorKind::StorageFull).into())
+        });
+        let report = report(result);
+        assert!(report.contains("best.safetensors"), "{report}");
+        assert!(report.contains("free some space"), "{report}");
+        assert!(names(dir.path()).is_empty());
+    }
+
+    #[test]
+    fn a_missing_folder_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let report = report(write_whole(&dir.path().join("gone/a.txt"), |_| Ok(())));
+        assert!(report.contains("is there a folder"), "{report}");
+        assert!(report.contains("gone"), "{report}");
+    }
+
+    #[test]
+    fn a_path_without_a_file_name_is_an_error() {
+        assert!(write_whole(Path::new("/"), |_| Ok(())).is_err());
+        assert!(write_whole(Path::new(""), |_| Ok(())).is_err());
+    }
+
+    #[test]
+    fn a_leftover_of_a_killed_process_does_not_stop_the_next_write() {
+        let dir = tempfile::tempdir().unwrap();
+        let leftover = format!(".a.txt.{}-0{PART_SUFFIX}", std::process::id());
+        fs::write(dir.path().join(&leftover), "half").unwrap();
+        write_whole(
+            &dir.path().join("a.txt"),
+            |out| Ok(out.write_all(b"whole")?),
+        )
+        .unwrap();
+        assert_eq!(names(dir.path()), [leftover.as_str(), "a.txt"]);
+        assert_eq!(remove_leftovers(dir.path()).unwrap(), 1);
+        assert_eq!(names(dir.path()), ["a.txt"]);
+    }
+
+    #[test]
+    fn concurrent_writers_of_one_path_leave_one_whole_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.txt");
+        std::thread::scope(|scope| {
+            for byte in b'a'..=b'h' {
+                let path = &path;
+                scope.spawn(move || {
+                    for _ in 0..5 {
+                        write_whole(path, |out| Ok(out.write_all(&[byte; 5000])?)).unwrap();
+                    }
+                });
+            }
+        });
+        let bytes = fs::read(&path).unwrap();
+        assert_eq!(bytes.len(), 5000);
+        assert!(bytes.iter().all(|&byte| byte == bytes[0]));
+        assert_eq!(names(dir.path()), ["a.txt"]);
+    }
+}

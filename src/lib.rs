@@ -1,0 +1,7 @@
+//! lib
+pub mod config;
+pub mod eval;
+pub mod files;
+pub mod models;
+pub mod ops;
+pub mod report;

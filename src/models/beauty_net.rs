@@ -1,0 +1,199 @@
+//! VM-BeautyNet (arXiv 2510.16220): a Vision Transformer and a Vision Mamba see the same picture, a fusion weighs their
+//! features, a head predicts the mean rating.
+
+use anyhow::{Context, Result, ensure};
+use tch::{Device, Kind, Tensor, nn};
+
+use super::fusion::Fusion;
+use super::head::RegressionHead;
+use super::vim::{VisionMamba, class_index};
+use super::vit::VisionTransformer;
+use super::weights;
+use crate::config::{BackboneShape, Config};
+
+/// Pictures as the model takes them.
+#[derive(Debug, Clone, Copy)]
+pub enum Images<'a> {
+    /// (b, 3, s, s) uint8 RGB; each branch normalises them as its preset says.
+    Pixels(&'a Tensor),
+    /// (b, 3, s, s) float, normalised already; both branches see the same values.
+    Normalised(&'a Tensor),
+}
+
+/// What one forward pass gives.
+#[derive(Debug)]
+pub struct Output {
+    /// (b, d_vit): the ViT branch's feature.
+    pub vit: Option<Tensor>,
+    /// (b, d_mamba): the Mamba branch's feature.
+    pub mamba: Option<Tensor>,
+    /// (b, fused width).
+    pub fused: Tensor,
+    /// (b, 2): shares of the ViT and the Mamba branch, where both are there.
+    pub weights: Option<Tensor>,
+    /// (b): the prediction on the scale that the loss is computed in.
+    pub scaled: Tensor,
+    /// (b): the prediction on the data set's own scale.
+    pub score: Tensor,
+}
+
+/// One branch: its shape and how it normalises.
+#[derive(Debug)]
+struct Branch<B> {
+    backbone: B,
+    shape: BackboneShape,
+    mean: Tensor,
+    std: Tensor,
+}
+
+impl<B> Branch<B> {
+    fn new(backbone: B, shape: BackboneShape, device: Device) -> Self {
+        let channels = |values: [f32; 3]| {
+            Tensor::from_slice(&values)
+                .view([1, 3, 1, 1])
+                .to_device(device)
+        };
+        Self {
+            backbone,
+            mean: channels(shape.mean),
+            std: channels(shape.std),
+            shape,
+        }
+    }
+
+    /// Normalised float pictures of this branch's size.
+    fn prepare(&self, images: Images, name: &str) -> Result<Tensor> {
+        let side = self.shape.image_size;
+        let (Images::Pixels(x) | Images::Normalised(x)) = images;
+        let fits = matches!(x.size()[..], [_, 3, h, w] if h == side && w == side);
+        ensure!(
+            fits,
+            "the {name} branch takes pictures of shape (batch, 3, {side}, {side}), got {:?}: set data.image_size or model.{name}.image_size",
+            x.size()
+        );
+        Ok(match images {
+            Images::Pixels(x) => (x.to_kind(Kind::Float) / 255.0 - &self.mean) / &self.std,
+            Images::Normalised(x) => x.to_kind(Kind::Float),
+        })
+    }
+}
+
+/// The whole network and its parameters.
+#[derive(Debug)]
+pub struct BeautyNet {
+    vit: Option<Branch<VisionTransformer>>,
+    mamba: Option<Branch<VisionMamba>>,
+    fusion: Fusion,
+    head: RegressionHead,
+    variables: nn::VarStore,
+}
+
+impl BeautyNet {
+    /// A network with random parameters drawn from torch's generator (seed it first), then the pretrained weights that the
+    /// config names.
+    ///
+    /// # Errors
+    /// Sizes that do not fit a preset, or a weights file that cannot be read or does not fit.
+    pub fn new(config: &Config, device: Device) -> Result<Self> {
+        let mut net = Self::without_pretrained(config, device)?;
+        net.load_pretrained(config)?;
+        Ok(net)
+    }
+
+    /// As [`BeautyNet::new`], without reading the weights files that the config names.
+    ///
+    /// # Errors
+    /// Sizes that do not fit a preset, or a fusion strategy that is not available.
+    pub fn without_pretrained(config: &Config, device: Device) -> Result<Self> {
+        let variables = nn::VarStore::new(device);
+        let root = variables.root();
+        let vit = config
+            .vit_shape()?
+            .map(|shape| Branch::new(VisionTransformer::new(&(&root / "vit"), &shape), shape, device));
+        let mamba = config
+            .mamba_shape()?
+            .map(|shape| Branch::new(VisionMamba::new(&(&root / "mamba"), &shape), shape, device));
+        let fusion = Fusion::new(
+            &(&root / "fusion"),
+            &config.model.fusion,
+            vit.as_ref().map(|branch| branch.shape.embed_dim),
+            mamba.as_ref().map(|branch| branch.shape.embed_dim),
+        )?;
+        let head = RegressionHead::new(&(&root / "head"), fusion.width(), &config.model.head);
+        Ok(Self {
+            vit,
+            mamba,
+            fusion,
+            head,
+            variables,
+        })
+    }
+
+    fn load_pretrained(&mut self, config: &Config) -> Result<()> {
+        for (key, prefix, backbone, used) in [
+            ("model.vit.weights", "vit.", &config.model.vit, self.vit.is_some()),
+            ("model.mamba.weights", "mamba.", &config.model.mamba, self.mamba.is_some()),
+        ] {
+            if let (Some(path), true) = (&backbone.weights, used) {
+                weights::load_backbone(&self.parameters(), prefix, path).with_context(|| {
+                    format!("{key}: {} does not load into {}", path.display(), backbone.name)
+                })?;
+            }
+        }
+        Ok(())
+    }
+
+    /// One forward pass. `train` turns dropout and stochastic depth on.
+    ///
+    /// # Errors
+    /// Pictures of another shape than the branches take.
+    pub fn forward(&self, images: Images, train: bool) -> Result<Output> {
+        let vit = match &self.vit {
+            Some(branch) => {
+                let tokens = branch.backbone.forward(&branch.prepare(images, "vit")?, train);
+                Some(tokens.select(1, 0)) // the class token is the first
+            }
+            None => None,
+        };
+        let mamba = match &self.mamba {
+            Some(branch) => {
+                let tokens = branch.backbone.forward(&branch.prepare(images, "mamba")?, train)?;
+                Some(tokens.select(1, class_index(branch.shape.patches())))
+            }
+            None => None,
+        };
+        let fused = self.fusion.forward(vit.as_ref(), mamba.as_ref())?;
+        let scaled = self.head.forward(&fused.vector, train);
+        Ok(Output {
+            vit,
+            mamba,
+            fused: fused.vector,
+            weights: fused.weights,
+            score: self.head.to_scores(&scaled),
+            scaled,
+        })
+    }
+
+    /// Every parameter and buffer by its name in a weights file, sorted by name. The tensors share their storage with the
+    /// network.
+    pub fn parameters(&self) -> Vec<(String, Tensor)> {
+        let mut named: Vec<_> = self.variables.variables().into_iter().collect();
+        named.sort_by(|a, b| a.0.cmp(&b.0));
+        named
+    }
+
+    /// The regression head.
+    pub fn head(&self) -> &RegressionHead {
+        &self.head
+    }
+
+    /// Sets the scale of the scores from the training set's mean and standard deviation.
+    pub fn set_score_scale(&mut self, mean: f64, std: f64) {
+        self.head.set_score_scale(mean, std);
+    }
+
+    /// Where the parameters are.
+    pub fn device(&self) -> Device {
+        self.variables.device()
+    }
+}

@@ -1,0 +1,69 @@
+//! The regression head: the fused vector to one score.
+
+use tch::{Kind, Tensor, nn};
+
+use super::layers::{Init, Linear};
+use crate::config::HeadConfig;
+
+/// Linear layers with GELU between, on scores scaled to mean 0 and standard deviation 1 over the training set, so that learning
+/// rates mean the same for every rating scale.
+#[derive(Debug)]
+pub struct RegressionHead {
+    layers: Vec<Linear>,
+    dropout: f64,
+    score_mean: Tensor,
+    score_std: Tensor,
+}
+
+impl RegressionHead {
+    /// From `width` channels through the config's hidden layers to one output.
+    pub fn new(path: &nn::Path, width: i64, config: &HeadConfig) -> Self {
+        let widths: Vec<i64> = std::iter::once(width)
+            .chain(config.hidden.iter().copied())
+            .chain([1])
+            .collect();
+        let layers = path / "layers";
+        Self {
+            layers: widths
+                .windows(2)
+                .enumerate()
+                .map(|(i, pair)| {
+                    let init = Init::pytorch_default(pair[0]);
+                    Linear::new(&layers / i, pair[0], pair[1], true, init)
+                })
+                .collect(),
+            dropout: config.dropout,
+            score_mean: path.zeros_no_train("score_mean", &[]),
+            score_std: path.ones_no_train("score_std", &[]),
+        }
+    }
+
+    /// (b, width) to (b), on the scaled scores.
+    pub fn forward(&self, fused: &Tensor, train: bool) -> Tensor {
+        let mut x = fused.shallow_clone();
+        for (i, layer) in self.layers.iter().enumerate() {
+            if i > 0 {
+                x = x.gelu("none");
+            }
+            x = layer.forward(&x.dropout(self.dropout, train));
+        }
+        x.squeeze_dim(-1)
+    }
+
+    /// Sets the scale of the scores from the training set's.
+    pub fn set_score_scale(&mut self, mean: f64, std: f64) {
+        let _guard = tch::no_grad_guard();
+        let _ = self.score_mean.fill_(mean);
+        let _ = self.score_std.fill_(std);
+    }
+
+    /// Scaled scores back to the data set's own scale.
+    pub fn to_scores(&self, scaled: &Tensor) -> Tensor {
+        scaled.to_kind(Kind::Float) * &self.score_std + &self.score_mean
+    }
+
+    /// The data set's scores to the scale that the head learns.
+    pub fn to_scaled(&self, scores: &Tensor) -> Tensor {
+        (scores - &self.score_mean) / &self.score_std
+    }
+}

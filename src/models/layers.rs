@@ -1,0 +1,161 @@
+//! Parts that both backbones, the fusion and the head are made of. Fields carry the published checkpoints' names.
+
+use tch::{Kind, Tensor, nn};
+
+/// How a weight starts.
+#[derive(Debug, Clone, Copy)]
+pub enum Init {
+    /// Normal, cut at an absolute value of 2, as timm's `trunc_normal_`.
+    TruncNormal {
+        /// Standard deviation.
+        std: f64,
+    },
+    /// Uniform on ± bound.
+    Uniform {
+        /// The bound.
+        bound: f64,
+    },
+    /// Every value the same.
+    Constant(f64),
+}
+
+impl Init {
+    /// PyTorch's default for a layer with `fan_in` inputs: Kaiming uniform with a = √5.
+    pub fn pytorch_default(fan_in: i64) -> Self {
+        Init::Uniform {
+            bound: (fan_in as f64).powf(-0.5),
+        }
+    }
+
+    /// A new parameter of this distribution.
+    pub fn parameter(self, path: &nn::Path, name: &str, shape: &[i64]) -> Tensor {
+        let options = (Kind::Float, path.device());
+        let value = match self {
+            Init::TruncNormal { std } => (Tensor::randn(shape, options) * std).clamp(-2.0, 2.0),
+            Init::Uniform { bound } => {
+                Tensor::rand(shape, options) * (2.0 * bound) - bound
+            }
+            Init::Constant(value) => Tensor::full(shape, value, options),
+        };
+        path.var_copy(name, &value)
+    }
+}
+
+/// `x · weightᵀ + bias`, on the last dimension.
+#[derive(Debug)]
+pub struct Linear {
+    weight: Tensor,
+    bias: Option<Tensor>,
+}
+
+impl Linear {
+    /// `inputs` to `outputs`; the bias, if wanted, starts at zero.
+    pub fn new(path: nn::Path, inputs: i64, outputs: i64, bias: bool, init: Init) -> Self {
+        Self {
+            weight: init.parameter(&path, "weight", &[outputs, inputs]),
+            bias: bias.then(|| Init::Constant(0.0).parameter(&path, "bias", &[outputs])),
+        }
+    }
+
+    /// (…, inputs) to (…, outputs).
+    pub fn forward(&self, x: &Tensor) -> Tensor {
+        x.linear(&self.weight, self.bias.as_ref())
+    }
+}
+
+/// Layer normalisation over the last dimension (arXiv 1607.06450).
+#[derive(Debug)]
+pub struct LayerNorm {
+    weight: Tensor,
+    bias: Tensor,
+    eps: f64,
+}
+
+impl LayerNorm {
+    /// Over `dim` channels.
+    pub fn new(path: nn::Path, dim: i64, eps: f64) -> Self {
+        Self {
+            weight: Init::Constant(1.0).parameter(&path, "weight", &[dim]),
+            bias: Init::Constant(0.0).parameter(&path, "bias", &[dim]),
+            eps,
+        }
+    }
+
+    /// Keeps the shape.
+    pub fn forward(&self, x: &Tensor) -> Tensor {
+        let dim = self.weight.size();
+        x.layer_norm(dim, Some(&self.weight), Some(&self.bias), self.eps, false)
+    }
+}
+
+/// Root mean square normalisation over the last dimension (arXiv 1910.07467).
+#[derive(Debug)]
+pub struct RmsNorm {
+    weight: Tensor,
+    eps: f64,
+}
+
+impl RmsNorm {
+    /// Over `dim` channels.
+    pub fn new(path: nn::Path, dim: i64, eps: f64) -> Self {
+        Self {
+            weight: Init::Constant(1.0).parameter(&path, "weight", &[dim]),
+            eps,
+        }
+    }
+
+    /// Keeps the shape.
+    pub fn forward(&self, x: &Tensor) -> Tensor {
+        x.rms_norm(self.weight.size(), Some(&self.weight), self.eps)
+    }
+}
+
+/// Cuts a picture into patches and projects each: a convolution whose stride is its width.
+#[derive(Debug)]
+pub struct PatchEmbed {
+    weight: Tensor,
+    bias: Tensor,
+    patch_size: i64,
+}
+
+impl PatchEmbed {
+    /// Patches of `patch_size`² RGB pixels to `dim` channels; `init` for the weight, and zero for the bias.
+    pub fn new(path: nn::Path, patch_size: i64, dim: i64, init: Init) -> Self {
+        let path = path / "proj";
+        Self {
+            weight: init.parameter(&path, "weight", &[dim, 3, patch_size, patch_size]),
+            bias: Init::Constant(0.0).parameter(&path, "bias", &[dim]),
+            patch_size,
+        }
+    }
+
+    /// (b, 3, h, w) to (b, patches, dim), patches row by row.
+    pub fn forward(&self, x: &Tensor) -> Tensor {
+        // As one matrix product: on the CPU several times as fast as the convolution, above all backwards.
+        let p = self.patch_size;
+        let (b, _, h, w) = x.size4().unwrap_or_default();
+        let (rows, columns) = (h / p, w / p);
+        x.reshape([b, 3, rows, p, columns, p])
+            .permute([0, 2, 4, 1, 3, 5])
+            .reshape([b, rows * columns, 3 * p * p])
+            .linear(&self.weight.flatten(1, -1), Some(&self.bias))
+    }
+}
+
+/// Stochastic depth (arXiv 1603.09382): in training, drops whole samples of a residual branch.
+#[derive(Debug, Clone, Copy)]
+pub struct DropPath(pub f64);
+
+impl DropPath {
+    /// Keeps the shape (b, …). Kept samples are scaled by 1 / (1 − rate), so that the mean stays.
+    pub fn forward(self, x: Tensor, train: bool) -> Tensor {
+        if !train || self.0 <= 0.0 {
+            return x;
+        }
+        let keep = 1.0 - self.0;
+        let mut shape = vec![1; x.dim()];
+        shape[0] = x.size()[0];
+        let mask = Tensor::rand(&shape, (Kind::Float, x.device())).lt(keep);
+        x * mask.to_kind(Kind::Float) * (1.0 / keep)
+    }
+}

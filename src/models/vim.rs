@@ -1,0 +1,231 @@
+//! Vision Mamba (arXiv 2401.09417), bidirectional v2 with the class token in the middle: names, shapes and values are those
+//! of the published checkpoints.
+//!
+//! Tokens stay (b, l, channels) in memory from one end to the other: the convolution and the scan read that layout as
+//! (b, channels, l) views, and the backward direction scans from the last token to the first, so nothing is transposed or
+//! flipped.
+
+use anyhow::Result;
+use tch::{Kind, Tensor, nn};
+
+use super::layers::{DropPath, Init, Linear, PatchEmbed, RmsNorm};
+use super::vit::linear_rates;
+use crate::config::BackboneShape;
+use crate::ops::{self, Path, ScanInputs};
+
+const NORM_EPS: f64 = 1e-5;
+const EXPAND: i64 = 2;
+/// Width of the causal convolution.
+const D_CONV: i64 = 4;
+
+/// One direction of the mixer; the backward one's parameters end in `_b`.
+#[derive(Debug)]
+struct Direction {
+    conv1d_weight: Tensor,
+    conv1d_bias: Tensor,
+    x_proj: Linear,
+    dt_proj_weight: Tensor,
+    dt_proj_bias: Tensor,
+    a_log: Tensor,
+    d: Tensor,
+    reverse: bool,
+}
+
+impl Direction {
+    fn new(path: &nn::Path, inner: i64, dt_rank: i64, d_state: i64, reverse: bool) -> Self {
+        let suffix = if reverse { "_b" } else { "" };
+        let named = |name: &str| path / format!("{name}{suffix}");
+        let (conv1d, dt_proj) = (named("conv1d"), named("dt_proj"));
+        let a_log_name = if reverse { "A_b_log" } else { "A_log" };
+        let options = (Kind::Float, path.device());
+        let a = Tensor::arange_start(1, d_state + 1, options).log();
+        Self {
+            conv1d_weight: Init::pytorch_default(D_CONV).parameter(&conv1d, "weight", &[inner, 1, D_CONV]),
+            conv1d_bias: Init::pytorch_default(D_CONV).parameter(&conv1d, "bias", &[inner]),
+            x_proj: Linear::new(
+                named("x_proj"),
+                inner,
+                dt_rank + 2 * d_state,
+                false,
+                Init::pytorch_default(inner),
+            ),
+            dt_proj_weight: Init::pytorch_default(dt_rank).parameter(&dt_proj, "weight", &[inner, dt_rank]),
+            dt_proj_bias: dt_proj.var_copy("bias", &initial_dt_bias(inner, options)),
+            a_log: path.var_copy(a_log_name, &a.repeat([inner, 1])),
+            d: Init::Constant(1.0).parameter(path, &format!("D{suffix}"), &[inner]),
+            reverse,
+        }
+    }
+
+    /// x and z: (b, l, inner); the gated output (b, l, inner).
+    fn forward(&self, x: &Tensor, z: &Tensor) -> Result<Tensor> {
+        let x = ops::causal_conv1d_silu(
+            &x.transpose(1, 2),
+            &self.conv1d_weight,
+            Some(&self.conv1d_bias),
+            self.reverse,
+            Path::Auto,
+        )?; // (b, inner, l), stored (b, l, inner)
+        let dt_rank = self.dt_proj_weight.size()[1];
+        let d_state = self.a_log.size()[1];
+        let projected = self
+            .x_proj
+            .forward(&x.transpose(1, 2))
+            .split_with_sizes([dt_rank, d_state, d_state], -1);
+        let delta = projected[0].linear(&self.dt_proj_weight, None::<&Tensor>); // (b, l, inner)
+        let y = ops::selective_scan(
+            &ScanInputs {
+                u: &x,
+                delta: &delta.transpose(1, 2),
+                a: &-self.a_log.exp(),
+                b: &projected[1].transpose(1, 2),
+                c: &projected[2].transpose(1, 2),
+                d: Some(&self.d),
+                z: Some(&z.transpose(1, 2)),
+                delta_bias: Some(&self.dt_proj_bias),
+                delta_softplus: true,
+                reverse: self.reverse,
+            },
+            Path::Auto,
+        )?;
+        Ok(y.transpose(1, 2))
+    }
+}
+
+/// The inverse softplus of step sizes drawn log-uniformly from 0.001 to 0.1 (Mamba, arXiv 2312.00752, section 3.6).
+fn initial_dt_bias(inner: i64, options: (Kind, tch::Device)) -> Tensor {
+    let (low, high) = (0.001f64.ln(), 0.1f64.ln());
+    let dt = (Tensor::rand([inner], options) * (high - low) + low)
+        .exp()
+        .clamp_min(1e-4);
+    // softplus⁻¹(dt) = dt + log(1 - exp(-dt))
+    &dt + (-(-&dt).expm1()).log()
+}
+
+#[derive(Debug)]
+struct Mixer {
+    in_proj: Linear,
+    forward: Direction,
+    backward: Direction,
+    out_proj: Linear,
+}
+
+impl Mixer {
+    fn new(path: nn::Path, shape: &BackboneShape) -> Self {
+        let dim = shape.embed_dim;
+        let inner = EXPAND * dim;
+        let dt_rank = dt_rank(dim);
+        let out_bound = (inner as f64).powf(-0.5) / (shape.depth as f64).sqrt();
+        Self {
+            in_proj: Linear::new(&path / "in_proj", dim, 2 * inner, false, Init::pytorch_default(dim)),
+            forward: Direction::new(&path, inner, dt_rank, shape.d_state, false),
+            backward: Direction::new(&path, inner, dt_rank, shape.d_state, true),
+            out_proj: Linear::new(
+                &path / "out_proj",
+                inner,
+                dim,
+                false,
+                Init::Uniform { bound: out_bound },
+            ),
+        }
+    }
+
+    fn forward(&self, hidden: &Tensor) -> Result<Tensor> {
+        let xz = self.in_proj.forward(hidden).chunk(2, -1); // 2 of (b, l, inner)
+        let y = self.forward.forward(&xz[0], &xz[1])? + self.backward.forward(&xz[0], &xz[1])?;
+        Ok(self.out_proj.forward(&(y * 0.5)))
+    }
+}
+
+/// The rank of the step sizes' projection: a sixteenth of the width, rounded up.
+pub(super) fn dt_rank(embed_dim: i64) -> i64 {
+    (embed_dim + 15) / 16
+}
+
+#[derive(Debug)]
+struct Block {
+    norm: RmsNorm,
+    mixer: Mixer,
+    drop_path: DropPath,
+}
+
+/// The backbone without a classifier.
+#[derive(Debug)]
+pub struct VisionMamba {
+    patch_embed: PatchEmbed,
+    cls_token: Tensor,
+    pos_embed: Tensor,
+    layers: Vec<Block>,
+    norm_f: RmsNorm,
+    drop_path: DropPath,
+}
+
+impl VisionMamba {
+    /// New parameters under `path`, initialised as the published code does.
+    pub fn new(path: &nn::Path, shape: &BackboneShape) -> Self {
+        let dim = shape.embed_dim;
+        let token = Init::TruncNormal { std: 0.02 };
+        let fan_in = (3 * shape.patch_size * shape.patch_size) as f64;
+        let layers = path / "layers";
+        // The published code shifts the rates by one: the first block's input is never dropped.
+        let rates = std::iter::once(0.0).chain(linear_rates(shape.drop_path, shape.depth));
+        Self {
+            patch_embed: PatchEmbed::new(
+                path / "patch_embed",
+                shape.patch_size,
+                dim,
+                Init::TruncNormal { std: fan_in.powf(-0.5) }, // LeCun normal
+            ),
+            cls_token: token.parameter(path, "cls_token", &[1, 1, dim]),
+            pos_embed: token.parameter(path, "pos_embed", &[1, 1 + shape.patches(), dim]),
+            layers: rates
+                .take(shape.depth as usize)
+                .enumerate()
+                .map(|(i, rate)| {
+                    let path = &layers / i;
+                    Block {
+                        norm: RmsNorm::new(&path / "norm", dim, NORM_EPS),
+                        mixer: Mixer::new(&path / "mixer", shape),
+                        drop_path: DropPath(rate),
+                    }
+                })
+                .collect(),
+            norm_f: RmsNorm::new(path / "norm_f", dim, NORM_EPS),
+            drop_path: DropPath(shape.drop_path),
+        }
+    }
+
+    /// (b, 3, s, s), normalised, to the tokens (b, 1 + patches, embed_dim) after the last norm; the class token stands at
+    /// index `patches / 2`.
+    ///
+    /// # Errors
+    /// An operator's message, for example where memory runs out.
+    pub fn forward(&self, x: &Tensor, train: bool) -> Result<Tensor> {
+        let patches = self.patch_embed.forward(x);
+        let (b, count, _) = patches.size3()?;
+        let middle = class_index(count);
+        let cls_token = self.cls_token.expand([b, -1, -1], false);
+        let tokens = [
+            patches.narrow(1, 0, middle),
+            cls_token,
+            patches.narrow(1, middle, count - middle),
+        ];
+        let mut residual = Tensor::cat(&tokens, 1) + &self.pos_embed;
+        let mut hidden: Option<Tensor> = None;
+        for block in &self.layers {
+            if let Some(hidden) = hidden {
+                residual = residual + block.drop_path.forward(hidden, train);
+            }
+            hidden = Some(block.mixer.forward(&block.norm.forward(&residual))?);
+        }
+        if let Some(hidden) = hidden {
+            residual = residual + self.drop_path.forward(hidden, train);
+        }
+        Ok(self.norm_f.forward(&residual))
+    }
+}
+
+/// Where the class token stands among `patches` patch tokens.
+pub(super) fn class_index(patches: i64) -> i64 {
+    patches / 2
+}

@@ -1,0 +1,145 @@
+//! Vision Transformer (arXiv 2010.11929), as timm's `vit_*` and `deit_*`: names, shapes and values are theirs.
+
+use tch::{Tensor, nn};
+
+use super::layers::{DropPath, Init, LayerNorm, Linear, PatchEmbed};
+use crate::config::BackboneShape;
+
+const NORM_EPS: f64 = 1e-6;
+const MLP_RATIO: i64 = 4;
+const WEIGHT: Init = Init::TruncNormal { std: 0.02 };
+
+#[derive(Debug)]
+struct Attention {
+    qkv: Linear,
+    proj: Linear,
+    num_heads: i64,
+}
+
+impl Attention {
+    fn new(path: nn::Path, dim: i64, num_heads: i64) -> Self {
+        Self {
+            qkv: Linear::new(&path / "qkv", dim, 3 * dim, true, WEIGHT),
+            proj: Linear::new(&path / "proj", dim, dim, true, WEIGHT),
+            num_heads,
+        }
+    }
+
+    fn forward(&self, x: &Tensor) -> Tensor {
+        let (b, l, d) = x.size3().unwrap_or_default();
+        let heads = self.num_heads;
+        let qkv = self.qkv.forward(x).view([b, l, 3, heads, d / heads]);
+        let qkv = qkv.permute([2, 0, 3, 1, 4]).unbind(0); // 3 of (b, heads, l, d / heads)
+        let out = Tensor::scaled_dot_product_attention(
+            &qkv[0],
+            &qkv[1],
+            &qkv[2],
+            None::<&Tensor>,
+            0.0,
+            false,
+            None,
+            false,
+        );
+        self.proj.forward(&out.transpose(1, 2).reshape([b, l, d]))
+    }
+}
+
+#[derive(Debug)]
+struct Mlp {
+    fc1: Linear,
+    fc2: Linear,
+}
+
+impl Mlp {
+    fn new(path: nn::Path, dim: i64) -> Self {
+        Self {
+            fc1: Linear::new(&path / "fc1", dim, MLP_RATIO * dim, true, WEIGHT),
+            fc2: Linear::new(&path / "fc2", MLP_RATIO * dim, dim, true, WEIGHT),
+        }
+    }
+
+    fn forward(&self, x: &Tensor) -> Tensor {
+        self.fc2.forward(&self.fc1.forward(x).gelu("none"))
+    }
+}
+
+#[derive(Debug)]
+struct Block {
+    norm1: LayerNorm,
+    attn: Attention,
+    norm2: LayerNorm,
+    mlp: Mlp,
+    drop_path: DropPath,
+}
+
+impl Block {
+    fn new(path: nn::Path, shape: &BackboneShape, drop_path: f64) -> Self {
+        let dim = shape.embed_dim;
+        Self {
+            norm1: LayerNorm::new(&path / "norm1", dim, NORM_EPS),
+            attn: Attention::new(&path / "attn", dim, shape.num_heads),
+            norm2: LayerNorm::new(&path / "norm2", dim, NORM_EPS),
+            mlp: Mlp::new(&path / "mlp", dim),
+            drop_path: DropPath(drop_path),
+        }
+    }
+
+    fn forward(&self, x: &Tensor, train: bool) -> Tensor {
+        let x = x + self.drop_path.forward(self.attn.forward(&self.norm1.forward(x)), train);
+        &x + self.drop_path.forward(self.mlp.forward(&self.norm2.forward(&x)), train)
+    }
+}
+
+/// The backbone without a classifier.
+#[derive(Debug)]
+pub struct VisionTransformer {
+    patch_embed: PatchEmbed,
+    cls_token: Tensor,
+    pos_embed: Tensor,
+    blocks: Vec<Block>,
+    norm: LayerNorm,
+}
+
+impl VisionTransformer {
+    /// New parameters under `path`, initialised as timm does.
+    pub fn new(path: &nn::Path, shape: &BackboneShape) -> Self {
+        let dim = shape.embed_dim;
+        let rates = linear_rates(shape.drop_path, shape.depth);
+        let fan_in = 3 * shape.patch_size * shape.patch_size;
+        let blocks = path / "blocks";
+        Self {
+            patch_embed: PatchEmbed::new(
+                path / "patch_embed",
+                shape.patch_size,
+                dim,
+                Init::pytorch_default(fan_in),
+            ),
+            cls_token: Init::TruncNormal { std: 1e-6 }.parameter(path, "cls_token", &[1, 1, dim]),
+            pos_embed: WEIGHT.parameter(path, "pos_embed", &[1, 1 + shape.patches(), dim]),
+            blocks: rates
+                .iter()
+                .enumerate()
+                .map(|(i, &rate)| Block::new(&blocks / i, shape, rate))
+                .collect(),
+            norm: LayerNorm::new(path / "norm", dim, NORM_EPS),
+        }
+    }
+
+    /// (b, 3, s, s), normalised, to the tokens (b, 1 + patches, embed_dim) after the last norm; the class token is the first.
+    pub fn forward(&self, x: &Tensor, train: bool) -> Tensor {
+        let patches = self.patch_embed.forward(x);
+        let b = patches.size()[0];
+        let cls_token = self.cls_token.expand([b, -1, -1], false);
+        let mut x = Tensor::cat(&[cls_token, patches], 1) + &self.pos_embed;
+        for block in &self.blocks {
+            x = block.forward(&x, train);
+        }
+        self.norm.forward(&x)
+    }
+}
+
+/// Rates that grow linearly from 0 in the first block to `last` in the last one.
+pub(super) fn linear_rates(last: f64, depth: i64) -> Vec<f64> {
+    let steps = (depth - 1).max(1) as f64;
+    (0..depth).map(|i| last * i as f64 / steps).collect()
+}

@@ -1,0 +1,3 @@
+//! What a run shows to people and to other tools.
+
+pub mod tensorboard;

@@ -1,0 +1,70 @@
+//! The backbones against timm's ViT and the published Vim: features, and the gradient of every parameter and of the input.
+
+use tch::{Device, Kind, Tensor};
+use vm_beautynet::config::Config;
+use vm_beautynet::models::{BeautyNet, Images};
+
+use crate::files::{Reference, assert_close, matching};
+
+/// One branch alone, in the sizes that the reference file's metadata names, with its weights.
+fn network(case: &Reference, branch: &str, preset: &str, sizes: &[&str]) -> BeautyNet {
+    let mut overrides = vec![
+        format!("model.fusion.strategy={branch}_only"),
+        format!("model.{branch}.name={preset}"),
+    ];
+    for key in sizes {
+        if let Some(value) = case.meta(key) {
+            overrides.push(format!("model.{branch}.{key}={value}"));
+        }
+    }
+    let config = Config::from_yaml("", "reference", &overrides).unwrap();
+    let net = BeautyNet::new(&config, Device::Cpu).unwrap();
+    let _guard = tch::no_grad_guard();
+    let weights = case.with_prefix("model.");
+    let prefix = format!("{branch}.");
+    let ours: Vec<_> = net
+        .parameters()
+        .into_iter()
+        .filter_map(|(name, tensor)| Some((name.strip_prefix(&prefix)?.to_string(), tensor)))
+        .collect();
+    let names = |list: &[(String, Tensor)]| list.iter().map(|(n, _)| n.clone()).collect::<Vec<_>>();
+    assert_eq!(names(&ours), names(&weights), "{}", case.path.display());
+    for ((_, target), (_, value)) in ours.iter().zip(&weights) {
+        target.shallow_clone().copy_(value);
+    }
+    net
+}
+
+fn check(case: &Reference, branch: &str, net: &BeautyNet) {
+    let input = case.tensor("input").copy().set_requires_grad(true);
+    let output = net.forward(Images::Normalised(&input), false).unwrap();
+    let features = output.vit.or(output.mamba).unwrap();
+    let name = case.path.display();
+    assert_close(&format!("{name}: features"), &features, &case.tensor("features"), 1e-4);
+    (features * case.tensor("dfeatures")).sum(Kind::Float).backward();
+    assert_close(&format!("{name}: dinput"), &input.grad(), &case.tensor("dinput"), 1e-4);
+    let expected = case.with_prefix("grad.");
+    assert!(!expected.is_empty(), "{name}: no gradients");
+    let parameters = net.parameters();
+    for (parameter, gradient) in expected {
+        let full = format!("{branch}.{parameter}");
+        let (_, ours) = parameters.iter().find(|(n, _)| *n == full).unwrap();
+        assert_close(&format!("{name}: grad of {parameter}"), &ours.grad(), &gradient, 1e-4);
+    }
+}
+
+#[test]
+fn vit_features_and_gradients_are_timms() {
+    for case in matching("vit_", "_case") {
+        let sizes = ["image_size", "patch_size", "embed_dim", "depth", "num_heads"];
+        check(&case, "vit", &network(&case, "vit", "vit_tiny_patch16_224", &sizes));
+    }
+}
+
+#[test]
+fn vim_features_and_gradients_are_the_published_codes() {
+    for case in matching("vim_", "_case") {
+        let sizes = ["image_size", "patch_size", "embed_dim", "depth", "d_state"];
+        check(&case, "mamba", &network(&case, "mamba", "vim_tiny_patch16_224", &sizes));
+    }
+}
