@@ -2,6 +2,7 @@
 
 #include <ATen/ATen.h>
 #include <ATen/core/dispatch/Dispatcher.h>
+#include <torch/version.h>
 
 #include <cstring>
 #include <new>
@@ -107,6 +108,7 @@ char* vmb_clip_grad_norm(void* const* grads, int64_t count, double max_norm, dou
   });
 }
 
+const char* vmb_libtorch_version(void) { return TORCH_VERSION; }
 const char* vmb_best_path(void) { return vmb::best_path().data(); }
 int vmb_path_available(const char* path) { return vmb::path_available(path); }
 void vmb_free_message(char* message) { std::free(message); }

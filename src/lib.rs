@@ -1,7 +1,16 @@
-//! lib
+//! Train VM-BeautyNet (arXiv 2510.16220): a Vision Transformer and a bidirectional Vision Mamba look at the same face, a fusion
+//! weighs their features, and a regression head predicts the mean rating.
+//!
+//! Each module imports only modules listed above it:
+//! [`files`] (whole-or-nothing writes), [`config`] (YAML to typed config), [`data`] (data set to batches), [`ops`] (the
+//! selective scan), [`models`] (the network), [`eval`] (metrics and predictions), [`train`] (the loop), [`report`] (TensorBoard).
+
+pub mod cli;
 pub mod config;
+pub mod data;
 pub mod eval;
 pub mod files;
 pub mod models;
 pub mod ops;
 pub mod report;
+pub mod train;

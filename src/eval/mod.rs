@@ -1,4 +1,7 @@
-//! How good predictions are, and the file they are kept in.
+//! Judging a model: predictions over a split, the figures they are judged by, and what has to be beaten.
 
+pub mod baselines;
+pub mod evaluate;
 pub mod metrics;
 pub mod predictions;
+pub mod run;

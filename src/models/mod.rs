@@ -1,9 +1,11 @@
 //! The network: two backbones, a fusion and a head, with parameters under the names of the published checkpoints.
 
 pub mod beauty_net;
+pub mod device;
 pub mod fusion;
 pub mod head;
 pub mod layers;
+pub mod summary;
 pub mod vim;
 pub mod vit;
 pub mod weights;

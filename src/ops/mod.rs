@@ -3,6 +3,7 @@
 mod ffi;
 mod optimizer;
 mod scan;
+pub mod self_test;
 
 pub use optimizer::{AdamWStep, adamw_step, clip_grad_norm};
 pub use scan::{Path, ScanInputs, causal_conv1d_silu, selective_scan, selective_scan_eager};
@@ -11,3 +12,11 @@ pub use scan::{Path, ScanInputs, causal_conv1d_silu, selective_scan, selective_s
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct OpError(pub String);
+
+/// The version of the libtorch that the program was built against.
+pub fn libtorch_version() -> String {
+    // SAFETY: the function returns a static NUL-terminated string.
+    unsafe { std::ffi::CStr::from_ptr(ffi::vmb_libtorch_version()) }
+        .to_string_lossy()
+        .into_owned()
+}

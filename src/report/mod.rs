@@ -1,3 +1,4 @@
 //! What a run shows to people and to other tools.
 
 pub mod tensorboard;
+pub mod training_log;

@@ -1,0 +1,39 @@
+# `make demo` and `make test` set up everything that they need; `make help` lists the rest.
+CONFIG ?= configs/quickstart.yaml
+
+.PHONY: help setup cuda build demo test lint clean
+
+help:
+	@echo "make demo    train VM-BeautyNet on drawn faces and print PC, MAE and RMSE (CONFIG=FILE for another experiment)"
+	@echo "make test    run the tests"
+	@echo "make build   build target/release/vmbeauty"
+	@echo "make lint    check formatting, and clippy with warnings denied"
+	@echo "make setup   only fetch libtorch for the CPU; then plain cargo build and cargo test work"
+	@echo "make cuda    fetch libtorch with CUDA and nvcc instead, and build with it"
+	@echo "make clean   remove build outputs (libtorch stays in its cache)"
+
+setup:
+	@command -v python3 >/dev/null || { echo "set-up: python3 is missing: install Python 3 with pip (Debian/Ubuntu: apt install python3 python3-pip)" >&2; exit 1; }
+	@python3 scripts/setup.py
+
+cuda:
+	@command -v python3 >/dev/null || { echo "set-up: python3 is missing: install Python 3 with pip (Debian/Ubuntu: apt install python3 python3-pip)" >&2; exit 1; }
+	@python3 scripts/setup.py --cuda
+	cargo build --release
+
+build: setup
+	cargo build --release
+
+demo: build
+	cargo run --quiet --release -- train $(CONFIG)
+
+test: setup
+	python3 -B -m unittest discover -s tests -p "test_*.py"
+	cargo test --release
+
+lint: setup
+	cargo fmt --check
+	cargo clippy --release --all-targets -- -D warnings
+
+clean:
+	cargo clean

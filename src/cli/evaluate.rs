@@ -1,0 +1,89 @@
+//! `vmbeauty evaluate`.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+use clap::ValueEnum;
+use serde_json::json;
+
+use super::output::{figure, print, print_json, table};
+use crate::data::{self, Pictures, Split};
+use crate::eval::evaluate::{Walk, predict};
+use crate::eval::run::Run;
+
+/// Measure a trained model on a split of its data set
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// A run directory, or a weights file in one
+    run: PathBuf,
+    /// Which pictures
+    #[arg(long, value_enum, default_value_t = SplitArg::Test)]
+    split: SplitArg,
+    /// Where the data set is now, if not where the run found it
+    #[arg(long, value_name = "DIR")]
+    data_root: Option<PathBuf>,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum SplitArg {
+    Train,
+    Val,
+    Test,
+}
+
+impl From<SplitArg> for Split {
+    fn from(split: SplitArg) -> Self {
+        match split {
+            SplitArg::Train => Split::Train,
+            SplitArg::Val => Split::Val,
+            SplitArg::Test => Split::Test,
+        }
+    }
+}
+
+/// Runs the subcommand.
+pub fn run(args: &Args) -> Result<ExitCode> {
+    let overrides = match &args.data_root {
+        Some(root) => vec![format!("data.root={}", serde_json::to_string(root).context("--data-root is not Unicode")?)],
+        None => Vec::new(),
+    };
+    let run = Run::open(&args.run, &overrides)?;
+    let split = Split::from(args.split);
+    let (samples, skipped) = data::load_split(&run.config.data, run.config.seed, split)?;
+    let pictures = Arc::new(Pictures::new(samples, &run.config.data)?);
+    let walk = Walk {
+        batch_size: run.config.train.batch_size,
+        workers: run.config.data.workers,
+    };
+    let metrics = predict(&run.net, &pictures, walk, &mut |_| {})?.metrics()?;
+    if !skipped.is_empty() {
+        eprintln!("{} rows of the split were left out: `vmbeauty data check` lists them", skipped.len());
+    }
+    if args.json {
+        print_json(&json!({
+            "run": args.run, "weights": run.weights, "split": split.name(), "skipped": skipped.len(),
+            "pc": finite(metrics.pc), "mae": finite(metrics.mae), "rmse": finite(metrics.rmse), "srcc": finite(metrics.srcc), "n": metrics.n,
+        }))?;
+    } else {
+        let row = vec![
+            split.name().to_string(),
+            metrics.n.to_string(),
+            figure(metrics.pc),
+            figure(metrics.mae),
+            figure(metrics.rmse),
+            figure(metrics.srcc),
+        ];
+        print(&table(&["split", "n", "PC", "MAE", "RMSE", "SRCC"], &[row]))?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// An undefined figure is `null`.
+fn finite(value: f64) -> Option<f64> {
+    value.is_finite().then_some(value)
+}

@@ -1,0 +1,113 @@
+//! `vmbeauty features`.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+use tch::Tensor;
+
+use super::predict::open_pictures;
+use crate::config::Config;
+use crate::data::{Loader, LoaderOptions, Pass};
+use crate::eval::evaluate::pixels;
+use crate::eval::run::Run;
+use crate::models::weights::{self, WeightsFile};
+use crate::models::{BeautyNet, Images, Output, device};
+
+/// Pictures of an input tensor that go through the model at once.
+const BATCH: i64 = 32;
+
+/// Write the branches' feature vectors of pictures
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// A config (with pretrained or random weights), a run directory, or a weights file in one
+    #[arg(value_name = "CONFIG_OR_RUN")]
+    model: PathBuf,
+    /// Pictures, or folders of pictures
+    #[arg(required_unless_present = "input_tensor", value_name = "IMAGE")]
+    images: Vec<PathBuf>,
+    /// Instead of pictures: a safetensors file with `input` (batch, 3, height, width), normalised already
+    #[arg(long, conflicts_with = "images", value_name = "FILE")]
+    input_tensor: Option<PathBuf>,
+    /// The safetensors file to write: vit (batch, d_vit), mamba (batch, d_mamba), fused and score (batch)
+    #[arg(long, short, value_name = "FILE")]
+    output: PathBuf,
+    /// Change a key of the config; may be repeated
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    set: Vec<String>,
+}
+
+/// Runs the subcommand.
+pub fn run(args: &Args) -> Result<ExitCode> {
+    let (config, net) = open_model(&args.model, &args.set)?;
+    let mut batches = Vec::new();
+    let mut metadata = HashMap::new();
+    let mut code = 0;
+    let _guard = tch::no_grad_guard();
+    if let Some(path) = &args.input_tensor {
+        let input = read_input(path)?;
+        let count = input.size().first().copied().unwrap_or(0);
+        for start in (0..count).step_by(BATCH as usize) {
+            let part = input.narrow(0, start, BATCH.min(count - start)).to_device(net.device());
+            batches.push(net.forward(Images::Normalised(&part), false)?);
+        }
+    } else {
+        let (pictures, unread) = open_pictures(&args.images, &config.data)?;
+        code = u8::from(unread > 0);
+        let names: Vec<&str> = pictures.samples().iter().map(|sample| sample.id.as_str()).collect();
+        metadata.insert("images".to_string(), serde_json::to_string(&names)?);
+        let options = LoaderOptions::new(Pass::Evaluate, config.train.batch_size, config.data.workers);
+        for batch in Loader::new(Arc::new(pictures), options)? {
+            batches.push(net.forward(Images::Pixels(&pixels(&batch?, &net)?), false)?);
+        }
+    }
+    weights::save(&args.output, &columns(&batches), metadata)?;
+    eprintln!("wrote {}", args.output.display());
+    Ok(ExitCode::from(code))
+}
+
+/// A run with its weights, or a config with those that it names.
+fn open_model(path: &Path, overrides: &[String]) -> Result<(Config, BeautyNet)> {
+    let is_config = path.extension().is_some_and(|e| e == "yaml" || e == "yml");
+    if !is_config {
+        let run = Run::open(path, overrides)?;
+        return Ok((run.config, run.net));
+    }
+    let config = Config::load(path, overrides)?;
+    config.model.check_weights()?;
+    tch::manual_seed(config.seed as i64);
+    let net = BeautyNet::new(&config, device::select(config.device)?)?;
+    Ok((config, net))
+}
+
+fn read_input(path: &Path) -> Result<Tensor> {
+    let mut file = WeightsFile::open(path)?;
+    file.tensor("input").with_context(|| {
+        let names: Vec<String> = file.shapes().into_keys().take(20).collect();
+        format!(
+            "{} must hold a tensor `input` of shape (batch, 3, height, width); it holds {}",
+            path.display(),
+            names.join(", ")
+        )
+    })
+}
+
+/// The outputs of all batches joined, by name; a branch that the model lacks is left out.
+fn columns(batches: &[Output]) -> Vec<(String, Tensor)> {
+    let joined = |get: &dyn Fn(&Output) -> Option<Tensor>| {
+        let parts: Option<Vec<Tensor>> = batches.iter().map(get).collect();
+        parts.filter(|parts| !parts.is_empty()).map(|parts| Tensor::cat(&parts, 0))
+    };
+    let copy = |tensor: &Tensor| tensor.shallow_clone();
+    [
+        ("vit", joined(&|output| output.vit.as_ref().map(copy))),
+        ("mamba", joined(&|output| output.mamba.as_ref().map(copy))),
+        ("fused", joined(&|output| Some(copy(&output.fused)))),
+        ("score", joined(&|output| Some(copy(&output.score)))),
+    ]
+    .into_iter()
+    .filter_map(|(name, tensor)| Some((name.to_string(), tensor?)))
+    .collect()
+}

@@ -1,0 +1,91 @@
+//! The command line: one file per subcommand, each of which parses, calls the library and prints.
+
+mod complete;
+mod data;
+mod doctor;
+mod evaluate;
+mod features;
+mod output;
+mod predict;
+mod progress;
+mod summary;
+mod train;
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+use crate::config::ConfigError;
+
+/// Train VM-BeautyNet: a Vision Transformer and a Vision Mamba that predict how people rate the attractiveness of a face.
+///
+/// Ratings are opinions of raters. This program must not be used to judge or identify anyone.
+#[derive(Debug, Parser)]
+#[command(name = "vmbeauty", version, arg_required_else_help = true)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Train(train::Args),
+    Evaluate(evaluate::Args),
+    Predict(predict::Args),
+    Features(features::Args),
+    Summary(summary::Args),
+    /// Look at a data set
+    #[command(subcommand)]
+    Data(data::Command),
+    Doctor(doctor::Args),
+    Completions(complete::Args),
+}
+
+/// Runs the program on the process's arguments. Exit codes: 0 done, 1 failed, 2 wrong usage or config.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    // libtorch's failures in infallible calls (memory running out, above all) panic: they become an error like any other.
+    std::panic::set_hook(Box::new(|_| {}));
+    let result = catch_unwind(AssertUnwindSafe(|| run(cli)));
+    match result {
+        Ok(Ok(code)) => code,
+        Ok(Err(error)) => {
+            eprintln!("error: {error:#}");
+            ExitCode::from(if is_config_error(&error) { 2 } else { 1 })
+        }
+        Err(panic) => {
+            eprintln!("error: {}", panic_message(&*panic));
+            ExitCode::from(1)
+        }
+    }
+}
+
+fn run(cli: Cli) -> Result<ExitCode> {
+    match cli.command {
+        Command::Train(args) => train::run(&args),
+        Command::Evaluate(args) => evaluate::run(&args),
+        Command::Predict(args) => predict::run(&args),
+        Command::Features(args) => features::run(&args),
+        Command::Summary(args) => summary::run(&args),
+        Command::Data(command) => data::run(&command),
+        Command::Doctor(args) => doctor::run(&args),
+        Command::Completions(args) => complete::run(&args),
+    }
+}
+
+fn is_config_error(error: &anyhow::Error) -> bool {
+    error.chain().any(|cause| cause.is::<ConfigError>())
+}
+
+/// The first line of what panicked; libtorch's messages go on with stack frames.
+fn panic_message(panic: &(dyn std::any::Any + Send)) -> String {
+    let text = panic
+        .downcast_ref::<String>()
+        .map(String::as_str)
+        .or_else(|| panic.downcast_ref::<&str>().copied())
+        .unwrap_or("unknown");
+    let line = text.split("\\n").next().unwrap_or(text).lines().next().unwrap_or(text);
+    format!("internal: {line}")
+}

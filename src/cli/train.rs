@@ -1,0 +1,89 @@
+//! `vmbeauty train`.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Result;
+
+use super::output::{figure, print, table};
+use super::progress::Progress;
+use crate::config::Config;
+use crate::eval::metrics::Metrics;
+use crate::report::tensorboard::TensorBoard;
+use crate::report::training_log::TrainingLog;
+use crate::train::{Observer, Outcome, RunDir, train};
+
+/// Train a model as a config says
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// The experiment, a YAML file
+    config: PathBuf,
+    /// Change a key of the config, for example train.epochs=5; may be repeated
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    set: Vec<String>,
+    /// The run directory [default: runs/NAME, or the first of runs/NAME-2, … that is free]
+    #[arg(long, short, value_name = "DIR")]
+    output: Option<PathBuf>,
+    /// Go on with the run in the run directory
+    #[arg(long)]
+    resume: bool,
+}
+
+/// Runs the subcommand.
+pub fn run(args: &Args) -> Result<ExitCode> {
+    let config = Config::load(&args.config, &args.set)?;
+    let root = match &args.output {
+        Some(root) => root.clone(),
+        None => RunDir::default_root(&config.name, args.resume),
+    };
+    let run = match args.resume {
+        true => RunDir::resume(&root, &config)?,
+        false => RunDir::create(&root, &config)?,
+    };
+    let mut observers: Vec<Box<dyn Observer>> = vec![Box::new(Progress::new(&root))];
+    if config.train.tensorboard {
+        let board = TensorBoard::create_or_warn(&run.tensorboard());
+        observers.push(Box::new(TrainingLog::new(board)));
+    }
+    let outcome = train(&config, &run, args.resume, &mut observers)?;
+    drop(observers);
+    print(&report(&outcome))?;
+    eprintln!(
+        "run directory: {}  (vmbeauty predict {} IMAGE; tensorboard --logdir {})",
+        root.display(),
+        root.display(),
+        root.display()
+    );
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The model beside what it has to beat, by split.
+fn report(outcome: &Outcome) -> String {
+    let row = |split: &str, model: &str, m: &Metrics| {
+        vec![
+            split.to_string(),
+            model.to_string(),
+            m.n.to_string(),
+            figure(m.pc),
+            figure(m.mae),
+            figure(m.rmse),
+            figure(m.srcc),
+        ]
+    };
+    let mut rows = Vec::new();
+    let baselines = &outcome.baselines;
+    let mut splits = vec![("val", outcome.val, baselines.val)];
+    splits.extend(outcome.test.zip(baselines.test).map(|(test, baselines)| ("test", test, baselines)));
+    for (split, model, baselines) in &splits {
+        rows.push(row(split, "this model", model));
+        rows.push(row(split, "linear model on 16x16 grey pixels", &baselines.linear));
+        rows.push(row(split, "mean of the training scores", &baselines.constant));
+    }
+    let header = ["split", "model", "n", "PC", "MAE", "RMSE", "SRCC"];
+    format!(
+        "{}best of {} epochs by validation PC: {}\n",
+        table(&header, &rows),
+        outcome.epochs,
+        outcome.best_epoch
+    )
+}

@@ -1,0 +1,77 @@
+//! A model's predictions over a whole split.
+
+use std::sync::Arc;
+
+use anyhow::Result;
+use tch::{Kind, Tensor};
+
+use super::predictions::Predictions;
+use crate::data::{HostBatch, Loader, LoaderOptions, Pass, Pictures};
+use crate::models::{BeautyNet, Images};
+
+/// How a split is walked through.
+#[derive(Debug, Clone, Copy)]
+pub struct Walk {
+    /// Pictures per forward pass.
+    pub batch_size: usize,
+    /// Threads that decode ahead; 0 decodes in the calling thread.
+    pub workers: usize,
+}
+
+/// A host batch as a uint8 tensor (b, 3, s, s) on the model's device.
+///
+/// # Errors
+/// libtorch's message where memory runs out.
+pub fn pixels(batch: &HostBatch, net: &BeautyNet) -> Result<Tensor> {
+    let (len, size) = (batch.len as i64, batch.size as i64);
+    let pixels = Tensor::f_from_data_size(&batch.pixels, &[len, 3, size, size], Kind::Uint8)?;
+    Ok(pixels.f_to_device(net.device())?)
+}
+
+/// Predicts every picture, in order. `progress` hears how many pictures each batch had. Where the model has two branches,
+/// their shares stand in the columns `weight_vit` and `weight_mamba`.
+///
+/// # Errors
+/// A picture that cannot be read, by name, or pictures of a size that the model does not take.
+pub fn predict(
+    net: &BeautyNet,
+    pictures: &Arc<Pictures>,
+    walk: Walk,
+    progress: &mut dyn FnMut(usize),
+) -> Result<Predictions> {
+    let options = LoaderOptions::new(Pass::Evaluate, walk.batch_size, walk.workers);
+    let samples = pictures.samples();
+    let mut predictions = Predictions {
+        images: samples.iter().map(|sample| sample.id.clone()).collect(),
+        targets: samples.iter().map(|sample| sample.score.into()).collect(),
+        ..Predictions::default()
+    };
+    let mut shares: [Vec<f64>; 2] = Default::default();
+    let _guard = tch::no_grad_guard();
+    for batch in Loader::new(Arc::clone(pictures), options)? {
+        let batch = batch?;
+        let output = net.forward(Images::Pixels(&pixels(&batch, net)?), false)?;
+        predictions.predictions.extend(values(&output.score)?);
+        if let Some(weights) = &output.weights {
+            for (branch, column) in shares.iter_mut().enumerate() {
+                column.extend(values(&weights.select(1, branch as i64))?);
+            }
+        }
+        progress(batch.len);
+    }
+    let columns = ["weight_vit", "weight_mamba"].map(str::to_string);
+    predictions.extra = columns
+        .into_iter()
+        .zip(shares)
+        .filter(|(_, values)| !values.is_empty())
+        .collect();
+    Ok(predictions)
+}
+
+/// A one-dimensional tensor's values.
+///
+/// # Errors
+/// The tensor has another number of dimensions.
+pub fn values(tensor: &Tensor) -> Result<Vec<f64>> {
+    Ok(Vec::<f64>::try_from(&tensor.to_kind(Kind::Double))?)
+}

@@ -1,0 +1,64 @@
+//! A finished or running training run, opened for use.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, ensure};
+use tch::Device;
+
+use crate::config::Config;
+use crate::models::{BeautyNet, device, weights};
+
+/// The resolved config's name in a run directory.
+pub const CONFIG_FILE: &str = "config.yaml";
+/// The weights with the best validation figure.
+pub const BEST_FILE: &str = "best.safetensors";
+
+/// A run's config and its model with trained weights.
+#[derive(Debug)]
+pub struct Run {
+    /// As resolved when the run began.
+    pub config: Config,
+    /// With the run's weights.
+    pub net: BeautyNet,
+    /// The weights file that was read.
+    pub weights: PathBuf,
+}
+
+impl Run {
+    /// Opens a run directory (its best weights) or one weights file in it. `overrides` change the config, as `--set` does.
+    ///
+    /// # Errors
+    /// The path is neither, or the config or the weights cannot be read.
+    pub fn open(path: &Path, overrides: &[String]) -> Result<Self> {
+        let (folder, weights_file) = locate(path)?;
+        let config = Config::load(&folder.join(CONFIG_FILE), overrides)
+            .with_context(|| format!("{} is not a run directory of vmbeauty", folder.display()))?;
+        let device: Device = device::select(config.device)?;
+        let net = BeautyNet::without_pretrained(&config, device)?;
+        weights::load(&net.parameters(), &weights_file)?;
+        Ok(Self {
+            config,
+            net,
+            weights: weights_file,
+        })
+    }
+}
+
+fn locate(path: &Path) -> Result<(PathBuf, PathBuf)> {
+    ensure!(
+        path.exists(),
+        "{} does not exist: name a run directory, or a weights file in one",
+        path.display()
+    );
+    if path.is_dir() {
+        let best = path.join(BEST_FILE);
+        ensure!(
+            best.exists(),
+            "{} has no {BEST_FILE}: the run has not finished its first epoch, or this is no run directory",
+            path.display()
+        );
+        return Ok((path.to_path_buf(), best));
+    }
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+    Ok((folder.unwrap_or(Path::new(".")).to_path_buf(), path.to_path_buf()))
+}

@@ -1,0 +1,26 @@
+//! From the config's device to a device that works.
+
+use anyhow::{Result, ensure};
+use tch::{Cuda, Device};
+
+use crate::config;
+
+/// The device that the config names; `auto` is the first GPU, or the CPU where libtorch sees none.
+///
+/// # Errors
+/// A GPU that is not there.
+pub fn select(device: config::Device) -> Result<Device> {
+    Ok(match device {
+        config::Device::Cpu => Device::Cpu,
+        config::Device::Auto if Cuda::is_available() => Device::Cuda(0),
+        config::Device::Auto => Device::Cpu,
+        config::Device::Cuda(index) => {
+            let count = if Cuda::is_available() { Cuda::device_count() } else { 0 };
+            ensure!(
+                (index as i64) < count,
+                "device: cuda:{index} is not there, libtorch sees {count} GPUs: set device to auto or cpu, or build with `make cuda`"
+            );
+            Device::Cuda(index)
+        }
+    })
+}

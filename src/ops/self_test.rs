@@ -1,0 +1,138 @@
+//! A self-test of the operators: the kernels that this machine runs against libtorch's own operations.
+
+use serde::Serialize;
+use tch::{Device, Kind, Tensor};
+
+use super::{OpError, Path, ScanInputs, causal_conv1d_silu, selective_scan, selective_scan_eager};
+
+/// The largest difference that rounding explains, relative to the largest value.
+pub const TOLERANCE: f64 = 1e-4;
+
+/// How far one operator is from libtorch's own operations.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Check {
+    /// The operator and direction.
+    pub op: &'static str,
+    /// The instruction set, or the device.
+    pub path: String,
+    /// Largest difference of output and gradients, each relative to the largest value.
+    pub error: f64,
+    /// Whether that is rounding.
+    pub passed: bool,
+}
+
+/// Runs both operators, forward and backward, both directions, on every path of the CPU that is available, or on a GPU.
+/// Draws from torch's generator.
+///
+/// # Errors
+/// An operator that does not run at all.
+pub fn self_test(device: Device) -> Result<Vec<Check>, OpError> {
+    let paths: Vec<Path> = match device {
+        Device::Cpu => Path::ALL.into_iter().filter(|path| path.available()).collect(),
+        _ => vec![Path::Auto],
+    };
+    let mut checks = Vec::new();
+    for path in paths {
+        let label = match device {
+            Device::Cpu => path.name().to_string(),
+            _ => format!("{device:?}").to_lowercase(),
+        };
+        for reverse in [false, true] {
+            for (op, error) in [
+                (["selective_scan", "selective_scan, reversed"], scan_error(device, path, reverse)?),
+                (["causal_conv1d_silu", "causal_conv1d_silu, reversed"], conv_error(device, path, reverse)?),
+            ] {
+                checks.push(Check {
+                    op: op[usize::from(reverse)],
+                    path: label.clone(),
+                    error,
+                    passed: error <= TOLERANCE,
+                });
+            }
+        }
+    }
+    Ok(checks)
+}
+
+/// (b, d, l), stored (b, l, d) as the model has it.
+fn sequence(shape: [i64; 3], device: Device) -> Tensor {
+    let [b, d, l] = shape;
+    Tensor::randn([b, l, d], (Kind::Float, device))
+        .transpose(1, 2)
+        .set_requires_grad(true)
+}
+
+/// 70 channels and 50 steps: neither fills the last vector or chunk.
+fn scan_error(device: Device, path: Path, reverse: bool) -> Result<f64, OpError> {
+    let (b, d, l, n) = (2, 70, 50, 16);
+    let vector = || Tensor::randn([d], (Kind::Float, device)).set_requires_grad(true);
+    let leaves = [
+        sequence([b, d, l], device),
+        sequence([b, d, l], device),
+        (-Tensor::rand([d, n], (Kind::Float, device)) * 4.0).set_requires_grad(true),
+        sequence([b, n, l], device),
+        sequence([b, n, l], device),
+        vector(),
+        sequence([b, d, l], device),
+        vector(),
+    ];
+    let inputs = ScanInputs {
+        u: &leaves[0],
+        delta: &leaves[1],
+        a: &leaves[2],
+        b: &leaves[3],
+        c: &leaves[4],
+        d: Some(&leaves[5]),
+        z: Some(&leaves[6]),
+        delta_bias: Some(&leaves[7]),
+        delta_softplus: true,
+        reverse,
+    };
+    let ours = selective_scan(&inputs, path)?;
+    let eager = selective_scan_eager(&inputs)?;
+    Ok(difference(&ours, &eager, &leaves))
+}
+
+fn conv_error(device: Device, path: Path, reverse: bool) -> Result<f64, OpError> {
+    let (b, d, l, width) = (2, 70, 50, 4);
+    let leaves = [
+        sequence([b, d, l], device),
+        Tensor::randn([d, 1, width], (Kind::Float, device)).set_requires_grad(true),
+        Tensor::randn([d], (Kind::Float, device)).set_requires_grad(true),
+    ];
+    let ours = causal_conv1d_silu(&leaves[0], &leaves[1], Some(&leaves[2]), reverse, path)?;
+    let [x, weight, bias] = &leaves;
+    let turned = |t: &Tensor| if reverse { t.flip([2]) } else { t.shallow_clone() };
+    let padded = turned(x).constant_pad_nd([width - 1, 0]);
+    let eager = turned(&padded.conv1d(weight, Some(bias), 1, 0, 1, d).silu());
+    Ok(difference(&ours, &eager, &leaves))
+}
+
+/// The largest difference of the outputs, and of the gradients of every leaf for one random gradient of the output.
+fn difference(ours: &Tensor, expected: &Tensor, leaves: &[Tensor]) -> f64 {
+    let dout = ours.randn_like();
+    let gradients = |out: &Tensor| Tensor::run_backward(&[(out * &dout).sum(Kind::Float)], leaves, false, false);
+    let (ours_grad, expected_grad) = (gradients(ours), gradients(expected));
+    let relative = |a: &Tensor, b: &Tensor| {
+        let scale = b.detach().abs().max().double_value(&[]).max(1e-30);
+        (a.detach() - b.detach()).abs().max().double_value(&[]) / scale
+    };
+    ours_grad
+        .iter()
+        .zip(&expected_grad)
+        .map(|(a, b)| relative(a, b))
+        .fold(relative(ours, expected), |worst, error| if error.is_nan() { f64::INFINITY } else { worst.max(error) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_kernel_of_this_machine_agrees_with_libtorchs_own_operations() {
+        tch::manual_seed(3);
+        let checks = self_test(Device::Cpu).unwrap();
+        assert!(checks.len() >= 4);
+        assert!(checks.iter().all(|check| check.passed), "{checks:#?}");
+    }
+}

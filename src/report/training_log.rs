@@ -1,0 +1,70 @@
+//! A training run in TensorBoard.
+
+use super::tensorboard::TensorBoard;
+use crate::eval::metrics::Metrics;
+use crate::train::{EpochRecord, Observer, Start, StepRecord};
+
+/// Writes the scalars of every step and epoch, and the config as text.
+pub struct TrainingLog {
+    board: TensorBoard,
+    steps: u64,
+}
+
+impl TrainingLog {
+    /// Logs to an event file.
+    pub fn new(board: TensorBoard) -> Self {
+        Self { board, steps: 0 }
+    }
+
+    fn metrics(&mut self, split: &str, metrics: &Metrics) {
+        let values = [("pc", metrics.pc), ("mae", metrics.mae), ("rmse", metrics.rmse), ("srcc", metrics.srcc)];
+        for (name, value) in values.into_iter().filter(|(_, value)| value.is_finite()) {
+            self.board.scalar(&format!("{split}/{name}"), self.steps, value);
+        }
+    }
+}
+
+impl Observer for TrainingLog {
+    fn start(&mut self, start: &Start) {
+        self.steps = (start.epochs_done * start.steps_per_epoch) as u64;
+        if self.steps > 0 {
+            self.board.restart(self.steps + 1);
+        } else if let Ok(yaml) = start.config.to_yaml() {
+            self.board.text("config", 0, &format!("```yaml\n{yaml}```"));
+        }
+        self.board.flush();
+    }
+
+    fn step(&mut self, record: &StepRecord) {
+        self.steps = record.step;
+        for (tag, value) in [
+            ("train/loss", record.loss),
+            ("train/grad_norm", record.grad_norm),
+            ("lr/head", record.lr),
+            ("lr/backbone", record.backbone_lr),
+        ] {
+            self.board.scalar(tag, record.step, value);
+        }
+    }
+
+    fn epoch(&mut self, record: &EpochRecord) {
+        self.steps = record.step;
+        self.metrics("val", &record.val);
+        let board = &mut self.board;
+        board.scalar("train/epoch_loss", record.step, record.train_loss);
+        board.scalar("speed/images_per_second", record.step, record.images_per_second);
+        board.scalar("speed/data_wait", record.step, record.data_wait);
+        if let Some([vit, mamba]) = record.fusion_weights {
+            board.scalar("fusion/weight_vit", record.step, vit);
+            board.scalar("fusion/weight_mamba", record.step, mamba);
+        }
+        board.flush();
+    }
+
+    fn finish(&mut self, figures: &[(&str, Metrics)]) {
+        for (split, metrics) in figures {
+            self.metrics(&format!("best_{split}"), metrics);
+        }
+        self.board.flush();
+    }
+}

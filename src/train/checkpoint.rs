@@ -1,0 +1,80 @@
+//! What resuming needs, in one file: weights, optimizer state and progress can never be of different epochs.
+
+use std::collections::HashMap;
+
+use anyhow::{Context, Result};
+use serde::{Deserialize, Serialize};
+use tch::Tensor;
+
+use super::optimizer::AdamW;
+use super::run_dir::RunDir;
+use crate::models::BeautyNet;
+use crate::models::weights::{self, WeightsFile};
+
+const PROGRESS_KEY: &str = "progress";
+const MODEL: &str = "model.";
+const OPTIMIZER: &str = "optimizer.";
+
+/// How far a run has come.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
+pub struct Progress {
+    /// Epochs done.
+    pub epochs: usize,
+    /// Optimizer steps done.
+    pub steps: u64,
+    /// The best epoch (from 1) and its validation PC.
+    pub best: Option<(usize, f64)>,
+    /// Wall time spent training, in seconds, over all starts.
+    pub seconds: f64,
+}
+
+/// Writes the checkpoint, whole or not at all.
+///
+/// # Errors
+/// Names the file where it cannot be written.
+pub fn save(run: &RunDir, net: &BeautyNet, optimizer: &AdamW, progress: &Progress) -> Result<()> {
+    let prefixed = |prefix: &str, list: Vec<(String, Tensor)>| -> Vec<(String, Tensor)> {
+        list.into_iter().map(|(name, tensor)| (format!("{prefix}{name}"), tensor)).collect()
+    };
+    let mut tensors = prefixed(MODEL, net.parameters());
+    tensors.extend(prefixed(OPTIMIZER, optimizer.state()));
+    let metadata = HashMap::from([(PROGRESS_KEY.to_string(), serde_json::to_string(progress)?)]);
+    weights::save(&run.checkpoint(), &tensors, metadata)
+}
+
+/// Puts a checkpoint back; `None` where the run has none yet.
+///
+/// # Errors
+/// Names the file where it is damaged or of another model.
+pub fn load(run: &RunDir, net: &BeautyNet, optimizer: &mut AdamW) -> Result<Option<Progress>> {
+    let path = run.checkpoint();
+    if !path.exists() {
+        return Ok(None);
+    }
+    let mut file = WeightsFile::open(&path)?;
+    restore(&mut file, net, optimizer)
+        .map(Some)
+        .with_context(|| format!("cannot resume from {}", path.display()))
+}
+
+fn restore(file: &mut WeightsFile, net: &BeautyNet, optimizer: &mut AdamW) -> Result<Progress> {
+    let progress = file
+        .metadata()
+        .get(PROGRESS_KEY)
+        .context("it does not say how far the run had come")
+        .and_then(|text| Ok(serde_json::from_str(text)?))?;
+    {
+        let _guard = tch::no_grad_guard();
+        for (name, mut target) in net.parameters() {
+            let tensor = file.tensor(&format!("{MODEL}{name}"))?;
+            target.f_copy_(&tensor).with_context(|| name)?;
+        }
+    }
+    let mut saved = HashMap::new();
+    for (name, _) in optimizer.state() {
+        let tensor = file.tensor(&format!("{OPTIMIZER}{name}"))?;
+        saved.insert(name, tensor);
+    }
+    optimizer.restore(&saved)?;
+    Ok(progress)
+}

@@ -1,0 +1,13 @@
+//! Training: the loop, and the parts that are named for what they do.
+
+pub mod checkpoint;
+pub mod observer;
+pub mod optimizer;
+pub mod provenance;
+pub mod run_dir;
+pub mod schedule;
+pub mod trainer;
+
+pub use observer::{EpochRecord, Observer, Start, StepRecord};
+pub use run_dir::RunDir;
+pub use trainer::{Outcome, train};

@@ -1,0 +1,83 @@
+//! What a training run tells those who watch it.
+
+use serde::{Deserialize, Serialize};
+
+use crate::config::Config;
+use crate::eval::metrics::Metrics;
+
+/// How a run begins.
+#[derive(Debug, Clone, Copy)]
+pub struct Start<'a> {
+    /// As resolved.
+    pub config: &'a Config,
+    /// Numbers of pictures to train on, to validate and to test with.
+    pub pictures: [usize; 3],
+    /// Rows of the data set that were left out.
+    pub skipped: usize,
+    /// Trained parameters.
+    pub parameters: i64,
+    /// Where the model computes, in words.
+    pub device: &'a str,
+    /// Optimizer steps in an epoch.
+    pub steps_per_epoch: usize,
+    /// Epochs done before, where the run is resumed.
+    pub epochs_done: usize,
+}
+
+/// One optimizer step.
+#[derive(Debug, Clone, Copy)]
+pub struct StepRecord {
+    /// Steps done, this one included.
+    pub step: u64,
+    /// On the scaled scores.
+    pub loss: f64,
+    /// Learning rate of fusion and head.
+    pub lr: f64,
+    /// Learning rate of the backbones.
+    pub backbone_lr: f64,
+    /// 2-norm over all gradients, before clipping.
+    pub grad_norm: f64,
+    /// Pictures in the batch.
+    pub images: usize,
+}
+
+/// One epoch: a line of `metrics.jsonl`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct EpochRecord {
+    /// From 1.
+    pub epoch: usize,
+    /// Optimizer steps done since the start.
+    pub step: u64,
+    /// Mean over the epoch's pictures, on the scaled scores.
+    pub train_loss: f64,
+    /// On the validation pictures, with the weights after this epoch.
+    pub val: Metrics,
+    /// Learning rate of fusion and head at the epoch's last step.
+    pub lr: f64,
+    /// Learning rate of the backbones at the epoch's last step.
+    pub backbone_lr: f64,
+    /// Mean shares of the ViT and the Mamba branch over the validation pictures, where both are there.
+    pub fusion_weights: Option<[f64; 2]>,
+    /// Training pictures per second, validation not counted.
+    pub images_per_second: f64,
+    /// Share of the training time that the step waited for data.
+    pub data_wait: f64,
+    /// Wall time of the epoch with its validation, in seconds.
+    pub seconds: f64,
+    /// Whether it is the best so far.
+    pub best: bool,
+}
+
+/// Watches a run: a progress bar, TensorBoard. Nothing that it does changes the training.
+pub trait Observer {
+    /// The run begins.
+    fn start(&mut self, _start: &Start) {}
+    /// A step is done.
+    fn step(&mut self, _record: &StepRecord) {}
+    /// Pictures of the validation or test split were predicted.
+    fn evaluated(&mut self, _split: &str, _images: usize) {}
+    /// An epoch is done.
+    fn epoch(&mut self, _record: &EpochRecord) {}
+    /// The run is done, with the best weights' figures by split.
+    fn finish(&mut self, _figures: &[(&str, Metrics)]) {}
+}

@@ -1,0 +1,173 @@
+//! The run directory: every file of a run, under the names that other tools rely on.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail, ensure};
+
+use super::observer::EpochRecord;
+use crate::config::Config;
+use crate::eval::run::{BEST_FILE, CONFIG_FILE};
+use crate::files::{remove_leftovers, write_whole};
+
+/// A run's folder. Files appear in it whole or not at all.
+#[derive(Debug, Clone)]
+pub struct RunDir {
+    root: PathBuf,
+}
+
+impl RunDir {
+    /// Makes the folder for a new run and writes its config.
+    ///
+    /// # Errors
+    /// There is a run in it already, or it cannot be written.
+    pub fn create(root: &Path, config: &Config) -> Result<Self> {
+        let run = Self {
+            root: root.to_path_buf(),
+        };
+        ensure!(
+            !run.config().exists(),
+            "{} holds a run already: add --resume to go on with it, or name another folder with --output",
+            root.display()
+        );
+        for folder in [run.root.clone(), run.state_dir()] {
+            fs::create_dir_all(&folder).with_context(|| format!("cannot make the folder {}", folder.display()))?;
+        }
+        let yaml = config.to_yaml()?;
+        write_whole(&run.config(), |file| Ok(file.write_all(yaml.as_bytes())?))?;
+        Ok(run)
+    }
+
+    /// Opens the folder of a run to go on with, which must have the same config.
+    ///
+    /// # Errors
+    /// There is no run in it, or it was started with another config.
+    pub fn resume(root: &Path, config: &Config) -> Result<Self> {
+        let run = Self {
+            root: root.to_path_buf(),
+        };
+        let path = run.config();
+        ensure!(
+            path.exists(),
+            "{} holds no run to resume: leave --resume out to start one",
+            root.display()
+        );
+        let before = Config::load(&path, &[])?;
+        if before != *config {
+            bail!(
+                "{} was started with another config; resume with that one (vmbeauty train {} --output {} --resume), or start anew in another folder",
+                root.display(),
+                path.display(),
+                root.display()
+            );
+        }
+        fs::create_dir_all(run.state_dir()).with_context(|| format!("cannot make the folder {}", run.state_dir().display()))?;
+        for folder in [run.root.clone(), run.state_dir()] {
+            remove_leftovers(&folder)?;
+        }
+        Ok(run)
+    }
+
+    /// `runs/NAME`, or the first of `runs/NAME-2`, `runs/NAME-3`, … that holds no run yet; to resume, the last that does.
+    pub fn default_root(name: &str, resume: bool) -> PathBuf {
+        let numbered = |n: usize| match n {
+            1 => Path::new("runs").join(name),
+            n => Path::new("runs").join(format!("{name}-{n}")),
+        };
+        let holds_run = |n: usize| numbered(n).join(CONFIG_FILE).exists();
+        let mut n = 1;
+        while holds_run(n) && (!resume || holds_run(n + 1)) {
+            n += 1;
+        }
+        numbered(n)
+    }
+
+    /// The folder.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// The config as resolved.
+    pub fn config(&self) -> PathBuf {
+        self.root.join(CONFIG_FILE)
+    }
+
+    /// Weights with the best validation figure.
+    pub fn best(&self) -> PathBuf {
+        self.root.join(BEST_FILE)
+    }
+
+    /// Weights after the last epoch.
+    pub fn last(&self) -> PathBuf {
+        self.root.join("last.safetensors")
+    }
+
+    /// What resuming needs.
+    pub fn checkpoint(&self) -> PathBuf {
+        self.state_dir().join("checkpoint.safetensors")
+    }
+
+    fn state_dir(&self) -> PathBuf {
+        self.root.join("state")
+    }
+
+    /// TensorBoard's event files.
+    pub fn tensorboard(&self) -> PathBuf {
+        self.root.join("tensorboard")
+    }
+
+    /// The figures at the end.
+    pub fn summary(&self) -> PathBuf {
+        self.root.join("summary.json")
+    }
+
+    /// Predictions of one split.
+    pub fn predictions(&self, split: &str) -> PathBuf {
+        self.root.join(format!("predictions_{split}.csv"))
+    }
+
+    fn metrics(&self) -> PathBuf {
+        self.root.join("metrics.jsonl")
+    }
+
+    /// Writes `metrics.jsonl`: a line per epoch.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn write_metrics(&self, records: &[EpochRecord]) -> Result<()> {
+        write_whole(&self.metrics(), |file| {
+            for record in records {
+                serde_json::to_writer(&mut *file, record)?;
+                writeln!(file)?;
+            }
+            Ok(())
+        })
+    }
+
+    /// The first `epochs` lines of `metrics.jsonl`.
+    ///
+    /// # Errors
+    /// The file has fewer, or one that cannot be read.
+    pub fn read_metrics(&self, epochs: usize) -> Result<Vec<EpochRecord>> {
+        if epochs == 0 {
+            return Ok(Vec::new());
+        }
+        let path = self.metrics();
+        let text = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+        let records = text
+            .lines()
+            .take(epochs)
+            .enumerate()
+            .map(|(i, line)| {
+                serde_json::from_str(line).with_context(|| format!("{}:{}: not an epoch's figures", path.display(), i + 1))
+            })
+            .collect::<Result<Vec<_>>>()?;
+        ensure!(
+            records.len() == epochs,
+            "{} has {} epochs, the checkpoint was written after {epochs}",
+            path.display(),
+            records.len()
+        );
+        Ok(records)
+    }
+}

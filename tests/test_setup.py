@@ -1,0 +1,77 @@
+"""The set-up script: what counts as whole, and what is refused. No network."""
+
+import hashlib
+import base64
+import importlib.util
+import json
+import tempfile
+import unittest
+import zipfile
+from pathlib import Path
+
+SCRIPT = Path(__file__).resolve().parent.parent / "scripts/setup.py"
+spec = importlib.util.spec_from_file_location("vmb_setup", SCRIPT)
+setup = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(setup)
+
+
+def record_sum(data):
+    return base64.urlsafe_b64encode(hashlib.sha256(data).digest()).rstrip(b"=").decode()
+
+
+def make_wheel(path, files, damage=None):
+    """A wheel with a RECORD; `damage` names a file whose contents do not match it."""
+    with zipfile.ZipFile(path, "w") as wheel:
+        for name, data in files.items():
+            wheel.writestr(name, b"other" if name == damage else data)
+        rows = [f"{name},sha256={record_sum(data)},{len(data)}" for name, data in files.items()]
+        wheel.writestr("torch-1.dist-info/RECORD", "\n".join(rows + ["torch-1.dist-info/RECORD,,"]))
+
+
+class SetupTest(unittest.TestCase):
+    def setUp(self):
+        folder = tempfile.TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        self.root = Path(folder.name)
+        self.files = {"torch/include/torch/a.h": b"header", "torch/lib/libc10.so": b"library", "torch/nn/b.py": b"python"}
+
+    def test_only_what_is_needed_is_unpacked(self):
+        make_wheel(self.root / "torch.whl", self.files)
+        setup.unpack(self.root / "torch.whl", self.root / "out")
+        found = {str(p.relative_to(self.root / "out")) for p in (self.root / "out").rglob("*") if p.is_file()}
+        self.assertEqual(found, {"include/torch/a.h", "lib/libc10.so"})
+
+    def test_a_file_that_does_not_match_its_checksum_is_refused_by_name(self):
+        make_wheel(self.root / "torch.whl", self.files, damage="torch/lib/libc10.so")
+        with self.assertRaisesRegex(setup.SetupError, "libc10.so does not match"):
+            setup.unpack(self.root / "torch.whl", self.root / "out")
+
+    def test_an_interrupted_set_up_leaves_nothing_under_the_final_name(self):
+        final = self.root / "libtorch"
+        with self.assertRaises(KeyboardInterrupt), setup.building(final) as folder:
+            (folder / "half").write_text("x")
+            raise KeyboardInterrupt
+        self.assertFalse(final.exists())
+        self.assertEqual(list(self.root.iterdir()), [])
+
+    def test_a_folder_is_whole_only_with_every_file_at_its_size(self):
+        final = self.root / "libtorch"
+        with setup.building(final) as folder:
+            (folder / "lib.so").write_text("library")
+        self.assertTrue(setup.is_whole(final))
+        (final / "lib.so").write_text("lib")
+        self.assertFalse(setup.is_whole(final))
+        (final / "lib.so").unlink()
+        self.assertFalse(setup.is_whole(final))
+
+    def test_a_folder_without_a_manifest_is_not_whole(self):
+        (self.root / "libtorch").mkdir()
+        self.assertFalse(setup.is_whole(self.root / "libtorch"))
+        (self.root / "libtorch/complete.json").write_text("[")
+        self.assertFalse(setup.is_whole(self.root / "libtorch"))
+        (self.root / "libtorch/complete.json").write_text(json.dumps({}))
+        self.assertFalse(setup.is_whole(self.root / "libtorch"))
+
+
+if __name__ == "__main__":
+    unittest.main()
