@@ -24,7 +24,8 @@ const X86_KERNELS: [(&str, &[&str]); 2] = [
 fn main() {
     println!("cargo:rerun-if-changed=csrc");
     println!("cargo:rerun-if-env-changed=LIBTORCH_INCLUDE");
-    let lib = PathBuf::from(env::var_os("DEP_TCH_LIBTORCH_LIB").expect("torch-sys names its libtorch"));
+    let lib =
+        PathBuf::from(env::var_os("DEP_TCH_LIBTORCH_LIB").expect("torch-sys names its libtorch"));
     let lib = lib.canonicalize().unwrap_or(lib);
     compile_kernels();
     compile_bindings(&lib);
@@ -47,7 +48,9 @@ fn cpp() -> cc::Build {
 }
 
 fn compile_kernels() {
-    cpp().file("csrc/kernels_portable.cpp").compile("vmb_portable");
+    cpp()
+        .file("csrc/kernels_portable.cpp")
+        .compile("vmb_portable");
     if env::var("CARGO_CFG_TARGET_ARCH").as_deref() == Ok("x86_64") {
         for (name, flags) in X86_KERNELS {
             let mut build = cpp();
@@ -73,7 +76,10 @@ fn compile_bindings(lib: &Path) {
         build.flag("-isystem").flag(folder.display().to_string());
     }
     build
-        .files(["abi", "dispatch", "selective_scan", "causal_conv1d"].map(|name| format!("csrc/{name}.cpp")))
+        .files(
+            ["abi", "dispatch", "selective_scan", "causal_conv1d"]
+                .map(|name| format!("csrc/{name}.cpp")),
+        )
         .link_lib_modifier("+whole-archive")
         .compile("vmb_bindings");
 }

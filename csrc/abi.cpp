@@ -4,6 +4,10 @@
 #include <ATen/core/dispatch/Dispatcher.h>
 #include <torch/version.h>
 
+#if defined(__GLIBC__)
+#include <malloc.h>
+#endif
+
 #include <cstring>
 #include <new>
 
@@ -106,6 +110,14 @@ char* vmb_clip_grad_norm(void* const* grads, int64_t count, double max_norm, dou
     *norm = at::linalg_vector_norm(at::stack(at::_foreach_norm(list, 2))).item<double>();
     if (max_norm > 0 && *norm > max_norm) at::_foreach_mul_(list, max_norm / (*norm + 1e-6));
   });
+}
+
+void vmb_keep_freed_memory(void) {
+#if defined(__GLIBC__)
+  mallopt(M_MMAP_THRESHOLD, 1 << 30);
+  mallopt(M_TRIM_THRESHOLD, 1 << 30);
+  mallopt(M_TOP_PAD, 64 << 20);
+#endif
 }
 
 const char* vmb_libtorch_version(void) { return TORCH_VERSION; }

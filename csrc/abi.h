@@ -21,6 +21,9 @@ char* vmb_adamw_step(void* const* params, void* const* grads, void* const* exp_a
 /* The 2-norm over all gradients; where max_norm > 0 and the norm is larger, they are scaled in place to have it. */
 char* vmb_clip_grad_norm(void* const* grads, int64_t count, double max_norm, double* norm);
 
+/* Lets the allocator keep freed memory for the next step instead of giving it back to the system page by page: a training step
+ * frees and asks for the same sizes again and again. For the whole process; call once, at its start. */
+void vmb_keep_freed_memory(void);
 /* The version of the libtorch that this was compiled against; a static string. */
 const char* vmb_libtorch_version(void);
 /* The instruction set that path "auto" takes on this machine; a static string. */

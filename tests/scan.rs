@@ -8,7 +8,9 @@ struct Operands(Vec<Tensor>);
 
 impl Operands {
     fn random(b: i64, d: i64, l: i64, n: i64) -> Self {
-        let normal = |shape: &[i64]| Tensor::randn(shape, (Kind::Float, Device::Cpu)).set_requires_grad(true);
+        let normal = |shape: &[i64]| {
+            Tensor::randn(shape, (Kind::Float, Device::Cpu)).set_requires_grad(true)
+        };
         let a = (-Tensor::rand([d, n], (Kind::Float, Device::Cpu)) * 3.0).set_requires_grad(true);
         Self(vec![
             normal(&[b, d, l]),
@@ -41,8 +43,15 @@ impl Operands {
     /// The output and all gradients, as bytes that can be compared.
     fn run(&self, path: Path) -> Vec<Vec<u32>> {
         let out = ops::selective_scan(&self.inputs(), path).unwrap();
-        let gradients = Tensor::run_backward(&[(&out * &out).sum(Kind::Float)], &self.0, false, false);
-        let bits = |t: &Tensor| Vec::<f32>::try_from(t.contiguous().view([-1])).unwrap().iter().map(|x| x.to_bits()).collect();
+        let gradients =
+            Tensor::run_backward(&[(&out * &out).sum(Kind::Float)], &self.0, false, false);
+        let bits = |t: &Tensor| {
+            Vec::<f32>::try_from(t.contiguous().view([-1]))
+                .unwrap()
+                .iter()
+                .map(|x| x.to_bits())
+                .collect()
+        };
         std::iter::once(&out).chain(&gradients).map(bits).collect()
     }
 }
@@ -75,8 +84,21 @@ fn a_batch_gives_what_its_items_give_one_by_one() {
     let whole = ops::selective_scan(&inputs, Path::Auto).unwrap();
     for item in 0..3 {
         let one = |t: &Tensor| t.narrow(0, item, 1);
-        let (u, delta, b, c, z) = (one(inputs.u), one(inputs.delta), one(inputs.b), one(inputs.c), one(&operands.0[6]));
-        let part = ScanInputs { u: &u, delta: &delta, b: &b, c: &c, z: Some(&z), ..inputs };
+        let (u, delta, b, c, z) = (
+            one(inputs.u),
+            one(inputs.delta),
+            one(inputs.b),
+            one(inputs.c),
+            one(&operands.0[6]),
+        );
+        let part = ScanInputs {
+            u: &u,
+            delta: &delta,
+            b: &b,
+            c: &c,
+            z: Some(&z),
+            ..inputs
+        };
         let alone = ops::selective_scan(&part, Path::Auto).unwrap();
         assert!(alone.equal(&whole.narrow(0, item, 1)));
     }
@@ -87,10 +109,30 @@ fn a_reverse_scan_is_a_scan_of_the_flipped_sequence_flipped_back() {
     seeded(3);
     let operands = Operands::random(2, 18, 37, 5);
     let inputs = operands.inputs();
-    let reversed = ops::selective_scan(&ScanInputs { reverse: true, ..inputs }, Path::Auto).unwrap();
+    let reversed = ops::selective_scan(
+        &ScanInputs {
+            reverse: true,
+            ..inputs
+        },
+        Path::Auto,
+    )
+    .unwrap();
     let flip = |t: &Tensor| t.flip([2]);
-    let (u, delta, b, c, z) = (flip(inputs.u), flip(inputs.delta), flip(inputs.b), flip(inputs.c), flip(&operands.0[6]));
-    let flipped = ScanInputs { u: &u, delta: &delta, b: &b, c: &c, z: Some(&z), ..inputs };
+    let (u, delta, b, c, z) = (
+        flip(inputs.u),
+        flip(inputs.delta),
+        flip(inputs.b),
+        flip(inputs.c),
+        flip(&operands.0[6]),
+    );
+    let flipped = ScanInputs {
+        u: &u,
+        delta: &delta,
+        b: &b,
+        c: &c,
+        z: Some(&z),
+        ..inputs
+    };
     let expected = ops::selective_scan(&flipped, Path::Auto).unwrap().flip([2]);
     assert!(reversed.equal(&expected));
 }
@@ -103,10 +145,16 @@ fn any_state_size_and_strided_views_agree_with_the_eager_scan() {
         // Every other step of a longer sequence: neither dimension is contiguous.
         let long = Tensor::randn([1, 5, 66], (Kind::Float, Device::Cpu));
         let u = long.i((.., .., ..)).slice(2, 0, 66, 2);
-        let inputs = ScanInputs { u: &u, ..operands.inputs() };
+        let inputs = ScanInputs {
+            u: &u,
+            ..operands.inputs()
+        };
         let expected = ops::selective_scan_eager(&inputs).unwrap();
         let found = ops::selective_scan(&inputs, Path::Auto).unwrap();
-        assert!(largest(&(found - &expected)) <= 1e-4 * largest(&expected), "state {state}");
+        assert!(
+            largest(&(found - &expected)) <= 1e-4 * largest(&expected),
+            "state {state}"
+        );
     }
 }
 
@@ -129,14 +177,36 @@ fn half_types_keep_their_type_and_are_right_to_their_precision() {
     let expected = ops::selective_scan(&operands.inputs(), Path::Auto).unwrap();
     // A type with p bits after the point rounds inputs and output by 2^-(p+1) each.
     for (kind, tolerance) in [(Kind::BFloat16, 3e-2), (Kind::Half, 4e-3)] {
-        let cast: Vec<Tensor> = operands.0.iter().map(|t| t.detach().to_kind(kind).set_requires_grad(true)).collect();
+        let cast: Vec<Tensor> = operands
+            .0
+            .iter()
+            .map(|t| t.detach().to_kind(kind).set_requires_grad(true))
+            .collect();
         // A, D and the bias stay float: mixed types are what autocast gives.
-        let inputs = ScanInputs { u: &cast[0], delta: &cast[1], b: &cast[3], c: &cast[4], z: Some(&cast[6]), ..operands.inputs() };
+        let inputs = ScanInputs {
+            u: &cast[0],
+            delta: &cast[1],
+            b: &cast[3],
+            c: &cast[4],
+            z: Some(&cast[6]),
+            ..operands.inputs()
+        };
         let out = ops::selective_scan(&inputs, Path::Auto).unwrap();
         assert_eq!(out.kind(), kind);
-        assert!(largest(&(out.to_kind(Kind::Float) - &expected)) <= tolerance * largest(&expected), "{kind:?}");
-        let gradients = Tensor::run_backward(&[out.to_kind(Kind::Float).sum(Kind::Float)], &[&cast[0], inputs.a], false, false);
-        assert_eq!([gradients[0].kind(), gradients[1].kind()], [kind, Kind::Float]);
+        assert!(
+            largest(&(out.to_kind(Kind::Float) - &expected)) <= tolerance * largest(&expected),
+            "{kind:?}"
+        );
+        let gradients = Tensor::run_backward(
+            &[out.to_kind(Kind::Float).sum(Kind::Float)],
+            &[&cast[0], inputs.a],
+            false,
+            false,
+        );
+        assert_eq!(
+            [gradients[0].kind(), gradients[1].kind()],
+            [kind, Kind::Float]
+        );
     }
 }
 
@@ -148,7 +218,14 @@ fn a_nan_or_infinity_stays_in_its_channel_and_after_its_step() {
         let u = operands.0[0].detach().copy();
         let _ = u.i((0, 3, 10)).fill_(poison);
         let clean = ops::selective_scan(&operands.inputs(), Path::Auto).unwrap();
-        let out = ops::selective_scan(&ScanInputs { u: &u, ..operands.inputs() }, Path::Auto).unwrap();
+        let out = ops::selective_scan(
+            &ScanInputs {
+                u: &u,
+                ..operands.inputs()
+            },
+            Path::Auto,
+        )
+        .unwrap();
         assert!(!out.double_value(&[0, 3, 10]).is_finite());
         assert!(out.i((0, 3, ..10)).equal(&clean.i((0, 3, ..10))));
         assert!(out.i((0, 4, ..)).equal(&clean.i((0, 4, ..))));
@@ -160,14 +237,31 @@ fn extreme_step_sizes_neither_overflow_nor_lose_the_input() {
     // A huge step forgets the state; a tiny one keeps it. Neither may give a NaN.
     let (d, l) = (3, 20);
     let u = Tensor::ones([1, d, l], (Kind::Float, Device::Cpu));
-    let delta = Tensor::from_slice(&[-100f32, 0.0, 100.0]).view([1, d, 1]).expand([1, d, l], false);
+    let delta = Tensor::from_slice(&[-100f32, 0.0, 100.0])
+        .view([1, d, 1])
+        .expand([1, d, l], false);
     let a = Tensor::full([d, 4], -1e4, (Kind::Float, Device::Cpu));
     let bc = Tensor::ones([1, 4, l], (Kind::Float, Device::Cpu));
-    let inputs = ScanInputs { u: &u, delta: &delta, a: &a, b: &bc, c: &bc, d: None, z: None, delta_bias: None, delta_softplus: true, reverse: false };
+    let inputs = ScanInputs {
+        u: &u,
+        delta: &delta,
+        a: &a,
+        b: &bc,
+        c: &bc,
+        d: None,
+        z: None,
+        delta_bias: None,
+        delta_softplus: true,
+        reverse: false,
+    };
     for path in Path::ALL.into_iter().filter(|path| path.available()) {
         let out = ops::selective_scan(&inputs, path).unwrap();
         let expected = ops::selective_scan_eager(&inputs).unwrap();
-        assert!(out.isfinite().all().int64_value(&[]) == 1, "{}", path.name());
+        assert!(
+            out.isfinite().all().int64_value(&[]) == 1,
+            "{}",
+            path.name()
+        );
         assert!(largest(&(out - expected)) < 1e-3, "{}", path.name());
     }
 }
@@ -177,18 +271,50 @@ fn wrong_arguments_are_refused_by_name() {
     let operands = Operands::random(2, 6, 9, 4);
     let inputs = operands.inputs();
     let refused = |inputs: &ScanInputs, words: &[&str]| {
-        let message = ops::selective_scan(inputs, Path::Auto).unwrap_err().to_string();
+        let message = ops::selective_scan(inputs, Path::Auto)
+            .unwrap_err()
+            .to_string();
         for word in words {
             assert!(message.contains(word), "{message:?} does not name {word}");
         }
     };
     let short = Tensor::zeros([2, 6, 8], (Kind::Float, Device::Cpu));
-    refused(&ScanInputs { delta: &short, ..inputs }, &["delta", "[2, 6, 9]", "[2, 6, 8]"]);
-    refused(&ScanInputs { b: &short, ..inputs }, &["B must"]);
-    refused(&ScanInputs { z: Some(&short), ..inputs }, &["z must"]);
-    refused(&ScanInputs { d: Some(&short), ..inputs }, &["D must"]);
+    refused(
+        &ScanInputs {
+            delta: &short,
+            ..inputs
+        },
+        &["delta", "[2, 6, 9]", "[2, 6, 8]"],
+    );
+    refused(
+        &ScanInputs {
+            b: &short,
+            ..inputs
+        },
+        &["B must"],
+    );
+    refused(
+        &ScanInputs {
+            z: Some(&short),
+            ..inputs
+        },
+        &["z must"],
+    );
+    refused(
+        &ScanInputs {
+            d: Some(&short),
+            ..inputs
+        },
+        &["D must"],
+    );
     let whole = Tensor::zeros([2, 6, 9], (Kind::Int64, Device::Cpu));
-    refused(&ScanInputs { u: &whole, ..inputs }, &["u must be floating point"]);
+    refused(
+        &ScanInputs {
+            u: &whole,
+            ..inputs
+        },
+        &["u must be floating point"],
+    );
     let flat = Tensor::zeros([6], (Kind::Float, Device::Cpu));
     refused(&ScanInputs { u: &flat, ..inputs }, &["u must have shape"]);
     let wide = Tensor::zeros([6, 257], (Kind::Float, Device::Cpu));
@@ -199,8 +325,14 @@ fn wrong_arguments_are_refused_by_name() {
 fn differentiating_twice_is_a_clear_error() {
     let operands = Operands::random(1, 4, 5, 2);
     let out = ops::selective_scan(&operands.inputs(), Path::Auto).unwrap();
-    let error = Tensor::f_run_backward(&[out.sum(Kind::Float)], &operands.0[..1], true, true).unwrap_err();
-    assert!(error.to_string().contains("double backward is not implemented"), "{error}");
+    let error =
+        Tensor::f_run_backward(&[out.sum(Kind::Float)], &operands.0[..1], true, true).unwrap_err();
+    assert!(
+        error
+            .to_string()
+            .contains("double backward is not implemented"),
+        "{error}"
+    );
 }
 
 #[test]
@@ -208,5 +340,8 @@ fn the_convolution_refuses_wrong_weights_by_name() {
     let x = Tensor::zeros([1, 4, 5], (Kind::Float, Device::Cpu));
     let weight = Tensor::zeros([3, 1, 4], (Kind::Float, Device::Cpu));
     let error = ops::causal_conv1d_silu(&x, &weight, None, false, Path::Auto).unwrap_err();
-    assert!(error.to_string().contains("weight must have shape"), "{error}");
+    assert!(
+        error.to_string().contains("weight must have shape"),
+        "{error}"
+    );
 }

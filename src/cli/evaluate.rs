@@ -49,7 +49,10 @@ impl From<SplitArg> for Split {
 /// Runs the subcommand.
 pub fn run(args: &Args) -> Result<ExitCode> {
     let overrides = match &args.data_root {
-        Some(root) => vec![format!("data.root={}", serde_json::to_string(root).context("--data-root is not Unicode")?)],
+        Some(root) => vec![format!(
+            "data.root={}",
+            serde_json::to_string(root).context("--data-root is not Unicode")?
+        )],
         None => Vec::new(),
     };
     let run = Run::open(&args.run, &overrides)?;
@@ -62,7 +65,10 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     };
     let metrics = predict(&run.net, &pictures, walk, &mut |_| {})?.metrics()?;
     if !skipped.is_empty() {
-        eprintln!("{} rows of the split were left out: `vmbeauty data check` lists them", skipped.len());
+        eprintln!(
+            "{} rows of the split were left out: `vmbeauty data check` lists them",
+            skipped.len()
+        );
     }
     if args.json {
         print_json(&json!({

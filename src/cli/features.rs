@@ -50,15 +50,22 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         let input = read_input(path)?;
         let count = input.size().first().copied().unwrap_or(0);
         for start in (0..count).step_by(BATCH as usize) {
-            let part = input.narrow(0, start, BATCH.min(count - start)).to_device(net.device());
+            let part = input
+                .narrow(0, start, BATCH.min(count - start))
+                .to_device(net.device());
             batches.push(net.forward(Images::Normalised(&part), false)?);
         }
     } else {
         let (pictures, unread) = open_pictures(&args.images, &config.data)?;
         code = u8::from(unread > 0);
-        let names: Vec<&str> = pictures.samples().iter().map(|sample| sample.id.as_str()).collect();
+        let names: Vec<&str> = pictures
+            .samples()
+            .iter()
+            .map(|sample| sample.id.as_str())
+            .collect();
         metadata.insert("images".to_string(), serde_json::to_string(&names)?);
-        let options = LoaderOptions::new(Pass::Evaluate, config.train.batch_size, config.data.workers);
+        let options =
+            LoaderOptions::new(Pass::Evaluate, config.train.batch_size, config.data.workers);
         for batch in Loader::new(Arc::new(pictures), options)? {
             batches.push(net.forward(Images::Pixels(&pixels(&batch?, &net)?), false)?);
         }
@@ -98,7 +105,9 @@ fn read_input(path: &Path) -> Result<Tensor> {
 fn columns(batches: &[Output]) -> Vec<(String, Tensor)> {
     let joined = |get: &dyn Fn(&Output) -> Option<Tensor>| {
         let parts: Option<Vec<Tensor>> = batches.iter().map(get).collect();
-        parts.filter(|parts| !parts.is_empty()).map(|parts| Tensor::cat(&parts, 0))
+        parts
+            .filter(|parts| !parts.is_empty())
+            .map(|parts| Tensor::cat(&parts, 0))
     };
     let copy = |tensor: &Tensor| tensor.shallow_clone();
     [

@@ -46,6 +46,7 @@ enum Command {
 /// Runs the program on the process's arguments. Exit codes: 0 done, 1 failed, 2 wrong usage or config.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
+    crate::ops::keep_freed_memory();
     // libtorch's failures in infallible calls (memory running out, above all) panic: they become an error like any other.
     std::panic::set_hook(Box::new(|_| {}));
     let result = catch_unwind(AssertUnwindSafe(|| run(cli)));
@@ -86,6 +87,12 @@ fn panic_message(panic: &(dyn std::any::Any + Send)) -> String {
         .map(String::as_str)
         .or_else(|| panic.downcast_ref::<&str>().copied())
         .unwrap_or("unknown");
-    let line = text.split("\\n").next().unwrap_or(text).lines().next().unwrap_or(text);
+    let line = text
+        .split("\\n")
+        .next()
+        .unwrap_or(text)
+        .lines()
+        .next()
+        .unwrap_or(text);
     format!("internal: {line}")
 }

@@ -60,7 +60,7 @@ pub fn thousands(value: i64) -> String {
     let digits = value.unsigned_abs().to_string();
     let mut text = String::new();
     for (i, digit) in digits.chars().enumerate() {
-        if i > 0 && (digits.len() - i) % 3 == 0 {
+        if i > 0 && (digits.len() - i).is_multiple_of(3) {
             text.push(',');
         }
         text.push(digit);
@@ -82,7 +82,13 @@ mod tests {
 
     #[test]
     fn columns_line_up() {
-        let rows = vec![vec!["a".into(), "1".into()], vec!["long".into(), "22".into()]];
-        assert_eq!(table(&["name", "n"], &rows), "name   n\na      1\nlong  22\n");
+        let rows = vec![
+            vec!["a".into(), "1".into()],
+            vec!["long".into(), "22".into()],
+        ];
+        assert_eq!(
+            table(&["name", "n"], &rows),
+            "name   n\na      1\nlong  22\n"
+        );
     }
 }

@@ -72,7 +72,10 @@ pub fn open_pictures(paths: &[PathBuf], config: &DataConfig) -> Result<(Pictures
             false
         }
     });
-    ensure!(!files.is_empty(), "there is no picture to look at: {found} files were found, none can be read");
+    ensure!(
+        !files.is_empty(),
+        "there is no picture to look at: {found} files were found, none can be read"
+    );
     let unread = found - files.len();
     let samples = files
         .into_iter()
@@ -91,10 +94,13 @@ fn listed(path: &Path) -> Result<Vec<PathBuf>> {
     if !path.is_dir() {
         return Ok(vec![path.to_path_buf()]);
     }
-    let entries = std::fs::read_dir(path).with_context(|| format!("cannot list {}", path.display()))?;
+    let entries =
+        std::fs::read_dir(path).with_context(|| format!("cannot list {}", path.display()))?;
     let mut files = Vec::new();
     for entry in entries {
-        let file = entry.with_context(|| format!("cannot list {}", path.display()))?.path();
+        let file = entry
+            .with_context(|| format!("cannot list {}", path.display()))?
+            .path();
         let ending = file.extension().map(|e| e.to_string_lossy().to_lowercase());
         if ending.is_some_and(|ending| ENDINGS.contains(&ending.as_str())) {
             files.push(file);
@@ -109,8 +115,16 @@ fn as_table(predictions: &Predictions) -> String {
     header.extend(predictions.extra.iter().map(|(name, _)| name.as_str()));
     let rows: Vec<Vec<String>> = (0..predictions.images.len())
         .map(|row| {
-            let mut cells = vec![predictions.images[row].clone(), format!("{:.3}", predictions.predictions[row])];
-            cells.extend(predictions.extra.iter().map(|(_, values)| format!("{:.3}", values[row])));
+            let mut cells = vec![
+                predictions.images[row].clone(),
+                format!("{:.3}", predictions.predictions[row]),
+            ];
+            cells.extend(
+                predictions
+                    .extra
+                    .iter()
+                    .map(|(_, values)| format!("{:.3}", values[row])),
+            );
             cells
         })
         .collect();
@@ -120,9 +134,16 @@ fn as_table(predictions: &Predictions) -> String {
 fn as_csv(predictions: &Predictions) -> Result<String> {
     let mut csv = csv::Writer::from_writer(Vec::new());
     let extra = || predictions.extra.iter();
-    csv.write_record(["image", "score"].into_iter().chain(extra().map(|(name, _)| name.as_str())))?;
+    csv.write_record(
+        ["image", "score"]
+            .into_iter()
+            .chain(extra().map(|(name, _)| name.as_str())),
+    )?;
     for row in 0..predictions.images.len() {
-        let mut record = vec![predictions.images[row].clone(), predictions.predictions[row].to_string()];
+        let mut record = vec![
+            predictions.images[row].clone(),
+            predictions.predictions[row].to_string(),
+        ];
         record.extend(extra().map(|(_, values)| values[row].to_string()));
         csv.write_record(&record)?;
     }

@@ -41,7 +41,8 @@ impl Progress {
         self.epoch += 1;
         self.bar.reset();
         self.bar.set_message("");
-        self.bar.set_prefix(format!("epoch {}/{}", self.epoch, self.epochs));
+        self.bar
+            .set_prefix(format!("epoch {}/{}", self.epoch, self.epochs));
     }
 }
 
@@ -49,7 +50,10 @@ impl Observer for Progress {
     fn start(&mut self, start: &Start) {
         let [train, val, test] = start.pictures.map(|n| thousands(n as i64));
         // Hides itself where stderr is not a terminal.
-        self.bar = ProgressBar::with_draw_target(Some(start.pictures[0] as u64), ProgressDrawTarget::stderr());
+        self.bar = ProgressBar::with_draw_target(
+            Some(start.pictures[0] as u64),
+            ProgressDrawTarget::stderr(),
+        );
         if let Ok(style) = ProgressStyle::with_template(BAR) {
             self.bar.set_style(style);
         }

@@ -38,13 +38,22 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         }))?;
         return Ok(ExitCode::SUCCESS);
     }
-    let row = |name: &str, parameters: i64, multiply_adds: i64| vec![name.to_string(), thousands(parameters), thousands(multiply_adds)];
+    let row = |name: &str, parameters: i64, multiply_adds: i64| {
+        vec![
+            name.to_string(),
+            thousands(parameters),
+            thousands(multiply_adds),
+        ]
+    };
     let mut rows: Vec<_> = summary
         .layers
         .iter()
         .map(|layer| row(&layer.name, layer.parameters, layer.multiply_adds))
         .collect();
     rows.push(row("total", summary.parameters, summary.multiply_adds));
-    print(&table(&["layer", "parameters", "multiply-adds per image"], &rows))?;
+    print(&table(
+        &["layer", "parameters", "multiply-adds per image"],
+        &rows,
+    ))?;
     Ok(ExitCode::SUCCESS)
 }

@@ -73,11 +73,24 @@ fn report(outcome: &Outcome) -> String {
     let mut rows = Vec::new();
     let baselines = &outcome.baselines;
     let mut splits = vec![("val", outcome.val, baselines.val)];
-    splits.extend(outcome.test.zip(baselines.test).map(|(test, baselines)| ("test", test, baselines)));
+    splits.extend(
+        outcome
+            .test
+            .zip(baselines.test)
+            .map(|(test, baselines)| ("test", test, baselines)),
+    );
     for (split, model, baselines) in &splits {
         rows.push(row(split, "this model", model));
-        rows.push(row(split, "linear model on 16x16 grey pixels", &baselines.linear));
-        rows.push(row(split, "mean of the training scores", &baselines.constant));
+        rows.push(row(
+            split,
+            "linear model on 16x16 grey pixels",
+            &baselines.linear,
+        ));
+        rows.push(row(
+            split,
+            "mean of the training scores",
+            &baselines.constant,
+        ));
     }
     let header = ["split", "model", "n", "PC", "MAE", "RMSE", "SRCC"];
     format!(

@@ -28,7 +28,11 @@ pub struct Baselines {
 ///
 /// # Errors
 /// A picture that cannot be read, by name.
-pub fn baselines(train: &Arc<Pictures>, others: &[&Arc<Pictures>], walk: Walk) -> Result<Vec<Baselines>> {
+pub fn baselines(
+    train: &Arc<Pictures>,
+    others: &[&Arc<Pictures>],
+    walk: Walk,
+) -> Result<Vec<Baselines>> {
     let _guard = tch::no_grad_guard();
     let (x, y) = (grey_pixels(train, walk)?, scores(train));
     let mean_y = y.mean(Kind::Double).double_value(&[]);
@@ -90,9 +94,16 @@ impl Ridge {
                 let shrunk = (&eigenvalues + penalty * n).reciprocal();
                 let residual = &target - rotated.matmul(&(&projected * &shrunk));
                 // The hat matrix's diagonal gives the leave-one-out residuals in closed form; 1/n is the intercept's.
-                let leverage: Tensor = (rotated.square() * &shrunk).sum_dim_intlist([1i64].as_slice(), false, Kind::Double) + 1.0 / n;
+                let leverage: Tensor = (rotated.square() * &shrunk).sum_dim_intlist(
+                    [1i64].as_slice(),
+                    false,
+                    Kind::Double,
+                ) + 1.0 / n;
                 let left_out = residual / (leverage.neg() + 1.0).clamp_min(1e-9);
-                (left_out.square().mean(Kind::Double).double_value(&[]), shrunk)
+                (
+                    left_out.square().mean(Kind::Double).double_value(&[]),
+                    shrunk,
+                )
             })
             .min_by(|a, b| a.0.total_cmp(&b.0))
             .map(|(_, shrunk)| shrunk)
@@ -121,7 +132,10 @@ mod tests {
         let ridge = Ridge::fit(&x, &y);
         let fresh = Tensor::randn([100, 20], (Kind::Double, tch::Device::Cpu));
         let expected = fresh.select(1, 0) * 2.0 - fresh.select(1, 3) + 5.0;
-        let error = (ridge.predict(&fresh) - expected).abs().max().double_value(&[]);
+        let error = (ridge.predict(&fresh) - expected)
+            .abs()
+            .max()
+            .double_value(&[]);
         assert!(error < 0.05, "{error}");
     }
 }

@@ -59,6 +59,11 @@ fn locate(path: &Path) -> Result<(PathBuf, PathBuf)> {
         );
         return Ok((path.to_path_buf(), best));
     }
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
-    Ok((folder.unwrap_or(Path::new(".")).to_path_buf(), path.to_path_buf()))
+    let folder = path
+        .parent()
+        .filter(|folder| !folder.as_os_str().is_empty());
+    Ok((
+        folder.unwrap_or(Path::new(".")).to_path_buf(),
+        path.to_path_buf(),
+    ))
 }

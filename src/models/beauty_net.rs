@@ -107,9 +107,13 @@ impl BeautyNet {
     pub fn without_pretrained(config: &Config, device: Device) -> Result<Self> {
         let variables = nn::VarStore::new(device);
         let root = variables.root();
-        let vit = config
-            .vit_shape()?
-            .map(|shape| Branch::new(VisionTransformer::new(&(&root / "vit"), &shape), shape, device));
+        let vit = config.vit_shape()?.map(|shape| {
+            Branch::new(
+                VisionTransformer::new(&(&root / "vit"), &shape),
+                shape,
+                device,
+            )
+        });
         let mamba = config
             .mamba_shape()?
             .map(|shape| Branch::new(VisionMamba::new(&(&root / "mamba"), &shape), shape, device));
@@ -131,12 +135,26 @@ impl BeautyNet {
 
     fn load_pretrained(&mut self, config: &Config) -> Result<()> {
         for (key, prefix, backbone, used) in [
-            ("model.vit.weights", "vit.", &config.model.vit, self.vit.is_some()),
-            ("model.mamba.weights", "mamba.", &config.model.mamba, self.mamba.is_some()),
+            (
+                "model.vit.weights",
+                "vit.",
+                &config.model.vit,
+                self.vit.is_some(),
+            ),
+            (
+                "model.mamba.weights",
+                "mamba.",
+                &config.model.mamba,
+                self.mamba.is_some(),
+            ),
         ] {
             if let (Some(path), true) = (&backbone.weights, used) {
                 weights::load_backbone(&self.parameters(), prefix, path).with_context(|| {
-                    format!("{key}: {} does not load into {}", path.display(), backbone.name)
+                    format!(
+                        "{key}: {} does not load into {}",
+                        path.display(),
+                        backbone.name
+                    )
                 })?;
             }
         }
@@ -150,14 +168,18 @@ impl BeautyNet {
     pub fn forward(&self, images: Images, train: bool) -> Result<Output> {
         let vit = match &self.vit {
             Some(branch) => {
-                let tokens = branch.backbone.forward(&branch.prepare(images, "vit")?, train);
+                let tokens = branch
+                    .backbone
+                    .forward(&branch.prepare(images, "vit")?, train);
                 Some(tokens.select(1, 0)) // the class token is the first
             }
             None => None,
         };
         let mamba = match &self.mamba {
             Some(branch) => {
-                let tokens = branch.backbone.forward(&branch.prepare(images, "mamba")?, train)?;
+                let tokens = branch
+                    .backbone
+                    .forward(&branch.prepare(images, "mamba")?, train)?;
                 Some(tokens.select(1, class_index(branch.shape.patches())))
             }
             None => None,

@@ -25,8 +25,14 @@ pub struct Fusion {
 #[derive(Debug)]
 enum Join {
     Single,
-    Weighted { project: Projections, weights: Tensor },
-    Gated { project: Projections, gate: Linear },
+    Weighted {
+        project: Projections,
+        weights: Tensor,
+    },
+    Gated {
+        project: Projections,
+        gate: Linear,
+    },
 }
 
 #[derive(Debug)]

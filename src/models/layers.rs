@@ -32,9 +32,7 @@ impl Init {
         let options = (Kind::Float, path.device());
         let value = match self {
             Init::TruncNormal { std } => (Tensor::randn(shape, options) * std).clamp(-2.0, 2.0),
-            Init::Uniform { bound } => {
-                Tensor::rand(shape, options) * (2.0 * bound) - bound
-            }
+            Init::Uniform { bound } => Tensor::rand(shape, options) * (2.0 * bound) - bound,
             Init::Constant(value) => Tensor::full(shape, value, options),
         };
         path.var_copy(name, &value)

@@ -41,19 +41,32 @@ pub fn summarise(config: &Config) -> Result<Summary> {
     let mut by_part: BTreeMap<(usize, usize, String), [i64; 2]> = BTreeMap::new();
     for (name, tensor) in net.parameters().iter().filter(|(_, t)| t.requires_grad()) {
         let part = part_of(name);
-        let entry = by_part.entry((rank(&part), number(&part), part)).or_default();
+        let entry = by_part
+            .entry((rank(&part), number(&part), part))
+            .or_default();
         entry[0] += tensor.numel() as i64;
         if name.starts_with("fusion.") || name.starts_with("head.") {
             // Every matrix there multiplies one vector.
-            entry[1] += if tensor.dim() == 2 { tensor.numel() as i64 } else { 0 };
+            entry[1] += if tensor.dim() == 2 {
+                tensor.numel() as i64
+            } else {
+                0
+            };
         }
     }
     for (prefix, shape, block) in [
-        ("vit", config.vit_shape()?, vit_block as fn(&BackboneShape) -> i64),
+        (
+            "vit",
+            config.vit_shape()?,
+            vit_block as fn(&BackboneShape) -> i64,
+        ),
         ("mamba", config.mamba_shape()?, vim_block),
     ] {
         let Some(shape) = shape else { continue };
-        for ((_, _, part), entry) in by_part.iter_mut().filter(|((_, _, part), _)| part.starts_with(prefix)) {
+        for ((_, _, part), entry) in by_part
+            .iter_mut()
+            .filter(|((_, _, part), _)| part.starts_with(prefix))
+        {
             if part.ends_with("patch_embed") {
                 entry[1] = shape.patches() * 3 * shape.patch_size.pow(2) * shape.embed_dim;
             } else if part.contains(".blocks.") || part.contains(".layers.") {
@@ -106,7 +119,10 @@ fn rank(part: &str) -> usize {
 }
 
 fn number(part: &str) -> usize {
-    part.split('.').nth(2).and_then(|n| n.parse().ok()).unwrap_or(0)
+    part.split('.')
+        .nth(2)
+        .and_then(|n| n.parse().ok())
+        .unwrap_or(0)
 }
 
 /// qkv and projection, queries times keys and weights times values, and the MLP of ratio 4.
@@ -120,7 +136,8 @@ fn vit_block(shape: &BackboneShape) -> i64 {
 fn vim_block(shape: &BackboneShape) -> i64 {
     let (l, d, n) = (shape.patches() + 1, shape.embed_dim, shape.d_state);
     let (inner, rank) = (2 * d, dt_rank(d));
-    let direction = l * inner * 4 + l * inner * (rank + 2 * n) + l * rank * inner + 4 * l * inner * n;
+    let direction =
+        l * inner * 4 + l * inner * (rank + 2 * n) + l * rank * inner + 4 * l * inner * n;
     l * d * 2 * inner + 2 * direction + l * inner * d
 }
 
@@ -138,7 +155,11 @@ mod tests {
         let summary = summary(&["model.fusion.strategy=vit_only", "model.head.hidden=[]"]);
         // timm: 5.72 M parameters with 1000 classes (193,000 in the classifier), 1.26 G multiply-adds.
         assert_eq!(summary.parameters, 5_717_416 - 193_000 + 193);
-        assert!((1.2e9..1.3e9).contains(&(summary.multiply_adds as f64)), "{}", summary.multiply_adds);
+        assert!(
+            (1.2e9..1.3e9).contains(&(summary.multiply_adds as f64)),
+            "{}",
+            summary.multiply_adds
+        );
     }
 
     #[test]
@@ -151,7 +172,11 @@ mod tests {
 
     #[test]
     fn layers_come_in_the_order_of_the_forward_pass() {
-        let names: Vec<String> = summary(&[]).layers.into_iter().map(|layer| layer.name).collect();
+        let names: Vec<String> = summary(&[])
+            .layers
+            .into_iter()
+            .map(|layer| layer.name)
+            .collect();
         let place = |name: &str| names.iter().position(|n| n == name).unwrap();
         assert!(place("vit.blocks.2") < place("vit.blocks.10"));
         assert!(place("vit.norm") < place("mamba.patch_embed"));

@@ -40,7 +40,11 @@ impl Direction {
         let options = (Kind::Float, path.device());
         let a = Tensor::arange_start(1, d_state + 1, options).log();
         Self {
-            conv1d_weight: Init::pytorch_default(D_CONV).parameter(&conv1d, "weight", &[inner, 1, D_CONV]),
+            conv1d_weight: Init::pytorch_default(D_CONV).parameter(
+                &conv1d,
+                "weight",
+                &[inner, 1, D_CONV],
+            ),
             conv1d_bias: Init::pytorch_default(D_CONV).parameter(&conv1d, "bias", &[inner]),
             x_proj: Linear::new(
                 named("x_proj"),
@@ -49,7 +53,11 @@ impl Direction {
                 false,
                 Init::pytorch_default(inner),
             ),
-            dt_proj_weight: Init::pytorch_default(dt_rank).parameter(&dt_proj, "weight", &[inner, dt_rank]),
+            dt_proj_weight: Init::pytorch_default(dt_rank).parameter(
+                &dt_proj,
+                "weight",
+                &[inner, dt_rank],
+            ),
             dt_proj_bias: dt_proj.var_copy("bias", &initial_dt_bias(inner, options)),
             a_log: path.var_copy(a_log_name, &a.repeat([inner, 1])),
             d: Init::Constant(1.0).parameter(path, &format!("D{suffix}"), &[inner]),
@@ -117,7 +125,13 @@ impl Mixer {
         let dt_rank = dt_rank(dim);
         let out_bound = (inner as f64).powf(-0.5) / (shape.depth as f64).sqrt();
         Self {
-            in_proj: Linear::new(&path / "in_proj", dim, 2 * inner, false, Init::pytorch_default(dim)),
+            in_proj: Linear::new(
+                &path / "in_proj",
+                dim,
+                2 * inner,
+                false,
+                Init::pytorch_default(dim),
+            ),
             forward: Direction::new(&path, inner, dt_rank, shape.d_state, false),
             backward: Direction::new(&path, inner, dt_rank, shape.d_state, true),
             out_proj: Linear::new(
@@ -174,7 +188,9 @@ impl VisionMamba {
                 path / "patch_embed",
                 shape.patch_size,
                 dim,
-                Init::TruncNormal { std: fan_in.powf(-0.5) }, // LeCun normal
+                Init::TruncNormal {
+                    std: fan_in.powf(-0.5),
+                }, // LeCun normal
             ),
             cls_token: token.parameter(path, "cls_token", &[1, 1, dim]),
             pos_embed: token.parameter(path, "pos_embed", &[1, 1 + shape.patches(), dim]),
@@ -214,12 +230,13 @@ impl VisionMamba {
         let mut hidden: Option<Tensor> = None;
         for block in &self.layers {
             if let Some(hidden) = hidden {
-                residual = residual + block.drop_path.forward(hidden, train);
+                // Not in place: backward needs what the norm before has seen.
+                residual = &residual + block.drop_path.forward(hidden, train);
             }
             hidden = Some(block.mixer.forward(&block.norm.forward(&residual))?);
         }
         if let Some(hidden) = hidden {
-            residual = residual + self.drop_path.forward(hidden, train);
+            residual = &residual + self.drop_path.forward(hidden, train);
         }
         Ok(self.norm_f.forward(&residual))
     }

@@ -85,8 +85,12 @@ impl Block {
     }
 
     fn forward(&self, x: &Tensor, train: bool) -> Tensor {
-        let x = x + self.drop_path.forward(self.attn.forward(&self.norm1.forward(x)), train);
-        &x + self.drop_path.forward(self.mlp.forward(&self.norm2.forward(&x)), train)
+        let x = x + self
+            .drop_path
+            .forward(self.attn.forward(&self.norm1.forward(x)), train);
+        &x + self
+            .drop_path
+            .forward(self.mlp.forward(&self.norm2.forward(&x)), train)
     }
 }
 

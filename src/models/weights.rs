@@ -6,7 +6,7 @@ use std::io::{Read, Seek, SeekFrom};
 use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
-use safetensors::tensor::{Dtype, Metadata, SafeTensors, TensorView};
+use safetensors::tensor::{Dtype, Metadata, TensorView};
 use tch::{Device, Kind, Tensor};
 
 use crate::files::write_whole;
@@ -44,10 +44,10 @@ impl WeightsFile {
             header_length <= MAX_HEADER.min(length.saturating_sub(8)),
             "it is not a safetensors file, or it is cut short (PyTorch's .pth and .bin are not read by this version: convert them with safetensors.torch.save_file)"
         );
-        let mut buffer = prefix.to_vec();
-        buffer.resize(8 + header_length as usize, 0);
-        file.read_exact(&mut buffer[8..])?;
-        let (_, header) = SafeTensors::read_metadata(&buffer)
+        let mut header = vec![0; header_length as usize];
+        file.read_exact(&mut header)?;
+        // Reading it also checks that the tensors lie one behind the other and have the sizes of their shapes.
+        let header: Metadata = serde_json::from_slice(&header)
             .map_err(|error| anyhow::anyhow!("its header is damaged: {error}"))?;
         let data_start = 8 + header_length;
         ensure!(
@@ -145,7 +145,9 @@ fn serialize(tensors: &[(String, Tensor)], metadata: HashMap<String, String>) ->
     }
     let views = stored
         .iter()
-        .map(|(name, dtype, shape, bytes)| Ok((*name, TensorView::new(*dtype, shape.clone(), bytes)?)))
+        .map(|(name, dtype, shape, bytes)| {
+            Ok((*name, TensorView::new(*dtype, shape.clone(), bytes)?))
+        })
         .collect::<Result<Vec<_>>>()?;
     Ok(safetensors::serialize(views, Some(metadata))?)
 }
@@ -195,7 +197,8 @@ fn copy_all(
     let misshaped = targets.iter().filter_map(|(name, tensor)| {
         let shape = shapes.get(*name)?;
         let expected = tensor.size();
-        (*shape != expected).then(|| format!("{name} ({shape:?} in the file, {expected:?} in the model)"))
+        (*shape != expected)
+            .then(|| format!("{name} ({shape:?} in the file, {expected:?} in the model)"))
     });
     let problems: Vec<String> = [
         listed("missing", missing.collect()),

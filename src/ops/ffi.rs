@@ -62,6 +62,7 @@ unsafe extern "C" {
         max_norm: c_double,
         norm: *mut c_double,
     ) -> *mut c_char;
+    pub fn vmb_keep_freed_memory();
     pub fn vmb_libtorch_version() -> *const c_char;
     pub fn vmb_best_path() -> *const c_char;
     pub fn vmb_path_available(path: *const c_char) -> c_int;

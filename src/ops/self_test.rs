@@ -28,7 +28,10 @@ pub struct Check {
 /// An operator that does not run at all.
 pub fn self_test(device: Device) -> Result<Vec<Check>, OpError> {
     let paths: Vec<Path> = match device {
-        Device::Cpu => Path::ALL.into_iter().filter(|path| path.available()).collect(),
+        Device::Cpu => Path::ALL
+            .into_iter()
+            .filter(|path| path.available())
+            .collect(),
         _ => vec![Path::Auto],
     };
     let mut checks = Vec::new();
@@ -39,8 +42,14 @@ pub fn self_test(device: Device) -> Result<Vec<Check>, OpError> {
         };
         for reverse in [false, true] {
             for (op, error) in [
-                (["selective_scan", "selective_scan, reversed"], scan_error(device, path, reverse)?),
-                (["causal_conv1d_silu", "causal_conv1d_silu, reversed"], conv_error(device, path, reverse)?),
+                (
+                    ["selective_scan", "selective_scan, reversed"],
+                    scan_error(device, path, reverse)?,
+                ),
+                (
+                    ["causal_conv1d_silu", "causal_conv1d_silu, reversed"],
+                    conv_error(device, path, reverse)?,
+                ),
             ] {
                 checks.push(Check {
                     op: op[usize::from(reverse)],
@@ -102,7 +111,13 @@ fn conv_error(device: Device, path: Path, reverse: bool) -> Result<f64, OpError>
     ];
     let ours = causal_conv1d_silu(&leaves[0], &leaves[1], Some(&leaves[2]), reverse, path)?;
     let [x, weight, bias] = &leaves;
-    let turned = |t: &Tensor| if reverse { t.flip([2]) } else { t.shallow_clone() };
+    let turned = |t: &Tensor| {
+        if reverse {
+            t.flip([2])
+        } else {
+            t.shallow_clone()
+        }
+    };
     let padded = turned(x).constant_pad_nd([width - 1, 0]);
     let eager = turned(&padded.conv1d(weight, Some(bias), 1, 0, 1, d).silu());
     Ok(difference(&ours, &eager, &leaves))
@@ -111,7 +126,9 @@ fn conv_error(device: Device, path: Path, reverse: bool) -> Result<f64, OpError>
 /// The largest difference of the outputs, and of the gradients of every leaf for one random gradient of the output.
 fn difference(ours: &Tensor, expected: &Tensor, leaves: &[Tensor]) -> f64 {
     let dout = ours.randn_like();
-    let gradients = |out: &Tensor| Tensor::run_backward(&[(out * &dout).sum(Kind::Float)], leaves, false, false);
+    let gradients = |out: &Tensor| {
+        Tensor::run_backward(&[(out * &dout).sum(Kind::Float)], leaves, false, false)
+    };
     let (ours_grad, expected_grad) = (gradients(ours), gradients(expected));
     let relative = |a: &Tensor, b: &Tensor| {
         let scale = b.detach().abs().max().double_value(&[]).max(1e-30);
@@ -121,7 +138,13 @@ fn difference(ours: &Tensor, expected: &Tensor, leaves: &[Tensor]) -> f64 {
         .iter()
         .zip(&expected_grad)
         .map(|(a, b)| relative(a, b))
-        .fold(relative(ours, expected), |worst, error| if error.is_nan() { f64::INFINITY } else { worst.max(error) })
+        .fold(relative(ours, expected), |worst, error| {
+            if error.is_nan() {
+                f64::INFINITY
+            } else {
+                worst.max(error)
+            }
+        })
 }
 
 #[cfg(test)]

@@ -17,9 +17,15 @@ impl TrainingLog {
     }
 
     fn metrics(&mut self, split: &str, metrics: &Metrics) {
-        let values = [("pc", metrics.pc), ("mae", metrics.mae), ("rmse", metrics.rmse), ("srcc", metrics.srcc)];
+        let values = [
+            ("pc", metrics.pc),
+            ("mae", metrics.mae),
+            ("rmse", metrics.rmse),
+            ("srcc", metrics.srcc),
+        ];
         for (name, value) in values.into_iter().filter(|(_, value)| value.is_finite()) {
-            self.board.scalar(&format!("{split}/{name}"), self.steps, value);
+            self.board
+                .scalar(&format!("{split}/{name}"), self.steps, value);
         }
     }
 }
@@ -52,7 +58,11 @@ impl Observer for TrainingLog {
         self.metrics("val", &record.val);
         let board = &mut self.board;
         board.scalar("train/epoch_loss", record.step, record.train_loss);
-        board.scalar("speed/images_per_second", record.step, record.images_per_second);
+        board.scalar(
+            "speed/images_per_second",
+            record.step,
+            record.images_per_second,
+        );
         board.scalar("speed/data_wait", record.step, record.data_wait);
         if let Some([vit, mamba]) = record.fusion_weights {
             board.scalar("fusion/weight_vit", record.step, vit);

@@ -34,7 +34,9 @@ pub struct Progress {
 /// Names the file where it cannot be written.
 pub fn save(run: &RunDir, net: &BeautyNet, optimizer: &AdamW, progress: &Progress) -> Result<()> {
     let prefixed = |prefix: &str, list: Vec<(String, Tensor)>| -> Vec<(String, Tensor)> {
-        list.into_iter().map(|(name, tensor)| (format!("{prefix}{name}"), tensor)).collect()
+        list.into_iter()
+            .map(|(name, tensor)| (format!("{prefix}{name}"), tensor))
+            .collect()
     };
     let mut tensors = prefixed(MODEL, net.parameters());
     tensors.extend(prefixed(OPTIMIZER, optimizer.state()));

@@ -99,7 +99,11 @@ impl AdamW {
             .all_groups()
             .map(|group| group.params.iter().map(gradient).collect())
             .collect();
-        let all: Vec<Tensor> = gradients.iter().flatten().map(Tensor::shallow_clone).collect();
+        let all: Vec<Tensor> = gradients
+            .iter()
+            .flatten()
+            .map(Tensor::shallow_clone)
+            .collect();
         let norm = ops::clip_grad_norm(&all, clip)?;
         if !norm.is_finite() {
             return Ok(norm);
@@ -107,14 +111,23 @@ impl AdamW {
         let mut gradients = gradients.iter();
         for (lr, pair) in rates.into_iter().zip(&self.groups) {
             for (decayed, group) in pair.iter().enumerate() {
-                let Some(gradients) = gradients.next() else { break };
+                let Some(gradients) = gradients.next() else {
+                    break;
+                };
                 let step = AdamWStep {
                     lr,
                     betas: self.config.betas,
                     weight_decay: self.config.weight_decay * decayed as f64,
                     eps: self.config.eps,
                 };
-                ops::adamw_step(&group.params, gradients, &group.exp_avgs, &group.exp_avg_sqs, &group.steps, &step)?;
+                ops::adamw_step(
+                    &group.params,
+                    gradients,
+                    &group.exp_avgs,
+                    &group.exp_avg_sqs,
+                    &group.steps,
+                    &step,
+                )?;
             }
         }
         Ok(norm)
@@ -126,7 +139,10 @@ impl AdamW {
         for group in self.all_groups() {
             for (i, name) in group.names.iter().enumerate() {
                 state.push((format!("exp_avg.{name}"), group.exp_avgs[i].shallow_clone()));
-                state.push((format!("exp_avg_sq.{name}"), group.exp_avg_sqs[i].shallow_clone()));
+                state.push((
+                    format!("exp_avg_sq.{name}"),
+                    group.exp_avg_sqs[i].shallow_clone(),
+                ));
                 state.push((format!("step.{name}"), group.steps[i].shallow_clone()));
             }
         }
@@ -207,24 +223,39 @@ mod tests {
         let named = [
             ("head.layers.0.weight".to_string(), head.shallow_clone()),
             ("head.layers.0.bias".to_string(), bias.shallow_clone()),
-            ("vit.blocks.0.mlp.fc1.weight".to_string(), backbone.shallow_clone()),
+            (
+                "vit.blocks.0.mlp.fc1.weight".to_string(),
+                backbone.shallow_clone(),
+            ),
         ];
         let mut adamw = AdamW::new(&named, &config());
         for _ in 0..3 {
             adamw.zero_grad();
-            (head.sum(Kind::Float) * 2.0 + bias.sum(Kind::Float) + backbone.sum(Kind::Float) * 0.5).backward();
+            (head.sum(Kind::Float) * 2.0 + bias.sum(Kind::Float) + backbone.sum(Kind::Float) * 0.5)
+                .backward();
             adamw.step([0.1, 0.01], None).unwrap();
         }
-        let close = |found: f64, expected: f64| assert!((found - expected).abs() < 1e-5, "{found} is not {expected}");
-        close(head.double_value(&[0, 0]), reference(1.0, &[2.0; 3], 0.1, 0.5));
+        let close = |found: f64, expected: f64| {
+            assert!((found - expected).abs() < 1e-5, "{found} is not {expected}")
+        };
+        close(
+            head.double_value(&[0, 0]),
+            reference(1.0, &[2.0; 3], 0.1, 0.5),
+        );
         close(bias.double_value(&[0]), reference(3.0, &[1.0; 3], 0.1, 0.0));
-        close(backbone.double_value(&[0, 0]), reference(4.0, &[0.5; 3], 0.01, 0.5));
+        close(
+            backbone.double_value(&[0, 0]),
+            reference(4.0, &[0.5; 3], 0.01, 0.5),
+        );
     }
 
     #[test]
     fn clipping_scales_to_the_norm_and_reports_the_one_before() {
         let parameter = leaf(&[0.0, 0.0]);
-        let mut adamw = AdamW::new(&[("head.w".to_string(), parameter.shallow_clone())], &config());
+        let mut adamw = AdamW::new(
+            &[("head.w".to_string(), parameter.shallow_clone())],
+            &config(),
+        );
         (parameter.sum(Kind::Float) * 3.0).backward();
         let norm = adamw.step([0.1, 0.1], Some(1.0)).unwrap();
         assert!((norm - 18f64.sqrt()).abs() < 1e-5);
@@ -235,7 +266,10 @@ mod tests {
     #[test]
     fn a_gradient_that_is_not_finite_changes_nothing() {
         let parameter = leaf(&[1.0]);
-        let mut adamw = AdamW::new(&[("head.w".to_string(), parameter.shallow_clone())], &config());
+        let mut adamw = AdamW::new(
+            &[("head.w".to_string(), parameter.shallow_clone())],
+            &config(),
+        );
         (parameter.sum(Kind::Float) * f64::NAN).backward();
         assert!(adamw.step([0.1, 0.1], Some(1.0)).unwrap().is_nan());
         assert_eq!(parameter.double_value(&[0, 0]), 1.0);
@@ -249,7 +283,11 @@ mod tests {
             let mut adamw = AdamW::new(&named, &config());
             for step in 0..6 {
                 if interrupt && step == 3 {
-                    let saved = adamw.state().into_iter().map(|(n, t)| (n, t.copy())).collect();
+                    let saved = adamw
+                        .state()
+                        .into_iter()
+                        .map(|(n, t)| (n, t.copy()))
+                        .collect();
                     adamw = AdamW::new(&named, &config());
                     adamw.restore(&saved).unwrap();
                 }
@@ -280,7 +318,14 @@ mod tests {
     #[test]
     fn rates_follow_the_schedule_by_group() {
         let adamw = AdamW::new(&[], &config());
-        let schedule = Schedule::new(&ScheduleConfig { warmup_epochs: 0.0, ..ScheduleConfig::default() }, 1, 1000);
+        let schedule = Schedule::new(
+            &ScheduleConfig {
+                warmup_epochs: 0.0,
+                ..ScheduleConfig::default()
+            },
+            1,
+            1000,
+        );
         let [head, backbone] = adamw.rates(&schedule, 0);
         assert!((head - 0.1).abs() < 1e-5 && (backbone - 0.01).abs() < 1e-6);
     }

@@ -31,7 +31,8 @@ impl RunDir {
             root.display()
         );
         for folder in [run.root.clone(), run.state_dir()] {
-            fs::create_dir_all(&folder).with_context(|| format!("cannot make the folder {}", folder.display()))?;
+            fs::create_dir_all(&folder)
+                .with_context(|| format!("cannot make the folder {}", folder.display()))?;
         }
         let yaml = config.to_yaml()?;
         write_whole(&run.config(), |file| Ok(file.write_all(yaml.as_bytes())?))?;
@@ -61,7 +62,8 @@ impl RunDir {
                 root.display()
             );
         }
-        fs::create_dir_all(run.state_dir()).with_context(|| format!("cannot make the folder {}", run.state_dir().display()))?;
+        fs::create_dir_all(run.state_dir())
+            .with_context(|| format!("cannot make the folder {}", run.state_dir().display()))?;
         for folder in [run.root.clone(), run.state_dir()] {
             remove_leftovers(&folder)?;
         }
@@ -153,13 +155,16 @@ impl RunDir {
             return Ok(Vec::new());
         }
         let path = self.metrics();
-        let text = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+        let text =
+            fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
         let records = text
             .lines()
             .take(epochs)
             .enumerate()
             .map(|(i, line)| {
-                serde_json::from_str(line).with_context(|| format!("{}:{}: not an epoch's figures", path.display(), i + 1))
+                serde_json::from_str(line).with_context(|| {
+                    format!("{}:{}: not an epoch's figures", path.display(), i + 1)
+                })
             })
             .collect::<Result<Vec<_>>>()?;
         ensure!(

@@ -72,7 +72,9 @@ struct Splits {
 impl Splits {
     fn load(config: &Config) -> Result<Self> {
         let dataset = data::load(&config.data, config.seed)?;
-        let pictures = |samples: Vec<Sample>| Ok::<_, anyhow::Error>(Arc::new(Pictures::new(samples, &config.data)?));
+        let pictures = |samples: Vec<Sample>| {
+            Ok::<_, anyhow::Error>(Arc::new(Pictures::new(samples, &config.data)?))
+        };
         Ok(Self {
             skipped: dataset.skipped.len(),
             train: pictures(dataset.train)?,
@@ -95,7 +97,12 @@ impl Splits {
 ///
 /// # Errors
 /// Data, weights or a run directory that do not fit; a loss or gradient that is not finite, with the step and its pictures.
-pub fn train(config: &Config, run: &RunDir, resume: bool, observers: &mut [Box<dyn Observer>]) -> Result<Outcome> {
+pub fn train(
+    config: &Config,
+    run: &RunDir,
+    resume: bool,
+    observers: &mut [Box<dyn Observer>],
+) -> Result<Outcome> {
     if let Some(threads) = config.train.threads {
         tch::set_num_threads(threads as i32);
     }
@@ -138,7 +145,12 @@ impl<'a> Trainer<'a> {
         let splits = Splits::load(config)?;
         tch::manual_seed(seed_of(config.seed, u64::MAX));
         let mut net = BeautyNet::new(config, device::select(config.device)?)?;
-        let scores: Vec<f64> = splits.train.samples().iter().map(|s| s.score.into()).collect();
+        let scores: Vec<f64> = splits
+            .train
+            .samples()
+            .iter()
+            .map(|s| s.score.into())
+            .collect();
         let (mean, std) = mean_and_std(&scores);
         net.set_score_scale(mean, std);
         let optimizer = AdamW::new(&net.parameters(), &config.train.optimizer);
@@ -174,7 +186,9 @@ impl<'a> Trainer<'a> {
             steps_per_epoch: self.steps_per_epoch,
             epochs_done: self.progress.epochs,
         };
-        observers.iter_mut().for_each(|observer| observer.start(&start));
+        observers
+            .iter_mut()
+            .for_each(|observer| observer.start(&start));
     }
 
     fn walk(&self) -> Walk {
@@ -193,7 +207,11 @@ impl<'a> Trainer<'a> {
         self.progress.epochs += 1;
         self.progress.seconds += started.elapsed().as_secs_f64();
         // An undefined PC (a model that predicts one value) is worse than any other.
-        let pc = if figures.pc.is_finite() { figures.pc } else { -2.0 };
+        let pc = if figures.pc.is_finite() {
+            figures.pc
+        } else {
+            -2.0
+        };
         let best = self.progress.best.is_none_or(|(_, before)| pc > before);
         if best {
             self.progress.best = Some((self.progress.epochs, pc));
@@ -214,7 +232,9 @@ impl<'a> Trainer<'a> {
         self.records.push(record);
         self.save(best)?;
         if let Some(record) = self.records.last() {
-            observers.iter_mut().for_each(|observer| observer.epoch(record));
+            observers
+                .iter_mut()
+                .for_each(|observer| observer.epoch(record));
         }
         Ok(())
     }
@@ -244,7 +264,8 @@ impl<'a> Trainer<'a> {
             seed: self.config.seed,
             epoch: self.progress.epochs as u64,
         };
-        let options = LoaderOptions::new(pass, self.config.train.batch_size, self.config.data.workers);
+        let options =
+            LoaderOptions::new(pass, self.config.train.batch_size, self.config.data.workers);
         let mut loader = Loader::new(Arc::clone(&self.splits.train), options)?;
         let mut sums = EpochSums::default();
         loop {
@@ -256,7 +277,9 @@ impl<'a> Trainer<'a> {
             sums.loss += record.loss * record.images as f64;
             sums.images += record.images;
             sums.rates = [record.lr, record.backbone_lr];
-            observers.iter_mut().for_each(|observer| observer.step(&record));
+            observers
+                .iter_mut()
+                .for_each(|observer| observer.step(&record));
         }
         Ok(sums)
     }
@@ -273,7 +296,9 @@ impl<'a> Trainer<'a> {
         loss.f_backward()?;
         let value = loss.double_value(&[]);
         let rates = self.optimizer.rates(&self.schedule, self.progress.steps);
-        let grad_norm = self.optimizer.step(rates, self.config.train.clip_grad_norm)?;
+        let grad_norm = self
+            .optimizer
+            .step(rates, self.config.train.clip_grad_norm)?;
         self.progress.steps += 1;
         ensure!(
             value.is_finite() && grad_norm.is_finite(),
@@ -294,11 +319,20 @@ impl<'a> Trainer<'a> {
 
     fn names(&self, batch: &HostBatch) -> String {
         let samples = self.splits.train.samples();
-        let names: Vec<&str> = batch.indices.iter().map(|&i| samples[i].id.as_str()).collect();
+        let names: Vec<&str> = batch
+            .indices
+            .iter()
+            .map(|&i| samples[i].id.as_str())
+            .collect();
         names.join(", ")
     }
 
-    fn predict(&self, split: Split, pictures: &Arc<Pictures>, observers: &mut [Box<dyn Observer>]) -> Result<Predictions> {
+    fn predict(
+        &self,
+        split: Split,
+        pictures: &Arc<Pictures>,
+        observers: &mut [Box<dyn Observer>],
+    ) -> Result<Predictions> {
         evaluate::predict(&self.net, pictures, self.walk(), &mut |images| {
             observers
                 .iter_mut()
@@ -319,13 +353,17 @@ impl<'a> Trainer<'a> {
             }
             None => None,
         };
-        let others: Vec<&Arc<Pictures>> = std::iter::once(&self.splits.val).chain(&self.splits.test).collect();
+        let others: Vec<&Arc<Pictures>> = std::iter::once(&self.splits.val)
+            .chain(&self.splits.test)
+            .collect();
         let by_split = baselines(&self.splits.train, &others, self.walk())?;
         let outcome = Outcome {
             val: val.metrics()?,
             test,
             baselines: BaselinesBySplit {
-                val: *by_split.first().context("the baselines were measured on no split")?,
+                val: *by_split
+                    .first()
+                    .context("the baselines were measured on no split")?,
                 test: by_split.get(1).copied(),
             },
             epochs: self.progress.epochs,
@@ -343,7 +381,9 @@ impl<'a> Trainer<'a> {
         })?;
         let mut figures = vec![("val", outcome.val)];
         figures.extend(outcome.test.map(|test| ("test", test)));
-        observers.iter_mut().for_each(|observer| observer.finish(&figures));
+        observers
+            .iter_mut()
+            .for_each(|observer| observer.finish(&figures));
         Ok(outcome)
     }
 }
@@ -367,8 +407,19 @@ fn seed_of(seed: u64, step: u64) -> i64 {
 fn mean_and_std(scores: &[f64]) -> (f64, f64) {
     let n = scores.len().max(1) as f64;
     let mean = scores.iter().sum::<f64>() / n;
-    let variance = scores.iter().map(|score| (score - mean).powi(2)).sum::<f64>() / n;
-    (mean, if variance > 1e-12 { variance.sqrt() } else { 1.0 })
+    let variance = scores
+        .iter()
+        .map(|score| (score - mean).powi(2))
+        .sum::<f64>()
+        / n;
+    (
+        mean,
+        if variance > 1e-12 {
+            variance.sqrt()
+        } else {
+            1.0
+        },
+    )
 }
 
 fn mean_shares(predictions: &Predictions) -> Option<[f64; 2]> {

@@ -40,24 +40,51 @@ fn check(case: &Reference, branch: &str, net: &BeautyNet) {
     let output = net.forward(Images::Normalised(&input), false).unwrap();
     let features = output.vit.or(output.mamba).unwrap();
     let name = case.path.display();
-    assert_close(&format!("{name}: features"), &features, &case.tensor("features"), 1e-4);
-    (features * case.tensor("dfeatures")).sum(Kind::Float).backward();
-    assert_close(&format!("{name}: dinput"), &input.grad(), &case.tensor("dinput"), 1e-4);
+    assert_close(
+        &format!("{name}: features"),
+        &features,
+        &case.tensor("features"),
+        1e-4,
+    );
+    (features * case.tensor("dfeatures"))
+        .sum(Kind::Float)
+        .backward();
+    assert_close(
+        &format!("{name}: dinput"),
+        &input.grad(),
+        &case.tensor("dinput"),
+        1e-4,
+    );
     let expected = case.with_prefix("grad.");
     assert!(!expected.is_empty(), "{name}: no gradients");
     let parameters = net.parameters();
     for (parameter, gradient) in expected {
         let full = format!("{branch}.{parameter}");
         let (_, ours) = parameters.iter().find(|(n, _)| *n == full).unwrap();
-        assert_close(&format!("{name}: grad of {parameter}"), &ours.grad(), &gradient, 1e-4);
+        assert_close(
+            &format!("{name}: grad of {parameter}"),
+            &ours.grad(),
+            &gradient,
+            1e-4,
+        );
     }
 }
 
 #[test]
 fn vit_features_and_gradients_are_timms() {
     for case in matching("vit_", "_case") {
-        let sizes = ["image_size", "patch_size", "embed_dim", "depth", "num_heads"];
-        check(&case, "vit", &network(&case, "vit", "vit_tiny_patch16_224", &sizes));
+        let sizes = [
+            "image_size",
+            "patch_size",
+            "embed_dim",
+            "depth",
+            "num_heads",
+        ];
+        check(
+            &case,
+            "vit",
+            &network(&case, "vit", "vit_tiny_patch16_224", &sizes),
+        );
     }
 }
 
@@ -65,6 +92,10 @@ fn vit_features_and_gradients_are_timms() {
 fn vim_features_and_gradients_are_the_published_codes() {
     for case in matching("vim_", "_case") {
         let sizes = ["image_size", "patch_size", "embed_dim", "depth", "d_state"];
-        check(&case, "mamba", &network(&case, "mamba", "vim_tiny_patch16_224", &sizes));
+        check(
+            &case,
+            "mamba",
+            &network(&case, "mamba", "vim_tiny_patch16_224", &sizes),
+        );
     }
 }

@@ -82,7 +82,9 @@ impl Reference {
         let mut found: Vec<_> = self
             .tensors
             .iter()
-            .filter_map(|(name, t)| Some((name.strip_prefix(prefix)?.to_string(), t.shallow_clone())))
+            .filter_map(|(name, t)| {
+                Some((name.strip_prefix(prefix)?.to_string(), t.shallow_clone()))
+            })
             .collect();
         found.sort_by(|a, b| a.0.cmp(&b.0));
         found

@@ -2,4 +2,5 @@
 
 mod backbones;
 mod files;
+mod preprocess;
 mod scan;

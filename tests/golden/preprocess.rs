@@ -6,22 +6,25 @@ use safetensors::SafeTensors;
 use vm_beautynet::config::{DataConfig, Interpolation, Resize};
 use vm_beautynet::data::{EvalTransform, Workspace, read_picture};
 
+use crate::files::folder;
+
 const MEAN: [f32; 3] = [0.485, 0.456, 0.406];
 const STD: [f32; 3] = [0.229, 0.224, 0.225];
 
 fn cases() -> Vec<PathBuf> {
-    let folder = std::env::var("VMB_GOLDEN_DIR").unwrap_or_else(|_| {
-        concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/golden").to_string()
+    let entries = std::fs::read_dir(folder()).unwrap();
+    let mut cases: Vec<PathBuf> = entries.map(|entry| entry.unwrap().path()).collect();
+    cases.retain(|path| {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        name.starts_with("preprocess_") && name.ends_with(".png")
     });
-    let entries = std::fs::read_dir(folder)
-        .unwrap()
-        .map(|entry| entry.unwrap().path());
-    let is_case = |path: &PathBuf| {
-        path.file_name()
-            .is_some_and(|name| name.to_string_lossy().starts_with("preprocess_"))
-            && path.extension().is_some_and(|extension| extension == "png")
-    };
-    entries.filter(is_case).collect()
+    cases.sort();
+    assert!(
+        !cases.is_empty(),
+        "{}: no file preprocess_*.png",
+        folder().display()
+    );
+    cases
 }
 
 /// The transform that a key names: `squash_56_bicubic`, `short_side_64_bilinear_center_56`.

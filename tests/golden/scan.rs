@@ -25,7 +25,11 @@ fn leaves(case: &Reference, kind: Kind, channels_last: bool) -> Vec<Option<Tenso
 }
 
 fn inputs<'a>(case: &Reference, leaves: &'a [Option<Tensor>], reverse: bool) -> ScanInputs<'a> {
-    let required = |i: usize| leaves[i].as_ref().expect("u, delta, A, B and C are in every case");
+    let required = |i: usize| {
+        leaves[i]
+            .as_ref()
+            .expect("u, delta, A, B and C are in every case")
+    };
     ScanInputs {
         u: required(0),
         delta: required(1),
@@ -41,7 +45,14 @@ fn inputs<'a>(case: &Reference, leaves: &'a [Option<Tensor>], reverse: bool) -> 
 }
 
 /// Output and all gradients of one case; `flip`: the reversed sequence, scanned in reverse.
-fn check(case: &Reference, label: &str, kind: Kind, path: Option<Path>, channels_last: bool, flip: bool) {
+fn check(
+    case: &Reference,
+    label: &str,
+    kind: Kind,
+    path: Option<Path>,
+    channels_last: bool,
+    flip: bool,
+) {
     let mut leaves = leaves(case, kind, channels_last);
     if flip {
         for leaf in leaves.iter_mut().flatten() {
@@ -56,15 +67,31 @@ fn check(case: &Reference, label: &str, kind: Kind, path: Option<Path>, channels
         None => ops::selective_scan_eager(&inputs),
     }
     .unwrap();
-    let upright = |t: &Tensor| if flip && t.dim() == 3 { t.flip([2]) } else { t.shallow_clone() };
+    let upright = |t: &Tensor| {
+        if flip && t.dim() == 3 {
+            t.flip([2])
+        } else {
+            t.shallow_clone()
+        }
+    };
     let name = format!("{} {label}", case.path.display());
-    assert_close(&format!("{name}: out"), &upright(&out), &case.tensor("out"), 1e-4);
+    assert_close(
+        &format!("{name}: out"),
+        &upright(&out),
+        &case.tensor("out"),
+        1e-4,
+    );
     let dout = upright(&case.tensor("dout").to_kind(kind));
     (out * dout).sum(kind).backward();
     for (leaf, leaf_name) in leaves.iter().zip(NAMES) {
         if let Some(leaf) = leaf {
             let expected = case.tensor(&format!("d{leaf_name}"));
-            assert_close(&format!("{name}: d{leaf_name}"), &upright(&leaf.grad()), &expected, 1e-4);
+            assert_close(
+                &format!("{name}: d{leaf_name}"),
+                &upright(&leaf.grad()),
+                &expected,
+                1e-4,
+            );
         }
     }
 }
@@ -76,10 +103,24 @@ fn every_path_and_layout_matches_the_reference_scan_and_its_gradients() {
             for channels_last in [false, true] {
                 let label = format!("({}, channels last: {channels_last})", path.name());
                 check(&case, &label, Kind::Float, Some(path), channels_last, false);
-                check(&case, &format!("{label} reversed"), Kind::Float, Some(path), channels_last, true);
+                check(
+                    &case,
+                    &format!("{label} reversed"),
+                    Kind::Float,
+                    Some(path),
+                    channels_last,
+                    true,
+                );
             }
         }
-        check(&case, "(double)", Kind::Double, Some(Path::Auto), false, false);
+        check(
+            &case,
+            "(double)",
+            Kind::Double,
+            Some(Path::Auto),
+            false,
+            false,
+        );
     }
 }
 

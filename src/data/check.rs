@@ -1,0 +1,383 @@
+//! Looks a data set over before anyone trains on it: what is missing, unreadable, repeated or leaking.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+use anyhow::Result;
+use rayon::prelude::*;
+use serde::Serialize;
+
+use super::listing::{Listing, Row};
+use super::load::list;
+use super::partition::{SharedPicture, shared_pictures};
+use super::{Skipped, Source, Split, decode};
+use crate::config::DataConfig;
+
+/// What [`check`] found.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Report {
+    /// Rows, scores and groups of each split.
+    pub splits: Vec<SplitReport>,
+    /// Rows whose image is not there.
+    pub missing: Vec<Skipped>,
+    /// Rows whose image is there but cannot be read.
+    pub unreadable: Vec<Skipped>,
+    /// Pictures that stand in more than one split by name.
+    pub overlaps: Vec<SharedPicture>,
+    /// Pictures that stand in one split more than once.
+    pub repeated: Vec<Repeated>,
+    /// Files that differ in name but not in content.
+    pub duplicates: Vec<Duplicate>,
+    /// Other oddities of the lists.
+    pub notes: Vec<String>,
+}
+
+/// One split in numbers.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct SplitReport {
+    /// Which one.
+    pub split: Split,
+    /// Rows in its list.
+    pub rows: usize,
+    /// Rows whose image can be read.
+    pub usable: usize,
+    /// Rows whose image is not there.
+    pub missing: usize,
+    /// Rows whose image is there but cannot be read.
+    pub unreadable: usize,
+    /// The scores of the usable rows; none where there are none.
+    pub score: Option<ScoreSummary>,
+    /// Usable rows of each group, in the data set's words.
+    pub groups: BTreeMap<String, usize>,
+}
+
+/// Scores in the data set's own units.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct ScoreSummary {
+    /// The lowest.
+    pub min: f64,
+    /// The highest.
+    pub max: f64,
+    /// The mean.
+    pub mean: f64,
+    /// The standard deviation, with n - 1; 0 for one score.
+    pub sd: f64,
+}
+
+/// A picture that stands in a split more than once.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Repeated {
+    /// The split.
+    pub split: Split,
+    /// The picture's name in its first row.
+    pub id: String,
+    /// The score of each of its rows.
+    pub scores: Vec<f32>,
+}
+
+/// Files of the same content under several names.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Duplicate {
+    /// Each name, with its split.
+    pub pictures: Vec<Named>,
+    /// Whether they stand in more than one split, so that one of them leaks.
+    pub across_splits: bool,
+}
+
+/// A picture in a split.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Named {
+    /// The split.
+    pub split: Split,
+    /// The picture's name.
+    pub id: String,
+}
+
+/// Reads every list and every file of the data set that the configuration names, in parallel.
+///
+/// # Errors
+/// Lists that are missing or malformed. What is wrong with rows and pictures is no error, but reported.
+pub fn check(config: &DataConfig, seed: u64) -> Result<Report> {
+    let listing = list(config, seed)?;
+    let rows: Vec<(Split, &Row)> = Split::ALL
+        .into_iter()
+        .flat_map(|split| listing.rows(split).iter().map(move |row| (split, row)))
+        .collect();
+    let states: Vec<State> = rows.par_iter().map(|(_, row)| State::of(row)).collect();
+    let in_state = |wanted: fn(&State) -> Option<&String>| {
+        let states = rows.iter().zip(&states);
+        states
+            .filter_map(|((split, row), state)| {
+                let reason = wanted(state)?.clone();
+                Some(Skipped {
+                    split: *split,
+                    id: row.sample.id.clone(),
+                    reason,
+                })
+            })
+            .collect::<Vec<_>>()
+    };
+    let splits = Split::ALL.map(|split| {
+        let of_split = rows.iter().zip(&states).filter(|((of, _), _)| *of == split);
+        SplitReport::new(split, of_split.map(|((_, row), state)| (*row, state)))
+    });
+    Ok(Report {
+        splits: splits.to_vec(),
+        missing: in_state(|state| {
+            if let State::Missing(reason) = state {
+                Some(reason)
+            } else {
+                None
+            }
+        }),
+        unreadable: in_state(|state| {
+            if let State::Unreadable(reason) = state {
+                Some(reason)
+            } else {
+                None
+            }
+        }),
+        overlaps: shared_pictures(&listing),
+        repeated: Split::ALL
+            .into_iter()
+            .flat_map(|split| repeated(&listing, split))
+            .collect(),
+        duplicates: duplicates(&rows, &states),
+        notes: listing.notes().to_vec(),
+    })
+}
+
+/// What becomes of a row.
+enum State {
+    Missing(String),
+    Unreadable(String),
+    /// With a hash of the file's content; a drawn picture has none.
+    Usable(Option<blake3::Hash>),
+}
+
+impl State {
+    fn of(row: &Row) -> Self {
+        if let Some(reason) = &row.missing {
+            return State::Missing(reason.clone());
+        }
+        let Source::File(path) = &row.sample.source else {
+            return State::Usable(None);
+        };
+        let read = decode::read_file(path).and_then(|bytes| {
+            decode::decode_picture(&bytes)?;
+            Ok(blake3::hash(&bytes))
+        });
+        match read {
+            Ok(hash) => State::Usable(Some(hash)),
+            Err(error) => State::Unreadable(format!("{error:#}")),
+        }
+    }
+}
+
+impl SplitReport {
+    fn new<'a>(split: Split, rows: impl Iterator<Item = (&'a Row, &'a State)>) -> Self {
+        let (mut count, mut missing, mut unreadable) = (0, 0, 0);
+        let mut scores = Vec::new();
+        let mut groups = BTreeMap::new();
+        for (row, state) in rows {
+            count += 1;
+            match state {
+                State::Missing(_) => missing += 1,
+                State::Unreadable(_) => unreadable += 1,
+                State::Usable(_) => {
+                    scores.push(f64::from(row.sample.score));
+                    if let Some(group) = &row.sample.group {
+                        *groups.entry(group.clone()).or_default() += 1;
+                    }
+                }
+            }
+        }
+        let score = ScoreSummary::new(&scores);
+        Self {
+            split,
+            rows: count,
+            usable: scores.len(),
+            missing,
+            unreadable,
+            score,
+            groups,
+        }
+    }
+}
+
+impl ScoreSummary {
+    fn new(scores: &[f64]) -> Option<Self> {
+        if scores.is_empty() {
+            return None;
+        }
+        let mean = scores.iter().sum::<f64>() / scores.len() as f64;
+        let squares: f64 = scores.iter().map(|score| (score - mean).powi(2)).sum();
+        Some(Self {
+            min: scores.iter().copied().fold(f64::INFINITY, f64::min),
+            max: scores.iter().copied().fold(f64::NEG_INFINITY, f64::max),
+            mean,
+            sd: (squares / (scores.len() - 1).max(1) as f64).sqrt(),
+        })
+    }
+}
+
+fn repeated(listing: &Listing, split: Split) -> Vec<Repeated> {
+    let rows = listing.rows(split);
+    let mut scores: HashMap<&str, Vec<f32>> = HashMap::new();
+    for row in rows {
+        scores.entry(&row.key).or_default().push(row.sample.score);
+    }
+    rows.iter()
+        .filter_map(|row| {
+            let scores = scores
+                .remove(row.key.as_str())
+                .filter(|scores| scores.len() > 1)?;
+            Some(Repeated {
+                split,
+                id: row.sample.id.clone(),
+                scores,
+            })
+        })
+        .collect()
+}
+
+fn duplicates(rows: &[(Split, &Row)], states: &[State]) -> Vec<Duplicate> {
+    // In the order of the first row of each content.
+    let mut order = Vec::new();
+    let mut contents: HashMap<blake3::Hash, Vec<(Split, &Row)>> = HashMap::new();
+    for (&row, state) in rows.iter().zip(states) {
+        let State::Usable(Some(hash)) = state else {
+            continue;
+        };
+        let content = contents.entry(*hash).or_default();
+        if content.is_empty() {
+            order.push(*hash);
+        }
+        content.push(row);
+    }
+    let duplicates = order.iter().filter_map(|hash| {
+        let content = contents.get(hash)?;
+        // One file in several rows is an overlap or a repetition, and listed there.
+        let files: HashSet<&str> = content.iter().map(|(_, row)| row.key.as_str()).collect();
+        if files.len() < 2 {
+            return None;
+        }
+        let across_splits = content.iter().any(|(split, _)| *split != content[0].0);
+        let named = |(split, row): &(Split, &Row)| Named {
+            split: *split,
+            id: row.sample.id.clone(),
+        };
+        Some(Duplicate {
+            pictures: content.iter().map(named).collect(),
+            across_splits,
+        })
+    });
+    duplicates.collect()
+}
+
+impl Report {
+    /// Whether nothing was found that a person should look at.
+    pub fn is_clean(&self) -> bool {
+        self.missing.is_empty()
+            && self.unreadable.is_empty()
+            && self.overlaps.is_empty()
+            && self.repeated.is_empty()
+            && self.duplicates.is_empty()
+            && self.notes.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use image::{Rgb, RgbImage};
+
+    use super::*;
+    use crate::config::DatasetName;
+
+    #[test]
+    fn every_kind_of_trouble_is_found_and_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let save = |name: &str, shade: u8| {
+            RgbImage::from_pixel(9, 9, Rgb([shade, 10, 20]))
+                .save(folder.path().join(name))
+                .unwrap();
+        };
+        for (shade, name) in ["a.png", "b.png", "c.png", "shared.png"]
+            .into_iter()
+            .enumerate()
+        {
+            save(name, shade as u8);
+        }
+        fs::copy(folder.path().join("a.png"), folder.path().join("copy.png")).unwrap();
+        let whole = fs::read(folder.path().join("a.png")).unwrap();
+        fs::write(folder.path().join("cut.png"), &whole[..whole.len() - 20]).unwrap();
+        fs::write(folder.path().join("empty.jpg"), "").unwrap();
+        let table = "image,score,split,group\na.png,1,train,x\nb.png,2,train,y\nb.png,4,train,y\ncut.png,3,train,x\n\
+            gone.png,3,val,x\nshared.png,5,val,x\n./shared.png,5,test,x\ncopy.png,1,test,x\nempty.jpg,2,test,x\n";
+        fs::write(folder.path().join("faces.csv"), table).unwrap();
+        let config = DataConfig {
+            dataset: DatasetName::Csv,
+            root: folder.path().to_path_buf(),
+            ..DataConfig::default()
+        };
+        let report = check(&config, 1).unwrap();
+
+        let ids = |found: &[Skipped]| found.iter().map(|row| row.id.clone()).collect::<Vec<_>>();
+        assert_eq!(ids(&report.missing), ["gone.png"]);
+        assert_eq!(ids(&report.unreadable), ["cut.png", "empty.jpg"]);
+        assert!(report.unreadable[1].reason.contains("empty"));
+        assert_eq!(report.overlaps.len(), 1);
+        assert_eq!(report.overlaps[0].splits, [Split::Val, Split::Test]);
+        assert_eq!(report.repeated.len(), 1);
+        assert_eq!(report.repeated[0].scores, [2.0, 4.0]);
+        assert_eq!(report.duplicates.len(), 1);
+        assert!(report.duplicates[0].across_splits);
+        let train = &report.splits[0];
+        assert_eq!(
+            (train.rows, train.usable, train.missing, train.unreadable),
+            (4, 3, 0, 1)
+        );
+        assert_eq!(
+            train.groups,
+            BTreeMap::from([("x".to_string(), 1), ("y".to_string(), 2)])
+        );
+        let score = train.score.unwrap();
+        assert_eq!((score.min, score.max), (1.0, 4.0));
+        assert!((score.sd - 1.527_525).abs() < 1e-5, "{}", score.sd);
+        assert!(!report.is_clean());
+
+        let text = report.to_string();
+        for part in [
+            "gone.png",
+            "cut.png",
+            "in more than one split: a.png (train) = copy.png (test)",
+            "shared.png (val and test)",
+        ] {
+            assert!(text.contains(part), "{text}");
+        }
+        let json = serde_json::to_value(&report).unwrap();
+        assert_eq!(json["missing"][0]["split"], "val");
+    }
+
+    #[test]
+    fn the_synthetic_data_set_is_clean() {
+        let mut config = DataConfig::default();
+        (
+            config.synthetic.train,
+            config.synthetic.val,
+            config.synthetic.test,
+        ) = (8, 4, 0);
+        let report = check(&config, 1).unwrap();
+        assert!(report.is_clean());
+        assert_eq!(
+            report
+                .splits
+                .iter()
+                .map(|split| split.usable)
+                .collect::<Vec<_>>(),
+            [8, 4, 0]
+        );
+        assert!(report.to_string().contains("no problems found"));
+    }
+}

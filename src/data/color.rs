@@ -1,0 +1,305 @@
+//! Colour jitter with torchvision's conventions, in one or two passes over the picture.
+//!
+//! Factors as in `torchvision.transforms.v2.ColorJitter`: brightness scales; contrast mixes with the
+//! picture's mean grey; saturation mixes with each pixel's grey; hue turns the colour circle. Each
+//! step clamps to 0..255 as torchvision's do. Between steps values stay fractional, where torchvision
+//! rounds down to whole levels each time.
+
+use anyhow::Result;
+
+use super::draws::Draws;
+use super::planes::{planes, split_planes};
+
+/// Pixels that are worked on together: few enough for the cache, enough for vector instructions.
+const CHUNK: usize = 64;
+
+/// One step of colour jitter.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Step {
+    /// Scale by this.
+    Brightness(f32),
+    /// Keep this much of each pixel's distance from the mean grey.
+    Contrast(f32),
+    /// Keep this much of each pixel's distance from its own grey.
+    Saturation(f32),
+    /// Turn the colour circle by this part of a full turn, in -0.5..=0.5.
+    Hue(f32),
+}
+
+/// The steps drawn for one picture, in their order.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(super) struct ColorJitter {
+    steps: Vec<Step>,
+}
+
+impl ColorJitter {
+    /// Draws factors from 1 - s to 1 + s for the strengths of brightness, contrast and saturation, a
+    /// turn from -s to s for hue, and the order. Steps of strength 0 are left out.
+    pub(super) fn draw(strengths: [f64; 4], draws: &mut Draws) -> Self {
+        let [brightness, contrast, saturation, _] =
+            strengths.map(|s| draws.uniform((1.0 - s).max(0.0), 1.0 + s) as f32);
+        let hue = draws.uniform(-strengths[3], strengths[3]) as f32;
+        let mut order = [
+            (strengths[0], Step::Brightness(brightness)),
+            (strengths[1], Step::Contrast(contrast)),
+            (strengths[2], Step::Saturation(saturation)),
+            (strengths[3], Step::Hue(hue)),
+        ];
+        draws.shuffle(&mut order);
+        let steps = order
+            .into_iter()
+            .filter(|(strength, _)| *strength > 0.0)
+            .map(|(_, step)| step);
+        Self {
+            steps: steps.collect(),
+        }
+    }
+
+    /// Applies the steps to a picture (pixels, 3), and writes it as planes (3, pixels).
+    ///
+    /// # Errors
+    /// An `out` of another length.
+    pub(super) fn apply(&self, interleaved: &[u8], out: &mut [u8]) -> Result<()> {
+        if self.steps.is_empty() {
+            return split_planes(interleaved, out);
+        }
+        let mean = self.mean_before_contrast(interleaved);
+        let (red, green, blue) = planes(interleaved.len(), out)?;
+        let targets = red
+            .chunks_mut(CHUNK)
+            .zip(green.chunks_mut(CHUNK))
+            .zip(blue.chunks_mut(CHUNK));
+        for (pixels, ((red, green), blue)) in interleaved.chunks(CHUNK * 3).zip(targets) {
+            let mut chunk = Chunk::load(pixels);
+            for &step in &self.steps {
+                chunk.apply(step, mean);
+            }
+            store(&chunk.red, red);
+            store(&chunk.green, green);
+            store(&chunk.blue, blue);
+        }
+        Ok(())
+    }
+
+    /// The mean grey of the picture as it is when contrast has its turn; 0 where it has none.
+    fn mean_before_contrast(&self, interleaved: &[u8]) -> f32 {
+        let contrast = self
+            .steps
+            .iter()
+            .position(|step| matches!(step, Step::Contrast(_)));
+        let Some(contrast) = contrast else { return 0.0 };
+        let mut sum = 0.0;
+        for pixels in interleaved.chunks(CHUNK * 3) {
+            let mut chunk = Chunk::load(pixels);
+            for &step in &self.steps[..contrast] {
+                chunk.apply(step, 0.0);
+            }
+            sum += f64::from(chunk.grey()[..pixels.len() / 3].iter().sum::<f32>());
+        }
+        (sum / (interleaved.len() / 3).max(1) as f64) as f32
+    }
+}
+
+/// Some pixels as separate colours, 0..=255.
+struct Chunk {
+    red: [f32; CHUNK],
+    green: [f32; CHUNK],
+    blue: [f32; CHUNK],
+}
+
+impl Chunk {
+    fn load(pixels: &[u8]) -> Self {
+        let mut chunk = Chunk {
+            red: [0.0; CHUNK],
+            green: [0.0; CHUNK],
+            blue: [0.0; CHUNK],
+        };
+        for (i, pixel) in pixels.chunks_exact(3).take(CHUNK).enumerate() {
+            chunk.red[i] = f32::from(pixel[0]);
+            chunk.green[i] = f32::from(pixel[1]);
+            chunk.blue[i] = f32::from(pixel[2]);
+        }
+        chunk
+    }
+
+    /// The luma of ITU-R 601 with the digits that torchvision uses.
+    fn grey(&self) -> [f32; CHUNK] {
+        let mut grey = [0.0; CHUNK];
+        for (i, grey) in grey.iter_mut().enumerate() {
+            *grey = 0.2989 * self.red[i] + 0.587 * self.green[i] + 0.114 * self.blue[i];
+        }
+        grey
+    }
+
+    fn apply(&mut self, step: Step, mean: f32) {
+        match step {
+            Step::Brightness(factor) => self.mix(factor, &[0.0; CHUNK]),
+            Step::Contrast(factor) => self.mix(factor, &[mean; CHUNK]),
+            Step::Saturation(factor) => self.mix(factor, &self.grey()),
+            Step::Hue(turn) => self.turn_hue(turn),
+        }
+    }
+
+    /// `factor` of each colour and the rest of `other`.
+    fn mix(&mut self, factor: f32, other: &[f32; CHUNK]) {
+        for plane in [&mut self.red, &mut self.green, &mut self.blue] {
+            for (value, other) in plane.iter_mut().zip(other) {
+                *value = (factor * *value + (1.0 - factor) * other).clamp(0.0, 255.0);
+            }
+        }
+    }
+
+    /// To hue, saturation and value and back, keeping the largest and smallest of the three colours.
+    fn turn_hue(&mut self, turn: f32) {
+        let turn = 6.0 * turn;
+        for i in 0..CHUNK {
+            let (r, g, b) = (self.red[i], self.green[i], self.blue[i]);
+            let (max, min) = (r.max(g).max(b), r.min(g).min(b));
+            let span = max - min;
+            // Grey has no hue; what is divided by then does not matter, as `span` is 0.
+            let scale = 1.0 / span.max(1e-6);
+            let (from_red, from_green, from_blue) = (
+                (g - b) * scale,
+                (b - r) * scale + 2.0,
+                (r - g) * scale + 4.0,
+            );
+            let hue = if max == r {
+                from_red
+            } else if max == g {
+                from_green
+            } else {
+                from_blue
+            };
+            let hue = hue + turn; // in -4..=8
+            let hue = if hue < 0.0 { hue + 6.0 } else { hue };
+            let hue = if hue >= 6.0 { hue - 6.0 } else { hue };
+            let colour = |offset: f32| {
+                let k = offset + hue;
+                let k = if k >= 6.0 { k - 6.0 } else { k };
+                max - span * k.min(4.0 - k).clamp(0.0, 1.0)
+            };
+            (self.red[i], self.green[i], self.blue[i]) = (colour(5.0), colour(3.0), colour(1.0));
+        }
+    }
+}
+
+/// Rounds to whole levels.
+fn store(from: &[f32; CHUNK], to: &mut [u8]) {
+    for (to, from) in to.iter_mut().zip(from) {
+        // Adding 2^23 leaves the rounded value in the last bits of the sum; unlike a cast, this turns
+        // into vector instructions.
+        *to = (from + 8_388_608.0).to_bits() as u8;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn run(steps: &[Step], pixels: &[[u8; 3]]) -> Vec<[u8; 3]> {
+        let interleaved = pixels.concat();
+        let mut out = vec![0; interleaved.len()];
+        ColorJitter {
+            steps: steps.to_vec(),
+        }
+        .apply(&interleaved, &mut out)
+        .unwrap();
+        let n = pixels.len();
+        (0..n)
+            .map(|i| [out[i], out[n + i], out[2 * n + i]])
+            .collect()
+    }
+
+    fn colours() -> Vec<[u8; 3]> {
+        (0..5000u32)
+            .map(|i| {
+                [
+                    (i * 7 % 256) as u8,
+                    (i * 31 % 256) as u8,
+                    (i * 101 % 256) as u8,
+                ]
+            })
+            .collect()
+    }
+
+    #[test]
+    fn neutral_factors_change_nothing() {
+        let steps = [
+            Step::Brightness(1.0),
+            Step::Contrast(1.0),
+            Step::Saturation(1.0),
+            Step::Hue(0.0),
+        ];
+        for (before, after) in colours().iter().zip(run(&steps, &colours())) {
+            assert!(
+                before.iter().zip(after).all(|(a, b)| a.abs_diff(b) <= 1),
+                "{before:?} {after:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn each_step_follows_its_formula() {
+        let pixels = [[100, 150, 200], [10, 20, 30]];
+        assert_eq!(
+            run(&[Step::Brightness(1.5)], &pixels),
+            [[150, 225, 255], [15, 30, 45]]
+        );
+        // Grey: 140.7 and 18.2 (mean 79.4).
+        assert_eq!(
+            run(&[Step::Saturation(0.5)], &pixels),
+            [[120, 145, 170], [14, 19, 24]]
+        );
+        assert_eq!(run(&[Step::Saturation(0.0)], &pixels)[0], [141, 141, 141]);
+        assert_eq!(
+            run(&[Step::Contrast(0.5)], &pixels),
+            [[90, 115, 140], [45, 50, 55]]
+        );
+        // A third of a turn moves red to green to blue.
+        assert_eq!(
+            run(&[Step::Hue(1.0 / 3.0)], &[[250, 10, 10], [10, 250, 10]]),
+            [[10, 250, 10], [10, 10, 250]]
+        );
+        assert_eq!(run(&[Step::Hue(-0.5)], &[[200, 100, 50]]), [[50, 150, 200]]);
+    }
+
+    #[test]
+    fn contrast_uses_the_mean_after_the_steps_before_it() {
+        let pixels = [[200, 200, 200], [100, 100, 100]];
+        // Brightness 2 clamps to 255 and 200, with the mean 227.5; the digits sum to 0.9999.
+        let out = run(&[Step::Brightness(2.0), Step::Contrast(0.0)], &pixels);
+        assert_eq!(out, [[227; 3]; 2]);
+        assert_eq!(
+            run(&[Step::Contrast(0.0), Step::Brightness(2.0)], &pixels),
+            [[255; 3]; 2]
+        );
+    }
+
+    #[test]
+    fn a_full_turn_of_the_hue_in_steps_comes_back() {
+        let steps = [Step::Hue(0.3), Step::Hue(0.3), Step::Hue(0.4)];
+        for (before, after) in colours().iter().zip(run(&steps, &colours())) {
+            assert!(
+                before.iter().zip(after).all(|(a, b)| a.abs_diff(b) <= 1),
+                "{before:?} {after:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn draws_stay_within_their_strengths() {
+        for index in 0..300 {
+            let jitter =
+                ColorJitter::draw([0.2, 0.0, 1.5, 0.1], &mut Draws::new(1, 0, index, "color"));
+            assert_eq!(jitter.steps.len(), 3);
+            for step in jitter.steps {
+                match step {
+                    Step::Brightness(factor) => assert!((0.8..=1.2).contains(&factor)),
+                    Step::Saturation(factor) => assert!((0.0..=2.5).contains(&factor)),
+                    Step::Hue(turn) => assert!((-0.1..=0.1).contains(&turn)),
+                    Step::Contrast(_) => panic!("contrast has the strength 0"),
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,381 @@
+//! A table of the user's own pictures: a CSV (or, by its extension, TSV) file with a header.
+//!
+//! Columns: the image's path (relative to the file's folder, or absolute), its score, and if wanted
+//! its split and its group; `data.csv` renames them. Without a split column, test and validation rows
+//! are held out by the seed; with one that has no validation rows, those are held out of train.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, anyhow, bail};
+use csv::{ReaderBuilder, StringRecord, Trim};
+
+use super::Split;
+use super::listing::{Listing, Row, parse_score};
+use super::locate::Locator;
+use super::partition::hold_out;
+use crate::config::{CsvConfig, DataConfig};
+
+/// Reads the table that `data.root` names: the file, or the folder that holds one such file.
+///
+/// # Errors
+/// No such file, missing columns, or a row that cannot be read; named by file and line.
+pub(crate) fn read(config: &DataConfig, seed: u64) -> Result<Listing> {
+    if config.split != "official" {
+        bail!(
+            "data.split: a csv data set has no split {:?}; leave the key out, and name each row's split in the column {:?}",
+            config.split,
+            config.csv.split_column
+        );
+    }
+    let file = find_table(&config.root)?;
+    let table = Table::read(&file, &config.csv)?;
+    if !table.has_splits {
+        let [rows, ..] = table.rows;
+        let (rows, test) = hold_out(rows, config.test_fraction, seed, "test");
+        // The fraction is of all rows, and the test rows are gone already.
+        let fraction = config.val_fraction / (1.0 - config.test_fraction);
+        let (train, val) = hold_out(rows, fraction, seed, "val");
+        return Ok(Listing::new(train, val, test));
+    }
+    let [mut train, mut val, test] = table.rows;
+    if val.is_empty() {
+        (train, val) = hold_out(train, config.val_fraction, seed, "val");
+    }
+    Ok(Listing::new(train, val, test))
+}
+
+fn find_table(root: &Path) -> Result<PathBuf> {
+    if root.is_file() {
+        return Ok(root.to_path_buf());
+    }
+    let entries = fs::read_dir(root).with_context(|| {
+        format!(
+            "{}: cannot be read; set data.root to a CSV file or the folder that holds it",
+            root.display()
+        )
+    })?;
+    let mut tables: Vec<PathBuf> = entries
+        .flatten()
+        .map(|entry| entry.path())
+        .filter(|path| path.is_file() && (has_extension(path, "csv") || has_extension(path, "tsv")))
+        .collect();
+    tables.sort();
+    match tables.as_slice() {
+        [table] => Ok(table.clone()),
+        [] => bail!(
+            "{}: holds no CSV file; set data.root to the file",
+            root.display()
+        ),
+        [first, second, ..] => bail!(
+            "{}: holds several CSV files, such as {} and {}; set data.root to the one you mean",
+            root.display(),
+            first.display(),
+            second.display()
+        ),
+    }
+}
+
+fn has_extension(path: &Path, extension: &str) -> bool {
+    path.extension()
+        .is_some_and(|found| found.eq_ignore_ascii_case(extension))
+}
+
+/// The rows of a table by split; all in the first where there is no split column.
+struct Table {
+    rows: [Vec<Row>; 3],
+    has_splits: bool,
+}
+
+impl Table {
+    fn read(file: &Path, config: &CsvConfig) -> Result<Self> {
+        let mut reader = ReaderBuilder::new()
+            .trim(Trim::All)
+            .delimiter(if has_extension(file, "tsv") {
+                b'\t'
+            } else {
+                b','
+            })
+            .from_path(file)
+            .with_context(|| format!("{}: cannot be read", file.display()))?;
+        let header = reader
+            .headers()
+            .map_err(|error| explain(file, &error))?
+            .clone();
+        let columns =
+            Columns::find(&header, config).with_context(|| format!("{}:1", file.display()))?;
+        let folder = file.parent().unwrap_or(Path::new(""));
+        let mut locator = Locator::default();
+        let mut rows: [Vec<Row>; 3] = Default::default();
+        for record in reader.records() {
+            let record = record.map_err(|error| explain(file, &error))?;
+            let line = record.position().map_or(0, |position| position.line());
+            let (split, row) = columns
+                .parse(&record, folder, &mut locator)
+                .with_context(|| format!("{}:{line}", file.display()))?;
+            rows[split as usize].push(row);
+        }
+        if rows.iter().all(Vec::is_empty) {
+            bail!("{}: has a header but no rows", file.display());
+        }
+        Ok(Self {
+            rows,
+            has_splits: columns.split.is_some(),
+        })
+    }
+}
+
+/// Which column holds what.
+struct Columns {
+    image: usize,
+    score: usize,
+    split: Option<usize>,
+    group: Option<usize>,
+}
+
+impl Columns {
+    fn find(header: &StringRecord, config: &CsvConfig) -> Result<Self> {
+        let position = |name: &str| header.iter().position(|column| column == name);
+        let required = |key: &str, name: &str| {
+            position(name).ok_or_else(|| {
+                let existing: Vec<&str> = header.iter().collect();
+                anyhow!(
+                    "no column {name:?}; the file has {}. Set data.csv.{key} to the one that is meant",
+                    existing.join(", ")
+                )
+            })
+        };
+        // Only a name that somebody chose has to be there.
+        let optional = |key: &str, name: &str, default: &str| {
+            if name == default {
+                Ok(position(name))
+            } else {
+                required(key, name).map(Some)
+            }
+        };
+        let default = CsvConfig::default();
+        Ok(Self {
+            image: required("image_column", &config.image_column)?,
+            score: required("score_column", &config.score_column)?,
+            split: optional("split_column", &config.split_column, &default.split_column)?,
+            group: optional("group_column", &config.group_column, &default.group_column)?,
+        })
+    }
+
+    fn parse(
+        &self,
+        record: &StringRecord,
+        folder: &Path,
+        locator: &mut Locator,
+    ) -> Result<(Split, Row)> {
+        let field = |column: usize| record.get(column).unwrap_or_default();
+        let image = field(self.image);
+        if image.is_empty() {
+            bail!("the image's name is empty");
+        }
+        let score = parse_score(field(self.score))?;
+        let split = self
+            .split
+            .map_or(Ok(Split::Train), |column| field(column).parse())?;
+        let group = self.group.map(field).filter(|group| !group.is_empty());
+        let found = locator.find(folder, image);
+        Ok((
+            split,
+            Row::file(
+                image,
+                folder.join(image),
+                found,
+                score,
+                group.map(str::to_string),
+            ),
+        ))
+    }
+}
+
+fn explain(file: &Path, error: &csv::Error) -> anyhow::Error {
+    let line = error.position().map_or(1, |position| position.line());
+    match error.kind() {
+        csv::ErrorKind::Utf8 { .. } => {
+            anyhow!(
+                "{}:{line}: is not UTF-8; save the file as UTF-8",
+                file.display()
+            )
+        }
+        csv::ErrorKind::UnequalLengths {
+            expected_len, len, ..
+        } => anyhow!(
+            "{}:{line}: has {len} fields, the header {expected_len}; quote fields that hold a comma",
+            file.display()
+        ),
+        _ => anyhow!("{}: {error}", file.display()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read_table(
+        name: &str,
+        text: impl AsRef<[u8]>,
+        change: impl Fn(&mut DataConfig),
+    ) -> Result<Listing> {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join(name), text).unwrap();
+        let mut config = DataConfig {
+            root: folder.path().to_path_buf(),
+            ..DataConfig::default()
+        };
+        change(&mut config);
+        read(&config, 1)
+    }
+
+    fn sizes(listing: &Listing) -> [usize; 3] {
+        Split::ALL.map(|split| listing.rows(split).len())
+    }
+
+    fn complaint(name: &str, text: impl AsRef<[u8]>) -> String {
+        format!("{:#}", read_table(name, text, |_| ()).unwrap_err())
+    }
+
+    fn plain(rows: usize) -> String {
+        (0..rows).fold("image,score\n".to_string(), |text, row| {
+            format!("{text}{row}.jpg,{}\n", row % 17)
+        })
+    }
+
+    #[test]
+    fn without_a_split_column_val_and_test_are_held_out() {
+        let listing = read_table("faces.csv", plain(100), |_| ()).unwrap();
+        assert_eq!(sizes(&listing), [80, 10, 10]);
+        let listing = read_table("faces.csv", plain(100), |config| {
+            (config.val_fraction, config.test_fraction) = (0.2, 0.0);
+        });
+        assert_eq!(sizes(&listing.unwrap()), [80, 20, 0]);
+    }
+
+    #[test]
+    fn a_split_column_decides_and_val_is_held_out_where_it_names_none() {
+        let text = "image,score,split\na,1,train\nb,2,Training\nc,3,val\nd,4,test\n";
+        assert_eq!(
+            sizes(&read_table("t.csv", text, |_| ()).unwrap()),
+            [2, 1, 1]
+        );
+        let rows: String = (0..20).map(|row| format!("{row},{row},train\n")).collect();
+        let text = format!("image,score,split\n{rows}x,1,test\n");
+        assert_eq!(
+            sizes(&read_table("t.csv", text, |_| ()).unwrap()),
+            [18, 2, 1]
+        );
+    }
+
+    #[test]
+    fn columns_can_be_renamed_and_reordered() {
+        let text = "\u{feff}set;ignored".replace(';', ",")
+            + ",Rating,face,Who\ntrain,7, 3.5 ,\"a, b.jpg\",female/asian\ntest,7,1,c.jpg,\n";
+        let listing = read_table("t.csv", text, |config| {
+            config.csv = CsvConfig {
+                image_column: "face".into(),
+                score_column: "Rating".into(),
+                split_column: "set".into(),
+                group_column: "Who".into(),
+            };
+        })
+        .unwrap();
+        let sample = &listing.rows(Split::Train)[0].sample;
+        assert_eq!((sample.id.as_str(), sample.score), ("a, b.jpg", 3.5));
+        assert_eq!(sample.group.as_deref(), Some("female/asian"));
+        assert_eq!(listing.rows(Split::Test)[0].sample.group, None);
+    }
+
+    #[test]
+    fn paths_are_relative_to_the_table_or_absolute() {
+        let elsewhere = tempfile::tempdir().unwrap();
+        let absolute = elsewhere.path().join("face.jpg");
+        fs::write(&absolute, "").unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        fs::create_dir(folder.path().join("pictures")).unwrap();
+        fs::write(folder.path().join("pictures/a.jpg"), "").unwrap();
+        let table = folder.path().join("faces.tsv");
+        fs::write(
+            &table,
+            format!(
+                "image\tscore\tsplit\npictures/a.jpg\t1\ttrain\n{}\t2\ttrain\nno.jpg\t2\tval\n",
+                absolute.display()
+            ),
+        )
+        .unwrap();
+        let config = DataConfig {
+            root: table,
+            ..DataConfig::default()
+        };
+        let listing = read(&config, 1).unwrap();
+        assert!(
+            listing
+                .rows(Split::Train)
+                .iter()
+                .all(|row| row.missing.is_none())
+        );
+        assert!(listing.rows(Split::Val)[0].missing.is_some());
+    }
+
+    #[test]
+    fn a_bad_row_is_named_by_file_and_line() {
+        for (text, expected) in [
+            (
+                &b"image,score\na,1\nb,high\n"[..],
+                "t.csv:3: the score \"high\" is not a finite number",
+            ),
+            (b"image,score\na,inf\n", "t.csv:2: the score \"inf\""),
+            (b"image,score\n,3\n", "t.csv:2: the image's name is empty"),
+            (
+                b"image,score\na,3,4\n",
+                "t.csv:2: has 3 fields, the header 2",
+            ),
+            (
+                b"image,score,split\na,3,holdout\n",
+                "t.csv:2: there is no split \"holdout\"",
+            ),
+            (b"image,score\na,1\n\xe9,3\n", "t.csv:3: is not UTF-8"),
+            (
+                b"file,score\na,3\n",
+                "t.csv:1: no column \"image\"; the file has file, score. Set data.csv.image_column",
+            ),
+            (b"image,score\n", "t.csv: has a header but no rows"),
+            (b"", "t.csv:1: no column"),
+        ] {
+            let error = complaint("t.csv", text);
+            assert!(error.contains(expected), "{error}");
+        }
+        let renamed = read_table("t.csv", "image,score\na,1\n", |config| {
+            config.csv.split_column = "fold".into()
+        });
+        assert!(
+            renamed
+                .unwrap_err()
+                .root_cause()
+                .to_string()
+                .contains("data.csv.split_column")
+        );
+    }
+
+    #[test]
+    fn the_table_has_to_be_the_only_one_or_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut config = DataConfig {
+            root: folder.path().to_path_buf(),
+            ..DataConfig::default()
+        };
+        let message = |config: &DataConfig| format!("{:#}", read(config, 1).unwrap_err());
+        assert!(message(&config).contains("holds no CSV file"));
+        fs::write(folder.path().join("a.csv"), plain(4)).unwrap();
+        fs::write(folder.path().join("b.CSV"), plain(5)).unwrap();
+        assert!(message(&config).contains("holds several CSV files"));
+        config.root = folder.path().join("gone.csv");
+        assert!(message(&config).contains("gone.csv: cannot be read"));
+        config.root = folder.path().join("b.CSV");
+        assert_eq!(sizes(&read(&config, 1).unwrap()).iter().sum::<usize>(), 5);
+        config.split = "fold_1".to_string();
+        assert!(message(&config).contains("data.split"));
+    }
+}

@@ -1,0 +1,288 @@
+//! From the configuration to the samples of each split.
+
+use anyhow::{Context, Result, bail};
+use rayon::prelude::*;
+
+use super::listing::{Listing, Row};
+use super::synthetic::{self, FaceSeed};
+use super::{Dataset, Sample, Skipped, Source, Split};
+use super::{csv_file, mebeauty, partition, read_picture, scut_fbp5500};
+use crate::config::{DataConfig, DatasetName, SyntheticConfig};
+
+/// Reads the data set that the configuration names. `seed` decides what is held out for validation and
+/// test where the data set does not, and which faces the synthetic one draws.
+///
+/// # Errors
+/// Lists that are missing or malformed, a picture in two splits (unless `data.overlap` allows it), or
+/// no readable picture left to train on or to validate with. Each names the file or the key.
+pub fn load(config: &DataConfig, seed: u64) -> Result<Dataset> {
+    let (mut splits, skipped) = load_splits(config, seed, &Split::ALL)?;
+    for split in [Split::Train, Split::Val] {
+        require(config, split, &splits[split as usize], &skipped)?;
+    }
+    let [train, val, test] = std::mem::take(&mut splits);
+    Ok(Dataset {
+        train,
+        val,
+        test,
+        skipped,
+    })
+}
+
+/// Reads one split of the data set that the configuration names, the same samples that [`load`] gives,
+/// without opening the pictures of the others.
+///
+/// # Errors
+/// As [`load`], but only this split must have a readable picture.
+pub fn load_split(
+    config: &DataConfig,
+    seed: u64,
+    split: Split,
+) -> Result<(Vec<Sample>, Vec<Skipped>)> {
+    let (mut splits, skipped) = load_splits(config, seed, &[split])?;
+    let samples = std::mem::take(&mut splits[split as usize]);
+    require(config, split, &samples, &skipped)?;
+    Ok((samples, skipped))
+}
+
+fn load_splits(
+    config: &DataConfig,
+    seed: u64,
+    wanted: &[Split],
+) -> Result<([Vec<Sample>; 3], Vec<Skipped>)> {
+    let mut listing = list(config, seed)?;
+    let mut skipped = partition::resolve_overlaps(&mut listing, config.overlap)?;
+    skipped.retain(|row| wanted.contains(&row.split));
+    let mut splits: [Vec<Sample>; 3] = Default::default();
+    for &split in wanted {
+        let rows = std::mem::take(listing.rows_mut(split));
+        // Each picture is decoded in parallel, and the answers come back in the rows' order.
+        let checked: Vec<(Sample, Option<String>)> = rows
+            .into_par_iter()
+            .map(|row| check_row(row, config.verify))
+            .collect();
+        for (sample, problem) in checked {
+            match problem {
+                None => splits[split as usize].push(sample),
+                Some(reason) => skipped.push(Skipped {
+                    split,
+                    id: sample.id,
+                    reason,
+                }),
+            }
+        }
+    }
+    Ok((splits, skipped))
+}
+
+/// The row's sample, and what stands against using it.
+fn check_row(row: Row, verify: bool) -> (Sample, Option<String>) {
+    let problem = row.missing.or_else(|| match &row.sample.source {
+        Source::File(path) if verify => read_picture(path).err().map(|error| format!("{error:#}")),
+        _ => None,
+    });
+    (row.sample, problem)
+}
+
+fn require(
+    config: &DataConfig,
+    split: Split,
+    samples: &[Sample],
+    skipped: &[Skipped],
+) -> Result<()> {
+    if !samples.is_empty() {
+        return Ok(());
+    }
+    let mut skipped = skipped.iter().filter(|row| row.split == split);
+    let Some(first) = skipped.next() else {
+        bail!(
+            "the data set {} names no picture for {split}; name some in its lists, or raise data.{split}_fraction",
+            config.root.display()
+        );
+    };
+    bail!(
+        "none of the {} pictures for {split} in {} can be used; the first: {}: {}. Run `vmbeauty data check` for all of them",
+        skipped.count() + 1,
+        config.root.display(),
+        first.id,
+        first.reason
+    )
+}
+
+/// What the data set's lists say, before any picture is opened.
+pub(crate) fn list(config: &DataConfig, seed: u64) -> Result<Listing> {
+    let root = &config.root;
+    match config.dataset {
+        DatasetName::Synthetic => Ok(list_synthetic(&config.synthetic, seed)),
+        DatasetName::Mebeauty => mebeauty::read(root, &config.split),
+        DatasetName::ScutFbp5500 => {
+            scut_fbp5500::read(root, &config.split, config.val_fraction, seed)
+        }
+        DatasetName::Csv => csv_file::read(config, seed),
+    }
+    .with_context(|| format!("reading the data set {}", root.display()))
+}
+
+/// The rows of the synthetic data set. Each split has its own range of faces, so that a longer train
+/// split leaves the others as they are.
+fn list_synthetic(config: &SyntheticConfig, seed: u64) -> Listing {
+    let rows = |split: Split, count: usize| {
+        (0..count as u64)
+            .map(|index| {
+                let face = FaceSeed {
+                    seed,
+                    index: (split as u64) << 40 | index,
+                };
+                let sample = Sample {
+                    id: format!("synthetic/{split}/{index:06}"),
+                    source: Source::Synthetic(face),
+                    score: synthetic::rated_score(face, config.rater_noise),
+                    group: Some(synthetic::Face::sample(face).tone_group().to_string()),
+                };
+                Row {
+                    key: sample.id.clone(),
+                    sample,
+                    missing: None,
+                }
+            })
+            .collect()
+    };
+    Listing::new(
+        rows(Split::Train, config.train),
+        rows(Split::Val, config.val),
+        rows(Split::Test, config.test),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use image::{Rgb, RgbImage};
+
+    use super::*;
+    use crate::config::Overlap;
+
+    fn csv(table: &str, pictures: &[&str]) -> (tempfile::TempDir, DataConfig) {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("faces.csv"), table).unwrap();
+        for picture in pictures {
+            RgbImage::from_pixel(6, 6, Rgb([1, 2, 3]))
+                .save(folder.path().join(picture))
+                .unwrap();
+        }
+        let root = folder.path().to_path_buf();
+        (
+            folder,
+            DataConfig {
+                dataset: DatasetName::Csv,
+                root,
+                ..DataConfig::default()
+            },
+        )
+    }
+
+    const TABLE: &str = "image,score,split\na.png,1,train\ngone.png,2,train\ncut.png,3,train\nb.png,4,val\nc.png,5,test\n";
+
+    #[test]
+    fn what_cannot_be_read_is_skipped_with_its_reason() {
+        let (folder, mut config) = csv(TABLE, &["a.png", "b.png", "c.png"]);
+        fs::write(folder.path().join("cut.png"), b"\x89PNG\r\n\x1a\n").unwrap();
+        let dataset = load(&config, 1).unwrap();
+        assert_eq!(
+            Split::ALL.map(|split| dataset.samples(split).len()),
+            [1, 1, 1]
+        );
+        let reasons: Vec<_> = dataset
+            .skipped
+            .iter()
+            .map(|row| (row.id.as_str(), row.reason.as_str()))
+            .collect();
+        assert!(
+            reasons[0].0 == "gone.png" && reasons[0].1.contains("no such file"),
+            "{reasons:?}"
+        );
+        assert!(
+            reasons[1].0 == "cut.png" && reasons[1].1.contains("damaged"),
+            "{reasons:?}"
+        );
+        config.verify = false;
+        assert_eq!(load(&config, 1).unwrap().train.len(), 2);
+    }
+
+    #[test]
+    fn nothing_left_to_train_on_is_an_error() {
+        let (_folder, config) = csv(TABLE, &["b.png", "c.png"]);
+        let error = format!("{:#}", load(&config, 1).unwrap_err());
+        assert!(
+            error.contains("none of the 3 pictures for train")
+                && error.contains("a.png: no such file"),
+            "{error}"
+        );
+        let (test, skipped) = load_split(&config, 1, Split::Test).unwrap();
+        assert_eq!((test.len(), skipped.len()), (1, 0));
+        let (_folder, config) = csv("image,score\na.png,1\n", &["a.png"]);
+        let error = format!("{:#}", load(&config, 1).unwrap_err());
+        assert!(error.contains("data.val_fraction"), "{error}");
+    }
+
+    #[test]
+    fn a_picture_in_two_splits_stops_unless_the_config_allows_it() {
+        let table = "image,score,split\na.png,1,train\nb.png,1,train\n./a.png,2,val\n";
+        let (_folder, mut config) = csv(table, &["a.png", "b.png"]);
+        let error = format!("{:#}", load(&config, 1).unwrap_err());
+        assert!(
+            error.contains("a.png (train and val)") && error.contains("data.overlap"),
+            "{error}"
+        );
+        config.overlap = Overlap::Drop;
+        let dataset = load(&config, 1).unwrap();
+        assert_eq!(
+            (
+                dataset.train.len(),
+                dataset.val.len(),
+                dataset.skipped.len()
+            ),
+            (1, 1, 1)
+        );
+        config.overlap = Overlap::Allow;
+        let dataset = load(&config, 1).unwrap();
+        assert_eq!(
+            (
+                dataset.train.len(),
+                dataset.val.len(),
+                dataset.skipped.len()
+            ),
+            (2, 1, 0)
+        );
+    }
+
+    #[test]
+    #[cfg(unix)]
+    fn a_link_to_a_picture_is_that_picture() {
+        let table = "image,score,split\na.png,1,train\nlink.png,2,val\n";
+        let (folder, config) = csv(table, &["a.png"]);
+        std::os::unix::fs::symlink(folder.path().join("a.png"), folder.path().join("link.png"))
+            .unwrap();
+        assert!(format!("{:#}", load(&config, 1).unwrap_err()).contains("data.overlap"));
+        fs::remove_file(folder.path().join("a.png")).unwrap();
+        assert!(format!("{:#}", load(&config, 1).unwrap_err()).contains("no such file"));
+    }
+
+    #[test]
+    fn synthetic_splits_share_no_face_and_do_not_move_each_other() {
+        let mut config = DataConfig::default();
+        (
+            config.synthetic.train,
+            config.synthetic.val,
+            config.synthetic.test,
+        ) = (6, 3, 2);
+        let small = load(&config, 5).unwrap();
+        config.synthetic.train = 9;
+        let large = load(&config, 5).unwrap();
+        assert_eq!((&small.val, &small.test), (&large.val, &large.test));
+        assert_eq!(small.train, large.train[..6]);
+        assert_ne!(small.train, load(&config, 6).unwrap().train[..6]);
+        assert_ne!(small.train[0].source, small.val[0].source);
+    }
+}

@@ -1,0 +1,417 @@
+//! Delivers batches of pixels in order, made by worker threads ahead of the training step.
+
+use std::any::Any;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::thread::{Builder, JoinHandle};
+
+use anyhow::{Context, Result, anyhow, ensure};
+
+use super::draws::Draws;
+use super::pictures::Pictures;
+use super::queue::Queue;
+use super::resample::Workspace;
+
+/// A batch on the host. The model normalises it, so that a quarter of the bytes move to the device.
+#[derive(Debug, Clone, PartialEq)]
+pub struct HostBatch {
+    /// (len, 3, size, size), RGB, 0..=255.
+    pub pixels: Vec<u8>,
+    /// How many pictures there are.
+    pub len: usize,
+    /// The side of a picture, in pixels.
+    pub size: usize,
+    /// (len): the scores, in the data set's own units.
+    pub targets: Vec<f32>,
+    /// (len): each picture's index among the samples.
+    pub indices: Vec<usize>,
+}
+
+/// What a pass over the samples is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pass {
+    /// Shuffled and augmented; seed and epoch decide both.
+    Train {
+        /// The run's seed.
+        seed: u64,
+        /// The epoch, from 0.
+        epoch: u64,
+    },
+    /// In order, without augmentation.
+    Evaluate,
+}
+
+/// How a pass is delivered.
+#[derive(Debug, Clone, Copy)]
+pub struct LoaderOptions {
+    /// What the pass is for.
+    pub pass: Pass,
+    /// Pictures per batch, at least 1.
+    pub batch_size: usize,
+    /// Threads that make batches; with 0 the calling thread does, when it asks for one.
+    pub workers: usize,
+    /// How many batches may be ready or in the making ahead of the one that is asked for; at least as
+    /// many as there are workers, so that each has work.
+    pub prefetch: usize,
+    /// Whether a last batch that is not full is left out.
+    pub drop_last: bool,
+    /// How many batches of the pass are skipped, as by a run that resumes within an epoch.
+    pub start_batch: usize,
+}
+
+impl LoaderOptions {
+    /// A whole pass with room for two batches per worker.
+    pub fn new(pass: Pass, batch_size: usize, workers: usize) -> Self {
+        Self {
+            pass,
+            batch_size,
+            workers,
+            prefetch: 2 * workers,
+            drop_last: false,
+            start_batch: 0,
+        }
+    }
+}
+
+/// Iterates over the batches of one pass.
+///
+/// Order and pixels depend on the samples and [`Pass`] alone, never on the number of workers. Batches
+/// are made by threads and wait in a queue of bounded length. A picture that cannot be read, or a panic
+/// while making one, ends the pass with an error that names the picture. Dropping the loader early
+/// stops its threads.
+pub struct Loader {
+    plan: Arc<Plan>,
+    next: usize,
+    /// For batches that the calling thread makes.
+    workspace: Workspace,
+    queue: Arc<Queue>,
+    workers: Vec<JoinHandle<()>>,
+}
+
+impl Loader {
+    /// Starts a pass over the pictures.
+    ///
+    /// # Errors
+    /// A batch size of 0, a `drop_last` that leaves nothing, or threads that cannot be started.
+    pub fn new(pictures: Arc<Pictures>, options: LoaderOptions) -> Result<Self> {
+        let plan = Arc::new(Plan::new(pictures, options)?);
+        let queue = Arc::new(Queue::new(options.start_batch));
+        let mut loader = Self {
+            next: options.start_batch,
+            workspace: Workspace::default(),
+            queue: Arc::clone(&queue),
+            workers: Vec::new(),
+            plan: Arc::clone(&plan),
+        };
+        // More threads than batches would only start to stop.
+        for _ in 0..options.workers.min(loader.len()) {
+            let (plan, queue) = (Arc::clone(&plan), Arc::clone(&queue));
+            let window = options.prefetch.max(options.workers);
+            let worker = Builder::new()
+                .name("data".to_string())
+                .spawn(move || work(&plan, &queue, window))
+                .context("starting a data worker; lower data.workers")?;
+            loader.workers.push(worker);
+        }
+        Ok(loader)
+    }
+
+    /// Batches of the whole pass, those skipped by `start_batch` included.
+    pub fn batches(&self) -> usize {
+        self.plan.batches
+    }
+}
+
+impl Iterator for Loader {
+    type Item = Result<HostBatch>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.next >= self.plan.batches {
+            return None;
+        }
+        let batch = if self.workers.is_empty() {
+            self.plan.make(self.next, &mut self.workspace)
+        } else {
+            self.queue.take(self.next)
+        };
+        // Nothing follows an error.
+        self.next = if batch.is_ok() {
+            self.next + 1
+        } else {
+            self.plan.batches
+        };
+        Some(batch)
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        let left = self.plan.batches.saturating_sub(self.next);
+        (left, Some(left))
+    }
+}
+
+impl ExactSizeIterator for Loader {}
+
+impl Drop for Loader {
+    fn drop(&mut self) {
+        self.queue.stop();
+        for worker in self.workers.drain(..) {
+            // A worker catches its panics, so that there is nothing to learn from the result.
+            let _ = worker.join();
+        }
+    }
+}
+
+/// Which samples each batch holds.
+struct Plan {
+    pictures: Arc<Pictures>,
+    order: Vec<usize>,
+    batch_size: usize,
+    batches: usize,
+    pass: Pass,
+}
+
+impl Plan {
+    fn new(pictures: Arc<Pictures>, options: LoaderOptions) -> Result<Self> {
+        let LoaderOptions {
+            pass,
+            batch_size,
+            drop_last,
+            ..
+        } = options;
+        ensure!(
+            batch_size > 0,
+            "train.batch_size: 0 is no size; set at least 1"
+        );
+        let mut order: Vec<usize> = (0..pictures.len()).collect();
+        if let Pass::Train { seed, epoch } = pass {
+            Draws::new(seed, epoch, 0, "shuffle").shuffle(&mut order);
+        }
+        let whole = order.len() / batch_size;
+        ensure!(
+            !drop_last || whole > 0,
+            "train.batch_size: {} pictures do not fill a batch of {batch_size}; lower it",
+            order.len()
+        );
+        let batches = if drop_last {
+            whole
+        } else {
+            order.len().div_ceil(batch_size)
+        };
+        Ok(Self {
+            pictures,
+            order,
+            batch_size,
+            batches,
+            pass,
+        })
+    }
+
+    fn make(&self, batch: usize, workspace: &mut Workspace) -> Result<HostBatch> {
+        let start = batch * self.batch_size;
+        let end = (start + self.batch_size).min(self.order.len());
+        let indices = self.order.get(start..end).unwrap_or_default().to_vec();
+        let size = self.pictures.size();
+        let mut pixels = vec![0; indices.len() * 3 * size * size];
+        for (&index, out) in indices.iter().zip(pixels.chunks_exact_mut(3 * size * size)) {
+            let made = catch_unwind(AssertUnwindSafe(|| {
+                self.pictures.pixels(index, self.pass, workspace, out)
+            }));
+            made.unwrap_or_else(|panic| {
+                Err(anyhow!(
+                    "{}: a panic while making it: {}",
+                    self.pictures.describe(index),
+                    text(&*panic)
+                ))
+            })?;
+        }
+        let samples = self.pictures.samples();
+        let targets = indices.iter().map(|&index| samples[index].score).collect();
+        Ok(HostBatch {
+            pixels,
+            len: indices.len(),
+            size,
+            targets,
+            indices,
+        })
+    }
+}
+
+/// What a panic said.
+fn text(panic: &(dyn Any + Send)) -> &str {
+    let text = panic.downcast_ref::<&str>().copied();
+    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("no message")
+}
+
+fn work(plan: &Plan, queue: &Queue, window: usize) {
+    let mut workspace = Workspace::default();
+    while let Some(batch) = queue.claim(plan.batches, window) {
+        // What escapes `make`, such as memory that cannot be had for a batch, must still be answered.
+        let made = catch_unwind(AssertUnwindSafe(|| plan.make(batch, &mut workspace)));
+        queue.put(
+            batch,
+            made.unwrap_or_else(|panic| Err(anyhow!("a data worker failed: {}", text(&*panic)))),
+        );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::path::Path;
+
+    use image::{Rgb, RgbImage};
+
+    use super::*;
+    use crate::config::{Cache, DataConfig};
+    use crate::data::{Sample, Source};
+
+    fn pictures(folder: &Path, count: usize) -> Arc<Pictures> {
+        let samples = (0..count).map(|index| {
+            let path = folder.join(format!("{index}.png"));
+            let seed = index as u32;
+            RgbImage::from_fn(20 + seed % 5, 24, |x, y| {
+                Rgb([(x * 9 + seed) as u8, (y * 7) as u8, (x * y + seed) as u8])
+            })
+            .save(&path)
+            .unwrap();
+            Sample {
+                id: format!("{index}.png"),
+                source: Source::File(path),
+                score: index as f32,
+                group: None,
+            }
+        });
+        let config = DataConfig {
+            image_size: 16,
+            cache: Cache::None,
+            ..DataConfig::default()
+        };
+        Arc::new(Pictures::new(samples.collect(), &config).unwrap())
+    }
+
+    fn train(workers: usize) -> LoaderOptions {
+        LoaderOptions::new(Pass::Train { seed: 3, epoch: 1 }, 4, workers)
+    }
+
+    fn run(pictures: &Arc<Pictures>, options: LoaderOptions) -> Vec<HostBatch> {
+        Loader::new(Arc::clone(pictures), options)
+            .unwrap()
+            .map(Result::unwrap)
+            .collect()
+    }
+
+    #[test]
+    fn batches_are_the_same_with_any_number_of_workers() {
+        let folder = tempfile::tempdir().unwrap();
+        let pictures = pictures(folder.path(), 23);
+        let reference = run(&pictures, train(0));
+        assert_eq!(reference.len(), 6);
+        assert_eq!(reference[5].len, 3);
+        for workers in [1, 2, 5, 40] {
+            assert!(
+                run(&pictures, train(workers)) == reference,
+                "{workers} workers"
+            );
+        }
+    }
+
+    #[test]
+    fn a_training_pass_shuffles_anew_each_epoch_and_misses_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let pictures = pictures(folder.path(), 23);
+        let order = |epoch| -> Vec<usize> {
+            let options = LoaderOptions::new(Pass::Train { seed: 3, epoch }, 4, 2);
+            run(&pictures, options)
+                .into_iter()
+                .flat_map(|batch| batch.indices)
+                .collect()
+        };
+        let (mut first, second) = (order(0), order(1));
+        assert_ne!(first, second);
+        first.sort_unstable();
+        assert_eq!(first, (0..23).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn an_evaluation_pass_keeps_the_order() {
+        let folder = tempfile::tempdir().unwrap();
+        let pictures = pictures(folder.path(), 10);
+        let batches = run(&pictures, LoaderOptions::new(Pass::Evaluate, 4, 2));
+        let targets: Vec<f32> = batches
+            .iter()
+            .flat_map(|batch| batch.targets.clone())
+            .collect();
+        assert_eq!(
+            targets,
+            (0..10).map(|index| index as f32).collect::<Vec<_>>()
+        );
+        assert_eq!(batches[0].pixels.len(), 4 * 3 * 16 * 16);
+    }
+
+    #[test]
+    fn a_pass_can_start_late_and_leave_out_a_short_batch() {
+        let folder = tempfile::tempdir().unwrap();
+        let pictures = pictures(folder.path(), 11);
+        let whole = run(&pictures, train(0));
+        for workers in [0, 2] {
+            let late = run(
+                &pictures,
+                LoaderOptions {
+                    start_batch: 1,
+                    drop_last: true,
+                    ..train(workers)
+                },
+            );
+            assert_eq!(late, whole[1..2]);
+        }
+        let nothing = LoaderOptions {
+            batch_size: 12,
+            drop_last: true,
+            ..train(0)
+        };
+        assert!(Loader::new(Arc::clone(&pictures), nothing).is_err());
+        assert!(
+            Loader::new(
+                pictures,
+                LoaderOptions {
+                    batch_size: 0,
+                    ..train(0)
+                }
+            )
+            .is_err()
+        );
+    }
+
+    #[test]
+    fn an_unreadable_picture_ends_the_pass_with_its_name() {
+        let folder = tempfile::tempdir().unwrap();
+        let pictures = pictures(folder.path(), 20);
+        fs::write(folder.path().join("9.png"), b"").unwrap();
+        for workers in [0, 3] {
+            let options = LoaderOptions::new(Pass::Evaluate, 4, workers);
+            let results: Vec<_> = Loader::new(Arc::clone(&pictures), options)
+                .unwrap()
+                .collect();
+            assert_eq!(results.len(), 3);
+            assert!(results[0].is_ok() && results[1].is_ok());
+            let error = format!("{:#}", results[2].as_ref().unwrap_err());
+            assert!(error.contains("9.png: the file is empty"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_loader_dropped_early_stops_its_threads() {
+        let folder = tempfile::tempdir().unwrap();
+        let pictures = pictures(folder.path(), 40);
+        for taken in 0..4 {
+            let mut loader = Loader::new(Arc::clone(&pictures), train(3)).unwrap();
+            assert_eq!(
+                loader.by_ref().take(taken).filter(Result::is_ok).count(),
+                taken
+            );
+            drop(loader);
+            assert_eq!(Arc::strong_count(&pictures), 1);
+        }
+    }
+}

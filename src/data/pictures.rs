@@ -1,0 +1,172 @@
+//! The pictures of one split: from a sample to the pixels that the model sees.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+
+use anyhow::{Context, Result};
+use image::RgbImage;
+
+use super::augment::TrainTransform;
+use super::loader::Pass;
+use super::resample::Workspace;
+use super::{Sample, Source, read_picture, synthetic};
+use crate::config::{Cache, DataConfig};
+
+/// The most that one split's cache holds, in bytes; pictures beyond it are decoded each time.
+const CACHE_LIMIT: u64 = 8 << 30;
+
+/// Samples, the transforms that the configuration asks for, and the decoded pictures kept between
+/// epochs: all of them with `data.cache: memory`, and always the drawn ones, which cost most to make.
+/// Threads share it; loaders are made from it, one per pass.
+pub struct Pictures {
+    samples: Vec<Sample>,
+    transform: TrainTransform,
+    keep_files: bool,
+    cache: Vec<OnceLock<Arc<RgbImage>>>,
+    /// Bytes in the cache.
+    cached: AtomicU64,
+}
+
+impl Pictures {
+    /// Takes the samples of a split.
+    ///
+    /// # Errors
+    /// An image size that is not positive.
+    pub fn new(samples: Vec<Sample>, config: &DataConfig) -> Result<Self> {
+        let cache = samples.iter().map(|_| OnceLock::new()).collect();
+        Ok(Self {
+            samples,
+            transform: TrainTransform::new(config)?,
+            keep_files: config.cache == Cache::Memory,
+            cache,
+            cached: AtomicU64::new(0),
+        })
+    }
+
+    /// The samples, in the order that a sample's index counts in.
+    pub fn samples(&self) -> &[Sample] {
+        &self.samples
+    }
+
+    /// How many samples there are.
+    pub fn len(&self) -> usize {
+        self.samples.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.samples.is_empty()
+    }
+
+    /// The side of the pictures that the model sees, in pixels.
+    pub fn size(&self) -> usize {
+        self.transform.eval().size()
+    }
+
+    /// The picture of a sample as it is stored, or drawn.
+    ///
+    /// # Errors
+    /// An index out of range, or a file that [`read_picture`] refuses.
+    pub fn picture(&self, index: usize) -> Result<Arc<RgbImage>> {
+        let (Some(sample), Some(cached)) = (self.samples.get(index), self.cache.get(index)) else {
+            anyhow::bail!("there is no sample {index} among {}", self.samples.len());
+        };
+        if let Some(picture) = cached.get() {
+            return Ok(Arc::clone(picture));
+        }
+        let (picture, keep) = match &sample.source {
+            Source::File(path) => (read_picture(path)?, self.keep_files),
+            Source::Synthetic(face) => (synthetic::render(*face, self.size() as u32), true),
+        };
+        let picture = Arc::new(picture);
+        let bytes = picture.len() as u64;
+        if keep && self.cached.load(Ordering::Relaxed) + bytes <= CACHE_LIMIT {
+            // Two threads may have made the same picture: the first one's is kept.
+            if cached.set(Arc::clone(&picture)).is_ok() {
+                self.cached.fetch_add(bytes, Ordering::Relaxed);
+            }
+        }
+        Ok(picture)
+    }
+
+    /// Writes what the model sees of a sample to `out`: (3, size, size), one plane per colour.
+    ///
+    /// # Errors
+    /// As [`Pictures::picture`], naming the sample.
+    pub(super) fn pixels(
+        &self,
+        index: usize,
+        pass: Pass,
+        workspace: &mut Workspace,
+        out: &mut [u8],
+    ) -> Result<()> {
+        self.picture(index)
+            .and_then(|picture| match pass {
+                Pass::Train { seed, epoch } => {
+                    let key = (seed, epoch, index as u64);
+                    self.transform.apply(&picture, key, workspace, out)
+                }
+                Pass::Evaluate => self.transform.eval().apply(&picture, workspace, out),
+            })
+            .with_context(|| self.describe(index))
+    }
+
+    /// Names a sample in an error.
+    pub(super) fn describe(&self, index: usize) -> String {
+        let id = self.samples.get(index).map_or("?", |sample| &sample.id);
+        format!("the picture {id}")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    fn stored(cache: Cache) -> (tempfile::TempDir, Pictures) {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.png");
+        RgbImage::from_pixel(8, 8, image::Rgb([1, 2, 3]))
+            .save(&path)
+            .unwrap();
+        let sample = Sample {
+            id: "a".into(),
+            source: Source::File(path),
+            score: 1.0,
+            group: None,
+        };
+        let config = DataConfig {
+            cache,
+            image_size: 8,
+            ..DataConfig::default()
+        };
+        (folder, Pictures::new(vec![sample], &config).unwrap())
+    }
+
+    #[test]
+    fn a_cached_picture_outlives_its_file() {
+        for (cache, survives) in [(Cache::Memory, true), (Cache::None, false)] {
+            let (folder, pictures) = stored(cache);
+            pictures.picture(0).unwrap();
+            fs::remove_file(folder.path().join("a.png")).unwrap();
+            assert_eq!(pictures.picture(0).is_ok(), survives);
+        }
+    }
+
+    #[test]
+    fn an_error_names_sample_and_file() {
+        let (folder, pictures) = stored(Cache::None);
+        fs::write(folder.path().join("a.png"), b"no picture").unwrap();
+        let mut out = vec![0; 3 * 64];
+        let error = pictures
+            .pixels(0, Pass::Evaluate, &mut Workspace::default(), &mut out)
+            .unwrap_err();
+        let error = format!("{error:#}");
+        assert!(
+            error.contains("the picture a: ") && error.contains("a.png: not a picture"),
+            "{error}"
+        );
+        assert!(pictures.picture(1).is_err());
+    }
+}

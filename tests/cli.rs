@@ -1,0 +1,422 @@
+//! The program itself, on small drawn data sets in a temporary directory.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::thread::sleep;
+use std::time::Duration;
+
+use image::{Rgb, RgbImage};
+use serde_json::Value;
+use tempfile::TempDir;
+
+/// A model and data set that train in a second or two.
+const SMALL: &str = "
+name: small
+seed: 7
+data: {dataset: synthetic, image_size: 32, synthetic: {train: 48, val: 16, test: 16}}
+model:
+  vit: {name: vit_micro_patch8_64, embed_dim: 24, depth: 1}
+  mamba: {name: vim_micro_patch8_64, embed_dim: 24, depth: 1}
+  fusion: {dim: 16}
+  head: {hidden: [16]}
+train: {epochs: 3, batch_size: 16, threads: 1, optimizer: {lr: 1.0e-3}, schedule: {warmup_epochs: 1}}
+";
+
+struct Sandbox(TempDir);
+
+impl Sandbox {
+    fn new() -> Self {
+        let sandbox = Self(tempfile::tempdir().unwrap());
+        fs::write(sandbox.path("small.yaml"), SMALL).unwrap();
+        sandbox
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_vmbeauty"));
+        command.args(arguments).current_dir(self.0.path());
+        command
+    }
+
+    fn run(&self, arguments: &[&str]) -> Output {
+        self.command(arguments).output().unwrap()
+    }
+
+    /// stdout of a run that must succeed.
+    fn done(&self, arguments: &[&str]) -> String {
+        let output = self.run(arguments);
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "vmbeauty {arguments:?}: {errors}");
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    fn json(&self, arguments: &[&str]) -> Value {
+        serde_json::from_str(&self.done(arguments)).unwrap()
+    }
+
+    /// The exit code and stderr of a run that must fail.
+    fn fails(&self, arguments: &[&str]) -> (i32, String) {
+        let output = self.run(arguments);
+        assert!(
+            !output.status.success(),
+            "vmbeauty {arguments:?} did not fail"
+        );
+        let errors = String::from_utf8(output.stderr).unwrap();
+        assert!(!errors.contains("panicked"), "{errors}");
+        (output.status.code().unwrap(), errors)
+    }
+}
+
+fn bytes(path: &Path) -> Vec<u8> {
+    fs::read(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+/// Lines of metrics.jsonl without what depends on the clock.
+fn figures(run: &Path) -> Vec<Value> {
+    let text = fs::read_to_string(run.join("metrics.jsonl")).unwrap();
+    text.lines()
+        .map(|line| {
+            let mut value: Value = serde_json::from_str(line).unwrap();
+            let object = value.as_object_mut().unwrap();
+            for key in ["seconds", "images_per_second", "data_wait"] {
+                object.remove(key);
+            }
+            value
+        })
+        .collect()
+}
+
+#[test]
+fn a_run_fills_its_directory_and_the_other_commands_read_it() {
+    let sandbox = Sandbox::new();
+    let table = sandbox.done(&["train", "small.yaml", "--output", "run"]);
+    assert!(
+        table.contains("linear model") && table.contains("test"),
+        "{table}"
+    );
+    let run = sandbox.path("run");
+    for name in [
+        "config.yaml",
+        "summary.json",
+        "metrics.jsonl",
+        "predictions_val.csv",
+        "predictions_test.csv",
+        "best.safetensors",
+        "last.safetensors",
+        "state/checkpoint.safetensors",
+        "tensorboard",
+    ] {
+        assert!(run.join(name).exists(), "{name}");
+    }
+    let summary: Value = serde_json::from_slice(&bytes(&run.join("summary.json"))).unwrap();
+    assert_eq!(summary["test"]["n"], 16);
+    assert_eq!(summary["epochs"], 3);
+    assert!(summary["commit"].is_string());
+    assert_eq!(figures(&run).len(), 3);
+    let predictions = fs::read_to_string(run.join("predictions_test.csv")).unwrap();
+    assert!(predictions.starts_with("image,target,prediction"));
+    assert_eq!(predictions.lines().count(), 17);
+
+    // evaluate reads the same weights and gets the same figures.
+    let evaluated = sandbox.json(&["evaluate", "run", "--json"]);
+    for key in ["mae", "rmse"] {
+        let (a, b) = (
+            evaluated[key].as_f64().unwrap(),
+            summary["test"][key].as_f64().unwrap(),
+        );
+        assert!((a - b).abs() < 1e-6, "{key}: {a} is not {b}");
+    }
+    // The resolved config runs again, to the same weights.
+    sandbox.done(&["train", "run/config.yaml", "--output", "again"]);
+    assert_eq!(
+        bytes(&run.join("last.safetensors")).len(),
+        bytes(&sandbox.path("again/last.safetensors")).len()
+    );
+    assert_eq!(figures(&run), figures(&sandbox.path("again")));
+}
+
+#[test]
+fn weights_do_not_depend_on_the_number_of_workers_or_on_tensorboard() {
+    let sandbox = Sandbox::new();
+    let last = |name: &str, set: &[&str]| {
+        let mut arguments = vec!["train", "small.yaml", "--output", name];
+        arguments.extend(set.iter().flat_map(|set| ["--set", set]));
+        sandbox.done(&arguments);
+        bytes(&sandbox.path(name).join("state/checkpoint.safetensors")).split_off(10_000)
+    };
+    let one = last("one", &["data.workers=1"]);
+    let tail = one.len() - 20_000; // tensors; the header in front of them names the seconds that it took
+    let three = last("three", &["data.workers=3", "train.tensorboard=false"]);
+    assert_eq!(one[one.len() - tail..], three[three.len() - tail..]);
+}
+
+#[test]
+fn a_killed_run_resumes_to_the_figures_of_one_that_was_not() {
+    let sandbox = Sandbox::new();
+    let set = ["--set", "train.epochs=6"];
+    sandbox.done(&[&["train", "small.yaml", "--output", "whole"], &set[..]].concat());
+    let whole = sandbox.path("whole");
+    for delay in [900, 1300, 1700] {
+        let name = format!("killed{delay}");
+        let start = [&["train", "small.yaml", "--output", &name], &set[..]].concat();
+        let mut child = sandbox
+            .command(&start)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        sleep(Duration::from_millis(delay));
+        let _ = child.kill();
+        let _ = child.wait();
+        let killed = sandbox.path(&name);
+        if !killed.join("config.yaml").exists() {
+            continue; // killed before the run began
+        }
+        // Whatever stands under a final name is whole.
+        for weights in [
+            "best.safetensors",
+            "last.safetensors",
+            "state/checkpoint.safetensors",
+        ] {
+            let path = killed.join(weights);
+            if path.exists() {
+                safetensors::SafeTensors::deserialize(&bytes(&path)).unwrap();
+            }
+        }
+        sandbox.done(&[&start[..], &["--resume"]].concat());
+        assert_eq!(figures(&killed), figures(&whole), "killed after {delay} ms");
+        for csv in ["predictions_val.csv", "predictions_test.csv"] {
+            assert_eq!(bytes(&killed.join(csv)), bytes(&whole.join(csv)), "{csv}");
+        }
+        let leftovers = fs::read_dir(&killed)
+            .unwrap()
+            .map(|e| e.unwrap().file_name());
+        assert!(
+            leftovers
+                .into_iter()
+                .all(|name| !name.to_string_lossy().starts_with('.'))
+        );
+    }
+}
+
+#[test]
+fn a_second_run_takes_the_next_free_directory_and_never_overwrites() {
+    let sandbox = Sandbox::new();
+    let arguments = ["train", "small.yaml", "--set", "train.epochs=1"];
+    sandbox.done(&arguments);
+    sandbox.done(&arguments);
+    assert!(sandbox.path("runs/small/summary.json").exists());
+    assert!(sandbox.path("runs/small-2/summary.json").exists());
+    let (code, errors) = sandbox.fails(&["train", "small.yaml", "--output", "runs/small"]);
+    assert_eq!(code, 1);
+    assert!(errors.contains("--resume"), "{errors}");
+}
+
+#[test]
+fn predict_and_features_read_pictures_and_report_those_that_cannot_be_read() {
+    let sandbox = Sandbox::new();
+    sandbox.done(&[
+        "train",
+        "small.yaml",
+        "--output",
+        "run",
+        "--set",
+        "train.epochs=1",
+    ]);
+    fs::create_dir(sandbox.path("faces")).unwrap();
+    for (i, name) in ["a.png", "b.jpg"].iter().enumerate() {
+        let picture =
+            RgbImage::from_fn(50, 40, |x, y| Rgb([x as u8 * 5, y as u8 * 6, i as u8 * 90]));
+        picture.save(sandbox.path("faces").join(name)).unwrap();
+    }
+    let predicted = sandbox.json(&["predict", "run", "faces", "--format", "json"]);
+    assert_eq!(predicted["predictions"].as_array().unwrap().len(), 2);
+    assert!(predicted["predictions"][0]["weight_vit"].is_number());
+    let csv = sandbox.done(&["predict", "run", "faces/a.png", "--format", "csv"]);
+    assert!(
+        csv.starts_with("image,score,weight_vit,weight_mamba\nfaces/a.png,"),
+        "{csv}"
+    );
+
+    fs::write(sandbox.path("faces/broken.jpg"), b"not a picture").unwrap();
+    let output = sandbox.run(&["predict", "run", "faces"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("broken.jpg"));
+    assert!(
+        String::from_utf8_lossy(&output.stdout).contains("b.jpg"),
+        "the others are predicted all the same"
+    );
+
+    sandbox.done(&[
+        "features",
+        "run",
+        "faces/a.png",
+        "faces/b.jpg",
+        "--output",
+        "f.safetensors",
+    ]);
+    let file = bytes(&sandbox.path("f.safetensors"));
+    let features = safetensors::SafeTensors::deserialize(&file).unwrap();
+    let shape = |name: &str| features.tensor(name).unwrap().shape().to_vec();
+    assert_eq!(
+        [shape("vit"), shape("mamba"), shape("fused")],
+        [[2, 24], [2, 24], [2, 16]]
+    );
+    assert_eq!(shape("score"), [2]);
+}
+
+#[test]
+fn features_of_an_input_tensor_are_the_reference_implementations() {
+    let sandbox = Sandbox::new();
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/golden");
+    for (branch, sizes) in [("vit", "num_heads: 3"), ("mamba", "d_state: 16")] {
+        let prefix = if branch == "vit" { "vit" } else { "vim" };
+        let weights = golden.join(format!("{prefix}_small_case_weights.safetensors"));
+        let config = format!(
+            "model:\n  {branch}: {{name: {prefix}_tiny_patch16_224, weights: {weights:?}, image_size: 48, patch_size: 8, embed_dim: 48, depth: 3, {sizes}}}\n  fusion: {{strategy: {branch}_only}}\n"
+        );
+        fs::write(sandbox.path("golden.yaml"), config).unwrap();
+        let case = golden.join(format!("{prefix}_small_case.safetensors"));
+        sandbox.done(&[
+            "features",
+            "golden.yaml",
+            "--input-tensor",
+            case.to_str().unwrap(),
+            "--output",
+            "f.safetensors",
+        ]);
+        let read = |path: &Path, name: &str| -> Vec<f32> {
+            let file = bytes(path);
+            let tensors = safetensors::SafeTensors::deserialize(&file).unwrap();
+            let data = tensors.tensor(name).unwrap().data().to_vec();
+            data.chunks(4)
+                .map(|c| f32::from_le_bytes(c.try_into().unwrap()))
+                .collect()
+        };
+        let (ours, expected) = (
+            read(&sandbox.path("f.safetensors"), branch),
+            read(&case, "features"),
+        );
+        assert_eq!(ours.len(), expected.len());
+        let largest = expected.iter().fold(0f32, |m, x| m.max(x.abs()));
+        for (a, b) in ours.iter().zip(&expected) {
+            assert!((a - b).abs() <= 1e-4 * largest, "{branch}: {a} is not {b}");
+        }
+    }
+}
+
+#[test]
+fn wrong_configs_and_usage_end_with_2_and_say_what_to_do() {
+    let sandbox = Sandbox::new();
+    fs::write(sandbox.path("typo.yaml"), "train:\n  epoch: 3\n").unwrap();
+    let (code, errors) = sandbox.fails(&["train", "typo.yaml"]);
+    assert_eq!(code, 2);
+    assert!(
+        errors.contains("typo.yaml:2") && errors.contains("train.epochs"),
+        "{errors}"
+    );
+    assert_eq!(sandbox.fails(&["train", "absent.yaml"]).0, 2);
+    assert_eq!(sandbox.fails(&["train"]).0, 2);
+    assert_eq!(sandbox.fails(&["trian", "small.yaml"]).0, 2);
+    let (code, errors) =
+        sandbox.fails(&["train", "small.yaml", "--set", "model.fusion.strategy=gatd"]);
+    assert_eq!(code, 2);
+    assert!(errors.contains("gated"), "{errors}");
+}
+
+#[test]
+fn failures_end_with_1_and_name_the_file() {
+    let sandbox = Sandbox::new();
+    let (code, errors) = sandbox.fails(&["evaluate", "nowhere"]);
+    assert_eq!(code, 1);
+    assert!(errors.contains("nowhere"), "{errors}");
+    fs::create_dir(sandbox.path("empty")).unwrap();
+    let (_, errors) = sandbox.fails(&["predict", "empty", "x.jpg"]);
+    assert!(errors.contains("best.safetensors"), "{errors}");
+    let (code, errors) = sandbox.fails(&[
+        "train",
+        "small.yaml",
+        "--set",
+        "model.vit.weights=absent.safetensors",
+    ]);
+    assert_ne!(code, 0);
+    assert!(errors.contains("absent.safetensors"), "{errors}");
+    let (_, errors) = sandbox.fails(&["train", "small.yaml", "--output", "small.yaml/run"]);
+    assert!(errors.contains("small.yaml/run"), "{errors}");
+}
+
+#[test]
+fn doctor_and_summary_print_one_json_object() {
+    let sandbox = Sandbox::new();
+    let doctor = sandbox.json(&["doctor", "--json"]);
+    assert_eq!(doctor["sound"], true);
+    assert!(doctor["libtorch"].as_str().unwrap().starts_with("2."));
+    let summary = sandbox.json(&["summary", "small.yaml", "--json"]);
+    let layers = summary["layers"].as_array().unwrap();
+    let total: i64 = layers
+        .iter()
+        .map(|layer| layer["parameters"].as_i64().unwrap())
+        .sum();
+    assert_eq!(summary["parameters"], total);
+    let table = sandbox.done(&["summary", "small.yaml"]);
+    assert!(
+        table.contains("mamba.layers.0") && table.contains("total"),
+        "{table}"
+    );
+}
+
+#[test]
+fn completions_name_every_subcommand() {
+    let sandbox = Sandbox::new();
+    let script = sandbox.done(&["completions", "bash"]);
+    for name in [
+        "train", "evaluate", "predict", "features", "summary", "data", "doctor",
+    ] {
+        assert!(script.contains(name), "{name}");
+    }
+}
+
+#[test]
+fn data_check_prints_one_json_object_and_finds_what_is_wrong() {
+    let sandbox = Sandbox::new();
+    fs::create_dir(sandbox.path("set")).unwrap();
+    let mut rows = String::from("image,score,split\n");
+    for i in 0..6 {
+        let picture = RgbImage::from_fn(20, 20, |x, y| Rgb([x as u8 * 9, y as u8 * 9, i * 40]));
+        picture
+            .save(sandbox.path("set").join(format!("{i}.png")))
+            .unwrap();
+        let split = ["train", "train", "train", "val", "val", "test"][i as usize];
+        rows += &format!("{i}.png,{},{split}\n", i + 1);
+    }
+    rows += "gone.png,3,train\n";
+    fs::write(sandbox.path("set/list.csv"), rows).unwrap();
+    fs::write(sandbox.path("set/0.png"), b"").unwrap();
+    fs::write(
+        sandbox.path("csv.yaml"),
+        SMALL.replace("dataset: synthetic", "dataset: csv, root: set/list.csv"),
+    )
+    .unwrap();
+    let report = sandbox.json(&["data", "check", "csv.yaml", "--json"]);
+    assert_eq!(report["missing"][0]["id"], "gone.png");
+    assert_eq!(report["unreadable"][0]["id"], "0.png");
+    // Training leaves those two out and says so.
+    let output = sandbox.run(&[
+        "train",
+        "csv.yaml",
+        "--output",
+        "run",
+        "--set",
+        "train.epochs=1",
+    ]);
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{errors}");
+    assert!(
+        errors.contains("2 to train") && errors.contains("2 rows of the data set were left out"),
+        "{errors}"
+    );
+}

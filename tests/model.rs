@@ -1,0 +1,133 @@
+//! Properties of the network.
+
+use tch::{Device, Kind, Tensor};
+use vm_beautynet::config::Config;
+use vm_beautynet::models::{BeautyNet, Images};
+
+fn network(strategy: &str) -> BeautyNet {
+    let overrides: Vec<String> = [
+        "data.image_size=32",
+        "model.vit={name: vit_micro_patch8_64, depth: 2}",
+        "model.mamba={name: vim_micro_patch8_64, depth: 2, image_size: 32}",
+        "model.fusion.dim=16",
+        &format!("model.fusion.strategy={strategy}"),
+    ]
+    .map(str::to_string)
+    .to_vec();
+    tch::manual_seed(5);
+    BeautyNet::new(
+        &Config::from_yaml("", "test", &overrides).unwrap(),
+        Device::Cpu,
+    )
+    .unwrap()
+}
+
+fn pixels(b: i64) -> Tensor {
+    Tensor::randint(256, [b, 3, 32, 32], (Kind::Uint8, Device::Cpu))
+}
+
+const STRATEGIES: [&str; 4] = ["gated", "weighted", "vit_only", "mamba_only"];
+
+#[test]
+fn a_batch_gives_what_its_items_give_one_by_one() {
+    for strategy in STRATEGIES {
+        let net = network(strategy);
+        let images = pixels(4);
+        let whole = net.forward(Images::Pixels(&images), false).unwrap().score;
+        for item in 0..4 {
+            let one = net
+                .forward(Images::Pixels(&images.narrow(0, item, 1)), false)
+                .unwrap()
+                .score;
+            let difference = (one.double_value(&[0]) - whole.double_value(&[item])).abs();
+            assert!(difference < 1e-5, "{strategy}: {difference}");
+        }
+    }
+}
+
+#[test]
+fn every_parameter_receives_gradient() {
+    for strategy in STRATEGIES {
+        let net = network(strategy);
+        // Off its starting point: zero gate weights pass no gradient to what they read.
+        for (_, parameter) in net.parameters().iter().filter(|(_, p)| p.requires_grad()) {
+            let _guard = tch::no_grad_guard();
+            let noise = parameter.randn_like() * 0.02;
+            let _ = parameter.shallow_clone().g_add_(&noise);
+        }
+        let output = net.forward(Images::Pixels(&pixels(3)), false).unwrap();
+        output.scaled.square().sum(Kind::Float).backward();
+        for (name, parameter) in net.parameters().iter().filter(|(_, p)| p.requires_grad()) {
+            let gradient = parameter.grad();
+            assert!(gradient.defined(), "{strategy}: {name} has no gradient");
+            assert!(
+                gradient.abs().max().double_value(&[]) > 0.0,
+                "{strategy}: {name}'s gradient is zero"
+            );
+        }
+    }
+}
+
+#[test]
+fn shares_sum_to_one_and_the_fused_vector_is_their_mixture() {
+    let net = network("weighted");
+    let output = net.forward(Images::Pixels(&pixels(3)), false).unwrap();
+    let weights = output.weights.unwrap();
+    assert_eq!(weights.size(), [3, 2]);
+    // Learned scalars that start at zero: equal shares.
+    assert!((weights - 0.5).abs().max().double_value(&[]) < 1e-6);
+
+    let net = network("gated");
+    let sums = net
+        .forward(Images::Pixels(&pixels(3)), false)
+        .unwrap()
+        .weights
+        .unwrap();
+    let sums = sums.sum_dim_intlist([1i64].as_slice(), false, Kind::Float);
+    assert!((sums - 1.0).abs().max().double_value(&[]) < 1e-6);
+}
+
+#[test]
+fn pixels_are_normalised_as_the_preset_says() {
+    let net = network("vit_only");
+    let images = pixels(2);
+    let channels = |values: [f32; 3]| Tensor::from_slice(&values).view([1, 3, 1, 1]);
+    let (mean, std) = (
+        channels([0.485, 0.456, 0.406]),
+        channels([0.229, 0.224, 0.225]),
+    );
+    let normalised = (images.to_kind(Kind::Float) / 255.0 - mean) / std;
+    let by_hand = net
+        .forward(Images::Normalised(&normalised), false)
+        .unwrap()
+        .score;
+    let by_model = net.forward(Images::Pixels(&images), false).unwrap().score;
+    assert!((by_hand - by_model).abs().max().double_value(&[]) < 1e-6);
+}
+
+#[test]
+fn drop_path_and_dropout_act_in_training_only() {
+    let net = network("gated");
+    let images = pixels(8);
+    let scores = |train: bool, seed: i64| {
+        tch::manual_seed(seed);
+        net.forward(Images::Pixels(&images), train).unwrap().score
+    };
+    assert!(scores(false, 1).equal(&scores(false, 2)));
+    assert!(!scores(true, 1).equal(&scores(true, 2)));
+    assert!(scores(true, 1).equal(&scores(true, 1)));
+}
+
+#[test]
+fn pictures_of_another_size_are_refused_with_the_size_that_fits() {
+    let net = network("gated");
+    let large = Tensor::zeros([1, 3, 48, 48], (Kind::Uint8, Device::Cpu));
+    let error = net
+        .forward(Images::Pixels(&large), false)
+        .unwrap_err()
+        .to_string();
+    assert!(
+        error.contains("(batch, 3, 32, 32)") && error.contains("[1, 3, 48, 48]"),
+        "{error}"
+    );
+}
