@@ -94,6 +94,16 @@ char* vmb_adamw_step(void* const* params, void* const* grads, void* const* exp_a
   return guarded([&] {
     if (count == 0) return;
     at::NoGradGuard no_grad;
+    // The fused kernel walks plain pointers over the parameter's elements.
+    for (int64_t i = 0; i < count; ++i) {
+      const Tensor& p = tensor(params[i]);
+      for (const void* other : {grads[i], exp_avgs[i], exp_avg_sqs[i]}) {
+        const Tensor& t = tensor(other);
+        TORCH_CHECK_VALUE(t.sizes() == p.sizes() && t.strides() == p.strides() && t.dtype() == p.dtype() && t.device() == p.device(),
+                          "adamw_step: gradient and moments of parameter ", i, " must have its shape ", p.sizes(), ", strides, type and device");
+      }
+      TORCH_CHECK_VALUE(tensor(steps[i]).numel() == 1, "adamw_step: steps must be scalars");
+    }
     auto step_list = tensors(steps, count);
     at::_foreach_add_(step_list, 1);
     at::_fused_adamw_(tensors(params, count), tensors(grads, count), tensors(exp_avgs, count), tensors(exp_avg_sqs, count), {}, step_list, lr,
@@ -114,7 +124,8 @@ char* vmb_clip_grad_norm(void* const* grads, int64_t count, double max_norm, dou
 
 void vmb_keep_freed_memory(void) {
 #if defined(__GLIBC__)
-  mallopt(M_MMAP_THRESHOLD, 1 << 30);
+  // Older C libraries take no more than 32 MiB here.
+  if (mallopt(M_MMAP_THRESHOLD, 1 << 30) == 0) mallopt(M_MMAP_THRESHOLD, 32 << 20);
   mallopt(M_TRIM_THRESHOLD, 1 << 30);
   mallopt(M_TOP_PAD, 64 << 20);
 #endif

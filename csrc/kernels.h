@@ -4,6 +4,9 @@
 
 #include <cstdint>
 
+// Never a function of its own: the linker would keep one copy, perhaps one compiled for instructions that another machine lacks.
+#define VMB_INLINE __attribute__((always_inline))
+
 namespace vmb {
 
 // A three-dimensional operand seen as (batch, row, step). A scan that runs in reverse is the same scan over a view whose
@@ -13,8 +16,8 @@ struct View {
   T* data = nullptr;
   int64_t batch = 0, row = 0, step = 0;  // strides in elements
 
-  T* at(int64_t b, int64_t r, int64_t s) const { return data + b * batch + r * row + s * step; }
-  explicit operator bool() const { return data != nullptr; }
+  VMB_INLINE T* at(int64_t b, int64_t r, int64_t s) const { return data + b * batch + r * row + s * step; }
+  VMB_INLINE explicit operator bool() const { return data != nullptr; }
 };
 
 // Channels of one work item; fixed, so that the order of every sum is independent of the number of threads and of the
@@ -25,11 +28,11 @@ constexpr int64_t kChunk = 32;
 
 struct ScanSizes {
   int64_t batch, dim, length, state;
-  int64_t groups() const { return (dim + kGroup - 1) / kGroup; }
-  int64_t chunks() const { return (length + kChunk - 1) / kChunk; }
-  int64_t items() const { return batch * groups(); }
+  VMB_INLINE int64_t groups() const { return (dim + kGroup - 1) / kGroup; }
+  VMB_INLINE int64_t chunks() const { return (length + kChunk - 1) / kChunk; }
+  VMB_INLINE int64_t items() const { return batch * groups(); }
   // Elements of the stored states: (batch, group, chunk, state, channel of the group).
-  int64_t checkpoint_elements() const { return batch * groups() * chunks() * state * kGroup; }
+  VMB_INLINE int64_t checkpoint_elements() const { return batch * groups() * chunks() * state * kGroup; }
 };
 
 template <class T>
@@ -72,7 +75,7 @@ struct Conv {
   View<const T> x;
   View<const T> weight;  // rows are channels, steps are taps
   const T* bias;         // (dim) or null
-  int64_t items() const { return batch * ((dim + kGroup - 1) / kGroup); }
+  VMB_INLINE int64_t items() const { return batch * ((dim + kGroup - 1) / kGroup); }
 };
 
 template <class T>

@@ -56,7 +56,7 @@ inline typename Lane<V>::scalar lane_sum(V v) {
 constexpr double kLog2e = 1.4426950408889634074;
 constexpr double kLn2 = 0.6931471805599453094;
 
-// 2^(x*y). The product is split into integer and fraction before it is rounded (one fused multiply-subtract), so the
+// 2^(x*y). The product is split into integer and fraction before it is rounded (one fused multiply-subtract, where the processor has it), so the
 // error stays that of 2^f, |f| <= 1/2: a minimax polynomial of degree 6, 2e-9 relative in exact arithmetic, within
 // 1 ulp evaluated in float. Above 2^128: infinity; below 2^-126: zero (denormal results are flushed); NaN stays NaN.
 template <int W>

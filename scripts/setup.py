@@ -2,12 +2,13 @@
 """Set up what `cargo build` needs: libtorch, found through .cargo/config.toml.
 
     python3 scripts/setup.py              libtorch for the CPU (450 MB on disk)
-    python3 scripts/setup.py --cuda       libtorch with CUDA, and nvcc (about 8 GB on disk)
+    python3 scripts/setup.py --cuda       libtorch with CUDA, and nvcc (about 12 GB while it is set up)
+    python3 scripts/setup.py --cpu        back to the CPU variant after --cuda
     python3 scripts/setup.py --check      only say what is missing
 
 libtorch comes out of the PyTorch wheel, by pip, into a cache that survives a clean clone: $VMB_CACHE_DIR, else
-$XDG_CACHE_HOME/vm-beautynet, else ~/.cache/vm-beautynet. A folder appears under its final name only when every
-file in it has been checked against the wheel's own list of SHA-256 sums, so an interrupted set-up is never taken for
+$XDG_CACHE_HOME/vm-beautynet, else ~/.cache/vm-beautynet. A folder appears under its final name only when everything
+is in it (for the CPU, each file checked against the wheel's own list of SHA-256 sums; for CUDA, what pip checks), so an interrupted set-up is never taken for
 a finished one. LIBTORCH or LIBTORCH_USE_PYTORCH in the environment wins: then nothing is downloaded.
 """
 
@@ -230,6 +231,16 @@ def write_cargo_config(libtorch):
     os.replace(temporary, path)
 
 
+def uses_cuda(root):
+    """Whether this checkout was set up for CUDA, and still can be built so."""
+    try:
+        text = (PROJECT / ".cargo/config.toml").read_text()
+    except OSError:
+        return False
+    folder = root / f"libtorch-{TORCH_VERSION}-cuda"
+    return json.dumps(str(folder / "torch")) in text and is_whole(folder)
+
+
 def user_libtorch():
     """The user's own libtorch, where the environment names one."""
     if os.environ.get("LIBTORCH_USE_PYTORCH"):
@@ -243,6 +254,7 @@ def user_libtorch():
 def main():
     parser = argparse.ArgumentParser(description="Set up libtorch for vm-beautynet.")
     parser.add_argument("--cuda", action="store_true", help="the GPU variant: full wheel and nvcc")
+    parser.add_argument("--cpu", action="store_true", help="the CPU variant, even if the GPU variant is set up")
     parser.add_argument("--check", action="store_true", help="only check the tools")
     args = parser.parse_args()
     check_tools()
@@ -253,6 +265,8 @@ def main():
         return
     check_platform()
     root = cache_root()
+    if not args.cuda and not args.cpu and uses_cuda(root):
+        return
     root.mkdir(parents=True, exist_ok=True)
     with open(root / "setup.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)

@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 use clap::ValueEnum;
 use serde_json::json;
 
-use super::output::{figure, print, print_json, table};
+use super::output::{figure, print, print_json, say, table};
 use crate::data::{self, Pictures, Split};
 use crate::eval::evaluate::{Walk, predict};
 use crate::eval::run::Run;
@@ -56,6 +56,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         None => Vec::new(),
     };
     let run = Run::open(&args.run, &overrides)?;
+    run.config.check_picture_sizes()?;
     let split = Split::from(args.split);
     let (samples, skipped) = data::load_split(&run.config.data, run.config.seed, split)?;
     let pictures = Arc::new(Pictures::new(samples, &run.config.data)?);
@@ -65,10 +66,10 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     };
     let metrics = predict(&run.net, &pictures, walk, &mut |_| {})?.metrics()?;
     if !skipped.is_empty() {
-        eprintln!(
+        say(&format!(
             "{} rows of the split were left out: `vmbeauty data check` lists them",
             skipped.len()
-        );
+        ));
     }
     if args.json {
         print_json(&json!({

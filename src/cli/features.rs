@@ -8,6 +8,7 @@ use std::sync::Arc;
 use anyhow::{Context, Result};
 use tch::Tensor;
 
+use super::output::say;
 use super::predict::open_pictures;
 use crate::config::Config;
 use crate::data::{Loader, LoaderOptions, Pass};
@@ -56,6 +57,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
             batches.push(net.forward(Images::Normalised(&part), false)?);
         }
     } else {
+        config.check_picture_sizes()?;
         let (pictures, unread) = open_pictures(&args.images, &config.data)?;
         code = u8::from(unread > 0);
         let names: Vec<&str> = pictures
@@ -71,7 +73,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         }
     }
     weights::save(&args.output, &columns(&batches), metadata)?;
-    eprintln!("wrote {}", args.output.display());
+    say(&format!("wrote {}", args.output.display()));
     Ok(ExitCode::from(code))
 }
 

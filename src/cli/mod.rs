@@ -17,6 +17,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 
+use self::output::say;
 use crate::config::ConfigError;
 
 /// Train VM-BeautyNet: a Vision Transformer and a Vision Mamba that predict how people rate the attractiveness of a face.
@@ -53,11 +54,11 @@ pub fn main() -> ExitCode {
     match result {
         Ok(Ok(code)) => code,
         Ok(Err(error)) => {
-            eprintln!("error: {error:#}");
+            say(&format!("error: {error:#}"));
             ExitCode::from(if is_config_error(&error) { 2 } else { 1 })
         }
         Err(panic) => {
-            eprintln!("error: {}", panic_message(&*panic));
+            say(&format!("error: {}", panic_message(&*panic)));
             ExitCode::from(1)
         }
     }

@@ -14,6 +14,11 @@ pub fn print(text: &str) -> Result<()> {
     }
 }
 
+/// Prints a line for the person who watches, on stderr. Where nobody can read it any more, the work goes on.
+pub fn say(text: &str) {
+    let _ = writeln!(std::io::stderr(), "{text}");
+}
+
 /// Prints a result as one JSON object.
 pub fn print_json(value: &impl Serialize) -> Result<()> {
     print(&(serde_json::to_string_pretty(value)? + "\n"))

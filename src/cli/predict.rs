@@ -8,7 +8,7 @@ use anyhow::{Context, Result, ensure};
 use clap::ValueEnum;
 use serde_json::{Map, Value, json};
 
-use super::output::{print, print_json, table};
+use super::output::{print, print_json, say, table};
 use crate::config::DataConfig;
 use crate::data::{Pictures, Sample, Source, read_picture};
 use crate::eval::evaluate::{Walk, predict};
@@ -41,6 +41,7 @@ enum Format {
 /// Runs the subcommand: 1 where a picture could not be read, after the others have been predicted.
 pub fn run(args: &Args) -> Result<ExitCode> {
     let run = Run::open(&args.run, &[])?;
+    run.config.check_picture_sizes()?;
     let (pictures, unread) = open_pictures(&args.images, &run.config.data)?;
     let walk = Walk {
         batch_size: run.config.train.batch_size,
@@ -68,7 +69,7 @@ pub fn open_pictures(paths: &[PathBuf], config: &DataConfig) -> Result<(Pictures
     files.retain(|file| match read_picture(file) {
         Ok(_) => true,
         Err(error) => {
-            eprintln!("left out: {error:#}");
+            say(&format!("left out: {error:#}"));
             false
         }
     });

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use super::output::thousands;
+use super::output::{say, thousands};
 use crate::train::{EpochRecord, Observer, Start, StepRecord};
 
 const BAR: &str = "{prefix} {bar:30} {pos}/{len} images  {per_sec}  eta {eta}  {msg}";
@@ -31,7 +31,7 @@ impl Progress {
 
     fn line(&self, text: &str) {
         if self.bar.is_hidden() {
-            eprintln!("{text}");
+            say(text);
         } else {
             self.bar.println(text);
         }

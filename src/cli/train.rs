@@ -5,12 +5,12 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 
-use super::output::{figure, print, table};
+use super::output::{figure, print, say, table};
 use super::progress::Progress;
 use crate::config::Config;
 use crate::eval::metrics::Metrics;
-use crate::report::tensorboard::TensorBoard;
 use crate::report::training_log::TrainingLog;
+use crate::train::run_dir::TENSORBOARD;
 use crate::train::{Observer, Outcome, RunDir, train};
 
 /// Train a model as a config says
@@ -36,24 +36,19 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         Some(root) => root.clone(),
         None => RunDir::default_root(&config.name, args.resume),
     };
-    let run = match args.resume {
-        true => RunDir::resume(&root, &config)?,
-        false => RunDir::create(&root, &config)?,
-    };
     let mut observers: Vec<Box<dyn Observer>> = vec![Box::new(Progress::new(&root))];
     if config.train.tensorboard {
-        let board = TensorBoard::create_or_warn(&run.tensorboard());
-        observers.push(Box::new(TrainingLog::new(board)));
+        observers.push(Box::new(TrainingLog::new(root.join(TENSORBOARD))));
     }
-    let outcome = train(&config, &run, args.resume, &mut observers)?;
+    let outcome = train(&config, &root, args.resume, &mut observers)?;
     drop(observers);
     print(&report(&outcome))?;
-    eprintln!(
+    say(&format!(
         "run directory: {}  (vmbeauty predict {} IMAGE; tensorboard --logdir {})",
         root.display(),
         root.display(),
         root.display()
-    );
+    ));
     Ok(ExitCode::SUCCESS)
 }
 

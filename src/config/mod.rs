@@ -97,6 +97,24 @@ impl Config {
         Ok(Some(shape))
     }
 
+    /// Checks that the branches take the pictures that the data set gives: `data.image_size` on a side. Not part of
+    /// [`validate`](Self::validate), for a tensor of another size can be put in directly.
+    ///
+    /// # Errors
+    /// Names the branch's key.
+    pub fn check_picture_sizes(&self) -> Result<(), ConfigError> {
+        let mut checks = Checks::default();
+        for (key, shape) in [
+            ("model.vit.image_size", self.vit_shape()?),
+            ("model.mamba.image_size", self.mamba_shape()?),
+        ] {
+            let size = shape.map_or(self.data.image_size, |shape| shape.image_size);
+            let rule = format!("data.image_size, {}", self.data.image_size);
+            checks.require(size == self.data.image_size, key, rule, size);
+        }
+        checks.finish()
+    }
+
     /// Checks that every value is in range and that values fit each other. Whatever
     /// [`Config::load`] returns has passed.
     ///

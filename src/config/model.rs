@@ -54,8 +54,9 @@ section! {
 section! {
     /// How the two feature vectors become one.
     pub struct FusionConfig {
-        /// `gated` (weights from each image), `weighted` (two learned weights), `concat`, `sum`,
-        /// `gmu`, `bilinear`, `cross_attention`, `score`, `vit_only` or `mamba_only`.
+        /// `gated` (weights from each image), `weighted` (two learned weights), `vit_only` or
+        /// `mamba_only`. `concat`, `sum`, `gmu`, `bilinear`, `cross_attention` and `score` are
+        /// reserved: this version refuses them.
         pub strategy: FusionStrategy = FusionStrategy::Gated,
         /// Width of the fused vector.
         pub dim: i64 = 256,
@@ -99,6 +100,14 @@ names! {
 }
 
 impl FusionStrategy {
+    /// Whether this version can build it; the other names are reserved.
+    pub fn is_available(self) -> bool {
+        matches!(
+            self,
+            Self::Gated | Self::Weighted | Self::VitOnly | Self::MambaOnly
+        )
+    }
+
     /// Whether the Vision Transformer is part of the model.
     pub fn uses_vit(self) -> bool {
         self != Self::MambaOnly
@@ -315,6 +324,12 @@ impl ModelConfig {
                 checks.include(error);
             }
         }
+        checks.require(
+            self.fusion.strategy.is_available(),
+            "model.fusion.strategy",
+            "gated, weighted, vit_only or mamba_only in this version",
+            self.fusion.strategy,
+        );
         checks.size("model.fusion.dim", self.fusion.dim);
         for &width in &self.head.hidden {
             checks.size("model.head.hidden", width);

@@ -1,19 +1,26 @@
 //! A training run in TensorBoard.
 
+use std::path::PathBuf;
+
 use super::tensorboard::TensorBoard;
 use crate::eval::metrics::Metrics;
 use crate::train::{EpochRecord, Observer, Start, StepRecord};
 
 /// Writes the scalars of every step and epoch, and the config as text.
 pub struct TrainingLog {
+    folder: PathBuf,
     board: TensorBoard,
     steps: u64,
 }
 
 impl TrainingLog {
-    /// Logs to an event file.
-    pub fn new(board: TensorBoard) -> Self {
-        Self { board, steps: 0 }
+    /// Logs to an event file in this folder, which is made when the run begins.
+    pub fn new(folder: PathBuf) -> Self {
+        Self {
+            folder,
+            board: TensorBoard::off(),
+            steps: 0,
+        }
     }
 
     fn metrics(&mut self, split: &str, metrics: &Metrics) {
@@ -32,10 +39,15 @@ impl TrainingLog {
 
 impl Observer for TrainingLog {
     fn start(&mut self, start: &Start) {
+        self.board = TensorBoard::create_or_warn(&self.folder);
         self.steps = (start.epochs_done * start.steps_per_epoch) as u64;
-        if self.steps > 0 {
+        if start.resumed {
+            // What the killed run wrote after its last checkpoint does not count.
             self.board.restart(self.steps + 1);
-        } else if let Ok(yaml) = start.config.to_yaml() {
+        }
+        if self.steps == 0
+            && let Ok(yaml) = start.config.to_yaml()
+        {
             self.board.text("config", 0, &format!("```yaml\n{yaml}```"));
         }
         self.board.flush();

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
 use tch::Tensor;
 
@@ -16,7 +16,7 @@ const MODEL: &str = "model.";
 const OPTIMIZER: &str = "optimizer.";
 
 /// How far a run has come.
-#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct Progress {
     /// Epochs done.
     pub epochs: usize,
@@ -26,6 +26,8 @@ pub struct Progress {
     pub best: Option<(usize, f64)>,
     /// Wall time spent training, in seconds, over all starts.
     pub seconds: f64,
+    /// Fingerprint of the pictures' names and scores.
+    pub data: String,
 }
 
 /// Writes the checkpoint, whole or not at all.
@@ -69,6 +71,12 @@ fn restore(file: &mut WeightsFile, net: &BeautyNet, optimizer: &mut AdamW) -> Re
         let _guard = tch::no_grad_guard();
         for (name, mut target) in net.parameters() {
             let tensor = file.tensor(&format!("{MODEL}{name}"))?;
+            ensure!(
+                tensor.size() == target.size(),
+                "{name} has shape {:?} in it, {:?} in the model",
+                tensor.size(),
+                target.size()
+            );
             target.f_copy_(&tensor).with_context(|| name)?;
         }
     }

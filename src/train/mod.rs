@@ -3,11 +3,13 @@
 pub mod checkpoint;
 pub mod observer;
 pub mod optimizer;
+pub mod outcome;
 pub mod provenance;
 pub mod run_dir;
 pub mod schedule;
 pub mod trainer;
 
 pub use observer::{EpochRecord, Observer, Start, StepRecord};
+pub use outcome::Outcome;
 pub use run_dir::RunDir;
-pub use trainer::{Outcome, train};
+pub use trainer::train;

@@ -20,6 +20,8 @@ pub struct Start<'a> {
     pub device: &'a str,
     /// Optimizer steps in an epoch.
     pub steps_per_epoch: usize,
+    /// Whether the run goes on with one that was stopped.
+    pub resumed: bool,
     /// Epochs done before, where the run is resumed.
     pub epochs_done: usize,
 }

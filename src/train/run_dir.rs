@@ -1,6 +1,6 @@
 //! The run directory: every file of a run, under the names that other tools rely on.
 
-use std::fs;
+use std::fs::{self, File, TryLockError};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -10,33 +10,65 @@ use crate::config::Config;
 use crate::eval::run::{BEST_FILE, CONFIG_FILE};
 use crate::files::{remove_leftovers, write_whole};
 
+const STATE: &str = "state";
+/// Folder of TensorBoard's event files in a run directory.
+pub const TENSORBOARD: &str = "tensorboard";
+
 /// A run's folder. Files appear in it whole or not at all.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct RunDir {
     root: PathBuf,
+    /// Locked as long as the run writes.
+    _lock: File,
 }
 
 impl RunDir {
-    /// Makes the folder for a new run and writes its config.
+    /// Refuses a folder that holds a run.
     ///
     /// # Errors
-    /// There is a run in it already, or it cannot be written.
-    pub fn create(root: &Path, config: &Config) -> Result<Self> {
-        let run = Self {
-            root: root.to_path_buf(),
-        };
+    /// There is a run in it already.
+    pub fn check_free(root: &Path) -> Result<()> {
         ensure!(
-            !run.config().exists(),
+            !root.join(CONFIG_FILE).exists(),
             "{} holds a run already: add --resume to go on with it, or name another folder with --output",
             root.display()
         );
-        for folder in [run.root.clone(), run.state_dir()] {
-            fs::create_dir_all(&folder)
-                .with_context(|| format!("cannot make the folder {}", folder.display()))?;
-        }
+        Ok(())
+    }
+
+    /// Makes the folder for a new run and writes its config.
+    ///
+    /// # Errors
+    /// There is a run in it already, another process writes to it, or it cannot be written.
+    pub fn create(root: &Path, config: &Config) -> Result<Self> {
+        let run = Self::lock(root)?;
+        Self::check_free(root)?;
         let yaml = config.to_yaml()?;
         write_whole(&run.config(), |file| Ok(file.write_all(yaml.as_bytes())?))?;
         Ok(run)
+    }
+
+    /// Makes the folders, and sees to it that no other process writes in them.
+    fn lock(root: &Path) -> Result<Self> {
+        let state = root.join(STATE);
+        fs::create_dir_all(&state)
+            .with_context(|| format!("cannot make the folder {}", state.display()))?;
+        let path = state.join("lock");
+        let lock =
+            File::create(&path).with_context(|| format!("cannot write {}", path.display()))?;
+        match lock.try_lock() {
+            Ok(()) => Ok(Self {
+                root: root.to_path_buf(),
+                _lock: lock,
+            }),
+            Err(TryLockError::WouldBlock) => bail!(
+                "another process is training in {}: wait for it, or name another folder with --output",
+                root.display()
+            ),
+            Err(TryLockError::Error(error)) => {
+                Err(error).with_context(|| format!("cannot lock {}", path.display()))
+            }
+        }
     }
 
     /// Opens the folder of a run to go on with, which must have the same config.
@@ -44,10 +76,7 @@ impl RunDir {
     /// # Errors
     /// There is no run in it, or it was started with another config.
     pub fn resume(root: &Path, config: &Config) -> Result<Self> {
-        let run = Self {
-            root: root.to_path_buf(),
-        };
-        let path = run.config();
+        let path = root.join(CONFIG_FILE);
         ensure!(
             path.exists(),
             "{} holds no run to resume: leave --resume out to start one",
@@ -62,8 +91,7 @@ impl RunDir {
                 root.display()
             );
         }
-        fs::create_dir_all(run.state_dir())
-            .with_context(|| format!("cannot make the folder {}", run.state_dir().display()))?;
+        let run = Self::lock(root)?;
         for folder in [run.root.clone(), run.state_dir()] {
             remove_leftovers(&folder)?;
         }
@@ -110,12 +138,7 @@ impl RunDir {
     }
 
     fn state_dir(&self) -> PathBuf {
-        self.root.join("state")
-    }
-
-    /// TensorBoard's event files.
-    pub fn tensorboard(&self) -> PathBuf {
-        self.root.join("tensorboard")
+        self.root.join(STATE)
     }
 
     /// The figures at the end.

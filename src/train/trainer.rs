@@ -1,65 +1,27 @@
 //! The training loop.
 
+use std::collections::HashMap;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use serde::{Deserialize, Serialize};
 use tch::Tensor;
 
 use super::checkpoint::{self, Progress};
 use super::observer::{EpochRecord, Observer, Start, StepRecord};
 use super::optimizer::AdamW;
+use super::outcome::{BaselinesBySplit, Outcome};
 use super::provenance::Provenance;
 use super::run_dir::RunDir;
 use super::schedule::Schedule;
 use crate::config::{Config, Loss};
 use crate::data::{self, HostBatch, Loader, LoaderOptions, Pass, Pictures, Sample, Split};
-use crate::eval::baselines::{Baselines, baselines};
+use crate::eval::baselines::baselines;
 use crate::eval::evaluate::{self, Walk};
-use crate::eval::metrics::Metrics;
 use crate::eval::predictions::Predictions;
 use crate::files::write_whole;
 use crate::models::{BeautyNet, Images, device, weights};
-
-/// What a run came to: `summary.json`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Outcome {
-    /// The best weights on the validation pictures.
-    pub val: Metrics,
-    /// The best weights on the test pictures, where the data set has some.
-    #[serde(skip_serializing_if = "Option::is_none", default)]
-    pub test: Option<Metrics>,
-    /// What has to be beaten, on the same pictures.
-    pub baselines: BaselinesBySplit,
-    /// Epochs done.
-    pub epochs: usize,
-    /// The epoch of the best weights, from 1.
-    pub best_epoch: usize,
-    /// Wall time spent training, in seconds, over all starts.
-    pub seconds: f64,
-    /// Trained parameters.
-    pub parameters: i64,
-    /// Numbers of pictures to train on, to validate and to test with.
-    pub pictures: [usize; 3],
-    /// Rows of the data set that were left out.
-    pub skipped: usize,
-    /// Of everything random.
-    pub seed: u64,
-    /// Versions, commit and device.
-    #[serde(flatten)]
-    pub provenance: Provenance,
-}
-
-/// Baselines on each split.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-pub struct BaselinesBySplit {
-    /// On the validation pictures.
-    pub val: Baselines,
-    /// On the test pictures, where the data set has some.
-    #[serde(skip_serializing_if = "Option::is_none", default)]
-    pub test: Option<Baselines>,
-}
 
 /// The pictures of the three splits.
 struct Splits {
@@ -86,42 +48,59 @@ impl Splits {
         })
     }
 
+    /// Of every picture's name and score, in order: a run can only go on with the same ones.
+    fn fingerprint(&self) -> String {
+        let mut hasher = blake3::Hasher::new();
+        for pictures in [Some(&self.train), Some(&self.val), self.test.as_ref()] {
+            for sample in pictures.into_iter().flat_map(|pictures| pictures.samples()) {
+                hasher.update(&(sample.id.len() as u64).to_le_bytes());
+                hasher.update(sample.id.as_bytes());
+                hasher.update(&sample.score.to_bits().to_le_bytes());
+            }
+            hasher.update(&u64::MAX.to_le_bytes());
+        }
+        hasher.finalize().to_hex().to_string()
+    }
+
     fn counts(&self) -> [usize; 3] {
         let test = self.test.as_ref().map_or(0, |pictures| pictures.len());
         [self.train.len(), self.val.len(), test]
     }
 }
 
-/// Trains a model as the config says, in a run directory, and measures its best weights at the end. A resumed run goes on from
-/// its last epoch and ends with the same weights, bit for bit on one machine, as one that was not interrupted.
+/// Trains a model as the config says, in the run directory `root`, and measures its best weights at the end. A resumed run goes on
+/// from its last epoch and ends with the same weights, bit for bit on one machine, as one that was not interrupted.
 ///
 /// # Errors
-/// Data, weights or a run directory that do not fit; a loss or gradient that is not finite, with the step and its pictures.
+/// Data, weights or a run directory that do not fit: a new run directory is made only when everything else is there. A loss or
+/// gradient that is not finite, with the step and its pictures.
 pub fn train(
     config: &Config,
-    run: &RunDir,
+    root: &Path,
     resume: bool,
     observers: &mut [Box<dyn Observer>],
 ) -> Result<Outcome> {
     if let Some(threads) = config.train.threads {
         tch::set_num_threads(threads as i32);
     }
-    config.model.check_weights()?;
-    let mut trainer = Trainer::new(config, run)?;
-    if resume && let Some(progress) = checkpoint::load(run, &trainer.net, &mut trainer.optimizer)? {
-        trainer.progress = progress;
-        trainer.records = run.read_metrics(progress.epochs)?;
-    }
-    trainer.announce(observers);
-    while trainer.progress.epochs < config.train.epochs {
-        trainer.epoch(observers)?;
-    }
-    trainer.finish(observers)
+    config.check_picture_sizes()?;
+    let trainer = if resume {
+        Trainer::resume(config, RunDir::resume(root, config)?)?
+    } else {
+        RunDir::check_free(root)?;
+        config.model.check_weights()?;
+        let device = device::select(config.device)?;
+        let splits = Splits::load(config)?;
+        tch::manual_seed(seed_of(config.seed, u64::MAX));
+        let net = BeautyNet::new(config, device)?;
+        Trainer::new(config, RunDir::create(root, config)?, splits, net)
+    };
+    trainer.run(observers)
 }
 
 struct Trainer<'a> {
     config: &'a Config,
-    run: &'a RunDir,
+    run: RunDir,
     splits: Splits,
     net: BeautyNet,
     optimizer: AdamW,
@@ -129,6 +108,7 @@ struct Trainer<'a> {
     steps_per_epoch: usize,
     progress: Progress,
     records: Vec<EpochRecord>,
+    resumed: bool,
 }
 
 /// What one epoch of training adds up to.
@@ -141,31 +121,67 @@ struct EpochSums {
 }
 
 impl<'a> Trainer<'a> {
-    fn new(config: &'a Config, run: &'a RunDir) -> Result<Self> {
-        let splits = Splits::load(config)?;
-        tch::manual_seed(seed_of(config.seed, u64::MAX));
-        let mut net = BeautyNet::new(config, device::select(config.device)?)?;
-        let scores: Vec<f64> = splits
-            .train
-            .samples()
-            .iter()
-            .map(|s| s.score.into())
-            .collect();
+    fn new(config: &'a Config, run: RunDir, splits: Splits, mut net: BeautyNet) -> Self {
+        let samples = splits.train.samples();
+        let scores: Vec<f64> = samples.iter().map(|s| s.score.into()).collect();
         let (mean, std) = mean_and_std(&scores);
         net.set_score_scale(mean, std);
-        let optimizer = AdamW::new(&net.parameters(), &config.train.optimizer);
         let steps_per_epoch = splits.train.len().div_ceil(config.train.batch_size);
-        Ok(Self {
-            schedule: Schedule::new(&config.train.schedule, config.train.epochs, steps_per_epoch),
+        let (schedule, epochs) = (&config.train.schedule, config.train.epochs);
+        Self {
+            schedule: Schedule::new(schedule, epochs, steps_per_epoch),
+            optimizer: AdamW::new(&net.parameters(), &config.train.optimizer),
+            progress: Progress {
+                data: splits.fingerprint(),
+                ..Progress::default()
+            },
             config,
             run,
             splits,
             net,
-            optimizer,
             steps_per_epoch,
-            progress: Progress::default(),
             records: Vec::new(),
-        })
+            resumed: false,
+        }
+    }
+
+    /// At the last epoch's end, or at the start where no epoch was done.
+    fn resume(config: &'a Config, run: RunDir) -> Result<Self> {
+        let splits = Splits::load(config)?;
+        tch::manual_seed(seed_of(config.seed, u64::MAX));
+        let device = device::select(config.device)?;
+        // The checkpoint holds all weights: published files are read only where there is none yet.
+        let net = match run.checkpoint().exists() {
+            true => BeautyNet::without_pretrained(config, device)?,
+            false => BeautyNet::new(config, device)?,
+        };
+        let mut trainer = Self::new(config, run, splits, net);
+        trainer.resumed = true;
+        if let Some(progress) =
+            checkpoint::load(&trainer.run, &trainer.net, &mut trainer.optimizer)?
+        {
+            ensure!(
+                progress.data == trainer.progress.data,
+                "the data set is not the one that {} was started with: pictures or scores were added, removed or changed",
+                trainer.run.root().display()
+            );
+            ensure!(
+                trainer.run.best().exists(),
+                "{} is missing: it cannot be made again, so the run cannot be resumed",
+                trainer.run.best().display()
+            );
+            trainer.records = trainer.run.read_metrics(progress.epochs)?;
+            trainer.progress = progress;
+        }
+        Ok(trainer)
+    }
+
+    fn run(mut self, observers: &mut [Box<dyn Observer>]) -> Result<Outcome> {
+        self.announce(observers);
+        while self.progress.epochs < self.config.train.epochs {
+            self.epoch(observers)?;
+        }
+        self.finish(observers)
     }
 
     fn device_name(&self) -> String {
@@ -184,6 +200,7 @@ impl<'a> Trainer<'a> {
             parameters: self.optimizer.parameter_count(),
             device: &self.device_name(),
             steps_per_epoch: self.steps_per_epoch,
+            resumed: self.resumed,
             epochs_done: self.progress.epochs,
         };
         observers
@@ -247,16 +264,17 @@ impl<'a> Trainer<'a> {
         }
         weights::save(&self.run.last(), &parameters, self.metadata()?)?;
         self.run.write_metrics(&self.records)?;
-        checkpoint::save(self.run, &self.net, &self.optimizer, &self.progress)
+        checkpoint::save(&self.run, &self.net, &self.optimizer, &self.progress)
     }
 
-    fn metadata(&self) -> Result<std::collections::HashMap<String, String>> {
-        Ok([
-            ("config".to_string(), self.config.to_yaml()?),
-            ("epoch".to_string(), self.progress.epochs.to_string()),
-            ("version".to_string(), env!("CARGO_PKG_VERSION").to_string()),
-        ]
-        .into())
+    /// One entry, so that equal weights make equal files: several would be written in no fixed order.
+    fn metadata(&self) -> Result<HashMap<String, String>> {
+        let run = serde_json::json!({
+            "config": self.config.to_yaml()?,
+            "epoch": self.progress.epochs,
+            "version": env!("CARGO_PKG_VERSION"),
+        });
+        Ok(HashMap::from([("run".to_string(), run.to_string())]))
     }
 
     fn train_epoch(&mut self, observers: &mut [Box<dyn Observer>]) -> Result<EpochSums> {
@@ -302,10 +320,10 @@ impl<'a> Trainer<'a> {
         self.progress.steps += 1;
         ensure!(
             value.is_finite() && grad_norm.is_finite(),
-            "step {}: loss {value} and gradient norm {grad_norm} are not both finite; the pictures were {}. The weights of the last epoch are in {}; lower train.optimizer.lr or train.clip_grad_norm",
+            "step {}: loss {value} and gradient norm {grad_norm} are not both finite; the pictures were {}. The weights of the epochs before are in {}; lower train.optimizer.lr",
             self.progress.steps,
             self.names(batch),
-            self.run.last().display()
+            self.run.root().display()
         );
         Ok(StepRecord {
             step: self.progress.steps,

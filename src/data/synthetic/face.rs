@@ -139,12 +139,12 @@ impl Face {
             smile,
         ] = self.geometry.deviations();
         [
-            ("asymmetry", near(0.42, asymmetry)),
-            ("face_ratio", near(0.38, face_ratio)),
+            ("asymmetry", near(0.37, asymmetry)),
+            ("face_ratio", near(0.33, face_ratio)),
             ("eye_spacing", near(0.20, eye_spacing)),
-            ("eye_size", more(0.42, eye_size)),
-            ("nose_length", near(0.25, nose_length)),
-            ("smile", more(0.45, smile)),
+            ("eye_size", more(0.50, eye_size)),
+            ("nose_length", near(0.22, nose_length)),
+            ("smile", more(0.55, smile)),
         ]
         .map(|(name, points)| ScoreTerm { name, points })
     }

@@ -1,0 +1,46 @@
+//! What a run comes to: `summary.json`.
+
+use serde::{Deserialize, Serialize};
+
+use super::provenance::Provenance;
+use crate::eval::baselines::Baselines;
+use crate::eval::metrics::Metrics;
+
+/// What a run came to: `summary.json`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Outcome {
+    /// The best weights on the validation pictures.
+    pub val: Metrics,
+    /// The best weights on the test pictures, where the data set has some.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub test: Option<Metrics>,
+    /// What has to be beaten, on the same pictures.
+    pub baselines: BaselinesBySplit,
+    /// Epochs done.
+    pub epochs: usize,
+    /// The epoch of the best weights, from 1.
+    pub best_epoch: usize,
+    /// Wall time spent training, in seconds, over all starts.
+    pub seconds: f64,
+    /// Trained parameters.
+    pub parameters: i64,
+    /// Numbers of pictures to train on, to validate and to test with.
+    pub pictures: [usize; 3],
+    /// Rows of the data set that were left out.
+    pub skipped: usize,
+    /// Of everything random.
+    pub seed: u64,
+    /// Versions, commit and device.
+    #[serde(flatten)]
+    pub provenance: Provenance,
+}
+
+/// Baselines on each split.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct BaselinesBySplit {
+    /// On the validation pictures.
+    pub val: Baselines,
+    /// On the test pictures, where the data set has some.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub test: Option<Baselines>,
+}
