@@ -1,7 +1,7 @@
 # `make demo` and `make test` set up everything that they need; `make help` lists the rest.
 CONFIG ?= configs/quickstart.yaml
 
-.PHONY: help setup cuda build demo test lint clean
+.PHONY: help python setup cuda build demo test lint clean
 
 help:
 	@echo "make demo    train VM-BeautyNet on drawn faces and print PC, MAE and RMSE (CONFIG=FILE for another experiment)"
@@ -12,12 +12,13 @@ help:
 	@echo "make cuda    fetch libtorch with CUDA and nvcc instead, and build with it"
 	@echo "make clean   remove build outputs (libtorch stays in its cache)"
 
-setup:
+python:
 	@command -v python3 >/dev/null || { echo "set-up: python3 is missing: install Python 3 with pip (Debian/Ubuntu: apt install python3 python3-pip)" >&2; exit 1; }
+
+setup: python
 	@python3 scripts/setup.py
 
-cuda:
-	@command -v python3 >/dev/null || { echo "set-up: python3 is missing: install Python 3 with pip (Debian/Ubuntu: apt install python3 python3-pip)" >&2; exit 1; }
+cuda: python
 	@python3 scripts/setup.py --cuda
 	cargo build --release
 
