@@ -1,11 +1,13 @@
 # `make demo` and `make test` set up everything that they need; `make help` lists the rest.
 CONFIG ?= configs/quickstart.yaml
 
-.PHONY: help python setup cuda build demo test lint clean
+.PHONY: help python setup cuda build demo test test-kernels kernel-table kernel-tools lint clean
 
 help:
 	@echo "make demo    train VM-BeautyNet on drawn faces and print PC, MAE and RMSE (CONFIG=FILE for another experiment)"
 	@echo "make test    run the tests"
+	@echo "make test-kernels   run the CUDA kernels in a simulator and compare them with reference files; no GPU is needed"
+	@echo "make kernel-table   print what the CUDA kernels count there, the table of csrc/README.md"
 	@echo "make build   build target/release/vmbeauty"
 	@echo "make lint    check formatting, and clippy with warnings denied"
 	@echo "make setup   only fetch libtorch for the CPU; then plain cargo build and cargo test work"
@@ -31,6 +33,15 @@ demo: build
 test: setup
 	python3 -B -m unittest discover -s tests -p "test_*.py"
 	cargo test --release
+
+kernel-tools: python
+	@python3 scripts/setup.py --kernel-tests
+
+test-kernels: kernel-tools
+	cd tests/ptx && python3 -B -m unittest test_kernels
+
+kernel-table: kernel-tools
+	@cd tests/ptx && python3 -B counts.py
 
 lint: setup
 	cargo fmt --check

@@ -4,6 +4,7 @@
     python3 scripts/setup.py              libtorch for the CPU (450 MB on disk)
     python3 scripts/setup.py --cuda       libtorch with CUDA, and nvcc (about 12 GB while it is set up)
     python3 scripts/setup.py --cpu        back to the CPU variant after --cuda
+    python3 scripts/setup.py --kernel-tests   nvcc and numpy, for `make test-kernels` (400 MB on disk; no GPU is needed)
     python3 scripts/setup.py --check      only say what is missing
 
 libtorch comes out of the PyTorch wheel, by pip, into a cache that survives a clean clone: $VMB_CACHE_DIR, else
@@ -48,8 +49,9 @@ CPU_FILES = {
     "nvidia/cu13/lib/libcudart.so.13": "lib/",
     "nvidia/cu13/lib/libcupti.so.13": "lib/",
 }
-NVCC_PACKAGES = [f"{name}==13.0.*" for name in
-                 ("nvidia-cuda-nvcc", "nvidia-nvvm", "nvidia-cuda-crt", "nvidia-cuda-cccl", "nvidia-cuda-runtime")]
+NVCC_VERSION = "13.0.88"
+NVCC_PACKAGES = [f"{name}=={NVCC_VERSION}" for name in ("nvidia-cuda-nvcc", "nvidia-nvvm", "nvidia-cuda-crt")]
+NVCC_PACKAGES += ["nvidia-cuda-cccl==13.0.85", "nvidia-cuda-runtime==13.0.96"]
 PROJECT = Path(__file__).resolve().parent.parent
 
 
@@ -216,6 +218,24 @@ def libtorch_cuda(root):
     return final / "torch"
 
 
+def kernel_tests_folder(root):
+    """Named after what is in it: nvcc's version, and the Python that numpy was built for."""
+    return root / f"kernel-tests-{NVCC_VERSION}-python{sys.version_info.major}.{sys.version_info.minor}"
+
+
+def kernel_tests(root):
+    """nvcc to compile the CUDA kernels, and numpy, in which tests/ptx executes them."""
+    final = kernel_tests_folder(root)
+    if is_whole(final):
+        return
+    need_space(root, 1)
+    say(f"fetching nvcc {NVCC_VERSION} and numpy (100 MB, once) into {final}")
+    with building(final) as folder:
+        command = [sys.executable, "-m", "pip", "install", "--target", str(folder), "--only-binary", ":all:", "--no-deps"]
+        command += ["--disable-pip-version-check", "--no-cache-dir", "--no-compile", "--quiet", "numpy"]
+        run(command + NVCC_PACKAGES, "the installation by pip")
+
+
 def write_cargo_config(libtorch):
     """Plain `cargo build` finds libtorch through this file; a variable in the environment wins over it."""
     path = PROJECT / ".cargo/config.toml"
@@ -255,10 +275,19 @@ def main():
     parser = argparse.ArgumentParser(description="Set up libtorch for vm-beautynet.")
     parser.add_argument("--cuda", action="store_true", help="the GPU variant: full wheel and nvcc")
     parser.add_argument("--cpu", action="store_true", help="the CPU variant, even if the GPU variant is set up")
+    parser.add_argument("--kernel-tests", action="store_true", help="nvcc and numpy for `make test-kernels`, nothing else")
     parser.add_argument("--check", action="store_true", help="only check the tools")
     args = parser.parse_args()
     check_tools()
     if args.check:
+        return
+    if args.kernel_tests:
+        check_platform()
+        root = cache_root()
+        root.mkdir(parents=True, exist_ok=True)
+        with open(root / "setup.lock", "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            kernel_tests(root)
         return
     if user := user_libtorch():
         say(f"using {user}")

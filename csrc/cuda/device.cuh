@@ -1,0 +1,103 @@
+// What the kernels share: types, special functions, and which elements of a tile a thread loads and stores.
+#pragma once
+
+#include "kernels.h"
+
+#define VMB_DEVICE __device__ __forceinline__
+
+namespace vmb::cuda {
+
+// ---- types. Own conversions: cuda_fp16.h and cuda_bf16.h would double the time to compile.
+struct f16 { unsigned short bits; };
+struct bf16 { unsigned short bits; };
+
+VMB_DEVICE float to_float(float x) { return x; }
+VMB_DEVICE float to_float(f16 x) {
+  float y;
+  asm("cvt.f32.f16 %0, %1;" : "=f"(y) : "h"(x.bits));
+  return y;
+}
+VMB_DEVICE float to_float(bf16 x) { return __uint_as_float(static_cast<unsigned>(x.bits) << 16); }
+
+VMB_DEVICE void assign(float& x, float y) { x = y; }
+VMB_DEVICE void assign(f16& x, float y) { asm("cvt.rn.f16.f32 %0, %1;" : "=h"(x.bits) : "f"(y)); }
+// Round to nearest, ties to even; a NaN stays one.
+VMB_DEVICE void assign(bf16& x, float y) {
+  const unsigned bits = __float_as_uint(y);
+  const unsigned rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
+  x.bits = static_cast<unsigned short>(y == y ? rounded : 0x7fffu);
+}
+
+// ---- special functions, one instruction of the special function unit each; relative errors about 2^-22 (PTX ISA, ex2 and rcp).
+constexpr float kLog2e = 1.4426950408889634f;
+constexpr float kLn2 = 0.6931471805599453f;
+
+VMB_DEVICE float exp2_approx(float x) {
+  float y;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+VMB_DEVICE float reciprocal(float x) {
+  float y;
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+VMB_DEVICE float sigmoid(float x) { return reciprocal(1.0f + exp2_approx(-kLog2e * x)); }
+
+// log(1 + e^x) = max(x, 0) + log1p(t) with t = e^-|x| in (0, 1], and log1p(t) = 2 artanh(s), s = t / (2 + t) in (0, 1/3]: a polynomial in s^2,
+// fitted for the least largest relative error, 4e-9, keeps the result relatively exact at both ends. Above 17 it is x, as the models
+// define it above 20. `slope` is the derivative, sigmoid(x).
+VMB_DEVICE float softplus(float x, float& slope) {
+  const float t = exp2_approx(-kLog2e * fabsf(x));
+  const float s = t * reciprocal(2.0f + t), s2 = s * s;
+  const float series = fmaf(fmaf(fmaf(fmaf(0.281783313f, s2, 0.279606044f), s2, 0.400249094f), s2, 0.66666317f), s2, 2.0f);
+  slope = (x >= 0.0f ? 1.0f : t) * reciprocal(1.0f + t);
+  return fmaf(series, s, fmaxf(x, 0.0f));
+}
+
+// ---- a tile in global memory
+VMB_DEVICE bool steps_innermost(const Operand& x) { return llabs(x.step) <= llabs(x.row); }
+
+// The elements of a tile of (channels, kTile steps) that a thread loads and stores: kElements of them, whose (channel, step) differ by a
+// constant. Lanes run along whichever is contiguous in memory, so a warp touches whole sectors in either layout.
+constexpr int kElements = kChannelsPerWarp * kTile / 32;
+
+struct Elements {
+  int channel, step;                // of the first
+  int channel_stride, step_stride;  // from one to the next
+
+  VMB_DEVICE Elements(bool along_steps, int channels) {
+    const int thread = threadIdx.x, threads = blockDim.x;
+    if (along_steps) {
+      channel = thread / kTile, step = thread % kTile;
+      channel_stride = threads / kTile, step_stride = 0;
+    } else {
+      channel = thread % channels, step = thread / channels;
+      channel_stride = 0, step_stride = threads / channels;
+    }
+  }
+  VMB_DEVICE int channel_of(int i) const { return channel + i * channel_stride; }
+  VMB_DEVICE int step_of(int i) const { return step + i * step_stride; }
+};
+
+// A thread's elements of one operand: the offset of the first in the present tile, and from one to the next. Offsets have 32 bits, which
+// halves the registers that they take; the launch checks that they suffice.
+template <class T>
+struct Cursor {
+  T* data;
+  int offset, stride, tile;
+
+  VMB_DEVICE Cursor(const Operand& x, int batch, int channel, int step, const Elements& at) {
+    const int row = static_cast<int>(x.row), along = static_cast<int>(x.step);
+    data = static_cast<T*>(x.data);
+    offset = batch * static_cast<int>(x.batch) + (channel + at.channel) * row + (step + at.step) * along;
+    stride = at.channel_stride * row + at.step_stride * along;
+    tile = kTile * along;
+  }
+  VMB_DEVICE float load(int i) const { return to_float(data[offset + i * stride]); }
+  VMB_DEVICE void store(int i, float value) const { assign(data[offset + i * stride], value); }
+  VMB_DEVICE void forward() { offset += tile; }
+  VMB_DEVICE void backward() { offset -= tile; }
+};
+
+}  // namespace vmb::cuda

@@ -1,0 +1,103 @@
+// What the ATen side and the CUDA kernels agree on: raw pointers, strides in elements and a stream. Neither torch nor CUDA headers,
+// so that the kernels compile in seconds and the ATen side needs no nvcc. Every field has eight bytes: tests/ptx packs the
+// structs by hand.
+#pragma once
+
+#include <cstdint>
+
+namespace vmb::cuda {
+
+// How the kernels of selective_scan cut up their work; csrc/README.md says why.
+constexpr int kLanes = 4;                                 // lanes of a warp that share a channel
+constexpr int kStatesPerLane = 4;                         // states of a lane, in registers
+constexpr int kStates = kLanes * kStatesPerLane;          // states of one pass; larger state sizes take several
+constexpr int kChannelsPerWarp = 32 / kLanes;
+constexpr int kMaxWarps = 4;                              // of a block
+constexpr int kTile = 16;                                 // steps between two stored states
+constexpr int kMaxConvWidth = 8;
+
+// The type of the activations. Parameters (A, D, biases, convolution weights), states and partial sums are always float.
+enum class Type { f32, f16, bf16 };
+
+// A (batch, row, step) operand; rows are channels or states. A scan in reverse has its pointer at the last step and a negative
+// step stride, so the kernels know one direction.
+struct Operand {
+  void* data;
+  int64_t batch, row, step;
+};
+
+struct ScanArgs {
+  int64_t batch, dim, length, state;
+  Operand u, delta, z, B, C;  // z.data may be null
+  const float* A;             // (dim, state)
+  const float* D;             // (dim) or null
+  const float* delta_bias;    // (dim) or null
+  int64_t delta_softplus;
+};
+
+struct ScanForwardArgs {
+  ScanArgs in;
+  Operand out;
+  // (tiles, batch, dim, padded state): the state after each tile of kTile steps, for backward. One slot, overwritten by every tile
+  // (states_stride 0), is enough without backward, and only needed where state > kStates; otherwise null.
+  float* states;
+  int64_t states_stride;
+};
+
+struct ScanBackwardArgs {
+  ScanArgs in;
+  Operand dout;
+  const float* states;
+  int64_t states_stride;
+  Operand du, ddelta, dz;
+  // Partial sums that sum_parts adds up in a fixed order.
+  float* dA;           // (batch, dim, padded state)
+  float* dD;           // (batch, dim) or null
+  float* ddelta_bias;  // (batch, dim) or null
+  float* dBC;          // (batch, blocks of channels, length, passes, {dB, dC}, kStates)
+  float* adjoint;      // (batch, dim, padded state); only where state > kStates
+};
+
+struct ConvArgs {
+  int64_t batch, dim, length, width;
+  Operand x;
+  const float* weight;  // (dim, width)
+  const float* bias;    // (dim) or null
+};
+
+struct ConvForwardArgs {
+  ConvArgs in;
+  Operand out;
+};
+
+struct ConvBackwardArgs {
+  ConvArgs in;
+  Operand dout, dx;
+  float* dweight;  // (batch, dim, width), partial sums
+  float* dbias;    // (batch, dim), partial sums, or null
+};
+
+constexpr int64_t passes(int64_t state) { return (state + kStates - 1) / kStates; }
+constexpr int64_t padded_state(int64_t state) { return passes(state) * kStates; }
+constexpr int64_t tiles(int64_t length) { return (length + kTile - 1) / kTile; }
+constexpr int64_t channel_blocks(int64_t dim, int64_t warps) { return (dim + warps * kChannelsPerWarp - 1) / (warps * kChannelsPerWarp); }
+
+// Warps of a block: as many as share the rows of B and C, fewer where the device would stay empty. The sums over channels
+// depend on it, so forward and backward of one call, and every call of one shape on one device, take the same.
+inline int scan_warps(int64_t batch, int64_t dim, int64_t multiprocessors) {
+  int warps = dim >= kMaxWarps * kChannelsPerWarp ? kMaxWarps : static_cast<int>((dim + kChannelsPerWarp - 1) / kChannelsPerWarp);
+  while (warps > 1 && batch * channel_blocks(dim, warps) < multiprocessors) warps = (warps + 1) / 2;
+  return warps;
+}
+
+// Each launches on the stream (a cudaStream_t) and returns a cudaError_t as int, 0 for success.
+int scan_forward(const ScanForwardArgs& args, Type type, int warps, void* stream);
+int scan_backward(const ScanBackwardArgs& args, Type type, int warps, void* stream);
+int conv_forward(const ConvForwardArgs& args, Type type, void* stream);
+int conv_backward(const ConvBackwardArgs& args, Type type, void* stream);
+// out[o][i] = sum over p of parts[o][p][i], in the order of p.
+int sum_parts(const float* parts, float* out, int64_t outer, int64_t count, int64_t inner, void* stream);
+// The text of an error that one of these returned.
+const char* error_text(int error);
+
+}  // namespace vmb::cuda

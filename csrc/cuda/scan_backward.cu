@@ -1,0 +1,255 @@
+// The selective scan, backward. Tiles from the last to the first: the states of a tile are recomputed from the one stored before it
+// into shared memory, then walked backwards with the adjoint of the state in registers. csrc/README.md has the design.
+#include "scan_device.cuh"
+
+namespace vmb::cuda {
+namespace {
+
+constexpr int kCopyRow = kLanes * kStates + kRowPad;   // four orders of a row of B or C
+constexpr int kDoutRow = kMaxChannels + 4;
+
+// Blocks whose shared memory a multiprocessor of the architecture has room for: more registers than leave room for as many would
+// only cost occupancy, fewer would spill. Several passes need some more, and get them.
+#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ < 800
+constexpr int kResidentBlocks = 1;
+#elif __CUDA_ARCH__ == 800
+constexpr int kResidentBlocks = 3;
+#elif __CUDA_ARCH__ < 900 || __CUDA_ARCH__ >= 1200
+constexpr int kResidentBlocks = 2;
+#else
+constexpr int kResidentBlocks = 4;
+#endif
+
+// Register k of a lane holds state k ^ swap of its quarter, swap being the low two bits of the lane's channel. So, when the sums over
+// channels exchange halves, every lane sends its upper registers and keeps its lower ones, whichever states these are: no selects.
+VMB_DEVICE void permute(float (&x)[kStatesPerLane], int swap) {
+  const bool odd = swap & 1, upper = swap & 2;
+  const float a[] = {odd ? x[1] : x[0], odd ? x[0] : x[1], odd ? x[3] : x[2], odd ? x[2] : x[3]};
+  x[0] = upper ? a[2] : a[0], x[1] = upper ? a[3] : a[1], x[2] = upper ? a[0] : a[2], x[3] = upper ? a[1] : a[3];
+}
+
+// Sums over the eight channels of a warp: of dB for lanes of the lower four, of dC for the others, each the one state 4 quarter + swap.
+VMB_DEVICE float sum_over_channels(float (&dB)[kStatesPerLane], float (&dC)[kStatesPerLane], bool upper_half) {
+#pragma unroll
+  for (int k = 0; k < 2; ++k) dB[k] += from_lane_xor<2 * kLanes>(dB[k + 2]), dC[k] += from_lane_xor<2 * kLanes>(dC[k + 2]);
+  dB[0] += from_lane_xor<kLanes>(dB[1]), dC[0] += from_lane_xor<kLanes>(dC[1]);
+  return (upper_half ? dC[0] : dB[0]) + from_lane_xor<4 * kLanes>(upper_half ? dB[0] : dC[0]);
+}
+
+template <class T, bool kOnePass>
+__global__ void __launch_bounds__(kMaxThreads, kOnePass ? kResidentBlocks : (kResidentBlocks + 1) / 2) scan_backward_kernel(const ScanBackwardArgs args) {
+  const ScanArgs& in = args.in;
+  __shared__ float2 steps[kTile][kStepsRow];  // (dt, dt u); then (sum of dh_t A', sum of dh_t B) over states
+  __shared__ float douts[kTile][kDoutRow];    // dL/dy; then y
+  __shared__ float rows_B[kTile][kCopyRow], rows_C[kTile][kCopyRow];
+  __shared__ float4 states[kTile][kMaxThreads];  // after each step; then, behind the walk, the warps' sums for dB and dC
+  const Place at(in);
+  const int length = static_cast<int>(in.length), pass_count = kOnePass ? 1 : static_cast<int>(passes(in.state));
+  const int last_tile = (length - 1) / kTile;
+  const bool gated = in.z.data != nullptr;
+  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, swap = at.channel % kStatesPerLane;
+  const bool upper_half = lane >= 16;
+  // Where the lane's sum of sum_over_channels goes in a row of kStates of dB, then kStates of dC.
+  const int sum_index = (upper_half ? kStates : 0) + at.quarter * kStatesPerLane + swap;
+
+  const Elements mine(steps_innermost(in.u), at.channels);
+  const int first_step = last_tile * kTile;
+  Cursor<const T> u_at(in.u, at.batch, at.first_channel, first_step, mine), delta_at(in.delta, at.batch, at.first_channel, first_step, mine);
+  Cursor<const T> z_at(in.z, at.batch, at.first_channel, first_step, mine), dout_at(args.dout, at.batch, at.first_channel, first_step, mine);
+  Cursor<T> du_at(args.du, at.batch, at.first_channel, first_step, mine), ddelta_at(args.ddelta, at.batch, at.first_channel, first_step, mine);
+  Cursor<T> dz_at(args.dz, at.batch, at.first_channel, first_step, mine);
+  Rows<T> rows(in, at.batch, first_step);
+  float dD[kElements] = {}, dbias[kElements] = {};
+  // Parameters are read again for every tile: they come from the L1 cache, and registers are what this kernel is short of.
+  auto there = [&](int i) { return at.first_channel + mine.channel_of(i) < in.dim; };
+  auto parameter = [&](const float* values, int i) { return values ? values[at.first_channel + mine.channel_of(i)] : 0.0f; };
+
+  float A[kStatesPerLane], dA[kStatesPerLane] = {}, adjoint[kStatesPerLane] = {};
+  if (kOnePass) load_decay_rates(A, in, at, 0, swap);
+
+  for (int tile = last_tile; tile >= 0; --tile) {
+    const int start = tile * kTile;
+    float u[kElements], dt[kElements], slope[kElements], dy[kElements], dgate[kElements];
+    float sum_A[kElements] = {}, sum_B[kElements] = {}, y[kElements] = {};
+    bool valid[kElements];
+#pragma unroll
+    for (int i = 0; i < kElements; ++i) {
+      valid[i] = there(i) && start + mine.step_of(i) < length;
+      u[i] = valid[i] ? u_at.load(i) : 0.0f;
+      dt[i] = valid[i] ? delta_at.load(i) : 0.0f;
+      dy[i] = valid[i] ? dout_at.load(i) : 0.0f;
+      dgate[i] = gated && valid[i] ? z_at.load(i) : 0.0f;
+    }
+#pragma unroll
+    for (int i = 0; i < kElements; ++i) {
+      if (there(i)) dt[i] += parameter(in.delta_bias, i);
+      slope[i] = 1.0f;
+      if (in.delta_softplus) dt[i] = softplus(dt[i], slope[i]);
+      if (!valid[i]) dt[i] = 0.0f;
+      if (gated) {  // out = y z s, s = sigmoid(z)
+        const float z = dgate[i], s = sigmoid(z);
+        dgate[i] = dy[i] * s * fmaf(z, 1.0f - s, 1.0f);
+        dy[i] *= z * s;
+      }
+    }
+
+    for (int pass = 0; pass < pass_count; ++pass) {
+#pragma unroll
+      for (int i = 0; i < kElements; ++i) {
+        steps[mine.step_of(i)][mine.channel_of(i)] = make_float2(dt[i], dt[i] * u[i]);
+        douts[mine.step_of(i)][mine.channel_of(i)] = dy[i];
+      }
+      rows.stage(in, pass, length - start, [&](int step, int n, float B, float C) {
+#pragma unroll
+        for (int order = 0; order < kStatesPerLane; ++order)
+          rows_B[step][order * kStates + (n ^ order)] = B, rows_C[step][order * kStates + (n ^ order)] = C;
+      });
+      const int64_t state_index = at.state_index(in, pass);
+      float before[kStatesPerLane] = {};  // the state before the tile's first step
+      if (tile > 0 && at.active) load_states(before, args.states + (tile - 1) * args.states_stride + state_index);
+      permute(before, swap);
+      if (!kOnePass) {
+        load_decay_rates(A, in, at, pass, swap);
+#pragma unroll
+        for (int k = 0; k < kStatesPerLane; ++k) adjoint[k] = dA[k] = 0.0f;
+        if (tile < last_tile && at.active) {
+          load_states(adjoint, args.adjoint + state_index), load_states(dA, args.dA + state_index);
+          permute(dA, swap);
+        }
+      }
+      __syncthreads();
+
+      const float4* const B_at = reinterpret_cast<const float4*>(&rows_B[0][swap * kStates + at.quarter * kStatesPerLane]);
+      const float4* const C_at = reinterpret_cast<const float4*>(&rows_C[0][swap * kStates + at.quarter * kStatesPerLane]);
+      const int rounds = (min(kTile, length - start) + kLanes - 1) / kLanes;
+      float h[kStatesPerLane];
+#pragma unroll
+      for (int k = 0; k < kStatesPerLane; ++k) h[k] = before[k];
+#pragma unroll 4
+      for (int step = 0; step < rounds * kLanes; ++step) {
+        const float2 now = steps[step][at.channel];
+        const float4 B = B_at[step * (kCopyRow / 4)];
+        const float Bs[] = {B.x, B.y, B.z, B.w};
+#pragma unroll
+        for (int k = 0; k < kStatesPerLane; ++k) h[k] = fmaf(exp2_approx(now.x * A[k]), h[k], now.y * Bs[k]);
+        states[step][threadIdx.x] = make_float4(h[0], h[1], h[2], h[3]);
+      }
+
+      for (int round = rounds - 1; round >= 0; --round) {
+        float sums_A[kLanes], sums_B[kLanes], ys[kLanes], sums[kLanes];
+#pragma unroll
+        for (int j = kLanes - 1; j >= 0; --j) {
+          const int step = round * kLanes + j;
+          const float2 now = steps[step][at.channel];
+          const float dy_now = douts[step][at.channel];
+          const float4 B = B_at[step * (kCopyRow / 4)], C = C_at[step * (kCopyRow / 4)];
+          const float Bs[] = {B.x, B.y, B.z, B.w}, Cs[] = {C.x, C.y, C.z, C.w};
+          float previous[kStatesPerLane];
+          if (j > 0 || round > 0) {
+            const float4 x = states[step - 1][threadIdx.x];
+            previous[0] = x.x, previous[1] = x.y, previous[2] = x.z, previous[3] = x.w;
+          } else {
+#pragma unroll
+            for (int k = 0; k < kStatesPerLane; ++k) previous[k] = before[k];
+          }
+          float dB[kStatesPerLane], dC[kStatesPerLane];
+          sums_A[j] = sums_B[j] = ys[j] = 0.0f;
+#pragma unroll
+          for (int k = 0; k < kStatesPerLane; ++k) {
+            const float dh = fmaf(dy_now, Cs[k], adjoint[k]);
+            dC[k] = dy_now * h[k];
+            dB[k] = now.y * dh;
+            ys[j] = fmaf(Cs[k], h[k], ys[j]);
+            sums_B[j] = fmaf(dh, Bs[k], sums_B[j]);
+            adjoint[k] = dh * exp2_approx(now.x * A[k]);
+            const float dlog = adjoint[k] * previous[k];  // dh times the derivative of h by dt A
+            dA[k] = fmaf(dlog, now.x, dA[k]);
+            sums_A[j] = fmaf(dlog, A[k], sums_A[j]);
+            h[k] = previous[k];
+          }
+          sums[j] = sum_over_channels(dB, dC, upper_half);
+        }
+        const float sum_A_now = sum_over_lanes(sums_A, at.quarter), sum_B_now = sum_over_lanes(sums_B, at.quarter);
+        const float y_now = gated ? sum_over_lanes(ys, at.quarter) : 0.0f;
+        __syncwarp();  // every lane has read the steps of this round, and the states behind them
+        steps[round * kLanes + at.quarter][at.channel] = make_float2(sum_A_now, sum_B_now);
+        douts[round * kLanes + at.quarter][at.channel] = y_now;
+#pragma unroll
+        for (int j = 0; j < kLanes; ++j) reinterpret_cast<float*>(&states[round * kLanes + j][warp * 32])[sum_index] = sums[j];
+      }
+      if (!kOnePass && at.active) {
+        store_states(adjoint, args.adjoint + state_index);
+        permute(dA, swap), store_states(dA, args.dA + state_index);
+      }
+      __syncthreads();
+
+#pragma unroll
+      for (int i = 0; i < kElements; ++i) {
+        const float2 both = steps[mine.step_of(i)][mine.channel_of(i)];
+        sum_A[i] += both.x, sum_B[i] += both.y, y[i] += douts[mine.step_of(i)][mine.channel_of(i)];
+      }
+      // The warps' sums, in order: one for each step, dB or dC, and state.
+      const int warps = blockDim.x / 32, blocks = static_cast<int>((in.dim + at.channels - 1) / at.channels);
+      float* const slot = args.dBC + ((static_cast<int64_t>(at.batch * blocks + at.block) * length + start) * pass_count + pass) * (2 * kStates);
+      constexpr int kQuads = 2 * kStates / 4;
+      for (int i = threadIdx.x; i < min(kTile, length - start) * kQuads; i += blockDim.x) {
+        const int step = i / kQuads, quad = i % kQuads;
+        float4 sum = states[step][quad];
+        for (int w = 1; w < warps; ++w) {
+          const float4 x = states[step][w * 32 + quad];
+          sum.x += x.x, sum.y += x.y, sum.z += x.z, sum.w += x.w;
+        }
+        reinterpret_cast<float4*>(slot + step * pass_count * (2 * kStates))[quad] = sum;
+      }
+    }
+
+#pragma unroll
+    for (int i = 0; i < kElements; ++i) {
+      if (valid[i]) {
+        const float skip = parameter(in.D, i), ddelta = slope[i] * fmaf(u[i], sum_B[i], kLn2 * sum_A[i]);
+        du_at.store(i, fmaf(dt[i], sum_B[i], skip * dy[i]));
+        ddelta_at.store(i, ddelta);
+        if (gated) dz_at.store(i, dgate[i] * fmaf(skip, u[i], y[i]));
+        dD[i] = fmaf(dy[i], u[i], dD[i]);
+        dbias[i] += ddelta;
+      }
+    }
+    u_at.backward(), delta_at.backward(), z_at.backward(), dout_at.backward();
+    du_at.backward(), ddelta_at.backward(), dz_at.backward(), rows.move(in, -1);
+  }
+
+  if (kOnePass && at.active) permute(dA, swap), store_states(dA, args.dA + at.state_index(in, 0));
+  // The sums over steps of a channel: its elements' threads leave theirs in shared memory, and one thread adds them up in order.
+  __syncthreads();
+  float2* const parts = reinterpret_cast<float2*>(states);
+  const bool along_steps = mine.step_stride == 0;
+  if (!along_steps) {
+#pragma unroll
+    for (int i = 1; i < kElements; ++i) dD[0] += dD[i], dbias[0] += dbias[i];
+  }
+#pragma unroll
+  for (int i = 0; i < kElements; ++i)
+    if (along_steps || i == 0) parts[mine.channel_of(i) * (kTile + 1) + mine.step] = make_float2(dD[i], dbias[i]);
+  __syncthreads();
+  const int channel = at.first_channel + threadIdx.x;
+  if (threadIdx.x < at.channels && channel < in.dim) {
+    float2 sum = make_float2(0.0f, 0.0f);
+    for (int i = 0; i < (along_steps ? kTile : kElements); ++i) {
+      const float2 part = parts[threadIdx.x * (kTile + 1) + i];
+      sum.x += part.x, sum.y += part.y;
+    }
+    const int64_t index = static_cast<int64_t>(at.batch) * in.dim + channel;
+    if (args.dD) args.dD[index] = sum.x;
+    if (args.ddelta_bias) args.ddelta_bias[index] = sum.y;
+  }
+}
+
+}  // namespace
+
+int scan_backward(const ScanBackwardArgs& args, Type type, int warps, void* stream) {
+  if (args.in.state <= kStates)
+    return launch_scan(scan_backward_kernel<float, true>, scan_backward_kernel<f16, true>, scan_backward_kernel<bf16, true>, args, type, warps, stream);
+  return launch_scan(scan_backward_kernel<float, false>, scan_backward_kernel<f16, false>, scan_backward_kernel<bf16, false>, args, type, warps, stream);
+}
+
+}  // namespace vmb::cuda
