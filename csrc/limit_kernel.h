@@ -26,11 +26,13 @@ struct Limit {
   using V = Vec<T, W>;
 
   // Softplus and gate take an exponential each for every (batch, channel, step), in both passes.
-  static void step_exponentials(V& x, V& scale) {
+  static V step_exponentials(V x, V scale) {
+    V sum{};
     for (int i = 0; i < 2; ++i) {
-      forget(scale);
-      x += exp2_product<W>(x, scale);
+      forget(x);
+      sum += exp2_product<W>(x, scale);
     }
+    return sum;
   }
 
   // For every state: one exponential, and three multiply-adds (dt u B, h, y).
@@ -42,7 +44,7 @@ struct Limit {
       for (V& x : h) x = V{};
       for (int64_t t = 0; t < size.length; ++t) {
         forget(dt), forget(dtu);
-        if (first) step_exponentials(dt, A);
+        if (first) sum += step_exponentials(dt, A);
         for (int i = 0; i < N; ++i) {
           forget(A), forget(B);
           h[i] = exp2_product<W>(dt, A) * h[i] + dtu * B;
@@ -66,7 +68,7 @@ struct Limit {
       for (V& x : dh) x = V{};
       for (int64_t t = 0; t < size.length; ++t) {
         forget(dt), forget(dtu), forget(dy);
-        if (first) step_exponentials(dt, A);
+        if (first) sum += step_exponentials(dt, A);
         for (int i = 0; i < N; ++i) {
           forget(A), forget(B), forget(h);
           const V decay = exp2_product<W>(dt, A);
