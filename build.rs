@@ -77,8 +77,15 @@ fn compile_bindings(lib: &Path) {
     }
     build
         .files(
-            ["abi", "dispatch", "selective_scan", "causal_conv1d"]
-                .map(|name| format!("csrc/{name}.cpp")),
+            [
+                "abi",
+                "autocast",
+                "benchmark",
+                "dispatch",
+                "selective_scan",
+                "causal_conv1d",
+            ]
+            .map(|name| format!("csrc/{name}.cpp")),
         )
         .link_lib_modifier("+whole-archive")
         .compile("vmb_bindings");

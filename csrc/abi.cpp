@@ -8,14 +8,13 @@
 #include <malloc.h>
 #endif
 
-#include <cstring>
-#include <new>
-
 #include "dispatch.h"
+#include "guarded.h"
 
 namespace {
 
 using at::Tensor;
+using vmb::guarded;
 using OptionalTensor = std::optional<Tensor>;
 
 const Tensor& tensor(const void* pointer) { return *static_cast<const Tensor*>(pointer); }
@@ -27,28 +26,6 @@ std::vector<Tensor> tensors(void* const* pointers, int64_t count) {
   list.reserve(count);
   for (int64_t i = 0; i < count; ++i) list.push_back(tensor(pointers[i]));
   return list;
-}
-
-char* copy_message(const char* text) {
-  char* message = static_cast<char*>(std::malloc(std::strlen(text) + 1));
-  return message ? std::strcpy(message, text) : nullptr;
-}
-
-// Runs f and turns whatever it throws into a message.
-template <class F>
-char* guarded(const F& f) {
-  try {
-    f();
-    return nullptr;
-  } catch (const c10::Error& error) {
-    return copy_message(error.what_without_backtrace());
-  } catch (const std::bad_alloc&) {
-    return copy_message("out of memory");
-  } catch (const std::exception& error) {
-    return copy_message(error.what());
-  } catch (...) {
-    return copy_message("unknown C++ exception");
-  }
 }
 
 template <class Signature>

@@ -21,6 +21,22 @@ char* vmb_adamw_step(void* const* params, void* const* grads, void* const* exp_a
 /* The 2-norm over all gradients; where max_norm > 0 and the norm is larger, they are scaled in place to have it. */
 char* vmb_clip_grad_norm(void* const* grads, int64_t count, double max_norm, double* norm);
 
+/* Measuring (benchmark.cpp). The gradients of `leaves` for the gradient `dout` of `out`, as new tensors; null where a leaf has none. */
+char* vmb_gradients(const void* out, const void* dout, void* const* leaves, int64_t count, void** gradients);
+/* Watches what libtorch allocates for the CPU on this thread's behalf, until the watch is ended on the same thread. */
+char* vmb_memory_watch_begin(void** watch);
+/* The most that was allocated at once since the watch or the last call of this began, less what was there then. */
+int64_t vmb_memory_watch_peak(void* watch);
+void vmb_memory_watch_end(void* watch);
+/* The arithmetic of a scan of these sizes in float, and nothing else, on all threads. */
+char* vmb_scan_limit(int64_t batch, int64_t dim, int64_t length, int64_t state, int backward, const char* path);
+/* A function of vec_math.h (exp2_product, exp, softplus or sigmoid) on `count` values; y matters to exp2_product only. */
+char* vmb_elementwise(const char* function, const char* path, const float* x, const float* y, float* out, int64_t count);
+
+/* torch.autocast for a device, on this thread; vmb_autocast_end puts back what was before. */
+char* vmb_autocast_begin(int device_type, int scalar_type, void** previous);
+void vmb_autocast_end(void* previous);
+
 /* Lets the allocator keep freed memory for the next step instead of giving it back to the system page by page: a training step
  * frees and asks for the same sizes again and again. For the whole process; call once, at its start. */
 void vmb_keep_freed_memory(void);

@@ -105,12 +105,4 @@ struct CausalConv {
   }
 };
 
-// The table of one instruction set: vectors of W, N states in registers.
-template <class T, int W, int N>
-constexpr KernelTable<T> kernel_table() {
-  using S = Scan<T, W, N>;
-  using C = CausalConv<T, W>;
-  return {S::workspace, S::forward, S::backward, sizeof(typename C::Workspace), C::forward, C::backward};
-}
-
 }  // namespace

@@ -3,10 +3,11 @@
 
 #include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
+#include <c10/core/CPUAllocator.h>
 
-#include <cstdlib>
-#include <memory>
-#include <new>
+#include <algorithm>
+#include <atomic>
+#include <cstdint>
 #include <optional>
 #include <string_view>
 
@@ -25,14 +26,19 @@ const KernelTable<T>& kernels(std::string_view path);
 // The path that "auto" means on this machine.
 std::string_view best_path();
 
-// Runs f(begin, end, workspace) over the work items [0, items) on ATen's threads, each with its own workspace.
+// Runs f(begin, end, workspace) over the work items [0, items) on ATen's threads, each with its own workspace. The memory is
+// libtorch's own, so that its profilers see it.
 template <class F>
 void parallel_items(int64_t items, int64_t workspace_bytes, const F& f) {
+  const int64_t slots = std::min<int64_t>(items, at::get_num_threads());
+  const int64_t bytes = (workspace_bytes + 63) / 64 * 64;
+  const c10::DataPtr memory = c10::GetCPUAllocator()->allocate(slots * bytes + 64);
+  char* const start = reinterpret_cast<char*>((reinterpret_cast<uintptr_t>(memory.get()) + 63) / 64 * 64);
+  std::atomic<int64_t> taken{0};
   at::parallel_for(0, items, 1, [&](int64_t begin, int64_t end) {
-    const size_t bytes = (static_cast<size_t>(workspace_bytes) + 63) / 64 * 64;
-    std::unique_ptr<void, decltype(&std::free)> workspace(std::aligned_alloc(64, bytes), &std::free);
-    if (!workspace) throw std::bad_alloc();
-    f(begin, end, workspace.get());
+    const int64_t slot = taken.fetch_add(1);
+    TORCH_INTERNAL_ASSERT(slot < slots, "more ranges than threads");
+    f(begin, end, start + slot * bytes);
   });
 }
 

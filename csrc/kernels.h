@@ -87,6 +87,9 @@ struct ConvBackward {
   T* dbias;    // (batch, dim)
 };
 
+// The functions of vec_math.h, as tests of their accuracy name them.
+enum class Elementwise { exp2_product, exp, softplus, sigmoid };
+
 // The kernels of one instruction set; each call does work items [begin, end) with `workspace` bytes of scratch memory,
 // aligned to 64.
 template <class T>
@@ -97,6 +100,10 @@ struct KernelTable {
   int64_t conv_workspace;
   void (*conv_forward)(const Conv<T>&, const View<T>& out, int64_t begin, int64_t end, void* workspace);
   void (*conv_backward)(const ConvBackward<T>&, int64_t begin, int64_t end, void* workspace);
+  // The arithmetic of a scan alone (limit_kernel.h); the result means nothing and only keeps the work from being left out.
+  T (*limit_forward)(const ScanSizes&, int64_t begin, int64_t end);
+  T (*limit_backward)(const ScanSizes&, int64_t begin, int64_t end);
+  void (*elementwise)(Elementwise function, const T* x, const T* y, T* out, int64_t count);
 };
 
 extern const KernelTable<float> kPortableFloat;

@@ -1,5 +1,5 @@
 // The baseline of the target: any instruction set, float and double. Four lanes suit SSE2 and NEON.
-#include "conv_kernel.h"
+#include "kernel_table.h"
 
 namespace vmb {
 const KernelTable<float> kPortableFloat = kernel_table<float, 4, 4>();

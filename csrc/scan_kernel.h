@@ -7,6 +7,7 @@
 #pragma once
 
 #include "kernels.h"
+#include "transpose.h"
 #include "vec_math.h"
 
 namespace {
@@ -64,17 +65,27 @@ struct Scan {
     return static_cast<int>(size.dim - channel < W ? size.dim - channel : W);
   }
 
-  // Rows of W channels from any layout; missing channels become zeros.
+  // Rows of W channels from any layout; missing channels become zeros. Whole blocks of W steps that are adjacent in memory, in
+  // either direction, are transposed in registers.
   static void pack(V* rows, const View<const T>& view, int64_t b, int64_t channel, int lanes, int64_t step, int64_t steps) {
     const T* source = view.at(b, channel, step);
     if (view.row == 1 && lanes == W) {
       for (int64_t t = 0; t < steps; ++t) rows[t] = load<V>(source + t * view.step);
       return;
     }
+    int64_t first = 0;
+    if (lanes == W && (view.step == 1 || view.step == -1))
+      for (; first + W <= steps; first += W) {
+        V block[W];
+        const T* lowest = source + (view.step > 0 ? first : -(first + W - 1));
+        for (int c = 0; c < W; ++c) block[c] = load<V>(lowest + c * view.row);
+        transpose<W / 2, T, W>(block);
+        for (int t = 0; t < W; ++t) rows[first + t] = block[view.step > 0 ? t : W - 1 - t];
+      }
     T* out = reinterpret_cast<T*>(rows);
     if (lanes < W) __builtin_memset(out, 0, sizeof(V) * steps);
     for (int c = 0; c < lanes; ++c)
-      for (int64_t t = 0; t < steps; ++t) out[t * W + c] = source[c * view.row + t * view.step];
+      for (int64_t t = first; t < steps; ++t) out[t * W + c] = source[c * view.row + t * view.step];
   }
 
   static void unpack(const V* rows, const View<T>& view, int64_t b, int64_t channel, int lanes, int64_t step, int64_t steps) {
@@ -83,9 +94,18 @@ struct Scan {
       for (int64_t t = 0; t < steps; ++t) store<V>(target + t * view.step, rows[t]);
       return;
     }
+    int64_t first = 0;
+    if (lanes == W && (view.step == 1 || view.step == -1))
+      for (; first + W <= steps; first += W) {
+        V block[W];
+        for (int t = 0; t < W; ++t) block[view.step > 0 ? t : W - 1 - t] = rows[first + t];
+        transpose<W / 2, T, W>(block);
+        T* lowest = target + (view.step > 0 ? first : -(first + W - 1));
+        for (int c = 0; c < W; ++c) store<V>(lowest + c * view.row, block[c]);
+      }
     const T* in = reinterpret_cast<const T*>(rows);
     for (int c = 0; c < lanes; ++c)
-      for (int64_t t = 0; t < steps; ++t) target[c * view.row + t * view.step] = in[t * W + c];
+      for (int64_t t = first; t < steps; ++t) target[c * view.row + t * view.step] = in[t * W + c];
   }
 
   // (step, state) from B or C; states beyond the last are zeros.

@@ -6,7 +6,7 @@
 #include <cstdint>
 #include <type_traits>
 #include <utility>
-#if defined(__AVX512F__)
+#if defined(__AVX2__)
 #include <immintrin.h>
 #endif
 
@@ -56,48 +56,86 @@ inline typename Lane<V>::scalar lane_sum(V v) {
 constexpr double kLog2e = 1.4426950408889634074;
 constexpr double kLn2 = 0.6931471805599453094;
 
-// 2^(x*y). The product is split into integer and fraction before it is rounded (one fused multiply-subtract, where the processor has it), so the
-// error stays that of 2^f, |f| <= 1/2: a minimax polynomial of degree 6, 2e-9 relative in exact arithmetic, within
-// 1 ulp evaluated in float. Above 2^128: infinity; below 2^-126: zero (denormal results are flushed); NaN stays NaN.
+// What rounding took from the product of x and y (Dekker 1971), where there is no fused multiply-add; zero for values so large
+// that splitting them overflows.
+template <int W>
+inline Vec<float, W> product_error(Vec<float, W> x, Vec<float, W> y, Vec<float, W> product) {
+  using V = Vec<float, W>;
+  auto upper_half = [](V a) {
+    const V c = a * 4097.0f;
+    return c - (c - a);
+  };
+  const V xh = upper_half(x), xl = x - xh, yh = upper_half(y), yl = y - yh;
+  const V error = ((xh * yh - product) + xh * yl + xl * yh) + xl * yl;
+  return error == error ? error : V{};
+}
+
+// 2^(x*y). x*y is split into k and f, |f| <= 1/2 over the number of table entries, before anything is rounded: adding `magic`
+// in one fused multiply-add rounds to a multiple of 1/entries, and one fused multiply-subtract leaves the fraction. 2^k is a
+// power of two times a table entry, which stands in one register; 2^f is a polynomial. Above 2^128: infinity; below 2^-126:
+// zero or a denormal number; NaN stays NaN. tests/elementwise.rs holds the bound of 2 ulp.
 template <int W>
 inline Vec<float, W> exp2_product(Vec<float, W> x, Vec<float, W> y) {
   using V = Vec<float, W>;
-  auto polynomial = [](V f) {
-    V p = splat<V>(0.0001534581242594868f);
-    p = p * f + 0.0013399930903688073f;
-    p = p * f + 0.009618489071726799f;
-    p = p * f + 0.05550328642129898f;
-    p = p * f + 0.24022646248340607f;
-    p = p * f + 0.6931471824645996f;
-    return p * f + 1.0f;
-  };
+  typedef int32_t I __attribute__((vector_size(W * sizeof(int32_t))));
 #if defined(__AVX512F__)
   if constexpr (W == 16) {
-    const __m512 k = _mm512_roundscale_ps((__m512)(x * y), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
-    V f = (V)_mm512_fmsub_ps((__m512)x, (__m512)y, k);
-    // An infinite product leaves no fraction (inf - inf): take zero there, and let scalef make 0 or infinity.
-    f = (V)_mm512_range_ps(_mm512_set1_ps(0.5f), (__m512)f, 0b0110);
-    return (V)_mm512_scalef_ps((__m512)polynomial(f), k);
+    // 1.5 * 2^23 / 16: the low four bits of the sum count sixteenths.
+    const __m512 magic = _mm512_set1_ps(786432.0f);
+    const __m512 shifted = _mm512_fmadd_ps((__m512)x, (__m512)y, magic);
+    const __m512 k = _mm512_sub_ps(shifted, magic);
+    // An infinite product leaves no fraction (inf - inf), a huge one a wrong one: any small number will do where scalef makes 0
+    // or infinity of it.
+    const V f = (V)_mm512_range_ps(_mm512_set1_ps(0.5f), _mm512_fmsub_ps((__m512)x, (__m512)y, k), 0b0110);
+    const __m512 sixteenths = _mm512_setr_ps(1.0f, 1.04427373f, 1.09050775f, 1.13878858f, 1.18920708f, 1.24185777f, 1.29683959f, 1.35425556f,
+                                             1.41421354f, 1.47682619f, 1.54221082f, 1.61049032f, 1.68179286f, 1.75625217f, 1.8340081f, 1.91520655f);
+    const V entry = (V)_mm512_permutexvar_ps((__m512i)shifted, sixteenths);
+    const V slope = (0.05550574f * f + 0.24023433f) * f + 0.69314718f;
+    return (V)_mm512_scalef_ps((__m512)(slope * (entry * f) + entry), k);
   }
 #endif
-  typedef int32_t I __attribute__((vector_size(W * sizeof(int32_t))));
-  V t = x * y;
-  // Adding 1.5 * 2^23 rounds to an integer; 127 more and the low bits are the exponent field of 2^k.
-  const float magic = 12582912.0f + 127.0f;
+  // Outside the range the power is 0 or infinity whatever the fraction is.
+  const V t = x * y;
   V inside = t < -127.0f ? splat<V>(-127.0f) : t;
   inside = inside > 128.0f ? splat<V>(128.0f) : inside;
-  V shifted = inside + magic;
-  V k = shifted - magic;
-  V f = x * y - k;
-  // Outside the range the power is 0 or infinity whatever the fraction is.
+  I bits;
+  V power;
+#if defined(__AVX2__)
+  if constexpr (W == 8) {
+    // Eighths, and 127 more: the bits above the low three are the exponent field.
+    const float magic = 1572864.0f + 127.0f;
+    const V shifted = inside + magic, k = shifted - magic;
+    V f = (V)_mm256_fmsub_ps((__m256)x, (__m256)y, (__m256)k);
+    f = f > 0.5f ? splat<V>(0.5f) : f;
+    f = f < -0.5f ? splat<V>(-0.5f) : f;
+    const __m256 eighths = _mm256_setr_ps(1.0f, 1.09050773f, 1.18920712f, 1.29683955f, 1.41421356f, 1.54221083f, 1.68179283f, 1.83400809f);
+    const V entry = (V)_mm256_permutevar8x32_ps(eighths, (__m256i)shifted);
+    __builtin_memcpy(&bits, &shifted, sizeof(V));
+    bits = bits >> 3 << 23;
+    __builtin_memcpy(&power, &bits, sizeof(V));
+    const V slope = (0.05551062f * f + 0.24025782f) * f + 0.69314717f;
+    return (slope * (entry * f) + entry) * power;
+  }
+#endif
+  const float magic = 12582912.0f + 127.0f;
+  const V shifted = inside + magic, k = shifted - magic;
+#if defined(__FMA__) || defined(__aarch64__)
+  V f = x * y - k;  // contracted: the product is not rounded
+#else
+  V f = (t - k) + product_error<W>(x, y, t);
+#endif
   f = f > 0.5f ? splat<V>(0.5f) : f;
   f = f < -0.5f ? splat<V>(-0.5f) : f;
-  I bits;
   __builtin_memcpy(&bits, &shifted, sizeof(V));
   bits <<= 23;
-  V power;
   __builtin_memcpy(&power, &bits, sizeof(V));
-  return polynomial(f) * power;
+  V p = splat<V>(0.0001534581242594868f);
+  p = p * f + 0.0013399930903688073f;
+  p = p * f + 0.009618489071726799f;
+  p = p * f + 0.05550328642129898f;
+  p = p * f + 0.24022646248340607f;
+  p = p * f + 0.6931471824645996f;
+  return (p * f + 1.0f) * power;
 }
 
 template <int W>
@@ -118,10 +156,11 @@ inline V exp_of(V x) {
     return r;
   } else {
     const float high = 1.44269502162933349609f, low = 1.92596299112661746887e-8f;
-    V power = exp2_product<W>(x, splat<V>(high));
-    V correction = x * (low * static_cast<float>(kLn2));
-    // Infinite x has no correction to make.
-    correction = (correction * 0.0f == 0.0f) ? correction : V{};
+    const V power = exp2_product<W>(x, splat<V>(high));
+    // Where the power is 0 or infinity, the correction is not to make a NaN of it.
+    V bounded = x < -128.0f ? splat<V>(-128.0f) : x;
+    bounded = bounded > 128.0f ? splat<V>(128.0f) : bounded;
+    const V correction = bounded * (low * static_cast<float>(kLn2));
     return power + power * correction;
   }
 }

@@ -1,5 +1,6 @@
 //! The command line: one file per subcommand, each of which parses, calls the library and prints.
 
+mod benchmark;
 mod complete;
 mod data;
 mod doctor;
@@ -40,6 +41,9 @@ enum Command {
     /// Look at a data set
     #[command(subcommand)]
     Data(data::Command),
+    /// Measure this machine
+    #[command(subcommand)]
+    Benchmark(benchmark::Command),
     Doctor(doctor::Args),
     Completions(complete::Args),
 }
@@ -72,6 +76,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
         Command::Features(args) => features::run(&args),
         Command::Summary(args) => summary::run(&args),
         Command::Data(command) => data::run(&command),
+        Command::Benchmark(command) => benchmark::run(&command),
         Command::Doctor(args) => doctor::run(&args),
         Command::Completions(args) => complete::run(&args),
     }

@@ -1,5 +1,6 @@
 //! The C interface of csrc/abi.h. Tensors are `at::Tensor*`, which is what tch holds.
 
+use std::borrow::Borrow;
 use std::ffi::{CStr, c_char, c_double, c_int, c_void};
 
 use tch::Tensor;
@@ -62,6 +63,38 @@ unsafe extern "C" {
         max_norm: c_double,
         norm: *mut c_double,
     ) -> *mut c_char;
+    pub fn vmb_gradients(
+        out: *const c_void,
+        dout: *const c_void,
+        leaves: *const *mut c_void,
+        count: i64,
+        gradients: *mut *mut c_void,
+    ) -> *mut c_char;
+    pub fn vmb_memory_watch_begin(watch: *mut *mut c_void) -> *mut c_char;
+    pub fn vmb_memory_watch_peak(watch: *mut c_void) -> i64;
+    pub fn vmb_memory_watch_end(watch: *mut c_void);
+    pub fn vmb_scan_limit(
+        batch: i64,
+        dim: i64,
+        length: i64,
+        state: i64,
+        backward: c_int,
+        path: *const c_char,
+    ) -> *mut c_char;
+    pub fn vmb_elementwise(
+        function: *const c_char,
+        path: *const c_char,
+        x: *const f32,
+        y: *const f32,
+        out: *mut f32,
+        count: i64,
+    ) -> *mut c_char;
+    pub fn vmb_autocast_begin(
+        device_type: c_int,
+        scalar_type: c_int,
+        previous: *mut *mut c_void,
+    ) -> *mut c_char;
+    pub fn vmb_autocast_end(previous: *mut c_void);
     pub fn vmb_keep_freed_memory();
     pub fn vmb_libtorch_version() -> *const c_char;
     pub fn vmb_best_path() -> *const c_char;
@@ -80,10 +113,10 @@ pub fn optional_pointer(tensor: Option<&Tensor>) -> *const c_void {
 }
 
 /// The addresses of many tensors, valid as long as the tensors are.
-pub fn pointers(tensors: &[Tensor]) -> Vec<*mut c_void> {
+pub fn pointers<T: Borrow<Tensor>>(tensors: &[T]) -> Vec<*mut c_void> {
     tensors
         .iter()
-        .map(|tensor| pointer(tensor) as *mut c_void)
+        .map(|tensor| pointer(tensor.borrow()) as *mut c_void)
         .collect()
 }
 

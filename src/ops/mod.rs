@@ -1,10 +1,15 @@
 //! Safe Rust over the operators of csrc. All of the project's `unsafe` is in this folder.
 
+mod autocast;
+pub mod benchmark;
+pub mod elementwise;
 mod ffi;
+pub mod measure;
 mod optimizer;
 mod scan;
 pub mod self_test;
 
+pub use autocast::autocast;
 pub use optimizer::{AdamWStep, adamw_step, clip_grad_norm};
 pub use scan::{Path, ScanInputs, causal_conv1d_silu, selective_scan, selective_scan_eager};
 
@@ -26,4 +31,10 @@ pub fn libtorch_version() -> String {
 pub fn keep_freed_memory() {
     // SAFETY: sets three numbers of the C library's allocator.
     unsafe { ffi::vmb_keep_freed_memory() }
+}
+
+impl From<tch::TchError> for OpError {
+    fn from(error: tch::TchError) -> Self {
+        Self(error.to_string())
+    }
 }

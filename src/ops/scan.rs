@@ -35,7 +35,7 @@ impl Path {
         }
     }
 
-    fn c_name(self) -> CString {
+    pub(super) fn c_name(self) -> CString {
         CString::new(self.name()).unwrap_or_default()
     }
 

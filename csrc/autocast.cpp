@@ -1,0 +1,89 @@
+// The operators under torch.autocast, and switching autocast on from outside Python.
+//
+// Sequences (u, delta, B, C, z of the scan; x and the kernel of the convolution) take the low-precision type that is current, as the
+// inputs of linear and conv1d do, so that the result has the type that the next linear wants. A, D and the step sizes' bias are
+// float32: they are parameters that decays are computed from, and the state is float32 anyway. Double is never cast.
+#include <ATen/autocast_mode.h>
+#include <ATen/core/dispatch/Dispatcher.h>
+#include <torch/library.h>
+
+#include <memory>
+
+#include "abi.h"
+#include "guarded.h"
+
+namespace vmb {
+namespace {
+
+using at::Tensor;
+using OptionalTensor = std::optional<Tensor>;
+
+template <class Signature>
+auto op(const char* name) {
+  return c10::Dispatcher::singleton().findSchemaOrThrow(name, "").typed<Signature>();
+}
+
+template <at::DeviceType device, c10::DispatchKey key>
+struct Autocast {
+  template <class T>
+  static T low(const T& x) {
+    return at::autocast::cached_cast(at::autocast::get_autocast_dtype(device), x, device);
+  }
+  template <class T>
+  static T full(const T& x) {
+    return at::autocast::cached_cast(at::kFloat, x, device);
+  }
+
+  static Tensor scan(const Tensor& u, const Tensor& delta, const Tensor& A, const Tensor& B, const Tensor& C, const OptionalTensor& D,
+                     const OptionalTensor& z, const OptionalTensor& delta_bias, bool delta_softplus, bool reverse, std::string_view path) {
+    using Scan = decltype(scan);
+    static const auto inner = op<Scan>("vm_beautynet::selective_scan");
+    const c10::impl::ExcludeDispatchKeyGuard no_autocast(key);
+    return inner.call(low(u), low(delta), full(A), low(B), low(C), full(D), low(z), full(delta_bias), delta_softplus, reverse, path);
+  }
+
+  static Tensor conv(const Tensor& x, const Tensor& weight, const OptionalTensor& bias, bool reverse, std::string_view path) {
+    using Conv = decltype(conv);
+    static const auto inner = op<Conv>("vm_beautynet::causal_conv1d_silu");
+    const c10::impl::ExcludeDispatchKeyGuard no_autocast(key);
+    return inner.call(low(x), low(weight), low(bias), reverse, path);
+  }
+
+  static void implement(torch::Library& m) {
+    m.impl("selective_scan", scan);
+    m.impl("causal_conv1d_silu", conv);
+  }
+};
+
+// What autocast was for a device before it was switched on here.
+struct Previous {
+  at::DeviceType device;
+  bool enabled;
+  at::ScalarType type;
+};
+
+}  // namespace
+}  // namespace vmb
+
+TORCH_LIBRARY_IMPL(vm_beautynet, AutocastCPU, m) { vmb::Autocast<at::kCPU, c10::DispatchKey::AutocastCPU>::implement(m); }
+TORCH_LIBRARY_IMPL(vm_beautynet, AutocastCUDA, m) { vmb::Autocast<at::kCUDA, c10::DispatchKey::AutocastCUDA>::implement(m); }
+
+char* vmb_autocast_begin(int device_type, int scalar_type, void** previous) {
+  return vmb::guarded([&] {
+    const auto device = static_cast<at::DeviceType>(device_type);
+    const auto type = static_cast<at::ScalarType>(scalar_type);
+    TORCH_CHECK_VALUE(type == at::kBFloat16 || type == at::kHalf, "autocast: the type must be bfloat16 or float16, is ", type);
+    *previous = new vmb::Previous{device, at::autocast::is_autocast_enabled(device), at::autocast::get_autocast_dtype(device)};
+    at::autocast::set_autocast_enabled(device, true);
+    at::autocast::set_autocast_dtype(device, type);
+    at::autocast::increment_nesting();
+  });
+}
+
+void vmb_autocast_end(void* pointer) {
+  const std::unique_ptr<vmb::Previous> previous(static_cast<vmb::Previous*>(pointer));
+  // Casts of parameters are remembered for as long as autocast is on, not longer: an optimizer step would make them stale.
+  if (at::autocast::decrement_nesting() == 0) at::autocast::clear_cache();
+  at::autocast::set_autocast_enabled(previous->device, previous->enabled);
+  at::autocast::set_autocast_dtype(previous->device, previous->type);
+}

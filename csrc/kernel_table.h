@@ -1,0 +1,20 @@
+// All kernels of one instruction set; included by the file that is compiled for it.
+#pragma once
+
+#include "conv_kernel.h"
+#include "limit_kernel.h"
+#include "scan_kernel.h"
+
+namespace {
+
+// Vectors of W, N states in registers.
+template <class T, int W, int N>
+constexpr vmb::KernelTable<T> kernel_table() {
+  using S = Scan<T, W, N>;
+  using C = CausalConv<T, W>;
+  using L = Limit<T, W, N>;
+  return {S::workspace, S::forward,  S::backward, sizeof(typename C::Workspace), C::forward, C::backward,
+          L::forward,   L::backward, evaluate_elementwise<T, W>};
+}
+
+}  // namespace

@@ -1,0 +1,33 @@
+// Transposing W x W values between memory whose steps are adjacent and rows of W channels, in registers.
+#pragma once
+
+#include "vec_math.h"
+
+namespace {
+
+template <class T>
+using IndexOf = std::conditional_t<sizeof(T) == 8, int64_t, int32_t>;
+
+// Lanes of a butterfly over `half`, for __builtin_shuffle(a, b): the lower result takes a's lanes whose bit `half` is clear and,
+// into the others, b's same lanes; the upper one those whose bit is set.
+template <class T, int W>
+inline Vec<IndexOf<T>, W> butterfly(int half, bool upper) {
+  Vec<IndexOf<T>, W> lanes{};
+  for (int c = 0; c < W; ++c) lanes[c] = upper ? ((c & half) ? W + c : c + half) : ((c & half) ? W + c - half : c);
+  return lanes;
+}
+
+// rows[i][j] becomes rows[j][i], in log2(W) stages of W shuffles.
+template <int Half, class T, int W>
+inline void transpose(Vec<T, W>* rows) {
+  const auto lower = butterfly<T, W>(Half, false), upper = butterfly<T, W>(Half, true);
+  for (int i = 0; i < W; ++i) {
+    if (i & Half) continue;
+    const Vec<T, W> a = rows[i], b = rows[i + Half];
+    rows[i] = __builtin_shuffle(a, b, lower);
+    rows[i + Half] = __builtin_shuffle(a, b, upper);
+  }
+  if constexpr (Half > 1) transpose<Half / 2, T, W>(rows);
+}
+
+}  // namespace

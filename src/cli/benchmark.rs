@@ -1,0 +1,153 @@
+//! `vmbeauty benchmark`.
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use serde_json::json;
+
+use super::output::{print, print_json, say, table};
+use crate::ops::benchmark::{Layout, Measurement, Settings, benchmark_scan};
+use crate::ops::measure::Pass;
+use crate::ops::{self, Path};
+
+/// What can be measured.
+#[derive(Debug, clap::Subcommand)]
+pub enum Command {
+    Scan(ScanArgs),
+}
+
+/// Time the selective scan on the CPU beside the same in libtorch's own operations
+#[derive(Debug, clap::Args)]
+pub struct ScanArgs {
+    /// Batch, channels, length and state size; may be repeated. Default: 8,384,197,16 and 2,384,4096,16
+    #[arg(long = "shape", value_name = "B,D,L,N", value_parser = parse_shape)]
+    shapes: Vec<[i64; 4]>,
+    /// Runs of each side, taken in turn; medians are printed
+    #[arg(long, default_value_t = 7, value_parser = clap::value_parser!(u16).range(1..))]
+    runs: u16,
+    /// Kernels of ours: auto (the widest), portable, avx2 or avx512
+    #[arg(long, value_name = "PATH", default_value = "auto", value_parser = parse_path)]
+    path: Path,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+fn parse_shape(text: &str) -> Result<[i64; 4], String> {
+    let sizes: Option<Vec<i64>> = text
+        .split(',')
+        .map(|size| size.trim().parse().ok().filter(|&size| size > 0))
+        .collect();
+    sizes
+        .and_then(|sizes| sizes.try_into().ok())
+        .ok_or_else(|| "four positive sizes are needed, as in 8,384,197,16".to_string())
+}
+
+fn parse_path(text: &str) -> Result<Path, String> {
+    std::iter::once(Path::Auto)
+        .chain(Path::ALL)
+        .find(|path| path.name() == text)
+        .ok_or_else(|| "auto, portable, avx2 or avx512".to_string())
+}
+
+/// Runs the subcommand.
+pub fn run(command: &Command) -> Result<ExitCode> {
+    match command {
+        Command::Scan(args) => scan(args),
+    }
+}
+
+fn scan(args: &ScanArgs) -> Result<ExitCode> {
+    tch::manual_seed(0);
+    let shapes = match &args.shapes[..] {
+        [] => &Settings::SHAPES[..],
+        given => given,
+    };
+    let settings = Settings::in_both_layouts(shapes, args.runs.into(), args.path);
+    let cases = benchmark_scan(&settings, |shape, layout| {
+        let order = match layout {
+            Layout::ChannelsFirst => "channels first",
+            Layout::ChannelsLast => "channels last",
+        };
+        say(&format!("measuring {shape:?}, {order}"));
+    })?;
+    let (threads, path) = (tch::get_num_threads(), resolved(args.path));
+    if args.json {
+        print_json(&json!({
+            "cases": cases, "threads": threads, "path": path, "runs": args.runs,
+            "version": env!("CARGO_PKG_VERSION"), "libtorch": ops::libtorch_version(),
+        }))?;
+    } else {
+        let runs = args.runs;
+        print(&format!(
+            "{}\n{path} kernels, {threads} threads, medians of {runs} runs; peak: MiB beyond what was held before the pass\n",
+            cases_table(&cases)
+        ))?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The instruction set that a path stands for.
+fn resolved(path: Path) -> String {
+    match path {
+        Path::Auto => Path::best(),
+        named => named.name().to_string(),
+    }
+}
+
+fn cases_table(cases: &[Measurement]) -> String {
+    let mebibytes = |bytes: i64| format!("{:.1}", bytes as f64 / (1 << 20) as f64);
+    let rows: Vec<Vec<String>> = cases
+        .iter()
+        .map(|case| {
+            let layout = match case.layout {
+                Layout::ChannelsFirst => "b,d,l",
+                Layout::ChannelsLast => "b,l,d",
+            };
+            let pass = match case.pass {
+                Pass::Forward => "forward",
+                Pass::Backward => "backward",
+            };
+            vec![
+                format!("{:?}", case.shape),
+                layout.to_string(),
+                pass.to_string(),
+                format!("{:.2}", case.ours_ms),
+                format!("{:.2}", case.eager_ms),
+                format!("{:.1}", case.ratio),
+                format!("{:.2}", case.limit_fraction),
+                mebibytes(case.ours_peak_bytes),
+                mebibytes(case.eager_peak_bytes),
+                mebibytes(case.inputs_outputs_bytes),
+            ]
+        })
+        .collect();
+    table(
+        &[
+            "shape",
+            "stored",
+            "pass",
+            "ours ms",
+            "eager ms",
+            "ratio",
+            "of limit",
+            "ours peak",
+            "eager peak",
+            "in+out",
+        ],
+        &rows,
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shapes_are_four_positive_sizes() {
+        assert_eq!(parse_shape("8, 384,197,16"), Ok([8, 384, 197, 16]));
+        for wrong in ["", "1,2,3", "1,2,3,4,5", "1,2,0,4", "1,2,x,4"] {
+            assert!(parse_shape(wrong).is_err(), "{wrong}");
+        }
+    }
+}
