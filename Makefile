@@ -22,7 +22,7 @@ setup: python
 
 cuda: python
 	@python3 scripts/setup.py --cuda
-	cargo build --release
+	cargo build --release --features cuda
 
 build: setup
 	cargo build --release

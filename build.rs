@@ -21,14 +21,31 @@ const X86_KERNELS: [(&str, &[&str]); 2] = [
     ),
 ];
 
+const CUDA_KERNELS: [&str; 4] = ["scan_forward", "scan_backward", "conv", "sum_parts"];
+/// From Turing to Blackwell.
+const CUDA_ARCHITECTURES: [u32; 7] = [75, 80, 86, 89, 90, 100, 120];
+
 fn main() {
     println!("cargo:rerun-if-changed=csrc");
-    println!("cargo:rerun-if-env-changed=LIBTORCH_INCLUDE");
+    for variable in ["LIBTORCH_INCLUDE", "CUDA_HOME", "NVCC"] {
+        println!("cargo:rerun-if-env-changed={variable}");
+    }
     let lib =
         PathBuf::from(env::var_os("DEP_TCH_LIBTORCH_LIB").expect("torch-sys names its libtorch"));
     let lib = lib.canonicalize().unwrap_or(lib);
     compile_kernels();
-    compile_bindings(&lib);
+    let wants_cuda = env::var_os("CARGO_FEATURE_CUDA").is_some();
+    let links_cuda = wants_cuda && lib.join("libtorch_cuda.so").exists();
+    if wants_cuda && !links_cuda {
+        println!(
+            "cargo:warning=the CUDA kernels are compiled, but not linked: the libtorch in {} has no CUDA (`make cuda` fetches one that has)",
+            lib.display()
+        );
+    }
+    compile_bindings(&lib, links_cuda);
+    if wants_cuda {
+        compile_cuda_kernels(links_cuda);
+    }
     // ATen's parallel_for is OpenMP; libtorch brings its own libgomp, found by the same rpath.
     println!("cargo:rustc-link-arg=-Wl,-rpath,{}", lib.display());
 }
@@ -65,7 +82,7 @@ fn compile_kernels() {
 }
 
 /// The side that knows ATen. Linked whole: the operators register themselves from static constructors that nothing names.
-fn compile_bindings(lib: &Path) {
+fn compile_bindings(lib: &Path, cuda: bool) {
     let include = match env::var_os("LIBTORCH_INCLUDE") {
         Some(root) => PathBuf::from(root).join("include"),
         None => lib.with_file_name("include"),
@@ -87,6 +104,78 @@ fn compile_bindings(lib: &Path) {
             ]
             .map(|name| format!("csrc/{name}.cpp")),
         )
+        .file(if cuda {
+            "csrc/cuda_ops.cpp"
+        } else {
+            "csrc/cuda_ops_absent.cpp"
+        });
+    if cuda {
+        build.define("VMB_CUDA", None);
+        if let Some(home) = cuda_home() {
+            build
+                .flag("-isystem")
+                .flag(home.join("include").display().to_string());
+        }
+        println!("cargo:rustc-link-lib=c10_cuda");
+    }
+    build
         .link_lib_modifier("+whole-archive")
         .compile("vmb_bindings");
+}
+
+/// The CUDA toolkit: CUDA_HOME, else where the nvcc of the PATH is.
+fn cuda_home() -> Option<PathBuf> {
+    println!("cargo:rerun-if-env-changed=PATH");
+    env::var_os("CUDA_HOME").map(PathBuf::from).or_else(|| {
+        env::split_paths(&env::var_os("PATH")?)
+            .find(|folder| folder.join("nvcc").is_file())?
+            .parent()
+            .map(Path::to_path_buf)
+    })
+}
+
+/// Native code for every architecture, so that nothing is compiled when a program starts, and PTX of the last one for later ones.
+fn compile_cuda_kernels(link: bool) {
+    // cc takes the nvcc that NVCC names, else the one of the PATH.
+    if env::var_os("NVCC").is_none()
+        && cuda_home().is_none_or(|home| !home.join("bin/nvcc").is_file())
+    {
+        panic!(
+            "the feature `cuda` needs nvcc 13.0: run `make cuda`, or put it on the PATH or in NVCC, and its toolkit in CUDA_HOME"
+        );
+    }
+    let mut build = cc::Build::new();
+    build
+        .cuda(true)
+        .cudart(if link { "static" } else { "none" })
+        .cargo_metadata(link)
+        // Debug code for the device (-G) is not optimised.
+        .debug(false)
+        .warnings(false)
+        .std("c++17")
+        .opt_level(3)
+        .pic(true)
+        .flag("--expt-relaxed-constexpr");
+    for arch in CUDA_ARCHITECTURES {
+        build
+            .flag("-gencode")
+            .flag(format!("arch=compute_{arch},code=sm_{arch}"));
+    }
+    let newest = CUDA_ARCHITECTURES[CUDA_ARCHITECTURES.len() - 1];
+    build
+        .flag("-gencode")
+        .flag(format!("arch=compute_{newest},code=compute_{newest}"))
+        // Registers, shared memory and spills of every kernel, in cargo's output file of this script.
+        .flag("-Xptxas")
+        .flag("-v")
+        .files(CUDA_KERNELS.map(|name| format!("csrc/cuda/{name}.cu")))
+        .compile("vmb_cuda");
+    if let (true, Some(home)) = (link, cuda_home()) {
+        for folder in ["lib", "lib64"] {
+            println!(
+                "cargo:rustc-link-search=native={}",
+                home.join(folder).display()
+            );
+        }
+    }
 }

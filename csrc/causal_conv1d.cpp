@@ -3,13 +3,13 @@
 #include <torch/csrc/autograd/custom_function.h>
 #include <torch/library.h>
 
+#include "cuda_ops.h"
 #include "dispatch.h"
 
 namespace vmb {
 namespace {
 
 using at::Tensor;
-using OptionalTensor = std::optional<Tensor>;
 
 void check_arguments(const Tensor& x, const Tensor& weight, const OptionalTensor& bias) {
   TORCH_CHECK_VALUE(x.dim() == 3, "causal_conv1d_silu: x must have shape (batch, dim, length), has ", x.sizes());
@@ -86,6 +86,11 @@ Tensor conv_eager(const Tensor& x, const Tensor& weight, const OptionalTensor& b
   return reverse ? out.flip(2) : out;
 }
 
+Tensor conv_cuda(const Tensor& x, const Tensor& weight, const OptionalTensor& bias, bool reverse, std::string_view path) {
+  check_arguments(x, weight, bias);
+  return has_cuda_kernels(x) ? conv_forward_cuda(x, weight, bias, reverse) : conv_eager(x, weight, bias, reverse, path);
+}
+
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
@@ -96,14 +101,15 @@ struct ConvFunction : torch::autograd::Function<ConvFunction> {
     context->save_for_backward({x, weight, value_or_undefined(bias)});
     context->saved_data["reverse"] = reverse;
     context->saved_data["path"] = path;
-    return conv_cpu(x, weight, bias, reverse, path);
+    return (x.is_cuda() ? conv_cuda : conv_cpu)(x, weight, bias, reverse, path);
   }
   static variable_list backward(AutogradContext* context, const variable_list& gradients) {
     const auto s = context->get_saved_variables();
     if (!gradients[0].defined()) return variable_list(5);
     TORCH_CHECK_NOT_IMPLEMENTED(!at::GradMode::is_enabled(), "causal_conv1d_silu: double backward is not implemented");
-    auto [dx, dweight, dbias] =
-        conv_backward_cpu(gradients[0], s[0], s[1], s[2], context->saved_data["reverse"].toBool(), context->saved_data["path"].toStringRef());
+    const bool reverse = context->saved_data["reverse"].toBool();
+    auto [dx, dweight, dbias] = s[0].is_cuda() ? conv_backward_cuda(gradients[0], s[0], s[1], s[2], reverse)
+                                               : conv_backward_cpu(gradients[0], s[0], s[1], s[2], reverse, context->saved_data["path"].toStringRef());
     variable_list result{dx, dweight, dbias};
     result.resize(5);  // the flags have no gradient
     return result;
@@ -112,7 +118,7 @@ struct ConvFunction : torch::autograd::Function<ConvFunction> {
 
 Tensor conv_autograd(const Tensor& x, const Tensor& weight, const OptionalTensor& bias, bool reverse, std::string_view path) {
   if (x.is_meta()) return conv_meta(x, weight, bias, reverse, path);
-  if (!x.is_cpu()) return conv_eager(x, weight, bias, reverse, path);
+  if (!x.is_cpu() && !has_cuda_kernels(x)) return conv_eager(x, weight, bias, reverse, path);
   return ConvFunction::apply(x, weight, bias, reverse, std::string(path));
 }
 
@@ -120,6 +126,6 @@ Tensor conv_autograd(const Tensor& x, const Tensor& weight, const OptionalTensor
 }  // namespace vmb
 
 TORCH_LIBRARY_IMPL(vm_beautynet, CPU, m) { m.impl("causal_conv1d_silu", vmb::conv_cpu); }
-TORCH_LIBRARY_IMPL(vm_beautynet, CUDA, m) { m.impl("causal_conv1d_silu", vmb::conv_eager); }
+TORCH_LIBRARY_IMPL(vm_beautynet, CUDA, m) { m.impl("causal_conv1d_silu", vmb::conv_cuda); }
 TORCH_LIBRARY_IMPL(vm_beautynet, Meta, m) { m.impl("causal_conv1d_silu", vmb::conv_meta); }
 TORCH_LIBRARY_IMPL(vm_beautynet, Autograd, m) { m.impl("causal_conv1d_silu", vmb::conv_autograd); }

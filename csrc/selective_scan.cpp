@@ -8,13 +8,13 @@
 
 #include <tuple>
 
+#include "cuda_ops.h"
 #include "dispatch.h"
 
 namespace vmb {
 namespace {
 
 using at::Tensor;
-using OptionalTensor = std::optional<Tensor>;
 using Gradients = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
 
 constexpr int64_t kMaxState = 256;
@@ -70,6 +70,9 @@ struct Operands {
     return in;
   }
 };
+
+Tensor scan_eager(const Tensor& u, const Tensor& delta, const Tensor& A, const Tensor& B, const Tensor& C, const OptionalTensor& D,
+                  const OptionalTensor& z, const OptionalTensor& delta_bias, bool delta_softplus, bool reverse);
 
 // (out, states): states are what backward starts its chunks from; empty unless kept.
 std::tuple<Tensor, Tensor> forward_cpu(const Tensor& u, const Tensor& delta, const Tensor& A, const Tensor& B, const Tensor& C,
@@ -134,6 +137,13 @@ Gradients backward_cpu(const Tensor& dout_, const Tensor& u, const Tensor& delta
           dz.defined() ? dz.to(z->scalar_type()) : Tensor(), over_batch(dbias, delta_bias)};
 }
 
+Tensor scan_cuda(const Tensor& u, const Tensor& delta, const Tensor& A, const Tensor& B, const Tensor& C, const OptionalTensor& D,
+                 const OptionalTensor& z, const OptionalTensor& delta_bias, bool delta_softplus, bool reverse, std::string_view) {
+  check_arguments(u, delta, A, B, C, D, z, delta_bias);
+  if (!has_cuda_kernels(u)) return scan_eager(u, delta, A, B, C, D, z, delta_bias, delta_softplus, reverse);
+  return std::get<0>(scan_forward_cuda(u, delta, A, B, C, D, z, delta_bias, delta_softplus, reverse, false));
+}
+
 Tensor scan_cpu(const Tensor& u, const Tensor& delta, const Tensor& A, const Tensor& B, const Tensor& C, const OptionalTensor& D,
                 const OptionalTensor& z, const OptionalTensor& delta_bias, bool delta_softplus, bool reverse, std::string_view path) {
   return std::get<0>(forward_cpu(u, delta, A, B, C, D, z, delta_bias, delta_softplus, reverse, false, path));
@@ -180,7 +190,9 @@ struct ScanFunction : torch::autograd::Function<ScanFunction> {
                         const OptionalTensor& D, const OptionalTensor& z, const OptionalTensor& delta_bias, bool delta_softplus,
                         bool reverse, const std::string& path, bool keep_states) {
     at::AutoDispatchBelowADInplaceOrView guard;
-    auto [out, states] = forward_cpu(u, delta, A, B, C, D, z, delta_bias, delta_softplus, reverse, keep_states, path);
+    if (u.is_cuda()) check_arguments(u, delta, A, B, C, D, z, delta_bias);
+    auto [out, states] = u.is_cuda() ? scan_forward_cuda(u, delta, A, B, C, D, z, delta_bias, delta_softplus, reverse, keep_states)
+                                     : forward_cpu(u, delta, A, B, C, D, z, delta_bias, delta_softplus, reverse, keep_states, path);
     context->save_for_backward({u, delta, A, B, C, value_or_undefined(D), value_or_undefined(z), value_or_undefined(delta_bias), states});
     context->saved_data["delta_softplus"] = delta_softplus;
     context->saved_data["reverse"] = reverse;
@@ -193,9 +205,11 @@ struct ScanFunction : torch::autograd::Function<ScanFunction> {
     // Under create_graph the result would need a derivative of its own; without one it would be silently wrong.
     TORCH_CHECK_NOT_IMPLEMENTED(!at::GradMode::is_enabled(),
                                 "selective_scan: double backward is not implemented; use selective_scan_eager where create_graph is needed");
+    const bool delta_softplus = context->saved_data["delta_softplus"].toBool(), reverse = context->saved_data["reverse"].toBool();
     auto [du, ddelta, dA, dB, dC, dD, dz, dbias] =
-        backward_cpu(gradients[0], s[0], s[1], s[2], s[3], s[4], s[5], s[6], s[7], s[8], context->saved_data["delta_softplus"].toBool(),
-                     context->saved_data["reverse"].toBool(), context->saved_data["path"].toStringRef());
+        s[0].is_cuda() ? scan_backward_cuda(gradients[0], s[0], s[1], s[2], s[3], s[4], s[5], s[6], s[7], s[8], delta_softplus, reverse)
+                       : backward_cpu(gradients[0], s[0], s[1], s[2], s[3], s[4], s[5], s[6], s[7], s[8], delta_softplus, reverse,
+                                      context->saved_data["path"].toStringRef());
     variable_list result{du, ddelta, dA, dB, dC, dD, dz, dbias};
     result.resize(12);  // the flags have no gradient
     return result;
@@ -205,13 +219,13 @@ struct ScanFunction : torch::autograd::Function<ScanFunction> {
 Tensor scan_autograd(const Tensor& u, const Tensor& delta, const Tensor& A, const Tensor& B, const Tensor& C, const OptionalTensor& D,
                      const OptionalTensor& z, const OptionalTensor& delta_bias, bool delta_softplus, bool reverse, std::string_view path) {
   if (u.is_meta()) return scan_meta(u, delta, A, B, C, D, z, delta_bias, delta_softplus, reverse, path);
-  if (!u.is_cpu()) return scan_eager(u, delta, A, B, C, D, z, delta_bias, delta_softplus, reverse);
+  if (!u.is_cpu() && !has_cuda_kernels(u)) return scan_eager(u, delta, A, B, C, D, z, delta_bias, delta_softplus, reverse);
   auto wants = [](const OptionalTensor& x) { return given(x) && x->requires_grad(); };
   const bool keep = at::GradMode::is_enabled() && (u.requires_grad() || delta.requires_grad() || A.requires_grad() || B.requires_grad() ||
                                                    C.requires_grad() || wants(D) || wants(z) || wants(delta_bias));
   if (!keep) {
     at::AutoDispatchBelowADInplaceOrView guard;
-    return scan_cpu(u, delta, A, B, C, D, z, delta_bias, delta_softplus, reverse, path);
+    return (u.is_cuda() ? scan_cuda : scan_cpu)(u, delta, A, B, C, D, z, delta_bias, delta_softplus, reverse, path);
   }
   return ScanFunction::apply(u, delta, A, B, C, D, z, delta_bias, delta_softplus, reverse, std::string(path), keep);
 }
@@ -230,12 +244,6 @@ TORCH_LIBRARY(vm_beautynet, m) {
   m.def("causal_conv1d_silu(Tensor x, Tensor weight, Tensor? bias=None, bool reverse=False, str path=\"auto\") -> Tensor");
 }
 TORCH_LIBRARY_IMPL(vm_beautynet, CPU, m) { m.impl("selective_scan", vmb::scan_cpu); }
-TORCH_LIBRARY_IMPL(vm_beautynet, CUDA, m) {
-  m.impl("selective_scan", [](const at::Tensor& u, const at::Tensor& delta, const at::Tensor& A, const at::Tensor& B, const at::Tensor& C,
-                              const std::optional<at::Tensor>& D, const std::optional<at::Tensor>& z, const std::optional<at::Tensor>& delta_bias,
-                              bool delta_softplus, bool reverse, std::string_view) {
-    return vmb::scan_eager(u, delta, A, B, C, D, z, delta_bias, delta_softplus, reverse);
-  });
-}
+TORCH_LIBRARY_IMPL(vm_beautynet, CUDA, m) { m.impl("selective_scan", vmb::scan_cuda); }
 TORCH_LIBRARY_IMPL(vm_beautynet, Meta, m) { m.impl("selective_scan", vmb::scan_meta); }
 TORCH_LIBRARY_IMPL(vm_beautynet, Autograd, m) { m.impl("selective_scan", vmb::scan_autograd); }

@@ -242,7 +242,7 @@ def write_cargo_config(libtorch):
     cuda_home = libtorch.parent / "nvidia/cu13"
     text = "# Written by scripts/setup.py; not under version control.\n[env]\n" f"LIBTORCH = {json.dumps(str(libtorch))}\n"
     if (cuda_home / "bin/nvcc").exists():
-        text += f"CUDA_HOME = {json.dumps(str(cuda_home))}\n"
+        text += f"CUDA_HOME = {json.dumps(str(cuda_home))}\nNVCC = {json.dumps(str(cuda_home / 'bin/nvcc'))}\n"
     if path.exists() and path.read_text() == text:
         return
     path.parent.mkdir(exist_ok=True)

@@ -55,6 +55,7 @@ struct ScanBackwardArgs {
   float* dD;           // (batch, dim) or null
   float* ddelta_bias;  // (batch, dim) or null
   float* dBC;          // (batch, blocks of channels, length, passes, {dB, dC}, kStates)
+  int64_t reverse_dBC; // the steps of dBC from the last to the first, which undoes the reversal of the operands
   float* adjoint;      // (batch, dim, padded state); only where state > kStates
 };
 
@@ -97,6 +98,8 @@ int conv_forward(const ConvForwardArgs& args, Type type, void* stream);
 int conv_backward(const ConvBackwardArgs& args, Type type, void* stream);
 // out[o][i] = sum over p of parts[o][p][i], in the order of p.
 int sum_parts(const float* parts, float* out, int64_t outer, int64_t count, int64_t inner, void* stream);
+// Of the device with this index; 1 where it cannot be asked.
+int multiprocessors(int device);
 // The text of an error that one of these returned.
 const char* error_text(int error);
 

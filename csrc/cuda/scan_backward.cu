@@ -190,7 +190,7 @@ __global__ void __launch_bounds__(kMaxThreads, kOnePass ? kResidentBlocks : (kRe
       }
       // The warps' sums, in order: one for each step, dB or dC, and state.
       const int warps = blockDim.x / 32, blocks = static_cast<int>((in.dim + at.channels - 1) / at.channels);
-      float* const slot = args.dBC + ((static_cast<int64_t>(at.batch * blocks + at.block) * length + start) * pass_count + pass) * (2 * kStates);
+      const int64_t first_row = static_cast<int64_t>(at.batch * blocks + at.block) * length;
       constexpr int kQuads = 2 * kStates / 4;
       for (int i = threadIdx.x; i < min(kTile, length - start) * kQuads; i += blockDim.x) {
         const int step = i / kQuads, quad = i % kQuads;
@@ -199,7 +199,8 @@ __global__ void __launch_bounds__(kMaxThreads, kOnePass ? kResidentBlocks : (kRe
           const float4 x = states[step][w * 32 + quad];
           sum.x += x.x, sum.y += x.y, sum.z += x.z, sum.w += x.w;
         }
-        reinterpret_cast<float4*>(slot + step * pass_count * (2 * kStates))[quad] = sum;
+        const int64_t row = first_row + (args.reverse_dBC ? length - 1 - start - step : start + step);
+        reinterpret_cast<float4*>(args.dBC + (row * pass_count + pass) * (2 * kStates))[quad] = sum;
       }
     }
 

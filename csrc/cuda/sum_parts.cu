@@ -1,4 +1,5 @@
-// Sums of partial results in a fixed order, so that gradients do not depend on the order in which blocks ran.
+// Sums of partial results in a fixed order, so that gradients do not depend on the order in which blocks ran; and what the ATen side
+// asks of the CUDA runtime.
 #include "device.cuh"
 
 namespace vmb::cuda {
@@ -24,6 +25,11 @@ int sum_parts(const float* parts, float* out, int64_t outer, int64_t count, int6
   if (blocks > 0x7fffffff) return cudaErrorInvalidConfiguration;
   sum_parts_kernel<<<static_cast<unsigned>(blocks), kThreads, 0, static_cast<cudaStream_t>(stream)>>>(parts, out, outer, count, inner);
   return cudaGetLastError();
+}
+
+int multiprocessors(int device) {
+  int count = 0;
+  return cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device) == cudaSuccess && count > 0 ? count : 1;
 }
 
 const char* error_text(int error) { return cudaGetErrorString(static_cast<cudaError_t>(error)); }

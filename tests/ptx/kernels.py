@@ -169,7 +169,7 @@ class Scan:
     def backward(self):
         """({name: gradient}, counts): the counts include the kernels that add up the partial sums."""
         device, case = self.device, self.case
-        shape, rows = case["u"].shape, case["B"].shape
+        shape = case["u"].shape
         dout = device.input(case["dout"])
         outputs = {name: device.output(shape) for name in ("du", "ddelta")}
         if "z" in case:
@@ -181,7 +181,8 @@ class Scan:
         adjoint = device.workspace((self.batch, self.dim, self.padded)) if self.state > STATES else None
         args = self.args + dout + struct.pack("<Qq", self.states.address, self.slot)
         args += outputs["du"][0] + outputs["ddelta"][0] + (outputs["dz"][0] if "z" in case else device.input(None))
-        args += struct.pack("<QQQQQ", *(x.address if x else 0 for x in (dA, dD, dbias, dBC, adjoint)))
+        args += struct.pack("<QQQQ", *(x.address if x else 0 for x in (dA, dD, dbias, dBC)))
+        args += struct.pack("<qQ", device.reverse, adjoint.address if adjoint else 0)
         stats = self._launch("scan_backward_kernel", args)
 
         gradients = {name: read() for name, (_, read) in outputs.items()}
@@ -191,11 +192,9 @@ class Scan:
         if dbias:
             gradients["ddelta_bias"] = self._sum(dbias, 1, self.batch, stats).reshape(self.dim)
         both = self._sum(dBC, self.batch, self.blocks, stats).reshape(self.batch, self.length, self.padded // STATES, 2, STATES)
-        if device.reverse:
-            both = both[:, ::-1]
         for index, name in enumerate(("dB", "dC")):
-            gradients[name] = both[:, :, :, index].reshape(self.batch, self.length, self.padded).transpose(0, 2, 1)[:, :self.state]
-        assert gradients["dB"].shape == rows
+            rows = both[:, :, :, index].reshape(self.batch, self.length, self.padded).transpose(0, 2, 1)[:, :self.state]
+            gradients[name] = rows[:, :, ::-1] if device.reverse else rows  # in the order of the operands, as every other output
         return gradients, stats
 
     def _sum(self, parts, outer, count, stats):
