@@ -41,7 +41,7 @@ __global__ void __launch_bounds__(kMaxThreads, kOnePass ? kResidentBlocks : (kRe
   const ScanArgs& in = args.in;
   __shared__ float2 steps[kTile][kStepsRow];  // (dt, dt u); then (sum of dh_t A', sum of dh_t B) over states
   __shared__ float douts[kTile][kDoutRow];    // dL/dy; then y
-  __shared__ float rows_B[kTile][kCopyRow], rows_C[kTile][kCopyRow];
+  alignas(16) __shared__ float rows_B[kTile][kCopyRow], rows_C[kTile][kCopyRow];
   __shared__ float4 states[kTile][kMaxThreads];  // after each step; then, behind the walk, the warps' sums for dB and dC
   const Place at(in);
   const int length = static_cast<int>(in.length), pass_count = kOnePass ? 1 : static_cast<int>(passes(in.state));

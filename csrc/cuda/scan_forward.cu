@@ -10,7 +10,7 @@ template <class T, bool kOnePass>
 __global__ void __launch_bounds__(kMaxThreads) scan_forward_kernel(const ScanForwardArgs args) {
   const ScanArgs& in = args.in;
   __shared__ float2 steps[kTile][kStepsRow];  // (dt, dt u) of a step and channel; then its y, in x
-  __shared__ float rows_B[kTile][kStates + kRowPad], rows_C[kTile][kStates + kRowPad];
+  alignas(16) __shared__ float rows_B[kTile][kStates + kRowPad], rows_C[kTile][kStates + kRowPad];
   const Place at(in);
   const int length = static_cast<int>(in.length), pass_count = kOnePass ? 1 : static_cast<int>(passes(in.state));
   const bool gated = in.z.data != nullptr;

@@ -1,6 +1,6 @@
 //! The selective scan against the sequential float64 scan.
 
-use tch::{Kind, Tensor};
+use tch::{Device, Kind, Tensor};
 use vm_beautynet::ops::{self, Path, ScanInputs};
 
 use crate::files::{Reference, assert_close, matching};
@@ -8,11 +8,16 @@ use crate::files::{Reference, assert_close, matching};
 const NAMES: [&str; 8] = ["u", "delta", "A", "B", "C", "D", "z", "delta_bias"];
 
 /// The operands of a case as leaves that want gradients; absent ones are None.
-fn leaves(case: &Reference, kind: Kind, channels_last: bool) -> Vec<Option<Tensor>> {
+fn leaves(
+    case: &Reference,
+    device: Device,
+    kind: Kind,
+    channels_last: bool,
+) -> Vec<Option<Tensor>> {
     NAMES
         .iter()
         .map(|name| {
-            let tensor = case.optional(name)?.to_kind(kind).copy();
+            let tensor = case.optional(name)?.to_kind(kind).copy().to_device(device);
             let sequence = tensor.dim() == 3;
             let tensor = if channels_last && sequence {
                 tensor.transpose(1, 2).contiguous().transpose(1, 2)
@@ -48,12 +53,13 @@ fn inputs<'a>(case: &Reference, leaves: &'a [Option<Tensor>], reverse: bool) -> 
 fn check(
     case: &Reference,
     label: &str,
+    device: Device,
     kind: Kind,
     path: Option<Path>,
     channels_last: bool,
     flip: bool,
 ) {
-    let mut leaves = leaves(case, kind, channels_last);
+    let mut leaves = leaves(case, device, kind, channels_last);
     if flip {
         for leaf in leaves.iter_mut().flatten() {
             if leaf.dim() == 3 {
@@ -68,11 +74,8 @@ fn check(
     }
     .unwrap();
     let upright = |t: &Tensor| {
-        if flip && t.dim() == 3 {
-            t.flip([2])
-        } else {
-            t.shallow_clone()
-        }
+        let t = t.to_device(Device::Cpu);
+        if flip && t.dim() == 3 { t.flip([2]) } else { t }
     };
     let name = format!("{} {label}", case.path.display());
     assert_close(
@@ -81,7 +84,7 @@ fn check(
         &case.tensor("out"),
         1e-4,
     );
-    let dout = upright(&case.tensor("dout").to_kind(kind));
+    let dout = upright(&case.tensor("dout").to_kind(kind)).to_device(device);
     (out * dout).sum(kind).backward();
     for (leaf, leaf_name) in leaves.iter().zip(NAMES) {
         if let Some(leaf) = leaf {
@@ -102,10 +105,19 @@ fn every_path_and_layout_matches_the_reference_scan_and_its_gradients() {
         for path in Path::ALL.into_iter().filter(|path| path.available()) {
             for channels_last in [false, true] {
                 let label = format!("({}, channels last: {channels_last})", path.name());
-                check(&case, &label, Kind::Float, Some(path), channels_last, false);
+                check(
+                    &case,
+                    &label,
+                    Device::Cpu,
+                    Kind::Float,
+                    Some(path),
+                    channels_last,
+                    false,
+                );
                 check(
                     &case,
                     &format!("{label} reversed"),
+                    Device::Cpu,
                     Kind::Float,
                     Some(path),
                     channels_last,
@@ -116,6 +128,7 @@ fn every_path_and_layout_matches_the_reference_scan_and_its_gradients() {
         check(
             &case,
             "(double)",
+            Device::Cpu,
             Kind::Double,
             Some(Path::Auto),
             false,
@@ -127,7 +140,49 @@ fn every_path_and_layout_matches_the_reference_scan_and_its_gradients() {
 #[test]
 fn the_eager_formulation_matches_the_reference_scan_and_its_gradients() {
     for case in matching("scan_", "") {
-        check(&case, "(eager)", Kind::Float, None, false, false);
-        check(&case, "(eager) reversed", Kind::Float, None, false, true);
+        check(
+            &case,
+            "(eager)",
+            Device::Cpu,
+            Kind::Float,
+            None,
+            false,
+            false,
+        );
+        check(
+            &case,
+            "(eager) reversed",
+            Device::Cpu,
+            Kind::Float,
+            None,
+            false,
+            true,
+        );
+    }
+}
+
+/// On a machine without a GPU there is nothing to run: `make test-kernels` executes the same kernels in a simulator.
+#[cfg(feature = "cuda")]
+#[test]
+fn the_cuda_kernels_match_the_reference_scan_and_its_gradients_on_every_gpu() {
+    for index in 0..usize::try_from(tch::Cuda::device_count()).unwrap_or(0) {
+        for case in matching("scan_", "") {
+            for channels_last in [false, true] {
+                for flip in [false, true] {
+                    let label =
+                        format!("(GPU {index}, channels last: {channels_last}, reversed: {flip})");
+                    let device = Device::Cuda(index);
+                    check(
+                        &case,
+                        &label,
+                        device,
+                        Kind::Float,
+                        Some(Path::Auto),
+                        channels_last,
+                        flip,
+                    );
+                }
+            }
+        }
     }
 }
