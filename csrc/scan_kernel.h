@@ -123,20 +123,33 @@ struct Scan {
     }
   }
 
-  // Starts fetching W channels of the chunk that will be packed next: its lines are too far apart for the processor to foresee.
-  static void prefetch(const View<const T>& view, const ScanSizes& size, const Item& item, int64_t channel, int lanes, int64_t step) {
+  // Starts fetching W channels of a chunk, to read or (Write) to overwrite them: its lines are too far apart for the processor to
+  // foresee. Steps outside the sequence are no chunk.
+  template <bool Write, class U>
+  static void prefetch(const View<U>& view, const ScanSizes& size, const Item& item, int64_t block, int64_t step) {
     if (!view || step < 0 || step >= size.length) return;
     const int64_t steps = size.length - step < T_ ? size.length - step : T_;
+    const int64_t channel = item.first_channel + block * W;
     const T* source = view.at(item.batch, channel, step);
     if (view.row == 1) {
-      for (int64_t t = 0; t < steps; ++t) __builtin_prefetch(source + t * view.step);
+      for (int64_t t = 0; t < steps; ++t) __builtin_prefetch(source + t * view.step, Write);
     } else if (view.step == 1 || view.step == -1) {
       constexpr int64_t kLine = 64 / sizeof(T);
-      for (int c = 0; c < lanes; ++c) {
-        for (int64_t t = 0; t < steps; t += kLine) __builtin_prefetch(source + c * view.row + t * view.step);
-        __builtin_prefetch(source + c * view.row + (steps - 1) * view.step);
+      for (int c = 0; c < lanes_of(size, channel); ++c) {
+        for (int64_t t = 0; t < steps; t += kLine) __builtin_prefetch(source + c * view.row + t * view.step, Write);
+        __builtin_prefetch(source + c * view.row + (steps - 1) * view.step, Write);
       }
     }
+  }
+
+  static void prefetch_forward(const ScanForward<T>& args, const Item& item, int64_t block, int64_t step) {
+    for (const auto* view : {&args.in.u, &args.in.delta, &args.in.z}) prefetch<false>(*view, args.in.size, item, block, step);
+    prefetch<true>(args.out, args.in.size, item, block, step);
+  }
+
+  static void prefetch_backward(const ScanBackward<T>& args, const Item& item, int64_t block, int64_t step) {
+    for (const auto* view : {&args.in.u, &args.in.delta, &args.in.z, &args.dout}) prefetch<false>(*view, args.in.size, item, block, step);
+    for (const auto* view : {&args.du, &args.ddelta, &args.dz}) prefetch<true>(*view, args.in.size, item, block, step);
   }
 
   // (step, state) from B or C; states beyond the last are zeros.
@@ -190,6 +203,7 @@ struct Scan {
       const Item item(size, index);
       for (int64_t block = 0; block < item.blocks; ++block) {
         const int64_t channel = item.first_channel + block * W;
+        prefetch_forward(args, item, block, 0);
         pack_A(w.A + block * n, in, channel, lanes_of(size, channel));
         for (int64_t i = 0; i < n; ++i) w.h[block * n + i] = V{};
       }
@@ -205,7 +219,7 @@ struct Scan {
             for (int64_t i = 0; i < size.state; ++i) store<V>(saved + i * W, w.h[block * n + i]);
           }
           pack_inputs(w, in, item, channel, lanes, step, steps);
-          for (const auto* view : {&in.u, &in.delta, &in.z}) prefetch(*view, size, item, channel, lanes, step + T_);
+          prefetch_forward(args, item, block, step + T_);
           const V D = pack_channels(in.D, channel, lanes);
           for (int64_t t = 0; t < steps; ++t) w.y[t] = D * w.u[t];
           for (int64_t i = 0; i < n; i += N)
@@ -278,6 +292,7 @@ struct Scan {
       const Item item(size, index);
       for (int64_t block = 0; block < item.blocks; ++block) {
         const int64_t channel = item.first_channel + block * W;
+        prefetch_backward(args, item, block, (size.chunks() - 1) * T_);
         pack_A(w.A + block * n, in, channel, lanes_of(size, channel));
         for (int64_t i = 0; i < n; ++i) w.h[block * n + i] = w.dA[block * n + i] = V{};
         w.dD[block] = w.dbias[block] = V{};
@@ -306,7 +321,7 @@ struct Scan {
     const int lanes = lanes_of(size, channel);
     pack_inputs(w, in, item, channel, lanes, step, steps);
     pack(w.dout, args.dout, item.batch, channel, lanes, step, steps);
-    for (const auto* view : {&in.u, &in.delta, &in.z, &args.dout}) prefetch(*view, size, item, channel, lanes, step - T_);
+    prefetch_backward(args, item, block, step - T_);
     const V D = pack_channels(in.D, channel, lanes);
     for (int64_t t = 0; t < steps; ++t) {
       w.dy[t] = in.z ? w.dout[t] * w.z[t] * sigmoid<V>(w.z[t]) : w.dout[t];
