@@ -65,47 +65,91 @@ struct Scan {
     return static_cast<int>(size.dim - channel < W ? size.dim - channel : W);
   }
 
-  // Rows of W channels from any layout; missing channels become zeros. Whole blocks of W steps that are adjacent in memory, in
-  // either direction, are transposed in registers.
+  // Rows of W channels from any layout; missing channels become zeros. Steps that are adjacent in memory, in either direction, are
+  // transposed in registers, W at a time.
   static void pack(V* rows, const View<const T>& view, int64_t b, int64_t channel, int lanes, int64_t step, int64_t steps) {
     const T* source = view.at(b, channel, step);
-    if (view.row == 1 && lanes == W) {
-      for (int64_t t = 0; t < steps; ++t) rows[t] = load<V>(source + t * view.step);
-      return;
-    }
-    int64_t first = 0;
-    if (lanes == W && (view.step == 1 || view.step == -1))
-      for (; first + W <= steps; first += W) {
+    if (view.row == 1) {
+      for (int64_t t = 0; t < steps; ++t) rows[t] = lanes == W ? load<V>(source + t * view.step) : load_first<V>(source + t * view.step, lanes);
+    } else if (view.step == 1 || view.step == -1) {
+      for (int64_t first = 0; first < steps; first += W) {
+        const int count = static_cast<int>(steps - first < W ? steps - first : W);
+        const T* lowest = source + (view.step > 0 ? first : 1 - first - count);
         V block[W];
-        const T* lowest = source + (view.step > 0 ? first : -(first + W - 1));
-        for (int c = 0; c < W; ++c) block[c] = load<V>(lowest + c * view.row);
+        if (lanes == W && count == W)
+          for (int c = 0; c < W; ++c) block[c] = load<V>(lowest + c * view.row);
+        else
+          for (int c = 0; c < W; ++c) block[c] = c < lanes ? load_first<V>(lowest + c * view.row, count) : V{};
         transpose<W / 2, T, W>(block);
-        for (int t = 0; t < W; ++t) rows[first + t] = block[view.step > 0 ? t : W - 1 - t];
+        if (count == W && view.step > 0)
+          for (int t = 0; t < W; ++t) rows[first + t] = block[t];
+        else
+          for (int t = 0; t < count; ++t) rows[first + t] = block[view.step > 0 ? t : count - 1 - t];
       }
-    T* out = reinterpret_cast<T*>(rows);
-    if (lanes < W) __builtin_memset(out, 0, sizeof(V) * steps);
-    for (int c = 0; c < lanes; ++c)
-      for (int64_t t = first; t < steps; ++t) out[t * W + c] = source[c * view.row + t * view.step];
+    } else {
+      for (int64_t t = 0; t < steps; ++t) {
+        rows[t] = V{};
+        for (int c = 0; c < lanes; ++c) rows[t][c] = source[c * view.row + t * view.step];
+      }
+    }
   }
 
   static void unpack(const V* rows, const View<T>& view, int64_t b, int64_t channel, int lanes, int64_t step, int64_t steps) {
     T* target = view.at(b, channel, step);
-    if (view.row == 1 && lanes == W) {
-      for (int64_t t = 0; t < steps; ++t) store<V>(target + t * view.step, rows[t]);
-      return;
-    }
-    int64_t first = 0;
-    if (lanes == W && (view.step == 1 || view.step == -1))
-      for (; first + W <= steps; first += W) {
+    if (view.row == 1) {
+      for (int64_t t = 0; t < steps; ++t)
+        if (lanes == W)
+          store<V>(target + t * view.step, rows[t]);
+        else
+          store_first<V>(target + t * view.step, rows[t], lanes);
+    } else if (view.step == 1 || view.step == -1) {
+      for (int64_t first = 0; first < steps; first += W) {
+        const int count = static_cast<int>(steps - first < W ? steps - first : W);
+        T* lowest = target + (view.step > 0 ? first : 1 - first - count);
         V block[W];
-        for (int t = 0; t < W; ++t) block[view.step > 0 ? t : W - 1 - t] = rows[first + t];
+        if (count == W && view.step > 0)
+          for (int t = 0; t < W; ++t) block[t] = rows[first + t];
+        else
+          for (int t = 0; t < W; ++t) block[t] = t < count ? rows[first + (view.step > 0 ? t : count - 1 - t)] : V{};
         transpose<W / 2, T, W>(block);
-        T* lowest = target + (view.step > 0 ? first : -(first + W - 1));
-        for (int c = 0; c < W; ++c) store<V>(lowest + c * view.row, block[c]);
+        if (lanes == W && count == W)
+          for (int c = 0; c < W; ++c) store<V>(lowest + c * view.row, block[c]);
+        else
+          for (int c = 0; c < lanes; ++c) store_first<V>(lowest + c * view.row, block[c], count);
       }
-    const T* in = reinterpret_cast<const T*>(rows);
-    for (int c = 0; c < lanes; ++c)
-      for (int64_t t = first; t < steps; ++t) target[c * view.row + t * view.step] = in[t * W + c];
+    } else {
+      for (int64_t t = 0; t < steps; ++t)
+        for (int c = 0; c < lanes; ++c) target[c * view.row + t * view.step] = rows[t][c];
+    }
+  }
+
+  // Starts fetching W channels of a chunk, to read or (Write) to overwrite them: its lines are too far apart for the processor to
+  // foresee. Steps outside the sequence are no chunk.
+  template <bool Write, class U>
+  static void prefetch(const View<U>& view, const ScanSizes& size, const Item& item, int64_t block, int64_t step) {
+    if (!view || step < 0 || step >= size.length) return;
+    const int64_t steps = size.length - step < T_ ? size.length - step : T_;
+    const int64_t channel = item.first_channel + block * W;
+    const T* source = view.at(item.batch, channel, step);
+    if (view.row == 1) {
+      for (int64_t t = 0; t < steps; ++t) __builtin_prefetch(source + t * view.step, Write);
+    } else if (view.step == 1 || view.step == -1) {
+      constexpr int64_t kLine = 64 / sizeof(T);
+      for (int c = 0; c < lanes_of(size, channel); ++c) {
+        for (int64_t t = 0; t < steps; t += kLine) __builtin_prefetch(source + c * view.row + t * view.step, Write);
+        __builtin_prefetch(source + c * view.row + (steps - 1) * view.step, Write);
+      }
+    }
+  }
+
+  static void prefetch_forward(const ScanForward<T>& args, const Item& item, int64_t block, int64_t step) {
+    for (const auto* view : {&args.in.u, &args.in.delta, &args.in.z}) prefetch<false>(*view, args.in.size, item, block, step);
+    prefetch<true>(args.out, args.in.size, item, block, step);
+  }
+
+  static void prefetch_backward(const ScanBackward<T>& args, const Item& item, int64_t block, int64_t step) {
+    for (const auto* view : {&args.in.u, &args.in.delta, &args.in.z, &args.dout}) prefetch<false>(*view, args.in.size, item, block, step);
+    for (const auto* view : {&args.du, &args.ddelta, &args.dz}) prefetch<true>(*view, args.in.size, item, block, step);
   }
 
   // (step, state) from B or C; states beyond the last are zeros.
@@ -159,6 +203,7 @@ struct Scan {
       const Item item(size, index);
       for (int64_t block = 0; block < item.blocks; ++block) {
         const int64_t channel = item.first_channel + block * W;
+        prefetch_forward(args, item, block, 0);
         pack_A(w.A + block * n, in, channel, lanes_of(size, channel));
         for (int64_t i = 0; i < n; ++i) w.h[block * n + i] = V{};
       }
@@ -174,6 +219,7 @@ struct Scan {
             for (int64_t i = 0; i < size.state; ++i) store<V>(saved + i * W, w.h[block * n + i]);
           }
           pack_inputs(w, in, item, channel, lanes, step, steps);
+          prefetch_forward(args, item, block, step + T_);
           const V D = pack_channels(in.D, channel, lanes);
           for (int64_t t = 0; t < steps; ++t) w.y[t] = D * w.u[t];
           for (int64_t i = 0; i < n; i += N)
@@ -246,6 +292,7 @@ struct Scan {
       const Item item(size, index);
       for (int64_t block = 0; block < item.blocks; ++block) {
         const int64_t channel = item.first_channel + block * W;
+        prefetch_backward(args, item, block, (size.chunks() - 1) * T_);
         pack_A(w.A + block * n, in, channel, lanes_of(size, channel));
         for (int64_t i = 0; i < n; ++i) w.h[block * n + i] = w.dA[block * n + i] = V{};
         w.dD[block] = w.dbias[block] = V{};
@@ -274,6 +321,7 @@ struct Scan {
     const int lanes = lanes_of(size, channel);
     pack_inputs(w, in, item, channel, lanes, step, steps);
     pack(w.dout, args.dout, item.batch, channel, lanes, step, steps);
+    prefetch_backward(args, item, block, step - T_);
     const V D = pack_channels(in.D, channel, lanes);
     for (int64_t t = 0; t < steps; ++t) {
       w.dy[t] = in.z ? w.dout[t] * w.z[t] * sigmoid<V>(w.z[t]) : w.dout[t];

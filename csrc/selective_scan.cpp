@@ -155,26 +155,29 @@ Tensor scan_meta(const Tensor& u, const Tensor& delta, const Tensor& A, const Te
   return empty_in_layout_of(u, u.scalar_type());
 }
 
-// The recurrence in ATen operations, differentiable by autograd: (batch, dim, length, state) tensors are built whole, unbound
-// along the length once, and the outputs stacked at the end. The yardstick of the benchmark, and the fallback elsewhere.
+// The recurrence in ATen operations, differentiable by autograd: (length, batch, dim, state) tensors are built whole, unbound
+// along the length once, and the outputs stacked at the end. The yardstick of the benchmark, and the fallback elsewhere; README.md
+// says which other formulations were slower.
 Tensor scan_eager(const Tensor& u, const Tensor& delta, const Tensor& A, const Tensor& B, const Tensor& C, const OptionalTensor& D,
                   const OptionalTensor& z, const OptionalTensor& delta_bias, bool delta_softplus, bool reverse) {
   check_arguments(u, delta, A, B, C, D, z, delta_bias);
   const auto type = compute_type(u);
-  const Tensor uf = u.to(type), Bf = B.to(type).transpose(1, 2), Cf = C.to(type).transpose(1, 2);
+  const Tensor uf = u.to(type);
   Tensor dt = delta.to(type);
   if (given(delta_bias)) dt = dt + delta_bias->to(type).unsqueeze(-1);
   if (delta_softplus) dt = at::softplus(dt);
-  const auto decay = at::exp(dt.unsqueeze(-1) * A.to(type).unsqueeze(1)).unbind(2);               // length x (b, d, n)
-  const auto input = ((dt * uf).unsqueeze(-1) * Bf.unsqueeze(1)).unbind(2);                       // length x (b, d, n)
-  const auto readout = Cf.unsqueeze(-1).unbind(1);                                                // length x (b, n, 1)
+  auto length_first = [](const Tensor& x) { return x.permute({2, 0, 1}); };
+  const Tensor steps = length_first(dt).contiguous();                                                                     // (l, b, d)
+  const auto decay = at::exp(steps.unsqueeze(-1) * A.to(type)).unbind(0);                                                 // l x (b, d, n)
+  const auto input = ((steps * length_first(uf)).unsqueeze(-1) * length_first(B.to(type)).unsqueeze(2)).unbind(0);        // l x (b, d, n)
+  const auto readout = length_first(C.to(type)).unsqueeze(-1).contiguous().unbind(0);                                     // l x (b, n, 1)
   const int64_t length = u.size(2);
   std::vector<Tensor> outputs(length);
   Tensor h = at::zeros({u.size(0), u.size(1), A.size(1)}, uf.options());
   for (int64_t i = 0; i < length; ++i) {
     const int64_t l = reverse ? length - 1 - i : i;
-    h = decay[l] * h + input[l];
-    outputs[l] = at::matmul(h, readout[l]).squeeze(-1);
+    h = at::addcmul(input[l], decay[l], h);
+    outputs[l] = at::bmm(h, readout[l]).squeeze(-1);
   }
   Tensor y = length > 0 ? at::stack(outputs, 2) : at::zeros_like(uf);
   if (given(D)) y = y + uf * D->to(type).unsqueeze(-1);

@@ -43,6 +43,40 @@ inline void store(typename Lane<V>::scalar* p, V v) {
   __builtin_memcpy(p, &v, sizeof(V));
 }
 
+// The first `count` lanes from memory, 0 in the others; nothing beyond is touched.
+template <class V>
+inline V load_first(const typename Lane<V>::scalar* p, int count) {
+  [[maybe_unused]] typedef typename Lane<V>::scalar T;
+#if defined(__AVX512F__)
+  if constexpr (sizeof(V) == 64 && sizeof(T) == 4) return (V)_mm512_maskz_loadu_ps((1u << count) - 1, p);
+#endif
+#if defined(__AVX2__)
+  if constexpr (sizeof(V) == 32 && sizeof(T) == 4) {
+    const __m256i lanes = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+    return (V)_mm256_maskload_ps(p, _mm256_cmpgt_epi32(_mm256_set1_epi32(count), lanes));
+  }
+#endif
+  V v{};
+  for (int i = 0; i < count; ++i) v[i] = p[i];
+  return v;
+}
+
+// The first `count` lanes to memory; nothing beyond is touched.
+template <class V>
+inline void store_first(typename Lane<V>::scalar* p, V v, int count) {
+  [[maybe_unused]] typedef typename Lane<V>::scalar T;
+#if defined(__AVX512F__)
+  if constexpr (sizeof(V) == 64 && sizeof(T) == 4) return _mm512_mask_storeu_ps(p, (1u << count) - 1, (__m512)v);
+#endif
+#if defined(__AVX2__)
+  if constexpr (sizeof(V) == 32 && sizeof(T) == 4) {
+    const __m256i lanes = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+    return _mm256_maskstore_ps(p, _mm256_cmpgt_epi32(_mm256_set1_epi32(count), lanes), (__m256)v);
+  }
+#endif
+  for (int i = 0; i < count; ++i) p[i] = v[i];
+}
+
 // The sum of the lanes, always in the same order: halves are added until one lane is left.
 template <class V>
 inline typename Lane<V>::scalar lane_sum(V v) {
@@ -72,12 +106,12 @@ inline Vec<float, W> product_error(Vec<float, W> x, Vec<float, W> y, Vec<float, 
 
 // 2^(x*y). x*y is split into k and f, |f| <= 1/2 over the number of table entries, before anything is rounded: adding `magic`
 // in one fused multiply-add rounds to a multiple of 1/entries, and one fused multiply-subtract leaves the fraction. 2^k is a
-// power of two times a table entry, which stands in one register; 2^f is a polynomial. Above 2^128: infinity; below 2^-126:
-// zero or a denormal number; NaN stays NaN. tests/elementwise.rs holds the bound of 2 ulp.
+// power of two times a table entry, which stands in one register; 2^f is a polynomial. Above 2^128 (without AVX-512 2^127.5):
+// infinity; below 2^-126: zero or a denormal number; NaN stays NaN. tests/elementwise.rs holds the bound of 2 ulp.
 template <int W>
 inline Vec<float, W> exp2_product(Vec<float, W> x, Vec<float, W> y) {
   using V = Vec<float, W>;
-  typedef int32_t I __attribute__((vector_size(W * sizeof(int32_t))));
+  typedef int32_t I __attribute__((vector_size(W * sizeof(int32_t)), unused));
 #if defined(__AVX512F__)
   if constexpr (W == 16) {
     // 1.5 * 2^23 / 16: the low four bits of the sum count sixteenths.
@@ -124,8 +158,8 @@ inline Vec<float, W> exp2_product(Vec<float, W> x, Vec<float, W> y) {
 #else
   V f = (t - k) + product_error<W>(x, y, t);
 #endif
-  f = f > 0.5f ? splat<V>(0.5f) : f;
-  f = f < -0.5f ? splat<V>(-0.5f) : f;
+  f = f > 0.75f ? splat<V>(0.75f) : f;  // 1/2, and what the product's rounding took
+  f = f < -0.75f ? splat<V>(-0.75f) : f;
   __builtin_memcpy(&bits, &shifted, sizeof(V));
   bits <<= 23;
   __builtin_memcpy(&power, &bits, sizeof(V));

@@ -449,7 +449,14 @@ fn completions_name_every_subcommand() {
     let sandbox = Sandbox::new();
     let script = sandbox.done(&["completions", "bash"]);
     for name in [
-        "train", "evaluate", "predict", "features", "summary", "data", "doctor",
+        "train",
+        "evaluate",
+        "predict",
+        "features",
+        "summary",
+        "data",
+        "benchmark",
+        "doctor",
     ] {
         assert!(script.contains(name), "{name}");
     }
@@ -493,6 +500,59 @@ fn data_check_prints_one_json_object_and_finds_what_is_wrong() {
     assert!(
         errors.contains("2 images to train")
             && errors.contains("2 rows of the data set were left out"),
+        "{errors}"
+    );
+}
+
+#[test]
+fn benchmark_scan_prints_every_case_as_json_and_as_a_table() {
+    let sandbox = Sandbox::new();
+    let small = ["benchmark", "scan", "--shape", "1,20,40,4", "--runs", "2"];
+    let report = sandbox.json(&[&small[..], &["--json"]].concat());
+    let cases = report["cases"].as_array().unwrap();
+    let passes: Vec<_> = cases
+        .iter()
+        .map(|case| (&case["layout"], &case["pass"]))
+        .collect();
+    let expected = [
+        ("bdl", "forward"),
+        ("bdl", "backward"),
+        ("bld", "forward"),
+        ("bld", "backward"),
+    ];
+    assert!(
+        passes
+            .iter()
+            .zip(expected)
+            .all(|(found, (layout, pass))| *found.0 == layout && *found.1 == pass)
+    );
+    assert_eq!(cases.len(), 4);
+    for case in cases {
+        assert_eq!(case["shape"], serde_json::json!([1, 20, 40, 4]));
+        let number = |key: &str| {
+            case[key]
+                .as_f64()
+                .unwrap_or_else(|| panic!("{key}: {case}"))
+        };
+        let quotient = number("eager_ms") / number("ours_ms");
+        assert!((number("ratio") - quotient).abs() <= 1e-9 * quotient);
+        for key in [
+            "limit_fraction",
+            "ours_peak_bytes",
+            "eager_peak_bytes",
+            "inputs_outputs_bytes",
+        ] {
+            assert!(number(key) > 0.0, "{key}: {case}");
+        }
+    }
+    let table = sandbox.done(&small);
+    assert!(
+        table.contains("[1, 20, 40, 4]") && table.contains("backward"),
+        "{table}"
+    );
+    let (code, errors) = sandbox.fails(&["benchmark", "scan", "--shape", "1,2,3"]);
+    assert!(
+        code == 2 && errors.contains("four positive sizes"),
         "{errors}"
     );
 }

@@ -345,3 +345,207 @@ fn the_convolution_refuses_wrong_weights_by_name() {
         "{error}"
     );
 }
+
+#[test]
+fn each_argument_of_a_wrong_shape_or_type_is_named() {
+    let operands = Operands::random(2, 6, 9, 4);
+    let names = ["u", "delta", "A", "B", "C", "D", "z", "delta_bias"];
+    let with = |index: usize, wrong: &Tensor| {
+        let mut changed = operands
+            .0
+            .iter()
+            .map(Tensor::shallow_clone)
+            .collect::<Vec<_>>();
+        changed[index] = wrong.shallow_clone();
+        let changed = Operands(changed);
+        ops::selective_scan(&changed.inputs(), Path::Auto)
+            .unwrap_err()
+            .to_string()
+    };
+    for (index, name) in names.into_iter().enumerate() {
+        let size = operands.0[index].size();
+        let whole = Tensor::zeros(&size, (Kind::Int64, Device::Cpu));
+        let message = with(index, &whole);
+        assert!(
+            message.contains(&format!("{name} must be floating point")),
+            "{message}"
+        );
+        let mut longer = size.clone();
+        // u's own shape is what the others are held against: another rank is what it can have wrong.
+        match index {
+            0 => longer.push(1),
+            _ => *longer.last_mut().unwrap() += 1,
+        }
+        // A's second dimension says what the state is, so its first is made wrong.
+        if index == 2 {
+            longer = vec![size[0] + 1, size[1]];
+        }
+        let message = with(index, &Tensor::zeros(&longer, (Kind::Float, Device::Cpu)));
+        assert!(
+            message.contains(&format!("{name} must have shape"))
+                && message.contains(&format!("{longer:?}")),
+            "{message}"
+        );
+    }
+}
+
+#[test]
+fn length_one_and_every_layout_give_the_same_values() {
+    seeded(8);
+    for length in [1, 5, 31, 33] {
+        let operands = Operands::random(2, 19, length, 5);
+        let expected = ops::selective_scan_eager(&operands.inputs()).unwrap();
+        // Both dense layouts, a slice of a wider tensor, and steps apart.
+        let turned: [fn(&Tensor) -> Tensor; 4] = [
+            |t| t.copy(),
+            |t| t.transpose(1, 2).contiguous().transpose(1, 2),
+            |t| Tensor::cat(&[t, t], 1).narrow(1, t.size()[1], t.size()[1]),
+            |t| Tensor::stack(&[t, t], -1).select(-1, 1),
+        ];
+        for (layout, turn) in turned.iter().enumerate() {
+            for path in Path::ALL.into_iter().filter(|path| path.available()) {
+                let changed = Operands(
+                    operands
+                        .0
+                        .iter()
+                        .map(|t| {
+                            if t.dim() == 3 {
+                                turn(&t.detach())
+                            } else {
+                                t.detach()
+                            }
+                        })
+                        .map(|t| t.set_requires_grad(true))
+                        .collect(),
+                );
+                let found = ops::selective_scan(&changed.inputs(), path).unwrap();
+                let error = largest(&(&found - &expected));
+                assert!(
+                    error <= 1e-4 * largest(&expected),
+                    "length {length}, layout {layout}, {}: {error}",
+                    path.name()
+                );
+                let ours =
+                    Tensor::run_backward(&[found.sum(Kind::Float)], &changed.0, false, false);
+                let eager = ops::selective_scan_eager(&operands.inputs()).unwrap();
+                let theirs =
+                    Tensor::run_backward(&[eager.sum(Kind::Float)], &operands.0, false, false);
+                for (a, b) in ours.iter().zip(&theirs) {
+                    assert!(
+                        largest(&(a - b)) <= 1e-4 * largest(b).max(1e-3),
+                        "length {length}, layout {layout}"
+                    );
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_nan_in_any_sequence_stays_in_its_batch_and_a_channels_own_in_its_channel() {
+    seeded(9);
+    for index in [0, 1, 6] {
+        let operands = Operands::random(2, 20, 40, 4);
+        let clean = ops::selective_scan(&operands.inputs(), Path::Auto).unwrap();
+        let mut changed: Vec<Tensor> = operands.0.iter().map(|t| t.detach().copy()).collect();
+        let _ = changed[index].i((1, 7, 12)).fill_(f64::NAN);
+        changed = changed
+            .into_iter()
+            .map(|t| t.set_requires_grad(true))
+            .collect();
+        let changed = Operands(changed);
+        let out = ops::selective_scan(&changed.inputs(), Path::Auto).unwrap();
+        assert!(out.double_value(&[1, 7, 12]).is_nan());
+        // Everything but batch 1, channel 7.
+        assert!(out.i((0, .., ..)).equal(&clean.i((0, .., ..))));
+        assert!(out.i((1, ..7, ..)).equal(&clean.i((1, ..7, ..))));
+        assert!(out.i((1, 8.., ..)).equal(&clean.i((1, 8.., ..))));
+        // Backward too: the other channels' gradients are finite.
+        let gradients = Tensor::run_backward(&[out.sum(Kind::Float)], &changed.0, false, false);
+        for gradient in [&gradients[0], &gradients[1], &gradients[6]] {
+            let others = Tensor::cat(&[gradient.i((1, ..7, ..)), gradient.i((1, 8.., ..))], 0);
+            assert_eq!(others.isfinite().all().int64_value(&[]), 1);
+            assert_eq!(gradient.i((0, .., ..)).isfinite().all().int64_value(&[]), 1);
+        }
+    }
+}
+
+#[test]
+fn under_autocast_sequences_are_low_precision_and_parameters_keep_their_type() {
+    seeded(10);
+    let operands = Operands::random(2, 20, 50, 16);
+    let expected = ops::selective_scan(&operands.inputs(), Path::Auto).unwrap();
+    let x = Tensor::randn([2, 20, 50], (Kind::Float, Device::Cpu)).set_requires_grad(true);
+    let weight = Tensor::randn([20, 1, 4], (Kind::Float, Device::Cpu)).set_requires_grad(true);
+    let convolved = ops::causal_conv1d_silu(&x, &weight, None, false, Path::Auto).unwrap();
+    for (kind, tolerance) in [(Kind::BFloat16, 3e-2), (Kind::Half, 4e-3)] {
+        let run = || {
+            let out = ops::selective_scan(&operands.inputs(), Path::Auto).unwrap();
+            let conv = ops::causal_conv1d_silu(&x, &weight, None, false, Path::Auto).unwrap();
+            (out, conv)
+        };
+        let (out, conv) = ops::autocast(Device::Cpu, kind, run).unwrap();
+        assert_eq!([out.kind(), conv.kind()], [kind; 2]);
+        for (found, exact) in [(&out, &expected), (&conv, &convolved)] {
+            let error = largest(&(found.to_kind(Kind::Float) - exact));
+            assert!(error <= tolerance * largest(exact), "{kind:?}: {error}");
+        }
+        let mut leaves: Vec<&Tensor> = operands.0.iter().collect();
+        leaves.extend([&x, &weight]);
+        let loss =
+            out.to_kind(Kind::Float).sum(Kind::Float) + conv.to_kind(Kind::Float).sum(Kind::Float);
+        for gradient in Tensor::run_backward(&[loss], &leaves, false, false) {
+            assert_eq!(gradient.kind(), Kind::Float);
+            assert_eq!(gradient.isfinite().all().int64_value(&[]), 1);
+        }
+    }
+    // Off again, and double is left alone.
+    assert_eq!(
+        ops::selective_scan(&operands.inputs(), Path::Auto)
+            .unwrap()
+            .kind(),
+        Kind::Float
+    );
+    let double = Operands(
+        operands
+            .0
+            .iter()
+            .map(|t| t.detach().to_kind(Kind::Double))
+            .collect(),
+    );
+    let out = ops::autocast(Device::Cpu, Kind::BFloat16, || {
+        ops::selective_scan(&double.inputs(), Path::Auto).unwrap()
+    });
+    assert_eq!(out.unwrap().kind(), Kind::Double);
+    assert!(ops::autocast(Device::Cpu, Kind::Float, || ()).is_err());
+}
+
+#[test]
+fn a_linear_layers_low_precision_output_feeds_the_scan_with_float_parameters() {
+    // What autocast hands over without a cast of ours: low sequences, float A, D, bias and gate.
+    seeded(11);
+    let operands = Operands::random(1, 12, 20, 4);
+    let low: Vec<Tensor> = operands
+        .0
+        .iter()
+        .map(|t| t.detach().to_kind(Kind::BFloat16))
+        .collect();
+    let inputs = ScanInputs {
+        u: &low[0],
+        delta: &low[1],
+        b: &low[3],
+        ..operands.inputs()
+    };
+    let out = ops::selective_scan(&inputs, Path::Auto).unwrap();
+    assert_eq!(out.kind(), Kind::BFloat16);
+    let rounded: Vec<Tensor> = low.iter().map(|t| t.to_kind(Kind::Float)).collect();
+    let same = ScanInputs {
+        u: &rounded[0],
+        delta: &rounded[1],
+        b: &rounded[3],
+        ..operands.inputs()
+    };
+    // The state is float32: only the output is rounded.
+    let expected = ops::selective_scan(&same, Path::Auto).unwrap();
+    assert!(out.equal(&expected.to_kind(Kind::BFloat16)));
+}

@@ -186,3 +186,60 @@ fn the_cuda_kernels_match_the_reference_scan_and_its_gradients_on_every_gpu() {
         }
     }
 }
+
+/// Sequences rounded to a half type, parameters in float: the output and every gradient against the reference.
+///
+/// The type has p bits after the point, so that every operand and result is off by 2^-(p+1) of itself: 2^-9 for bfloat16, 2^-12 for
+/// float16. A result hangs on half a dozen such operands, and a step size's error grows with the states it passes through: 16
+/// times the unit, 3e-2 and 4e-3 of the largest reference value, is what the type allows.
+#[test]
+fn half_types_match_the_reference_scan_within_what_the_type_allows() {
+    for case in matching("scan_", "") {
+        for (kind, tolerance) in [(Kind::BFloat16, 16.0 / 512.0), (Kind::Half, 16.0 / 4096.0)] {
+            for path in Path::ALL.into_iter().filter(|path| path.available()) {
+                check_half(&case, kind, path, tolerance);
+            }
+        }
+    }
+}
+
+fn check_half(case: &Reference, kind: Kind, path: Path, tolerance: f64) {
+    let leaves: Vec<Option<Tensor>> = leaves(case, Kind::Float, false)
+        .into_iter()
+        .map(|leaf| {
+            let leaf = leaf?;
+            let low = leaf.dim() == 3;
+            let leaf = if low {
+                leaf.detach().to_kind(kind)
+            } else {
+                leaf
+            };
+            Some(leaf.set_requires_grad(true))
+        })
+        .collect();
+    let out = ops::selective_scan(&inputs(case, &leaves, false), path).unwrap();
+    assert_eq!(out.kind(), kind);
+    let name = format!("{} ({kind:?}, {})", case.path.display(), path.name());
+    assert_close(
+        &format!("{name}: out"),
+        &out,
+        &case.tensor("out"),
+        tolerance,
+    );
+    (out * case.tensor("dout").to_kind(kind))
+        .to_kind(Kind::Float)
+        .sum(Kind::Float)
+        .backward();
+    for (leaf, leaf_name) in leaves.iter().zip(NAMES) {
+        if let Some(leaf) = leaf {
+            assert_eq!(leaf.grad().kind(), leaf.kind(), "{name}: d{leaf_name}");
+            let expected = case.tensor(&format!("d{leaf_name}"));
+            assert_close(
+                &format!("{name}: d{leaf_name}"),
+                &leaf.grad(),
+                &expected,
+                tolerance,
+            );
+        }
+    }
+}
