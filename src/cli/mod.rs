@@ -4,6 +4,7 @@ mod complete;
 mod data;
 mod doctor;
 mod evaluate;
+mod export;
 mod features;
 mod output;
 mod predict;
@@ -36,6 +37,7 @@ enum Command {
     Evaluate(evaluate::Args),
     Predict(predict::Args),
     Features(features::Args),
+    Export(export::Args),
     Summary(summary::Args),
     /// Look at a data set
     #[command(subcommand)]
@@ -70,6 +72,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
         Command::Evaluate(args) => evaluate::run(&args),
         Command::Predict(args) => predict::run(&args),
         Command::Features(args) => features::run(&args),
+        Command::Export(args) => export::run(&args),
         Command::Summary(args) => summary::run(&args),
         Command::Data(command) => data::run(&command),
         Command::Doctor(args) => doctor::run(&args),

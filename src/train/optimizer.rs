@@ -224,7 +224,7 @@ mod tests {
         }
     }
 
-    fn adamw(named: &[(String, Tensor)]) -> AdamW {
+    fn new_adamw(named: &[(String, Tensor)]) -> AdamW {
         AdamW::new(named, &config(), &FreezeConfig::default())
     }
 
@@ -261,7 +261,7 @@ mod tests {
                 backbone.shallow_clone(),
             ),
         ];
-        let mut adamw = adamw(&named);
+        let mut adamw = new_adamw(&named);
         for _ in 0..3 {
             adamw.zero_grad();
             (head.sum(Kind::Float) * 2.0 + bias.sum(Kind::Float) + backbone.sum(Kind::Float) * 0.5)
@@ -285,7 +285,7 @@ mod tests {
     #[test]
     fn clipping_scales_to_the_norm_and_reports_the_one_before() {
         let parameter = leaf(&[0.0, 0.0]);
-        let mut adamw = adamw(&[("head.w".to_string(), parameter.shallow_clone())]);
+        let mut adamw = new_adamw(&[("head.w".to_string(), parameter.shallow_clone())]);
         (parameter.sum(Kind::Float) * 3.0).backward();
         let norm = adamw.step([0.1, 0.1], Some(1.0)).unwrap();
         assert!((norm - 18f64.sqrt()).abs() < 1e-5);
@@ -296,7 +296,7 @@ mod tests {
     #[test]
     fn a_gradient_that_is_not_finite_changes_nothing() {
         let parameter = leaf(&[1.0]);
-        let mut adamw = adamw(&[("head.w".to_string(), parameter.shallow_clone())]);
+        let mut adamw = new_adamw(&[("head.w".to_string(), parameter.shallow_clone())]);
         (parameter.sum(Kind::Float) * f64::NAN).backward();
         assert!(adamw.step([0.1, 0.1], Some(1.0)).unwrap().is_nan());
         assert_eq!(parameter.double_value(&[0, 0]), 1.0);
@@ -307,7 +307,7 @@ mod tests {
         let run = |interrupt: bool| {
             let parameter = leaf(&[1.0, 2.0]);
             let named = [("head.w".to_string(), parameter.shallow_clone())];
-            let mut adamw = adamw(&named);
+            let mut adamw = new_adamw(&named);
             for step in 0..6 {
                 if interrupt && step == 3 {
                     let saved = adamw
@@ -315,7 +315,7 @@ mod tests {
                         .into_iter()
                         .map(|(n, t)| (n, t.copy()))
                         .collect();
-                    adamw = adamw(&named);
+                    adamw = new_adamw(&named);
                     adamw.restore(&saved).unwrap();
                 }
                 adamw.zero_grad();
@@ -329,7 +329,7 @@ mod tests {
 
     #[test]
     fn rates_follow_the_schedule_by_group() {
-        let adamw = adamw(&[]);
+        let adamw = new_adamw(&[]);
         let schedule = Schedule::new(
             &ScheduleConfig {
                 warmup_epochs: 0.0,
