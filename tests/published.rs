@@ -1,6 +1,7 @@
 //! The published backbones: our names and shapes are theirs, and their files load, run and come out as they went in.
 //!
-//! The large ones take minutes: `cargo test --release --test published -- --ignored --nocapture --test-threads 1`.
+//! The large ones and those that measure take a minute:
+//! `MALLOC_MMAP_THRESHOLD_=65536 cargo test --release --test published -- --ignored --nocapture --test-threads 1`.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -9,6 +10,7 @@ use std::time::Instant;
 use tch::{Device, Kind, Tensor};
 use vm_beautynet::config::{Config, preset};
 use vm_beautynet::eval::run::Run;
+use vm_beautynet::models::summary::summarise;
 use vm_beautynet::models::weights::{self, WeightsFile};
 use vm_beautynet::models::{BeautyNet, Images};
 use vm_beautynet::report::export::{Layout, export};
@@ -142,6 +144,14 @@ fn files_of_every_published_size_load_run_and_are_exported_bit_for_bit() {
     }
 }
 
+/// Memory can be measured only where the C library gives back at once what is freed.
+fn check_allocator() {
+    assert!(
+        std::env::var_os("MALLOC_MMAP_THRESHOLD_").is_some(),
+        "run this with MALLOC_MMAP_THRESHOLD_=65536"
+    );
+}
+
 /// A line of /proc/self/status in megabytes.
 fn memory(key: &str) -> f64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
@@ -153,6 +163,7 @@ fn memory(key: &str) -> f64 {
 #[test]
 #[ignore = "measures time and memory: run it alone"]
 fn a_vit_base_file_loads_within_a_second_without_a_second_copy_in_memory() {
+    check_allocator();
     let name = "vit_base_patch16_224";
     let folder = tempfile::tempdir().unwrap();
     let net = BeautyNet::without_pretrained(&config(name, &[]), Device::Cpu).unwrap();
@@ -180,5 +191,27 @@ fn a_vit_base_file_loads_within_a_second_without_a_second_copy_in_memory() {
         );
         assert!(seconds < 1.0, "{format}: {seconds} s");
         assert!(extra < 0.2 * size, "{format}: {extra} MiB more");
+    }
+}
+
+#[test]
+#[ignore = "measures memory: run it alone"]
+fn the_forward_pass_keeps_as_much_memory_as_the_summary_says() {
+    check_allocator();
+    let batch = 16;
+    for name in ["vit_tiny_patch16_224", "vim_tiny_patch16_224"] {
+        let config = config(name, &[]);
+        let net = BeautyNet::new(&config, Device::Cpu).unwrap();
+        let images = |count: i64| Tensor::randn([count, 3, 224, 224], (Kind::Float, Device::Cpu));
+        drop(net.forward(Images::Normalised(&images(1)), true).unwrap());
+        let images = images(batch);
+        let before = memory("VmRSS");
+        let output = net.forward(Images::Normalised(&images), true).unwrap();
+        let kept = memory("VmRSS") - before;
+        let summary = summarise(&config).unwrap();
+        let counted = (batch * summary.activation_bytes) as f64 / f64::from(1 << 20);
+        println!("{name}: {kept:.0} MiB kept for {batch} pictures, {counted:.0} MiB counted");
+        assert!((kept / counted - 1.0).abs() < 0.1, "{name}");
+        drop(output);
     }
 }

@@ -59,7 +59,7 @@ fn one_tensor(size: &[i64], stride: &[i64], offset: i64, len: i64) -> Vec<u8> {
         out.extend([0x8a, 8]);
         out.extend(value.to_le_bytes());
     };
-    out.extend(b"X\x07\0\0\0storagectorch\nFloatStorage\nX\x01\0\0\00X\x03\0\0\0cpu");
+    out.extend(b"X\x07\0\0\0storagectorch\nFloatStorage\nX\x01\0\0\0\x30X\x03\0\0\0cpu");
     integer(&mut out, len);
     out.extend(b"tQ");
     integer(&mut out, offset);
@@ -317,11 +317,13 @@ fn entries_that_would_unpack_to_more_than_they_are_are_refused() {
         archive.error()
     );
     // Four gigabytes, it says.
-    for fields in [&[24..28][..], &[20..24], &[20..24, 24..28]] {
+    const STORED: usize = 20; // where the directory has an entry's length in the file
+    const UNPACKED: usize = 24;
+    for fields in [&[UNPACKED][..], &[STORED], &[STORED, UNPACKED]] {
         let mut long = whole.clone();
         edit_directory(&mut long, |entry| {
-            for field in fields {
-                entry[field.clone()].copy_from_slice(&0xfff0_0000u32.to_le_bytes());
+            for &at in fields {
+                entry[at..at + 4].copy_from_slice(&0xfff0_0000u32.to_le_bytes());
             }
         });
         fs::write(archive.path(), long).unwrap();

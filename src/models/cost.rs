@@ -38,9 +38,13 @@ impl Cost {
         }
     }
 
-    /// The norm behind the blocks keeps its input.
+    /// The norm behind the blocks keeps its input; a root mean square norm also what it is before it is weighted.
     pub fn norm(shape: &BackboneShape) -> Self {
-        Self::new(0, (shape.patches() + 1) * shape.embed_dim)
+        let kept = match shape.kind {
+            BackboneKind::Vit => 1,
+            BackboneKind::Vim => 2,
+        };
+        Self::new(0, kept * (shape.patches() + 1) * shape.embed_dim)
     }
 
     /// qkv and projection, queries times keys and weights times values, and the MLP of ratio 4.
@@ -58,7 +62,7 @@ impl Cost {
     /// The projections, and for each direction the convolution (4 taps), the step sizes, and the scan: per channel, step and
     /// state one multiplication of dt and A, two for the state and one for its reading.
     ///
-    /// Kept of each token: the norm's input and output (2 d), x and z, and the input of the last projection; for each direction
+    /// Kept of each token: the norm's input, its output before and after its weight (3 d), x and z, and the input of the last projection; for each direction
     /// what the convolution gives, its projection, the step sizes, and a state every so many steps.
     fn vim_block(shape: &BackboneShape) -> Self {
         let (l, d, n) = (shape.patches() + 1, shape.embed_dim, shape.d_state);
@@ -69,7 +73,7 @@ impl Cost {
         let kept_by_direction = l * (2 * inner + rank + 2 * n) + states;
         Self::new(
             l * d * 2 * inner + 2 * direction + l * inner * d,
-            l * (2 * d + 3 * inner) + 2 * kept_by_direction,
+            l * (3 * d + 3 * inner) + 2 * kept_by_direction,
         )
     }
 }
