@@ -170,7 +170,15 @@ fn weights_do_not_depend_on_the_number_of_workers_or_on_tensorboard() {
 #[test]
 fn a_killed_run_resumes_to_the_weights_and_figures_of_one_that_was_not() {
     let sandbox = Sandbox::new();
-    let set = ["--set", "train.epochs=60"];
+    // With an average of the weights, and a branch that is let go on the way.
+    let set = [
+        "--set",
+        "train.epochs=60",
+        "--set",
+        "train.ema_decay=0.9",
+        "--set",
+        "train.freeze={vit: all, epochs: 20}",
+    ];
     sandbox.done(&[&["train", "small.yaml", "--output", "whole"], &set[..]].concat());
     let whole = sandbox.path("whole");
     for extra in [0, 40, 150] {
@@ -289,6 +297,183 @@ fn a_second_run_takes_the_next_free_directory_and_never_overwrites() {
     let (code, errors) = sandbox.fails(&["train", "small.yaml", "--output", "runs/small"]);
     assert_eq!(code, 1);
     assert!(errors.contains("--resume"), "{errors}");
+}
+
+/// The tensors whose names have a prefix, without it.
+fn with_prefix(tensors: &BTreeMap<String, Vec<u8>>, prefix: &str) -> BTreeMap<String, Vec<u8>> {
+    let named = tensors.iter();
+    named
+        .filter_map(|(name, bytes)| Some((name.strip_prefix(prefix)?.to_string(), bytes.clone())))
+        .collect()
+}
+
+#[test]
+fn fine_tuning_options_hold_still_what_they_name() {
+    let sandbox = Sandbox::new();
+    let last = |name: &str, set: &[&str]| {
+        let mut arguments = vec!["train", "small.yaml", "--output", name];
+        let depth = ["train.epochs=2", "model.vit.depth=2"];
+        arguments.extend(depth.iter().chain(set).flat_map(|set| ["--set", set]));
+        sandbox.done(&arguments);
+        tensors(&sandbox.path(name).join("last.safetensors"))
+    };
+    // A backbone at a rate of 0 keeps its first weights, and the head learns.
+    let resting = last("resting", &["train.optimizer.backbone_lr=0"]);
+    let plain = last("plain", &[]);
+    assert_ne!(with_prefix(&plain, "head."), with_prefix(&resting, "head."));
+
+    let frozen = last("frozen", &["train.freeze.vit=all"]);
+    assert_eq!(with_prefix(&frozen, "vit."), with_prefix(&resting, "vit."));
+    assert_ne!(
+        with_prefix(&frozen, "mamba."),
+        with_prefix(&resting, "mamba.")
+    );
+
+    let first = last("first", &["train.freeze={vit: 1, mamba: all}"]);
+    for still in [
+        "vit.patch_embed.",
+        "vit.pos_embed",
+        "vit.blocks.0.",
+        "mamba.",
+    ] {
+        assert_eq!(
+            with_prefix(&first, still),
+            with_prefix(&resting, still),
+            "{still}"
+        );
+    }
+    for moving in ["vit.blocks.1.", "vit.norm."] {
+        assert_ne!(
+            with_prefix(&first, moving),
+            with_prefix(&resting, moving),
+            "{moving}"
+        );
+    }
+
+    let thawed = last("thawed", &["train.freeze={vit: all, epochs: 1}"]);
+    assert_ne!(with_prefix(&thawed, "vit."), with_prefix(&resting, "vit."));
+    assert_ne!(thawed, plain);
+
+    let decayed = last("decayed", &["train.optimizer.layer_decay=0.5"]);
+    assert_ne!(
+        with_prefix(&decayed, "vit.blocks.0."),
+        with_prefix(&plain, "vit.blocks.0.")
+    );
+}
+
+#[test]
+fn the_average_of_the_weights_is_what_is_measured_and_kept_and_training_does_not_feel_it() {
+    let sandbox = Sandbox::new();
+    sandbox.done(&["train", "small.yaml", "--output", "plain"]);
+    let averaged = ["--set", "train.ema_decay=0.9"];
+    sandbox.done(
+        &[
+            &["train", "small.yaml", "--output", "averaged"],
+            &averaged[..],
+        ]
+        .concat(),
+    );
+    let plain = tensors(&sandbox.path("plain/last.safetensors"));
+    let kept = tensors(&sandbox.path("averaged/last.safetensors"));
+    let checkpoint = tensors(&sandbox.path("averaged/state/checkpoint.safetensors"));
+    assert_eq!(with_prefix(&checkpoint, "model."), plain);
+    assert_eq!(with_prefix(&checkpoint, "ema."), kept);
+    assert_ne!(kept, plain);
+    let mae = |run: &str| figures(&sandbox.path(run))[2]["val"]["mae"].clone();
+    assert_ne!(mae("plain"), mae("averaged"));
+    let evaluated = sandbox.json(&[
+        "evaluate",
+        "averaged/last.safetensors",
+        "--split",
+        "val",
+        "--json",
+    ]);
+    let (a, b) = (
+        evaluated["mae"].as_f64().unwrap(),
+        mae("averaged").as_f64().unwrap(),
+    );
+    assert!((a - b).abs() < 1e-6, "{a} is not {b}");
+}
+
+#[test]
+fn an_export_has_the_published_names_and_a_model_card() {
+    let sandbox = Sandbox::new();
+    sandbox.done(&[
+        "train",
+        "small.yaml",
+        "--output",
+        "run",
+        "--set",
+        "train.epochs=1",
+    ]);
+    let best = tensors(&sandbox.path("run/best.safetensors"));
+    let listed = sandbox.done(&[
+        "export",
+        "run",
+        "--format",
+        "safetensors",
+        "--output",
+        "out",
+    ]);
+    assert_eq!(listed.lines().count(), 5, "{listed}");
+    for branch in ["vit", "mamba"] {
+        let exported = tensors(&sandbox.path(&format!("out/{branch}.safetensors")));
+        assert_eq!(exported, with_prefix(&best, &format!("{branch}.")));
+    }
+    let card = fs::read_to_string(sandbox.path("out/README.md")).unwrap();
+    let summary: Value = serde_json::from_slice(&bytes(&sandbox.path("run/summary.json"))).unwrap();
+    let mae = format!("{:.4}", summary["test"]["mae"].as_f64().unwrap());
+    for words in [
+        &mae,
+        "48 pictures to train",
+        "must not be used to judge",
+        "vit_micro_patch8_64",
+        "seed: 7",
+    ] {
+        assert!(card.contains(words), "{words} is not in\n{card}");
+    }
+    // The whole network goes on as it was.
+    picture(&sandbox.path("face.png"));
+    let predict = |run: &str| sandbox.done(&["predict", run, "face.png", "--format", "csv"]);
+    assert_eq!(predict("out/model.safetensors"), predict("run"));
+
+    sandbox.done(&["export", "run", "--format", "timm", "--output", "timm"]);
+    let config: Value =
+        serde_json::from_slice(&bytes(&sandbox.path("timm/vit/config.json"))).unwrap();
+    assert_eq!(config["model_args"]["embed_dim"], 24);
+    let exported = tensors(&sandbox.path("timm/vit/model.safetensors"));
+    assert_eq!(exported, with_prefix(&best, "vit."));
+    // What was given back starts another run.
+    let set = "model={vit: {weights: out/vit.safetensors}, mamba: {weights: timm/mamba/model.pth}}";
+    sandbox.done(&[
+        "train",
+        "small.yaml",
+        "--output",
+        "tuned",
+        "--set",
+        set,
+        "--set",
+        "train.freeze={vit: all, mamba: all}",
+        "--set",
+        "train.epochs=1",
+    ]);
+    let tuned = tensors(&sandbox.path("tuned/last.safetensors"));
+    for branch in ["vit.", "mamba."] {
+        assert_eq!(with_prefix(&tuned, branch), with_prefix(&best, branch));
+    }
+    // Figures belong to the best weights only.
+    sandbox.done(&["export", "run/last.safetensors", "--output", "last"]);
+    let card = fs::read_to_string(sandbox.path("last/README.md")).unwrap();
+    assert!(
+        card.contains("No figures") && !card.contains(&mae),
+        "{card}"
+    );
+}
+
+fn picture(path: &Path) {
+    RgbImage::from_fn(50, 40, |x, y| Rgb([x as u8 * 5, y as u8 * 6, 90]))
+        .save(path)
+        .unwrap();
 }
 
 #[test]
@@ -437,6 +622,13 @@ fn doctor_and_summary_print_one_json_object() {
         .map(|layer| layer["parameters"].as_i64().unwrap())
         .sum();
     assert_eq!(summary["parameters"], total);
+    let bytes = summary["activation_bytes"].as_i64().unwrap();
+    assert!(bytes > 0);
+    assert_eq!(summary["activation_bytes_of_batch"], 16 * bytes);
+    assert_eq!(
+        summary["flops"].as_i64(),
+        summary["multiply_adds"].as_i64().map(|n| 2 * n)
+    );
     let table = sandbox.done(&["summary", "small.yaml"]);
     assert!(
         table.contains("mamba.layers.0") && table.contains("total"),
@@ -456,6 +648,14 @@ fn completions_name_every_subcommand() {
         "summary",
         "data",
         "benchmark",
+        "doctor",
+        "train",
+        "evaluate",
+        "predict",
+        "features",
+        "export",
+        "summary",
+        "data",
         "doctor",
     ] {
         assert!(script.contains(name), "{name}");

@@ -5,7 +5,11 @@ use vm_beautynet::config::Config;
 use vm_beautynet::models::{BeautyNet, Images};
 
 fn network(strategy: &str) -> BeautyNet {
-    let overrides: Vec<String> = [
+    network_with(strategy, &[])
+}
+
+fn network_with(strategy: &str, more: &[&str]) -> BeautyNet {
+    let mut overrides: Vec<String> = [
         "data.image_size=32",
         "model.vit={name: vit_micro_patch8_64, depth: 2}",
         "model.mamba={name: vim_micro_patch8_64, depth: 2, image_size: 32}",
@@ -14,6 +18,7 @@ fn network(strategy: &str) -> BeautyNet {
     ]
     .map(str::to_string)
     .to_vec();
+    overrides.extend(more.iter().map(|s| s.to_string()));
     tch::manual_seed(5);
     BeautyNet::new(
         &Config::from_yaml("", "test", &overrides).unwrap(),
@@ -116,6 +121,56 @@ fn drop_path_and_dropout_act_in_training_only() {
     assert!(scores(false, 1).equal(&scores(false, 2)));
     assert!(!scores(true, 1).equal(&scores(true, 2)));
     assert!(scores(true, 1).equal(&scores(true, 1)));
+}
+
+#[test]
+fn each_kind_of_drop_acts_by_itself() {
+    let still = [
+        "model.vit.drop_path=0",
+        "model.mamba.drop_path=0",
+        "model.head.dropout=0",
+    ];
+    let images = pixels(16);
+    let varies = |on: Option<&str>| {
+        let set: Vec<&str> = still.into_iter().chain(on).collect();
+        let net = network_with("gated", &set);
+        let scores = |seed: i64| {
+            tch::manual_seed(seed);
+            net.forward(Images::Pixels(&images), true).unwrap().score
+        };
+        !scores(1).equal(&scores(2))
+    };
+    assert!(!varies(None));
+    for on in [
+        "model.vit.drop_path=0.5",
+        "model.mamba.drop_path=0.5",
+        "model.head.dropout=0.5",
+    ] {
+        assert!(varies(Some(on)), "{on} is ignored");
+    }
+}
+
+#[test]
+fn overlapping_patches_are_a_convolution() {
+    let net = network_with(
+        "mamba_only",
+        &[
+            "model.mamba={name: vim_tiny_patch16_stride8_224, depth: 1, embed_dim: 32, image_size: 48}",
+        ],
+    );
+    let parameters = net.parameters();
+    let find = |name: &str| &parameters.iter().find(|(n, _)| n == name).unwrap().1;
+    assert_eq!(find("mamba.pos_embed").size(), [1, 1 + 5 * 5, 32]);
+    let x = Tensor::randn([2, 3, 48, 48], (Kind::Float, Device::Cpu));
+    let (weight, bias) = (
+        find("mamba.patch_embed.proj.weight"),
+        find("mamba.patch_embed.proj.bias"),
+    );
+    // By the definition, and through the model: its gradient by the bias counts the patches.
+    let by_convolution = x.conv2d(weight, Some(bias), [8, 8], [0, 0], [1, 1], 1);
+    assert_eq!(by_convolution.size(), [2, 32, 5, 5]);
+    let output = net.forward(Images::Normalised(&x), false).unwrap();
+    assert_eq!(output.mamba.unwrap().size(), [2, 32]);
 }
 
 #[test]

@@ -124,6 +124,112 @@ fn an_error_lists_at_most_twenty_names_of_each_kind() {
     assert_eq!(text.matches("blocks.").count(), 20, "{text}");
 }
 
+fn vit_parameters(net: &BeautyNet) -> Vec<(String, Tensor)> {
+    let all = net.parameters().into_iter();
+    all.filter(|(name, _)| name.starts_with("vit.")).collect()
+}
+
+#[test]
+fn a_file_that_a_wrapper_wrote_loads_under_its_prefix() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("vit.pth");
+    let source = network(&[]);
+    let tensors: Vec<(String, Tensor)> = vit_parameters(&source)
+        .into_iter()
+        .map(|(name, tensor)| (name.replacen("vit.", "module._orig_mod.", 1), tensor))
+        .collect();
+    weights::save_torch(&path, &tensors).unwrap();
+    let loaded = network(&[&format!("model.vit.weights={}", path.display())]);
+    for ((name, a), (_, b)) in vit_parameters(&source).iter().zip(vit_parameters(&loaded)) {
+        assert!(a.equal(&b), "{name}");
+    }
+    assert!(loaded.notes().is_empty(), "{:?}", loaded.notes());
+}
+
+#[test]
+fn what_fits_is_taken_without_strict_and_the_rest_is_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("vit.safetensors");
+    let source = network(&["model.vit.depth=1"]);
+    published_vit(&source, &path);
+    let weights = format!("model.vit.weights={}", path.display());
+    tch::manual_seed(9);
+    let loaded = network(&[&weights, "model.vit.strict=false"]);
+    let parameters = loaded.parameters();
+    for (name, expected) in vit_parameters(&source) {
+        let (_, ours) = parameters.iter().find(|(n, _)| *n == name).unwrap();
+        assert!(ours.equal(&expected), "{name}");
+    }
+    let [note] = loaded.notes() else {
+        panic!("{:?}", loaded.notes());
+    };
+    assert!(
+        note.contains("model.vit.weights: missing: blocks.1.attn.proj.bias"),
+        "{note}"
+    );
+
+    // A file of something else altogether is refused all the same.
+    let other = vec![("fc.weight".to_string(), Tensor::from(1.0f32))];
+    weights::save(&path, &other, HashMap::new()).unwrap();
+    let error = BeautyNet::new(&config(&[&weights, "model.vit.strict=false"]), Device::Cpu);
+    let text = message(error.unwrap_err());
+    assert!(
+        text.contains("none of its names") && text.contains("unexpected: fc.weight"),
+        "{text}"
+    );
+}
+
+#[test]
+fn a_safetensors_file_has_no_moving_average() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("vit.safetensors");
+    published_vit(&network(&[]), &path);
+    let weights = format!("model.vit.weights={}", path.display());
+    let error = BeautyNet::new(
+        &config(&[&weights, "model.vit.weights_ema=true"]),
+        Device::Cpu,
+    );
+    let text = message(error.unwrap_err());
+    assert!(text.contains("no EMA copy"), "{text}");
+}
+
+#[test]
+fn another_patch_and_picture_size_resample_the_embeddings_of_both_branches() {
+    let folder = tempfile::tempdir().unwrap();
+    let source = network(&[]);
+    for (branch, at) in [("vit", 0), ("mamba", 8)] {
+        let path = folder.path().join(format!("{branch}.pth"));
+        let prefix = format!("{branch}.");
+        let tensors: Vec<(String, Tensor)> = source
+            .parameters()
+            .into_iter()
+            .filter_map(|(name, t)| Some((name.strip_prefix(&prefix)?.to_string(), t)))
+            .collect();
+        weights::save_torch(&path, &tensors).unwrap();
+        // From 4x4 patches of 8 pixels to 6x6 of 4.
+        let loaded = network(&[
+            &format!("model.{branch}.weights={}", path.display()),
+            "data.image_size=24",
+            &format!("model.{branch}.patch_size=4"),
+        ]);
+        let notes = loaded.notes().join("; ");
+        assert!(notes.contains("from 4x4 to 6x6 patches"), "{notes}");
+        assert!(notes.contains("from 8x8 to 4x4 pixels"), "{notes}");
+        let find = |net: &BeautyNet, name: &str| {
+            let (_, tensor) = net
+                .parameters()
+                .into_iter()
+                .find(|(n, _)| *n == format!("{branch}.{name}"))
+                .unwrap();
+            tensor
+        };
+        let (old, new) = (find(&source, "pos_embed"), find(&loaded, "pos_embed"));
+        assert_eq!(new.size(), [1, 37, 96]);
+        let middle = if at == 0 { 0 } else { 18 };
+        assert!(new.select(1, middle).equal(&old.select(1, at)), "{branch}");
+    }
+}
+
 #[test]
 fn damaged_files_are_one_line_errors_that_name_the_file() {
     let folder = tempfile::tempdir().unwrap();

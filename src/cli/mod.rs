@@ -5,6 +5,7 @@ mod complete;
 mod data;
 mod doctor;
 mod evaluate;
+mod export;
 mod features;
 mod output;
 mod predict;
@@ -37,6 +38,7 @@ enum Command {
     Evaluate(evaluate::Args),
     Predict(predict::Args),
     Features(features::Args),
+    Export(export::Args),
     Summary(summary::Args),
     /// Look at a data set
     #[command(subcommand)]
@@ -74,6 +76,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
         Command::Evaluate(args) => evaluate::run(&args),
         Command::Predict(args) => predict::run(&args),
         Command::Features(args) => features::run(&args),
+        Command::Export(args) => export::run(&args),
         Command::Summary(args) => summary::run(&args),
         Command::Data(command) => data::run(&command),
         Command::Benchmark(command) => benchmark::run(&command),

@@ -65,6 +65,9 @@ impl Observer for Progress {
             start.device,
             self.root.display()
         ));
+        for note in start.notes {
+            self.line(note);
+        }
         if start.skipped > 0 {
             self.line(&format!(
                 "{} rows of the data set were left out: `vmbeauty data check` lists them",

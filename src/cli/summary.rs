@@ -7,10 +7,10 @@ use anyhow::Result;
 use serde_json::json;
 
 use super::output::{print, print_json, table, thousands};
-use crate::config::Config;
+use crate::config::{BackboneConfig, Config, preset};
 use crate::models::summary::summarise;
 
-/// Print a model's layers, parameters and multiply-adds
+/// Print a model's layers, parameters, multiply-adds and activation memory
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// The experiment, a YAML file
@@ -27,33 +27,64 @@ pub struct Args {
 pub fn run(args: &Args) -> Result<ExitCode> {
     let config = Config::load(&args.config, &args.set)?;
     let summary = summarise(&config)?;
+    let of_batch = summary.batch_size as i64 * summary.activation_bytes;
     if args.json {
         print_json(&json!({
             "name": config.name,
             "vit": config.vit_shape()?, "mamba": config.mamba_shape()?,
+            "published": {
+                "vit": published(&config.model.vit), "mamba": published(&config.model.mamba),
+            },
             "layers": summary.layers,
             "parameters": summary.parameters,
             "multiply_adds": summary.multiply_adds,
             "flops": 2 * summary.multiply_adds,
+            "activation_bytes": summary.activation_bytes,
+            "batch_size": summary.batch_size,
+            "activation_bytes_of_batch": of_batch,
         }))?;
         return Ok(ExitCode::SUCCESS);
     }
-    let row = |name: &str, parameters: i64, multiply_adds: i64| {
-        vec![
-            name.to_string(),
-            thousands(parameters),
-            thousands(multiply_adds),
-        ]
+    let row = |name: &str, figures: [i64; 3]| {
+        std::iter::once(name.to_string())
+            .chain(figures.map(thousands))
+            .collect::<Vec<_>>()
     };
     let mut rows: Vec<_> = summary
         .layers
         .iter()
-        .map(|layer| row(&layer.name, layer.parameters, layer.multiply_adds))
+        .map(|layer| {
+            let figures = [
+                layer.parameters,
+                layer.multiply_adds,
+                layer.activation_bytes,
+            ];
+            row(&layer.name, figures)
+        })
         .collect();
-    rows.push(row("total", summary.parameters, summary.multiply_adds));
-    print(&table(
-        &["layer", "parameters", "multiply-adds per image"],
-        &rows,
+    let total = [
+        summary.parameters,
+        summary.multiply_adds,
+        summary.activation_bytes,
+    ];
+    rows.push(row("total", total));
+    let header = [
+        "layer",
+        "parameters",
+        "multiply-adds per image",
+        "activation bytes per image",
+    ];
+    print(&format!(
+        "{}{} FLOPs per image forward; a training step of {} images keeps {:.1} MiB of activations (float32)\n",
+        table(&header, &rows),
+        thousands(2 * summary.multiply_adds),
+        summary.batch_size,
+        of_batch as f64 / f64::from(1 << 20),
     ))?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Names of published weights for a backbone.
+fn published(backbone: &BackboneConfig) -> &'static [&'static str] {
+    preset(&backbone.name).map_or(&[], |preset| preset.published)
 }

@@ -33,7 +33,10 @@ pub use model::{
 };
 pub use presets::{BackboneKind, PRESETS, Preset, preset};
 pub use reference::{KeyReference, reference, reference_markdown};
-pub use train::{Loss, OptimizerConfig, OptimizerName, ScheduleConfig, ScheduleName, TrainConfig};
+pub use train::{
+    FreezeConfig, FrozenBlocks, Loss, OptimizerConfig, OptimizerName, ScheduleConfig, ScheduleName,
+    TrainConfig,
+};
 
 use checks::Checks;
 use section::section;
@@ -134,7 +137,26 @@ impl Config {
         self.data.check(&mut checks);
         self.model.check(self.data.image_size, &mut checks);
         self.train.check(&mut checks);
+        self.check_frozen(&mut checks);
         checks.finish()
+    }
+
+    /// More frozen blocks than there are would be a mistake in one number or the other.
+    fn check_frozen(&self, checks: &mut Checks) {
+        let freeze = &self.train.freeze;
+        for (branch, frozen, shape) in [
+            ("vit", freeze.vit, self.vit_shape()),
+            ("mamba", freeze.mamba, self.mamba_shape()),
+        ] {
+            if let (FrozenBlocks::First(blocks), Ok(Some(shape))) = (frozen, shape) {
+                let key = format!("train.freeze.{branch}");
+                let rule = format!(
+                    "all, or at most the depth of model.{branch}, {}",
+                    shape.depth
+                );
+                checks.require(blocks as u64 <= shape.depth as u64, &key, rule, blocks);
+            }
+        }
     }
 }
 
@@ -241,6 +263,9 @@ mod tests {
             model.mamba.d_state=0; model.vit.patch_size=0; model.vit.patch_size=-16; \
             model.vit.num_heads=0; model.vit.num_heads=5; \
             model.fusion.dim=0; model.head.dropout=1; model.head.hidden=[0]; \
+            train.freeze.vit=13; train.freeze.mamba=some; train.freeze.vit=-1; \
+            train.ema_decay=1; train.ema_decay=-0.1; \
+            train.optimizer.layer_decay=0; train.optimizer.layer_decay=1.1; \
             train.epochs=0; train.batch_size=0; train.threads=0; train.clip_grad_norm=0; \
             train.optimizer.lr=0; train.optimizer.lr=.inf; train.optimizer.backbone_lr=-1; \
             train.optimizer.weight_decay=-1; train.optimizer.betas=[0.9, 1]; \
@@ -258,7 +283,8 @@ mod tests {
             data.val_fraction=0; data.augment.horizontal_flip=1; data.augment.rotation=0; \
             data.augment.random_resized_crop=[1, 1]; data.augment.color_jitter=[0, 0, 0, 0.5]; \
             data.normalize=null; model.vit.drop_path=0; model.head.hidden=[]; train.epochs=1; \
-            train.clip_grad_norm=null; train.optimizer.backbone_lr=0; \
+            train.freeze={vit: all, mamba: 24, epochs: 0}; train.ema_decay=0; \
+            train.optimizer.layer_decay=1; train.clip_grad_norm=null; train.optimizer.backbone_lr=0; \
             train.optimizer.betas=[0, 0]; train.schedule.warmup_epochs=0"
             .split("; ")
         {

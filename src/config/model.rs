@@ -32,8 +32,15 @@ section! {
     pub struct BackboneConfig {
         /// Preset, which fixes the sizes and the normalisation.
         pub name: String = "vit_tiny_patch16_224".into(),
-        /// File of pretrained weights, `.safetensors`; `null` starts from random ones.
+        /// File of pretrained weights: `.safetensors`, or a zip file of torch.save (`.pth`, `.pt`,
+        /// `.bin`); `null` starts from random ones.
         pub weights: Option<PathBuf> = None,
+        /// Take the moving average of the weights that a training checkpoint holds beside them
+        /// (`model_ema`).
+        pub weights_ema: bool = false,
+        /// Every name and shape in the file must be the model's, but for the classifier's;
+        /// `false` takes what fits.
+        pub strict: bool = true,
         /// Largest probability of skipping a block in training; it grows with depth up to this.
         pub drop_path: f64 = 0.1,
         /// Side of the picture this backbone sees, in pixels; `null` is `data.image_size`.
@@ -124,10 +131,12 @@ impl FusionStrategy {
 pub struct BackboneShape {
     /// Which architecture.
     pub kind: BackboneKind,
-    /// Side of the square picture, in pixels; a multiple of `patch_size`.
+    /// Side of the square picture, in pixels: `patch_size` and a multiple of `stride`.
     pub image_size: i64,
     /// Side of a patch, in pixels.
     pub patch_size: i64,
+    /// Pixels from one patch to the next.
+    pub stride: i64,
     /// Width of the tokens and of the feature vector; a multiple of `num_heads`.
     pub embed_dim: i64,
     /// Number of blocks.
@@ -147,8 +156,12 @@ pub struct BackboneShape {
 impl BackboneShape {
     /// Number of patches in a picture; there is one token more, the class token.
     pub fn patches(&self) -> i64 {
-        let side = self.image_size / self.patch_size;
-        side * side
+        self.grid() * self.grid()
+    }
+
+    /// Number of patches on a side.
+    pub fn grid(&self) -> i64 {
+        (self.image_size - self.patch_size) / self.stride + 1
     }
 }
 
@@ -172,10 +185,15 @@ impl BackboneConfig {
                 format!("name: unknown backbone {}; {message}", self.name),
             )
         })?;
+        let patch_size = self.patch_size.unwrap_or(preset.patch_size);
         let shape = BackboneShape {
             kind: preset.kind,
             image_size: self.image_size.unwrap_or(data_image_size),
-            patch_size: self.patch_size.unwrap_or(preset.patch_size),
+            patch_size,
+            stride: match preset.stride == preset.patch_size {
+                true => patch_size,
+                false => preset.stride,
+            },
             embed_dim: self.embed_dim.unwrap_or(preset.embed_dim),
             depth: self.depth.unwrap_or(preset.depth),
             num_heads: self.num_heads.unwrap_or(preset.num_heads),
@@ -215,21 +233,8 @@ impl BackboneConfig {
         checks.finish()?;
 
         let mut checks = Checks::default();
-        let (size, patch) = (shape.image_size, shape.patch_size);
-        if size % patch != 0 {
-            let below = size / patch * patch;
-            let fitting = if below == 0 {
-                patch.to_string()
-            } else {
-                format!("{below} or {}", below + patch)
-            };
-            checks.fail(
-                "image_size",
-                format!(
-                    "image_size must be a multiple of the patch size {patch}, is {size}; \
-                     the nearest that fits is {fitting}"
-                ),
-            );
+        if let Some(problem) = untiled(&shape) {
+            checks.fail("image_size", problem);
         }
         if shape.kind == BackboneKind::Vit && shape.embed_dim % shape.num_heads != 0 {
             let rule = format_args!("a multiple of num_heads, {}", shape.num_heads).to_string();
@@ -263,6 +268,32 @@ impl BackboneConfig {
     }
 }
 
+/// ` (published as a)`, where the preset has published weights.
+fn published_as(name: &str) -> String {
+    let published = preset(name).and_then(|preset| preset.published.first());
+    published.map_or(String::new(), |name| format!(" (published as {name})"))
+}
+
+/// What is wrong with a picture that the patches do not tile.
+fn untiled(shape: &BackboneShape) -> Option<String> {
+    let (size, patch, stride) = (shape.image_size, shape.patch_size, shape.stride);
+    if size >= patch && (size - patch) % stride == 0 {
+        return None;
+    }
+    let rule = match stride == patch {
+        true => format!("a multiple of the patch size {patch}"),
+        false => format!("the patch size {patch} and a multiple of the stride {stride}"),
+    };
+    let below = patch + (size - patch).div_euclid(stride) * stride;
+    let fitting = match below < patch {
+        true => patch.to_string(),
+        false => format!("{below} or {}", below + stride),
+    };
+    Some(format!(
+        "image_size must be {rule}, is {size}; the nearest that fits is {fitting}"
+    ))
+}
+
 fn preset_names(wanted: impl Fn(BackboneKind) -> bool) -> String {
     let names: Vec<&str> = PRESETS
         .iter()
@@ -290,9 +321,10 @@ impl ModelConfig {
                 checks.fail(
                     &key,
                     format!(
-                        "{key}: there is no file {}; put the weights there, or set {key} to null \
-                         to start from random ones",
-                        file.display()
+                        "{key}: there is no file {}; put the weights there{}, or set {key} to \
+                         null to start from random ones",
+                        file.display(),
+                        published_as(&backbone.name)
                     ),
                 );
             }

@@ -34,10 +34,15 @@ pub struct Preset {
     pub image_size: i64,
     /// Side of a patch, in pixels.
     pub patch_size: i64,
+    /// Pixels from one patch to the next: less than `patch_size` where patches overlap.
+    pub stride: i64,
     /// Mean by channel of the normalisation, for pixels from 0 to 1.
     pub mean: [f32; 3],
     /// Standard deviation by channel of the normalisation.
     pub std: [f32; 3],
+    /// Published weights of these sizes: names on timm's hub, and of DeiT's and Vim's files (`.pth`).
+    /// The first is the one that most people mean.
+    pub published: &'static [&'static str],
 }
 
 const IMAGENET: ([f32; 3], [f32; 3]) = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]);
@@ -49,6 +54,7 @@ const fn vit(
     (embed_dim, depth, num_heads): (i64, i64, i64),
     (patch_size, image_size): (i64, i64),
     (mean, std): ([f32; 3], [f32; 3]),
+    published: &'static [&'static str],
 ) -> Preset {
     Preset {
         name,
@@ -59,15 +65,18 @@ const fn vit(
         d_state: 0,
         image_size,
         patch_size,
+        stride: patch_size,
         mean,
         std,
+        published,
     }
 }
 
 const fn vim(
     name: &'static str,
     (embed_dim, depth, d_state): (i64, i64, i64),
-    (patch_size, image_size): (i64, i64),
+    (patch_size, stride, image_size): (i64, i64, i64),
+    published: &'static [&'static str],
 ) -> Preset {
     Preset {
         name,
@@ -78,32 +87,143 @@ const fn vim(
         d_state,
         image_size,
         patch_size,
+        stride,
         mean: IMAGENET.0,
         std: IMAGENET.1,
+        published,
     }
 }
 
 const TINY: (i64, i64, i64) = (192, 12, 3);
 const SMALL: (i64, i64, i64) = (384, 12, 6);
 const BASE: (i64, i64, i64) = (768, 12, 12);
+const VIM_TINY: (i64, i64, i64) = (192, 24, 16);
+const VIM_SMALL: (i64, i64, i64) = (384, 24, 16);
+const VIM_BASE: (i64, i64, i64) = (768, 24, 16);
 
 /// Every preset. The `micro` ones are ours: small enough to train from scratch on a
-/// CPU within minutes; no checkpoint was published for them.
+/// CPU within minutes; no checkpoint was published for them. The `stride8` ones are Vim's
+/// fine-tuned variants, whose patches overlap; there is none for the base model, whose
+/// weights can be brought to that stride by loading them.
 pub const PRESETS: &[Preset] = &[
-    vit("vit_tiny_patch16_224", TINY, (16, 224), AUGREG),
-    vit("vit_tiny_patch16_384", TINY, (16, 384), AUGREG),
-    vit("vit_small_patch16_224", SMALL, (16, 224), AUGREG),
-    vit("vit_small_patch16_384", SMALL, (16, 384), AUGREG),
-    vit("vit_base_patch16_224", BASE, (16, 224), AUGREG),
-    vit("vit_base_patch16_384", BASE, (16, 384), AUGREG),
-    vit("deit_tiny_patch16_224", TINY, (16, 224), IMAGENET),
-    vit("deit_small_patch16_224", SMALL, (16, 224), IMAGENET),
-    vit("deit_base_patch16_224", BASE, (16, 224), IMAGENET),
-    vit("vit_micro_patch8_64", (96, 4, 3), (8, 64), IMAGENET),
-    vim("vim_tiny_patch16_224", (192, 24, 16), (16, 224)),
-    vim("vim_small_patch16_224", (384, 24, 16), (16, 224)),
-    vim("vim_base_patch16_224", (768, 24, 16), (16, 224)),
-    vim("vim_micro_patch8_64", (96, 6, 8), (8, 64)),
+    vit(
+        "vit_tiny_patch16_224",
+        TINY,
+        (16, 224),
+        AUGREG,
+        &["vit_tiny_patch16_224.augreg_in21k_ft_in1k"],
+    ),
+    vit(
+        "vit_tiny_patch16_384",
+        TINY,
+        (16, 384),
+        AUGREG,
+        &["vit_tiny_patch16_384.augreg_in21k_ft_in1k"],
+    ),
+    vit(
+        "vit_small_patch16_224",
+        SMALL,
+        (16, 224),
+        AUGREG,
+        &[
+            "vit_small_patch16_224.augreg_in21k_ft_in1k",
+            "vit_small_patch16_224.augreg_in1k",
+        ],
+    ),
+    vit(
+        "vit_small_patch16_384",
+        SMALL,
+        (16, 384),
+        AUGREG,
+        &[
+            "vit_small_patch16_384.augreg_in21k_ft_in1k",
+            "vit_small_patch16_384.augreg_in1k",
+        ],
+    ),
+    vit(
+        "vit_base_patch16_224",
+        BASE,
+        (16, 224),
+        AUGREG,
+        &[
+            "vit_base_patch16_224.augreg2_in21k_ft_in1k",
+            "vit_base_patch16_224.augreg_in21k_ft_in1k",
+            "vit_base_patch16_224.augreg_in1k",
+        ],
+    ),
+    vit(
+        "vit_base_patch16_384",
+        BASE,
+        (16, 384),
+        AUGREG,
+        &[
+            "vit_base_patch16_384.augreg_in21k_ft_in1k",
+            "vit_base_patch16_384.augreg_in1k",
+        ],
+    ),
+    vit(
+        "deit_tiny_patch16_224",
+        TINY,
+        (16, 224),
+        IMAGENET,
+        &[
+            "deit_tiny_patch16_224.fb_in1k",
+            "deit_tiny_patch16_224-a1311bcf.pth",
+        ],
+    ),
+    vit(
+        "deit_small_patch16_224",
+        SMALL,
+        (16, 224),
+        IMAGENET,
+        &[
+            "deit_small_patch16_224.fb_in1k",
+            "deit_small_patch16_224-cd65a155.pth",
+        ],
+    ),
+    vit(
+        "deit_base_patch16_224",
+        BASE,
+        (16, 224),
+        IMAGENET,
+        &[
+            "deit_base_patch16_224.fb_in1k",
+            "deit_base_patch16_224-b5f2ef4d.pth",
+        ],
+    ),
+    vit("vit_micro_patch8_64", (96, 4, 3), (8, 64), IMAGENET, &[]),
+    vim(
+        "vim_tiny_patch16_224",
+        VIM_TINY,
+        (16, 16, 224),
+        &["vim_t_midclstok_76p1acc.pth"],
+    ),
+    vim(
+        "vim_small_patch16_224",
+        VIM_SMALL,
+        (16, 16, 224),
+        &["vim_s_midclstok_80p5acc.pth"],
+    ),
+    vim(
+        "vim_base_patch16_224",
+        VIM_BASE,
+        (16, 16, 224),
+        &["vim_b_midclstok_81p9acc.pth"],
+    ),
+    vim(
+        "vim_tiny_patch16_stride8_224",
+        VIM_TINY,
+        (16, 8, 224),
+        &["vim_t_midclstok_ft_78p3acc.pth"],
+    ),
+    vim(
+        "vim_small_patch16_stride8_224",
+        VIM_SMALL,
+        (16, 8, 224),
+        &["vim_s_midclstok_ft_81p6acc.pth"],
+    ),
+    vim("vim_base_patch16_stride8_224", VIM_BASE, (16, 8, 224), &[]),
+    vim("vim_micro_patch8_64", (96, 6, 8), (8, 8, 64), &[]),
 ];
 
 /// The preset called `name`.
@@ -128,7 +248,11 @@ mod tests {
     #[test]
     fn names_state_the_patch_and_picture_size() {
         for preset in PRESETS {
-            let sizes = format!("_patch{}_{}", preset.patch_size, preset.image_size);
+            let stride = match preset.stride == preset.patch_size {
+                true => String::new(),
+                false => format!("_stride{}", preset.stride),
+            };
+            let sizes = format!("_patch{}{stride}_{}", preset.patch_size, preset.image_size);
             assert!(preset.name.ends_with(&sizes), "{}", preset.name);
             assert_eq!(
                 preset.name.starts_with("vim_"),
@@ -143,10 +267,36 @@ mod tests {
             let vit = preset.kind == BackboneKind::Vit;
             assert_eq!(preset.num_heads > 0, vit, "{}", preset.name);
             assert_eq!(preset.d_state > 0, !vit, "{}", preset.name);
-            assert_eq!(preset.image_size % preset.patch_size, 0, "{}", preset.name);
+            let rest = (preset.image_size - preset.patch_size) % preset.stride;
+            assert_eq!(rest, 0, "{}", preset.name);
             if vit {
                 assert_eq!(preset.embed_dim % preset.num_heads, 0, "{}", preset.name);
             }
+        }
+    }
+
+    #[test]
+    fn published_files_have_the_presets_size_in_their_name() {
+        for preset in PRESETS {
+            for file in preset.published {
+                let letter = preset
+                    .name
+                    .split('_')
+                    .nth(1)
+                    .and_then(|size| size.chars().next());
+                let named = match preset.kind {
+                    BackboneKind::Vit => file.starts_with(preset.name),
+                    BackboneKind::Vim => file.starts_with(&format!("vim_{}_", letter.unwrap())),
+                };
+                assert!(named, "{}: {file}", preset.name);
+                assert_eq!(
+                    file.contains("_ft_7") || file.contains("_ft_8"),
+                    preset.stride == 8
+                );
+            }
+            let ours =
+                preset.name.contains("micro") || preset.name == "vim_base_patch16_stride8_224";
+            assert_eq!(preset.published.is_empty(), ours, "{}", preset.name);
         }
     }
 

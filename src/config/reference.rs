@@ -4,8 +4,8 @@ use serde_yaml::Value;
 
 use super::section::Key;
 use super::{
-    AugmentConfig, BackboneConfig, Config, CsvConfig, DataConfig, FusionConfig, HeadConfig,
-    ModelConfig, OptimizerConfig, ScheduleConfig, SyntheticConfig, TrainConfig,
+    AugmentConfig, BackboneConfig, Config, CsvConfig, DataConfig, FreezeConfig, FusionConfig,
+    HeadConfig, ModelConfig, OptimizerConfig, ScheduleConfig, SyntheticConfig, TrainConfig,
 };
 
 /// A key that holds a value (not a section).
@@ -50,6 +50,7 @@ pub(super) fn section_keys(type_name: &str) -> Option<&'static [Key]> {
         "HeadConfig" => HeadConfig::KEYS,
         "TrainConfig" => TrainConfig::KEYS,
         "OptimizerConfig" => OptimizerConfig::KEYS,
+        "FreezeConfig" => FreezeConfig::KEYS,
         "ScheduleConfig" => ScheduleConfig::KEYS,
         _ => return None,
     })

@@ -1,7 +1,10 @@
 //! `train`: loss, optimizer, schedule, and what surrounds them.
 
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+
 use super::checks::Checks;
 use super::names::names;
+use super::reference::flow;
 use super::section::section;
 
 section! {
@@ -17,6 +20,11 @@ section! {
         pub optimizer: OptimizerConfig = OptimizerConfig::default(),
         /// How the rates change over the run.
         pub schedule: ScheduleConfig = ScheduleConfig::default(),
+        /// What is held still at the start.
+        pub freeze: FreezeConfig = FreezeConfig::default(),
+        /// Weight of the past in a moving average of the weights, which is measured and kept in
+        /// their place (0.999, say; less in the first steps); `null` keeps none.
+        pub ema_decay: Option<f64> = None,
         /// Largest norm of all gradients together; `null` does not clip.
         pub clip_grad_norm: Option<f64> = Some(1.0),
         /// Write TensorBoard event files.
@@ -35,6 +43,9 @@ section! {
         pub lr: f64 = 1e-4,
         /// Learning rate of the two backbones; `null` is `lr`.
         pub backbone_lr: Option<f64> = None,
+        /// Factor on the rate from each block of a backbone to the one below it, down to the
+        /// embeddings; 1 is one rate for all.
+        pub layer_decay: f64 = 1.0,
         /// Decoupled weight decay. Biases, norms, tokens, position embeddings and the scan's A
         /// and D are not decayed.
         pub weight_decay: f64 = 0.05,
@@ -42,6 +53,51 @@ section! {
         pub betas: [f64; 2] = [0.9, 0.999],
         /// Added to the root of the second moment.
         pub eps: f64 = 1e-8,
+    }
+}
+
+section! {
+    /// What is held still at the start.
+    pub struct FreezeConfig {
+        /// How much of the ViT is held still: `all`, or a number of blocks from the first on, with
+        /// the embeddings below them; 0 is nothing.
+        pub vit: FrozenBlocks = FrozenBlocks::First(0),
+        /// How much of the Vision Mamba is held still, likewise.
+        pub mamba: FrozenBlocks = FrozenBlocks::First(0),
+        /// Epochs for which it is; `null` is the whole run.
+        pub epochs: Option<usize> = None,
+    }
+}
+
+/// A part of a backbone, from its embeddings upwards.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FrozenBlocks {
+    /// This many blocks and the embeddings below them; 0 is nothing.
+    First(usize),
+    /// The whole backbone.
+    All,
+}
+
+impl Serialize for FrozenBlocks {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::First(blocks) => serializer.serialize_u64(*blocks as u64),
+            Self::All => serializer.serialize_str("all"),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for FrozenBlocks {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let value = serde_yaml::Value::deserialize(deserializer)?;
+        match (value.as_u64(), value.as_str()) {
+            (Some(blocks), _) => Ok(Self::First(blocks as usize)),
+            (_, Some("all")) => Ok(Self::All),
+            _ => Err(de::Error::custom(format!(
+                "must be all or a number of blocks, is {}",
+                flow(&value)
+            ))),
+        }
     }
 }
 
@@ -112,6 +168,9 @@ impl TrainConfig {
                 break;
             }
         }
+        if let Some(decay) = self.ema_decay {
+            checks.fraction("train.ema_decay", decay);
+        }
         if let Some(norm) = self.clip_grad_norm {
             checks.positive("train.clip_grad_norm", norm);
         }
@@ -127,6 +186,14 @@ impl OptimizerConfig {
         if let Some(lr) = self.backbone_lr {
             checks.not_negative("train.optimizer.backbone_lr", lr);
         }
+        let decay = self.layer_decay;
+        let holds = 0.0 < decay && decay <= 1.0;
+        checks.require(
+            holds,
+            "train.optimizer.layer_decay",
+            "above 0 and at most 1",
+            decay,
+        );
         checks.not_negative("train.optimizer.weight_decay", self.weight_decay);
         checks.require(
             self.betas.iter().all(|beta| (0.0..1.0).contains(beta)),

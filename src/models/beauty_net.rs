@@ -8,8 +8,8 @@ use super::fusion::Fusion;
 use super::head::RegressionHead;
 use super::vim::{VisionMamba, class_index};
 use super::vit::VisionTransformer;
-use super::weights;
-use crate::config::{BackboneShape, Config};
+use super::weights::{Pretrained, StateDict, load_backbone};
+use crate::config::{BackboneKind, BackboneShape, Config};
 
 /// Pictures as the model takes them.
 #[derive(Debug, Clone, Copy)]
@@ -86,6 +86,7 @@ pub struct BeautyNet {
     fusion: Fusion,
     head: RegressionHead,
     variables: nn::VarStore,
+    notes: Vec<String>,
 }
 
 impl BeautyNet {
@@ -130,35 +131,45 @@ impl BeautyNet {
             fusion,
             head,
             variables,
+            notes: Vec::new(),
         })
     }
 
     fn load_pretrained(&mut self, config: &Config) -> Result<()> {
-        for (key, prefix, backbone, used) in [
+        let model = &config.model;
+        for (branch, kind, backbone, used) in [
+            ("vit", BackboneKind::Vit, &model.vit, self.vit.is_some()),
             (
-                "model.vit.weights",
-                "vit.",
-                &config.model.vit,
-                self.vit.is_some(),
-            ),
-            (
-                "model.mamba.weights",
-                "mamba.",
-                &config.model.mamba,
+                "mamba",
+                BackboneKind::Vim,
+                &model.mamba,
                 self.mamba.is_some(),
             ),
         ] {
-            if let (Some(path), true) = (&backbone.weights, used) {
-                weights::load_backbone(&self.parameters(), prefix, path).with_context(|| {
-                    format!(
-                        "{key}: {} does not load into {}",
-                        path.display(),
-                        backbone.name
-                    )
-                })?;
-            }
+            let Some(path) = backbone.weights.as_ref().filter(|_| used) else {
+                continue;
+            };
+            let pretrained = Pretrained {
+                path,
+                state_dict: match backbone.weights_ema {
+                    true => StateDict::Ema,
+                    false => StateDict::Model,
+                },
+                strict: backbone.strict,
+            };
+            let (key, file) = (format!("model.{branch}.weights"), path.display());
+            let notes = load_backbone(&self.parameters(), &format!("{branch}."), kind, &pretrained)
+                .with_context(|| format!("{key}: {file} does not load into {}", backbone.name))?;
+            self.notes
+                .extend(notes.into_iter().map(|note| format!("{key}: {note}")));
         }
         Ok(())
+    }
+
+    /// What is worth knowing about the pretrained weights that were loaded, a line each: embeddings that were resampled, names
+    /// that a file without `strict` lacked.
+    pub fn notes(&self) -> &[String] {
+        &self.notes
     }
 
     /// One forward pass. `train` turns dropout and stochastic depth on.

@@ -2,6 +2,8 @@
 
 use tch::{Kind, Tensor, nn};
 
+use crate::config::BackboneShape;
+
 /// How a weight starts.
 #[derive(Debug, Clone, Copy)]
 pub enum Init {
@@ -108,34 +110,38 @@ impl RmsNorm {
     }
 }
 
-/// Cuts a picture into patches and projects each: a convolution whose stride is its width.
+/// Cuts a picture into patches, which may overlap, and projects each: a convolution.
 #[derive(Debug)]
 pub struct PatchEmbed {
     weight: Tensor,
     bias: Tensor,
     patch_size: i64,
+    stride: i64,
 }
 
 impl PatchEmbed {
-    /// Patches of `patch_size`² RGB pixels to `dim` channels; `init` for the weight, and zero for the bias.
-    pub fn new(path: nn::Path, patch_size: i64, dim: i64, init: Init) -> Self {
+    /// Patches of the shape's size and stride to its width; `init` for the weight, and zero for the bias.
+    pub fn new(path: nn::Path, shape: &BackboneShape, init: Init) -> Self {
         let path = path / "proj";
+        let (dim, p) = (shape.embed_dim, shape.patch_size);
         Self {
-            weight: init.parameter(&path, "weight", &[dim, 3, patch_size, patch_size]),
+            weight: init.parameter(&path, "weight", &[dim, 3, p, p]),
             bias: Init::Constant(0.0).parameter(&path, "bias", &[dim]),
-            patch_size,
+            patch_size: p,
+            stride: shape.stride,
         }
     }
 
     /// (b, 3, h, w) to (b, patches, dim), patches row by row.
     pub fn forward(&self, x: &Tensor) -> Tensor {
         // As one matrix product: on the CPU several times as fast as the convolution, above all backwards.
-        let p = self.patch_size;
+        let (p, stride) = (self.patch_size, self.stride);
         let (b, _, h, w) = x.size4().unwrap_or_default();
-        let (rows, columns) = (h / p, w / p);
-        x.reshape([b, 3, rows, p, columns, p])
-            .permute([0, 2, 4, 1, 3, 5])
-            .reshape([b, rows * columns, 3 * p * p])
+        let patches = ((h - p) / stride + 1) * ((w - p) / stride + 1);
+        x.unfold(2, p, stride)
+            .unfold(3, p, stride) // (b, 3, rows, columns, p, p)
+            .permute([0, 2, 3, 1, 4, 5])
+            .reshape([b, patches, 3 * p * p])
             .linear(&self.weight.flatten(1, -1), Some(&self.bias))
     }
 }

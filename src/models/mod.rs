@@ -1,6 +1,7 @@
 //! The network: two backbones, a fusion and a head, with parameters under the names of the published checkpoints.
 
 pub mod beauty_net;
+pub mod cost;
 pub mod device;
 pub mod fusion;
 pub mod head;

@@ -1,4 +1,4 @@
-//! What a model is made of: parameters by part, and multiply-adds for one picture.
+//! What a model is made of: parameters by part, and what a picture costs.
 
 use std::collections::BTreeMap;
 
@@ -7,8 +7,8 @@ use serde::Serialize;
 use tch::Device;
 
 use super::beauty_net::BeautyNet;
-use super::vim::dt_rank;
-use crate::config::{BackboneShape, Config};
+use super::cost::Cost;
+use crate::config::Config;
 
 /// One part of the network.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -19,6 +19,8 @@ pub struct Layer {
     pub parameters: i64,
     /// Multiply-adds for one picture; element-wise work (norms, activations) is not counted.
     pub multiply_adds: i64,
+    /// Bytes that the forward pass of one picture keeps for backward, in float32; of fusion and head, which see one vector, 0.
+    pub activation_bytes: i64,
 }
 
 /// The whole network.
@@ -30,6 +32,10 @@ pub struct Summary {
     pub parameters: i64,
     /// Of all layers.
     pub multiply_adds: i64,
+    /// Of all layers.
+    pub activation_bytes: i64,
+    /// Pictures in a training step, from the config: it keeps `batch_size * activation_bytes`.
+    pub batch_size: usize,
 }
 
 /// Builds the network without reading pretrained weights, and counts.
@@ -38,7 +44,7 @@ pub struct Summary {
 /// Sizes that do not fit.
 pub fn summarise(config: &Config) -> Result<Summary> {
     let net = BeautyNet::without_pretrained(config, Device::Cpu)?;
-    let mut by_part: BTreeMap<(usize, usize, String), [i64; 2]> = BTreeMap::new();
+    let mut by_part: BTreeMap<(usize, usize, String), [i64; 3]> = BTreeMap::new();
     for (name, tensor) in net.parameters().iter().filter(|(_, t)| t.requires_grad()) {
         let part = part_of(name);
         let entry = by_part
@@ -54,37 +60,41 @@ pub fn summarise(config: &Config) -> Result<Summary> {
             };
         }
     }
-    for (prefix, shape, block) in [
-        (
-            "vit",
-            config.vit_shape()?,
-            vit_block as fn(&BackboneShape) -> i64,
-        ),
-        ("mamba", config.mamba_shape()?, vim_block),
+    for (prefix, shape) in [
+        ("vit", config.vit_shape()?),
+        ("mamba", config.mamba_shape()?),
     ] {
         let Some(shape) = shape else { continue };
         for ((_, _, part), entry) in by_part
             .iter_mut()
             .filter(|((_, _, part), _)| part.starts_with(prefix))
         {
-            if part.ends_with("patch_embed") {
-                entry[1] = shape.patches() * 3 * shape.patch_size.pow(2) * shape.embed_dim;
-            } else if part.contains(".blocks.") || part.contains(".layers.") {
-                entry[1] = block(&shape);
-            }
+            let cost = match part.split('.').nth(1) {
+                Some("patch_embed") => Cost::patch_embed(&shape),
+                Some("blocks" | "layers") => Cost::block(&shape),
+                Some("norm" | "norm_f") => Cost::norm(&shape),
+                _ => continue,
+            };
+            entry[1] = cost.multiply_adds;
+            entry[2] = cost.activation_bytes;
         }
     }
     let layers: Vec<Layer> = by_part
         .into_iter()
-        .map(|((_, _, name), [parameters, multiply_adds])| Layer {
-            name,
-            parameters,
-            multiply_adds,
-        })
+        .map(
+            |((_, _, name), [parameters, multiply_adds, activation_bytes])| Layer {
+                name,
+                parameters,
+                multiply_adds,
+                activation_bytes,
+            },
+        )
         .collect();
     Ok(Summary {
         parameters: layers.iter().map(|layer| layer.parameters).sum(),
         multiply_adds: layers.iter().map(|layer| layer.multiply_adds).sum(),
+        activation_bytes: layers.iter().map(|layer| layer.activation_bytes).sum(),
+        batch_size: config.train.batch_size,
         layers,
     })
 }
@@ -125,22 +135,6 @@ fn number(part: &str) -> usize {
         .unwrap_or(0)
 }
 
-/// qkv and projection, queries times keys and weights times values, and the MLP of ratio 4.
-fn vit_block(shape: &BackboneShape) -> i64 {
-    let (l, d) = (shape.patches() + 1, shape.embed_dim);
-    l * d * 4 * d + 2 * l * l * d + l * d * 8 * d
-}
-
-/// The projections, and for each direction the convolution (4 taps), the step sizes, and the scan: per channel, step and state
-/// one multiplication of dt and A, two for the state and one for its reading.
-fn vim_block(shape: &BackboneShape) -> i64 {
-    let (l, d, n) = (shape.patches() + 1, shape.embed_dim, shape.d_state);
-    let (inner, rank) = (2 * d, dt_rank(d));
-    let direction =
-        l * inner * 4 + l * inner * (rank + 2 * n) + l * rank * inner + 4 * l * inner * n;
-    l * d * 2 * inner + 2 * direction + l * inner * d
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -168,6 +162,24 @@ mod tests {
         // 7.15 M with 1000 classes.
         let published = summary.parameters + 193_000 - 193;
         assert_eq!((published as f64 / 1e4).round(), 715.0, "{published}");
+    }
+
+    #[test]
+    fn a_stride_of_half_a_patch_costs_as_many_times_more_as_there_are_tokens() {
+        let of = |name: &str| {
+            let name = format!("model.mamba.name={name}");
+            summary(&["model.fusion.strategy=mamba_only", &name])
+        };
+        let wide = of("vim_tiny_patch16_224"); // 197 tokens
+        let narrow = of("vim_tiny_patch16_stride8_224"); // 730
+        let block = |summary: &Summary| {
+            let layers = summary.layers.iter();
+            let mut blocks = layers.filter(|layer| layer.name == "mamba.layers.0");
+            blocks.next().unwrap().multiply_adds
+        };
+        assert_eq!(block(&narrow) * 197, block(&wide) * 730);
+        assert!(narrow.activation_bytes > 3 * wide.activation_bytes);
+        assert_eq!(narrow.parameters - wide.parameters, (730 - 197) * 192);
     }
 
     #[test]

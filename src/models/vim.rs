@@ -186,8 +186,7 @@ impl VisionMamba {
         Self {
             patch_embed: PatchEmbed::new(
                 path / "patch_embed",
-                shape.patch_size,
-                dim,
+                shape,
                 Init::TruncNormal {
                     std: fan_in.powf(-0.5),
                 }, // LeCun normal

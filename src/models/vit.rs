@@ -114,8 +114,7 @@ impl VisionTransformer {
         Self {
             patch_embed: PatchEmbed::new(
                 path / "patch_embed",
-                shape.patch_size,
-                dim,
+                shape,
                 Init::pytorch_default(fan_in),
             ),
             cls_token: Init::TruncNormal { std: 1e-6 }.parameter(path, "cls_token", &[1, 1, dim]),

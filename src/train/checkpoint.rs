@@ -6,6 +6,7 @@ use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
 use tch::Tensor;
 
+use super::ema::Ema;
 use super::optimizer::AdamW;
 use super::run_dir::RunDir;
 use crate::models::BeautyNet;
@@ -14,6 +15,7 @@ use crate::models::weights::{self, WeightsFile};
 const PROGRESS_KEY: &str = "progress";
 const MODEL: &str = "model.";
 const OPTIMIZER: &str = "optimizer.";
+const AVERAGE: &str = "ema.";
 
 /// How far a run has come.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
@@ -34,7 +36,13 @@ pub struct Progress {
 ///
 /// # Errors
 /// Names the file where it cannot be written.
-pub fn save(run: &RunDir, net: &BeautyNet, optimizer: &AdamW, progress: &Progress) -> Result<()> {
+pub fn save(
+    run: &RunDir,
+    net: &BeautyNet,
+    optimizer: &AdamW,
+    ema: Option<&Ema>,
+    progress: &Progress,
+) -> Result<()> {
     let prefixed = |prefix: &str, list: Vec<(String, Tensor)>| -> Vec<(String, Tensor)> {
         list.into_iter()
             .map(|(name, tensor)| (format!("{prefix}{name}"), tensor))
@@ -42,6 +50,9 @@ pub fn save(run: &RunDir, net: &BeautyNet, optimizer: &AdamW, progress: &Progres
     };
     let mut tensors = prefixed(MODEL, net.parameters());
     tensors.extend(prefixed(OPTIMIZER, optimizer.state()));
+    if let Some(ema) = ema {
+        tensors.extend(prefixed(AVERAGE, ema.state()));
+    }
     let metadata = HashMap::from([(PROGRESS_KEY.to_string(), serde_json::to_string(progress)?)]);
     weights::save(&run.checkpoint(), &tensors, metadata)
 }
@@ -50,18 +61,28 @@ pub fn save(run: &RunDir, net: &BeautyNet, optimizer: &AdamW, progress: &Progres
 ///
 /// # Errors
 /// Names the file where it is damaged or of another model.
-pub fn load(run: &RunDir, net: &BeautyNet, optimizer: &mut AdamW) -> Result<Option<Progress>> {
+pub fn load(
+    run: &RunDir,
+    net: &BeautyNet,
+    optimizer: &mut AdamW,
+    ema: Option<&mut Ema>,
+) -> Result<Option<Progress>> {
     let path = run.checkpoint();
     if !path.exists() {
         return Ok(None);
     }
     let mut file = WeightsFile::open(&path)?;
-    restore(&mut file, net, optimizer)
+    restore(&mut file, net, optimizer, ema)
         .map(Some)
         .with_context(|| format!("cannot resume from {}", path.display()))
 }
 
-fn restore(file: &mut WeightsFile, net: &BeautyNet, optimizer: &mut AdamW) -> Result<Progress> {
+fn restore(
+    file: &mut WeightsFile,
+    net: &BeautyNet,
+    optimizer: &mut AdamW,
+    ema: Option<&mut Ema>,
+) -> Result<Progress> {
     let progress = file
         .metadata()
         .get(PROGRESS_KEY)
@@ -80,11 +101,18 @@ fn restore(file: &mut WeightsFile, net: &BeautyNet, optimizer: &mut AdamW) -> Re
             target.f_copy_(&tensor).with_context(|| name)?;
         }
     }
-    let mut saved = HashMap::new();
-    for (name, _) in optimizer.state() {
-        let tensor = file.tensor(&format!("{OPTIMIZER}{name}"))?;
-        saved.insert(name, tensor);
+    let mut saved = |prefix: &str, state: Vec<(String, Tensor)>| -> Result<HashMap<_, _>> {
+        state
+            .into_iter()
+            .map(|(name, _)| {
+                let tensor = file.tensor(&format!("{prefix}{name}"))?;
+                Ok((name, tensor))
+            })
+            .collect()
+    };
+    optimizer.restore(&saved(OPTIMIZER, optimizer.state())?)?;
+    if let Some(ema) = ema {
+        ema.restore(&saved(AVERAGE, ema.state())?)?;
     }
-    optimizer.restore(&saved)?;
     Ok(progress)
 }

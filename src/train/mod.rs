@@ -1,6 +1,8 @@
 //! Training: the loop, and the parts that are named for what they do.
 
 pub mod checkpoint;
+pub mod ema;
+pub mod groups;
 pub mod observer;
 pub mod optimizer;
 pub mod outcome;

@@ -24,6 +24,8 @@ pub struct Start<'a> {
     pub resumed: bool,
     /// Epochs done before, where the run is resumed.
     pub epochs_done: usize,
+    /// What is worth knowing about the pretrained weights, a line each.
+    pub notes: &'a [String],
 }
 
 /// One optimizer step.

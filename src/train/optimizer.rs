@@ -5,26 +5,14 @@ use std::collections::HashMap;
 use anyhow::{Context, Result, ensure};
 use tch::{Kind, Tensor};
 
+use super::groups::{self, GroupKey};
 use super::schedule::Schedule;
-use crate::config::OptimizerConfig;
+use crate::config::{FreezeConfig, OptimizerConfig};
 use crate::ops::{self, AdamWStep};
 
-/// Names whose last part is one of these are not decayed, whatever their shape (Vision Mamba's and timm's rule).
-const NOT_DECAYED: [&str; 6] = ["A_log", "A_b_log", "D", "D_b", "cls_token", "pos_embed"];
-
-/// Whether weight decay applies: to matrices and kernels, not to biases, norms, tokens, or the scan's A and D.
-pub fn is_decayed(name: &str, parameter: &Tensor) -> bool {
-    let last = name.rsplit('.').next().unwrap_or(name);
-    parameter.dim() > 1 && !NOT_DECAYED.contains(&last)
-}
-
-/// Whether a parameter belongs to a backbone, which may have a learning rate of its own.
-pub fn is_backbone(name: &str) -> bool {
-    name.starts_with("vit.") || name.starts_with("mamba.")
-}
-
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Group {
+    key: GroupKey,
     names: Vec<String>,
     params: Vec<Tensor>,
     exp_avgs: Vec<Tensor>,
@@ -33,6 +21,17 @@ struct Group {
 }
 
 impl Group {
+    fn new(key: GroupKey) -> Self {
+        Self {
+            key,
+            names: Vec::new(),
+            params: Vec::new(),
+            exp_avgs: Vec::new(),
+            exp_avg_sqs: Vec::new(),
+            steps: Vec::new(),
+        }
+    }
+
     fn add(&mut self, name: &str, parameter: &Tensor) {
         self.names.push(name.to_string());
         self.params.push(parameter.shallow_clone());
@@ -46,45 +45,74 @@ impl Group {
 /// The optimizer and its state.
 #[derive(Debug)]
 pub struct AdamW {
-    /// By (in a backbone, decayed).
-    groups: [[Group; 2]; 2],
+    groups: Vec<Group>,
     config: OptimizerConfig,
+    /// Whether the groups that may be frozen are.
+    frozen: bool,
 }
 
 impl AdamW {
-    /// For all of `parameters` that want gradients.
-    pub fn new(parameters: &[(String, Tensor)], config: &OptimizerConfig) -> Self {
-        let mut groups: [[Group; 2]; 2] = Default::default();
-        for (name, parameter) in parameters.iter().filter(|(_, p)| p.requires_grad()) {
-            let [backbone, decayed] = [is_backbone(name), is_decayed(name, parameter)];
-            groups[usize::from(backbone)][usize::from(decayed)].add(name, parameter);
+    /// For all of `parameters` that want gradients. Those that `freeze` names can be [frozen](Self::freeze).
+    pub fn new(
+        parameters: &[(String, Tensor)],
+        config: &OptimizerConfig,
+        freeze: &FreezeConfig,
+    ) -> Self {
+        let trained: Vec<_> = parameters
+            .iter()
+            .filter(|(_, p)| p.requires_grad())
+            .collect();
+        let depths = groups::depths(trained.iter().map(|(name, _)| name.as_str()));
+        let mut groups: Vec<Group> = Vec::new();
+        for (name, parameter) in trained {
+            let key = GroupKey::new(name, parameter, depths, config, freeze);
+            let place = groups.partition_point(|group| group.key < key);
+            if groups.get(place).is_none_or(|group| group.key != key) {
+                groups.insert(place, Group::new(key));
+            }
+            groups[place].add(name, parameter);
         }
         Self {
             groups,
             config: config.clone(),
+            frozen: false,
         }
     }
 
-    fn all_groups(&self) -> impl Iterator<Item = &Group> {
-        self.groups.iter().flatten()
+    /// Holds the parameters that may be frozen still, or lets them learn. While they are still they take no gradient, so
+    /// backward does not go below them, and their moments rest.
+    pub fn freeze(&mut self, frozen: bool) {
+        self.frozen = frozen;
+        for group in self.groups.iter().filter(|group| group.key.freezable) {
+            for parameter in &group.params {
+                let _ = parameter.set_requires_grad(!frozen);
+            }
+        }
+    }
+
+    /// Groups that learn now.
+    fn learning(&self) -> impl Iterator<Item = &Group> {
+        let groups = self.groups.iter();
+        groups.filter(|group| !(self.frozen && group.key.freezable))
     }
 
     /// Trained parameters, in numbers.
     pub fn parameter_count(&self) -> i64 {
-        self.all_groups()
+        self.groups
+            .iter()
             .flat_map(|group| &group.params)
             .map(|parameter| parameter.numel() as i64)
             .sum()
     }
 
-    /// The learning rates of head and backbones at a step (from 0).
+    /// The learning rates of head and backbones (of their topmost layer) at a step (from 0).
     pub fn rates(&self, schedule: &Schedule, step: u64) -> [f64; 2] {
         [self.config.lr, self.config.backbone_lr()].map(|base| schedule.lr(base, step))
     }
 
     /// Forgets the gradients.
     pub fn zero_grad(&self) {
-        for parameter in self.all_groups().flat_map(|group| &group.params) {
+        for parameter in self.learning().flat_map(|group| &group.params) {
             parameter.shallow_clone().zero_grad();
         }
     }
@@ -96,7 +124,7 @@ impl AdamW {
     /// libtorch's message.
     pub fn step(&mut self, rates: [f64; 2], clip: Option<f64>) -> Result<f64> {
         let gradients: Vec<Vec<Tensor>> = self
-            .all_groups()
+            .learning()
             .map(|group| group.params.iter().map(gradient).collect())
             .collect();
         let all: Vec<Tensor> = gradients
@@ -108,27 +136,28 @@ impl AdamW {
         if !norm.is_finite() {
             return Ok(norm);
         }
-        let mut gradients = gradients.iter();
-        for (lr, pair) in rates.into_iter().zip(&self.groups) {
-            for (decayed, group) in pair.iter().enumerate() {
-                let Some(gradients) = gradients.next() else {
-                    break;
-                };
-                let step = AdamWStep {
-                    lr,
-                    betas: self.config.betas,
-                    weight_decay: self.config.weight_decay * decayed as f64,
-                    eps: self.config.eps,
-                };
-                ops::adamw_step(
-                    &group.params,
-                    gradients,
-                    &group.exp_avgs,
-                    &group.exp_avg_sqs,
-                    &group.steps,
-                    &step,
-                )?;
-            }
+        for (group, gradients) in self.learning().zip(&gradients) {
+            let GroupKey {
+                backbone, decayed, ..
+            } = group.key;
+            let step = AdamWStep {
+                lr: rates[usize::from(backbone)] * group.key.lr_scale(),
+                betas: self.config.betas,
+                weight_decay: if decayed {
+                    self.config.weight_decay
+                } else {
+                    0.0
+                },
+                eps: self.config.eps,
+            };
+            ops::adamw_step(
+                &group.params,
+                gradients,
+                &group.exp_avgs,
+                &group.exp_avg_sqs,
+                &group.steps,
+                &step,
+            )?;
         }
         Ok(norm)
     }
@@ -136,7 +165,7 @@ impl AdamW {
     /// The moments and step counts by name (`exp_avg.NAME`, `exp_avg_sq.NAME`, `step.NAME`); they share the optimizer's storage.
     pub fn state(&self) -> Vec<(String, Tensor)> {
         let mut state = Vec::new();
-        for group in self.all_groups() {
+        for group in &self.groups {
             for (i, name) in group.names.iter().enumerate() {
                 state.push((format!("exp_avg.{name}"), group.exp_avgs[i].shallow_clone()));
                 state.push((
@@ -184,7 +213,7 @@ fn gradient(parameter: &Tensor) -> Tensor {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::ScheduleConfig;
+    use crate::config::{FrozenBlocks, ScheduleConfig};
 
     fn config() -> OptimizerConfig {
         OptimizerConfig {
@@ -193,6 +222,10 @@ mod tests {
             weight_decay: 0.5,
             ..OptimizerConfig::default()
         }
+    }
+
+    fn new_adamw(named: &[(String, Tensor)]) -> AdamW {
+        AdamW::new(named, &config(), &FreezeConfig::default())
     }
 
     fn leaf(values: &[f32]) -> Tensor {
@@ -228,7 +261,7 @@ mod tests {
                 backbone.shallow_clone(),
             ),
         ];
-        let mut adamw = AdamW::new(&named, &config());
+        let mut adamw = new_adamw(&named);
         for _ in 0..3 {
             adamw.zero_grad();
             (head.sum(Kind::Float) * 2.0 + bias.sum(Kind::Float) + backbone.sum(Kind::Float) * 0.5)
@@ -252,10 +285,7 @@ mod tests {
     #[test]
     fn clipping_scales_to_the_norm_and_reports_the_one_before() {
         let parameter = leaf(&[0.0, 0.0]);
-        let mut adamw = AdamW::new(
-            &[("head.w".to_string(), parameter.shallow_clone())],
-            &config(),
-        );
+        let mut adamw = new_adamw(&[("head.w".to_string(), parameter.shallow_clone())]);
         (parameter.sum(Kind::Float) * 3.0).backward();
         let norm = adamw.step([0.1, 0.1], Some(1.0)).unwrap();
         assert!((norm - 18f64.sqrt()).abs() < 1e-5);
@@ -266,10 +296,7 @@ mod tests {
     #[test]
     fn a_gradient_that_is_not_finite_changes_nothing() {
         let parameter = leaf(&[1.0]);
-        let mut adamw = AdamW::new(
-            &[("head.w".to_string(), parameter.shallow_clone())],
-            &config(),
-        );
+        let mut adamw = new_adamw(&[("head.w".to_string(), parameter.shallow_clone())]);
         (parameter.sum(Kind::Float) * f64::NAN).backward();
         assert!(adamw.step([0.1, 0.1], Some(1.0)).unwrap().is_nan());
         assert_eq!(parameter.double_value(&[0, 0]), 1.0);
@@ -280,7 +307,7 @@ mod tests {
         let run = |interrupt: bool| {
             let parameter = leaf(&[1.0, 2.0]);
             let named = [("head.w".to_string(), parameter.shallow_clone())];
-            let mut adamw = AdamW::new(&named, &config());
+            let mut adamw = new_adamw(&named);
             for step in 0..6 {
                 if interrupt && step == 3 {
                     let saved = adamw
@@ -288,7 +315,7 @@ mod tests {
                         .into_iter()
                         .map(|(n, t)| (n, t.copy()))
                         .collect();
-                    adamw = AdamW::new(&named, &config());
+                    adamw = new_adamw(&named);
                     adamw.restore(&saved).unwrap();
                 }
                 adamw.zero_grad();
@@ -301,23 +328,8 @@ mod tests {
     }
 
     #[test]
-    fn decay_leaves_out_what_the_published_recipes_leave_out() {
-        let matrix = Tensor::zeros([2, 2], (Kind::Float, tch::Device::Cpu));
-        for name in [
-            "mamba.layers.0.mixer.A_log",
-            "mamba.layers.0.mixer.A_b_log",
-            "vit.cls_token",
-            "mamba.pos_embed",
-        ] {
-            assert!(!is_decayed(name, &matrix), "{name}");
-        }
-        assert!(is_decayed("mamba.layers.0.mixer.in_proj.weight", &matrix));
-        assert!(!is_decayed("vit.norm.weight", &matrix.select(0, 0)));
-    }
-
-    #[test]
     fn rates_follow_the_schedule_by_group() {
-        let adamw = AdamW::new(&[], &config());
+        let adamw = new_adamw(&[]);
         let schedule = Schedule::new(
             &ScheduleConfig {
                 warmup_epochs: 0.0,
@@ -328,5 +340,64 @@ mod tests {
         );
         let [head, backbone] = adamw.rates(&schedule, 0);
         assert!((head - 0.1).abs() < 1e-5 && (backbone - 0.01).abs() < 1e-6);
+    }
+
+    /// One parameter of 1.0 each, after some steps with a gradient of 1 each.
+    fn trained(names: &[&str], steps: usize, prepare: impl Fn(&mut AdamW, usize)) -> Vec<f64> {
+        let named: Vec<_> = names
+            .iter()
+            .map(|n| (n.to_string(), leaf(&[1.0])))
+            .collect();
+        let freeze = FreezeConfig {
+            vit: FrozenBlocks::First(1),
+            ..FreezeConfig::default()
+        };
+        let optimizer = OptimizerConfig {
+            layer_decay: 0.5,
+            weight_decay: 0.0,
+            ..config()
+        };
+        let mut adamw = AdamW::new(&named, &optimizer, &freeze);
+        for step in 0..steps {
+            prepare(&mut adamw, step);
+            adamw.zero_grad();
+            let loss = named.iter().map(|(_, p)| p.sum(Kind::Float));
+            loss.reduce(|a, b| a + b).unwrap().backward();
+            adamw.step([0.1, 0.01], None).unwrap();
+        }
+        named.iter().map(|(_, p)| p.double_value(&[0, 0])).collect()
+    }
+
+    const NAMES: [&str; 6] = [
+        "head.layers.0.weight",
+        "vit.norm.weight",
+        "vit.blocks.1.attn.qkv.weight",
+        "vit.blocks.0.attn.qkv.weight",
+        "vit.pos_embed",
+        "mamba.layers.0.mixer.out_proj.weight",
+    ];
+
+    #[test]
+    fn layer_decay_shrinks_the_step_from_block_to_block() {
+        // Adam's first step is the rate itself, whatever the gradient.
+        let moved: Vec<f64> = trained(&NAMES, 1, |_, _| {})
+            .iter()
+            .map(|p| 1.0 - p)
+            .collect();
+        for (moved, expected) in moved.iter().zip([0.1, 0.01, 0.005, 0.0025, 0.00125, 0.005]) {
+            assert!((moved - expected).abs() < 1e-6, "{moved} is not {expected}");
+        }
+    }
+
+    #[test]
+    fn frozen_blocks_rest_until_they_are_let_go() {
+        let values = trained(&NAMES, 3, |adamw, _| adamw.freeze(true));
+        let rests: Vec<bool> = values.iter().map(|&value| value == 1.0).collect();
+        assert_eq!(rests, [false, false, false, true, true, false]);
+        let thawed = trained(&NAMES, 3, |adamw, step| adamw.freeze(step < 2));
+        // The first step after the thaw is a first step: the moments rested too.
+        assert!((1.0 - thawed[3] - 0.0025).abs() < 1e-6, "{}", thawed[3]);
+        let never = trained(&NAMES, 3, |_, _| {});
+        assert!(never[3] < thawed[3] && thawed[0] == never[0]);
     }
 }

@@ -9,6 +9,7 @@ use anyhow::{Context, Result, ensure};
 use tch::Tensor;
 
 use super::checkpoint::{self, Progress};
+use super::ema::Ema;
 use super::observer::{EpochRecord, Observer, Start, StepRecord};
 use super::optimizer::AdamW;
 use super::outcome::{BaselinesBySplit, Outcome};
@@ -104,6 +105,7 @@ struct Trainer<'a> {
     splits: Splits,
     net: BeautyNet,
     optimizer: AdamW,
+    ema: Option<Ema>,
     schedule: Schedule,
     steps_per_epoch: usize,
     progress: Progress,
@@ -127,10 +129,11 @@ impl<'a> Trainer<'a> {
         let (mean, std) = mean_and_std(&scores);
         net.set_score_scale(mean, std);
         let steps_per_epoch = splits.train.len().div_ceil(config.train.batch_size);
-        let (schedule, epochs) = (&config.train.schedule, config.train.epochs);
+        let (settings, parameters) = (&config.train, net.parameters());
         Self {
-            schedule: Schedule::new(schedule, epochs, steps_per_epoch),
-            optimizer: AdamW::new(&net.parameters(), &config.train.optimizer),
+            schedule: Schedule::new(&settings.schedule, settings.epochs, steps_per_epoch),
+            optimizer: AdamW::new(&parameters, &settings.optimizer, &settings.freeze),
+            ema: settings.ema_decay.map(|decay| Ema::new(&parameters, decay)),
             progress: Progress {
                 data: splits.fingerprint(),
                 ..Progress::default()
@@ -157,9 +160,12 @@ impl<'a> Trainer<'a> {
         };
         let mut trainer = Self::new(config, run, splits, net);
         trainer.resumed = true;
-        if let Some(progress) =
-            checkpoint::load(&trainer.run, &trainer.net, &mut trainer.optimizer)?
-        {
+        if let Some(progress) = checkpoint::load(
+            &trainer.run,
+            &trainer.net,
+            &mut trainer.optimizer,
+            trainer.ema.as_mut(),
+        )? {
             ensure!(
                 progress.data == trainer.progress.data,
                 "the data set is not the one that {} was started with: pictures or scores were added, removed or changed",
@@ -202,6 +208,7 @@ impl<'a> Trainer<'a> {
             steps_per_epoch: self.steps_per_epoch,
             resumed: self.resumed,
             epochs_done: self.progress.epochs,
+            notes: self.net.notes(),
         };
         observers
             .iter_mut()
@@ -219,6 +226,7 @@ impl<'a> Trainer<'a> {
         let started = Instant::now();
         let sums = self.train_epoch(observers)?;
         let training = started.elapsed();
+        self.exchange_average()?;
         let val = self.predict(Split::Val, &self.splits.val, observers)?;
         let figures = val.metrics()?;
         self.progress.epochs += 1;
@@ -256,15 +264,28 @@ impl<'a> Trainer<'a> {
         Ok(())
     }
 
-    /// The checkpoint comes last: whatever it counts on is there before it.
-    fn save(&self, best: bool) -> Result<()> {
+    /// Puts the average of the weights, if one is kept, in their place, and back again.
+    fn exchange_average(&mut self) -> Result<()> {
+        self.ema.as_mut().map_or(Ok(()), Ema::exchange)
+    }
+
+    /// Keeps what was measured, puts the weights back that training goes on with, and writes the checkpoint last: whatever it
+    /// counts on is there before it.
+    fn save(&mut self, best: bool) -> Result<()> {
         let parameters = self.net.parameters();
         if best {
             weights::save(&self.run.best(), &parameters, self.metadata()?)?;
         }
         weights::save(&self.run.last(), &parameters, self.metadata()?)?;
         self.run.write_metrics(&self.records)?;
-        checkpoint::save(&self.run, &self.net, &self.optimizer, &self.progress)
+        self.exchange_average()?;
+        checkpoint::save(
+            &self.run,
+            &self.net,
+            &self.optimizer,
+            self.ema.as_ref(),
+            &self.progress,
+        )
     }
 
     /// One entry, so that equal weights make equal files: several would be written in no fixed order.
@@ -285,6 +306,9 @@ impl<'a> Trainer<'a> {
         let options =
             LoaderOptions::new(pass, self.config.train.batch_size, self.config.data.workers);
         let mut loader = Loader::new(Arc::clone(&self.splits.train), options)?;
+        let frozen_epochs = self.config.train.freeze.epochs;
+        self.optimizer
+            .freeze(frozen_epochs.is_none_or(|epochs| self.progress.epochs < epochs));
         let mut sums = EpochSums::default();
         loop {
             let asked = Instant::now();
@@ -325,6 +349,9 @@ impl<'a> Trainer<'a> {
             self.names(batch),
             self.run.root().display()
         );
+        if let Some(ema) = &mut self.ema {
+            ema.update(self.progress.steps)?;
+        }
         Ok(StepRecord {
             step: self.progress.steps,
             loss: value,

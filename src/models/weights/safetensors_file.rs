@@ -1,4 +1,4 @@
-//! Weights files: safetensors in and out, tensor by tensor.
+//! Safetensors files in and out, tensor by tensor.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
@@ -12,28 +12,22 @@ use tch::{Device, Kind, Tensor};
 use crate::files::write_whole;
 
 /// A header this long is not one of a model: it keeps a broken file from asking for all memory.
-const MAX_HEADER: u64 = 64 << 20;
-/// How many names of each kind an error lists.
-const LISTED: usize = 20;
+const MAX_HEADER: u64 = 16 << 20;
 
 /// An open safetensors file: the header is read and checked, tensors are read one at a time.
 #[derive(Debug)]
-pub struct WeightsFile {
+pub struct SafetensorsFile {
     file: File,
     header: Metadata,
     data_start: u64,
 }
 
-impl WeightsFile {
+impl SafetensorsFile {
     /// Opens a file and checks its header against its length.
     ///
     /// # Errors
-    /// Names the file and what is wrong with it.
+    /// What is wrong with the file.
     pub fn open(path: &Path) -> Result<Self> {
-        Self::read_header(path).with_context(|| format!("cannot read weights {}", path.display()))
-    }
-
-    fn read_header(path: &Path) -> Result<Self> {
         let mut file = File::open(path)?;
         let length = file.metadata()?.len();
         let mut prefix = [0; 8];
@@ -42,7 +36,7 @@ impl WeightsFile {
         let header_length = u64::from_le_bytes(prefix);
         ensure!(
             header_length <= MAX_HEADER.min(length.saturating_sub(8)),
-            "it is not a safetensors file, or it is cut short (PyTorch's .pth and .bin are not read by this version: convert them with safetensors.torch.save_file)"
+            "it is neither a safetensors file nor a zip file of torch.save, or it is cut short"
         );
         let mut header = vec![0; header_length as usize];
         file.read_exact(&mut header)?;
@@ -50,10 +44,11 @@ impl WeightsFile {
         let header: Metadata = serde_json::from_slice(&header)
             .map_err(|error| anyhow::anyhow!("its header is damaged: {error}"))?;
         let data_start = 8 + header_length;
+        let data_length = header.data_len() as u64;
         ensure!(
-            data_start + header.data_len() as u64 == length,
-            "it is {length} bytes long where its header says {}: it was cut short or added to",
-            data_start + header.data_len() as u64
+            length - data_start == data_length,
+            "it has {} bytes of values where its header says {data_length}: it was cut short or added to",
+            length - data_start
         );
         Ok(Self {
             file,
@@ -150,83 +145,4 @@ fn serialize(tensors: &[(String, Tensor)], metadata: HashMap<String, String>) ->
         })
         .collect::<Result<Vec<_>>>()?;
     Ok(safetensors::serialize(views, Some(metadata))?)
-}
-
-/// Loads every one of `parameters` from a file that has exactly those names and shapes: a run's own weights.
-///
-/// # Errors
-/// Names the file, and the names that are missing, unexpected or of another shape.
-pub fn load(parameters: &[(String, Tensor)], path: &Path) -> Result<()> {
-    let mut file = WeightsFile::open(path)?;
-    let targets: BTreeMap<&str, &Tensor> = parameters
-        .iter()
-        .map(|(name, tensor)| (name.as_str(), tensor))
-        .collect();
-    copy_all(&mut file, &targets, &|_| false)
-        .with_context(|| format!("cannot use weights {}", path.display()))
-}
-
-/// Loads a published backbone into the parameters under `prefix` (`vit.` or `mamba.`); the file's names have no prefix, and its
-/// classifier (`head.*`) is left out.
-///
-/// # Errors
-/// Names the file, and the names that are missing, unexpected or of another shape.
-pub fn load_backbone(parameters: &[(String, Tensor)], prefix: &str, path: &Path) -> Result<()> {
-    let mut file = WeightsFile::open(path)?;
-    let targets: BTreeMap<&str, &Tensor> = parameters
-        .iter()
-        .filter_map(|(name, tensor)| Some((name.strip_prefix(prefix)?, tensor)))
-        .collect();
-    copy_all(&mut file, &targets, &|name| name.starts_with("head."))
-}
-
-fn copy_all(
-    file: &mut WeightsFile,
-    targets: &BTreeMap<&str, &Tensor>,
-    left_out: &dyn Fn(&str) -> bool,
-) -> Result<()> {
-    let shapes = file.shapes();
-    let missing = targets
-        .keys()
-        .filter(|name| !shapes.contains_key(**name))
-        .map(|name| name.to_string());
-    let unexpected = shapes
-        .keys()
-        .filter(|name| !targets.contains_key(name.as_str()) && !left_out(name))
-        .cloned();
-    let misshaped = targets.iter().filter_map(|(name, tensor)| {
-        let shape = shapes.get(*name)?;
-        let expected = tensor.size();
-        (*shape != expected)
-            .then(|| format!("{name} ({shape:?} in the file, {expected:?} in the model)"))
-    });
-    let problems: Vec<String> = [
-        listed("missing", missing.collect()),
-        listed("unexpected", unexpected.collect()),
-        listed("of another shape", misshaped.collect()),
-    ]
-    .into_iter()
-    .flatten()
-    .collect();
-    ensure!(
-        problems.is_empty(),
-        "the names do not fit: {}; check the preset and its sizes",
-        problems.join("; ")
-    );
-    let _guard = tch::no_grad_guard();
-    for (name, target) in targets {
-        let tensor = file.tensor(name)?;
-        target.shallow_clone().f_copy_(&tensor)?;
-    }
-    Ok(())
-}
-
-fn listed(what: &str, names: Vec<String>) -> Option<String> {
-    let more = names.len().saturating_sub(LISTED);
-    let shown = names[..names.len() - more].join(", ");
-    match (names.len(), more) {
-        (0, _) => None,
-        (_, 0) => Some(format!("{what}: {shown}")),
-        _ => Some(format!("{what}: {shown} and {more} more")),
-    }
 }

@@ -1,0 +1,79 @@
+//! What one picture costs in the layers of a backbone, counted from their equations.
+
+use super::vim::dt_rank;
+use crate::config::{BackboneKind, BackboneShape};
+
+/// Steps of the sequence between two states that the scan keeps for backward (csrc/README.md).
+const STEPS_PER_STATE: i64 = 32;
+const FLOAT: i64 = 4;
+
+/// Of one layer and one picture.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Cost {
+    /// Multiplications with an addition. Element-wise work (norms, activations) is not counted.
+    pub multiply_adds: i64,
+    /// What the forward pass keeps for backward, in float32.
+    pub activation_bytes: i64,
+}
+
+impl Cost {
+    fn new(multiply_adds: i64, floats: i64) -> Self {
+        Self {
+            multiply_adds,
+            activation_bytes: FLOAT * floats,
+        }
+    }
+
+    /// A matrix product over the flattened patches, which it keeps.
+    pub fn patch_embed(shape: &BackboneShape) -> Self {
+        let pixels = shape.patches() * 3 * shape.patch_size.pow(2);
+        Self::new(pixels * shape.embed_dim, pixels)
+    }
+
+    /// One block.
+    pub fn block(shape: &BackboneShape) -> Self {
+        match shape.kind {
+            BackboneKind::Vit => Self::vit_block(shape),
+            BackboneKind::Vim => Self::vim_block(shape),
+        }
+    }
+
+    /// The norm behind the blocks keeps its input; a root mean square norm also what it is before it is weighted.
+    pub fn norm(shape: &BackboneShape) -> Self {
+        let kept = match shape.kind {
+            BackboneKind::Vit => 1,
+            BackboneKind::Vim => 2,
+        };
+        Self::new(0, kept * (shape.patches() + 1) * shape.embed_dim)
+    }
+
+    /// qkv and projection, queries times keys and weights times values, and the MLP of ratio 4.
+    ///
+    /// Kept of each token: the inputs of both norms and what comes out of them (4 d), queries, keys and values (3 d), what
+    /// attention gives (d) and its log-sum-exp by head, and the MLP's hidden layer before and after its GELU (8 d).
+    fn vit_block(shape: &BackboneShape) -> Self {
+        let (l, d) = (shape.patches() + 1, shape.embed_dim);
+        Self::new(
+            l * d * 4 * d + 2 * l * l * d + l * d * 8 * d,
+            l * (16 * d + shape.num_heads),
+        )
+    }
+
+    /// The projections, and for each direction the convolution (4 taps), the step sizes, and the scan: per channel, step and
+    /// state one multiplication of dt and A, two for the state and one for its reading.
+    ///
+    /// Kept of each token: the norm's input, its output before and after its weight (3 d), x and z, and the input of the last projection; for each direction
+    /// what the convolution gives, its projection, the step sizes, and a state every so many steps.
+    fn vim_block(shape: &BackboneShape) -> Self {
+        let (l, d, n) = (shape.patches() + 1, shape.embed_dim, shape.d_state);
+        let (inner, rank) = (2 * d, dt_rank(d));
+        let direction =
+            l * inner * 4 + l * inner * (rank + 2 * n) + l * rank * inner + 4 * l * inner * n;
+        let states = (l + STEPS_PER_STATE - 1) / STEPS_PER_STATE * inner * n;
+        let kept_by_direction = l * (2 * inner + rank + 2 * n) + states;
+        Self::new(
+            l * d * 2 * inner + 2 * direction + l * inner * d,
+            l * (3 * d + 3 * inner) + 2 * kept_by_direction,
+        )
+    }
+}

@@ -1,0 +1,250 @@
+//! From a weights file into a network: which names must be there, and what may differ.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use anyhow::{Context, Result, bail, ensure};
+use tch::{Kind, Tensor};
+
+use super::resample::{self, Grids};
+use super::{StateDict, WeightsFile};
+use crate::config::BackboneKind;
+
+/// How many names of each kind an error lists.
+const LISTED: usize = 20;
+/// What PyTorch's wrappers put before every name.
+const WRAPPERS: [&str; 2] = ["module.", "_orig_mod."];
+/// The classifier of a published backbone, which this network has no use for.
+const CLASSIFIER: &str = "head.";
+
+/// A published backbone's file, and how it is read.
+#[derive(Debug, Clone, Copy)]
+pub struct Pretrained<'a> {
+    /// The file.
+    pub path: &'a Path,
+    /// Which of its state dicts.
+    pub state_dict: StateDict,
+    /// Whether every name must fit; otherwise what fits is taken.
+    pub strict: bool,
+}
+
+/// Loads every one of `parameters` from a file that has exactly those names and shapes: a run's own weights.
+///
+/// # Errors
+/// Names the file, and the names that are missing, unexpected or of another shape.
+pub fn load(parameters: &[(String, Tensor)], path: &Path) -> Result<()> {
+    let mut file = WeightsFile::open(path)?;
+    let targets: BTreeMap<&str, &Tensor> = parameters
+        .iter()
+        .map(|(name, tensor)| (name.as_str(), tensor))
+        .collect();
+    let plan = Plan::new(&file.shapes(), &targets, None);
+    plan.check()
+        .and_then(|()| plan.carry_out(&mut file, &targets))
+        .with_context(|| format!("cannot use weights {}", path.display()))
+}
+
+/// Loads a published backbone into the parameters under `prefix` (`vit.` or `mamba.`); the file's names have no prefix, or that
+/// of a wrapper. Its classifier (`head.*`) is left out, and position and patch embeddings of another size are resampled.
+/// Returns what is worth knowing about it, a line each: what was resampled or left out.
+///
+/// # Errors
+/// Names the file, and the names that are missing, unexpected or of another shape.
+pub fn load_backbone(
+    parameters: &[(String, Tensor)],
+    prefix: &str,
+    kind: BackboneKind,
+    pretrained: &Pretrained,
+) -> Result<Vec<String>> {
+    let mut file = WeightsFile::open_state_dict(pretrained.path, pretrained.state_dict)?;
+    let targets: BTreeMap<&str, &Tensor> = parameters
+        .iter()
+        .filter_map(|(name, tensor)| Some((name.strip_prefix(prefix)?, tensor)))
+        .collect();
+    let plan = Plan::new(&file.shapes(), &targets, Some(kind));
+    if pretrained.strict {
+        plan.check()?;
+    }
+    ensure!(
+        !plan.steps.is_empty(),
+        "none of its names and shapes is one of this backbone's: {}",
+        plan.differences().join("; ")
+    );
+    plan.carry_out(&mut file, &targets)?;
+    let resampled = plan.steps.iter().filter_map(|step| match step.change {
+        Change::None => None,
+        change => Some(format!("{} was resampled {change}", step.name)),
+    });
+    Ok(resampled.chain(plan.differences()).collect())
+}
+
+/// What is taken from a file, and what does not fit.
+struct Plan {
+    steps: Vec<Step>,
+    missing: Vec<String>,
+    unexpected: Vec<String>,
+    misshaped: Vec<String>,
+}
+
+/// One tensor to load.
+struct Step {
+    /// In the network.
+    name: String,
+    /// In the file.
+    stored: String,
+    change: Change,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Change {
+    None,
+    Positions(Grids),
+    Patches { from: i64, to: i64 },
+}
+
+impl std::fmt::Display for Change {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::None => Ok(()),
+            Self::Positions(Grids { from, to, .. }) => {
+                write!(f, "from {from}x{from} to {to}x{to} patches")
+            }
+            Self::Patches { from, to } => write!(f, "from {from}x{from} to {to}x{to} pixels"),
+        }
+    }
+}
+
+impl Plan {
+    /// `kind` for a published file, which may have a classifier, a wrapper's prefix and other sizes of embeddings.
+    fn new(
+        shapes: &BTreeMap<String, Vec<i64>>,
+        targets: &BTreeMap<&str, &Tensor>,
+        kind: Option<BackboneKind>,
+    ) -> Self {
+        let wrapper = match kind {
+            Some(_) => wrapper(shapes),
+            None => String::new(),
+        };
+        let mut plan = Self {
+            steps: Vec::new(),
+            missing: Vec::new(),
+            unexpected: Vec::new(),
+            misshaped: Vec::new(),
+        };
+        for (name, target) in targets {
+            let stored = format!("{wrapper}{name}");
+            let Some(shape) = shapes.get(&stored) else {
+                plan.missing.push(name.to_string());
+                continue;
+            };
+            let expected = target.size();
+            match change(name, shape, &expected, kind) {
+                Some(change) => plan.steps.push(Step {
+                    name: name.to_string(),
+                    stored,
+                    change,
+                }),
+                None => plan.misshaped.push(format!(
+                    "{name} ({shape:?} in the file, {expected:?} in the model)"
+                )),
+            }
+        }
+        plan.unexpected = shapes
+            .keys()
+            .map(|name| name.strip_prefix(&wrapper).unwrap_or(name))
+            .filter(|name| !targets.contains_key(name))
+            .filter(|name| kind.is_none() || !name.starts_with(CLASSIFIER))
+            .map(|name| name.escape_debug().take(200).collect())
+            .collect();
+        plan
+    }
+
+    fn differences(&self) -> Vec<String> {
+        [
+            ("missing", &self.missing),
+            ("unexpected", &self.unexpected),
+            ("of another shape", &self.misshaped),
+        ]
+        .into_iter()
+        .filter_map(|(what, names)| listed(what, names))
+        .collect()
+    }
+
+    fn check(&self) -> Result<()> {
+        let differences = self.differences();
+        if differences.is_empty() {
+            return Ok(());
+        }
+        bail!(
+            "the names do not fit: {}; check the preset and its sizes",
+            differences.join("; ")
+        )
+    }
+
+    fn carry_out(&self, file: &mut WeightsFile, targets: &BTreeMap<&str, &Tensor>) -> Result<()> {
+        let _guard = tch::no_grad_guard();
+        for step in &self.steps {
+            let tensor = file.tensor(&step.stored)?;
+            let tensor = match step.change {
+                Change::None => tensor,
+                Change::Positions(grids) => {
+                    resample::position_embedding(&tensor.to_kind(Kind::Float), grids)?
+                }
+                Change::Patches { to, .. } => {
+                    resample::patch_embedding(&tensor.to_kind(Kind::Float), to)?
+                }
+            };
+            targets[step.name.as_str()]
+                .shallow_clone()
+                .f_copy_(&tensor)
+                .with_context(|| step.name.clone())?;
+        }
+        Ok(())
+    }
+}
+
+/// What a tensor of shape `stored` needs to become one of shape `wanted`; `None` where nothing helps.
+fn change(
+    name: &str,
+    stored: &[i64],
+    wanted: &[i64],
+    kind: Option<BackboneKind>,
+) -> Option<Change> {
+    if stored == wanted {
+        return Some(Change::None);
+    }
+    match (kind?, name, stored, wanted) {
+        (kind, "pos_embed", &[1, from, width], &[1, to, same]) if width == same => {
+            let grids = Grids::new(kind, from - 1, to - 1)?;
+            Some(Change::Positions(grids))
+        }
+        (_, "patch_embed.proj.weight", &[a, b, from, side], &[c, d, to, _])
+            if [a, b] == [c, d] && from == side && from > 0 =>
+        {
+            Some(Change::Patches { from, to })
+        }
+        _ => None,
+    }
+}
+
+/// The wrappers' prefixes that all names begin with.
+fn wrapper(shapes: &BTreeMap<String, Vec<i64>>) -> String {
+    let mut found = String::new();
+    while let Some(wrapper) = WRAPPERS.iter().find(|wrapper| {
+        let prefix = format!("{found}{wrapper}");
+        !shapes.is_empty() && shapes.keys().all(|name| name.starts_with(&prefix))
+    }) {
+        found += wrapper;
+    }
+    found
+}
+
+fn listed(what: &str, names: &[String]) -> Option<String> {
+    let more = names.len().saturating_sub(LISTED);
+    let shown = names[..names.len() - more].join(", ");
+    match (names.len(), more) {
+        (0, _) => None,
+        (_, 0) => Some(format!("{what}: {shown}")),
+        _ => Some(format!("{what}: {shown} and {more} more")),
+    }
+}

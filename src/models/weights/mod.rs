@@ -1,0 +1,108 @@
+//! Weights files: safetensors in and out, PyTorch's zip files in and out, tensor by tensor.
+
+mod fit;
+mod pickle;
+mod resample;
+mod safetensors_file;
+mod torch_file;
+mod torch_writer;
+
+use std::collections::{BTreeMap, HashMap};
+use std::fs::File;
+use std::io::Read;
+use std::path::Path;
+
+use anyhow::{Context, Result, bail};
+use tch::Tensor;
+
+pub use fit::{Pretrained, load, load_backbone};
+pub use safetensors_file::save;
+pub use torch_writer::save_torch;
+
+use safetensors_file::SafetensorsFile;
+use torch_file::TorchFile;
+
+/// Which of the state dicts in a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StateDict {
+    /// The weights as trained.
+    Model,
+    /// Their exponential moving average, of which training checkpoints keep a copy.
+    Ema,
+}
+
+/// An open weights file of either format; tensors are read one at a time.
+#[derive(Debug)]
+pub struct WeightsFile(Format);
+
+#[derive(Debug)]
+enum Format {
+    Safetensors(SafetensorsFile),
+    Torch(TorchFile),
+}
+
+impl WeightsFile {
+    /// Opens a file and checks its header; its format is told from its first bytes, not from its name.
+    ///
+    /// # Errors
+    /// Names the file and what is wrong with it.
+    pub fn open(path: &Path) -> Result<Self> {
+        Self::open_state_dict(path, StateDict::Model)
+    }
+
+    /// As [`open`](Self::open), for one of the state dicts of a training checkpoint.
+    ///
+    /// # Errors
+    /// Names the file and what is wrong with it.
+    pub fn open_state_dict(path: &Path, wanted: StateDict) -> Result<Self> {
+        Self::open_format(path, wanted)
+            .with_context(|| format!("cannot read weights {}", path.display()))
+    }
+
+    fn open_format(path: &Path, wanted: StateDict) -> Result<Self> {
+        let mut start = Vec::new();
+        File::open(path)?.take(32).read_to_end(&mut start)?;
+        if start.starts_with(b"PK\x03\x04") {
+            return Ok(Self(Format::Torch(TorchFile::open(path, wanted)?)));
+        }
+        if start.starts_with(b"\x80\x02\x8a\x0a") {
+            bail!(
+                "it is in the format of PyTorch before 1.6: open it with torch.load and write it with torch.save once more"
+            );
+        }
+        if start.starts_with(b"version https://git-lfs") {
+            bail!("it is the pointer of a large file, not the file: fetch that with git lfs pull");
+        }
+        if wanted == StateDict::Ema {
+            bail!("it has no EMA copy of the weights: a safetensors file holds one state dict");
+        }
+        Ok(Self(Format::Safetensors(SafetensorsFile::open(path)?)))
+    }
+
+    /// Names and shapes, sorted by name.
+    pub fn shapes(&self) -> BTreeMap<String, Vec<i64>> {
+        match &self.0 {
+            Format::Safetensors(file) => file.shapes(),
+            Format::Torch(file) => file.shapes(),
+        }
+    }
+
+    /// The file's free-form metadata, which only safetensors files have.
+    pub fn metadata(&self) -> HashMap<String, String> {
+        match &self.0 {
+            Format::Safetensors(file) => file.metadata(),
+            Format::Torch(_) => HashMap::new(),
+        }
+    }
+
+    /// One tensor, on the CPU, in the type that it is stored in. Its strides are the file's: it need not be contiguous.
+    ///
+    /// # Errors
+    /// There is no such tensor, its type is not one of torch's, or the file cannot be read.
+    pub fn tensor(&mut self, name: &str) -> Result<Tensor> {
+        match &mut self.0 {
+            Format::Safetensors(file) => file.tensor(name),
+            Format::Torch(file) => file.tensor(name),
+        }
+    }
+}

@@ -1,0 +1,193 @@
+//! Embeddings of another picture or patch size than the published ones.
+
+use anyhow::{Result, ensure};
+use tch::{Kind, Tensor};
+
+use crate::config::BackboneKind;
+use crate::models::vim::class_index;
+
+/// Largest side of a patch that is resampled, in pixels: the pseudo-inverse below takes the sixth power of it.
+const MAX_PATCH: i64 = 64;
+
+/// Two square grids of patches, and where the class token stands among their tokens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Grids {
+    /// Patches on a side, in the file.
+    pub from: i64,
+    /// Patches on a side, in the model.
+    pub to: i64,
+    kind: BackboneKind,
+}
+
+impl Grids {
+    /// For these numbers of patches; `None` where one is not of a square.
+    pub fn new(kind: BackboneKind, from: i64, to: i64) -> Option<Self> {
+        let side = |patches: i64| {
+            let side = patches.max(0).isqrt();
+            (side > 0 && side * side == patches).then_some(side)
+        };
+        Some(Self {
+            from: side(from)?,
+            to: side(to)?,
+            kind,
+        })
+    }
+
+    fn class_index(self, side: i64) -> i64 {
+        match self.kind {
+            BackboneKind::Vit => 0,
+            BackboneKind::Vim => class_index(side * side),
+        }
+    }
+}
+
+/// A position embedding (1, 1 + from², d) for another grid, (1, 1 + to², d): bicubic with antialias, as timm's
+/// `resample_abs_pos_embed`. The class token's row is kept as it is, and stands where the new grid has it: first for a ViT, in
+/// the middle for a Vision Mamba.
+///
+/// # Errors
+/// libtorch's message.
+pub fn position_embedding(embedding: &Tensor, grids: Grids) -> Result<Tensor> {
+    let Grids { from, to, .. } = grids;
+    let width = embedding.size()[2];
+    let (before, after) = (grids.class_index(from), grids.class_index(to));
+    let class = embedding.f_narrow(1, before, 1)?;
+    let patches = Tensor::f_cat(
+        &[
+            embedding.f_narrow(1, 0, before)?,
+            embedding.f_narrow(1, before + 1, from * from - before)?,
+        ],
+        1,
+    )?;
+    let plane = patches
+        .f_reshape([1, from, from, width])?
+        .f_permute([0, 3, 1, 2])?;
+    let patches = bicubic(&plane, to)?
+        .f_permute([0, 2, 3, 1])?
+        .f_reshape([1, to * to, width])?;
+    Ok(Tensor::f_cat(
+        &[
+            patches.f_narrow(1, 0, after)?,
+            class,
+            patches.f_narrow(1, after, to * to - after)?,
+        ],
+        1,
+    )?)
+}
+
+/// A patch embedding's kernels (d, 3, p, p) for patches of `side`²: the ones whose products with resized patches come closest
+/// to the old products with the patches as they were (FlexiViT, arXiv 2212.08013, section 3.4), as timm's
+/// `resample_patch_embed`. With B the matrix that resizes a flattened patch, they are pinv(Bᵀ) w.
+///
+/// # Errors
+/// Patches too large to do this with, or libtorch's message.
+pub fn patch_embedding(kernels: &Tensor, side: i64) -> Result<Tensor> {
+    let (d, channels, old, _) = kernels.size4()?;
+    ensure!(
+        old.max(side) <= MAX_PATCH,
+        "a patch embedding of {old} pixels is not resampled to {side}: the largest side is {MAX_PATCH}"
+    );
+    let units = Tensor::f_eye(old * old, (Kind::Float, kernels.device()))?;
+    // Row i: what becomes of a patch whose pixel i alone is 1. That is Bᵀ.
+    let resized = bicubic(&units.f_view([old * old, 1, old, old])?, side)?
+        .f_reshape([old * old, side * side])?;
+    let inverse = resized
+        .f_to_kind(Kind::Double)?
+        .f_linalg_pinv(1e-15, false)?; // (side², old²)
+    let flat = kernels
+        .f_to_kind(Kind::Double)?
+        .f_reshape([d * channels, old * old])?;
+    Ok(flat
+        .f_matmul(&inverse.f_transpose(0, 1)?)?
+        .f_reshape([d, channels, side, side])?
+        .f_to_kind(Kind::Float)?)
+}
+
+/// (b, c, h, w) to (b, c, side, side).
+fn bicubic(planes: &Tensor, side: i64) -> Result<Tensor> {
+    Ok(planes.f_internal_upsample_bicubic2d_aa([side, side], false, None, None)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tch::Device;
+
+    const CPU: (Kind, Device) = (Kind::Float, Device::Cpu);
+
+    fn difference(a: &Tensor, b: &Tensor) -> f64 {
+        (a - b).abs().max().double_value(&[])
+    }
+
+    #[test]
+    fn a_vims_class_token_stays_what_it_is_in_the_middle_of_the_new_grid() {
+        let embedding = Tensor::randn([1, 1 + 14 * 14, 6], CPU);
+        let grids = Grids::new(BackboneKind::Vim, 14 * 14, 27 * 27).unwrap();
+        let resampled = position_embedding(&embedding, grids).unwrap();
+        assert_eq!(resampled.size(), [1, 730, 6]);
+        assert!(resampled.select(1, 364).equal(&embedding.select(1, 98)));
+        // The patches are those of a ViT's embedding that has the token in front.
+        let front = |tensor: &Tensor, at: i64| {
+            let count = tensor.size()[1];
+            Tensor::cat(
+                &[
+                    tensor.narrow(1, at, 1),
+                    tensor.narrow(1, 0, at),
+                    tensor.narrow(1, at + 1, count - 1 - at),
+                ],
+                1,
+            )
+        };
+        let vit = Grids::new(BackboneKind::Vit, 14 * 14, 27 * 27).unwrap();
+        let expected = position_embedding(&front(&embedding, 98), vit).unwrap();
+        assert!(front(&resampled, 364).equal(&expected));
+    }
+
+    #[test]
+    fn grids_are_squares() {
+        assert!(Grids::new(BackboneKind::Vit, 196, 576).is_some());
+        assert_eq!(Grids::new(BackboneKind::Vit, 197, 576), None);
+        assert_eq!(Grids::new(BackboneKind::Vit, 196, 0), None);
+        assert_eq!(Grids::new(BackboneKind::Vit, -1, 4), None);
+    }
+
+    #[test]
+    fn larger_patches_give_the_same_tokens_for_enlarged_pictures() {
+        // Where nothing is lost by resizing a patch, FlexiViT's kernels reproduce the products exactly.
+        let kernels = Tensor::randn([5, 3, 8, 8], CPU);
+        let patches = Tensor::randn([7, 3, 8, 8], CPU);
+        let resampled = patch_embedding(&kernels, 12).unwrap();
+        let tokens = |patches: &Tensor, kernels: &Tensor| {
+            patches
+                .flatten(1, -1)
+                .matmul(&kernels.flatten(1, -1).transpose(0, 1))
+        };
+        let enlarged = bicubic(&patches, 12).unwrap();
+        let error = difference(&tokens(&enlarged, &resampled), &tokens(&patches, &kernels));
+        assert!(error < 1e-3, "{error}");
+    }
+
+    #[test]
+    fn smaller_patches_come_closest_to_the_old_tokens() {
+        let kernels = Tensor::randn([2, 3, 8, 8], CPU);
+        let resampled = patch_embedding(&kernels, 4).unwrap();
+        // The least squares solution: the residual of Bᵀ w' = w is orthogonal to what Bᵀ can reach.
+        let units = Tensor::eye(64, CPU).view([64, 1, 8, 8]);
+        let resized = bicubic(&units, 4).unwrap().view([64, 16]);
+        let flat = |kernels: &Tensor| kernels.view([6, -1]).transpose(0, 1);
+        let residual = resized.matmul(&flat(&resampled)) - flat(&kernels);
+        let error = resized
+            .transpose(0, 1)
+            .matmul(&residual)
+            .abs()
+            .max()
+            .double_value(&[]);
+        assert!(error < 1e-4, "{error}");
+    }
+
+    #[test]
+    fn a_patch_too_large_to_resample_is_refused() {
+        let kernels = Tensor::zeros([1, 3, 2, 2], CPU);
+        assert!(patch_embedding(&kernels, 65).is_err());
+    }
+}

@@ -1,0 +1,298 @@
+//! PyTorch's zip files (`.pth`, `.pt`, `.bin`): a pickle that says which tensors there are, and their values beside it.
+//!
+//! torch.save stores the values uncompressed, so a tensor is read straight from its place in the file. The file is not mapped
+//! into memory: one that another program cuts short meanwhile must end in an error, not in a signal.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fs::File;
+use std::io::{BufReader, Read, Seek, SeekFrom};
+use std::path::Path;
+
+use anyhow::{Context, Result, bail, ensure};
+use tch::Tensor;
+use zip::{CompressionMethod, ZipArchive};
+
+use super::StateDict;
+use super::pickle::{Pickle, TensorView, Value};
+
+/// A ViT's or Vim's training checkpoint has under a megabyte: a longer pickle is something else.
+const MAX_PICKLE: u64 = 16 << 20;
+/// Where a state dict is found, in this order; without any of them, the file is one itself.
+const MODEL_KEYS: [&str; 4] = ["model", "state_dict", "model_state", "model_state_dict"];
+/// Where its exponential moving average is found: Vim's, DeiT's and timm's names.
+const EMA_KEYS: [&str; 3] = ["model_ema", "state_dict_ema", "model_state_ema"];
+
+/// An open file: the state dict is read and checked, values are read tensor by tensor.
+#[derive(Debug)]
+pub struct TorchFile {
+    file: File,
+    tensors: BTreeMap<String, TensorView>,
+    /// Start and length of each storage in the file, by its key.
+    places: HashMap<String, (u64, u64)>,
+    /// For the bytes of one tensor.
+    buffer: Vec<u8>,
+}
+
+impl TorchFile {
+    /// Reads the pickle and checks every tensor of the state dict against the file.
+    ///
+    /// # Errors
+    /// What is wrong with the file; a class or function that it names outside of tensors and plain containers.
+    pub fn open(path: &Path, wanted: StateDict) -> Result<Self> {
+        let mut archive = Archive::open(path)?;
+        let pickle = Pickle::read(&archive.read("data.pkl", MAX_PICKLE)?)?;
+        if archive.entries.contains_key("byteorder") {
+            let order = archive.read("byteorder", 16)?;
+            ensure!(
+                order == b"little",
+                "it was written on a big-endian machine: save it again on another one"
+            );
+        }
+        let tensors = state_dict(&pickle, wanted)?;
+        let mut places = HashMap::new();
+        for (name, view) in &tensors {
+            archive
+                .check(view, &mut places)
+                .with_context(|| format!("tensor {name}"))?;
+        }
+        Ok(Self {
+            file: File::open(path)?,
+            tensors,
+            places,
+            buffer: Vec::new(),
+        })
+    }
+
+    /// Names and shapes, sorted by name.
+    pub fn shapes(&self) -> BTreeMap<String, Vec<i64>> {
+        let shapes = self.tensors.iter();
+        shapes
+            .map(|(name, view)| (name.clone(), view.size.clone()))
+            .collect()
+    }
+
+    /// One tensor, on the CPU, in the type and with the strides that it is stored with. Only its own part of a storage that
+    /// several share is read.
+    ///
+    /// # Errors
+    /// There is no such tensor, or the file cannot be read.
+    pub fn tensor(&mut self, name: &str) -> Result<Tensor> {
+        let view = self
+            .tensors
+            .get(name)
+            .with_context(|| format!("there is no tensor {name}"))?;
+        let kind = view.storage.kind;
+        let width = kind.elt_size_in_bytes();
+        let span = span(view)?;
+        let (start, _) = self
+            .places
+            .get(&*view.storage.key)
+            .context("its storage is missing")?;
+        self.buffer.resize(span as usize * width, 0);
+        if span > 0 {
+            let first = start + view.offset as u64 * width as u64;
+            self.file.seek(SeekFrom::Start(first))?;
+            self.file.read_exact(&mut self.buffer)?;
+        }
+        let values = Tensor::f_from_data_size(&self.buffer, &[span], kind)?;
+        Ok(values.f_as_strided(&view.size, &view.stride, 0)?)
+    }
+}
+
+/// The zip file around the pickle.
+struct Archive {
+    zip: ZipArchive<BufReader<File>>,
+    /// Index of each entry, by its name below the archive's one folder.
+    entries: HashMap<String, usize>,
+    /// Of the file, in bytes.
+    length: u64,
+}
+
+impl Archive {
+    fn open(path: &Path) -> Result<Self> {
+        let file = File::open(path)?;
+        let length = file.metadata()?.len();
+        let zip = ZipArchive::new(BufReader::new(file))
+            .map_err(|error| anyhow::anyhow!("it is a damaged zip file, or cut short: {error}"))?;
+        let names: Vec<Option<String>> = (0..zip.len())
+            .map(|index| Some(zip.name_for_index(index)?.ok()?.into_owned()))
+            .collect();
+        let folder = names
+            .iter()
+            .flatten()
+            .find_map(|name| name.strip_suffix("data.pkl"))
+            .context("it is a zip file, but not one that torch.save wrote: it has no data.pkl")?;
+        let entries: HashMap<String, usize> = names
+            .iter()
+            .enumerate()
+            .filter_map(|(index, name)| {
+                let name = name.as_ref()?.strip_prefix(folder)?;
+                Some((name.to_string(), index))
+            })
+            .collect();
+        ensure!(
+            !entries.contains_key("constants.pkl"),
+            "it is a TorchScript program: save its state_dict() with torch.save instead"
+        );
+        Ok(Self {
+            zip,
+            entries,
+            length,
+        })
+    }
+
+    /// Start and length of an entry, which must lie in the file as it is.
+    fn stored(&mut self, name: &str) -> Result<(u64, u64)> {
+        let index = *self
+            .entries
+            .get(name)
+            .with_context(|| format!("it has no {name}"))?;
+        let entry = self
+            .zip
+            .by_index_raw(index)
+            .map_err(|error| anyhow::anyhow!("its entry {name} is damaged: {error}"))?;
+        ensure!(
+            entry.compression() == CompressionMethod::Stored && !entry.encrypted(),
+            "its entry {name} is compressed, which torch.save never does: save it again with torch.save"
+        );
+        let (start, length) = (entry.data_start(), entry.size());
+        let start = start.with_context(|| format!("its entry {name} is damaged"))?;
+        let end = start.checked_add(length);
+        ensure!(
+            length == entry.compressed_size() && end.is_some_and(|end| end <= self.length),
+            "its entry {name} reaches beyond the file's end"
+        );
+        Ok((start, length))
+    }
+
+    fn read(&mut self, name: &str, most: u64) -> Result<Vec<u8>> {
+        let (_, length) = self.stored(name)?;
+        ensure!(
+            length <= most,
+            "its {name} has {length} bytes, more than the {most} of any checkpoint of a backbone"
+        );
+        let mut bytes = Vec::with_capacity(length as usize);
+        self.zip
+            .by_index_raw(self.entries[name])?
+            .read_to_end(&mut bytes)
+            .with_context(|| format!("its entry {name} cannot be read"))?;
+        Ok(bytes)
+    }
+
+    /// Checks that a tensor lies inside its storage, and the storage inside the file; `found` holds the places of storages that
+    /// were looked up before.
+    fn check(&mut self, view: &TensorView, found: &mut HashMap<String, (u64, u64)>) -> Result<()> {
+        let (span, storage) = (span(view)?, &view.storage);
+        let room = storage.len.checked_sub(view.offset);
+        ensure!(
+            view.offset >= 0 && room.is_some_and(|room| span <= room),
+            "of shape {:?} and strides {:?} from {} on reaches beyond its storage of {} elements",
+            view.size,
+            view.stride,
+            view.offset,
+            storage.len
+        );
+        let (_, length) = match found.get(&*storage.key) {
+            Some(place) => *place,
+            None => {
+                let place = self.stored(&format!("data/{}", storage.key))?;
+                found.insert(storage.key.to_string(), place);
+                place
+            }
+        };
+        let expected = storage.len as u128 * storage.kind.elt_size_in_bytes() as u128;
+        ensure!(
+            expected == length.into(),
+            "has a storage of {length} bytes, where {} elements of {:?} need {expected}",
+            storage.len,
+            storage.kind
+        );
+        Ok(())
+    }
+}
+
+/// How many elements of its storage a tensor spans, from its first to its last.
+fn span(view: &TensorView) -> Result<i64> {
+    let dimensions = || view.size.iter().zip(&view.stride);
+    ensure!(
+        view.size.len() == view.stride.len()
+            && dimensions().all(|(&size, &stride)| size >= 0 && stride >= 0),
+        "has the shape {:?} and the strides {:?}",
+        view.size,
+        view.stride
+    );
+    if view.size.contains(&0) {
+        return Ok(0);
+    }
+    let last = dimensions().try_fold(0i64, |sum, (size, stride)| {
+        sum.checked_add((size - 1).checked_mul(*stride)?)
+    });
+    let elements = view
+        .size
+        .iter()
+        .try_fold(1i64, |product, &size| product.checked_mul(size));
+    match (last.and_then(|last| last.checked_add(1)), elements) {
+        (Some(span), Some(_)) => Ok(span),
+        _ => bail!("has the shape {:?}, too large for any memory", view.size),
+    }
+}
+
+/// The tensors of the state dict by name.
+fn state_dict(pickle: &Pickle, wanted: StateDict) -> Result<BTreeMap<String, TensorView>> {
+    let root = pickle
+        .entries(pickle.root())
+        .context("it holds no dictionary of tensors")?;
+    let find = |keys: &[&str]| {
+        let found = keys.iter().find_map(|name| {
+            let (key, value) = root.iter().rfind(|(key, _)| key == name)?;
+            Some((*key, pickle.entries(value)?))
+        });
+        found.filter(|(_, entries)| entries.iter().any(|(_, value)| is_tensor(value)))
+    };
+    let entries = match wanted {
+        StateDict::Model => match find(&MODEL_KEYS) {
+            Some((_, entries)) => entries,
+            None => root,
+        },
+        StateDict::Ema => match find(&EMA_KEYS) {
+            Some((_, entries)) => entries,
+            None => bail!(
+                "it has no EMA copy of the weights ({}); it has {}",
+                EMA_KEYS.join(", "),
+                first_keys(&root)
+            ),
+        },
+    };
+    let tensors: BTreeMap<String, TensorView> = entries
+        .iter()
+        .filter_map(|(name, value)| match value {
+            Value::Tensor(view) => Some((name.to_string(), view.clone())),
+            _ => None,
+        })
+        .collect();
+    ensure!(
+        !tensors.is_empty(),
+        "it holds no state dict, neither itself nor under {}; it has {}",
+        MODEL_KEYS.join(", "),
+        first_keys(&entries)
+    );
+    Ok(tensors)
+}
+
+fn is_tensor(value: &Value) -> bool {
+    matches!(value, Value::Tensor(_))
+}
+
+fn first_keys(entries: &[(&str, &Value)]) -> String {
+    match entries.len() {
+        0 => "nothing in it".to_string(),
+        _ => {
+            let keys: Vec<String> = entries
+                .iter()
+                .take(10)
+                .map(|(key, _)| key.escape_debug().take(40).collect())
+                .collect();
+            format!("the keys {}", keys.join(", "))
+        }
+    }
+}

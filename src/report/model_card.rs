@@ -1,0 +1,229 @@
+//! The model card (arXiv 1810.03993) of an export: what the model is, what it was trained on, how well it does, what it is for.
+
+use std::fmt::Write;
+use std::fs;
+
+use anyhow::{Context, Result};
+use serde_json::Value;
+
+use super::export::Layout;
+use crate::config::{BackboneConfig, BackboneShape, Config, DatasetName};
+use crate::eval::run::{BEST_FILE, Run};
+
+const FIGURES: [(&str, &str); 4] = [
+    ("PC", "pc"),
+    ("MAE", "mae"),
+    ("RMSE", "rmse"),
+    ("SRCC", "srcc"),
+];
+
+const LIMITS: &str = "\
+The model predicts how a certain group of raters, at one time and place, would on average rate a picture. Ratings are opinions; they
+are not a property of a face. It is meant for research on such ratings and on the model itself: comparing architectures, studying
+what raters agree and disagree on, measuring bias.
+
+It must not be used to judge, rank, select or identify people, nor shown to them as a verdict.
+
+- It repeats the taste and the prejudices of its raters. Its error can differ between groups of people; look at the error by group
+  before drawing any conclusion.
+- It was measured on pictures like those it was trained on. Other cameras, crops, ages, expressions or groups of people may be rated
+  badly, and nothing in the output says so.
+- Pictures of SCUT-FBP5500 and MEBeauty are for non-commercial research only, which extends to weights trained on them.
+";
+
+/// The card as Markdown.
+///
+/// # Errors
+/// The config does not fit, or the run's `summary.json` is damaged.
+pub fn markdown(run: &Run, layout: Layout) -> Result<String> {
+    let config = &run.config;
+    let summary = summary(run)?;
+    let mut card = format!("# {}\n\n", config.name);
+    card += "VM-BeautyNet (arXiv 2510.16220): a Vision Transformer and a bidirectional Vision Mamba see the same face, a fusion weighs \
+             their features, and a head predicts the mean rating. Trained with vm-beautynet";
+    if let Some(text) = summary.as_ref().and_then(provenance) {
+        write!(card, " {text}")?;
+    }
+    card += ".\n\n## Model\n\n";
+    card += &model(run)?;
+    card += "\n## Data\n\n";
+    card += &data(config, summary.as_ref());
+    card += "\n## Results\n\n";
+    card += &match &summary {
+        Some(summary) => results(summary),
+        None => {
+            "No figures: the run has not finished, or these are not its best weights.\n".to_string()
+        }
+    };
+    card += "\n## Intended use and limits\n\n";
+    card += LIMITS;
+    card += "\n## Files\n\n";
+    card += &files(config, layout);
+    write!(card, "\n## Config\n\n```yaml\n{}```\n", config.to_yaml()?)?;
+    Ok(card)
+}
+
+/// The figures of the best weights; `None` for other weights or before the run's end.
+fn summary(run: &Run) -> Result<Option<Value>> {
+    let best = run
+        .weights
+        .file_name()
+        .is_some_and(|name| name == BEST_FILE);
+    let path = run.weights.with_file_name("summary.json");
+    if !best || !path.exists() {
+        return Ok(None);
+    }
+    let text = fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
+    let summary = serde_json::from_slice(&text)
+        .with_context(|| format!("{} is not a run's summary", path.display()))?;
+    Ok(Some(summary))
+}
+
+fn provenance(summary: &Value) -> Option<String> {
+    Some(format!(
+        "{} (commit {}) in {:.0} s on {}",
+        summary["version"].as_str()?,
+        summary["commit"].as_str()?,
+        summary["seconds"].as_f64()?,
+        summary["device"].as_str()?,
+    ))
+}
+
+fn model(run: &Run) -> Result<String> {
+    let config = &run.config;
+    let mut text = String::new();
+    for (branch, backbone, shape) in [
+        ("ViT", &config.model.vit, config.vit_shape()?),
+        ("Vision Mamba", &config.model.mamba, config.mamba_shape()?),
+    ] {
+        if let Some(shape) = shape {
+            text += &branch_line(branch, backbone, &shape);
+        }
+    }
+    let fusion = &config.model.fusion;
+    writeln!(
+        text,
+        "- Fusion: `{}`, width {}",
+        fusion.strategy, fusion.dim
+    )?;
+    let parameters = run.net.parameters();
+    let trained = parameters.iter().filter(|(_, p)| p.requires_grad());
+    let count: usize = trained.map(|(_, p)| p.numel()).sum();
+    writeln!(text, "- {:.2} M parameters", count as f64 / 1e6)?;
+    if let Some(decay) = config.train.ema_decay {
+        writeln!(text, "- The weights are a moving average (decay {decay})")?;
+    }
+    Ok(text)
+}
+
+fn branch_line(branch: &str, backbone: &BackboneConfig, shape: &BackboneShape) -> String {
+    let start = match &backbone.weights {
+        Some(path) => {
+            // The folder is the trainer's own affair.
+            let name = path.file_name().unwrap_or(path.as_os_str());
+            format!("starting from `{}`", name.to_string_lossy())
+        }
+        None => "starting from random weights".to_string(),
+    };
+    format!(
+        "- {branch}: `{}`, {} blocks of width {}, patches of {} px every {} px, pictures of {} px, mean {:?}, std {:?}; {start}\n",
+        backbone.name,
+        shape.depth,
+        shape.embed_dim,
+        shape.patch_size,
+        shape.stride,
+        shape.image_size,
+        shape.mean,
+        shape.std
+    )
+}
+
+fn data(config: &Config, summary: Option<&Value>) -> String {
+    let data = &config.data;
+    let name = match data.dataset {
+        DatasetName::Synthetic => {
+            "Faces drawn by the program itself (`synthetic`): no pictures of people"
+        }
+        DatasetName::Mebeauty => "MEBeauty, release of 2021 (`mebeauty`)",
+        DatasetName::ScutFbp5500 => "SCUT-FBP5500 v2 (`scut_fbp5500`)",
+        DatasetName::Csv => "Pictures of the trainer's own (`csv`)",
+    };
+    let mut text = format!("{name}, split `{}`.", data.split);
+    let counts = summary.and_then(|summary| summary["pictures"].as_array());
+    if let Some([train, val, test]) = counts.map(Vec::as_slice) {
+        text += &format!(" {train} pictures to train, {val} to validate, {test} to test.");
+    }
+    text + "\n"
+}
+
+/// Each figure with its 95 % interval, where the summary has one, beside the baselines.
+fn results(summary: &Value) -> String {
+    let mut text = String::from(
+        "| split | model | n | PC | MAE | RMSE | SRCC |\n| --- | --- | --- | --- | --- | --- | --- |\n",
+    );
+    for split in ["val", "test"] {
+        let baselines = &summary["baselines"][split];
+        for (model, figures) in [
+            ("this model", &summary[split]),
+            ("linear model on 16×16 grey pixels", &baselines["linear"]),
+            ("mean of the training scores", &baselines["constant"]),
+        ] {
+            if figures.is_object() {
+                let cells = FIGURES.map(|(_, key)| cell(figures, key));
+                text += &format!(
+                    "| {split} | {model} | {} | {} |\n",
+                    figures["n"],
+                    cells.join(" | ")
+                );
+            }
+        }
+    }
+    let intervals = FIGURES
+        .iter()
+        .any(|(_, key)| summary["val"][format!("{key}_ci")].is_array());
+    text + match intervals {
+        true => {
+            "\nIn brackets 95 % intervals over the pictures of the split, for these weights; another seed varies more.\n"
+        }
+        false => "\nOne run; no intervals were computed.\n",
+    }
+}
+
+fn cell(figures: &Value, key: &str) -> String {
+    let number = |value: &Value| value.as_f64().map(|value| format!("{value:.4}"));
+    let figure = number(&figures[key]).unwrap_or_else(|| "–".to_string());
+    match figures[format!("{key}_ci")].as_array().map(Vec::as_slice) {
+        Some([low, high]) => match (number(low), number(high)) {
+            (Some(low), Some(high)) => format!("{figure} [{low}, {high}]"),
+            _ => figure,
+        },
+        _ => figure,
+    }
+}
+
+/// What each file is, and what opens it.
+fn files(config: &Config, layout: Layout) -> String {
+    let strategy = config.model.fusion.strategy;
+    let mut text = String::new();
+    match layout {
+        Layout::Safetensors => {
+            if strategy.uses_vit() {
+                text += "- `vit.safetensors`: the ViT under timm's names, without a classifier\n";
+            }
+            if strategy.uses_mamba() {
+                text += "- `mamba.safetensors`: the Vision Mamba under Vim's names, without a classifier\n";
+            }
+            text += "- `model.safetensors`, `config.yaml`: the whole network, for `vmbeauty predict model.safetensors IMAGE`\n";
+        }
+        Layout::Timm => {
+            if strategy.uses_vit() {
+                text += "- `vit/`: the ViT's features by `timm.create_model(\"local-dir:vit\", pretrained=True)`\n";
+            }
+            if strategy.uses_mamba() {
+                text += "- `mamba/model.pth`: a checkpoint for Vim's code, `model.load_state_dict(torch.load(path)[\"model\"], strict=False)`; \
+                         only `head` is missing\n";
+            }
+        }
+    }
+    text
+}
