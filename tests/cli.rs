@@ -750,6 +750,14 @@ fn benchmark_scan_prints_every_case_as_json_and_as_a_table() {
         table.contains("[1, 20, 40, 4]") && table.contains("backward"),
         "{table}"
     );
+    let mixer = sandbox.json(&["benchmark", "scan", "--mixer", "--runs", "1", "--json"]);
+    let parts = mixer["mixer"]["parts"].as_array().unwrap();
+    assert!(
+        parts
+            .iter()
+            .any(|part| part["name"] == "selective scan" && part["gemm"] == false)
+    );
+    assert!(mixer["mixer"]["whole"]["backward_ms"].as_f64().unwrap() > 0.0);
     let (code, errors) = sandbox.fails(&["benchmark", "scan", "--shape", "1,2,3"]);
     assert!(
         code == 2 && errors.contains("four positive sizes"),

@@ -6,6 +6,8 @@ use anyhow::Result;
 use serde_json::json;
 
 use super::output::{print, print_json, say, table};
+use crate::config::BackboneConfig;
+use crate::models::vim::{MixerProfile, profile_mixer};
 use crate::ops::benchmark::{Layout, Measurement, Settings, benchmark_scan};
 use crate::ops::measure::Pass;
 use crate::ops::{self, Path};
@@ -28,6 +30,9 @@ pub struct ScanArgs {
     /// Kernels of ours: auto (the widest), portable, avx2 or avx512
     #[arg(long, value_name = "PATH", default_value = "auto", value_parser = parse_path)]
     path: Path,
+    /// Time the parts of a whole Vim-Ti mixer (8 pictures of 224 pixels) instead
+    #[arg(long, conflicts_with_all = ["shapes", "path"])]
+    mixer: bool,
     /// Print one JSON object
     #[arg(long)]
     json: bool,
@@ -53,6 +58,7 @@ fn parse_path(text: &str) -> Result<Path, String> {
 /// Runs the subcommand.
 pub fn run(command: &Command) -> Result<ExitCode> {
     match command {
+        Command::Scan(args) if args.mixer => mixer(args),
         Command::Scan(args) => scan(args),
     }
 }
@@ -85,6 +91,59 @@ fn scan(args: &ScanArgs) -> Result<ExitCode> {
         ))?;
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// The preset whose mixer is profiled, and on how many pictures.
+const MIXER: (&str, i64, i64) = ("vim_tiny_patch16_224", 224, 8);
+
+fn mixer(args: &ScanArgs) -> Result<ExitCode> {
+    tch::manual_seed(0);
+    let (name, image_size, batch) = MIXER;
+    let config = BackboneConfig {
+        name: name.to_string(),
+        ..BackboneConfig::default()
+    };
+    let shape = config.resolve(image_size)?;
+    say(&format!("measuring a mixer of {name}"));
+    let profile = profile_mixer(&shape, batch, args.runs.into())?;
+    let (threads, path) = (tch::get_num_threads(), resolved(Path::Auto));
+    if args.json {
+        print_json(&json!({
+            "mixer": profile, "model": name, "threads": threads, "path": path, "runs": args.runs,
+            "version": env!("CARGO_PKG_VERSION"), "libtorch": ops::libtorch_version(),
+        }))?;
+    } else {
+        print(&format!(
+            "{}\n{name}, {:?}, {path} kernels, {threads} threads, medians of {} runs; not GEMM: {:.0} % of the whole\n",
+            mixer_table(&profile),
+            profile.shape,
+            args.runs,
+            100.0 * profile.not_gemm_fraction
+        ))?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn mixer_table(profile: &MixerProfile) -> String {
+    let total = profile.whole.forward_ms + profile.whole.backward_ms;
+    let rows: Vec<Vec<String>> = profile
+        .parts
+        .iter()
+        .chain([&profile.whole])
+        .map(|part| {
+            vec![
+                part.name.to_string(),
+                if part.gemm { "GEMM" } else { "" }.to_string(),
+                format!("{:.2}", part.forward_ms),
+                format!("{:.2}", part.backward_ms),
+                format!(
+                    "{:.0} %",
+                    100.0 * (part.forward_ms + part.backward_ms) / total
+                ),
+            ]
+        })
+        .collect();
+    table(&["part", "", "forward ms", "backward ms", "of both"], &rows)
 }
 
 /// The instruction set that a path stands for.

@@ -5,6 +5,8 @@
 //! (b, channels, l) views, and the backward direction scans from the last token to the first, so nothing is transposed or
 //! flipped.
 
+mod profile;
+
 use anyhow::Result;
 use tch::{Kind, Tensor, nn};
 
@@ -12,6 +14,8 @@ use super::layers::{DropPath, Init, Linear, PatchEmbed, RmsNorm};
 use super::vit::linear_rates;
 use crate::config::BackboneShape;
 use crate::ops::{self, Path, ScanInputs};
+
+pub use profile::{MixerProfile, Part, profile_mixer};
 
 const NORM_EPS: f64 = 1e-5;
 const EXPAND: i64 = 2;
@@ -67,27 +71,54 @@ impl Direction {
 
     /// x and z: (b, l, inner); the gated output (b, l, inner).
     fn forward(&self, x: &Tensor, z: &Tensor) -> Result<Tensor> {
-        let x = ops::causal_conv1d_silu(
+        let u = self.convolve(x)?;
+        let projected = self.project(&u);
+        let delta = self.step_sizes(&projected[0]);
+        self.scan(&u, &delta, &projected[1], &projected[2], z)
+    }
+
+    /// (b, l, inner), kept.
+    fn convolve(&self, x: &Tensor) -> Result<Tensor> {
+        let out = ops::causal_conv1d_silu(
             &x.transpose(1, 2),
             &self.conv1d_weight,
             Some(&self.conv1d_bias),
             self.reverse,
             Path::Auto,
-        )?; // (b, inner, l), stored (b, l, inner)
+        )?;
+        Ok(out.transpose(1, 2))
+    }
+
+    /// (b, l, inner) to the low-rank step sizes (b, l, dt_rank), B and C (b, l, d_state).
+    fn project(&self, u: &Tensor) -> Vec<Tensor> {
         let dt_rank = self.dt_proj_weight.size()[1];
         let d_state = self.a_log.size()[1];
-        let projected = self
-            .x_proj
-            .forward(&x.transpose(1, 2))
-            .split_with_sizes([dt_rank, d_state, d_state], -1);
-        let delta = projected[0].linear(&self.dt_proj_weight, None::<&Tensor>); // (b, l, inner)
+        self.x_proj
+            .forward(u)
+            .split_with_sizes([dt_rank, d_state, d_state], -1)
+    }
+
+    /// (b, l, dt_rank) to (b, l, inner), before bias and softplus.
+    fn step_sizes(&self, low_rank: &Tensor) -> Tensor {
+        low_rank.linear(&self.dt_proj_weight, None::<&Tensor>)
+    }
+
+    /// u, delta, z: (b, l, inner); B, C: (b, l, d_state); the gated output (b, l, inner).
+    fn scan(
+        &self,
+        u: &Tensor,
+        delta: &Tensor,
+        b: &Tensor,
+        c: &Tensor,
+        z: &Tensor,
+    ) -> Result<Tensor> {
         let y = ops::selective_scan(
             &ScanInputs {
-                u: &x,
+                u: &u.transpose(1, 2),
                 delta: &delta.transpose(1, 2),
                 a: &-self.a_log.exp(),
-                b: &projected[1].transpose(1, 2),
-                c: &projected[2].transpose(1, 2),
+                b: &b.transpose(1, 2),
+                c: &c.transpose(1, 2),
                 d: Some(&self.d),
                 z: Some(&z.transpose(1, 2)),
                 delta_bias: Some(&self.dt_proj_bias),
@@ -146,8 +177,14 @@ impl Mixer {
 
     fn forward(&self, hidden: &Tensor) -> Result<Tensor> {
         let xz = self.in_proj.forward(hidden).chunk(2, -1); // 2 of (b, l, inner)
-        let y = self.forward.forward(&xz[0], &xz[1])? + self.backward.forward(&xz[0], &xz[1])?;
-        Ok(self.out_proj.forward(&(y * 0.5)))
+        let forward = self.forward.forward(&xz[0], &xz[1])?;
+        let backward = self.backward.forward(&xz[0], &xz[1])?;
+        Ok(self.out_proj.forward(&Self::merge(&forward, &backward)))
+    }
+
+    /// The mean of the two directions.
+    fn merge(forward: &Tensor, backward: &Tensor) -> Tensor {
+        (forward + backward) * 0.5
     }
 }
 
