@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use serde::Serialize;
 use tch::{Device, Kind, Tensor, nn};
 
@@ -53,11 +53,8 @@ pub fn profile_mixer(shape: &BackboneShape, batch: i64, runs: usize) -> Result<M
     let hidden = Tensor::randn([batch, length, dim], (Kind::Float, Device::Cpu));
     let hidden = hidden.set_requires_grad(true);
 
-    let clock = Clock { parameters, runs };
-    let parts = time_parts(&clock, &mixer, &hidden)?;
-    let whole = clock.time("whole mixer", false, &[&hidden], || {
-        Ok(vec![mixer.forward(&hidden)?])
-    })?;
+    let mut parts = time_parts(&mixer, &hidden, &parameters, runs)?;
+    let whole = parts.pop().context("the whole mixer is timed last")?;
     let gemm: f64 = parts
         .iter()
         .filter(|part| part.gemm)
@@ -72,8 +69,13 @@ pub fn profile_mixer(shape: &BackboneShape, batch: i64, runs: usize) -> Result<M
     })
 }
 
-/// Every part on what it is given in a mixer's forward pass, cut off from what came before.
-fn time_parts(clock: &Clock, mixer: &Mixer, hidden: &Tensor) -> Result<Vec<Part>> {
+/// Every part on what it is given in a mixer's forward pass, cut off from what came before; the whole last.
+fn time_parts(
+    mixer: &Mixer,
+    hidden: &Tensor,
+    parameters: &[Tensor],
+    runs: usize,
+) -> Result<Vec<Part>> {
     let directions = [&mixer.forward, &mixer.backward];
     let xz: Vec<Tensor> = mixer.in_proj.forward(hidden).chunk(2, -1);
     let [x, z] = [0, 1].map(|i| leaf(&xz[i])); // (b, l, inner) each
@@ -110,34 +112,40 @@ fn time_parts(clock: &Clock, mixer: &Mixer, hidden: &Tensor) -> Result<Vec<Part>
             &projected[i][2],
         ]);
     }
-    Ok(vec![
-        clock.time("in_proj", true, &[hidden], || {
-            Ok(vec![mixer.in_proj.forward(hidden)])
-        })?,
-        clock.time("conv1d and SiLU", false, &[&x], || {
-            directions.iter().map(|d| d.convolve(&x)).collect()
-        })?,
-        clock.time("x_proj", true, &both, || {
-            let each = directions.iter().zip(&convolved);
-            Ok(each.map(|(d, u)| d.x_proj.forward(u)).collect())
-        })?,
-        clock.time("dt_proj", true, &ranks, || {
-            let each = directions.iter().zip(&ranks);
-            Ok(each.map(|(d, rank)| d.step_sizes(rank)).collect())
-        })?,
-        clock.time("selective scan", false, &scan_leaves, || {
-            (0..2).map(scanned).collect()
-        })?,
-        clock.time(
-            "mean of the directions",
-            false,
-            &[&outputs[0], &outputs[1]],
-            || Ok(vec![Mixer::merge(&outputs[0], &outputs[1])]),
-        )?,
-        clock.time("out_proj", true, &[&merged], || {
-            Ok(vec![mixer.out_proj.forward(&merged)])
-        })?,
-    ])
+    let mut round = Round {
+        parameters,
+        parts: Vec::new(),
+    };
+    round.add("in_proj", true, &[hidden], || {
+        Ok(vec![mixer.in_proj.forward(hidden)])
+    })?;
+    round.add("conv1d and SiLU", false, &[&x], || {
+        directions.iter().map(|d| d.convolve(&x)).collect()
+    })?;
+    round.add("x_proj", true, &both, || {
+        let each = directions.iter().zip(&convolved);
+        Ok(each.map(|(d, u)| d.x_proj.forward(u)).collect())
+    })?;
+    round.add("dt_proj", true, &ranks, || {
+        let each = directions.iter().zip(&ranks);
+        Ok(each.map(|(d, rank)| d.step_sizes(rank)).collect())
+    })?;
+    round.add("selective scan", false, &scan_leaves, || {
+        (0..2).map(scanned).collect()
+    })?;
+    round.add(
+        "mean of the directions",
+        false,
+        &[&outputs[0], &outputs[1]],
+        || Ok(vec![Mixer::merge(&outputs[0], &outputs[1])]),
+    )?;
+    round.add("out_proj", true, &[&merged], || {
+        Ok(vec![mixer.out_proj.forward(&merged)])
+    })?;
+    round.add("whole mixer", false, &[hidden], || {
+        Ok(vec![mixer.forward(hidden)?])
+    })?;
+    round.medians(runs)
 }
 
 /// The same values in the same place, without their history.
@@ -145,42 +153,70 @@ fn leaf(tensor: &Tensor) -> Tensor {
     tensor.detach().set_requires_grad(true)
 }
 
-struct Clock {
-    parameters: Vec<Tensor>,
-    runs: usize,
+/// A part, what its gradients are taken of and for, and its seconds so far.
+struct Timed<'a> {
+    name: &'static str,
+    gemm: bool,
+    leaves: Vec<&'a Tensor>,
+    douts: Vec<Tensor>,
+    run: Box<dyn Fn() -> Result<Vec<Tensor>> + 'a>,
+    forward: Vec<f64>,
+    backward: Vec<f64>,
 }
 
-impl Clock {
-    /// Medians of one part; a run before them warms up. The gradients are those of `inputs` and of every parameter used.
-    fn time(
-        &self,
+/// The parts that are timed one after the other, again and again, so that a busy moment of the machine touches all of them.
+struct Round<'a> {
+    parameters: &'a [Tensor],
+    parts: Vec<Timed<'a>>,
+}
+
+impl<'a> Round<'a> {
+    /// The gradients are those of `inputs` and of every parameter that the part uses.
+    fn add(
+        &mut self,
         name: &'static str,
         gemm: bool,
-        inputs: &[&Tensor],
-        part: impl Fn() -> Result<Vec<Tensor>>,
-    ) -> Result<Part> {
+        inputs: &[&'a Tensor],
+        run: impl Fn() -> Result<Vec<Tensor>> + 'a,
+    ) -> Result<()> {
+        let outputs = run()?;
         let mut leaves = inputs.to_vec();
-        leaves.extend(&self.parameters);
-        let (mut forward, mut backward) = (Vec::new(), Vec::new());
-        let douts: Vec<Tensor> = part()?.iter().map(Tensor::randn_like).collect();
-        for run in 0..=self.runs.max(1) {
-            let start = Instant::now();
-            let outputs = part()?;
-            let middle = Instant::now();
-            for (out, dout) in outputs.iter().zip(&douts) {
-                gradients(out, dout, &leaves)?;
-            }
-            if run > 0 {
-                forward.push((middle - start).as_secs_f64());
-                backward.push(middle.elapsed().as_secs_f64());
-            }
-        }
-        Ok(Part {
+        leaves.extend(self.parameters);
+        self.parts.push(Timed {
             name,
             gemm,
-            forward_ms: 1e3 * median(forward),
-            backward_ms: 1e3 * median(backward),
-        })
+            leaves,
+            douts: outputs.iter().map(Tensor::randn_like).collect(),
+            run: Box::new(run),
+            forward: Vec::new(),
+            backward: Vec::new(),
+        });
+        Ok(())
+    }
+
+    /// Medians over `runs` rounds; a round before them warms up.
+    fn medians(mut self, runs: usize) -> Result<Vec<Part>> {
+        for round in 0..=runs.max(1) {
+            for part in &mut self.parts {
+                let start = Instant::now();
+                let outputs = (part.run)()?;
+                let middle = Instant::now();
+                for (out, dout) in outputs.iter().zip(&part.douts) {
+                    gradients(out, dout, &part.leaves)?;
+                }
+                if round > 0 {
+                    part.forward.push((middle - start).as_secs_f64());
+                    part.backward.push(middle.elapsed().as_secs_f64());
+                }
+            }
+        }
+        let parts = self.parts.into_iter().map(|part| Part {
+            name: part.name,
+            gemm: part.gemm,
+            forward_ms: 1e3 * median(part.forward),
+            backward_ms: 1e3 * median(part.backward),
+        });
+        Ok(parts.collect())
     }
 }
 
