@@ -645,17 +645,10 @@ fn completions_name_every_subcommand() {
         "evaluate",
         "predict",
         "features",
-        "summary",
-        "data",
-        "benchmark",
-        "doctor",
-        "train",
-        "evaluate",
-        "predict",
-        "features",
         "export",
         "summary",
         "data",
+        "benchmark",
         "doctor",
     ] {
         assert!(script.contains(name), "{name}");
