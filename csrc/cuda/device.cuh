@@ -85,19 +85,18 @@ struct Elements {
 template <class T>
 struct Cursor {
   T* data;
-  int offset, stride, tile;
+  int offset, stride;
 
   VMB_DEVICE Cursor(const Operand& x, int batch, int channel, int step, const Elements& at) {
     const int row = static_cast<int>(x.row), along = static_cast<int>(x.step);
     data = static_cast<T*>(x.data);
     offset = batch * static_cast<int>(x.batch) + (channel + at.channel) * row + (step + at.step) * along;
     stride = at.channel_stride * row + at.step_stride * along;
-    tile = kTile * along;
   }
   VMB_DEVICE float load(int i) const { return to_float(data[offset + i * stride]); }
   VMB_DEVICE void store(int i, float value) const { assign(data[offset + i * stride], value); }
-  VMB_DEVICE void forward() { offset += tile; }
-  VMB_DEVICE void backward() { offset -= tile; }
+  // Moves by whole tiles of the operand it was made for.
+  VMB_DEVICE void move(const Operand& x, int by) { offset += by * kTile * static_cast<int>(x.step); }
 };
 
 }  // namespace vmb::cuda

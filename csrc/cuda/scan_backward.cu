@@ -8,16 +8,14 @@ namespace {
 constexpr int kCopyRow = kLanes * kStates + kRowPad;   // four orders of a row of B or C
 constexpr int kDoutRow = kMaxChannels + 4;
 
-// Blocks whose shared memory a multiprocessor of the architecture has room for: more registers than leave room for as many would
-// only cost occupancy, fewer would spill. Several passes need some more, and get them.
+// Blocks that a multiprocessor of the architecture is to hold: what its shared memory has room for, except that Hopper and Blackwell get
+// one less than that, for with four there would be 128 registers and a few spills. Several passes need some registers more.
 #if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ < 800
 constexpr int kResidentBlocks = 1;
-#elif __CUDA_ARCH__ == 800
+#elif __CUDA_ARCH__ == 800 || (__CUDA_ARCH__ >= 900 && __CUDA_ARCH__ < 1200)
 constexpr int kResidentBlocks = 3;
-#elif __CUDA_ARCH__ < 900 || __CUDA_ARCH__ >= 1200
-constexpr int kResidentBlocks = 2;
 #else
-constexpr int kResidentBlocks = 4;
+constexpr int kResidentBlocks = 2;
 #endif
 
 // Register k of a lane holds state k ^ swap of its quarter, swap being the low two bits of the lane's channel. So, when the sums over
@@ -61,7 +59,7 @@ __global__ void __launch_bounds__(kMaxThreads, kOnePass ? kResidentBlocks : (kRe
   Rows<T> rows(in, at.batch, first_step);
   float dD[kElements] = {}, dbias[kElements] = {};
   // Parameters are read again for every tile: they come from the L1 cache, and registers are what this kernel is short of.
-  auto there = [&](int i) { return at.first_channel + mine.channel_of(i) < in.dim; };
+  auto exists = [&](int i, int start) { return at.first_channel + mine.channel_of(i) < in.dim && start + mine.step_of(i) < length; };
   auto parameter = [&](const float* values, int i) { return values ? values[at.first_channel + mine.channel_of(i)] : 0.0f; };
 
   float A[kStatesPerLane], dA[kStatesPerLane] = {}, adjoint[kStatesPerLane] = {};
@@ -71,21 +69,19 @@ __global__ void __launch_bounds__(kMaxThreads, kOnePass ? kResidentBlocks : (kRe
     const int start = tile * kTile;
     float u[kElements], dt[kElements], slope[kElements], dy[kElements], dgate[kElements];
     float sum_A[kElements] = {}, sum_B[kElements] = {}, y[kElements] = {};
-    bool valid[kElements];
 #pragma unroll
     for (int i = 0; i < kElements; ++i) {
-      valid[i] = there(i) && start + mine.step_of(i) < length;
-      u[i] = valid[i] ? u_at.load(i) : 0.0f;
-      dt[i] = valid[i] ? delta_at.load(i) : 0.0f;
-      dy[i] = valid[i] ? dout_at.load(i) : 0.0f;
-      dgate[i] = gated && valid[i] ? z_at.load(i) : 0.0f;
+      const bool valid = exists(i, start);
+      u[i] = valid ? u_at.load(i) : 0.0f;
+      dt[i] = valid ? delta_at.load(i) + parameter(in.delta_bias, i) : 0.0f;
+      dy[i] = valid ? dout_at.load(i) : 0.0f;
+      dgate[i] = gated && valid ? z_at.load(i) : 0.0f;
     }
 #pragma unroll
     for (int i = 0; i < kElements; ++i) {
-      if (there(i)) dt[i] += parameter(in.delta_bias, i);
       slope[i] = 1.0f;
       if (in.delta_softplus) dt[i] = softplus(dt[i], slope[i]);
-      if (!valid[i]) dt[i] = 0.0f;
+      if (!exists(i, start)) dt[i] = 0.0f;
       if (gated) {  // out = y z s, s = sigmoid(z)
         const float z = dgate[i], s = sigmoid(z);
         dgate[i] = dy[i] * s * fmaf(z, 1.0f - s, 1.0f);
@@ -190,7 +186,7 @@ __global__ void __launch_bounds__(kMaxThreads, kOnePass ? kResidentBlocks : (kRe
       }
       // The warps' sums, in order: one for each step, dB or dC, and state.
       const int warps = blockDim.x / 32, blocks = static_cast<int>((in.dim + at.channels - 1) / at.channels);
-      const int64_t first_row = static_cast<int64_t>(at.batch * blocks + at.block) * length;
+      const int first_row = (at.batch * blocks + at.block) * length;
       constexpr int kQuads = 2 * kStates / 4;
       for (int i = threadIdx.x; i < min(kTile, length - start) * kQuads; i += blockDim.x) {
         const int step = i / kQuads, quad = i % kQuads;
@@ -199,14 +195,14 @@ __global__ void __launch_bounds__(kMaxThreads, kOnePass ? kResidentBlocks : (kRe
           const float4 x = states[step][w * 32 + quad];
           sum.x += x.x, sum.y += x.y, sum.z += x.z, sum.w += x.w;
         }
-        const int64_t row = first_row + (args.reverse_dBC ? length - 1 - start - step : start + step);
-        reinterpret_cast<float4*>(args.dBC + (row * pass_count + pass) * (2 * kStates))[quad] = sum;
+        const int row = first_row + (args.reverse_dBC ? length - 1 - start - step : start + step);
+        reinterpret_cast<float4*>(args.dBC + static_cast<int64_t>(row * pass_count + pass) * (2 * kStates))[quad] = sum;
       }
     }
 
 #pragma unroll
     for (int i = 0; i < kElements; ++i) {
-      if (valid[i]) {
+      if (exists(i, start)) {
         const float skip = parameter(in.D, i), ddelta = slope[i] * fmaf(u[i], sum_B[i], kLn2 * sum_A[i]);
         du_at.store(i, fmaf(dt[i], sum_B[i], skip * dy[i]));
         ddelta_at.store(i, ddelta);
@@ -215,8 +211,8 @@ __global__ void __launch_bounds__(kMaxThreads, kOnePass ? kResidentBlocks : (kRe
         dbias[i] += ddelta;
       }
     }
-    u_at.backward(), delta_at.backward(), z_at.backward(), dout_at.backward();
-    du_at.backward(), ddelta_at.backward(), dz_at.backward(), rows.move(in, -1);
+    u_at.move(in.u, -1), delta_at.move(in.delta, -1), z_at.move(in.z, -1), dout_at.move(args.dout, -1);
+    du_at.move(args.du, -1), ddelta_at.move(args.ddelta, -1), dz_at.move(args.dz, -1), rows.move(in, -1);
   }
 
   if (kOnePass && at.active) permute(dA, swap), store_states(dA, args.dA + at.state_index(in, 0));

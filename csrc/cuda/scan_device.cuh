@@ -55,7 +55,6 @@ template <class T>
 struct Rows {
   const T *B, *C;
   int B_offset, C_offset;   // of the thread's first element of the present tile, pass 0
-  int B_stride, C_stride;   // from one of its elements to the next
   int step, n, step_stride, n_stride;
 
   VMB_DEVICE Rows(const ScanArgs& in, int batch, int start) {
@@ -67,7 +66,6 @@ struct Rows {
     B = static_cast<const T*>(in.B.data), C = static_cast<const T*>(in.C.data);
     B_offset = offset(in.B, n, start + step) + batch * static_cast<int>(in.B.batch);
     C_offset = offset(in.C, n, start + step) + batch * static_cast<int>(in.C.batch);
-    B_stride = offset(in.B, n_stride, step_stride), C_stride = offset(in.C, n_stride, step_stride);
   }
   VMB_DEVICE static int offset(const Operand& x, int row, int step) { return row * static_cast<int>(x.row) + step * static_cast<int>(x.step); }
   // Moves by whole tiles.
@@ -82,7 +80,7 @@ struct Rows {
     for (int i = threadIdx.x; i < kTile * kStates; i += blockDim.x) {
       const bool valid = m < states && s < steps;
       put(s, m, valid ? to_float(B[b]) : 0.0f, valid ? to_float(C[c]) : 0.0f);
-      b += B_stride, c += C_stride, s += step_stride, m += n_stride;
+      b += offset(in.B, n_stride, step_stride), c += offset(in.C, n_stride, step_stride), s += step_stride, m += n_stride;
     }
   }
 };

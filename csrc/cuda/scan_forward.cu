@@ -53,7 +53,7 @@ __global__ void __launch_bounds__(kMaxThreads) scan_forward_kernel(const ScanFor
       if (in.delta_softplus) dt[i] = softplus(dt[i], slope);
       if (!valid[i]) dt[i] = 0.0f;
     }
-    u_at.forward(), delta_at.forward(), z_at.forward();
+    u_at.move(in.u, 1), delta_at.move(in.delta, 1), z_at.move(in.z, 1);
 
     for (int pass = 0; pass < pass_count; ++pass) {
 #pragma unroll
@@ -104,7 +104,7 @@ __global__ void __launch_bounds__(kMaxThreads) scan_forward_kernel(const ScanFor
       if (gated) result *= z[i] * sigmoid(z[i]);
       if (valid[i]) out_at.store(i, result);
     }
-    out_at.forward(), rows.move(in, 1);
+    out_at.move(args.out, 1), rows.move(in, 1);
   }
 }
 

@@ -193,8 +193,7 @@ class Scan:
             gradients["ddelta_bias"] = self._sum(dbias, 1, self.batch, stats).reshape(self.dim)
         both = self._sum(dBC, self.batch, self.blocks, stats).reshape(self.batch, self.length, self.padded // STATES, 2, STATES)
         for index, name in enumerate(("dB", "dC")):
-            rows = both[:, :, :, index].reshape(self.batch, self.length, self.padded).transpose(0, 2, 1)[:, :self.state]
-            gradients[name] = rows[:, :, ::-1] if device.reverse else rows  # in the order of the operands, as every other output
+            gradients[name] = both[:, :, :, index].reshape(self.batch, self.length, self.padded).transpose(0, 2, 1)[:, :self.state]
         return gradients, stats
 
     def _sum(self, parts, outer, count, stats):
