@@ -1,37 +1,22 @@
 #include "abi.h"
 
 #include <ATen/ATen.h>
-#include <ATen/core/dispatch/Dispatcher.h>
 #include <torch/version.h>
 
 #if defined(__GLIBC__)
 #include <malloc.h>
 #endif
 
+#include "border.h"
 #include "dispatch.h"
-#include "guarded.h"
 
 namespace {
 
 using at::Tensor;
-using vmb::guarded;
+using vmb::guarded, vmb::op, vmb::tensor, vmb::tensors;
 using OptionalTensor = std::optional<Tensor>;
 
-const Tensor& tensor(const void* pointer) { return *static_cast<const Tensor*>(pointer); }
-
 OptionalTensor optional(const void* pointer) { return pointer ? OptionalTensor(tensor(pointer)) : std::nullopt; }
-
-std::vector<Tensor> tensors(void* const* pointers, int64_t count) {
-  std::vector<Tensor> list;
-  list.reserve(count);
-  for (int64_t i = 0; i < count; ++i) list.push_back(tensor(pointers[i]));
-  return list;
-}
-
-template <class Signature>
-auto op(const char* name) {
-  return c10::Dispatcher::singleton().findSchemaOrThrow(name, "").typed<Signature>();
-}
 
 using Scan = Tensor(const Tensor&, const Tensor&, const Tensor&, const Tensor&, const Tensor&, const OptionalTensor&, const OptionalTensor&,
                     const OptionalTensor&, bool, bool, std::string_view);

@@ -4,24 +4,18 @@
 // inputs of linear and conv1d do, so that the result has the type that the next linear wants. A, D and the step sizes' bias are
 // float32: they are parameters that decays are computed from, and the state is float32 anyway. Double is never cast.
 #include <ATen/autocast_mode.h>
-#include <ATen/core/dispatch/Dispatcher.h>
 #include <torch/library.h>
 
 #include <memory>
 
 #include "abi.h"
-#include "guarded.h"
+#include "border.h"
 
 namespace vmb {
 namespace {
 
 using at::Tensor;
 using OptionalTensor = std::optional<Tensor>;
-
-template <class Signature>
-auto op(const char* name) {
-  return c10::Dispatcher::singleton().findSchemaOrThrow(name, "").typed<Signature>();
-}
 
 template <at::DeviceType device, c10::DispatchKey key>
 struct Autocast {

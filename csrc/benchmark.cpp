@@ -10,13 +10,13 @@
 #include <vector>
 
 #include "abi.h"
+#include "border.h"
 #include "dispatch.h"
-#include "guarded.h"
 
 namespace {
 
 using at::Tensor;
-using vmb::guarded;
+using vmb::guarded, vmb::tensor, vmb::tensors;
 
 // libtorch reports every block of CPU memory that it takes or returns to the object that is current on the thread, and hands that
 // object on to the threads of the autograd engine. This is how its own profiler counts memory.
@@ -40,10 +40,7 @@ struct MemoryWatch {
 
 char* vmb_gradients(const void* out, const void* dout, void* const* leaves, int64_t count, void** gradients) {
   return guarded([&] {
-    std::vector<Tensor> inputs;
-    for (int64_t i = 0; i < count; ++i) inputs.push_back(*static_cast<const Tensor*>(leaves[i]));
-    const auto found = torch::autograd::grad({*static_cast<const Tensor*>(out)}, inputs, {*static_cast<const Tensor*>(dout)}, std::nullopt, false,
-                                             /*allow_unused=*/true);
+    const auto found = torch::autograd::grad({tensor(out)}, tensors(leaves, count), {tensor(dout)}, std::nullopt, false, /*allow_unused=*/true);
     for (int64_t i = 0; i < count; ++i) gradients[i] = found[i].defined() ? new Tensor(found[i]) : nullptr;
   });
 }

@@ -37,8 +37,7 @@ struct Operands {
   }
 };
 
-Tensor conv_cpu(const Tensor& x_, const Tensor& weight, const OptionalTensor& bias, bool reverse, std::string_view path) {
-  check_arguments(x_, weight, bias);
+Tensor forward_cpu(const Tensor& x_, const Tensor& weight, const OptionalTensor& bias, bool reverse, std::string_view path) {
   const Operands x(x_, weight, bias);
   Tensor out = empty_in_layout_of(x_, x.x.scalar_type());
   if (out.numel() == 0) return out.to(x_.scalar_type());
@@ -52,7 +51,7 @@ Tensor conv_cpu(const Tensor& x_, const Tensor& weight, const OptionalTensor& bi
   return out.to(x_.scalar_type());
 }
 
-std::tuple<Tensor, Tensor, Tensor> conv_backward_cpu(const Tensor& dout_, const Tensor& x_, const Tensor& weight, const OptionalTensor& bias,
+std::tuple<Tensor, Tensor, Tensor> backward_cpu(const Tensor& dout_, const Tensor& x_, const Tensor& weight, const OptionalTensor& bias,
                                                      bool reverse, std::string_view path) {
   const Operands x(x_, weight, bias);
   const auto type = x.x.scalar_type();
@@ -78,7 +77,7 @@ Tensor conv_meta(const Tensor& x, const Tensor& weight, const OptionalTensor& bi
 }
 
 // The same in ATen operations, for devices without kernels.
-Tensor conv_eager(const Tensor& x, const Tensor& weight, const OptionalTensor& bias, bool reverse, std::string_view) {
+Tensor conv_eager(const Tensor& x, const Tensor& weight, const OptionalTensor& bias, bool reverse) {
   check_arguments(x, weight, bias);
   const int64_t back = weight.size(2) - 1;
   const Tensor input = reverse ? x.flip(2) : x;
@@ -86,9 +85,13 @@ Tensor conv_eager(const Tensor& x, const Tensor& weight, const OptionalTensor& b
   return reverse ? out.flip(2) : out;
 }
 
-Tensor conv_cuda(const Tensor& x, const Tensor& weight, const OptionalTensor& bias, bool reverse, std::string_view path) {
+bool has_kernels(const Tensor& x) { return x.is_cpu() || has_cuda_kernels(x); }
+
+// On whichever device has kernels, else in ATen operations.
+Tensor conv(const Tensor& x, const Tensor& weight, const OptionalTensor& bias, bool reverse, std::string_view path) {
+  if (!has_kernels(x)) return conv_eager(x, weight, bias, reverse);
   check_arguments(x, weight, bias);
-  return has_cuda_kernels(x) ? conv_forward_cuda(x, weight, bias, reverse) : conv_eager(x, weight, bias, reverse, path);
+  return x.is_cuda() ? conv_forward_cuda(x, weight, bias, reverse) : forward_cpu(x, weight, bias, reverse, path);
 }
 
 using torch::autograd::AutogradContext;
@@ -101,7 +104,7 @@ struct ConvFunction : torch::autograd::Function<ConvFunction> {
     context->save_for_backward({x, weight, value_or_undefined(bias)});
     context->saved_data["reverse"] = reverse;
     context->saved_data["path"] = path;
-    return (x.is_cuda() ? conv_cuda : conv_cpu)(x, weight, bias, reverse, path);
+    return conv(x, weight, bias, reverse, path);
   }
   static variable_list backward(AutogradContext* context, const variable_list& gradients) {
     const auto s = context->get_saved_variables();
@@ -109,7 +112,7 @@ struct ConvFunction : torch::autograd::Function<ConvFunction> {
     TORCH_CHECK_NOT_IMPLEMENTED(!at::GradMode::is_enabled(), "causal_conv1d_silu: double backward is not implemented");
     const bool reverse = context->saved_data["reverse"].toBool();
     auto [dx, dweight, dbias] = s[0].is_cuda() ? conv_backward_cuda(gradients[0], s[0], s[1], s[2], reverse)
-                                               : conv_backward_cpu(gradients[0], s[0], s[1], s[2], reverse, context->saved_data["path"].toStringRef());
+                                               : backward_cpu(gradients[0], s[0], s[1], s[2], reverse, context->saved_data["path"].toStringRef());
     variable_list result{dx, dweight, dbias};
     result.resize(5);  // the flags have no gradient
     return result;
@@ -118,14 +121,14 @@ struct ConvFunction : torch::autograd::Function<ConvFunction> {
 
 Tensor conv_autograd(const Tensor& x, const Tensor& weight, const OptionalTensor& bias, bool reverse, std::string_view path) {
   if (x.is_meta()) return conv_meta(x, weight, bias, reverse, path);
-  if (!x.is_cpu() && !has_cuda_kernels(x)) return conv_eager(x, weight, bias, reverse, path);
+  if (!has_kernels(x)) return conv_eager(x, weight, bias, reverse);
   return ConvFunction::apply(x, weight, bias, reverse, std::string(path));
 }
 
 }  // namespace
 }  // namespace vmb
 
-TORCH_LIBRARY_IMPL(vm_beautynet, CPU, m) { m.impl("causal_conv1d_silu", vmb::conv_cpu); }
-TORCH_LIBRARY_IMPL(vm_beautynet, CUDA, m) { m.impl("causal_conv1d_silu", vmb::conv_cuda); }
+TORCH_LIBRARY_IMPL(vm_beautynet, CPU, m) { m.impl("causal_conv1d_silu", vmb::conv); }
+TORCH_LIBRARY_IMPL(vm_beautynet, CUDA, m) { m.impl("causal_conv1d_silu", vmb::conv); }
 TORCH_LIBRARY_IMPL(vm_beautynet, Meta, m) { m.impl("causal_conv1d_silu", vmb::conv_meta); }
 TORCH_LIBRARY_IMPL(vm_beautynet, Autograd, m) { m.impl("causal_conv1d_silu", vmb::conv_autograd); }

@@ -78,7 +78,6 @@ Tensor scan_eager(const Tensor& u, const Tensor& delta, const Tensor& A, const T
 std::tuple<Tensor, Tensor> forward_cpu(const Tensor& u, const Tensor& delta, const Tensor& A, const Tensor& B, const Tensor& C,
                                        const OptionalTensor& D, const OptionalTensor& z, const OptionalTensor& delta_bias,
                                        bool delta_softplus, bool reverse, bool keep_states, std::string_view path) {
-  check_arguments(u, delta, A, B, C, D, z, delta_bias);
   const Operands x(u, delta, A, B, C, D, z, delta_bias);
   Tensor out = empty_in_layout_of(u, x.u.scalar_type());
   Tensor states = at::empty({0}, x.u.options());
@@ -137,16 +136,21 @@ Gradients backward_cpu(const Tensor& dout_, const Tensor& u, const Tensor& delta
           dz.defined() ? dz.to(z->scalar_type()) : Tensor(), over_batch(dbias, delta_bias)};
 }
 
-Tensor scan_cuda(const Tensor& u, const Tensor& delta, const Tensor& A, const Tensor& B, const Tensor& C, const OptionalTensor& D,
-                 const OptionalTensor& z, const OptionalTensor& delta_bias, bool delta_softplus, bool reverse, std::string_view) {
+bool has_kernels(const Tensor& u) { return u.is_cpu() || has_cuda_kernels(u); }
+
+// On whichever device has kernels.
+std::tuple<Tensor, Tensor> forward(const Tensor& u, const Tensor& delta, const Tensor& A, const Tensor& B, const Tensor& C, const OptionalTensor& D,
+                                   const OptionalTensor& z, const OptionalTensor& delta_bias, bool delta_softplus, bool reverse, bool keep_states,
+                                   std::string_view path) {
   check_arguments(u, delta, A, B, C, D, z, delta_bias);
-  if (!has_cuda_kernels(u)) return scan_eager(u, delta, A, B, C, D, z, delta_bias, delta_softplus, reverse);
-  return std::get<0>(scan_forward_cuda(u, delta, A, B, C, D, z, delta_bias, delta_softplus, reverse, false));
+  return u.is_cuda() ? scan_forward_cuda(u, delta, A, B, C, D, z, delta_bias, delta_softplus, reverse, keep_states)
+                     : forward_cpu(u, delta, A, B, C, D, z, delta_bias, delta_softplus, reverse, keep_states, path);
 }
 
-Tensor scan_cpu(const Tensor& u, const Tensor& delta, const Tensor& A, const Tensor& B, const Tensor& C, const OptionalTensor& D,
-                const OptionalTensor& z, const OptionalTensor& delta_bias, bool delta_softplus, bool reverse, std::string_view path) {
-  return std::get<0>(forward_cpu(u, delta, A, B, C, D, z, delta_bias, delta_softplus, reverse, false, path));
+Tensor scan(const Tensor& u, const Tensor& delta, const Tensor& A, const Tensor& B, const Tensor& C, const OptionalTensor& D, const OptionalTensor& z,
+            const OptionalTensor& delta_bias, bool delta_softplus, bool reverse, std::string_view path) {
+  if (!has_kernels(u)) return scan_eager(u, delta, A, B, C, D, z, delta_bias, delta_softplus, reverse);
+  return std::get<0>(forward(u, delta, A, B, C, D, z, delta_bias, delta_softplus, reverse, false, path));
 }
 
 Tensor scan_meta(const Tensor& u, const Tensor& delta, const Tensor& A, const Tensor& B, const Tensor& C, const OptionalTensor& D,
@@ -193,9 +197,7 @@ struct ScanFunction : torch::autograd::Function<ScanFunction> {
                         const OptionalTensor& D, const OptionalTensor& z, const OptionalTensor& delta_bias, bool delta_softplus,
                         bool reverse, const std::string& path, bool keep_states) {
     at::AutoDispatchBelowADInplaceOrView guard;
-    if (u.is_cuda()) check_arguments(u, delta, A, B, C, D, z, delta_bias);
-    auto [out, states] = u.is_cuda() ? scan_forward_cuda(u, delta, A, B, C, D, z, delta_bias, delta_softplus, reverse, keep_states)
-                                     : forward_cpu(u, delta, A, B, C, D, z, delta_bias, delta_softplus, reverse, keep_states, path);
+    auto [out, states] = vmb::forward(u, delta, A, B, C, D, z, delta_bias, delta_softplus, reverse, keep_states, path);
     context->save_for_backward({u, delta, A, B, C, value_or_undefined(D), value_or_undefined(z), value_or_undefined(delta_bias), states});
     context->saved_data["delta_softplus"] = delta_softplus;
     context->saved_data["reverse"] = reverse;
@@ -222,13 +224,13 @@ struct ScanFunction : torch::autograd::Function<ScanFunction> {
 Tensor scan_autograd(const Tensor& u, const Tensor& delta, const Tensor& A, const Tensor& B, const Tensor& C, const OptionalTensor& D,
                      const OptionalTensor& z, const OptionalTensor& delta_bias, bool delta_softplus, bool reverse, std::string_view path) {
   if (u.is_meta()) return scan_meta(u, delta, A, B, C, D, z, delta_bias, delta_softplus, reverse, path);
-  if (!u.is_cpu() && !has_cuda_kernels(u)) return scan_eager(u, delta, A, B, C, D, z, delta_bias, delta_softplus, reverse);
+  if (!has_kernels(u)) return scan_eager(u, delta, A, B, C, D, z, delta_bias, delta_softplus, reverse);
   auto wants = [](const OptionalTensor& x) { return given(x) && x->requires_grad(); };
   const bool keep = at::GradMode::is_enabled() && (u.requires_grad() || delta.requires_grad() || A.requires_grad() || B.requires_grad() ||
                                                    C.requires_grad() || wants(D) || wants(z) || wants(delta_bias));
   if (!keep) {
     at::AutoDispatchBelowADInplaceOrView guard;
-    return (u.is_cuda() ? scan_cuda : scan_cpu)(u, delta, A, B, C, D, z, delta_bias, delta_softplus, reverse, path);
+    return scan(u, delta, A, B, C, D, z, delta_bias, delta_softplus, reverse, path);
   }
   return ScanFunction::apply(u, delta, A, B, C, D, z, delta_bias, delta_softplus, reverse, std::string(path), keep);
 }
@@ -246,7 +248,7 @@ TORCH_LIBRARY(vm_beautynet, m) {
       vmb::scan_eager);
   m.def("causal_conv1d_silu(Tensor x, Tensor weight, Tensor? bias=None, bool reverse=False, str path=\"auto\") -> Tensor");
 }
-TORCH_LIBRARY_IMPL(vm_beautynet, CPU, m) { m.impl("selective_scan", vmb::scan_cpu); }
-TORCH_LIBRARY_IMPL(vm_beautynet, CUDA, m) { m.impl("selective_scan", vmb::scan_cuda); }
+TORCH_LIBRARY_IMPL(vm_beautynet, CPU, m) { m.impl("selective_scan", vmb::scan); }
+TORCH_LIBRARY_IMPL(vm_beautynet, CUDA, m) { m.impl("selective_scan", vmb::scan); }
 TORCH_LIBRARY_IMPL(vm_beautynet, Meta, m) { m.impl("selective_scan", vmb::scan_meta); }
 TORCH_LIBRARY_IMPL(vm_beautynet, Autograd, m) { m.impl("selective_scan", vmb::scan_autograd); }

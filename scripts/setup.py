@@ -98,6 +98,11 @@ def run(command, what):
         raise SetupError(f"{what} failed (exit {result.returncode}); what it printed is above. Run the same command again")
 
 
+def pip_install(folder, packages, extra=()):
+    command = [sys.executable, "-m", "pip", "install", "--target", str(folder), "--only-binary", ":all:", "--disable-pip-version-check"]
+    run(command + ["--no-cache-dir", "--no-compile", *extra, *packages], "the installation by pip")
+
+
 def pip_download(folder, requirements, extra):
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary", ":all:", "--dest", str(folder)]
     run(command + ["--disable-pip-version-check", "--no-cache-dir"] + extra + requirements, "the download by pip")
@@ -176,6 +181,16 @@ def building(final):
         shutil.rmtree(folder, ignore_errors=True)
 
 
+@contextlib.contextmanager
+def cache_alone():
+    """The cache's folder, in which no other set-up works meanwhile."""
+    root = cache_root()
+    root.mkdir(parents=True, exist_ok=True)
+    with open(root / "setup.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield root
+
+
 def need_space(folder, gigabytes):
     folder.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(folder).free / 1e9
@@ -208,9 +223,7 @@ def libtorch_cuda(root):
         need_space(root, 12)
         say(f"fetching PyTorch {TORCH_VERSION} with CUDA, and nvcc (about 3 GB, once) into {final}")
         with building(final) as folder:
-            command = [sys.executable, "-m", "pip", "install", "--target", str(folder), "--only-binary", ":all:"]
-            command += ["--disable-pip-version-check", "--no-cache-dir", "--no-compile", f"torch=={TORCH_VERSION}"]
-            run(command + NVCC_PACKAGES, "the installation by pip")
+            pip_install(folder, [f"torch=={TORCH_VERSION}", *NVCC_PACKAGES])
             (folder / "torch/build-version").write_text(f"{TORCH_VERSION}\n")
     nvcc = final / "nvidia/cu13/bin/nvcc"
     if not nvcc.exists():
@@ -231,9 +244,7 @@ def kernel_tests(root):
     need_space(root, 1)
     say(f"fetching nvcc {NVCC_VERSION} and numpy (100 MB, once) into {final}")
     with building(final) as folder:
-        command = [sys.executable, "-m", "pip", "install", "--target", str(folder), "--only-binary", ":all:", "--no-deps"]
-        command += ["--disable-pip-version-check", "--no-cache-dir", "--no-compile", "--quiet", "numpy"]
-        run(command + NVCC_PACKAGES, "the installation by pip")
+        pip_install(folder, ["numpy", *NVCC_PACKAGES], ["--no-deps", "--quiet"])
 
 
 def write_cargo_config(libtorch):
@@ -283,22 +294,16 @@ def main():
         return
     if args.kernel_tests:
         check_platform()
-        root = cache_root()
-        root.mkdir(parents=True, exist_ok=True)
-        with open(root / "setup.lock", "w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with cache_alone() as root:
             kernel_tests(root)
         return
     if user := user_libtorch():
         say(f"using {user}")
         return
     check_platform()
-    root = cache_root()
-    if not args.cuda and not args.cpu and uses_cuda(root):
+    if not args.cuda and not args.cpu and uses_cuda(cache_root()):
         return
-    root.mkdir(parents=True, exist_ok=True)
-    with open(root / "setup.lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with cache_alone() as root:
         libtorch = libtorch_cuda(root) if args.cuda else libtorch_cpu(root)
     write_cargo_config(libtorch)
 

@@ -55,6 +55,18 @@ impl Sandbox {
         String::from_utf8(output.stdout).unwrap()
     }
 
+    /// A run directory with everything in it, as soon as can be.
+    fn train_one_epoch(&self, run: &str) {
+        self.done(&[
+            "train",
+            "small.yaml",
+            "--output",
+            run,
+            "--set",
+            "train.epochs=1",
+        ]);
+    }
+
     fn json(&self, arguments: &[&str]) -> Value {
         serde_json::from_str(&self.done(arguments)).unwrap()
     }
@@ -398,14 +410,7 @@ fn the_average_of_the_weights_is_what_is_measured_and_kept_and_training_does_not
 #[test]
 fn an_export_has_the_published_names_and_a_model_card() {
     let sandbox = Sandbox::new();
-    sandbox.done(&[
-        "train",
-        "small.yaml",
-        "--output",
-        "run",
-        "--set",
-        "train.epochs=1",
-    ]);
+    sandbox.train_one_epoch("run");
     let best = tensors(&sandbox.path("run/best.safetensors"));
     let listed = sandbox.done(&[
         "export",
@@ -479,14 +484,7 @@ fn picture(path: &Path) {
 #[test]
 fn predict_and_features_read_pictures_and_report_those_that_cannot_be_read() {
     let sandbox = Sandbox::new();
-    sandbox.done(&[
-        "train",
-        "small.yaml",
-        "--output",
-        "run",
-        "--set",
-        "train.epochs=1",
-    ]);
+    sandbox.train_one_epoch("run");
     fs::create_dir(sandbox.path("faces")).unwrap();
     for (i, name) in ["a.png", "b.jpg"].iter().enumerate() {
         let picture =

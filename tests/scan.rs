@@ -25,19 +25,7 @@ impl Operands {
     }
 
     fn inputs(&self) -> ScanInputs<'_> {
-        let t = &self.0;
-        ScanInputs {
-            u: &t[0],
-            delta: &t[1],
-            a: &t[2],
-            b: &t[3],
-            c: &t[4],
-            d: Some(&t[5]),
-            z: Some(&t[6]),
-            delta_bias: Some(&t[7]),
-            delta_softplus: true,
-            reverse: false,
-        }
+        ScanInputs::from_operands(self.0[..].try_into().unwrap(), false)
     }
 
     /// The output and all gradients, as bytes that can be compared.

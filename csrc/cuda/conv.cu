@@ -165,7 +165,7 @@ int launch(void (*f32_kernel)(Args), void (*f16_kernel)(Args), void (*bf16_kerne
   const int64_t blocks = args.in.batch * ((args.in.dim + kChannels - 1) / kChannels);
   if (blocks == 0 || args.in.length == 0) return cudaSuccess;
   if (blocks > 0x7fffffff || tiles > 0xffff || args.in.width > kMaxConvWidth) return cudaErrorInvalidConfiguration;
-  const auto kernel = type == Type::f32 ? f32_kernel : type == Type::f16 ? f16_kernel : bf16_kernel;
+  const auto kernel = of_type(type, f32_kernel, f16_kernel, bf16_kernel);
   kernel<<<dim3(static_cast<unsigned>(blocks), static_cast<unsigned>(tiles)), kThreads, 0, static_cast<cudaStream_t>(stream)>>>(args);
   return cudaGetLastError();
 }

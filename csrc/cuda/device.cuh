@@ -28,6 +28,12 @@ VMB_DEVICE void assign(bf16& x, float y) {
   x.bits = static_cast<unsigned short>(y == y ? rounded : 0x7fffu);
 }
 
+// The kernel that was compiled for the type.
+template <class Kernel>
+Kernel of_type(Type type, Kernel f32_kernel, Kernel f16_kernel, Kernel bf16_kernel) {
+  return type == Type::f32 ? f32_kernel : type == Type::f16 ? f16_kernel : bf16_kernel;
+}
+
 // ---- special functions, one instruction of the special function unit each; relative errors about 2^-22 (PTX ISA, ex2 and rcp).
 constexpr float kLog2e = 1.4426950408889634f;
 constexpr float kLn2 = 0.6931471805599453f;

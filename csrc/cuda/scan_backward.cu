@@ -128,7 +128,7 @@ __global__ void __launch_bounds__(kMaxThreads, kOnePass ? kResidentBlocks : (kRe
         const float Bs[] = {B.x, B.y, B.z, B.w};
 #pragma unroll
         for (int k = 0; k < kStatesPerLane; ++k) h[k] = fmaf(exp2_approx(now.x * A[k]), h[k], now.y * Bs[k]);
-        states[step][threadIdx.x] = make_float4(h[0], h[1], h[2], h[3]);
+        store_states(h, &states[step][threadIdx.x].x);
       }
 
       for (int round = rounds - 1; round >= 0; --round) {
@@ -142,8 +142,7 @@ __global__ void __launch_bounds__(kMaxThreads, kOnePass ? kResidentBlocks : (kRe
           const float Bs[] = {B.x, B.y, B.z, B.w}, Cs[] = {C.x, C.y, C.z, C.w};
           float previous[kStatesPerLane];
           if (j > 0 || round > 0) {
-            const float4 x = states[step - 1][threadIdx.x];
-            previous[0] = x.x, previous[1] = x.y, previous[2] = x.z, previous[3] = x.w;
+            load_states(previous, &states[step - 1][threadIdx.x].x);
           } else {
 #pragma unroll
             for (int k = 0; k < kStatesPerLane; ++k) previous[k] = before[k];
@@ -185,8 +184,7 @@ __global__ void __launch_bounds__(kMaxThreads, kOnePass ? kResidentBlocks : (kRe
         sum_A[i] += both.x, sum_B[i] += both.y, y[i] += douts[mine.step_of(i)][mine.channel_of(i)];
       }
       // The warps' sums, in order: one for each step, dB or dC, and state.
-      const int warps = blockDim.x / 32, blocks = static_cast<int>((in.dim + at.channels - 1) / at.channels);
-      const int first_row = (at.batch * blocks + at.block) * length;
+      const int warps = blockDim.x / 32, first_row = static_cast<int>(blockIdx.x) * length;
       constexpr int kQuads = 2 * kStates / 4;
       for (int i = threadIdx.x; i < min(kTile, length - start) * kQuads; i += blockDim.x) {
         const int step = i / kQuads, quad = i % kQuads;

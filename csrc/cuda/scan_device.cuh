@@ -14,15 +14,14 @@ constexpr int kRowPad = 4;
 // Where a thread stands: its batch index, its channel, and which quarter of a pass's states it keeps.
 struct Place {
   int batch, first_channel;
-  int block, channels;   // the block's index within the batch; channels of a block
+  int channels;          // of a block
   int channel, quarter;  // channel within the block
   bool active;           // the channel exists
 
   VMB_DEVICE explicit Place(const ScanArgs& in) {
     channels = blockDim.x / kLanes;
     const unsigned blocks = static_cast<unsigned>((in.dim + channels - 1) / channels);
-    batch = static_cast<int>(blockIdx.x / blocks), block = static_cast<int>(blockIdx.x % blocks);
-    first_channel = block * channels;
+    batch = static_cast<int>(blockIdx.x / blocks), first_channel = static_cast<int>(blockIdx.x % blocks) * channels;
     channel = threadIdx.x / kLanes, quarter = threadIdx.x % kLanes;
     active = first_channel + channel < in.dim;
   }
@@ -109,7 +108,7 @@ int launch_scan(void (*f32_kernel)(Args), void (*f16_kernel)(Args), void (*bf16_
   const int64_t blocks = args.in.batch * channel_blocks(args.in.dim, warps);
   if (blocks == 0 || args.in.length == 0) return cudaSuccess;
   if (blocks > 0x7fffffff || args.in.length > 0x7fffffff - kTile) return cudaErrorInvalidConfiguration;
-  const auto kernel = type == Type::f32 ? f32_kernel : type == Type::f16 ? f16_kernel : bf16_kernel;
+  const auto kernel = of_type(type, f32_kernel, f16_kernel, bf16_kernel);
   kernel<<<static_cast<unsigned>(blocks), 32 * warps, 0, static_cast<cudaStream_t>(stream)>>>(args);
   return cudaGetLastError();
 }

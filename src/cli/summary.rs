@@ -7,7 +7,7 @@ use anyhow::Result;
 use serde_json::json;
 
 use super::output::{print, print_json, table, thousands};
-use crate::config::{BackboneConfig, Config, preset};
+use crate::config::Config;
 use crate::models::summary::summarise;
 
 /// Print a model's layers, parameters, multiply-adds and activation memory
@@ -33,7 +33,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
             "name": config.name,
             "vit": config.vit_shape()?, "mamba": config.mamba_shape()?,
             "published": {
-                "vit": published(&config.model.vit), "mamba": published(&config.model.mamba),
+                "vit": config.model.vit.published(), "mamba": config.model.mamba.published(),
             },
             "layers": summary.layers,
             "parameters": summary.parameters,
@@ -82,9 +82,4 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         of_batch as f64 / f64::from(1 << 20),
     ))?;
     Ok(ExitCode::SUCCESS)
-}
-
-/// Names of published weights for a backbone.
-fn published(backbone: &BackboneConfig) -> &'static [&'static str] {
-    preset(&backbone.name).map_or(&[], |preset| preset.published)
 }

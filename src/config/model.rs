@@ -166,6 +166,11 @@ impl BackboneShape {
 }
 
 impl BackboneConfig {
+    /// Names of published weights for the preset; none for an unknown one.
+    pub fn published(&self) -> &'static [&'static str] {
+        preset(&self.name).map_or(&[], |preset| preset.published)
+    }
+
     /// The shape to build, for pictures of `data_image_size` unless the config has an
     /// `image_size` beside the preset's name. `data.normalize` is not looked at here:
     /// see [`Config::vit_shape`](super::Config::vit_shape).
@@ -268,12 +273,6 @@ impl BackboneConfig {
     }
 }
 
-/// ` (published as a)`, where the preset has published weights.
-fn published_as(name: &str) -> String {
-    let published = preset(name).and_then(|preset| preset.published.first());
-    published.map_or(String::new(), |name| format!(" (published as {name})"))
-}
-
 /// What is wrong with a picture that the patches do not tile.
 fn untiled(shape: &BackboneShape) -> Option<String> {
     let (size, patch, stride) = (shape.image_size, shape.patch_size, shape.stride);
@@ -318,13 +317,17 @@ impl ModelConfig {
             };
             let key = format!("{key}.weights");
             if !file.is_file() {
+                let published_as = backbone
+                    .published()
+                    .first()
+                    .map_or(String::new(), |name| format!(" (published as {name})"));
                 checks.fail(
                     &key,
                     format!(
                         "{key}: there is no file {}; put the weights there{}, or set {key} to \
                          null to start from random ones",
                         file.display(),
-                        published_as(&backbone.name)
+                        published_as
                     ),
                 );
             }

@@ -12,6 +12,8 @@ use crate::models::{BeautyNet, device, weights};
 pub const CONFIG_FILE: &str = "config.yaml";
 /// The weights with the best validation figure.
 pub const BEST_FILE: &str = "best.safetensors";
+/// The figures at the run's end.
+pub const SUMMARY_FILE: &str = "summary.json";
 
 /// A run's config and its model with trained weights.
 #[derive(Debug)]

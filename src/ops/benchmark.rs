@@ -5,7 +5,7 @@ use std::time::Instant;
 use serde::Serialize;
 use tch::{Device, Kind, Tensor};
 
-use super::measure::{MemoryWatch, Pass, gradients, run_scan_arithmetic};
+use super::measure::{MemoryWatch, Pass, gradients, median, run_scan_arithmetic};
 use super::{OpError, Path, ScanInputs, selective_scan, selective_scan_eager};
 
 /// How the operands lie in memory.
@@ -83,7 +83,7 @@ struct Run {
 
 /// The operands of a case, all of which want gradients, and a gradient of the output.
 struct Operands {
-    leaves: Vec<Tensor>,
+    leaves: [Tensor; 8],
     dout: Tensor,
 }
 
@@ -117,25 +117,9 @@ impl Operands {
             delta_bias,
         ];
         Ok(Self {
-            leaves: leaves.map(|leaf| leaf.set_requires_grad(true)).into(),
+            leaves: leaves.map(|leaf| leaf.set_requires_grad(true)),
             dout: sequence(d, 1.0)?,
         })
-    }
-
-    fn inputs(&self) -> ScanInputs<'_> {
-        let t = &self.leaves;
-        ScanInputs {
-            u: &t[0],
-            delta: &t[1],
-            a: &t[2],
-            b: &t[3],
-            c: &t[4],
-            d: Some(&t[5]),
-            z: Some(&t[6]),
-            delta_bias: Some(&t[7]),
-            delta_softplus: true,
-            reverse: false,
-        }
     }
 
     /// One turn of a side. The first of two runs brings back to the caches what the other side drove out of them, for in a model
@@ -156,7 +140,7 @@ impl Operands {
         path: Path,
     ) -> Result<Run, OpError> {
         let leaves: Vec<&Tensor> = self.leaves.iter().collect();
-        let inputs = self.inputs();
+        let inputs = ScanInputs::from_operands(&self.leaves, false);
         let mut watch = MemoryWatch::start()?;
         let start = Instant::now();
         let out = scan(&inputs, path)?;
@@ -253,25 +237,9 @@ fn time_arithmetic(shape: [i64; 4], pass: Pass, path: Path) -> Result<f64, OpErr
     Ok(start.elapsed().as_secs_f64())
 }
 
-/// The middle value, of an even number the mean of the two in the middle; NaN of none.
-pub fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    match values.len() {
-        0 => f64::NAN,
-        n if n % 2 == 1 => values[n / 2],
-        n => (values[n / 2 - 1] + values[n / 2]) / 2.0,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn medians_take_the_middle() {
-        assert_eq!(median(vec![3.0, 1.0, 2.0]), 2.0);
-        assert_eq!(median(vec![4.0, 1.0, 2.0, 3.0]), 2.5);
-    }
 
     #[test]
     fn the_scan_allocates_little_and_the_eager_one_every_state() {

@@ -82,6 +82,25 @@ pub struct ScanInputs<'a> {
     pub reverse: bool,
 }
 
+impl<'a> ScanInputs<'a> {
+    /// From u, delta, A, B, C, D, z and delta_bias, all of them given; softplus applies.
+    pub fn from_operands(operands: &'a [Tensor; 8], reverse: bool) -> Self {
+        let [u, delta, a, b, c, d, z, delta_bias] = operands;
+        Self {
+            u,
+            delta,
+            a,
+            b,
+            c,
+            d: Some(d),
+            z: Some(z),
+            delta_bias: Some(delta_bias),
+            delta_softplus: true,
+            reverse,
+        }
+    }
+}
+
 /// The fused scan, `(batch, dim, length)` in `u`'s type and layout, differentiable once.
 ///
 /// The state is float32 (float64 for float64 inputs) whatever the inputs' type. Gradients are the same bit for bit for any

@@ -85,18 +85,7 @@ fn scan_error(device: Device, path: Path, reverse: bool) -> Result<f64, OpError>
         sequence([b, d, l], device),
         vector(),
     ];
-    let inputs = ScanInputs {
-        u: &leaves[0],
-        delta: &leaves[1],
-        a: &leaves[2],
-        b: &leaves[3],
-        c: &leaves[4],
-        d: Some(&leaves[5]),
-        z: Some(&leaves[6]),
-        delta_bias: Some(&leaves[7]),
-        delta_softplus: true,
-        reverse,
-    };
+    let inputs = ScanInputs::from_operands(&leaves, reverse);
     let ours = selective_scan(&inputs, path)?;
     let eager = selective_scan_eager(&inputs)?;
     Ok(difference(&ours, &eager, &leaves))

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use tch::Tensor;
 
 use super::model_card;
-use crate::config::{BackboneConfig, BackboneShape, preset};
+use crate::config::{BackboneConfig, BackboneShape};
 use crate::eval::run::{CONFIG_FILE, Run};
 use crate::files::write_whole;
 use crate::models::weights;
@@ -110,10 +110,9 @@ fn timm(run: &Run, writer: &mut Writer) -> Result<()> {
 /// The `config.json` of a folder that timm's hub code reads: which architecture, what differs from it, and how pictures are
 /// normalised. The sizes are stated whether they differ or not, so that presets that timm does not know work too.
 fn timm_config(backbone: &BackboneConfig, shape: &BackboneShape) -> Value {
-    let known = preset(&backbone.name).is_some_and(|preset| !preset.published.is_empty());
-    let architecture = match known {
-        true => &backbone.name,
-        false => "vit_tiny_patch16_224",
+    let architecture = match backbone.published() {
+        [] => "vit_tiny_patch16_224",
+        _ => &backbone.name,
     };
     json!({
         "architecture": architecture,

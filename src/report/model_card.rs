@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::export::Layout;
 use crate::config::{BackboneConfig, BackboneShape, Config, DatasetName};
-use crate::eval::run::{BEST_FILE, Run};
+use crate::eval::run::{BEST_FILE, Run, SUMMARY_FILE};
 
 const FIGURES: [(&str, &str); 4] = [
     ("PC", "pc"),
@@ -69,7 +69,7 @@ fn summary(run: &Run) -> Result<Option<Value>> {
         .weights
         .file_name()
         .is_some_and(|name| name == BEST_FILE);
-    let path = run.weights.with_file_name("summary.json");
+    let path = run.weights.with_file_name(SUMMARY_FILE);
     if !best || !path.exists() {
         return Ok(None);
     }

@@ -7,7 +7,7 @@ use anyhow::{Context, Result, bail, ensure};
 
 use super::observer::EpochRecord;
 use crate::config::Config;
-use crate::eval::run::{BEST_FILE, CONFIG_FILE};
+use crate::eval::run::{BEST_FILE, CONFIG_FILE, SUMMARY_FILE};
 use crate::files::{remove_leftovers, write_whole};
 
 const STATE: &str = "state";
@@ -143,7 +143,7 @@ impl RunDir {
 
     /// The figures at the end.
     pub fn summary(&self) -> PathBuf {
-        self.root.join("summary.json")
+        self.root.join(SUMMARY_FILE)
     }
 
     /// Predictions of one split.

@@ -31,7 +31,8 @@ def measure(kernels):
     return result
 
 
-def markdown(kernels, folder):
+def markdown(measured, folder):
+    """The table; `folder` is for what the compiler writes."""
     rows = ["| kernel | shape (b, d, l, n) | lane instructions per (b,d,l,n) | of which special functions | bytes loaded per (b,d,l) | bytes stored per (b,d,l) "
             "| float atomics per (b,d,l,n) | shared wavefronts lost to bank conflicts | registers (sm_90) | shared memory |",
             "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |"]
@@ -40,7 +41,7 @@ def markdown(kernels, folder):
         for entry in k.resources(folder, f"scan_{direction}.cu", archs=(90,)):
             if k.MANGLED["f32"] + "Lb1E" in entry["kernel"]:
                 compiled[direction] = entry
-    for shape, directions in measure(kernels).items():
+    for shape, directions in measured.items():
         for direction, c in directions.items():
             entry = compiled[direction]
             rows.append(f"| ours, {direction} | {shape} | {c['instructions']:.1f} | {c['special']:.2f} | {c['load_bytes']:.0f} | {c['store_bytes']:.0f} | "
@@ -58,4 +59,4 @@ if __name__ == "__main__":
         kernels = {}
         for source in k.SOURCE_FILES:
             kernels.update(k.compile_ptx(folder, source))
-        print(markdown(kernels, folder))
+        print(markdown(measure(kernels), folder))

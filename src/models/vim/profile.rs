@@ -8,8 +8,7 @@ use tch::{Device, Kind, Tensor, nn};
 
 use super::Mixer;
 use crate::config::{BackboneKind, BackboneShape};
-use crate::ops::benchmark::median;
-use crate::ops::measure::gradients;
+use crate::ops::measure::{gradients, median};
 
 /// One part of a mixer; both directions together where each has its own.
 #[derive(Debug, Clone, PartialEq, Serialize)]

@@ -13,7 +13,7 @@ use std::io::Read;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
-use tch::Tensor;
+use tch::{Device, Tensor};
 
 pub use fit::{Pretrained, load, load_backbone};
 pub use safetensors_file::save;
@@ -105,4 +105,12 @@ impl WeightsFile {
             Format::Torch(file) => file.tensor(name),
         }
     }
+}
+
+/// A tensor's elements in the order of its indices, as both formats store them.
+fn bytes(tensor: &Tensor) -> Result<Vec<u8>> {
+    let tensor = tensor.detach().to_device(Device::Cpu).contiguous();
+    let mut bytes = vec![0; tensor.numel() * tensor.kind().elt_size_in_bytes()];
+    tensor.f_copy_data_u8(&mut bytes, tensor.numel())?;
+    Ok(bytes)
 }

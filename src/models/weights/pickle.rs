@@ -329,11 +329,9 @@ impl Machine<'_> {
     }
 
     fn pop(&mut self) -> Result<Id> {
-        ensure!(
-            self.stack.len() > self.floor(),
-            "its pickle is damaged: it takes a value where there is none"
-        );
-        self.stack.pop().context("its pickle is damaged")
+        let top = self.top()?;
+        self.stack.pop();
+        Ok(top)
     }
 
     fn pop_many(&mut self, count: usize) -> Result<Vec<Id>> {

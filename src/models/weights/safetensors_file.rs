@@ -7,8 +7,9 @@ use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
 use safetensors::tensor::{Dtype, Metadata, TensorView};
-use tch::{Device, Kind, Tensor};
+use tch::{Kind, Tensor};
 
+use super::bytes;
 use crate::files::write_whole;
 
 /// A header this long is not one of a model: it keeps a broken file from asking for all memory.
@@ -125,7 +126,6 @@ pub fn save(
 fn serialize(tensors: &[(String, Tensor)], metadata: HashMap<String, String>) -> Result<Vec<u8>> {
     let mut stored = Vec::with_capacity(tensors.len());
     for (name, tensor) in tensors {
-        let tensor = tensor.detach().to_device(Device::Cpu).contiguous();
         let dtype = match tensor.kind() {
             Kind::Float => Dtype::F32,
             Kind::Double => Dtype::F64,
@@ -134,9 +134,7 @@ fn serialize(tensors: &[(String, Tensor)], metadata: HashMap<String, String>) ->
             other => bail!("{name} has type {other:?}, which is not written"),
         };
         let shape: Vec<usize> = tensor.size().iter().map(|&n| n as usize).collect();
-        let mut bytes = vec![0; tensor.numel() * tensor.kind().elt_size_in_bytes()];
-        tensor.f_copy_data_u8(&mut bytes, tensor.numel())?;
-        stored.push((name.as_str(), dtype, shape, bytes));
+        stored.push((name.as_str(), dtype, shape, bytes(tensor)?));
     }
     let views = stored
         .iter()

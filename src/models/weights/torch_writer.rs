@@ -4,10 +4,11 @@ use std::io::Write;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
-use tch::{Device, Kind, Tensor};
+use tch::{Kind, Tensor};
 use zip::write::SimpleFileOptions;
 use zip::{CompressionMethod, ZipWriter};
 
+use super::bytes;
 use crate::files::write_whole;
 
 /// The one folder in the archive.
@@ -30,20 +31,13 @@ pub fn save_torch(path: &Path, tensors: &[(String, Tensor)]) -> Result<()> {
         entry("data.pkl", &pickle(tensors)?)?;
         entry("byteorder", b"little")?;
         for (index, (name, tensor)) in tensors.iter().enumerate() {
-            let bytes = bytes(tensor).with_context(|| name.clone())?;
-            entry(&format!("data/{index}"), &bytes)?;
+            let values = bytes(tensor).with_context(|| name.clone())?;
+            entry(&format!("data/{index}"), &values)?;
         }
         entry("version", b"3\n")?;
         zip.finish()?;
         Ok(())
     })
-}
-
-fn bytes(tensor: &Tensor) -> Result<Vec<u8>> {
-    let tensor = tensor.detach().to_device(Device::Cpu).contiguous();
-    let mut bytes = vec![0; tensor.numel() * tensor.kind().elt_size_in_bytes()];
-    tensor.f_copy_data_u8(&mut bytes, tensor.numel())?;
-    Ok(bytes)
 }
 
 /// Protocol 2, without notes: every tensor states its parts anew.

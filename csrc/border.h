@@ -1,13 +1,31 @@
-// The border of the C interface: what C++ throws becomes a message.
+// The border of the C interface: pointers become tensors, names become operators, and what C++ throws becomes a message.
 #pragma once
 
+#include <ATen/core/Tensor.h>
+#include <ATen/core/dispatch/Dispatcher.h>
 #include <c10/util/Exception.h>
 
 #include <cstdlib>
 #include <cstring>
 #include <new>
+#include <vector>
 
 namespace vmb {
+
+inline const at::Tensor& tensor(const void* pointer) { return *static_cast<const at::Tensor*>(pointer); }
+
+inline std::vector<at::Tensor> tensors(void* const* pointers, int64_t count) {
+  std::vector<at::Tensor> list;
+  list.reserve(count);
+  for (int64_t i = 0; i < count; ++i) list.push_back(tensor(pointers[i]));
+  return list;
+}
+
+// A registered operator by its name.
+template <class Signature>
+auto op(const char* name) {
+  return c10::Dispatcher::singleton().findSchemaOrThrow(name, "").typed<Signature>();
+}
 
 inline char* copy_message(const char* text) {
   char* message = static_cast<char*>(std::malloc(std::strlen(text) + 1));
