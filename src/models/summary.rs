@@ -46,13 +46,21 @@ pub fn summarise(config: &Config) -> Result<Summary> {
             .or_default();
         entry[0] += tensor.numel() as i64;
         if name.starts_with("fusion.") || name.starts_with("head.") {
-            // Every matrix there multiplies one vector.
+            // Every matrix there multiplies one vector; what multiplies more tokens is added below.
             entry[1] += if tensor.dim() == 2 {
                 tensor.numel() as i64
             } else {
                 0
             };
         }
+    }
+    let patches = [config.vit_shape()?, config.mamba_shape()?]
+        .map(|shape| shape.map_or(0, |shape| shape.patches()));
+    if let Some((_, fusion)) = by_part
+        .iter_mut()
+        .find(|((_, _, part), _)| part == "fusion")
+    {
+        fusion[1] += net.fusion().token_multiply_adds(patches);
     }
     for (prefix, shape, block) in [
         (
@@ -168,6 +176,21 @@ mod tests {
         // 7.15 M with 1000 classes.
         let published = summary.parameters + 193_000 - 193;
         assert_eq!((published as f64 / 1e4).round(), 715.0, "{published}");
+    }
+
+    #[test]
+    fn cross_attention_counts_its_work_on_every_token() {
+        let sizes = [
+            "data.image_size=32",
+            "model.fusion={strategy: cross_attention, dim: 32}",
+        ];
+        let summary = summary(&sizes);
+        let fusion = summary.layers.iter().find(|layer| layer.name == "fusion");
+        // 4 patches and the class token of each branch, 192 wide: projections; keys and values; query and output; scores and
+        // their use.
+        let projections = 2 * 5 * 192 * 32;
+        let attention = 2 * (2 * 5 * 32 * 32 + 2 * 32 * 32 + 2 * 5 * 32);
+        assert_eq!(fusion.unwrap().multiply_adds, projections + attention);
     }
 
     #[test]
