@@ -75,7 +75,7 @@ fn report(outcome: &Outcome) -> String {
             .map(|(test, baselines)| ("test", test, baselines)),
     );
     for (split, model, baselines) in &splits {
-        rows.push(row(split, "this model", model));
+        rows.push(row(split, "this model", &model.metrics));
         rows.push(row(
             split,
             "linear model on 16x16 grey pixels",

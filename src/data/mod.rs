@@ -10,7 +10,7 @@ mod check_table;
 mod color;
 mod csv_file;
 mod decode;
-mod draws;
+pub(crate) mod draws;
 mod listing;
 mod load;
 mod loader;

@@ -4,16 +4,16 @@ use serde::{Deserialize, Serialize};
 
 use super::provenance::Provenance;
 use crate::eval::baselines::Baselines;
-use crate::eval::metrics::Metrics;
+use crate::eval::statistics::Measured;
 
 /// What a run came to: `summary.json`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Outcome {
     /// The best weights on the validation pictures.
-    pub val: Metrics,
+    pub val: Measured,
     /// The best weights on the test pictures, where the data set has some.
     #[serde(skip_serializing_if = "Option::is_none", default)]
-    pub test: Option<Metrics>,
+    pub test: Option<Measured>,
     /// What has to be beaten, on the same pictures.
     pub baselines: BaselinesBySplit,
     /// Epochs done.

@@ -20,6 +20,7 @@ use crate::data::{self, HostBatch, Loader, LoaderOptions, Pass, Pictures, Sample
 use crate::eval::baselines::baselines;
 use crate::eval::evaluate::{self, Walk};
 use crate::eval::predictions::Predictions;
+use crate::eval::statistics::Measured;
 use crate::files::write_whole;
 use crate::models::{BeautyNet, Images, device, weights};
 
@@ -367,7 +368,7 @@ impl<'a> Trainer<'a> {
             Some(pictures) => {
                 let test = self.predict(Split::Test, pictures, observers)?;
                 test.write(&self.run.predictions("test"))?;
-                Some(test.metrics()?)
+                Some(Measured::new(&test)?)
             }
             None => None,
         };
@@ -376,7 +377,7 @@ impl<'a> Trainer<'a> {
             .collect();
         let by_split = baselines(&self.splits.train, &others, self.walk())?;
         let outcome = Outcome {
-            val: val.metrics()?,
+            val: Measured::new(&val)?,
             test,
             baselines: BaselinesBySplit {
                 val: *by_split
@@ -397,8 +398,8 @@ impl<'a> Trainer<'a> {
             serde_json::to_writer_pretty(&mut *file, &outcome)?;
             Ok(writeln!(file)?)
         })?;
-        let mut figures = vec![("val", outcome.val)];
-        figures.extend(outcome.test.map(|test| ("test", test)));
+        let mut figures = vec![("val", outcome.val.metrics)];
+        figures.extend(outcome.test.map(|test| ("test", test.metrics)));
         observers
             .iter_mut()
             .for_each(|observer| observer.finish(&figures));
