@@ -1,6 +1,7 @@
 //! The command line: one file per subcommand, each of which parses, calls the library and prints.
 
 mod complete;
+mod cross_validate;
 mod data;
 mod doctor;
 mod evaluate;
@@ -36,6 +37,7 @@ enum Command {
     Evaluate(evaluate::Args),
     Predict(predict::Args),
     Features(features::Args),
+    CrossValidate(cross_validate::Args),
     Summary(summary::Args),
     /// Look at a data set
     #[command(subcommand)]
@@ -70,6 +72,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
         Command::Evaluate(args) => evaluate::run(&args),
         Command::Predict(args) => predict::run(&args),
         Command::Features(args) => features::run(&args),
+        Command::CrossValidate(args) => cross_validate::run(&args),
         Command::Summary(args) => summary::run(&args),
         Command::Data(command) => data::run(&command),
         Command::Doctor(args) => doctor::run(&args),

@@ -1,6 +1,6 @@
 //! `vmbeauty train`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Result;
@@ -36,10 +36,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         Some(root) => root.clone(),
         None => RunDir::default_root(&config.name, args.resume),
     };
-    let mut observers: Vec<Box<dyn Observer>> = vec![Box::new(Progress::new(&root))];
-    if config.train.tensorboard {
-        observers.push(Box::new(TrainingLog::new(root.join(TENSORBOARD))));
-    }
+    let mut observers = observers(&config, &root);
     let outcome = train(&config, &root, args.resume, &mut observers)?;
     drop(observers);
     print(&report(&outcome))?;
@@ -50,6 +47,15 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         root.display()
     ));
     Ok(ExitCode::SUCCESS)
+}
+
+/// Those who watch a run in the folder `root`: a person, and TensorBoard where the config wants it.
+pub(super) fn observers(config: &Config, root: &Path) -> Vec<Box<dyn Observer>> {
+    let mut observers: Vec<Box<dyn Observer>> = vec![Box::new(Progress::new(root))];
+    if config.train.tensorboard {
+        observers.push(Box::new(TrainingLog::new(root.join(TENSORBOARD))));
+    }
+    observers
 }
 
 /// The model beside what it has to beat, by split.

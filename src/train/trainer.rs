@@ -363,11 +363,11 @@ impl<'a> Trainer<'a> {
     fn finish(&mut self, observers: &mut [Box<dyn Observer>]) -> Result<Outcome> {
         weights::load(&self.net.parameters(), &self.run.best())?;
         let val = self.predict(Split::Val, &self.splits.val, observers)?;
-        val.write(&self.run.predictions("val"))?;
+        val.write(&self.run.predictions(Split::Val))?;
         let test = match &self.splits.test {
             Some(pictures) => {
                 let test = self.predict(Split::Test, pictures, observers)?;
-                test.write(&self.run.predictions("test"))?;
+                test.write(&self.run.predictions(Split::Test))?;
                 Some(Measured::new(&test)?)
             }
             None => None,
@@ -388,6 +388,7 @@ impl<'a> Trainer<'a> {
             epochs: self.progress.epochs,
             best_epoch: self.progress.best.map_or(0, |(epoch, _)| epoch),
             seconds: self.progress.seconds,
+            images_per_second: mean_speed(&self.records),
             parameters: self.optimizer.parameter_count(),
             pictures: self.splits.counts(),
             skipped: self.splits.skipped,
@@ -439,6 +440,16 @@ fn mean_and_std(scores: &[f64]) -> (f64, f64) {
             1.0
         },
     )
+}
+
+/// Of all epochs, each as long as the others.
+fn mean_speed(records: &[EpochRecord]) -> Option<f64> {
+    let seconds: f64 = records
+        .iter()
+        .map(|record| 1.0 / record.images_per_second)
+        .sum();
+    let speed = records.len() as f64 / seconds;
+    speed.is_finite().then_some(speed)
 }
 
 fn mean_shares(predictions: &Predictions) -> Option<[f64; 2]> {
