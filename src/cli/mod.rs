@@ -10,6 +10,7 @@ mod output;
 mod predict;
 mod progress;
 mod summary;
+mod sweep;
 mod train;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -38,6 +39,7 @@ enum Command {
     Predict(predict::Args),
     Features(features::Args),
     CrossValidate(cross_validate::Args),
+    Sweep(sweep::Args),
     Summary(summary::Args),
     /// Look at a data set
     #[command(subcommand)]
@@ -73,6 +75,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
         Command::Predict(args) => predict::run(&args),
         Command::Features(args) => features::run(&args),
         Command::CrossValidate(args) => cross_validate::run(&args),
+        Command::Sweep(args) => sweep::run(&args),
         Command::Summary(args) => summary::run(&args),
         Command::Data(command) => data::run(&command),
         Command::Doctor(args) => doctor::run(&args),

@@ -1,7 +1,8 @@
 //! `vmbeauty train`.
 
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
+use std::process::{self, ExitCode};
+use std::{io, thread};
 
 use anyhow::Result;
 
@@ -27,10 +28,20 @@ pub struct Args {
     /// Go on with the run in the run directory
     #[arg(long)]
     resume: bool,
+    /// End when stdin ends: whoever started this run, and holds the other end, is gone
+    #[arg(long, hide = true)]
+    stop_with_stdin: bool,
 }
 
 /// Runs the subcommand.
 pub fn run(args: &Args) -> Result<ExitCode> {
+    if args.stop_with_stdin {
+        thread::spawn(|| {
+            let _ = io::copy(&mut io::stdin().lock(), &mut io::sink());
+            // At once, and without libtorch's tidying up, which other threads are in the way of. Files are whole at any moment.
+            process::abort();
+        });
+    }
     let config = Config::load(&args.config, &args.set)?;
     let root = match &args.output {
         Some(root) => root.clone(),

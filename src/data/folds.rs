@@ -109,7 +109,7 @@ mod tests {
                 id: name.clone(),
                 source: Source::File(format!("/nowhere/{name}").into()),
                 score: (index * 37 % 101) as f32,
-                group: Some(["a", "b"][usize::from(index % 4 == 0)].to_string()),
+                group: Some(["a", "b"][usize::from(index.is_multiple_of(4))].to_string()),
             };
             Row {
                 sample,

@@ -290,8 +290,10 @@ mod tests {
 
     #[test]
     fn a_seed_of_its_own_keeps_the_data_while_the_seed_of_the_training_changes() {
-        let mut config = DataConfig::default();
-        config.split = "fold_2_of_4".to_string();
+        let mut config = DataConfig {
+            split: "fold_2_of_4".to_string(),
+            ..DataConfig::default()
+        };
         (
             config.synthetic.train,
             config.synthetic.val,

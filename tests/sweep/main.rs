@@ -3,3 +3,4 @@
 mod cross_validation;
 #[path = "../sandbox/mod.rs"]
 mod sandbox;
+mod sweep;
