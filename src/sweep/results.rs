@@ -192,7 +192,8 @@ fn values(plan: &Plan, run: &PlannedRun) -> BTreeMap<String, Value> {
 struct Judged {
     point: Point,
     replicates: Replicates,
-    images: Vec<String>,
+    /// Names and targets (their bits), sorted.
+    pictures: Vec<(String, u64)>,
 }
 
 /// The points that have a seed with all runs done, the best first.
@@ -260,8 +261,9 @@ fn judge(
         return Ok(None);
     };
     let n = first.images.len();
-    let mut images = first.images.clone();
-    images.sort_unstable();
+    let targets = first.targets.iter().map(|target| target.to_bits());
+    let mut pictures: Vec<(String, u64)> = first.images.iter().cloned().zip(targets).collect();
+    pictures.sort_unstable();
     let samples = aligned(&pooled.iter().collect::<Vec<_>>())
         .with_context(|| format!("the seeds of {} cannot be put together", run.point))?;
     let replicates = Bootstrap::default().replicate(&samples)?;
@@ -280,7 +282,7 @@ fn judge(
     Ok(Some(Judged {
         point,
         replicates: Replicates::mean(&replicates)?,
-        images,
+        pictures,
     }))
 }
 
@@ -294,9 +296,9 @@ fn comparisons(judged: &[Judged]) -> (Vec<Comparison>, Option<String>) {
     let Some((first, others)) = judged.split_first() else {
         return (Vec::new(), None);
     };
-    if let Some(other) = others.iter().find(|other| other.images != first.images) {
+    if let Some(other) = others.iter().find(|other| other.pictures != first.pictures) {
         let note = format!(
-            "the points are not compared: {} and {} were judged on different pictures",
+            "the points are not compared: {} and {} were judged on different pictures or targets",
             first.point.name, other.point.name
         );
         return (Vec::new(), Some(note));
