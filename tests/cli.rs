@@ -391,7 +391,15 @@ fn completions_name_every_subcommand() {
     let sandbox = Sandbox::new();
     let script = sandbox.done(&["completions", "bash"]);
     for name in [
-        "train", "evaluate", "predict", "features", "summary", "data", "doctor",
+        "train",
+        "evaluate",
+        "predict",
+        "features",
+        "cross-validate",
+        "sweep",
+        "summary",
+        "data",
+        "doctor",
     ] {
         assert!(script.contains(name), "{name}");
     }

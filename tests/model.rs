@@ -1,5 +1,7 @@
 //! Properties of the network.
 
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
 use tch::{Device, Kind, Tensor};
 use vm_beautynet::config::{Config, FusionStrategy};
 use vm_beautynet::models::{BeautyNet, Images};
@@ -22,12 +24,19 @@ fn network(strategy: &str) -> BeautyNet {
     .unwrap()
 }
 
+/// torch's random generator is the process's: tests that draw from it at the same time would change each other's numbers.
+fn alone_with_the_generator() -> MutexGuard<'static, ()> {
+    static GENERATOR: Mutex<()> = Mutex::new(());
+    GENERATOR.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 fn pixels(b: i64) -> Tensor {
     Tensor::randint(256, [b, 3, 32, 32], (Kind::Uint8, Device::Cpu))
 }
 
 #[test]
 fn a_batch_gives_what_its_items_give_one_by_one() {
+    let _alone = alone_with_the_generator();
     for strategy in FusionStrategy::ALL {
         let net = network(strategy.name());
         let images = pixels(4);
@@ -45,6 +54,7 @@ fn a_batch_gives_what_its_items_give_one_by_one() {
 
 #[test]
 fn every_parameter_receives_gradient() {
+    let _alone = alone_with_the_generator();
     for strategy in FusionStrategy::ALL {
         let net = network(strategy.name());
         // Off its starting point: zero gate weights pass no gradient to what they read.
@@ -68,6 +78,7 @@ fn every_parameter_receives_gradient() {
 
 #[test]
 fn shares_sum_to_one_and_the_fused_vector_is_their_mixture() {
+    let _alone = alone_with_the_generator();
     let net = network("weighted");
     let output = net.forward(Images::Pixels(&pixels(3)), false).unwrap();
     let weights = output.weights.unwrap();
@@ -87,6 +98,7 @@ fn shares_sum_to_one_and_the_fused_vector_is_their_mixture() {
 
 #[test]
 fn pixels_are_normalised_as_the_preset_says() {
+    let _alone = alone_with_the_generator();
     let net = network("vit_only");
     let images = pixels(2);
     let channels = |values: [f32; 3]| Tensor::from_slice(&values).view([1, 3, 1, 1]);
@@ -105,6 +117,7 @@ fn pixels_are_normalised_as_the_preset_says() {
 
 #[test]
 fn drop_path_and_dropout_act_in_training_only() {
+    let _alone = alone_with_the_generator();
     let net = network("gated");
     let images = pixels(8);
     let scores = |train: bool, seed: i64| {
@@ -118,6 +131,7 @@ fn drop_path_and_dropout_act_in_training_only() {
 
 #[test]
 fn pictures_of_another_size_are_refused_with_the_size_that_fits() {
+    let _alone = alone_with_the_generator();
     let net = network("gated");
     let large = Tensor::zeros([1, 3, 48, 48], (Kind::Uint8, Device::Cpu));
     let error = net
