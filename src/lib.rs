@@ -3,7 +3,8 @@
 //!
 //! Each module imports only modules listed above it:
 //! [`files`] (whole-or-nothing writes), [`config`] (YAML to typed config), [`data`] (data set to batches), [`ops`] (the
-//! selective scan), [`models`] (the network), [`eval`] (metrics and predictions), [`train`] (the loop), [`report`] (TensorBoard).
+//! selective scan), [`models`] (the network), [`eval`] (metrics and predictions), [`train`] (the loop), [`sweep`] (folds and grids),
+//! [`report`] (TensorBoard).
 
 pub mod cli;
 pub mod config;
@@ -13,4 +14,5 @@ pub mod files;
 pub mod models;
 pub mod ops;
 pub mod report;
+pub mod sweep;
 pub mod train;

@@ -1,88 +1,18 @@
 //! The program itself, on small drawn data sets in a temporary directory.
 
+mod sandbox;
+
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::path::Path;
+use std::process::Stdio;
 use std::thread::sleep;
 use std::time::Duration;
 
 use image::{Rgb, RgbImage};
 use serde_json::Value;
-use tempfile::TempDir;
 
-/// A model and data set that train in a second or two.
-const SMALL: &str = "
-name: small
-seed: 7
-data: {dataset: synthetic, image_size: 32, synthetic: {train: 48, val: 16, test: 16}}
-model:
-  vit: {name: vit_micro_patch8_64, embed_dim: 24, depth: 1}
-  mamba: {name: vim_micro_patch8_64, embed_dim: 24, depth: 1}
-  fusion: {dim: 16}
-  head: {hidden: [16]}
-train: {epochs: 3, batch_size: 16, threads: 1, optimizer: {lr: 1.0e-3}, schedule: {warmup_epochs: 1}}
-";
-
-struct Sandbox(TempDir);
-
-impl Sandbox {
-    fn new() -> Self {
-        let sandbox = Self(tempfile::tempdir().unwrap());
-        fs::write(sandbox.path("small.yaml"), SMALL).unwrap();
-        sandbox
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.0.path().join(name)
-    }
-
-    fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_vmbeauty"));
-        command.args(arguments).current_dir(self.0.path());
-        command
-    }
-
-    fn run(&self, arguments: &[&str]) -> Output {
-        self.command(arguments).output().unwrap()
-    }
-
-    /// stdout of a run that must succeed.
-    fn done(&self, arguments: &[&str]) -> String {
-        let output = self.run(arguments);
-        let errors = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "vmbeauty {arguments:?}: {errors}");
-        String::from_utf8(output.stdout).unwrap()
-    }
-
-    /// A run directory with everything in it, as soon as can be.
-    fn train_one_epoch(&self, run: &str) {
-        self.done(&[
-            "train",
-            "small.yaml",
-            "--output",
-            run,
-            "--set",
-            "train.epochs=1",
-        ]);
-    }
-
-    fn json(&self, arguments: &[&str]) -> Value {
-        serde_json::from_str(&self.done(arguments)).unwrap()
-    }
-
-    /// The exit code and stderr of a run that must fail.
-    fn fails(&self, arguments: &[&str]) -> (i32, String) {
-        let output = self.run(arguments);
-        assert!(
-            !output.status.success(),
-            "vmbeauty {arguments:?} did not fail"
-        );
-        let errors = String::from_utf8(output.stderr).unwrap();
-        assert!(!errors.contains("panicked"), "{errors}");
-        (output.status.code().unwrap(), errors)
-    }
-}
+use sandbox::{SMALL, Sandbox};
 
 fn bytes(path: &Path) -> Vec<u8> {
     fs::read(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
@@ -643,6 +573,8 @@ fn completions_name_every_subcommand() {
         "evaluate",
         "predict",
         "features",
+        "cross-validate",
+        "sweep",
         "export",
         "summary",
         "data",

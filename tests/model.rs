@@ -3,7 +3,7 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tch::{Device, Kind, Tensor};
-use vm_beautynet::config::Config;
+use vm_beautynet::config::{Config, FusionStrategy};
 use vm_beautynet::models::{BeautyNet, Images};
 
 fn network(strategy: &str) -> BeautyNet {
@@ -39,13 +39,11 @@ fn pixels(b: i64) -> Tensor {
     Tensor::randint(256, [b, 3, 32, 32], (Kind::Uint8, Device::Cpu))
 }
 
-const STRATEGIES: [&str; 4] = ["gated", "weighted", "vit_only", "mamba_only"];
-
 #[test]
 fn a_batch_gives_what_its_items_give_one_by_one() {
     let _alone = alone_with_the_generator();
-    for strategy in STRATEGIES {
-        let net = network(strategy);
+    for strategy in FusionStrategy::ALL {
+        let net = network(strategy.name());
         let images = pixels(4);
         let whole = net.forward(Images::Pixels(&images), false).unwrap().score;
         for item in 0..4 {
@@ -62,8 +60,8 @@ fn a_batch_gives_what_its_items_give_one_by_one() {
 #[test]
 fn every_parameter_receives_gradient() {
     let _alone = alone_with_the_generator();
-    for strategy in STRATEGIES {
-        let net = network(strategy);
+    for strategy in FusionStrategy::ALL {
+        let net = network(strategy.name());
         // Off its starting point: zero gate weights pass no gradient to what they read.
         for (_, parameter) in net.parameters().iter().filter(|(_, p)| p.requires_grad()) {
             let _guard = tch::no_grad_guard();

@@ -1,17 +1,18 @@
 //! `vmbeauty evaluate`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use clap::ValueEnum;
-use serde_json::json;
+use serde::Serialize;
 
-use super::output::{figure, print, print_json, say, table};
+use super::output::{figure, interval, print, print_json, say, table};
 use crate::data::{self, Pictures, Split};
 use crate::eval::evaluate::{Walk, predict};
 use crate::eval::run::Run;
+use crate::eval::statistics::{Figure, Measured};
 
 /// Measure a trained model on a split of its data set
 #[derive(Debug, clap::Args)]
@@ -64,7 +65,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         batch_size: run.config.train.batch_size,
         workers: run.config.data.workers,
     };
-    let metrics = predict(&run.net, &pictures, walk, &mut |_| {})?.metrics()?;
+    let measured = Measured::new(&predict(&run.net, &pictures, walk, &mut |_| {})?)?;
     if !skipped.is_empty() {
         say(&format!(
             "{} rows of the split were left out: `vmbeauty data check` lists them",
@@ -72,25 +73,38 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         ));
     }
     if args.json {
-        print_json(&json!({
-            "run": args.run, "weights": run.weights, "split": split.name(), "skipped": skipped.len(),
-            "pc": finite(metrics.pc), "mae": finite(metrics.mae), "rmse": finite(metrics.rmse), "srcc": finite(metrics.srcc), "n": metrics.n,
-        }))?;
+        print_json(&Evaluation {
+            run: &args.run,
+            weights: &run.weights,
+            split: split.name(),
+            skipped: skipped.len(),
+            measured,
+        })?;
     } else {
-        let row = vec![
-            split.name().to_string(),
-            metrics.n.to_string(),
-            figure(metrics.pc),
-            figure(metrics.mae),
-            figure(metrics.rmse),
-            figure(metrics.srcc),
-        ];
-        print(&table(&["split", "n", "PC", "MAE", "RMSE", "SRCC"], &[row]))?;
+        let metrics = &measured.metrics;
+        let rows: Vec<Vec<String>> = Figure::ALL
+            .iter()
+            .map(|&which| {
+                vec![
+                    which.name().to_uppercase(),
+                    figure(which.of(metrics)),
+                    interval(measured.interval(which)),
+                ]
+            })
+            .collect();
+        let header = [split.name(), "", "95 % interval"];
+        print(&format!("{}{} images\n", table(&header, &rows), metrics.n))?;
     }
     Ok(ExitCode::SUCCESS)
 }
 
-/// An undefined figure is `null`.
-fn finite(value: f64) -> Option<f64> {
-    value.is_finite().then_some(value)
+/// What `--json` prints.
+#[derive(Serialize)]
+struct Evaluation<'a> {
+    run: &'a Path,
+    weights: &'a Path,
+    split: &'a str,
+    skipped: usize,
+    #[serde(flatten)]
+    measured: Measured,
 }

@@ -2,6 +2,7 @@
 
 mod benchmark;
 mod complete;
+mod cross_validate;
 mod data;
 mod doctor;
 mod evaluate;
@@ -11,6 +12,7 @@ mod output;
 mod predict;
 mod progress;
 mod summary;
+mod sweep;
 mod train;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -39,6 +41,8 @@ enum Command {
     Predict(predict::Args),
     Features(features::Args),
     Export(export::Args),
+    CrossValidate(cross_validate::Args),
+    Sweep(sweep::Args),
     Summary(summary::Args),
     /// Look at a data set
     #[command(subcommand)]
@@ -77,6 +81,8 @@ fn run(cli: Cli) -> Result<ExitCode> {
         Command::Predict(args) => predict::run(&args),
         Command::Features(args) => features::run(&args),
         Command::Export(args) => export::run(&args),
+        Command::CrossValidate(args) => cross_validate::run(&args),
+        Command::Sweep(args) => sweep::run(&args),
         Command::Summary(args) => summary::run(&args),
         Command::Data(command) => data::run(&command),
         Command::Benchmark(command) => benchmark::run(&command),

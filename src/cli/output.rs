@@ -5,6 +5,8 @@ use std::io::{ErrorKind, Write};
 use anyhow::{Context, Result};
 use serde::Serialize;
 
+use crate::eval::statistics::Interval;
+
 /// Prints a result. A reader that stopped reading (`| head`) is no error.
 pub fn print(text: &str) -> Result<()> {
     let mut out = std::io::stdout().lock();
@@ -57,6 +59,14 @@ pub fn figure(value: f64) -> String {
     match value.is_finite() {
         true => format!("{value:.4}"),
         false => "-".to_string(),
+    }
+}
+
+/// The ends of an interval with four digits; nothing where there is none.
+pub fn interval(interval: Option<Interval>) -> String {
+    match interval {
+        Some(Interval { lo, hi }) => format!("{lo:.4} to {hi:.4}"),
+        None => String::new(),
     }
 }
 

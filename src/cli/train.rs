@@ -1,7 +1,8 @@
 //! `vmbeauty train`.
 
-use std::path::PathBuf;
-use std::process::ExitCode;
+use std::path::{Path, PathBuf};
+use std::process::{self, ExitCode};
+use std::{io, thread};
 
 use anyhow::Result;
 
@@ -27,19 +28,26 @@ pub struct Args {
     /// Go on with the run in the run directory
     #[arg(long)]
     resume: bool,
+    /// End when stdin ends: whoever started this run, and holds the other end, is gone
+    #[arg(long, hide = true)]
+    stop_with_stdin: bool,
 }
 
 /// Runs the subcommand.
 pub fn run(args: &Args) -> Result<ExitCode> {
+    if args.stop_with_stdin {
+        thread::spawn(|| {
+            let _ = io::copy(&mut io::stdin().lock(), &mut io::sink());
+            // At once, and without libtorch's tidying up, which other threads are in the way of. Files are whole at any moment.
+            process::abort();
+        });
+    }
     let config = Config::load(&args.config, &args.set)?;
     let root = match &args.output {
         Some(root) => root.clone(),
         None => RunDir::default_root(&config.name, args.resume),
     };
-    let mut observers: Vec<Box<dyn Observer>> = vec![Box::new(Progress::new(&root))];
-    if config.train.tensorboard {
-        observers.push(Box::new(TrainingLog::new(root.join(TENSORBOARD))));
-    }
+    let mut observers = observers(&config, &root);
     let outcome = train(&config, &root, args.resume, &mut observers)?;
     drop(observers);
     print(&report(&outcome))?;
@@ -50,6 +58,15 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         root.display()
     ));
     Ok(ExitCode::SUCCESS)
+}
+
+/// Those who watch a run in the folder `root`: a person, and TensorBoard where the config wants it.
+pub(super) fn observers(config: &Config, root: &Path) -> Vec<Box<dyn Observer>> {
+    let mut observers: Vec<Box<dyn Observer>> = vec![Box::new(Progress::new(root))];
+    if config.train.tensorboard {
+        observers.push(Box::new(TrainingLog::new(root.join(TENSORBOARD))));
+    }
+    observers
 }
 
 /// The model beside what it has to beat, by split.
@@ -75,7 +92,7 @@ fn report(outcome: &Outcome) -> String {
             .map(|(test, baselines)| ("test", test, baselines)),
     );
     for (split, model, baselines) in &splits {
-        rows.push(row(split, "this model", model));
+        rows.push(row(split, "this model", &model.metrics));
         rows.push(row(
             split,
             "linear model on 16x16 grey pixels",

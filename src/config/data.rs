@@ -1,6 +1,8 @@
 //! `data`: which pictures, and what is done to them.
 
+use std::fmt;
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
@@ -19,8 +21,11 @@ section! {
         /// by all but `synthetic`.
         pub root: PathBuf = PathBuf::new(),
         /// Which published split: `official`; for `scut_fbp5500` one of `fold_1` to `fold_5`
-        /// and `split_60_40`.
+        /// and `split_60_40`. Or, of any data set, a fold drawn from the seed: `fold_2_of_10`.
         pub split: String = "official".into(),
+        /// Seed of what the data set leaves open: folds, hold-outs and drawn faces; `null` takes
+        /// `seed`. Set it to change the seed of the training alone.
+        pub seed: Option<u64> = None,
         /// Part of the training pictures held out for validation, where the data set names
         /// none.
         pub val_fraction: f64 = 0.1,
@@ -81,6 +86,9 @@ section! {
         pub split_column: String = "split".into(),
         /// What the picture's group is called in results by group. May be missing.
         pub group_column: String = "group".into(),
+        /// Who is in the picture: nobody is on both sides of a split that is drawn from the seed.
+        /// May be missing.
+        pub person_column: String = "person".into(),
     }
 }
 
@@ -119,6 +127,38 @@ names! {
         ScutFbp5500 = "scut_fbp5500",
         /// A CSV file of `image,score`.
         Csv = "csv",
+    }
+}
+
+/// One of several folds that are drawn from the seed: in a config, `fold_2_of_10`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Fold {
+    /// Which one, from 1.
+    pub number: usize,
+    /// How many there are.
+    pub of: usize,
+}
+
+impl fmt::Display for Fold {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "fold_{}_of_{}", self.number, self.of)
+    }
+}
+
+impl FromStr for Fold {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let numbers = text.strip_prefix("fold_").and_then(|rest| {
+            let (number, of) = rest.split_once("_of_")?;
+            Some((number.parse().ok()?, of.parse().ok()?))
+        });
+        match numbers {
+            Some((number, of)) if 1 <= number && number <= of && of >= 2 => Ok(Self { number, of }),
+            _ => Err(format!(
+                "must be fold_K_of_N with K from 1 to N and N at least 2, is {text}"
+            )),
+        }
     }
 }
 
@@ -184,6 +224,11 @@ names! {
 }
 
 impl DataConfig {
+    /// The fold that `split` names, if it is one that is drawn from the seed.
+    pub fn fold(&self) -> Option<Fold> {
+        self.split.parse().ok()
+    }
+
     pub(super) fn check(&self, checks: &mut Checks) {
         let dataset = self.dataset;
         if dataset != DatasetName::Synthetic && self.root == Path::new("") {
@@ -193,7 +238,11 @@ impl DataConfig {
             );
         }
         let splits = dataset.splits();
-        if !splits.contains(&self.split.as_str()) {
+        if self.split.starts_with("fold_") && self.split.contains("_of_") {
+            if let Err(problem) = self.split.parse::<Fold>() {
+                checks.fail("data.split", format!("data.split {problem}"));
+            }
+        } else if !splits.contains(&self.split.as_str()) {
             let problem = names::unknown(&self.split, splits);
             checks.fail("data.split", format!("data.split of {dataset} {problem}"));
         }
@@ -271,6 +320,7 @@ impl CsvConfig {
             ("data.csv.score_column", &self.score_column),
             ("data.csv.split_column", &self.split_column),
             ("data.csv.group_column", &self.group_column),
+            ("data.csv.person_column", &self.person_column),
         ];
         for (index, (key, column)) in columns.iter().enumerate() {
             checks.require(!column.is_empty(), key, "the name of a column", "empty");

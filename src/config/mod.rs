@@ -24,8 +24,8 @@ use std::str::FromStr;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 pub use data::{
-    AugmentConfig, Cache, CsvConfig, DataConfig, DatasetName, Interpolation, Normalize, Overlap,
-    Resize, SyntheticConfig,
+    AugmentConfig, Cache, CsvConfig, DataConfig, DatasetName, Fold, Interpolation, Normalize,
+    Overlap, Resize, SyntheticConfig,
 };
 pub use error::{ConfigError, Problem};
 pub use model::{
@@ -257,6 +257,7 @@ mod tests {
             data.augment.color_jitter=[0, 0, 0, 0.6]; data.augment.color_jitter=[-1, 0, 0, 0]; \
             data.normalize={mean: [0, 0, 0], std: [1, 0, 1]}; data.normalize={mean: [0, 0, 0]}; \
             data.normalize={mean: [.inf, 0, 0], std: [1, 1, 1]}; \
+            data.split=fold_0_of_5; data.split=fold_6_of_5; data.split=fold_1_of_1; data.split=fold_x_of_5; \
             data.csv.image_column=score; data.csv.group_column=''; \
             data.synthetic.train=0; data.synthetic.rater_noise=-1; \
             model.vit.drop_path=1; model.mamba.drop_path=-0.1; model.vit.depth=0; \
@@ -282,6 +283,7 @@ mod tests {
         for good in "\
             data.val_fraction=0; data.augment.horizontal_flip=1; data.augment.rotation=0; \
             data.augment.random_resized_crop=[1, 1]; data.augment.color_jitter=[0, 0, 0, 0.5]; \
+            data.split=fold_1_of_2; data.split=fold_10_of_10; data.seed=0; \
             data.normalize=null; model.vit.drop_path=0; model.head.hidden=[]; train.epochs=1; \
             train.freeze={vit: all, mamba: 24, epochs: 0}; train.ema_decay=0; \
             train.optimizer.layer_decay=1; train.clip_grad_norm=null; train.optimizer.backbone_lr=0; \

@@ -61,11 +61,12 @@ section! {
 section! {
     /// How the two feature vectors become one.
     pub struct FusionConfig {
-        /// `gated` (weights from each image), `weighted` (two learned weights), `vit_only` or
-        /// `mamba_only`. `concat`, `sum`, `gmu`, `bilinear`, `cross_attention` and `score` are
-        /// reserved: this version refuses them.
+        /// `concat`, `sum`, `weighted` (two learned weights), `gated` (weights from each image),
+        /// `gmu` (a gate per channel), `bilinear` (low rank), `cross_attention` (between the two
+        /// token sequences), `score` (each branch predicts, learned weights average), `vit_only`
+        /// or `mamba_only`.
         pub strategy: FusionStrategy = FusionStrategy::Gated,
-        /// Width of the fused vector.
+        /// Width to which both branches are projected before they are joined.
         pub dim: i64 = 256,
     }
 }
@@ -107,14 +108,6 @@ names! {
 }
 
 impl FusionStrategy {
-    /// Whether this version can build it; the other names are reserved.
-    pub fn is_available(self) -> bool {
-        matches!(
-            self,
-            Self::Gated | Self::Weighted | Self::VitOnly | Self::MambaOnly
-        )
-    }
-
     /// Whether the Vision Transformer is part of the model.
     pub fn uses_vit(self) -> bool {
         self != Self::MambaOnly
@@ -359,12 +352,6 @@ impl ModelConfig {
                 checks.include(error);
             }
         }
-        checks.require(
-            self.fusion.strategy.is_available(),
-            "model.fusion.strategy",
-            "gated, weighted, vit_only or mamba_only in this version",
-            self.fusion.strategy,
-        );
         checks.size("model.fusion.dim", self.fusion.dim);
         for &width in &self.head.hidden {
             checks.size("model.head.hidden", width);

@@ -1,7 +1,7 @@
 //! A table of the user's own pictures: a CSV (or, by its extension, TSV) file with a header.
 //!
 //! Columns: the image's path (relative to the file's folder, or absolute), its score, and if wanted
-//! its split and its group; `data.csv` renames them. Without a split column, test and validation rows
+//! its split, its group and its person; `data.csv` renames them. Without a split column, test and validation rows
 //! are held out by the seed; with one that has no validation rows, those are held out of train.
 
 use std::fs;
@@ -14,6 +14,7 @@ use super::Split;
 use super::listing::{Listing, Row, parse_score};
 use super::locate::Locator;
 use super::partition::hold_out;
+use super::units;
 use crate::config::{CsvConfig, DataConfig};
 
 /// Reads the table that `data.root` names: the file, or the folder that holds one such file.
@@ -29,7 +30,8 @@ pub(crate) fn read(config: &DataConfig, seed: u64) -> Result<Listing> {
         );
     }
     let file = find_table(&config.root)?;
-    let table = Table::read(&file, &config.csv)?;
+    let mut table = Table::read(&file, &config.csv)?;
+    table.rows.iter_mut().for_each(|rows| units::bind(rows));
     if !table.has_splits {
         let [rows, ..] = table.rows;
         let (rows, test) = hold_out(rows, config.test_fraction, seed, "test");
@@ -131,6 +133,7 @@ struct Columns {
     score: usize,
     split: Option<usize>,
     group: Option<usize>,
+    person: Option<usize>,
 }
 
 impl Columns {
@@ -159,6 +162,11 @@ impl Columns {
             score: required("score_column", &config.score_column)?,
             split: optional("split_column", &config.split_column, &default.split_column)?,
             group: optional("group_column", &config.group_column, &default.group_column)?,
+            person: optional(
+                "person_column",
+                &config.person_column,
+                &default.person_column,
+            )?,
         })
     }
 
@@ -177,17 +185,18 @@ impl Columns {
         let split = self
             .split
             .map_or(Ok(Split::Train), |column| field(column).parse())?;
-        let group = self.group.map(field).filter(|group| !group.is_empty());
+        let named = |column: Option<usize>| {
+            let name = column.map(field).filter(|name| !name.is_empty());
+            name.map(str::to_string)
+        };
         let found = locator.find(folder, image);
+        let row = Row::file(image, folder.join(image), found, score, named(self.group));
         Ok((
             split,
-            Row::file(
-                image,
-                folder.join(image),
-                found,
-                score,
-                group.map(str::to_string),
-            ),
+            Row {
+                person: named(self.person),
+                ..row
+            },
         ))
     }
 }
@@ -270,6 +279,24 @@ mod tests {
     }
 
     #[test]
+    fn a_person_is_held_out_with_all_pictures_or_not_at_all() {
+        let rows: String = (0..60)
+            .map(|row| format!("{row}.jpg,{},person {}\n", row % 7, row / 4))
+            .collect();
+        let listing = read_table("t.csv", format!("image,score,person\n{rows}"), |_| ()).unwrap();
+        let persons = Split::ALL.map(|split| {
+            let rows = listing.rows(split).iter();
+            let persons = rows.map(|row| row.person.clone());
+            persons.collect::<std::collections::HashSet<_>>()
+        });
+        assert_eq!(
+            persons.iter().map(|persons| persons.len()).sum::<usize>(),
+            15
+        );
+        assert!(persons.iter().all(|persons| !persons.is_empty()));
+    }
+
+    #[test]
     fn columns_can_be_renamed_and_reordered() {
         let text = "\u{feff}set;ignored".replace(';', ",")
             + ",Rating,face,Who\ntrain,7, 3.5 ,\"a, b.jpg\",female/asian\ntest,7,1,c.jpg,\n";
@@ -279,6 +306,7 @@ mod tests {
                 score_column: "Rating".into(),
                 split_column: "set".into(),
                 group_column: "Who".into(),
+                ..CsvConfig::default()
             };
         })
         .unwrap();

@@ -17,6 +17,10 @@ pub(crate) struct Row {
     pub(crate) missing: Option<String>,
     /// Equal for rows that stand for the same picture, however they spell it.
     pub(crate) key: String,
+    /// Who is in the picture, where the data set says.
+    pub(crate) person: Option<String>,
+    /// Equal for rows that must stay on one side of a split; the key, unless [`units`](super::units) binds more rows.
+    pub(crate) unit: String,
 }
 
 impl Row {
@@ -44,6 +48,8 @@ impl Row {
         Self {
             sample,
             missing,
+            person: None,
+            unit: key.clone(),
             key,
         }
     }

@@ -6,7 +6,7 @@ use rayon::prelude::*;
 use super::listing::{Listing, Row};
 use super::synthetic::{self, FaceSeed};
 use super::{Dataset, Sample, Skipped, Source, Split};
-use super::{csv_file, mebeauty, partition, read_picture, scut_fbp5500};
+use super::{csv_file, folds, mebeauty, partition, read_picture, scut_fbp5500};
 use crate::config::{DataConfig, DatasetName, SyntheticConfig};
 
 /// Reads the data set that the configuration names. `seed` decides what is held out for validation and
@@ -109,8 +109,25 @@ fn require(
     )
 }
 
-/// What the data set's lists say, before any picture is opened.
+/// What the data set's lists say. No picture is decoded, but for folds that are drawn from the seed their files are read, to tell
+/// which have the same content.
 pub(crate) fn list(config: &DataConfig, seed: u64) -> Result<Listing> {
+    let seed = config.seed.unwrap_or(seed);
+    let Some(fold) = config.fold() else {
+        return list_split(config, seed);
+    };
+    let whole = DataConfig {
+        split: match config.dataset {
+            DatasetName::ScutFbp5500 => "fold_1".to_string(),
+            _ => "official".to_string(),
+        },
+        ..config.clone()
+    };
+    folds::deal(list_split(&whole, seed)?, fold, config.val_fraction, seed)
+}
+
+/// A split that the data set has.
+fn list_split(config: &DataConfig, seed: u64) -> Result<Listing> {
     let root = &config.root;
     match config.dataset {
         DatasetName::Synthetic => Ok(list_synthetic(&config.synthetic, seed)),
@@ -141,6 +158,8 @@ fn list_synthetic(config: &SyntheticConfig, seed: u64) -> Listing {
                 };
                 Row {
                     key: sample.id.clone(),
+                    person: None,
+                    unit: sample.id.clone(),
                     sample,
                     missing: None,
                 }
@@ -267,6 +286,24 @@ mod tests {
         assert!(format!("{:#}", load(&config, 1).unwrap_err()).contains("data.overlap"));
         fs::remove_file(folder.path().join("a.png")).unwrap();
         assert!(format!("{:#}", load(&config, 1).unwrap_err()).contains("no such file"));
+    }
+
+    #[test]
+    fn a_seed_of_its_own_keeps_the_data_while_the_seed_of_the_training_changes() {
+        let mut config = DataConfig {
+            split: "fold_2_of_4".to_string(),
+            ..DataConfig::default()
+        };
+        (
+            config.synthetic.train,
+            config.synthetic.val,
+            config.synthetic.test,
+        ) = (30, 5, 5);
+        let test = |config: &DataConfig, seed| load(config, seed).unwrap().test;
+        assert_eq!(test(&config, 1).len(), 10);
+        assert_ne!(test(&config, 1), test(&config, 2));
+        config.seed = Some(1);
+        assert_eq!(test(&config, 1), test(&config, 2));
     }
 
     #[test]

@@ -10,7 +10,8 @@ mod check_table;
 mod color;
 mod csv_file;
 mod decode;
-mod draws;
+pub(crate) mod draws;
+mod folds;
 mod listing;
 mod load;
 mod loader;
@@ -25,6 +26,7 @@ mod rotate;
 mod scut_fbp5500;
 pub mod synthetic;
 mod transform;
+mod units;
 
 use std::fmt;
 use std::path::PathBuf;

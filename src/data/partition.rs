@@ -21,7 +21,7 @@ pub struct SharedPicture {
 
 /// Moves `fraction` of the pictures out of `rows`: returns those that stay and those that were held
 /// out, each in their order. The choice depends on the seed and `purpose` alone, and is stratified:
-/// sorted by score, each run of 1/`fraction` pictures gives one. Rows of one picture stay together.
+/// sorted by score, each run of 1/`fraction` pictures gives one. Rows of one unit (a picture, or a person) stay together.
 pub(crate) fn hold_out(
     rows: Vec<Row>,
     fraction: f64,
@@ -29,7 +29,7 @@ pub(crate) fn hold_out(
     purpose: &str,
 ) -> (Vec<Row>, Vec<Row>) {
     let mut seen = HashSet::new();
-    let mut pictures: Vec<&Row> = rows.iter().filter(|row| seen.insert(&row.key)).collect();
+    let mut pictures: Vec<&Row> = rows.iter().filter(|row| seen.insert(&row.unit)).collect();
     // Ties go by name, so that the order of the list does not matter.
     pictures.sort_by(|a, b| {
         let by_score = a.sample.score.total_cmp(&b.sample.score);
@@ -41,13 +41,13 @@ pub(crate) fn hold_out(
     }
     let held = ((total as f64 * fraction).round() as usize).clamp(1, total - 1);
     let mut draws = Draws::new(seed, 0, 0, purpose);
-    let keys: HashSet<String> = (0..held)
+    let units: HashSet<String> = (0..held)
         .map(|stratum| {
             let (start, end) = (stratum * total / held, (stratum + 1) * total / held);
-            pictures[start + draws.below(end - start)].key.clone()
+            pictures[start + draws.below(end - start)].unit.clone()
         })
         .collect();
-    let (held, kept) = rows.into_iter().partition(|row| keys.contains(&row.key));
+    let (held, kept) = rows.into_iter().partition(|row| units.contains(&row.unit));
     (kept, held)
 }
 
@@ -149,6 +149,8 @@ mod tests {
             sample,
             missing: None,
             key: id.to_string(),
+            person: None,
+            unit: id.to_string(),
         }
     }
 

@@ -5,3 +5,4 @@ pub mod evaluate;
 pub mod metrics;
 pub mod predictions;
 pub mod run;
+pub mod statistics;

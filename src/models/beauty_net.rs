@@ -4,7 +4,7 @@
 use anyhow::{Context, Result, ensure};
 use tch::{Device, Kind, Tensor, nn};
 
-use super::fusion::Fusion;
+use super::fusion::{BranchTokens, Fusion};
 use super::head::RegressionHead;
 use super::vim::{VisionMamba, class_index};
 use super::vit::VisionTransformer;
@@ -29,7 +29,7 @@ pub struct Output {
     pub mamba: Option<Tensor>,
     /// (b, fused width).
     pub fused: Tensor,
-    /// (b, 2): shares of the ViT and the Mamba branch, where both are there.
+    /// (b, 2): shares of the ViT and the Mamba branch, where the fusion strategy defines them.
     pub weights: Option<Tensor>,
     /// (b): the prediction on the scale that the loss is computed in.
     pub scaled: Tensor,
@@ -104,7 +104,7 @@ impl BeautyNet {
     /// As [`BeautyNet::new`], without reading the weights files that the config names.
     ///
     /// # Errors
-    /// Sizes that do not fit a preset, or a fusion strategy that is not available.
+    /// Sizes that do not fit a preset.
     pub fn without_pretrained(config: &Config, device: Device) -> Result<Self> {
         let variables = nn::VarStore::new(device);
         let root = variables.root();
@@ -120,11 +120,15 @@ impl BeautyNet {
             .map(|shape| Branch::new(VisionMamba::new(&(&root / "mamba"), &shape), shape, device));
         let fusion = Fusion::new(
             &(&root / "fusion"),
-            &config.model.fusion,
+            &config.model,
             vit.as_ref().map(|branch| branch.shape.embed_dim),
             mamba.as_ref().map(|branch| branch.shape.embed_dim),
         )?;
-        let head = RegressionHead::new(&(&root / "head"), fusion.width(), &config.model.head);
+        let path = &root / "head";
+        let head = match fusion.predicts() {
+            true => RegressionHead::scale_only(&path),
+            false => RegressionHead::new(&path, fusion.width(), &config.model.head),
+        };
         Ok(Self {
             vit,
             mamba,
@@ -182,7 +186,7 @@ impl BeautyNet {
                 let tokens = branch
                     .backbone
                     .forward(&branch.prepare(images, "vit")?, train);
-                Some(tokens.select(1, 0)) // the class token is the first
+                Some(BranchTokens::new(tokens, 0)) // the class token is the first
             }
             None => None,
         };
@@ -191,15 +195,16 @@ impl BeautyNet {
                 let tokens = branch
                     .backbone
                     .forward(&branch.prepare(images, "mamba")?, train)?;
-                Some(tokens.select(1, class_index(branch.shape.patches())))
+                let class_index = class_index(branch.shape.patches());
+                Some(BranchTokens::new(tokens, class_index))
             }
             None => None,
         };
-        let fused = self.fusion.forward(vit.as_ref(), mamba.as_ref())?;
+        let fused = self.fusion.forward(vit.as_ref(), mamba.as_ref(), train)?;
         let scaled = self.head.forward(&fused.vector, train);
         Ok(Output {
-            vit,
-            mamba,
+            vit: vit.map(|tokens| tokens.class()),
+            mamba: mamba.map(|tokens| tokens.class()),
             fused: fused.vector,
             weights: fused.weights,
             score: self.head.to_scores(&scaled),
@@ -213,6 +218,11 @@ impl BeautyNet {
         let mut named: Vec<_> = self.variables.variables().into_iter().collect();
         named.sort_by(|a, b| a.0.cmp(&b.0));
         named
+    }
+
+    /// The fusion of the branches.
+    pub fn fusion(&self) -> &Fusion {
+        &self.fusion
     }
 
     /// The regression head.

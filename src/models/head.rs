@@ -5,17 +5,14 @@ use tch::{Kind, Tensor, nn};
 use super::layers::{Init, Linear};
 use crate::config::HeadConfig;
 
-/// Linear layers with GELU between, on scores scaled to mean 0 and standard deviation 1 over the training set, so that learning
-/// rates mean the same for every rating scale.
+/// Linear layers with GELU between: a vector to one number.
 #[derive(Debug)]
-pub struct RegressionHead {
+pub struct Regressor {
     layers: Vec<Linear>,
     dropout: f64,
-    score_mean: Tensor,
-    score_std: Tensor,
 }
 
-impl RegressionHead {
+impl Regressor {
     /// From `width` channels through the config's hidden layers to one output.
     pub fn new(path: &nn::Path, width: i64, config: &HeadConfig) -> Self {
         let widths: Vec<i64> = std::iter::once(width)
@@ -33,6 +30,44 @@ impl RegressionHead {
                 })
                 .collect(),
             dropout: config.dropout,
+        }
+    }
+
+    /// (b, width) to (b, 1); `train` turns dropout on.
+    pub fn forward(&self, x: &Tensor, train: bool) -> Tensor {
+        let mut x = x.shallow_clone();
+        for (i, layer) in self.layers.iter().enumerate() {
+            if i > 0 {
+                x = x.gelu("none");
+            }
+            x = layer.forward(&x.dropout(self.dropout, train));
+        }
+        x
+    }
+}
+
+/// A regressor on scores scaled to mean 0 and standard deviation 1 over the training set, so that learning rates mean the same for
+/// every rating scale.
+#[derive(Debug)]
+pub struct RegressionHead {
+    regressor: Option<Regressor>,
+    score_mean: Tensor,
+    score_std: Tensor,
+}
+
+impl RegressionHead {
+    /// From `width` channels through the config's hidden layers to one output.
+    pub fn new(path: &nn::Path, width: i64, config: &HeadConfig) -> Self {
+        Self {
+            regressor: Some(Regressor::new(path, width, config)),
+            ..Self::scale_only(path)
+        }
+    }
+
+    /// Without layers, for a fused vector (b, 1) that is the prediction already.
+    pub fn scale_only(path: &nn::Path) -> Self {
+        Self {
+            regressor: None,
             score_mean: path.zeros_no_train("score_mean", &[]),
             score_std: path.ones_no_train("score_std", &[]),
         }
@@ -40,14 +75,10 @@ impl RegressionHead {
 
     /// (b, width) to (b), on the scaled scores.
     pub fn forward(&self, fused: &Tensor, train: bool) -> Tensor {
-        let mut x = fused.shallow_clone();
-        for (i, layer) in self.layers.iter().enumerate() {
-            if i > 0 {
-                x = x.gelu("none");
-            }
-            x = layer.forward(&x.dropout(self.dropout, train));
+        match &self.regressor {
+            Some(regressor) => regressor.forward(fused, train).squeeze_dim(-1),
+            None => fused.squeeze_dim(-1),
         }
-        x.squeeze_dim(-1)
     }
 
     /// Sets the scale of the scores from the training set's.

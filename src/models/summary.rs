@@ -52,7 +52,7 @@ pub fn summarise(config: &Config) -> Result<Summary> {
             .or_default();
         entry[0] += tensor.numel() as i64;
         if name.starts_with("fusion.") || name.starts_with("head.") {
-            // Every matrix there multiplies one vector.
+            // Every matrix there multiplies one vector; what multiplies more tokens is added below.
             entry[1] += if tensor.dim() == 2 {
                 tensor.numel() as i64
             } else {
@@ -60,10 +60,15 @@ pub fn summarise(config: &Config) -> Result<Summary> {
             };
         }
     }
-    for (prefix, shape) in [
-        ("vit", config.vit_shape()?),
-        ("mamba", config.mamba_shape()?),
-    ] {
+    let shapes = [config.vit_shape()?, config.mamba_shape()?];
+    let patches = shapes.map(|shape| shape.map_or(0, |shape| shape.patches()));
+    if let Some((_, fusion)) = by_part
+        .iter_mut()
+        .find(|((_, _, part), _)| part == "fusion")
+    {
+        fusion[1] += net.fusion().token_multiply_adds(patches);
+    }
+    for (prefix, shape) in ["vit", "mamba"].into_iter().zip(shapes) {
         let Some(shape) = shape else { continue };
         for ((_, _, part), entry) in by_part
             .iter_mut()
@@ -180,6 +185,21 @@ mod tests {
         assert_eq!(block(&narrow) * 197, block(&wide) * 730);
         assert!(narrow.activation_bytes > 3 * wide.activation_bytes);
         assert_eq!(narrow.parameters - wide.parameters, (730 - 197) * 192);
+    }
+
+    #[test]
+    fn cross_attention_counts_its_work_on_every_token() {
+        let sizes = [
+            "data.image_size=32",
+            "model.fusion={strategy: cross_attention, dim: 32}",
+        ];
+        let summary = summary(&sizes);
+        let fusion = summary.layers.iter().find(|layer| layer.name == "fusion");
+        // 4 patches and the class token of each branch, 192 wide: projections; keys and values; query and output; scores and
+        // their use.
+        let projections = 2 * 5 * 192 * 32;
+        let attention = 2 * (2 * 5 * 32 * 32 + 2 * 32 * 32 + 2 * 5 * 32);
+        assert_eq!(fusion.unwrap().multiply_adds, projections + attention);
     }
 
     #[test]

@@ -13,5 +13,5 @@ pub mod trainer;
 
 pub use observer::{EpochRecord, Observer, Start, StepRecord};
 pub use outcome::Outcome;
-pub use run_dir::RunDir;
+pub use run_dir::{RunDir, RunState};
 pub use trainer::train;

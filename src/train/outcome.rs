@@ -1,19 +1,24 @@
 //! What a run comes to: `summary.json`.
 
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
 use super::provenance::Provenance;
+use super::run_dir::RunDir;
 use crate::eval::baselines::Baselines;
-use crate::eval::metrics::Metrics;
+use crate::eval::statistics::Measured;
 
 /// What a run came to: `summary.json`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Outcome {
     /// The best weights on the validation pictures.
-    pub val: Metrics,
+    pub val: Measured,
     /// The best weights on the test pictures, where the data set has some.
     #[serde(skip_serializing_if = "Option::is_none", default)]
-    pub test: Option<Metrics>,
+    pub test: Option<Measured>,
     /// What has to be beaten, on the same pictures.
     pub baselines: BaselinesBySplit,
     /// Epochs done.
@@ -22,6 +27,9 @@ pub struct Outcome {
     pub best_epoch: usize,
     /// Wall time spent training, in seconds, over all starts.
     pub seconds: f64,
+    /// Training pictures per second over all epochs, validation not counted.
+    #[serde(default)]
+    pub images_per_second: Option<f64>,
     /// Trained parameters.
     pub parameters: i64,
     /// Numbers of pictures to train on, to validate and to test with.
@@ -33,6 +41,20 @@ pub struct Outcome {
     /// Versions, commit and device.
     #[serde(flatten)]
     pub provenance: Provenance,
+}
+
+impl Outcome {
+    /// Of the finished run in a folder.
+    ///
+    /// # Errors
+    /// There is none, or its summary cannot be read.
+    pub fn read(root: &Path) -> Result<Self> {
+        let path = RunDir::summary_in(root);
+        let text =
+            fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+        serde_json::from_str(&text)
+            .with_context(|| format!("{} is not a summary of a run", path.display()))
+    }
 }
 
 /// Baselines on each split.

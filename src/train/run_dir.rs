@@ -7,12 +7,24 @@ use anyhow::{Context, Result, bail, ensure};
 
 use super::observer::EpochRecord;
 use crate::config::Config;
+use crate::data::Split;
 use crate::eval::run::{BEST_FILE, CONFIG_FILE, SUMMARY_FILE};
 use crate::files::{remove_leftovers, write_whole};
 
 const STATE: &str = "state";
 /// Folder of TensorBoard's event files in a run directory.
 pub const TENSORBOARD: &str = "tensorboard";
+
+/// What a folder holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RunState {
+    /// No run.
+    Absent,
+    /// A run that has not come to its end: it is going on, was stopped, or failed.
+    Started,
+    /// A run with its summary.
+    Finished,
+}
 
 /// A run's folder. Files appear in it whole or not at all.
 #[derive(Debug)]
@@ -33,6 +45,41 @@ impl RunDir {
             "{} holds a run already: add --resume to go on with it, or name another folder with --output",
             root.display()
         );
+        Ok(())
+    }
+
+    /// What the folder holds.
+    pub fn state(root: &Path) -> RunState {
+        match (
+            root.join(CONFIG_FILE).exists(),
+            root.join(SUMMARY_FILE).exists(),
+        ) {
+            (false, _) => RunState::Absent,
+            (true, false) => RunState::Started,
+            (true, true) => RunState::Finished,
+        }
+    }
+
+    /// Whether a process is training in the folder right now.
+    pub fn is_busy(root: &Path) -> bool {
+        let lock = File::open(root.join(STATE).join("lock"));
+        lock.is_ok_and(|lock| matches!(lock.try_lock(), Err(TryLockError::WouldBlock)))
+    }
+
+    /// Refuses a folder whose run has another config.
+    ///
+    /// # Errors
+    /// The config differs, or cannot be read.
+    pub fn check_config(root: &Path, config: &Config) -> Result<()> {
+        let path = root.join(CONFIG_FILE);
+        if Config::load(&path, &[])? != *config {
+            bail!(
+                "{} was started with another config; resume with that one (vmbeauty train {} --output {} --resume), or start anew in another folder",
+                root.display(),
+                path.display(),
+                root.display()
+            );
+        }
         Ok(())
     }
 
@@ -82,15 +129,7 @@ impl RunDir {
             "{} holds no run to resume: leave --resume out to start one",
             root.display()
         );
-        let before = Config::load(&path, &[])?;
-        if before != *config {
-            bail!(
-                "{} was started with another config; resume with that one (vmbeauty train {} --output {} --resume), or start anew in another folder",
-                root.display(),
-                path.display(),
-                root.display()
-            );
-        }
+        Self::check_config(root, config)?;
         let run = Self::lock(root)?;
         for folder in [run.root.clone(), run.state_dir()] {
             remove_leftovers(&folder)?;
@@ -143,12 +182,22 @@ impl RunDir {
 
     /// The figures at the end.
     pub fn summary(&self) -> PathBuf {
-        self.root.join(SUMMARY_FILE)
+        Self::summary_in(&self.root)
+    }
+
+    /// The figures at the end of the run in a folder.
+    pub fn summary_in(root: &Path) -> PathBuf {
+        root.join(SUMMARY_FILE)
+    }
+
+    /// Predictions of one split of the run in a folder.
+    pub fn predictions_in(root: &Path, split: Split) -> PathBuf {
+        root.join(format!("predictions_{split}.csv"))
     }
 
     /// Predictions of one split.
-    pub fn predictions(&self, split: &str) -> PathBuf {
-        self.root.join(format!("predictions_{split}.csv"))
+    pub fn predictions(&self, split: Split) -> PathBuf {
+        Self::predictions_in(&self.root, split)
     }
 
     fn metrics(&self) -> PathBuf {

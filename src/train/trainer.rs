@@ -21,6 +21,7 @@ use crate::data::{self, HostBatch, Loader, LoaderOptions, Pass, Pictures, Sample
 use crate::eval::baselines::baselines;
 use crate::eval::evaluate::{self, Walk};
 use crate::eval::predictions::Predictions;
+use crate::eval::statistics::Measured;
 use crate::files::write_whole;
 use crate::models::{BeautyNet, Images, device, weights};
 
@@ -389,12 +390,12 @@ impl<'a> Trainer<'a> {
     fn finish(&mut self, observers: &mut [Box<dyn Observer>]) -> Result<Outcome> {
         weights::load(&self.net.parameters(), &self.run.best())?;
         let val = self.predict(Split::Val, &self.splits.val, observers)?;
-        val.write(&self.run.predictions("val"))?;
+        val.write(&self.run.predictions(Split::Val))?;
         let test = match &self.splits.test {
             Some(pictures) => {
                 let test = self.predict(Split::Test, pictures, observers)?;
-                test.write(&self.run.predictions("test"))?;
-                Some(test.metrics()?)
+                test.write(&self.run.predictions(Split::Test))?;
+                Some(Measured::new(&test)?)
             }
             None => None,
         };
@@ -403,7 +404,7 @@ impl<'a> Trainer<'a> {
             .collect();
         let by_split = baselines(&self.splits.train, &others, self.walk())?;
         let outcome = Outcome {
-            val: val.metrics()?,
+            val: Measured::new(&val)?,
             test,
             baselines: BaselinesBySplit {
                 val: *by_split
@@ -414,6 +415,7 @@ impl<'a> Trainer<'a> {
             epochs: self.progress.epochs,
             best_epoch: self.progress.best.map_or(0, |(epoch, _)| epoch),
             seconds: self.progress.seconds,
+            images_per_second: mean_speed(&self.records),
             parameters: self.optimizer.parameter_count(),
             pictures: self.splits.counts(),
             skipped: self.splits.skipped,
@@ -424,8 +426,8 @@ impl<'a> Trainer<'a> {
             serde_json::to_writer_pretty(&mut *file, &outcome)?;
             Ok(writeln!(file)?)
         })?;
-        let mut figures = vec![("val", outcome.val)];
-        figures.extend(outcome.test.map(|test| ("test", test)));
+        let mut figures = vec![("val", outcome.val.metrics)];
+        figures.extend(outcome.test.map(|test| ("test", test.metrics)));
         observers
             .iter_mut()
             .for_each(|observer| observer.finish(&figures));
@@ -465,6 +467,16 @@ fn mean_and_std(scores: &[f64]) -> (f64, f64) {
             1.0
         },
     )
+}
+
+/// Of all epochs, each as long as the others.
+fn mean_speed(records: &[EpochRecord]) -> Option<f64> {
+    let seconds: f64 = records
+        .iter()
+        .map(|record| 1.0 / record.images_per_second)
+        .sum();
+    let speed = records.len() as f64 / seconds;
+    speed.is_finite().then_some(speed)
 }
 
 fn mean_shares(predictions: &Predictions) -> Option<[f64; 2]> {

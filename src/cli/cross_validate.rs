@@ -1,0 +1,91 @@
+//! `vmbeauty cross-validate`.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::Result;
+
+use super::output::{figure, interval, print, print_json, say, table};
+use super::train::observers;
+use crate::config::Config;
+use crate::eval::statistics::Figure;
+use crate::sweep::cross_validation::CrossValidation;
+use crate::sweep::{Folds, cross_validate};
+
+/// Train and test a model on every fold of a data set
+///
+/// Started again, it goes on where it stopped: a finished fold is not run again.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// The experiment, a YAML file
+    config: PathBuf,
+    /// Change a key of the config; may be repeated
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    set: Vec<String>,
+    /// `published`, or how many to draw from the seed [default: SCUT-FBP5500's published five, 5 of other data sets]
+    #[arg(long, value_name = "FOLDS")]
+    folds: Option<Folds>,
+    /// Where the folds' run directories go [default: runs/NAME-cross-validation]
+    #[arg(long, short, value_name = "DIR")]
+    output: Option<PathBuf>,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+/// Runs the subcommand.
+pub fn run(args: &Args) -> Result<ExitCode> {
+    let config = Config::load(&args.config, &args.set)?;
+    let folds = args.folds.unwrap_or(Folds::usual(config.data.dataset));
+    let root = match &args.output {
+        Some(root) => root.clone(),
+        None => Path::new("runs").join(format!("{}-cross-validation", config.name)),
+    };
+    let result = cross_validate(&config, folds, &root, &mut observers)?;
+    match args.json {
+        true => print_json(&result)?,
+        false => print(&report(&result))?,
+    }
+    say(&format!(
+        "predictions and figures of all folds: {}",
+        root.display()
+    ));
+    Ok(ExitCode::SUCCESS)
+}
+
+/// A row for each fold, then their mean, their spread, and the figures of all predictions together.
+fn report(result: &CrossValidation) -> String {
+    let row = |name: &str, n: String, value: &dyn Fn(Figure) -> String| {
+        let mut row = vec![name.to_string(), n];
+        row.extend(Figure::ALL.map(value));
+        row
+    };
+    let mut rows: Vec<Vec<String>> = result
+        .folds
+        .iter()
+        .map(|fold| {
+            let metrics = &fold.test.metrics;
+            row(&fold.fold, metrics.n.to_string(), &|of| {
+                figure(of.of(metrics))
+            })
+        })
+        .collect();
+    for (name, values) in [("mean", &result.mean), ("sd", &result.sd)] {
+        let value = |of: Figure| values.get(&of).copied().flatten().unwrap_or(f64::NAN);
+        rows.push(row(name, String::new(), &|of| figure(value(of))));
+    }
+    let pooled = &result.pooled;
+    rows.push(row("pooled", pooled.metrics.n.to_string(), &|of| {
+        figure(of.of(&pooled.metrics))
+    }));
+    let mut text = table(&["fold", "n", "PC", "MAE", "RMSE", "SRCC"], &rows);
+    text += "95 % intervals of the pooled figures:";
+    for of in Figure::ALL {
+        text += &format!(
+            "  {} {}",
+            of.name().to_uppercase(),
+            interval(pooled.interval(of))
+        );
+    }
+    text + "\n"
+}

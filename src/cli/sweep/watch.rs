@@ -1,0 +1,100 @@
+//! What a person hears of a sweep while it goes on, on stderr.
+
+use std::time::Instant;
+
+use super::{Args, duration};
+use crate::cli::output::say;
+use crate::sweep::{Estimate, Event, PlannedRun, State};
+
+/// Tells a person how the sweep gets on.
+pub(super) struct Watch {
+    total: usize,
+    settled: usize,
+    estimate: Estimate,
+    open: Vec<String>,
+    jobs: f64,
+    begun: Vec<(String, Instant)>,
+    runs: Vec<PlannedRun>,
+}
+
+impl Watch {
+    pub fn new(args: &Args, runs: &[&PlannedRun], states: &[State]) -> Self {
+        let mut watch = Self {
+            total: runs.len(),
+            settled: 0,
+            estimate: Estimate::default(),
+            open: Vec::new(),
+            jobs: f64::from(args.jobs),
+            begun: Vec::new(),
+            runs: runs.iter().map(|run| (*run).clone()).collect(),
+        };
+        let mut failed = 0;
+        for (run, state) in runs.iter().zip(states) {
+            match state {
+                State::Done(outcome) => watch.estimate.add(run, outcome.seconds),
+                State::Failed(_) if !args.retry_failed => failed += 1,
+                _ => {
+                    watch.open.push(run.name.clone());
+                    continue;
+                }
+            }
+            watch.settled += 1;
+        }
+        if watch.settled > 0 {
+            say(&format!(
+                "{} of {} runs are there already{}",
+                watch.settled,
+                watch.total,
+                match failed {
+                    0 => String::new(),
+                    failed => format!(", {failed} of them failed (--retry-failed runs them again)"),
+                }
+            ));
+        }
+        watch
+    }
+
+    pub fn hear(&mut self, event: &Event) {
+        let (run, text) = match event {
+            Event::Started(run) => {
+                self.begun.push((run.name.clone(), Instant::now()));
+                return;
+            }
+            Event::Done(run, outcome) => {
+                self.estimate.add(run, outcome.seconds);
+                let measured = outcome.test.unwrap_or(outcome.val);
+                (run, measured.metrics.to_string())
+            }
+            Event::Failed(run, failure) => (run, format!("FAILED: {}", failure.error)),
+            Event::Stopped(run) => (run, "stopped; start the sweep again to go on".to_string()),
+            Event::Busy(run) => (
+                run,
+                "left alone: another process is training it".to_string(),
+            ),
+        };
+        self.settled += 1;
+        self.open.retain(|name| *name != run.name);
+        let took = match self.begun.iter().position(|(name, _)| *name == run.name) {
+            Some(at) => format!(
+                "  {}",
+                duration(self.begun.swap_remove(at).1.elapsed().as_secs_f64())
+            ),
+            None => String::new(),
+        };
+        let left = match self.left() {
+            Some(left) if !self.open.is_empty() => format!("  (about {} left)", duration(left)),
+            _ => String::new(),
+        };
+        say(&format!(
+            "[{}/{}] {}  {text}{took}{left}",
+            self.settled, self.total, run.name
+        ));
+    }
+
+    /// Seconds until the open runs are done.
+    fn left(&self) -> Option<f64> {
+        let open = self.runs.iter().filter(|run| self.open.contains(&run.name));
+        let seconds: Option<f64> = open.map(|run| self.estimate.of(run)).sum();
+        Some(seconds? / self.jobs)
+    }
+}

@@ -1,0 +1,135 @@
+//! Attention between the two token sequences.
+
+use tch::{Kind, Tensor, nn};
+
+use super::projections::Projections;
+use super::{BranchTokens, Fused, Join};
+use crate::models::layers::{Init, LayerNorm, Linear};
+
+const NORM_EPS: f64 = 1e-6;
+/// Most attention heads, and fewest channels of a head.
+const MOST_HEADS: i64 = 8;
+const LEAST_HEAD_DIM: i64 = 16;
+
+/// `cross_attention` (CrossViT, arXiv 2103.14899). With all tokens projected to `dim` channels,
+/// each branch's class token asks itself and the other branch's patch tokens:
+/// `x = LN([c_A; T_B])`, `y_A = c_A + W softmax(q kᵀ / √d_h) v` by head, with `q` from the class token in `x`, `k` and `v` from all of `x`;
+/// `z = y_A + y_B`, as CrossViT adds what its two branches say.
+///
+/// The weight of a branch is the attention that its tokens get, as a mean over heads and over both directions; what reaches `z`
+/// through the residual is not counted.
+#[derive(Debug)]
+pub(super) struct CrossAttention {
+    project: Projections,
+    from_vit: ClassAttention,
+    from_mamba: ClassAttention,
+    dim: i64,
+}
+
+impl CrossAttention {
+    pub fn new(path: &nn::Path, widths: [i64; 2], dim: i64) -> Self {
+        Self {
+            project: Projections::new(path, widths, dim),
+            from_vit: ClassAttention::new(path / "from_vit", dim),
+            from_mamba: ClassAttention::new(path / "from_mamba", dim),
+            dim,
+        }
+    }
+}
+
+impl Join for CrossAttention {
+    fn width(&self) -> i64 {
+        self.dim
+    }
+
+    fn forward(&self, vit: &BranchTokens, mamba: &BranchTokens, _train: bool) -> Fused {
+        let [vit, mamba] = self.project.tokens(vit, mamba);
+        let (from_vit, vit_to_itself) = self.from_vit.forward(&vit, &mamba);
+        let (from_mamba, mamba_to_itself) = self.from_mamba.forward(&mamba, &vit);
+        // What a class token does not give to itself, it gives to the other branch.
+        let share = (vit_to_itself + 1.0 - mamba_to_itself) * 0.5; // (b, 1)
+        Fused {
+            vector: from_vit + from_mamba,
+            weights: Some(Tensor::cat(&[&share, &(1.0 - &share)], -1)),
+        }
+    }
+
+    fn token_multiply_adds(&self, [vit, mamba]: [i64; 2]) -> i64 {
+        let d = self.dim;
+        let [vit_width, mamba_width] = self.project.widths();
+        let projections = (vit * vit_width + mamba * mamba_width) * d;
+        // Keys and values of the other branch's patches; then scores and their use, of the class token too.
+        let attention = |patches: i64| 2 * patches * d * d + 2 * (1 + patches) * d;
+        projections + attention(vit) + attention(mamba)
+    }
+}
+
+/// Multi-head attention with the class token as the only query.
+#[derive(Debug)]
+struct ClassAttention {
+    norm: LayerNorm,
+    q: Linear,
+    k: Linear,
+    v: Linear,
+    proj: Linear,
+    heads: i64,
+}
+
+impl ClassAttention {
+    fn new(path: nn::Path, dim: i64) -> Self {
+        let linear = |name: &str, bias| {
+            Linear::new(&path / name, dim, dim, bias, Init::pytorch_default(dim))
+        };
+        Self {
+            norm: LayerNorm::new(&path / "norm", dim, NORM_EPS),
+            q: linear("q", true),
+            // A bias of the keys would add the same to every score, and softmax takes it away again.
+            k: linear("k", false),
+            v: linear("v", true),
+            proj: linear("proj", true),
+            heads: heads(dim),
+        }
+    }
+
+    /// `own` (b, 1 + patches, dim) with its class token first, `other` likewise: the updated class token (b, dim), and the part of
+    /// the attention that it gave to itself (b, 1).
+    fn forward(&self, own: &Tensor, other: &Tensor) -> (Tensor, Tensor) {
+        let (b, count, dim) = other.size3().unwrap_or_default();
+        let class = own.narrow(1, 0, 1);
+        let x = Tensor::cat(&[&class, &other.narrow(1, 1, count - 1)], 1);
+        let x = self.norm.forward(&x); // (b, count, dim)
+        let by_head = |x: Tensor| {
+            x.reshape([b, -1, self.heads, dim / self.heads])
+                .transpose(1, 2)
+        };
+        let q = by_head(self.q.forward(&x.narrow(1, 0, 1))); // (b, heads, 1, dim / heads)
+        let (k, v) = (by_head(self.k.forward(&x)), by_head(self.v.forward(&x)));
+        let scale = ((dim / self.heads) as f64).powf(-0.5);
+        let attention = (q.matmul(&k.transpose(-2, -1)) * scale).softmax(-1, Kind::Float); // (b, heads, 1, count)
+        let read = attention.matmul(&v).transpose(1, 2).reshape([b, dim]);
+        let to_itself = attention.narrow(-1, 0, 1).flatten(1, -1).mean_dim(
+            [-1i64].as_slice(),
+            true,
+            Kind::Float,
+        );
+        (class.squeeze_dim(1) + self.proj.forward(&read), to_itself)
+    }
+}
+
+/// The most heads that divide `dim` into at least 16 channels each, at most 8; one where none do.
+fn heads(dim: i64) -> i64 {
+    (1..=MOST_HEADS)
+        .rev()
+        .find(|heads| dim % heads == 0 && dim / heads >= LEAST_HEAD_DIM)
+        .unwrap_or(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::heads;
+
+    #[test]
+    fn heads_divide_the_width_into_sixteen_channels_or_more() {
+        assert_eq!([256, 96, 64, 17, 8, 1].map(heads), [8, 6, 4, 1, 1, 1]);
+    }
+}

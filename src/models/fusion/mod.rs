@@ -1,0 +1,184 @@
+//! One vector from the two branches.
+//!
+//! In the equations, `v` and `m` are the class tokens of the ViT and of the Vision Mamba, `P₁` and `P₂` learned affine
+//! projections to `model.fusion.dim` channels, `⊙` is the product by channel, `σ` the logistic function.
+
+mod bilinear;
+mod cross_attention;
+mod gmu;
+mod mixture;
+mod plain;
+mod projections;
+mod score;
+
+use std::fmt::Debug;
+
+use anyhow::{Result, bail};
+use tch::{Tensor, nn};
+
+use self::bilinear::Bilinear;
+use self::cross_attention::CrossAttention;
+use self::gmu::GatedMultimodalUnit;
+use self::mixture::{Gated, Weighted};
+use self::plain::{Concat, Sum};
+use self::score::ScoreAverage;
+use crate::config::{FusionStrategy, ModelConfig};
+
+/// What a branch gives to the fusion.
+#[derive(Debug)]
+pub struct BranchTokens {
+    /// (b, 1 + patches, d), after the backbone's last norm.
+    tokens: Tensor,
+    /// Where the class token stands.
+    class_index: i64,
+}
+
+impl BranchTokens {
+    /// Tokens (b, 1 + patches, d), of which the one at `class_index` is the class token.
+    pub fn new(tokens: Tensor, class_index: i64) -> Self {
+        Self {
+            tokens,
+            class_index,
+        }
+    }
+
+    /// The class token, which is the branch's feature vector: (b, d).
+    pub fn class(&self) -> Tensor {
+        self.tokens.select(1, self.class_index)
+    }
+
+    /// All tokens, the class token first: (b, 1 + patches, d).
+    fn class_first(&self) -> Tensor {
+        if self.class_index == 0 {
+            return self.tokens.shallow_clone();
+        }
+        let (at, count) = (self.class_index, self.tokens.size()[1]);
+        let parts = [
+            self.tokens.narrow(1, at, 1),
+            self.tokens.narrow(1, 0, at),
+            self.tokens.narrow(1, at + 1, count - at - 1),
+        ];
+        Tensor::cat(&parts, 1)
+    }
+}
+
+/// The fused vector, and how much each branch had in it.
+#[derive(Debug)]
+pub struct Fused {
+    /// (b, [`Fusion::width`]).
+    pub vector: Tensor,
+    /// (b, 2): the weights of the ViT and the Mamba branch, which sum to 1; `None` where the strategy defines none.
+    pub weights: Option<Tensor>,
+}
+
+/// One way to join two branches.
+trait Join: Debug + Send {
+    /// Channels of the fused vector.
+    fn width(&self) -> i64;
+
+    /// Joins the branches; `train` turns dropout on.
+    fn forward(&self, vit: &BranchTokens, mamba: &BranchTokens, train: bool) -> Fused;
+
+    /// Multiply-adds for one picture beyond one product with each matrix, given the numbers of patches.
+    fn token_multiply_adds(&self, _patches: [i64; 2]) -> i64 {
+        0
+    }
+}
+
+/// How the branches that are there become one vector.
+#[derive(Debug)]
+pub struct Fusion {
+    join: Option<Box<dyn Join>>,
+    width: i64,
+    predicts: bool,
+}
+
+impl Fusion {
+    /// New parameters under `path` for branches of these feature widths; an absent branch has none, and a branch alone needs no
+    /// parameters.
+    ///
+    /// # Errors
+    /// The strategy needs a branch that is absent.
+    pub fn new(
+        path: &nn::Path,
+        config: &ModelConfig,
+        vit_width: Option<i64>,
+        mamba_width: Option<i64>,
+    ) -> Result<Self> {
+        let strategy = config.fusion.strategy;
+        let widths = match (strategy, vit_width, mamba_width) {
+            (FusionStrategy::VitOnly, Some(width), _)
+            | (FusionStrategy::MambaOnly, _, Some(width)) => {
+                return Ok(Self {
+                    join: None,
+                    width,
+                    predicts: false,
+                });
+            }
+            (_, Some(vit), Some(mamba)) => [vit, mamba],
+            _ => bail!("model.fusion.strategy {strategy} needs a branch that the model lacks"),
+        };
+        let dim = config.fusion.dim;
+        let join: Box<dyn Join> = match strategy {
+            FusionStrategy::Concat => Box::new(Concat::new(path, widths, dim)),
+            FusionStrategy::Sum => Box::new(Sum::new(path, widths, dim)),
+            FusionStrategy::Weighted => Box::new(Weighted::new(path, widths, dim)),
+            FusionStrategy::Gated => Box::new(Gated::new(path, widths, dim)),
+            FusionStrategy::Gmu => Box::new(GatedMultimodalUnit::new(path, widths, dim)),
+            FusionStrategy::Bilinear => Box::new(Bilinear::new(path, widths, dim)),
+            FusionStrategy::CrossAttention => Box::new(CrossAttention::new(path, widths, dim)),
+            FusionStrategy::Score => Box::new(ScoreAverage::new(path, widths, &config.head)),
+            FusionStrategy::VitOnly | FusionStrategy::MambaOnly => {
+                bail!("model.fusion.strategy {strategy} needs a branch that the model lacks")
+            }
+        };
+        Ok(Self {
+            width: join.width(),
+            join: Some(join),
+            predicts: strategy == FusionStrategy::Score,
+        })
+    }
+
+    /// Channels of the fused vector.
+    pub fn width(&self) -> i64 {
+        self.width
+    }
+
+    /// Whether the fused vector is the prediction already, so that the head only brings it to the data set's scale.
+    pub fn predicts(&self) -> bool {
+        self.predicts
+    }
+
+    /// Joins the branches that are there; `train` turns dropout on.
+    ///
+    /// # Errors
+    /// A branch that the strategy needs is missing.
+    pub fn forward(
+        &self,
+        vit: Option<&BranchTokens>,
+        mamba: Option<&BranchTokens>,
+        train: bool,
+    ) -> Result<Fused> {
+        match (&self.join, vit, mamba) {
+            (Some(join), Some(vit), Some(mamba)) => Ok(join.forward(vit, mamba, train)),
+            (None, Some(alone), None) | (None, None, Some(alone)) => Ok(Fused {
+                vector: alone.class(),
+                weights: None,
+            }),
+            _ => bail!("the fusion got other branches than it was made for"),
+        }
+    }
+
+    /// Multiply-adds for one picture beyond one product with each matrix, given the numbers of patches of the ViT and the Mamba
+    /// branch.
+    pub(super) fn token_multiply_adds(&self, patches: [i64; 2]) -> i64 {
+        self.join
+            .as_ref()
+            .map_or(0, |join| join.token_multiply_adds(patches))
+    }
+}
+
+/// The mixture of two tensors of shape (b, dim) by weights of shape (b, 2) or (2).
+fn mix(parts: &[Tensor; 2], weights: &Tensor) -> Tensor {
+    &parts[0] * weights.narrow(-1, 0, 1) + &parts[1] * weights.narrow(-1, 1, 1)
+}

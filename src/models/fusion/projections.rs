@@ -1,0 +1,49 @@
+//! Both branches' features brought to one width.
+
+use tch::{Tensor, nn};
+
+use super::BranchTokens;
+use crate::models::layers::{Init, Linear};
+
+/// `P₁` and `P₂`: an affine map of each branch to the same number of channels.
+#[derive(Debug)]
+pub(super) struct Projections {
+    vit_proj: Linear,
+    mamba_proj: Linear,
+    widths: [i64; 2],
+}
+
+impl Projections {
+    /// From branches of these widths to `dim` channels.
+    pub fn new(path: &nn::Path, widths: [i64; 2], dim: i64) -> Self {
+        let linear = |name: &str, width| {
+            Linear::new(path / name, width, dim, true, Init::pytorch_default(width))
+        };
+        Self {
+            vit_proj: linear("vit_proj", widths[0]),
+            mamba_proj: linear("mamba_proj", widths[1]),
+            widths,
+        }
+    }
+
+    /// Channels of the branches before.
+    pub fn widths(&self) -> [i64; 2] {
+        self.widths
+    }
+
+    /// The class tokens, 2 of (b, dim).
+    pub fn forward(&self, vit: &BranchTokens, mamba: &BranchTokens) -> [Tensor; 2] {
+        [
+            self.vit_proj.forward(&vit.class()),
+            self.mamba_proj.forward(&mamba.class()),
+        ]
+    }
+
+    /// All tokens with the class token first, (b, 1 + patches, dim) of each branch.
+    pub fn tokens(&self, vit: &BranchTokens, mamba: &BranchTokens) -> [Tensor; 2] {
+        [
+            self.vit_proj.forward(&vit.class_first()),
+            self.mamba_proj.forward(&mamba.class_first()),
+        ]
+    }
+}

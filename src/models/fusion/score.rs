@@ -1,0 +1,47 @@
+//! Late fusion: each branch predicts for itself.
+
+use tch::{Kind, Tensor, nn};
+
+use super::{BranchTokens, Fused, Join, mix};
+use crate::config::HeadConfig;
+use crate::models::head::Regressor;
+use crate::models::layers::Init;
+
+/// `score`: `ŷ = w₁ f₁(v) + w₂ f₂(m)` with `w = softmax(a)` of two learned scalars, where `f₁` and `f₂` are regressors as
+/// `model.head` says, one for each branch. A linear opinion pool (Stone, "The opinion pool", Annals of Mathematical Statistics 32,
+/// 1961) whose weights are trained with the rest. The fused vector is the prediction itself.
+#[derive(Debug)]
+pub(super) struct ScoreAverage {
+    vit_head: Regressor,
+    mamba_head: Regressor,
+    weights: Tensor,
+}
+
+impl ScoreAverage {
+    pub fn new(path: &nn::Path, widths: [i64; 2], head: &HeadConfig) -> Self {
+        Self {
+            vit_head: Regressor::new(&(path / "vit_head"), widths[0], head),
+            mamba_head: Regressor::new(&(path / "mamba_head"), widths[1], head),
+            weights: Init::Constant(0.0).parameter(path, "weights", &[2]),
+        }
+    }
+}
+
+impl Join for ScoreAverage {
+    fn width(&self) -> i64 {
+        1
+    }
+
+    fn forward(&self, vit: &BranchTokens, mamba: &BranchTokens, train: bool) -> Fused {
+        let scores = [
+            self.vit_head.forward(&vit.class(), train),
+            self.mamba_head.forward(&mamba.class(), train),
+        ];
+        let weights = self.weights.softmax(-1, Kind::Float);
+        let b = scores[0].size()[0];
+        Fused {
+            vector: mix(&scores, &weights),
+            weights: Some(weights.expand([b, 2], false)),
+        }
+    }
+}

@@ -1,0 +1,183 @@
+//! Cross-validation: a model for each fold, tested on the pictures that it has not seen.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, ensure};
+use serde::{Deserialize, Serialize};
+
+use super::folds::Folds;
+use crate::config::{Config, ConfigError, Problem};
+use crate::data::Split;
+use crate::eval::predictions::Predictions;
+use crate::eval::statistics::{Figure, Measured};
+use crate::files::write_whole;
+use crate::train::{Observer, Outcome, RunDir, RunState, train};
+
+/// What a cross-validation came to: `cross_validation.json`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct CrossValidation {
+    /// One entry per fold.
+    pub folds: Vec<FoldResult>,
+    /// Mean over the folds of each figure; `None` where a fold's is not defined.
+    pub mean: BTreeMap<Figure, Option<f64>>,
+    /// Standard deviation over the folds (n - 1).
+    pub sd: BTreeMap<Figure, Option<f64>>,
+    /// The figures of all folds' predictions together, each picture predicted by the model that has not seen it.
+    pub pooled: Measured,
+    /// Seconds of training, of all folds.
+    pub seconds: f64,
+}
+
+/// One fold.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct FoldResult {
+    /// Its name in `data.split`.
+    pub fold: String,
+    /// Its run directory, within the cross-validation's.
+    pub run: PathBuf,
+    /// On its test pictures.
+    pub test: Measured,
+}
+
+/// What watches a fold's run.
+pub type Watch<'a> = dyn FnMut(&Config, &Path) -> Vec<Box<dyn Observer>> + 'a;
+
+/// Trains a model for each fold in a run directory of its own below `root`, named by the fold, and writes there the predictions
+/// of all folds (`predictions.csv`, with the column `fold`) and `cross_validation.json`. A fold that is finished is not run again,
+/// one that was stopped goes on. `watch` gives the observers of each run.
+///
+/// # Errors
+/// Those of a run, or `root` holds folds of another config.
+pub fn cross_validate(
+    config: &Config,
+    folds: Folds,
+    root: &Path,
+    watch: &mut Watch,
+) -> Result<CrossValidation> {
+    let mut results = Vec::new();
+    let mut pooled = Predictions::default();
+    let mut seconds = 0.0;
+    for (index, (fold, config)) in fold_configs(config, folds)?.into_iter().enumerate() {
+        let run = root.join(&fold);
+        let outcome = finish(&config, &run, watch)
+            .with_context(|| format!("{fold} of the cross-validation in {}", root.display()))?;
+        let Some(test) = outcome.test else {
+            anyhow::bail!("{} has no test pictures", run.display());
+        };
+        let predictions = Predictions::read(&RunDir::predictions_in(&run, Split::Test))?;
+        append(&mut pooled, predictions, index + 1)?;
+        seconds += outcome.seconds;
+        results.push(FoldResult {
+            fold: fold.clone(),
+            run: fold.into(),
+            test,
+        });
+    }
+    let each = |f: &dyn Fn(&[f64]) -> Option<f64>| -> BTreeMap<Figure, Option<f64>> {
+        let of = |figure: Figure| -> Vec<f64> {
+            let results = results.iter();
+            results
+                .map(|result| figure.of(&result.test.metrics))
+                .collect()
+        };
+        Figure::ALL.map(|figure| (figure, f(&of(figure)))).into()
+    };
+    let result = CrossValidation {
+        mean: each(&|values| mean_and_sd(values).map(|(mean, _)| mean)),
+        sd: each(&|values| mean_and_sd(values).map(|(_, sd)| sd)),
+        pooled: Measured::new(&pooled)?,
+        folds: results,
+        seconds,
+    };
+    pooled.write(&root.join("predictions.csv"))?;
+    write_whole(&root.join("cross_validation.json"), |file| {
+        serde_json::to_writer_pretty(&mut *file, &result)?;
+        Ok(writeln!(file)?)
+    })?;
+    Ok(result)
+}
+
+/// Each fold's name, and its config.
+fn fold_configs(config: &Config, folds: Folds) -> Result<Vec<(String, Config)>, ConfigError> {
+    let splits = folds.splits(config.data.dataset).map_err(|message| {
+        ConfigError::Invalid(vec![Problem {
+            place: None,
+            key: "folds".to_string(),
+            message: format!("--folds {folds}: {message}"),
+        }])
+    })?;
+    let config_of = |split: String| {
+        let mut config = config.clone();
+        config.data.split = split.clone();
+        config.validate()?;
+        Ok((split, config))
+    };
+    splits.into_iter().map(config_of).collect()
+}
+
+/// The outcome of the run in `root`, which is made, gone on with, or just read.
+fn finish(config: &Config, root: &Path, watch: &mut Watch) -> Result<Outcome> {
+    match RunDir::state(root) {
+        RunState::Finished => {
+            RunDir::check_config(root, config)?;
+            Outcome::read(root)
+        }
+        state => {
+            let mut observers = watch(config, root);
+            train(config, root, state == RunState::Started, &mut observers)
+        }
+    }
+}
+
+/// Adds a fold's predictions, with the number of the fold beside each.
+fn append(pooled: &mut Predictions, fold: Predictions, number: usize) -> Result<()> {
+    let count = fold.images.len();
+    let mut extra = fold.extra;
+    extra.push(("fold".to_string(), vec![number as f64; count]));
+    if pooled.images.is_empty() {
+        pooled.extra = extra
+            .iter()
+            .map(|(name, _)| (name.clone(), Vec::new()))
+            .collect();
+    }
+    ensure!(
+        pooled
+            .extra
+            .iter()
+            .map(|(name, _)| name)
+            .eq(extra.iter().map(|(name, _)| name)),
+        "the folds' predictions have different columns: remove the older run"
+    );
+    pooled.images.extend(fold.images);
+    pooled.targets.extend(fold.targets);
+    pooled.predictions.extend(fold.predictions);
+    for ((_, column), (_, values)) in pooled.extra.iter_mut().zip(extra) {
+        column.extend(values);
+    }
+    Ok(())
+}
+
+/// `None` where a value is not finite, or for a single one.
+fn mean_and_sd(values: &[f64]) -> Option<(f64, f64)> {
+    let n = values.len() as f64;
+    let mean = values.iter().sum::<f64>() / n;
+    let squares: f64 = values.iter().map(|value| (value - mean).powi(2)).sum();
+    let sd = (squares / (n - 1.0)).sqrt();
+    (mean.is_finite() && sd.is_finite()).then_some((mean, sd))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_spread_over_folds_is_the_samples() {
+        assert_eq!(
+            mean_and_sd(&[1.0, 2.0, 3.0, 4.0]),
+            Some((2.5, (5.0f64 / 3.0).sqrt()))
+        );
+        assert_eq!(mean_and_sd(&[1.0]), None);
+        assert_eq!(mean_and_sd(&[1.0, f64::NAN]), None);
+    }
+}

@@ -1,0 +1,118 @@
+//! Which folds a data set is cut into.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+
+use crate::config::{DatasetName, Fold};
+
+/// The folds of a cross-validation: `published` in a file or on the command line, or their number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Folds {
+    /// Those that come with the data set: SCUT-FBP5500's five.
+    Published,
+    /// So many, drawn from the seed.
+    Drawn(usize),
+}
+
+impl Folds {
+    /// The published ones of SCUT-FBP5500, five drawn ones of other data sets.
+    pub fn usual(dataset: DatasetName) -> Self {
+        match dataset {
+            DatasetName::ScutFbp5500 => Self::Published,
+            _ => Self::Drawn(5),
+        }
+    }
+
+    /// Each fold's name in `data.split`.
+    ///
+    /// # Errors
+    /// The data set has no published folds.
+    pub fn splits(self, dataset: DatasetName) -> Result<Vec<String>, String> {
+        match (self, dataset) {
+            (Self::Drawn(of), _) => Ok((1..=of)
+                .map(|number| Fold { number, of }.to_string())
+                .collect()),
+            (Self::Published, DatasetName::ScutFbp5500) => {
+                Ok((1..=5).map(|fold| format!("fold_{fold}")).collect())
+            }
+            (Self::Published, _) => Err(format!(
+                "the data set {dataset} has no published folds: give their number, for example 5"
+            )),
+        }
+    }
+}
+
+impl fmt::Display for Folds {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Published => f.write_str("published"),
+            Self::Drawn(count) => write!(f, "{count}"),
+        }
+    }
+}
+
+impl FromStr for Folds {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.parse() {
+            Ok(count) if count >= 2 => Ok(Self::Drawn(count)),
+            _ if text == "published" => Ok(Self::Published),
+            _ => Err(format!(
+                "must be published or a number of at least 2, is {text}"
+            )),
+        }
+    }
+}
+
+impl Serialize for Folds {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Published => serializer.serialize_str("published"),
+            Self::Drawn(count) => serializer.serialize_u64(*count as u64),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Folds {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(untagged)]
+        enum Text {
+            Number(u64),
+            Name(String),
+        }
+        let text = match Text::deserialize(deserializer) {
+            Ok(Text::Number(number)) => number.to_string(),
+            Ok(Text::Name(name)) => name,
+            Err(_) => {
+                return Err(de::Error::custom(
+                    "must be published or a number of at least 2",
+                ));
+            }
+        };
+        text.parse().map_err(de::Error::custom)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn folds_are_named_as_data_split_names_them() {
+        let scut = DatasetName::ScutFbp5500;
+        assert_eq!(Folds::usual(scut).splits(scut).unwrap()[4], "fold_5");
+        let drawn: Folds = "3".parse().unwrap();
+        assert_eq!(
+            drawn.splits(scut).unwrap(),
+            ["fold_1_of_3", "fold_2_of_3", "fold_3_of_3"]
+        );
+        assert!(Folds::Published.splits(DatasetName::Csv).is_err());
+        for text in ["1", "0", "-2", "five", ""] {
+            assert!(text.parse::<Folds>().is_err(), "{text}");
+        }
+    }
+}

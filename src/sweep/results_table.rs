@@ -1,0 +1,85 @@
+//! A sweep's runs as a table for other programs.
+
+use std::path::Path;
+
+use anyhow::Result;
+
+use super::naming::text;
+use super::results::{Results, RunResult};
+use crate::eval::statistics::{Figure, Measured};
+use crate::files::write_whole;
+
+impl Results {
+    /// `results.csv`: a line per run. The axes' columns are called by their keys; a figure that is not there is empty.
+    pub(super) fn write_csv(&self, path: &Path) -> Result<()> {
+        write_whole(path, |out| {
+            let mut csv = csv::Writer::from_writer(out);
+            csv.write_record(self.header())?;
+            for run in &self.runs {
+                csv.write_record(self.record(run))?;
+            }
+            Ok(csv.flush()?)
+        })
+    }
+
+    fn header(&self) -> Vec<String> {
+        let mut header = vec!["run".to_string(), "state".to_string()];
+        header.extend(self.axes.iter().cloned());
+        header.extend(["seed", "fold"].map(str::to_string));
+        for split in ["val", "test"] {
+            header.push(format!("{split}_n"));
+            for figure in Figure::ALL {
+                let name = format!("{split}_{}", figure.name());
+                header.extend([name.clone(), format!("{name}_lo"), format!("{name}_hi")]);
+            }
+        }
+        let last = [
+            "best_epoch",
+            "seconds",
+            "images_per_second",
+            "parameters",
+            "error",
+        ];
+        header.extend(last.map(str::to_string));
+        header
+    }
+
+    fn record(&self, run: &RunResult) -> Vec<String> {
+        let mut record = vec![run.name.clone(), run.state.clone()];
+        record.extend(
+            self.axes
+                .iter()
+                .map(|axis| run.values.get(axis).map(text).unwrap_or_default()),
+        );
+        record.extend([run.seed.to_string(), run.fold.clone().unwrap_or_default()]);
+        for measured in [&run.val, &run.test] {
+            record.push(cell(measured.as_ref().map(|measured| measured.metrics.n)));
+            for figure in Figure::ALL {
+                record.extend(figure_cells(measured.as_ref(), figure));
+            }
+        }
+        record.extend([
+            cell(run.best_epoch),
+            cell(run.seconds),
+            cell(run.images_per_second),
+            cell(run.parameters),
+            run.error.clone().unwrap_or_default(),
+        ]);
+        record
+    }
+}
+
+/// A figure and the ends of its interval.
+fn figure_cells(measured: Option<&Measured>, figure: Figure) -> [String; 3] {
+    let value = measured.map(|measured| figure.of(&measured.metrics));
+    let interval = measured.and_then(|measured| measured.interval(figure));
+    [
+        cell(value.filter(|value| value.is_finite())),
+        cell(interval.map(|interval| interval.lo)),
+        cell(interval.map(|interval| interval.hi)),
+    ]
+}
+
+fn cell(value: Option<impl ToString>) -> String {
+    value.map(|value| value.to_string()).unwrap_or_default()
+}

@@ -1,0 +1,261 @@
+//! The statistics against scipy's values and against populations whose figures are known.
+
+use std::f64::consts::PI;
+
+use rand_chacha::ChaCha8Rng;
+use rand_chacha::rand_core::{Rng, SeedableRng};
+use vm_beautynet::eval::metrics::{pearson, spearman};
+use vm_beautynet::eval::predictions::Predictions;
+use vm_beautynet::eval::statistics::{
+    Bootstrap, Figure, Measured, OverSeeds, Replicates, Sample, aligned, compare,
+};
+
+/// Ratings with ties, and two models' predictions of them.
+const TARGETS: [f64; 24] = [
+    2.4, 2.1, 2.8, 3.3, 3.8, 3.1, 2.6, 2.5, 3.5, 4.1, 3.2, 2.1, 2.3, 4.1, 3.1, 1.8, 2.9, 2.2, 2.6,
+    2.7, 2.5, 3.4, 3.0, 2.6,
+];
+const FIRST: [f64; 24] = [
+    2.66, 2.57, 2.26, 3.15, 3.3, 3.02, 2.23, 2.61, 3.39, 3.77, 2.79, 2.14, 2.06, 3.41, 3.16, 1.65,
+    3.33, 2.61, 1.98, 2.86, 2.21, 3.33, 3.02, 1.98,
+];
+const SECOND: [f64; 24] = [
+    2.46, 2.24, 3.34, 2.62, 3.93, 2.52, 2.55, 2.23, 4.07, 4.05, 4.36, 2.69, 2.93, 4.19, 2.77, 2.12,
+    3.61, 2.24, 2.81, 2.78, 2.95, 3.1, 2.92, 2.84,
+];
+
+fn predictions(values: &[f64]) -> Predictions {
+    Predictions {
+        images: (0..values.len()).map(|i| format!("{i:03}")).collect(),
+        targets: TARGETS[..values.len()].to_vec(),
+        predictions: values.to_vec(),
+        extra: Vec::new(),
+    }
+}
+
+#[test]
+fn correlations_are_scipys() {
+    // scipy 1.17.1: pearsonr, spearmanr.
+    for (predictions, pc, srcc) in [
+        (FIRST, 0.839423562472448, 0.83653039639078),
+        (SECOND, 0.785706081016819, 0.716402488151634),
+    ] {
+        assert!((pearson(&predictions, &TARGETS) - pc).abs() < 1e-13);
+        assert!((spearman(&predictions, &TARGETS) - srcc).abs() < 1e-13);
+    }
+}
+
+#[test]
+fn intervals_are_scipys_but_for_the_draws() {
+    // scipy 1.17.1: bootstrap(method="BCa", paired=True), 20,000 resamples and more, means over three seeds. The ends vary with
+    // the draws by about a tenth of these tolerances in scipy, those of the rank correlation by a third.
+    let measured = Measured::new(&predictions(&FIRST)).unwrap();
+    for (figure, lo, hi, tolerance) in [
+        (Figure::Pc, 0.71019, 0.91907, 0.004),
+        (Figure::Mae, 0.22069, 0.38083, 0.004),
+        (Figure::Rmse, 0.28539, 0.43905, 0.004),
+        (Figure::Srcc, 0.64108, 0.93923, 0.01),
+    ] {
+        let ci = measured.interval(figure).unwrap();
+        assert!(
+            (ci.lo - lo).abs() < tolerance && (ci.hi - hi).abs() < tolerance,
+            "{figure:?}: {ci:?}"
+        );
+    }
+}
+
+#[test]
+fn the_same_seed_gives_the_same_intervals_on_any_number_of_threads() {
+    let on = |threads: usize| {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
+        pool.unwrap()
+            .install(|| Measured::new(&predictions(&FIRST)).unwrap())
+    };
+    assert_eq!(on(1), on(3));
+}
+
+#[test]
+fn figures_that_are_not_defined_have_no_interval() {
+    let constant = Measured::new(&predictions(&[3.0; 24])).unwrap();
+    assert!(constant.pc_ci.is_none() && constant.srcc_ci.is_none());
+    assert!(constant.mae_ci.is_some() && constant.rmse_ci.is_some());
+    let mut broken = FIRST;
+    broken[3] = f64::NAN;
+    assert!(
+        Measured::new(&predictions(&broken))
+            .unwrap()
+            .mae_ci
+            .is_none()
+    );
+    let json = serde_json::to_value(constant).unwrap();
+    assert!(json["pc"].is_null() && json["pc_ci"].is_null());
+    assert_eq!(json["mae_ci"].as_array().unwrap().len(), 2);
+    assert_eq!(json["n"], 24);
+    let none = Measured::new(&predictions(&[])).unwrap();
+    assert!(none.mae_ci.is_none());
+}
+
+#[test]
+fn a_summary_written_before_there_were_intervals_is_read() {
+    let old = r#"{"pc": 0.9, "mae": 0.2, "rmse": null, "srcc": 0.8, "n": 7}"#;
+    let measured: Measured = serde_json::from_str(old).unwrap();
+    assert_eq!((measured.metrics.pc, measured.metrics.n), (0.9, 7));
+    assert!(measured.metrics.rmse.is_nan() && measured.pc_ci.is_none());
+}
+
+/// Standard normal numbers (Box and Muller).
+struct Normal(ChaCha8Rng);
+
+impl Normal {
+    fn new(seed: u64) -> Self {
+        Self(ChaCha8Rng::seed_from_u64(seed))
+    }
+
+    fn draw(&mut self) -> f64 {
+        let mut unit = || ((self.0.next_u64() >> 11) as f64 + 0.5) / (1u64 << 53) as f64;
+        (-2.0 * unit().ln()).sqrt() * (2.0 * PI * unit()).cos()
+    }
+
+    fn draws(&mut self, n: usize) -> Vec<f64> {
+        (0..n).map(|_| self.draw()).collect()
+    }
+
+    /// Targets plus errors of this standard deviation.
+    fn predict(&mut self, targets: &[f64], sd: f64) -> Vec<f64> {
+        targets
+            .iter()
+            .map(|target| target + sd * self.draw())
+            .collect()
+    }
+}
+
+/// As many as a test set of ours has, about.
+const IMAGES: usize = 200;
+
+fn replicate(samples: &[Sample], seed: u64) -> Vec<Replicates> {
+    let bootstrap = Bootstrap {
+        resamples: 1000,
+        seed,
+    };
+    bootstrap.replicate(samples).unwrap()
+}
+
+/// Standard deviation of the errors that gives this PC with targets of standard deviation 1.
+fn error_sd(pc: f64) -> f64 {
+    (1.0 / (pc * pc) - 1.0).sqrt()
+}
+
+#[test]
+fn an_interval_covers_the_truth_in_93_to_97_of_100_data_sets() {
+    const DATA_SETS: usize = 2000;
+    let pc: f64 = 0.8;
+    let sd = error_sd(pc);
+    // Of the bivariate normal population.
+    let truth = [pc, sd * (2.0 / PI).sqrt(), sd, 6.0 / PI * (pc / 2.0).asin()];
+    let mut covered = [0; 4];
+    for data_set in 0..DATA_SETS {
+        let mut normal = Normal::new(data_set as u64);
+        let targets = normal.draws(IMAGES);
+        let sample = Sample::new(&normal.predict(&targets, sd), &targets).unwrap();
+        let replicates = replicate(&[sample], data_set as u64);
+        for figure in Figure::ALL {
+            let ci = replicates[0].interval(figure).unwrap();
+            covered[figure as usize] += usize::from(ci.contains(truth[figure as usize]));
+        }
+    }
+    for figure in Figure::ALL {
+        let part = covered[figure as usize] as f64 / DATA_SETS as f64;
+        println!("{}: covered in {:.1} %", figure.name(), 100.0 * part);
+        assert!((0.93..=0.97).contains(&part), "{figure:?}: {part}");
+    }
+}
+
+#[test]
+fn a_paired_interval_covers_the_difference_and_p_errs_as_often_as_it_says() {
+    const DATA_SETS: usize = 1500;
+    let (sd, better) = (error_sd(0.8), error_sd(0.83));
+    let truth = [0.03, (better - sd) * (2.0 / PI).sqrt(), better - sd];
+    let (mut covered, mut wrong, mut found) = ([0; 3], [0; 4], 0);
+    for data_set in 0..DATA_SETS {
+        let mut normal = Normal::new(1_000_000 + data_set as u64);
+        let targets = normal.draws(IMAGES);
+        let samples: Vec<Sample> = [sd, sd, better]
+            .iter()
+            .map(|sd| Sample::new(&normal.predict(&targets, *sd), &targets).unwrap())
+            .collect();
+        let replicates = replicate(&samples, data_set as u64);
+        for figure in Figure::ALL {
+            let equal = compare(&replicates[1], &replicates[0], figure);
+            wrong[figure as usize] += usize::from(equal.p.unwrap() <= 0.05);
+            let differs = compare(&replicates[2], &replicates[0], figure);
+            // p and interval say the same.
+            let (p, ci) = (differs.p.unwrap(), differs.ci.unwrap());
+            if !(0.04..0.06).contains(&p) {
+                assert_eq!(p < 0.05, !ci.contains(0.0), "{differs:?}");
+            }
+            if let Some(truth) = truth.get(figure as usize) {
+                covered[figure as usize] += usize::from(ci.contains(*truth));
+            }
+            found += usize::from(figure == Figure::Rmse && p <= 0.05);
+        }
+    }
+    let part = |count: usize| count as f64 / DATA_SETS as f64;
+    println!(
+        "covered {:?}, falsely different {:?}, truly different {}",
+        covered.map(part),
+        wrong.map(part),
+        part(found)
+    );
+    for covered in covered {
+        assert!((0.93..=0.97).contains(&part(covered)));
+    }
+    for wrong in wrong {
+        assert!((0.03..=0.07).contains(&part(wrong)));
+    }
+    assert!(
+        part(found) > 0.1,
+        "a difference is found in {} only",
+        part(found)
+    );
+}
+
+#[test]
+fn two_equal_models_differ_by_nothing() {
+    let (a, mut b) = (predictions(&FIRST), predictions(&FIRST));
+    for column in [&mut b.targets, &mut b.predictions] {
+        column.reverse();
+    }
+    b.images.reverse();
+    let replicates = replicate(&aligned(&[&a, &b]).unwrap(), 1);
+    let difference = compare(&replicates[0], &replicates[1], Figure::Pc);
+    assert_eq!(difference.difference, Some(0.0));
+    assert!(difference.ci.unwrap().contains(0.0));
+    assert_eq!(difference.p, Some(1.0));
+}
+
+#[test]
+fn variation_over_seeds_is_told_apart_from_that_over_images() {
+    let mut normal = Normal::new(4);
+    let targets = normal.draws(IMAGES);
+    // Runs that err in the same way on the same images: seeds add little, images much.
+    let shared = normal.predict(&targets, 0.5);
+    let seeds: Vec<Sample> = (0..5)
+        .map(|_| Sample::new(&normal.predict(&shared, 0.01), &targets).unwrap())
+        .collect();
+    let alike = OverSeeds::new(&replicate(&seeds, 1), Figure::Rmse).unwrap();
+    let width = |over: &OverSeeds| over.ci_over_images.map(|ci| ci.hi - ci.lo).unwrap();
+    assert!(
+        alike.sd_over_seeds.unwrap() < 0.05 * width(&alike),
+        "{alike:?}"
+    );
+    // Runs of different quality: seeds add much.
+    let seeds: Vec<Sample> = [0.2, 0.4, 0.6, 0.8, 1.0]
+        .iter()
+        .map(|sd| Sample::new(&normal.predict(&targets, *sd), &targets).unwrap())
+        .collect();
+    let unlike = OverSeeds::new(&replicate(&seeds, 1), Figure::Rmse).unwrap();
+    assert!(unlike.sd_over_seeds.unwrap() > width(&unlike), "{unlike:?}");
+    assert_eq!(unlike.seeds, 5);
+    let one = OverSeeds::new(&replicate(&seeds[..1], 1), Figure::Rmse).unwrap();
+    assert_eq!(one.sd_over_seeds, None);
+}
