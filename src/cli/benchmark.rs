@@ -1,5 +1,7 @@
 //! `vmbeauty benchmark`.
 
+mod train;
+
 use std::process::ExitCode;
 
 use anyhow::Result;
@@ -16,6 +18,7 @@ use crate::ops::{self, Path};
 #[derive(Debug, clap::Subcommand)]
 pub enum Command {
     Scan(ScanArgs),
+    Train(train::Args),
 }
 
 /// Time the selective scan on the CPU beside the same in libtorch's own operations
@@ -60,6 +63,7 @@ pub fn run(command: &Command) -> Result<ExitCode> {
     match command {
         Command::Scan(args) if args.mixer => mixer(args),
         Command::Scan(args) => scan(args),
+        Command::Train(args) => train::run(args),
     }
 }
 
