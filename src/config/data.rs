@@ -89,6 +89,11 @@ section! {
         /// Who is in the picture: nobody is on both sides of a split that is drawn from the seed.
         /// May be missing.
         pub person_column: String = "person".into(),
+        /// How much the picture counts in the training loss, 0 or more. May be missing.
+        pub weight_column: String = "weight".into(),
+        /// Columns with what each rater gave the picture; `rater_*` stands for all that begin so. Empty cells are raters who gave
+        /// nothing. Their mean is the score where there is no score column.
+        pub votes_columns: Vec<String> = Vec::new(),
     }
 }
 
@@ -321,6 +326,7 @@ impl CsvConfig {
             ("data.csv.split_column", &self.split_column),
             ("data.csv.group_column", &self.group_column),
             ("data.csv.person_column", &self.person_column),
+            ("data.csv.weight_column", &self.weight_column),
         ];
         for (index, (key, column)) in columns.iter().enumerate() {
             checks.require(!column.is_empty(), key, "the name of a column", "empty");
@@ -332,6 +338,14 @@ impl CsvConfig {
                     );
                 }
             }
+        }
+        for column in &self.votes_columns {
+            checks.require(
+                !column.is_empty(),
+                "data.csv.votes_columns",
+                "names of columns",
+                "empty",
+            );
         }
     }
 }

@@ -39,12 +39,7 @@ impl Row {
         // Links to one file are one picture. A missing file goes by the name that it would have.
         let key = fs::canonicalize(&path).unwrap_or_else(|_| path.components().collect());
         let key = composed(&key.to_string_lossy());
-        let sample = Sample {
-            id: id.to_string(),
-            source: Source::File(path),
-            score,
-            group,
-        };
+        let sample = Sample::new(id, Source::File(path), score, group);
         Self {
             sample,
             missing,

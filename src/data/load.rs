@@ -151,10 +151,13 @@ fn list_synthetic(config: &SyntheticConfig, seed: u64) -> Listing {
                     index: (split as u64) << 40 | index,
                 };
                 let sample = Sample {
-                    id: format!("synthetic/{split}/{index:06}"),
-                    source: Source::Synthetic(face),
-                    score: synthetic::rated_score(face, config.rater_noise),
-                    group: Some(synthetic::Face::sample(face).tone_group().to_string()),
+                    votes: synthetic::ratings(face, config.rater_noise),
+                    ..Sample::new(
+                        format!("synthetic/{split}/{index:06}"),
+                        Source::Synthetic(face),
+                        synthetic::rated_score(face, config.rater_noise),
+                        Some(synthetic::Face::sample(face).tone_group().to_string()),
+                    )
                 };
                 Row {
                     key: sample.id.clone(),

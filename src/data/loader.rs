@@ -25,6 +25,26 @@ pub struct HostBatch {
     pub targets: Vec<f32>,
     /// (len): each picture's index among the samples.
     pub indices: Vec<usize>,
+    /// (len): how much each picture counts in the loss.
+    pub weights: Vec<f32>,
+    /// (len): the ratings of each picture by its raters, whose shares add up to 1; empty for a picture of which only the mean is
+    /// known.
+    pub votes: Vec<Vec<Vote>>,
+}
+
+/// One rating among those of a picture.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Vote {
+    /// In the data set's own units.
+    pub rating: f32,
+    /// The part of all votes on the picture that this one is.
+    pub share: f32,
+}
+
+/// A picture's votes with equal shares.
+fn equal_shares(votes: &[f32]) -> Vec<Vote> {
+    let share = 1.0 / votes.len() as f32;
+    votes.iter().map(|&rating| Vote { rating, share }).collect()
 }
 
 /// What a pass over the samples is for.
@@ -225,12 +245,16 @@ impl Plan {
             })?;
         }
         let samples = self.pictures.samples();
-        let targets = indices.iter().map(|&index| samples[index].score).collect();
+        let of_samples = || indices.iter().map(|&index| &samples[index]);
         Ok(HostBatch {
             pixels,
             len: indices.len(),
             size,
-            targets,
+            targets: of_samples().map(|sample| sample.score).collect(),
+            weights: of_samples().map(|sample| sample.weight).collect(),
+            votes: of_samples()
+                .map(|sample| equal_shares(&sample.votes))
+                .collect(),
             indices,
         })
     }
@@ -275,12 +299,12 @@ mod tests {
             })
             .save(&path)
             .unwrap();
-            Sample {
-                id: format!("{index}.png"),
-                source: Source::File(path),
-                score: index as f32,
-                group: None,
-            }
+            Sample::new(
+                format!("{index}.png"),
+                Source::File(path),
+                index as f32,
+                None,
+            )
         });
         let config = DataConfig {
             image_size: 16,

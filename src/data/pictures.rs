@@ -130,12 +130,7 @@ mod tests {
         RgbImage::from_pixel(8, 8, image::Rgb([1, 2, 3]))
             .save(&path)
             .unwrap();
-        let sample = Sample {
-            id: "a".into(),
-            source: Source::File(path),
-            score: 1.0,
-            group: None,
-        };
+        let sample = Sample::new("a", Source::File(path), 1.0, None);
         let config = DataConfig {
             cache,
             image_size: 8,
