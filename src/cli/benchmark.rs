@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use serde_json::json;
 
+use super::benchmark_data;
 use super::output::{print, print_json, say, table};
 use crate::config::BackboneConfig;
 use crate::models::vim::{MixerProfile, profile_mixer};
@@ -16,6 +17,7 @@ use crate::ops::{self, Path};
 #[derive(Debug, clap::Subcommand)]
 pub enum Command {
     Scan(ScanArgs),
+    Data(benchmark_data::Args),
 }
 
 /// Time the selective scan on the CPU beside the same in libtorch's own operations
@@ -60,6 +62,7 @@ pub fn run(command: &Command) -> Result<ExitCode> {
     match command {
         Command::Scan(args) if args.mixer => mixer(args),
         Command::Scan(args) => scan(args),
+        Command::Data(args) => benchmark_data::run(args),
     }
 }
 

@@ -5,6 +5,7 @@
 //! backbone normalises with its own mean and deviation.
 
 mod augment;
+pub mod benchmark;
 pub mod check;
 mod check_table;
 mod color;
