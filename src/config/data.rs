@@ -6,6 +6,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+use super::augment::AugmentConfig;
 use super::checks::Checks;
 use super::names::{self, names};
 use super::section::section;
@@ -41,6 +42,10 @@ section! {
         /// How a picture that is not square becomes so: `squash`, `crop` (short side, then
         /// centre) or `pad`.
         pub resize: Resize = Resize::Squash,
+        /// What `crop` brings the short side to before it takes the centre, in pixels, as 256 for 224; `null` is `image_size`.
+        pub short_side: Option<u32> = None,
+        /// Colour, red, green and blue from 0 to 255, of the border of padded pictures and behind transparent pixels.
+        pub background: [u8; 3] = [124, 116, 104],
         /// `bicubic` or `bilinear`, both antialiased.
         pub interpolation: Interpolation = Interpolation::Bicubic,
         /// `{mean: [r, g, b], std: [r, g, b]}` for pixels from 0 to 1; `null` takes what each
@@ -48,30 +53,18 @@ section! {
         pub normalize: Option<Normalize> = None,
         /// Threads that decode and augment. The pictures and their order do not depend on it.
         pub workers: usize = 2,
-        /// `none`, or `memory` to keep decoded pictures from one epoch to the next.
+        /// Keeps decoded pictures from one epoch to the next: `none`, `memory`, or `disk`, also for other runs.
         pub cache: Cache = Cache::None,
+        /// Folder of the `disk` cache; several processes may share it. `null` is `vm-beautynet/pictures` in the user's cache folder.
+        pub cache_dir: Option<PathBuf> = None,
+        /// Evaluation shows the model each picture and its mirror image, and takes the mean of the two predictions.
+        pub test_time_flip: bool = false,
         /// Random changes to training pictures.
         pub augment: AugmentConfig = AugmentConfig::default(),
         /// Columns of a `csv` data set.
         pub csv: CsvConfig = CsvConfig::default(),
         /// Sizes of the `synthetic` data set.
         pub synthetic: SyntheticConfig = SyntheticConfig::default(),
-    }
-}
-
-section! {
-    /// Random changes to training pictures.
-    pub struct AugmentConfig {
-        /// Probability of mirroring left and right.
-        pub horizontal_flip: f64 = 0.5,
-        /// Largest rotation either way, in degrees.
-        pub rotation: f64 = 10.0,
-        /// Area of a random crop as a part of the picture, `[least, most]`; `null` does not
-        /// crop.
-        pub random_resized_crop: Option<[f64; 2]> = Some([0.8, 1.0]),
-        /// Largest relative change of brightness, contrast and saturation, and of hue in turns
-        /// (0.5 at most).
-        pub color_jitter: [f64; 4] = [0.2, 0.2, 0.2, 0.02],
     }
 }
 
@@ -225,6 +218,8 @@ names! {
         None = "none",
         /// Decoded pictures, in memory.
         Memory = "memory",
+        /// Decoded pictures, in files.
+        Disk = "disk",
     }
 }
 
@@ -262,6 +257,14 @@ impl DataConfig {
             );
         }
         checks.size("data.image_size", self.image_size);
+        if let Some(short_side) = self.short_side {
+            checks.require(
+                i64::from(short_side) >= self.image_size && short_side <= 16_384,
+                "data.short_side",
+                "between data.image_size and 16384",
+                short_side,
+            );
+        }
         checks.size("data.workers", self.workers);
         if let Some(Normalize { mean, std }) = self.normalize {
             for (key, values, least) in [
@@ -285,36 +288,6 @@ impl DataConfig {
         checks.size("data.synthetic.val", self.synthetic.val);
         checks.size("data.synthetic.test", self.synthetic.test);
         checks.not_negative("data.synthetic.rater_noise", self.synthetic.rater_noise);
-    }
-}
-
-impl AugmentConfig {
-    fn check(&self, checks: &mut Checks) {
-        checks.probability("data.augment.horizontal_flip", self.horizontal_flip);
-        checks.require(
-            (0.0..=180.0).contains(&self.rotation),
-            "data.augment.rotation",
-            "between 0 and 180 degrees",
-            self.rotation,
-        );
-        if let Some([least, most]) = self.random_resized_crop {
-            checks.require(
-                0.0 < least && least <= most && most <= 1.0,
-                "data.augment.random_resized_crop",
-                "[least, most] with 0 < least <= most <= 1",
-                format_args!("[{least}, {most}]"),
-            );
-        }
-        let [brightness, contrast, saturation, hue] = self.color_jitter;
-        checks.require(
-            [brightness, contrast, saturation]
-                .iter()
-                .all(|change| (0.0..=1.0).contains(change))
-                && (0.0..=0.5).contains(&hue),
-            "data.augment.color_jitter",
-            "brightness, contrast and saturation from 0 to 1 and hue from 0 to 0.5",
-            format_args!("{:?}", self.color_jitter),
-        );
     }
 }
 

@@ -7,6 +7,7 @@ use std::thread::{Builder, JoinHandle};
 
 use anyhow::{Context, Result, anyhow, ensure};
 
+use super::augment;
 use super::draws::Draws;
 use super::pictures::Pictures;
 use super::queue::Queue;
@@ -21,7 +22,7 @@ pub struct HostBatch {
     pub len: usize,
     /// The side of a picture, in pixels.
     pub size: usize,
-    /// (len): the scores, in the data set's own units.
+    /// (len): the scores, in the data set's own units; where pictures are mixed (mixup, cutmix), those of the mixtures.
     pub targets: Vec<f32>,
     /// (len): each picture's index among the samples.
     pub indices: Vec<usize>,
@@ -246,7 +247,7 @@ impl Plan {
         }
         let samples = self.pictures.samples();
         let of_samples = || indices.iter().map(|&index| &samples[index]);
-        Ok(HostBatch {
+        let mut made = HostBatch {
             pixels,
             len: indices.len(),
             size,
@@ -256,7 +257,12 @@ impl Plan {
                 .map(|sample| equal_shares(&sample.votes))
                 .collect(),
             indices,
-        })
+        };
+        if let Pass::Train { seed, epoch } = self.pass {
+            let mut draws = Draws::new(seed, epoch, batch as u64, "mix");
+            augment::mix(self.pictures.augment(), &mut made, &mut draws);
+        }
+        Ok(made)
     }
 }
 

@@ -10,7 +10,7 @@ use super::augment::TrainTransform;
 use super::loader::Pass;
 use super::resample::Workspace;
 use super::{Sample, Source, read_picture, synthetic};
-use crate::config::{Cache, DataConfig};
+use crate::config::{AugmentConfig, Cache, DataConfig};
 
 /// The most that one split's cache holds, in bytes; pictures beyond it are decoded each time.
 const CACHE_LIMIT: u64 = 8 << 30;
@@ -21,6 +21,7 @@ const CACHE_LIMIT: u64 = 8 << 30;
 pub struct Pictures {
     samples: Vec<Sample>,
     transform: TrainTransform,
+    test_time_flip: bool,
     keep_files: bool,
     cache: Vec<OnceLock<Arc<RgbImage>>>,
     /// Bytes in the cache.
@@ -37,6 +38,7 @@ impl Pictures {
         Ok(Self {
             samples,
             transform: TrainTransform::new(config)?,
+            test_time_flip: config.test_time_flip,
             keep_files: config.cache == Cache::Memory,
             cache,
             cached: AtomicU64::new(0),
@@ -61,6 +63,21 @@ impl Pictures {
     /// The side of the pictures that the model sees, in pixels.
     pub fn size(&self) -> usize {
         self.transform.eval().size()
+    }
+
+    /// What is done to training pictures.
+    pub fn augment(&self) -> &AugmentConfig {
+        self.transform.config()
+    }
+
+    /// The transform of training pictures.
+    pub fn transform(&self) -> &TrainTransform {
+        &self.transform
+    }
+
+    /// Whether predictions are averaged over each picture and its mirror image.
+    pub fn test_time_flip(&self) -> bool {
+        self.test_time_flip
     }
 
     /// The picture of a sample as it is stored, or drawn.
