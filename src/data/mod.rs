@@ -10,6 +10,7 @@ pub mod check;
 mod check_table;
 mod csv_file;
 mod decode;
+mod disk_cache;
 pub(crate) mod draws;
 mod folds;
 mod listing;
