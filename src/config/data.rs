@@ -32,6 +32,9 @@ section! {
         pub val_fraction: f64 = 0.1,
         /// Part of all pictures held out for the test: `csv` without a split column only.
         pub test_fraction: f64 = 0.1,
+        /// Read what each rater gave from the data set's spreadsheet (`scut_fbp5500`: `All_Ratings.xlsx`; `mebeauty`:
+        /// `scores/generic_scores_all_2022.xlsx`), for losses on the votes. A `csv` names its columns in `data.csv.votes_columns`.
+        pub votes: bool = false,
         /// A picture in two parts of the split: `error` refuses to train, `drop` takes it from
         /// train (and val, if test has it), `allow` leaves it.
         pub overlap: Overlap = Overlap::Error,

@@ -69,6 +69,10 @@ impl Listing {
         Self { notes, ..self }
     }
 
+    pub(crate) fn add_notes(&mut self, notes: Vec<String>) {
+        self.notes.extend(notes);
+    }
+
     /// Oddities of the lists that are worth a person's look.
     pub(crate) fn notes(&self) -> &[String] {
         &self.notes

@@ -347,6 +347,35 @@ mod tests {
     }
 
     #[test]
+    fn batches_with_every_augmentation_are_the_same_with_any_number_of_workers_and_any_cache() {
+        let folder = tempfile::tempdir().unwrap();
+        let samples = pictures(folder.path(), 21).samples().to_vec();
+        let mut config = DataConfig {
+            image_size: 24,
+            cache_dir: Some(folder.path().join("cache")),
+            ..DataConfig::default()
+        };
+        let augment = &mut config.augment;
+        augment.affine.translate = [0.1, 0.1];
+        augment.affine.shear = [5.0, 5.0];
+        augment.trivial_augment.probability = 0.7;
+        augment.grayscale = 0.3;
+        augment.gaussian_blur.probability = 0.5;
+        augment.random_erasing.probability = 0.5;
+        (augment.mixup, augment.cutmix) = (0.4, 1.0);
+        let mut reference = None;
+        for cache in [Cache::None, Cache::Memory, Cache::Disk, Cache::Disk] {
+            config.cache = cache;
+            let pictures = Arc::new(Pictures::new(samples.clone(), &config).unwrap());
+            for workers in [0, 1, 3, 8] {
+                let batches = run(&pictures, train(workers));
+                let reference = reference.get_or_insert_with(|| batches.clone());
+                assert!(batches == *reference, "{workers} workers, {cache}");
+            }
+        }
+    }
+
+    #[test]
     fn a_training_pass_shuffles_anew_each_epoch_and_misses_nothing() {
         let folder = tempfile::tempdir().unwrap();
         let pictures = pictures(folder.path(), 23);

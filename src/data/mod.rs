@@ -31,6 +31,7 @@ mod scut_fbp5500;
 pub mod synthetic;
 mod transform;
 mod units;
+mod votes;
 
 use std::fmt;
 use std::path::PathBuf;
