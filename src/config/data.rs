@@ -15,8 +15,8 @@ section! {
     /// The pictures and their ratings, and what is done to a picture on its way to
     /// the model.
     pub struct DataConfig {
-        /// `synthetic` (drawn faces, no file needed), `mebeauty`, `scut_fbp5500`, or `csv`
-        /// (your own pictures).
+        /// `synthetic` (drawn faces, no file needed), `mebeauty`, `scut_fbp5500`, or your own pictures: `csv` (a table), or `folder`
+        /// (in folders named for their score, `3.5/anna.jpg` or `train/3.5/anna.jpg`).
         pub dataset: DatasetName = DatasetName::Synthetic,
         /// Folder of the data set; for `csv` the CSV file, or the folder that holds it. Needed
         /// by all but `synthetic`.
@@ -30,7 +30,7 @@ section! {
         /// Part of the training pictures held out for validation, where the data set names
         /// none.
         pub val_fraction: f64 = 0.1,
-        /// Part of all pictures held out for the test: `csv` without a split column only.
+        /// Part of all pictures held out for the test: `csv` and `folder` that name no splits only.
         pub test_fraction: f64 = 0.1,
         /// Read what each rater gave from the data set's spreadsheet (`scut_fbp5500`: `All_Ratings.xlsx`; `mebeauty`:
         /// `scores/generic_scores_all_2022.xlsx`), for losses on the votes. A `csv` names its columns in `data.csv.votes_columns`.
@@ -128,6 +128,8 @@ names! {
         ScutFbp5500 = "scut_fbp5500",
         /// A CSV file of `image,score`.
         Csv = "csv",
+        /// Folders named for the score of the pictures in them.
+        Folder = "folder",
     }
 }
 
@@ -175,7 +177,7 @@ impl DatasetName {
                 "fold_5",
                 "split_60_40",
             ],
-            Self::Synthetic | Self::Mebeauty | Self::Csv => &["official"],
+            Self::Synthetic | Self::Mebeauty | Self::Csv | Self::Folder => &["official"],
         }
     }
 }

@@ -236,7 +236,7 @@ fn median(mut values: Vec<f64>) -> f64 {
 /// Pictures decoded per second by the calling thread.
 fn decode_speed(files: &[PathBuf], at_least: Duration) -> Result<f64> {
     let (started, mut images) = (Instant::now(), 0);
-    while started.elapsed() < at_least {
+    while images == 0 || started.elapsed() < at_least {
         for file in files {
             read_picture(file)?;
             images += 1;
@@ -255,7 +255,7 @@ fn speed(
     let (mut images, mut epoch) = (0, 0);
     let mut normalised = Vec::new();
     let started = Instant::now();
-    while started.elapsed() < at_least {
+    while images == 0 || started.elapsed() < at_least {
         let options = LoaderOptions::new(pass(epoch), BATCH, workers);
         for batch in Loader::new(Arc::clone(pictures), options)? {
             let batch = batch?;

@@ -7,7 +7,7 @@ use super::listing::{Listing, Row};
 use super::synthetic::{self, FaceSeed};
 use super::votes::{self, Votes};
 use super::{Dataset, Sample, Skipped, Source, Split};
-use super::{csv_file, folds, mebeauty, partition, read_picture, scut_fbp5500};
+use super::{csv_file, folder, folds, mebeauty, partition, read_picture, scut_fbp5500};
 use crate::config::{DataConfig, DatasetName, SyntheticConfig};
 
 /// Reads the data set that the configuration names. `seed` decides what is held out for validation and
@@ -137,6 +137,7 @@ fn list_split(config: &DataConfig, seed: u64) -> Result<Listing> {
             scut_fbp5500::read(root, &config.split, config.val_fraction, seed)
         }
         DatasetName::Csv => csv_file::read(config, seed),
+        DatasetName::Folder => folder::read(config, seed),
     }
     .and_then(|mut listing| {
         if config.votes {
@@ -177,7 +178,7 @@ fn attach_votes(config: &DataConfig, listing: &mut Listing) -> Result<()> {
             votes.attach(listing, &file, votes::file_name)
         }
         // Drawn faces have their raters' votes, and a table's columns are named.
-        DatasetName::Synthetic | DatasetName::Csv => Vec::new(),
+        DatasetName::Synthetic | DatasetName::Csv | DatasetName::Folder => Vec::new(),
     };
     listing.add_notes(notes);
     Ok(())

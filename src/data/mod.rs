@@ -14,6 +14,7 @@ mod csv_file;
 mod decode;
 mod disk_cache;
 pub(crate) mod draws;
+mod folder;
 mod folds;
 mod listing;
 mod load;
