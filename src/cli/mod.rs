@@ -1,6 +1,7 @@
 //! The command line: one file per subcommand, each of which parses, calls the library and prints.
 
 mod benchmark;
+mod benchmark_data;
 mod complete;
 mod cross_validate;
 mod data;

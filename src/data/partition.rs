@@ -139,12 +139,7 @@ mod tests {
     use crate::data::{Sample, Source};
 
     fn row(id: &str, score: f32) -> Row {
-        let sample = Sample {
-            id: id.to_string(),
-            source: Source::File(id.into()),
-            score,
-            group: None,
-        };
+        let sample = Sample::new(id, Source::File(id.into()), score, None);
         Row {
             sample,
             missing: None,
