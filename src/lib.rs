@@ -2,7 +2,7 @@
 //! weighs their features, and a regression head predicts the mean rating.
 //!
 //! Each module imports only modules listed above it:
-//! [`files`] (whole-or-nothing writes), [`config`] (YAML to typed config), [`data`] (data set to batches), [`ops`] (the
+//! [`files`] (whole-or-nothing writes), [`measure`] (medians and memory, for benchmarks), [`config`] (YAML to typed config), [`data`] (data set to batches), [`ops`] (the
 //! selective scan), [`models`] (the network), [`eval`] (metrics and predictions), [`train`] (the loop), [`sweep`] (folds and grids),
 //! [`report`] (TensorBoard).
 
@@ -11,6 +11,7 @@ pub mod config;
 pub mod data;
 pub mod eval;
 pub mod files;
+pub mod measure;
 pub mod models;
 pub mod ops;
 pub mod report;

@@ -188,7 +188,7 @@ fn a_data_set_full_of_traps_is_checked_and_trained_on_without_them() {
 
     let set = ["--set", "data.dataset=csv", "--set", "data.root=faces.csv"];
     let check = [&["data", "check", "small.yaml", "--json"], &set[..]].concat();
-    let report: serde_json::Value = serde_json::from_str(&sandbox.done(&check)).unwrap();
+    let report = sandbox.json(&check);
     let mut named: Vec<&str> = ["missing", "unreadable"]
         .iter()
         .flat_map(|kind| report[kind].as_array().unwrap())

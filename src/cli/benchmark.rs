@@ -1,5 +1,6 @@
 //! `vmbeauty benchmark`.
 
+mod data;
 mod train;
 
 use std::process::ExitCode;
@@ -7,7 +8,6 @@ use std::process::ExitCode;
 use anyhow::Result;
 use serde_json::json;
 
-use super::benchmark_data;
 use super::output::{print, print_json, say, table};
 use crate::config::BackboneConfig;
 use crate::models::vim::{MixerProfile, profile_mixer};
@@ -20,7 +20,7 @@ use crate::ops::{self, Path};
 pub enum Command {
     Scan(ScanArgs),
     Train(train::Args),
-    Data(benchmark_data::Args),
+    Data(data::Args),
 }
 
 /// Time the selective scan on the CPU beside the same in libtorch's own operations
@@ -66,7 +66,7 @@ pub fn run(command: &Command) -> Result<ExitCode> {
         Command::Scan(args) if args.mixer => mixer(args),
         Command::Scan(args) => scan(args),
         Command::Train(args) => train::run(args),
-        Command::Data(args) => benchmark_data::run(args),
+        Command::Data(args) => data::run(args),
     }
 }
 

@@ -1,7 +1,6 @@
 //! The command line: one file per subcommand, each of which parses, calls the library and prints.
 
 mod benchmark;
-mod benchmark_data;
 mod complete;
 mod cross_validate;
 mod data;

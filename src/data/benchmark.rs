@@ -16,6 +16,7 @@ use serde::Serialize;
 use super::synthetic::{self, FaceSeed};
 use super::{HostBatch, Loader, LoaderOptions, Pass, Pictures, Sample, Source, read_picture};
 use crate::config::{Cache, DataConfig};
+use crate::measure::{median, resident_bytes};
 
 /// Pictures per batch.
 const BATCH: usize = 32;
@@ -228,11 +229,6 @@ fn measure_set(name: &str, files: &[PathBuf], settings: &Settings) -> Result<Set
     })
 }
 
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
-}
-
 /// Pictures decoded per second by the calling thread.
 fn decode_speed(files: &[PathBuf], at_least: Duration) -> Result<f64> {
     let (started, mut images) = (Instant::now(), 0);
@@ -309,10 +305,6 @@ fn watch_memory(files: &[PathBuf], images: usize, settings: &Settings) -> Result
     })
 }
 
-/// Linux says so in `/proc`; elsewhere it is not known.
 fn resident_mib() -> Option<f64> {
-    let status = fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find(|line| line.starts_with("VmRSS:"))?;
-    let kib: f64 = line.split_whitespace().nth(1)?.parse().ok()?;
-    Some(kib / 1024.0)
+    Some(resident_bytes()? as f64 / f64::from(1 << 20))
 }

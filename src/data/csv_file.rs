@@ -13,8 +13,7 @@ use csv::{ReaderBuilder, StringRecord, Trim};
 use super::Split;
 use super::listing::{Listing, Row, parse_score};
 use super::locate::Locator;
-use super::partition::hold_out;
-use super::units;
+use super::partition::complete;
 use crate::config::{CsvConfig, DataConfig};
 
 /// Reads the table that `data.root` names: the file, or the folder that holds one such file.
@@ -30,21 +29,8 @@ pub(crate) fn read(config: &DataConfig, seed: u64) -> Result<Listing> {
         );
     }
     let file = find_table(&config.root)?;
-    let mut table = Table::read(&file, &config.csv)?;
-    table.rows.iter_mut().for_each(|rows| units::bind(rows));
-    if !table.has_splits {
-        let [rows, ..] = table.rows;
-        let (rows, test) = hold_out(rows, config.test_fraction, seed, "test");
-        // The fraction is of all rows, and the test rows are gone already.
-        let fraction = config.val_fraction / (1.0 - config.test_fraction);
-        let (train, val) = hold_out(rows, fraction, seed, "val");
-        return Ok(Listing::new(train, val, test));
-    }
-    let [mut train, mut val, test] = table.rows;
-    if val.is_empty() {
-        (train, val) = hold_out(train, config.val_fraction, seed, "val");
-    }
-    Ok(Listing::new(train, val, test))
+    let table = Table::read(&file, &config.csv)?;
+    Ok(complete(table.rows, table.has_splits, config, seed))
 }
 
 fn find_table(root: &Path) -> Result<PathBuf> {

@@ -7,8 +7,7 @@ use anyhow::{Context, Result, bail};
 
 use super::Split;
 use super::listing::{Listing, Row, parse_score};
-use super::partition::hold_out;
-use super::units;
+use super::partition::complete;
 use crate::config::DataConfig;
 
 /// Endings of the files that count as pictures; others (notes, checksums) are left alone.
@@ -49,18 +48,7 @@ pub(crate) fn read(config: &DataConfig, seed: u64) -> Result<Listing> {
             root.display()
         );
     }
-    splits.iter_mut().for_each(|rows| units::bind(rows));
-    let [mut train, mut val, mut test] = splits;
-    let mut val_fraction = config.val_fraction;
-    if !has_splits {
-        (train, test) = hold_out(train, config.test_fraction, seed, "test");
-        // The fraction is of all rows, and the test rows are gone already.
-        val_fraction /= 1.0 - config.test_fraction;
-    }
-    if val.is_empty() {
-        (train, val) = hold_out(train, val_fraction, seed, "val");
-    }
-    Ok(Listing::new(train, val, test))
+    Ok(complete(splits, has_splits, config, seed))
 }
 
 fn name(path: &Path) -> String {

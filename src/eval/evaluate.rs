@@ -28,7 +28,8 @@ pub fn pixels(batch: &HostBatch, net: &BeautyNet) -> Result<Tensor> {
     Ok(pixels.f_to_device(net.device())?)
 }
 
-/// Predicts every picture, in order; with `data.test_time_flip` as the mean over it and its mirror image. `progress` hears how many pictures each batch had. Where the model has two branches,
+/// Predicts every picture, in order; with `data.test_time_flip` as the mean over it and its mirror image. `progress` hears how
+/// many pictures each batch had. Where the model has two branches,
 /// their shares stand in the columns `weight_vit` and `weight_mamba`.
 ///
 /// # Errors

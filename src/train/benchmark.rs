@@ -1,6 +1,5 @@
 //! How fast a config trains and predicts, and where a step's time goes.
 
-use std::fs;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -12,8 +11,8 @@ use super::optimizer::AdamW;
 use crate::config::{BackboneShape, Config};
 use crate::data::{self, HostBatch, Loader, LoaderOptions, Pass, Pictures};
 use crate::eval::evaluate;
+use crate::measure::{median, peak_bytes};
 use crate::models::{BeautyNet, Images, device, summary};
-use crate::ops::measure::median;
 
 /// Steps before those that count: they fill the allocator and the queues.
 const WARM_UP: usize = 2;
@@ -89,7 +88,7 @@ pub fn benchmark_train(
     };
     progress("training");
     let (step, train_rate) = bench.train(steps.max(1))?;
-    let peak_bytes = peak_memory();
+    let peak_bytes = peak_bytes();
     progress("predicting");
     let infer_images_per_second = bench.infer(steps.max(1))?;
     progress("multiplying matrices");
@@ -233,14 +232,6 @@ fn gemm_gflops(config: &Config, device: Device) -> Result<f64> {
         drop(product);
     }
     Ok(2e-9 * (rows * dim * 4 * dim) as f64 / median(seconds))
-}
-
-/// The largest resident size of this process so far, in bytes, where the system has a `/proc`.
-fn peak_memory() -> Option<u64> {
-    let status = fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find(|line| line.starts_with("VmHWM:"))?;
-    let kibibytes: u64 = line.split_whitespace().nth(1)?.parse().ok()?;
-    Some(kibibytes << 10)
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 
-use super::output::{print, print_json, say, table};
+use crate::cli::output::{print, print_json, say, table};
 use crate::config::{Config, DataConfig};
 use crate::data::benchmark::{Report, Settings, benchmark};
 
