@@ -26,7 +26,7 @@ pub struct HostBatch {
     pub targets: Vec<f32>,
     /// (len): each picture's index among the samples.
     pub indices: Vec<usize>,
-    /// (len): how much each picture counts in the loss.
+    /// (len): how much each picture counts, for losses that weigh them.
     pub weights: Vec<f32>,
     /// (len): the ratings of each picture by its raters, whose shares add up to 1; empty for a picture of which only the mean is
     /// known.

@@ -63,7 +63,7 @@ pub struct Sample {
     pub score: f32,
     /// The part of the population that the data set counts it to, as `female/asian`.
     pub group: Option<String>,
-    /// How much it counts in the training loss; 1 where the data set says nothing.
+    /// How much it counts, for losses that weigh pictures; 1 where the data set says nothing.
     pub weight: f32,
     /// What each rater gave it, in the data set's own units, without the raters who gave nothing; empty where only the mean is known.
     pub votes: Vec<f32>,
