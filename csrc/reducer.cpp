@@ -1,5 +1,6 @@
 // Gradients summed over the ranks in flat buckets, while backward runs (as in PyTorch's DistributedDataParallel, arXiv 2006.15704).
 #include <ATen/ATen.h>
+#include <ATen/core/LegacyTypeDispatch.h>
 #include <torch/csrc/autograd/function_hook.h>
 #include <torch/csrc/autograd/variable.h>
 
@@ -102,6 +103,8 @@ class Reducer {
     bucket.flat = at::zeros({elements}, parameters[0].options().requires_grad(false));
     bucket.parameters = parameters;
     int64_t offset = 0;
+    // Without the record that they are views: gradients are detached in place when they are set to zero, which views refuse.
+    at::AutoDispatchBelowADInplaceOrView below_autograd;
     for (const Tensor& parameter : parameters) {
       bucket.gradients.push_back(bucket.flat.as_strided(parameter.sizes(), parameter.strides(), offset));
       offset += parameter.numel();
@@ -114,7 +117,7 @@ class Reducer {
   static void take_in(Bucket& bucket, size_t index) {
     Tensor& gradient = bucket.parameters[index].mutable_grad();
     Tensor& part = bucket.gradients[index];
-    if (gradient.defined() && gradient.is_alias_of(part)) return;
+    if (gradient.defined() && gradient.data_ptr() == part.data_ptr()) return;
     if (gradient.defined()) {
       part.copy_(gradient.detach());
     } else {

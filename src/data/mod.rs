@@ -24,6 +24,7 @@ mod queue;
 mod resample;
 mod rotate;
 mod scut_fbp5500;
+mod share;
 pub mod synthetic;
 mod transform;
 mod units;
@@ -44,6 +45,7 @@ pub use loader::{HostBatch, Loader, LoaderOptions, Pass};
 pub use partition::SharedPicture;
 pub use pictures::Pictures;
 pub use resample::Workspace;
+pub use share::Share;
 pub use transform::EvalTransform;
 
 /// One rated picture.

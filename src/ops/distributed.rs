@@ -85,9 +85,7 @@ fn milliseconds(time: Duration) -> i64 {
 }
 
 /// What csrc made, or an error where it made nothing.
-fn made(
-    call: impl FnOnce(*mut *mut c_void) -> *mut c_char,
-) -> Result<NonNull<c_void>, OpError> {
+fn made(call: impl FnOnce(*mut *mut c_void) -> *mut c_char) -> Result<NonNull<c_void>, OpError> {
     let mut out = null_mut();
     check(call(&mut out))?;
     NonNull::new(out).ok_or_else(|| OpError("internal: csrc made nothing".to_string()))
