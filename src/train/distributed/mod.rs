@@ -6,6 +6,7 @@ mod gather;
 mod monitor;
 
 use std::collections::BTreeMap;
+use std::mem;
 use std::sync::{Arc, OnceLock};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -65,6 +66,19 @@ impl Ranks {
             .with_context(|| format!("rank {rank} of {size}"))
     }
 
+    /// For commands that every process of a job would run whole, in the same folders.
+    ///
+    /// # Errors
+    /// The environment says that there are several processes.
+    pub fn refuse_job(command: &str) -> Result<()> {
+        let job = Environment::of_process()?;
+        ensure!(
+            job.is_none(),
+            "WORLD_SIZE says that several processes train together, which `vmbeauty train` knows, but not `vmbeauty {command}`: unset it, or share the runs by `sweep --shard`"
+        );
+        Ok(())
+    }
+
     /// This process's number, from 0.
     pub fn rank(&self) -> usize {
         self.0.as_ref().map_or(0, |job| job.environment.rank)
@@ -108,6 +122,12 @@ impl Ranks {
             !device.is_cuda() || (local_rank as i64) < gpus,
             "LOCAL_RANK is {local_rank}, but libtorch sees {gpus} GPUs here: start one process per GPU"
         );
+        // Who connects waits for the others without hearing whether they fail: so all meet before.
+        let ready = |rank: usize| format!("ready/{rank}");
+        job.store.set(&ready(rank), b"").map_err(Broken)?;
+        for other in 0..size {
+            job.wait_for(&ready(other))?;
+        }
         let backend = match device.is_cuda() && has_nccl() {
             true => Backend::Nccl,
             false => Backend::Gloo,
@@ -298,7 +318,7 @@ impl Job {
     /// A key's value once it is there; an error once a rank has failed. The monitor sees to ranks that are gone.
     fn wait_for(&self, key: &str) -> Result<Vec<u8>> {
         while !self.store.has(key).map_err(Broken)? {
-            if let Some(failure) = self.failure() {
+            if let Some(failure) = self.failure()? {
                 bail!(failure);
             }
             sleep(POLL);
@@ -307,18 +327,17 @@ impl Job {
     }
 
     /// The error of another rank, where one has told.
-    fn failure(&self) -> Option<String> {
-        (0..self.environment.size)
-            .filter(|&rank| rank != self.environment.rank)
-            .find_map(|rank| {
-                let key = failure_key(rank);
-                let told = self.store.has(&key).ok()?;
-                let text = told.then(|| self.store.get(&key, FAREWELL).ok())??;
-                Some(format!(
-                    "rank {rank} failed: {}",
-                    String::from_utf8_lossy(&text)
-                ))
-            })
+    fn failure(&self) -> Result<Option<String>> {
+        let Environment { rank, size, .. } = self.environment;
+        for other in (0..size).filter(|&other| other != rank) {
+            let key = failure_key(other);
+            if self.store.has(&key).map_err(Broken)? {
+                let text = self.store.get(&key, FAREWELL).map_err(Broken)?;
+                let text = String::from_utf8_lossy(&text);
+                return Ok(Some(format!("rank {other} failed: {text}")));
+            }
+        }
+        Ok(None)
     }
 
     /// Where a collective broke, the reason is another rank's: it is telling it about now, or cannot any more.
@@ -328,23 +347,26 @@ impl Job {
         }
         let asked = Instant::now();
         while asked.elapsed() < FAREWELL / 2 {
-            if let Some(failure) = self.failure() {
-                return error.context(failure);
+            match self.failure() {
+                Ok(Some(failure)) => return error.context(failure),
+                Ok(None) => sleep(POLL),
+                Err(_) => break,
             }
-            sleep(POLL);
         }
         error.context("another rank is gone: its process or its host has ended")
     }
 
     /// After an error: tells the others, and breaks the connections, so that none waits any longer.
     fn give_up(self, error: &Error) {
-        if !error.chain().any(|cause| cause.is::<Broken>()) {
+        if error.chain().any(|cause| cause.is::<Broken>()) {
+            // Its destructor would wait for collectives with a rank that is gone.
+            mem::forget(self.group);
+        } else {
             let text = format!("{error:#}");
-            let _ = self
-                .store
-                .set(&failure_key(self.environment.rank), text.as_bytes());
+            let key = failure_key(self.environment.rank);
+            let _ = self.store.set(&key, text.as_bytes());
+            drop(self.group);
         }
-        drop(self.group);
         drop(self.monitor);
         farewell(&self.store, self.environment.size);
     }
