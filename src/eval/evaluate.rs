@@ -6,7 +6,7 @@ use anyhow::Result;
 use tch::{Kind, Tensor};
 
 use super::predictions::Predictions;
-use crate::data::{HostBatch, Loader, LoaderOptions, Pass, Pictures};
+use crate::data::{HostBatch, Loader, LoaderOptions, Pass, Pictures, Share};
 use crate::models::{BeautyNet, Images};
 
 /// How a split is walked through.
@@ -40,8 +40,25 @@ pub fn predict(
     walk: Walk,
     progress: &mut dyn FnMut(usize),
 ) -> Result<Predictions> {
-    let options = LoaderOptions::new(Pass::Evaluate, walk.batch_size, walk.workers);
-    let samples = pictures.samples();
+    predict_share(net, pictures, walk, Share::WHOLE, progress)
+}
+
+/// As [`predict`], of the batches that are this process's [share](Share::of_pictures): the predictions of those pictures alone.
+///
+/// # Errors
+/// As [`predict`].
+pub fn predict_share(
+    net: &BeautyNet,
+    pictures: &Arc<Pictures>,
+    walk: Walk,
+    share: Share,
+    progress: &mut dyn FnMut(usize),
+) -> Result<Predictions> {
+    let options = LoaderOptions {
+        share,
+        ..LoaderOptions::new(Pass::Evaluate, walk.batch_size, walk.workers)
+    };
+    let samples = &pictures.samples()[share.of_pictures(pictures.len(), walk.batch_size)];
     let mut predictions = Predictions {
         images: samples.iter().map(|sample| sample.id.clone()).collect(),
         targets: samples.iter().map(|sample| sample.score.into()).collect(),
