@@ -108,14 +108,6 @@ char* vmb_group_join(void* store, int rank, int size, int nccl, int64_t timeout_
 
 void vmb_group_leave(void* group) { delete static_cast<vmb::Group*>(group); }
 
-char* vmb_group_all_reduce(void* group, void* tensor_) {
-  return guarded([&] {
-    at::NoGradGuard no_grad;
-    std::vector<Tensor> list{tensor(tensor_)};
-    group_of(group).backend->allreduce(list)->wait();
-  });
-}
-
 char* vmb_group_broadcast(void* group, void* tensor_, int root) {
   return guarded([&] {
     at::NoGradGuard no_grad;

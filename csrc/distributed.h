@@ -24,8 +24,6 @@ char* vmb_store_add(void* store, const char* key, int64_t amount, int64_t* sum);
  * that waits longer than the timeout fails. */
 char* vmb_group_join(void* store, int rank, int size, int nccl, int64_t timeout_ms, void** group);
 void vmb_group_leave(void* group);
-/* The sum over all ranks, in place. */
-char* vmb_group_all_reduce(void* group, void* tensor);
 /* Rank `root`'s values, in place. */
 char* vmb_group_broadcast(void* group, void* tensor, int root);
 /* One new tensor per rank; `tensor` must have the same shape on all. */
@@ -40,9 +38,6 @@ void vmb_reducer_free(void* reducer);
 char* vmb_reducer_arm(void* reducer);
 /* Starts what backward did not reach (as zeros, or as accumulated before), and waits for everything. */
 char* vmb_reducer_finish(void* reducer);
-int64_t vmb_reducer_buckets(const void* reducer);
-/* How many buckets were under way before finish was called, in the last step. */
-int64_t vmb_reducer_overlapped(const void* reducer);
 
 /* Whether the NCCL backend is compiled in. */
 int vmb_has_nccl(void);

@@ -22,7 +22,6 @@ char* vmb_store_has(void*, const char*, int*) { return absent(); }
 char* vmb_store_add(void*, const char*, int64_t, int64_t*) { return absent(); }
 char* vmb_group_join(void*, int, int, int, int64_t, void**) { return absent(); }
 void vmb_group_leave(void*) {}
-char* vmb_group_all_reduce(void*, void*) { return absent(); }
 char* vmb_group_broadcast(void*, void*, int) { return absent(); }
 char* vmb_group_all_gather(void*, const void*, void**) { return absent(); }
 char* vmb_group_barrier(void*) { return absent(); }
@@ -30,7 +29,5 @@ char* vmb_reducer_new(void*, void* const*, int64_t, int64_t, void**) { return ab
 void vmb_reducer_free(void*) {}
 char* vmb_reducer_arm(void*) { return absent(); }
 char* vmb_reducer_finish(void*) { return absent(); }
-int64_t vmb_reducer_buckets(const void*) { return 0; }
-int64_t vmb_reducer_overlapped(const void*) { return 0; }
 int vmb_has_nccl(void) { return 0; }
 void vmb_exit_now(int code) { std::_Exit(code); }

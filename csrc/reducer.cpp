@@ -68,7 +68,6 @@ class Reducer {
     }
     armed_ = true;
     started_ = 0;
-    overlapped_ = 0;
   }
 
   void finish() {
@@ -76,7 +75,6 @@ class Reducer {
     std::lock_guard<std::mutex> lock(mutex_);
     TORCH_CHECK(armed_, "reducer: finish without arm");
     armed_ = false;
-    overlapped_ = static_cast<int64_t>(started_);
     // Hooks have taken in what backward reached last; the rest has zeros, or what earlier backward passes of the step left.
     for (Bucket& bucket : buckets_) {
       for (size_t i = 0; i < bucket.parameters.size(); ++i) take_in(bucket, i);
@@ -84,9 +82,6 @@ class Reducer {
     while (started_ < buckets_.size()) start_next();
     for (Bucket& bucket : buckets_) bucket.work->wait();
   }
-
-  int64_t buckets() const { return static_cast<int64_t>(buckets_.size()); }
-  int64_t overlapped() const { return overlapped_; }
 
  private:
   struct Hook : torch::autograd::PostAccumulateGradHook {
@@ -151,7 +146,6 @@ class Reducer {
   std::mutex mutex_;
   bool armed_ = false;
   size_t started_ = 0;
-  int64_t overlapped_ = 0;
 };
 
 }  // namespace
@@ -169,6 +163,3 @@ char* vmb_reducer_arm(void* reducer) {
 char* vmb_reducer_finish(void* reducer) {
   return guarded([&] { static_cast<Reducer*>(reducer)->finish(); });
 }
-
-int64_t vmb_reducer_buckets(const void* reducer) { return static_cast<const Reducer*>(reducer)->buckets(); }
-int64_t vmb_reducer_overlapped(const void* reducer) { return static_cast<const Reducer*>(reducer)->overlapped(); }

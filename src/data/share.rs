@@ -29,9 +29,9 @@ impl Share {
         bound(self.rank)..bound(self.rank + 1)
     }
 
-    /// The parts of all processes, by rank.
-    pub fn all(self, count: usize) -> impl Iterator<Item = Range<usize>> {
-        (0..self.processes).map(move |rank| Self { rank, ..self }.of(count))
+    /// Those of all processes, by rank.
+    pub fn all(self) -> impl Iterator<Item = Self> {
+        (0..self.processes).map(move |rank| Self { rank, ..self })
     }
 
     /// This process's part of the pictures of an evaluation pass over `pictures` in batches of `batch_size`: whole batches.
@@ -49,8 +49,8 @@ mod tests {
     fn shares_cover_everything_once_and_evenly() {
         for processes in 1..6 {
             for count in 0..20 {
-                let parts: Vec<Range<usize>> =
-                    Share::new(0, processes).unwrap().all(count).collect();
+                let shares = Share::new(0, processes).unwrap().all();
+                let parts: Vec<Range<usize>> = shares.map(|share| share.of(count)).collect();
                 assert_eq!(parts.iter().cloned().flatten().count(), count);
                 assert_eq!(parts[0].start, 0);
                 assert!(parts.windows(2).all(|pair| pair[0].end == pair[1].start));

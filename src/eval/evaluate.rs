@@ -9,6 +9,9 @@ use super::predictions::Predictions;
 use crate::data::{HostBatch, Loader, LoaderOptions, Pass, Pictures, Share};
 use crate::models::{BeautyNet, Images};
 
+/// The columns of the branches' shares in the score, where the model has both.
+pub const BRANCH_WEIGHTS: [&str; 2] = ["weight_vit", "weight_mamba"];
+
 /// How a split is walked through.
 #[derive(Debug, Clone, Copy)]
 pub struct Walk {
@@ -29,8 +32,7 @@ pub fn pixels(batch: &HostBatch, net: &BeautyNet) -> Result<Tensor> {
 }
 
 /// Predicts every picture, in order; with `data.test_time_flip` as the mean over it and its mirror image. `progress` hears how
-/// many pictures each batch had. Where the model has two branches,
-/// their shares stand in the columns `weight_vit` and `weight_mamba`.
+/// many pictures each batch had. Where the model has two branches, their shares stand in the columns [`BRANCH_WEIGHTS`].
 ///
 /// # Errors
 /// A picture that cannot be read, by name, or pictures of a size that the model does not take.
@@ -84,8 +86,8 @@ pub fn predict_share(
         }
         progress(batch.len);
     }
-    let columns = ["weight_vit", "weight_mamba"].map(str::to_string);
-    predictions.extra = columns
+    predictions.extra = BRANCH_WEIGHTS
+        .map(str::to_string)
         .into_iter()
         .zip(shares)
         .filter(|(_, values)| !values.is_empty())

@@ -51,7 +51,6 @@ unsafe extern "C" {
         group: *mut *mut c_void,
     ) -> *mut c_char;
     fn vmb_group_leave(group: *mut c_void);
-    fn vmb_group_all_reduce(group: *mut c_void, tensor: *mut c_void) -> *mut c_char;
     fn vmb_group_broadcast(group: *mut c_void, tensor: *mut c_void, root: c_int) -> *mut c_char;
     fn vmb_group_all_gather(
         group: *mut c_void,
@@ -69,8 +68,6 @@ unsafe extern "C" {
     fn vmb_reducer_free(reducer: *mut c_void);
     fn vmb_reducer_arm(reducer: *mut c_void) -> *mut c_char;
     fn vmb_reducer_finish(reducer: *mut c_void) -> *mut c_char;
-    fn vmb_reducer_buckets(reducer: *const c_void) -> i64;
-    fn vmb_reducer_overlapped(reducer: *const c_void) -> i64;
     fn vmb_has_nccl() -> c_int;
     fn vmb_exit_now(code: c_int);
 }
@@ -266,15 +263,6 @@ impl ProcessGroup {
         Ok(Self { group, size })
     }
 
-    /// The sum over all ranks, in place. The tensor must be contiguous.
-    ///
-    /// # Errors
-    /// A rank that is gone, or shapes that differ.
-    pub fn all_reduce(&self, tensor: &Tensor) -> Result<(), OpError> {
-        // SAFETY: both are valid for the call.
-        check(unsafe { vmb_group_all_reduce(self.group.as_ptr(), pointer(tensor) as *mut c_void) })
-    }
-
     /// Rank `root`'s values on all ranks, in place.
     ///
     /// # Errors
@@ -372,18 +360,6 @@ impl Reducer {
     pub fn finish(&mut self) -> Result<(), OpError> {
         // SAFETY: the reducer is valid.
         check(unsafe { vmb_reducer_finish(self.0.as_ptr()) })
-    }
-
-    /// How many buckets there are.
-    pub fn buckets(&self) -> usize {
-        // SAFETY: the reducer is valid.
-        unsafe { vmb_reducer_buckets(self.0.as_ptr()) as usize }
-    }
-
-    /// How many buckets were under way when backward had ended, in the last step.
-    pub fn overlapped(&self) -> usize {
-        // SAFETY: the reducer is valid.
-        unsafe { vmb_reducer_overlapped(self.0.as_ptr()) as usize }
     }
 }
 

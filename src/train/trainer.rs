@@ -254,6 +254,9 @@ impl<'a> Trainer<'a> {
 
     /// Sees to it that all ranks begin with the same: what they were given, and rank 0's weights and progress.
     fn start_alike(&mut self) -> Result<()> {
+        if self.ranks.size() == 1 {
+            return Ok(());
+        }
         self.ranks.agree(&self.facts()?)?;
         let progress = self.ranks.from_first("progress", || {
             Ok(serde_json::to_string(&(&self.progress, &self.records))?)

@@ -1,11 +1,11 @@
 //! What each rank has of a batch or a split, put together on all of them.
 
 use anyhow::{Context, Result};
-use tch::{Device, Kind, Tensor};
+use tch::{Device, Tensor};
 
 use super::{Broken, Ranks};
-use crate::data::Sample;
-use crate::eval::evaluate::values;
+use crate::data::{Sample, Share};
+use crate::eval::evaluate::{BRANCH_WEIGHTS, values};
 use crate::eval::predictions::Predictions;
 
 impl Ranks {
@@ -19,7 +19,7 @@ impl Ranks {
             return Ok(mine.shallow_clone());
         };
         let (group, _) = job.group()?;
-        let parts: Vec<_> = self.share().all(whole).collect();
+        let parts: Vec<_> = self.share().all().map(|share| share.of(whole)).collect();
         // Collectives take equal shapes.
         let longest = parts.iter().map(ExactSizeIterator::len).max().unwrap_or(0);
         let mut shape = mine.size();
@@ -49,21 +49,16 @@ impl Ranks {
         batch_size: usize,
     ) -> Result<Predictions> {
         let Some(job) = &self.0 else { return Ok(mine) };
-        let counts: Vec<usize> = (0..self.size())
-            .filter_map(|rank| crate::data::Share::new(rank, self.size()))
-            .map(|share| share.of_pictures(samples.len(), batch_size).len())
-            .collect();
+        let of_rank = |share: Share| share.of_pictures(samples.len(), batch_size).len();
+        let counts: Vec<usize> = self.share().all().map(of_rank).collect();
         let (_, device) = job.group()?;
         let predictions = self.gather_column(&mine.predictions, &counts, *device)?;
-        // A rank without pictures knows no further columns.
-        let names: Vec<String> = mine.extra.iter().map(|(name, _)| name.clone()).collect();
-        let names = self.longest_names(&names, &counts)?;
         let mut extra = Vec::new();
-        for name in names {
+        for name in self.columns(&mine)? {
             let column = mine.extra.iter().find(|(own, _)| *own == name);
             let column = column.map_or(&[][..], |(_, values)| values);
             let column = self.gather_column(column, &counts, *device)?;
-            extra.push((name, column));
+            extra.push((name.to_string(), column));
         }
         Ok(Predictions {
             images: samples.iter().map(|sample| sample.id.clone()).collect(),
@@ -94,22 +89,16 @@ impl Ranks {
         Ok(column)
     }
 
-    /// The column names of a rank that has pictures: rank by rank the same, but for those that have none.
-    fn longest_names(&self, mine: &[String], counts: &[usize]) -> Result<Vec<String>> {
-        let Some(job) = &self.0 else {
-            return Ok(mine.to_vec());
-        };
-        let (group, device) = job.group()?;
-        let flag = Tensor::f_from_slice(&[mine.len() as i64])?.f_to_device(*device)?;
-        let known = group
-            .all_gather(&flag.to_kind(Kind::Int64))
-            .map_err(Broken)?;
-        let most = known.iter().map(|n| n.int64_value(&[0])).max().unwrap_or(0);
-        let own = counts.get(self.rank()).copied().unwrap_or(0);
-        if own > 0 || mine.len() as i64 == most {
-            return Ok(mine.to_vec());
+    /// The names of the further columns. A rank without pictures has none itself: the others have.
+    fn columns(&self, mine: &Predictions) -> Result<impl Iterator<Item = &'static str>> {
+        let mut count = mine.extra.len();
+        if let Some(job) = &self.0 {
+            let (group, device) = job.group()?;
+            let own = Tensor::f_from_slice(&[count as i64])?.f_to_device(*device)?;
+            let counts = group.all_gather(&own).map_err(Broken)?;
+            let counts = counts.iter().map(|count| count.int64_value(&[0]) as usize);
+            count = counts.max().unwrap_or(count);
         }
-        let columns = ["weight_vit", "weight_mamba"].map(str::to_string);
-        Ok(columns.into_iter().take(most as usize).collect())
+        Ok(BRANCH_WEIGHTS.into_iter().take(count))
     }
 }
