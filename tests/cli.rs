@@ -5,9 +5,6 @@ mod sandbox;
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
-use std::process::Stdio;
-use std::thread::sleep;
-use std::time::Duration;
 
 use image::{Rgb, RgbImage};
 use serde_json::Value;
@@ -107,84 +104,6 @@ fn weights_do_not_depend_on_the_number_of_workers_or_on_tensorboard() {
     let one = last("one", &["data.workers=1"]);
     let three = last("three", &["data.workers=3", "train.tensorboard=false"]);
     assert_eq!(one, three);
-}
-
-#[test]
-fn a_killed_run_resumes_to_the_weights_and_figures_of_one_that_was_not() {
-    let sandbox = Sandbox::new();
-    // With an average of the weights, and a branch that is let go on the way.
-    let set = [
-        "--set",
-        "train.epochs=60",
-        "--set",
-        "train.ema_decay=0.9",
-        "--set",
-        "train.freeze={vit: all, epochs: 20}",
-    ];
-    sandbox.done(&[&["train", "small.yaml", "--output", "whole"], &set[..]].concat());
-    let whole = sandbox.path("whole");
-    for extra in [0, 40, 150] {
-        let name = format!("killed{extra}");
-        let start = [&["train", "small.yaml", "--output", &name], &set[..]].concat();
-        let killed = sandbox.path(&name);
-        let mut child = sandbox
-            .command(&start)
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        // As soon as there is something to resume from, at one moment or another of the next epoch.
-        let checkpoint = killed.join("state/checkpoint.safetensors");
-        for _ in 0..6000 {
-            if checkpoint.exists() {
-                break;
-            }
-            sleep(Duration::from_millis(10));
-        }
-        sleep(Duration::from_millis(extra));
-        child.kill().unwrap();
-        child.wait().unwrap();
-        // Whatever stands under a final name is whole.
-        for weights in ["best.safetensors", "last.safetensors"] {
-            assert!(!tensors(&killed.join(weights)).is_empty());
-        }
-        assert!(!tensors(&checkpoint).is_empty());
-        assert!(
-            !killed.join("summary.json").exists(),
-            "the run ended before it was killed"
-        );
-        sandbox.done(&[&start[..], &["--resume"]].concat());
-        assert_eq!(
-            figures(&killed),
-            figures(&whole),
-            "killed {extra} ms after its first checkpoint"
-        );
-        for weights in ["best.safetensors", "last.safetensors"] {
-            assert_eq!(
-                bytes(&killed.join(weights)),
-                bytes(&whole.join(weights)),
-                "{weights}"
-            );
-        }
-        let state = "state/checkpoint.safetensors";
-        assert!(
-            tensors(&killed.join(state)) == tensors(&whole.join(state)),
-            "optimizer state"
-        );
-        for csv in ["predictions_val.csv", "predictions_test.csv"] {
-            assert_eq!(bytes(&killed.join(csv)), bytes(&whole.join(csv)), "{csv}");
-        }
-        for folder in [killed.clone(), killed.join("state")] {
-            let names = fs::read_dir(folder)
-                .unwrap()
-                .map(|entry| entry.unwrap().file_name());
-            assert!(
-                names
-                    .into_iter()
-                    .all(|name| !name.to_string_lossy().starts_with('.'))
-            );
-        }
-    }
 }
 
 #[test]

@@ -11,6 +11,7 @@ use crate::config::Config;
 use crate::eval::statistics::Figure;
 use crate::sweep::cross_validation::CrossValidation;
 use crate::sweep::{Folds, cross_validate};
+use crate::train::Stop;
 
 /// Train and test a model on every fold of a data set
 ///
@@ -41,7 +42,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         Some(root) => root.clone(),
         None => Path::new("runs").join(format!("{}-cross-validation", config.name)),
     };
-    let result = cross_validate(&config, folds, &root, &mut observers)?;
+    let result = cross_validate(&config, folds, &root, &Stop::on_signals()?, &mut observers)?;
     match args.json {
         true => print_json(&result)?,
         false => print(&report(&result))?,

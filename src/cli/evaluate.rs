@@ -65,7 +65,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         batch_size: run.config.train.batch_size,
         workers: run.config.data.workers,
     };
-    let measured = Measured::new(&predict(&run.net, &pictures, walk, &mut |_| {})?)?;
+    let measured = Measured::new(&predict(&run.net, &pictures, walk, &mut |_| Ok(()))?)?;
     if !skipped.is_empty() {
         say(&format!(
             "{} rows of the split were left out: `vmbeauty data check` lists them",

@@ -23,7 +23,7 @@ use clap::{Parser, Subcommand};
 
 use self::output::say;
 use crate::config::ConfigError;
-use crate::train::Ranks;
+use crate::train::{Ranks, Stopped};
 
 /// Train VM-BeautyNet: a Vision Transformer and a Vision Mamba that predict how people rate the attractiveness of a face.
 ///
@@ -55,7 +55,8 @@ enum Command {
     Completions(complete::Args),
 }
 
-/// Runs the program on the process's arguments. Exit codes: 0 done, 1 failed, 2 wrong usage or config.
+/// Runs the program on the process's arguments. Exit codes: 0 done, 1 failed, 2 wrong usage or config, 130 and 143 stopped by SIGINT and
+/// SIGTERM.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
     crate::ops::keep_freed_memory();
@@ -64,10 +65,7 @@ pub fn main() -> ExitCode {
     let result = catch_unwind(AssertUnwindSafe(|| run(cli)));
     match result {
         Ok(Ok(code)) => code,
-        Ok(Err(error)) => {
-            say(&format!("error: {error:#}"));
-            ExitCode::from(if is_config_error(&error) { 2 } else { 1 })
-        }
+        Ok(Err(error)) => ended_with(&error),
         Err(panic) => {
             say(&format!("error: {}", panic_message(&*panic)));
             ExitCode::from(1)
@@ -98,8 +96,18 @@ fn run(cli: Cli) -> Result<ExitCode> {
     }
 }
 
-fn is_config_error(error: &anyhow::Error) -> bool {
-    error.chain().any(|cause| cause.is::<ConfigError>())
+/// Says why, and returns the exit code.
+fn ended_with(error: &anyhow::Error) -> ExitCode {
+    let stopped = error
+        .chain()
+        .find_map(|cause| cause.downcast_ref::<Stopped>());
+    if let Some(stopped) = stopped {
+        say(&format!("{error:#}"));
+        return ExitCode::from(stopped.exit_code());
+    }
+    say(&format!("error: {error:#}"));
+    let config = error.chain().any(|cause| cause.is::<ConfigError>());
+    ExitCode::from(if config { 2 } else { 1 })
 }
 
 /// The first line of what panicked; libtorch's messages go on with stack frames.

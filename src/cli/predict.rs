@@ -47,7 +47,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         batch_size: run.config.train.batch_size,
         workers: run.config.data.workers,
     };
-    let predictions = predict(&run.net, &Arc::new(pictures), walk, &mut |_| {})?;
+    let predictions = predict(&run.net, &Arc::new(pictures), walk, &mut |_| Ok(()))?;
     match args.format {
         Format::Table => print(&as_table(&predictions))?,
         Format::Csv => print(&as_csv(&predictions)?)?,

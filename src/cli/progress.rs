@@ -6,7 +6,7 @@ use std::time::Duration;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::output::{say, thousands};
-use crate::train::{EpochRecord, Observer, Start, StepRecord};
+use crate::train::{EpochRecord, Observer, Skipped, Start, StepRecord};
 
 const BAR: &str = "{prefix} {bar:30} {pos}/{len} images  {per_sec}  eta {eta}  {msg}";
 
@@ -74,14 +74,24 @@ impl Observer for Progress {
                 start.skipped
             ));
         }
-        if start.epochs_done > 0 {
-            self.line(&format!("resuming after epoch {}", start.epochs_done));
+        if start.steps_done > 0 {
+            self.line(&format!(
+                "resuming after step {}, in epoch {}",
+                start.steps_done,
+                (start.epochs_done + 1).min(start.config.train.epochs)
+            ));
         }
         self.epochs = start.config.train.epochs;
         self.epoch = start.epochs_done;
         if self.epoch < self.epochs {
             self.begin_epoch();
+            self.bar.inc(start.images_done as u64);
         }
+    }
+
+    fn skipped(&mut self, skipped: &Skipped) {
+        self.bar.inc(skipped.images as u64);
+        self.line(&format!("left out: {}", skipped.reason));
     }
 
     fn step(&mut self, record: &StepRecord) {

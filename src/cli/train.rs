@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::{self, ExitCode};
 use std::sync::Arc;
+use std::time::Duration;
 use std::{io, thread};
 
 use anyhow::Result;
@@ -14,7 +15,10 @@ use crate::eval::metrics::Metrics;
 use crate::ops::distributed::exit_now;
 use crate::report::training_log::TrainingLog;
 use crate::train::run_dir::TENSORBOARD;
-use crate::train::{Observer, Outcome, Ranks, RunDir, train_with};
+use crate::train::{Observer, Options, Outcome, Ranks, RunDir, Stop, train};
+
+/// How long a run whose sweep is gone may take to end by itself, with a checkpoint.
+const GRACE: Duration = Duration::from_secs(5);
 
 /// Train a model as a config says
 #[derive(Debug, clap::Args)]
@@ -37,10 +41,14 @@ pub struct Args {
 
 /// Runs the subcommand.
 pub fn run(args: &Args) -> Result<ExitCode> {
+    let stop = Stop::on_signals()?;
     if args.stop_with_stdin {
-        thread::spawn(|| {
+        let stop = stop.clone();
+        thread::spawn(move || {
             let _ = io::copy(&mut io::stdin().lock(), &mut io::sink());
-            // At once, and without libtorch's tidying up, which other threads are in the way of. Files are whole at any moment.
+            stop.request();
+            thread::sleep(GRACE);
+            // Without libtorch's tidying up, which other threads are in the way of. Files are whole at any moment.
             process::abort();
         });
     }
@@ -62,7 +70,12 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         true => observers(&config, &root),
         false => Vec::new(),
     };
-    let outcome = train_with(&config, &root, args.resume, &mut observers, ranks)?;
+    let options = Options {
+        resume: args.resume,
+        ranks,
+        stop,
+    };
+    let outcome = train(&config, &root, options, &mut observers)?;
     drop(observers);
     if !first {
         return Ok(ExitCode::SUCCESS);

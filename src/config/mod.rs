@@ -38,8 +38,8 @@ pub use model::{
 pub use presets::{BackboneKind, PRESETS, Preset, preset};
 pub use reference::{KeyReference, reference, reference_markdown};
 pub use train::{
-    FreezeConfig, FrozenBlocks, Loss, OptimizerConfig, OptimizerName, ScheduleConfig, ScheduleName,
-    TrainConfig,
+    FreezeConfig, FrozenBlocks, Loss, OnNan, OptimizerConfig, OptimizerName, Precision,
+    ScheduleConfig, ScheduleName, TrainConfig,
 };
 
 use checks::Checks;

@@ -27,6 +27,15 @@ section! {
         pub ema_decay: Option<f64> = None,
         /// Largest norm of all gradients together; `null` does not clip.
         pub clip_grad_norm: Option<f64> = Some(1.0),
+        /// `float32`; `bf16` or `fp16` (mixed: matrix products in it, the rest and all weights in
+        /// float32; fp16 with a loss scale); `auto`: bf16 on GPUs, float32 on CPUs. Validation is
+        /// always in float32.
+        pub precision: Precision = Precision::Float32,
+        /// What happens when a loss or gradient is not finite: `stop`, with what is needed to see
+        /// why, or `skip` the step.
+        pub on_nan: OnNan = OnNan::Stop,
+        /// Minutes between checkpoints within an epoch; `null` writes them at its end alone.
+        pub checkpoint_minutes: Option<f64> = Some(10.0),
         /// Write TensorBoard event files.
         pub tensorboard: bool = true,
         /// Threads for computing on the CPU; `null` is one per core.
@@ -122,6 +131,30 @@ names! {
 }
 
 names! {
+    /// What the forward pass computes in.
+    pub enum Precision {
+        /// float32 throughout.
+        Float32 = "float32",
+        /// Matrix products in bfloat16.
+        Bf16 = "bf16",
+        /// Matrix products in float16, with a loss scale.
+        Fp16 = "fp16",
+        /// bfloat16 where it is faster.
+        Auto = "auto",
+    }
+}
+
+names! {
+    /// What happens when a loss or gradient is not finite.
+    pub enum OnNan {
+        /// The run ends, with an error.
+        Stop = "stop",
+        /// The step is left out and counted.
+        Skip = "skip",
+    }
+}
+
+names! {
     /// The optimizer.
     pub enum OptimizerName {
         /// Adam with decoupled weight decay (arXiv 1711.05101).
@@ -173,6 +206,9 @@ impl TrainConfig {
         }
         if let Some(norm) = self.clip_grad_norm {
             checks.positive("train.clip_grad_norm", norm);
+        }
+        if let Some(minutes) = self.checkpoint_minutes {
+            checks.positive("train.checkpoint_minutes", minutes);
         }
         if let Some(threads) = self.threads {
             checks.size("train.threads", threads);

@@ -32,15 +32,15 @@ pub fn pixels(batch: &HostBatch, net: &BeautyNet) -> Result<Tensor> {
 }
 
 /// Predicts every picture, in order; with `data.test_time_flip` as the mean over it and its mirror image. `progress` hears how
-/// many pictures each batch had. Where the model has two branches, their shares stand in the columns [`BRANCH_WEIGHTS`].
+/// many pictures each batch had, and ends the walk by an error. Where the model has two branches, their shares stand in the columns [`BRANCH_WEIGHTS`].
 ///
 /// # Errors
-/// A picture that cannot be read, by name, or pictures of a size that the model does not take.
+/// A picture that cannot be read, by name, pictures of a size that the model does not take, or those of `progress`.
 pub fn predict(
     net: &BeautyNet,
     pictures: &Arc<Pictures>,
     walk: Walk,
-    progress: &mut dyn FnMut(usize),
+    progress: &mut dyn FnMut(usize) -> Result<()>,
 ) -> Result<Predictions> {
     predict_share(net, pictures, walk, Share::WHOLE, progress)
 }
@@ -54,7 +54,7 @@ pub fn predict_share(
     pictures: &Arc<Pictures>,
     walk: Walk,
     share: Share,
-    progress: &mut dyn FnMut(usize),
+    progress: &mut dyn FnMut(usize) -> Result<()>,
 ) -> Result<Predictions> {
     let options = LoaderOptions {
         share,
@@ -84,7 +84,7 @@ pub fn predict_share(
                 column.extend(values(&weights.select(1, branch as i64))?);
             }
         }
-        progress(batch.len);
+        progress(batch.len)?;
     }
     predictions.extra = BRANCH_WEIGHTS
         .map(str::to_string)

@@ -40,7 +40,7 @@ impl TrainingLog {
 impl Observer for TrainingLog {
     fn start(&mut self, start: &Start) {
         self.board = TensorBoard::create_or_warn(&self.folder);
-        self.steps = (start.epochs_done * start.steps_per_epoch) as u64;
+        self.steps = start.steps_done;
         if start.resumed {
             // What the killed run wrote after its last checkpoint does not count.
             self.board.restart(self.steps + 1);

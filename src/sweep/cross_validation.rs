@@ -12,7 +12,7 @@ use crate::data::Split;
 use crate::eval::predictions::Predictions;
 use crate::eval::statistics::{Figure, Measured};
 use crate::files::write_json;
-use crate::train::{Observer, Outcome, RunDir, RunState, train};
+use crate::train::{Observer, Options, Outcome, RunDir, RunState, Stop, train};
 
 /// What a cross-validation came to: `cross_validation.json`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -53,6 +53,7 @@ pub fn cross_validate(
     config: &Config,
     folds: Folds,
     root: &Path,
+    stop: &Stop,
     watch: &mut Watch,
 ) -> Result<CrossValidation> {
     let mut results = Vec::new();
@@ -60,8 +61,13 @@ pub fn cross_validate(
     let mut seconds = 0.0;
     for (index, (fold, config)) in fold_configs(config, folds)?.into_iter().enumerate() {
         let run = root.join(&fold);
-        let outcome = finish(&config, &run, watch)
-            .with_context(|| format!("{fold} of the cross-validation in {}", root.display()))?;
+        let outcome = finish(&config, &run, stop.clone(), watch).with_context(|| {
+            let again = "start it again to go on";
+            format!(
+                "{fold} of the cross-validation in {} ({again})",
+                root.display()
+            )
+        })?;
         let Some(test) = outcome.test else {
             anyhow::bail!("{} has no test pictures", run.display());
         };
@@ -114,7 +120,7 @@ fn fold_configs(config: &Config, folds: Folds) -> Result<Vec<(String, Config)>, 
 }
 
 /// The outcome of the run in `root`, which is made, gone on with, or just read.
-fn finish(config: &Config, root: &Path, watch: &mut Watch) -> Result<Outcome> {
+fn finish(config: &Config, root: &Path, stop: Stop, watch: &mut Watch) -> Result<Outcome> {
     match RunDir::state(root) {
         RunState::Finished => {
             RunDir::check_config(root, config)?;
@@ -122,7 +128,12 @@ fn finish(config: &Config, root: &Path, watch: &mut Watch) -> Result<Outcome> {
         }
         state => {
             let mut observers = watch(config, root);
-            train(config, root, state == RunState::Started, &mut observers)
+            let options = Options {
+                resume: state == RunState::Started,
+                stop,
+                ..Options::default()
+            };
+            train(config, root, options, &mut observers)
         }
     }
 }

@@ -14,7 +14,7 @@ use anyhow::{Context, Result};
 use super::plan::PlannedRun;
 use super::state::{Failure, State};
 use crate::files::write_whole;
-use crate::train::{Outcome, RunDir, RunState};
+use crate::train::{Outcome, RunDir, RunState, Stopped};
 
 /// What OpenMP, and with it libtorch, reads.
 const NUM_THREADS: &str = "OMP_NUM_THREADS";
@@ -96,7 +96,7 @@ impl Launch {
         let status = self.process(run, &folder)?;
         if status.success() {
             hear(Event::Done(run, &Outcome::read(&folder)?));
-        } else if was_told_to_stop(status) {
+        } else if was_told_to_stop(status) || status.code().is_some_and(Stopped::is_exit_code) {
             hear(Event::Stopped(run));
         } else {
             let failure = Failure {

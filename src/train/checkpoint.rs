@@ -8,6 +8,7 @@ use tch::Tensor;
 
 use super::ema::Ema;
 use super::optimizer::AdamW;
+use super::precision::LossScale;
 use super::run_dir::RunDir;
 use crate::models::BeautyNet;
 use crate::models::weights::{self, WeightsFile};
@@ -28,6 +29,12 @@ pub struct Progress {
     pub best: Option<(usize, f64)>,
     /// Wall time spent training, in seconds, over all starts.
     pub seconds: f64,
+    /// The epoch under way, where one is.
+    #[serde(default)]
+    pub within: EpochSums,
+    /// Where gradients are scaled.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub loss_scale: Option<LossScale>,
     /// Fingerprint of the pictures' names and scores.
     pub data: String,
     /// Processes that train together, each with batches of the config's size.
@@ -37,6 +44,25 @@ pub struct Progress {
 
 fn one() -> usize {
     1
+}
+
+/// What an epoch's training has added up to so far.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
+pub struct EpochSums {
+    /// Batches done.
+    pub batches: usize,
+    /// Loss times pictures.
+    pub loss: f64,
+    /// Pictures that were learnt from.
+    pub images: usize,
+    /// Steps that were left out, because they were not finite.
+    pub skipped: usize,
+    /// Wall time, in seconds.
+    pub seconds: f64,
+    /// Of it, time that the steps waited for data.
+    pub waiting: f64,
+    /// Learning rates of the last step: head, backbones.
+    pub rates: [f64; 2],
 }
 
 /// Writes the checkpoint, whole or not at all.

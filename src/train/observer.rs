@@ -24,6 +24,10 @@ pub struct Start<'a> {
     pub resumed: bool,
     /// Epochs done before, where the run is resumed.
     pub epochs_done: usize,
+    /// Optimizer steps done before.
+    pub steps_done: u64,
+    /// Pictures seen before, of the epoch that the run goes on in.
+    pub images_done: usize,
     /// What is worth knowing about the pretrained weights, a line each.
     pub notes: &'a [String],
 }
@@ -39,10 +43,21 @@ pub struct StepRecord {
     pub lr: f64,
     /// Learning rate of the backbones.
     pub backbone_lr: f64,
-    /// 2-norm over all gradients, before clipping.
+    /// 2-norm over all gradients, before clipping; not finite where a loss scale was too large and the step is left out.
     pub grad_norm: f64,
     /// Pictures in the batch.
     pub images: usize,
+}
+
+/// A step that was left out, because its loss or gradient was not finite.
+#[derive(Debug, Clone, Copy)]
+pub struct Skipped<'a> {
+    /// Its number, from 1.
+    pub step: u64,
+    /// Pictures in the batch.
+    pub images: usize,
+    /// What was not finite, and where.
+    pub reason: &'a str,
 }
 
 /// One epoch: a line of `metrics.jsonl`.
@@ -68,6 +83,9 @@ pub struct EpochRecord {
     pub data_wait: f64,
     /// Wall time of the epoch with its validation, in seconds.
     pub seconds: f64,
+    /// Steps that were left out, because they were not finite.
+    #[serde(default)]
+    pub skipped: usize,
     /// Whether it is the best so far.
     pub best: bool,
 }
@@ -78,6 +96,8 @@ pub trait Observer {
     fn start(&mut self, _start: &Start) {}
     /// A step is done.
     fn step(&mut self, _record: &StepRecord) {}
+    /// A step was left out.
+    fn skipped(&mut self, _skipped: &Skipped) {}
     /// Pictures of the validation or test split were predicted.
     fn evaluated(&mut self, _split: &str, _images: usize) {}
     /// An epoch is done.

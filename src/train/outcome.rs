@@ -27,6 +27,9 @@ pub struct Outcome {
     pub best_epoch: usize,
     /// Wall time spent training, in seconds, over all starts.
     pub seconds: f64,
+    /// Steps that were left out, because they were not finite.
+    #[serde(default)]
+    pub skipped_steps: usize,
     /// Training pictures per second over all epochs, validation not counted.
     #[serde(default)]
     pub images_per_second: Option<f64>,

@@ -89,16 +89,22 @@ impl Ranks {
         Ok(column)
     }
 
+    /// The largest of the ranks' numbers.
+    ///
+    /// # Errors
+    /// A rank that is gone.
+    pub fn largest(&self, mine: i64) -> Result<i64> {
+        let Some(job) = &self.0 else { return Ok(mine) };
+        let (group, device) = job.group()?;
+        let own = Tensor::f_from_slice(&[mine])?.f_to_device(*device)?;
+        let all = group.all_gather(&own).map_err(Broken)?;
+        let largest = all.iter().map(|number| number.int64_value(&[0])).max();
+        Ok(largest.unwrap_or(mine))
+    }
+
     /// The names of the further columns. A rank without pictures has none itself: the others have.
     fn columns(&self, mine: &Predictions) -> Result<impl Iterator<Item = &'static str>> {
-        let mut count = mine.extra.len();
-        if let Some(job) = &self.0 {
-            let (group, device) = job.group()?;
-            let own = Tensor::f_from_slice(&[count as i64])?.f_to_device(*device)?;
-            let counts = group.all_gather(&own).map_err(Broken)?;
-            let counts = counts.iter().map(|count| count.int64_value(&[0]) as usize);
-            count = counts.max().unwrap_or(count);
-        }
+        let count = self.largest(mine.extra.len() as i64)? as usize;
         Ok(BRANCH_WEIGHTS.into_iter().take(count))
     }
 }

@@ -194,6 +194,17 @@ impl Ranks {
         Ok(())
     }
 
+    /// Waits until all ranks are here.
+    ///
+    /// # Errors
+    /// A rank that is gone.
+    pub fn meet(&self) -> Result<()> {
+        match self.0.as_ref().and_then(|job| job.group.get()) {
+            Some((group, _)) => Ok(group.barrier().map_err(Broken)?),
+            None => Ok(()),
+        }
+    }
+
     /// Sums the gradients of these parameters, which must want some, in every step from now on. They stand in the order in which
     /// backward reaches them.
     ///
@@ -214,14 +225,9 @@ impl Ranks {
     /// # Errors
     /// The given one, or another rank's.
     pub fn end<T>(self, result: Result<T>) -> Result<T> {
-        let Some(job) = self.0 else { return result };
+        let met = result.and_then(|value| self.meet().map(|()| value));
+        let Some(job) = self.0 else { return met };
         let name = format!("rank {} of {}", job.environment.rank, job.environment.size);
-        let met = result.and_then(|value| {
-            if let Some((group, _)) = job.group.get() {
-                group.barrier().map_err(Broken)?;
-            }
-            Ok(value)
-        });
         match met {
             Ok(value) => {
                 if let Some(job) = Arc::into_inner(job) {

@@ -1,0 +1,68 @@
+//! Parameters by the module that they belong to: what people look at when a gradient goes astray.
+
+use std::collections::BTreeMap;
+
+use tch::{Kind, Tensor};
+
+/// A parameter's module: a block (`vit.blocks.3`, `mamba.layers.7`), another part of a backbone (`vit.patch_embed`), `fusion` or
+/// `head`.
+pub fn module_of(name: &str) -> &str {
+    let parts = match name.split('.').collect::<Vec<_>>()[..] {
+        ["vit" | "mamba", "blocks" | "layers", _, ..] => 3,
+        ["vit" | "mamba", _, ..] => 2,
+        _ => 1,
+    };
+    let end = name
+        .match_indices('.')
+        .nth(parts - 1)
+        .map_or(name.len(), |(at, _)| at);
+    &name[..end]
+}
+
+/// The 2-norm of the gradients of each module that has some.
+pub fn gradient_norms(parameters: &[(String, Tensor)]) -> BTreeMap<String, f64> {
+    let mut squares: BTreeMap<String, f64> = BTreeMap::new();
+    for (name, parameter) in parameters {
+        let gradient = parameter.grad();
+        if gradient.defined() {
+            let norm = gradient.to_kind(Kind::Double).norm().double_value(&[]);
+            *squares.entry(module_of(name).to_string()).or_default() += norm * norm;
+        }
+    }
+    for norm in squares.values_mut() {
+        *norm = norm.sqrt();
+    }
+    squares
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_parameter_belongs_to_its_block() {
+        for (name, module) in [
+            ("vit.blocks.3.attn.qkv.weight", "vit.blocks.3"),
+            ("mamba.layers.11.mixer.A_log", "mamba.layers.11"),
+            ("vit.cls_token", "vit.cls_token"),
+            ("mamba.patch_embed.proj.weight", "mamba.patch_embed"),
+            ("fusion.gate.weight", "fusion"),
+            ("head.layers.0.bias", "head"),
+        ] {
+            assert_eq!(module_of(name), module);
+        }
+    }
+
+    #[test]
+    fn norms_are_over_all_of_a_modules_gradients() {
+        let leaf = |values: &[f32]| Tensor::from_slice(values).set_requires_grad(true);
+        let (a, b, c) = (leaf(&[1.0]), leaf(&[1.0]), leaf(&[1.0]));
+        (&a * 3.0 + &b * 4.0).sum(Kind::Float).backward();
+        let named = [("head.a", a), ("head.b", b), ("fusion.c", c)];
+        let named = named.map(|(name, tensor)| (name.to_string(), tensor));
+        assert_eq!(
+            gradient_norms(&named),
+            BTreeMap::from([("head".to_string(), 5.0)])
+        );
+    }
+}

@@ -1,0 +1,111 @@
+//! The wish that a run end early, and the error that it then ends with.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use anyhow::{Context, Result};
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::flag;
+
+/// What shells add to a signal's number for the exit code of a process that it ended.
+const SIGNAL_BASE: i32 = 128;
+
+/// Asks a run to end at the next step; clones share the wish.
+#[derive(Debug, Clone, Default)]
+pub struct Stop(Arc<AtomicUsize>);
+
+impl Stop {
+    /// Asked for by SIGINT (Ctrl-C) and SIGTERM (a scheduler) from now on. A second one ends the process at once, which loses no more
+    /// than what was done since the last checkpoint.
+    ///
+    /// # Errors
+    /// The system does not let the signals be caught.
+    pub fn on_signals() -> Result<Self> {
+        let stop = Self::default();
+        let asked_before = Arc::new(AtomicBool::new(false));
+        for signal in [SIGINT, SIGTERM] {
+            let again = Arc::clone(&asked_before);
+            // Actions run in the order in which they are registered: the first signal finds nothing asked yet.
+            flag::register_conditional_shutdown(signal, SIGNAL_BASE + signal, again)
+                .and_then(|_| flag::register(signal, Arc::clone(&asked_before)))
+                .and_then(|_| flag::register_usize(signal, Arc::clone(&stop.0), signal as usize))
+                .context("cannot catch SIGINT and SIGTERM")?;
+        }
+        Ok(stop)
+    }
+
+    /// As SIGTERM does.
+    pub fn request(&self) {
+        self.0.store(SIGTERM as usize, Ordering::SeqCst);
+    }
+
+    /// The signal's number; 0 where nobody asked.
+    pub(super) fn signal(&self) -> i32 {
+        self.0.load(Ordering::SeqCst) as i32
+    }
+}
+
+/// A run ended because it was asked to, with all that it did in its checkpoint.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "stopped by {} after {steps} steps, in epoch {epoch}; go on with: vmbeauty train {} --output {} --resume",
+    self.name(), .root.join("config.yaml").display(), .root.display()
+)]
+pub struct Stopped {
+    pub(super) signal: i32,
+    pub(super) steps: u64,
+    pub(super) epoch: usize,
+    pub(super) root: PathBuf,
+}
+
+impl Stopped {
+    /// 130 after SIGINT, 143 after SIGTERM.
+    pub fn exit_code(&self) -> u8 {
+        (SIGNAL_BASE + self.signal) as u8
+    }
+
+    /// Whether a process that ended with this code was stopped so.
+    pub fn is_exit_code(code: i32) -> bool {
+        [SIGINT, SIGTERM].contains(&(code - SIGNAL_BASE))
+    }
+
+    fn name(&self) -> &'static str {
+        match self.signal {
+            SIGINT => "SIGINT",
+            _ => "SIGTERM",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_message_says_how_to_go_on_and_the_code_says_which_signal() {
+        let stopped = |signal| Stopped {
+            signal,
+            steps: 12,
+            epoch: 2,
+            root: PathBuf::from("runs/a"),
+        };
+        assert_eq!(
+            stopped(SIGINT).to_string(),
+            "stopped by SIGINT after 12 steps, in epoch 2; go on with: vmbeauty train runs/a/config.yaml --output runs/a --resume"
+        );
+        assert_eq!(stopped(SIGINT).exit_code(), 130);
+        assert_eq!(stopped(SIGTERM).exit_code(), 143);
+        assert!(Stopped::is_exit_code(130) && Stopped::is_exit_code(143));
+        assert!(!Stopped::is_exit_code(1));
+    }
+
+    #[test]
+    fn a_wish_is_shared_by_clones() {
+        let stop = Stop::default();
+        let clone = stop.clone();
+        assert_eq!(clone.signal(), 0);
+        stop.request();
+        assert_eq!(clone.signal(), SIGTERM);
+    }
+}

@@ -1,0 +1,126 @@
+//! The training loop.
+
+mod begin;
+mod epoch;
+mod finish;
+mod not_finite;
+mod splits;
+mod step;
+
+use std::path::Path;
+use std::time::Instant;
+
+use anyhow::Result;
+use tch::Kind;
+
+use self::splits::Splits;
+use super::checkpoint::Progress;
+use super::distributed::{Gradients, Ranks};
+use super::ema::Ema;
+use super::observer::{EpochRecord, Observer};
+use super::optimizer::AdamW;
+use super::outcome::Outcome;
+use super::run_dir::RunDir;
+use super::schedule::Schedule;
+use super::stop::Stop;
+use crate::config::Config;
+use crate::eval::evaluate::Walk;
+use crate::models::BeautyNet;
+
+/// How a run is made, beside its config.
+#[derive(Clone)]
+pub struct Options {
+    /// Whether to go on with the run that is in the folder.
+    pub resume: bool,
+    /// The processes that train together. Each has its part of every batch, whose size is the config's times their number, and all end
+    /// with the same weights and figures. Rank 0 writes; it alone needs the run directory and the pretrained weights' files.
+    pub ranks: Ranks,
+    /// Ends the run early.
+    pub stop: Stop,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            resume: false,
+            ranks: Ranks::single(),
+            stop: Stop::default(),
+        }
+    }
+}
+
+/// Trains a model as the config says, in the run directory `root`, and measures its best weights at the end. A resumed run goes on
+/// from its last checkpoint and ends with the same weights, bit for bit on one machine, as one that was not interrupted.
+///
+/// # Errors
+/// Data, weights or a run directory that do not fit: a new run directory is made only when everything else is there. A loss or
+/// gradient that is not finite, with the step and its pictures. [`Stopped`](super::Stopped) where the run was asked to end. With
+/// several ranks, an error of one ends all.
+pub fn train(
+    config: &Config,
+    root: &Path,
+    options: Options,
+    observers: &mut [Box<dyn Observer>],
+) -> Result<Outcome> {
+    let ranks = options.ranks.clone();
+    let outcome = Trainer::begin(config, root, options).and_then(|mut trainer| {
+        trainer.start_alike()?;
+        trainer.run(observers)
+    });
+    ranks.end(outcome)
+}
+
+struct Trainer<'a> {
+    config: &'a Config,
+    run: RunDir,
+    splits: Splits,
+    net: BeautyNet,
+    optimizer: AdamW,
+    ema: Option<Ema>,
+    schedule: Schedule,
+    steps_per_epoch: usize,
+    progress: Progress,
+    records: Vec<EpochRecord>,
+    resumed: bool,
+    ranks: Ranks,
+    gradients: Gradients,
+    /// What autocast computes in, where it does.
+    autocast: Option<Kind>,
+    stop: Stop,
+    /// Since when wall time is not counted yet.
+    lap: Instant,
+}
+
+impl Trainer<'_> {
+    fn run(mut self, observers: &mut [Box<dyn Observer>]) -> Result<Outcome> {
+        self.announce(observers);
+        self.lap = Instant::now();
+        while self.progress.epochs < self.config.train.epochs {
+            self.epoch(observers)?;
+        }
+        self.finish(observers)
+    }
+
+    /// Seconds since this was asked last, added to the run's.
+    fn lap(&mut self) -> f64 {
+        let seconds = self.lap.elapsed().as_secs_f64();
+        self.lap = Instant::now();
+        self.progress.seconds += seconds;
+        seconds
+    }
+
+    fn walk(&self) -> Walk {
+        Walk {
+            batch_size: self.config.train.batch_size,
+            workers: self.config.data.workers,
+        }
+    }
+
+    fn device_name(&self) -> String {
+        match self.net.device() {
+            tch::Device::Cpu => "cpu".to_string(),
+            tch::Device::Cuda(index) => format!("cuda:{index}"),
+            other => format!("{other:?}"),
+        }
+    }
+}

@@ -1,0 +1,144 @@
+//! What is kept of a step whose loss or gradient is not finite.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::fs;
+
+use anyhow::{Context, Error, Result, anyhow};
+use serde::Serialize;
+use tch::Tensor;
+
+use super::Trainer;
+use super::step::seed_of;
+use crate::data::HostBatch;
+use crate::eval::evaluate;
+use crate::files::write_json;
+use crate::models::weights;
+use crate::train::modules::gradient_norms;
+
+/// How many modules an error names; the file has all.
+const NAMED: usize = 5;
+
+/// Of a step that is left out, or ends the run.
+#[derive(Debug, Serialize)]
+pub(super) struct NotFinite {
+    /// From 1.
+    step: u64,
+    epoch: usize,
+    /// In the epoch, from 1.
+    batch: usize,
+    seed: u64,
+    /// Torch's generator before the step.
+    torch_seed: i64,
+    /// As text: JSON has no form for what it is.
+    loss: String,
+    learning_rates: [f64; 2],
+    /// The batch's pictures, on all ranks.
+    images: Vec<String>,
+    /// As text.
+    gradient_norms: BTreeMap<String, String>,
+    /// Parameters that were not finite before the step.
+    broken_parameters: Vec<String>,
+}
+
+impl fmt::Display for NotFinite {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        let broken = |norm: &&String| matches!(norm.as_str(), "NaN" | "inf");
+        let modules = self.gradient_norms.iter();
+        let modules: Vec<String> = modules
+            .filter(|(_, norm)| broken(norm))
+            .map(|(module, norm)| format!("{module} {norm}"))
+            .collect();
+        write!(f, "step {}: the loss is {}", self.step, self.loss)?;
+        match modules.len() {
+            0 => write!(f, " (all gradients are finite)")?,
+            n => {
+                let named = modules[..n.min(NAMED)].join(", ");
+                let total = self.gradient_norms.len();
+                write!(
+                    f,
+                    ", the gradient norms of {n} of {total} modules are not finite ({named}{})",
+                    if n > NAMED { ", …" } else { "" }
+                )?;
+            }
+        }
+        write!(f, "; the pictures were {}", self.images.join(", "))
+    }
+}
+
+impl Trainer<'_> {
+    /// Looks at the step under way, whose gradients are still there.
+    pub(super) fn describe_not_finite(&self, batch: &HostBatch, loss: f64) -> Result<NotFinite> {
+        let parameters = self.net.parameters();
+        let samples = self.splits.train.samples();
+        let indices: Vec<i64> = batch.indices.iter().map(|&index| index as i64).collect();
+        let indices = Tensor::f_from_slice(&indices)?.to_device(self.net.device());
+        let indices = self.ranks.gather_batch(&indices, batch.whole)?;
+        let indices = Vec::<i64>::try_from(&indices)?;
+        let finite = |tensor: &Tensor| tensor.isfinite().all().int64_value(&[]) == 1;
+        Ok(NotFinite {
+            step: self.progress.steps + 1,
+            epoch: self.progress.epochs + 1,
+            batch: self.progress.within.batches + 1,
+            seed: self.config.seed,
+            torch_seed: seed_of(self.config.seed, self.progress.steps),
+            loss: loss.to_string(),
+            learning_rates: self.optimizer.rates(&self.schedule, self.progress.steps),
+            images: indices
+                .iter()
+                .filter_map(|&index| samples.get(index as usize))
+                .map(|sample| sample.id.clone())
+                .collect(),
+            gradient_norms: gradient_norms(&parameters)
+                .into_iter()
+                .map(|(module, norm)| (module, norm.to_string()))
+                .collect(),
+            broken_parameters: parameters
+                .iter()
+                .filter(|(_, tensor)| !finite(tensor))
+                .map(|(name, _)| name.clone())
+                .collect(),
+        })
+    }
+
+    /// Writes what is needed to make the step again, and returns the error that ends the run.
+    pub(super) fn end_not_finite(&self, batch: &HostBatch, found: &NotFinite) -> Error {
+        let root = self.run.root().display();
+        let kept = self.keep_not_finite(batch, found).and_then(|folder| {
+            self.ranks.meet()?;
+            Ok(folder)
+        });
+        match kept {
+            Ok(files) => anyhow!(
+                "{found}. Lower train.optimizer.lr, or set train.on_nan: skip. {files}; `vmbeauty train {root}/config.yaml --output {root} --resume` begins with this step"
+            ),
+            Err(error) => error.context(format!("{found}; and it could not be kept")),
+        }
+    }
+
+    /// The batch as it was fed, all norms, and the state before the step, where that was sound, as the checkpoint.
+    fn keep_not_finite(&self, batch: &HostBatch, found: &NotFinite) -> Result<String> {
+        let folder = self.run.root().join("not_finite");
+        let stem = folder.join(format!("step_{}", found.step));
+        let report = stem.with_extension("json");
+        let tensors = stem.with_extension("safetensors");
+        if self.ranks.is_first() {
+            fs::create_dir_all(&folder)
+                .with_context(|| format!("cannot make the folder {}", folder.display()))?;
+            write_json(&report, found)?;
+            let kept = [
+                ("pixels".to_string(), evaluate::pixels(batch, &self.net)?),
+                ("targets".to_string(), Tensor::f_from_slice(&batch.targets)?),
+            ];
+            weights::save(&tensors, &kept, Default::default())?;
+            if found.broken_parameters.is_empty() {
+                self.save_checkpoint()?;
+            }
+        }
+        Ok(format!(
+            "{} has the gradient norms of all modules, {} the batch",
+            report.display(),
+            tensors.display()
+        ))
+    }
+}
