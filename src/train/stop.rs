@@ -48,15 +48,13 @@ impl Stop {
 
 /// A run ended because it was asked to, with all that it did in its checkpoint.
 #[derive(Debug, thiserror::Error)]
-#[error(
-    "stopped by {} after {steps} steps, in epoch {epoch}; go on with: vmbeauty train {} --output {} --resume",
-    self.name(), .root.join("config.yaml").display(), .root.display()
-)]
+#[error("stopped by {}{}", self.name(), self.way_on())]
 pub struct Stopped {
     pub(super) signal: i32,
     pub(super) steps: u64,
     pub(super) epoch: usize,
-    pub(super) root: PathBuf,
+    /// The run directory, where there is one already.
+    pub(super) root: Option<PathBuf>,
 }
 
 impl Stopped {
@@ -68,6 +66,19 @@ impl Stopped {
     /// Whether a process that ended with this code was stopped so.
     pub fn is_exit_code(code: i32) -> bool {
         [SIGINT, SIGTERM].contains(&(code - SIGNAL_BASE))
+    }
+
+    fn way_on(&self) -> String {
+        match &self.root {
+            Some(root) => format!(
+                " after {} steps, in epoch {}; go on with: vmbeauty train {} --output {} --resume",
+                self.steps,
+                self.epoch,
+                root.join("config.yaml").display(),
+                root.display()
+            ),
+            None => " before the first step".to_string(),
+        }
     }
 
     fn name(&self) -> &'static str {
@@ -88,7 +99,7 @@ mod tests {
             signal,
             steps: 12,
             epoch: 2,
-            root: PathBuf::from("runs/a"),
+            root: Some(PathBuf::from("runs/a")),
         };
         assert_eq!(
             stopped(SIGINT).to_string(),

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::Instant;
 
-use anyhow::{Result, ensure};
+use anyhow::{Error, Result, ensure};
 
 use super::splits::Splits;
 use super::step::seed_of;
@@ -19,6 +19,7 @@ use crate::train::optimizer::AdamW;
 use crate::train::precision::{LossScale, autocast_kind};
 use crate::train::run_dir::RunDir;
 use crate::train::schedule::Schedule;
+use crate::train::stop::Stopped;
 
 impl<'a> Trainer<'a> {
     /// Makes the run's folder, or opens it.
@@ -47,6 +48,15 @@ impl<'a> Trainer<'a> {
             true => BeautyNet::new(config, device)?,
             false => BeautyNet::without_pretrained(config, device)?,
         };
+        let signal = options.stop.signal();
+        if signal > 0 && ranks.size() == 1 {
+            return Err(Error::new(Stopped {
+                signal,
+                steps: 0,
+                epoch: 0,
+                root: None,
+            }));
+        }
         let run = match ranks.is_first() {
             true => RunDir::create(root, config)?,
             false => RunDir::of_first_rank(root),

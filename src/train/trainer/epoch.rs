@@ -137,7 +137,7 @@ impl Trainer<'_> {
             signal,
             steps: self.progress.steps,
             epoch: epochs.min(self.progress.epochs + 1),
-            root: self.run.root().to_path_buf(),
+            root: Some(self.run.root().to_path_buf()),
         })
     }
 
