@@ -37,6 +37,13 @@ char* vmb_elementwise(const char* function, const char* path, const float* x, co
 char* vmb_autocast_begin(int device_type, int scalar_type, void** previous);
 void vmb_autocast_end(void* previous);
 
+/* A function of one tensor: writes a new at::Tensor to out, or returns a message made with vmb_copy_message. */
+typedef char* (*vmb_function)(void* data, const void* x, void** out);
+typedef void (*vmb_destructor)(void* data);
+/* run(data, x), of whose work autograd keeps x alone: backward runs it again. `parameters` are the tensors inside it that may want
+ * gradients. `data` belongs to the call from the start, whatever it returns; destroy(data) ends it. Backward may run on another thread. */
+char* vmb_recomputed(vmb_function run, void* data, vmb_destructor destroy, const void* x, void* const* parameters, int64_t count, void** out);
+
 /* Lets the allocator keep freed memory for the next step instead of giving it back to the system page by page: a training step
  * frees and asks for the same sizes again and again. For the whole process; call once, at its start. */
 void vmb_keep_freed_memory(void);
@@ -45,6 +52,7 @@ const char* vmb_libtorch_version(void);
 /* The instruction set that path "auto" takes on this machine; a static string. */
 const char* vmb_best_path(void);
 int vmb_path_available(const char* path);
+char* vmb_copy_message(const char* text);
 void vmb_free_message(char* message);
 
 #ifdef __cplusplus

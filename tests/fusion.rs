@@ -338,7 +338,7 @@ fn weight_of_vit_where_one_sees(strategy: FusionStrategy, vit_sees: bool, seed: 
             true => (signal, noise),
             false => (noise, signal),
         };
-        let vit = BranchTokens::new(vit.forward(&for_vit, true), 0);
+        let vit = BranchTokens::new(vit.forward(&for_vit, true).unwrap(), 0);
         let mamba = BranchTokens::new(mamba.forward(&for_mamba, true).unwrap(), 2);
         let fused = fusion.forward(Some(&vit), Some(&mamba), true).unwrap();
         let loss = head

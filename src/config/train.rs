@@ -27,9 +27,12 @@ section! {
         pub ema_decay: Option<f64> = None,
         /// Largest norm of all gradients together; `null` does not clip.
         pub clip_grad_norm: Option<f64> = Some(1.0),
+        /// Keep only the tokens between the backbones' blocks for backward, which runs each block
+        /// again: less memory, more time, the same results.
+        pub checkpoint_activations: bool = false,
         /// `float32`; `bf16` or `fp16` (mixed: matrix products in it, the rest and all weights in
-        /// float32; fp16 with a loss scale); `auto`: bf16 on GPUs, float32 on CPUs. Validation is
-        /// always in float32.
+        /// float32; fp16 with a loss scale); `auto`: bf16 on GPUs and on CPUs with AVX512-BF16,
+        /// float32 on others. Validation is always in float32.
         pub precision: Precision = Precision::Float32,
         /// What happens when a loss or gradient is not finite: `stop`, with what is needed to see
         /// why, or `skip` the step.

@@ -7,7 +7,7 @@ use tch::Tensor;
 
 /// Which pictures of a whole batch a forward pass sees.
 #[derive(Debug, Clone, Copy)]
-struct Part {
+pub(super) struct Part {
     start: i64,
     whole: i64,
 }
@@ -30,10 +30,21 @@ impl Drop for Restore {
 /// the whole batch and take the part's. So several processes with one seed, each with its part, drop what one process would.
 pub fn with_part<R>(part: &Range<usize>, whole: usize, f: impl FnOnce() -> R) -> R {
     let is_part = part.len() < whole;
-    let _restore = Restore(PART.replace(is_part.then_some(Part {
+    let part = is_part.then_some(Part {
         start: part.start as i64,
         whole: whole as i64,
-    })));
+    });
+    with_same_part(part, f)
+}
+
+/// What [`with_part`] says on this thread.
+pub(super) fn part() -> Option<Part> {
+    PART.get()
+}
+
+/// Runs `f` as where [`part`] was asked.
+pub(super) fn with_same_part<R>(part: Option<Part>, f: impl FnOnce() -> R) -> R {
+    let _restore = Restore(PART.replace(part));
     f()
 }
 

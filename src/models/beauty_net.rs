@@ -176,6 +176,18 @@ impl BeautyNet {
         &self.notes
     }
 
+    /// Lets training keep the tokens between the backbones' blocks alone; backward runs each block again
+    /// (`train.checkpoint_activations`). The results are the same.
+    pub fn recompute_blocks(&mut self) {
+        let named = self.parameters();
+        if let Some(branch) = &mut self.vit {
+            branch.backbone.recompute_blocks(&named, "vit.");
+        }
+        if let Some(branch) = &mut self.mamba {
+            branch.backbone.recompute_blocks(&named, "mamba.");
+        }
+    }
+
     /// One forward pass. `train` turns dropout and stochastic depth on.
     ///
     /// # Errors
@@ -185,7 +197,7 @@ impl BeautyNet {
             Some(branch) => {
                 let tokens = branch
                     .backbone
-                    .forward(&branch.prepare(images, "vit")?, train);
+                    .forward(&branch.prepare(images, "vit")?, train)?;
                 Some(BranchTokens::new(tokens, 0)) // the class token is the first
             }
             None => None,

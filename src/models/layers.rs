@@ -1,5 +1,7 @@
 //! Parts that both backbones, the fusion and the head are made of. Fields carry the published checkpoints' names.
 
+use std::ops::Deref;
+
 use tch::{Kind, Tensor, nn};
 
 use super::batch_part;
@@ -42,33 +44,61 @@ impl Init {
     }
 }
 
-/// `x · weightᵀ + bias`, on the last dimension.
+/// A learnt tensor. Clones are the same one: they share its values and its gradient.
 #[derive(Debug)]
+pub struct Parameter(Tensor);
+
+impl Clone for Parameter {
+    fn clone(&self) -> Self {
+        Self(self.0.shallow_clone())
+    }
+}
+
+impl Deref for Parameter {
+    type Target = Tensor;
+
+    fn deref(&self) -> &Tensor {
+        &self.0
+    }
+}
+
+impl From<Tensor> for Parameter {
+    fn from(tensor: Tensor) -> Self {
+        Self(tensor)
+    }
+}
+
+/// `x · weightᵀ + bias`, on the last dimension.
+#[derive(Debug, Clone)]
 pub struct Linear {
-    weight: Tensor,
-    bias: Option<Tensor>,
+    weight: Parameter,
+    bias: Option<Parameter>,
 }
 
 impl Linear {
     /// `inputs` to `outputs`; the bias, if wanted, starts at zero.
     pub fn new(path: nn::Path, inputs: i64, outputs: i64, bias: bool, init: Init) -> Self {
         Self {
-            weight: init.parameter(&path, "weight", &[outputs, inputs]),
-            bias: bias.then(|| Init::Constant(0.0).parameter(&path, "bias", &[outputs])),
+            weight: init.parameter(&path, "weight", &[outputs, inputs]).into(),
+            bias: bias.then(|| {
+                Init::Constant(0.0)
+                    .parameter(&path, "bias", &[outputs])
+                    .into()
+            }),
         }
     }
 
     /// (…, inputs) to (…, outputs).
     pub fn forward(&self, x: &Tensor) -> Tensor {
-        x.linear(&self.weight, self.bias.as_ref())
+        x.linear(&self.weight, self.bias.as_deref())
     }
 }
 
 /// Layer normalisation over the last dimension (arXiv 1607.06450).
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct LayerNorm {
-    weight: Tensor,
-    bias: Tensor,
+    weight: Parameter,
+    bias: Parameter,
     eps: f64,
 }
 
@@ -76,8 +106,10 @@ impl LayerNorm {
     /// Over `dim` channels.
     pub fn new(path: nn::Path, dim: i64, eps: f64) -> Self {
         Self {
-            weight: Init::Constant(1.0).parameter(&path, "weight", &[dim]),
-            bias: Init::Constant(0.0).parameter(&path, "bias", &[dim]),
+            weight: Init::Constant(1.0)
+                .parameter(&path, "weight", &[dim])
+                .into(),
+            bias: Init::Constant(0.0).parameter(&path, "bias", &[dim]).into(),
             eps,
         }
     }
@@ -85,14 +117,14 @@ impl LayerNorm {
     /// Keeps the shape.
     pub fn forward(&self, x: &Tensor) -> Tensor {
         let dim = self.weight.size();
-        x.layer_norm(dim, Some(&self.weight), Some(&self.bias), self.eps, false)
+        x.layer_norm(dim, Some(&*self.weight), Some(&*self.bias), self.eps, false)
     }
 }
 
 /// Root mean square normalisation over the last dimension (arXiv 1910.07467).
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct RmsNorm {
-    weight: Tensor,
+    weight: Parameter,
     eps: f64,
 }
 
@@ -100,14 +132,16 @@ impl RmsNorm {
     /// Over `dim` channels.
     pub fn new(path: nn::Path, dim: i64, eps: f64) -> Self {
         Self {
-            weight: Init::Constant(1.0).parameter(&path, "weight", &[dim]),
+            weight: Init::Constant(1.0)
+                .parameter(&path, "weight", &[dim])
+                .into(),
             eps,
         }
     }
 
     /// Keeps the shape.
     pub fn forward(&self, x: &Tensor) -> Tensor {
-        x.rms_norm(self.weight.size(), Some(&self.weight), self.eps)
+        x.rms_norm(self.weight.size(), Some(&*self.weight), self.eps)
     }
 }
 

@@ -10,7 +10,8 @@ mod profile;
 use anyhow::Result;
 use tch::{Kind, Tensor, nn};
 
-use super::layers::{DropPath, Init, Linear, PatchEmbed, RmsNorm};
+use super::layers::{DropPath, Init, Linear, Parameter, PatchEmbed, RmsNorm};
+use super::recompute::Recompute;
 use super::vit::linear_rates;
 use crate::config::BackboneShape;
 use crate::ops::{self, Path, ScanInputs};
@@ -23,15 +24,15 @@ const EXPAND: i64 = 2;
 const D_CONV: i64 = 4;
 
 /// One direction of the mixer; the backward one's parameters end in `_b`.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Direction {
-    conv1d_weight: Tensor,
-    conv1d_bias: Tensor,
+    conv1d_weight: Parameter,
+    conv1d_bias: Parameter,
     x_proj: Linear,
-    dt_proj_weight: Tensor,
-    dt_proj_bias: Tensor,
-    a_log: Tensor,
-    d: Tensor,
+    dt_proj_weight: Parameter,
+    dt_proj_bias: Parameter,
+    a_log: Parameter,
+    d: Parameter,
     reverse: bool,
 }
 
@@ -44,12 +45,12 @@ impl Direction {
         let options = (Kind::Float, path.device());
         let a = Tensor::arange_start(1, d_state + 1, options).log();
         Self {
-            conv1d_weight: Init::pytorch_default(D_CONV).parameter(
-                &conv1d,
-                "weight",
-                &[inner, 1, D_CONV],
-            ),
-            conv1d_bias: Init::pytorch_default(D_CONV).parameter(&conv1d, "bias", &[inner]),
+            conv1d_weight: Init::pytorch_default(D_CONV)
+                .parameter(&conv1d, "weight", &[inner, 1, D_CONV])
+                .into(),
+            conv1d_bias: Init::pytorch_default(D_CONV)
+                .parameter(&conv1d, "bias", &[inner])
+                .into(),
             x_proj: Linear::new(
                 named("x_proj"),
                 inner,
@@ -57,14 +58,16 @@ impl Direction {
                 false,
                 Init::pytorch_default(inner),
             ),
-            dt_proj_weight: Init::pytorch_default(dt_rank).parameter(
-                &dt_proj,
-                "weight",
-                &[inner, dt_rank],
-            ),
-            dt_proj_bias: dt_proj.var_copy("bias", &initial_dt_bias(inner, options)),
-            a_log: path.var_copy(a_log_name, &a.repeat([inner, 1])),
-            d: Init::Constant(1.0).parameter(path, &format!("D{suffix}"), &[inner]),
+            dt_proj_weight: Init::pytorch_default(dt_rank)
+                .parameter(&dt_proj, "weight", &[inner, dt_rank])
+                .into(),
+            dt_proj_bias: dt_proj
+                .var_copy("bias", &initial_dt_bias(inner, options))
+                .into(),
+            a_log: path.var_copy(a_log_name, &a.repeat([inner, 1])).into(),
+            d: Init::Constant(1.0)
+                .parameter(path, &format!("D{suffix}"), &[inner])
+                .into(),
             reverse,
         }
     }
@@ -82,7 +85,7 @@ impl Direction {
         let out = ops::causal_conv1d_silu(
             &x.transpose(1, 2),
             &self.conv1d_weight,
-            Some(&self.conv1d_bias),
+            Some(&*self.conv1d_bias),
             self.reverse,
             Path::Auto,
         )?;
@@ -119,9 +122,9 @@ impl Direction {
                 a: &-self.a_log.exp(),
                 b: &b.transpose(1, 2),
                 c: &c.transpose(1, 2),
-                d: Some(&self.d),
+                d: Some(&*self.d),
                 z: Some(&z.transpose(1, 2)),
-                delta_bias: Some(&self.dt_proj_bias),
+                delta_bias: Some(&*self.dt_proj_bias),
                 delta_softplus: true,
                 reverse: self.reverse,
             },
@@ -141,7 +144,7 @@ fn initial_dt_bias(inner: i64, options: (Kind, tch::Device)) -> Tensor {
     &dt + (-(-&dt).expm1()).log()
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Mixer {
     in_proj: Linear,
     forward: Direction,
@@ -193,11 +196,20 @@ pub(super) fn dt_rank(embed_dim: i64) -> i64 {
     (embed_dim + 15) / 16
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Block {
     norm: RmsNorm,
     mixer: Mixer,
     drop_path: DropPath,
+}
+
+impl Block {
+    /// Tokens (b, l, embed_dim) to tokens.
+    fn forward(&self, x: &Tensor, train: bool) -> Result<Tensor> {
+        let hidden = self.mixer.forward(&self.norm.forward(x))?;
+        // Not in place: backward needs what the norm has seen.
+        Ok(x + self.drop_path.forward(hidden, train))
+    }
 }
 
 /// The backbone without a classifier.
@@ -208,7 +220,7 @@ pub struct VisionMamba {
     pos_embed: Tensor,
     layers: Vec<Block>,
     norm_f: RmsNorm,
-    drop_path: DropPath,
+    recompute: Recompute,
 }
 
 impl VisionMamba {
@@ -218,8 +230,11 @@ impl VisionMamba {
         let token = Init::TruncNormal { std: 0.02 };
         let fan_in = (3 * shape.patch_size * shape.patch_size) as f64;
         let layers = path / "layers";
-        // The published code shifts the rates by one: the first block's input is never dropped.
-        let rates = std::iter::once(0.0).chain(linear_rates(shape.drop_path, shape.depth));
+        // Up to the full rate, also where there is one block alone.
+        let mut rates = linear_rates(shape.drop_path, shape.depth);
+        if let Some(last) = rates.last_mut() {
+            *last = shape.drop_path;
+        }
         Self {
             patch_embed: PatchEmbed::new(
                 path / "patch_embed",
@@ -231,7 +246,7 @@ impl VisionMamba {
             cls_token: token.parameter(path, "cls_token", &[1, 1, dim]),
             pos_embed: token.parameter(path, "pos_embed", &[1, 1 + shape.patches(), dim]),
             layers: rates
-                .take(shape.depth as usize)
+                .into_iter()
                 .enumerate()
                 .map(|(i, rate)| {
                     let path = &layers / i;
@@ -243,8 +258,14 @@ impl VisionMamba {
                 })
                 .collect(),
             norm_f: RmsNorm::new(path / "norm_f", dim, NORM_EPS),
-            drop_path: DropPath(shape.drop_path),
+            recompute: Recompute::default(),
         }
+    }
+
+    /// Lets training keep the tokens between the blocks alone; backward runs each block again. `named` are the parameters that stand
+    /// under `path`.
+    pub fn recompute_blocks(&mut self, named: &[(String, Tensor)], path: &str) {
+        self.recompute = Recompute::blocks(named, &format!("{path}layers."), self.layers.len());
     }
 
     /// (b, 3, s, s), normalised, to the tokens (b, 1 + patches, embed_dim) after the last norm; the class token stands at
@@ -262,19 +283,12 @@ impl VisionMamba {
             cls_token,
             patches.narrow(1, middle, count - middle),
         ];
-        let mut residual = Tensor::cat(&tokens, 1) + &self.pos_embed;
-        let mut hidden: Option<Tensor> = None;
-        for block in &self.layers {
-            if let Some(hidden) = hidden {
-                // Not in place: backward needs what the norm before has seen.
-                residual = &residual + block.drop_path.forward(hidden, train);
-            }
-            hidden = Some(block.mixer.forward(&block.norm.forward(&residual))?);
+        let mut x = Tensor::cat(&tokens, 1) + &self.pos_embed;
+        for (i, block) in self.layers.iter().enumerate() {
+            let forward = move |block: &Block, x: &Tensor| block.forward(x, train);
+            x = self.recompute.run(i, block, &x, train, forward)?;
         }
-        if let Some(hidden) = hidden {
-            residual = &residual + self.drop_path.forward(hidden, train);
-        }
-        Ok(self.norm_f.forward(&residual))
+        Ok(self.norm_f.forward(&x))
     }
 }
 

@@ -1,15 +1,17 @@
 //! Vision Transformer (arXiv 2010.11929), as timm's `vit_*` and `deit_*`: names, shapes and values are theirs.
 
+use anyhow::Result;
 use tch::{Tensor, nn};
 
 use super::layers::{DropPath, Init, LayerNorm, Linear, PatchEmbed};
+use super::recompute::Recompute;
 use crate::config::BackboneShape;
 
 const NORM_EPS: f64 = 1e-6;
 const MLP_RATIO: i64 = 4;
 const WEIGHT: Init = Init::TruncNormal { std: 0.02 };
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Attention {
     qkv: Linear,
     proj: Linear,
@@ -44,7 +46,7 @@ impl Attention {
     }
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Mlp {
     fc1: Linear,
     fc2: Linear,
@@ -63,7 +65,7 @@ impl Mlp {
     }
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Block {
     norm1: LayerNorm,
     attn: Attention,
@@ -102,6 +104,7 @@ pub struct VisionTransformer {
     pos_embed: Tensor,
     blocks: Vec<Block>,
     norm: LayerNorm,
+    recompute: Recompute,
 }
 
 impl VisionTransformer {
@@ -125,19 +128,30 @@ impl VisionTransformer {
                 .map(|(i, &rate)| Block::new(&blocks / i, shape, rate))
                 .collect(),
             norm: LayerNorm::new(path / "norm", dim, NORM_EPS),
+            recompute: Recompute::default(),
         }
     }
 
+    /// Lets training keep the tokens between the blocks alone; backward runs each block again. `named` are the parameters that stand
+    /// under `path`.
+    pub fn recompute_blocks(&mut self, named: &[(String, Tensor)], path: &str) {
+        self.recompute = Recompute::blocks(named, &format!("{path}blocks."), self.blocks.len());
+    }
+
     /// (b, 3, s, s), normalised, to the tokens (b, 1 + patches, embed_dim) after the last norm; the class token is the first.
-    pub fn forward(&self, x: &Tensor, train: bool) -> Tensor {
+    ///
+    /// # Errors
+    /// libtorch's message where memory runs out.
+    pub fn forward(&self, x: &Tensor, train: bool) -> Result<Tensor> {
         let patches = self.patch_embed.forward(x);
         let b = patches.size()[0];
         let cls_token = self.cls_token.expand([b, -1, -1], false);
         let mut x = Tensor::cat(&[cls_token, patches], 1) + &self.pos_embed;
-        for block in &self.blocks {
-            x = block.forward(&x, train);
+        for (i, block) in self.blocks.iter().enumerate() {
+            let forward = move |block: &Block, x: &Tensor| Ok(block.forward(x, train));
+            x = self.recompute.run(i, block, &x, train, forward)?;
         }
-        self.norm.forward(&x)
+        Ok(self.norm.forward(&x))
     }
 }
 

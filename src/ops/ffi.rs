@@ -8,6 +8,11 @@ use torch_sys::C_tensor;
 
 use super::OpError;
 
+/// `vmb_function`: data, the tensor, where the result goes; null or a message of [`vmb_copy_message`].
+pub type Function = extern "C" fn(*mut c_void, *const c_void, *mut *mut c_void) -> *mut c_char;
+/// `vmb_destructor`.
+pub type Destructor = extern "C" fn(*mut c_void);
+
 unsafe extern "C" {
     pub fn vmb_selective_scan(
         u: *const c_void,
@@ -95,6 +100,16 @@ unsafe extern "C" {
         previous: *mut *mut c_void,
     ) -> *mut c_char;
     pub fn vmb_autocast_end(previous: *mut c_void);
+    pub fn vmb_recomputed(
+        run: Function,
+        data: *mut c_void,
+        destroy: Destructor,
+        x: *const c_void,
+        parameters: *const *mut c_void,
+        count: i64,
+        out: *mut *mut c_void,
+    ) -> *mut c_char;
+    pub fn vmb_copy_message(text: *const c_char) -> *mut c_char;
     pub fn vmb_keep_freed_memory();
     pub fn vmb_libtorch_version() -> *const c_char;
     pub fn vmb_best_path() -> *const c_char;

@@ -8,6 +8,7 @@ use serde::Serialize;
 use tch::{Device, Kind, Tensor};
 
 use super::optimizer::AdamW;
+use super::precision::{autocast_kind, in_precision};
 use crate::config::{BackboneShape, Config};
 use crate::data::{self, HostBatch, Loader, LoaderOptions, Pass, Pictures};
 use crate::eval::evaluate;
@@ -80,7 +81,10 @@ pub fn benchmark_train(
     let dataset = data::load(&config.data, config.seed)?;
     let pictures = Arc::new(Pictures::new(dataset.train, &config.data)?);
     tch::manual_seed(config.seed as i64);
-    let net = BeautyNet::without_pretrained(config, device)?;
+    let mut net = BeautyNet::without_pretrained(config, device)?;
+    if config.train.checkpoint_activations {
+        net.recompute_blocks();
+    }
     let mut bench = Bench {
         config,
         pictures,
@@ -145,6 +149,7 @@ impl Bench<'_> {
             &settings.optimizer,
             &settings.freeze,
         );
+        let autocast = autocast_kind(settings.precision, self.net.device());
         let rates = [settings.optimizer.lr, settings.optimizer.backbone_lr()];
         let mut times: [Vec<f64>; 4] = Default::default();
         let mut clock = Instant::now();
@@ -156,8 +161,11 @@ impl Bench<'_> {
             let targets = self.net.head().to_scaled(&targets);
             let mut marks = [self.lap(&mut clock), 0.0, 0.0, 0.0];
             optimizer.zero_grad();
-            let output = self.net.forward(Images::Pixels(&pixels), true)?;
-            let loss = output.scaled.mse_loss(&targets, tch::Reduction::Mean);
+            let output = in_precision(autocast, self.net.device(), || {
+                self.net.forward(Images::Pixels(&pixels), true)
+            })?;
+            let scaled = output.scaled.to_kind(Kind::Float);
+            let loss = scaled.mse_loss(&targets, tch::Reduction::Mean);
             marks[1] = self.lap(&mut clock);
             loss.f_backward()?;
             marks[2] = self.lap(&mut clock);

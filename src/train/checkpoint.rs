@@ -35,6 +35,9 @@ pub struct Progress {
     /// Where gradients are scaled.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub loss_scale: Option<LossScale>,
+    /// The type that matrix products are computed in, in Rust's name for it: `auto` may be another on another machine.
+    #[serde(default)]
+    pub precision: String,
     /// Fingerprint of the pictures' names and scores.
     pub data: String,
     /// Processes that train together, each with batches of the config's size.

@@ -1,10 +1,12 @@
 //! Mixed precision: which type the forward pass computes in, and the loss scale that keeps float16 gradients from vanishing
 //! (arXiv 1710.03740).
 
+use anyhow::Result;
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind};
 
 use crate::config::Precision;
+use crate::ops;
 
 /// The scale at the start, and how it changes; PyTorch's values.
 const FIRST_SCALE: f64 = 65536.0;
@@ -14,14 +16,41 @@ const GROWTH_INTERVAL: u32 = 2000;
 
 /// The type that autocast uses for this precision on this device, if any.
 ///
-/// `auto` is bfloat16 on GPUs that compute in it (Ampere and newer have tensor cores for it, and it needs no loss scale), and float32
-/// on CPUs: there bfloat16 products are slower at these shapes even with AVX512-BF16 (see the README's figures).
+/// `auto` is bfloat16 on GPUs (from Ampere on they have tensor cores for it, and it needs no loss scale) and on CPUs that multiply in it
+/// (AVX512-BF16: half as fast again, see the README's figures); float32 on other CPUs, which would have to emulate it.
 pub fn autocast_kind(precision: Precision, device: Device) -> Option<Kind> {
     match precision {
         Precision::Float32 => None,
         Precision::Bf16 => Some(Kind::BFloat16),
         Precision::Fp16 => Some(Kind::Half),
-        Precision::Auto => device.is_cuda().then_some(Kind::BFloat16),
+        Precision::Auto => (device.is_cuda() || cpu_has_bf16()).then_some(Kind::BFloat16),
+    }
+}
+
+/// Whether this processor has products in bfloat16.
+pub fn cpu_has_bf16() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    {
+        is_x86_feature_detected!("avx512bf16")
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    {
+        false
+    }
+}
+
+/// Runs a forward pass under autocast, where there is a type for it.
+///
+/// # Errors
+/// A type that autocast does not know, or those of `forward`.
+pub fn in_precision<R>(
+    kind: Option<Kind>,
+    device: Device,
+    forward: impl FnOnce() -> Result<R>,
+) -> Result<R> {
+    match kind {
+        Some(kind) => ops::autocast(device, kind, forward)?,
+        None => forward(),
     }
 }
 
@@ -83,9 +112,10 @@ mod tests {
     }
 
     #[test]
-    fn only_float16_is_scaled_and_auto_leaves_cpus_alone() {
+    fn only_float16_is_scaled_and_auto_takes_bfloat16_where_it_is_native() {
         assert!(LossScale::of(Some(Kind::BFloat16)).is_none() && LossScale::of(None).is_none());
-        assert_eq!(autocast_kind(Precision::Auto, Device::Cpu), None);
+        let auto = autocast_kind(Precision::Auto, Device::Cpu);
+        assert_eq!(auto, cpu_has_bf16().then_some(Kind::BFloat16));
         assert_eq!(
             autocast_kind(Precision::Auto, Device::Cuda(0)),
             Some(Kind::BFloat16)

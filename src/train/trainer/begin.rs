@@ -8,6 +8,8 @@ use anyhow::{Error, Result, ensure};
 use super::splits::Splits;
 use super::step::seed_of;
 use super::{Options, Trainer};
+use tch::Kind;
+
 use crate::config::Config;
 use crate::models::{BeautyNet, device};
 use crate::ops;
@@ -76,6 +78,9 @@ impl<'a> Trainer<'a> {
         let scores: Vec<f64> = samples.iter().map(|s| s.score.into()).collect();
         let (mean, std) = mean_and_std(&scores);
         net.set_score_scale(mean, std);
+        if config.train.checkpoint_activations {
+            net.recompute_blocks();
+        }
         let steps_per_epoch = splits
             .train
             .len()
@@ -90,6 +95,7 @@ impl<'a> Trainer<'a> {
                 data: splits.fingerprint(),
                 processes: ranks.size(),
                 loss_scale: LossScale::of(autocast),
+                precision: format!("{:?}", autocast.unwrap_or(Kind::Float)),
                 ..Progress::default()
             },
             config,
@@ -140,6 +146,13 @@ impl<'a> Trainer<'a> {
                 trainer.run.root().display(),
                 progress.processes,
                 trainer.progress.processes
+            );
+            ensure!(
+                progress.precision == trainer.progress.precision,
+                "{} was started in {}, and train.precision: auto is {} on this machine: resume it on one of the same kind",
+                trainer.run.root().display(),
+                progress.precision,
+                trainer.progress.precision
             );
             ensure!(
                 progress.best.is_none() || trainer.run.best().exists(),

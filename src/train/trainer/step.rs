@@ -9,9 +9,8 @@ use crate::data::HostBatch;
 use crate::eval::evaluate;
 use crate::models::batch_part::with_part;
 use crate::models::{Images, Output};
-use crate::ops;
 use crate::train::observer::StepRecord;
-use crate::train::precision::LossScale;
+use crate::train::precision::{LossScale, in_precision};
 
 /// What became of a step.
 pub(super) enum Stepped {
@@ -106,11 +105,9 @@ impl Trainer<'_> {
     /// In mixed precision where the config says so.
     fn forward(&self, batch: &HostBatch) -> Result<Output> {
         let pixels = evaluate::pixels(batch, &self.net)?;
-        let forward = || self.net.forward(Images::Pixels(&pixels), true);
-        match self.autocast {
-            Some(kind) => ops::autocast(self.net.device(), kind, forward)?,
-            None => forward(),
-        }
+        in_precision(self.autocast, self.net.device(), || {
+            self.net.forward(Images::Pixels(&pixels), true)
+        })
     }
 }
 
