@@ -139,6 +139,7 @@ fn compile_bindings(lib: &Path, cuda: bool) {
                 "autocast",
                 "benchmark",
                 "dispatch",
+                "optimizer",
                 "selective_scan",
                 "causal_conv1d",
             ]

@@ -12,11 +12,15 @@ mod document;
 mod error;
 mod load;
 mod locate;
+mod loss;
 mod model;
 mod names;
+mod optimizer;
 mod presets;
 mod reference;
+mod schedule;
 mod section;
+mod stopping;
 mod train;
 
 use std::fmt;
@@ -32,15 +36,16 @@ pub use data::{
     SyntheticConfig,
 };
 pub use error::{ConfigError, Problem};
+pub use loss::Loss;
 pub use model::{
     BackboneConfig, BackboneShape, FusionConfig, FusionStrategy, HeadConfig, ModelConfig,
 };
+pub use optimizer::{OptimizerConfig, OptimizerName};
 pub use presets::{BackboneKind, PRESETS, Preset, preset};
 pub use reference::{KeyReference, reference, reference_markdown};
-pub use train::{
-    FreezeConfig, FrozenBlocks, Loss, OptimizerConfig, OptimizerName, ScheduleConfig, ScheduleName,
-    TrainConfig,
-};
+pub use schedule::{ScheduleConfig, ScheduleName};
+pub use stopping::{EarlyStoppingConfig, Monitor};
+pub use train::{FreezeConfig, FrozenBlocks, TrainConfig};
 
 use checks::Checks;
 use section::section;
@@ -275,6 +280,11 @@ mod tests {
             train.optimizer.lr=0; train.optimizer.lr=.inf; train.optimizer.backbone_lr=-1; \
             train.optimizer.weight_decay=-1; train.optimizer.betas=[0.9, 1]; \
             train.optimizer.eps=0; train.schedule.warmup_epochs=-1; \
+            train.huber_delta=0; train.accumulate=0; train.monitor=loss; \
+            train.early_stopping.patience=0; train.early_stopping.min_delta=-1; train.optimizer.momentum=1; \
+            train.optimizer={nesterov: true, momentum: 0}; \
+            train.schedule.step_epochs=0; train.schedule.gamma=0; train.schedule.gamma=1.1; \
+            train.schedule.milestones=[2, 1]; train.schedule.milestones=[0, 1]; \
             train.schedule.min_lr=1; train.schedule.min_lr=.nan"
             .split("; ")
         {
@@ -291,7 +301,9 @@ mod tests {
             data.normalize=null; model.vit.drop_path=0; model.head.hidden=[]; train.epochs=1; \
             train.freeze={vit: all, mamba: 24, epochs: 0}; train.ema_decay=0; \
             train.optimizer.layer_decay=1; train.clip_grad_norm=null; train.optimizer.backbone_lr=0; \
-            train.optimizer.betas=[0, 0]; train.schedule.warmup_epochs=0"
+            train.optimizer.betas=[0, 0]; train.schedule.warmup_epochs=0; \
+            train.optimizer.betas=null; train.early_stopping={patience: 1, min_delta: 0}; train.optimizer.momentum=0; train.schedule.gamma=1; \
+            train.schedule.milestones=[0.5, 2]; train.schedule={name: constant, min_lr: 1}"
             .split("; ")
         {
             assert!(config(&[good]).is_ok(), "{good}: {:?}", messages(&[good]));

@@ -1,6 +1,6 @@
 //! The regression head: the fused vector to one score.
 
-use tch::{Kind, Tensor, nn};
+use tch::{Device, Kind, Tensor, nn};
 
 use super::batch_part::dropout;
 use super::layers::{Init, Linear};
@@ -87,6 +87,11 @@ impl RegressionHead {
         let _guard = tch::no_grad_guard();
         let _ = self.score_mean.fill_(mean);
         let _ = self.score_std.fill_(std);
+    }
+
+    /// Where the parameters are.
+    pub fn device(&self) -> Device {
+        self.score_mean.device()
     }
 
     /// Scaled scores back to the data set's own scale.

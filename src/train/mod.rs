@@ -5,6 +5,8 @@ pub mod checkpoint;
 pub mod distributed;
 pub mod ema;
 pub mod groups;
+pub mod loss;
+pub mod monitor;
 pub mod observer;
 pub mod optimizer;
 pub mod outcome;

@@ -6,18 +6,20 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use tch::Tensor;
+use tch::{Kind, Tensor};
 
 use super::checkpoint::{self, Progress};
 use super::distributed::{Gradients, Ranks};
 use super::ema::Ema;
+use super::loss::Criterion;
+use super::monitor;
 use super::observer::{EpochRecord, Observer, Start, StepRecord};
-use super::optimizer::AdamW;
+use super::optimizer::Optimizer;
 use super::outcome::{BaselinesBySplit, Outcome};
 use super::provenance::Provenance;
 use super::run_dir::RunDir;
 use super::schedule::Schedule;
-use crate::config::{Config, Loss};
+use crate::config::Config;
 use crate::data::{self, HostBatch, Loader, LoaderOptions, Pass, Pictures, Sample, Split};
 use crate::eval::baselines::baselines;
 use crate::eval::evaluate::{self, Walk};
@@ -149,7 +151,8 @@ struct Trainer<'a> {
     run: RunDir,
     splits: Splits,
     net: BeautyNet,
-    optimizer: AdamW,
+    criterion: Criterion,
+    optimizer: Optimizer,
     ema: Option<Ema>,
     schedule: Schedule,
     steps_per_epoch: usize,
@@ -181,14 +184,16 @@ impl<'a> Trainer<'a> {
         let scores: Vec<f64> = samples.iter().map(|s| s.score.into()).collect();
         let (mean, std) = mean_and_std(&scores);
         net.set_score_scale(mean, std);
-        let steps_per_epoch = splits
+        let batches = splits
             .train
             .len()
             .div_ceil(config.train.batch_size * ranks.size());
+        let steps_per_epoch = batches.div_ceil(config.train.accumulate);
         let (settings, parameters) = (&config.train, net.parameters());
         Self {
             schedule: Schedule::new(&settings.schedule, settings.epochs, steps_per_epoch),
-            optimizer: AdamW::new(&parameters, &settings.optimizer, &settings.freeze),
+            criterion: Criterion::new(settings),
+            optimizer: Optimizer::new(&parameters, &settings.optimizer, &settings.freeze),
             ema: settings.ema_decay.map(|decay| Ema::new(&parameters, decay)),
             progress: Progress {
                 data: splits.fingerprint(),
@@ -298,10 +303,15 @@ impl<'a> Trainer<'a> {
 
     fn run(mut self, observers: &mut [Box<dyn Observer>]) -> Result<Outcome> {
         self.announce(observers);
-        while self.progress.epochs < self.config.train.epochs {
+        while self.progress.epochs < self.config.train.epochs && !self.stops_early() {
             self.epoch(observers)?;
         }
         self.finish(observers)
+    }
+
+    fn stops_early(&self) -> bool {
+        let settings = &self.config.train;
+        monitor::is_over(settings.monitor, &settings.early_stopping, &self.records)
     }
 
     fn device_name(&self) -> String {
@@ -345,17 +355,7 @@ impl<'a> Trainer<'a> {
         let figures = val.metrics()?;
         self.progress.epochs += 1;
         self.progress.seconds += started.elapsed().as_secs_f64();
-        // An undefined PC (a model that predicts one value) is worse than any other.
-        let pc = if figures.pc.is_finite() {
-            figures.pc
-        } else {
-            -2.0
-        };
-        let best = self.progress.best.is_none_or(|(_, before)| pc > before);
-        if best {
-            self.progress.best = Some((self.progress.epochs, pc));
-        }
-        let record = EpochRecord {
+        let mut record = EpochRecord {
             epoch: self.progress.epochs,
             step: self.progress.steps,
             train_loss: sums.loss / sums.images as f64,
@@ -366,8 +366,14 @@ impl<'a> Trainer<'a> {
             images_per_second: sums.images as f64 / training.as_secs_f64(),
             data_wait: sums.waiting.as_secs_f64() / training.as_secs_f64(),
             seconds: started.elapsed().as_secs_f64(),
-            best,
+            best: false,
         };
+        let merit = monitor::merit(self.config.train.monitor, &record);
+        let best = self.progress.best.is_none_or(|(_, before)| merit > before);
+        if best {
+            self.progress.best = Some((self.progress.epochs, merit));
+        }
+        record.best = best;
         self.records.push(record);
         self.save(best)?;
         if let Some(record) = self.records.last() {
@@ -433,10 +439,13 @@ impl<'a> Trainer<'a> {
         let mut sums = EpochSums::default();
         loop {
             let asked = Instant::now();
-            let Some(batch) = loader.next() else { break };
-            let batch = batch?;
+            let batches = loader.by_ref().take(self.config.train.accumulate);
+            let batches: Vec<HostBatch> = batches.collect::<Result<_>>()?;
+            if batches.is_empty() {
+                break;
+            }
             sums.waiting += asked.elapsed();
-            let record = self.train_step(&batch)?;
+            let record = self.train_step(&batches)?;
             sums.loss += record.loss * record.images as f64;
             sums.images += record.images;
             sums.rates = [record.lr, record.backbone_lr];
@@ -447,15 +456,11 @@ impl<'a> Trainer<'a> {
         Ok(sums)
     }
 
-    fn train_step(&mut self, batch: &HostBatch) -> Result<StepRecord> {
-        // Dropout and stochastic depth depend on the seed and the step alone, so a resumed run draws the same.
-        tch::manual_seed(seed_of(self.config.seed, self.progress.steps));
+    /// One optimizer step with the pictures of all `batches`.
+    fn train_step(&mut self, batches: &[HostBatch]) -> Result<StepRecord> {
         self.optimizer.zero_grad();
-        self.gradients.arm()?;
-        let part = self.ranks.share().of(batch.whole);
-        let loss = with_part(&part, batch.whole, || self.forward_backward(batch))?;
+        let value = self.backward(batches)?.double_value(&[]);
         self.gradients.finish()?;
-        let value = loss.double_value(&[]);
         let rates = self.optimizer.rates(&self.schedule, self.progress.steps);
         let grad_norm = self
             .optimizer
@@ -465,7 +470,7 @@ impl<'a> Trainer<'a> {
             value.is_finite() && grad_norm.is_finite(),
             "step {}: loss {value} and gradient norm {grad_norm} are not both finite; the pictures were {}. The weights of the epochs before are in {}; lower train.optimizer.lr",
             self.progress.steps,
-            self.names(batch),
+            self.names(batches),
             self.run.root().display()
         );
         if let Some(ema) = &mut self.ema {
@@ -477,37 +482,66 @@ impl<'a> Trainer<'a> {
             lr: rates[0],
             backbone_lr: rates[1],
             grad_norm,
-            images: batch.whole,
+            images: batches.iter().map(|batch| batch.whole).sum(),
         })
     }
 
-    /// Returns the loss over the whole batch, and leaves this rank's part of its gradients.
-    fn forward_backward(&self, batch: &HostBatch) -> Result<Tensor> {
-        let device = self.net.device();
-        let targets = Tensor::f_from_slice(&batch.targets)?.to_device(device);
-        let targets = self.net.head().to_scaled(&targets);
+    /// Leaves this rank's part of the gradients of the step's loss over all batches, and returns that loss.
+    fn backward(&mut self, batches: &[HostBatch]) -> Result<Tensor> {
+        let targets = batches.iter().map(|batch| {
+            let targets = self.criterion.targets(batch, self.net.head())?;
+            self.ranks.gather_batch(&targets, batch.whole)
+        });
+        let targets = targets.collect::<Result<Vec<_>>>()?;
+        let total = Criterion::total_weight(&targets)?;
+        let mut sum = total.zeros_like();
+        for (i, (batch, targets)) in batches.iter().zip(&targets).enumerate() {
+            // Dropout and stochastic depth depend on the seed, the step and the batch's place in it alone, so a resumed run draws
+            // the same.
+            let seed = match (i, seed_of(self.config.seed, self.progress.steps)) {
+                (0, seed) => seed,
+                (i, seed) => seed_of(seed as u64, i as u64),
+            };
+            tch::manual_seed(seed);
+            if i + 1 == batches.len() {
+                self.gradients.arm()?;
+            }
+            let part = self.ranks.share().of(batch.whole);
+            let forward_backward = || self.forward_backward(batch, targets, &total);
+            sum += with_part(&part, batch.whole, forward_backward)?.detach();
+        }
+        Ok(sum)
+    }
+
+    /// Adds this rank's part of the gradients of a batch's part in the step's loss, and returns that part. `targets` and `total` are
+    /// those of all ranks.
+    fn forward_backward(
+        &self,
+        batch: &HostBatch,
+        targets: &Tensor,
+        total: &Tensor,
+    ) -> Result<Tensor> {
         // The last batch may have fewer pictures than there are ranks.
-        let scaled = match batch.len {
-            0 => targets.zeros_like(),
+        let predictions = match batch.len {
+            0 => Tensor::f_zeros([0], (Kind::Float, self.net.device()))?,
             _ => {
                 let pixels = evaluate::pixels(batch, &self.net)?;
                 self.net.forward(Images::Pixels(&pixels), true)?.scaled
             }
         };
-        let targets = self.ranks.gather_batch(&targets, batch.whole)?;
-        let scaled = self.ranks.gather_batch(&scaled, batch.whole)?;
-        let loss = loss(self.config.train.loss, &scaled, &targets);
+        let predictions = self.ranks.gather_batch(&predictions, batch.whole)?;
+        let loss = self.criterion.loss(&predictions, targets, total)?;
         if loss.requires_grad() {
             loss.f_backward()?;
         }
         Ok(loss)
     }
 
-    fn names(&self, batch: &HostBatch) -> String {
+    fn names(&self, batches: &[HostBatch]) -> String {
         let samples = self.splits.train.samples();
-        let names: Vec<&str> = batch
-            .indices
+        let names: Vec<&str> = batches
             .iter()
+            .flat_map(|batch| &batch.indices)
             .map(|&i| samples[i].id.as_str())
             .collect();
         names.join(", ")
@@ -569,6 +603,8 @@ impl<'a> Trainer<'a> {
             },
             epochs: self.progress.epochs,
             best_epoch: self.progress.best.map_or(0, |(epoch, _)| epoch),
+            monitor: self.config.train.monitor,
+            stopped_early: self.progress.epochs < self.config.train.epochs,
             seconds: self.progress.seconds,
             images_per_second: mean_speed(&self.records),
             parameters: self.optimizer.parameter_count(),
@@ -586,13 +622,6 @@ impl<'a> Trainer<'a> {
             .iter_mut()
             .for_each(|observer| observer.finish(&figures));
         Ok(outcome)
-    }
-}
-
-/// The loss between predictions and targets, both (b) on the scaled scores; a scalar.
-fn loss(loss: Loss, predictions: &Tensor, targets: &Tensor) -> Tensor {
-    match loss {
-        Loss::Mse => predictions.mse_loss(targets, tch::Reduction::Mean),
     }
 }
 
