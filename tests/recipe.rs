@@ -60,6 +60,14 @@ fn each_option_of_the_recipe_changes_the_weights() {
             "train={loss: huber, huber_delta: 0.1}",
             "train={loss: huber, huber_delta: 1}",
         ),
+        (
+            "train={loss: label_distribution, label_distribution: {range: [0, 10]}}",
+            "train.loss=label_distribution",
+        ),
+        (
+            "train={loss: label_distribution, label_distribution: {expectation_weight: 0}}",
+            "train.loss=label_distribution",
+        ),
         ("train.optimizer.name=sgd", "train.optimizer.name=adamw"),
         ("train.optimizer.name=lion", "train.optimizer.name=adamw"),
         (
@@ -255,4 +263,52 @@ fn weights_of_pictures_count() {
     table("some.csv", &|i| if i % 2 == 0 { 4.0 } else { 0.25 });
     assert!(difference(&sandbox, ["ones", "threes"]) < 1e-5);
     assert!(difference(&sandbox, ["ones", "some"]) > 1e-5);
+}
+
+#[test]
+fn a_model_that_learns_from_votes_gives_their_distribution_to_every_command() {
+    let sandbox = Sandbox::new();
+    let set = [
+        "train.loss=label_distribution",
+        "train.label_distribution.bins=7",
+        "train.ema_decay=0.5",
+    ];
+    train(&sandbox, "run", &set);
+    let weights = weights(&sandbox, "run");
+    assert_eq!(weights["head.layers.1.bias"].size(), [7]);
+    let bins = Vec::<f64>::try_from(weights["head.score_bins"].to_kind(tch::Kind::Double)).unwrap();
+    assert!(bins.windows(2).all(|pair| pair[0] < pair[1]), "{bins:?}");
+    // The same figures from the weights alone, and predictions between the ratings.
+    let summary = summary(&sandbox, "run");
+    let evaluated = sandbox.json(&["evaluate", "run", "--json"]);
+    let [a, b] = [&summary["test"], &evaluated].map(|figures| figures["mae"].as_f64().unwrap());
+    assert!((a - b).abs() < 1e-6, "{a} is not {b}");
+    let predictions = fs::read_to_string(sandbox.path("run/predictions_test.csv")).unwrap();
+    for line in predictions.lines().skip(1) {
+        let score: f64 = line.split(',').nth(2).unwrap().parse().unwrap();
+        assert!(bins[0] <= score && score <= bins[6], "{line}");
+    }
+    // A resumed run has its distribution, too.
+    let resumed = ["train", "run/config.yaml", "--output", "run", "--resume"];
+    let before = fs::read(sandbox.path("run/last.safetensors")).unwrap();
+    sandbox.done(&resumed);
+    assert!(before == fs::read(sandbox.path("run/last.safetensors")).unwrap());
+}
+
+#[test]
+fn without_votes_the_error_says_where_to_get_them() {
+    let sandbox = Sandbox::new();
+    let loss = [
+        "train",
+        "small.yaml",
+        "--set",
+        "train.loss=label_distribution",
+        "--set",
+    ];
+    let (code, error) =
+        sandbox.fails(&[&loss[..], &["data={dataset: mebeauty, root: x}"]].concat());
+    assert!(
+        code == 2 && error.contains("set data.votes to true"),
+        "{error}"
+    );
 }

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use super::checks::Checks;
-use super::loss::Loss;
+use super::loss::{LabelDistributionConfig, Loss};
 use super::optimizer::OptimizerConfig;
 use super::reference::flow;
 use super::schedule::ScheduleConfig;
@@ -26,6 +26,8 @@ section! {
         pub loss: Loss = Loss::Mse,
         /// Error from which on `huber` grows linearly, in standard deviations of the training scores.
         pub huber_delta: f64 = 1.0,
+        /// How `label_distribution` learns from the raters' votes.
+        pub label_distribution: LabelDistributionConfig = LabelDistributionConfig::default(),
         /// The optimizer and its rates.
         pub optimizer: OptimizerConfig = OptimizerConfig::default(),
         /// How the rates change over the run.
@@ -99,6 +101,7 @@ impl TrainConfig {
         checks.size("train.batch_size", self.batch_size);
         checks.size("train.accumulate", self.accumulate);
         checks.positive("train.huber_delta", self.huber_delta);
+        self.label_distribution.check(checks);
         self.optimizer.check(checks);
         self.schedule.check(&self.optimizer, checks);
         if let Some(decay) = self.ema_decay {

@@ -146,7 +146,7 @@ impl Bench<'_> {
             &settings.optimizer,
             &settings.freeze,
         );
-        let criterion = Criterion::new(settings);
+        let criterion = Criterion::new(settings, self.pictures.samples())?;
         let rates = [settings.optimizer.lr, settings.optimizer.backbone_lr()];
         let mut times: [Vec<f64>; 4] = Default::default();
         let mut clock = Instant::now();
@@ -159,7 +159,7 @@ impl Bench<'_> {
             let mut marks = [self.lap(&mut clock), 0.0, 0.0, 0.0];
             optimizer.zero_grad();
             let output = self.net.forward(Images::Pixels(&pixels), true)?;
-            let loss = criterion.loss(&output.scaled, &targets, &total)?;
+            let loss = criterion.loss(&criterion.predictions(&output)?, &targets, &total)?;
             marks[1] = self.lap(&mut clock);
             loss.f_backward()?;
             marks[2] = self.lap(&mut clock);

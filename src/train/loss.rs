@@ -1,15 +1,18 @@
 //! The losses. All are computed over a whole batch, in float32, on scores scaled to mean 0 and standard deviation 1.
 
-use anyhow::Result;
-use tch::{Kind, Reduction, Tensor};
+use anyhow::{Context, Result};
+use tch::{Device, Kind, Reduction, Tensor};
 
+use super::label_distribution::LabelDistribution;
 use crate::config::{Loss, TrainConfig};
-use crate::data::HostBatch;
+use crate::data::{HostBatch, Sample};
+use crate::models::Output;
 use crate::models::head::RegressionHead;
 
-/// Columns of [`Criterion::targets`].
+/// Columns of [`Criterion::targets`]; those of the votes' distribution follow.
 const SCORE: i64 = 0;
 const WEIGHT: i64 = 1;
+const VOTES: i64 = 2;
 
 /// Keeps the correlation of a constant side defined; the scaled scores have a variance of about 1.
 const PEARSON_EPS: f64 = 1e-6;
@@ -19,19 +22,64 @@ const PEARSON_EPS: f64 = 1e-6;
 pub struct Criterion {
     loss: Loss,
     huber_delta: f64,
+    /// Of that loss alone.
+    votes: Option<LabelDistribution>,
 }
 
 impl Criterion {
-    /// As the config says.
-    pub fn new(config: &TrainConfig) -> Self {
-        Self {
+    /// As the config says, for these training pictures.
+    ///
+    /// # Errors
+    /// A loss on votes, and no picture has any.
+    pub fn new(config: &TrainConfig, samples: &[Sample]) -> Result<Self> {
+        let votes = match config.loss {
+            Loss::LabelDistribution => {
+                Some(LabelDistribution::new(&config.label_distribution, samples)?)
+            }
+            _ => None,
+        };
+        Ok(Self {
             loss: config.loss,
             huber_delta: config.huber_delta,
+            votes,
+        })
+    }
+
+    /// The lowest and the highest rating of the head's distribution, where the loss wants one.
+    pub fn score_range(&self) -> Option<[f64; 2]> {
+        self.votes.as_ref().map(LabelDistribution::range)
+    }
+
+    /// What the loss reads of the network's output, with a row for each picture: the prediction (b), or with the logarithms of a
+    /// distribution's probabilities behind it (b, 1 + k).
+    ///
+    /// # Errors
+    /// A loss on votes, and a network whose head gives no distribution.
+    pub fn predictions(&self, output: &Output) -> Result<Tensor> {
+        let scaled = output.scaled.f_to_kind(Kind::Float)?;
+        if self.votes.is_none() {
+            return Ok(scaled);
         }
+        let distribution = output.log_probabilities.as_ref();
+        let distribution = distribution.context("internal: the head gives no distribution")?;
+        Ok(Tensor::f_cat(&[&scaled.f_unsqueeze(1)?, distribution], 1)?)
+    }
+
+    /// The [predictions](Self::predictions) of no picture.
+    ///
+    /// # Errors
+    /// libtorch's message.
+    pub fn no_predictions(&self, device: Device) -> Result<Tensor> {
+        let options = (Kind::Float, device);
+        Ok(match &self.votes {
+            Some(votes) => Tensor::f_zeros([0, 1 + votes.bins() as i64], options)?,
+            None => Tensor::f_zeros([0], options)?,
+        })
     }
 
     /// What the pictures of a batch are compared with, on the head's device: (len, columns), with a row for each picture, so that the
-    /// rows of several ranks can stand below each other. The columns are scaled score and weight.
+    /// rows of several ranks can stand below each other. The columns are scaled score, weight, and the votes' distribution
+    /// where the loss wants it.
     ///
     /// # Errors
     /// libtorch's message where memory runs out.
@@ -40,7 +88,13 @@ impl Criterion {
             Ok(Tensor::f_from_slice(values)?.f_to_device(head.device())?)
         };
         let scores = head.to_scaled(&column(&batch.targets)?);
-        Ok(Tensor::f_stack(&[scores, column(&batch.weights)?], 1)?)
+        let columns = Tensor::f_stack(&[scores, column(&batch.weights)?], 1)?;
+        let Some(votes) = &self.votes else {
+            return Ok(columns);
+        };
+        let histograms = column(&votes.histograms(&batch.votes))?;
+        let shape = [batch.len as i64, votes.bins() as i64];
+        Ok(Tensor::f_cat(&[columns, histograms.f_view(shape)?], 1)?)
     }
 
     /// The weight of all pictures of these [targets](Self::targets) together: what the losses of micro-batches of one optimizer step
@@ -59,7 +113,7 @@ impl Criterion {
     /// part of a batch alone is its weighted mean. The Pearson loss is no mean over pictures: of micro-batches it is the mean of theirs
     /// by weight.
     ///
-    /// `predictions` (b) are the head's, on the scaled scores, `targets` (b, columns) those of the same pictures.
+    /// Both [predictions](Self::predictions) and [targets](Self::targets) are of the same pictures.
     ///
     /// # Errors
     /// Shapes that do not fit each other.
@@ -73,6 +127,19 @@ impl Criterion {
             Loss::L1 => predictions.f_l1_loss(&scores, Reduction::None)?,
             // The same for all pictures of the batch.
             Loss::Pearson => pearson_loss(&predictions, &scores, &weights)?,
+            Loss::LabelDistribution => {
+                let votes = self
+                    .votes
+                    .as_ref()
+                    .context("internal: a loss without its settings")?;
+                let bins = votes.bins() as i64;
+                votes.loss(
+                    &predictions.f_select(1, 0)?,
+                    &predictions.f_narrow(1, 1, bins)?,
+                    &scores,
+                    &targets.f_narrow(1, VOTES, bins)?,
+                )?
+            }
         };
         Ok(by_picture
             .f_mul(&weights)?
@@ -106,11 +173,12 @@ mod tests {
     use crate::eval::metrics;
 
     fn criterion(loss: Loss) -> Criterion {
-        Criterion::new(&TrainConfig {
+        let config = TrainConfig {
             loss,
             huber_delta: 0.5,
             ..TrainConfig::default()
-        })
+        };
+        Criterion::new(&config, &[]).unwrap()
     }
 
     const LOSSES: [Loss; 4] = [Loss::Mse, Loss::Huber, Loss::L1, Loss::Pearson];
@@ -158,6 +226,7 @@ mod tests {
                 let t_var = mean(&|_, t| (t - t_mean).powi(2));
                 1.0 - covariance / (p_var * t_var).sqrt()
             }
+            Loss::LabelDistribution => unreachable!("it has tests of its own"),
         }
     }
 

@@ -5,6 +5,7 @@ pub mod checkpoint;
 pub mod distributed;
 pub mod ema;
 pub mod groups;
+mod label_distribution;
 pub mod loss;
 pub mod monitor;
 pub mod observer;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use tch::{Kind, Tensor};
+use tch::Tensor;
 
 use super::checkpoint::{self, Progress};
 use super::distributed::{Gradients, Ranks};
@@ -130,6 +130,7 @@ fn train_as(
         }
         let device = ranks.connect(device::select(config.device)?)?;
         let splits = Splits::load(config)?;
+        let criterion = Criterion::new(&config.train, splits.train.samples())?;
         tch::manual_seed(seed_of(config.seed, u64::MAX));
         // The other ranks get the first one's weights.
         let net = match ranks.is_first() {
@@ -140,7 +141,7 @@ fn train_as(
             true => RunDir::create(root, config)?,
             false => RunDir::of_first_rank(root),
         };
-        Trainer::new(config, run, splits, net, ranks)
+        Trainer::new(config, run, splits, net, criterion, ranks)
     };
     trainer.start_alike()?;
     trainer.run(observers)
@@ -178,12 +179,16 @@ impl<'a> Trainer<'a> {
         run: RunDir,
         splits: Splits,
         mut net: BeautyNet,
+        criterion: Criterion,
         ranks: &Ranks,
     ) -> Self {
         let samples = splits.train.samples();
         let scores: Vec<f64> = samples.iter().map(|s| s.score.into()).collect();
         let (mean, std) = mean_and_std(&scores);
         net.set_score_scale(mean, std);
+        if let Some(range) = criterion.score_range() {
+            net.set_score_range(range);
+        }
         let batches = splits
             .train
             .len()
@@ -192,7 +197,7 @@ impl<'a> Trainer<'a> {
         let (settings, parameters) = (&config.train, net.parameters());
         Self {
             schedule: Schedule::new(&settings.schedule, settings.epochs, steps_per_epoch),
-            criterion: Criterion::new(settings),
+            criterion,
             optimizer: Optimizer::new(&parameters, &settings.optimizer, &settings.freeze),
             ema: settings.ema_decay.map(|decay| Ema::new(&parameters, decay)),
             progress: Progress {
@@ -215,6 +220,7 @@ impl<'a> Trainer<'a> {
     /// At the last epoch's end, or at the start where no epoch was done.
     fn resume(config: &'a Config, run: RunDir, ranks: &Ranks) -> Result<Self> {
         let splits = Splits::load(config)?;
+        let criterion = Criterion::new(&config.train, splits.train.samples())?;
         tch::manual_seed(seed_of(config.seed, u64::MAX));
         let device = ranks.connect(device::select(config.device)?)?;
         // The checkpoint holds all weights: published files are read only where there is none yet.
@@ -222,7 +228,7 @@ impl<'a> Trainer<'a> {
             true => BeautyNet::without_pretrained(config, device)?,
             false => BeautyNet::new(config, device)?,
         };
-        let mut trainer = Self::new(config, run, splits, net, ranks);
+        let mut trainer = Self::new(config, run, splits, net, criterion, ranks);
         trainer.resumed = true;
         let saved = match ranks.is_first() {
             true => checkpoint::load(
@@ -523,10 +529,11 @@ impl<'a> Trainer<'a> {
     ) -> Result<Tensor> {
         // The last batch may have fewer pictures than there are ranks.
         let predictions = match batch.len {
-            0 => Tensor::f_zeros([0], (Kind::Float, self.net.device()))?,
+            0 => self.criterion.no_predictions(self.net.device())?,
             _ => {
                 let pixels = evaluate::pixels(batch, &self.net)?;
-                self.net.forward(Images::Pixels(&pixels), true)?.scaled
+                let output = self.net.forward(Images::Pixels(&pixels), true)?;
+                self.criterion.predictions(&output)?
             }
         };
         let predictions = self.ranks.gather_batch(&predictions, batch.whole)?;
