@@ -140,6 +140,7 @@ fn compile_bindings(lib: &Path, cuda: bool) {
                 "benchmark",
                 "dispatch",
                 "recompute",
+                "optimizer",
                 "selective_scan",
                 "causal_conv1d",
             ]

@@ -51,28 +51,6 @@ char* vmb_causal_conv1d_silu(const void* x, const void* weight, const void* bias
   });
 }
 
-char* vmb_adamw_step(void* const* params, void* const* grads, void* const* exp_avgs, void* const* exp_avg_sqs, void* const* steps,
-                     int64_t count, double lr, double beta1, double beta2, double weight_decay, double eps) {
-  return guarded([&] {
-    if (count == 0) return;
-    at::NoGradGuard no_grad;
-    // The fused kernel walks plain pointers over the parameter's elements.
-    for (int64_t i = 0; i < count; ++i) {
-      const Tensor& p = tensor(params[i]);
-      for (const void* other : {grads[i], exp_avgs[i], exp_avg_sqs[i]}) {
-        const Tensor& t = tensor(other);
-        TORCH_CHECK_VALUE(t.sizes() == p.sizes() && t.strides() == p.strides() && t.dtype() == p.dtype() && t.device() == p.device(),
-                          "adamw_step: gradient and moments of parameter ", i, " must have its shape ", p.sizes(), ", strides, type and device");
-      }
-      TORCH_CHECK_VALUE(tensor(steps[i]).numel() == 1, "adamw_step: steps must be scalars");
-    }
-    auto step_list = tensors(steps, count);
-    at::_foreach_add_(step_list, 1);
-    at::_fused_adamw_(tensors(params, count), tensors(grads, count), tensors(exp_avgs, count), tensors(exp_avg_sqs, count), {}, step_list, lr,
-                      beta1, beta2, weight_decay, eps, /*amsgrad=*/false, /*maximize=*/false);
-  });
-}
-
 char* vmb_clip_grad_norm(void* const* grads, int64_t count, double max_norm, double* norm) {
   return guarded([&] {
     *norm = 0;

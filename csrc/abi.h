@@ -18,6 +18,12 @@ char* vmb_causal_conv1d_silu(const void* x, const void* weight, const void* bias
 /* One AdamW step over many parameters at once; steps are scalar float tensors, advanced by one. */
 char* vmb_adamw_step(void* const* params, void* const* grads, void* const* exp_avgs, void* const* exp_avg_sqs, void* const* steps,
                      int64_t count, double lr, double beta1, double beta2, double weight_decay, double eps);
+/* One step of SGD, decay and momentum as torch.optim.SGD has them; momentum_buffers may be null where momentum is 0. */
+char* vmb_sgd_step(void* const* params, void* const* grads, void* const* momentum_buffers, int64_t count, double lr, double momentum,
+                   int nesterov, double weight_decay);
+/* One step of Lion. */
+char* vmb_lion_step(void* const* params, void* const* grads, void* const* exp_avgs, int64_t count, double lr, double beta1, double beta2,
+                    double weight_decay);
 /* The 2-norm over all gradients; where max_norm > 0 and the norm is larger, they are scaled in place to have it. */
 char* vmb_clip_grad_norm(void* const* grads, int64_t count, double max_norm, double* norm);
 

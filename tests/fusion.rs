@@ -12,7 +12,7 @@ use vm_beautynet::models::head::RegressionHead;
 use vm_beautynet::models::vim::VisionMamba;
 use vm_beautynet::models::vit::VisionTransformer;
 use vm_beautynet::models::{BeautyNet, Images};
-use vm_beautynet::train::optimizer::AdamW;
+use vm_beautynet::train::optimizer::Optimizer;
 
 const CPU: (Kind, Device) = (Kind::Float, Device::Cpu);
 
@@ -46,7 +46,8 @@ fn every_parameter_of_every_strategy_receives_gradient_within_a_few_steps() {
         let net = BeautyNet::new(&config, Device::Cpu).unwrap();
         let parameters = net.parameters();
         let trained = || parameters.iter().filter(|(_, p)| p.requires_grad());
-        let mut optimizer = AdamW::new(&parameters, &config.train.optimizer, &config.train.freeze);
+        let mut optimizer =
+            Optimizer::new(&parameters, &config.train.optimizer, &config.train.freeze);
         let mut reached: BTreeMap<&str, f64> = BTreeMap::new();
         for _ in 0..3 {
             let images = Tensor::randint(256, [6, 3, 16, 16], (Kind::Uint8, Device::Cpu));
@@ -328,7 +329,7 @@ fn weight_of_vit_where_one_sees(strategy: FusionStrategy, vit_sees: bool, seed: 
     let head = RegressionHead::new(&(&root / "head"), fusion.width(), &config.model.head);
     let mut parameters: Vec<(String, Tensor)> = variables.variables().into_iter().collect();
     parameters.sort_by(|a, b| a.0.cmp(&b.0)); // sums over them come out the same every time
-    let mut optimizer = AdamW::new(&parameters, &config.train.optimizer, &config.train.freeze);
+    let mut optimizer = Optimizer::new(&parameters, &config.train.optimizer, &config.train.freeze);
     let forward = |b: i64| {
         // The score is the brightness.
         let scores = Tensor::randn([b], CPU);

@@ -135,10 +135,15 @@ fn report(outcome: &Outcome) -> String {
         ));
     }
     let header = ["split", "model", "n", "PC", "MAE", "RMSE", "SRCC"];
+    let early = match outcome.stopped_early {
+        true => "; stopped early: none of the last was better",
+        false => "",
+    };
     format!(
-        "{}best of {} epochs by validation PC: {}\n",
+        "{}best of {} epochs by {}: {}{early}\n",
         table(&header, &rows),
         outcome.epochs,
+        outcome.monitor.title(),
         outcome.best_epoch
     )
 }

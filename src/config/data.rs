@@ -33,8 +33,8 @@ section! {
         /// Part of all pictures held out for the test: `csv` and `folder` that name no splits only.
         pub test_fraction: f64 = 0.1,
         /// Read what each rater gave from the data set's spreadsheet (`scut_fbp5500`: `All_Ratings.xlsx`; `mebeauty`:
-        /// `scores/generic_scores_all_2022.xlsx`), for losses on the votes,
-        /// of which there are none yet. A `csv` names its columns in `data.csv.votes_columns`.
+        /// `scores/generic_scores_all_2022.xlsx`), for `train.loss: label_distribution`.
+        /// A `csv` names its columns in `data.csv.votes_columns`.
         pub votes: bool = false,
         /// A picture in two parts of the split: `error` refuses to train, `drop` takes it from
         /// train (and val, if test has it), `allow` leaves it.
@@ -86,7 +86,7 @@ section! {
         /// Who is in the picture: nobody is on both sides of a split that is drawn from the seed.
         /// May be missing.
         pub person_column: String = "person".into(),
-        /// How much the picture counts, 0 or more. May be missing. It reaches the training batches; no loss uses it yet.
+        /// How much the picture counts, 0 or more. May be missing. Every loss weighs pictures by it.
         pub weight_column: String = "weight".into(),
         /// Columns with what each rater gave the picture; `rater_*` stands for all that begin so. Empty cells are raters who gave
         /// nothing. Their mean is the score where there is no score column.

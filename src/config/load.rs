@@ -259,7 +259,7 @@ mod tests {
             ),
             (
                 "train: {loss: rmse}",
-                "train.loss must be mse, ",
+                "train.loss must be one of mse, huber, l1, pearson, label_distribution, ",
                 "is rmse; did you mean mse?",
             ),
             (

@@ -12,11 +12,15 @@ mod document;
 mod error;
 mod load;
 mod locate;
+mod loss;
 mod model;
 mod names;
+mod optimizer;
 mod presets;
 mod reference;
+mod schedule;
 mod section;
+mod stopping;
 mod train;
 
 use std::fmt;
@@ -32,15 +36,16 @@ pub use data::{
     SyntheticConfig,
 };
 pub use error::{ConfigError, Problem};
+pub use loss::{LabelDistributionConfig, Loss};
 pub use model::{
     BackboneConfig, BackboneShape, FusionConfig, FusionStrategy, HeadConfig, ModelConfig,
 };
+pub use optimizer::{OptimizerConfig, OptimizerName};
 pub use presets::{BackboneKind, PRESETS, Preset, preset};
 pub use reference::{KeyReference, reference, reference_markdown};
-pub use train::{
-    FreezeConfig, FrozenBlocks, Loss, OnNan, OptimizerConfig, OptimizerName, Precision,
-    ScheduleConfig, ScheduleName, TrainConfig,
-};
+pub use schedule::{ScheduleConfig, ScheduleName};
+pub use stopping::{EarlyStoppingConfig, Monitor};
+pub use train::{FreezeConfig, FrozenBlocks, OnNan, Precision, TrainConfig};
 
 use checks::Checks;
 use section::section;
@@ -142,7 +147,42 @@ impl Config {
         self.model.check(self.data.image_size, &mut checks);
         self.train.check(&mut checks);
         self.check_frozen(&mut checks);
+        self.check_votes(&mut checks);
         checks.finish()
+    }
+
+    /// A loss on the raters' votes needs votes, and a head that gives a distribution.
+    fn check_votes(&self, checks: &mut Checks) {
+        if self.train.loss != Loss::LabelDistribution {
+            return;
+        }
+        let DataConfig {
+            dataset,
+            votes,
+            ref csv,
+            ..
+        } = self.data;
+        let remedy = match dataset {
+            DatasetName::Synthetic => None,
+            DatasetName::Mebeauty | DatasetName::ScutFbp5500 => {
+                (!votes).then_some("set data.votes to true")
+            }
+            DatasetName::Csv => (csv.votes_columns.is_empty())
+                .then_some("name the raters' columns in data.csv.votes_columns"),
+            DatasetName::Folder => Some(
+                "list the pictures in a csv, and its raters' columns in data.csv.votes_columns",
+            ),
+        };
+        if let Some(remedy) = remedy {
+            let message = format!(
+                "train.loss is label_distribution, which learns from the raters' votes, and data.dataset {dataset} gives none so: {remedy}, or choose another loss"
+            );
+            checks.fail("train.loss", message);
+        }
+        if self.model.fusion.strategy == FusionStrategy::Score {
+            let message = "train.loss is label_distribution, whose distribution the head gives, and model.fusion.strategy score has no head: choose another of the two";
+            checks.fail("train.loss", message.to_string());
+        }
     }
 
     /// More frozen blocks than there are would be a mistake in one number or the other.
@@ -275,6 +315,13 @@ mod tests {
             train.optimizer.lr=0; train.optimizer.lr=.inf; train.optimizer.backbone_lr=-1; \
             train.optimizer.weight_decay=-1; train.optimizer.betas=[0.9, 1]; \
             train.optimizer.eps=0; train.schedule.warmup_epochs=-1; \
+            train.huber_delta=0; train.label_distribution.bins=1; \
+            train.label_distribution.range=[5, 1]; train.label_distribution.expectation_weight=-1; \
+            train.accumulate=0; train.monitor=loss; \
+            train.early_stopping.patience=0; train.early_stopping.min_delta=-1; train.optimizer.momentum=1; \
+            train.optimizer={nesterov: true, momentum: 0}; \
+            train.schedule.step_epochs=0; train.schedule.gamma=0; train.schedule.gamma=1.1; \
+            train.schedule.milestones=[2, 1]; train.schedule.milestones=[0, 1]; \
             train.schedule.min_lr=1; train.schedule.min_lr=.nan"
             .split("; ")
         {
@@ -291,10 +338,38 @@ mod tests {
             data.normalize=null; model.vit.drop_path=0; model.head.hidden=[]; train.epochs=1; \
             train.freeze={vit: all, mamba: 24, epochs: 0}; train.ema_decay=0; \
             train.optimizer.layer_decay=1; train.clip_grad_norm=null; train.optimizer.backbone_lr=0; \
-            train.optimizer.betas=[0, 0]; train.schedule.warmup_epochs=0"
+            train.optimizer.betas=[0, 0]; train.schedule.warmup_epochs=0; \
+            train.optimizer.betas=null; train.early_stopping={patience: 1, min_delta: 0}; train.optimizer.momentum=0; train.schedule.gamma=1; \
+            train.schedule.milestones=[0.5, 2]; train.schedule={name: constant, min_lr: 1}"
             .split("; ")
         {
             assert!(config(&[good]).is_ok(), "{good}: {:?}", messages(&[good]));
+        }
+    }
+
+    #[test]
+    fn a_loss_on_votes_wants_a_data_set_that_has_them_and_says_how() {
+        let loss = "train.loss=label_distribution";
+        for (dataset, remedy) in [
+            ("data.dataset=mebeauty", "set data.votes to true"),
+            ("data.dataset=scut_fbp5500", "set data.votes to true"),
+            ("data.dataset=csv", "in data.csv.votes_columns"),
+            ("data.dataset=folder", "list the pictures in a csv"),
+            ("model.fusion.strategy=score", "has no head"),
+        ] {
+            let found = messages(&[loss, "data.root=x", "data.split=fold_1_of_5", dataset]);
+            assert!(found.len() == 1 && found[0].contains(remedy), "{found:?}");
+        }
+        for dataset in [
+            "data.dataset=synthetic",
+            "data={dataset: mebeauty, votes: true, root: x}",
+            "data={dataset: csv, root: x, csv: {votes_columns: [rater_*]}}",
+        ] {
+            assert!(
+                config(&[loss, dataset]).is_ok(),
+                "{:?}",
+                messages(&[loss, dataset])
+            );
         }
     }
 

@@ -5,8 +5,9 @@ use serde_yaml::Value;
 use super::section::Key;
 use super::{
     AffineConfig, AugmentConfig, BackboneConfig, BlurConfig, Config, CsvConfig, DataConfig,
-    ErasingConfig, FreezeConfig, FusionConfig, HeadConfig, ModelConfig, OptimizerConfig,
-    ScheduleConfig, SyntheticConfig, TrainConfig, TrivialAugmentConfig,
+    EarlyStoppingConfig, ErasingConfig, FreezeConfig, FusionConfig, HeadConfig,
+    LabelDistributionConfig, ModelConfig, OptimizerConfig, ScheduleConfig, SyntheticConfig,
+    TrainConfig, TrivialAugmentConfig,
 };
 
 /// A key that holds a value (not a section).
@@ -56,6 +57,8 @@ pub(super) fn section_keys(type_name: &str) -> Option<&'static [Key]> {
         "TrainConfig" => TrainConfig::KEYS,
         "OptimizerConfig" => OptimizerConfig::KEYS,
         "FreezeConfig" => FreezeConfig::KEYS,
+        "LabelDistributionConfig" => LabelDistributionConfig::KEYS,
+        "EarlyStoppingConfig" => EarlyStoppingConfig::KEYS,
         "ScheduleConfig" => ScheduleConfig::KEYS,
         _ => return None,
     })

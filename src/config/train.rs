@@ -3,19 +3,32 @@
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use super::checks::Checks;
+use super::loss::{LabelDistributionConfig, Loss};
 use super::names::names;
+use super::optimizer::OptimizerConfig;
 use super::reference::flow;
+use super::schedule::ScheduleConfig;
 use super::section::section;
+use super::stopping::{EarlyStoppingConfig, Monitor};
 
 section! {
     /// The training.
     pub struct TrainConfig {
         /// Passes over the training pictures.
         pub epochs: usize = 30,
-        /// Pictures per step.
+        /// Pictures per forward and backward pass, and per optimizer step unless `accumulate` is more than 1.
         pub batch_size: usize = 16,
-        /// `mse`.
+        /// Batches per optimizer step, whose gradients add up to that of the mean loss over all their pictures: equal to a batch as
+        /// many times as large, but for rounding and random draws, in the memory of one. The `pearson` loss, which is no such mean,
+        /// is the mean of the batches' losses.
+        pub accumulate: usize = 1,
+        /// `mse`, `huber`, `l1`, `pearson` (1 - PC over the batch) or `label_distribution` (the raters' votes). All but `pearson`
+        /// are means over the pictures, weighted by their weights.
         pub loss: Loss = Loss::Mse,
+        /// Error from which on `huber` grows linearly, in standard deviations of the training scores.
+        pub huber_delta: f64 = 1.0,
+        /// How `label_distribution` learns from the raters' votes.
+        pub label_distribution: LabelDistributionConfig = LabelDistributionConfig::default(),
         /// The optimizer and its rates.
         pub optimizer: OptimizerConfig = OptimizerConfig::default(),
         /// How the rates change over the run.
@@ -39,32 +52,14 @@ section! {
         pub on_nan: OnNan = OnNan::Stop,
         /// Minutes between checkpoints within an epoch; `null` writes them at its end alone.
         pub checkpoint_minutes: Option<f64> = Some(10.0),
+        /// The figure whose best epoch is kept: `pc`, `mae`, `rmse` or `srcc` on the validation pictures, or `train_loss`.
+        pub monitor: Monitor = Monitor::Pc,
+        /// When the run ends before its last epoch.
+        pub early_stopping: EarlyStoppingConfig = EarlyStoppingConfig::default(),
         /// Write TensorBoard event files.
         pub tensorboard: bool = true,
         /// Threads for computing on the CPU; `null` is one per core.
         pub threads: Option<usize> = None,
-    }
-}
-
-section! {
-    /// The optimizer and its rates.
-    pub struct OptimizerConfig {
-        /// `adamw`.
-        pub name: OptimizerName = OptimizerName::Adamw,
-        /// Learning rate after warm-up.
-        pub lr: f64 = 1e-4,
-        /// Learning rate of the two backbones; `null` is `lr`.
-        pub backbone_lr: Option<f64> = None,
-        /// Factor on the rate from each block of a backbone to the one below it, down to the
-        /// embeddings; 1 is one rate for all.
-        pub layer_decay: f64 = 1.0,
-        /// Decoupled weight decay. Biases, norms, tokens, position embeddings and the scan's A
-        /// and D are not decayed.
-        pub weight_decay: f64 = 0.05,
-        /// Decay rates of the two moments.
-        pub betas: [f64; 2] = [0.9, 0.999],
-        /// Added to the root of the second moment.
-        pub eps: f64 = 1e-8,
     }
 }
 
@@ -113,26 +108,6 @@ impl<'de> Deserialize<'de> for FrozenBlocks {
     }
 }
 
-section! {
-    /// How the rates change over the run.
-    pub struct ScheduleConfig {
-        /// `cosine`.
-        pub name: ScheduleName = ScheduleName::Cosine,
-        /// Epochs, or parts of one, in which the rate rises from 0.
-        pub warmup_epochs: f64 = 2.0,
-        /// Rate at the end.
-        pub min_lr: f64 = 1e-6,
-    }
-}
-
-names! {
-    /// What training makes small.
-    pub enum Loss {
-        /// Mean square error.
-        Mse = "mse",
-    }
-}
-
 names! {
     /// What the forward pass computes in.
     pub enum Precision {
@@ -157,53 +132,15 @@ names! {
     }
 }
 
-names! {
-    /// The optimizer.
-    pub enum OptimizerName {
-        /// Adam with decoupled weight decay (arXiv 1711.05101).
-        Adamw = "adamw",
-    }
-}
-
-names! {
-    /// The schedule after warm-up.
-    pub enum ScheduleName {
-        /// Half a cosine down to `min_lr` (arXiv 1608.03983, without restarts).
-        Cosine = "cosine",
-    }
-}
-
-impl OptimizerConfig {
-    /// The learning rate of the two backbones.
-    pub fn backbone_lr(&self) -> f64 {
-        self.backbone_lr.unwrap_or(self.lr)
-    }
-}
-
 impl TrainConfig {
     pub(super) fn check(&self, checks: &mut Checks) {
         checks.size("train.epochs", self.epochs);
         checks.size("train.batch_size", self.batch_size);
+        checks.size("train.accumulate", self.accumulate);
+        checks.positive("train.huber_delta", self.huber_delta);
+        self.label_distribution.check(checks);
         self.optimizer.check(checks);
-
-        let ScheduleConfig {
-            warmup_epochs,
-            min_lr,
-            ..
-        } = self.schedule;
-        checks.not_negative("train.schedule.warmup_epochs", warmup_epochs);
-        checks.not_negative("train.schedule.min_lr", min_lr);
-        // A cosine from a rate below its end would rise. A backbone at 0 is at rest.
-        for (key, lr) in [
-            ("train.optimizer.lr", self.optimizer.lr),
-            ("train.optimizer.backbone_lr", self.optimizer.backbone_lr()),
-        ] {
-            if lr > 0.0 && min_lr > lr {
-                let rule = format!("at most {key}, {lr}");
-                checks.require(false, "train.schedule.min_lr", rule, min_lr);
-                break;
-            }
-        }
+        self.schedule.check(&self.optimizer, checks);
         if let Some(decay) = self.ema_decay {
             checks.fraction("train.ema_decay", decay);
         }
@@ -213,33 +150,9 @@ impl TrainConfig {
         if let Some(minutes) = self.checkpoint_minutes {
             checks.positive("train.checkpoint_minutes", minutes);
         }
+        self.early_stopping.check(checks);
         if let Some(threads) = self.threads {
             checks.size("train.threads", threads);
         }
-    }
-}
-
-impl OptimizerConfig {
-    fn check(&self, checks: &mut Checks) {
-        checks.positive("train.optimizer.lr", self.lr);
-        if let Some(lr) = self.backbone_lr {
-            checks.not_negative("train.optimizer.backbone_lr", lr);
-        }
-        let decay = self.layer_decay;
-        let holds = 0.0 < decay && decay <= 1.0;
-        checks.require(
-            holds,
-            "train.optimizer.layer_decay",
-            "above 0 and at most 1",
-            decay,
-        );
-        checks.not_negative("train.optimizer.weight_decay", self.weight_decay);
-        checks.require(
-            self.betas.iter().all(|beta| (0.0..1.0).contains(beta)),
-            "train.optimizer.betas",
-            "two numbers, each at least 0 and less than 1",
-            format_args!("{:?}", self.betas),
-        );
-        checks.positive("train.optimizer.eps", self.eps);
     }
 }

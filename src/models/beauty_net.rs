@@ -9,7 +9,7 @@ use super::head::RegressionHead;
 use super::vim::{VisionMamba, class_index};
 use super::vit::VisionTransformer;
 use super::weights::{Pretrained, StateDict, load_backbone};
-use crate::config::{BackboneKind, BackboneShape, Config};
+use crate::config::{BackboneKind, BackboneShape, Config, Loss};
 
 /// Pictures as the model takes them.
 #[derive(Debug, Clone, Copy)]
@@ -33,6 +33,8 @@ pub struct Output {
     pub weights: Option<Tensor>,
     /// (b): the prediction on the scale that the loss is computed in.
     pub scaled: Tensor,
+    /// (b, k): logarithms of the probabilities of k ratings, where the head gives a distribution; the prediction is its mean.
+    pub log_probabilities: Option<Tensor>,
     /// (b): the prediction on the data set's own scale.
     pub score: Tensor,
 }
@@ -127,7 +129,16 @@ impl BeautyNet {
         let path = &root / "head";
         let head = match fusion.predicts() {
             true => RegressionHead::scale_only(&path),
-            false => RegressionHead::new(&path, fusion.width(), &config.model.head),
+            false => {
+                let (width, head, train) = (fusion.width(), &config.model.head, &config.train);
+                match train.loss {
+                    Loss::LabelDistribution => {
+                        let bins = train.label_distribution.bins;
+                        RegressionHead::distribution(&path, width, head, bins)
+                    }
+                    _ => RegressionHead::new(&path, width, head),
+                }
+            }
         };
         Ok(Self {
             vit,
@@ -213,12 +224,13 @@ impl BeautyNet {
             None => None,
         };
         let fused = self.fusion.forward(vit.as_ref(), mamba.as_ref(), train)?;
-        let scaled = self.head.forward(&fused.vector, train);
+        let (scaled, log_probabilities) = self.head.predict(&fused.vector, train);
         Ok(Output {
             vit: vit.map(|tokens| tokens.class()),
             mamba: mamba.map(|tokens| tokens.class()),
             fused: fused.vector,
             weights: fused.weights,
+            log_probabilities,
             score: self.head.to_scores(&scaled),
             scaled,
         })
@@ -254,6 +266,11 @@ impl BeautyNet {
     /// Sets the scale of the scores from the training set's mean and standard deviation.
     pub fn set_score_scale(&mut self, mean: f64, std: f64) {
         self.head.set_score_scale(mean, std);
+    }
+
+    /// Sets the lowest and the highest rating of a distribution; a head without one has none.
+    pub fn set_score_range(&mut self, range: [f64; 2]) {
+        self.head.set_score_range(range);
     }
 
     /// Where the parameters are.

@@ -62,6 +62,26 @@ unsafe extern "C" {
         weight_decay: c_double,
         eps: c_double,
     ) -> *mut c_char;
+    pub fn vmb_sgd_step(
+        params: *const *mut c_void,
+        grads: *const *mut c_void,
+        momentum_buffers: *const *mut c_void,
+        count: i64,
+        lr: c_double,
+        momentum: c_double,
+        nesterov: c_int,
+        weight_decay: c_double,
+    ) -> *mut c_char;
+    pub fn vmb_lion_step(
+        params: *const *mut c_void,
+        grads: *const *mut c_void,
+        exp_avgs: *const *mut c_void,
+        count: i64,
+        lr: c_double,
+        beta1: c_double,
+        beta2: c_double,
+        weight_decay: c_double,
+    ) -> *mut c_char;
     pub fn vmb_clip_grad_norm(
         grads: *const *mut c_void,
         count: i64,

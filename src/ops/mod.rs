@@ -12,7 +12,9 @@ mod scan;
 pub mod self_test;
 
 pub use autocast::autocast;
-pub use optimizer::{AdamWStep, adamw_step, clip_grad_norm};
+pub use optimizer::{
+    AdamWStep, LionStep, SgdStep, adamw_step, clip_grad_norm, lion_step, sgd_step,
+};
 pub use recompute::recomputed;
 pub use scan::{Path, ScanInputs, causal_conv1d_silu, selective_scan, selective_scan_eager};
 

@@ -32,14 +32,7 @@ pub fn adamw_step(
     step: &AdamWStep,
 ) -> Result<(), OpError> {
     let count = params.len();
-    if [grads, exp_avgs, exp_avg_sqs, steps]
-        .iter()
-        .any(|list| list.len() != count)
-    {
-        return Err(OpError(
-            "adamw_step: the lists must have one tensor per parameter".to_string(),
-        ));
-    }
+    check_counts("adamw_step", count, &[grads, exp_avgs, exp_avg_sqs, steps])?;
     // SAFETY: the lists hold `count` valid tensors each, borrowed for the call.
     ffi::check(unsafe {
         ffi::vmb_adamw_step(
@@ -56,6 +49,101 @@ pub fn adamw_step(
             step.eps,
         )
     })
+}
+
+/// The numbers of one step of stochastic gradient descent, shared by a parameter group.
+#[derive(Debug, Clone, Copy)]
+pub struct SgdStep {
+    /// Learning rate.
+    pub lr: f64,
+    /// Part of the last step's direction that is kept.
+    pub momentum: f64,
+    /// Whether the direction looks one momentum step ahead.
+    pub nesterov: bool,
+    /// Times the parameter, added to the gradient (an L2 penalty).
+    pub weight_decay: f64,
+}
+
+/// One step of SGD in place, with the arithmetic of `torch.optim.SGD` without dampening. All lists have one entry per parameter, of
+/// its shape and type; `momentum_buffers` start as zeros, and are absent where momentum is 0.
+///
+/// # Errors
+/// Lists of different lengths, or libtorch's message where shapes or types differ.
+pub fn sgd_step(
+    params: &[Tensor],
+    grads: &[Tensor],
+    momentum_buffers: Option<&[Tensor]>,
+    step: &SgdStep,
+) -> Result<(), OpError> {
+    let count = params.len();
+    let buffers = momentum_buffers.map(ffi::pointers);
+    check_counts(
+        "sgd_step",
+        count,
+        &[grads, momentum_buffers.unwrap_or(grads)],
+    )?;
+    // SAFETY: the lists hold `count` valid tensors each, borrowed for the call; null stands for an absent one.
+    ffi::check(unsafe {
+        ffi::vmb_sgd_step(
+            ffi::pointers(params).as_ptr(),
+            ffi::pointers(grads).as_ptr(),
+            buffers
+                .as_ref()
+                .map_or(std::ptr::null(), |list| list.as_ptr()),
+            count as i64,
+            step.lr,
+            step.momentum,
+            i32::from(step.nesterov),
+            step.weight_decay,
+        )
+    })
+}
+
+/// The numbers of one Lion step (arXiv 2302.06675), shared by a parameter group.
+#[derive(Debug, Clone, Copy)]
+pub struct LionStep {
+    /// Learning rate.
+    pub lr: f64,
+    /// Part of the momentum in the update, and in the next momentum.
+    pub betas: [f64; 2],
+    /// Decoupled weight decay; the parameter shrinks by `lr * weight_decay`.
+    pub weight_decay: f64,
+}
+
+/// One Lion step in place. All lists have one entry per parameter, of its shape and type; `exp_avgs` start as zeros.
+///
+/// # Errors
+/// Lists of different lengths, or libtorch's message where shapes or types differ.
+pub fn lion_step(
+    params: &[Tensor],
+    grads: &[Tensor],
+    exp_avgs: &[Tensor],
+    step: &LionStep,
+) -> Result<(), OpError> {
+    let count = params.len();
+    check_counts("lion_step", count, &[grads, exp_avgs])?;
+    // SAFETY: the lists hold `count` valid tensors each, borrowed for the call.
+    ffi::check(unsafe {
+        ffi::vmb_lion_step(
+            ffi::pointers(params).as_ptr(),
+            ffi::pointers(grads).as_ptr(),
+            ffi::pointers(exp_avgs).as_ptr(),
+            count as i64,
+            step.lr,
+            step.betas[0],
+            step.betas[1],
+            step.weight_decay,
+        )
+    })
+}
+
+fn check_counts(name: &str, count: usize, lists: &[&[Tensor]]) -> Result<(), OpError> {
+    match lists.iter().all(|list| list.len() == count) {
+        true => Ok(()),
+        false => Err(OpError(format!(
+            "{name}: the lists must have one tensor per parameter"
+        ))),
+    }
 }
 
 /// The 2-norm over all gradients together; where it exceeds `max_norm`, they are scaled in place to have that norm.

@@ -7,7 +7,8 @@ use anyhow::{Context, Result};
 use serde::Serialize;
 use tch::{Device, Kind, Tensor};
 
-use super::optimizer::AdamW;
+use super::loss::Criterion;
+use super::optimizer::Optimizer;
 use super::precision::{autocast_kind, in_precision};
 use crate::config::{BackboneShape, Config};
 use crate::data::{self, HostBatch, Loader, LoaderOptions, Pass, Pictures};
@@ -144,12 +145,13 @@ impl Bench<'_> {
     /// The parts of a step, and pictures per second.
     fn train(&mut self, steps: usize) -> Result<(StepTimes, f64)> {
         let settings = &self.config.train;
-        let mut optimizer = AdamW::new(
+        let mut optimizer = Optimizer::new(
             &self.net.parameters(),
             &settings.optimizer,
             &settings.freeze,
         );
         let autocast = autocast_kind(settings.precision, self.net.device());
+        let criterion = Criterion::new(settings, self.pictures.samples())?;
         let rates = [settings.optimizer.lr, settings.optimizer.backbone_lr()];
         let mut times: [Vec<f64>; 4] = Default::default();
         let mut clock = Instant::now();
@@ -157,15 +159,14 @@ impl Bench<'_> {
         for (number, batch) in self.batches(true).take(WARM_UP + steps).enumerate() {
             let batch = batch?;
             let pixels = evaluate::pixels(&batch, &self.net)?;
-            let targets = Tensor::f_from_slice(&batch.targets)?.to_device(self.net.device());
-            let targets = self.net.head().to_scaled(&targets);
+            let targets = criterion.targets(&batch, self.net.head())?;
+            let total = Criterion::total_weight(std::slice::from_ref(&targets))?;
             let mut marks = [self.lap(&mut clock), 0.0, 0.0, 0.0];
             optimizer.zero_grad();
             let output = in_precision(autocast, self.net.device(), || {
                 self.net.forward(Images::Pixels(&pixels), true)
             })?;
-            let scaled = output.scaled.to_kind(Kind::Float);
-            let loss = scaled.mse_loss(&targets, tch::Reduction::Mean);
+            let loss = criterion.loss(&criterion.predictions(&output)?, &targets, &total)?;
             marks[1] = self.lap(&mut clock);
             loss.f_backward()?;
             marks[2] = self.lap(&mut clock);

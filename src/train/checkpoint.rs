@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use tch::Tensor;
 
 use super::ema::Ema;
-use super::optimizer::AdamW;
+use super::optimizer::Optimizer;
 use super::precision::LossScale;
 use super::run_dir::RunDir;
 use crate::models::BeautyNet;
@@ -25,7 +25,7 @@ pub struct Progress {
     pub epochs: usize,
     /// Optimizer steps done.
     pub steps: u64,
-    /// The best epoch (from 1) and its validation PC.
+    /// The best epoch (from 1) and its [merit](super::monitor::merit).
     pub best: Option<(usize, f64)>,
     /// Wall time spent training, in seconds, over all starts.
     pub seconds: f64,
@@ -75,7 +75,7 @@ pub struct EpochSums {
 pub fn save(
     run: &RunDir,
     net: &BeautyNet,
-    optimizer: &AdamW,
+    optimizer: &Optimizer,
     ema: Option<&Ema>,
     progress: &Progress,
 ) -> Result<()> {
@@ -100,7 +100,7 @@ pub fn save(
 pub fn load(
     run: &RunDir,
     net: &BeautyNet,
-    optimizer: &mut AdamW,
+    optimizer: &mut Optimizer,
     ema: Option<&mut Ema>,
 ) -> Result<Option<Progress>> {
     let path = run.checkpoint();
@@ -116,7 +116,7 @@ pub fn load(
 fn restore(
     file: &mut WeightsFile,
     net: &BeautyNet,
-    optimizer: &mut AdamW,
+    optimizer: &mut Optimizer,
     ema: Option<&mut Ema>,
 ) -> Result<Progress> {
     let progress = file

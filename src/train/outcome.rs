@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::provenance::Provenance;
 use super::run_dir::RunDir;
+use crate::config::Monitor;
 use crate::eval::baselines::Baselines;
 use crate::eval::statistics::Measured;
 
@@ -25,6 +26,12 @@ pub struct Outcome {
     pub epochs: usize,
     /// The epoch of the best weights, from 1.
     pub best_epoch: usize,
+    /// The figure that chose it.
+    #[serde(default = "pc")]
+    pub monitor: Monitor,
+    /// Whether the run ended before its last epoch, for want of a better one.
+    #[serde(default)]
+    pub stopped_early: bool,
     /// Wall time spent training, in seconds, over all starts.
     pub seconds: f64,
     /// Steps that were left out, because they were not finite.
@@ -44,6 +51,11 @@ pub struct Outcome {
     /// Versions, commit and device.
     #[serde(flatten)]
     pub provenance: Provenance,
+}
+
+/// What chose the best epoch of all runs before there was a choice.
+fn pc() -> Monitor {
+    Monitor::Pc
 }
 
 impl Outcome {

@@ -1,23 +1,24 @@
 //! Learning rates over a run, by optimizer step.
 
+use std::f64::consts::PI;
+
 use crate::config::{ScheduleConfig, ScheduleName};
 
-/// Linear warm-up from 0, then half a cosine down to `min_lr` (arXiv 1608.03983, without restarts).
-#[derive(Debug, Clone, Copy)]
+/// Linear warm-up from 0 to the full rate, then what the config names.
+#[derive(Debug, Clone)]
 pub struct Schedule {
-    warmup_steps: f64,
+    config: ScheduleConfig,
+    steps_per_epoch: f64,
     total_steps: f64,
-    min_lr: f64,
 }
 
 impl Schedule {
-    /// For a run of `epochs` with `steps_per_epoch` each. A warm-up longer than the run never ends.
+    /// For a run of `epochs` with `steps_per_epoch` optimizer steps each. A warm-up longer than the run never ends.
     pub fn new(config: &ScheduleConfig, epochs: usize, steps_per_epoch: usize) -> Self {
-        let ScheduleName::Cosine = config.name;
         Self {
-            warmup_steps: config.warmup_epochs * steps_per_epoch as f64,
+            config: config.clone(),
+            steps_per_epoch: steps_per_epoch as f64,
             total_steps: (epochs * steps_per_epoch) as f64,
-            min_lr: config.min_lr,
         }
     }
 
@@ -27,12 +28,36 @@ impl Schedule {
             return 0.0;
         }
         let done = step as f64 + 1.0; // the first step already moves, the last one has the last rate
-        if done < self.warmup_steps {
-            return base * done / self.warmup_steps;
+        let warmup_steps = self.config.warmup_epochs * self.steps_per_epoch;
+        if done < warmup_steps {
+            return base * done / warmup_steps;
         }
-        let span = (self.total_steps - self.warmup_steps).max(1.0);
-        let progress = ((done - self.warmup_steps) / span).clamp(0.0, 1.0);
-        self.min_lr + (base - self.min_lr) * 0.5 * (1.0 + (std::f64::consts::PI * progress).cos())
+        let span = (self.total_steps - warmup_steps).max(1.0);
+        let progress = ((done - warmup_steps) / span).clamp(0.0, 1.0);
+        let min_lr = self.config.min_lr;
+        match self.config.name {
+            ScheduleName::Cosine => min_lr + (base - min_lr) * 0.5 * (1.0 + (PI * progress).cos()),
+            ScheduleName::Linear => min_lr + (base - min_lr) * (1.0 - progress),
+            ScheduleName::Step => {
+                let decays = self.milestones_before(step);
+                (base * self.config.gamma.powi(decays)).max(min_lr)
+            }
+            ScheduleName::Constant => base,
+        }
+    }
+
+    /// How many milestones a step is at or behind. The first step of epoch e (from 0) is at e.
+    fn milestones_before(&self, step: u64) -> i32 {
+        let ScheduleConfig {
+            milestones,
+            step_epochs,
+            ..
+        } = &self.config;
+        let step = step as f64;
+        match &milestones[..] {
+            [] => (step / (step_epochs * self.steps_per_epoch)).floor() as i32,
+            milestones => milestones.partition_point(|at| at * self.steps_per_epoch <= step) as i32,
+        }
     }
 }
 
@@ -41,22 +66,89 @@ mod tests {
     use super::*;
 
     fn schedule(warmup_epochs: f64) -> Schedule {
-        let config = ScheduleConfig {
+        named(ScheduleName::Cosine, warmup_epochs)
+    }
+
+    /// 10 epochs of 20 steps.
+    fn named(name: ScheduleName, warmup_epochs: f64) -> Schedule {
+        with(ScheduleConfig {
+            name,
             warmup_epochs,
-            min_lr: 1e-6,
             ..ScheduleConfig::default()
-        };
-        Schedule::new(&config, 10, 20)
+        })
+    }
+
+    fn with(config: ScheduleConfig) -> Schedule {
+        let min_lr = 1e-6;
+        Schedule::new(&ScheduleConfig { min_lr, ..config }, 10, 20)
     }
 
     #[test]
     fn rises_to_the_full_rate_and_falls_to_the_minimum() {
-        let schedule = schedule(2.0);
-        assert_eq!(schedule.lr(1e-3, 0), 1e-3 / 40.0);
-        assert!((schedule.lr(1e-3, 39) - 1e-3).abs() < 1e-12);
-        assert!((schedule.lr(1e-3, 199) - 1e-6).abs() < 1e-12);
-        let rates: Vec<f64> = (39..200).map(|step| schedule.lr(1e-3, step)).collect();
-        assert!(rates.windows(2).all(|pair| pair[1] < pair[0]));
+        for name in [ScheduleName::Cosine, ScheduleName::Linear] {
+            let schedule = named(name, 2.0);
+            assert_eq!(schedule.lr(1e-3, 0), 1e-3 / 40.0);
+            assert!((schedule.lr(1e-3, 39) - 1e-3).abs() < 1e-12);
+            assert!((schedule.lr(1e-3, 199) - 1e-6).abs() < 1e-12);
+            let rates: Vec<f64> = (39..200).map(|step| schedule.lr(1e-3, step)).collect();
+            assert!(rates.windows(2).all(|pair| pair[1] < pair[0]));
+        }
+    }
+
+    #[test]
+    fn cosine_and_linear_meet_in_the_middle_and_nowhere_near_it() {
+        let (cosine, linear) = (
+            named(ScheduleName::Cosine, 0.0),
+            named(ScheduleName::Linear, 0.0),
+        );
+        let middle = (1e-3 + 1e-6) / 2.0;
+        assert!((cosine.lr(1e-3, 99) - middle).abs() < 1e-9);
+        assert!((linear.lr(1e-3, 99) - middle).abs() < 1e-9);
+        // A quarter of the way: cos(π/4) against a straight line.
+        let quarter = |part: f64| 1e-6 + (1e-3 - 1e-6) * part;
+        let cosines = (1.0 + (PI / 4.0).cos()) / 2.0;
+        assert!((cosine.lr(1e-3, 49) - quarter(cosines)).abs() < 1e-9);
+        assert!((linear.lr(1e-3, 49) - quarter(0.75)).abs() < 1e-9);
+    }
+
+    #[test]
+    fn steps_come_every_so_many_epochs_and_end_at_the_minimum() {
+        let config = ScheduleConfig {
+            name: ScheduleName::Step,
+            warmup_epochs: 0.5,
+            step_epochs: 2.5,
+            gamma: 0.1,
+            ..ScheduleConfig::default()
+        };
+        let schedule = with(config);
+        assert_eq!(schedule.lr(1e-3, 4), 1e-3 * 5.0 / 10.0);
+        for (step, expected) in [(10, 1e-3), (49, 1e-3), (50, 1e-4), (99, 1e-4), (150, 1e-6)] {
+            let rate = schedule.lr(1e-3, step);
+            assert!((rate - expected).abs() < 1e-12, "{step}: {rate}");
+        }
+        assert_eq!(schedule.lr(1e-5, 199), 1e-6);
+    }
+
+    #[test]
+    fn milestones_stand_in_for_even_steps() {
+        let config = ScheduleConfig {
+            name: ScheduleName::Step,
+            warmup_epochs: 0.0,
+            milestones: vec![1.0, 4.5],
+            gamma: 0.5,
+            step_epochs: 0.1,
+            ..ScheduleConfig::default()
+        };
+        let schedule = with(config);
+        let rates = [19, 20, 89, 90, 199].map(|step| schedule.lr(1.0, step));
+        assert_eq!(rates, [1.0, 0.5, 0.5, 0.25, 0.25]);
+    }
+
+    #[test]
+    fn a_constant_rate_stays_after_its_warm_up() {
+        let schedule = named(ScheduleName::Constant, 1.0);
+        let rates = [0, 9, 19, 20, 199].map(|step| schedule.lr(1.0, step));
+        assert_eq!(rates, [0.05, 0.5, 1.0, 1.0, 1.0]);
     }
 
     #[test]

@@ -16,8 +16,9 @@ use crate::ops;
 use crate::train::checkpoint::{self, Progress};
 use crate::train::distributed::Gradients;
 use crate::train::ema::Ema;
+use crate::train::loss::Criterion;
 use crate::train::observer::{Observer, Start};
-use crate::train::optimizer::AdamW;
+use crate::train::optimizer::Optimizer;
 use crate::train::precision::{LossScale, autocast_kind};
 use crate::train::run_dir::RunDir;
 use crate::train::schedule::Schedule;
@@ -44,6 +45,7 @@ impl<'a> Trainer<'a> {
         }
         let device = ranks.connect(device::select(config.device)?)?;
         let splits = Splits::load(config)?;
+        let criterion = Criterion::new(&config.train, splits.train.samples())?;
         tch::manual_seed(seed_of(config.seed, u64::MAX));
         // The other ranks get the first one's weights.
         let net = match ranks.is_first() {
@@ -63,7 +65,7 @@ impl<'a> Trainer<'a> {
             true => RunDir::create(root, config)?,
             false => RunDir::of_first_rank(root),
         };
-        Ok(Self::new(config, run, splits, net, options))
+        Ok(Self::new(config, run, splits, net, criterion, options))
     }
 
     fn new(
@@ -71,6 +73,7 @@ impl<'a> Trainer<'a> {
         run: RunDir,
         splits: Splits,
         mut net: BeautyNet,
+        criterion: Criterion,
         options: Options,
     ) -> Self {
         let ranks = options.ranks;
@@ -78,18 +81,23 @@ impl<'a> Trainer<'a> {
         let scores: Vec<f64> = samples.iter().map(|s| s.score.into()).collect();
         let (mean, std) = mean_and_std(&scores);
         net.set_score_scale(mean, std);
+        if let Some(range) = criterion.score_range() {
+            net.set_score_range(range);
+        }
         if config.train.checkpoint_activations {
             net.recompute_blocks();
         }
-        let steps_per_epoch = splits
+        let batches = splits
             .train
             .len()
             .div_ceil(config.train.batch_size * ranks.size());
+        let steps_per_epoch = batches.div_ceil(config.train.accumulate);
         let (settings, parameters) = (&config.train, net.parameters());
         let autocast = autocast_kind(settings.precision, net.device());
         Self {
             schedule: Schedule::new(&settings.schedule, settings.epochs, steps_per_epoch),
-            optimizer: AdamW::new(&parameters, &settings.optimizer, &settings.freeze),
+            criterion,
+            optimizer: Optimizer::new(&parameters, &settings.optimizer, &settings.freeze),
             ema: settings.ema_decay.map(|decay| Ema::new(&parameters, decay)),
             progress: Progress {
                 data: splits.fingerprint(),
@@ -117,6 +125,7 @@ impl<'a> Trainer<'a> {
     fn resume(config: &'a Config, run: RunDir, options: Options) -> Result<Self> {
         let ranks = options.ranks.clone();
         let splits = Splits::load(config)?;
+        let criterion = Criterion::new(&config.train, splits.train.samples())?;
         tch::manual_seed(seed_of(config.seed, u64::MAX));
         let device = ranks.connect(device::select(config.device)?)?;
         // The checkpoint holds all weights: published files are read only where there is none yet.
@@ -124,7 +133,7 @@ impl<'a> Trainer<'a> {
             true => BeautyNet::without_pretrained(config, device)?,
             false => BeautyNet::new(config, device)?,
         };
-        let mut trainer = Self::new(config, run, splits, net, options);
+        let mut trainer = Self::new(config, run, splits, net, criterion, options);
         let saved = match ranks.is_first() {
             true => checkpoint::load(
                 &trainer.run,

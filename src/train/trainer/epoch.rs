@@ -7,13 +7,14 @@ use std::time::{Duration, Instant};
 use anyhow::{Error, Result, ensure};
 
 use super::Trainer;
-use super::step::Stepped;
-use crate::data::{Loader, LoaderOptions, Pass, Pictures, Split};
+use super::step::{Stepped, images_in};
+use crate::data::{HostBatch, Loader, LoaderOptions, Pass, Pictures, Split};
 use crate::eval::evaluate;
 use crate::eval::predictions::Predictions;
 use crate::models::weights;
 use crate::train::checkpoint::{self, EpochSums};
 use crate::train::ema::Ema;
+use crate::train::monitor;
 use crate::train::observer::{EpochRecord, Observer, Skipped};
 use crate::train::stop::Stopped;
 
@@ -32,17 +33,7 @@ impl Trainer<'_> {
         let validating = self.lap();
         self.progress.epochs += 1;
         self.progress.within = EpochSums::default();
-        // An undefined PC (a model that predicts one value) is worse than any other.
-        let pc = if figures.pc.is_finite() {
-            figures.pc
-        } else {
-            -2.0
-        };
-        let best = self.progress.best.is_none_or(|(_, before)| pc > before);
-        if best {
-            self.progress.best = Some((self.progress.epochs, pc));
-        }
-        let record = EpochRecord {
+        let mut record = EpochRecord {
             epoch: self.progress.epochs,
             step: self.progress.steps,
             train_loss: sums.loss / sums.images as f64,
@@ -54,8 +45,14 @@ impl Trainer<'_> {
             data_wait: sums.waiting / sums.seconds,
             seconds: sums.seconds + validating,
             skipped: sums.skipped,
-            best,
+            best: false,
         };
+        let merit = monitor::merit(self.config.train.monitor, &record);
+        let best = self.progress.best.is_none_or(|(_, before)| merit > before);
+        if best {
+            self.progress.best = Some((self.progress.epochs, merit));
+        }
+        record.best = best;
         self.records.push(record);
         self.save(best)?;
         if let Some(record) = self.records.last() {
@@ -86,13 +83,16 @@ impl Trainer<'_> {
         let mut saved = Instant::now();
         loop {
             let asked = Instant::now();
-            let Some(batch) = loader.next() else { break };
-            let batch = batch?;
+            let group = loader.by_ref().take(self.config.train.accumulate);
+            let group: Vec<HostBatch> = group.collect::<Result<_>>()?;
+            if group.is_empty() {
+                break;
+            }
             self.progress.within.waiting += asked.elapsed().as_secs_f64();
-            let stepped = self.train_step(&batch)?;
+            let stepped = self.train_step(&group)?;
             self.progress.within.seconds += self.lap();
             let within = &mut self.progress.within;
-            within.batches += 1;
+            within.batches += group.len();
             match stepped {
                 Stepped::Done(record) => {
                     within.loss += record.loss * record.images as f64;
@@ -106,7 +106,7 @@ impl Trainer<'_> {
                     within.skipped += 1;
                     let skipped = Skipped {
                         step: self.progress.steps,
-                        images: batch.whole,
+                        images: images_in(&group),
                         reason: &reason,
                     };
                     observers

@@ -55,6 +55,8 @@ impl Trainer<'_> {
             },
             epochs: self.progress.epochs,
             best_epoch: self.progress.best.map_or(0, |(epoch, _)| epoch),
+            monitor: self.config.train.monitor,
+            stopped_early: self.progress.epochs < self.config.train.epochs,
             seconds: self.progress.seconds,
             skipped_steps: self.records.iter().map(|record| record.skipped).sum(),
             images_per_second: mean_speed(&self.records),

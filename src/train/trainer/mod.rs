@@ -17,8 +17,10 @@ use self::splits::Splits;
 use super::checkpoint::Progress;
 use super::distributed::{Gradients, Ranks};
 use super::ema::Ema;
+use super::loss::Criterion;
+use super::monitor;
 use super::observer::{EpochRecord, Observer};
-use super::optimizer::AdamW;
+use super::optimizer::Optimizer;
 use super::outcome::Outcome;
 use super::run_dir::RunDir;
 use super::schedule::Schedule;
@@ -75,7 +77,8 @@ struct Trainer<'a> {
     run: RunDir,
     splits: Splits,
     net: BeautyNet,
-    optimizer: AdamW,
+    criterion: Criterion,
+    optimizer: Optimizer,
     ema: Option<Ema>,
     schedule: Schedule,
     steps_per_epoch: usize,
@@ -95,10 +98,15 @@ impl Trainer<'_> {
     fn run(mut self, observers: &mut [Box<dyn Observer>]) -> Result<Outcome> {
         self.announce(observers);
         self.lap = Instant::now();
-        while self.progress.epochs < self.config.train.epochs {
+        while self.progress.epochs < self.config.train.epochs && !self.stops_early() {
             self.epoch(observers)?;
         }
         self.finish(observers)
+    }
+
+    fn stops_early(&self) -> bool {
+        let settings = &self.config.train;
+        monitor::is_over(settings.monitor, &settings.early_stopping, &self.records)
     }
 
     /// Seconds since this was asked last, added to the run's.

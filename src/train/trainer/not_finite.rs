@@ -68,13 +68,22 @@ impl fmt::Display for NotFinite {
 
 impl Trainer<'_> {
     /// Looks at the step under way, whose gradients are still there.
-    pub(super) fn describe_not_finite(&self, batch: &HostBatch, loss: f64) -> Result<NotFinite> {
+    pub(super) fn describe_not_finite(
+        &self,
+        batches: &[HostBatch],
+        loss: f64,
+    ) -> Result<NotFinite> {
         let parameters = self.net.parameters();
         let samples = self.splits.train.samples();
-        let indices: Vec<i64> = batch.indices.iter().map(|&index| index as i64).collect();
-        let indices = Tensor::f_from_slice(&indices)?.to_device(self.net.device());
-        let indices = self.ranks.gather_batch(&indices, batch.whole)?;
-        let indices = Vec::<i64>::try_from(&indices)?;
+        let mut images = Vec::new();
+        for batch in batches {
+            let own: Vec<i64> = batch.indices.iter().map(|&index| index as i64).collect();
+            let own = Tensor::f_from_slice(&own)?.to_device(self.net.device());
+            let all = self.ranks.gather_batch(&own, batch.whole)?;
+            let all = Vec::<i64>::try_from(&all)?;
+            let all = all.iter().filter_map(|&index| samples.get(index as usize));
+            images.extend(all.map(|sample| sample.id.clone()));
+        }
         let finite = |tensor: &Tensor| tensor.isfinite().all().int64_value(&[]) == 1;
         Ok(NotFinite {
             step: self.progress.steps + 1,
@@ -84,11 +93,7 @@ impl Trainer<'_> {
             torch_seed: seed_of(self.config.seed, self.progress.steps),
             loss: loss.to_string(),
             learning_rates: self.optimizer.rates(&self.schedule, self.progress.steps),
-            images: indices
-                .iter()
-                .filter_map(|&index| samples.get(index as usize))
-                .map(|sample| sample.id.clone())
-                .collect(),
+            images,
             gradient_norms: gradient_norms(&parameters)
                 .into_iter()
                 .map(|(module, norm)| (module, norm.to_string()))
@@ -102,9 +107,9 @@ impl Trainer<'_> {
     }
 
     /// Writes what is needed to make the step again, and returns the error that ends the run.
-    pub(super) fn end_not_finite(&self, batch: &HostBatch, found: &NotFinite) -> Error {
+    pub(super) fn end_not_finite(&self, batches: &[HostBatch], found: &NotFinite) -> Error {
         let root = self.run.root().display();
-        let kept = self.keep_not_finite(batch, found).and_then(|folder| {
+        let kept = self.keep_not_finite(batches, found).and_then(|folder| {
             self.ranks.meet()?;
             Ok(folder)
         });
@@ -117,7 +122,7 @@ impl Trainer<'_> {
     }
 
     /// The batch as it was fed, all norms, and the state before the step, where that was sound, as the checkpoint.
-    fn keep_not_finite(&self, batch: &HostBatch, found: &NotFinite) -> Result<String> {
+    fn keep_not_finite(&self, batches: &[HostBatch], found: &NotFinite) -> Result<String> {
         let folder = self.run.root().join("not_finite");
         let stem = folder.join(format!("step_{}", found.step));
         let report = stem.with_extension("json");
@@ -126,9 +131,14 @@ impl Trainer<'_> {
             fs::create_dir_all(&folder)
                 .with_context(|| format!("cannot make the folder {}", folder.display()))?;
             write_json(&report, found)?;
+            let pixels = batches
+                .iter()
+                .map(|batch| evaluate::pixels(batch, &self.net));
+            let pixels = Tensor::f_cat(&pixels.collect::<Result<Vec<_>>>()?, 0)?;
+            let targets: Vec<f32> = batches.iter().flat_map(|b| b.targets.clone()).collect();
             let kept = [
-                ("pixels".to_string(), evaluate::pixels(batch, &self.net)?),
-                ("targets".to_string(), Tensor::f_from_slice(&batch.targets)?),
+                ("pixels".to_string(), pixels),
+                ("targets".to_string(), Tensor::f_from_slice(&targets)?),
             ];
             weights::save(&tensors, &kept, Default::default())?;
             if found.broken_parameters.is_empty() {

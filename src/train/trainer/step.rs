@@ -1,14 +1,15 @@
 //! One optimizer step.
 
 use anyhow::Result;
-use tch::{Kind, Tensor};
+use tch::Tensor;
 
 use super::Trainer;
-use crate::config::{Loss, OnNan};
+use crate::config::OnNan;
 use crate::data::HostBatch;
 use crate::eval::evaluate;
 use crate::models::batch_part::with_part;
 use crate::models::{Images, Output};
+use crate::train::loss::Criterion;
 use crate::train::observer::StepRecord;
 use crate::train::precision::{LossScale, in_precision};
 
@@ -21,15 +22,11 @@ pub(super) enum Stepped {
 }
 
 impl Trainer<'_> {
-    pub(super) fn train_step(&mut self, batch: &HostBatch) -> Result<Stepped> {
-        // Dropout and stochastic depth depend on the seed and the step alone, so a resumed run draws the same.
-        tch::manual_seed(seed_of(self.config.seed, self.progress.steps));
+    /// One optimizer step with the pictures of all `batches`.
+    pub(super) fn train_step(&mut self, batches: &[HostBatch]) -> Result<Stepped> {
         self.optimizer.zero_grad();
-        self.gradients.arm()?;
-        let part = self.ranks.share().of(batch.whole);
-        let loss = with_part(&part, batch.whole, || self.forward_backward(batch))?;
+        let loss = self.backward(batches)?.double_value(&[]);
         self.gradients.finish()?;
-        let loss = loss.double_value(&[]);
         let rates = self.optimizer.rates(&self.schedule, self.progress.steps);
         let grad_norm = match loss.is_finite() {
             true => self.update(rates)?,
@@ -39,9 +36,9 @@ impl Trainer<'_> {
             && loss.is_finite()
             && (self.progress.loss_scale).is_some_and(|scale| !scale.is_exhausted());
         if !grad_norm.is_finite() && !scaled_down {
-            let found = self.describe_not_finite(batch, loss)?;
+            let found = self.describe_not_finite(batches, loss)?;
             if self.config.train.on_nan == OnNan::Stop {
-                return Err(self.end_not_finite(batch, &found));
+                return Err(self.end_not_finite(batches, &found));
             }
             self.progress.steps += 1;
             return Ok(Stepped::LeftOut(found.to_string()));
@@ -56,7 +53,7 @@ impl Trainer<'_> {
             lr: rates[0],
             backbone_lr: rates[1],
             grad_norm,
-            images: batch.whole,
+            images: images_in(batches),
         }))
     }
 
@@ -80,19 +77,48 @@ impl Trainer<'_> {
         Ok(norm)
     }
 
-    /// Returns the loss over the whole batch, and leaves this rank's part of its gradients.
-    fn forward_backward(&self, batch: &HostBatch) -> Result<Tensor> {
-        let device = self.net.device();
-        let targets = Tensor::f_from_slice(&batch.targets)?.to_device(device);
-        let targets = self.net.head().to_scaled(&targets);
+    /// Leaves this rank's part of the gradients of the step's loss over all batches, and returns that loss.
+    fn backward(&mut self, batches: &[HostBatch]) -> Result<Tensor> {
+        let targets = batches.iter().map(|batch| {
+            let targets = self.criterion.targets(batch, self.net.head())?;
+            self.ranks.gather_batch(&targets, batch.whole)
+        });
+        let targets = targets.collect::<Result<Vec<_>>>()?;
+        let total = Criterion::total_weight(&targets)?;
+        let mut sum = total.zeros_like();
+        for (i, (batch, targets)) in batches.iter().zip(&targets).enumerate() {
+            // Dropout and stochastic depth depend on the seed, the step and the batch's place in it alone, so a resumed run draws
+            // the same.
+            let seed = match (i, seed_of(self.config.seed, self.progress.steps)) {
+                (0, seed) => seed,
+                (i, seed) => seed_of(seed as u64, i as u64),
+            };
+            tch::manual_seed(seed);
+            if i + 1 == batches.len() {
+                self.gradients.arm()?;
+            }
+            let part = self.ranks.share().of(batch.whole);
+            let forward_backward = || self.forward_backward(batch, targets, &total);
+            sum += with_part(&part, batch.whole, forward_backward)?.detach();
+        }
+        Ok(sum)
+    }
+
+    /// Adds this rank's part of the gradients of a batch's part in the step's loss, and returns that part. `targets` and `total` are
+    /// those of all ranks.
+    fn forward_backward(
+        &self,
+        batch: &HostBatch,
+        targets: &Tensor,
+        total: &Tensor,
+    ) -> Result<Tensor> {
         // The last batch may have fewer pictures than there are ranks.
-        let scaled = match batch.len {
-            0 => targets.zeros_like(),
-            _ => self.forward(batch)?.scaled.to_kind(Kind::Float),
+        let predictions = match batch.len {
+            0 => self.criterion.no_predictions(self.net.device())?,
+            _ => self.criterion.predictions(&self.forward(batch)?)?,
         };
-        let targets = self.ranks.gather_batch(&targets, batch.whole)?;
-        let scaled = self.ranks.gather_batch(&scaled, batch.whole)?;
-        let loss = loss(self.config.train.loss, &scaled, &targets);
+        let predictions = self.ranks.gather_batch(&predictions, batch.whole)?;
+        let loss = self.criterion.loss(&predictions, targets, total)?;
         if loss.requires_grad() {
             match self.progress.loss_scale {
                 Some(LossScale { scale, .. }) => (&loss * scale).f_backward()?,
@@ -111,11 +137,9 @@ impl Trainer<'_> {
     }
 }
 
-/// The loss between predictions and targets, both (b) on the scaled scores; a scalar.
-fn loss(loss: Loss, predictions: &Tensor, targets: &Tensor) -> Tensor {
-    match loss {
-        Loss::Mse => predictions.mse_loss(targets, tch::Reduction::Mean),
-    }
+/// Over all ranks.
+pub(super) fn images_in(batches: &[HostBatch]) -> usize {
+    batches.iter().map(|batch| batch.whole).sum()
 }
 
 /// A seed of torch's generator for one step of a run (SplitMix64's mixing), so that steps do not share their draws.

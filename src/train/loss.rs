@@ -1,0 +1,334 @@
+//! The losses. All are computed over a whole batch, in float32, on scores scaled to mean 0 and standard deviation 1.
+
+use anyhow::{Context, Result};
+use tch::{Device, Kind, Reduction, Tensor};
+
+use super::label_distribution::LabelDistribution;
+use crate::config::{Loss, TrainConfig};
+use crate::data::{HostBatch, Sample};
+use crate::models::Output;
+use crate::models::head::RegressionHead;
+
+/// Columns of [`Criterion::targets`]; those of the votes' distribution follow.
+const SCORE: i64 = 0;
+const WEIGHT: i64 = 1;
+const VOTES: i64 = 2;
+
+/// Keeps the correlation of a constant side defined; the scaled scores have a variance of about 1.
+const PEARSON_EPS: f64 = 1e-6;
+
+/// The loss that the config names, with its settings.
+#[derive(Debug, Clone)]
+pub struct Criterion {
+    loss: Loss,
+    huber_delta: f64,
+    /// Of that loss alone.
+    votes: Option<LabelDistribution>,
+}
+
+impl Criterion {
+    /// As the config says, for these training pictures.
+    ///
+    /// # Errors
+    /// A loss on votes, and no picture has any.
+    pub fn new(config: &TrainConfig, samples: &[Sample]) -> Result<Self> {
+        let votes = match config.loss {
+            Loss::LabelDistribution => {
+                Some(LabelDistribution::new(&config.label_distribution, samples)?)
+            }
+            _ => None,
+        };
+        Ok(Self {
+            loss: config.loss,
+            huber_delta: config.huber_delta,
+            votes,
+        })
+    }
+
+    /// The lowest and the highest rating of the head's distribution, where the loss wants one.
+    pub fn score_range(&self) -> Option<[f64; 2]> {
+        self.votes.as_ref().map(LabelDistribution::range)
+    }
+
+    /// What the loss reads of the network's output, with a row for each picture: the prediction (b), or with the logarithms of a
+    /// distribution's probabilities behind it (b, 1 + k).
+    ///
+    /// # Errors
+    /// A loss on votes, and a network whose head gives no distribution.
+    pub fn predictions(&self, output: &Output) -> Result<Tensor> {
+        let scaled = output.scaled.f_to_kind(Kind::Float)?;
+        if self.votes.is_none() {
+            return Ok(scaled);
+        }
+        let distribution = output.log_probabilities.as_ref();
+        let distribution = distribution.context("internal: the head gives no distribution")?;
+        Ok(Tensor::f_cat(&[&scaled.f_unsqueeze(1)?, distribution], 1)?)
+    }
+
+    /// The [predictions](Self::predictions) of no picture.
+    ///
+    /// # Errors
+    /// libtorch's message.
+    pub fn no_predictions(&self, device: Device) -> Result<Tensor> {
+        let options = (Kind::Float, device);
+        Ok(match &self.votes {
+            Some(votes) => Tensor::f_zeros([0, 1 + votes.bins() as i64], options)?,
+            None => Tensor::f_zeros([0], options)?,
+        })
+    }
+
+    /// What the pictures of a batch are compared with, on the head's device: (len, columns), with a row for each picture, so that the
+    /// rows of several ranks can stand below each other. The columns are scaled score, weight, and the votes' distribution
+    /// where the loss wants it.
+    ///
+    /// # Errors
+    /// libtorch's message where memory runs out.
+    pub fn targets(&self, batch: &HostBatch, head: &RegressionHead) -> Result<Tensor> {
+        let column = |values: &[f32]| -> Result<Tensor> {
+            Ok(Tensor::f_from_slice(values)?.f_to_device(head.device())?)
+        };
+        let scores = head.to_scaled(&column(&batch.targets)?);
+        let columns = Tensor::f_stack(&[scores, column(&batch.weights)?], 1)?;
+        let Some(votes) = &self.votes else {
+            return Ok(columns);
+        };
+        let histograms = column(&votes.histograms(&batch.votes))?;
+        let shape = [batch.len as i64, votes.bins() as i64];
+        Ok(Tensor::f_cat(&[columns, histograms.f_view(shape)?], 1)?)
+    }
+
+    /// The weight of all pictures of these [targets](Self::targets) together: what the losses of micro-batches of one optimizer step
+    /// are divided by. A scalar; where no picture counts, so small a number that the losses stay 0.
+    ///
+    /// # Errors
+    /// No targets.
+    pub fn total_weight(targets: &[Tensor]) -> Result<Tensor> {
+        let all = Tensor::f_cat(targets, 0)?;
+        let sum = all.f_select(1, WEIGHT)?.f_sum(Kind::Float)?;
+        Ok(sum.f_clamp_min(f64::from(f32::MIN_POSITIVE))?)
+    }
+
+    /// The part of a batch in the loss of its optimizer step, a scalar: the sum over the batch's pictures of weight times loss, over the
+    /// step's `total` [weight](Self::total_weight). So the parts of micro-batches add up to the weighted mean over all pictures, and the
+    /// part of a batch alone is its weighted mean. The Pearson loss is no mean over pictures: of micro-batches it is the mean of theirs
+    /// by weight.
+    ///
+    /// Both [predictions](Self::predictions) and [targets](Self::targets) are of the same pictures.
+    ///
+    /// # Errors
+    /// Shapes that do not fit each other.
+    pub fn loss(&self, predictions: &Tensor, targets: &Tensor, total: &Tensor) -> Result<Tensor> {
+        let predictions = predictions.f_to_kind(Kind::Float)?;
+        let scores = targets.f_select(1, SCORE)?;
+        let weights = targets.f_select(1, WEIGHT)?;
+        let by_picture = match self.loss {
+            Loss::Mse => predictions.f_mse_loss(&scores, Reduction::None)?,
+            Loss::Huber => predictions.f_huber_loss(&scores, Reduction::None, self.huber_delta)?,
+            Loss::L1 => predictions.f_l1_loss(&scores, Reduction::None)?,
+            // The same for all pictures of the batch.
+            Loss::Pearson => pearson_loss(&predictions, &scores, &weights)?,
+            Loss::LabelDistribution => {
+                let votes = self
+                    .votes
+                    .as_ref()
+                    .context("internal: a loss without its settings")?;
+                let bins = votes.bins() as i64;
+                votes.loss(
+                    &predictions.f_select(1, 0)?,
+                    &predictions.f_narrow(1, 1, bins)?,
+                    &scores,
+                    &targets.f_narrow(1, VOTES, bins)?,
+                )?
+            }
+        };
+        Ok(by_picture
+            .f_mul(&weights)?
+            .f_sum(Kind::Float)?
+            .f_div(total)?)
+    }
+}
+
+/// `1 - r`, r being Pearson's correlation by weight of predictions and scores (b): a scalar from 0 to 2. It is 1, with a finite
+/// gradient, where r is not defined: for one picture, or where a side is constant.
+fn pearson_loss(predictions: &Tensor, scores: &Tensor, weights: &Tensor) -> Result<Tensor> {
+    let total = weights
+        .f_sum(Kind::Float)?
+        .f_clamp_min(f64::from(f32::MIN_POSITIVE))?;
+    let shares = weights.f_div(&total)?;
+    let mean = |x: &Tensor| x.f_mul(&shares)?.f_sum(Kind::Float);
+    let (x, y) = (
+        predictions.f_sub(&mean(predictions)?)?,
+        scores.f_sub(&mean(scores)?)?,
+    );
+    let deviation = |x: &Tensor| mean(&x.f_square()?)?.f_add_scalar(PEARSON_EPS)?.f_sqrt();
+    let r = mean(&x.f_mul(&y)?)?
+        .f_div(&deviation(&x)?)?
+        .f_div(&deviation(&y)?)?;
+    Ok(1.0 - r)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::eval::metrics;
+
+    fn criterion(loss: Loss) -> Criterion {
+        let config = TrainConfig {
+            loss,
+            huber_delta: 0.5,
+            ..TrainConfig::default()
+        };
+        Criterion::new(&config, &[]).unwrap()
+    }
+
+    const LOSSES: [Loss; 4] = [Loss::Mse, Loss::Huber, Loss::L1, Loss::Pearson];
+    const SCORES: [f32; 5] = [0.3, -1.2, 0.9, 2.0, -0.4];
+    const PREDICTED: [f32; 5] = [0.1, -0.3, 1.6, 0.2, -0.45];
+    const WEIGHTS: [f32; 5] = [1.0, 0.5, 2.0, 0.0, 3.0];
+
+    fn targets(scores: &[f32], weights: &[f32]) -> Tensor {
+        Tensor::stack(
+            &[Tensor::from_slice(scores), Tensor::from_slice(weights)],
+            1,
+        )
+    }
+
+    /// The loss of one batch and its gradient.
+    fn loss_of(loss: Loss, predicted: &[f32], targets: &Tensor) -> (f64, Vec<f64>) {
+        let leaf = Tensor::from_slice(predicted).set_requires_grad(true);
+        let total = Criterion::total_weight(&[targets.shallow_clone()]).unwrap();
+        let value = criterion(loss).loss(&leaf, targets, &total).unwrap();
+        value.backward();
+        let gradient = Vec::<f64>::try_from(leaf.grad().to_kind(Kind::Double)).unwrap();
+        (value.double_value(&[]), gradient)
+    }
+
+    /// The same in double precision, as the formulas stand in books.
+    fn written_out(loss: Loss, weights: &[f32]) -> f64 {
+        let rows: Vec<[f64; 3]> = (0..SCORES.len())
+            .map(|i| [PREDICTED[i], SCORES[i], weights[i]].map(f64::from))
+            .collect();
+        let total: f64 = rows.iter().map(|row| row[2]).sum();
+        let mean = |f: &dyn Fn(f64, f64) -> f64| {
+            rows.iter().map(|&[p, t, w]| w * f(p, t)).sum::<f64>() / total
+        };
+        match loss {
+            Loss::Mse => mean(&|p, t| (p - t).powi(2)),
+            Loss::L1 => mean(&|p, t| (p - t).abs()),
+            Loss::Huber => mean(&|p, t| match (p - t).abs() {
+                small if small <= 0.5 => small * small / 2.0,
+                large => 0.5 * (large - 0.25),
+            }),
+            Loss::Pearson => {
+                let (p_mean, t_mean) = (mean(&|p, _| p), mean(&|_, t| t));
+                let covariance = mean(&|p, t| (p - p_mean) * (t - t_mean));
+                let p_var = mean(&|p, _| (p - p_mean).powi(2));
+                let t_var = mean(&|_, t| (t - t_mean).powi(2));
+                1.0 - covariance / (p_var * t_var).sqrt()
+            }
+            Loss::LabelDistribution => unreachable!("it has tests of its own"),
+        }
+    }
+
+    #[test]
+    fn losses_are_their_formulas_weighted_by_picture() {
+        for loss in LOSSES {
+            for weights in [WEIGHTS, [1.0; 5]] {
+                let (found, gradient) = loss_of(loss, &PREDICTED, &targets(&SCORES, &weights));
+                let expected = written_out(loss, &weights);
+                assert!(
+                    (found - expected).abs() < 2e-6,
+                    "{loss}: {found} is not {expected}"
+                );
+                assert_eq!(gradient[3] == 0.0, weights[3] == 0.0, "{loss}");
+            }
+        }
+        let (found, _) = loss_of(Loss::Pearson, &PREDICTED, &targets(&SCORES, &[1.0; 5]));
+        let [p, t] = [PREDICTED, SCORES].map(|values| values.map(f64::from));
+        assert!((found - (1.0 - metrics::pearson(&p, &t))).abs() < 2e-6);
+    }
+
+    #[test]
+    fn gradients_are_the_losses_slopes() {
+        for loss in LOSSES {
+            let targets = targets(&SCORES, &WEIGHTS);
+            let (_, gradient) = loss_of(loss, &PREDICTED, &targets);
+            for (i, gradient) in gradient.iter().enumerate() {
+                let at = |by: f32| {
+                    let mut moved = PREDICTED;
+                    moved[i] += by;
+                    loss_of(loss, &moved, &targets).0
+                };
+                let slope = (at(1e-2) - at(-1e-2)) / 2e-2;
+                assert!(
+                    (gradient - slope).abs() < 2e-3,
+                    "{loss}: {gradient} is not {slope}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn with_weights_of_one_the_mean_is_libtorchs_to_the_bit() {
+        for pictures in [1, 3, 7, 16, 129] {
+            tch::manual_seed(pictures);
+            let random = || Tensor::randn([pictures], (Kind::Float, tch::Device::Cpu));
+            let (scores, predicted) = (random(), random());
+            let columns = Tensor::stack(&[scores.shallow_clone(), scores.ones_like()], 1);
+            let predicted = Vec::<f32>::try_from(&predicted).unwrap();
+            let leaf = Tensor::from_slice(&predicted).set_requires_grad(true);
+            let mean = leaf.mse_loss(&scores, Reduction::Mean);
+            mean.backward();
+            let expected = Vec::<f64>::try_from(leaf.grad().to_kind(Kind::Double)).unwrap();
+            let (found, gradient) = loss_of(Loss::Mse, &predicted, &columns);
+            assert_eq!((found, gradient), (mean.double_value(&[]), expected));
+        }
+    }
+
+    #[test]
+    fn the_pearson_loss_is_defined_where_the_correlation_is_not() {
+        let constant = [0.7; 5];
+        for (predicted, scores) in [
+            (&constant[..], &SCORES[..]),
+            (&PREDICTED, &constant),
+            (&constant, &constant),
+            (&PREDICTED[..1], &SCORES[..1]),
+        ] {
+            let ones = vec![1.0; scores.len()];
+            let (loss, gradient) = loss_of(Loss::Pearson, predicted, &targets(scores, &ones));
+            assert!((loss - 1.0).abs() < 1e-3, "{loss}");
+            assert!(gradient.iter().all(|g| g.is_finite()), "{gradient:?}");
+        }
+    }
+
+    #[test]
+    fn pictures_that_do_not_count_make_no_loss() {
+        for loss in LOSSES {
+            let (value, gradient) = loss_of(loss, &PREDICTED, &targets(&SCORES, &[0.0; 5]));
+            assert_eq!((value, gradient), (0.0, vec![0.0; 5]), "{loss}");
+        }
+    }
+
+    #[test]
+    fn parts_of_micro_batches_add_up_to_the_mean_over_all_pictures() {
+        for loss in [Loss::Mse, Loss::Huber, Loss::L1] {
+            let (whole, gradient) = loss_of(loss, &PREDICTED, &targets(&SCORES, &WEIGHTS));
+            let leaf = Tensor::from_slice(&PREDICTED).set_requires_grad(true);
+            let columns = targets(&SCORES, &WEIGHTS);
+            let parts = [(0, 2), (2, 3)].map(|(from, count)| columns.narrow(0, from, count));
+            let total = Criterion::total_weight(&parts).unwrap();
+            let mut sum = 0.0;
+            for (part, (from, count)) in parts.iter().zip([(0, 2), (2, 3)]) {
+                let predicted = leaf.narrow(0, from, count);
+                let value = criterion(loss).loss(&predicted, part, &total).unwrap();
+                value.backward();
+                sum += value.double_value(&[]);
+            }
+            assert!((sum - whole).abs() < 1e-6, "{loss}");
+            let found = Vec::<f64>::try_from(leaf.grad().to_kind(Kind::Double)).unwrap();
+            for (found, expected) in found.iter().zip(gradient) {
+                assert!((found - expected).abs() < 1e-6, "{loss}");
+            }
+        }
+    }
+}

@@ -1,0 +1,129 @@
+//! Which epoch is the best, and when a run has stopped getting better.
+
+use super::observer::EpochRecord;
+use crate::config::{EarlyStoppingConfig, Monitor};
+
+/// Worse than any figure: that of an epoch whose figure is not defined, as the PC of a model that predicts one value.
+const UNDEFINED: f64 = f64::MIN;
+
+/// How good an epoch is by the monitored figure: more is better. A figure of which less is better counts negative.
+pub fn merit(monitor: Monitor, record: &EpochRecord) -> f64 {
+    let merit = match monitor {
+        Monitor::Pc => record.val.pc,
+        Monitor::Srcc => record.val.srcc,
+        Monitor::Mae => -record.val.mae,
+        Monitor::Rmse => -record.val.rmse,
+        Monitor::TrainLoss => -record.train_loss,
+    };
+    if merit.is_finite() { merit } else { UNDEFINED }
+}
+
+/// Whether the run ends after these epochs: `patience` of them in a row were not better than the best before by more than
+/// `min_delta`. It follows from the epochs' figures alone, so a resumed run ends where an uninterrupted one does.
+pub fn is_over(monitor: Monitor, stopping: &EarlyStoppingConfig, records: &[EpochRecord]) -> bool {
+    let Some(patience) = stopping.patience else {
+        return false;
+    };
+    let mut best = UNDEFINED;
+    let mut waited = 0;
+    for record in records {
+        let merit = merit(monitor, record);
+        if merit > best + stopping.min_delta {
+            best = merit;
+            waited = 0;
+        } else {
+            waited += 1;
+        }
+        if waited >= patience {
+            return true;
+        }
+    }
+    false
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::eval::metrics::Metrics;
+
+    fn record(figure: f64) -> EpochRecord {
+        EpochRecord {
+            epoch: 1,
+            step: 1,
+            train_loss: 4.0 * figure,
+            val: Metrics {
+                pc: figure,
+                mae: 2.0 * figure,
+                rmse: 3.0 * figure,
+                srcc: figure / 2.0,
+                n: 10,
+            },
+            lr: 0.1,
+            backbone_lr: 0.1,
+            fusion_weights: None,
+            images_per_second: 1.0,
+            data_wait: 0.0,
+            seconds: 1.0,
+            skipped: 0,
+            best: false,
+        }
+    }
+
+    fn over(monitor: Monitor, patience: usize, min_delta: f64, figures: &[f64]) -> bool {
+        let stopping = EarlyStoppingConfig {
+            patience: Some(patience),
+            min_delta,
+        };
+        let records: Vec<EpochRecord> = figures.iter().copied().map(record).collect();
+        is_over(monitor, &stopping, &records)
+    }
+
+    #[test]
+    fn errors_and_losses_are_better_the_smaller_they_are() {
+        let of = |monitor| merit(monitor, &record(0.25));
+        assert_eq!((of(Monitor::Pc), of(Monitor::Srcc)), (0.25, 0.125));
+        assert_eq!((of(Monitor::Mae), of(Monitor::Rmse)), (-0.5, -0.75));
+        assert_eq!(of(Monitor::TrainLoss), -1.0);
+    }
+
+    #[test]
+    fn a_figure_that_is_not_defined_is_worse_than_any() {
+        for monitor in Monitor::ALL {
+            let undefined = merit(*monitor, &record(f64::NAN));
+            assert!(undefined < merit(*monitor, &record(1e300)));
+            assert!(undefined < merit(*monitor, &record(-1.0)));
+        }
+        assert!(!over(Monitor::Pc, 2, 0.0, &[f64::NAN, 0.1]));
+        assert!(over(Monitor::Pc, 2, 0.0, &[f64::NAN, f64::NAN]));
+    }
+
+    #[test]
+    fn a_run_is_over_after_so_many_epochs_without_a_better_one() {
+        assert!(!over(Monitor::Pc, 2, 0.0, &[]));
+        assert!(!over(Monitor::Pc, 2, 0.0, &[0.5, 0.4]));
+        assert!(over(Monitor::Pc, 2, 0.0, &[0.5, 0.4, 0.5]));
+        assert!(!over(Monitor::Pc, 2, 0.0, &[0.5, 0.4, 0.6, 0.5]));
+        // The same figures as errors get better and better.
+        assert!(!over(Monitor::Mae, 2, 0.0, &[0.5, 0.4, 0.3]));
+        assert!(over(Monitor::Mae, 2, 0.0, &[0.3, 0.4, 0.5]));
+    }
+
+    #[test]
+    fn gains_of_no_more_than_min_delta_do_not_count_but_add_up() {
+        let figures = [0.50, 0.51, 0.52];
+        assert!(over(Monitor::Pc, 2, 0.05, &figures));
+        assert!(!over(Monitor::Pc, 2, 0.0, &figures));
+        // The second gain is over what the first epoch had.
+        assert!(!over(Monitor::Pc, 2, 0.015, &figures));
+    }
+
+    #[test]
+    fn without_patience_no_run_is_over() {
+        let records = vec![record(0.5); 100];
+        assert!(!is_over(
+            Monitor::Pc,
+            &EarlyStoppingConfig::default(),
+            &records
+        ));
+    }
+}

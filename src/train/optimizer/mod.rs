@@ -1,0 +1,228 @@
+//! The optimizers: groups of parameters, all of a group in one fused or batched call; their state is open to checkpoints.
+
+mod adamw;
+mod lion;
+mod sgd;
+
+use std::collections::HashMap;
+use std::fmt::Debug;
+
+use anyhow::{Context, Result, ensure};
+use tch::Tensor;
+
+use self::adamw::AdamW;
+use self::lion::Lion;
+use self::sgd::Sgd;
+use super::groups::{self, GroupKey};
+use super::schedule::Schedule;
+use crate::config::{FreezeConfig, OptimizerConfig, OptimizerName};
+use crate::ops;
+
+/// What one step of a group is made from.
+struct Update<'a> {
+    params: &'a [Tensor],
+    /// One for each parameter, clipped.
+    grads: &'a [Tensor],
+    lr: f64,
+    weight_decay: f64,
+}
+
+/// How parameters follow their gradients, with the state of a group of them.
+trait UpdateRule: Debug + Send {
+    /// Makes the state of one more parameter.
+    fn add(&mut self, parameter: &Tensor);
+
+    /// Updates the parameters that were added, in that order, and the state in place.
+    fn step(&self, update: &Update) -> Result<()>;
+
+    /// What the state consists of, by name; each with a tensor per parameter.
+    fn state(&self) -> Vec<(&'static str, &[Tensor])>;
+}
+
+#[derive(Debug)]
+struct Group {
+    key: GroupKey,
+    names: Vec<String>,
+    params: Vec<Tensor>,
+    rule: Box<dyn UpdateRule>,
+}
+
+impl Group {
+    fn new(key: GroupKey, config: &OptimizerConfig) -> Self {
+        Self {
+            key,
+            names: Vec::new(),
+            params: Vec::new(),
+            rule: match config.name {
+                OptimizerName::Adamw => Box::new(AdamW::new(config)),
+                OptimizerName::Sgd => Box::new(Sgd::new(config)),
+                OptimizerName::Lion => Box::new(Lion::new(config)),
+            },
+        }
+    }
+
+    fn add(&mut self, name: &str, parameter: &Tensor) {
+        self.names.push(name.to_string());
+        self.params.push(parameter.shallow_clone());
+        self.rule.add(parameter);
+    }
+}
+
+/// The optimizer and its state.
+#[derive(Debug)]
+pub struct Optimizer {
+    groups: Vec<Group>,
+    config: OptimizerConfig,
+    /// Whether the groups that may be frozen are.
+    frozen: bool,
+}
+
+impl Optimizer {
+    /// For all of `parameters` that want gradients. Those that `freeze` names can be [frozen](Self::freeze).
+    pub fn new(
+        parameters: &[(String, Tensor)],
+        config: &OptimizerConfig,
+        freeze: &FreezeConfig,
+    ) -> Self {
+        let trained: Vec<_> = parameters
+            .iter()
+            .filter(|(_, p)| p.requires_grad())
+            .collect();
+        let depths = groups::depths(trained.iter().map(|(name, _)| name.as_str()));
+        let mut groups: Vec<Group> = Vec::new();
+        for (name, parameter) in trained {
+            let key = GroupKey::new(name, parameter, depths, config, freeze);
+            let place = groups.partition_point(|group| group.key < key);
+            if groups.get(place).is_none_or(|group| group.key != key) {
+                groups.insert(place, Group::new(key, config));
+            }
+            groups[place].add(name, parameter);
+        }
+        Self {
+            groups,
+            config: config.clone(),
+            frozen: false,
+        }
+    }
+
+    /// Holds the parameters that may be frozen still, or lets them learn. While they are still they take no gradient, so
+    /// backward does not go below them, and their moments rest.
+    pub fn freeze(&mut self, frozen: bool) {
+        self.frozen = frozen;
+        for group in self.groups.iter().filter(|group| group.key.freezable) {
+            for parameter in &group.params {
+                let _ = parameter.set_requires_grad(!frozen);
+            }
+        }
+    }
+
+    /// Groups that learn now.
+    fn learning(&self) -> impl Iterator<Item = &Group> {
+        let groups = self.groups.iter();
+        groups.filter(|group| !(self.frozen && group.key.freezable))
+    }
+
+    /// Trained parameters, in numbers.
+    pub fn parameter_count(&self) -> i64 {
+        self.groups
+            .iter()
+            .flat_map(|group| &group.params)
+            .map(|parameter| parameter.numel() as i64)
+            .sum()
+    }
+
+    /// The learning rates of head and backbones (of their topmost layer) at a step (from 0).
+    pub fn rates(&self, schedule: &Schedule, step: u64) -> [f64; 2] {
+        [self.config.lr, self.config.backbone_lr()].map(|base| schedule.lr(base, step))
+    }
+
+    /// Forgets the gradients.
+    pub fn zero_grad(&self) {
+        for parameter in self.learning().flat_map(|group| &group.params) {
+            parameter.shallow_clone().zero_grad();
+        }
+    }
+
+    /// One update with the gradients that `backward` left. They are first scaled to the 2-norm `clip` together, where they
+    /// exceed it. Returns the norm before that; where it is not finite, nothing is updated.
+    ///
+    /// # Errors
+    /// libtorch's message.
+    pub fn step(&mut self, rates: [f64; 2], clip: Option<f64>) -> Result<f64> {
+        let gradients: Vec<Vec<Tensor>> = self
+            .learning()
+            .map(|group| group.params.iter().map(gradient).collect())
+            .collect();
+        let all: Vec<Tensor> = gradients
+            .iter()
+            .flatten()
+            .map(Tensor::shallow_clone)
+            .collect();
+        let norm = ops::clip_grad_norm(&all, clip)?;
+        if !norm.is_finite() {
+            return Ok(norm);
+        }
+        for (group, grads) in self.learning().zip(&gradients) {
+            let key = group.key;
+            group.rule.step(&Update {
+                params: &group.params,
+                grads,
+                lr: rates[usize::from(key.backbone)] * key.lr_scale(),
+                weight_decay: match key.decayed {
+                    true => self.config.weight_decay,
+                    false => 0.0,
+                },
+            })?;
+        }
+        Ok(norm)
+    }
+
+    /// The rule's state by name, as `exp_avg.NAME` for AdamW's first moment of the parameter NAME; the tensors share the
+    /// optimizer's storage.
+    pub fn state(&self) -> Vec<(String, Tensor)> {
+        let mut state = Vec::new();
+        for group in &self.groups {
+            for (part, tensors) in group.rule.state() {
+                let named = group.names.iter().zip(tensors);
+                state.extend(
+                    named.map(|(name, tensor)| (format!("{part}.{name}"), tensor.shallow_clone())),
+                );
+            }
+        }
+        state
+    }
+
+    /// Puts back what [`state`](Self::state) gave.
+    ///
+    /// # Errors
+    /// Names a tensor that is missing or has another shape.
+    pub fn restore(&mut self, saved: &HashMap<String, Tensor>) -> Result<()> {
+        let _guard = tch::no_grad_guard();
+        for (name, mut target) in self.state() {
+            let tensor = saved
+                .get(&name)
+                .with_context(|| format!("the optimizer state has no {name}"))?;
+            ensure!(
+                tensor.size() == target.size(),
+                "the optimizer state's {name} has shape {:?}, not {:?}",
+                tensor.size(),
+                target.size()
+            );
+            target.f_copy_(tensor)?;
+        }
+        Ok(())
+    }
+}
+
+/// A parameter's gradient; zeros where the loss did not reach it.
+fn gradient(parameter: &Tensor) -> Tensor {
+    let gradient = parameter.grad();
+    if gradient.defined() {
+        gradient
+    } else {
+        parameter.detach().zeros_like()
+    }
+}
+
+#[cfg(test)]
+mod tests;
