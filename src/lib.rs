@@ -3,13 +3,14 @@
 //!
 //! Each module imports only modules listed above it:
 //! [`files`] (whole-or-nothing writes), [`config`] (YAML to typed config), [`data`] (data set to batches), [`ops`] (the
-//! selective scan), [`models`] (the network), [`eval`] (metrics and predictions), [`train`] (the loop), [`sweep`] (folds and grids),
+//! selective scan), [`models`] (the network), [`eval`] (metrics and predictions), [`explain`] (what each branch looks at), [`train`] (the loop), [`sweep`] (folds and grids),
 //! [`report`] (TensorBoard).
 
 pub mod cli;
 pub mod config;
 pub mod data;
 pub mod eval;
+pub mod explain;
 pub mod files;
 pub mod models;
 pub mod ops;

@@ -6,6 +6,7 @@
 //! flipped.
 
 mod profile;
+mod tap;
 
 use anyhow::Result;
 use tch::{Kind, Tensor, nn};
@@ -16,6 +17,7 @@ use crate::config::BackboneShape;
 use crate::ops::{self, Path, ScanInputs};
 
 pub use profile::{MixerProfile, Part, profile_mixer};
+pub use tap::ScanOperands;
 
 const NORM_EPS: f64 = 1e-5;
 const EXPAND: i64 = 2;
@@ -253,16 +255,7 @@ impl VisionMamba {
     /// # Errors
     /// An operator's message, for example where memory runs out.
     pub fn forward(&self, x: &Tensor, train: bool) -> Result<Tensor> {
-        let patches = self.patch_embed.forward(x);
-        let (b, count, _) = patches.size3()?;
-        let middle = class_index(count);
-        let cls_token = self.cls_token.expand([b, -1, -1], false);
-        let tokens = [
-            patches.narrow(1, 0, middle),
-            cls_token,
-            patches.narrow(1, middle, count - middle),
-        ];
-        let mut residual = Tensor::cat(&tokens, 1) + &self.pos_embed;
+        let mut residual = self.embed(x)?;
         let mut hidden: Option<Tensor> = None;
         for block in &self.layers {
             if let Some(hidden) = hidden {
@@ -275,6 +268,20 @@ impl VisionMamba {
             residual = &residual + self.drop_path.forward(hidden, train);
         }
         Ok(self.norm_f.forward(&residual))
+    }
+
+    /// (b, 3, s, s) to the tokens that the first block receives.
+    fn embed(&self, x: &Tensor) -> Result<Tensor> {
+        let patches = self.patch_embed.forward(x);
+        let (b, count, _) = patches.size3()?;
+        let middle = class_index(count);
+        let cls_token = self.cls_token.expand([b, -1, -1], false);
+        let tokens = [
+            patches.narrow(1, 0, middle),
+            cls_token,
+            patches.narrow(1, middle, count - middle),
+        ];
+        Ok(Tensor::cat(&tokens, 1) + &self.pos_embed)
     }
 }
 

@@ -1,5 +1,7 @@
 //! Vision Transformer (arXiv 2010.11929), as timm's `vit_*` and `deit_*`: names, shapes and values are theirs.
 
+mod tap;
+
 use tch::{Tensor, nn};
 
 use super::layers::{DropPath, Init, LayerNorm, Linear, PatchEmbed};
@@ -85,9 +87,12 @@ impl Block {
     }
 
     fn forward(&self, x: &Tensor, train: bool) -> Tensor {
-        let x = x + self
-            .drop_path
-            .forward(self.attn.forward(&self.norm1.forward(x)), train);
+        self.forward_normed(x, &self.norm1.forward(x), train)
+    }
+
+    /// With what the attention receives, `norm1` of x, given beside x.
+    fn forward_normed(&self, x: &Tensor, normed: &Tensor, train: bool) -> Tensor {
+        let x = x + self.drop_path.forward(self.attn.forward(normed), train);
         &x + self
             .drop_path
             .forward(self.mlp.forward(&self.norm2.forward(&x)), train)
@@ -130,14 +135,19 @@ impl VisionTransformer {
 
     /// (b, 3, s, s), normalised, to the tokens (b, 1 + patches, embed_dim) after the last norm; the class token is the first.
     pub fn forward(&self, x: &Tensor, train: bool) -> Tensor {
-        let patches = self.patch_embed.forward(x);
-        let b = patches.size()[0];
-        let cls_token = self.cls_token.expand([b, -1, -1], false);
-        let mut x = Tensor::cat(&[cls_token, patches], 1) + &self.pos_embed;
+        let mut x = self.embed(x);
         for block in &self.blocks {
             x = block.forward(&x, train);
         }
         self.norm.forward(&x)
+    }
+
+    /// (b, 3, s, s) to the tokens that the first block receives.
+    fn embed(&self, x: &Tensor) -> Tensor {
+        let patches = self.patch_embed.forward(x);
+        let b = patches.size()[0];
+        let cls_token = self.cls_token.expand([b, -1, -1], false);
+        Tensor::cat(&[cls_token, patches], 1) + &self.pos_embed
     }
 }
 

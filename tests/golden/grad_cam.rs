@@ -1,0 +1,126 @@
+//! Maps against pytorch-grad-cam's.
+
+use std::path::Path;
+
+use tch::{Device, Kind, Tensor};
+use vm_beautynet::config::Config;
+use vm_beautynet::explain::grad_cam;
+use vm_beautynet::models::{BeautyNet, Images};
+
+use crate::backbones::network;
+use crate::files::{assert_close, matching};
+
+/// Every case of a backbone: the network of the weights file that it names, one linear layer for a head, the score and both maps.
+fn check(prefix: &str, branch: &str, preset: &str, sizes: &[&str]) {
+    let backbones = matching(&prefix[8..], "_case");
+    for case in matching(prefix, "") {
+        let name = case.path.display();
+        let weights = case.meta("weights").unwrap().replace("_weights", "");
+        let backbone = backbones
+            .iter()
+            .find(|file| file.path.file_name() == Path::new(&weights).file_name())
+            .unwrap_or_else(|| panic!("{name}: no {weights}"));
+        let net = network(backbone, branch, preset, sizes);
+        {
+            let _guard = tch::no_grad_guard();
+            for (ours, value) in net.parameters().into_iter().filter_map(|(name, tensor)| {
+                let key = name.strip_prefix("head.layers.0.")?;
+                Some((tensor, case.tensor(&format!("head.{key}"))))
+            }) {
+                ours.shallow_clone().copy_(&value);
+            }
+        }
+        let cam = grad_cam(&net, Images::Normalised(&case.tensor("input")), None, None).unwrap();
+        let map = cam.vit.or(cam.mamba).unwrap();
+        assert_close(
+            &format!("{name}: score"),
+            &cam.score,
+            &case.tensor("score"),
+            1e-4,
+        );
+        assert_close(
+            &format!("{name}: cam_grid"),
+            &map.grid,
+            &case.tensor("cam_grid"),
+            1e-4,
+        );
+        assert_close(
+            &format!("{name}: cam"),
+            &map.picture,
+            &case.tensor("cam"),
+            1e-4,
+        );
+        let unused = net
+            .parameters()
+            .into_iter()
+            .all(|(_, p)| !p.grad().defined());
+        assert!(unused, "{name}: a map left gradients in the network");
+    }
+}
+
+#[test]
+fn vit_maps_are_pytorch_grad_cams() {
+    let sizes = [
+        "image_size",
+        "patch_size",
+        "embed_dim",
+        "depth",
+        "num_heads",
+    ];
+    check("gradcam_vit_", "vit", "vit_tiny_patch16_224", &sizes);
+}
+
+#[test]
+fn vim_maps_are_pytorch_grad_cams() {
+    let sizes = ["image_size", "patch_size", "embed_dim", "depth", "d_state"];
+    check("gradcam_vim_", "mamba", "vim_tiny_patch16_224", &sizes);
+}
+
+#[test]
+fn a_tapped_pass_gives_the_score_of_a_plain_one_and_a_missing_block_is_refused() {
+    let yaml = "{data: {image_size: 32}, model: {vit: {name: vit_micro_patch8_64, embed_dim: 24, depth: 2}, mamba: {name: vim_micro_patch8_64, embed_dim: 24, depth: 3}, fusion: {dim: 16}}}";
+    let config = Config::from_yaml(yaml, "small", &[]).unwrap();
+    tch::manual_seed(1);
+    let net = BeautyNet::new(&config, Device::Cpu).unwrap();
+    let x = Tensor::randn([3, 3, 32, 32], (Kind::Float, Device::Cpu));
+    let plain = net.forward(Images::Normalised(&x), false).unwrap();
+    let whole = grad_cam(&net, Images::Normalised(&x), Some(0), Some(1)).unwrap();
+    assert_close("score", &whole.score, &plain.score.detach(), 1e-6);
+    assert_close(
+        "shares",
+        &whole.weights.unwrap(),
+        &plain.weights.unwrap().detach(),
+        1e-6,
+    );
+    let one = grad_cam(
+        &net,
+        Images::Normalised(&x.narrow(0, 1, 1)),
+        Some(0),
+        Some(1),
+    )
+    .unwrap();
+    for (alone, batch) in [(one.vit, whole.vit), (one.mamba, whole.mamba)] {
+        let batch = batch.unwrap().grid.narrow(0, 1, 1);
+        assert_close("a picture alone", &alone.unwrap().grid, &batch, 1e-4);
+    }
+    let error = grad_cam(&net, Images::Normalised(&x), None, Some(3)).unwrap_err();
+    assert!(error.to_string().contains("Vision Mamba has 3"), "{error}");
+    let _guard = tch::no_grad_guard();
+    assert!(grad_cam(&net, Images::Normalised(&x), None, None).is_err());
+}
+#[test]
+fn dbg_print() {
+    let sizes = ["image_size", "patch_size", "embed_dim", "depth", "num_heads"];
+    let b = &matching("vit_", "_case")[0];
+    let case = &matching("gradcam_vit_", "")[0];
+    let net = network(b, "vit", "vit_tiny_patch16_224", &sizes);
+    for (n, t) in net.parameters() { println!("{n} {:?}", t.size()); }
+    {
+        let _guard = tch::no_grad_guard();
+        for (n, t) in net.parameters() { if let Some(k) = n.strip_prefix("head.layers.0.") { t.shallow_clone().copy_(&case.tensor(&format!("head.{k}"))); } }
+    }
+    let cam = grad_cam(&net, Images::Normalised(&case.tensor("input")), None, None).unwrap();
+    cam.vit.unwrap().grid.get(0).print();
+    case.tensor("cam_grid").get(0).print();
+    cam.score.print(); case.tensor("score").print();
+}
