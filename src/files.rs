@@ -11,6 +11,7 @@ use std::io::{self, BufWriter, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
+use serde::Serialize;
 
 /// What a temporary file's name ends in; it begins with a dot.
 const PART_SUFFIX: &str = ".part";
@@ -27,6 +28,17 @@ pub fn write_whole(path: &Path, write: impl FnOnce(&mut dyn Write) -> Result<()>
     try_write(path, write).map_err(|error| {
         let message = format!("cannot write {}{}", path.display(), remedy(path, &error));
         error.context(message)
+    })
+}
+
+/// Writes a value as indented JSON with a newline at its end, as [`write_whole`] does.
+///
+/// # Errors
+/// A value that JSON has no form for, or those of [`write_whole`].
+pub fn write_json(path: &Path, value: &impl Serialize) -> Result<()> {
+    write_whole(path, |file| {
+        serde_json::to_writer_pretty(&mut *file, value)?;
+        Ok(writeln!(file)?)
     })
 }
 

@@ -1,8 +1,10 @@
 //! The fusion strategies: their gradients, their equations, and what their weights say of the branches.
 
-use std::collections::BTreeMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+mod generator;
 
+use std::collections::BTreeMap;
+
+use generator::alone_with_the_generator;
 use tch::{Device, Kind, Tensor, nn};
 use vm_beautynet::config::{Config, FusionStrategy};
 use vm_beautynet::models::fusion::{BranchTokens, Fused, Fusion};
@@ -11,12 +13,6 @@ use vm_beautynet::models::vim::VisionMamba;
 use vm_beautynet::models::vit::VisionTransformer;
 use vm_beautynet::models::{BeautyNet, Images};
 use vm_beautynet::train::optimizer::AdamW;
-
-/// torch's random generator is the process's: tests that draw from it at the same time would change each other's numbers.
-fn alone_with_the_generator() -> MutexGuard<'static, ()> {
-    static GENERATOR: Mutex<()> = Mutex::new(());
-    GENERATOR.lock().unwrap_or_else(PoisonError::into_inner)
-}
 
 const CPU: (Kind, Device) = (Kind::Float, Device::Cpu);
 

@@ -1,7 +1,8 @@
 //! Properties of the network.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+mod generator;
 
+use generator::alone_with_the_generator;
 use tch::{Device, Kind, Tensor};
 use vm_beautynet::config::{Config, FusionStrategy};
 use vm_beautynet::models::{BeautyNet, Images};
@@ -27,12 +28,6 @@ fn network_with(strategy: &str, more: &[&str]) -> BeautyNet {
         Device::Cpu,
     )
     .unwrap()
-}
-
-/// torch's random generator is the process's: tests that draw from it at the same time would change each other's numbers.
-fn alone_with_the_generator() -> MutexGuard<'static, ()> {
-    static GENERATOR: Mutex<()> = Mutex::new(());
-    GENERATOR.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn pixels(b: i64) -> Tensor {

@@ -10,6 +10,7 @@ use std::time::Instant;
 use tch::{Device, Kind, Tensor};
 use vm_beautynet::config::{Config, preset};
 use vm_beautynet::eval::run::Run;
+use vm_beautynet::measure::{peak_bytes, resident_bytes};
 use vm_beautynet::models::summary::summarise;
 use vm_beautynet::models::weights::{self, WeightsFile};
 use vm_beautynet::models::{BeautyNet, Images};
@@ -152,12 +153,8 @@ fn check_allocator() {
     );
 }
 
-/// A line of /proc/self/status in megabytes.
-fn memory(key: &str) -> f64 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap();
-    let line = status.lines().find(|line| line.starts_with(key)).unwrap();
-    let kilobytes: f64 = line.split_whitespace().nth(1).unwrap().parse().unwrap();
-    kilobytes / 1024.0
+fn mebibytes(bytes: Option<u64>) -> f64 {
+    bytes.unwrap() as f64 / f64::from(1 << 20)
 }
 
 #[test]
@@ -181,10 +178,13 @@ fn a_vit_base_file_loads_within_a_second_without_a_second_copy_in_memory() {
             strict: true,
         };
         std::fs::write("/proc/self/clear_refs", "5").unwrap(); // resets the peak
-        let (before, start) = (memory("VmRSS"), Instant::now());
+        let (before, start) = (mebibytes(resident_bytes()), Instant::now());
         let kind = vm_beautynet::config::BackboneKind::Vit;
         weights::load_backbone(&net.parameters(), "vit.", kind, &pretrained).unwrap();
-        let (seconds, extra) = (start.elapsed().as_secs_f64(), memory("VmHWM") - before);
+        let (seconds, extra) = (
+            start.elapsed().as_secs_f64(),
+            mebibytes(peak_bytes()) - before,
+        );
         let size = std::fs::metadata(&file).unwrap().len() as f64 / f64::from(1 << 20);
         println!(
             "{format}: {size:.0} MiB in {seconds:.3} s, {extra:.0} MiB more memory at the peak"
@@ -205,9 +205,9 @@ fn the_forward_pass_keeps_as_much_memory_as_the_summary_says() {
         let images = |count: i64| Tensor::randn([count, 3, 224, 224], (Kind::Float, Device::Cpu));
         drop(net.forward(Images::Normalised(&images(1)), true).unwrap());
         let images = images(batch);
-        let before = memory("VmRSS");
+        let before = mebibytes(resident_bytes());
         let output = net.forward(Images::Normalised(&images), true).unwrap();
-        let kept = memory("VmRSS") - before;
+        let kept = mebibytes(resident_bytes()) - before;
         let summary = summarise(&config).unwrap();
         let counted = (batch * summary.activation_bytes) as f64 / f64::from(1 << 20);
         println!("{name}: {kept:.0} MiB kept for {batch} pictures, {counted:.0} MiB counted");

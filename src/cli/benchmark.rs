@@ -1,5 +1,8 @@
 //! `vmbeauty benchmark`.
 
+mod data;
+mod train;
+
 use std::process::ExitCode;
 
 use anyhow::Result;
@@ -16,6 +19,8 @@ use crate::ops::{self, Path};
 #[derive(Debug, clap::Subcommand)]
 pub enum Command {
     Scan(ScanArgs),
+    Train(train::Args),
+    Data(data::Args),
 }
 
 /// Time the selective scan on the CPU beside the same in libtorch's own operations
@@ -60,6 +65,8 @@ pub fn run(command: &Command) -> Result<ExitCode> {
     match command {
         Command::Scan(args) if args.mixer => mixer(args),
         Command::Scan(args) => scan(args),
+        Command::Train(args) => train::run(args),
+        Command::Data(args) => data::run(args),
     }
 }
 

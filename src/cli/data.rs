@@ -5,14 +5,15 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 
-use super::output::{print, print_json};
+use super::output::{print, print_json, say};
 use crate::config::Config;
-use crate::data::check;
+use crate::data::{self, Pictures, Split, check, preview};
 
 /// The subcommands of `vmbeauty data`.
 #[derive(Debug, clap::Subcommand)]
 pub enum Command {
     Check(CheckArgs),
+    Preview(PreviewArgs),
 }
 
 /// Count a data set's pictures, and list what is missing, unreadable, repeated, or in two splits
@@ -23,19 +24,95 @@ pub struct CheckArgs {
     /// Change a key of the config; may be repeated
     #[arg(long = "set", value_name = "KEY=VALUE")]
     set: Vec<String>,
-    /// Print one JSON object
-    #[arg(long)]
+    /// What to print; html is a page with pictures, to be redirected to a file
+    #[arg(long, value_enum, default_value = "table")]
+    format: Format,
+    /// Print one JSON object: short for --format json
+    #[arg(long, conflicts_with = "format")]
     json: bool,
+    /// Write each file's split, name, score, group, content hash and size to this CSV file
+    #[arg(long, value_name = "FILE")]
+    manifest: Option<PathBuf>,
+}
+
+/// Draw a grid of what the network will see: each row a picture, first without augmentation, then as training draws it
+#[derive(Debug, clap::Args)]
+pub struct PreviewArgs {
+    /// The experiment, a YAML file
+    config: PathBuf,
+    /// The picture to write, .png or .jpg
+    #[arg(long, value_name = "FILE")]
+    output: PathBuf,
+    /// Change a key of the config; may be repeated
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    set: Vec<String>,
+    /// Whose pictures: train, val or test
+    #[arg(long, default_value = "train", value_parser = parse_split)]
+    split: Split,
+    /// Rows of the grid
+    #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..))]
+    pictures: u16,
+    /// Augmented pictures in each row
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u16).range(0..))]
+    draws: u16,
+    /// Draw each augmentation by itself too, on drawn faces, as pictures in this folder
+    #[arg(long, value_name = "DIR")]
+    gallery: Option<PathBuf>,
+}
+
+fn parse_split(text: &str) -> Result<Split, String> {
+    text.parse().map_err(|error| format!("{error:#}"))
+}
+
+/// How the result of a check is printed.
+#[derive(Debug, Clone, Copy, PartialEq, clap::ValueEnum)]
+enum Format {
+    Table,
+    Json,
+    Html,
 }
 
 /// Runs the subcommand. It ends with 0 whether or not there are problems: they are its result.
 pub fn run(command: &Command) -> Result<ExitCode> {
-    let Command::Check(args) = command;
+    match command {
+        Command::Check(args) => run_check(args),
+        Command::Preview(args) => run_preview(args),
+    }
+}
+
+fn run_check(args: &CheckArgs) -> Result<ExitCode> {
     let config = Config::load(&args.config, &args.set)?;
     let report = check::check(&config.data, config.seed)?;
-    match args.json {
-        true => print_json(&report)?,
-        false => print(&report.to_string())?,
+    if let Some(manifest) = &args.manifest {
+        report.write_manifest(manifest)?;
+    }
+    match args.format {
+        Format::Json => print_json(&report)?,
+        Format::Table if args.json => print_json(&report)?,
+        Format::Table => print(&report.to_string())?,
+        Format::Html => {
+            let root = config.data.root.display();
+            print(&report.to_html(&format!("{} {root}", config.data.dataset)))?;
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Pixels a side of the gallery's pictures.
+const GALLERY_SIZE: i64 = 112;
+
+fn run_preview(args: &PreviewArgs) -> Result<ExitCode> {
+    let config = Config::load(&args.config, &args.set)?;
+    let (mut samples, _) = data::load_split(&config.data, config.seed, args.split)?;
+    samples.truncate(args.pictures.into());
+    let pictures = Pictures::new(samples, &config.data)?;
+    let draws = args.draws.into();
+    let grid = preview::grid(&pictures, args.pictures.into(), draws, config.seed)?;
+    preview::save(&grid, &args.output)?;
+    say(&format!("wrote {}", args.output.display()));
+    if let Some(folder) = &args.gallery {
+        preview::save_gallery(folder, GALLERY_SIZE, draws)?;
+        say(&format!("wrote {}", folder.display()));
     }
     Ok(ExitCode::SUCCESS)
 }

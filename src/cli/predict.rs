@@ -80,11 +80,10 @@ pub fn open_pictures(paths: &[PathBuf], config: &DataConfig) -> Result<(Pictures
     let unread = found - files.len();
     let samples = files
         .into_iter()
-        .map(|file| Sample {
-            id: file.display().to_string(),
-            source: Source::File(file),
-            score: 0.0, // not known, and not printed
-            group: None,
+        .map(|file| {
+            let id = file.display().to_string();
+            // The score is not known, and not printed.
+            Sample::new(id, Source::File(file), 0.0, None)
         })
         .collect();
     Ok((Pictures::new(samples, config)?, unread))

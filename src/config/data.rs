@@ -6,6 +6,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+use super::augment::AugmentConfig;
 use super::checks::Checks;
 use super::names::{self, names};
 use super::section::section;
@@ -14,8 +15,8 @@ section! {
     /// The pictures and their ratings, and what is done to a picture on its way to
     /// the model.
     pub struct DataConfig {
-        /// `synthetic` (drawn faces, no file needed), `mebeauty`, `scut_fbp5500`, or `csv`
-        /// (your own pictures).
+        /// `synthetic` (drawn faces, no file needed), `mebeauty`, `scut_fbp5500`, or your own pictures: `csv` (a table), or `folder`
+        /// (in folders named for their score, `3.5/anna.jpg` or `train/3.5/anna.jpg`).
         pub dataset: DatasetName = DatasetName::Synthetic,
         /// Folder of the data set; for `csv` the CSV file, or the folder that holds it. Needed
         /// by all but `synthetic`.
@@ -29,8 +30,12 @@ section! {
         /// Part of the training pictures held out for validation, where the data set names
         /// none.
         pub val_fraction: f64 = 0.1,
-        /// Part of all pictures held out for the test: `csv` without a split column only.
+        /// Part of all pictures held out for the test: `csv` and `folder` that name no splits only.
         pub test_fraction: f64 = 0.1,
+        /// Read what each rater gave from the data set's spreadsheet (`scut_fbp5500`: `All_Ratings.xlsx`; `mebeauty`:
+        /// `scores/generic_scores_all_2022.xlsx`), for losses on the votes,
+        /// of which there are none yet. A `csv` names its columns in `data.csv.votes_columns`.
+        pub votes: bool = false,
         /// A picture in two parts of the split: `error` refuses to train, `drop` takes it from
         /// train (and val, if test has it), `allow` leaves it.
         pub overlap: Overlap = Overlap::Error,
@@ -41,6 +46,10 @@ section! {
         /// How a picture that is not square becomes so: `squash`, `crop` (short side, then
         /// centre) or `pad`.
         pub resize: Resize = Resize::Squash,
+        /// What `crop` brings the short side to before it takes the centre, in pixels, as 256 for 224; `null` is `image_size`.
+        pub short_side: Option<u32> = None,
+        /// Colour, red, green and blue from 0 to 255, of the border of padded pictures and behind transparent pixels.
+        pub background: [u8; 3] = [124, 116, 104],
         /// `bicubic` or `bilinear`, both antialiased.
         pub interpolation: Interpolation = Interpolation::Bicubic,
         /// `{mean: [r, g, b], std: [r, g, b]}` for pixels from 0 to 1; `null` takes what each
@@ -48,30 +57,18 @@ section! {
         pub normalize: Option<Normalize> = None,
         /// Threads that decode and augment. The pictures and their order do not depend on it.
         pub workers: usize = 2,
-        /// `none`, or `memory` to keep decoded pictures from one epoch to the next.
+        /// Keeps decoded pictures from one epoch to the next: `none`, `memory`, or `disk`, also for other runs.
         pub cache: Cache = Cache::None,
+        /// Folder of the `disk` cache; several processes may share it. `null` is `vm-beautynet/pictures` in the user's cache folder.
+        pub cache_dir: Option<PathBuf> = None,
+        /// Evaluation shows the model each picture and its mirror image, and takes the mean of the two predictions.
+        pub test_time_flip: bool = false,
         /// Random changes to training pictures.
         pub augment: AugmentConfig = AugmentConfig::default(),
         /// Columns of a `csv` data set.
         pub csv: CsvConfig = CsvConfig::default(),
         /// Sizes of the `synthetic` data set.
         pub synthetic: SyntheticConfig = SyntheticConfig::default(),
-    }
-}
-
-section! {
-    /// Random changes to training pictures.
-    pub struct AugmentConfig {
-        /// Probability of mirroring left and right.
-        pub horizontal_flip: f64 = 0.5,
-        /// Largest rotation either way, in degrees.
-        pub rotation: f64 = 10.0,
-        /// Area of a random crop as a part of the picture, `[least, most]`; `null` does not
-        /// crop.
-        pub random_resized_crop: Option<[f64; 2]> = Some([0.8, 1.0]),
-        /// Largest relative change of brightness, contrast and saturation, and of hue in turns
-        /// (0.5 at most).
-        pub color_jitter: [f64; 4] = [0.2, 0.2, 0.2, 0.02],
     }
 }
 
@@ -89,6 +86,11 @@ section! {
         /// Who is in the picture: nobody is on both sides of a split that is drawn from the seed.
         /// May be missing.
         pub person_column: String = "person".into(),
+        /// How much the picture counts, 0 or more. May be missing. It reaches the training batches; no loss uses it yet.
+        pub weight_column: String = "weight".into(),
+        /// Columns with what each rater gave the picture; `rater_*` stands for all that begin so. Empty cells are raters who gave
+        /// nothing. Their mean is the score where there is no score column.
+        pub votes_columns: Vec<String> = Vec::new(),
     }
 }
 
@@ -127,6 +129,8 @@ names! {
         ScutFbp5500 = "scut_fbp5500",
         /// A CSV file of `image,score`.
         Csv = "csv",
+        /// Folders named for the score of the pictures in them.
+        Folder = "folder",
     }
 }
 
@@ -174,7 +178,7 @@ impl DatasetName {
                 "fold_5",
                 "split_60_40",
             ],
-            Self::Synthetic | Self::Mebeauty | Self::Csv => &["official"],
+            Self::Synthetic | Self::Mebeauty | Self::Csv | Self::Folder => &["official"],
         }
     }
 }
@@ -220,6 +224,8 @@ names! {
         None = "none",
         /// Decoded pictures, in memory.
         Memory = "memory",
+        /// Decoded pictures, in files.
+        Disk = "disk",
     }
 }
 
@@ -257,6 +263,14 @@ impl DataConfig {
             );
         }
         checks.size("data.image_size", self.image_size);
+        if let Some(short_side) = self.short_side {
+            checks.require(
+                i64::from(short_side) >= self.image_size && short_side <= 16_384,
+                "data.short_side",
+                "between data.image_size and 16384",
+                short_side,
+            );
+        }
         checks.size("data.workers", self.workers);
         if let Some(Normalize { mean, std }) = self.normalize {
             for (key, values, least) in [
@@ -283,36 +297,6 @@ impl DataConfig {
     }
 }
 
-impl AugmentConfig {
-    fn check(&self, checks: &mut Checks) {
-        checks.probability("data.augment.horizontal_flip", self.horizontal_flip);
-        checks.require(
-            (0.0..=180.0).contains(&self.rotation),
-            "data.augment.rotation",
-            "between 0 and 180 degrees",
-            self.rotation,
-        );
-        if let Some([least, most]) = self.random_resized_crop {
-            checks.require(
-                0.0 < least && least <= most && most <= 1.0,
-                "data.augment.random_resized_crop",
-                "[least, most] with 0 < least <= most <= 1",
-                format_args!("[{least}, {most}]"),
-            );
-        }
-        let [brightness, contrast, saturation, hue] = self.color_jitter;
-        checks.require(
-            [brightness, contrast, saturation]
-                .iter()
-                .all(|change| (0.0..=1.0).contains(change))
-                && (0.0..=0.5).contains(&hue),
-            "data.augment.color_jitter",
-            "brightness, contrast and saturation from 0 to 1 and hue from 0 to 0.5",
-            format_args!("{:?}", self.color_jitter),
-        );
-    }
-}
-
 impl CsvConfig {
     fn check(&self, checks: &mut Checks) {
         let columns = [
@@ -321,6 +305,7 @@ impl CsvConfig {
             ("data.csv.split_column", &self.split_column),
             ("data.csv.group_column", &self.group_column),
             ("data.csv.person_column", &self.person_column),
+            ("data.csv.weight_column", &self.weight_column),
         ];
         for (index, (key, column)) in columns.iter().enumerate() {
             checks.require(!column.is_empty(), key, "the name of a column", "empty");
@@ -332,6 +317,14 @@ impl CsvConfig {
                     );
                 }
             }
+        }
+        for column in &self.votes_columns {
+            checks.require(
+                !column.is_empty(),
+                "data.csv.votes_columns",
+                "names of columns",
+                "empty",
+            );
         }
     }
 }

@@ -5,6 +5,7 @@
 //! them. A config states only what it changes: [`Config::load`] lays it over the
 //! defaults, so an empty file is a valid config. Relative paths count from the working directory.
 
+mod augment;
 mod checks;
 mod data;
 mod document;
@@ -23,9 +24,12 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
+pub use augment::{
+    AffineConfig, AugmentConfig, BlurConfig, EraseFill, ErasingConfig, TrivialAugmentConfig,
+};
 pub use data::{
-    AugmentConfig, Cache, CsvConfig, DataConfig, DatasetName, Fold, Interpolation, Normalize,
-    Overlap, Resize, SyntheticConfig,
+    Cache, CsvConfig, DataConfig, DatasetName, Fold, Interpolation, Normalize, Overlap, Resize,
+    SyntheticConfig,
 };
 pub use error::{ConfigError, Problem};
 pub use model::{

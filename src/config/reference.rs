@@ -4,8 +4,9 @@ use serde_yaml::Value;
 
 use super::section::Key;
 use super::{
-    AugmentConfig, BackboneConfig, Config, CsvConfig, DataConfig, FreezeConfig, FusionConfig,
-    HeadConfig, ModelConfig, OptimizerConfig, ScheduleConfig, SyntheticConfig, TrainConfig,
+    AffineConfig, AugmentConfig, BackboneConfig, BlurConfig, Config, CsvConfig, DataConfig,
+    ErasingConfig, FreezeConfig, FusionConfig, HeadConfig, ModelConfig, OptimizerConfig,
+    ScheduleConfig, SyntheticConfig, TrainConfig, TrivialAugmentConfig,
 };
 
 /// A key that holds a value (not a section).
@@ -42,6 +43,10 @@ pub(super) fn section_keys(type_name: &str) -> Option<&'static [Key]> {
     Some(match type_name {
         "DataConfig" => DataConfig::KEYS,
         "AugmentConfig" => AugmentConfig::KEYS,
+        "AffineConfig" => AffineConfig::KEYS,
+        "TrivialAugmentConfig" => TrivialAugmentConfig::KEYS,
+        "BlurConfig" => BlurConfig::KEYS,
+        "ErasingConfig" => ErasingConfig::KEYS,
         "CsvConfig" => CsvConfig::KEYS,
         "SyntheticConfig" => SyntheticConfig::KEYS,
         "ModelConfig" => ModelConfig::KEYS,

@@ -1,14 +1,17 @@
 //! Looks a data set over before anyone trains on it: what is missing, unreadable, repeated or leaking.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::path::PathBuf;
 
 use anyhow::Result;
 use rayon::prelude::*;
 use serde::Serialize;
 
+use super::check_pictures::{files, near_duplicates, outliers};
 use super::listing::{Listing, Row};
 use super::load::list;
 use super::partition::{SharedPicture, shared_pictures};
+use super::perceptual::PerceptualHash;
 use super::{Skipped, Source, Split, decode};
 use crate::config::DataConfig;
 
@@ -27,8 +30,45 @@ pub struct Report {
     pub repeated: Vec<Repeated>,
     /// Files that differ in name but not in content.
     pub duplicates: Vec<Duplicate>,
+    /// Files that differ in content and look the same: another size, format or quality of one picture.
+    pub near_duplicates: Vec<NearDuplicate>,
+    /// Scores far from the others, and pictures too small or too narrow for the model.
+    pub outliers: Vec<Skipped>,
+    /// The scores of each group's usable rows, of all splits together.
+    pub group_scores: BTreeMap<String, ScoreSummary>,
+    /// The bounds of the bins of [`SplitReport::histogram`], one more than there are bins.
+    pub score_bins: Vec<f64>,
     /// Other oddities of the lists.
     pub notes: Vec<String>,
+    /// The files that are there, for the manifest and the pictures of the page.
+    #[serde(skip)]
+    pub files: Vec<CheckedFile>,
+}
+
+/// A picture file that is there.
+#[derive(Debug, Clone, PartialEq)]
+pub struct CheckedFile {
+    /// The row that names it.
+    pub name: Named,
+    /// Where it is.
+    pub path: PathBuf,
+    /// The row's score, in the data set's own units.
+    pub score: f32,
+    /// The row's group.
+    pub group: Option<String>,
+    /// Hash of its content (BLAKE3), width and height; none where it cannot be read.
+    pub content: Option<(String, u32, u32)>,
+}
+
+/// Two files that look the same.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct NearDuplicate {
+    /// Both names, with their splits.
+    pub pictures: [Named; 2],
+    /// In how many of 256 bits their perceptual hashes differ.
+    pub distance: u32,
+    /// Whether they stand in different splits, so that one of them leaks.
+    pub across_splits: bool,
 }
 
 /// One split in numbers.
@@ -48,6 +88,8 @@ pub struct SplitReport {
     pub score: Option<ScoreSummary>,
     /// Usable rows of each group, in the data set's words.
     pub groups: BTreeMap<String, usize>,
+    /// Usable rows in each bin of [`Report::score_bins`].
+    pub histogram: Vec<usize>,
 }
 
 /// Scores in the data set's own units.
@@ -92,6 +134,15 @@ pub struct Named {
     pub id: String,
 }
 
+impl Named {
+    pub(super) fn new(split: Split, row: &Row) -> Self {
+        Self {
+            split,
+            id: row.sample.id.clone(),
+        }
+    }
+}
+
 /// Reads every list and every file of the data set that the configuration names, in parallel.
 ///
 /// # Errors
@@ -116,9 +167,20 @@ pub fn check(config: &DataConfig, seed: u64) -> Result<Report> {
             })
             .collect::<Vec<_>>()
     };
+    let usable: Vec<&Row> = rows
+        .iter()
+        .zip(&states)
+        .filter(|(_, state)| matches!(state, State::Usable(_)))
+        .map(|((_, row), _)| *row)
+        .collect();
+    let score_bins = score_bins(&usable);
     let splits = Split::ALL.map(|split| {
         let of_split = rows.iter().zip(&states).filter(|((of, _), _)| *of == split);
-        SplitReport::new(split, of_split.map(|((_, row), state)| (*row, state)))
+        SplitReport::new(
+            split,
+            &score_bins,
+            of_split.map(|((_, row), state)| (*row, state)),
+        )
     });
     Ok(Report {
         splits: splits.to_vec(),
@@ -142,16 +204,30 @@ pub fn check(config: &DataConfig, seed: u64) -> Result<Report> {
             .flat_map(|split| repeated(&listing, split))
             .collect(),
         duplicates: duplicates(&rows, &states),
+        near_duplicates: near_duplicates(&rows, &states),
+        outliers: outliers(&rows, &states, config),
+        group_scores: group_scores(&usable),
+        score_bins,
+        files: files(&rows, &states),
         notes: listing.notes().to_vec(),
     })
 }
 
 /// What becomes of a row.
-enum State {
+pub(super) enum State {
     Missing(String),
     Unreadable(String),
-    /// With a hash of the file's content; a drawn picture has none.
-    Usable(Option<blake3::Hash>),
+    /// With what is known of the file; a drawn picture has none.
+    Usable(Option<Content>),
+}
+
+/// What is known of a file that can be read.
+#[derive(Clone)]
+pub(super) struct Content {
+    pub(super) hash: blake3::Hash,
+    pub(super) width: u32,
+    pub(super) height: u32,
+    pub(super) look: Option<PerceptualHash>,
 }
 
 impl State {
@@ -163,18 +239,27 @@ impl State {
             return State::Usable(None);
         };
         let read = decode::read_file(path).and_then(|bytes| {
-            decode::decode_picture(&bytes)?;
-            Ok(blake3::hash(&bytes))
+            let picture = decode::decode_picture(&bytes)?;
+            Ok(Content {
+                hash: blake3::hash(&bytes),
+                width: picture.width(),
+                height: picture.height(),
+                look: PerceptualHash::new(&picture),
+            })
         });
         match read {
-            Ok(hash) => State::Usable(Some(hash)),
+            Ok(content) => State::Usable(Some(content)),
             Err(error) => State::Unreadable(format!("{error:#}")),
         }
     }
 }
 
 impl SplitReport {
-    fn new<'a>(split: Split, rows: impl Iterator<Item = (&'a Row, &'a State)>) -> Self {
+    fn new<'a>(
+        split: Split,
+        bins: &[f64],
+        rows: impl Iterator<Item = (&'a Row, &'a State)>,
+    ) -> Self {
         let (mut count, mut missing, mut unreadable) = (0, 0, 0);
         let mut scores = Vec::new();
         let mut groups = BTreeMap::new();
@@ -200,6 +285,7 @@ impl SplitReport {
             unreadable,
             score,
             groups,
+            histogram: histogram(&scores, bins),
         }
     }
 }
@@ -218,6 +304,50 @@ impl ScoreSummary {
             sd: (squares / (scores.len() - 1).max(1) as f64).sqrt(),
         })
     }
+}
+
+/// Ten bins of one width over all usable scores; none where all are the same.
+fn score_bins(usable: &[&Row]) -> Vec<f64> {
+    const BINS: usize = 10;
+    let scores = || usable.iter().map(|row| f64::from(row.sample.score));
+    let (min, max) = (
+        scores().fold(f64::INFINITY, f64::min),
+        scores().fold(f64::NEG_INFINITY, f64::max),
+    );
+    if min >= max {
+        return Vec::new();
+    }
+    (0..=BINS)
+        .map(|bound| min + (max - min) * bound as f64 / BINS as f64)
+        .collect()
+}
+
+fn histogram(scores: &[f64], bounds: &[f64]) -> Vec<usize> {
+    let mut counts = vec![0; bounds.len().saturating_sub(1)];
+    let Some(last) = counts.len().checked_sub(1) else {
+        return counts;
+    };
+    for score in scores {
+        let bin = bounds[1..].partition_point(|bound| bound <= score);
+        counts[bin.min(last)] += 1;
+    }
+    counts
+}
+
+fn group_scores(usable: &[&Row]) -> BTreeMap<String, ScoreSummary> {
+    let mut groups: BTreeMap<&String, Vec<f64>> = BTreeMap::new();
+    for row in usable {
+        if let Some(group) = &row.sample.group {
+            groups
+                .entry(group)
+                .or_default()
+                .push(row.sample.score.into());
+        }
+    }
+    groups
+        .into_iter()
+        .filter_map(|(group, scores)| Some((group.clone(), ScoreSummary::new(&scores)?)))
+        .collect()
 }
 
 fn repeated(listing: &Listing, split: Split) -> Vec<Repeated> {
@@ -245,7 +375,7 @@ fn duplicates(rows: &[(Split, &Row)], states: &[State]) -> Vec<Duplicate> {
     let mut order = Vec::new();
     let mut contents: HashMap<blake3::Hash, Vec<(Split, &Row)>> = HashMap::new();
     for (&row, state) in rows.iter().zip(states) {
-        let State::Usable(Some(hash)) = state else {
+        let State::Usable(Some(Content { hash, .. })) = state else {
             continue;
         };
         let content = contents.entry(*hash).or_default();
@@ -262,12 +392,11 @@ fn duplicates(rows: &[(Split, &Row)], states: &[State]) -> Vec<Duplicate> {
             return None;
         }
         let across_splits = content.iter().any(|(split, _)| *split != content[0].0);
-        let named = |(split, row): &(Split, &Row)| Named {
-            split: *split,
-            id: row.sample.id.clone(),
-        };
         Some(Duplicate {
-            pictures: content.iter().map(named).collect(),
+            pictures: content
+                .iter()
+                .map(|(split, row)| Named::new(*split, row))
+                .collect(),
             across_splits,
         })
     });
@@ -282,6 +411,8 @@ impl Report {
             && self.overlaps.is_empty()
             && self.repeated.is_empty()
             && self.duplicates.is_empty()
+            && self.near_duplicates.is_empty()
+            && self.outliers.is_empty()
             && self.notes.is_empty()
     }
 }
@@ -346,6 +477,10 @@ mod tests {
         assert_eq!((score.min, score.max), (1.0, 4.0));
         assert!((score.sd - 1.527_525).abs() < 1e-5, "{}", score.sd);
         assert!(!report.is_clean());
+        assert_eq!(report.outliers.len(), 6, "{:?}", report.outliers);
+        assert_eq!((report.score_bins[0], report.score_bins[10]), (1.0, 5.0));
+        assert_eq!(train.histogram, [1, 0, 1, 0, 0, 0, 0, 1, 0, 0]);
+        assert_eq!(report.group_scores["y"].mean, 3.0);
 
         let text = report.to_string();
         for part in [

@@ -32,6 +32,7 @@ impl fmt::Display for Report {
             }
         }
         self.write_groups(f)?;
+        self.write_histogram(f)?;
         let skipped = |row: &Skipped| format!("{}: {}: {}", row.split, row.id, row.reason);
         section(f, "rows whose image is missing", &self.missing, skipped)?;
         section(
@@ -78,6 +79,24 @@ impl fmt::Display for Report {
                 format!("{leak}{}", names.join(" = "))
             },
         )?;
+        section(
+            f,
+            "files that look the same",
+            &self.near_duplicates,
+            |found| {
+                let leak = if found.across_splits {
+                    "in more than one split: "
+                } else {
+                    ""
+                };
+                let [a, b] = &found.pictures;
+                format!(
+                    "{leak}{} ({}) ~ {} ({}): {} of 256 bits differ",
+                    a.id, a.split, b.id, b.split, found.distance
+                )
+            },
+        )?;
+        section(f, "outliers", &self.outliers, skipped)?;
         section(f, "notes", &self.notes, String::clone)?;
         if self.is_clean() {
             writeln!(f, "\nno problems found")?;
@@ -101,7 +120,7 @@ impl Report {
         for split in &self.splits {
             write!(line, "{:>8}", split.split.name())?;
         }
-        writeln!(f, "{line}")?;
+        writeln!(f, "{line}{:>12}{:>8}", "mean score", "sd")?;
         for group in groups {
             let mut line = format!("{group:<width$}");
             for split in &self.splits {
@@ -109,6 +128,32 @@ impl Report {
                     line,
                     "{:>8}",
                     split.groups.get(group).copied().unwrap_or_default()
+                )?;
+            }
+            if let Some(ScoreSummary { mean, sd, .. }) = self.group_scores.get(group) {
+                write!(line, "{mean:>12.3}{sd:>8.3}")?;
+            }
+            writeln!(f, "{line}")?;
+        }
+        Ok(())
+    }
+
+    fn write_histogram(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Some((_, bounds)) = self.score_bins.split_first() else {
+            return Ok(());
+        };
+        let mut line = format!("\n{:<20}", "scores");
+        for split in &self.splits {
+            write!(line, "{:>8}", split.split.name())?;
+        }
+        writeln!(f, "{line}")?;
+        for (bin, (low, high)) in self.score_bins.iter().zip(bounds).enumerate() {
+            let mut line = format!("{:<20}", format!("{low:.3} to {high:.3}"));
+            for split in &self.splits {
+                write!(
+                    line,
+                    "{:>8}",
+                    split.histogram.get(bin).copied().unwrap_or(0)
                 )?;
             }
             writeln!(f, "{line}")?;

@@ -1,7 +1,7 @@
 //! A table of the user's own pictures: a CSV (or, by its extension, TSV) file with a header.
 //!
 //! Columns: the image's path (relative to the file's folder, or absolute), its score, and if wanted
-//! its split, its group and its person; `data.csv` renames them. Without a split column, test and validation rows
+//! its split, its group, its person, its weight and its raters' votes; `data.csv` renames them. Without a split column, test and validation rows
 //! are held out by the seed; with one that has no validation rows, those are held out of train.
 
 use std::fs;
@@ -13,8 +13,7 @@ use csv::{ReaderBuilder, StringRecord, Trim};
 use super::Split;
 use super::listing::{Listing, Row, parse_score};
 use super::locate::Locator;
-use super::partition::hold_out;
-use super::units;
+use super::partition::complete;
 use crate::config::{CsvConfig, DataConfig};
 
 /// Reads the table that `data.root` names: the file, or the folder that holds one such file.
@@ -30,21 +29,8 @@ pub(crate) fn read(config: &DataConfig, seed: u64) -> Result<Listing> {
         );
     }
     let file = find_table(&config.root)?;
-    let mut table = Table::read(&file, &config.csv)?;
-    table.rows.iter_mut().for_each(|rows| units::bind(rows));
-    if !table.has_splits {
-        let [rows, ..] = table.rows;
-        let (rows, test) = hold_out(rows, config.test_fraction, seed, "test");
-        // The fraction is of all rows, and the test rows are gone already.
-        let fraction = config.val_fraction / (1.0 - config.test_fraction);
-        let (train, val) = hold_out(rows, fraction, seed, "val");
-        return Ok(Listing::new(train, val, test));
-    }
-    let [mut train, mut val, test] = table.rows;
-    if val.is_empty() {
-        (train, val) = hold_out(train, config.val_fraction, seed, "val");
-    }
-    Ok(Listing::new(train, val, test))
+    let table = Table::read(&file, &config.csv)?;
+    Ok(complete(table.rows, table.has_splits, config, seed))
 }
 
 fn find_table(root: &Path) -> Result<PathBuf> {
@@ -130,7 +116,10 @@ impl Table {
 /// Which column holds what.
 struct Columns {
     image: usize,
-    score: usize,
+    /// None where the score is the mean of the votes.
+    score: Option<usize>,
+    votes: Vec<usize>,
+    weight: Option<usize>,
     split: Option<usize>,
     group: Option<usize>,
     person: Option<usize>,
@@ -157,9 +146,21 @@ impl Columns {
             }
         };
         let default = CsvConfig::default();
+        let votes = votes_columns(header, &config.votes_columns)?;
+        let score = position(&config.score_column);
+        let score_is_chosen = config.score_column != default.score_column;
         Ok(Self {
             image: required("image_column", &config.image_column)?,
-            score: required("score_column", &config.score_column)?,
+            score: match votes.is_empty() || score_is_chosen {
+                true => Some(required("score_column", &config.score_column)?),
+                false => score,
+            },
+            votes,
+            weight: optional(
+                "weight_column",
+                &config.weight_column,
+                &default.weight_column,
+            )?,
             split: optional("split_column", &config.split_column, &default.split_column)?,
             group: optional("group_column", &config.group_column, &default.group_column)?,
             person: optional(
@@ -181,7 +182,21 @@ impl Columns {
         if image.is_empty() {
             bail!("the image's name is empty");
         }
-        let score = parse_score(field(self.score))?;
+        let mut votes = Vec::with_capacity(self.votes.len());
+        for vote in self.votes.iter().map(|&column| field(column)) {
+            if !vote.is_empty() {
+                votes.push(parse_score(vote).context("a vote")?);
+            }
+        }
+        let score = match self.score {
+            Some(column) => parse_score(field(column))?,
+            None if votes.is_empty() => bail!("{image}: nobody voted; leave the row out"),
+            None => mean(&votes),
+        };
+        let weight = match self.weight.map(field) {
+            Some(text) => parse_weight(text)?,
+            None => 1.0,
+        };
         let split = self
             .split
             .map_or(Ok(Split::Train), |column| field(column).parse())?;
@@ -190,14 +205,49 @@ impl Columns {
             name.map(str::to_string)
         };
         let found = locator.find(folder, image);
-        let row = Row::file(image, folder.join(image), found, score, named(self.group));
-        Ok((
-            split,
-            Row {
-                person: named(self.person),
-                ..row
-            },
-        ))
+        let mut row = Row::file(image, folder.join(image), found, score, named(self.group));
+        row.person = named(self.person);
+        (row.sample.weight, row.sample.votes) = (weight, votes);
+        Ok((split, row))
+    }
+}
+
+/// Where the columns stand that the config names, each once and in the table's order.
+fn votes_columns(header: &StringRecord, wanted: &[String]) -> Result<Vec<usize>> {
+    let mut found = Vec::new();
+    for name in wanted {
+        let before = found.len();
+        let fits = |column: &str| match name.strip_suffix('*') {
+            Some(start) => column.starts_with(start),
+            None => column == name,
+        };
+        found.extend((0..header.len()).filter(|&column| header.get(column).is_some_and(fits)));
+        if found.len() == before {
+            let existing: Vec<&str> = header.iter().collect();
+            bail!(
+                "no column {name:?}; the file has {}. Set data.csv.votes_columns to those that are meant",
+                existing.join(", ")
+            );
+        }
+    }
+    found.sort_unstable();
+    found.dedup();
+    Ok(found)
+}
+
+fn mean(votes: &[f32]) -> f32 {
+    let sum: f64 = votes.iter().map(|&vote| f64::from(vote)).sum();
+    (sum / votes.len() as f64) as f32
+}
+
+/// An empty weight counts as 1.
+fn parse_weight(text: &str) -> Result<f32> {
+    match text {
+        "" => Ok(1.0),
+        text => match text.parse::<f32>() {
+            Ok(weight) if weight >= 0.0 && weight.is_finite() => Ok(weight),
+            _ => bail!("the weight {text:?} is not a number of 0 or more"),
+        },
     }
 }
 
@@ -314,6 +364,35 @@ mod tests {
         assert_eq!((sample.id.as_str(), sample.score), ("a, b.jpg", 3.5));
         assert_eq!(sample.group.as_deref(), Some("female/asian"));
         assert_eq!(listing.rows(Split::Test)[0].sample.group, None);
+    }
+
+    #[test]
+    fn weights_and_votes_are_read_and_votes_can_stand_for_the_score() {
+        let text = "image,rater_1,weight,rater_2,rater_3,split\na,1,0.5,2,,train\nb,,,,4,val\n";
+        let with_votes = |config: &mut DataConfig| {
+            config.csv.votes_columns = vec!["rater_2".into(), "rater_*".into()];
+        };
+        let listing = read_table("t.csv", text, with_votes).unwrap();
+        let sample = |split: Split| listing.rows(split)[0].sample.clone();
+        let (train, val) = (sample(Split::Train), sample(Split::Val));
+        assert_eq!((train.score, train.weight), (1.5, 0.5));
+        assert_eq!(train.votes, [1.0, 2.0]);
+        assert_eq!((val.score, val.weight, val.votes), (4.0, 1.0, vec![4.0]));
+        for (text, expected) in [
+            ("image,rater_1\na,\n", "t.csv:2: a: nobody voted"),
+            ("image,rater_1\na,x\n", "t.csv:2: a vote: the score \"x\""),
+            (
+                "image,rater_1,weight\na,1,-1\n",
+                "t.csv:2: the weight \"-1\"",
+            ),
+            ("image,score\na,1\n", "t.csv:1: no column \"rater_*\""),
+        ] {
+            let error = read_table("t.csv", text, |config| {
+                config.csv.votes_columns = vec!["rater_*".into()];
+            });
+            let error = format!("{:#}", error.unwrap_err());
+            assert!(error.contains(expected), "{error}");
+        }
     }
 
     #[test]

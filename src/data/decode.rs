@@ -1,7 +1,7 @@
 //! Reads a picture file into 8-bit RGB, whatever it holds.
 //!
 //! The content decides the format, not the file's name. EXIF orientation is applied; grey, palette,
-//! 16-bit, float and CMYK pictures become RGB; transparency is laid over [`NEUTRAL`]. Files that are
+//! 16-bit, float and CMYK pictures become RGB; transparency is laid over a background, [`NEUTRAL`] unless another is asked for. Files that are
 //! damaged, cut off, too large or no pictures at all are errors that say so.
 
 use std::fs;
@@ -31,8 +31,16 @@ const MAX_FILE: u64 = 256 << 20;
 /// When the file is missing, no regular file, empty, no picture of a format that is supported, cut
 /// off, damaged, or larger than the limits above. The message starts with the path.
 pub fn read_picture(path: &Path) -> Result<RgbImage> {
+    read_picture_over(path, NEUTRAL)
+}
+
+/// As [`read_picture`], with transparency over `background`.
+///
+/// # Errors
+/// As [`read_picture`].
+pub(crate) fn read_picture_over(path: &Path, background: [u8; 3]) -> Result<RgbImage> {
     read_file(path)
-        .and_then(|bytes| decode_picture(&bytes))
+        .and_then(|bytes| decode_picture_over(&bytes, background))
         .with_context(|| path.display().to_string())
 }
 
@@ -61,14 +69,19 @@ pub(crate) fn read_file(path: &Path) -> Result<Vec<u8>> {
 /// # Errors
 /// As for [`read_picture`]; the message does not name a file.
 pub fn decode_picture(bytes: &[u8]) -> Result<RgbImage> {
+    decode_picture_over(bytes, NEUTRAL)
+}
+
+/// As [`decode_picture`], with transparency over `background`.
+pub(crate) fn decode_picture_over(bytes: &[u8], background: [u8; 3]) -> Result<RgbImage> {
     // The decoders are other people's code over hostile input: a panic in one is a damaged file.
-    match catch_unwind(AssertUnwindSafe(|| decode(bytes))) {
+    match catch_unwind(AssertUnwindSafe(|| decode(bytes, background))) {
         Ok(decoded) => decoded,
         Err(_) => bail!("damaged: the decoder gave up; save the picture again or remove it"),
     }
 }
 
-fn decode(bytes: &[u8]) -> Result<RgbImage> {
+fn decode(bytes: &[u8], background: [u8; 3]) -> Result<RgbImage> {
     if bytes.is_empty() {
         bail!("the file is empty; fetch it again or remove it");
     }
@@ -102,13 +115,13 @@ fn decode(bytes: &[u8]) -> Result<RgbImage> {
         picture.apply_orientation(orientation);
     }
     Ok(if picture.color().has_alpha() {
-        over_neutral(&picture)
+        over(&picture, background)
     } else {
         picture.into_rgb8()
     })
 }
 
-fn over_neutral(picture: &DynamicImage) -> RgbImage {
+fn over(picture: &DynamicImage, background: [u8; 3]) -> RgbImage {
     let rgba = picture.to_rgba8();
     let mut out = RgbImage::new(rgba.width(), rgba.height());
     for (to, from) in out.pixels_mut().zip(rgba.pixels()) {
@@ -118,9 +131,9 @@ fn over_neutral(picture: &DynamicImage) -> RgbImage {
             ((u32::from(colour) * alpha + u32::from(under) * (255 - alpha) + 127) / 255) as u8
         };
         to.0 = [
-            blend(red, NEUTRAL[0]),
-            blend(green, NEUTRAL[1]),
-            blend(blue, NEUTRAL[2]),
+            blend(red, background[0]),
+            blend(green, background[1]),
+            blend(blue, background[2]),
         ];
     }
     out

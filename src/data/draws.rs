@@ -39,6 +39,38 @@ impl Draws {
         ((u128::from(self.0.next_u64()) * n as u128) >> 64) as usize
     }
 
+    /// A number of the standard normal distribution (Box and Muller).
+    pub(crate) fn normal(&mut self) -> f64 {
+        let radius = (-2.0 * libm::log(1.0 - self.unit())).sqrt();
+        radius * libm::cos(std::f64::consts::TAU * self.unit())
+    }
+
+    /// A number of Beta(`alpha`, `alpha`), for an `alpha` above 0.
+    pub(crate) fn beta(&mut self, alpha: f64) -> f64 {
+        let (a, b) = (self.log_gamma(alpha), self.log_gamma(alpha));
+        // a / (a + b) from the logarithms, which do not underflow for a small alpha.
+        1.0 / (1.0 + libm::exp(b - a))
+    }
+
+    /// The logarithm of a number of the gamma distribution of this shape (Marsaglia and Tsang, 2000).
+    fn log_gamma(&mut self, shape: f64) -> f64 {
+        if shape < 1.0 {
+            // Gamma(a) is Gamma(a + 1) times U^(1/a).
+            let boost = libm::log(1.0 - self.unit()) / shape;
+            return self.log_gamma(shape + 1.0) + boost;
+        }
+        let d = shape - 1.0 / 3.0;
+        let c = 1.0 / (9.0 * d).sqrt();
+        loop {
+            let x = self.normal();
+            let v = (1.0 + c * x).powi(3);
+            let u = 1.0 - self.unit();
+            if v > 0.0 && libm::log(u) < 0.5 * x * x + d * (1.0 - v + libm::log(v)) {
+                return libm::log(d * v);
+            }
+        }
+    }
+
     /// Puts `items` in a random order (Fisher and Yates).
     pub(crate) fn shuffle<T>(&mut self, items: &mut [T]) {
         for last in (1..items.len()).rev() {
@@ -79,6 +111,31 @@ mod tests {
             counts.iter().all(|&count| (850..1150).contains(&count)),
             "{counts:?}"
         );
+    }
+
+    #[test]
+    fn normal_and_beta_numbers_have_their_mean_and_variance() {
+        let mut draws = Draws::new(7, 0, 0, "test");
+        let mut moments = |draw: &mut dyn FnMut(&mut Draws) -> f64| {
+            let values: Vec<f64> = (0..20_000).map(|_| draw(&mut draws)).collect();
+            let mean = values.iter().sum::<f64>() / 20_000.0;
+            let variance = values.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / 20_000.0;
+            (mean, variance)
+        };
+        let (mean, variance) = moments(&mut |draws| draws.normal());
+        assert!(
+            mean.abs() < 0.03 && (variance - 1.0).abs() < 0.04,
+            "{mean} {variance}"
+        );
+        for alpha in [0.1, 0.8, 1.0, 4.0] {
+            let (mean, variance) = moments(&mut |draws| draws.beta(alpha));
+            let expected = 0.25 / (2.0 * alpha + 1.0);
+            assert!((mean - 0.5).abs() < 0.015, "{alpha}: {mean}");
+            assert!(
+                (variance / expected - 1.0).abs() < 0.05,
+                "{alpha}: {variance}"
+            );
+        }
     }
 
     #[test]

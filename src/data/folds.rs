@@ -105,12 +105,12 @@ mod tests {
     fn listing(count: usize, persons: bool) -> Listing {
         let row = |index: usize| {
             let name = format!("{index:04}");
-            let sample = Sample {
-                id: name.clone(),
-                source: Source::File(format!("/nowhere/{name}").into()),
-                score: (index * 37 % 101) as f32,
-                group: Some(["a", "b"][usize::from(index.is_multiple_of(4))].to_string()),
-            };
+            let sample = Sample::new(
+                &name,
+                Source::File(format!("/nowhere/{name}").into()),
+                (index * 37 % 101) as f32,
+                Some(["a", "b"][usize::from(index.is_multiple_of(4))].to_string()),
+            );
             Row {
                 sample,
                 missing: None,

@@ -39,12 +39,7 @@ impl Row {
         // Links to one file are one picture. A missing file goes by the name that it would have.
         let key = fs::canonicalize(&path).unwrap_or_else(|_| path.components().collect());
         let key = composed(&key.to_string_lossy());
-        let sample = Sample {
-            id: id.to_string(),
-            source: Source::File(path),
-            score,
-            group,
-        };
+        let sample = Sample::new(id, Source::File(path), score, group);
         Self {
             sample,
             missing,
@@ -72,6 +67,10 @@ impl Listing {
 
     pub(crate) fn with_notes(self, notes: Vec<String>) -> Self {
         Self { notes, ..self }
+    }
+
+    pub(crate) fn add_notes(&mut self, notes: Vec<String>) {
+        self.notes.extend(notes);
     }
 
     /// Oddities of the lists that are worth a person's look.

@@ -5,8 +5,9 @@ use rayon::prelude::*;
 
 use super::listing::{Listing, Row};
 use super::synthetic::{self, FaceSeed};
+use super::votes::{self, Votes};
 use super::{Dataset, Sample, Skipped, Source, Split};
-use super::{csv_file, folds, mebeauty, partition, read_picture, scut_fbp5500};
+use super::{csv_file, folder, folds, mebeauty, partition, read_picture, scut_fbp5500};
 use crate::config::{DataConfig, DatasetName, SyntheticConfig};
 
 /// Reads the data set that the configuration names. `seed` decides what is held out for validation and
@@ -136,8 +137,51 @@ fn list_split(config: &DataConfig, seed: u64) -> Result<Listing> {
             scut_fbp5500::read(root, &config.split, config.val_fraction, seed)
         }
         DatasetName::Csv => csv_file::read(config, seed),
+        DatasetName::Folder => folder::read(config, seed),
     }
+    .and_then(|mut listing| {
+        if config.votes {
+            attach_votes(config, &mut listing)?;
+        }
+        Ok(listing)
+    })
     .with_context(|| format!("reading the data set {}", root.display()))
+}
+
+/// Where the data set publishes what each rater gave.
+fn attach_votes(config: &DataConfig, listing: &mut Listing) -> Result<()> {
+    let find = |candidates: &[&str]| {
+        let paths = candidates.iter().map(|name| config.root.join(name));
+        paths
+            .into_iter()
+            .find(|path| path.is_file())
+            .with_context(|| {
+                format!(
+                    "no {} below {}; fetch it, or set data.votes to false",
+                    candidates.join(" or "),
+                    config.root.display()
+                )
+            })
+    };
+    let notes = match config.dataset {
+        DatasetName::ScutFbp5500 => {
+            let file = find(&["All_Ratings.xlsx", "train_test_files/All_Ratings.xlsx"])?;
+            let votes = Votes::read_long(&file, scut_fbp5500::canonical)?;
+            votes.attach(listing, &file, scut_fbp5500::canonical)
+        }
+        DatasetName::Mebeauty => {
+            let file = find(&[
+                "scores/generic_scores_all_2022.xlsx",
+                "scores/generic_scores_all.xlsx",
+            ])?;
+            let votes = Votes::read_wide(&file, 1.0..=10.0, votes::file_name)?;
+            votes.attach(listing, &file, votes::file_name)
+        }
+        // Drawn faces have their raters' votes, and a table's columns are named.
+        DatasetName::Synthetic | DatasetName::Csv | DatasetName::Folder => Vec::new(),
+    };
+    listing.add_notes(notes);
+    Ok(())
 }
 
 /// The rows of the synthetic data set. Each split has its own range of faces, so that a longer train
@@ -151,10 +195,13 @@ fn list_synthetic(config: &SyntheticConfig, seed: u64) -> Listing {
                     index: (split as u64) << 40 | index,
                 };
                 let sample = Sample {
-                    id: format!("synthetic/{split}/{index:06}"),
-                    source: Source::Synthetic(face),
-                    score: synthetic::rated_score(face, config.rater_noise),
-                    group: Some(synthetic::Face::sample(face).tone_group().to_string()),
+                    votes: synthetic::ratings(face, config.rater_noise),
+                    ..Sample::new(
+                        format!("synthetic/{split}/{index:06}"),
+                        Source::Synthetic(face),
+                        synthetic::rated_score(face, config.rater_noise),
+                        Some(synthetic::Face::sample(face).tone_group().to_string()),
+                    )
                 };
                 Row {
                     key: sample.id.clone(),
@@ -286,6 +333,64 @@ mod tests {
         assert!(format!("{:#}", load(&config, 1).unwrap_err()).contains("data.overlap"));
         fs::remove_file(folder.path().join("a.png")).unwrap();
         assert!(format!("{:#}", load(&config, 1).unwrap_err()).contains("no such file"));
+    }
+
+    #[test]
+    fn votes_come_from_the_data_sets_spreadsheet() {
+        let folder = tempfile::tempdir().unwrap();
+        let root = folder.path();
+        fs::create_dir(root.join("1")).unwrap();
+        fs::write(root.join("1/train_1.txt"), "CF1.jpg 4\nmty2.jpg 4.5\n").unwrap();
+        fs::write(root.join("1/test_1.txt"), "CF9.jpg 1\n").unwrap();
+        let mut config = DataConfig {
+            dataset: DatasetName::ScutFbp5500,
+            split: "fold_1".to_string(),
+            root: root.to_path_buf(),
+            votes: true,
+            ..DataConfig::default()
+        };
+        let error = format!("{:#}", list(&config, 1).unwrap_err());
+        assert!(
+            error.contains("All_Ratings.xlsx") && error.contains("data.votes"),
+            "{error}"
+        );
+        let ratings = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/ratings");
+        fs::copy(
+            format!("{ratings}/long.xlsx"),
+            root.join("All_Ratings.xlsx"),
+        )
+        .unwrap();
+        config.val_fraction = 0.0;
+        let listing = list(&config, 1).unwrap();
+        let train = listing.rows(Split::Train);
+        assert_eq!(train[0].sample.votes, [3.0, 4.0, 5.0]);
+        assert_eq!(train[1].sample.votes, [1.0, 2.0]);
+        let notes = listing.notes().join("; ");
+        assert!(
+            notes.contains("CF9.jpg") && notes.contains("the first is mty2.jpg"),
+            "{notes}"
+        );
+
+        fs::create_dir(root.join("scores")).unwrap();
+        for (split, line) in [
+            ("train", "./a/x.jpg 8.5"),
+            ("val", "./b/y.jpg 1"),
+            ("test", ""),
+        ] {
+            let line = if line.is_empty() {
+                "\"./c/y (1).jpg\" 3"
+            } else {
+                line
+            };
+            fs::write(root.join(format!("scores/{split}_2022.txt")), line).unwrap();
+        }
+        let target = root.join("scores/generic_scores_all_2022.xlsx");
+        fs::copy(format!("{ratings}/wide.xlsx"), target).unwrap();
+        (config.dataset, config.split) = (DatasetName::Mebeauty, "official".to_string());
+        let listing = list(&config, 1).unwrap();
+        assert_eq!(listing.rows(Split::Train)[0].sample.votes, [7.0, 10.0]);
+        assert_eq!(listing.rows(Split::Test)[0].sample.votes, [2.0, 3.0, 4.0]);
+        assert!(listing.rows(Split::Val)[0].sample.votes.is_empty());
     }
 
     #[test]

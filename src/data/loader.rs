@@ -7,6 +7,7 @@ use std::thread::{Builder, JoinHandle};
 
 use anyhow::{Context, Result, anyhow, ensure};
 
+use super::augment;
 use super::draws::Draws;
 use super::pictures::Pictures;
 use super::queue::Queue;
@@ -21,10 +22,30 @@ pub struct HostBatch {
     pub len: usize,
     /// The side of a picture, in pixels.
     pub size: usize,
-    /// (len): the scores, in the data set's own units.
+    /// (len): the scores, in the data set's own units; where pictures are mixed (mixup, cutmix), those of the mixtures.
     pub targets: Vec<f32>,
     /// (len): each picture's index among the samples.
     pub indices: Vec<usize>,
+    /// (len): how much each picture counts, for losses that weigh them.
+    pub weights: Vec<f32>,
+    /// (len): the ratings of each picture by its raters, whose shares add up to 1; empty for a picture of which only the mean is
+    /// known.
+    pub votes: Vec<Vec<Vote>>,
+}
+
+/// One rating among those of a picture.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Vote {
+    /// In the data set's own units.
+    pub rating: f32,
+    /// The part of all votes on the picture that this one is.
+    pub share: f32,
+}
+
+/// A picture's votes with equal shares.
+fn equal_shares(votes: &[f32]) -> Vec<Vote> {
+    let share = 1.0 / votes.len() as f32;
+    votes.iter().map(|&rating| Vote { rating, share }).collect()
 }
 
 /// What a pass over the samples is for.
@@ -225,14 +246,23 @@ impl Plan {
             })?;
         }
         let samples = self.pictures.samples();
-        let targets = indices.iter().map(|&index| samples[index].score).collect();
-        Ok(HostBatch {
+        let of_samples = || indices.iter().map(|&index| &samples[index]);
+        let mut made = HostBatch {
             pixels,
             len: indices.len(),
             size,
-            targets,
+            targets: of_samples().map(|sample| sample.score).collect(),
+            weights: of_samples().map(|sample| sample.weight).collect(),
+            votes: of_samples()
+                .map(|sample| equal_shares(&sample.votes))
+                .collect(),
             indices,
-        })
+        };
+        if let Pass::Train { seed, epoch } = self.pass {
+            let mut draws = Draws::new(seed, epoch, batch as u64, "mix");
+            augment::mix(self.pictures.augment(), &mut made, &mut draws);
+        }
+        Ok(made)
     }
 }
 
@@ -275,12 +305,12 @@ mod tests {
             })
             .save(&path)
             .unwrap();
-            Sample {
-                id: format!("{index}.png"),
-                source: Source::File(path),
-                score: index as f32,
-                group: None,
-            }
+            Sample::new(
+                format!("{index}.png"),
+                Source::File(path),
+                index as f32,
+                None,
+            )
         });
         let config = DataConfig {
             image_size: 16,
@@ -313,6 +343,35 @@ mod tests {
                 run(&pictures, train(workers)) == reference,
                 "{workers} workers"
             );
+        }
+    }
+
+    #[test]
+    fn batches_with_every_augmentation_are_the_same_with_any_number_of_workers_and_any_cache() {
+        let folder = tempfile::tempdir().unwrap();
+        let samples = pictures(folder.path(), 21).samples().to_vec();
+        let mut config = DataConfig {
+            image_size: 24,
+            cache_dir: Some(folder.path().join("cache")),
+            ..DataConfig::default()
+        };
+        let augment = &mut config.augment;
+        augment.affine.translate = [0.1, 0.1];
+        augment.affine.shear = [5.0, 5.0];
+        augment.trivial_augment.probability = 0.7;
+        augment.grayscale = 0.3;
+        augment.gaussian_blur.probability = 0.5;
+        augment.random_erasing.probability = 0.5;
+        (augment.mixup, augment.cutmix) = (0.4, 1.0);
+        let mut reference = None;
+        for cache in [Cache::None, Cache::Memory, Cache::Disk, Cache::Disk] {
+            config.cache = cache;
+            let pictures = Arc::new(Pictures::new(samples.clone(), &config).unwrap());
+            for workers in [0, 1, 3, 8] {
+                let batches = run(&pictures, train(workers));
+                let reference = reference.get_or_insert_with(|| batches.clone());
+                assert!(batches == *reference, "{workers} workers, {cache}");
+            }
         }
     }
 

@@ -5,12 +5,16 @@
 //! backbone normalises with its own mean and deviation.
 
 mod augment;
+pub mod benchmark;
 pub mod check;
+mod check_html;
+mod check_pictures;
 mod check_table;
-mod color;
 mod csv_file;
 mod decode;
+mod disk_cache;
 pub(crate) mod draws;
+mod folder;
 mod folds;
 mod listing;
 mod load;
@@ -18,15 +22,17 @@ mod loader;
 mod locate;
 mod mebeauty;
 mod partition;
+mod perceptual;
 mod pictures;
 mod planes;
+pub mod preview;
 mod queue;
 mod resample;
-mod rotate;
 mod scut_fbp5500;
 pub mod synthetic;
 mod transform;
 mod units;
+mod votes;
 
 use std::fmt;
 use std::path::PathBuf;
@@ -40,7 +46,7 @@ use synthetic::FaceSeed;
 pub use augment::TrainTransform;
 pub use decode::{NEUTRAL, decode_picture, read_picture};
 pub use load::{load, load_split};
-pub use loader::{HostBatch, Loader, LoaderOptions, Pass};
+pub use loader::{HostBatch, Loader, LoaderOptions, Pass, Vote};
 pub use partition::SharedPicture;
 pub use pictures::Pictures;
 pub use resample::Workspace;
@@ -57,6 +63,24 @@ pub struct Sample {
     pub score: f32,
     /// The part of the population that the data set counts it to, as `female/asian`.
     pub group: Option<String>,
+    /// How much it counts, for losses that weigh pictures; 1 where the data set says nothing.
+    pub weight: f32,
+    /// What each rater gave it, in the data set's own units, without the raters who gave nothing; empty where only the mean is known.
+    pub votes: Vec<f32>,
+}
+
+impl Sample {
+    /// A picture that counts once and whose raters are not known one by one.
+    pub fn new(id: impl Into<String>, source: Source, score: f32, group: Option<String>) -> Self {
+        Self {
+            id: id.into(),
+            source,
+            score,
+            group,
+            weight: 1.0,
+            votes: Vec::new(),
+        }
+    }
 }
 
 /// Where a picture's pixels come from.

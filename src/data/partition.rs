@@ -7,8 +7,8 @@ use serde::Serialize;
 
 use super::draws::Draws;
 use super::listing::{Listing, Row};
-use super::{Skipped, Split};
-use crate::config::Overlap;
+use super::{Skipped, Split, units};
+use crate::config::{DataConfig, Overlap};
 
 /// A picture that stands in more than one split.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -49,6 +49,28 @@ pub(crate) fn hold_out(
         .collect();
     let (held, kept) = rows.into_iter().partition(|row| units.contains(&row.unit));
     (kept, held)
+}
+
+/// The splits of a data set that may name none: without `has_splits`, all rows are in train, and test and validation rows are held
+/// out by the seed; with it, validation rows are where there are none. Rows of one picture or person stay together.
+pub(crate) fn complete(
+    mut splits: [Vec<Row>; 3],
+    has_splits: bool,
+    config: &DataConfig,
+    seed: u64,
+) -> Listing {
+    splits.iter_mut().for_each(|rows| units::bind(rows));
+    let [mut train, mut val, mut test] = splits;
+    let mut val_fraction = config.val_fraction;
+    if !has_splits {
+        (train, test) = hold_out(train, config.test_fraction, seed, "test");
+        // The fraction is of all rows, and the test rows are gone already.
+        val_fraction /= 1.0 - config.test_fraction;
+    }
+    if val.is_empty() {
+        (train, val) = hold_out(train, val_fraction, seed, "val");
+    }
+    Listing::new(train, val, test)
 }
 
 /// The pictures that stand in more than one split, in the order in which the splits list them.
@@ -139,12 +161,7 @@ mod tests {
     use crate::data::{Sample, Source};
 
     fn row(id: &str, score: f32) -> Row {
-        let sample = Sample {
-            id: id.to_string(),
-            source: Source::File(id.into()),
-            score,
-            group: None,
-        };
+        let sample = Sample::new(id, Source::File(id.into()), score, None);
         Row {
             sample,
             missing: None,

@@ -1,5 +1,6 @@
 //! The pictures of one split: from a sample to the pixels that the model sees.
 
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
@@ -7,21 +8,26 @@ use anyhow::{Context, Result};
 use image::RgbImage;
 
 use super::augment::TrainTransform;
+use super::decode::read_picture_over;
+use super::disk_cache::DiskCache;
 use super::loader::Pass;
 use super::resample::Workspace;
-use super::{Sample, Source, read_picture, synthetic};
-use crate::config::{Cache, DataConfig};
+use super::{Sample, Source, synthetic};
+use crate::config::{AugmentConfig, Cache, DataConfig};
 
 /// The most that one split's cache holds, in bytes; pictures beyond it are decoded each time.
 const CACHE_LIMIT: u64 = 8 << 30;
 
 /// Samples, the transforms that the configuration asks for, and the decoded pictures kept between
-/// epochs: all of them with `data.cache: memory`, and always the drawn ones, which cost most to make.
+/// epochs: all of them with `data.cache: memory` or `disk`, and always the drawn ones, which cost most to make.
 /// Threads share it; loaders are made from it, one per pass.
 pub struct Pictures {
     samples: Vec<Sample>,
     transform: TrainTransform,
+    test_time_flip: bool,
+    background: [u8; 3],
     keep_files: bool,
+    disk: Option<DiskCache>,
     cache: Vec<OnceLock<Arc<RgbImage>>>,
     /// Bytes in the cache.
     cached: AtomicU64,
@@ -31,12 +37,21 @@ impl Pictures {
     /// Takes the samples of a split.
     ///
     /// # Errors
-    /// An image size that is not positive.
+    /// An image size that is not positive, or a cache folder that cannot be made.
     pub fn new(samples: Vec<Sample>, config: &DataConfig) -> Result<Self> {
         let cache = samples.iter().map(|_| OnceLock::new()).collect();
         Ok(Self {
             samples,
             transform: TrainTransform::new(config)?,
+            test_time_flip: config.test_time_flip,
+            background: config.background,
+            disk: match config.cache {
+                Cache::Disk => Some(DiskCache::open(
+                    config.cache_dir.as_deref(),
+                    config.background,
+                )?),
+                Cache::None | Cache::Memory => None,
+            },
             keep_files: config.cache == Cache::Memory,
             cache,
             cached: AtomicU64::new(0),
@@ -63,10 +78,25 @@ impl Pictures {
         self.transform.eval().size()
     }
 
+    /// What is done to training pictures.
+    pub fn augment(&self) -> &AugmentConfig {
+        self.transform.config()
+    }
+
+    /// The transform of training pictures.
+    pub fn transform(&self) -> &TrainTransform {
+        &self.transform
+    }
+
+    /// Whether predictions are averaged over each picture and its mirror image.
+    pub fn test_time_flip(&self) -> bool {
+        self.test_time_flip
+    }
+
     /// The picture of a sample as it is stored, or drawn.
     ///
     /// # Errors
-    /// An index out of range, or a file that [`read_picture`] refuses.
+    /// An index out of range, or a file that [`read_picture`](super::read_picture) refuses.
     pub fn picture(&self, index: usize) -> Result<Arc<RgbImage>> {
         let (Some(sample), Some(cached)) = (self.samples.get(index), self.cache.get(index)) else {
             anyhow::bail!("there is no sample {index} among {}", self.samples.len());
@@ -75,7 +105,7 @@ impl Pictures {
             return Ok(Arc::clone(picture));
         }
         let (picture, keep) = match &sample.source {
-            Source::File(path) => (read_picture(path)?, self.keep_files),
+            Source::File(path) => (self.read(path)?, self.keep_files),
             Source::Synthetic(face) => (synthetic::render(*face, self.size() as u32), true),
         };
         let picture = Arc::new(picture);
@@ -87,6 +117,13 @@ impl Pictures {
             }
         }
         Ok(picture)
+    }
+
+    fn read(&self, path: &Path) -> Result<RgbImage> {
+        match &self.disk {
+            Some(disk) => disk.picture(path),
+            None => read_picture_over(path, self.background),
+        }
     }
 
     /// Writes what the model sees of a sample to `out`: (3, size, size), one plane per colour.
@@ -130,12 +167,7 @@ mod tests {
         RgbImage::from_pixel(8, 8, image::Rgb([1, 2, 3]))
             .save(&path)
             .unwrap();
-        let sample = Sample {
-            id: "a".into(),
-            source: Source::File(path),
-            score: 1.0,
-            group: None,
-        };
+        let sample = Sample::new("a", Source::File(path), 1.0, None);
         let config = DataConfig {
             cache,
             image_size: 8,

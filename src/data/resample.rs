@@ -8,7 +8,6 @@ use fast_image_resize::images::{Image, ImageRef};
 use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer};
 use image::RgbImage;
 
-use super::NEUTRAL;
 use crate::config::Interpolation;
 
 /// Buffers that one thread uses again for each picture.
@@ -16,10 +15,12 @@ use crate::config::Interpolation;
 pub struct Workspace {
     /// The picture as framed, (size, size, 3).
     pub(super) framed: Vec<u8>,
-    /// The picture after a rotation, (size, size, 3).
-    pub(super) rotated: Vec<u8>,
-    /// A pixel per word, for the rotation.
+    /// A second picture of that size, for what cannot be done in place.
+    pub(super) warped: Vec<u8>,
+    /// A pixel per word, for affine changes.
     pub(super) packed: Vec<u64>,
+    /// One plane of fractional levels, for the blur.
+    pub(super) levels: Vec<f32>,
     resizer: Resizer,
     /// A picture whose rows are resampled and whose columns are not yet.
     narrowed: Vec<u8>,
@@ -49,12 +50,13 @@ impl Frame {
 }
 
 /// Resamples `frame` of the picture into `workspace.framed`, (size, size, 3). What of the frame lies
-/// beyond the picture becomes [`NEUTRAL`].
+/// beyond the picture becomes `background`.
 pub(super) fn resample(
     picture: &RgbImage,
     frame: Frame,
     size: u32,
     interpolation: Interpolation,
+    background: [u8; 3],
     workspace: &mut Workspace,
 ) -> Result<()> {
     let (left, width) = clip(frame.left, frame.width, f64::from(picture.width()));
@@ -100,7 +102,7 @@ pub(super) fn resample(
         inner,
     )?;
     for pixel in framed.chunks_exact_mut(3) {
-        pixel.copy_from_slice(&NEUTRAL);
+        pixel.copy_from_slice(&background);
     }
     let lines = framed.chunks_exact_mut(row).skip(y as usize);
     for (line, inner) in lines.zip(inner.chunks_exact(inner_row)) {

@@ -84,7 +84,7 @@ fn find_lists(root: &Path, split: &str) -> Result<PathBuf> {
 }
 
 /// A picture's name in the second release's way, without its extension: `CF437` for `ftw437.jpg`.
-fn canonical(name: &str) -> String {
+pub(crate) fn canonical(name: &str) -> String {
     let stem = name.rsplit_once('.').map_or(name, |(stem, _)| stem);
     for (first, second, _) in PREFIXES {
         if let Some(number) = stem.strip_prefix(first) {

@@ -12,7 +12,7 @@ use crate::config::{DataConfig, Interpolation, Resize};
 
 /// Resizes a picture to a square of `data.image_size`, as `data.resize` says: `squash` ignores the
 /// aspect ratio, `crop` brings the short side to the size and takes the middle, `pad` brings the long
-/// side to the size and fills up with [`NEUTRAL`](super::NEUTRAL).
+/// side to the size and fills up with `data.background`.
 #[derive(Debug, Clone)]
 pub struct EvalTransform {
     size: u32,
@@ -20,6 +20,7 @@ pub struct EvalTransform {
     interpolation: Interpolation,
     /// What `crop` brings the short side to, in pixels.
     short_side: u32,
+    background: [u8; 3],
 }
 
 impl EvalTransform {
@@ -41,7 +42,8 @@ impl EvalTransform {
             size,
             resize: config.resize,
             interpolation: config.interpolation,
-            short_side: size,
+            short_side: config.short_side.unwrap_or(size).max(size),
+            background: config.background,
         })
     }
 
@@ -129,7 +131,14 @@ impl EvalTransform {
         frame: Frame,
         workspace: &mut Workspace,
     ) -> Result<()> {
-        resample(picture, frame, self.size, self.interpolation, workspace)
+        resample(
+            picture,
+            frame,
+            self.size,
+            self.interpolation,
+            self.background,
+            workspace,
+        )
     }
 }
 

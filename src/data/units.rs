@@ -88,12 +88,7 @@ mod tests {
     use crate::data::Sample;
 
     fn row(key: &str, person: Option<&str>) -> Row {
-        let sample = Sample {
-            id: key.to_string(),
-            source: Source::File(key.into()),
-            score: 0.0,
-            group: None,
-        };
+        let sample = Sample::new(key, Source::File(key.into()), 0.0, None);
         Row {
             sample,
             missing: None,

@@ -28,7 +28,8 @@ pub fn pixels(batch: &HostBatch, net: &BeautyNet) -> Result<Tensor> {
     Ok(pixels.f_to_device(net.device())?)
 }
 
-/// Predicts every picture, in order. `progress` hears how many pictures each batch had. Where the model has two branches,
+/// Predicts every picture, in order; with `data.test_time_flip` as the mean over it and its mirror image. `progress` hears how
+/// many pictures each batch had. Where the model has two branches,
 /// their shares stand in the columns `weight_vit` and `weight_mamba`.
 ///
 /// # Errors
@@ -50,9 +51,16 @@ pub fn predict(
     let _guard = tch::no_grad_guard();
     for batch in Loader::new(Arc::clone(pictures), options)? {
         let batch = batch?;
-        let output = net.forward(Images::Pixels(&pixels(&batch, net)?), false)?;
-        predictions.predictions.extend(values(&output.score)?);
-        if let Some(weights) = &output.weights {
+        let pixels = pixels(&batch, net)?;
+        let output = net.forward(Images::Pixels(&pixels), false)?;
+        let (mut score, mut weights) = (output.score, output.weights);
+        if pictures.test_time_flip() {
+            let mirrored = net.forward(Images::Pixels(&pixels.f_flip([3])?), false)?;
+            score = (score + mirrored.score) / 2.0;
+            weights = weights.zip(mirrored.weights).map(|(a, b)| (a + b) / 2.0);
+        }
+        predictions.predictions.extend(values(&score)?);
+        if let Some(weights) = &weights {
             for (branch, column) in shares.iter_mut().enumerate() {
                 column.extend(values(&weights.select(1, branch as i64))?);
             }

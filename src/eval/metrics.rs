@@ -35,12 +35,7 @@ impl Metrics {
     /// # Errors
     /// If there are not as many predictions as targets.
     pub fn new(predictions: &[f64], targets: &[f64]) -> Result<Self> {
-        ensure!(
-            predictions.len() == targets.len(),
-            "{} predictions cannot be compared with {} targets",
-            predictions.len(),
-            targets.len()
-        );
+        check_pairs(predictions, targets)?;
         Ok(Self {
             pc: pearson(predictions, targets),
             mae: mean_absolute_error(predictions, targets),
@@ -49,6 +44,17 @@ impl Metrics {
             n: targets.len(),
         })
     }
+}
+
+/// Figures are of pairs: there must be as many predictions as targets.
+pub(super) fn check_pairs(predictions: &[f64], targets: &[f64]) -> Result<()> {
+    ensure!(
+        predictions.len() == targets.len(),
+        "{} predictions cannot be compared with {} targets",
+        predictions.len(),
+        targets.len()
+    );
+    Ok(())
 }
 
 /// `PC 0.9212  MAE 0.2085  RMSE 0.2698  SRCC 0.9100  (n 1100)`; an undefined

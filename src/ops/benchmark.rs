@@ -5,8 +5,9 @@ use std::time::Instant;
 use serde::Serialize;
 use tch::{Device, Kind, Tensor};
 
-use super::measure::{MemoryWatch, Pass, gradients, median, run_scan_arithmetic};
+use super::measure::{MemoryWatch, Pass, gradients, run_scan_arithmetic};
 use super::{OpError, Path, ScanInputs, selective_scan, selective_scan_eager};
+use crate::measure::median;
 
 /// How the operands lie in memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]

@@ -102,26 +102,10 @@ pub fn run_scan_arithmetic(shape: [i64; 4], pass: Pass, path: Path) -> Result<()
     })
 }
 
-/// The middle value, of an even number the mean of the two in the middle; NaN of none.
-pub fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    match values.len() {
-        0 => f64::NAN,
-        n if n % 2 == 1 => values[n / 2],
-        n => (values[n / 2 - 1] + values[n / 2]) / 2.0,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use tch::{Device, Kind};
-
-    #[test]
-    fn medians_take_the_middle() {
-        assert_eq!(median(vec![3.0, 1.0, 2.0]), 2.0);
-        assert_eq!(median(vec![4.0, 1.0, 2.0, 3.0]), 2.5);
-    }
 
     #[test]
     fn the_watch_counts_what_is_held_at_once_and_starts_anew_from_there() {

@@ -147,6 +147,7 @@ fn data(config: &Config, summary: Option<&Value>) -> String {
         DatasetName::Mebeauty => "MEBeauty, release of 2021 (`mebeauty`)",
         DatasetName::ScutFbp5500 => "SCUT-FBP5500 v2 (`scut_fbp5500`)",
         DatasetName::Csv => "Pictures of the trainer's own (`csv`)",
+        DatasetName::Folder => "Pictures of the trainer's own (`folder`)",
     };
     let mut text = format!("{name}, split `{}`.", data.split);
     let counts = summary.and_then(|summary| summary["pictures"].as_array());

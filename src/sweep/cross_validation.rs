@@ -11,7 +11,7 @@ use crate::config::{Config, ConfigError, Problem};
 use crate::data::Split;
 use crate::eval::predictions::Predictions;
 use crate::eval::statistics::{Figure, Measured};
-use crate::files::write_whole;
+use crate::files::write_json;
 use crate::train::{Observer, Outcome, RunDir, RunState, train};
 
 /// What a cross-validation came to: `cross_validation.json`.
@@ -91,10 +91,7 @@ pub fn cross_validate(
         seconds,
     };
     pooled.write(&root.join("predictions.csv"))?;
-    write_whole(&root.join("cross_validation.json"), |file| {
-        serde_json::to_writer_pretty(&mut *file, &result)?;
-        Ok(writeln!(file)?)
-    })?;
+    write_json(&root.join("cross_validation.json"), &result)?;
     Ok(result)
 }
 

@@ -14,7 +14,7 @@ use crate::eval::predictions::Predictions;
 use crate::eval::statistics::{
     Bootstrap, Difference, Figure, Measured, OverSeeds, Replicates, aligned, compare, holm,
 };
-use crate::files::write_whole;
+use crate::files::write_json;
 use crate::models::summary::summarise;
 use crate::train::RunDir;
 
@@ -148,10 +148,7 @@ pub fn collect(plan: &Plan, root: &Path) -> Result<Results> {
         comparisons,
         note,
     };
-    write_whole(&root.join("results.json"), |file| {
-        serde_json::to_writer_pretty(&mut *file, &results)?;
-        Ok(writeln!(file)?)
-    })?;
+    write_json(&root.join("results.json"), &results)?;
     results.write_csv(&root.join("results.csv"))?;
     Ok(results)
 }

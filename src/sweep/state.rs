@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
 use super::plan::PlannedRun;
-use crate::files::write_whole;
+use crate::files::write_json;
 use crate::train::{Outcome, RunDir, RunState};
 
 /// Why a run failed: `failed.json` in its folder.
@@ -92,10 +92,7 @@ impl Failure {
     }
 
     pub(super) fn write(&self, folder: &Path) -> Result<()> {
-        write_whole(&Self::path(folder), |file| {
-            serde_json::to_writer_pretty(&mut *file, self)?;
-            Ok(writeln!(file)?)
-        })
+        write_json(&Self::path(folder), self)
     }
 
     /// Forgets the failure of the run in a folder, if there is one, so that it is run again.

@@ -1,5 +1,6 @@
 //! Training: the loop, and the parts that are named for what they do.
 
+pub mod benchmark;
 pub mod checkpoint;
 pub mod ema;
 pub mod groups;

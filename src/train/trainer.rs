@@ -22,7 +22,7 @@ use crate::eval::baselines::baselines;
 use crate::eval::evaluate::{self, Walk};
 use crate::eval::predictions::Predictions;
 use crate::eval::statistics::Measured;
-use crate::files::write_whole;
+use crate::files::write_json;
 use crate::models::{BeautyNet, Images, device, weights};
 
 /// The pictures of the three splits.
@@ -422,10 +422,7 @@ impl<'a> Trainer<'a> {
             seed: self.config.seed,
             provenance: Provenance::collect(&self.device_name()),
         };
-        write_whole(&self.run.summary(), |file| {
-            serde_json::to_writer_pretty(&mut *file, &outcome)?;
-            Ok(writeln!(file)?)
-        })?;
+        write_json(&self.run.summary(), &outcome)?;
         let mut figures = vec![("val", outcome.val.metrics)];
         figures.extend(outcome.test.map(|test| ("test", test.metrics)));
         observers

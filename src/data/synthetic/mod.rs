@@ -67,11 +67,24 @@ pub const RATERS: usize = 10;
 /// raters, clamped. `rater_noise` is the standard deviation of that mean, in score units; a single
 /// rater errs by √[`RATERS`] times as much.
 pub fn rated_score(seed: FaceSeed, rater_noise: f64) -> f32 {
-    let mut stream = Stream::new(seed, Purpose::Raters);
-    let one_rater = rater_noise as f32 * (RATERS as f32).sqrt();
-    let errors: f32 = (0..RATERS).map(|_| one_rater * stream.normal()).sum();
+    let errors: f32 = rater_errors(seed, rater_noise).sum();
     let mean = Face::sample(seed).score() + errors / RATERS as f32;
     mean.clamp(SCORE_RANGE.0, SCORE_RANGE.1)
+}
+
+/// What each of the [`RATERS`] simulated raters gives a face, clamped to 1..5 one by one; their mean is [`rated_score`] but for
+/// the clamping.
+pub fn ratings(seed: FaceSeed, rater_noise: f64) -> Vec<f32> {
+    let score = Face::sample(seed).score();
+    rater_errors(seed, rater_noise)
+        .map(|error| (score + error).clamp(SCORE_RANGE.0, SCORE_RANGE.1))
+        .collect()
+}
+
+fn rater_errors(seed: FaceSeed, rater_noise: f64) -> impl Iterator<Item = f32> {
+    let mut stream = Stream::new(seed, Purpose::Raters);
+    let one_rater = rater_noise as f32 * (RATERS as f32).sqrt();
+    (0..RATERS).map(move |_| one_rater * stream.normal())
 }
 
 /// Draws the picture of a face, `size` pixels square.

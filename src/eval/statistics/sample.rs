@@ -4,6 +4,7 @@ use std::cmp::Ordering;
 
 use anyhow::{Result, bail, ensure};
 
+use crate::eval::metrics::check_pairs;
 use crate::eval::predictions::Predictions;
 
 /// Predictions and targets, with both orders known beforehand, so that all figures of a resample cost one walk over the images
@@ -58,12 +59,7 @@ impl Sample {
     /// # Errors
     /// If there are not as many predictions as targets.
     pub fn new(predictions: &[f64], targets: &[f64]) -> Result<Self> {
-        ensure!(
-            predictions.len() == targets.len(),
-            "{} predictions cannot be compared with {} targets",
-            predictions.len(),
-            targets.len()
-        );
+        check_pairs(predictions, targets)?;
         Ok(Self {
             finite: predictions.iter().chain(targets).all(|x| x.is_finite()),
             predictions: Ranked::new(predictions),

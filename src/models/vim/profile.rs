@@ -8,7 +8,8 @@ use tch::{Device, Kind, Tensor, nn};
 
 use super::Mixer;
 use crate::config::{BackboneKind, BackboneShape};
-use crate::ops::measure::{gradients, median};
+use crate::measure::median;
+use crate::ops::measure::gradients;
 
 /// One part of a mixer; both directions together where each has its own.
 #[derive(Debug, Clone, PartialEq, Serialize)]

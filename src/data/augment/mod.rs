@@ -1,40 +1,54 @@
-//! The training transform: random resized crop, mirror, rotation, colour jitter.
+//! The training transform: what happens to a picture, and, with [`mix`](mix()), to a batch.
+
+mod blur;
+mod color;
+mod erase;
+mod mix;
+mod tone;
+mod trivial;
+mod warp;
 
 use anyhow::Result;
 use image::RgbImage;
 
-use super::color::ColorJitter;
+use self::blur::Blur;
+use self::color::ColorJitter;
+use self::trivial::Trivial;
+use self::warp::{Warp, warp};
 use super::draws::Draws;
 use super::resample::{Frame, Workspace};
-use super::rotate::{mirror, rotate};
 use super::transform::EvalTransform;
-use crate::config::{AugmentConfig, DataConfig};
+use crate::config::{AffineConfig, AugmentConfig, DataConfig};
+
+pub(super) use self::mix::mix;
 
 /// The aspect ratios of random crops, as torchvision's.
 const RATIO: (f64, f64) = (3.0 / 4.0, 4.0 / 3.0);
 /// How often a crop that does not fit is drawn anew before the whole picture is taken, as torchvision's.
 const ATTEMPTS: usize = 10;
 
-/// Augments a picture to a square of `data.image_size`, with `data.augment`.
+/// Augments a picture to a square of `data.image_size`, with `data.augment`, in this order: crop, mirror, rotation, affine change,
+/// TrivialAugment, colour jitter, greyscale, blur, erasing.
 ///
 /// The crop is `RandomResizedCrop`'s, drawn within what the evaluation transform shows (`data.resize`):
 /// on a square picture the two are the same, on another one training sees the shapes that evaluation
-/// sees. Crop and resize are one resampling. The corners of a turned picture show its reflection, and
-/// colour jitter follows torchvision's formulas.
+/// sees. Crop and resize are one resampling; mirror, rotation and every other affine change are one more. The corners of a turned
+/// picture show its reflection, and colours follow torchvision's formulas.
 #[derive(Debug, Clone)]
 pub struct TrainTransform {
     eval: EvalTransform,
     augment: AugmentConfig,
 }
 
-/// What is drawn for one picture in one epoch.
+/// What is drawn for one picture in one epoch; what is erased is drawn while it is painted.
 #[derive(Debug, Clone, PartialEq)]
 struct Drawn {
     /// The part of the evaluation frame that is kept, in fractions.
     crop: Frame,
-    flip: bool,
-    degrees: f64,
+    warp: Warp,
+    trivial: Trivial,
     jitter: ColorJitter,
+    blur: Blur,
 }
 
 impl TrainTransform {
@@ -54,6 +68,11 @@ impl TrainTransform {
         &self.eval
     }
 
+    /// What the configuration asks for.
+    pub fn config(&self) -> &AugmentConfig {
+        &self.augment
+    }
+
     /// Writes the augmented picture to `out`: (3, size, size), one plane per colour. `seed`, `epoch` and
     /// `index`, the picture's place in its split, alone decide what is drawn.
     ///
@@ -66,41 +85,80 @@ impl TrainTransform {
         workspace: &mut Workspace,
         out: &mut [u8],
     ) -> Result<()> {
-        let drawn = Drawn::new(&self.augment, |purpose| {
-            Draws::new(seed, epoch, index, purpose)
-        });
+        let draws = |purpose: &str| Draws::new(seed, epoch, index, purpose);
+        let size = self.eval.size();
+        let drawn = Drawn::new(&self.augment, size, draws);
         let frame = self.eval.frame(picture).part(drawn.crop);
         self.eval.resample(picture, frame, workspace)?;
-        let size = self.eval.size();
-        if drawn.degrees != 0.0 {
-            rotate(size, drawn.degrees, drawn.flip, workspace);
-            return drawn.jitter.apply(&workspace.rotated, out);
+        warp(size, drawn.warp, workspace);
+        if let Trivial::Tone(tone) = drawn.trivial {
+            tone.apply(&mut workspace.framed, size, &mut workspace.warped);
         }
-        if drawn.flip {
-            mirror(&mut workspace.framed, size);
-        }
-        drawn.jitter.apply(&workspace.framed, out)
+        drawn.jitter.apply(&workspace.framed, out)?;
+        drawn.blur.apply(out, size, &mut workspace.levels);
+        erase::erase(&self.augment.random_erasing, out, size, &mut draws("erase"));
+        Ok(())
     }
 }
 
 impl Drawn {
     /// Each augmentation has a stream of draws of its own, so that none moves another's.
-    fn new(augment: &AugmentConfig, draws: impl Fn(&str) -> Draws) -> Self {
+    fn new(augment: &AugmentConfig, size: usize, draws: impl Fn(&str) -> Draws) -> Self {
         let whole = Frame {
             left: 0.0,
             top: 0.0,
             width: 1.0,
             height: 1.0,
         };
+        let flip = match draws("flip").unit() < augment.horizontal_flip {
+            true => Warp::MIRROR,
+            false => Warp::IDENTITY,
+        };
+        let degrees = draws("rotate").uniform(-augment.rotation, augment.rotation);
+        let mut warp =
+            flip.then(rotation(degrees))
+                .then(draw_affine(&augment.affine, size, draws("affine")));
+        let mut jitter = ColorJitter::draw(augment.color_jitter, &mut draws("color"));
+        let trivial = Trivial::draw(&augment.trivial_augment, size, &mut draws("trivial"));
+        match trivial {
+            Trivial::Warp(change) => warp = warp.then(change),
+            Trivial::Color(step) => jitter = jitter.after(Some(step)),
+            Trivial::Tone(_) | Trivial::Nothing => {}
+        }
+        if draws("gray").unit() < augment.grayscale {
+            jitter = jitter.then_gray();
+        }
         Self {
             crop: augment
                 .random_resized_crop
                 .map_or(whole, |scale| draw_crop(scale, draws("crop"))),
-            flip: draws("flip").unit() < augment.horizontal_flip,
-            degrees: draws("rotate").uniform(-augment.rotation, augment.rotation),
-            jitter: ColorJitter::draw(augment.color_jitter, &mut draws("color")),
+            warp,
+            trivial,
+            jitter,
+            blur: Blur::draw(&augment.gaussian_blur, &mut draws("blur")),
         }
     }
+}
+
+/// No angle is no change, to the bit.
+fn rotation(degrees: f64) -> Warp {
+    match degrees {
+        0.0 => Warp::IDENTITY,
+        degrees => Warp::rotation(degrees),
+    }
+}
+
+fn draw_affine(affine: &AffineConfig, size: usize, mut draws: Draws) -> Warp {
+    if *affine == AffineConfig::default() {
+        return Warp::IDENTITY;
+    }
+    let side = size as f64;
+    let translate = affine
+        .translate
+        .map(|part| draws.uniform(-part * side, part * side).round());
+    let scale = draws.uniform(affine.scale[0], affine.scale[1]);
+    let shear = affine.shear.map(|most| draws.uniform(-most, most));
+    Warp::affine(translate, scale, shear)
 }
 
 /// A part of the unit square: its area uniform in `scale`, its ratio log-uniform in [`RATIO`].
@@ -135,16 +193,7 @@ mod tests {
     use image::Rgb;
 
     use super::*;
-    use crate::config::Resize;
-
-    fn off() -> AugmentConfig {
-        AugmentConfig {
-            horizontal_flip: 0.0,
-            rotation: 0.0,
-            random_resized_crop: None,
-            color_jitter: [0.0; 4],
-        }
-    }
+    use crate::config::{BlurConfig, ErasingConfig, Resize, TrivialAugmentConfig};
 
     fn transform(augment: AugmentConfig) -> TrainTransform {
         let config = DataConfig {
@@ -171,7 +220,7 @@ mod tests {
 
     #[test]
     fn without_augmentation_it_is_the_evaluation_transform() {
-        let transform = transform(off());
+        let transform = transform(AugmentConfig::off());
         let mut expected = vec![0; 3 * 32 * 32];
         transform
             .eval()
@@ -192,11 +241,11 @@ mod tests {
 
     #[test]
     fn a_certain_flip_mirrors_every_row() {
-        let plain = run(&transform(off()), (1, 1, 1));
+        let plain = run(&transform(AugmentConfig::off()), (1, 1, 1));
         let flipped = run(
             &transform(AugmentConfig {
                 horizontal_flip: 1.0,
-                ..off()
+                ..AugmentConfig::off()
             }),
             (1, 1, 1),
         );
@@ -208,16 +257,85 @@ mod tests {
     #[test]
     fn one_augmentation_does_not_move_the_draws_of_another() {
         let draws = |purpose: &str| Draws::new(9, 1, 4, purpose);
-        let all = Drawn::new(&AugmentConfig::default(), draws);
+        let all = Drawn::new(&AugmentConfig::default(), 32, draws);
         let without_crop = AugmentConfig {
             random_resized_crop: None,
             ..AugmentConfig::default()
         };
-        let fewer = Drawn::new(&without_crop, draws);
+        let fewer = Drawn::new(&without_crop, 32, draws);
         assert_eq!(
-            (all.flip, all.degrees, all.jitter),
-            (fewer.flip, fewer.degrees, fewer.jitter)
+            (all.warp, all.jitter, all.blur),
+            (fewer.warp, fewer.jitter, fewer.blur)
         );
+    }
+
+    #[test]
+    fn every_augmentation_changes_the_picture_and_follows_the_key() {
+        let off = AugmentConfig::off;
+        let each = [
+            AugmentConfig {
+                affine: AffineConfig {
+                    translate: [0.1; 2],
+                    ..AffineConfig::default()
+                },
+                ..off()
+            },
+            AugmentConfig {
+                affine: AffineConfig {
+                    scale: [0.7, 0.9],
+                    ..AffineConfig::default()
+                },
+                ..off()
+            },
+            AugmentConfig {
+                affine: AffineConfig {
+                    shear: [20.0, 5.0],
+                    ..AffineConfig::default()
+                },
+                ..off()
+            },
+            AugmentConfig {
+                trivial_augment: TrivialAugmentConfig {
+                    probability: 1.0,
+                    geometry: 0.5,
+                },
+                ..off()
+            },
+            AugmentConfig {
+                grayscale: 1.0,
+                ..off()
+            },
+            AugmentConfig {
+                gaussian_blur: BlurConfig {
+                    probability: 1.0,
+                    ..BlurConfig::default()
+                },
+                ..off()
+            },
+            AugmentConfig {
+                random_erasing: ErasingConfig {
+                    probability: 1.0,
+                    ..ErasingConfig::default()
+                },
+                ..off()
+            },
+        ];
+        let plain = run(&transform(off()), (1, 2, 3));
+        for augment in each {
+            let transform = transform(augment.clone());
+            let pictures: Vec<_> = (0..20)
+                .map(|index| run(&transform, (1, 2, index)))
+                .collect();
+            let again: Vec<_> = (0..20)
+                .map(|index| run(&transform, (1, 2, index)))
+                .collect();
+            assert!(pictures == again, "{augment:?}");
+            let changed = pictures.iter().filter(|picture| **picture != plain).count();
+            assert!(changed >= 15, "{changed} of 20: {augment:?}");
+            if augment.grayscale == 1.0 {
+                assert!(pictures.iter().all(|p| p[..1024] == p[1024..2048]));
+            }
+        }
     }
 
     #[test]

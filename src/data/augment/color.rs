@@ -7,15 +7,15 @@
 
 use anyhow::Result;
 
-use super::draws::Draws;
-use super::planes::{planes, split_planes};
+use crate::data::draws::Draws;
+use crate::data::planes::{planes, split_planes};
 
 /// Pixels that are worked on together: few enough for the cache, enough for vector instructions.
 const CHUNK: usize = 64;
 
 /// One step of colour jitter.
 #[derive(Debug, Clone, Copy, PartialEq)]
-enum Step {
+pub(super) enum Step {
     /// Scale by this.
     Brightness(f32),
     /// Keep this much of each pixel's distance from the mean grey.
@@ -55,6 +55,18 @@ impl ColorJitter {
         }
     }
 
+    /// These steps with `step` before them.
+    pub(super) fn after(mut self, step: Option<Step>) -> Self {
+        self.steps.splice(0..0, step);
+        self
+    }
+
+    /// These steps, and then the colour taken away.
+    pub(super) fn then_gray(mut self) -> Self {
+        self.steps.push(Step::Saturation(0.0));
+        self
+    }
+
     /// Applies the steps to a picture (pixels, 3), and writes it as planes (3, pixels).
     ///
     /// # Errors
@@ -63,7 +75,7 @@ impl ColorJitter {
         if self.steps.is_empty() {
             return split_planes(interleaved, out);
         }
-        let mean = self.mean_before_contrast(interleaved);
+        let steps = self.with_means(interleaved);
         let (red, green, blue) = planes(interleaved.len(), out)?;
         let targets = red
             .chunks_mut(CHUNK)
@@ -71,7 +83,7 @@ impl ColorJitter {
             .zip(blue.chunks_mut(CHUNK));
         for (pixels, ((red, green), blue)) in interleaved.chunks(CHUNK * 3).zip(targets) {
             let mut chunk = Chunk::load(pixels);
-            for &step in &self.steps {
+            for &(step, mean) in &steps {
                 chunk.apply(step, mean);
             }
             store(&chunk.red, red);
@@ -81,23 +93,31 @@ impl ColorJitter {
         Ok(())
     }
 
-    /// The mean grey of the picture as it is when contrast has its turn; 0 where it has none.
-    fn mean_before_contrast(&self, interleaved: &[u8]) -> f32 {
-        let contrast = self
-            .steps
-            .iter()
-            .position(|step| matches!(step, Step::Contrast(_)));
-        let Some(contrast) = contrast else { return 0.0 };
-        let mut sum = 0.0;
-        for pixels in interleaved.chunks(CHUNK * 3) {
-            let mut chunk = Chunk::load(pixels);
-            for &step in &self.steps[..contrast] {
-                chunk.apply(step, 0.0);
-            }
-            sum += f64::from(chunk.grey()[..pixels.len() / 3].iter().sum::<f32>());
+    /// The steps, each contrast with the mean grey of the picture as it is when its turn comes.
+    fn with_means(&self, interleaved: &[u8]) -> Vec<(Step, f32)> {
+        let mut resolved = Vec::with_capacity(self.steps.len());
+        for &step in &self.steps {
+            let mean = match step {
+                Step::Contrast(_) => mean_grey(interleaved, &resolved),
+                _ => 0.0,
+            };
+            resolved.push((step, mean));
         }
-        (sum / (interleaved.len() / 3).max(1) as f64) as f32
+        resolved
     }
+}
+
+/// The mean grey of a picture (pixels, 3) after some steps.
+fn mean_grey(interleaved: &[u8], steps: &[(Step, f32)]) -> f32 {
+    let mut sum = 0.0;
+    for pixels in interleaved.chunks(CHUNK * 3) {
+        let mut chunk = Chunk::load(pixels);
+        for &(step, mean) in steps {
+            chunk.apply(step, mean);
+        }
+        sum += f64::from(chunk.grey()[..pixels.len() / 3].iter().sum::<f32>());
+    }
+    (sum / (interleaved.len() / 3).max(1) as f64) as f32
 }
 
 /// Some pixels as separate colours, 0..=255.

@@ -1,40 +1,101 @@
-//! Turns a square picture about its middle, mirroring it on the way if asked.
+//! Affine changes of a square picture about its middle, in one resampling.
 
-use super::resample::Workspace;
+use crate::data::resample::Workspace;
 
 /// Bits of a fixed-point coordinate behind the point.
 const FRACTION: u32 = 16;
 /// Bits of those that weigh the pixels on either side.
 const WEIGHT: u32 = 6;
+/// Bits that a fixed-point coordinate has before the point; the rest of the 64 is room for sums along a line.
+const WHOLE: f64 = (1u64 << 30) as f64;
 
-/// Turns `workspace.framed`, (size, size, 3), into `workspace.rotated`: mirrored first if `flip`, then
-/// turned counter-clockwise by `degrees`. Bilinear, in steps of 1/64 pixel. What lies outside is the
-/// picture reflected at its edge, so that the corners hold the face's own surroundings instead of a
-/// colour that gives the angle away.
-pub(super) fn rotate(size: usize, degrees: f64, flip: bool, workspace: &mut Workspace) {
+/// Where each pixel of the output comes from: `source = linear · output + shift`, with coordinates in pixels from the middle, x to
+/// the right and y down.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct Warp {
+    linear: [[f64; 2]; 2],
+    shift: [f64; 2],
+}
+
+impl Warp {
+    pub(super) const IDENTITY: Warp = Warp {
+        linear: [[1.0, 0.0], [0.0, 1.0]],
+        shift: [0.0, 0.0],
+    };
+    /// Left becomes right.
+    pub(super) const MIRROR: Warp = Warp {
+        linear: [[-1.0, 0.0], [0.0, 1.0]],
+        shift: [0.0, 0.0],
+    };
+
+    /// Turns counter-clockwise.
+    pub(super) fn rotation(degrees: f64) -> Self {
+        let (sin, cos) = degrees.to_radians().sin_cos();
+        Self {
+            linear: [[cos, -sin], [sin, cos]],
+            shift: [0.0, 0.0],
+        }
+    }
+
+    /// Scales and shears as torchvision's `affine` with the angle 0 (`shear` in degrees, `[x, y]`), then moves by `translate` pixels.
+    pub(super) fn affine(translate: [f64; 2], scale: f64, shear: [f64; 2]) -> Self {
+        let [x, y] = shear.map(|degrees| degrees.to_radians().tan());
+        // Forward: scale · [[1, -x], [-y, x y + 1]], whose determinant is scale².
+        let inverse = [[(x * y + 1.0) / scale, x / scale], [y / scale, 1.0 / scale]];
+        let moved = apply(inverse, translate);
+        Self {
+            linear: inverse,
+            shift: moved.map(|v| -v),
+        }
+    }
+
+    /// This change, and then `next`.
+    pub(super) fn then(self, next: Warp) -> Self {
+        let columns = [0, 1].map(|column| apply(self.linear, next.linear.map(|row| row[column])));
+        let shift = apply(self.linear, next.shift);
+        Self {
+            linear: [0, 1].map(|row| columns.map(|column| column[row])),
+            shift: [shift[0] + self.shift[0], shift[1] + self.shift[1]],
+        }
+    }
+}
+
+fn apply(matrix: [[f64; 2]; 2], vector: [f64; 2]) -> [f64; 2] {
+    matrix.map(|row| row[0] * vector[0] + row[1] * vector[1])
+}
+
+/// Applies a change to `workspace.framed`, (size, size, 3). Bilinear, in steps of 1/64 pixel. What lies outside is the picture
+/// reflected at its edge, so that the corners hold the face's own surroundings instead of a colour that gives the angle away.
+pub(super) fn warp(size: usize, change: Warp, workspace: &mut Workspace) {
     let Workspace {
         framed,
-        rotated,
+        warped,
         packed,
         ..
     } = workspace;
+    if change == Warp::IDENTITY {
+        return;
+    }
+    if change == Warp::MIRROR {
+        mirror(framed, size);
+        return;
+    }
     packed.clear();
     packed.extend(framed.chunks_exact(3).map(pack));
-    rotated.resize(framed.len(), 0);
+    warped.resize(framed.len(), 0);
 
-    let (sin, cos) = degrees.to_radians().sin_cos();
     let middle = (size as f64 - 1.0) / 2.0;
-    let side = if flip { -1.0 } else { 1.0 };
-    let fixed = |value: f64| (value * f64::from(1u32 << FRACTION)).round() as i64;
+    let fixed =
+        |value: f64| (value.clamp(-WHOLE, WHOLE) * f64::from(1u32 << FRACTION)).round() as i64;
     // Half a step of the weights makes cutting off their lower bits a rounding.
     let half = 1i64 << (FRACTION - WEIGHT - 1);
     // One pixel to the right in the output, seen in the input.
-    let (step_x, step_y) = (fixed(side * cos), fixed(sin));
+    let (step_x, step_y) = (fixed(change.linear[0][0]), fixed(change.linear[1][0]));
     let inside = size.saturating_sub(1) as u64;
-    for (row, line) in rotated.chunks_exact_mut(size * 3).enumerate() {
-        let (dx, dy) = (-middle, row as f64 - middle);
-        let mut x = fixed(middle + side * (dx * cos - dy * sin)) + half;
-        let mut y = fixed(middle + dx * sin + dy * cos) + half;
+    for (row, line) in warped.chunks_exact_mut(size * 3).enumerate() {
+        let first = apply(change.linear, [-middle, row as f64 - middle]);
+        let mut x = fixed(middle + first[0] + change.shift[0]) + half;
+        let mut y = fixed(middle + first[1] + change.shift[1]) + half;
         let (pixels, _) = line.as_chunks_mut::<3>();
         for pixel in pixels {
             let (column, line) = (x >> FRACTION, y >> FRACTION);
@@ -52,6 +113,7 @@ pub(super) fn rotate(size: usize, degrees: f64, flip: bool, workspace: &mut Work
             y += step_y;
         }
     }
+    std::mem::swap(framed, warped);
 }
 
 /// How much the right or lower pixel counts, in 64ths.
@@ -84,7 +146,7 @@ fn blend(packed: &[u64], corners: [usize; 4], x: u64, y: u64) -> [u8; 3] {
 }
 
 /// Mirrors a picture of rows of `size` pixels from left to right, in place.
-pub(super) fn mirror(picture: &mut [u8], size: usize) {
+fn mirror(picture: &mut [u8], size: usize) {
     for line in picture.chunks_exact_mut(size * 3) {
         let (pixels, _) = line.as_chunks_mut::<3>();
         pixels.reverse();
@@ -120,8 +182,9 @@ mod tests {
     fn turn(picture: Vec<u8>, size: usize, degrees: f64, flip: bool) -> Vec<u8> {
         let mut workspace = Workspace::default();
         workspace.framed = picture;
-        rotate(size, degrees, flip, &mut workspace);
-        workspace.rotated
+        let flip = if flip { Warp::MIRROR } else { Warp::IDENTITY };
+        warp(size, flip.then(Warp::rotation(degrees)), &mut workspace);
+        workspace.framed
     }
 
     fn turned(size: usize, degrees: f64, flip: bool) -> Vec<u8> {
@@ -185,6 +248,50 @@ mod tests {
                 );
             }
         }
+    }
+
+    #[test]
+    fn an_affine_change_moves_points_as_torchvisions_matrix_does() {
+        // torchvision: scale · [[cos(-sy)/cos sy, -cos(-sy)·tan(sx)/cos sy], [sin(-sy)/cos sy, -sin(-sy)·tan(sx)/cos sy + 1]].
+        let (scale, [sx, sy], translate) = (1.25, [20f64, -10.0], [3.0, -2.0]);
+        let change = Warp::affine(translate, scale, [sx, sy]);
+        let (sx, sy) = (sx.to_radians(), sy.to_radians());
+        let forward = [
+            [(-sy).cos() / sy.cos(), -(-sy).cos() * sx.tan() / sy.cos()],
+            [
+                (-sy).sin() / sy.cos(),
+                1.0 - (-sy).sin() * sx.tan() / sy.cos(),
+            ],
+        ];
+        for point in [[0.0, 0.0], [5.0, -7.0], [-11.0, 2.0]] {
+            let moved = apply(forward.map(|row| row.map(|v| v * scale)), point);
+            let output = [moved[0] + translate[0], moved[1] + translate[1]];
+            let back = apply(change.linear, output);
+            for axis in 0..2 {
+                assert!((back[axis] + change.shift[axis] - point[axis]).abs() < 1e-12);
+            }
+        }
+    }
+
+    #[test]
+    fn a_shift_moves_every_pixel_and_enlarging_keeps_the_middle() {
+        let mut workspace = Workspace::default();
+        workspace.framed = gradient(20);
+        warp(20, Warp::affine([3.0, -2.0], 1.0, [0.0; 2]), &mut workspace);
+        let (from, to) = (gradient(20), &workspace.framed);
+        let at = |x: usize, y: usize| (y * 20 + x) * 3;
+        assert_eq!(to[at(10, 5)..][..3], from[at(7, 7)..][..3]);
+        workspace.framed = gradient(21);
+        warp(21, Warp::affine([0.0; 2], 2.0, [0.0; 2]), &mut workspace);
+        let at = |x: usize, y: usize| (y * 21 + x) * 3;
+        assert_eq!(
+            workspace.framed[at(10, 10)..][..3],
+            gradient(21)[at(10, 10)..][..3]
+        );
+        assert_eq!(
+            workspace.framed[at(14, 10)..][..2],
+            gradient(21)[at(12, 10)..][..2]
+        );
     }
 
     #[test]

@@ -1,0 +1,103 @@
+//! `vmbeauty benchmark train`.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use serde_json::json;
+
+use crate::cli::output::{print, print_json, say, table};
+use crate::config::Config;
+use crate::ops::{self, Path};
+use crate::train::benchmark::{Measurement, benchmark_train};
+
+/// What is measured where no config is named: the tiny ensemble on drawn faces.
+const TINY: &str = "
+name: tiny
+data: {dataset: synthetic, image_size: 224, workers: 1, synthetic: {train: 64, val: 8, test: 8}}
+model:
+  vit: {name: vit_tiny_patch16_224}
+  mamba: {name: vim_tiny_patch16_224}
+train: {batch_size: 8}
+";
+
+/// Time training steps and forward passes of a model, and the parts of a step
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// The experiment, a YAML file; left out: ViT-Ti and Vim-Ti, 224 pixels, 8 pictures per step
+    config: Option<PathBuf>,
+    /// Change a key of the config; may be repeated
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    set: Vec<String>,
+    /// Steps that are measured
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u16).range(1..))]
+    steps: u16,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+/// Runs the subcommand.
+pub fn run(args: &Args) -> Result<ExitCode> {
+    let config = match &args.config {
+        Some(path) => Config::load(path, &args.set)?,
+        None => Config::from_yaml(TINY, "the benchmark's config", &args.set)?,
+    };
+    let found = benchmark_train(&config, args.steps.into(), &mut say)?;
+    let threads = tch::get_num_threads();
+    if args.json {
+        let mut object = json!(found);
+        object["name"] = json!(config.name);
+        object["threads"] = json!(threads);
+        object["path"] = json!(Path::best());
+        object["version"] = json!(env!("CARGO_PKG_VERSION"));
+        object["libtorch"] = json!(ops::libtorch_version());
+        print_json(&object)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    print(&format!(
+        "{}\n{}\n{} pictures per step, medians of {} steps, {} kernels, {threads} threads\n",
+        step_table(&found),
+        rates(&found),
+        found.batch_size,
+        found.steps,
+        Path::best()
+    ))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn step_table(found: &Measurement) -> String {
+    let step = &found.step;
+    let rows: Vec<Vec<String>> = [
+        ("data", step.data_ms),
+        ("forward", step.forward_ms),
+        ("backward", step.backward_ms),
+        ("optimizer", step.optimizer_ms),
+        ("step", step.total_ms()),
+    ]
+    .map(|(name, milliseconds)| {
+        vec![
+            name.to_string(),
+            format!("{milliseconds:.1}"),
+            format!("{:.1} %", 100.0 * milliseconds / step.total_ms()),
+        ]
+    })
+    .into();
+    table(&["part", "ms", "of the step"], &rows)
+}
+
+fn rates(found: &Measurement) -> String {
+    let peak = match found.peak_bytes {
+        Some(bytes) => format!("{:.2} GB at the peak", bytes as f64 / 1e9),
+        None => "peak memory unknown".to_string(),
+    };
+    format!(
+        "{:.2} images/s training, {:.2} images/s inference, {peak}\n\
+         {:.0} GFLOP/s in training, {:.0} % of the {:.0} GFLOP/s of one matrix product",
+        found.train_images_per_second,
+        found.infer_images_per_second,
+        found.train_gflops,
+        100.0 * found.gemm_fraction,
+        found.gemm_gflops
+    )
+}

@@ -1,0 +1,121 @@
+//! Random erasing (Zhong et al., 2020, arXiv 1708.04896), with torchvision's draws.
+
+use crate::config::{EraseFill, ErasingConfig};
+use crate::data::NEUTRAL;
+use crate::data::draws::Draws;
+
+/// How often a rectangle that does not fit is drawn anew before nothing is erased, as torchvision's.
+const ATTEMPTS: usize = 10;
+/// The standard deviation of ImageNet's pixels, in levels.
+const SPREAD: [f64; 3] = [58.4, 57.1, 57.4];
+
+/// A rectangle that is painted over, in pixels.
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct Rectangle {
+    left: usize,
+    top: usize,
+    width: usize,
+    height: usize,
+}
+
+/// Erases a rectangle of a picture (3, size, size), or does not.
+pub(super) fn erase(config: &ErasingConfig, picture: &mut [u8], size: usize, draws: &mut Draws) {
+    if draws.unit() >= config.probability {
+        return;
+    }
+    let Some(rectangle) = draw_rectangle(config, size, draws) else {
+        return;
+    };
+    for (channel, plane) in picture.chunks_exact_mut(size * size).enumerate() {
+        let rows = plane
+            .chunks_exact_mut(size)
+            .skip(rectangle.top)
+            .take(rectangle.height);
+        for row in rows {
+            let erased = &mut row[rectangle.left..rectangle.left + rectangle.width];
+            match config.fill {
+                EraseFill::Mean => erased.fill(NEUTRAL[channel]),
+                EraseFill::Noise => {
+                    for level in erased {
+                        let value = f64::from(NEUTRAL[channel]) + SPREAD[channel] * draws.normal();
+                        *level = value.round().clamp(0.0, 255.0) as u8;
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn draw_rectangle(config: &ErasingConfig, size: usize, draws: &mut Draws) -> Option<Rectangle> {
+    let side = size as f64;
+    (0..ATTEMPTS).find_map(|_| {
+        let area = side * side * draws.uniform(config.scale[0], config.scale[1]);
+        let ratio =
+            libm::exp(draws.uniform(libm::log(config.ratio[0]), libm::log(config.ratio[1])));
+        let height = (area * ratio).sqrt().round_ties_even() as usize;
+        let width = (area / ratio).sqrt().round_ties_even() as usize;
+        (height < size && width < size).then(|| Rectangle {
+            top: draws.below(size - height + 1),
+            left: draws.below(size - width + 1),
+            width,
+            height,
+        })
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_rectangle_of_the_asked_area_and_ratio_is_painted() {
+        let config = ErasingConfig {
+            probability: 1.0,
+            ..ErasingConfig::default()
+        };
+        for index in 0..300 {
+            let mut picture = vec![0; 3 * 64 * 64];
+            erase(
+                &config,
+                &mut picture,
+                64,
+                &mut Draws::new(1, 0, index, "erase"),
+            );
+            let painted = picture.iter().filter(|&&level| level != 0).count() as f64;
+            let part = painted / picture.len() as f64;
+            assert!((0.015..=0.35).contains(&part), "{part}");
+            let row = |y: usize| {
+                picture[y * 64..(y + 1) * 64]
+                    .iter()
+                    .filter(|&&p| p != 0)
+                    .count()
+            };
+            let (width, height) = (
+                (0..64).map(row).max().unwrap() as f64,
+                (0..64).filter(|&y| row(y) > 0).count() as f64,
+            );
+            assert_eq!(width * height * 3.0, painted);
+            assert!((0.25..=3.8).contains(&(height / width)), "{height} {width}");
+        }
+    }
+
+    #[test]
+    fn noise_has_the_mean_and_spread_of_natural_pictures() {
+        let config = ErasingConfig {
+            probability: 1.0,
+            scale: [0.5, 0.5],
+            ratio: [1.0, 1.0],
+            fill: EraseFill::Noise,
+        };
+        let mut picture = vec![0; 3 * 64 * 64];
+        erase(&config, &mut picture, 64, &mut Draws::new(1, 0, 3, "erase"));
+        let painted: Vec<f64> = picture[..4096]
+            .iter()
+            .filter(|&&level| level != 0)
+            .map(|&level| f64::from(level))
+            .collect();
+        let mean = painted.iter().sum::<f64>() / painted.len() as f64;
+        assert!((mean - 126.0).abs() < 8.0, "{mean}");
+        assert!((1800..=2100).contains(&painted.len()), "{}", painted.len());
+    }
+}

@@ -1,0 +1,274 @@
+//! What a check found, as one page with pictures that needs no other file.
+
+use std::collections::HashMap;
+use std::fmt::Write;
+use std::path::Path;
+
+use image::codecs::jpeg::JpegEncoder;
+use image::imageops::{FilterType, resize};
+
+use super::check::{Named, Report};
+use super::{Skipped, Split, read_picture};
+
+/// The longer side of a picture on the page, in pixels.
+const SIDE: u32 = 112;
+/// Findings of one kind that are shown with their pictures; all of them are counted.
+const SHOWN: usize = 200;
+
+const STYLE: &str = "body{font:14px/1.5 system-ui,sans-serif;margin:2em auto;max-width:70em;padding:0 1em;color:#222;background:#fff}\
+table{border-collapse:collapse;margin:1em 0}th,td{padding:.2em .8em;text-align:right;border-bottom:1px solid #ddd}\
+th:first-child,td:first-child{text-align:left}figure{display:inline-block;margin:0 .6em .6em 0;max-width:12em;vertical-align:top;\
+font-size:12px;overflow-wrap:anywhere}img{display:block}.pair{border-bottom:1px solid #ddd;padding:.5em 0}.leak{color:#a00}\
+svg rect{fill:#47a}";
+
+impl Report {
+    /// A page of HTML: the counts, the groups, a histogram of the scores, and each finding with its picture.
+    pub fn to_html(&self, title: &str) -> String {
+        let files = self.files.iter();
+        let files: HashMap<(Split, &str), &Path> = files
+            .map(|file| {
+                (
+                    (file.name.split, file.name.id.as_str()),
+                    file.path.as_path(),
+                )
+            })
+            .collect();
+        let page = Page { files };
+        let title = escape(title);
+        let mut body = format!("<h1>{title}</h1>\n");
+        body += &self.counts_table();
+        body += &self.groups_table();
+        body += &self.histogram_chart();
+        if self.is_clean() {
+            body += "<p>No problems found.</p>\n";
+        }
+        let pairs = self.duplicates.iter().map(|found| {
+            let leak = found.across_splits;
+            (found.pictures.as_slice(), leak, String::new())
+        });
+        body += &page.groups("Files with the same content", pairs);
+        let pairs = self.near_duplicates.iter().map(|found| {
+            let note = format!("{} of 256 bits differ", found.distance);
+            (found.pictures.as_slice(), found.across_splits, note)
+        });
+        body += &page.groups("Files that look the same", pairs);
+        body += &page.rows("Outliers", &self.outliers);
+        body += &page.rows("Rows whose image cannot be read", &self.unreadable);
+        body += &page.rows("Rows whose image is missing", &self.missing);
+        body += &list("Pictures in more than one split", self.overlaps.iter());
+        let repeated = self.repeated.iter();
+        body += &list(
+            "Pictures listed more than once in a split",
+            repeated
+                .map(|found| format!("{}: {}: scores {:?}", found.split, found.id, found.scores)),
+        );
+        body += &list("Notes", self.notes.iter());
+        format!(
+            "<!DOCTYPE html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"><title>{title}</title><style>{STYLE}</style></head>\n\
+             <body>\n{body}</body></html>\n"
+        )
+    }
+
+    fn counts_table(&self) -> String {
+        let mut table = String::from(
+            "<table><tr><th>split</th><th>rows</th><th>usable</th><th>missing</th><th>unreadable</th><th>lowest</th><th>highest</th>\
+             <th>mean</th><th>sd</th></tr>\n",
+        );
+        for split in &self.splits {
+            let score = split.score.map_or("<td></td>".repeat(4), |score| {
+                [score.min, score.max, score.mean, score.sd]
+                    .map(|value| format!("<td>{value:.3}</td>"))
+                    .concat()
+            });
+            let _ = writeln!(
+                table,
+                "<tr><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td>{score}</tr>",
+                split.split, split.rows, split.usable, split.missing, split.unreadable
+            );
+        }
+        table + "</table>\n"
+    }
+
+    fn groups_table(&self) -> String {
+        if self.group_scores.is_empty() {
+            return String::new();
+        }
+        let mut table = String::from(
+            "<h2>Groups</h2>\n<table><tr><th>group</th><th>train</th><th>val</th><th>test</th><th>mean score</th><th>sd</th></tr>\n",
+        );
+        for (group, score) in &self.group_scores {
+            let counts: String = self
+                .splits
+                .iter()
+                .map(|split| {
+                    let count = split.groups.get(group).copied().unwrap_or_default();
+                    let part = 100.0 * count as f64 / split.usable.max(1) as f64;
+                    format!("<td>{count} ({part:.1} %)</td>")
+                })
+                .collect();
+            let _ = writeln!(
+                table,
+                "<tr><td>{}</td>{counts}<td>{:.3}</td><td>{:.3}</td></tr>",
+                escape(group),
+                score.mean,
+                score.sd
+            );
+        }
+        table + "</table>\n"
+    }
+
+    fn histogram_chart(&self) -> String {
+        let (Some(first), Some(last)) = (self.score_bins.first(), self.score_bins.last()) else {
+            return String::new();
+        };
+        let mut chart = String::from("<h2>Scores</h2>\n");
+        for split in self.splits.iter().filter(|split| split.usable > 0) {
+            let most = split.histogram.iter().copied().max().unwrap_or(0).max(1);
+            let bars: String = split
+                .histogram
+                .iter()
+                .enumerate()
+                .map(|(bin, &count)| {
+                    let height = 80.0 * count as f64 / most as f64;
+                    let (x, y) = (bin * 22, 80.0 - height);
+                    format!("<rect x=\"{x}\" y=\"{y:.1}\" width=\"20\" height=\"{height:.1}\"><title>{count}</title></rect>")
+                })
+                .collect();
+            let _ = writeln!(
+                chart,
+                "<figure><svg width=\"220\" height=\"80\">{bars}</svg>{}: {first} to {last}</figure>",
+                split.split
+            );
+        }
+        chart
+    }
+}
+
+/// Where the rows' pictures are.
+struct Page<'a> {
+    files: HashMap<(Split, &'a str), &'a Path>,
+}
+
+impl Page<'_> {
+    fn figure(&self, split: Split, id: &str, note: &str) -> String {
+        let file = self.files.get(&(split, id));
+        let picture = file.and_then(|path| thumbnail(path)).unwrap_or_default();
+        format!(
+            "<figure>{picture}{}<br>{split} {}</figure>\n",
+            escape(id),
+            escape(note)
+        )
+    }
+
+    fn groups<'b>(
+        &self,
+        title: &str,
+        found: impl ExactSizeIterator<Item = (&'b [Named], bool, String)>,
+    ) -> String {
+        let mut text = heading(title, found.len());
+        for (pictures, leak, note) in found.take(SHOWN) {
+            let leak = match leak {
+                true => "<strong class=\"leak\">in more than one split</strong> ",
+                false => "",
+            };
+            let figures: String = pictures
+                .iter()
+                .map(|named| self.figure(named.split, &named.id, ""))
+                .collect();
+            text += &format!(
+                "<div class=\"pair\"><p>{leak}{}</p>{figures}</div>\n",
+                escape(&note)
+            );
+        }
+        text
+    }
+
+    fn rows(&self, title: &str, rows: &[Skipped]) -> String {
+        let figures = rows
+            .iter()
+            .take(SHOWN)
+            .map(|row| self.figure(row.split, &row.id, &row.reason));
+        heading(title, rows.len()) + &figures.collect::<String>()
+    }
+}
+
+/// Nothing where nothing was found.
+fn heading(title: &str, count: usize) -> String {
+    match count {
+        0 => String::new(),
+        count if count > SHOWN => {
+            format!("<h2>{title}: {count}, of which {SHOWN} are shown</h2>\n")
+        }
+        count => format!("<h2>{title}: {count}</h2>\n"),
+    }
+}
+
+fn list(title: &str, found: impl ExactSizeIterator<Item = impl ToString>) -> String {
+    let mut text = heading(title, found.len());
+    for line in found.take(SHOWN) {
+        text += &format!("<p>{}</p>\n", escape(&line.to_string()));
+    }
+    text
+}
+
+fn escape(text: &str) -> String {
+    text.replace('&', "&amp;")
+        .replace('<', "&lt;")
+        .replace('>', "&gt;")
+        .replace('"', "&quot;")
+}
+
+/// The picture within the page itself; nothing where it cannot be read.
+fn thumbnail(path: &Path) -> Option<String> {
+    let picture = read_picture(path).ok()?;
+    let scale = f64::from(SIDE) / f64::from(picture.width().max(picture.height()));
+    let side = |length: u32| ((f64::from(length) * scale.min(1.0)).round() as u32).max(1);
+    let (width, height) = (side(picture.width()), side(picture.height()));
+    let small = resize(&picture, width, height, FilterType::Triangle);
+    let mut jpeg = Vec::new();
+    JpegEncoder::new_with_quality(&mut jpeg, 80)
+        .encode_image(&small)
+        .ok()?;
+    Some(format!(
+        "<img width=\"{width}\" height=\"{height}\" alt=\"\" src=\"data:image/jpeg;base64,{}\">",
+        base64(&jpeg)
+    ))
+}
+
+/// RFC 4648.
+fn base64(bytes: &[u8]) -> String {
+    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let mut text = String::with_capacity(bytes.len().div_ceil(3) * 4);
+    for group in bytes.chunks(3) {
+        let word = group
+            .iter()
+            .fold(0u32, |word, &byte| word << 8 | u32::from(byte));
+        let word = word << (8 * (3 - group.len()));
+        for digit in 0..4 {
+            text.push(match digit <= group.len() {
+                true => char::from(DIGITS[(word >> (18 - 6 * digit)) as usize & 63]),
+                false => '=',
+            });
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn base64_is_that_of_the_rfc() {
+        for (bytes, text) in [
+            ("", ""),
+            ("f", "Zg=="),
+            ("fo", "Zm8="),
+            ("foo", "Zm9v"),
+            ("foob", "Zm9vYg=="),
+            ("foobar", "Zm9vYmFy"),
+        ] {
+            assert_eq!(base64(bytes.as_bytes()), text);
+        }
+    }
+}

@@ -1,0 +1,294 @@
+//! Pictures as the network will see them, side by side.
+
+use std::io::Cursor;
+use std::path::Path;
+
+use anyhow::{Context, Result, bail, ensure};
+use image::{ImageFormat, Rgb, RgbImage};
+
+use super::augment::mix;
+use super::draws::Draws;
+use super::loader::HostBatch;
+use super::synthetic::FaceSeed;
+use super::{Pass, Pictures, Sample, Source, Workspace};
+use crate::config::{
+    AffineConfig, AugmentConfig, BlurConfig, DataConfig, ErasingConfig, TrivialAugmentConfig,
+};
+use crate::files::write_whole;
+
+/// Pixels between pictures.
+const GAP: usize = 4;
+/// Most pixels of a grid.
+const MOST_PIXELS: usize = 64 << 20;
+
+/// A row for each of the first `rows` pictures: as evaluation sees it, then as the first `draws` epochs of training with this seed do.
+/// Mixup and cutmix mix the pictures of one column.
+///
+/// # Errors
+/// A picture that cannot be read, or a grid larger than 64 million pixels.
+pub fn grid(pictures: &Pictures, rows: usize, draws: usize, seed: u64) -> Result<RgbImage> {
+    let rows = rows.min(pictures.len());
+    let size = pictures.size();
+    let (width, height) = ((draws + 1) * (size + GAP) + GAP, rows * (size + GAP) + GAP);
+    ensure!(
+        width.saturating_mul(height) <= MOST_PIXELS,
+        "a grid of {width}x{height} pixels is too large; ask for fewer pictures or draws"
+    );
+    let mut grid = RgbImage::from_pixel(width as u32, height as u32, Rgb([255; 3]));
+    let mut workspace = Workspace::default();
+    for column in 0..=draws {
+        let pass = match column.checked_sub(1) {
+            None => Pass::Evaluate,
+            Some(epoch) => Pass::Train {
+                seed,
+                epoch: epoch as u64,
+            },
+        };
+        let batch = batch(pictures, rows, pass, &mut workspace)?;
+        for (row, planes) in batch.pixels.chunks_exact(3 * size * size).enumerate() {
+            let (left, top) = (GAP + column * (size + GAP), GAP + row * (size + GAP));
+            paste(&mut grid, planes, size, left, top);
+        }
+    }
+    Ok(grid)
+}
+
+/// The first pictures, in order.
+fn batch(
+    pictures: &Pictures,
+    len: usize,
+    pass: Pass,
+    workspace: &mut Workspace,
+) -> Result<HostBatch> {
+    let size = pictures.size();
+    let mut pixels = vec![0; len * 3 * size * size];
+    for (index, out) in pixels.chunks_exact_mut(3 * size * size).enumerate() {
+        pictures.pixels(index, pass, workspace, out)?;
+    }
+    let mut batch = HostBatch {
+        pixels,
+        len,
+        size,
+        targets: vec![0.0; len],
+        indices: (0..len).collect(),
+        weights: vec![1.0; len],
+        votes: vec![Vec::new(); len],
+    };
+    if let Pass::Train { seed, epoch } = pass {
+        mix(
+            pictures.augment(),
+            &mut batch,
+            &mut Draws::new(seed, epoch, 0, "mix"),
+        );
+    }
+    Ok(batch)
+}
+
+fn paste(grid: &mut RgbImage, planes: &[u8], size: usize, left: usize, top: usize) {
+    let plane = size * size;
+    for at in 0..plane {
+        let colour = [planes[at], planes[plane + at], planes[2 * plane + at]];
+        let (x, y) = (left + at % size, top + at / size);
+        grid.put_pixel(x as u32, y as u32, Rgb(colour));
+    }
+}
+
+/// Writes a picture in the format that its name ends in, whole or not at all.
+///
+/// # Errors
+/// An ending that is not that of a format which can be written, or a file that cannot be.
+pub fn save(picture: &RgbImage, path: &Path) -> Result<()> {
+    let format = ImageFormat::from_path(path)
+        .ok()
+        .filter(|format| format.writing_enabled())
+        .with_context(|| format!("{}: name a .png or .jpg file", path.display()))?;
+    let mut bytes = Cursor::new(Vec::new());
+    picture
+        .write_to(&mut bytes, format)
+        .with_context(|| format!("cannot write {}", path.display()))?;
+    write_whole(path, |file| Ok(file.write_all(bytes.get_ref())?))
+}
+
+/// Each augmentation by itself, strong enough to be seen: its key, and a row of pictures, the first of them as evaluation sees it.
+///
+/// # Errors
+/// An image size that is not positive.
+pub fn gallery(size: i64, draws: usize) -> Result<Vec<(&'static str, RgbImage)>> {
+    let off = AugmentConfig::off;
+    let alone = [
+        (
+            "random_resized_crop",
+            AugmentConfig {
+                random_resized_crop: Some([0.5, 1.0]),
+                ..off()
+            },
+        ),
+        (
+            "horizontal_flip",
+            AugmentConfig {
+                horizontal_flip: 0.5,
+                ..off()
+            },
+        ),
+        (
+            "rotation",
+            AugmentConfig {
+                rotation: 20.0,
+                ..off()
+            },
+        ),
+        (
+            "affine",
+            AugmentConfig {
+                affine: AffineConfig {
+                    translate: [0.1, 0.1],
+                    scale: [0.8, 1.2],
+                    shear: [15.0, 5.0],
+                },
+                ..off()
+            },
+        ),
+        (
+            "trivial_augment",
+            AugmentConfig {
+                trivial_augment: TrivialAugmentConfig {
+                    probability: 1.0,
+                    geometry: 0.3,
+                },
+                ..off()
+            },
+        ),
+        (
+            "color_jitter",
+            AugmentConfig {
+                color_jitter: [0.4, 0.4, 0.4, 0.05],
+                ..off()
+            },
+        ),
+        (
+            "grayscale",
+            AugmentConfig {
+                grayscale: 0.5,
+                ..off()
+            },
+        ),
+        (
+            "gaussian_blur",
+            AugmentConfig {
+                gaussian_blur: BlurConfig {
+                    probability: 1.0,
+                    ..BlurConfig::default()
+                },
+                ..off()
+            },
+        ),
+        (
+            "random_erasing",
+            AugmentConfig {
+                random_erasing: ErasingConfig {
+                    probability: 1.0,
+                    scale: [0.02, 0.2],
+                    ..ErasingConfig::default()
+                },
+                ..off()
+            },
+        ),
+        (
+            "mixup",
+            AugmentConfig {
+                mixup: 1.0,
+                ..off()
+            },
+        ),
+        (
+            "cutmix",
+            AugmentConfig {
+                cutmix: 1.0,
+                ..off()
+            },
+        ),
+    ];
+    let gallery = alone.into_iter().map(|(name, augment)| {
+        let mixes = augment.mixup > 0.0 || augment.cutmix > 0.0;
+        let config = DataConfig {
+            image_size: size,
+            augment,
+            ..DataConfig::default()
+        };
+        let face = |index| {
+            let face = FaceSeed { seed: 5, index };
+            Sample::new(format!("face {index}"), Source::Synthetic(face), 0.0, None)
+        };
+        // What is mixed needs another picture.
+        let faces = if mixes { 2 } else { 1 };
+        let pictures = Pictures::new((0..faces).map(face).collect(), &config)?;
+        Ok((name, grid(&pictures, faces as usize, draws, 3)?))
+    });
+    gallery.collect()
+}
+
+/// Writes the gallery as `KEY.jpg` into a folder, which is made.
+///
+/// # Errors
+/// A folder or file that cannot be written.
+pub fn save_gallery(folder: &Path, size: i64, draws: usize) -> Result<()> {
+    if folder.is_file() {
+        bail!("{}: is a file; name a folder", folder.display());
+    }
+    std::fs::create_dir_all(folder)
+        .with_context(|| format!("{}: cannot be made", folder.display()))?;
+    for (name, picture) in gallery(size, draws)? {
+        save(&picture, &folder.join(format!("{name}.jpg")))?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn cell(grid: &RgbImage, column: u32, row: u32, size: u32) -> RgbImage {
+        let at = |place: u32| GAP as u32 + place * (size + GAP as u32);
+        image::imageops::crop_imm(grid, at(column), at(row), size, size).to_image()
+    }
+
+    #[test]
+    fn every_augmentation_shows_in_the_gallery() {
+        let gallery = gallery(48, 4).unwrap();
+        assert_eq!(gallery.len(), 11);
+        for (name, picture) in gallery {
+            let plain = cell(&picture, 0, 0, 48);
+            let differing = (1..=4).filter(|&column| cell(&picture, column, 0, 48) != plain);
+            assert!(differing.count() >= 1, "{name}");
+        }
+    }
+
+    #[test]
+    fn the_first_column_is_what_evaluation_sees_and_the_second_the_first_epoch() {
+        let mut config = DataConfig {
+            image_size: 32,
+            ..DataConfig::default()
+        };
+        config.synthetic.train = 3;
+        let samples = crate::data::load(&config, 4).unwrap().train;
+        let pictures = Pictures::new(samples, &config).unwrap();
+        let grid = grid(&pictures, 9, 1, 4).unwrap();
+        assert_eq!(grid.dimensions(), (2 * 36 + 4, 3 * 36 + 4));
+        for row in 0..3 {
+            let shown = cell(&grid, 0, row, 32);
+            assert_eq!(shown, *pictures.picture(row as usize).unwrap());
+            let mut out = vec![0; 3 * 1024];
+            let pass = Pass::Train { seed: 4, epoch: 0 };
+            pictures
+                .pixels(row as usize, pass, &mut Workspace::default(), &mut out)
+                .unwrap();
+            let drawn = cell(&grid, 1, row, 32);
+            assert!(
+                drawn
+                    .pixels()
+                    .zip(&out)
+                    .all(|(pixel, &red)| pixel.0[0] == red)
+            );
+        }
+    }
+}

@@ -1,0 +1,41 @@
+//! What benchmarks of any layer measure with: the middle of several runs, and this process's memory.
+
+use std::fs;
+
+/// The middle value, of an even number the mean of the two in the middle; NaN of none.
+pub fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    match values.len() {
+        0 => f64::NAN,
+        n if n % 2 == 1 => values[n / 2],
+        n => (values[n / 2 - 1] + values[n / 2]) / 2.0,
+    }
+}
+
+/// What this process holds in memory now, in bytes; `None` where the system has no `/proc`.
+pub fn resident_bytes() -> Option<u64> {
+    memory("VmRSS:")
+}
+
+/// The most that this process has held in memory so far, in bytes; `None` where the system has no `/proc`.
+pub fn peak_bytes() -> Option<u64> {
+    memory("VmHWM:")
+}
+
+fn memory(key: &str) -> Option<u64> {
+    let status = fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find(|line| line.starts_with(key))?;
+    let kibibytes: u64 = line.split_whitespace().nth(1)?.parse().ok()?;
+    Some(kibibytes << 10)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn medians_take_the_middle() {
+        assert_eq!(median(vec![3.0, 1.0, 2.0]), 2.0);
+        assert_eq!(median(vec![4.0, 1.0, 2.0, 3.0]), 2.5);
+    }
+}
