@@ -41,7 +41,8 @@ fn check(prefix: &str, branch: &str, preset: &str, sizes: &[&str]) {
         let cam = case.tensor("cam");
         assert_close(&format!("{name}: cam"), &map.picture, &cam, 1e-4);
         // `cam` is `cam_grid` scaled and resized, so a file in which it is not holds two different maps. Both files of the
-        // fixtures are such: their `cam` is the map of the tap that models.md names, their `cam_grid` that of no tap.
+        // fixtures are such: their `cam` is the map of the tap that models.md names. Where `cam_grid` comes from is not known; for
+        // the ViT's, other taps, channel weights, class token places and turned grids were tried, and none gives it.
         let grid = case.tensor("cam_grid");
         let side = cam.size()[2];
         let apart = (scaled(&grid, side).unwrap() - &cam)
