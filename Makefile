@@ -1,7 +1,7 @@
 # `make demo` and `make test` set up everything that they need; `make help` lists the rest.
 CONFIG ?= configs/quickstart.yaml
 
-.PHONY: help python setup cuda build demo test test-kernels kernel-table kernel-tools lint clean
+.PHONY: help python setup gloo cuda distributed build demo test test-distributed test-kernels kernel-table kernel-tools lint clean
 
 help:
 	@echo "make demo    train VM-BeautyNet on drawn faces and print PC, MAE and RMSE (CONFIG=FILE for another experiment)"
@@ -12,6 +12,8 @@ help:
 	@echo "make lint    check formatting, and clippy with warnings denied"
 	@echo "make setup   only fetch libtorch for the CPU; then plain cargo build and cargo test work"
 	@echo "make cuda    fetch libtorch with CUDA and nvcc instead, and build with it"
+	@echo "make distributed   build with the feature that trains with several processes, on one host or many"
+	@echo "make test-distributed   run its tests"
 	@echo "make clean   remove build outputs (libtorch stays in its cache)"
 
 python:
@@ -23,6 +25,19 @@ setup: python
 cuda: python
 	@python3 scripts/setup.py --cuda
 	cargo build --release --features cuda
+
+# Beside CUDA, where this checkout is set up for it.
+FEATURES = distributed$(shell grep -q CUDA_HOME .cargo/config.toml 2>/dev/null && echo ,cuda)
+
+gloo: python
+	@python3 scripts/setup.py --distributed
+
+distributed: gloo
+	cargo build --release --features $(FEATURES)
+
+test-distributed: gloo
+	cargo test --release --features $(FEATURES) --lib distributed
+	cargo test --release --features $(FEATURES) --test distributed
 
 build: setup
 	cargo build --release

@@ -27,7 +27,7 @@ const CUDA_ARCHITECTURES: [u32; 7] = [75, 80, 86, 89, 90, 100, 120];
 
 fn main() {
     println!("cargo:rerun-if-changed=csrc");
-    for variable in ["LIBTORCH_INCLUDE", "CUDA_HOME", "NVCC"] {
+    for variable in ["LIBTORCH_INCLUDE", "CUDA_HOME", "NVCC", "GLOO_INCLUDE"] {
         println!("cargo:rerun-if-env-changed={variable}");
     }
     let lib =
@@ -43,6 +43,7 @@ fn main() {
         );
     }
     compile_bindings(&lib, links_cuda);
+    compile_distributed(&lib, links_cuda);
     if wants_cuda {
         compile_cuda_kernels(links_cuda);
     }
@@ -81,17 +82,56 @@ fn compile_kernels() {
     }
 }
 
-/// The side that knows ATen. Linked whole: the operators register themselves from static constructors that nothing names.
-fn compile_bindings(lib: &Path, cuda: bool) {
+/// A build that sees libtorch's headers.
+fn with_libtorch(lib: &Path) -> cc::Build {
     let include = match env::var_os("LIBTORCH_INCLUDE") {
         Some(root) => PathBuf::from(root).join("include"),
         None => lib.with_file_name("include"),
     };
     let mut build = cpp();
     for folder in [include.clone(), include.join("torch/csrc/api/include")] {
-        // As system headers: their warnings are not ours.
-        build.flag("-isystem").flag(folder.display().to_string());
+        system_include(&mut build, &folder);
     }
+    build
+}
+
+/// As system headers: their warnings are not ours.
+fn system_include(build: &mut cc::Build, folder: &Path) {
+    build.flag("-isystem").flag(folder.display().to_string());
+}
+
+/// Process groups. Gloo itself is inside libtorch_cpu, which comes without its headers.
+fn compile_distributed(lib: &Path, cuda: bool) {
+    let mut build = with_libtorch(lib);
+    if env::var_os("CARGO_FEATURE_DISTRIBUTED").is_none() {
+        build.file("csrc/distributed_absent.cpp");
+        build.compile("vmb_distributed");
+        return;
+    }
+    let gloo = env::var_os("GLOO_INCLUDE").map_or_else(|| "/usr/include".into(), PathBuf::from);
+    if !gloo.join("gloo/context.h").is_file() {
+        panic!(
+            "the feature `distributed` needs Gloo's headers, which are not in {}: run `make distributed`, install libgloo-dev, or name the folder that holds gloo/ in GLOO_INCLUDE",
+            gloo.display()
+        );
+    }
+    system_include(&mut build, &gloo);
+    build
+        .files(["distributed", "reducer"].map(|name| format!("csrc/{name}.cpp")))
+        .define("USE_C10D_GLOO", None);
+    // PyTorch's wheel with CUDA depends on NCCL's, which brings its header.
+    let nccl = lib.join("../../nvidia/nccl/include");
+    if let (true, true, Some(home)) = (cuda, nccl.join("nccl.h").is_file(), cuda_home()) {
+        build.define("VMB_NCCL", None).define("USE_C10D_NCCL", None);
+        system_include(&mut build, &nccl);
+        system_include(&mut build, &home.join("include"));
+    }
+    build.compile("vmb_distributed");
+}
+
+/// The side that knows ATen. Linked whole: the operators register themselves from static constructors that nothing names.
+fn compile_bindings(lib: &Path, cuda: bool) {
+    let mut build = with_libtorch(lib);
     build
         .files(
             [
@@ -112,9 +152,7 @@ fn compile_bindings(lib: &Path, cuda: bool) {
     if cuda {
         build.define("VMB_CUDA", None);
         if let Some(home) = cuda_home() {
-            build
-                .flag("-isystem")
-                .flag(home.join("include").display().to_string());
+            system_include(&mut build, &home.join("include"));
         }
         println!("cargo:rustc-link-lib=c10_cuda");
     }

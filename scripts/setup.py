@@ -4,6 +4,7 @@
     python3 scripts/setup.py              libtorch for the CPU (450 MB on disk)
     python3 scripts/setup.py --cuda       libtorch with CUDA, and nvcc (about 12 GB while it is set up)
     python3 scripts/setup.py --cpu        back to the CPU variant after --cuda
+    python3 scripts/setup.py --distributed   Gloo's headers too, for training with several processes (1 MB)
     python3 scripts/setup.py --kernel-tests   nvcc and numpy, for `make test-kernels` (400 MB on disk; no GPU is needed)
     python3 scripts/setup.py --check      only say what is missing
 
@@ -92,8 +93,8 @@ def check_platform():
                          f"{TORCH_VERSION} yourself and set LIBTORCH, or PyTorch {TORCH_VERSION} and LIBTORCH_USE_PYTORCH=1")
 
 
-def run(command, what):
-    result = subprocess.run(command, stdout=sys.stderr)
+def run(command, what, cwd=None):
+    result = subprocess.run(command, stdout=sys.stderr, cwd=cwd)
     if result.returncode != 0:
         raise SetupError(f"{what} failed (exit {result.returncode}); what it printed is above. Run the same command again")
 
@@ -247,13 +248,43 @@ def kernel_tests(root):
         pip_install(folder, ["numpy", *NVCC_PACKAGES], ["--no-deps", "--quiet"])
 
 
-def write_cargo_config(libtorch):
-    """Plain `cargo build` finds libtorch through this file; a variable in the environment wins over it."""
-    path = PROJECT / ".cargo/config.toml"
+def gloo_include(root):
+    """The folder that holds gloo/*.h. libtorch_cpu has Gloo inside, but its wheel leaves the headers out; Debian packs them alone."""
+    system = Path("/usr/include")
+    if (system / "gloo/context.h").exists():
+        return system
+    final = root / "gloo-headers"
+    if not is_whole(final):
+        remedy = "install libgloo-dev, or set GLOO_INCLUDE to the folder that holds gloo/context.h of another installation"
+        for tool in ("apt-get", "dpkg-deb"):
+            if not shutil.which(tool):
+                raise SetupError(f"Gloo's headers are missing, and {tool} to fetch them with: {remedy}")
+        say(f"fetching Gloo's headers (50 kB, once) into {final}")
+        with building(final) as folder, tempfile.TemporaryDirectory(dir=root, prefix="deb-") as deb:
+            run(["apt-get", "download", "libgloo-dev"], f"the download by apt (`apt-get update` may help; else {remedy})", cwd=deb)
+            for package in Path(deb).glob("*.deb"):
+                run(["dpkg-deb", "--extract", str(package), str(folder)], "unpacking libgloo-dev")
+    return final / "usr/include"
+
+
+def cargo_settings(libtorch):
+    """The variables by which cargo finds libtorch and its compiler; None removes one that an earlier set-up wrote."""
     cuda_home = libtorch.parent / "nvidia/cu13"
-    text = "# Written by scripts/setup.py; not under version control.\n[env]\n" f"LIBTORCH = {json.dumps(str(libtorch))}\n"
-    if (cuda_home / "bin/nvcc").exists():
-        text += f"CUDA_HOME = {json.dumps(str(cuda_home))}\nNVCC = {json.dumps(str(cuda_home / 'bin/nvcc'))}\n"
+    nvcc = cuda_home / "bin/nvcc"
+    return {"LIBTORCH": libtorch, "CUDA_HOME": cuda_home if nvcc.exists() else None, "NVCC": nvcc if nvcc.exists() else None}
+
+
+def write_cargo_config(changes):
+    """Plain `cargo build` finds everything through this file; a variable in the environment wins over it."""
+    path = PROJECT / ".cargo/config.toml"
+    lines = path.read_text().splitlines() if path.exists() else []
+    settings = dict(line.split(" = ", 1) for line in lines if " = " in line)
+    settings.update({name: json.dumps(str(value)) for name, value in changes.items() if value is not None})
+    for name, value in changes.items():
+        if value is None:
+            settings.pop(name, None)
+    text = "# Written by scripts/setup.py; not under version control.\n[env]\n"
+    text += "".join(f"{name} = {value}\n" for name, value in settings.items())
     if path.exists() and path.read_text() == text:
         return
     path.parent.mkdir(exist_ok=True)
@@ -286,6 +317,7 @@ def main():
     parser = argparse.ArgumentParser(description="Set up libtorch for vm-beautynet.")
     parser.add_argument("--cuda", action="store_true", help="the GPU variant: full wheel and nvcc")
     parser.add_argument("--cpu", action="store_true", help="the CPU variant, even if the GPU variant is set up")
+    parser.add_argument("--distributed", action="store_true", help="Gloo's headers too, for training with several processes")
     parser.add_argument("--kernel-tests", action="store_true", help="nvcc and numpy for `make test-kernels`, nothing else")
     parser.add_argument("--check", action="store_true", help="only check the tools")
     args = parser.parse_args()
@@ -297,6 +329,9 @@ def main():
         with cache_alone() as root:
             kernel_tests(root)
         return
+    if args.distributed and not os.environ.get("GLOO_INCLUDE"):
+        with cache_alone() as root:
+            write_cargo_config({"GLOO_INCLUDE": gloo_include(root)})
     if user := user_libtorch():
         say(f"using {user}")
         return
@@ -305,7 +340,7 @@ def main():
         return
     with cache_alone() as root:
         libtorch = libtorch_cuda(root) if args.cuda else libtorch_cpu(root)
-    write_cargo_config(libtorch)
+    write_cargo_config(cargo_settings(libtorch))
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ use clap::{Parser, Subcommand};
 
 use self::output::say;
 use crate::config::ConfigError;
+use crate::train::Ranks;
 
 /// Train VM-BeautyNet: a Vision Transformer and a Vision Mamba that predict how people rate the attractiveness of a face.
 ///
@@ -81,8 +82,14 @@ fn run(cli: Cli) -> Result<ExitCode> {
         Command::Predict(args) => predict::run(&args),
         Command::Features(args) => features::run(&args),
         Command::Export(args) => export::run(&args),
-        Command::CrossValidate(args) => cross_validate::run(&args),
-        Command::Sweep(args) => sweep::run(&args),
+        Command::CrossValidate(args) => {
+            Ranks::refuse_job("cross-validate")?;
+            cross_validate::run(&args)
+        }
+        Command::Sweep(args) => {
+            Ranks::refuse_job("sweep")?;
+            sweep::run(&args)
+        }
         Command::Summary(args) => summary::run(&args),
         Command::Data(command) => data::run(&command),
         Command::Benchmark(command) => benchmark::run(&command),

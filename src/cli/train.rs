@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{self, ExitCode};
+use std::sync::Arc;
 use std::{io, thread};
 
 use anyhow::Result;
@@ -10,9 +11,10 @@ use super::output::{figure, print, say, table};
 use super::progress::Progress;
 use crate::config::Config;
 use crate::eval::metrics::Metrics;
+use crate::ops::distributed::exit_now;
 use crate::report::training_log::TrainingLog;
 use crate::train::run_dir::TENSORBOARD;
-use crate::train::{Observer, Outcome, RunDir, train};
+use crate::train::{Observer, Outcome, Ranks, RunDir, train_with};
 
 /// Train a model as a config says
 #[derive(Debug, clap::Args)]
@@ -42,14 +44,29 @@ pub fn run(args: &Args) -> Result<ExitCode> {
             process::abort();
         });
     }
-    let config = Config::load(&args.config, &args.set)?;
+    // Before anything that can fail: the other ranks hear of it.
+    let ranks = Ranks::of_job(Arc::new(|reason: &str| {
+        say(&format!("error: {reason}"));
+        exit_now(1);
+    }))?;
+    let config = match Config::load(&args.config, &args.set) {
+        Ok(config) => config,
+        Err(error) => return ranks.end(Err(error.into())),
+    };
     let root = match &args.output {
         Some(root) => root.clone(),
         None => RunDir::default_root(&config.name, args.resume),
     };
-    let mut observers = observers(&config, &root);
-    let outcome = train(&config, &root, args.resume, &mut observers)?;
+    let first = ranks.is_first();
+    let mut observers = match first {
+        true => observers(&config, &root),
+        false => Vec::new(),
+    };
+    let outcome = train_with(&config, &root, args.resume, &mut observers, ranks)?;
     drop(observers);
+    if !first {
+        return Ok(ExitCode::SUCCESS);
+    }
     print(&report(&outcome))?;
     say(&format!(
         "run directory: {}  (vmbeauty predict {} IMAGE; tensorboard --logdir {})",

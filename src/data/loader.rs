@@ -12,6 +12,7 @@ use super::draws::Draws;
 use super::pictures::Pictures;
 use super::queue::Queue;
 use super::resample::Workspace;
+use super::share::Share;
 
 /// A batch on the host. The model normalises it, so that a quarter of the bytes move to the device.
 #[derive(Debug, Clone, PartialEq)]
@@ -31,6 +32,19 @@ pub struct HostBatch {
     /// (len): the ratings of each picture by its raters, whose shares add up to 1; empty for a picture of which only the mean is
     /// known.
     pub votes: Vec<Vec<Vote>>,
+    /// How many pictures the batch has over all processes that [share](LoaderOptions::share) it; `len` where one has it all.
+    pub whole: usize,
+}
+
+impl HostBatch {
+    fn leave_first_out(&mut self) {
+        self.pixels.drain(..3 * self.size * self.size);
+        self.targets.remove(0);
+        self.indices.remove(0);
+        self.weights.remove(0);
+        self.votes.remove(0);
+        self.len -= 1;
+    }
 }
 
 /// One rating among those of a picture.
@@ -78,6 +92,8 @@ pub struct LoaderOptions {
     pub drop_last: bool,
     /// How many batches of the pass are skipped, as by a run that resumes within an epoch.
     pub start_batch: usize,
+    /// This process's part of each training batch, or of the batches of an evaluation.
+    pub share: Share,
 }
 
 impl LoaderOptions {
@@ -90,6 +106,7 @@ impl LoaderOptions {
             prefetch: 2 * workers,
             drop_last: false,
             start_batch: 0,
+            share: Share::WHOLE,
         }
     }
 }
@@ -116,9 +133,10 @@ impl Loader {
     /// A batch size of 0, a `drop_last` that leaves nothing, or threads that cannot be started.
     pub fn new(pictures: Arc<Pictures>, options: LoaderOptions) -> Result<Self> {
         let plan = Arc::new(Plan::new(pictures, options)?);
-        let queue = Arc::new(Queue::new(options.start_batch));
+        let start = plan.first.max(options.start_batch);
+        let queue = Arc::new(Queue::new(start));
         let mut loader = Self {
-            next: options.start_batch,
+            next: start,
             workspace: Workspace::default(),
             queue: Arc::clone(&queue),
             workers: Vec::new(),
@@ -137,7 +155,7 @@ impl Loader {
         Ok(loader)
     }
 
-    /// Batches of the whole pass, those skipped by `start_batch` included.
+    /// Where this process's batches of the whole pass end, those skipped by `start_batch` included.
     pub fn batches(&self) -> usize {
         self.plan.batches
     }
@@ -187,8 +205,11 @@ struct Plan {
     pictures: Arc<Pictures>,
     order: Vec<usize>,
     batch_size: usize,
+    /// The first of this process, and where they end.
+    first: usize,
     batches: usize,
     pass: Pass,
+    share: Share,
 }
 
 impl Plan {
@@ -197,6 +218,7 @@ impl Plan {
             pass,
             batch_size,
             drop_last,
+            share,
             ..
         } = options;
         ensure!(
@@ -213,24 +235,43 @@ impl Plan {
             "train.batch_size: {} pictures do not fill a batch of {batch_size}; lower it",
             order.len()
         );
-        let batches = if drop_last {
+        let mut batches = if drop_last {
             whole
         } else {
             order.len().div_ceil(batch_size)
         };
+        let mut first = 0;
+        if pass == Pass::Evaluate {
+            let mine = share.of(batches);
+            (first, batches) = (mine.start, mine.end);
+        }
         Ok(Self {
             pictures,
             order,
             batch_size,
             batches,
+            first,
             pass,
+            share,
         })
     }
 
     fn make(&self, batch: usize, workspace: &mut Workspace) -> Result<HostBatch> {
         let start = batch * self.batch_size;
         let end = (start + self.batch_size).min(self.order.len());
-        let indices = self.order.get(start..end).unwrap_or_default().to_vec();
+        let order = self.order.get(start..end).unwrap_or_default();
+        let mine = match self.pass {
+            Pass::Train { .. } => self.share.of(order.len()),
+            Pass::Evaluate => 0..order.len(),
+        };
+        let config = self.pictures.augment();
+        // Pictures are mixed with the one before: the first of a part needs the last of the part before.
+        let partner = mine.len() < order.len() && !mine.is_empty() && augment::mixes(config);
+        let mut indices = order[mine.clone()].to_vec();
+        if partner {
+            let before = (mine.start + order.len() - 1) % order.len();
+            indices.insert(0, order[before]);
+        }
         let size = self.pictures.size();
         let mut pixels = vec![0; indices.len() * 3 * size * size];
         for (&index, out) in indices.iter().zip(pixels.chunks_exact_mut(3 * size * size)) {
@@ -257,10 +298,14 @@ impl Plan {
                 .map(|sample| equal_shares(&sample.votes))
                 .collect(),
             indices,
+            whole: order.len(),
         };
         if let Pass::Train { seed, epoch } = self.pass {
             let mut draws = Draws::new(seed, epoch, batch as u64, "mix");
-            augment::mix(self.pictures.augment(), &mut made, &mut draws);
+            augment::mix(config, &mut made, &mut draws);
+        }
+        if partner {
+            made.leave_first_out();
         }
         Ok(made)
     }
@@ -440,6 +485,48 @@ mod tests {
             )
             .is_err()
         );
+    }
+
+    #[test]
+    fn processes_together_make_what_one_would() {
+        let folder = tempfile::tempdir().unwrap();
+        let pictures = pictures(folder.path(), 23);
+        let mut config = DataConfig {
+            image_size: 16,
+            cache: Cache::None,
+            ..DataConfig::default()
+        };
+        (config.augment.mixup, config.augment.cutmix) = (0.4, 1.0);
+        let mixed = Pictures::new(pictures.samples().to_vec(), &config).unwrap();
+        let cases = [
+            (Pass::Evaluate, &pictures),
+            (Pass::Train { seed: 3, epoch: 1 }, &pictures),
+            (Pass::Train { seed: 3, epoch: 1 }, &Arc::new(mixed)),
+        ];
+        for (pass, pictures) in cases {
+            let alone = LoaderOptions::new(pass, 4, 2);
+            let whole = run(pictures, alone);
+            let parts: Vec<Vec<HostBatch>> = (0..3)
+                .map(|rank| {
+                    let share = Share::new(rank, 3).unwrap();
+                    run(pictures, LoaderOptions { share, ..alone })
+                })
+                .collect();
+            if pass == Pass::Evaluate {
+                assert_eq!(parts.concat(), whole);
+                continue;
+            }
+            for (batch, expected) in whole.iter().enumerate() {
+                let parts = || parts.iter().map(|of_rank| &of_rank[batch]);
+                assert!(parts().all(|part| part.whole == expected.len));
+                let pixels: Vec<u8> = parts().flat_map(|part| part.pixels.clone()).collect();
+                let indices: Vec<usize> = parts().flat_map(|part| part.indices.clone()).collect();
+                assert!(pixels == expected.pixels && indices == expected.indices);
+                let targets: Vec<f32> = parts().flat_map(|part| part.targets.clone()).collect();
+                let votes: Vec<Vec<Vote>> = parts().flat_map(|part| part.votes.clone()).collect();
+                assert!(targets == expected.targets && votes == expected.votes);
+            }
+        }
     }
 
     #[test]

@@ -29,6 +29,7 @@ pub mod preview;
 mod queue;
 mod resample;
 mod scut_fbp5500;
+mod share;
 pub mod synthetic;
 mod transform;
 mod units;
@@ -50,6 +51,7 @@ pub use loader::{HostBatch, Loader, LoaderOptions, Pass, Vote};
 pub use partition::SharedPicture;
 pub use pictures::Pictures;
 pub use resample::Workspace;
+pub use share::Share;
 pub use transform::EvalTransform;
 
 /// One rated picture.

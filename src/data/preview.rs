@@ -68,6 +68,7 @@ fn batch(
     let mut batch = HostBatch {
         pixels,
         len,
+        whole: len,
         size,
         targets: vec![0.0; len],
         indices: (0..len).collect(),

@@ -6,8 +6,11 @@ use anyhow::Result;
 use tch::{Kind, Tensor};
 
 use super::predictions::Predictions;
-use crate::data::{HostBatch, Loader, LoaderOptions, Pass, Pictures};
+use crate::data::{HostBatch, Loader, LoaderOptions, Pass, Pictures, Share};
 use crate::models::{BeautyNet, Images};
+
+/// The columns of the branches' shares in the score, where the model has both.
+pub const BRANCH_WEIGHTS: [&str; 2] = ["weight_vit", "weight_mamba"];
 
 /// How a split is walked through.
 #[derive(Debug, Clone, Copy)]
@@ -29,8 +32,7 @@ pub fn pixels(batch: &HostBatch, net: &BeautyNet) -> Result<Tensor> {
 }
 
 /// Predicts every picture, in order; with `data.test_time_flip` as the mean over it and its mirror image. `progress` hears how
-/// many pictures each batch had. Where the model has two branches,
-/// their shares stand in the columns `weight_vit` and `weight_mamba`.
+/// many pictures each batch had. Where the model has two branches, their shares stand in the columns [`BRANCH_WEIGHTS`].
 ///
 /// # Errors
 /// A picture that cannot be read, by name, or pictures of a size that the model does not take.
@@ -40,8 +42,25 @@ pub fn predict(
     walk: Walk,
     progress: &mut dyn FnMut(usize),
 ) -> Result<Predictions> {
-    let options = LoaderOptions::new(Pass::Evaluate, walk.batch_size, walk.workers);
-    let samples = pictures.samples();
+    predict_share(net, pictures, walk, Share::WHOLE, progress)
+}
+
+/// As [`predict`], of the batches that are this process's [share](Share::of_pictures): the predictions of those pictures alone.
+///
+/// # Errors
+/// As [`predict`].
+pub fn predict_share(
+    net: &BeautyNet,
+    pictures: &Arc<Pictures>,
+    walk: Walk,
+    share: Share,
+    progress: &mut dyn FnMut(usize),
+) -> Result<Predictions> {
+    let options = LoaderOptions {
+        share,
+        ..LoaderOptions::new(Pass::Evaluate, walk.batch_size, walk.workers)
+    };
+    let samples = &pictures.samples()[share.of_pictures(pictures.len(), walk.batch_size)];
     let mut predictions = Predictions {
         images: samples.iter().map(|sample| sample.id.clone()).collect(),
         targets: samples.iter().map(|sample| sample.score.into()).collect(),
@@ -67,8 +86,8 @@ pub fn predict(
         }
         progress(batch.len);
     }
-    let columns = ["weight_vit", "weight_mamba"].map(str::to_string);
-    predictions.extra = columns
+    predictions.extra = BRANCH_WEIGHTS
+        .map(str::to_string)
         .into_iter()
         .zip(shares)
         .filter(|(_, values)| !values.is_empty())

@@ -234,6 +234,15 @@ impl BeautyNet {
         named
     }
 
+    /// The parameters that want gradients now, in the order in which backward reaches them.
+    pub fn learning(&self) -> Vec<Tensor> {
+        // The variables stand in the order in which forward goes through their layers.
+        let mut learning = self.variables.trainable_variables();
+        learning.retain(Tensor::requires_grad);
+        learning.reverse();
+        learning
+    }
+
     /// The fusion of the branches.
     pub fn fusion(&self) -> &Fusion {
         &self.fusion

@@ -2,6 +2,7 @@
 
 use tch::{Kind, Tensor, nn};
 
+use super::batch_part::dropout;
 use super::layers::{Init, Linear};
 use crate::config::HeadConfig;
 
@@ -40,7 +41,7 @@ impl Regressor {
             if i > 0 {
                 x = x.gelu("none");
             }
-            x = layer.forward(&x.dropout(self.dropout, train));
+            x = layer.forward(&dropout(&x, self.dropout, train));
         }
         x
     }

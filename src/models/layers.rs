@@ -2,6 +2,7 @@
 
 use tch::{Kind, Tensor, nn};
 
+use super::batch_part;
 use crate::config::BackboneShape;
 
 /// How a weight starts.
@@ -158,8 +159,12 @@ impl DropPath {
         }
         let keep = 1.0 - self.0;
         let mut shape = vec![1; x.dim()];
-        shape[0] = x.size()[0];
-        let mask = Tensor::rand(&shape, (Kind::Float, x.device())).lt(keep);
+        let options = (Kind::Float, x.device());
+        let mask = batch_part::draw(x.size()[0], |pictures| {
+            shape[0] = pictures;
+            Tensor::rand(&shape, options)
+        })
+        .lt(keep);
         x * mask.to_kind(Kind::Float) * (1.0 / keep)
     }
 }

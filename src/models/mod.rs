@@ -1,5 +1,6 @@
 //! The network: two backbones, a fusion and a head, with parameters under the names of the published checkpoints.
 
+pub mod batch_part;
 pub mod beauty_net;
 pub mod cost;
 pub mod device;

@@ -102,6 +102,15 @@ unsafe extern "C" {
     fn vmb_free_message(message: *mut c_char);
 }
 
+/// Frees what csrc allocated for the caller.
+///
+/// # Safety
+/// The pointer came from csrc, which says that it is freed so, and is not used again.
+pub unsafe fn free_message(message: *mut c_char) {
+    // SAFETY: as the caller promises.
+    unsafe { vmb_free_message(message) }
+}
+
 /// The address of the `at::Tensor` that a tch tensor owns.
 pub fn pointer(tensor: &Tensor) -> *const c_void {
     tensor.as_ptr() as *const c_void

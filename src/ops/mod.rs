@@ -2,6 +2,7 @@
 
 mod autocast;
 pub mod benchmark;
+pub mod distributed;
 pub mod elementwise;
 mod ffi;
 pub mod measure;

@@ -30,6 +30,13 @@ pub struct Progress {
     pub seconds: f64,
     /// Fingerprint of the pictures' names and scores.
     pub data: String,
+    /// Processes that train together, each with batches of the config's size.
+    #[serde(default = "one")]
+    pub processes: usize,
+}
+
+fn one() -> usize {
+    1
 }
 
 /// Writes the checkpoint, whole or not at all.

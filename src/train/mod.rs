@@ -2,6 +2,7 @@
 
 pub mod benchmark;
 pub mod checkpoint;
+pub mod distributed;
 pub mod ema;
 pub mod groups;
 pub mod observer;
@@ -12,7 +13,8 @@ pub mod run_dir;
 pub mod schedule;
 pub mod trainer;
 
+pub use distributed::Ranks;
 pub use observer::{EpochRecord, Observer, Start, StepRecord};
 pub use outcome::Outcome;
 pub use run_dir::{RunDir, RunState};
-pub use trainer::train;
+pub use trainer::{train, train_with};

@@ -31,7 +31,7 @@ pub enum RunState {
 pub struct RunDir {
     root: PathBuf,
     /// Locked as long as the run writes.
-    _lock: File,
+    _lock: Option<File>,
 }
 
 impl RunDir {
@@ -95,6 +95,14 @@ impl RunDir {
         Ok(run)
     }
 
+    /// The folder that another process of the same job writes; this one does not touch it, and need not see it.
+    pub fn of_first_rank(root: &Path) -> Self {
+        Self {
+            root: root.to_path_buf(),
+            _lock: None,
+        }
+    }
+
     /// Makes the folders, and sees to it that no other process writes in them.
     fn lock(root: &Path) -> Result<Self> {
         let state = root.join(STATE);
@@ -106,7 +114,7 @@ impl RunDir {
         match lock.try_lock() {
             Ok(()) => Ok(Self {
                 root: root.to_path_buf(),
-                _lock: lock,
+                _lock: Some(lock),
             }),
             Err(TryLockError::WouldBlock) => bail!(
                 "another process is training in {}: wait for it, or name another folder with --output",

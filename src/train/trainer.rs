@@ -9,6 +9,7 @@ use anyhow::{Context, Result, ensure};
 use tch::Tensor;
 
 use super::checkpoint::{self, Progress};
+use super::distributed::{Gradients, Ranks};
 use super::ema::Ema;
 use super::observer::{EpochRecord, Observer, Start, StepRecord};
 use super::optimizer::AdamW;
@@ -23,7 +24,9 @@ use crate::eval::evaluate::{self, Walk};
 use crate::eval::predictions::Predictions;
 use crate::eval::statistics::Measured;
 use crate::files::write_json;
+use crate::models::batch_part::with_part;
 use crate::models::{BeautyNet, Images, device, weights};
+use crate::ops;
 
 /// The pictures of the three splits.
 struct Splits {
@@ -82,21 +85,62 @@ pub fn train(
     resume: bool,
     observers: &mut [Box<dyn Observer>],
 ) -> Result<Outcome> {
+    train_with(config, root, resume, observers, Ranks::single())
+}
+
+/// As [`train`], with other processes: each has its part of every batch, whose size is the config's times their number, and all end
+/// with the same weights and figures. Rank 0 writes. It alone needs the run directory and the pretrained weights' files.
+///
+/// # Errors
+/// As [`train`]. An error of one rank ends all.
+pub fn train_with(
+    config: &Config,
+    root: &Path,
+    resume: bool,
+    observers: &mut [Box<dyn Observer>],
+    ranks: Ranks,
+) -> Result<Outcome> {
+    let outcome = train_as(config, root, resume, observers, &ranks);
+    ranks.end(outcome)
+}
+
+fn train_as(
+    config: &Config,
+    root: &Path,
+    resume: bool,
+    observers: &mut [Box<dyn Observer>],
+    ranks: &Ranks,
+) -> Result<Outcome> {
     if let Some(threads) = config.train.threads {
         tch::set_num_threads(threads as i32);
     }
     config.check_picture_sizes()?;
-    let trainer = if resume {
-        Trainer::resume(config, RunDir::resume(root, config)?)?
+    let mut trainer = if resume {
+        let run = match ranks.is_first() {
+            true => RunDir::resume(root, config)?,
+            false => RunDir::of_first_rank(root),
+        };
+        Trainer::resume(config, run, ranks)?
     } else {
-        RunDir::check_free(root)?;
-        config.model.check_weights()?;
-        let device = device::select(config.device)?;
+        if ranks.is_first() {
+            RunDir::check_free(root)?;
+            config.model.check_weights()?;
+        }
+        let device = ranks.connect(device::select(config.device)?)?;
         let splits = Splits::load(config)?;
         tch::manual_seed(seed_of(config.seed, u64::MAX));
-        let net = BeautyNet::new(config, device)?;
-        Trainer::new(config, RunDir::create(root, config)?, splits, net)
+        // The other ranks get the first one's weights.
+        let net = match ranks.is_first() {
+            true => BeautyNet::new(config, device)?,
+            false => BeautyNet::without_pretrained(config, device)?,
+        };
+        let run = match ranks.is_first() {
+            true => RunDir::create(root, config)?,
+            false => RunDir::of_first_rank(root),
+        };
+        Trainer::new(config, run, splits, net, ranks)
     };
+    trainer.start_alike()?;
     trainer.run(observers)
 }
 
@@ -112,6 +156,8 @@ struct Trainer<'a> {
     progress: Progress,
     records: Vec<EpochRecord>,
     resumed: bool,
+    ranks: Ranks,
+    gradients: Gradients,
 }
 
 /// What one epoch of training adds up to.
@@ -124,12 +170,21 @@ struct EpochSums {
 }
 
 impl<'a> Trainer<'a> {
-    fn new(config: &'a Config, run: RunDir, splits: Splits, mut net: BeautyNet) -> Self {
+    fn new(
+        config: &'a Config,
+        run: RunDir,
+        splits: Splits,
+        mut net: BeautyNet,
+        ranks: &Ranks,
+    ) -> Self {
         let samples = splits.train.samples();
         let scores: Vec<f64> = samples.iter().map(|s| s.score.into()).collect();
         let (mean, std) = mean_and_std(&scores);
         net.set_score_scale(mean, std);
-        let steps_per_epoch = splits.train.len().div_ceil(config.train.batch_size);
+        let steps_per_epoch = splits
+            .train
+            .len()
+            .div_ceil(config.train.batch_size * ranks.size());
         let (settings, parameters) = (&config.train, net.parameters());
         Self {
             schedule: Schedule::new(&settings.schedule, settings.epochs, steps_per_epoch),
@@ -137,6 +192,7 @@ impl<'a> Trainer<'a> {
             ema: settings.ema_decay.map(|decay| Ema::new(&parameters, decay)),
             progress: Progress {
                 data: splits.fingerprint(),
+                processes: ranks.size(),
                 ..Progress::default()
             },
             config,
@@ -146,31 +202,44 @@ impl<'a> Trainer<'a> {
             steps_per_epoch,
             records: Vec::new(),
             resumed: false,
+            ranks: ranks.clone(),
+            gradients: Gradients::single(),
         }
     }
 
     /// At the last epoch's end, or at the start where no epoch was done.
-    fn resume(config: &'a Config, run: RunDir) -> Result<Self> {
+    fn resume(config: &'a Config, run: RunDir, ranks: &Ranks) -> Result<Self> {
         let splits = Splits::load(config)?;
         tch::manual_seed(seed_of(config.seed, u64::MAX));
-        let device = device::select(config.device)?;
+        let device = ranks.connect(device::select(config.device)?)?;
         // The checkpoint holds all weights: published files are read only where there is none yet.
-        let net = match run.checkpoint().exists() {
+        let net = match run.checkpoint().exists() || !ranks.is_first() {
             true => BeautyNet::without_pretrained(config, device)?,
             false => BeautyNet::new(config, device)?,
         };
-        let mut trainer = Self::new(config, run, splits, net);
+        let mut trainer = Self::new(config, run, splits, net, ranks);
         trainer.resumed = true;
-        if let Some(progress) = checkpoint::load(
-            &trainer.run,
-            &trainer.net,
-            &mut trainer.optimizer,
-            trainer.ema.as_mut(),
-        )? {
+        let saved = match ranks.is_first() {
+            true => checkpoint::load(
+                &trainer.run,
+                &trainer.net,
+                &mut trainer.optimizer,
+                trainer.ema.as_mut(),
+            )?,
+            false => None,
+        };
+        if let Some(progress) = saved {
             ensure!(
                 progress.data == trainer.progress.data,
                 "the data set is not the one that {} was started with: pictures or scores were added, removed or changed",
                 trainer.run.root().display()
+            );
+            ensure!(
+                progress.processes == trainer.progress.processes,
+                "{} was started with {} processes, not {}: resume it with as many",
+                trainer.run.root().display(),
+                progress.processes,
+                trainer.progress.processes
             );
             ensure!(
                 trainer.run.best().exists(),
@@ -181,6 +250,50 @@ impl<'a> Trainer<'a> {
             trainer.progress = progress;
         }
         Ok(trainer)
+    }
+
+    /// Sees to it that all ranks begin with the same: what they were given, and rank 0's weights and progress.
+    fn start_alike(&mut self) -> Result<()> {
+        if self.ranks.size() == 1 {
+            return Ok(());
+        }
+        self.ranks.agree(&self.facts()?)?;
+        let progress = self.ranks.from_first("progress", || {
+            Ok(serde_json::to_string(&(&self.progress, &self.records))?)
+        })?;
+        (self.progress, self.records) = serde_json::from_str(&progress)?;
+        let mut tensors = self.net.parameters();
+        tensors.extend(self.optimizer.state());
+        tensors.extend(self.ema.iter().flat_map(Ema::state));
+        let _guard = tch::no_grad_guard();
+        self.ranks
+            .broadcast(tensors.iter().map(|(_, tensor)| tensor))
+    }
+
+    /// What must be the same on all ranks. Where a host has its data, and how it reads them, is its own affair.
+    fn facts(&self) -> Result<Vec<(&'static str, String)>> {
+        let mut config = self.config.clone();
+        config.data.root = Default::default();
+        config.data.workers = 0;
+        config.train.threads = None;
+        let parameters = self.net.parameters();
+        let parameters = parameters
+            .iter()
+            .map(|(name, tensor)| format!("{name} {:?}\n", tensor.size()));
+        Ok(vec![
+            (
+                "program",
+                format!(
+                    "{} with libtorch {}",
+                    env!("CARGO_PKG_VERSION"),
+                    ops::libtorch_version()
+                ),
+            ),
+            ("config", config.to_yaml()?),
+            ("flag --resume", self.resumed.to_string()),
+            ("data set", self.progress.data.clone()),
+            ("parameters", parameters.collect()),
+        ])
     }
 
     fn run(mut self, observers: &mut [Box<dyn Observer>]) -> Result<Outcome> {
@@ -273,6 +386,9 @@ impl<'a> Trainer<'a> {
     /// Keeps what was measured, puts the weights back that training goes on with, and writes the checkpoint last: whatever it
     /// counts on is there before it.
     fn save(&mut self, best: bool) -> Result<()> {
+        if !self.ranks.is_first() {
+            return self.exchange_average();
+        }
         let parameters = self.net.parameters();
         if best {
             weights::save(&self.run.best(), &parameters, self.metadata()?)?;
@@ -304,12 +420,16 @@ impl<'a> Trainer<'a> {
             seed: self.config.seed,
             epoch: self.progress.epochs as u64,
         };
-        let options =
-            LoaderOptions::new(pass, self.config.train.batch_size, self.config.data.workers);
+        let batch_size = self.config.train.batch_size * self.ranks.size();
+        let options = LoaderOptions {
+            share: self.ranks.share(),
+            ..LoaderOptions::new(pass, batch_size, self.config.data.workers)
+        };
         let mut loader = Loader::new(Arc::clone(&self.splits.train), options)?;
         let frozen_epochs = self.config.train.freeze.epochs;
         self.optimizer
             .freeze(frozen_epochs.is_none_or(|epochs| self.progress.epochs < epochs));
+        self.gradients = self.ranks.gradients(&self.net.learning())?;
         let mut sums = EpochSums::default();
         loop {
             let asked = Instant::now();
@@ -330,13 +450,11 @@ impl<'a> Trainer<'a> {
     fn train_step(&mut self, batch: &HostBatch) -> Result<StepRecord> {
         // Dropout and stochastic depth depend on the seed and the step alone, so a resumed run draws the same.
         tch::manual_seed(seed_of(self.config.seed, self.progress.steps));
-        let pixels = evaluate::pixels(batch, &self.net)?;
-        let targets = Tensor::f_from_slice(&batch.targets)?.to_device(self.net.device());
-        let targets = self.net.head().to_scaled(&targets);
         self.optimizer.zero_grad();
-        let output = self.net.forward(Images::Pixels(&pixels), true)?;
-        let loss = loss(self.config.train.loss, &output.scaled, &targets);
-        loss.f_backward()?;
+        self.gradients.arm()?;
+        let part = self.ranks.share().of(batch.whole);
+        let loss = with_part(&part, batch.whole, || self.forward_backward(batch))?;
+        self.gradients.finish()?;
         let value = loss.double_value(&[]);
         let rates = self.optimizer.rates(&self.schedule, self.progress.steps);
         let grad_norm = self
@@ -359,8 +477,30 @@ impl<'a> Trainer<'a> {
             lr: rates[0],
             backbone_lr: rates[1],
             grad_norm,
-            images: batch.len,
+            images: batch.whole,
         })
+    }
+
+    /// Returns the loss over the whole batch, and leaves this rank's part of its gradients.
+    fn forward_backward(&self, batch: &HostBatch) -> Result<Tensor> {
+        let device = self.net.device();
+        let targets = Tensor::f_from_slice(&batch.targets)?.to_device(device);
+        let targets = self.net.head().to_scaled(&targets);
+        // The last batch may have fewer pictures than there are ranks.
+        let scaled = match batch.len {
+            0 => targets.zeros_like(),
+            _ => {
+                let pixels = evaluate::pixels(batch, &self.net)?;
+                self.net.forward(Images::Pixels(&pixels), true)?.scaled
+            }
+        };
+        let targets = self.ranks.gather_batch(&targets, batch.whole)?;
+        let scaled = self.ranks.gather_batch(&scaled, batch.whole)?;
+        let loss = loss(self.config.train.loss, &scaled, &targets);
+        if loss.requires_grad() {
+            loss.f_backward()?;
+        }
+        Ok(loss)
     }
 
     fn names(&self, batch: &HostBatch) -> String {
@@ -379,22 +519,37 @@ impl<'a> Trainer<'a> {
         pictures: &Arc<Pictures>,
         observers: &mut [Box<dyn Observer>],
     ) -> Result<Predictions> {
-        evaluate::predict(&self.net, pictures, self.walk(), &mut |images| {
+        let (walk, share) = (self.walk(), self.ranks.share());
+        let mine = evaluate::predict_share(&self.net, pictures, walk, share, &mut |images| {
             observers
                 .iter_mut()
                 .for_each(|observer| observer.evaluated(split.name(), images));
-        })
+        })?;
+        self.ranks
+            .gather_predictions(mine, pictures.samples(), walk.batch_size)
     }
 
     /// Measures the best weights, and writes predictions and summary.
     fn finish(&mut self, observers: &mut [Box<dyn Observer>]) -> Result<Outcome> {
-        weights::load(&self.net.parameters(), &self.run.best())?;
+        let parameters = self.net.parameters();
+        if self.ranks.is_first() {
+            weights::load(&parameters, &self.run.best())?;
+        }
+        {
+            let _guard = tch::no_grad_guard();
+            self.ranks
+                .broadcast(parameters.iter().map(|(_, tensor)| tensor))?;
+        }
         let val = self.predict(Split::Val, &self.splits.val, observers)?;
-        val.write(&self.run.predictions(Split::Val))?;
+        if self.ranks.is_first() {
+            val.write(&self.run.predictions(Split::Val))?;
+        }
         let test = match &self.splits.test {
             Some(pictures) => {
                 let test = self.predict(Split::Test, pictures, observers)?;
-                test.write(&self.run.predictions(Split::Test))?;
+                if self.ranks.is_first() {
+                    test.write(&self.run.predictions(Split::Test))?;
+                }
                 Some(Measured::new(&test)?)
             }
             None => None,
@@ -422,7 +577,9 @@ impl<'a> Trainer<'a> {
             seed: self.config.seed,
             provenance: Provenance::collect(&self.device_name()),
         };
-        write_json(&self.run.summary(), &outcome)?;
+        if self.ranks.is_first() {
+            write_json(&self.run.summary(), &outcome)?;
+        }
         let mut figures = vec![("val", outcome.val.metrics)];
         figures.extend(outcome.test.map(|test| ("test", test.metrics)));
         observers

@@ -5,10 +5,15 @@ use crate::config::AugmentConfig;
 use crate::data::draws::Draws;
 use crate::data::{HostBatch, Vote};
 
+/// Whether pictures are mixed with others of their batch.
+pub(in crate::data) fn mixes(config: &AugmentConfig) -> bool {
+    config.mixup > 0.0 || config.cutmix > 0.0
+}
+
 /// Mixes each picture of a batch with the one before it, as torchvision's `MixUp` and `CutMix` do: scores, weights and votes in the
 /// proportion of the pictures. With both asked for, the batch gets one of them at random. `draws` are the batch's own.
 pub(crate) fn mix(config: &AugmentConfig, batch: &mut HostBatch, draws: &mut Draws) {
-    if batch.len < 2 || (config.mixup == 0.0 && config.cutmix == 0.0) {
+    if batch.len < 2 || !mixes(config) {
         return;
     }
     let blends = match (config.mixup > 0.0, config.cutmix > 0.0) {
@@ -104,6 +109,7 @@ mod tests {
             size: 20,
             targets: scores.to_vec(),
             indices: vec![0, 1, 2],
+            whole: 3,
             weights: vec![1.0, 1.0, 0.0],
             votes: scores
                 .map(|rating| vec![Vote { rating, share: 1.0 }])

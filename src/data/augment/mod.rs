@@ -20,7 +20,7 @@ use super::resample::{Frame, Workspace};
 use super::transform::EvalTransform;
 use crate::config::{AffineConfig, AugmentConfig, DataConfig};
 
-pub(super) use self::mix::mix;
+pub(super) use self::mix::{mix, mixes};
 
 /// The aspect ratios of random crops, as torchvision's.
 const RATIO: (f64, f64) = (3.0 / 4.0, 4.0 / 3.0);

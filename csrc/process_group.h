@@ -1,0 +1,13 @@
+// What the functions of distributed.h mean by a group.
+#pragma once
+
+#include <torch/csrc/distributed/c10d/Backend.hpp>
+
+namespace vmb {
+
+struct Group {
+  c10::intrusive_ptr<c10d::Backend> backend;
+  int size;
+};
+
+}  // namespace vmb
