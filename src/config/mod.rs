@@ -13,7 +13,7 @@ mod error;
 mod load;
 mod locate;
 mod model;
-mod names;
+pub(crate) mod names;
 mod presets;
 mod reference;
 mod section;

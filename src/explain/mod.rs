@@ -1,9 +1,20 @@
 //! What each branch looks at: maps over the patches of a picture.
 
-mod grad_cam;
+mod cam;
+mod hidden_attention;
+mod maps;
+mod method;
+mod pixels;
 mod recorder;
+mod request;
+mod rollout;
 mod scale;
 
-pub use grad_cam::{BranchMap, GradCam, grad_cam};
-pub use recorder::Recorder;
+pub use hidden_attention::HiddenAttention;
+pub use maps::{BranchMaps, Explanation, explain};
+pub use method::Method;
+pub use pixels::{PATH_STEPS, integrated_gradients};
+pub use request::{BRANCHES, BranchRequest, Layers, Request, key, present, title};
 pub use scale::scaled;
+
+use maps::without_class;

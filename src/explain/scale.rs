@@ -20,7 +20,7 @@ pub fn scaled(maps: &Tensor, side: i64) -> Result<Tensor> {
 }
 
 /// Each map (b, h, w) by itself from its least value, to 0, to its largest, to 1. A map that is the same everywhere becomes 0.
-fn to_unit(maps: &Tensor) -> Result<Tensor> {
+pub(super) fn to_unit(maps: &Tensor) -> Result<Tensor> {
     let maps = maps.f_to_kind(Kind::Float)?;
     let shifted = &maps - maps.f_amin([1, 2], true)?;
     Ok(&shifted / (shifted.f_amax([1, 2], true)? + EPS))

@@ -28,31 +28,49 @@ impl BeautyNet {
     /// # Errors
     /// As [`forward`](Self::forward).
     pub fn forward_tapped(&self, images: Images, tap: &mut dyn Tap) -> Result<Output> {
-        let vit = match &self.vit {
-            Some(branch) => {
-                let kind = BackboneKind::Vit;
-                let x = tap.pictures(kind, branch.prepare(images, "vit")?);
-                let mut mixer = |layer: usize, x: Tensor| tap.mixer_input(kind, layer, x);
-                Some(BranchTokens::new(
-                    branch.backbone.forward_tapped(&x, &mut mixer),
-                    0,
-                ))
-            }
-            None => None,
+        let vit = self.branch_tokens(BackboneKind::Vit, images, tap)?;
+        let mamba = self.branch_tokens(BackboneKind::Vim, images, tap)?;
+        self.join(vit, mamba, false)
+    }
+
+    /// What a branch gives to the fusion in evaluation, followed by `tap`; `None` where the model lacks the branch.
+    ///
+    /// # Errors
+    /// As [`forward`](Self::forward).
+    pub fn branch_tokens(
+        &self,
+        branch: BackboneKind,
+        images: Images,
+        tap: &mut dyn Tap,
+    ) -> Result<Option<BranchTokens>> {
+        let Some(class_index) = self.class_index(branch) else {
+            return Ok(None);
         };
-        let mamba = match &self.mamba {
-            Some(branch) => {
-                let kind = BackboneKind::Vim;
-                let x = tap.pictures(kind, branch.prepare(images, "mamba")?);
-                let mut mixer = |layer: usize, x: Tensor| tap.mixer_input(kind, layer, x);
-                let tokens = branch.backbone.forward_tapped(&x, &mut mixer)?;
-                Some(BranchTokens::new(
-                    tokens,
-                    class_index(branch.shape.patches()),
-                ))
+        let tokens = match (branch, &self.vit, &self.mamba) {
+            (BackboneKind::Vit, Some(vit), _) => {
+                let x = tap.pictures(branch, vit.prepare(images, "vit")?);
+                let mut mixer = |layer: usize, x: Tensor| tap.mixer_input(branch, layer, x);
+                vit.backbone.forward_tapped(&x, &mut mixer)
             }
-            None => None,
+            (BackboneKind::Vim, _, Some(mamba)) => {
+                let x = tap.pictures(branch, mamba.prepare(images, "mamba")?);
+                let mut mixer = |layer: usize, x: Tensor| tap.mixer_input(branch, layer, x);
+                mamba.backbone.forward_tapped(&x, &mut mixer)?
+            }
+            _ => return Ok(None),
         };
+        Ok(Some(BranchTokens::new(tokens, class_index)))
+    }
+
+    /// From the branches' tokens to the score, in evaluation.
+    ///
+    /// # Errors
+    /// A branch that the fusion needs is missing.
+    pub fn join_tokens(
+        &self,
+        vit: Option<BranchTokens>,
+        mamba: Option<BranchTokens>,
+    ) -> Result<Output> {
         self.join(vit, mamba, false)
     }
 
