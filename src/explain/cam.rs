@@ -44,8 +44,9 @@ fn plus_plus_weights(tokens: &Tensor, gradients: &Tensor) -> Result<Tensor> {
 /// are positive.
 fn first_component(tokens: &Tensor) -> Result<Tensor> {
     let centred = tokens - tokens.f_mean_dim(1, true, Kind::Float)?;
-    let (_, _, v) = Tensor::f_linalg_svd(&centred, false, "")?; // v: (b, k, d), rows are directions
-    let direction = v.f_narrow(1, 0, 1)?; // (b, 1, d)
+    let covariance = centred.f_transpose(1, 2)?.f_matmul(&centred)?; // (b, d, d)
+    let (_, directions) = covariance.f_linalg_eigh("L")?; // columns, by rising variance
+    let direction = directions.f_select(2, -1)?.f_unsqueeze(1)?; // (b, 1, d)
     let projection = weighted(&centred, &direction)?; // (b, patches)
     let norms = tokens.f_norm_scalaropt_dim(2.0, [-1], false)?;
     let norms = &norms - norms.f_mean_dim(1, true, Kind::Float)?;
