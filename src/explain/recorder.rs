@@ -79,9 +79,10 @@ impl Recorder {
 
 impl Tap for Recorder {
     fn pictures(&mut self, _branch: BackboneKind, x: Tensor) -> Tensor {
-        // The old guard goes first: it would otherwise switch recording on again under the new one.
+        // The old guard goes first: it would otherwise switch recording on again under the new one. Where nothing is recorded at
+        // all, the caller has switched it off.
         self.guard = None;
-        self.guard = Some(tch::no_grad_guard());
+        self.guard = self.records().then(tch::no_grad_guard);
         x
     }
 
