@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use anyhow::{Context, Result, ensure};
 use image::RgbImage;
@@ -10,15 +11,18 @@ use serde_json::{Value, json};
 use tch::{Kind, Tensor};
 
 use super::features::read_input;
-use super::output::{print_json, say};
+use super::output::{figure, interval, print, print_json, say, table};
 use super::predict::listed;
 use crate::config::Cache;
-use crate::data::{Frame, Pictures, Sample, Source, Workspace};
-use crate::eval::evaluate::values;
+use crate::data::{self, Frame, Pictures, Sample, Source, Split, Workspace};
+use crate::eval::evaluate::{Walk, values};
 use crate::eval::run::Run;
+use crate::eval::statistics::Mean;
 use crate::explain::{
-    BRANCHES, Explained, Explanation, Gallery, PlacedMap, Request, explain, key, present, title,
+    BRANCHES, Evaluation, Explained, Explanation, Gallery, PlacedMap, Request, evaluate, explain,
+    key, present, title,
 };
+use crate::files::write_json;
 use crate::models::{BeautyNet, Images};
 
 /// Pictures that go through the model at once, at most.
@@ -30,14 +34,20 @@ pub struct Args {
     /// A run directory, or a weights file in one
     run: PathBuf,
     /// Pictures, or folders of pictures
-    #[arg(required_unless_present = "input_tensor", value_name = "IMAGE_OR_DIR")]
+    #[arg(required_unless_present_any = ["input_tensor", "evaluate"], value_name = "IMAGE_OR_DIR")]
     images: Vec<PathBuf>,
     /// Instead of pictures: a safetensors file with `input` (batch, 3, height, width), normalised already
     #[arg(long, conflicts_with = "images", value_name = "FILE")]
     input_tensor: Option<PathBuf>,
     /// The folder for figures, maps and contact sheets
-    #[arg(long, short, value_name = "DIR")]
-    output: PathBuf,
+    #[arg(long, short, value_name = "DIR", required_unless_present = "evaluate")]
+    output: Option<PathBuf>,
+    /// Instead of drawing, measure the maps of train, val or test; explain_SPLIT.json in the run directory keeps the result
+    #[arg(long, value_name = "SPLIT", value_parser = parse_split, conflicts_with_all = ["images", "input_tensor", "output"])]
+    evaluate: Option<Split>,
+    /// Of the split to measure, only the first pictures
+    #[arg(long, value_name = "N", requires = "evaluate", value_parser = clap::value_parser!(u32).range(1..))]
+    limit: Option<u32>,
     /// grad-cam, grad-cam++, eigen-cam, layer-cam, integrated-gradients or occlusion; of the ViT also attention-rollout, of the Mamba
     /// also hidden-attention. One for each branch: --method vit=M --method mamba=M
     #[arg(long = "method", value_name = "[BRANCH=]M", default_value = "grad-cam")]
@@ -56,8 +66,12 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     let mut run = Run::open(&args.run, &[])?;
     run.config.data.cache = Cache::None; // each picture is looked at once
     let request = Request::parse(&run.net, &args.methods, &args.layers)?;
+    if let Some(split) = args.evaluate {
+        return measure(args, &run, &request, split);
+    }
+    let folder = args.output.as_deref().context("--output is missing")?;
     let mut output = Output {
-        gallery: Gallery::create(&args.output)?,
+        gallery: Gallery::create(folder)?,
         request,
         rows: Vec::new(),
     };
@@ -70,10 +84,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         count > 0,
         "there is no picture to look at: {left_out} files were found, none can be read"
     );
-    say(&format!(
-        "wrote {count} figures to {}",
-        args.output.display()
-    ));
+    say(&format!("wrote {count} figures to {}", folder.display()));
     if args.json {
         print_json(&json!({
             "method": request.describe(&run.net),
@@ -81,6 +92,68 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         }))?;
     }
     Ok(ExitCode::from(u8::from(left_out > 0)))
+}
+
+/// Measures the maps of a split.
+fn measure(args: &Args, run: &Run, request: &Request, split: Split) -> Result<ExitCode> {
+    run.config.check_picture_sizes()?;
+    let (mut samples, _) = data::load_split(&run.config.data, run.config.seed, split)?;
+    samples.truncate(args.limit.map_or(usize::MAX, |limit| limit as usize));
+    ensure!(!samples.is_empty(), "the split {split} has no pictures");
+    let pictures = Arc::new(Pictures::new(samples, &run.config.data)?);
+    let walk = Walk {
+        batch_size: run.config.train.batch_size,
+        workers: run.config.data.workers,
+    };
+    let evaluation = evaluate(&run.net, &pictures, request, walk, &mut |_| {})?;
+    let folder = run.weights.parent().unwrap_or(Path::new("."));
+    let file = folder.join(format!("explain_{split}.json"));
+    // A run that may only be read can be measured all the same.
+    if let Err(error) = write_json(&file, &evaluation) {
+        say(&format!("not kept: {error:#}"));
+    }
+    match args.json {
+        true => print_json(&evaluation)?,
+        false => print(&as_table(&evaluation))?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn as_table(evaluation: &Evaluation) -> String {
+    let row = |name: String, mean: &Mean| {
+        let value = mean.mean.unwrap_or(f64::NAN);
+        vec![name, figure(value), interval(mean.ci), mean.n.to_string()]
+    };
+    let mut rows = Vec::new();
+    if let Some(agreement) = &evaluation.agreement {
+        rows.push(row(
+            "ViT and Mamba: rank correlation".into(),
+            &agreement.spearman,
+        ));
+        let overlap = "ViT and Mamba: overlap of top 20 % (by chance 0.2)";
+        rows.push(row(overlap.into(), &agreement.top20_overlap));
+    }
+    for curves in &evaluation.curves {
+        let over = |way: &str| format!("{}: {way} over random", curves.map);
+        rows.push(row(over("insertion"), &curves.insertion_over_random));
+        rows.push(row(over("deletion"), &curves.deletion_over_random));
+    }
+    for share in &evaluation.parts {
+        let of = |what: &str| format!("{}: {what} {}", share.map, share.part);
+        rows.push(row(of("mass on"), &share.mass));
+        rows.push(row(of("mass over area of"), &share.over_chance));
+    }
+    let header = [
+        evaluation.method.as_str(),
+        "mean",
+        "95 % interval",
+        "images",
+    ];
+    table(&header, &rows)
+}
+
+fn parse_split(text: &str) -> Result<Split, String> {
+    text.parse().map_err(|error| format!("{error:#}"))
 }
 
 /// Where explained pictures go.

@@ -36,6 +36,15 @@ pub struct Explained {
 }
 
 impl Explained {
+    /// The picture's name without its folder.
+    pub(super) fn file_name(&self) -> String {
+        let name = std::path::Path::new(&self.name).file_name();
+        name.map_or_else(
+            || self.name.clone(),
+            |name| name.to_string_lossy().into_owned(),
+        )
+    }
+
     /// The second line of a figure: score, shares, method.
     pub(super) fn caption(&self) -> String {
         let shares = match self.weights {
@@ -116,7 +125,7 @@ fn draw(explained: &Explained, panel: (u32, u32), rows: &[Row]) -> RgbImage {
     write(
         &mut canvas,
         (MARGIN, top),
-        &large.fit(&explained.name, content),
+        &large.fit(&explained.file_name(), content),
         large,
         INK,
     );

@@ -154,8 +154,7 @@ fn cell(explained: &Explained) -> RgbImage {
         let left = column as u32 * (SIDE + GAP) + (SIDE - panel.width()) / 2;
         paste(&mut canvas, &panel, left, (SIDE - panel.height()) / 2);
     }
-    let name = Path::new(&explained.name).file_name().unwrap_or_default();
-    let name = letters.fit(&name.to_string_lossy(), width);
+    let name = letters.fit(&explained.file_name(), width);
     write(&mut canvas, (0, SIDE + 3), &name, letters, INK);
     let below = SIDE + 3 + letters.height();
     write(

@@ -1,6 +1,7 @@
 //! What each branch looks at: maps over the patches of a picture.
 
 mod cam;
+mod evaluate;
 mod figure;
 mod gallery;
 mod hidden_attention;
@@ -14,6 +15,7 @@ mod request;
 mod rollout;
 mod scale;
 
+pub use evaluate::{Agreement, Curves, Evaluation, PartShare, evaluate};
 pub use figure::{Explained, figure};
 pub use gallery::Gallery;
 pub use hidden_attention::HiddenAttention;
