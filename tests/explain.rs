@@ -332,3 +332,34 @@ fn the_command_writes_figures_maps_and_a_sheet_and_names_what_it_cannot_read() {
     assert_eq!(code, 1);
     assert!(errors.contains("none can be read"), "{errors}");
 }
+
+#[test]
+fn a_split_is_measured_and_the_result_kept() {
+    let sandbox = Sandbox::new();
+    sandbox.train_one_epoch("runs/small");
+    let arguments = [
+        "explain",
+        "runs/small",
+        "--evaluate",
+        "test",
+        "--limit",
+        "12",
+        "--json",
+    ];
+    let json = sandbox.json(&arguments);
+    assert_eq!(json["images"], 12);
+    assert_eq!(json["curves"].as_array().unwrap().len(), 3);
+    assert_eq!(json["parts"].as_array().unwrap().len(), 15);
+    let overlap = json["agreement"]["top20_overlap"]["mean"].as_f64().unwrap();
+    assert!((0.0..=1.0).contains(&overlap));
+    for part in json["parts"].as_array().unwrap() {
+        let (mass, area) = (part["mass"]["mean"].as_f64(), part["area"]["mean"].as_f64());
+        assert!(mass.unwrap() <= 1.0 && area.unwrap() > 0.0, "{part}");
+    }
+    let kept = fs::read_to_string(sandbox.path("runs/small/explain_test.json")).unwrap();
+    assert_eq!(
+        serde_json::from_str::<serde_json::Value>(&kept).unwrap(),
+        json
+    );
+    assert_eq!(sandbox.json(&arguments), json);
+}

@@ -308,8 +308,8 @@ fn curves(
             let count = (cells as f64 * step as f64 / (STEPS + 1) as f64).round() as i64;
             let first = rank.lt(count).to_kind(Kind::Float).view([b, 1, grid, grid]);
             let first = first.upsample_nearest2d([side, side], None, None);
-            insertion = insertion + score(&first)?;
-            deletion = deletion + score(&(1.0 - first))?;
+            insertion += score(&first)?;
+            deletion += score(&(1.0 - first))?;
         }
         let steps = (STEPS + 1) as f64;
         for (way, sum) in [("insertion", insertion), ("deletion", deletion)] {

@@ -16,6 +16,9 @@ const PER_ROW: usize = 12;
 const MARGIN: u32 = 16;
 const GAP: u32 = 10;
 
+/// A map, and the index of its block where it has one.
+pub type LayerMap = (Option<usize>, PlacedMap);
+
 /// What a figure shows.
 #[derive(Debug, Clone)]
 pub struct Explained {
@@ -30,7 +33,7 @@ pub struct Explained {
     /// How the maps were made, for people.
     pub method: String,
     /// Groups of maps: a branch's name with its maps, each with its block's index where it has one.
-    pub maps: Vec<(String, Vec<(Option<usize>, PlacedMap)>)>,
+    pub maps: Vec<(String, Vec<LayerMap>)>,
     /// The maps of both branches weighed by their shares.
     pub fused: Option<PlacedMap>,
 }
