@@ -2,14 +2,16 @@
 //! weighs their features, and a regression head predicts the mean rating.
 //!
 //! Each module imports only modules listed above it:
-//! [`files`] (whole-or-nothing writes), [`measure`] (medians and memory, for benchmarks), [`config`] (YAML to typed config), [`data`] (data set to batches), [`ops`] (the
-//! selective scan), [`models`] (the network), [`eval`] (metrics and predictions), [`train`] (the loop), [`sweep`] (folds and grids),
+//! [`files`] (whole-or-nothing writes), [`measure`] (medians and memory, for benchmarks), [`config`] (YAML to typed config),
+//! [`data`] (data set to batches), [`ops`] (the selective scan), [`models`] (the network), [`eval`] (metrics and predictions),
+//! [`explain`] (what each branch looks at), [`train`] (the loop), [`sweep`] (folds and grids),
 //! [`report`] (TensorBoard).
 
 pub mod cli;
 pub mod config;
 pub mod data;
 pub mod eval;
+pub mod explain;
 pub mod files;
 pub mod measure;
 pub mod models;

@@ -92,7 +92,7 @@ fn open_model(path: &Path, overrides: &[String]) -> Result<(Config, BeautyNet)> 
     Ok((config, net))
 }
 
-fn read_input(path: &Path) -> Result<Tensor> {
+pub(super) fn read_input(path: &Path) -> Result<Tensor> {
     let mut file = WeightsFile::open(path)?;
     file.tensor("input").with_context(|| {
         let names: Vec<String> = file.shapes().into_keys().take(20).collect();

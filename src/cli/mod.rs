@@ -6,6 +6,7 @@ mod cross_validate;
 mod data;
 mod doctor;
 mod evaluate;
+mod explain;
 mod export;
 mod features;
 mod output;
@@ -40,6 +41,7 @@ enum Command {
     Train(train::Args),
     Evaluate(evaluate::Args),
     Predict(predict::Args),
+    Explain(explain::Args),
     Features(features::Args),
     Export(export::Args),
     CrossValidate(cross_validate::Args),
@@ -78,6 +80,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
         Command::Train(args) => train::run(&args),
         Command::Evaluate(args) => evaluate::run(&args),
         Command::Predict(args) => predict::run(&args),
+        Command::Explain(args) => explain::run(&args),
         Command::Features(args) => features::run(&args),
         Command::Export(args) => export::run(&args),
         Command::CrossValidate(args) => {

@@ -90,7 +90,7 @@ pub fn open_pictures(paths: &[PathBuf], config: &DataConfig) -> Result<(Pictures
 }
 
 /// A file itself; of a folder, the pictures in it by name, not those in folders below it.
-fn listed(path: &Path) -> Result<Vec<PathBuf>> {
+pub(super) fn listed(path: &Path) -> Result<Vec<PathBuf>> {
     if !path.is_dir() {
         return Ok(vec![path.to_path_buf()]);
     }

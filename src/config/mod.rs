@@ -14,7 +14,7 @@ mod load;
 mod locate;
 mod loss;
 mod model;
-mod names;
+pub(crate) mod names;
 mod optimizer;
 mod presets;
 mod reference;

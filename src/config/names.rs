@@ -61,10 +61,10 @@ macro_rules! names {
     };
 }
 
-pub(super) use names;
+pub(crate) use names;
 
 /// `must be one of a, b, is c; did you mean a?`
-pub(super) fn unknown(name: &str, known: &[&str]) -> String {
+pub(crate) fn unknown(name: &str, known: &[&str]) -> String {
     let hint = match nearest(name, known.iter().copied()) {
         Some(nearest) => format!("; did you mean {nearest}?"),
         None => String::new(),

@@ -50,7 +50,7 @@ pub use load::{load, load_split};
 pub use loader::{HostBatch, Loader, LoaderOptions, Pass, Vote};
 pub use partition::SharedPicture;
 pub use pictures::Pictures;
-pub use resample::Workspace;
+pub use resample::{Frame, Workspace};
 pub use share::Share;
 pub use transform::EvalTransform;
 

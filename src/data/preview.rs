@@ -4,7 +4,7 @@ use std::io::Cursor;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
-use image::{ImageFormat, Rgb, RgbImage};
+use image::{ImageBuffer, ImageFormat, PixelWithColorType, Rgb, RgbImage};
 
 use super::augment::mix;
 use super::draws::Draws;
@@ -98,7 +98,10 @@ fn paste(grid: &mut RgbImage, planes: &[u8], size: usize, left: usize, top: usiz
 ///
 /// # Errors
 /// An ending that is not that of a format which can be written, or a file that cannot be.
-pub fn save(picture: &RgbImage, path: &Path) -> Result<()> {
+pub fn save<P>(picture: &ImageBuffer<P, Vec<u8>>, path: &Path) -> Result<()>
+where
+    P: PixelWithColorType<Subpixel = u8>,
+{
     let format = ImageFormat::from_path(path)
         .ok()
         .filter(|format| format.writing_enabled())

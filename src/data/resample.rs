@@ -30,11 +30,15 @@ pub struct Workspace {
 
 /// A rectangle of a picture, in its pixels, that becomes the whole output. It may reach beyond the picture.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) struct Frame {
-    pub(super) left: f64,
-    pub(super) top: f64,
-    pub(super) width: f64,
-    pub(super) height: f64,
+pub struct Frame {
+    /// Its left edge.
+    pub left: f64,
+    /// Its upper edge.
+    pub top: f64,
+    /// From its left edge to its right one.
+    pub width: f64,
+    /// From its upper edge to its lower one.
+    pub height: f64,
 }
 
 impl Frame {

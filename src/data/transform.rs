@@ -77,7 +77,7 @@ impl EvalTransform {
     }
 
     /// What of the picture the output shows.
-    pub(super) fn frame(&self, picture: &RgbImage) -> Frame {
+    pub fn frame(&self, picture: &RgbImage) -> Frame {
         let (width, height) = (f64::from(picture.width()), f64::from(picture.height()));
         match self.resize {
             Resize::Squash => Frame {

@@ -1,6 +1,8 @@
 //! VM-BeautyNet (arXiv 2510.16220): a Vision Transformer and a Vision Mamba see the same picture, a fusion weighs their
 //! features, a head predicts the mean rating.
 
+mod tap;
+
 use anyhow::{Context, Result, ensure};
 use tch::{Device, Kind, Tensor, nn};
 
@@ -10,6 +12,8 @@ use super::vim::{VisionMamba, class_index};
 use super::vit::VisionTransformer;
 use super::weights::{Pretrained, StateDict, load_backbone};
 use crate::config::{BackboneKind, BackboneShape, Config, Loss};
+
+pub use tap::Tap;
 
 /// Pictures as the model takes them.
 #[derive(Debug, Clone, Copy)]
@@ -223,6 +227,16 @@ impl BeautyNet {
             }
             None => None,
         };
+        self.join(vit, mamba, train)
+    }
+
+    /// From the branches' tokens to the score.
+    fn join(
+        &self,
+        vit: Option<BranchTokens>,
+        mamba: Option<BranchTokens>,
+        train: bool,
+    ) -> Result<Output> {
         let fused = self.fusion.forward(vit.as_ref(), mamba.as_ref(), train)?;
         let (scaled, log_probabilities) = self.head.predict(&fused.vector, train);
         Ok(Output {

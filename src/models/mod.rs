@@ -13,4 +13,4 @@ pub mod vim;
 pub mod vit;
 pub mod weights;
 
-pub use beauty_net::{BeautyNet, Images, Output};
+pub use beauty_net::{BeautyNet, Images, Output, Tap};

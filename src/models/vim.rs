@@ -6,6 +6,7 @@
 //! flipped.
 
 mod profile;
+mod tap;
 
 use anyhow::Result;
 use tch::{Kind, Tensor, nn};
@@ -17,6 +18,7 @@ use crate::config::BackboneShape;
 use crate::ops::{self, Path, ScanInputs};
 
 pub use profile::{MixerProfile, Part, profile_mixer};
+pub use tap::ScanOperands;
 
 const NORM_EPS: f64 = 1e-5;
 const EXPAND: i64 = 2;
@@ -274,6 +276,16 @@ impl VisionMamba {
     /// # Errors
     /// An operator's message, for example where memory runs out.
     pub fn forward(&self, x: &Tensor, train: bool) -> Result<Tensor> {
+        let mut x = self.embed(x)?;
+        for (i, block) in self.layers.iter().enumerate() {
+            let forward = move |block: &Block, x: &Tensor| block.forward(x, train);
+            x = self.recompute.run(i, block, &x, train, forward)?;
+        }
+        Ok(self.norm_f.forward(&x))
+    }
+
+    /// (b, 3, s, s) to the tokens that the first block receives.
+    fn embed(&self, x: &Tensor) -> Result<Tensor> {
         let patches = self.patch_embed.forward(x);
         let (b, count, _) = patches.size3()?;
         let middle = class_index(count);
@@ -283,12 +295,7 @@ impl VisionMamba {
             cls_token,
             patches.narrow(1, middle, count - middle),
         ];
-        let mut x = Tensor::cat(&tokens, 1) + &self.pos_embed;
-        for (i, block) in self.layers.iter().enumerate() {
-            let forward = move |block: &Block, x: &Tensor| block.forward(x, train);
-            x = self.recompute.run(i, block, &x, train, forward)?;
-        }
-        Ok(self.norm_f.forward(&x))
+        Ok(Tensor::cat(&tokens, 1) + &self.pos_embed)
     }
 }
 

@@ -1,5 +1,7 @@
 //! Vision Transformer (arXiv 2010.11929), as timm's `vit_*` and `deit_*`: names, shapes and values are theirs.
 
+mod tap;
+
 use anyhow::Result;
 use tch::{Tensor, nn};
 
@@ -87,9 +89,12 @@ impl Block {
     }
 
     fn forward(&self, x: &Tensor, train: bool) -> Tensor {
-        let x = x + self
-            .drop_path
-            .forward(self.attn.forward(&self.norm1.forward(x)), train);
+        self.forward_normed(x, &self.norm1.forward(x), train)
+    }
+
+    /// With what the attention receives, `norm1` of x, given beside x.
+    fn forward_normed(&self, x: &Tensor, normed: &Tensor, train: bool) -> Tensor {
+        let x = x + self.drop_path.forward(self.attn.forward(normed), train);
         &x + self
             .drop_path
             .forward(self.mlp.forward(&self.norm2.forward(&x)), train)
@@ -143,15 +148,20 @@ impl VisionTransformer {
     /// # Errors
     /// libtorch's message where memory runs out.
     pub fn forward(&self, x: &Tensor, train: bool) -> Result<Tensor> {
-        let patches = self.patch_embed.forward(x);
-        let b = patches.size()[0];
-        let cls_token = self.cls_token.expand([b, -1, -1], false);
-        let mut x = Tensor::cat(&[cls_token, patches], 1) + &self.pos_embed;
+        let mut x = self.embed(x);
         for (i, block) in self.blocks.iter().enumerate() {
             let forward = move |block: &Block, x: &Tensor| Ok(block.forward(x, train));
             x = self.recompute.run(i, block, &x, train, forward)?;
         }
         Ok(self.norm.forward(&x))
+    }
+
+    /// (b, 3, s, s) to the tokens that the first block receives.
+    fn embed(&self, x: &Tensor) -> Tensor {
+        let patches = self.patch_embed.forward(x);
+        let b = patches.size()[0];
+        let cls_token = self.cls_token.expand([b, -1, -1], false);
+        Tensor::cat(&[cls_token, patches], 1) + &self.pos_embed
     }
 }
 

@@ -6,11 +6,12 @@ use vm_beautynet::models::{BeautyNet, Images};
 
 use crate::files::{Reference, assert_close, matching};
 
-/// One branch alone, in the sizes that the reference file's metadata names, with its weights.
-fn network(case: &Reference, branch: &str, preset: &str, sizes: &[&str]) -> BeautyNet {
+/// One branch alone, in the sizes that the reference file's metadata names, with its weights and one linear layer for a head.
+pub fn network(case: &Reference, branch: &str, preset: &str, sizes: &[&str]) -> BeautyNet {
     let mut overrides = vec![
         format!("model.fusion.strategy={branch}_only"),
         format!("model.{branch}.name={preset}"),
+        "model.head.hidden=[]".to_string(),
     ];
     for key in sizes {
         if let Some(value) = case.meta(key) {

@@ -3,5 +3,6 @@
 mod backbones;
 mod checkpoints;
 mod files;
+mod grad_cam;
 mod preprocess;
 mod scan;

@@ -7,6 +7,7 @@
 mod figure;
 mod holm;
 mod interval;
+mod mean;
 mod measured;
 mod normal;
 mod replicates;
@@ -16,6 +17,7 @@ mod seeds;
 pub use figure::Figure;
 pub use holm::holm;
 pub use interval::Interval;
+pub use mean::Mean;
 pub use measured::Measured;
 pub use replicates::{Bootstrap, Replicates};
 pub use sample::{Sample, aligned};

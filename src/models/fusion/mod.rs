@@ -42,6 +42,11 @@ impl BranchTokens {
         }
     }
 
+    /// The same tokens, not copied.
+    pub fn shallow_clone(&self) -> Self {
+        Self::new(self.tokens.shallow_clone(), self.class_index)
+    }
+
     /// The class token, which is the branch's feature vector: (b, d).
     pub fn class(&self) -> Tensor {
         self.tokens.select(1, self.class_index)

@@ -1,0 +1,369 @@
+//! `vmbeauty explain`.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use anyhow::{Context, Result, ensure};
+use image::RgbImage;
+use rayon::prelude::*;
+use serde_json::{Value, json};
+use tch::{Kind, Tensor};
+
+use super::features::read_input;
+use super::output::{figure, interval, print, print_json, say, table};
+use super::predict::listed;
+use crate::config::Cache;
+use crate::data::{self, Frame, Pictures, Sample, Source, Split, Workspace};
+use crate::eval::evaluate::{Walk, values};
+use crate::eval::run::Run;
+use crate::eval::statistics::Mean;
+use crate::explain::{
+    BRANCHES, Evaluation, Explained, Explanation, Gallery, PlacedMap, Request, evaluate, explain,
+    key, present, title,
+};
+use crate::files::write_json;
+use crate::models::{BeautyNet, Images};
+
+/// Pictures that go through the model at once, at most.
+const BATCH: usize = 16;
+
+/// Draw what each branch of a trained model looks at in pictures
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// A run directory, or a weights file in one
+    run: PathBuf,
+    /// Pictures, or folders of pictures
+    #[arg(required_unless_present_any = ["input_tensor", "evaluate"], value_name = "IMAGE_OR_DIR")]
+    images: Vec<PathBuf>,
+    /// Instead of pictures: a safetensors file with `input` (batch, 3, height, width), normalised already
+    #[arg(long, conflicts_with = "images", value_name = "FILE")]
+    input_tensor: Option<PathBuf>,
+    /// The folder for figures, maps and contact sheets
+    #[arg(long, short, value_name = "DIR", required_unless_present = "evaluate")]
+    output: Option<PathBuf>,
+    /// Instead of drawing, measure the maps of train, val or test; explain_SPLIT.json in the run directory keeps the result
+    #[arg(long, value_name = "SPLIT", value_parser = parse_split, conflicts_with_all = ["images", "input_tensor", "output"])]
+    evaluate: Option<Split>,
+    /// Of the split to measure, only the first pictures
+    #[arg(long, value_name = "N", requires = "evaluate", value_parser = clap::value_parser!(u32).range(1..))]
+    limit: Option<u32>,
+    /// grad-cam, grad-cam++, eigen-cam, layer-cam, integrated-gradients or occlusion; of the ViT also attention-rollout, of the Mamba
+    /// also hidden-attention. One for each branch: --method vit=M --method mamba=M
+    #[arg(long = "method", value_name = "[BRANCH=]M", default_value = "grad-cam")]
+    methods: Vec<String>,
+    /// The block to look into: its index from 0, its name in the weights (vit.blocks.11, mamba.layers.23), or all; may be repeated.
+    /// The last one where it is left out
+    #[arg(long = "layer", value_name = "[BRANCH=]LAYER")]
+    layers: Vec<String>,
+    /// Print one JSON object: scores, branch weights and figures
+    #[arg(long)]
+    json: bool,
+}
+
+/// Runs the subcommand: 1 where a picture could not be read, after the others have been explained.
+pub fn run(args: &Args) -> Result<ExitCode> {
+    let mut run = Run::open(&args.run, &[])?;
+    run.config.data.cache = Cache::None; // each picture is looked at once
+    let request = Request::parse(&run.net, &args.methods, &args.layers)?;
+    if let Some(split) = args.evaluate {
+        return measure(args, &run, &request, split);
+    }
+    let folder = args.output.as_deref().context("--output is missing")?;
+    let mut output = Output {
+        gallery: Gallery::create(folder)?,
+        request,
+        rows: Vec::new(),
+    };
+    let left_out = match &args.input_tensor {
+        Some(path) => explain_tensor(&run, path, &mut output)?,
+        None => explain_files(&run, &args.images, &mut output)?,
+    };
+    let count = output.gallery.finish()?;
+    ensure!(
+        count > 0,
+        "there is no picture to look at: {left_out} files were found, none can be read"
+    );
+    say(&format!("wrote {count} figures to {}", folder.display()));
+    if args.json {
+        print_json(&json!({
+            "method": request.describe(&run.net),
+            "images": output.rows,
+        }))?;
+    }
+    Ok(ExitCode::from(u8::from(left_out > 0)))
+}
+
+/// Measures the maps of a split.
+fn measure(args: &Args, run: &Run, request: &Request, split: Split) -> Result<ExitCode> {
+    run.config.check_picture_sizes()?;
+    let (mut samples, _) = data::load_split(&run.config.data, run.config.seed, split)?;
+    samples.truncate(args.limit.map_or(usize::MAX, |limit| limit as usize));
+    ensure!(!samples.is_empty(), "the split {split} has no pictures");
+    let pictures = Arc::new(Pictures::new(samples, &run.config.data)?);
+    let walk = Walk {
+        batch_size: run.config.train.batch_size,
+        workers: run.config.data.workers,
+    };
+    let evaluation = evaluate(&run.net, &pictures, request, walk, &mut |_| {})?;
+    let folder = run.weights.parent().unwrap_or(Path::new("."));
+    let file = folder.join(format!("explain_{split}.json"));
+    // A run that may only be read can be measured all the same.
+    if let Err(error) = write_json(&file, &evaluation) {
+        say(&format!("not kept: {error:#}"));
+    }
+    match args.json {
+        true => print_json(&evaluation)?,
+        false => print(&as_table(&evaluation))?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn as_table(evaluation: &Evaluation) -> String {
+    let row = |name: String, mean: &Mean| {
+        let value = mean.mean.unwrap_or(f64::NAN);
+        vec![name, figure(value), interval(mean.ci), mean.n.to_string()]
+    };
+    let mut rows = Vec::new();
+    if let Some(agreement) = &evaluation.agreement {
+        rows.push(row(
+            "ViT and Mamba: rank correlation".into(),
+            &agreement.spearman,
+        ));
+        let overlap = "ViT and Mamba: overlap of top 20 % (by chance 0.2)";
+        rows.push(row(overlap.into(), &agreement.top20_overlap));
+    }
+    for curves in &evaluation.curves {
+        let over = |way: &str| format!("{}: {way} over random", curves.map);
+        rows.push(row(over("insertion"), &curves.insertion_over_random));
+        rows.push(row(over("deletion"), &curves.deletion_over_random));
+    }
+    for share in &evaluation.parts {
+        let of = |what: &str| format!("{}: {what} {}", share.map, share.part);
+        rows.push(row(of("mass on"), &share.mass));
+        rows.push(row(of("mass over area of"), &share.over_chance));
+    }
+    let header = [
+        evaluation.method.as_str(),
+        "mean",
+        "95 % interval",
+        "images",
+    ];
+    table(&header, &rows)
+}
+
+fn parse_split(text: &str) -> Result<Split, String> {
+    text.parse().map_err(|error| format!("{error:#}"))
+}
+
+/// Where explained pictures go.
+struct Output {
+    gallery: Gallery,
+    request: Request,
+    rows: Vec<Value>,
+}
+
+/// One picture before it is explained.
+struct Original {
+    name: String,
+    picture: RgbImage,
+    frame: Frame,
+    /// (3, s, s), what the model sees of it; empty where that is known as a tensor.
+    pixels: Vec<u8>,
+}
+
+/// Batch by batch; how many could not be read.
+fn explain_files(run: &Run, paths: &[PathBuf], output: &mut Output) -> Result<usize> {
+    run.config.check_picture_sizes()?;
+    let mut files = Vec::new();
+    for path in paths {
+        files.extend(listed(path)?);
+    }
+    let samples = files.iter().map(|file| {
+        let source = Source::File(file.clone());
+        Sample::new(file.display().to_string(), source, 0.0, None)
+    });
+    let pictures = Pictures::new(samples.collect(), &run.config.data)?;
+    let indices: Vec<usize> = (0..files.len()).collect();
+    let mut left_out = 0;
+    for part in indices.chunks(BATCH.min(run.config.train.batch_size.max(1))) {
+        let read: Vec<Result<Original>> = part
+            .par_iter()
+            .map(|&index| original(&pictures, index))
+            .collect();
+        let mut originals = Vec::new();
+        for result in read {
+            match result {
+                Ok(original) => originals.push(original),
+                Err(error) => {
+                    say(&format!("left out: {error:#}"));
+                    left_out += 1;
+                }
+            }
+        }
+        if originals.is_empty() {
+            continue;
+        }
+        let pixels = originals.iter().flat_map(|o| o.pixels.iter().copied());
+        let (count, size) = (originals.len() as i64, pictures.size() as i64);
+        let pixels: Vec<u8> = pixels.collect();
+        let pixels = Tensor::f_from_data_size(&pixels, &[count, 3, size, size], Kind::Uint8)?
+            .f_to_device(run.net.device())?;
+        let explanation = explain(&run.net, Images::Pixels(&pixels), &output.request)?;
+        output.add(&run.net, originals, &explanation)?;
+    }
+    Ok(left_out)
+}
+
+fn original(pictures: &Pictures, index: usize) -> Result<Original> {
+    let transform = pictures.transform().eval();
+    let picture = pictures.picture(index)?;
+    let mut pixels = vec![0; 3 * transform.size() * transform.size()];
+    transform.apply(&picture, &mut Workspace::default(), &mut pixels)?;
+    Ok(Original {
+        name: pictures.samples()[index].id.clone(),
+        frame: transform.frame(&picture),
+        picture: RgbImage::clone(&picture),
+        pixels,
+    })
+}
+
+/// The pictures of a tensor, shown as the model's normalisation has made them.
+fn explain_tensor(run: &Run, path: &Path, output: &mut Output) -> Result<usize> {
+    let input = read_input(path)?;
+    let (count, channels, height, width) = input.size4().with_context(|| {
+        format!(
+            "{}: input must have the shape (batch, 3, height, width), it has {:?}",
+            path.display(),
+            input.size()
+        )
+    })?;
+    ensure!(
+        channels == 3,
+        "{}: input has {channels} channels, a picture has 3",
+        path.display()
+    );
+    let shape = present(&run.net).find_map(|branch| run.net.branch(branch));
+    let shape = shape.context("the model has no branch")?;
+    let stem = path.file_stem().unwrap_or_default().to_string_lossy();
+    let channel = |of: [f32; 3]| Tensor::from_slice(&of).view([1, 3, 1, 1]);
+    let (mean, std) = (channel(shape.mean), channel(shape.std));
+    for start in (0..count).step_by(BATCH) {
+        let part = input
+            .narrow(0, start, (BATCH as i64).min(count - start))
+            .to_kind(Kind::Float);
+        let explanation = explain(
+            &run.net,
+            Images::Normalised(&part.to_device(run.net.device())),
+            &output.request,
+        )?;
+        let shown = ((part * &std + &mean) * 255.0).round().clamp(0.0, 255.0);
+        let shown = shown.permute([0, 2, 3, 1]).contiguous();
+        let mut originals = Vec::new();
+        for row in 0..shown.size()[0] {
+            let bytes = Vec::<u8>::try_from(&shown.get(row).reshape([-1]).to_kind(Kind::Uint8))?;
+            let picture = RgbImage::from_raw(width as u32, height as u32, bytes);
+            originals.push(Original {
+                name: format!("{stem}_{}", start + row),
+                picture: picture.context("a picture of the tensor has no pixels")?,
+                frame: Frame {
+                    left: 0.0,
+                    top: 0.0,
+                    width: width as f64,
+                    height: height as f64,
+                },
+                pixels: Vec::new(),
+            });
+        }
+        output.add(&run.net, originals, &explanation)?;
+    }
+    Ok(0)
+}
+
+impl Output {
+    fn add(
+        &mut self,
+        net: &BeautyNet,
+        originals: Vec<Original>,
+        explanation: &Explanation,
+    ) -> Result<()> {
+        let method = self.request.describe(net);
+        let scores = values(&explanation.score)?;
+        let shares: Vec<f64> = match &explanation.weights {
+            Some(weights) => values(&weights.reshape([-1]))?,
+            None => Vec::new(),
+        };
+        let branches = BRANCHES
+            .into_iter()
+            .filter_map(|branch| Some((branch, explanation.branch(branch)?)))
+            .map(|(branch, maps)| Ok((branch, maps, host(&maps.picture()?)?)))
+            .collect::<Result<Vec<_>>>()?;
+        let fused = explanation.fused()?.map(|fused| host(&fused)).transpose()?;
+        let mut pieces = Vec::new();
+        for (row, original) in originals.into_iter().enumerate() {
+            let at = row as i64;
+            let placed = |map: &Tensor| -> Result<PlacedMap> {
+                Ok(PlacedMap {
+                    side: map.size2()?.0 as usize,
+                    values: Vec::try_from(&map.reshape([-1]))?,
+                    frame: original.frame,
+                })
+            };
+            let mut tensors = Vec::new();
+            let mut groups = Vec::new();
+            for (branch, maps, picture) in &branches {
+                let picture = picture.get(at);
+                let mut group = Vec::new();
+                for map in 0..picture.size()[0] {
+                    let layer = maps.layers.get(map as usize).copied();
+                    group.push((layer, placed(&picture.get(map))?));
+                }
+                groups.push((title(*branch).to_string(), group));
+                tensors.push((key(*branch).to_string(), picture));
+                tensors.push((format!("{}_grid", key(*branch)), host(&maps.grid.get(at))?));
+            }
+            if let Some(fused) = &fused {
+                tensors.push(("fused".to_string(), fused.get(at)));
+            }
+            let Frame {
+                left,
+                top,
+                width,
+                height,
+            } = original.frame;
+            tensors.push((
+                "frame".to_string(),
+                Tensor::from_slice(&[left, top, width, height]),
+            ));
+            tensors.push(("score".to_string(), Tensor::from(scores[row] as f32)));
+            let explained = Explained {
+                score: scores[row],
+                weights: shares.chunks_exact(2).nth(row).map(|w| [w[0], w[1]]),
+                method: method.clone(),
+                maps: groups,
+                fused: fused.as_ref().map(|f| placed(&f.get(at))).transpose()?,
+                name: original.name,
+                picture: original.picture,
+            };
+            pieces.push((explained, tensors));
+        }
+        let figures = self.gallery.add(&pieces)?;
+        for ((explained, _), figure) in pieces.iter().zip(figures) {
+            self.rows.push(json!({
+                "image": explained.name,
+                "score": explained.score,
+                "weight_vit": explained.weights.map(|w| w[0]),
+                "weight_mamba": explained.weights.map(|w| w[1]),
+                "figure": figure,
+            }));
+        }
+        Ok(())
+    }
+}
+
+fn host(tensor: &Tensor) -> Result<Tensor> {
+    Ok(tensor
+        .f_to_device(tch::Device::Cpu)?
+        .f_to_kind(Kind::Float)?
+        .f_contiguous()?)
+}

@@ -1,0 +1,171 @@
+//! One picture explained: the picture, the maps over it, the score and the branches' shares.
+
+use image::{GenericImage, RgbImage};
+
+use super::paint::{
+    BAR_WIDTH, FAINT, INK, Letters, PAPER, colour_bar, fitted, heat, thumbnail, write,
+};
+use super::place::PlacedMap;
+
+/// The long side of the panels.
+const PANEL: u32 = 288;
+/// The long side of the panels of a strip.
+const SMALL_PANEL: u32 = 112;
+/// Panels in a row of a strip.
+const PER_ROW: usize = 12;
+const MARGIN: u32 = 16;
+const GAP: u32 = 10;
+
+/// A map, and the index of its block where it has one.
+pub type LayerMap = (Option<usize>, PlacedMap);
+
+/// What a figure shows.
+#[derive(Debug, Clone)]
+pub struct Explained {
+    /// The picture's name.
+    pub name: String,
+    /// The original.
+    pub picture: RgbImage,
+    /// On the data set's own scale.
+    pub score: f64,
+    /// Shares of the ViT and the Mamba branch, where the fusion strategy defines them.
+    pub weights: Option<[f64; 2]>,
+    /// How the maps were made, for people.
+    pub method: String,
+    /// Groups of maps: a branch's name with its maps, each with its block's index where it has one.
+    pub maps: Vec<(String, Vec<LayerMap>)>,
+    /// The maps of both branches weighed by their shares.
+    pub fused: Option<PlacedMap>,
+}
+
+impl Explained {
+    /// The picture's name without its folder.
+    pub(super) fn file_name(&self) -> String {
+        let name = std::path::Path::new(&self.name).file_name();
+        name.map_or_else(
+            || self.name.clone(),
+            |name| name.to_string_lossy().into_owned(),
+        )
+    }
+
+    /// The second line of a figure: score, shares, method.
+    pub(super) fn caption(&self) -> String {
+        let shares = match self.weights {
+            Some([vit, mamba]) => format!("   weights ViT {vit:.2} Mamba {mamba:.2}"),
+            None => String::new(),
+        };
+        format!("score {:.2}{shares}", self.score)
+    }
+
+    /// The last map of each branch and the fused one, with their names.
+    pub(super) fn last_maps(&self) -> Vec<(&str, &PlacedMap)> {
+        let of_branches = self.maps.iter().filter_map(|(name, maps)| {
+            let (_, map) = maps.last()?;
+            Some((name.as_str(), map))
+        });
+        let fused = self.fused.iter().map(|map| ("fused", map));
+        of_branches.chain(fused).collect()
+    }
+}
+
+/// Draws the figure: panels side by side for one map of a branch, rows of smaller ones for the maps of several blocks.
+pub fn figure(explained: &Explained) -> RgbImage {
+    let strip = explained.maps.iter().any(|(_, maps)| maps.len() > 1);
+    let original = explained.picture.dimensions();
+    let mut rows: Vec<(String, Vec<(String, RgbImage)>)> = Vec::new();
+    let side = if strip { SMALL_PANEL } else { PANEL };
+    let small = thumbnail(&explained.picture, side);
+    let mut first = vec![("picture".to_string(), small.clone())];
+    if strip {
+        rows.push((String::new(), first));
+        for (name, maps) in &explained.maps {
+            for (at, part) in maps.chunks(PER_ROW).enumerate() {
+                let panels = part.iter().map(|(layer, map)| {
+                    let label = layer.map_or(String::new(), |layer| layer.to_string());
+                    (label, heat(&small, original, map))
+                });
+                let title = if at == 0 { name.clone() } else { String::new() };
+                rows.push((title, panels.collect()));
+            }
+        }
+    } else {
+        for (name, map) in explained.last_maps() {
+            first.push((name.to_string(), heat(&small, original, map)));
+        }
+        rows.push((String::new(), first));
+    }
+    draw(explained, fitted(&explained.picture, side), &rows)
+}
+
+type Row = (String, Vec<(String, RgbImage)>);
+
+fn draw(explained: &Explained, panel: (u32, u32), rows: &[Row]) -> RgbImage {
+    let (large, letters) = (Letters::Large, Letters::Small);
+    let caption = explained.caption();
+    let cell = panel.0.max(letters.width("picture"));
+    let columns = rows
+        .iter()
+        .map(|(_, panels)| panels.len())
+        .max()
+        .unwrap_or(1) as u32;
+    let titles = rows
+        .iter()
+        .map(|(title, _)| letters.width(title))
+        .max()
+        .filter(|&width| width > 0)
+        .map_or(0, |width| width + GAP);
+    let panels_width = titles + columns * cell + (columns.max(1) - 1) * GAP;
+    let content = (panels_width + GAP + BAR_WIDTH)
+        .max(letters.width(&caption))
+        .max(letters.width(&explained.method));
+    let row_height = panel.1.max(letters.height()) + letters.height() + 4 + GAP;
+    let header = large.height() + 2 * letters.height() + 3 * 4;
+    let width = content + 2 * MARGIN;
+    let height = 2 * MARGIN + header + GAP + rows.len() as u32 * row_height;
+    let mut canvas = RgbImage::from_pixel(width, height, PAPER);
+
+    let mut top = MARGIN;
+    write(
+        &mut canvas,
+        (MARGIN, top),
+        &large.fit(&explained.file_name(), content),
+        large,
+        INK,
+    );
+    top += large.height() + 4;
+    write(&mut canvas, (MARGIN, top), &caption, letters, INK);
+    top += letters.height() + 4;
+    write(
+        &mut canvas,
+        (MARGIN, top),
+        &explained.method,
+        letters,
+        FAINT,
+    );
+    top += letters.height() + 4 + GAP;
+    let bar = MARGIN + panels_width + GAP;
+    let bar_height = rows.len() as u32 * row_height - GAP - letters.height() - 4;
+    colour_bar(
+        &mut canvas,
+        bar,
+        top,
+        bar_height.clamp(3 * letters.height(), PANEL),
+    );
+    for (title, panels) in rows {
+        write(&mut canvas, (MARGIN, top), title, letters, INK);
+        for (column, (label, picture)) in panels.iter().enumerate() {
+            let left = MARGIN + titles + column as u32 * (cell + GAP);
+            paste(&mut canvas, picture, left, top);
+            let below = top + panel.1.max(letters.height()) + 4;
+            write(&mut canvas, (left, below), label, letters, FAINT);
+        }
+        top += row_height;
+    }
+    canvas
+}
+
+/// Copies a picture to where it fits.
+pub(super) fn paste(canvas: &mut RgbImage, picture: &RgbImage, left: u32, top: u32) {
+    // A picture that would reach over the edge is an error of `copy_from` and stays away; the sizes above leave room for all.
+    let _ = canvas.copy_from(picture, left, top);
+}

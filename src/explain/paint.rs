@@ -1,0 +1,222 @@
+//! Colours, letters and pictures of a figure.
+
+use image::imageops::{self, FilterType};
+use image::{Rgb, RgbImage};
+use noto_sans_mono_bitmap::{FontWeight, RasterHeight, get_raster, get_raster_width};
+
+use super::place::PlacedMap;
+
+/// Matplotlib's `inferno` (N. Smith and S. van der Walt, CC0), perceptually uniform: 33 of its 256 colours at equal distances. Colours
+/// between them are mixed and off by 2 levels at most.
+const INFERNO: [[u8; 3]; 33] = [
+    [0, 0, 4],
+    [4, 3, 18],
+    [11, 7, 36],
+    [21, 11, 55],
+    [33, 12, 74],
+    [47, 10, 91],
+    [61, 9, 101],
+    [74, 12, 107],
+    [87, 16, 110],
+    [100, 21, 110],
+    [113, 25, 110],
+    [125, 30, 109],
+    [138, 34, 106],
+    [151, 39, 102],
+    [163, 44, 97],
+    [176, 49, 91],
+    [188, 55, 84],
+    [198, 61, 77],
+    [208, 69, 69],
+    [218, 78, 60],
+    [227, 89, 51],
+    [235, 100, 41],
+    [241, 113, 31],
+    [246, 126, 20],
+    [249, 140, 10],
+    [251, 155, 6],
+    [252, 170, 15],
+    [251, 186, 31],
+    [249, 201, 50],
+    [245, 217, 73],
+    [242, 232, 101],
+    [243, 245, 134],
+    [252, 255, 164],
+];
+
+/// How much of a heat map's pixel is the map; the rest is the picture in grey.
+const HEAT: f32 = 0.6;
+/// How bright the picture is where the model saw nothing of it.
+const UNSEEN: f32 = 0.45;
+
+pub(super) const INK: Rgb<u8> = Rgb([30, 30, 30]);
+pub(super) const FAINT: Rgb<u8> = Rgb([110, 110, 110]);
+pub(super) const PAPER: Rgb<u8> = Rgb([255; 3]);
+
+/// The two sizes of letters.
+#[derive(Clone, Copy)]
+pub(super) enum Letters {
+    Small,
+    Large,
+}
+
+impl Letters {
+    fn raster(self) -> RasterHeight {
+        match self {
+            Letters::Small => RasterHeight::Size16,
+            Letters::Large => RasterHeight::Size20,
+        }
+    }
+
+    /// Pixels of a line.
+    pub fn height(self) -> u32 {
+        self.raster().val() as u32
+    }
+
+    /// Pixels of a text in a line.
+    pub fn width(self, text: &str) -> u32 {
+        let one = get_raster_width(FontWeight::Regular, self.raster());
+        (text.chars().count() * one) as u32
+    }
+
+    /// A text that is too long for so many pixels without its middle: the start and the end, which has the extension, stay.
+    pub fn fit(self, text: &str, pixels: u32) -> String {
+        let room = (pixels / self.width("m").max(1)) as usize;
+        let count = text.chars().count();
+        if count <= room {
+            return text.to_string();
+        }
+        let kept = room.saturating_sub(3);
+        let (start, end) = (kept.div_ceil(2), kept / 2);
+        let first: String = text.chars().take(start).collect();
+        let last: String = text.chars().skip(count - end).collect();
+        format!("{first}...{last}")
+            .chars()
+            .take(room.max(1))
+            .collect()
+    }
+}
+
+/// Writes one line with its upper left corner at (x, y). A letter that the font lacks (it has Latin ones) becomes `?`.
+pub(super) fn write(
+    canvas: &mut RgbImage,
+    at: (u32, u32),
+    text: &str,
+    letters: Letters,
+    ink: Rgb<u8>,
+) {
+    let mut left = at.0;
+    for letter in text.chars() {
+        let raster = |letter| get_raster(letter, FontWeight::Regular, letters.raster());
+        let Some(raster) = raster(letter).or_else(|| raster('?')) else {
+            continue;
+        };
+        for (dy, line) in raster.rows().enumerate() {
+            for (dx, &cover) in line.iter().enumerate() {
+                let (x, y) = (left + dx as u32, at.1 + dy as u32);
+                if let Some(pixel) = canvas.get_pixel_mut_checked(x, y) {
+                    let share = f32::from(cover) / 255.0;
+                    for (value, ink) in pixel.0.iter_mut().zip(ink.0) {
+                        *value = mix(*value, ink, share);
+                    }
+                }
+            }
+        }
+        left += raster.width() as u32;
+    }
+}
+
+fn mix(from: u8, to: u8, share: f32) -> u8 {
+    (f32::from(from) * (1.0 - share) + f32::from(to) * share).round() as u8
+}
+
+/// The colour of a value from 0 to 1.
+pub(super) fn colour(value: f32) -> [u8; 3] {
+    let place = value.clamp(0.0, 1.0) * (INFERNO.len() - 1) as f32;
+    let first = (place as usize).min(INFERNO.len() - 2);
+    let (from, to) = (INFERNO[first], INFERNO[first + 1]);
+    std::array::from_fn(|i| mix(from[i], to[i], place - first as f32))
+}
+
+/// The size of a picture whose long side is brought to `side`.
+pub(super) fn fitted(picture: &RgbImage, side: u32) -> (u32, u32) {
+    let (width, height) = picture.dimensions();
+    let scale = f64::from(side) / f64::from(width.max(height).max(1));
+    let scaled = |length: u32| ((f64::from(length) * scale).round() as u32).clamp(1, side);
+    (scaled(width), scaled(height))
+}
+
+/// The picture with its long side at `side`.
+pub(super) fn thumbnail(picture: &RgbImage, side: u32) -> RgbImage {
+    let (width, height) = fitted(picture, side);
+    match picture.width() > width {
+        true => imageops::thumbnail(picture, width, height),
+        false => imageops::resize(picture, width, height, FilterType::CatmullRom),
+    }
+}
+
+/// The map as a heat map over a thumbnail of its original, whose size `original` is.
+pub(super) fn heat(thumbnail: &RgbImage, original: (u32, u32), map: &PlacedMap) -> RgbImage {
+    let (width, height) = thumbnail.dimensions();
+    let (across, down) = (
+        f64::from(original.0) / f64::from(width),
+        f64::from(original.1) / f64::from(height),
+    );
+    RgbImage::from_fn(width, height, |x, y| {
+        let [r, g, b] = thumbnail.get_pixel(x, y).0.map(f32::from);
+        // Luma of ITU-R BT.601.
+        let grey = 0.299 * r + 0.587 * g + 0.114 * b;
+        let place = ((f64::from(x) + 0.5) * across, (f64::from(y) + 0.5) * down);
+        Rgb(match map.at(place.0, place.1) {
+            Some(value) => colour(value).map(|c| mix(grey as u8, c, HEAT)),
+            None => [(grey * UNSEEN) as u8; 3],
+        })
+    })
+}
+
+/// The bar of colours, 1 above, with its values beside it.
+pub(super) fn colour_bar(canvas: &mut RgbImage, left: u32, top: u32, height: u32) {
+    const WIDTH: u32 = 14;
+    for y in 0..height {
+        let value = 1.0 - (y as f32 + 0.5) / height.max(1) as f32;
+        for x in 0..WIDTH {
+            if let Some(pixel) = canvas.get_pixel_mut_checked(left + x, top + y) {
+                *pixel = Rgb(colour(value).map(|c| mix(128, c, 0.5 + HEAT / 2.0)));
+            }
+        }
+    }
+    let letters = Letters::Small;
+    for (label, part) in [("1.0", 0), ("0.5", 1), ("0.0", 2)] {
+        let y = top + (height.saturating_sub(letters.height())) * part / 2;
+        write(canvas, (left + WIDTH + 5, y), label, letters, FAINT);
+    }
+}
+
+/// Pixels that [`colour_bar`] takes with its values.
+pub(super) const BAR_WIDTH: u32 = 46;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn colours_rise_in_luminance_from_black_to_light_yellow() {
+        assert_eq!((colour(0.0), colour(1.0)), ([0, 0, 4], [252, 255, 164]));
+        let luminance = |value: f32| {
+            let [r, g, b] = colour(value).map(|c| (f64::from(c) / 255.0).powf(2.2));
+            0.2126 * r + 0.7152 * g + 0.0722 * b
+        };
+        let steps: Vec<f64> = (0..=20).map(|i| luminance(i as f32 / 20.0)).collect();
+        assert!(steps.windows(2).all(|pair| pair[0] < pair[1]), "{steps:?}");
+    }
+
+    #[test]
+    fn a_long_name_keeps_its_start_and_its_end() {
+        let letters = Letters::Small;
+        let name = format!("{}{}.jpeg", "holiday_", "x".repeat(200));
+        let short = letters.fit(&name, 160);
+        assert!(letters.width(&short) <= 160);
+        assert!(short.starts_with("holida") && short.ends_with("x.jpeg") && short.contains("..."));
+        assert_eq!(letters.fit("a.png", 160), "a.png");
+    }
+}

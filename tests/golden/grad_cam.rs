@@ -1,0 +1,128 @@
+//! Maps against pytorch-grad-cam's.
+
+use std::path::Path;
+
+use tch::{Device, Kind, Tensor};
+use vm_beautynet::config::Config;
+use vm_beautynet::explain::{Explanation, Layers, Method, Request, explain, scaled};
+use vm_beautynet::models::{BeautyNet, Images};
+
+use crate::backbones::network;
+use crate::files::{assert_close, matching};
+
+/// Grad-CAM at these blocks.
+fn grad_cam(
+    net: &BeautyNet,
+    x: &Tensor,
+    vit: Layers,
+    mamba: Layers,
+) -> anyhow::Result<Explanation> {
+    let mut request = Request::new(Method::GradCam);
+    request.vit.layers = vit;
+    request.mamba.layers = mamba;
+    explain(net, Images::Normalised(x), &request)
+}
+
+/// Every case of a backbone: the network of the weights file that it names, one linear layer for a head, the score and both maps.
+fn check(prefix: &str, branch: &str, preset: &str, sizes: &[&str]) {
+    let backbones = matching(&prefix[8..], "_case");
+    for case in matching(prefix, "") {
+        let name = case.path.display();
+        let weights = case.meta("weights").unwrap().replace("_weights", "");
+        let backbone = backbones
+            .iter()
+            .find(|file| file.path.file_name() == Path::new(&weights).file_name())
+            .unwrap_or_else(|| panic!("{name}: no {weights}"));
+        let net = network(backbone, branch, preset, sizes);
+        {
+            let _guard = tch::no_grad_guard();
+            for (ours, value) in net.parameters().into_iter().filter_map(|(name, tensor)| {
+                let key = name.strip_prefix("head.layers.0.")?;
+                Some((tensor, case.tensor(&format!("head.{key}"))))
+            }) {
+                ours.shallow_clone().copy_(&value);
+            }
+        }
+        let cam = grad_cam(&net, &case.tensor("input"), Layers::Last, Layers::Last).unwrap();
+        let map = cam.vit.or(cam.mamba).unwrap();
+        assert_close(
+            &format!("{name}: score"),
+            &cam.score,
+            &case.tensor("score"),
+            1e-4,
+        );
+        let cam = case.tensor("cam");
+        let picture = map.picture().unwrap().select(1, 0);
+        assert_close(&format!("{name}: cam"), &picture, &cam, 1e-4);
+        // `cam` is `cam_grid` scaled and resized, so a file in which it is not holds two different maps. Both files of the
+        // fixtures are such: their `cam` is the map of the tap that models.md names. Where `cam_grid` comes from is not known; for
+        // the ViT's, other taps, channel weights, class token places and turned grids were tried, and none gives it.
+        let grid = case.tensor("cam_grid");
+        let side = cam.size()[2];
+        let apart = (scaled(&grid, side).unwrap() - &cam)
+            .abs()
+            .max()
+            .double_value(&[]);
+        match apart < 1e-3 {
+            true => assert_close(
+                &format!("{name}: cam_grid"),
+                &map.grid.select(1, 0),
+                &grid,
+                1e-4,
+            ),
+            false => {
+                eprintln!("{name}: cam_grid is not compared, it is off its own cam by {apart:.2}")
+            }
+        }
+        let unused = net
+            .parameters()
+            .into_iter()
+            .all(|(_, p)| !p.grad().defined());
+        assert!(unused, "{name}: a map left gradients in the network");
+    }
+}
+
+#[test]
+fn vit_maps_are_pytorch_grad_cams() {
+    let sizes = [
+        "image_size",
+        "patch_size",
+        "embed_dim",
+        "depth",
+        "num_heads",
+    ];
+    check("gradcam_vit_", "vit", "vit_tiny_patch16_224", &sizes);
+}
+
+#[test]
+fn vim_maps_are_pytorch_grad_cams() {
+    let sizes = ["image_size", "patch_size", "embed_dim", "depth", "d_state"];
+    check("gradcam_vim_", "mamba", "vim_tiny_patch16_224", &sizes);
+}
+
+#[test]
+fn a_tapped_pass_gives_the_score_of_a_plain_one_and_a_missing_block_is_refused() {
+    let yaml = "{data: {image_size: 32}, model: {vit: {name: vit_micro_patch8_64, embed_dim: 24, depth: 2}, mamba: {name: vim_micro_patch8_64, embed_dim: 24, depth: 3}, fusion: {dim: 16}}}";
+    let config = Config::from_yaml(yaml, "small", &[]).unwrap();
+    tch::manual_seed(1);
+    let net = BeautyNet::new(&config, Device::Cpu).unwrap();
+    let x = Tensor::randn([3, 3, 32, 32], (Kind::Float, Device::Cpu));
+    let plain = net.forward(Images::Normalised(&x), false).unwrap();
+    let whole = grad_cam(&net, &x, Layers::One(0), Layers::One(1)).unwrap();
+    assert_close("score", &whole.score, &plain.score.detach(), 1e-6);
+    assert_close(
+        "shares",
+        &whole.weights.unwrap(),
+        &plain.weights.unwrap().detach(),
+        1e-6,
+    );
+    let one = grad_cam(&net, &x.narrow(0, 1, 1), Layers::One(0), Layers::One(1)).unwrap();
+    for (alone, batch) in [(one.vit, whole.vit), (one.mamba, whole.mamba)] {
+        let batch = batch.unwrap().grid.narrow(0, 1, 1);
+        assert_close("a picture alone", &alone.unwrap().grid, &batch, 1e-4);
+    }
+    let error = grad_cam(&net, &x, Layers::Last, Layers::One(3)).unwrap_err();
+    assert!(error.to_string().contains("Mamba branch has 3"), "{error}");
+    let _guard = tch::no_grad_guard();
+    assert!(grad_cam(&net, &x, Layers::Last, Layers::Last).is_err());
+}
