@@ -1,8 +1,8 @@
 //! Class activation maps on the tokens of a block.
 //!
 //! They are taken where a block's mixer receives its tokens: of the last block's output only the class token's row is used, so the
-//! gradient at its patch tokens is zero and a map taken there is blank. All four equal pytorch-grad-cam's, but for the sign of
-//! [`Method::EigenCam`], which is not left to the decomposition.
+//! gradient at its patch tokens is zero and a map taken there is blank. Grad-CAM is compared with pytorch-grad-cam's maps in the
+//! golden tests; the other three follow its formulas, but for the sign of [`Method::EigenCam`], which is not left to the decomposition.
 
 use anyhow::{Context, Result, bail};
 use tch::{Kind, Tensor};

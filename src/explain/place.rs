@@ -86,7 +86,8 @@ mod tests {
             height: 400.0,
         };
         let grey = spot(2, 1, frame).grey(40, 400);
-        assert_eq!(grey.get_pixel(25, 150).0, [255 - 10]); // half a pixel off the middle of the cell
+        // The pixel's centre is 0.05 and 0.005 of a cell off the cell's: 0.95 · 0.995 · 255.
+        assert_eq!(grey.get_pixel(25, 150).0, [241]);
         assert_eq!(grey.get_pixel(5, 150).0, [0]);
         assert_eq!(grey.get_pixel(25, 350).0, [0]);
     }
