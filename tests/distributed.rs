@@ -4,15 +4,13 @@
 
 mod sandbox;
 
-use std::collections::HashMap;
 use std::net::TcpListener;
 use std::process::{Child, Command, Output, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use tch::Tensor;
-
 use crate::sandbox::Sandbox;
+use crate::sandbox::run::largest_difference;
 
 /// A command of one rank of a job of two.
 fn rank(sandbox: &Sandbox, rank: usize, port: u16, arguments: &[&str]) -> Command {
@@ -62,23 +60,6 @@ fn errors(output: &Output) -> String {
     errors
 }
 
-fn weights(sandbox: &Sandbox, run: &str) -> HashMap<String, Tensor> {
-    let file = sandbox.path(run).join("last.safetensors");
-    Tensor::read_safetensors(file)
-        .unwrap()
-        .into_iter()
-        .collect()
-}
-
-fn largest_difference(a: &HashMap<String, Tensor>, b: &HashMap<String, Tensor>) -> f64 {
-    assert_eq!(a.len(), b.len());
-    let differences = a.iter().map(|(name, tensor)| {
-        let difference = (tensor - &b[name]).abs().max();
-        difference.double_value(&[])
-    });
-    differences.fold(0.0, f64::max)
-}
-
 /// 72 pictures are 4 batches of 16 and one of 8: 5 steps an epoch, 20 in all, with dropout, stochastic depth and augmentation.
 const STEPS: [&str; 8] = [
     "--set",
@@ -106,8 +87,7 @@ fn two_processes_with_batch_8_are_one_with_batch_16() {
         let errors = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success(), "{errors}");
     }
-    let (one, two) = (weights(&sandbox, "one"), weights(&sandbox, "two"));
-    let difference = largest_difference(&one, &two);
+    let difference = largest_difference([&sandbox.path("one"), &sandbox.path("two")]);
     println!("largest difference of a weight after 20 steps: {difference:.2e}");
     assert!(difference < 1e-5, "{difference}");
     let last = |run: &str| -> serde_json::Value {
@@ -158,8 +138,8 @@ fn two_processes_are_one_with_each_loss_and_with_accumulation() {
             let errors = String::from_utf8_lossy(&output.stderr);
             assert!(output.status.success(), "{errors}");
         }
-        let [one, two] = runs.map(|run| weights(&sandbox, &run));
-        let difference = largest_difference(&one, &two);
+        let [one, two] = runs.map(|run| sandbox.path(&run));
+        let difference = largest_difference([&one, &two]);
         println!("{loss}: largest difference of a weight {difference:.2e}");
         assert!(difference < 1e-5, "{loss}: {difference}");
     }

@@ -4,7 +4,6 @@
 
 mod sandbox;
 
-use std::collections::HashMap;
 use std::fs;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -14,12 +13,9 @@ use std::time::{Duration, Instant};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde_json::Value;
-use tch::Tensor;
-use vm_beautynet::models::weights::WeightsFile;
 
 use crate::sandbox::Sandbox;
-
-const CHECKPOINT: &str = "state/checkpoint.safetensors";
+use crate::sandbox::run::{CHECKPOINT, progress, tensors, train_arguments};
 
 /// With all that has a state: an average of the weights, a branch that is let go on the way, dropout, augmentation, threads that
 /// decode, and checkpoints as often as can be.
@@ -31,29 +27,10 @@ const SETTINGS: [&str; 5] = [
     "train.checkpoint_minutes=0.00001",
 ];
 
-fn arguments<'a>(run: &'a str, set: &[&'a str]) -> Vec<&'a str> {
-    let mut arguments = vec!["train", "small.yaml", "--output", run];
-    arguments.extend(set.iter().flat_map(|set| ["--set", set]));
-    arguments
-}
-
 fn start(sandbox: &Sandbox, arguments: &[&str]) -> Child {
     let mut command = sandbox.command(arguments);
     command.stdout(Stdio::null()).stderr(Stdio::piped());
     command.spawn().unwrap()
-}
-
-fn tensors(file: &Path) -> HashMap<String, Tensor> {
-    Tensor::read_safetensors(file)
-        .unwrap()
-        .into_iter()
-        .collect()
-}
-
-/// How far a run's checkpoint has come.
-fn progress(run: &Path) -> Value {
-    let metadata = WeightsFile::open(&run.join(CHECKPOINT)).unwrap().metadata();
-    serde_json::from_str(&metadata["progress"]).unwrap()
 }
 
 /// A file's lines of JSON without what a clock says.
@@ -110,7 +87,7 @@ fn assert_same(run: &Path, whole: &Path, what: &str) {
 fn runs_killed_at_twenty_random_moments_end_as_one_that_was_not() {
     let sandbox = Sandbox::new();
     let asked = Instant::now();
-    sandbox.done(&arguments("whole", &SETTINGS));
+    sandbox.done(&train_arguments("whole", &SETTINGS));
     let whole_time = asked.elapsed();
     // Other moments on every run: what they hit depends on the machine's pace anyway.
     let mut random = ChaCha8Rng::seed_from_u64(std::process::id().into());
@@ -119,7 +96,7 @@ fn runs_killed_at_twenty_random_moments_end_as_one_that_was_not() {
         runs += 1;
         let name = format!("run{runs}");
         let run = sandbox.path(&name);
-        let first = arguments(&name, &SETTINGS);
+        let first = train_arguments(&name, &SETTINGS);
         let mut moments = Vec::new();
         loop {
             let goes_on = run.join("config.yaml").exists();
@@ -193,9 +170,9 @@ fn stopped(
 #[test]
 fn signals_end_a_run_after_its_step_with_a_checkpoint() {
     let sandbox = Sandbox::new();
-    sandbox.done(&arguments("whole", &SETTINGS));
+    sandbox.done(&train_arguments("whole", &SETTINGS));
     for (signal, name, code) in [("-INT", "SIGINT", 130), ("-TERM", "SIGTERM", 143)] {
-        let first = arguments(name, &SETTINGS);
+        let first = train_arguments(name, &SETTINGS);
         let (found, errors) = stopped(&sandbox, &first, name, signal);
         assert_eq!(found, Some(code), "{errors}");
         let message = errors.lines().last().unwrap();
@@ -218,8 +195,8 @@ fn a_signal_while_validating_keeps_the_epochs_steps() {
         "train.ema_decay=0.9",
         "train.epochs=2",
     ];
-    sandbox.done(&arguments("whole", &set));
-    let first = arguments(
+    sandbox.done(&train_arguments("whole", &set));
+    let first = train_arguments(
         "run",
         &[&set[..], &["train.checkpoint_minutes=0.00001"]].concat(),
     );
@@ -252,7 +229,7 @@ fn checkpoints_within_an_epoch_come_as_often_as_the_config_says() {
     for (minutes, expected) in [("0.001", true), ("null", false), ("10", false)] {
         let every = format!("train.checkpoint_minutes={minutes}");
         let name = format!("run{minutes}");
-        let mut child = start(&sandbox, &arguments(&name, &[long, &every]));
+        let mut child = start(&sandbox, &train_arguments(&name, &[long, &every]));
         let log = sandbox.path(&name).join("tensorboard");
         wait_for("the first step", || log.exists());
         sleep(Duration::from_millis(1500));

@@ -2,45 +2,17 @@
 
 mod sandbox;
 
-use std::collections::HashMap;
 use std::fs;
-use std::path::Path;
 
 use serde_json::Value;
 use tch::Tensor;
-use vm_beautynet::models::weights::WeightsFile;
 use vm_beautynet::train::precision::cpu_has_bf16;
 
 use crate::sandbox::Sandbox;
+use crate::sandbox::run::{epochs, largest_difference, progress, train_arguments};
 
 fn train(sandbox: &Sandbox, run: &str, set: &[&str]) {
-    let mut arguments = vec!["train", "small.yaml", "--output", run];
-    arguments.extend(set.iter().flat_map(|set| ["--set", set]));
-    sandbox.done(&arguments);
-}
-
-fn epochs(run: &Path) -> Vec<Value> {
-    let text = fs::read_to_string(run.join("metrics.jsonl")).unwrap();
-    text.lines()
-        .map(|line| serde_json::from_str(line).unwrap())
-        .collect()
-}
-
-/// How far a run's checkpoint has come.
-fn progress(run: &Path) -> Value {
-    let file = run.join("state/checkpoint.safetensors");
-    let metadata = WeightsFile::open(&file).unwrap().metadata();
-    serde_json::from_str(&metadata["progress"]).unwrap()
-}
-
-/// The largest difference between two runs' last weights.
-fn difference(a: &Path, b: &Path) -> f64 {
-    let [a, b] = [a, b].map(|run| Tensor::read_safetensors(run.join("last.safetensors")).unwrap());
-    let b: HashMap<String, Tensor> = b.into_iter().collect();
-    let differences = a
-        .iter()
-        .map(|(name, a)| (a - &b[name]).abs().max().double_value(&[]));
-    differences.fold(0.0, f64::max)
+    sandbox.done(&train_arguments(run, set));
 }
 
 #[test]
@@ -53,10 +25,10 @@ fn mixed_precision_rounds_and_auto_takes_what_the_processor_has() {
     let [float32, auto, bf16, fp16] =
         ["float32", "auto", "bf16", "fp16"].map(|run| sandbox.path(run));
     let native = if cpu_has_bf16() { &bf16 } else { &float32 };
-    assert_eq!(difference(native, &auto), 0.0);
+    assert_eq!(largest_difference([native, &auto]), 0.0);
     // AdamW moves every weight by about its rate, 1e-3, in each of nine steps, whichever way a rounded gradient points.
     for rounded in [&bf16, &fp16] {
-        let difference = difference(&float32, rounded);
+        let difference = largest_difference([&float32, rounded]);
         assert!((1e-6..2e-2).contains(&difference), "{difference}");
     }
     assert!(progress(&float32)["loss_scale"].is_null() && progress(&bf16)["loss_scale"].is_null());
@@ -74,7 +46,7 @@ fn checkpointed_activations_change_nothing_but_the_memory() {
         let again = [&set[..], &["train.checkpoint_activations=true"]].concat();
         train(&sandbox, "again", &again);
         let [kept, again] = ["kept", "again"].map(|run| sandbox.path(run));
-        assert_eq!(difference(&kept, &again), 0.0, "{precision}");
+        assert_eq!(largest_difference([&kept, &again]), 0.0, "{precision}");
         for run in [kept, again] {
             fs::remove_dir_all(run).unwrap();
         }
@@ -122,8 +94,7 @@ const DIVERGES: [&str; 3] = [
 #[test]
 fn a_run_that_diverges_stops_and_keeps_what_shows_why() {
     let sandbox = Sandbox::new();
-    let mut arguments = vec!["train", "small.yaml", "--output", "run"];
-    arguments.extend(DIVERGES.iter().flat_map(|set| ["--set", set]));
+    let arguments = train_arguments("run", &DIVERGES);
     let (code, errors) = sandbox.fails(&arguments);
     assert_eq!(code, 1, "{errors}");
     for expected in [

@@ -2,45 +2,27 @@
 
 mod sandbox;
 
-use std::collections::HashMap;
 use std::fs;
 
 use serde_json::Value;
-use tch::Tensor;
 
 use crate::sandbox::Sandbox;
+use crate::sandbox::run::{self, largest_difference, tensors, train_arguments};
 
 /// Trains `small.yaml` in the folder `run`, for as long as `set` says.
 fn train(sandbox: &Sandbox, run: &str, set: &[&str]) -> String {
-    let mut arguments = vec!["train", "small.yaml", "--output", run];
-    arguments.extend(set.iter().flat_map(|set| ["--set", set]));
-    arguments.extend(["--set", "train.tensorboard=false"]);
-    sandbox.done(&arguments)
-}
-
-fn weights(sandbox: &Sandbox, run: &str) -> HashMap<String, Tensor> {
-    let file = sandbox.path(run).join("last.safetensors");
-    Tensor::read_safetensors(file)
-        .unwrap()
-        .into_iter()
-        .collect()
+    let quiet = [set, &["train.tensorboard=false"]].concat();
+    sandbox.done(&train_arguments(run, &quiet))
 }
 
 /// The largest difference of a weight.
 fn difference(sandbox: &Sandbox, runs: [&str; 2]) -> f64 {
-    let [a, b] = runs.map(|run| weights(sandbox, run));
-    assert_eq!(a.len(), b.len());
-    let differences = a
-        .iter()
-        .map(|(name, tensor)| (tensor - &b[name]).abs().max().double_value(&[]));
-    differences.fold(0.0, f64::max)
+    let [a, b] = runs.map(|run| sandbox.path(run));
+    largest_difference([&a, &b])
 }
 
 fn epochs(sandbox: &Sandbox, run: &str) -> Vec<Value> {
-    let text = fs::read_to_string(sandbox.path(run).join("metrics.jsonl")).unwrap();
-    text.lines()
-        .map(|line| serde_json::from_str(line).unwrap())
-        .collect()
+    run::epochs(&sandbox.path(run))
 }
 
 fn summary(sandbox: &Sandbox, run: &str) -> Value {
@@ -274,7 +256,7 @@ fn a_model_that_learns_from_votes_gives_their_distribution_to_every_command() {
         "train.ema_decay=0.5",
     ];
     train(&sandbox, "run", &set);
-    let weights = weights(&sandbox, "run");
+    let weights = tensors(&sandbox.path("run/last.safetensors"));
     assert_eq!(weights["head.layers.1.bias"].size(), [7]);
     let bins = Vec::<f64>::try_from(weights["head.score_bins"].to_kind(tch::Kind::Double)).unwrap();
     assert!(bins.windows(2).all(|pair| pair[0] < pair[1]), "{bins:?}");

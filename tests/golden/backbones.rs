@@ -5,6 +5,7 @@ use vm_beautynet::config::Config;
 use vm_beautynet::models::{BeautyNet, Images};
 
 use crate::files::{Reference, assert_close, matching};
+use crate::{VIM_SIZES, VIT_SIZES};
 
 /// One branch alone, in the sizes that the reference file's metadata names, with its weights and one linear layer for a head.
 pub fn network(case: &Reference, branch: &str, preset: &str, sizes: &[&str]) -> BeautyNet {
@@ -74,17 +75,10 @@ fn check(case: &Reference, branch: &str, net: &BeautyNet) {
 #[test]
 fn vit_features_and_gradients_are_timms() {
     for case in matching("vit_", "_case") {
-        let sizes = [
-            "image_size",
-            "patch_size",
-            "embed_dim",
-            "depth",
-            "num_heads",
-        ];
         check(
             &case,
             "vit",
-            &network(&case, "vit", "vit_tiny_patch16_224", &sizes),
+            &network(&case, "vit", "vit_tiny_patch16_224", &VIT_SIZES),
         );
     }
 }
@@ -92,11 +86,10 @@ fn vit_features_and_gradients_are_timms() {
 #[test]
 fn vim_features_and_gradients_are_the_published_codes() {
     for case in matching("vim_", "_case") {
-        let sizes = ["image_size", "patch_size", "embed_dim", "depth", "d_state"];
         check(
             &case,
             "mamba",
-            &network(&case, "mamba", "vim_tiny_patch16_224", &sizes),
+            &network(&case, "mamba", "vim_tiny_patch16_224", &VIM_SIZES),
         );
     }
 }

@@ -5,6 +5,7 @@ use vm_beautynet::config::Config;
 use vm_beautynet::models::BeautyNet;
 use vm_beautynet::models::weights::{StateDict, WeightsFile};
 
+use crate::VIM_SIZES;
 use crate::files::{assert_close, folder, matching};
 
 fn values(values: &[f64], shape: &[i64]) -> Tensor {
@@ -53,7 +54,7 @@ fn network(ema: bool) -> BeautyNet {
         ),
         format!("model.mamba.weights_ema={ema}"),
     ];
-    for key in ["image_size", "patch_size", "embed_dim", "depth", "d_state"] {
+    for key in VIM_SIZES {
         if let Some(value) = case.meta(key) {
             overrides.push(format!("model.mamba.{key}={value}"));
         }

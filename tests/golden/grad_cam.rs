@@ -9,6 +9,7 @@ use vm_beautynet::models::{BeautyNet, Images};
 
 use crate::backbones::network;
 use crate::files::{assert_close, matching};
+use crate::{VIM_SIZES, VIT_SIZES};
 
 /// Grad-CAM at these blocks.
 fn grad_cam(
@@ -84,20 +85,12 @@ fn check(prefix: &str, branch: &str, preset: &str, sizes: &[&str]) {
 
 #[test]
 fn vit_maps_are_pytorch_grad_cams() {
-    let sizes = [
-        "image_size",
-        "patch_size",
-        "embed_dim",
-        "depth",
-        "num_heads",
-    ];
-    check("gradcam_vit_", "vit", "vit_tiny_patch16_224", &sizes);
+    check("gradcam_vit_", "vit", "vit_tiny_patch16_224", &VIT_SIZES);
 }
 
 #[test]
 fn vim_maps_are_pytorch_grad_cams() {
-    let sizes = ["image_size", "patch_size", "embed_dim", "depth", "d_state"];
-    check("gradcam_vim_", "mamba", "vim_tiny_patch16_224", &sizes);
+    check("gradcam_vim_", "mamba", "vim_tiny_patch16_224", &VIM_SIZES);
 }
 
 #[test]

@@ -3,6 +3,8 @@
 // Each test program uses its part.
 #![allow(dead_code)]
 
+pub mod run;
+
 use std::fs;
 use std::path::PathBuf;
 use std::process::{Command, Output};

@@ -22,6 +22,19 @@ fn leaf(values: &[f32]) -> Tensor {
         .set_requires_grad(true)
 }
 
+/// A decayed weight and an undecayed bias of the head, and a decayed weight of a backbone: by name, and as they are.
+fn three_groups() -> ([(String, Tensor); 3], [Tensor; 3]) {
+    let bias = Tensor::from_slice(&[3.0f32]).set_requires_grad(true);
+    let tensors = [leaf(&[1.0, -2.0]), bias, leaf(&[4.0])];
+    let names = [
+        "head.layers.0.weight",
+        "head.layers.0.bias",
+        "vit.blocks.0.mlp.fc1.weight",
+    ];
+    let named = std::array::from_fn(|i| (names[i].to_string(), tensors[i].shallow_clone()));
+    (named, tensors)
+}
+
 /// AdamW written out for one number, in double precision.
 fn reference(mut p: f64, gradients: &[f64], lr: f64, decay: f64) -> f64 {
     let (mut m, mut v) = (0.0, 0.0);
@@ -38,17 +51,7 @@ fn reference(mut p: f64, gradients: &[f64], lr: f64, decay: f64) -> f64 {
 
 #[test]
 fn steps_are_adamws_with_each_groups_rate_and_decay() {
-    let head = leaf(&[1.0, -2.0]);
-    let bias = Tensor::from_slice(&[3.0f32]).set_requires_grad(true);
-    let backbone = leaf(&[4.0]);
-    let named = [
-        ("head.layers.0.weight".to_string(), head.shallow_clone()),
-        ("head.layers.0.bias".to_string(), bias.shallow_clone()),
-        (
-            "vit.blocks.0.mlp.fc1.weight".to_string(),
-            backbone.shallow_clone(),
-        ),
-    ];
+    let (named, [head, bias, backbone]) = three_groups();
     let mut adamw = new_adamw(&named);
     for _ in 0..3 {
         adamw.zero_grad();
@@ -163,17 +166,7 @@ fn steps_of_sgd_and_lion_are_their_formulas_with_each_groups_rate_and_decay() {
             OptimizerName::Sgd => sgd_reference,
             OptimizerName::Lion => lion_reference,
         };
-        let head = leaf(&[1.0, -2.0]);
-        let bias = Tensor::from_slice(&[3.0f32]).set_requires_grad(true);
-        let backbone = leaf(&[4.0]);
-        let named = [
-            ("head.layers.0.weight".to_string(), head.shallow_clone()),
-            ("head.layers.0.bias".to_string(), bias.shallow_clone()),
-            (
-                "vit.blocks.0.mlp.fc1.weight".to_string(),
-                backbone.shallow_clone(),
-            ),
-        ];
+        let (named, [head, bias, backbone]) = three_groups();
         let mut optimizer = Optimizer::new(&named, &config, &FreezeConfig::default());
         for factor in factors {
             optimizer.zero_grad();

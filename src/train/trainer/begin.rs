@@ -4,17 +4,16 @@ use std::path::Path;
 use std::time::Instant;
 
 use anyhow::{Error, Result, ensure};
+use tch::Kind;
 
 use super::splits::Splits;
 use super::step::seed_of;
 use super::{Options, Trainer};
-use tch::Kind;
-
 use crate::config::Config;
 use crate::models::{BeautyNet, device};
 use crate::ops;
 use crate::train::checkpoint::{self, Progress};
-use crate::train::distributed::Gradients;
+use crate::train::distributed::{Gradients, Ranks};
 use crate::train::ema::Ema;
 use crate::train::loss::Criterion;
 use crate::train::observer::{Observer, Start};
@@ -23,6 +22,32 @@ use crate::train::precision::{LossScale, autocast_kind};
 use crate::train::run_dir::RunDir;
 use crate::train::schedule::Schedule;
 use crate::train::stop::Stopped;
+
+/// What a run is made of, whether it begins or goes on.
+struct Parts {
+    splits: Splits,
+    criterion: Criterion,
+    net: BeautyNet,
+}
+
+impl Parts {
+    /// With the weights files that the config names where `pretrained` says so, on the first rank: the others get its weights.
+    fn new(config: &Config, ranks: &Ranks, pretrained: bool) -> Result<Self> {
+        let device = ranks.connect(device::select(config.device)?)?;
+        let splits = Splits::load(config)?;
+        let criterion = Criterion::new(&config.train, splits.train.samples())?;
+        tch::manual_seed(seed_of(config.seed, u64::MAX));
+        let net = match pretrained && ranks.is_first() {
+            true => BeautyNet::new(config, device)?,
+            false => BeautyNet::without_pretrained(config, device)?,
+        };
+        Ok(Self {
+            splits,
+            criterion,
+            net,
+        })
+    }
+}
 
 impl<'a> Trainer<'a> {
     /// Makes the run's folder, or opens it.
@@ -43,15 +68,7 @@ impl<'a> Trainer<'a> {
             RunDir::check_free(root)?;
             config.model.check_weights()?;
         }
-        let device = ranks.connect(device::select(config.device)?)?;
-        let splits = Splits::load(config)?;
-        let criterion = Criterion::new(&config.train, splits.train.samples())?;
-        tch::manual_seed(seed_of(config.seed, u64::MAX));
-        // The other ranks get the first one's weights.
-        let net = match ranks.is_first() {
-            true => BeautyNet::new(config, device)?,
-            false => BeautyNet::without_pretrained(config, device)?,
-        };
+        let parts = Parts::new(config, ranks, true)?;
         let signal = options.stop.signal();
         if signal > 0 && ranks.size() == 1 {
             return Err(Error::new(Stopped {
@@ -65,17 +82,15 @@ impl<'a> Trainer<'a> {
             true => RunDir::create(root, config)?,
             false => RunDir::of_first_rank(root),
         };
-        Ok(Self::new(config, run, splits, net, criterion, options))
+        Ok(Self::new(config, run, parts, options))
     }
 
-    fn new(
-        config: &'a Config,
-        run: RunDir,
-        splits: Splits,
-        mut net: BeautyNet,
-        criterion: Criterion,
-        options: Options,
-    ) -> Self {
+    fn new(config: &'a Config, run: RunDir, parts: Parts, options: Options) -> Self {
+        let Parts {
+            splits,
+            criterion,
+            mut net,
+        } = parts;
         let ranks = options.ranks;
         let samples = splits.train.samples();
         let scores: Vec<f64> = samples.iter().map(|s| s.score.into()).collect();
@@ -124,16 +139,9 @@ impl<'a> Trainer<'a> {
     /// At the last checkpoint, or at the start where there is none yet.
     fn resume(config: &'a Config, run: RunDir, options: Options) -> Result<Self> {
         let ranks = options.ranks.clone();
-        let splits = Splits::load(config)?;
-        let criterion = Criterion::new(&config.train, splits.train.samples())?;
-        tch::manual_seed(seed_of(config.seed, u64::MAX));
-        let device = ranks.connect(device::select(config.device)?)?;
         // The checkpoint holds all weights: published files are read only where there is none yet.
-        let net = match run.checkpoint().exists() || !ranks.is_first() {
-            true => BeautyNet::without_pretrained(config, device)?,
-            false => BeautyNet::new(config, device)?,
-        };
-        let mut trainer = Self::new(config, run, splits, net, criterion, options);
+        let parts = Parts::new(config, &ranks, !run.checkpoint().exists())?;
+        let mut trainer = Self::new(config, run, parts, options);
         let saved = match ranks.is_first() {
             true => checkpoint::load(
                 &trainer.run,

@@ -61,7 +61,7 @@ impl Trainer<'_> {
     fn update(&mut self, rates: [f64; 2]) -> Result<f64> {
         if let Some(LossScale { scale, .. }) = self.progress.loss_scale {
             let _guard = tch::no_grad_guard();
-            for (_, parameter) in self.net.parameters() {
+            for parameter in self.net.learning() {
                 let mut gradient = parameter.grad();
                 if gradient.defined() {
                     let _ = gradient.f_mul_scalar_(1.0 / scale)?;
