@@ -213,6 +213,19 @@ fn a_run_that_gets_no_better_stops_early_and_stays_so_when_resumed() {
 }
 
 #[test]
+fn test_pictures_can_be_left_unread_until_the_choice_is_made() {
+    let sandbox = Sandbox::new();
+    let set = ["train.evaluate_test=false", "train.epochs=1"];
+    let printed = train(&sandbox, "run", &set);
+    assert!(!printed.contains("test"), "{printed}");
+    assert_eq!(summary(&sandbox, "run")["test"], Value::Null);
+    assert!(!sandbox.path("run/predictions_test.csv").exists());
+    let test = sandbox.json(&["evaluate", "run", "--split", "test", "--json"]);
+    train(&sandbox, "read", &["train.epochs=1"]);
+    assert_eq!(test["mae"], summary(&sandbox, "read")["test"]["mae"]);
+}
+
+#[test]
 fn weights_of_pictures_count() {
     let sandbox = Sandbox::new();
     let image =

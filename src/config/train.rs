@@ -56,6 +56,9 @@ section! {
         pub monitor: Monitor = Monitor::Pc,
         /// When the run ends before its last epoch.
         pub early_stopping: EarlyStoppingConfig = EarlyStoppingConfig::default(),
+        /// Measure the best weights on the test pictures at the end. `false` leaves them unread, so that nothing
+        /// is chosen by them: `vmbeauty evaluate RUN --split test` reads them once the choice is made.
+        pub evaluate_test: bool = true,
         /// Write TensorBoard event files.
         pub tensorboard: bool = true,
         /// Threads for computing on the CPU; `null` is one per core.

@@ -11,6 +11,7 @@ use crate::data::{self, Pictures, Sample};
 pub(super) struct Splits {
     pub train: Arc<Pictures>,
     pub val: Arc<Pictures>,
+    /// None where there are no test pictures, or the config leaves them unread.
     pub test: Option<Arc<Pictures>>,
     /// Rows that were left out.
     pub skipped: usize,
@@ -30,9 +31,9 @@ impl Splits {
             skipped: dataset.skipped.len(),
             train: pictures(dataset.train)?,
             val: pictures(dataset.val)?,
-            test: match dataset.test.is_empty() {
-                true => None,
-                false => Some(pictures(dataset.test)?),
+            test: match config.train.evaluate_test && !dataset.test.is_empty() {
+                true => Some(pictures(dataset.test)?),
+                false => None,
             },
         })
     }
