@@ -6,10 +6,12 @@ use std::time::Instant;
 use anyhow::{Error, Result, ensure};
 use tch::Kind;
 
+use super::loading::batches;
 use super::splits::Splits;
 use super::step::seed_of;
 use super::{Options, Trainer};
 use crate::config::Config;
+use crate::data::Loader;
 use crate::models::{BeautyNet, device};
 use crate::ops;
 use crate::train::checkpoint::{self, Progress};
@@ -28,16 +30,23 @@ struct Parts {
     splits: Splits,
     criterion: Criterion,
     net: BeautyNet,
+    /// The first epoch's batches, of a run that begins.
+    ahead: Option<Loader>,
 }
 
 impl Parts {
-    /// With the weights files that the config names where `pretrained` says so, on the first rank: the others get its weights.
-    fn new(config: &Config, ranks: &Ranks, pretrained: bool) -> Result<Self> {
+    /// Of a run that `begins`: with the weights files that the config names, on the first rank (the others get its weights), and
+    /// the first batches in the making.
+    fn new(config: &Config, ranks: &Ranks, begins: bool) -> Result<Self> {
         let device = ranks.connect(device::select(config.device)?)?;
         let splits = Splits::load(config)?;
+        let ahead = match begins {
+            true => Some(batches(config, ranks, &splits.train, 0, 0)?),
+            false => None,
+        };
         let criterion = Criterion::new(&config.train, splits.train.samples())?;
         tch::manual_seed(seed_of(config.seed, u64::MAX));
-        let net = match pretrained && ranks.is_first() {
+        let net = match begins && ranks.is_first() {
             true => BeautyNet::new(config, device)?,
             false => BeautyNet::without_pretrained(config, device)?,
         };
@@ -45,6 +54,7 @@ impl Parts {
             splits,
             criterion,
             net,
+            ahead,
         })
     }
 }
@@ -90,6 +100,7 @@ impl<'a> Trainer<'a> {
             splits,
             criterion,
             mut net,
+            ahead,
         } = parts;
         let ranks = options.ranks;
         let samples = splits.train.samples();
@@ -130,6 +141,7 @@ impl<'a> Trainer<'a> {
             resumed: options.resume,
             ranks,
             gradients: Gradients::single(),
+            ahead,
             autocast,
             stop: options.stop,
             lap: Instant::now(),

@@ -8,7 +8,7 @@ use anyhow::{Error, Result, ensure};
 
 use super::Trainer;
 use super::step::{Stepped, images_in};
-use crate::data::{HostBatch, Loader, LoaderOptions, Pass, Pictures, Split};
+use crate::data::{HostBatch, Pictures, Split};
 use crate::eval::evaluate;
 use crate::eval::predictions::Predictions;
 use crate::models::weights;
@@ -65,17 +65,7 @@ impl Trainer<'_> {
 
     /// The epoch's steps, from the one after the checkpoint on.
     fn learn(&mut self, observers: &mut [Box<dyn Observer>]) -> Result<()> {
-        let pass = Pass::Train {
-            seed: self.config.seed,
-            epoch: self.progress.epochs as u64,
-        };
-        let batch_size = self.config.train.batch_size * self.ranks.size();
-        let options = LoaderOptions {
-            share: self.ranks.share(),
-            start_batch: self.progress.within.batches,
-            ..LoaderOptions::new(pass, batch_size, self.config.data.workers)
-        };
-        let mut loader = Loader::new(Arc::clone(&self.splits.train), options)?;
+        let mut loader = self.batches_left()?;
         let frozen_epochs = self.config.train.freeze.epochs;
         self.optimizer
             .freeze(frozen_epochs.is_none_or(|epochs| self.progress.epochs < epochs));
@@ -117,7 +107,7 @@ impl Trainer<'_> {
             self.end_if_asked()?;
             self.save_if_due(&mut saved)?;
         }
-        Ok(())
+        self.load_ahead()
     }
 
     /// Ends the run where it was asked to on any rank, with its state in the checkpoint.

@@ -3,6 +3,7 @@
 mod begin;
 mod epoch;
 mod finish;
+mod loading;
 mod not_finite;
 mod splits;
 mod step;
@@ -26,6 +27,7 @@ use super::run_dir::RunDir;
 use super::schedule::Schedule;
 use super::stop::Stop;
 use crate::config::Config;
+use crate::data::Loader;
 use crate::eval::evaluate::Walk;
 use crate::models::BeautyNet;
 
@@ -87,6 +89,8 @@ struct Trainer<'a> {
     resumed: bool,
     ranks: Ranks,
     gradients: Gradients,
+    /// Of the epoch that comes next, while something else is done.
+    ahead: Option<Loader>,
     /// What autocast computes in, where it does.
     autocast: Option<Kind>,
     stop: Stop,
