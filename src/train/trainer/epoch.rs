@@ -15,7 +15,7 @@ use crate::models::weights;
 use crate::train::checkpoint::{self, EpochSums};
 use crate::train::ema::Ema;
 use crate::train::monitor;
-use crate::train::observer::{EpochRecord, Observer, Skipped};
+use crate::train::observer::{AfterEpoch, EpochRecord, Observer, Skipped};
 use crate::train::stop::Stopped;
 
 impl Trainer<'_> {
@@ -56,9 +56,15 @@ impl Trainer<'_> {
         self.records.push(record);
         self.save(best)?;
         if let Some(record) = self.records.last() {
-            observers
-                .iter_mut()
-                .for_each(|observer| observer.epoch(record));
+            let after = AfterEpoch {
+                record,
+                net: &self.net,
+                predictions: &val,
+            };
+            for observer in observers {
+                observer.epoch(record);
+                observer.after_epoch(&after);
+            }
         }
         Ok(())
     }
@@ -89,6 +95,11 @@ impl Trainer<'_> {
                 break;
             }
             self.progress.within.waiting += asked.elapsed().as_secs_f64();
+            if self.progress.steps == 0 {
+                observers
+                    .iter_mut()
+                    .for_each(|observer| observer.first_step(&group));
+            }
             let stepped = self.train_step(&group)?;
             self.progress.within.seconds += self.lap();
             let within = &mut self.progress.within;
