@@ -59,11 +59,8 @@ pub fn tiles(batch: &HostBatch, most: usize, columns: usize) -> RgbImage {
     let shown = batch.len.min(most);
     let columns = columns.min(shown).max(1);
     let side = |pictures: usize| (pictures * (size + GAP) + GAP) as u32;
-    let mut grid = RgbImage::from_pixel(
-        side(columns),
-        side(shown.div_ceil(columns)),
-        Rgb([255; 3]),
-    );
+    let mut grid =
+        RgbImage::from_pixel(side(columns), side(shown.div_ceil(columns)), Rgb([255; 3]));
     let pictures = batch.pixels.chunks_exact((3 * size * size).max(1));
     for (i, planes) in pictures.take(shown).enumerate() {
         let at = |place: usize| GAP + place * (size + GAP);

@@ -13,6 +13,7 @@ use super::tensorboard::{Hparam, TensorBoard, Warn};
 use crate::config::Config;
 use crate::data::{HostBatch, preview};
 use crate::eval::metrics::Metrics;
+use crate::eval::statistics::Figure;
 use crate::models::BeautyNet;
 use crate::train::modules::module_of;
 use crate::train::{AfterEpoch, EpochRecord, Observer, Start, StepRecord};
@@ -55,10 +56,12 @@ impl TrainingLog {
     }
 
     fn metrics(&mut self, split: &str, metrics: &Metrics) {
-        let values = figures(metrics).into_iter();
-        for (name, value) in values.filter(|(_, value)| value.is_finite()) {
-            self.board
-                .scalar(&format!("{split}/{name}"), self.steps, value);
+        for figure in Figure::ALL {
+            let value = figure.of(metrics);
+            if value.is_finite() {
+                let tag = format!("{split}/{}", figure.name());
+                self.board.scalar(&tag, self.steps, value);
+            }
         }
     }
 
@@ -90,13 +93,20 @@ impl TrainingLog {
     }
 }
 
-fn figures(metrics: &Metrics) -> [(&'static str, f64); 4] {
-    [
-        ("pc", metrics.pc),
-        ("mae", metrics.mae),
-        ("rmse", metrics.rmse),
-        ("srcc", metrics.srcc),
-    ]
+/// The figures that are written when a run has ended, as tags and titles.
+fn judged_by(start: &Start) -> Vec<(String, String)> {
+    let splits = ["val", "test"].into_iter().zip(&start.pictures[1..]);
+    let splits = splits.filter(|(_, pictures)| **pictures > 0);
+    let figures = splits.flat_map(|(split, _)| {
+        Figure::ALL.map(|figure| {
+            let name = figure.name();
+            (
+                format!("best_{split}/{name}"),
+                format!("best {split} {}", name.to_uppercase()),
+            )
+        })
+    });
+    figures.collect()
 }
 
 /// Every key of a config with its value: numbers and words as they are, lists as text.
@@ -142,15 +152,8 @@ impl Observer for TrainingLog {
             if let Ok(yaml) = start.config.to_yaml() {
                 self.board.text("config", 0, &format!("```yaml\n{yaml}```"));
             }
-            let splits = ["val", "test"].into_iter().zip(&start.pictures[1..]);
-            let metrics = splits.filter(|(_, pictures)| **pictures > 0).flat_map(|(split, _)| {
-                ["pc", "mae", "rmse", "srcc"].map(|figure| {
-                    let title = format!("best {split} {}", figure.to_uppercase());
-                    (format!("best_{split}/{figure}"), title)
-                })
-            });
             match hyperparameters(start.config) {
-                Ok(hparams) => self.board.session_start(&hparams, &metrics.collect::<Vec<_>>()),
+                Ok(hparams) => self.board.session_start(&hparams, &judged_by(start)),
                 Err(error) => self.board.missing("hparams", &error),
             }
         }

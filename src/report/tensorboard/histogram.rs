@@ -150,7 +150,10 @@ mod tests {
         assert_eq!(found.counts.iter().sum::<f64>(), 3.0);
         let numbers = [found.min, found.max, found.sum, found.sum_squares];
         assert!(numbers.iter().chain(&found.limits).all(|v| v.is_finite()));
-        assert_eq!((found.counts[0], found.counts[32], found.counts[63]), (1.0, 1.0, 1.0));
+        assert_eq!(
+            (found.counts[0], found.counts[32], found.counts[63]),
+            (1.0, 1.0, 1.0)
+        );
         assert!(of(&[&[f32::NAN], &[]]).is_none() && of(&[]).is_none());
     }
 }

@@ -153,10 +153,14 @@ fn hyperparameters_and_metrics_are_in_the_metadata_of_three_summaries() {
 #[test]
 fn a_second_start_in_a_folder_adds_a_file_and_keeps_the_first() {
     let dir = tempfile::tempdir().unwrap();
-    TensorBoard::create(dir.path(), silent()).unwrap().scalar("a", 1, 1.0);
+    TensorBoard::create(dir.path(), silent())
+        .unwrap()
+        .scalar("a", 1, 1.0);
     let first = event_files(dir.path()).remove(0);
     let bytes = fs::read(&first).unwrap();
-    TensorBoard::create(dir.path(), silent()).unwrap().scalar("a", 2, 2.0);
+    TensorBoard::create(dir.path(), silent())
+        .unwrap()
+        .scalar("a", 2, 2.0);
     assert_eq!(event_files(dir.path()).len(), 2);
     assert_eq!(fs::read(&first).unwrap(), bytes);
     assert!(event_files(dir.path())[1] > first);

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Error, Result, ensure};
+use serde_json::{Value, json};
 
 use super::Trainer;
 use super::step::{Stepped, images_in};
@@ -229,16 +230,23 @@ impl Trainer<'_> {
             &self.optimizer,
             self.ema.as_ref(),
             &self.progress,
+            &self.origin()?,
         )
+    }
+
+    /// What a file of weights says of where they come from.
+    fn origin(&self) -> Result<Value> {
+        Ok(json!({
+            "config": self.config.to_yaml()?,
+            "seed": self.config.seed,
+            "provenance": self.provenance,
+        }))
     }
 
     /// One entry, so that equal weights make equal files: several would be written in no fixed order.
     fn metadata(&self) -> Result<HashMap<String, String>> {
-        let run = serde_json::json!({
-            "config": self.config.to_yaml()?,
-            "epoch": self.progress.epochs,
-            "version": env!("CARGO_PKG_VERSION"),
-        });
+        let mut run = self.origin()?;
+        run["epoch"] = self.progress.epochs.into();
         Ok(HashMap::from([("run".to_string(), run.to_string())]))
     }
 }
