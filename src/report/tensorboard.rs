@@ -241,13 +241,10 @@ fn text_summary(tag: &str, text: &str) -> Summary {
     tensor.set_tensor_shape(shape);
     tensor.set_string_val(RepeatedField::from_vec(vec![text.as_bytes().to_vec()]));
 
-    let mut value = Summary_Value::new();
-    value.set_tag(tag.to_owned());
-    value.set_metadata(metadata_of("text", Vec::new()));
-    value.set_tensor(tensor);
-    let mut summary = Summary::new();
-    summary.set_value(RepeatedField::from_vec(vec![value]));
-    summary
+    summary_of(tag, |value| {
+        value.set_metadata(metadata_of("text", Vec::new()));
+        value.set_tensor(tensor);
+    })
 }
 
 /// Says which plugin shows a value, and what only the plugin understands.
@@ -270,12 +267,17 @@ fn image_summary(tag: &str, image: &RgbImage) -> ImageResult<Summary> {
     picture.set_height(side(image.height()));
     picture.set_colorspace(RGB);
     picture.set_encoded_image_string(png.into_inner());
+    Ok(summary_of(tag, |value| value.set_image(picture)))
+}
+
+/// Of one value, which `set` gives what is shown.
+fn summary_of(tag: &str, set: impl FnOnce(&mut Summary_Value)) -> Summary {
     let mut value = Summary_Value::new();
     value.set_tag(tag.to_owned());
-    value.set_image(picture);
+    set(&mut value);
     let mut summary = Summary::new();
     summary.set_value(RepeatedField::from_vec(vec![value]));
-    Ok(summary)
+    summary
 }
 
 #[cfg(test)]

@@ -1,9 +1,10 @@
 //! How values are spread: a histogram of tensors.
 
 use anyhow::Result;
-use protobuf::RepeatedField;
 use tch::{Kind, Tensor};
-use tensorboard_proto::summary::{HistogramProto, Summary, Summary_Value};
+use tensorboard_proto::summary::{HistogramProto, Summary};
+
+use super::summary_of;
 
 /// Buckets of a histogram. TensorBoard draws 30.
 const BUCKETS: i64 = 64;
@@ -72,12 +73,7 @@ impl Histogram {
         histogram.set_sum_squares(self.sum_squares);
         histogram.set_bucket_limit(self.limits);
         histogram.set_bucket(self.counts);
-        let mut value = Summary_Value::new();
-        value.set_tag(tag.to_owned());
-        value.set_histo(histogram);
-        let mut summary = Summary::new();
-        summary.set_value(RepeatedField::from_vec(vec![value]));
-        summary
+        summary_of(tag, |value| value.set_histo(histogram))
     }
 }
 

@@ -7,12 +7,12 @@ use protobuf::{Message, ProtobufResult, RepeatedField};
 use tensorboard_proto::api::{DataType as HparamType, Experiment, HParamInfo, MetricInfo};
 use tensorboard_proto::api::{MetricName, Status};
 use tensorboard_proto::plugin_hparams::{HParamsPluginData, SessionEndInfo, SessionStartInfo};
-use tensorboard_proto::summary::{Summary, Summary_Value};
+use tensorboard_proto::summary::Summary;
 use tensorboard_proto::tensor::TensorProto;
 use tensorboard_proto::tensor_shape::{TensorShapeProto, TensorShapeProto_Dim};
 use tensorboard_proto::types::DataType;
 
-use super::{metadata_of, wall_time};
+use super::{metadata_of, summary_of, wall_time};
 
 /// A hyperparameter's value.
 #[derive(Debug, Clone, PartialEq)]
@@ -105,11 +105,9 @@ fn summary(name: &str, data: &HParamsPluginData) -> ProtobufResult<Summary> {
     let mut nothing = TensorProto::new();
     nothing.set_dtype(DataType::DT_FLOAT);
     nothing.set_tensor_shape(shape);
-    let mut value = Summary_Value::new();
-    value.set_tag(format!("_hparams_/{name}"));
-    value.set_metadata(metadata_of("hparams", data.write_to_bytes()?));
-    value.set_tensor(nothing);
-    let mut summary = Summary::new();
-    summary.set_value(RepeatedField::from_vec(vec![value]));
-    Ok(summary)
+    let metadata = metadata_of("hparams", data.write_to_bytes()?);
+    Ok(summary_of(&format!("_hparams_/{name}"), |value| {
+        value.set_metadata(metadata);
+        value.set_tensor(nothing);
+    }))
 }
