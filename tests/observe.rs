@@ -215,7 +215,7 @@ fn a_log_in_json_has_an_object_a_line() {
     // Failures and warnings are lines too, however quiet it is.
     for (arguments, code) in [
         (&arguments[..], 1),
-        (&["train", "small.yaml", "--set", "train.epochs=0"], 2),
+        (&["train", "small.yaml", "--set", "train.epochs=0"][..], 2),
     ] {
         let output = sandbox.run(&[arguments, &json, &["--quiet"]].concat()[..]);
         assert_eq!(output.status.code(), Some(code));
@@ -261,7 +261,7 @@ axes: {train.optimizer.lr: [1.0e-3, 2.0e-3]}
     let run_events = ["start", "run", "run", "run", "run", "end"];
     for (arguments, expected) in [
         (&folds[..], &fold_events[..]),
-        (&["sweep", "two.yaml"], &run_events),
+        (&["sweep", "two.yaml"][..], &run_events[..]),
     ] {
         let output = |extra: &[&str]| {
             let name = format!("{}-{}", arguments[0], extra.len());

@@ -135,7 +135,7 @@ fn step(checkpointed: bool) -> (Vec<(String, Tensor)>, i64) {
 fn peak_of_training(folder: &std::path::Path, set: &str) -> i64 {
     let small = "
 device: cpu
-data: {dataset: synthetic, image_size: 64, workers: 1, synthetic: {train: 32, val: 2, test: 2}}
+data: {dataset: synthetic, image_size: 64, workers: 1, synthetic: {train: 32, val: 8, test: 8}}
 model:
   vit: {name: vit_micro_patch8_64, embed_dim: 48, depth: 6}
   mamba: {name: vim_micro_patch8_64, embed_dim: 48, depth: 6}
