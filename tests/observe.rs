@@ -214,7 +214,7 @@ fn a_log_in_json_has_an_object_a_line() {
 
     // Failures and warnings are lines too, however quiet it is.
     for (arguments, code) in [
-        (&arguments[..], 1),
+        (&train_arguments("run", &[SHORT])[..], 1),
         (&["train", "small.yaml", "--set", "train.epochs=0"][..], 2),
     ] {
         let output = sandbox.run(&[arguments, &json, &["--quiet"]].concat()[..]);

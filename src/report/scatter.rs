@@ -187,7 +187,7 @@ mod tests {
     fn blue(picture: &RgbImage) -> Vec<(u32, u32)> {
         let pixels = picture.enumerate_pixels();
         pixels
-            .filter(|(.., pixel)| pixel.0[2] > pixel.0[0] + 20)
+            .filter(|(.., pixel)| pixel.0[2] > pixel.0[0].saturating_add(20))
             .map(|(x, y, _)| (x, y))
             .collect()
     }
