@@ -106,12 +106,8 @@ impl TensorBoard {
         self.add_made(tag, step, made);
     }
 
-    /// The run begins with these hyperparameters, and will be judged by the last points of these curves (tag and title). For the
-    /// HPARAMS tab, which takes what is compared from any one run of those that it shows.
-    pub fn session_start(&mut self, hparams: &[(String, Hparam)], metrics: &[(String, String)]) {
-        self.add_made("hparams", 0, || {
-            Ok(Some(hparams::experiment(hparams, metrics)?))
-        });
+    /// The run begins with these hyperparameters, for the HPARAMS tab.
+    pub fn session_start(&mut self, hparams: &[(String, Hparam)]) {
         self.add_made("hparams", 0, || Ok(Some(hparams::session_start(hparams)?)));
     }
 

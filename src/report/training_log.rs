@@ -93,22 +93,6 @@ impl TrainingLog {
     }
 }
 
-/// The figures that are written when a run has ended, as tags and titles.
-fn judged_by(start: &Start) -> Vec<(String, String)> {
-    let splits = ["val", "test"].into_iter().zip(&start.pictures[1..]);
-    let splits = splits.filter(|(_, pictures)| **pictures > 0);
-    let figures = splits.flat_map(|(split, _)| {
-        Figure::ALL.map(|figure| {
-            let name = figure.name();
-            (
-                format!("best_{split}/{name}"),
-                format!("best {split} {}", name.to_uppercase()),
-            )
-        })
-    });
-    figures.collect()
-}
-
 /// Every key of a config with its value: numbers and words as they are, lists as text.
 fn hyperparameters(config: &Config) -> Result<Vec<(String, Hparam)>> {
     let mut found = Vec::new();
@@ -153,7 +137,7 @@ impl Observer for TrainingLog {
                 self.board.text("config", 0, &format!("```yaml\n{yaml}```"));
             }
             match hyperparameters(start.config) {
-                Ok(hparams) => self.board.session_start(&hparams, &judged_by(start)),
+                Ok(hparams) => self.board.session_start(&hparams),
                 Err(error) => self.board.missing("hparams", &error),
             }
         }

@@ -1,11 +1,14 @@
 //! Summaries of TensorBoard's hparams plugin, whose HPARAMS tab compares runs.
+//!
+//! There is none of the experiment, which would list hyperparameters and metrics: TensorBoard takes that of any one run for all, and
+//! cannot know from it what differs between them. Without it, TensorBoard looks at all runs, shows what differs first, and offers every
+//! curve's last point as a metric.
 
 use std::collections::HashMap;
 
 use protobuf::well_known_types::Value;
 use protobuf::{Message, ProtobufResult, RepeatedField};
-use tensorboard_proto::api::{DataType as HparamType, Experiment, HParamInfo, MetricInfo};
-use tensorboard_proto::api::{MetricName, Status};
+use tensorboard_proto::api::Status;
 use tensorboard_proto::plugin_hparams::{HParamsPluginData, SessionEndInfo, SessionStartInfo};
 use tensorboard_proto::summary::Summary;
 use tensorboard_proto::tensor::TensorProto;
@@ -26,14 +29,6 @@ pub enum Hparam {
 }
 
 impl Hparam {
-    fn kind(&self) -> HparamType {
-        match self {
-            Self::Bool(_) => HparamType::DATA_TYPE_BOOL,
-            Self::Number(_) => HparamType::DATA_TYPE_FLOAT64,
-            Self::Text(_) => HparamType::DATA_TYPE_STRING,
-        }
-    }
-
     fn value(&self) -> Value {
         let mut value = Value::new();
         match self {
@@ -43,36 +38,6 @@ impl Hparam {
         }
         value
     }
-}
-
-/// What is compared: the hyperparameters by name, and the curves whose last point counts, by tag and title. TensorBoard takes that of
-/// any one run, so all runs of a program should say the same.
-pub(super) fn experiment(
-    hparams: &[(String, Hparam)],
-    metrics: &[(String, String)],
-) -> ProtobufResult<Summary> {
-    // No domains: TensorBoard would hide runs whose value is not in that of the one run that it looks at.
-    let infos = hparams.iter().map(|(name, value)| {
-        let mut info = HParamInfo::new();
-        info.set_name(name.clone());
-        info.set_field_type(value.kind());
-        info
-    });
-    let metrics = metrics.iter().map(|(tag, title)| {
-        let mut name = MetricName::new();
-        name.set_tag(tag.clone());
-        let mut info = MetricInfo::new();
-        info.set_name(name);
-        info.set_display_name(title.clone());
-        info
-    });
-    let mut experiment = Experiment::new();
-    experiment.set_time_created_secs(wall_time());
-    experiment.set_hparam_infos(infos.collect());
-    experiment.set_metric_infos(metrics.collect());
-    let mut data = HParamsPluginData::new();
-    data.set_experiment(experiment);
-    summary("experiment", &data)
 }
 
 /// The run begins. Without a group's name, every run is a row of its own.

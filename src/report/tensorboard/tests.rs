@@ -109,7 +109,7 @@ fn a_histogram_is_of_all_tensors_and_left_out_where_nothing_is_finite() {
 }
 
 #[test]
-fn hyperparameters_and_metrics_are_in_the_metadata_of_three_summaries() {
+fn hyperparameters_and_the_end_are_in_the_metadata_of_two_summaries() {
     let dir = tempfile::tempdir().unwrap();
     let mut board = TensorBoard::create(dir.path(), silent()).unwrap();
     let hparams = [
@@ -117,7 +117,7 @@ fn hyperparameters_and_metrics_are_in_the_metadata_of_three_summaries() {
         ("train.loss".to_string(), Hparam::Text("mse".into())),
         ("train.nesterov".to_string(), Hparam::Bool(true)),
     ];
-    board.session_start(&hparams, &[("best/pc".to_string(), "PC".to_string())]);
+    board.session_start(&hparams);
     board.session_end(9);
     drop(board);
     let events = events(&fs::read(&event_files(dir.path())[0]).unwrap());
@@ -134,20 +134,15 @@ fn hyperparameters_and_metrics_are_in_the_metadata_of_three_summaries() {
     let tags: Vec<&str> = data.iter().map(|(tag, _)| tag.as_str()).collect();
     assert_eq!(
         tags,
-        ["experiment", "session_start_info", "session_end_info"]
-            .map(|name| format!("_hparams_/{name}"))
+        ["session_start_info", "session_end_info"].map(|name| format!("_hparams_/{name}"))
     );
-    let experiment = data[0].1.get_experiment();
-    assert_eq!(experiment.get_hparam_infos().len(), 3);
-    let metric = &experiment.get_metric_infos()[0];
-    assert_eq!(metric.get_name().get_tag(), "best/pc");
-    let values = data[1].1.get_session_start_info().get_hparams();
+    let values = data[0].1.get_session_start_info().get_hparams();
     assert_eq!(values["train.lr"].get_number_value(), 0.5);
     assert_eq!(values["train.loss"].get_string_value(), "mse");
     assert!(values["train.nesterov"].get_bool_value());
-    let end = data[2].1.get_session_end_info();
+    let end = data[1].1.get_session_end_info();
     assert_eq!(end.get_status(), Status::STATUS_SUCCESS);
-    assert_eq!(events[3].get_step(), 9);
+    assert_eq!(events[2].get_step(), 9);
 }
 
 #[test]
@@ -189,7 +184,7 @@ fn a_folder_that_cannot_be_made_is_an_error_or_one_warning() {
     board.scalar("a", 1, 1.0);
     board.image("b", 1, &RgbImage::new(1, 1));
     board.histogram("c", 1, &[Tensor::from(1.0)]);
-    board.session_start(&[], &[]);
+    board.session_start(&[]);
     board.flush();
     let warnings = warnings.borrow();
     assert_eq!(warnings.len(), 1);
