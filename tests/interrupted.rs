@@ -188,6 +188,26 @@ fn signals_end_a_run_after_its_step_with_a_checkpoint() {
 }
 
 #[test]
+fn a_stopped_run_with_tensorboard_ends_as_a_whole_one_without() {
+    let sandbox = Sandbox::new();
+    let off = [&SETTINGS[..], &["train.tensorboard=false"]].concat();
+    sandbox.done(&train_arguments("whole", &off));
+    let first = train_arguments("run", &SETTINGS);
+    let (code, errors) = stopped(&sandbox, &first, "run", "-TERM");
+    assert_eq!(code, Some(143), "{errors}");
+    sandbox.done(&[&first[..], &["--resume"]].concat());
+    let [run, whole] = ["run", "whole"].map(|run| sandbox.path(run));
+    for file in ["best.safetensors", "last.safetensors", CHECKPOINT] {
+        let [a, b] = [&run, &whole].map(|root| tensors(&root.join(file)));
+        assert!(a.len() > 20 && a == b, "{file}");
+    }
+    for file in ["predictions_val.csv", "predictions_test.csv"] {
+        let [a, b] = [&run, &whole].map(|root| fs::read(root.join(file)).unwrap());
+        assert!(a == b, "{file}");
+    }
+}
+
+#[test]
 fn a_signal_while_validating_keeps_the_epochs_steps() {
     let sandbox = Sandbox::new();
     let set = [

@@ -85,6 +85,86 @@ fn a_deep_stack_trains_in_mixed_precision_without_a_nan() {
     }
 }
 
+/// 20 pictures to train on, one of which weighs so much that the loss of its batch overflows.
+fn write_overflowing_pictures(sandbox: &Sandbox) {
+    let mut rows = String::from("image,score,split,weight\n");
+    for i in 0..28u8 {
+        let picture = image::RgbImage::from_fn(32, 32, |x, y| {
+            image::Rgb([i * 9, (x * 7) as u8, (y * 7) as u8])
+        });
+        picture.save(sandbox.path(&format!("{i}.png"))).unwrap();
+        let split = if i < 20 { "train" } else { "val" };
+        let (score, weight) = match i {
+            4 => ("50".to_string(), "3e38"),
+            _ => (format!("{}", i % 5), "1"),
+        };
+        rows += &format!("{i}.png,{score},{split},{weight}\n");
+    }
+    fs::write(sandbox.path("list.csv"), rows).unwrap();
+}
+
+#[test]
+fn steps_that_are_not_finite_are_left_out_and_the_run_goes_on() {
+    let sandbox = Sandbox::new();
+    write_overflowing_pictures(&sandbox);
+    let set = [
+        "data.dataset=csv",
+        "data.root=list.csv",
+        "train.batch_size=4",
+        "train.epochs=3",
+        "data.augment={horizontal_flip: 0, rotation: 0, random_resized_crop: null, color_jitter: [0, 0, 0, 0]}",
+    ];
+    let skip = [&set[..], &["train.on_nan=skip"]].concat();
+    let output = sandbox.run(&train_arguments("run", &skip));
+    let errors = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.success(), "{errors}");
+    // The picture is in one batch of each epoch.
+    let left_out: Vec<&str> = errors
+        .lines()
+        .filter(|line| line.starts_with("warning: left out: step "))
+        .collect();
+    assert_eq!(left_out.len(), 3, "{errors}");
+    assert!(
+        left_out.iter().all(|line| line.contains("4.png")),
+        "{errors}"
+    );
+    let run = sandbox.path("run");
+    let epochs = epochs(&run);
+    for (i, epoch) in epochs.iter().enumerate() {
+        assert_eq!(
+            (&epoch["skipped"], &epoch["step"]),
+            (&1.into(), &(5 * (i + 1)).into())
+        );
+        assert!(epoch["train_loss"].is_f64() && epoch["val"]["mae"].is_f64());
+    }
+    // The steps between them move the weights.
+    assert_ne!(epochs[0]["train_loss"], epochs[2]["train_loss"]);
+    let summary = fs::read(run.join("summary.json")).unwrap();
+    let summary: Value = serde_json::from_slice(&summary).unwrap();
+    assert_eq!(summary["skipped_steps"], 3);
+    for (name, tensor) in Tensor::read_safetensors(run.join("last.safetensors")).unwrap() {
+        assert_eq!(tensor.isfinite().all().int64_value(&[]), 1, "{name}");
+    }
+    // For a program, each is a line.
+    let json = [
+        &train_arguments("json", &skip)[..],
+        &["--log-format", "json"],
+    ]
+    .concat();
+    let lines = String::from_utf8(sandbox.run(&json).stderr).unwrap();
+    let lines = lines
+        .lines()
+        .map(|line| serde_json::from_str::<Value>(line).unwrap());
+    assert_eq!(lines.filter(|line| line["event"] == "skipped").count(), 3);
+
+    let (code, errors) = sandbox.fails(&train_arguments("stop", &set));
+    assert_eq!(code, 1);
+    assert!(
+        errors.contains("4.png") && errors.contains("on_nan: skip"),
+        "{errors}"
+    );
+}
+
 const DIVERGES: [&str; 3] = [
     "train.optimizer.lr=1.0e30",
     "train.clip_grad_norm=null",

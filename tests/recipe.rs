@@ -69,6 +69,16 @@ fn each_option_of_the_recipe_changes_the_weights() {
             "train.optimizer.name=sgd",
         ),
         ("train.accumulate=2", "train.accumulate=1"),
+        (
+            "train={optimizer: {name: sgd}, clip_grad_norm: 0.01}",
+            "train.optimizer.name=sgd",
+        ),
+        ("train.ema_decay=0.5", "train.ema_decay=null"),
+        ("train.precision=bf16", "train.precision=float32"),
+        (
+            "train.schedule.warmup_epochs=2",
+            "train.schedule.warmup_epochs=0",
+        ),
     ]
     .into_iter()
     .enumerate()
@@ -110,6 +120,29 @@ fn each_schedule_has_its_own_rates() {
     close(rates("step", every), [1e-3, 1e-3, 5e-4, 5e-4]);
     let milestones = "name: step, step_epochs: 2, gamma: 0.05, milestones: [1, 3]";
     close(rates("milestones", milestones), [1e-3, 5e-5, 5e-5, 1e-5]);
+}
+
+#[test]
+fn the_rate_rises_in_a_line_while_it_warms_up() {
+    let sandbox = Sandbox::new();
+    let rates = |name: &str, warmup: &str| -> Vec<f64> {
+        let schedule = format!("train.schedule={{name: constant, warmup_epochs: {warmup}}}");
+        train(&sandbox, name, &[&schedule, "train.epochs=4"]);
+        let lines = epochs(&sandbox, name);
+        lines
+            .iter()
+            .map(|line| line["lr"].as_f64().unwrap())
+            .collect()
+    };
+    assert_eq!(rates("cold", "0"), [1e-3; 4]);
+    let warm = rates("warm", "3");
+    // At the end of each epoch a third more of the full rate than of the one before; a step more or less.
+    for (epoch, rate) in warm[..2].iter().enumerate() {
+        let line = 1e-3 * (epoch + 1) as f64 / 3.0;
+        assert!((rate - line).abs() <= 1e-3 / 9.0 + 1e-12, "{warm:?}");
+    }
+    assert!((warm[1] - warm[0] - 1e-3 / 3.0).abs() < 1e-12, "{warm:?}");
+    assert_eq!(warm[3], 1e-3);
 }
 
 /// 40 pictures are two batches of 16 and one of 8, or ten of 4: the last optimizer step has two micro-batches instead of four.

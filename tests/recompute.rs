@@ -8,6 +8,7 @@ use vm_beautynet::models::batch_part::with_part;
 use vm_beautynet::models::{BeautyNet, Images};
 use vm_beautynet::ops::measure::MemoryWatch;
 use vm_beautynet::ops::{OpError, autocast, recomputed};
+use vm_beautynet::train::{Options, train};
 
 /// The tests of a program share torch's generator.
 fn alone_with_the_generator() -> MutexGuard<'static, ()> {
@@ -128,6 +129,34 @@ fn step(checkpointed: bool) -> (Vec<(String, Tensor)>, i64) {
             .collect(),
         peak,
     )
+}
+
+/// The most memory that a run of an epoch held on this thread.
+fn peak_of_training(folder: &std::path::Path, set: &str) -> i64 {
+    let small = "
+device: cpu
+data: {dataset: synthetic, image_size: 64, workers: 1, synthetic: {train: 32, val: 8, test: 8}}
+model:
+  vit: {name: vit_micro_patch8_64, embed_dim: 48, depth: 6}
+  mamba: {name: vim_micro_patch8_64, embed_dim: 48, depth: 6}
+train: {epochs: 1, batch_size: 16, tensorboard: false}
+";
+    let config = Config::from_yaml(small, "test", &[set.to_string()]).unwrap();
+    let mut watch = MemoryWatch::start().unwrap();
+    train(&config, folder, Options::default(), &mut []).unwrap();
+    watch.peak()
+}
+
+#[test]
+fn a_run_that_checkpoints_activations_holds_less() {
+    let _alone = alone_with_the_generator();
+    let folder = tempfile::tempdir().unwrap();
+    let [kept, again] = [false, true].map(|again| {
+        let set = format!("train.checkpoint_activations={again}");
+        peak_of_training(&folder.path().join(again.to_string()), &set)
+    });
+    eprintln!("{kept} bytes, {again} with checkpoints");
+    assert!(2 * again < kept, "{again} of {kept} bytes");
 }
 
 #[test]

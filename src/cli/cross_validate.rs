@@ -4,8 +4,10 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Result;
+use serde_json::json;
 
-use super::output::{figure, interval, print, print_json, say, table};
+use super::console::{Console, ConsoleArgs};
+use super::output::{figure, interval, print, print_json, table};
 use super::train::observers;
 use crate::config::Config;
 use crate::eval::statistics::Figure;
@@ -32,6 +34,8 @@ pub struct Args {
     /// Print one JSON object
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    pub(super) console: ConsoleArgs,
 }
 
 /// Runs the subcommand.
@@ -42,15 +46,26 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         Some(root) => root.clone(),
         None => Path::new("runs").join(format!("{}-cross-validation", config.name)),
     };
-    let result = cross_validate(&config, folds, &root, &Stop::on_signals()?, &mut observers)?;
+    let console = Console::from(args.console);
+    let mut watch = |config: &Config, run: &Path| observers(config, run, &console);
+    let result = cross_validate(&config, folds, &root, &Stop::on_signals()?, &mut watch)?;
     match args.json {
         true => print_json(&result)?,
         false => print(&report(&result))?,
     }
-    say(&format!(
+    console.tell(&format!(
         "predictions and figures of all folds: {}",
         root.display()
     ));
+    let end = json!({
+        "status": "done",
+        "folder": root.display().to_string(),
+        "folds": result.folds.len(),
+        "seconds": result.seconds,
+        "pooled": result.pooled,
+        "exit_code": 0,
+    });
+    console.event("end", &end);
     Ok(ExitCode::SUCCESS)
 }
 

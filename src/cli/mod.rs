@@ -2,10 +2,12 @@
 
 mod benchmark;
 mod complete;
+mod console;
 mod cross_validate;
 mod data;
 mod doctor;
 mod evaluate;
+mod event_log;
 mod explain;
 mod export;
 mod features;
@@ -22,7 +24,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 
-use self::output::say;
+use self::console::{Console, ConsoleArgs};
 use crate::config::ConfigError;
 use crate::train::{Ranks, Stopped};
 
@@ -57,6 +59,19 @@ enum Command {
     Completions(complete::Args),
 }
 
+impl Command {
+    /// How errors are told.
+    fn console(&self) -> Console {
+        let args = match self {
+            Command::Train(args) => args.console,
+            Command::CrossValidate(args) => args.console,
+            Command::Sweep(args) => args.console,
+            _ => ConsoleArgs::default(),
+        };
+        args.into()
+    }
+}
+
 /// Runs the program on the process's arguments. Exit codes: 0 done, 1 failed, 2 wrong usage or config, 130 and 143 stopped by SIGINT and
 /// SIGTERM.
 pub fn main() -> ExitCode {
@@ -64,14 +79,12 @@ pub fn main() -> ExitCode {
     crate::ops::keep_freed_memory();
     // libtorch's failures in infallible calls (memory running out, above all) panic: they become an error like any other.
     std::panic::set_hook(Box::new(|_| {}));
+    let console = cli.command.console();
     let result = catch_unwind(AssertUnwindSafe(|| run(cli)));
     match result {
         Ok(Ok(code)) => code,
-        Ok(Err(error)) => ended_with(&error),
-        Err(panic) => {
-            say(&format!("error: {}", panic_message(&*panic)));
-            ExitCode::from(1)
-        }
+        Ok(Err(error)) => ended_with(&error, &console),
+        Err(panic) => console.end_with("failed", &panic_message(&*panic), 1),
     }
 }
 
@@ -100,17 +113,16 @@ fn run(cli: Cli) -> Result<ExitCode> {
 }
 
 /// Says why, and returns the exit code.
-fn ended_with(error: &anyhow::Error) -> ExitCode {
+fn ended_with(error: &anyhow::Error, console: &Console) -> ExitCode {
     let stopped = error
         .chain()
         .find_map(|cause| cause.downcast_ref::<Stopped>());
+    let text = format!("{error:#}");
     if let Some(stopped) = stopped {
-        say(&format!("{error:#}"));
-        return ExitCode::from(stopped.exit_code());
+        return console.end_with("stopped", &text, stopped.exit_code());
     }
-    say(&format!("error: {error:#}"));
     let config = error.chain().any(|cause| cause.is::<ConfigError>());
-    ExitCode::from(if config { 2 } else { 1 })
+    console.end_with("failed", &text, if config { 2 } else { 1 })
 }
 
 /// The first line of what panicked; libtorch's messages go on with stack frames.

@@ -83,6 +83,16 @@ pub fn thousands(value: i64) -> String {
     if value < 0 { format!("-{text}") } else { text }
 }
 
+/// `3.2 s`, `4 min 5 s` or `2 h 10 min`.
+pub fn duration(seconds: f64) -> String {
+    let whole = seconds.round() as u64;
+    match whole {
+        0..60 => format!("{seconds:.1} s"),
+        60..3600 => format!("{} min {} s", whole / 60, whole % 60),
+        _ => format!("{} h {} min", whole / 3600, whole % 3600 / 60),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -3,62 +3,78 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{ProgressDrawTarget, ProgressState, ProgressStyle};
 
-use super::output::{say, thousands};
+use super::console::Console;
+use super::output::{duration, thousands};
 use crate::train::{EpochRecord, Observer, Skipped, Start, StepRecord};
 
-const BAR: &str = "{prefix} {bar:30} {pos}/{len} images  {per_sec}  eta {eta}  {msg}";
+const BAR: &str = "{prefix} {bar:30} {pos}/{len}  {speed}  eta {eta}  {msg}";
 
 /// Prints the run as it goes.
 pub struct Progress {
     root: PathBuf,
-    bar: ProgressBar,
+    console: Console,
     epochs: usize,
     epoch: usize,
+    /// Of the epochs since the start, or since the run was resumed: how many, and how long they took together.
+    timed: (usize, f64),
 }
 
 impl Progress {
     /// For the run in this folder.
-    pub fn new(root: &Path) -> Self {
+    pub fn new(root: &Path, console: Console) -> Self {
         Self {
             root: root.to_path_buf(),
-            bar: ProgressBar::hidden(),
+            console,
             epochs: 0,
             epoch: 0,
+            timed: (0, 0.0),
         }
     }
 
-    fn line(&self, text: &str) {
-        if self.bar.is_hidden() {
-            say(text);
-        } else {
-            self.bar.println(text);
+    fn show_bar(&self, start: &Start) {
+        let bar = self.console.bar();
+        bar.set_length(start.pictures[0] as u64);
+        if let Ok(style) = ProgressStyle::with_template(BAR) {
+            let speed = |state: &ProgressState, out: &mut dyn std::fmt::Write| {
+                let _ = write!(out, "{:.0} images/s", state.per_sec());
+            };
+            bar.set_style(style.with_key("speed", speed));
         }
+        // Hides itself where stderr is not a terminal.
+        bar.set_draw_target(ProgressDrawTarget::stderr());
+        bar.enable_steady_tick(Duration::from_millis(500));
     }
 
     fn begin_epoch(&mut self) {
         self.epoch += 1;
-        self.bar.reset();
-        self.bar.set_message("");
-        self.bar
-            .set_prefix(format!("epoch {}/{}", self.epoch, self.epochs));
+        let bar = self.console.bar();
+        bar.reset();
+        bar.set_message("");
+        bar.set_prefix(format!("epoch {}/{}", self.epoch, self.epochs));
+    }
+
+    /// How long the epochs that are left will take, if they take as long as those before.
+    fn left(&self, record: &EpochRecord) -> String {
+        let (epochs, seconds) = self.timed;
+        match self.epochs.saturating_sub(record.epoch) {
+            0 => String::new(),
+            left => format!(
+                "  {} left",
+                duration(seconds / epochs.max(1) as f64 * left as f64)
+            ),
+        }
     }
 }
 
 impl Observer for Progress {
     fn start(&mut self, start: &Start) {
         let [train, val, test] = start.pictures.map(|n| thousands(n as i64));
-        // Hides itself where stderr is not a terminal.
-        self.bar = ProgressBar::with_draw_target(
-            Some(start.pictures[0] as u64),
-            ProgressDrawTarget::stderr(),
-        );
-        if let Ok(style) = ProgressStyle::with_template(BAR) {
-            self.bar.set_style(style);
+        if self.console.draws() {
+            self.show_bar(start);
         }
-        self.bar.enable_steady_tick(Duration::from_millis(500));
-        self.line(&format!(
+        self.console.tell(&format!(
             "{}: {train} images to train, {val} to validate, {test} to test; {} parameters on {}; writing {}",
             start.config.name,
             thousands(start.parameters),
@@ -66,16 +82,11 @@ impl Observer for Progress {
             self.root.display()
         ));
         for note in start.notes {
-            self.line(note);
+            self.console.tell(note);
         }
-        if start.skipped > 0 {
-            self.line(&format!(
-                "{} rows of the data set were left out: `vmbeauty data check` lists them",
-                start.skipped
-            ));
-        }
+        self.console.warn_of_rows_left_out(start.skipped);
         if start.steps_done > 0 {
-            self.line(&format!(
+            self.console.tell(&format!(
                 "resuming after step {}, in epoch {}",
                 start.steps_done,
                 (start.epochs_done + 1).min(start.config.train.epochs)
@@ -85,37 +96,43 @@ impl Observer for Progress {
         self.epoch = start.epochs_done;
         if self.epoch < self.epochs {
             self.begin_epoch();
-            self.bar.inc(start.images_done as u64);
+            self.console.bar().inc(start.images_done as u64);
         }
     }
 
     fn skipped(&mut self, skipped: &Skipped) {
-        self.bar.inc(skipped.images as u64);
-        self.line(&format!("left out: {}", skipped.reason));
+        self.console.bar().inc(skipped.images as u64);
+        self.console.warn(&format!("left out: {}", skipped.reason));
     }
 
     fn step(&mut self, record: &StepRecord) {
-        self.bar.inc(record.images as u64);
-        self.bar.set_message(format!("loss {:.4}", record.loss));
+        let bar = self.console.bar();
+        bar.inc(record.images as u64);
+        bar.set_message(format!("loss {:.4}  lr {:.1e}", record.loss, record.lr));
     }
 
     fn evaluated(&mut self, split: &str, _images: usize) {
-        self.bar.set_message(format!("predicting {split}"));
+        self.console
+            .bar()
+            .set_message(format!("predicting {split}"));
     }
 
     fn epoch(&mut self, record: &EpochRecord) {
+        self.timed.0 += 1;
+        self.timed.1 += record.seconds;
         let shares = match record.fusion_weights {
             Some([vit, mamba]) => format!("  vit {vit:.2} mamba {mamba:.2}"),
             None => String::new(),
         };
-        self.line(&format!(
-            "epoch {:>3}/{}  loss {:.4}  val {}{shares}  lr {:.1e}  {:.0} images/s{}",
+        self.console.tell(&format!(
+            "epoch {:>3}/{}  loss {:.4}  val {}{shares}  lr {:.1e}  {:.0} images/s{}{}",
             record.epoch,
             self.epochs,
             record.train_loss,
             record.val,
             record.lr,
             record.images_per_second,
+            self.left(record),
             if record.best { "  *" } else { "" }
         ));
         if record.epoch < self.epochs {
@@ -126,6 +143,6 @@ impl Observer for Progress {
 
 impl Drop for Progress {
     fn drop(&mut self) {
-        self.bar.finish_and_clear();
+        self.console.bar().finish_and_clear();
     }
 }

@@ -2,13 +2,17 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{self, ExitCode};
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 use std::{io, thread};
 
 use anyhow::Result;
+use serde_json::json;
 
-use super::output::{figure, print, say, table};
+use super::console::{Console, ConsoleArgs};
+use super::event_log::EventLog;
+use super::output::{figure, print, table};
 use super::progress::Progress;
 use crate::config::Config;
 use crate::eval::metrics::Metrics;
@@ -37,6 +41,8 @@ pub struct Args {
     /// End when stdin ends: whoever started this run, and holds the other end, is gone
     #[arg(long, hide = true)]
     stop_with_stdin: bool,
+    #[command(flatten)]
+    pub(super) console: ConsoleArgs,
 }
 
 /// Runs the subcommand.
@@ -53,8 +59,10 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         });
     }
     // Before anything that can fail: the other ranks hear of it.
-    let ranks = Ranks::of_job(Arc::new(|reason: &str| {
-        say(&format!("error: {reason}"));
+    let console = Console::from(args.console);
+    let alarm = console.clone();
+    let ranks = Ranks::of_job(Arc::new(move |reason: &str| {
+        alarm.end_with("failed", reason, 1);
         exit_now(1);
     }))?;
     let config = match Config::load(&args.config, &args.set) {
@@ -67,7 +75,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     };
     let first = ranks.is_first();
     let mut observers = match first {
-        true => observers(&config, &root),
+        true => observers(&config, &root, &console),
         false => Vec::new(),
     };
     let options = Options {
@@ -81,20 +89,37 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     print(&report(&outcome))?;
-    say(&format!(
-        "run directory: {}  (vmbeauty predict {} IMAGE; tensorboard --logdir {})",
-        root.display(),
-        root.display(),
-        root.display()
+    let root = root.display();
+    console.tell(&format!(
+        "run directory: {root}  (vmbeauty predict {root} IMAGE; tensorboard --logdir {root})"
     ));
+    let end = json!({
+        "status": "done",
+        "run": root.to_string(),
+        "epochs": outcome.epochs,
+        "best_epoch": outcome.best_epoch,
+        "stopped_early": outcome.stopped_early,
+        "skipped_steps": outcome.skipped_steps,
+        "seconds": outcome.seconds,
+        "val": outcome.val,
+        "test": outcome.test,
+        "exit_code": 0,
+    });
+    console.event("end", &end);
     Ok(ExitCode::SUCCESS)
 }
 
-/// Those who watch a run in the folder `root`: a person, and TensorBoard where the config wants it.
-pub(super) fn observers(config: &Config, root: &Path) -> Vec<Box<dyn Observer>> {
-    let mut observers: Vec<Box<dyn Observer>> = vec![Box::new(Progress::new(root))];
+/// Those who watch a run in the folder `root`: a person or a program, and TensorBoard where the config wants it.
+pub(super) fn observers(config: &Config, root: &Path, console: &Console) -> Vec<Box<dyn Observer>> {
+    let watcher: Box<dyn Observer> = match console.is_json() {
+        true => Box::new(EventLog::new(root, console.clone())),
+        false => Box::new(Progress::new(root, console.clone())),
+    };
+    let mut observers = vec![watcher];
     if config.train.tensorboard {
-        observers.push(Box::new(TrainingLog::new(root.join(TENSORBOARD))));
+        let console = console.clone();
+        let warn = Rc::new(move |text: &str| console.warn(text));
+        observers.push(Box::new(TrainingLog::new(root.join(TENSORBOARD), warn)));
     }
     observers
 }

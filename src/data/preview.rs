@@ -53,6 +53,22 @@ pub fn grid(pictures: &Pictures, rows: usize, draws: usize, seed: u64) -> Result
     Ok(grid)
 }
 
+/// The first `most` pictures of a batch in rows of `columns`, as they go to the network but for normalisation.
+pub fn tiles(batch: &HostBatch, most: usize, columns: usize) -> RgbImage {
+    let size = batch.size;
+    let shown = batch.len.min(most);
+    let columns = columns.min(shown).max(1);
+    let side = |pictures: usize| (pictures * (size + GAP) + GAP) as u32;
+    let mut grid =
+        RgbImage::from_pixel(side(columns), side(shown.div_ceil(columns)), Rgb([255; 3]));
+    let pictures = batch.pixels.chunks_exact((3 * size * size).max(1));
+    for (i, planes) in pictures.take(shown).enumerate() {
+        let at = |place: usize| GAP + place * (size + GAP);
+        paste(&mut grid, planes, size, at(i % columns), at(i / columns));
+    }
+    grid
+}
+
 /// The first pictures, in order.
 fn batch(
     pictures: &Pictures,
@@ -265,6 +281,26 @@ mod tests {
             let differing = (1..=4).filter(|&column| cell(&picture, column, 0, 48) != plain);
             assert!(differing.count() >= 1, "{name}");
         }
+    }
+
+    #[test]
+    fn tiles_are_the_batchs_pictures_in_rows() {
+        let config = DataConfig {
+            image_size: 32,
+            ..DataConfig::default()
+        };
+        let samples = crate::data::load(&config, 4).unwrap().train;
+        let pictures = Pictures::new(samples, &config).unwrap();
+        let batch = batch(&pictures, 5, Pass::Evaluate, &mut Workspace::default()).unwrap();
+        let grid = tiles(&batch, 4, 3);
+        assert_eq!(grid.dimensions(), (3 * 36 + 4, 2 * 36 + 4));
+        for (i, place) in [(0, 0), (1, 0), (2, 0), (0, 1)].into_iter().enumerate() {
+            let shown = cell(&grid, place.0, place.1, 32);
+            assert_eq!(shown, *pictures.picture(i).unwrap());
+        }
+        let empty = cell(&grid, 1, 1, 32);
+        assert!(empty.pixels().all(|pixel| *pixel == Rgb([255; 3])));
+        assert_eq!(tiles(&batch, 64, 8).width(), 5 * 36 + 4);
     }
 
     #[test]

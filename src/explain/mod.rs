@@ -7,7 +7,7 @@ mod gallery;
 mod hidden_attention;
 mod maps;
 mod method;
-mod paint;
+pub(crate) mod paint;
 mod pixels;
 mod place;
 mod recorder;

@@ -49,13 +49,13 @@ const HEAT: f32 = 0.6;
 /// How bright the picture is where the model saw nothing of it.
 const UNSEEN: f32 = 0.45;
 
-pub(super) const INK: Rgb<u8> = Rgb([30, 30, 30]);
-pub(super) const FAINT: Rgb<u8> = Rgb([110, 110, 110]);
-pub(super) const PAPER: Rgb<u8> = Rgb([255; 3]);
+pub(crate) const INK: Rgb<u8> = Rgb([30, 30, 30]);
+pub(crate) const FAINT: Rgb<u8> = Rgb([110, 110, 110]);
+pub(crate) const PAPER: Rgb<u8> = Rgb([255; 3]);
 
 /// The two sizes of letters.
 #[derive(Clone, Copy)]
-pub(super) enum Letters {
+pub(crate) enum Letters {
     Small,
     Large,
 }
@@ -98,7 +98,7 @@ impl Letters {
 }
 
 /// Writes one line with its upper left corner at (x, y). A letter that the font lacks (it has Latin ones) becomes `?`.
-pub(super) fn write(
+pub(crate) fn write(
     canvas: &mut RgbImage,
     at: (u32, u32),
     text: &str,

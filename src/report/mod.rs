@@ -2,5 +2,6 @@
 
 pub mod export;
 pub mod model_card;
+pub mod scatter;
 pub mod tensorboard;
 pub mod training_log;

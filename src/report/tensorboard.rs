@@ -1,17 +1,22 @@
 //! Event files for TensorBoard.
 
-use std::fmt::Display;
+mod histogram;
+mod hparams;
+
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, BufWriter, ErrorKind, Write};
+use std::io::{self, BufWriter, Cursor, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 use std::process;
+use std::rc::Rc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Error, Result};
+use image::{ImageFormat, ImageResult, RgbImage};
 use protobuf::{Message, RepeatedField};
+use tch::Tensor;
 use tensorboard_proto::event::{Event, SessionLog, SessionLog_SessionStatus};
 use tensorboard_proto::summary::{
-    Summary, Summary_Value, SummaryMetadata, SummaryMetadata_PluginData,
+    Summary, Summary_Image, Summary_Value, SummaryMetadata, SummaryMetadata_PluginData,
 };
 use tensorboard_proto::tensor::TensorProto;
 use tensorboard_proto::tensor_shape::{TensorShapeProto, TensorShapeProto_Dim};
@@ -19,8 +24,14 @@ use tensorboard_proto::types::DataType;
 use tensorboard_rs::record_writer::RecordWriter;
 use tensorboard_rs::summary;
 
+use self::histogram::Histogram;
+pub use self::hparams::Hparam;
+
+/// Hears of what is missing in TensorBoard, and why.
+pub type Warn = Rc<dyn Fn(&str)>;
+
 /// Writes one event file. A failure never reaches the training loop: the first one
-/// is reported on stderr, and after it nothing more is written.
+/// is reported as a warning, and after it nothing more is written.
 ///
 /// Built from the record writer, the summaries and the messages of tensorboard-rs,
 /// but not on its `SummaryWriter`: that one (0.5.9) writes from a thread of its own
@@ -33,27 +44,27 @@ pub struct TensorBoard {
     /// None once a write has failed, and where TensorBoard is switched off.
     records: Option<RecordWriter<Box<dyn Write + Send>>>,
     path: PathBuf,
+    warn: Warn,
 }
 
 impl TensorBoard {
-    /// Starts a new event file in `dir`, which is made if need be. Files that are
+    /// Starts a new event file in `dir`, which is made if need be; warnings go to `warn`. Files that are
     /// there already stay, and TensorBoard shows them all as one run: a resumed run
     /// calls this with the same folder, then [`restart`](Self::restart).
     ///
     /// # Errors
     /// If the folder or the file cannot be made.
-    pub fn create(dir: &Path) -> Result<Self> {
+    pub fn create(dir: &Path, warn: Warn) -> Result<Self> {
         let cannot = || format!("cannot write TensorBoard events in {}", dir.display());
         fs::create_dir_all(dir).with_context(cannot)?;
         let (path, file) = create_event_file(dir).with_context(cannot)?;
-        Ok(Self::over(Box::new(BufWriter::new(file)), path))
+        Ok(Self::over(Box::new(BufWriter::new(file)), path, warn))
     }
 
-    /// As [`create`](Self::create), but if that fails, says so on stderr and writes
-    /// nothing: a training run is worth more than its curves.
-    pub fn create_or_warn(dir: &Path) -> Self {
-        Self::create(dir).unwrap_or_else(|error| {
-            warn(&format_args!("{error:#}"));
+    /// As [`create`](Self::create), but if that fails, warns and writes nothing: a training run is worth more than its curves.
+    pub fn create_or_warn(dir: &Path, warn: Warn) -> Self {
+        Self::create(dir, Rc::clone(&warn)).unwrap_or_else(|error| {
+            warn(&format!("TensorBoard is off, training goes on: {error:#}"));
             Self::off()
         })
     }
@@ -63,6 +74,7 @@ impl TensorBoard {
         Self {
             records: None,
             path: PathBuf::new(),
+            warn: Rc::new(|_| {}),
         }
     }
 
@@ -80,6 +92,28 @@ impl TensorBoard {
     /// Adds a text, which TensorBoard shows as Markdown.
     pub fn text(&mut self, tag: &str, step: u64, text: &str) {
         self.add(summary_event(step, text_summary(tag, text)));
+    }
+
+    /// Adds a picture. One that cannot be encoded (without pixels, say) is left out, with a warning.
+    pub fn image(&mut self, tag: &str, step: u64, image: &RgbImage) {
+        self.add_made(tag, step, || Ok(Some(image_summary(tag, image)?)));
+    }
+
+    /// Adds how the values of some tensors are spread: 64 buckets of equal width from the smallest to the largest finite value.
+    /// Values that are not finite are left out; where none is finite, so is the histogram.
+    pub fn histogram(&mut self, tag: &str, step: u64, tensors: &[Tensor]) {
+        let made = || Ok(Histogram::of(tensors)?.map(|histogram| histogram.summary(tag)));
+        self.add_made(tag, step, made);
+    }
+
+    /// The run begins with these hyperparameters, for the HPARAMS tab.
+    pub fn session_start(&mut self, hparams: &[(String, Hparam)]) {
+        self.add_made("hparams", 0, || Ok(Some(hparams::session_start(hparams)?)));
+    }
+
+    /// The run has come to its end. One that is stopped does not say so: it may go on, and TensorBoard believes the first word.
+    pub fn session_end(&mut self, step: u64) {
+        self.add_made("hparams", step, || Ok(Some(hparams::session_end()?)));
     }
 
     /// Says that the run continues from `step`: TensorBoard's data server drops the
@@ -101,10 +135,11 @@ impl TensorBoard {
         }
     }
 
-    fn over(out: Box<dyn Write + Send>, path: PathBuf) -> Self {
+    fn over(out: Box<dyn Write + Send>, path: PathBuf, warn: Warn) -> Self {
         let mut board = Self {
             records: Some(RecordWriter::new(out)),
             path,
+            warn,
         };
         // Every event file starts with its format's version.
         let mut event = event_at(0);
@@ -112,6 +147,23 @@ impl TensorBoard {
         board.add(event);
         board.flush();
         board
+    }
+
+    /// Adds what is only made while events are written, if there is something; what cannot be made is left out, with a warning.
+    fn add_made(&mut self, tag: &str, step: u64, make: impl FnOnce() -> Result<Option<Summary>>) {
+        if !self.is_on() {
+            return;
+        }
+        match make() {
+            Ok(Some(summary)) => self.add(summary_event(step, summary)),
+            Ok(None) => {}
+            Err(error) => self.missing(tag, &error),
+        }
+    }
+
+    /// Warns that something is not there.
+    pub(super) fn missing(&self, tag: &str, error: &Error) {
+        (self.warn)(&format!("{tag} is missing in TensorBoard: {error:#}"));
     }
 
     fn add(&mut self, event: Event) {
@@ -128,16 +180,11 @@ impl TensorBoard {
         if let Err(error) = outcome {
             self.records = None;
             let path = self.path.display();
-            warn(&format_args!(
+            (self.warn)(&format!(
                 "TensorBoard is off from here on, training goes on: cannot write {path}: {error}"
             ));
         }
     }
-}
-
-/// stderr may be closed; `eprintln!` would panic then.
-fn warn(message: &dyn Display) {
-    let _ = writeln!(io::stderr(), "warning: {message}");
 }
 
 /// A new file under a name that TensorBoard takes for an event file and that sorts
@@ -190,159 +237,44 @@ fn text_summary(tag: &str, text: &str) -> Summary {
     tensor.set_tensor_shape(shape);
     tensor.set_string_val(RepeatedField::from_vec(vec![text.as_bytes().to_vec()]));
 
-    let mut plugin = SummaryMetadata_PluginData::new();
-    plugin.set_plugin_name("text".into());
-    let mut metadata = SummaryMetadata::new();
-    metadata.set_plugin_data(plugin);
+    summary_of(tag, |value| {
+        value.set_metadata(metadata_of("text", Vec::new()));
+        value.set_tensor(tensor);
+    })
+}
 
+/// Says which plugin shows a value, and what only the plugin understands.
+fn metadata_of(plugin: &str, content: Vec<u8>) -> SummaryMetadata {
+    let mut data = SummaryMetadata_PluginData::new();
+    data.set_plugin_name(plugin.into());
+    data.set_content(content);
+    let mut metadata = SummaryMetadata::new();
+    metadata.set_plugin_data(data);
+    metadata
+}
+
+fn image_summary(tag: &str, image: &RgbImage) -> ImageResult<Summary> {
+    const RGB: i32 = 3;
+    let mut png = Cursor::new(Vec::new());
+    image.write_to(&mut png, ImageFormat::Png)?;
+    let side = |pixels: u32| i32::try_from(pixels).unwrap_or(i32::MAX);
+    let mut picture = Summary_Image::new();
+    picture.set_width(side(image.width()));
+    picture.set_height(side(image.height()));
+    picture.set_colorspace(RGB);
+    picture.set_encoded_image_string(png.into_inner());
+    Ok(summary_of(tag, |value| value.set_image(picture)))
+}
+
+/// Of one value, which `set` gives what is shown.
+fn summary_of(tag: &str, set: impl FnOnce(&mut Summary_Value)) -> Summary {
     let mut value = Summary_Value::new();
     value.set_tag(tag.to_owned());
-    value.set_metadata(metadata);
-    value.set_tensor(tensor);
+    set(&mut value);
     let mut summary = Summary::new();
     summary.set_value(RepeatedField::from_vec(vec![value]));
     summary
 }
 
 #[cfg(test)]
-mod tests {
-    use std::sync::{Arc, Mutex};
-
-    use tensorboard_rs::masked_crc32c::masked_crc32c;
-
-    use super::*;
-
-    /// Splits a file into its records, checking lengths and checksums.
-    fn events(bytes: &[u8]) -> Vec<Event> {
-        let mut events = Vec::new();
-        let mut rest = bytes;
-        while !rest.is_empty() {
-            let (length, tail) = rest.split_at(8);
-            let size = u64::from_le_bytes(length.try_into().unwrap()) as usize;
-            let (length_crc, tail) = tail.split_at(4);
-            let (data, tail) = tail.split_at(size);
-            let (data_crc, tail) = tail.split_at(4);
-            assert_eq!(length_crc, masked_crc32c(length).to_le_bytes());
-            assert_eq!(data_crc, masked_crc32c(data).to_le_bytes());
-            events.push(Event::parse_from_bytes(data).unwrap());
-            rest = tail;
-        }
-        events
-    }
-
-    fn event_files(dir: &Path) -> Vec<PathBuf> {
-        let entries = fs::read_dir(dir).unwrap();
-        let mut paths: Vec<_> = entries.map(|entry| entry.unwrap().path()).collect();
-        paths.sort();
-        paths
-    }
-
-    #[test]
-    fn scalars_and_texts_are_records_with_tag_step_and_time() {
-        let dir = tempfile::tempdir().unwrap();
-        let dir = dir.path().join("a/tensorboard");
-        let before = wall_time();
-        let mut board = TensorBoard::create(&dir).unwrap();
-        board.scalar("train/loss", 7, 0.25);
-        board.scalar("train/loss", u64::MAX, f64::NAN);
-        board.text("config", 0, "name: quickstart");
-        board.restart(5);
-        drop(board);
-
-        let files = event_files(&dir);
-        assert_eq!(files.len(), 1);
-        let events = events(&fs::read(&files[0]).unwrap());
-        assert_eq!(events.len(), 5);
-        assert_eq!(events[0].get_file_version(), "brain.Event:2");
-        let value = &events[1].get_summary().get_value()[0];
-        assert_eq!(
-            (value.get_tag(), value.get_simple_value()),
-            ("train/loss", 0.25)
-        );
-        assert_eq!(events[1].get_step(), 7);
-        assert!((before..=wall_time()).contains(&events[1].get_wall_time()));
-        assert_eq!(events[2].get_step(), i64::MAX);
-        let text = &events[3].get_summary().get_value()[0];
-        assert_eq!(text.get_tensor().get_string_val()[0], b"name: quickstart");
-        assert_eq!(
-            events[4].get_session_log().get_status(),
-            SessionLog_SessionStatus::START
-        );
-    }
-
-    #[test]
-    fn a_second_start_in_a_folder_adds_a_file_and_keeps_the_first() {
-        let dir = tempfile::tempdir().unwrap();
-        TensorBoard::create(dir.path()).unwrap().scalar("a", 1, 1.0);
-        let first = event_files(dir.path()).remove(0);
-        let bytes = fs::read(&first).unwrap();
-        TensorBoard::create(dir.path()).unwrap().scalar("a", 2, 2.0);
-        assert_eq!(event_files(dir.path()).len(), 2);
-        assert_eq!(fs::read(&first).unwrap(), bytes);
-        assert!(event_files(dir.path())[1] > first);
-    }
-
-    #[test]
-    fn a_folder_that_cannot_be_made_is_an_error_or_a_warning() {
-        let dir = tempfile::tempdir().unwrap();
-        let file = dir.path().join("file");
-        fs::write(&file, "").unwrap();
-        let error = TensorBoard::create(&file.join("tensorboard"))
-            .err()
-            .unwrap();
-        assert!(format!("{error:#}").contains("tensorboard"), "{error:#}");
-
-        let mut board = TensorBoard::create_or_warn(&file.join("tensorboard"));
-        assert!(!board.is_on());
-        board.scalar("a", 1, 1.0);
-        board.flush();
-    }
-
-    /// Takes `room` bytes, then is a full disk. Counts the attempts to write.
-    struct SmallDisk {
-        room: usize,
-        refused: Arc<Mutex<usize>>,
-    }
-
-    impl Write for SmallDisk {
-        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            if self.room == 0 {
-                *self.refused.lock().unwrap() += 1;
-                return Err(ErrorKind::StorageFull.into());
-            }
-            let taken = bytes.len().min(self.room);
-            self.room -= taken;
-            Ok(taken)
-        }
-
-        fn flush(&mut self) -> io::Result<()> {
-            Ok(())
-        }
-    }
-
-    #[test]
-    fn a_disk_that_fills_up_switches_writing_off_once_and_for_all() {
-        let refused = Arc::new(Mutex::new(0));
-        let disk = SmallDisk {
-            room: 100,
-            refused: Arc::clone(&refused),
-        };
-        let mut board = TensorBoard::over(Box::new(disk), "events".into());
-        for step in 0..50 {
-            board.scalar("loss", step, 1.0);
-            board.flush();
-        }
-        assert!(!board.is_on());
-        assert_eq!(*refused.lock().unwrap(), 1);
-    }
-
-    #[cfg(target_os = "linux")]
-    #[test]
-    fn a_full_device_does_not_stop_the_caller() {
-        let full = File::options().write(true).open("/dev/full").unwrap();
-        let mut board = TensorBoard::over(Box::new(BufWriter::new(full)), "/dev/full".into());
-        board.scalar("loss", 1, 1.0);
-        board.flush();
-        assert!(!board.is_on());
-    }
-}
+mod tests;

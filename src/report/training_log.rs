@@ -1,56 +1,157 @@
 //! A training run in TensorBoard.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::rc::Rc;
 
-use super::tensorboard::TensorBoard;
+use anyhow::Result;
+use serde_json::Value;
+use tch::{Kind, Tensor};
+
+use super::scatter::scatter;
+use super::tensorboard::{Hparam, TensorBoard, Warn};
+use crate::config::Config;
+use crate::data::{HostBatch, preview};
 use crate::eval::metrics::Metrics;
-use crate::train::{EpochRecord, Observer, Start, StepRecord};
+use crate::eval::statistics::Figure;
+use crate::models::BeautyNet;
+use crate::train::modules::module_of;
+use crate::train::{AfterEpoch, EpochRecord, Observer, Start, StepRecord};
 
-/// Writes the scalars of every step and epoch, and the config as text.
+/// Most pictures of the first batch that are shown, and how many in a row.
+const TILES: usize = 32;
+const TILE_COLUMNS: usize = 8;
+/// Keys that say where and how a run is made, and not what it comes to.
+const NOT_COMPARED: [&str; 10] = [
+    "name",
+    "device",
+    "data.root",
+    "data.workers",
+    "data.cache",
+    "data.cache_dir",
+    "train.tensorboard",
+    "train.threads",
+    "train.checkpoint_minutes",
+    "train.checkpoint_activations",
+];
+
+/// Writes the scalars of every step and epoch, the first batch and the predictions as pictures, weights and gradients as histograms,
+/// and the config as text and as hyperparameters.
 pub struct TrainingLog {
     folder: PathBuf,
+    warn: Warn,
     board: TensorBoard,
     steps: u64,
 }
 
 impl TrainingLog {
-    /// Logs to an event file in this folder, which is made when the run begins.
-    pub fn new(folder: PathBuf) -> Self {
+    /// Logs to an event file in this folder, which is made when the run begins. What cannot be written is told to `warn`, once.
+    pub fn new(folder: PathBuf, warn: Warn) -> Self {
         Self {
             folder,
+            warn,
             board: TensorBoard::off(),
             steps: 0,
         }
     }
 
     fn metrics(&mut self, split: &str, metrics: &Metrics) {
-        let values = [
-            ("pc", metrics.pc),
-            ("mae", metrics.mae),
-            ("rmse", metrics.rmse),
-            ("srcc", metrics.srcc),
-        ];
-        for (name, value) in values.into_iter().filter(|(_, value)| value.is_finite()) {
-            self.board
-                .scalar(&format!("{split}/{name}"), self.steps, value);
+        for figure in Figure::ALL {
+            let value = figure.of(metrics);
+            if value.is_finite() {
+                let tag = format!("{split}/{}", figure.name());
+                self.board.scalar(&tag, self.steps, value);
+            }
         }
     }
+
+    /// Weights and gradients by module.
+    fn histograms(&mut self, net: &BeautyNet) -> Result<()> {
+        let mut weights: BTreeMap<String, Vec<Tensor>> = BTreeMap::new();
+        let mut gradients: BTreeMap<String, Vec<Tensor>> = BTreeMap::new();
+        for (name, parameter) in net.parameters() {
+            // The scale of the scores and the bins of a distribution are set, not learnt.
+            if parameter.kind() != Kind::Float || name.starts_with("head.score_") {
+                continue;
+            }
+            let module = module_of(&name);
+            let gradient = parameter.grad();
+            if gradient.defined() {
+                let list = gradients.entry(module.to_string()).or_default();
+                list.push(gradient);
+            }
+            let list = weights.entry(module.to_string()).or_default();
+            list.push(parameter);
+        }
+        for (kind, by_module) in [("weights", weights), ("gradients", gradients)] {
+            for (module, tensors) in by_module {
+                let tag = format!("{kind}/{module}");
+                self.board.histogram(&tag, self.steps, &tensors);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Every key of a config with its value: numbers and words as they are, lists as text.
+fn hyperparameters(config: &Config) -> Result<Vec<(String, Hparam)>> {
+    let mut found = Vec::new();
+    flatten("", serde_json::to_value(config)?, &mut found);
+    found.retain(|(key, _)| !NOT_COMPARED.contains(&key.as_str()));
+    Ok(found)
+}
+
+fn flatten(key: &str, value: Value, found: &mut Vec<(String, Hparam)>) {
+    let value = match value {
+        Value::Object(fields) => {
+            for (name, value) in fields {
+                let key = match key {
+                    "" => name,
+                    key => format!("{key}.{name}"),
+                };
+                flatten(&key, value, found);
+            }
+            return;
+        }
+        Value::Bool(yes) => Hparam::Bool(yes),
+        Value::Number(number) => match number.as_f64() {
+            Some(number) => Hparam::Number(number),
+            None => Hparam::Text(number.to_string()),
+        },
+        Value::String(text) => Hparam::Text(text),
+        other => Hparam::Text(other.to_string()),
+    };
+    found.push((key.to_string(), value));
 }
 
 impl Observer for TrainingLog {
     fn start(&mut self, start: &Start) {
-        self.board = TensorBoard::create_or_warn(&self.folder);
+        self.board = TensorBoard::create_or_warn(&self.folder, Rc::clone(&self.warn));
         self.steps = start.steps_done;
         if start.resumed {
             // What the killed run wrote after its last checkpoint does not count.
             self.board.restart(self.steps + 1);
         }
-        if self.steps == 0
-            && let Ok(yaml) = start.config.to_yaml()
-        {
-            self.board.text("config", 0, &format!("```yaml\n{yaml}```"));
+        if self.steps == 0 {
+            if let Ok(yaml) = start.config.to_yaml() {
+                self.board.text("config", 0, &format!("```yaml\n{yaml}```"));
+            }
+            match hyperparameters(start.config) {
+                Ok(hparams) => self.board.session_start(&hparams),
+                Err(error) => self.board.missing("hparams", &error),
+            }
         }
         self.board.flush();
+    }
+
+    fn first_step(&mut self, batches: &[HostBatch]) {
+        if let Some(batch) = batches.first()
+            && self.board.is_on()
+        {
+            let grid = preview::tiles(batch, TILES, TILE_COLUMNS);
+            self.board.image("train/first_batch", 1, &grid);
+            self.board.flush();
+        }
     }
 
     fn step(&mut self, record: &StepRecord) {
@@ -83,10 +184,24 @@ impl Observer for TrainingLog {
         board.flush();
     }
 
+    fn after_epoch(&mut self, after: &AfterEpoch) {
+        if !self.board.is_on() {
+            return;
+        }
+        let picture = scatter(after.predictions);
+        self.board
+            .image("val/predicted_against_true", self.steps, &picture);
+        if let Err(error) = self.histograms(after.net) {
+            self.board.missing("histograms", &error);
+        }
+        self.board.flush();
+    }
+
     fn finish(&mut self, figures: &[(&str, Metrics)]) {
         for (split, metrics) in figures {
             self.metrics(&format!("best_{split}"), metrics);
         }
+        self.board.session_end(self.steps);
         self.board.flush();
     }
 }

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 
 use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use tch::Tensor;
 
 use super::ema::Ema;
@@ -68,7 +69,7 @@ pub struct EpochSums {
     pub rates: [f64; 2],
 }
 
-/// Writes the checkpoint, whole or not at all.
+/// Writes the checkpoint, whole or not at all. `origin` is what it says of where it comes from, for people: nothing reads it.
 ///
 /// # Errors
 /// Names the file where it cannot be written.
@@ -78,6 +79,7 @@ pub fn save(
     optimizer: &Optimizer,
     ema: Option<&Ema>,
     progress: &Progress,
+    origin: &Value,
 ) -> Result<()> {
     let prefixed = |prefix: &str, list: Vec<(String, Tensor)>| -> Vec<(String, Tensor)> {
         list.into_iter()
@@ -89,7 +91,10 @@ pub fn save(
     if let Some(ema) = ema {
         tensors.extend(prefixed(AVERAGE, ema.state()));
     }
-    let metadata = HashMap::from([(PROGRESS_KEY.to_string(), serde_json::to_string(progress)?)]);
+    // One entry: several would be written in no fixed order.
+    let mut entry = serde_json::to_value(progress)?;
+    entry["run"] = origin.clone();
+    let metadata = HashMap::from([(PROGRESS_KEY.to_string(), entry.to_string())]);
     weights::save(&run.checkpoint(), &tensors, metadata)
 }
 

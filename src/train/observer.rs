@@ -3,7 +3,10 @@
 use serde::{Deserialize, Serialize};
 
 use crate::config::Config;
+use crate::data::HostBatch;
 use crate::eval::metrics::Metrics;
+use crate::eval::predictions::Predictions;
+use crate::models::BeautyNet;
 
 /// How a run begins.
 #[derive(Debug, Clone, Copy)]
@@ -90,10 +93,26 @@ pub struct EpochRecord {
     pub best: bool,
 }
 
-/// Watches a run: a progress bar, TensorBoard. Nothing that it does changes the training.
+/// What there is to look at when an epoch is done. Nothing of it was computed or copied for the observers' sake.
+#[derive(Clone, Copy)]
+pub struct AfterEpoch<'a> {
+    /// As in `metrics.jsonl`.
+    pub record: &'a EpochRecord,
+    /// With the weights that training goes on with (not their average), and the gradients of its last step, clipped; none where
+    /// the epoch's steps were done before the run was resumed.
+    pub net: &'a BeautyNet,
+    /// Of the validation pictures.
+    pub predictions: &'a Predictions,
+}
+
+/// Watches a run: a progress bar, TensorBoard. Nothing that it does changes the training: it looks at tensors, and leaves them and
+/// torch's generator as they are.
 pub trait Observer {
     /// The run begins.
     fn start(&mut self, _start: &Start) {}
+    /// The run's first step is about to be made, with these batches as they are fed, before the model normalises them. With several
+    /// processes, of the first one's.
+    fn first_step(&mut self, _batches: &[HostBatch]) {}
     /// A step is done.
     fn step(&mut self, _record: &StepRecord) {}
     /// A step was left out.
@@ -102,6 +121,8 @@ pub trait Observer {
     fn evaluated(&mut self, _split: &str, _images: usize) {}
     /// An epoch is done.
     fn epoch(&mut self, _record: &EpochRecord) {}
+    /// An epoch is done and in the checkpoint; called after [`epoch`](Self::epoch).
+    fn after_epoch(&mut self, _after: &AfterEpoch) {}
     /// The run is done, with the best weights' figures by split.
     fn finish(&mut self, _figures: &[(&str, Metrics)]) {}
 }

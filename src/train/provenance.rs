@@ -1,17 +1,37 @@
-//! Where numbers come from: versions and commit.
+//! Where numbers come from: versions, commits and machine.
 
+use std::fs;
+use std::path::Path;
 use std::process::Command;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
+
+use crate::ops;
+
+const UNKNOWN: &str = "unknown";
 
 /// Recorded with every run.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Provenance {
     /// Version of this program.
     pub version: String,
-    /// Commit of its source tree when the run was made, `-dirty` behind it where files had changed; `unknown` where the binary
-    /// runs away from its source tree.
+    /// Commit of the program's source tree when the run was made, since the program decides the numbers; `-dirty` behind it where
+    /// files had changed; `unknown` where the binary runs away from its source tree.
     pub commit: String,
+    /// Likewise of the tree that the program was started in, where the user has configs and notes; `None` where that is no git
+    /// repository.
+    #[serde(default)]
+    pub working_tree: Option<String>,
+    /// Version of libtorch.
+    #[serde(default)]
+    pub libtorch: String,
+    /// The machine's name in its network.
+    #[serde(default)]
+    pub host: String,
+    /// Operating system and architecture.
+    #[serde(default)]
+    pub system: String,
     /// Where the model was computed.
     pub device: String,
     /// Threads of the CPU that computed.
@@ -21,22 +41,65 @@ pub struct Provenance {
 impl Provenance {
     /// Of this process, computing on `device`.
     pub fn collect(device: &str) -> Self {
+        let program = Path::new(env!("CARGO_MANIFEST_DIR"));
         Self {
             version: env!("CARGO_PKG_VERSION").to_string(),
-            commit: commit().unwrap_or_else(|| "unknown".to_string()),
+            commit: commit(program).unwrap_or_else(|| UNKNOWN.to_string()),
+            working_tree: commit(Path::new(".")),
+            libtorch: ops::libtorch_version(),
+            host: host().unwrap_or_else(|| UNKNOWN.to_string()),
+            system: format!("{} {}", std::env::consts::OS, std::env::consts::ARCH),
             device: device.to_string(),
             threads: tch::get_num_threads(),
         }
     }
 }
 
-fn commit() -> Option<String> {
+/// One start of a run: a line of `provenance.jsonl`. A resumed run has several.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct StartRecord {
+    /// In seconds since 1970.
+    pub time: u64,
+    /// Optimizer steps done before.
+    pub steps_done: u64,
+    /// Of everything random.
+    pub seed: u64,
+    /// Versions, commits and machine.
+    #[serde(flatten)]
+    pub provenance: Provenance,
+}
+
+impl StartRecord {
+    /// Of a run that goes on after so many steps now.
+    pub fn now(steps_done: u64, seed: u64, provenance: &Provenance) -> Self {
+        let since = SystemTime::now().duration_since(UNIX_EPOCH);
+        Self {
+            time: since.map_or(0, |since| since.as_secs()),
+            steps_done,
+            seed,
+            provenance: provenance.clone(),
+        }
+    }
+}
+
+fn commit(folder: &Path) -> Option<String> {
     let output = Command::new("git")
-        .args(["-C", env!("CARGO_MANIFEST_DIR")])
+        .arg("-C")
+        .arg(folder)
         .args(["describe", "--always", "--dirty", "--abbrev=12", "--match="])
         .output()
         .ok()
         .filter(|output| output.status.success())?;
     let text = String::from_utf8(output.stdout).ok()?.trim().to_string();
     (!text.is_empty()).then_some(text)
+}
+
+fn host() -> Option<String> {
+    let linux = fs::read_to_string("/proc/sys/kernel/hostname").ok();
+    let asked = || {
+        let output = Command::new("hostname").output().ok()?;
+        String::from_utf8(output.stdout).ok()
+    };
+    let name = linux.or_else(asked)?.trim().to_string();
+    (!name.is_empty()).then_some(name)
 }

@@ -1,11 +1,13 @@
 //! The run directory: every file of a run, under the names that other tools rely on.
 
 use std::fs::{self, File, TryLockError};
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 
 use super::observer::EpochRecord;
+use super::provenance::StartRecord;
 use crate::config::Config;
 use crate::data::Split;
 use crate::eval::run::{BEST_FILE, CONFIG_FILE, SUMMARY_FILE};
@@ -223,6 +225,23 @@ impl RunDir {
                 writeln!(file)?;
             }
             Ok(())
+        })
+    }
+
+    /// Adds a line to `provenance.jsonl`: where the numbers from this start on come from.
+    ///
+    /// # Errors
+    /// The file cannot be read or written.
+    pub fn add_start(&self, start: &StartRecord) -> Result<()> {
+        let path = self.root.join("provenance.jsonl");
+        let before = match fs::read_to_string(&path) {
+            Err(error) if error.kind() == ErrorKind::NotFound => String::new(),
+            read => read.with_context(|| format!("cannot read {}", path.display()))?,
+        };
+        write_whole(&path, |file| {
+            file.write_all(before.as_bytes())?;
+            serde_json::to_writer(&mut *file, start)?;
+            Ok(writeln!(file)?)
         })
     }
 

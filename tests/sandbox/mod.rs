@@ -3,6 +3,7 @@
 // Each test program uses its part.
 #![allow(dead_code)]
 
+pub mod events;
 pub mod run;
 
 use std::fs;

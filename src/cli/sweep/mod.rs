@@ -9,10 +9,12 @@ use std::process::ExitCode;
 use std::sync::Mutex;
 
 use anyhow::{Context, Result};
+use serde_json::json;
 
 use self::tables::{list, report};
 use self::watch::Watch;
-use super::output::{print, print_json, say};
+use super::console::{Console, ConsoleArgs};
+use super::output::{print, print_json};
 use crate::sweep::{Definition, Launch, Plan, Shard, State, collect};
 
 /// Run an experiment at every point of a grid, with every seed, on every fold
@@ -40,6 +42,8 @@ pub struct Args {
     /// Print one JSON object
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    pub(super) console: ConsoleArgs,
 }
 
 /// Runs the subcommand: 1 where a run failed.
@@ -80,7 +84,8 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         true => print_json(&results)?,
         false => print(&report(&results))?,
     }
-    say(&format!(
+    let console = Console::from(args.console);
+    console.tell(&format!(
         "all figures: {0}/results.csv, {0}/results.json",
         root.display()
     ));
@@ -90,23 +95,22 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         .collect();
     for run in &failed {
         let error = run.error.as_deref().unwrap_or_default();
-        say(&format!("failed: {}: {error}", run.name));
+        console.warn(&format!("failed: {}: {error}", run.name));
     }
     if !failed.is_empty() {
-        say(&format!(
+        console.warn(&format!(
             "{} runs failed; --retry-failed runs them again",
             failed.len()
         ));
     }
-    Ok(ExitCode::from(u8::from(!failed.is_empty())))
-}
-
-/// `3.2 s`, `4 min 5 s` or `2 h 10 min`.
-fn duration(seconds: f64) -> String {
-    let whole = seconds.round() as u64;
-    match whole {
-        0..60 => format!("{seconds:.1} s"),
-        60..3600 => format!("{} min {} s", whole / 60, whole % 60),
-        _ => format!("{} h {} min", whole / 3600, whole % 3600 / 60),
-    }
+    let code = u8::from(!failed.is_empty());
+    let end = json!({
+        "status": if failed.is_empty() { "done" } else { "failed" },
+        "folder": root.display().to_string(),
+        "runs": runs.len(),
+        "failed": failed.len(),
+        "exit_code": code,
+    });
+    console.event("end", &end);
+    Ok(ExitCode::from(code))
 }

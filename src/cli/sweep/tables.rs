@@ -5,8 +5,8 @@ use std::process::ExitCode;
 use anyhow::Result;
 use serde_json::json;
 
-use super::{Args, duration};
-use crate::cli::output::{figure, interval, print, print_json, table, thousands};
+use super::Args;
+use crate::cli::output::{duration, figure, interval, print, print_json, table, thousands};
 use crate::eval::statistics::Figure;
 use crate::sweep::{Estimate, PlannedRun, Results, State};
 

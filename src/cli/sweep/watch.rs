@@ -2,8 +2,11 @@
 
 use std::time::Instant;
 
-use super::{Args, duration};
-use crate::cli::output::say;
+use serde_json::json;
+
+use super::Args;
+use crate::cli::console::Console;
+use crate::cli::output::duration;
 use crate::sweep::{Estimate, Event, PlannedRun, State};
 
 /// Tells a person how the sweep gets on.
@@ -15,6 +18,7 @@ pub(super) struct Watch {
     jobs: f64,
     begun: Vec<(String, Instant)>,
     runs: Vec<PlannedRun>,
+    console: Console,
 }
 
 impl Watch {
@@ -27,6 +31,7 @@ impl Watch {
             jobs: f64::from(args.jobs),
             begun: Vec::new(),
             runs: runs.iter().map(|run| (*run).clone()).collect(),
+            console: args.console.into(),
         };
         let mut failed = 0;
         for (run, state) in runs.iter().zip(states) {
@@ -40,8 +45,10 @@ impl Watch {
             }
             watch.settled += 1;
         }
+        let start = json!({"runs": watch.total, "settled": watch.settled, "failed": failed});
+        watch.console.event("start", &start);
         if watch.settled > 0 {
-            say(&format!(
+            watch.console.tell(&format!(
                 "{} of {} runs are there already{}",
                 watch.settled,
                 watch.total,
@@ -55,20 +62,26 @@ impl Watch {
     }
 
     pub fn hear(&mut self, event: &Event) {
-        let (run, text) = match event {
+        let (run, state, text) = match event {
             Event::Started(run) => {
                 self.begun.push((run.name.clone(), Instant::now()));
+                self.tell_program(run, "started", "");
                 return;
             }
             Event::Done(run, outcome) => {
                 self.estimate.add(run, outcome.seconds);
                 let measured = outcome.test.unwrap_or(outcome.val);
-                (run, measured.metrics.to_string())
+                (run, "done", measured.metrics.to_string())
             }
-            Event::Failed(run, failure) => (run, format!("FAILED: {}", failure.error)),
-            Event::Stopped(run) => (run, "stopped; start the sweep again to go on".to_string()),
+            Event::Failed(run, failure) => (run, "failed", format!("FAILED: {}", failure.error)),
+            Event::Stopped(run) => (
+                run,
+                "stopped",
+                "stopped; start the sweep again to go on".to_string(),
+            ),
             Event::Busy(run) => (
                 run,
+                "busy",
                 "left alone: another process is training it".to_string(),
             ),
         };
@@ -85,10 +98,23 @@ impl Watch {
             Some(left) if !self.open.is_empty() => format!("  (about {} left)", duration(left)),
             _ => String::new(),
         };
-        say(&format!(
+        self.tell_program(run, state, &text);
+        self.console.tell(&format!(
             "[{}/{}] {}  {text}{took}{left}",
             self.settled, self.total, run.name
         ));
+    }
+
+    fn tell_program(&self, run: &PlannedRun, state: &str, text: &str) {
+        let about = json!({
+            "name": run.name,
+            "state": state,
+            "message": text,
+            "settled": self.settled,
+            "runs": self.total,
+            "seconds_left": self.left(),
+        });
+        self.console.event("run", &about);
     }
 
     /// Seconds until the open runs are done.

@@ -9,7 +9,7 @@ use tch::Kind;
 use super::loading::batches;
 use super::splits::Splits;
 use super::step::seed_of;
-use super::{Options, Trainer};
+use super::{Options, Trainer, device_name};
 use crate::config::Config;
 use crate::data::Loader;
 use crate::models::{BeautyNet, device};
@@ -21,6 +21,7 @@ use crate::train::loss::Criterion;
 use crate::train::observer::{Observer, Start};
 use crate::train::optimizer::Optimizer;
 use crate::train::precision::{LossScale, autocast_kind};
+use crate::train::provenance::Provenance;
 use crate::train::run_dir::RunDir;
 use crate::train::schedule::Schedule;
 use crate::train::stop::Stopped;
@@ -120,6 +121,7 @@ impl<'a> Trainer<'a> {
         let steps_per_epoch = batches.div_ceil(config.train.accumulate);
         let (settings, parameters) = (&config.train, net.parameters());
         let autocast = autocast_kind(settings.precision, net.device());
+        let provenance = Provenance::collect(&device_name(net.device()));
         Self {
             schedule: Schedule::new(&settings.schedule, settings.epochs, steps_per_epoch),
             criterion,
@@ -138,6 +140,7 @@ impl<'a> Trainer<'a> {
             net,
             steps_per_epoch,
             records: Vec::new(),
+            provenance,
             resumed: options.resume,
             ranks,
             gradients: Gradients::single(),
@@ -244,7 +247,7 @@ impl<'a> Trainer<'a> {
             pictures: self.splits.counts(),
             skipped: self.splits.skipped,
             parameters: self.optimizer.parameter_count(),
-            device: &self.device_name(),
+            device: &self.provenance.device,
             steps_per_epoch: self.steps_per_epoch,
             resumed: self.resumed,
             epochs_done: self.progress.epochs,

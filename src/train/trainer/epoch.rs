@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Error, Result, ensure};
+use serde_json::{Value, json};
 
 use super::Trainer;
 use super::step::{Stepped, images_in};
@@ -15,7 +16,7 @@ use crate::models::weights;
 use crate::train::checkpoint::{self, EpochSums};
 use crate::train::ema::Ema;
 use crate::train::monitor;
-use crate::train::observer::{EpochRecord, Observer, Skipped};
+use crate::train::observer::{AfterEpoch, EpochRecord, Observer, Skipped};
 use crate::train::stop::Stopped;
 
 impl Trainer<'_> {
@@ -56,9 +57,15 @@ impl Trainer<'_> {
         self.records.push(record);
         self.save(best)?;
         if let Some(record) = self.records.last() {
-            observers
-                .iter_mut()
-                .for_each(|observer| observer.epoch(record));
+            let after = AfterEpoch {
+                record,
+                net: &self.net,
+                predictions: &val,
+            };
+            for observer in observers {
+                observer.epoch(record);
+                observer.after_epoch(&after);
+            }
         }
         Ok(())
     }
@@ -79,6 +86,11 @@ impl Trainer<'_> {
                 break;
             }
             self.progress.within.waiting += asked.elapsed().as_secs_f64();
+            if self.progress.steps == 0 {
+                observers
+                    .iter_mut()
+                    .for_each(|observer| observer.first_step(&group));
+            }
             let stepped = self.train_step(&group)?;
             self.progress.within.seconds += self.lap();
             let within = &mut self.progress.within;
@@ -208,16 +220,23 @@ impl Trainer<'_> {
             &self.optimizer,
             self.ema.as_ref(),
             &self.progress,
+            &self.origin()?,
         )
+    }
+
+    /// What a file of weights says of where they come from.
+    fn origin(&self) -> Result<Value> {
+        Ok(json!({
+            "config": self.config.to_yaml()?,
+            "seed": self.config.seed,
+            "provenance": self.provenance,
+        }))
     }
 
     /// One entry, so that equal weights make equal files: several would be written in no fixed order.
     fn metadata(&self) -> Result<HashMap<String, String>> {
-        let run = serde_json::json!({
-            "config": self.config.to_yaml()?,
-            "epoch": self.progress.epochs,
-            "version": env!("CARGO_PKG_VERSION"),
-        });
+        let mut run = self.origin()?;
+        run["epoch"] = self.progress.epochs.into();
         Ok(HashMap::from([("run".to_string(), run.to_string())]))
     }
 }

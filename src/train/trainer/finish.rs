@@ -12,7 +12,6 @@ use crate::files::write_json;
 use crate::models::weights;
 use crate::train::observer::{EpochRecord, Observer};
 use crate::train::outcome::{BaselinesBySplit, Outcome};
-use crate::train::provenance::Provenance;
 
 impl Trainer<'_> {
     /// Measures the best weights, and writes predictions and summary.
@@ -64,7 +63,7 @@ impl Trainer<'_> {
             pictures: self.splits.counts(),
             skipped: self.splits.skipped,
             seed: self.config.seed,
-            provenance: Provenance::collect(&self.device_name()),
+            provenance: self.provenance.clone(),
         };
         if self.ranks.is_first() {
             write_json(&self.run.summary(), &outcome)?;

@@ -12,7 +12,7 @@ use std::path::Path;
 use std::time::Instant;
 
 use anyhow::Result;
-use tch::Kind;
+use tch::{Device, Kind};
 
 use self::splits::Splits;
 use super::checkpoint::Progress;
@@ -23,6 +23,7 @@ use super::monitor;
 use super::observer::{EpochRecord, Observer};
 use super::optimizer::Optimizer;
 use super::outcome::Outcome;
+use super::provenance::{Provenance, StartRecord};
 use super::run_dir::RunDir;
 use super::schedule::Schedule;
 use super::stop::Stop;
@@ -87,6 +88,7 @@ struct Trainer<'a> {
     progress: Progress,
     records: Vec<EpochRecord>,
     resumed: bool,
+    provenance: Provenance,
     ranks: Ranks,
     gradients: Gradients,
     /// Of the epoch that comes next, while something else is done.
@@ -100,6 +102,11 @@ struct Trainer<'a> {
 
 impl Trainer<'_> {
     fn run(mut self, observers: &mut [Box<dyn Observer>]) -> Result<Outcome> {
+        if self.ranks.is_first() {
+            let (steps, seed) = (self.progress.steps, self.config.seed);
+            self.run
+                .add_start(&StartRecord::now(steps, seed, &self.provenance))?;
+        }
         self.announce(observers);
         self.lap = Instant::now();
         while self.progress.epochs < self.config.train.epochs && !self.stops_early() {
@@ -127,12 +134,12 @@ impl Trainer<'_> {
             workers: self.config.data.workers,
         }
     }
+}
 
-    fn device_name(&self) -> String {
-        match self.net.device() {
-            tch::Device::Cpu => "cpu".to_string(),
-            tch::Device::Cuda(index) => format!("cuda:{index}"),
-            other => format!("{other:?}"),
-        }
+fn device_name(device: Device) -> String {
+    match device {
+        Device::Cpu => "cpu".to_string(),
+        Device::Cuda(index) => format!("cuda:{index}"),
+        other => format!("{other:?}"),
     }
 }

@@ -1,0 +1,155 @@
+//! How values are spread: a histogram of tensors.
+
+use anyhow::Result;
+use tch::{Kind, Tensor};
+use tensorboard_proto::summary::{HistogramProto, Summary};
+
+use super::summary_of;
+
+/// Buckets of a histogram. TensorBoard draws 30.
+const BUCKETS: i64 = 64;
+
+/// 64 buckets of equal width from the smallest to the largest finite value, or a single one where all are equal. Values that are
+/// not finite are in no bucket: they have no place on the axis, and TensorBoard shows nothing of a histogram with a NaN in it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Histogram {
+    min: f64,
+    max: f64,
+    sum: f64,
+    sum_squares: f64,
+    /// Upper ends of the buckets.
+    limits: Vec<f64>,
+    counts: Vec<f64>,
+}
+
+impl Histogram {
+    /// Of all values of some tensors, counted where they are, in float64; `None` where no value is finite.
+    ///
+    /// # Errors
+    /// libtorch's message where memory runs out.
+    pub fn of(tensors: &[Tensor]) -> Result<Option<Self>> {
+        let _guard = tch::no_grad_guard();
+        let (mut min, mut max) = (f64::INFINITY, f64::NEG_INFINITY);
+        let (mut sum, mut sum_squares) = (0.0, 0.0);
+        for tensor in tensors {
+            let values = finite(tensor)?;
+            if values.numel() > 0 {
+                min = min.min(values.f_min()?.f_double_value(&[])?);
+                max = max.max(values.f_max()?.f_double_value(&[])?);
+                sum += values.f_sum(Kind::Double)?.f_double_value(&[])?;
+                sum_squares += values
+                    .f_square()?
+                    .f_sum(Kind::Double)?
+                    .f_double_value(&[])?;
+            }
+        }
+        if min > max {
+            return Ok(None);
+        }
+        let (limits, counts) = match min < max {
+            true => (limits(min, max), counts(tensors, min, max)?),
+            false => {
+                let count = tensors.iter().map(|tensor| Ok(finite(tensor)?.numel()));
+                let count = count.sum::<Result<usize>>()?;
+                (vec![max], vec![count as f64])
+            }
+        };
+        Ok(Some(Self {
+            min,
+            max,
+            sum,
+            sum_squares,
+            limits,
+            counts,
+        }))
+    }
+
+    pub(super) fn summary(self, tag: &str) -> Summary {
+        let mut histogram = HistogramProto::new();
+        histogram.set_min(self.min);
+        histogram.set_max(self.max);
+        histogram.set_num(self.counts.iter().sum());
+        histogram.set_sum(self.sum);
+        histogram.set_sum_squares(self.sum_squares);
+        histogram.set_bucket_limit(self.limits);
+        histogram.set_bucket(self.counts);
+        summary_of(tag, |value| value.set_histo(histogram))
+    }
+}
+
+/// (n): the finite values. In float64, in which the range of no float32 overflows.
+fn finite(tensor: &Tensor) -> Result<Tensor> {
+    let values = tensor.f_detach()?.f_to_kind(Kind::Double)?;
+    Ok(values.f_masked_select(&values.f_isfinite()?)?)
+}
+
+fn limits(min: f64, max: f64) -> Vec<f64> {
+    let limit = |bucket: i64| match bucket {
+        BUCKETS => max,
+        _ => min + (max - min) * (bucket as f64 / BUCKETS as f64),
+    };
+    (1..=BUCKETS).map(limit).collect()
+}
+
+fn counts(tensors: &[Tensor], min: f64, max: f64) -> Result<Vec<f64>> {
+    let mut counts = vec![0.0; BUCKETS as usize];
+    for tensor in tensors {
+        let places = finite(tensor)?.f_sub_scalar(min)?.f_div_scalar(max - min)?;
+        let buckets = (places.f_mul_scalar(BUCKETS as f64)?.f_floor()?).f_clamp(0, BUCKETS - 1)?;
+        let found = buckets
+            .f_to_kind(Kind::Int64)?
+            .f_bincount(None::<&Tensor>, BUCKETS)?;
+        for (sum, count) in counts.iter_mut().zip(Vec::<i64>::try_from(&found)?) {
+            *sum += count as f64;
+        }
+    }
+    Ok(counts)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(values: &[&[f32]]) -> Option<Histogram> {
+        let tensors: Vec<Tensor> = values.iter().map(|v| Tensor::from_slice(v)).collect();
+        Histogram::of(&tensors).unwrap()
+    }
+
+    #[test]
+    fn every_value_is_in_the_bucket_that_it_lies_in() {
+        let first: Vec<f32> = (0..64).map(|i| i as f32 + 0.5).collect();
+        let found = of(&[&first, &[0.0, 64.0, 10.2]]).unwrap();
+        assert_eq!((found.min, found.max), (0.0, 64.0));
+        assert_eq!(found.limits, (1..=64).map(f64::from).collect::<Vec<_>>());
+        // The ends belong to the first and the last bucket.
+        let expected = |i| if [0, 10, 63].contains(&i) { 2.0 } else { 1.0 };
+        assert_eq!(found.counts, (0..64).map(expected).collect::<Vec<_>>());
+        let values = || first.iter().map(|&v| f64::from(v)).chain([64.0, 10.2]);
+        assert!((found.sum - values().sum::<f64>()).abs() < 1e-5);
+        let squares: f64 = values().map(|v| v * v).sum();
+        assert!((found.sum_squares - squares).abs() < 1e-4);
+    }
+
+    #[test]
+    fn equal_values_share_one_bucket() {
+        let found = of(&[&[2.0, 2.0], &[], &[2.0]]).unwrap();
+        assert_eq!((found.limits, found.counts), (vec![2.0], vec![3.0]));
+    }
+
+    #[test]
+    fn values_that_are_not_finite_are_left_out_and_the_largest_do_not_overflow() {
+        let found = of(&[
+            &[f32::NAN, f32::MAX, f32::INFINITY],
+            &[f32::MIN, 0.0, f32::NEG_INFINITY],
+        ])
+        .unwrap();
+        assert_eq!(found.counts.iter().sum::<f64>(), 3.0);
+        let numbers = [found.min, found.max, found.sum, found.sum_squares];
+        assert!(numbers.iter().chain(&found.limits).all(|v| v.is_finite()));
+        assert_eq!(
+            (found.counts[0], found.counts[32], found.counts[63]),
+            (1.0, 1.0, 1.0)
+        );
+        assert!(of(&[&[f32::NAN], &[]]).is_none() && of(&[]).is_none());
+    }
+}
