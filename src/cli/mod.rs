@@ -12,6 +12,7 @@ mod features;
 mod output;
 mod predict;
 mod progress;
+mod report;
 mod summary;
 mod sweep;
 mod train;
@@ -46,6 +47,7 @@ enum Command {
     Export(export::Args),
     CrossValidate(cross_validate::Args),
     Sweep(sweep::Args),
+    Report(report::Args),
     Summary(summary::Args),
     /// Look at a data set
     #[command(subcommand)]
@@ -91,6 +93,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
             Ranks::refuse_job("sweep")?;
             sweep::run(&args)
         }
+        Command::Report(args) => report::run(&args),
         Command::Summary(args) => summary::run(&args),
         Command::Data(command) => data::run(&command),
         Command::Benchmark(command) => benchmark::run(&command),
