@@ -6,7 +6,9 @@ use crate::sandbox::Sandbox;
 use crate::written::{Run, VAL, csv_rows, grouped, model};
 
 fn close(text: &str, expected: f64) {
-    let value: f64 = text.parse().unwrap_or_else(|_| panic!("{text:?} is no number"));
+    let value: f64 = text
+        .parse()
+        .unwrap_or_else(|_| panic!("{text:?} is no number"));
     assert!((value - expected).abs() < 1e-9, "{value} is not {expected}");
 }
 
@@ -34,12 +36,22 @@ fn three_runs() -> Sandbox {
 fn a_model_has_the_mean_and_the_spread_over_its_seeds_and_an_interval_over_images() {
     let sandbox = three_runs();
     let report = sandbox.json(&[
-        "report", "good-1", "good-2", "bad", "-o", "out/report.html", "--no-pictures", "--json",
+        "report",
+        "good-1",
+        "good-2",
+        "bad",
+        "-o",
+        "out/report.html",
+        "--no-pictures",
+        "--json",
     ]);
     assert_eq!(report["split"], "test");
     let rows = csv_rows(&sandbox.path("out/report.csv"));
     let (good, bad) = (&rows[0], &rows[1]);
-    assert_eq!((good["model"].as_str(), good["seeds"].as_str()), ("small", "2"));
+    assert_eq!(
+        (good["model"].as_str(), good["seeds"].as_str()),
+        ("small", "2")
+    );
     assert_eq!(bad["model"], "bad");
     close(&good["mae"], 0.5);
     close(&good["mae_sd_over_seeds"], 0.5 / 2f64.sqrt());
@@ -49,7 +61,13 @@ fn a_model_has_the_mean_and_the_spread_over_its_seeds_and_an_interval_over_image
     // Every picture of a model has the same error, so that no choice of pictures changes its mean.
     close(&good["mae_lo"], 0.5);
     close(&good["mae_hi"], 0.5);
-    assert_eq!((good["parameters"].as_str(), good["images_per_second"].as_str()), ("4321", "12.5"));
+    assert_eq!(
+        (
+            good["parameters"].as_str(),
+            good["images_per_second"].as_str()
+        ),
+        ("4321", "12.5")
+    );
     close(&good["seconds"], 90.0);
     // Pearson by hand: prediction is target ± off with alternating sign.
     let pc = |off: f64| {
@@ -65,14 +83,24 @@ fn a_model_has_the_mean_and_the_spread_over_its_seeds_and_an_interval_over_image
     close(&good["pc"], (pc(0.25) + pc(0.75)) / 2.0);
     assert_eq!(rows[2]["model"], "linear model on 16×16 grey pixels");
     close(&rows[2]["pc"], 0.25);
-    assert_eq!((rows[3]["pc"].as_str(), rows[3]["mae"].as_str()), ("", "0.75"));
+    assert_eq!(
+        (rows[3]["pc"].as_str(), rows[3]["mae"].as_str()),
+        ("", "0.75")
+    );
 }
 
 #[test]
 fn differences_are_to_the_best_and_corrected_for_their_number() {
     let sandbox = three_runs();
     let report = sandbox.json(&[
-        "report", "good-1", "good-2", "bad", "-o", "report.html", "--no-pictures", "--json",
+        "report",
+        "good-1",
+        "good-2",
+        "bad",
+        "-o",
+        "report.html",
+        "--no-pictures",
+        "--json",
     ]);
     let rows = csv_rows(&sandbox.path("report.differences.csv"));
     assert_eq!(rows.len(), 1);
@@ -89,10 +117,20 @@ fn differences_are_to_the_best_and_corrected_for_their_number() {
 #[test]
 fn groups_of_sex_and_ethnicity_have_tables_of_their_own() {
     let sandbox = three_runs();
-    let report = sandbox.json(&["report", "good-1", "-o", "report.html", "--no-pictures", "--json"]);
+    let report = sandbox.json(&[
+        "report",
+        "good-1",
+        "-o",
+        "report.html",
+        "--no-pictures",
+        "--json",
+    ]);
     let by_sex = csv_rows(&sandbox.path("report.by-sex.csv"));
     let women = &by_sex[0];
-    assert_eq!((women["sex"].as_str(), women["n"].as_str()), ("female", "12"));
+    assert_eq!(
+        (women["sex"].as_str(), women["n"].as_str()),
+        ("female", "12")
+    );
     close(&women["mae"], 0.25);
     close(&women["bias"], 0.25);
     close(&by_sex[1]["bias"], -0.25);
@@ -100,9 +138,15 @@ fn groups_of_sex_and_ethnicity_have_tables_of_their_own() {
     close(&women["pc"], 1.0);
     let by_group = csv_rows(&sandbox.path("report.by-group.csv"));
     let labels: Vec<&str> = by_group.iter().map(|row| row["group"].as_str()).collect();
-    assert_eq!(labels, ["female/asian", "female/black", "male/asian", "male/black"]);
+    assert_eq!(
+        labels,
+        ["female/asian", "female/black", "male/asian", "male/black"]
+    );
     // Six pictures say nothing of a correlation or an interval.
-    assert_eq!((by_group[0]["n"].as_str(), by_group[0]["pc"].as_str()), ("6", ""));
+    assert_eq!(
+        (by_group[0]["n"].as_str(), by_group[0]["pc"].as_str()),
+        ("6", "")
+    );
     assert_eq!(by_group[0]["mae_lo"], "");
     close(&by_group[0]["bias"], 0.25);
     let ethnicity = csv_rows(&sandbox.path("report.by-ethnicity.csv"));
@@ -133,16 +177,33 @@ fn validation_alone_shows_and_reads_nothing_of_the_test_pictures() {
     std::fs::write(sandbox.path("bad/predictions_test.csv"), "damaged").unwrap();
     let maps = "{\"method\": \"m\", \"images\": 1, \"agreement\": null, \"curves\": []";
     std::fs::write(sandbox.path("bad/explain_test.json"), "damaged").unwrap();
-    std::fs::write(sandbox.path("bad/explain_evaluate.json"), format!("{maps}}}")).unwrap();
+    std::fs::write(
+        sandbox.path("bad/explain_evaluate.json"),
+        format!("{maps}}}"),
+    )
+    .unwrap();
     let report = sandbox.json(&[
-        "report", "good-1", "bad", "-o", "report.html", "--split", "val", "--no-pictures", "--json",
+        "report",
+        "good-1",
+        "bad",
+        "-o",
+        "report.html",
+        "--split",
+        "val",
+        "--no-pictures",
+        "--json",
     ]);
     assert_eq!(report["split"], "val");
-    close(&model(&report, "bad")["figures"]["mae"]["mean"].to_string(), 0.25);
+    close(
+        &model(&report, "bad")["figures"]["mae"]["mean"].to_string(),
+        0.25,
+    );
     for file in report["files"].as_array().unwrap() {
         let text = std::fs::read_to_string(sandbox.path(file.as_str().unwrap())).unwrap();
         for word in ["t00", "female", "test pictures"] {
-            let found = text.lines().find(|line| line.contains(word) && !line.starts_with("<!DOCTYPE"));
+            let found = text
+                .lines()
+                .find(|line| line.contains(word) && !line.starts_with("<!DOCTYPE"));
             assert!(found.is_none(), "{file}: {word}: {found:?}");
         }
     }

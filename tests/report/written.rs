@@ -85,7 +85,11 @@ fn predictions(folder: &Path, split: &str, rows: &[Row]) {
     let header = ["image", "target", "prediction"].into_iter().chain(group);
     csv.write_record(header).unwrap();
     for (image, target, prediction, group) in rows {
-        let mut record = vec![image.to_string(), target.to_string(), prediction.to_string()];
+        let mut record = vec![
+            image.to_string(),
+            target.to_string(),
+            prediction.to_string(),
+        ];
         record.extend(grouped.then(|| group.to_string()));
         csv.write_record(record).unwrap();
     }
@@ -103,8 +107,8 @@ pub const VAL: [Row; 4] = [
 /// Twenty-four test pictures of four groups, whose predictions are off by `off` upwards for women and downwards for men.
 pub fn grouped(off: f64) -> Vec<Row<'static>> {
     const NAMES: [&str; 24] = [
-        "t00", "t01", "t02", "t03", "t04", "t05", "t06", "t07", "t08", "t09", "t10", "t11", "t12", "t13", "t14",
-        "t15", "t16", "t17", "t18", "t19", "t20", "t21", "t22", "t23",
+        "t00", "t01", "t02", "t03", "t04", "t05", "t06", "t07", "t08", "t09", "t10", "t11", "t12",
+        "t13", "t14", "t15", "t16", "t17", "t18", "t19", "t20", "t21", "t22", "t23",
     ];
     const GROUPS: [&str; 4] = ["female/asian", "male/asian", "female/black", "male/black"];
     let row = |(at, name): (usize, &'static str)| {
@@ -117,7 +121,8 @@ pub fn grouped(off: f64) -> Vec<Row<'static>> {
 
 /// A table's rows as maps from column to text.
 pub fn csv_rows(path: &Path) -> Vec<std::collections::HashMap<String, String>> {
-    let mut csv = csv::Reader::from_path(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+    let mut csv =
+        csv::Reader::from_path(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
     csv.deserialize().map(Result::unwrap).collect()
 }
 

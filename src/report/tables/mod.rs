@@ -1,19 +1,21 @@
 //! The report's tables, and their forms: Markdown, CSV, LaTeX and HTML.
 
-mod contents;
+mod comparison;
 mod csv_form;
 mod html_form;
 mod latex;
 mod markdown;
+mod parts;
+mod runs;
 
-pub use contents::{
-    comparisons, config_table, differences_to_best, group_tables, leaderboard, maps_table,
-    range_table, runs_table,
-};
-
+pub use comparison::{comparisons, differences_to_best, leaderboard};
 pub use latex::PREAMBLE;
 pub use markdown::escape as escape_markdown;
+pub use parts::{group_tables, range_table};
+pub use runs::{config_table, maps_table, runs_table};
 
+use super::assemble::Report;
+use super::judged::{Board, Judged};
 use crate::eval::statistics::Interval;
 
 /// What stands in a cell.
@@ -191,6 +193,19 @@ pub struct Table {
     pub rows: Vec<Vec<Cell>>,
     /// What a reader must know of it, a sentence each.
     pub notes: Vec<String>,
+}
+
+/// A table's name, with a number for all boards but the first.
+fn key(name: &str, board: usize) -> String {
+    match board {
+        0 => name.to_string(),
+        at => format!("{name}-{}", at + 1),
+    }
+}
+
+fn on(report: &Report, board: &Board) -> String {
+    let images = board.models.first().map_or(0, Judged::images);
+    format!("{images} {} pictures", report.split)
 }
 
 /// 1234567 as 1,234,567.
