@@ -5,6 +5,7 @@ mod sandbox;
 mod written;
 
 mod bad_input;
+mod explained;
 mod forms;
 mod numbers;
 mod sources;
