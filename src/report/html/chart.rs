@@ -8,8 +8,8 @@ use crate::report::breakdown::{round_step, short};
 /// Width of every chart, in its own units, which are pixels on a phone.
 pub const WIDTH: f64 = 360.0;
 const HEIGHT: f64 = 250.0;
-const LEFT: f64 = 46.0;
-const RIGHT: f64 = 10.0;
+const LEFT: f64 = 50.0;
+const RIGHT: f64 = 16.0;
 const TOP: f64 = 10.0;
 const BOTTOM: f64 = 40.0;
 /// Letters of a row's label.
@@ -72,10 +72,23 @@ impl Chart {
         chart
     }
 
+    /// Epochs, from 1, across.
+    pub fn epochs(label: &str, last: usize, y: (f64, f64), title: &str) -> Self {
+        let x = match last {
+            1 => (0.5, 1.5),
+            last => (1.0, last as f64),
+        };
+        let mut chart = Self::bare(label, x, y, HEIGHT, LEFT);
+        let whole = ticks(x, 6).into_iter().filter(|tick| tick.fract() == 0.0);
+        chart.x_axis(&whole.collect::<Vec<_>>(), "epoch");
+        chart.y_axis(&ticks(y, 5), title);
+        chart
+    }
+
     /// Rows under each other on a common axis, each with its label above; the rows' places are 0, 1, 2, ….
     pub fn rows(label: &str, x: (f64, f64), title: &str, rows: usize, height: f64) -> Self {
         let y = (rows as f64 - 0.5, -0.5);
-        let mut chart = Self::bare(label, x, y, TOP + BOTTOM + height * rows as f64, 12.0);
+        let mut chart = Self::bare(label, x, y, TOP + BOTTOM + height * rows as f64, 16.0);
         chart.x_axis(&ticks(x, 6), title);
         chart
     }
@@ -162,7 +175,7 @@ impl Chart {
         let middle = (TOP + self.floor()) / 2.0;
         let _ = write!(
             self.body,
-            "<path class=\"ax\" d=\"M{left} {TOP}V{:.1}\"/><text class=\"t\" transform=\"translate(12 {middle:.1}) rotate(-90)\" text-anchor=\"middle\">{}</text>",
+            "<path class=\"ax\" d=\"M{left} {TOP}V{:.1}\"/><text class=\"t\" transform=\"translate(11 {middle:.1}) rotate(-90)\" text-anchor=\"middle\">{}</text>",
             self.floor(),
             escape(title)
         );

@@ -128,12 +128,7 @@ pub fn curves(report: &Report) -> Option<String> {
         let values = lines
             .iter()
             .flat_map(|(_, _, epochs)| epochs.iter().map(of));
-        let x = if last == 1 {
-            (0.5, 1.5)
-        } else {
-            (1.0, last as f64)
-        };
-        let mut chart = Chart::new(label, x, range(values), ["epoch", title]);
+        let mut chart = Chart::epochs(label, last, range(values), title);
         for (at, name, epochs) in &lines {
             let class = series(Some(*at));
             let points: Vec<(f64, f64)> = epochs.iter().map(|e| (e.epoch as f64, of(e))).collect();
