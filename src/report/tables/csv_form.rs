@@ -92,7 +92,7 @@ mod tests {
         assert_eq!(header, expected);
         let row = csv.records().next().unwrap().unwrap();
         assert_eq!(
-            row[0],
+            &row[0],
             "<script>alert(\"1\")</script>|`a`_b%$#{}~^\\ 'x'\nnext"
         );
         let numbers: Vec<&str> = row.iter().skip(1).collect();

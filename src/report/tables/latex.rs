@@ -3,7 +3,7 @@
 use super::{Cell, Table};
 
 /// What a document needs before it takes the tables in.
-pub const PREAMBLE: &str = "% \\usepackage{booktabs,graphicx} in the preamble; then \\input{this file}, or copy a table.\n";
+pub const PREAMBLE: &str = "% \\usepackage[T1]{fontenc} and \\usepackage{booktabs,graphicx} in the preamble; then \\input{this file}, or copy a table.\n";
 
 impl Table {
     /// A `table` environment of its own.
@@ -40,8 +40,8 @@ impl Table {
 
 fn cell(cell: &Cell) -> String {
     let math = |text: &str| match text.strip_prefix('-') {
-        Some(rest) => format!("$-${rest}"),
-        None => text.replacen('+', "$+$", 1),
+        Some(rest) if !rest.starts_with('-') => format!("$-${rest}"),
+        _ => text.replacen('+', "$+$", 1),
     };
     let mut text = match cell.is_text() {
         true => escape(&cell.shown()),
@@ -102,6 +102,8 @@ mod tests {
             text.contains("\\caption{A \\& B. 100 \\% of \\textless{}all\\textgreater{}}"),
             "{text}"
         );
+        let undefined = super::cell(&super::Cell::number(None, 1));
+        assert_eq!(undefined, "--");
         assert!(text.contains("\\begin{tabular}{lrrrr}") && text.contains("\\toprule"));
     }
 }
