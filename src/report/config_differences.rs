@@ -7,7 +7,21 @@ use serde_yaml::Value;
 
 use crate::config::Config;
 
-/// The dotted keys in which configs differ, each with every config's value; seed and name are no difference, and neither is the fold.
+/// Keys that have no part in what a model is.
+const NO_PART: [&str; 10] = [
+    "name",
+    "seed",
+    "device",
+    "data.seed",
+    "data.workers",
+    "data.cache",
+    "data.cache_dir",
+    "train.threads",
+    "train.checkpoint_minutes",
+    "train.tensorboard",
+];
+
+/// The dotted keys in which configs differ, each with every config's value; name, seed, fold, device and the like are no difference.
 ///
 /// # Errors
 /// A config that has no YAML.
@@ -26,7 +40,7 @@ pub fn differences(configs: &[&Config]) -> Result<Vec<(String, Vec<String>)>> {
     let keys = keys.filter(|key| seen.insert(key.as_str()));
     let mut different = Vec::new();
     for key in keys {
-        if matches!(key.as_str(), "name" | "seed" | "data.seed") {
+        if NO_PART.contains(&key.as_str()) {
             continue;
         }
         let values: Vec<String> = flat

@@ -156,10 +156,8 @@ pub fn judge(models: &[Model], split: Split) -> Result<Boards> {
         }
     }
     for (_, board) in &mut boards {
-        let pc = |judged: &Judged| match judged.figure(Figure::Pc).mean {
-            Some(pc) => pc,
-            None => f64::NEG_INFINITY, // a model that predicts one value is worse than any other
-        };
+        // A model that predicts one value is worse than any other.
+        let pc = |judged: &Judged| judged.figure(Figure::Pc).mean.unwrap_or(f64::NEG_INFINITY);
         board.models.sort_by(|a, b| pc(b).total_cmp(&pc(a)));
         let replicates: Vec<&Replicates> = board.models.iter().map(|m| &m.replicates).collect();
         board.contrasts = contrasts(&replicates);
@@ -187,7 +185,7 @@ fn names(board: &Board) -> String {
 }
 
 fn difference(a: &Pictures, b: &Pictures) -> String {
-    let text = if a.len() != b.len() {
+    if a.len() != b.len() {
         format!("they were judged on {} and {} pictures", a.len(), b.len())
     } else {
         match a.iter().zip(b).find(|(a, b)| a != b) {
@@ -203,8 +201,7 @@ fn difference(a: &Pictures, b: &Pictures) -> String {
             ),
             None => "they were judged on the same pictures".to_string(),
         }
-    };
-    text
+    }
 }
 
 /// One seed's predictions of all folds, and what its runs came to.

@@ -207,14 +207,14 @@ impl Report {
                 .collect()
         };
         if !shown.is_empty() {
-            text += &boxed(&[all(&shown)]);
+            text += &paired(&all(&shown));
             text += "<p class=\"note\">One point for each picture, with the first seed's model; the dashed line is a perfect prediction. Point at one for its name.</p>\n";
         }
         if !rest.is_empty() {
             text += &format!(
                 "<details><summary>{} more models</summary>{}</details>\n",
                 rest.len(),
-                boxed(&[all(&rest)])
+                paired(&all(&rest))
             );
         }
         text
@@ -237,6 +237,11 @@ impl Report {
         }
         Ok(text)
     }
+}
+
+/// Charts in pairs, where there is room for two.
+fn paired(charts: &str) -> String {
+    format!("<div class=\"charts two\">{charts}</div>\n")
 }
 
 /// How many others the best one can be told from.

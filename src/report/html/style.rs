@@ -24,11 +24,12 @@ table{border-collapse:separate;border-spacing:0;width:100%;font-size:.88rem;font
 th,td{padding:.42rem .75rem;text-align:right;vertical-align:top;white-space:nowrap;border-bottom:1px solid var(--line)}\
 tr:last-child>*{border-bottom:0}thead th{color:var(--muted);font-weight:600;background:var(--box);vertical-align:bottom}\
 tbody th{font-weight:500}th.w,td.w{text-align:left;white-space:normal;overflow-wrap:anywhere;min-width:5.5rem;max-width:26rem}\
-th:first-child{position:sticky;left:0;background:var(--paper);z-index:1;min-width:8.5rem;max-width:min(20rem,42vw)}\
+th:first-child{position:sticky;left:0;background:var(--paper);z-index:1;min-width:13rem;max-width:min(20rem,42vw)}\
 thead th:first-child{background:var(--box)}\
 td small{display:block;color:var(--muted);font-size:.78rem;line-height:1.35}\
 .note{color:var(--muted);font-size:.86rem}.notes{padding-left:1.1rem;font-size:.9rem}\
 .charts{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,320px),1fr));gap:1rem 1.2rem;margin:.8rem 0;align-items:start}\
+.two{grid-template-columns:repeat(auto-fill,minmax(min(100%,420px),1fr))}\
 figure{margin:0;min-width:0}figcaption{font-size:.84rem;color:var(--muted);overflow-wrap:anywhere;margin-bottom:.15rem}\
 .chart svg{display:block;width:100%;max-width:440px;height:auto}\
 svg text{font-size:11px;fill:var(--muted);font-variant-numeric:tabular-nums}svg text.n{fill:var(--ink)}svg text.t{fill:var(--muted)}\
