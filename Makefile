@@ -1,11 +1,12 @@
 # `make demo` and `make test` set up everything that they need; `make help` lists the rest.
 CONFIG ?= configs/quickstart.yaml
 
-.PHONY: help python setup gloo cuda distributed build demo test test-distributed test-kernels kernel-table kernel-tools lint clean
+.PHONY: help python setup gloo cuda distributed build demo test test-distributed test-report test-kernels kernel-table kernel-tools lint clean
 
 help:
 	@echo "make demo    train VM-BeautyNet on drawn faces and print PC, MAE and RMSE (CONFIG=FILE for another experiment)"
 	@echo "make test    run the tests"
+	@echo "make test-report    check a report in headless Chromium; skipped where there is none, unless VMB_REQUIRE_CHROMIUM=1"
 	@echo "make test-kernels   run the CUDA kernels in a simulator and compare them with reference files; no GPU is needed"
 	@echo "make kernel-table   print what the CUDA kernels count there, the table of csrc/README.md"
 	@echo "make build   build target/release/vmbeauty"
@@ -48,6 +49,9 @@ demo: build
 test: setup
 	python3 -B -m unittest discover -s tests -p "test_*.py"
 	cargo test --release
+
+test-report: build
+	python3 -B tests/browser/check_report.py
 
 kernel-tools: python
 	@python3 scripts/setup.py --kernel-tests

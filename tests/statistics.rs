@@ -29,7 +29,7 @@ fn predictions(values: &[f64]) -> Predictions {
         images: (0..values.len()).map(|i| format!("{i:03}")).collect(),
         targets: TARGETS[..values.len()].to_vec(),
         predictions: values.to_vec(),
-        extra: Vec::new(),
+        ..Predictions::default()
     }
 }
 

@@ -14,6 +14,7 @@ mod features;
 mod output;
 mod predict;
 mod progress;
+mod report;
 mod summary;
 mod sweep;
 mod train;
@@ -48,6 +49,7 @@ enum Command {
     Export(export::Args),
     CrossValidate(cross_validate::Args),
     Sweep(sweep::Args),
+    Report(report::Args),
     Summary(summary::Args),
     /// Look at a data set
     #[command(subcommand)]
@@ -104,6 +106,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
             Ranks::refuse_job("sweep")?;
             sweep::run(&args)
         }
+        Command::Report(args) => report::run(&args),
         Command::Summary(args) => summary::run(&args),
         Command::Data(command) => data::run(&command),
         Command::Benchmark(command) => benchmark::run(&command),

@@ -4,10 +4,8 @@ use std::collections::HashMap;
 use std::fmt::Write;
 use std::path::Path;
 
-use image::codecs::jpeg::JpegEncoder;
-use image::imageops::{FilterType, resize};
-
 use super::check::{Named, Report};
+use super::embed::{embedded, escape};
 use super::{Skipped, Split, read_picture};
 
 /// The longer side of a picture on the page, in pixels.
@@ -211,64 +209,7 @@ fn list(title: &str, found: impl ExactSizeIterator<Item = impl ToString>) -> Str
     text
 }
 
-fn escape(text: &str) -> String {
-    text.replace('&', "&amp;")
-        .replace('<', "&lt;")
-        .replace('>', "&gt;")
-        .replace('"', "&quot;")
-}
-
 /// The picture within the page itself; nothing where it cannot be read.
 fn thumbnail(path: &Path) -> Option<String> {
-    let picture = read_picture(path).ok()?;
-    let scale = f64::from(SIDE) / f64::from(picture.width().max(picture.height()));
-    let side = |length: u32| ((f64::from(length) * scale.min(1.0)).round() as u32).max(1);
-    let (width, height) = (side(picture.width()), side(picture.height()));
-    let small = resize(&picture, width, height, FilterType::Triangle);
-    let mut jpeg = Vec::new();
-    JpegEncoder::new_with_quality(&mut jpeg, 80)
-        .encode_image(&small)
-        .ok()?;
-    Some(format!(
-        "<img width=\"{width}\" height=\"{height}\" alt=\"\" src=\"data:image/jpeg;base64,{}\">",
-        base64(&jpeg)
-    ))
-}
-
-/// RFC 4648.
-fn base64(bytes: &[u8]) -> String {
-    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    let mut text = String::with_capacity(bytes.len().div_ceil(3) * 4);
-    for group in bytes.chunks(3) {
-        let word = group
-            .iter()
-            .fold(0u32, |word, &byte| word << 8 | u32::from(byte));
-        let word = word << (8 * (3 - group.len()));
-        for digit in 0..4 {
-            text.push(match digit <= group.len() {
-                true => char::from(DIGITS[(word >> (18 - 6 * digit)) as usize & 63]),
-                false => '=',
-            });
-        }
-    }
-    text
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn base64_is_that_of_the_rfc() {
-        for (bytes, text) in [
-            ("", ""),
-            ("f", "Zg=="),
-            ("fo", "Zm8="),
-            ("foo", "Zm9v"),
-            ("foob", "Zm9vYg=="),
-            ("foobar", "Zm9vYmFy"),
-        ] {
-            assert_eq!(base64(bytes.as_bytes()), text);
-        }
-    }
+    embedded(&read_picture(path).ok()?, SIDE, 80, "")
 }

@@ -14,6 +14,7 @@ mod csv_file;
 mod decode;
 mod disk_cache;
 pub(crate) mod draws;
+pub mod embed;
 mod folder;
 mod folds;
 mod listing;

@@ -61,11 +61,7 @@ pub fn predict_share(
         ..LoaderOptions::new(Pass::Evaluate, walk.batch_size, walk.workers)
     };
     let samples = &pictures.samples()[share.of_pictures(pictures.len(), walk.batch_size)];
-    let mut predictions = Predictions {
-        images: samples.iter().map(|sample| sample.id.clone()).collect(),
-        targets: samples.iter().map(|sample| sample.score.into()).collect(),
-        ..Predictions::default()
-    };
+    let mut predictions = Predictions::of(samples);
     let mut shares: [Vec<f64>; 2] = Default::default();
     let _guard = tch::no_grad_guard();
     for batch in Loader::new(Arc::clone(pictures), options)? {

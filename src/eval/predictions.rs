@@ -1,14 +1,18 @@
 //! `predictions_{val,test}.csv`: a line per image, with what the model said of it.
 
+use std::cmp::Ordering;
 use std::collections::HashSet;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
 
+use crate::data::Sample;
 use crate::eval::metrics::Metrics;
 use crate::files;
 
 const COLUMNS: [&str; 3] = ["image", "target", "prediction"];
+/// The column of the pictures' groups, where the data set has some.
+const GROUP: &str = "group";
 
 /// Predictions for a list of images. All columns are equally long.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -19,11 +23,80 @@ pub struct Predictions {
     pub targets: Vec<f64>,
     /// Predicted ratings, in the same units.
     pub predictions: Vec<f64>,
+    /// The part of the population that the data set counts each image to, as `female/asian`; of none for an image without one. Empty
+    /// where no image has one.
+    pub groups: Vec<Option<String>>,
     /// Further columns of numbers by name, for example `weight_vit`.
     pub extra: Vec<(String, Vec<f64>)>,
 }
 
 impl Predictions {
+    /// Of these pictures, before anything was said of them.
+    pub fn of(samples: &[Sample]) -> Self {
+        let grouped = samples.iter().any(|sample| sample.group.is_some());
+        let groups = samples.iter().map(|sample| sample.group.clone());
+        Self {
+            images: samples.iter().map(|sample| sample.id.clone()).collect(),
+            targets: samples.iter().map(|sample| sample.score.into()).collect(),
+            groups: groups.filter(|_| grouped).collect(),
+            ..Self::default()
+        }
+    }
+
+    /// Puts the rows of others, of other pictures, behind these; further columns that one of the two lacks are left out.
+    pub fn append(&mut self, others: Self) {
+        if self.images.is_empty() {
+            *self = others;
+            return;
+        }
+        let grouped = !self.groups.is_empty() || !others.groups.is_empty();
+        self.groups.resize(self.images.len(), None);
+        self.groups.extend(others.groups);
+        self.images.extend(others.images);
+        self.groups
+            .resize(if grouped { self.images.len() } else { 0 }, None);
+        self.targets.extend(others.targets);
+        self.predictions.extend(others.predictions);
+        self.extra.retain_mut(|(name, column)| {
+            let other = others.extra.iter().find(|(other, _)| other == name);
+            if let Some((_, values)) = other {
+                column.extend(values);
+            }
+            other.is_some()
+        });
+    }
+
+    /// The rows by image, and those of one image by target.
+    pub fn sorted(&self) -> Self {
+        let mut order: Vec<usize> = (0..self.images.len()).collect();
+        order.sort_by(|&a, &b| {
+            let by_image = self.images[a].cmp(&self.images[b]);
+            // Where a list names an image twice, its rows differ by their targets.
+            let by_target = || self.targets[a].partial_cmp(&self.targets[b]);
+            by_image.then_with(|| by_target().unwrap_or(Ordering::Equal))
+        });
+        let pick = |column: &[f64]| order.iter().map(|&row| column[row]).collect::<Vec<f64>>();
+        let extra = self.extra.iter();
+        Self {
+            images: order.iter().map(|&row| self.images[row].clone()).collect(),
+            targets: pick(&self.targets),
+            predictions: pick(&self.predictions),
+            groups: match self.groups.is_empty() {
+                true => Vec::new(),
+                false => order.iter().map(|&row| self.groups[row].clone()).collect(),
+            },
+            extra: extra
+                .map(|(name, column)| (name.clone(), pick(column)))
+                .collect(),
+        }
+    }
+
+    /// A further column.
+    pub fn column(&self, name: &str) -> Option<&[f64]> {
+        let found = self.extra.iter().find(|(known, _)| known == name);
+        found.map(|(_, column)| column.as_slice())
+    }
+
     /// The figures of these predictions.
     ///
     /// # Errors
@@ -32,8 +105,8 @@ impl Predictions {
         Metrics::new(&self.predictions, &self.targets)
     }
 
-    /// Writes a CSV file whole or not at all: `image,target,prediction`, then the
-    /// extra columns. Numbers are written so that reading gives them back exactly.
+    /// Writes a CSV file whole or not at all: `image,target,prediction`, then `group` where
+    /// there are groups, then the extra columns. Numbers are written so that reading gives them back exactly.
     ///
     /// # Errors
     /// If the columns are not equally long, two have one name, or the file cannot
@@ -43,13 +116,17 @@ impl Predictions {
             .with_context(|| format!("cannot write {}", path.display()))?;
         files::write_whole(path, |out| {
             let mut csv = csv::Writer::from_writer(out);
-            csv.write_record(COLUMNS.into_iter().chain(self.extra_names()))?;
+            let group = (!self.groups.is_empty()).then_some(GROUP);
+            let header = COLUMNS.into_iter().chain(group);
+            csv.write_record(header.chain(self.extra_names()))?;
             for row in 0..self.images.len() {
                 let mut record = vec![
                     self.images[row].clone(),
                     self.targets[row].to_string(),
                     self.predictions[row].to_string(),
                 ];
+                let group = self.groups.get(row);
+                record.extend(group.map(|group| group.clone().unwrap_or_default()));
                 record.extend(self.extra.iter().map(|(_, values)| values[row].to_string()));
                 csv.write_record(&record)?;
             }
@@ -58,7 +135,7 @@ impl Predictions {
     }
 
     /// Reads what [`write`](Self::write) wrote. The columns may stand in any order;
-    /// all but `image` hold numbers.
+    /// all but `image` and `group` hold numbers.
     ///
     /// # Errors
     /// Names the file, and the line and column of what is wrong.
@@ -72,6 +149,13 @@ impl Predictions {
 
     fn check(&self) -> Result<()> {
         let mut names = HashSet::from(COLUMNS);
+        names.insert(GROUP);
+        ensure!(
+            self.groups.is_empty() || self.groups.len() == self.images.len(),
+            "column {GROUP} has {} values for {} images",
+            self.groups.len(),
+            self.images.len()
+        );
         for name in self.extra_names() {
             ensure!(names.insert(name), "two columns are called {name}");
         }
@@ -106,8 +190,9 @@ fn read(path: &Path) -> Result<Predictions> {
         column(COLUMNS[1])?,
         column(COLUMNS[2])?,
     ];
+    let group = header.iter().position(|column| column == GROUP);
     let extra: Vec<usize> = (0..header.len())
-        .filter(|index| ![image, target, prediction].contains(index))
+        .filter(|index| ![image, target, prediction].contains(index) && Some(*index) != group)
         .collect();
 
     let mut read = Predictions {
@@ -123,6 +208,11 @@ fn read(path: &Path) -> Result<Predictions> {
         read.images.push(record[image].to_owned());
         read.targets.push(number(target)?);
         read.predictions.push(number(prediction)?);
+        if let Some(group) = group {
+            let name = &record[group];
+            read.groups
+                .push((!name.is_empty()).then(|| name.to_owned()));
+        }
         for ((_, values), &index) in read.extra.iter_mut().zip(&extra) {
             values.push(number(index)?);
         }
@@ -153,6 +243,7 @@ mod tests {
             images: vec!["AF1.jpg".into(), "female/asian/a, b \"c\".jpg".into()],
             targets: vec![2.5, 1.0 / 3.0],
             predictions: vec![f64::from(2.4f32), 1e-300],
+            groups: Vec::new(),
             extra: vec![
                 ("weight_vit".into(), vec![0.25, 0.5]),
                 ("weight_mamba".into(), vec![0.75, 0.5]),
@@ -168,6 +259,40 @@ mod tests {
         assert_eq!(Predictions::read(&path).unwrap(), some());
         let text = fs::read_to_string(&path).unwrap();
         assert!(text.starts_with("image,target,prediction,weight_vit,weight_mamba\nAF1.jpg,2.5,"));
+    }
+
+    #[test]
+    fn groups_read_back_and_an_image_without_one_stays_without() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("p.csv");
+        let grouped = Predictions {
+            groups: vec![Some("female/asian, \"x\"".into()), None],
+            ..some()
+        };
+        grouped.write(&path).unwrap();
+        assert_eq!(Predictions::read(&path).unwrap(), grouped);
+        let text = fs::read_to_string(&path).unwrap();
+        assert!(text.starts_with("image,target,prediction,group,weight_vit,weight_mamba\n"));
+    }
+
+    #[test]
+    fn rows_that_are_put_together_keep_their_groups_and_the_columns_that_both_have() {
+        let mut rows = some();
+        rows.append(Predictions {
+            images: vec!["c".into()],
+            targets: vec![3.0],
+            predictions: vec![4.0],
+            groups: vec![Some("g".into())],
+            extra: vec![("weight_mamba".into(), vec![0.25])],
+        });
+        assert_eq!(rows.groups, [None, None, Some("g".to_string())]);
+        assert_eq!(
+            rows.extra,
+            [("weight_mamba".to_string(), vec![0.75, 0.5, 0.25])]
+        );
+        rows.append(some());
+        assert_eq!((rows.groups.len(), rows.images.len()), (5, 5));
+        rows.check().unwrap();
     }
 
     #[test]

@@ -1,7 +1,21 @@
 //! What a run shows to people and to other tools.
 
+mod assemble;
+mod breakdown;
+mod config_differences;
+mod explained;
 pub mod export;
+mod html;
+mod judged;
 pub mod model_card;
+mod models;
 pub mod scatter;
+mod sources;
+mod tables;
 pub mod tensorboard;
 pub mod training_log;
+mod write;
+
+pub use assemble::{Report, Request};
+pub use html::Pictures;
+pub use write::{check_name, write};

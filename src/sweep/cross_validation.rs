@@ -140,29 +140,17 @@ fn finish(config: &Config, root: &Path, stop: Stop, watch: &mut Watch) -> Result
 
 /// Adds a fold's predictions, with the number of the fold beside each.
 fn append(pooled: &mut Predictions, fold: Predictions, number: usize) -> Result<()> {
-    let count = fold.images.len();
-    let mut extra = fold.extra;
-    extra.push(("fold".to_string(), vec![number as f64; count]));
-    if pooled.images.is_empty() {
-        pooled.extra = extra
-            .iter()
-            .map(|(name, _)| (name.clone(), Vec::new()))
-            .collect();
-    }
+    let mut fold = fold;
+    let numbers = vec![number as f64; fold.images.len()];
+    fold.extra.push(("fold".to_string(), numbers));
+    let names = |of: &Predictions| -> Vec<String> {
+        of.extra.iter().map(|(name, _)| name.clone()).collect()
+    };
     ensure!(
-        pooled
-            .extra
-            .iter()
-            .map(|(name, _)| name)
-            .eq(extra.iter().map(|(name, _)| name)),
+        pooled.images.is_empty() || names(pooled) == names(&fold),
         "the folds' predictions have different columns: remove the older run"
     );
-    pooled.images.extend(fold.images);
-    pooled.targets.extend(fold.targets);
-    pooled.predictions.extend(fold.predictions);
-    for ((_, column), (_, values)) in pooled.extra.iter_mut().zip(extra) {
-        column.extend(values);
-    }
+    pooled.append(fold);
     Ok(())
 }
 

@@ -12,14 +12,11 @@ use super::state::State;
 use crate::data::Split;
 use crate::eval::predictions::Predictions;
 use crate::eval::statistics::{
-    Bootstrap, Difference, Figure, Measured, OverSeeds, Replicates, aligned, compare, holm,
+    Bootstrap, Difference, Figure, Measured, OverSeeds, Replicates, aligned, contrasts,
 };
 use crate::files::write_json;
 use crate::models::summary::summarise;
 use crate::train::RunDir;
-
-/// Up to so many points, each is compared with each; beyond that, each with the best.
-const MOST_IN_PAIRS: usize = 25;
 
 /// What a sweep came to: `results.json`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -241,10 +238,8 @@ fn judge(
         let Some(outcomes) = outcomes else { continue };
         let mut predictions = Predictions::default();
         for (run, _) in &runs {
-            let fold = Predictions::read(&RunDir::predictions_in(&run.folder(root), split))?;
-            predictions.images.extend(fold.images);
-            predictions.targets.extend(fold.targets);
-            predictions.predictions.extend(fold.predictions);
+            let path = RunDir::predictions_in(&run.folder(root), split);
+            predictions.append(Predictions::read(&path)?);
         }
         seeds.push(seed);
         pooled.push(predictions);
@@ -300,32 +295,17 @@ fn comparisons(judged: &[Judged]) -> (Vec<Comparison>, Option<String>) {
         );
         return (Vec::new(), Some(note));
     }
-    let firsts = match judged.len() <= MOST_IN_PAIRS {
-        true => judged.len(),
-        false => 1,
-    };
-    let pairs: Vec<(usize, usize)> = (0..firsts)
-        .flat_map(|a| (a + 1..judged.len()).map(move |b| (a, b)))
+    let replicates: Vec<&Replicates> = judged.iter().map(|judged| &judged.replicates).collect();
+    let name = |index: usize| judged[index].point.name.clone();
+    let all = contrasts(&replicates)
+        .into_iter()
+        .map(|contrast| Comparison {
+            first: name(contrast.first),
+            second: name(contrast.second),
+            figure: contrast.figure,
+            difference: contrast.difference,
+            p_holm: contrast.p_holm,
+        })
         .collect();
-    let mut all = Vec::new();
-    for figure in Figure::ALL {
-        let differences: Vec<Difference> = pairs
-            .iter()
-            .map(|&(a, b)| compare(&judged[a].replicates, &judged[b].replicates, figure))
-            .collect();
-        let p: Vec<f64> = differences
-            .iter()
-            .map(|d| d.p.unwrap_or(f64::NAN))
-            .collect();
-        for ((&(a, b), difference), p) in pairs.iter().zip(differences).zip(holm(&p)) {
-            all.push(Comparison {
-                first: judged[a].point.name.clone(),
-                second: judged[b].point.name.clone(),
-                figure,
-                difference,
-                p_holm: p.is_finite().then_some(p),
-            });
-        }
-    }
     (all, None)
 }

@@ -79,7 +79,11 @@ impl Failure {
         folder.join("failed.json")
     }
 
-    fn read(folder: &Path) -> Result<Option<Self>> {
+    /// Of the run in a folder; `None` where it has not failed.
+    ///
+    /// # Errors
+    /// A file that cannot be read.
+    pub fn read(folder: &Path) -> Result<Option<Self>> {
         let path = Self::path(folder);
         if !path.exists() {
             return Ok(None);

@@ -14,6 +14,7 @@ use crate::eval::run::{BEST_FILE, CONFIG_FILE, SUMMARY_FILE};
 use crate::files::{remove_leftovers, write_whole};
 
 const STATE: &str = "state";
+const METRICS: &str = "metrics.jsonl";
 /// Folder of TensorBoard's event files in a run directory.
 pub const TENSORBOARD: &str = "tensorboard";
 
@@ -211,7 +212,7 @@ impl RunDir {
     }
 
     fn metrics(&self) -> PathBuf {
-        self.root.join("metrics.jsonl")
+        self.root.join(METRICS)
     }
 
     /// Writes `metrics.jsonl`: a line per epoch.
@@ -245,6 +246,18 @@ impl RunDir {
         })
     }
 
+    /// Every line of `metrics.jsonl` of the run in a folder; none before its first epoch is done.
+    ///
+    /// # Errors
+    /// The file cannot be read.
+    pub fn metrics_in(root: &Path) -> Result<Vec<EpochRecord>> {
+        let path = root.join(METRICS);
+        match path.exists() {
+            true => read_epochs(&path, usize::MAX),
+            false => Ok(Vec::new()),
+        }
+    }
+
     /// The first `epochs` lines of `metrics.jsonl`.
     ///
     /// # Errors
@@ -254,18 +267,7 @@ impl RunDir {
             return Ok(Vec::new());
         }
         let path = self.metrics();
-        let text =
-            fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
-        let records = text
-            .lines()
-            .take(epochs)
-            .enumerate()
-            .map(|(i, line)| {
-                serde_json::from_str(line).with_context(|| {
-                    format!("{}:{}: not an epoch's figures", path.display(), i + 1)
-                })
-            })
-            .collect::<Result<Vec<_>>>()?;
+        let records = read_epochs(&path, epochs)?;
         ensure!(
             records.len() == epochs,
             "{} has {} epochs, the checkpoint was written after {epochs}",
@@ -274,4 +276,16 @@ impl RunDir {
         );
         Ok(records)
     }
+}
+
+/// At most so many lines.
+fn read_epochs(path: &Path, epochs: usize) -> Result<Vec<EpochRecord>> {
+    let text =
+        fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+    let lines = text.lines().take(epochs).enumerate();
+    let records = lines.map(|(i, line)| {
+        serde_json::from_str(line)
+            .with_context(|| format!("{}:{}: not an epoch's figures", path.display(), i + 1))
+    });
+    records.collect()
 }

@@ -4,6 +4,7 @@
 //! The images of a test set are a sample of those that could have been there. [`Bootstrap::replicate`] draws images again with
 //! replacement, for all models the same ones, and everything here is read off those [`Replicates`].
 
+mod contrasts;
 mod figure;
 mod holm;
 mod interval;
@@ -14,6 +15,7 @@ mod replicates;
 mod sample;
 mod seeds;
 
+pub use contrasts::{Contrast, contrasts};
 pub use figure::Figure;
 pub use holm::holm;
 pub use interval::Interval;

@@ -1,7 +1,5 @@
 //! Predictions prepared for resampling.
 
-use std::cmp::Ordering;
-
 use anyhow::{Result, bail, ensure};
 
 use crate::eval::metrics::check_pairs;
@@ -145,47 +143,32 @@ fn correlation(x: &[f64], y: &[f64], counts: &[u32], n: f64) -> f64 {
 /// # Errors
 /// Images or targets that are not the same everywhere; names the first that differs.
 pub fn aligned(sets: &[&Predictions]) -> Result<Vec<Sample>> {
-    let orders: Vec<Vec<usize>> = sets.iter().map(|set| order_by_image(set)).collect();
-    let rows = |set: usize| {
-        orders[set]
-            .iter()
-            .map(move |&row| (sets[set].images[row].as_str(), sets[set].targets[row]))
+    let sets: Vec<Predictions> = sets.iter().map(|set| set.sorted()).collect();
+    let rows = |set: &'_ Predictions| -> Vec<(String, f64)> {
+        let images = set.images.iter().cloned();
+        images.zip(set.targets.iter().copied()).collect()
     };
-    for other in 1..sets.len() {
+    for other in sets.iter().skip(1) {
         ensure!(
-            orders[0].len() == orders[other].len(),
+            sets[0].images.len() == other.images.len(),
             "predictions for {} images cannot be compared with predictions for {}",
-            orders[0].len(),
-            orders[other].len()
+            sets[0].images.len(),
+            other.images.len()
         );
-        if let Some((a, b)) = rows(0).zip(rows(other)).find(|(a, b)| a != b) {
+        let (ours, theirs) = (rows(&sets[0]), rows(other));
+        if let Some((a, b)) = ours.iter().zip(&theirs).find(|(a, b)| a != b) {
             match a.0 == b.0 {
                 true => bail!("{} has the target {} and {}", a.0, a.1, b.1),
                 false => bail!(
                     "the images are not the same: {} stands in one set of predictions only",
-                    a.0.min(b.0)
+                    (&a.0).min(&b.0)
                 ),
             }
         }
     }
     sets.iter()
-        .zip(&orders)
-        .map(|(set, order)| {
-            let pick = |column: &[f64]| order.iter().map(|&row| column[row]).collect::<Vec<_>>();
-            Sample::new(&pick(&set.predictions), &pick(&set.targets))
-        })
+        .map(|set| Sample::new(&set.predictions, &set.targets))
         .collect()
-}
-
-fn order_by_image(set: &Predictions) -> Vec<usize> {
-    let mut order: Vec<usize> = (0..set.images.len()).collect();
-    order.sort_by(|&a, &b| {
-        let by_image = set.images[a].cmp(&set.images[b]);
-        // Where a list names an image twice, its rows differ by their targets.
-        let by_target = || set.targets[a].partial_cmp(&set.targets[b]);
-        by_image.then_with(|| by_target().unwrap_or(Ordering::Equal))
-    });
-    order
 }
 
 #[cfg(test)]
@@ -226,7 +209,7 @@ mod tests {
             images: rows.iter().map(|row| row.0.to_string()).collect(),
             targets: rows.iter().map(|row| row.1).collect(),
             predictions: rows.iter().map(|row| row.2).collect(),
-            extra: Vec::new(),
+            ..Predictions::default()
         }
     }
 

@@ -61,10 +61,9 @@ impl Ranks {
             extra.push((name.to_string(), column));
         }
         Ok(Predictions {
-            images: samples.iter().map(|sample| sample.id.clone()).collect(),
-            targets: samples.iter().map(|sample| sample.score.into()).collect(),
             predictions,
             extra,
+            ..Predictions::of(samples)
         })
     }
 

@@ -1,0 +1,69 @@
+//! Texts and pictures within a page of HTML.
+
+use image::RgbImage;
+use image::codecs::jpeg::JpegEncoder;
+use image::imageops::{FilterType, resize};
+
+/// A text as content or attribute of an element.
+pub fn escape(text: &str) -> String {
+    text.replace('&', "&amp;")
+        .replace('<', "&lt;")
+        .replace('>', "&gt;")
+        .replace('"', "&quot;")
+        .replace('\'', "&#39;")
+}
+
+/// An `img` element that holds the picture itself, its longer side at most `side` pixels, as a JPEG file of this quality.
+pub fn embedded(picture: &RgbImage, side: u32, quality: u8, alt: &str) -> Option<String> {
+    let scale = f64::from(side) / f64::from(picture.width().max(picture.height()));
+    let side = |length: u32| ((f64::from(length) * scale.min(1.0)).round() as u32).max(1);
+    let (width, height) = (side(picture.width()), side(picture.height()));
+    let small = resize(picture, width, height, FilterType::Triangle);
+    let mut jpeg = Vec::new();
+    JpegEncoder::new_with_quality(&mut jpeg, quality)
+        .encode_image(&small)
+        .ok()?;
+    Some(format!(
+        "<img width=\"{width}\" height=\"{height}\" alt=\"{}\" src=\"data:image/jpeg;base64,{}\">",
+        escape(alt),
+        base64(&jpeg)
+    ))
+}
+
+/// RFC 4648.
+fn base64(bytes: &[u8]) -> String {
+    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let mut text = String::with_capacity(bytes.len().div_ceil(3) * 4);
+    for group in bytes.chunks(3) {
+        let word = group
+            .iter()
+            .fold(0u32, |word, &byte| word << 8 | u32::from(byte));
+        let word = word << (8 * (3 - group.len()));
+        for digit in 0..4 {
+            text.push(match digit <= group.len() {
+                true => char::from(DIGITS[(word >> (18 - 6 * digit)) as usize & 63]),
+                false => '=',
+            });
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn base64_is_that_of_the_rfc() {
+        for (bytes, text) in [
+            ("", ""),
+            ("f", "Zg=="),
+            ("fo", "Zm8="),
+            ("foo", "Zm9v"),
+            ("foob", "Zm9vYg=="),
+            ("foobar", "Zm9vYmFy"),
+        ] {
+            assert_eq!(base64(bytes.as_bytes()), text);
+        }
+    }
+}

@@ -1,0 +1,106 @@
+//! What models' configs differ in.
+
+use std::collections::BTreeSet;
+
+use anyhow::{Context, Result};
+use serde_yaml::Value;
+
+use crate::config::Config;
+
+/// Keys that have no part in what a model is.
+const NO_PART: [&str; 10] = [
+    "name",
+    "seed",
+    "device",
+    "data.seed",
+    "data.workers",
+    "data.cache",
+    "data.cache_dir",
+    "train.threads",
+    "train.checkpoint_minutes",
+    "train.tensorboard",
+];
+
+/// The dotted keys in which configs differ, each with every config's value; name, seed, fold, device and the like are no difference.
+///
+/// # Errors
+/// A config that has no YAML.
+pub fn differences(configs: &[&Config]) -> Result<Vec<(String, Vec<String>)>> {
+    let flat: Vec<Vec<(String, String)>> = configs
+        .iter()
+        .map(|config| {
+            let value = serde_yaml::to_value(config).context("a config has no YAML")?;
+            let mut keys = Vec::new();
+            flatten(&value, "", &mut keys);
+            Ok(keys)
+        })
+        .collect::<Result<_>>()?;
+    let mut seen = BTreeSet::new();
+    let keys = flat.iter().flatten().map(|(key, _)| key);
+    let keys = keys.filter(|key| seen.insert(key.as_str()));
+    let mut different = Vec::new();
+    for key in keys {
+        if NO_PART.contains(&key.as_str()) {
+            continue;
+        }
+        let values: Vec<String> = flat
+            .iter()
+            .map(|config| {
+                let found = config.iter().find(|(known, _)| known == key);
+                let value = found.map(|(_, value)| value.as_str()).unwrap_or_default();
+                match key == "data.split" && value.starts_with("fold_") {
+                    true => "folds".to_string(),
+                    false => value.to_string(),
+                }
+            })
+            .collect();
+        if values.windows(2).any(|pair| pair[0] != pair[1]) {
+            different.push((key.clone(), values));
+        }
+    }
+    Ok(different)
+}
+
+fn flatten(value: &Value, prefix: &str, keys: &mut Vec<(String, String)>) {
+    if let Value::Mapping(mapping) = value {
+        for (key, value) in mapping {
+            let key = key.as_str().unwrap_or("?");
+            let dotted = match prefix {
+                "" => key.to_string(),
+                prefix => format!("{prefix}.{key}"),
+            };
+            flatten(value, &dotted, keys);
+        }
+        return;
+    }
+    let text = match value {
+        Value::String(text) => text.clone(),
+        other => serde_json::to_string(other).unwrap_or_else(|_| "?".to_string()),
+    };
+    keys.push((prefix.to_string(), text));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_keys_with_different_values_are_listed() {
+        let mut other = Config {
+            seed: 7,
+            ..Config::default()
+        };
+        other.train.epochs += 1;
+        other.data.split = "fold_2_of_5".to_string();
+        let base = Config {
+            data: crate::config::DataConfig {
+                split: "fold_1_of_5".to_string(),
+                ..Config::default().data
+            },
+            ..Config::default()
+        };
+        let found = differences(&[&base, &other]).unwrap();
+        let epochs = [base.train.epochs, other.train.epochs].map(|n| n.to_string());
+        assert_eq!(found, [("train.epochs".to_string(), epochs.to_vec())]);
+    }
+}

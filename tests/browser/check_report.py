@@ -1,0 +1,168 @@
+"""A report in headless Chromium: no error, nothing fetched, charts drawn, nothing cut off, in the light and in the dark.
+
+    make test-report
+
+checks a report of a small sweep that it trains. `python3 tests/browser/check_report.py PAGE.html [FOLDER]` checks a page of your own; with
+a folder, pictures of it are written there.
+"""
+
+import json
+import os
+import pathlib
+import struct
+import subprocess
+import sys
+import tempfile
+import zlib
+
+import chromium
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+WIDTHS = [390, 1280]
+GROUPS = ["female/asian", "male/asian", "female/black", "male/black"]
+CONFIG = """
+name: small
+data: {dataset: csv, root: pictures, image_size: 32, seed: 1}
+model:
+  vit: {name: vit_micro_patch8_64, embed_dim: 24, depth: 1}
+  mamba: {name: vim_micro_patch8_64, embed_dim: 24, depth: 1}
+  fusion: {dim: 16}
+  head: {hidden: [16]}
+train: {epochs: 3, batch_size: 16, threads: 1, optimizer: {lr: 1.0e-3}, schedule: {warmup_epochs: 1}}
+"""
+SWEEP = """
+name: strategies
+base: small.yaml
+axes: {model.fusion.strategy: [gated, score, vit_only]}
+seeds: [1, 2]
+"""
+
+# What is wrong with the page as it is shown, a line each.
+FAULTS = """(() => {
+    const faults = [], width = document.documentElement.clientWidth;
+    const name = element => element.tagName + ' "' + (element.textContent || '').trim().slice(0, 40) + '"';
+    if (document.documentElement.scrollWidth > width) faults.push('the page is ' + document.documentElement.scrollWidth + ' px wide');
+    const charts = document.querySelectorAll('.chart svg');
+    if (charts.length < LEAST) faults.push('only ' + charts.length + ' charts');
+    document.querySelectorAll('details').forEach(element => element.open = true);
+    for (const element of document.querySelectorAll('body *')) {
+        if (element.closest('.scroll table, pre, svg, title, style')) continue;
+        const box = element.getBoundingClientRect();
+        if (box.width > 0 && (box.right > width + 1 || box.left < -1)) faults.push('cut off: ' + name(element));
+    }
+    for (const element of document.querySelectorAll('.scroll, pre'))
+        if (element.scrollWidth > element.clientWidth + 1 && getComputedStyle(element).overflowX !== 'auto') faults.push('does not scroll: ' + name(element));
+    for (const chart of charts) {
+        const frame = chart.getBoundingClientRect();
+        if (frame.width < 200 || !chart.querySelector('.d, .l')) faults.push('not drawn: ' + chart.getAttribute('aria-label'));
+        for (const part of chart.querySelectorAll('text, circle, path, rect')) {
+            const box = part.getBoundingClientRect();
+            if (box.left < frame.left - 2 || box.right > frame.right + 2 || box.top < frame.top - 2 || box.bottom > frame.bottom + 2)
+                faults.push('outside its chart "' + chart.getAttribute('aria-label') + '": ' + name(part) + part.outerHTML.slice(0, 80));
+        }
+        const text = chart.querySelector('text');
+        const size = parseFloat(getComputedStyle(text).fontSize) * frame.width / chart.viewBox.baseVal.width;
+        if (size < 9) faults.push('letters of ' + size.toFixed(1) + ' px in ' + chart.getAttribute('aria-label'));
+    }
+    for (const image of document.images) if (!image.naturalWidth) faults.push('no picture: ' + image.alt);
+    const levels = color => color.match(/[0-9.]+/g).slice(0, 3).map(v => v / 255).map(v => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4);
+    const light = color => levels(color).reduce((sum, v, i) => sum + v * [0.2126, 0.7152, 0.0722][i], 0);
+    const paper = light(getComputedStyle(document.body).backgroundColor);
+    const contrast = color => { const own = light(color); return (Math.max(own, paper) + 0.05) / (Math.min(own, paper) + 0.05); };
+    for (const [what, key, least] of [['body', 'color', 4.5], ['.note', 'color', 4.5], ['a', 'color', 4.5], ['svg text', 'fill', 4.5]]) {
+        const found = document.querySelector(what);
+        if (found && contrast(getComputedStyle(found)[key]) < least) faults.push('too little contrast: ' + what);
+    }
+    for (const series of document.querySelectorAll('.legend .l'))
+        if (contrast(getComputedStyle(series).color) < 3) faults.push('too little contrast: ' + series.getAttribute('class'));
+    return JSON.stringify({faults: [...new Set(faults)], paper});
+})()"""
+
+
+def png(path, levels):
+    """A grey-to-colour picture of 32 pixels, of one level for each channel."""
+    row = b"\0" + bytes(levels) * 32
+    chunk = lambda kind, data: struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+    header = struct.pack(">IIBBBBB", 32, 32, 8, 2, 0, 0, 0)
+    data = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(row * 32)) + chunk(b"IEND", b"")
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + data)
+
+
+def make_report(folder):
+    """Trains a small sweep on pictures of four groups, one of which has a hostile name, and reports on it."""
+    program = os.environ.get("VMBEAUTY", str(ROOT / "target/release/vmbeauty"))
+
+    def vmbeauty(*arguments):
+        subprocess.run([program, *arguments], cwd=folder, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+
+    pictures = folder / "pictures"
+    pictures.mkdir()
+    lines = ["image,score,split,group"]
+    for at in range(120):
+        split = ["train", "val", "test"][at % 3]
+        name = "<img src=x onerror=alert(1)>&'.png" if at == 2 else f"{at:03}.png"
+        png(pictures / name, [at * 2, (at * 37) % 256, (at * 91) % 256])
+        lines.append(f"{name},{1 + at / 30 + (at * 7 % 5) / 10:.2f},{split},{GROUPS[at // 3 % 4]}")
+    (pictures / "labels.csv").write_text("\n".join(lines) + "\n")
+    (folder / "small.yaml").write_text(CONFIG.replace("root: pictures", "root: pictures/labels.csv"))
+    (folder / "sweep.yaml").write_text(SWEEP)
+    vmbeauty("sweep", "sweep.yaml", "--output", "out")
+    run = "out/runs/strategy=gated,seed=1"
+    vmbeauty("explain", run, "pictures/005.png", "pictures/008.png", "--output", f"{run}/explain")
+    vmbeauty("explain", run, "--evaluate", "test", "--limit", "4")
+    vmbeauty("report", "out", "--output", "report.html")
+    return folder / "report.html"
+
+
+def check(browser, page, shots):
+    faults, papers = [], {}
+    for width in WIDTHS:
+        for scheme in ["light", "dark"]:
+            browser.open(page.resolve().as_uri(), width, scheme)
+            if shots:
+                browser.screenshot(shots / f"report-{width}-{scheme}.png")
+            least = 3 if "Learning curves" in page.read_text() else 0
+            found = json.loads(browser.evaluate(FAULTS.replace("LEAST", str(least))))
+            if shots:
+                browser.screenshot(shots / f"report-{width}-{scheme}-open.png")
+            papers[scheme] = found["paper"]
+            here = found["faults"]
+            for event in browser.events:
+                method, said = event.get("method"), event.get("params", {})
+                if method in ("Runtime.exceptionThrown", "Runtime.consoleAPICalled", "Log.entryAdded"):
+                    here.append(f"console: {json.dumps(said)[:300]}")
+                if method == "Page.javascriptDialogOpening":
+                    here.append("a name was run as a script")
+                if method == "Network.requestWillBeSent":
+                    url = said["request"]["url"]
+                    if not url.startswith(("file:", "data:", "about:")):
+                        here.append(f"fetches {url}")
+            faults += [f"{width} px, {scheme}: {fault}" for fault in here]
+    if not papers["dark"] < 0.1 < 0.8 < papers["light"]:
+        faults.append(f"the paper's light is {papers}")
+    return faults
+
+
+def main():
+    program = chromium.find()
+    if program is None:
+        message = "no Chromium: apt install chromium, or name one in CHROMIUM"
+        if os.environ.get("VMB_REQUIRE_CHROMIUM") == "1":
+            sys.exit(f"error: {message}")
+        print(f"skipped: {message} (VMB_REQUIRE_CHROMIUM=1 makes that an error)")
+        return
+    with tempfile.TemporaryDirectory() as folder, chromium.Browser(program) as browser:
+        page = pathlib.Path(sys.argv[1]) if len(sys.argv) > 1 else make_report(pathlib.Path(folder))
+        shots = pathlib.Path(sys.argv[2]) if len(sys.argv) > 2 else None
+        if shots:
+            shots.mkdir(parents=True, exist_ok=True)
+        faults = check(browser, page, shots)
+    for fault in faults:
+        print(fault)
+    if faults:
+        sys.exit(f"error: {len(faults)} faults")
+    print(f"the report has no fault at {' and '.join(map(str, WIDTHS))} px, light and dark")
+
+
+if __name__ == "__main__":
+    main()
