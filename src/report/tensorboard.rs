@@ -2,16 +2,17 @@
 
 use std::fmt::Display;
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, BufWriter, ErrorKind, Write};
+use std::io::{self, BufWriter, Cursor, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 use std::process;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result};
+use image::{ImageFormat, ImageResult, RgbImage};
 use protobuf::{Message, RepeatedField};
 use tensorboard_proto::event::{Event, SessionLog, SessionLog_SessionStatus};
 use tensorboard_proto::summary::{
-    Summary, Summary_Value, SummaryMetadata, SummaryMetadata_PluginData,
+    Summary, Summary_Image, Summary_Value, SummaryMetadata, SummaryMetadata_PluginData,
 };
 use tensorboard_proto::tensor::TensorProto;
 use tensorboard_proto::tensor_shape::{TensorShapeProto, TensorShapeProto_Dim};
@@ -80,6 +81,19 @@ impl TensorBoard {
     /// Adds a text, which TensorBoard shows as Markdown.
     pub fn text(&mut self, tag: &str, step: u64, text: &str) {
         self.add(summary_event(step, text_summary(tag, text)));
+    }
+
+    /// Adds a picture. One that cannot be encoded (without pixels, say) is left out, with a warning.
+    pub fn image(&mut self, tag: &str, step: u64, image: &RgbImage) {
+        if !self.is_on() {
+            return;
+        }
+        match image_summary(tag, image) {
+            Ok(summary) => self.add(summary_event(step, summary)),
+            Err(error) => warn(&format_args!(
+                "the picture {tag} is missing in TensorBoard: {error}"
+            )),
+        }
     }
 
     /// Says that the run continues from `step`: TensorBoard's data server drops the
@@ -204,6 +218,24 @@ fn text_summary(tag: &str, text: &str) -> Summary {
     summary
 }
 
+fn image_summary(tag: &str, image: &RgbImage) -> ImageResult<Summary> {
+    const RGB: i32 = 3;
+    let mut png = Cursor::new(Vec::new());
+    image.write_to(&mut png, ImageFormat::Png)?;
+    let side = |pixels: u32| i32::try_from(pixels).unwrap_or(i32::MAX);
+    let mut picture = Summary_Image::new();
+    picture.set_width(side(image.width()));
+    picture.set_height(side(image.height()));
+    picture.set_colorspace(RGB);
+    picture.set_encoded_image_string(png.into_inner());
+    let mut value = Summary_Value::new();
+    value.set_tag(tag.to_owned());
+    value.set_image(picture);
+    let mut summary = Summary::new();
+    summary.set_value(RepeatedField::from_vec(vec![value]));
+    Ok(summary)
+}
+
 #[cfg(test)]
 mod tests {
     use std::sync::{Arc, Mutex};
@@ -268,6 +300,25 @@ mod tests {
             events[4].get_session_log().get_status(),
             SessionLog_SessionStatus::START
         );
+    }
+
+    #[test]
+    fn a_picture_is_a_png_of_its_size_and_one_without_pixels_is_left_out() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut board = TensorBoard::create(dir.path()).unwrap();
+        let picture = RgbImage::from_fn(3, 2, |x, y| image::Rgb([x as u8, y as u8, 9]));
+        board.image("empty", 4, &RgbImage::new(0, 0));
+        assert!(board.is_on());
+        board.image("grid", 4, &picture);
+        drop(board);
+        let events = events(&fs::read(&event_files(dir.path())[0]).unwrap());
+        assert_eq!(events.len(), 2);
+        let value = &events[1].get_summary().get_value()[0];
+        let written = value.get_image();
+        assert_eq!((value.get_tag(), events[1].get_step()), ("grid", 4));
+        assert_eq!((written.get_width(), written.get_height()), (3, 2));
+        let read = image::load_from_memory(written.get_encoded_image_string()).unwrap();
+        assert_eq!(read.to_rgb8(), picture);
     }
 
     #[test]
