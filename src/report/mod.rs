@@ -4,3 +4,4 @@ pub mod export;
 pub mod model_card;
 pub mod tensorboard;
 pub mod training_log;
+mod validation_maps;

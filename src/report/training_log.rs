@@ -3,14 +3,16 @@
 use std::path::PathBuf;
 
 use super::tensorboard::TensorBoard;
+use super::validation_maps::ValidationMaps;
 use crate::eval::metrics::Metrics;
-use crate::train::{EpochRecord, Observer, Start, StepRecord};
+use crate::train::{EpochRecord, Observer, Start, StepRecord, Validated};
 
-/// Writes the scalars of every step and epoch, and the config as text.
+/// Writes the scalars of every step and epoch, the config as text, and maps of validation pictures where the config wants them.
 pub struct TrainingLog {
     folder: PathBuf,
     board: TensorBoard,
     steps: u64,
+    maps: Option<ValidationMaps>,
 }
 
 impl TrainingLog {
@@ -20,6 +22,7 @@ impl TrainingLog {
             folder,
             board: TensorBoard::off(),
             steps: 0,
+            maps: None,
         }
     }
 
@@ -41,6 +44,7 @@ impl Observer for TrainingLog {
     fn start(&mut self, start: &Start) {
         self.board = TensorBoard::create_or_warn(&self.folder);
         self.steps = start.steps_done;
+        self.maps = (start.config.train.explain_every).map(ValidationMaps::every);
         if start.resumed {
             // What the killed run wrote after its last checkpoint does not count.
             self.board.restart(self.steps + 1);
@@ -62,6 +66,12 @@ impl Observer for TrainingLog {
             ("lr/backbone", record.backbone_lr),
         ] {
             self.board.scalar(tag, record.step, value);
+        }
+    }
+
+    fn validated(&mut self, validated: &Validated) {
+        if let Some(maps) = &mut self.maps {
+            maps.log(&mut self.board, validated);
         }
     }
 

@@ -20,7 +20,7 @@ pub mod stop;
 pub mod trainer;
 
 pub use distributed::Ranks;
-pub use observer::{EpochRecord, Observer, Skipped, Start, StepRecord};
+pub use observer::{EpochRecord, Observer, Skipped, Start, StepRecord, Validated};
 pub use outcome::Outcome;
 pub use run_dir::{RunDir, RunState};
 pub use stop::{Stop, Stopped};

@@ -3,7 +3,9 @@
 use serde::{Deserialize, Serialize};
 
 use crate::config::Config;
+use crate::data::Pictures;
 use crate::eval::metrics::Metrics;
+use crate::models::BeautyNet;
 
 /// How a run begins.
 #[derive(Debug, Clone, Copy)]
@@ -90,6 +92,19 @@ pub struct EpochRecord {
     pub best: bool,
 }
 
+/// The network that was just validated.
+#[derive(Clone, Copy)]
+pub struct Validated<'a> {
+    /// The epoch that ends, from 1.
+    pub epoch: usize,
+    /// Optimizer steps done since the start.
+    pub step: u64,
+    /// With the weights that were measured: their average, where one is kept.
+    pub net: &'a BeautyNet,
+    /// The validation pictures.
+    pub pictures: &'a Pictures,
+}
+
 /// Watches a run: a progress bar, TensorBoard. Nothing that it does changes the training.
 pub trait Observer {
     /// The run begins.
@@ -100,6 +115,8 @@ pub trait Observer {
     fn skipped(&mut self, _skipped: &Skipped) {}
     /// Pictures of the validation or test split were predicted.
     fn evaluated(&mut self, _split: &str, _images: usize) {}
+    /// The validation pictures were predicted. The network may be used, but not changed; the time counts as validation's.
+    fn validated(&mut self, _validated: &Validated) {}
     /// An epoch is done.
     fn epoch(&mut self, _record: &EpochRecord) {}
     /// The run is done, with the best weights' figures by split.
