@@ -1,11 +1,12 @@
 # `make demo` and `make test` set up everything that they need; `make help` lists the rest.
 CONFIG ?= configs/quickstart.yaml
 
-.PHONY: help python setup gloo cuda distributed build demo test test-distributed test-kernels kernel-table kernel-tools lint clean
+.PHONY: help python setup gloo cuda distributed build demo test test-distributed test-explain test-kernels kernel-table kernel-tools lint clean
 
 help:
 	@echo "make demo    train VM-BeautyNet on drawn faces and print PC, MAE and RMSE (CONFIG=FILE for another experiment)"
 	@echo "make test    run the tests"
+	@echo "make test-explain   train a model of each branch on drawn faces and measure whether maps lie on what the score is made of; minutes"
 	@echo "make test-kernels   run the CUDA kernels in a simulator and compare them with reference files; no GPU is needed"
 	@echo "make kernel-table   print what the CUDA kernels count there, the table of csrc/README.md"
 	@echo "make build   build target/release/vmbeauty"
@@ -48,6 +49,9 @@ demo: build
 test: setup
 	python3 -B -m unittest discover -s tests -p "test_*.py"
 	cargo test --release
+
+test-explain: setup
+	cargo test --release --test explain_faces -- --ignored --nocapture --test-threads 1
 
 kernel-tools: python
 	@python3 scripts/setup.py --kernel-tests
