@@ -1,12 +1,13 @@
 # `make demo` and `make test` set up everything that they need; `make help` lists the rest.
 CONFIG ?= configs/quickstart.yaml
 
-.PHONY: help python setup gloo cuda distributed build demo test test-distributed test-report test-kernels kernel-table kernel-tools lint clean
+.PHONY: help python setup gloo cuda distributed build demo test test-distributed test-explain test-report test-kernels kernel-table kernel-tools lint clean
 
 help:
 	@echo "make demo    train VM-BeautyNet on drawn faces and print PC, MAE and RMSE (CONFIG=FILE for another experiment)"
 	@echo "make test    run the tests"
 	@echo "make test-report    check a report in headless Chromium; skipped where there is none, unless VMB_REQUIRE_CHROMIUM=1"
+	@echo "make test-explain   train a model of each branch on drawn faces and measure whether maps lie on what the score is made of; minutes"
 	@echo "make test-kernels   run the CUDA kernels in a simulator and compare them with reference files; no GPU is needed"
 	@echo "make kernel-table   print what the CUDA kernels count there, the table of csrc/README.md"
 	@echo "make build   build target/release/vmbeauty"
@@ -52,6 +53,9 @@ test: setup
 
 test-report: build
 	python3 -B tests/browser/check_report.py
+
+test-explain: setup
+	cargo test --release --test explain_faces -- --ignored --nocapture --test-threads 1
 
 kernel-tools: python
 	@python3 scripts/setup.py --kernel-tests

@@ -3,12 +3,16 @@
 mod sandbox;
 
 use std::fs;
+use std::path::Path as FilePath;
 
 use image::{Rgb, RgbImage};
 use safetensors::SafeTensors;
 use sandbox::Sandbox;
+use sandbox::run::{CHECKPOINT, epochs, tensors, train_arguments};
+use serde_json::Value;
 use tch::{Device, Kind, Tensor};
 use vm_beautynet::config::{BackboneKind, Config};
+use vm_beautynet::eval::run::Run;
 use vm_beautynet::explain::{
     HiddenAttention, Layers, Method, Request, explain, integrated_gradients,
 };
@@ -362,4 +366,252 @@ fn a_split_is_measured_and_the_result_kept() {
         json
     );
     assert_eq!(sandbox.json(&arguments), json);
+}
+
+#[test]
+fn a_splits_measures_go_to_the_folder_that_is_named_and_weights_drawn_anew_change_the_maps() {
+    let sandbox = Sandbox::new();
+    sandbox.train_one_epoch("runs/small");
+    let weights = fs::read(sandbox.path("runs/small/best.safetensors")).unwrap();
+    let arguments = [
+        "explain",
+        "runs/small",
+        "--evaluate",
+        "val",
+        "--sanity",
+        "--output",
+        "out/maps",
+        "--json",
+    ];
+    let json = sandbox.json(&arguments);
+    let kept = fs::read_to_string(sandbox.path("out/maps/explain_evaluate.json")).unwrap();
+    assert_eq!(serde_json::from_str::<Value>(&kept).unwrap(), json);
+    assert_eq!(json["split"], "val");
+    let stages = json["sanity"]["stages"].as_array().unwrap();
+    let names: Vec<&Value> = stages.iter().map(|stage| &stage["randomised"]).collect();
+    assert_eq!(
+        serde_json::to_value(names).unwrap(),
+        serde_json::json!([
+            ["head"],
+            ["fusion"],
+            ["vit.blocks.0", "mamba.layers.0"],
+            ["vit.embeddings", "mamba.embeddings"]
+        ])
+    );
+    for stage in stages {
+        for map in stage["maps"].as_array().unwrap() {
+            let value = |what: &str| map[what]["mean"].as_f64();
+            let rank = value("rank_correlation").unwrap_or(0.0);
+            let ssim = value("ssim").unwrap();
+            assert!(rank < 0.999 && ssim < 0.999, "the map stayed: {stage}");
+        }
+    }
+    for strip in 1..=4 {
+        let file = sandbox.path(&format!("out/maps/sanity_{strip}.png"));
+        // Five panels of 112 pixels in two rows.
+        assert!(image::open(file).unwrap().width() > 5 * 112);
+    }
+    assert!(!sandbox.path("out/maps/sanity_5.png").exists());
+    // The model is as it was, and the same weights are drawn again.
+    let after = fs::read(sandbox.path("runs/small/best.safetensors")).unwrap();
+    assert_eq!(weights, after);
+    assert_eq!(sandbox.json(&arguments), json);
+    let plain = sandbox.json(&["explain", "runs/small", "--evaluate", "val", "--json"]);
+    assert_eq!(plain["curves"], json["curves"]);
+    assert!(plain["sanity"].is_null());
+    let (code, errors) = sandbox.fails(&[
+        "explain",
+        "runs/small",
+        "a.png",
+        "--output",
+        "o",
+        "--sanity",
+    ]);
+    assert!(code == 2 && errors.contains("--sanity"), "{errors}");
+    fs::write(sandbox.path("file"), "").unwrap();
+    let (code, errors) = sandbox.fails(&[
+        "explain",
+        "runs/small",
+        "--evaluate",
+        "val",
+        "--output",
+        "file",
+    ]);
+    assert!(
+        code == 1 && errors.contains("cannot make the folder file"),
+        "{errors}"
+    );
+}
+
+#[test]
+fn a_tensors_maps_are_those_of_the_library_on_the_same_values() {
+    let sandbox = Sandbox::new();
+    sandbox.train_one_epoch("runs/small");
+    let input = pictures(3);
+    let save = |name: &str, tensors: &[(&str, &Tensor)]| {
+        Tensor::write_safetensors(tensors, sandbox.path(name)).unwrap();
+    };
+    save("batch.safetensors", &[("input", &input)]);
+    let json = sandbox.json(&[
+        "explain",
+        "runs/small",
+        "--input-tensor",
+        "batch.safetensors",
+        "--output",
+        "out",
+        "--json",
+    ]);
+    let run = Run::open(&sandbox.path("runs/small"), &[]).unwrap();
+    let request = Request::new(Method::GradCam);
+    let ours = explain(&run.net, Images::Normalised(&input), &request).unwrap();
+    let fused = ours.fused().unwrap().unwrap();
+    let rows = json["images"].as_array().unwrap();
+    assert_eq!(rows.len(), 3);
+    for (row, shown) in rows.iter().enumerate() {
+        assert_eq!(shown["image"], format!("batch_{row}"));
+        let at = row as i64;
+        let score = shown["score"].as_f64().unwrap();
+        assert!((score - ours.score.double_value(&[at])).abs() < 1e-4);
+        let maps = tensors(&sandbox.path(&format!("out/maps/batch_{row}.safetensors")));
+        let grid = ours.mamba.as_ref().unwrap().grid.get(at);
+        assert!(largest(&(&maps["mamba_grid"] - &grid)) <= 1e-4 * largest(&grid));
+        assert!(largest(&(&maps["fused"] - fused.get(at))) < 1e-3);
+        let figure = shown["figure"].as_str().unwrap();
+        assert!(image::open(sandbox.path(figure)).unwrap().width() > 700);
+    }
+    save("named.safetensors", &[("pictures", &input)]);
+    save("grey.safetensors", &[("input", &input.narrow(1, 0, 1))]);
+    save("flat.safetensors", &[("input", &input.get(0).get(0))]);
+    save(
+        "large.safetensors",
+        &[(
+            "input",
+            &Tensor::zeros([1, 3, 40, 40], (Kind::Float, Device::Cpu)),
+        )],
+    );
+    fs::write(sandbox.path("text.safetensors"), "no tensors").unwrap();
+    for (file, says) in [
+        ("named.safetensors", "it holds pictures"),
+        ("grey.safetensors", "input has 1 channels, a picture has 3"),
+        (
+            "flat.safetensors",
+            "input must have the shape (batch, 3, height, width), it has [32, 32]",
+        ),
+        (
+            "large.safetensors",
+            "takes pictures of shape (batch, 3, 32, 32)",
+        ),
+        ("text.safetensors", "text.safetensors"),
+        ("missing.safetensors", "missing.safetensors"),
+    ] {
+        let arguments = [
+            "explain",
+            "runs/small",
+            "--input-tensor",
+            file,
+            "--output",
+            "none",
+        ];
+        let (code, errors) = sandbox.fails(&arguments);
+        assert!(code == 1 && errors.contains(says), "{file}: {errors}");
+    }
+}
+
+/// How often a tag stands in TensorBoard's event files.
+fn tags(run: &FilePath, tag: &str) -> usize {
+    let files = fs::read_dir(run.join("tensorboard")).unwrap();
+    let count = |file: std::io::Result<fs::DirEntry>| {
+        let bytes = fs::read(file.unwrap().path()).unwrap();
+        bytes
+            .windows(tag.len())
+            .filter(|part| *part == tag.as_bytes())
+            .count()
+    };
+    files.map(count).sum()
+}
+
+#[test]
+fn figures_while_training_change_nothing_of_it() {
+    let sandbox = Sandbox::new();
+    let set = [
+        "train.epochs=4",
+        "train.ema_decay=0.9",
+        "model.vit.drop_path=0.2",
+        "model.head.dropout=0.2",
+    ];
+    sandbox.done(&train_arguments("plain", &set));
+    let set = [&set[..], &["train.explain_every=2"]].concat();
+    sandbox.done(&train_arguments("watched", &set));
+    let runs = ["plain", "watched"].map(|run| sandbox.path(run));
+    for file in ["best.safetensors", "last.safetensors", CHECKPOINT] {
+        let [plain, watched] = [0, 1].map(|run| tensors(&runs[run].join(file)));
+        assert_eq!(plain.len(), watched.len());
+        for (name, tensor) in &plain {
+            assert!(tensor.equal(&watched[name]), "{file}: {name}");
+        }
+    }
+    for file in ["predictions_val.csv", "predictions_test.csv"] {
+        let [plain, watched] = [0, 1].map(|run| fs::read(runs[run].join(file)).unwrap());
+        assert_eq!(plain, watched, "{file}");
+    }
+    for epoch in 0..4 {
+        for figure in ["train_loss", "val"] {
+            let [plain, watched] = [0, 1].map(|run| epochs(&runs[run])[epoch][figure].clone());
+            assert_eq!(plain, watched);
+        }
+    }
+    assert_eq!(tags(&runs[0], "explain/1"), 0);
+    assert_eq!(tags(&runs[1], "explain/1"), 2);
+    assert_eq!(tags(&runs[1], "explain/4"), 2);
+    let (code, errors) = sandbox.fails(&train_arguments(
+        "off",
+        &["train.explain_every=2", "train.tensorboard=false"],
+    ));
+    assert!(
+        code == 2 && errors.contains("train.explain_every draws for TensorBoard"),
+        "{errors}"
+    );
+}
+
+/// The most memory that a command had, in MB.
+#[cfg(target_os = "linux")]
+fn peak(sandbox: &Sandbox, arguments: &[&str]) -> f64 {
+    let mut child = sandbox.command(arguments).spawn().unwrap();
+    let file = format!("/proc/{}/status", child.id());
+    let mut most: f64 = 0.0;
+    while child.try_wait().unwrap().is_none() {
+        let status = fs::read_to_string(&file).unwrap_or_default();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+        let kib = line.and_then(|line| line.trim().trim_end_matches(" kB").parse::<f64>().ok());
+        most = most.max(kib.unwrap_or(0.0) / 1024.0);
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+    assert!(child.wait().unwrap().success());
+    most
+}
+
+/// `cargo test --release --test explain -- --ignored --nocapture` prints the numbers.
+#[cfg(target_os = "linux")]
+#[test]
+#[ignore = "explains 330 pictures of 3 megapixels: a minute or two"]
+fn memory_does_not_grow_with_the_number_of_pictures() {
+    let sandbox = Sandbox::new();
+    sandbox.train_one_epoch("runs/small");
+    fs::create_dir(sandbox.path("faces")).unwrap();
+    let explain = |count: usize| {
+        for at in 0..count {
+            let picture = with_spot(2000, 1500, (100 + 5 * at as u32, 700), 90);
+            picture
+                .save(sandbox.path(&format!("faces/{at}.jpg")))
+                .unwrap();
+        }
+        peak(
+            &sandbox,
+            &["explain", "runs/small", "faces", "--output", "out"],
+        )
+    };
+    let (few, many) = (explain(30), explain(300));
+    println!("30 pictures: {few:.0} MB, 300 pictures: {many:.0} MB");
+    // 270 pictures of 9 MB each would be 2.4 GB.
+    assert!(many < few + 100.0, "{few:.0} MB, then {many:.0} MB");
 }

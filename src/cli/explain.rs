@@ -7,6 +7,7 @@ use std::sync::Arc;
 use anyhow::{Context, Result, ensure};
 use image::RgbImage;
 use rayon::prelude::*;
+use serde::Serialize;
 use serde_json::{Value, json};
 use tch::{Kind, Tensor};
 
@@ -14,19 +15,22 @@ use super::features::read_input;
 use super::output::{figure, interval, print, print_json, say, table};
 use super::predict::listed;
 use crate::config::Cache;
-use crate::data::{self, Frame, Pictures, Sample, Source, Split, Workspace};
-use crate::eval::evaluate::{Walk, values};
+use crate::data::preview::save;
+use crate::data::{self, Frame, Pictures, Sample, Source, Split};
+use crate::eval::evaluate::Walk;
 use crate::eval::run::Run;
 use crate::eval::statistics::Mean;
 use crate::explain::{
-    BRANCHES, Evaluation, Explained, Explanation, Gallery, PlacedMap, Request, evaluate, explain,
-    key, present, title,
+    self, Evaluation, Explanation, Gallery, Original, Request, Sanity, evaluate, explain, pieces,
+    present, sanity,
 };
 use crate::files::write_json;
 use crate::models::{BeautyNet, Images};
 
 /// Pictures that go through the model at once, at most.
 const BATCH: usize = 16;
+/// Pictures whose maps `--sanity` draws.
+const STRIPS: usize = 4;
 
 /// Draw what each branch of a trained model looks at in pictures
 #[derive(Debug, clap::Args)]
@@ -39,14 +43,18 @@ pub struct Args {
     /// Instead of pictures: a safetensors file with `input` (batch, 3, height, width), normalised already
     #[arg(long, conflicts_with = "images", value_name = "FILE")]
     input_tensor: Option<PathBuf>,
-    /// The folder for figures, maps and contact sheets
+    /// The folder for figures, maps and contact sheets; with --evaluate, for explain_evaluate.json and the strips of --sanity
     #[arg(long, short, value_name = "DIR", required_unless_present = "evaluate")]
     output: Option<PathBuf>,
     /// Instead of drawing, measure the maps of train, val or test; explain_SPLIT.json in the run directory keeps the result
-    #[arg(long, value_name = "SPLIT", value_parser = parse_split, conflicts_with_all = ["images", "input_tensor", "output"])]
+    #[arg(long, value_name = "SPLIT", value_parser = parse_split, conflicts_with_all = ["images", "input_tensor"])]
     evaluate: Option<Split>,
+    /// Measure too how the maps change while the model's weights are drawn anew, from the head down (Adebayo et al., arXiv
+    /// 1810.03292)
+    #[arg(long, requires = "evaluate", conflicts_with_all = ["images", "input_tensor"])]
+    sanity: bool,
     /// Of the split to measure, only the first pictures
-    #[arg(long, value_name = "N", requires = "evaluate", value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "N", requires = "evaluate", conflicts_with_all = ["images", "input_tensor"], value_parser = clap::value_parser!(u32).range(1..))]
     limit: Option<u32>,
     /// grad-cam, grad-cam++, eigen-cam, layer-cam, integrated-gradients or occlusion; of the ViT also attention-rollout, of the Mamba
     /// also hidden-attention. One for each branch: --method vit=M --method mamba=M
@@ -97,6 +105,10 @@ pub fn run(args: &Args) -> Result<ExitCode> {
 /// Measures the maps of a split.
 fn measure(args: &Args, run: &Run, request: &Request, split: Split) -> Result<ExitCode> {
     run.config.check_picture_sizes()?;
+    if let Some(folder) = &args.output {
+        std::fs::create_dir_all(folder)
+            .with_context(|| format!("cannot make the folder {}", folder.display()))?;
+    }
     let (mut samples, _) = data::load_split(&run.config.data, run.config.seed, split)?;
     samples.truncate(args.limit.map_or(usize::MAX, |limit| limit as usize));
     ensure!(!samples.is_empty(), "the split {split} has no pictures");
@@ -106,20 +118,52 @@ fn measure(args: &Args, run: &Run, request: &Request, split: Split) -> Result<Ex
         workers: run.config.data.workers,
     };
     let evaluation = evaluate(&run.net, &pictures, request, walk, &mut |_| {})?;
+    let (sanity, strips) = match args.sanity {
+        true => {
+            let (net, config) = (&run.net, &run.config);
+            let (sanity, strips) = sanity(net, config, &pictures, request, walk, STRIPS)?;
+            (Some(sanity), strips)
+        }
+        false => (None, Vec::new()),
+    };
+    let measured = Measured {
+        split: split.name(),
+        evaluation,
+        sanity,
+    };
     let folder = run.weights.parent().unwrap_or(Path::new("."));
     let file = folder.join(format!("explain_{split}.json"));
     // A run that may only be read can be measured all the same.
-    if let Err(error) = write_json(&file, &evaluation) {
+    if let Err(error) = write_json(&file, &measured) {
         say(&format!("not kept: {error:#}"));
     }
+    if let Some(folder) = &args.output {
+        write_json(&folder.join("explain_evaluate.json"), &measured)?;
+        for (at, strip) in strips.iter().enumerate() {
+            let file = format!("sanity_{}.png", at + 1);
+            save(&explain::figure(strip), &folder.join(file))?;
+        }
+    }
     match args.json {
-        true => print_json(&evaluation)?,
-        false => print(&as_table(&evaluation))?,
+        true => print_json(&measured)?,
+        false => print(&as_table(&measured))?,
     }
     Ok(ExitCode::SUCCESS)
 }
 
-fn as_table(evaluation: &Evaluation) -> String {
+/// What `--evaluate` finds, as JSON: the form that other programs read.
+#[derive(Serialize)]
+struct Measured {
+    /// `train`, `val` or `test`.
+    split: &'static str,
+    #[serde(flatten)]
+    evaluation: Evaluation,
+    /// With `--sanity`.
+    sanity: Option<Sanity>,
+}
+
+fn as_table(measured: &Measured) -> String {
+    let evaluation = &measured.evaluation;
     let row = |name: String, mean: &Mean| {
         let value = mean.mean.unwrap_or(f64::NAN);
         vec![name, figure(value), interval(mean.ci), mean.n.to_string()]
@@ -143,6 +187,14 @@ fn as_table(evaluation: &Evaluation) -> String {
         rows.push(row(of("mass on"), &share.mass));
         rows.push(row(of("mass over area of"), &share.over_chance));
     }
+    for stage in measured.sanity.iter().flat_map(|sanity| &sanity.stages) {
+        let anew = stage.randomised.join(", ");
+        for map in &stage.maps {
+            let of = |what: &str| format!("{}: {what} after {anew} anew", map.map);
+            rows.push(row(of("rank correlation"), &map.rank_correlation));
+            rows.push(row(of("SSIM"), &map.ssim));
+        }
+    }
     let header = [
         evaluation.method.as_str(),
         "mean",
@@ -163,15 +215,6 @@ struct Output {
     rows: Vec<Value>,
 }
 
-/// One picture before it is explained.
-struct Original {
-    name: String,
-    picture: RgbImage,
-    frame: Frame,
-    /// (3, s, s), what the model sees of it; empty where that is known as a tensor.
-    pixels: Vec<u8>,
-}
-
 /// Batch by batch; how many could not be read.
 fn explain_files(run: &Run, paths: &[PathBuf], output: &mut Output) -> Result<usize> {
     run.config.check_picture_sizes()?;
@@ -189,7 +232,7 @@ fn explain_files(run: &Run, paths: &[PathBuf], output: &mut Output) -> Result<us
     for part in indices.chunks(BATCH.min(run.config.train.batch_size.max(1))) {
         let read: Vec<Result<Original>> = part
             .par_iter()
-            .map(|&index| original(&pictures, index))
+            .map(|&index| Original::read(&pictures, index))
             .collect();
         let mut originals = Vec::new();
         for result in read {
@@ -204,28 +247,11 @@ fn explain_files(run: &Run, paths: &[PathBuf], output: &mut Output) -> Result<us
         if originals.is_empty() {
             continue;
         }
-        let pixels = originals.iter().flat_map(|o| o.pixels.iter().copied());
-        let (count, size) = (originals.len() as i64, pictures.size() as i64);
-        let pixels: Vec<u8> = pixels.collect();
-        let pixels = Tensor::f_from_data_size(&pixels, &[count, 3, size, size], Kind::Uint8)?
-            .f_to_device(run.net.device())?;
+        let pixels = Original::batch(&originals, pictures.size(), run.net.device())?;
         let explanation = explain(&run.net, Images::Pixels(&pixels), &output.request)?;
         output.add(&run.net, originals, &explanation)?;
     }
     Ok(left_out)
-}
-
-fn original(pictures: &Pictures, index: usize) -> Result<Original> {
-    let transform = pictures.transform().eval();
-    let picture = pictures.picture(index)?;
-    let mut pixels = vec![0; 3 * transform.size() * transform.size()];
-    transform.apply(&picture, &mut Workspace::default(), &mut pixels)?;
-    Ok(Original {
-        name: pictures.samples()[index].id.clone(),
-        frame: transform.frame(&picture),
-        picture: RgbImage::clone(&picture),
-        pixels,
-    })
 }
 
 /// The pictures of a tensor, shown as the model's normalisation has made them.
@@ -287,66 +313,7 @@ impl Output {
         originals: Vec<Original>,
         explanation: &Explanation,
     ) -> Result<()> {
-        let method = self.request.describe(net);
-        let scores = values(&explanation.score)?;
-        let shares: Vec<f64> = match &explanation.weights {
-            Some(weights) => values(&weights.reshape([-1]))?,
-            None => Vec::new(),
-        };
-        let branches = BRANCHES
-            .into_iter()
-            .filter_map(|branch| Some((branch, explanation.branch(branch)?)))
-            .map(|(branch, maps)| Ok((branch, maps, host(&maps.picture()?)?)))
-            .collect::<Result<Vec<_>>>()?;
-        let fused = explanation.fused()?.map(|fused| host(&fused)).transpose()?;
-        let mut pieces = Vec::new();
-        for (row, original) in originals.into_iter().enumerate() {
-            let at = row as i64;
-            let placed = |map: &Tensor| -> Result<PlacedMap> {
-                Ok(PlacedMap {
-                    side: map.size2()?.0 as usize,
-                    values: Vec::try_from(&map.reshape([-1]))?,
-                    frame: original.frame,
-                })
-            };
-            let mut tensors = Vec::new();
-            let mut groups = Vec::new();
-            for (branch, maps, picture) in &branches {
-                let picture = picture.get(at);
-                let mut group = Vec::new();
-                for map in 0..picture.size()[0] {
-                    let layer = maps.layers.get(map as usize).copied();
-                    group.push((layer, placed(&picture.get(map))?));
-                }
-                groups.push((title(*branch).to_string(), group));
-                tensors.push((key(*branch).to_string(), picture));
-                tensors.push((format!("{}_grid", key(*branch)), host(&maps.grid.get(at))?));
-            }
-            if let Some(fused) = &fused {
-                tensors.push(("fused".to_string(), fused.get(at)));
-            }
-            let Frame {
-                left,
-                top,
-                width,
-                height,
-            } = original.frame;
-            tensors.push((
-                "frame".to_string(),
-                Tensor::from_slice(&[left, top, width, height]),
-            ));
-            tensors.push(("score".to_string(), Tensor::from(scores[row] as f32)));
-            let explained = Explained {
-                score: scores[row],
-                weights: shares.chunks_exact(2).nth(row).map(|w| [w[0], w[1]]),
-                method: method.clone(),
-                maps: groups,
-                fused: fused.as_ref().map(|f| placed(&f.get(at))).transpose()?,
-                name: original.name,
-                picture: original.picture,
-            };
-            pieces.push((explained, tensors));
-        }
+        let pieces = pieces(net, &self.request, originals, explanation)?;
         let figures = self.gallery.add(&pieces)?;
         for ((explained, _), figure) in pieces.iter().zip(figures) {
             self.rows.push(json!({
@@ -359,11 +326,4 @@ impl Output {
         }
         Ok(())
     }
-}
-
-fn host(tensor: &Tensor) -> Result<Tensor> {
-    Ok(tensor
-        .f_to_device(tch::Device::Cpu)?
-        .f_to_kind(Kind::Float)?
-        .f_contiguous()?)
 }

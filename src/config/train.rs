@@ -61,6 +61,9 @@ section! {
         pub evaluate_test: bool = true,
         /// Write TensorBoard event files.
         pub tensorboard: bool = true,
+        /// Epochs from one look at what the branches look at to the next: TensorBoard gets the figure of four validation pictures.
+        /// `null` never does.
+        pub explain_every: Option<usize> = None,
         /// Threads for computing on the CPU; `null` is one per core.
         pub threads: Option<usize> = None,
     }
@@ -154,6 +157,15 @@ impl TrainConfig {
             checks.positive("train.checkpoint_minutes", minutes);
         }
         self.early_stopping.check(checks);
+        if let Some(epochs) = self.explain_every {
+            checks.size("train.explain_every", epochs);
+            if !self.tensorboard {
+                checks.fail(
+                    "train.explain_every",
+                    "train.explain_every draws for TensorBoard, and train.tensorboard is false: set that to true, or leave this out".into(),
+                );
+            }
+        }
         if let Some(threads) = self.threads {
             checks.size("train.threads", threads);
         }

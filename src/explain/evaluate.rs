@@ -81,17 +81,17 @@ pub struct Evaluation {
 
 /// Values by map and figure, one for each picture.
 #[derive(Default)]
-struct Columns(Vec<(String, Vec<f64>)>);
+pub(super) struct Columns(Vec<(String, Vec<f64>)>);
 
 impl Columns {
-    fn push(&mut self, name: String, values: impl IntoIterator<Item = f64>) {
+    pub fn push(&mut self, name: String, values: impl IntoIterator<Item = f64>) {
         match self.0.iter_mut().find(|(known, _)| *known == name) {
             Some((_, column)) => column.extend(values),
             None => self.0.push((name, values.into_iter().collect())),
         }
     }
 
-    fn of(&self, name: &str) -> &[f64] {
+    pub fn of(&self, name: &str) -> &[f64] {
         let found = self.0.iter().find(|(known, _)| known == name);
         found.map_or(&[], |(_, column)| column)
     }
@@ -214,13 +214,13 @@ fn summarise(columns: &Columns, maps: &[String], method: String, images: usize) 
 }
 
 /// Each picture's map (b, g, g) as values.
-fn rows(maps: &Tensor) -> Result<Vec<Vec<f64>>> {
+pub(super) fn rows(maps: &Tensor) -> Result<Vec<Vec<f64>>> {
     (0..maps.size3()?.0)
         .map(|row| values(&maps.get(row).reshape([-1])))
         .collect()
 }
 
-fn is_flat(map: &[f64]) -> bool {
+pub(super) fn is_flat(map: &[f64]) -> bool {
     map.windows(2).all(|pair| pair[0] == pair[1])
 }
 

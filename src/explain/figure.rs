@@ -16,8 +16,8 @@ const PER_ROW: usize = 12;
 const MARGIN: u32 = 16;
 const GAP: u32 = 10;
 
-/// A map, and the index of its block where it has one.
-pub type LayerMap = (Option<usize>, PlacedMap);
+/// A map with what is written below it in a strip: its block, say.
+pub type LabelledMap = (String, PlacedMap);
 
 /// What a figure shows.
 #[derive(Debug, Clone)]
@@ -32,8 +32,8 @@ pub struct Explained {
     pub weights: Option<[f64; 2]>,
     /// How the maps were made, for people.
     pub method: String,
-    /// Groups of maps: a branch's name with its maps, each with its block's index where it has one.
-    pub maps: Vec<(String, Vec<LayerMap>)>,
+    /// Groups of maps: a branch's name with its maps.
+    pub maps: Vec<(String, Vec<LabelledMap>)>,
     /// The maps of both branches weighed by their shares.
     pub fused: Option<PlacedMap>,
 }
@@ -68,7 +68,7 @@ impl Explained {
     }
 }
 
-/// Draws the figure: panels side by side for one map of a branch, rows of smaller ones for the maps of several blocks.
+/// Draws the figure: panels side by side for one map of a branch, rows of smaller ones for several.
 pub fn figure(explained: &Explained) -> RgbImage {
     let strip = explained.maps.iter().any(|(_, maps)| maps.len() > 1);
     let original = explained.picture.dimensions();
@@ -80,21 +80,29 @@ pub fn figure(explained: &Explained) -> RgbImage {
         rows.push((String::new(), first));
         for (name, maps) in &explained.maps {
             for (at, part) in maps.chunks(PER_ROW).enumerate() {
-                let panels = part.iter().map(|(layer, map)| {
-                    let label = layer.map_or(String::new(), |layer| layer.to_string());
-                    (label, heat(&small, original, map))
-                });
+                let panels = part
+                    .iter()
+                    .map(|(label, map)| (labelled(label, map), heat(&small, original, map)));
                 let title = if at == 0 { name.clone() } else { String::new() };
                 rows.push((title, panels.collect()));
             }
         }
     } else {
         for (name, map) in explained.last_maps() {
-            first.push((name.to_string(), heat(&small, original, map)));
+            first.push((labelled(name, map), heat(&small, original, map)));
         }
         rows.push((String::new(), first));
     }
     draw(explained, fitted(&explained.picture, side), &rows)
+}
+
+/// What stands below a map: that there is nothing on it, too.
+fn labelled(label: &str, map: &PlacedMap) -> String {
+    match (map.is_empty(), label) {
+        (false, label) => label.to_string(),
+        (true, "") => "empty".to_string(),
+        (true, label) => format!("{label}: empty"),
+    }
 }
 
 type Row = (String, Vec<(String, RgbImage)>);
@@ -157,7 +165,8 @@ fn draw(explained: &Explained, panel: (u32, u32), rows: &[Row]) -> RgbImage {
             let left = MARGIN + titles + column as u32 * (cell + GAP);
             paste(&mut canvas, picture, left, top);
             let below = top + panel.1.max(letters.height()) + 4;
-            write(&mut canvas, (left, below), label, letters, FAINT);
+            let label = letters.fit(label, cell);
+            write(&mut canvas, (left, below), &label, letters, FAINT);
         }
         top += row_height;
     }

@@ -30,6 +30,8 @@ pub struct Gallery {
     folder: PathBuf,
     names: HashSet<String>,
     cells: Vec<RgbImage>,
+    /// What stands in a cell.
+    legend: String,
     sheets: usize,
     written: usize,
 }
@@ -52,6 +54,7 @@ impl Gallery {
             folder: folder.to_path_buf(),
             names: HashSet::new(),
             cells: Vec::new(),
+            legend: String::new(),
             sheets: 0,
             written: 0,
         })
@@ -91,6 +94,11 @@ impl Gallery {
             ]);
             weights::save(&file, tensors, metadata)?;
         }
+        if let Some((explained, _)) = pieces.first() {
+            let maps = explained.last_maps().into_iter().map(|(name, _)| name);
+            let maps = maps.collect::<Vec<_>>().join(", ");
+            self.legend = format!("each: picture, maps ({maps})");
+        }
         let paths = names.iter().map(|name| folder.join(format!("{name}.png")));
         let paths = paths.collect();
         for cell in cells {
@@ -118,7 +126,7 @@ impl Gallery {
         self.sheets += 1;
         let file = format!("contact_sheet_{}.png", self.sheets);
         save(
-            &sheet(&std::mem::take(&mut self.cells)),
+            &sheet(&std::mem::take(&mut self.cells), &self.legend),
             &self.folder.join(file),
         )
     }
@@ -168,7 +176,7 @@ fn cell(explained: &Explained) -> RgbImage {
 }
 
 /// Cells in rows, under a line that says what stands in them.
-fn sheet(cells: &[RgbImage]) -> RgbImage {
+fn sheet(cells: &[RgbImage], legend: &str) -> RgbImage {
     let (width, height) = cells.first().map_or((1, 1), RgbImage::dimensions);
     let across = cells.len().clamp(1, ACROSS) as u32;
     let down = cells.len().div_ceil(ACROSS) as u32;
@@ -180,7 +188,6 @@ fn sheet(cells: &[RgbImage]) -> RgbImage {
         top + down * step.1 + MARGIN,
         PAPER,
     );
-    let legend = "each: picture, its maps (ViT, Mamba, fused)";
     write(&mut canvas, (MARGIN, MARGIN), legend, letters, FAINT);
     for (at, cell) in cells.iter().enumerate() {
         let (column, row) = ((at % ACROSS) as u32, (at / ACROSS) as u32);

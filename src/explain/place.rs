@@ -31,6 +31,11 @@ impl PlacedMap {
         Some(upper * (1.0 - down) + lower * down)
     }
 
+    /// Whether nothing is on it: the map was the same everywhere, most often because no patch raises the score.
+    pub fn is_empty(&self) -> bool {
+        self.values.iter().all(|&value| value == 0.0)
+    }
+
     /// The values on both sides of a place from 0 to 1, and how far it is from the first to the second.
     fn neighbours(&self, part: f64) -> (usize, usize, f32) {
         let last = self.side - 1;
@@ -75,6 +80,20 @@ mod tests {
         assert_eq!(map.at(62.5, 87.5), Some(1.0));
         assert_eq!(map.at(112.5, 87.5), Some(0.0));
         assert_eq!((map.at(49.9, 50.0), map.at(150.0, 50.0)), (None, None));
+    }
+
+    #[test]
+    fn a_map_of_zeros_is_empty() {
+        let frame = Frame {
+            left: 0.0,
+            top: 0.0,
+            width: 8.0,
+            height: 8.0,
+        };
+        let mut map = spot(0, 3, frame);
+        assert!(!map.is_empty());
+        map.values.fill(0.0);
+        assert!(map.is_empty());
     }
 
     #[test]

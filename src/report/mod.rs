@@ -14,6 +14,7 @@ mod sources;
 mod tables;
 pub mod tensorboard;
 pub mod training_log;
+mod validation_maps;
 mod write;
 
 pub use assemble::{Report, Request};

@@ -10,25 +10,28 @@ use tch::{Kind, Tensor};
 
 use super::scatter::scatter;
 use super::tensorboard::{Hparam, TensorBoard, Warn};
+use super::validation_maps::ValidationMaps;
 use crate::config::Config;
 use crate::data::{HostBatch, preview};
 use crate::eval::metrics::Metrics;
 use crate::eval::statistics::Figure;
 use crate::models::BeautyNet;
 use crate::train::modules::module_of;
-use crate::train::{AfterEpoch, EpochRecord, Observer, Start, StepRecord};
+use crate::train::{AfterEpoch, EpochRecord, Observer, Start, StepRecord, Validated};
 
 /// Most pictures of the first batch that are shown, and how many in a row.
 const TILES: usize = 32;
 const TILE_COLUMNS: usize = 8;
 /// Keys that say where and how a run is made, and not what it comes to.
-const NOT_COMPARED: [&str; 10] = [
+const NOT_COMPARED: [&str; 12] = [
     "name",
     "device",
     "data.root",
     "data.workers",
     "data.cache",
     "data.cache_dir",
+    "train.evaluate_test",
+    "train.explain_every",
     "train.tensorboard",
     "train.threads",
     "train.checkpoint_minutes",
@@ -36,12 +39,13 @@ const NOT_COMPARED: [&str; 10] = [
 ];
 
 /// Writes the scalars of every step and epoch, the first batch and the predictions as pictures, weights and gradients as histograms,
-/// and the config as text and as hyperparameters.
+/// the config as text and as hyperparameters, and maps of validation pictures where the config wants them.
 pub struct TrainingLog {
     folder: PathBuf,
     warn: Warn,
     board: TensorBoard,
     steps: u64,
+    maps: Option<ValidationMaps>,
 }
 
 impl TrainingLog {
@@ -52,6 +56,7 @@ impl TrainingLog {
             warn,
             board: TensorBoard::off(),
             steps: 0,
+            maps: None,
         }
     }
 
@@ -128,6 +133,7 @@ impl Observer for TrainingLog {
     fn start(&mut self, start: &Start) {
         self.board = TensorBoard::create_or_warn(&self.folder, Rc::clone(&self.warn));
         self.steps = start.steps_done;
+        self.maps = (start.config.train.explain_every).map(ValidationMaps::every);
         if start.resumed {
             // What the killed run wrote after its last checkpoint does not count.
             self.board.restart(self.steps + 1);
@@ -163,6 +169,12 @@ impl Observer for TrainingLog {
             ("lr/backbone", record.backbone_lr),
         ] {
             self.board.scalar(tag, record.step, value);
+        }
+    }
+
+    fn validated(&mut self, validated: &Validated) {
+        if let Some(maps) = &mut self.maps {
+            maps.log(&mut self.board, validated);
         }
     }
 

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::config::Config;
-use crate::data::HostBatch;
+use crate::data::{HostBatch, Pictures};
 use crate::eval::metrics::Metrics;
 use crate::eval::predictions::Predictions;
 use crate::models::BeautyNet;
@@ -93,6 +93,19 @@ pub struct EpochRecord {
     pub best: bool,
 }
 
+/// The network that was just validated.
+#[derive(Clone, Copy)]
+pub struct Validated<'a> {
+    /// The epoch that ends, from 1.
+    pub epoch: usize,
+    /// Optimizer steps done since the start.
+    pub step: u64,
+    /// With the weights that were measured: their average, where one is kept.
+    pub net: &'a BeautyNet,
+    /// The validation pictures.
+    pub pictures: &'a Pictures,
+}
+
 /// What there is to look at when an epoch is done. Nothing of it was computed or copied for the observers' sake.
 #[derive(Clone, Copy)]
 pub struct AfterEpoch<'a> {
@@ -119,6 +132,8 @@ pub trait Observer {
     fn skipped(&mut self, _skipped: &Skipped) {}
     /// Pictures of the validation or test split were predicted.
     fn evaluated(&mut self, _split: &str, _images: usize) {}
+    /// The validation pictures were predicted. The network may be used, but not changed; the time counts as validation's.
+    fn validated(&mut self, _validated: &Validated) {}
     /// An epoch is done.
     fn epoch(&mut self, _record: &EpochRecord) {}
     /// An epoch is done and in the checkpoint; called after [`epoch`](Self::epoch).

@@ -16,7 +16,7 @@ use crate::models::weights;
 use crate::train::checkpoint::{self, EpochSums};
 use crate::train::ema::Ema;
 use crate::train::monitor;
-use crate::train::observer::{AfterEpoch, EpochRecord, Observer, Skipped};
+use crate::train::observer::{AfterEpoch, EpochRecord, Observer, Skipped, Validated};
 use crate::train::stop::Stopped;
 
 impl Trainer<'_> {
@@ -163,6 +163,17 @@ impl Trainer<'_> {
         if val.as_ref().is_err_and(|error| error.is::<Stopped>()) {
             self.exchange_average()?;
             self.save_checkpoint()?;
+        }
+        if val.is_ok() {
+            let validated = Validated {
+                epoch: self.progress.epochs + 1,
+                step: self.progress.steps,
+                net: &self.net,
+                pictures: &self.splits.val,
+            };
+            observers
+                .iter_mut()
+                .for_each(|observer| observer.validated(&validated));
         }
         val
     }

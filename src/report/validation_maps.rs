@@ -1,0 +1,103 @@
+//! What the branches look at while a model learns.
+
+use anyhow::Result;
+use image::RgbImage;
+
+use super::tensorboard::TensorBoard;
+use crate::data::Sample;
+use crate::explain::{Method, Original, Request, explain, figure, pieces};
+use crate::models::Images;
+use crate::train::Validated;
+
+/// Pictures that are explained.
+const SHOWN: usize = 4;
+
+/// Logs figures of the same validation pictures every few epochs, by Grad-CAM at the last blocks.
+pub(super) struct ValidationMaps {
+    /// Epochs from one to the next; 0 once it has failed.
+    every: usize,
+}
+
+impl ValidationMaps {
+    /// After so many epochs, and as many again, and so on.
+    pub fn every(epochs: usize) -> Self {
+        Self { every: epochs }
+    }
+
+    /// Writes the figures of an epoch that has them as `explain/1` to `explain/4`, from the lowest score to the highest. A failure is
+    /// a warning, and after it nothing more is drawn: a training run is worth more than its figures.
+    pub fn log(&mut self, board: &mut TensorBoard, validated: &Validated) {
+        if !board.is_on() || self.every == 0 || !validated.epoch.is_multiple_of(self.every) {
+            return;
+        }
+        match figures(validated) {
+            Ok(figures) => {
+                for (at, figure) in figures.iter().enumerate() {
+                    board.image(&format!("explain/{}", at + 1), validated.step, figure);
+                }
+            }
+            Err(error) => {
+                self.every = 0;
+                board.missing("every further figure of train.explain_every", &error);
+            }
+        }
+    }
+}
+
+fn figures(validated: &Validated) -> Result<Vec<RgbImage>> {
+    let Validated { net, pictures, .. } = *validated;
+    let request = Request::new(Method::GradCam);
+    let originals = shown(pictures.samples())
+        .into_iter()
+        .map(|index| {
+            let score = pictures.samples()[index].score;
+            let mut original = Original::read(pictures, index)?;
+            original.name = format!("{} (rated {score:.2})", original.name);
+            Ok(original)
+        })
+        .collect::<Result<Vec<_>>>()?;
+    let pixels = Original::batch(&originals, pictures.size(), net.device())?;
+    let explanation = explain(net, Images::Pixels(&pixels), &request)?;
+    let pieces = pieces(net, &request, originals, &explanation)?;
+    Ok(pieces
+        .iter()
+        .map(|(explained, _)| figure(explained))
+        .collect())
+}
+
+/// The pictures in the middles of equal parts of the split, in the order of their scores.
+fn shown(samples: &[Sample]) -> Vec<usize> {
+    let mut order: Vec<usize> = (0..samples.len()).collect();
+    let key = |&at: &usize| (samples[at].score, samples[at].id.as_str());
+    order.sort_by(|a, b| {
+        let (a, b) = (key(a), key(b));
+        a.0.total_cmp(&b.0).then_with(|| a.1.cmp(b.1))
+    });
+    let count = SHOWN.min(order.len());
+    let middle = |part: usize| (2 * part + 1) * order.len() / (2 * count);
+    (0..count).map(|part| order[middle(part)]).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::data::Source;
+
+    #[test]
+    fn pictures_are_evenly_spaced_by_score_whatever_their_order() {
+        let sample = |score: u8| {
+            let source = Source::File("face.png".into());
+            Sample::new(format!("{score}"), source, f32::from(score), None)
+        };
+        let mut samples: Vec<Sample> = (0..16).rev().map(sample).collect();
+        let scores = |samples: &[Sample]| -> Vec<f32> {
+            let shown = shown(samples);
+            shown.into_iter().map(|at| samples[at].score).collect()
+        };
+        assert_eq!(scores(&samples), [2.0, 6.0, 10.0, 14.0]);
+        samples.rotate_left(5);
+        assert_eq!(scores(&samples), [2.0, 6.0, 10.0, 14.0]);
+        assert_eq!(scores(&samples[..2]).len(), 2);
+        assert!(shown(&[]).is_empty());
+    }
+}
