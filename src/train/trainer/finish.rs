@@ -64,6 +64,7 @@ impl Trainer<'_> {
             pictures: self.splits.counts(),
             skipped: self.splits.skipped,
             seed: self.config.seed,
+            starting_weights: self.progress.starting_weights.clone(),
             provenance: Provenance::collect(&self.device_name()),
         };
         if self.ranks.is_first() {
