@@ -61,7 +61,7 @@ fn a_run_begins_from_what_pretraining_wrote_and_says_so() {
     let summary = fs::read_to_string(sandbox.path("random/summary.json")).unwrap();
     assert!(!summary.contains("starting_weights"));
 
-    let input = vec![(
+    let input = [(
         "input",
         tch::Tensor::zeros([1, 3, 32, 32], (tch::Kind::Float, tch::Device::Cpu)),
     )];
