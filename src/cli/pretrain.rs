@@ -11,6 +11,7 @@ use super::output::{figure, print, say, table, thousands};
 use crate::config::Config;
 use crate::pretrain::{EpochRecord, Observer, Options, Outcome, Start, pretrain};
 use crate::train::Stop;
+use crate::train::run_dir::PRETRAIN_CONFIG;
 
 const BAR: &str = "{prefix} {bar:30} {pos}/{len} images  {per_sec}  {msg}";
 
@@ -63,7 +64,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         .collect();
     say(&format!(
         "go on with: vmbeauty train {}{}",
-        args.config.display(),
+        root.join(PRETRAIN_CONFIG).display(),
         sets.concat()
     ));
     Ok(ExitCode::SUCCESS)
