@@ -91,7 +91,10 @@ fn a_run_begins_from_what_pretraining_wrote_and_says_so() {
 fn keys_that_are_wrong_are_refused_by_name_and_a_folder_in_use_too() {
     let sandbox = Sandbox::new();
     for (set, says) in [
-        ("pretrain.mask_ration=0.5", "did you mean mask_ratio"),
+        (
+            "pretrain.mask_ration=0.5",
+            "did you mean pretrain.mask_ratio",
+        ),
         ("pretrain.mask_ratio=1.5", "pretrain.mask_ratio must be"),
         ("pretrain.mask_patch=4", "pretrain.mask_patch must be"),
         (
