@@ -5,7 +5,7 @@
 //! [`files`] (whole-or-nothing writes), [`measure`] (medians and memory, for benchmarks), [`config`] (YAML to typed config),
 //! [`data`] (data set to batches), [`ops`] (the selective scan), [`models`] (the network), [`eval`] (metrics and predictions),
 //! [`explain`] (what each branch looks at), [`train`] (the loop), [`sweep`] (folds and grids),
-//! [`report`] (TensorBoard, and the report on runs).
+//! [`pretrain`] (masked images, before the scores), [`report`] (TensorBoard, and the report on runs).
 
 pub mod cli;
 pub mod config;
@@ -16,6 +16,7 @@ pub mod files;
 pub mod measure;
 pub mod models;
 pub mod ops;
+pub mod pretrain;
 pub mod report;
 pub mod sweep;
 pub mod train;

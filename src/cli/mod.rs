@@ -13,6 +13,7 @@ mod export;
 mod features;
 mod output;
 mod predict;
+mod pretrain;
 mod progress;
 mod report;
 mod summary;
@@ -42,6 +43,7 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Train(train::Args),
+    Pretrain(pretrain::Args),
     Evaluate(evaluate::Args),
     Predict(predict::Args),
     Explain(explain::Args),
@@ -93,6 +95,10 @@ pub fn main() -> ExitCode {
 fn run(cli: Cli) -> Result<ExitCode> {
     match cli.command {
         Command::Train(args) => train::run(&args),
+        Command::Pretrain(args) => {
+            Ranks::refuse_job("pretrain")?;
+            pretrain::run(&args)
+        }
         Command::Evaluate(args) => evaluate::run(&args),
         Command::Predict(args) => predict::run(&args),
         Command::Explain(args) => explain::run(&args),

@@ -89,6 +89,18 @@ impl ConfigError {
         }
         Self::Invalid(problems)
     }
+
+    /// The same for a section that stands elsewhere too, with the same keys.
+    pub(super) fn moved(self, from: &str, to: &str) -> Self {
+        let Self::Invalid(mut problems) = self else {
+            return self;
+        };
+        for problem in &mut problems {
+            problem.key = problem.key.replacen(from, to, 1);
+            problem.message = problem.message.replacen(from, to, 1);
+        }
+        Self::Invalid(problems)
+    }
 }
 
 fn lines(problems: &[Problem]) -> String {

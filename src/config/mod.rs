@@ -17,6 +17,7 @@ mod model;
 pub(crate) mod names;
 mod optimizer;
 mod presets;
+mod pretrain;
 mod reference;
 mod schedule;
 mod section;
@@ -42,6 +43,7 @@ pub use model::{
 };
 pub use optimizer::{OptimizerConfig, OptimizerName};
 pub use presets::{BackboneKind, PRESETS, Preset, preset};
+pub use pretrain::PretrainConfig;
 pub use reference::{KeyReference, reference, reference_markdown};
 pub use schedule::{ScheduleConfig, ScheduleName};
 pub use stopping::{EarlyStoppingConfig, Monitor};
@@ -65,6 +67,8 @@ section! {
         pub model: ModelConfig = ModelConfig::default(),
         /// The training.
         pub train: TrainConfig = TrainConfig::default(),
+        /// What comes before, where it is asked for.
+        pub pretrain: PretrainConfig = PretrainConfig::default(),
     }
 }
 
@@ -146,6 +150,7 @@ impl Config {
         self.data.check(&mut checks);
         self.model.check(self.data.image_size, &mut checks);
         self.train.check(&mut checks);
+        self.pretrain.check(&mut checks);
         self.check_frozen(&mut checks);
         self.check_votes(&mut checks);
         checks.finish()
@@ -322,7 +327,10 @@ mod tests {
             train.optimizer={nesterov: true, momentum: 0}; \
             train.schedule.step_epochs=0; train.schedule.gamma=0; train.schedule.gamma=1.1; \
             train.schedule.milestones=[2, 1]; train.schedule.milestones=[0, 1]; \
-            train.schedule.min_lr=1; train.schedule.min_lr=.nan"
+            train.schedule.min_lr=1; train.schedule.min_lr=.nan; \
+            pretrain.epochs=0; pretrain.batch_size=0; pretrain.mask_ratio=0; pretrain.mask_ratio=1; \
+            pretrain.mask_patch=0; pretrain.class_token_weight=-1; pretrain.lr=0; pretrain.weight_decay=-1; \
+            pretrain.warmup_epochs=-1; pretrain.min_lr=1; pretrain.augment.rotation=200"
             .split("; ")
         {
             assert!(config(&[bad]).is_err(), "{bad}");

@@ -6,8 +6,8 @@ use super::section::Key;
 use super::{
     AffineConfig, AugmentConfig, BackboneConfig, BlurConfig, Config, CsvConfig, DataConfig,
     EarlyStoppingConfig, ErasingConfig, FreezeConfig, FusionConfig, HeadConfig,
-    LabelDistributionConfig, ModelConfig, OptimizerConfig, ScheduleConfig, SyntheticConfig,
-    TrainConfig, TrivialAugmentConfig,
+    LabelDistributionConfig, ModelConfig, OptimizerConfig, PretrainConfig, ScheduleConfig,
+    SyntheticConfig, TrainConfig, TrivialAugmentConfig,
 };
 
 /// A key that holds a value (not a section).
@@ -59,6 +59,7 @@ pub(super) fn section_keys(type_name: &str) -> Option<&'static [Key]> {
         "FreezeConfig" => FreezeConfig::KEYS,
         "LabelDistributionConfig" => LabelDistributionConfig::KEYS,
         "EarlyStoppingConfig" => EarlyStoppingConfig::KEYS,
+        "PretrainConfig" => PretrainConfig::KEYS,
         "ScheduleConfig" => ScheduleConfig::KEYS,
         _ => return None,
     })

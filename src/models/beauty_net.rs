@@ -3,14 +3,14 @@
 
 mod tap;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use tch::{Device, Kind, Tensor, nn};
 
 use super::fusion::{BranchTokens, Fusion};
 use super::head::RegressionHead;
 use super::vim::{VisionMamba, class_index};
 use super::vit::VisionTransformer;
-use super::weights::{Pretrained, StateDict, load_backbone};
+use super::weights::load_branch;
 use crate::config::{BackboneKind, BackboneShape, Config, Loss};
 
 pub use tap::Tap;
@@ -45,15 +45,15 @@ pub struct Output {
 
 /// One branch: its shape and how it normalises.
 #[derive(Debug)]
-struct Branch<B> {
-    backbone: B,
-    shape: BackboneShape,
+pub(super) struct Branch<B> {
+    pub backbone: B,
+    pub shape: BackboneShape,
     mean: Tensor,
     std: Tensor,
 }
 
 impl<B> Branch<B> {
-    fn new(backbone: B, shape: BackboneShape, device: Device) -> Self {
+    pub fn new(backbone: B, shape: BackboneShape, device: Device) -> Self {
         let channels = |values: [f32; 3]| {
             Tensor::from_slice(&values)
                 .view([1, 3, 1, 1])
@@ -68,7 +68,7 @@ impl<B> Branch<B> {
     }
 
     /// Normalised float pictures of this branch's size.
-    fn prepare(&self, images: Images, name: &str) -> Result<Tensor> {
+    pub fn prepare(&self, images: Images, name: &str) -> Result<Tensor> {
         let side = self.shape.image_size;
         let (Images::Pixels(x) | Images::Normalised(x)) = images;
         let fits = matches!(x.size()[..], [_, 3, h, w] if h == side && w == side);
@@ -165,22 +165,11 @@ impl BeautyNet {
                 self.mamba.is_some(),
             ),
         ] {
-            let Some(path) = backbone.weights.as_ref().filter(|_| used) else {
+            if !used {
                 continue;
-            };
-            let pretrained = Pretrained {
-                path,
-                state_dict: match backbone.weights_ema {
-                    true => StateDict::Ema,
-                    false => StateDict::Model,
-                },
-                strict: backbone.strict,
-            };
-            let (key, file) = (format!("model.{branch}.weights"), path.display());
-            let notes = load_backbone(&self.parameters(), &format!("{branch}."), kind, &pretrained)
-                .with_context(|| format!("{key}: {file} does not load into {}", backbone.name))?;
-            self.notes
-                .extend(notes.into_iter().map(|note| format!("{key}: {note}")));
+            }
+            let notes = load_branch(&self.parameters(), branch, kind, backbone)?;
+            self.notes.extend(notes);
         }
         Ok(())
     }

@@ -170,14 +170,36 @@ impl PatchEmbed {
     /// (b, 3, h, w) to (b, patches, dim), patches row by row.
     pub fn forward(&self, x: &Tensor) -> Tensor {
         // As one matrix product: on the CPU several times as fast as the convolution, above all backwards.
-        let (p, stride) = (self.patch_size, self.stride);
-        let (b, _, h, w) = x.size4().unwrap_or_default();
-        let patches = ((h - p) / stride + 1) * ((w - p) / stride + 1);
-        x.unfold(2, p, stride)
-            .unfold(3, p, stride) // (b, 3, rows, columns, p, p)
-            .permute([0, 2, 3, 1, 4, 5])
-            .reshape([b, patches, 3 * p * p])
+        pixels_of_patches(x, self.patch_size, self.stride)
             .linear(&self.weight.flatten(1, -1), Some(&self.bias))
+    }
+}
+
+/// (b, 3, h, w) to (b, patches, 3·p·p): the pixels of each patch, patches row by row.
+pub fn pixels_of_patches(x: &Tensor, patch_size: i64, stride: i64) -> Tensor {
+    let p = patch_size;
+    let (b, _, h, w) = x.size4().unwrap_or_default();
+    let patches = ((h - p) / stride + 1) * ((w - p) / stride + 1);
+    x.unfold(2, p, stride)
+        .unfold(3, p, stride) // (b, 3, rows, columns, p, p)
+        .permute([0, 2, 3, 1, 4, 5])
+        .reshape([b, patches, 3 * p * p])
+}
+
+/// Which patches of a batch are hidden, and what stands in their place.
+#[derive(Debug, Clone, Copy)]
+pub struct Masked<'a> {
+    /// (b, patches): true where a patch is hidden.
+    pub mask: &'a Tensor,
+    /// (embed_dim): the mask token.
+    pub token: &'a Tensor,
+}
+
+impl Masked<'_> {
+    /// Embedded patches (b, patches, embed_dim), before they get their positions.
+    pub(super) fn hide(&self, patches: &Tensor) -> Tensor {
+        let token = self.token.to_kind(patches.kind());
+        token.where_self(&self.mask.unsqueeze(-1), patches)
     }
 }
 

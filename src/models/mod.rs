@@ -7,6 +7,7 @@ pub mod device;
 pub mod fusion;
 pub mod head;
 pub mod layers;
+pub mod masked_image;
 mod recompute;
 pub mod summary;
 pub mod vim;

@@ -11,7 +11,7 @@ mod tap;
 use anyhow::Result;
 use tch::{Kind, Tensor, nn};
 
-use super::layers::{DropPath, Init, Linear, Parameter, PatchEmbed, RmsNorm};
+use super::layers::{DropPath, Init, Linear, Masked, Parameter, PatchEmbed, RmsNorm};
 use super::recompute::Recompute;
 use super::vit::linear_rates;
 use crate::config::BackboneShape;
@@ -276,7 +276,19 @@ impl VisionMamba {
     /// # Errors
     /// An operator's message, for example where memory runs out.
     pub fn forward(&self, x: &Tensor, train: bool) -> Result<Tensor> {
-        let mut x = self.embed(x)?;
+        self.forward_tokens(self.embed(x)?, train)
+    }
+
+    /// As [`forward`](Self::forward), of a picture some of whose patches are hidden.
+    ///
+    /// # Errors
+    /// As [`forward`](Self::forward).
+    pub fn forward_masked(&self, x: &Tensor, masked: &Masked, train: bool) -> Result<Tensor> {
+        let patches = masked.hide(&self.patch_embed.forward(x));
+        self.forward_tokens(self.place(&patches)?, train)
+    }
+
+    fn forward_tokens(&self, mut x: Tensor, train: bool) -> Result<Tensor> {
         for (i, block) in self.layers.iter().enumerate() {
             let forward = move |block: &Block, x: &Tensor| block.forward(x, train);
             x = self.recompute.run(i, block, &x, train, forward)?;
@@ -286,7 +298,11 @@ impl VisionMamba {
 
     /// (b, 3, s, s) to the tokens that the first block receives.
     fn embed(&self, x: &Tensor) -> Result<Tensor> {
-        let patches = self.patch_embed.forward(x);
+        self.place(&self.patch_embed.forward(x))
+    }
+
+    /// Embedded patches (b, patches, embed_dim), with the class token in their middle, at their positions.
+    fn place(&self, patches: &Tensor) -> Result<Tensor> {
         let (b, count, _) = patches.size3()?;
         let middle = class_index(count);
         let cls_token = self.cls_token.expand([b, -1, -1], false);

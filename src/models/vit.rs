@@ -5,7 +5,7 @@ mod tap;
 use anyhow::Result;
 use tch::{Tensor, nn};
 
-use super::layers::{DropPath, Init, LayerNorm, Linear, PatchEmbed};
+use super::layers::{DropPath, Init, LayerNorm, Linear, Masked, PatchEmbed};
 use super::recompute::Recompute;
 use crate::config::BackboneShape;
 
@@ -148,7 +148,19 @@ impl VisionTransformer {
     /// # Errors
     /// libtorch's message where memory runs out.
     pub fn forward(&self, x: &Tensor, train: bool) -> Result<Tensor> {
-        let mut x = self.embed(x);
+        self.forward_tokens(self.embed(x), train)
+    }
+
+    /// As [`forward`](Self::forward), of a picture some of whose patches are hidden.
+    ///
+    /// # Errors
+    /// libtorch's message where memory runs out.
+    pub fn forward_masked(&self, x: &Tensor, masked: &Masked, train: bool) -> Result<Tensor> {
+        let patches = masked.hide(&self.patch_embed.forward(x));
+        self.forward_tokens(self.place(patches), train)
+    }
+
+    fn forward_tokens(&self, mut x: Tensor, train: bool) -> Result<Tensor> {
         for (i, block) in self.blocks.iter().enumerate() {
             let forward = move |block: &Block, x: &Tensor| Ok(block.forward(x, train));
             x = self.recompute.run(i, block, &x, train, forward)?;
@@ -158,7 +170,11 @@ impl VisionTransformer {
 
     /// (b, 3, s, s) to the tokens that the first block receives.
     fn embed(&self, x: &Tensor) -> Tensor {
-        let patches = self.patch_embed.forward(x);
+        self.place(self.patch_embed.forward(x))
+    }
+
+    /// Embedded patches (b, patches, embed_dim), with the class token before them, at their positions.
+    fn place(&self, patches: Tensor) -> Tensor {
         let b = patches.size()[0];
         let cls_token = self.cls_token.expand([b, -1, -1], false);
         Tensor::cat(&[cls_token, patches], 1) + &self.pos_embed

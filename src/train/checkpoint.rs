@@ -1,8 +1,10 @@
 //! What resuming needs, in one file: weights, optimizer state and progress can never be of different epochs.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
+use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tch::Tensor;
@@ -10,6 +12,7 @@ use tch::Tensor;
 use super::ema::Ema;
 use super::optimizer::Optimizer;
 use super::precision::LossScale;
+use super::provenance::StartingWeights;
 use super::run_dir::RunDir;
 use crate::models::BeautyNet;
 use crate::models::weights::{self, WeightsFile};
@@ -39,6 +42,9 @@ pub struct Progress {
     /// The type that matrix products are computed in, in Rust's name for it: `auto` may be another on another machine.
     #[serde(default)]
     pub precision: String,
+    /// The files that the backbones began from, by branch.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub starting_weights: BTreeMap<String, StartingWeights>,
     /// Fingerprint of the pictures' names and scores.
     pub data: String,
     /// Processes that train together, each with batches of the config's size.
@@ -81,21 +87,36 @@ pub fn save(
     progress: &Progress,
     origin: &Value,
 ) -> Result<()> {
+    let mut entry = serde_json::to_value(progress)?;
+    entry["run"] = origin.clone();
+    let parameters = net.parameters();
+    write(&run.checkpoint(), parameters, optimizer, ema, &entry)
+}
+
+/// As [`save`], of any parameters and whatever says how far they have come.
+///
+/// # Errors
+/// Names the file where it cannot be written.
+pub fn write(
+    path: &Path,
+    parameters: Vec<(String, Tensor)>,
+    optimizer: &Optimizer,
+    ema: Option<&Ema>,
+    progress: &impl Serialize,
+) -> Result<()> {
     let prefixed = |prefix: &str, list: Vec<(String, Tensor)>| -> Vec<(String, Tensor)> {
         list.into_iter()
             .map(|(name, tensor)| (format!("{prefix}{name}"), tensor))
             .collect()
     };
-    let mut tensors = prefixed(MODEL, net.parameters());
+    let mut tensors = prefixed(MODEL, parameters);
     tensors.extend(prefixed(OPTIMIZER, optimizer.state()));
     if let Some(ema) = ema {
         tensors.extend(prefixed(AVERAGE, ema.state()));
     }
     // One entry: several would be written in no fixed order.
-    let mut entry = serde_json::to_value(progress)?;
-    entry["run"] = origin.clone();
-    let metadata = HashMap::from([(PROGRESS_KEY.to_string(), entry.to_string())]);
-    weights::save(&run.checkpoint(), &tensors, metadata)
+    let metadata = HashMap::from([(PROGRESS_KEY.to_string(), serde_json::to_string(progress)?)]);
+    weights::save(path, &tensors, metadata)
 }
 
 /// Puts a checkpoint back; `None` where the run has none yet.
@@ -108,22 +129,34 @@ pub fn load(
     optimizer: &mut Optimizer,
     ema: Option<&mut Ema>,
 ) -> Result<Option<Progress>> {
-    let path = run.checkpoint();
+    read(&run.checkpoint(), &net.parameters(), optimizer, ema)
+}
+
+/// As [`load`], of what [`write`] wrote.
+///
+/// # Errors
+/// Names the file where it is damaged or of another model.
+pub fn read<P: DeserializeOwned>(
+    path: &Path,
+    parameters: &[(String, Tensor)],
+    optimizer: &mut Optimizer,
+    ema: Option<&mut Ema>,
+) -> Result<Option<P>> {
     if !path.exists() {
         return Ok(None);
     }
-    let mut file = WeightsFile::open(&path)?;
-    restore(&mut file, net, optimizer, ema)
+    let mut file = WeightsFile::open(path)?;
+    restore(&mut file, parameters, optimizer, ema)
         .map(Some)
         .with_context(|| format!("cannot resume from {}", path.display()))
 }
 
-fn restore(
+fn restore<P: DeserializeOwned>(
     file: &mut WeightsFile,
-    net: &BeautyNet,
+    parameters: &[(String, Tensor)],
     optimizer: &mut Optimizer,
     ema: Option<&mut Ema>,
-) -> Result<Progress> {
+) -> Result<P> {
     let progress = file
         .metadata()
         .get(PROGRESS_KEY)
@@ -131,7 +164,7 @@ fn restore(
         .and_then(|text| Ok(serde_json::from_str(text)?))?;
     {
         let _guard = tch::no_grad_guard();
-        for (name, mut target) in net.parameters() {
+        for (name, target) in parameters {
             let tensor = file.tensor(&format!("{MODEL}{name}"))?;
             ensure!(
                 tensor.size() == target.size(),
@@ -139,7 +172,10 @@ fn restore(
                 tensor.size(),
                 target.size()
             );
-            target.f_copy_(&tensor).with_context(|| name)?;
+            target
+                .shallow_clone()
+                .f_copy_(&tensor)
+                .with_context(|| name.clone())?;
         }
     }
     let mut saved = |prefix: &str, state: Vec<(String, Tensor)>| -> Result<HashMap<_, _>> {

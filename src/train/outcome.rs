@@ -1,12 +1,13 @@
 //! What a run comes to: `summary.json`.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
-use super::provenance::Provenance;
+use super::provenance::{Provenance, StartingWeights};
 use super::run_dir::RunDir;
 use crate::config::Monitor;
 use crate::eval::baselines::Baselines;
@@ -48,6 +49,9 @@ pub struct Outcome {
     pub skipped: usize,
     /// Of everything random.
     pub seed: u64,
+    /// The files that the backbones began from, by branch.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub starting_weights: BTreeMap<String, StartingWeights>,
     /// Versions, commit and device.
     #[serde(flatten)]
     pub provenance: Provenance,

@@ -1,12 +1,15 @@
 //! Where numbers come from: versions, commits and machine.
 
-use std::fs;
-use std::path::Path;
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
+use crate::config::Config;
 use crate::ops;
 
 const UNKNOWN: &str = "unknown";
@@ -80,6 +83,48 @@ impl StartRecord {
             provenance: provenance.clone(),
         }
     }
+}
+
+/// A file of weights that a backbone began from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StartingWeights {
+    /// As the config names it.
+    pub file: PathBuf,
+    /// BLAKE3 hash of its content, in hexadecimal.
+    pub blake3: String,
+}
+
+impl StartingWeights {
+    /// Of the backbones that the config gives weights files, by branch.
+    ///
+    /// # Errors
+    /// Names the file that cannot be read.
+    pub fn of(config: &Config) -> Result<BTreeMap<String, Self>> {
+        let model = &config.model;
+        let strategy = model.fusion.strategy;
+        let mut found = BTreeMap::new();
+        for (branch, backbone, used) in [
+            ("vit", &model.vit, strategy.uses_vit()),
+            ("mamba", &model.mamba, strategy.uses_mamba()),
+        ] {
+            if let Some(file) = backbone.weights.as_ref().filter(|_| used) {
+                let weights = Self {
+                    file: file.clone(),
+                    blake3: content_hash(file)?,
+                };
+                found.insert(branch.to_string(), weights);
+            }
+        }
+        Ok(found)
+    }
+}
+
+fn content_hash(path: &Path) -> Result<String> {
+    let unreadable = || format!("cannot read {}", path.display());
+    let mut hasher = blake3::Hasher::new();
+    let mut file = File::open(path).with_context(unreadable)?;
+    std::io::copy(&mut file, &mut hasher).with_context(unreadable)?;
+    Ok(hasher.finalize().to_hex().to_string())
 }
 
 fn commit(folder: &Path) -> Option<String> {

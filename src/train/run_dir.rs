@@ -18,6 +18,9 @@ const METRICS: &str = "metrics.jsonl";
 /// Folder of TensorBoard's event files in a run directory.
 pub const TENSORBOARD: &str = "tensorboard";
 
+/// The resolved config in the folder of a pretraining, which is no run.
+pub(crate) const PRETRAIN_CONFIG: &str = "pretrain.yaml";
+
 /// What a folder holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RunState {
@@ -46,6 +49,11 @@ impl RunDir {
         ensure!(
             !root.join(CONFIG_FILE).exists(),
             "{} holds a run already: add --resume to go on with it, or name another folder with --output",
+            root.display()
+        );
+        ensure!(
+            !root.join(PRETRAIN_CONFIG).exists(),
+            "{} holds a pretraining, not a run: name another folder with --output",
             root.display()
         );
         Ok(())
@@ -107,7 +115,7 @@ impl RunDir {
     }
 
     /// Makes the folders, and sees to it that no other process writes in them.
-    fn lock(root: &Path) -> Result<Self> {
+    pub(crate) fn lock(root: &Path) -> Result<Self> {
         let state = root.join(STATE);
         fs::create_dir_all(&state)
             .with_context(|| format!("cannot make the folder {}", state.display()))?;
@@ -187,7 +195,7 @@ impl RunDir {
         self.state_dir().join("checkpoint.safetensors")
     }
 
-    fn state_dir(&self) -> PathBuf {
+    pub(crate) fn state_dir(&self) -> PathBuf {
         self.root.join(STATE)
     }
 

@@ -1,6 +1,6 @@
 //! The wish that a run end early, and the error that it then ends with.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
@@ -41,7 +41,7 @@ impl Stop {
     }
 
     /// The signal's number; 0 where nobody asked.
-    pub(super) fn signal(&self) -> i32 {
+    pub(crate) fn signal(&self) -> i32 {
         self.0.load(Ordering::SeqCst) as i32
     }
 }
@@ -50,11 +50,13 @@ impl Stop {
 #[derive(Debug, thiserror::Error)]
 #[error("stopped by {}{}", self.name(), self.way_on())]
 pub struct Stopped {
-    pub(super) signal: i32,
-    pub(super) steps: u64,
-    pub(super) epoch: usize,
-    /// The run directory, where there is one already.
-    pub(super) root: Option<PathBuf>,
+    pub(crate) signal: i32,
+    pub(crate) steps: u64,
+    pub(crate) epoch: usize,
+    /// The resolved config in the run directory, where there is one already.
+    pub(crate) config: Option<PathBuf>,
+    /// The subcommand that goes on.
+    pub(crate) command: &'static str,
 }
 
 impl Stopped {
@@ -69,13 +71,14 @@ impl Stopped {
     }
 
     fn way_on(&self) -> String {
-        match &self.root {
-            Some(root) => format!(
-                " after {} steps, in epoch {}; go on with: vmbeauty train {} --output {} --resume",
+        match &self.config {
+            Some(config) => format!(
+                " after {} steps, in epoch {}; go on with: vmbeauty {} {} --output {} --resume",
                 self.steps,
                 self.epoch,
-                root.join("config.yaml").display(),
-                root.display()
+                self.command,
+                config.display(),
+                config.parent().unwrap_or(Path::new(".")).display()
             ),
             None => " before the first step".to_string(),
         }
@@ -99,7 +102,8 @@ mod tests {
             signal,
             steps: 12,
             epoch: 2,
-            root: Some(PathBuf::from("runs/a")),
+            config: Some(PathBuf::from("runs/a/config.yaml")),
+            command: "train",
         };
         assert_eq!(
             stopped(SIGINT).to_string(),

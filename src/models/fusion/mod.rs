@@ -53,7 +53,7 @@ impl BranchTokens {
     }
 
     /// All tokens, the class token first: (b, 1 + patches, d).
-    fn class_first(&self) -> Tensor {
+    pub(in crate::models) fn class_first(&self) -> Tensor {
         if self.class_index == 0 {
             return self.tokens.shallow_clone();
         }

@@ -8,7 +8,7 @@ use tch::{Kind, Tensor};
 
 use super::resample::{self, Grids};
 use super::{StateDict, WeightsFile};
-use crate::config::BackboneKind;
+use crate::config::{BackboneConfig, BackboneKind};
 
 /// How many names of each kind an error lists.
 const LISTED: usize = 20;
@@ -76,6 +76,37 @@ pub fn load_backbone(
         change => Some(format!("{} was resampled {change}", step.name)),
     });
     Ok(resampled.chain(plan.differences()).collect())
+}
+
+/// Loads the weights file that a branch's config names, if it names one, as [`load_backbone`] does. `branch` is `vit` or `mamba`.
+/// Returns what is worth knowing, a line each, with the config's key.
+///
+/// # Errors
+/// As [`load_backbone`], naming the key.
+pub fn load_branch(
+    parameters: &[(String, Tensor)],
+    branch: &str,
+    kind: BackboneKind,
+    config: &BackboneConfig,
+) -> Result<Vec<String>> {
+    let Some(path) = &config.weights else {
+        return Ok(Vec::new());
+    };
+    let pretrained = Pretrained {
+        path,
+        state_dict: match config.weights_ema {
+            true => StateDict::Ema,
+            false => StateDict::Model,
+        },
+        strict: config.strict,
+    };
+    let (key, file) = (format!("model.{branch}.weights"), path.display());
+    let notes = load_backbone(parameters, &format!("{branch}."), kind, &pretrained)
+        .with_context(|| format!("{key}: {file} does not load into {}", config.name))?;
+    Ok(notes
+        .into_iter()
+        .map(|note| format!("{key}: {note}"))
+        .collect())
 }
 
 /// What is taken from a file, and what does not fit.

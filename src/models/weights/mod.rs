@@ -15,7 +15,7 @@ use std::path::Path;
 use anyhow::{Context, Result, bail};
 use tch::{Device, Tensor};
 
-pub use fit::{Pretrained, load, load_backbone};
+pub use fit::{Pretrained, load, load_backbone, load_branch};
 pub use safetensors_file::save;
 pub use torch_writer::save_torch;
 

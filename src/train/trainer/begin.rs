@@ -21,7 +21,7 @@ use crate::train::loss::Criterion;
 use crate::train::observer::{Observer, Start};
 use crate::train::optimizer::Optimizer;
 use crate::train::precision::{LossScale, autocast_kind};
-use crate::train::provenance::Provenance;
+use crate::train::provenance::{Provenance, StartingWeights};
 use crate::train::run_dir::RunDir;
 use crate::train::schedule::Schedule;
 use crate::train::stop::Stopped;
@@ -86,14 +86,17 @@ impl<'a> Trainer<'a> {
                 signal,
                 steps: 0,
                 epoch: 0,
-                root: None,
+                config: None,
+                command: "train",
             }));
         }
         let run = match ranks.is_first() {
             true => RunDir::create(root, config)?,
             false => RunDir::of_first_rank(root),
         };
-        Ok(Self::new(config, run, parts, options))
+        let mut trainer = Self::new(config, run, parts, options);
+        trainer.note_starting_weights()?;
+        Ok(trainer)
     }
 
     fn new(config: &'a Config, run: RunDir, parts: Parts, options: Options) -> Self {
@@ -157,6 +160,9 @@ impl<'a> Trainer<'a> {
         // The checkpoint holds all weights: published files are read only where there is none yet.
         let parts = Parts::new(config, &ranks, !run.checkpoint().exists())?;
         let mut trainer = Self::new(config, run, parts, options);
+        if !trainer.run.checkpoint().exists() {
+            trainer.note_starting_weights()?;
+        }
         let saved = match ranks.is_first() {
             true => checkpoint::load(
                 &trainer.run,
@@ -195,6 +201,14 @@ impl<'a> Trainer<'a> {
             trainer.progress = progress;
         }
         Ok(trainer)
+    }
+
+    /// The files that were just read; the first rank alone has them.
+    fn note_starting_weights(&mut self) -> Result<()> {
+        if self.ranks.is_first() {
+            self.progress.starting_weights = StartingWeights::of(self.config)?;
+        }
+        Ok(())
     }
 
     /// Sees to it that all ranks begin with the same: what they were given, and rank 0's weights and progress.

@@ -139,7 +139,8 @@ impl Trainer<'_> {
             signal,
             steps: self.progress.steps,
             epoch: epochs.min(self.progress.epochs + 1),
-            root: Some(self.run.root().to_path_buf()),
+            config: Some(self.run.config()),
+            command: "train",
         })
     }
 

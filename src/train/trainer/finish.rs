@@ -63,6 +63,7 @@ impl Trainer<'_> {
             pictures: self.splits.counts(),
             skipped: self.splits.skipped,
             seed: self.config.seed,
+            starting_weights: self.progress.starting_weights.clone(),
             provenance: self.provenance.clone(),
         };
         if self.ranks.is_first() {

@@ -1,0 +1,450 @@
+//! Masked image modelling (SimMIM, arXiv 2111.09886): a backbone sees a picture with patches hidden, and a linear layer on each
+//! token's output predicts the pixels of its patch.
+
+use anyhow::Result;
+use tch::{Device, Kind, Tensor, nn};
+
+use super::beauty_net::{Branch, Images};
+use super::fusion::BranchTokens;
+use super::layers::{Init, Linear, Masked, pixels_of_patches};
+use super::vim::{VisionMamba, class_index};
+use super::vit::VisionTransformer;
+use super::weights::load_branch;
+use crate::config::{BackboneConfig, BackboneKind, BackboneShape};
+
+/// Added to the variance of a patch's pixels.
+const VARIANCE_EPS: f64 = 1e-6;
+const WEIGHT: Init = Init::TruncNormal { std: 0.02 };
+
+#[derive(Debug)]
+enum Backbone {
+    Vit(Branch<VisionTransformer>),
+    Mamba(Branch<VisionMamba>),
+}
+
+/// What is predicted of a batch's pictures.
+#[derive(Debug)]
+pub struct Prediction {
+    /// (b, patches, 3·p·p), from each patch's own token: by colour, then row, then column.
+    pub pixels: Tensor,
+    /// (b, patches, 3): each patch's mean colour, from the class token.
+    pub colours: Option<Tensor>,
+}
+
+/// Means over the masked patches; scalars.
+#[derive(Debug)]
+pub struct Losses {
+    /// Squared error of the pixels.
+    pub pixels: Tensor,
+    /// Squared error of the mean colours, as the backbone gets its pixels.
+    pub colours: Option<Tensor>,
+}
+
+/// How the targets are made.
+#[derive(Debug, Clone, Copy)]
+pub struct Targets {
+    /// Whether a patch's pixels are relative to its own mean and deviation.
+    pub normalized_pixels: bool,
+}
+
+/// A backbone with what it needs to learn from pictures alone.
+#[derive(Debug)]
+pub struct MaskedImageModel {
+    backbone: Backbone,
+    mask_token: Tensor,
+    pixels: Linear,
+    colours: Option<Linear>,
+    variables: nn::VarStore,
+    notes: Vec<String>,
+}
+
+impl MaskedImageModel {
+    /// With random parameters drawn from torch's generator (seed it first), then the weights that the backbone's config names.
+    /// `colours` adds the class token's task.
+    ///
+    /// # Errors
+    /// A weights file that cannot be read or does not fit.
+    pub fn new(
+        config: &BackboneConfig,
+        shape: BackboneShape,
+        colours: bool,
+        device: Device,
+    ) -> Result<Self> {
+        let variables = nn::VarStore::new(device);
+        let root = variables.root();
+        let path = &root / branch_name(shape.kind);
+        let backbone = match shape.kind {
+            BackboneKind::Vit => {
+                let vit = VisionTransformer::new(&path, &shape);
+                Backbone::Vit(Branch::new(vit, shape, device))
+            }
+            BackboneKind::Vim => {
+                let mamba = VisionMamba::new(&path, &shape);
+                Backbone::Mamba(Branch::new(mamba, shape, device))
+            }
+        };
+        let (dim, patch) = (shape.embed_dim, shape.patch_size);
+        let mut model = Self {
+            backbone,
+            mask_token: WEIGHT.parameter(&root, "mask_token", &[dim]),
+            pixels: Linear::new(&root / "pixels", dim, 3 * patch * patch, true, WEIGHT),
+            colours: colours
+                .then(|| Linear::new(&root / "colours", dim, 3 * shape.patches(), true, WEIGHT)),
+            variables,
+            notes: Vec::new(),
+        };
+        model.notes = load_branch(&model.parameters(), model.branch(), shape.kind, config)?;
+        Ok(model)
+    }
+
+    /// `vit` or `mamba`.
+    pub fn branch(&self) -> &'static str {
+        branch_name(self.shape().kind)
+    }
+
+    /// The backbone's.
+    pub fn shape(&self) -> &BackboneShape {
+        match &self.backbone {
+            Backbone::Vit(branch) => &branch.shape,
+            Backbone::Mamba(branch) => &branch.shape,
+        }
+    }
+
+    /// What is worth knowing about the weights that it began from, a line each.
+    pub fn notes(&self) -> &[String] {
+        &self.notes
+    }
+
+    /// Lets training keep the tokens between the blocks alone; backward runs each block again.
+    pub fn recompute_blocks(&mut self) {
+        let named = self.parameters();
+        match &mut self.backbone {
+            Backbone::Vit(branch) => branch.backbone.recompute_blocks(&named, "vit."),
+            Backbone::Mamba(branch) => branch.backbone.recompute_blocks(&named, "mamba."),
+        }
+    }
+
+    /// Uint8 pictures (b, 3, s, s) as the backbone gets them.
+    ///
+    /// # Errors
+    /// Pictures of another shape than it takes.
+    pub fn normalise(&self, pictures: &Tensor) -> Result<Tensor> {
+        let images = Images::Pixels(pictures);
+        match &self.backbone {
+            Backbone::Vit(branch) => branch.prepare(images, "vit"),
+            Backbone::Mamba(branch) => branch.prepare(images, "mamba"),
+        }
+    }
+
+    /// From pictures as [`normalise`](Self::normalise) gives them, seen but for the patches that `mask` (b, patches) hides.
+    ///
+    /// # Errors
+    /// An operator's message, for example where memory runs out.
+    pub fn predict(&self, x: &Tensor, mask: &Tensor, train: bool) -> Result<Prediction> {
+        let masked = Masked {
+            mask,
+            token: &self.mask_token,
+        };
+        let (tokens, class_index) = match &self.backbone {
+            Backbone::Vit(branch) => (branch.backbone.forward_masked(x, &masked, train)?, 0),
+            Backbone::Mamba(branch) => (
+                branch.backbone.forward_masked(x, &masked, train)?,
+                class_index(branch.shape.patches()),
+            ),
+        };
+        let patches = self.shape().patches();
+        let tokens = BranchTokens::new(tokens, class_index);
+        let of_patches = tokens.class_first().narrow(1, 1, patches);
+        let colours = |layer: &Linear| layer.forward(&tokens.class()).view([-1, patches, 3]);
+        Ok(Prediction {
+            pixels: self.pixels.forward(&of_patches),
+            colours: self.colours.as_ref().map(colours),
+        })
+    }
+
+    /// How far a prediction is from the pictures x, over the patches that `mask` hides.
+    ///
+    /// # Errors
+    /// libtorch's message where memory runs out.
+    pub fn losses(
+        &self,
+        prediction: &Prediction,
+        x: &Tensor,
+        mask: &Tensor,
+        targets: Targets,
+    ) -> Result<Losses> {
+        let patches = self.patches(x);
+        let target = match targets.normalized_pixels {
+            true => {
+                let (mean, deviation) = mean_and_deviation(&patches);
+                (&patches - mean) / deviation
+            }
+            false => patches.shallow_clone(),
+        };
+        let colours = match &prediction.colours {
+            Some(colours) => Some(masked_error(colours, &mean_colours(&patches), mask)?),
+            None => None,
+        };
+        Ok(Losses {
+            pixels: masked_error(&prediction.pixels, &target, mask)?,
+            colours,
+        })
+    }
+
+    /// The pictures x with what is predicted in the place of the patches that `mask` hides. Predictions that are relative to a patch's
+    /// mean and deviation get those of the patch itself.
+    pub fn reconstruct(
+        &self,
+        prediction: &Prediction,
+        x: &Tensor,
+        mask: &Tensor,
+        targets: Targets,
+    ) -> Tensor {
+        let patches = self.patches(x);
+        let predicted = match targets.normalized_pixels {
+            true => {
+                let (mean, deviation) = mean_and_deviation(&patches);
+                &prediction.pixels * deviation + mean
+            }
+            false => prediction.pixels.shallow_clone(),
+        };
+        self.picture(&predicted.where_self(&mask.unsqueeze(-1), &patches))
+    }
+
+    /// The pictures x with their hidden patches grey.
+    pub fn hide(&self, x: &Tensor, mask: &Tensor) -> Tensor {
+        let patches = self.patches(x);
+        self.picture(&patches.masked_fill(&mask.unsqueeze(-1), 0.0))
+    }
+
+    /// As [`normalise`](Self::normalise) gives them, to uint8.
+    pub fn pixels(&self, x: &Tensor) -> Tensor {
+        let shape = self.shape();
+        let channels = |values: [f32; 3]| {
+            let values = Tensor::from_slice(&values).view([1, 3, 1, 1]);
+            values.to_device(x.device())
+        };
+        let levels = (x * channels(shape.std) + channels(shape.mean)) * 255.0;
+        levels.round().clamp(0.0, 255.0).to_kind(Kind::Uint8)
+    }
+
+    /// (b, 3, s, s) to (b, patches, 3·p·p).
+    fn patches(&self, x: &Tensor) -> Tensor {
+        let shape = self.shape();
+        pixels_of_patches(x, shape.patch_size, shape.stride)
+    }
+
+    /// (b, patches, 3·p·p) to (b, 3, s, s).
+    fn picture(&self, patches: &Tensor) -> Tensor {
+        let shape = self.shape();
+        let (grid, p) = (shape.grid(), shape.patch_size);
+        patches
+            .view([-1, grid, grid, 3, p, p])
+            .permute([0, 3, 1, 4, 2, 5])
+            .reshape([-1, 3, grid * p, grid * p])
+    }
+
+    /// Every parameter by name, sorted; the backbone's under `vit.` or `mamba.`. The tensors share their storage with the model.
+    pub fn parameters(&self) -> Vec<(String, Tensor)> {
+        let mut named: Vec<_> = self.variables.variables().into_iter().collect();
+        named.sort_by(|a, b| a.0.cmp(&b.0));
+        named
+    }
+
+    /// The backbone's parameters, under their published names.
+    pub fn backbone_parameters(&self) -> Vec<(String, Tensor)> {
+        let prefix = format!("{}.", self.branch());
+        let parameters = self.parameters().into_iter();
+        parameters
+            .filter_map(|(name, tensor)| Some((name.strip_prefix(&prefix)?.to_string(), tensor)))
+            .collect()
+    }
+
+    /// Where the parameters are.
+    pub fn device(&self) -> Device {
+        self.variables.device()
+    }
+}
+
+fn branch_name(kind: BackboneKind) -> &'static str {
+    match kind {
+        BackboneKind::Vit => "vit",
+        BackboneKind::Vim => "mamba",
+    }
+}
+
+/// Of each patch's pixels (b, patches, 3·p·p), both (b, patches, 1).
+fn mean_and_deviation(patches: &Tensor) -> (Tensor, Tensor) {
+    let mean = patches.mean_dim(-1, true, Kind::Float);
+    let variance = patches.var_dim(-1, true, true);
+    (mean, (variance + VARIANCE_EPS).sqrt())
+}
+
+/// (b, patches, 3·p·p) to (b, patches, 3).
+fn mean_colours(patches: &Tensor) -> Tensor {
+    let (b, count, values) = patches.size3().unwrap_or_default();
+    patches
+        .view([b, count, 3, values / 3])
+        .mean_dim(-1, false, Kind::Float)
+}
+
+/// The mean squared error over the patches that `mask` (b, patches) hides, of values (b, patches, n).
+fn masked_error(values: &Tensor, target: &Tensor, mask: &Tensor) -> Result<Tensor> {
+    let error = values.to_kind(Kind::Float).f_sub(target)?.f_square()?;
+    let of_patches = error.f_mean_dim(-1, false, Kind::Float)?; // (b, patches)
+    let mask = mask.to_kind(Kind::Float);
+    Ok((of_patches * &mask).sum(Kind::Float) / mask.sum(Kind::Float))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Config;
+
+    fn model(vit: bool, colours: bool) -> MaskedImageModel {
+        let set: Vec<String> = [
+            "data.image_size=32",
+            "model.vit={name: vit_micro_patch8_64, embed_dim: 24, depth: 2}",
+            "model.mamba={name: vim_micro_patch8_64, embed_dim: 24, depth: 2}",
+        ]
+        .map(str::to_string)
+        .into();
+        let config = Config::from_yaml("", "a.yaml", &set).unwrap();
+        tch::manual_seed(1);
+        let (branch, shape) = match vit {
+            true => (&config.model.vit, config.vit_shape()),
+            false => (&config.model.mamba, config.mamba_shape()),
+        };
+        let shape = shape.unwrap().unwrap();
+        MaskedImageModel::new(branch, shape, colours, Device::Cpu).unwrap()
+    }
+
+    fn pictures(b: i64) -> Tensor {
+        Tensor::randint(256, [b, 3, 32, 32], (Kind::Uint8, Device::Cpu))
+    }
+
+    /// (1, 16) that hides the patches with these indices.
+    fn mask(hidden: &[usize]) -> Tensor {
+        let mask: Vec<bool> = (0..16).map(|i| hidden.contains(&i)).collect();
+        Tensor::from_slice(&mask).view([1, 16])
+    }
+
+    const TARGETS: Targets = Targets {
+        normalized_pixels: true,
+    };
+
+    #[test]
+    fn every_parameter_gets_a_gradient() {
+        for vit in [true, false] {
+            let model = model(vit, true);
+            let x = model.normalise(&pictures(1)).unwrap();
+            let mask = mask(&[0, 3, 7, 9, 12]);
+            let prediction = model.predict(&x, &mask, true).unwrap();
+            let losses = model.losses(&prediction, &x, &mask, TARGETS).unwrap();
+            (losses.pixels + losses.colours.unwrap()).backward();
+            for (name, parameter) in model.parameters() {
+                let gradient = parameter.grad();
+                assert!(
+                    gradient.defined() && gradient.abs().max().double_value(&[]) > 0.0,
+                    "{name}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn without_the_class_tokens_task_its_embedding_and_the_mask_token_learn_still() {
+        for vit in [true, false] {
+            let model = model(vit, false);
+            let x = model.normalise(&pictures(1)).unwrap();
+            let mask = mask(&[1, 2, 14]);
+            let prediction = model.predict(&x, &mask, true).unwrap();
+            let losses = model.losses(&prediction, &x, &mask, TARGETS).unwrap();
+            assert!(losses.colours.is_none());
+            losses.pixels.backward();
+            for (name, parameter) in model.parameters() {
+                assert!(parameter.grad().defined(), "{name}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_hidden_cannot_be_seen() {
+        for vit in [true, false] {
+            let model = model(vit, true);
+            let mask = mask(&[5, 6]);
+            let a = model.normalise(&pictures(1)).unwrap();
+            // Another picture in the hidden patches alone.
+            let b = model.normalise(&pictures(1)).unwrap();
+            let patches = model
+                .patches(&b)
+                .where_self(&mask.unsqueeze(-1), &model.patches(&a));
+            let b = model.picture(&patches);
+            assert!(a != b);
+            let seen = |x: &Tensor| model.predict(x, &mask, false).unwrap();
+            assert_eq!(seen(&a).pixels, seen(&b).pixels);
+            assert_eq!(seen(&a).colours, seen(&b).colours);
+        }
+    }
+
+    #[test]
+    fn only_masked_patches_count() {
+        let model = model(true, true);
+        let x = model.normalise(&pictures(1)).unwrap();
+        let mask = mask(&[5]);
+        let prediction = model.predict(&x, &mask, false).unwrap();
+        let loss = |change: i64| {
+            let pixels = prediction.pixels.copy();
+            let _ = pixels.narrow(1, change, 1).detach().fill_(100.0);
+            let changed = Prediction {
+                pixels,
+                colours: None,
+            };
+            let losses = model.losses(&changed, &x, &mask, TARGETS).unwrap();
+            losses.pixels.double_value(&[])
+        };
+        let whole = model.losses(&prediction, &x, &mask, TARGETS).unwrap();
+        assert_eq!(loss(4), whole.pixels.double_value(&[]));
+        assert!(loss(5) > 1000.0);
+    }
+
+    #[test]
+    fn a_perfect_prediction_has_no_loss_and_gives_the_picture_back() {
+        let model = model(false, true);
+        let pictures = pictures(2);
+        let x = model.normalise(&pictures).unwrap();
+        let mask = Tensor::cat(&[mask(&[0, 1, 2]), mask(&[15])], 0);
+        for normalized_pixels in [true, false] {
+            let targets = Targets { normalized_pixels };
+            let patches = model.patches(&x);
+            let (mean, deviation) = mean_and_deviation(&patches);
+            let prediction = Prediction {
+                pixels: match normalized_pixels {
+                    true => (&patches - mean) / deviation,
+                    false => patches.shallow_clone(),
+                },
+                colours: Some(mean_colours(&patches)),
+            };
+            let losses = model.losses(&prediction, &x, &mask, targets).unwrap();
+            assert!(losses.pixels.double_value(&[]) < 1e-9);
+            assert_eq!(losses.colours.unwrap().double_value(&[]), 0.0);
+            let again = model.reconstruct(&prediction, &x, &mask, targets);
+            assert_eq!(model.pixels(&again), pictures);
+            assert_eq!(model.pixels(&x), pictures);
+        }
+    }
+
+    #[test]
+    fn hidden_patches_are_grey_and_the_others_stay() {
+        let model = model(true, false);
+        let x = model.normalise(&pictures(1)).unwrap();
+        let hidden = model.hide(&x, &mask(&[1]));
+        let patches = |x: &Tensor| model.patches(x);
+        assert_eq!(
+            patches(&hidden).get(0).get(1).abs().max().double_value(&[]),
+            0.0
+        );
+        assert_eq!(patches(&hidden).get(0).get(0), patches(&x).get(0).get(0));
+        assert_eq!(patches(&hidden).get(0).get(2), patches(&x).get(0).get(2));
+    }
+}

@@ -1,0 +1,382 @@
+//! One backbone's pretraining: its epochs, what is kept of each, and how it is resumed.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Instant;
+
+use anyhow::{Context, Error, Result, bail, ensure};
+use serde::{Deserialize, Serialize};
+use tch::{Device, Kind, Tensor};
+
+use super::folder::Folder;
+use super::masks::Masks;
+use super::pictures::TrainAndVal;
+use super::{EpochRecord, Observer, Pretrained, Start};
+use crate::config::{
+    BackboneConfig, BackboneShape, Config, FreezeConfig, OnNan, OptimizerConfig, PretrainConfig,
+    ScheduleConfig,
+};
+use crate::data::{HostBatch, Loader, LoaderOptions, Pass, Pictures};
+use crate::models::masked_image::{Losses, MaskedImageModel, Targets};
+use crate::models::weights;
+use crate::train::optimizer::Optimizer;
+use crate::train::precision::{LossScale, autocast_kind, in_precision};
+use crate::train::schedule::Schedule;
+use crate::train::{Stop, Stopped, checkpoint};
+
+/// How far a backbone has come.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+struct Progress {
+    epochs: usize,
+    steps: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    loss_scale: Option<LossScale>,
+    /// The type that matrix products are computed in.
+    precision: String,
+    /// Fingerprint of the training pictures.
+    pictures: String,
+    /// A line of `metrics.jsonl` each.
+    records: Vec<EpochRecord>,
+}
+
+/// What an epoch's steps add up to.
+#[derive(Default)]
+struct Sums {
+    loss: f64,
+    images: usize,
+    skipped: usize,
+    lr: f64,
+}
+
+/// A backbone that learns.
+pub struct BranchRun<'a> {
+    config: &'a Config,
+    pictures: &'a TrainAndVal,
+    folder: &'a Folder,
+    stop: &'a Stop,
+    model: MaskedImageModel,
+    masks: Masks,
+    optimizer: Optimizer,
+    schedule: Schedule,
+    autocast: Option<Kind>,
+    progress: Progress,
+}
+
+impl<'a> BranchRun<'a> {
+    /// At its last epoch where the folder has one, else from the start.
+    pub fn begin(
+        config: &'a Config,
+        backbone: &BackboneConfig,
+        shape: BackboneShape,
+        pictures: &'a TrainAndVal,
+        folder: &'a Folder,
+        device: Device,
+        stop: &'a Stop,
+    ) -> Result<Self> {
+        let settings = &config.pretrain;
+        // The same seed for each, so that none depends on which others there are.
+        tch::manual_seed(config.seed as i64);
+        let colours = settings.class_token_weight > 0.0;
+        let mut model = MaskedImageModel::new(backbone, shape, colours, device)?;
+        if config.train.checkpoint_activations {
+            model.recompute_blocks();
+        }
+        let autocast = autocast_kind(config.train.precision, device);
+        let optimizer = OptimizerConfig {
+            lr: settings.lr,
+            weight_decay: settings.weight_decay,
+            betas: Some([0.9, 0.95]),
+            ..OptimizerConfig::default()
+        };
+        let schedule = ScheduleConfig {
+            warmup_epochs: settings.warmup_epochs,
+            min_lr: settings.min_lr,
+            ..ScheduleConfig::default()
+        };
+        let steps_per_epoch = pictures.train.len().div_ceil(settings.batch_size);
+        let mut run = Self {
+            masks: Masks::new(config.seed, settings, &shape),
+            optimizer: Optimizer::new(&model.parameters(), &optimizer, &FreezeConfig::default()),
+            schedule: Schedule::new(&schedule, settings.epochs, steps_per_epoch),
+            progress: Progress {
+                loss_scale: LossScale::of(autocast),
+                precision: format!("{:?}", autocast.unwrap_or(Kind::Float)),
+                pictures: pictures.fingerprint.clone(),
+                ..Progress::default()
+            },
+            config,
+            pictures,
+            folder,
+            stop,
+            model,
+            autocast,
+        };
+        run.restore()?;
+        Ok(run)
+    }
+
+    fn restore(&mut self) -> Result<()> {
+        let path = self.folder.checkpoint(self.model.branch());
+        let parameters = self.model.parameters();
+        let saved: Option<Progress> =
+            checkpoint::read(&path, &parameters, &mut self.optimizer, None)?;
+        let Some(saved) = saved else {
+            return Ok(());
+        };
+        ensure!(
+            saved.pictures == self.progress.pictures,
+            "the training pictures are not those that {} was started with: some were added, removed or changed",
+            path.display()
+        );
+        ensure!(
+            saved.precision == self.progress.precision,
+            "{} was started in {}, and train.precision: auto is {} on this machine: resume it on one of the same kind",
+            path.display(),
+            saved.precision,
+            self.progress.precision
+        );
+        self.progress = saved;
+        Ok(())
+    }
+
+    /// The epochs that are left. `before` are the lines of the backbones that are done.
+    ///
+    /// # Errors
+    /// A picture that cannot be read, a file that cannot be written, a step that is not finite, or the wish to end.
+    pub fn learn(&mut self, before: &[EpochRecord], observer: &mut dyn Observer) -> Result<()> {
+        let epochs = self.config.pretrain.epochs;
+        observer.start(&Start {
+            branch: self.model.branch(),
+            pictures: [self.pictures.train.len(), self.pictures.val.len()],
+            skipped: self.pictures.skipped,
+            parameters: self.optimizer.parameter_count(),
+            epochs,
+            epochs_done: self.progress.epochs,
+            notes: self.model.notes(),
+        });
+        while self.progress.epochs < epochs {
+            let record = self.epoch(observer)?;
+            self.progress.epochs += 1;
+            self.progress.records.push(record);
+            let path = self.folder.checkpoint(self.model.branch());
+            let parameters = self.model.parameters();
+            checkpoint::write(&path, parameters, &self.optimizer, None, &self.progress)?;
+            self.folder
+                .write_metrics(before.iter().chain(&self.progress.records))?;
+            if let Some(record) = self.progress.records.last() {
+                observer.epoch(record);
+            }
+        }
+        Ok(())
+    }
+
+    /// One pass over the training pictures, and one over those of the validation.
+    fn epoch(&mut self, observer: &mut dyn Observer) -> Result<EpochRecord> {
+        let begun = Instant::now();
+        let pass = Pass::Train {
+            seed: self.config.seed,
+            epoch: self.progress.epochs as u64,
+        };
+        let mut sums = Sums::default();
+        for batch in self.loader(&self.pictures.train, pass)? {
+            self.end_if_asked()?;
+            let batch = batch?;
+            sums.lr = self.optimizer.rates(&self.schedule, self.progress.steps)[0];
+            match self.step(&batch)? {
+                Some(loss) => {
+                    sums.loss += loss * batch.len as f64;
+                    sums.images += batch.len;
+                    observer.step(batch.len, loss);
+                }
+                None => {
+                    sums.skipped += 1;
+                    observer.step(batch.len, f64::NAN);
+                    observer.note(&format!(
+                        "left out: step {}, whose loss or gradient is not finite",
+                        self.progress.steps
+                    ));
+                }
+            }
+        }
+        ensure!(
+            sums.images > 0,
+            "every step of epoch {} was left out, because its loss or gradient was not finite: lower pretrain.lr",
+            self.progress.epochs + 1
+        );
+        let learning = begun.elapsed().as_secs_f64();
+        let (val_loss, val_colour_loss) = self.validate()?;
+        ensure!(
+            val_loss.is_finite(),
+            "the weights of the {} after epoch {} give a validation loss of {val_loss}: lower pretrain.lr",
+            self.model.branch(),
+            self.progress.epochs + 1
+        );
+        Ok(EpochRecord {
+            branch: self.model.branch().to_string(),
+            epoch: self.progress.epochs + 1,
+            step: self.progress.steps,
+            train_loss: sums.loss / sums.images as f64,
+            val_loss,
+            val_colour_loss,
+            lr: sums.lr,
+            images_per_second: sums.images as f64 / learning,
+            seconds: begun.elapsed().as_secs_f64(),
+            skipped: sums.skipped,
+        })
+    }
+
+    fn loader(&self, pictures: &Arc<Pictures>, pass: Pass) -> Result<Loader> {
+        let (batch_size, workers) = (self.config.pretrain.batch_size, self.config.data.workers);
+        let options = LoaderOptions::new(pass, batch_size, workers);
+        Loader::new(Arc::clone(pictures), options)
+    }
+
+    fn end_if_asked(&self) -> Result<()> {
+        match self.stop.signal() {
+            0 => Ok(()),
+            signal => Err(Error::new(Stopped {
+                signal,
+                steps: self.progress.steps,
+                epoch: self.progress.epochs + 1,
+                config: Some(self.folder.config()),
+                command: "pretrain",
+            })),
+        }
+    }
+
+    /// One optimizer step; the loss of the pixels. None where the step was left out.
+    fn step(&mut self, batch: &HostBatch) -> Result<Option<f64>> {
+        self.optimizer.zero_grad();
+        let epoch = self.progress.epochs as u64;
+        let device = self.model.device();
+        let mask = self.masks.of_training(epoch, &batch.indices, device)?;
+        let losses = self.losses(batch, &mask, true)?;
+        let loss = losses.pixels.double_value(&[]);
+        let total = match losses.colours {
+            Some(colours) => losses.pixels + colours * self.config.pretrain.class_token_weight,
+            None => losses.pixels,
+        };
+        match self.progress.loss_scale {
+            Some(LossScale { scale, .. }) => (total * scale).f_backward()?,
+            None => total.f_backward()?,
+        }
+        let norm = self.update()?;
+        self.progress.steps += 1;
+        let scaled_down = loss.is_finite()
+            && (self.progress.loss_scale).is_some_and(|scale| !scale.is_exhausted());
+        if norm.is_finite() || scaled_down {
+            return Ok(Some(loss));
+        }
+        if self.config.train.on_nan == OnNan::Skip {
+            return Ok(None);
+        }
+        let samples = self.pictures.train.samples();
+        let names = batch
+            .indices
+            .iter()
+            .map(|&index| samples[index].id.as_str());
+        bail!(
+            "step {} of the {} (epoch {}) is not finite: the loss is {loss}, the gradient's norm {norm}; lower pretrain.lr, or set train.on_nan to skip to leave such steps out. The pictures were {}",
+            self.progress.steps,
+            self.model.branch(),
+            epoch + 1,
+            names.collect::<Vec<_>>().join(", ")
+        )
+    }
+
+    /// Moves the weights along the gradients, and returns the gradients' norm; where that is not finite, nothing moves.
+    fn update(&mut self) -> Result<f64> {
+        if let Some(LossScale { scale, .. }) = self.progress.loss_scale {
+            let _guard = tch::no_grad_guard();
+            for (_, parameter) in self.model.parameters() {
+                let mut gradient = parameter.grad();
+                if gradient.defined() {
+                    let _ = gradient.f_mul_scalar_(1.0 / scale)?;
+                }
+            }
+        }
+        let rates = self.optimizer.rates(&self.schedule, self.progress.steps);
+        let norm = self
+            .optimizer
+            .step(rates, self.config.train.clip_grad_norm)?;
+        if let Some(scale) = &mut self.progress.loss_scale {
+            scale.update(norm.is_finite());
+        }
+        Ok(norm)
+    }
+
+    /// Of a batch whose patches `mask` hides; in mixed precision where `train` is, and the config says so.
+    fn losses(&self, batch: &HostBatch, mask: &Tensor, train: bool) -> Result<Losses> {
+        let device = self.model.device();
+        let (len, size) = (batch.len as i64, batch.size as i64);
+        let pixels = Tensor::f_from_data_size(&batch.pixels, &[len, 3, size, size], Kind::Uint8)?;
+        let x = self.model.normalise(&pixels.f_to_device(device)?)?;
+        let autocast = self.autocast.filter(|_| train);
+        let prediction = in_precision(autocast, device, || self.model.predict(&x, mask, train))?;
+        let targets = targets(&self.config.pretrain);
+        self.model.losses(&prediction, &x, mask, targets)
+    }
+
+    /// The two losses of the validation pictures.
+    fn validate(&self) -> Result<(f64, Option<f64>)> {
+        let _guard = tch::no_grad_guard();
+        let (mut pixels, mut colours, mut images) = (0.0, None, 0.0);
+        for batch in self.loader(&self.pictures.val, Pass::Evaluate)? {
+            self.end_if_asked()?;
+            let batch = batch?;
+            let mask = (self.masks).of_validation(&batch.indices, self.model.device())?;
+            let losses = self.losses(&batch, &mask, false)?;
+            let count = batch.len as f64;
+            pixels += losses.pixels.double_value(&[]) * count;
+            if let Some(loss) = losses.colours {
+                *colours.get_or_insert(0.0) += loss.double_value(&[]) * count;
+            }
+            images += count;
+        }
+        Ok((pixels / images, colours.map(|sum: f64| sum / images)))
+    }
+
+    /// Writes the weights.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn finish(&self) -> Result<Pretrained> {
+        let branch = self.model.branch();
+        let path = self.folder.weights(branch);
+        // One entry, and no clock in it, so that equal weights make equal files.
+        let origin = serde_json::json!({
+            "method": "masked image modelling (SimMIM)",
+            "branch": branch,
+            "config": self.config.to_yaml()?,
+            "pictures": self.pictures.train.len(),
+            "pictures_blake3": self.progress.pictures,
+            "epochs": self.progress.epochs,
+            "version": env!("CARGO_PKG_VERSION"),
+        });
+        let metadata = HashMap::from([("pretrain".to_string(), origin.to_string())]);
+        weights::save(&path, &self.model.backbone_parameters(), metadata)?;
+        let last = self.progress.records.last().cloned();
+        Ok(Pretrained {
+            branch,
+            weights: path,
+            last: last.context("no epoch was done")?,
+        })
+    }
+
+    /// A line each.
+    pub fn records(&self) -> &[EpochRecord] {
+        &self.progress.records
+    }
+
+    /// As it is now.
+    pub fn model(&self) -> &MaskedImageModel {
+        &self.model
+    }
+}
+
+/// As the config says.
+pub fn targets(config: &PretrainConfig) -> Targets {
+    Targets {
+        normalized_pixels: config.normalized_pixels,
+    }
+}

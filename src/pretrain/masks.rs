@@ -1,0 +1,163 @@
+//! Which patches are masked: drawn for each picture from a stream of its own, that only seed, epoch and picture decide.
+
+use anyhow::Result;
+use tch::{Device, Tensor};
+
+use crate::config::{BackboneShape, PretrainConfig};
+use crate::data::draws::Draws;
+
+/// The epoch of the masks that validation pictures have after each epoch.
+const ALWAYS_THE_SAME: u64 = u64::MAX;
+
+/// Masks of a backbone's pictures: squares of patches, in random places of a grid of such squares.
+#[derive(Debug, Clone, Copy)]
+pub struct Masks {
+    seed: u64,
+    /// Patches on a side of the picture.
+    grid: usize,
+    /// Patches on a side of a square. Those at the right and lower border are smaller where the grid is no multiple of it.
+    square: usize,
+    /// Squares that are masked.
+    masked: usize,
+}
+
+impl Masks {
+    /// Of the config's ratio: at least one square is masked, and at least one is not.
+    pub fn new(seed: u64, config: &PretrainConfig, shape: &BackboneShape) -> Self {
+        let (grid, square) = (shape.grid() as usize, config.mask_patch as usize);
+        let squares = grid.div_ceil(square).pow(2);
+        let masked = (config.mask_ratio * squares as f64).round() as usize;
+        Self {
+            seed,
+            grid,
+            square,
+            masked: masked.clamp(1, (squares - 1).max(1)),
+        }
+    }
+
+    /// (len, patches), true where a patch is masked, of the training pictures with these indices.
+    ///
+    /// # Errors
+    /// libtorch's message where memory runs out.
+    pub fn of_training(&self, epoch: u64, indices: &[usize], device: Device) -> Result<Tensor> {
+        self.batch(epoch, indices, device)
+    }
+
+    /// The same of validation pictures.
+    ///
+    /// # Errors
+    /// libtorch's message where memory runs out.
+    pub fn of_validation(&self, indices: &[usize], device: Device) -> Result<Tensor> {
+        self.batch(ALWAYS_THE_SAME, indices, device)
+    }
+
+    fn batch(&self, epoch: u64, indices: &[usize], device: Device) -> Result<Tensor> {
+        let masks: Vec<bool> = indices
+            .iter()
+            .flat_map(|&index| self.draw(epoch, index))
+            .collect();
+        let shape = [indices.len() as i64, (self.grid * self.grid) as i64];
+        Ok(Tensor::f_from_slice(&masks)?
+            .f_view(shape)?
+            .f_to_device(device)?)
+    }
+
+    /// (patches), row by row.
+    fn draw(&self, epoch: u64, index: usize) -> Vec<bool> {
+        let side = self.grid.div_ceil(self.square);
+        let mut squares: Vec<bool> = (0..side * side).map(|i| i < self.masked).collect();
+        Draws::new(self.seed, epoch, index as u64, "mask").shuffle(&mut squares);
+        let square_of = |at: usize| {
+            let (row, column) = (at / self.grid / self.square, at % self.grid / self.square);
+            row * side + column
+        };
+        (0..self.grid * self.grid)
+            .map(|at| squares[square_of(at)])
+            .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Config;
+
+    fn masks(image_size: i64, ratio: f64, square: i64) -> Masks {
+        let set = [
+            format!("data.image_size={image_size}"),
+            "model.vit.name=vit_micro_patch8_64".to_string(),
+            "model.mamba.name=vim_micro_patch8_64".to_string(),
+            format!("pretrain={{mask_ratio: {ratio}, mask_patch: {square}}}"),
+        ];
+        let config = Config::from_yaml("", "a.yaml", &set).unwrap();
+        let shape = config.vit_shape().unwrap().unwrap();
+        Masks::new(5, &config.pretrain, &shape)
+    }
+
+    fn count(mask: &[bool]) -> usize {
+        mask.iter().filter(|masked| **masked).count()
+    }
+
+    #[test]
+    fn every_mask_has_the_ratio_that_the_config_says() {
+        for (ratio, expected) in [(0.6, 38), (0.75, 48), (0.5, 32), (0.001, 1), (0.999, 63)] {
+            let masks = masks(64, ratio, 1);
+            for index in 0..20 {
+                assert_eq!(count(&masks.draw(3, index)), expected, "{ratio}");
+            }
+        }
+    }
+
+    #[test]
+    fn squares_are_masked_whole() {
+        let masks = masks(64, 0.5, 2);
+        for index in 0..20 {
+            let mask = masks.draw(0, index);
+            assert_eq!(count(&mask), 32);
+            for at in 0..64 {
+                let corner = at / 16 * 16 + at % 8 / 2 * 2;
+                assert_eq!(mask[at], mask[corner], "{at}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_grid_that_squares_do_not_divide_has_smaller_ones_at_its_end() {
+        let masks = masks(64, 0.5, 3); // 3 x 3 squares, of which 5 are masked (4.5, rounded)
+        let (low, high) = (2 * 2 + 2 * 6 + 2 * 6, 4 * 9 + 6);
+        for index in 0..20 {
+            assert!((low..=high).contains(&count(&masks.draw(0, index))));
+        }
+    }
+
+    #[test]
+    fn seed_epoch_and_picture_decide_alone_and_validation_masks_stay() {
+        let masks = masks(64, 0.6, 1);
+        let reference = masks.draw(3, 7);
+        assert_eq!(reference, masks.draw(3, 7));
+        assert_ne!(reference, masks.draw(4, 7));
+        assert_ne!(reference, masks.draw(3, 8));
+        assert_ne!(reference, Masks { seed: 6, ..masks }.draw(3, 7));
+        let batch = masks.of_training(3, &[1, 7], Device::Cpu).unwrap();
+        assert_eq!(batch.size(), [2, 64]);
+        assert_eq!(Vec::<bool>::try_from(batch.get(1)).unwrap(), reference);
+        let [a, b] = [[7, 8], [9, 7]].map(|of| masks.of_validation(&of, Device::Cpu).unwrap());
+        assert_eq!(a.get(0), b.get(1));
+        assert_ne!(a.get(0), batch.get(1));
+    }
+
+    #[test]
+    fn every_patch_is_masked_at_times() {
+        let masks = masks(32, 0.5, 1);
+        let mut times = [0; 16];
+        for index in 0..400 {
+            for (time, masked) in times.iter_mut().zip(masks.draw(0, index)) {
+                *time += usize::from(masked);
+            }
+        }
+        assert!(
+            times.iter().all(|time| (150..250).contains(time)),
+            "{times:?}"
+        );
+    }
+}

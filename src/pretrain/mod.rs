@@ -1,0 +1,136 @@
+//! Pretraining: the backbones learn from the training pictures alone, without scores, by masked image modelling.
+
+mod branch;
+mod folder;
+mod masks;
+mod observer;
+mod pictures;
+mod reconstructions;
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Error, Result};
+
+use self::branch::BranchRun;
+use self::folder::Folder;
+use self::pictures::TrainAndVal;
+use self::reconstructions::Panels;
+use crate::config::{BackboneConfig, BackboneShape, Config};
+use crate::data::preview;
+use crate::models::device;
+use crate::train::{Stop, Stopped};
+
+pub use observer::{EpochRecord, Observer, Start};
+
+/// How a pretraining is made, beside its config.
+#[derive(Debug, Clone, Default)]
+pub struct Options {
+    /// Whether to go on with the one that is in the folder.
+    pub resume: bool,
+    /// Ends it early.
+    pub stop: Stop,
+}
+
+/// What a backbone's pretraining came to.
+#[derive(Debug, Clone)]
+pub struct Pretrained {
+    /// `vit` or `mamba`.
+    pub branch: &'static str,
+    /// Its weights under their published names, for `model.vit.weights` or `model.mamba.weights`.
+    pub weights: PathBuf,
+    /// The last epoch's figures.
+    pub last: EpochRecord,
+}
+
+/// What a pretraining came to.
+#[derive(Debug, Clone)]
+pub struct Outcome {
+    /// Of each backbone that the fusion strategy uses.
+    pub backbones: Vec<Pretrained>,
+    /// Some validation pictures: as they are, and for each backbone with patches masked, and reconstructed.
+    pub reconstructions: PathBuf,
+}
+
+/// Pretrains the backbones that the config's fusion strategy uses, one after the other, and writes their weights into the folder
+/// `root`. Validation pictures are looked at after each epoch and never learnt from; test pictures are not opened. A resumed one goes
+/// on from its last epoch and ends with the same weights, bit for bit on one machine, as one that was not interrupted.
+///
+/// # Errors
+/// Data, weights or a folder that do not fit, masks that leave nothing to see or to predict, a loss or gradient that is not finite, or
+/// [`Stopped`] where it was asked to end.
+pub fn pretrain(
+    config: &Config,
+    root: &Path,
+    options: &Options,
+    observer: &mut dyn Observer,
+) -> Result<Outcome> {
+    if let Some(threads) = config.train.threads {
+        tch::set_num_threads(threads as i32);
+    }
+    config.check_picture_sizes()?;
+    config.model.check_weights()?;
+    let backbones = backbones(config)?;
+    match options.resume {
+        true => Folder::check_resumable(root, config)?,
+        false => Folder::check_free(root)?,
+    }
+    let device = device::select(config.device)?;
+    let pictures = TrainAndVal::load(config)?;
+    if options.stop.signal() > 0 {
+        return Err(Error::new(Stopped {
+            signal: options.stop.signal(),
+            steps: 0,
+            epoch: 0,
+            config: None,
+            command: "pretrain",
+        }));
+    }
+    let folder = match options.resume {
+        true => Folder::resume(root, config)?,
+        false => Folder::create(root, config)?,
+    };
+    let mut panels = Panels::new(&pictures, config)?;
+    let mut records = Vec::new();
+    let mut done = Vec::new();
+    for (backbone, shape) in backbones {
+        let mut run = BranchRun::begin(
+            config,
+            backbone,
+            shape,
+            &pictures,
+            &folder,
+            device,
+            &options.stop,
+        )?;
+        run.learn(&records, observer)?;
+        records.extend_from_slice(run.records());
+        done.push(run.finish()?);
+        panels.add(run.model(), config)?;
+    }
+    folder.write_metrics(&records)?;
+    preview::save(&panels.picture(), &folder.reconstructions())?;
+    Ok(Outcome {
+        backbones: done,
+        reconstructions: folder.reconstructions(),
+    })
+}
+
+/// Those in use, with the shape that they learn in: nothing is dropped, for a masked picture is hard enough.
+fn backbones(config: &Config) -> Result<Vec<(&BackboneConfig, BackboneShape)>> {
+    let model = &config.model;
+    let mut backbones = Vec::new();
+    for (branch, backbone, shape) in [
+        ("vit", &model.vit, config.vit_shape()?),
+        ("mamba", &model.mamba, config.mamba_shape()?),
+    ] {
+        if let Some(shape) = shape {
+            config.pretrain.check_masks(branch, &shape)?;
+            let drop_path = 0.0;
+            backbones.push((backbone, BackboneShape { drop_path, ..shape }));
+        }
+    }
+    Ok(backbones)
+}
+
+#[cfg(test)]
+mod tests;

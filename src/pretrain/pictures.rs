@@ -1,0 +1,64 @@
+//! What a pretraining learns from, and what it is looked at with.
+
+use std::fs;
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+use rayon::prelude::*;
+
+use crate::config::{Config, DataConfig};
+use crate::data::{self, Pictures, Sample, Source, Split};
+
+/// Training and validation pictures. Those of the test are not opened.
+pub struct TrainAndVal {
+    pub train: Arc<Pictures>,
+    pub val: Arc<Pictures>,
+    /// Rows of the two that were left out.
+    pub skipped: usize,
+    /// Of the training pictures' names and contents, in order.
+    pub fingerprint: String,
+}
+
+impl TrainAndVal {
+    /// As the config says, with the augmentation of its section `pretrain`.
+    ///
+    /// # Errors
+    /// Data that are missing or damaged, by name.
+    pub fn load(config: &Config) -> Result<Self> {
+        let data = DataConfig {
+            augment: config.pretrain.augment.clone(),
+            ..config.data.clone()
+        };
+        let load = |split| data::load_split(&data, config.seed, split);
+        let (train, skipped) = load(Split::Train)?;
+        let (val, skipped_val) = load(Split::Val)?;
+        Ok(Self {
+            fingerprint: fingerprint(&train)?,
+            train: Arc::new(Pictures::new(train, &data)?),
+            val: Arc::new(Pictures::new(val, &data)?),
+            skipped: skipped.len() + skipped_val.len(),
+        })
+    }
+}
+
+fn fingerprint(samples: &[Sample]) -> Result<String> {
+    let contents: Vec<blake3::Hash> = samples
+        .par_iter()
+        .map(|sample| match &sample.source {
+            Source::File(path) => {
+                let bytes = fs::read(path);
+                bytes
+                    .map(|bytes| blake3::hash(&bytes))
+                    .with_context(|| format!("cannot read {}", path.display()))
+            }
+            Source::Synthetic(face) => Ok(blake3::hash(format!("{face:?}").as_bytes())),
+        })
+        .collect::<Result<_>>()?;
+    let mut hasher = blake3::Hasher::new();
+    for (sample, content) in samples.iter().zip(contents) {
+        hasher.update(&(sample.id.len() as u64).to_le_bytes());
+        hasher.update(sample.id.as_bytes());
+        hasher.update(content.as_bytes());
+    }
+    Ok(hasher.finalize().to_hex().to_string())
+}
