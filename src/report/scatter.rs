@@ -180,7 +180,7 @@ mod tests {
             images: vec![String::new(); targets.len()],
             targets: targets.to_vec(),
             predictions: predicted.to_vec(),
-            extra: Vec::new(),
+            ..Predictions::default()
         })
     }
 
