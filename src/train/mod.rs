@@ -20,9 +20,7 @@ pub mod stop;
 pub mod trainer;
 
 pub use distributed::Ranks;
-pub use observer::{
-    AfterEpoch, EpochRecord, Observer, Skipped, Start, StepRecord, Validated,
-};
+pub use observer::{AfterEpoch, EpochRecord, Observer, Skipped, Start, StepRecord, Validated};
 pub use outcome::Outcome;
 pub use run_dir::{RunDir, RunState};
 pub use stop::{Stop, Stopped};
