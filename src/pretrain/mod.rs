@@ -131,6 +131,3 @@ fn backbones(config: &Config) -> Result<Vec<(&BackboneConfig, BackboneShape)>> {
     }
     Ok(backbones)
 }
-
-#[cfg(test)]
-mod tests;

@@ -1,11 +1,16 @@
-//! On drawn faces, in seconds.
+//! Masked-image pretraining through the library, on drawn faces, in seconds.
+
+mod generator;
 
 use std::fs;
 use std::path::Path;
 
-use super::*;
-use crate::models::BeautyNet;
-use crate::models::weights::WeightsFile;
+use generator::alone_with_the_generator;
+use vm_beautynet::config::Config;
+use vm_beautynet::models::BeautyNet;
+use vm_beautynet::models::weights::WeightsFile;
+use vm_beautynet::pretrain::{EpochRecord, Observer, Options, Outcome, pretrain};
+use vm_beautynet::train::{Stop, Stopped};
 
 const SMALL: &str = "
 data: {dataset: synthetic, image_size: 32, workers: 1, synthetic: {train: 24, val: 8, test: 4}}
@@ -50,6 +55,7 @@ const WEIGHTS: [&str; 2] = ["vit.safetensors", "mamba.safetensors"];
 
 #[test]
 fn the_loss_falls_on_pictures_that_were_not_learnt_from() {
+    let _alone = alone_with_the_generator();
     let folder = tempfile::tempdir().unwrap();
     let set = ["pretrain={epochs: 12, lr: 3.0e-3}"];
     let outcome = start(&set, folder.path());
@@ -78,6 +84,7 @@ fn the_loss_falls_on_pictures_that_were_not_learnt_from() {
 
 #[test]
 fn the_weights_load_into_a_run_and_say_what_they_were_made_from() {
+    let _alone = alone_with_the_generator();
     let folder = tempfile::tempdir().unwrap();
     let outcome = start(&[], folder.path());
     let files = WEIGHTS.map(|name| folder.path().join(name));
@@ -111,6 +118,7 @@ fn the_weights_load_into_a_run_and_say_what_they_were_made_from() {
 
 #[test]
 fn one_that_is_stopped_and_resumed_ends_with_the_same_bytes() {
+    let _alone = alone_with_the_generator();
     let folder = tempfile::tempdir().unwrap();
     let whole = folder.path().join("whole");
     start(&[], &whole);
@@ -145,6 +153,7 @@ fn one_that_is_stopped_and_resumed_ends_with_the_same_bytes() {
 
 #[test]
 fn a_backbone_does_not_depend_on_which_others_there_are() {
+    let _alone = alone_with_the_generator();
     let folder = tempfile::tempdir().unwrap();
     let (both, alone) = (folder.path().join("both"), folder.path().join("alone"));
     start(&[], &both);
@@ -176,6 +185,7 @@ fn pictures(root: &Path, split: &str, count: u8, tone: u8) {
 
 #[test]
 fn pictures_of_validation_and_test_change_no_weight() {
+    let _alone = alone_with_the_generator();
     let folder = tempfile::tempdir().unwrap();
     let made = |name: &str, tones: [u8; 3]| {
         let data = folder.path().join(name);
@@ -208,6 +218,7 @@ fn pictures_of_validation_and_test_change_no_weight() {
 
 #[test]
 fn a_data_set_without_training_pictures_is_refused() {
+    let _alone = alone_with_the_generator();
     let folder = tempfile::tempdir().unwrap();
     let data = folder.path().join("data");
     pictures(&data, "val", 3, 10);
@@ -221,6 +232,7 @@ fn a_data_set_without_training_pictures_is_refused() {
 
 #[test]
 fn a_folder_that_holds_something_else_is_refused() {
+    let _alone = alone_with_the_generator();
     let folder = tempfile::tempdir().unwrap();
     let fresh = Options::default();
     let resume = Options {
@@ -241,12 +253,13 @@ fn a_folder_that_holds_something_else_is_refused() {
     start(&["pretrain.epochs=1"], root);
     assert!(error(&["pretrain.epochs=1"], root, &fresh).contains("add --resume"));
     assert!(error(&["pretrain.epochs=2"], root, &resume).contains("another config"));
-    let run = crate::train::RunDir::check_free(root).unwrap_err();
+    let run = vm_beautynet::train::RunDir::check_free(root).unwrap_err();
     assert!(run.to_string().contains("holds a pretraining"), "{run}");
 }
 
 #[test]
 fn masks_and_patches_that_cannot_be_are_refused_by_their_keys() {
+    let _alone = alone_with_the_generator();
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("out");
     for (set, key) in [
@@ -275,6 +288,7 @@ fn masks_and_patches_that_cannot_be_are_refused_by_their_keys() {
 
 #[test]
 fn a_step_that_is_not_finite_ends_it_and_so_do_weights_that_are_not() {
+    let _alone = alone_with_the_generator();
     let folder = tempfile::tempdir().unwrap();
     let root = folder.path();
     // So large a rate that the second step's weights overflow.
@@ -294,6 +308,7 @@ fn a_step_that_is_not_finite_ends_it_and_so_do_weights_that_are_not() {
 
 #[test]
 fn it_goes_on_from_weights_that_the_config_names() {
+    let _alone = alone_with_the_generator();
     let folder = tempfile::tempdir().unwrap();
     let (a, b) = (folder.path().join("a"), folder.path().join("b"));
     start(&["pretrain.epochs=6", "pretrain.lr=3.0e-3"], &a);
@@ -314,6 +329,7 @@ fn it_goes_on_from_weights_that_the_config_names() {
 
 #[test]
 fn precision_and_recomputed_blocks_are_the_trainings() {
+    let _alone = alone_with_the_generator();
     let folder = tempfile::tempdir().unwrap();
     let whole = folder.path().join("whole");
     start(&[], &whole);
