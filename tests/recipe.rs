@@ -92,17 +92,23 @@ fn each_option_of_the_recipe_changes_the_weights() {
     }
 }
 
+/// The rates at the ends of four epochs with this schedule.
+fn rates(sandbox: &Sandbox, run: &str, schedule: &str) -> Vec<f64> {
+    let schedule = format!("train.schedule={{{schedule}}}");
+    train(sandbox, run, &[&schedule, "train.epochs=4"]);
+    let lines = epochs(sandbox, run);
+    lines
+        .iter()
+        .map(|line| line["lr"].as_f64().unwrap())
+        .collect()
+}
+
 #[test]
 fn each_schedule_has_its_own_rates() {
     let sandbox = Sandbox::new();
-    let rates = |name: &str, schedule: &str| -> Vec<f64> {
-        let schedule = format!("train.schedule={{warmup_epochs: 0, min_lr: 1e-5, {schedule}}}");
-        train(&sandbox, name, &[&schedule, "train.epochs=4"]);
-        let lines = epochs(&sandbox, name);
-        lines
-            .iter()
-            .map(|line| line["lr"].as_f64().unwrap())
-            .collect()
+    let rates = |name: &str, schedule: &str| {
+        let schedule = format!("warmup_epochs: 0, min_lr: 1e-5, {schedule}");
+        rates(&sandbox, name, &schedule)
     };
     let close = |found: Vec<f64>, expected: [f64; 4]| {
         for (found, expected) in found.iter().zip(expected) {
@@ -125,14 +131,9 @@ fn each_schedule_has_its_own_rates() {
 #[test]
 fn the_rate_rises_in_a_line_while_it_warms_up() {
     let sandbox = Sandbox::new();
-    let rates = |name: &str, warmup: &str| -> Vec<f64> {
-        let schedule = format!("train.schedule={{name: constant, warmup_epochs: {warmup}}}");
-        train(&sandbox, name, &[&schedule, "train.epochs=4"]);
-        let lines = epochs(&sandbox, name);
-        lines
-            .iter()
-            .map(|line| line["lr"].as_f64().unwrap())
-            .collect()
+    let rates = |name: &str, warmup: &str| {
+        let schedule = format!("name: constant, warmup_epochs: {warmup}");
+        rates(&sandbox, name, &schedule)
     };
     assert_eq!(rates("cold", "0"), [1e-3; 4]);
     let warm = rates("warm", "3");

@@ -69,7 +69,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         let options =
             LoaderOptions::new(Pass::Evaluate, config.train.batch_size, config.data.workers);
         for batch in Loader::new(Arc::new(pictures), options)? {
-            batches.push(net.forward(Images::Pixels(&pixels(&batch?, &net)?), false)?);
+            batches.push(net.forward(Images::Pixels(&pixels(&batch?, net.device())?), false)?);
         }
     }
     weights::save(&args.output, &columns(&batches), metadata)?;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use anyhow::Result;
-use tch::{Kind, Tensor};
+use tch::{Device, Kind, Tensor};
 
 use super::predictions::Predictions;
 use crate::data::{HostBatch, Loader, LoaderOptions, Pass, Pictures, Share};
@@ -21,14 +21,14 @@ pub struct Walk {
     pub workers: usize,
 }
 
-/// A host batch as a uint8 tensor (b, 3, s, s) on the model's device.
+/// A host batch as a uint8 tensor (b, 3, s, s) on this device.
 ///
 /// # Errors
 /// libtorch's message where memory runs out.
-pub fn pixels(batch: &HostBatch, net: &BeautyNet) -> Result<Tensor> {
+pub fn pixels(batch: &HostBatch, device: Device) -> Result<Tensor> {
     let (len, size) = (batch.len as i64, batch.size as i64);
     let pixels = Tensor::f_from_data_size(&batch.pixels, &[len, 3, size, size], Kind::Uint8)?;
-    Ok(pixels.f_to_device(net.device())?)
+    Ok(pixels.f_to_device(device)?)
 }
 
 /// Predicts every picture, in order; with `data.test_time_flip` as the mean over it and its mirror image. `progress` hears how
@@ -66,7 +66,7 @@ pub fn predict_share(
     let _guard = tch::no_grad_guard();
     for batch in Loader::new(Arc::clone(pictures), options)? {
         let batch = batch?;
-        let pixels = pixels(&batch, net)?;
+        let pixels = pixels(&batch, net.device())?;
         let output = net.forward(Images::Pixels(&pixels), false)?;
         let (mut score, mut weights) = (output.score, output.weights);
         if pictures.test_time_flip() {

@@ -127,7 +127,7 @@ pub fn evaluate(
     let options = LoaderOptions::new(Pass::Evaluate, walk.batch_size, walk.workers);
     for batch in Loader::new(Arc::clone(pictures), options)? {
         let batch = batch?;
-        let x = pixels(&batch, net)?;
+        let x = pixels(&batch, net.device())?;
         let explanation = explain(net, Images::Pixels(&x), request)?;
         let mut maps: Vec<(String, Tensor)> = Vec::new();
         for branch in BRANCHES {

@@ -130,7 +130,7 @@ pub fn sanity(
     let options = LoaderOptions::new(Pass::Evaluate, walk.batch_size, walk.workers);
     for batch in Loader::new(Arc::clone(pictures), options)? {
         let batch = batch?;
-        let x = pixels(&batch, net)?;
+        let x = pixels(&batch, net.device())?;
         let before = explain(net, Images::Pixels(&x), request)?;
         let originals = batch.indices.iter().take(shown - figures.len());
         let originals = originals.map(|&index| Original::read(pictures, index));

@@ -17,6 +17,7 @@ use crate::config::{
     ScheduleConfig,
 };
 use crate::data::{HostBatch, Loader, LoaderOptions, Pass, Pictures};
+use crate::eval::evaluate::pixels;
 use crate::models::masked_image::{Losses, MaskedImageModel, Targets};
 use crate::models::weights;
 use crate::train::optimizer::Optimizer;
@@ -181,8 +182,9 @@ impl<'a> BranchRun<'a> {
         for batch in self.loader(&self.pictures.train, pass)? {
             self.end_if_asked()?;
             let batch = batch?;
-            sums.lr = self.optimizer.rates(&self.schedule, self.progress.steps)[0];
-            match self.step(&batch)? {
+            let rates = self.optimizer.rates(&self.schedule, self.progress.steps);
+            sums.lr = rates[0];
+            match self.step(&batch, rates)? {
                 Some(loss) => {
                     sums.loss += loss * batch.len as f64;
                     sums.images += batch.len;
@@ -245,7 +247,7 @@ impl<'a> BranchRun<'a> {
     }
 
     /// One optimizer step; the loss of the pixels. None where the step was left out.
-    fn step(&mut self, batch: &HostBatch) -> Result<Option<f64>> {
+    fn step(&mut self, batch: &HostBatch, rates: [f64; 2]) -> Result<Option<f64>> {
         self.optimizer.zero_grad();
         let epoch = self.progress.epochs as u64;
         let device = self.model.device();
@@ -256,11 +258,9 @@ impl<'a> BranchRun<'a> {
             Some(colours) => losses.pixels + colours * self.config.pretrain.class_token_weight,
             None => losses.pixels,
         };
-        match self.progress.loss_scale {
-            Some(LossScale { scale, .. }) => (total * scale).f_backward()?,
-            None => total.f_backward()?,
-        }
-        let norm = self.update()?;
+        LossScale::backward(self.progress.loss_scale, &total)?;
+        let scale = &mut self.progress.loss_scale;
+        let norm = (self.optimizer).step_scaled(scale, rates, self.config.train.clip_grad_norm)?;
         self.progress.steps += 1;
         let scaled_down = loss.is_finite()
             && (self.progress.loss_scale).is_some_and(|scale| !scale.is_exhausted());
@@ -284,33 +284,10 @@ impl<'a> BranchRun<'a> {
         )
     }
 
-    /// Moves the weights along the gradients, and returns the gradients' norm; where that is not finite, nothing moves.
-    fn update(&mut self) -> Result<f64> {
-        if let Some(LossScale { scale, .. }) = self.progress.loss_scale {
-            let _guard = tch::no_grad_guard();
-            for (_, parameter) in self.model.parameters() {
-                let mut gradient = parameter.grad();
-                if gradient.defined() {
-                    let _ = gradient.f_mul_scalar_(1.0 / scale)?;
-                }
-            }
-        }
-        let rates = self.optimizer.rates(&self.schedule, self.progress.steps);
-        let norm = self
-            .optimizer
-            .step(rates, self.config.train.clip_grad_norm)?;
-        if let Some(scale) = &mut self.progress.loss_scale {
-            scale.update(norm.is_finite());
-        }
-        Ok(norm)
-    }
-
     /// Of a batch whose patches `mask` hides; in mixed precision where `train` is, and the config says so.
     fn losses(&self, batch: &HostBatch, mask: &Tensor, train: bool) -> Result<Losses> {
         let device = self.model.device();
-        let (len, size) = (batch.len as i64, batch.size as i64);
-        let pixels = Tensor::f_from_data_size(&batch.pixels, &[len, 3, size, size], Kind::Uint8)?;
-        let x = self.model.normalise(&pixels.f_to_device(device)?)?;
+        let x = self.model.normalise(&pixels(batch, device)?)?;
         let autocast = self.autocast.filter(|_| train);
         let prediction = in_precision(autocast, device, || self.model.predict(&x, mask, train))?;
         let targets = targets(&self.config.pretrain);

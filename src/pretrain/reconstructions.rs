@@ -5,13 +5,14 @@ use std::sync::Arc;
 use anyhow::{Context, Result};
 use image::imageops::{self, FilterType};
 use image::{Rgb, RgbImage};
-use tch::{Kind, Tensor};
+use tch::{Device, Tensor};
 
 use super::branch::targets;
 use super::masks::Masks;
 use super::pictures::TrainAndVal;
 use crate::config::Config;
 use crate::data::{Loader, LoaderOptions, Pass, Pictures};
+use crate::eval::evaluate::pixels;
 use crate::models::masked_image::MaskedImageModel;
 
 /// Rows.
@@ -44,8 +45,7 @@ impl Panels {
         let batch = Loader::new(shown, LoaderOptions::new(Pass::Evaluate, rows, 0))?
             .next()
             .context("there is no validation picture")??;
-        let (len, size) = (batch.len as i64, batch.size as i64);
-        let pictures = Tensor::f_from_data_size(&batch.pixels, &[len, 3, size, size], Kind::Uint8)?;
+        let pictures = pixels(&batch, Device::Cpu)?;
         Ok(Self {
             columns: vec![images(&pictures)?],
             pictures,

@@ -158,7 +158,7 @@ impl Bench<'_> {
         let mut seconds = 0.0;
         for (number, batch) in self.batches(true).take(WARM_UP + steps).enumerate() {
             let batch = batch?;
-            let pixels = evaluate::pixels(&batch, &self.net)?;
+            let pixels = evaluate::pixels(&batch, self.net.device())?;
             let targets = criterion.targets(&batch, self.net.head())?;
             let total = Criterion::total_weight(std::slice::from_ref(&targets))?;
             let mut marks = [self.lap(&mut clock), 0.0, 0.0, 0.0];
@@ -195,7 +195,7 @@ impl Bench<'_> {
         let _guard = tch::no_grad_guard();
         let mut clock = Instant::now();
         for (number, batch) in self.batches(false).take(WARM_UP + steps).enumerate() {
-            let pixels = evaluate::pixels(&batch?, &self.net)?;
+            let pixels = evaluate::pixels(&batch?, self.net.device())?;
             let output = self.net.forward(Images::Pixels(&pixels), false)?;
             evaluate::values(&output.score)?;
             if number + 1 == WARM_UP {

@@ -3,7 +3,7 @@
 
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
-use tch::{Device, Kind};
+use tch::{Device, Kind, Tensor};
 
 use crate::config::Precision;
 use crate::ops;
@@ -71,6 +71,18 @@ impl LossScale {
             scale: FIRST_SCALE,
             steps: 0,
         })
+    }
+
+    /// Backward of a loss, scaled up where there is a scale.
+    ///
+    /// # Errors
+    /// libtorch's message.
+    pub fn backward(scale: Option<Self>, loss: &Tensor) -> Result<()> {
+        match scale {
+            Some(Self { scale, .. }) => (loss * scale).f_backward()?,
+            None => loss.f_backward()?,
+        }
+        Ok(())
     }
 
     /// After a step whose gradients were finite, or not.

@@ -14,6 +14,7 @@ use self::adamw::AdamW;
 use self::lion::Lion;
 use self::sgd::Sgd;
 use super::groups::{self, GroupKey};
+use super::precision::LossScale;
 use super::schedule::Schedule;
 use crate::config::{FreezeConfig, OptimizerConfig, OptimizerName};
 use crate::ops;
@@ -173,6 +174,33 @@ impl Optimizer {
                     false => 0.0,
                 },
             })?;
+        }
+        Ok(norm)
+    }
+
+    /// As [`step`](Self::step), with the gradients of a loss that was [scaled up](LossScale::backward): they are scaled down first, and
+    /// the scale learns whether they were finite. Without a scale it is the same.
+    ///
+    /// # Errors
+    /// libtorch's message.
+    pub fn step_scaled(
+        &mut self,
+        scale: &mut Option<LossScale>,
+        rates: [f64; 2],
+        clip: Option<f64>,
+    ) -> Result<f64> {
+        if let Some(LossScale { scale, .. }) = scale {
+            let _guard = tch::no_grad_guard();
+            for parameter in self.learning().flat_map(|group| &group.params) {
+                let mut gradient = parameter.grad();
+                if gradient.defined() {
+                    let _ = gradient.f_mul_scalar_(1.0 / *scale)?;
+                }
+            }
+        }
+        let norm = self.step(rates, clip)?;
+        if let Some(scale) = scale {
+            scale.update(norm.is_finite());
         }
         Ok(norm)
     }

@@ -133,7 +133,7 @@ impl Trainer<'_> {
             write_json(&report, found)?;
             let pixels = batches
                 .iter()
-                .map(|batch| evaluate::pixels(batch, &self.net));
+                .map(|batch| evaluate::pixels(batch, self.net.device()));
             let pixels = Tensor::f_cat(&pixels.collect::<Result<Vec<_>>>()?, 0)?;
             let targets: Vec<f32> = batches.iter().flat_map(|b| b.targets.clone()).collect();
             let kept = [

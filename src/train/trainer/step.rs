@@ -29,7 +29,11 @@ impl Trainer<'_> {
         self.gradients.finish()?;
         let rates = self.optimizer.rates(&self.schedule, self.progress.steps);
         let grad_norm = match loss.is_finite() {
-            true => self.update(rates)?,
+            true => {
+                let clip = self.config.train.clip_grad_norm;
+                let scale = &mut self.progress.loss_scale;
+                self.optimizer.step_scaled(scale, rates, clip)?
+            }
             false => f64::NAN,
         };
         let scaled_down = !grad_norm.is_finite()
@@ -55,26 +59,6 @@ impl Trainer<'_> {
             grad_norm,
             images: images_in(batches),
         }))
-    }
-
-    /// Moves the weights along the gradients, and returns the gradients' norm; where that is not finite, nothing moves.
-    fn update(&mut self, rates: [f64; 2]) -> Result<f64> {
-        if let Some(LossScale { scale, .. }) = self.progress.loss_scale {
-            let _guard = tch::no_grad_guard();
-            for parameter in self.net.learning() {
-                let mut gradient = parameter.grad();
-                if gradient.defined() {
-                    let _ = gradient.f_mul_scalar_(1.0 / scale)?;
-                }
-            }
-        }
-        let norm = self
-            .optimizer
-            .step(rates, self.config.train.clip_grad_norm)?;
-        if let Some(scale) = &mut self.progress.loss_scale {
-            scale.update(norm.is_finite());
-        }
-        Ok(norm)
     }
 
     /// Leaves this rank's part of the gradients of the step's loss over all batches, and returns that loss.
@@ -120,17 +104,14 @@ impl Trainer<'_> {
         let predictions = self.ranks.gather_batch(&predictions, batch.whole)?;
         let loss = self.criterion.loss(&predictions, targets, total)?;
         if loss.requires_grad() {
-            match self.progress.loss_scale {
-                Some(LossScale { scale, .. }) => (&loss * scale).f_backward()?,
-                None => loss.f_backward()?,
-            }
+            LossScale::backward(self.progress.loss_scale, &loss)?;
         }
         Ok(loss)
     }
 
     /// In mixed precision where the config says so.
     fn forward(&self, batch: &HostBatch) -> Result<Output> {
-        let pixels = evaluate::pixels(batch, &self.net)?;
+        let pixels = evaluate::pixels(batch, self.net.device())?;
         in_precision(self.autocast, self.net.device(), || {
             self.net.forward(Images::Pixels(&pixels), true)
         })
