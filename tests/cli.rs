@@ -315,6 +315,18 @@ fn an_export_has_the_published_names_and_a_model_card() {
     for branch in ["vit.", "mamba."] {
         assert_eq!(with_prefix(&tuned, branch), with_prefix(&best, branch));
     }
+    // Nobody else can build a convolutional stem.
+    let set = "model.mamba={name: vim_micro_patch8_64, stem: conv, depth: 1, embed_dim: 24}";
+    let train = ["train", "small.yaml", "--output", "conv", "--set", set];
+    sandbox.done(&[&train[..], &["--set", "train.epochs=1"]].concat());
+    let (code, error) = sandbox.fails(&["export", "conv", "--format", "timm", "--output", "no"]);
+    assert!(
+        code == 1 && error.contains("model.mamba.stem: conv"),
+        "{error}"
+    );
+    sandbox.done(&["export", "conv", "--output", "conv_out"]);
+    let card = fs::read_to_string(sandbox.path("conv_out/README.md")).unwrap();
+    assert!(card.contains("a convolutional stem, 1 blocks"), "{card}");
     // Figures belong to the best weights only.
     sandbox.done(&["export", "run/last.safetensors", "--output", "last"]);
     let card = fs::read_to_string(sandbox.path("last/README.md")).unwrap();

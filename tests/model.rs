@@ -158,6 +158,46 @@ fn each_kind_of_drop_acts_by_itself() {
 }
 
 #[test]
+fn convolutional_stems_see_each_picture_alone_and_train_every_parameter() {
+    let _alone = alone_with_the_generator();
+    for patch in [4, 8] {
+        let net = network_with(
+            "concat",
+            &[
+                &format!(
+                    "model.vit={{name: vit_micro_patch8_64, depth: 1, stem: conv, patch_size: {patch}}}"
+                ),
+                &format!(
+                    "model.mamba={{name: vim_micro_patch8_64, depth: 1, stem: conv, patch_size: {patch}}}"
+                ),
+            ],
+        );
+        let images = pixels(3);
+        let whole = net.forward(Images::Pixels(&images), false).unwrap();
+        assert_eq!(whole.vit.as_ref().unwrap().size(), [3, 96]);
+        let last = net
+            .forward(Images::Pixels(&images.narrow(0, 2, 1)), false)
+            .unwrap();
+        let difference = last.score.double_value(&[0]) - whole.score.double_value(&[2]);
+        assert!(difference.abs() < 1e-5, "{difference}");
+        whole.scaled.square().sum(Kind::Float).backward();
+        let parameters = net.parameters();
+        let stem = parameters
+            .iter()
+            .filter(|(name, _)| name.contains(".patch_embed."));
+        // Three of each convolution, which is one less for patches half as wide, and two of the projection, in both branches.
+        assert_eq!(
+            stem.clone().count(),
+            2 * (3 * if patch == 8 { 3 } else { 2 } + 2)
+        );
+        for (name, parameter) in stem {
+            let gradient = parameter.grad().abs().max().double_value(&[]);
+            assert!(gradient > 0.0, "{patch}: {name}");
+        }
+    }
+}
+
+#[test]
 fn overlapping_patches_are_a_convolution() {
     let _alone = alone_with_the_generator();
     let net = network_with(

@@ -39,7 +39,7 @@ pub use data::{
 pub use error::{ConfigError, Problem};
 pub use loss::{LabelDistributionConfig, Loss};
 pub use model::{
-    BackboneConfig, BackboneShape, FusionConfig, FusionStrategy, HeadConfig, ModelConfig,
+    BackboneConfig, BackboneShape, FusionConfig, FusionStrategy, HeadConfig, ModelConfig, Stem,
 };
 pub use optimizer::{OptimizerConfig, OptimizerName};
 pub use presets::{BackboneKind, PRESETS, Preset, preset};
@@ -414,6 +414,23 @@ mod tests {
             "model.fusion.strategy=vit_only",
         ])
         .unwrap();
+    }
+
+    #[test]
+    fn a_convolutional_stem_halves_the_side_down_to_a_patch() {
+        config(&["model={vit: {stem: conv}, mamba: {stem: conv}}"]).unwrap();
+        assert_eq!(
+            messages(&[
+                "data.image_size=96",
+                "model.vit={stem: conv, patch_size: 12}",
+                "model.mamba={stem: conv, name: vim_tiny_patch16_stride8_224}",
+            ]),
+            [
+                "model.vit.patch_size must be a power of two of at least 2 for stem: conv, whose convolutions halve the side, is 12",
+                "model.mamba.stem: conv does not apply: the patches of vim_tiny_patch16_stride8_224 overlap; choose a preset \
+                 whose patches do not",
+            ]
+        );
     }
 
     #[test]

@@ -47,6 +47,10 @@ section! {
         pub image_size: Option<i64> = None,
         /// Side of a patch, in pixels; `null` as the preset.
         pub patch_size: Option<i64> = None,
+        /// How pixels become tokens: `patchify` (one projection of each patch, as published) or `conv` (3x3
+        /// convolutions, each halving the side, down to a point for each patch; arXiv 2106.14881), which
+        /// learns more from few pictures.
+        pub stem: Stem = Stem::Patchify,
         /// Width of the tokens; `null` as the preset.
         pub embed_dim: Option<i64> = None,
         /// Number of blocks; `null` as the preset.
@@ -78,6 +82,16 @@ section! {
         pub hidden: Vec<i64> = vec![128],
         /// Dropout before each layer of the head.
         pub dropout: f64 = 0.1,
+    }
+}
+
+names! {
+    /// How a backbone turns pixels into tokens.
+    pub enum Stem {
+        /// One projection of each patch.
+        Patchify = "patchify",
+        /// Convolutions of 3x3, each halving the side.
+        Conv = "conv",
     }
 }
 
@@ -130,6 +144,8 @@ pub struct BackboneShape {
     pub patch_size: i64,
     /// Pixels from one patch to the next.
     pub stride: i64,
+    /// How pixels become tokens. A convolutional one has a power of two of at least 2 for `patch_size` and `stride`.
+    pub stem: Stem,
     /// Width of the tokens and of the feature vector; a multiple of `num_heads`.
     pub embed_dim: i64,
     /// Number of blocks.
@@ -192,6 +208,7 @@ impl BackboneConfig {
                 true => patch_size,
                 false => preset.stride,
             },
+            stem: self.stem,
             embed_dim: self.embed_dim.unwrap_or(preset.embed_dim),
             depth: self.depth.unwrap_or(preset.depth),
             num_heads: self.num_heads.unwrap_or(preset.num_heads),
@@ -233,6 +250,19 @@ impl BackboneConfig {
         let mut checks = Checks::default();
         if let Some(problem) = untiled(&shape) {
             checks.fail("image_size", problem);
+        }
+        if shape.stem == Stem::Conv {
+            let whole = shape.patch_size >= 2 && shape.patch_size.count_ones() == 1;
+            let rule =
+                "a power of two of at least 2 for stem: conv, whose convolutions halve the side";
+            checks.require(whole, "patch_size", rule, shape.patch_size);
+            if shape.stride < shape.patch_size {
+                let problem = format!(
+                    "stem: conv does not apply: the patches of {} overlap; choose a preset whose patches do not",
+                    self.name
+                );
+                checks.fail("stem", problem);
+            }
         }
         if shape.kind == BackboneKind::Vit && shape.embed_dim % shape.num_heads != 0 {
             let rule = format_args!("a multiple of num_heads, {}", shape.num_heads).to_string();

@@ -1,7 +1,8 @@
 //! What one picture costs in the layers of a backbone, counted from their equations.
 
+use super::patch_embed::stem_widths;
 use super::vim::dt_rank;
-use crate::config::{BackboneKind, BackboneShape};
+use crate::config::{BackboneKind, BackboneShape, Stem};
 
 /// Steps of the sequence between two states that the scan keeps for backward (csrc/README.md).
 const STEPS_PER_STATE: i64 = 32;
@@ -24,10 +25,23 @@ impl Cost {
         }
     }
 
-    /// A matrix product over the flattened patches, which it keeps.
+    /// A matrix product over the flattened patches, which it keeps; or 3x3 convolutions, each of which keeps its input, its output and
+    /// what the norm makes of it, and a product over what they give.
     pub fn patch_embed(shape: &BackboneShape) -> Self {
-        let pixels = shape.patches() * 3 * shape.patch_size.pow(2);
-        Self::new(pixels * shape.embed_dim, pixels)
+        if shape.stem == Stem::Patchify {
+            let pixels = shape.patches() * 3 * shape.patch_size.pow(2);
+            return Self::new(pixels * shape.embed_dim, pixels);
+        }
+        let (mut side, mut channels) = (shape.image_size, 3);
+        let (mut multiply_adds, mut kept) = (0, 3 * side.pow(2));
+        for outputs in stem_widths(shape) {
+            side /= 2;
+            multiply_adds += side.pow(2) * outputs * channels * 9;
+            kept += 3 * side.pow(2) * outputs; // the last of them is the next one's input
+            channels = outputs;
+        }
+        let tokens = shape.patches();
+        Self::new(multiply_adds + tokens * channels * shape.embed_dim, kept)
     }
 
     /// One block.

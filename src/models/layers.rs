@@ -5,7 +5,6 @@ use std::ops::Deref;
 use tch::{Kind, Tensor, nn};
 
 use super::batch_part;
-use crate::config::BackboneShape;
 
 /// How a weight starts.
 #[derive(Debug, Clone, Copy)]
@@ -143,47 +142,6 @@ impl RmsNorm {
     pub fn forward(&self, x: &Tensor) -> Tensor {
         x.rms_norm(self.weight.size(), Some(&*self.weight), self.eps)
     }
-}
-
-/// Cuts a picture into patches, which may overlap, and projects each: a convolution.
-#[derive(Debug)]
-pub struct PatchEmbed {
-    weight: Tensor,
-    bias: Tensor,
-    patch_size: i64,
-    stride: i64,
-}
-
-impl PatchEmbed {
-    /// Patches of the shape's size and stride to its width; `init` for the weight, and zero for the bias.
-    pub fn new(path: nn::Path, shape: &BackboneShape, init: Init) -> Self {
-        let path = path / "proj";
-        let (dim, p) = (shape.embed_dim, shape.patch_size);
-        Self {
-            weight: init.parameter(&path, "weight", &[dim, 3, p, p]),
-            bias: Init::Constant(0.0).parameter(&path, "bias", &[dim]),
-            patch_size: p,
-            stride: shape.stride,
-        }
-    }
-
-    /// (b, 3, h, w) to (b, patches, dim), patches row by row.
-    pub fn forward(&self, x: &Tensor) -> Tensor {
-        // As one matrix product: on the CPU several times as fast as the convolution, above all backwards.
-        pixels_of_patches(x, self.patch_size, self.stride)
-            .linear(&self.weight.flatten(1, -1), Some(&self.bias))
-    }
-}
-
-/// (b, 3, h, w) to (b, patches, 3·p·p): the pixels of each patch, patches row by row.
-pub fn pixels_of_patches(x: &Tensor, patch_size: i64, stride: i64) -> Tensor {
-    let p = patch_size;
-    let (b, _, h, w) = x.size4().unwrap_or_default();
-    let patches = ((h - p) / stride + 1) * ((w - p) / stride + 1);
-    x.unfold(2, p, stride)
-        .unfold(3, p, stride) // (b, 3, rows, columns, p, p)
-        .permute([0, 2, 3, 1, 4, 5])
-        .reshape([b, patches, 3 * p * p])
 }
 
 /// Which patches of a batch are hidden, and what stands in their place.

@@ -6,7 +6,8 @@ use tch::{Device, Kind, Tensor, nn};
 
 use super::beauty_net::{Branch, Images};
 use super::fusion::BranchTokens;
-use super::layers::{Init, Linear, Masked, pixels_of_patches};
+use super::layers::{Init, Linear, Masked};
+use super::patch_embed::pixels_of_patches;
 use super::vim::{VisionMamba, class_index};
 use super::vit::VisionTransformer;
 use super::weights::load_branch;

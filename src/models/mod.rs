@@ -8,6 +8,7 @@ pub mod fusion;
 pub mod head;
 pub mod layers;
 pub mod masked_image;
+pub mod patch_embed;
 mod recompute;
 pub mod summary;
 pub mod vim;

@@ -188,6 +188,27 @@ mod tests {
     }
 
     #[test]
+    fn a_convolutional_stem_counts_every_convolution() {
+        let sizes = [
+            "data.image_size=64",
+            "model.fusion.strategy=vit_only",
+            "model.vit={name: vit_micro_patch8_64, stem: conv}",
+        ];
+        let summary = summary(&sizes);
+        let stem = summary
+            .layers
+            .iter()
+            .find(|layer| layer.name == "vit.patch_embed")
+            .unwrap();
+        // 3, 24, 48 and 96 channels at 32, 16 and 8 pixels a side, then a product for each of 64 patches.
+        let convolutions = 9 * (1024 * 24 * 3 + 256 * 48 * 24 + 64 * 96 * 48);
+        assert_eq!(stem.multiply_adds, convolutions + 64 * 96 * 96);
+        let norms = 2 * (24 + 48 + 96);
+        let weights = 9 * (24 * 3 + 48 * 24 + 96 * 48) + 96 * 96 + 96;
+        assert_eq!(stem.parameters, weights + norms);
+    }
+
+    #[test]
     fn cross_attention_counts_its_work_on_every_token() {
         let sizes = [
             "data.image_size=32",

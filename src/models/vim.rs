@@ -11,7 +11,8 @@ mod tap;
 use anyhow::Result;
 use tch::{Kind, Tensor, nn};
 
-use super::layers::{DropPath, Init, Linear, Masked, Parameter, PatchEmbed, RmsNorm};
+use super::layers::{DropPath, Init, Linear, Masked, Parameter, RmsNorm};
+use super::patch_embed::PatchEmbed;
 use super::recompute::Recompute;
 use super::vit::linear_rates;
 use crate::config::BackboneShape;
@@ -230,7 +231,10 @@ impl VisionMamba {
     pub fn new(path: &nn::Path, shape: &BackboneShape) -> Self {
         let dim = shape.embed_dim;
         let token = Init::TruncNormal { std: 0.02 };
-        let fan_in = (3 * shape.patch_size * shape.patch_size) as f64;
+        // LeCun normal.
+        let projection = |inputs: i64| Init::TruncNormal {
+            std: (inputs as f64).powf(-0.5),
+        };
         let layers = path / "layers";
         // Up to the full rate, also where there is one block alone.
         let mut rates = linear_rates(shape.drop_path, shape.depth);
@@ -238,13 +242,7 @@ impl VisionMamba {
             *last = shape.drop_path;
         }
         Self {
-            patch_embed: PatchEmbed::new(
-                path / "patch_embed",
-                shape,
-                Init::TruncNormal {
-                    std: fan_in.powf(-0.5),
-                }, // LeCun normal
-            ),
+            patch_embed: PatchEmbed::new(path / "patch_embed", shape, projection),
             cls_token: token.parameter(path, "cls_token", &[1, 1, dim]),
             pos_embed: token.parameter(path, "pos_embed", &[1, 1 + shape.patches(), dim]),
             layers: rates

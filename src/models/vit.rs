@@ -5,7 +5,8 @@ mod tap;
 use anyhow::Result;
 use tch::{Tensor, nn};
 
-use super::layers::{DropPath, Init, LayerNorm, Linear, Masked, PatchEmbed};
+use super::layers::{DropPath, Init, LayerNorm, Linear, Masked};
+use super::patch_embed::PatchEmbed;
 use super::recompute::Recompute;
 use crate::config::BackboneShape;
 
@@ -117,14 +118,9 @@ impl VisionTransformer {
     pub fn new(path: &nn::Path, shape: &BackboneShape) -> Self {
         let dim = shape.embed_dim;
         let rates = linear_rates(shape.drop_path, shape.depth);
-        let fan_in = 3 * shape.patch_size * shape.patch_size;
         let blocks = path / "blocks";
         Self {
-            patch_embed: PatchEmbed::new(
-                path / "patch_embed",
-                shape,
-                Init::pytorch_default(fan_in),
-            ),
+            patch_embed: PatchEmbed::new(path / "patch_embed", shape, Init::pytorch_default),
             cls_token: Init::TruncNormal { std: 1e-6 }.parameter(path, "cls_token", &[1, 1, dim]),
             pos_embed: WEIGHT.parameter(path, "pos_embed", &[1, 1 + shape.patches(), dim]),
             blocks: rates

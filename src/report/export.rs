@@ -4,12 +4,12 @@ use std::collections::HashMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 use tch::Tensor;
 
 use super::model_card;
-use crate::config::{BackboneConfig, BackboneShape};
+use crate::config::{BackboneConfig, BackboneShape, Stem};
 use crate::eval::run::{CONFIG_FILE, Run};
 use crate::files::write_whole;
 use crate::models::weights;
@@ -91,6 +91,16 @@ fn safetensors(run: &Run, writer: &mut Writer) -> Result<()> {
 }
 
 fn timm(run: &Run, writer: &mut Writer) -> Result<()> {
+    let shapes = [
+        ("vit", run.config.vit_shape()?),
+        ("mamba", run.config.mamba_shape()?),
+    ];
+    for (branch, shape) in shapes {
+        ensure!(
+            shape.is_none_or(|shape| shape.stem == Stem::Patchify),
+            "neither timm nor Vim's code can build model.{branch}.stem: conv; use --format safetensors"
+        );
+    }
     if let Some(shape) = run.config.vit_shape()? {
         let config = timm_config(&run.config.model.vit, &shape);
         writer.text(

@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 use serde_json::Value;
 
 use super::export::Layout;
-use crate::config::{BackboneConfig, BackboneShape, Config, DatasetName};
+use crate::config::{BackboneConfig, BackboneShape, Config, DatasetName, Stem};
 use crate::eval::run::{BEST_FILE, Run, SUMMARY_FILE};
 
 const FIGURES: [(&str, &str); 4] = [
@@ -125,8 +125,12 @@ fn branch_line(branch: &str, backbone: &BackboneConfig, shape: &BackboneShape) -
         }
         None => "starting from random weights".to_string(),
     };
+    let stem = match shape.stem {
+        Stem::Patchify => "",
+        Stem::Conv => "a convolutional stem, ",
+    };
     format!(
-        "- {branch}: `{}`, {} blocks of width {}, patches of {} px every {} px, pictures of {} px, mean {:?}, std {:?}; {start}\n",
+        "- {branch}: `{}`, {stem}{} blocks of width {}, patches of {} px every {} px, pictures of {} px, mean {:?}, std {:?}; {start}\n",
         backbone.name,
         shape.depth,
         shape.embed_dim,
