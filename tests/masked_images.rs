@@ -272,10 +272,6 @@ fn masks_and_patches_that_cannot_be_are_refused_by_their_keys() {
             "model.mamba.name: its patches overlap",
         ),
         (
-            "model.vit.stem=conv",
-            "model.vit.stem: the convolutions of conv see across patches",
-        ),
-        (
             "model.vit.weights=gone.safetensors",
             "model.vit.weights: there is no file",
         ),

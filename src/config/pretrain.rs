@@ -3,7 +3,7 @@
 use super::augment::AugmentConfig;
 use super::checks::Checks;
 use super::error::ConfigError;
-use super::model::{BackboneShape, Stem};
+use super::model::BackboneShape;
 use super::section::section;
 
 section! {
@@ -80,13 +80,6 @@ impl PretrainConfig {
                 "model.{branch}.name: its patches overlap, so that those beside a masked one show its pixels: choose a preset whose patches do not"
             );
             checks.fail(&format!("model.{branch}.name"), message);
-        }
-        if shape.stem == Stem::Conv {
-            let key = format!("model.{branch}.stem");
-            let message = format!(
-                "{key}: the convolutions of conv see across patches, so that those beside a masked one show its pixels: set it to patchify"
-            );
-            checks.fail(&key, message);
         }
         let grid = shape.grid();
         checks.require(

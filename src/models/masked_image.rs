@@ -11,7 +11,7 @@ use super::patch_embed::pixels_of_patches;
 use super::vim::{VisionMamba, class_index};
 use super::vit::VisionTransformer;
 use super::weights::load_branch;
-use crate::config::{BackboneConfig, BackboneKind, BackboneShape};
+use crate::config::{BackboneConfig, BackboneKind, BackboneShape, Stem};
 
 /// Added to the variance of a patch's pixels.
 const VARIANCE_EPS: f64 = 1e-6;
@@ -146,6 +146,12 @@ impl MaskedImageModel {
             mask,
             token: &self.mask_token,
         };
+        // Convolutions see beyond their patch: what is hidden must not reach those beside it either.
+        let grey = match self.shape().stem {
+            Stem::Conv => Some(self.hide(x, mask)),
+            Stem::Patchify => None,
+        };
+        let x = grey.as_ref().unwrap_or(x);
         let (tokens, class_index) = match &self.backbone {
             Backbone::Vit(branch) => (branch.backbone.forward_masked(x, &masked, train)?, 0),
             Backbone::Mamba(branch) => (
@@ -303,13 +309,16 @@ mod tests {
     use crate::config::Config;
 
     fn model(vit: bool, colours: bool) -> MaskedImageModel {
-        let set: Vec<String> = [
-            "data.image_size=32",
-            "model.vit={name: vit_micro_patch8_64, embed_dim: 24, depth: 2}",
-            "model.mamba={name: vim_micro_patch8_64, embed_dim: 24, depth: 2}",
-        ]
-        .map(str::to_string)
-        .into();
+        model_with(vit, colours, Stem::Patchify)
+    }
+
+    fn model_with(vit: bool, colours: bool, stem: Stem) -> MaskedImageModel {
+        let sizes = format!("embed_dim: 24, depth: 2, stem: {stem}");
+        let set = [
+            "data.image_size=32".to_string(),
+            format!("model.vit={{name: vit_micro_patch8_64, {sizes}}}"),
+            format!("model.mamba={{name: vim_micro_patch8_64, {sizes}}}"),
+        ];
         let config = Config::from_yaml("", "a.yaml", &set).unwrap();
         tch::manual_seed(1);
         let (branch, shape) = match vit {
@@ -371,8 +380,13 @@ mod tests {
 
     #[test]
     fn what_is_hidden_cannot_be_seen() {
-        for vit in [true, false] {
-            let model = model(vit, true);
+        for (vit, stem) in [
+            (true, Stem::Patchify),
+            (false, Stem::Patchify),
+            (true, Stem::Conv),
+            (false, Stem::Conv),
+        ] {
+            let model = model_with(vit, true, stem);
             let mask = mask(&[5, 6]);
             let a = model.normalise(&pictures(1)).unwrap();
             // Another picture in the hidden patches alone.

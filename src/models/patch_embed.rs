@@ -2,8 +2,11 @@
 
 use tch::{Tensor, nn};
 
-use super::layers::{Init, Parameter};
+use super::layers::{Init, LayerNorm};
 use crate::config::{BackboneShape, Stem};
+
+const NORM_EPS: f64 = 1e-6;
+const LEAST_WIDTH: i64 = 16;
 
 /// Turns a picture into a token for each patch.
 #[derive(Debug)]
@@ -53,8 +56,8 @@ impl PatchEmbed {
 }
 
 /// The convolutions of a convolutional stem ("Early Convolutions Help Transformers See Better", arXiv 2106.14881): 3x3, each halving
-/// the side, until a point stands for a patch. The paper's batch norms are norms over all values of one picture here, so that what a
-/// picture gives depends on no other one, in training as in evaluation.
+/// the side, until a point stands for a patch. The paper's batch norms are layer norms over the channels of each point here: what a
+/// picture gives depends on no other one, in training as in evaluation, and contrast counts within its surroundings.
 #[derive(Debug)]
 struct ConvStem {
     stages: Vec<Stage>,
@@ -64,17 +67,16 @@ struct ConvStem {
 #[derive(Debug)]
 struct Stage {
     weight: Tensor,
-    norm_weight: Parameter,
-    norm_bias: Parameter,
+    norm: LayerNorm,
 }
 
 /// Outputs of each 3x3 convolution of a convolutional stem, from the picture on: the last has the tokens' width, each other one half
-/// of the next one's.
+/// of the next one's, but no less than 16, which is enough for edges and colours.
 pub fn stem_widths(shape: &BackboneShape) -> Vec<i64> {
     let stages = shape.patch_size.ilog2();
     (0..stages)
         .rev()
-        .map(|left| (shape.embed_dim >> left).max(1))
+        .map(|left| (shape.embed_dim >> left).max(LEAST_WIDTH.min(shape.embed_dim)))
         .collect()
 }
 
@@ -86,16 +88,14 @@ impl ConvStem {
             .enumerate()
             .map(|(i, outputs)| {
                 let std = (2.0 / (9 * inputs) as f64).sqrt(); // He's, for a ReLU (arXiv 1502.01852)
-                let (conv, norm) = (path / "conv" / i, path / "norm" / i);
                 let size = [outputs, inputs, 3, 3];
                 let stage = Stage {
-                    weight: Init::TruncNormal { std }.parameter(&conv, "weight", &size),
-                    norm_weight: Init::Constant(1.0)
-                        .parameter(&norm, "weight", &[outputs])
-                        .into(),
-                    norm_bias: Init::Constant(0.0)
-                        .parameter(&norm, "bias", &[outputs])
-                        .into(),
+                    weight: Init::TruncNormal { std }.parameter(
+                        &(path / "conv" / i),
+                        "weight",
+                        &size,
+                    ),
+                    norm: LayerNorm::new(path / "norm" / i, outputs, NORM_EPS),
                 };
                 inputs = outputs;
                 stage
@@ -107,15 +107,10 @@ impl ConvStem {
     /// (b, 3, h, w) to (b, dim, h / patch_size, w / patch_size).
     fn forward(&self, x: &Tensor) -> Tensor {
         self.stages.iter().fold(x.shallow_clone(), |x, stage| {
-            x.conv2d(&stage.weight, None::<&Tensor>, [2, 2], [1, 1], [1, 1], 1)
-                .group_norm(
-                    1,
-                    Some(&*stage.norm_weight),
-                    Some(&*stage.norm_bias),
-                    1e-5,
-                    false,
-                )
-                .relu()
+            let x = x.conv2d(&stage.weight, None::<&Tensor>, [2, 2], [1, 1], [1, 1], 1);
+            let channels_last = x.permute([0, 2, 3, 1]);
+            let x = stage.norm.forward(&channels_last).relu();
+            x.permute([0, 3, 1, 2])
         })
     }
 }
@@ -147,7 +142,7 @@ mod tests {
             };
             stem_widths(&config.resolve(64).unwrap())
         };
-        assert_eq!(widths(16), [12, 24, 48, 96]);
+        assert_eq!(widths(16), [16, 24, 48, 96]);
         assert_eq!(widths(2), [96]);
     }
 }
