@@ -1,4 +1,5 @@
-//! Any bytes are a label list or an error that names the file; the first byte chooses the data set.
+//! Any bytes are a label list or an error that names the file; the first byte chooses the data set. Start with
+//! tests/fixtures/labels as corpus.
 #![no_main]
 
 use std::fs;
