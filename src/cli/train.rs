@@ -148,16 +148,8 @@ fn report(outcome: &Outcome) -> String {
     );
     for (split, model, baselines) in &splits {
         rows.push(row(split, "this model", &model.metrics));
-        rows.push(row(
-            split,
-            "linear model on 16x16 grey pixels",
-            &baselines.linear,
-        ));
-        rows.push(row(
-            split,
-            "mean of the training scores",
-            &baselines.constant,
-        ));
+        let named = baselines.named();
+        rows.extend(named.map(|(name, metrics)| row(split, name, &metrics)));
     }
     let header = ["split", "model", "n", "PC", "MAE", "RMSE", "SRCC"];
     let early = match outcome.stopped_early {

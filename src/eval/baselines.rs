@@ -1,5 +1,6 @@
-//! What a model must beat: the mean of the training scores, and a linear model on small grey pictures.
+//! What a model must beat: the mean of the training scores, that of the picture's group, and a linear model on small grey pictures.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use anyhow::Result;
@@ -8,7 +9,7 @@ use tch::{Kind, Tensor};
 
 use super::evaluate::{Walk, values};
 use super::metrics::Metrics;
-use crate::data::{Loader, LoaderOptions, Pass, Pictures};
+use crate::data::{Loader, LoaderOptions, Pass, Pictures, Sample};
 
 /// Side of the grey pictures.
 const SIDE: i64 = 16;
@@ -22,9 +23,27 @@ pub struct Baselines {
     pub constant: Metrics,
     /// Ridge regression on 16×16 grey pixels; the penalty is chosen by leave-one-out error on the training pictures.
     pub linear: Metrics,
+    /// The mean of the training scores of the picture's group, without a look at the picture: how much of a figure the raters' preference
+    /// between groups explains. For pictures of no group, or one that no training picture has, the mean of all. `None` where the
+    /// training pictures are not of several groups.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub group: Option<Metrics>,
 }
 
-/// Fits both on the training pictures and measures them on each of the other splits.
+impl Baselines {
+    /// Each with what people call it, those that know most first.
+    pub fn named(&self) -> impl Iterator<Item = (&'static str, Metrics)> {
+        [
+            ("linear model on 16×16 grey pixels", Some(self.linear)),
+            ("mean of the group's training scores", self.group),
+            ("mean of the training scores", Some(self.constant)),
+        ]
+        .into_iter()
+        .filter_map(|(name, metrics)| Some((name, metrics?)))
+    }
+}
+
+/// Fits them on the training pictures and measures them on each of the other splits.
 ///
 /// # Errors
 /// A picture that cannot be read, by name.
@@ -37,6 +56,7 @@ pub fn baselines(
     let (x, y) = (grey_pixels(train, walk)?, scores(train));
     let mean_y = y.mean(Kind::Double).double_value(&[]);
     let ridge = Ridge::fit(&x, &y);
+    let group_means = GroupMeans::new(train.samples());
     others
         .iter()
         .map(|pictures| {
@@ -45,6 +65,10 @@ pub fn baselines(
             Ok(Baselines {
                 constant: Metrics::new(&vec![mean_y; targets.len()], &targets)?,
                 linear: Metrics::new(&linear, &targets)?,
+                group: group_means
+                    .as_ref()
+                    .map(|means| Metrics::new(&means.guess(pictures.samples(), mean_y), &targets))
+                    .transpose()?,
             })
         })
         .collect()
@@ -53,6 +77,34 @@ pub fn baselines(
 fn scores(pictures: &Pictures) -> Tensor {
     let scores: Vec<f64> = pictures.samples().iter().map(|s| s.score.into()).collect();
     Tensor::from_slice(&scores)
+}
+
+/// The mean score of each group.
+struct GroupMeans<'a>(BTreeMap<&'a str, f64>);
+
+impl<'a> GroupMeans<'a> {
+    /// Of several groups, or of none.
+    fn new(samples: &'a [Sample]) -> Option<Self> {
+        let mut scores: BTreeMap<&str, Vec<f64>> = BTreeMap::new();
+        for sample in samples {
+            if let Some(group) = &sample.group {
+                scores.entry(group).or_default().push(sample.score.into());
+            }
+        }
+        let mean = |scores: Vec<f64>| scores.iter().sum::<f64>() / scores.len() as f64;
+        let several = scores.len() > 1;
+        let means = scores
+            .into_iter()
+            .map(|(group, scores)| (group, mean(scores)));
+        several.then(|| Self(means.collect()))
+    }
+
+    /// Each picture's group's mean, `otherwise` where that is not known.
+    fn guess(&self, samples: &[Sample], otherwise: f64) -> Vec<f64> {
+        let known = |sample: &Sample| self.0.get(sample.group.as_deref()?).copied();
+        let guesses = samples.iter().map(known);
+        guesses.map(|guess| guess.unwrap_or(otherwise)).collect()
+    }
 }
 
 /// (n, 256), from 0 to 1.
@@ -123,6 +175,26 @@ impl Ridge {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::data::Source;
+
+    #[test]
+    fn a_group_is_guessed_by_its_mean_and_an_unknown_one_by_that_of_all() {
+        let sample = |score, group: Option<&str>| {
+            let source = Source::File("a.png".into());
+            Sample::new("a", source, score, group.map(String::from))
+        };
+        let train = [
+            sample(1.0, Some("x")),
+            sample(2.0, Some("x")),
+            sample(5.0, Some("y")),
+            sample(9.0, None),
+        ];
+        let means = GroupMeans::new(&train).unwrap();
+        let asked = [Some("y"), Some("x"), Some("z"), None].map(|group| sample(0.0, group));
+        assert_eq!(means.guess(&asked, 4.25), [5.0, 1.5, 4.25, 4.25]);
+        assert!(GroupMeans::new(&train[..2]).is_none());
+        assert!(GroupMeans::new(&train[3..]).is_none());
+    }
 
     #[test]
     fn ridge_finds_a_linear_rule_and_ignores_noise_columns() {

@@ -4,10 +4,11 @@ use std::fmt::Write;
 use std::fs;
 
 use anyhow::{Context, Result};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::export::Layout;
 use crate::config::{BackboneConfig, BackboneShape, Config, DatasetName, Stem};
+use crate::eval::baselines::Baselines;
 use crate::eval::run::{BEST_FILE, Run, SUMMARY_FILE};
 
 const FIGURES: [(&str, &str); 4] = [
@@ -167,12 +168,12 @@ fn results(summary: &Value) -> String {
         "| split | model | n | PC | MAE | RMSE | SRCC |\n| --- | --- | --- | --- | --- | --- | --- |\n",
     );
     for split in ["val", "test"] {
-        let baselines = &summary["baselines"][split];
-        for (model, figures) in [
-            ("this model", &summary[split]),
-            ("linear model on 16×16 grey pixels", &baselines["linear"]),
-            ("mean of the training scores", &baselines["constant"]),
-        ] {
+        let baselines: Option<Baselines> =
+            serde_json::from_value(summary["baselines"][split].clone()).ok();
+        let mut rows = vec![("this model", summary[split].clone())];
+        let named = baselines.iter().flat_map(Baselines::named);
+        rows.extend(named.map(|(name, metrics)| (name, json!(metrics))));
+        for (model, figures) in &rows {
             if figures.is_object() {
                 let cells = FIGURES.map(|(_, key)| cell(figures, key));
                 text += &format!(

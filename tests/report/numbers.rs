@@ -83,8 +83,10 @@ fn a_model_has_the_mean_and_the_spread_over_its_seeds_and_an_interval_over_image
     close(&good["pc"], (pc(0.25) + pc(0.75)) / 2.0);
     assert_eq!(rows[2]["model"], "linear model on 16×16 grey pixels");
     close(&rows[2]["pc"], 0.25);
+    assert_eq!(rows[3]["model"], "mean of the group's training scores");
+    close(&rows[3]["pc"], 0.125);
     assert_eq!(
-        (rows[3]["pc"].as_str(), rows[3]["mae"].as_str()),
+        (rows[4]["pc"].as_str(), rows[4]["mae"].as_str()),
         ("", "0.75")
     );
 }

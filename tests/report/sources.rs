@@ -146,6 +146,11 @@ fn a_trained_run_has_its_groups_and_its_pictures() {
         header.starts_with("image,target,prediction,group,weight_vit"),
         "{header}"
     );
+    let summary = fs::read_to_string(sandbox.path("run/summary.json")).unwrap();
+    let summary: serde_json::Value = serde_json::from_str(&summary).unwrap();
+    let of_groups = &summary["baselines"]["test"]["group"];
+    assert_eq!(of_groups["n"], 16);
+    assert!(of_groups["mae"].as_f64().is_some_and(|mae| mae > 0.0));
     sandbox.done(&["report", "run", "-o", "r.html"]);
     let page = fs::read_to_string(sandbox.path("r.html")).unwrap();
     // Twelve drawn faces, and the branches' weights.

@@ -30,6 +30,7 @@ impl Run<'_> {
         }
         let baseline = json!({
             "constant": {"pc": null, "mae": 0.75, "rmse": 0.8, "srcc": null, "n": 4},
+            "group": {"pc": 0.125, "mae": 0.75, "rmse": 0.8, "srcc": 0.1, "n": 4},
             "linear": {"pc": 0.25, "mae": 0.7, "rmse": 0.75, "srcc": 0.2, "n": 4},
         });
         let figures = json!({"pc": 0.5, "mae": 0.5, "rmse": 0.5, "srcc": 0.5, "n": 4});

@@ -88,10 +88,7 @@ pub fn leaderboard(report: &Report, at: usize) -> Table {
     }
     let baselines = board.models.iter().find_map(|judged| judged.baselines);
     if let Some(baselines) = baselines {
-        let named = [
-            ("linear model on 16×16 grey pixels", baselines.linear),
-            ("mean of the training scores", baselines.constant),
-        ];
+        let named = baselines.named();
         rows.extend(named.map(|(name, metrics)| baseline(name, &metrics, &columns)));
     }
     let mut notes = vec![
