@@ -19,6 +19,8 @@ struct Scan {
   using V = Vec<T, W>;
   static constexpr int kBlocks = kGroup / W;
   static constexpr int T_ = kChunk;
+  // Gradients of B and C at one step of a tile: vectors that hold, summed over lanes, those of kHalf states' B and then of their C.
+  static constexpr int kHalf = W / 2, kSums = N / kHalf;
 
   static int64_t padded(int64_t state) { return (state + N - 1) / N * N; }
 
@@ -26,9 +28,10 @@ struct Scan {
   struct Workspace {
     V *h, *A, *dA;           // (block, state): running state (backward: its gradient), A * log2(e), gradient of A
     V *states, *decay;       // one tile of N states over a chunk: (step + 1, N) and (step, N)
-    V *dB, *dC;              // (step, state), lanes not yet summed
+    V *dBC;                  // (step, state / kHalf): gradients of B and C, kHalf of each
     V *dt, *dtu, *u, *y, *dy, *sum_dtu, *sum_dt;  // (step)
-    V *raw, *z, *dout;       // (step): as packed
+    V *z, *dout;             // (step): as packed
+    V *slope, *gate;         // (step): of softplus, and sigmoid(z); backward only
     V *dD, *dbias;           // (block)
     T *B, *C;                // (step, state)
 
@@ -38,8 +41,8 @@ struct Scan {
       auto take = [&p](int64_t count) { V* q = p; p += count; return q; };
       h = take(kBlocks * n), A = take(kBlocks * n), dA = take(kBlocks * n);
       states = take((T_ + 1) * N), decay = take(T_ * N);
-      dB = take(T_ * n), dC = take(T_ * n);
-      for (V** row : {&dt, &dtu, &u, &y, &dy, &sum_dtu, &sum_dt, &raw, &z, &dout}) *row = take(T_);
+      dBC = take(T_ * (n / kHalf));
+      for (V** row : {&dt, &dtu, &u, &y, &dy, &sum_dtu, &sum_dt, &z, &dout, &slope, &gate}) *row = take(T_);
       dD = take(kBlocks), dbias = take(kBlocks);
       B = reinterpret_cast<T*>(p);
       C = B + T_ * n;
@@ -176,15 +179,16 @@ struct Scan {
       for (int c = 0; c < lanes; ++c) rows[i][c] = *in.A.at(0, channel + c, i) * static_cast<T>(kLog2e);
   }
 
-  // raw = delta + bias, dt = softplus(raw), u and dt * u for one chunk of W channels.
+  // u, z, dt = softplus(delta + bias) and dt * u for one chunk of W channels; for backward softplus's slope as well.
+  template <bool Slope>
   static void pack_inputs(Workspace& w, const ScanInputs<T>& in, const Item& item, int64_t channel, int lanes, int64_t step, int64_t steps) {
     pack(w.u, in.u, item.batch, channel, lanes, step, steps);
-    pack(w.raw, in.delta, item.batch, channel, lanes, step, steps);
+    pack(w.dt, in.delta, item.batch, channel, lanes, step, steps);
     if (in.z) pack(w.z, in.z, item.batch, channel, lanes, step, steps);
     const V bias = pack_channels(in.delta_bias, channel, lanes);
     for (int64_t t = 0; t < steps; ++t) {
-      w.raw[t] += bias;
-      w.dt[t] = in.delta_softplus ? softplus<V>(w.raw[t]) : w.raw[t];
+      const V raw = w.dt[t] + bias;
+      w.dt[t] = !in.delta_softplus ? raw : Slope ? softplus<V>(raw, &w.slope[t]) : softplus<V>(raw);
       w.dtu[t] = w.dt[t] * w.u[t];
     }
   }
@@ -218,7 +222,7 @@ struct Scan {
             T* saved = checkpoint(args.checkpoints, size, item, step / T_, block);
             for (int64_t i = 0; i < size.state; ++i) store<V>(saved + i * W, w.h[block * n + i]);
           }
-          pack_inputs(w, in, item, channel, lanes, step, steps);
+          pack_inputs<false>(w, in, item, channel, lanes, step, steps);
           prefetch_forward(args, item, block, step + T_);
           const V D = pack_channels(in.D, channel, lanes);
           for (int64_t t = 0; t < steps; ++t) w.y[t] = D * w.u[t];
@@ -249,36 +253,46 @@ struct Scan {
 
   // The states of a chunk again, kept with their decays: states[t] is the state before step t.
   static void recompute_tile(const Workspace& w, const V* A, const T* B, int64_t stride, int64_t steps) {
+    V h[N];
+    for (int i = 0; i < N; ++i) h[i] = w.states[i];
+    V *states = w.states + N, *decay = w.decay;
+    const V *dt = w.dt, *dtu = w.dtu;
     for (int64_t t = 0; t < steps; ++t)
       for (int i = 0; i < N; ++i) {
-        V e = exp2_product<W>(w.dt[t], A[i]);
-        w.decay[t * N + i] = e;
-        w.states[(t + 1) * N + i] = e * w.states[t * N + i] + w.dtu[t] * B[t * stride + i];
+        const V e = exp2_product<W>(dt[t], A[i]);
+        decay[t * N + i] = e;
+        h[i] = e * h[i] + dtu[t] * B[t * stride + i];
+        states[t * N + i] = h[i];
       }
   }
 
   // The same steps backwards. dh is the gradient of the state, carried from later steps.
   static void backward_tile(const Workspace& w, V* carried, V* dA_sum, const V* A, int64_t first, int64_t stride, int64_t steps) {
-    V dh[N], dA[N];
+    static_assert(N % kHalf == 0, "states fill vectors of sums");
+    V dh[N], dA[N], *dBC = w.dBC + first / kHalf;
     for (int i = 0; i < N; ++i) dh[i] = carried[i], dA[i] = dA_sum[i];
     for (int64_t t = steps - 1; t >= 0; --t) {
       const T *B = w.B + t * stride + first, *C = w.C + t * stride + first;
-      V *dB = w.dB + t * stride + first, *dC = w.dC + t * stride + first;
+      V sums[N];
       const V dy = w.dy[t], dt = w.dt[t], dtu = w.dtu[t];
       V y = w.y[t], sum_dtu = w.sum_dtu[t], sum_dt = w.sum_dt[t];
+#pragma GCC unroll 8
       for (int i = 0; i < N; ++i) {
         const V after = w.states[(t + 1) * N + i], before = w.states[t * N + i];
         dh[i] += dy * C[i];
-        dC[i] += dy * after;
         y += after * C[i];
         sum_dtu += dh[i] * B[i];
-        dB[i] += dh[i] * dtu;
+        sums[i] = add_halves<kHalf>(dh[i] * dtu, dy * after);
         dh[i] *= w.decay[t * N + i];
         const V through = dh[i] * before;  // gradient of dt * A
         sum_dt += through * A[i];
         dA[i] += through * dt;
       }
       w.y[t] = y, w.sum_dtu[t] = sum_dtu, w.sum_dt[t] = sum_dt;
+      for (int k = 0; k < kSums; ++k) {
+        add_rest<kHalf / 2>(sums + k * kHalf);
+        dBC[t * (stride / kHalf) + k] += sums[k * kHalf];
+      }
     }
     for (int i = 0; i < N; ++i) carried[i] = dh[i], dA_sum[i] = dA[i];
   }
@@ -302,12 +316,13 @@ struct Scan {
         const int64_t steps = size.length - step < T_ ? size.length - step : T_;
         pack_states(w.B, in.B, item.batch, size.state, step, steps);
         pack_states(w.C, in.C, item.batch, size.state, step, steps);
-        for (int64_t i = 0; i < steps * n; ++i) w.dB[i] = w.dC[i] = V{};
+        for (int64_t i = 0; i < steps * (n / kHalf); ++i) w.dBC[i] = V{};
         for (int64_t block = 0; block < item.blocks; ++block) backward_block(args, w, item, block, chunk, step, steps);
         for (int64_t t = 0; t < steps; ++t)
           for (int64_t i = 0; i < size.state; ++i) {
-            *args.dB.at(index, i, step + t) = lane_sum<V>(w.dB[t * n + i]);
-            *args.dC.at(index, i, step + t) = lane_sum<V>(w.dC[t * n + i]);
+            const T* sums = reinterpret_cast<const T*>(w.dBC + t * (n / kHalf) + i / kHalf) + i % kHalf;
+            *args.dB.at(index, i, step + t) = sums[0];
+            *args.dC.at(index, i, step + t) = sums[kHalf];
           }
       }
       write_channel_sums(args, w, item);
@@ -319,12 +334,13 @@ struct Scan {
     const ScanSizes& size = in.size;
     const int64_t n = padded(size.state), channel = item.first_channel + block * W;
     const int lanes = lanes_of(size, channel);
-    pack_inputs(w, in, item, channel, lanes, step, steps);
+    pack_inputs<true>(w, in, item, channel, lanes, step, steps);
     pack(w.dout, args.dout, item.batch, channel, lanes, step, steps);
     prefetch_backward(args, item, block, step - T_);
     const V D = pack_channels(in.D, channel, lanes);
     for (int64_t t = 0; t < steps; ++t) {
-      w.dy[t] = in.z ? w.dout[t] * w.z[t] * sigmoid<V>(w.z[t]) : w.dout[t];
+      if (in.z) w.gate[t] = sigmoid<V>(w.z[t]);
+      w.dy[t] = in.z ? w.dout[t] * w.z[t] * w.gate[t] : w.dout[t];
       w.y[t] = D * w.u[t];
       w.sum_dtu[t] = w.sum_dt[t] = V{};
     }
@@ -337,15 +353,11 @@ struct Scan {
     for (int64_t t = 0; t < steps; ++t) {
       // A was scaled by log2(e) for 2^x; its factor comes back out here.
       V ddelta = w.sum_dtu[t] * w.u[t] + w.sum_dt[t] * static_cast<T>(kLn2);
-      if (in.delta_softplus) {
-        V slope = sigmoid<V>(w.raw[t]);
-        slope = w.raw[t] > T(20) ? splat<V>(1) : slope;
-        ddelta *= slope;
-      }
+      if (in.delta_softplus) ddelta *= w.slope[t];
       w.dbias[block] += ddelta;
       w.dD[block] += w.dy[t] * w.u[t];
       if (in.z) {
-        V gate = sigmoid<V>(w.z[t]);
+        const V gate = w.gate[t];
         w.z[t] = w.dout[t] * w.y[t] * gate * (w.z[t] * (T(1) - gate) + T(1));
       }
       w.u[t] = w.sum_dtu[t] * w.dt[t] + w.dy[t] * D;

@@ -30,4 +30,24 @@ inline void transpose(Vec<T, W>* rows) {
   if constexpr (Half > 1) transpose<Half / 2, T, W>(rows);
 }
 
+// One stage of summing over lanes: lanes of the lower halves (bit Half clear) get sums of a's halves, those of the upper ones of b's.
+template <int Half, class V>
+inline V add_halves(V a, V b) {
+  using T = typename Lane<V>::scalar;
+  constexpr int W = Lane<V>::width;
+  Vec<IndexOf<T>, W> stay{}, move{};
+  for (int c = 0; c < W; ++c) stay[c] = (c & Half) ? W + c : c, move[c] = (c & Half) ? W + c - Half : c + Half;
+  return __builtin_shuffle(a, b, stay) + __builtin_shuffle(a, b, move);
+}
+
+// What remains of it for 2 * Half vectors that came out of earlier stages: rows[0] gets all sums, those of rows[i] in lane i.
+template <int Half, class V>
+inline void add_rest(V* rows) {
+  if constexpr (Half > 0) {
+#pragma GCC unroll 8
+    for (int i = 0; i < Half; ++i) rows[i] = add_halves<Half>(rows[i], rows[i + Half]);
+    add_rest<Half / 2>(rows);
+  }
+}
+
 }  // namespace

@@ -104,12 +104,36 @@ inline Vec<float, W> product_error(Vec<float, W> x, Vec<float, W> y, Vec<float, 
   return error == error ? error : V{};
 }
 
+// The larger of a value and a bound, and the smaller; NaN stays NaN.
+template <class V>
+inline V at_least(V x, typename Lane<V>::scalar bound) {
+#if defined(__AVX512F__)
+  if constexpr (sizeof(V) == 64 && sizeof(x[0]) == 4) return (V)_mm512_max_ps(_mm512_set1_ps(bound), (__m512)x);
+#endif
+#if defined(__AVX2__)
+  if constexpr (sizeof(V) == 32 && sizeof(x[0]) == 4) return (V)_mm256_max_ps(_mm256_set1_ps(bound), (__m256)x);
+#endif
+  return x < bound ? splat<V>(bound) : x;
+}
+
+template <class V>
+inline V at_most(V x, typename Lane<V>::scalar bound) {
+#if defined(__AVX512F__)
+  if constexpr (sizeof(V) == 64 && sizeof(x[0]) == 4) return (V)_mm512_min_ps(_mm512_set1_ps(bound), (__m512)x);
+#endif
+#if defined(__AVX2__)
+  if constexpr (sizeof(V) == 32 && sizeof(x[0]) == 4) return (V)_mm256_min_ps(_mm256_set1_ps(bound), (__m256)x);
+#endif
+  return x > bound ? splat<V>(bound) : x;
+}
+
 // 2^(x*y). x*y is split into k and f, |f| <= 1/2 over the number of table entries, before anything is rounded: adding `magic`
 // in one fused multiply-add rounds to a multiple of 1/entries, and one fused multiply-subtract leaves the fraction. 2^k is a
 // power of two times a table entry, which stands in one register; 2^f is a polynomial. Above 2^128 (without AVX-512 2^127.5):
 // infinity; below 2^-126: zero or a denormal number; NaN stays NaN. tests/elementwise.rs holds the bound of 2 ulp.
+// What `rest` has, a small multiple of x, is added to the exponent: the part of y that no float holds.
 template <int W>
-inline Vec<float, W> exp2_product(Vec<float, W> x, Vec<float, W> y) {
+inline Vec<float, W> exp2_product(Vec<float, W> x, Vec<float, W> y, float rest = 0) {
   using V = Vec<float, W>;
   typedef int32_t I __attribute__((vector_size(W * sizeof(int32_t)), unused));
 #if defined(__AVX512F__)
@@ -118,9 +142,11 @@ inline Vec<float, W> exp2_product(Vec<float, W> x, Vec<float, W> y) {
     const __m512 magic = _mm512_set1_ps(786432.0f);
     const __m512 shifted = _mm512_fmadd_ps((__m512)x, (__m512)y, magic);
     const __m512 k = _mm512_sub_ps(shifted, magic);
+    __m512 left = _mm512_fmsub_ps((__m512)x, (__m512)y, k);
+    if (rest != 0) left = _mm512_fmadd_ps((__m512)x, _mm512_set1_ps(rest), left);
     // An infinite product leaves no fraction (inf - inf), a huge one a wrong one: any small number will do where scalef makes 0
     // or infinity of it.
-    const V f = (V)_mm512_range_ps(_mm512_set1_ps(0.5f), _mm512_fmsub_ps((__m512)x, (__m512)y, k), 0b0110);
+    const V f = (V)_mm512_range_ps(_mm512_set1_ps(0.5f), left, 0b0110);
     const __m512 sixteenths = _mm512_setr_ps(1.0f, 1.04427373f, 1.09050775f, 1.13878858f, 1.18920708f, 1.24185777f, 1.29683959f, 1.35425556f,
                                              1.41421354f, 1.47682619f, 1.54221082f, 1.61049032f, 1.68179286f, 1.75625217f, 1.8340081f, 1.91520655f);
     const V entry = (V)_mm512_permutexvar_ps((__m512i)shifted, sixteenths);
@@ -128,29 +154,27 @@ inline Vec<float, W> exp2_product(Vec<float, W> x, Vec<float, W> y) {
     return (V)_mm512_scalef_ps((__m512)(slope * (entry * f) + entry), k);
   }
 #endif
-  // Outside the range the power is 0 or infinity whatever the fraction is.
-  const V t = x * y;
-  V inside = t < -127.0f ? splat<V>(-127.0f) : t;
-  inside = inside > 128.0f ? splat<V>(128.0f) : inside;
-  I bits;
-  V power;
 #if defined(__AVX2__)
   if constexpr (W == 8) {
-    // Eighths, and 127 more: the bits above the low three are the exponent field.
+    // Eighths, and 127 more, between 0 and 255: three bits count eighths, those above are the exponent field of the power.
     const float magic = 1572864.0f + 127.0f;
-    const V shifted = inside + magic, k = shifted - magic;
+    const V shifted = at_most(at_least((V)_mm256_fmadd_ps((__m256)x, (__m256)y, _mm256_set1_ps(magic)), 1572864.0f), 1572864.0f + 255.0f);
+    const V k = shifted - magic;
     V f = (V)_mm256_fmsub_ps((__m256)x, (__m256)y, (__m256)k);
-    f = f > 0.5f ? splat<V>(0.5f) : f;
-    f = f < -0.5f ? splat<V>(-0.5f) : f;
-    const __m256 eighths = _mm256_setr_ps(1.0f, 1.09050773f, 1.18920712f, 1.29683955f, 1.41421356f, 1.54221083f, 1.68179283f, 1.83400809f);
-    const V entry = (V)_mm256_permutevar8x32_ps(eighths, (__m256i)shifted);
-    __builtin_memcpy(&bits, &shifted, sizeof(V));
-    bits = bits >> 3 << 23;
-    __builtin_memcpy(&power, &bits, sizeof(V));
+    if (rest != 0) f = (V)_mm256_fmadd_ps((__m256)x, _mm256_set1_ps(rest), (__m256)f);
+    f = at_least(f, -0.5f);  // where the power is 0, no infinity comes to it; where it is infinite, f is above -1/16
+    // The bits of 2^(i/8), less the exponent of 1 and less where i itself comes to lie.
+    const __m256i eighths = _mm256_setr_epi32(0, -289342, -509968, -655657, -719629, -694486, -572163, -343865);
+    const __m256i power = _mm256_add_epi32(_mm256_slli_epi32((__m256i)shifted, 20), _mm256_permutevar8x32_epi32(eighths, (__m256i)shifted));
     const V slope = (0.05551062f * f + 0.24025782f) * f + 0.69314717f;
-    return (slope * (entry * f) + entry) * power;
+    return (slope * f + 1.0f) * (V)power;
   }
 #endif
+  // Outside the range the power is 0 or infinity whatever the fraction is.
+  const V t = x * y;
+  const V inside = at_most(at_least(t, -127.0f), 128.0f);
+  I bits;
+  V power;
   const float magic = 12582912.0f + 127.0f;
   const V shifted = inside + magic, k = shifted - magic;
 #if defined(__FMA__) || defined(__aarch64__)
@@ -158,8 +182,8 @@ inline Vec<float, W> exp2_product(Vec<float, W> x, Vec<float, W> y) {
 #else
   V f = (t - k) + product_error<W>(x, y, t);
 #endif
-  f = f > 0.75f ? splat<V>(0.75f) : f;  // 1/2, and what the product's rounding took
-  f = f < -0.75f ? splat<V>(-0.75f) : f;
+  if (rest != 0) f += x * rest;
+  f = at_most(at_least(f, -0.75f), 0.75f);  // 1/2, and what the product's rounding took
   __builtin_memcpy(&bits, &shifted, sizeof(V));
   bits <<= 23;
   __builtin_memcpy(&power, &bits, sizeof(V));
@@ -179,9 +203,9 @@ inline Vec<double, W> exp2_product(Vec<double, W> x, Vec<double, W> y) {
   return r;
 }
 
+// exp(x)
 template <class V>
 inline V exp_of(V x) {
-  // log2(e) in two parts: the second repairs the rounding of the first, so that large |x| keep their last bits.
   using T = typename Lane<V>::scalar;
   constexpr int W = Lane<V>::width;
   if constexpr (sizeof(T) == 8) {
@@ -189,17 +213,12 @@ inline V exp_of(V x) {
     for (int i = 0; i < W; ++i) r[i] = std::exp(x[i]);
     return r;
   } else {
-    const float high = 1.44269502162933349609f, low = 1.92596299112661746887e-8f;
-    const V power = exp2_product<W>(x, splat<V>(high));
-    // Where the power is 0 or infinity, the correction is not to make a NaN of it.
-    V bounded = x < -128.0f ? splat<V>(-128.0f) : x;
-    bounded = bounded > 128.0f ? splat<V>(128.0f) : bounded;
-    const V correction = bounded * (low * static_cast<float>(kLn2));
-    return power + power * correction;
+    // log2(e) in two parts, so that large |x| keep their last bits.
+    return exp2_product<W>(x, splat<V>(1.44269502162933349609f), 1.92596299112661746887e-8f);
   }
 }
 
-// log(1 + t) for t in [0, 1], by 2 atanh(t / (2 + t)): the series in s^2 <= 1/9 converges fast.
+// log(1 + t) for t in [0, 1], by 2 atanh(t / (2 + t)), whose series in s^2 <= 1/9 converges fast.
 template <class V>
 inline V log1p_unit(V t) {
   using T = typename Lane<V>::scalar;
@@ -211,37 +230,48 @@ inline V log1p_unit(V t) {
   } else {
     V s = t / (t + 2.0f);
     V q = s * s;
-    V p = splat<V>(2.0f / 15);
-    p = p * q + 2.0f / 13;
-    p = p * q + 2.0f / 11;
-    p = p * q + 2.0f / 9;
-    p = p * q + 2.0f / 7;
-    p = p * q + 2.0f / 5;
-    p = p * q + 2.0f / 3;
+    V p = splat<V>(0.280119866f);
+    p = p * q + 0.280018061f;
+    p = p * q + 0.400215268f;
+    p = p * q + 0.666664183f;
     p = p * q + 2.0f;
     return p * s;
   }
 }
 
-// log(1 + exp(x)), and x itself above 20, as torch.nn.functional.softplus.
+// -|x|
 template <class V>
-inline V softplus(V x) {
+inline V negative(V x) {
   using T = typename Lane<V>::scalar;
-  V below = x < T(0) ? x : -x;
-  V positive = x > T(0) ? x : V{};
-  V value = positive + log1p_unit<V>(exp_of<V>(below));
-  value = x > T(20) ? x : value;
-  return x == x ? value : x;
+  typedef std::conditional_t<sizeof(T) == 8, int64_t, int32_t> I __attribute__((vector_size(sizeof(V))));
+  return (V)((I)x | (I)splat<V>(T(-0.0)));
+}
+
+// 1 / (1 + exp(-x)) from exp(-|x|), which cannot overflow.
+template <class V>
+inline V sigmoid_of(V x, V e) {
+  using T = typename Lane<V>::scalar;
+  return (x < T(0) ? e : splat<V>(1)) / (e + T(1));
 }
 
 template <class V>
 inline V sigmoid(V x) {
-  // exp of a negative number only: no overflow on the way.
+  return sigmoid_of<V>(x, exp_of<V>(negative<V>(x)));
+}
+
+// log(1 + exp(x)), and its slope where that is asked for. torch.nn.functional.softplus is x itself above 20; there the two are the same
+// float.
+template <class V>
+inline V softplus(V x, V* slope = nullptr) {
   using T = typename Lane<V>::scalar;
-  V below = x < T(0) ? x : -x;
-  V e = exp_of<V>(below);
-  V high = T(1) / (e + T(1));
-  return x < T(0) ? e * high : high;
+  const V e = exp_of<V>(negative<V>(x));
+  const V value = at_least<V>(x, T(0)) + log1p_unit<V>(e);
+  if (slope) *slope = sigmoid_of<V>(x, e);
+  if constexpr (sizeof(T) == 8) {
+    if (slope) *slope = x > T(20) ? splat<V>(1) : *slope;
+    return x > T(20) ? x : value;
+  }
+  return value;
 }
 
 }  // namespace
