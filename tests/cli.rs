@@ -70,8 +70,10 @@ fn a_run_fills_its_directory_and_the_other_commands_read_it() {
     assert!(predictions.starts_with("image,target,prediction"));
     assert_eq!(predictions.lines().count(), 17);
 
-    // evaluate reads the same weights and gets the same figures.
-    let evaluated = sandbox.json(&["evaluate", "run", "--json"]);
+    // evaluate reads the same weights and gets the same figures, and the same file of predictions for who wants it.
+    let evaluated = sandbox.json(&["evaluate", "run", "--predictions", "asked.csv", "--json"]);
+    let asked = fs::read_to_string(sandbox.path("asked.csv")).unwrap();
+    assert_eq!(asked, predictions);
     for key in ["mae", "rmse"] {
         let (a, b) = (
             evaluated[key].as_f64().unwrap(),

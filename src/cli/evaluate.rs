@@ -25,6 +25,9 @@ pub struct Args {
     /// Where the data set is now, if not where the run found it
     #[arg(long, value_name = "DIR")]
     data_root: Option<PathBuf>,
+    /// Write each picture's prediction to a CSV file too; `vmbeauty report` reads RUN/predictions_SPLIT.csv
+    #[arg(long, value_name = "FILE")]
+    predictions: Option<PathBuf>,
     /// Print one JSON object
     #[arg(long)]
     json: bool,
@@ -65,7 +68,11 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         batch_size: run.config.train.batch_size,
         workers: run.config.data.workers,
     };
-    let measured = Measured::new(&predict(&run.net, &pictures, walk, &mut |_| Ok(()))?)?;
+    let predictions = predict(&run.net, &pictures, walk, &mut |_| Ok(()))?;
+    let measured = Measured::new(&predictions)?;
+    if let Some(file) = &args.predictions {
+        predictions.write(file)?;
+    }
     if !skipped.is_empty() {
         say(&format!(
             "{} rows of the split were left out: `vmbeauty data check` lists them",

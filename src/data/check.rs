@@ -12,7 +12,7 @@ use super::listing::{Listing, Row};
 use super::load::list;
 use super::partition::{SharedPicture, shared_pictures};
 use super::perceptual::PerceptualHash;
-use super::{Skipped, Source, Split, decode};
+use super::{Skipped, Source, Split, decode, scores_by_group};
 use crate::config::DataConfig;
 
 /// What [`check`] found.
@@ -335,18 +335,9 @@ fn histogram(scores: &[f64], bounds: &[f64]) -> Vec<usize> {
 }
 
 fn group_scores(usable: &[&Row]) -> BTreeMap<String, ScoreSummary> {
-    let mut groups: BTreeMap<&String, Vec<f64>> = BTreeMap::new();
-    for row in usable {
-        if let Some(group) = &row.sample.group {
-            groups
-                .entry(group)
-                .or_default()
-                .push(row.sample.score.into());
-        }
-    }
-    groups
+    scores_by_group(usable.iter().map(|row| &row.sample))
         .into_iter()
-        .filter_map(|(group, scores)| Some((group.clone(), ScoreSummary::new(&scores)?)))
+        .filter_map(|(group, scores)| Some((group.to_string(), ScoreSummary::new(&scores)?)))
         .collect()
 }
 

@@ -36,6 +36,7 @@ mod transform;
 mod units;
 mod votes;
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -84,6 +85,19 @@ impl Sample {
             votes: Vec::new(),
         }
     }
+}
+
+/// The scores of each group's pictures; pictures of no group are left out.
+pub fn scores_by_group<'a>(
+    samples: impl IntoIterator<Item = &'a Sample>,
+) -> BTreeMap<&'a str, Vec<f64>> {
+    let mut scores: BTreeMap<&str, Vec<f64>> = BTreeMap::new();
+    for sample in samples {
+        if let Some(group) = &sample.group {
+            scores.entry(group).or_default().push(sample.score.into());
+        }
+    }
+    scores
 }
 
 /// Where a picture's pixels come from.

@@ -8,8 +8,8 @@ use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
 
 use super::evaluate::{Walk, values};
-use super::metrics::Metrics;
-use crate::data::{Loader, LoaderOptions, Pass, Pictures, Sample};
+use super::metrics::{Metrics, mean};
+use crate::data::{Loader, LoaderOptions, Pass, Pictures, Sample, scores_by_group};
 
 /// Side of the grey pictures.
 const SIDE: i64 = 16;
@@ -85,17 +85,11 @@ struct GroupMeans<'a>(BTreeMap<&'a str, f64>);
 impl<'a> GroupMeans<'a> {
     /// Of several groups, or of none.
     fn new(samples: &'a [Sample]) -> Option<Self> {
-        let mut scores: BTreeMap<&str, Vec<f64>> = BTreeMap::new();
-        for sample in samples {
-            if let Some(group) = &sample.group {
-                scores.entry(group).or_default().push(sample.score.into());
-            }
-        }
-        let mean = |scores: Vec<f64>| scores.iter().sum::<f64>() / scores.len() as f64;
+        let scores = scores_by_group(samples);
         let several = scores.len() > 1;
         let means = scores
             .into_iter()
-            .map(|(group, scores)| (group, mean(scores)));
+            .map(|(group, scores)| (group, mean(&scores)));
         several.then(|| Self(means.collect()))
     }
 

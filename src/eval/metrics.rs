@@ -138,7 +138,8 @@ fn mean_of(predictions: &[f64], targets: &[f64], of_error: impl Fn(f64) -> f64) 
     if mean.is_finite() { mean } else { f64::NAN }
 }
 
-fn mean(values: &[f64]) -> f64 {
+/// The mean; NaN of no values.
+pub fn mean(values: &[f64]) -> f64 {
     values.iter().sum::<f64>() / values.len() as f64
 }
 
