@@ -20,8 +20,7 @@ struct View {
   VMB_INLINE explicit operator bool() const { return data != nullptr; }
 };
 
-// Channels of one work item; fixed, so that the order of every sum is independent of the number of threads and of the
-// instruction set.
+// Channels of one work item; fixed, so that the order of every sum is independent of the number of threads.
 constexpr int64_t kGroup = 64;
 // Steps between two stored states. Backward recomputes the states of one such chunk at a time.
 constexpr int64_t kChunk = 32;

@@ -320,9 +320,9 @@ struct Scan {
         for (int64_t block = 0; block < item.blocks; ++block) backward_block(args, w, item, block, chunk, step, steps);
         for (int64_t t = 0; t < steps; ++t)
           for (int64_t i = 0; i < size.state; ++i) {
-            const T* sums = reinterpret_cast<const T*>(w.dBC + t * (n / kHalf) + i / kHalf) + i % kHalf;
-            *args.dB.at(index, i, step + t) = sums[0];
-            *args.dC.at(index, i, step + t) = sums[kHalf];
+            const V& sums = w.dBC[t * (n / kHalf) + i / kHalf];
+            *args.dB.at(index, i, step + t) = sums[i % kHalf];
+            *args.dC.at(index, i, step + t) = sums[kHalf + i % kHalf];
           }
       }
       write_channel_sums(args, w, item);

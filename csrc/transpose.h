@@ -1,4 +1,4 @@
-// Transposing W x W values between memory whose steps are adjacent and rows of W channels, in registers.
+// In registers: transposing W x W values between memory whose steps are adjacent and rows of W channels, and sums over lanes.
 #pragma once
 
 #include "vec_math.h"

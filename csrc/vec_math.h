@@ -129,13 +129,12 @@ inline V at_most(V x, typename Lane<V>::scalar bound) {
 
 // 2^(x*y). x*y is split into k and f, |f| <= 1/2 over the number of table entries, before anything is rounded: adding `magic`
 // in one fused multiply-add rounds to a multiple of 1/entries, and one fused multiply-subtract leaves the fraction. 2^k is a
-// power of two times a table entry, which stands in one register; 2^f is a polynomial. Above 2^128 (without AVX-512 2^127.5):
-// infinity; below 2^-126: zero or a denormal number; NaN stays NaN. tests/elementwise.rs holds the bound of 2 ulp.
+// power of two times a table entry, which stands in one register; 2^f is a polynomial. Above 2^128 (AVX2: 2^127.9,
+// portable: 2^127.5) infinity; below 2^-126 zero or some denormal number; NaN stays NaN. tests/elementwise.rs holds the bound of 2 ulp.
 // What `rest` has, a small multiple of x, is added to the exponent: the part of y that no float holds.
 template <int W>
 inline Vec<float, W> exp2_product(Vec<float, W> x, Vec<float, W> y, float rest = 0) {
   using V = Vec<float, W>;
-  typedef int32_t I __attribute__((vector_size(W * sizeof(int32_t)), unused));
 #if defined(__AVX512F__)
   if constexpr (W == 16) {
     // 1.5 * 2^23 / 16: the low four bits of the sum count sixteenths.
@@ -170,23 +169,20 @@ inline Vec<float, W> exp2_product(Vec<float, W> x, Vec<float, W> y, float rest =
     return (slope * f + 1.0f) * (V)power;
   }
 #endif
-  // Outside the range the power is 0 or infinity whatever the fraction is.
-  const V t = x * y;
-  const V inside = at_most(at_least(t, -127.0f), 128.0f);
-  I bits;
-  V power;
+  // Outside the range the power is 0 or infinity whatever the fraction is. The product stands in each sum as it is: a product that were
+  // used alone as well would not be contracted.
   const float magic = 12582912.0f + 127.0f;
-  const V shifted = inside + magic, k = shifted - magic;
+  const V shifted = at_most(at_least(x * y + magic, 12582912.0f), 12582912.0f + 255.0f), k = shifted - magic;
 #if defined(__FMA__) || defined(__aarch64__)
   V f = x * y - k;  // contracted: the product is not rounded
 #else
+  const V t = x * y;
   V f = (t - k) + product_error<W>(x, y, t);
 #endif
   if (rest != 0) f += x * rest;
   f = at_most(at_least(f, -0.75f), 0.75f);  // 1/2, and what the product's rounding took
-  __builtin_memcpy(&bits, &shifted, sizeof(V));
-  bits <<= 23;
-  __builtin_memcpy(&power, &bits, sizeof(V));
+  typedef int32_t I __attribute__((vector_size(W * sizeof(int32_t))));
+  const V power = (V)((I)shifted << 23);
   V p = splat<V>(0.0001534581242594868f);
   p = p * f + 0.0013399930903688073f;
   p = p * f + 0.009618489071726799f;
