@@ -256,7 +256,10 @@ fn test_pictures_can_be_left_unread_until_the_choice_is_made() {
     assert!(!sandbox.path("run/predictions_test.csv").exists());
     let test = sandbox.json(&["evaluate", "run", "--split", "test", "--json"]);
     train(&sandbox, "read", &["train.epochs=1"]);
-    assert_eq!(test["mae"], summary(&sandbox, "read")["test"]["mae"]);
+    // The training has one thread, and evaluate all: matrix products add up in another order.
+    let mae = |figures: &Value| figures["mae"].as_f64().unwrap();
+    let (later, at_once) = (mae(&test), mae(&summary(&sandbox, "read")["test"]));
+    assert!((later - at_once).abs() < 1e-6, "{later} is not {at_once}");
 }
 
 #[test]
