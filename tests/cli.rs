@@ -8,6 +8,7 @@ use std::path::Path;
 
 use image::{Rgb, RgbImage};
 use serde_json::Value;
+use vm_beautynet::eval::predictions::Predictions;
 
 use sandbox::{SMALL, Sandbox};
 
@@ -72,15 +73,14 @@ fn a_run_fills_its_directory_and_the_other_commands_read_it() {
 
     // evaluate reads the same weights and gets the same figures, and the same file of predictions for who wants it.
     let evaluated = sandbox.json(&["evaluate", "run", "--predictions", "asked.csv", "--json"]);
-    let asked = fs::read_to_string(sandbox.path("asked.csv")).unwrap();
-    for (asked, predicted) in asked.lines().zip(predictions.lines()).skip(1) {
-        let fields = |line: &str| line.split(',').map(String::from).collect::<Vec<_>>();
-        let (asked, predicted) = (fields(asked), fields(predicted));
-        assert_eq!(asked[..2], predicted[..2]);
-        let score = |fields: &[String]| fields[2].parse::<f64>().unwrap();
-        assert!((score(&asked) - score(&predicted)).abs() < 1e-5);
+    let read = |path: &str| Predictions::read(&sandbox.path(path)).unwrap();
+    let (asked, written) = (read("asked.csv"), read("run/predictions_test.csv"));
+    assert_eq!(asked.images, written.images);
+    assert_eq!(asked.targets, written.targets);
+    for (asked, written) in asked.predictions.iter().zip(&written.predictions) {
+        assert!((asked - written).abs() < 1e-5, "{asked} is not {written}");
     }
-    assert_eq!(asked.lines().count(), 17);
+    assert_eq!(asked.predictions.len(), 16);
     for key in ["mae", "rmse"] {
         let (a, b) = (
             evaluated[key].as_f64().unwrap(),
