@@ -58,8 +58,9 @@ struct CausalConv {
         const int64_t steps = in.length - step < kChunk ? in.length - step : kChunk;
         pack_input(w.x, in, b, channel, lanes, step, steps);
         for (int64_t t = 0; t < steps; ++t) {
-          const V value = preactivation(w, bias, in.width, t);
-          w.out[t] = value * sigmoid<V>(value);
+          V value = preactivation(w, bias, in.width, t), gate;
+          sigmoids<1>(&value, &gate);
+          w.out[t] = value * gate;
         }
         Rows::unpack(w.out, out, b, channel, lanes, step, steps);
       }
@@ -83,7 +84,8 @@ struct CausalConv {
         pack_input(w.x, in, b, channel, lanes, step, steps);
         Rows::pack(w.dout, args.dout, b, channel, lanes, step, steps);
         for (int64_t t = 0; t < steps; ++t) {
-          const V value = preactivation(w, bias, in.width, t), gate = sigmoid<V>(value);
+          V value = preactivation(w, bias, in.width, t), gate;
+          sigmoids<1>(&value, &gate);
           const V d = w.dout[t] * gate * (value * (T(1) - gate) + T(1));
           w.out[t] = d;
           dbias += d;

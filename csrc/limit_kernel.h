@@ -30,7 +30,7 @@ struct Limit {
     V sum{};
     for (int i = 0; i < 2; ++i) {
       forget(x);
-      sum += exp2_product<W>(x, scale);
+      sum += exp2_product<V>(x, scale);
     }
     return sum;
   }
@@ -47,7 +47,7 @@ struct Limit {
         if (first) sum += step_exponentials(dt, A);
         for (int i = 0; i < N; ++i) {
           forget(A), forget(B);
-          h[i] = exp2_product<W>(dt, A) * h[i] + dtu * B;
+          h[i] = exp2_product<V, true>(dt, A) * h[i] + dtu * B;
           y += h[i] * B;
         }
       }
@@ -71,7 +71,7 @@ struct Limit {
         if (first) sum += step_exponentials(dt, A);
         for (int i = 0; i < N; ++i) {
           forget(A), forget(B), forget(h);
-          const V decay = exp2_product<W>(dt, A);
+          const V decay = exp2_product<V, true>(dt, A);
           const V after = decay * h + dtu * B;
           dh[i] += dy * B;
           dC += dy * after;
@@ -113,10 +113,10 @@ void evaluate_elementwise(Elementwise function, const T* x, const T* y, T* out, 
     for (int64_t c = 0; c < lanes; ++c) a[c] = x[i + c], b[c] = y[i + c];
     V value;
     switch (function) {
-      case Elementwise::exp2_product: value = exp2_product<W>(a, b); break;
+      case Elementwise::exp2_product: value = exp2_product<V>(a, b); break;
       case Elementwise::exp: value = exp_of<V>(a); break;
-      case Elementwise::softplus: value = softplus<V>(a); break;
-      case Elementwise::sigmoid: value = sigmoid<V>(a); break;
+      case Elementwise::softplus: value = a, softpluses<1>(&value); break;
+      case Elementwise::sigmoid: sigmoids<1>(&a, &value); break;
     }
     for (int64_t c = 0; c < lanes; ++c) out[i + c] = value[c];
   }

@@ -1,9 +1,9 @@
 // The selective scan on CPU, vectorised over channels; included once per instruction set.
 //
-// A work item is one batch index and one group of 64 channels. It walks the sequence in chunks of 32 steps; inside a chunk
-// it takes one vector of W channels at a time, and inside that N states at a time, whose states (and in backward their
-// gradients) stay in registers over the chunk's steps. Operands are first packed from the caller's layout into rows of W
-// channels, so the inner loops see one layout, and channels beyond the last are zeros. See README.md for the arithmetic.
+// A work item is one batch index and one group of 64 channels. It walks the sequence in strips of 64 steps; inside a strip it takes
+// one vector of W channels at a time and packs their operands from the caller's layout into rows of W channels, so the inner loops see
+// one layout, and channels beyond the last are zeros. Then it takes a few
+// states at a time, which stay in registers over the strip's steps; in backward they and their gradients do over chunks of 32 steps. See README.md for the arithmetic.
 #pragma once
 
 #include "kernels.h"
@@ -19,19 +19,29 @@ struct Scan {
   using V = Vec<T, W>;
   static constexpr int kBlocks = kGroup / W;
   static constexpr int T_ = kChunk;
+  // Steps that are packed at once: where steps are adjacent in memory, so are its lines.
+  static constexpr int kStrip = 2 * T_;
+  // States whose decays are begun a step ahead: three registers for each.
+  static constexpr int kAhead = W == 16 ? 4 : 2;
   // Gradients of B and C at one step of a tile: vectors that hold, summed over lanes, those of kHalf states' B and then of their C.
   static constexpr int kHalf = W / 2, kSums = N / kHalf;
 
-  static int64_t padded(int64_t state) { return (state + N - 1) / N * N; }
+  // States, filled up to whole tiles and vectors.
+  static int64_t padded(int64_t state) {
+    constexpr int kWhole = N > W ? N : W;
+    return (state + kWhole - 1) / kWhole * kWhole;
+  }
 
   // Scratch of one work item, carved out of one allocation; sizes in vectors of W or in scalars.
   struct Workspace {
     V *h, *A, *dA;           // (block, state): running state (backward: its gradient), A * log2(e), gradient of A
-    V *states, *decay;       // one tile of N states over a chunk: (step + 1, N) and (step, N)
+    V* largest_A;            // (block): largest |A * log2(e)|
+    V *states, *decay;       // one tile of N states over a chunk: (step of the chunk + 1, N) and (step of the chunk, N)
     V *dBC;                  // (step, state / kHalf): gradients of B and C, kHalf of each
-    V *dt, *dtu, *u, *y, *dy, *sum_dtu, *sum_dt;  // (step)
-    V *z, *dout;             // (step): as packed
-    V *slope, *gate;         // (step): of softplus, and sigmoid(z); backward only
+    V *u, *dt, *z;           // (step of the strip), as all that follow: as packed; in backward they become their gradients
+    V *out;                  // forward's result; in backward its gradient as packed
+    V *dtu, *y, *dy, *sum_dtu, *sum_dt;
+    V *slope, *gate;         // of softplus, and sigmoid(z)
     V *dD, *dbias;           // (block)
     T *B, *C;                // (step, state)
 
@@ -39,14 +49,14 @@ struct Scan {
       const int64_t n = padded(state);
       V* p = static_cast<V*>(memory);
       auto take = [&p](int64_t count) { V* q = p; p += count; return q; };
-      h = take(kBlocks * n), A = take(kBlocks * n), dA = take(kBlocks * n);
+      h = take(kBlocks * n), A = take(kBlocks * n), dA = take(kBlocks * n), largest_A = take(kBlocks);
       states = take((T_ + 1) * N), decay = take(T_ * N);
-      dBC = take(T_ * (n / kHalf));
-      for (V** row : {&dt, &dtu, &u, &y, &dy, &sum_dtu, &sum_dt, &z, &dout, &slope, &gate}) *row = take(T_);
+      dBC = take(kStrip * (n / kHalf));
+      for (V** row : {&u, &dt, &z, &out, &dtu, &y, &dy, &sum_dtu, &sum_dt, &slope, &gate}) *row = take(kStrip);
       dD = take(kBlocks), dbias = take(kBlocks);
       B = reinterpret_cast<T*>(p);
-      C = B + T_ * n;
-      end = reinterpret_cast<char*>(C + T_ * n);
+      C = B + kStrip * n;
+      end = reinterpret_cast<char*>(C + kStrip * n);
     }
     char* end;
   };
@@ -68,12 +78,12 @@ struct Scan {
     return static_cast<int>(size.dim - channel < W ? size.dim - channel : W);
   }
 
-  // Rows of W channels from any layout; missing channels become zeros. Steps that are adjacent in memory, in either direction, are
-  // transposed in registers, W at a time.
-  static void pack(V* rows, const View<const T>& view, int64_t b, int64_t channel, int lanes, int64_t step, int64_t steps) {
+  // Rows of W channels from any layout, `apart` vectors from one to the next; missing channels become zeros. Steps that are adjacent in
+  // memory, in either direction, are transposed in registers, W at a time.
+  static void pack(V* rows, const View<const T>& view, int64_t b, int64_t channel, int lanes, int64_t step, int64_t steps, int64_t apart = 1) {
     const T* source = view.at(b, channel, step);
     if (view.row == 1) {
-      for (int64_t t = 0; t < steps; ++t) rows[t] = lanes == W ? load<V>(source + t * view.step) : load_first<V>(source + t * view.step, lanes);
+      for (int64_t t = 0; t < steps; ++t) rows[t * apart] = lanes == W ? load<V>(source + t * view.step) : load_first<V>(source + t * view.step, lanes);
     } else if (view.step == 1 || view.step == -1) {
       for (int64_t first = 0; first < steps; first += W) {
         const int count = static_cast<int>(steps - first < W ? steps - first : W);
@@ -85,14 +95,14 @@ struct Scan {
           for (int c = 0; c < W; ++c) block[c] = c < lanes ? load_first<V>(lowest + c * view.row, count) : V{};
         transpose<W / 2, T, W>(block);
         if (count == W && view.step > 0)
-          for (int t = 0; t < W; ++t) rows[first + t] = block[t];
+          for (int t = 0; t < W; ++t) rows[(first + t) * apart] = block[t];
         else
-          for (int t = 0; t < count; ++t) rows[first + t] = block[view.step > 0 ? t : count - 1 - t];
+          for (int t = 0; t < count; ++t) rows[(first + t) * apart] = block[view.step > 0 ? t : count - 1 - t];
       }
     } else {
       for (int64_t t = 0; t < steps; ++t) {
-        rows[t] = V{};
-        for (int c = 0; c < lanes; ++c) rows[t][c] = source[c * view.row + t * view.step];
+        rows[t * apart] = V{};
+        for (int c = 0; c < lanes; ++c) rows[t * apart][c] = source[c * view.row + t * view.step];
       }
     }
   }
@@ -126,42 +136,42 @@ struct Scan {
     }
   }
 
-  // Starts fetching W channels of a chunk, to read or (Write) to overwrite them: its lines are too far apart for the processor to
-  // foresee. Steps outside the sequence are no chunk.
+  // The strip that is packed next. The tiles of the one before each fetch a slice of it, for its lines are far apart, the processor does
+  // not foresee them, and it can only wait for some twenty at a time.
+  struct Next {
+    const Item& item;
+    int64_t block, step;
+  };
+
+  // Starts fetching slice k of `of`, to read or (Write) to overwrite it. Nothing where there is no such strip. Always inlined: GCC takes
+  // a function that does nothing else for one without effect, and drops its calls.
   template <bool Write, class U>
-  static void prefetch(const View<U>& view, const ScanSizes& size, const Item& item, int64_t block, int64_t step) {
-    if (!view || step < 0 || step >= size.length) return;
-    const int64_t steps = size.length - step < T_ ? size.length - step : T_;
-    const int64_t channel = item.first_channel + block * W;
-    const T* source = view.at(item.batch, channel, step);
+  [[gnu::always_inline]] static void prefetch(const View<U>& view, const ScanSizes& size, const Next& next, int64_t k, int64_t of) {
+    if (!view || next.step < 0 || next.step >= size.length) return;
+    const int64_t steps = size.length - next.step < kStrip ? size.length - next.step : kStrip;
+    const int64_t channel = next.item.first_channel + next.block * W;
+    const T* source = view.at(next.item.batch, channel, next.step);
     if (view.row == 1) {
-      for (int64_t t = 0; t < steps; ++t) __builtin_prefetch(source + t * view.step, Write);
+      for (int64_t t = steps * k / of; t < steps * (k + 1) / of; ++t) __builtin_prefetch(source + t * view.step, Write);
     } else if (view.step == 1 || view.step == -1) {
-      constexpr int64_t kLine = 64 / sizeof(T);
-      for (int c = 0; c < lanes_of(size, channel); ++c) {
-        for (int64_t t = 0; t < steps; t += kLine) __builtin_prefetch(source + c * view.row + t * view.step, Write);
+      const int64_t lanes = lanes_of(size, channel);
+      for (int64_t c = lanes * k / of; c < lanes * (k + 1) / of; ++c) {
+        for (int64_t t = 0; t < steps; t += 64 / sizeof(T)) __builtin_prefetch(source + c * view.row + t * view.step, Write);
         __builtin_prefetch(source + c * view.row + (steps - 1) * view.step, Write);
       }
     }
   }
 
-  static void prefetch_forward(const ScanForward<T>& args, const Item& item, int64_t block, int64_t step) {
-    for (const auto* view : {&args.in.u, &args.in.delta, &args.in.z}) prefetch<false>(*view, args.in.size, item, block, step);
-    prefetch<true>(args.out, args.in.size, item, block, step);
-  }
-
-  static void prefetch_backward(const ScanBackward<T>& args, const Item& item, int64_t block, int64_t step) {
-    for (const auto* view : {&args.in.u, &args.in.delta, &args.in.z, &args.dout}) prefetch<false>(*view, args.in.size, item, block, step);
-    for (const auto* view : {&args.du, &args.ddelta, &args.dz}) prefetch<true>(*view, args.in.size, item, block, step);
+  [[gnu::always_inline]] static void prefetch_inputs(const ScanInputs<T>& in, const Next& next, int64_t k, int64_t of) {
+    for (const auto* view : {&in.u, &in.delta, &in.z}) prefetch<false>(*view, in.size, next, k, of);
   }
 
   // (step, state) from B or C; states beyond the last are zeros.
   static void pack_states(T* rows, const View<const T>& view, int64_t b, int64_t state, int64_t step, int64_t steps) {
-    const int64_t n = padded(state);
-    for (int64_t t = 0; t < steps; ++t) {
-      const T* source = view.at(b, 0, step + t);
-      for (int64_t i = 0; i < state; ++i) rows[t * n + i] = source[i * view.row];
-      for (int64_t i = state; i < n; ++i) rows[t * n + i] = 0;
+    const int64_t apart = padded(state) / W;
+    for (int64_t i = 0; i < apart; ++i) {
+      const int64_t left = state - i * W;
+      pack(reinterpret_cast<V*>(rows) + i, view, b, i * W, static_cast<int>(left < 0 ? 0 : left < W ? left : W), step, steps, apart);
     }
   }
 
@@ -172,25 +182,55 @@ struct Scan {
     return v;
   }
 
-  static void pack_A(V* rows, const ScanInputs<T>& in, int64_t channel, int lanes) {
+  static void pack_A(const Workspace& w, const ScanInputs<T>& in, int64_t block, int64_t channel, int lanes) {
     const int64_t n = padded(in.size.state);
+    V *rows = w.A + block * n, largest{};
     for (int64_t i = 0; i < n; ++i) rows[i] = V{};
-    for (int64_t i = 0; i < in.size.state; ++i)
+    for (int64_t i = 0; i < in.size.state; ++i) {
       for (int c = 0; c < lanes; ++c) rows[i][c] = *in.A.at(0, channel + c, i) * static_cast<T>(kLog2e);
+      largest = larger(largest, rows[i]);
+    }
+    w.largest_A[block] = largest;
   }
 
-  // u, z, dt = softplus(delta + bias) and dt * u for one chunk of W channels; for backward softplus's slope as well.
-  template <bool Slope>
-  static void pack_inputs(Workspace& w, const ScanInputs<T>& in, const Item& item, int64_t channel, int lanes, int64_t step, int64_t steps) {
+  // Lane by lane, the larger of a bound and the magnitude of a value; NaN counts as none.
+  static V larger(V bound, V value) {
+    const V magnitude = -negative<V>(value);
+    return magnitude > bound ? magnitude : bound;
+  }
+
+  // One strip of W channels as the caller has it.
+  static void pack_inputs(const Workspace& w, const ScanInputs<T>& in, const Item& item, int64_t channel, int lanes, int64_t step, int64_t steps) {
     pack(w.u, in.u, item.batch, channel, lanes, step, steps);
     pack(w.dt, in.delta, item.batch, channel, lanes, step, steps);
     if (in.z) pack(w.z, in.z, item.batch, channel, lanes, step, steps);
+  }
+
+  // f(how many, first) for four steps at a time and then for each of the rest; how many is a compile-time constant.
+  template <class F>
+  static void by_fours(int64_t steps, const F& f) {
+    int64_t t = 0;
+    for (; t + 4 <= steps; t += 4) f(std::integral_constant<int, 4>(), t);
+    for (; t < steps; ++t) f(std::integral_constant<int, 1>(), t);
+  }
+
+  // dt = softplus(delta + bias), dt * u and sigmoid(z) of a strip; with Slope softplus's slope as well. Returns whether all products of dt
+  // and A lie where powers need no bounds.
+  template <bool Slope>
+  static bool discretise(const Workspace& w, const ScanInputs<T>& in, int64_t block, int64_t channel, int lanes, int64_t steps) {
     const V bias = pack_channels(in.delta_bias, channel, lanes);
+    V largest{};
+    for (int64_t t = 0; t < steps; ++t) w.dt[t] += bias;
+    if (in.delta_softplus) by_fours(steps, [&](auto count, int64_t t) { softpluses<count>(w.dt + t, Slope ? w.slope + t : nullptr); });
     for (int64_t t = 0; t < steps; ++t) {
-      const V raw = w.dt[t] + bias;
-      w.dt[t] = !in.delta_softplus ? raw : Slope ? softplus<V>(raw, &w.slope[t]) : softplus<V>(raw);
       w.dtu[t] = w.dt[t] * w.u[t];
+      largest = larger(largest, w.dt[t]);
     }
+    if (in.z) by_fours(steps, [&](auto count, int64_t t) { sigmoids<count>(w.z + t, w.gate + t); });
+    largest *= w.largest_A[block];
+    bool in_range = true;
+    for (int c = 0; c < W; ++c) in_range = in_range && largest[c] < T(125);
+    return in_range;
   }
 
   static T* checkpoint(T* checkpoints, const ScanSizes& size, const Item& item, int64_t chunk, int64_t block) {
@@ -207,117 +247,143 @@ struct Scan {
       const Item item(size, index);
       for (int64_t block = 0; block < item.blocks; ++block) {
         const int64_t channel = item.first_channel + block * W;
-        prefetch_forward(args, item, block, 0);
-        pack_A(w.A + block * n, in, channel, lanes_of(size, channel));
+        pack_A(w, in, block, channel, lanes_of(size, channel));
         for (int64_t i = 0; i < n; ++i) w.h[block * n + i] = V{};
       }
-      for (int64_t step = 0; step < size.length; step += T_) {
-        const int64_t steps = size.length - step < T_ ? size.length - step : T_;
+      for (int64_t step = 0; step < size.length; step += kStrip) {
+        const int64_t steps = size.length - step < kStrip ? size.length - step : kStrip;
         pack_states(w.B, in.B, item.batch, size.state, step, steps);
         pack_states(w.C, in.C, item.batch, size.state, step, steps);
-        for (int64_t block = 0; block < item.blocks; ++block) {
-          const int64_t channel = item.first_channel + block * W;
-          const int lanes = lanes_of(size, channel);
-          if (args.checkpoints) {
-            T* saved = checkpoint(args.checkpoints, size, item, step / T_, block);
-            for (int64_t i = 0; i < size.state; ++i) store<V>(saved + i * W, w.h[block * n + i]);
-          }
-          pack_inputs<false>(w, in, item, channel, lanes, step, steps);
-          prefetch_forward(args, item, block, step + T_);
-          const V D = pack_channels(in.D, channel, lanes);
-          for (int64_t t = 0; t < steps; ++t) w.y[t] = D * w.u[t];
-          for (int64_t i = 0; i < n; i += N)
-            forward_tile(w.h + block * n + i, w.A + block * n + i, w.B + i, w.C + i, n, w.dt, w.dtu, w.y, steps);
-          if (in.z)
-            for (int64_t t = 0; t < steps; ++t) w.y[t] *= w.z[t] * sigmoid<V>(w.z[t]);
-          unpack(w.y, args.out, item.batch, channel, lanes, step, steps);
+        for (int64_t block = 0; block < item.blocks; ++block) forward_strip(args, w, item, block, step, steps);
+      }
+    }
+  }
+
+  static void forward_strip(const ScanForward<T>& args, const Workspace& w, const Item& item, int64_t block, int64_t step, int64_t steps) {
+    const ScanInputs<T>& in = args.in;
+    const int64_t state = in.size.state, channel = item.first_channel + block * W;
+    const int lanes = lanes_of(in.size, channel);
+    const Next next = block + 1 < item.blocks ? Next{item, block + 1, step} : Next{item, 0, step + kStrip};
+    pack_inputs(w, in, item, channel, lanes, step, steps);
+    const bool in_range = discretise<false>(w, in, block, channel, lanes, steps);
+    const V D = pack_channels(in.D, channel, lanes);
+    for (int64_t t = 0; t < steps; ++t) w.out[t] = D * w.u[t];
+    T* saved = args.checkpoints ? checkpoint(args.checkpoints, in.size, item, step / T_, block) : nullptr;
+    const auto tile = in_range ? forward_tile<true> : forward_tile<false>;
+    for (int64_t i = 0; i < state; i += kAhead) {
+      prefetch_inputs(in, next, i / kAhead, (state + kAhead - 1) / kAhead);
+      prefetch<true>(args.out, in.size, next, i / kAhead, (state + kAhead - 1) / kAhead);
+      tile(w, block, i, state, saved, steps);
+    }
+    if (in.z)
+      for (int64_t t = 0; t < steps; ++t) w.out[t] *= w.z[t] * w.gate[t];
+    unpack(w.out, args.out, item.batch, channel, lanes, step, steps);
+  }
+
+  // kAhead states, from the i-th on, of W channels over one strip: h = 2^(dt A) h + dt u B, y += C h. What they are where chunks begin
+  // is kept in `saved`.
+  template <bool InRange>
+  static void forward_tile(const Workspace& w, int64_t block, int64_t i, int64_t state, T* saved, int64_t steps) {
+    const int64_t n = padded(state);
+    const V* A = w.A + block * n + i;
+    V h[kAhead], *carried = w.h + block * n + i;
+    Power<V> decay[kAhead];
+    for (int j = 0; j < kAhead; ++j) h[j] = carried[j], decay[j] = split<W, InRange>(w.dt[0], A[j]);
+    for (int64_t first = 0; first < steps; first += T_) {
+      if (saved) {
+        for (int j = 0; j < kAhead && i + j < state; ++j) store<V>(saved + (i + j) * W, h[j]);
+        saved += state * kGroup;
+      }
+      const int64_t end = steps - first < T_ ? steps : first + T_;
+      for (int64_t t = first; t < end; ++t) {
+        const T *B = w.B + t * n + i, *C = w.C + t * n + i;
+        const V dtu = w.dtu[t], next = w.dt[t + 1 < steps ? t + 1 : t];
+        V even = w.out[t], odd{};  // two sums: half the latency
+#pragma GCC unroll 8
+        for (int j = 0; j < kAhead; ++j) {
+          const V e = join<V>(decay[j]);
+          decay[j] = split<W, InRange>(next, A[j]);
+          h[j] = e * h[j] + dtu * B[j];
+          (j % 2 ? odd : even) += h[j] * C[j];
         }
+        w.out[t] = even + odd;
       }
     }
+    for (int j = 0; j < kAhead; ++j) carried[j] = h[j];
   }
 
-  // N states of W channels over one chunk: h = 2^(dt A) h + dt u B, y += C h.
-  static void forward_tile(V* carried, const V* A, const T* B, const T* C, int64_t stride, const V* dt, const V* dtu, V* y, int64_t steps) {
-    V h[N];
-    for (int i = 0; i < N; ++i) h[i] = carried[i];
+  // The states of a chunk again, kAhead of a tile of N, kept with their decays: states[t] is the state before the chunk's step t.
+  template <bool InRange>
+  static void recompute_tile(const Workspace& w, int64_t block, int64_t first, int64_t i, int j, int64_t n, int64_t steps) {
+    const V *dt = w.dt + first, *dtu = w.dtu + first, *A = w.A + block * n + i + j;
+    const T* B = w.B + first * n + i + j;
+    V h[kAhead], *states = w.states + N + j, *decays = w.decay + j;
+    Power<V> decay[kAhead];
+    for (int k = 0; k < kAhead; ++k) h[k] = w.states[j + k], decay[k] = split<W, InRange>(dt[0], A[k]);
     for (int64_t t = 0; t < steps; ++t) {
-      V even = y[t], odd{};  // two sums: half the latency
-      for (int i = 0; i < N; ++i) {
-        h[i] = exp2_product<W>(dt[t], A[i]) * h[i] + dtu[t] * B[t * stride + i];
-        (i % 2 ? odd : even) += h[i] * C[t * stride + i];
+      const V next = dt[t + 1 < steps ? t + 1 : t];
+#pragma GCC unroll 8
+      for (int k = 0; k < kAhead; ++k) {
+        const V e = join<V>(decay[k]);
+        decay[k] = split<W, InRange>(next, A[k]);
+        h[k] = e * h[k] + dtu[t] * B[t * n + k];
+        decays[t * N + k] = e;
+        states[t * N + k] = h[k];
       }
-      y[t] = even + odd;
     }
-    for (int i = 0; i < N; ++i) carried[i] = h[i];
-  }
-
-  // The states of a chunk again, kept with their decays: states[t] is the state before step t.
-  static void recompute_tile(const Workspace& w, const V* A, const T* B, int64_t stride, int64_t steps) {
-    V h[N];
-    for (int i = 0; i < N; ++i) h[i] = w.states[i];
-    V *states = w.states + N, *decay = w.decay;
-    const V *dt = w.dt, *dtu = w.dtu;
-    for (int64_t t = 0; t < steps; ++t)
-      for (int i = 0; i < N; ++i) {
-        const V e = exp2_product<W>(dt[t], A[i]);
-        decay[t * N + i] = e;
-        h[i] = e * h[i] + dtu[t] * B[t * stride + i];
-        states[t * N + i] = h[i];
-      }
   }
 
   // The same steps backwards. dh is the gradient of the state, carried from later steps.
-  static void backward_tile(const Workspace& w, V* carried, V* dA_sum, const V* A, int64_t first, int64_t stride, int64_t steps) {
+  static void backward_tile(const Workspace& w, int64_t block, int64_t first, int64_t state, int64_t n, int64_t steps) {
     static_assert(N % kHalf == 0, "states fill vectors of sums");
-    V dh[N], dA[N], *dBC = w.dBC + first / kHalf;
-    for (int i = 0; i < N; ++i) dh[i] = carried[i], dA[i] = dA_sum[i];
+    const V* A = w.A + block * n + state;
+    const V *dy = w.dy + first, *dt = w.dt + first, *dtu = w.dtu + first;
+    V *y = w.y + first, *sum_dtu = w.sum_dtu + first, *sum_dt = w.sum_dt + first, *dBC = w.dBC + (first * n + state) / kHalf;
+    V dh[N], dA[N];
+    for (int i = 0; i < N; ++i) dh[i] = w.h[block * n + state + i], dA[i] = w.dA[block * n + state + i];
     for (int64_t t = steps - 1; t >= 0; --t) {
-      const T *B = w.B + t * stride + first, *C = w.C + t * stride + first;
-      V sums[N];
-      const V dy = w.dy[t], dt = w.dt[t], dtu = w.dtu[t];
-      V y = w.y[t], sum_dtu = w.sum_dtu[t], sum_dt = w.sum_dt[t];
+      const T *B = w.B + (first + t) * n + state, *C = w.C + (first + t) * n + state;
+      V sums[N], y_t = y[t], sum_dtu_t = sum_dtu[t], sum_dt_t = sum_dt[t];
 #pragma GCC unroll 8
       for (int i = 0; i < N; ++i) {
         const V after = w.states[(t + 1) * N + i], before = w.states[t * N + i];
-        dh[i] += dy * C[i];
-        y += after * C[i];
-        sum_dtu += dh[i] * B[i];
-        sums[i] = add_halves<kHalf>(dh[i] * dtu, dy * after);
+        dh[i] += dy[t] * C[i];
+        y_t += after * C[i];
+        sum_dtu_t += dh[i] * B[i];
+        sums[i] = add_halves<kHalf>(dh[i] * dtu[t], dy[t] * after);
         dh[i] *= w.decay[t * N + i];
         const V through = dh[i] * before;  // gradient of dt * A
-        sum_dt += through * A[i];
-        dA[i] += through * dt;
+        sum_dt_t += through * A[i];
+        dA[i] += through * dt[t];
       }
-      w.y[t] = y, w.sum_dtu[t] = sum_dtu, w.sum_dt[t] = sum_dt;
+      y[t] = y_t, sum_dtu[t] = sum_dtu_t, sum_dt[t] = sum_dt_t;
       for (int k = 0; k < kSums; ++k) {
         add_rest<kHalf / 2>(sums + k * kHalf);
-        dBC[t * (stride / kHalf) + k] += sums[k * kHalf];
+        dBC[t * (n / kHalf) + k] += sums[k * kHalf];
       }
     }
-    for (int i = 0; i < N; ++i) carried[i] = dh[i], dA_sum[i] = dA[i];
+    for (int i = 0; i < N; ++i) w.h[block * n + state + i] = dh[i], w.dA[block * n + state + i] = dA[i];
   }
 
   static void backward(const ScanBackward<T>& args, int64_t begin, int64_t end, void* memory) {
     const ScanInputs<T>& in = args.in;
     const ScanSizes& size = in.size;
-    const int64_t n = padded(size.state);
+    const int64_t n = padded(size.state), last_strip = (size.length - 1) / kStrip * kStrip;
     Workspace w(memory, size.state);
     for (int64_t index = begin; index < end; ++index) {
       const Item item(size, index);
       for (int64_t block = 0; block < item.blocks; ++block) {
         const int64_t channel = item.first_channel + block * W;
-        prefetch_backward(args, item, block, (size.chunks() - 1) * T_);
-        pack_A(w.A + block * n, in, channel, lanes_of(size, channel));
+        pack_A(w, in, block, channel, lanes_of(size, channel));
         for (int64_t i = 0; i < n; ++i) w.h[block * n + i] = w.dA[block * n + i] = V{};
         w.dD[block] = w.dbias[block] = V{};
       }
-      for (int64_t chunk = size.chunks() - 1; chunk >= 0; --chunk) {
-        const int64_t step = chunk * T_;
-        const int64_t steps = size.length - step < T_ ? size.length - step : T_;
+      for (int64_t step = last_strip; step >= 0; step -= kStrip) {
+        const int64_t steps = size.length - step < kStrip ? size.length - step : kStrip;
         pack_states(w.B, in.B, item.batch, size.state, step, steps);
         pack_states(w.C, in.C, item.batch, size.state, step, steps);
         for (int64_t i = 0; i < steps * (n / kHalf); ++i) w.dBC[i] = V{};
-        for (int64_t block = 0; block < item.blocks; ++block) backward_block(args, w, item, block, chunk, step, steps);
+        for (int64_t block = 0; block < item.blocks; ++block) backward_strip(args, w, item, block, step, steps);
         for (int64_t t = 0; t < steps; ++t)
           for (int64_t i = 0; i < size.state; ++i) {
             const V& sums = w.dBC[t * (n / kHalf) + i / kHalf];
@@ -329,26 +395,34 @@ struct Scan {
     }
   }
 
-  static void backward_block(const ScanBackward<T>& args, Workspace& w, const Item& item, int64_t block, int64_t chunk, int64_t step, int64_t steps) {
+  static void backward_strip(const ScanBackward<T>& args, const Workspace& w, const Item& item, int64_t block, int64_t step, int64_t steps) {
     const ScanInputs<T>& in = args.in;
-    const ScanSizes& size = in.size;
-    const int64_t n = padded(size.state), channel = item.first_channel + block * W;
-    const int lanes = lanes_of(size, channel);
-    pack_inputs<true>(w, in, item, channel, lanes, step, steps);
-    pack(w.dout, args.dout, item.batch, channel, lanes, step, steps);
-    prefetch_backward(args, item, block, step - T_);
+    const int64_t state = in.size.state, n = padded(state), channel = item.first_channel + block * W;
+    const int lanes = lanes_of(in.size, channel);
+    const Next next = block + 1 < item.blocks ? Next{item, block + 1, step} : Next{item, 0, step - kStrip};
+    pack_inputs(w, in, item, channel, lanes, step, steps);
+    pack(w.out, args.dout, item.batch, channel, lanes, step, steps);
+    const bool in_range = discretise<true>(w, in, block, channel, lanes, steps);
     const V D = pack_channels(in.D, channel, lanes);
     for (int64_t t = 0; t < steps; ++t) {
-      if (in.z) w.gate[t] = sigmoid<V>(w.z[t]);
-      w.dy[t] = in.z ? w.dout[t] * w.z[t] * w.gate[t] : w.dout[t];
+      w.dy[t] = in.z ? w.out[t] * w.z[t] * w.gate[t] : w.out[t];
       w.y[t] = D * w.u[t];
       w.sum_dtu[t] = w.sum_dt[t] = V{};
     }
-    const T* saved = checkpoint(const_cast<T*>(args.checkpoints), size, item, chunk, block);
-    for (int64_t i = 0; i < n; i += N) {
-      for (int j = 0; j < N; ++j) w.states[j] = i + j < size.state ? load<V>(saved + (i + j) * W) : V{};
-      recompute_tile(w, w.A + block * n + i, w.B + i, n, steps);
-      backward_tile(w, w.h + block * n + i, w.dA + block * n + i, w.A + block * n + i, i, n, steps);
+    const auto recompute = in_range ? recompute_tile<true> : recompute_tile<false>;
+    const int64_t chunks = (steps + T_ - 1) / T_, tiles = (state + N - 1) / N;
+    for (int64_t chunk = chunks - 1; chunk >= 0; --chunk) {
+      const int64_t first = chunk * T_, count = steps - first < T_ ? steps - first : T_;
+      const T* saved = checkpoint(const_cast<T*>(args.checkpoints), in.size, item, step / T_ + chunk, block);
+      for (int64_t i = 0; i < state; i += N) {
+        const int64_t slice = chunk * tiles + i / N, slices = chunks * tiles;
+        prefetch_inputs(in, next, slice, slices);
+        prefetch<false>(args.dout, in.size, next, slice, slices);
+        for (const auto* view : {&args.du, &args.ddelta, &args.dz}) prefetch<true>(*view, in.size, next, slice, slices);
+        for (int j = 0; j < N; ++j) w.states[j] = i + j < state ? load<V>(saved + (i + j) * W) : V{};
+        for (int j = 0; j < N; j += kAhead) recompute(w, block, first, i, j, n, count);
+        backward_tile(w, block, first, i, n, count);
+      }
     }
     for (int64_t t = 0; t < steps; ++t) {
       // A was scaled by log2(e) for 2^x; its factor comes back out here.
@@ -358,7 +432,7 @@ struct Scan {
       w.dD[block] += w.dy[t] * w.u[t];
       if (in.z) {
         const V gate = w.gate[t];
-        w.z[t] = w.dout[t] * w.y[t] * gate * (w.z[t] * (T(1) - gate) + T(1));
+        w.z[t] = w.out[t] * w.y[t] * gate * (w.z[t] * (T(1) - gate) + T(1));
       }
       w.u[t] = w.sum_dtu[t] * w.dt[t] + w.dy[t] * D;
       w.dt[t] = ddelta;

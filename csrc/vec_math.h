@@ -127,13 +127,21 @@ inline V at_most(V x, typename Lane<V>::scalar bound) {
   return x > bound ? splat<V>(bound) : x;
 }
 
-// 2^(x*y). x*y is split into k and f, |f| <= 1/2 over the number of table entries, before anything is rounded: adding `magic`
-// in one fused multiply-add rounds to a multiple of 1/entries, and one fused multiply-subtract leaves the fraction. 2^k is a
-// power of two times a table entry, which stands in one register; 2^f is a polynomial. Above 2^128 (AVX2: 2^127.9,
-// portable: 2^127.5) infinity; below 2^-126 zero or some denormal number; NaN stays NaN. tests/elementwise.rs holds the bound of 2 ulp.
+// A power of two on its way: 2^fraction * scale. It is computed in two halves, `split` and `join`, so that a loop can begin the next
+// power while it ends one: the whole takes ten operations of which each needs the one before.
+template <class V>
+struct Power {
+  V fraction, scale;
+};
+
+// 2^(x*y), first half. x*y is split into k and a fraction of at most 1/2 over the number of table entries, before anything is rounded:
+// adding `magic` in one fused multiply-add rounds to a multiple of 1/entries, and one fused multiply-subtract leaves the fraction. 2^k is
+// a power of two times a table entry, which stands in one register. Above 2^127.97 (AVX2: 2^127.9, portable: 2^127.5) the result is
+// infinity; below 2^-126 zero or some denormal number; NaN stays NaN. InRange leaves out what is for these: then the caller knows that
+// |x*y| < 126. tests/elementwise.rs holds the bound of 2 ulp.
 // What `rest` has, a small multiple of x, is added to the exponent: the part of y that no float holds.
-template <int W>
-inline Vec<float, W> exp2_product(Vec<float, W> x, Vec<float, W> y, float rest = 0) {
+template <int W, bool InRange = false>
+inline Power<Vec<float, W>> split(Vec<float, W> x, Vec<float, W> y, float rest = 0) {
   using V = Vec<float, W>;
 #if defined(__AVX512F__)
   if constexpr (W == 16) {
@@ -141,38 +149,37 @@ inline Vec<float, W> exp2_product(Vec<float, W> x, Vec<float, W> y, float rest =
     const __m512 magic = _mm512_set1_ps(786432.0f);
     const __m512 shifted = _mm512_fmadd_ps((__m512)x, (__m512)y, magic);
     const __m512 k = _mm512_sub_ps(shifted, magic);
-    __m512 left = _mm512_fmsub_ps((__m512)x, (__m512)y, k);
-    if (rest != 0) left = _mm512_fmadd_ps((__m512)x, _mm512_set1_ps(rest), left);
-    // An infinite product leaves no fraction (inf - inf), a huge one a wrong one: any small number will do where scalef makes 0
-    // or infinity of it.
-    const V f = (V)_mm512_range_ps(_mm512_set1_ps(0.5f), left, 0b0110);
+    __m512 f = _mm512_fmsub_ps((__m512)x, (__m512)y, k);
+    if (rest != 0) f = _mm512_fmadd_ps((__m512)x, _mm512_set1_ps(rest), f);
+    // An infinite product leaves no fraction (inf - inf), a huge one a wrong one: any small number will do where the scale is 0
+    // or infinity.
+    if (!InRange) f = _mm512_range_ps(_mm512_set1_ps(0.5f), f, 0b0110);
     const __m512 sixteenths = _mm512_setr_ps(1.0f, 1.04427373f, 1.09050775f, 1.13878858f, 1.18920708f, 1.24185777f, 1.29683959f, 1.35425556f,
                                              1.41421354f, 1.47682619f, 1.54221082f, 1.61049032f, 1.68179286f, 1.75625217f, 1.8340081f, 1.91520655f);
-    const V entry = (V)_mm512_permutexvar_ps((__m512i)shifted, sixteenths);
-    const V slope = (0.05550574f * f + 0.24023433f) * f + 0.69314718f;
-    return (V)_mm512_scalef_ps((__m512)(slope * (entry * f) + entry), k);
+    return {(V)f, (V)_mm512_scalef_ps(_mm512_permutexvar_ps((__m512i)shifted, sixteenths), k)};
   }
 #endif
 #if defined(__AVX2__)
   if constexpr (W == 8) {
     // Eighths, and 127 more, between 0 and 255: three bits count eighths, those above are the exponent field of the power.
     const float magic = 1572864.0f + 127.0f;
-    const V shifted = at_most(at_least((V)_mm256_fmadd_ps((__m256)x, (__m256)y, _mm256_set1_ps(magic)), 1572864.0f), 1572864.0f + 255.0f);
+    V shifted = (V)_mm256_fmadd_ps((__m256)x, (__m256)y, _mm256_set1_ps(magic));
+    if (!InRange) shifted = at_most(at_least(shifted, 1572864.0f), 1572864.0f + 255.0f);
     const V k = shifted - magic;
     V f = (V)_mm256_fmsub_ps((__m256)x, (__m256)y, (__m256)k);
     if (rest != 0) f = (V)_mm256_fmadd_ps((__m256)x, _mm256_set1_ps(rest), (__m256)f);
-    f = at_least(f, -0.5f);  // where the power is 0, no infinity comes to it; where it is infinite, f is above -1/16
+    if (!InRange) f = at_least(f, -0.5f);  // where the power is 0, no infinity comes to it; where it is infinite, f is above -1/16
     // The bits of 2^(i/8), less the exponent of 1 and less where i itself comes to lie.
     const __m256i eighths = _mm256_setr_epi32(0, -289342, -509968, -655657, -719629, -694486, -572163, -343865);
-    const __m256i power = _mm256_add_epi32(_mm256_slli_epi32((__m256i)shifted, 20), _mm256_permutevar8x32_epi32(eighths, (__m256i)shifted));
-    const V slope = (0.05551062f * f + 0.24025782f) * f + 0.69314717f;
-    return (slope * f + 1.0f) * (V)power;
+    return {f, (V)_mm256_add_epi32(_mm256_slli_epi32((__m256i)shifted, 20), _mm256_permutevar8x32_epi32(eighths, (__m256i)shifted))};
   }
 #endif
   // Outside the range the power is 0 or infinity whatever the fraction is. The product stands in each sum as it is: a product that were
   // used alone as well would not be contracted.
   const float magic = 12582912.0f + 127.0f;
-  const V shifted = at_most(at_least(x * y + magic, 12582912.0f), 12582912.0f + 255.0f), k = shifted - magic;
+  V shifted = x * y + magic;
+  if (!InRange) shifted = at_most(at_least(shifted, 12582912.0f), 12582912.0f + 255.0f);
+  const V k = shifted - magic;
 #if defined(__FMA__) || defined(__aarch64__)
   V f = x * y - k;  // contracted: the product is not rounded
 #else
@@ -180,37 +187,65 @@ inline Vec<float, W> exp2_product(Vec<float, W> x, Vec<float, W> y, float rest =
   V f = (t - k) + product_error<W>(x, y, t);
 #endif
   if (rest != 0) f += x * rest;
-  f = at_most(at_least(f, -0.75f), 0.75f);  // 1/2, and what the product's rounding took
+  if (!InRange) f = at_most(at_least(f, -0.75f), 0.75f);  // 1/2, and what the product's rounding took
   typedef int32_t I __attribute__((vector_size(W * sizeof(int32_t))));
-  const V power = (V)((I)shifted << 23);
-  V p = splat<V>(0.0001534581242594868f);
-  p = p * f + 0.0013399930903688073f;
-  p = p * f + 0.009618489071726799f;
-  p = p * f + 0.05550328642129898f;
-  p = p * f + 0.24022646248340607f;
-  p = p * f + 0.6931471824645996f;
-  return (p * f + 1.0f) * power;
+  return {f, (V)((I)shifted << 23)};
 }
 
-template <int W>
-inline Vec<double, W> exp2_product(Vec<double, W> x, Vec<double, W> y) {
-  Vec<double, W> r;
-  for (int i = 0; i < W; ++i) r[i] = std::exp2(x[i] * y[i]);
-  return r;
+template <int W, bool InRange = false>
+inline Power<Vec<double, W>> split(Vec<double, W> x, Vec<double, W> y, double = 0) {
+  return {x * y, Vec<double, W>{}};
+}
+
+// The second half: 2^fraction is a polynomial, minimax over the fractions of `split`.
+template <class V>
+inline V join(Power<V> power) {
+  using T = typename Lane<V>::scalar;
+  constexpr int W = Lane<V>::width;
+  const V f = power.fraction;
+  if constexpr (sizeof(T) == 8) {
+    V r;
+    for (int i = 0; i < W; ++i) r[i] = std::exp2(f[i]);
+    return r;
+  } else {
+#if defined(__AVX512F__)
+    if constexpr (W == 16) return (((0.05550574f * f + 0.24023433f) * f + 0.69314718f) * f + 1.0f) * power.scale;
+#endif
+#if defined(__AVX2__)
+    if constexpr (W == 8) return (((0.05551062f * f + 0.24025782f) * f + 0.69314717f) * f + 1.0f) * power.scale;
+#endif
+    V p = splat<V>(0.0001534581242594868f);
+    p = p * f + 0.0013399930903688073f;
+    p = p * f + 0.009618489071726799f;
+    p = p * f + 0.05550328642129898f;
+    p = p * f + 0.24022646248340607f;
+    p = p * f + 0.6931471824645996f;
+    return (p * f + 1.0f) * power.scale;
+  }
+}
+
+// 2^(x*y)
+template <class V, bool InRange = false>
+inline V exp2_product(V x, V y) {
+  return join<V>(split<Lane<V>::width, InRange>(x, y));
+}
+
+// exp(x), first half, float32 alone. log2(e) comes in two parts, so that large |x| keep their last bits.
+template <class V>
+inline Power<V> split_exp(V x) {
+  return split<Lane<V>::width>(x, splat<V>(1.44269502162933349609f), 1.92596299112661746887e-8f);
 }
 
 // exp(x)
 template <class V>
 inline V exp_of(V x) {
   using T = typename Lane<V>::scalar;
-  constexpr int W = Lane<V>::width;
   if constexpr (sizeof(T) == 8) {
     V r;
-    for (int i = 0; i < W; ++i) r[i] = std::exp(x[i]);
+    for (int i = 0; i < Lane<V>::width; ++i) r[i] = std::exp(x[i]);
     return r;
   } else {
-    // log2(e) in two parts, so that large |x| keep their last bits.
-    return exp2_product<W>(x, splat<V>(1.44269502162933349609f), 1.92596299112661746887e-8f);
+    return join<V>(split_exp<V>(x));
   }
 }
 
@@ -243,31 +278,52 @@ inline V negative(V x) {
   return (V)((I)x | (I)splat<V>(T(-0.0)));
 }
 
-// 1 / (1 + exp(-x)) from exp(-|x|), which cannot overflow.
-template <class V>
-inline V sigmoid_of(V x, V e) {
-  using T = typename Lane<V>::scalar;
-  return (x < T(0) ? e : splat<V>(1)) / (e + T(1));
-}
-
-template <class V>
-inline V sigmoid(V x) {
-  return sigmoid_of<V>(x, exp_of<V>(negative<V>(x)));
-}
-
-// log(1 + exp(x)), and its slope where that is asked for. torch.nn.functional.softplus is x itself above 20; there the two are the same
-// float.
-template <class V>
-inline V softplus(V x, V* slope = nullptr) {
-  using T = typename Lane<V>::scalar;
-  const V e = exp_of<V>(negative<V>(x));
-  const V value = at_least<V>(x, T(0)) + log1p_unit<V>(e);
-  if (slope) *slope = sigmoid_of<V>(x, e);
-  if constexpr (sizeof(T) == 8) {
-    if (slope) *slope = x > T(20) ? splat<V>(1) : *slope;
-    return x > T(20) ? x : value;
+// exp for K vectors: all are begun before one is ended.
+template <int K, class V>
+inline void exps(const V* x, V* out) {
+  if constexpr (sizeof(typename Lane<V>::scalar) == 8) {
+    for (int i = 0; i < K; ++i) out[i] = exp_of<V>(x[i]);
+  } else {
+    Power<V> powers[K];
+#pragma GCC unroll 8
+    for (int i = 0; i < K; ++i) powers[i] = split_exp<V>(x[i]);
+#pragma GCC unroll 8
+    for (int i = 0; i < K; ++i) out[i] = join<V>(powers[i]);
   }
-  return value;
+}
+
+// 1 / (1 + exp(-x)) for K vectors; 0 where the exponential is infinite.
+template <int K, class V>
+inline void sigmoids(const V* x, V* out) {
+  using T = typename Lane<V>::scalar;
+  V e[K];
+#pragma GCC unroll 8
+  for (int i = 0; i < K; ++i) e[i] = -x[i];
+  exps<K, V>(e, e);
+#pragma GCC unroll 8
+  for (int i = 0; i < K; ++i) out[i] = T(1) / (e[i] + T(1));
+}
+
+// log(1 + exp(x)) for K vectors, in their place, and its slopes where these are asked for. torch.nn.functional.softplus is x itself above
+// 20; there the two are the same float32.
+template <int K, class V>
+inline void softpluses(V* x, V* slopes = nullptr) {
+  using T = typename Lane<V>::scalar;
+  V e[K];
+#pragma GCC unroll 8
+  for (int i = 0; i < K; ++i) e[i] = negative<V>(x[i]);
+  exps<K, V>(e, e);
+#pragma GCC unroll 8
+  for (int i = 0; i < K; ++i) {
+    V value = at_least<V>(x[i], T(0)) + log1p_unit<V>(e[i]);
+    V slope = (x[i] < T(0) ? e[i] : splat<V>(1)) / (e[i] + T(1));
+    if constexpr (sizeof(T) == 8) {
+      slope = x[i] > T(20) ? splat<V>(1) : slope;
+      value = x[i] > T(20) ? x[i] : value;
+    }
+    if (slopes) slopes[i] = slope;
+    x[i] = value;
+  }
 }
 
 }  // namespace
