@@ -21,6 +21,8 @@ struct Scan {
   static constexpr int T_ = kChunk;
   // Steps that are packed at once: where steps are adjacent in memory, so are its lines.
   static constexpr int kStrip = 2 * T_;
+  // Vectors in a cache line. They are packed together, for where channels are adjacent the line would be gone before the second's turn.
+  static constexpr int kVectors = sizeof(V) < 64 ? 64 / sizeof(V) : 1;
   // States whose decays are begun a step ahead: three registers for each.
   static constexpr int kAhead = W == 16 ? 4 : 2;
   // Gradients of B and C at one step of a tile: vectors that hold, summed over lanes, those of kHalf states' B and then of their C.
@@ -38,10 +40,10 @@ struct Scan {
     V* largest_A;            // (block): largest |A * log2(e)|
     V *states, *decay;       // one tile of N states over a chunk: (step of the chunk + 1, N) and (step of the chunk, N)
     V *dBC;                  // (step, state / kHalf): gradients of B and C, kHalf of each
-    V *u, *dt, *z;           // (step of the strip), as all that follow: as packed; in backward they become their gradients
-    V *out;                  // forward's result; in backward its gradient as packed
-    V *dtu, *y, *dy, *sum_dtu, *sum_dt;
-    V *slope, *gate;         // of softplus, and sigmoid(z)
+    V *u, *dt, *z;           // (vector, step): as packed; in backward they become their gradients
+    V *out;                  // (vector, step): forward's result; in backward its gradient as packed
+    V *dtu, *y, *dy, *sum_dtu, *sum_dt;  // (step)
+    V *slope, *gate;         // (step): of softplus, and sigmoid(z)
     V *dD, *dbias;           // (block)
     T *B, *C;                // (step, state)
 
@@ -52,13 +54,21 @@ struct Scan {
       h = take(kBlocks * n), A = take(kBlocks * n), dA = take(kBlocks * n), largest_A = take(kBlocks);
       states = take((T_ + 1) * N), decay = take(T_ * N);
       dBC = take(kStrip * (n / kHalf));
-      for (V** row : {&u, &dt, &z, &out, &dtu, &y, &dy, &sum_dtu, &sum_dt, &slope, &gate}) *row = take(kStrip);
+      for (V** rows : {&u, &dt, &z, &out}) *rows = take(kVectors * kStrip);
+      for (V** row : {&dtu, &y, &dy, &sum_dtu, &sum_dt, &slope, &gate}) *row = take(kStrip);
       dD = take(kBlocks), dbias = take(kBlocks);
       B = reinterpret_cast<T*>(p);
       C = B + kStrip * n;
       end = reinterpret_cast<char*>(C + kStrip * n);
     }
     char* end;
+
+    // The same for one of the vectors that were packed together.
+    Workspace vector(int v) const {
+      Workspace w = *this;
+      for (V** rows : {&w.u, &w.dt, &w.z, &w.out}) *rows += v * kStrip;
+      return w;
+    }
   };
 
   static int64_t workspace(const ScanSizes& size) {
@@ -136,35 +146,71 @@ struct Scan {
     }
   }
 
-  // The strip that is packed next. The tiles of the one before each fetch a slice of it, for its lines are far apart, the processor does
-  // not foresee them, and it can only wait for some twenty at a time.
-  struct Next {
+  // What is packed together: up to kVectors vectors of channels, from the block-th on, and a strip of steps.
+  struct Strip {
     const Item& item;
-    int64_t block, step;
+    int64_t block, step, steps;
+    Strip(const ScanSizes& size, const Item& item, int64_t block, int64_t step)
+        : item(item), block(block), step(step), steps(size.length - step < kStrip ? size.length - step : kStrip) {}
+    int vectors() const { return static_cast<int>(item.blocks - block < kVectors ? item.blocks - block : kVectors); }
+    int64_t channel(int v = 0) const { return item.first_channel + (block + v) * W; }
+    int64_t channels(const ScanSizes& size) const { return size.dim - channel() < vectors() * W ? size.dim - channel() : vectors() * W; }
+    // The strip of the next channels, or of the first ones `ahead` steps on.
+    Strip next(const ScanSizes& size, int64_t ahead) const {
+      return block + kVectors < item.blocks ? Strip(size, item, block + kVectors, step) : Strip(size, item, 0, step + ahead);
+    }
   };
 
-  // Starts fetching slice k of `of`, to read or (Write) to overwrite it. Nothing where there is no such strip. Always inlined: GCC takes
-  // a function that does nothing else for one without effect, and drops its calls.
-  template <bool Write, class U>
-  [[gnu::always_inline]] static void prefetch(const View<U>& view, const ScanSizes& size, const Next& next, int64_t k, int64_t of) {
-    if (!view || next.step < 0 || next.step >= size.length) return;
-    const int64_t steps = size.length - next.step < kStrip ? size.length - next.step : kStrip;
-    const int64_t channel = next.item.first_channel + next.block * W;
-    const T* source = view.at(next.item.batch, channel, next.step);
-    if (view.row == 1) {
-      for (int64_t t = steps * k / of; t < steps * (k + 1) / of; ++t) __builtin_prefetch(source + t * view.step, Write);
-    } else if (view.step == 1 || view.step == -1) {
-      const int64_t lanes = lanes_of(size, channel);
-      for (int64_t c = lanes * k / of; c < lanes * (k + 1) / of; ++c) {
-        for (int64_t t = 0; t < steps; t += 64 / sizeof(T)) __builtin_prefetch(source + c * view.row + t * view.step, Write);
-        __builtin_prefetch(source + c * view.row + (steps - 1) * view.step, Write);
-      }
-    }
+  static void pack_strip(V* rows, const View<const T>& view, const ScanSizes& size, const Strip& strip) {
+    if (!view) return;
+    const T* source = view.at(strip.item.batch, strip.channel(), strip.step);
+    if (view.row == 1 && strip.channels(size) == kVectors * W)
+      for (int64_t t = 0; t < strip.steps; ++t)
+        for (int v = 0; v < kVectors; ++v) rows[v * kStrip + t] = load<V>(source + t * view.step + v * W);
+    else
+      for (int v = 0; v < strip.vectors(); ++v)
+        pack(rows + v * kStrip, view, strip.item.batch, strip.channel(v), lanes_of(size, strip.channel(v)), strip.step, strip.steps);
   }
 
-  [[gnu::always_inline]] static void prefetch_inputs(const ScanInputs<T>& in, const Next& next, int64_t k, int64_t of) {
-    for (const auto* view : {&in.u, &in.delta, &in.z}) prefetch<false>(*view, in.size, next, k, of);
+  static void unpack_strip(const V* rows, const View<T>& view, const ScanSizes& size, const Strip& strip) {
+    if (!view) return;
+    T* target = view.at(strip.item.batch, strip.channel(), strip.step);
+    if (view.row == 1 && strip.channels(size) == kVectors * W)
+      for (int64_t t = 0; t < strip.steps; ++t)
+        for (int v = 0; v < kVectors; ++v) store<V>(target + t * view.step + v * W, rows[v * kStrip + t]);
+    else
+      for (int v = 0; v < strip.vectors(); ++v)
+        unpack(rows + v * kStrip, view, strip.item.batch, strip.channel(v), lanes_of(size, strip.channel(v)), strip.step, strip.steps);
   }
+
+  // Where a strip lies in one tensor: `runs` runs of adjacent values, `apart` values from one to the next. The tiles before a strip each
+  // fetch a few of its runs, for they are far apart, the processor does not foresee them, and it can only wait for some twenty lines at a
+  // time.
+  struct Runs {
+    const T* first = nullptr;
+    int64_t apart = 0, length = 0, runs = 0, per_tile = 0;
+
+    template <class U>
+    Runs(const View<U>& view, const ScanSizes& size, const Strip& strip, int64_t tiles) {
+      if (!view || strip.step < 0 || strip.step >= size.length) return;
+      first = view.at(strip.item.batch, strip.channel(), strip.step);
+      if (view.row == 1)
+        apart = view.step, length = strip.channels(size), runs = strip.steps;
+      else if (view.step == 1 || view.step == -1)
+        apart = view.row, length = strip.steps, runs = strip.channels(size);
+      if (view.step == -1) first -= length - 1;
+      per_tile = (runs + tiles - 1) / tiles;
+    }
+
+    // Always inlined: GCC takes a function that does nothing but this for one without effect, and drops its calls.
+    [[gnu::always_inline]] void prefetch(int64_t tile) const {
+      const int64_t end = (tile + 1) * per_tile < runs ? (tile + 1) * per_tile : runs;
+      for (int64_t run = tile * per_tile; run < end; ++run) {
+        for (int64_t i = 0; i < length; i += 64 / sizeof(T)) __builtin_prefetch(first + run * apart + i);
+        __builtin_prefetch(first + run * apart + length - 1);
+      }
+    }
+  };
 
   // (step, state) from B or C; states beyond the last are zeros.
   static void pack_states(T* rows, const View<const T>& view, int64_t b, int64_t state, int64_t step, int64_t steps) {
@@ -199,11 +245,10 @@ struct Scan {
     return magnitude > bound ? magnitude : bound;
   }
 
-  // One strip of W channels as the caller has it.
-  static void pack_inputs(const Workspace& w, const ScanInputs<T>& in, const Item& item, int64_t channel, int lanes, int64_t step, int64_t steps) {
-    pack(w.u, in.u, item.batch, channel, lanes, step, steps);
-    pack(w.dt, in.delta, item.batch, channel, lanes, step, steps);
-    if (in.z) pack(w.z, in.z, item.batch, channel, lanes, step, steps);
+  static void pack_inputs(const Workspace& w, const ScanInputs<T>& in, const Strip& strip) {
+    pack_strip(w.u, in.u, in.size, strip);
+    pack_strip(w.dt, in.delta, in.size, strip);
+    pack_strip(w.z, in.z, in.size, strip);
   }
 
   // f(how many, first) for four steps at a time and then for each of the rest; how many is a compile-time constant.
@@ -254,30 +299,43 @@ struct Scan {
         const int64_t steps = size.length - step < kStrip ? size.length - step : kStrip;
         pack_states(w.B, in.B, item.batch, size.state, step, steps);
         pack_states(w.C, in.C, item.batch, size.state, step, steps);
-        for (int64_t block = 0; block < item.blocks; ++block) forward_strip(args, w, item, block, step, steps);
+        for (int64_t block = 0; block < item.blocks; block += kVectors) forward_strip(args, w, Strip(size, item, block, step));
       }
     }
   }
 
-  static void forward_strip(const ScanForward<T>& args, const Workspace& w, const Item& item, int64_t block, int64_t step, int64_t steps) {
+  static void forward_strip(const ScanForward<T>& args, const Workspace& w, const Strip& strip) {
     const ScanInputs<T>& in = args.in;
-    const int64_t state = in.size.state, channel = item.first_channel + block * W;
-    const int lanes = lanes_of(in.size, channel);
-    const Next next = block + 1 < item.blocks ? Next{item, block + 1, step} : Next{item, 0, step + kStrip};
-    pack_inputs(w, in, item, channel, lanes, step, steps);
-    const bool in_range = discretise<false>(w, in, block, channel, lanes, steps);
-    const V D = pack_channels(in.D, channel, lanes);
+    const Strip next = strip.next(in.size, kStrip);
+    const int64_t tiles = strip.vectors() * ((in.size.state + kAhead - 1) / kAhead);
+    const Runs ahead[] = {{in.u, in.size, next, tiles}, {in.delta, in.size, next, tiles}, {in.z, in.size, next, tiles}, {args.out, in.size, next, tiles}};
+    int64_t tile = 0;
+    pack_inputs(w, in, strip);
+    for (int v = 0; v < strip.vectors(); ++v)
+      forward_vector(args, w.vector(v), strip, v, [&] {
+        for (const Runs& runs : ahead) runs.prefetch(tile);
+        ++tile;
+      });
+    unpack_strip(w.out, args.out, in.size, strip);
+  }
+
+  // before_tile() is called before each tile of states.
+  template <class F>
+  static void forward_vector(const ScanForward<T>& args, const Workspace& w, const Strip& strip, int v, const F& before_tile) {
+    const ScanInputs<T>& in = args.in;
+    const int64_t state = in.size.state, block = strip.block + v, steps = strip.steps;
+    const int lanes = lanes_of(in.size, strip.channel(v));
+    const bool in_range = discretise<false>(w, in, block, strip.channel(v), lanes, steps);
+    const V D = pack_channels(in.D, strip.channel(v), lanes);
     for (int64_t t = 0; t < steps; ++t) w.out[t] = D * w.u[t];
-    T* saved = args.checkpoints ? checkpoint(args.checkpoints, in.size, item, step / T_, block) : nullptr;
+    T* saved = args.checkpoints ? checkpoint(args.checkpoints, in.size, strip.item, strip.step / T_, block) : nullptr;
     const auto tile = in_range ? forward_tile<true> : forward_tile<false>;
     for (int64_t i = 0; i < state; i += kAhead) {
-      prefetch_inputs(in, next, i / kAhead, (state + kAhead - 1) / kAhead);
-      prefetch<true>(args.out, in.size, next, i / kAhead, (state + kAhead - 1) / kAhead);
+      before_tile();
       tile(w, block, i, state, saved, steps);
     }
     if (in.z)
       for (int64_t t = 0; t < steps; ++t) w.out[t] *= w.z[t] * w.gate[t];
-    unpack(w.out, args.out, item.batch, channel, lanes, step, steps);
   }
 
   // kAhead states, from the i-th on, of W channels over one strip: h = 2^(dt A) h + dt u B, y += C h. What they are where chunks begin
@@ -298,15 +356,15 @@ struct Scan {
       for (int64_t t = first; t < end; ++t) {
         const T *B = w.B + t * n + i, *C = w.C + t * n + i;
         const V dtu = w.dtu[t], next = w.dt[t + 1 < steps ? t + 1 : t];
-        V even = w.out[t], odd{};  // two sums: half the latency
+        V y = w.out[t];
 #pragma GCC unroll 8
         for (int j = 0; j < kAhead; ++j) {
           const V e = join<V>(decay[j]);
           decay[j] = split<W, InRange>(next, A[j]);
           h[j] = e * h[j] + dtu * B[j];
-          (j % 2 ? odd : even) += h[j] * C[j];
+          y += h[j] * C[j];
         }
-        w.out[t] = even + odd;
+        w.out[t] = y;
       }
     }
     for (int j = 0; j < kAhead; ++j) carried[j] = h[j];
@@ -383,7 +441,7 @@ struct Scan {
         pack_states(w.B, in.B, item.batch, size.state, step, steps);
         pack_states(w.C, in.C, item.batch, size.state, step, steps);
         for (int64_t i = 0; i < steps * (n / kHalf); ++i) w.dBC[i] = V{};
-        for (int64_t block = 0; block < item.blocks; ++block) backward_strip(args, w, item, block, step, steps);
+        for (int64_t block = 0; block < item.blocks; block += kVectors) backward_strip(args, w, Strip(size, item, block, step));
         for (int64_t t = 0; t < steps; ++t)
           for (int64_t i = 0; i < size.state; ++i) {
             const V& sums = w.dBC[t * (n / kHalf) + i / kHalf];
@@ -395,30 +453,44 @@ struct Scan {
     }
   }
 
-  static void backward_strip(const ScanBackward<T>& args, const Workspace& w, const Item& item, int64_t block, int64_t step, int64_t steps) {
+  static void backward_strip(const ScanBackward<T>& args, const Workspace& w, const Strip& strip) {
     const ScanInputs<T>& in = args.in;
-    const int64_t state = in.size.state, n = padded(state), channel = item.first_channel + block * W;
-    const int lanes = lanes_of(in.size, channel);
-    const Next next = block + 1 < item.blocks ? Next{item, block + 1, step} : Next{item, 0, step - kStrip};
-    pack_inputs(w, in, item, channel, lanes, step, steps);
-    pack(w.out, args.dout, item.batch, channel, lanes, step, steps);
-    const bool in_range = discretise<true>(w, in, block, channel, lanes, steps);
-    const V D = pack_channels(in.D, channel, lanes);
+    const Strip next = strip.next(in.size, -kStrip);
+    const int64_t tiles = strip.vectors() * ((strip.steps + T_ - 1) / T_) * ((in.size.state + N - 1) / N);
+    const Runs ahead[] = {{in.u, in.size, next, tiles},      {in.delta, in.size, next, tiles},    {in.z, in.size, next, tiles},   {args.dout, in.size, next, tiles},
+                          {args.du, in.size, next, tiles},   {args.ddelta, in.size, next, tiles}, {args.dz, in.size, next, tiles}};
+    int64_t tile = 0;
+    pack_inputs(w, in, strip);
+    pack_strip(w.out, args.dout, in.size, strip);
+    for (int v = 0; v < strip.vectors(); ++v)
+      backward_vector(args, w.vector(v), strip, v, [&] {
+        for (const Runs& runs : ahead) runs.prefetch(tile);
+        ++tile;
+      });
+    unpack_strip(w.u, args.du, in.size, strip);
+    unpack_strip(w.dt, args.ddelta, in.size, strip);
+    unpack_strip(w.z, args.dz, in.size, strip);
+  }
+
+  // before_tile() is called before each tile of a chunk's states.
+  template <class F>
+  static void backward_vector(const ScanBackward<T>& args, const Workspace& w, const Strip& strip, int v, const F& before_tile) {
+    const ScanInputs<T>& in = args.in;
+    const int64_t state = in.size.state, n = padded(state), block = strip.block + v, steps = strip.steps;
+    const int lanes = lanes_of(in.size, strip.channel(v));
+    const bool in_range = discretise<true>(w, in, block, strip.channel(v), lanes, steps);
+    const V D = pack_channels(in.D, strip.channel(v), lanes);
     for (int64_t t = 0; t < steps; ++t) {
       w.dy[t] = in.z ? w.out[t] * w.z[t] * w.gate[t] : w.out[t];
       w.y[t] = D * w.u[t];
       w.sum_dtu[t] = w.sum_dt[t] = V{};
     }
     const auto recompute = in_range ? recompute_tile<true> : recompute_tile<false>;
-    const int64_t chunks = (steps + T_ - 1) / T_, tiles = (state + N - 1) / N;
-    for (int64_t chunk = chunks - 1; chunk >= 0; --chunk) {
-      const int64_t first = chunk * T_, count = steps - first < T_ ? steps - first : T_;
-      const T* saved = checkpoint(const_cast<T*>(args.checkpoints), in.size, item, step / T_ + chunk, block);
+    for (int64_t first = (steps - 1) / T_ * T_; first >= 0; first -= T_) {
+      const int64_t count = steps - first < T_ ? steps - first : T_;
+      const T* saved = checkpoint(const_cast<T*>(args.checkpoints), in.size, strip.item, (strip.step + first) / T_, block);
       for (int64_t i = 0; i < state; i += N) {
-        const int64_t slice = chunk * tiles + i / N, slices = chunks * tiles;
-        prefetch_inputs(in, next, slice, slices);
-        prefetch<false>(args.dout, in.size, next, slice, slices);
-        for (const auto* view : {&args.du, &args.ddelta, &args.dz}) prefetch<true>(*view, in.size, next, slice, slices);
+        before_tile();
         for (int j = 0; j < N; ++j) w.states[j] = i + j < state ? load<V>(saved + (i + j) * W) : V{};
         for (int j = 0; j < N; j += kAhead) recompute(w, block, first, i, j, n, count);
         backward_tile(w, block, first, i, n, count);
@@ -437,9 +509,6 @@ struct Scan {
       w.u[t] = w.sum_dtu[t] * w.dt[t] + w.dy[t] * D;
       w.dt[t] = ddelta;
     }
-    unpack(w.u, args.du, item.batch, channel, lanes, step, steps);
-    unpack(w.dt, args.ddelta, item.batch, channel, lanes, step, steps);
-    if (in.z) unpack(w.z, args.dz, item.batch, channel, lanes, step, steps);
   }
 
   static void write_channel_sums(const ScanBackward<T>& args, const Workspace& w, const Item& item) {
