@@ -255,6 +255,24 @@ fn extreme_step_sizes_neither_overflow_nor_lose_the_input() {
 }
 
 #[test]
+fn a_step_beyond_the_powers_range_changes_no_bit_before_it() {
+    // The kernels leave out the bounds of a power where no step of the chunk can need them; the result must not show it.
+    let late = 50;
+    let tame = Operands::random(2, 70, 130, 16);
+    let delta = tame.0[1].detach().copy();
+    let _ = delta.narrow(2, late, 1).fill_(1e4);
+    let mut wild = Operands(tame.0.iter().map(Tensor::shallow_clone).collect());
+    wild.0[1] = delta;
+    for path in Path::ALL.into_iter().filter(|path| path.available()) {
+        let before = |operands: &Operands| {
+            let out = ops::selective_scan(&operands.inputs(), path).unwrap();
+            out.narrow(2, 0, late)
+        };
+        assert!(before(&tame).equal(&before(&wild)), "{}", path.name());
+    }
+}
+
+#[test]
 fn wrong_arguments_are_refused_by_name() {
     let operands = Operands::random(2, 6, 9, 4);
     let inputs = operands.inputs();
