@@ -9,101 +9,152 @@ template <class T, int W>
 struct CausalConv {
   using V = Vec<T, W>;
   using Rows = Scan<T, W, 1>;  // packing and unpacking of channel rows
-  static constexpr int64_t kHalo = kMaxConvWidth - 1;
+  using Strip = typename Rows::Strip;
+  static constexpr int64_t kHalo = kMaxConvWidth - 1, kSteps = Rows::kStrip;
 
   struct Workspace {
-    V x[kChunk + kHalo];     // inputs of the chunk, preceded by the width - 1 inputs before it
-    V out[kChunk + kHalo];   // forward: outputs; backward: gradients before the activation, followed by the next chunk's first
-    V dout[kChunk];
-    V weight[kMaxConvWidth], dweight[kMaxConvWidth];
+    V x[kSteps + kHalo];     // inputs of the strip, preceded by the width - 1 inputs before it
+    V out[kSteps + kHalo];   // forward: outputs; backward: gradients before the activation, followed by the later strip's first
+    V dout[kSteps];
+    V value[kSteps], gate[kSteps];  // before the activation, and sigmoid of that
+    V weight[kMaxConvWidth], dweight[kMaxConvWidth], bias, dbias;
+  };
+  // One for each vector of channels in a cache line: they take turns, strip by strip.
+  struct Workspaces {
+    Workspace vector[Rows::kVectors];
   };
 
   template <class F>
-  static void for_blocks(const Conv<T>& in, int64_t begin, int64_t end, F&& each) {
-    const ScanSizes size{in.batch, in.dim, in.length, 0};
+  static void for_lines(const Conv<T>& in, int64_t begin, int64_t end, F&& each) {
+    const ScanSizes size = sizes(in);
     for (int64_t index = begin; index < end; ++index) {
       const typename Rows::Item item(size, index);
-      for (int64_t block = 0; block < item.blocks; ++block) {
-        const int64_t channel = item.first_channel + block * W;
-        each(item.batch, channel, Rows::lanes_of(size, channel));
-      }
+      for (int64_t block = 0; block < item.blocks; block += Rows::kVectors) each(size, item, block);
     }
   }
 
-  static void pack_weight(V* rows, const Conv<T>& in, int64_t channel, int lanes) {
+  // f(width), as a compile-time constant where it is Mamba's 4: then one value of every tap stays in a register.
+  template <class F>
+  static void for_width(int64_t width, const F& f) {
+    if (width == 4)
+      f(std::integral_constant<int64_t, 4>());
+    else
+      f(width);
+  }
+
+  struct Taps {
+    V of[kMaxConvWidth];
+    Taps(const V* values, int64_t width) {
+      for (int64_t k = 0; k < width; ++k) of[k] = values[k];
+    }
+  };
+
+  static ScanSizes sizes(const Conv<T>& in) { return {in.batch, in.dim, in.length, 0}; }
+
+  static void begin_vector(Workspace& w, const Conv<T>& in, int64_t channel) {
+    const int lanes = Rows::lanes_of(sizes(in), channel);
     for (int64_t k = 0; k < in.width; ++k) {
-      rows[k] = V{};
-      for (int c = 0; c < lanes; ++c) rows[k][c] = *in.weight.at(0, channel + c, k);
+      w.weight[k] = w.dweight[k] = V{};
+      for (int c = 0; c < lanes; ++c) w.weight[k][c] = *in.weight.at(0, channel + c, k);
     }
+    w.bias = Rows::pack_channels(in.bias, channel, lanes);
+    w.dbias = V{};
   }
 
-  // x[0 .. steps + width - 1): the chunk's inputs behind those that the first outputs look back at.
-  static void pack_input(V* x, const Conv<T>& in, int64_t b, int64_t channel, int lanes, int64_t step, int64_t steps) {
-    const int64_t back = in.width - 1, missing = step < back ? back - step : 0;
-    for (int64_t t = 0; t < missing; ++t) x[t] = V{};
-    Rows::pack(x + missing, in.x, b, channel, lanes, step - back + missing, steps + back - missing);
-  }
-
-  static V preactivation(const Workspace& w, V bias, int64_t width, int64_t t) {
-    for (int64_t k = 0; k < width; ++k) bias += w.weight[k] * w.x[t + k];
-    return bias;
+  // The strip's inputs behind those that its first outputs look back at, the convolution's values and their sigmoids.
+  static void activate(Workspace& w, const Conv<T>& in, const Strip& strip, int v) {
+    const int64_t channel = strip.channel(v), back = in.width - 1, missing = strip.step < back ? back - strip.step : 0;
+    for (int64_t t = 0; t < missing; ++t) w.x[t] = V{};
+    Rows::pack(w.x + missing, in.x, strip.item.batch, channel, Rows::lanes_of(sizes(in), channel), strip.step - back + missing,
+               strip.steps + back - missing);
+    for_width(in.width, [&](auto width) {
+      const Taps taps(w.weight, width);
+      for (int64_t t = 0; t < strip.steps; ++t) {
+        V value = w.bias;
+        for (int64_t k = 0; k < width; ++k) value += taps.of[k] * w.x[t + k];
+        w.value[t] = value;
+      }
+    });
+    Rows::by_fours(strip.steps, [&](auto count, int64_t t) { sigmoids<count>(w.value + t, w.gate + t); });
   }
 
   static void forward(const Conv<T>& in, const View<T>& out, int64_t begin, int64_t end, void* memory) {
-    Workspace& w = *static_cast<Workspace*>(memory);
-    for_blocks(in, begin, end, [&](int64_t b, int64_t channel, int lanes) {
-      pack_weight(w.weight, in, channel, lanes);
-      const V bias = Rows::pack_channels(in.bias, channel, lanes);
-      for (int64_t step = 0; step < in.length; step += kChunk) {
-        const int64_t steps = in.length - step < kChunk ? in.length - step : kChunk;
-        pack_input(w.x, in, b, channel, lanes, step, steps);
-        for (int64_t t = 0; t < steps; ++t) {
-          V value = preactivation(w, bias, in.width, t), gate;
-          sigmoids<1>(&value, &gate);
-          w.out[t] = value * gate;
+    Workspaces& w = *static_cast<Workspaces*>(memory);
+    for_lines(in, begin, end, [&](const ScanSizes& size, const typename Rows::Item& item, int64_t block) {
+      for (int64_t step = 0; step < in.length; step += kSteps) {
+        const Strip strip(size, item, block, step), next(size, item, block, step + kSteps);
+        const typename Rows::Runs ahead[] = {{in.x, size, next, strip.vectors()}, {out, size, next, strip.vectors()}};
+        for (int v = 0; v < strip.vectors(); ++v) {
+          Workspace& a = w.vector[v];
+          if (step == 0) begin_vector(a, in, strip.channel(v));
+          for (const auto& runs : ahead) runs.prefetch(v);
+          activate(a, in, strip, v);
+          for (int64_t t = 0; t < strip.steps; ++t) a.out[t] = a.value[t] * a.gate[t];
+          Rows::unpack(a.out, out, item.batch, strip.channel(v), Rows::lanes_of(size, strip.channel(v)), step, strip.steps);
         }
-        Rows::unpack(w.out, out, b, channel, lanes, step, steps);
       }
     });
   }
 
   static void backward(const ConvBackward<T>& args, int64_t begin, int64_t end, void* memory) {
     const Conv<T>& in = args.in;
-    Workspace& w = *static_cast<Workspace*>(memory);
-    for_blocks(in, begin, end, [&](int64_t b, int64_t channel, int lanes) {
-      pack_weight(w.weight, in, channel, lanes);
-      const V bias = Rows::pack_channels(in.bias, channel, lanes);
-      V dbias{};
-      for (int64_t k = 0; k < in.width; ++k) w.dweight[k] = V{};
-      for (int64_t k = 0; k < in.width - 1; ++k) w.out[k] = V{};
-      const int64_t chunks = (in.length + kChunk - 1) / kChunk;
-      for (int64_t step = (chunks - 1) * kChunk; step >= 0; step -= kChunk) {
-        const int64_t steps = in.length - step < kChunk ? in.length - step : kChunk;
-        // The later chunk's first gradients move behind this chunk's.
-        for (int64_t k = in.width - 2; k >= 0; --k) w.out[steps + k] = w.out[k];
-        pack_input(w.x, in, b, channel, lanes, step, steps);
-        Rows::pack(w.dout, args.dout, b, channel, lanes, step, steps);
-        for (int64_t t = 0; t < steps; ++t) {
-          V value = preactivation(w, bias, in.width, t), gate;
-          sigmoids<1>(&value, &gate);
-          const V d = w.dout[t] * gate * (value * (T(1) - gate) + T(1));
-          w.out[t] = d;
-          dbias += d;
-          for (int64_t k = 0; k < in.width; ++k) w.dweight[k] += d * w.x[t + k];
+    Workspaces& w = *static_cast<Workspaces*>(memory);
+    for_lines(in, begin, end, [&](const ScanSizes& size, const typename Rows::Item& item, int64_t block) {
+      const int64_t last = (in.length - 1) / kSteps * kSteps;
+      for (int64_t step = last; step >= 0; step -= kSteps) {
+        const Strip strip(size, item, block, step), next(size, item, block, step - kSteps);
+        const typename Rows::Runs ahead[] = {
+            {in.x, size, next, strip.vectors()}, {args.dout, size, next, strip.vectors()}, {args.dx, size, next, strip.vectors()}};
+        for (int v = 0; v < strip.vectors(); ++v) {
+          Workspace& a = w.vector[v];
+          if (step == last) {
+            begin_vector(a, in, strip.channel(v));
+            for (int64_t k = 0; k < in.width - 1; ++k) a.out[k] = V{};
+          }
+          for (const auto& runs : ahead) runs.prefetch(v);
+          backward_strip(a, args, strip, v);
+          if (step == 0) write_channel_sums(a, args, strip, v);
         }
-        for (int64_t t = 0; t < steps; ++t) {
-          V dx{};
-          for (int64_t k = 0; k < in.width; ++k) dx += w.weight[k] * w.out[t + in.width - 1 - k];
-          w.dout[t] = dx;
-        }
-        Rows::unpack(w.dout, args.dx, b, channel, lanes, step, steps);
-      }
-      for (int c = 0; c < lanes; ++c) {
-        const int64_t row = b * in.dim + channel + c;
-        args.dbias[row] = dbias[c];
-        for (int64_t k = 0; k < in.width; ++k) args.dweight[row * in.width + k] = w.dweight[k][c];
       }
     });
+  }
+
+  static void backward_strip(Workspace& w, const ConvBackward<T>& args, const Strip& strip, int v) {
+    const Conv<T>& in = args.in;
+    const int64_t channel = strip.channel(v), steps = strip.steps;
+    const int lanes = Rows::lanes_of(sizes(in), channel);
+    // The later strip's first gradients move behind this strip's.
+    for (int64_t k = in.width - 2; k >= 0; --k) w.out[steps + k] = w.out[k];
+    activate(w, in, strip, v);
+    Rows::pack(w.dout, args.dout, strip.item.batch, channel, lanes, strip.step, steps);
+    for (int64_t t = 0; t < steps; ++t) {
+      const V gate = w.gate[t];
+      w.out[t] = w.dout[t] * gate * (w.value[t] * (T(1) - gate) + T(1));
+      w.dbias += w.out[t];
+    }
+    for_width(in.width, [&](auto width) {
+      const Taps taps(w.weight, width);
+      Taps sums(w.dweight, width);
+      for (int64_t t = 0; t < steps; ++t) {
+        V dx{};
+        for (int64_t k = 0; k < width; ++k) {
+          sums.of[k] += w.out[t] * w.x[t + k];
+          dx += taps.of[k] * w.out[t + width - 1 - k];
+        }
+        w.dout[t] = dx;
+      }
+      for (int64_t k = 0; k < width; ++k) w.dweight[k] = sums.of[k];
+    });
+    Rows::unpack(w.dout, args.dx, strip.item.batch, channel, lanes, strip.step, steps);
+  }
+
+  static void write_channel_sums(const Workspace& w, const ConvBackward<T>& args, const Strip& strip, int v) {
+    const Conv<T>& in = args.in;
+    for (int c = 0; c < Rows::lanes_of(sizes(in), strip.channel(v)); ++c) {
+      const int64_t row = strip.item.batch * in.dim + strip.channel(v) + c;
+      args.dbias[row] = w.dbias[c];
+      for (int64_t k = 0; k < in.width; ++k) args.dweight[row * in.width + k] = w.dweight[k][c];
+    }
   }
 };
 
