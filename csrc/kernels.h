@@ -62,7 +62,7 @@ struct ScanBackward {
   T* dA;           // (batch, dim, state)
   T* dD;           // (batch, dim)
   T* ddelta_bias;  // (batch, dim)
-  View<T> dB, dC;  // batch is the work item (batch index, group), rows are states
+  View<T> dB, dC;  // batch is the work item (batch index, group), rows are states, adjacent in memory
 };
 
 // silu(bias + causal depthwise convolution): out[l] = silu(bias + sum_k weight[k] x[l - width + 1 + k]).

@@ -442,12 +442,14 @@ struct Scan {
         pack_states(w.C, in.C, item.batch, size.state, step, steps);
         for (int64_t i = 0; i < steps * (n / kHalf); ++i) w.dBC[i] = V{};
         for (int64_t block = 0; block < item.blocks; block += kVectors) backward_strip(args, w, Strip(size, item, block, step));
-        for (int64_t t = 0; t < steps; ++t)
-          for (int64_t i = 0; i < size.state; ++i) {
-            const V& sums = w.dBC[t * (n / kHalf) + i / kHalf];
-            *args.dB.at(index, i, step + t) = sums[i % kHalf];
-            *args.dC.at(index, i, step + t) = sums[kHalf + i % kHalf];
+        for (int64_t t = 0; t < steps; ++t) {
+          T *dB = args.dB.at(index, 0, step + t), *dC = args.dC.at(index, 0, step + t);
+          const T* sums = reinterpret_cast<const T*>(w.dBC + t * (n / kHalf));
+          for (int64_t i = 0; i < size.state; i += kHalf, sums += W) {
+            const int64_t count = size.state - i < kHalf ? size.state - i : kHalf;
+            for (int64_t j = 0; j < count; ++j) dB[i + j] = sums[j], dC[i + j] = sums[kHalf + j];
           }
+        }
       }
       write_channel_sums(args, w, item);
     }
