@@ -1,14 +1,14 @@
 // silu(causal depthwise convolution) on CPU, vectorised over channels; included once per instruction set.
 #pragma once
 
-#include "scan_kernel.h"
+#include "rows.h"
 
 namespace {
 
 template <class T, int W>
 struct CausalConv {
   using V = Vec<T, W>;
-  using Rows = Scan<T, W, 1>;  // packing and unpacking of channel rows
+  using Rows = ::Rows<T, W>;
   using Strip = typename Rows::Strip;
   static constexpr int64_t kHalo = kMaxConvWidth - 1, kSteps = Rows::kStrip;
 

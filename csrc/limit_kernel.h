@@ -96,7 +96,7 @@ struct Limit {
   template <class F>
   static void each_tile(const ScanSizes& size, int64_t begin, int64_t end, const F& f) {
     for (int64_t index = begin; index < end; ++index) {
-      const typename Scan<T, W, N>::Item item(size, index);
+      const typename Rows<T, W>::Item item(size, index);
       for (int64_t block = 0; block < item.blocks; ++block)
         for (int64_t i = 0; i < size.state; i += N) f(i == 0);
     }

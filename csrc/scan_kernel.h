@@ -1,28 +1,24 @@
 // The selective scan on CPU, vectorised over channels; included once per instruction set.
 //
-// A work item is one batch index and one group of 64 channels. It walks the sequence in strips of 64 steps; inside a strip it takes
-// one vector of W channels at a time and packs their operands from the caller's layout into rows of W channels, so the inner loops see
-// one layout, and channels beyond the last are zeros. Then it takes a few
-// states at a time, which stay in registers over the strip's steps; in backward they and their gradients do over chunks of 32 steps. See README.md for the arithmetic.
+// A work item is one batch index and one group of 64 channels. It walks the sequence in strips of 64 steps; inside a strip it takes one
+// vector of W channels at a time and packs their operands from the caller's layout into rows of W channels, so the inner loops see one
+// layout, and channels beyond the last are zeros. Then it takes a few states at a time, which stay in registers over the strip's steps;
+// in backward they and their gradients do over chunks of 32 steps. See README.md for the arithmetic.
 #pragma once
 
-#include "kernels.h"
-#include "transpose.h"
-#include "vec_math.h"
+#include "rows.h"
 
 namespace {
-
-using namespace vmb;
 
 template <class T, int W, int N>
 struct Scan {
   using V = Vec<T, W>;
-  static constexpr int kBlocks = kGroup / W;
+  using Rows = ::Rows<T, W>;
+  using Item = typename Rows::Item;
+  using Strip = typename Rows::Strip;
+  using Runs = typename Rows::Runs;
+  static constexpr int kBlocks = kGroup / W, kVectors = Rows::kVectors, kStrip = Rows::kStrip;
   static constexpr int T_ = kChunk;
-  // Steps that are packed at once: where steps are adjacent in memory, so are its lines.
-  static constexpr int kStrip = 2 * T_;
-  // Vectors in a cache line. They are packed together, for where channels are adjacent the line would be gone before the second's turn.
-  static constexpr int kVectors = sizeof(V) < 64 ? 64 / sizeof(V) : 1;
   // States whose decays are begun a step ahead: three registers for each.
   static constexpr int kAhead = W == 16 ? 4 : 2;
   // Gradients of B and C at one step of a tile: vectors that hold, summed over lanes, those of kHalf states' B and then of their C.
@@ -75,157 +71,13 @@ struct Scan {
     return Workspace(nullptr, size.state).end - static_cast<char*>(nullptr);
   }
 
-  // Where a work item lies.
-  struct Item {
-    int64_t batch, group, first_channel, blocks;
-    Item(const ScanSizes& size, int64_t index) : batch(index / size.groups()), group(index % size.groups()), first_channel(group * kGroup) {
-      const int64_t channels = size.dim - first_channel < kGroup ? size.dim - first_channel : kGroup;
-      blocks = (channels + W - 1) / W;
-    }
-  };
-
-  static int lanes_of(const ScanSizes& size, int64_t channel) {
-    return static_cast<int>(size.dim - channel < W ? size.dim - channel : W);
-  }
-
-  // Rows of W channels from any layout, `apart` vectors from one to the next; missing channels become zeros. Steps that are adjacent in
-  // memory, in either direction, are transposed in registers, W at a time.
-  static void pack(V* rows, const View<const T>& view, int64_t b, int64_t channel, int lanes, int64_t step, int64_t steps, int64_t apart = 1) {
-    const T* source = view.at(b, channel, step);
-    if (view.row == 1) {
-      for (int64_t t = 0; t < steps; ++t) rows[t * apart] = lanes == W ? load<V>(source + t * view.step) : load_first<V>(source + t * view.step, lanes);
-    } else if (view.step == 1 || view.step == -1) {
-      for (int64_t first = 0; first < steps; first += W) {
-        const int count = static_cast<int>(steps - first < W ? steps - first : W);
-        const T* lowest = source + (view.step > 0 ? first : 1 - first - count);
-        V block[W];
-        if (lanes == W && count == W)
-          for (int c = 0; c < W; ++c) block[c] = load<V>(lowest + c * view.row);
-        else
-          for (int c = 0; c < W; ++c) block[c] = c < lanes ? load_first<V>(lowest + c * view.row, count) : V{};
-        transpose<W / 2, T, W>(block);
-        if (count == W && view.step > 0)
-          for (int t = 0; t < W; ++t) rows[(first + t) * apart] = block[t];
-        else
-          for (int t = 0; t < count; ++t) rows[(first + t) * apart] = block[view.step > 0 ? t : count - 1 - t];
-      }
-    } else {
-      for (int64_t t = 0; t < steps; ++t) {
-        rows[t * apart] = V{};
-        for (int c = 0; c < lanes; ++c) rows[t * apart][c] = source[c * view.row + t * view.step];
-      }
-    }
-  }
-
-  static void unpack(const V* rows, const View<T>& view, int64_t b, int64_t channel, int lanes, int64_t step, int64_t steps) {
-    T* target = view.at(b, channel, step);
-    if (view.row == 1) {
-      for (int64_t t = 0; t < steps; ++t)
-        if (lanes == W)
-          store<V>(target + t * view.step, rows[t]);
-        else
-          store_first<V>(target + t * view.step, rows[t], lanes);
-    } else if (view.step == 1 || view.step == -1) {
-      for (int64_t first = 0; first < steps; first += W) {
-        const int count = static_cast<int>(steps - first < W ? steps - first : W);
-        T* lowest = target + (view.step > 0 ? first : 1 - first - count);
-        V block[W];
-        if (count == W && view.step > 0)
-          for (int t = 0; t < W; ++t) block[t] = rows[first + t];
-        else
-          for (int t = 0; t < W; ++t) block[t] = t < count ? rows[first + (view.step > 0 ? t : count - 1 - t)] : V{};
-        transpose<W / 2, T, W>(block);
-        if (lanes == W && count == W)
-          for (int c = 0; c < W; ++c) store<V>(lowest + c * view.row, block[c]);
-        else
-          for (int c = 0; c < lanes; ++c) store_first<V>(lowest + c * view.row, block[c], count);
-      }
-    } else {
-      for (int64_t t = 0; t < steps; ++t)
-        for (int c = 0; c < lanes; ++c) target[c * view.row + t * view.step] = rows[t][c];
-    }
-  }
-
-  // What is packed together: up to kVectors vectors of channels, from the block-th on, and a strip of steps.
-  struct Strip {
-    const Item& item;
-    int64_t block, step, steps;
-    Strip(const ScanSizes& size, const Item& item, int64_t block, int64_t step)
-        : item(item), block(block), step(step), steps(size.length - step < kStrip ? size.length - step : kStrip) {}
-    int vectors() const { return static_cast<int>(item.blocks - block < kVectors ? item.blocks - block : kVectors); }
-    int64_t channel(int v = 0) const { return item.first_channel + (block + v) * W; }
-    int64_t channels(const ScanSizes& size) const { return size.dim - channel() < vectors() * W ? size.dim - channel() : vectors() * W; }
-    // The strip of the next channels, or of the first ones `ahead` steps on.
-    Strip next(const ScanSizes& size, int64_t ahead) const {
-      return block + kVectors < item.blocks ? Strip(size, item, block + kVectors, step) : Strip(size, item, 0, step + ahead);
-    }
-  };
-
-  static void pack_strip(V* rows, const View<const T>& view, const ScanSizes& size, const Strip& strip) {
-    if (!view) return;
-    const T* source = view.at(strip.item.batch, strip.channel(), strip.step);
-    if (view.row == 1 && strip.channels(size) == kVectors * W)
-      for (int64_t t = 0; t < strip.steps; ++t)
-        for (int v = 0; v < kVectors; ++v) rows[v * kStrip + t] = load<V>(source + t * view.step + v * W);
-    else
-      for (int v = 0; v < strip.vectors(); ++v)
-        pack(rows + v * kStrip, view, strip.item.batch, strip.channel(v), lanes_of(size, strip.channel(v)), strip.step, strip.steps);
-  }
-
-  static void unpack_strip(const V* rows, const View<T>& view, const ScanSizes& size, const Strip& strip) {
-    if (!view) return;
-    T* target = view.at(strip.item.batch, strip.channel(), strip.step);
-    if (view.row == 1 && strip.channels(size) == kVectors * W)
-      for (int64_t t = 0; t < strip.steps; ++t)
-        for (int v = 0; v < kVectors; ++v) store<V>(target + t * view.step + v * W, rows[v * kStrip + t]);
-    else
-      for (int v = 0; v < strip.vectors(); ++v)
-        unpack(rows + v * kStrip, view, strip.item.batch, strip.channel(v), lanes_of(size, strip.channel(v)), strip.step, strip.steps);
-  }
-
-  // Where a strip lies in one tensor: `runs` runs of adjacent values, `apart` values from one to the next. The tiles before a strip each
-  // fetch a few of its runs, for they are far apart, the processor does not foresee them, and it can only wait for some twenty lines at a
-  // time.
-  struct Runs {
-    const T* first = nullptr;
-    int64_t apart = 0, length = 0, runs = 0, per_tile = 0;
-
-    template <class U>
-    Runs(const View<U>& view, const ScanSizes& size, const Strip& strip, int64_t tiles) {
-      if (!view || strip.step < 0 || strip.step >= size.length) return;
-      first = view.at(strip.item.batch, strip.channel(), strip.step);
-      if (view.row == 1)
-        apart = view.step, length = strip.channels(size), runs = strip.steps;
-      else if (view.step == 1 || view.step == -1)
-        apart = view.row, length = strip.steps, runs = strip.channels(size);
-      if (view.step == -1) first -= length - 1;
-      per_tile = (runs + tiles - 1) / tiles;
-    }
-
-    // Always inlined: GCC takes a function that does nothing but this for one without effect, and drops its calls.
-    [[gnu::always_inline]] void prefetch(int64_t tile) const {
-      const int64_t end = (tile + 1) * per_tile < runs ? (tile + 1) * per_tile : runs;
-      for (int64_t run = tile * per_tile; run < end; ++run) {
-        for (int64_t i = 0; i < length; i += 64 / sizeof(T)) __builtin_prefetch(first + run * apart + i);
-        __builtin_prefetch(first + run * apart + length - 1);
-      }
-    }
-  };
-
   // (step, state) from B or C; states beyond the last are zeros.
   static void pack_states(T* rows, const View<const T>& view, int64_t b, int64_t state, int64_t step, int64_t steps) {
     const int64_t apart = padded(state) / W;
     for (int64_t i = 0; i < apart; ++i) {
       const int64_t left = state - i * W;
-      pack(reinterpret_cast<V*>(rows) + i, view, b, i * W, static_cast<int>(left < 0 ? 0 : left < W ? left : W), step, steps, apart);
+      Rows::pack(reinterpret_cast<V*>(rows) + i, view, b, i * W, static_cast<int>(left < 0 ? 0 : left < W ? left : W), step, steps, apart);
     }
-  }
-
-  static V pack_channels(const T* values, int64_t channel, int lanes) {
-    V v{};
-    if (values)
-      for (int c = 0; c < lanes; ++c) v[c] = values[channel + c];
-    return v;
   }
 
   static void pack_A(const Workspace& w, const ScanInputs<T>& in, int64_t block, int64_t channel, int lanes) {
@@ -246,32 +98,24 @@ struct Scan {
   }
 
   static void pack_inputs(const Workspace& w, const ScanInputs<T>& in, const Strip& strip) {
-    pack_strip(w.u, in.u, in.size, strip);
-    pack_strip(w.dt, in.delta, in.size, strip);
-    pack_strip(w.z, in.z, in.size, strip);
-  }
-
-  // f(how many, first) for four steps at a time and then for each of the rest; how many is a compile-time constant.
-  template <class F>
-  static void by_fours(int64_t steps, const F& f) {
-    int64_t t = 0;
-    for (; t + 4 <= steps; t += 4) f(std::integral_constant<int, 4>(), t);
-    for (; t < steps; ++t) f(std::integral_constant<int, 1>(), t);
+    Rows::pack_strip(w.u, in.u, in.size, strip);
+    Rows::pack_strip(w.dt, in.delta, in.size, strip);
+    Rows::pack_strip(w.z, in.z, in.size, strip);
   }
 
   // dt = softplus(delta + bias), dt * u and sigmoid(z) of a strip; with Slope softplus's slope as well. Returns whether all products of dt
   // and A lie where powers need no bounds.
   template <bool Slope>
   static bool discretise(const Workspace& w, const ScanInputs<T>& in, int64_t block, int64_t channel, int lanes, int64_t steps) {
-    const V bias = pack_channels(in.delta_bias, channel, lanes);
+    const V bias = Rows::pack_channels(in.delta_bias, channel, lanes);
     V largest{};
     for (int64_t t = 0; t < steps; ++t) w.dt[t] += bias;
-    if (in.delta_softplus) by_fours(steps, [&](auto count, int64_t t) { softpluses<count>(w.dt + t, Slope ? w.slope + t : nullptr); });
+    if (in.delta_softplus) Rows::by_fours(steps, [&](auto count, int64_t t) { softpluses<count>(w.dt + t, Slope ? w.slope + t : nullptr); });
     for (int64_t t = 0; t < steps; ++t) {
       w.dtu[t] = w.dt[t] * w.u[t];
       largest = larger(largest, w.dt[t]);
     }
-    if (in.z) by_fours(steps, [&](auto count, int64_t t) { sigmoids<count>(w.z + t, w.gate + t); });
+    if (in.z) Rows::by_fours(steps, [&](auto count, int64_t t) { sigmoids<count>(w.z + t, w.gate + t); });
     largest *= w.largest_A[block];
     bool in_range = true;
     for (int c = 0; c < W; ++c) in_range = in_range && largest[c] < T(125);
@@ -292,7 +136,7 @@ struct Scan {
       const Item item(size, index);
       for (int64_t block = 0; block < item.blocks; ++block) {
         const int64_t channel = item.first_channel + block * W;
-        pack_A(w, in, block, channel, lanes_of(size, channel));
+        pack_A(w, in, block, channel, Rows::lanes_of(size, channel));
         for (int64_t i = 0; i < n; ++i) w.h[block * n + i] = V{};
       }
       for (int64_t step = 0; step < size.length; step += kStrip) {
@@ -316,7 +160,7 @@ struct Scan {
         for (const Runs& runs : ahead) runs.prefetch(tile);
         ++tile;
       });
-    unpack_strip(w.out, args.out, in.size, strip);
+    Rows::unpack_strip(w.out, args.out, in.size, strip);
   }
 
   // before_tile() is called before each tile of states.
@@ -324,9 +168,9 @@ struct Scan {
   static void forward_vector(const ScanForward<T>& args, const Workspace& w, const Strip& strip, int v, const F& before_tile) {
     const ScanInputs<T>& in = args.in;
     const int64_t state = in.size.state, block = strip.block + v, steps = strip.steps;
-    const int lanes = lanes_of(in.size, strip.channel(v));
+    const int lanes = Rows::lanes_of(in.size, strip.channel(v));
     const bool in_range = discretise<false>(w, in, block, strip.channel(v), lanes, steps);
-    const V D = pack_channels(in.D, strip.channel(v), lanes);
+    const V D = Rows::pack_channels(in.D, strip.channel(v), lanes);
     for (int64_t t = 0; t < steps; ++t) w.out[t] = D * w.u[t];
     T* saved = args.checkpoints ? checkpoint(args.checkpoints, in.size, strip.item, strip.step / T_, block) : nullptr;
     const auto tile = in_range ? forward_tile<true> : forward_tile<false>;
@@ -432,7 +276,7 @@ struct Scan {
       const Item item(size, index);
       for (int64_t block = 0; block < item.blocks; ++block) {
         const int64_t channel = item.first_channel + block * W;
-        pack_A(w, in, block, channel, lanes_of(size, channel));
+        pack_A(w, in, block, channel, Rows::lanes_of(size, channel));
         for (int64_t i = 0; i < n; ++i) w.h[block * n + i] = w.dA[block * n + i] = V{};
         w.dD[block] = w.dbias[block] = V{};
       }
@@ -463,15 +307,15 @@ struct Scan {
                           {args.du, in.size, next, tiles},   {args.ddelta, in.size, next, tiles}, {args.dz, in.size, next, tiles}};
     int64_t tile = 0;
     pack_inputs(w, in, strip);
-    pack_strip(w.out, args.dout, in.size, strip);
+    Rows::pack_strip(w.out, args.dout, in.size, strip);
     for (int v = 0; v < strip.vectors(); ++v)
       backward_vector(args, w.vector(v), strip, v, [&] {
         for (const Runs& runs : ahead) runs.prefetch(tile);
         ++tile;
       });
-    unpack_strip(w.u, args.du, in.size, strip);
-    unpack_strip(w.dt, args.ddelta, in.size, strip);
-    unpack_strip(w.z, args.dz, in.size, strip);
+    Rows::unpack_strip(w.u, args.du, in.size, strip);
+    Rows::unpack_strip(w.dt, args.ddelta, in.size, strip);
+    Rows::unpack_strip(w.z, args.dz, in.size, strip);
   }
 
   // before_tile() is called before each tile of a chunk's states.
@@ -479,9 +323,9 @@ struct Scan {
   static void backward_vector(const ScanBackward<T>& args, const Workspace& w, const Strip& strip, int v, const F& before_tile) {
     const ScanInputs<T>& in = args.in;
     const int64_t state = in.size.state, n = padded(state), block = strip.block + v, steps = strip.steps;
-    const int lanes = lanes_of(in.size, strip.channel(v));
+    const int lanes = Rows::lanes_of(in.size, strip.channel(v));
     const bool in_range = discretise<true>(w, in, block, strip.channel(v), lanes, steps);
-    const V D = pack_channels(in.D, strip.channel(v), lanes);
+    const V D = Rows::pack_channels(in.D, strip.channel(v), lanes);
     for (int64_t t = 0; t < steps; ++t) {
       w.dy[t] = in.z ? w.out[t] * w.z[t] * w.gate[t] : w.out[t];
       w.y[t] = D * w.u[t];
@@ -518,7 +362,7 @@ struct Scan {
     const int64_t n = padded(size.state);
     for (int64_t block = 0; block < item.blocks; ++block) {
       const int64_t channel = item.first_channel + block * W, row = item.batch * size.dim + channel;
-      for (int c = 0; c < lanes_of(size, channel); ++c) {
+      for (int c = 0; c < Rows::lanes_of(size, channel); ++c) {
         for (int64_t i = 0; i < size.state; ++i) args.dA[(row + c) * size.state + i] = w.dA[block * n + i][c];
         args.dD[row + c] = w.dD[block][c];
         args.ddelta_bias[row + c] = w.dbias[block][c];

@@ -1,0 +1,173 @@
+// Rows of W channels and how they come from memory: what the scan and the convolution share.
+#pragma once
+
+#include "kernels.h"
+#include "transpose.h"
+#include "vec_math.h"
+
+namespace {
+
+using namespace vmb;
+
+template <class T, int W>
+struct Rows {
+  using V = Vec<T, W>;
+  // Steps that are packed at once: where steps are adjacent in memory, so are its lines.
+  static constexpr int kStrip = 2 * kChunk;
+  // Vectors in a cache line. They are packed together, for where channels are adjacent the line would be gone before the second's turn.
+  static constexpr int kVectors = sizeof(V) < 64 ? 64 / sizeof(V) : 1;
+
+  // Where a work item lies.
+  struct Item {
+    int64_t batch, group, first_channel, blocks;
+    Item(const ScanSizes& size, int64_t index) : batch(index / size.groups()), group(index % size.groups()), first_channel(group * kGroup) {
+      const int64_t channels = size.dim - first_channel < kGroup ? size.dim - first_channel : kGroup;
+      blocks = (channels + W - 1) / W;
+    }
+  };
+
+  static int lanes_of(const ScanSizes& size, int64_t channel) {
+    return static_cast<int>(size.dim - channel < W ? size.dim - channel : W);
+  }
+
+  // Rows of W channels from any layout, `apart` vectors from one to the next; missing channels become zeros. Steps that are adjacent in
+  // memory, in either direction, are transposed in registers, W at a time.
+  static void pack(V* rows, const View<const T>& view, int64_t b, int64_t channel, int lanes, int64_t step, int64_t steps, int64_t apart = 1) {
+    const T* source = view.at(b, channel, step);
+    if (view.row == 1) {
+      for (int64_t t = 0; t < steps; ++t) rows[t * apart] = lanes == W ? load<V>(source + t * view.step) : load_first<V>(source + t * view.step, lanes);
+    } else if (view.step == 1 || view.step == -1) {
+      for (int64_t first = 0; first < steps; first += W) {
+        const int count = static_cast<int>(steps - first < W ? steps - first : W);
+        const T* lowest = source + (view.step > 0 ? first : 1 - first - count);
+        V block[W];
+        if (lanes == W && count == W)
+          for (int c = 0; c < W; ++c) block[c] = load<V>(lowest + c * view.row);
+        else
+          for (int c = 0; c < W; ++c) block[c] = c < lanes ? load_first<V>(lowest + c * view.row, count) : V{};
+        transpose<W / 2, T, W>(block);
+        if (count == W && view.step > 0)
+          for (int t = 0; t < W; ++t) rows[(first + t) * apart] = block[t];
+        else
+          for (int t = 0; t < count; ++t) rows[(first + t) * apart] = block[view.step > 0 ? t : count - 1 - t];
+      }
+    } else {
+      for (int64_t t = 0; t < steps; ++t) {
+        rows[t * apart] = V{};
+        for (int c = 0; c < lanes; ++c) rows[t * apart][c] = source[c * view.row + t * view.step];
+      }
+    }
+  }
+
+  static void unpack(const V* rows, const View<T>& view, int64_t b, int64_t channel, int lanes, int64_t step, int64_t steps) {
+    T* target = view.at(b, channel, step);
+    if (view.row == 1) {
+      for (int64_t t = 0; t < steps; ++t)
+        if (lanes == W)
+          store<V>(target + t * view.step, rows[t]);
+        else
+          store_first<V>(target + t * view.step, rows[t], lanes);
+    } else if (view.step == 1 || view.step == -1) {
+      for (int64_t first = 0; first < steps; first += W) {
+        const int count = static_cast<int>(steps - first < W ? steps - first : W);
+        T* lowest = target + (view.step > 0 ? first : 1 - first - count);
+        V block[W];
+        if (count == W && view.step > 0)
+          for (int t = 0; t < W; ++t) block[t] = rows[first + t];
+        else
+          for (int t = 0; t < W; ++t) block[t] = t < count ? rows[first + (view.step > 0 ? t : count - 1 - t)] : V{};
+        transpose<W / 2, T, W>(block);
+        if (lanes == W && count == W)
+          for (int c = 0; c < W; ++c) store<V>(lowest + c * view.row, block[c]);
+        else
+          for (int c = 0; c < lanes; ++c) store_first<V>(lowest + c * view.row, block[c], count);
+      }
+    } else {
+      for (int64_t t = 0; t < steps; ++t)
+        for (int c = 0; c < lanes; ++c) target[c * view.row + t * view.step] = rows[t][c];
+    }
+  }
+
+  // What is packed together: up to kVectors vectors of channels, from the block-th on, and a strip of steps.
+  struct Strip {
+    const Item& item;
+    int64_t block, step, steps;
+    Strip(const ScanSizes& size, const Item& item, int64_t block, int64_t step)
+        : item(item), block(block), step(step), steps(size.length - step < kStrip ? size.length - step : kStrip) {}
+    int vectors() const { return static_cast<int>(item.blocks - block < kVectors ? item.blocks - block : kVectors); }
+    int64_t channel(int v = 0) const { return item.first_channel + (block + v) * W; }
+    int64_t channels(const ScanSizes& size) const { return size.dim - channel() < vectors() * W ? size.dim - channel() : vectors() * W; }
+    // The strip of the next channels, or of the first ones `ahead` steps on.
+    Strip next(const ScanSizes& size, int64_t ahead) const {
+      return block + kVectors < item.blocks ? Strip(size, item, block + kVectors, step) : Strip(size, item, 0, step + ahead);
+    }
+  };
+
+  static void pack_strip(V* rows, const View<const T>& view, const ScanSizes& size, const Strip& strip) {
+    if (!view) return;
+    const T* source = view.at(strip.item.batch, strip.channel(), strip.step);
+    if (view.row == 1 && strip.channels(size) == kVectors * W)
+      for (int64_t t = 0; t < strip.steps; ++t)
+        for (int v = 0; v < kVectors; ++v) rows[v * kStrip + t] = load<V>(source + t * view.step + v * W);
+    else
+      for (int v = 0; v < strip.vectors(); ++v)
+        pack(rows + v * kStrip, view, strip.item.batch, strip.channel(v), lanes_of(size, strip.channel(v)), strip.step, strip.steps);
+  }
+
+  static void unpack_strip(const V* rows, const View<T>& view, const ScanSizes& size, const Strip& strip) {
+    if (!view) return;
+    T* target = view.at(strip.item.batch, strip.channel(), strip.step);
+    if (view.row == 1 && strip.channels(size) == kVectors * W)
+      for (int64_t t = 0; t < strip.steps; ++t)
+        for (int v = 0; v < kVectors; ++v) store<V>(target + t * view.step + v * W, rows[v * kStrip + t]);
+    else
+      for (int v = 0; v < strip.vectors(); ++v)
+        unpack(rows + v * kStrip, view, strip.item.batch, strip.channel(v), lanes_of(size, strip.channel(v)), strip.step, strip.steps);
+  }
+
+  // Where a strip lies in one tensor: `runs` runs of adjacent values, `apart` values from one to the next. The tiles before a strip each
+  // fetch a few of its runs, for they are far apart, the processor does not foresee them, and it can only wait for some twenty lines at a
+  // time.
+  struct Runs {
+    const T* first = nullptr;
+    int64_t apart = 0, length = 0, runs = 0, per_tile = 0;
+
+    template <class U>
+    Runs(const View<U>& view, const ScanSizes& size, const Strip& strip, int64_t tiles) {
+      if (!view || strip.step < 0 || strip.step >= size.length) return;
+      first = view.at(strip.item.batch, strip.channel(), strip.step);
+      if (view.row == 1)
+        apart = view.step, length = strip.channels(size), runs = strip.steps;
+      else if (view.step == 1 || view.step == -1)
+        apart = view.row, length = strip.steps, runs = strip.channels(size);
+      if (view.step == -1) first -= length - 1;
+      per_tile = (runs + tiles - 1) / tiles;
+    }
+
+    // Always inlined: GCC takes a function that does nothing but this for one without effect, and drops its calls.
+    [[gnu::always_inline]] void prefetch(int64_t tile) const {
+      const int64_t end = (tile + 1) * per_tile < runs ? (tile + 1) * per_tile : runs;
+      for (int64_t run = tile * per_tile; run < end; ++run) {
+        for (int64_t i = 0; i < length; i += 64 / sizeof(T)) __builtin_prefetch(first + run * apart + i);
+        __builtin_prefetch(first + run * apart + length - 1);
+      }
+    }
+  };
+
+  static V pack_channels(const T* values, int64_t channel, int lanes) {
+    V v{};
+    if (values)
+      for (int c = 0; c < lanes; ++c) v[c] = values[channel + c];
+    return v;
+  }
+
+  // f(how many, first) for four steps at a time and then for each of the rest; how many is a compile-time constant.
+  template <class F>
+  static void by_fours(int64_t steps, const F& f) {
+    int64_t t = 0;
+    for (; t + 4 <= steps; t += 4) f(std::integral_constant<int, 4>(), t);
+    for (; t < steps; ++t) f(std::integral_constant<int, 1>(), t);
+  }
+};
+
+}  // namespace
