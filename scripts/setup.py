@@ -72,7 +72,13 @@ def say(text):
 
 
 def compiler():
-    return next((c for c in (os.environ.get("CXX"), "c++", "g++", "clang++") if c and shutil.which(c)), None)
+    return next((c for c in (os.environ.get("CXX"), "c++", "g++") if c and shutil.which(c)), None)
+
+
+def is_clang(command):
+    """Whether a compiler calls itself clang, by whatever name it is called (on some systems c++ is one)."""
+    version = subprocess.run([*command.split(), "--version"], capture_output=True, text=True)
+    return "clang" in version.stdout
 
 
 def check_tools():
@@ -81,6 +87,8 @@ def check_tools():
         missing.append("cargo is missing: install Rust with rustup (https://rustup.rs)")
     if compiler() is None:
         missing.append("a C++ compiler is missing: install g++ (Debian/Ubuntu: apt install g++)")
+    elif is_clang(compiler()):
+        missing.append(f"{compiler()} is clang, and the kernels are written with GCC's vector shuffles: install g++ and set CXX=g++")
     if subprocess.run([sys.executable, "-m", "pip", "--version"], capture_output=True).returncode != 0:
         missing.append("pip is missing: install it for this Python (Debian/Ubuntu: apt install python3-pip)")
     if missing:

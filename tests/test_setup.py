@@ -4,10 +4,12 @@ import hashlib
 import base64
 import importlib.util
 import json
+import os
 import tempfile
 import unittest
 import zipfile
 from pathlib import Path
+from unittest import mock
 
 SCRIPT = Path(__file__).resolve().parent.parent / "scripts/setup.py"
 spec = importlib.util.spec_from_file_location("vmb_setup", SCRIPT)
@@ -34,6 +36,13 @@ class SetupTest(unittest.TestCase):
         self.addCleanup(folder.cleanup)
         self.root = Path(folder.name)
         self.files = {"torch/include/torch/a.h": b"header", "torch/lib/libc10.so": b"library", "torch/nn/b.py": b"python"}
+
+    def test_a_compiler_that_cannot_build_the_kernels_is_refused_with_the_remedy(self):
+        clang = self.root / "c++"
+        clang.write_text("#!/bin/sh\necho 'Some vendor clang version 17.0.6'\n")
+        clang.chmod(0o755)
+        with mock.patch.dict(os.environ, CXX=str(clang)), self.assertRaisesRegex(setup.SetupError, "is clang.*CXX=g"):
+            setup.check_tools()
 
     def test_only_what_is_needed_is_unpacked(self):
         make_wheel(self.root / "torch.whl", self.files)
