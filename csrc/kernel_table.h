@@ -7,7 +7,7 @@
 
 namespace {
 
-// Vectors of W, N states in registers.
+// Vectors of W; backward has N states in registers.
 template <class T, int W, int N>
 constexpr vmb::KernelTable<T> kernel_table() {
   using S = Scan<T, W, N>;

@@ -12,7 +12,7 @@ using namespace vmb;
 template <class T, int W>
 struct Rows {
   using V = Vec<T, W>;
-  // Steps that are packed at once: where steps are adjacent in memory, so are its lines.
+  // Steps that are packed at once: whole lines next to each other, where steps are adjacent in memory.
   static constexpr int kStrip = 2 * kChunk;
   // Vectors in a cache line. They are packed together, for where channels are adjacent the line would be gone before the second's turn.
   static constexpr int kVectors = sizeof(V) < 64 ? 64 / sizeof(V) : 1;
@@ -127,7 +127,7 @@ struct Rows {
 
   // Where a strip lies in one tensor: `runs` runs of adjacent values, `apart` values from one to the next. The tiles before a strip each
   // fetch a few of its runs, for they are far apart, the processor does not foresee them, and it can only wait for some twenty lines at a
-  // time.
+  // time. (A convolution's tile is a whole vector: there is too little work to spread them over.)
   struct Runs {
     const T* first = nullptr;
     int64_t apart = 0, length = 0, runs = 0, per_tile = 0;
@@ -139,8 +139,7 @@ struct Rows {
       if (view.row == 1)
         apart = view.step, length = strip.channels(size), runs = strip.steps;
       else if (view.step == 1 || view.step == -1)
-        apart = view.row, length = strip.steps, runs = strip.channels(size);
-      if (view.step == -1) first -= length - 1;
+        apart = view.row, length = strip.steps, runs = strip.channels(size), first -= view.step < 0 ? length - 1 : 0;
       per_tile = (runs + tiles - 1) / tiles;
     }
 

@@ -1,9 +1,9 @@
 // The selective scan on CPU, vectorised over channels; included once per instruction set.
 //
-// A work item is one batch index and one group of 64 channels. It walks the sequence in strips of 64 steps; inside a strip it takes one
-// vector of W channels at a time and packs their operands from the caller's layout into rows of W channels, so the inner loops see one
-// layout, and channels beyond the last are zeros. Then it takes a few states at a time, which stay in registers over the strip's steps;
-// in backward they and their gradients do over chunks of 32 steps. See README.md for the arithmetic.
+// A work item is one batch index and one group of 64 channels. It walks the sequence in strips of 64 steps; inside a strip it packs
+// the vectors of W channels that share a cache line from the caller's layout into rows, so the inner loops see one layout, and channels
+// beyond the last are zeros. Then it takes one vector and a few states at a time, which stay in registers over the strip's steps; in
+// backward the states are recomputed for chunks of 32 steps, and their gradients stay in registers. See README.md for the arithmetic.
 #pragma once
 
 #include "rows.h"

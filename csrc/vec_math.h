@@ -128,7 +128,7 @@ inline V at_most(V x, typename Lane<V>::scalar bound) {
 }
 
 // A power of two on its way: 2^fraction * scale. It is computed in two halves, `split` and `join`, so that a loop can begin the next
-// power while it ends one: the whole takes ten operations of which each needs the one before.
+// power while it ends one: the whole takes seven to ten operations of which each needs the one before.
 template <class V>
 struct Power {
   V fraction, scale;

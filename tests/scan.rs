@@ -256,7 +256,7 @@ fn extreme_step_sizes_neither_overflow_nor_lose_the_input() {
 
 #[test]
 fn a_step_beyond_the_powers_range_changes_no_bit_before_it() {
-    // The kernels leave out the bounds of a power where no step of the chunk can need them; the result must not show it.
+    // The kernels leave out the bounds of a power where no step of the strip can need them; the result must not show it.
     let late = 50;
     let tame = Operands::random(2, 70, 130, 16);
     let delta = tame.0[1].detach().copy();
