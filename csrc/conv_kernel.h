@@ -51,10 +51,11 @@ struct CausalConv {
 
   static ScanSizes sizes(const Conv<T>& in) { return {in.batch, in.dim, in.length, 0}; }
 
+  // Weights, and zeros where sums over the steps begin; behind the last step there are no gradients.
   static void begin_vector(Workspace& w, const Conv<T>& in, int64_t channel) {
     const int lanes = Rows::lanes_of(sizes(in), channel);
     for (int64_t k = 0; k < in.width; ++k) {
-      w.weight[k] = w.dweight[k] = V{};
+      w.weight[k] = w.dweight[k] = w.out[k] = V{};
       for (int c = 0; c < lanes; ++c) w.weight[k][c] = *in.weight.at(0, channel + c, k);
     }
     w.bias = Rows::pack_channels(in.bias, channel, lanes);
@@ -81,12 +82,13 @@ struct CausalConv {
   static void forward(const Conv<T>& in, const View<T>& out, int64_t begin, int64_t end, void* memory) {
     Workspaces& w = *static_cast<Workspaces*>(memory);
     for_lines(in, begin, end, [&](const ScanSizes& size, const typename Rows::Item& item, int64_t block) {
+      const Strip line(size, item, block, 0);
+      for (int v = 0; v < line.vectors(); ++v) begin_vector(w.vector[v], in, line.channel(v));
       for (int64_t step = 0; step < in.length; step += kSteps) {
         const Strip strip(size, item, block, step), next(size, item, block, step + kSteps);
         const typename Rows::Runs ahead[] = {{in.x, size, next, strip.vectors()}, {out, size, next, strip.vectors()}};
         for (int v = 0; v < strip.vectors(); ++v) {
           Workspace& a = w.vector[v];
-          if (step == 0) begin_vector(a, in, strip.channel(v));
           for (const auto& runs : ahead) runs.prefetch(v);
           activate(a, in, strip, v);
           for (int64_t t = 0; t < strip.steps; ++t) a.out[t] = a.value[t] * a.gate[t];
@@ -100,22 +102,18 @@ struct CausalConv {
     const Conv<T>& in = args.in;
     Workspaces& w = *static_cast<Workspaces*>(memory);
     for_lines(in, begin, end, [&](const ScanSizes& size, const typename Rows::Item& item, int64_t block) {
-      const int64_t last = (in.length - 1) / kSteps * kSteps;
-      for (int64_t step = last; step >= 0; step -= kSteps) {
+      const Strip line(size, item, block, 0);
+      for (int v = 0; v < line.vectors(); ++v) begin_vector(w.vector[v], in, line.channel(v));
+      for (int64_t step = (in.length - 1) / kSteps * kSteps; step >= 0; step -= kSteps) {
         const Strip strip(size, item, block, step), next(size, item, block, step - kSteps);
         const typename Rows::Runs ahead[] = {
             {in.x, size, next, strip.vectors()}, {args.dout, size, next, strip.vectors()}, {args.dx, size, next, strip.vectors()}};
         for (int v = 0; v < strip.vectors(); ++v) {
-          Workspace& a = w.vector[v];
-          if (step == last) {
-            begin_vector(a, in, strip.channel(v));
-            for (int64_t k = 0; k < in.width - 1; ++k) a.out[k] = V{};
-          }
           for (const auto& runs : ahead) runs.prefetch(v);
-          backward_strip(a, args, strip, v);
-          if (step == 0) write_channel_sums(a, args, strip, v);
+          backward_strip(w.vector[v], args, strip, v);
         }
       }
+      for (int v = 0; v < line.vectors(); ++v) write_channel_sums(w.vector[v], args, item.batch, line.channel(v));
     });
   }
 
@@ -148,10 +146,10 @@ struct CausalConv {
     Rows::unpack(w.dout, args.dx, strip.item.batch, channel, lanes, strip.step, steps);
   }
 
-  static void write_channel_sums(const Workspace& w, const ConvBackward<T>& args, const Strip& strip, int v) {
+  static void write_channel_sums(const Workspace& w, const ConvBackward<T>& args, int64_t batch, int64_t channel) {
     const Conv<T>& in = args.in;
-    for (int c = 0; c < Rows::lanes_of(sizes(in), strip.channel(v)); ++c) {
-      const int64_t row = strip.item.batch * in.dim + strip.channel(v) + c;
+    for (int c = 0; c < Rows::lanes_of(sizes(in), channel); ++c) {
+      const int64_t row = batch * in.dim + channel + c;
       args.dbias[row] = w.dbias[c];
       for (int64_t k = 0; k < in.width; ++k) args.dweight[row * in.width + k] = w.dweight[k][c];
     }
