@@ -27,6 +27,7 @@ const CUDA_ARCHITECTURES: [u32; 7] = [75, 80, 86, 89, 90, 100, 120];
 
 fn main() {
     println!("cargo:rerun-if-changed=csrc");
+    println!("cargo:rustc-check-cfg=cfg(vmb_cuda)");
     for variable in ["LIBTORCH_INCLUDE", "CUDA_HOME", "NVCC", "GLOO_INCLUDE"] {
         println!("cargo:rerun-if-env-changed={variable}");
     }
@@ -157,6 +158,10 @@ fn compile_bindings(lib: &Path, cuda: bool) {
             system_include(&mut build, &home.join("include"));
         }
         println!("cargo:rustc-link-lib=c10_cuda");
+        println!("cargo:rustc-cfg=vmb_cuda");
+        // libtorch finds a GPU through the hooks that libtorch_cuda registers when it is loaded. No symbol of it is used here, so
+        // without this the linker leaves it away, and no GPU is ever seen.
+        println!("cargo:rustc-link-arg=-Wl,--push-state,--no-as-needed,-ltorch_cuda,--pop-state");
     }
     build
         .link_lib_modifier("+whole-archive")

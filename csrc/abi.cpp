@@ -1,6 +1,7 @@
 #include "abi.h"
 
 #include <ATen/ATen.h>
+#include <ATen/detail/CUDAHooksInterface.h>
 #include <torch/version.h>
 
 #if defined(__GLIBC__)
@@ -73,6 +74,7 @@ void vmb_keep_freed_memory(void) {
 }
 
 const char* vmb_libtorch_version(void) { return TORCH_VERSION; }
+int vmb_cuda_loaded(void) { return at::detail::getCUDAHooks().hasCUDART(); }
 const char* vmb_best_path(void) { return vmb::best_path().data(); }
 int vmb_path_available(const char* path) { return vmb::path_available(path); }
 void vmb_free_message(char* message) { std::free(message); }

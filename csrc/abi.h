@@ -55,6 +55,8 @@ char* vmb_recomputed(vmb_function run, void* data, vmb_destructor destroy, const
 void vmb_keep_freed_memory(void);
 /* The version of the libtorch that this was compiled against; a static string. */
 const char* vmb_libtorch_version(void);
+/* Whether libtorch's CUDA side is loaded. It is in every build against a libtorch with CUDA, with or without a GPU. */
+int vmb_cuda_loaded(void);
 /* The instruction set that path "auto" takes on this machine; a static string. */
 const char* vmb_best_path(void);
 int vmb_path_available(const char* path);

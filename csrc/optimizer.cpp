@@ -11,12 +11,20 @@ namespace {
 using at::Tensor;
 using vmb::guarded, vmb::tensor, vmb::tensors;
 
-// Fused kernels walk plain pointers over the parameter's elements.
+// Whether both place their elements alike. A dimension of size 1 has any stride: the gradient of a batch of one often has another.
+bool same_layout(const Tensor& a, const Tensor& b) {
+  if (a.sizes() != b.sizes()) return false;
+  for (int64_t i = 0; i < a.dim(); ++i) {
+    if (a.size(i) != 1 && a.stride(i) != b.stride(i)) return false;
+  }
+  return true;
+}
+
+// Fused kernels step through the parameter's elements with plain pointers.
 void check_alike(const char* name, const Tensor& parameter, int64_t index, std::initializer_list<const void*> others) {
   for (const void* other : others) {
     const Tensor& t = tensor(other);
-    TORCH_CHECK_VALUE(t.sizes() == parameter.sizes() && t.strides() == parameter.strides() && t.dtype() == parameter.dtype() &&
-                          t.device() == parameter.device(),
+    TORCH_CHECK_VALUE(same_layout(t, parameter) && t.dtype() == parameter.dtype() && t.device() == parameter.device(),
                       name, ": gradient and moments of parameter ", index, " must have its shape ", parameter.sizes(),
                       ", strides, type and device");
   }

@@ -262,3 +262,45 @@ fn checkpoints_within_an_epoch_come_as_often_as_the_config_says() {
         );
     }
 }
+
+#[test]
+fn a_run_stopped_before_a_last_batch_of_one_image_resumes() {
+    let sandbox = Sandbox::new();
+    let set = [
+        "data.synthetic={train: 3, val: 4, test: 4}",
+        "train.batch_size=2",
+        "train.epochs=100000",
+        "train.tensorboard=false",
+    ];
+    let run = sandbox.path("run");
+    let arguments = train_arguments("run", &set);
+    let resumed = [&arguments[..], &["--resume"]].concat();
+    // Every second step ends before such a batch; each try stops after the step that a random moment falls into.
+    let found = (0..20).any(|attempt| {
+        let child = start(&sandbox, if attempt == 0 { &arguments } else { &resumed });
+        let epochs =
+            || fs::read_to_string(run.join("metrics.jsonl")).map_or(0, |text| text.lines().count());
+        let before = epochs();
+        wait_for("an epoch", || epochs() > before);
+        sleep(Duration::from_millis(37 * attempt % 50));
+        send("-TERM", &child);
+        let output = child.wait_with_output().unwrap();
+        assert_eq!(output.status.code(), Some(143), "{output:?}");
+        progress(&run)["within"]["batches"] == 1
+    });
+    assert!(found, "no stop fell before a batch of one image");
+    let mut child = start(&sandbox, &resumed);
+    let file = run.join("metrics.jsonl");
+    let lines = || fs::read_to_string(&file).unwrap().lines().count();
+    let before = lines();
+    wait_for("the next epochs", || {
+        lines() > before + 2 || child.try_wait().unwrap().is_some()
+    });
+    assert!(
+        lines() > before + 2,
+        "{:?}",
+        child.wait_with_output().unwrap()
+    );
+    child.kill().unwrap();
+    child.wait().unwrap();
+}

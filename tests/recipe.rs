@@ -344,3 +344,47 @@ fn without_votes_the_error_says_where_to_get_them() {
         "{error}"
     );
 }
+
+#[test]
+fn batches_of_one_image_train() {
+    let sandbox = Sandbox::new();
+    let one = [
+        "train.batch_size=1",
+        "data.synthetic.train=4",
+        "train.epochs=1",
+    ];
+    for (index, set) in [
+        &[][..],
+        &["train.optimizer.name=sgd"],
+        &["train.optimizer.name=lion"],
+        &["train.accumulate=2"],
+        &["model.fusion.strategy=vit_only"],
+        &["model.fusion.strategy=mamba_only"],
+        &["data.synthetic.train=1", "train.batch_size=8"],
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        train(&sandbox, &format!("run{index}"), &[&one[..], set].concat());
+    }
+    let pretrain = [
+        "pretrain",
+        "small.yaml",
+        "--output",
+        "p",
+        "--set",
+        "pretrain.batch_size=1",
+    ];
+    sandbox.done(
+        &[
+            &pretrain[..],
+            &[
+                "--set",
+                "pretrain.epochs=1",
+                "--set",
+                "data.synthetic.train=3",
+            ],
+        ]
+        .concat(),
+    );
+}

@@ -293,6 +293,51 @@ fn archives_that_torch_save_does_not_write_are_refused_with_the_remedy() {
     }
 }
 
+/// Puts a zip64 end record and its locator before the end record, as torch.save does for files of any size.
+fn insert_zip64_records(bytes: &mut Vec<u8>) {
+    let end = bytes.len() - 22;
+    assert!(bytes[end..].starts_with(b"PK\x05\x06"));
+    let field = |at: usize, width: usize| -> u64 {
+        let mut wide = [0; 8];
+        wide[..width].copy_from_slice(&bytes[end + at..end + at + width]);
+        u64::from_le_bytes(wide)
+    };
+    let (entries, size, offset) = (field(10, 2), field(12, 4), field(16, 4));
+    let mut records = b"PK\x06\x06".to_vec();
+    records.extend(44u64.to_le_bytes()); // bytes of this record that follow
+    records.extend([0x1e, 3, 0x2d, 0]); // versions
+    records.extend([0; 8]); // disks
+    for value in [entries, entries, size, offset] {
+        records.extend(value.to_le_bytes());
+    }
+    records.extend(b"PK\x06\x07\0\0\0\0");
+    records.extend((end as u64).to_le_bytes());
+    records.extend(1u32.to_le_bytes());
+    assert_eq!(records.len(), 76);
+    bytes.splice(end..end, records);
+}
+
+#[test]
+fn a_file_is_read_whatever_the_length_of_its_stem() {
+    let tensor = one_tensor(&[4], &[1], 0, 4);
+    let values = [1f32, 2.0, 3.0, 4.0];
+    let storage: Vec<u8> = values
+        .iter()
+        .flat_map(|value| value.to_le_bytes())
+        .collect();
+    for length in 1..50 {
+        let stem = "s".repeat(length);
+        let names = [format!("{stem}/data.pkl"), format!("{stem}/data/0")];
+        let archive = Archive::new(&[(&names[0], &tensor[..]), (&names[1], &storage[..])]);
+        let mut bytes = fs::read(archive.path()).unwrap();
+        insert_zip64_records(&mut bytes);
+        fs::write(archive.path(), bytes).unwrap();
+        let read = WeightsFile::open(&archive.path()).and_then(|mut file| file.tensor("x"));
+        let read = read.unwrap_or_else(|error| panic!("a stem of {length} characters: {error:#}"));
+        assert_eq!(Vec::<f32>::try_from(read).unwrap(), values);
+    }
+}
+
 /// Sets the fields of the central directory that say how an entry is stored.
 fn edit_directory(bytes: &mut [u8], edit: impl Fn(&mut [u8])) {
     let starts: Vec<usize> = (0..bytes.len() - 4)

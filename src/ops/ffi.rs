@@ -132,6 +132,7 @@ unsafe extern "C" {
     pub fn vmb_copy_message(text: *const c_char) -> *mut c_char;
     pub fn vmb_keep_freed_memory();
     pub fn vmb_libtorch_version() -> *const c_char;
+    pub fn vmb_cuda_loaded() -> c_int;
     pub fn vmb_best_path() -> *const c_char;
     pub fn vmb_path_available(path: *const c_char) -> c_int;
     fn vmb_free_message(message: *mut c_char);

@@ -31,6 +31,12 @@ pub fn libtorch_version() -> String {
         .into_owned()
 }
 
+/// Whether libtorch's CUDA side is loaded: so in every build with CUDA, with or without a GPU, and in no other.
+pub fn cuda_loaded() -> bool {
+    // SAFETY: reads a table that libtorch fills when its libraries are loaded.
+    unsafe { ffi::vmb_cuda_loaded() != 0 }
+}
+
 /// Lets the allocator keep freed memory for the next step: training frees and asks for the same sizes again and again, and giving
 /// pages back in between costs a tenth of a small model's step. For the whole process; call once, at its start.
 pub fn keep_freed_memory() {
@@ -41,5 +47,15 @@ pub fn keep_freed_memory() {
 impl From<tch::TchError> for OpError {
     fn from(error: tch::TchError) -> Self {
         Self(error.to_string())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cuda_is_loaded_in_a_build_with_cuda_and_in_no_other() {
+        assert_eq!(cuda_loaded(), cfg!(vmb_cuda));
     }
 }

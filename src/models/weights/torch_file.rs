@@ -10,6 +10,8 @@ use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
 use tch::Tensor;
+use zip::read::{ArchiveOffset, Config};
+use zip::result::ZipResult;
 use zip::{CompressionMethod, ZipArchive};
 
 use super::StateDict;
@@ -112,7 +114,7 @@ impl Archive {
     fn open(path: &Path) -> Result<Self> {
         let file = File::open(path)?;
         let length = file.metadata()?.len();
-        let zip = ZipArchive::new(BufReader::new(file))
+        let zip = open_zip(file)
             .map_err(|error| anyhow::anyhow!("it is a damaged zip file, or cut short: {error}"))?;
         let names: Vec<Option<String>> = (0..zip.len())
             .map(|index| Some(zip.name_for_index(index)?.ok()?.into_owned()))
@@ -209,6 +211,17 @@ impl Archive {
         );
         Ok(())
     }
+}
+
+/// Opens the zip file around a checkpoint, which begins with the file's first byte.
+///
+/// The zip crate must not guess where the archive begins, as it does by default. It takes the central directory to end where the
+/// end record begins, but torch.save writes a zip64 end record and its locator between them: 76 bytes. The first entry of the
+/// directory has 76 bytes too where the file's stem had 21 characters when it was saved (46, the stem, and "/data.pkl"), as
+/// `vit_small_patch16_224` has. The crate (9.8) then takes the second entry for the first, and every offset is wrong.
+fn open_zip(file: File) -> ZipResult<ZipArchive<BufReader<File>>> {
+    let archive_offset = ArchiveOffset::Known(0);
+    ZipArchive::with_config(Config { archive_offset }, BufReader::new(file))
 }
 
 /// How many elements of its storage a tensor spans, from its first to its last.
