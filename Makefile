@@ -4,10 +4,10 @@ CONFIG ?= configs/quickstart.yaml
 .PHONY: help python setup gloo cuda distributed build demo test test-distributed test-explain test-report test-kernels kernel-table kernel-tools lint clean
 
 help:
-	@echo "make demo    train VM-BeautyNet on drawn faces and print PC, MAE and RMSE (CONFIG=FILE for another experiment)"
+	@echo "make demo    train VM-BeautyNet on synthetic faces and print PC, MAE and RMSE (CONFIG=FILE for another experiment)"
 	@echo "make test    run the tests"
 	@echo "make test-report    check a report in headless Chromium; skipped where there is none, unless VMB_REQUIRE_CHROMIUM=1"
-	@echo "make test-explain   train a Vision Mamba on drawn faces and measure whether its maps lie on what the score is made of; minutes"
+	@echo "make test-explain   train a Vision Mamba on synthetic faces and measure whether its maps lie on what the score is made of; minutes"
 	@echo "make test-kernels   run the CUDA kernels in a simulator and compare them with reference files; no GPU is needed"
 	@echo "make kernel-table   print what the CUDA kernels count there, the table of csrc/README.md"
 	@echo "make build   build target/release/vmbeauty"

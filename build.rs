@@ -52,7 +52,7 @@ fn main() {
     println!("cargo:rustc-link-arg=-Wl,-rpath,{}", lib.display());
 }
 
-/// What every C++ file is compiled with. Always optimised: a debug build of the kernels would be of no use.
+/// What every C++ file is compiled with. Always optimized: a debug build of the kernels would be of no use.
 fn cpp() -> cc::Build {
     let mut build = cc::Build::new();
     build
@@ -194,7 +194,7 @@ fn compile_cuda_kernels(link: bool) {
         .cuda(true)
         .cudart(if link { "static" } else { "none" })
         .cargo_metadata(link)
-        // Debug code for the device (-G) is not optimised.
+        // Debug code for the device (-G) is not optimized.
         .debug(false)
         .warnings(false)
         .std("c++17")

@@ -1,4 +1,4 @@
-// silu(causal depthwise convolution) on CPU, vectorised over channels; included once per instruction set.
+// silu(causal depthwise convolution) on CPU, vectorized over channels; included once per instruction set.
 #pragma once
 
 #include "rows.h"

@@ -54,7 +54,7 @@ View<T> view_of(const at::Tensor& x, bool reverse = false) {
   return view;
 }
 
-// An uninitialised (batch, dim, length) tensor stored densely in the order that `like` has: channels innermost or steps.
+// An uninitialized (batch, dim, length) tensor stored densely in the order that `like` has: channels innermost or steps.
 at::Tensor empty_in_layout_of(const at::Tensor& like, at::ScalarType type);
 
 // The sum over the first dimension, in the order of the index whatever the number of threads.

@@ -1,4 +1,4 @@
-// The selective scan on CPU, vectorised over channels; included once per instruction set.
+// The selective scan on CPU, vectorized over channels; included once per instruction set.
 //
 // A work item is one batch index and one group of 64 channels. It walks the sequence in strips of 64 steps; inside a strip it packs
 // the vectors of W channels that share a cache line from the caller's layout into rows, so the inner loops see one layout, and channels
@@ -106,7 +106,7 @@ struct Scan {
   // dt = softplus(delta + bias), dt * u and sigmoid(z) of a strip; with Slope softplus's slope as well. Returns whether all products of dt
   // and A lie where powers need no bounds.
   template <bool Slope>
-  static bool discretise(const Workspace& w, const ScanInputs<T>& in, int64_t block, int64_t channel, int lanes, int64_t steps) {
+  static bool discretize(const Workspace& w, const ScanInputs<T>& in, int64_t block, int64_t channel, int lanes, int64_t steps) {
     const V bias = Rows::pack_channels(in.delta_bias, channel, lanes);
     V largest{};
     for (int64_t t = 0; t < steps; ++t) w.dt[t] += bias;
@@ -169,7 +169,7 @@ struct Scan {
     const ScanInputs<T>& in = args.in;
     const int64_t state = in.size.state, block = strip.block + v, steps = strip.steps;
     const int lanes = Rows::lanes_of(in.size, strip.channel(v));
-    const bool in_range = discretise<false>(w, in, block, strip.channel(v), lanes, steps);
+    const bool in_range = discretize<false>(w, in, block, strip.channel(v), lanes, steps);
     const V D = Rows::pack_channels(in.D, strip.channel(v), lanes);
     for (int64_t t = 0; t < steps; ++t) w.out[t] = D * w.u[t];
     T* saved = args.checkpoints ? checkpoint(args.checkpoints, in.size, strip.item, strip.step / T_, block) : nullptr;
@@ -324,7 +324,7 @@ struct Scan {
     const ScanInputs<T>& in = args.in;
     const int64_t state = in.size.state, n = padded(state), block = strip.block + v, steps = strip.steps;
     const int lanes = Rows::lanes_of(in.size, strip.channel(v));
-    const bool in_range = discretise<true>(w, in, block, strip.channel(v), lanes, steps);
+    const bool in_range = discretize<true>(w, in, block, strip.channel(v), lanes, steps);
     const V D = Rows::pack_channels(in.D, strip.channel(v), lanes);
     for (int64_t t = 0; t < steps; ++t) {
       w.dy[t] = in.z ? w.out[t] * w.z[t] * w.gate[t] : w.out[t];

@@ -1,6 +1,6 @@
 // vm_beautynet::selective_scan: checks, CPU kernels, autograd, meta, and the eager formulation for devices without kernels.
 //
-// Mamba, arXiv 2312.00752, algorithm 2, with the discretisation of its published code: for every batch b, channel d, state n
+// Mamba, arXiv 2312.00752, algorithm 2, with the discretization of its published code: for every batch b, channel d, state n
 //   dt_l = softplus(delta_l + delta_bias),  h_l = exp(dt_l A) h_{l-1} + dt_l u_l B_l,  y_l = C_l . h_l + D u_l,  out_l = y_l silu(z_l).
 #include <ATen/ATen.h>
 #include <torch/csrc/autograd/custom_function.h>

@@ -29,7 +29,7 @@ fn parts_drop_what_the_whole_batch_would() {
         let difference = (Tensor::cat(&parts, 0) - &whole).abs().max();
         assert!(difference.double_value(&[]) < 1e-6);
     }
-    // The pictures' draws differ: a part that drew for itself alone would not have the whole's.
+    // The images' draws differ: a part that drew for itself alone would not have the whole's.
     let itself = with_part(&(0..3), 3, || dropped(3..6));
     let first = dropped(0..3);
     assert!((itself - first).abs().max().double_value(&[]) > 1e-3);

@@ -1,4 +1,4 @@
-//! The program itself, on small drawn data sets in a temporary directory.
+//! The program itself, on small synthetic data sets in a temporary directory.
 
 mod sandbox;
 
@@ -26,7 +26,7 @@ fn tensors(path: &Path) -> BTreeMap<String, Vec<u8>> {
 }
 
 /// Lines of metrics.jsonl without what depends on the clock.
-fn figures(run: &Path) -> Vec<Value> {
+fn metrics(run: &Path) -> Vec<Value> {
     let text = fs::read_to_string(run.join("metrics.jsonl")).unwrap();
     text.lines()
         .map(|line| {
@@ -66,12 +66,12 @@ fn a_run_fills_its_directory_and_the_other_commands_read_it() {
     assert_eq!(summary["test"]["n"], 16);
     assert_eq!(summary["epochs"], 3);
     assert!(summary["commit"].is_string());
-    assert_eq!(figures(&run).len(), 3);
+    assert_eq!(metrics(&run).len(), 3);
     let predictions = fs::read_to_string(run.join("predictions_test.csv")).unwrap();
     assert!(predictions.starts_with("image,target,prediction"));
     assert_eq!(predictions.lines().count(), 17);
 
-    // evaluate reads the same weights and gets the same figures, and the same file of predictions for who wants it.
+    // evaluate reads the same weights and gets the same metrics, and the same file of predictions for who wants it.
     let evaluated = sandbox.json(&["evaluate", "run", "--predictions", "asked.csv", "--json"]);
     let read = |path: &str| Predictions::read(&sandbox.path(path)).unwrap();
     let (asked, written) = (read("asked.csv"), read("run/predictions_test.csv"));
@@ -91,7 +91,7 @@ fn a_run_fills_its_directory_and_the_other_commands_read_it() {
     // The resolved config runs again, to the same weights.
     sandbox.done(&["train", "run/config.yaml", "--output", "again"]);
     let again = sandbox.path("again");
-    assert_eq!(figures(&run), figures(&again));
+    assert_eq!(metrics(&run), metrics(&again));
     for weights in ["best.safetensors", "last.safetensors"] {
         assert_eq!(
             bytes(&run.join(weights)),
@@ -137,8 +137,8 @@ fn resuming_with_other_data_is_refused() {
     fs::create_dir(sandbox.path("set")).unwrap();
     let mut rows = String::from("image,score,split\n");
     for i in 0..8u8 {
-        let picture = RgbImage::from_fn(20, 20, |x, y| Rgb([x as u8 * 9, y as u8 * 9, i * 30]));
-        picture
+        let image = RgbImage::from_fn(20, 20, |x, y| Rgb([x as u8 * 9, y as u8 * 9, i * 30]));
+        image
             .save(sandbox.path("set").join(format!("{i}.png")))
             .unwrap();
         rows += &format!("{i}.png,{i},{}\n", if i < 6 { "train" } else { "val" });
@@ -249,7 +249,7 @@ fn the_average_of_the_weights_is_what_is_measured_and_kept_and_training_does_not
     assert_eq!(with_prefix(&checkpoint, "model."), plain);
     assert_eq!(with_prefix(&checkpoint, "ema."), kept);
     assert_ne!(kept, plain);
-    let mae = |run: &str| figures(&sandbox.path(run))[2]["val"]["mae"].clone();
+    let mae = |run: &str| metrics(&sandbox.path(run))[2]["val"]["mae"].clone();
     assert_ne!(mae("plain"), mae("averaged"));
     let evaluated = sandbox.json(&[
         "evaluate",
@@ -288,7 +288,7 @@ fn an_export_has_the_published_names_and_a_model_card() {
     let mae = format!("{:.4}", summary["test"]["mae"].as_f64().unwrap());
     for words in [
         &mae,
-        "48 pictures to train",
+        "48 images to train",
         "must not be used to judge",
         "vit_micro_patch8_64",
         "seed: 7",
@@ -296,7 +296,7 @@ fn an_export_has_the_published_names_and_a_model_card() {
         assert!(card.contains(words), "{words} is not in\n{card}");
     }
     // The whole network goes on as it was.
-    picture(&sandbox.path("face.png"));
+    image(&sandbox.path("face.png"));
     let predict = |run: &str| sandbox.done(&["predict", run, "face.png", "--format", "csv"]);
     assert_eq!(predict("out/model.safetensors"), predict("run"));
 
@@ -336,30 +336,29 @@ fn an_export_has_the_published_names_and_a_model_card() {
     sandbox.done(&["export", "conv", "--output", "conv_out"]);
     let card = fs::read_to_string(sandbox.path("conv_out/README.md")).unwrap();
     assert!(card.contains("a convolutional stem, 1 blocks"), "{card}");
-    // Figures belong to the best weights only.
+    // Metrics belong to the best weights only.
     sandbox.done(&["export", "run/last.safetensors", "--output", "last"]);
     let card = fs::read_to_string(sandbox.path("last/README.md")).unwrap();
     assert!(
-        card.contains("No figures") && !card.contains(&mae),
+        card.contains("No metrics") && !card.contains(&mae),
         "{card}"
     );
 }
 
-fn picture(path: &Path) {
+fn image(path: &Path) {
     RgbImage::from_fn(50, 40, |x, y| Rgb([x as u8 * 5, y as u8 * 6, 90]))
         .save(path)
         .unwrap();
 }
 
 #[test]
-fn predict_and_features_read_pictures_and_report_those_that_cannot_be_read() {
+fn predict_and_features_read_images_and_report_those_that_cannot_be_read() {
     let sandbox = Sandbox::new();
     sandbox.train_one_epoch("run");
     fs::create_dir(sandbox.path("faces")).unwrap();
     for (i, name) in ["a.png", "b.jpg"].iter().enumerate() {
-        let picture =
-            RgbImage::from_fn(50, 40, |x, y| Rgb([x as u8 * 5, y as u8 * 6, i as u8 * 90]));
-        picture.save(sandbox.path("faces").join(name)).unwrap();
+        let image = RgbImage::from_fn(50, 40, |x, y| Rgb([x as u8 * 5, y as u8 * 6, i as u8 * 90]));
+        image.save(sandbox.path("faces").join(name)).unwrap();
     }
     let predicted = sandbox.json(&["predict", "run", "faces", "--format", "json"]);
     assert_eq!(predicted["predictions"].as_array().unwrap().len(), 2);
@@ -370,7 +369,7 @@ fn predict_and_features_read_pictures_and_report_those_that_cannot_be_read() {
         "{csv}"
     );
 
-    fs::write(sandbox.path("faces/broken.jpg"), b"not a picture").unwrap();
+    fs::write(sandbox.path("faces/broken.jpg"), b"not an image").unwrap();
     let output = sandbox.run(&["predict", "run", "faces"]);
     assert_eq!(output.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&output.stderr).contains("broken.jpg"));
@@ -531,8 +530,8 @@ fn data_check_prints_one_json_object_and_finds_what_is_wrong() {
     fs::create_dir(sandbox.path("set")).unwrap();
     let mut rows = String::from("image,score,split\n");
     for i in 0..6 {
-        let picture = RgbImage::from_fn(20, 20, |x, y| Rgb([x as u8 * 9, y as u8 * 9, i * 40]));
-        picture
+        let image = RgbImage::from_fn(20, 20, |x, y| Rgb([x as u8 * 9, y as u8 * 9, i * 40]));
+        image
             .save(sandbox.path("set").join(format!("{i}.png")))
             .unwrap();
         let split = ["train", "train", "train", "val", "val", "test"][i as usize];

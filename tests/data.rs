@@ -15,7 +15,7 @@ fn a_preview_is_the_same_grid_each_time_and_says_where_it_is() {
             "data",
             "preview",
             "small.yaml",
-            "--pictures",
+            "--images",
             "3",
             "--draws",
             "2",

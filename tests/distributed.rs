@@ -60,7 +60,7 @@ fn errors(output: &Output) -> String {
     errors
 }
 
-/// 72 pictures are 4 batches of 16 and one of 8: 5 steps an epoch, 20 in all, with dropout, stochastic depth and augmentation.
+/// 72 images are 4 batches of 16 and one of 8: 5 steps an epoch, 20 in all, with dropout, stochastic depth and augmentation.
 const STEPS: [&str; 8] = [
     "--set",
     "data.synthetic.train=72",
@@ -98,8 +98,8 @@ fn two_processes_with_batch_8_are_one_with_batch_16() {
     assert_eq!(one["step"], 20);
     assert_eq!(two["step"], 20);
     for key in ["pc", "mae", "rmse"] {
-        let figure = |record: &serde_json::Value| record["val"][key].as_f64().unwrap();
-        assert!((figure(&one) - figure(&two)).abs() < 1e-4, "{key}");
+        let metric = |record: &serde_json::Value| record["val"][key].as_f64().unwrap();
+        assert!((metric(&one) - metric(&two)).abs() < 1e-4, "{key}");
     }
     assert_eq!(one["val"]["n"], two["val"]["n"]);
 }

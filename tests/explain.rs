@@ -27,7 +27,7 @@ fn small() -> BeautyNet {
     BeautyNet::new(&config, Device::Cpu).unwrap()
 }
 
-fn pictures(count: i64) -> Tensor {
+fn images(count: i64) -> Tensor {
     Tensor::randn([count, 3, 32, 32], (Kind::Float, Device::Cpu))
 }
 
@@ -48,12 +48,12 @@ fn request(method: Method) -> Request {
 }
 
 #[test]
-fn every_method_gives_the_maps_of_a_batch_that_its_pictures_get_alone() {
-    let (net, x) = (small(), pictures(3));
+fn every_method_gives_the_maps_of_a_batch_that_its_images_get_alone() {
+    let (net, x) = (small(), images(3));
     for &method in Method::ALL {
-        let whole = explain(&net, Images::Normalised(&x), &request(method)).unwrap();
+        let whole = explain(&net, Images::Normalized(&x), &request(method)).unwrap();
         let part = x.narrow(0, 1, 1);
-        let alone = explain(&net, Images::Normalised(&part), &request(method)).unwrap();
+        let alone = explain(&net, Images::Normalized(&part), &request(method)).unwrap();
         for (whole, alone) in [(whole.vit, alone.vit), (whole.mamba, alone.mamba)] {
             let (whole, alone) = (whole.unwrap().grid, alone.unwrap().grid);
             assert_eq!(whole.size(), [3, 1, 4, 4], "{method}");
@@ -67,14 +67,14 @@ fn every_method_gives_the_maps_of_a_batch_that_its_pictures_get_alone() {
 
 #[test]
 fn the_map_of_a_block_is_the_same_alone_and_in_a_strip() {
-    let (net, x) = (small(), pictures(2));
+    let (net, x) = (small(), images(2));
     for &method in Method::ALL.iter().filter(|method| method.has_layers()) {
         let mut all = request(method);
         (all.vit.layers, all.mamba.layers) = (Layers::All, Layers::All);
-        let strip = explain(&net, Images::Normalised(&x), &all).unwrap();
+        let strip = explain(&net, Images::Normalized(&x), &all).unwrap();
         let mut one = request(method);
         (one.vit.layers, one.mamba.layers) = (Layers::One(0), Layers::One(1));
-        let one = explain(&net, Images::Normalised(&x), &one).unwrap();
+        let one = explain(&net, Images::Normalized(&x), &one).unwrap();
         let (vit, mamba) = (strip.vit.unwrap(), strip.mamba.unwrap());
         assert_eq!((vit.layers.len(), mamba.layers.len()), (2, 3));
         for (strip, one) in [
@@ -92,11 +92,11 @@ fn the_map_of_a_block_is_the_same_alone_and_in_a_strip() {
 
 #[test]
 fn integrated_gradients_add_up_to_the_scores_difference() {
-    let (net, x) = (small(), pictures(2));
-    let score = |x: &Tensor| net.forward(Images::Normalised(x), false).unwrap().score;
+    let (net, x) = (small(), images(2));
+    let score = |x: &Tensor| net.forward(Images::Normalized(x), false).unwrap().score;
     let difference = score(&x) - score(&x.zeros_like());
     let apart = |steps: usize| {
-        let whole = integrated_gradients(&net, Images::Normalised(&x), steps).unwrap();
+        let whole = integrated_gradients(&net, Images::Normalized(&x), steps).unwrap();
         let sums = whole
             .iter()
             .map(|(_, a)| a.sum_dim_intlist([1, 2, 3].as_slice(), false, Kind::Float));
@@ -121,11 +121,11 @@ impl Tap for Block {
 
 #[test]
 fn a_blocks_hidden_attention_times_its_inputs_is_its_scan() {
-    let (net, x) = (small(), pictures(1));
+    let (net, x) = (small(), images(1));
     let _guard = tch::no_grad_guard();
     for layer in 0..3 {
         let mut block = Block(layer, None);
-        net.forward_tapped(Images::Normalised(&x), &mut block)
+        net.forward_tapped(Images::Normalized(&x), &mut block)
             .unwrap();
         for operands in net.scan_operands(layer, &block.1.unwrap()).unwrap() {
             let transposed = |x: &Tensor| x.transpose(1, 2);
@@ -195,14 +195,13 @@ fn a_branch_without_a_method_names_those_that_it_has() {
     );
 }
 
-/// The normalisation under which the pictures of [`with_spot`] are 0 outside the spot.
-const MEAN_COLOUR: &str =
-    "data.normalize={mean: [0.48627, 0.45490, 0.40784], std: [0.5, 0.5, 0.5]}";
+/// The normalization under which the images of [`with_spot`] are 0 outside the spot.
+const MEAN_COLOR: &str = "data.normalize={mean: [0.48627, 0.45490, 0.40784], std: [0.5, 0.5, 0.5]}";
 
-/// Grey, with a spot of noise-like stripes at a known place.
-fn with_spot(width: u32, height: u32, centre: (u32, u32), radius: u32) -> RgbImage {
+/// Gray, with a spot of noise-like stripes at a known place.
+fn with_spot(width: u32, height: u32, center: (u32, u32), radius: u32) -> RgbImage {
     RgbImage::from_fn(width, height, |x, y| {
-        let inside = x.abs_diff(centre.0) <= radius && y.abs_diff(centre.1) <= radius;
+        let inside = x.abs_diff(center.0) <= radius && y.abs_diff(center.1) <= radius;
         match inside {
             true => Rgb([if (x / 9 + y / 9) % 2 == 0 { 255 } else { 0 }; 3]),
             false => Rgb([124, 116, 104]),
@@ -210,8 +209,8 @@ fn with_spot(width: u32, height: u32, centre: (u32, u32), radius: u32) -> RgbIma
     })
 }
 
-/// Where a grey map is heaviest.
-fn centre_of_mass(map: &image::GrayImage) -> (f64, f64) {
+/// Where a gray map is heaviest.
+fn center_of_mass(map: &image::GrayImage) -> (f64, f64) {
     let mut sums = (0.0, 0.0, 0.0);
     for (x, y, pixel) in map.enumerate_pixels() {
         let mass = f64::from(pixel.0[0]);
@@ -239,7 +238,7 @@ fn maps_lie_on_the_right_pixels_of_portrait_and_landscape_originals() {
             "--set",
             &format!("data.resize={resize}"),
             "--set",
-            MEAN_COLOUR,
+            MEAN_COLOR,
         ]);
         let cases = [
             ("wide", 600, 400, (420, 100)),
@@ -250,8 +249,8 @@ fn maps_lie_on_the_right_pixels_of_portrait_and_landscape_originals() {
                 .save(sandbox.path(&format!("{name}.png")))
                 .unwrap();
         }
-        // A picture of the mean colour holds nothing that could be attributed: all of the map lies on the spot, whatever the model
-        // has learnt.
+        // An image of the mean color holds nothing that could be attributed: all of the map lies on the spot, whatever the model
+        // has learned.
         sandbox.done(&[
             "explain",
             &run,
@@ -266,7 +265,7 @@ fn maps_lie_on_the_right_pixels_of_portrait_and_landscape_originals() {
             let file = sandbox.path(&format!("out/{resize}/maps/{name}_fused.png"));
             let map = image::open(file).unwrap().to_luma8();
             assert_eq!(map.dimensions(), (width, height));
-            let (x, y) = centre_of_mass(&map);
+            let (x, y) = center_of_mass(&map);
             let apart = (x - f64::from(spot.0)).hypot(y - f64::from(spot.1));
             // A patch of the original is a quarter of a side.
             let patch = f64::from(width.max(height)) / 4.0;
@@ -288,7 +287,7 @@ fn the_command_writes_figures_maps_and_a_sheet_and_names_what_it_cannot_read() {
         let path = sandbox.path(&format!("faces/{name}"));
         with_spot(width, height, (100, 100), 40).save(path).unwrap();
     }
-    fs::write(sandbox.path("faces/broken.png"), b"no picture").unwrap();
+    fs::write(sandbox.path("faces/broken.png"), b"no image").unwrap();
     let output = sandbox.run(&[
         "explain",
         "runs/small",
@@ -388,7 +387,7 @@ fn a_splits_measures_go_to_the_folder_that_is_named_and_weights_drawn_anew_chang
     assert_eq!(serde_json::from_str::<Value>(&kept).unwrap(), json);
     assert_eq!(json["split"], "val");
     let stages = json["sanity"]["stages"].as_array().unwrap();
-    let names: Vec<&Value> = stages.iter().map(|stage| &stage["randomised"]).collect();
+    let names: Vec<&Value> = stages.iter().map(|stage| &stage["randomized"]).collect();
     assert_eq!(
         serde_json::to_value(names).unwrap(),
         serde_json::json!([
@@ -447,7 +446,7 @@ fn a_splits_measures_go_to_the_folder_that_is_named_and_weights_drawn_anew_chang
 fn a_tensors_maps_are_those_of_the_library_on_the_same_values() {
     let sandbox = Sandbox::new();
     sandbox.train_one_epoch("runs/small");
-    let input = pictures(3);
+    let input = images(3);
     let save = |name: &str, tensors: &[(&str, &Tensor)]| {
         Tensor::write_safetensors(tensors, sandbox.path(name)).unwrap();
     };
@@ -463,7 +462,7 @@ fn a_tensors_maps_are_those_of_the_library_on_the_same_values() {
     ]);
     let run = Run::open(&sandbox.path("runs/small"), &[]).unwrap();
     let request = Request::new(Method::GradCam);
-    let ours = explain(&run.net, Images::Normalised(&input), &request).unwrap();
+    let ours = explain(&run.net, Images::Normalized(&input), &request).unwrap();
     let fused = ours.fused().unwrap().unwrap();
     let rows = json["images"].as_array().unwrap();
     assert_eq!(rows.len(), 3);
@@ -479,9 +478,9 @@ fn a_tensors_maps_are_those_of_the_library_on_the_same_values() {
         let figure = shown["figure"].as_str().unwrap();
         assert!(image::open(sandbox.path(figure)).unwrap().width() > 700);
     }
-    save("named.safetensors", &[("pictures", &input)]);
+    save("named.safetensors", &[("images", &input)]);
     save(
-        "grey.safetensors",
+        "gray.safetensors",
         &[("input", &input.narrow(1, 0, 1).contiguous())],
     );
     save("flat.safetensors", &[("input", &input.get(0).get(0))]);
@@ -494,15 +493,15 @@ fn a_tensors_maps_are_those_of_the_library_on_the_same_values() {
     );
     fs::write(sandbox.path("text.safetensors"), "no tensors").unwrap();
     for (file, says) in [
-        ("named.safetensors", "it holds pictures"),
-        ("grey.safetensors", "input has 1 channels, a picture has 3"),
+        ("named.safetensors", "it holds images"),
+        ("gray.safetensors", "input has 1 channels, an image has 3"),
         (
             "flat.safetensors",
             "input must have the shape (batch, 3, height, width), it has [32, 32]",
         ),
         (
             "large.safetensors",
-            "takes pictures of shape (batch, 3, 32, 32)",
+            "takes images of shape (batch, 3, 32, 32)",
         ),
         ("text.safetensors", "text.safetensors"),
         ("missing.safetensors", "missing.safetensors"),
@@ -596,15 +595,15 @@ fn peak(sandbox: &Sandbox, arguments: &[&str]) -> f64 {
 /// `cargo test --release --test explain -- --ignored --nocapture` prints the numbers.
 #[cfg(target_os = "linux")]
 #[test]
-#[ignore = "explains 330 pictures of 3 megapixels: a minute or two"]
-fn memory_does_not_grow_with_the_number_of_pictures() {
+#[ignore = "explains 330 images of 3 megapixels: a minute or two"]
+fn memory_does_not_grow_with_the_number_of_images() {
     let sandbox = Sandbox::new();
     sandbox.train_one_epoch("runs/small");
     fs::create_dir(sandbox.path("faces")).unwrap();
     let explain = |count: usize| {
         for at in 0..count {
-            let picture = with_spot(2000, 1500, (100 + 5 * at as u32, 700), 90);
-            picture
+            let image = with_spot(2000, 1500, (100 + 5 * at as u32, 700), 90);
+            image
                 .save(sandbox.path(&format!("faces/{at}.jpg")))
                 .unwrap();
         }
@@ -614,7 +613,7 @@ fn memory_does_not_grow_with_the_number_of_pictures() {
         )
     };
     let (few, many) = (explain(30), explain(300));
-    println!("30 pictures: {few:.0} MB, 300 pictures: {many:.0} MB");
-    // 270 pictures of 9 MB each would be 2.4 GB.
+    println!("30 images: {few:.0} MB, 300 images: {many:.0} MB");
+    // 270 images of 9 MB each would be 2.4 GB.
     assert!(many < few + 100.0, "{few:.0} MB, then {many:.0} MB");
 }

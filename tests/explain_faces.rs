@@ -1,4 +1,4 @@
-//! Maps on drawn faces, whose score is made of known parts: what a branch looks at that has learnt it.
+//! Maps on synthetic faces, whose score is made of known parts: what a branch looks at that has learned it.
 //!
 //! Trains a model of the Mamba alone, so that its branch is the one that the score hangs on: `make test-explain`, minutes. A ViT from
 //! scratch learns too little in as many epochs for its maps to be judged: whether it does hangs on rounding.
@@ -10,7 +10,7 @@ use std::path::Path;
 use sandbox::Sandbox;
 use serde_json::Value;
 
-/// The lower end of a figure's interval.
+/// The lower end of a metric's interval.
 fn least(mean: &Value) -> f64 {
     mean["ci"][0].as_f64().unwrap_or(f64::NAN)
 }

@@ -184,7 +184,7 @@ fn the_weights_of_weighted_are_the_softmax_of_its_scalars() {
 }
 
 #[test]
-fn the_weights_of_gated_are_its_gates_of_each_picture() {
+fn the_weights_of_gated_are_its_gates_of_each_image() {
     let _alone = alone_with_the_generator();
     let case = Case::new(FusionStrategy::Gated);
     let projected = case.projected();
@@ -236,7 +236,7 @@ fn the_weights_of_cross_attention_are_the_attention_that_each_branch_gets() {
     let _alone = alone_with_the_generator();
     let case = Case::new(FusionStrategy::CrossAttention);
     let _guard = tch::no_grad_guard();
-    // Head by head and picture by picture, from the equation.
+    // Head by head and image by image, from the equation.
     let direction = |name: &str, class: &Tensor, others: &Tensor| {
         let x = Tensor::cat(&[&class.unsqueeze(0), others], 0); // (l, 32)
         let part = |part: &str| format!("{name}.{part}");
@@ -262,9 +262,9 @@ fn the_weights_of_cross_attention_are_the_attention_that_each_branch_gets() {
         (class + read, to_itself)
     };
     let (mut vectors, mut shares) = (Vec::new(), Vec::new());
-    for picture in 0..5 {
-        let vit = case.affine("vit_proj", &case.vit.select(0, picture));
-        let mamba = case.affine("mamba_proj", &case.mamba.select(0, picture));
+    for image in 0..5 {
+        let vit = case.affine("vit_proj", &case.vit.select(0, image));
+        let mamba = case.affine("mamba_proj", &case.mamba.select(0, image));
         let mamba_patches = Tensor::cat(
             &[
                 mamba.narrow(0, 0, MIDDLE),
@@ -285,7 +285,7 @@ fn the_weights_of_cross_attention_are_the_attention_that_each_branch_gets() {
 }
 
 #[test]
-fn strategies_of_two_branches_start_from_shares_that_favour_neither() {
+fn strategies_of_two_branches_start_from_shares_that_favor_neither() {
     let _alone = alone_with_the_generator();
     for &strategy in FusionStrategy::ALL {
         let net = BeautyNet::new(&config(strategy, &[]), Device::Cpu).unwrap();
@@ -307,7 +307,7 @@ fn strategies_of_two_branches_start_from_shares_that_favour_neither() {
 /// Optimizer steps until the branches can be told apart.
 const STEPS: usize = 200;
 
-/// The mean weight of the ViT branch after training, from this seed, on pictures whose score one branch alone can see: the other gets noise.
+/// The mean weight of the ViT branch after training, from this seed, on images whose score one branch alone can see: the other gets noise.
 fn weight_of_vit_where_one_sees(strategy: FusionStrategy, vit_sees: bool, seed: i64) -> f64 {
     let config = config(strategy, &[]);
     tch::manual_seed(seed);
@@ -358,7 +358,7 @@ fn weight_of_vit_where_one_sees(strategy: FusionStrategy, vit_sees: bool, seed: 
     let _guard = tch::no_grad_guard();
     let (loss, weights) = forward(256);
     let loss = loss.double_value(&[]);
-    assert!(loss < 0.3, "{strategy} has not learnt: its loss is {loss}");
+    assert!(loss < 0.3, "{strategy} has not learned: its loss is {loss}");
     weights.select(1, 0).mean(Kind::Float).double_value(&[])
 }
 

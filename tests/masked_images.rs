@@ -1,4 +1,4 @@
-//! Masked-image pretraining through the library, on drawn faces, in seconds.
+//! Masked-image pretraining through the library, on synthetic faces, in seconds.
 
 mod generator;
 
@@ -54,7 +54,7 @@ fn read(root: &Path, file: &str) -> Vec<u8> {
 const WEIGHTS: [&str; 2] = ["vit.safetensors", "mamba.safetensors"];
 
 #[test]
-fn the_loss_falls_on_pictures_that_were_not_learnt_from() {
+fn the_loss_falls_on_images_that_were_not_learned_from() {
     let _alone = alone_with_the_generator();
     let folder = tempfile::tempdir().unwrap();
     let set = ["pretrain={epochs: 12, lr: 3.0e-3}"];
@@ -74,12 +74,12 @@ fn the_loss_falls_on_pictures_that_were_not_learnt_from() {
         assert_eq!(last, &done.last);
         assert!(last.val_loss < 0.97 * first.val_loss, "{first:?} {last:?}");
         assert!(last.train_loss < 0.97 * first.train_loss);
-        assert!(last.val_colour_loss.unwrap() < first.val_colour_loss.unwrap());
+        assert!(last.val_color_loss.unwrap() < first.val_color_loss.unwrap());
         assert_eq!((last.epoch, last.step), (12, 36));
     }
-    let picture = image::open(folder.path().join("reconstructions.png")).unwrap();
-    // 8 pictures; as they are, and masked and reconstructed for two backbones.
-    assert_eq!((picture.width(), picture.height()), (504, 804));
+    let image = image::open(folder.path().join("reconstructions.png")).unwrap();
+    // 8 images; as they are, and masked and reconstructed for two backbones.
+    assert_eq!((image.width(), image.height()), (504, 804));
 }
 
 #[test]
@@ -108,9 +108,9 @@ fn the_weights_load_into_a_run_and_say_what_they_were_made_from() {
         }
         assert_eq!(compared, file.shapes().len());
         let origin: serde_json::Value = serde_json::from_str(&file.metadata()["pretrain"]).unwrap();
-        assert_eq!(origin["pictures"], 24);
+        assert_eq!(origin["images"], 24);
         assert_eq!(origin["epochs"], 3);
-        assert_eq!(origin["pictures_blake3"].as_str().unwrap().len(), 64);
+        assert_eq!(origin["images_blake3"].as_str().unwrap().len(), 64);
         let yaml = origin["config"].as_str().unwrap();
         Config::from_yaml(yaml, "a.yaml", &[]).unwrap();
     }
@@ -171,26 +171,26 @@ fn a_backbone_does_not_depend_on_which_others_there_are() {
     assert_eq!(tensors(&both), tensors(&alone));
 }
 
-/// Pictures in folders, each with one colour that its number decides.
-fn pictures(root: &Path, split: &str, count: u8, tone: u8) {
+/// Images in folders, each with one color that its number decides.
+fn images(root: &Path, split: &str, count: u8, tone: u8) {
     let folder = root.join(split).join("3");
     fs::create_dir_all(&folder).unwrap();
     for i in 0..count {
-        let picture = image::RgbImage::from_fn(32, 32, |x, y| {
+        let image = image::RgbImage::from_fn(32, 32, |x, y| {
             image::Rgb([tone + 5 * i, (x * 8) as u8, (y * u32::from(i + 1)) as u8])
         });
-        picture.save(folder.join(format!("{i}.png"))).unwrap();
+        image.save(folder.join(format!("{i}.png"))).unwrap();
     }
 }
 
 #[test]
-fn pictures_of_validation_and_test_change_no_weight() {
+fn images_of_validation_and_test_change_no_weight() {
     let _alone = alone_with_the_generator();
     let folder = tempfile::tempdir().unwrap();
     let made = |name: &str, tones: [u8; 3]| {
         let data = folder.path().join(name);
         for (split, tone) in ["train", "val", "test"].iter().zip(tones) {
-            pictures(&data, split, 6, tone);
+            images(&data, split, 6, tone);
         }
         let set = [
             format!("data={{dataset: folder, root: {}}}", data.display()),
@@ -203,7 +203,7 @@ fn pictures_of_validation_and_test_change_no_weight() {
         (
             file.tensor("blocks.0.mlp.fc1.weight").unwrap(),
             outcome.backbones[0].last.val_loss,
-            origin["pictures_blake3"].clone(),
+            origin["images_blake3"].clone(),
         )
     };
     let reference = made("a", [10, 100, 200]);
@@ -217,11 +217,11 @@ fn pictures_of_validation_and_test_change_no_weight() {
 }
 
 #[test]
-fn a_data_set_without_training_pictures_is_refused() {
+fn a_data_set_without_training_images_is_refused() {
     let _alone = alone_with_the_generator();
     let folder = tempfile::tempdir().unwrap();
     let data = folder.path().join("data");
-    pictures(&data, "val", 3, 10);
+    images(&data, "val", 3, 10);
     fs::create_dir_all(data.join("train/3")).unwrap();
     let set = format!("data={{dataset: folder, root: {}}}", data.display());
     let out = folder.path().join("out");

@@ -97,7 +97,7 @@ fn shares_sum_to_one_and_the_fused_vector_is_their_mixture() {
 }
 
 #[test]
-fn pixels_are_normalised_as_the_preset_says() {
+fn pixels_are_normalized_as_the_preset_says() {
     let _alone = alone_with_the_generator();
     let net = network("vit_only");
     let images = pixels(2);
@@ -106,9 +106,9 @@ fn pixels_are_normalised_as_the_preset_says() {
         channels([0.485, 0.456, 0.406]),
         channels([0.229, 0.224, 0.225]),
     );
-    let normalised = (images.to_kind(Kind::Float) / 255.0 - mean) / std;
+    let normalized = (images.to_kind(Kind::Float) / 255.0 - mean) / std;
     let by_hand = net
-        .forward(Images::Normalised(&normalised), false)
+        .forward(Images::Normalized(&normalized), false)
         .unwrap()
         .score;
     let by_model = net.forward(Images::Pixels(&images), false).unwrap().score;
@@ -158,7 +158,7 @@ fn each_kind_of_drop_acts_by_itself() {
 }
 
 #[test]
-fn convolutional_stems_see_each_picture_alone_and_train_every_parameter() {
+fn convolutional_stems_see_each_image_alone_and_train_every_parameter() {
     let _alone = alone_with_the_generator();
     for patch in [4, 8] {
         let net = network_with(
@@ -217,12 +217,12 @@ fn overlapping_patches_are_a_convolution() {
     // By the definition, and through the model: its gradient by the bias counts the patches.
     let by_convolution = x.conv2d(weight, Some(bias), [8, 8], [0, 0], [1, 1], 1);
     assert_eq!(by_convolution.size(), [2, 32, 5, 5]);
-    let output = net.forward(Images::Normalised(&x), false).unwrap();
+    let output = net.forward(Images::Normalized(&x), false).unwrap();
     assert_eq!(output.mamba.unwrap().size(), [2, 32]);
 }
 
 #[test]
-fn pictures_of_another_size_are_refused_with_the_size_that_fits() {
+fn images_of_another_size_are_refused_with_the_size_that_fits() {
     let _alone = alone_with_the_generator();
     let net = network("gated");
     let large = Tensor::zeros([1, 3, 48, 48], (Kind::Uint8, Device::Cpu));

@@ -1,11 +1,11 @@
-//! Damaged picture and label files: whatever stands in them, they are read or refused by name, at once, and nothing panics.
+//! Damaged image and label files: whatever stands in them, they are read or refused by name, at once, and nothing panics.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use vm_beautynet::config::{Config, DataConfig, DatasetName};
-use vm_beautynet::data::{self, read_picture};
+use vm_beautynet::data::{self, read_image};
 
 /// Far more than any file needs; a hang shows.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -49,8 +49,8 @@ impl Dice {
     }
 }
 
-fn picture_fixtures() -> Vec<Vec<u8>> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/pictures");
+fn image_fixtures() -> Vec<Vec<u8>> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/images");
     let mut files: Vec<PathBuf> = fs::read_dir(folder)
         .unwrap()
         .map(|entry| entry.unwrap().path())
@@ -60,13 +60,13 @@ fn picture_fixtures() -> Vec<Vec<u8>> {
 }
 
 /// Returns how many were read all the same.
-fn read_damaged_pictures(count: usize) -> usize {
+fn read_damaged_images(count: usize) -> usize {
     let folder = tempfile::tempdir().unwrap();
-    let wholes = picture_fixtures();
+    let wholes = image_fixtures();
     let mut dice = Dice(11);
     let mut read = 0;
     for index in 0..count {
-        let name = format!("picture_{index}.jpg");
+        let name = format!("image_{index}.jpg");
         let path = folder.path().join(&name);
         let other = dice.roll(wholes.len());
         fs::write(
@@ -75,7 +75,7 @@ fn read_damaged_pictures(count: usize) -> usize {
         )
         .unwrap();
         let started = Instant::now();
-        match read_picture(&path) {
+        match read_image(&path) {
             Ok(_) => read += 1,
             Err(error) => assert!(format!("{error:#}").contains(&name), "{error:#}"),
         }
@@ -154,7 +154,7 @@ const LABELS: [Labels; 4] = [
 /// Returns how many were read all the same.
 fn read_damaged_labels(count: usize) -> usize {
     let folder = tempfile::tempdir().unwrap();
-    let pictures = [
+    let images = [
         "a.jpg",
         "b.jpg",
         "c.jpg",
@@ -178,9 +178,9 @@ fn read_damaged_labels(count: usize) -> usize {
             fs::create_dir_all(root.join(name).parent().unwrap()).unwrap();
             fs::write(root.join(name), text).unwrap();
         }
-        for picture in pictures {
-            fs::create_dir_all(root.join(picture).parent().unwrap()).unwrap();
-            fs::write(root.join(picture), "").unwrap();
+        for image in images {
+            fs::create_dir_all(root.join(image).parent().unwrap()).unwrap();
+            fs::write(root.join(image), "").unwrap();
         }
         let config = (labels.config)(&root);
         for _ in 0..count / LABELS.len() {
@@ -220,8 +220,8 @@ fn read_damaged_configs(count: usize) {
 }
 
 #[test]
-fn hundreds_of_damaged_pictures_are_read_or_refused_by_name() {
-    let read = read_damaged_pictures(600);
+fn hundreds_of_damaged_images_are_read_or_refused_by_name() {
+    let read = read_damaged_images(600);
     assert!((1..600).contains(&read), "{read}");
 }
 
@@ -239,9 +239,9 @@ fn damaged_configs_are_read_or_refused_by_name() {
 #[test]
 #[ignore = "takes some seconds: cargo test --release --test mutations -- --ignored"]
 fn ten_thousand_damaged_files_of_each_kind_are_read_or_refused_by_name() {
-    let pictures = read_damaged_pictures(10_000);
+    let images = read_damaged_images(10_000);
     let labels = read_damaged_labels(10_000);
     read_damaged_configs(10_000);
-    println!("of 10000 each, {pictures} pictures and {labels} label files were read");
-    assert!((1..10_000).contains(&pictures) && (1..10_000).contains(&labels));
+    println!("of 10000 each, {images} images and {labels} label files were read");
+    assert!((1..10_000).contains(&images) && (1..10_000).contains(&labels));
 }

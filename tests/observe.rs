@@ -41,7 +41,7 @@ fn named(lines: &[Value]) -> Vec<&str> {
 }
 
 #[test]
-fn tensorboard_has_pictures_histograms_and_hyperparameters() {
+fn tensorboard_has_images_histograms_and_hyperparameters() {
     let sandbox = Sandbox::new();
     sandbox.done(&train_arguments("run", &[SHORT, "train.accumulate=2"]));
     let run = sandbox.path("run");
@@ -56,11 +56,11 @@ fn tensorboard_has_pictures_histograms_and_hyperparameters() {
     let first = values(&events, "train/first_batch");
     let (step, grid) = &first[0];
     assert_eq!((first.len(), *step), (1, 1));
-    // 16 pictures of 32 pixels in rows of eight.
+    // 16 images of 32 pixels in rows of eight.
     let grid = image::load_from_memory(grid.get_image().get_encoded_image_string()).unwrap();
     assert_eq!((grid.width(), grid.height()), (8 * 36 + 4, 2 * 36 + 4));
-    let colours: BTreeSet<[u8; 3]> = grid.to_rgb8().pixels().map(|pixel| pixel.0).collect();
-    assert!(colours.len() > 500, "{} colours", colours.len());
+    let colors: BTreeSet<[u8; 3]> = grid.to_rgb8().pixels().map(|pixel| pixel.0).collect();
+    assert!(colors.len() > 500, "{} colors", colors.len());
     assert_eq!(steps("val/predicted_against_true"), ends);
 
     for module in [
@@ -93,8 +93,8 @@ fn tensorboard_has_pictures_histograms_and_hyperparameters() {
     assert_eq!(start["train.loss"].get_string_value(), "mse");
     // What runs are compared by.
     for split in ["val", "test"] {
-        for figure in ["pc", "mae", "rmse", "srcc"] {
-            let tag = format!("best_{split}/{figure}");
+        for metric in ["pc", "mae", "rmse", "srcc"] {
+            let tag = format!("best_{split}/{metric}");
             assert_eq!(steps(&tag), [last_step], "{tag}");
         }
     }

@@ -85,14 +85,14 @@ fn a_deep_stack_trains_in_mixed_precision_without_a_nan() {
     }
 }
 
-/// 20 pictures to train on, one of which weighs so much that the loss of its batch overflows.
-fn write_overflowing_pictures(sandbox: &Sandbox) {
+/// 20 images to train on, one of which weighs so much that the loss of its batch overflows.
+fn write_overflowing_images(sandbox: &Sandbox) {
     let mut rows = String::from("image,score,split,weight\n");
     for i in 0..28u8 {
-        let picture = image::RgbImage::from_fn(32, 32, |x, y| {
+        let image = image::RgbImage::from_fn(32, 32, |x, y| {
             image::Rgb([i * 9, (x * 7) as u8, (y * 7) as u8])
         });
-        picture.save(sandbox.path(&format!("{i}.png"))).unwrap();
+        image.save(sandbox.path(&format!("{i}.png"))).unwrap();
         let split = if i < 20 { "train" } else { "val" };
         let (score, weight) = match i {
             4 => ("50".to_string(), "3e38"),
@@ -106,7 +106,7 @@ fn write_overflowing_pictures(sandbox: &Sandbox) {
 #[test]
 fn steps_that_are_not_finite_are_left_out_and_the_run_goes_on() {
     let sandbox = Sandbox::new();
-    write_overflowing_pictures(&sandbox);
+    write_overflowing_images(&sandbox);
     let set = [
         "data.dataset=csv",
         "data.root=list.csv",
@@ -118,7 +118,7 @@ fn steps_that_are_not_finite_are_left_out_and_the_run_goes_on() {
     let output = sandbox.run(&train_arguments("run", &skip));
     let errors = String::from_utf8(output.stderr).unwrap();
     assert!(output.status.success(), "{errors}");
-    // The picture is in one batch of each epoch.
+    // The image is in one batch of each epoch.
     let left_out: Vec<&str> = errors
         .lines()
         .filter(|line| line.starts_with("warning: left out: step "))
@@ -179,7 +179,7 @@ fn a_run_that_diverges_stops_and_keeps_what_shows_why() {
     assert_eq!(code, 1, "{errors}");
     for expected in [
         "step 2: the loss is",
-        "the pictures were synthetic/train/",
+        "the images were synthetic/train/",
         "on_nan: skip",
         "not_finite/step_2.json",
     ] {

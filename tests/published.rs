@@ -11,7 +11,7 @@ use tch::{Device, Kind, Tensor};
 use vm_beautynet::config::{Config, preset};
 use vm_beautynet::eval::run::Run;
 use vm_beautynet::measure::{peak_bytes, resident_bytes};
-use vm_beautynet::models::summary::summarise;
+use vm_beautynet::models::summary::summarize;
 use vm_beautynet::models::weights::{self, WeightsFile};
 use vm_beautynet::models::{BeautyNet, Images};
 use vm_beautynet::report::export::{Layout, export};
@@ -96,7 +96,7 @@ fn comes_back(name: &str, published: &Shapes) {
         let side = config.data.image_size;
         let image = Tensor::randn([1, 3, side, side], (Kind::Float, Device::Cpu));
         let score = net
-            .forward(Images::Normalised(&image), false)
+            .forward(Images::Normalized(&image), false)
             .unwrap()
             .score;
         assert!(score.isfinite().all().int64_value(&[]) == 1, "{name}");
@@ -203,14 +203,14 @@ fn the_forward_pass_keeps_as_much_memory_as_the_summary_says() {
         let config = config(name, &[]);
         let net = BeautyNet::new(&config, Device::Cpu).unwrap();
         let images = |count: i64| Tensor::randn([count, 3, 224, 224], (Kind::Float, Device::Cpu));
-        drop(net.forward(Images::Normalised(&images(1)), true).unwrap());
+        drop(net.forward(Images::Normalized(&images(1)), true).unwrap());
         let images = images(batch);
         let before = mebibytes(resident_bytes());
-        let output = net.forward(Images::Normalised(&images), true).unwrap();
+        let output = net.forward(Images::Normalized(&images), true).unwrap();
         let kept = mebibytes(resident_bytes()) - before;
-        let summary = summarise(&config).unwrap();
+        let summary = summarize(&config).unwrap();
         let counted = (batch * summary.activation_bytes) as f64 / f64::from(1 << 20);
-        println!("{name}: {kept:.0} MiB kept for {batch} pictures, {counted:.0} MiB counted");
+        println!("{name}: {kept:.0} MiB kept for {batch} images, {counted:.0} MiB counted");
         assert!((kept / counted - 1.0).abs() < 0.1, "{name}");
         drop(output);
     }

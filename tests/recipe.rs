@@ -146,7 +146,7 @@ fn the_rate_rises_in_a_line_while_it_warms_up() {
     assert_eq!(warm[3], 1e-3);
 }
 
-/// 40 pictures are two batches of 16 and one of 8, or ten of 4: the last optimizer step has two micro-batches instead of four.
+/// 40 images are two batches of 16 and one of 8, or ten of 4: the last optimizer step has two micro-batches instead of four.
 const STILL: [&str; 6] = [
     "data.synthetic.train=40",
     "model.head.dropout=0",
@@ -180,7 +180,7 @@ fn four_micro_batches_are_the_batch() {
 }
 
 #[test]
-fn the_monitored_figure_chooses_the_best_epoch() {
+fn the_monitored_metric_chooses_the_best_epoch() {
     let sandbox = Sandbox::new();
     for (monitor, place, sign) in [
         ("pc", "/val/pc", 1.0),
@@ -196,10 +196,10 @@ fn the_monitored_figure_chooses_the_best_epoch() {
         ];
         let printed = train(&sandbox, monitor, &set);
         let lines = epochs(&sandbox, monitor);
-        let figure = |line: &Value| line.pointer(place).unwrap().as_f64().unwrap_or(f64::NAN);
+        let metric = |line: &Value| line.pointer(place).unwrap().as_f64().unwrap_or(f64::NAN);
         let mut best = (0, f64::NEG_INFINITY);
         for (i, line) in lines.iter().enumerate() {
-            let merit = sign * figure(line);
+            let merit = sign * metric(line);
             let better = merit > best.1 || i == 0;
             assert_eq!(line["best"], better, "{monitor}: {line}");
             if better {
@@ -247,7 +247,7 @@ fn a_run_that_gets_no_better_stops_early_and_stays_so_when_resumed() {
 }
 
 #[test]
-fn test_pictures_can_be_left_unread_until_the_choice_is_made() {
+fn test_images_can_be_left_unread_until_the_choice_is_made() {
     let sandbox = Sandbox::new();
     let set = ["train.evaluate_test=false", "train.epochs=1"];
     let printed = train(&sandbox, "run", &set);
@@ -257,13 +257,13 @@ fn test_pictures_can_be_left_unread_until_the_choice_is_made() {
     let test = sandbox.json(&["evaluate", "run", "--split", "test", "--json"]);
     train(&sandbox, "read", &["train.epochs=1"]);
     // The training has one thread, and evaluate all: matrix products add up in another order.
-    let mae = |figures: &Value| figures["mae"].as_f64().unwrap();
+    let mae = |metrics: &Value| metrics["mae"].as_f64().unwrap();
     let (later, at_once) = (mae(&test), mae(&summary(&sandbox, "read")["test"]));
     assert!((later - at_once).abs() < 1e-6, "{later} is not {at_once}");
 }
 
 #[test]
-fn weights_of_pictures_count() {
+fn weights_of_images_count() {
     let sandbox = Sandbox::new();
     let image =
         |shade: u8| image::RgbImage::from_pixel(32, 32, image::Rgb([shade, 90, 200 - shade]));
@@ -310,10 +310,10 @@ fn a_model_that_learns_from_votes_gives_their_distribution_to_every_command() {
     assert_eq!(weights["head.layers.1.bias"].size(), [7]);
     let bins = Vec::<f64>::try_from(weights["head.score_bins"].to_kind(tch::Kind::Double)).unwrap();
     assert!(bins.windows(2).all(|pair| pair[0] < pair[1]), "{bins:?}");
-    // The same figures from the weights alone, and predictions between the ratings.
+    // The same metrics from the weights alone, and predictions between the ratings.
     let summary = summary(&sandbox, "run");
     let evaluated = sandbox.json(&["evaluate", "run", "--json"]);
-    let [a, b] = [&summary["test"], &evaluated].map(|figures| figures["mae"].as_f64().unwrap());
+    let [a, b] = [&summary["test"], &evaluated].map(|metrics| metrics["mae"].as_f64().unwrap());
     assert!((a - b).abs() < 1e-6, "{a} is not {b}");
     let predictions = fs::read_to_string(sandbox.path("run/predictions_test.csv")).unwrap();
     for line in predictions.lines().skip(1) {

@@ -103,7 +103,7 @@ fn a_gradient_of_gradients_is_refused() {
     assert!(result.is_err());
 }
 
-/// Gradients of a training step of the tiny ensemble on two pictures, and the most memory that it held.
+/// Gradients of a training step of the tiny ensemble on two images, and the most memory that it held.
 fn step(checkpointed: bool) -> (Vec<(String, Tensor)>, i64) {
     let sizes = "{model: {vit: {drop_path: 0.2}, mamba: {drop_path: 0.2}}}";
     let config = Config::from_yaml(sizes, "test", &[]).unwrap();

@@ -1,4 +1,4 @@
-//! The statistics against scipy's values and against populations whose figures are known.
+//! The statistics against scipy's values and against populations whose metrics are known.
 
 use std::f64::consts::PI;
 
@@ -7,7 +7,7 @@ use rand_chacha::rand_core::{Rng, SeedableRng};
 use vm_beautynet::eval::metrics::{pearson, spearman};
 use vm_beautynet::eval::predictions::Predictions;
 use vm_beautynet::eval::statistics::{
-    Bootstrap, Figure, Measured, OverSeeds, Replicates, Sample, aligned, compare,
+    Bootstrap, Measured, Metric, OverSeeds, Replicates, Sample, aligned, compare,
 };
 
 /// Ratings with ties, and two models' predictions of them.
@@ -50,16 +50,16 @@ fn intervals_are_scipys_but_for_the_draws() {
     // scipy 1.17.1: bootstrap(method="BCa", paired=True), 20,000 resamples and more, means over three seeds. The ends vary with
     // the draws by about a tenth of these tolerances in scipy, those of the rank correlation by a third.
     let measured = Measured::new(&predictions(&FIRST)).unwrap();
-    for (figure, lo, hi, tolerance) in [
-        (Figure::Pc, 0.71019, 0.91907, 0.004),
-        (Figure::Mae, 0.22069, 0.38083, 0.004),
-        (Figure::Rmse, 0.28539, 0.43905, 0.004),
-        (Figure::Srcc, 0.64108, 0.93923, 0.01),
+    for (metric, lo, hi, tolerance) in [
+        (Metric::Pc, 0.71019, 0.91907, 0.004),
+        (Metric::Mae, 0.22069, 0.38083, 0.004),
+        (Metric::Rmse, 0.28539, 0.43905, 0.004),
+        (Metric::Srcc, 0.64108, 0.93923, 0.01),
     ] {
-        let ci = measured.interval(figure).unwrap();
+        let ci = measured.interval(metric).unwrap();
         assert!(
             (ci.lo - lo).abs() < tolerance && (ci.hi - hi).abs() < tolerance,
-            "{figure:?}: {ci:?}"
+            "{metric:?}: {ci:?}"
         );
     }
 }
@@ -75,7 +75,7 @@ fn the_same_seed_gives_the_same_intervals_on_any_number_of_threads() {
 }
 
 #[test]
-fn figures_that_are_not_defined_have_no_interval() {
+fn metrics_that_are_not_defined_have_no_interval() {
     let constant = Measured::new(&predictions(&[3.0; 24])).unwrap();
     assert!(constant.pc_ci.is_none() && constant.srcc_ci.is_none());
     assert!(constant.mae_ci.is_some() && constant.rmse_ci.is_some());
@@ -158,15 +158,15 @@ fn an_interval_covers_the_truth_in_93_to_97_of_100_data_sets() {
         let targets = normal.draws(IMAGES);
         let sample = Sample::new(&normal.predict(&targets, sd), &targets).unwrap();
         let replicates = replicate(&[sample], data_set as u64);
-        for figure in Figure::ALL {
-            let ci = replicates[0].interval(figure).unwrap();
-            covered[figure as usize] += usize::from(ci.contains(truth[figure as usize]));
+        for metric in Metric::ALL {
+            let ci = replicates[0].interval(metric).unwrap();
+            covered[metric as usize] += usize::from(ci.contains(truth[metric as usize]));
         }
     }
-    for figure in Figure::ALL {
-        let part = covered[figure as usize] as f64 / DATA_SETS as f64;
-        println!("{}: covered in {:.1} %", figure.name(), 100.0 * part);
-        assert!((0.93..=0.97).contains(&part), "{figure:?}: {part}");
+    for metric in Metric::ALL {
+        let part = covered[metric as usize] as f64 / DATA_SETS as f64;
+        println!("{}: covered in {:.1} %", metric.name(), 100.0 * part);
+        assert!((0.93..=0.97).contains(&part), "{metric:?}: {part}");
     }
 }
 
@@ -184,19 +184,19 @@ fn a_paired_interval_covers_the_difference_and_p_errs_as_often_as_it_says() {
             .map(|sd| Sample::new(&normal.predict(&targets, *sd), &targets).unwrap())
             .collect();
         let replicates = replicate(&samples, data_set as u64);
-        for figure in Figure::ALL {
-            let equal = compare(&replicates[1], &replicates[0], figure);
-            wrong[figure as usize] += usize::from(equal.p.unwrap() <= 0.05);
-            let differs = compare(&replicates[2], &replicates[0], figure);
+        for metric in Metric::ALL {
+            let equal = compare(&replicates[1], &replicates[0], metric);
+            wrong[metric as usize] += usize::from(equal.p.unwrap() <= 0.05);
+            let differs = compare(&replicates[2], &replicates[0], metric);
             // p and interval say the same.
             let (p, ci) = (differs.p.unwrap(), differs.ci.unwrap());
             if !(0.04..0.06).contains(&p) {
                 assert_eq!(p < 0.05, !ci.contains(0.0), "{differs:?}");
             }
-            if let Some(truth) = truth.get(figure as usize) {
-                covered[figure as usize] += usize::from(ci.contains(*truth));
+            if let Some(truth) = truth.get(metric as usize) {
+                covered[metric as usize] += usize::from(ci.contains(*truth));
             }
-            found += usize::from(figure == Figure::Rmse && p <= 0.05);
+            found += usize::from(metric == Metric::Rmse && p <= 0.05);
         }
     }
     let part = |count: usize| count as f64 / DATA_SETS as f64;
@@ -227,7 +227,7 @@ fn two_equal_models_differ_by_nothing() {
     }
     b.images.reverse();
     let replicates = replicate(&aligned(&[&a, &b]).unwrap(), 1);
-    let difference = compare(&replicates[0], &replicates[1], Figure::Pc);
+    let difference = compare(&replicates[0], &replicates[1], Metric::Pc);
     assert_eq!(difference.difference, Some(0.0));
     assert!(difference.ci.unwrap().contains(0.0));
     assert_eq!(difference.p, Some(1.0));
@@ -242,7 +242,7 @@ fn variation_over_seeds_is_told_apart_from_that_over_images() {
     let seeds: Vec<Sample> = (0..5)
         .map(|_| Sample::new(&normal.predict(&shared, 0.01), &targets).unwrap())
         .collect();
-    let alike = OverSeeds::new(&replicate(&seeds, 1), Figure::Rmse).unwrap();
+    let alike = OverSeeds::new(&replicate(&seeds, 1), Metric::Rmse).unwrap();
     let width = |over: &OverSeeds| over.ci_over_images.map(|ci| ci.hi - ci.lo).unwrap();
     assert!(
         alike.sd_over_seeds.unwrap() < 0.05 * width(&alike),
@@ -253,9 +253,9 @@ fn variation_over_seeds_is_told_apart_from_that_over_images() {
         .iter()
         .map(|sd| Sample::new(&normal.predict(&targets, *sd), &targets).unwrap())
         .collect();
-    let unlike = OverSeeds::new(&replicate(&seeds, 1), Figure::Rmse).unwrap();
+    let unlike = OverSeeds::new(&replicate(&seeds, 1), Metric::Rmse).unwrap();
     assert!(unlike.sd_over_seeds.unwrap() > width(&unlike), "{unlike:?}");
     assert_eq!(unlike.seeds, 5);
-    let one = OverSeeds::new(&replicate(&seeds[..1], 1), Figure::Rmse).unwrap();
+    let one = OverSeeds::new(&replicate(&seeds[..1], 1), Metric::Rmse).unwrap();
     assert_eq!(one.sd_over_seeds, None);
 }

@@ -194,7 +194,7 @@ fn a_safetensors_file_has_no_moving_average() {
 }
 
 #[test]
-fn another_patch_and_picture_size_resample_the_embeddings_of_both_branches() {
+fn another_patch_and_image_size_resample_the_embeddings_of_both_branches() {
     let folder = tempfile::tempdir().unwrap();
     let source = network(&[]);
     for (branch, at) in [("vit", 0), ("mamba", 8)] {

@@ -1,5 +1,5 @@
 // Depthwise causal conv1d with SiLU: out[l] = silu(bias + sum_k weight[k] x[l - width + 1 + k]), forward and backward. A tile of 32 steps and
-// 32 channels, with the neighbours that it needs, goes through shared memory, so every element is read from global memory about once
+// 32 channels, with the neighbors that it needs, goes through shared memory, so every element is read from global memory about once
 // whichever of the two dimensions is contiguous there.
 #include "device.cuh"
 

@@ -25,7 +25,7 @@ def compare(name, theirs, ours):
     return error <= TOLERANCE
 
 
-def vim_features(code, state, picture):
+def vim_features(code, state, image):
     """The features of Vim's own model of these sizes."""
     sys.path.insert(0, str(code))
     import models_mamba
@@ -34,16 +34,16 @@ def vim_features(code, state, picture):
     width, _, patch, _ = embedding.shape
     depth = 1 + max(int(name.split(".")[1]) for name in state if name.startswith("layers."))
     side = round((state["pos_embed"].shape[1] - 1) ** 0.5)
-    stride = (picture.shape[-1] - patch) // (side - 1) if side > 1 else patch
+    stride = (image.shape[-1] - patch) // (side - 1) if side > 1 else patch
     model = models_mamba.VisionMamba(
-        img_size=picture.shape[-1], patch_size=patch, stride=stride, depth=depth, embed_dim=width,
+        img_size=image.shape[-1], patch_size=patch, stride=stride, depth=depth, embed_dim=width,
         d_state=state["layers.0.mixer.A_log"].shape[1], rms_norm=True, residual_in_fp32=True, fused_add_norm=False,
         final_pool_type="mean", if_abs_pos_embed=True, if_rope=False, if_rope_residual=False, bimamba_type="v2",
         if_cls_token=True, if_divide_out=True, use_middle_cls_token=True, num_classes=0,
     )
     missing, unexpected = model.load_state_dict(state, strict=False)
     assert not unexpected and all(name.startswith("head.") for name in missing), (missing, unexpected)
-    return model.eval().forward_features(picture)
+    return model.eval().forward_features(image)
 
 
 def main():
@@ -59,26 +59,26 @@ def main():
         export = [arguments.vmbeauty, "export", arguments.run, "--format", "timm", "--output", folder]
         subprocess.run(export, check=True, stdout=subprocess.DEVNULL)
 
-        def features(picture):
-            save_file({"input": picture}, folder / "input.safetensors")
+        def features(image):
+            save_file({"input": image}, folder / "input.safetensors")
             command = [arguments.vmbeauty, "features", arguments.run, "--input-tensor", folder / "input.safetensors"]
             subprocess.run([*command, "--output", folder / "features.safetensors"], check=True, stderr=subprocess.DEVNULL)
             return load_file(folder / "features.safetensors")
 
-        picture = None
+        image = None
         if (folder / "vit").exists():
             model = timm.create_model(f"local-dir:{folder / 'vit'}", pretrained=True).eval()
-            picture = torch.randn(2, *model.pretrained_cfg["input_size"])
-            right &= compare("timm's ViT", model(picture), features(picture)["vit"])
+            image = torch.randn(2, *model.pretrained_cfg["input_size"])
+            right &= compare("timm's ViT", model(image), features(image)["vit"])
         if (folder / "mamba").exists():
             state = torch.load(folder / "mamba" / "model.pth", map_location="cpu", weights_only=True)["model"]
             print(f"Vision Mamba: {len(state)} tensors, from {min(state)} to {max(state)}")
             if arguments.vim_code:
-                if picture is None:
+                if image is None:
                     size = round((state["pos_embed"].shape[1] - 1) ** 0.5) * state["patch_embed.proj.weight"].shape[-1]
-                    picture = torch.randn(2, 3, size, size)
-                theirs = vim_features(arguments.vim_code, state, picture)
-                right &= compare("Vim's model", theirs, features(picture)["mamba"])
+                    image = torch.randn(2, 3, size, size)
+                theirs = vim_features(arguments.vim_code, state, image)
+                right &= compare("Vim's model", theirs, features(image)["mamba"])
     sys.exit(0 if right else f"features differ by more than {TOLERANCE}")
 
 

@@ -35,7 +35,7 @@ fuzz_target!(|bytes: &[u8]| {
         fs::write(path, "a.jpg 1\n").expect("a list is written");
     }
     fs::write(folder.path().join(file), text).expect("the list is written");
-    fs::write(folder.path().join("a.jpg"), "").expect("a picture is written");
+    fs::write(folder.path().join("a.jpg"), "").expect("an image is written");
     let config = DataConfig {
         dataset,
         split: split.to_string(),

@@ -15,8 +15,8 @@ fuzz_target!(|bytes: &[u8]| {
     fs::create_dir(folder.path().join("1")).expect("a folder is made");
     write("1/train_1.txt", b"CF1.jpg 1\nCF2.jpg 2\n");
     write("1/test_1.txt", b"CF3.jpg 1\n");
-    for picture in ["CF1.jpg", "CF2.jpg", "CF3.jpg"] {
-        write(picture, b"");
+    for image in ["CF1.jpg", "CF2.jpg", "CF3.jpg"] {
+        write(image, b"");
     }
     write("All_Ratings.xlsx", bytes);
     let config = DataConfig {

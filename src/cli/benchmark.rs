@@ -35,7 +35,7 @@ pub struct ScanArgs {
     /// Kernels of ours: auto (the widest), portable, avx2 or avx512
     #[arg(long, value_name = "PATH", default_value = "auto", value_parser = parse_path)]
     path: Path,
-    /// Time the parts of a whole Vim-Ti mixer (8 pictures of 224 pixels) instead
+    /// Time the parts of a whole Vim-Ti mixer (8 images of 224 pixels) instead
     #[arg(long, conflicts_with_all = ["shapes", "path"])]
     mixer: bool,
     /// Print one JSON object
@@ -100,7 +100,7 @@ fn scan(args: &ScanArgs) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// The preset whose mixer is profiled, and on how many pictures.
+/// The preset whose mixer is profiled, and on how many images.
 const MIXER: (&str, i64, i64) = ("vim_tiny_patch16_224", 224, 8);
 
 fn mixer(args: &ScanArgs) -> Result<ExitCode> {

@@ -7,10 +7,10 @@ use anyhow::Result;
 use serde_json::json;
 
 use super::console::{Console, ConsoleArgs};
-use super::output::{figure, interval, print, print_json, table};
+use super::output::{interval, metric, print, print_json, table};
 use super::train::observers;
 use crate::config::Config;
-use crate::eval::statistics::Figure;
+use crate::eval::statistics::Metric;
 use crate::sweep::cross_validation::CrossValidation;
 use crate::sweep::{Folds, cross_validate};
 use crate::train::Stop;
@@ -54,7 +54,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         false => print(&report(&result))?,
     }
     console.tell(&format!(
-        "predictions and figures of all folds: {}",
+        "predictions and metrics of all folds: {}",
         root.display()
     ));
     let end = json!({
@@ -69,11 +69,11 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// A row for each fold, then their mean, their spread, and the figures of all predictions together.
+/// A row for each fold, then their mean, their spread, and the metrics of all predictions together.
 fn report(result: &CrossValidation) -> String {
-    let row = |name: &str, n: String, value: &dyn Fn(Figure) -> String| {
+    let row = |name: &str, n: String, value: &dyn Fn(Metric) -> String| {
         let mut row = vec![name.to_string(), n];
-        row.extend(Figure::ALL.map(value));
+        row.extend(Metric::ALL.map(value));
         row
     };
     let mut rows: Vec<Vec<String>> = result
@@ -82,21 +82,21 @@ fn report(result: &CrossValidation) -> String {
         .map(|fold| {
             let metrics = &fold.test.metrics;
             row(&fold.fold, metrics.n.to_string(), &|of| {
-                figure(of.of(metrics))
+                metric(of.of(metrics))
             })
         })
         .collect();
     for (name, values) in [("mean", &result.mean), ("sd", &result.sd)] {
-        let value = |of: Figure| values.get(&of).copied().flatten().unwrap_or(f64::NAN);
-        rows.push(row(name, String::new(), &|of| figure(value(of))));
+        let value = |of: Metric| values.get(&of).copied().flatten().unwrap_or(f64::NAN);
+        rows.push(row(name, String::new(), &|of| metric(value(of))));
     }
     let pooled = &result.pooled;
     rows.push(row("pooled", pooled.metrics.n.to_string(), &|of| {
-        figure(of.of(&pooled.metrics))
+        metric(of.of(&pooled.metrics))
     }));
     let mut text = table(&["fold", "n", "PC", "MAE", "RMSE", "SRCC"], &rows);
-    text += "95 % intervals of the pooled figures:";
-    for of in Figure::ALL {
+    text += "95 % intervals of the pooled metrics:";
+    for of in Metric::ALL {
         text += &format!(
             "  {} {}",
             of.name().to_uppercase(),

@@ -7,7 +7,7 @@ use anyhow::Result;
 
 use super::output::{print, print_json, say};
 use crate::config::Config;
-use crate::data::{self, Pictures, Split, check, preview};
+use crate::data::{self, ImageDataset, Split, check, preview};
 
 /// The subcommands of `vmbeauty data`.
 #[derive(Debug, clap::Subcommand)]
@@ -16,7 +16,7 @@ pub enum Command {
     Preview(PreviewArgs),
 }
 
-/// Count a data set's pictures, and list what is missing, unreadable, repeated, or in two splits
+/// Count a data set's images, and list what is missing, unreadable, repeated, or in two splits
 #[derive(Debug, clap::Args)]
 pub struct CheckArgs {
     /// The experiment, a YAML file
@@ -24,7 +24,7 @@ pub struct CheckArgs {
     /// Change a key of the config; may be repeated
     #[arg(long = "set", value_name = "KEY=VALUE")]
     set: Vec<String>,
-    /// What to print; html is a page with pictures, to be redirected to a file
+    /// What to print; html is a page with images, to be redirected to a file
     #[arg(long, value_enum, default_value = "table")]
     format: Format,
     /// Print one JSON object: short for --format json
@@ -35,27 +35,27 @@ pub struct CheckArgs {
     manifest: Option<PathBuf>,
 }
 
-/// Draw a grid of what the network will see: each row a picture, first without augmentation, then as training draws it
+/// Draw a grid of what the network will see: each row an image, first without augmentation, then as training draws it
 #[derive(Debug, clap::Args)]
 pub struct PreviewArgs {
     /// The experiment, a YAML file
     config: PathBuf,
-    /// The picture to write, .png or .jpg
+    /// The image to write, .png or .jpg
     #[arg(long, value_name = "FILE")]
     output: PathBuf,
     /// Change a key of the config; may be repeated
     #[arg(long = "set", value_name = "KEY=VALUE")]
     set: Vec<String>,
-    /// Whose pictures: train, val or test
+    /// Whose images: train, val or test
     #[arg(long, default_value = "train", value_parser = parse_split)]
     split: Split,
     /// Rows of the grid
     #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..))]
-    pictures: u16,
-    /// Augmented pictures in each row
+    images: u16,
+    /// Augmented images in each row
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u16).range(0..))]
     draws: u16,
-    /// Draw each augmentation by itself too, on drawn faces, as pictures in this folder
+    /// Draw each augmentation by itself too, on synthetic faces, as images in this folder
     #[arg(long, value_name = "DIR")]
     gallery: Option<PathBuf>,
 }
@@ -98,16 +98,16 @@ fn run_check(args: &CheckArgs) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Pixels a side of the gallery's pictures.
+/// Pixels a side of the gallery's images.
 const GALLERY_SIZE: i64 = 112;
 
 fn run_preview(args: &PreviewArgs) -> Result<ExitCode> {
     let config = Config::load(&args.config, &args.set)?;
     let (mut samples, _) = data::load_split(&config.data, config.seed, args.split)?;
-    samples.truncate(args.pictures.into());
-    let pictures = Pictures::new(samples, &config.data)?;
+    samples.truncate(args.images.into());
+    let images = ImageDataset::new(samples, &config.data)?;
     let draws = args.draws.into();
-    let grid = preview::grid(&pictures, args.pictures.into(), draws, config.seed)?;
+    let grid = preview::grid(&images, args.images.into(), draws, config.seed)?;
     preview::save(&grid, &args.output)?;
     say(&format!("wrote {}", args.output.display()));
     if let Some(folder) = &args.gallery {

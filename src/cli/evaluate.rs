@@ -8,24 +8,24 @@ use anyhow::{Context, Result};
 use clap::ValueEnum;
 use serde::Serialize;
 
-use super::output::{figure, interval, print, print_json, say, table};
-use crate::data::{self, Pictures, Split};
+use super::output::{interval, metric, print, print_json, say, table};
+use crate::data::{self, ImageDataset, Split};
 use crate::eval::evaluate::{Walk, predict};
 use crate::eval::run::Run;
-use crate::eval::statistics::{Figure, Measured};
+use crate::eval::statistics::{Measured, Metric};
 
 /// Measure a trained model on a split of its data set
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// A run directory, or a weights file in one
     run: PathBuf,
-    /// Which pictures
+    /// Which images
     #[arg(long, value_enum, default_value_t = SplitArg::Test)]
     split: SplitArg,
     /// Where the data set is now, if not where the run found it
     #[arg(long, value_name = "DIR")]
     data_root: Option<PathBuf>,
-    /// Write each picture's prediction to a CSV file too; `vmbeauty report` reads RUN/predictions_SPLIT.csv
+    /// Write each image's prediction to a CSV file too; `vmbeauty report` reads RUN/predictions_SPLIT.csv
     #[arg(long, value_name = "FILE")]
     predictions: Option<PathBuf>,
     /// Print one JSON object
@@ -60,15 +60,15 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         None => Vec::new(),
     };
     let run = Run::open(&args.run, &overrides)?;
-    run.config.check_picture_sizes()?;
+    run.config.check_image_sizes()?;
     let split = Split::from(args.split);
     let (samples, skipped) = data::load_split(&run.config.data, run.config.seed, split)?;
-    let pictures = Arc::new(Pictures::new(samples, &run.config.data)?);
+    let images = Arc::new(ImageDataset::new(samples, &run.config.data)?);
     let walk = Walk {
         batch_size: run.config.train.batch_size,
         workers: run.config.data.workers,
     };
-    let predictions = predict(&run.net, &pictures, walk, &mut |_| Ok(()))?;
+    let predictions = predict(&run.net, &images, walk, &mut |_| Ok(()))?;
     let measured = Measured::new(&predictions)?;
     if let Some(file) = &args.predictions {
         predictions.write(file)?;
@@ -89,12 +89,12 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         })?;
     } else {
         let metrics = &measured.metrics;
-        let rows: Vec<Vec<String>> = Figure::ALL
+        let rows: Vec<Vec<String>> = Metric::ALL
             .iter()
             .map(|&which| {
                 vec![
                     which.name().to_uppercase(),
-                    figure(which.of(metrics)),
+                    metric(which.of(metrics)),
                     interval(measured.interval(which)),
                 ]
             })

@@ -25,7 +25,7 @@ impl EventLog {
 
 impl Observer for EventLog {
     fn start(&mut self, start: &Start) {
-        let [train, val, test] = start.pictures;
+        let [train, val, test] = start.images;
         let about = json!({
             "run": self.run,
             "name": start.config.name,

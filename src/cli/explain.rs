@@ -12,11 +12,11 @@ use serde_json::{Value, json};
 use tch::{Kind, Tensor};
 
 use super::features::read_input;
-use super::output::{figure, interval, print, print_json, say, table};
+use super::output::{metric, interval, print, print_json, say, table};
 use super::predict::listed;
 use crate::config::Cache;
 use crate::data::preview::save;
-use crate::data::{self, Frame, Pictures, Sample, Source, Split};
+use crate::data::{self, Frame, ImageDataset, Sample, Source, Split};
 use crate::eval::evaluate::Walk;
 use crate::eval::run::Run;
 use crate::eval::statistics::Mean;
@@ -27,20 +27,20 @@ use crate::explain::{
 use crate::files::write_json;
 use crate::models::{BeautyNet, Images};
 
-/// Pictures that go through the model at once, at most.
+/// Images that go through the model at once, at most.
 const BATCH: usize = 16;
-/// Pictures whose maps `--sanity` draws.
+/// Images whose maps `--sanity` draws.
 const STRIPS: usize = 4;
 
-/// Draw what each branch of a trained model looks at in pictures
+/// Draw what each branch of a trained model looks at in images
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// A run directory, or a weights file in one
     run: PathBuf,
-    /// Pictures, or folders of pictures
+    /// Images, or folders of images
     #[arg(required_unless_present_any = ["input_tensor", "evaluate"], value_name = "IMAGE_OR_DIR")]
     images: Vec<PathBuf>,
-    /// Instead of pictures: a safetensors file with `input` (batch, 3, height, width), normalised already
+    /// Instead of images: a safetensors file with `input` (batch, 3, height, width), normalized already
     #[arg(long, conflicts_with = "images", value_name = "FILE")]
     input_tensor: Option<PathBuf>,
     /// The folder for figures, maps and contact sheets; with --evaluate, for explain_evaluate.json and the strips of --sanity
@@ -53,7 +53,7 @@ pub struct Args {
     /// 1810.03292)
     #[arg(long, requires = "evaluate", conflicts_with_all = ["images", "input_tensor"])]
     sanity: bool,
-    /// Of the split to measure, only the first pictures
+    /// Of the split to measure, only the first images
     #[arg(long, value_name = "N", requires = "evaluate", conflicts_with_all = ["images", "input_tensor"], value_parser = clap::value_parser!(u32).range(1..))]
     limit: Option<u32>,
     /// grad-cam, grad-cam++, eigen-cam, layer-cam, integrated-gradients or occlusion; of the ViT also attention-rollout, of the Mamba
@@ -69,10 +69,10 @@ pub struct Args {
     json: bool,
 }
 
-/// Runs the subcommand: 1 where a picture could not be read, after the others have been explained.
+/// Runs the subcommand: 1 where an image could not be read, after the others have been explained.
 pub fn run(args: &Args) -> Result<ExitCode> {
     let mut run = Run::open(&args.run, &[])?;
-    run.config.data.cache = Cache::None; // each picture is looked at once
+    run.config.data.cache = Cache::None; // each image is looked at once
     let request = Request::parse(&run.net, &args.methods, &args.layers)?;
     if let Some(split) = args.evaluate {
         return measure(args, &run, &request, split);
@@ -90,7 +90,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     let count = output.gallery.finish()?;
     ensure!(
         count > 0,
-        "there is no picture to look at: {left_out} files were found, none can be read"
+        "there is no image to look at: {left_out} files were found, none can be read"
     );
     say(&format!("wrote {count} figures to {}", folder.display()));
     if args.json {
@@ -104,24 +104,24 @@ pub fn run(args: &Args) -> Result<ExitCode> {
 
 /// Measures the maps of a split.
 fn measure(args: &Args, run: &Run, request: &Request, split: Split) -> Result<ExitCode> {
-    run.config.check_picture_sizes()?;
+    run.config.check_image_sizes()?;
     if let Some(folder) = &args.output {
         std::fs::create_dir_all(folder)
             .with_context(|| format!("cannot make the folder {}", folder.display()))?;
     }
     let (mut samples, _) = data::load_split(&run.config.data, run.config.seed, split)?;
     samples.truncate(args.limit.map_or(usize::MAX, |limit| limit as usize));
-    ensure!(!samples.is_empty(), "the split {split} has no pictures");
-    let pictures = Arc::new(Pictures::new(samples, &run.config.data)?);
+    ensure!(!samples.is_empty(), "the split {split} has no images");
+    let images = Arc::new(ImageDataset::new(samples, &run.config.data)?);
     let walk = Walk {
         batch_size: run.config.train.batch_size,
         workers: run.config.data.workers,
     };
-    let evaluation = evaluate(&run.net, &pictures, request, walk, &mut |_| {})?;
+    let evaluation = evaluate(&run.net, &images, request, walk, &mut |_| {})?;
     let (sanity, strips) = match args.sanity {
         true => {
             let (net, config) = (&run.net, &run.config);
-            let (sanity, strips) = sanity(net, config, &pictures, request, walk, STRIPS)?;
+            let (sanity, strips) = sanity(net, config, &images, request, walk, STRIPS)?;
             (Some(sanity), strips)
         }
         false => (None, Vec::new()),
@@ -166,7 +166,7 @@ fn as_table(measured: &Measured) -> String {
     let evaluation = &measured.evaluation;
     let row = |name: String, mean: &Mean| {
         let value = mean.mean.unwrap_or(f64::NAN);
-        vec![name, figure(value), interval(mean.ci), mean.n.to_string()]
+        vec![name, metric(value), interval(mean.ci), mean.n.to_string()]
     };
     let mut rows = Vec::new();
     if let Some(agreement) = &evaluation.agreement {
@@ -188,7 +188,7 @@ fn as_table(measured: &Measured) -> String {
         rows.push(row(of("mass over area of"), &share.over_chance));
     }
     for stage in measured.sanity.iter().flat_map(|sanity| &sanity.stages) {
-        let anew = stage.randomised.join(", ");
+        let anew = stage.randomized.join(", ");
         for map in &stage.maps {
             let of = |what: &str| format!("{}: {what} after {anew} anew", map.map);
             rows.push(row(of("rank correlation"), &map.rank_correlation));
@@ -208,7 +208,7 @@ fn parse_split(text: &str) -> Result<Split, String> {
     text.parse().map_err(|error| format!("{error:#}"))
 }
 
-/// Where explained pictures go.
+/// Where explained images go.
 struct Output {
     gallery: Gallery,
     request: Request,
@@ -217,7 +217,7 @@ struct Output {
 
 /// Batch by batch; how many could not be read.
 fn explain_files(run: &Run, paths: &[PathBuf], output: &mut Output) -> Result<usize> {
-    run.config.check_picture_sizes()?;
+    run.config.check_image_sizes()?;
     let mut files = Vec::new();
     for path in paths {
         files.extend(listed(path)?);
@@ -226,13 +226,13 @@ fn explain_files(run: &Run, paths: &[PathBuf], output: &mut Output) -> Result<us
         let source = Source::File(file.clone());
         Sample::new(file.display().to_string(), source, 0.0, None)
     });
-    let pictures = Pictures::new(samples.collect(), &run.config.data)?;
+    let images = ImageDataset::new(samples.collect(), &run.config.data)?;
     let indices: Vec<usize> = (0..files.len()).collect();
     let mut left_out = 0;
     for part in indices.chunks(BATCH.min(run.config.train.batch_size.max(1))) {
         let read: Vec<Result<Original>> = part
             .par_iter()
-            .map(|&index| Original::read(&pictures, index))
+            .map(|&index| Original::read(&images, index))
             .collect();
         let mut originals = Vec::new();
         for result in read {
@@ -247,14 +247,14 @@ fn explain_files(run: &Run, paths: &[PathBuf], output: &mut Output) -> Result<us
         if originals.is_empty() {
             continue;
         }
-        let pixels = Original::batch(&originals, pictures.size(), run.net.device())?;
+        let pixels = Original::batch(&originals, images.size(), run.net.device())?;
         let explanation = explain(&run.net, Images::Pixels(&pixels), &output.request)?;
         output.add(&run.net, originals, &explanation)?;
     }
     Ok(left_out)
 }
 
-/// The pictures of a tensor, shown as the model's normalisation has made them.
+/// The images of a tensor, shown as the model's normalization has made them.
 fn explain_tensor(run: &Run, path: &Path, output: &mut Output) -> Result<usize> {
     let input = read_input(path)?;
     let (count, channels, height, width) = input.size4().with_context(|| {
@@ -266,7 +266,7 @@ fn explain_tensor(run: &Run, path: &Path, output: &mut Output) -> Result<usize> 
     })?;
     ensure!(
         channels == 3,
-        "{}: input has {channels} channels, a picture has 3",
+        "{}: input has {channels} channels, an image has 3",
         path.display()
     );
     let shape = present(&run.net).find_map(|branch| run.net.branch(branch));
@@ -280,7 +280,7 @@ fn explain_tensor(run: &Run, path: &Path, output: &mut Output) -> Result<usize> 
             .to_kind(Kind::Float);
         let explanation = explain(
             &run.net,
-            Images::Normalised(&part.to_device(run.net.device())),
+            Images::Normalized(&part.to_device(run.net.device())),
             &output.request,
         )?;
         let shown = ((part * &std + &mean) * 255.0).round().clamp(0.0, 255.0);
@@ -288,10 +288,10 @@ fn explain_tensor(run: &Run, path: &Path, output: &mut Output) -> Result<usize> 
         let mut originals = Vec::new();
         for row in 0..shown.size()[0] {
             let bytes = Vec::<u8>::try_from(&shown.get(row).reshape([-1]).to_kind(Kind::Uint8))?;
-            let picture = RgbImage::from_raw(width as u32, height as u32, bytes);
+            let image = RgbImage::from_raw(width as u32, height as u32, bytes);
             originals.push(Original {
                 name: format!("{stem}_{}", start + row),
-                picture: picture.context("a picture of the tensor has no pixels")?,
+                image: image.context("an image of the tensor has no pixels")?,
                 frame: Frame {
                     left: 0.0,
                     top: 0.0,

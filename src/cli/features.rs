@@ -9,7 +9,7 @@ use anyhow::{Context, Result};
 use tch::Tensor;
 
 use super::output::say;
-use super::predict::open_pictures;
+use super::predict::open_images;
 use crate::config::Config;
 use crate::data::{Loader, LoaderOptions, Pass};
 use crate::eval::evaluate::pixels;
@@ -17,19 +17,19 @@ use crate::eval::run::Run;
 use crate::models::weights::{self, WeightsFile};
 use crate::models::{BeautyNet, Images, Output, device};
 
-/// Pictures of an input tensor that go through the model at once.
+/// Images of an input tensor that go through the model at once.
 const BATCH: i64 = 32;
 
-/// Write the branches' feature vectors of pictures
+/// Write the branches' feature vectors of images
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// A config (with pretrained or random weights), a run directory, or a weights file in one
     #[arg(value_name = "CONFIG_OR_RUN")]
     model: PathBuf,
-    /// Pictures, or folders of pictures
+    /// Images, or folders of images
     #[arg(required_unless_present = "input_tensor", value_name = "IMAGE")]
     images: Vec<PathBuf>,
-    /// Instead of pictures: a safetensors file with `input` (batch, 3, height, width), normalised already
+    /// Instead of images: a safetensors file with `input` (batch, 3, height, width), normalized already
     #[arg(long, conflicts_with = "images", value_name = "FILE")]
     input_tensor: Option<PathBuf>,
     /// The safetensors file to write: vit (batch, d_vit), mamba (batch, d_mamba), fused and score (batch)
@@ -54,13 +54,13 @@ pub fn run(args: &Args) -> Result<ExitCode> {
             let part = input
                 .narrow(0, start, BATCH.min(count - start))
                 .to_device(net.device());
-            batches.push(net.forward(Images::Normalised(&part), false)?);
+            batches.push(net.forward(Images::Normalized(&part), false)?);
         }
     } else {
-        config.check_picture_sizes()?;
-        let (pictures, unread) = open_pictures(&args.images, &config.data)?;
+        config.check_image_sizes()?;
+        let (images, unread) = open_images(&args.images, &config.data)?;
         code = u8::from(unread > 0);
-        let names: Vec<&str> = pictures
+        let names: Vec<&str> = images
             .samples()
             .iter()
             .map(|sample| sample.id.as_str())
@@ -68,7 +68,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         metadata.insert("images".to_string(), serde_json::to_string(&names)?);
         let options =
             LoaderOptions::new(Pass::Evaluate, config.train.batch_size, config.data.workers);
-        for batch in Loader::new(Arc::new(pictures), options)? {
+        for batch in Loader::new(Arc::new(images), options)? {
             batches.push(net.forward(Images::Pixels(&pixels(&batch?, net.device())?), false)?);
         }
     }

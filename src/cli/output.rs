@@ -54,8 +54,8 @@ pub fn table(header: &[&str], rows: &[Vec<String>]) -> String {
     text
 }
 
-/// A figure with four digits; a dash where it is not defined.
-pub fn figure(value: f64) -> String {
+/// A metric with four digits; a dash where it is not defined.
+pub fn metric(value: f64) -> String {
     match value.is_finite() {
         true => format!("{value:.4}"),
         false => "-".to_string(),

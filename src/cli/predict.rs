@@ -10,7 +10,7 @@ use serde_json::{Map, Value, json};
 
 use super::output::{print, print_json, say, table};
 use crate::config::DataConfig;
-use crate::data::{Pictures, Sample, Source, read_picture};
+use crate::data::{ImageDataset, Sample, Source, read_image};
 use crate::eval::evaluate::{Walk, predict};
 use crate::eval::predictions::Predictions;
 use crate::eval::run::Run;
@@ -18,12 +18,12 @@ use crate::eval::run::Run;
 /// Endings of the files that are taken from a folder.
 const ENDINGS: [&str; 8] = ["jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff"];
 
-/// Predict the rating of pictures
+/// Predict the rating of images
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// A run directory, or a weights file in one
     run: PathBuf,
-    /// Pictures, or folders of pictures
+    /// Images, or folders of images
     #[arg(required = true, value_name = "IMAGE_OR_DIR")]
     images: Vec<PathBuf>,
     /// How to print
@@ -38,16 +38,16 @@ enum Format {
     Json,
 }
 
-/// Runs the subcommand: 1 where a picture could not be read, after the others have been predicted.
+/// Runs the subcommand: 1 where an image could not be read, after the others have been predicted.
 pub fn run(args: &Args) -> Result<ExitCode> {
     let run = Run::open(&args.run, &[])?;
-    run.config.check_picture_sizes()?;
-    let (pictures, unread) = open_pictures(&args.images, &run.config.data)?;
+    run.config.check_image_sizes()?;
+    let (images, unread) = open_images(&args.images, &run.config.data)?;
     let walk = Walk {
         batch_size: run.config.train.batch_size,
         workers: run.config.data.workers,
     };
-    let predictions = predict(&run.net, &Arc::new(pictures), walk, &mut |_| Ok(()))?;
+    let predictions = predict(&run.net, &Arc::new(images), walk, &mut |_| Ok(()))?;
     match args.format {
         Format::Table => print(&as_table(&predictions))?,
         Format::Csv => print(&as_csv(&predictions)?)?,
@@ -56,17 +56,17 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     Ok(ExitCode::from(u8::from(unread > 0)))
 }
 
-/// The pictures that can be read, and how many could not: each of those is reported on stderr.
+/// The images that can be read, and how many could not: each of those is reported on stderr.
 ///
 /// # Errors
-/// No picture can be read, or a folder cannot be listed.
-pub fn open_pictures(paths: &[PathBuf], config: &DataConfig) -> Result<(Pictures, usize)> {
+/// No image can be read, or a folder cannot be listed.
+pub fn open_images(paths: &[PathBuf], config: &DataConfig) -> Result<(ImageDataset, usize)> {
     let mut files = Vec::new();
     for path in paths {
         files.extend(listed(path)?);
     }
     let found = files.len();
-    files.retain(|file| match read_picture(file) {
+    files.retain(|file| match read_image(file) {
         Ok(_) => true,
         Err(error) => {
             say(&format!("left out: {error:#}"));
@@ -75,7 +75,7 @@ pub fn open_pictures(paths: &[PathBuf], config: &DataConfig) -> Result<(Pictures
     });
     ensure!(
         !files.is_empty(),
-        "there is no picture to look at: {found} files were found, none can be read"
+        "there is no image to look at: {found} files were found, none can be read"
     );
     let unread = found - files.len();
     let samples = files
@@ -86,10 +86,10 @@ pub fn open_pictures(paths: &[PathBuf], config: &DataConfig) -> Result<(Pictures
             Sample::new(id, Source::File(file), 0.0, None)
         })
         .collect();
-    Ok((Pictures::new(samples, config)?, unread))
+    Ok((ImageDataset::new(samples, config)?, unread))
 }
 
-/// A file itself; of a folder, the pictures in it by name, not those in folders below it.
+/// A file itself; of a folder, the images in it by name, not those in folders below it.
 pub(super) fn listed(path: &Path) -> Result<Vec<PathBuf>> {
     if !path.is_dir() {
         return Ok(vec![path.to_path_buf()]);

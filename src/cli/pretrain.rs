@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::Result;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use super::output::{figure, print, say, table, thousands};
+use super::output::{metric, print, say, table, thousands};
 use crate::config::Config;
 use crate::pretrain::{EpochRecord, Observer, Options, Outcome, Start, pretrain};
 use crate::train::Stop;
@@ -15,7 +15,7 @@ use crate::train::run_dir::PRETRAIN_CONFIG;
 
 const BAR: &str = "{prefix} {bar:30} {pos}/{len} images  {per_sec}  {msg}";
 
-/// Learn the backbones from the training pictures alone, without scores, by masked image modelling
+/// Learn the backbones from the training images alone, without scores, by masked image modeling
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// The experiment, a YAML file; its section `pretrain` says how
@@ -48,7 +48,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     drop(progress);
     print(&report(&outcome))?;
     say(&format!(
-        "reconstructed validation pictures: {}",
+        "reconstructed validation images: {}",
         outcome.reconstructions.display()
     ));
     let sets: Vec<String> = outcome
@@ -78,8 +78,8 @@ fn report(outcome: &Outcome) -> String {
             vec![
                 done.weights.display().to_string(),
                 done.last.epoch.to_string(),
-                figure(done.last.train_loss),
-                figure(done.last.val_loss),
+                metric(done.last.train_loss),
+                metric(done.last.val_loss),
             ]
         })
         .collect();
@@ -121,7 +121,7 @@ impl Progress {
 
 impl Observer for Progress {
     fn start(&mut self, start: &Start) {
-        let [train, val] = start.pictures;
+        let [train, val] = start.images;
         self.bar.finish_and_clear();
         // Hides itself where stderr is not a terminal.
         self.bar = ProgressBar::with_draw_target(Some(train as u64), ProgressDrawTarget::stderr());
@@ -162,12 +162,12 @@ impl Observer for Progress {
     }
 
     fn epoch(&mut self, record: &EpochRecord) {
-        let colours = match record.val_colour_loss {
-            Some(loss) => format!("  colours {loss:.4}"),
+        let colors = match record.val_color_loss {
+            Some(loss) => format!("  colors {loss:.4}"),
             None => String::new(),
         };
         self.line(&format!(
-            "{} epoch {:>3}/{}  loss {:.4}  val {:.4}{colours}  lr {:.1e}  {:.0} images/s",
+            "{} epoch {:>3}/{}  loss {:.4}  val {:.4}{colors}  lr {:.1e}  {:.0} images/s",
             record.branch,
             record.epoch,
             self.epochs,

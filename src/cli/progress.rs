@@ -35,7 +35,7 @@ impl Progress {
 
     fn show_bar(&self, start: &Start) {
         let bar = self.console.bar();
-        bar.set_length(start.pictures[0] as u64);
+        bar.set_length(start.images[0] as u64);
         if let Ok(style) = ProgressStyle::with_template(BAR) {
             let speed = |state: &ProgressState, out: &mut dyn std::fmt::Write| {
                 let _ = write!(out, "{:.0} images/s", state.per_sec());
@@ -70,7 +70,7 @@ impl Progress {
 
 impl Observer for Progress {
     fn start(&mut self, start: &Start) {
-        let [train, val, test] = start.pictures.map(|n| thousands(n as i64));
+        let [train, val, test] = start.images.map(|n| thousands(n as i64));
         if self.console.draws() {
             self.show_bar(start);
         }

@@ -6,10 +6,10 @@ use std::process::ExitCode;
 use anyhow::Result;
 use serde_json::json;
 
-use super::output::{figure, interval, print, print_json, say, table};
+use super::output::{interval, metric, print, print_json, say, table};
 use crate::data::Split;
-use crate::eval::statistics::Figure;
-use crate::report::{Pictures, Report, Request, check_name, write};
+use crate::eval::statistics::Metric;
+use crate::report::{EmbeddedImages, Report, Request, check_name, write};
 
 /// Write a report on runs: one page that needs no other file, and its tables as Markdown, CSV and LaTeX beside it
 ///
@@ -22,19 +22,19 @@ pub struct Args {
     /// The page; report.md, report.tex and report.csv go beside report.html
     #[arg(long, short, value_name = "FILE")]
     output: PathBuf,
-    /// Which pictures the models are judged on, val or test; with val, nothing of the test pictures is read or shown [default: test,
-    /// or val where a run has no test pictures]
+    /// Which images the models are judged on, val or test; with val, nothing of the test images is read or shown [default: test,
+    /// or val where a run has no test images]
     #[arg(long, value_name = "SPLIT", value_parser = parse_split)]
     split: Option<Split>,
     /// A folder that `vmbeauty explain` wrote, for its figures; may be repeated. explain/ in a run directory is found by itself
     #[arg(long, value_name = "DIR")]
     explain: Vec<PathBuf>,
     /// Where the data set is, if it is not where the runs' configs say
-    #[arg(long, value_name = "DIR", conflicts_with = "no_pictures")]
+    #[arg(long, value_name = "DIR", conflicts_with = "no_images")]
     data_root: Option<PathBuf>,
-    /// Show no face, only names: the licences of data sets may ask for it where a report is passed on
+    /// Show no face, only names: the licenses of data sets may ask for it where a report is passed on
     #[arg(long)]
-    no_pictures: bool,
+    no_images: bool,
     /// What the report is called [default: the folders' names]
     #[arg(long, value_name = "TEXT")]
     title: Option<String>,
@@ -52,11 +52,11 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         explain: args.explain.clone(),
         title: args.title.clone(),
     })?;
-    let pictures = Pictures {
-        left_out: args.no_pictures,
+    let images = EmbeddedImages {
+        left_out: args.no_images,
         data_root: args.data_root.clone(),
     };
-    let files = write(&report, &args.output, &pictures)?;
+    let files = write(&report, &args.output, &images)?;
     for note in &report.notes {
         say(&format!("note: {note}"));
     }
@@ -91,16 +91,16 @@ fn leaderboards(report: &Report) -> String {
             .models
             .iter()
             .map(|judged| {
-                let value = |of: Figure| figure(judged.figure(of).mean.unwrap_or(f64::NAN));
+                let value = |of: Metric| metric(judged.metric(of).mean.unwrap_or(f64::NAN));
                 vec![
                     judged.name.clone(),
                     judged.seeds.len().to_string(),
                     judged.images().to_string(),
-                    value(Figure::Pc),
-                    interval(judged.figure(Figure::Pc).ci_over_images),
-                    value(Figure::Mae),
-                    value(Figure::Rmse),
-                    value(Figure::Srcc),
+                    value(Metric::Pc),
+                    interval(judged.metric(Metric::Pc).ci_over_images),
+                    value(Metric::Mae),
+                    value(Metric::Rmse),
+                    value(Metric::Srcc),
                 ]
             })
             .collect();

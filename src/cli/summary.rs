@@ -8,7 +8,7 @@ use serde_json::json;
 
 use super::output::{print, print_json, table, thousands};
 use crate::config::Config;
-use crate::models::summary::summarise;
+use crate::models::summary::summarize;
 
 /// Print a model's layers, parameters, multiply-adds and activation memory
 #[derive(Debug, clap::Args)]
@@ -26,7 +26,7 @@ pub struct Args {
 /// Runs the subcommand.
 pub fn run(args: &Args) -> Result<ExitCode> {
     let config = Config::load(&args.config, &args.set)?;
-    let summary = summarise(&config)?;
+    let summary = summarize(&config)?;
     let of_batch = summary.batch_size as i64 * summary.activation_bytes;
     if args.json {
         print_json(&json!({
@@ -45,21 +45,21 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         }))?;
         return Ok(ExitCode::SUCCESS);
     }
-    let row = |name: &str, figures: [i64; 3]| {
+    let row = |name: &str, metrics: [i64; 3]| {
         std::iter::once(name.to_string())
-            .chain(figures.map(thousands))
+            .chain(metrics.map(thousands))
             .collect::<Vec<_>>()
     };
     let mut rows: Vec<_> = summary
         .layers
         .iter()
         .map(|layer| {
-            let figures = [
+            let metrics = [
                 layer.parameters,
                 layer.multiply_adds,
                 layer.activation_bytes,
             ];
-            row(&layer.name, figures)
+            row(&layer.name, metrics)
         })
         .collect();
     let total = [

@@ -12,7 +12,7 @@ use serde_json::json;
 
 use super::console::{Console, ConsoleArgs};
 use super::event_log::EventLog;
-use super::output::{figure, print, table};
+use super::output::{metric, print, table};
 use super::progress::Progress;
 use crate::config::Config;
 use crate::eval::metrics::Metrics;
@@ -131,10 +131,10 @@ fn report(outcome: &Outcome) -> String {
             split.to_string(),
             model.to_string(),
             m.n.to_string(),
-            figure(m.pc),
-            figure(m.mae),
-            figure(m.rmse),
-            figure(m.srcc),
+            metric(m.pc),
+            metric(m.mae),
+            metric(m.rmse),
+            metric(m.srcc),
         ]
     };
     let mut rows = Vec::new();

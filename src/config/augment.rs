@@ -1,17 +1,17 @@
-//! `data.augment`: random changes to training pictures.
+//! `data.augment`: random changes to training images.
 
 use super::checks::Checks;
 use super::names::names;
 use super::section::section;
 
 section! {
-    /// Random changes to training pictures, with torchvision's conventions. `data::TrainTransform` says in which order.
+    /// Random changes to training images, with torchvision's conventions. `data::TrainTransform` says in which order.
     pub struct AugmentConfig {
         /// Probability of mirroring left and right.
         pub horizontal_flip: f64 = 0.5,
         /// Largest rotation either way, in degrees.
         pub rotation: f64 = 10.0,
-        /// Area of a random crop as a part of the picture, `[least, most]`; `null` does not
+        /// Area of a random crop as a part of the image, `[least, most]`; `null` does not
         /// crop.
         pub random_resized_crop: Option<[f64; 2]> = Some([0.8, 1.0]),
         /// Largest relative change of brightness, contrast and saturation, and of hue in turns
@@ -21,16 +21,16 @@ section! {
         pub affine: AffineConfig = AffineConfig::default(),
         /// One change of a random kind and strength.
         pub trivial_augment: TrivialAugmentConfig = TrivialAugmentConfig::default(),
-        /// Probability of taking the colour away.
+        /// Probability of taking the color away.
         pub grayscale: f64 = 0.0,
         /// Blur with a Gaussian.
         pub gaussian_blur: BlurConfig = BlurConfig::default(),
         /// A rectangle that is painted over.
         pub random_erasing: ErasingConfig = ErasingConfig::default(),
-        /// Mixes each picture and its score with another one of the batch: the share is drawn from Beta(a, a) with this a, once a
+        /// Mixes each image and its score with another one of the batch: the share is drawn from Beta(a, a) with this a, once a
         /// batch; 0 does not mix.
         pub mixup: f64 = 0.0,
-        /// Pastes a rectangle of another picture of the batch and mixes the scores by area: Beta(a, a) with this a; 0 does not.
+        /// Pastes a rectangle of another image of the batch and mixes the scores by area: Beta(a, a) with this a; 0 does not.
         /// With `mixup` too, each batch gets one of the two at random.
         pub cutmix: f64 = 0.0,
     }
@@ -76,11 +76,11 @@ section! {
     pub struct ErasingConfig {
         /// Probability.
         pub probability: f64 = 0.0,
-        /// Area as a part of the picture, `[least, most]`.
+        /// Area as a part of the image, `[least, most]`.
         pub scale: [f64; 2] = [0.02, 0.33],
         /// Height by width, `[least, most]`.
         pub ratio: [f64; 2] = [0.3, 3.3],
-        /// What is painted: `mean` (about zero after normalisation) or `noise`.
+        /// What is painted: `mean` (about zero after normalization) or `noise`.
         pub fill: EraseFill = EraseFill::Mean,
     }
 }
@@ -88,7 +88,7 @@ section! {
 names! {
     /// What an erased rectangle shows.
     pub enum EraseFill {
-        /// ImageNet's mean colour.
+        /// ImageNet's mean color.
         Mean = "mean",
         /// Normal noise about it, as wide as ImageNet's pixels spread.
         Noise = "noise",
@@ -96,7 +96,7 @@ names! {
 }
 
 impl AugmentConfig {
-    /// Nothing random: every picture as evaluation sees it.
+    /// Nothing random: every image as evaluation sees it.
     pub fn off() -> Self {
         Self {
             horizontal_flip: 0.0,

@@ -1,4 +1,4 @@
-//! `data`: which pictures, and what is done to them.
+//! `data`: which images, and what is done to them.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -12,10 +12,10 @@ use super::names::{self, names};
 use super::section::section;
 
 section! {
-    /// The pictures and their ratings, and what is done to a picture on its way to
+    /// The images and their ratings, and what is done to an image on its way to
     /// the model.
     pub struct DataConfig {
-        /// `synthetic` (drawn faces, no file needed), `mebeauty`, `scut_fbp5500`, or your own pictures: `csv` (a table), or `folder`
+        /// `synthetic` (synthetic faces, no file needed), `mebeauty`, `scut_fbp5500`, or your own images: `csv` (a table), or `folder`
         /// (in folders named for their score, `3.5/anna.jpg` or `train/3.5/anna.jpg`).
         pub dataset: DatasetName = DatasetName::Synthetic,
         /// Folder of the data set; for `csv` the CSV file, or the folder that holds it. Needed
@@ -24,46 +24,46 @@ section! {
         /// Which published split: `official`; for `scut_fbp5500` one of `fold_1` to `fold_5`
         /// and `split_60_40`. Or, of any data set, a fold drawn from the seed: `fold_2_of_10`.
         pub split: String = "official".into(),
-        /// Seed of what the data set leaves open: folds, hold-outs and drawn faces; `null` takes
+        /// Seed of what the data set leaves open: folds, hold-outs and synthetic faces; `null` takes
         /// `seed`. Set it to change the seed of the training alone.
         pub seed: Option<u64> = None,
-        /// Part of the training pictures held out for validation, where the data set names
+        /// Part of the training images held out for validation, where the data set names
         /// none.
         pub val_fraction: f64 = 0.1,
-        /// Part of all pictures held out for the test: `csv` and `folder` that name no splits only.
+        /// Part of all images held out for the test: `csv` and `folder` that name no splits only.
         pub test_fraction: f64 = 0.1,
         /// Read what each rater gave from the data set's spreadsheet (`scut_fbp5500`: `All_Ratings.xlsx`; `mebeauty`:
         /// `scores/generic_scores_all_2022.xlsx`), for `train.loss: label_distribution`.
         /// A `csv` names its columns in `data.csv.votes_columns`.
         pub votes: bool = false,
-        /// A picture in two parts of the split: `error` refuses to train, `drop` takes it from
+        /// An image in two parts of the split: `error` refuses to train, `drop` takes it from
         /// train (and val, if test has it), `allow` leaves it.
         pub overlap: Overlap = Overlap::Error,
         /// Decode every file once before training. Unreadable ones are skipped and counted.
         pub verify: bool = true,
-        /// Side of the square picture that the model sees, in pixels.
+        /// Side of the square image that the model sees, in pixels.
         pub image_size: i64 = 224,
-        /// How a picture that is not square becomes so: `squash`, `crop` (short side, then
-        /// centre) or `pad`.
+        /// How an image that is not square becomes so: `squash`, `crop` (short side, then
+        /// center) or `pad`.
         pub resize: Resize = Resize::Squash,
-        /// What `crop` brings the short side to before it takes the centre, in pixels, as 256 for 224; `null` is `image_size`.
+        /// What `crop` brings the short side to before it takes the center, in pixels, as 256 for 224; `null` is `image_size`.
         pub short_side: Option<u32> = None,
-        /// Colour, red, green and blue from 0 to 255, of the border of padded pictures and behind transparent pixels.
+        /// Color, red, green and blue from 0 to 255, of the border of padded images and behind transparent pixels.
         pub background: [u8; 3] = [124, 116, 104],
         /// `bicubic` or `bilinear`, both antialiased.
         pub interpolation: Interpolation = Interpolation::Bicubic,
         /// `{mean: [r, g, b], std: [r, g, b]}` for pixels from 0 to 1; `null` takes what each
         /// backbone's preset was trained with.
         pub normalize: Option<Normalize> = None,
-        /// Threads that decode and augment. The pictures and their order do not depend on it.
+        /// Threads that decode and augment. The images and their order do not depend on it.
         pub workers: usize = 2,
-        /// Keeps decoded pictures from one epoch to the next: `none`, `memory`, or `disk`, also for other runs.
+        /// Keeps decoded images from one epoch to the next: `none`, `memory`, or `disk`, also for other runs.
         pub cache: Cache = Cache::None,
-        /// Folder of the `disk` cache; several processes may share it. `null` is `vm-beautynet/pictures` in the user's cache folder.
+        /// Folder of the `disk` cache; several processes may share it. `null` is `vm-beautynet/images` in the user's cache folder.
         pub cache_dir: Option<PathBuf> = None,
-        /// Evaluation shows the model each picture and its mirror image, and takes the mean of the two predictions.
+        /// Evaluation shows the model each image and its mirror image, and takes the mean of the two predictions.
         pub test_time_flip: bool = false,
-        /// Random changes to training pictures.
+        /// Random changes to training images.
         pub augment: AugmentConfig = AugmentConfig::default(),
         /// Columns of a `csv` data set.
         pub csv: CsvConfig = CsvConfig::default(),
@@ -75,20 +75,20 @@ section! {
 section! {
     /// Column names of a `csv` data set.
     pub struct CsvConfig {
-        /// Path of the picture, relative to the CSV file.
+        /// Path of the image, relative to the CSV file.
         pub image_column: String = "image".into(),
         /// The rating.
         pub score_column: String = "score".into(),
         /// `train`, `val` or `test`. Without this column the split is drawn from the seed.
         pub split_column: String = "split".into(),
-        /// What the picture's group is called in results by group. May be missing.
+        /// What the image's group is called in results by group. May be missing.
         pub group_column: String = "group".into(),
-        /// Who is in the picture: nobody is on both sides of a split that is drawn from the seed.
+        /// Who is in the image: nobody is on both sides of a split that is drawn from the seed.
         /// May be missing.
         pub person_column: String = "person".into(),
-        /// How much the picture counts, 0 or more. May be missing. Every loss weighs pictures by it.
+        /// How much the image counts, 0 or more. May be missing. Every loss weighs images by it.
         pub weight_column: String = "weight".into(),
-        /// Columns with what each rater gave the picture; `rater_*` stands for all that begin so. Empty cells are raters who gave
+        /// Columns with what each rater gave the image; `rater_*` stands for all that begin so. Empty cells are raters who gave
         /// nothing. Their mean is the score where there is no score column.
         pub votes_columns: Vec<String> = Vec::new(),
     }
@@ -97,11 +97,11 @@ section! {
 section! {
     /// Sizes of the `synthetic` data set.
     pub struct SyntheticConfig {
-        /// Training pictures.
+        /// Training images.
         pub train: usize = 1600,
-        /// Validation pictures.
+        /// Validation images.
         pub val: usize = 200,
-        /// Test pictures.
+        /// Test images.
         pub test: usize = 400,
         /// Standard deviation of the noise on the ratings, in score units.
         pub rater_noise: f64 = 0.2,
@@ -119,7 +119,7 @@ pub struct Normalize {
 }
 
 names! {
-    /// Where the pictures come from.
+    /// Where the images come from.
     pub enum DatasetName {
         /// Faces drawn from the seed.
         Synthetic = "synthetic",
@@ -129,7 +129,7 @@ names! {
         ScutFbp5500 = "scut_fbp5500",
         /// A CSV file of `image,score`.
         Csv = "csv",
-        /// Folders named for the score of the pictures in them.
+        /// Folders named for the score of the images in them.
         Folder = "folder",
     }
 }
@@ -184,7 +184,7 @@ impl DatasetName {
 }
 
 names! {
-    /// What to do with a picture that stands in two parts of a split.
+    /// What to do with an image that stands in two parts of a split.
     pub enum Overlap {
         /// Refuse to train.
         Error = "error",
@@ -196,11 +196,11 @@ names! {
 }
 
 names! {
-    /// How a picture becomes square.
+    /// How an image becomes square.
     pub enum Resize {
         /// Scale each side by itself.
         Squash = "squash",
-        /// Scale the short side, cut the centre.
+        /// Scale the short side, cut the center.
         Crop = "crop",
         /// Scale the long side, fill up the rest.
         Pad = "pad",
@@ -218,13 +218,13 @@ names! {
 }
 
 names! {
-    /// What is kept of pictures between epochs.
+    /// What is kept of images between epochs.
     pub enum Cache {
         /// Nothing: decode again.
         None = "none",
-        /// Decoded pictures, in memory.
+        /// Decoded images, in memory.
         Memory = "memory",
-        /// Decoded pictures, in files.
+        /// Decoded images, in files.
         Disk = "disk",
     }
 }

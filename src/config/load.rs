@@ -171,7 +171,7 @@ mod tests {
             ..Config::default()
         };
         config.data.dataset = DatasetName::Csv;
-        config.data.root = "my: pictures #1/ä.csv".into();
+        config.data.root = "my: images #1/ä.csv".into();
         config.data.normalize = Some(Normalize {
             mean: [0.485, 0.456, 0.406],
             std: [0.1, 1.0 / 3.0, f32::MIN_POSITIVE],

@@ -10,10 +10,10 @@ section! {
         /// Ratings, evenly spaced over `range`, whose probabilities the head gives; their mean is the prediction. As many as a
         /// rater could choose from are enough: 5 for 1 to 5. A vote between two is shared by them.
         pub bins: i64 = 10,
-        /// The lowest and the highest of them; `null` takes those of the training pictures' votes.
+        /// The lowest and the highest of them; `null` takes those of the training images' votes.
         pub range: Option<[f64; 2]> = None,
         /// Weight of the absolute error of the mean, in standard deviations of the training scores, beside the divergence from
-        /// the votes. It is all that pictures without votes have.
+        /// the votes. It is all that images without votes have.
         pub expectation_weight: f64 = 1.0,
     }
 }

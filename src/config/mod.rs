@@ -61,7 +61,7 @@ section! {
         pub seed: u64 = 42,
         /// Where to compute: `auto` (the first GPU, else the CPU), `cpu`, `cuda` or `cuda:1`.
         pub device: Device = Device::Auto,
-        /// The pictures and their ratings.
+        /// The images and their ratings.
         pub data: DataConfig = DataConfig::default(),
         /// The network.
         pub model: ModelConfig = ModelConfig::default(),
@@ -113,12 +113,12 @@ impl Config {
         Ok(Some(shape))
     }
 
-    /// Checks that the branches take the pictures that the data set gives: `data.image_size` on a side. Not part of
+    /// Checks that the branches take the images that the data set gives: `data.image_size` on a side. Not part of
     /// [`validate`](Self::validate), for a tensor of another size can be put in directly.
     ///
     /// # Errors
     /// Names the branch's key.
-    pub fn check_picture_sizes(&self) -> Result<(), ConfigError> {
+    pub fn check_image_sizes(&self) -> Result<(), ConfigError> {
         let mut checks = Checks::default();
         for (key, shape) in [
             ("model.vit.image_size", self.vit_shape()?),
@@ -174,9 +174,9 @@ impl Config {
             }
             DatasetName::Csv => (csv.votes_columns.is_empty())
                 .then_some("name the raters' columns in data.csv.votes_columns"),
-            DatasetName::Folder => Some(
-                "list the pictures in a csv, and its raters' columns in data.csv.votes_columns",
-            ),
+            DatasetName::Folder => {
+                Some("list the images in a csv, and its raters' columns in data.csv.votes_columns")
+            }
         };
         if let Some(remedy) = remedy {
             let message = format!(
@@ -362,7 +362,7 @@ mod tests {
             ("data.dataset=mebeauty", "set data.votes to true"),
             ("data.dataset=scut_fbp5500", "set data.votes to true"),
             ("data.dataset=csv", "in data.csv.votes_columns"),
-            ("data.dataset=folder", "list the pictures in a csv"),
+            ("data.dataset=folder", "list the images in a csv"),
             ("model.fusion.strategy=score", "has no head"),
         ] {
             let found = messages(&[loss, "data.root=x", "data.split=fold_1_of_5", dataset]);
@@ -382,7 +382,7 @@ mod tests {
     }
 
     #[test]
-    fn a_picture_that_patches_do_not_tile_is_refused_with_sizes_that_do() {
+    fn an_image_that_patches_do_not_tile_is_refused_with_sizes_that_do() {
         let says = "must be a multiple of the patch size 16, is";
         assert_eq!(
             messages(&["data.image_size=100"]),
@@ -407,7 +407,7 @@ mod tests {
     }
 
     #[test]
-    fn a_branch_that_is_left_out_need_not_fit_the_pictures() {
+    fn a_branch_that_is_left_out_need_not_fit_the_images() {
         assert!(config(&["model.mamba.patch_size=15"]).is_err());
         config(&[
             "model.mamba.patch_size=15",
@@ -505,7 +505,7 @@ mod tests {
     }
 
     #[test]
-    fn a_normalisation_in_the_config_holds_for_both_branches() {
+    fn a_normalization_in_the_config_holds_for_both_branches() {
         let config = config(&["data.normalize={mean: [0, 0, 0], std: [1, 1, 1]}"]).unwrap();
         for shape in [config.vit_shape(), config.mamba_shape()] {
             let shape = shape.unwrap().unwrap();

@@ -30,7 +30,7 @@ section! {
 section! {
     /// A backbone: a preset, and what differs from it.
     pub struct BackboneConfig {
-        /// Preset, which fixes the sizes and the normalisation.
+        /// Preset, which fixes the sizes and the normalization.
         pub name: String = "vit_tiny_patch16_224".into(),
         /// File of pretrained weights: `.safetensors`, or a zip file of torch.save (`.pth`, `.pt`,
         /// `.bin`); `null` starts from random ones.
@@ -43,13 +43,13 @@ section! {
         pub strict: bool = true,
         /// Largest probability of skipping a block in training; it grows with depth up to this.
         pub drop_path: f64 = 0.1,
-        /// Side of the picture this backbone sees, in pixels; `null` is `data.image_size`.
+        /// Side of the image this backbone sees, in pixels; `null` is `data.image_size`.
         pub image_size: Option<i64> = None,
         /// Side of a patch, in pixels; `null` as the preset.
         pub patch_size: Option<i64> = None,
         /// How pixels become tokens: `patchify` (one projection of each patch, as published) or `conv` (3x3
         /// convolutions, each halving the side, down to a point for each patch; arXiv 2106.14881), which
-        /// learns more from few pictures.
+        /// learns more from few images.
         pub stem: Stem = Stem::Patchify,
         /// Width of the tokens; `null` as the preset.
         pub embed_dim: Option<i64> = None,
@@ -138,7 +138,7 @@ impl FusionStrategy {
 pub struct BackboneShape {
     /// Which architecture.
     pub kind: BackboneKind,
-    /// Side of the square picture, in pixels: `patch_size` and a multiple of `stride`.
+    /// Side of the square image, in pixels: `patch_size` and a multiple of `stride`.
     pub image_size: i64,
     /// Side of a patch, in pixels.
     pub patch_size: i64,
@@ -154,16 +154,16 @@ pub struct BackboneShape {
     pub num_heads: i64,
     /// Size of the scan's state per channel; 0 for a ViT.
     pub d_state: i64,
-    /// Mean by channel of the normalisation, for pixels from 0 to 1.
+    /// Mean by channel of the normalization, for pixels from 0 to 1.
     pub mean: [f32; 3],
-    /// Standard deviation by channel of the normalisation.
+    /// Standard deviation by channel of the normalization.
     pub std: [f32; 3],
     /// Largest probability of skipping a block in training.
     pub drop_path: f64,
 }
 
 impl BackboneShape {
-    /// Number of patches in a picture; there is one token more, the class token.
+    /// Number of patches in an image; there is one token more, the class token.
     pub fn patches(&self) -> i64 {
         self.grid() * self.grid()
     }
@@ -180,7 +180,7 @@ impl BackboneConfig {
         preset(&self.name).map_or(&[], |preset| preset.published)
     }
 
-    /// The shape to build, for pictures of `data_image_size` unless the config has an
+    /// The shape to build, for images of `data_image_size` unless the config has an
     /// `image_size` beside the preset's name. `data.normalize` is not looked at here:
     /// see [`Config::vit_shape`](super::Config::vit_shape).
     ///
@@ -275,7 +275,7 @@ impl BackboneConfig {
 
 impl BackboneConfig {
     /// [`resolve`](Self::resolve) for the section `key`: errors have full keys, and a
-    /// picture size that came from `data.image_size` is told as such.
+    /// image size that came from `data.image_size` is told as such.
     pub(super) fn resolve_as(
         &self,
         key: &str,
@@ -296,7 +296,7 @@ impl BackboneConfig {
     }
 }
 
-/// What is wrong with a picture that the patches do not tile.
+/// What is wrong with an image that the patches do not tile.
 fn untiled(shape: &BackboneShape) -> Option<String> {
     let (size, patch, stride) = (shape.image_size, shape.patch_size, shape.stride);
     if size >= patch && (size - patch) % stride == 0 {
@@ -378,7 +378,7 @@ impl ModelConfig {
             } else if (used || preset(&backbone.name).is_none())
                 && let Err(error) = backbone.resolve_as(key, data_image_size)
             {
-                // The sizes of a branch that is left out need not fit the pictures.
+                // The sizes of a branch that is left out need not fit the images.
                 checks.include(error);
             }
         }

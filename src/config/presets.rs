@@ -1,4 +1,4 @@
-//! Backbones by name: sizes, and the normalisation they were trained with.
+//! Backbones by name: sizes, and the normalization they were trained with.
 //!
 //! Sizes from the papers (ViT: arXiv 2010.11929; DeiT: 2012.12877; Vision Mamba:
 //! 2401.09417) and the published checkpoints.
@@ -30,15 +30,15 @@ pub struct Preset {
     pub num_heads: i64,
     /// Size of the scan's state per channel; 0 for a ViT.
     pub d_state: i64,
-    /// Side of the square picture the checkpoint was trained on, in pixels.
+    /// Side of the square image the checkpoint was trained on, in pixels.
     pub image_size: i64,
     /// Side of a patch, in pixels.
     pub patch_size: i64,
     /// Pixels from one patch to the next: less than `patch_size` where patches overlap.
     pub stride: i64,
-    /// Mean by channel of the normalisation, for pixels from 0 to 1.
+    /// Mean by channel of the normalization, for pixels from 0 to 1.
     pub mean: [f32; 3],
-    /// Standard deviation by channel of the normalisation.
+    /// Standard deviation by channel of the normalization.
     pub std: [f32; 3],
     /// Published weights of these sizes: names on timm's hub, and of DeiT's and Vim's files (`.pth`).
     /// The first is the one that most people mean.
@@ -246,7 +246,7 @@ mod tests {
     }
 
     #[test]
-    fn names_state_the_patch_and_picture_size() {
+    fn names_state_the_patch_and_image_size() {
         for preset in PRESETS {
             let stride = match preset.stride == preset.patch_size {
                 true => String::new(),
@@ -301,7 +301,7 @@ mod tests {
     }
 
     #[test]
-    fn only_the_augreg_checkpoints_are_normalised_to_half() {
+    fn only_the_augreg_checkpoints_are_normalized_to_half() {
         for preset in PRESETS {
             let augreg = preset.name.starts_with("vit_") && !preset.name.contains("micro");
             assert_eq!(preset.mean == [0.5; 3], augreg, "{}", preset.name);

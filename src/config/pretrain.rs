@@ -1,4 +1,4 @@
-//! `pretrain`: masked image modelling on the training pictures, before there are scores to learn.
+//! `pretrain`: masked image modeling on the training images, before there are scores to learn.
 
 use super::augment::AugmentConfig;
 use super::checks::Checks;
@@ -7,13 +7,13 @@ use super::model::BackboneShape;
 use super::section::section;
 
 section! {
-    /// What `vmbeauty pretrain` does: masked image modelling (SimMIM, arXiv 2111.09886) of the backbones.
+    /// What `vmbeauty pretrain` does: masked image modeling (SimMIM, arXiv 2111.09886) of the backbones.
     pub struct PretrainConfig {
-        /// Passes over the training pictures, of each backbone.
+        /// Passes over the training images, of each backbone.
         pub epochs: usize = 400,
-        /// Pictures per optimizer step.
+        /// Images per optimizer step.
         pub batch_size: usize = 64,
-        /// Part of each picture that is masked.
+        /// Part of each image that is masked.
         pub mask_ratio: f64 = 0.6,
         /// Side of a masked square, in patches.
         pub mask_patch: i64 = 1,
@@ -21,7 +21,7 @@ section! {
         /// the backbone gets them.
         pub normalized_pixels: bool = true,
         /// Weight of a second task, beside the masked patches' pixels: the class token, whose output is the feature that a rating is
-        /// made of, predicts the mean colour of every masked patch. 0 leaves that token's output untrained, as SimMIM does.
+        /// made of, predicts the mean color of every masked patch. 0 leaves that token's output untrained, as SimMIM does.
         pub class_token_weight: f64 = 1.0,
         /// Learning rate of `adamw` after warm-up; its betas are 0.9 and 0.95.
         pub lr: f64 = 1e-3,
@@ -31,7 +31,7 @@ section! {
         pub warmup_epochs: f64 = 10.0,
         /// Rate at the end.
         pub min_lr: f64 = 1e-5,
-        /// Random changes to the pictures, in the place of `data.augment`.
+        /// Random changes to the images, in the place of `data.augment`.
         pub augment: AugmentConfig = AugmentConfig {
             horizontal_flip: 0.5,
             random_resized_crop: Some([0.5, 1.0]),
@@ -68,7 +68,7 @@ impl PretrainConfig {
         }
     }
 
-    /// Checks that a backbone's pictures can be masked so: some squares hidden, some left. Not part of the config's own check, which
+    /// Checks that a backbone's images can be masked so: some squares hidden, some left. Not part of the config's own check, which
     /// must let pass what a training without pretraining needs not.
     ///
     /// # Errors
@@ -85,7 +85,7 @@ impl PretrainConfig {
         checks.require(
             self.mask_patch < grid,
             "pretrain.mask_patch",
-            format_args!("less than the {grid} patches on a side of model.{branch}'s pictures"),
+            format_args!("less than the {grid} patches on a side of model.{branch}'s images"),
             self.mask_patch,
         );
         checks.finish()

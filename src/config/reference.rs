@@ -24,7 +24,7 @@ pub struct KeyReference {
 /// Every key in the order of the config.
 pub fn reference() -> Vec<KeyReference> {
     let mut rows = Vec::new();
-    // Only a path that is not Unicode cannot be serialised, and no default is one.
+    // Only a path that is not Unicode cannot be serialized, and no default is one.
     let defaults = serde_yaml::to_value(Config::default()).unwrap_or_default();
     describe("", Config::KEYS, &defaults, &mut rows);
     rows
@@ -117,7 +117,7 @@ pub(super) fn flow(value: &Value) -> String {
 mod tests {
     use super::*;
 
-    /// The dotted keys of a serialised config.
+    /// The dotted keys of a serialized config.
     fn leaves(section: &str, value: &Value, found: &mut Vec<String>) {
         let Value::Mapping(map) = value else {
             found.push(section.to_owned());
@@ -144,7 +144,7 @@ mod tests {
     fn a_row_has_the_key_its_default_and_its_documentation() {
         let table = reference_markdown();
         for row in [
-            "| `train.epochs` | `30` | Passes over the training pictures. |",
+            "| `train.epochs` | `30` | Passes over the training images. |",
             "| `data.augment.color_jitter` | `[0.2, 0.2, 0.2, 0.02]` | Largest",
             "| `model.mamba.name` | `vim_tiny_patch16_224` | Preset",
             "| `train.optimizer.backbone_lr` | `null` | Learning",

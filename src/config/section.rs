@@ -13,8 +13,8 @@ pub(super) struct Key {
 /// default. It makes the struct, its `Default`, and `KEYS`, from which unknown keys
 /// are told and the reference is written.
 ///
-/// Deserialising demands every field on purpose: `load.rs` lays the user's keys over
-/// the serialised defaults of the whole config first. A default by section would give
+/// Deserializing demands every field on purpose: `load.rs` lays the user's keys over
+/// the serialized defaults of the whole config first. A default by section would give
 /// `model.mamba` the name of a ViT when only another of its keys is stated.
 macro_rules! section {
     (

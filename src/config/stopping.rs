@@ -9,15 +9,15 @@ section! {
     pub struct EarlyStoppingConfig {
         /// Ends the run after so many epochs in a row without a better `train.monitor`; `null` never does.
         pub patience: Option<usize> = None,
-        /// How much better it must be to count, in the figure's own units.
+        /// How much better it must be to count, in the metric's own units.
         pub min_delta: f64 = 0.0,
     }
 }
 
 names! {
-    /// The figure that chooses the best epoch.
+    /// The metric that chooses the best epoch.
     pub enum Monitor {
-        /// Pearson correlation on the validation pictures; more is better.
+        /// Pearson correlation on the validation images; more is better.
         Pc = "pc",
         /// Mean absolute error on them; less is better.
         Mae = "mae",
@@ -25,13 +25,13 @@ names! {
         Rmse = "rmse",
         /// Spearman's rank correlation on them; more is better.
         Srcc = "srcc",
-        /// Mean loss over the epoch's training pictures; less is better.
+        /// Mean loss over the epoch's training images; less is better.
         TrainLoss = "train_loss",
     }
 }
 
 impl Monitor {
-    /// What the figure is called in a sentence.
+    /// What the metric is called in a sentence.
     pub fn title(self) -> &'static str {
         match self {
             Self::Pc => "validation PC",

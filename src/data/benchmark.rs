@@ -1,7 +1,7 @@
 //! Measures how fast files become batches.
 //!
-//! What is timed is what training waits for: a [`Loader`] that opens, decodes, augments and batches picture files, and the
-//! normalisation of its pixels, which in training the device does.
+//! What is timed is what training waits for: a [`Loader`] that opens, decodes, augments and batches image files, and the
+//! normalization of its pixels, which in training the device does.
 
 use std::fs;
 use std::io::BufWriter;
@@ -14,11 +14,11 @@ use image::codecs::jpeg::JpegEncoder;
 use serde::Serialize;
 
 use super::synthetic::{self, FaceSeed};
-use super::{HostBatch, Loader, LoaderOptions, Pass, Pictures, Sample, Source, read_picture};
+use super::{HostBatch, ImageDataset, Loader, LoaderOptions, Pass, Sample, Source, read_image};
 use crate::config::{Cache, DataConfig};
 use crate::measure::{median, resident_bytes};
 
-/// Pictures per batch.
+/// Images per batch.
 const BATCH: usize = 32;
 /// Rounds of each measurement, of which the median counts.
 const ROUNDS: usize = 3;
@@ -30,13 +30,13 @@ const QUALITY: u8 = 90;
 pub struct Settings {
     /// The transforms: image size, augmentations. Its data set and cache do not matter.
     pub config: DataConfig,
-    /// A folder of the user's pictures, measured beside the generated ones.
+    /// A folder of the user's images, measured beside the generated ones.
     pub folder: Option<PathBuf>,
     /// About how long each round takes.
     pub round: Duration,
     /// Threads whose speed together is compared with one's.
     pub workers: usize,
-    /// Pictures that go through the training transform at the end, to see whether memory stays.
+    /// Images that go through the training transform at the end, to see whether memory stays.
     pub memory_images: usize,
 }
 
@@ -47,15 +47,15 @@ pub struct Report {
     pub train_images_per_second_per_core: f64,
     /// Evaluation transform, the same files, one thread.
     pub eval_images_per_second_per_core: f64,
-    /// How much faster `workers` threads make training pictures than one does, the same files.
+    /// How much faster `workers` threads make training images than one does, the same files.
     pub scaling: f64,
     /// The threads of `scaling`.
     pub workers: usize,
-    /// Side of the pictures that come out, in pixels.
+    /// Side of the images that come out, in pixels.
     pub image_size: usize,
     /// Each set of files.
     pub sets: Vec<SetReport>,
-    /// Memory over many pictures, where that was asked for.
+    /// Memory over many images, where that was asked for.
     pub memory: Option<MemoryReport>,
 }
 
@@ -81,7 +81,7 @@ pub struct SetReport {
 /// Resident memory of the process, in MiB.
 #[derive(Debug, Clone, Serialize)]
 pub struct MemoryReport {
-    /// Pictures that went through.
+    /// Images that went through.
     pub images: usize,
     /// After the first tenth of them.
     pub early_mib: f64,
@@ -92,7 +92,7 @@ pub struct MemoryReport {
 /// Generates files in a temporary folder and measures them, and the user's folder if there is one. `progress` hears what is measured.
 ///
 /// # Errors
-/// A folder without readable pictures, or no room for the generated files.
+/// A folder without readable images, or no room for the generated files.
 pub fn benchmark(settings: &Settings, progress: impl Fn(&str)) -> Result<Report> {
     let scratch = Scratch::new()?;
     let mut sets = vec![
@@ -110,7 +110,7 @@ pub fn benchmark(settings: &Settings, progress: impl Fn(&str)) -> Result<Report>
     let memory = match settings.memory_images {
         0 => None,
         images => {
-            progress(&format!("watching the memory over {images} pictures"));
+            progress(&format!("watching the memory over {images} images"));
             Some(watch_memory(&sets[0].1, images, settings)?)
         }
     };
@@ -142,9 +142,9 @@ impl Scratch {
     fn generate(&self, size: u32, count: u64) -> Result<Vec<PathBuf>> {
         let write = |index: u64| -> Result<PathBuf> {
             let path = self.0.join(format!("{size}_{index}.jpg"));
-            let picture = synthetic::render(FaceSeed { seed: 1, index }, size);
+            let image = synthetic::render(FaceSeed { seed: 1, index }, size);
             let file = fs::File::create(&path)?;
-            JpegEncoder::new_with_quality(BufWriter::new(file), QUALITY).encode_image(&picture)?;
+            JpegEncoder::new_with_quality(BufWriter::new(file), QUALITY).encode_image(&image)?;
             Ok(path)
         };
         (0..count)
@@ -168,19 +168,19 @@ fn readable_files(folder: &Path) -> Result<Vec<PathBuf>> {
     let mut files: Vec<PathBuf> = entries
         .flatten()
         .map(|entry| entry.path())
-        .filter(|path| path.is_file() && read_picture(path).is_ok())
+        .filter(|path| path.is_file() && read_image(path).is_ok())
         .collect();
     files.sort();
     ensure!(
         !files.is_empty(),
-        "{}: holds no picture that can be read; name a folder of pictures",
+        "{}: holds no image that can be read; name a folder of images",
         folder.display()
     );
     Ok(files)
 }
 
 /// The files as a split, each often enough to fill some batches.
-fn pictures(files: &[PathBuf], config: &DataConfig) -> Result<Arc<Pictures>> {
+fn open_dataset(files: &[PathBuf], config: &DataConfig) -> Result<Arc<ImageDataset>> {
     let repeats = (8 * BATCH).div_ceil(files.len());
     let samples = (0..repeats).flat_map(|_| files).map(|file| {
         let id = file.display().to_string();
@@ -190,11 +190,11 @@ fn pictures(files: &[PathBuf], config: &DataConfig) -> Result<Arc<Pictures>> {
         cache: Cache::None,
         ..config.clone()
     };
-    Ok(Arc::new(Pictures::new(samples.collect(), &config)?))
+    Ok(Arc::new(ImageDataset::new(samples.collect(), &config)?))
 }
 
 fn measure_set(name: &str, files: &[PathBuf], settings: &Settings) -> Result<SetReport> {
-    let pictures = pictures(files, &settings.config)?;
+    let images = open_dataset(files, &settings.config)?;
     let train = |epoch| Pass::Train { seed: 1, epoch };
     let evaluate = |_| Pass::Evaluate;
     let round = settings.round;
@@ -203,10 +203,10 @@ fn measure_set(name: &str, files: &[PathBuf], settings: &Settings) -> Result<Set
     for _ in 0..ROUNDS {
         let measured = [
             decode_speed(files, round)?,
-            speed(&pictures, &train, 0, round)?,
-            speed(&pictures, &evaluate, 0, round)?,
-            speed(&pictures, &train, 1, round)?,
-            speed(&pictures, &train, settings.workers, round)?,
+            speed(&images, &train, 0, round)?,
+            speed(&images, &evaluate, 0, round)?,
+            speed(&images, &train, 1, round)?,
+            speed(&images, &train, settings.workers, round)?,
         ];
         for (speeds, measured) in speeds.iter_mut().zip(measured) {
             speeds.push(measured);
@@ -229,33 +229,33 @@ fn measure_set(name: &str, files: &[PathBuf], settings: &Settings) -> Result<Set
     })
 }
 
-/// Pictures decoded per second by the calling thread.
+/// Images decoded per second by the calling thread.
 fn decode_speed(files: &[PathBuf], at_least: Duration) -> Result<f64> {
     let (started, mut images) = (Instant::now(), 0);
     while images == 0 || started.elapsed() < at_least {
         for file in files {
-            read_picture(file)?;
+            read_image(file)?;
             images += 1;
         }
     }
     Ok(f64::from(images) / started.elapsed().as_secs_f64())
 }
 
-/// Pictures per second through whole passes, of which there is at least one. Starting a pass's threads counts.
+/// Images per second through whole passes, of which there is at least one. Starting a pass's threads counts.
 fn speed(
-    pictures: &Arc<Pictures>,
+    dataset: &Arc<ImageDataset>,
     pass: &dyn Fn(u64) -> Pass,
     workers: usize,
     at_least: Duration,
 ) -> Result<f64> {
     let (mut images, mut epoch) = (0, 0);
-    let mut normalised = Vec::new();
+    let mut normalized = Vec::new();
     let started = Instant::now();
     while images == 0 || started.elapsed() < at_least {
         let options = LoaderOptions::new(pass(epoch), BATCH, workers);
-        for batch in Loader::new(Arc::clone(pictures), options)? {
+        for batch in Loader::new(Arc::clone(dataset), options)? {
             let batch = batch?;
-            normalise(&batch, &mut normalised);
+            normalize(&batch, &mut normalized);
             images += batch.len;
         }
         epoch += 1;
@@ -263,8 +263,8 @@ fn speed(
     Ok(images as f64 / started.elapsed().as_secs_f64())
 }
 
-/// Normalises a batch with ImageNet's mean and deviation, as the models do.
-fn normalise(batch: &HostBatch, out: &mut Vec<f32>) {
+/// Normalizes a batch with ImageNet's mean and deviation, as the models do.
+fn normalize(batch: &HostBatch, out: &mut Vec<f32>) {
     const MEAN: [f32; 3] = [0.485, 0.456, 0.406];
     const STD: [f32; 3] = [0.229, 0.224, 0.225];
     out.resize(batch.pixels.len(), 0.0);
@@ -283,12 +283,12 @@ fn normalise(batch: &HostBatch, out: &mut Vec<f32>) {
 }
 
 fn watch_memory(files: &[PathBuf], images: usize, settings: &Settings) -> Result<MemoryReport> {
-    let pictures = pictures(files, &settings.config)?;
+    let dataset = open_dataset(files, &settings.config)?;
     let (mut done, mut epoch, mut early) = (0, 0, None);
     while done < images {
         let pass = Pass::Train { seed: 1, epoch };
         for batch in Loader::new(
-            Arc::clone(&pictures),
+            Arc::clone(&dataset),
             LoaderOptions::new(pass, BATCH, settings.workers),
         )? {
             done += batch?.len;

@@ -7,10 +7,10 @@ use anyhow::Result;
 use rayon::prelude::*;
 use serde::Serialize;
 
-use super::check_pictures::{files, near_duplicates, outliers};
+use super::check_images::{files, near_duplicates, outliers};
 use super::listing::{Listing, Row};
 use super::load::list;
-use super::partition::{SharedPicture, shared_pictures};
+use super::partition::{SharedImage, shared_images};
 use super::perceptual::PerceptualHash;
 use super::{Skipped, Source, Split, decode, scores_by_group};
 use crate::config::DataConfig;
@@ -19,33 +19,33 @@ use crate::config::DataConfig;
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Report {
     /// Rows, scores and groups of each split.
-    pub splits: Vec<SplitReport>,
+    pub splits: Vec<Spliterport>,
     /// Rows whose image is not there.
     pub missing: Vec<Skipped>,
     /// Rows whose image is there but cannot be read.
     pub unreadable: Vec<Skipped>,
-    /// Pictures that stand in more than one split by name.
-    pub overlaps: Vec<SharedPicture>,
-    /// Pictures that stand in one split more than once.
+    /// Images that stand in more than one split by name.
+    pub overlaps: Vec<SharedImage>,
+    /// Images that stand in one split more than once.
     pub repeated: Vec<Repeated>,
     /// Files that differ in name but not in content.
     pub duplicates: Vec<Duplicate>,
-    /// Files that differ in content and look the same: another size, format or quality of one picture.
+    /// Files that differ in content and look the same: another size, format or quality of one image.
     pub near_duplicates: Vec<NearDuplicate>,
-    /// Scores far from the others, and pictures too small or too narrow for the model.
+    /// Scores far from the others, and images too small or too narrow for the model.
     pub outliers: Vec<Skipped>,
     /// The scores of each group's usable rows, of all splits together.
     pub group_scores: BTreeMap<String, ScoreSummary>,
-    /// The bounds of the bins of [`SplitReport::histogram`], one more than there are bins.
+    /// The bounds of the bins of [`Spliterport::histogram`], one more than there are bins.
     pub score_bins: Vec<f64>,
     /// Other oddities of the lists.
     pub notes: Vec<String>,
-    /// The files that are there, for the manifest and the pictures of the page.
+    /// The files that are there, for the manifest and the images of the page.
     #[serde(skip)]
     pub files: Vec<CheckedFile>,
 }
 
-/// A picture file that is there.
+/// An image file that is there.
 #[derive(Debug, Clone, PartialEq)]
 pub struct CheckedFile {
     /// The row that names it.
@@ -64,7 +64,7 @@ pub struct CheckedFile {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct NearDuplicate {
     /// Both names, with their splits.
-    pub pictures: [Named; 2],
+    pub images: [Named; 2],
     /// In how many of 256 bits their perceptual hashes differ.
     pub distance: u32,
     /// Whether they stand in different splits, so that one of them leaks.
@@ -73,7 +73,7 @@ pub struct NearDuplicate {
 
 /// One split in numbers.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct SplitReport {
+pub struct Spliterport {
     /// Which one.
     pub split: Split,
     /// Rows in its list.
@@ -105,12 +105,12 @@ pub struct ScoreSummary {
     pub sd: f64,
 }
 
-/// A picture that stands in a split more than once.
+/// An image that stands in a split more than once.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Repeated {
     /// The split.
     pub split: Split,
-    /// The picture's name in its first row.
+    /// The image's name in its first row.
     pub id: String,
     /// The score of each of its rows.
     pub scores: Vec<f32>,
@@ -120,17 +120,17 @@ pub struct Repeated {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Duplicate {
     /// Each name, with its split.
-    pub pictures: Vec<Named>,
+    pub images: Vec<Named>,
     /// Whether they stand in more than one split, so that one of them leaks.
     pub across_splits: bool,
 }
 
-/// A picture in a split.
+/// An image in a split.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Named {
     /// The split.
     pub split: Split,
-    /// The picture's name.
+    /// The image's name.
     pub id: String,
 }
 
@@ -146,7 +146,7 @@ impl Named {
 /// Reads every list and every file of the data set that the configuration names, in parallel.
 ///
 /// # Errors
-/// Lists that are missing or malformed. What is wrong with rows and pictures is no error, but reported.
+/// Lists that are missing or malformed. What is wrong with rows and images is no error, but reported.
 pub fn check(config: &DataConfig, seed: u64) -> Result<Report> {
     let listing = list(config, seed)?;
     let rows: Vec<(Split, &Row)> = Split::ALL
@@ -176,7 +176,7 @@ pub fn check(config: &DataConfig, seed: u64) -> Result<Report> {
     let score_bins = score_bins(&usable);
     let splits = Split::ALL.map(|split| {
         let of_split = rows.iter().zip(&states).filter(|((of, _), _)| *of == split);
-        SplitReport::new(
+        Spliterport::new(
             split,
             &score_bins,
             of_split.map(|((_, row), state)| (*row, state)),
@@ -198,7 +198,7 @@ pub fn check(config: &DataConfig, seed: u64) -> Result<Report> {
                 None
             }
         }),
-        overlaps: shared_pictures(&listing),
+        overlaps: shared_images(&listing),
         repeated: Split::ALL
             .into_iter()
             .flat_map(|split| repeated(&listing, split))
@@ -217,7 +217,7 @@ pub fn check(config: &DataConfig, seed: u64) -> Result<Report> {
 pub(super) enum State {
     Missing(String),
     Unreadable(String),
-    /// With what is known of the file; a drawn picture has none.
+    /// With what is known of the file; a drawn image has none.
     Usable(Option<Content>),
 }
 
@@ -239,12 +239,12 @@ impl State {
             return State::Usable(None);
         };
         let read = decode::read_file(path).and_then(|bytes| {
-            let picture = decode::decode_picture(&bytes)?;
+            let image = decode::decode_image(&bytes)?;
             Ok(Content {
                 hash: blake3::hash(&bytes),
-                width: picture.width(),
-                height: picture.height(),
-                look: PerceptualHash::new(&picture),
+                width: image.width(),
+                height: image.height(),
+                look: PerceptualHash::new(&image),
             })
         });
         match read {
@@ -254,7 +254,7 @@ impl State {
     }
 }
 
-impl SplitReport {
+impl Spliterport {
     fn new<'a>(
         split: Split,
         bins: &[f64],
@@ -384,7 +384,7 @@ fn duplicates(rows: &[(Split, &Row)], states: &[State]) -> Vec<Duplicate> {
         }
         let across_splits = content.iter().any(|(split, _)| *split != content[0].0);
         Some(Duplicate {
-            pictures: content
+            images: content
                 .iter()
                 .map(|(split, row)| Named::new(*split, row))
                 .collect(),

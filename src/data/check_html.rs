@@ -1,4 +1,4 @@
-//! What a check found, as one page with pictures that needs no other file.
+//! What a check found, as one page with images that needs no other file.
 
 use std::collections::HashMap;
 use std::fmt::Write;
@@ -6,11 +6,11 @@ use std::path::Path;
 
 use super::check::{Named, Report};
 use super::embed::{embedded, escape};
-use super::{Skipped, Split, read_picture};
+use super::{Skipped, Split, read_image};
 
-/// The longer side of a picture on the page, in pixels.
+/// The longer side of an image on the page, in pixels.
 const SIDE: u32 = 112;
-/// Findings of one kind that are shown with their pictures; all of them are counted.
+/// Findings of one kind that are shown with their images; all of them are counted.
 const SHOWN: usize = 200;
 
 const STYLE: &str = "body{font:14px/1.5 system-ui,sans-serif;margin:2em auto;max-width:70em;padding:0 1em;color:#222;background:#fff}\
@@ -20,7 +20,7 @@ font-size:12px;overflow-wrap:anywhere}img{display:block}.pair{border-bottom:1px 
 svg rect{fill:#47a}";
 
 impl Report {
-    /// A page of HTML: the counts, the groups, a histogram of the scores, and each finding with its picture.
+    /// A page of HTML: the counts, the groups, a histogram of the scores, and each finding with its image.
     pub fn to_html(&self, title: &str) -> String {
         let files = self.files.iter();
         let files: HashMap<(Split, &str), &Path> = files
@@ -42,21 +42,21 @@ impl Report {
         }
         let pairs = self.duplicates.iter().map(|found| {
             let leak = found.across_splits;
-            (found.pictures.as_slice(), leak, String::new())
+            (found.images.as_slice(), leak, String::new())
         });
         body += &page.groups("Files with the same content", pairs);
         let pairs = self.near_duplicates.iter().map(|found| {
             let note = format!("{} of 256 bits differ", found.distance);
-            (found.pictures.as_slice(), found.across_splits, note)
+            (found.images.as_slice(), found.across_splits, note)
         });
         body += &page.groups("Files that look the same", pairs);
         body += &page.rows("Outliers", &self.outliers);
         body += &page.rows("Rows whose image cannot be read", &self.unreadable);
         body += &page.rows("Rows whose image is missing", &self.missing);
-        body += &list("Pictures in more than one split", self.overlaps.iter());
+        body += &list("Images in more than one split", self.overlaps.iter());
         let repeated = self.repeated.iter();
         body += &list(
-            "Pictures listed more than once in a split",
+            "Images listed more than once in a split",
             repeated
                 .map(|found| format!("{}: {}: scores {:?}", found.split, found.id, found.scores)),
         );
@@ -142,7 +142,7 @@ impl Report {
     }
 }
 
-/// Where the rows' pictures are.
+/// Where the rows' images are.
 struct Page<'a> {
     files: HashMap<(Split, &'a str), &'a Path>,
 }
@@ -150,9 +150,9 @@ struct Page<'a> {
 impl Page<'_> {
     fn figure(&self, split: Split, id: &str, note: &str) -> String {
         let file = self.files.get(&(split, id));
-        let picture = file.and_then(|path| thumbnail(path)).unwrap_or_default();
+        let image = file.and_then(|path| thumbnail(path)).unwrap_or_default();
         format!(
-            "<figure>{picture}{}<br>{split} {}</figure>\n",
+            "<figure>{image}{}<br>{split} {}</figure>\n",
             escape(id),
             escape(note)
         )
@@ -164,12 +164,12 @@ impl Page<'_> {
         found: impl ExactSizeIterator<Item = (&'b [Named], bool, String)>,
     ) -> String {
         let mut text = heading(title, found.len());
-        for (pictures, leak, note) in found.take(SHOWN) {
+        for (images, leak, note) in found.take(SHOWN) {
             let leak = match leak {
                 true => "<strong class=\"leak\">in more than one split</strong> ",
                 false => "",
             };
-            let figures: String = pictures
+            let figures: String = images
                 .iter()
                 .map(|named| self.figure(named.split, &named.id, ""))
                 .collect();
@@ -209,7 +209,7 @@ fn list(title: &str, found: impl ExactSizeIterator<Item = impl ToString>) -> Str
     text
 }
 
-/// The picture within the page itself; nothing where it cannot be read.
+/// The image within the page itself; nothing where it cannot be read.
 fn thumbnail(path: &Path) -> Option<String> {
-    embedded(&read_picture(path).ok()?, SIDE, 80, "")
+    embedded(&read_image(path).ok()?, SIDE, 80, "")
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::fmt::{self, Write};
 
 use super::check::{Report, ScoreSummary};
-use super::{SharedPicture, Skipped};
+use super::{SharedImage, Skipped};
 
 impl fmt::Display for Report {
     /// Tables for people: the splits, the groups, then each finding with its name and reason.
@@ -43,13 +43,13 @@ impl fmt::Display for Report {
         )?;
         section(
             f,
-            "pictures in more than one split",
+            "images in more than one split",
             &self.overlaps,
-            SharedPicture::to_string,
+            SharedImage::to_string,
         )?;
         section(
             f,
-            "pictures listed more than once in a split",
+            "images listed more than once in a split",
             &self.repeated,
             |repeated| {
                 let scores: Vec<String> = repeated.scores.iter().map(f32::to_string).collect();
@@ -72,7 +72,7 @@ impl fmt::Display for Report {
                     ""
                 };
                 let names: Vec<String> = duplicate
-                    .pictures
+                    .images
                     .iter()
                     .map(|named| format!("{} ({})", named.id, named.split))
                     .collect();
@@ -89,7 +89,7 @@ impl fmt::Display for Report {
                 } else {
                     ""
                 };
-                let [a, b] = &found.pictures;
+                let [a, b] = &found.images;
                 format!(
                     "{leak}{} ({}) ~ {} ({}): {} of 256 bits differ",
                     a.id, a.split, b.id, b.split, found.distance

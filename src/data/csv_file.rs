@@ -1,4 +1,4 @@
-//! A table of the user's own pictures: a CSV (or, by its extension, TSV) file with a header.
+//! A table of the user's own images: a CSV (or, by its extension, TSV) file with a header.
 //!
 //! Columns: the image's path (relative to the file's folder, or absolute), its score, and if wanted
 //! its split, its group, its person, its weight and its raters' votes; `data.csv` renames them. Without a split column, test and validation rows
@@ -329,7 +329,7 @@ mod tests {
     }
 
     #[test]
-    fn a_person_is_held_out_with_all_pictures_or_not_at_all() {
+    fn a_person_is_held_out_with_all_images_or_not_at_all() {
         let rows: String = (0..60)
             .map(|row| format!("{row}.jpg,{},person {}\n", row % 7, row / 4))
             .collect();
@@ -401,13 +401,13 @@ mod tests {
         let absolute = elsewhere.path().join("face.jpg");
         fs::write(&absolute, "").unwrap();
         let folder = tempfile::tempdir().unwrap();
-        fs::create_dir(folder.path().join("pictures")).unwrap();
-        fs::write(folder.path().join("pictures/a.jpg"), "").unwrap();
+        fs::create_dir(folder.path().join("images")).unwrap();
+        fs::write(folder.path().join("images/a.jpg"), "").unwrap();
         let table = folder.path().join("faces.tsv");
         fs::write(
             &table,
             format!(
-                "image\tscore\tsplit\npictures/a.jpg\t1\ttrain\n{}\t2\ttrain\nno.jpg\t2\tval\n",
+                "image\tscore\tsplit\nimages/a.jpg\t1\ttrain\n{}\t2\ttrain\nno.jpg\t2\tval\n",
                 absolute.display()
             ),
         )

@@ -1,8 +1,8 @@
-//! Reads a picture file into 8-bit RGB, whatever it holds.
+//! Reads an image file into 8-bit RGB, whatever it holds.
 //!
-//! The content decides the format, not the file's name. EXIF orientation is applied; grey, palette,
-//! 16-bit, float and CMYK pictures become RGB; transparency is laid over a background, [`NEUTRAL`] unless another is asked for. Files that are
-//! damaged, cut off, too large or no pictures at all are errors that say so.
+//! The content decides the format, not the file's name. EXIF orientation is applied; gray, palette,
+//! 16-bit, float and CMYK images become RGB; transparency is laid over a background, [`NEUTRAL`] unless another is asked for. Files that are
+//! damaged, cut off, too large or no images at all are errors that say so.
 
 use std::fs;
 use std::io::Cursor;
@@ -12,35 +12,35 @@ use std::path::Path;
 use anyhow::{Context, Result, anyhow, bail};
 use image::{DynamicImage, ImageDecoder, ImageError, ImageReader, Limits, RgbImage};
 
-/// What shows through transparent pixels and fills the border of padded pictures: the mean colour of
-/// ImageNet, which normalisation takes to about zero.
+/// What shows through transparent pixels and fills the border of padded images: the mean color of
+/// ImageNet, which normalization takes to about zero.
 pub const NEUTRAL: [u8; 3] = [124, 116, 104];
 
 /// The longest side, in pixels, that is read.
 const MAX_SIDE: u32 = 16_384;
-/// The most pixels that are read: enough for any camera's 48-megapixel pictures.
+/// The most pixels that are read: enough for any camera's 48-megapixel images.
 const MAX_PIXELS: u64 = 64 << 20;
-/// The most memory that decoding one picture may take, in bytes.
+/// The most memory that decoding one image may take, in bytes.
 const MAX_DECODED: u64 = 512 << 20;
 /// The largest file that is opened, in bytes.
 const MAX_FILE: u64 = 256 << 20;
 
-/// Reads the picture in `path`.
+/// Reads the image in `path`.
 ///
 /// # Errors
-/// When the file is missing, no regular file, empty, no picture of a format that is supported, cut
+/// When the file is missing, no regular file, empty, no image of a format that is supported, cut
 /// off, damaged, or larger than the limits above. The message starts with the path.
-pub fn read_picture(path: &Path) -> Result<RgbImage> {
-    read_picture_over(path, NEUTRAL)
+pub fn read_image(path: &Path) -> Result<RgbImage> {
+    read_image_over(path, NEUTRAL)
 }
 
-/// As [`read_picture`], with transparency over `background`.
+/// As [`read_image`], with transparency over `background`.
 ///
 /// # Errors
-/// As [`read_picture`].
-pub(crate) fn read_picture_over(path: &Path, background: [u8; 3]) -> Result<RgbImage> {
+/// As [`read_image`].
+pub(crate) fn read_image_over(path: &Path, background: [u8; 3]) -> Result<RgbImage> {
     read_file(path)
-        .and_then(|bytes| decode_picture_over(&bytes, background))
+        .and_then(|bytes| decode_image_over(&bytes, background))
         .with_context(|| path.display().to_string())
 }
 
@@ -52,7 +52,7 @@ pub(crate) fn read_file(path: &Path) -> Result<Vec<u8>> {
     })?;
     // A pipe or a device would block or never end.
     if !metadata.is_file() {
-        bail!("is not a regular file; name a picture file");
+        bail!("is not a regular file; name an image file");
     }
     if metadata.len() > MAX_FILE {
         bail!(
@@ -64,20 +64,20 @@ pub(crate) fn read_file(path: &Path) -> Result<Vec<u8>> {
     fs::read(path).map_err(|error| anyhow!("cannot be read: {error}"))
 }
 
-/// Decodes a picture from the content of a file.
+/// Decodes an image from the content of a file.
 ///
 /// # Errors
-/// As for [`read_picture`]; the message does not name a file.
-pub fn decode_picture(bytes: &[u8]) -> Result<RgbImage> {
-    decode_picture_over(bytes, NEUTRAL)
+/// As for [`read_image`]; the message does not name a file.
+pub fn decode_image(bytes: &[u8]) -> Result<RgbImage> {
+    decode_image_over(bytes, NEUTRAL)
 }
 
-/// As [`decode_picture`], with transparency over `background`.
-pub(crate) fn decode_picture_over(bytes: &[u8], background: [u8; 3]) -> Result<RgbImage> {
+/// As [`decode_image`], with transparency over `background`.
+pub(crate) fn decode_image_over(bytes: &[u8], background: [u8; 3]) -> Result<RgbImage> {
     // The decoders are other people's code over hostile input: a panic in one is a damaged file.
     match catch_unwind(AssertUnwindSafe(|| decode(bytes, background))) {
         Ok(decoded) => decoded,
-        Err(_) => bail!("damaged: the decoder gave up; save the picture again or remove it"),
+        Err(_) => bail!("damaged: the decoder gave up; save the image again or remove it"),
     }
 }
 
@@ -90,7 +90,7 @@ fn decode(bytes: &[u8], background: [u8; 3]) -> Result<RgbImage> {
     }
     let mut reader = ImageReader::new(Cursor::new(bytes)).with_guessed_format()?;
     if reader.format().is_none() {
-        bail!("{}", not_a_picture(bytes));
+        bail!("{}", not_a_image(bytes));
     }
     let mut limits = Limits::default();
     limits.max_image_width = Some(MAX_SIDE);
@@ -100,35 +100,35 @@ fn decode(bytes: &[u8], background: [u8; 3]) -> Result<RgbImage> {
     let mut decoder = reader.into_decoder().map_err(explain)?;
     let (width, height) = decoder.dimensions();
     if width == 0 || height == 0 {
-        bail!("damaged: the picture has no pixels; remove it");
+        bail!("damaged: the image has no pixels; remove it");
     }
     if u64::from(width) * u64::from(height) > MAX_PIXELS || decoder.total_bytes() > MAX_DECODED {
         bail!(
-            "the picture has {width}x{height} pixels, more than the {} million that are read; shrink it",
+            "the image has {width}x{height} pixels, more than the {} million that are read; shrink it",
             MAX_PIXELS >> 20
         );
     }
     // Metadata that cannot be parsed says nothing about the pixels.
     let orientation = decoder.orientation();
-    let mut picture = DynamicImage::from_decoder(decoder).map_err(explain)?;
+    let mut image = DynamicImage::from_decoder(decoder).map_err(explain)?;
     if let Ok(orientation) = orientation {
-        picture.apply_orientation(orientation);
+        image.apply_orientation(orientation);
     }
-    Ok(if picture.color().has_alpha() {
-        over(&picture, background)
+    Ok(if image.color().has_alpha() {
+        over(&image, background)
     } else {
-        picture.into_rgb8()
+        image.into_rgb8()
     })
 }
 
-fn over(picture: &DynamicImage, background: [u8; 3]) -> RgbImage {
-    let rgba = picture.to_rgba8();
+fn over(image: &DynamicImage, background: [u8; 3]) -> RgbImage {
+    let rgba = image.to_rgba8();
     let mut out = RgbImage::new(rgba.width(), rgba.height());
     for (to, from) in out.pixels_mut().zip(rgba.pixels()) {
         let [red, green, blue, alpha] = from.0;
-        let blend = |colour: u8, under: u8| {
+        let blend = |color: u8, under: u8| {
             let alpha = u32::from(alpha);
-            ((u32::from(colour) * alpha + u32::from(under) * (255 - alpha) + 127) / 255) as u8
+            ((u32::from(color) * alpha + u32::from(under) * (255 - alpha) + 127) / 255) as u8
         };
         to.0 = [
             blend(red, background[0]),
@@ -140,7 +140,7 @@ fn over(picture: &DynamicImage, background: [u8; 3]) -> RgbImage {
 }
 
 /// Whether a JPEG reaches its end-of-image marker. The decoder fills what a truncated file lacks with
-/// grey and reports success, which would train on half a face.
+/// gray and reports success, which would train on half a face.
 fn jpeg_is_whole(bytes: &[u8]) -> bool {
     let mut at = 2;
     loop {
@@ -170,7 +170,7 @@ fn jpeg_is_whole(bytes: &[u8]) -> bool {
 fn explain(error: ImageError) -> anyhow::Error {
     match error {
         ImageError::Limits(_) => anyhow!(
-            "the picture is larger than the {MAX_SIDE} pixels a side, or the {} million in all, that are read; shrink it",
+            "the image is larger than the {MAX_SIDE} pixels a side, or the {} million in all, that are read; shrink it",
             MAX_PIXELS >> 20
         ),
         ImageError::Unsupported(error) => {
@@ -180,11 +180,11 @@ fn explain(error: ImageError) -> anyhow::Error {
     }
 }
 
-fn not_a_picture(bytes: &[u8]) -> String {
+fn not_a_image(bytes: &[u8]) -> String {
     let found = match bytes.get(4..12) {
-        Some(b"ftypheic" | b"ftypheix" | b"ftypmif1" | b"ftypmsf1") => "a HEIC picture",
-        Some(b"ftypavif" | b"ftypavis") => "an AVIF picture",
-        _ => "not a picture",
+        Some(b"ftypheic" | b"ftypheix" | b"ftypmif1" | b"ftypmsf1") => "a HEIC image",
+        Some(b"ftypavif" | b"ftypavis") => "an AVIF image",
+        _ => "not an image",
     };
     format!("{found}; JPEG, PNG, WebP, BMP, GIF and TIFF are read: convert it or remove it")
 }
@@ -198,7 +198,7 @@ mod tests {
 
     use super::*;
 
-    /// A picture whose four quarters differ, so that a turn or a flip shows.
+    /// An image whose four quarters differ, so that a turn or a flip shows.
     fn quarters(width: u32, height: u32) -> RgbImage {
         RgbImage::from_fn(width, height, |x, y| {
             match (x < width / 2, y < height / 2) {
@@ -210,16 +210,16 @@ mod tests {
         })
     }
 
-    fn encode(picture: &DynamicImage, format: ImageFormat) -> Vec<u8> {
+    fn encode(image: &DynamicImage, format: ImageFormat) -> Vec<u8> {
         let mut bytes = Cursor::new(Vec::new());
-        picture.write_to(&mut bytes, format).unwrap();
+        image.write_to(&mut bytes, format).unwrap();
         bytes.into_inner()
     }
 
-    fn jpeg(picture: &RgbImage) -> Vec<u8> {
+    fn jpeg(image: &RgbImage) -> Vec<u8> {
         let mut bytes = Vec::new();
         JpegEncoder::new_with_quality(&mut bytes, 95)
-            .encode_image(picture)
+            .encode_image(image)
             .unwrap();
         bytes
     }
@@ -236,12 +236,12 @@ mod tests {
     }
 
     fn message(bytes: &[u8]) -> String {
-        format!("{:#}", decode_picture(bytes).unwrap_err())
+        format!("{:#}", decode_image(bytes).unwrap_err())
     }
 
     #[test]
     fn every_format_decodes_whatever_the_file_is_called() {
-        let picture = quarters(24, 16);
+        let image = quarters(24, 16);
         let folder = tempfile::tempdir().unwrap();
         for format in [
             ImageFormat::Jpeg,
@@ -251,16 +251,16 @@ mod tests {
             ImageFormat::Gif,
             ImageFormat::Tiff,
         ] {
-            let path = folder.path().join("picture.jpg");
-            fs::write(&path, encode(&picture.clone().into(), format)).unwrap();
-            let decoded = read_picture(&path).unwrap();
+            let path = folder.path().join("image.jpg");
+            fs::write(&path, encode(&image.clone().into(), format)).unwrap();
+            let decoded = read_image(&path).unwrap();
             assert_eq!(decoded.dimensions(), (24, 16));
             for (x, y) in [(4, 4), (20, 4), (4, 12), (20, 12)] {
                 for (a, b) in decoded
                     .get_pixel(x, y)
                     .0
                     .iter()
-                    .zip(picture.get_pixel(x, y).0)
+                    .zip(image.get_pixel(x, y).0)
                 {
                     assert!(a.abs_diff(b) < 12, "{format:?} at {x},{y}: {a} {b}");
                 }
@@ -271,18 +271,18 @@ mod tests {
     #[test]
     fn exif_orientation_is_applied() {
         let stored = jpeg(&quarters(32, 16));
-        let upright = decode_picture(&stored).unwrap();
-        // 6: the camera was turned, the picture has to be turned clockwise by 90 degrees.
-        let turned = decode_picture(&with_orientation(&stored, 6)).unwrap();
+        let upright = decode_image(&stored).unwrap();
+        // 6: the camera was turned, the image has to be turned clockwise by 90 degrees.
+        let turned = decode_image(&with_orientation(&stored, 6)).unwrap();
         assert_eq!(turned, image::imageops::rotate90(&upright));
-        let mirrored = decode_picture(&with_orientation(&stored, 2)).unwrap();
+        let mirrored = decode_image(&with_orientation(&stored, 2)).unwrap();
         assert_eq!(mirrored, image::imageops::flip_horizontal(&upright));
     }
 
     #[test]
-    fn grey_and_deep_pictures_become_rgb() {
-        let grey: ImageBuffer<Luma<u16>, _> = ImageBuffer::from_pixel(3, 2, Luma([40_000u16]));
-        let decoded = decode_picture(&encode(&grey.into(), ImageFormat::Png)).unwrap();
+    fn gray_and_deep_images_become_rgb() {
+        let gray: ImageBuffer<Luma<u16>, _> = ImageBuffer::from_pixel(3, 2, Luma([40_000u16]));
+        let decoded = decode_image(&encode(&gray.into(), ImageFormat::Png)).unwrap();
         assert!(
             decoded.pixels().all(|pixel| pixel.0 == [156; 3]),
             "{decoded:?}"
@@ -290,31 +290,31 @@ mod tests {
     }
 
     #[test]
-    fn transparency_lies_over_the_neutral_colour() {
+    fn transparency_lies_over_the_neutral_color() {
         let clear = ImageBuffer::from_fn(2, 1, |x, _| Rgba([255u8, 0, 0, x as u8 * 255]));
-        let decoded = decode_picture(&encode(&clear.into(), ImageFormat::Png)).unwrap();
+        let decoded = decode_image(&encode(&clear.into(), ImageFormat::Png)).unwrap();
         assert_eq!(decoded.get_pixel(0, 0).0, NEUTRAL);
         assert_eq!(decoded.get_pixel(1, 0).0, [255, 0, 0]);
     }
 
     #[test]
     fn a_file_cut_anywhere_is_an_error() {
-        let picture = quarters(40, 40);
+        let image = quarters(40, 40);
         for format in [
             ImageFormat::Jpeg,
             ImageFormat::Png,
             ImageFormat::WebP,
             ImageFormat::Bmp,
         ] {
-            let whole = encode(&picture.clone().into(), format);
+            let whole = encode(&image.clone().into(), format);
             for kept in [0, 1, 2, 3, 10, whole.len() / 2, whole.len() * 3 / 4] {
                 assert!(
-                    decode_picture(&whole[..kept]).is_err(),
+                    decode_image(&whole[..kept]).is_err(),
                     "{format:?} of {kept} bytes"
                 );
             }
         }
-        let whole = jpeg(&picture);
+        let whole = jpeg(&image);
         assert!(message(&whole[..whole.len() - 2]).contains("truncated"));
         assert!(message(&[]).contains("empty"));
     }
@@ -324,7 +324,7 @@ mod tests {
         let whole = jpeg(&quarters(40, 40));
         let length = (whole.len() as u16 + 2).to_be_bytes();
         let with_thumbnail = [&whole[..2], &[0xff, 0xe2], &length, &whole, &whole[2..]].concat();
-        assert!(decode_picture(&with_thumbnail).is_ok());
+        assert!(decode_image(&with_thumbnail).is_ok());
         assert!(message(&with_thumbnail[..with_thumbnail.len() - 100]).contains("truncated"));
     }
 
@@ -332,17 +332,17 @@ mod tests {
     fn data_behind_a_jpeg_does_no_harm() {
         let mut bytes = jpeg(&quarters(16, 16));
         bytes.extend_from_slice(b"something that a camera appended");
-        assert!(decode_picture(&bytes).is_ok());
+        assert!(decode_image(&bytes).is_ok());
     }
 
     #[test]
     fn a_text_and_a_heic_file_are_named_as_such() {
-        assert!(message(b"image,score\na.jpg,3\n").contains("not a picture"));
+        assert!(message(b"image,score\na.jpg,3\n").contains("not an image"));
         assert!(message(b"\0\0\0\x18ftypheic\0\0\0\0").contains("HEIC"));
     }
 
     #[test]
-    fn a_huge_picture_is_refused_before_it_is_decoded() {
+    fn a_huge_image_is_refused_before_it_is_decoded() {
         // A PNG that claims 30,000 pixels a side.
         let mut bomb = encode(&quarters(8, 8).into(), ImageFormat::Png);
         bomb[16..20].copy_from_slice(&30_000u32.to_be_bytes());
@@ -362,7 +362,7 @@ mod tests {
 
     #[test]
     fn damaged_bytes_never_panic() {
-        let picture = DynamicImage::from(quarters(24, 24));
+        let image = DynamicImage::from(quarters(24, 24));
         for format in [
             ImageFormat::Jpeg,
             ImageFormat::Png,
@@ -370,7 +370,7 @@ mod tests {
             ImageFormat::Gif,
             ImageFormat::Tiff,
         ] {
-            let whole = encode(&picture, format);
+            let whole = encode(&image, format);
             let mut draws = crate::data::draws::Draws::new(5, 0, 0, "damage");
             for _ in 0..60 {
                 let mut damaged = whole.clone();
@@ -378,7 +378,7 @@ mod tests {
                     let at = draws.below(damaged.len());
                     damaged[at] = draws.below(256) as u8;
                 }
-                let _ = decode_picture(&damaged);
+                let _ = decode_image(&damaged);
             }
         }
     }
@@ -388,16 +388,14 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("face.jpg");
         assert!(
-            format!("{:#}", read_picture(&path).unwrap_err()).ends_with("face.jpg: no such file")
+            format!("{:#}", read_image(&path).unwrap_err()).ends_with("face.jpg: no such file")
         );
         fs::File::create(&path).unwrap().write_all(b"").unwrap();
         assert!(
-            format!("{:#}", read_picture(&path).unwrap_err())
-                .contains("face.jpg: the file is empty")
+            format!("{:#}", read_image(&path).unwrap_err()).contains("face.jpg: the file is empty")
         );
         assert!(
-            format!("{:#}", read_picture(folder.path()).unwrap_err())
-                .contains("not a regular file")
+            format!("{:#}", read_image(folder.path()).unwrap_err()).contains("not a regular file")
         );
     }
 }

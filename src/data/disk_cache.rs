@@ -1,7 +1,7 @@
-//! Decoded pictures in files, so that no picture is decoded twice, by this process or another.
+//! Decoded images in files, so that no image is decoded twice, by this process or another.
 //!
-//! An entry is named by the hash of the picture file's content and of everything else that its pixels depend on. It is therefore never
-//! out of date: a picture that changes, or another background, has another name. Entries are written whole or not at all, so that any
+//! An entry is named by the hash of the image file's content and of everything else that its pixels depend on. It is therefore never
+//! out of date: an image that changes, or another background, has another name. Entries are written whole or not at all, so that any
 //! number of processes may share a folder; it may be deleted whenever none is running.
 
 use std::env;
@@ -20,7 +20,7 @@ use crate::files::write_whole;
 const MAGIC: [u8; 8] = *b"vmbrgb1\n";
 const HEADER: usize = MAGIC.len() + 8;
 
-/// A folder of decoded pictures.
+/// A folder of decoded images.
 #[derive(Debug)]
 pub(super) struct DiskCache {
     folder: PathBuf,
@@ -30,7 +30,7 @@ pub(super) struct DiskCache {
 }
 
 impl DiskCache {
-    /// Opens `folder`, or `vm-beautynet/pictures` in the user's cache folder, for pictures over `background`.
+    /// Opens `folder`, or `vm-beautynet/images` in the user's cache folder, for images over `background`.
     ///
     /// # Errors
     /// A folder that cannot be made, or none that could be.
@@ -39,7 +39,7 @@ impl DiskCache {
             Some(folder) => folder.to_path_buf(),
             None => user_cache()
                 .context("there is no cache folder of the user; set data.cache_dir")?
-                .join("vm-beautynet/pictures"),
+                .join("vm-beautynet/images"),
         };
         fs::create_dir_all(&folder).with_context(|| {
             format!(
@@ -54,22 +54,22 @@ impl DiskCache {
         })
     }
 
-    /// The picture in `path`, from the cache if it is there, else decoded and put there.
+    /// The image in `path`, from the cache if it is there, else decoded and put there.
     ///
     /// # Errors
-    /// As [`read_picture`](super::read_picture).
-    pub(super) fn picture(&self, path: &Path) -> Result<RgbImage> {
+    /// As [`read_image`](super::read_image).
+    pub(super) fn image(&self, path: &Path) -> Result<RgbImage> {
         let name = || path.display().to_string();
         let bytes = decode::read_file(path).with_context(name)?;
         let entry = self.entry(&bytes);
-        if let Some(picture) = read_entry(&entry) {
-            return Ok(picture);
+        if let Some(image) = read_entry(&entry) {
+            return Ok(image);
         }
-        let picture = decode::decode_picture_over(&bytes, self.background).with_context(name)?;
-        if self.writes.load(Ordering::Relaxed) && write_entry(&entry, &picture).is_err() {
+        let image = decode::decode_image_over(&bytes, self.background).with_context(name)?;
+        if self.writes.load(Ordering::Relaxed) && write_entry(&entry, &image).is_err() {
             self.writes.store(false, Ordering::Relaxed);
         }
-        Ok(picture)
+        Ok(image)
     }
 
     fn entry(&self, content: &[u8]) -> PathBuf {
@@ -111,14 +111,14 @@ fn read_entry(path: &Path) -> Option<RgbImage> {
     RgbImage::from_raw(width, height, pixels)
 }
 
-fn write_entry(path: &Path, picture: &RgbImage) -> Result<()> {
+fn write_entry(path: &Path, image: &RgbImage) -> Result<()> {
     let folder = path.parent().context("an entry has a folder")?;
     fs::create_dir_all(folder)?;
     write_whole(path, |file| {
         file.write_all(&MAGIC)?;
-        file.write_all(&picture.width().to_le_bytes())?;
-        file.write_all(&picture.height().to_le_bytes())?;
-        Ok(file.write_all(picture)?)
+        file.write_all(&image.width().to_le_bytes())?;
+        file.write_all(&image.height().to_le_bytes())?;
+        Ok(file.write_all(image)?)
     })
 }
 
@@ -127,7 +127,7 @@ mod tests {
     use image::{Rgb, Rgba, RgbaImage};
 
     use super::*;
-    use crate::data::read_picture;
+    use crate::data::read_image;
 
     fn entries(folder: &Path) -> Vec<PathBuf> {
         let list = |folder: &Path| fs::read_dir(folder).unwrap().map(|e| e.unwrap().path());
@@ -137,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cached_picture_is_the_decoded_one_and_follows_its_content() {
+    fn a_cached_image_is_the_decoded_one_and_follows_its_content() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("a.png");
         let cache = DiskCache::open(Some(&folder.path().join("cache")), [1, 2, 3]).unwrap();
@@ -145,9 +145,9 @@ mod tests {
             RgbImage::from_fn(7, 5, |x, y| Rgb([shade, x as u8, y as u8]))
                 .save(&path)
                 .unwrap();
-            let expected = read_picture(&path).unwrap();
+            let expected = read_image(&path).unwrap();
             for _ in 0..2 {
-                assert_eq!(cache.picture(&path).unwrap(), expected);
+                assert_eq!(cache.image(&path).unwrap(), expected);
             }
         }
         assert_eq!(entries(&folder.path().join("cache")).len(), 2);
@@ -157,7 +157,7 @@ mod tests {
             bytes[HEADER..].fill(77);
             fs::write(&entry, bytes).unwrap();
         }
-        assert_eq!(cache.picture(&path).unwrap().get_pixel(3, 3).0, [77; 3]);
+        assert_eq!(cache.image(&path).unwrap().get_pixel(3, 3).0, [77; 3]);
     }
 
     #[test]
@@ -171,13 +171,13 @@ mod tests {
         for background in [[255, 0, 0], [0, 255, 0]] {
             let opened = DiskCache::open(Some(&cache), background).unwrap();
             for damage in 0..3 {
-                assert_eq!(opened.picture(&path).unwrap().get_pixel(1, 1).0, background);
+                assert_eq!(opened.image(&path).unwrap().get_pixel(1, 1).0, background);
                 for entry in entries(&cache) {
                     let whole = fs::read(&entry).unwrap();
                     fs::write(&entry, &whole[..whole.len() - damage * 20]).unwrap();
                 }
             }
-            assert_eq!(opened.picture(&path).unwrap().get_pixel(1, 1).0, background);
+            assert_eq!(opened.image(&path).unwrap().get_pixel(1, 1).0, background);
         }
         assert_eq!(entries(&cache).len(), 2);
     }
@@ -195,10 +195,7 @@ mod tests {
                 scope.spawn(|| {
                     let opened = DiskCache::open(Some(&cache), [0; 3]).unwrap();
                     for _ in 0..20 {
-                        assert_eq!(
-                            opened.picture(&path).unwrap().get_pixel(89, 89).0,
-                            [5, 6, 7]
-                        );
+                        assert_eq!(opened.image(&path).unwrap().get_pixel(89, 89).0, [5, 6, 7]);
                     }
                 });
             }

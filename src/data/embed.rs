@@ -1,4 +1,4 @@
-//! Texts and pictures within a page of HTML.
+//! Texts and images within a page of HTML.
 
 use image::RgbImage;
 use image::codecs::jpeg::JpegEncoder;
@@ -13,12 +13,12 @@ pub fn escape(text: &str) -> String {
         .replace('\'', "&#39;")
 }
 
-/// An `img` element that holds the picture itself, its longer side at most `side` pixels, as a JPEG file of this quality.
-pub fn embedded(picture: &RgbImage, side: u32, quality: u8, alt: &str) -> Option<String> {
-    let scale = f64::from(side) / f64::from(picture.width().max(picture.height()));
+/// An `img` element that holds the image itself, its longer side at most `side` pixels, as a JPEG file of this quality.
+pub fn embedded(image: &RgbImage, side: u32, quality: u8, alt: &str) -> Option<String> {
+    let scale = f64::from(side) / f64::from(image.width().max(image.height()));
     let side = |length: u32| ((f64::from(length) * scale.min(1.0)).round() as u32).max(1);
-    let (width, height) = (side(picture.width()), side(picture.height()));
-    let small = resize(picture, width, height, FilterType::Triangle);
+    let (width, height) = (side(image.width()), side(image.height()));
+    let small = resize(image, width, height, FilterType::Triangle);
     let mut jpeg = Vec::new();
     JpegEncoder::new_with_quality(&mut jpeg, quality)
         .encode_image(&small)

@@ -1,4 +1,4 @@
-//! Pictures in folders that are named for their score: `3.5/anna.jpg`, or with the split above, `train/3.5/anna.jpg`.
+//! Images in folders that are named for their score: `3.5/anna.jpg`, or with the split above, `train/3.5/anna.jpg`.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -10,14 +10,14 @@ use super::listing::{Listing, Row, parse_score};
 use super::partition::complete;
 use crate::config::DataConfig;
 
-/// Endings of the files that count as pictures; others (notes, checksums) are left alone.
+/// Endings of the files that count as images; others (notes, checksums) are left alone.
 const ENDINGS: [&str; 8] = ["jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff"];
 
-/// Lists the folders below `data.root`. Folders for splits are used if there are any: validation pictures that they lack are held
-/// out of train by the seed. Without them, validation and test pictures are.
+/// Lists the folders below `data.root`. Folders for splits are used if there are any: validation images that they lack are held
+/// out of train by the seed. Without them, validation and test images are.
 ///
 /// # Errors
-/// A folder that is neither a split nor a score, or cannot be listed; no picture at all.
+/// A folder that is neither a split nor a score, or cannot be listed; no image at all.
 pub(crate) fn read(config: &DataConfig, seed: u64) -> Result<Listing> {
     let root = &config.root;
     let mut splits: [Vec<Row>; 3] = Default::default();
@@ -27,12 +27,12 @@ pub(crate) fn read(config: &DataConfig, seed: u64) -> Result<Listing> {
             Ok(split) => {
                 has_splits = true;
                 for scored in folders(&folder)? {
-                    splits[split as usize].extend(pictures(root, &scored)?);
+                    splits[split as usize].extend(images(root, &scored)?);
                 }
             }
             Err(_) => {
                 has_scores = true;
-                splits[Split::Train as usize].extend(pictures(root, &folder)?);
+                splits[Split::Train as usize].extend(images(root, &folder)?);
             }
         }
     }
@@ -44,7 +44,7 @@ pub(crate) fn read(config: &DataConfig, seed: u64) -> Result<Listing> {
     }
     if splits.iter().all(Vec::is_empty) {
         bail!(
-            "{}: holds no pictures in folders named for their score, as 3.5/anna.jpg; set data.root to the folder above",
+            "{}: holds no images in folders named for their score, as 3.5/anna.jpg; set data.root to the folder above",
             root.display()
         );
     }
@@ -79,14 +79,14 @@ fn folders(folder: &Path) -> Result<Vec<PathBuf>> {
 }
 
 /// The rows of a folder that is named for a score.
-fn pictures(root: &Path, folder: &Path) -> Result<Vec<Row>> {
+fn images(root: &Path, folder: &Path) -> Result<Vec<Row>> {
     let score = parse_score(&name(folder)).with_context(|| {
         format!(
-            "{}: a folder is named train, val, test or for the score of its pictures",
+            "{}: a folder is named train, val, test or for the score of its images",
             folder.display()
         )
     })?;
-    let is_picture = |path: &PathBuf| {
+    let is_image = |path: &PathBuf| {
         let ending = path
             .extension()
             .map(|ending| ending.to_string_lossy().to_lowercase());
@@ -106,7 +106,7 @@ fn pictures(root: &Path, folder: &Path) -> Result<Vec<Row>> {
     };
     Ok(entries(folder)?
         .into_iter()
-        .filter(is_picture)
+        .filter(is_image)
         .map(row)
         .collect())
 }
@@ -116,10 +116,10 @@ mod tests {
     use super::*;
     use crate::config::DatasetName;
 
-    fn tree(pictures: &[&str]) -> (tempfile::TempDir, DataConfig) {
+    fn tree(images: &[&str]) -> (tempfile::TempDir, DataConfig) {
         let root = tempfile::tempdir().unwrap();
-        for picture in pictures {
-            let path = root.path().join(picture);
+        for image in images {
+            let path = root.path().join(image);
             fs::create_dir_all(path.parent().unwrap()).unwrap();
             fs::write(path, "").unwrap();
         }
@@ -165,7 +165,7 @@ mod tests {
 
     #[test]
     fn a_folder_that_says_nothing_is_named() {
-        for (pictures, complaint) in [
+        for (images, complaint) in [
             (
                 &["pretty/a.jpg"][..],
                 "pretty: a folder is named train, val, test or",
@@ -174,9 +174,9 @@ mod tests {
                 &["train/3/a.jpg", "4/b.jpg"],
                 "folders for splits beside others",
             ),
-            (&["a.jpg"], "holds no pictures in folders"),
+            (&["a.jpg"], "holds no images in folders"),
         ] {
-            let (_root, config) = tree(pictures);
+            let (_root, config) = tree(images);
             let error = format!("{:#}", read(&config, 1).unwrap_err());
             assert!(error.contains(complaint), "{error}");
         }

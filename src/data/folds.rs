@@ -1,4 +1,4 @@
-//! Folds that are drawn from a seed: every picture is in the test part of exactly one.
+//! Folds that are drawn from a seed: every image is in the test part of exactly one.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -12,11 +12,11 @@ use super::units;
 use crate::config::Fold;
 
 /// Deals all rows of `listing`, whatever split they stand in, to folds: `fold` is the test part, and `val_fraction` of the
-/// others is held out for validation. Pictures of the same content and pictures of one person, where the data names persons,
+/// others is held out for validation. Images of the same content and images of one person, where the data names persons,
 /// stay on one side. The folds are alike in scores and groups, and depend on the seed alone.
 ///
 /// # Errors
-/// More folds than there are pictures to tell apart.
+/// More folds than there are images to tell apart.
 pub(crate) fn deal(
     mut listing: Listing,
     fold: Fold,
@@ -34,7 +34,7 @@ pub(crate) fn deal(
         .into_iter()
         .partition(|row| fold_of.get(&row.unit) == Some(&(fold.number - 1)));
     let (mut train, val) = hold_out(rest, val_fraction, seed, "val");
-    // They are reported and left out later, like every row without a picture.
+    // They are reported and left out later, like every row without an image.
     train.extend(missing);
     Ok(Listing::new(train, val, test).with_notes(notes))
 }
@@ -63,7 +63,7 @@ fn assign(rows: &[Row], count: usize, seed: u64) -> Result<HashMap<String, usize
     }
     ensure!(
         units.len() >= count,
-        "data.split: {count} folds need at least as many pictures that are not the same or of the same person; there are {}",
+        "data.split: {count} folds need at least as many images that are not the same or of the same person; there are {}",
         units.len()
     );
     let mut units: Vec<Unit> = units.into_values().collect();
@@ -135,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn every_picture_is_tested_once_and_never_where_it_is_learnt_from() {
+    fn every_image_is_tested_once_and_never_where_it_is_learned_from() {
         for of in [2, 5, 7, 10] {
             let mut tested = Vec::new();
             let folds = deal_all(&listing(203, false), of, 1);
@@ -185,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn pictures_of_the_same_content_are_on_one_side_only() {
+    fn images_of_the_same_content_are_on_one_side_only() {
         let folder = tempfile::tempdir().unwrap();
         let mut all = listing(40, false);
         for split in Split::ALL {
@@ -224,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn more_folds_than_pictures_are_refused() {
+    fn more_folds_than_images_are_refused() {
         let fold = Fold { number: 1, of: 5 };
         let error = deal(listing(12, true), fold, 0.1, 1)
             .unwrap_err()

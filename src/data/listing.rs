@@ -1,4 +1,4 @@
-//! What a data set's label lists say, before any picture is opened.
+//! What a data set's label lists say, before any image is opened.
 
 use std::collections::HashSet;
 use std::fs;
@@ -13,18 +13,18 @@ use super::{Sample, Source, Split};
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Row {
     pub(crate) sample: Sample,
-    /// Why the row's picture cannot be used, where its file is not there.
+    /// Why the row's image cannot be used, where its file is not there.
     pub(crate) missing: Option<String>,
-    /// Equal for rows that stand for the same picture, however they spell it.
+    /// Equal for rows that stand for the same image, however they spell it.
     pub(crate) key: String,
-    /// Who is in the picture, where the data set says.
+    /// Who is in the image, where the data set says.
     pub(crate) person: Option<String>,
     /// Equal for rows that must stay on one side of a split; the key, unless [`units`](super::units) binds more rows.
     pub(crate) unit: String,
 }
 
 impl Row {
-    /// A row whose picture is the file that was found, or was not.
+    /// A row whose image is the file that was found, or was not.
     pub(crate) fn file(
         id: &str,
         expected: PathBuf,
@@ -36,7 +36,7 @@ impl Row {
             Ok(path) => (path, None),
             Err(reason) => (expected, Some(reason)),
         };
-        // Links to one file are one picture. A missing file goes by the name that it would have.
+        // Links to one file are one image. A missing file goes by the name that it would have.
         let key = fs::canonicalize(&path).unwrap_or_else(|_| path.components().collect());
         let key = composed(&key.to_string_lossy());
         let sample = Sample::new(id, Source::File(path), score, group);
@@ -86,7 +86,7 @@ impl Listing {
         &mut self.rows[split as usize]
     }
 
-    /// The keys of a split's pictures.
+    /// The keys of a split's images.
     pub(crate) fn keys(&self, split: Split) -> HashSet<&str> {
         self.rows(split)
             .iter()
@@ -95,7 +95,7 @@ impl Listing {
     }
 }
 
-/// Reads a label file with a picture's name and its score on each line, separated by white space; a
+/// Reads a label file with an image's name and its score on each line, separated by white space; a
 /// name that holds spaces may be quoted. Empty lines are skipped.
 ///
 /// # Errors
@@ -114,7 +114,7 @@ pub(crate) fn read_scores(file: &Path) -> Result<Vec<(String, f32)>> {
     }
     if rows.is_empty() {
         bail!(
-            "{}: names no picture; expected lines of a name and a score",
+            "{}: names no image; expected lines of a name and a score",
             file.display()
         );
     }
@@ -221,7 +221,7 @@ mod tests {
                 "list.txt:1: the quote around the name does not end",
             ),
             ("\"\" 3\n", "list.txt:1: the name is empty"),
-            ("\n\n", "names no picture"),
+            ("\n\n", "names no image"),
         ] {
             let error = format!("{:#}", read(text).unwrap_err());
             assert!(error.contains(complaint), "{text:?}: {error}");

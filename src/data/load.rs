@@ -7,15 +7,15 @@ use super::listing::{Listing, Row};
 use super::synthetic::{self, FaceSeed};
 use super::votes::{self, Votes};
 use super::{Dataset, Sample, Skipped, Source, Split};
-use super::{csv_file, folder, folds, mebeauty, partition, read_picture, scut_fbp5500};
+use super::{csv_file, folder, folds, mebeauty, partition, read_image, scut_fbp5500};
 use crate::config::{DataConfig, DatasetName, SyntheticConfig};
 
 /// Reads the data set that the configuration names. `seed` decides what is held out for validation and
 /// test where the data set does not, and which faces the synthetic one draws.
 ///
 /// # Errors
-/// Lists that are missing or malformed, a picture in two splits (unless `data.overlap` allows it), or
-/// no readable picture left to train on or to validate with. Each names the file or the key.
+/// Lists that are missing or malformed, an image in two splits (unless `data.overlap` allows it), or
+/// no readable image left to train on or to validate with. Each names the file or the key.
 pub fn load(config: &DataConfig, seed: u64) -> Result<Dataset> {
     let (mut splits, skipped) = load_splits(config, seed, &Split::ALL)?;
     for split in [Split::Train, Split::Val] {
@@ -31,10 +31,10 @@ pub fn load(config: &DataConfig, seed: u64) -> Result<Dataset> {
 }
 
 /// Reads one split of the data set that the configuration names, the same samples that [`load`] gives,
-/// without opening the pictures of the others.
+/// without opening the images of the others.
 ///
 /// # Errors
-/// As [`load`], but only this split must have a readable picture.
+/// As [`load`], but only this split must have a readable image.
 pub fn load_split(
     config: &DataConfig,
     seed: u64,
@@ -57,7 +57,7 @@ fn load_splits(
     let mut splits: [Vec<Sample>; 3] = Default::default();
     for &split in wanted {
         let rows = std::mem::take(listing.rows_mut(split));
-        // Each picture is decoded in parallel, and the answers come back in the rows' order.
+        // Each image is decoded in parallel, and the answers come back in the rows' order.
         let checked: Vec<(Sample, Option<String>)> = rows
             .into_par_iter()
             .map(|row| check_row(row, config.verify))
@@ -79,7 +79,7 @@ fn load_splits(
 /// The row's sample, and what stands against using it.
 fn check_row(row: Row, verify: bool) -> (Sample, Option<String>) {
     let problem = row.missing.or_else(|| match &row.sample.source {
-        Source::File(path) if verify => read_picture(path).err().map(|error| format!("{error:#}")),
+        Source::File(path) if verify => read_image(path).err().map(|error| format!("{error:#}")),
         _ => None,
     });
     (row.sample, problem)
@@ -97,12 +97,12 @@ fn require(
     let mut skipped = skipped.iter().filter(|row| row.split == split);
     let Some(first) = skipped.next() else {
         bail!(
-            "the data set {} names no picture for {split}; name some in its lists, or raise data.{split}_fraction",
+            "the data set {} names no image for {split}; name some in its lists, or raise data.{split}_fraction",
             config.root.display()
         );
     };
     bail!(
-        "none of the {} pictures for {split} in {} can be used; the first: {}: {}. Run `vmbeauty data check` for all of them",
+        "none of the {} images for {split} in {} can be used; the first: {}: {}. Run `vmbeauty data check` for all of them",
         skipped.count() + 1,
         config.root.display(),
         first.id,
@@ -110,7 +110,7 @@ fn require(
     )
 }
 
-/// What the data set's lists say. No picture is decoded, but for folds that are drawn from the seed their files are read, to tell
+/// What the data set's lists say. No image is decoded, but for folds that are drawn from the seed their files are read, to tell
 /// which have the same content.
 pub(crate) fn list(config: &DataConfig, seed: u64) -> Result<Listing> {
     let seed = config.seed.unwrap_or(seed);
@@ -177,7 +177,7 @@ fn attach_votes(config: &DataConfig, listing: &mut Listing) -> Result<()> {
             let votes = Votes::read_wide(&file, 1.0..=10.0, votes::file_name)?;
             votes.attach(listing, &file, votes::file_name)
         }
-        // Drawn faces have their raters' votes, and a table's columns are named.
+        // Synthetic faces have their raters' votes, and a table's columns are named.
         DatasetName::Synthetic | DatasetName::Csv | DatasetName::Folder => Vec::new(),
     };
     listing.add_notes(notes);
@@ -229,12 +229,12 @@ mod tests {
     use super::*;
     use crate::config::Overlap;
 
-    fn csv(table: &str, pictures: &[&str]) -> (tempfile::TempDir, DataConfig) {
+    fn csv(table: &str, images: &[&str]) -> (tempfile::TempDir, DataConfig) {
         let folder = tempfile::tempdir().unwrap();
         fs::write(folder.path().join("faces.csv"), table).unwrap();
-        for picture in pictures {
+        for image in images {
             RgbImage::from_pixel(6, 6, Rgb([1, 2, 3]))
-                .save(folder.path().join(picture))
+                .save(folder.path().join(image))
                 .unwrap();
         }
         let root = folder.path().to_path_buf();
@@ -281,7 +281,7 @@ mod tests {
         let (_folder, config) = csv(TABLE, &["b.png", "c.png"]);
         let error = format!("{:#}", load(&config, 1).unwrap_err());
         assert!(
-            error.contains("none of the 3 pictures for train")
+            error.contains("none of the 3 images for train")
                 && error.contains("a.png: no such file"),
             "{error}"
         );
@@ -293,7 +293,7 @@ mod tests {
     }
 
     #[test]
-    fn a_picture_in_two_splits_stops_unless_the_config_allows_it() {
+    fn an_image_in_two_splits_stops_unless_the_config_allows_it() {
         let table = "image,score,split\na.png,1,train\nb.png,1,train\n./a.png,2,val\n";
         let (_folder, mut config) = csv(table, &["a.png", "b.png"]);
         let error = format!("{:#}", load(&config, 1).unwrap_err());
@@ -325,7 +325,7 @@ mod tests {
 
     #[test]
     #[cfg(unix)]
-    fn a_link_to_a_picture_is_that_picture() {
+    fn a_link_to_a_image_is_that_image() {
         let table = "image,score,split\na.png,1,train\nlink.png,2,val\n";
         let (folder, config) = csv(table, &["a.png"]);
         std::os::unix::fs::symlink(folder.path().join("a.png"), folder.path().join("link.png"))

@@ -9,30 +9,30 @@ use anyhow::{Context, Result, anyhow, ensure};
 
 use super::augment;
 use super::draws::Draws;
-use super::pictures::Pictures;
+use super::image_dataset::ImageDataset;
 use super::queue::Queue;
 use super::resample::Workspace;
 use super::share::Share;
 
-/// A batch on the host. The model normalises it, so that a quarter of the bytes move to the device.
+/// A batch on the host. The model normalizes it, so that a quarter of the bytes move to the device.
 #[derive(Debug, Clone, PartialEq)]
 pub struct HostBatch {
     /// (len, 3, size, size), RGB, 0..=255.
     pub pixels: Vec<u8>,
-    /// How many pictures there are.
+    /// How many images there are.
     pub len: usize,
-    /// The side of a picture, in pixels.
+    /// The side of an image, in pixels.
     pub size: usize,
-    /// (len): the scores, in the data set's own units; where pictures are mixed (mixup, cutmix), those of the mixtures.
+    /// (len): the scores, in the data set's own units; where images are mixed (mixup, cutmix), those of the mixtures.
     pub targets: Vec<f32>,
-    /// (len): each picture's index among the samples.
+    /// (len): each image's index among the samples.
     pub indices: Vec<usize>,
-    /// (len): how much each picture counts, for losses that weigh them.
+    /// (len): how much each image counts, for losses that weigh them.
     pub weights: Vec<f32>,
-    /// (len): the ratings of each picture by its raters, whose shares add up to 1; empty for a picture of which only the mean is
+    /// (len): the ratings of each image by its raters, whose shares add up to 1; empty for an image of which only the mean is
     /// known.
     pub votes: Vec<Vec<Vote>>,
-    /// How many pictures the batch has over all processes that [share](LoaderOptions::share) it; `len` where one has it all.
+    /// How many images the batch has over all processes that [share](LoaderOptions::share) it; `len` where one has it all.
     pub whole: usize,
 }
 
@@ -47,16 +47,16 @@ impl HostBatch {
     }
 }
 
-/// One rating among those of a picture.
+/// One rating among those of an image.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Vote {
     /// In the data set's own units.
     pub rating: f32,
-    /// The part of all votes on the picture that this one is.
+    /// The part of all votes on the image that this one is.
     pub share: f32,
 }
 
-/// A picture's votes with equal shares.
+/// An image's votes with equal shares.
 fn equal_shares(votes: &[f32]) -> Vec<Vote> {
     let share = 1.0 / votes.len() as f32;
     votes.iter().map(|&rating| Vote { rating, share }).collect()
@@ -81,7 +81,7 @@ pub enum Pass {
 pub struct LoaderOptions {
     /// What the pass is for.
     pub pass: Pass,
-    /// Pictures per batch, at least 1.
+    /// Images per batch, at least 1.
     pub batch_size: usize,
     /// Threads that make batches; with 0 the calling thread does, when it asks for one.
     pub workers: usize,
@@ -114,8 +114,8 @@ impl LoaderOptions {
 /// Iterates over the batches of one pass.
 ///
 /// Order and pixels depend on the samples and [`Pass`] alone, never on the number of workers. Batches
-/// are made by threads and wait in a queue of bounded length. A picture that cannot be read, or a panic
-/// while making one, ends the pass with an error that names the picture. Dropping the loader early
+/// are made by threads and wait in a queue of bounded length. An image that cannot be read, or a panic
+/// while making one, ends the pass with an error that names the image. Dropping the loader early
 /// stops its threads.
 pub struct Loader {
     plan: Arc<Plan>,
@@ -127,12 +127,12 @@ pub struct Loader {
 }
 
 impl Loader {
-    /// Starts a pass over the pictures.
+    /// Starts a pass over the images.
     ///
     /// # Errors
     /// A batch size of 0, a `drop_last` that leaves nothing, or threads that cannot be started.
-    pub fn new(pictures: Arc<Pictures>, options: LoaderOptions) -> Result<Self> {
-        let plan = Arc::new(Plan::new(pictures, options)?);
+    pub fn new(images: Arc<ImageDataset>, options: LoaderOptions) -> Result<Self> {
+        let plan = Arc::new(Plan::new(images, options)?);
         let start = plan.first.max(options.start_batch);
         let queue = Arc::new(Queue::new(start));
         let mut loader = Self {
@@ -202,7 +202,7 @@ impl Drop for Loader {
 
 /// Which samples each batch holds.
 struct Plan {
-    pictures: Arc<Pictures>,
+    images: Arc<ImageDataset>,
     order: Vec<usize>,
     batch_size: usize,
     /// The first of this process, and where they end.
@@ -213,7 +213,7 @@ struct Plan {
 }
 
 impl Plan {
-    fn new(pictures: Arc<Pictures>, options: LoaderOptions) -> Result<Self> {
+    fn new(images: Arc<ImageDataset>, options: LoaderOptions) -> Result<Self> {
         let LoaderOptions {
             pass,
             batch_size,
@@ -225,14 +225,14 @@ impl Plan {
             batch_size > 0,
             "train.batch_size: 0 is no size; set at least 1"
         );
-        let mut order: Vec<usize> = (0..pictures.len()).collect();
+        let mut order: Vec<usize> = (0..images.len()).collect();
         if let Pass::Train { seed, epoch } = pass {
             Draws::new(seed, epoch, 0, "shuffle").shuffle(&mut order);
         }
         let whole = order.len() / batch_size;
         ensure!(
             !drop_last || whole > 0,
-            "train.batch_size: {} pictures do not fill a batch of {batch_size}; lower it",
+            "train.batch_size: {} images do not fill a batch of {batch_size}; lower it",
             order.len()
         );
         let mut batches = if drop_last {
@@ -246,7 +246,7 @@ impl Plan {
             (first, batches) = (mine.start, mine.end);
         }
         Ok(Self {
-            pictures,
+            images,
             order,
             batch_size,
             batches,
@@ -264,29 +264,29 @@ impl Plan {
             Pass::Train { .. } => self.share.of(order.len()),
             Pass::Evaluate => 0..order.len(),
         };
-        let config = self.pictures.augment();
-        // Pictures are mixed with the one before: the first of a part needs the last of the part before.
+        let config = self.images.augment();
+        // Images are mixed with the one before: the first of a part needs the last of the part before.
         let partner = mine.len() < order.len() && !mine.is_empty() && augment::mixes(config);
         let mut indices = order[mine.clone()].to_vec();
         if partner {
             let before = (mine.start + order.len() - 1) % order.len();
             indices.insert(0, order[before]);
         }
-        let size = self.pictures.size();
+        let size = self.images.size();
         let mut pixels = vec![0; indices.len() * 3 * size * size];
         for (&index, out) in indices.iter().zip(pixels.chunks_exact_mut(3 * size * size)) {
             let made = catch_unwind(AssertUnwindSafe(|| {
-                self.pictures.pixels(index, self.pass, workspace, out)
+                self.images.pixels(index, self.pass, workspace, out)
             }));
             made.unwrap_or_else(|panic| {
                 Err(anyhow!(
                     "{}: a panic while making it: {}",
-                    self.pictures.describe(index),
+                    self.images.describe(index),
                     text(&*panic)
                 ))
             })?;
         }
-        let samples = self.pictures.samples();
+        let samples = self.images.samples();
         let of_samples = || indices.iter().map(|&index| &samples[index]);
         let mut made = HostBatch {
             pixels,
@@ -341,7 +341,7 @@ mod tests {
     use crate::config::{Cache, DataConfig};
     use crate::data::{Sample, Source};
 
-    fn pictures(folder: &Path, count: usize) -> Arc<Pictures> {
+    fn images(folder: &Path, count: usize) -> Arc<ImageDataset> {
         let samples = (0..count).map(|index| {
             let path = folder.join(format!("{index}.png"));
             let seed = index as u32;
@@ -362,15 +362,15 @@ mod tests {
             cache: Cache::None,
             ..DataConfig::default()
         };
-        Arc::new(Pictures::new(samples.collect(), &config).unwrap())
+        Arc::new(ImageDataset::new(samples.collect(), &config).unwrap())
     }
 
     fn train(workers: usize) -> LoaderOptions {
         LoaderOptions::new(Pass::Train { seed: 3, epoch: 1 }, 4, workers)
     }
 
-    fn run(pictures: &Arc<Pictures>, options: LoaderOptions) -> Vec<HostBatch> {
-        Loader::new(Arc::clone(pictures), options)
+    fn run(images: &Arc<ImageDataset>, options: LoaderOptions) -> Vec<HostBatch> {
+        Loader::new(Arc::clone(images), options)
             .unwrap()
             .map(Result::unwrap)
             .collect()
@@ -379,13 +379,13 @@ mod tests {
     #[test]
     fn batches_are_the_same_with_any_number_of_workers() {
         let folder = tempfile::tempdir().unwrap();
-        let pictures = pictures(folder.path(), 23);
-        let reference = run(&pictures, train(0));
+        let images = images(folder.path(), 23);
+        let reference = run(&images, train(0));
         assert_eq!(reference.len(), 6);
         assert_eq!(reference[5].len, 3);
         for workers in [1, 2, 5, 40] {
             assert!(
-                run(&pictures, train(workers)) == reference,
+                run(&images, train(workers)) == reference,
                 "{workers} workers"
             );
         }
@@ -394,7 +394,7 @@ mod tests {
     #[test]
     fn batches_with_every_augmentation_are_the_same_with_any_number_of_workers_and_any_cache() {
         let folder = tempfile::tempdir().unwrap();
-        let samples = pictures(folder.path(), 21).samples().to_vec();
+        let samples = images(folder.path(), 21).samples().to_vec();
         let mut config = DataConfig {
             image_size: 24,
             cache_dir: Some(folder.path().join("cache")),
@@ -411,9 +411,9 @@ mod tests {
         let mut reference = None;
         for cache in [Cache::None, Cache::Memory, Cache::Disk, Cache::Disk] {
             config.cache = cache;
-            let pictures = Arc::new(Pictures::new(samples.clone(), &config).unwrap());
+            let images = Arc::new(ImageDataset::new(samples.clone(), &config).unwrap());
             for workers in [0, 1, 3, 8] {
-                let batches = run(&pictures, train(workers));
+                let batches = run(&images, train(workers));
                 let reference = reference.get_or_insert_with(|| batches.clone());
                 assert!(batches == *reference, "{workers} workers, {cache}");
             }
@@ -423,10 +423,10 @@ mod tests {
     #[test]
     fn a_training_pass_shuffles_anew_each_epoch_and_misses_nothing() {
         let folder = tempfile::tempdir().unwrap();
-        let pictures = pictures(folder.path(), 23);
+        let images = images(folder.path(), 23);
         let order = |epoch| -> Vec<usize> {
             let options = LoaderOptions::new(Pass::Train { seed: 3, epoch }, 4, 2);
-            run(&pictures, options)
+            run(&images, options)
                 .into_iter()
                 .flat_map(|batch| batch.indices)
                 .collect()
@@ -440,8 +440,8 @@ mod tests {
     #[test]
     fn an_evaluation_pass_keeps_the_order() {
         let folder = tempfile::tempdir().unwrap();
-        let pictures = pictures(folder.path(), 10);
-        let batches = run(&pictures, LoaderOptions::new(Pass::Evaluate, 4, 2));
+        let images = images(folder.path(), 10);
+        let batches = run(&images, LoaderOptions::new(Pass::Evaluate, 4, 2));
         let targets: Vec<f32> = batches
             .iter()
             .flat_map(|batch| batch.targets.clone())
@@ -456,11 +456,11 @@ mod tests {
     #[test]
     fn a_pass_can_start_late_and_leave_out_a_short_batch() {
         let folder = tempfile::tempdir().unwrap();
-        let pictures = pictures(folder.path(), 11);
-        let whole = run(&pictures, train(0));
+        let images = images(folder.path(), 11);
+        let whole = run(&images, train(0));
         for workers in [0, 2] {
             let late = run(
-                &pictures,
+                &images,
                 LoaderOptions {
                     start_batch: 1,
                     drop_last: true,
@@ -474,10 +474,10 @@ mod tests {
             drop_last: true,
             ..train(0)
         };
-        assert!(Loader::new(Arc::clone(&pictures), nothing).is_err());
+        assert!(Loader::new(Arc::clone(&images), nothing).is_err());
         assert!(
             Loader::new(
-                pictures,
+                images,
                 LoaderOptions {
                     batch_size: 0,
                     ..train(0)
@@ -490,26 +490,26 @@ mod tests {
     #[test]
     fn processes_together_make_what_one_would() {
         let folder = tempfile::tempdir().unwrap();
-        let pictures = pictures(folder.path(), 23);
+        let images = images(folder.path(), 23);
         let mut config = DataConfig {
             image_size: 16,
             cache: Cache::None,
             ..DataConfig::default()
         };
         (config.augment.mixup, config.augment.cutmix) = (0.4, 1.0);
-        let mixed = Pictures::new(pictures.samples().to_vec(), &config).unwrap();
+        let mixed = ImageDataset::new(images.samples().to_vec(), &config).unwrap();
         let cases = [
-            (Pass::Evaluate, &pictures),
-            (Pass::Train { seed: 3, epoch: 1 }, &pictures),
+            (Pass::Evaluate, &images),
+            (Pass::Train { seed: 3, epoch: 1 }, &images),
             (Pass::Train { seed: 3, epoch: 1 }, &Arc::new(mixed)),
         ];
-        for (pass, pictures) in cases {
+        for (pass, images) in cases {
             let alone = LoaderOptions::new(pass, 4, 2);
-            let whole = run(pictures, alone);
+            let whole = run(images, alone);
             let parts: Vec<Vec<HostBatch>> = (0..3)
                 .map(|rank| {
                     let share = Share::new(rank, 3).unwrap();
-                    run(pictures, LoaderOptions { share, ..alone })
+                    run(images, LoaderOptions { share, ..alone })
                 })
                 .collect();
             if pass == Pass::Evaluate {
@@ -530,15 +530,13 @@ mod tests {
     }
 
     #[test]
-    fn an_unreadable_picture_ends_the_pass_with_its_name() {
+    fn an_unreadable_image_ends_the_pass_with_its_name() {
         let folder = tempfile::tempdir().unwrap();
-        let pictures = pictures(folder.path(), 20);
+        let images = images(folder.path(), 20);
         fs::write(folder.path().join("9.png"), b"").unwrap();
         for workers in [0, 3] {
             let options = LoaderOptions::new(Pass::Evaluate, 4, workers);
-            let results: Vec<_> = Loader::new(Arc::clone(&pictures), options)
-                .unwrap()
-                .collect();
+            let results: Vec<_> = Loader::new(Arc::clone(&images), options).unwrap().collect();
             assert_eq!(results.len(), 3);
             assert!(results[0].is_ok() && results[1].is_ok());
             let error = format!("{:#}", results[2].as_ref().unwrap_err());
@@ -549,15 +547,15 @@ mod tests {
     #[test]
     fn a_loader_dropped_early_stops_its_threads() {
         let folder = tempfile::tempdir().unwrap();
-        let pictures = pictures(folder.path(), 40);
+        let images = images(folder.path(), 40);
         for taken in 0..4 {
-            let mut loader = Loader::new(Arc::clone(&pictures), train(3)).unwrap();
+            let mut loader = Loader::new(Arc::clone(&images), train(3)).unwrap();
             assert_eq!(
                 loader.by_ref().take(taken).filter(Result::is_ok).count(),
                 taken
             );
             drop(loader);
-            assert_eq!(Arc::strong_count(&pictures), 1);
+            assert_eq!(Arc::strong_count(&images), 1);
         }
     }
 }

@@ -1,8 +1,8 @@
 //! MEBeauty, 2021 release (Lebedeva et al.): faces of six ethnic groups, rated from 1 to 10.
 //!
-//! `scores/{train,val,test}_2022.txt` name pictures by paths relative to the data set's folder, as
-//! `./cropped_images/images_crop_align_mtcnn/female/asian/x.jpg 6.5`. Some rows name pictures that the
-//! release lacks, and a picture stands in two splits; both are as published.
+//! `scores/{train,val,test}_2022.txt` name images by paths relative to the data set's folder, as
+//! `./cropped_images/images_crop_align_mtcnn/female/asian/x.jpg 6.5`. Some rows name images that the
+//! release lacks, and an image stands in two splits; both are as published.
 
 use std::path::Path;
 
@@ -52,14 +52,14 @@ mod tests {
     use super::*;
     use crate::data::Source;
 
-    fn tree(lists: [&str; 3], pictures: &[&str]) -> tempfile::TempDir {
+    fn tree(lists: [&str; 3], images: &[&str]) -> tempfile::TempDir {
         let root = tempfile::tempdir().unwrap();
         fs::create_dir(root.path().join("scores")).unwrap();
         for (split, list) in Split::ALL.iter().zip(lists) {
             fs::write(root.path().join(format!("scores/{split}_2022.txt")), list).unwrap();
         }
-        for picture in pictures {
-            let path = root.path().join(picture);
+        for image in images {
+            let path = root.path().join(image);
             fs::create_dir_all(path.parent().unwrap()).unwrap();
             fs::write(path, "").unwrap();
         }

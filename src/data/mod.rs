@@ -1,14 +1,14 @@
 //! Data set on disk -> samples -> augmented batches of pixels.
 //!
-//! [`load`] reads a data set's lists into [`Sample`]s, [`Pictures`] turns samples into pixels, and a
+//! [`load`] reads a data set's lists into [`Sample`]s, [`Images`] turns samples into pixels, and a
 //! [`Loader`] delivers them in batches, ahead of the training step. Pixels stay 8-bit RGB: each
-//! backbone normalises with its own mean and deviation.
+//! backbone normalizes with its own mean and deviation.
 
 mod augment;
 pub mod benchmark;
 pub mod check;
 mod check_html;
-mod check_pictures;
+mod check_images;
 mod check_table;
 mod csv_file;
 mod decode;
@@ -17,6 +17,7 @@ pub(crate) mod draws;
 pub mod embed;
 mod folder;
 mod folds;
+mod image_dataset;
 mod listing;
 mod load;
 mod loader;
@@ -24,7 +25,6 @@ mod locate;
 mod mebeauty;
 mod partition;
 mod perceptual;
-mod pictures;
 mod planes;
 pub mod preview;
 mod queue;
@@ -47,19 +47,19 @@ use serde::{Deserialize, Serialize};
 use synthetic::FaceSeed;
 
 pub use augment::TrainTransform;
-pub use decode::{NEUTRAL, decode_picture, read_picture};
+pub use decode::{NEUTRAL, decode_image, read_image};
+pub use image_dataset::ImageDataset;
 pub use load::{load, load_split};
 pub use loader::{HostBatch, Loader, LoaderOptions, Pass, Vote};
-pub use partition::SharedPicture;
-pub use pictures::Pictures;
+pub use partition::SharedImage;
 pub use resample::{Frame, Workspace};
 pub use share::Share;
 pub use transform::EvalTransform;
 
-/// One rated picture.
+/// One rated image.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Sample {
-    /// The picture's name, as the data set has it.
+    /// The image's name, as the data set has it.
     pub id: String,
     /// Where its pixels come from.
     pub source: Source,
@@ -67,14 +67,14 @@ pub struct Sample {
     pub score: f32,
     /// The part of the population that the data set counts it to, as `female/asian`.
     pub group: Option<String>,
-    /// How much it counts, for losses that weigh pictures; 1 where the data set says nothing.
+    /// How much it counts, for losses that weigh images; 1 where the data set says nothing.
     pub weight: f32,
     /// What each rater gave it, in the data set's own units, without the raters who gave nothing; empty where only the mean is known.
     pub votes: Vec<f32>,
 }
 
 impl Sample {
-    /// A picture that counts once and whose raters are not known one by one.
+    /// An image that counts once and whose raters are not known one by one.
     pub fn new(id: impl Into<String>, source: Source, score: f32, group: Option<String>) -> Self {
         Self {
             id: id.into(),
@@ -87,7 +87,7 @@ impl Sample {
     }
 }
 
-/// The scores of each group's pictures; pictures of no group are left out.
+/// The scores of each group's images; images of no group are left out.
 pub fn scores_by_group<'a>(
     samples: impl IntoIterator<Item = &'a Sample>,
 ) -> BTreeMap<&'a str, Vec<f64>> {
@@ -100,10 +100,10 @@ pub fn scores_by_group<'a>(
     scores
 }
 
-/// Where a picture's pixels come from.
+/// Where an image's pixels come from.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Source {
-    /// A picture file.
+    /// An image file.
     File(PathBuf),
     /// A face drawn from its seed.
     Synthetic(FaceSeed),
@@ -159,7 +159,7 @@ impl FromStr for Split {
 pub struct Skipped {
     /// The split that lists it.
     pub split: Split,
-    /// The picture's name, as the data set has it.
+    /// The image's name, as the data set has it.
     pub id: String,
     /// Why it is left out.
     pub reason: String,

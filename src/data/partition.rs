@@ -1,4 +1,4 @@
-//! Keeps splits apart: seeded hold-outs, and what to do when two splits hold the same picture.
+//! Keeps splits apart: seeded hold-outs, and what to do when two splits hold the same image.
 
 use std::collections::HashSet;
 
@@ -10,18 +10,18 @@ use super::listing::{Listing, Row};
 use super::{Skipped, Split, units};
 use crate::config::{DataConfig, Overlap};
 
-/// A picture that stands in more than one split.
+/// An image that stands in more than one split.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct SharedPicture {
+pub struct SharedImage {
     /// Its name, as the first of the splits has it.
     pub id: String,
     /// The splits, in the order train, val, test.
     pub splits: Vec<Split>,
 }
 
-/// Moves `fraction` of the pictures out of `rows`: returns those that stay and those that were held
+/// Moves `fraction` of the images out of `rows`: returns those that stay and those that were held
 /// out, each in their order. The choice depends on the seed and `purpose` alone, and is stratified:
-/// sorted by score, each run of 1/`fraction` pictures gives one. Rows of one unit (a picture, or a person) stay together.
+/// sorted by score, each run of 1/`fraction` images gives one. Rows of one unit (an image, or a person) stay together.
 pub(crate) fn hold_out(
     rows: Vec<Row>,
     fraction: f64,
@@ -29,13 +29,13 @@ pub(crate) fn hold_out(
     purpose: &str,
 ) -> (Vec<Row>, Vec<Row>) {
     let mut seen = HashSet::new();
-    let mut pictures: Vec<&Row> = rows.iter().filter(|row| seen.insert(&row.unit)).collect();
+    let mut images: Vec<&Row> = rows.iter().filter(|row| seen.insert(&row.unit)).collect();
     // Ties go by name, so that the order of the list does not matter.
-    pictures.sort_by(|a, b| {
+    images.sort_by(|a, b| {
         let by_score = a.sample.score.total_cmp(&b.sample.score);
         by_score.then_with(|| a.sample.id.cmp(&b.sample.id))
     });
-    let total = pictures.len();
+    let total = images.len();
     if fraction <= 0.0 || total < 2 {
         return (rows, Vec::new());
     }
@@ -44,7 +44,7 @@ pub(crate) fn hold_out(
     let units: HashSet<String> = (0..held)
         .map(|stratum| {
             let (start, end) = (stratum * total / held, (stratum + 1) * total / held);
-            pictures[start + draws.below(end - start)].unit.clone()
+            images[start + draws.below(end - start)].unit.clone()
         })
         .collect();
     let (held, kept) = rows.into_iter().partition(|row| units.contains(&row.unit));
@@ -52,7 +52,7 @@ pub(crate) fn hold_out(
 }
 
 /// The splits of a data set that may name none: without `has_splits`, all rows are in train, and test and validation rows are held
-/// out by the seed; with it, validation rows are where there are none. Rows of one picture or person stay together.
+/// out by the seed; with it, validation rows are where there are none. Rows of one image or person stay together.
 pub(crate) fn complete(
     mut splits: [Vec<Row>; 3],
     has_splits: bool,
@@ -73,8 +73,8 @@ pub(crate) fn complete(
     Listing::new(train, val, test)
 }
 
-/// The pictures that stand in more than one split, in the order in which the splits list them.
-pub(crate) fn shared_pictures(listing: &Listing) -> Vec<SharedPicture> {
+/// The images that stand in more than one split, in the order in which the splits list them.
+pub(crate) fn shared_images(listing: &Listing) -> Vec<SharedImage> {
     let keys = Split::ALL.map(|split| listing.keys(split));
     let mut seen = HashSet::new();
     let mut shared = Vec::new();
@@ -85,7 +85,7 @@ pub(crate) fn shared_pictures(listing: &Listing) -> Vec<SharedPicture> {
             .filter(|&split| keys[split as usize].contains(key))
             .collect();
         if splits.len() > 1 && seen.insert(key) {
-            shared.push(SharedPicture {
+            shared.push(SharedImage {
                 id: row.sample.id.clone(),
                 splits,
             });
@@ -94,25 +94,21 @@ pub(crate) fn shared_pictures(listing: &Listing) -> Vec<SharedPicture> {
     shared
 }
 
-/// Applies the configured rule to pictures that stand in two splits. Returns the rows that it removed.
+/// Applies the configured rule to images that stand in two splits. Returns the rows that it removed.
 ///
 /// # Errors
-/// When there are such pictures and the configuration does not say what to do.
+/// When there are such images and the configuration does not say what to do.
 pub(crate) fn resolve_overlaps(listing: &mut Listing, rule: Overlap) -> Result<Vec<Skipped>> {
-    let shared = shared_pictures(listing);
+    let shared = shared_images(listing);
     if shared.is_empty() || rule == Overlap::Allow {
         return Ok(Vec::new());
     }
     if rule == Overlap::Error {
-        let named: Vec<String> = shared
-            .iter()
-            .take(3)
-            .map(SharedPicture::to_string)
-            .collect();
+        let named: Vec<String> = shared.iter().take(3).map(SharedImage::to_string).collect();
         let stand = if shared.len() == 1 {
-            "picture stands"
+            "image stands"
         } else {
-            "pictures stand"
+            "images stand"
         };
         let more = if shared.len() > named.len() {
             ", ..."
@@ -148,7 +144,7 @@ pub(crate) fn resolve_overlaps(listing: &mut Listing, rule: Overlap) -> Result<V
     Ok(removed)
 }
 
-impl std::fmt::Display for SharedPicture {
+impl std::fmt::Display for SharedImage {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let splits: Vec<&str> = self.splits.iter().map(|split| split.name()).collect();
         write!(f, "{} ({})", self.id, splits.join(" and "))
@@ -210,14 +206,14 @@ mod tests {
     }
 
     #[test]
-    fn rows_of_one_picture_stay_together() {
+    fn rows_of_one_image_stay_together() {
         let doubled: Vec<Row> = rows(0..50)
             .into_iter()
             .flat_map(|row| [row.clone(), row])
             .collect();
         let (kept, held) = hold_out(doubled, 0.2, 1, "val");
         assert_eq!((kept.len(), held.len()), (80, 20));
-        assert!(shared_pictures(&Listing::new(kept, held, Vec::new())).is_empty());
+        assert!(shared_images(&Listing::new(kept, held, Vec::new())).is_empty());
     }
 
     #[test]
@@ -238,7 +234,7 @@ mod tests {
             .unwrap_err()
             .to_string();
         for part in [
-            "4 pictures",
+            "4 images",
             "0008 (train and val)",
             "0012 (val and test)",
             ", ...",
@@ -249,14 +245,14 @@ mod tests {
     }
 
     #[test]
-    fn dropping_gives_the_later_split_the_picture() {
+    fn dropping_gives_the_later_split_the_image() {
         let mut listing = overlapping();
         let removed = resolve_overlaps(&mut listing, Overlap::Drop).unwrap();
         assert_eq!(removed.len(), 4);
         assert_eq!(listing.rows(Split::Train).len(), 8);
         assert_eq!(listing.rows(Split::Val).len(), 4);
         assert_eq!(listing.rows(Split::Test).len(), 8);
-        assert!(shared_pictures(&listing).is_empty());
+        assert!(shared_images(&listing).is_empty());
     }
 
     #[test]

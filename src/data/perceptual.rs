@@ -1,16 +1,16 @@
-//! A hash of what a picture looks like, which survives another size, format and quality.
+//! A hash of what an image looks like, which survives another size, format and quality.
 
 use image::RgbImage;
 use image::imageops::{FilterType, resize};
 
-/// Sides of the grey thumbnail whose neighbours are compared: 16 comparisons in each of 16 rows.
+/// Sides of the gray thumbnail whose neighbors are compared: 16 comparisons in each of 16 rows.
 const COLUMNS: u32 = 17;
 const ROWS: u32 = 16;
-/// By how many levels a pixel has to be darker than its right neighbour: noise on an even background decides nothing.
+/// By how many levels a pixel has to be darker than its right neighbor: noise on an even background decides nothing.
 const MARGIN: i16 = 2;
 /// Fewer set bits than this say too little: two empty walls are no duplicates.
 const LEAST_BITS: u32 = 12;
-/// Hashes that differ in no more bits belong to one picture. Copies at half the size and low quality differ in up to 17, two drawn
+/// Hashes that differ in no more bits belong to one image. Copies at half the size and low quality differ in up to 17, two drawn
 /// faces in 45 or more.
 pub(super) const SAME: u32 = 24;
 
@@ -19,10 +19,10 @@ pub(super) const SAME: u32 = 24;
 pub(super) struct PerceptualHash([u64; 4]);
 
 impl PerceptualHash {
-    /// None for a picture with too little in it.
-    pub(super) fn new(picture: &RgbImage) -> Option<Self> {
-        let thumbnail = resize(picture, COLUMNS, ROWS, FilterType::Triangle);
-        let grey = |x: u32, y: u32| {
+    /// None for an image with too little in it.
+    pub(super) fn new(image: &RgbImage) -> Option<Self> {
+        let thumbnail = resize(image, COLUMNS, ROWS, FilterType::Triangle);
+        let gray = |x: u32, y: u32| {
             let [r, g, b] = thumbnail.get_pixel(x, y).0.map(u32::from);
             ((299 * r + 587 * g + 114 * b + 500) / 1000) as i16
         };
@@ -30,7 +30,7 @@ impl PerceptualHash {
         for y in 0..ROWS {
             for x in 0..COLUMNS - 1 {
                 let at = (y * (COLUMNS - 1) + x) as usize;
-                let darker = grey(x, y) + MARGIN <= grey(x + 1, y);
+                let darker = gray(x, y) + MARGIN <= gray(x + 1, y);
                 bits[at / 64] |= u64::from(darker) << (at % 64);
             }
         }
@@ -48,13 +48,13 @@ impl PerceptualHash {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::data::decode_picture;
+    use crate::data::decode_image;
     use crate::data::synthetic::{FaceSeed, render};
 
     #[test]
-    fn a_smaller_copy_of_low_quality_is_the_same_picture_and_another_face_is_not() {
+    fn a_smaller_copy_of_low_quality_is_the_same_image_and_another_face_is_not() {
         let face = |index| render(FaceSeed { seed: 3, index }, 160);
-        let hash = |picture: &RgbImage| PerceptualHash::new(picture).unwrap();
+        let hash = |image: &RgbImage| PerceptualHash::new(image).unwrap();
         let hashes: Vec<_> = (0..40).map(|index| hash(&face(index))).collect();
         let (mut farthest_copy, mut nearest_other) = (0, u32::MAX);
         for index in 0..40 {
@@ -63,7 +63,7 @@ mod tests {
             image::codecs::jpeg::JpegEncoder::new_with_quality(&mut bytes, 60)
                 .encode_image(&small)
                 .unwrap();
-            let copy = hash(&decode_picture(&bytes).unwrap());
+            let copy = hash(&decode_image(&bytes).unwrap());
             for (other, found) in hashes.iter().enumerate() {
                 let distance = copy.distance(found);
                 match other == index as usize {
@@ -79,7 +79,7 @@ mod tests {
     }
 
     #[test]
-    fn an_even_picture_has_no_hash() {
+    fn an_even_image_has_no_hash() {
         assert_eq!(
             PerceptualHash::new(&RgbImage::from_pixel(9, 9, image::Rgb([4; 3]))),
             None

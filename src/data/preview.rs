@@ -1,4 +1,4 @@
-//! Pictures as the network will see them, side by side.
+//! Images as the network will see them, side by side.
 
 use std::io::Cursor;
 use std::path::Path;
@@ -10,29 +10,29 @@ use super::augment::mix;
 use super::draws::Draws;
 use super::loader::HostBatch;
 use super::synthetic::FaceSeed;
-use super::{Pass, Pictures, Sample, Source, Workspace};
+use super::{ImageDataset, Pass, Sample, Source, Workspace};
 use crate::config::{
     AffineConfig, AugmentConfig, BlurConfig, DataConfig, ErasingConfig, TrivialAugmentConfig,
 };
 use crate::files::write_whole;
 
-/// Pixels between pictures.
+/// Pixels between images.
 const GAP: usize = 4;
 /// Most pixels of a grid.
 const MOST_PIXELS: usize = 64 << 20;
 
-/// A row for each of the first `rows` pictures: as evaluation sees it, then as the first `draws` epochs of training with this seed do.
-/// Mixup and cutmix mix the pictures of one column.
+/// A row for each of the first `rows` images: as evaluation sees it, then as the first `draws` epochs of training with this seed do.
+/// Mixup and cutmix mix the images of one column.
 ///
 /// # Errors
-/// A picture that cannot be read, or a grid larger than 64 million pixels.
-pub fn grid(pictures: &Pictures, rows: usize, draws: usize, seed: u64) -> Result<RgbImage> {
-    let rows = rows.min(pictures.len());
-    let size = pictures.size();
+/// An image that cannot be read, or a grid larger than 64 million pixels.
+pub fn grid(images: &ImageDataset, rows: usize, draws: usize, seed: u64) -> Result<RgbImage> {
+    let rows = rows.min(images.len());
+    let size = images.size();
     let (width, height) = ((draws + 1) * (size + GAP) + GAP, rows * (size + GAP) + GAP);
     ensure!(
         width.saturating_mul(height) <= MOST_PIXELS,
-        "a grid of {width}x{height} pixels is too large; ask for fewer pictures or draws"
+        "a grid of {width}x{height} pixels is too large; ask for fewer images or draws"
     );
     let mut grid = RgbImage::from_pixel(width as u32, height as u32, Rgb([255; 3]));
     let mut workspace = Workspace::default();
@@ -44,7 +44,7 @@ pub fn grid(pictures: &Pictures, rows: usize, draws: usize, seed: u64) -> Result
                 epoch: epoch as u64,
             },
         };
-        let batch = batch(pictures, rows, pass, &mut workspace)?;
+        let batch = batch(images, rows, pass, &mut workspace)?;
         for (row, planes) in batch.pixels.chunks_exact(3 * size * size).enumerate() {
             let (left, top) = (GAP + column * (size + GAP), GAP + row * (size + GAP));
             paste(&mut grid, planes, size, left, top);
@@ -53,33 +53,33 @@ pub fn grid(pictures: &Pictures, rows: usize, draws: usize, seed: u64) -> Result
     Ok(grid)
 }
 
-/// The first `most` pictures of a batch in rows of `columns`, as they go to the network but for normalisation.
+/// The first `most` images of a batch in rows of `columns`, as they go to the network but for normalization.
 pub fn tiles(batch: &HostBatch, most: usize, columns: usize) -> RgbImage {
     let size = batch.size;
     let shown = batch.len.min(most);
     let columns = columns.min(shown).max(1);
-    let side = |pictures: usize| (pictures * (size + GAP) + GAP) as u32;
+    let side = |images: usize| (images * (size + GAP) + GAP) as u32;
     let mut grid =
         RgbImage::from_pixel(side(columns), side(shown.div_ceil(columns)), Rgb([255; 3]));
-    let pictures = batch.pixels.chunks_exact((3 * size * size).max(1));
-    for (i, planes) in pictures.take(shown).enumerate() {
+    let images = batch.pixels.chunks_exact((3 * size * size).max(1));
+    for (i, planes) in images.take(shown).enumerate() {
         let at = |place: usize| GAP + place * (size + GAP);
         paste(&mut grid, planes, size, at(i % columns), at(i / columns));
     }
     grid
 }
 
-/// The first pictures, in order.
+/// The first images, in order.
 fn batch(
-    pictures: &Pictures,
+    images: &ImageDataset,
     len: usize,
     pass: Pass,
     workspace: &mut Workspace,
 ) -> Result<HostBatch> {
-    let size = pictures.size();
+    let size = images.size();
     let mut pixels = vec![0; len * 3 * size * size];
     for (index, out) in pixels.chunks_exact_mut(3 * size * size).enumerate() {
-        pictures.pixels(index, pass, workspace, out)?;
+        images.pixels(index, pass, workspace, out)?;
     }
     let mut batch = HostBatch {
         pixels,
@@ -93,7 +93,7 @@ fn batch(
     };
     if let Pass::Train { seed, epoch } = pass {
         mix(
-            pictures.augment(),
+            images.augment(),
             &mut batch,
             &mut Draws::new(seed, epoch, 0, "mix"),
         );
@@ -104,17 +104,17 @@ fn batch(
 fn paste(grid: &mut RgbImage, planes: &[u8], size: usize, left: usize, top: usize) {
     let plane = size * size;
     for at in 0..plane {
-        let colour = [planes[at], planes[plane + at], planes[2 * plane + at]];
+        let color = [planes[at], planes[plane + at], planes[2 * plane + at]];
         let (x, y) = (left + at % size, top + at / size);
-        grid.put_pixel(x as u32, y as u32, Rgb(colour));
+        grid.put_pixel(x as u32, y as u32, Rgb(color));
     }
 }
 
-/// Writes a picture in the format that its name ends in, whole or not at all.
+/// Writes an image in the format that its name ends in, whole or not at all.
 ///
 /// # Errors
 /// An ending that is not that of a format which can be written, or a file that cannot be.
-pub fn save<P>(picture: &ImageBuffer<P, Vec<u8>>, path: &Path) -> Result<()>
+pub fn save<P>(image: &ImageBuffer<P, Vec<u8>>, path: &Path) -> Result<()>
 where
     P: PixelWithColorType<Subpixel = u8>,
 {
@@ -123,13 +123,13 @@ where
         .filter(|format| format.writing_enabled())
         .with_context(|| format!("{}: name a .png or .jpg file", path.display()))?;
     let mut bytes = Cursor::new(Vec::new());
-    picture
+    image
         .write_to(&mut bytes, format)
         .with_context(|| format!("cannot write {}", path.display()))?;
     write_whole(path, |file| Ok(file.write_all(bytes.get_ref())?))
 }
 
-/// Each augmentation by itself, strong enough to be seen: its key, and a row of pictures, the first of them as evaluation sees it.
+/// Each augmentation by itself, strong enough to be seen: its key, and a row of images, the first of them as evaluation sees it.
 ///
 /// # Errors
 /// An image size that is not positive.
@@ -239,10 +239,10 @@ pub fn gallery(size: i64, draws: usize) -> Result<Vec<(&'static str, RgbImage)>>
             let face = FaceSeed { seed: 5, index };
             Sample::new(format!("face {index}"), Source::Synthetic(face), 0.0, None)
         };
-        // What is mixed needs another picture.
+        // What is mixed needs another image.
         let faces = if mixes { 2 } else { 1 };
-        let pictures = Pictures::new((0..faces).map(face).collect(), &config)?;
-        Ok((name, grid(&pictures, faces as usize, draws, 3)?))
+        let images = ImageDataset::new((0..faces).map(face).collect(), &config)?;
+        Ok((name, grid(&images, faces as usize, draws, 3)?))
     });
     gallery.collect()
 }
@@ -257,8 +257,8 @@ pub fn save_gallery(folder: &Path, size: i64, draws: usize) -> Result<()> {
     }
     std::fs::create_dir_all(folder)
         .with_context(|| format!("{}: cannot be made", folder.display()))?;
-    for (name, picture) in gallery(size, draws)? {
-        save(&picture, &folder.join(format!("{name}.jpg")))?;
+    for (name, image) in gallery(size, draws)? {
+        save(&image, &folder.join(format!("{name}.jpg")))?;
     }
     Ok(())
 }
@@ -276,27 +276,27 @@ mod tests {
     fn every_augmentation_shows_in_the_gallery() {
         let gallery = gallery(48, 4).unwrap();
         assert_eq!(gallery.len(), 11);
-        for (name, picture) in gallery {
-            let plain = cell(&picture, 0, 0, 48);
-            let differing = (1..=4).filter(|&column| cell(&picture, column, 0, 48) != plain);
+        for (name, image) in gallery {
+            let plain = cell(&image, 0, 0, 48);
+            let differing = (1..=4).filter(|&column| cell(&image, column, 0, 48) != plain);
             assert!(differing.count() >= 1, "{name}");
         }
     }
 
     #[test]
-    fn tiles_are_the_batchs_pictures_in_rows() {
+    fn tiles_are_the_batchs_images_in_rows() {
         let config = DataConfig {
             image_size: 32,
             ..DataConfig::default()
         };
         let samples = crate::data::load(&config, 4).unwrap().train;
-        let pictures = Pictures::new(samples, &config).unwrap();
-        let batch = batch(&pictures, 5, Pass::Evaluate, &mut Workspace::default()).unwrap();
+        let images = ImageDataset::new(samples, &config).unwrap();
+        let batch = batch(&images, 5, Pass::Evaluate, &mut Workspace::default()).unwrap();
         let grid = tiles(&batch, 4, 3);
         assert_eq!(grid.dimensions(), (3 * 36 + 4, 2 * 36 + 4));
         for (i, place) in [(0, 0), (1, 0), (2, 0), (0, 1)].into_iter().enumerate() {
             let shown = cell(&grid, place.0, place.1, 32);
-            assert_eq!(shown, *pictures.picture(i).unwrap());
+            assert_eq!(shown, *images.image(i).unwrap());
         }
         let empty = cell(&grid, 1, 1, 32);
         assert!(empty.pixels().all(|pixel| *pixel == Rgb([255; 3])));
@@ -311,15 +311,15 @@ mod tests {
         };
         config.synthetic.train = 3;
         let samples = crate::data::load(&config, 4).unwrap().train;
-        let pictures = Pictures::new(samples, &config).unwrap();
-        let grid = grid(&pictures, 9, 1, 4).unwrap();
+        let images = ImageDataset::new(samples, &config).unwrap();
+        let grid = grid(&images, 9, 1, 4).unwrap();
         assert_eq!(grid.dimensions(), (2 * 36 + 4, 3 * 36 + 4));
         for row in 0..3 {
             let shown = cell(&grid, 0, row, 32);
-            assert_eq!(shown, *pictures.picture(row as usize).unwrap());
+            assert_eq!(shown, *images.image(row as usize).unwrap());
             let mut out = vec![0; 3 * 1024];
             let pass = Pass::Train { seed: 4, epoch: 0 };
-            pictures
+            images
                 .pixels(row as usize, pass, &mut Workspace::default(), &mut out)
                 .unwrap();
             let drawn = cell(&grid, 1, row, 32);

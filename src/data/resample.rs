@@ -1,6 +1,6 @@
-//! Resampling of a part of a picture to a square, as PIL does it.
+//! Resampling of a part of an image to a square, as PIL does it.
 //!
-//! The filters are PIL's, bicubic with a = -0.5 or bilinear, widened when the picture shrinks
+//! The filters are PIL's, bicubic with a = -0.5 or bilinear, widened when the image shrinks
 //! (antialiased), and rows are resampled before columns with rounding and clamping to 8 bits between.
 
 use anyhow::Result;
@@ -10,25 +10,25 @@ use image::RgbImage;
 
 use crate::config::Interpolation;
 
-/// Buffers that one thread uses again for each picture.
+/// Buffers that one thread uses again for each image.
 #[derive(Default)]
 pub struct Workspace {
-    /// The picture as framed, (size, size, 3).
+    /// The image as framed, (size, size, 3).
     pub(super) framed: Vec<u8>,
-    /// A second picture of that size, for what cannot be done in place.
+    /// A second image of that size, for what cannot be done in place.
     pub(super) warped: Vec<u8>,
     /// A pixel per word, for affine changes.
     pub(super) packed: Vec<u64>,
     /// One plane of fractional levels, for the blur.
     pub(super) levels: Vec<f32>,
     resizer: Resizer,
-    /// A picture whose rows are resampled and whose columns are not yet.
+    /// An image whose rows are resampled and whose columns are not yet.
     narrowed: Vec<u8>,
-    /// A padded picture without its border.
+    /// A padded image without its border.
     inner: Vec<u8>,
 }
 
-/// A rectangle of a picture, in its pixels, that becomes the whole output. It may reach beyond the picture.
+/// A rectangle of an image, in its pixels, that becomes the whole output. It may reach beyond the image.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Frame {
     /// Its left edge.
@@ -53,18 +53,18 @@ impl Frame {
     }
 }
 
-/// Resamples `frame` of the picture into `workspace.framed`, (size, size, 3). What of the frame lies
-/// beyond the picture becomes `background`.
+/// Resamples `frame` of the image into `workspace.framed`, (size, size, 3). What of the frame lies
+/// beyond the image becomes `background`.
 pub(super) fn resample(
-    picture: &RgbImage,
+    image: &RgbImage,
     frame: Frame,
     size: u32,
     interpolation: Interpolation,
     background: [u8; 3],
     workspace: &mut Workspace,
 ) -> Result<()> {
-    let (left, width) = clip(frame.left, frame.width, f64::from(picture.width()));
-    let (top, height) = clip(frame.top, frame.height, f64::from(picture.height()));
+    let (left, width) = clip(frame.left, frame.width, f64::from(image.width()));
+    let (top, height) = clip(frame.top, frame.height, f64::from(image.height()));
     let (x, across) = place(left - frame.left, width, frame.width, size);
     let (y, down) = place(top - frame.top, height, frame.height, size);
     let visible = Frame {
@@ -82,10 +82,10 @@ pub(super) fn resample(
     } = workspace;
     let row = size as usize * 3;
     framed.resize(row * size as usize, 0);
-    // Nothing is padded where the frame lies within the picture.
+    // Nothing is padded where the frame lies within the image.
     if (across, down) == (size, size) {
         return resize(
-            picture,
+            image,
             visible,
             (size, size),
             interpolation,
@@ -97,7 +97,7 @@ pub(super) fn resample(
     let inner_row = across as usize * 3;
     inner.resize(inner_row * down as usize, 0);
     resize(
-        picture,
+        image,
         visible,
         (across, down),
         interpolation,
@@ -116,9 +116,9 @@ pub(super) fn resample(
     Ok(())
 }
 
-/// Resamples a part that lies within the picture to `target`, (height, width, 3).
+/// Resamples a part that lies within the image to `target`, (height, width, 3).
 fn resize(
-    picture: &RgbImage,
+    image: &RgbImage,
     part: Frame,
     (width, height): (u32, u32),
     interpolation: Interpolation,
@@ -131,7 +131,7 @@ fn resize(
         Interpolation::Bilinear => (FilterType::Bilinear, 1.0),
     };
     let options = ResizeOptions::new().resize_alg(ResizeAlg::Convolution(filter));
-    let source = ImageRef::new(picture.width(), picture.height(), picture, PixelType::U8x3)?;
+    let source = ImageRef::new(image.width(), image.height(), image, PixelType::U8x3)?;
     let mut target = Image::from_slice_u8(width, height, target, PixelType::U8x3)?;
     let Frame {
         left,
@@ -146,7 +146,7 @@ fn resize(
         let first = (top - reach).floor().max(0.0);
         let last = (top + part_height + reach)
             .ceil()
-            .min(f64::from(picture.height()));
+            .min(f64::from(image.height()));
         let rows = (last - first) as u32;
         narrowed.resize(width as usize * rows as usize * 3, 0);
         let mut between = Image::from_slice_u8(width, rows, narrowed, PixelType::U8x3)?;
@@ -165,7 +165,7 @@ fn resize(
     Ok(())
 }
 
-/// Whether a stretch of the picture has to be resampled, and not only copied, to so many pixels.
+/// Whether a stretch of the image has to be resampled, and not only copied, to so many pixels.
 fn needs_pass(start: f64, length: f64, pixels: u32) -> bool {
     length != f64::from(pixels) || start.fract() != 0.0
 }

@@ -1,8 +1,8 @@
 //! SCUT-FBP5500 v2 (Liang et al., 2018): 5500 faces, each rated from 1 to 5 by 60 people.
 //!
-//! Pictures lie in `Images/`, or in the data set's folder itself. The lists lie as published, below
+//! Images lie in `Images/`, or in the data set's folder itself. The lists lie as published, below
 //! `train_test_files/`, or flat as `<k>/train_<k>.txt`. The first release calls the files ftw, mtw,
-//! fty and mty, the second CF, CM, AF and AM; lists and pictures may each follow either.
+//! fty and mty, the second CF, CM, AF and AM; lists and images may each follow either.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -32,9 +32,9 @@ pub(crate) fn read(root: &Path, split: &str, val_fraction: f64, seed: u64) -> Re
         .strip_prefix("fold_")
         .map(|fold| format!("_{fold}"))
         .unwrap_or_default();
-    let pictures = Pictures::find(root);
-    let train = pictures.rows(read_scores(&folder.join(format!("train{suffix}.txt")))?);
-    let test = pictures.rows(read_scores(&folder.join(format!("test{suffix}.txt")))?);
+    let images = ImageFolder::find(root);
+    let train = images.rows(read_scores(&folder.join(format!("train{suffix}.txt")))?);
+    let test = images.rows(read_scores(&folder.join(format!("test{suffix}.txt")))?);
     let notes = disagreements(root, train.iter().chain(&test))?;
     let (train, val) = hold_out(train, val_fraction, seed, "val");
     Ok(Listing::new(train, val, test).with_notes(notes))
@@ -83,7 +83,7 @@ fn find_lists(root: &Path, split: &str) -> Result<PathBuf> {
     }
 }
 
-/// A picture's name in the second release's way, without its extension: `CF437` for `ftw437.jpg`.
+/// An image's name in the second release's way, without its extension: `CF437` for `ftw437.jpg`.
 pub(crate) fn canonical(name: &str) -> String {
     let stem = name.rsplit_once('.').map_or(name, |(stem, _)| stem);
     for (first, second, _) in PREFIXES {
@@ -101,19 +101,19 @@ fn group(name: &str) -> Option<String> {
         .map(|(_, _, group)| group.to_string())
 }
 
-/// Where the pictures are.
-struct Pictures {
+/// Where the images are.
+struct ImageFolder {
     folder: PathBuf,
     by_name: HashMap<String, PathBuf>,
     by_canonical_name: HashMap<String, PathBuf>,
 }
 
-impl Pictures {
+impl ImageFolder {
     fn find(root: &Path) -> Self {
         let folder = Some(root.join("Images")).filter(|images| images.is_dir());
         let folder = folder.unwrap_or_else(|| root.to_path_buf());
         let mut by_name = locate::list(&folder);
-        by_name.retain(|name, _| is_picture(name));
+        by_name.retain(|name, _| is_image(name));
         let by_canonical_name = by_name
             .iter()
             .map(|(name, path)| (canonical(name), path.clone()))
@@ -134,7 +134,7 @@ impl Pictures {
                 let found = found
                     .cloned()
                     .ok_or_else(|| format!("no such file in {}", self.folder.display()));
-                // A missing picture goes by one name too, whichever release its list follows.
+                // A missing image goes by one name too, whichever release its list follows.
                 let expected = self.folder.join(format!("{}.jpg", canonical(&name)));
                 Row::file(&name, expected, found, score, group(&name))
             })
@@ -142,7 +142,7 @@ impl Pictures {
     }
 }
 
-fn is_picture(name: &str) -> bool {
+fn is_image(name: &str) -> bool {
     let extension = name
         .rsplit_once('.')
         .map(|(_, extension)| extension.to_ascii_lowercase());
@@ -185,7 +185,7 @@ mod tests {
     use super::*;
     use crate::data::{Source, Split};
 
-    /// Writes a data set of 12 faces: lists with the given prefix below `lists`, pictures below `images`.
+    /// Writes a data set of 12 faces: lists with the given prefix below `lists`, images below `images`.
     fn tree(lists: &str, list_prefix: &str, images: &str, image_prefix: &str) -> tempfile::TempDir {
         let root = tempfile::tempdir().unwrap();
         let lists = root.path().join(lists);
@@ -299,7 +299,7 @@ mod tests {
     }
 
     #[test]
-    fn missing_pictures_and_differing_scores_are_noticed() {
+    fn missing_images_and_differing_scores_are_noticed() {
         let root = tree("2", "ftw", "Images", "CF");
         fs::remove_file(root.path().join("Images/CF11.jpg")).unwrap();
         // CF1 has 2.5 in the fold's list.

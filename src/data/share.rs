@@ -34,10 +34,10 @@ impl Share {
         (0..self.processes).map(move |rank| Self { rank, ..self })
     }
 
-    /// This process's part of the pictures of an evaluation pass over `pictures` in batches of `batch_size`: whole batches.
-    pub fn of_pictures(self, pictures: usize, batch_size: usize) -> Range<usize> {
-        let batches = self.of(pictures.div_ceil(batch_size.max(1)));
-        (batches.start * batch_size).min(pictures)..(batches.end * batch_size).min(pictures)
+    /// This process's part of the images of an evaluation pass over `images` in batches of `batch_size`: whole batches.
+    pub fn of_images(self, images: usize, batch_size: usize) -> Range<usize> {
+        let batches = self.of(images.div_ceil(batch_size.max(1)));
+        (batches.start * batch_size).min(images)..(batches.end * batch_size).min(images)
     }
 }
 
@@ -62,9 +62,9 @@ mod tests {
     }
 
     #[test]
-    fn pictures_to_evaluate_are_shared_by_whole_batches() {
-        let share = |rank| Share::new(rank, 2).unwrap().of_pictures(21, 8);
+    fn images_to_evaluate_are_shared_by_whole_batches() {
+        let share = |rank| Share::new(rank, 2).unwrap().of_images(21, 8);
         assert_eq!((share(0), share(1)), (0..8, 8..21));
-        assert_eq!(Share::WHOLE.of_pictures(21, 8), 0..21);
+        assert_eq!(Share::WHOLE.of_images(21, 8), 0..21);
     }
 }

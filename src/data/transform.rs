@@ -1,4 +1,4 @@
-//! From a decoded picture to the square that the model sees, without chance.
+//! From a decoded image to the square that the model sees, without chance.
 //!
 //! One resampling does resize and crop together, and agrees with torchvision's v2 transforms on PIL
 //! images to within rounding.
@@ -10,7 +10,7 @@ use super::planes::split_planes;
 use super::resample::{Frame, Workspace, resample};
 use crate::config::{DataConfig, Interpolation, Resize};
 
-/// Resizes a picture to a square of `data.image_size`, as `data.resize` says: `squash` ignores the
+/// Resizes an image to a square of `data.image_size`, as `data.resize` says: `squash` ignores the
 /// aspect ratio, `crop` brings the short side to the size and takes the middle, `pad` brings the long
 /// side to the size and fills up with `data.background`.
 #[derive(Debug, Clone)]
@@ -62,23 +62,18 @@ impl EvalTransform {
         self.size as usize
     }
 
-    /// Writes the transformed picture to `out`: (3, size, size), one plane per colour.
+    /// Writes the transformed image to `out`: (3, size, size), one plane per color.
     ///
     /// # Errors
-    /// A picture without pixels, or an `out` of another length.
-    pub fn apply(
-        &self,
-        picture: &RgbImage,
-        workspace: &mut Workspace,
-        out: &mut [u8],
-    ) -> Result<()> {
-        self.resample(picture, self.frame(picture), workspace)?;
+    /// An image without pixels, or an `out` of another length.
+    pub fn apply(&self, image: &RgbImage, workspace: &mut Workspace, out: &mut [u8]) -> Result<()> {
+        self.resample(image, self.frame(image), workspace)?;
         split_planes(&workspace.framed, out)
     }
 
-    /// What of the picture the output shows.
-    pub fn frame(&self, picture: &RgbImage) -> Frame {
-        let (width, height) = (f64::from(picture.width()), f64::from(picture.height()));
+    /// What of the image the output shows.
+    pub fn frame(&self, image: &RgbImage) -> Frame {
+        let (width, height) = (f64::from(image.width()), f64::from(image.height()));
         match self.resize {
             Resize::Squash => Frame {
                 left: 0.0,
@@ -87,7 +82,7 @@ impl EvalTransform {
                 height,
             },
             Resize::Crop => {
-                // torchvision's Resize then CenterCrop, with their rounding, in the picture's own pixels.
+                // torchvision's Resize then CenterCrop, with their rounding, in the image's own pixels.
                 let (short, size) = (f64::from(self.short_side), f64::from(self.size));
                 let scale = short / width.min(height);
                 let resized = |side: f64| {
@@ -124,15 +119,15 @@ impl EvalTransform {
         }
     }
 
-    /// Resamples `frame` of the picture into `workspace.framed`.
+    /// Resamples `frame` of the image into `workspace.framed`.
     pub(super) fn resample(
         &self,
-        picture: &RgbImage,
+        image: &RgbImage,
         frame: Frame,
         workspace: &mut Workspace,
     ) -> Result<()> {
         resample(
-            picture,
+            image,
             frame,
             self.size,
             self.interpolation,
@@ -159,29 +154,29 @@ mod tests {
         EvalTransform::new(&config).unwrap()
     }
 
-    fn run(transform: &EvalTransform, picture: &RgbImage) -> Vec<u8> {
+    fn run(transform: &EvalTransform, image: &RgbImage) -> Vec<u8> {
         let mut out = vec![0; 3 * transform.size().pow(2)];
         transform
-            .apply(picture, &mut Workspace::default(), &mut out)
+            .apply(image, &mut Workspace::default(), &mut out)
             .unwrap();
         out
     }
 
     #[test]
-    fn a_picture_of_the_right_size_is_left_alone() {
-        let picture = RgbImage::from_fn(8, 8, |x, y| Rgb([x as u8 * 30, y as u8 * 30, 7]));
+    fn an_image_of_the_right_size_is_left_alone() {
+        let image = RgbImage::from_fn(8, 8, |x, y| Rgb([x as u8 * 30, y as u8 * 30, 7]));
         for resize in [Resize::Squash, Resize::Crop, Resize::Pad] {
-            let out = run(&transform(8, resize, Interpolation::Bicubic), &picture);
+            let out = run(&transform(8, resize, Interpolation::Bicubic), &image);
             assert_eq!(
                 &out[..64],
-                picture.pixels().map(|p| p.0[0]).collect::<Vec<_>>()
+                image.pixels().map(|p| p.0[0]).collect::<Vec<_>>()
             );
             assert_eq!(&out[128..], &[7; 64]);
         }
     }
 
     #[test]
-    fn padding_surrounds_a_wide_or_tall_picture() {
+    fn padding_surrounds_a_wide_or_tall_image() {
         let wide = RgbImage::from_pixel(40, 20, Rgb([255, 0, 0]));
         let out = run(&transform(16, Resize::Pad, Interpolation::Bilinear), &wide);
         let red = |x: usize, y: usize| out[y * 16 + x];
@@ -205,11 +200,11 @@ mod tests {
     }
 
     #[test]
-    fn odd_shapes_and_tiny_pictures_work() {
+    fn odd_shapes_and_tiny_images_work() {
         for (width, height) in [(1, 1), (1, 500), (500, 1), (3, 7), (1000, 2)] {
-            let picture = RgbImage::from_pixel(width, height, Rgb([90; 3]));
+            let image = RgbImage::from_pixel(width, height, Rgb([90; 3]));
             for resize in [Resize::Squash, Resize::Crop, Resize::Pad] {
-                let out = run(&transform(12, resize, Interpolation::Bicubic), &picture);
+                let out = run(&transform(12, resize, Interpolation::Bicubic), &image);
                 assert!(out.contains(&90), "{width}x{height} {resize:?}");
             }
         }

@@ -7,7 +7,7 @@ use rayon::prelude::*;
 use super::listing::Row;
 use super::{Source, decode};
 
-/// Gives rows of the same picture file or the same person, where the data set names persons, the same [`Row::unit`].
+/// Gives rows of the same image file or the same person, where the data set names persons, the same [`Row::unit`].
 pub(crate) fn bind(rows: &mut [Row]) {
     let contents = vec![None; rows.len()];
     bind_all(rows, &contents);

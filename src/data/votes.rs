@@ -18,13 +18,13 @@ const MAX_FILE: u64 = 64 << 20;
 /// The most cells of one sheet that are read.
 const MAX_CELLS: usize = 20_000_000;
 
-/// The ratings of each picture, by the name that `Votes::key` gives it.
+/// The ratings of each image, by the name that `Votes::key` gives it.
 #[derive(Debug, Default, PartialEq)]
 pub(crate) struct Votes(HashMap<String, Vec<f32>>);
 
 impl Votes {
     /// Reads a table with a line for each rating, under the headings `Filename`, `Rating` and, if it has one, `Rater`, as SCUT-FBP5500's
-    /// `All_Ratings.xlsx`. All sheets are read; a rater's rating of a picture counts once.
+    /// `All_Ratings.xlsx`. All sheets are read; a rater's rating of an image counts once.
     ///
     /// # Errors
     /// A file that is no such spreadsheet, or a cell that holds no rating; named by file, sheet and row.
@@ -43,17 +43,17 @@ impl Votes {
             };
             let rater = column("rater").map(|(&column, _)| column);
             for (number, cells) in rows {
-                let Some(Cell::Text(picture)) = cells.get(&name) else {
+                let Some(Cell::Text(image)) = cells.get(&name) else {
                     continue;
                 };
                 let place = || format!("{}: sheet {sheet:?}, row {number}", file.display());
                 let Some(Cell::Number(vote)) = cells.get(&rating) else {
-                    bail!("{}: {picture} has no rating", place());
+                    bail!("{}: {image} has no rating", place());
                 };
-                let picture = key(picture);
+                let image = key(image);
                 let rater = rater.and_then(|column| cells.get(&column)).map(Cell::text);
-                if rater.is_none_or(|rater| seen.insert((picture.clone(), rater))) {
-                    votes.0.entry(picture).or_default().push(*vote);
+                if rater.is_none_or(|rater| seen.insert((image.clone(), rater))) {
+                    votes.0.entry(image).or_default().push(*vote);
                 }
             }
             Ok(())
@@ -66,8 +66,8 @@ impl Votes {
         Ok(votes)
     }
 
-    /// Reads a table with a line for each picture and a column for each rater, as MEBeauty's `generic_scores_all_2022.xlsx`: the picture
-    /// stands in the first column whose cells are names of pictures, and whatever whole number from `range` another column holds is a
+    /// Reads a table with a line for each image and a column for each rater, as MEBeauty's `generic_scores_all_2022.xlsx`: the image
+    /// stands in the first column whose cells are names of images, and whatever whole number from `range` another column holds is a
     /// rating, unless the column's heading says that it is a summary.
     ///
     /// # Errors
@@ -90,10 +90,10 @@ impl Votes {
             };
             for cells in rows.values() {
                 let names = cells.values().filter_map(|cell| match cell {
-                    Cell::Text(text) if names_a_picture(text) => Some(text),
+                    Cell::Text(text) if names_a_image(text) => Some(text),
                     _ => None,
                 });
-                let Some(picture) = names.into_iter().next() else {
+                let Some(image) = names.into_iter().next() else {
                     continue;
                 };
                 let given = cells.iter().filter_map(|(column, cell)| match cell {
@@ -101,13 +101,13 @@ impl Votes {
                     _ => None,
                 });
                 let given = given.filter(|vote| range.contains(vote) && vote.fract() == 0.0);
-                votes.0.entry(key(picture)).or_default().extend(given);
+                votes.0.entry(key(image)).or_default().extend(given);
             }
             Ok(())
         })?;
         ensure!(
             !votes.0.is_empty(),
-            "{}: no row names a picture",
+            "{}: no row names an image",
             file.display()
         );
         Ok(votes)
@@ -162,14 +162,14 @@ impl Votes {
     }
 }
 
-fn names_a_picture(text: &str) -> bool {
+fn names_a_image(text: &str) -> bool {
     let ending = text
         .rsplit_once('.')
         .map(|(_, ending)| ending.to_ascii_lowercase());
     matches!(ending.as_deref(), Some("jpg" | "jpeg" | "png" | "webp"))
 }
 
-/// A picture's name without its folders, in one Unicode form.
+/// An image's name without its folders, in one Unicode form.
 pub(crate) fn file_name(path: &str) -> String {
     composed(path.rsplit(['/', '\\']).next().unwrap_or(path).trim())
 }

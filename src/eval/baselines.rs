@@ -1,4 +1,4 @@
-//! What a model must beat: the mean of the training scores, that of the picture's group, and a linear model on small grey pictures.
+//! What a model must beat: the mean of the training scores, that of the image's group, and a linear model on small gray images.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -9,23 +9,23 @@ use tch::{Kind, Tensor};
 
 use super::evaluate::{Walk, values};
 use super::metrics::{Metrics, mean};
-use crate::data::{Loader, LoaderOptions, Pass, Pictures, Sample, scores_by_group};
+use crate::data::{ImageDataset, Loader, LoaderOptions, Pass, Sample, scores_by_group};
 
-/// Side of the grey pictures.
+/// Side of the gray images.
 const SIDE: i64 = 16;
-/// Ridge penalties to choose from, relative to the number of training pictures.
+/// Ridge penalties to choose from, relative to the number of training images.
 const PENALTIES: [f64; 9] = [1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0, 3.0, 10.0];
 
-/// The baselines' figures on one split.
+/// The baselines' metrics on one split.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Baselines {
     /// Always the training scores' mean: its correlations are not defined.
     pub constant: Metrics,
-    /// Ridge regression on 16×16 grey pixels; the penalty is chosen by leave-one-out error on the training pictures.
+    /// Ridge regression on 16×16 gray pixels; the penalty is chosen by leave-one-out error on the training images.
     pub linear: Metrics,
-    /// The mean of the training scores of the picture's group, without a look at the picture: how much of a figure the raters' preference
-    /// between groups explains. For pictures of no group, or one that no training picture has, the mean of all. `None` where the
-    /// training pictures are not of several groups.
+    /// The mean of the training scores of the image's group, without a look at the image: how much of a metric the raters' preference
+    /// between groups explains. For images of no group, or one that no training image has, the mean of all. `None` where the
+    /// training images are not of several groups.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub group: Option<Metrics>,
 }
@@ -34,7 +34,7 @@ impl Baselines {
     /// Each with what people call it, those that know most first.
     pub fn named(&self) -> impl Iterator<Item = (&'static str, Metrics)> {
         [
-            ("linear model on 16×16 grey pixels", Some(self.linear)),
+            ("linear model on 16×16 gray pixels", Some(self.linear)),
             ("mean of the group's training scores", self.group),
             ("mean of the training scores", Some(self.constant)),
         ]
@@ -43,39 +43,39 @@ impl Baselines {
     }
 }
 
-/// Fits them on the training pictures and measures them on each of the other splits.
+/// Fits them on the training images and measures them on each of the other splits.
 ///
 /// # Errors
-/// A picture that cannot be read, by name.
+/// An image that cannot be read, by name.
 pub fn baselines(
-    train: &Arc<Pictures>,
-    others: &[&Arc<Pictures>],
+    train: &Arc<ImageDataset>,
+    others: &[&Arc<ImageDataset>],
     walk: Walk,
 ) -> Result<Vec<Baselines>> {
     let _guard = tch::no_grad_guard();
-    let (x, y) = (grey_pixels(train, walk)?, scores(train));
+    let (x, y) = (gray_pixels(train, walk)?, scores(train));
     let mean_y = y.mean(Kind::Double).double_value(&[]);
     let ridge = Ridge::fit(&x, &y);
     let group_means = GroupMeans::new(train.samples());
     others
         .iter()
-        .map(|pictures| {
-            let targets = values(&scores(pictures))?;
-            let linear = values(&ridge.predict(&grey_pixels(pictures, walk)?))?;
+        .map(|images| {
+            let targets = values(&scores(images))?;
+            let linear = values(&ridge.predict(&gray_pixels(images, walk)?))?;
             Ok(Baselines {
                 constant: Metrics::new(&vec![mean_y; targets.len()], &targets)?,
                 linear: Metrics::new(&linear, &targets)?,
                 group: group_means
                     .as_ref()
-                    .map(|means| Metrics::new(&means.guess(pictures.samples(), mean_y), &targets))
+                    .map(|means| Metrics::new(&means.guess(images.samples(), mean_y), &targets))
                     .transpose()?,
             })
         })
         .collect()
 }
 
-fn scores(pictures: &Pictures) -> Tensor {
-    let scores: Vec<f64> = pictures.samples().iter().map(|s| s.score.into()).collect();
+fn scores(images: &ImageDataset) -> Tensor {
+    let scores: Vec<f64> = images.samples().iter().map(|s| s.score.into()).collect();
     Tensor::from_slice(&scores)
 }
 
@@ -93,7 +93,7 @@ impl<'a> GroupMeans<'a> {
         several.then(|| Self(means.collect()))
     }
 
-    /// Each picture's group's mean, `otherwise` where that is not known.
+    /// Each image's group's mean, `otherwise` where that is not known.
     fn guess(&self, samples: &[Sample], otherwise: f64) -> Vec<f64> {
         let known = |sample: &Sample| self.0.get(sample.group.as_deref()?).copied();
         let guesses = samples.iter().map(known);
@@ -102,18 +102,18 @@ impl<'a> GroupMeans<'a> {
 }
 
 /// (n, 256), from 0 to 1.
-fn grey_pixels(pictures: &Arc<Pictures>, walk: Walk) -> Result<Tensor> {
+fn gray_pixels(images: &Arc<ImageDataset>, walk: Walk) -> Result<Tensor> {
     let options = LoaderOptions::new(Pass::Evaluate, walk.batch_size, walk.workers);
     let mut rows = Vec::new();
-    for batch in Loader::new(Arc::clone(pictures), options)? {
+    for batch in Loader::new(Arc::clone(images), options)? {
         let batch = batch?;
         let (len, size) = (batch.len as i64, batch.size as i64);
         let pixels = Tensor::f_from_data_size(&batch.pixels, &[len, 3, size, size], Kind::Uint8)?;
-        let grey = pixels
+        let gray = pixels
             .to_kind(Kind::Float)
             .mean_dim([1i64].as_slice(), true, Kind::Float)
             .adaptive_avg_pool2d([SIDE, SIDE]);
-        rows.push(grey.flatten(1, -1).to_kind(Kind::Double) / 255.0);
+        rows.push(gray.flatten(1, -1).to_kind(Kind::Double) / 255.0);
     }
     Ok(Tensor::cat(&rows, 0))
 }
@@ -130,9 +130,9 @@ impl Ridge {
         let n = x.size()[0] as f64;
         let mean_x = x.mean_dim([0i64].as_slice(), true, Kind::Double);
         let mean_y = y.mean(Kind::Double);
-        let (centred, target) = (x - &mean_x, y - &mean_y);
-        let (eigenvalues, basis) = centred.transpose(0, 1).matmul(&centred).linalg_eigh("L");
-        let rotated = centred.matmul(&basis); // (n, 256), orthogonal columns
+        let (centered, target) = (x - &mean_x, y - &mean_y);
+        let (eigenvalues, basis) = centered.transpose(0, 1).matmul(&centered).linalg_eigh("L");
+        let rotated = centered.matmul(&basis); // (n, 256), orthogonal columns
         let projected = rotated.transpose(0, 1).matmul(&target);
         let best = PENALTIES
             .iter()

@@ -6,7 +6,7 @@ use anyhow::Result;
 use tch::{Device, Kind, Tensor};
 
 use super::predictions::Predictions;
-use crate::data::{HostBatch, Loader, LoaderOptions, Pass, Pictures, Share};
+use crate::data::{HostBatch, ImageDataset, Loader, LoaderOptions, Pass, Share};
 use crate::models::{BeautyNet, Images};
 
 /// The columns of the branches' shares in the score, where the model has both.
@@ -15,7 +15,7 @@ pub const BRANCH_WEIGHTS: [&str; 2] = ["weight_vit", "weight_mamba"];
 /// How a split is walked through.
 #[derive(Debug, Clone, Copy)]
 pub struct Walk {
-    /// Pictures per forward pass.
+    /// Images per forward pass.
     pub batch_size: usize,
     /// Threads that decode ahead; 0 decodes in the calling thread.
     pub workers: usize,
@@ -31,27 +31,27 @@ pub fn pixels(batch: &HostBatch, device: Device) -> Result<Tensor> {
     Ok(pixels.f_to_device(device)?)
 }
 
-/// Predicts every picture, in order; with `data.test_time_flip` as the mean over it and its mirror image. `progress` hears how
-/// many pictures each batch had, and ends the walk by an error. Where the model has two branches, their shares stand in the columns [`BRANCH_WEIGHTS`].
+/// Predicts every image, in order; with `data.test_time_flip` as the mean over it and its mirror image. `progress` hears how
+/// many images each batch had, and ends the walk by an error. Where the model has two branches, their shares stand in the columns [`BRANCH_WEIGHTS`].
 ///
 /// # Errors
-/// A picture that cannot be read, by name, pictures of a size that the model does not take, or those of `progress`.
+/// An image that cannot be read, by name, images of a size that the model does not take, or those of `progress`.
 pub fn predict(
     net: &BeautyNet,
-    pictures: &Arc<Pictures>,
+    images: &Arc<ImageDataset>,
     walk: Walk,
     progress: &mut dyn FnMut(usize) -> Result<()>,
 ) -> Result<Predictions> {
-    predict_share(net, pictures, walk, Share::WHOLE, progress)
+    predict_share(net, images, walk, Share::WHOLE, progress)
 }
 
-/// As [`predict`], of the batches that are this process's [share](Share::of_pictures): the predictions of those pictures alone.
+/// As [`predict`], of the batches that are this process's [share](Share::of_images): the predictions of those images alone.
 ///
 /// # Errors
 /// As [`predict`].
 pub fn predict_share(
     net: &BeautyNet,
-    pictures: &Arc<Pictures>,
+    images: &Arc<ImageDataset>,
     walk: Walk,
     share: Share,
     progress: &mut dyn FnMut(usize) -> Result<()>,
@@ -60,16 +60,16 @@ pub fn predict_share(
         share,
         ..LoaderOptions::new(Pass::Evaluate, walk.batch_size, walk.workers)
     };
-    let samples = &pictures.samples()[share.of_pictures(pictures.len(), walk.batch_size)];
+    let samples = &images.samples()[share.of_images(images.len(), walk.batch_size)];
     let mut predictions = Predictions::of(samples);
     let mut shares: [Vec<f64>; 2] = Default::default();
     let _guard = tch::no_grad_guard();
-    for batch in Loader::new(Arc::clone(pictures), options)? {
+    for batch in Loader::new(Arc::clone(images), options)? {
         let batch = batch?;
         let pixels = pixels(&batch, net.device())?;
         let output = net.forward(Images::Pixels(&pixels), false)?;
         let (mut score, mut weights) = (output.score, output.weights);
-        if pictures.test_time_flip() {
+        if images.test_time_flip() {
             let mirrored = net.forward(Images::Pixels(&pixels.f_flip([3])?), false)?;
             score = (score + mirrored.score) / 2.0;
             weights = weights.zip(mirrored.weights).map(|(a, b)| (a + b) / 2.0);

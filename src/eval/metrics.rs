@@ -1,4 +1,4 @@
-//! The figures that beauty prediction is judged by: Pearson correlation, mean
+//! The metrics that beauty prediction is judged by: Pearson correlation, mean
 //! absolute error, root mean square error, and Spearman's rank correlation.
 
 use std::fmt;
@@ -6,9 +6,9 @@ use std::fmt;
 use anyhow::{Result, ensure};
 use serde::{Deserialize, Serialize};
 
-/// The figures of one set of predictions.
+/// The metrics of one set of predictions.
 ///
-/// A figure that is not defined is NaN here and `null` in JSON: all of them for no
+/// A metric that is not defined is NaN here and `null` in JSON: all of them for no
 /// images or a prediction that is not finite, the correlations also for a single
 /// image or where the predictions or the targets are all the same.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -30,7 +30,7 @@ pub struct Metrics {
 }
 
 impl Metrics {
-    /// The figures of `predictions` against `targets`, pair by pair.
+    /// The metrics of `predictions` against `targets`, pair by pair.
     ///
     /// # Errors
     /// If there are not as many predictions as targets.
@@ -46,7 +46,7 @@ impl Metrics {
     }
 }
 
-/// Figures are of pairs: there must be as many predictions as targets.
+/// Metrics are of pairs: there must be as many predictions as targets.
 pub(super) fn check_pairs(predictions: &[f64], targets: &[f64]) -> Result<()> {
     ensure!(
         predictions.len() == targets.len(),
@@ -58,16 +58,16 @@ pub(super) fn check_pairs(predictions: &[f64], targets: &[f64]) -> Result<()> {
 }
 
 /// `PC 0.9212  MAE 0.2085  RMSE 0.2698  SRCC 0.9100  (n 1100)`; an undefined
-/// figure is a dash.
+/// metric is a dash.
 impl fmt::Display for Metrics {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let figures = [
+        let metrics = [
             ("PC", self.pc),
             ("MAE", self.mae),
             ("RMSE", self.rmse),
             ("SRCC", self.srcc),
         ];
-        for (name, value) in figures {
+        for (name, value) in metrics {
             if value.is_finite() {
                 write!(f, "{name} {value:.4}  ")?;
             } else {
@@ -164,7 +164,7 @@ fn ranks(values: &[f64]) -> Vec<f64> {
     ranks
 }
 
-/// A figure that is not defined is NaN in memory and `null` in a file, for JSON has
+/// A metric that is not defined is NaN in memory and `null` in a file, for JSON has
 /// no NaN.
 mod nan_as_null {
     use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -191,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn figures_of_a_case_worked_by_hand() {
+    fn metrics_of_a_case_worked_by_hand() {
         // Errors 0, -1, 1, 0; both means 2.5; Σdxdy = 4, Σdx² = Σdy² = 5.
         let metrics = Metrics::new(&[1.0, 2.0, 3.0, 4.0], &[1.0, 3.0, 2.0, 4.0]).unwrap();
         assert_close(metrics.pc, 0.8);
@@ -202,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn figures_equal_those_of_scipy() {
+    fn metrics_equal_those_of_scipy() {
         // scipy 1.17.1: pearsonr, spearmanr. The predictions hold a tie, the targets too.
         let predictions = [2.9, 3.1, 4.2, 1.7, 3.3, 2.2, 3.8, 3.1];
         let targets = [3.0, 2.8, 4.5, 2.0, 3.0, 2.5, 3.6, 3.4];
@@ -253,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn undefined_figures_are_null_in_json_and_a_dash_in_print() {
+    fn undefined_metrics_are_null_in_json_and_a_dash_in_print() {
         let one = Metrics::new(&[1.0], &[2.0]).unwrap();
         let json = serde_json::to_string(&one).unwrap();
         assert_eq!(
@@ -276,11 +276,11 @@ mod tests {
     }
 
     #[test]
-    fn a_prediction_that_is_not_finite_makes_every_figure_undefined() {
+    fn a_prediction_that_is_not_finite_makes_every_metric_undefined() {
         for bad in [f64::NAN, f64::INFINITY] {
             let metrics = Metrics::new(&[1.0, bad, 3.0], &[1.0, 2.0, 3.0]).unwrap();
-            for figure in [metrics.pc, metrics.mae, metrics.rmse, metrics.srcc] {
-                assert!(figure.is_nan(), "{metrics}");
+            for metric in [metrics.pc, metrics.mae, metrics.rmse, metrics.srcc] {
+                assert!(metric.is_nan(), "{metrics}");
             }
         }
     }

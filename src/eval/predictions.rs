@@ -11,7 +11,7 @@ use crate::eval::metrics::Metrics;
 use crate::files;
 
 const COLUMNS: [&str; 3] = ["image", "target", "prediction"];
-/// The column of the pictures' groups, where the data set has some.
+/// The column of the images' groups, where the data set has some.
 const GROUP: &str = "group";
 
 /// Predictions for a list of images. All columns are equally long.
@@ -31,7 +31,7 @@ pub struct Predictions {
 }
 
 impl Predictions {
-    /// Of these pictures, before anything was said of them.
+    /// Of these images, before anything was said of them.
     pub fn of(samples: &[Sample]) -> Self {
         let grouped = samples.iter().any(|sample| sample.group.is_some());
         let groups = samples.iter().map(|sample| sample.group.clone());
@@ -43,7 +43,7 @@ impl Predictions {
         }
     }
 
-    /// Puts the rows of others, of other pictures, behind these; further columns that one of the two lacks are left out.
+    /// Puts the rows of others, of other images, behind these; further columns that one of the two lacks are left out.
     pub fn append(&mut self, others: Self) {
         if self.images.is_empty() {
             *self = others;
@@ -97,7 +97,7 @@ impl Predictions {
         found.map(|(_, column)| column.as_slice())
     }
 
-    /// The figures of these predictions.
+    /// The metrics of these predictions.
     ///
     /// # Errors
     /// If the columns are not equally long.

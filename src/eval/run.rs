@@ -10,9 +10,9 @@ use crate::models::{BeautyNet, device, weights};
 
 /// The resolved config's name in a run directory.
 pub const CONFIG_FILE: &str = "config.yaml";
-/// The weights with the best validation figure.
+/// The weights with the best validation metric.
 pub const BEST_FILE: &str = "best.safetensors";
-/// The figures at the run's end.
+/// The metrics at the run's end.
 pub const SUMMARY_FILE: &str = "summary.json";
 
 /// A run's config and its model with trained weights.

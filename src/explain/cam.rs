@@ -43,11 +43,11 @@ fn plus_plus_weights(tokens: &Tensor, gradients: &Tensor) -> Result<Tensor> {
 /// The projection of the tokens on the direction in which they vary most. Of its two signs, the one under which tokens of large norm
 /// are positive.
 fn first_component(tokens: &Tensor) -> Result<Tensor> {
-    let centred = tokens - tokens.f_mean_dim(1, true, Kind::Float)?;
-    let covariance = centred.f_transpose(1, 2)?.f_matmul(&centred)?; // (b, d, d)
+    let centered = tokens - tokens.f_mean_dim(1, true, Kind::Float)?;
+    let covariance = centered.f_transpose(1, 2)?.f_matmul(&centered)?; // (b, d, d)
     let (_, directions) = covariance.f_linalg_eigh("L")?; // columns, by rising variance
     let direction = directions.f_select(2, -1)?.f_unsqueeze(1)?; // (b, 1, d)
-    let projection = weighted(&centred, &direction)?; // (b, patches)
+    let projection = weighted(&centered, &direction)?; // (b, patches)
     let norms = tokens.f_norm_scalaropt_dim(2.0, [-1], false)?;
     let norms = &norms - norms.f_mean_dim(1, true, Kind::Float)?;
     let agreement = (&projection * norms).f_sum_dim_intlist(1, true, Kind::Float)?;

@@ -11,7 +11,7 @@ use super::request::{BRANCHES, Request, key};
 use super::scale::scaled;
 use crate::data::draws::Draws;
 use crate::data::synthetic::{Face, Region};
-use crate::data::{Loader, LoaderOptions, Pass, Pictures, Source};
+use crate::data::{ImageDataset, Loader, LoaderOptions, Pass, Source};
 use crate::eval::evaluate::{Walk, pixels, values};
 use crate::eval::metrics::spearman;
 use crate::eval::statistics::{Bootstrap, Mean};
@@ -25,7 +25,7 @@ const TOP: f64 = 0.2;
 /// How much alike the two branches' maps are.
 #[derive(Debug, Serialize)]
 pub struct Agreement {
-    /// Spearman's correlation of the two maps of a picture, over patches.
+    /// Spearman's correlation of the two maps of an image, over patches.
     pub spearman: Mean,
     /// The part of one map's top 20 % of patches that is in the other's; ties count by their chance.
     pub top20_overlap: Mean,
@@ -33,23 +33,23 @@ pub struct Agreement {
     pub top20_overlap_by_chance: f64,
 }
 
-/// What the model says of pictures of which a map's patches are shown or hidden first (RISE, arXiv 1806.07421): areas under the curve
+/// What the model says of images of which a map's patches are shown or hidden first (RISE, arXiv 1806.07421): areas under the curve
 /// of the score over the part of patches, in score units.
 #[derive(Debug, Serialize)]
 pub struct Curves {
     /// `vit`, `mamba` or `fused`.
     pub map: String,
-    /// Patches appear on a picture of its own mean colour: more is better.
+    /// Patches appear on an image of its own mean color: more is better.
     pub insertion: Mean,
     /// The same minus that of patches in random order.
     pub insertion_over_random: Mean,
-    /// Patches give way to the picture's mean colour: less is better.
+    /// Patches give way to the image's mean color: less is better.
     pub deletion: Mean,
     /// The same minus that of patches in random order.
     pub deletion_over_random: Mean,
 }
 
-/// Of drawn faces, how much of a map lies on a part that the score is made of.
+/// Of synthetic faces, how much of a map lies on a part that the score is made of.
 #[derive(Debug, Serialize)]
 pub struct PartShare {
     /// `vit`, `mamba` or `fused`.
@@ -58,7 +58,7 @@ pub struct PartShare {
     pub part: &'static str,
     /// The part of the map's mass.
     pub mass: Mean,
-    /// The part of the picture's area, which is what a map without preference has.
+    /// The part of the image's area, which is what a map without preference has.
     pub area: Mean,
     /// Mass minus area.
     pub over_chance: Mean,
@@ -69,17 +69,17 @@ pub struct PartShare {
 pub struct Evaluation {
     /// How the maps were made.
     pub method: String,
-    /// Pictures looked at.
+    /// Images looked at.
     pub images: usize,
     /// Of models with two branches on the same grid of patches.
     pub agreement: Option<Agreement>,
     /// By map.
     pub curves: Vec<Curves>,
-    /// Of drawn faces; empty for others.
+    /// Of synthetic faces; empty for others.
     pub parts: Vec<PartShare>,
 }
 
-/// Values by map and figure, one for each picture.
+/// Values by map and figure, one for each image.
 #[derive(Default)]
 pub(super) struct Columns(Vec<(String, Vec<f64>)>);
 
@@ -102,14 +102,14 @@ impl Columns {
     }
 }
 
-/// Explains all pictures and measures their maps. A map that is the same everywhere has no order and no mass, and its picture does
+/// Explains all images and measures their maps. A map that is the same everywhere has no order and no mass, and its image does
 /// not count.
 ///
 /// # Errors
-/// As [`explain`], a picture that cannot be read, or branches with different grids of patches.
+/// As [`explain`], an image that cannot be read, or branches with different grids of patches.
 pub fn evaluate(
     net: &BeautyNet,
-    pictures: &Arc<Pictures>,
+    images: &Arc<ImageDataset>,
     request: &Request,
     walk: Walk,
     progress: &mut dyn FnMut(usize),
@@ -125,7 +125,7 @@ pub fn evaluate(
     let mut columns = Columns::default();
     let mut maps_of: Vec<String> = Vec::new();
     let options = LoaderOptions::new(Pass::Evaluate, walk.batch_size, walk.workers);
-    for batch in Loader::new(Arc::clone(pictures), options)? {
+    for batch in Loader::new(Arc::clone(images), options)? {
         let batch = batch?;
         let x = pixels(&batch, net.device())?;
         let explanation = explain(net, Images::Pixels(&x), request)?;
@@ -150,7 +150,7 @@ pub fn evaluate(
         let faces: Option<Vec<Face>> = batch
             .indices
             .iter()
-            .map(|&index| match pictures.samples()[index].source {
+            .map(|&index| match images.samples()[index].source {
                 Source::Synthetic(seed) => Some(Face::sample(seed)),
                 Source::File(_) => None,
             })
@@ -161,15 +161,15 @@ pub fn evaluate(
         maps_of = maps.into_iter().map(|(name, _)| name).collect();
         progress(batch.len);
     }
-    Ok(summarise(
+    Ok(summarize(
         &columns,
         &maps_of,
         request.describe(net),
-        pictures.len(),
+        images.len(),
     ))
 }
 
-fn summarise(columns: &Columns, maps: &[String], method: String, images: usize) -> Evaluation {
+fn summarize(columns: &Columns, maps: &[String], method: String, images: usize) -> Evaluation {
     let bootstrap = Bootstrap::default();
     let mean = |name: &str| bootstrap.mean(columns.of(name));
     let curves = maps.iter().map(|map| {
@@ -213,7 +213,7 @@ fn summarise(columns: &Columns, maps: &[String], method: String, images: usize) 
     }
 }
 
-/// Each picture's map (b, g, g) as values.
+/// Each image's map (b, g, g) as values.
 pub(super) fn rows(maps: &Tensor) -> Result<Vec<Vec<f64>>> {
     (0..maps.size3()?.0)
         .map(|row| values(&maps.get(row).reshape([-1])))
@@ -257,7 +257,7 @@ fn overlap(a: &[f64], b: &[f64]) -> f64 {
     both / wanted
 }
 
-/// Areas under the curves of each map and of a random order, picture by picture.
+/// Areas under the curves of each map and of a random order, image by image.
 fn curves(
     columns: &mut Columns,
     net: &BeautyNet,
@@ -285,7 +285,7 @@ fn curves(
         .mean_dim([2i64, 3].as_slice(), true, Kind::Float)
         .expand_as(x);
     let score = |shown: &Tensor| -> Result<Tensor> {
-        // shown: (b, 1, s, s), 1 where the picture is.
+        // shown: (b, 1, s, s), 1 where the image is.
         let mixed: Tensor = shown * x + (1.0 - shown) * &empty;
         let pixels = mixed.round().to_kind(Kind::Uint8);
         Ok(net.forward(Images::Pixels(&pixels), false)?.score)
@@ -320,7 +320,7 @@ fn curves(
     Ok(())
 }
 
-/// The parts of a drawn face, and the regions that each is made of.
+/// The parts of a synthetic face, and the regions that each is made of.
 const PARTS: [(&str, &[&str]); 5] = [
     ("eyes", &["left_eye", "right_eye"]),
     ("nose", &["nose"]),
@@ -335,7 +335,7 @@ fn parts(
     faces: &[Face],
     size: usize,
 ) -> Result<()> {
-    let pictures: Vec<(&str, Vec<Vec<f64>>)> = maps
+    let images: Vec<(&str, Vec<Vec<f64>>)> = maps
         .iter()
         .map(|(name, map)| Ok((name.as_str(), rows(&scaled(map, size as i64)?)?)))
         .collect::<Result<_>>()?;
@@ -351,7 +351,7 @@ fn parts(
                 .collect();
             let area = inside.iter().filter(|inside| **inside).count() as f64;
             columns.push(format!("area {part}"), [area / inside.len() as f64]);
-            for (name, map) in &pictures {
+            for (name, map) in &images {
                 let total: f64 = map[row].iter().sum();
                 let pairs = map[row].iter().zip(&inside);
                 let on: f64 = pairs.filter(|(_, i)| **i).map(|(v, _)| v).sum();

@@ -1,9 +1,9 @@
-//! One picture explained: the picture, the maps over it, the score and the branches' shares.
+//! One image explained: the image, the maps over it, the score and the branches' shares.
 
 use image::{GenericImage, RgbImage};
 
 use super::paint::{
-    BAR_WIDTH, FAINT, INK, Letters, PAPER, colour_bar, fitted, heat, thumbnail, write,
+    BAR_WIDTH, FAINT, INK, Letters, PAPER, color_bar, fitted, heat, thumbnail, write,
 };
 use super::place::PlacedMap;
 
@@ -17,15 +17,15 @@ const MARGIN: u32 = 16;
 const GAP: u32 = 10;
 
 /// A map with what is written below it in a strip: its block, say.
-pub type LabelledMap = (String, PlacedMap);
+pub type LabeledMap = (String, PlacedMap);
 
 /// What a figure shows.
 #[derive(Debug, Clone)]
 pub struct Explained {
-    /// The picture's name.
+    /// The image's name.
     pub name: String,
     /// The original.
-    pub picture: RgbImage,
+    pub image: RgbImage,
     /// On the data set's own scale.
     pub score: f64,
     /// Shares of the ViT and the Mamba branch, where the fusion strategy defines them.
@@ -33,13 +33,13 @@ pub struct Explained {
     /// How the maps were made, for people.
     pub method: String,
     /// Groups of maps: a branch's name with its maps.
-    pub maps: Vec<(String, Vec<LabelledMap>)>,
+    pub maps: Vec<(String, Vec<LabeledMap>)>,
     /// The maps of both branches weighed by their shares.
     pub fused: Option<PlacedMap>,
 }
 
 impl Explained {
-    /// The picture's name without its folder.
+    /// The image's name without its folder.
     pub(super) fn file_name(&self) -> String {
         let name = std::path::Path::new(&self.name).file_name();
         name.map_or_else(
@@ -71,33 +71,33 @@ impl Explained {
 /// Draws the figure: panels side by side for one map of a branch, rows of smaller ones for several.
 pub fn figure(explained: &Explained) -> RgbImage {
     let strip = explained.maps.iter().any(|(_, maps)| maps.len() > 1);
-    let original = explained.picture.dimensions();
+    let original = explained.image.dimensions();
     let mut rows: Vec<(String, Vec<(String, RgbImage)>)> = Vec::new();
     let side = if strip { SMALL_PANEL } else { PANEL };
-    let small = thumbnail(&explained.picture, side);
-    let mut first = vec![("picture".to_string(), small.clone())];
+    let small = thumbnail(&explained.image, side);
+    let mut first = vec![("image".to_string(), small.clone())];
     if strip {
         rows.push((String::new(), first));
         for (name, maps) in &explained.maps {
             for (at, part) in maps.chunks(PER_ROW).enumerate() {
                 let panels = part
                     .iter()
-                    .map(|(label, map)| (labelled(label, map), heat(&small, original, map)));
+                    .map(|(label, map)| (labeled(label, map), heat(&small, original, map)));
                 let title = if at == 0 { name.clone() } else { String::new() };
                 rows.push((title, panels.collect()));
             }
         }
     } else {
         for (name, map) in explained.last_maps() {
-            first.push((labelled(name, map), heat(&small, original, map)));
+            first.push((labeled(name, map), heat(&small, original, map)));
         }
         rows.push((String::new(), first));
     }
-    draw(explained, fitted(&explained.picture, side), &rows)
+    draw(explained, fitted(&explained.image, side), &rows)
 }
 
 /// What stands below a map: that there is nothing on it, too.
-fn labelled(label: &str, map: &PlacedMap) -> String {
+fn labeled(label: &str, map: &PlacedMap) -> String {
     match (map.is_empty(), label) {
         (false, label) => label.to_string(),
         (true, "") => "empty".to_string(),
@@ -110,7 +110,7 @@ type Row = (String, Vec<(String, RgbImage)>);
 fn draw(explained: &Explained, panel: (u32, u32), rows: &[Row]) -> RgbImage {
     let (large, letters) = (Letters::Large, Letters::Small);
     let caption = explained.caption();
-    let cell = panel.0.max(letters.width("picture"));
+    let cell = panel.0.max(letters.width("image"));
     let columns = rows
         .iter()
         .map(|(_, panels)| panels.len())
@@ -153,7 +153,7 @@ fn draw(explained: &Explained, panel: (u32, u32), rows: &[Row]) -> RgbImage {
     top += letters.height() + 4 + GAP;
     let bar = MARGIN + panels_width + GAP;
     let bar_height = rows.len() as u32 * row_height - GAP - letters.height() - 4;
-    colour_bar(
+    color_bar(
         &mut canvas,
         bar,
         top,
@@ -161,9 +161,9 @@ fn draw(explained: &Explained, panel: (u32, u32), rows: &[Row]) -> RgbImage {
     );
     for (title, panels) in rows {
         write(&mut canvas, (MARGIN, top), title, letters, INK);
-        for (column, (label, picture)) in panels.iter().enumerate() {
+        for (column, (label, image)) in panels.iter().enumerate() {
             let left = MARGIN + titles + column as u32 * (cell + GAP);
-            paste(&mut canvas, picture, left, top);
+            paste(&mut canvas, image, left, top);
             let below = top + panel.1.max(letters.height()) + 4;
             let label = letters.fit(label, cell);
             write(&mut canvas, (left, below), &label, letters, FAINT);
@@ -173,8 +173,8 @@ fn draw(explained: &Explained, panel: (u32, u32), rows: &[Row]) -> RgbImage {
     canvas
 }
 
-/// Copies a picture to where it fits.
-pub(super) fn paste(canvas: &mut RgbImage, picture: &RgbImage, left: u32, top: u32) {
-    // A picture that would reach over the edge is an error of `copy_from` and stays away; the sizes above leave room for all.
-    let _ = canvas.copy_from(picture, left, top);
+/// Copies an image to where it fits.
+pub(super) fn paste(canvas: &mut RgbImage, image: &RgbImage, left: u32, top: u32) {
+    // An image that would reach over the edge is an error of `copy_from` and stays away; the sizes above leave room for all.
+    let _ = canvas.copy_from(image, left, top);
 }

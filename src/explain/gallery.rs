@@ -1,4 +1,4 @@
-//! The folder of an explanation: figures, raw maps, and sheets of many pictures.
+//! The folder of an explanation: figures, raw maps, and sheets of many images.
 
 use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
@@ -14,17 +14,17 @@ use crate::data::preview::save;
 use crate::files::remove_leftovers;
 use crate::models::weights;
 
-/// The long side of a sheet's pictures.
+/// The long side of a sheet's images.
 const SIDE: u32 = 96;
 const GAP: u32 = 6;
 const MARGIN: u32 = 16;
-/// Pictures across a sheet, and in all of it.
+/// Images across a sheet, and in all of it.
 const ACROSS: usize = 3;
 const PER_SHEET: usize = 60;
 /// Letters of a name that a file keeps.
 const LONGEST_NAME: usize = 100;
 
-/// Writes explained pictures as they come: `NAME.png`, `maps/NAME.safetensors` and `maps/NAME_{vit,mamba,fused}.png`, and a
+/// Writes explained images as they come: `NAME.png`, `maps/NAME.safetensors` and `maps/NAME_{vit,mamba,fused}.png`, and a
 /// `contact_sheet_N.png` for every sixty. Memory does not grow with their number.
 pub struct Gallery {
     folder: PathBuf,
@@ -36,7 +36,7 @@ pub struct Gallery {
     written: usize,
 }
 
-/// An explained picture with its maps as tensors, by name.
+/// An explained image with its maps as tensors, by name.
 pub type Piece = (Explained, Vec<(String, Tensor)>);
 
 impl Gallery {
@@ -60,7 +60,7 @@ impl Gallery {
         })
     }
 
-    /// Writes the figures and maps of some pictures, and gives the figures' paths.
+    /// Writes the figures and maps of some images, and gives the figures' paths.
     ///
     /// # Errors
     /// A file that cannot be written.
@@ -77,11 +77,11 @@ impl Gallery {
             .zip(&names)
             .map(|(explained, name)| {
                 save(&figure(explained), &folder.join(format!("{name}.png")))?;
-                let (width, height) = explained.picture.dimensions();
+                let (width, height) = explained.image.dimensions();
                 // Of a strip, the file of tensors holds the maps of all blocks.
                 for (title, map) in explained.last_maps() {
                     let file = format!("maps/{name}_{}.png", title.to_lowercase());
-                    save(&map.grey(width, height), &folder.join(file))?;
+                    save(&map.gray(width, height), &folder.join(file))?;
                 }
                 Ok(cell(explained))
             })
@@ -97,7 +97,7 @@ impl Gallery {
         if let Some((explained, _)) = pieces.first() {
             let maps = explained.last_maps().into_iter().map(|(name, _)| name);
             let maps = maps.collect::<Vec<_>>().join(", ");
-            self.legend = format!("each: picture, maps ({maps})");
+            self.legend = format!("each: image, maps ({maps})");
         }
         let paths = names.iter().map(|name| folder.join(format!("{name}.png")));
         let paths = paths.collect();
@@ -111,7 +111,7 @@ impl Gallery {
         Ok(paths)
     }
 
-    /// Writes the last sheet; there is none for a single picture. How many pictures there were.
+    /// Writes the last sheet; there is none for a single image. How many images there were.
     ///
     /// # Errors
     /// A file that cannot be written.
@@ -131,7 +131,7 @@ impl Gallery {
         )
     }
 
-    /// The name of a picture's files: that of the picture without folder and ending, and a number where two have the same.
+    /// The name of an image's files: that of the image without folder and ending, and a number where two have the same.
     fn free_name(&mut self, image: &str) -> String {
         let stem = Path::new(image).file_stem().unwrap_or_default();
         let stem: String = stem.to_string_lossy().chars().take(LONGEST_NAME).collect();
@@ -140,7 +140,7 @@ impl Gallery {
         while name.starts_with("contact_sheet") || !self.names.insert(name.to_lowercase()) {
             name = format!("{stem}_{number}");
             if stem.starts_with("contact_sheet") {
-                name = format!("picture_{name}");
+                name = format!("image_{name}");
             }
             number += 1;
         }
@@ -148,10 +148,10 @@ impl Gallery {
     }
 }
 
-/// One picture's part of a sheet: picture and maps side by side, name and score below.
+/// One image's part of a sheet: image and maps side by side, name and score below.
 fn cell(explained: &Explained) -> RgbImage {
-    let original = explained.picture.dimensions();
-    let small = thumbnail(&explained.picture, SIDE);
+    let original = explained.image.dimensions();
+    let small = thumbnail(&explained.image, SIDE);
     let letters = Letters::Small;
     let width = 4 * SIDE + 3 * GAP;
     let mut canvas = RgbImage::from_pixel(width, SIDE + 2 * letters.height() + 6, PAPER);

@@ -12,7 +12,7 @@ use crate::models::vim::ScanOperands;
 /// A state that has decayed below this is 0: it adds nothing, and numbers that small are slow.
 const NOTHING: f32 = 1e-30;
 
-/// The operands of one direction's scan of one picture, on the host.
+/// The operands of one direction's scan of one image, on the host.
 #[derive(Debug)]
 pub struct HiddenAttention {
     length: usize,
@@ -30,18 +30,18 @@ pub struct HiddenAttention {
 }
 
 impl HiddenAttention {
-    /// Of one picture of a batch.
+    /// Of one image of a batch.
     ///
     /// # Errors
-    /// There is no such picture, or shapes that do not fit each other.
-    pub fn new(operands: &ScanOperands, picture: i64) -> Result<Self> {
+    /// There is no such image, or shapes that do not fit each other.
+    pub fn new(operands: &ScanOperands, image: i64) -> Result<Self> {
         let (batch, length, channels) = operands.dt.size3()?;
         let (_, state) = operands.a.size2()?;
         ensure!(
-            (0..batch).contains(&picture),
-            "there is no picture {picture} in a batch of {batch}"
+            (0..batch).contains(&image),
+            "there is no image {image} in a batch of {batch}"
         );
-        let one = |x: &Tensor| x.f_select(0, picture);
+        let one = |x: &Tensor| x.f_select(0, image);
         let attention = Self {
             length: length as usize,
             channels: channels as usize,
@@ -202,13 +202,13 @@ mod tests {
         .unwrap();
         let (batch, length, channels) = operands.u.size3().unwrap();
         let mut worst: f64 = 0.0;
-        for picture in 0..batch {
-            let attention = HiddenAttention::new(operands, picture).unwrap();
+        for image in 0..batch {
+            let attention = HiddenAttention::new(operands, image).unwrap();
             for channel in 0..channels {
                 let matrix = attention.channel(channel as usize).unwrap();
                 let matrix = Tensor::from_slice(&matrix).view([length, length]);
-                let u = operands.u.get(picture).select(1, channel).contiguous();
-                let apart = matrix.mv(&u) - y.get(picture).get(channel);
+                let u = operands.u.get(image).select(1, channel).contiguous();
+                let apart = matrix.mv(&u) - y.get(image).get(channel);
                 worst = worst.max(apart.abs().max().double_value(&[]));
             }
         }

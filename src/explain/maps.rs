@@ -20,16 +20,16 @@ pub struct BranchMaps {
     pub layers: Vec<usize>,
     /// (b, maps, grid, grid): not scaled.
     pub grid: Tensor,
-    /// The side of the branch's picture, in pixels.
+    /// The side of the branch's image, in pixels.
     pub side: i64,
 }
 
 impl BranchMaps {
-    /// (b, maps, s, s): over the branch's picture, each from 0 to 1.
+    /// (b, maps, s, s): over the branch's image, each from 0 to 1.
     ///
     /// # Errors
     /// libtorch's message where memory runs out.
-    pub fn picture(&self) -> Result<Tensor> {
+    pub fn image(&self) -> Result<Tensor> {
         let (b, maps, grid, _) = self.grid.size4()?;
         let flat = self.grid.f_reshape([b * maps, grid, grid])?;
         Ok(scaled(&flat, self.side)?.f_reshape([b, maps, self.side, self.side])?)
@@ -90,10 +90,10 @@ impl Explanation {
     }
 }
 
-/// What each branch looks at in each picture of a batch, one by one. Gradients of parameters stay as they are.
+/// What each branch looks at in each image of a batch, one by one. Gradients of parameters stay as they are.
 ///
 /// # Errors
-/// A request that the model cannot be asked, pictures of a shape that it does not take, or a method that needs gradients where their
+/// A request that the model cannot be asked, images of a shape that it does not take, or a method that needs gradients where their
 /// recording is off.
 pub fn explain(net: &BeautyNet, images: Images, request: &Request) -> Result<Explanation> {
     request.check(net)?;
@@ -180,7 +180,7 @@ fn gradients(
         score.requires_grad(),
         "this method needs gradients: call it where their recording is on"
     );
-    // Pictures of a batch do not depend on each other: the gradient of the sum holds that of each.
+    // Images of a batch do not depend on each other: the gradient of the sum holds that of each.
     let total = score.f_sum(Kind::Float)?;
     Ok(Tensor::f_run_backward(&[&total], &leaves, false, false)?)
 }

@@ -8,15 +8,15 @@ names! {
     pub enum Method {
         /// Gradient-weighted tokens (arXiv 1610.02391): what raises the score.
         GradCam = "grad-cam",
-        /// The same with weights that do not favour large parts (arXiv 1710.11063).
+        /// The same with weights that do not favor large parts (arXiv 1710.11063).
         GradCamPlusPlus = "grad-cam++",
         /// The tokens' first principal component (arXiv 2008.00299): what stands out, whatever the score.
         EigenCam = "eigen-cam",
         /// Each token weighed by its own gradient (LayerCAM, IEEE TIP 30, 2021): what raises the score, token by token.
         LayerCam = "layer-cam",
-        /// Gradients of the pixels along the way from a picture without content (arXiv 1703.01365): what raises the score.
+        /// Gradients of the pixels along the way from an image without content (arXiv 1703.01365): what raises the score.
         IntegratedGradients = "integrated-gradients",
-        /// How far the score falls where a window of the picture is covered (arXiv 1311.2901).
+        /// How far the score falls where a window of the image is covered (arXiv 1311.2901).
         Occlusion = "occlusion",
         /// Attention multiplied through the blocks (arXiv 2005.00928): what the class token reads; of the ViT.
         AttentionRollout = "attention-rollout",

@@ -1,4 +1,4 @@
-//! What each branch looks at: maps over the patches of a picture.
+//! What each branch looks at: maps over the patches of an image.
 
 mod cam;
 mod evaluate;

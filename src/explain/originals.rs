@@ -1,4 +1,4 @@
-//! Pictures on their way to figures: as they are, as the model sees them, and explained.
+//! Images on their way to figures: as they are, as the model sees them, and explained.
 
 use anyhow::{Context, Result};
 use image::RgbImage;
@@ -9,17 +9,17 @@ use super::gallery::Piece;
 use super::maps::Explanation;
 use super::place::PlacedMap;
 use super::request::{BRANCHES, Request, key, title};
-use crate::data::{Frame, Pictures, Workspace};
+use crate::data::{Frame, ImageDataset, Workspace};
 use crate::eval::evaluate::values;
 use crate::models::BeautyNet;
 
-/// One picture before it is explained.
+/// One image before it is explained.
 #[derive(Debug, Clone)]
 pub struct Original {
     /// For people, and for the names of its files.
     pub name: String,
     /// As it is stored.
-    pub picture: RgbImage,
+    pub image: RgbImage,
     /// The part of it that the model sees.
     pub frame: Frame,
     /// (3, s, s), what the model sees of it; empty where that is known as a tensor.
@@ -30,21 +30,21 @@ impl Original {
     /// The sample of this index, as evaluation sees it.
     ///
     /// # Errors
-    /// A picture that cannot be read.
-    pub fn read(pictures: &Pictures, index: usize) -> Result<Self> {
-        let transform = pictures.transform().eval();
-        let picture = pictures.picture(index)?;
+    /// An image that cannot be read.
+    pub fn read(images: &ImageDataset, index: usize) -> Result<Self> {
+        let transform = images.transform().eval();
+        let image = images.image(index)?;
         let mut pixels = vec![0; 3 * transform.size() * transform.size()];
-        transform.apply(&picture, &mut Workspace::default(), &mut pixels)?;
+        transform.apply(&image, &mut Workspace::default(), &mut pixels)?;
         Ok(Self {
-            name: pictures.samples()[index].id.clone(),
-            frame: transform.frame(&picture),
-            picture: RgbImage::clone(&picture),
+            name: images.samples()[index].id.clone(),
+            frame: transform.frame(&image),
+            image: RgbImage::clone(&image),
             pixels,
         })
     }
 
-    /// What the model sees of pictures of `size` pixels a side: (b, 3, s, s) uint8.
+    /// What the model sees of images of `size` pixels a side: (b, 3, s, s) uint8.
     ///
     /// # Errors
     /// libtorch's message where memory runs out.
@@ -56,7 +56,7 @@ impl Original {
         Ok(pixels.f_to_device(device)?)
     }
 
-    /// A map (s, s) from 0 to 1 of what the model saw, on this picture.
+    /// A map (s, s) from 0 to 1 of what the model saw, on this image.
     pub(super) fn placed(&self, map: &Tensor) -> Result<PlacedMap> {
         Ok(PlacedMap {
             side: map.size2()?.0 as usize,
@@ -66,11 +66,11 @@ impl Original {
     }
 }
 
-/// Each picture of a batch with its part of the explanation: what figures show, and the maps as tensors by name: `vit`, `mamba` and
+/// Each image of a batch with its part of the explanation: what figures show, and the maps as tensors by name: `vit`, `mamba` and
 /// `fused` from 0 to 1 over the square that the model saw, `vit_grid` and `mamba_grid` as computed, `frame`, `score`.
 ///
 /// # Errors
-/// The explanation is of fewer pictures.
+/// The explanation is of fewer images.
 pub fn pieces(
     net: &BeautyNet,
     request: &Request,
@@ -86,25 +86,25 @@ pub fn pieces(
     let branches = BRANCHES
         .into_iter()
         .filter_map(|branch| Some((branch, explanation.branch(branch)?)))
-        .map(|(branch, maps)| Ok((branch, maps, host(&maps.picture()?)?)))
+        .map(|(branch, maps)| Ok((branch, maps, host(&maps.image()?)?)))
         .collect::<Result<Vec<_>>>()?;
     let fused = explanation.fused()?.map(|fused| host(&fused)).transpose()?;
     let mut pieces = Vec::new();
     for (row, original) in originals.into_iter().enumerate() {
         let at = row as i64;
-        let score = *scores.get(row).context("a picture got no explanation")?;
+        let score = *scores.get(row).context("an image got no explanation")?;
         let mut tensors = Vec::new();
         let mut groups = Vec::new();
-        for (branch, maps, picture) in &branches {
-            let picture = picture.get(at);
+        for (branch, maps, image) in &branches {
+            let image = image.get(at);
             let mut group = Vec::new();
-            for map in 0..picture.size()[0] {
+            for map in 0..image.size()[0] {
                 let layer = maps.layers.get(map as usize);
                 let label = layer.map_or(String::new(), usize::to_string);
-                group.push((label, original.placed(&picture.get(map))?));
+                group.push((label, original.placed(&image.get(map))?));
             }
             groups.push((title(*branch).to_string(), group));
-            tensors.push((key(*branch).to_string(), picture));
+            tensors.push((key(*branch).to_string(), image));
             tensors.push((format!("{}_grid", key(*branch)), host(&maps.grid.get(at))?));
         }
         if let Some(fused) = &fused {
@@ -129,7 +129,7 @@ pub fn pieces(
                 .map(|fused| original.placed(&fused.get(at)))
                 .transpose()?,
             name: original.name,
-            picture: original.picture,
+            image: original.image,
         };
         pieces.push((explained, tensors));
     }

@@ -1,4 +1,4 @@
-//! Colours, letters and pictures of a figure.
+//! Colors, letters and images of a figure.
 
 use image::imageops::{self, FilterType};
 use image::{Rgb, RgbImage};
@@ -6,7 +6,7 @@ use noto_sans_mono_bitmap::{FontWeight, RasterHeight, get_raster, get_raster_wid
 
 use super::place::PlacedMap;
 
-/// Matplotlib's `inferno` (N. Smith and S. van der Walt, CC0), perceptually uniform: 33 of its 256 colours at equal distances. Colours
+/// Matplotlib's `inferno` (N. Smith and S. van der Walt, CC0), perceptually uniform: 33 of its 256 colors at equal distances. Colors
 /// between them are mixed and off by 2 levels at most.
 const INFERNO: [[u8; 3]; 33] = [
     [0, 0, 4],
@@ -44,9 +44,9 @@ const INFERNO: [[u8; 3]; 33] = [
     [252, 255, 164],
 ];
 
-/// How much of a heat map's pixel is the map; the rest is the picture in grey.
+/// How much of a heat map's pixel is the map; the rest is the image in gray.
 const HEAT: f32 = 0.6;
-/// How bright the picture is where the model saw nothing of it.
+/// How bright the image is where the model saw nothing of it.
 const UNSEEN: f32 = 0.45;
 
 pub(crate) const INK: Rgb<u8> = Rgb([30, 30, 30]);
@@ -130,28 +130,28 @@ fn mix(from: u8, to: u8, share: f32) -> u8 {
     (f32::from(from) * (1.0 - share) + f32::from(to) * share).round() as u8
 }
 
-/// The colour of a value from 0 to 1.
-pub(super) fn colour(value: f32) -> [u8; 3] {
+/// The color of a value from 0 to 1.
+pub(super) fn color(value: f32) -> [u8; 3] {
     let place = value.clamp(0.0, 1.0) * (INFERNO.len() - 1) as f32;
     let first = (place as usize).min(INFERNO.len() - 2);
     let (from, to) = (INFERNO[first], INFERNO[first + 1]);
     std::array::from_fn(|i| mix(from[i], to[i], place - first as f32))
 }
 
-/// The size of a picture whose long side is brought to `side`.
-pub(super) fn fitted(picture: &RgbImage, side: u32) -> (u32, u32) {
-    let (width, height) = picture.dimensions();
+/// The size of an image whose long side is brought to `side`.
+pub(super) fn fitted(image: &RgbImage, side: u32) -> (u32, u32) {
+    let (width, height) = image.dimensions();
     let scale = f64::from(side) / f64::from(width.max(height).max(1));
     let scaled = |length: u32| ((f64::from(length) * scale).round() as u32).clamp(1, side);
     (scaled(width), scaled(height))
 }
 
-/// The picture with its long side at `side`.
-pub(super) fn thumbnail(picture: &RgbImage, side: u32) -> RgbImage {
-    let (width, height) = fitted(picture, side);
-    match picture.width() > width {
-        true => imageops::thumbnail(picture, width, height),
-        false => imageops::resize(picture, width, height, FilterType::CatmullRom),
+/// The image with its long side at `side`.
+pub(super) fn thumbnail(image: &RgbImage, side: u32) -> RgbImage {
+    let (width, height) = fitted(image, side);
+    match image.width() > width {
+        true => imageops::thumbnail(image, width, height),
+        false => imageops::resize(image, width, height, FilterType::CatmullRom),
     }
 }
 
@@ -165,23 +165,23 @@ pub(super) fn heat(thumbnail: &RgbImage, original: (u32, u32), map: &PlacedMap) 
     RgbImage::from_fn(width, height, |x, y| {
         let [r, g, b] = thumbnail.get_pixel(x, y).0.map(f32::from);
         // Luma of ITU-R BT.601.
-        let grey = 0.299 * r + 0.587 * g + 0.114 * b;
+        let gray = 0.299 * r + 0.587 * g + 0.114 * b;
         let place = ((f64::from(x) + 0.5) * across, (f64::from(y) + 0.5) * down);
         Rgb(match map.at(place.0, place.1) {
-            Some(value) => colour(value).map(|c| mix(grey as u8, c, HEAT)),
-            None => [(grey * UNSEEN) as u8; 3],
+            Some(value) => color(value).map(|c| mix(gray as u8, c, HEAT)),
+            None => [(gray * UNSEEN) as u8; 3],
         })
     })
 }
 
-/// The bar of colours, 1 above, with its values beside it.
-pub(super) fn colour_bar(canvas: &mut RgbImage, left: u32, top: u32, height: u32) {
+/// The bar of colors, 1 above, with its values beside it.
+pub(super) fn color_bar(canvas: &mut RgbImage, left: u32, top: u32, height: u32) {
     const WIDTH: u32 = 14;
     for y in 0..height {
         let value = 1.0 - (y as f32 + 0.5) / height.max(1) as f32;
         for x in 0..WIDTH {
             if let Some(pixel) = canvas.get_pixel_mut_checked(left + x, top + y) {
-                *pixel = Rgb(colour(value).map(|c| mix(128, c, 0.5 + HEAT / 2.0)));
+                *pixel = Rgb(color(value).map(|c| mix(128, c, 0.5 + HEAT / 2.0)));
             }
         }
     }
@@ -192,7 +192,7 @@ pub(super) fn colour_bar(canvas: &mut RgbImage, left: u32, top: u32, height: u32
     }
 }
 
-/// Pixels that [`colour_bar`] takes with its values.
+/// Pixels that [`color_bar`] takes with its values.
 pub(super) const BAR_WIDTH: u32 = 46;
 
 #[cfg(test)]
@@ -200,10 +200,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn colours_rise_in_luminance_from_black_to_light_yellow() {
-        assert_eq!((colour(0.0), colour(1.0)), ([0, 0, 4], [252, 255, 164]));
+    fn colors_rise_in_luminance_from_black_to_light_yellow() {
+        assert_eq!((color(0.0), color(1.0)), ([0, 0, 4], [252, 255, 164]));
         let luminance = |value: f32| {
-            let [r, g, b] = colour(value).map(|c| (f64::from(c) / 255.0).powf(2.2));
+            let [r, g, b] = color(value).map(|c| (f64::from(c) / 255.0).powf(2.2));
             0.2126 * r + 0.7152 * g + 0.0722 * b
         };
         let steps: Vec<f64> = (0..=20).map(|i| luminance(i as f32 / 20.0)).collect();

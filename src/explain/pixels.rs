@@ -1,6 +1,6 @@
 //! Maps that come from changing the pixels.
 //!
-//! A picture without content is, for both methods, one of the normalisation's mean colour. The other branch sees the picture whole.
+//! An image without content is, for both methods, one of the normalization's mean color. The other branch sees the image whole.
 
 use anyhow::{Context, Result, ensure};
 use tch::{Kind, Tensor};
@@ -9,44 +9,44 @@ use super::request::present;
 use crate::config::{BackboneKind, BackboneShape};
 use crate::models::{BeautyNet, Images, Tap};
 
-/// Points on the way from the picture without content to the picture, at the middles of as many equal parts. The paper finds 20 to 300
+/// Points on the way from the image without content to the image, at the middles of as many equal parts. The paper finds 20 to 300
 /// enough for the attributions to add up to the score's difference; more are closer.
 pub const PATH_STEPS: usize = 32;
 
 /// Patches a side of the window that occlusion covers.
 const WINDOW: i64 = 2;
 
-/// Gives each branch its pictures times a factor, and keeps them as leaves that want their gradients.
+/// Gives each branch its images times a factor, and keeps them as leaves that want their gradients.
 struct Faded {
     factor: f64,
     leaves: Vec<(BackboneKind, Tensor)>,
 }
 
 impl Tap for Faded {
-    fn pictures(&mut self, branch: BackboneKind, x: Tensor) -> Tensor {
+    fn images(&mut self, branch: BackboneKind, x: Tensor) -> Tensor {
         let leaf = (x * self.factor).detach().set_requires_grad(true);
         self.leaves.push((branch, leaf.shallow_clone()));
         leaf
     }
 }
 
-/// Keeps each branch's pictures.
+/// Keeps each branch's images.
 #[derive(Default)]
 struct Seen(Vec<(BackboneKind, Tensor)>);
 
 impl Tap for Seen {
-    fn pictures(&mut self, branch: BackboneKind, x: Tensor) -> Tensor {
+    fn images(&mut self, branch: BackboneKind, x: Tensor) -> Tensor {
         self.0.push((branch, x.shallow_clone()));
         x
     }
 }
 
 /// Integrated gradients (Sundararajan et al., arXiv 1703.01365) of the score for the branches that the model has: what each value of
-/// each branch's normalised pictures (b, 3, s, s) adds to the score. Over both branches they add up to the score's difference from
-/// that of the picture without content.
+/// each branch's normalized images (b, 3, s, s) adds to the score. Over both branches they add up to the score's difference from
+/// that of the image without content.
 ///
 /// # Errors
-/// Pictures that the model does not take, or recording of gradients is off.
+/// Images that the model does not take, or recording of gradients is off.
 pub fn integrated_gradients(
     net: &BeautyNet,
     images: Images,
@@ -92,7 +92,7 @@ pub(super) fn by_patch(attributions: &Tensor, shape: &BackboneShape) -> Result<T
         * area)
 }
 
-/// Covers a window of one branch's pictures.
+/// Covers a window of one branch's images.
 struct Covered {
     branch: BackboneKind,
     /// Top, left, height, width in pixels.
@@ -100,7 +100,7 @@ struct Covered {
 }
 
 impl Tap for Covered {
-    fn pictures(&mut self, branch: BackboneKind, x: Tensor) -> Tensor {
+    fn images(&mut self, branch: BackboneKind, x: Tensor) -> Tensor {
         if branch != self.branch {
             return x;
         }
@@ -111,8 +111,8 @@ impl Tap for Covered {
     }
 }
 
-/// By how much the score falls where a window over each patch is covered in one branch's picture (Zeiler and Fergus, arXiv
-/// 1311.2901), mean over the windows that cover the patch: (b, grid, grid). `score` (b) is that of the whole picture.
+/// By how much the score falls where a window over each patch is covered in one branch's image (Zeiler and Fergus, arXiv
+/// 1311.2901), mean over the windows that cover the patch: (b, grid, grid). `score` (b) is that of the whole image.
 pub(super) fn occlusion(
     net: &BeautyNet,
     images: Images,

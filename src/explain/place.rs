@@ -1,4 +1,4 @@
-//! A map of what the model saw, on the pixels of the original picture.
+//! A map of what the model saw, on the pixels of the original image.
 
 use image::{GrayImage, Luma};
 
@@ -23,8 +23,8 @@ impl PlacedMap {
         if !(0.0..1.0).contains(&u) || !(0.0..1.0).contains(&v) || self.side == 0 {
             return None;
         }
-        let (x0, x1, across) = self.neighbours(u);
-        let (y0, y1, down) = self.neighbours(v);
+        let (x0, x1, across) = self.neighbors(u);
+        let (y0, y1, down) = self.neighbors(v);
         let value = |x: usize, y: usize| self.values.get(y * self.side + x).copied();
         let upper = value(x0, y0)? * (1.0 - across) + value(x1, y0)? * across;
         let lower = value(x0, y1)? * (1.0 - across) + value(x1, y1)? * across;
@@ -37,15 +37,15 @@ impl PlacedMap {
     }
 
     /// The values on both sides of a place from 0 to 1, and how far it is from the first to the second.
-    fn neighbours(&self, part: f64) -> (usize, usize, f32) {
+    fn neighbors(&self, part: f64) -> (usize, usize, f32) {
         let last = self.side - 1;
         let place = (part * self.side as f64 - 0.5).clamp(0.0, last as f64);
         let first = place.floor() as usize;
         (first, (first + 1).min(last), (place - first as f64) as f32)
     }
 
-    /// The map as a grey picture of the original's size: 0 is black, 1 white, and black is also what the model did not see.
-    pub fn grey(&self, width: u32, height: u32) -> GrayImage {
+    /// The map as a gray image of the original's size: 0 is black, 1 white, and black is also what the model did not see.
+    pub fn gray(&self, width: u32, height: u32) -> GrayImage {
         GrayImage::from_fn(width, height, |x, y| {
             let value = self.at(f64::from(x) + 0.5, f64::from(y) + 0.5);
             Luma([(value.unwrap_or(0.0).clamp(0.0, 1.0) * 255.0).round() as u8])
@@ -97,17 +97,17 @@ mod tests {
     }
 
     #[test]
-    fn a_squashed_map_is_stretched_with_its_picture() {
+    fn a_squashed_map_is_stretched_with_its_image() {
         let frame = Frame {
             left: 0.0,
             top: 0.0,
             width: 40.0,
             height: 400.0,
         };
-        let grey = spot(2, 1, frame).grey(40, 400);
-        // The pixel's centre is 0.05 and 0.005 of a cell off the cell's: 0.95 · 0.995 · 255.
-        assert_eq!(grey.get_pixel(25, 150).0, [241]);
-        assert_eq!(grey.get_pixel(5, 150).0, [0]);
-        assert_eq!(grey.get_pixel(25, 350).0, [0]);
+        let gray = spot(2, 1, frame).gray(40, 400);
+        // The pixel's center is 0.05 and 0.005 of a cell off the cell's: 0.95 · 0.995 · 255.
+        assert_eq!(gray.get_pixel(25, 150).0, [241]);
+        assert_eq!(gray.get_pixel(5, 150).0, [0]);
+        assert_eq!(gray.get_pixel(25, 350).0, [0]);
     }
 }

@@ -78,7 +78,7 @@ impl Recorder {
 }
 
 impl Tap for Recorder {
-    fn pictures(&mut self, _branch: BackboneKind, x: Tensor) -> Tensor {
+    fn images(&mut self, _branch: BackboneKind, x: Tensor) -> Tensor {
         // The old guard goes first: it would otherwise switch recording on again under the new one. Where nothing is recorded at
         // all, the caller has switched it off.
         self.guard = None;

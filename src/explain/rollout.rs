@@ -48,14 +48,14 @@ fn scan_attention(net: &BeautyNet, layer: usize, input: &Tensor) -> Result<Tenso
     let operands = net.scan_operands(layer, input)?;
     let (batch, length, _) = input.size3()?;
     let directions = (0..batch)
-        .map(|picture| {
+        .map(|image| {
             Ok([
-                HiddenAttention::new(&operands[0], picture)?,
-                HiddenAttention::new(&operands[1], picture)?,
+                HiddenAttention::new(&operands[0], image)?,
+                HiddenAttention::new(&operands[1], image)?,
             ])
         })
         .collect::<Result<Vec<_>>>()?;
-    let pictures: Vec<Vec<f32>> = directions
+    let images: Vec<Vec<f32>> = directions
         .par_iter()
         .map(|[forward, backward]| {
             let (mut sum, back) =
@@ -64,7 +64,7 @@ fn scan_attention(net: &BeautyNet, layer: usize, input: &Tensor) -> Result<Tenso
             sum
         })
         .collect();
-    let matrices = Tensor::from_slice(&pictures.concat())
+    let matrices = Tensor::from_slice(&images.concat())
         .f_view([batch, length, length])?
         .f_to_device(input.device())?;
     let sums = matrices.f_sum_dim_intlist(-1, true, Kind::Float)?;

@@ -1,5 +1,5 @@
-//! Whether maps show what was learnt (Adebayo et al., "Sanity checks for saliency maps", arXiv 1810.03292): a map that stays as it is
-//! while the weights are drawn anew shows the picture, not the model.
+//! Whether maps show what was learned (Adebayo et al., "Sanity checks for saliency maps", arXiv 1810.03292): a map that stays as it is
+//! while the weights are drawn anew shows the image, not the model.
 
 use std::sync::Arc;
 
@@ -8,7 +8,7 @@ use serde::Serialize;
 use tch::Tensor;
 
 use super::evaluate::{Columns, is_flat, rows};
-use super::figure::{Explained, LabelledMap};
+use super::figure::{Explained, LabeledMap};
 use super::maps::{Explanation, explain};
 use super::originals::Original;
 use super::request::{Request, key, present, title};
@@ -16,7 +16,7 @@ use super::scale::scaled;
 use super::ssim::ssim;
 use crate::config::{BackboneKind, Config};
 use crate::data::draws::Draws;
-use crate::data::{Loader, LoaderOptions, Pass, Pictures};
+use crate::data::{ImageDataset, Loader, LoaderOptions, Pass};
 use crate::eval::evaluate::{Walk, pixels, values};
 use crate::eval::metrics::spearman;
 use crate::eval::statistics::{Bootstrap, Mean};
@@ -29,7 +29,7 @@ pub struct Similarity {
     pub map: &'static str,
     /// Spearman's correlation over patches; no map has negative values. A map that is the same everywhere has none.
     pub rank_correlation: Mean,
-    /// Structural similarity of the maps over the picture, each from 0 to 1; of pictures on which the trained model's map is not empty.
+    /// Structural similarity of the maps over the image, each from 0 to 1; of images on which the trained model's map is not empty.
     pub ssim: Mean,
 }
 
@@ -39,7 +39,7 @@ pub struct Stage {
     /// That part, as the weights name it: `head`, `fusion`, `vit.blocks.2` and `mamba.layers.3`, `vit.embeddings` for
     /// what is below its blocks.
     /// All stages before are drawn anew as well.
-    pub randomised: Vec<String>,
+    pub randomized: Vec<String>,
     /// By branch.
     pub maps: Vec<Similarity>,
 }
@@ -105,14 +105,14 @@ fn parts(net: &BeautyNet, names: &[String]) -> Vec<Part> {
 
 /// Draws the weights anew from the top down, part by part, and compares each branch's maps with those of the trained model, which stays
 /// as it is. New weights are those of a fresh model of this config, by a seed that comes from the config's (and is not the training's).
-/// The first `shown` pictures are given back with all their maps.
+/// The first `shown` images are given back with all their maps.
 ///
 /// # Errors
-/// As [`explain`], or a picture that cannot be read.
+/// As [`explain`], or an image that cannot be read.
 pub fn sanity(
     net: &BeautyNet,
     config: &Config,
-    pictures: &Arc<Pictures>,
+    images: &Arc<ImageDataset>,
     request: &Request,
     walk: Walk,
     shown: usize,
@@ -128,12 +128,12 @@ pub fn sanity(
     let mut columns = Columns::default();
     let mut figures: Vec<Explained> = Vec::new();
     let options = LoaderOptions::new(Pass::Evaluate, walk.batch_size, walk.workers);
-    for batch in Loader::new(Arc::clone(pictures), options)? {
+    for batch in Loader::new(Arc::clone(images), options)? {
         let batch = batch?;
         let x = pixels(&batch, net.device())?;
         let before = explain(net, Images::Pixels(&x), request)?;
         let originals = batch.indices.iter().take(shown - figures.len());
-        let originals = originals.map(|&index| Original::read(pictures, index));
+        let originals = originals.map(|&index| Original::read(images, index));
         let originals: Vec<Original> = originals.collect::<Result<_>>()?;
         let mut strips = strips(net, request, &originals, &before)?;
         copy(&mut trial_tensors, &trained, 0..trained.len())?;
@@ -158,7 +158,7 @@ pub fn sanity(
                 }
             })
             .collect(),
-        randomised: part.names,
+        randomized: part.names,
     });
     let stages = stages.collect();
     Ok((Sanity { seed, stages }, figures))
@@ -184,7 +184,7 @@ fn copy(
     Ok(())
 }
 
-/// Adds how alike each picture's maps are.
+/// Adds how alike each image's maps are.
 fn compare(
     columns: &mut Columns,
     net: &BeautyNet,
@@ -211,7 +211,7 @@ fn compare(
     Ok(())
 }
 
-/// A strip for each picture, with the maps of the trained model.
+/// A strip for each image, with the maps of the trained model.
 fn strips(
     net: &BeautyNet,
     request: &Request,
@@ -228,7 +228,7 @@ fn strips(
         .map(|(row, (original, score))| {
             let mut strip = Explained {
                 name: original.name.clone(),
-                picture: original.picture.clone(),
+                image: original.image.clone(),
                 score,
                 weights: None,
                 method: method.clone(),
@@ -278,8 +278,8 @@ fn push_maps(
     for (branch, (_, maps)) in present(net).zip(&mut strip.maps) {
         if let Some(of) = explanation.branch(branch) {
             let map = scaled(&of.last()?.narrow(0, row, 1), of.side)?.squeeze_dim(0);
-            let labelled: LabelledMap = (label(branch), original.placed(&map)?);
-            maps.push(labelled);
+            let labeled: LabeledMap = (label(branch), original.placed(&map)?);
+            maps.push(labeled);
         }
     }
     Ok(())

@@ -1,4 +1,4 @@
-//! From a map on the patch grid to one on the picture.
+//! From a map on the patch grid to one on the image.
 
 use anyhow::Result;
 use tch::{Kind, Tensor};

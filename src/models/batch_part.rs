@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use tch::Tensor;
 
-/// Which pictures of a whole batch a forward pass sees.
+/// Which images of a whole batch a forward pass sees.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Part {
     start: i64,
@@ -26,7 +26,7 @@ impl Drop for Restore {
     }
 }
 
-/// Runs `f`, in which the pictures of a forward pass are those of `part` in a batch of `whole`: dropout and stochastic depth draw for
+/// Runs `f`, in which the images of a forward pass are those of `part` in a batch of `whole`: dropout and stochastic depth draw for
 /// the whole batch and take the part's. So several processes with one seed, each with its part, drop what one process would.
 pub fn with_part<R>(part: &Range<usize>, whole: usize, f: impl FnOnce() -> R) -> R {
     let is_part = part.len() < whole;
@@ -48,7 +48,7 @@ pub(super) fn with_same_part<R>(part: Option<Part>, f: impl FnOnce() -> R) -> R 
     f()
 }
 
-/// A random tensor for `b` pictures (b, …): `draw` gets the number of pictures to draw for.
+/// A random tensor for `b` images (b, …): `draw` gets the number of images to draw for.
 pub(super) fn draw(b: i64, draw: impl FnOnce(i64) -> Tensor) -> Tensor {
     match PART.get() {
         Some(Part { start, whole }) => draw(whole).narrow(0, start, b),
@@ -63,9 +63,9 @@ pub(super) fn dropout(x: &Tensor, rate: f64, train: bool) -> Tensor {
             let mut shape = x.size();
             let b = shape.first().copied().unwrap_or_default();
             // Of ones, it is the mask that dropout multiplies by.
-            let mask = draw(b, |pictures| {
+            let mask = draw(b, |images| {
                 if let Some(first) = shape.first_mut() {
-                    *first = pictures;
+                    *first = images;
                 }
                 Tensor::ones(&shape, (x.kind(), x.device())).dropout(rate, true)
             });

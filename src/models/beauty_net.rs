@@ -1,4 +1,4 @@
-//! VM-BeautyNet (arXiv 2510.16220): a Vision Transformer and a Vision Mamba see the same picture, a fusion weighs their
+//! VM-BeautyNet (arXiv 2510.16220): a Vision Transformer and a Vision Mamba see the same image, a fusion weighs their
 //! features, a head predicts the mean rating.
 
 mod tap;
@@ -15,13 +15,13 @@ use crate::config::{BackboneKind, BackboneShape, Config, Loss};
 
 pub use tap::Tap;
 
-/// Pictures as the model takes them.
+/// Images as the model takes them.
 #[derive(Debug, Clone, Copy)]
 pub enum Images<'a> {
-    /// (b, 3, s, s) uint8 RGB; each branch normalises them as its preset says.
+    /// (b, 3, s, s) uint8 RGB; each branch normalizes them as its preset says.
     Pixels(&'a Tensor),
-    /// (b, 3, s, s) float, normalised already; both branches see the same values.
-    Normalised(&'a Tensor),
+    /// (b, 3, s, s) float, normalized already; both branches see the same values.
+    Normalized(&'a Tensor),
 }
 
 /// What one forward pass gives.
@@ -43,7 +43,7 @@ pub struct Output {
     pub score: Tensor,
 }
 
-/// One branch: its shape and how it normalises.
+/// One branch: its shape and how it normalizes.
 #[derive(Debug)]
 pub(super) struct Branch<B> {
     pub backbone: B,
@@ -67,19 +67,19 @@ impl<B> Branch<B> {
         }
     }
 
-    /// Normalised float pictures of this branch's size.
+    /// Normalized float images of this branch's size.
     pub fn prepare(&self, images: Images, name: &str) -> Result<Tensor> {
         let side = self.shape.image_size;
-        let (Images::Pixels(x) | Images::Normalised(x)) = images;
+        let (Images::Pixels(x) | Images::Normalized(x)) = images;
         let fits = matches!(x.size()[..], [_, 3, h, w] if h == side && w == side);
         ensure!(
             fits,
-            "the {name} branch takes pictures of shape (batch, 3, {side}, {side}), got {:?}: set data.image_size or model.{name}.image_size",
+            "the {name} branch takes images of shape (batch, 3, {side}, {side}), got {:?}: set data.image_size or model.{name}.image_size",
             x.size()
         );
         Ok(match images {
             Images::Pixels(x) => (x.to_kind(Kind::Float) / 255.0 - &self.mean) / &self.std,
-            Images::Normalised(x) => x.to_kind(Kind::Float),
+            Images::Normalized(x) => x.to_kind(Kind::Float),
         })
     }
 }
@@ -195,7 +195,7 @@ impl BeautyNet {
     /// One forward pass. `train` turns dropout and stochastic depth on.
     ///
     /// # Errors
-    /// Pictures of another shape than the branches take.
+    /// Images of another shape than the branches take.
     pub fn forward(&self, images: Images, train: bool) -> Result<Output> {
         let vit = match &self.vit {
             Some(branch) => {

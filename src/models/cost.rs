@@ -1,4 +1,4 @@
-//! What one picture costs in the layers of a backbone, counted from their equations.
+//! What one image costs in the layers of a backbone, counted from their equations.
 
 use super::patch_embed::stem_widths;
 use super::vim::dt_rank;
@@ -8,7 +8,7 @@ use crate::config::{BackboneKind, BackboneShape, Stem};
 const STEPS_PER_STATE: i64 = 32;
 const FLOAT: i64 = 4;
 
-/// Of one layer and one picture.
+/// Of one layer and one image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Cost {
     /// Multiplications with an addition. Element-wise work (norms, activations) is not counted.

@@ -43,7 +43,7 @@ impl Init {
     }
 }
 
-/// A learnt tensor. Clones are the same one: they share its values and its gradient.
+/// A learned tensor. Clones are the same one: they share its values and its gradient.
 #[derive(Debug)]
 pub struct Parameter(Tensor);
 
@@ -93,7 +93,7 @@ impl Linear {
     }
 }
 
-/// Layer normalisation over the last dimension (arXiv 1607.06450).
+/// Layer normalization over the last dimension (arXiv 1607.06450).
 #[derive(Debug, Clone)]
 pub struct LayerNorm {
     weight: Parameter,
@@ -120,7 +120,7 @@ impl LayerNorm {
     }
 }
 
-/// Root mean square normalisation over the last dimension (arXiv 1910.07467).
+/// Root mean square normalization over the last dimension (arXiv 1910.07467).
 #[derive(Debug, Clone)]
 pub struct RmsNorm {
     weight: Parameter,
@@ -174,8 +174,8 @@ impl DropPath {
         let keep = 1.0 - self.0;
         let mut shape = vec![1; x.dim()];
         let options = (Kind::Float, x.device());
-        let mask = batch_part::draw(x.size()[0], |pictures| {
-            shape[0] = pictures;
+        let mask = batch_part::draw(x.size()[0], |images| {
+            shape[0] = images;
             Tensor::rand(&shape, options)
         })
         .lt(keep);

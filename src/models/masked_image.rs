@@ -1,4 +1,4 @@
-//! Masked image modelling (SimMIM, arXiv 2111.09886): a backbone sees a picture with patches hidden, and a linear layer on each
+//! Masked image modeling (SimMIM, arXiv 2111.09886): a backbone sees an image with patches hidden, and a linear layer on each
 //! token's output predicts the pixels of its patch.
 
 use anyhow::Result;
@@ -23,13 +23,13 @@ enum Backbone {
     Mamba(Branch<VisionMamba>),
 }
 
-/// What is predicted of a batch's pictures.
+/// What is predicted of a batch's images.
 #[derive(Debug)]
 pub struct Prediction {
-    /// (b, patches, 3·p·p), from each patch's own token: by colour, then row, then column.
+    /// (b, patches, 3·p·p), from each patch's own token: by color, then row, then column.
     pub pixels: Tensor,
-    /// (b, patches, 3): each patch's mean colour, from the class token.
-    pub colours: Option<Tensor>,
+    /// (b, patches, 3): each patch's mean color, from the class token.
+    pub colors: Option<Tensor>,
 }
 
 /// Means over the masked patches; scalars.
@@ -37,8 +37,8 @@ pub struct Prediction {
 pub struct Losses {
     /// Squared error of the pixels.
     pub pixels: Tensor,
-    /// Squared error of the mean colours, as the backbone gets its pixels.
-    pub colours: Option<Tensor>,
+    /// Squared error of the mean colors, as the backbone gets its pixels.
+    pub colors: Option<Tensor>,
 }
 
 /// How the targets are made.
@@ -48,27 +48,27 @@ pub struct Targets {
     pub normalized_pixels: bool,
 }
 
-/// A backbone with what it needs to learn from pictures alone.
+/// A backbone with what it needs to learn from images alone.
 #[derive(Debug)]
 pub struct MaskedImageModel {
     backbone: Backbone,
     mask_token: Tensor,
     pixels: Linear,
-    colours: Option<Linear>,
+    colors: Option<Linear>,
     variables: nn::VarStore,
     notes: Vec<String>,
 }
 
 impl MaskedImageModel {
     /// With random parameters drawn from torch's generator (seed it first), then the weights that the backbone's config names.
-    /// `colours` adds the class token's task.
+    /// `colors` adds the class token's task.
     ///
     /// # Errors
     /// A weights file that cannot be read or does not fit.
     pub fn new(
         config: &BackboneConfig,
         shape: BackboneShape,
-        colours: bool,
+        colors: bool,
         device: Device,
     ) -> Result<Self> {
         let variables = nn::VarStore::new(device);
@@ -89,8 +89,8 @@ impl MaskedImageModel {
             backbone,
             mask_token: WEIGHT.parameter(&root, "mask_token", &[dim]),
             pixels: Linear::new(&root / "pixels", dim, 3 * patch * patch, true, WEIGHT),
-            colours: colours
-                .then(|| Linear::new(&root / "colours", dim, 3 * shape.patches(), true, WEIGHT)),
+            colors: colors
+                .then(|| Linear::new(&root / "colors", dim, 3 * shape.patches(), true, WEIGHT)),
             variables,
             notes: Vec::new(),
         };
@@ -125,19 +125,19 @@ impl MaskedImageModel {
         }
     }
 
-    /// Uint8 pictures (b, 3, s, s) as the backbone gets them.
+    /// Uint8 images (b, 3, s, s) as the backbone gets them.
     ///
     /// # Errors
-    /// Pictures of another shape than it takes.
-    pub fn normalise(&self, pictures: &Tensor) -> Result<Tensor> {
-        let images = Images::Pixels(pictures);
+    /// Images of another shape than it takes.
+    pub fn normalize(&self, images: &Tensor) -> Result<Tensor> {
+        let images = Images::Pixels(images);
         match &self.backbone {
             Backbone::Vit(branch) => branch.prepare(images, "vit"),
             Backbone::Mamba(branch) => branch.prepare(images, "mamba"),
         }
     }
 
-    /// From pictures as [`normalise`](Self::normalise) gives them, seen but for the patches that `mask` (b, patches) hides.
+    /// From images as [`normalize`](Self::normalize) gives them, seen but for the patches that `mask` (b, patches) hides.
     ///
     /// # Errors
     /// An operator's message, for example where memory runs out.
@@ -147,11 +147,11 @@ impl MaskedImageModel {
             token: &self.mask_token,
         };
         // Convolutions see beyond their patch: what is hidden must not reach those beside it either.
-        let grey = match self.shape().stem {
+        let gray = match self.shape().stem {
             Stem::Conv => Some(self.hide(x, mask)),
             Stem::Patchify => None,
         };
-        let x = grey.as_ref().unwrap_or(x);
+        let x = gray.as_ref().unwrap_or(x);
         let (tokens, class_index) = match &self.backbone {
             Backbone::Vit(branch) => (branch.backbone.forward_masked(x, &masked, train)?, 0),
             Backbone::Mamba(branch) => (
@@ -162,14 +162,14 @@ impl MaskedImageModel {
         let patches = self.shape().patches();
         let tokens = BranchTokens::new(tokens, class_index);
         let of_patches = tokens.class_first().narrow(1, 1, patches);
-        let colours = |layer: &Linear| layer.forward(&tokens.class()).view([-1, patches, 3]);
+        let colors = |layer: &Linear| layer.forward(&tokens.class()).view([-1, patches, 3]);
         Ok(Prediction {
             pixels: self.pixels.forward(&of_patches),
-            colours: self.colours.as_ref().map(colours),
+            colors: self.colors.as_ref().map(colors),
         })
     }
 
-    /// How far a prediction is from the pictures x, over the patches that `mask` hides.
+    /// How far a prediction is from the images x, over the patches that `mask` hides.
     ///
     /// # Errors
     /// libtorch's message where memory runs out.
@@ -188,17 +188,17 @@ impl MaskedImageModel {
             }
             false => patches.shallow_clone(),
         };
-        let colours = match &prediction.colours {
-            Some(colours) => Some(masked_error(colours, &mean_colours(&patches), mask)?),
+        let colors = match &prediction.colors {
+            Some(colors) => Some(masked_error(colors, &mean_colors(&patches), mask)?),
             None => None,
         };
         Ok(Losses {
             pixels: masked_error(&prediction.pixels, &target, mask)?,
-            colours,
+            colors,
         })
     }
 
-    /// The pictures x with what is predicted in the place of the patches that `mask` hides. Predictions that are relative to a patch's
+    /// The images x with what is predicted in the place of the patches that `mask` hides. Predictions that are relative to a patch's
     /// mean and deviation get those of the patch itself.
     pub fn reconstruct(
         &self,
@@ -215,16 +215,16 @@ impl MaskedImageModel {
             }
             false => prediction.pixels.shallow_clone(),
         };
-        self.picture(&predicted.where_self(&mask.unsqueeze(-1), &patches))
+        self.image(&predicted.where_self(&mask.unsqueeze(-1), &patches))
     }
 
-    /// The pictures x with their hidden patches grey.
+    /// The images x with their hidden patches gray.
     pub fn hide(&self, x: &Tensor, mask: &Tensor) -> Tensor {
         let patches = self.patches(x);
-        self.picture(&patches.masked_fill(&mask.unsqueeze(-1), 0.0))
+        self.image(&patches.masked_fill(&mask.unsqueeze(-1), 0.0))
     }
 
-    /// As [`normalise`](Self::normalise) gives them, to uint8.
+    /// As [`normalize`](Self::normalize) gives them, to uint8.
     pub fn pixels(&self, x: &Tensor) -> Tensor {
         let shape = self.shape();
         let channels = |values: [f32; 3]| {
@@ -242,7 +242,7 @@ impl MaskedImageModel {
     }
 
     /// (b, patches, 3·p·p) to (b, 3, s, s).
-    fn picture(&self, patches: &Tensor) -> Tensor {
+    fn image(&self, patches: &Tensor) -> Tensor {
         let shape = self.shape();
         let (grid, p) = (shape.grid(), shape.patch_size);
         patches
@@ -288,7 +288,7 @@ fn mean_and_deviation(patches: &Tensor) -> (Tensor, Tensor) {
 }
 
 /// (b, patches, 3·p·p) to (b, patches, 3).
-fn mean_colours(patches: &Tensor) -> Tensor {
+fn mean_colors(patches: &Tensor) -> Tensor {
     let (b, count, values) = patches.size3().unwrap_or_default();
     patches
         .view([b, count, 3, values / 3])
@@ -308,11 +308,11 @@ mod tests {
     use super::*;
     use crate::config::Config;
 
-    fn model(vit: bool, colours: bool) -> MaskedImageModel {
-        model_with(vit, colours, Stem::Patchify)
+    fn model(vit: bool, colors: bool) -> MaskedImageModel {
+        model_with(vit, colors, Stem::Patchify)
     }
 
-    fn model_with(vit: bool, colours: bool, stem: Stem) -> MaskedImageModel {
+    fn model_with(vit: bool, colors: bool, stem: Stem) -> MaskedImageModel {
         let sizes = format!("embed_dim: 24, depth: 2, stem: {stem}");
         let set = [
             "data.image_size=32".to_string(),
@@ -326,10 +326,10 @@ mod tests {
             false => (&config.model.mamba, config.mamba_shape()),
         };
         let shape = shape.unwrap().unwrap();
-        MaskedImageModel::new(branch, shape, colours, Device::Cpu).unwrap()
+        MaskedImageModel::new(branch, shape, colors, Device::Cpu).unwrap()
     }
 
-    fn pictures(b: i64) -> Tensor {
+    fn images(b: i64) -> Tensor {
         Tensor::randint(256, [b, 3, 32, 32], (Kind::Uint8, Device::Cpu))
     }
 
@@ -347,11 +347,11 @@ mod tests {
     fn every_parameter_gets_a_gradient() {
         for vit in [true, false] {
             let model = model(vit, true);
-            let x = model.normalise(&pictures(1)).unwrap();
+            let x = model.normalize(&images(1)).unwrap();
             let mask = mask(&[0, 3, 7, 9, 12]);
             let prediction = model.predict(&x, &mask, true).unwrap();
             let losses = model.losses(&prediction, &x, &mask, TARGETS).unwrap();
-            (losses.pixels + losses.colours.unwrap()).backward();
+            (losses.pixels + losses.colors.unwrap()).backward();
             for (name, parameter) in model.parameters() {
                 let gradient = parameter.grad();
                 assert!(
@@ -366,11 +366,11 @@ mod tests {
     fn without_the_class_tokens_task_its_embedding_and_the_mask_token_learn_still() {
         for vit in [true, false] {
             let model = model(vit, false);
-            let x = model.normalise(&pictures(1)).unwrap();
+            let x = model.normalize(&images(1)).unwrap();
             let mask = mask(&[1, 2, 14]);
             let prediction = model.predict(&x, &mask, true).unwrap();
             let losses = model.losses(&prediction, &x, &mask, TARGETS).unwrap();
-            assert!(losses.colours.is_none());
+            assert!(losses.colors.is_none());
             losses.pixels.backward();
             for (name, parameter) in model.parameters() {
                 assert!(parameter.grad().defined(), "{name}");
@@ -388,24 +388,24 @@ mod tests {
         ] {
             let model = model_with(vit, true, stem);
             let mask = mask(&[5, 6]);
-            let a = model.normalise(&pictures(1)).unwrap();
-            // Another picture in the hidden patches alone.
-            let b = model.normalise(&pictures(1)).unwrap();
+            let a = model.normalize(&images(1)).unwrap();
+            // Another image in the hidden patches alone.
+            let b = model.normalize(&images(1)).unwrap();
             let patches = model
                 .patches(&b)
                 .where_self(&mask.unsqueeze(-1), &model.patches(&a));
-            let b = model.picture(&patches);
+            let b = model.image(&patches);
             assert!(a != b);
             let seen = |x: &Tensor| model.predict(x, &mask, false).unwrap();
             assert_eq!(seen(&a).pixels, seen(&b).pixels);
-            assert_eq!(seen(&a).colours, seen(&b).colours);
+            assert_eq!(seen(&a).colors, seen(&b).colors);
         }
     }
 
     #[test]
     fn only_masked_patches_count() {
         let model = model(true, true);
-        let x = model.normalise(&pictures(1)).unwrap();
+        let x = model.normalize(&images(1)).unwrap();
         let mask = mask(&[5]);
         let prediction = model.predict(&x, &mask, false).unwrap();
         let loss = |change: i64| {
@@ -413,7 +413,7 @@ mod tests {
             let _ = pixels.narrow(1, change, 1).detach().fill_(100.0);
             let changed = Prediction {
                 pixels,
-                colours: None,
+                colors: None,
             };
             let losses = model.losses(&changed, &x, &mask, TARGETS).unwrap();
             losses.pixels.double_value(&[])
@@ -424,10 +424,10 @@ mod tests {
     }
 
     #[test]
-    fn a_perfect_prediction_has_no_loss_and_gives_the_picture_back() {
+    fn a_perfect_prediction_has_no_loss_and_gives_the_image_back() {
         let model = model(false, true);
-        let pictures = pictures(2);
-        let x = model.normalise(&pictures).unwrap();
+        let images = images(2);
+        let x = model.normalize(&images).unwrap();
         let mask = Tensor::cat(&[mask(&[0, 1, 2]), mask(&[15])], 0);
         for normalized_pixels in [true, false] {
             let targets = Targets { normalized_pixels };
@@ -438,21 +438,21 @@ mod tests {
                     true => (&patches - mean) / deviation,
                     false => patches.shallow_clone(),
                 },
-                colours: Some(mean_colours(&patches)),
+                colors: Some(mean_colors(&patches)),
             };
             let losses = model.losses(&prediction, &x, &mask, targets).unwrap();
             assert!(losses.pixels.double_value(&[]) < 1e-9);
-            assert_eq!(losses.colours.unwrap().double_value(&[]), 0.0);
+            assert_eq!(losses.colors.unwrap().double_value(&[]), 0.0);
             let again = model.reconstruct(&prediction, &x, &mask, targets);
-            assert_eq!(model.pixels(&again), pictures);
-            assert_eq!(model.pixels(&x), pictures);
+            assert_eq!(model.pixels(&again), images);
+            assert_eq!(model.pixels(&x), images);
         }
     }
 
     #[test]
-    fn hidden_patches_are_grey_and_the_others_stay() {
+    fn hidden_patches_are_gray_and_the_others_stay() {
         let model = model(true, false);
-        let x = model.normalise(&pictures(1)).unwrap();
+        let x = model.normalize(&images(1)).unwrap();
         let hidden = model.hide(&x, &mask(&[1]));
         let patches = |x: &Tensor| model.patches(x);
         assert_eq!(

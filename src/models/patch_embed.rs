@@ -8,7 +8,7 @@ use crate::config::{BackboneShape, Stem};
 const NORM_EPS: f64 = 1e-6;
 const LEAST_WIDTH: i64 = 16;
 
-/// Turns a picture into a token for each patch.
+/// Turns an image into a token for each patch.
 #[derive(Debug)]
 pub struct PatchEmbed {
     weight: Tensor,
@@ -57,7 +57,7 @@ impl PatchEmbed {
 
 /// The convolutions of a convolutional stem ("Early Convolutions Help Transformers See Better", arXiv 2106.14881): 3x3, each halving
 /// the side, until a point stands for a patch. The paper's batch norms are layer norms over the channels of each point here: what a
-/// picture gives depends on no other one, in training as in evaluation, and contrast counts within its surroundings.
+/// image gives depends on no other one, in training as in evaluation, and contrast counts within its surroundings.
 #[derive(Debug)]
 struct ConvStem {
     stages: Vec<Stage>,
@@ -70,8 +70,8 @@ struct Stage {
     norm: LayerNorm,
 }
 
-/// Outputs of each 3x3 convolution of a convolutional stem, from the picture on: the last has the tokens' width, each other one half
-/// of the next one's, but no less than 16, which is enough for edges and colours.
+/// Outputs of each 3x3 convolution of a convolutional stem, from the image on: the last has the tokens' width, each other one half
+/// of the next one's, but no less than 16, which is enough for edges and colors.
 pub fn stem_widths(shape: &BackboneShape) -> Vec<i64> {
     let stages = shape.patch_size.ilog2();
     (0..stages)

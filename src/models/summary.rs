@@ -1,4 +1,4 @@
-//! What a model is made of: parameters by part, and what a picture costs.
+//! What a model is made of: parameters by part, and what an image costs.
 
 use std::collections::BTreeMap;
 
@@ -17,9 +17,9 @@ pub struct Layer {
     pub name: String,
     /// Parameters.
     pub parameters: i64,
-    /// Multiply-adds for one picture; element-wise work (norms, activations) is not counted.
+    /// Multiply-adds for one image; element-wise work (norms, activations) is not counted.
     pub multiply_adds: i64,
-    /// Bytes that the forward pass of one picture keeps for backward, in float32; of fusion and head, which see one vector, 0.
+    /// Bytes that the forward pass of one image keeps for backward, in float32; of fusion and head, which see one vector, 0.
     pub activation_bytes: i64,
 }
 
@@ -34,7 +34,7 @@ pub struct Summary {
     pub multiply_adds: i64,
     /// Of all layers.
     pub activation_bytes: i64,
-    /// Pictures in a training step, from the config: it keeps `batch_size * activation_bytes`.
+    /// Images in a training step, from the config: it keeps `batch_size * activation_bytes`.
     pub batch_size: usize,
 }
 
@@ -42,7 +42,7 @@ pub struct Summary {
 ///
 /// # Errors
 /// Sizes that do not fit.
-pub fn summarise(config: &Config) -> Result<Summary> {
+pub fn summarize(config: &Config) -> Result<Summary> {
     let net = BeautyNet::without_pretrained(config, Device::Cpu)?;
     let mut by_part: BTreeMap<(usize, usize, String), [i64; 3]> = BTreeMap::new();
     for (name, tensor) in net.parameters().iter().filter(|(_, t)| t.requires_grad()) {
@@ -146,7 +146,7 @@ mod tests {
 
     fn summary(overrides: &[&str]) -> Summary {
         let overrides: Vec<String> = overrides.iter().map(|s| s.to_string()).collect();
-        summarise(&Config::from_yaml("", "test", &overrides).unwrap()).unwrap()
+        summarize(&Config::from_yaml("", "test", &overrides).unwrap()).unwrap()
     }
 
     #[test]

@@ -227,7 +227,7 @@ pub struct VisionMamba {
 }
 
 impl VisionMamba {
-    /// New parameters under `path`, initialised as the published code does.
+    /// New parameters under `path`, initialized as the published code does.
     pub fn new(path: &nn::Path, shape: &BackboneShape) -> Self {
         let dim = shape.embed_dim;
         let token = Init::TruncNormal { std: 0.02 };
@@ -268,7 +268,7 @@ impl VisionMamba {
         self.recompute = Recompute::blocks(named, &format!("{path}layers."), self.layers.len());
     }
 
-    /// (b, 3, s, s), normalised, to the tokens (b, 1 + patches, embed_dim) after the last norm; the class token stands at
+    /// (b, 3, s, s), normalized, to the tokens (b, 1 + patches, embed_dim) after the last norm; the class token stands at
     /// index `patches / 2`.
     ///
     /// # Errors
@@ -277,7 +277,7 @@ impl VisionMamba {
         self.forward_tokens(self.embed(x)?, train)
     }
 
-    /// As [`forward`](Self::forward), of a picture some of whose patches are hidden.
+    /// As [`forward`](Self::forward), of an image some of whose patches are hidden.
     ///
     /// # Errors
     /// As [`forward`](Self::forward).

@@ -114,7 +114,7 @@ pub struct VisionTransformer {
 }
 
 impl VisionTransformer {
-    /// New parameters under `path`, initialised as timm does.
+    /// New parameters under `path`, initialized as timm does.
     pub fn new(path: &nn::Path, shape: &BackboneShape) -> Self {
         let dim = shape.embed_dim;
         let rates = linear_rates(shape.drop_path, shape.depth);
@@ -139,7 +139,7 @@ impl VisionTransformer {
         self.recompute = Recompute::blocks(named, &format!("{path}blocks."), self.blocks.len());
     }
 
-    /// (b, 3, s, s), normalised, to the tokens (b, 1 + patches, embed_dim) after the last norm; the class token is the first.
+    /// (b, 3, s, s), normalized, to the tokens (b, 1 + patches, embed_dim) after the last norm; the class token is the first.
     ///
     /// # Errors
     /// libtorch's message where memory runs out.
@@ -147,7 +147,7 @@ impl VisionTransformer {
         self.forward_tokens(self.embed(x), train)
     }
 
-    /// As [`forward`](Self::forward), of a picture some of whose patches are hidden.
+    /// As [`forward`](Self::forward), of an image some of whose patches are hidden.
     ///
     /// # Errors
     /// libtorch's message where memory runs out.

@@ -89,7 +89,7 @@ struct Operands {
 }
 
 impl Operands {
-    /// Random values of the size that a freshly initialised Vim has. Draws from torch's generator.
+    /// Random values of the size that a freshly initialized Vim has. Draws from torch's generator.
     fn random(shape: [i64; 4], layout: Layout) -> Result<Self, OpError> {
         let [b, d, l, n] = shape;
         let options = (Kind::Float, Device::Cpu);

@@ -9,14 +9,14 @@ use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor};
 
 use super::folder::Folder;
+use super::images::TrainAndVal;
 use super::masks::Masks;
-use super::pictures::TrainAndVal;
 use super::{EpochRecord, Observer, Pretrained, Start};
 use crate::config::{
     BackboneConfig, BackboneShape, Config, FreezeConfig, OnNan, OptimizerConfig, PretrainConfig,
     ScheduleConfig,
 };
-use crate::data::{HostBatch, Loader, LoaderOptions, Pass, Pictures};
+use crate::data::{HostBatch, ImageDataset, Loader, LoaderOptions, Pass};
 use crate::eval::evaluate::pixels;
 use crate::models::masked_image::{Losses, MaskedImageModel, Targets};
 use crate::models::weights;
@@ -34,8 +34,8 @@ struct Progress {
     loss_scale: Option<LossScale>,
     /// The type that matrix products are computed in.
     precision: String,
-    /// Fingerprint of the training pictures.
-    pictures: String,
+    /// Fingerprint of the training images.
+    images: String,
     /// A line of `metrics.jsonl` each.
     records: Vec<EpochRecord>,
 }
@@ -52,7 +52,7 @@ struct Sums {
 /// A backbone that learns.
 pub struct BranchRun<'a> {
     config: &'a Config,
-    pictures: &'a TrainAndVal,
+    images: &'a TrainAndVal,
     folder: &'a Folder,
     stop: &'a Stop,
     model: MaskedImageModel,
@@ -69,7 +69,7 @@ impl<'a> BranchRun<'a> {
         config: &'a Config,
         backbone: &BackboneConfig,
         shape: BackboneShape,
-        pictures: &'a TrainAndVal,
+        images: &'a TrainAndVal,
         folder: &'a Folder,
         device: Device,
         stop: &'a Stop,
@@ -77,8 +77,8 @@ impl<'a> BranchRun<'a> {
         let settings = &config.pretrain;
         // The same seed for each, so that none depends on which others there are.
         tch::manual_seed(config.seed as i64);
-        let colours = settings.class_token_weight > 0.0;
-        let mut model = MaskedImageModel::new(backbone, shape, colours, device)?;
+        let colors = settings.class_token_weight > 0.0;
+        let mut model = MaskedImageModel::new(backbone, shape, colors, device)?;
         if config.train.checkpoint_activations {
             model.recompute_blocks();
         }
@@ -94,7 +94,7 @@ impl<'a> BranchRun<'a> {
             min_lr: settings.min_lr,
             ..ScheduleConfig::default()
         };
-        let steps_per_epoch = pictures.train.len().div_ceil(settings.batch_size);
+        let steps_per_epoch = images.train.len().div_ceil(settings.batch_size);
         let mut run = Self {
             masks: Masks::new(config.seed, settings, &shape),
             optimizer: Optimizer::new(&model.parameters(), &optimizer, &FreezeConfig::default()),
@@ -102,11 +102,11 @@ impl<'a> BranchRun<'a> {
             progress: Progress {
                 loss_scale: LossScale::of(autocast),
                 precision: format!("{:?}", autocast.unwrap_or(Kind::Float)),
-                pictures: pictures.fingerprint.clone(),
+                images: images.fingerprint.clone(),
                 ..Progress::default()
             },
             config,
-            pictures,
+            images,
             folder,
             stop,
             model,
@@ -125,8 +125,8 @@ impl<'a> BranchRun<'a> {
             return Ok(());
         };
         ensure!(
-            saved.pictures == self.progress.pictures,
-            "the training pictures are not those that {} was started with: some were added, removed or changed",
+            saved.images == self.progress.images,
+            "the training images are not those that {} was started with: some were added, removed or changed",
             path.display()
         );
         ensure!(
@@ -143,13 +143,13 @@ impl<'a> BranchRun<'a> {
     /// The epochs that are left. `before` are the lines of the backbones that are done.
     ///
     /// # Errors
-    /// A picture that cannot be read, a file that cannot be written, a step that is not finite, or the wish to end.
+    /// An image that cannot be read, a file that cannot be written, a step that is not finite, or the wish to end.
     pub fn learn(&mut self, before: &[EpochRecord], observer: &mut dyn Observer) -> Result<()> {
         let epochs = self.config.pretrain.epochs;
         observer.start(&Start {
             branch: self.model.branch(),
-            pictures: [self.pictures.train.len(), self.pictures.val.len()],
-            skipped: self.pictures.skipped,
+            images: [self.images.train.len(), self.images.val.len()],
+            skipped: self.images.skipped,
             parameters: self.optimizer.parameter_count(),
             epochs,
             epochs_done: self.progress.epochs,
@@ -171,7 +171,7 @@ impl<'a> BranchRun<'a> {
         Ok(())
     }
 
-    /// One pass over the training pictures, and one over those of the validation.
+    /// One pass over the training images, and one over those of the validation.
     fn epoch(&mut self, observer: &mut dyn Observer) -> Result<EpochRecord> {
         let begun = Instant::now();
         let pass = Pass::Train {
@@ -179,7 +179,7 @@ impl<'a> BranchRun<'a> {
             epoch: self.progress.epochs as u64,
         };
         let mut sums = Sums::default();
-        for batch in self.loader(&self.pictures.train, pass)? {
+        for batch in self.loader(&self.images.train, pass)? {
             self.end_if_asked()?;
             let batch = batch?;
             let rates = self.optimizer.rates(&self.schedule, self.progress.steps);
@@ -206,7 +206,7 @@ impl<'a> BranchRun<'a> {
             self.progress.epochs + 1
         );
         let learning = begun.elapsed().as_secs_f64();
-        let (val_loss, val_colour_loss) = self.validate()?;
+        let (val_loss, val_color_loss) = self.validate()?;
         ensure!(
             val_loss.is_finite(),
             "the weights of the {} after epoch {} give a validation loss of {val_loss}: lower pretrain.lr",
@@ -219,7 +219,7 @@ impl<'a> BranchRun<'a> {
             step: self.progress.steps,
             train_loss: sums.loss / sums.images as f64,
             val_loss,
-            val_colour_loss,
+            val_color_loss,
             lr: sums.lr,
             images_per_second: sums.images as f64 / learning,
             seconds: begun.elapsed().as_secs_f64(),
@@ -227,10 +227,10 @@ impl<'a> BranchRun<'a> {
         })
     }
 
-    fn loader(&self, pictures: &Arc<Pictures>, pass: Pass) -> Result<Loader> {
+    fn loader(&self, images: &Arc<ImageDataset>, pass: Pass) -> Result<Loader> {
         let (batch_size, workers) = (self.config.pretrain.batch_size, self.config.data.workers);
         let options = LoaderOptions::new(pass, batch_size, workers);
-        Loader::new(Arc::clone(pictures), options)
+        Loader::new(Arc::clone(images), options)
     }
 
     fn end_if_asked(&self) -> Result<()> {
@@ -254,8 +254,8 @@ impl<'a> BranchRun<'a> {
         let mask = self.masks.of_training(epoch, &batch.indices, device)?;
         let losses = self.losses(batch, &mask, true)?;
         let loss = losses.pixels.double_value(&[]);
-        let total = match losses.colours {
-            Some(colours) => losses.pixels + colours * self.config.pretrain.class_token_weight,
+        let total = match losses.colors {
+            Some(colors) => losses.pixels + colors * self.config.pretrain.class_token_weight,
             None => losses.pixels,
         };
         LossScale::backward(self.progress.loss_scale, &total)?;
@@ -270,13 +270,13 @@ impl<'a> BranchRun<'a> {
         if self.config.train.on_nan == OnNan::Skip {
             return Ok(None);
         }
-        let samples = self.pictures.train.samples();
+        let samples = self.images.train.samples();
         let names = batch
             .indices
             .iter()
             .map(|&index| samples[index].id.as_str());
         bail!(
-            "step {} of the {} (epoch {}) is not finite: the loss is {loss}, the gradient's norm {norm}; lower pretrain.lr, or set train.on_nan to skip to leave such steps out. The pictures were {}",
+            "step {} of the {} (epoch {}) is not finite: the loss is {loss}, the gradient's norm {norm}; lower pretrain.lr, or set train.on_nan to skip to leave such steps out. The images were {}",
             self.progress.steps,
             self.model.branch(),
             epoch + 1,
@@ -287,30 +287,30 @@ impl<'a> BranchRun<'a> {
     /// Of a batch whose patches `mask` hides; in mixed precision where `train` is, and the config says so.
     fn losses(&self, batch: &HostBatch, mask: &Tensor, train: bool) -> Result<Losses> {
         let device = self.model.device();
-        let x = self.model.normalise(&pixels(batch, device)?)?;
+        let x = self.model.normalize(&pixels(batch, device)?)?;
         let autocast = self.autocast.filter(|_| train);
         let prediction = in_precision(autocast, device, || self.model.predict(&x, mask, train))?;
         let targets = targets(&self.config.pretrain);
         self.model.losses(&prediction, &x, mask, targets)
     }
 
-    /// The two losses of the validation pictures.
+    /// The two losses of the validation images.
     fn validate(&self) -> Result<(f64, Option<f64>)> {
         let _guard = tch::no_grad_guard();
-        let (mut pixels, mut colours, mut images) = (0.0, None, 0.0);
-        for batch in self.loader(&self.pictures.val, Pass::Evaluate)? {
+        let (mut pixels, mut colors, mut images) = (0.0, None, 0.0);
+        for batch in self.loader(&self.images.val, Pass::Evaluate)? {
             self.end_if_asked()?;
             let batch = batch?;
             let mask = (self.masks).of_validation(&batch.indices, self.model.device())?;
             let losses = self.losses(&batch, &mask, false)?;
             let count = batch.len as f64;
             pixels += losses.pixels.double_value(&[]) * count;
-            if let Some(loss) = losses.colours {
-                *colours.get_or_insert(0.0) += loss.double_value(&[]) * count;
+            if let Some(loss) = losses.colors {
+                *colors.get_or_insert(0.0) += loss.double_value(&[]) * count;
             }
             images += count;
         }
-        Ok((pixels / images, colours.map(|sum: f64| sum / images)))
+        Ok((pixels / images, colors.map(|sum: f64| sum / images)))
     }
 
     /// Writes the weights.
@@ -322,11 +322,11 @@ impl<'a> BranchRun<'a> {
         let path = self.folder.weights(branch);
         // One entry, and no clock in it, so that equal weights make equal files.
         let origin = serde_json::json!({
-            "method": "masked image modelling (SimMIM)",
+            "method": "masked image modeling (SimMIM)",
             "branch": branch,
             "config": self.config.to_yaml()?,
-            "pictures": self.pictures.train.len(),
-            "pictures_blake3": self.progress.pictures,
+            "images": self.images.train.len(),
+            "images_blake3": self.progress.images,
             "epochs": self.progress.epochs,
             "version": env!("CARGO_PKG_VERSION"),
         });

@@ -111,7 +111,7 @@ impl Folder {
         self.lock.state_dir().join(format!("{branch}.safetensors"))
     }
 
-    /// The picture at the end.
+    /// The image at the end.
     pub fn reconstructions(&self) -> PathBuf {
         self.root.join("reconstructions.png")
     }

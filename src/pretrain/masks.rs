@@ -1,4 +1,4 @@
-//! Which patches are masked: drawn for each picture from a stream of its own, that only seed, epoch and picture decide.
+//! Which patches are masked: drawn for each image from a stream of its own, that only seed, epoch and image decide.
 
 use anyhow::Result;
 use tch::{Device, Tensor};
@@ -6,14 +6,14 @@ use tch::{Device, Tensor};
 use crate::config::{BackboneShape, PretrainConfig};
 use crate::data::draws::Draws;
 
-/// The epoch of the masks that validation pictures have after each epoch.
+/// The epoch of the masks that validation images have after each epoch.
 const ALWAYS_THE_SAME: u64 = u64::MAX;
 
-/// Masks of a backbone's pictures: squares of patches, in random places of a grid of such squares.
+/// Masks of a backbone's images: squares of patches, in random places of a grid of such squares.
 #[derive(Debug, Clone, Copy)]
 pub struct Masks {
     seed: u64,
-    /// Patches on a side of the picture.
+    /// Patches on a side of the image.
     grid: usize,
     /// Patches on a side of a square. Those at the right and lower border are smaller where the grid is no multiple of it.
     square: usize,
@@ -35,7 +35,7 @@ impl Masks {
         }
     }
 
-    /// (len, patches), true where a patch is masked, of the training pictures with these indices.
+    /// (len, patches), true where a patch is masked, of the training images with these indices.
     ///
     /// # Errors
     /// libtorch's message where memory runs out.
@@ -43,7 +43,7 @@ impl Masks {
         self.batch(epoch, indices, device)
     }
 
-    /// The same of validation pictures.
+    /// The same of validation images.
     ///
     /// # Errors
     /// libtorch's message where memory runs out.
@@ -131,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn seed_epoch_and_picture_decide_alone_and_validation_masks_stay() {
+    fn seed_epoch_and_image_decide_alone_and_validation_masks_stay() {
         let masks = masks(64, 0.6, 1);
         let reference = masks.draw(3, 7);
         assert_eq!(reference, masks.draw(3, 7));

@@ -1,10 +1,10 @@
-//! Pretraining: the backbones learn from the training pictures alone, without scores, by masked image modelling.
+//! Pretraining: the backbones learn from the training images alone, without scores, by masked image modeling.
 
 mod branch;
 mod folder;
+mod images;
 mod masks;
 mod observer;
-mod pictures;
 mod reconstructions;
 
 use std::path::{Path, PathBuf};
@@ -13,7 +13,7 @@ use anyhow::{Error, Result};
 
 use self::branch::BranchRun;
 use self::folder::Folder;
-use self::pictures::TrainAndVal;
+use self::images::TrainAndVal;
 use self::reconstructions::Panels;
 use crate::config::{BackboneConfig, BackboneShape, Config};
 use crate::data::preview;
@@ -38,7 +38,7 @@ pub struct Pretrained {
     pub branch: &'static str,
     /// Its weights under their published names, for `model.vit.weights` or `model.mamba.weights`.
     pub weights: PathBuf,
-    /// The last epoch's figures.
+    /// The last epoch's metrics.
     pub last: EpochRecord,
 }
 
@@ -47,12 +47,12 @@ pub struct Pretrained {
 pub struct Outcome {
     /// Of each backbone that the fusion strategy uses.
     pub backbones: Vec<Pretrained>,
-    /// Some validation pictures: as they are, and for each backbone with patches masked, and reconstructed.
+    /// Some validation images: as they are, and for each backbone with patches masked, and reconstructed.
     pub reconstructions: PathBuf,
 }
 
 /// Pretrains the backbones that the config's fusion strategy uses, one after the other, and writes their weights into the folder
-/// `root`. Validation pictures are looked at after each epoch and never learnt from; test pictures are not opened. A resumed one goes
+/// `root`. Validation images are looked at after each epoch and never learned from; test images are not opened. A resumed one goes
 /// on from its last epoch and ends with the same weights, bit for bit on one machine, as one that was not interrupted.
 ///
 /// # Errors
@@ -67,7 +67,7 @@ pub fn pretrain(
     if let Some(threads) = config.train.threads {
         tch::set_num_threads(threads as i32);
     }
-    config.check_picture_sizes()?;
+    config.check_image_sizes()?;
     config.model.check_weights()?;
     let backbones = backbones(config)?;
     match options.resume {
@@ -75,7 +75,7 @@ pub fn pretrain(
         false => Folder::check_free(root)?,
     }
     let device = device::select(config.device)?;
-    let pictures = TrainAndVal::load(config)?;
+    let images = TrainAndVal::load(config)?;
     if options.stop.signal() > 0 {
         return Err(Error::new(Stopped {
             signal: options.stop.signal(),
@@ -89,7 +89,7 @@ pub fn pretrain(
         true => Folder::resume(root, config)?,
         false => Folder::create(root, config)?,
     };
-    let mut panels = Panels::new(&pictures, config)?;
+    let mut panels = Panels::new(&images, config)?;
     let mut records = Vec::new();
     let mut done = Vec::new();
     for (backbone, shape) in backbones {
@@ -97,7 +97,7 @@ pub fn pretrain(
             config,
             backbone,
             shape,
-            &pictures,
+            &images,
             &folder,
             device,
             &options.stop,
@@ -108,14 +108,14 @@ pub fn pretrain(
         panels.add(run.model(), config)?;
     }
     folder.write_metrics(&records)?;
-    preview::save(&panels.picture(), &folder.reconstructions())?;
+    preview::save(&panels.image(), &folder.reconstructions())?;
     Ok(Outcome {
         backbones: done,
         reconstructions: folder.reconstructions(),
     })
 }
 
-/// Those in use, with the shape that they learn in: nothing is dropped, for a masked picture is hard enough.
+/// Those in use, with the shape that they learn in: nothing is dropped, for a masked image is hard enough.
 fn backbones(config: &Config) -> Result<Vec<(&BackboneConfig, BackboneShape)>> {
     let model = &config.model;
     let mut backbones = Vec::new();

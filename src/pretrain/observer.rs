@@ -7,8 +7,8 @@ use serde::{Deserialize, Serialize};
 pub struct Start<'a> {
     /// `vit` or `mamba`.
     pub branch: &'a str,
-    /// Pictures to learn from, and to look at after each epoch.
-    pub pictures: [usize; 2],
+    /// Images to learn from, and to look at after each epoch.
+    pub images: [usize; 2],
     /// Rows of the data set that were left out, of these two.
     pub skipped: usize,
     /// Trained parameters, those that only pretraining needs included.
@@ -30,16 +30,16 @@ pub struct EpochRecord {
     pub epoch: usize,
     /// Optimizer steps done since the start.
     pub step: u64,
-    /// Mean squared error of the pixels of the training pictures' masked patches.
+    /// Mean squared error of the pixels of the training images' masked patches.
     pub train_loss: f64,
-    /// The same of the validation pictures, with masks that stay the same, after the epoch.
+    /// The same of the validation images, with masks that stay the same, after the epoch.
     pub val_loss: f64,
-    /// Mean squared error of the mean colours that the class token predicts, of the validation pictures; none without that task.
+    /// Mean squared error of the mean colors that the class token predicts, of the validation images; none without that task.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub val_colour_loss: Option<f64>,
+    pub val_color_loss: Option<f64>,
     /// Learning rate of the last step.
     pub lr: f64,
-    /// Training pictures per second, validation not counted.
+    /// Training images per second, validation not counted.
     pub images_per_second: f64,
     /// Wall time of the epoch with its validation, in seconds.
     pub seconds: f64,
@@ -52,7 +52,7 @@ pub struct EpochRecord {
 pub trait Observer {
     /// A backbone begins.
     fn start(&mut self, _start: &Start) {}
-    /// A step with so many pictures is done; the loss is that of the pixels.
+    /// A step with so many images is done; the loss is that of the pixels.
     fn step(&mut self, _images: usize, _loss: f64) {}
     /// Something that a person should know.
     fn note(&mut self, _text: &str) {}

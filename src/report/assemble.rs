@@ -15,9 +15,9 @@ use super::tables::{
     range_table, runs_table,
 };
 use crate::data::Split;
-use crate::eval::statistics::Figure;
+use crate::eval::statistics::Metric;
 
-/// So many models of a board are looked at closely, the best ones; it is also the number of colours that can be told apart.
+/// So many models of a board are looked at closely, the best ones; it is also the number of colors that can be told apart.
 pub const DETAILED: usize = 8;
 /// Longer tables of pairs stand in the CSV file only.
 const MOST_PAIRS: usize = 120;
@@ -27,9 +27,9 @@ const MOST_PAIRS: usize = 120;
 pub struct Request {
     /// Run directories, sweeps' and cross-validations' folders.
     pub folders: Vec<PathBuf>,
-    /// Which pictures the models are judged on; `None` for the usual ones.
+    /// Which images the models are judged on; `None` for the usual ones.
     pub split: Option<Split>,
-    /// Folders of explained pictures.
+    /// Folders of explained images.
     pub explain: Vec<PathBuf>,
     /// What it is called; `None` for the folders' names.
     pub title: Option<String>,
@@ -53,19 +53,19 @@ pub struct Detail {
 pub struct Report {
     /// What it is called.
     pub title: String,
-    /// Which pictures the models are judged on.
+    /// Which images the models are judged on.
     pub split: Split,
     /// Every run that was found.
     pub runs: Vec<FoundRun>,
     /// The models that they are of.
     pub models: Vec<Model>,
-    /// Models judged on the same pictures.
+    /// Models judged on the same images.
     pub boards: Vec<Board>,
     /// The best of each board.
     pub details: Vec<Detail>,
     /// What `vmbeauty explain --evaluate` measured, by model.
     pub maps: Vec<(String, Measures)>,
-    /// Figures of explained pictures.
+    /// Figures of explained images.
     pub figures: Vec<explained::Figure>,
     /// What a reader should know.
     pub notes: Vec<String>,
@@ -112,7 +112,7 @@ impl Report {
         let (figures, left_out) = explained::figures(&models, &all, &request.explain, split)?;
         if left_out > 0 {
             notes.push(format!(
-                "{left_out} explained pictures are not shown, for they are not known to be {split} pictures"
+                "{left_out} explained images are not shown, for they are not known to be {split} images"
             ));
         }
         let title = request.title.clone().unwrap_or_else(|| title(request));
@@ -184,7 +184,7 @@ impl Report {
                 json!({
                     "first": board.models[contrast.first].name,
                     "second": board.models[contrast.second].name,
-                    "figure": contrast.figure,
+                    "metric": contrast.metric,
                     "difference": contrast.difference.difference,
                     "ci": contrast.difference.ci,
                     "p": contrast.difference.p,
@@ -237,7 +237,7 @@ fn title(request: &Request) -> String {
 }
 
 fn model_json(judged: &Judged, detail: Option<&Detail>) -> Value {
-    let figures = Figure::ALL.map(|figure| (figure.name(), json!(judged.figure(figure))));
+    let metrics = Metric::ALL.map(|metric| (metric.name(), json!(judged.metric(metric))));
     let estimate = |estimate: &Estimate| json!({"value": estimate.value, "ci": estimate.ci});
     let breakdown = |breakdown: &Breakdown| {
         let parts = breakdown.parts.iter().map(|part| {
@@ -256,7 +256,7 @@ fn model_json(judged: &Judged, detail: Option<&Detail>) -> Value {
         "seeds": judged.seeds,
         "folds": judged.folds,
         "images": judged.images(),
-        "figures": figures.into_iter().map(|(n, v)| (n.to_string(), v)).collect::<serde_json::Map<_, _>>(),
+        "metrics": metrics.into_iter().map(|(n, v)| (n.to_string(), v)).collect::<serde_json::Map<_, _>>(),
         "parameters": judged.parameters,
         "flops": judged.flops,
         "images_per_second": judged.images_per_second,

@@ -6,9 +6,9 @@ use anyhow::Result;
 
 use super::judged::Judged;
 use crate::eval::predictions::Predictions;
-use crate::eval::statistics::{Bootstrap, Figure, Interval, OverSeeds, Sample};
+use crate::eval::statistics::{Bootstrap, Interval, Metric, OverSeeds, Sample};
 
-/// Fewer pictures have no intervals and no correlation, for they would say nothing.
+/// Fewer images have no intervals and no correlation, for they would say nothing.
 pub const LEAST: usize = 10;
 /// About so many ranges of the score.
 const RANGES: usize = 5;
@@ -22,22 +22,22 @@ pub struct Estimate {
     pub ci: Option<Interval>,
 }
 
-/// Some of the pictures.
+/// Some of the images.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Part {
     /// The group, or the range.
     pub label: String,
-    /// Pictures.
+    /// Images.
     pub images: usize,
     /// Pearson correlation within the part, mean over seeds.
     pub pc: Estimate,
     /// Mean absolute error.
     pub mae: Estimate,
-    /// Mean of prediction minus target: above 0 where pictures are rated too high.
+    /// Mean of prediction minus target: above 0 where images are rated too high.
     pub bias: Estimate,
 }
 
-/// The pictures in parts.
+/// The images in parts.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Breakdown {
     /// `group`, `sex`, `ethnicity` or `score range`.
@@ -46,7 +46,7 @@ pub struct Breakdown {
     pub parts: Vec<Part>,
 }
 
-/// By group; where groups are called as `female/asian`, also by sex and by ethnicity. Empty where no picture has a group.
+/// By group; where groups are called as `female/asian`, also by sex and by ethnicity. Empty where no image has a group.
 ///
 /// # Errors
 /// Those of the bootstrap.
@@ -90,7 +90,7 @@ pub fn by_group(judged: &Judged) -> Result<Vec<Breakdown>> {
         .collect()
 }
 
-/// By the score that people gave, in about five ranges of equal width with round ends; ranges without pictures are left out.
+/// By the score that people gave, in about five ranges of equal width with round ends; ranges without images are left out.
 ///
 /// # Errors
 /// Those of the bootstrap.
@@ -128,8 +128,8 @@ fn part(judged: &Judged, label: String, rows: &[usize]) -> Result<Part> {
     if enough {
         let samples: Vec<Sample> = judged.sets.iter().map(pick).collect::<Result<_>>()?;
         let replicates = bootstrap.replicate(&samples)?;
-        for (figure, estimate) in [(Figure::Pc, &mut pc), (Figure::Mae, &mut mae)] {
-            let over = OverSeeds::new(&replicates, figure)?;
+        for (metric, estimate) in [(Metric::Pc, &mut pc), (Metric::Mae, &mut mae)] {
+            let over = OverSeeds::new(&replicates, metric)?;
             *estimate = Estimate {
                 value: over.mean,
                 ci: over.ci_over_images,

@@ -1,4 +1,4 @@
-//! What `vmbeauty explain` has left: figures of pictures, and measures of the maps.
+//! What `vmbeauty explain` has left: figures of images, and measures of the maps.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -17,9 +17,9 @@ use crate::models::weights::WeightsFile;
 pub struct Measures {
     /// How the maps were made.
     pub method: String,
-    /// Pictures looked at.
+    /// Images looked at.
     pub images: usize,
-    /// Which pictures.
+    /// Which images.
     #[serde(default)]
     pub split: Option<Split>,
     /// Of models with two branches.
@@ -81,19 +81,19 @@ pub fn measures(run: &Path, split: Split) -> Result<Option<Measures>> {
     Ok(None)
 }
 
-/// A picture with its maps.
+/// An image with its maps.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Figure {
     /// The PNG file.
     pub file: PathBuf,
-    /// The picture's name.
+    /// The image's name.
     pub image: String,
     /// Its model, where that is known.
     pub model: Option<String>,
 }
 
-/// The figures in `explain/` of the models' run directories and in the folders given beside. On validation, only those of pictures that
-/// the models were judged on: the others may be test pictures. The number that was left out for that.
+/// The figures in `explain/` of the models' run directories and in the folders given beside. On validation, only those of images that
+/// the models were judged on: the others may be test images. The number that was left out for that.
 ///
 /// # Errors
 /// A folder that cannot be listed, or one given that holds no figure.

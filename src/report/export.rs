@@ -117,8 +117,8 @@ fn timm(run: &Run, writer: &mut Writer) -> Result<()> {
     Ok(())
 }
 
-/// The `config.json` of a folder that timm's hub code reads: which architecture, what differs from it, and how pictures are
-/// normalised. The sizes are stated whether they differ or not, so that presets that timm does not know work too.
+/// The `config.json` of a folder that timm's hub code reads: which architecture, what differs from it, and how images are
+/// normalized. The sizes are stated whether they differ or not, so that presets that timm does not know work too.
 fn timm_config(backbone: &BackboneConfig, shape: &BackboneShape) -> Value {
     let architecture = match backbone.published() {
         [] => "vit_tiny_patch16_224",

@@ -1,4 +1,4 @@
-//! Models on the pictures of a split: their figures, and which differ.
+//! Models on the images of a split: their metrics, and which differ.
 
 use anyhow::{Context, Result};
 
@@ -8,12 +8,12 @@ use crate::data::Split;
 use crate::eval::baselines::Baselines;
 use crate::eval::predictions::Predictions;
 use crate::eval::statistics::{
-    Bootstrap, Contrast, Figure, OverSeeds, Replicates, aligned, contrasts,
+    Bootstrap, Contrast, Metric, OverSeeds, Replicates, aligned, contrasts,
 };
-use crate::models::summary::summarise;
+use crate::models::summary::summarize;
 use crate::train::{Outcome, RunDir};
 
-/// A model's figures on the pictures of a split, over its seeds; the predictions of its folds are pooled first.
+/// A model's metrics on the images of a split, over its seeds; the predictions of its folds are pooled first.
 #[derive(Debug)]
 pub struct Judged {
     /// Which of the models.
@@ -26,33 +26,33 @@ pub struct Judged {
     pub folds: usize,
     /// Each seed's predictions, sorted by image.
     pub sets: Vec<Predictions>,
-    /// By [`Figure`].
-    pub figures: [OverSeeds; 4],
+    /// By [`Metric`].
+    pub metrics: [OverSeeds; 4],
     /// Trained parameters.
     pub parameters: i64,
-    /// Floating-point operations for one picture: twice the multiply-adds.
+    /// Floating-point operations for one image: twice the multiply-adds.
     pub flops: i64,
-    /// Training pictures per second, mean of the runs.
+    /// Training images per second, mean of the runs.
     pub images_per_second: Option<f64>,
     /// Wall time spent training, mean of the runs.
     pub seconds: f64,
-    /// On the same pictures, where the model has no folds.
+    /// On the same images, where the model has no folds.
     pub baselines: Option<Baselines>,
     replicates: Replicates,
 }
 
 impl Judged {
-    /// Number of pictures.
+    /// Number of images.
     pub fn images(&self) -> usize {
         self.sets.first().map_or(0, |set| set.images.len())
     }
 
-    /// One figure.
-    pub fn figure(&self, figure: Figure) -> &OverSeeds {
-        &self.figures[figure as usize]
+    /// One metric.
+    pub fn metric(&self, metric: Metric) -> &OverSeeds {
+        &self.metrics[metric as usize]
     }
 
-    /// Each picture's error, prediction minus target, mean over the seeds; `of` is applied to each seed's before.
+    /// Each image's error, prediction minus target, mean over the seeds; `of` is applied to each seed's before.
     pub fn errors(&self, of: impl Fn(f64) -> f64) -> Vec<f64> {
         let error = |set: &Predictions, row: usize| of(set.predictions[row] - set.targets[row]);
         let mean = |row| {
@@ -63,7 +63,7 @@ impl Judged {
     }
 }
 
-/// Models that were judged on the same pictures.
+/// Models that were judged on the same images.
 #[derive(Debug)]
 pub struct Board {
     /// The best first, by mean PC.
@@ -74,9 +74,9 @@ pub struct Board {
 
 impl Board {
     /// The difference of the best to the one in this place.
-    pub fn to_best(&self, place: usize, figure: Figure) -> Option<&Contrast> {
+    pub fn to_best(&self, place: usize, metric: Metric) -> Option<&Contrast> {
         let mut all = self.contrasts.iter();
-        all.find(|c| c.first == 0 && c.second == place && c.figure == figure)
+        all.find(|c| c.first == 0 && c.second == place && c.metric == metric)
     }
 }
 
@@ -89,7 +89,7 @@ pub struct Boards {
     pub notes: Vec<String>,
 }
 
-/// The test split, or validation where a run that is done has no test pictures.
+/// The test split, or validation where a run that is done has no test images.
 pub fn usual_split(runs: &[FoundRun]) -> Split {
     let mut done = runs.iter().filter_map(FoundRun::outcome);
     match done.any(|outcome| outcome.test.is_none()) {
@@ -98,66 +98,66 @@ pub fn usual_split(runs: &[FoundRun]) -> Split {
     }
 }
 
-/// Judges every model that has a seed with all its runs done. Models are compared where they were judged on the same pictures with the
+/// Judges every model that has a seed with all its runs done. Models are compared where they were judged on the same images with the
 /// same targets.
 ///
 /// # Errors
 /// Predictions that cannot be read.
 pub fn judge(models: &[Model], split: Split) -> Result<Boards> {
-    let mut boards: Vec<(Pictures, Board)> = Vec::new();
+    let mut boards: Vec<(ImageKeys, Board)> = Vec::new();
     let mut notes = Vec::new();
     for (index, model) in models.iter().enumerate() {
-        let mut sets: Vec<(Pictures, Vec<Pooled>)> = Vec::new();
+        let mut sets: Vec<(ImageKeys, Vec<Pooled>)> = Vec::new();
         for (seed, runs) in model.by_seed() {
             let Some(pooled) = pool(model, seed, &runs, split, &mut notes)? else {
                 continue;
             };
-            let pictures = pictures(&pooled.predictions);
-            match sets.iter_mut().find(|(known, _)| *known == pictures) {
+            let images = images(&pooled.predictions);
+            match sets.iter_mut().find(|(known, _)| *known == images) {
                 Some((_, seeds)) => seeds.push(pooled),
-                None => sets.push((pictures, vec![pooled])),
+                None => sets.push((images, vec![pooled])),
             }
         }
         if sets.len() > 1 {
             notes.push(format!(
-                "{}: its seeds were judged on different pictures and are listed apart; data.seed gives all seeds the same ones",
+                "{}: its seeds were judged on different images and are listed apart; data.seed gives all seeds the same ones",
                 model.name
             ));
         }
         let apart = sets.len() > 1;
-        for (pictures, seeds) in sets {
+        for (images, seeds) in sets {
             let mut judged = over_seeds(model, index, seeds, split)
                 .with_context(|| format!("the seeds of {} cannot be put together", model.name))?;
             if apart {
                 let seeds: Vec<String> = judged.seeds.iter().map(u64::to_string).collect();
                 judged.name = format!("{}, seed {}", model.name, seeds.join(" and "));
             }
-            match boards.iter_mut().find(|(known, _)| *known == pictures) {
+            match boards.iter_mut().find(|(known, _)| *known == images) {
                 Some((_, board)) => board.models.push(judged),
                 None => {
                     let board = Board {
                         models: vec![judged],
                         contrasts: Vec::new(),
                     };
-                    boards.push((pictures, board));
+                    boards.push((images, board));
                 }
             }
         }
     }
     boards.sort_by_key(|(_, board)| std::cmp::Reverse(board.models.len()));
     if let [(first, a), others @ ..] = &boards[..] {
-        for (pictures, b) in others {
+        for (images, b) in others {
             notes.push(format!(
                 "{} and {} are not compared: {}",
                 names(a),
                 names(b),
-                difference(first, pictures)
+                difference(first, images)
             ));
         }
     }
     for (_, board) in &mut boards {
         // A model that predicts one value is worse than any other.
-        let pc = |judged: &Judged| judged.figure(Figure::Pc).mean.unwrap_or(f64::NEG_INFINITY);
+        let pc = |judged: &Judged| judged.metric(Metric::Pc).mean.unwrap_or(f64::NEG_INFINITY);
         board.models.sort_by(|a, b| pc(b).total_cmp(&pc(a)));
         let replicates: Vec<&Replicates> = board.models.iter().map(|m| &m.replicates).collect();
         board.contrasts = contrasts(&replicates);
@@ -169,9 +169,9 @@ pub fn judge(models: &[Model], split: Split) -> Result<Boards> {
 }
 
 /// Images and the bits of their targets, in one order.
-type Pictures = Vec<(String, u64)>;
+type ImageKeys = Vec<(String, u64)>;
 
-fn pictures(predictions: &Predictions) -> Pictures {
+fn images(predictions: &Predictions) -> ImageKeys {
     let targets = predictions.targets.iter().map(|target| target.to_bits());
     predictions.images.iter().cloned().zip(targets).collect()
 }
@@ -184,9 +184,9 @@ fn names(board: &Board) -> String {
     }
 }
 
-fn difference(a: &Pictures, b: &Pictures) -> String {
+fn difference(a: &ImageKeys, b: &ImageKeys) -> String {
     if a.len() != b.len() {
-        format!("they were judged on {} and {} pictures", a.len(), b.len())
+        format!("they were judged on {} and {} images", a.len(), b.len())
     } else {
         match a.iter().zip(b).find(|(a, b)| a != b) {
             Some((a, b)) if a.0 == b.0 => format!(
@@ -196,10 +196,10 @@ fn difference(a: &Pictures, b: &Pictures) -> String {
                 f64::from_bits(b.1)
             ),
             Some((a, b)) => format!(
-                "they were judged on different pictures, {} for one only",
+                "they were judged on different images, {} for one only",
                 (&a.0).min(&b.0)
             ),
-            None => "they were judged on the same pictures".to_string(),
+            None => "they were judged on the same images".to_string(),
         }
     }
 }
@@ -212,7 +212,7 @@ struct Pooled {
     outcomes: Vec<Outcome>,
 }
 
-/// `None` where a run is not done, or has no pictures in the split.
+/// `None` where a run is not done, or has no images in the split.
 fn pool(
     model: &Model,
     seed: u64,
@@ -231,7 +231,7 @@ fn pool(
     };
     if split == Split::Test && outcomes.iter().any(|outcome| outcome.test.is_none()) {
         notes.push(format!(
-            "{}, seed {seed}, is left out: it has no test pictures; --split val judges it",
+            "{}, seed {seed}, is left out: it has no test images; --split val judges it",
             model.name
         ));
         return Ok(None);
@@ -256,7 +256,7 @@ fn pool(
 fn over_seeds(model: &Model, index: usize, seeds: Vec<Pooled>, split: Split) -> Result<Judged> {
     let sets: Vec<&Predictions> = seeds.iter().map(|seed| &seed.predictions).collect();
     let replicates = Bootstrap::default().replicate(&aligned(&sets)?)?;
-    let [pc, mae, rmse, srcc] = Figure::ALL.map(|figure| OverSeeds::new(&replicates, figure));
+    let [pc, mae, rmse, srcc] = Metric::ALL.map(|metric| OverSeeds::new(&replicates, metric));
     let outcomes = || seeds.iter().flat_map(|seed| &seed.outcomes);
     let speeds = outcomes().filter_map(|outcome| outcome.images_per_second);
     let seconds = outcomes().map(|outcome| outcome.seconds);
@@ -270,9 +270,9 @@ fn over_seeds(model: &Model, index: usize, seeds: Vec<Pooled>, split: Split) -> 
         name: model.name.clone(),
         seeds: seeds.iter().map(|seed| seed.seed).collect(),
         folds,
-        figures: [pc?, mae?, rmse?, srcc?],
+        metrics: [pc?, mae?, rmse?, srcc?],
         parameters: outcomes().next().map_or(0, |outcome| outcome.parameters),
-        flops: 2 * summarise(&model.config)?.multiply_adds,
+        flops: 2 * summarize(&model.config)?.multiply_adds,
         images_per_second: mean(speeds.collect()),
         seconds: mean(seconds.collect()).unwrap_or(0.0),
         baselines: baselines.filter(|_| folds == 0),

@@ -18,5 +18,5 @@ mod validation_maps;
 mod write;
 
 pub use assemble::{Report, Request};
-pub use html::Pictures;
+pub use html::EmbeddedImages;
 pub use write::{check_name, write};

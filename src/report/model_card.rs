@@ -11,7 +11,7 @@ use crate::config::{BackboneConfig, BackboneShape, Config, DatasetName, Stem};
 use crate::eval::baselines::Baselines;
 use crate::eval::run::{BEST_FILE, Run, SUMMARY_FILE};
 
-const FIGURES: [(&str, &str); 4] = [
+const METRICS: [(&str, &str); 4] = [
     ("PC", "pc"),
     ("MAE", "mae"),
     ("RMSE", "rmse"),
@@ -19,7 +19,7 @@ const FIGURES: [(&str, &str); 4] = [
 ];
 
 const LIMITS: &str = "\
-The model predicts how a certain group of raters, at one time and place, would on average rate a picture. Ratings are opinions; they
+The model predicts how a certain group of raters, at one time and place, would on average rate an image. Ratings are opinions; they
 are not a property of a face. It is meant for research on such ratings and on the model itself: comparing architectures, studying
 what raters agree and disagree on, measuring bias.
 
@@ -27,9 +27,9 @@ It must not be used to judge, rank, select or identify people, nor shown to them
 
 - It repeats the taste and the prejudices of its raters. Its error can differ between groups of people; look at the error by group
   before drawing any conclusion.
-- It was measured on pictures like those it was trained on. Other cameras, crops, ages, expressions or groups of people may be rated
+- It was measured on images like those it was trained on. Other cameras, crops, ages, expressions or groups of people may be rated
   badly, and nothing in the output says so.
-- Pictures of SCUT-FBP5500 and MEBeauty are for non-commercial research only, which extends to weights trained on them.
+- Images of SCUT-FBP5500 and MEBeauty are for non-commercial research only, which extends to weights trained on them.
 ";
 
 /// The card as Markdown.
@@ -53,7 +53,7 @@ pub fn markdown(run: &Run, layout: Layout) -> Result<String> {
     card += &match &summary {
         Some(summary) => results(summary),
         None => {
-            "No figures: the run has not finished, or these are not its best weights.\n".to_string()
+            "No metrics: the run has not finished, or these are not its best weights.\n".to_string()
         }
     };
     card += "\n## Intended use and limits\n\n";
@@ -64,7 +64,7 @@ pub fn markdown(run: &Run, layout: Layout) -> Result<String> {
     Ok(card)
 }
 
-/// The figures of the best weights; `None` for other weights or before the run's end.
+/// The metrics of the best weights; `None` for other weights or before the run's end.
 fn summary(run: &Run) -> Result<Option<Value>> {
     let best = run
         .weights
@@ -131,7 +131,7 @@ fn branch_line(branch: &str, backbone: &BackboneConfig, shape: &BackboneShape) -
         Stem::Conv => "a convolutional stem, ",
     };
     format!(
-        "- {branch}: `{}`, {stem}{} blocks of width {}, patches of {} px every {} px, pictures of {} px, mean {:?}, std {:?}; {start}\n",
+        "- {branch}: `{}`, {stem}{} blocks of width {}, patches of {} px every {} px, images of {} px, mean {:?}, std {:?}; {start}\n",
         backbone.name,
         shape.depth,
         shape.embed_dim,
@@ -147,22 +147,22 @@ fn data(config: &Config, summary: Option<&Value>) -> String {
     let data = &config.data;
     let name = match data.dataset {
         DatasetName::Synthetic => {
-            "Faces drawn by the program itself (`synthetic`): no pictures of people"
+            "Faces drawn by the program itself (`synthetic`): no images of people"
         }
         DatasetName::Mebeauty => "MEBeauty, release of 2021 (`mebeauty`)",
         DatasetName::ScutFbp5500 => "SCUT-FBP5500 v2 (`scut_fbp5500`)",
-        DatasetName::Csv => "Pictures of the trainer's own (`csv`)",
-        DatasetName::Folder => "Pictures of the trainer's own (`folder`)",
+        DatasetName::Csv => "Images of the trainer's own (`csv`)",
+        DatasetName::Folder => "Images of the trainer's own (`folder`)",
     };
     let mut text = format!("{name}, split `{}`.", data.split);
-    let counts = summary.and_then(|summary| summary["pictures"].as_array());
+    let counts = summary.and_then(|summary| summary["images"].as_array());
     if let Some([train, val, test]) = counts.map(Vec::as_slice) {
-        text += &format!(" {train} pictures to train, {val} to validate, {test} to test.");
+        text += &format!(" {train} images to train, {val} to validate, {test} to test.");
     }
     text + "\n"
 }
 
-/// Each figure with its 95 % interval, where the summary has one, beside the baselines.
+/// Each metric with its 95 % interval, where the summary has one, beside the baselines.
 fn results(summary: &Value) -> String {
     let mut text = String::from(
         "| split | model | n | PC | MAE | RMSE | SRCC |\n| --- | --- | --- | --- | --- | --- | --- |\n",
@@ -173,37 +173,37 @@ fn results(summary: &Value) -> String {
         let mut rows = vec![("this model", summary[split].clone())];
         let named = baselines.iter().flat_map(Baselines::named);
         rows.extend(named.map(|(name, metrics)| (name, json!(metrics))));
-        for (model, figures) in &rows {
-            if figures.is_object() {
-                let cells = FIGURES.map(|(_, key)| cell(figures, key));
+        for (model, metrics) in &rows {
+            if metrics.is_object() {
+                let cells = METRICS.map(|(_, key)| cell(metrics, key));
                 text += &format!(
                     "| {split} | {model} | {} | {} |\n",
-                    figures["n"],
+                    metrics["n"],
                     cells.join(" | ")
                 );
             }
         }
     }
-    let intervals = FIGURES
+    let intervals = METRICS
         .iter()
         .any(|(_, key)| summary["val"][format!("{key}_ci")].is_array());
     text + match intervals {
         true => {
-            "\nIn brackets 95 % intervals over the pictures of the split, for these weights; another seed varies more.\n"
+            "\nIn brackets 95 % intervals over the images of the split, for these weights; another seed varies more.\n"
         }
         false => "\nOne run; no intervals were computed.\n",
     }
 }
 
-fn cell(figures: &Value, key: &str) -> String {
+fn cell(metrics: &Value, key: &str) -> String {
     let number = |value: &Value| value.as_f64().map(|value| format!("{value:.4}"));
-    let figure = number(&figures[key]).unwrap_or_else(|| "–".to_string());
-    match figures[format!("{key}_ci")].as_array().map(Vec::as_slice) {
+    let metric = number(&metrics[key]).unwrap_or_else(|| "–".to_string());
+    match metrics[format!("{key}_ci")].as_array().map(Vec::as_slice) {
         Some([low, high]) => match (number(low), number(high)) {
-            (Some(low), Some(high)) => format!("{figure} [{low}, {high}]"),
-            _ => figure,
+            (Some(low), Some(high)) => format!("{metric} [{low}, {high}]"),
+            _ => metric,
         },
-        _ => figure,
+        _ => metric,
     }
 }
 

@@ -1,4 +1,4 @@
-//! Predicted against true scores, as a picture.
+//! Predicted against true scores, as an image.
 
 use image::{Rgb, RgbImage};
 
@@ -165,9 +165,9 @@ fn draw_point(canvas: &mut RgbImage, x: u32, y: u32, radius: i64) {
     }
 }
 
-fn set(canvas: &mut RgbImage, x: u32, y: u32, colour: Rgb<u8>) {
+fn set(canvas: &mut RgbImage, x: u32, y: u32, color: Rgb<u8>) {
     if let Some(pixel) = canvas.get_pixel_mut_checked(x, y) {
-        *pixel = colour;
+        *pixel = color;
     }
 }
 
@@ -184,8 +184,8 @@ mod tests {
         })
     }
 
-    fn blue(picture: &RgbImage) -> Vec<(u32, u32)> {
-        let pixels = picture.enumerate_pixels();
+    fn blue(image: &RgbImage) -> Vec<(u32, u32)> {
+        let pixels = image.enumerate_pixels();
         pixels
             .filter(|(.., pixel)| pixel.0[2] > pixel.0[0].saturating_add(20))
             .map(|(x, y, _)| (x, y))
@@ -195,18 +195,18 @@ mod tests {
     #[test]
     fn a_point_is_where_its_scores_are() {
         // The range is 1 to 5, with 4 % of it at either end.
-        let picture = of(&[1.0, 5.0, 2.0], &[1.0, 5.0, 4.0]);
+        let image = of(&[1.0, 5.0, 2.0], &[1.0, 5.0, 4.0]);
         let at = |value: f64| (SIDE as f64 * (value - 0.84) / 4.32).round() as u32;
         for (target, predicted) in [(1.0, 1.0), (5.0, 5.0), (2.0, 4.0)] {
-            let centre = (LEFT + at(target), TOP + SIDE - at(predicted));
-            assert!(blue(&picture).contains(&centre), "{centre:?}");
+            let center = (LEFT + at(target), TOP + SIDE - at(predicted));
+            assert!(blue(&image).contains(&center), "{center:?}");
         }
-        assert!(!blue(&picture).contains(&(LEFT + at(4.0), TOP + SIDE - at(2.0))));
+        assert!(!blue(&image).contains(&(LEFT + at(4.0), TOP + SIDE - at(2.0))));
     }
 
     #[test]
-    fn any_numbers_make_a_picture() {
-        let pictures = [
+    fn any_numbers_make_a_image() {
+        let images = [
             of(&[], &[]),
             of(&[3.0], &[3.0]),
             of(&[0.0], &[0.0]),
@@ -215,10 +215,10 @@ mod tests {
             of(&[1e300, 1e-300], &[f64::MAX, f64::MAX]),
             of(&[1.0, 1.0 + 1e-15], &[1.0, 1.0]),
         ];
-        for picture in &pictures {
-            assert_eq!(picture.dimensions(), pictures[0].dimensions());
+        for image in &images {
+            assert_eq!(image.dimensions(), images[0].dimensions());
         }
-        let points = pictures.map(|picture| !blue(&picture).is_empty());
+        let points = images.map(|image| !blue(&image).is_empty());
         assert_eq!(points, [false, true, true, false, true, true, true]);
     }
 

@@ -94,7 +94,7 @@ impl TensorBoard {
         self.add(summary_event(step, text_summary(tag, text)));
     }
 
-    /// Adds a picture. One that cannot be encoded (without pixels, say) is left out, with a warning.
+    /// Adds an image. One that cannot be encoded (without pixels, say) is left out, with a warning.
     pub fn image(&mut self, tag: &str, step: u64, image: &RgbImage) {
         self.add_made(tag, step, || Ok(Some(image_summary(tag, image)?)));
     }
@@ -258,12 +258,12 @@ fn image_summary(tag: &str, image: &RgbImage) -> ImageResult<Summary> {
     let mut png = Cursor::new(Vec::new());
     image.write_to(&mut png, ImageFormat::Png)?;
     let side = |pixels: u32| i32::try_from(pixels).unwrap_or(i32::MAX);
-    let mut picture = Summary_Image::new();
-    picture.set_width(side(image.width()));
-    picture.set_height(side(image.height()));
-    picture.set_colorspace(RGB);
-    picture.set_encoded_image_string(png.into_inner());
-    Ok(summary_of(tag, |value| value.set_image(picture)))
+    let mut entry = Summary_Image::new();
+    entry.set_width(side(image.width()));
+    entry.set_height(side(image.height()));
+    entry.set_colorspace(RGB);
+    entry.set_encoded_image_string(png.into_inner());
+    Ok(summary_of(tag, |value| value.set_image(entry)))
 }
 
 /// Of one value, which `set` gives what is shown.

@@ -14,12 +14,12 @@ use super::validation_maps::ValidationMaps;
 use crate::config::Config;
 use crate::data::{HostBatch, preview};
 use crate::eval::metrics::Metrics;
-use crate::eval::statistics::Figure;
+use crate::eval::statistics::Metric;
 use crate::models::BeautyNet;
 use crate::train::modules::module_of;
 use crate::train::{AfterEpoch, EpochRecord, Observer, Start, StepRecord, Validated};
 
-/// Most pictures of the first batch that are shown, and how many in a row.
+/// Most images of the first batch that are shown, and how many in a row.
 const TILES: usize = 32;
 const TILE_COLUMNS: usize = 8;
 /// Keys that say where and how a run is made, and not what it comes to.
@@ -38,8 +38,8 @@ const NOT_COMPARED: [&str; 12] = [
     "train.checkpoint_activations",
 ];
 
-/// Writes the scalars of every step and epoch, the first batch and the predictions as pictures, weights and gradients as histograms,
-/// the config as text and as hyperparameters, and maps of validation pictures where the config wants them.
+/// Writes the scalars of every step and epoch, the first batch and the predictions as images, weights and gradients as histograms,
+/// the config as text and as hyperparameters, and maps of validation images where the config wants them.
 pub struct TrainingLog {
     folder: PathBuf,
     warn: Warn,
@@ -61,10 +61,10 @@ impl TrainingLog {
     }
 
     fn metrics(&mut self, split: &str, metrics: &Metrics) {
-        for figure in Figure::ALL {
-            let value = figure.of(metrics);
+        for metric in Metric::ALL {
+            let value = metric.of(metrics);
             if value.is_finite() {
-                let tag = format!("{split}/{}", figure.name());
+                let tag = format!("{split}/{}", metric.name());
                 self.board.scalar(&tag, self.steps, value);
             }
         }
@@ -75,7 +75,7 @@ impl TrainingLog {
         let mut weights: BTreeMap<String, Vec<Tensor>> = BTreeMap::new();
         let mut gradients: BTreeMap<String, Vec<Tensor>> = BTreeMap::new();
         for (name, parameter) in net.parameters() {
-            // The scale of the scores and the bins of a distribution are set, not learnt.
+            // The scale of the scores and the bins of a distribution are set, not learned.
             if parameter.kind() != Kind::Float || name.starts_with("head.score_") {
                 continue;
             }
@@ -200,17 +200,17 @@ impl Observer for TrainingLog {
         if !self.board.is_on() {
             return;
         }
-        let picture = scatter(after.predictions);
+        let image = scatter(after.predictions);
         self.board
-            .image("val/predicted_against_true", self.steps, &picture);
+            .image("val/predicted_against_true", self.steps, &image);
         if let Err(error) = self.histograms(after.net) {
             self.board.missing("histograms", &error);
         }
         self.board.flush();
     }
 
-    fn finish(&mut self, figures: &[(&str, Metrics)]) {
-        for (split, metrics) in figures {
+    fn finish(&mut self, metrics: &[(&str, Metrics)]) {
+        for (split, metrics) in metrics {
             self.metrics(&format!("best_{split}"), metrics);
         }
         self.board.session_end(self.steps);

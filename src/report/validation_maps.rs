@@ -9,10 +9,10 @@ use crate::explain::{Method, Original, Request, explain, figure, pieces};
 use crate::models::Images;
 use crate::train::Validated;
 
-/// Pictures that are explained.
+/// Images that are explained.
 const SHOWN: usize = 4;
 
-/// Logs figures of the same validation pictures every few epochs, by Grad-CAM at the last blocks.
+/// Logs figures of the same validation images every few epochs, by Grad-CAM at the last blocks.
 pub(super) struct ValidationMaps {
     /// Epochs from one to the next; 0 once it has failed.
     every: usize,
@@ -45,18 +45,18 @@ impl ValidationMaps {
 }
 
 fn figures(validated: &Validated) -> Result<Vec<RgbImage>> {
-    let Validated { net, pictures, .. } = *validated;
+    let Validated { net, images, .. } = *validated;
     let request = Request::new(Method::GradCam);
-    let originals = shown(pictures.samples())
+    let originals = shown(images.samples())
         .into_iter()
         .map(|index| {
-            let score = pictures.samples()[index].score;
-            let mut original = Original::read(pictures, index)?;
+            let score = images.samples()[index].score;
+            let mut original = Original::read(images, index)?;
             original.name = format!("{} (rated {score:.2})", original.name);
             Ok(original)
         })
         .collect::<Result<Vec<_>>>()?;
-    let pixels = Original::batch(&originals, pictures.size(), net.device())?;
+    let pixels = Original::batch(&originals, images.size(), net.device())?;
     let explanation = explain(net, Images::Pixels(&pixels), &request)?;
     let pieces = pieces(net, &request, originals, &explanation)?;
     Ok(pieces
@@ -65,7 +65,7 @@ fn figures(validated: &Validated) -> Result<Vec<RgbImage>> {
         .collect())
 }
 
-/// The pictures in the middles of equal parts of the split, in the order of their scores.
+/// The images in the middles of equal parts of the split, in the order of their scores.
 fn shown(samples: &[Sample]) -> Vec<usize> {
     let mut order: Vec<usize> = (0..samples.len()).collect();
     let key = |&at: &usize| (samples[at].score, samples[at].id.as_str());
@@ -84,7 +84,7 @@ mod tests {
     use crate::data::Source;
 
     #[test]
-    fn pictures_are_evenly_spaced_by_score_whatever_their_order() {
+    fn images_are_evenly_spaced_by_score_whatever_their_order() {
         let sample = |score: u8| {
             let source = Source::File("face.png".into());
             Sample::new(format!("{score}"), source, f32::from(score), None)

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, ensure};
 
 use super::assemble::Report;
-use super::html::Pictures;
+use super::html::EmbeddedImages;
 use super::tables::{PREAMBLE, Table};
 use crate::files::write_whole;
 
@@ -14,7 +14,7 @@ use crate::files::write_whole;
 ///
 /// # Errors
 /// A name without the ending `.html`, or a file that cannot be written.
-pub fn write(report: &Report, page: &Path, pictures: &Pictures) -> Result<Vec<PathBuf>> {
+pub fn write(report: &Report, page: &Path, images: &EmbeddedImages) -> Result<Vec<PathBuf>> {
     check_name(page)?;
     if let Some(folder) = page
         .parent()
@@ -25,7 +25,7 @@ pub fn write(report: &Report, page: &Path, pictures: &Pictures) -> Result<Vec<Pa
     }
     let tables = report.tables()?;
     let mut files: Vec<(PathBuf, Vec<u8>)> = vec![
-        (page.to_path_buf(), report.to_html(pictures)?.into_bytes()),
+        (page.to_path_buf(), report.to_html(images)?.into_bytes()),
         (
             page.with_extension("md"),
             markdown(report, &tables).into_bytes(),

@@ -1,4 +1,4 @@
-//! Cross-validation: a model for each fold, tested on the pictures that it has not seen.
+//! Cross-validation: a model for each fold, tested on the images that it has not seen.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -10,7 +10,7 @@ use super::folds::Folds;
 use crate::config::{Config, ConfigError, Problem};
 use crate::data::Split;
 use crate::eval::predictions::Predictions;
-use crate::eval::statistics::{Figure, Measured};
+use crate::eval::statistics::{Measured, Metric};
 use crate::files::write_json;
 use crate::train::{Observer, Options, Outcome, RunDir, RunState, Stop, train};
 
@@ -19,11 +19,11 @@ use crate::train::{Observer, Options, Outcome, RunDir, RunState, Stop, train};
 pub struct CrossValidation {
     /// One entry per fold.
     pub folds: Vec<FoldResult>,
-    /// Mean over the folds of each figure; `None` where a fold's is not defined.
-    pub mean: BTreeMap<Figure, Option<f64>>,
+    /// Mean over the folds of each metric; `None` where a fold's is not defined.
+    pub mean: BTreeMap<Metric, Option<f64>>,
     /// Standard deviation over the folds (n - 1).
-    pub sd: BTreeMap<Figure, Option<f64>>,
-    /// The figures of all folds' predictions together, each picture predicted by the model that has not seen it.
+    pub sd: BTreeMap<Metric, Option<f64>>,
+    /// The metrics of all folds' predictions together, each image predicted by the model that has not seen it.
     pub pooled: Measured,
     /// Seconds of training, of all folds.
     pub seconds: f64,
@@ -36,7 +36,7 @@ pub struct FoldResult {
     pub fold: String,
     /// Its run directory, within the cross-validation's.
     pub run: PathBuf,
-    /// On its test pictures.
+    /// On its test images.
     pub test: Measured,
 }
 
@@ -69,7 +69,7 @@ pub fn cross_validate(
             )
         })?;
         let Some(test) = outcome.test else {
-            anyhow::bail!("{} has no test pictures", run.display());
+            anyhow::bail!("{} has no test images", run.display());
         };
         let predictions = Predictions::read(&RunDir::predictions_in(&run, Split::Test))?;
         append(&mut pooled, predictions, index + 1)?;
@@ -80,14 +80,14 @@ pub fn cross_validate(
             test,
         });
     }
-    let each = |f: &dyn Fn(&[f64]) -> Option<f64>| -> BTreeMap<Figure, Option<f64>> {
-        let of = |figure: Figure| -> Vec<f64> {
+    let each = |f: &dyn Fn(&[f64]) -> Option<f64>| -> BTreeMap<Metric, Option<f64>> {
+        let of = |metric: Metric| -> Vec<f64> {
             let results = results.iter();
             results
-                .map(|result| figure.of(&result.test.metrics))
+                .map(|result| metric.of(&result.test.metrics))
                 .collect()
         };
-        Figure::ALL.map(|figure| (figure, f(&of(figure)))).into()
+        Metric::ALL.map(|metric| (metric, f(&of(metric)))).into()
     };
     let result = CrossValidation {
         mean: each(&|values| mean_and_sd(values).map(|(mean, _)| mean)),

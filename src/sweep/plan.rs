@@ -133,7 +133,7 @@ impl Plan {
                     }
                     let mut config = load(&overrides)?;
                     if seed.is_some() && config.data.seed.is_none() {
-                        // Runs of different seeds are compared on the same pictures.
+                        // Runs of different seeds are compared on the same images.
                         config.data.seed = Some(unvaried.seed);
                     }
                     runs.push(PlannedRun {

@@ -12,10 +12,10 @@ use super::state::State;
 use crate::data::Split;
 use crate::eval::predictions::Predictions;
 use crate::eval::statistics::{
-    Bootstrap, Difference, Figure, Measured, OverSeeds, Replicates, aligned, contrasts,
+    Bootstrap, Difference, Measured, Metric, OverSeeds, Replicates, aligned, contrasts,
 };
 use crate::files::write_json;
-use crate::models::summary::summarise;
+use crate::models::summary::summarize;
 use crate::train::RunDir;
 
 /// What a sweep came to: `results.json`.
@@ -29,11 +29,11 @@ pub struct Results {
     pub runs: Vec<RunResult>,
     /// Every point that has all runs of a seed done, the best first: by the mean PC on the split below.
     pub points: Vec<Point>,
-    /// Which pictures the points are judged on: `test`, or `val` where the data set has no test pictures.
+    /// Which images the points are judged on: `test`, or `val` where the data set has no test images.
     pub split: String,
-    /// The points' differences on the same pictures, by the paired bootstrap, with p corrected over all of a figure (Holm).
+    /// The points' differences on the same images, by the paired bootstrap, with p corrected over all of a metric (Holm).
     pub comparisons: Vec<Comparison>,
-    /// Why points are not compared, where they are not: their pictures differ.
+    /// Why points are not compared, where they are not: their images differ.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub note: Option<String>,
 }
@@ -57,15 +57,15 @@ pub struct RunResult {
     pub state: String,
     /// Why it failed.
     pub error: Option<String>,
-    /// On the validation pictures.
+    /// On the validation images.
     pub val: Option<Measured>,
-    /// On the test pictures.
+    /// On the test images.
     pub test: Option<Measured>,
     /// The epoch of the best weights, from 1.
     pub best_epoch: Option<usize>,
     /// Wall time spent training.
     pub seconds: Option<f64>,
-    /// Training pictures per second.
+    /// Training images per second.
     pub images_per_second: Option<f64>,
     /// Trained parameters.
     pub parameters: Option<i64>,
@@ -80,33 +80,33 @@ pub struct Point {
     pub values: BTreeMap<String, Value>,
     /// The seeds whose runs are all done.
     pub seeds: Vec<u64>,
-    /// Pictures that each seed's model was judged on.
+    /// Images that each seed's model was judged on.
     pub n: usize,
-    /// Each figure.
-    pub figures: BTreeMap<Figure, OverSeeds>,
+    /// Each metric.
+    pub metrics: BTreeMap<Metric, OverSeeds>,
     /// Trained parameters.
     pub parameters: i64,
-    /// Floating-point operations for one picture: twice the multiply-adds.
+    /// Floating-point operations for one image: twice the multiply-adds.
     pub flops: i64,
-    /// Training pictures per second, mean of the runs.
+    /// Training images per second, mean of the runs.
     pub images_per_second: Option<f64>,
     /// Wall time spent training, mean of the runs.
     pub seconds: f64,
 }
 
-/// Two points on the same pictures.
+/// Two points on the same images.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Comparison {
     /// The better one by PC.
     pub first: String,
     /// The other.
     pub second: String,
-    /// Which figure.
-    pub figure: Figure,
+    /// Which metric.
+    pub metric: Metric,
     /// The first's minus the second's, means over seeds.
     #[serde(flatten)]
     pub difference: Difference,
-    /// p times Holm's factor for all comparisons of this figure.
+    /// p times Holm's factor for all comparisons of this metric.
     pub p_holm: Option<f64>,
 }
 
@@ -182,12 +182,12 @@ fn values(plan: &Plan, run: &PlannedRun) -> BTreeMap<String, Value> {
         .collect()
 }
 
-/// A point with what its figures are like when pictures are drawn again.
+/// A point with what its metrics are like when images are drawn again.
 struct Judged {
     point: Point,
     replicates: Replicates,
     /// Names and targets (their bits), sorted.
-    pictures: Vec<(String, u64)>,
+    images: Vec<(String, u64)>,
 }
 
 /// The points that have a seed with all runs done, the best first.
@@ -203,7 +203,7 @@ fn judged_points(plan: &Plan, states: &[State], root: &Path, split: Split) -> Re
     for (_, runs) in by_point {
         judged.extend(judge(plan, &runs, root, split)?);
     }
-    let pc = |judged: &Judged| match judged.replicates.estimate(Figure::Pc) {
+    let pc = |judged: &Judged| match judged.replicates.estimate(Metric::Pc) {
         pc if pc.is_finite() => pc,
         _ => f64::NEG_INFINITY, // a model that predicts one value is worse than any other
     };
@@ -254,27 +254,27 @@ fn judge(
     };
     let n = first.images.len();
     let targets = first.targets.iter().map(|target| target.to_bits());
-    let mut pictures: Vec<(String, u64)> = first.images.iter().cloned().zip(targets).collect();
-    pictures.sort_unstable();
+    let mut images: Vec<(String, u64)> = first.images.iter().cloned().zip(targets).collect();
+    images.sort_unstable();
     let samples = aligned(&pooled.iter().collect::<Vec<_>>())
         .with_context(|| format!("the seeds of {} cannot be put together", run.point))?;
     let replicates = Bootstrap::default().replicate(&samples)?;
-    let figures = Figure::ALL.map(|figure| Ok((figure, OverSeeds::new(&replicates, figure)?)));
+    let metrics = Metric::ALL.map(|metric| Ok((metric, OverSeeds::new(&replicates, metric)?)));
     let point = Point {
         name: run.point.clone(),
         values: values(plan, run),
         seeds,
         n,
-        figures: figures.into_iter().collect::<Result<_>>()?,
+        metrics: metrics.into_iter().collect::<Result<_>>()?,
         parameters,
-        flops: 2 * summarise(&run.config)?.multiply_adds,
+        flops: 2 * summarize(&run.config)?.multiply_adds,
         images_per_second: mean(&speeds),
         seconds: mean(&seconds).unwrap_or(0.0),
     };
     Ok(Some(Judged {
         point,
         replicates: Replicates::mean(&replicates)?,
-        pictures,
+        images,
     }))
 }
 
@@ -283,14 +283,14 @@ fn mean(values: &[f64]) -> Option<f64> {
     mean.is_finite().then_some(mean)
 }
 
-/// The points, best first, in pairs: each replicate drew the same pictures for all, for their number is the same and so is the seed.
+/// The points, best first, in pairs: each replicate drew the same images for all, for their number is the same and so is the seed.
 fn comparisons(judged: &[Judged]) -> (Vec<Comparison>, Option<String>) {
     let Some((first, others)) = judged.split_first() else {
         return (Vec::new(), None);
     };
-    if let Some(other) = others.iter().find(|other| other.pictures != first.pictures) {
+    if let Some(other) = others.iter().find(|other| other.images != first.images) {
         let note = format!(
-            "the points are not compared: {} and {} were judged on different pictures or targets",
+            "the points are not compared: {} and {} were judged on different images or targets",
             first.point.name, other.point.name
         );
         return (Vec::new(), Some(note));
@@ -302,7 +302,7 @@ fn comparisons(judged: &[Judged]) -> (Vec<Comparison>, Option<String>) {
         .map(|contrast| Comparison {
             first: name(contrast.first),
             second: name(contrast.second),
-            figure: contrast.figure,
+            metric: contrast.metric,
             difference: contrast.difference,
             p_holm: contrast.p_holm,
         })

@@ -6,11 +6,11 @@ use anyhow::Result;
 
 use super::naming::text;
 use super::results::{Results, RunResult};
-use crate::eval::statistics::{Figure, Measured};
+use crate::eval::statistics::{Measured, Metric};
 use crate::files::write_whole;
 
 impl Results {
-    /// `results.csv`: a line per run. The axes' columns are called by their keys; a figure that is not there is empty.
+    /// `results.csv`: a line per run. The axes' columns are called by their keys; a metric that is not there is empty.
     pub(super) fn write_csv(&self, path: &Path) -> Result<()> {
         write_whole(path, |out| {
             let mut csv = csv::Writer::from_writer(out);
@@ -28,8 +28,8 @@ impl Results {
         header.extend(["seed", "fold"].map(str::to_string));
         for split in ["val", "test"] {
             header.push(format!("{split}_n"));
-            for figure in Figure::ALL {
-                let name = format!("{split}_{}", figure.name());
+            for metric in Metric::ALL {
+                let name = format!("{split}_{}", metric.name());
                 header.extend([name.clone(), format!("{name}_lo"), format!("{name}_hi")]);
             }
         }
@@ -54,8 +54,8 @@ impl Results {
         record.extend([run.seed.to_string(), run.fold.clone().unwrap_or_default()]);
         for measured in [&run.val, &run.test] {
             record.push(cell(measured.as_ref().map(|measured| measured.metrics.n)));
-            for figure in Figure::ALL {
-                record.extend(figure_cells(measured.as_ref(), figure));
+            for metric in Metric::ALL {
+                record.extend(metric_cells(measured.as_ref(), metric));
             }
         }
         record.extend([
@@ -69,10 +69,10 @@ impl Results {
     }
 }
 
-/// A figure and the ends of its interval.
-fn figure_cells(measured: Option<&Measured>, figure: Figure) -> [String; 3] {
-    let value = measured.map(|measured| figure.of(&measured.metrics));
-    let interval = measured.and_then(|measured| measured.interval(figure));
+/// A metric and the ends of its interval.
+fn metric_cells(measured: Option<&Measured>, metric: Metric) -> [String; 3] {
+    let value = measured.map(|measured| metric.of(&measured.metrics));
+    let interval = measured.and_then(|measured| measured.interval(metric));
     [
         cell(value.filter(|value| value.is_finite())),
         cell(interval.map(|interval| interval.lo)),

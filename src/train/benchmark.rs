@@ -11,7 +11,7 @@ use super::loss::Criterion;
 use super::optimizer::Optimizer;
 use super::precision::{autocast_kind, in_precision};
 use crate::config::{BackboneShape, Config};
-use crate::data::{self, HostBatch, Loader, LoaderOptions, Pass, Pictures};
+use crate::data::{self, HostBatch, ImageDataset, Loader, LoaderOptions, Pass};
 use crate::eval::evaluate;
 use crate::measure::{median, peak_bytes};
 use crate::models::{BeautyNet, Images, device, summary};
@@ -42,19 +42,19 @@ impl StepTimes {
 /// What [`benchmark_train`] found.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Measurement {
-    /// Pictures of whole training steps per second, from the steps' total time.
+    /// Images of whole training steps per second, from the steps' total time.
     pub train_images_per_second: f64,
-    /// Pictures per second of forward passes without gradients, loading included.
+    /// Images per second of forward passes without gradients, loading included.
     pub infer_images_per_second: f64,
     /// The most memory that the process had up to the end of training, in bytes; `None` where the system does not tell.
     pub peak_bytes: Option<u64>,
-    /// Pictures per step.
+    /// Images per step.
     pub batch_size: usize,
     /// Training steps that were measured.
     pub steps: usize,
     /// The parts of a step.
     pub step: StepTimes,
-    /// Multiply-adds of one picture's forward pass.
+    /// Multiply-adds of one image's forward pass.
     pub multiply_adds: i64,
     /// Floating point operations per second of training, in units of 10⁹: two per multiply-add, three times the forward pass.
     pub train_gflops: f64,
@@ -76,11 +76,11 @@ pub fn benchmark_train(
     if let Some(threads) = config.train.threads {
         tch::set_num_threads(threads as i32);
     }
-    config.check_picture_sizes()?;
+    config.check_image_sizes()?;
     let device = device::select(config.device)?;
     progress("loading the data set");
     let dataset = data::load(&config.data, config.seed)?;
-    let pictures = Arc::new(Pictures::new(dataset.train, &config.data)?);
+    let images = Arc::new(ImageDataset::new(dataset.train, &config.data)?);
     tch::manual_seed(config.seed as i64);
     let mut net = BeautyNet::without_pretrained(config, device)?;
     if config.train.checkpoint_activations {
@@ -88,7 +88,7 @@ pub fn benchmark_train(
     }
     let mut bench = Bench {
         config,
-        pictures,
+        images,
         net,
     };
     progress("training");
@@ -98,7 +98,7 @@ pub fn benchmark_train(
     let infer_images_per_second = bench.infer(steps.max(1))?;
     progress("multiplying matrices");
     let gemm_gflops = gemm_gflops(config, device)?;
-    let multiply_adds = summary::summarise(config)?.multiply_adds;
+    let multiply_adds = summary::summarize(config)?.multiply_adds;
     let train_gflops = 6e-9 * multiply_adds as f64 * train_rate;
     Ok(Measurement {
         train_images_per_second: train_rate,
@@ -116,7 +116,7 @@ pub fn benchmark_train(
 
 struct Bench<'a> {
     config: &'a Config,
-    pictures: Arc<Pictures>,
+    images: Arc<ImageDataset>,
     net: BeautyNet,
 }
 
@@ -124,7 +124,7 @@ impl Bench<'_> {
     /// Full batches, epoch after epoch.
     fn batches(&self, train: bool) -> impl Iterator<Item = Result<HostBatch>> + use<> {
         let (seed, batch_size) = (self.config.seed, self.config.train.batch_size);
-        let (workers, pictures) = (self.config.data.workers, Arc::clone(&self.pictures));
+        let (workers, images) = (self.config.data.workers, Arc::clone(&self.images));
         (0..).flat_map(move |epoch| {
             let pass = match train {
                 true => Pass::Train { seed, epoch },
@@ -134,7 +134,7 @@ impl Bench<'_> {
                 drop_last: true,
                 ..LoaderOptions::new(pass, batch_size, workers)
             };
-            let (loader, error) = match Loader::new(Arc::clone(&pictures), options) {
+            let (loader, error) = match Loader::new(Arc::clone(&images), options) {
                 Ok(loader) => (Some(loader), None),
                 Err(error) => (None, Some(Err(error))),
             };
@@ -142,7 +142,7 @@ impl Bench<'_> {
         })
     }
 
-    /// The parts of a step, and pictures per second.
+    /// The parts of a step, and images per second.
     fn train(&mut self, steps: usize) -> Result<(StepTimes, f64)> {
         let settings = &self.config.train;
         let mut optimizer = Optimizer::new(
@@ -151,7 +151,7 @@ impl Bench<'_> {
             &settings.freeze,
         );
         let autocast = autocast_kind(settings.precision, self.net.device());
-        let criterion = Criterion::new(settings, self.pictures.samples())?;
+        let criterion = Criterion::new(settings, self.images.samples())?;
         let rates = [settings.optimizer.lr, settings.optimizer.backbone_lr()];
         let mut times: [Vec<f64>; 4] = Default::default();
         let mut clock = Instant::now();

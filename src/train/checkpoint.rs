@@ -45,7 +45,7 @@ pub struct Progress {
     /// The files that the backbones began from, by branch.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub starting_weights: BTreeMap<String, StartingWeights>,
-    /// Fingerprint of the pictures' names and scores.
+    /// Fingerprint of the images' names and scores.
     pub data: String,
     /// Processes that train together, each with batches of the config's size.
     #[serde(default = "one")]
@@ -61,9 +61,9 @@ fn one() -> usize {
 pub struct EpochSums {
     /// Batches done.
     pub batches: usize,
-    /// Loss times pictures.
+    /// Loss times images.
     pub loss: f64,
-    /// Pictures that were learnt from.
+    /// Images that were learned from.
     pub images: usize,
     /// Steps that were left out, because they were not finite.
     pub skipped: usize,

@@ -1,4 +1,4 @@
-//! An exponential moving average of the weights (Polyak averaging), which generalises better than the last step's weights.
+//! An exponential moving average of the weights (Polyak averaging), which generalizes better than the last step's weights.
 
 use std::collections::HashMap;
 

@@ -1,4 +1,4 @@
-//! Which parameters are optimised alike: rules on names and dimensions, written once.
+//! Which parameters are optimized alike: rules on names and dimensions, written once.
 
 use tch::Tensor;
 

@@ -17,12 +17,12 @@ pub(super) struct LabelDistribution {
 
 impl LabelDistribution {
     /// # Errors
-    /// None of the training pictures has votes.
+    /// None of the training images has votes.
     pub(super) fn new(config: &LabelDistributionConfig, samples: &[Sample]) -> Result<Self> {
         let votes = || samples.iter().flat_map(|sample| &sample.votes);
         ensure!(
             votes().next().is_some(),
-            "train.loss is label_distribution, but no training picture has its raters' votes: set data.votes or data.csv.votes_columns, or choose another loss"
+            "train.loss is label_distribution, but no training image has its raters' votes: set data.votes or data.csv.votes_columns, or choose another loss"
         );
         let (low, high) = votes().fold((f32::INFINITY, f32::NEG_INFINITY), |(low, high), &vote| {
             (low.min(vote), high.max(vote))
@@ -49,13 +49,13 @@ impl LabelDistribution {
         self.range
     }
 
-    /// The distribution of each picture's votes, one behind the other; zeros for a picture without votes. A vote between two ratings
+    /// The distribution of each image's votes, one behind the other; zeros for an image without votes. A vote between two ratings
     /// is shared by them, so that the distribution's mean is that of the votes.
-    pub(super) fn histograms(&self, pictures: &[Vec<Vote>]) -> Vec<f32> {
-        let mut histograms = vec![0.0; pictures.len() * self.bins];
+    pub(super) fn histograms(&self, images: &[Vec<Vote>]) -> Vec<f32> {
+        let mut histograms = vec![0.0; images.len() * self.bins];
         let [low, high] = self.range;
         let last = self.bins - 1;
-        for (votes, histogram) in pictures.iter().zip(histograms.chunks_exact_mut(self.bins)) {
+        for (votes, histogram) in images.iter().zip(histograms.chunks_exact_mut(self.bins)) {
             for vote in votes {
                 let place = (f64::from(vote.rating) - low) / (high - low) * last as f64;
                 let place = place.clamp(0.0, last as f64);
@@ -68,7 +68,7 @@ impl LabelDistribution {
         histograms
     }
 
-    /// (b) the loss of each picture, from predictions (b) and log-probabilities (b, bins), scaled scores (b) and the votes'
+    /// (b) the loss of each image, from predictions (b) and log-probabilities (b, bins), scaled scores (b) and the votes'
     /// [distributions](Self::histograms) (b, bins).
     pub(super) fn loss(
         &self,
@@ -137,9 +137,9 @@ mod tests {
 
     #[test]
     fn votes_on_the_ratings_make_their_histogram() {
-        let pictures = [votes(&[(1.0, 0.25), (2.0, 0.5), (5.0, 0.25)]), vec![]];
+        let images = [votes(&[(1.0, 0.25), (2.0, 0.5), (5.0, 0.25)]), vec![]];
         let expected = [0.25, 0.5, 0.0, 0.0, 0.25, 0.0, 0.0, 0.0, 0.0, 0.0];
-        assert_eq!(with_bins(5).histograms(&pictures), expected);
+        assert_eq!(with_bins(5).histograms(&images), expected);
     }
 
     #[test]

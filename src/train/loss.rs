@@ -27,10 +27,10 @@ pub struct Criterion {
 }
 
 impl Criterion {
-    /// As the config says, for these training pictures.
+    /// As the config says, for these training images.
     ///
     /// # Errors
-    /// A loss on votes, and no picture has any.
+    /// A loss on votes, and no image has any.
     pub fn new(config: &TrainConfig, samples: &[Sample]) -> Result<Self> {
         let votes = match config.loss {
             Loss::LabelDistribution => {
@@ -50,7 +50,7 @@ impl Criterion {
         self.votes.as_ref().map(LabelDistribution::range)
     }
 
-    /// What the loss reads of the network's output, with a row for each picture: the prediction (b), or with the logarithms of a
+    /// What the loss reads of the network's output, with a row for each image: the prediction (b), or with the logarithms of a
     /// distribution's probabilities behind it (b, 1 + k).
     ///
     /// # Errors
@@ -65,7 +65,7 @@ impl Criterion {
         Ok(Tensor::f_cat(&[&scaled.f_unsqueeze(1)?, distribution], 1)?)
     }
 
-    /// The [predictions](Self::predictions) of no picture.
+    /// The [predictions](Self::predictions) of no image.
     ///
     /// # Errors
     /// libtorch's message.
@@ -77,7 +77,7 @@ impl Criterion {
         })
     }
 
-    /// What the pictures of a batch are compared with, on the head's device: (len, columns), with a row for each picture, so that the
+    /// What the images of a batch are compared with, on the head's device: (len, columns), with a row for each image, so that the
     /// rows of several ranks can stand below each other. The columns are scaled score, weight, and the votes' distribution
     /// where the loss wants it.
     ///
@@ -97,8 +97,8 @@ impl Criterion {
         Ok(Tensor::f_cat(&[columns, histograms.f_view(shape)?], 1)?)
     }
 
-    /// The weight of all pictures of these [targets](Self::targets) together: what the losses of micro-batches of one optimizer step
-    /// are divided by. A scalar; where no picture counts, so small a number that the losses stay 0.
+    /// The weight of all images of these [targets](Self::targets) together: what the losses of micro-batches of one optimizer step
+    /// are divided by. A scalar; where no image counts, so small a number that the losses stay 0.
     ///
     /// # Errors
     /// No targets.
@@ -108,12 +108,12 @@ impl Criterion {
         Ok(sum.f_clamp_min(f64::from(f32::MIN_POSITIVE))?)
     }
 
-    /// The part of a batch in the loss of its optimizer step, a scalar: the sum over the batch's pictures of weight times loss, over the
-    /// step's `total` [weight](Self::total_weight). So the parts of micro-batches add up to the weighted mean over all pictures, and the
-    /// part of a batch alone is its weighted mean. The Pearson loss is no mean over pictures: of micro-batches it is the mean of theirs
+    /// The part of a batch in the loss of its optimizer step, a scalar: the sum over the batch's images of weight times loss, over the
+    /// step's `total` [weight](Self::total_weight). So the parts of micro-batches add up to the weighted mean over all images, and the
+    /// part of a batch alone is its weighted mean. The Pearson loss is no mean over images: of micro-batches it is the mean of theirs
     /// by weight.
     ///
-    /// Both [predictions](Self::predictions) and [targets](Self::targets) are of the same pictures.
+    /// Both [predictions](Self::predictions) and [targets](Self::targets) are of the same images.
     ///
     /// # Errors
     /// Shapes that do not fit each other.
@@ -121,11 +121,11 @@ impl Criterion {
         let predictions = predictions.f_to_kind(Kind::Float)?;
         let scores = targets.f_select(1, SCORE)?;
         let weights = targets.f_select(1, WEIGHT)?;
-        let by_picture = match self.loss {
+        let by_image = match self.loss {
             Loss::Mse => predictions.f_mse_loss(&scores, Reduction::None)?,
             Loss::Huber => predictions.f_huber_loss(&scores, Reduction::None, self.huber_delta)?,
             Loss::L1 => predictions.f_l1_loss(&scores, Reduction::None)?,
-            // The same for all pictures of the batch.
+            // The same for all images of the batch.
             Loss::Pearson => pearson_loss(&predictions, &scores, &weights)?,
             Loss::LabelDistribution => {
                 let votes = self
@@ -141,15 +141,12 @@ impl Criterion {
                 )?
             }
         };
-        Ok(by_picture
-            .f_mul(&weights)?
-            .f_sum(Kind::Float)?
-            .f_div(total)?)
+        Ok(by_image.f_mul(&weights)?.f_sum(Kind::Float)?.f_div(total)?)
     }
 }
 
 /// `1 - r`, r being Pearson's correlation by weight of predictions and scores (b): a scalar from 0 to 2. It is 1, with a finite
-/// gradient, where r is not defined: for one picture, or where a side is constant.
+/// gradient, where r is not defined: for one image, or where a side is constant.
 fn pearson_loss(predictions: &Tensor, scores: &Tensor, weights: &Tensor) -> Result<Tensor> {
     let total = weights
         .f_sum(Kind::Float)?
@@ -231,7 +228,7 @@ mod tests {
     }
 
     #[test]
-    fn losses_are_their_formulas_weighted_by_picture() {
+    fn losses_are_their_formulas_weighted_by_image() {
         for loss in LOSSES {
             for weights in [WEIGHTS, [1.0; 5]] {
                 let (found, gradient) = loss_of(loss, &PREDICTED, &targets(&SCORES, &weights));
@@ -270,9 +267,9 @@ mod tests {
 
     #[test]
     fn with_weights_of_one_the_mean_is_libtorchs_to_the_bit() {
-        for pictures in [1, 3, 7, 16, 129] {
-            tch::manual_seed(pictures);
-            let random = || Tensor::randn([pictures], (Kind::Float, tch::Device::Cpu));
+        for images in [1, 3, 7, 16, 129] {
+            tch::manual_seed(images);
+            let random = || Tensor::randn([images], (Kind::Float, tch::Device::Cpu));
             let (scores, predicted) = (random(), random());
             let columns = Tensor::stack(&[scores.shallow_clone(), scores.ones_like()], 1);
             let predicted = Vec::<f32>::try_from(&predicted).unwrap();
@@ -302,7 +299,7 @@ mod tests {
     }
 
     #[test]
-    fn pictures_that_do_not_count_make_no_loss() {
+    fn images_that_do_not_count_make_no_loss() {
         for loss in LOSSES {
             let (value, gradient) = loss_of(loss, &PREDICTED, &targets(&SCORES, &[0.0; 5]));
             assert_eq!((value, gradient), (0.0, vec![0.0; 5]), "{loss}");
@@ -310,7 +307,7 @@ mod tests {
     }
 
     #[test]
-    fn parts_of_micro_batches_add_up_to_the_mean_over_all_pictures() {
+    fn parts_of_micro_batches_add_up_to_the_mean_over_all_images() {
         for loss in [Loss::Mse, Loss::Huber, Loss::L1] {
             let (whole, gradient) = loss_of(loss, &PREDICTED, &targets(&SCORES, &WEIGHTS));
             let leaf = Tensor::from_slice(&PREDICTED).set_requires_grad(true);

@@ -3,10 +3,10 @@
 use super::observer::EpochRecord;
 use crate::config::{EarlyStoppingConfig, Monitor};
 
-/// Worse than any figure: that of an epoch whose figure is not defined, as the PC of a model that predicts one value.
+/// Worse than any metric: that of an epoch whose metric is not defined, as the PC of a model that predicts one value.
 const UNDEFINED: f64 = f64::MIN;
 
-/// How good an epoch is by the monitored figure: more is better. A figure of which less is better counts negative.
+/// How good an epoch is by the monitored metric: more is better. A metric of which less is better counts negative.
 pub fn merit(monitor: Monitor, record: &EpochRecord) -> f64 {
     let merit = match monitor {
         Monitor::Pc => record.val.pc,
@@ -19,7 +19,7 @@ pub fn merit(monitor: Monitor, record: &EpochRecord) -> f64 {
 }
 
 /// Whether the run ends after these epochs: `patience` of them in a row were not better than the best before by more than
-/// `min_delta`. It follows from the epochs' figures alone, so a resumed run ends where an uninterrupted one does.
+/// `min_delta`. It follows from the epochs' metrics alone, so a resumed run ends where an uninterrupted one does.
 pub fn is_over(monitor: Monitor, stopping: &EarlyStoppingConfig, records: &[EpochRecord]) -> bool {
     let Some(patience) = stopping.patience else {
         return false;
@@ -46,16 +46,16 @@ mod tests {
     use super::*;
     use crate::eval::metrics::Metrics;
 
-    fn record(figure: f64) -> EpochRecord {
+    fn record(metric: f64) -> EpochRecord {
         EpochRecord {
             epoch: 1,
             step: 1,
-            train_loss: 4.0 * figure,
+            train_loss: 4.0 * metric,
             val: Metrics {
-                pc: figure,
-                mae: 2.0 * figure,
-                rmse: 3.0 * figure,
-                srcc: figure / 2.0,
+                pc: metric,
+                mae: 2.0 * metric,
+                rmse: 3.0 * metric,
+                srcc: metric / 2.0,
                 n: 10,
             },
             lr: 0.1,
@@ -69,12 +69,12 @@ mod tests {
         }
     }
 
-    fn over(monitor: Monitor, patience: usize, min_delta: f64, figures: &[f64]) -> bool {
+    fn over(monitor: Monitor, patience: usize, min_delta: f64, metrics: &[f64]) -> bool {
         let stopping = EarlyStoppingConfig {
             patience: Some(patience),
             min_delta,
         };
-        let records: Vec<EpochRecord> = figures.iter().copied().map(record).collect();
+        let records: Vec<EpochRecord> = metrics.iter().copied().map(record).collect();
         is_over(monitor, &stopping, &records)
     }
 
@@ -87,7 +87,7 @@ mod tests {
     }
 
     #[test]
-    fn a_figure_that_is_not_defined_is_worse_than_any() {
+    fn a_metric_that_is_not_defined_is_worse_than_any() {
         for monitor in Monitor::ALL {
             let undefined = merit(*monitor, &record(f64::NAN));
             assert!(undefined < merit(*monitor, &record(1e300)));
@@ -103,18 +103,18 @@ mod tests {
         assert!(!over(Monitor::Pc, 2, 0.0, &[0.5, 0.4]));
         assert!(over(Monitor::Pc, 2, 0.0, &[0.5, 0.4, 0.5]));
         assert!(!over(Monitor::Pc, 2, 0.0, &[0.5, 0.4, 0.6, 0.5]));
-        // The same figures as errors get better and better.
+        // The same metrics as errors get better and better.
         assert!(!over(Monitor::Mae, 2, 0.0, &[0.5, 0.4, 0.3]));
         assert!(over(Monitor::Mae, 2, 0.0, &[0.3, 0.4, 0.5]));
     }
 
     #[test]
     fn gains_of_no_more_than_min_delta_do_not_count_but_add_up() {
-        let figures = [0.50, 0.51, 0.52];
-        assert!(over(Monitor::Pc, 2, 0.05, &figures));
-        assert!(!over(Monitor::Pc, 2, 0.0, &figures));
+        let metrics = [0.50, 0.51, 0.52];
+        assert!(over(Monitor::Pc, 2, 0.05, &metrics));
+        assert!(!over(Monitor::Pc, 2, 0.0, &metrics));
         // The second gain is over what the first epoch had.
-        assert!(!over(Monitor::Pc, 2, 0.015, &figures));
+        assert!(!over(Monitor::Pc, 2, 0.015, &metrics));
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::config::Config;
-use crate::data::{HostBatch, Pictures};
+use crate::data::{HostBatch, ImageDataset};
 use crate::eval::metrics::Metrics;
 use crate::eval::predictions::Predictions;
 use crate::models::BeautyNet;
@@ -13,8 +13,8 @@ use crate::models::BeautyNet;
 pub struct Start<'a> {
     /// As resolved.
     pub config: &'a Config,
-    /// Numbers of pictures to train on, to validate and to test with.
-    pub pictures: [usize; 3],
+    /// Numbers of images to train on, to validate and to test with.
+    pub images: [usize; 3],
     /// Rows of the data set that were left out.
     pub skipped: usize,
     /// Trained parameters.
@@ -29,7 +29,7 @@ pub struct Start<'a> {
     pub epochs_done: usize,
     /// Optimizer steps done before.
     pub steps_done: u64,
-    /// Pictures seen before, of the epoch that the run goes on in.
+    /// Images seen before, of the epoch that the run goes on in.
     pub images_done: usize,
     /// What is worth knowing about the pretrained weights, a line each.
     pub notes: &'a [String],
@@ -48,7 +48,7 @@ pub struct StepRecord {
     pub backbone_lr: f64,
     /// 2-norm over all gradients, before clipping; not finite where a loss scale was too large and the step is left out.
     pub grad_norm: f64,
-    /// Pictures in the batch.
+    /// Images in the batch.
     pub images: usize,
 }
 
@@ -57,7 +57,7 @@ pub struct StepRecord {
 pub struct Skipped<'a> {
     /// Its number, from 1.
     pub step: u64,
-    /// Pictures in the batch.
+    /// Images in the batch.
     pub images: usize,
     /// What was not finite, and where.
     pub reason: &'a str,
@@ -70,17 +70,17 @@ pub struct EpochRecord {
     pub epoch: usize,
     /// Optimizer steps done since the start.
     pub step: u64,
-    /// Mean over the epoch's pictures, on the scaled scores.
+    /// Mean over the epoch's images, on the scaled scores.
     pub train_loss: f64,
-    /// On the validation pictures, with the weights after this epoch.
+    /// On the validation images, with the weights after this epoch.
     pub val: Metrics,
     /// Learning rate of fusion and head at the epoch's last step.
     pub lr: f64,
     /// Learning rate of the backbones at the epoch's last step.
     pub backbone_lr: f64,
-    /// Mean shares of the ViT and the Mamba branch over the validation pictures, where both are there.
+    /// Mean shares of the ViT and the Mamba branch over the validation images, where both are there.
     pub fusion_weights: Option<[f64; 2]>,
-    /// Training pictures per second, validation not counted.
+    /// Training images per second, validation not counted.
     pub images_per_second: f64,
     /// Share of the training time that the step waited for data.
     pub data_wait: f64,
@@ -102,8 +102,8 @@ pub struct Validated<'a> {
     pub step: u64,
     /// With the weights that were measured: their average, where one is kept.
     pub net: &'a BeautyNet,
-    /// The validation pictures.
-    pub pictures: &'a Pictures,
+    /// The validation images.
+    pub images: &'a ImageDataset,
 }
 
 /// What there is to look at when an epoch is done. Nothing of it was computed or copied for the observers' sake.
@@ -114,7 +114,7 @@ pub struct AfterEpoch<'a> {
     /// With the weights that training goes on with (not their average), and the gradients of its last step, clipped; none where
     /// the epoch's steps were done before the run was resumed.
     pub net: &'a BeautyNet,
-    /// Of the validation pictures.
+    /// Of the validation images.
     pub predictions: &'a Predictions,
 }
 
@@ -123,21 +123,21 @@ pub struct AfterEpoch<'a> {
 pub trait Observer {
     /// The run begins.
     fn start(&mut self, _start: &Start) {}
-    /// The run's first step is about to be made, with these batches as they are fed, before the model normalises them. With several
+    /// The run's first step is about to be made, with these batches as they are fed, before the model normalizes them. With several
     /// processes, of the first one's.
     fn first_step(&mut self, _batches: &[HostBatch]) {}
     /// A step is done.
     fn step(&mut self, _record: &StepRecord) {}
     /// A step was left out.
     fn skipped(&mut self, _skipped: &Skipped) {}
-    /// Pictures of the validation or test split were predicted.
+    /// Images of the validation or test split were predicted.
     fn evaluated(&mut self, _split: &str, _images: usize) {}
-    /// The validation pictures were predicted. The network may be used, but not changed; the time counts as validation's.
+    /// The validation images were predicted. The network may be used, but not changed; the time counts as validation's.
     fn validated(&mut self, _validated: &Validated) {}
     /// An epoch is done.
     fn epoch(&mut self, _record: &EpochRecord) {}
     /// An epoch is done and in the checkpoint; called after [`epoch`](Self::epoch).
     fn after_epoch(&mut self, _after: &AfterEpoch) {}
-    /// The run is done, with the best weights' figures by split.
-    fn finish(&mut self, _figures: &[(&str, Metrics)]) {}
+    /// The run is done, with the best weights' metrics by split.
+    fn finish(&mut self, _metrics: &[(&str, Metrics)]) {}
 }

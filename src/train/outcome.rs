@@ -16,18 +16,18 @@ use crate::eval::statistics::Measured;
 /// What a run came to: `summary.json`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Outcome {
-    /// The best weights on the validation pictures.
+    /// The best weights on the validation images.
     pub val: Measured,
-    /// The best weights on the test pictures, where the data set has some.
+    /// The best weights on the test images, where the data set has some.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub test: Option<Measured>,
-    /// What has to be beaten, on the same pictures.
+    /// What has to be beaten, on the same images.
     pub baselines: BaselinesBySplit,
     /// Epochs done.
     pub epochs: usize,
     /// The epoch of the best weights, from 1.
     pub best_epoch: usize,
-    /// The figure that chose it.
+    /// The metric that chose it.
     #[serde(default = "pc")]
     pub monitor: Monitor,
     /// Whether the run ended before its last epoch, for want of a better one.
@@ -38,13 +38,13 @@ pub struct Outcome {
     /// Steps that were left out, because they were not finite.
     #[serde(default)]
     pub skipped_steps: usize,
-    /// Training pictures per second over all epochs, validation not counted.
+    /// Training images per second over all epochs, validation not counted.
     #[serde(default)]
     pub images_per_second: Option<f64>,
     /// Trained parameters.
     pub parameters: i64,
-    /// Numbers of pictures to train on, to validate and to test with.
-    pub pictures: [usize; 3],
+    /// Numbers of images to train on, to validate and to test with.
+    pub images: [usize; 3],
     /// Rows of the data set that were left out.
     pub skipped: usize,
     /// Of everything random.
@@ -79,9 +79,9 @@ impl Outcome {
 /// Baselines on each split.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct BaselinesBySplit {
-    /// On the validation pictures.
+    /// On the validation images.
     pub val: Baselines,
-    /// On the test pictures, where the data set has some.
+    /// On the test images, where the data set has some.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub test: Option<Baselines>,
 }

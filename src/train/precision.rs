@@ -17,7 +17,7 @@ const GROWTH_INTERVAL: u32 = 2000;
 /// The type that autocast uses for this precision on this device, if any.
 ///
 /// `auto` is bfloat16 on GPUs (from Ampere on they have tensor cores for it, and it needs no loss scale) and on CPUs that multiply in it
-/// (AVX512-BF16: half as fast again, see the README's figures); float32 on other CPUs, which would have to emulate it.
+/// (AVX512-BF16: half as fast again, see the README's metrics); float32 on other CPUs, which would have to emulate it.
 pub fn autocast_kind(precision: Precision, device: Device) -> Option<Kind> {
     match precision {
         Precision::Float32 => None,

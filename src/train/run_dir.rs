@@ -180,7 +180,7 @@ impl RunDir {
         self.root.join(CONFIG_FILE)
     }
 
-    /// Weights with the best validation figure.
+    /// Weights with the best validation metric.
     pub fn best(&self) -> PathBuf {
         self.root.join(BEST_FILE)
     }
@@ -199,12 +199,12 @@ impl RunDir {
         self.root.join(STATE)
     }
 
-    /// The figures at the end.
+    /// The metrics at the end.
     pub fn summary(&self) -> PathBuf {
         Self::summary_in(&self.root)
     }
 
-    /// The figures at the end of the run in a folder.
+    /// The metrics at the end of the run in a folder.
     pub fn summary_in(root: &Path) -> PathBuf {
         root.join(SUMMARY_FILE)
     }
@@ -293,7 +293,7 @@ fn read_epochs(path: &Path, epochs: usize) -> Result<Vec<EpochRecord>> {
     let lines = text.lines().take(epochs).enumerate();
     let records = lines.map(|(i, line)| {
         serde_json::from_str(line)
-            .with_context(|| format!("{}:{}: not an epoch's figures", path.display(), i + 1))
+            .with_context(|| format!("{}:{}: not an epoch's metrics", path.display(), i + 1))
     });
     records.collect()
 }

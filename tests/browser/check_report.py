@@ -3,7 +3,7 @@
     make test-report
 
 checks a report of a small sweep that it trains. `python3 tests/browser/check_report.py PAGE.html [FOLDER]` checks a page of your own; with
-a folder, pictures of it are written there.
+a folder, images of it are written there.
 """
 
 import json
@@ -22,7 +22,7 @@ WIDTHS = [390, 1280]
 GROUPS = ["female/asian", "male/asian", "female/black", "male/black"]
 CONFIG = """
 name: small
-data: {dataset: csv, root: pictures, image_size: 32, seed: 1}
+data: {dataset: csv, root: images, image_size: 32, seed: 1}
 model:
   vit: {name: vit_micro_patch8_64, embed_dim: 24, depth: 1}
   mamba: {name: vim_micro_patch8_64, embed_dim: 24, depth: 1}
@@ -64,7 +64,7 @@ FAULTS = """(() => {
         const size = parseFloat(getComputedStyle(text).fontSize) * frame.width / chart.viewBox.baseVal.width;
         if (size < 9) faults.push('letters of ' + size.toFixed(1) + ' px in ' + chart.getAttribute('aria-label'));
     }
-    for (const image of document.images) if (!image.naturalWidth) faults.push('no picture: ' + image.alt);
+    for (const image of document.images) if (!image.naturalWidth) faults.push('no image: ' + image.alt);
     const levels = color => color.match(/[0-9.]+/g).slice(0, 3).map(v => v / 255).map(v => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4);
     const light = color => levels(color).reduce((sum, v, i) => sum + v * [0.2126, 0.7152, 0.0722][i], 0);
     const paper = light(getComputedStyle(document.body).backgroundColor);
@@ -80,7 +80,7 @@ FAULTS = """(() => {
 
 
 def png(path, levels):
-    """A grey-to-colour picture of 32 pixels, of one level for each channel."""
+    """A gray-to-color image of 32 pixels, of one level for each channel."""
     row = b"\0" + bytes(levels) * 32
     chunk = lambda kind, data: struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
     header = struct.pack(">IIBBBBB", 32, 32, 8, 2, 0, 0, 0)
@@ -89,26 +89,26 @@ def png(path, levels):
 
 
 def make_report(folder):
-    """Trains a small sweep on pictures of four groups, one of which has a hostile name, and reports on it."""
+    """Trains a small sweep on images of four groups, one of which has a hostile name, and reports on it."""
     program = os.environ.get("VMBEAUTY", str(ROOT / "target/release/vmbeauty"))
 
     def vmbeauty(*arguments):
         subprocess.run([program, *arguments], cwd=folder, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
 
-    pictures = folder / "pictures"
-    pictures.mkdir()
+    images = folder / "images"
+    images.mkdir()
     lines = ["image,score,split,group"]
     for at in range(120):
         split = ["train", "val", "test"][at % 3]
         name = "<img src=x onerror=alert(1)>&'.png" if at == 2 else f"{at:03}.png"
-        png(pictures / name, [at * 2, (at * 37) % 256, (at * 91) % 256])
+        png(images / name, [at * 2, (at * 37) % 256, (at * 91) % 256])
         lines.append(f"{name},{1 + at / 30 + (at * 7 % 5) / 10:.2f},{split},{GROUPS[at // 3 % 4]}")
-    (pictures / "labels.csv").write_text("\n".join(lines) + "\n")
-    (folder / "small.yaml").write_text(CONFIG.replace("root: pictures", "root: pictures/labels.csv"))
+    (images / "labels.csv").write_text("\n".join(lines) + "\n")
+    (folder / "small.yaml").write_text(CONFIG.replace("root: images", "root: images/labels.csv"))
     (folder / "sweep.yaml").write_text(SWEEP)
     vmbeauty("sweep", "sweep.yaml", "--output", "out")
     run = "out/runs/strategy=gated,seed=1"
-    vmbeauty("explain", run, "pictures/005.png", "pictures/008.png", "--output", f"{run}/explain")
+    vmbeauty("explain", run, "images/005.png", "images/008.png", "--output", f"{run}/explain")
     vmbeauty("explain", run, "--evaluate", "test", "--limit", "4")
     vmbeauty("report", "out", "--output", "report.html")
     return folder / "report.html"

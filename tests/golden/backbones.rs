@@ -39,7 +39,7 @@ pub fn network(case: &Reference, branch: &str, preset: &str, sizes: &[&str]) -> 
 
 fn check(case: &Reference, branch: &str, net: &BeautyNet) {
     let input = case.tensor("input").copy().set_requires_grad(true);
-    let output = net.forward(Images::Normalised(&input), false).unwrap();
+    let output = net.forward(Images::Normalized(&input), false).unwrap();
     let features = output.vit.or(output.mamba).unwrap();
     let name = case.path.display();
     assert_close(

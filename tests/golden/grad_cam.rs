@@ -21,7 +21,7 @@ fn grad_cam(
     let mut request = Request::new(Method::GradCam);
     request.vit.layers = vit;
     request.mamba.layers = mamba;
-    explain(net, Images::Normalised(x), &request)
+    explain(net, Images::Normalized(x), &request)
 }
 
 /// Every case of a backbone: the network of the weights file that it names, one linear layer for a head, the score and both maps.
@@ -53,8 +53,8 @@ fn check(prefix: &str, branch: &str, preset: &str, sizes: &[&str]) {
             1e-4,
         );
         let cam = case.tensor("cam");
-        let picture = map.picture().unwrap().select(1, 0);
-        assert_close(&format!("{name}: cam"), &picture, &cam, 1e-4);
+        let image = map.image().unwrap().select(1, 0);
+        assert_close(&format!("{name}: cam"), &image, &cam, 1e-4);
         // pytorch-grad-cam makes `cam` of the map on the patch grid, so a file whose `cam_grid` does not scale to its `cam` holds two
         // different maps, and only `cam` is compared. Both `small_case` files are such. pytorch-grad-cam 1.5.5 itself, on timm 1.0.31
         // and the ViT file's input, gives that file's `cam` within 1e-6 from a grid that is not its `cam_grid`; nor is that a map of
@@ -102,7 +102,7 @@ fn a_tapped_pass_gives_the_score_of_a_plain_one_and_a_missing_block_is_refused()
     tch::manual_seed(1);
     let net = BeautyNet::new(&config, Device::Cpu).unwrap();
     let x = Tensor::randn([3, 3, 32, 32], (Kind::Float, Device::Cpu));
-    let plain = net.forward(Images::Normalised(&x), false).unwrap();
+    let plain = net.forward(Images::Normalized(&x), false).unwrap();
     let whole = grad_cam(&net, &x, Layers::One(0), Layers::One(1)).unwrap();
     assert_close("score", &whole.score, &plain.score.detach(), 1e-6);
     assert_close(
@@ -114,7 +114,7 @@ fn a_tapped_pass_gives_the_score_of_a_plain_one_and_a_missing_block_is_refused()
     let one = grad_cam(&net, &x.narrow(0, 1, 1), Layers::One(0), Layers::One(1)).unwrap();
     for (alone, batch) in [(one.vit, whole.vit), (one.mamba, whole.mamba)] {
         let batch = batch.unwrap().grid.narrow(0, 1, 1);
-        assert_close("a picture alone", &alone.unwrap().grid, &batch, 1e-4);
+        assert_close("an image alone", &alone.unwrap().grid, &batch, 1e-4);
     }
     let error = grad_cam(&net, &x, Layers::Last, Layers::One(3)).unwrap_err();
     assert!(error.to_string().contains("Mamba branch has 3"), "{error}");

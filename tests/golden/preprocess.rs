@@ -1,10 +1,10 @@
-//! Pictures come out of the evaluation transform as they do out of torchvision's.
+//! Images come out of the evaluation transform as they do out of torchvision's.
 
 use std::path::PathBuf;
 
 use safetensors::SafeTensors;
 use vm_beautynet::config::{DataConfig, Interpolation, Resize};
-use vm_beautynet::data::{EvalTransform, Workspace, read_picture};
+use vm_beautynet::data::{EvalTransform, Workspace, read_image};
 
 use crate::files::folder;
 
@@ -55,15 +55,15 @@ fn transform(key: &str) -> EvalTransform {
 }
 
 #[test]
-fn evaluation_pictures_equal_torchvisions() {
+fn evaluation_images_equal_torchvisions() {
     for png in cases() {
-        let picture = read_picture(&png).unwrap();
+        let image = read_image(&png).unwrap();
         let bytes = std::fs::read(png.with_extension("safetensors")).unwrap();
         for (key, tensor) in SafeTensors::deserialize(&bytes).unwrap().tensors() {
             let transform = transform(&key);
             let mut ours = vec![0; 3 * transform.size().pow(2)];
             transform
-                .apply(&picture, &mut Workspace::default(), &mut ours)
+                .apply(&image, &mut Workspace::default(), &mut ours)
                 .unwrap();
             let values = tensor
                 .data()
@@ -81,7 +81,7 @@ fn evaluation_pictures_equal_torchvisions() {
             let mean = differences.iter().sum::<f32>() / ours.len() as f32;
             let worst = differences.iter().copied().fold(0.0, f32::max);
             println!(
-                "{} {key}: {mean:.4} grey levels on average, {worst:.2} at worst",
+                "{} {key}: {mean:.4} gray levels on average, {worst:.2} at worst",
                 png.display()
             );
             assert!(

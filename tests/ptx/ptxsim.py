@@ -177,9 +177,9 @@ def parse_body(k, body):
 # ---------------------------------------------------------------- memory
 class Array:
     """Device memory that holds a numpy array."""
-    def __init__(self, gpu, host, initialised):
+    def __init__(self, gpu, host, initialized):
         self.gpu, self.dtype, self.shape, self.nbytes = gpu, host.dtype, host.shape, host.nbytes
-        self.address = gpu._allocate(host, initialised)
+        self.address = gpu._allocate(host, initialized)
 
     def get(self):
         o = self.address - GLOBAL_BASE
@@ -198,14 +198,14 @@ class Gpu:
         self.mem, self.init, self.owned = np.zeros(bytes_, np.uint8), np.zeros(bytes_, bool), np.zeros(bytes_, bool)
         self.top = 4096
 
-    def _allocate(self, host, initialised):
+    def _allocate(self, host, initialized):
         o = -(-self.top // 256) * 256
         self.top = o + host.nbytes + 512     # a red zone behind each
         if self.top > self.mem.size:
             raise MemoryError("give Gpu() more bytes")
         self.owned[o:o + host.nbytes] = True
-        self.init[o:o + host.nbytes] = initialised
-        self.mem[o:o + host.nbytes] = np.ascontiguousarray(host).reshape(-1).view(np.uint8) if initialised else 0xFF
+        self.init[o:o + host.nbytes] = initialized
+        self.mem[o:o + host.nbytes] = np.ascontiguousarray(host).reshape(-1).view(np.uint8) if initialized else 0xFF
         return GLOBAL_BASE + o
 
     def array(self, host):

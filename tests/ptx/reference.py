@@ -50,7 +50,7 @@ def scan(case, softplus):
 
 
 def random_scan(seed, batch, dim, length, state, gated=True):
-    """Inputs of a scan and a gradient to feed back, of the size that a Vision Mamba block has after its initialisation."""
+    """Inputs of a scan and a gradient to feed back, of the size that a Vision Mamba block has after its initialization."""
     rng = np.random.default_rng(seed)
     normal = lambda *shape: rng.normal(size=shape).astype(np.float32)
     case = {"u": normal(batch, dim, length), "delta": normal(batch, dim, length) - 2, "B": normal(batch, state, length),

@@ -47,11 +47,11 @@ fn what_is_wrong_is_told_by_name() {
         (
             "metrics",
             1,
-            "metrics/metrics.jsonl:1: not an epoch's figures",
+            "metrics/metrics.jsonl:1: not an epoch's metrics",
         ),
         ("config", 2, "did you mean train.epochs?"),
     ] {
-        let (exit, error) = sandbox.fails(&["report", folder, "-o", "r.html", "--no-pictures"]);
+        let (exit, error) = sandbox.fails(&["report", folder, "-o", "r.html", "--no-images"]);
         assert_eq!(exit, code, "{error}");
         assert!(error.contains(words), "{error}");
         assert!(!sandbox.path("r.html").exists());
@@ -81,7 +81,7 @@ fn what_is_wrong_is_told_by_name() {
 }
 
 #[test]
-fn predictions_of_different_pictures_are_not_compared_and_it_is_said_why() {
+fn predictions_of_different_images_are_not_compared_and_it_is_said_why() {
     let sandbox = Sandbox::new();
     let a: Vec<Row> = vec![
         ("a", 1.0, 2.0, ""),
@@ -118,7 +118,7 @@ fn predictions_of_different_pictures_are_not_compared_and_it_is_said_why() {
         "third",
         "-o",
         "r.html",
-        "--no-pictures",
+        "--no-images",
         "--json",
     ]);
     let boards = report["boards"].as_array().unwrap();
@@ -130,7 +130,7 @@ fn predictions_of_different_pictures_are_not_compared_and_it_is_said_why() {
     );
     let notes = report["notes"].to_string();
     for words in [
-        "first and second are not compared: they were judged on different pictures, c for one only",
+        "first and second are not compared: they were judged on different images, c for one only",
         "first and third are not compared: c has the target 4 for one and 4.5 for the other",
     ] {
         assert!(notes.contains(words), "{notes}");
@@ -142,7 +142,7 @@ fn predictions_of_different_pictures_are_not_compared_and_it_is_said_why() {
 }
 
 #[test]
-fn a_run_without_test_pictures_makes_validation_the_split() {
+fn a_run_without_test_images_makes_validation_the_split() {
     let sandbox = Sandbox::new();
     let run = Run {
         set: "",
@@ -151,14 +151,14 @@ fn a_run_without_test_pictures_makes_validation_the_split() {
         test: None,
     };
     run.write(&sandbox, "run");
-    let report = sandbox.json(&["report", "run", "-o", "r.html", "--no-pictures", "--json"]);
+    let report = sandbox.json(&["report", "run", "-o", "r.html", "--no-images", "--json"]);
     assert_eq!(report["split"], "val");
     let report = sandbox.json(&[
         "report",
         "run",
         "-o",
         "r.html",
-        "--no-pictures",
+        "--no-images",
         "--split",
         "test",
         "--json",

@@ -41,7 +41,7 @@ const MEASURES: &str = r#"{"method": "grad-cam <last>", "images": 9, "agreement"
     "deletion_over_random": {"mean": null, "ci": null, "n": 0}}], "parts": []}"#;
 
 #[test]
-fn measures_and_figures_of_the_maps_are_shown() {
+fn measures_and_metrics_of_the_maps_are_shown() {
     let sandbox = explained();
     fs::write(sandbox.path("run/explain_evaluate.json"), MEASURES).unwrap();
     sandbox.done(&["report", "run", "--explain", "given", "-o", "r.html"]);
@@ -58,12 +58,12 @@ fn measures_and_figures_of_the_maps_are_shown() {
     assert!(page.contains("grad-cam &lt;last&gt;"));
     let maps = page.split("id=\"maps\"").nth(1).unwrap();
     let maps = maps.split("</section>").next().unwrap();
-    // Two figures of each folder, and no contact sheet.
+    // Two metrics of each folder, and no contact sheet.
     assert_eq!(maps.matches("data:image/jpeg").count(), 4);
 }
 
 #[test]
-fn on_validation_only_figures_of_its_pictures_are_shown() {
+fn on_validation_only_metrics_of_its_images_are_shown() {
     let sandbox = explained();
     fs::write(sandbox.path("run/explain_evaluate.json"), MEASURES).unwrap();
     fs::write(sandbox.path("run/explain_test.json"), "damaged").unwrap();
@@ -71,7 +71,7 @@ fn on_validation_only_figures_of_its_pictures_are_shown() {
     assert!(
         report["notes"]
             .to_string()
-            .contains("1 explained pictures are not shown"),
+            .contains("1 explained images are not shown"),
         "{report:#}"
     );
     let page = fs::read_to_string(sandbox.path("r.html")).unwrap();
@@ -83,11 +83,11 @@ fn on_validation_only_figures_of_its_pictures_are_shown() {
 }
 
 #[test]
-fn a_folder_without_figures_and_a_file_of_something_else_are_refused_by_name() {
+fn a_folder_without_metrics_and_a_file_of_something_else_are_refused_by_name() {
     let sandbox = explained();
     fs::create_dir(sandbox.path("empty")).unwrap();
     let (_, error) = sandbox.fails(&["report", "run", "--explain", "empty", "-o", "r.html"]);
-    assert!(error.contains("empty holds no figure"), "{error}");
+    assert!(error.contains("empty holds no metric"), "{error}");
     fs::write(sandbox.path("run/explain_test.json"), "{}").unwrap();
     let (_, error) = sandbox.fails(&["report", "run", "-o", "r.html"]);
     assert!(

@@ -35,7 +35,7 @@ fn hostile_names_stay_names_in_every_form() {
         "other",
         "-o",
         "r.html",
-        "--no-pictures",
+        "--no-images",
         "--title",
         "</title><script>alert(3)</script>",
     ]);

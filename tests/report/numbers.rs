@@ -42,7 +42,7 @@ fn a_model_has_the_mean_and_the_spread_over_its_seeds_and_an_interval_over_image
         "bad",
         "-o",
         "out/report.html",
-        "--no-pictures",
+        "--no-images",
         "--json",
     ]);
     assert_eq!(report["split"], "test");
@@ -58,7 +58,7 @@ fn a_model_has_the_mean_and_the_spread_over_its_seeds_and_an_interval_over_image
     close(&good["rmse"], 0.5);
     close(&bad["mae"], 1.0);
     assert_eq!(bad["mae_sd_over_seeds"], "");
-    // Every picture of a model has the same error, so that no choice of pictures changes its mean.
+    // Every image of a model has the same error, so that no choice of images changes its mean.
     close(&good["mae_lo"], 0.5);
     close(&good["mae_hi"], 0.5);
     assert_eq!(
@@ -81,7 +81,7 @@ fn a_model_has_the_mean_and_the_spread_over_its_seeds_and_an_interval_over_image
         cov / (mean(&|i| (t(i) - mt).powi(2)) * mean(&|i| (p(i) - mp).powi(2))).sqrt()
     };
     close(&good["pc"], (pc(0.25) + pc(0.75)) / 2.0);
-    assert_eq!(rows[2]["model"], "linear model on 16×16 grey pixels");
+    assert_eq!(rows[2]["model"], "linear model on 16×16 gray pixels");
     close(&rows[2]["pc"], 0.25);
     assert_eq!(rows[3]["model"], "mean of the group's training scores");
     close(&rows[3]["pc"], 0.125);
@@ -101,7 +101,7 @@ fn differences_are_to_the_best_and_corrected_for_their_number() {
         "bad",
         "-o",
         "report.html",
-        "--no-pictures",
+        "--no-images",
         "--json",
     ]);
     let rows = csv_rows(&sandbox.path("report.differences.csv"));
@@ -111,7 +111,7 @@ fn differences_are_to_the_best_and_corrected_for_their_number() {
     assert_eq!(contrasts.len(), 4);
     for contrast in contrasts {
         assert_eq!(contrast["first"], "small");
-        // One comparison of each figure: nothing to correct for.
+        // One comparison of each metric: nothing to correct for.
         assert_eq!(contrast["p"], contrast["p_holm"]);
     }
 }
@@ -124,7 +124,7 @@ fn groups_of_sex_and_ethnicity_have_tables_of_their_own() {
         "good-1",
         "-o",
         "report.html",
-        "--no-pictures",
+        "--no-images",
         "--json",
     ]);
     let by_sex = csv_rows(&sandbox.path("report.by-sex.csv"));
@@ -144,7 +144,7 @@ fn groups_of_sex_and_ethnicity_have_tables_of_their_own() {
         labels,
         ["female/asian", "female/black", "male/asian", "male/black"]
     );
-    // Six pictures say nothing of a correlation or an interval.
+    // Six images say nothing of a correlation or an interval.
     assert_eq!(
         (by_group[0]["n"].as_str(), by_group[0]["pc"].as_str()),
         ("6", "")
@@ -160,9 +160,9 @@ fn groups_of_sex_and_ethnicity_have_tables_of_their_own() {
 }
 
 #[test]
-fn score_ranges_have_round_ends_and_hold_every_picture() {
+fn score_ranges_have_round_ends_and_hold_every_image() {
     let sandbox = three_runs();
-    sandbox.done(&["report", "bad", "-o", "report.html", "--no-pictures"]);
+    sandbox.done(&["report", "bad", "-o", "report.html", "--no-images"]);
     let rows = csv_rows(&sandbox.path("report.by-score.csv"));
     let ranges: Vec<&str> = rows.iter().map(|row| row["score_range"].as_str()).collect();
     assert_eq!(ranges, ["1 to 2", "2 to 3", "3 to 4", "4 to 5"]);
@@ -173,7 +173,7 @@ fn score_ranges_have_round_ends_and_hold_every_picture() {
 }
 
 #[test]
-fn validation_alone_shows_and_reads_nothing_of_the_test_pictures() {
+fn validation_alone_shows_and_reads_nothing_of_the_test_images() {
     let sandbox = three_runs();
     // A file that cannot be read would end the report.
     std::fs::write(sandbox.path("bad/predictions_test.csv"), "damaged").unwrap();
@@ -192,17 +192,17 @@ fn validation_alone_shows_and_reads_nothing_of_the_test_pictures() {
         "report.html",
         "--split",
         "val",
-        "--no-pictures",
+        "--no-images",
         "--json",
     ]);
     assert_eq!(report["split"], "val");
     close(
-        &model(&report, "bad")["figures"]["mae"]["mean"].to_string(),
+        &model(&report, "bad")["metrics"]["mae"]["mean"].to_string(),
         0.25,
     );
     for file in report["files"].as_array().unwrap() {
         let text = std::fs::read_to_string(sandbox.path(file.as_str().unwrap())).unwrap();
-        for word in ["t00", "female", "test pictures"] {
+        for word in ["t00", "female", "test images"] {
             let found = text
                 .lines()
                 .find(|line| line.contains(word) && !line.starts_with("<!DOCTYPE"));

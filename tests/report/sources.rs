@@ -37,7 +37,7 @@ fn parts_of_a_sweep_from_several_machines_are_joined() {
         "two",
         "-o",
         "r.html",
-        "--no-pictures",
+        "--no-images",
         "--json",
     ]);
     let models = report["boards"][0]["models"].as_array().unwrap();
@@ -45,7 +45,7 @@ fn parts_of_a_sweep_from_several_machines_are_joined() {
     for name in ["strategy=gated", "strategy=sum"] {
         let model = model(&report, name);
         assert_eq!(model["seeds"], serde_json::json!([1, 2]));
-        assert!((model["figures"]["mae"]["mean"].as_f64().unwrap() - 0.375).abs() < 1e-9);
+        assert!((model["metrics"]["mae"]["mean"].as_f64().unwrap() - 0.375).abs() < 1e-9);
     }
     let notes = report["notes"].to_string();
     assert!(
@@ -66,7 +66,7 @@ fn another_result_of_the_same_seed_is_a_model_of_its_own() {
         "b/x",
         "-o",
         "r.html",
-        "--no-pictures",
+        "--no-images",
         "--json",
     ]);
     assert_eq!(model(&report, "a: x")["seeds"], serde_json::json!([1]));
@@ -74,14 +74,14 @@ fn another_result_of_the_same_seed_is_a_model_of_its_own() {
 }
 
 #[test]
-fn folds_are_pooled_and_each_picture_counts_once() {
+fn folds_are_pooled_and_each_image_counts_once() {
     let sandbox = Sandbox::new();
     let all = grouped(0.5);
     for (fold, rows) in all.chunks(12).enumerate() {
         let set = format!("data.split=fold_{}_of_2", fold + 1);
         run(&set, 1, rows).write(&sandbox, &format!("cv/fold_{}_of_2", fold + 1));
     }
-    let report = sandbox.json(&["report", "cv", "-o", "r.html", "--no-pictures", "--json"]);
+    let report = sandbox.json(&["report", "cv", "-o", "r.html", "--no-images", "--json"]);
     let model = model(&report, "cv");
     assert_eq!(
         (&model["folds"], &model["images"]),
@@ -106,7 +106,7 @@ fn runs_that_are_not_done_are_listed_and_left_out() {
         "{\"error\": \"no <memory>\", \"code\": 1}",
     )
     .unwrap();
-    let report = sandbox.json(&["report", "s", "-o", "r.html", "--no-pictures", "--json"]);
+    let report = sandbox.json(&["report", "s", "-o", "r.html", "--no-images", "--json"]);
     assert_eq!(
         model(&report, "strategy=gated")["seeds"],
         serde_json::json!([1])
@@ -131,14 +131,14 @@ fn nothing_done_yet_makes_a_page_with_curves() {
     let sandbox = Sandbox::new();
     run("", 1, &VAL).write(&sandbox, "r");
     fs::remove_file(sandbox.path("r/summary.json")).unwrap();
-    let report = sandbox.json(&["report", "r", "-o", "r.html", "--no-pictures", "--json"]);
+    let report = sandbox.json(&["report", "r", "-o", "r.html", "--no-images", "--json"]);
     assert_eq!(report["boards"], serde_json::json!([]));
     let page = fs::read_to_string(sandbox.path("r.html")).unwrap();
     assert!(page.contains("No run is done yet") && page.contains("Validation PC"));
 }
 
 #[test]
-fn a_trained_run_has_its_groups_and_its_pictures() {
+fn a_trained_run_has_its_groups_and_its_images() {
     let sandbox = Sandbox::new();
     sandbox.train_one_epoch("run");
     let header = fs::read_to_string(sandbox.path("run/predictions_test.csv")).unwrap();
@@ -153,11 +153,11 @@ fn a_trained_run_has_its_groups_and_its_pictures() {
     assert!(of_groups["mae"].as_f64().is_some_and(|mae| mae > 0.0));
     sandbox.done(&["report", "run", "-o", "r.html"]);
     let page = fs::read_to_string(sandbox.path("r.html")).unwrap();
-    // Twelve drawn faces, and the branches' weights.
+    // Twelve synthetic faces, and the branches' weights.
     assert_eq!(page.matches("data:image/jpeg;base64,").count(), 12);
     assert!(page.contains("share of the ViT branch"));
     assert!(page.contains("By group"));
-    sandbox.done(&["report", "run", "-o", "names.html", "--no-pictures"]);
+    sandbox.done(&["report", "run", "-o", "names.html", "--no-images"]);
     let names = fs::read_to_string(sandbox.path("names.html")).unwrap();
     assert!(!names.contains("data:image") && names.contains("Largest errors"));
 }

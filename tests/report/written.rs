@@ -10,7 +10,7 @@ use crate::sandbox::{SMALL, Sandbox};
 /// A row of predictions: image, target, prediction, group.
 pub type Row<'a> = (&'a str, f64, f64, &'a str);
 
-/// A finished run; its test pictures are `test`, and `set` is laid over the small config.
+/// A finished run; its test images are `test`, and `set` is laid over the small config.
 pub struct Run<'a> {
     pub set: &'a str,
     pub seed: u64,
@@ -33,16 +33,16 @@ impl Run<'_> {
             "group": {"pc": 0.125, "mae": 0.75, "rmse": 0.8, "srcc": 0.1, "n": 4},
             "linear": {"pc": 0.25, "mae": 0.7, "rmse": 0.75, "srcc": 0.2, "n": 4},
         });
-        let figures = json!({"pc": 0.5, "mae": 0.5, "rmse": 0.5, "srcc": 0.5, "n": 4});
+        let metrics = json!({"pc": 0.5, "mae": 0.5, "rmse": 0.5, "srcc": 0.5, "n": 4});
         let mut summary = json!({
-            "val": figures,
+            "val": metrics,
             "baselines": {"val": baseline},
             "epochs": 2, "best_epoch": 2, "monitor": "pc", "seconds": 90.0, "images_per_second": 12.5,
-            "parameters": 4321, "pictures": [8, self.val.len(), 4], "skipped": 0, "seed": self.seed,
+            "parameters": 4321, "images": [8, self.val.len(), 4], "skipped": 0, "seed": self.seed,
             "version": "0.1.0", "commit": "abc", "device": "cpu", "threads": 1,
         });
         if self.test.is_some() {
-            summary["test"] = figures;
+            summary["test"] = metrics;
             summary["baselines"]["test"] = baseline;
         }
         fs::write(folder.join("summary.json"), summary.to_string()).unwrap();
@@ -97,7 +97,7 @@ fn predictions(folder: &Path, split: &str, rows: &[Row]) {
     csv.flush().unwrap();
 }
 
-/// Four validation pictures.
+/// Four validation images.
 pub const VAL: [Row; 4] = [
     ("val_a.png", 1.0, 1.5, ""),
     ("val_b.png", 2.0, 2.0, ""),
@@ -105,7 +105,7 @@ pub const VAL: [Row; 4] = [
     ("val_d.png", 4.0, 4.0, ""),
 ];
 
-/// Twenty-four test pictures of four groups, whose predictions are off by `off` upwards for women and downwards for men.
+/// Twenty-four test images of four groups, whose predictions are off by `off` upwards for women and downwards for men.
 pub fn grouped(off: f64) -> Vec<Row<'static>> {
     const NAMES: [&str; 24] = [
         "t00", "t01", "t02", "t03", "t04", "t05", "t06", "t07", "t08", "t09", "t10", "t11", "t12",

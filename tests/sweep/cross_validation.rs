@@ -47,7 +47,7 @@ fn written(path: &Path) -> SystemTime {
 }
 
 #[test]
-fn every_picture_is_predicted_by_the_model_that_has_not_seen_it() {
+fn every_image_is_predicted_by_the_model_that_has_not_seen_it() {
     let sandbox = Sandbox::new();
     let result = validate(&sandbox, &["small.yaml", "--folds", "4", "--output", "cv"]);
     let rows = pooled(&sandbox.path("cv"));
@@ -111,16 +111,16 @@ fn finished_folds_are_not_run_again_and_a_stopped_one_goes_on() {
     assert!(errors.contains("another config"), "{errors}");
 }
 
-/// Pictures of five people, four each, two of which are one file twice.
+/// Images of five people, four each, two of which are one file twice.
 fn people(sandbox: &Sandbox) {
     fs::create_dir(sandbox.path("set")).unwrap();
     let mut rows = String::from("image,score,group,person\n");
     for i in 0..40u32 {
         let shade = if i == 39 { 0 } else { i };
-        let picture = RgbImage::from_fn(20, 20, |x, y| {
+        let image = RgbImage::from_fn(20, 20, |x, y| {
             Rgb([x as u8 * 9, y as u8 * 9, shade as u8 * 6])
         });
-        picture
+        image
             .save(sandbox.path("set").join(format!("{i}.png")))
             .unwrap();
         rows += &format!(
@@ -149,7 +149,7 @@ fn a_person_and_a_copied_file_are_never_on_both_sides() {
     assert_eq!(fold_of(0), fold_of(39), "one content under two names");
     let folds: BTreeSet<u64> = (0..40).map(|i| fold_of(i) as u64).collect();
     assert_eq!(folds.len(), 4);
-    // Validation pictures chose the epoch: nobody in them was learnt from either.
+    // Validation images chose the epoch: nobody in them was learned from either.
     for fold in 1..=4 {
         let run = format!("cv/fold_{fold}_of_4/predictions_val.csv");
         let val = fs::read_to_string(sandbox.path(&run)).unwrap();
@@ -176,11 +176,8 @@ fn scut_fbp5500_has_its_published_folds() {
         .map(|i| format!("{}{i}.jpg", ["AF", "CM"][i % 2]))
         .collect();
     for (i, name) in names.iter().enumerate() {
-        let picture =
-            RgbImage::from_fn(20, 20, |x, y| Rgb([x as u8 * 9, y as u8 * 9, i as u8 * 9]));
-        picture
-            .save(sandbox.path("scut/Images").join(name))
-            .unwrap();
+        let image = RgbImage::from_fn(20, 20, |x, y| Rgb([x as u8 * 9, y as u8 * 9, i as u8 * 9]));
+        image.save(sandbox.path("scut/Images").join(name)).unwrap();
     }
     for fold in 1..=5 {
         let lists = format!(

@@ -90,9 +90,9 @@ fn a_grid_has_a_folder_per_run_and_a_point_per_combination() {
             assert_eq!(summary["parameters"], point["parameters"]);
             summary["test"]["rmse"].as_f64().unwrap()
         });
-        let figure = &point["figures"]["rmse"];
+        let metric = &point["metrics"]["rmse"];
         let close = |key: &str, expected: f64| {
-            let value = figure[key].as_f64().unwrap();
+            let value = metric[key].as_f64().unwrap();
             assert!(
                 (value - expected).abs() < 1e-9,
                 "{name} {key}: {value} is not {expected}"
@@ -100,12 +100,12 @@ fn a_grid_has_a_folder_per_run_and_a_point_per_combination() {
         };
         close("mean", (rmse[0] + rmse[1]) / 2.0);
         close("sd_over_seeds", (rmse[0] - rmse[1]).abs() / 2f64.sqrt());
-        assert_eq!(figure["ci_over_images"].as_array().unwrap().len(), 2);
+        assert_eq!(metric["ci_over_images"].as_array().unwrap().len(), 2);
         assert!(point["flops"].as_i64().unwrap() > 0);
     }
-    let pc = |point: &Value| point["figures"]["pc"]["mean"].as_f64().unwrap();
+    let pc = |point: &Value| point["metrics"]["pc"]["mean"].as_f64().unwrap();
     assert!(points.windows(2).all(|pair| pc(&pair[0]) >= pc(&pair[1])));
-    // Six pairs of points, four figures.
+    // Six pairs of points, four metrics.
     let comparisons = results["comparisons"].as_array().unwrap();
     assert_eq!(comparisons.len(), 24);
     for comparison in comparisons {
@@ -127,7 +127,7 @@ fn a_grid_has_a_folder_per_run_and_a_point_per_combination() {
             .map(|name| row[column(name)].parse().unwrap());
         assert!(lo < value && value < hi);
     }
-    // Runs of different seeds were judged on the same pictures.
+    // Runs of different seeds were judged on the same images.
     let targets = |run: &str| -> Vec<String> {
         let text =
             fs::read_to_string(out.join("runs").join(run).join("predictions_test.csv")).unwrap();

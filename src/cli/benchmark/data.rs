@@ -13,7 +13,7 @@ use crate::data::benchmark::{Report, Settings, benchmark};
 /// Time decoding, augmenting and batching of generated JPEGs (224 and 1024 pixels), and of a folder of yours
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// A folder of pictures, measured too
+    /// A folder of images, measured too
     folder: Option<PathBuf>,
     /// Take image size and augmentations from this config, not the defaults
     #[arg(long, value_name = "CONFIG")]
@@ -27,7 +27,7 @@ pub struct Args {
     /// Seconds of a round; each of the five measurements of a set has three
     #[arg(long, default_value_t = 1.0, value_parser = parse_seconds)]
     seconds: f64,
-    /// Watch the memory over so many pictures of the training transform
+    /// Watch the memory over so many images of the training transform
     #[arg(long, value_name = "N", default_value_t = 0)]
     memory_images: usize,
     /// Print one JSON object
@@ -78,7 +78,7 @@ fn text(report: &Report) -> String {
             ]
         })
         .collect();
-    let header = ["pictures", "files", "decode", "train", "eval", "scaling"];
+    let header = ["images", "files", "decode", "train", "eval", "scaling"];
     let mut text = table(&header, &rows);
     text += &format!(
         "images per second and core to {0}x{0} pixels; scaling: {1} threads to one, training\n",
@@ -86,7 +86,7 @@ fn text(report: &Report) -> String {
     );
     if let Some(memory) = &report.memory {
         text += &format!(
-            "{} pictures: {:.0} MiB after a tenth, {:.0} MiB at the end\n",
+            "{} images: {:.0} MiB after a tenth, {:.0} MiB at the end\n",
             memory.images, memory.early_mib, memory.late_mib
         );
     }

@@ -11,7 +11,7 @@ use crate::config::Config;
 use crate::ops::{self, Path};
 use crate::train::benchmark::{Measurement, benchmark_train};
 
-/// What is measured where no config is named: the tiny ensemble on drawn faces.
+/// What is measured where no config is named: the tiny ensemble on synthetic faces.
 const TINY: &str = "
 name: tiny
 data: {dataset: synthetic, image_size: 224, workers: 1, synthetic: {train: 64, val: 8, test: 8}}
@@ -24,7 +24,7 @@ train: {batch_size: 8}
 /// Time training steps and forward passes of a model, and the parts of a step
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// The experiment, a YAML file; left out: ViT-Ti and Vim-Ti, 224 pixels, 8 pictures per step
+    /// The experiment, a YAML file; left out: ViT-Ti and Vim-Ti, 224 pixels, 8 images per step
     config: Option<PathBuf>,
     /// Change a key of the config; may be repeated
     #[arg(long = "set", value_name = "KEY=VALUE")]
@@ -56,7 +56,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     print(&format!(
-        "{}\n{}\n{} pictures per step, medians of {} steps, {} kernels, {threads} threads\n",
+        "{}\n{}\n{} images per step, medians of {} steps, {} kernels, {threads} threads\n",
         step_table(&found),
         rates(&found),
         found.batch_size,

@@ -86,7 +86,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     }
     let console = Console::from(args.console);
     console.tell(&format!(
-        "all figures: {0}/results.csv, {0}/results.json",
+        "all metrics: {0}/results.csv, {0}/results.json",
         root.display()
     ));
     let failed = results.runs.iter().filter(|run| run.state == "failed");

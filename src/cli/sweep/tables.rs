@@ -6,8 +6,8 @@ use anyhow::Result;
 use serde_json::json;
 
 use super::Args;
-use crate::cli::output::{duration, figure, interval, print, print_json, table, thousands};
-use crate::eval::statistics::Figure;
+use crate::cli::output::{duration, interval, metric, print, print_json, table, thousands};
+use crate::eval::statistics::Metric;
 use crate::sweep::{Estimate, PlannedRun, Results, State};
 
 /// The runs, how far they are, and what is left to do.
@@ -79,25 +79,25 @@ pub(super) fn report(results: &Results) -> String {
     };
     let against_best = |name: &str| {
         let mut all = results.comparisons.iter();
-        all.find(|c| c.figure == Figure::Pc && c.first == best.name && c.second == name)
+        all.find(|c| c.metric == Metric::Pc && c.first == best.name && c.second == name)
     };
     let rows: Vec<Vec<String>> = results
         .points
         .iter()
         .map(|point| {
-            let value = |of: Figure| figure(point.figures[&of].mean.unwrap_or(f64::NAN));
-            let pc = &point.figures[&Figure::Pc];
+            let value = |of: Metric| metric(point.metrics[&of].mean.unwrap_or(f64::NAN));
+            let pc = &point.metrics[&Metric::Pc];
             let p = against_best(&point.name).and_then(|comparison| comparison.p_holm);
             vec![
                 point.name.clone(),
                 point.seeds.len().to_string(),
-                value(Figure::Pc),
+                value(Metric::Pc),
                 interval(pc.ci_over_images),
-                figure(pc.sd_over_seeds.unwrap_or(f64::NAN)),
+                metric(pc.sd_over_seeds.unwrap_or(f64::NAN)),
                 p.map(|p| format!("{p:.4}")).unwrap_or_default(),
-                value(Figure::Mae),
-                value(Figure::Rmse),
-                value(Figure::Srcc),
+                value(Metric::Mae),
+                value(Metric::Rmse),
+                value(Metric::Srcc),
                 thousands(point.parameters),
                 format!("{:.1}", point.flops as f64 / 1e6),
                 point

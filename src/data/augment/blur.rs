@@ -1,9 +1,9 @@
-//! Gaussian blur, as torchvision's: a kernel of fixed size, the picture reflected about its outermost pixels.
+//! Gaussian blur, as torchvision's: a kernel of fixed size, the image reflected about its outermost pixels.
 
 use crate::config::BlurConfig;
 use crate::data::draws::Draws;
 
-/// The half of a symmetric kernel, the middle first; nothing where the picture is not blurred.
+/// The half of a symmetric kernel, the middle first; nothing where the image is not blurred.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(super) struct Blur {
     weights: Vec<f32>,
@@ -31,8 +31,8 @@ impl Blur {
         }
     }
 
-    /// Blurs the planes of a picture (3, size, size) in place.
-    pub(super) fn apply(&self, picture: &mut [u8], size: usize, levels: &mut Vec<f32>) {
+    /// Blurs the planes of an image (3, size, size) in place.
+    pub(super) fn apply(&self, image: &mut [u8], size: usize, levels: &mut Vec<f32>) {
         if self.weights.len() < 2 || size == 0 {
             return;
         }
@@ -40,7 +40,7 @@ impl Blur {
         levels.resize(size * size, 0.0);
         let mut padded = vec![0.0; size + 2 * reach];
         let mut sums = vec![0.0; size];
-        for plane in picture.chunks_exact_mut(size * size) {
+        for plane in image.chunks_exact_mut(size * size) {
             for (row, out) in plane.chunks_exact(size).zip(levels.chunks_exact_mut(size)) {
                 for (at, value) in padded.iter_mut().enumerate() {
                     *value = f32::from(row[reflect(at as i64 - reach as i64, size)]);
@@ -88,17 +88,17 @@ fn reflect(at: i64, size: usize) -> usize {
 mod tests {
     use super::*;
 
-    fn run(blur: &Blur, picture: &[u8], size: usize) -> Vec<u8> {
-        let mut out = picture.to_vec();
+    fn run(blur: &Blur, image: &[u8], size: usize) -> Vec<u8> {
+        let mut out = image.to_vec();
         blur.apply(&mut out, size, &mut Vec::new());
         out
     }
 
     #[test]
     fn a_point_spreads_as_the_kernel_says() {
-        let mut picture = vec![0; 3 * 9 * 9];
-        picture[4 * 9 + 4] = 255;
-        let out = run(&Blur::new(3, 1.0), &picture, 9);
+        let mut image = vec![0; 3 * 9 * 9];
+        image[4 * 9 + 4] = 255;
+        let out = run(&Blur::new(3, 1.0), &image, 9);
         // exp(-1/2) = 0.6065: weights 0.4519 and 0.2741.
         let (middle, side) = (0.451_863, 0.274_069);
         for (at, expected) in [
@@ -113,10 +113,10 @@ mod tests {
     }
 
     #[test]
-    fn an_even_picture_stays_even_up_to_its_border() {
+    fn an_even_image_stays_even_up_to_its_border() {
         for (kernel, sigma, size) in [(9, 2.0, 16), (31, 8.0, 7), (5, 0.1, 1)] {
-            let picture = vec![137; 3 * size * size];
-            assert_eq!(run(&Blur::new(kernel, sigma), &picture, size), picture);
+            let image = vec![137; 3 * size * size];
+            assert_eq!(run(&Blur::new(kernel, sigma), &image, size), image);
         }
     }
 }

@@ -1,7 +1,7 @@
-//! Colour jitter with torchvision's conventions, in one or two passes over the picture.
+//! Color jitter with torchvision's conventions, in one or two passes over the image.
 //!
 //! Factors as in `torchvision.transforms.v2.ColorJitter`: brightness scales; contrast mixes with the
-//! picture's mean grey; saturation mixes with each pixel's grey; hue turns the colour circle. Each
+//! image's mean gray; saturation mixes with each pixel's gray; hue turns the color circle. Each
 //! step clamps to 0..255 as torchvision's do. Between steps values stay fractional, where torchvision
 //! rounds down to whole levels each time.
 
@@ -13,20 +13,20 @@ use crate::data::planes::{planes, split_planes};
 /// Pixels that are worked on together: few enough for the cache, enough for vector instructions.
 const CHUNK: usize = 64;
 
-/// One step of colour jitter.
+/// One step of color jitter.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) enum Step {
     /// Scale by this.
     Brightness(f32),
-    /// Keep this much of each pixel's distance from the mean grey.
+    /// Keep this much of each pixel's distance from the mean gray.
     Contrast(f32),
-    /// Keep this much of each pixel's distance from its own grey.
+    /// Keep this much of each pixel's distance from its own gray.
     Saturation(f32),
-    /// Turn the colour circle by this part of a full turn, in -0.5..=0.5.
+    /// Turn the color circle by this part of a full turn, in -0.5..=0.5.
     Hue(f32),
 }
 
-/// The steps drawn for one picture, in their order.
+/// The steps drawn for one image, in their order.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(super) struct ColorJitter {
     steps: Vec<Step>,
@@ -61,13 +61,13 @@ impl ColorJitter {
         self
     }
 
-    /// These steps, and then the colour taken away.
+    /// These steps, and then the color taken away.
     pub(super) fn then_gray(mut self) -> Self {
         self.steps.push(Step::Saturation(0.0));
         self
     }
 
-    /// Applies the steps to a picture (pixels, 3), and writes it as planes (3, pixels).
+    /// Applies the steps to an image (pixels, 3), and writes it as planes (3, pixels).
     ///
     /// # Errors
     /// An `out` of another length.
@@ -93,12 +93,12 @@ impl ColorJitter {
         Ok(())
     }
 
-    /// The steps, each contrast with the mean grey of the picture as it is when its turn comes.
+    /// The steps, each contrast with the mean gray of the image as it is when its turn comes.
     fn with_means(&self, interleaved: &[u8]) -> Vec<(Step, f32)> {
         let mut resolved = Vec::with_capacity(self.steps.len());
         for &step in &self.steps {
             let mean = match step {
-                Step::Contrast(_) => mean_grey(interleaved, &resolved),
+                Step::Contrast(_) => mean_gray(interleaved, &resolved),
                 _ => 0.0,
             };
             resolved.push((step, mean));
@@ -107,20 +107,20 @@ impl ColorJitter {
     }
 }
 
-/// The mean grey of a picture (pixels, 3) after some steps.
-fn mean_grey(interleaved: &[u8], steps: &[(Step, f32)]) -> f32 {
+/// The mean gray of an image (pixels, 3) after some steps.
+fn mean_gray(interleaved: &[u8], steps: &[(Step, f32)]) -> f32 {
     let mut sum = 0.0;
     for pixels in interleaved.chunks(CHUNK * 3) {
         let mut chunk = Chunk::load(pixels);
         for &(step, mean) in steps {
             chunk.apply(step, mean);
         }
-        sum += f64::from(chunk.grey()[..pixels.len() / 3].iter().sum::<f32>());
+        sum += f64::from(chunk.gray()[..pixels.len() / 3].iter().sum::<f32>());
     }
     (sum / (interleaved.len() / 3).max(1) as f64) as f32
 }
 
-/// Some pixels as separate colours, 0..=255.
+/// Some pixels as separate colors, 0..=255.
 struct Chunk {
     red: [f32; CHUNK],
     green: [f32; CHUNK],
@@ -143,24 +143,24 @@ impl Chunk {
     }
 
     /// The luma of ITU-R 601 with the digits that torchvision uses.
-    fn grey(&self) -> [f32; CHUNK] {
-        let mut grey = [0.0; CHUNK];
-        for (i, grey) in grey.iter_mut().enumerate() {
-            *grey = 0.2989 * self.red[i] + 0.587 * self.green[i] + 0.114 * self.blue[i];
+    fn gray(&self) -> [f32; CHUNK] {
+        let mut gray = [0.0; CHUNK];
+        for (i, gray) in gray.iter_mut().enumerate() {
+            *gray = 0.2989 * self.red[i] + 0.587 * self.green[i] + 0.114 * self.blue[i];
         }
-        grey
+        gray
     }
 
     fn apply(&mut self, step: Step, mean: f32) {
         match step {
             Step::Brightness(factor) => self.mix(factor, &[0.0; CHUNK]),
             Step::Contrast(factor) => self.mix(factor, &[mean; CHUNK]),
-            Step::Saturation(factor) => self.mix(factor, &self.grey()),
+            Step::Saturation(factor) => self.mix(factor, &self.gray()),
             Step::Hue(turn) => self.turn_hue(turn),
         }
     }
 
-    /// `factor` of each colour and the rest of `other`.
+    /// `factor` of each color and the rest of `other`.
     fn mix(&mut self, factor: f32, other: &[f32; CHUNK]) {
         for plane in [&mut self.red, &mut self.green, &mut self.blue] {
             for (value, other) in plane.iter_mut().zip(other) {
@@ -169,14 +169,14 @@ impl Chunk {
         }
     }
 
-    /// To hue, saturation and value and back, keeping the largest and smallest of the three colours.
+    /// To hue, saturation and value and back, keeping the largest and smallest of the three colors.
     fn turn_hue(&mut self, turn: f32) {
         let turn = 6.0 * turn;
         for i in 0..CHUNK {
             let (r, g, b) = (self.red[i], self.green[i], self.blue[i]);
             let (max, min) = (r.max(g).max(b), r.min(g).min(b));
             let span = max - min;
-            // Grey has no hue; what is divided by then does not matter, as `span` is 0.
+            // Gray has no hue; what is divided by then does not matter, as `span` is 0.
             let scale = 1.0 / span.max(1e-6);
             let (from_red, from_green, from_blue) = (
                 (g - b) * scale,
@@ -193,12 +193,12 @@ impl Chunk {
             let hue = hue + turn; // in -4..=8
             let hue = if hue < 0.0 { hue + 6.0 } else { hue };
             let hue = if hue >= 6.0 { hue - 6.0 } else { hue };
-            let colour = |offset: f32| {
+            let color = |offset: f32| {
                 let k = offset + hue;
                 let k = if k >= 6.0 { k - 6.0 } else { k };
                 max - span * k.min(4.0 - k).clamp(0.0, 1.0)
             };
-            (self.red[i], self.green[i], self.blue[i]) = (colour(5.0), colour(3.0), colour(1.0));
+            (self.red[i], self.green[i], self.blue[i]) = (color(5.0), color(3.0), color(1.0));
         }
     }
 }
@@ -230,7 +230,7 @@ mod tests {
             .collect()
     }
 
-    fn colours() -> Vec<[u8; 3]> {
+    fn colors() -> Vec<[u8; 3]> {
         (0..5000u32)
             .map(|i| {
                 [
@@ -250,7 +250,7 @@ mod tests {
             Step::Saturation(1.0),
             Step::Hue(0.0),
         ];
-        for (before, after) in colours().iter().zip(run(&steps, &colours())) {
+        for (before, after) in colors().iter().zip(run(&steps, &colors())) {
             assert!(
                 before.iter().zip(after).all(|(a, b)| a.abs_diff(b) <= 1),
                 "{before:?} {after:?}"
@@ -265,7 +265,7 @@ mod tests {
             run(&[Step::Brightness(1.5)], &pixels),
             [[150, 225, 255], [15, 30, 45]]
         );
-        // Grey: 140.7 and 18.2 (mean 79.4).
+        // Gray: 140.7 and 18.2 (mean 79.4).
         assert_eq!(
             run(&[Step::Saturation(0.5)], &pixels),
             [[120, 145, 170], [14, 19, 24]]
@@ -298,7 +298,7 @@ mod tests {
     #[test]
     fn a_full_turn_of_the_hue_in_steps_comes_back() {
         let steps = [Step::Hue(0.3), Step::Hue(0.3), Step::Hue(0.4)];
-        for (before, after) in colours().iter().zip(run(&steps, &colours())) {
+        for (before, after) in colors().iter().zip(run(&steps, &colors())) {
             assert!(
                 before.iter().zip(after).all(|(a, b)| a.abs_diff(b) <= 1),
                 "{before:?} {after:?}"

@@ -18,15 +18,15 @@ struct Rectangle {
     height: usize,
 }
 
-/// Erases a rectangle of a picture (3, size, size), or does not.
-pub(super) fn erase(config: &ErasingConfig, picture: &mut [u8], size: usize, draws: &mut Draws) {
+/// Erases a rectangle of an image (3, size, size), or does not.
+pub(super) fn erase(config: &ErasingConfig, image: &mut [u8], size: usize, draws: &mut Draws) {
     if draws.unit() >= config.probability {
         return;
     }
     let Some(rectangle) = draw_rectangle(config, size, draws) else {
         return;
     };
-    for (channel, plane) in picture.chunks_exact_mut(size * size).enumerate() {
+    for (channel, plane) in image.chunks_exact_mut(size * size).enumerate() {
         let rows = plane
             .chunks_exact_mut(size)
             .skip(rectangle.top)
@@ -74,18 +74,18 @@ mod tests {
             ..ErasingConfig::default()
         };
         for index in 0..300 {
-            let mut picture = vec![0; 3 * 64 * 64];
+            let mut image = vec![0; 3 * 64 * 64];
             erase(
                 &config,
-                &mut picture,
+                &mut image,
                 64,
                 &mut Draws::new(1, 0, index, "erase"),
             );
-            let painted = picture.iter().filter(|&&level| level != 0).count() as f64;
-            let part = painted / picture.len() as f64;
+            let painted = image.iter().filter(|&&level| level != 0).count() as f64;
+            let part = painted / image.len() as f64;
             assert!((0.015..=0.35).contains(&part), "{part}");
             let row = |y: usize| {
-                picture[y * 64..(y + 1) * 64]
+                image[y * 64..(y + 1) * 64]
                     .iter()
                     .filter(|&&p| p != 0)
                     .count()
@@ -100,16 +100,16 @@ mod tests {
     }
 
     #[test]
-    fn noise_has_the_mean_and_spread_of_natural_pictures() {
+    fn noise_has_the_mean_and_spread_of_natural_images() {
         let config = ErasingConfig {
             probability: 1.0,
             scale: [0.5, 0.5],
             ratio: [1.0, 1.0],
             fill: EraseFill::Noise,
         };
-        let mut picture = vec![0; 3 * 64 * 64];
-        erase(&config, &mut picture, 64, &mut Draws::new(1, 0, 3, "erase"));
-        let painted: Vec<f64> = picture[..4096]
+        let mut image = vec![0; 3 * 64 * 64];
+        erase(&config, &mut image, 64, &mut Draws::new(1, 0, 3, "erase"));
+        let painted: Vec<f64> = image[..4096]
             .iter()
             .filter(|&&level| level != 0)
             .map(|&level| f64::from(level))

@@ -1,17 +1,17 @@
 //! Mixup (Zhang et al., 2018, arXiv 1710.09412) and CutMix (Yun et al., 2019, arXiv 1905.04899) for regression: the scores are mixed as
-//! the pictures are.
+//! the images are.
 
 use crate::config::AugmentConfig;
 use crate::data::draws::Draws;
 use crate::data::{HostBatch, Vote};
 
-/// Whether pictures are mixed with others of their batch.
+/// Whether images are mixed with others of their batch.
 pub(in crate::data) fn mixes(config: &AugmentConfig) -> bool {
     config.mixup > 0.0 || config.cutmix > 0.0
 }
 
-/// Mixes each picture of a batch with the one before it, as torchvision's `MixUp` and `CutMix` do: scores, weights and votes in the
-/// proportion of the pictures. With both asked for, the batch gets one of them at random. `draws` are the batch's own.
+/// Mixes each image of a batch with the one before it, as torchvision's `MixUp` and `CutMix` do: scores, weights and votes in the
+/// proportion of the images. With both asked for, the batch gets one of them at random. `draws` are the batch's own.
 pub(crate) fn mix(config: &AugmentConfig, batch: &mut HostBatch, draws: &mut Draws) {
     if batch.len < 2 || !mixes(config) {
         return;
@@ -21,14 +21,14 @@ pub(crate) fn mix(config: &AugmentConfig, batch: &mut HostBatch, draws: &mut Dra
         (blends, _) => blends,
     };
     let kept = match blends {
-        true => blend_pictures(batch, draws.beta(config.mixup) as f32),
-        false => paste_pictures(batch, draws.beta(config.cutmix), draws),
+        true => blend_images(batch, draws.beta(config.mixup) as f32),
+        false => paste_images(batch, draws.beta(config.cutmix), draws),
     };
     mix_labels(batch, kept);
 }
 
-/// `kept` of each picture and the rest of the one before it. Returns `kept`.
-fn blend_pictures(batch: &mut HostBatch, kept: f32) -> f32 {
+/// `kept` of each image and the rest of the one before it. Returns `kept`.
+fn blend_images(batch: &mut HostBatch, kept: f32) -> f32 {
     let before = rolled(batch);
     // 2^16 stands for 1.
     let kept_fixed = (kept * 65536.0).round() as u32;
@@ -39,8 +39,8 @@ fn blend_pictures(batch: &mut HostBatch, kept: f32) -> f32 {
     kept
 }
 
-/// Pastes one rectangle of the picture before, about 1 - `kept` of the area, less what lies outside. Returns what is kept in fact.
-fn paste_pictures(batch: &mut HostBatch, kept: f64, draws: &mut Draws) -> f32 {
+/// Pastes one rectangle of the image before, about 1 - `kept` of the area, less what lies outside. Returns what is kept in fact.
+fn paste_images(batch: &mut HostBatch, kept: f64, draws: &mut Draws) -> f32 {
     let size = batch.size;
     let (x, y) = (draws.below(size), draws.below(size));
     let half = (0.5 * (1.0 - kept).sqrt() * size as f64) as usize;
@@ -58,7 +58,7 @@ fn paste_pictures(batch: &mut HostBatch, kept: f64, draws: &mut Draws) -> f32 {
     (1.0 - pasted as f64 / (size * size) as f64) as f32
 }
 
-/// Each picture's place taken by the one before it; the first one's by the last.
+/// Each image's place taken by the one before it; the first one's by the last.
 fn rolled(batch: &HostBatch) -> Vec<u8> {
     let mut pixels = batch.pixels.clone();
     pixels.rotate_right(3 * batch.size * batch.size);
@@ -97,7 +97,7 @@ fn mix_labels(batch: &mut HostBatch, kept: f32) {
 mod tests {
     use super::*;
 
-    /// Three pictures of 20 pixels square whose levels are ten times their scores.
+    /// Three images of 20 pixels square whose levels are ten times their scores.
     fn batch() -> HostBatch {
         let scores = [1.0f32, 5.0, 9.0];
         HostBatch {
@@ -133,16 +133,16 @@ mod tests {
         for (mixup, cutmix) in [(0.4, 0.0), (0.0, 1.0), (1.0, 1.0)] {
             for index in 0..50 {
                 let batch = mixed(mixup, cutmix, index);
-                for (picture, pixels) in batch.pixels.chunks_exact(1200).enumerate() {
+                for (image, pixels) in batch.pixels.chunks_exact(1200).enumerate() {
                     let mean = pixels.iter().map(|&p| f32::from(p)).sum::<f32>() / 1200.0;
-                    assert!((mean / 10.0 - batch.targets[picture]).abs() < 0.051);
-                    let votes = &batch.votes[picture];
+                    assert!((mean / 10.0 - batch.targets[image]).abs() < 0.051);
+                    let votes = &batch.votes[image];
                     let shares: f32 = votes.iter().map(|vote| vote.share).sum();
                     let rating: f32 = votes.iter().map(|vote| vote.rating * vote.share).sum();
                     assert!((shares - 1.0).abs() < 1e-5);
-                    assert!((rating - batch.targets[picture]).abs() < 1e-4);
+                    assert!((rating - batch.targets[image]).abs() < 1e-4);
                 }
-                // Only the last picture has the weight 0, and it is mixed into the first.
+                // Only the last image has the weight 0, and it is mixed into the first.
                 assert!((batch.weights[0] + batch.weights[2] - 1.0).abs() < 1e-5);
             }
         }

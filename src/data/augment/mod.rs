@@ -1,4 +1,4 @@
-//! The training transform: what happens to a picture, and, with [`mix`](mix()), to a batch.
+//! The training transform: what happens to an image, and, with [`mix`](mix()), to a batch.
 
 mod blur;
 mod color;
@@ -24,23 +24,23 @@ pub(super) use self::mix::{mix, mixes};
 
 /// The aspect ratios of random crops, as torchvision's.
 const RATIO: (f64, f64) = (3.0 / 4.0, 4.0 / 3.0);
-/// How often a crop that does not fit is drawn anew before the whole picture is taken, as torchvision's.
+/// How often a crop that does not fit is drawn anew before the whole image is taken, as torchvision's.
 const ATTEMPTS: usize = 10;
 
-/// Augments a picture to a square of `data.image_size`, with `data.augment`, in this order: crop, mirror, rotation, affine change,
-/// TrivialAugment, colour jitter, greyscale, blur, erasing.
+/// Augments an image to a square of `data.image_size`, with `data.augment`, in this order: crop, mirror, rotation, affine change,
+/// TrivialAugment, color jitter, grayscale, blur, erasing.
 ///
 /// The crop is `RandomResizedCrop`'s, drawn within what the evaluation transform shows (`data.resize`):
-/// on a square picture the two are the same, on another one training sees the shapes that evaluation
+/// on a square image the two are the same, on another one training sees the shapes that evaluation
 /// sees. Crop and resize are one resampling; mirror, rotation and every other affine change are one more. The corners of a turned
-/// picture show its reflection, and colours follow torchvision's formulas.
+/// image show its reflection, and colors follow torchvision's formulas.
 #[derive(Debug, Clone)]
 pub struct TrainTransform {
     eval: EvalTransform,
     augment: AugmentConfig,
 }
 
-/// What is drawn for one picture in one epoch; what is erased is drawn while it is painted.
+/// What is drawn for one image in one epoch; what is erased is drawn while it is painted.
 #[derive(Debug, Clone, PartialEq)]
 struct Drawn {
     /// The part of the evaluation frame that is kept, in fractions.
@@ -73,14 +73,14 @@ impl TrainTransform {
         &self.augment
     }
 
-    /// Writes the augmented picture to `out`: (3, size, size), one plane per colour. `seed`, `epoch` and
-    /// `index`, the picture's place in its split, alone decide what is drawn.
+    /// Writes the augmented image to `out`: (3, size, size), one plane per color. `seed`, `epoch` and
+    /// `index`, the image's place in its split, alone decide what is drawn.
     ///
     /// # Errors
-    /// A picture without pixels, or an `out` of another length.
+    /// An image without pixels, or an `out` of another length.
     pub fn apply(
         &self,
-        picture: &RgbImage,
+        image: &RgbImage,
         (seed, epoch, index): (u64, u64, u64),
         workspace: &mut Workspace,
         out: &mut [u8],
@@ -88,8 +88,8 @@ impl TrainTransform {
         let draws = |purpose: &str| Draws::new(seed, epoch, index, purpose);
         let size = self.eval.size();
         let drawn = Drawn::new(&self.augment, size, draws);
-        let frame = self.eval.frame(picture).part(drawn.crop);
-        self.eval.resample(picture, frame, workspace)?;
+        let frame = self.eval.frame(image).part(drawn.crop);
+        self.eval.resample(image, frame, workspace)?;
         warp(size, drawn.warp, workspace);
         if let Trivial::Tone(tone) = drawn.trivial {
             tone.apply(&mut workspace.framed, size, &mut workspace.warped);
@@ -204,7 +204,7 @@ mod tests {
         TrainTransform::new(&config).unwrap()
     }
 
-    fn picture() -> RgbImage {
+    fn image() -> RgbImage {
         RgbImage::from_fn(48, 40, |x, y| {
             Rgb([x as u8 * 5, y as u8 * 6, (x * y % 256) as u8])
         })
@@ -213,7 +213,7 @@ mod tests {
     fn run(transform: &TrainTransform, key: (u64, u64, u64)) -> Vec<u8> {
         let mut out = vec![0; 3 * 32 * 32];
         transform
-            .apply(&picture(), key, &mut Workspace::default(), &mut out)
+            .apply(&image(), key, &mut Workspace::default(), &mut out)
             .unwrap();
         out
     }
@@ -224,7 +224,7 @@ mod tests {
         let mut expected = vec![0; 3 * 32 * 32];
         transform
             .eval()
-            .apply(&picture(), &mut Workspace::default(), &mut expected)
+            .apply(&image(), &mut Workspace::default(), &mut expected)
             .unwrap();
         assert_eq!(run(&transform, (1, 2, 3)), expected);
     }
@@ -270,7 +270,7 @@ mod tests {
     }
 
     #[test]
-    fn every_augmentation_changes_the_picture_and_follows_the_key() {
+    fn every_augmentation_changes_the_image_and_follows_the_key() {
         let off = AugmentConfig::off;
         let each = [
             AugmentConfig {
@@ -323,23 +323,23 @@ mod tests {
         let plain = run(&transform(off()), (1, 2, 3));
         for augment in each {
             let transform = transform(augment.clone());
-            let pictures: Vec<_> = (0..20)
+            let images: Vec<_> = (0..20)
                 .map(|index| run(&transform, (1, 2, index)))
                 .collect();
             let again: Vec<_> = (0..20)
                 .map(|index| run(&transform, (1, 2, index)))
                 .collect();
-            assert!(pictures == again, "{augment:?}");
-            let changed = pictures.iter().filter(|picture| **picture != plain).count();
+            assert!(images == again, "{augment:?}");
+            let changed = images.iter().filter(|image| **image != plain).count();
             assert!(changed >= 15, "{changed} of 20: {augment:?}");
             if augment.grayscale == 1.0 {
-                assert!(pictures.iter().all(|p| p[..1024] == p[1024..2048]));
+                assert!(images.iter().all(|p| p[..1024] == p[1024..2048]));
             }
         }
     }
 
     #[test]
-    fn crops_keep_to_their_scale_ratio_and_picture() {
+    fn crops_keep_to_their_scale_ratio_and_image() {
         let mut areas = Vec::new();
         for index in 0..2000 {
             let crop = draw_crop([0.3, 0.9], Draws::new(1, 1, index, "crop"));

@@ -1,4 +1,4 @@
-//! Changes of a picture's levels that TrivialAugment draws from, as PIL's ImageOps and ImageEnhance make them.
+//! Changes of an image's levels that TrivialAugment draws from, as PIL's ImageOps and ImageEnhance make them.
 
 /// A change of levels, on 8-bit RGB.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -7,44 +7,44 @@ pub(super) enum Tone {
     Posterize(u32),
     /// Inverts the levels from this one on.
     Solarize(u16),
-    /// Stretches each colour to the whole range.
+    /// Stretches each color to the whole range.
     AutoContrast,
-    /// Makes each colour's histogram flat.
+    /// Makes each color's histogram flat.
     Equalize,
-    /// Mixes the picture with a smoothed one: 0 smooths, 1 changes nothing, 2 sharpens.
+    /// Mixes the image with a smoothed one: 0 smooths, 1 changes nothing, 2 sharpens.
     Sharpness(f32),
 }
 
 impl Tone {
-    /// Changes a picture (size, size, 3) in place; `spare` is overwritten.
-    pub(super) fn apply(self, picture: &mut [u8], size: usize, spare: &mut Vec<u8>) {
+    /// Changes an image (size, size, 3) in place; `spare` is overwritten.
+    pub(super) fn apply(self, image: &mut [u8], size: usize, spare: &mut Vec<u8>) {
         match self {
             Tone::Posterize(bits) => {
                 let mask = (0xff00u16 >> bits.min(8)) as u8;
-                picture.iter_mut().for_each(|level| *level &= mask);
+                image.iter_mut().for_each(|level| *level &= mask);
             }
-            Tone::Solarize(threshold) => picture
+            Tone::Solarize(threshold) => image
                 .iter_mut()
                 .filter(|level| u16::from(**level) >= threshold)
                 .for_each(|level| *level = 255 - *level),
-            Tone::AutoContrast => by_histogram(picture, auto_contrast),
-            Tone::Equalize => by_histogram(picture, equalize),
-            Tone::Sharpness(factor) => sharpen(picture, size, factor, spare),
+            Tone::AutoContrast => by_histogram(image, auto_contrast),
+            Tone::Equalize => by_histogram(image, equalize),
+            Tone::Sharpness(factor) => sharpen(image, size, factor, spare),
         }
     }
 }
 
-/// Sends each colour through a table made from its histogram.
-fn by_histogram(picture: &mut [u8], table: impl Fn(&[u32; 256]) -> Option<[u8; 256]>) {
+/// Sends each color through a table made from its histogram.
+fn by_histogram(image: &mut [u8], table: impl Fn(&[u32; 256]) -> Option<[u8; 256]>) {
     let mut histograms = [[0u32; 256]; 3];
-    for pixel in picture.chunks_exact(3) {
+    for pixel in image.chunks_exact(3) {
         for (histogram, &level) in histograms.iter_mut().zip(pixel) {
             histogram[usize::from(level)] += 1;
         }
     }
     for (channel, histogram) in histograms.iter().enumerate() {
         if let Some(table) = table(histogram) {
-            let levels = picture.iter_mut().skip(channel).step_by(3);
+            let levels = image.iter_mut().skip(channel).step_by(3);
             levels.for_each(|level| *level = table[usize::from(*level)]);
         }
     }
@@ -77,14 +77,14 @@ fn equalize(histogram: &[u32; 256]) -> Option<[u8; 256]> {
     }))
 }
 
-/// The smoothed picture is the mean of 3x3 pixels of which the middle one counts five times; the border stays as it is.
-fn sharpen(picture: &mut [u8], size: usize, factor: f32, spare: &mut Vec<u8>) {
+/// The smoothed image is the mean of 3x3 pixels of which the middle one counts five times; the border stays as it is.
+fn sharpen(image: &mut [u8], size: usize, factor: f32, spare: &mut Vec<u8>) {
     spare.clear();
-    spare.extend_from_slice(picture);
+    spare.extend_from_slice(image);
     let row = size * 3;
     for y in 1..size.saturating_sub(1) {
         let [above, here, below] = [y - 1, y, y + 1].map(|y| &spare[y * row..(y + 1) * row]);
-        let out = &mut picture[y * row..(y + 1) * row];
+        let out = &mut image[y * row..(y + 1) * row];
         for x in 3..row.saturating_sub(3) {
             let sum: u32 = [above, here, below]
                 .iter()
@@ -102,15 +102,15 @@ fn sharpen(picture: &mut [u8], size: usize, factor: f32, spare: &mut Vec<u8>) {
 mod tests {
     use super::*;
 
-    fn run(tone: Tone, picture: &[u8]) -> Vec<u8> {
-        let mut picture = picture.to_vec();
-        let size = (picture.len() / 3).isqrt();
-        tone.apply(&mut picture, size, &mut Vec::new());
-        picture
+    fn run(tone: Tone, image: &[u8]) -> Vec<u8> {
+        let mut image = image.to_vec();
+        let size = (image.len() / 3).isqrt();
+        tone.apply(&mut image, size, &mut Vec::new());
+        image
     }
 
-    /// One colour's levels as a grey picture.
-    fn grey(levels: &[u8]) -> Vec<u8> {
+    /// One color's levels as a gray image.
+    fn gray(levels: &[u8]) -> Vec<u8> {
         levels.iter().flat_map(|&level| [level; 3]).collect()
     }
 
@@ -123,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn auto_contrast_stretches_each_colour_by_itself() {
+    fn auto_contrast_stretches_each_color_by_itself() {
         let out = run(
             Tone::AutoContrast,
             &[50, 9, 0, 100, 9, 255, 150, 9, 7, 75, 9, 9],
@@ -135,23 +135,23 @@ mod tests {
     fn equalize_spreads_levels_by_their_rank() {
         // 600 pixels in 0..=99, six each: step (600 - 6) / 255 = 2, so level i becomes (1 + 6 i) / 2.
         let levels: Vec<u8> = (0..600).map(|i| (i % 100) as u8).collect();
-        let out = run(Tone::Equalize, &grey(&levels));
+        let out = run(Tone::Equalize, &gray(&levels));
         assert_eq!(
             [out[0], out[30], out[84 * 3], out[99 * 3]],
             [0, 30, 252, 255]
         );
-        assert_eq!(run(Tone::Equalize, &grey(&[5; 300])), grey(&[5; 300]));
+        assert_eq!(run(Tone::Equalize, &gray(&[5; 300])), gray(&[5; 300]));
     }
 
     #[test]
-    fn sharpness_mixes_with_the_smoothed_picture_and_keeps_the_border() {
+    fn sharpness_mixes_with_the_smoothed_image_and_keeps_the_border() {
         let mut levels = [100u8; 25];
         levels[12] = 230;
-        let smooth = run(Tone::Sharpness(0.0), &grey(&levels));
+        let smooth = run(Tone::Sharpness(0.0), &gray(&levels));
         // (5 · 230 + 8 · 100) / 13 and (230 + 12 · 100) / 13.
         assert_eq!([smooth[12 * 3], smooth[6 * 3], smooth[0]], [150, 110, 100]);
-        assert_eq!(run(Tone::Sharpness(1.0), &grey(&levels)), grey(&levels));
-        let sharp = run(Tone::Sharpness(1.5), &grey(&levels));
+        assert_eq!(run(Tone::Sharpness(1.0), &gray(&levels)), gray(&levels));
+        let sharp = run(Tone::Sharpness(1.5), &gray(&levels));
         assert_eq!([sharp[12 * 3], sharp[6 * 3]], [255, 95]);
     }
 }

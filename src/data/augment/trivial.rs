@@ -8,11 +8,11 @@ use crate::data::draws::Draws;
 
 /// Strengths that are drawn from, as in torchvision's `TrivialAugmentWide`.
 const BINS: usize = 31;
-/// Largest shear as the tangent of its angle; largest shift of a picture of 224 pixels, in pixels; largest rotation, in degrees.
+/// Largest shear as the tangent of its angle; largest shift of an image of 224 pixels, in pixels; largest rotation, in degrees.
 const SHEAR: f64 = 0.99;
 const SHIFT: f64 = 32.0 / 224.0;
 const ROTATION: f64 = 135.0;
-/// Largest change of the factors of brightness, colour, contrast and sharpness.
+/// Largest change of the factors of brightness, color, contrast and sharpness.
 const FACTOR: f64 = 0.99;
 
 /// What was drawn.
@@ -25,8 +25,8 @@ pub(super) enum Trivial {
 }
 
 impl Trivial {
-    /// Draws one of torchvision's wide space for a picture of `size` pixels. Two things differ for the sake of faces: a shear is about
-    /// the middle, and what comes into view is the picture's reflection instead of black.
+    /// Draws one of torchvision's wide space for an image of `size` pixels. Two things differ for the sake of faces: a shear is about
+    /// the middle, and what comes into view is the image's reflection instead of black.
     pub(super) fn draw(config: &TrivialAugmentConfig, size: usize, draws: &mut Draws) -> Self {
         if draws.unit() >= config.probability {
             return Self::Nothing;

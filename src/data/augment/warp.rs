@@ -1,4 +1,4 @@
-//! Affine changes of a square picture about its middle, in one resampling.
+//! Affine changes of a square image about its middle, in one resampling.
 
 use crate::data::resample::Workspace;
 
@@ -64,8 +64,8 @@ fn apply(matrix: [[f64; 2]; 2], vector: [f64; 2]) -> [f64; 2] {
     matrix.map(|row| row[0] * vector[0] + row[1] * vector[1])
 }
 
-/// Applies a change to `workspace.framed`, (size, size, 3). Bilinear, in steps of 1/64 pixel. What lies outside is the picture
-/// reflected at its edge, so that the corners hold the face's own surroundings instead of a colour that gives the angle away.
+/// Applies a change to `workspace.framed`, (size, size, 3). Bilinear, in steps of 1/64 pixel. What lies outside is the image
+/// reflected at its edge, so that the corners hold the face's own surroundings instead of a color that gives the angle away.
 pub(super) fn warp(size: usize, change: Warp, workspace: &mut Workspace) {
     let Workspace {
         framed,
@@ -121,13 +121,13 @@ fn weight(coordinate: i64) -> u64 {
     (coordinate as u64 >> (FRACTION - WEIGHT)) & ((1 << WEIGHT) - 1)
 }
 
-/// The three colours in one word, 21 bits each: room for the sum of four pixels whose weights add up to
+/// The three colors in one word, 21 bits each: room for the sum of four pixels whose weights add up to
 /// 64 x 64, so that one multiplication weighs all three.
 fn pack(pixel: &[u8]) -> u64 {
     pixel
         .iter()
         .rev()
-        .fold(0, |word, &colour| word << 21 | u64::from(colour))
+        .fold(0, |word, &color| word << 21 | u64::from(color))
 }
 
 /// Mixes four pixels: `x` and `y` are the weights of the right and the lower ones.
@@ -145,15 +145,15 @@ fn blend(packed: &[u64], corners: [usize; 4], x: u64, y: u64) -> [u8; 3] {
     [0, 21, 42].map(|shift| (sum >> (shift + 2 * WEIGHT)) as u8)
 }
 
-/// Mirrors a picture of rows of `size` pixels from left to right, in place.
-fn mirror(picture: &mut [u8], size: usize) {
-    for line in picture.chunks_exact_mut(size * 3) {
+/// Mirrors an image of rows of `size` pixels from left to right, in place.
+fn mirror(image: &mut [u8], size: usize) {
+    for line in image.chunks_exact_mut(size * 3) {
         let (pixels, _) = line.as_chunks_mut::<3>();
         pixels.reverse();
     }
 }
 
-/// The pixel that shows at `at` when the picture is reflected about its outermost pixels.
+/// The pixel that shows at `at` when the image is reflected about its outermost pixels.
 fn reflect(at: i64, size: usize) -> usize {
     let last = size as i64 - 1;
     if last <= 0 {
@@ -179,9 +179,9 @@ mod tests {
             .collect()
     }
 
-    fn turn(picture: Vec<u8>, size: usize, degrees: f64, flip: bool) -> Vec<u8> {
+    fn turn(image: Vec<u8>, size: usize, degrees: f64, flip: bool) -> Vec<u8> {
         let mut workspace = Workspace::default();
-        workspace.framed = picture;
+        workspace.framed = image;
         let flip = if flip { Warp::MIRROR } else { Warp::IDENTITY };
         warp(size, flip.then(Warp::rotation(degrees)), &mut workspace);
         workspace.framed
@@ -197,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn a_mirrored_picture_is_the_same_from_either_way() {
+    fn a_mirrored_image_is_the_same_from_either_way() {
         let mut mirrored = gradient(32);
         mirror(&mut mirrored, 32);
         assert_ne!(mirrored, gradient(32));

@@ -15,21 +15,21 @@ pub(super) fn paint_background(canvas: &mut Canvas, face: &Face) {
     let seed = face.look.grain_seed;
     let discs: [(Point, f32, Color); 5] = std::array::from_fn(|i| {
         let random = |k: i32| lattice(i as i32, k, seed);
-        let centre = [1.1 * random(0), 1.1 * random(1)];
+        let center = [1.1 * random(0), 1.1 * random(1)];
         let radius = 0.30 + 0.18 * random(2);
         let color = mix(
             scene.background[i % 2],
             [random(3).abs(), random(4).abs(), random(5).abs()],
             0.5,
         );
-        (centre, radius, color)
+        (center, radius, color)
     });
     canvas.paint_all(|at, pixel| {
         let [x, y] = at;
         let t = 0.5 + 0.5 * y + 0.2 * scene.clutter * clouds([2.0 * x, 2.0 * y], seed);
         *pixel = mix(scene.background[0], scene.background[1], t.clamp(0.0, 1.0));
-        for (centre, radius, color) in discs {
-            let inside = soft_coverage(ellipse(at, centre, [radius, radius]), 0.16);
+        for (center, radius, color) in discs {
+            let inside = soft_coverage(ellipse(at, center, [radius, radius]), 0.16);
             blend(pixel, color, 0.35 * scene.clutter * inside);
         }
         let speckle = clouds([9.0 * x, 9.0 * y], seed ^ 0x77);

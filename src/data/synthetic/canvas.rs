@@ -1,4 +1,4 @@
-//! A small painter: anti-aliased shapes from signed distances, soft spots, noise and colours.
+//! A small painter: anti-aliased shapes from signed distances, soft spots, noise and colors.
 //!
 //! Only additions, multiplications, divisions and square roots are used, which IEEE 754 rounds
 //! the same on every machine; hence no sine, power or exponential from the machine's library.
@@ -7,16 +7,16 @@ use image::RgbImage;
 
 use super::layout::Frame;
 
-/// An sRGB colour in 0..1. Light and shade are mixed in sRGB, as an illustrator would.
+/// An sRGB color in 0..1. Light and shade are mixed in sRGB, as an illustrator would.
 pub(super) type Color = [f32; 3];
 
-/// A point in the face's frame, or, for the background, in the picture's.
+/// A point in the face's frame, or, for the background, in the image's.
 pub(super) type Point = [f32; 2];
 
 /// A rectangle in the face's frame: left, top, right, bottom.
 pub(super) type Bounds = [f32; 4];
 
-/// The picture being painted.
+/// The image being painted.
 pub(super) struct Canvas {
     size: u32,
     frame: Frame,
@@ -38,7 +38,7 @@ impl Canvas {
         2.0 / (self.size as f32 * self.frame.scale())
     }
 
-    /// Calls `shade` for every pixel with its position in the picture, [-1, 1] squared.
+    /// Calls `shade` for every pixel with its position in the image, [-1, 1] squared.
     pub(super) fn paint_all(&mut self, shade: impl Fn(Point, &mut Color)) {
         let step = 2.0 / self.size as f32;
         let size = self.size as usize;
@@ -54,7 +54,7 @@ impl Canvas {
     pub(super) fn paint(&mut self, bounds: Bounds, shade: impl Fn(Point, &mut Color)) {
         let [left, top, right, bottom] = bounds;
         let corners = [[left, top], [right, top], [left, bottom], [right, bottom]]
-            .map(|corner| self.frame.to_picture(corner));
+            .map(|corner| self.frame.to_image(corner));
         let side = self.size as f32;
         // First and one past the last pixel on an axis; a margin of one pixel for the edges.
         let span = |axis: usize| {
@@ -81,7 +81,7 @@ impl Canvas {
         }
     }
 
-    /// The finished picture, 8 bits per channel.
+    /// The finished image, 8 bits per channel.
     pub(super) fn into_image(self) -> RgbImage {
         let bytes = self.pixels.iter().flatten();
         let bytes = bytes
@@ -103,7 +103,7 @@ pub(super) fn soft_coverage(distance: f32, blur: f32) -> f32 {
 }
 
 /// Coverage of a line of the given width whose middle is at distance `distance`. Lines thinner
-/// than a pixel fade instead of vanishing, so that small pictures keep them.
+/// than a pixel fade instead of vanishing, so that small images keep them.
 pub(super) fn line(distance: f32, width: f32, pixel: f32) -> f32 {
     let half = 0.5 * width;
     let inner = (half - distance.abs()) / pixel + 0.5;
@@ -115,16 +115,16 @@ pub(super) fn smooth(t: f32) -> f32 {
     t * t * (3.0 - 2.0 * t)
 }
 
-/// A soft spot: 1 at `centre`, falling smoothly to 0 on the ellipse with the given radii.
-pub(super) fn spot([x, y]: Point, centre: Point, radii: [f32; 2]) -> f32 {
-    let (u, v) = ((x - centre[0]) / radii[0], (y - centre[1]) / radii[1]);
+/// A soft spot: 1 at `center`, falling smoothly to 0 on the ellipse with the given radii.
+pub(super) fn spot([x, y]: Point, center: Point, radii: [f32; 2]) -> f32 {
+    let (u, v) = ((x - center[0]) / radii[0], (y - center[1]) / radii[1]);
     let inside = (1.0 - u * u - v * v).max(0.0);
     inside * inside
 }
 
 /// Signed distance to an ellipse, exact to first order near its outline.
-pub(super) fn ellipse([x, y]: Point, centre: Point, radii: [f32; 2]) -> f32 {
-    let (u, v) = ((x - centre[0]) / radii[0], (y - centre[1]) / radii[1]);
+pub(super) fn ellipse([x, y]: Point, center: Point, radii: [f32; 2]) -> f32 {
+    let (u, v) = ((x - center[0]) / radii[0], (y - center[1]) / radii[1]);
     let gradient = 2.0 * ((u / radii[0]) * (u / radii[0]) + (v / radii[1]) * (v / radii[1])).sqrt();
     let shortest = radii[0].min(radii[1]);
     (u * u + v * v - 1.0) / gradient.max(1.0 / shortest)
@@ -144,7 +144,7 @@ pub(super) fn tint(pixel: &mut Color, color: Color, alpha: f32) {
     }
 }
 
-/// The colour between `a` (at 0) and `b` (at 1).
+/// The color between `a` (at 0) and `b` (at 1).
 pub(super) fn mix(a: Color, b: Color, t: f32) -> Color {
     std::array::from_fn(|i| a[i] + (b[i] - a[i]) * t)
 }

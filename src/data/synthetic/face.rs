@@ -4,14 +4,14 @@ use super::FaceSeed;
 use super::nuisance::{Look, Pose, Scene};
 use super::stream::{Purpose, Stream};
 
-/// Everything there is to know about one drawn face.
+/// Everything there is to know about one synthetic face.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Face {
     /// The scored proportions; nothing else enters the score.
     pub geometry: Geometry,
     /// What the person looks like otherwise; drawn independently of `geometry`.
     pub look: Look,
-    /// Where the face sits in the picture; drawn independently of `geometry`.
+    /// Where the face sits in the image; drawn independently of `geometry`.
     pub pose: Pose,
     /// Light, background and grain; drawn independently of `geometry`.
     pub scene: Scene,

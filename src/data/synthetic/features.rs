@@ -12,7 +12,7 @@ use super::nuisance::Look;
 pub(super) fn paint_eye(canvas: &mut Canvas, look: &Look, eye: &Eye, skin: &Skin) {
     let px = canvas.pixel();
     let Eye {
-        centre: [cx, cy],
+        center: [cx, cy],
         half_width: a,
         upper,
         lower,
@@ -109,11 +109,11 @@ pub(super) fn paint_brow(canvas: &mut Canvas, look: &Look, eye: &Eye) {
     let px = canvas.pixel();
     let half = 0.155;
     let thick = 0.030 + 0.030 * look.brow;
-    let centre = [
-        eye.centre[0] + 0.012 * eye.side,
-        eye.centre[1] - 0.185 - eye.raise,
+    let center = [
+        eye.center[0] + 0.012 * eye.side,
+        eye.center[1] - 0.185 - eye.raise,
     ];
-    let [cx, cy] = centre;
+    let [cx, cy] = center;
     let color = mix(scaled(look.hair_color, 0.75), [0.16, 0.11, 0.09], 0.45);
     let bounds = [cx - half - 0.03, cy - 0.12, cx + half + 0.03, cy + 0.12];
     canvas.paint(bounds, |at, pixel| {
@@ -198,7 +198,7 @@ pub(super) fn paint_nose(canvas: &mut Canvas, layout: &Layout, skin: &Skin) {
 pub(super) fn paint_mouth(canvas: &mut Canvas, look: &Look, layout: &Layout, skin: &Skin) {
     let px = canvas.pixel();
     let mouth = layout.mouth;
-    let ([cx, cy], half) = (mouth.centre, mouth.half_width);
+    let ([cx, cy], half) = (mouth.center, mouth.half_width);
     let lip = mix(
         scaled(skin.color, 0.86),
         [0.72, 0.27, 0.30],

@@ -12,7 +12,7 @@ struct Cut {
     /// Thickness over the top of the head and at its sides.
     top: f32,
     side: f32,
-    /// Height of the hairline over the centre of the head, in the middle of the forehead.
+    /// Height of the hairline over the center of the head, in the middle of the forehead.
     line: f32,
     /// How far the hairline has come down at the temples.
     drop: f32,
@@ -82,7 +82,7 @@ impl Cut {
     }
 }
 
-/// The colour of hair at `at`, in strands that run away from `crown`.
+/// The color of hair at `at`, in strands that run away from `crown`.
 fn strands(at: Point, crown: Point, look: &Look, light: &Light, half: [f32; 2]) -> Color {
     let [x, y] = at;
     let (dx, dy) = (x - crown[0], y - crown[1]);
@@ -116,11 +116,11 @@ pub(super) fn paint_back_hair(canvas: &mut Canvas, look: &Look, layout: &Layout,
         HairStyle::Long => 1.5,
         HairStyle::Bob => 0.80 * h,
         HairStyle::Bun => {
-            let centre = [0.0, -h - 0.10];
+            let center = [0.0, -h - 0.10];
             let radius = 0.19 + 0.05 * look.hair_volume;
             canvas.paint([-0.4, -h - 0.5, 0.4, -h + 0.2], |at, pixel| {
-                let distance = ellipse(at, centre, [radius, 0.85 * radius]);
-                let swirl = [centre[0] + 0.05, centre[1] - 0.04];
+                let distance = ellipse(at, center, [radius, 0.85 * radius]);
+                let swirl = [center[0] + 0.05, center[1] - 0.04];
                 let color = strands(at, swirl, look, light, half);
                 blend(pixel, scaled(color, 0.9), coverage(distance, px));
             });

@@ -1,4 +1,4 @@
-//! Skin: its colour under the light, the head, the ears, and facial hair.
+//! Skin: its color under the light, the head, the ears, and facial hair.
 
 use super::canvas::{
     Canvas, Color, Point, blend, clouds, coverage, ellipse, mix, noise, scaled, smooth,
@@ -76,7 +76,7 @@ impl Skin {
         }
     }
 
-    /// The colour at `at` of skin that faces along `normal`.
+    /// The color at `at` of skin that faces along `normal`.
     pub(super) fn lit(&self, at: Point, normal: [f32; 3]) -> Color {
         let blotches = clouds([11.0 * at[0], 11.0 * at[1]], self.seed ^ 0x91);
         let brightness = self.light.lambert(normal) * (1.0 + 0.05 * self.texture * blotches);
@@ -97,12 +97,12 @@ pub(super) fn paint_ears(canvas: &mut Canvas, look: &Look, layout: &Layout, skin
     let [w, h] = layout.half;
     let out = 0.035 + 0.045 * look.ears;
     for side in [-1.0, 1.0] {
-        let centre = [side * (w + out - 0.06), 0.07 * h];
+        let center = [side * (w + out - 0.06), 0.07 * h];
         let radii = [0.085, 0.17];
-        let [x, y] = centre;
+        let [x, y] = center;
         let bounds = [x - 0.12, y - 0.2, x + 0.12, y + 0.2];
         canvas.paint(bounds, |at, pixel| {
-            let rim = ellipse(at, centre, radii);
+            let rim = ellipse(at, center, radii);
             let mut color = skin.lit(at, [0.75 * side, 0.0, 0.6]);
             let hollow = soft_coverage(ellipse(at, [x + 0.012 * side, y], [0.045, 0.115]), 0.05);
             tint(&mut color, shadow_tint(), 0.75 * hollow);
@@ -134,7 +134,7 @@ pub(super) fn paint_head(canvas: &mut Canvas, look: &Look, layout: &Layout, skin
             0.38 * soft_coverage(-distance - 0.03, 0.12),
         );
         for (eye, side) in layout.eyes.iter().zip([-1.0, 1.0]) {
-            let [ex, ey] = eye.centre;
+            let [ex, ey] = eye.center;
             let socket = spot(at, [ex, ey - 0.02], [0.24, 0.17]);
             tint(&mut color, shadow_tint(), 0.26 * socket);
             let inner = spot(at, [ex - 0.14 * side, ey - 0.03], [0.10, 0.15]);
@@ -151,7 +151,7 @@ pub(super) fn paint_head(canvas: &mut Canvas, look: &Look, layout: &Layout, skin
             let fold = nasolabial(at, layout, side);
             tint(&mut color, shadow_tint(), 0.55 * look.lines * fold);
         }
-        let [mx, my] = mouth.centre;
+        let [mx, my] = mouth.center;
         let forehead = spot(
             at,
             [-0.12 + 0.3 * skin.light.direction[0], -0.50 * h],
@@ -184,8 +184,8 @@ fn nasolabial([x, y]: Point, layout: &Layout, side: f32) -> f32 {
         nose.tip[1] - 0.02,
     ];
     let to = [
-        layout.mouth.centre[0] + side * (layout.mouth.half_width + 0.05),
-        layout.mouth.centre[1] - layout.mouth.lift,
+        layout.mouth.center[0] + side * (layout.mouth.half_width + 0.05),
+        layout.mouth.center[1] - layout.mouth.lift,
     ];
     let drop = (to[1] - from[1]).max(0.02);
     let t = (y - from[1]) / drop;
@@ -206,7 +206,7 @@ pub(super) fn paint_beard(canvas: &mut Canvas, look: &Look, layout: &Layout, ski
     };
     let px = canvas.pixel();
     let [w, h] = layout.half;
-    let [mx, my] = layout.mouth.centre;
+    let [mx, my] = layout.mouth.center;
     let nose_tip = layout.nose.tip;
     let bounds = [-w - 0.2, 0.0, w + 0.2, h + 0.15];
     canvas.paint(bounds, |at, pixel| {

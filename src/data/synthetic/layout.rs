@@ -1,26 +1,26 @@
-//! Where the parts of a face lie, in the face's own frame and in the picture.
+//! Where the parts of a face lie, in the face's own frame and in the image.
 //!
-//! The face's frame has its origin at the centre of the head, x to the right and y down as the
-//! viewer sees them; one unit is about half the side of the picture.
+//! The face's frame has its origin at the center of the head, x to the right and y down as the
+//! viewer sees them; one unit is about half the side of the image.
 
 use super::face::Face;
 use super::nuisance::Pose;
 
 /// Geometric mean of half the width and half the height of a head, in face units.
 const HEAD_RADIUS: f32 = 0.60;
-/// Size of the face in the picture at a pose scale of one.
+/// Size of the face in the image at a pose scale of one.
 const ZOOM: f32 = 1.18;
-/// The head sits a little below the middle of the picture, to leave room for hair.
-const CENTRE_Y: f32 = 0.03;
-/// The line of the eyes, in half heights of the head above its centre.
+/// The head sits a little below the middle of the image, to leave room for hair.
+const CENTER_Y: f32 = 0.03;
+/// The line of the eyes, in half heights of the head above its center.
 const EYE_LINE: f32 = 0.08;
-/// The line of the mouth, in half heights of the head below its centre.
+/// The line of the mouth, in half heights of the head below its center.
 const MOUTH_LINE: f32 = 0.60;
 
-/// Maps between the picture ([-1, 1] squared, y down) and the face's frame.
+/// Maps between the image ([-1, 1] squared, y down) and the face's frame.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Frame {
-    centre: [f32; 2],
+    center: [f32; 2],
     cos: f32,
     sin: f32,
     scale: f32,
@@ -30,7 +30,7 @@ impl Frame {
     pub(super) fn new(pose: &Pose) -> Self {
         let (sin, cos) = small_sin_cos(pose.roll);
         Self {
-            centre: [pose.shift[0], CENTRE_Y + pose.shift[1]],
+            center: [pose.shift[0], CENTER_Y + pose.shift[1]],
             cos,
             sin,
             scale: ZOOM * pose.scale,
@@ -38,17 +38,17 @@ impl Frame {
     }
 
     pub(super) fn to_face(self, [x, y]: [f32; 2]) -> [f32; 2] {
-        let (x, y) = (x - self.centre[0], y - self.centre[1]);
+        let (x, y) = (x - self.center[0], y - self.center[1]);
         [
             (self.cos * x + self.sin * y) / self.scale,
             (self.cos * y - self.sin * x) / self.scale,
         ]
     }
 
-    pub(super) fn to_picture(self, [x, y]: [f32; 2]) -> [f32; 2] {
+    pub(super) fn to_image(self, [x, y]: [f32; 2]) -> [f32; 2] {
         [
-            self.centre[0] + self.scale * (self.cos * x - self.sin * y),
-            self.centre[1] + self.scale * (self.sin * x + self.cos * y),
+            self.center[0] + self.scale * (self.cos * x - self.sin * y),
+            self.center[1] + self.scale * (self.sin * x + self.cos * y),
         ]
     }
 
@@ -70,7 +70,7 @@ fn small_sin_cos(a: f32) -> (f32, f32) {
 /// One eye in the face's frame.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Eye {
-    pub(super) centre: [f32; 2],
+    pub(super) center: [f32; 2],
     /// Half the width of the opening.
     pub(super) half_width: f32,
     /// Heights of the upper and the lower lid over the line of the corners.
@@ -81,7 +81,7 @@ pub(super) struct Eye {
     /// Lowering of the brow's inner end, and rise of the whole brow.
     pub(super) knit: f32,
     pub(super) raise: f32,
-    /// -1 for the eye at the left of the picture, 1 for the other.
+    /// -1 for the eye at the left of the image, 1 for the other.
     pub(super) side: f32,
 }
 
@@ -98,7 +98,7 @@ pub(super) struct Nose {
 /// The mouth in the face's frame.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Mouth {
-    pub(super) centre: [f32; 2],
+    pub(super) center: [f32; 2],
     pub(super) half_width: f32,
     /// Rise of the corners over the middle (negative: they hang).
     pub(super) lift: f32,
@@ -119,7 +119,7 @@ pub(super) struct Layout {
     /// Sideways shift of the chin.
     pub(super) chin: f32,
     jaw: f32,
-    /// The eye at the left of the picture first.
+    /// The eye at the left of the image first.
     pub(super) eyes: [Eye; 2],
     pub(super) nose: Nose,
     pub(super) mouth: Mouth,
@@ -135,7 +135,7 @@ impl Layout {
         let eyes = [-1.0, 1.0].map(|side: f32| {
             let half_width = geometry.eye_size * half[0] * (1.0 + 0.14 * asymmetry * side);
             Eye {
-                centre: [
+                center: [
                     side * geometry.eye_spacing * half[0],
                     eye_y - 0.085 * asymmetry * side,
                 ],
@@ -159,7 +159,7 @@ impl Layout {
         let chin = 0.14 * asymmetry;
         let half_width = (look.mouth_width + 0.08 * geometry.smile) * half[0];
         let mouth = Mouth {
-            centre: [0.6 * chin, MOUTH_LINE * half[1] + 0.05 * geometry.smile],
+            center: [0.6 * chin, MOUTH_LINE * half[1] + 0.05 * geometry.smile],
             half_width,
             lift: 0.14 * geometry.smile,
             open: 0.08 * (geometry.smile - 0.1).max(0.0),
@@ -209,16 +209,16 @@ pub(super) fn skull(t: f32) -> (f32, f32) {
     }
 }
 
-/// An ellipse around a part of the face, in pixels of a square picture.
+/// An ellipse around a part of the face, in pixels of a square image.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Region {
     /// `left_eye` and `right_eye` (as the viewer sees them), `nose`, `mouth` or `head`.
     pub name: &'static str,
-    /// Centre, x to the right and y down; pixel (i, j) covers i..i+1, j..j+1.
-    pub centre: [f32; 2],
+    /// Center, x to the right and y down; pixel (i, j) covers i..i+1, j..j+1.
+    pub center: [f32; 2],
     /// Half axes along the face's own x and y.
     pub radii: [f32; 2],
-    /// Roll of the axes in radians, clockwise in the picture.
+    /// Roll of the axes in radians, clockwise in the image.
     pub roll: f32,
 }
 
@@ -226,7 +226,7 @@ impl Region {
     /// Whether the point, in pixels, lies in the ellipse.
     pub fn contains(&self, x: f32, y: f32) -> bool {
         let (sin, cos) = small_sin_cos(self.roll);
-        let (x, y) = (x - self.centre[0], y - self.centre[1]);
+        let (x, y) = (x - self.center[0], y - self.center[1]);
         let u = (cos * x + sin * y) / self.radii[0];
         let v = (cos * y - sin * x) / self.radii[1];
         u * u + v * v <= 1.0
@@ -238,16 +238,16 @@ pub(super) fn regions(face: &Face, size: u32) -> Vec<Region> {
     let layout = Layout::new(face);
     let frame = Frame::new(&face.pose);
     let half_side = size as f32 / 2.0;
-    let region = |name, centre: [f32; 2], radii: [f32; 2]| Region {
+    let region = |name, center: [f32; 2], radii: [f32; 2]| Region {
         name,
-        centre: frame.to_picture(centre).map(|v| (v + 1.0) * half_side),
+        center: frame.to_image(center).map(|v| (v + 1.0) * half_side),
         radii: radii.map(|r| r * frame.scale() * half_side),
         roll: face.pose.roll,
     };
     let eye = |name, eye: Eye| {
         region(
             name,
-            eye.centre,
+            eye.center,
             [1.45 * eye.half_width, 1.0 * eye.half_width],
         )
     };
@@ -269,8 +269,8 @@ pub(super) fn regions(face: &Face, size: u32) -> Vec<Region> {
         region(
             "mouth",
             [
-                mouth.centre[0],
-                mouth.centre[1] - 0.35 * mouth.lift + 0.5 * mouth.open + 0.02,
+                mouth.center[0],
+                mouth.center[1] - 0.35 * mouth.lift + 0.5 * mouth.open + 0.02,
             ],
             [
                 1.2 * mouth.half_width + 0.02,

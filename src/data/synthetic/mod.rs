@@ -1,12 +1,12 @@
-//! Drawn faces with a known score: the data set that needs no file.
+//! Synthetic faces with a known score: the data set that needs no file.
 //!
 //! A face is drawn anew, whenever it is asked for, from the seed of the data set and the number of
-//! the face. The picture and the score are the same on every machine.
+//! the face. The image and the score are the same on every machine.
 //!
 //! # The score
 //!
 //! Six proportions make the score. Each is uniform over a range ([`Geometry::RANGES`]),
-//! independent of the others and of everything else in the picture. With t the proportion mapped
+//! independent of the others and of everything else in the image. With t the proportion mapped
 //! from its range to [-1, 1], the score is
 //!
 //! ```text
@@ -21,7 +21,7 @@
 //!
 //! Skin tone, hair, shape of brows and jaw, beard, glasses, light, background, grain and pose do not enter it
 //! and are drawn independently of it. Because four terms are squares, whose sign no single pixel
-//! knows, and because tone, hair and background turn light into dark, the grey values of the
+//! knows, and because tone, hair and background turn light into dark, the gray values of the
 //! pixels explain only part of the score linearly.
 //!
 //! # The rating
@@ -87,13 +87,13 @@ fn rater_errors(seed: FaceSeed, rater_noise: f64) -> impl Iterator<Item = f32> {
     (0..RATERS).map(move |_| one_rater * stream.normal())
 }
 
-/// Draws the picture of a face, `size` pixels square.
+/// Draws the image of a face, `size` pixels square.
 pub fn render(seed: FaceSeed, size: u32) -> RgbImage {
     Face::sample(seed).render(size)
 }
 
 impl Face {
-    /// Draws the picture, `size` pixels square. Another size shows the same picture, finer or
+    /// Draws the image, `size` pixels square. Another size shows the same image, finer or
     /// coarser.
     pub fn render(&self, size: u32) -> RgbImage {
         let layout = Layout::new(self);
@@ -127,7 +127,7 @@ impl Face {
         canvas.into_image()
     }
 
-    /// Where the scored parts are in the picture of `size` pixels square: both eyes, nose, mouth
+    /// Where the scored parts are in the image of `size` pixels square: both eyes, nose, mouth
     /// and the whole head, in this order. Parts may overlap.
     pub fn scored_regions(&self, size: u32) -> Vec<Region> {
         layout::regions(self, size)
@@ -185,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn a_seed_gives_the_pinned_picture_and_score() {
+    fn a_seed_gives_the_pinned_image_and_score() {
         let face = Face::sample(seed(12));
         assert_eq!(
             checksum(render(seed(12), 48).as_raw()),
@@ -297,13 +297,13 @@ mod tests {
         };
         let (left, right) = (lean(-0.8), lean(0.8));
         for (a, b) in [(0, 1), (1, 0), (2, 2), (3, 3), (4, 4)] {
-            let ([ax, ay], [bx, by]) = (left[a].centre, right[b].centre);
+            let ([ax, ay], [bx, by]) = (left[a].center, right[b].center);
             assert!((ax - (64.0 - bx)).abs() < 1e-3 && (ay - by).abs() < 1e-3);
         }
     }
 
     #[test]
-    fn a_larger_picture_shows_the_same_face() {
+    fn a_larger_image_shows_the_same_face() {
         for index in 0..6 {
             let small = render(seed(index), 64);
             let large = render(seed(index), 192);
@@ -321,16 +321,16 @@ mod tests {
     }
 
     #[test]
-    fn scored_regions_hold_the_parts_and_lie_in_the_picture() {
+    fn scored_regions_hold_the_parts_and_lie_in_the_image() {
         let size = 64;
         for index in 0..300 {
             for region in Face::sample(seed(index)).scored_regions(size) {
                 let inside = |v: f32| (0.0..size as f32).contains(&v);
-                assert!(region.centre.into_iter().all(inside), "{index} {region:?}");
+                assert!(region.center.into_iter().all(inside), "{index} {region:?}");
                 assert!(region.radii.iter().all(|r| *r > 1.0 && *r < 40.0));
                 if region.name != "head" {
                     let [rx, ry] = region.radii;
-                    let [x, y] = region.centre;
+                    let [x, y] = region.center;
                     assert!(x > rx && x + rx < 64.0 && y > ry && y + ry < 64.0);
                 }
             }
@@ -338,19 +338,19 @@ mod tests {
     }
 
     #[test]
-    fn other_lips_or_eyes_change_the_picture_in_their_regions_only() {
+    fn other_lips_or_eyes_change_the_image_in_their_regions_only() {
         let size = 96;
         let base = ideal();
         let mut lips = base.clone();
         lips.look.lips = (base.look.lips + 0.5) % 1.0;
         let mut iris = base.clone();
         iris.look.iris_color = [0.9, 0.1, 0.1];
-        let picture = base.render(size);
+        let image = base.render(size);
         let regions = base.scored_regions(size);
         for (face, names) in [(lips, vec!["mouth"]), (iris, vec!["left_eye", "right_eye"])] {
             let other = face.render(size);
             let (mut changed, mut covered) = (0, 0);
-            for (x, y, pixel) in picture.enumerate_pixels() {
+            for (x, y, pixel) in image.enumerate_pixels() {
                 let moved = (0..3).any(|c| pixel[c].abs_diff(other.get_pixel(x, y)[c]) > 12);
                 let (px, py) = (x as f32 + 0.5, y as f32 + 0.5);
                 let within = |r: &Region| names.contains(&r.name) && r.contains(px, py);
@@ -368,8 +368,8 @@ mod tests {
     #[test]
     fn any_size_is_drawn() {
         for size in [0, 1, 2, 17] {
-            let picture = render(seed(4), size);
-            assert_eq!((picture.width(), picture.height()), (size, size));
+            let image = render(seed(4), size);
+            assert_eq!((image.width(), image.height()), (size, size));
         }
     }
 }

@@ -1,4 +1,4 @@
-//! What is in a picture beside the scored proportions, and how it is drawn.
+//! What is in an image beside the scored proportions, and how it is drawn.
 
 use super::stream::Stream;
 
@@ -23,7 +23,7 @@ pub struct Look {
     pub ears: f32,
     /// Cut of the hair.
     pub hair_style: HairStyle,
-    /// Colour of the hair, sRGB in 0..1.
+    /// Color of the hair, sRGB in 0..1.
     pub hair_color: [f32; 3],
     /// Volume of the hair, 0 to 1.
     pub hair_volume: f32,
@@ -33,7 +33,7 @@ pub struct Look {
     pub brow: f32,
     /// Arch of the brows, 0 (flat) to 1.
     pub brow_arch: f32,
-    /// Colour of the iris, sRGB in 0..1.
+    /// Color of the iris, sRGB in 0..1.
     pub iris_color: [f32; 3],
     /// Where the eyes look, in units of half an eye, right and down positive.
     pub gaze: [f32; 2],
@@ -47,9 +47,9 @@ pub struct Look {
     pub lips: f32,
     /// Facial hair, drawn as a distractor.
     pub beard: Beard,
-    /// Colour of the glasses' frame, or none.
+    /// Color of the glasses' frame, or none.
     pub glasses: Option<[f32; 3]>,
-    /// Colour of the clothes, sRGB in 0..1.
+    /// Color of the clothes, sRGB in 0..1.
     pub clothes: [f32; 3],
     /// Seed of everything that is speckled or streaked: skin, hair, background.
     pub grain_seed: u32,
@@ -60,7 +60,7 @@ pub struct Look {
 pub enum HairStyle {
     /// None at all.
     Bald,
-    /// A few millimetres.
+    /// A few millimeters.
     Buzz,
     /// Short, the forehead free.
     Short,
@@ -104,12 +104,12 @@ pub enum Beard {
     Full,
 }
 
-/// Where the face sits in the picture.
+/// Where the face sits in the image.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Pose {
-    /// Shift of the centre of the face, in half pictures, right and down positive.
+    /// Shift of the center of the face, in half images, right and down positive.
     pub shift: [f32; 2],
-    /// Roll of the head in radians, clockwise in the picture.
+    /// Roll of the head in radians, clockwise in the image.
     pub roll: f32,
     /// Size relative to the usual one.
     pub scale: f32,
@@ -122,9 +122,9 @@ pub struct Scene {
     pub light: [f32; 3],
     /// Share of the light that comes from everywhere, 0 to 1.
     pub ambient: f32,
-    /// Colour of the light, per channel, near one.
+    /// Color of the light, per channel, near one.
     pub tint: [f32; 3],
-    /// Colours of the background, top and bottom, sRGB in 0..1.
+    /// Colors of the background, top and bottom, sRGB in 0..1.
     pub background: [[f32; 3]; 2],
     /// Strength of the background's clouds and spots, 0 to 1.
     pub clutter: f32,
@@ -228,10 +228,10 @@ impl Scene {
             ]
         };
         let (first, second) = (color(), color());
-        // Half of the way to grey: backgrounds are seldom as colourful as clothes.
+        // Half of the way to gray: backgrounds are seldom as colorful as clothes.
         let mute = |c: [f32; 3]| {
-            let grey = (c[0] + c[1] + c[2]) / 3.0;
-            c.map(|channel| 0.5 * (channel + grey))
+            let gray = (c[0] + c[1] + c[2]) / 3.0;
+            c.map(|channel| 0.5 * (channel + gray))
         };
         Self {
             light: [x / length, y / length, 0.8 / length],

@@ -2,8 +2,8 @@
 
 use serde::Serialize;
 
-use super::figure::Figure;
 use super::holm::holm;
+use super::metric::Metric;
 use super::replicates::Replicates;
 use super::seeds::{Difference, compare};
 
@@ -17,16 +17,16 @@ pub struct Contrast {
     pub first: usize,
     /// The other.
     pub second: usize,
-    /// Which figure.
-    pub figure: Figure,
+    /// Which metric.
+    pub metric: Metric,
     /// The first's minus the second's.
     #[serde(flatten)]
     pub difference: Difference,
-    /// p times Holm's factor for all contrasts of this figure.
+    /// p times Holm's factor for all contrasts of this metric.
     pub p_holm: Option<f64>,
 }
 
-/// The models' differences by the paired bootstrap, figure by figure. Their replicates must have been drawn from the same images in
+/// The models' differences by the paired bootstrap, metric by metric. Their replicates must have been drawn from the same images in
 /// the same order, which they are where number and seed are the same. Up to 25 models are all compared in pairs, more of them each
 /// with the first, which should be the best.
 pub fn contrasts(models: &[&Replicates]) -> Vec<Contrast> {
@@ -38,10 +38,10 @@ pub fn contrasts(models: &[&Replicates]) -> Vec<Contrast> {
         .flat_map(|a| (a + 1..models.len()).map(move |b| (a, b)))
         .collect();
     let mut all = Vec::new();
-    for figure in Figure::ALL {
+    for metric in Metric::ALL {
         let differences: Vec<Difference> = pairs
             .iter()
-            .map(|&(a, b)| compare(models[a], models[b], figure))
+            .map(|&(a, b)| compare(models[a], models[b], metric))
             .collect();
         let p: Vec<f64> = differences
             .iter()
@@ -51,7 +51,7 @@ pub fn contrasts(models: &[&Replicates]) -> Vec<Contrast> {
             all.push(Contrast {
                 first,
                 second,
-                figure,
+                metric,
                 difference,
                 p_holm: p.is_finite().then_some(p),
             });

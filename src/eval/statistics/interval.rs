@@ -1,4 +1,4 @@
-//! From resampled values of one figure to its interval and p.
+//! From resampled values of one metric to its interval and p.
 
 use serde::{Deserialize, Serialize};
 
@@ -33,10 +33,10 @@ impl From<Interval> for [f64; 2] {
     }
 }
 
-/// The part of the resamples in which a figure may be undefined (all images with one target, say) and still have an interval.
+/// The part of the resamples in which a metric may be undefined (all images with one target, say) and still have an interval.
 const MOST_UNDEFINED: f64 = 0.01;
 
-/// One figure's resampled values.
+/// One metric's resampled values.
 #[derive(Debug)]
 pub(super) struct Spread {
     estimate: f64,
@@ -46,7 +46,7 @@ pub(super) struct Spread {
 }
 
 impl Spread {
-    /// `None` where the figure is not defined, or in more than one of a hundred resamples.
+    /// `None` where the metric is not defined, or in more than one of a hundred resamples.
     pub fn new(estimate: f64, resampled: Vec<f64>, left_out: Vec<f64>) -> Option<Self> {
         let drawn = resampled.len();
         let mut resampled: Vec<f64> = resampled.into_iter().filter(|x| x.is_finite()).collect();
@@ -65,7 +65,7 @@ impl Spread {
     }
 
     /// With the percentiles moved for bias and skew (BCa: Efron, "Better bootstrap confidence intervals", JASA 82, 1987). Chosen by
-    /// measured coverage of the four figures for normal scores and errors, PC 0.5 and 0.9, 4000 data sets each, 1000 resamples:
+    /// measured coverage of the four metrics for normal scores and errors, PC 0.5 and 0.9, 4000 data sets each, 1000 resamples:
     ///
     /// | images | plain percentiles | BCa |
     /// | --- | --- | --- |

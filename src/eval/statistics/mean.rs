@@ -1,4 +1,4 @@
-//! The mean of a figure that each image has by itself.
+//! The mean of a metric that each image has by itself.
 
 use serde::{Deserialize, Serialize};
 
@@ -9,11 +9,11 @@ use crate::data::draws::Draws;
 /// The mean over images, with what other images would have changed.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Mean {
-    /// `None` where no image has the figure.
+    /// `None` where no image has the metric.
     pub mean: Option<f64>,
     /// 95 %, over images; `None` for fewer than two.
     pub ci: Option<Interval>,
-    /// Images that have the figure.
+    /// Images that have the metric.
     pub n: usize,
 }
 

@@ -1,19 +1,19 @@
-//! Figures with their intervals, as they stand in `summary.json`.
+//! Metrics with their intervals, as they stand in `summary.json`.
 
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
 
-use super::figure::Figure;
 use super::interval::Interval;
+use super::metric::Metric;
 use super::replicates::Bootstrap;
 use super::sample::Sample;
 use crate::eval::metrics::Metrics;
 use crate::eval::predictions::Predictions;
 
-/// The figures of one set of predictions, with 95 % intervals over images. In JSON an object of both: `pc`, …, `n`, `pc_ci`, ….
+/// The metrics of one set of predictions, with 95 % intervals over images. In JSON an object of both: `pc`, …, `n`, `pc_ci`, ….
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Measured {
-    /// The figures.
+    /// The metrics.
     #[serde(flatten)]
     pub metrics: Metrics,
     /// Of the Pearson correlation.
@@ -31,7 +31,7 @@ pub struct Measured {
 }
 
 impl Measured {
-    /// The figures of these predictions. The intervals depend on nothing else.
+    /// The metrics of these predictions. The intervals depend on nothing else.
     ///
     /// # Errors
     /// If the columns are not equally long.
@@ -39,9 +39,9 @@ impl Measured {
         let metrics = predictions.metrics()?;
         let sample = Sample::new(&predictions.predictions, &predictions.targets)?;
         let replicates = Bootstrap::default().replicate(&[sample])?;
-        let [pc_ci, mae_ci, rmse_ci, srcc_ci] = Figure::ALL.map(|figure| {
+        let [pc_ci, mae_ci, rmse_ci, srcc_ci] = Metric::ALL.map(|metric| {
             let replicates = replicates.first()?;
-            replicates.interval(figure)
+            replicates.interval(metric)
         });
         Ok(Self {
             metrics,
@@ -52,13 +52,13 @@ impl Measured {
         })
     }
 
-    /// The interval of one figure; `None` where it is not defined.
-    pub fn interval(&self, figure: Figure) -> Option<Interval> {
-        match figure {
-            Figure::Pc => self.pc_ci,
-            Figure::Mae => self.mae_ci,
-            Figure::Rmse => self.rmse_ci,
-            Figure::Srcc => self.srcc_ci,
+    /// The interval of one metric; `None` where it is not defined.
+    pub fn interval(&self, metric: Metric) -> Option<Interval> {
+        match metric {
+            Metric::Pc => self.pc_ci,
+            Metric::Mae => self.mae_ci,
+            Metric::Rmse => self.rmse_ci,
+            Metric::Srcc => self.srcc_ci,
         }
     }
 }

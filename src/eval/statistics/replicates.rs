@@ -1,10 +1,10 @@
-//! The bootstrap: figures of the images that were drawn, drawn again.
+//! The bootstrap: metrics of the images that were drawn, drawn again.
 
 use anyhow::{Result, bail, ensure};
 use rayon::prelude::*;
 
-use super::figure::Figure;
 use super::interval::{Interval, Spread};
+use super::metric::Metric;
 use super::sample::{Sample, Scratch};
 use crate::data::draws::Draws;
 
@@ -26,11 +26,11 @@ impl Default for Bootstrap {
     }
 }
 
-/// A set of figures, and what becomes of it when images are drawn again and when each is left out. Means and differences of
+/// A set of metrics, and what becomes of it when images are drawn again and when each is left out. Means and differences of
 /// replicates that were drawn together are replicates again.
 #[derive(Debug, Clone)]
 pub struct Replicates {
-    /// By [`Figure`].
+    /// By [`Metric`].
     estimate: [f64; 4],
     resampled: Vec<[f64; 4]>,
     left_out: Vec<[f64; 4]>,
@@ -47,8 +47,8 @@ impl Bootstrap {
             samples.iter().all(|sample| sample.len() == n),
             "predictions for different numbers of images cannot be resampled together"
         );
-        let figures = |counts: &[u32], scratch: &mut Scratch| -> Vec<[f64; 4]> {
-            let of_each = samples.iter().map(|sample| sample.figures(counts, scratch));
+        let metrics = |counts: &[u32], scratch: &mut Scratch| -> Vec<[f64; 4]> {
+            let of_each = samples.iter().map(|sample| sample.metrics(counts, scratch));
             of_each.collect()
         };
         let start = || (vec![0; n], Scratch::default());
@@ -58,7 +58,7 @@ impl Bootstrap {
                 let mut draws = Draws::new(self.seed, 0, index as u64, "images");
                 counts.fill(0);
                 (0..n).for_each(|_| counts[draws.below(n)] += 1);
-                figures(counts, scratch)
+                metrics(counts, scratch)
             })
             .collect();
         let left_out: Vec<Vec<[f64; 4]>> = (0..n)
@@ -66,10 +66,10 @@ impl Bootstrap {
             .map_init(start, |(counts, scratch), index| {
                 counts.fill(1);
                 counts[index] = 0;
-                figures(counts, scratch)
+                metrics(counts, scratch)
             })
             .collect();
-        let estimates = figures(&vec![1; n], &mut Scratch::default());
+        let estimates = metrics(&vec![1; n], &mut Scratch::default());
         let of =
             |rows: &[Vec<[f64; 4]>], sample: usize| rows.iter().map(|row| row[sample]).collect();
         Ok(estimates
@@ -85,9 +85,9 @@ impl Bootstrap {
 }
 
 impl Replicates {
-    /// The figure on the images as they are.
-    pub fn estimate(&self, figure: Figure) -> f64 {
-        self.estimate[figure as usize]
+    /// The metric on the images as they are.
+    pub fn estimate(&self, metric: Metric) -> f64 {
+        self.estimate[metric as usize]
     }
 
     /// The mean of replicates that were drawn together: over seeds, for example.
@@ -96,7 +96,7 @@ impl Replicates {
     /// There are none.
     pub fn mean(of: &[Replicates]) -> Result<Replicates> {
         let Some((first, rest)) = of.split_first() else {
-            bail!("there are no figures to take the mean of");
+            bail!("there are no metrics to take the mean of");
         };
         let sum = rest
             .iter()
@@ -121,26 +121,26 @@ impl Replicates {
         }
     }
 
-    /// The 95 % interval of a figure; `None` where it is not defined.
-    pub fn interval(&self, figure: Figure) -> Option<Interval> {
-        self.spread(figure)?.interval(0.95)
+    /// The 95 % interval of a metric; `None` where it is not defined.
+    pub fn interval(&self, metric: Metric) -> Option<Interval> {
+        self.spread(metric)?.interval(0.95)
     }
 
-    /// The two-sided p of the figure being 0 in the population, of use for differences: it is 0.05 where the 95 % interval ends at 0.
+    /// The two-sided p of the metric being 0 in the population, of use for differences: it is 0.05 where the 95 % interval ends at 0.
     /// It is never 0: the least is 2 / (resamples + 1), before the interval's corrections.
-    pub fn p_value(&self, figure: Figure) -> Option<f64> {
-        self.spread(figure)?.p_value()
+    pub fn p_value(&self, metric: Metric) -> Option<f64> {
+        self.spread(metric)?.p_value()
     }
 
-    /// The standard deviation over resamples: the standard error of the figure from the choice of images.
-    pub fn standard_error(&self, figure: Figure) -> Option<f64> {
-        self.spread(figure)?.standard_deviation()
+    /// The standard deviation over resamples: the standard error of the metric from the choice of images.
+    pub fn standard_error(&self, metric: Metric) -> Option<f64> {
+        self.spread(metric)?.standard_deviation()
     }
 
-    fn spread(&self, figure: Figure) -> Option<Spread> {
-        let column = |rows: &[[f64; 4]]| rows.iter().map(|row| row[figure as usize]).collect();
+    fn spread(&self, metric: Metric) -> Option<Spread> {
+        let column = |rows: &[[f64; 4]]| rows.iter().map(|row| row[metric as usize]).collect();
         Spread::new(
-            self.estimate(figure),
+            self.estimate(metric),
             column(&self.resampled),
             column(&self.left_out),
         )

@@ -5,7 +5,7 @@ use anyhow::{Result, bail, ensure};
 use crate::eval::metrics::check_pairs;
 use crate::eval::predictions::Predictions;
 
-/// Predictions and targets, with both orders known beforehand, so that all figures of a resample cost one walk over the images
+/// Predictions and targets, with both orders known beforehand, so that all metrics of a resample cost one walk over the images
 /// and no sorting.
 #[derive(Debug, Clone)]
 pub struct Sample {
@@ -75,8 +75,8 @@ impl Sample {
         self.len() == 0
     }
 
-    /// PC, MAE, RMSE and SRCC of the resample that holds image i `counts[i]` times; NaN where a figure is not defined.
-    pub(super) fn figures(&self, counts: &[u32], scratch: &mut Scratch) -> [f64; 4] {
+    /// PC, MAE, RMSE and SRCC of the resample that holds image i `counts[i]` times; NaN where a metric is not defined.
+    pub(super) fn metrics(&self, counts: &[u32], scratch: &mut Scratch) -> [f64; 4] {
         let n: u32 = counts.iter().sum();
         if n == 0 || !self.finite {
             return [f64::NAN; 4];
@@ -178,7 +178,7 @@ mod tests {
     use crate::eval::metrics::Metrics;
 
     #[test]
-    fn figures_of_a_resample_are_those_of_its_rows_written_out() {
+    fn metrics_of_a_resample_are_those_of_its_rows_written_out() {
         let mut draws = Draws::new(1, 0, 0, "test");
         for n in [2, 3, 10, 57] {
             let mut column = || -> Vec<f64> {
@@ -194,11 +194,11 @@ mod tests {
                 let rows = || (0..n).flat_map(|i| std::iter::repeat_n(i, counts[i] as usize));
                 let [a, b] = [&x, &y].map(|v| rows().map(|i| v[i]).collect::<Vec<f64>>());
                 let expected = Metrics::new(&a, &b).unwrap();
-                let figures = sample.figures(&counts, &mut scratch);
+                let metrics = sample.metrics(&counts, &mut scratch);
                 let expected = [expected.pc, expected.mae, expected.rmse, expected.srcc];
-                for (figure, expected) in figures.iter().zip(expected) {
-                    let same = figure.is_nan() && expected.is_nan();
-                    assert!(same || (figure - expected).abs() < 1e-12, "{figures:?}");
+                for (metric, expected) in metrics.iter().zip(expected) {
+                    let same = metric.is_nan() && expected.is_nan();
+                    assert!(same || (metric - expected).abs() < 1e-12, "{metrics:?}");
                 }
             }
         }

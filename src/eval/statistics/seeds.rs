@@ -3,11 +3,11 @@
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
 
-use super::figure::Figure;
 use super::interval::Interval;
+use super::metric::Metric;
 use super::replicates::Replicates;
 
-/// One figure of a model that was trained with several seeds.
+/// One metric of a model that was trained with several seeds.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct OverSeeds {
     /// Over the seeds.
@@ -25,8 +25,8 @@ impl OverSeeds {
     ///
     /// # Errors
     /// There are none.
-    pub fn new(seeds: &[Replicates], figure: Figure) -> Result<Self> {
-        let values: Vec<f64> = seeds.iter().map(|seed| seed.estimate(figure)).collect();
+    pub fn new(seeds: &[Replicates], metric: Metric) -> Result<Self> {
+        let values: Vec<f64> = seeds.iter().map(|seed| seed.estimate(metric)).collect();
         let n = values.len() as f64;
         let mean = values.iter().sum::<f64>() / n;
         let squares: f64 = values.iter().map(|value| (value - mean).powi(2)).sum();
@@ -34,13 +34,13 @@ impl OverSeeds {
         Ok(Self {
             mean: finite(mean),
             sd_over_seeds: finite(sd),
-            ci_over_images: Replicates::mean(seeds)?.interval(figure),
+            ci_over_images: Replicates::mean(seeds)?.interval(metric),
             seeds: values.len(),
         })
     }
 }
 
-/// How much one model's figure exceeds another's on the same images.
+/// How much one model's metric exceeds another's on the same images.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Difference {
     /// The first minus the second.
@@ -52,12 +52,12 @@ pub struct Difference {
 }
 
 /// The paired bootstrap: two models' replicates that were drawn together.
-pub fn compare(a: &Replicates, b: &Replicates, figure: Figure) -> Difference {
+pub fn compare(a: &Replicates, b: &Replicates, metric: Metric) -> Difference {
     let difference = a.minus(b);
     Difference {
-        difference: finite(difference.estimate(figure)),
-        ci: difference.interval(figure),
-        p: difference.p_value(figure),
+        difference: finite(difference.estimate(metric)),
+        ci: difference.interval(metric),
+        p: difference.p_value(metric),
     }
 }
 

@@ -10,8 +10,8 @@ use crate::config::{BackboneKind, BackboneShape};
 
 /// Follows a forward pass, and may change what flows through it.
 pub trait Tap {
-    /// A branch begins with its normalised pictures (b, 3, s, s); what is returned goes on in their place.
-    fn pictures(&mut self, _branch: BackboneKind, x: Tensor) -> Tensor {
+    /// A branch begins with its normalized images (b, 3, s, s); what is returned goes on in their place.
+    fn images(&mut self, _branch: BackboneKind, x: Tensor) -> Tensor {
         x
     }
 
@@ -48,12 +48,12 @@ impl BeautyNet {
         };
         let tokens = match (branch, &self.vit, &self.mamba) {
             (BackboneKind::Vit, Some(vit), _) => {
-                let x = tap.pictures(branch, vit.prepare(images, "vit")?);
+                let x = tap.images(branch, vit.prepare(images, "vit")?);
                 let mut mixer = |layer: usize, x: Tensor| tap.mixer_input(branch, layer, x);
                 vit.backbone.forward_tapped(&x, &mut mixer)
             }
             (BackboneKind::Vim, _, Some(mamba)) => {
-                let x = tap.pictures(branch, mamba.prepare(images, "mamba")?);
+                let x = tap.images(branch, mamba.prepare(images, "mamba")?);
                 let mut mixer = |layer: usize, x: Tensor| tap.mixer_input(branch, layer, x);
                 mamba.backbone.forward_tapped(&x, &mut mixer)?
             }

@@ -6,7 +6,7 @@ use super::projections::Projections;
 use super::{BranchTokens, Fused, Join, mix};
 use crate::models::layers::{Init, Linear};
 
-/// `weighted`: `w = softmax(a)` with two learned scalars `a`, the same for every picture; `z = w₁ P₁v + w₂ P₂m`. The
+/// `weighted`: `w = softmax(a)` with two learned scalars `a`, the same for every image; `z = w₁ P₁v + w₂ P₂m`. The
 /// softmax-based fusion of EfficientDet (arXiv 1911.09070).
 #[derive(Debug)]
 pub(super) struct Weighted {
@@ -41,7 +41,7 @@ impl Join for Weighted {
     }
 }
 
-/// `gated`: `w = softmax(G [P₁v; P₂m] + c)`, from each picture; `z = w₁ P₁v + w₂ P₂m`. The dynamic weighting of VM-BeautyNet
+/// `gated`: `w = softmax(G [P₁v; P₂m] + c)`, from each image; `z = w₁ P₁v + w₂ P₂m`. The dynamic weighting of VM-BeautyNet
 /// (arXiv 2510.16220).
 #[derive(Debug)]
 pub(super) struct Gated {

@@ -84,7 +84,7 @@ trait Join: Debug + Send {
     /// Joins the branches; `train` turns dropout on.
     fn forward(&self, vit: &BranchTokens, mamba: &BranchTokens, train: bool) -> Fused;
 
-    /// Multiply-adds for one picture beyond one product with each matrix, given the numbers of patches.
+    /// Multiply-adds for one image beyond one product with each matrix, given the numbers of patches.
     fn token_multiply_adds(&self, _patches: [i64; 2]) -> i64 {
         0
     }
@@ -174,7 +174,7 @@ impl Fusion {
         }
     }
 
-    /// Multiply-adds for one picture beyond one product with each matrix, given the numbers of patches of the ViT and the Mamba
+    /// Multiply-adds for one image beyond one product with each matrix, given the numbers of patches of the ViT and the Mamba
     /// branch.
     pub(super) fn token_multiply_adds(&self, patches: [i64; 2]) -> i64 {
         self.join

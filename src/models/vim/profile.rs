@@ -27,7 +27,7 @@ pub struct Part {
 /// What [`profile_mixer`] found.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct MixerProfile {
-    /// Pictures, tokens, width of the tokens.
+    /// Images, tokens, width of the tokens.
     pub shape: [i64; 3],
     /// In the order of the computation.
     pub parts: Vec<Part>,
@@ -37,7 +37,7 @@ pub struct MixerProfile {
     pub not_gemm_fraction: f64,
 }
 
-/// Times the mixer of a Vision Mamba on `batch` pictures, on the CPU. Draws parameters and tokens from torch's generator.
+/// Times the mixer of a Vision Mamba on `batch` images, on the CPU. Draws parameters and tokens from torch's generator.
 ///
 /// # Errors
 /// A shape that is no Vision Mamba's, or an operator's message.

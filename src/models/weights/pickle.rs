@@ -109,7 +109,7 @@ impl Global {
             ("argparse", "Namespace") => Self::PlainType,
             ("torch", "device" | "float16" | "bfloat16" | "float32" | "float64") => Self::PlainType,
             ("torch", "uint8" | "int8" | "int16" | "int32" | "int64" | "bool") => Self::PlainType,
-            // Numbers of numpy, as training loops keep of their best figures.
+            // Numbers of numpy, as training loops keep of their best metrics.
             ("numpy", "dtype") => Self::PlainType,
             ("numpy.core.multiarray" | "numpy._core.multiarray", "scalar") => Self::PlainType,
             ("_codecs", "encode") => Self::PlainType, // how protocol 2 writes the bytes of such a number

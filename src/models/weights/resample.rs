@@ -1,4 +1,4 @@
-//! Embeddings of another picture or patch size than the published ones.
+//! Embeddings of another image or patch size than the published ones.
 
 use anyhow::{Result, ensure};
 use tch::{Kind, Tensor};
@@ -152,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn larger_patches_give_the_same_tokens_for_enlarged_pictures() {
+    fn larger_patches_give_the_same_tokens_for_enlarged_images() {
         // Where nothing is lost by resizing a patch, FlexiViT's kernels reproduce the products exactly.
         let kernels = Tensor::randn([5, 3, 8, 8], CPU);
         let patches = Tensor::randn([7, 3, 8, 8], CPU);

@@ -1,4 +1,4 @@
-//! Axes and what is drawn between them, as SVG of our own: no script, and colours from the page's style.
+//! Axes and what is drawn between them, as SVG of our own: no script, and colors from the page's style.
 
 use std::fmt::Write;
 
@@ -15,10 +15,10 @@ const BOTTOM: f64 = 40.0;
 /// Letters of a row's label.
 const LONGEST: usize = 56;
 
-/// Dashes of the series' lines, which tell them apart beside their colours.
+/// Dashes of the series' lines, which tell them apart beside their colors.
 pub const DASHES: [&str; 8] = ["", "6 3", "2 2", "8 3 2 3", "", "6 3", "2 2", "8 3 2 3"];
 
-/// The class that gives a series its colour; all beyond the eighth are grey.
+/// The class that gives a series its color; all beyond the eighth are gray.
 pub fn series(at: Option<usize>) -> String {
     match at {
         Some(at) if at < DASHES.len() => format!("s{at}"),

@@ -3,7 +3,7 @@
 use super::chart::{Chart, DASHES, range, series};
 use crate::data::embed::escape;
 use crate::eval::evaluate::BRANCH_WEIGHTS;
-use crate::eval::statistics::{Figure, Interval};
+use crate::eval::statistics::{Interval, Metric};
 use crate::report::assemble::{DETAILED, Detail, Report};
 use crate::report::breakdown::{Breakdown, Estimate, Part};
 use crate::report::judged::{Board, Judged};
@@ -15,8 +15,8 @@ const MOST_ROWS: usize = 40;
 const MOST_POINTS: usize = 1500;
 const BINS: usize = 25;
 
-/// The models that have colours, by their index, the best first; those that are not judged come last.
-pub fn coloured(report: &Report) -> Vec<usize> {
+/// The models that have colors, by their index, the best first; those that are not judged come last.
+pub fn colored(report: &Report) -> Vec<usize> {
     let judged = report.boards.iter().flat_map(|board| &board.models);
     let mut order: Vec<usize> = Vec::new();
     for model in judged
@@ -31,13 +31,13 @@ pub fn coloured(report: &Report) -> Vec<usize> {
     order
 }
 
-fn colour(report: &Report, model: usize) -> Option<usize> {
-    coloured(report).iter().position(|known| *known == model)
+fn color(report: &Report, model: usize) -> Option<usize> {
+    colored(report).iter().position(|known| *known == model)
 }
 
-/// What the colours and dashes mean.
+/// What the colors and dashes mean.
 pub fn legend(report: &Report) -> String {
-    let items = coloured(report).into_iter().enumerate().map(|(at, model)| {
+    let items = colored(report).into_iter().enumerate().map(|(at, model)| {
         format!(
             "<li><svg class=\"key\" viewBox=\"0 0 28 10\" aria-hidden=\"true\"><path class=\"l s{at}\" d=\"M1 5H27\" stroke-dasharray=\"{}\"/><circle class=\"d s{at}\" cx=\"14\" cy=\"5\" r=\"3.2\"/></svg>{}</li>",
             DASHES[at],
@@ -78,34 +78,34 @@ fn intervals(label: &str, title: &str, rows: &[Row], zero: bool) -> String {
 }
 
 /// PC and MAE of every model with their intervals.
-pub fn figures(report: &Report, board: &Board) -> String {
-    let chart = |figure: Figure| {
+pub fn metrics(report: &Report, board: &Board) -> String {
+    let chart = |metric: Metric| {
         let rows = board.models.iter().take(MOST_ROWS);
         let rows: Vec<Row> = rows
             .filter_map(|judged| {
-                let own = judged.figure(figure);
+                let own = judged.metric(metric);
                 Some(Row {
                     label: judged.name.clone(),
                     value: own.mean?,
                     ci: own.ci_over_images,
-                    class: series(colour(report, judged.model)),
+                    class: series(color(report, judged.model)),
                 })
             })
             .collect();
-        let name = figure.name().to_uppercase();
-        let unit = match figure {
-            Figure::Mae | Figure::Rmse => "score units",
-            Figure::Pc | Figure::Srcc => "correlation",
+        let name = metric.name().to_uppercase();
+        let unit = match metric {
+            Metric::Mae | Metric::Rmse => "score units",
+            Metric::Pc | Metric::Srcc => "correlation",
         };
         let title = format!("{name} ({unit}), 95 % interval over images");
         intervals(
-            &format!("{name} on {} pictures", report.split),
+            &format!("{name} on {} images", report.split),
             &title,
             &rows,
             false,
         )
     };
-    boxed(&[chart(Figure::Pc), chart(Figure::Mae)])
+    boxed(&[chart(Metric::Pc), chart(Metric::Mae)])
 }
 
 /// Charts beside each other where there is room.
@@ -113,10 +113,10 @@ pub fn boxed(charts: &[String]) -> String {
     format!("<div class=\"charts\">{}</div>\n", charts.concat())
 }
 
-/// Validation PC and MAE and the training loss by epoch, a line for each run of the coloured models.
+/// Validation PC and MAE and the training loss by epoch, a line for each run of the colored models.
 pub fn curves(report: &Report) -> Option<String> {
     let mut lines: Vec<(usize, String, &[EpochRecord])> = Vec::new();
-    for (at, model) in coloured(report).into_iter().enumerate() {
+    for (at, model) in colored(report).into_iter().enumerate() {
         for run in &report.models[model].runs {
             if !run.epochs.is_empty() {
                 lines.push((at, run.name.clone(), &run.epochs));
@@ -153,7 +153,7 @@ pub fn curves(report: &Report) -> Option<String> {
 /// Of one seed's predictions: predicted against true, and the residuals. All models of a board have the same axes.
 pub fn scatter(report: &Report, detail: &Detail) -> String {
     let judged = report.judged(detail);
-    let class = series(colour(report, judged.model));
+    let class = series(color(report, judged.model));
     let sets = || {
         report.boards[detail.board]
             .models
@@ -201,7 +201,7 @@ pub fn scatter(report: &Report, detail: &Detail) -> String {
     predicted.finish() + &left.finish()
 }
 
-/// MAE and bias by range of the score, all coloured models of a board beside each other.
+/// MAE and bias by range of the score, all colored models of a board beside each other.
 pub fn by_score(report: &Report, board: usize) -> Option<String> {
     let details: Vec<&Detail> = report.details.iter().filter(|d| d.board == board).collect();
     let first = &details.first()?.scores;
@@ -217,7 +217,7 @@ pub fn by_score(report: &Report, board: usize) -> Option<String> {
         chart.rule((-0.5, 0.0), (names.len() as f64 - 0.5, 0.0));
         for (at, detail) in details.iter().enumerate() {
             let judged = report.judged(detail);
-            let class = series(colour(report, judged.model));
+            let class = series(color(report, judged.model));
             let shift =
                 (at as f64 - (details.len() as f64 - 1.0) / 2.0) * 0.7 / details.len() as f64;
             for (place, part) in detail.scores.parts.iter().enumerate() {
@@ -249,7 +249,7 @@ pub fn by_score(report: &Report, board: usize) -> Option<String> {
 /// Of a board's best model: PC, MAE and bias by group.
 pub fn by_group(report: &Report, detail: &Detail) -> Option<String> {
     let judged = report.judged(detail);
-    let class = series(colour(report, judged.model));
+    let class = series(color(report, judged.model));
     let chart =
         |breakdown: &Breakdown, name: &str, unit: &str, of: fn(&Part) -> Estimate, zero: bool| {
             let rows = breakdown.parts.iter().filter_map(|part| {
@@ -292,7 +292,7 @@ pub fn by_group(report: &Report, detail: &Detail) -> Option<String> {
     Some(boxed(&charts))
 }
 
-/// How the share of the ViT branch is distributed over pictures and seeds; `None` where the model defines none.
+/// How the share of the ViT branch is distributed over images and seeds; `None` where the model defines none.
 pub fn branch_weights(report: &Report, judged: &Judged) -> Option<String> {
     let columns = judged
         .sets
@@ -320,7 +320,7 @@ pub fn branch_weights(report: &Report, judged: &Judged) -> Option<String> {
         "predictions (%)",
     ];
     let mut chart = Chart::new(&label, (0.0, 1.0), (0.0, most.max(1.0) * 1.05), titles);
-    let class = series(colour(report, judged.model));
+    let class = series(color(report, judged.model));
     for (bin, &count) in counts.iter().enumerate().filter(|(_, count)| **count > 0) {
         let ends = (bin as f64 / BINS as f64, (bin + 1) as f64 / BINS as f64);
         let title = format!("{:.2} to {:.2}: {count} predictions", ends.0, ends.1);

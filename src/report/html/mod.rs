@@ -2,12 +2,12 @@
 
 mod chart;
 mod charts;
-mod pictures;
+mod embedded_images;
 mod style;
 
 use anyhow::Result;
 
-pub use pictures::Pictures;
+pub use embedded_images::EmbeddedImages;
 
 use self::charts::boxed;
 use self::style::STYLE;
@@ -15,7 +15,7 @@ use super::assemble::{Detail, Report};
 use super::judged::Board;
 use super::tables::Table;
 use crate::data::embed::escape;
-use crate::eval::statistics::{Figure, Interval};
+use crate::eval::statistics::{Interval, Metric};
 
 /// More configs are not written out.
 const MOST_CONFIGS: usize = 40;
@@ -32,9 +32,9 @@ impl Report {
     ///
     /// # Errors
     /// A config that has no YAML.
-    pub fn to_html(&self, pictures: &Pictures) -> Result<String> {
+    pub fn to_html(&self, images: &EmbeddedImages) -> Result<String> {
         let tables = self.tables()?;
-        let sections = self.sections(&tables, pictures)?;
+        let sections = self.sections(&tables, images)?;
         let nav: String = sections
             .iter()
             .map(|section| format!("<a href=\"#{}\">{}</a>", section.id, section.title))
@@ -52,7 +52,7 @@ impl Report {
         Ok(format!(
             "<!DOCTYPE html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"><meta name=\"viewport\" content=\"width=device-width,initial-scale=1\">\
              <meta name=\"color-scheme\" content=\"light dark\"><link rel=\"icon\" href=\"data:,\"><title>{title}: vmbeauty report</title><style>{STYLE}</style></head>\n<body>\n\
-             <header><p class=\"over\">vmbeauty report, {} pictures</p><h1>{title}</h1>\n{}{}<nav>{nav}</nav></header>\n<main>\n{body}</main>\n\
+             <header><p class=\"over\">vmbeauty report, {} images</p><h1>{title}</h1>\n{}{}<nav>{nav}</nav></header>\n<main>\n{body}</main>\n\
              <footer>Written by vmbeauty {}. Ratings are opinions of the raters who were asked; they are not a property of a face, and no model of them \
              may be used to judge or identify anyone.</footer>\n</body></html>\n",
             self.split,
@@ -66,10 +66,10 @@ impl Report {
     fn lead(&self) -> String {
         let sentences = self.boards.iter().filter_map(|board| {
             let best = board.models.first()?;
-            let pc = best.figure(Figure::Pc);
+            let pc = best.metric(Metric::Pc);
             let Interval { lo, hi } = pc.ci_over_images?;
             let mut text = format!(
-                "<p class=\"lead\"><strong>{}</strong>: PC {:.4} on {} {} pictures (95 % interval {lo:.4} to {hi:.4}).",
+                "<p class=\"lead\"><strong>{}</strong>: PC {:.4} on {} {} images (95 % interval {lo:.4} to {hi:.4}).",
                 escape(&best.name),
                 pc.mean?,
                 best.images(),
@@ -102,7 +102,7 @@ impl Report {
             ),
             (
                 images.map_or(0, |judged| judged.images()).to_string(),
-                format!("{} pictures", self.split),
+                format!("{} images", self.split),
             ),
         ];
         let tiles =
@@ -110,7 +110,7 @@ impl Report {
         format!("<div class=\"tiles\">{}</div>\n", tiles.concat())
     }
 
-    fn sections(&self, tables: &[Table], pictures: &Pictures) -> Result<Vec<Section>> {
+    fn sections(&self, tables: &[Table], images: &EmbeddedImages) -> Result<Vec<Section>> {
         let mut sections = Vec::new();
         let mut add = |id: &'static str, title: &'static str, body: String| {
             if !body.is_empty() {
@@ -121,7 +121,7 @@ impl Report {
         let mut models = String::new();
         for (at, board) in self.boards.iter().enumerate() {
             models += &table_of(tables, "leaderboard", at, self.boards.len() > 1);
-            models += &charts::figures(self, board);
+            models += &charts::metrics(self, board);
         }
         models += &self.notes_list();
         add("models", "Models", models);
@@ -176,8 +176,12 @@ impl Report {
         if !weights.is_empty() {
             add("weights", "Weights of the branches", boxed(&weights));
         }
-        add("worst", "Largest errors", pictures::worst(self, pictures));
-        let maps = pictures::explained(self, pictures) + &of("maps");
+        add(
+            "worst",
+            "Largest errors",
+            embedded_images::worst(self, images),
+        );
+        let maps = embedded_images::explained(self, images) + &of("maps");
         add("maps", "What the branches look at", maps);
         add("configs", "Configs", of("configs") + &self.configs()?);
         add("runs", "Runs", of("runs"));
@@ -208,7 +212,7 @@ impl Report {
         };
         if !shown.is_empty() {
             text += &paired(&all(&shown));
-            text += "<p class=\"note\">One point for each picture, with the first seed's model; the dashed line is a perfect prediction. Point at one for its name.</p>\n";
+            text += "<p class=\"note\">One point for each image, with the first seed's model; the dashed line is a perfect prediction. Point at one for its name.</p>\n";
         }
         if !rest.is_empty() {
             text += &format!(
@@ -248,7 +252,7 @@ fn paired(charts: &str) -> String {
 fn standing(board: &Board) -> String {
     let others = board.models.len() - 1;
     let real = (1..board.models.len()).filter(|&place| {
-        let contrast = board.to_best(place, Figure::Pc);
+        let contrast = board.to_best(place, Metric::Pc);
         contrast.and_then(|c| c.p_holm).is_some_and(|p| p < 0.05)
     });
     match (real.count(), others) {

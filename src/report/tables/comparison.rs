@@ -1,20 +1,20 @@
-//! Models beside each other: their figures, and which differ.
+//! Models beside each other: their metrics, and which differ.
 
 use super::{Cell, Column, Table, key, on};
 use crate::eval::metrics::Metrics;
-use crate::eval::statistics::Figure;
+use crate::eval::statistics::Metric;
 use crate::report::assemble::Report;
 use crate::report::judged::Judged;
 
-/// Whether one value of a figure is better than another.
-fn better(figure: Figure, a: f64, b: f64) -> bool {
-    match figure {
-        Figure::Pc | Figure::Srcc => a > b,
-        Figure::Mae | Figure::Rmse => a < b,
+/// Whether one value of a metric is better than another.
+fn better(metric: Metric, a: f64, b: f64) -> bool {
+    match metric {
+        Metric::Pc | Metric::Srcc => a > b,
+        Metric::Mae | Metric::Rmse => a < b,
     }
 }
 
-/// Every model with its figures, the best first; below them what has to be beaten.
+/// Every model with its metrics, the best first; below them what has to be beaten.
 pub fn leaderboard(report: &Report, at: usize) -> Table {
     let board = &report.boards[at];
     let several = board.models.len() > 1;
@@ -31,7 +31,7 @@ pub fn leaderboard(report: &Report, at: usize) -> Table {
     if folds {
         columns.push(Column::numbers("folds", "folds"));
     }
-    columns.extend(Figure::ALL.map(|f| Column::numbers(f.name(), &f.name().to_uppercase())));
+    columns.extend(Metric::ALL.map(|f| Column::numbers(f.name(), &f.name().to_uppercase())));
     if several {
         columns.push(Column::numbers("p_best", "p (PC vs first)"));
     }
@@ -50,22 +50,22 @@ pub fn leaderboard(report: &Report, at: usize) -> Table {
         if folds {
             row.push(Cell::Count(judged.folds as i64));
         }
-        for figure in Figure::ALL {
-            let own = judged.figure(figure);
-            let others = || board.models.iter().filter_map(|m| m.figure(figure).mean);
-            row.push(Cell::Figure {
+        for metric in Metric::ALL {
+            let own = judged.metric(metric);
+            let others = || board.models.iter().filter_map(|m| m.metric(metric).mean);
+            row.push(Cell::Metric {
                 value: own.mean,
                 ci: own.ci_over_images,
                 sd: own.sd_over_seeds,
                 best: several
                     && own
                         .mean
-                        .is_some_and(|own| !others().any(|other| better(figure, other, own))),
+                        .is_some_and(|own| !others().any(|other| better(metric, other, own))),
                 signed: false,
             });
         }
         if several {
-            row.push(match board.to_best(place, Figure::Pc) {
+            row.push(match board.to_best(place, Metric::Pc) {
                 Some(contrast) => Cell::P(contrast.p_holm),
                 None => Cell::Empty,
             });
@@ -92,10 +92,10 @@ pub fn leaderboard(report: &Report, at: usize) -> Table {
         rows.extend(named.map(|(name, metrics)| baseline(name, &metrics, &columns)));
     }
     let mut notes = vec![
-        "Figures are means over seeds. In brackets: 95 % bootstrap intervals over images, with the seeds as they are; sd: standard deviation over seeds, on the same images.".to_string(),
+        "Metrics are means over seeds. In brackets: 95 % bootstrap intervals over images, with the seeds as they are; sd: standard deviation over seeds, on the same images.".to_string(),
     ];
     if folds {
-        notes.push("Predictions of a model's folds are pooled: each picture is predicted by the model that has not seen it.".to_string());
+        notes.push("Predictions of a model's folds are pooled: each image is predicted by the model that has not seen it.".to_string());
     }
     if several {
         notes.push(format!(
@@ -115,28 +115,28 @@ pub fn leaderboard(report: &Report, at: usize) -> Table {
 fn baseline(name: &str, metrics: &Metrics, columns: &[Column]) -> Vec<Cell> {
     let mut row = vec![Cell::text(name)];
     for column in columns.iter().skip(1) {
-        let mut figures = Figure::ALL.into_iter();
-        row.push(match figures.find(|figure| figure.name() == column.key) {
-            Some(figure) => Cell::figure(Some(figure.of(metrics)).filter(|v| v.is_finite()), None),
+        let mut all = Metric::ALL.into_iter();
+        row.push(match all.find(|metric| metric.name() == column.key) {
+            Some(metric) => Cell::metric(Some(metric.of(metrics)).filter(|v| v.is_finite()), None),
             None => Cell::Empty,
         });
     }
     row
 }
 
-/// Each model's differences to the best one, figure by figure.
+/// Each model's differences to the best one, metric by metric.
 pub fn differences_to_best(report: &Report, at: usize) -> Table {
     let board = &report.boards[at];
     let mut columns = vec![Column::words("model", "model")];
-    for figure in Figure::ALL {
-        let name = figure.name();
+    for metric in Metric::ALL {
+        let name = metric.name();
         columns.push(Column::numbers(name, &format!("Δ {}", name.to_uppercase())));
         columns.push(Column::numbers(&format!("{name}_p_holm"), "p"));
     }
     let row = |(place, judged): (usize, &Judged)| {
         let mut row = vec![Cell::text(&judged.name)];
-        for figure in Figure::ALL {
-            let contrast = board.to_best(place, figure);
+        for metric in Metric::ALL {
+            let contrast = board.to_best(place, metric);
             let difference = contrast.map(|contrast| contrast.difference);
             // The contrast is the best minus this one.
             let ci = difference.and_then(|d| d.ci);
@@ -153,7 +153,7 @@ pub fn differences_to_best(report: &Report, at: usize) -> Table {
         columns,
         rows: board.models.iter().enumerate().skip(1).map(row).collect(),
         notes: vec![
-            "Paired bootstrap on the same pictures, means over seeds; in brackets 95 % intervals; p corrected for all comparisons of a figure (Holm). A difference with p below 0.05 is real at that level.".to_string(),
+            "Paired bootstrap on the same images, means over seeds; in brackets 95 % intervals; p corrected for all comparisons of a metric (Holm). A difference with p below 0.05 is real at that level.".to_string(),
         ],
     }
 }
@@ -166,7 +166,7 @@ pub fn comparisons(report: &Report, at: usize) -> Table {
         vec![
             Cell::text(&board.models[contrast.first].name),
             Cell::text(&board.models[contrast.second].name),
-            Cell::text(contrast.figure.name().to_uppercase()),
+            Cell::text(contrast.metric.name().to_uppercase()),
             Cell::signed(difference.difference, difference.ci),
             Cell::P(difference.p),
             Cell::P(contrast.p_holm),
@@ -183,7 +183,7 @@ pub fn comparisons(report: &Report, at: usize) -> Table {
         columns: vec![
             Column::words("first", "first"),
             Column::words("second", "second"),
-            Column::words("figure", "figure"),
+            Column::words("metric", "metric"),
             Column::numbers("difference", "first − second"),
             Column::numbers("p", "p"),
             Column::numbers("p_holm", "p (Holm)"),

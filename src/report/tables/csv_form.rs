@@ -5,7 +5,7 @@ use anyhow::Result;
 use super::{Cell, Table};
 
 impl Table {
-    /// A header and the rows. A figure's column is followed by the ends of its interval, `_lo` and `_hi`, and by its spread over seeds,
+    /// A header and the rows. A metric's column is followed by the ends of its interval, `_lo` and `_hi`, and by its spread over seeds,
     /// `_sd_over_seeds`, where any row has them; what is not defined is empty.
     ///
     /// # Errors
@@ -15,9 +15,9 @@ impl Table {
             |column: usize, has: fn(&Cell) -> bool| self.rows.iter().any(|row| has(&row[column]));
         let parts: Vec<(bool, bool)> = (0..self.columns.len())
             .map(|column| {
-                let interval = any(column, |cell| matches!(cell, Cell::Figure { .. }));
+                let interval = any(column, |cell| matches!(cell, Cell::Metric { .. }));
                 let spread = any(column, |cell| {
-                    matches!(cell, Cell::Figure { sd: Some(_), .. })
+                    matches!(cell, Cell::Metric { sd: Some(_), .. })
                 });
                 (interval, spread)
             })
@@ -39,7 +39,7 @@ impl Table {
             for (cell, (interval, spread)) in row.iter().zip(&parts) {
                 record.push(exact(cell));
                 let (ci, sd) = match cell {
-                    Cell::Figure { ci, sd, .. } => (*ci, *sd),
+                    Cell::Metric { ci, sd, .. } => (*ci, *sd),
                     _ => (None, None),
                 };
                 if *interval {
@@ -59,7 +59,7 @@ fn exact(cell: &Cell) -> String {
     match cell {
         Cell::Text(text) => text.clone(),
         Cell::Count(count) => count.to_string(),
-        Cell::Number { value, .. } | Cell::Figure { value, .. } | Cell::P(value) => number(*value),
+        Cell::Number { value, .. } | Cell::Metric { value, .. } | Cell::P(value) => number(*value),
         Cell::Empty => String::new(),
     }
 }

@@ -34,8 +34,8 @@ pub enum Cell {
         /// Behind the point.
         digits: usize,
     },
-    /// A figure, shown with four digits.
-    Figure {
+    /// A metric, shown with four digits.
+    Metric {
         /// `None` where it is not defined.
         value: Option<f64>,
         /// 95 %, over images.
@@ -59,9 +59,9 @@ impl Cell {
         Self::Text(text.into())
     }
 
-    /// A figure with its interval.
-    pub fn figure(value: Option<f64>, ci: Option<Interval>) -> Self {
-        Self::Figure {
+    /// A metric with its interval.
+    pub fn metric(value: Option<f64>, ci: Option<Interval>) -> Self {
+        Self::Metric {
             value,
             ci,
             sd: None,
@@ -72,7 +72,7 @@ impl Cell {
 
     /// A difference with its interval.
     pub fn signed(value: Option<f64>, ci: Option<Interval>) -> Self {
-        Self::Figure {
+        Self::Metric {
             value,
             ci,
             sd: None,
@@ -103,7 +103,7 @@ impl Cell {
             Cell::Number { value, per, digits } => {
                 or_dash(*value, &|value| grouped_number(value / per, *digits))
             }
-            Cell::Figure { value, signed, .. } => or_dash(*value, &|value| match signed {
+            Cell::Metric { value, signed, .. } => or_dash(*value, &|value| match signed {
                 true => format!("{value:+.4}"),
                 false => format!("{value:.4}"),
             }),
@@ -117,7 +117,7 @@ impl Cell {
 
     /// The ends of the interval, for people.
     fn ends(&self) -> Option<(String, String)> {
-        let Cell::Figure {
+        let Cell::Metric {
             ci: Some(ci),
             signed,
             ..
@@ -135,13 +135,13 @@ impl Cell {
     /// The spread over seeds, for people.
     fn spread(&self) -> Option<String> {
         match self {
-            Cell::Figure { sd: Some(sd), .. } => Some(format!("{sd:.4}")),
+            Cell::Metric { sd: Some(sd), .. } => Some(format!("{sd:.4}")),
             _ => None,
         }
     }
 
     fn is_best(&self) -> bool {
-        matches!(self, Cell::Figure { best: true, .. })
+        matches!(self, Cell::Metric { best: true, .. })
     }
 
     fn is_text(&self) -> bool {
@@ -205,7 +205,7 @@ fn key(name: &str, board: usize) -> String {
 
 fn on(report: &Report, board: &Board) -> String {
     let images = board.models.first().map_or(0, Judged::images);
-    format!("{images} {} pictures", report.split)
+    format!("{images} {} images", report.split)
 }
 
 /// 1234567 as 1,234,567.
@@ -250,7 +250,7 @@ mod tests {
             rows: vec![vec![
                 Cell::text("<script>alert(\"1\")</script>|`a`_b%$#{}~^\\ 'x'\nnext"),
                 Cell::Count(12345),
-                Cell::Figure {
+                Cell::Metric {
                     value: Some(0.125),
                     ci,
                     sd: Some(0.01),

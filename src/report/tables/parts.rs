@@ -7,16 +7,16 @@ use crate::report::judged::Judged;
 
 /// A part's numbers, behind its model and its label.
 fn part_row(judged: &Judged, part: &Part, pc: bool) -> Vec<Cell> {
-    let figure = |estimate: &Estimate| Cell::figure(estimate.value, estimate.ci);
+    let metric = |estimate: &Estimate| Cell::metric(estimate.value, estimate.ci);
     let mut row = vec![
         Cell::text(&judged.name),
         Cell::text(&part.label),
         Cell::Count(part.images as i64),
     ];
     if pc {
-        row.push(figure(&part.pc));
+        row.push(metric(&part.pc));
     }
-    row.push(figure(&part.mae));
+    row.push(metric(&part.mae));
     row.push(Cell::signed(part.bias.value, part.bias.ci));
     row
 }

@@ -21,7 +21,7 @@ pub fn maps_table(report: &Report) -> Option<Table> {
                 Cell::text(&measures.method),
                 Cell::text(what),
                 Cell::Count(mean.n as i64),
-                Cell::figure(mean.mean, mean.ci),
+                Cell::metric(mean.mean, mean.ci),
             ]);
         };
         if let Some(agreement) = &measures.agreement {
@@ -40,7 +40,7 @@ pub fn maps_table(report: &Report) -> Option<Table> {
     }
     (!rows.is_empty()).then(|| Table {
         key: "maps".to_string(),
-        title: format!("Agreement of the branches' maps, {} pictures", report.split),
+        title: format!("Agreement of the branches' maps, {} images", report.split),
         columns: vec![
             Column::words("model", "model"),
             Column::words("method", "method"),
@@ -49,7 +49,7 @@ pub fn maps_table(report: &Report) -> Option<Table> {
             Column::numbers("mean", "mean"),
         ],
         rows,
-        notes: vec!["Insertion: how far the score rises when a map's patches are shown first, against random orders (more is better); deletion: how far it falls when they are hidden first (less is better). In brackets 95 % intervals over pictures.".to_string()],
+        notes: vec!["Insertion: how far the score rises when a map's patches are shown first, against random orders (more is better); deletion: how far it falls when they are hidden first (less is better). In brackets 95 % intervals over images.".to_string()],
     })
 }
 
@@ -130,7 +130,7 @@ pub fn runs_table(report: &Report) -> Table {
                 None => Cell::Empty,
             },
             or_empty(outcome.map(|outcome| Cell::Count(outcome.best_epoch as i64))),
-            or_empty(judged.map(|j| Cell::figure(Some(j.metrics.pc), j.pc_ci))),
+            or_empty(judged.map(|j| Cell::metric(Some(j.metrics.pc), j.pc_ci))),
             or_empty(outcome.map(|outcome| Cell::Number {
                 value: Some(outcome.seconds),
                 per: 60.0,

@@ -70,13 +70,13 @@ fn scalars_and_texts_are_records_with_tag_step_and_time() {
 }
 
 #[test]
-fn a_picture_is_a_png_of_its_size_and_one_without_pixels_is_left_out() {
+fn an_image_is_a_png_of_its_size_and_one_without_pixels_is_left_out() {
     let dir = tempfile::tempdir().unwrap();
     let mut board = TensorBoard::create(dir.path(), silent()).unwrap();
-    let picture = RgbImage::from_fn(3, 2, |x, y| image::Rgb([x as u8, y as u8, 9]));
+    let image = RgbImage::from_fn(3, 2, |x, y| image::Rgb([x as u8, y as u8, 9]));
     board.image("empty", 4, &RgbImage::new(0, 0));
     assert!(board.is_on());
-    board.image("grid", 4, &picture);
+    board.image("grid", 4, &image);
     drop(board);
     let events = events(&fs::read(&event_files(dir.path())[0]).unwrap());
     assert_eq!(events.len(), 2);
@@ -85,7 +85,7 @@ fn a_picture_is_a_png_of_its_size_and_one_without_pixels_is_left_out() {
     assert_eq!((value.get_tag(), events[1].get_step()), ("grid", 4));
     assert_eq!((written.get_width(), written.get_height()), (3, 2));
     let read = image::load_from_memory(written.get_encoded_image_string()).unwrap();
-    assert_eq!(read.to_rgb8(), picture);
+    assert_eq!(read.to_rgb8(), image);
 }
 
 #[test]

@@ -10,7 +10,7 @@ use crate::eval::predictions::Predictions;
 
 impl Ranks {
     /// A tensor (whole, …) of the whole batch from each rank's (len, …), of which this rank's part keeps its history: a loss over the
-    /// whole batch gives each rank its part of the gradients, also where the loss is no mean over pictures.
+    /// whole batch gives each rank its part of the gradients, also where the loss is no mean over images.
     ///
     /// # Errors
     /// A rank that is gone.
@@ -49,7 +49,7 @@ impl Ranks {
         batch_size: usize,
     ) -> Result<Predictions> {
         let Some(job) = &self.0 else { return Ok(mine) };
-        let of_rank = |share: Share| share.of_pictures(samples.len(), batch_size).len();
+        let of_rank = |share: Share| share.of_images(samples.len(), batch_size).len();
         let counts: Vec<usize> = self.share().all().map(of_rank).collect();
         let (_, device) = job.group()?;
         let predictions = self.gather_column(&mine.predictions, &counts, *device)?;
@@ -101,7 +101,7 @@ impl Ranks {
         Ok(largest.unwrap_or(mine))
     }
 
-    /// The names of the further columns. A rank without pictures has none itself: the others have.
+    /// The names of the further columns. A rank without images has none itself: the others have.
     fn columns(&self, mine: &Predictions) -> Result<impl Iterator<Item = &'static str>> {
         let count = self.largest(mine.extra.len() as i64)? as usize;
         Ok(BRANCH_WEIGHTS.into_iter().take(count))

@@ -21,7 +21,7 @@ use crate::data::Share;
 use crate::ops::OpError;
 use crate::ops::distributed::{Backend, ProcessGroup, Reducer, Store, has_nccl};
 
-/// How long a collective waits for a rank that lives but is late: it may have pictures to decode, or a checkpoint to write.
+/// How long a collective waits for a rank that lives but is late: it may have images to decode, or a checkpoint to write.
 const COLLECTIVE_TIMEOUT: Duration = Duration::from_secs(1800);
 /// How long a rank that ends waits for the others to have heard why.
 const FAREWELL: Duration = Duration::from_secs(5);

@@ -66,7 +66,7 @@ impl<'a> Trainer<'a> {
         if let Some(threads) = config.train.threads {
             tch::set_num_threads(threads as i32);
         }
-        config.check_picture_sizes()?;
+        config.check_image_sizes()?;
         let ranks = &options.ranks;
         if options.resume {
             let run = match ranks.is_first() {
@@ -175,7 +175,7 @@ impl<'a> Trainer<'a> {
         if let Some(progress) = saved {
             ensure!(
                 progress.data == trainer.progress.data,
-                "the data set is not the one that {} was started with: pictures or scores were added, removed or changed",
+                "the data set is not the one that {} was started with: images or scores were added, removed or changed",
                 trainer.run.root().display()
             );
             ensure!(
@@ -258,7 +258,7 @@ impl<'a> Trainer<'a> {
     pub(super) fn announce(&self, observers: &mut [Box<dyn Observer>]) {
         let start = Start {
             config: self.config,
-            pictures: self.splits.counts(),
+            images: self.splits.counts(),
             skipped: self.splits.skipped,
             parameters: self.optimizer.parameter_count(),
             device: &self.provenance.device,
@@ -275,7 +275,7 @@ impl<'a> Trainer<'a> {
     }
 }
 
-/// A standard deviation of 0 (one picture, or all scores the same) counts as 1: there is nothing to scale.
+/// A standard deviation of 0 (one image, or all scores the same) counts as 1: there is nothing to scale.
 fn mean_and_std(scores: &[f64]) -> (f64, f64) {
     let n = scores.len().max(1) as f64;
     let mean = scores.iter().sum::<f64>() / n;

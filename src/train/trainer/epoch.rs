@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::Trainer;
 use super::step::{Stepped, images_in};
-use crate::data::{HostBatch, Pictures, Split};
+use crate::data::{HostBatch, ImageDataset, Split};
 use crate::eval::evaluate;
 use crate::eval::predictions::Predictions;
 use crate::models::weights;
@@ -30,7 +30,7 @@ impl Trainer<'_> {
             self.progress.epochs + 1
         );
         let val = self.validate(observers)?;
-        let figures = val.metrics()?;
+        let metrics = val.metrics()?;
         let validating = self.lap();
         self.progress.epochs += 1;
         self.progress.within = EpochSums::default();
@@ -38,7 +38,7 @@ impl Trainer<'_> {
             epoch: self.progress.epochs,
             step: self.progress.steps,
             train_loss: sums.loss / sums.images as f64,
-            val: figures,
+            val: metrics,
             lr: sums.rates[0],
             backbone_lr: sums.rates[1],
             fusion_weights: mean_shares(&val),
@@ -156,7 +156,7 @@ impl Trainer<'_> {
         Ok(())
     }
 
-    /// The validation pictures' predictions, with the average of the weights where one is kept; it stays in place. Where the run is
+    /// The validation images' predictions, with the average of the weights where one is kept; it stays in place. Where the run is
     /// asked to end meanwhile, the epoch's steps are kept: a resumed run goes on with the validation.
     fn validate(&mut self, observers: &mut [Box<dyn Observer>]) -> Result<Predictions> {
         self.exchange_average()?;
@@ -170,7 +170,7 @@ impl Trainer<'_> {
                 epoch: self.progress.epochs + 1,
                 step: self.progress.steps,
                 net: &self.net,
-                pictures: &self.splits.val,
+                images: &self.splits.val,
             };
             observers
                 .iter_mut()
@@ -183,11 +183,11 @@ impl Trainer<'_> {
     pub(super) fn predict(
         &self,
         split: Split,
-        pictures: &Arc<Pictures>,
+        images: &Arc<ImageDataset>,
         observers: &mut [Box<dyn Observer>],
     ) -> Result<Predictions> {
         let (walk, share) = (self.walk(), self.ranks.share());
-        let mine = evaluate::predict_share(&self.net, pictures, walk, share, &mut |images| {
+        let mine = evaluate::predict_share(&self.net, images, walk, share, &mut |images| {
             observers
                 .iter_mut()
                 .for_each(|observer| observer.evaluated(split.name(), images));
@@ -198,7 +198,7 @@ impl Trainer<'_> {
             }
         })?;
         self.ranks
-            .gather_predictions(mine, pictures.samples(), walk.batch_size)
+            .gather_predictions(mine, images.samples(), walk.batch_size)
     }
 
     /// Puts the average of the weights, if one is kept, in their place, and back again.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use anyhow::{Context, Result};
 
 use super::Trainer;
-use crate::data::{Pictures, Split};
+use crate::data::{ImageDataset, Split};
 use crate::eval::baselines::baselines;
 use crate::eval::statistics::Measured;
 use crate::files::write_json;
@@ -30,8 +30,8 @@ impl Trainer<'_> {
             val.write(&self.run.predictions(Split::Val))?;
         }
         let test = match &self.splits.test {
-            Some(pictures) => {
-                let test = self.predict(Split::Test, pictures, observers)?;
+            Some(images) => {
+                let test = self.predict(Split::Test, images, observers)?;
                 if self.ranks.is_first() {
                     test.write(&self.run.predictions(Split::Test))?;
                 }
@@ -39,7 +39,7 @@ impl Trainer<'_> {
             }
             None => None,
         };
-        let others: Vec<&Arc<Pictures>> = std::iter::once(&self.splits.val)
+        let others: Vec<&Arc<ImageDataset>> = std::iter::once(&self.splits.val)
             .chain(&self.splits.test)
             .collect();
         let by_split = baselines(&self.splits.train, &others, self.walk())?;
@@ -60,7 +60,7 @@ impl Trainer<'_> {
             skipped_steps: self.records.iter().map(|record| record.skipped).sum(),
             images_per_second: mean_speed(&self.records),
             parameters: self.optimizer.parameter_count(),
-            pictures: self.splits.counts(),
+            images: self.splits.counts(),
             skipped: self.splits.skipped,
             seed: self.config.seed,
             starting_weights: self.progress.starting_weights.clone(),
@@ -69,11 +69,11 @@ impl Trainer<'_> {
         if self.ranks.is_first() {
             write_json(&self.run.summary(), &outcome)?;
         }
-        let mut figures = vec![("val", outcome.val.metrics)];
-        figures.extend(outcome.test.map(|test| ("test", test.metrics)));
+        let mut metrics = vec![("val", outcome.val.metrics)];
+        metrics.extend(outcome.test.map(|test| ("test", test.metrics)));
         observers
             .iter_mut()
-            .for_each(|observer| observer.finish(&figures));
+            .for_each(|observer| observer.finish(&metrics));
         Ok(outcome)
     }
 }

@@ -6,14 +6,14 @@ use anyhow::Result;
 
 use super::Trainer;
 use crate::config::Config;
-use crate::data::{Loader, LoaderOptions, Pass, Pictures};
+use crate::data::{ImageDataset, Loader, LoaderOptions, Pass};
 use crate::train::distributed::Ranks;
 
 /// Starts an epoch's batches, from `start_batch` on: workers make the first while the trainer still does something else.
 pub(super) fn batches(
     config: &Config,
     ranks: &Ranks,
-    pictures: &Arc<Pictures>,
+    images: &Arc<ImageDataset>,
     epoch: usize,
     start_batch: usize,
 ) -> Result<Loader> {
@@ -27,7 +27,7 @@ pub(super) fn batches(
         start_batch,
         ..LoaderOptions::new(pass, batch_size, config.data.workers)
     };
-    Loader::new(Arc::clone(pictures), options)
+    Loader::new(Arc::clone(images), options)
 }
 
 impl Trainer<'_> {
@@ -49,7 +49,7 @@ impl Trainer<'_> {
     }
 
     fn batches(&self, epoch: usize, start_batch: usize) -> Result<Loader> {
-        let pictures = &self.splits.train;
-        batches(self.config, &self.ranks, pictures, epoch, start_batch)
+        let images = &self.splits.train;
+        batches(self.config, &self.ranks, images, epoch, start_batch)
     }
 }

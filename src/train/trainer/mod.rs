@@ -38,7 +38,7 @@ pub struct Options {
     /// Whether to go on with the run that is in the folder.
     pub resume: bool,
     /// The processes that train together. Each has its part of every batch, whose size is the config's times their number, and all end
-    /// with the same weights and figures. Rank 0 writes; it alone needs the run directory and the pretrained weights' files.
+    /// with the same weights and metrics. Rank 0 writes; it alone needs the run directory and the pretrained weights' files.
     pub ranks: Ranks,
     /// Ends the run early.
     pub stop: Stop,
@@ -59,7 +59,7 @@ impl Default for Options {
 ///
 /// # Errors
 /// Data, weights or a run directory that do not fit: a new run directory is made only when everything else is there. A loss or
-/// gradient that is not finite, with the step and its pictures. [`Stopped`](super::Stopped) where the run was asked to end. With
+/// gradient that is not finite, with the step and its images. [`Stopped`](super::Stopped) where the run was asked to end. With
 /// several ranks, an error of one ends all.
 pub fn train(
     config: &Config,

@@ -33,7 +33,7 @@ pub(super) struct NotFinite {
     /// As text: JSON has no form for what it is.
     loss: String,
     learning_rates: [f64; 2],
-    /// The batch's pictures, on all ranks.
+    /// The batch's images, on all ranks.
     images: Vec<String>,
     /// As text.
     gradient_norms: BTreeMap<String, String>,
@@ -62,7 +62,7 @@ impl fmt::Display for NotFinite {
                 )?;
             }
         }
-        write!(f, "; the pictures were {}", self.images.join(", "))
+        write!(f, "; the images were {}", self.images.join(", "))
     }
 }
 

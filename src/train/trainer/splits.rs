@@ -5,14 +5,14 @@ use std::sync::Arc;
 use anyhow::Result;
 
 use crate::config::Config;
-use crate::data::{self, Pictures, Sample};
+use crate::data::{self, ImageDataset, Sample};
 
-/// The pictures of the three splits.
+/// The images of the three splits.
 pub(super) struct Splits {
-    pub train: Arc<Pictures>,
-    pub val: Arc<Pictures>,
-    /// None where there are no test pictures, or the config leaves them unread.
-    pub test: Option<Arc<Pictures>>,
+    pub train: Arc<ImageDataset>,
+    pub val: Arc<ImageDataset>,
+    /// None where there are no test images, or the config leaves them unread.
+    pub test: Option<Arc<ImageDataset>>,
     /// Rows that were left out.
     pub skipped: usize,
 }
@@ -24,25 +24,25 @@ impl Splits {
     /// Data that are missing or damaged, by name.
     pub fn load(config: &Config) -> Result<Self> {
         let dataset = data::load(&config.data, config.seed)?;
-        let pictures = |samples: Vec<Sample>| {
-            Ok::<_, anyhow::Error>(Arc::new(Pictures::new(samples, &config.data)?))
+        let images = |samples: Vec<Sample>| {
+            Ok::<_, anyhow::Error>(Arc::new(ImageDataset::new(samples, &config.data)?))
         };
         Ok(Self {
             skipped: dataset.skipped.len(),
-            train: pictures(dataset.train)?,
-            val: pictures(dataset.val)?,
+            train: images(dataset.train)?,
+            val: images(dataset.val)?,
             test: match config.train.evaluate_test && !dataset.test.is_empty() {
-                true => Some(pictures(dataset.test)?),
+                true => Some(images(dataset.test)?),
                 false => None,
             },
         })
     }
 
-    /// Of every picture's name and score, in order: a run can only go on with the same ones.
+    /// Of every image's name and score, in order: a run can only go on with the same ones.
     pub fn fingerprint(&self) -> String {
         let mut hasher = blake3::Hasher::new();
-        for pictures in [Some(&self.train), Some(&self.val), self.test.as_ref()] {
-            for sample in pictures.into_iter().flat_map(|pictures| pictures.samples()) {
+        for images in [Some(&self.train), Some(&self.val), self.test.as_ref()] {
+            for sample in images.into_iter().flat_map(|images| images.samples()) {
                 hasher.update(&(sample.id.len() as u64).to_le_bytes());
                 hasher.update(sample.id.as_bytes());
                 hasher.update(&sample.score.to_bits().to_le_bytes());
@@ -54,7 +54,7 @@ impl Splits {
 
     /// Of training, validation and test.
     pub fn counts(&self) -> [usize; 3] {
-        let test = self.test.as_ref().map_or(0, |pictures| pictures.len());
+        let test = self.test.as_ref().map_or(0, |images| images.len());
         [self.train.len(), self.val.len(), test]
     }
 }

@@ -22,7 +22,7 @@ pub(super) enum Stepped {
 }
 
 impl Trainer<'_> {
-    /// One optimizer step with the pictures of all `batches`.
+    /// One optimizer step with the images of all `batches`.
     pub(super) fn train_step(&mut self, batches: &[HostBatch]) -> Result<Stepped> {
         self.optimizer.zero_grad();
         let loss = self.backward(batches)?.double_value(&[]);
@@ -96,7 +96,7 @@ impl Trainer<'_> {
         targets: &Tensor,
         total: &Tensor,
     ) -> Result<Tensor> {
-        // The last batch may have fewer pictures than there are ranks.
+        // The last batch may have fewer images than there are ranks.
         let predictions = match batch.len {
             0 => self.criterion.no_predictions(self.net.device())?,
             _ => self.criterion.predictions(&self.forward(batch)?)?,

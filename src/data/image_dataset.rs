@@ -1,4 +1,4 @@
-//! The pictures of one split: from a sample to the pixels that the model sees.
+//! The images of one split: from a sample to the pixels that the model sees.
 
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -8,20 +8,20 @@ use anyhow::{Context, Result};
 use image::RgbImage;
 
 use super::augment::TrainTransform;
-use super::decode::read_picture_over;
+use super::decode::read_image_over;
 use super::disk_cache::DiskCache;
 use super::loader::Pass;
 use super::resample::Workspace;
 use super::{Sample, Source, synthetic};
 use crate::config::{AugmentConfig, Cache, DataConfig};
 
-/// The most that one split's cache holds, in bytes; pictures beyond it are decoded each time.
+/// The most that one split's cache holds, in bytes; images beyond it are decoded each time.
 const CACHE_LIMIT: u64 = 8 << 30;
 
-/// Samples, the transforms that the configuration asks for, and the decoded pictures kept between
+/// Samples, the transforms that the configuration asks for, and the decoded images kept between
 /// epochs: all of them with `data.cache: memory` or `disk`, and always the drawn ones, which cost most to make.
 /// Threads share it; loaders are made from it, one per pass.
-pub struct Pictures {
+pub struct ImageDataset {
     samples: Vec<Sample>,
     transform: TrainTransform,
     test_time_flip: bool,
@@ -33,7 +33,7 @@ pub struct Pictures {
     cached: AtomicU64,
 }
 
-impl Pictures {
+impl ImageDataset {
     /// Takes the samples of a split.
     ///
     /// # Errors
@@ -73,63 +73,63 @@ impl Pictures {
         self.samples.is_empty()
     }
 
-    /// The side of the pictures that the model sees, in pixels.
+    /// The side of the images that the model sees, in pixels.
     pub fn size(&self) -> usize {
         self.transform.eval().size()
     }
 
-    /// What is done to training pictures.
+    /// What is done to training images.
     pub fn augment(&self) -> &AugmentConfig {
         self.transform.config()
     }
 
-    /// The transform of training pictures.
+    /// The transform of training images.
     pub fn transform(&self) -> &TrainTransform {
         &self.transform
     }
 
-    /// Whether predictions are averaged over each picture and its mirror image.
+    /// Whether predictions are averaged over each image and its mirror image.
     pub fn test_time_flip(&self) -> bool {
         self.test_time_flip
     }
 
-    /// The picture of a sample as it is stored, or drawn.
+    /// The image of a sample as it is stored, or drawn.
     ///
     /// # Errors
-    /// An index out of range, or a file that [`read_picture`](super::read_picture) refuses.
-    pub fn picture(&self, index: usize) -> Result<Arc<RgbImage>> {
+    /// An index out of range, or a file that [`read_image`](super::read_image) refuses.
+    pub fn image(&self, index: usize) -> Result<Arc<RgbImage>> {
         let (Some(sample), Some(cached)) = (self.samples.get(index), self.cache.get(index)) else {
             anyhow::bail!("there is no sample {index} among {}", self.samples.len());
         };
-        if let Some(picture) = cached.get() {
-            return Ok(Arc::clone(picture));
+        if let Some(image) = cached.get() {
+            return Ok(Arc::clone(image));
         }
-        let (picture, keep) = match &sample.source {
+        let (image, keep) = match &sample.source {
             Source::File(path) => (self.read(path)?, self.keep_files),
             Source::Synthetic(face) => (synthetic::render(*face, self.size() as u32), true),
         };
-        let picture = Arc::new(picture);
-        let bytes = picture.len() as u64;
+        let image = Arc::new(image);
+        let bytes = image.len() as u64;
         if keep && self.cached.load(Ordering::Relaxed) + bytes <= CACHE_LIMIT {
-            // Two threads may have made the same picture: the first one's is kept.
-            if cached.set(Arc::clone(&picture)).is_ok() {
+            // Two threads may have made the same image: the first one's is kept.
+            if cached.set(Arc::clone(&image)).is_ok() {
                 self.cached.fetch_add(bytes, Ordering::Relaxed);
             }
         }
-        Ok(picture)
+        Ok(image)
     }
 
     fn read(&self, path: &Path) -> Result<RgbImage> {
         match &self.disk {
-            Some(disk) => disk.picture(path),
-            None => read_picture_over(path, self.background),
+            Some(disk) => disk.image(path),
+            None => read_image_over(path, self.background),
         }
     }
 
-    /// Writes what the model sees of a sample to `out`: (3, size, size), one plane per colour.
+    /// Writes what the model sees of a sample to `out`: (3, size, size), one plane per color.
     ///
     /// # Errors
-    /// As [`Pictures::picture`], naming the sample.
+    /// As [`ImageDataset::image`], naming the sample.
     pub(super) fn pixels(
         &self,
         index: usize,
@@ -137,13 +137,13 @@ impl Pictures {
         workspace: &mut Workspace,
         out: &mut [u8],
     ) -> Result<()> {
-        self.picture(index)
-            .and_then(|picture| match pass {
+        self.image(index)
+            .and_then(|image| match pass {
                 Pass::Train { seed, epoch } => {
                     let key = (seed, epoch, index as u64);
-                    self.transform.apply(&picture, key, workspace, out)
+                    self.transform.apply(&image, key, workspace, out)
                 }
-                Pass::Evaluate => self.transform.eval().apply(&picture, workspace, out),
+                Pass::Evaluate => self.transform.eval().apply(&image, workspace, out),
             })
             .with_context(|| self.describe(index))
     }
@@ -151,7 +151,7 @@ impl Pictures {
     /// Names a sample in an error.
     pub(super) fn describe(&self, index: usize) -> String {
         let id = self.samples.get(index).map_or("?", |sample| &sample.id);
-        format!("the picture {id}")
+        format!("the image {id}")
     }
 }
 
@@ -161,7 +161,7 @@ mod tests {
 
     use super::*;
 
-    fn stored(cache: Cache) -> (tempfile::TempDir, Pictures) {
+    fn stored(cache: Cache) -> (tempfile::TempDir, ImageDataset) {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("a.png");
         RgbImage::from_pixel(8, 8, image::Rgb([1, 2, 3]))
@@ -173,32 +173,32 @@ mod tests {
             image_size: 8,
             ..DataConfig::default()
         };
-        (folder, Pictures::new(vec![sample], &config).unwrap())
+        (folder, ImageDataset::new(vec![sample], &config).unwrap())
     }
 
     #[test]
-    fn a_cached_picture_outlives_its_file() {
+    fn a_cached_image_outlives_its_file() {
         for (cache, survives) in [(Cache::Memory, true), (Cache::None, false)] {
-            let (folder, pictures) = stored(cache);
-            pictures.picture(0).unwrap();
+            let (folder, images) = stored(cache);
+            images.image(0).unwrap();
             fs::remove_file(folder.path().join("a.png")).unwrap();
-            assert_eq!(pictures.picture(0).is_ok(), survives);
+            assert_eq!(images.image(0).is_ok(), survives);
         }
     }
 
     #[test]
     fn an_error_names_sample_and_file() {
-        let (folder, pictures) = stored(Cache::None);
-        fs::write(folder.path().join("a.png"), b"no picture").unwrap();
+        let (folder, images) = stored(Cache::None);
+        fs::write(folder.path().join("a.png"), b"no image").unwrap();
         let mut out = vec![0; 3 * 64];
-        let error = pictures
+        let error = images
             .pixels(0, Pass::Evaluate, &mut Workspace::default(), &mut out)
             .unwrap_err();
         let error = format!("{error:#}");
         assert!(
-            error.contains("the picture a: ") && error.contains("a.png: not a picture"),
+            error.contains("the image a: ") && error.contains("a.png: not an image"),
             "{error}"
         );
-        assert!(pictures.picture(1).is_err());
+        assert!(images.image(1).is_err());
     }
 }

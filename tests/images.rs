@@ -1,4 +1,4 @@
-//! Picture files as they are found: every kind is read right, or refused by name, and none stops the program.
+//! Image files as they are found: every kind is read right, or refused by name, and none stops the program.
 
 mod sandbox;
 
@@ -7,20 +7,20 @@ use std::path::{Path, PathBuf};
 
 use image::{Rgb, RgbImage};
 use sandbox::Sandbox;
-use vm_beautynet::data::{NEUTRAL, read_picture};
+use vm_beautynet::data::{NEUTRAL, read_image};
 
-/// Files that Pillow wrote, all of the same 48x32 picture; `*_as_rgb.png` is what Pillow reads in the file of that name.
+/// Files that Pillow wrote, all of the same 48x32 image; `*_as_rgb.png` is what Pillow reads in the file of that name.
 fn fixture(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("tests/fixtures/pictures")
+        .join("tests/fixtures/images")
         .join(name)
 }
 
 fn read(name: &str) -> RgbImage {
-    read_picture(&fixture(name)).unwrap()
+    read_image(&fixture(name)).unwrap()
 }
 
-/// Largest difference of two pictures of one size, in levels.
+/// Largest difference of two images of one size, in levels.
 fn difference(a: &RgbImage, b: &RgbImage) -> u8 {
     assert_eq!(a.dimensions(), b.dimensions());
     a.iter()
@@ -31,13 +31,13 @@ fn difference(a: &RgbImage, b: &RgbImage) -> u8 {
 }
 
 #[test]
-fn cmyk_palette_grey_and_webp_files_become_the_rgb_that_pillow_reads() {
+fn cmyk_palette_gray_and_webp_files_become_the_rgb_that_pillow_reads() {
     let original = read("rgb.png");
     assert!(difference(&read("cmyk.jpg"), &read("cmyk_as_rgb.png")) <= 3);
     assert_eq!(read("palette.png"), read("palette_as_rgb.png"));
     assert!(difference(&read("lossy.webp"), &original) <= 24);
     // ITU-R 601 luma of the original.
-    for (x, y, pixel) in read("grey.jpg").enumerate_pixels() {
+    for (x, y, pixel) in read("gray.jpg").enumerate_pixels() {
         let [r, g, b] = original.get_pixel(x, y).0.map(f64::from);
         let luma = 0.299 * r + 0.587 * g + 0.114 * b;
         assert!((f64::from(pixel.0[0]) - luma).abs() < 8.0);
@@ -47,7 +47,7 @@ fn cmyk_palette_grey_and_webp_files_become_the_rgb_that_pillow_reads() {
 
 #[test]
 fn sixteen_bits_become_eight_by_their_high_byte() {
-    for name in ["grey_16.png", "grey_16.tiff"] {
+    for name in ["gray_16.png", "gray_16.tiff"] {
         for (x, y, pixel) in read(name).enumerate_pixels() {
             let level = (x * 1300 + y * 100) & 0xffff;
             let expected = (f64::from(level) / 257.0).round() as i32;
@@ -61,13 +61,13 @@ fn sixteen_bits_become_eight_by_their_high_byte() {
 
 #[test]
 fn a_progressive_jpeg_is_turned_as_its_exif_data_says() {
-    // 8: the picture has to be turned counter-clockwise by 90 degrees.
+    // 8: the image has to be turned counter-clockwise by 90 degrees.
     let upright = image::imageops::rotate270(&read("rgb.png"));
     assert!(difference(&read("progressive_turned.jpg"), &upright) <= 12);
 }
 
 #[test]
-fn alpha_lies_over_the_background_of_grey_palette_and_webp_files() {
+fn alpha_lies_over_the_background_of_gray_palette_and_webp_files() {
     let original = read("rgb.png");
     let webp = read("alpha.webp");
     // Alpha grows from the top row to the last one.
@@ -80,16 +80,16 @@ fn alpha_lies_over_the_background_of_grey_palette_and_webp_files() {
             .zip(last.0)
             .all(|(a, b)| a.abs_diff(b) <= 4)
     );
-    assert!(difference_at(&read("grey_alpha.png"), 0, Rgb(NEUTRAL)) <= 8);
+    assert!(difference_at(&read("gray_alpha.png"), 0, Rgb(NEUTRAL)) <= 8);
     let clear = read("palette_clear.png");
     assert!(clear.pixels().any(|pixel| pixel.0 == NEUTRAL));
     assert!(clear.pixels().any(|pixel| pixel.0 != NEUTRAL));
 }
 
-fn difference_at(picture: &RgbImage, row: u32, colour: Rgb<u8>) -> u8 {
-    let pixels = (0..picture.width()).map(|x| picture.get_pixel(x, row).0);
+fn difference_at(image: &RgbImage, row: u32, color: Rgb<u8>) -> u8 {
+    let pixels = (0..image.width()).map(|x| image.get_pixel(x, row).0);
     pixels
-        .flat_map(|pixel| (0..3).map(move |c| pixel[c].abs_diff(colour.0[c])))
+        .flat_map(|pixel| (0..3).map(move |c| pixel[c].abs_diff(color.0[c])))
         .max()
         .unwrap()
 }
@@ -110,10 +110,10 @@ fn a_background_of_ones_own_shows_through_and_around() {
         0.0,
         None,
     );
-    let pictures = vm_beautynet::data::Pictures::new(vec![sample], &config).unwrap();
-    assert!(difference_at(&pictures.picture(0).unwrap(), 0, Rgb([9, 200, 30])) <= 8);
+    let images = vm_beautynet::data::ImageDataset::new(vec![sample], &config).unwrap();
+    assert!(difference_at(&images.image(0).unwrap(), 0, Rgb([9, 200, 30])) <= 8);
     let options = vm_beautynet::data::LoaderOptions::new(vm_beautynet::data::Pass::Evaluate, 1, 0);
-    let mut loader = vm_beautynet::data::Loader::new(pictures.into(), options).unwrap();
+    let mut loader = vm_beautynet::data::Loader::new(images.into(), options).unwrap();
     let batch = loader.next().unwrap().unwrap();
     assert_eq!(
         [batch.pixels[0], batch.pixels[256], batch.pixels[512]],
@@ -147,7 +147,7 @@ fn a_data_set_full_of_traps_is_checked_and_trained_on_without_them() {
     fs::create_dir(sandbox.path("folder.jpg")).unwrap();
     fs::write(sandbox.path("empty.jpg"), "").unwrap();
     fs::write(sandbox.path("cut.jpg"), &whole[..whole.len() / 2]).unwrap();
-    fs::write(sandbox.path("text.png"), "not a picture at all").unwrap();
+    fs::write(sandbox.path("text.png"), "not an image at all").unwrap();
     fs::write(sandbox.path("bomb.png"), png_bomb(30_000)).unwrap();
     std::os::unix::fs::symlink(sandbox.path("gone"), sandbox.path("dangling.jpg")).unwrap();
     std::os::unix::fs::symlink(sandbox.path("loop.jpg"), sandbox.path("loop.jpg")).unwrap();

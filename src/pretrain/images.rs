@@ -7,15 +7,15 @@ use anyhow::{Context, Result};
 use rayon::prelude::*;
 
 use crate::config::{Config, DataConfig};
-use crate::data::{self, Pictures, Sample, Source, Split};
+use crate::data::{self, ImageDataset, Sample, Source, Split};
 
-/// Training and validation pictures. Those of the test are not opened.
+/// Training and validation images. Those of the test are not opened.
 pub struct TrainAndVal {
-    pub train: Arc<Pictures>,
-    pub val: Arc<Pictures>,
+    pub train: Arc<ImageDataset>,
+    pub val: Arc<ImageDataset>,
     /// Rows of the two that were left out.
     pub skipped: usize,
-    /// Of the training pictures' names and contents, in order.
+    /// Of the training images' names and contents, in order.
     pub fingerprint: String,
 }
 
@@ -34,8 +34,8 @@ impl TrainAndVal {
         let (val, skipped_val) = load(Split::Val)?;
         Ok(Self {
             fingerprint: fingerprint(&train)?,
-            train: Arc::new(Pictures::new(train, &data)?),
-            val: Arc::new(Pictures::new(val, &data)?),
+            train: Arc::new(ImageDataset::new(train, &data)?),
+            val: Arc::new(ImageDataset::new(val, &data)?),
             skipped: skipped.len() + skipped_val.len(),
         })
     }

@@ -1,4 +1,4 @@
-//! Pictures within the page: those with the largest errors, and explained ones.
+//! EmbeddedImages within the page: those with the largest errors, and explained ones.
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -6,37 +6,37 @@ use std::path::PathBuf;
 use anyhow::Result;
 
 use crate::data::embed::{embedded, escape};
-use crate::data::{Source, Split, load_split, read_picture, synthetic};
+use crate::data::{Source, Split, load_split, read_image, synthetic};
 use crate::report::assemble::{Detail, Report};
 use crate::report::models::Model;
 
-/// Pictures with the largest errors, of each model.
+/// EmbeddedImages with the largest errors, of each model.
 const WORST: usize = 12;
-/// Models whose worst pictures are shown.
+/// Models whose worst images are shown.
 const MODELS: usize = 3;
-/// The longer side of a picture, in pixels.
+/// The longer side of an image, in pixels.
 const SIDE: u32 = 160;
-/// Explained pictures of each model, and the longer side of their figures.
+/// Explained images of each model, and the longer side of their figures.
 const FIGURES: usize = 12;
 const FIGURE_SIDE: u32 = 900;
 
-/// Whether pictures stand in the page, and where they come from.
+/// Whether images stand in the page, and where they come from.
 #[derive(Debug, Clone, Default)]
-pub struct Pictures {
+pub struct EmbeddedImages {
     /// Names only.
     pub left_out: bool,
     /// The data set's folder, where it is not that of the configs.
     pub data_root: Option<PathBuf>,
 }
 
-impl Pictures {
-    /// Where the pictures of a model's split are, by name.
+impl EmbeddedImages {
+    /// Where the images of a model's split are, by name.
     fn sources(&self, model: &Model, split: Split) -> Result<HashMap<String, Source>> {
         let mut sources = HashMap::new();
         let mut known: Vec<&str> = Vec::new();
         for run in &model.runs {
             let Some(config) = &run.config else { continue };
-            // Other seeds have the same pictures.
+            // Other seeds have the same images.
             if known.contains(&config.data.split.as_str()) {
                 continue;
             }
@@ -53,16 +53,16 @@ impl Pictures {
     }
 }
 
-fn picture(source: Option<&Source>, name: &str) -> Option<String> {
-    let picture = match source? {
-        Source::File(path) => read_picture(path).ok()?,
+fn image(source: Option<&Source>, name: &str) -> Option<String> {
+    let image = match source? {
+        Source::File(path) => read_image(path).ok()?,
         Source::Synthetic(seed) => synthetic::render(*seed, SIDE),
     };
-    embedded(&picture, SIDE, 82, name)
+    embedded(&image, SIDE, 82, name)
 }
 
-/// The pictures with the largest errors of the best models, the first open.
-pub fn worst(report: &Report, pictures: &Pictures) -> String {
+/// The images with the largest errors of the best models, the first open.
+pub fn worst(report: &Report, images: &EmbeddedImages) -> String {
     let mut text = String::new();
     for (at, detail) in report.details.iter().take(MODELS).enumerate() {
         let judged = report.judged(detail);
@@ -70,13 +70,13 @@ pub fn worst(report: &Report, pictures: &Pictures) -> String {
         text += &format!(
             "<details{open}><summary>{}</summary>\n{}</details>\n",
             escape(&judged.name),
-            worst_of(report, detail, pictures)
+            worst_of(report, detail, images)
         );
     }
     text
 }
 
-fn worst_of(report: &Report, detail: &Detail, pictures: &Pictures) -> String {
+fn worst_of(report: &Report, detail: &Detail, images: &EmbeddedImages) -> String {
     let judged = report.judged(detail);
     let Some(set) = judged.sets.first() else {
         return String::new();
@@ -85,13 +85,13 @@ fn worst_of(report: &Report, detail: &Detail, pictures: &Pictures) -> String {
     let mut order: Vec<usize> = (0..sizes.len()).collect();
     order.sort_by(|&a, &b| sizes[b].total_cmp(&sizes[a]));
     let mut note = String::new();
-    let sources = match pictures.left_out {
+    let sources = match images.left_out {
         true => HashMap::new(),
-        false => pictures
+        false => images
             .sources(&report.models[judged.model], report.split)
             .unwrap_or_else(|error| {
                 note = format!(
-                    "<p class=\"note\">The pictures are not shown: {}. --data-root names the data set's folder.</p>\n",
+                    "<p class=\"note\">The images are not shown: {}. --data-root names the data set's folder.</p>\n",
                     escape(&format!("{error:#}"))
                 );
                 HashMap::new()
@@ -104,7 +104,7 @@ fn worst_of(report: &Report, detail: &Detail, pictures: &Pictures) -> String {
         format!(
             "<figure title=\"{}\">{}<figcaption><b>{:+.2}</b> (true {:.2}, predicted {:.2})<br>{}{}</figcaption></figure>\n",
             escape(name),
-            picture(sources.get(name), short).unwrap_or_default(),
+            image(sources.get(name), short).unwrap_or_default(),
             errors[row],
             set.targets[row],
             set.targets[row] + errors[row],
@@ -118,8 +118,8 @@ fn worst_of(report: &Report, detail: &Detail, pictures: &Pictures) -> String {
     )
 }
 
-/// The explained pictures, model by model; names only where pictures are left out.
-pub fn explained(report: &Report, pictures: &Pictures) -> String {
+/// The explained images, model by model; names only where images are left out.
+pub fn explained(report: &Report, images: &EmbeddedImages) -> String {
     let mut models: Vec<&Option<String>> = Vec::new();
     for figure in &report.figures {
         if !models.contains(&&figure.model) {
@@ -138,11 +138,11 @@ pub fn explained(report: &Report, pictures: &Pictures) -> String {
         }
         let figures = of.iter().take(FIGURES).map(|figure| {
             let name = figure.image.rsplit('/').next().unwrap_or(&figure.image);
-            let shown = match pictures.left_out {
+            let shown = match images.left_out {
                 true => None,
-                false => read_picture(&figure.file).ok(),
+                false => read_image(&figure.file).ok(),
             };
-            let shown = shown.and_then(|picture| embedded(&picture, FIGURE_SIDE, 85, name));
+            let shown = shown.and_then(|image| embedded(&image, FIGURE_SIDE, 85, name));
             format!(
                 "<figure title=\"{}\">{}<figcaption>{}</figcaption></figure>\n",
                 escape(&figure.image),

@@ -1,4 +1,4 @@
-//! What a check finds by looking at pictures: copies that differ in their bytes, and what stands out.
+//! What a check finds by looking at images: copies that differ in their bytes, and what stands out.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -15,7 +15,7 @@ use crate::files::write_whole;
 
 /// Scores further than this from the quartiles, in distances between them, are outliers (Tukey's outer fences).
 const FENCES: f64 = 3.0;
-/// Pictures more than so many times as long as wide are no portraits.
+/// Images more than so many times as long as wide are no portraits.
 const LONGEST: u32 = 3;
 
 fn content(state: &State) -> Option<&Content> {
@@ -48,7 +48,7 @@ pub(super) fn near_duplicates(rows: &[(Split, &Row)], states: &[State]) -> Vec<N
                 .filter_map(move |(second, other)| {
                     let distance = look.distance(other);
                     (distance <= SAME).then(|| NearDuplicate {
-                        pictures: [named(*first), named(*second)],
+                        images: [named(*first), named(*second)],
                         distance,
                         across_splits: rows[*first].0 != rows[*second].0,
                     })
@@ -214,10 +214,10 @@ mod tests {
         );
         let found = &report.near_duplicates[0];
         assert_eq!(
-            found.pictures.each_ref().map(|p| p.id.as_str()),
+            found.images.each_ref().map(|p| p.id.as_str()),
             ["4.png", "copy.jpg"]
         );
-        assert_eq!(found.pictures[1].split, Split::Test);
+        assert_eq!(found.images[1].split, Split::Test);
         assert!(found.across_splits);
         let outliers: Vec<&str> = report.outliers.iter().map(|row| row.id.as_str()).collect();
         assert_eq!(outliers, ["11.png", "strip.png"]);
