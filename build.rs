@@ -1,9 +1,11 @@
-//! Compiles csrc with `cc` against the libtorch that torch-sys found, and makes the binaries find it by rpath.
+//! Compiles csrc with `cc` against the libtorch that torch-sys found, and makes the binaries find
+//! it by rpath.
 
 use std::env;
 use std::path::{Path, PathBuf};
 
-/// Instruction sets whose kernels are compiled apart, each with its own flags and chosen at run time.
+/// Instruction sets whose kernels are compiled apart, each with its own flags and chosen at run
+/// time.
 const X86_KERNELS: [(&str, &[&str]); 2] = [
     ("avx2", &["-mavx2", "-mfma"]),
     (
@@ -52,7 +54,8 @@ fn main() {
     println!("cargo:rustc-link-arg=-Wl,-rpath,{}", lib.display());
 }
 
-/// What every C++ file is compiled with. Always optimized: a debug build of the kernels would be of no use.
+/// What every C++ file is compiled with. Always optimized: a debug build of the kernels would be of
+/// no use.
 fn cpp() -> cc::Build {
     let mut build = cc::Build::new();
     build
@@ -67,18 +70,14 @@ fn cpp() -> cc::Build {
 }
 
 fn compile_kernels() {
-    cpp()
-        .file("csrc/kernels_portable.cpp")
-        .compile("vmb_portable");
+    cpp().file("csrc/kernels_portable.cpp").compile("vmb_portable");
     if env::var("CARGO_CFG_TARGET_ARCH").as_deref() == Ok("x86_64") {
         for (name, flags) in X86_KERNELS {
             let mut build = cpp();
             for flag in flags {
                 build.flag(flag);
             }
-            build
-                .file(format!("csrc/kernels_{name}.cpp"))
-                .compile(&format!("vmb_{name}"));
+            build.file(format!("csrc/kernels_{name}.cpp")).compile(&format!("vmb_{name}"));
         }
     }
 }
@@ -130,7 +129,8 @@ fn compile_distributed(lib: &Path, cuda: bool) {
     build.compile("vmb_distributed");
 }
 
-/// The side that knows ATen. Linked whole: the operators register themselves from static constructors that nothing names.
+/// The side that knows ATen. Linked whole: the operators register themselves from static
+/// constructors that nothing names.
 fn compile_bindings(lib: &Path, cuda: bool) {
     let mut build = with_libtorch(lib);
     build
@@ -147,11 +147,7 @@ fn compile_bindings(lib: &Path, cuda: bool) {
             ]
             .map(|name| format!("csrc/{name}.cpp")),
         )
-        .file(if cuda {
-            "csrc/cuda_ops.cpp"
-        } else {
-            "csrc/cuda_ops_absent.cpp"
-        });
+        .file(if cuda { "csrc/cuda_ops.cpp" } else { "csrc/cuda_ops_absent.cpp" });
     if cuda {
         build.define("VMB_CUDA", None);
         if let Some(home) = cuda_home() {
@@ -159,13 +155,12 @@ fn compile_bindings(lib: &Path, cuda: bool) {
         }
         println!("cargo:rustc-link-lib=c10_cuda");
         println!("cargo:rustc-cfg=vmb_cuda");
-        // libtorch finds a GPU through the hooks that libtorch_cuda registers when it is loaded. No symbol of it is used here, so
-        // without this the linker leaves it away, and no GPU is ever seen.
+        // libtorch finds a GPU through the hooks that libtorch_cuda registers when it is loaded. No
+        // symbol of it is used here, so without this the linker leaves it away, and no GPU is ever
+        // seen.
         println!("cargo:rustc-link-arg=-Wl,--push-state,--no-as-needed,-ltorch_cuda,--pop-state");
     }
-    build
-        .link_lib_modifier("+whole-archive")
-        .compile("vmb_bindings");
+    build.link_lib_modifier("+whole-archive").compile("vmb_bindings");
 }
 
 /// The CUDA toolkit: CUDA_HOME, else where the nvcc of the PATH is.
@@ -179,7 +174,8 @@ fn cuda_home() -> Option<PathBuf> {
     })
 }
 
-/// Native code for every architecture, so that nothing is compiled when a program starts, and PTX of the last one for later ones.
+/// Native code for every architecture, so that nothing is compiled when a program starts, and PTX
+/// of the last one for later ones.
 fn compile_cuda_kernels(link: bool) {
     // cc takes the nvcc that NVCC names, else the one of the PATH.
     if env::var_os("NVCC").is_none()
@@ -202,25 +198,21 @@ fn compile_cuda_kernels(link: bool) {
         .pic(true)
         .flag("--expt-relaxed-constexpr");
     for arch in CUDA_ARCHITECTURES {
-        build
-            .flag("-gencode")
-            .flag(format!("arch=compute_{arch},code=sm_{arch}"));
+        build.flag("-gencode").flag(format!("arch=compute_{arch},code=sm_{arch}"));
     }
     let newest = CUDA_ARCHITECTURES[CUDA_ARCHITECTURES.len() - 1];
     build
         .flag("-gencode")
         .flag(format!("arch=compute_{newest},code=compute_{newest}"))
-        // Registers, shared memory and spills of every kernel, in cargo's output file of this script.
+        // Registers, shared memory and spills of every kernel, in cargo's output file of this
+        // script.
         .flag("-Xptxas")
         .flag("-v")
         .files(CUDA_KERNELS.map(|name| format!("csrc/cuda/{name}.cu")))
         .compile("vmb_cuda");
     if let (true, Some(home)) = (link, cuda_home()) {
         for folder in ["lib", "lib64"] {
-            println!(
-                "cargo:rustc-link-search=native={}",
-                home.join(folder).display()
-            );
+            println!("cargo:rustc-link-search=native={}", home.join(folder).display());
         }
     }
 }

@@ -1,4 +1,5 @@
-// The border of the C interface: pointers become tensors, names become operators, and what C++ throws becomes a message.
+// The border of the C interface: pointers become tensors, names become operators, and what C++
+// throws becomes a message.
 #pragma once
 
 #include <ATen/core/Tensor.h>

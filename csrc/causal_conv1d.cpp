@@ -1,4 +1,5 @@
-// vm_beautynet::causal_conv1d_silu: the depthwise causal convolution in front of the scan, with its SiLU.
+// vm_beautynet::causal_conv1d_silu: the depthwise causal convolution in front of the scan, with its
+// SiLU.
 #include <ATen/ATen.h>
 #include <torch/csrc/autograd/custom_function.h>
 #include <torch/library.h>

@@ -1,4 +1,5 @@
-// silu(causal depthwise convolution) on CPU, vectorized over channels; included once per instruction set.
+// silu(causal depthwise convolution) on CPU, vectorized over channels; included once per
+// instruction set.
 #pragma once
 
 #include "rows.h"
@@ -33,7 +34,8 @@ struct CausalConv {
     }
   }
 
-  // f(width), as a compile-time constant where it is Mamba's 4: then one value of every tap stays in a register.
+  // f(width), as a compile-time constant where it is Mamba's 4: then one value of every tap stays
+  // in a register.
   template <class F>
   static void for_width(int64_t width, const F& f) {
     if (width == 4)
@@ -51,7 +53,8 @@ struct CausalConv {
 
   static ScanSizes sizes(const Conv<T>& in) { return {in.batch, in.dim, in.length, 0}; }
 
-  // Weights, and zeros where sums over the steps begin; behind the last step there are no gradients.
+  // Weights, and zeros where sums over the steps begin; behind the last step there are no
+  // gradients.
   static void begin_vector(Workspace& w, const Conv<T>& in, int64_t channel) {
     const int lanes = Rows::lanes_of(sizes(in), channel);
     for (int64_t k = 0; k < in.width; ++k) {
@@ -62,7 +65,8 @@ struct CausalConv {
     w.dbias = V{};
   }
 
-  // The strip's inputs behind those that its first outputs look back at, the convolution's values and their sigmoids.
+  // The strip's inputs behind those that its first outputs look back at, the convolution's values
+  // and their sigmoids.
   static void activate(Workspace& w, const Conv<T>& in, const Strip& strip, int v) {
     const int64_t channel = strip.channel(v), back = in.width - 1, missing = strip.step < back ? back - strip.step : 0;
     for (int64_t t = 0; t < missing; ++t) w.x[t] = V{};

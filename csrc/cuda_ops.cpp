@@ -20,7 +20,8 @@ cuda::Type type_of(const Tensor& x) {
 
 void check_launch(int error, const char* what) { TORCH_CHECK(error == 0, what, " did not start on the GPU: ", cuda::error_text(error)); }
 
-// A (batch, rows, steps) tensor; reversed: its last step first. The kernels compute offsets in 32 bits.
+// A (batch, rows, steps) tensor; reversed: its last step first. The kernels compute offsets in 32
+// bits.
 cuda::Operand operand(const Tensor& x, bool reverse) {
   if (!x.defined()) return {nullptr, 0, 0, 0};
   int64_t extent = 0;
@@ -33,7 +34,8 @@ cuda::Operand operand(const Tensor& x, bool reverse) {
   return {data, x.stride(0), x.stride(1), step};
 }
 
-// Activations in u's type, parameters in contiguous float; tensors that are so already are not copied.
+// Activations in u's type, parameters in contiguous float; tensors that are so already are not
+// copied.
 struct ScanOperands {
   Tensor u, delta, A, B, C, D, z, delta_bias;
   int warps;

@@ -1,5 +1,6 @@
-// The operators on CUDA tensors: allocation and launches around the kernels of csrc/cuda. Only in builds with the feature `cuda`
-// (VMB_CUDA); elsewhere, and for double, CUDA tensors take libtorch's own operations.
+// The operators on CUDA tensors: allocation and launches around the kernels of csrc/cuda. Only in
+// builds with the feature `cuda` (VMB_CUDA); elsewhere, and for double, CUDA tensors take
+// libtorch's own operations.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -21,7 +22,8 @@ inline bool has_cuda_kernels(const at::Tensor& x) {
 #endif
 }
 
-// Arguments are checked by the caller; returns as forward_cpu and backward_cpu of selective_scan.cpp, conv_cpu of causal_conv1d.cpp.
+// Arguments are checked by the caller; returns as forward_cpu and backward_cpu of
+// selective_scan.cpp, conv_cpu of causal_conv1d.cpp.
 std::tuple<at::Tensor, at::Tensor> scan_forward_cuda(const at::Tensor& u, const at::Tensor& delta, const at::Tensor& A, const at::Tensor& B,
                                                      const at::Tensor& C, const OptionalTensor& D, const OptionalTensor& z,
                                                      const OptionalTensor& delta_bias, bool delta_softplus, bool reverse, bool keep_states);

@@ -1,4 +1,5 @@
-// In place of cuda_ops.cpp in builds without CUDA kernels, where has_cuda_kernels keeps everyone from calling these.
+// In place of cuda_ops.cpp in builds without CUDA kernels, where has_cuda_kernels keeps everyone
+// from calling these.
 #include <ATen/core/Tensor.h>
 
 #include "cuda_ops.h"

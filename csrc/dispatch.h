@@ -18,16 +18,16 @@ namespace vmb {
 // True where this processor can run the kernels of the path: "portable", "avx2" or "avx512".
 bool path_available(std::string_view path);
 
-// The kernels of a path; "auto" takes the widest that the processor has. Double always runs the portable ones.
-// Throws c10::Error for an unknown path or one that the processor lacks.
+// The kernels of a path; "auto" takes the widest that the processor has. Double always runs the
+// portable ones. Throws c10::Error for an unknown path or one that the processor lacks.
 template <class T>
 const KernelTable<T>& kernels(std::string_view path);
 
 // The path that "auto" means on this machine.
 std::string_view best_path();
 
-// Runs f(begin, end, workspace) over the work items [0, items) on ATen's threads, each with its own workspace. The memory is
-// libtorch's own, so that its profilers see it.
+// Runs f(begin, end, workspace) over the work items [0, items) on ATen's threads, each with its own
+// workspace. The memory is libtorch's own, so that its profilers see it.
 template <class F>
 void parallel_items(int64_t items, int64_t workspace_bytes, const F& f) {
   const int64_t slots = std::min<int64_t>(items, at::get_num_threads());
@@ -54,13 +54,15 @@ View<T> view_of(const at::Tensor& x, bool reverse = false) {
   return view;
 }
 
-// An uninitialized (batch, dim, length) tensor stored densely in the order that `like` has: channels innermost or steps.
+// An uninitialized (batch, dim, length) tensor stored densely in the order that `like` has:
+// channels innermost or steps.
 at::Tensor empty_in_layout_of(const at::Tensor& like, at::ScalarType type);
 
 // The sum over the first dimension, in the order of the index whatever the number of threads.
 at::Tensor ordered_sum(const at::Tensor& parts);
 
-// The type in which the kernels compute for an input of this type: double for double, float for every other.
+// The type in which the kernels compute for an input of this type: double for double, float for
+// every other.
 inline at::ScalarType compute_type(const at::Tensor& x) { return x.scalar_type() == at::kDouble ? at::kDouble : at::kFloat; }
 
 inline at::Tensor optional_to(const std::optional<at::Tensor>& x, at::ScalarType type) {

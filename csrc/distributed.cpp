@@ -30,7 +30,8 @@ using Store = c10::intrusive_ptr<c10d::Store>;
 Store& store_of(void* store) { return *static_cast<Store*>(store); }
 vmb::Group& group_of(void* group) { return *static_cast<vmb::Group*>(group); }
 
-// The interfaces that GLOO_SOCKET_IFNAME names, separated by commas, as in PyTorch; else the one of the host's name.
+// The interfaces that GLOO_SOCKET_IFNAME names, separated by commas, as in PyTorch; else the one of
+// the host's name.
 void choose_devices(c10d::ProcessGroupGloo::Options& options) {
   const char* names = std::getenv("GLOO_SOCKET_IFNAME");
   if (names == nullptr || *names == '\0') {

@@ -1,16 +1,19 @@
-// What the ATen side (selective_scan.cpp, causal_conv1d.cpp) and the CPU kernels agree on: plain pointers and strides, so
-// that the kernel files include neither torch nor standard-library templates and can be compiled once per instruction set.
+// What the ATen side (selective_scan.cpp, causal_conv1d.cpp) and the CPU kernels agree on: plain
+// pointers and strides, so that the kernel files include neither torch nor standard-library
+// templates and can be compiled once per instruction set.
 #pragma once
 
 #include <cstdint>
 
-// Never a function of its own: the linker would keep one copy, perhaps one compiled for instructions that another machine lacks.
+// Never a function of its own: the linker would keep one copy, perhaps one compiled for
+// instructions that another machine lacks.
 #define VMB_INLINE __attribute__((always_inline))
 
 namespace vmb {
 
-// A three-dimensional operand seen as (batch, row, step). A scan that runs in reverse is the same scan over a view whose
-// first step is the last one and whose step stride is negative, so kernels know one direction only.
+// A three-dimensional operand seen as (batch, row, step). A scan that runs in reverse is the same
+// scan over a view whose first step is the last one and whose step stride is negative, so kernels
+// know one direction only.
 template <class T>
 struct View {
   T* data = nullptr;
@@ -20,7 +23,8 @@ struct View {
   VMB_INLINE explicit operator bool() const { return data != nullptr; }
 };
 
-// Channels of one work item; fixed, so that the order of every sum is independent of the number of threads.
+// Channels of one work item; fixed, so that the order of every sum is independent of the number of
+// threads.
 constexpr int64_t kGroup = 64;
 // Steps between two stored states. Backward recomputes the states of one such chunk at a time.
 constexpr int64_t kChunk = 32;
@@ -65,7 +69,8 @@ struct ScanBackward {
   View<T> dB, dC;  // batch is the work item (batch index, group), rows are states, adjacent in memory
 };
 
-// silu(bias + causal depthwise convolution): out[l] = silu(bias + sum_k weight[k] x[l - width + 1 + k]).
+// silu(bias + causal depthwise convolution): out[l] = silu(bias + sum_k weight[k] x[l - width + 1 +
+// k]).
 constexpr int64_t kMaxConvWidth = 8;
 
 template <class T>
@@ -89,8 +94,8 @@ struct ConvBackward {
 // The functions of vec_math.h, as tests of their accuracy name them.
 enum class Elementwise { exp2_product, exp, softplus, sigmoid };
 
-// The kernels of one instruction set; each call does work items [begin, end) with `workspace` bytes of scratch memory,
-// aligned to 64.
+// The kernels of one instruction set; each call does work items [begin, end) with `workspace` bytes
+// of scratch memory, aligned to 64.
 template <class T>
 struct KernelTable {
   int64_t (*scan_workspace)(const ScanSizes&);
@@ -99,7 +104,8 @@ struct KernelTable {
   int64_t conv_workspace;
   void (*conv_forward)(const Conv<T>&, const View<T>& out, int64_t begin, int64_t end, void* workspace);
   void (*conv_backward)(const ConvBackward<T>&, int64_t begin, int64_t end, void* workspace);
-  // The arithmetic of a scan alone (limit_kernel.h); the result means nothing and only keeps the work from being left out.
+  // The arithmetic of a scan alone (limit_kernel.h); the result means nothing and only keeps the
+  // work from being left out.
   T (*limit_forward)(const ScanSizes&, int64_t begin, int64_t end);
   T (*limit_backward)(const ScanSizes&, int64_t begin, int64_t end);
   void (*elementwise)(Elementwise function, const T* x, const T* y, T* out, int64_t count);

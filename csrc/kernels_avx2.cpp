@@ -1,4 +1,5 @@
-// Compiled with -mavx2 -mfma; called only where the processor has both. 16 registers: 4 states and their companions.
+// Compiled with -mavx2 -mfma; called only where the processor has both. 16 registers: 4 states and
+// their companions.
 #include "kernel_table.h"
 
 namespace vmb {

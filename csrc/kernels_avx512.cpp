@@ -1,4 +1,5 @@
-// Compiled with -mavx512f -mavx512dq -mavx512vl -mavx512bw; called only where the processor has them. 32 registers: 8 states.
+// Compiled with -mavx512f -mavx512dq -mavx512vl -mavx512bw; called only where the processor has
+// them. 32 registers: 8 states.
 #include "kernel_table.h"
 
 namespace vmb {

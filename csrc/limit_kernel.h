@@ -1,13 +1,15 @@
-// The least that a scan can cost: the exponentials and multiply-adds of a pass and nothing else, on values that never leave the
-// registers. No load, no store, no packing, no division, no logarithm, no sum over lanes or work items. `vmbeauty benchmark scan`
-// runs it over the same work items and threads as the scan itself and reports how close the scan comes.
+// The least that a scan can cost: the exponentials and multiply-adds of a pass and nothing else, on
+// values that never leave the registers. No load, no store, no packing, no division, no logarithm,
+// no sum over lanes or work items. `vmbeauty benchmark scan` runs it over the same work items and
+// threads as the scan itself and reports how close the scan comes.
 #pragma once
 
 #include "scan_kernel.h"
 
 namespace {
 
-// Makes the compiler forget what it knows of a value, at no instruction: equal operations on it are then not done just once.
+// Makes the compiler forget what it knows of a value, at no instruction: equal operations on it are
+// then not done just once.
 template <class V>
 inline void forget(V& v) {
 #if defined(__AVX512F__)
@@ -57,8 +59,9 @@ struct Limit {
     return lane_sum<V>(sum);
   }
 
-  // For every state: one exponential, and eleven multiply-adds: the state again (2), and then the gradient of the state, of C, y,
-  // of dt u, of B, the step through the decay, its product with the state before, and its shares in the gradients of dt and A.
+  // For every state: one exponential, and eleven multiply-adds: the state again (2), and then the
+  // gradient of the state, of C, y, of dt u, of B, the step through the decay, its product with the
+  // state before, and its shares in the gradients of dt and A.
   static T backward(const ScanSizes& size, int64_t begin, int64_t end) {
     V sum{};
     each_tile(size, begin, end, [&](bool first) {
@@ -91,8 +94,8 @@ struct Limit {
   }
 
  private:
-  // f(whether it is the first of its channels) for every tile of W channels and N states; a last, partly filled one counts whole,
-  // as the kernels compute it.
+  // f(whether it is the first of its channels) for every tile of W channels and N states; a last,
+  // partly filled one counts whole, as the kernels compute it.
   template <class F>
   static void each_tile(const ScanSizes& size, int64_t begin, int64_t end, const F& f) {
     for (int64_t index = begin; index < end; ++index) {
@@ -103,7 +106,8 @@ struct Limit {
   }
 };
 
-// Values that the kernels are made of, for tests of their accuracy; y is used by exp2_product alone.
+// Values that the kernels are made of, for tests of their accuracy; y is used by exp2_product
+// alone.
 template <class T, int W>
 void evaluate_elementwise(Elementwise function, const T* x, const T* y, T* out, int64_t count) {
   using V = Vec<T, W>;

@@ -11,7 +11,8 @@ namespace {
 using at::Tensor;
 using vmb::guarded, vmb::tensor, vmb::tensors;
 
-// Whether both place their elements alike. A dimension of size 1 has any stride: the gradient of a batch of one often has another.
+// Whether both place their elements alike. A dimension of size 1 has any stride: the gradient of a
+// batch of one often has another.
 bool same_layout(const Tensor& a, const Tensor& b) {
   if (a.sizes() != b.sizes()) return false;
   for (int64_t i = 0; i < a.dim(); ++i) {

@@ -1,5 +1,6 @@
-// Activation checkpointing (arXiv 1604.06174): a piece of the network whose forward pass keeps its input alone, and is run again in
-// backward for what its gradients need. The second run draws the same random numbers and casts as the first.
+// Activation checkpointing (arXiv 1604.06174): a piece of the network whose forward pass keeps its
+// input alone, and is run again in backward for what its gradients need. The second run draws the
+// same random numbers and casts as the first.
 #include <ATen/CPUGeneratorImpl.h>
 #include <ATen/Context.h>
 #include <ATen/autocast_mode.h>
@@ -107,7 +108,8 @@ struct Memory : torch::CustomClassHolder {
 };
 
 struct Recomputed : torch::autograd::Function<Recomputed> {
-  // The parameters are operands (a TensorList: of a vector autograd takes no notice), so that their gradients leave through this node like those of any other.
+  // The parameters are operands (a TensorList: of a vector autograd takes no notice), so that their
+  // gradients leave through this node like those of any other.
   static Tensor forward(AutogradContext* ctx, const Tensor& x, at::TensorList parameters, const c10::intrusive_ptr<Piece>& piece) {
     ctx->saved_data["memory"] = c10::IValue::make_capsule(c10::make_intrusive<Memory>(piece, x.device()));
     variable_list saved{x};

@@ -1,4 +1,5 @@
-// Gradients summed over the ranks in flat buckets, while backward runs (as in PyTorch's DistributedDataParallel, arXiv 2006.15704).
+// Gradients summed over the ranks in flat buckets, while backward runs (as in PyTorch's
+// DistributedDataParallel, arXiv 2006.15704).
 #include <ATen/ATen.h>
 #include <ATen/core/LegacyTypeDispatch.h>
 #include <torch/csrc/autograd/function_hook.h>
@@ -75,7 +76,8 @@ class Reducer {
     std::lock_guard<std::mutex> lock(mutex_);
     TORCH_CHECK(armed_, "reducer: finish without arm");
     armed_ = false;
-    // Hooks have taken in what backward reached last; the rest has zeros, or what earlier backward passes of the step left.
+    // Hooks have taken in what backward reached last; the rest has zeros, or what earlier backward
+    // passes of the step left.
     for (Bucket& bucket : buckets_) {
       for (size_t i = 0; i < bucket.parameters.size(); ++i) take_in(bucket, i);
     }
@@ -98,7 +100,8 @@ class Reducer {
     bucket.flat = at::zeros({elements}, parameters[0].options().requires_grad(false));
     bucket.parameters = parameters;
     int64_t offset = 0;
-    // Without the record that they are views: gradients are detached in place when they are set to zero, which views refuse.
+    // Without the record that they are views: gradients are detached in place when they are set to
+    // zero, which views refuse.
     at::AutoDispatchBelowADInplaceOrView below_autograd;
     for (const Tensor& parameter : parameters) {
       bucket.gradients.push_back(bucket.flat.as_strided(parameter.sizes(), parameter.strides(), offset));
@@ -107,8 +110,8 @@ class Reducer {
     buckets_.push_back(std::move(bucket));
   }
 
-  // The gradient of a parameter, wherever autograd has put it, becomes the bucket's part, and stays it: from the second step on
-  // nothing is copied, unless somebody has thrown the gradient away.
+  // The gradient of a parameter, wherever autograd has put it, becomes the bucket's part, and stays
+  // it: from the second step on nothing is copied, unless somebody has thrown the gradient away.
   static void take_in(Bucket& bucket, size_t index) {
     Tensor& gradient = bucket.parameters[index].mutable_grad();
     Tensor& part = bucket.gradients[index];

@@ -12,9 +12,11 @@ using namespace vmb;
 template <class T, int W>
 struct Rows {
   using V = Vec<T, W>;
-  // Steps that are packed at once: whole lines next to each other, where steps are adjacent in memory.
+  // Steps that are packed at once: whole lines next to each other, where steps are adjacent in
+  // memory.
   static constexpr int kStrip = 2 * kChunk;
-  // Vectors in a cache line. They are packed together, for where channels are adjacent the line would be gone before the second's turn.
+  // Vectors in a cache line. They are packed together, for where channels are adjacent the line
+  // would be gone before the second's turn.
   static constexpr int kVectors = sizeof(V) < 64 ? 64 / sizeof(V) : 1;
 
   // Where a work item lies.
@@ -30,8 +32,9 @@ struct Rows {
     return static_cast<int>(size.dim - channel < W ? size.dim - channel : W);
   }
 
-  // Rows of W channels from any layout, `apart` vectors from one to the next; missing channels become zeros. Steps that are adjacent in
-  // memory, in either direction, are transposed in registers, W at a time.
+  // Rows of W channels from any layout, `apart` vectors from one to the next; missing channels
+  // become zeros. Steps that are adjacent in memory, in either direction, are transposed in
+  // registers, W at a time.
   static void pack(V* rows, const View<const T>& view, int64_t b, int64_t channel, int lanes, int64_t step, int64_t steps, int64_t apart = 1) {
     const T* source = view.at(b, channel, step);
     if (view.row == 1) {
@@ -88,7 +91,8 @@ struct Rows {
     }
   }
 
-  // What is packed together: up to kVectors vectors of channels, from the block-th on, and a strip of steps.
+  // What is packed together: up to kVectors vectors of channels, from the block-th on, and a strip
+  // of steps.
   struct Strip {
     const Item& item;
     int64_t block, step, steps;
@@ -125,9 +129,10 @@ struct Rows {
         unpack(rows + v * kStrip, view, strip.item.batch, strip.channel(v), lanes_of(size, strip.channel(v)), strip.step, strip.steps);
   }
 
-  // Where a strip lies in one tensor: `runs` runs of adjacent values, `apart` values from one to the next. The tiles before a strip each
-  // fetch a few of its runs, for they are far apart, the processor does not foresee them, and it can only wait for some twenty lines at a
-  // time. (A convolution's tile is a whole vector: there is too little work to spread them over.)
+  // Where a strip lies in one tensor: `runs` runs of adjacent values, `apart` values from one to
+  // the next. The tiles before a strip each fetch a few of its runs, for they are far apart, the
+  // processor does not foresee them, and it can only wait for some twenty lines at a time. (A
+  // convolution's tile is a whole vector: there is too little work to spread them over.)
   struct Runs {
     const T* first = nullptr;
     int64_t apart = 0, length = 0, runs = 0, per_tile = 0;
@@ -143,7 +148,8 @@ struct Rows {
       per_tile = (runs + tiles - 1) / tiles;
     }
 
-    // Always inlined: GCC takes a function that does nothing but this for one without effect, and drops its calls.
+    // Always inlined: GCC takes a function that does nothing but this for one without effect, and
+    // drops its calls.
     [[gnu::always_inline]] void prefetch(int64_t tile) const {
       const int64_t end = (tile + 1) * per_tile < runs ? (tile + 1) * per_tile : runs;
       for (int64_t run = tile * per_tile; run < end; ++run) {
@@ -160,7 +166,8 @@ struct Rows {
     return v;
   }
 
-  // f(how many, first) for four steps at a time and then for each of the rest; how many is a compile-time constant.
+  // f(how many, first) for four steps at a time and then for each of the rest; how many is a
+  // compile-time constant.
   template <class F>
   static void by_fours(int64_t steps, const F& f) {
     int64_t t = 0;

@@ -1,9 +1,11 @@
 // The selective scan on CPU, vectorized over channels; included once per instruction set.
 //
-// A work item is one batch index and one group of 64 channels. It walks the sequence in strips of 64 steps; inside a strip it packs
-// the vectors of W channels that share a cache line from the caller's layout into rows, so the inner loops see one layout, and channels
-// beyond the last are zeros. Then it takes one vector and a few states at a time, which stay in registers over the strip's steps; in
-// backward the states are recomputed for chunks of 32 steps, and their gradients stay in registers. See README.md for the arithmetic.
+// A work item is one batch index and one group of 64 channels. It walks the sequence in strips of
+// 64 steps; inside a strip it packs the vectors of W channels that share a cache line from the
+// caller's layout into rows, so the inner loops see one layout, and channels beyond the last are
+// zeros. Then it takes one vector and a few states at a time, which stay in registers over the
+// strip's steps; in backward the states are recomputed for chunks of 32 steps, and their gradients
+// stay in registers. See README.md for the arithmetic.
 #pragma once
 
 #include "rows.h"
@@ -21,7 +23,8 @@ struct Scan {
   static constexpr int T_ = kChunk;
   // States whose decays are begun a step ahead: three registers for each.
   static constexpr int kAhead = W == 16 ? 4 : 2;
-  // Gradients of B and C at one step of a tile: vectors that hold, summed over lanes, those of kHalf states' B and then of their C.
+  // Gradients of B and C at one step of a tile: vectors that hold, summed over lanes, those of
+  // kHalf states' B and then of their C.
   static constexpr int kHalf = W / 2, kSums = N / kHalf;
 
   // States, filled up to whole tiles and vectors.
@@ -103,8 +106,8 @@ struct Scan {
     Rows::pack_strip(w.z, in.z, in.size, strip);
   }
 
-  // dt = softplus(delta + bias), dt * u and sigmoid(z) of a strip; with Slope softplus's slope as well. Returns whether all products of dt
-  // and A lie where powers need no bounds.
+  // dt = softplus(delta + bias), dt * u and sigmoid(z) of a strip; with Slope softplus's slope as
+  // well. Returns whether all products of dt and A lie where powers need no bounds.
   template <bool Slope>
   static bool discretize(const Workspace& w, const ScanInputs<T>& in, int64_t block, int64_t channel, int lanes, int64_t steps) {
     const V bias = Rows::pack_channels(in.delta_bias, channel, lanes);
@@ -182,8 +185,8 @@ struct Scan {
       for (int64_t t = 0; t < steps; ++t) w.out[t] *= w.z[t] * w.gate[t];
   }
 
-  // kAhead states, from the i-th on, of W channels over one strip: h = 2^(dt A) h + dt u B, y += C h. What they are where chunks begin
-  // is kept in `saved`.
+  // kAhead states, from the i-th on, of W channels over one strip: h = 2^(dt A) h + dt u B, y += C
+  // h. What they are where chunks begin is kept in `saved`.
   template <bool InRange>
   static void forward_tile(const Workspace& w, int64_t block, int64_t i, int64_t state, T* saved, int64_t steps) {
     const int64_t n = padded(state);
@@ -214,7 +217,8 @@ struct Scan {
     for (int j = 0; j < kAhead; ++j) carried[j] = h[j];
   }
 
-  // The states of a chunk again, kAhead of a tile of N, kept with their decays: states[t] is the state before the chunk's step t.
+  // The states of a chunk again, kAhead of a tile of N, kept with their decays: states[t] is the
+  // state before the chunk's step t.
   template <bool InRange>
   static void recompute_tile(const Workspace& w, int64_t block, int64_t first, int64_t i, int j, int64_t n, int64_t steps) {
     const V *dt = w.dt + first, *dtu = w.dtu + first, *A = w.A + block * n + i + j;

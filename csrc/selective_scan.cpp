@@ -1,7 +1,9 @@
-// vm_beautynet::selective_scan: checks, CPU kernels, autograd, meta, and the eager formulation for devices without kernels.
+// vm_beautynet::selective_scan: checks, CPU kernels, autograd, meta, and the eager formulation for
+// devices without kernels.
 //
-// Mamba, arXiv 2312.00752, algorithm 2, with the discretization of its published code: for every batch b, channel d, state n
-//   dt_l = softplus(delta_l + delta_bias),  h_l = exp(dt_l A) h_{l-1} + dt_l u_l B_l,  y_l = C_l . h_l + D u_l,  out_l = y_l silu(z_l).
+// Mamba, arXiv 2312.00752, algorithm 2, with the discretization of its published code: for every
+// batch b, channel d, state n dt_l = softplus(delta_l + delta_bias),  h_l = exp(dt_l A) h_{l-1} +
+// dt_l u_l B_l,  y_l = C_l . h_l + D u_l,  out_l = y_l silu(z_l).
 #include <ATen/ATen.h>
 #include <torch/csrc/autograd/custom_function.h>
 #include <torch/library.h>
@@ -159,9 +161,10 @@ Tensor scan_meta(const Tensor& u, const Tensor& delta, const Tensor& A, const Te
   return empty_in_layout_of(u, u.scalar_type());
 }
 
-// The recurrence in ATen operations, differentiable by autograd: (length, batch, dim, state) tensors are built whole, unbound
-// along the length once, and the outputs stacked at the end. The yardstick of the benchmark, and the fallback elsewhere; README.md
-// says which other formulations were slower.
+// The recurrence in ATen operations, differentiable by autograd: (length, batch, dim, state)
+// tensors are built whole, unbound along the length once, and the outputs stacked at the end. The
+// yardstick of the benchmark, and the fallback elsewhere; README.md says which other formulations
+// were slower.
 Tensor scan_eager(const Tensor& u, const Tensor& delta, const Tensor& A, const Tensor& B, const Tensor& C, const OptionalTensor& D,
                   const OptionalTensor& z, const OptionalTensor& delta_bias, bool delta_softplus, bool reverse) {
   check_arguments(u, delta, A, B, C, D, z, delta_bias);
@@ -207,7 +210,8 @@ struct ScanFunction : torch::autograd::Function<ScanFunction> {
   static variable_list backward(AutogradContext* context, const variable_list& gradients) {
     const auto s = context->get_saved_variables();
     if (!gradients[0].defined()) return variable_list(12);
-    // Under create_graph the result would need a derivative of its own; without one it would be silently wrong.
+    // Under create_graph the result would need a derivative of its own; without one it would be
+    // silently wrong.
     TORCH_CHECK_NOT_IMPLEMENTED(!at::GradMode::is_enabled(),
                                 "selective_scan: double backward is not implemented; use selective_scan_eager where create_graph is needed");
     const bool delta_softplus = context->saved_data["delta_softplus"].toBool(), reverse = context->saved_data["reverse"].toBool();

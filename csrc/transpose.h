@@ -1,4 +1,5 @@
-// In registers: transposing W x W values between memory whose steps are adjacent and rows of W channels, and sums over lanes.
+// In registers: transposing W x W values between memory whose steps are adjacent and rows of W
+// channels, and sums over lanes.
 #pragma once
 
 #include "vec_math.h"
@@ -8,8 +9,9 @@ namespace {
 template <class T>
 using IndexOf = std::conditional_t<sizeof(T) == 8, int64_t, int32_t>;
 
-// Lanes of a butterfly over `half`, for __builtin_shuffle(a, b): the lower result takes a's lanes whose bit `half` is clear and,
-// into the others, b's same lanes; the upper one those whose bit is set.
+// Lanes of a butterfly over `half`, for __builtin_shuffle(a, b): the lower result takes a's lanes
+// whose bit `half` is clear and, into the others, b's same lanes; the upper one those whose bit is
+// set.
 template <class T, int W>
 inline Vec<IndexOf<T>, W> butterfly(int half, bool upper) {
   Vec<IndexOf<T>, W> lanes{};
@@ -30,7 +32,8 @@ inline void transpose(Vec<T, W>* rows) {
   if constexpr (Half > 1) transpose<Half / 2, T, W>(rows);
 }
 
-// One stage of summing over lanes: lanes of the lower halves (bit Half clear) get sums of a's halves, those of the upper ones of b's.
+// One stage of summing over lanes: lanes of the lower halves (bit Half clear) get sums of a's
+// halves, those of the upper ones of b's.
 template <int Half, class V>
 inline V add_halves(V a, V b) {
   using T = typename Lane<V>::scalar;
@@ -40,7 +43,8 @@ inline V add_halves(V a, V b) {
   return __builtin_shuffle(a, b, stay) + __builtin_shuffle(a, b, move);
 }
 
-// What remains of it for 2 * Half vectors that came out of earlier stages: rows[0] gets all sums, those of rows[i] in lane i.
+// What remains of it for 2 * Half vectors that came out of earlier stages: rows[0] gets all sums,
+// those of rows[i] in lane i.
 template <int Half, class V>
 inline void add_rest(V* rows) {
   if constexpr (Half > 0) {

@@ -1,5 +1,6 @@
-// Vectors of W channels in the compiler's own vector type, and the functions that the kernels need on them. Everything has
-// internal linkage: each instruction set compiles its own copy and no copy can be linked in place of another.
+// Vectors of W channels in the compiler's own vector type, and the functions that the kernels need
+// on them. Everything has internal linkage: each instruction set compiles its own copy and no copy
+// can be linked in place of another.
 #pragma once
 
 #include <cmath>
@@ -90,8 +91,8 @@ inline typename Lane<V>::scalar lane_sum(V v) {
 constexpr double kLog2e = 1.4426950408889634074;
 constexpr double kLn2 = 0.6931471805599453094;
 
-// What rounding took from the product of x and y (Dekker 1971), where there is no fused multiply-add; zero for values so large
-// that splitting them overflows.
+// What rounding took from the product of x and y (Dekker 1971), where there is no fused
+// multiply-add; zero for values so large that splitting them overflows.
 template <int W>
 inline Vec<float, W> product_error(Vec<float, W> x, Vec<float, W> y, Vec<float, W> product) {
   using V = Vec<float, W>;
@@ -127,19 +128,23 @@ inline V at_most(V x, typename Lane<V>::scalar bound) {
   return x > bound ? splat<V>(bound) : x;
 }
 
-// A power of two on its way: 2^fraction * scale. It is computed in two halves, `split` and `join`, so that a loop can begin the next
-// power while it ends one: the whole takes seven to ten operations of which each needs the one before.
+// A power of two on its way: 2^fraction * scale. It is computed in two halves, `split` and `join`,
+// so that a loop can begin the next power while it ends one: the whole takes seven to ten
+// operations of which each needs the one before.
 template <class V>
 struct Power {
   V fraction, scale;
 };
 
-// 2^(x*y), first half. x*y is split into k and a fraction of at most 1/2 over the number of table entries, before anything is rounded:
-// adding `magic` in one fused multiply-add rounds to a multiple of 1/entries, and one fused multiply-subtract leaves the fraction. 2^k is
-// a power of two times a table entry, which stands in one register. Above 2^127.97 (AVX2: 2^127.9, portable: 2^127.5) the result is
-// infinity; below 2^-126 zero or some denormal number; NaN stays NaN. InRange leaves out what is for these: then the caller knows that
+// 2^(x*y), first half. x*y is split into k and a fraction of at most 1/2 over the number of table
+// entries, before anything is rounded: adding `magic` in one fused multiply-add rounds to a
+// multiple of 1/entries, and one fused multiply-subtract leaves the fraction. 2^k is a power of two
+// times a table entry, which stands in one register. Above 2^127.97 (AVX2: 2^127.9, portable:
+// 2^127.5) the result is infinity; below 2^-126 zero or some denormal number; NaN stays NaN.
+// InRange leaves out what is for these: then the caller knows that
 // |x*y| < 126. tests/elementwise.rs holds the bound of 2 ulp.
-// What `rest` has, a small multiple of x, is added to the exponent: the part of y that no float holds.
+// What `rest` has, a small multiple of x, is added to the exponent: the part of y that no float
+// holds.
 template <int W, bool InRange = false>
 inline Power<Vec<float, W>> split(Vec<float, W> x, Vec<float, W> y, float rest = 0) {
   using V = Vec<float, W>;
@@ -151,8 +156,8 @@ inline Power<Vec<float, W>> split(Vec<float, W> x, Vec<float, W> y, float rest =
     const __m512 k = _mm512_sub_ps(shifted, magic);
     __m512 f = _mm512_fmsub_ps((__m512)x, (__m512)y, k);
     if (rest != 0) f = _mm512_fmadd_ps((__m512)x, _mm512_set1_ps(rest), f);
-    // An infinite product leaves no fraction (inf - inf), a huge one a wrong one: any small number will do where the scale is 0
-    // or infinity.
+    // An infinite product leaves no fraction (inf - inf), a huge one a wrong one: any small number
+    // will do where the scale is 0 or infinity.
     if (!InRange) f = _mm512_range_ps(_mm512_set1_ps(0.5f), f, 0b0110);
     const __m512 sixteenths = _mm512_setr_ps(1.0f, 1.04427373f, 1.09050775f, 1.13878858f, 1.18920708f, 1.24185777f, 1.29683959f, 1.35425556f,
                                              1.41421354f, 1.47682619f, 1.54221082f, 1.61049032f, 1.68179286f, 1.75625217f, 1.8340081f, 1.91520655f);
@@ -161,7 +166,8 @@ inline Power<Vec<float, W>> split(Vec<float, W> x, Vec<float, W> y, float rest =
 #endif
 #if defined(__AVX2__)
   if constexpr (W == 8) {
-    // Eighths, and 127 more, between 0 and 255: three bits count eighths, those above are the exponent field of the power.
+    // Eighths, and 127 more, between 0 and 255: three bits count eighths, those above are the
+    // exponent field of the power.
     const float magic = 1572864.0f + 127.0f;
     V shifted = (V)_mm256_fmadd_ps((__m256)x, (__m256)y, _mm256_set1_ps(magic));
     if (!InRange) shifted = at_most(at_least(shifted, 1572864.0f), 1572864.0f + 255.0f);
@@ -174,8 +180,8 @@ inline Power<Vec<float, W>> split(Vec<float, W> x, Vec<float, W> y, float rest =
     return {f, (V)_mm256_add_epi32(_mm256_slli_epi32((__m256i)shifted, 20), _mm256_permutevar8x32_epi32(eighths, (__m256i)shifted))};
   }
 #endif
-  // Outside the range the power is 0 or infinity whatever the fraction is. The product stands in each sum as it is: a product that were
-  // used alone as well would not be contracted.
+  // Outside the range the power is 0 or infinity whatever the fraction is. The product stands in
+  // each sum as it is: a product that were used alone as well would not be contracted.
   const float magic = 12582912.0f + 127.0f;
   V shifted = x * y + magic;
   if (!InRange) shifted = at_most(at_least(shifted, 12582912.0f), 12582912.0f + 255.0f);
@@ -230,7 +236,8 @@ inline V exp2_product(V x, V y) {
   return join<V>(split<Lane<V>::width, InRange>(x, y));
 }
 
-// exp(x), first half, float32 alone. log2(e) comes in two parts, so that large |x| keep their last bits.
+// exp(x), first half, float32 alone. log2(e) comes in two parts, so that large |x| keep their last
+// bits.
 template <class V>
 inline Power<V> split_exp(V x) {
   return split<Lane<V>::width>(x, splat<V>(1.44269502162933349609f), 1.92596299112661746887e-8f);
@@ -304,8 +311,8 @@ inline void sigmoids(const V* x, V* out) {
   for (int i = 0; i < K; ++i) out[i] = T(1) / (e[i] + T(1));
 }
 
-// log(1 + exp(x)) for K vectors, in their place, and its slopes where these are asked for. torch.nn.functional.softplus is x itself above
-// 20; there the two are the same float32.
+// log(1 + exp(x)) for K vectors, in their place, and its slopes where these are asked for.
+// torch.nn.functional.softplus is x itself above 20; there the two are the same float32.
 template <int K, class V>
 inline void softpluses(V* x, V* slopes = nullptr) {
   using T = typename Lane<V>::scalar;

@@ -221,9 +221,7 @@ mod tests {
     fn a_full_disk_is_reported_with_the_path_and_the_remedy() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("best.safetensors");
-        let result = write_whole(&path, |_| {
-            Err(io::Error::from(ErrorKind::StorageFull).into())
-        });
+        let result = write_whole(&path, |_| Err(io::Error::from(ErrorKind::StorageFull).into()));
         let report = report(result);
         assert!(report.contains("best.safetensors"), "{report}");
         assert!(report.contains("free some space"), "{report}");
@@ -249,11 +247,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let leftover = format!(".a.txt.{}-0{PART_SUFFIX}", std::process::id());
         fs::write(dir.path().join(&leftover), "half").unwrap();
-        write_whole(
-            &dir.path().join("a.txt"),
-            |out| Ok(out.write_all(b"whole")?),
-        )
-        .unwrap();
+        write_whole(&dir.path().join("a.txt"), |out| Ok(out.write_all(b"whole")?)).unwrap();
         assert_eq!(names(dir.path()), [leftover.as_str(), "a.txt"]);
         assert_eq!(remove_leftovers(dir.path()).unwrap(), 1);
         assert_eq!(names(dir.path()), ["a.txt"]);

@@ -1,11 +1,13 @@
-//! Train VM-BeautyNet (arXiv 2510.16220): a Vision Transformer and a bidirectional Vision Mamba look at the same face, a fusion
-//! weighs their features, and a regression head predicts the mean rating.
+//! Train VM-BeautyNet (arXiv 2510.16220): a Vision Transformer and a bidirectional Vision Mamba
+//! look at the same face, a fusion weighs their features, and a regression head predicts the mean
+//! rating.
 //!
-//! Each module imports only modules listed above it:
-//! [`files`] (whole-or-nothing writes), [`measure`] (medians and memory, for benchmarks), [`config`] (YAML to typed config),
-//! [`data`] (data set to batches), [`ops`] (the selective scan), [`models`] (the network), [`eval`] (metrics and predictions),
-//! [`explain`] (what each branch looks at), [`train`] (the loop), [`sweep`] (folds and grids),
-//! [`pretrain`] (masked images, before the scores), [`report`] (TensorBoard, and the report on runs).
+//! Each module imports only modules listed above it: [`files`] (whole-or-nothing writes),
+//! [`measure`] (medians and memory, for benchmarks), [`config`] (YAML to typed config), [`data`]
+//! (data set to batches), [`ops`] (the selective scan), [`models`] (the network), [`eval`] (metrics
+//! and predictions), [`explain`] (what each branch looks at), [`train`] (the loop), [`sweep`]
+//! (folds and grids), [`pretrain`] (masked images, before the scores), [`report`] (TensorBoard, and
+//! the report on runs).
 
 pub mod cli;
 pub mod config;

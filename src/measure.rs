@@ -1,4 +1,5 @@
-//! What benchmarks of any layer measure with: the middle of several runs, and this process's memory.
+//! What benchmarks of any layer measure with: the middle of several runs, and this process's
+//! memory.
 
 use std::fs;
 
@@ -17,7 +18,8 @@ pub fn resident_bytes() -> Option<u64> {
     memory("VmRSS:")
 }
 
-/// The most that this process has held in memory so far, in bytes; `None` where the system has no `/proc`.
+/// The most that this process has held in memory so far, in bytes; `None` where the system has no
+/// `/proc`.
 pub fn peak_bytes() -> Option<u64> {
     memory("VmHWM:")
 }

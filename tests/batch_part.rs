@@ -11,17 +11,12 @@ use vm_beautynet::models::layers::DropPath;
 #[test]
 fn parts_drop_what_the_whole_batch_would() {
     let variables = nn::VarStore::new(Device::Cpu);
-    let config = HeadConfig {
-        dropout: 0.3,
-        ..HeadConfig::default()
-    };
+    let config = HeadConfig { dropout: 0.3, ..HeadConfig::default() };
     let regressor = Regressor::new(&variables.root(), 40, &config);
     let dropped = |rows: Range<usize>| {
         tch::manual_seed(5);
         let x = Tensor::ones([rows.len() as i64, 40], (Kind::Float, Device::Cpu));
-        with_part(&rows, 6, || {
-            regressor.forward(&DropPath(0.5).forward(x, true), true)
-        })
+        with_part(&rows, 6, || regressor.forward(&DropPath(0.5).forward(x, true), true))
     };
     let whole = dropped(0..6);
     for parts in [vec![0..3, 3..6], vec![0..1, 1..5, 5..6]] {

@@ -11,17 +11,8 @@ use serde_json::Value;
 fn a_preview_is_the_same_grid_each_time_and_says_where_it_is() {
     let sandbox = Sandbox::new();
     let draw = |name: &str, more: &[&str]| {
-        let arguments = [
-            "data",
-            "preview",
-            "small.yaml",
-            "--images",
-            "3",
-            "--draws",
-            "2",
-            "--output",
-            name,
-        ];
+        let arguments =
+            ["data", "preview", "small.yaml", "--images", "3", "--draws", "2", "--output", name];
         sandbox.done(&[&arguments, more].concat());
         fs::read(sandbox.path(name)).unwrap()
     };
@@ -34,10 +25,7 @@ fn a_preview_is_the_same_grid_each_time_and_says_where_it_is() {
     assert_eq!(fs::read_dir(sandbox.path("gallery")).unwrap().count(), 11);
     let refused = sandbox.run(&["data", "preview", "small.yaml", "--output", "grid.txt"]);
     let message = String::from_utf8_lossy(&refused.stderr);
-    assert!(
-        !refused.status.success() && message.contains("grid.txt"),
-        "{message}"
-    );
+    assert!(!refused.status.success() && message.contains("grid.txt"), "{message}");
 }
 
 #[test]
@@ -50,12 +38,7 @@ fn a_check_is_printed_as_table_json_or_page() {
             image::RgbImage::from_fn(40, 40, |x, y| {
                 image::Rgb([shade, x as u8, (x * y) as u8 ^ index])
             })
-            .save(
-                sandbox
-                    .path("faces")
-                    .join(score)
-                    .join(format!("{index}.png")),
-            )
+            .save(sandbox.path("faces").join(score).join(format!("{index}.png")))
             .unwrap();
         }
     }
@@ -73,25 +56,11 @@ fn a_check_is_printed_as_table_json_or_page() {
     };
     let table = check(&["--manifest", "manifest.csv"]);
     assert!(table.contains("4.150 to 4.500"), "{table}");
-    assert_eq!(
-        fs::read_to_string(sandbox.path("manifest.csv"))
-            .unwrap()
-            .lines()
-            .count(),
-        13
-    );
+    assert_eq!(fs::read_to_string(sandbox.path("manifest.csv")).unwrap().lines().count(), 13);
     let json: Value = serde_json::from_str(&check(&["--format", "json"])).unwrap();
-    assert_eq!(
-        json,
-        serde_json::from_str::<Value>(&check(&["--json"])).unwrap()
-    );
+    assert_eq!(json, serde_json::from_str::<Value>(&check(&["--json"])).unwrap());
     let counts = json["splits"].as_array().unwrap().iter();
-    assert_eq!(
-        counts
-            .map(|split| split["usable"].as_u64().unwrap())
-            .sum::<u64>(),
-        12
-    );
+    assert_eq!(counts.map(|split| split["usable"].as_u64().unwrap()).sum::<u64>(), 12);
     assert!(check(&["--format", "html"]).starts_with("<!DOCTYPE html>"));
 }
 
@@ -99,9 +68,7 @@ fn a_check_is_printed_as_table_json_or_page() {
 fn the_benchmark_reports_its_keys_for_drawn_files_and_a_folder() {
     let sandbox = Sandbox::new();
     fs::create_dir(sandbox.path("mine")).unwrap();
-    image::RgbImage::new(30, 20)
-        .save(sandbox.path("mine/a.png"))
-        .unwrap();
+    image::RgbImage::new(30, 20).save(sandbox.path("mine/a.png")).unwrap();
     let report = sandbox.done(&[
         "benchmark",
         "data",
@@ -113,11 +80,7 @@ fn the_benchmark_reports_its_keys_for_drawn_files_and_a_folder() {
         "--json",
     ]);
     let report: Value = serde_json::from_str(&report).unwrap();
-    for key in [
-        "train_images_per_second_per_core",
-        "eval_images_per_second_per_core",
-        "scaling",
-    ] {
+    for key in ["train_images_per_second_per_core", "eval_images_per_second_per_core", "scaling"] {
         assert!(report[key].as_f64().unwrap() > 0.0, "{report}");
     }
     assert_eq!(report["sets"].as_array().unwrap().len(), 3);
@@ -141,11 +104,7 @@ fn test_time_flip_changes_predictions_and_mixing_trains() {
         "--set",
         "data.augment.cutmix=1",
     ]);
-    fs::copy(
-        sandbox.path("run/config.yaml"),
-        sandbox.path("resolved.yaml"),
-    )
-    .unwrap();
+    fs::copy(sandbox.path("run/config.yaml"), sandbox.path("resolved.yaml")).unwrap();
     let evaluate = || {
         let text = sandbox.done(&["evaluate", "run", "--split", "test", "--json"]);
         serde_json::from_str::<Value>(&text).unwrap()

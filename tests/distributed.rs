@@ -1,4 +1,5 @@
-//! Two processes over loopback train what one does; a rank that dies or disagrees ends all. `make test-distributed` runs these.
+//! Two processes over loopback train what one does; a rank that dies or disagrees ends all. `make
+//! test-distributed` runs these.
 
 #![cfg(feature = "distributed")]
 
@@ -60,7 +61,8 @@ fn errors(output: &Output) -> String {
     errors
 }
 
-/// 72 images are 4 batches of 16 and one of 8: 5 steps an epoch, 20 in all, with dropout, stochastic depth and augmentation.
+/// 72 images are 4 batches of 16 and one of 8: 5 steps an epoch, 20 in all, with dropout,
+/// stochastic depth and augmentation.
 const STEPS: [&str; 8] = [
     "--set",
     "data.synthetic.train=72",
@@ -107,21 +109,13 @@ fn two_processes_with_batch_8_are_one_with_batch_16() {
 #[test]
 fn two_processes_are_one_with_each_loss_and_with_accumulation() {
     let sandbox = Sandbox::new();
-    // The last step of an epoch has one batch of 8. SGD, for AdamW would blow up the rounding in gradients that are 0: PC does not
-    // depend on the last bias.
+    // The last step of an epoch has one batch of 8. SGD, for AdamW would blow up the rounding in
+    // gradients that are 0: PC does not depend on the last bias.
     let accumulate = |size: usize| format!("train={{batch_size: {size}, accumulate: 2}}");
     for loss in ["pearson", "label_distribution"] {
         let name = format!("train.loss={loss}");
         let arguments = |run: &str, size: usize| -> Vec<String> {
-            let first = [
-                "train",
-                "small.yaml",
-                "--output",
-                run,
-                "--set",
-                &name,
-                "--set",
-            ];
+            let first = ["train", "small.yaml", "--output", run, "--set", &name, "--set"];
             let mut arguments: Vec<String> = first.map(str::to_string).to_vec();
             arguments.push(accumulate(size));
             arguments.extend(STEPS.map(str::to_string));
@@ -169,22 +163,12 @@ fn a_resumed_job_ends_as_one_that_was_not_interrupted() {
     assert!(last("whole") == last("stopped"));
     // One process alone would go through other batches.
     let (_, error) = sandbox.fails(&resumed);
-    assert!(
-        error.contains("was started with 2 processes, not 1"),
-        "{error}"
-    );
+    assert!(error.contains("was started with 2 processes, not 1"), "{error}");
 }
 
 /// A job that runs until something ends it.
 fn start_endless(sandbox: &Sandbox, run: &str) -> [Child; 2] {
-    let arguments = [
-        "train",
-        "small.yaml",
-        "--output",
-        run,
-        "--set",
-        "train.epochs=100000",
-    ];
+    let arguments = ["train", "small.yaml", "--output", run, "--set", "train.epochs=100000"];
     let children = start(sandbox, [&arguments, &arguments]);
     let deadline = Instant::now() + Duration::from_secs(60);
     while !sandbox.path(run).join("metrics.jsonl").exists() {
@@ -210,9 +194,7 @@ fn a_rank_that_is_killed_ends_the_others_with_an_error() {
 fn a_rank_that_is_stopped_ends_the_others_with_an_error() {
     let sandbox = Sandbox::new();
     let [first, second] = start_endless(&sandbox, "stopped");
-    let stop = Command::new("kill")
-        .args(["-STOP", &second.id().to_string()])
-        .status();
+    let stop = Command::new("kill").args(["-STOP", &second.id().to_string()]).status();
     assert!(stop.unwrap().success());
     let mut second = second;
     let deadline = Instant::now() + Duration::from_secs(60);
@@ -235,10 +217,7 @@ fn ranks_that_disagree_all_end_with_the_reason() {
     let sandbox = Sandbox::new();
     let base = ["train", "small.yaml", "--output"];
     for (i, (key, expected)) in [
-        (
-            "train.optimizer.lr=0.01",
-            "the ranks disagree about the config",
-        ),
+        ("train.optimizer.lr=0.01", "the ranks disagree about the config"),
         ("data.synthetic.train=40", "the ranks disagree about the"),
         ("model.fusion.dim=8", "the ranks disagree about the"),
     ]
@@ -262,10 +241,7 @@ fn a_rank_that_fails_tells_the_others_why() {
     let second = with(&base, &["--set", "train.epoch=3"]);
     let outputs = ended(start(&sandbox, [&base, &second]));
     let first = errors(&outputs[0]);
-    assert!(
-        first.contains("rank 1 failed") && first.contains("epoch"),
-        "{first}"
-    );
+    assert!(first.contains("rank 1 failed") && first.contains("epoch"), "{first}");
     assert_eq!(outputs[1].status.code(), Some(2));
     // Where only rank 0 knows: there is a run in the folder already.
     sandbox.train_one_epoch("taken");

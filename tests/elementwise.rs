@@ -1,4 +1,5 @@
-//! How exact the functions inside the kernels are, on every instruction set of this machine, against float64.
+//! How exact the functions inside the kernels are, on every instruction set of this machine,
+//! against float64.
 
 use vm_beautynet::ops::Path;
 use vm_beautynet::ops::elementwise::{Function, evaluate};
@@ -10,9 +11,7 @@ fn paths() -> impl Iterator<Item = Path> {
 /// Values from `from` to `to`, `count` of them.
 fn sweep(from: f64, to: f64, count: usize) -> Vec<f32> {
     let step = (to - from) / (count - 1) as f64;
-    (0..count)
-        .map(|i| (from + step * i as f64) as f32)
-        .collect()
+    (0..count).map(|i| (from + step * i as f64) as f32).collect()
 }
 
 /// The distance in units of the last place of the float nearest to the exact value.
@@ -33,34 +32,20 @@ fn worst(
     let found = evaluate(function, path, x, y).unwrap();
     (0..x.len()).fold((0.0, 0.0), |worst, i| {
         let distance = ulps(found[i], exact(i));
-        if distance > worst.0 || distance.is_nan() {
-            (distance, x[i])
-        } else {
-            worst
-        }
+        if distance > worst.0 || distance.is_nan() { (distance, x[i]) } else { worst }
     })
 }
 
 #[test]
 fn the_decay_is_within_2_ulp_of_the_exact_power_of_the_unrounded_product() {
     // Step sizes and rates whose product runs over every normal result, and is rarely a float.
-    for rate in [
-        -1.0f32,
-        -0.123_456_7,
-        -23.1,
-        -std::f32::consts::LOG2_E,
-        0.75,
-    ] {
+    for rate in [-1.0f32, -0.123_456_7, -23.1, -std::f32::consts::LOG2_E, 0.75] {
         let x = sweep(-126.0 / f64::from(rate), 127.4 / f64::from(rate), 1 << 20);
         let y = vec![rate; x.len()];
         let exact = |i: usize| (f64::from(x[i]) * f64::from(rate)).exp2();
         for path in paths() {
             let (distance, at) = worst(Function::Exp2Product, path, &x, &y, exact);
-            assert!(
-                distance <= 2.0,
-                "{}: {distance} ulp at {at} * {rate}",
-                path.name()
-            );
+            assert!(distance <= 2.0, "{}: {distance} ulp at {at} * {rate}", path.name());
         }
     }
 }
@@ -90,17 +75,8 @@ fn powers_beyond_the_range_are_zero_or_infinite_and_nan_stays() {
             assert_eq!(power(&high), [inf; 6], "{name}");
             assert!(power(&[f32::NAN])[0].is_nan(), "{name}");
             // Below the normal numbers: zero, or some denormal one.
-            let small = power(&sweep(
-                -149.0 / f64::from(scale),
-                -126.0 / f64::from(scale),
-                999,
-            ));
-            assert!(
-                small
-                    .iter()
-                    .all(|&p| (0.0..=f32::MIN_POSITIVE).contains(&p)),
-                "{name}"
-            );
+            let small = power(&sweep(-149.0 / f64::from(scale), -126.0 / f64::from(scale), 999));
+            assert!(small.iter().all(|&p| (0.0..=f32::MIN_POSITIVE).contains(&p)), "{name}");
         }
         let exp = evaluate(Function::Exp, path, &[-inf, -200.0, 0.0, 200.0, inf], &[]).unwrap();
         assert_eq!(exp, [0.0, 0.0, 1.0, inf, inf], "{name}");
@@ -133,13 +109,8 @@ fn sigmoid_is_within_5_ulp() {
     for path in paths() {
         let (distance, at) = worst(Function::Sigmoid, path, &x, &[], exact);
         assert!(distance <= 5.0, "{}: {distance} ulp at {at}", path.name());
-        let found = evaluate(
-            Function::Sigmoid,
-            path,
-            &[f32::INFINITY, f32::NEG_INFINITY],
-            &[],
-        )
-        .unwrap();
+        let found =
+            evaluate(Function::Sigmoid, path, &[f32::INFINITY, f32::NEG_INFINITY], &[]).unwrap();
         assert_eq!(found, [1.0, 0.0], "{}", path.name());
     }
 }

@@ -79,10 +79,7 @@ fn the_map_of_a_block_is_the_same_alone_and_in_a_strip() {
         assert_eq!((vit.layers.len(), mamba.layers.len()), (2, 3));
         for (strip, one) in [
             (vit.grid.select(1, 0), one.vit.unwrap().grid.select(1, 0)),
-            (
-                mamba.grid.select(1, 1),
-                one.mamba.unwrap().grid.select(1, 0),
-            ),
+            (mamba.grid.select(1, 1), one.mamba.unwrap().grid.select(1, 0)),
         ] {
             let apart = largest(&(strip - &one));
             assert!(apart <= 1e-4 * largest(&one) + 1e-7, "{method}: {apart}");
@@ -97,9 +94,8 @@ fn integrated_gradients_add_up_to_the_scores_difference() {
     let difference = score(&x) - score(&x.zeros_like());
     let apart = |steps: usize| {
         let whole = integrated_gradients(&net, Images::Normalized(&x), steps).unwrap();
-        let sums = whole
-            .iter()
-            .map(|(_, a)| a.sum_dim_intlist([1, 2, 3].as_slice(), false, Kind::Float));
+        let sums =
+            whole.iter().map(|(_, a)| a.sum_dim_intlist([1, 2, 3].as_slice(), false, Kind::Float));
         let added: Tensor = sums.reduce(|a, b| a + b).unwrap();
         largest(&(&added - &difference)) / largest(&difference)
     };
@@ -125,8 +121,7 @@ fn a_blocks_hidden_attention_times_its_inputs_is_its_scan() {
     let _guard = tch::no_grad_guard();
     for layer in 0..3 {
         let mut block = Block(layer, None);
-        net.forward_tapped(Images::Normalized(&x), &mut block)
-            .unwrap();
+        net.forward_tapped(Images::Normalized(&x), &mut block).unwrap();
         for operands in net.scan_operands(layer, &block.1.unwrap()).unwrap() {
             let transposed = |x: &Tensor| x.transpose(1, 2);
             let y = selective_scan(
@@ -170,11 +165,7 @@ fn a_branch_without_a_method_names_those_that_it_has() {
             vec![],
             "Mamba branch has no attention-rollout; it has grad-cam, ",
         ),
-        (
-            vec!["hidden-attention"],
-            vec![],
-            "ViT branch has no hidden-attention; it has grad-cam, ",
-        ),
+        (vec!["hidden-attention"], vec![], "ViT branch has no hidden-attention; it has grad-cam, "),
         (vec!["gradcam"], vec![], "did you mean grad-cam?"),
         (vec!["occlusion"], vec!["1"], "no layer to choose"),
         (vec!["grad-cam"], vec!["2"], "ViT branch has 2, from 0 to 1"),
@@ -183,16 +174,11 @@ fn a_branch_without_a_method_names_those_that_it_has() {
         let error = format!("{:#}", parse(&methods, &layers).unwrap_err());
         assert!(error.contains(says), "{error}");
     }
-    let both = parse(
-        &["vit=attention-rollout", "mamba=hidden-attention"],
-        &["vit.blocks.0", "mamba=all"],
-    )
-    .unwrap();
+    let both =
+        parse(&["vit=attention-rollout", "mamba=hidden-attention"], &["vit.blocks.0", "mamba=all"])
+            .unwrap();
     assert_eq!(both.vit.method, Method::AttentionRollout);
-    assert_eq!(
-        (both.vit.layers, both.mamba.layers),
-        (Layers::One(0), Layers::All)
-    );
+    assert_eq!((both.vit.layers, both.mamba.layers), (Layers::One(0), Layers::All));
 }
 
 /// The normalization under which the images of [`with_spot`] are 0 outside the spot.
@@ -214,11 +200,7 @@ fn center_of_mass(map: &image::GrayImage) -> (f64, f64) {
     let mut sums = (0.0, 0.0, 0.0);
     for (x, y, pixel) in map.enumerate_pixels() {
         let mass = f64::from(pixel.0[0]);
-        sums = (
-            sums.0 + mass,
-            sums.1 + mass * f64::from(x),
-            sums.2 + mass * f64::from(y),
-        );
+        sums = (sums.0 + mass, sums.1 + mass * f64::from(x), sums.2 + mass * f64::from(y));
     }
     (sums.1 / sums.0, sums.2 / sums.0)
 }
@@ -240,17 +222,12 @@ fn maps_lie_on_the_right_pixels_of_portrait_and_landscape_originals() {
             "--set",
             MEAN_COLOR,
         ]);
-        let cases = [
-            ("wide", 600, 400, (420, 100)),
-            ("tall", 300, 500, (80, 340)),
-        ];
+        let cases = [("wide", 600, 400, (420, 100)), ("tall", 300, 500, (80, 340))];
         for (name, width, height, spot) in cases {
-            with_spot(width, height, spot, 50)
-                .save(sandbox.path(&format!("{name}.png")))
-                .unwrap();
+            with_spot(width, height, spot, 50).save(sandbox.path(&format!("{name}.png"))).unwrap();
         }
-        // An image of the mean color holds nothing that could be attributed: all of the map lies on the spot, whatever the model
-        // has learned.
+        // An image of the mean color holds nothing that could be attributed: all of the map lies on
+        // the spot, whatever the model has learned.
         sandbox.done(&[
             "explain",
             &run,
@@ -269,10 +246,7 @@ fn maps_lie_on_the_right_pixels_of_portrait_and_landscape_originals() {
             let apart = (x - f64::from(spot.0)).hypot(y - f64::from(spot.1));
             // A patch of the original is a quarter of a side.
             let patch = f64::from(width.max(height)) / 4.0;
-            assert!(
-                apart < patch,
-                "{resize} {name}: the map is at {x:.0}, {y:.0}"
-            );
+            assert!(apart < patch, "{resize} {name}: the map is at {x:.0}, {y:.0}");
         }
     }
 }
@@ -288,20 +262,10 @@ fn the_command_writes_figures_maps_and_a_sheet_and_names_what_it_cannot_read() {
         with_spot(width, height, (100, 100), 40).save(path).unwrap();
     }
     fs::write(sandbox.path("faces/broken.png"), b"no image").unwrap();
-    let output = sandbox.run(&[
-        "explain",
-        "runs/small",
-        "faces",
-        "--output",
-        "out",
-        "--json",
-    ]);
+    let output = sandbox.run(&["explain", "runs/small", "faces", "--output", "out", "--json"]);
     assert_eq!(output.status.code(), Some(1));
     let errors = String::from_utf8(output.stderr).unwrap();
-    assert!(
-        errors.contains("left out: ") && errors.contains("broken.png"),
-        "{errors}"
-    );
+    assert!(errors.contains("left out: ") && errors.contains("broken.png"), "{errors}");
     let json: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
     let rows = json["images"].as_array().unwrap();
     assert_eq!(rows.len(), 2);
@@ -310,11 +274,7 @@ fn the_command_writes_figures_maps_and_a_sheet_and_names_what_it_cannot_read() {
     assert!((shares - 1.0).abs() < 1e-5);
     for row in rows {
         let figure = image::open(sandbox.path(row["figure"].as_str().unwrap())).unwrap();
-        assert!(
-            figure.width() > 700 && figure.width() < 1400,
-            "{}",
-            figure.width()
-        );
+        assert!(figure.width() > 700 && figure.width() < 1400, "{}", figure.width());
     }
     let bytes = fs::read(sandbox.path("out/maps/b.safetensors")).unwrap();
     let maps = SafeTensors::deserialize(&bytes).unwrap();
@@ -325,13 +285,8 @@ fn the_command_writes_figures_maps_and_a_sheet_and_names_what_it_cannot_read() {
     for map in ["vit", "mamba", "fused"] {
         assert!(sandbox.path(&format!("out/maps/b_{map}.png")).exists());
     }
-    let (code, errors) = sandbox.fails(&[
-        "explain",
-        "runs/small",
-        "faces/broken.png",
-        "--output",
-        "none",
-    ]);
+    let (code, errors) =
+        sandbox.fails(&["explain", "runs/small", "faces/broken.png", "--output", "none"]);
     assert_eq!(code, 1);
     assert!(errors.contains("none can be read"), "{errors}");
 }
@@ -340,15 +295,7 @@ fn the_command_writes_figures_maps_and_a_sheet_and_names_what_it_cannot_read() {
 fn a_split_is_measured_and_the_result_kept() {
     let sandbox = Sandbox::new();
     sandbox.train_one_epoch("runs/small");
-    let arguments = [
-        "explain",
-        "runs/small",
-        "--evaluate",
-        "test",
-        "--limit",
-        "12",
-        "--json",
-    ];
+    let arguments = ["explain", "runs/small", "--evaluate", "test", "--limit", "12", "--json"];
     let json = sandbox.json(&arguments);
     assert_eq!(json["images"], 12);
     assert_eq!(json["curves"].as_array().unwrap().len(), 3);
@@ -360,10 +307,7 @@ fn a_split_is_measured_and_the_result_kept() {
         assert!(mass.unwrap() <= 1.0 && area.unwrap() > 0.0, "{part}");
     }
     let kept = fs::read_to_string(sandbox.path("runs/small/explain_test.json")).unwrap();
-    assert_eq!(
-        serde_json::from_str::<serde_json::Value>(&kept).unwrap(),
-        json
-    );
+    assert_eq!(serde_json::from_str::<serde_json::Value>(&kept).unwrap(), json);
     assert_eq!(sandbox.json(&arguments), json);
 }
 
@@ -418,28 +362,13 @@ fn a_splits_measures_go_to_the_folder_that_is_named_and_weights_drawn_anew_chang
     let plain = sandbox.json(&["explain", "runs/small", "--evaluate", "val", "--json"]);
     assert_eq!(plain["curves"], json["curves"]);
     assert!(plain["sanity"].is_null());
-    let (code, errors) = sandbox.fails(&[
-        "explain",
-        "runs/small",
-        "a.png",
-        "--output",
-        "o",
-        "--sanity",
-    ]);
+    let (code, errors) =
+        sandbox.fails(&["explain", "runs/small", "a.png", "--output", "o", "--sanity"]);
     assert!(code == 2 && errors.contains("--sanity"), "{errors}");
     fs::write(sandbox.path("file"), "").unwrap();
-    let (code, errors) = sandbox.fails(&[
-        "explain",
-        "runs/small",
-        "--evaluate",
-        "val",
-        "--output",
-        "file",
-    ]);
-    assert!(
-        code == 1 && errors.contains("cannot make the folder file"),
-        "{errors}"
-    );
+    let (code, errors) =
+        sandbox.fails(&["explain", "runs/small", "--evaluate", "val", "--output", "file"]);
+    assert!(code == 1 && errors.contains("cannot make the folder file"), "{errors}");
 }
 
 #[test]
@@ -479,17 +408,11 @@ fn a_tensors_maps_are_those_of_the_library_on_the_same_values() {
         assert!(image::open(sandbox.path(figure)).unwrap().width() > 700);
     }
     save("named.safetensors", &[("images", &input)]);
-    save(
-        "gray.safetensors",
-        &[("input", &input.narrow(1, 0, 1).contiguous())],
-    );
+    save("gray.safetensors", &[("input", &input.narrow(1, 0, 1).contiguous())]);
     save("flat.safetensors", &[("input", &input.get(0).get(0))]);
     save(
         "large.safetensors",
-        &[(
-            "input",
-            &Tensor::zeros([1, 3, 40, 40], (Kind::Float, Device::Cpu)),
-        )],
+        &[("input", &Tensor::zeros([1, 3, 40, 40], (Kind::Float, Device::Cpu)))],
     );
     fs::write(sandbox.path("text.safetensors"), "no tensors").unwrap();
     for (file, says) in [
@@ -499,21 +422,11 @@ fn a_tensors_maps_are_those_of_the_library_on_the_same_values() {
             "flat.safetensors",
             "input must have the shape (batch, 3, height, width), it has [32, 32]",
         ),
-        (
-            "large.safetensors",
-            "takes images of shape (batch, 3, 32, 32)",
-        ),
+        ("large.safetensors", "takes images of shape (batch, 3, 32, 32)"),
         ("text.safetensors", "text.safetensors"),
         ("missing.safetensors", "missing.safetensors"),
     ] {
-        let arguments = [
-            "explain",
-            "runs/small",
-            "--input-tensor",
-            file,
-            "--output",
-            "none",
-        ];
+        let arguments = ["explain", "runs/small", "--input-tensor", file, "--output", "none"];
         let (code, errors) = sandbox.fails(&arguments);
         assert!(code == 1 && errors.contains(says), "{file}: {errors}");
     }
@@ -524,10 +437,7 @@ fn tags(run: &FilePath, tag: &str) -> usize {
     let files = fs::read_dir(run.join("tensorboard")).unwrap();
     let count = |file: std::io::Result<fs::DirEntry>| {
         let bytes = fs::read(file.unwrap().path()).unwrap();
-        bytes
-            .windows(tag.len())
-            .filter(|part| *part == tag.as_bytes())
-            .count()
+        bytes.windows(tag.len()).filter(|part| *part == tag.as_bytes()).count()
     };
     files.map(count).sum()
 }
@@ -565,14 +475,9 @@ fn figures_while_training_change_nothing_of_it() {
     assert_eq!(tags(&runs[0], "explain/1"), 0);
     assert_eq!(tags(&runs[1], "explain/1"), 2);
     assert_eq!(tags(&runs[1], "explain/4"), 2);
-    let (code, errors) = sandbox.fails(&train_arguments(
-        "off",
-        &["train.explain_every=2", "train.tensorboard=false"],
-    ));
-    assert!(
-        code == 2 && errors.contains("train.explain_every draws for TensorBoard"),
-        "{errors}"
-    );
+    let (code, errors) = sandbox
+        .fails(&train_arguments("off", &["train.explain_every=2", "train.tensorboard=false"]));
+    assert!(code == 2 && errors.contains("train.explain_every draws for TensorBoard"), "{errors}");
 }
 
 /// The most memory that a command had, in MB.
@@ -603,14 +508,9 @@ fn memory_does_not_grow_with_the_number_of_images() {
     let explain = |count: usize| {
         for at in 0..count {
             let image = with_spot(2000, 1500, (100 + 5 * at as u32, 700), 90);
-            image
-                .save(sandbox.path(&format!("faces/{at}.jpg")))
-                .unwrap();
+            image.save(sandbox.path(&format!("faces/{at}.jpg"))).unwrap();
         }
-        peak(
-            &sandbox,
-            &["explain", "runs/small", "faces", "--output", "out"],
-        )
+        peak(&sandbox, &["explain", "runs/small", "faces", "--output", "out"])
     };
     let (few, many) = (explain(30), explain(300));
     println!("30 images: {few:.0} MB, 300 images: {many:.0} MB");

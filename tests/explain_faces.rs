@@ -1,7 +1,9 @@
-//! Maps on synthetic faces, whose score is made of known parts: what a branch looks at that has learned it.
+//! Maps on synthetic faces, whose score is made of known parts: what a branch looks at that has
+//! learned it.
 //!
-//! Trains a model of the Mamba alone, so that its branch is the one that the score hangs on: `make test-explain`, minutes. A ViT from
-//! scratch learns too little in as many epochs for its maps to be judged: whether it does hangs on rounding.
+//! Trains a model of the Mamba alone, so that its branch is the one that the score hangs on: `make
+//! test-explain`, minutes. A ViT from scratch learns too little in as many epochs for its maps to
+//! be judged: whether it does hangs on rounding.
 
 mod sandbox;
 
@@ -15,8 +17,9 @@ fn least(mean: &Value) -> f64 {
     mean["ci"][0].as_f64().unwrap_or(f64::NAN)
 }
 
-/// Trains this branch alone, and measures its maps by each method and layer on 100 test faces: they have more of their mass on eyes,
-/// nose and mouth than these have of the area, and patches shown in their order bring the score sooner than in random order.
+/// Trains this branch alone, and measures its maps by each method and layer on 100 test faces: they
+/// have more of their mass on eyes, nose and mouth than these have of the area, and patches shown
+/// in their order bring the score sooner than in random order.
 fn trained_maps_beat_chance(strategy: &str, epochs: usize, methods: &[&[&str]]) {
     let sandbox = Sandbox::new();
     let config = Path::new(env!("CARGO_MANIFEST_DIR")).join("configs/quickstart.yaml");
@@ -27,22 +30,11 @@ fn trained_maps_beat_chance(strategy: &str, epochs: usize, methods: &[&[&str]]) 
     sandbox.done(&[&["train", config, "--output", "run"][..], &set].concat());
     let mut failed = Vec::new();
     for method in methods {
-        let asked = [
-            "explain",
-            "run",
-            "--evaluate",
-            "test",
-            "--limit",
-            "100",
-            "--json",
-        ];
+        let asked = ["explain", "run", "--evaluate", "test", "--limit", "100", "--json"];
         let json = sandbox.json(&[&asked[..], method].concat());
         let insertion = &json["curves"][0]["insertion_over_random"];
         let parts = json["parts"].as_array().unwrap();
-        let part = parts
-            .iter()
-            .find(|part| part["part"] == "features")
-            .unwrap();
+        let part = parts.iter().find(|part| part["part"] == "features").unwrap();
         let mass = &part["over_chance"];
         println!("{strategy} {method:?}: insertion over random {insertion}, mass over area {mass}");
         let beats_chance = least(insertion) > 0.0 && least(mass) > 0.0;
@@ -50,10 +42,7 @@ fn trained_maps_beat_chance(strategy: &str, epochs: usize, methods: &[&[&str]]) 
             failed.push(method);
         }
     }
-    assert!(
-        failed.is_empty(),
-        "{strategy}: no better than chance: {failed:?}"
-    );
+    assert!(failed.is_empty(), "{strategy}: no better than chance: {failed:?}");
 }
 
 #[test]

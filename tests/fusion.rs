@@ -1,4 +1,5 @@
-//! The fusion strategies: their gradients, their equations, and what their weights say of the branches.
+//! The fusion strategies: their gradients, their equations, and what their weights say of the
+//! branches.
 
 mod generator;
 
@@ -54,10 +55,7 @@ fn every_parameter_of_every_strategy_receives_gradient_within_a_few_steps() {
             optimizer.zero_grad();
             let output = net.forward(Images::Pixels(&images), true).unwrap();
             let targets = Tensor::randn([6], CPU);
-            output
-                .scaled
-                .mse_loss(&targets, tch::Reduction::Mean)
-                .backward();
+            output.scaled.mse_loss(&targets, tch::Reduction::Mean).backward();
             for (name, parameter) in trained() {
                 let gradient = parameter.grad();
                 assert!(gradient.defined(), "{strategy}: {name} has no gradient");
@@ -74,7 +72,8 @@ fn every_parameter_of_every_strategy_receives_gradient_within_a_few_steps() {
     }
 }
 
-/// A fusion whose parameters are all random, and tokens of both branches to put in: (5, 1 + 4, 24) and (5, 1 + 6, 20).
+/// A fusion whose parameters are all random, and tokens of both branches to put in: (5, 1 + 4, 24)
+/// and (5, 1 + 6, 20).
 struct Case {
     fusion: Fusion,
     parameters: BTreeMap<String, Tensor>,
@@ -108,9 +107,7 @@ impl Case {
     fn forward(&self) -> Fused {
         let vit = BranchTokens::new(self.vit.shallow_clone(), 0);
         let mamba = BranchTokens::new(self.mamba.shallow_clone(), MIDDLE);
-        self.fusion
-            .forward(Some(&vit), Some(&mamba), false)
-            .unwrap()
+        self.fusion.forward(Some(&vit), Some(&mamba), false).unwrap()
     }
 
     /// The class tokens.
@@ -133,10 +130,7 @@ impl Case {
 
     fn projected(&self) -> [Tensor; 2] {
         let [vit, mamba] = self.features();
-        [
-            self.affine("vit_proj", &vit),
-            self.affine("mamba_proj", &mamba),
-        ]
+        [self.affine("vit_proj", &vit), self.affine("mamba_proj", &mamba)]
     }
 
     #[track_caller]
@@ -200,9 +194,7 @@ fn the_weights_of_gmu_are_its_gates_means_over_channels() {
     let _alone = alone_with_the_generator();
     let case = Case::new(FusionStrategy::Gmu);
     let [vit, mamba] = case.projected().map(|x| x.tanh());
-    let gate = case
-        .affine("gate", &Tensor::cat(&case.features(), 1))
-        .sigmoid();
+    let gate = case.affine("gate", &Tensor::cat(&case.features(), 1)).sigmoid();
     let share = gate.mean_dim([1i64].as_slice(), false, Kind::Float);
     case.check(&(&gate * vit + (1.0 - &gate) * mamba), Some(&share));
 }
@@ -265,23 +257,15 @@ fn the_weights_of_cross_attention_are_the_attention_that_each_branch_gets() {
     for image in 0..5 {
         let vit = case.affine("vit_proj", &case.vit.select(0, image));
         let mamba = case.affine("mamba_proj", &case.mamba.select(0, image));
-        let mamba_patches = Tensor::cat(
-            &[
-                mamba.narrow(0, 0, MIDDLE),
-                mamba.narrow(0, MIDDLE + 1, 6 - MIDDLE),
-            ],
-            0,
-        );
+        let mamba_patches =
+            Tensor::cat(&[mamba.narrow(0, 0, MIDDLE), mamba.narrow(0, MIDDLE + 1, 6 - MIDDLE)], 0);
         let (a, vit_to_itself) = direction("from_vit", &vit.select(0, 0), &mamba_patches);
         let (b, mamba_to_itself) =
             direction("from_mamba", &mamba.select(0, MIDDLE), &vit.narrow(0, 1, 4));
         vectors.push(a + b);
         shares.push(((vit_to_itself + 1.0 - mamba_to_itself) / 2.0) as f32);
     }
-    case.check(
-        &Tensor::stack(&vectors, 0),
-        Some(&Tensor::from_slice(&shares)),
-    );
+    case.check(&Tensor::stack(&vectors, 0), Some(&Tensor::from_slice(&shares)));
 }
 
 #[test]
@@ -307,16 +291,15 @@ fn strategies_of_two_branches_start_from_shares_that_favor_neither() {
 /// Optimizer steps until the branches can be told apart.
 const STEPS: usize = 200;
 
-/// The mean weight of the ViT branch after training, from this seed, on images whose score one branch alone can see: the other gets noise.
+/// The mean weight of the ViT branch after training, from this seed, on images whose score one
+/// branch alone can see: the other gets noise.
 fn weight_of_vit_where_one_sees(strategy: FusionStrategy, vit_sees: bool, seed: i64) -> f64 {
     let config = config(strategy, &[]);
     tch::manual_seed(seed);
     let variables = nn::VarStore::new(Device::Cpu);
     let root = variables.root();
-    let (vit_shape, mamba_shape) = (
-        config.vit_shape().unwrap().unwrap(),
-        config.mamba_shape().unwrap().unwrap(),
-    );
+    let (vit_shape, mamba_shape) =
+        (config.vit_shape().unwrap().unwrap(), config.mamba_shape().unwrap().unwrap());
     let vit = VisionTransformer::new(&(&root / "vit"), &vit_shape);
     let mamba = VisionMamba::new(&(&root / "mamba"), &mamba_shape);
     let fusion = Fusion::new(
@@ -342,15 +325,14 @@ fn weight_of_vit_where_one_sees(strategy: FusionStrategy, vit_sees: bool, seed: 
         let vit = BranchTokens::new(vit.forward(&for_vit, true).unwrap(), 0);
         let mamba = BranchTokens::new(mamba.forward(&for_mamba, true).unwrap(), 2);
         let fused = fusion.forward(Some(&vit), Some(&mamba), true).unwrap();
-        let loss = head
-            .forward(&fused.vector, true)
-            .mse_loss(&scores, tch::Reduction::Mean);
+        let loss = head.forward(&fused.vector, true).mse_loss(&scores, tch::Reduction::Mean);
         (loss, fused.weights.unwrap())
     };
     for step in 0..STEPS {
         optimizer.zero_grad();
         forward(32).0.backward();
-        // One rate for all: a gate that learns faster than the branches can carry the score itself, with any mean weight.
+        // One rate for all: a gate that learns faster than the branches can carry the score itself,
+        // with any mean weight.
         let left = 1.0 - step as f64 / STEPS as f64;
         let rate = 0.01 * left;
         optimizer.step([rate; 2], Some(1.0)).unwrap();
@@ -370,10 +352,7 @@ fn the_branch_that_sees_the_signal_gets_the_larger_weight() {
         for seed in [1, 2] {
             let vit_sees = weight_of_vit_where_one_sees(strategy, true, seed);
             let mamba_sees = weight_of_vit_where_one_sees(strategy, false, seed);
-            assert!(
-                vit_sees > 0.5,
-                "{strategy}: the ViT sees, its weight is {vit_sees}"
-            );
+            assert!(vit_sees > 0.5, "{strategy}: the ViT sees, its weight is {vit_sees}");
             assert!(
                 mamba_sees < 0.5,
                 "{strategy}: the Mamba sees, the ViT's weight is {mamba_sees}"

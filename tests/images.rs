@@ -1,4 +1,5 @@
-//! Image files as they are found: every kind is read right, or refused by name, and none stops the program.
+//! Image files as they are found: every kind is read right, or refused by name, and none stops the
+//! program.
 
 mod sandbox;
 
@@ -9,11 +10,10 @@ use image::{Rgb, RgbImage};
 use sandbox::Sandbox;
 use vm_beautynet::data::{NEUTRAL, read_image};
 
-/// Files that Pillow wrote, all of the same 48x32 image; `*_as_rgb.png` is what Pillow reads in the file of that name.
+/// Files that Pillow wrote, all of the same 48x32 image; `*_as_rgb.png` is what Pillow reads in the
+/// file of that name.
 fn fixture(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("tests/fixtures/images")
-        .join(name)
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/images").join(name)
 }
 
 fn read(name: &str) -> RgbImage {
@@ -23,11 +23,7 @@ fn read(name: &str) -> RgbImage {
 /// Largest difference of two images of one size, in levels.
 fn difference(a: &RgbImage, b: &RgbImage) -> u8 {
     assert_eq!(a.dimensions(), b.dimensions());
-    a.iter()
-        .zip(b.iter())
-        .map(|(a, b)| a.abs_diff(*b))
-        .max()
-        .unwrap()
+    a.iter().zip(b.iter()).map(|(a, b)| a.abs_diff(*b)).max().unwrap()
 }
 
 #[test]
@@ -51,10 +47,7 @@ fn sixteen_bits_become_eight_by_their_high_byte() {
         for (x, y, pixel) in read(name).enumerate_pixels() {
             let level = (x * 1300 + y * 100) & 0xffff;
             let expected = (f64::from(level) / 257.0).round() as i32;
-            assert!(
-                (i32::from(pixel.0[0]) - expected).abs() <= 1,
-                "{name} {x} {y}"
-            );
+            assert!((i32::from(pixel.0[0]) - expected).abs() <= 1, "{name} {x} {y}");
         }
     }
 }
@@ -73,13 +66,7 @@ fn alpha_lies_over_the_background_of_gray_palette_and_webp_files() {
     // Alpha grows from the top row to the last one.
     assert!(difference_at(&webp, 0, Rgb(NEUTRAL)) <= 8);
     let last = original.get_pixel(20, 31);
-    assert!(
-        webp.get_pixel(20, 31)
-            .0
-            .iter()
-            .zip(last.0)
-            .all(|(a, b)| a.abs_diff(b) <= 4)
-    );
+    assert!(webp.get_pixel(20, 31).0.iter().zip(last.0).all(|(a, b)| a.abs_diff(b) <= 4));
     assert!(difference_at(&read("gray_alpha.png"), 0, Rgb(NEUTRAL)) <= 8);
     let clear = read("palette_clear.png");
     assert!(clear.pixels().any(|pixel| pixel.0 == NEUTRAL));
@@ -88,10 +75,7 @@ fn alpha_lies_over_the_background_of_gray_palette_and_webp_files() {
 
 fn difference_at(image: &RgbImage, row: u32, color: Rgb<u8>) -> u8 {
     let pixels = (0..image.width()).map(|x| image.get_pixel(x, row).0);
-    pixels
-        .flat_map(|pixel| (0..3).map(move |c| pixel[c].abs_diff(color.0[c])))
-        .max()
-        .unwrap()
+    pixels.flat_map(|pixel| (0..3).map(move |c| pixel[c].abs_diff(color.0[c]))).max().unwrap()
 }
 
 #[test]
@@ -115,10 +99,7 @@ fn a_background_of_ones_own_shows_through_and_around() {
     let options = vm_beautynet::data::LoaderOptions::new(vm_beautynet::data::Pass::Evaluate, 1, 0);
     let mut loader = vm_beautynet::data::Loader::new(images.into(), options).unwrap();
     let batch = loader.next().unwrap().unwrap();
-    assert_eq!(
-        [batch.pixels[0], batch.pixels[256], batch.pixels[512]],
-        [9, 200, 30]
-    );
+    assert_eq!([batch.pixels[0], batch.pixels[256], batch.pixels[512]], [9, 200, 30]);
 }
 
 /// A PNG whose header claims `side` pixels square.
@@ -153,15 +134,8 @@ fn a_data_set_full_of_traps_is_checked_and_trained_on_without_them() {
     std::os::unix::fs::symlink(sandbox.path("loop.jpg"), sandbox.path("loop.jpg")).unwrap();
     // A WebP file that calls itself a JPEG is no trouble.
     fs::copy(fixture("lossy.webp"), sandbox.path("really_webp.jpg")).unwrap();
-    let bad = [
-        "folder.jpg",
-        "empty.jpg",
-        "cut.jpg",
-        "text.png",
-        "bomb.png",
-        "dangling.jpg",
-        "loop.jpg",
-    ];
+    let bad =
+        ["folder.jpg", "empty.jpg", "cut.jpg", "text.png", "bomb.png", "dangling.jpg", "loop.jpg"];
     let mut table = String::from("image,score,split\n");
     for name in bad {
         table += &format!("{name},3,train\n");
@@ -170,21 +144,15 @@ fn a_data_set_full_of_traps_is_checked_and_trained_on_without_them() {
     for index in 0..12u8 {
         let name = format!("{index}.png");
         let split = ["train", "train", "val"][usize::from(index) % 3];
-        RgbImage::from_fn(40, 40, |x, y| {
-            Rgb([x as u8 * index, y as u8 * 3, index * 20])
-        })
-        .save(sandbox.path(&name))
-        .unwrap();
+        RgbImage::from_fn(40, 40, |x, y| Rgb([x as u8 * index, y as u8 * 3, index * 20]))
+            .save(sandbox.path(&name))
+            .unwrap();
         table += &format!("{name},{},{split}\n", index % 5);
     }
     fs::write(sandbox.path("faces.csv"), table).unwrap();
     // A name that is not Unicode cannot stand in the table, and must not disturb.
     let strange = std::ffi::OsStr::from_bytes(b"caf\xe9.png");
-    fs::copy(
-        sandbox.path("1.png"),
-        sandbox.path("x").with_file_name(strange),
-    )
-    .unwrap();
+    fs::copy(sandbox.path("1.png"), sandbox.path("x").with_file_name(strange)).unwrap();
 
     let set = ["--set", "data.dataset=csv", "--set", "data.root=faces.csv"];
     let check = [&["data", "check", "small.yaml", "--json"], &set[..]].concat();
@@ -227,9 +195,5 @@ fn a_data_set_full_of_traps_is_checked_and_trained_on_without_them() {
         .arg(sandbox.path("x").with_file_name(strange))
         .output()
         .unwrap();
-    assert!(
-        output.status.success(),
-        "{}",
-        String::from_utf8_lossy(&output.stderr)
-    );
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }

@@ -17,8 +17,8 @@ use serde_json::Value;
 use crate::sandbox::Sandbox;
 use crate::sandbox::run::{CHECKPOINT, progress, tensors, train_arguments};
 
-/// With all that has a state: an average of the weights, a branch that is let go on the way, dropout, augmentation, threads that
-/// decode, and checkpoints as often as can be.
+/// With all that has a state: an average of the weights, a branch that is let go on the way,
+/// dropout, augmentation, threads that decode, and checkpoints as often as can be.
 const SETTINGS: [&str; 5] = [
     "train.epochs=40",
     "train.ema_decay=0.9",
@@ -38,10 +38,7 @@ fn without_times(file: &Path) -> Vec<Value> {
     let text = fs::read_to_string(file).unwrap();
     let mut lines: Vec<Value> = match serde_json::from_str(&text) {
         Ok(whole) => vec![whole],
-        Err(_) => text
-            .lines()
-            .map(|line| serde_json::from_str(line).unwrap())
-            .collect(),
+        Err(_) => text.lines().map(|line| serde_json::from_str(line).unwrap()).collect(),
     };
     for line in &mut lines {
         for clock in ["seconds", "images_per_second", "data_wait"] {
@@ -64,21 +61,14 @@ fn assert_same(run: &Path, whole: &Path, what: &str) {
         assert!(a == b, "{what}: {file}");
     }
     for file in ["metrics.jsonl", "summary.json"] {
-        assert_eq!(
-            without_times(&run.join(file)),
-            without_times(&whole.join(file)),
-            "{what}"
-        );
+        assert_eq!(without_times(&run.join(file)), without_times(&whole.join(file)), "{what}");
     }
     let [a, b] = [run, whole].map(|root| tensors(&root.join(CHECKPOINT)));
     assert!(a.len() > 100 && a == b, "{what}: the checkpoint's tensors");
     for folder in [run.to_path_buf(), run.join("state")] {
         for entry in fs::read_dir(folder).unwrap() {
             let name = entry.unwrap().file_name();
-            assert!(
-                !name.to_string_lossy().starts_with('.'),
-                "{what}: {name:?} is left"
-            );
+            assert!(!name.to_string_lossy().starts_with('.'), "{what}: {name:?} is left");
         }
     }
 }
@@ -122,29 +112,20 @@ fn runs_killed_at_twenty_random_moments_end_as_one_that_was_not() {
                 moments.push(format!("{}.{batches}", progress["epochs"]));
             }
         }
-        assert_same(
-            &run,
-            &sandbox.path("whole"),
-            &format!("killed after {}", moments.join(", ")),
-        );
+        assert_same(&run, &sandbox.path("whole"), &format!("killed after {}", moments.join(", ")));
     }
     assert!(within > 0, "no kill found a checkpoint within an epoch");
 }
 
 fn send(signal: &str, child: &Child) {
-    let status = Command::new("kill")
-        .args([signal, &child.id().to_string()])
-        .status();
+    let status = Command::new("kill").args([signal, &child.id().to_string()]).status();
     assert!(status.unwrap().success());
 }
 
 fn wait_for(what: &str, mut there: impl FnMut() -> bool) {
     let asked = Instant::now();
     while !there() {
-        assert!(
-            asked.elapsed() < Duration::from_secs(60),
-            "{what} did not come"
-        );
+        assert!(asked.elapsed() < Duration::from_secs(60), "{what} did not come");
         sleep(Duration::from_millis(5));
     }
 }
@@ -161,10 +142,7 @@ fn stopped(
     wait_for("a checkpoint", || checkpoint.exists());
     send(signal, &child);
     let output = child.wait_with_output().unwrap();
-    (
-        output.status.code(),
-        String::from_utf8(output.stderr).unwrap(),
-    )
+    (output.status.code(), String::from_utf8(output.stderr).unwrap())
 }
 
 #[test]
@@ -176,10 +154,7 @@ fn signals_end_a_run_after_its_step_with_a_checkpoint() {
         let (found, errors) = stopped(&sandbox, &first, name, signal);
         assert_eq!(found, Some(code), "{errors}");
         let message = errors.lines().last().unwrap();
-        assert!(
-            message.starts_with(&format!("stopped by {name} after ")),
-            "{errors}"
-        );
+        assert!(message.starts_with(&format!("stopped by {name} after ")), "{errors}");
         // What it says to go on with does.
         let (_, command) = message.split_once("vmbeauty ").unwrap();
         sandbox.done(&command.split(' ').collect::<Vec<_>>());
@@ -216,10 +191,7 @@ fn a_signal_while_validating_keeps_the_epochs_steps() {
         "train.epochs=2",
     ];
     sandbox.done(&train_arguments("whole", &set));
-    let first = train_arguments(
-        "run",
-        &[&set[..], &["train.checkpoint_minutes=0.00001"]].concat(),
-    );
+    let first = train_arguments("run", &[&set[..], &["train.checkpoint_minutes=0.00001"]].concat());
     let child = start(&sandbox, &first);
     let run = sandbox.path("run");
     wait_for("the first epoch's last step", || {
@@ -230,10 +202,7 @@ fn a_signal_while_validating_keeps_the_epochs_steps() {
     let output = child.wait_with_output().unwrap();
     assert_eq!(output.status.code(), Some(143), "{output:?}");
     let progress = progress(&run);
-    assert_eq!(
-        (&progress["epochs"], &progress["within"]["batches"]),
-        (&0.into(), &2.into())
-    );
+    assert_eq!((&progress["epochs"], &progress["within"]["batches"]), (&0.into(), &2.into()));
     assert!(!run.join("metrics.jsonl").exists());
     sandbox.done(&[&first[..], &["--resume"]].concat());
     for file in ["best.safetensors", "last.safetensors"] {
@@ -255,11 +224,7 @@ fn checkpoints_within_an_epoch_come_as_often_as_the_config_says() {
         sleep(Duration::from_millis(1500));
         child.kill().unwrap();
         child.wait().unwrap();
-        assert_eq!(
-            sandbox.path(&name).join(CHECKPOINT).exists(),
-            expected,
-            "{minutes}"
-        );
+        assert_eq!(sandbox.path(&name).join(CHECKPOINT).exists(), expected, "{minutes}");
     }
 }
 
@@ -275,7 +240,8 @@ fn a_run_stopped_before_a_last_batch_of_one_image_resumes() {
     let run = sandbox.path("run");
     let arguments = train_arguments("run", &set);
     let resumed = [&arguments[..], &["--resume"]].concat();
-    // Every second step ends before such a batch; each try stops after the step that a random moment falls into.
+    // Every second step ends before such a batch; each try stops after the step that a random
+    // moment falls into.
     let found = (0..20).any(|attempt| {
         let child = start(&sandbox, if attempt == 0 { &arguments } else { &resumed });
         let epochs =
@@ -293,14 +259,8 @@ fn a_run_stopped_before_a_last_batch_of_one_image_resumes() {
     let file = run.join("metrics.jsonl");
     let lines = || fs::read_to_string(&file).unwrap().lines().count();
     let before = lines();
-    wait_for("the next epochs", || {
-        lines() > before + 2 || child.try_wait().unwrap().is_some()
-    });
-    assert!(
-        lines() > before + 2,
-        "{:?}",
-        child.wait_with_output().unwrap()
-    );
+    wait_for("the next epochs", || lines() > before + 2 || child.try_wait().unwrap().is_some());
+    assert!(lines() > before + 2, "{:?}", child.wait_with_output().unwrap());
     child.kill().unwrap();
     child.wait().unwrap();
 }

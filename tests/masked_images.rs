@@ -60,16 +60,12 @@ fn the_loss_falls_on_images_that_were_not_learned_from() {
     let set = ["pretrain={epochs: 12, lr: 3.0e-3}"];
     let outcome = start(&set, folder.path());
     let text = String::from_utf8(read(folder.path(), "metrics.jsonl")).unwrap();
-    let records: Vec<EpochRecord> = text
-        .lines()
-        .map(|line| serde_json::from_str(line).unwrap())
-        .collect();
+    let records: Vec<EpochRecord> =
+        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert_eq!(records.len(), 24);
     for done in outcome.backbones {
-        let own: Vec<&EpochRecord> = records
-            .iter()
-            .filter(|record| record.branch == done.branch)
-            .collect();
+        let own: Vec<&EpochRecord> =
+            records.iter().filter(|record| record.branch == done.branch).collect();
         let (first, last) = (own[0], own[11]);
         assert_eq!(last, &done.last);
         assert!(last.val_loss < 0.97 * first.val_loss, "{first:?} {last:?}");
@@ -138,10 +134,7 @@ fn one_that_is_stopped_and_resumed_ends_with_the_same_bytes() {
         );
         assert!(text.contains(&way_on), "{text}");
         assert!(!root.join("mamba.safetensors").exists());
-        let resume = Options {
-            resume: true,
-            ..Options::default()
-        };
+        let resume = Options { resume: true, ..Options::default() };
         pretrain(&config(&[]), &root, &resume, &mut ()).unwrap();
         for file in WEIGHTS.iter().chain(&["reconstructions.png"]) {
             assert!(read(&root, file) == read(&whole, file), "{steps}: {file}");
@@ -163,10 +156,7 @@ fn a_backbone_does_not_depend_on_which_others_there_are() {
     let tensors = |root: &Path| {
         let mut file = WeightsFile::open(&root.join("mamba.safetensors")).unwrap();
         let names: Vec<String> = file.shapes().into_keys().collect();
-        names
-            .into_iter()
-            .map(|name| file.tensor(&name).unwrap())
-            .collect::<Vec<_>>()
+        names.into_iter().map(|name| file.tensor(&name).unwrap()).collect::<Vec<_>>()
     };
     assert_eq!(tensors(&both), tensors(&alone));
 }
@@ -235,19 +225,13 @@ fn a_folder_that_holds_something_else_is_refused() {
     let _alone = alone_with_the_generator();
     let folder = tempfile::tempdir().unwrap();
     let fresh = Options::default();
-    let resume = Options {
-        resume: true,
-        ..Options::default()
-    };
+    let resume = Options { resume: true, ..Options::default() };
     let root = folder.path();
     assert!(error(&[], root, &resume).contains("no pretraining to resume"));
     for name in ["config.yaml", "vit.safetensors"] {
         fs::write(root.join(name), "").unwrap();
         let found = error(&[], root, &fresh);
-        assert!(
-            found.contains(name) && found.contains("--output"),
-            "{found}"
-        );
+        assert!(found.contains(name) && found.contains("--output"), "{found}");
         fs::remove_file(root.join(name)).unwrap();
     }
     start(&["pretrain.epochs=1"], root);
@@ -263,22 +247,13 @@ fn masks_and_patches_that_cannot_be_are_refused_by_their_keys() {
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("out");
     for (set, key) in [
-        (
-            "pretrain.mask_patch=4",
-            "pretrain.mask_patch must be less than the 4 patches",
-        ),
+        ("pretrain.mask_patch=4", "pretrain.mask_patch must be less than the 4 patches"),
         (
             "model.mamba={name: vim_tiny_patch16_stride8_224, depth: 1, embed_dim: 24}",
             "model.mamba.name: its patches overlap",
         ),
-        (
-            "model.vit.weights=gone.safetensors",
-            "model.vit.weights: there is no file",
-        ),
-        (
-            "model.vit.image_size=64",
-            "model.vit.image_size must be data.image_size",
-        ),
+        ("model.vit.weights=gone.safetensors", "model.vit.weights: there is no file"),
+        ("model.vit.image_size=64", "model.vit.image_size must be data.image_size"),
     ] {
         let found = error(&[set], &out, &Options::default());
         assert!(found.contains(key), "{found}");
@@ -294,16 +269,10 @@ fn a_step_that_is_not_finite_ends_it_and_so_do_weights_that_are_not() {
     // So large a rate that the second step's weights overflow.
     let broken = ["pretrain={lr: 1.0e+38, warmup_epochs: 0, epochs: 1}"];
     let found = error(&broken, &root.join("a"), &Options::default());
-    assert!(
-        found.contains("is not finite") && found.contains("pretrain.lr"),
-        "{found}"
-    );
+    assert!(found.contains("is not finite") && found.contains("pretrain.lr"), "{found}");
     let skip = [broken[0], "train.on_nan=skip"];
     let found = error(&skip, &root.join("b"), &Options::default());
-    assert!(
-        found.contains("after epoch 1") && found.contains("pretrain.lr"),
-        "{found}"
-    );
+    assert!(found.contains("after epoch 1") && found.contains("pretrain.lr"), "{found}");
 }
 
 #[test]

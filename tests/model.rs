@@ -23,11 +23,7 @@ fn network_with(strategy: &str, more: &[&str]) -> BeautyNet {
     .to_vec();
     overrides.extend(more.iter().map(|s| s.to_string()));
     tch::manual_seed(5);
-    BeautyNet::new(
-        &Config::from_yaml("", "test", &overrides).unwrap(),
-        Device::Cpu,
-    )
-    .unwrap()
+    BeautyNet::new(&Config::from_yaml("", "test", &overrides).unwrap(), Device::Cpu).unwrap()
 }
 
 fn pixels(b: i64) -> Tensor {
@@ -42,10 +38,7 @@ fn a_batch_gives_what_its_items_give_one_by_one() {
         let images = pixels(4);
         let whole = net.forward(Images::Pixels(&images), false).unwrap().score;
         for item in 0..4 {
-            let one = net
-                .forward(Images::Pixels(&images.narrow(0, item, 1)), false)
-                .unwrap()
-                .score;
+            let one = net.forward(Images::Pixels(&images.narrow(0, item, 1)), false).unwrap().score;
             let difference = (one.double_value(&[0]) - whole.double_value(&[item])).abs();
             assert!(difference < 1e-5, "{strategy}: {difference}");
         }
@@ -87,11 +80,7 @@ fn shares_sum_to_one_and_the_fused_vector_is_their_mixture() {
     assert!((weights - 0.5).abs().max().double_value(&[]) < 1e-6);
 
     let net = network("gated");
-    let sums = net
-        .forward(Images::Pixels(&pixels(3)), false)
-        .unwrap()
-        .weights
-        .unwrap();
+    let sums = net.forward(Images::Pixels(&pixels(3)), false).unwrap().weights.unwrap();
     let sums = sums.sum_dim_intlist([1i64].as_slice(), false, Kind::Float);
     assert!((sums - 1.0).abs().max().double_value(&[]) < 1e-6);
 }
@@ -102,15 +91,9 @@ fn pixels_are_normalized_as_the_preset_says() {
     let net = network("vit_only");
     let images = pixels(2);
     let channels = |values: [f32; 3]| Tensor::from_slice(&values).view([1, 3, 1, 1]);
-    let (mean, std) = (
-        channels([0.485, 0.456, 0.406]),
-        channels([0.229, 0.224, 0.225]),
-    );
+    let (mean, std) = (channels([0.485, 0.456, 0.406]), channels([0.229, 0.224, 0.225]));
     let normalized = (images.to_kind(Kind::Float) / 255.0 - mean) / std;
-    let by_hand = net
-        .forward(Images::Normalized(&normalized), false)
-        .unwrap()
-        .score;
+    let by_hand = net.forward(Images::Normalized(&normalized), false).unwrap().score;
     let by_model = net.forward(Images::Pixels(&images), false).unwrap().score;
     assert!((by_hand - by_model).abs().max().double_value(&[]) < 1e-6);
 }
@@ -132,11 +115,7 @@ fn drop_path_and_dropout_act_in_training_only() {
 #[test]
 fn each_kind_of_drop_acts_by_itself() {
     let _alone = alone_with_the_generator();
-    let still = [
-        "model.vit.drop_path=0",
-        "model.mamba.drop_path=0",
-        "model.head.dropout=0",
-    ];
+    let still = ["model.vit.drop_path=0", "model.mamba.drop_path=0", "model.head.dropout=0"];
     let images = pixels(16);
     let varies = |on: Option<&str>| {
         let set: Vec<&str> = still.into_iter().chain(on).collect();
@@ -148,11 +127,7 @@ fn each_kind_of_drop_acts_by_itself() {
         !scores(1).equal(&scores(2))
     };
     assert!(!varies(None));
-    for on in [
-        "model.vit.drop_path=0.5",
-        "model.mamba.drop_path=0.5",
-        "model.head.dropout=0.5",
-    ] {
+    for on in ["model.vit.drop_path=0.5", "model.mamba.drop_path=0.5", "model.head.dropout=0.5"] {
         assert!(varies(Some(on)), "{on} is ignored");
     }
 }
@@ -175,21 +150,15 @@ fn convolutional_stems_see_each_image_alone_and_train_every_parameter() {
         let images = pixels(3);
         let whole = net.forward(Images::Pixels(&images), false).unwrap();
         assert_eq!(whole.vit.as_ref().unwrap().size(), [3, 96]);
-        let last = net
-            .forward(Images::Pixels(&images.narrow(0, 2, 1)), false)
-            .unwrap();
+        let last = net.forward(Images::Pixels(&images.narrow(0, 2, 1)), false).unwrap();
         let difference = last.score.double_value(&[0]) - whole.score.double_value(&[2]);
         assert!(difference.abs() < 1e-5, "{difference}");
         whole.scaled.square().sum(Kind::Float).backward();
         let parameters = net.parameters();
-        let stem = parameters
-            .iter()
-            .filter(|(name, _)| name.contains(".patch_embed."));
-        // Three of each convolution, which is one less for patches half as wide, and two of the projection, in both branches.
-        assert_eq!(
-            stem.clone().count(),
-            2 * (3 * if patch == 8 { 3 } else { 2 } + 2)
-        );
+        let stem = parameters.iter().filter(|(name, _)| name.contains(".patch_embed."));
+        // Three of each convolution, which is one less for patches half as wide, and two of the
+        // projection, in both branches.
+        assert_eq!(stem.clone().count(), 2 * (3 * if patch == 8 { 3 } else { 2 } + 2));
         for (name, parameter) in stem {
             let gradient = parameter.grad().abs().max().double_value(&[]);
             assert!(gradient > 0.0, "{patch}: {name}");
@@ -210,10 +179,8 @@ fn overlapping_patches_are_a_convolution() {
     let find = |name: &str| &parameters.iter().find(|(n, _)| n == name).unwrap().1;
     assert_eq!(find("mamba.pos_embed").size(), [1, 1 + 5 * 5, 32]);
     let x = Tensor::randn([2, 3, 48, 48], (Kind::Float, Device::Cpu));
-    let (weight, bias) = (
-        find("mamba.patch_embed.proj.weight"),
-        find("mamba.patch_embed.proj.bias"),
-    );
+    let (weight, bias) =
+        (find("mamba.patch_embed.proj.weight"), find("mamba.patch_embed.proj.bias"));
     // By the definition, and through the model: its gradient by the bias counts the patches.
     let by_convolution = x.conv2d(weight, Some(bias), [8, 8], [0, 0], [1, 1], 1);
     assert_eq!(by_convolution.size(), [2, 32, 5, 5]);
@@ -226,12 +193,6 @@ fn images_of_another_size_are_refused_with_the_size_that_fits() {
     let _alone = alone_with_the_generator();
     let net = network("gated");
     let large = Tensor::zeros([1, 3, 48, 48], (Kind::Uint8, Device::Cpu));
-    let error = net
-        .forward(Images::Pixels(&large), false)
-        .unwrap_err()
-        .to_string();
-    assert!(
-        error.contains("(batch, 3, 32, 32)") && error.contains("[1, 3, 48, 48]"),
-        "{error}"
-    );
+    let error = net.forward(Images::Pixels(&large), false).unwrap_err().to_string();
+    assert!(error.contains("(batch, 3, 32, 32)") && error.contains("[1, 3, 48, 48]"), "{error}");
 }

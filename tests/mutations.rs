@@ -1,4 +1,5 @@
-//! Damaged image and label files: whatever stands in them, they are read or refused by name, at once, and nothing panics.
+//! Damaged image and label files: whatever stands in them, they are read or refused by name, at
+//! once, and nothing panics.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -21,7 +22,8 @@ impl Dice {
         (self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33) as usize % sides.max(1)
     }
 
-    /// One to eight changes: bytes set, bits flipped, stretches removed, repeated, or taken from another file, ends cut off.
+    /// One to eight changes: bytes set, bits flipped, stretches removed, repeated, or taken from
+    /// another file, ends cut off.
     fn damage(&mut self, whole: &[u8], other: &[u8]) -> Vec<u8> {
         let mut bytes = whole.to_vec();
         for _ in 0..=self.roll(8) {
@@ -51,10 +53,8 @@ impl Dice {
 
 fn image_fixtures() -> Vec<Vec<u8>> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/images");
-    let mut files: Vec<PathBuf> = fs::read_dir(folder)
-        .unwrap()
-        .map(|entry| entry.unwrap().path())
-        .collect();
+    let mut files: Vec<PathBuf> =
+        fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
     files.sort();
     files.iter().map(|file| fs::read(file).unwrap()).collect()
 }
@@ -69,21 +69,13 @@ fn read_damaged_images(count: usize) -> usize {
         let name = format!("image_{index}.jpg");
         let path = folder.path().join(&name);
         let other = dice.roll(wholes.len());
-        fs::write(
-            &path,
-            dice.damage(&wholes[index % wholes.len()], &wholes[other]),
-        )
-        .unwrap();
+        fs::write(&path, dice.damage(&wholes[index % wholes.len()], &wholes[other])).unwrap();
         let started = Instant::now();
         match read_image(&path) {
             Ok(_) => read += 1,
             Err(error) => assert!(format!("{error:#}").contains(&name), "{error:#}"),
         }
-        assert!(
-            started.elapsed() < PATIENCE,
-            "{name} took {:?}",
-            started.elapsed()
-        );
+        assert!(started.elapsed() < PATIENCE, "{name} took {:?}", started.elapsed());
         fs::remove_file(path).unwrap();
     }
     read
@@ -126,10 +118,7 @@ const LABELS: [Labels; 4] = [
     Labels {
         file: "scores/train_2022.txt",
         text: "./a/female/asian/x.jpg 6.5\n\"./a/male/black/y (1).jpg\" 2\n",
-        others: &[
-            ("scores/val_2022.txt", "v.jpg 1\n"),
-            ("scores/test_2022.txt", "t.jpg 2\n"),
-        ],
+        others: &[("scores/val_2022.txt", "v.jpg 1\n"), ("scores/test_2022.txt", "t.jpg 2\n")],
         config: |root| DataConfig {
             dataset: DatasetName::Mebeauty,
             root: root.to_path_buf(),
@@ -192,7 +181,8 @@ fn read_damaged_labels(count: usize) -> usize {
                 Ok(_) => read += 1,
                 Err(error) => {
                     let message = format!("{error:#}");
-                    // A list that can be parsed but leaves nothing to train on is named by the data set's folder or file.
+                    // A list that can be parsed but leaves nothing to train on is named by the data
+                    // set's folder or file.
                     let named = message.contains(&config.root.display().to_string());
                     assert!(named || message.contains("data.overlap"), "{message}");
                 }

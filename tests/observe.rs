@@ -1,4 +1,5 @@
-//! How a run is watched: TensorBoard's files, the console, and what is kept of where the numbers come from.
+//! How a run is watched: TensorBoard's files, the console, and what is kept of where the numbers
+//! come from.
 
 mod sandbox;
 
@@ -34,10 +35,7 @@ fn json_lines(output: &Output) -> Vec<Value> {
 }
 
 fn named(lines: &[Value]) -> Vec<&str> {
-    lines
-        .iter()
-        .map(|line| line["event"].as_str().unwrap())
-        .collect()
+    lines.iter().map(|line| line["event"].as_str().unwrap()).collect()
 }
 
 #[test]
@@ -63,13 +61,7 @@ fn tensorboard_has_images_histograms_and_hyperparameters() {
     assert!(colors.len() > 500, "{} colors", colors.len());
     assert_eq!(steps("val/predicted_against_true"), ends);
 
-    for module in [
-        "vit.blocks.0",
-        "mamba.layers.0",
-        "mamba.patch_embed",
-        "fusion",
-        "head",
-    ] {
+    for module in ["vit.blocks.0", "mamba.layers.0", "mamba.patch_embed", "fusion", "head"] {
         for kind in ["weights", "gradients"] {
             assert_eq!(steps(&format!("{kind}/{module}")), ends, "{kind}/{module}");
         }
@@ -138,10 +130,8 @@ fn a_disk_of_tensorboards_that_is_full_costs_one_warning() {
     let folder = sandbox.path("run/tensorboard");
     fs::create_dir_all(&folder).unwrap();
     // A run writes about 200 KB.
-    let mount = format!(
-        "mount -t tmpfs -o size=16k tmpfs {} || exit 99; exec \"$@\"",
-        folder.display()
-    );
+    let mount =
+        format!("mount -t tmpfs -o size=16k tmpfs {} || exit 99; exec \"$@\"", folder.display());
     let train = sandbox.command(&[&train_arguments("run", &[SHORT])[..], &["--quiet"]].concat());
     let output = Command::new("unshare")
         .args(["--map-root-user", "--mount", "sh", "-c", &mount, "sh"])
@@ -159,10 +149,7 @@ fn a_disk_of_tensorboards_that_is_full_costs_one_warning() {
     let errors = errors(&output);
     assert!(output.status.success(), "{errors}");
     assert_eq!(errors.lines().count(), 1, "{errors}");
-    assert!(
-        errors.contains("TensorBoard is off from here on"),
-        "{errors}"
-    );
+    assert!(errors.contains("TensorBoard is off from here on"), "{errors}");
     assert!(sandbox.path("run/summary.json").exists());
 }
 
@@ -205,10 +192,7 @@ fn a_log_in_json_has_an_object_a_line() {
             assert_eq!(&line[key], value, "{key}");
         }
     }
-    assert_eq!(
-        (&lines[3]["status"], &lines[3]["epochs"]),
-        (&"done".into(), &2.into())
-    );
+    assert_eq!((&lines[3]["status"], &lines[3]["epochs"]), (&"done".into(), &2.into()));
     assert!(lines[3]["test"]["mae"].is_f64());
 
     // Failures and warnings are lines too, however quiet it is.
@@ -230,12 +214,7 @@ fn a_log_in_json_has_an_object_a_line() {
     let output = sandbox.run(&[&arguments[..], &json, &["--quiet"]].concat());
     let lines = json_lines(&output);
     assert_eq!(named(&lines), ["warning"]);
-    assert!(
-        lines[0]["message"]
-            .as_str()
-            .unwrap()
-            .contains("TensorBoard")
-    );
+    assert!(lines[0]["message"].as_str().unwrap().contains("TensorBoard"));
 }
 
 #[test]
@@ -248,20 +227,12 @@ set: {train.epochs: 1}
 axes: {train.optimizer.lr: [1.0e-3, 2.0e-3]}
 ";
     fs::write(sandbox.path("two.yaml"), sweep).unwrap();
-    let folds = [
-        "cross-validate",
-        "small.yaml",
-        "--folds",
-        "2",
-        "--set",
-        "train.epochs=1",
-    ];
+    let folds = ["cross-validate", "small.yaml", "--folds", "2", "--set", "train.epochs=1"];
     let fold_events = ["start", "epoch", "start", "epoch", "end"];
     let run_events = ["start", "run", "run", "run", "run", "end"];
-    for (arguments, expected) in [
-        (&folds[..], &fold_events[..]),
-        (&["sweep", "two.yaml"][..], &run_events[..]),
-    ] {
+    for (arguments, expected) in
+        [(&folds[..], &fold_events[..]), (&["sweep", "two.yaml"][..], &run_events[..])]
+    {
         let output = |extra: &[&str]| {
             let name = format!("{}-{}", arguments[0], extra.len());
             let output = ["--output", name.as_str()];
@@ -319,10 +290,7 @@ fn every_start_and_every_file_of_weights_says_where_it_comes_from() {
     sandbox.done(&["train", "run/config.yaml", "--output", "run", "--resume"]);
     let run = sandbox.path("run");
     let text = fs::read_to_string(run.join("provenance.jsonl")).unwrap();
-    let starts: Vec<Value> = text
-        .lines()
-        .map(|line| serde_json::from_str(line).unwrap())
-        .collect();
+    let starts: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert_eq!(starts.len(), 2);
     assert_eq!(
         (&starts[0]["steps_done"], &starts[1]["steps_done"]),
@@ -339,12 +307,7 @@ fn every_start_and_every_file_of_weights_says_where_it_comes_from() {
         let config = file["config"].as_str().unwrap();
         assert_eq!(config, fs::read_to_string(run.join("config.yaml")).unwrap());
     }
-    for origin in [
-        &starts[0],
-        &summary,
-        &best["provenance"],
-        &checkpoint["provenance"],
-    ] {
+    for origin in [&starts[0], &summary, &best["provenance"], &checkpoint["provenance"]] {
         for key in ["version", "commit", "libtorch", "host", "system", "device"] {
             let text = origin[key].as_str().unwrap_or_default();
             assert!(!text.is_empty(), "{key} is missing in {origin}");

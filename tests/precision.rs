@@ -26,7 +26,8 @@ fn mixed_precision_rounds_and_auto_takes_what_the_processor_has() {
         ["float32", "auto", "bf16", "fp16"].map(|run| sandbox.path(run));
     let native = if cpu_has_bf16() { &bf16 } else { &float32 };
     assert_eq!(largest_difference([native, &auto]), 0.0);
-    // AdamW moves every weight by about its rate, 1e-3, in each of nine steps, whichever way a rounded gradient points.
+    // AdamW moves every weight by about its rate, 1e-3, in each of nine steps, whichever way a
+    // rounded gradient points.
     for rounded in [&bf16, &fp16] {
         let difference = largest_difference([&float32, rounded]);
         assert!((1e-6..2e-2).contains(&difference), "{difference}");
@@ -72,10 +73,8 @@ fn a_deep_stack_trains_in_mixed_precision_without_a_nan() {
             ],
         );
         let epochs = epochs(&sandbox.path(precision));
-        let losses: Vec<f64> = epochs
-            .iter()
-            .map(|epoch| epoch["train_loss"].as_f64().unwrap())
-            .collect();
+        let losses: Vec<f64> =
+            epochs.iter().map(|epoch| epoch["train_loss"].as_f64().unwrap()).collect();
         assert!(
             losses.iter().all(|loss| loss.is_finite() && *loss < 3.0),
             "{precision}: {losses:?}"
@@ -119,22 +118,14 @@ fn steps_that_are_not_finite_are_left_out_and_the_run_goes_on() {
     let errors = String::from_utf8(output.stderr).unwrap();
     assert!(output.status.success(), "{errors}");
     // The image is in one batch of each epoch.
-    let left_out: Vec<&str> = errors
-        .lines()
-        .filter(|line| line.starts_with("warning: left out: step "))
-        .collect();
+    let left_out: Vec<&str> =
+        errors.lines().filter(|line| line.starts_with("warning: left out: step ")).collect();
     assert_eq!(left_out.len(), 3, "{errors}");
-    assert!(
-        left_out.iter().all(|line| line.contains("4.png")),
-        "{errors}"
-    );
+    assert!(left_out.iter().all(|line| line.contains("4.png")), "{errors}");
     let run = sandbox.path("run");
     let epochs = epochs(&run);
     for (i, epoch) in epochs.iter().enumerate() {
-        assert_eq!(
-            (&epoch["skipped"], &epoch["step"]),
-            (&1.into(), &(5 * (i + 1)).into())
-        );
+        assert_eq!((&epoch["skipped"], &epoch["step"]), (&1.into(), &(5 * (i + 1)).into()));
         assert!(epoch["train_loss"].is_f64() && epoch["val"]["mae"].is_f64());
     }
     // The steps between them move the weights.
@@ -146,30 +137,18 @@ fn steps_that_are_not_finite_are_left_out_and_the_run_goes_on() {
         assert_eq!(tensor.isfinite().all().int64_value(&[]), 1, "{name}");
     }
     // For a program, each is a line.
-    let json = [
-        &train_arguments("json", &skip)[..],
-        &["--log-format", "json"],
-    ]
-    .concat();
+    let json = [&train_arguments("json", &skip)[..], &["--log-format", "json"]].concat();
     let lines = String::from_utf8(sandbox.run(&json).stderr).unwrap();
-    let lines = lines
-        .lines()
-        .map(|line| serde_json::from_str::<Value>(line).unwrap());
+    let lines = lines.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
     assert_eq!(lines.filter(|line| line["event"] == "skipped").count(), 3);
 
     let (code, errors) = sandbox.fails(&train_arguments("stop", &set));
     assert_eq!(code, 1);
-    assert!(
-        errors.contains("4.png") && errors.contains("on_nan: skip"),
-        "{errors}"
-    );
+    assert!(errors.contains("4.png") && errors.contains("on_nan: skip"), "{errors}");
 }
 
-const DIVERGES: [&str; 3] = [
-    "train.optimizer.lr=1.0e30",
-    "train.clip_grad_norm=null",
-    "train.schedule.warmup_epochs=0",
-];
+const DIVERGES: [&str; 3] =
+    ["train.optimizer.lr=1.0e30", "train.clip_grad_norm=null", "train.schedule.warmup_epochs=0"];
 
 #[test]
 fn a_run_that_diverges_stops_and_keeps_what_shows_why() {
@@ -198,10 +177,8 @@ fn a_run_that_diverges_stops_and_keeps_what_shows_why() {
         assert!(norms.contains_key(module), "{module} is not in {norms:?}");
     }
     let batch = Tensor::read_safetensors(kept.join("step_2.safetensors")).unwrap();
-    let shapes: Vec<_> = batch
-        .iter()
-        .map(|(name, tensor)| (name.as_str(), tensor.size()))
-        .collect();
+    let shapes: Vec<_> =
+        batch.iter().map(|(name, tensor)| (name.as_str(), tensor.size())).collect();
     assert!(
         shapes.contains(&("pixels", vec![16, 3, 32, 32]))
             && shapes.contains(&("targets", vec![16])),
@@ -216,12 +193,7 @@ fn a_run_that_diverges_stops_and_keeps_what_shows_why() {
         (Some(1), Some(1))
     );
     let (_, again) = sandbox.fails(&[&arguments[..], &["--resume"]].concat());
-    let reason = |errors: &str| {
-        errors
-            .lines()
-            .find(|line| line.starts_with("error: "))
-            .unwrap()
-            .to_string()
-    };
+    let reason =
+        |errors: &str| errors.lines().find(|line| line.starts_with("error: ")).unwrap().to_string();
     assert_eq!(reason(&errors), reason(&again));
 }

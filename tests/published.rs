@@ -1,7 +1,8 @@
-//! The published backbones: our names and shapes are theirs, and their files load, run and come out as they went in.
+//! The published backbones: our names and shapes are theirs, and their files load, run and come out
+//! as they went in.
 //!
-//! The large ones and those that measure take a minute:
-//! `MALLOC_MMAP_THRESHOLD_=65536 cargo test --release --test published -- --ignored --nocapture --test-threads 1`.
+//! The large ones and those that measure take a minute: `MALLOC_MMAP_THRESHOLD_=65536 cargo test
+//! --release --test published -- --ignored --nocapture --test-threads 1`.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -30,9 +31,7 @@ fn manifests() -> BTreeMap<String, Shapes> {
 
 fn without_classifier(shapes: &Shapes) -> Shapes {
     let shapes = shapes.clone().into_iter();
-    shapes
-        .filter(|(name, _)| !name.starts_with("head."))
-        .collect()
+    shapes.filter(|(name, _)| !name.starts_with("head.")).collect()
 }
 
 fn branch(name: &str) -> &'static str {
@@ -57,9 +56,7 @@ fn config(name: &str, more: &[String]) -> Config {
 fn random(shapes: &Shapes) -> Vec<(String, Tensor)> {
     let options = (Kind::Float, Device::Cpu);
     let tensors = shapes.iter();
-    tensors
-        .map(|(name, shape)| (name.clone(), Tensor::randn(shape, options) * 0.02))
-        .collect()
+    tensors.map(|(name, shape)| (name.clone(), Tensor::randn(shape, options) * 0.02)).collect()
 }
 
 #[test]
@@ -76,7 +73,8 @@ fn names_and_shapes_are_those_of_the_published_files() {
     }
 }
 
-/// Loads a file of random values in both formats, runs it, exports it in both layouts, and compares.
+/// Loads a file of random values in both formats, runs it, exports it in both layouts, and
+/// compares.
 fn comes_back(name: &str, published: &Shapes) {
     tch::manual_seed(3);
     let folder = tempfile::tempdir().unwrap();
@@ -88,24 +86,14 @@ fn comes_back(name: &str, published: &Shapes) {
             "pth" => weights::save_torch(&file, &tensors).unwrap(),
             _ => weights::save(&file, &tensors, Default::default()).unwrap(),
         }
-        let config = config(
-            name,
-            &[format!("model.{branch}.weights={}", file.display())],
-        );
+        let config = config(name, &[format!("model.{branch}.weights={}", file.display())]);
         let net = BeautyNet::new(&config, Device::Cpu).unwrap();
         let side = config.data.image_size;
         let image = Tensor::randn([1, 3, side, side], (Kind::Float, Device::Cpu));
-        let score = net
-            .forward(Images::Normalized(&image), false)
-            .unwrap()
-            .score;
+        let score = net.forward(Images::Normalized(&image), false).unwrap().score;
         assert!(score.isfinite().all().int64_value(&[]) == 1, "{name}");
 
-        let run = Run {
-            config,
-            net,
-            weights: "best.safetensors".into(),
-        };
+        let run = Run { config, net, weights: "best.safetensors".into() };
         let output = folder.path().join(format);
         export(&run, Layout::Safetensors, &output).unwrap();
         export(&run, Layout::Timm, &output).unwrap();
@@ -116,14 +104,8 @@ fn comes_back(name: &str, published: &Shapes) {
         for exported in [format!("{branch}.safetensors"), by_code.to_string()] {
             let mut file = WeightsFile::open(&output.join(&exported)).unwrap();
             assert_eq!(file.shapes(), without_classifier(published), "{exported}");
-            for (name, tensor) in tensors
-                .iter()
-                .filter(|(name, _)| !name.starts_with("head."))
-            {
-                assert!(
-                    file.tensor(name).unwrap().equal(tensor),
-                    "{exported}: {name}"
-                );
+            for (name, tensor) in tensors.iter().filter(|(name, _)| !name.starts_with("head.")) {
+                assert!(file.tensor(name).unwrap().equal(tensor), "{exported}: {name}");
             }
         }
     }
@@ -181,10 +163,7 @@ fn a_vit_base_file_loads_within_a_second_without_a_second_copy_in_memory() {
         let (before, start) = (mebibytes(resident_bytes()), Instant::now());
         let kind = vm_beautynet::config::BackboneKind::Vit;
         weights::load_backbone(&net.parameters(), "vit.", kind, &pretrained).unwrap();
-        let (seconds, extra) = (
-            start.elapsed().as_secs_f64(),
-            mebibytes(peak_bytes()) - before,
-        );
+        let (seconds, extra) = (start.elapsed().as_secs_f64(), mebibytes(peak_bytes()) - before);
         let size = std::fs::metadata(&file).unwrap().len() as f64 / f64::from(1 << 20);
         println!(
             "{format}: {size:.0} MiB in {seconds:.3} s, {extra:.0} MiB more memory at the peak"

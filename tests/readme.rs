@@ -13,10 +13,7 @@ fn project() -> &'static Path {
 fn the_config_reference_is_the_one_that_the_types_give() {
     let readme = fs::read_to_string(project().join("README.md")).unwrap();
     let expected = reference_markdown();
-    assert!(
-        readme.contains(&expected),
-        "README.md's config reference must be:\n{expected}"
-    );
+    assert!(readme.contains(&expected), "README.md's config reference must be:\n{expected}");
 }
 
 #[test]

@@ -1,4 +1,5 @@
-//! The options of the training recipe, each by what it changes in a run of the program: one that were ignored would change nothing.
+//! The options of the training recipe, each by what it changes in a run of the program: one that
+//! were ignored would change nothing.
 
 mod sandbox;
 
@@ -38,10 +39,7 @@ fn each_option_of_the_recipe_changes_the_weights() {
         ("train.loss=huber", "train.loss=mse"),
         ("train.loss=l1", "train.loss=mse"),
         ("train.loss=pearson", "train.loss=mse"),
-        (
-            "train={loss: huber, huber_delta: 0.1}",
-            "train={loss: huber, huber_delta: 1}",
-        ),
+        ("train={loss: huber, huber_delta: 0.1}", "train={loss: huber, huber_delta: 1}"),
         (
             "train={loss: label_distribution, label_distribution: {range: [0, 10]}}",
             "train.loss=label_distribution",
@@ -52,33 +50,15 @@ fn each_option_of_the_recipe_changes_the_weights() {
         ),
         ("train.optimizer.name=sgd", "train.optimizer.name=adamw"),
         ("train.optimizer.name=lion", "train.optimizer.name=adamw"),
-        (
-            "train.optimizer={name: lion, betas: [0.5, 0.5]}",
-            "train.optimizer.name=lion",
-        ),
-        (
-            "train.optimizer={name: sgd, momentum: 0}",
-            "train.optimizer.name=sgd",
-        ),
-        (
-            "train.optimizer={name: sgd, nesterov: true}",
-            "train.optimizer.name=sgd",
-        ),
-        (
-            "train.optimizer={name: sgd, weight_decay: 10}",
-            "train.optimizer.name=sgd",
-        ),
+        ("train.optimizer={name: lion, betas: [0.5, 0.5]}", "train.optimizer.name=lion"),
+        ("train.optimizer={name: sgd, momentum: 0}", "train.optimizer.name=sgd"),
+        ("train.optimizer={name: sgd, nesterov: true}", "train.optimizer.name=sgd"),
+        ("train.optimizer={name: sgd, weight_decay: 10}", "train.optimizer.name=sgd"),
         ("train.accumulate=2", "train.accumulate=1"),
-        (
-            "train={optimizer: {name: sgd}, clip_grad_norm: 0.01}",
-            "train.optimizer.name=sgd",
-        ),
+        ("train={optimizer: {name: sgd}, clip_grad_norm: 0.01}", "train.optimizer.name=sgd"),
         ("train.ema_decay=0.5", "train.ema_decay=null"),
         ("train.precision=bf16", "train.precision=float32"),
-        (
-            "train.schedule.warmup_epochs=2",
-            "train.schedule.warmup_epochs=0",
-        ),
+        ("train.schedule.warmup_epochs=2", "train.schedule.warmup_epochs=0"),
     ]
     .into_iter()
     .enumerate()
@@ -97,10 +77,7 @@ fn rates(sandbox: &Sandbox, run: &str, schedule: &str) -> Vec<f64> {
     let schedule = format!("train.schedule={{{schedule}}}");
     train(sandbox, run, &[&schedule, "train.epochs=4"]);
     let lines = epochs(sandbox, run);
-    lines
-        .iter()
-        .map(|line| line["lr"].as_f64().unwrap())
-        .collect()
+    lines.iter().map(|line| line["lr"].as_f64().unwrap()).collect()
 }
 
 #[test]
@@ -112,10 +89,7 @@ fn each_schedule_has_its_own_rates() {
     };
     let close = |found: Vec<f64>, expected: [f64; 4]| {
         for (found, expected) in found.iter().zip(expected) {
-            assert!(
-                (found - expected).abs() < 1e-12,
-                "{found} is not {expected}"
-            );
+            assert!((found - expected).abs() < 1e-12, "{found} is not {expected}");
         }
     };
     // At the last step of each of the 4 epochs of 3 steps; the full rate is 1e-3.
@@ -137,7 +111,8 @@ fn the_rate_rises_in_a_line_while_it_warms_up() {
     };
     assert_eq!(rates("cold", "0"), [1e-3; 4]);
     let warm = rates("warm", "3");
-    // At the end of each epoch a third more of the full rate than of the one before; a step more or less.
+    // At the end of each epoch a third more of the full rate than of the one before; a step more or
+    // less.
     for (epoch, rate) in warm[..2].iter().enumerate() {
         let line = 1e-3 * (epoch + 1) as f64 / 3.0;
         assert!((rate - line).abs() <= 1e-3 / 9.0 + 1e-12, "{warm:?}");
@@ -146,7 +121,8 @@ fn the_rate_rises_in_a_line_while_it_warms_up() {
     assert_eq!(warm[3], 1e-3);
 }
 
-/// 40 images are two batches of 16 and one of 8, or ten of 4: the last optimizer step has two micro-batches instead of four.
+/// 40 images are two batches of 16 and one of 8, or ten of 4: the last optimizer step has two
+/// micro-batches instead of four.
 const STILL: [&str; 6] = [
     "data.synthetic.train=40",
     "model.head.dropout=0",
@@ -189,11 +165,8 @@ fn the_monitored_metric_chooses_the_best_epoch() {
         ("rmse", "/val/rmse", -1.0),
         ("train_loss", "/train_loss", -1.0),
     ] {
-        let set = [
-            &format!("train.monitor={monitor}"),
-            "train.epochs=6",
-            "train.optimizer.lr=1e-2",
-        ];
+        let set =
+            [&format!("train.monitor={monitor}"), "train.epochs=6", "train.optimizer.lr=1e-2"];
         let printed = train(&sandbox, monitor, &set);
         let lines = epochs(&sandbox, monitor);
         let metric = |line: &Value| line.pointer(place).unwrap().as_f64().unwrap_or(f64::NAN);
@@ -220,15 +193,9 @@ fn the_monitored_metric_chooses_the_best_epoch() {
 fn a_run_that_gets_no_better_stops_early_and_stays_so_when_resumed() {
     let sandbox = Sandbox::new();
     // No epoch can be better by as much.
-    let set = [
-        "train.early_stopping={patience: 2, min_delta: 100}",
-        "train.epochs=50",
-    ];
+    let set = ["train.early_stopping={patience: 2, min_delta: 100}", "train.epochs=50"];
     let printed = train(&sandbox, "run", &set);
-    assert!(
-        printed.contains("best of 3 epochs") && printed.contains("stopped early"),
-        "{printed}"
-    );
+    assert!(printed.contains("best of 3 epochs") && printed.contains("stopped early"), "{printed}");
     let stopped = summary(&sandbox, "run");
     assert_eq!(stopped["stopped_early"], true);
     assert_eq!(stopped["epochs"], 3);
@@ -238,10 +205,7 @@ fn a_run_that_gets_no_better_stops_early_and_stays_so_when_resumed() {
     assert_eq!(epochs(&sandbox, "run").len(), 3);
     assert!(before == fs::read(sandbox.path("run/last.safetensors")).unwrap());
 
-    let patient = [
-        "train.early_stopping={patience: 4, min_delta: 100}",
-        "train.epochs=4",
-    ];
+    let patient = ["train.early_stopping={patience: 4, min_delta: 100}", "train.epochs=4"];
     train(&sandbox, "patient", &patient);
     assert_eq!(summary(&sandbox, "patient")["stopped_early"], false);
 }
@@ -270,25 +234,14 @@ fn weights_of_images_count() {
     let table = |name: &str, weight: &dyn Fn(usize) -> f64| {
         let mut rows = String::from("image,score,split,weight\n");
         for i in 0..24 {
-            image(i as u8 * 8)
-                .save(sandbox.path(&format!("{i}.png")))
-                .unwrap();
+            image(i as u8 * 8).save(sandbox.path(&format!("{i}.png"))).unwrap();
             let split = if i % 4 == 0 { "val" } else { "train" };
             rows += &format!("{i}.png,{},{split},{}\n", 1.0 + (i % 5) as f64, weight(i));
         }
         fs::write(sandbox.path(name), rows).unwrap();
         let root = format!("data.root={name}");
         let run = name.trim_end_matches(".csv");
-        train(
-            &sandbox,
-            run,
-            &[
-                "data.dataset=csv",
-                "data.overlap=allow",
-                &root,
-                "train.epochs=2",
-            ],
-        );
+        train(&sandbox, run, &["data.dataset=csv", "data.overlap=allow", &root, "train.epochs=2"]);
     };
     table("ones.csv", &|_| 1.0);
     table("threes.csv", &|_| 3.0);
@@ -300,11 +253,8 @@ fn weights_of_images_count() {
 #[test]
 fn a_model_that_learns_from_votes_gives_their_distribution_to_every_command() {
     let sandbox = Sandbox::new();
-    let set = [
-        "train.loss=label_distribution",
-        "train.label_distribution.bins=7",
-        "train.ema_decay=0.5",
-    ];
+    let set =
+        ["train.loss=label_distribution", "train.label_distribution.bins=7", "train.ema_decay=0.5"];
     train(&sandbox, "run", &set);
     let weights = tensors(&sandbox.path("run/last.safetensors"));
     assert_eq!(weights["head.layers.1.bias"].size(), [7]);
@@ -330,29 +280,16 @@ fn a_model_that_learns_from_votes_gives_their_distribution_to_every_command() {
 #[test]
 fn without_votes_the_error_says_where_to_get_them() {
     let sandbox = Sandbox::new();
-    let loss = [
-        "train",
-        "small.yaml",
-        "--set",
-        "train.loss=label_distribution",
-        "--set",
-    ];
+    let loss = ["train", "small.yaml", "--set", "train.loss=label_distribution", "--set"];
     let (code, error) =
         sandbox.fails(&[&loss[..], &["data={dataset: mebeauty, root: x}"]].concat());
-    assert!(
-        code == 2 && error.contains("set data.votes to true"),
-        "{error}"
-    );
+    assert!(code == 2 && error.contains("set data.votes to true"), "{error}");
 }
 
 #[test]
 fn batches_of_one_image_train() {
     let sandbox = Sandbox::new();
-    let one = [
-        "train.batch_size=1",
-        "data.synthetic.train=4",
-        "train.epochs=1",
-    ];
+    let one = ["train.batch_size=1", "data.synthetic.train=4", "train.epochs=1"];
     for (index, set) in [
         &[][..],
         &["train.optimizer.name=sgd"],
@@ -367,24 +304,9 @@ fn batches_of_one_image_train() {
     {
         train(&sandbox, &format!("run{index}"), &[&one[..], set].concat());
     }
-    let pretrain = [
-        "pretrain",
-        "small.yaml",
-        "--output",
-        "p",
-        "--set",
-        "pretrain.batch_size=1",
-    ];
+    let pretrain = ["pretrain", "small.yaml", "--output", "p", "--set", "pretrain.batch_size=1"];
     sandbox.done(
-        &[
-            &pretrain[..],
-            &[
-                "--set",
-                "pretrain.epochs=1",
-                "--set",
-                "data.synthetic.train=3",
-            ],
-        ]
-        .concat(),
+        &[&pretrain[..], &["--set", "pretrain.epochs=1", "--set", "data.synthetic.train=3"]]
+            .concat(),
     );
 }

@@ -55,12 +55,7 @@ fn run(x: &Tensor, weight: &Tensor, checkpointed: bool, half: bool) -> Run {
     drop(watch);
     let next = draw();
     let gradients = Tensor::run_backward(&[out.sum(Kind::Float)], &[x, weight], false, false);
-    Run {
-        out: out.detach(),
-        gradients,
-        draws: [next, draw()],
-        kept,
-    }
+    Run { out: out.detach(), gradients, draws: [next, draw()], kept }
 }
 
 #[test]
@@ -73,12 +68,7 @@ fn gradients_and_draws_are_the_same_with_a_fraction_of_the_memory() {
         assert_eq!(plain.out, again.out);
         assert_eq!(plain.gradients, again.gradients);
         assert_eq!(plain.draws, again.draws);
-        assert!(
-            2 * again.kept < plain.kept,
-            "{} of {} bytes",
-            again.kept,
-            plain.kept
-        );
+        assert!(2 * again.kept < plain.kept, "{} of {} bytes", again.kept, plain.kept);
     }
 }
 
@@ -103,7 +93,8 @@ fn a_gradient_of_gradients_is_refused() {
     assert!(result.is_err());
 }
 
-/// Gradients of a training step of the tiny ensemble on two images, and the most memory that it held.
+/// Gradients of a training step of the tiny ensemble on two images, and the most memory that it
+/// held.
 fn step(checkpointed: bool) -> (Vec<(String, Tensor)>, i64) {
     let sizes = "{model: {vit: {drop_path: 0.2}, mamba: {drop_path: 0.2}}}";
     let config = Config::from_yaml(sizes, "test", &[]).unwrap();
@@ -123,12 +114,7 @@ fn step(checkpointed: bool) -> (Vec<(String, Tensor)>, i64) {
         let gradient = tensor.grad();
         (name, gradient)
     });
-    (
-        gradients
-            .filter(|(_, gradient)| gradient.defined())
-            .collect(),
-        peak,
-    )
+    (gradients.filter(|(_, gradient)| gradient.defined()).collect(), peak)
 }
 
 /// The most memory that a run of an epoch held on this thread.

@@ -72,21 +72,9 @@ fn a_batch_gives_what_its_items_give_one_by_one() {
     let whole = ops::selective_scan(&inputs, Path::Auto).unwrap();
     for item in 0..3 {
         let one = |t: &Tensor| t.narrow(0, item, 1);
-        let (u, delta, b, c, z) = (
-            one(inputs.u),
-            one(inputs.delta),
-            one(inputs.b),
-            one(inputs.c),
-            one(&operands.0[6]),
-        );
-        let part = ScanInputs {
-            u: &u,
-            delta: &delta,
-            b: &b,
-            c: &c,
-            z: Some(&z),
-            ..inputs
-        };
+        let (u, delta, b, c, z) =
+            (one(inputs.u), one(inputs.delta), one(inputs.b), one(inputs.c), one(&operands.0[6]));
+        let part = ScanInputs { u: &u, delta: &delta, b: &b, c: &c, z: Some(&z), ..inputs };
         let alone = ops::selective_scan(&part, Path::Auto).unwrap();
         assert!(alone.equal(&whole.narrow(0, item, 1)));
     }
@@ -97,30 +85,12 @@ fn a_reverse_scan_is_a_scan_of_the_flipped_sequence_flipped_back() {
     seeded(3);
     let operands = Operands::random(2, 18, 37, 5);
     let inputs = operands.inputs();
-    let reversed = ops::selective_scan(
-        &ScanInputs {
-            reverse: true,
-            ..inputs
-        },
-        Path::Auto,
-    )
-    .unwrap();
+    let reversed =
+        ops::selective_scan(&ScanInputs { reverse: true, ..inputs }, Path::Auto).unwrap();
     let flip = |t: &Tensor| t.flip([2]);
-    let (u, delta, b, c, z) = (
-        flip(inputs.u),
-        flip(inputs.delta),
-        flip(inputs.b),
-        flip(inputs.c),
-        flip(&operands.0[6]),
-    );
-    let flipped = ScanInputs {
-        u: &u,
-        delta: &delta,
-        b: &b,
-        c: &c,
-        z: Some(&z),
-        ..inputs
-    };
+    let (u, delta, b, c, z) =
+        (flip(inputs.u), flip(inputs.delta), flip(inputs.b), flip(inputs.c), flip(&operands.0[6]));
+    let flipped = ScanInputs { u: &u, delta: &delta, b: &b, c: &c, z: Some(&z), ..inputs };
     let expected = ops::selective_scan(&flipped, Path::Auto).unwrap().flip([2]);
     assert!(reversed.equal(&expected));
 }
@@ -133,16 +103,10 @@ fn any_state_size_and_strided_views_agree_with_the_eager_scan() {
         // Every other step of a longer sequence: neither dimension is contiguous.
         let long = Tensor::randn([1, 5, 66], (Kind::Float, Device::Cpu));
         let u = long.i((.., .., ..)).slice(2, 0, 66, 2);
-        let inputs = ScanInputs {
-            u: &u,
-            ..operands.inputs()
-        };
+        let inputs = ScanInputs { u: &u, ..operands.inputs() };
         let expected = ops::selective_scan_eager(&inputs).unwrap();
         let found = ops::selective_scan(&inputs, Path::Auto).unwrap();
-        assert!(
-            largest(&(found - &expected)) <= 1e-4 * largest(&expected),
-            "state {state}"
-        );
+        assert!(largest(&(found - &expected)) <= 1e-4 * largest(&expected), "state {state}");
     }
 }
 
@@ -165,11 +129,8 @@ fn half_types_keep_their_type_and_are_right_to_their_precision() {
     let expected = ops::selective_scan(&operands.inputs(), Path::Auto).unwrap();
     // A type with p bits after the point rounds inputs and output by 2^-(p+1) each.
     for (kind, tolerance) in [(Kind::BFloat16, 3e-2), (Kind::Half, 4e-3)] {
-        let cast: Vec<Tensor> = operands
-            .0
-            .iter()
-            .map(|t| t.detach().to_kind(kind).set_requires_grad(true))
-            .collect();
+        let cast: Vec<Tensor> =
+            operands.0.iter().map(|t| t.detach().to_kind(kind).set_requires_grad(true)).collect();
         // A, D and the bias stay float: mixed types are what autocast gives.
         let inputs = ScanInputs {
             u: &cast[0],
@@ -191,10 +152,7 @@ fn half_types_keep_their_type_and_are_right_to_their_precision() {
             false,
             false,
         );
-        assert_eq!(
-            [gradients[0].kind(), gradients[1].kind()],
-            [kind, Kind::Float]
-        );
+        assert_eq!([gradients[0].kind(), gradients[1].kind()], [kind, Kind::Float]);
     }
 }
 
@@ -206,14 +164,8 @@ fn a_nan_or_infinity_stays_in_its_channel_and_after_its_step() {
         let u = operands.0[0].detach().copy();
         let _ = u.i((0, 3, 10)).fill_(poison);
         let clean = ops::selective_scan(&operands.inputs(), Path::Auto).unwrap();
-        let out = ops::selective_scan(
-            &ScanInputs {
-                u: &u,
-                ..operands.inputs()
-            },
-            Path::Auto,
-        )
-        .unwrap();
+        let out =
+            ops::selective_scan(&ScanInputs { u: &u, ..operands.inputs() }, Path::Auto).unwrap();
         assert!(!out.double_value(&[0, 3, 10]).is_finite());
         assert!(out.i((0, 3, ..10)).equal(&clean.i((0, 3, ..10))));
         assert!(out.i((0, 4, ..)).equal(&clean.i((0, 4, ..))));
@@ -225,9 +177,7 @@ fn extreme_step_sizes_neither_overflow_nor_lose_the_input() {
     // A huge step forgets the state; a tiny one keeps it. Neither may give a NaN.
     let (d, l) = (3, 20);
     let u = Tensor::ones([1, d, l], (Kind::Float, Device::Cpu));
-    let delta = Tensor::from_slice(&[-100f32, 0.0, 100.0])
-        .view([1, d, 1])
-        .expand([1, d, l], false);
+    let delta = Tensor::from_slice(&[-100f32, 0.0, 100.0]).view([1, d, 1]).expand([1, d, l], false);
     let a = Tensor::full([d, 4], -1e4, (Kind::Float, Device::Cpu));
     let bc = Tensor::ones([1, 4, l], (Kind::Float, Device::Cpu));
     let inputs = ScanInputs {
@@ -245,18 +195,15 @@ fn extreme_step_sizes_neither_overflow_nor_lose_the_input() {
     for path in Path::ALL.into_iter().filter(|path| path.available()) {
         let out = ops::selective_scan(&inputs, path).unwrap();
         let expected = ops::selective_scan_eager(&inputs).unwrap();
-        assert!(
-            out.isfinite().all().int64_value(&[]) == 1,
-            "{}",
-            path.name()
-        );
+        assert!(out.isfinite().all().int64_value(&[]) == 1, "{}", path.name());
         assert!(largest(&(out - expected)) < 1e-3, "{}", path.name());
     }
 }
 
 #[test]
 fn a_step_beyond_the_powers_range_changes_no_bit_before_it() {
-    // The kernels leave out the bounds of a power where no step of the strip can need them; the result must not show it.
+    // The kernels leave out the bounds of a power where no step of the strip can need them; the
+    // result must not show it.
     let late = 50;
     let tame = Operands::random(2, 70, 130, 16);
     let delta = tame.0[1].detach().copy();
@@ -277,50 +224,18 @@ fn wrong_arguments_are_refused_by_name() {
     let operands = Operands::random(2, 6, 9, 4);
     let inputs = operands.inputs();
     let refused = |inputs: &ScanInputs, words: &[&str]| {
-        let message = ops::selective_scan(inputs, Path::Auto)
-            .unwrap_err()
-            .to_string();
+        let message = ops::selective_scan(inputs, Path::Auto).unwrap_err().to_string();
         for word in words {
             assert!(message.contains(word), "{message:?} does not name {word}");
         }
     };
     let short = Tensor::zeros([2, 6, 8], (Kind::Float, Device::Cpu));
-    refused(
-        &ScanInputs {
-            delta: &short,
-            ..inputs
-        },
-        &["delta", "[2, 6, 9]", "[2, 6, 8]"],
-    );
-    refused(
-        &ScanInputs {
-            b: &short,
-            ..inputs
-        },
-        &["B must"],
-    );
-    refused(
-        &ScanInputs {
-            z: Some(&short),
-            ..inputs
-        },
-        &["z must"],
-    );
-    refused(
-        &ScanInputs {
-            d: Some(&short),
-            ..inputs
-        },
-        &["D must"],
-    );
+    refused(&ScanInputs { delta: &short, ..inputs }, &["delta", "[2, 6, 9]", "[2, 6, 8]"]);
+    refused(&ScanInputs { b: &short, ..inputs }, &["B must"]);
+    refused(&ScanInputs { z: Some(&short), ..inputs }, &["z must"]);
+    refused(&ScanInputs { d: Some(&short), ..inputs }, &["D must"]);
     let whole = Tensor::zeros([2, 6, 9], (Kind::Int64, Device::Cpu));
-    refused(
-        &ScanInputs {
-            u: &whole,
-            ..inputs
-        },
-        &["u must be floating point"],
-    );
+    refused(&ScanInputs { u: &whole, ..inputs }, &["u must be floating point"]);
     let flat = Tensor::zeros([6], (Kind::Float, Device::Cpu));
     refused(&ScanInputs { u: &flat, ..inputs }, &["u must have shape"]);
     let wide = Tensor::zeros([6, 257], (Kind::Float, Device::Cpu));
@@ -333,12 +248,7 @@ fn differentiating_twice_is_a_clear_error() {
     let out = ops::selective_scan(&operands.inputs(), Path::Auto).unwrap();
     let error =
         Tensor::f_run_backward(&[out.sum(Kind::Float)], &operands.0[..1], true, true).unwrap_err();
-    assert!(
-        error
-            .to_string()
-            .contains("double backward is not implemented"),
-        "{error}"
-    );
+    assert!(error.to_string().contains("double backward is not implemented"), "{error}");
 }
 
 #[test]
@@ -346,10 +256,7 @@ fn the_convolution_refuses_wrong_weights_by_name() {
     let x = Tensor::zeros([1, 4, 5], (Kind::Float, Device::Cpu));
     let weight = Tensor::zeros([3, 1, 4], (Kind::Float, Device::Cpu));
     let error = ops::causal_conv1d_silu(&x, &weight, None, false, Path::Auto).unwrap_err();
-    assert!(
-        error.to_string().contains("weight must have shape"),
-        "{error}"
-    );
+    assert!(error.to_string().contains("weight must have shape"), "{error}");
 }
 
 #[test]
@@ -357,27 +264,19 @@ fn each_argument_of_a_wrong_shape_or_type_is_named() {
     let operands = Operands::random(2, 6, 9, 4);
     let names = ["u", "delta", "A", "B", "C", "D", "z", "delta_bias"];
     let with = |index: usize, wrong: &Tensor| {
-        let mut changed = operands
-            .0
-            .iter()
-            .map(Tensor::shallow_clone)
-            .collect::<Vec<_>>();
+        let mut changed = operands.0.iter().map(Tensor::shallow_clone).collect::<Vec<_>>();
         changed[index] = wrong.shallow_clone();
         let changed = Operands(changed);
-        ops::selective_scan(&changed.inputs(), Path::Auto)
-            .unwrap_err()
-            .to_string()
+        ops::selective_scan(&changed.inputs(), Path::Auto).unwrap_err().to_string()
     };
     for (index, name) in names.into_iter().enumerate() {
         let size = operands.0[index].size();
         let whole = Tensor::zeros(&size, (Kind::Int64, Device::Cpu));
         let message = with(index, &whole);
-        assert!(
-            message.contains(&format!("{name} must be floating point")),
-            "{message}"
-        );
+        assert!(message.contains(&format!("{name} must be floating point")), "{message}");
         let mut longer = size.clone();
-        // u's own shape is what the others are held against: another rank is what it can have wrong.
+        // u's own shape is what the others are held against: another rank is what it can have
+        // wrong.
         match index {
             0 => longer.push(1),
             _ => *longer.last_mut().unwrap() += 1,
@@ -414,13 +313,7 @@ fn length_one_and_every_layout_give_the_same_values() {
                     operands
                         .0
                         .iter()
-                        .map(|t| {
-                            if t.dim() == 3 {
-                                turn(&t.detach())
-                            } else {
-                                t.detach()
-                            }
-                        })
+                        .map(|t| if t.dim() == 3 { turn(&t.detach()) } else { t.detach() })
                         .map(|t| t.set_requires_grad(true))
                         .collect(),
                 );
@@ -455,10 +348,7 @@ fn a_nan_in_any_sequence_stays_in_its_batch_and_a_channels_own_in_its_channel() 
         let clean = ops::selective_scan(&operands.inputs(), Path::Auto).unwrap();
         let mut changed: Vec<Tensor> = operands.0.iter().map(|t| t.detach().copy()).collect();
         let _ = changed[index].i((1, 7, 12)).fill_(f64::NAN);
-        changed = changed
-            .into_iter()
-            .map(|t| t.set_requires_grad(true))
-            .collect();
+        changed = changed.into_iter().map(|t| t.set_requires_grad(true)).collect();
         let changed = Operands(changed);
         let out = ops::selective_scan(&changed.inputs(), Path::Auto).unwrap();
         assert!(out.double_value(&[1, 7, 12]).is_nan());
@@ -506,19 +396,8 @@ fn under_autocast_sequences_are_low_precision_and_parameters_keep_their_type() {
         }
     }
     // Off again, and double is left alone.
-    assert_eq!(
-        ops::selective_scan(&operands.inputs(), Path::Auto)
-            .unwrap()
-            .kind(),
-        Kind::Float
-    );
-    let double = Operands(
-        operands
-            .0
-            .iter()
-            .map(|t| t.detach().to_kind(Kind::Double))
-            .collect(),
-    );
+    assert_eq!(ops::selective_scan(&operands.inputs(), Path::Auto).unwrap().kind(), Kind::Float);
+    let double = Operands(operands.0.iter().map(|t| t.detach().to_kind(Kind::Double)).collect());
     let out = ops::autocast(Device::Cpu, Kind::BFloat16, || {
         ops::selective_scan(&double.inputs(), Path::Auto).unwrap()
     });
@@ -531,26 +410,13 @@ fn a_linear_layers_low_precision_output_feeds_the_scan_with_float_parameters() {
     // What autocast hands over without a cast of ours: low sequences, float A, D, bias and gate.
     seeded(11);
     let operands = Operands::random(1, 12, 20, 4);
-    let low: Vec<Tensor> = operands
-        .0
-        .iter()
-        .map(|t| t.detach().to_kind(Kind::BFloat16))
-        .collect();
-    let inputs = ScanInputs {
-        u: &low[0],
-        delta: &low[1],
-        b: &low[3],
-        ..operands.inputs()
-    };
+    let low: Vec<Tensor> = operands.0.iter().map(|t| t.detach().to_kind(Kind::BFloat16)).collect();
+    let inputs = ScanInputs { u: &low[0], delta: &low[1], b: &low[3], ..operands.inputs() };
     let out = ops::selective_scan(&inputs, Path::Auto).unwrap();
     assert_eq!(out.kind(), Kind::BFloat16);
     let rounded: Vec<Tensor> = low.iter().map(|t| t.to_kind(Kind::Float)).collect();
-    let same = ScanInputs {
-        u: &rounded[0],
-        delta: &rounded[1],
-        b: &rounded[3],
-        ..operands.inputs()
-    };
+    let same =
+        ScanInputs { u: &rounded[0], delta: &rounded[1], b: &rounded[3], ..operands.inputs() };
     // The state is float32: only the output is rounded.
     let expected = ops::selective_scan(&same, Path::Auto).unwrap();
     assert!(out.equal(&expected.to_kind(Kind::BFloat16)));

@@ -47,8 +47,9 @@ fn correlations_are_scipys() {
 
 #[test]
 fn intervals_are_scipys_but_for_the_draws() {
-    // scipy 1.17.1: bootstrap(method="BCa", paired=True), 20,000 resamples and more, means over three seeds. The ends vary with
-    // the draws by about a tenth of these tolerances in scipy, those of the rank correlation by a third.
+    // scipy 1.17.1: bootstrap(method="BCa", paired=True), 20,000 resamples and more, means over
+    // three seeds. The ends vary with the draws by about a tenth of these tolerances in scipy,
+    // those of the rank correlation by a third.
     let measured = Measured::new(&predictions(&FIRST)).unwrap();
     for (metric, lo, hi, tolerance) in [
         (Metric::Pc, 0.71019, 0.91907, 0.004),
@@ -68,8 +69,7 @@ fn intervals_are_scipys_but_for_the_draws() {
 fn the_same_seed_gives_the_same_intervals_on_any_number_of_threads() {
     let on = |threads: usize| {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
-        pool.unwrap()
-            .install(|| Measured::new(&predictions(&FIRST)).unwrap())
+        pool.unwrap().install(|| Measured::new(&predictions(&FIRST)).unwrap())
     };
     assert_eq!(on(1), on(3));
 }
@@ -81,12 +81,7 @@ fn metrics_that_are_not_defined_have_no_interval() {
     assert!(constant.mae_ci.is_some() && constant.rmse_ci.is_some());
     let mut broken = FIRST;
     broken[3] = f64::NAN;
-    assert!(
-        Measured::new(&predictions(&broken))
-            .unwrap()
-            .mae_ci
-            .is_none()
-    );
+    assert!(Measured::new(&predictions(&broken)).unwrap().mae_ci.is_none());
     let json = serde_json::to_value(constant).unwrap();
     assert!(json["pc"].is_null() && json["pc_ci"].is_null());
     assert_eq!(json["mae_ci"].as_array().unwrap().len(), 2);
@@ -122,10 +117,7 @@ impl Normal {
 
     /// Targets plus errors of this standard deviation.
     fn predict(&mut self, targets: &[f64], sd: f64) -> Vec<f64> {
-        targets
-            .iter()
-            .map(|target| target + sd * self.draw())
-            .collect()
+        targets.iter().map(|target| target + sd * self.draw()).collect()
     }
 }
 
@@ -133,10 +125,7 @@ impl Normal {
 const IMAGES: usize = 200;
 
 fn replicate(samples: &[Sample], seed: u64) -> Vec<Replicates> {
-    let bootstrap = Bootstrap {
-        resamples: 1000,
-        seed,
-    };
+    let bootstrap = Bootstrap { resamples: 1000, seed };
     bootstrap.replicate(samples).unwrap()
 }
 
@@ -212,11 +201,7 @@ fn a_paired_interval_covers_the_difference_and_p_errs_as_often_as_it_says() {
     for wrong in wrong {
         assert!((0.03..=0.07).contains(&part(wrong)));
     }
-    assert!(
-        part(found) > 0.1,
-        "a difference is found in {} only",
-        part(found)
-    );
+    assert!(part(found) > 0.1, "a difference is found in {} only", part(found));
 }
 
 #[test]
@@ -239,15 +224,11 @@ fn variation_over_seeds_is_told_apart_from_that_over_images() {
     let targets = normal.draws(IMAGES);
     // Runs that err in the same way on the same images: seeds add little, images much.
     let shared = normal.predict(&targets, 0.5);
-    let seeds: Vec<Sample> = (0..5)
-        .map(|_| Sample::new(&normal.predict(&shared, 0.01), &targets).unwrap())
-        .collect();
+    let seeds: Vec<Sample> =
+        (0..5).map(|_| Sample::new(&normal.predict(&shared, 0.01), &targets).unwrap()).collect();
     let alike = OverSeeds::new(&replicate(&seeds, 1), Metric::Rmse).unwrap();
     let width = |over: &OverSeeds| over.ci_over_images.map(|ci| ci.hi - ci.lo).unwrap();
-    assert!(
-        alike.sd_over_seeds.unwrap() < 0.05 * width(&alike),
-        "{alike:?}"
-    );
+    assert!(alike.sd_over_seeds.unwrap() < 0.05 * width(&alike), "{alike:?}");
     // Runs of different quality: seeds add much.
     let seeds: Vec<Sample> = [0.2, 0.4, 0.6, 0.8, 1.0]
         .iter()

@@ -13,9 +13,7 @@ use zip::{CompressionMethod, ZipWriter};
 const CPU: (Kind, Device) = (Kind::Float, Device::Cpu);
 
 fn golden(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("tests/fixtures/golden")
-        .join(name)
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/golden").join(name)
 }
 
 /// A file of these entries.
@@ -52,7 +50,8 @@ impl Archive {
     }
 }
 
-/// A dictionary with one float tensor `x` of this shape, these strides and this offset over a storage of `len` elements.
+/// A dictionary with one float tensor `x` of this shape, these strides and this offset over a
+/// storage of `len` elements.
 fn one_tensor(size: &[i64], stride: &[i64], offset: i64, len: i64) -> Vec<u8> {
     let mut out = b"\x80\x02}X\x01\0\0\0xctorch._utils\n_rebuild_tensor_v2\n((".to_vec();
     let integer = |out: &mut Vec<u8>, value: i64| {
@@ -74,13 +73,13 @@ fn one_tensor(size: &[i64], stride: &[i64], offset: i64, len: i64) -> Vec<u8> {
 
 /// A class or function by its name, called.
 fn named(module: &str, name: &str) -> Vec<u8> {
-    format!("\u{2}c{module}\n{name}\n)R.")
-        .into_bytes()
-        .into_iter()
-        .fold(vec![0x80], |mut out, byte| {
+    format!("\u{2}c{module}\n{name}\n)R.").into_bytes().into_iter().fold(
+        vec![0x80],
+        |mut out, byte| {
             out.push(byte);
             out
-        })
+        },
+    )
 }
 
 #[test]
@@ -149,7 +148,8 @@ fn every_name_outside_the_table_is_refused_with_the_name() {
 
 #[test]
 fn plain_values_beside_the_weights_are_no_obstacle() {
-    // {"best": numpy scalar, "set": set([1]), "epoch": 3, "model": {...}} as protocol 2 writes them.
+    // {"best": numpy scalar, "set": set([1]), "epoch": 3, "model": {...}} as protocol 2 writes
+    // them.
     let mut pickle = b"\x80\x02}X\x04\0\0\0bestcnumpy.core.multiarray\nscalar\ncnumpy\ndtype\nX\x02\0\0\0f8K\0K\x01\x87R(K\x03X\x01\0\0\0<NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\0tbc_codecs\nencode\nX\x01\0\0\0aX\x06\0\0\0latin1\x86R\x86Rs".to_vec();
     pickle.extend(
         b"X\x03\0\0\0setc__builtin__\nset\n](K\x01e\x85RsX\x05\0\0\0epochK\x03sX\x05\0\0\0model",
@@ -159,10 +159,7 @@ fn plain_values_beside_the_weights_are_no_obstacle() {
     pickle.extend(b"s.");
     let archive = Archive::pickle(&pickle);
     let file = WeightsFile::open(&archive.path()).unwrap();
-    assert_eq!(
-        file.shapes().into_iter().collect::<Vec<_>>(),
-        [("x".into(), vec![2])]
-    );
+    assert_eq!(file.shapes().into_iter().collect::<Vec<_>>(), [("x".into(), vec![2])]);
 }
 
 #[test]
@@ -198,22 +195,12 @@ fn a_small_storage_repeated_over_a_huge_shape_takes_no_memory() {
 #[test]
 fn pickles_that_nest_loop_or_never_end_are_no_danger() {
     // A million lists in one another; a list that holds itself; a million notes.
-    let deep = [
-        &b"\x80\x02"[..],
-        &b"]".repeat(900_000),
-        &b"a".repeat(899_999),
-        b".",
-    ]
-    .concat();
+    let deep = [&b"\x80\x02"[..], &b"]".repeat(900_000), &b"a".repeat(899_999), b"."].concat();
     assert!(Archive::pickle(&deep).error().contains("no dictionary"));
     let looping = b"\x80\x02}q\0X\x05\0\0\0modelh\0s.";
     assert!(Archive::pickle(looping).error().contains("no state dict"));
     let too_many = [&b"\x80\x02"[..], &b"N".repeat(1_000_001)].concat();
-    assert!(
-        Archive::pickle(&too_many)
-            .error()
-            .contains("more than 1000000 values")
-    );
+    assert!(Archive::pickle(&too_many).error().contains("more than 1000000 values"));
     let too_long = vec![b'N'; 17 << 20];
     assert!(Archive::pickle(&too_long).error().contains("data.pkl"));
     // Each of a hundred thousand sets is a copy of one long list.
@@ -256,36 +243,20 @@ fn archives_that_torch_save_does_not_write_are_refused_with_the_remedy() {
     for (entries, words) in [
         (vec![("a/notes.txt", &b"hello"[..])], "no data.pkl"),
         (vec![("a/data.pkl", &tensor[..])], "no data/0"),
+        (vec![("a/data.pkl", &tensor[..]), ("a/data/0", &[0; 12])], "12 bytes"),
         (
-            vec![("a/data.pkl", &tensor[..]), ("a/data/0", &[0; 12])],
-            "12 bytes",
-        ),
-        (
-            vec![
-                ("a/data.pkl", &tensor[..]),
-                ("a/data/0", &[0; 16]),
-                ("a/byteorder", b"big"),
-            ],
+            vec![("a/data.pkl", &tensor[..]), ("a/data/0", &[0; 16]), ("a/byteorder", b"big")],
             "big-endian",
         ),
-        (
-            vec![("a/data.pkl", &tensor[..]), ("a/constants.pkl", b"")],
-            "TorchScript",
-        ),
+        (vec![("a/data.pkl", &tensor[..]), ("a/constants.pkl", b"")], "TorchScript"),
     ] {
         let error = Archive::new(&entries).error();
         assert!(error.contains(words), "{error}");
     }
     let archive = Archive::pickle(b"");
     for (bytes, words) in [
-        (
-            &b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."[..],
-            "before 1.6",
-        ),
-        (
-            b"version https://git-lfs.github.com/spec/v1",
-            "git lfs pull",
-        ),
+        (&b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."[..], "before 1.6"),
+        (b"version https://git-lfs.github.com/spec/v1", "git lfs pull"),
         (b"PK\x03\x04 and nothing else", "cut short"),
     ] {
         fs::write(archive.path(), bytes).unwrap();
@@ -293,7 +264,8 @@ fn archives_that_torch_save_does_not_write_are_refused_with_the_remedy() {
     }
 }
 
-/// Puts a zip64 end record and its locator before the end record, as torch.save does for files of any size.
+/// Puts a zip64 end record and its locator before the end record, as torch.save does for files of
+/// any size.
 fn insert_zip64_records(bytes: &mut Vec<u8>) {
     let end = bytes.len() - 22;
     assert!(bytes[end..].starts_with(b"PK\x05\x06"));
@@ -321,10 +293,7 @@ fn insert_zip64_records(bytes: &mut Vec<u8>) {
 fn a_file_is_read_whatever_the_length_of_its_stem() {
     let tensor = one_tensor(&[4], &[1], 0, 4);
     let values = [1f32, 2.0, 3.0, 4.0];
-    let storage: Vec<u8> = values
-        .iter()
-        .flat_map(|value| value.to_le_bytes())
-        .collect();
+    let storage: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
     for length in 1..50 {
         let stem = "s".repeat(length);
         let names = [format!("{stem}/data.pkl"), format!("{stem}/data/0")];
@@ -340,9 +309,8 @@ fn a_file_is_read_whatever_the_length_of_its_stem() {
 
 /// Sets the fields of the central directory that say how an entry is stored.
 fn edit_directory(bytes: &mut [u8], edit: impl Fn(&mut [u8])) {
-    let starts: Vec<usize> = (0..bytes.len() - 4)
-        .filter(|&at| bytes[at..].starts_with(b"PK\x01\x02"))
-        .collect();
+    let starts: Vec<usize> =
+        (0..bytes.len() - 4).filter(|&at| bytes[at..].starts_with(b"PK\x01\x02")).collect();
     for start in starts {
         edit(&mut bytes[start..start + 46]);
     }
@@ -356,11 +324,7 @@ fn entries_that_would_unpack_to_more_than_they_are_are_refused() {
     let mut bomb = whole.clone();
     edit_directory(&mut bomb, |entry| entry[10] = 8);
     fs::write(archive.path(), bomb).unwrap();
-    assert!(
-        archive.error().contains("is compressed"),
-        "{}",
-        archive.error()
-    );
+    assert!(archive.error().contains("is compressed"), "{}", archive.error());
     // Four gigabytes, it says.
     const STORED: usize = 20; // where the directory has an entry's length in the file
     const UNPACKED: usize = 24;
@@ -408,17 +372,14 @@ fn files_with_changed_bytes_never_panic() {
         ("checkpoint_training_style.pth", 300),
     ] {
         let whole = fs::read(golden(name)).unwrap();
-        // The pickle lies at the start, the directory at the end: values in between cannot be wrong.
+        // The pickle lies at the start, the directory at the end: values in between cannot be
+        // wrong.
         let ends = 12_000.min(whole.len() / 2);
         for _ in 0..rounds {
             let mut bytes = whole.clone();
             for _ in 0..1 + next(&mut state) % 4 {
                 let at = next(&mut state) % (2 * ends);
-                let at = if at < ends {
-                    at
-                } else {
-                    whole.len() - 1 - (at - ends)
-                };
+                let at = if at < ends { at } else { whole.len() - 1 - (at - ends) };
                 bytes[at] = next(&mut state) as u8;
             }
             if next(&mut state).is_multiple_of(8) {

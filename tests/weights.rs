@@ -16,11 +16,7 @@ const MICRO: [&str; 4] = [
 ];
 
 fn config(overrides: &[&str]) -> Config {
-    let all: Vec<String> = MICRO
-        .iter()
-        .chain(overrides)
-        .map(|s| s.to_string())
-        .collect();
+    let all: Vec<String> = MICRO.iter().chain(overrides).map(|s| s.to_string()).collect();
     Config::from_yaml("", "test", &all).unwrap()
 }
 
@@ -71,10 +67,7 @@ fn a_published_backbone_loads_by_naming_it_without_its_classifier() {
     tch::manual_seed(2);
     let loaded = network(&[&format!("model.vit.weights={}", path.display())]);
     let vit = |net: &BeautyNet| -> Vec<(String, Tensor)> {
-        net.parameters()
-            .into_iter()
-            .filter(|(name, _)| name.starts_with("vit."))
-            .collect()
+        net.parameters().into_iter().filter(|(name, _)| name.starts_with("vit.")).collect()
     };
     for ((name, a), (_, b)) in vit(&source).iter().zip(vit(&loaded)) {
         assert!(a.equal(&b), "{name}");
@@ -87,14 +80,8 @@ fn a_file_of_another_preset_is_refused_with_the_names_that_differ() {
     let path = folder.path().join("vit.safetensors");
     published_vit(&network(&[]), &path);
     for (overrides, words) in [
-        (
-            "model.vit.depth=3",
-            vec!["missing: blocks.2.attn.proj.bias"],
-        ),
-        (
-            "model.vit.depth=1",
-            vec!["unexpected: blocks.1.attn.proj.bias"],
-        ),
+        ("model.vit.depth=3", vec!["missing: blocks.2.attn.proj.bias"]),
+        ("model.vit.depth=1", vec!["unexpected: blocks.1.attn.proj.bias"]),
         (
             "model.vit.embed_dim=48",
             vec!["of another shape", "([96] in the file, [48] in the model)"],
@@ -103,10 +90,7 @@ fn a_file_of_another_preset_is_refused_with_the_names_that_differ() {
         let weights = format!("model.vit.weights={}", path.display());
         let error = BeautyNet::new(&config(&[overrides, &weights]), Device::Cpu).unwrap_err();
         let text = message(error);
-        for word in words
-            .iter()
-            .chain(&["model.vit.weights", "vit.safetensors"])
-        {
+        for word in words.iter().chain(&["model.vit.weights", "vit.safetensors"]) {
             assert!(text.contains(word), "{text:?} does not say {word}");
         }
     }
@@ -163,20 +147,14 @@ fn what_fits_is_taken_without_strict_and_the_rest_is_told() {
     let [note] = loaded.notes() else {
         panic!("{:?}", loaded.notes());
     };
-    assert!(
-        note.contains("model.vit.weights: missing: blocks.1.attn.proj.bias"),
-        "{note}"
-    );
+    assert!(note.contains("model.vit.weights: missing: blocks.1.attn.proj.bias"), "{note}");
 
     // A file of something else altogether is refused all the same.
     let other = vec![("fc.weight".to_string(), Tensor::from(1.0f32))];
     weights::save(&path, &other, HashMap::new()).unwrap();
     let error = BeautyNet::new(&config(&[&weights, "model.vit.strict=false"]), Device::Cpu);
     let text = message(error.unwrap_err());
-    assert!(
-        text.contains("none of its names") && text.contains("unexpected: fc.weight"),
-        "{text}"
-    );
+    assert!(text.contains("none of its names") && text.contains("unexpected: fc.weight"), "{text}");
 }
 
 #[test]
@@ -185,10 +163,7 @@ fn a_safetensors_file_has_no_moving_average() {
     let path = folder.path().join("vit.safetensors");
     published_vit(&network(&[]), &path);
     let weights = format!("model.vit.weights={}", path.display());
-    let error = BeautyNet::new(
-        &config(&[&weights, "model.vit.weights_ema=true"]),
-        Device::Cpu,
-    );
+    let error = BeautyNet::new(&config(&[&weights, "model.vit.weights_ema=true"]), Device::Cpu);
     let text = message(error.unwrap_err());
     assert!(text.contains("no EMA copy"), "{text}");
 }
@@ -250,23 +225,14 @@ fn damaged_files_are_one_line_errors_that_name_the_file() {
         ("cut in the header", whole[..100].to_vec()),
         ("cut in the data", whole[..whole.len() - 1].to_vec()),
         ("with something behind", [&whole[..], b"x"].concat()),
-        (
-            "not safetensors",
-            b"PK\x03\x04 a zip file, as torch.save writes them".to_vec(),
-        ),
+        ("not safetensors", b"PK\x03\x04 a zip file, as torch.save writes them".to_vec()),
         ("overlapping tensors", header(overlapping, 12)),
         ("a shape whose size overflows", header(huge, 8)),
-        (
-            "a header longer than memory",
-            [&u64::MAX.to_le_bytes()[..], b"{}"].concat(),
-        ),
+        ("a header longer than memory", [&u64::MAX.to_le_bytes()[..], b"{}"].concat()),
     ] {
         fs::write(&path, bytes).unwrap();
         let text = message(weights::load(&net.parameters(), &path).unwrap_err());
-        assert!(
-            text.contains("w.safetensors") && !text.contains('\n'),
-            "{what}: {text:?}"
-        );
+        assert!(text.contains("w.safetensors") && !text.contains('\n'), "{what}: {text:?}");
     }
 }
 

@@ -1,6 +1,7 @@
-// Depthwise causal conv1d with SiLU: out[l] = silu(bias + sum_k weight[k] x[l - width + 1 + k]), forward and backward. A tile of 32 steps and
-// 32 channels, with the neighbors that it needs, goes through shared memory, so every element is read from global memory about once
-// whichever of the two dimensions is contiguous there.
+// Depthwise causal conv1d with SiLU: out[l] = silu(bias + sum_k weight[k] x[l - width + 1 + k]),
+// forward and backward. A tile of 32 steps and 32 channels, with the neighbors that it needs, goes
+// through shared memory, so every element is read from global memory about once whichever of the
+// two dimensions is contiguous there.
 #include "device.cuh"
 
 namespace vmb::cuda {
@@ -10,7 +11,8 @@ constexpr int kThreads = 128, kWarps = kThreads / 32;
 constexpr int kSteps = 32, kChannels = 32;
 constexpr int kRow = kChannels + 1;  // so that lanes along the steps meet no bank conflicts
 
-// Where a block stands, and how 32 channels of some steps are spread over its threads: lanes along the contiguous dimension.
+// Where a block stands, and how 32 channels of some steps are spread over its threads: lanes along
+// the contiguous dimension.
 struct Tile {
   int batch, first_channel, lane, warp, channels;
   bool along_steps;
@@ -22,7 +24,8 @@ struct Tile {
     channels = min(kChannels, static_cast<int>(in.dim) - first_channel);
     along_steps = steps_innermost(in.x);
   }
-  // Calls f(channel, first, stride) for every channel of which the thread has steps first, first + stride, ...
+  // Calls f(channel, first, stride) for every channel of which the thread has steps first, first +
+  // stride, ...
   template <class F>
   VMB_DEVICE void for_each_channel(const F& f) const {
     if (along_steps) {
@@ -124,7 +127,8 @@ __global__ void __launch_bounds__(kThreads) conv_backward_kernel(const ConvBackw
         assign(dx[step * static_cast<int>(args.dx.step)], sum);
       }
     });
-    // A lane adds up its channel over the warp's quarter of the steps; rows behind the last step hold zeros.
+    // A lane adds up its channel over the warp's quarter of the steps; rows behind the last step
+    // hold zeros.
     if (tile.lane < tile.channels) {
 #pragma unroll
       for (int i = 0; i < kSteps / kWarps; ++i) {

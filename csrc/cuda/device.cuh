@@ -1,4 +1,5 @@
-// What the kernels share: types, special functions, and which elements of a tile a thread loads and stores.
+// What the kernels share: types, special functions, and which elements of a tile a thread loads and
+// stores.
 #pragma once
 
 #include "kernels.h"
@@ -34,7 +35,8 @@ Kernel of_type(Type type, Kernel f32_kernel, Kernel f16_kernel, Kernel bf16_kern
   return type == Type::f32 ? f32_kernel : type == Type::f16 ? f16_kernel : bf16_kernel;
 }
 
-// ---- special functions, one instruction of the special function unit each; relative errors about 2^-22 (PTX ISA, ex2 and rcp).
+// ---- special functions, one instruction of the special function unit each; relative errors about
+// 2^-22 (PTX ISA, ex2 and rcp).
 constexpr float kLog2e = 1.4426950408889634f;
 constexpr float kLn2 = 0.6931471805599453f;
 
@@ -50,9 +52,10 @@ VMB_DEVICE float reciprocal(float x) {
 }
 VMB_DEVICE float sigmoid(float x) { return reciprocal(1.0f + exp2_approx(-kLog2e * x)); }
 
-// log(1 + e^x) = max(x, 0) + log1p(t) with t = e^-|x| in (0, 1], and log1p(t) = 2 artanh(s), s = t / (2 + t) in (0, 1/3]: a polynomial in s^2,
-// fitted for the least largest relative error, 4e-9, keeps the result relatively exact at both ends. Above 17 it is x, as the models
-// define it above 20. `slope` is the derivative, sigmoid(x).
+// log(1 + e^x) = max(x, 0) + log1p(t) with t = e^-|x| in (0, 1], and log1p(t) = 2 artanh(s), s = t
+// / (2 + t) in (0, 1/3]: a polynomial in s^2, fitted for the least largest relative error, 4e-9,
+// keeps the result relatively exact at both ends. Above 17 it is x, as the models define it above
+// 20. `slope` is the derivative, sigmoid(x).
 VMB_DEVICE float softplus(float x, float& slope) {
   const float t = exp2_approx(-kLog2e * fabsf(x));
   const float s = t * reciprocal(2.0f + t), s2 = s * s;
@@ -64,8 +67,9 @@ VMB_DEVICE float softplus(float x, float& slope) {
 // ---- a tile in global memory
 VMB_DEVICE bool steps_innermost(const Operand& x) { return llabs(x.step) <= llabs(x.row); }
 
-// The elements of a tile of (channels, kTile steps) that a thread loads and stores: kElements of them, whose (channel, step) differ by a
-// constant. Lanes run along whichever is contiguous in memory, so a warp touches whole sectors in either layout.
+// The elements of a tile of (channels, kTile steps) that a thread loads and stores: kElements of
+// them, whose (channel, step) differ by a constant. Lanes run along whichever is contiguous in
+// memory, so a warp touches whole sectors in either layout.
 constexpr int kElements = kChannelsPerWarp * kTile / 32;
 
 struct Elements {
@@ -86,8 +90,9 @@ struct Elements {
   VMB_DEVICE int step_of(int i) const { return step + i * step_stride; }
 };
 
-// A thread's elements of one operand: the offset of the first in the present tile, and from one to the next. Offsets have 32 bits, which
-// halves the registers that they take; the launch checks that they suffice.
+// A thread's elements of one operand: the offset of the first in the present tile, and from one to
+// the next. Offsets have 32 bits, which halves the registers that they take; the launch checks that
+// they suffice.
 template <class T>
 struct Cursor {
   T* data;

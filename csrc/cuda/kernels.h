@@ -1,6 +1,6 @@
-// What the ATen side and the CUDA kernels agree on: raw pointers, strides in elements and a stream. Neither torch nor CUDA headers,
-// so that the kernels compile in seconds and the ATen side needs no nvcc. Every field has eight bytes: tests/ptx packs the
-// structs by hand.
+// What the ATen side and the CUDA kernels agree on: raw pointers, strides in elements and a stream.
+// Neither torch nor CUDA headers, so that the kernels compile in seconds and the ATen side needs no
+// nvcc. Every field has eight bytes: tests/ptx packs the structs by hand.
 #pragma once
 
 #include <cstdint>
@@ -16,11 +16,12 @@ constexpr int kMaxWarps = 4;                              // of a block
 constexpr int kTile = 16;                                 // steps between two stored states
 constexpr int kMaxConvWidth = 8;
 
-// The type of the activations. Parameters (A, D, biases, convolution weights), states and partial sums are always float.
+// The type of the activations. Parameters (A, D, biases, convolution weights), states and partial
+// sums are always float.
 enum class Type { f32, f16, bf16 };
 
-// A (batch, row, step) operand; rows are channels or states. A scan in reverse has its pointer at the last step and a negative
-// step stride, so the kernels know one direction.
+// A (batch, row, step) operand; rows are channels or states. A scan in reverse has its pointer at
+// the last step and a negative step stride, so the kernels know one direction.
 struct Operand {
   void* data;
   int64_t batch, row, step;
@@ -38,8 +39,9 @@ struct ScanArgs {
 struct ScanForwardArgs {
   ScanArgs in;
   Operand out;
-  // (tiles, batch, dim, padded state): the state after each tile of kTile steps, for backward. One slot, overwritten by every tile
-  // (states_stride 0), is enough without backward, and only needed where state > kStates; otherwise null.
+  // (tiles, batch, dim, padded state): the state after each tile of kTile steps, for backward. One
+  // slot, overwritten by every tile (states_stride 0), is enough without backward, and only needed
+  // where state > kStates; otherwise null.
   float* states;
   int64_t states_stride;
 };
@@ -83,8 +85,9 @@ constexpr int64_t padded_state(int64_t state) { return passes(state) * kStates; 
 constexpr int64_t tiles(int64_t length) { return (length + kTile - 1) / kTile; }
 constexpr int64_t channel_blocks(int64_t dim, int64_t warps) { return (dim + warps * kChannelsPerWarp - 1) / (warps * kChannelsPerWarp); }
 
-// Warps of a block: as many as share the rows of B and C, fewer where the device would stay empty. The sums over channels
-// depend on it, so forward and backward of one call, and every call of one shape on one device, take the same.
+// Warps of a block: as many as share the rows of B and C, fewer where the device would stay empty.
+// The sums over channels depend on it, so forward and backward of one call, and every call of one
+// shape on one device, take the same.
 inline int scan_warps(int64_t batch, int64_t dim, int64_t multiprocessors) {
   int warps = dim >= kMaxWarps * kChannelsPerWarp ? kMaxWarps : static_cast<int>((dim + kChannelsPerWarp - 1) / kChannelsPerWarp);
   while (warps > 1 && batch * channel_blocks(dim, warps) < multiprocessors) warps = (warps + 1) / 2;

@@ -1,5 +1,6 @@
-// The selective scan, backward. Tiles from the last to the first: the states of a tile are recomputed from the one stored before it
-// into shared memory, then walked backwards with the adjoint of the state in registers. csrc/README.md has the design.
+// The selective scan, backward. Tiles from the last to the first: the states of a tile are
+// recomputed from the one stored before it into shared memory, then walked backwards with the
+// adjoint of the state in registers. csrc/README.md has the design.
 #include "scan_device.cuh"
 
 namespace vmb::cuda {
@@ -8,8 +9,9 @@ namespace {
 constexpr int kCopyRow = kLanes * kStates + kRowPad;   // four orders of a row of B or C
 constexpr int kDoutRow = kMaxChannels + 4;
 
-// Blocks that a multiprocessor of the architecture is to hold: what its shared memory has room for, except that Hopper and Blackwell get
-// one less than that, for with four there would be 128 registers and a few spills. Several passes need some registers more.
+// Blocks that a multiprocessor of the architecture is to hold: what its shared memory has room for,
+// except that Hopper and Blackwell get one less than that, for with four there would be 128
+// registers and a few spills. Several passes need some registers more.
 #if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ < 800
 constexpr int kResidentBlocks = 1;
 #elif __CUDA_ARCH__ == 800 || (__CUDA_ARCH__ >= 900 && __CUDA_ARCH__ < 1200)
@@ -18,15 +20,17 @@ constexpr int kResidentBlocks = 3;
 constexpr int kResidentBlocks = 2;
 #endif
 
-// Register k of a lane holds state k ^ swap of its quarter, swap being the low two bits of the lane's channel. So, when the sums over
-// channels exchange halves, every lane sends its upper registers and keeps its lower ones, whichever states these are: no selects.
+// Register k of a lane holds state k ^ swap of its quarter, swap being the low two bits of the
+// lane's channel. So, when the sums over channels exchange halves, every lane sends its upper
+// registers and keeps its lower ones, whichever states these are: no selects.
 VMB_DEVICE void permute(float (&x)[kStatesPerLane], int swap) {
   const bool odd = swap & 1, upper = swap & 2;
   const float a[] = {odd ? x[1] : x[0], odd ? x[0] : x[1], odd ? x[3] : x[2], odd ? x[2] : x[3]};
   x[0] = upper ? a[2] : a[0], x[1] = upper ? a[3] : a[1], x[2] = upper ? a[0] : a[2], x[3] = upper ? a[1] : a[3];
 }
 
-// Sums over the eight channels of a warp: of dB for lanes of the lower four, of dC for the others, each the one state 4 quarter + swap.
+// Sums over the eight channels of a warp: of dB for lanes of the lower four, of dC for the others,
+// each the one state 4 quarter + swap.
 VMB_DEVICE float sum_over_channels(float (&dB)[kStatesPerLane], float (&dC)[kStatesPerLane], bool upper_half) {
 #pragma unroll
   for (int k = 0; k < 2; ++k) dB[k] += from_lane_xor<2 * kLanes>(dB[k + 2]), dC[k] += from_lane_xor<2 * kLanes>(dC[k + 2]);
@@ -58,7 +62,8 @@ __global__ void __launch_bounds__(kMaxThreads, kOnePass ? kResidentBlocks : (kRe
   Cursor<T> dz_at(args.dz, at.batch, at.first_channel, first_step, mine);
   Rows<T> rows(in, at.batch, first_step);
   float dD[kElements] = {}, dbias[kElements] = {};
-  // Parameters are read again for every tile: they come from the L1 cache, and registers are what this kernel is short of.
+  // Parameters are read again for every tile: they come from the L1 cache, and registers are what
+  // this kernel is short of.
   auto exists = [&](int i, int start) { return at.first_channel + mine.channel_of(i) < in.dim && start + mine.step_of(i) < length; };
   auto parameter = [&](const float* values, int i) { return values ? values[at.first_channel + mine.channel_of(i)] : 0.0f; };
 
@@ -214,7 +219,8 @@ __global__ void __launch_bounds__(kMaxThreads, kOnePass ? kResidentBlocks : (kRe
   }
 
   if (kOnePass && at.active) permute(dA, swap), store_states(dA, args.dA + at.state_index(in, 0));
-  // The sums over steps of a channel: its elements' threads leave theirs in shared memory, and one thread adds them up in order.
+  // The sums over steps of a channel: its elements' threads leave theirs in shared memory, and one
+  // thread adds them up in order.
   __syncthreads();
   float2* const parts = reinterpret_cast<float2*>(states);
   const bool along_steps = mine.step_stride == 0;

@@ -1,4 +1,5 @@
-// What the scan's two kernels share: who works on what, rows of B and C, states, and sums over lanes.
+// What the scan's two kernels share: who works on what, rows of B and C, states, and sums over
+// lanes.
 #pragma once
 
 #include "device.cuh"
@@ -7,11 +8,13 @@ namespace vmb::cuda {
 
 constexpr int kMaxThreads = 32 * kMaxWarps;
 constexpr int kMaxChannels = kMaxWarps * kChannelsPerWarp;
-// Rows of shared memory, padded so that lanes along the steps and lanes along the channels both meet few bank conflicts.
+// Rows of shared memory, padded so that lanes along the steps and lanes along the channels both
+// meet few bank conflicts.
 constexpr int kStepsRow = kMaxChannels + 2;
 constexpr int kRowPad = 4;
 
-// Where a thread stands: its batch index, its channel, and which quarter of a pass's states it keeps.
+// Where a thread stands: its batch index, its channel, and which quarter of a pass's states it
+// keeps.
 struct Place {
   int batch, first_channel;
   int channels;          // of a block
@@ -32,7 +35,8 @@ struct Place {
   }
 };
 
-// A log2(e) of the thread's states; 0 where there is none, which keeps that state at 0. Register k gets state k ^ swap.
+// A log2(e) of the thread's states; 0 where there is none, which keeps that state at 0. Register k
+// gets state k ^ swap.
 VMB_DEVICE void load_decay_rates(float (&A)[kStatesPerLane], const ScanArgs& in, const Place& at, int pass, int swap) {
 #pragma unroll
   for (int k = 0; k < kStatesPerLane; ++k) {
@@ -49,7 +53,8 @@ VMB_DEVICE void store_states(const float (&h)[kStatesPerLane], float* to) {
   *reinterpret_cast<float4*>(to) = make_float4(h[0], h[1], h[2], h[3]);
 }
 
-// The elements of a tile of B and C, kTile steps of one pass of states, that a thread brings to shared memory.
+// The elements of a tile of B and C, kTile steps of one pass of states, that a thread brings to
+// shared memory.
 template <class T>
 struct Rows {
   const T *B, *C;
@@ -70,7 +75,8 @@ struct Rows {
   // Moves by whole tiles.
   VMB_DEVICE void move(const ScanArgs& in, int by) { B_offset += offset(in.B, 0, by * kTile), C_offset += offset(in.C, 0, by * kTile); }
 
-  // Hands put(step, state of the pass, B, C) the elements of a pass; zeros where there is no such state or step.
+  // Hands put(step, state of the pass, B, C) the elements of a pass; zeros where there is no such
+  // state or step.
   template <class Put>
   VMB_DEVICE void stage(const ScanArgs& in, int pass, int steps, const Put& put) const {
     int b = B_offset + offset(in.B, pass * kStates, 0), c = C_offset + offset(in.C, pass * kStates, 0);
@@ -84,8 +90,9 @@ struct Rows {
   }
 };
 
-// The value of the lane whose number differs in the bits of kMask; the whole warp takes part. Written out, because the intrinsic passes
-// the value through integer registers and every constant through one of its own.
+// The value of the lane whose number differs in the bits of kMask; the whole warp takes part.
+// Written out, because the intrinsic passes the value through integer registers and every constant
+// through one of its own.
 template <int kMask>
 VMB_DEVICE float from_lane_xor(float x) {
   float y;
@@ -93,8 +100,9 @@ VMB_DEVICE float from_lane_xor(float x) {
   return y;
 }
 
-// Sums over the four lanes of a channel: lane j of them gets the sum of their x[j]. Three shuffles instead of the eight of four
-// separate sums, because each exchange halves what is still to be added.
+// Sums over the four lanes of a channel: lane j of them gets the sum of their x[j]. Three shuffles
+// instead of the eight of four separate sums, because each exchange halves what is still to be
+// added.
 VMB_DEVICE float sum_over_lanes(const float (&x)[kLanes], int lane) {
   const bool upper = lane & 2, odd = lane & 1;
   const float low = (upper ? x[2] : x[0]) + from_lane_xor<2>(upper ? x[0] : x[2]);

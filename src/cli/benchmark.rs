@@ -26,7 +26,8 @@ pub enum Command {
 /// Time the selective scan on the CPU beside the same in libtorch's own operations
 #[derive(Debug, clap::Args)]
 pub struct ScanArgs {
-    /// Batch, channels, length and state size; may be repeated. Default: 8,384,197,16 and 2,384,4096,16
+    /// Batch, channels, length and state size; may be repeated. Default: 8,384,197,16 and
+    /// 2,384,4096,16
     #[arg(long = "shape", value_name = "B,D,L,N", value_parser = parse_shape)]
     shapes: Vec<[i64; 4]>,
     /// Runs of each side, taken in turn; medians are printed
@@ -44,10 +45,8 @@ pub struct ScanArgs {
 }
 
 fn parse_shape(text: &str) -> Result<[i64; 4], String> {
-    let sizes: Option<Vec<i64>> = text
-        .split(',')
-        .map(|size| size.trim().parse().ok().filter(|&size| size > 0))
-        .collect();
+    let sizes: Option<Vec<i64>> =
+        text.split(',').map(|size| size.trim().parse().ok().filter(|&size| size > 0)).collect();
     sizes
         .and_then(|sizes| sizes.try_into().ok())
         .ok_or_else(|| "four positive sizes are needed, as in 8,384,197,16".to_string())
@@ -106,10 +105,7 @@ const MIXER: (&str, i64, i64) = ("vim_tiny_patch16_224", 224, 8);
 fn mixer(args: &ScanArgs) -> Result<ExitCode> {
     tch::manual_seed(0);
     let (name, image_size, batch) = MIXER;
-    let config = BackboneConfig {
-        name: name.to_string(),
-        ..BackboneConfig::default()
-    };
+    let config = BackboneConfig { name: name.to_string(), ..BackboneConfig::default() };
     let shape = config.resolve(image_size)?;
     say(&format!("measuring a mixer of {name}"));
     let profile = profile_mixer(&shape, batch, args.runs.into())?;
@@ -143,10 +139,7 @@ fn mixer_table(profile: &MixerProfile) -> String {
                 if part.gemm { "GEMM" } else { "" }.to_string(),
                 format!("{:.2}", part.forward_ms),
                 format!("{:.2}", part.backward_ms),
-                format!(
-                    "{:.0} %",
-                    100.0 * (part.forward_ms + part.backward_ms) / total
-                ),
+                format!("{:.0} %", 100.0 * (part.forward_ms + part.backward_ms) / total),
             ]
         })
         .collect();

@@ -1,4 +1,5 @@
-//! What is told on stderr while a command trains: to a person, or a line of JSON at a time to a program.
+//! What is told on stderr while a command trains: to a person, or a line of JSON at a time to a
+//! program.
 
 use std::io::{self, Write};
 use std::process::ExitCode;
@@ -41,10 +42,7 @@ pub struct Console {
 
 impl From<ConsoleArgs> for Console {
     fn from(args: ConsoleArgs) -> Self {
-        Self {
-            args,
-            bar: ProgressBar::hidden(),
-        }
+        Self { args, bar: ProgressBar::hidden() }
     }
 }
 
@@ -71,7 +69,8 @@ impl Console {
         }
     }
 
-    /// Tells a program: one object, with `event` and `time` (seconds since 1970) before the fields of `about`.
+    /// Tells a program: one object, with `event` and `time` (seconds since 1970) before the fields
+    /// of `about`.
     pub fn event(&self, event: &str, about: &impl Serialize) {
         if self.is_json() && !self.args.quiet {
             self.write_event(event, about);
@@ -102,13 +101,12 @@ impl Console {
         }
     }
 
-    /// Why the command ends: what went wrong, or who stopped it. The exit code is in a program's line.
+    /// Why the command ends: what went wrong, or who stopped it. The exit code is in a program's
+    /// line.
     pub fn end_with(&self, status: &str, text: &str, code: u8) -> ExitCode {
         match (self.is_json(), status) {
-            (true, _) => self.write_event(
-                "end",
-                &json!({"status": status, "message": text, "exit_code": code}),
-            ),
+            (true, _) => self
+                .write_event("end", &json!({"status": status, "message": text, "exit_code": code})),
             (false, "stopped") => say(text),
             (false, _) => say(&format!("error: {text}")),
         }

@@ -25,7 +25,8 @@ pub struct Args {
     /// Change a key of the config; may be repeated
     #[arg(long = "set", value_name = "KEY=VALUE")]
     set: Vec<String>,
-    /// `published`, or how many to draw from the seed [default: SCUT-FBP5500's published five, 5 of other data sets]
+    /// `published`, or how many to draw from the seed [default: SCUT-FBP5500's published five, 5 of
+    /// other data sets]
     #[arg(long, value_name = "FOLDS")]
     folds: Option<Folds>,
     /// Where the folds' run directories go [default: runs/NAME-cross-validation]
@@ -53,10 +54,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         true => print_json(&result)?,
         false => print(&report(&result))?,
     }
-    console.tell(&format!(
-        "predictions and metrics of all folds: {}",
-        root.display()
-    ));
+    console.tell(&format!("predictions and metrics of all folds: {}", root.display()));
     let end = json!({
         "status": "done",
         "folder": root.display().to_string(),
@@ -81,9 +79,7 @@ fn report(result: &CrossValidation) -> String {
         .iter()
         .map(|fold| {
             let metrics = &fold.test.metrics;
-            row(&fold.fold, metrics.n.to_string(), &|of| {
-                metric(of.of(metrics))
-            })
+            row(&fold.fold, metrics.n.to_string(), &|of| metric(of.of(metrics)))
         })
         .collect();
     for (name, values) in [("mean", &result.mean), ("sd", &result.sd)] {
@@ -91,17 +87,11 @@ fn report(result: &CrossValidation) -> String {
         rows.push(row(name, String::new(), &|of| metric(value(of))));
     }
     let pooled = &result.pooled;
-    rows.push(row("pooled", pooled.metrics.n.to_string(), &|of| {
-        metric(of.of(&pooled.metrics))
-    }));
+    rows.push(row("pooled", pooled.metrics.n.to_string(), &|of| metric(of.of(&pooled.metrics))));
     let mut text = table(&["fold", "n", "PC", "MAE", "RMSE", "SRCC"], &rows);
     text += "95 % intervals of the pooled metrics:";
     for of in Metric::ALL {
-        text += &format!(
-            "  {} {}",
-            of.name().to_uppercase(),
-            interval(pooled.interval(of))
-        );
+        text += &format!("  {} {}", of.name().to_uppercase(), interval(pooled.interval(of)));
     }
     text + "\n"
 }

@@ -35,7 +35,8 @@ pub struct CheckArgs {
     manifest: Option<PathBuf>,
 }
 
-/// Draw a grid of what the network will see: each row an image, first without augmentation, then as training draws it
+/// Draw a grid of what the network will see: each row an image, first without augmentation, then as
+/// training draws it
 #[derive(Debug, clap::Args)]
 pub struct PreviewArgs {
     /// The experiment, a YAML file

@@ -20,11 +20,7 @@ pub struct Args {
 
 /// Runs the subcommand: 1 where a kernel is wrong.
 pub fn run(args: &Args) -> Result<ExitCode> {
-    let gpus = if Cuda::is_available() {
-        Cuda::device_count()
-    } else {
-        0
-    };
+    let gpus = if Cuda::is_available() { Cuda::device_count() } else { 0 };
     tch::manual_seed(0);
     let mut checks = self_test(Device::Cpu)?;
     for index in 0..gpus {
@@ -46,10 +42,8 @@ pub fn run(args: &Args) -> Result<ExitCode> {
             ("GPUs", gpus.to_string()),
             ("kernels", Path::best()),
         ];
-        let lines: Vec<String> = facts
-            .iter()
-            .map(|(name, value)| format!("{name:<9} {value}\n"))
-            .collect();
+        let lines: Vec<String> =
+            facts.iter().map(|(name, value)| format!("{name:<9} {value}\n")).collect();
         print(&format!("{}\n{}", lines.concat(), checks_table(&checks)))?;
         print(if sound {
             "\nall kernels are sound\n"
@@ -72,8 +66,5 @@ fn checks_table(checks: &[Check]) -> String {
             ]
         })
         .collect();
-    table(
-        &["operator, forward and backward", "path", "error", ""],
-        &rows,
-    )
+    table(&["operator, forward and backward", "path", "error", ""], &rows)
 }

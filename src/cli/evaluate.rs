@@ -25,7 +25,8 @@ pub struct Args {
     /// Where the data set is now, if not where the run found it
     #[arg(long, value_name = "DIR")]
     data_root: Option<PathBuf>,
-    /// Write each image's prediction to a CSV file too; `vmbeauty report` reads RUN/predictions_SPLIT.csv
+    /// Write each image's prediction to a CSV file too; `vmbeauty report` reads
+    /// RUN/predictions_SPLIT.csv
     #[arg(long, value_name = "FILE")]
     predictions: Option<PathBuf>,
     /// Print one JSON object
@@ -64,10 +65,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     let split = Split::from(args.split);
     let (samples, skipped) = data::load_split(&run.config.data, run.config.seed, split)?;
     let images = Arc::new(ImageDataset::new(samples, &run.config.data)?);
-    let walk = Walk {
-        batch_size: run.config.train.batch_size,
-        workers: run.config.data.workers,
-    };
+    let walk = Walk { batch_size: run.config.train.batch_size, workers: run.config.data.workers };
     let predictions = predict(&run.net, &images, walk, &mut |_| Ok(()))?;
     let measured = Measured::new(&predictions)?;
     if let Some(file) = &args.predictions {

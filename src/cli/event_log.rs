@@ -16,10 +16,7 @@ pub struct EventLog {
 impl EventLog {
     /// For the run in this folder.
     pub fn new(root: &Path, console: Console) -> Self {
-        Self {
-            run: root.display().to_string(),
-            console,
-        }
+        Self { run: root.display().to_string(), console }
     }
 }
 

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use tch::{Kind, Tensor};
 
 use super::features::read_input;
-use super::output::{metric, interval, print, print_json, say, table};
+use super::output::{interval, metric, print, print_json, say, table};
 use super::predict::listed;
 use crate::config::Cache;
 use crate::data::preview::save;
@@ -40,28 +40,32 @@ pub struct Args {
     /// Images, or folders of images
     #[arg(required_unless_present_any = ["input_tensor", "evaluate"], value_name = "IMAGE_OR_DIR")]
     images: Vec<PathBuf>,
-    /// Instead of images: a safetensors file with `input` (batch, 3, height, width), normalized already
+    /// Instead of images: a safetensors file with `input` (batch, 3, height, width), normalized
+    /// already
     #[arg(long, conflicts_with = "images", value_name = "FILE")]
     input_tensor: Option<PathBuf>,
-    /// The folder for figures, maps and contact sheets; with --evaluate, for explain_evaluate.json and the strips of --sanity
+    /// The folder for figures, maps and contact sheets; with --evaluate, for explain_evaluate.json
+    /// and the strips of --sanity
     #[arg(long, short, value_name = "DIR", required_unless_present = "evaluate")]
     output: Option<PathBuf>,
-    /// Instead of drawing, measure the maps of train, val or test; explain_SPLIT.json in the run directory keeps the result
+    /// Instead of drawing, measure the maps of train, val or test; explain_SPLIT.json in the run
+    /// directory keeps the result
     #[arg(long, value_name = "SPLIT", value_parser = parse_split, conflicts_with_all = ["images", "input_tensor"])]
     evaluate: Option<Split>,
-    /// Measure too how the maps change while the model's weights are drawn anew, from the head down (Adebayo et al., arXiv
-    /// 1810.03292)
+    /// Measure too how the maps change while the model's weights are drawn anew, from the head down
+    /// (Adebayo et al., arXiv 1810.03292)
     #[arg(long, requires = "evaluate", conflicts_with_all = ["images", "input_tensor"])]
     sanity: bool,
     /// Of the split to measure, only the first images
     #[arg(long, value_name = "N", requires = "evaluate", conflicts_with_all = ["images", "input_tensor"], value_parser = clap::value_parser!(u32).range(1..))]
     limit: Option<u32>,
-    /// grad-cam, grad-cam++, eigen-cam, layer-cam, integrated-gradients or occlusion; of the ViT also attention-rollout, of the Mamba
-    /// also hidden-attention. One for each branch: --method vit=M --method mamba=M
+    /// grad-cam, grad-cam++, eigen-cam, layer-cam, integrated-gradients or occlusion; of the ViT
+    /// also attention-rollout, of the Mamba also hidden-attention. One for each branch: --method
+    /// vit=M --method mamba=M
     #[arg(long = "method", value_name = "[BRANCH=]M", default_value = "grad-cam")]
     methods: Vec<String>,
-    /// The block to look into: its index from 0, its name in the weights (vit.blocks.11, mamba.layers.23), or all; may be repeated.
-    /// The last one where it is left out
+    /// The block to look into: its index from 0, its name in the weights (vit.blocks.11,
+    /// mamba.layers.23), or all; may be repeated. The last one where it is left out
     #[arg(long = "layer", value_name = "[BRANCH=]LAYER")]
     layers: Vec<String>,
     /// Print one JSON object: scores, branch weights and figures
@@ -78,11 +82,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         return measure(args, &run, &request, split);
     }
     let folder = args.output.as_deref().context("--output is missing")?;
-    let mut output = Output {
-        gallery: Gallery::create(folder)?,
-        request,
-        rows: Vec::new(),
-    };
+    let mut output = Output { gallery: Gallery::create(folder)?, request, rows: Vec::new() };
     let left_out = match &args.input_tensor {
         Some(path) => explain_tensor(&run, path, &mut output)?,
         None => explain_files(&run, &args.images, &mut output)?,
@@ -113,10 +113,7 @@ fn measure(args: &Args, run: &Run, request: &Request, split: Split) -> Result<Ex
     samples.truncate(args.limit.map_or(usize::MAX, |limit| limit as usize));
     ensure!(!samples.is_empty(), "the split {split} has no images");
     let images = Arc::new(ImageDataset::new(samples, &run.config.data)?);
-    let walk = Walk {
-        batch_size: run.config.train.batch_size,
-        workers: run.config.data.workers,
-    };
+    let walk = Walk { batch_size: run.config.train.batch_size, workers: run.config.data.workers };
     let evaluation = evaluate(&run.net, &images, request, walk, &mut |_| {})?;
     let (sanity, strips) = match args.sanity {
         true => {
@@ -126,11 +123,7 @@ fn measure(args: &Args, run: &Run, request: &Request, split: Split) -> Result<Ex
         }
         false => (None, Vec::new()),
     };
-    let measured = Measured {
-        split: split.name(),
-        evaluation,
-        sanity,
-    };
+    let measured = Measured { split: split.name(), evaluation, sanity };
     let folder = run.weights.parent().unwrap_or(Path::new("."));
     let file = folder.join(format!("explain_{split}.json"));
     // A run that may only be read can be measured all the same.
@@ -170,10 +163,7 @@ fn as_table(measured: &Measured) -> String {
     };
     let mut rows = Vec::new();
     if let Some(agreement) = &evaluation.agreement {
-        rows.push(row(
-            "ViT and Mamba: rank correlation".into(),
-            &agreement.spearman,
-        ));
+        rows.push(row("ViT and Mamba: rank correlation".into(), &agreement.spearman));
         let overlap = "ViT and Mamba: overlap of top 20 % (by chance 0.2)";
         rows.push(row(overlap.into(), &agreement.top20_overlap));
     }
@@ -195,12 +185,7 @@ fn as_table(measured: &Measured) -> String {
             rows.push(row(of("SSIM"), &map.ssim));
         }
     }
-    let header = [
-        evaluation.method.as_str(),
-        "mean",
-        "95 % interval",
-        "images",
-    ];
+    let header = [evaluation.method.as_str(), "mean", "95 % interval", "images"];
     table(&header, &rows)
 }
 
@@ -230,10 +215,8 @@ fn explain_files(run: &Run, paths: &[PathBuf], output: &mut Output) -> Result<us
     let indices: Vec<usize> = (0..files.len()).collect();
     let mut left_out = 0;
     for part in indices.chunks(BATCH.min(run.config.train.batch_size.max(1))) {
-        let read: Vec<Result<Original>> = part
-            .par_iter()
-            .map(|&index| Original::read(&images, index))
-            .collect();
+        let read: Vec<Result<Original>> =
+            part.par_iter().map(|&index| Original::read(&images, index)).collect();
         let mut originals = Vec::new();
         for result in read {
             match result {
@@ -264,20 +247,14 @@ fn explain_tensor(run: &Run, path: &Path, output: &mut Output) -> Result<usize> 
             input.size()
         )
     })?;
-    ensure!(
-        channels == 3,
-        "{}: input has {channels} channels, an image has 3",
-        path.display()
-    );
+    ensure!(channels == 3, "{}: input has {channels} channels, an image has 3", path.display());
     let shape = present(&run.net).find_map(|branch| run.net.branch(branch));
     let shape = shape.context("the model has no branch")?;
     let stem = path.file_stem().unwrap_or_default().to_string_lossy();
     let channel = |of: [f32; 3]| Tensor::from_slice(&of).view([1, 3, 1, 1]);
     let (mean, std) = (channel(shape.mean), channel(shape.std));
     for start in (0..count).step_by(BATCH) {
-        let part = input
-            .narrow(0, start, (BATCH as i64).min(count - start))
-            .to_kind(Kind::Float);
+        let part = input.narrow(0, start, (BATCH as i64).min(count - start)).to_kind(Kind::Float);
         let explanation = explain(
             &run.net,
             Images::Normalized(&part.to_device(run.net.device())),
@@ -292,12 +269,7 @@ fn explain_tensor(run: &Run, path: &Path, output: &mut Output) -> Result<usize> 
             originals.push(Original {
                 name: format!("{stem}_{}", start + row),
                 image: image.context("an image of the tensor has no pixels")?,
-                frame: Frame {
-                    left: 0.0,
-                    top: 0.0,
-                    width: width as f64,
-                    height: height as f64,
-                },
+                frame: Frame { left: 0.0, top: 0.0, width: width as f64, height: height as f64 },
                 pixels: Vec::new(),
             });
         }

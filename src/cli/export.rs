@@ -27,7 +27,8 @@ pub struct Args {
 enum Format {
     /// A .safetensors file for each backbone under its published names, and the whole network
     Safetensors,
-    /// A folder that timm opens for the ViT, and a .pth checkpoint that Vim's code opens for the Vision Mamba
+    /// A folder that timm opens for the ViT, and a .pth checkpoint that Vim's code opens for the
+    /// Vision Mamba
     Timm,
 }
 
@@ -39,10 +40,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         Format::Timm => Layout::Timm,
     };
     let files = export(&run, layout, &args.output)?;
-    let names: Vec<String> = files
-        .iter()
-        .map(|file| format!("{}\n", file.display()))
-        .collect();
+    let names: Vec<String> = files.iter().map(|file| format!("{}\n", file.display())).collect();
     print(&names.concat())?;
     Ok(ExitCode::SUCCESS)
 }

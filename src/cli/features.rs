@@ -29,10 +29,12 @@ pub struct Args {
     /// Images, or folders of images
     #[arg(required_unless_present = "input_tensor", value_name = "IMAGE")]
     images: Vec<PathBuf>,
-    /// Instead of images: a safetensors file with `input` (batch, 3, height, width), normalized already
+    /// Instead of images: a safetensors file with `input` (batch, 3, height, width), normalized
+    /// already
     #[arg(long, conflicts_with = "images", value_name = "FILE")]
     input_tensor: Option<PathBuf>,
-    /// The safetensors file to write: vit (batch, d_vit), mamba (batch, d_mamba), fused and score (batch)
+    /// The safetensors file to write: vit (batch, d_vit), mamba (batch, d_mamba), fused and score
+    /// (batch)
     #[arg(long, short, value_name = "FILE")]
     output: PathBuf,
     /// Change a key of the config; may be repeated
@@ -51,20 +53,14 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         let input = read_input(path)?;
         let count = input.size().first().copied().unwrap_or(0);
         for start in (0..count).step_by(BATCH as usize) {
-            let part = input
-                .narrow(0, start, BATCH.min(count - start))
-                .to_device(net.device());
+            let part = input.narrow(0, start, BATCH.min(count - start)).to_device(net.device());
             batches.push(net.forward(Images::Normalized(&part), false)?);
         }
     } else {
         config.check_image_sizes()?;
         let (images, unread) = open_images(&args.images, &config.data)?;
         code = u8::from(unread > 0);
-        let names: Vec<&str> = images
-            .samples()
-            .iter()
-            .map(|sample| sample.id.as_str())
-            .collect();
+        let names: Vec<&str> = images.samples().iter().map(|sample| sample.id.as_str()).collect();
         metadata.insert("images".to_string(), serde_json::to_string(&names)?);
         let options =
             LoaderOptions::new(Pass::Evaluate, config.train.batch_size, config.data.workers);
@@ -108,9 +104,7 @@ pub(super) fn read_input(path: &Path) -> Result<Tensor> {
 fn columns(batches: &[Output]) -> Vec<(String, Tensor)> {
     let joined = |get: &dyn Fn(&Output) -> Option<Tensor>| {
         let parts: Option<Vec<Tensor>> = batches.iter().map(get).collect();
-        parts
-            .filter(|parts| !parts.is_empty())
-            .map(|parts| Tensor::cat(&parts, 0))
+        parts.filter(|parts| !parts.is_empty()).map(|parts| Tensor::cat(&parts, 0))
     };
     let copy = |tensor: &Tensor| tensor.shallow_clone();
     [

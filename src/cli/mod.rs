@@ -30,7 +30,8 @@ use self::console::{Console, ConsoleArgs};
 use crate::config::ConfigError;
 use crate::train::{Ranks, Stopped};
 
-/// Train VM-BeautyNet: a Vision Transformer and a Vision Mamba that predict how people rate the attractiveness of a face.
+/// Train VM-BeautyNet: a Vision Transformer and a Vision Mamba that predict how people rate the
+/// attractiveness of a face.
 ///
 /// Ratings are opinions of raters. This program must not be used to judge or identify anyone.
 #[derive(Debug, Parser)]
@@ -76,12 +77,13 @@ impl Command {
     }
 }
 
-/// Runs the program on the process's arguments. Exit codes: 0 done, 1 failed, 2 wrong usage or config, 130 and 143 stopped by SIGINT and
-/// SIGTERM.
+/// Runs the program on the process's arguments. Exit codes: 0 done, 1 failed, 2 wrong usage or
+/// config, 130 and 143 stopped by SIGINT and SIGTERM.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
     crate::ops::keep_freed_memory();
-    // libtorch's failures in infallible calls (memory running out, above all) panic: they become an error like any other.
+    // libtorch's failures in infallible calls (memory running out, above all) panic: they become an
+    // error like any other.
     std::panic::set_hook(Box::new(|_| {}));
     let console = cli.command.console();
     let result = catch_unwind(AssertUnwindSafe(|| run(cli)));
@@ -123,9 +125,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
 
 /// Says why, and returns the exit code.
 fn ended_with(error: &anyhow::Error, console: &Console) -> ExitCode {
-    let stopped = error
-        .chain()
-        .find_map(|cause| cause.downcast_ref::<Stopped>());
+    let stopped = error.chain().find_map(|cause| cause.downcast_ref::<Stopped>());
     let text = format!("{error:#}");
     if let Some(stopped) = stopped {
         return console.end_with("stopped", &text, stopped.exit_code());
@@ -141,12 +141,6 @@ fn panic_message(panic: &(dyn std::any::Any + Send)) -> String {
         .map(String::as_str)
         .or_else(|| panic.downcast_ref::<&str>().copied())
         .unwrap_or("unknown");
-    let line = text
-        .split("\\n")
-        .next()
-        .unwrap_or(text)
-        .lines()
-        .next()
-        .unwrap_or(text);
+    let line = text.split("\\n").next().unwrap_or(text).lines().next().unwrap_or(text);
     format!("internal: {line}")
 }

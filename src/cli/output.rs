@@ -16,7 +16,8 @@ pub fn print(text: &str) -> Result<()> {
     }
 }
 
-/// Prints a line for the person who watches, on stderr. Where nobody can read it any more, the work goes on.
+/// Prints a line for the person who watches, on stderr. Where nobody can read it any more, the work
+/// goes on.
 pub fn say(text: &str) {
     let _ = writeln!(std::io::stderr(), "{text}");
 }
@@ -107,13 +108,7 @@ mod tests {
 
     #[test]
     fn columns_line_up() {
-        let rows = vec![
-            vec!["a".into(), "1".into()],
-            vec!["long".into(), "22".into()],
-        ];
-        assert_eq!(
-            table(&["name", "n"], &rows),
-            "name   n\na      1\nlong  22\n"
-        );
+        let rows = vec![vec!["a".into(), "1".into()], vec!["long".into(), "22".into()]];
+        assert_eq!(table(&["name", "n"], &rows), "name   n\na      1\nlong  22\n");
     }
 }

@@ -43,10 +43,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     let run = Run::open(&args.run, &[])?;
     run.config.check_image_sizes()?;
     let (images, unread) = open_images(&args.images, &run.config.data)?;
-    let walk = Walk {
-        batch_size: run.config.train.batch_size,
-        workers: run.config.data.workers,
-    };
+    let walk = Walk { batch_size: run.config.train.batch_size, workers: run.config.data.workers };
     let predictions = predict(&run.net, &Arc::new(images), walk, &mut |_| Ok(()))?;
     match args.format {
         Format::Table => print(&as_table(&predictions))?,
@@ -98,9 +95,7 @@ pub(super) fn listed(path: &Path) -> Result<Vec<PathBuf>> {
         std::fs::read_dir(path).with_context(|| format!("cannot list {}", path.display()))?;
     let mut files = Vec::new();
     for entry in entries {
-        let file = entry
-            .with_context(|| format!("cannot list {}", path.display()))?
-            .path();
+        let file = entry.with_context(|| format!("cannot list {}", path.display()))?.path();
         let ending = file.extension().map(|e| e.to_string_lossy().to_lowercase());
         if ending.is_some_and(|ending| ENDINGS.contains(&ending.as_str())) {
             files.push(file);
@@ -119,12 +114,7 @@ fn as_table(predictions: &Predictions) -> String {
                 predictions.images[row].clone(),
                 format!("{:.3}", predictions.predictions[row]),
             ];
-            cells.extend(
-                predictions
-                    .extra
-                    .iter()
-                    .map(|(_, values)| format!("{:.3}", values[row])),
-            );
+            cells.extend(predictions.extra.iter().map(|(_, values)| format!("{:.3}", values[row])));
             cells
         })
         .collect();
@@ -134,16 +124,10 @@ fn as_table(predictions: &Predictions) -> String {
 fn as_csv(predictions: &Predictions) -> Result<String> {
     let mut csv = csv::Writer::from_writer(Vec::new());
     let extra = || predictions.extra.iter();
-    csv.write_record(
-        ["image", "score"]
-            .into_iter()
-            .chain(extra().map(|(name, _)| name.as_str())),
-    )?;
+    csv.write_record(["image", "score"].into_iter().chain(extra().map(|(name, _)| name.as_str())))?;
     for row in 0..predictions.images.len() {
-        let mut record = vec![
-            predictions.images[row].clone(),
-            predictions.predictions[row].to_string(),
-        ];
+        let mut record =
+            vec![predictions.images[row].clone(), predictions.predictions[row].to_string()];
         record.extend(extra().map(|(_, values)| values[row].to_string()));
         csv.write_record(&record)?;
     }

@@ -39,28 +39,16 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         Some(root) => root.clone(),
         None => Path::new("runs").join(format!("{}-pretrain", config.name)),
     };
-    let options = Options {
-        resume: args.resume,
-        stop,
-    };
+    let options = Options { resume: args.resume, stop };
     let mut progress = Progress::new(&root);
     let outcome = pretrain(&config, &root, &options, &mut progress)?;
     drop(progress);
     print(&report(&outcome))?;
-    say(&format!(
-        "reconstructed validation images: {}",
-        outcome.reconstructions.display()
-    ));
+    say(&format!("reconstructed validation images: {}", outcome.reconstructions.display()));
     let sets: Vec<String> = outcome
         .backbones
         .iter()
-        .map(|done| {
-            format!(
-                " --set model.{}.weights={}",
-                done.branch,
-                done.weights.display()
-            )
-        })
+        .map(|done| format!(" --set model.{}.weights={}", done.branch, done.weights.display()))
         .collect();
     say(&format!(
         "go on with: vmbeauty train {}{}",
@@ -114,8 +102,7 @@ impl Progress {
     fn begin_epoch(&self, epoch: usize) {
         self.bar.reset();
         self.bar.set_message("");
-        self.bar
-            .set_prefix(format!("{} epoch {epoch}/{}", self.branch, self.epochs));
+        self.bar.set_prefix(format!("{} epoch {epoch}/{}", self.branch, self.epochs));
     }
 }
 

@@ -17,20 +17,15 @@ pub struct Progress {
     console: Console,
     epochs: usize,
     epoch: usize,
-    /// Of the epochs since the start, or since the run was resumed: how many, and how long they took together.
+    /// Of the epochs since the start, or since the run was resumed: how many, and how long they
+    /// took together.
     timed: (usize, f64),
 }
 
 impl Progress {
     /// For the run in this folder.
     pub fn new(root: &Path, console: Console) -> Self {
-        Self {
-            root: root.to_path_buf(),
-            console,
-            epochs: 0,
-            epoch: 0,
-            timed: (0, 0.0),
-        }
+        Self { root: root.to_path_buf(), console, epochs: 0, epoch: 0, timed: (0, 0.0) }
     }
 
     fn show_bar(&self, start: &Start) {
@@ -60,10 +55,7 @@ impl Progress {
         let (epochs, seconds) = self.timed;
         match self.epochs.saturating_sub(record.epoch) {
             0 => String::new(),
-            left => format!(
-                "  {} left",
-                duration(seconds / epochs.max(1) as f64 * left as f64)
-            ),
+            left => format!("  {} left", duration(seconds / epochs.max(1) as f64 * left as f64)),
         }
     }
 }
@@ -112,9 +104,7 @@ impl Observer for Progress {
     }
 
     fn evaluated(&mut self, split: &str, _images: usize) {
-        self.console
-            .bar()
-            .set_message(format!("predicting {split}"));
+        self.console.bar().set_message(format!("predicting {split}"));
     }
 
     fn epoch(&mut self, record: &EpochRecord) {

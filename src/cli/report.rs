@@ -11,9 +11,11 @@ use crate::data::Split;
 use crate::eval::statistics::Metric;
 use crate::report::{EmbeddedImages, Report, Request, check_name, write};
 
-/// Write a report on runs: one page that needs no other file, and its tables as Markdown, CSV and LaTeX beside it
+/// Write a report on runs: one page that needs no other file, and its tables as Markdown, CSV and
+/// LaTeX beside it
 ///
-/// Runs that differ in nothing but seed and fold are one model. Parts of a sweep that ran on several machines are joined.
+/// Runs that differ in nothing but seed and fold are one model. Parts of a sweep that ran on
+/// several machines are joined.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// Run directories, sweeps' and cross-validations' folders
@@ -22,17 +24,19 @@ pub struct Args {
     /// The page; report.md, report.tex and report.csv go beside report.html
     #[arg(long, short, value_name = "FILE")]
     output: PathBuf,
-    /// Which images the models are judged on, val or test; with val, nothing of the test images is read or shown [default: test,
-    /// or val where a run has no test images]
+    /// Which images the models are judged on, val or test; with val, nothing of the test images is
+    /// read or shown [default: test, or val where a run has no test images]
     #[arg(long, value_name = "SPLIT", value_parser = parse_split)]
     split: Option<Split>,
-    /// A folder that `vmbeauty explain` wrote, for its figures; may be repeated. explain/ in a run directory is found by itself
+    /// A folder that `vmbeauty explain` wrote, for its figures; may be repeated. explain/ in a run
+    /// directory is found by itself
     #[arg(long, value_name = "DIR")]
     explain: Vec<PathBuf>,
     /// Where the data set is, if it is not where the runs' configs say
     #[arg(long, value_name = "DIR", conflicts_with = "no_images")]
     data_root: Option<PathBuf>,
-    /// Show no face, only names: the licenses of data sets may ask for it where a report is passed on
+    /// Show no face, only names: the licenses of data sets may ask for it where a report is passed
+    /// on
     #[arg(long)]
     no_images: bool,
     /// What the report is called [default: the folders' names]
@@ -52,10 +56,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         explain: args.explain.clone(),
         title: args.title.clone(),
     })?;
-    let images = EmbeddedImages {
-        left_out: args.no_images,
-        data_root: args.data_root.clone(),
-    };
+    let images = EmbeddedImages { left_out: args.no_images, data_root: args.data_root.clone() };
     let files = write(&report, &args.output, &images)?;
     for note in &report.notes {
         say(&format!("note: {note}"));
@@ -68,10 +69,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         }
         false => print(&leaderboards(&report))?,
     }
-    let others: Vec<String> = files
-        .iter()
-        .map(|file| file.display().to_string())
-        .collect();
+    let others: Vec<String> = files.iter().map(|file| file.display().to_string()).collect();
     say(&format!("wrote {}", others.join(", ")));
     Ok(ExitCode::SUCCESS)
 }
@@ -116,10 +114,6 @@ fn leaderboards(report: &Report) -> String {
         ];
         text += &(table(&header, &rows) + "\n");
     }
-    let open = report
-        .runs
-        .iter()
-        .filter(|run| run.outcome().is_none())
-        .count();
+    let open = report.runs.iter().filter(|run| run.outcome().is_none()).count();
     text + &format!("{} runs, of which {open} are not done\n", report.runs.len())
 }

@@ -46,34 +46,19 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     let row = |name: &str, metrics: [i64; 3]| {
-        std::iter::once(name.to_string())
-            .chain(metrics.map(thousands))
-            .collect::<Vec<_>>()
+        std::iter::once(name.to_string()).chain(metrics.map(thousands)).collect::<Vec<_>>()
     };
     let mut rows: Vec<_> = summary
         .layers
         .iter()
         .map(|layer| {
-            let metrics = [
-                layer.parameters,
-                layer.multiply_adds,
-                layer.activation_bytes,
-            ];
+            let metrics = [layer.parameters, layer.multiply_adds, layer.activation_bytes];
             row(&layer.name, metrics)
         })
         .collect();
-    let total = [
-        summary.parameters,
-        summary.multiply_adds,
-        summary.activation_bytes,
-    ];
+    let total = [summary.parameters, summary.multiply_adds, summary.activation_bytes];
     rows.push(row("total", total));
-    let header = [
-        "layer",
-        "parameters",
-        "multiply-adds per image",
-        "activation bytes per image",
-    ];
+    let header = ["layer", "parameters", "multiply-adds per image", "activation bytes per image"];
     print(&format!(
         "{}{} FLOPs per image forward; a training step of {} images keeps {:.1} MiB of activations (float32)\n",
         table(&header, &rows),

@@ -54,7 +54,8 @@ pub fn run(args: &Args) -> Result<ExitCode> {
             let _ = io::copy(&mut io::stdin().lock(), &mut io::sink());
             stop.request();
             thread::sleep(GRACE);
-            // Without libtorch's tidying up, which other threads are in the way of. Files are whole at any moment.
+            // Without libtorch's tidying up, which other threads are in the way of. Files are whole
+            // at any moment.
             process::abort();
         });
     }
@@ -78,11 +79,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         true => observers(&config, &root, &console),
         false => Vec::new(),
     };
-    let options = Options {
-        resume: args.resume,
-        ranks,
-        stop,
-    };
+    let options = Options { resume: args.resume, ranks, stop };
     let outcome = train(&config, &root, options, &mut observers)?;
     drop(observers);
     if !first {
@@ -109,7 +106,8 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Those who watch a run in the folder `root`: a person or a program, and TensorBoard where the config wants it.
+/// Those who watch a run in the folder `root`: a person or a program, and TensorBoard where the
+/// config wants it.
 pub(super) fn observers(config: &Config, root: &Path, console: &Console) -> Vec<Box<dyn Observer>> {
     let watcher: Box<dyn Observer> = match console.is_json() {
         true => Box::new(EventLog::new(root, console.clone())),
@@ -141,10 +139,7 @@ fn report(outcome: &Outcome) -> String {
     let baselines = &outcome.baselines;
     let mut splits = vec![("val", outcome.val, baselines.val)];
     splits.extend(
-        outcome
-            .test
-            .zip(baselines.test)
-            .map(|(test, baselines)| ("test", test, baselines)),
+        outcome.test.zip(baselines.test).map(|(test, baselines)| ("test", test, baselines)),
     );
     for (split, model, baselines) in &splits {
         rows.push(row(split, "this model", &model.metrics));

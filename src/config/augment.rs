@@ -5,7 +5,8 @@ use super::names::names;
 use super::section::section;
 
 section! {
-    /// Random changes to training images, with torchvision's conventions. `data::TrainTransform` says in which order.
+    /// Random changes to training images, with torchvision's conventions. `data::TrainTransform`
+    /// says in which order.
     pub struct AugmentConfig {
         /// Probability of mirroring left and right.
         pub horizontal_flip: f64 = 0.5,
@@ -27,11 +28,11 @@ section! {
         pub gaussian_blur: BlurConfig = BlurConfig::default(),
         /// A rectangle that is painted over.
         pub random_erasing: ErasingConfig = ErasingConfig::default(),
-        /// Mixes each image and its score with another one of the batch: the share is drawn from Beta(a, a) with this a, once a
-        /// batch; 0 does not mix.
+        /// Mixes each image and its score with another one of the batch: the share is drawn from
+        /// Beta(a, a) with this a, once a batch; 0 does not mix.
         pub mixup: f64 = 0.0,
-        /// Pastes a rectangle of another image of the batch and mixes the scores by area: Beta(a, a) with this a; 0 does not.
-        /// With `mixup` too, each batch gets one of the two at random.
+        /// Pastes a rectangle of another image of the batch and mixes the scores by area: Beta(a,
+        /// a) with this a; 0 does not. With `mixup` too, each batch gets one of the two at random.
         pub cutmix: f64 = 0.0,
     }
 }
@@ -53,8 +54,8 @@ section! {
     pub struct TrivialAugmentConfig {
         /// Probability; the paper's is 1.
         pub probability: f64 = 0.0,
-        /// Part of the paper's largest shear, shift (of 224 pixels, in proportion for others) and rotation (135 degrees) that is
-        /// used. Less keeps faces upright.
+        /// Part of the paper's largest shear, shift (of 224 pixels, in proportion for others) and
+        /// rotation (135 degrees) that is used. Less keeps faces upright.
         pub geometry: f64 = 1.0,
     }
 }
@@ -126,9 +127,7 @@ impl AugmentConfig {
         }
         let [brightness, contrast, saturation, hue] = self.color_jitter;
         checks.require(
-            [brightness, contrast, saturation]
-                .iter()
-                .all(|change| (0.0..=1.0).contains(change))
+            [brightness, contrast, saturation].iter().all(|change| (0.0..=1.0).contains(change))
                 && (0.0..=0.5).contains(&hue),
             "data.augment.color_jitter",
             "brightness, contrast and saturation from 0 to 1 and hue from 0 to 0.5",
@@ -136,24 +135,15 @@ impl AugmentConfig {
         );
         self.affine.check(checks);
         let trivial = &self.trivial_augment;
-        checks.probability(
-            "data.augment.trivial_augment.probability",
-            trivial.probability,
-        );
+        checks.probability("data.augment.trivial_augment.probability", trivial.probability);
         checks.probability("data.augment.trivial_augment.geometry", trivial.geometry);
         checks.probability("data.augment.grayscale", self.grayscale);
         self.gaussian_blur.check(checks);
         self.random_erasing.check(checks);
-        for (key, alpha) in [
-            ("data.augment.mixup", self.mixup),
-            ("data.augment.cutmix", self.cutmix),
-        ] {
-            checks.require(
-                (0.0..=100.0).contains(&alpha),
-                key,
-                "between 0 and 100",
-                alpha,
-            );
+        for (key, alpha) in
+            [("data.augment.mixup", self.mixup), ("data.augment.cutmix", self.cutmix)]
+        {
+            checks.require((0.0..=100.0).contains(&alpha), key, "between 0 and 100", alpha);
         }
     }
 }
@@ -168,9 +158,7 @@ impl AffineConfig {
         );
         range(checks, "data.augment.affine.scale", self.scale, 0.1, 10.0);
         checks.require(
-            self.shear
-                .iter()
-                .all(|degrees| (0.0..=60.0).contains(degrees)),
+            self.shear.iter().all(|degrees| (0.0..=60.0).contains(degrees)),
             "data.augment.affine.shear",
             "[x, y], each from 0 to 60 degrees",
             format_args!("{:?}", self.shear),
@@ -187,13 +175,7 @@ impl BlurConfig {
             "an odd number up to 101",
             self.kernel_size,
         );
-        range(
-            checks,
-            "data.augment.gaussian_blur.sigma",
-            self.sigma,
-            0.01,
-            100.0,
-        );
+        range(checks, "data.augment.gaussian_blur.sigma", self.sigma, 0.01, 100.0);
     }
 }
 
@@ -201,13 +183,7 @@ impl ErasingConfig {
     fn check(&self, checks: &mut Checks) {
         checks.probability("data.augment.random_erasing.probability", self.probability);
         part_range(checks, "data.augment.random_erasing.scale", self.scale);
-        range(
-            checks,
-            "data.augment.random_erasing.ratio",
-            self.ratio,
-            0.01,
-            100.0,
-        );
+        range(checks, "data.augment.random_erasing.ratio", self.ratio, 0.01, 100.0);
     }
 }
 

@@ -20,11 +20,7 @@ impl Checks {
 
     /// Notes a problem; `message` begins with the key.
     pub fn fail(&mut self, key: &str, message: String) {
-        self.problems.push(Problem {
-            place: None,
-            key: key.into(),
-            message,
-        });
+        self.problems.push(Problem { place: None, key: key.into(), message });
     }
 
     /// A number from 0 to 1, both included. NaN is in no range.
@@ -71,10 +67,6 @@ impl Checks {
     }
 
     pub fn finish(self) -> Result<(), ConfigError> {
-        if self.problems.is_empty() {
-            Ok(())
-        } else {
-            Err(ConfigError::Invalid(self.problems))
-        }
+        if self.problems.is_empty() { Ok(()) } else { Err(ConfigError::Invalid(self.problems)) }
     }
 }

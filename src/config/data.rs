@@ -15,8 +15,9 @@ section! {
     /// The images and their ratings, and what is done to an image on its way to
     /// the model.
     pub struct DataConfig {
-        /// `synthetic` (synthetic faces, no file needed), `mebeauty`, `scut_fbp5500`, or your own images: `csv` (a table), or `folder`
-        /// (in folders named for their score, `3.5/anna.jpg` or `train/3.5/anna.jpg`).
+        /// `synthetic` (synthetic faces, no file needed), `mebeauty`, `scut_fbp5500`, or your own
+        /// images: `csv` (a table), or `folder` (in folders named for their score, `3.5/anna.jpg`
+        /// or `train/3.5/anna.jpg`).
         pub dataset: DatasetName = DatasetName::Synthetic,
         /// Folder of the data set; for `csv` the CSV file, or the folder that holds it. Needed
         /// by all but `synthetic`.
@@ -24,17 +25,17 @@ section! {
         /// Which published split: `official`; for `scut_fbp5500` one of `fold_1` to `fold_5`
         /// and `split_60_40`. Or, of any data set, a fold drawn from the seed: `fold_2_of_10`.
         pub split: String = "official".into(),
-        /// Seed of what the data set leaves open: folds, hold-outs and synthetic faces; `null` takes
-        /// `seed`. Set it to change the seed of the training alone.
+        /// Seed of what the data set leaves open: folds, hold-outs and synthetic faces; `null`
+        /// takes `seed`. Set it to change the seed of the training alone.
         pub seed: Option<u64> = None,
         /// Part of the training images held out for validation, where the data set names
         /// none.
         pub val_fraction: f64 = 0.1,
         /// Part of all images held out for the test: `csv` and `folder` that name no splits only.
         pub test_fraction: f64 = 0.1,
-        /// Read what each rater gave from the data set's spreadsheet (`scut_fbp5500`: `All_Ratings.xlsx`; `mebeauty`:
-        /// `scores/generic_scores_all_2022.xlsx`), for `train.loss: label_distribution`.
-        /// A `csv` names its columns in `data.csv.votes_columns`.
+        /// Read what each rater gave from the data set's spreadsheet (`scut_fbp5500`:
+        /// `All_Ratings.xlsx`; `mebeauty`: `scores/generic_scores_all_2022.xlsx`), for `train.loss:
+        /// label_distribution`. A `csv` names its columns in `data.csv.votes_columns`.
         pub votes: bool = false,
         /// An image in two parts of the split: `error` refuses to train, `drop` takes it from
         /// train (and val, if test has it), `allow` leaves it.
@@ -46,9 +47,11 @@ section! {
         /// How an image that is not square becomes so: `squash`, `crop` (short side, then
         /// center) or `pad`.
         pub resize: Resize = Resize::Squash,
-        /// What `crop` brings the short side to before it takes the center, in pixels, as 256 for 224; `null` is `image_size`.
+        /// What `crop` brings the short side to before it takes the center, in pixels, as 256 for
+        /// 224; `null` is `image_size`.
         pub short_side: Option<u32> = None,
-        /// Color, red, green and blue from 0 to 255, of the border of padded images and behind transparent pixels.
+        /// Color, red, green and blue from 0 to 255, of the border of padded images and behind
+        /// transparent pixels.
         pub background: [u8; 3] = [124, 116, 104],
         /// `bicubic` or `bilinear`, both antialiased.
         pub interpolation: Interpolation = Interpolation::Bicubic,
@@ -57,11 +60,14 @@ section! {
         pub normalize: Option<Normalize> = None,
         /// Threads that decode and augment. The images and their order do not depend on it.
         pub workers: usize = 2,
-        /// Keeps decoded images from one epoch to the next: `none`, `memory`, or `disk`, also for other runs.
+        /// Keeps decoded images from one epoch to the next: `none`, `memory`, or `disk`, also for
+        /// other runs.
         pub cache: Cache = Cache::None,
-        /// Folder of the `disk` cache; several processes may share it. `null` is `vm-beautynet/images` in the user's cache folder.
+        /// Folder of the `disk` cache; several processes may share it. `null` is
+        /// `vm-beautynet/images` in the user's cache folder.
         pub cache_dir: Option<PathBuf> = None,
-        /// Evaluation shows the model each image and its mirror image, and takes the mean of the two predictions.
+        /// Evaluation shows the model each image and its mirror image, and takes the mean of the
+        /// two predictions.
         pub test_time_flip: bool = false,
         /// Random changes to training images.
         pub augment: AugmentConfig = AugmentConfig::default(),
@@ -88,8 +94,9 @@ section! {
         pub person_column: String = "person".into(),
         /// How much the image counts, 0 or more. May be missing. Every loss weighs images by it.
         pub weight_column: String = "weight".into(),
-        /// Columns with what each rater gave the image; `rater_*` stands for all that begin so. Empty cells are raters who gave
-        /// nothing. Their mean is the score where there is no score column.
+        /// Columns with what each rater gave the image; `rater_*` stands for all that begin so.
+        /// Empty cells are raters who gave nothing. Their mean is the score where there is no score
+        /// column.
         pub votes_columns: Vec<String> = Vec::new(),
     }
 }
@@ -159,9 +166,7 @@ impl FromStr for Fold {
         });
         match numbers {
             Some((number, of)) if 1 <= number && number <= of && of >= 2 => Ok(Self { number, of }),
-            _ => Err(format!(
-                "must be fold_K_of_N with K from 1 to N and N at least 2, is {text}"
-            )),
+            _ => Err(format!("must be fold_K_of_N with K from 1 to N and N at least 2, is {text}")),
         }
     }
 }
@@ -170,14 +175,7 @@ impl DatasetName {
     /// The splits that can be named for this data set.
     pub fn splits(self) -> &'static [&'static str] {
         match self {
-            Self::ScutFbp5500 => &[
-                "fold_1",
-                "fold_2",
-                "fold_3",
-                "fold_4",
-                "fold_5",
-                "split_60_40",
-            ],
+            Self::ScutFbp5500 => &["fold_1", "fold_2", "fold_3", "fold_4", "fold_5", "split_60_40"],
             Self::Synthetic | Self::Mebeauty | Self::Csv | Self::Folder => &["official"],
         }
     }
@@ -278,11 +276,8 @@ impl DataConfig {
                 ("data.normalize.std", std, f32::MIN_POSITIVE),
             ] {
                 for value in values {
-                    let rule = if least > 0.0 {
-                        "finite numbers above 0"
-                    } else {
-                        "finite numbers"
-                    };
+                    let rule =
+                        if least > 0.0 { "finite numbers above 0" } else { "finite numbers" };
                     let holds = value >= least && value.is_finite();
                     checks.require(holds, key, rule, format_args!("{values:?}"));
                 }
@@ -311,10 +306,7 @@ impl CsvConfig {
             checks.require(!column.is_empty(), key, "the name of a column", "empty");
             for (other, name) in &columns[..index] {
                 if name == column {
-                    checks.fail(
-                        key,
-                        format!("{key} and {other} are the same column, {column}"),
-                    );
+                    checks.fail(key, format!("{key} and {other} are the same column, {column}"));
                 }
             }
         }

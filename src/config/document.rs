@@ -40,10 +40,7 @@ impl<'a> Document<'a> {
 
     /// `a.b=1` as the document `{a: {b: 1}}`.
     pub fn set(text: &str) -> Result<Self, ConfigError> {
-        let wrong = |message: String| ConfigError::Override {
-            text: text.to_owned(),
-            message,
-        };
+        let wrong = |message: String| ConfigError::Override { text: text.to_owned(), message };
         let (key, value) = text
             .split_once('=')
             .ok_or_else(|| wrong("must be key.path=value, for example train.epochs=5".into()))?;
@@ -98,11 +95,7 @@ impl<'a> Document<'a> {
                     let keys = list(keys);
                     format!("{section} is empty; give it keys ({keys}) or remove it")
                 }
-                _ => format!(
-                    "{section} must be a map ({}), is {}",
-                    list(keys),
-                    flow(value)
-                ),
+                _ => format!("{section} must be a map ({}), is {}", list(keys), flow(value)),
             };
             return vec![self.problem(section, "", message)];
         };
@@ -135,16 +128,9 @@ impl<'a> Document<'a> {
 
     /// `name` stays in one piece: a key with a dot in it is looked up as such.
     fn problem(&self, section: &str, name: &str, message: String) -> Problem {
-        let path: Vec<&str> = section
-            .split('.')
-            .chain([name])
-            .filter(|key| !key.is_empty())
-            .collect();
-        Problem {
-            place: Some(self.place(&path)),
-            key: path.join("."),
-            message,
-        }
+        let path: Vec<&str> =
+            section.split('.').chain([name]).filter(|key| !key.is_empty()).collect();
+        Problem { place: Some(self.place(&path)), key: path.join("."), message }
     }
 }
 
@@ -226,11 +212,7 @@ mod tests {
             &[],
             "a.yaml:4: unknown key train.epoch; did you mean train.epochs?",
         );
-        assert_error(
-            "modle: {}",
-            &[],
-            "a.yaml:1: unknown key modle; did you mean model?",
-        );
+        assert_error("modle: {}", &[], "a.yaml:1: unknown key modle; did you mean model?");
         assert_error(
             "data: {normalize: {means: [0, 0, 0]}}",
             &[],
@@ -241,15 +223,9 @@ mod tests {
     #[test]
     fn a_key_in_the_wrong_section_is_sent_to_the_right_one() {
         for (text, expected) in [
-            (
-                "train: {lr: 1}",
-                "train.lr; did you mean train.optimizer.lr?",
-            ),
+            ("train: {lr: 1}", "train.lr; did you mean train.optimizer.lr?"),
             ("epochs: 3", "epochs; did you mean train.epochs?"),
-            (
-                "model: {q: 1}",
-                "model.q; known here are vit, mamba, fusion, head",
-            ),
+            ("model: {q: 1}", "model.q; known here are vit, mamba, fusion, head"),
         ] {
             assert_error(text, &[], &format!("a.yaml:1: unknown key {expected}"));
         }
@@ -260,10 +236,7 @@ mod tests {
         let error = load("nane: a\ndata:\n  rot: x\n", &["train.epoch=3"]).unwrap_err();
         let places = error.problems().iter().map(|problem| problem.place.clone());
         let expected = ["a.yaml:1", "a.yaml:3", "--set train.epoch=3"];
-        assert!(
-            places.eq(expected.map(|place| Some(place.to_owned()))),
-            "{error}"
-        );
+        assert!(places.eq(expected.map(|place| Some(place.to_owned()))), "{error}");
     }
 
     #[test]

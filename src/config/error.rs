@@ -70,11 +70,7 @@ impl ConfigError {
     }
 
     pub(super) fn single(key: impl Into<String>, message: impl Into<String>) -> Self {
-        Self::Invalid(vec![Problem {
-            place: None,
-            key: key.into(),
-            message: message.into(),
-        }])
+        Self::Invalid(vec![Problem { place: None, key: key.into(), message: message.into() }])
     }
 
     /// The same for keys that stand in `section`: both the keys and the sentences,

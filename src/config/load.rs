@@ -21,10 +21,8 @@ impl Config {
     /// # Errors
     /// Anything wrong with the file, a key or a value.
     pub fn load(path: &Path, overrides: &[String]) -> Result<Self, ConfigError> {
-        let text = fs::read_to_string(path).map_err(|source| ConfigError::Read {
-            path: path.to_owned(),
-            source,
-        })?;
+        let text = fs::read_to_string(path)
+            .map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
         Self::from_yaml(&text, &path.display().to_string(), overrides)
     }
 
@@ -49,9 +47,7 @@ impl Config {
         }
         let config: Self = serde_path_to_error::deserialize(merged)
             .map_err(|error| with_places(wrong_type(&error), &documents))?;
-        config
-            .validate()
-            .map_err(|error| with_places(error, &documents))?;
+        config.validate().map_err(|error| with_places(error, &documents))?;
         Ok(config)
     }
 
@@ -73,9 +69,7 @@ fn with_places(error: ConfigError, documents: &[Document]) -> ConfigError {
     };
     for problem in &mut problems {
         let path: Vec<&str> = problem.key.split('.').collect();
-        let stated = documents
-            .iter()
-            .rfind(|document| document.states(&problem.key));
+        let stated = documents.iter().rfind(|document| document.states(&problem.key));
         let document = stated.or(documents.first());
         problem.place = document.map(|document| document.place(&path));
     }
@@ -105,13 +99,9 @@ fn wrong_type(error: &serde_path_to_error::Error<serde_yaml::Error>) -> ConfigEr
 /// Serde's `invalid type: string "many", expected usize` for people who do not write
 /// Rust; `None` for a message of another kind.
 fn plain_words(message: &str) -> Option<String> {
-    let (found, expected) = message
-        .strip_prefix("invalid ")?
-        .split_once(", expected ")?;
-    let found = ["type: ", "value: "]
-        .iter()
-        .find_map(|kind| found.strip_prefix(kind))
-        .unwrap_or(found); // "length 3"
+    let (found, expected) = message.strip_prefix("invalid ")?.split_once(", expected ")?;
+    let found =
+        ["type: ", "value: "].iter().find_map(|kind| found.strip_prefix(kind)).unwrap_or(found); // "length 3"
     let found = match found {
         "unit value" => "empty".to_owned(),
         found => found.replace('`', ""),
@@ -210,18 +200,12 @@ mod tests {
                 "train: {epochs: -1}",
                 "train.epochs must be a whole number of 0 or more, is integer -1",
             ),
-            (
-                "train: {epochs: }",
-                "train.epochs must be a whole number of 0 or more, is empty",
-            ),
+            ("train: {epochs: }", "train.epochs must be a whole number of 0 or more, is empty"),
             (
                 "model: {head: {hidden: [1, x]}}",
                 "model.head.hidden[1] must be a whole number, is string \"x\"",
             ),
-            (
-                "data: {verify: 3}",
-                "data.verify must be true or false, is integer 3",
-            ),
+            ("data: {verify: 3}", "data.verify must be true or false, is integer 3"),
             (
                 "name: 3",
                 "name must be a text (in quotes if it looks like something else), is integer 3",
@@ -267,11 +251,7 @@ mod tests {
                 "model.vit.name: unknown backbone vit_tiny_patch16; ",
                 "did you mean vit_tiny_patch16_224?",
             ),
-            (
-                "device: gpu",
-                "device must be auto, cpu, ",
-                "cuda or cuda:N, is gpu",
-            ),
+            ("device: gpu", "device must be auto, cpu, ", "cuda or cuda:N, is gpu"),
         ] {
             let error = load(text, &[]).unwrap_err().to_string();
             assert!(error.starts_with(&format!("a.yaml:1: {key}")), "{error}");
@@ -321,15 +301,9 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let missing = dir.path().join("none.yaml");
         let error = Config::load(&missing, &[]).unwrap_err().to_string();
-        assert!(
-            error.ends_with("none.yaml: there is no such file"),
-            "{error}"
-        );
+        assert!(error.ends_with("none.yaml: there is no such file"), "{error}");
         let error = Config::load(dir.path(), &[]).unwrap_err().to_string();
-        assert!(
-            error.ends_with("it is a folder, a YAML file is needed"),
-            "{error}"
-        );
+        assert!(error.ends_with("it is a folder, a YAML file is needed"), "{error}");
     }
 
     #[test]

@@ -13,10 +13,7 @@ use serde::de::{self, DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqA
 pub(super) fn line_of(text: &str, path: &[&str]) -> Option<usize> {
     (1..=path.len()).rev().find_map(|depth| {
         let found = Cell::new(false);
-        let find = Find {
-            path: &path[..depth],
-            found: &found,
-        };
+        let find = Find { path: &path[..depth], found: &found };
         let stop = find.deserialize(serde_yaml::Deserializer::from_str(text));
         let location = stop.err().filter(|_| found.get())?.location()?;
         Some(location.line())
@@ -49,16 +46,10 @@ impl<'de> Visitor<'de> for Find<'_> {
         let Some((wanted, rest)) = self.path.split_first() else {
             return Ok(());
         };
-        let key = || IsKey {
-            wanted,
-            stop: rest.is_empty().then_some(self.found),
-        };
+        let key = || IsKey { wanted, stop: rest.is_empty().then_some(self.found) };
         while let Some(matches) = map.next_key_seed(key())? {
             if matches {
-                map.next_value_seed(Find {
-                    path: rest,
-                    found: self.found,
-                })?;
+                map.next_value_seed(Find { path: rest, found: self.found })?;
             } else {
                 map.next_value::<IgnoredAny>()?;
             }

@@ -7,13 +7,14 @@ use super::section::section;
 section! {
     /// How `train.loss: label_distribution` learns from the raters' votes.
     pub struct LabelDistributionConfig {
-        /// Ratings, evenly spaced over `range`, whose probabilities the head gives; their mean is the prediction. As many as a
-        /// rater could choose from are enough: 5 for 1 to 5. A vote between two is shared by them.
+        /// Ratings, evenly spaced over `range`, whose probabilities the head gives; their mean is
+        /// the prediction. As many as a rater could choose from are enough: 5 for 1 to 5. A vote
+        /// between two is shared by them.
         pub bins: i64 = 10,
         /// The lowest and the highest of them; `null` takes those of the training images' votes.
         pub range: Option<[f64; 2]> = None,
-        /// Weight of the absolute error of the mean, in standard deviations of the training scores, beside the divergence from
-        /// the votes. It is all that images without votes have.
+        /// Weight of the absolute error of the mean, in standard deviations of the training scores,
+        /// beside the divergence from the votes. It is all that images without votes have.
         pub expectation_weight: f64 = 1.0,
     }
 }
@@ -29,8 +30,8 @@ names! {
         L1 = "l1",
         /// One minus Pearson's correlation over the batch.
         Pearson = "pearson",
-        /// Divergence of a predicted distribution from that of the raters' votes, and the error of its mean (DLDL-v2, Gao et al.,
-        /// IJCAI 2018, after arXiv 1611.01731).
+        /// Divergence of a predicted distribution from that of the raters' votes, and the error of
+        /// its mean (DLDL-v2, Gao et al., IJCAI 2018, after arXiv 1611.01731).
         LabelDistribution = "label_distribution",
     }
 }
@@ -48,9 +49,6 @@ impl LabelDistributionConfig {
                 format_args!("[{low}, {high}]"),
             );
         }
-        checks.not_negative(
-            "train.label_distribution.expectation_weight",
-            self.expectation_weight,
-        );
+        checks.not_negative("train.label_distribution.expectation_weight", self.expectation_weight);
     }
 }

@@ -78,11 +78,7 @@ impl Config {
     /// # Errors
     /// Names the key whose value does not fit the preset.
     pub fn vit_shape(&self) -> Result<Option<BackboneShape>, ConfigError> {
-        self.shape(
-            "model.vit",
-            &self.model.vit,
-            self.model.fusion.strategy.uses_vit(),
-        )
+        self.shape("model.vit", &self.model.vit, self.model.fusion.strategy.uses_vit())
     }
 
     /// The Vision Mamba branch as built; `None` if the fusion strategy leaves it out.
@@ -90,11 +86,7 @@ impl Config {
     /// # Errors
     /// Names the key whose value does not fit the preset.
     pub fn mamba_shape(&self) -> Result<Option<BackboneShape>, ConfigError> {
-        self.shape(
-            "model.mamba",
-            &self.model.mamba,
-            self.model.fusion.strategy.uses_mamba(),
-        )
+        self.shape("model.mamba", &self.model.mamba, self.model.fusion.strategy.uses_mamba())
     }
 
     fn shape(
@@ -113,8 +105,9 @@ impl Config {
         Ok(Some(shape))
     }
 
-    /// Checks that the branches take the images that the data set gives: `data.image_size` on a side. Not part of
-    /// [`validate`](Self::validate), for a tensor of another size can be put in directly.
+    /// Checks that the branches take the images that the data set gives: `data.image_size` on a
+    /// side. Not part of [`validate`](Self::validate), for a tensor of another size can be put in
+    /// directly.
     ///
     /// # Errors
     /// Names the branch's key.
@@ -161,12 +154,7 @@ impl Config {
         if self.train.loss != Loss::LabelDistribution {
             return;
         }
-        let DataConfig {
-            dataset,
-            votes,
-            ref csv,
-            ..
-        } = self.data;
+        let DataConfig { dataset, votes, ref csv, .. } = self.data;
         let remedy = match dataset {
             DatasetName::Synthetic => None,
             DatasetName::Mebeauty | DatasetName::ScutFbp5500 => {
@@ -193,16 +181,12 @@ impl Config {
     /// More frozen blocks than there are would be a mistake in one number or the other.
     fn check_frozen(&self, checks: &mut Checks) {
         let freeze = &self.train.freeze;
-        for (branch, frozen, shape) in [
-            ("vit", freeze.vit, self.vit_shape()),
-            ("mamba", freeze.mamba, self.mamba_shape()),
-        ] {
+        for (branch, frozen, shape) in
+            [("vit", freeze.vit, self.vit_shape()), ("mamba", freeze.mamba, self.mamba_shape())]
+        {
             if let (FrozenBlocks::First(blocks), Ok(Some(shape))) = (frozen, shape) {
                 let key = format!("train.freeze.{branch}");
-                let rule = format!(
-                    "all, or at most the depth of model.{branch}, {}",
-                    shape.depth
-                );
+                let rule = format!("all, or at most the depth of model.{branch}, {}", shape.depth);
                 checks.require(blocks as u64 <= shape.depth as u64, &key, rule, blocks);
             }
         }
@@ -254,9 +238,7 @@ impl Serialize for Device {
 
 impl<'de> Deserialize<'de> for Device {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer)?
-            .parse()
-            .map_err(de::Error::custom)
+        String::deserialize(deserializer)?.parse().map_err(de::Error::custom)
     }
 }
 
@@ -373,11 +355,7 @@ mod tests {
             "data={dataset: mebeauty, votes: true, root: x}",
             "data={dataset: csv, root: x, csv: {votes_columns: [rater_*]}}",
         ] {
-            assert!(
-                config(&[loss, dataset]).is_ok(),
-                "{:?}",
-                messages(&[loss, dataset])
-            );
+            assert!(config(&[loss, dataset]).is_ok(), "{:?}", messages(&[loss, dataset]));
         }
     }
 
@@ -386,34 +364,23 @@ mod tests {
         let says = "must be a multiple of the patch size 16, is";
         assert_eq!(
             messages(&["data.image_size=100"]),
-            [format!(
-                "data.image_size {says} 100; the nearest that fits is 96 or 112"
-            )]
+            [format!("data.image_size {says} 100; the nearest that fits is 96 or 112")]
         );
         assert_eq!(
             messages(&["model.vit.image_size=10"]),
-            [format!(
-                "model.vit.image_size {says} 10; the nearest that fits is 16"
-            )]
+            [format!("model.vit.image_size {says} 10; the nearest that fits is 16")]
         );
     }
 
     #[test]
     fn a_problem_of_both_branches_is_told_once() {
-        assert_eq!(
-            messages(&["data.image_size=0"]),
-            ["data.image_size must be at least 1, is 0"]
-        );
+        assert_eq!(messages(&["data.image_size=0"]), ["data.image_size must be at least 1, is 0"]);
     }
 
     #[test]
     fn a_branch_that_is_left_out_need_not_fit_the_images() {
         assert!(config(&["model.mamba.patch_size=15"]).is_err());
-        config(&[
-            "model.mamba.patch_size=15",
-            "model.fusion.strategy=vit_only",
-        ])
-        .unwrap();
+        config(&["model.mamba.patch_size=15", "model.fusion.strategy=vit_only"]).unwrap();
     }
 
     #[test]
@@ -451,10 +418,7 @@ mod tests {
         let expected = "model.vit.name must be one of vit_tiny_patch16_224, ";
         assert!(swapped[0].starts_with(expected), "{swapped:?}");
         assert!(!swapped[0].contains("vim_small"), "{swapped:?}");
-        assert_eq!(
-            messages(&["model.mamba.name=deit_tiny_patch16_224"]).len(),
-            1
-        );
+        assert_eq!(messages(&["model.mamba.name=deit_tiny_patch16_224"]).len(), 1);
     }
 
     #[test]
@@ -467,10 +431,8 @@ mod tests {
         config(&[scut[0], scut[1], "data.split=fold_3"]).unwrap();
         assert_eq!(
             messages(&[scut[0], scut[1], "data.split=fold1"]),
-            [
-                "data.split of scut_fbp5500 must be one of fold_1, fold_2, fold_3, fold_4, fold_5, \
-              split_60_40, is fold1; did you mean fold_1?"
-            ]
+            ["data.split of scut_fbp5500 must be one of fold_1, fold_2, fold_3, fold_4, fold_5, \
+              split_60_40, is fold1; did you mean fold_1?"]
         );
     }
 
@@ -483,23 +445,11 @@ mod tests {
         ])
         .unwrap();
         let vit = config.vit_shape().unwrap().unwrap();
-        assert_eq!(
-            (vit.kind, vit.image_size, vit.patch_size),
-            (BackboneKind::Vit, 96, 16)
-        );
-        assert_eq!(
-            (vit.embed_dim, vit.depth, vit.num_heads, vit.d_state),
-            (384, 3, 6, 0)
-        );
-        assert_eq!(
-            (vit.mean, vit.drop_path, vit.patches()),
-            ([0.5; 3], 0.3, 36)
-        );
+        assert_eq!((vit.kind, vit.image_size, vit.patch_size), (BackboneKind::Vit, 96, 16));
+        assert_eq!((vit.embed_dim, vit.depth, vit.num_heads, vit.d_state), (384, 3, 6, 0));
+        assert_eq!((vit.mean, vit.drop_path, vit.patches()), ([0.5; 3], 0.3, 36));
         let mamba = config.mamba_shape().unwrap().unwrap();
-        assert_eq!(
-            (mamba.kind, mamba.image_size, mamba.patch_size),
-            (BackboneKind::Vim, 32, 8)
-        );
+        assert_eq!((mamba.kind, mamba.image_size, mamba.patch_size), (BackboneKind::Vim, 32, 8));
         assert_eq!((mamba.embed_dim, mamba.depth, mamba.d_state), (192, 24, 4));
         assert_eq!(mamba.mean, [0.485, 0.456, 0.406]);
     }

@@ -47,9 +47,9 @@ section! {
         pub image_size: Option<i64> = None,
         /// Side of a patch, in pixels; `null` as the preset.
         pub patch_size: Option<i64> = None,
-        /// How pixels become tokens: `patchify` (one projection of each patch, as published) or `conv` (3x3
-        /// convolutions, each halving the side, down to a point for each patch; arXiv 2106.14881), which
-        /// learns more from few images.
+        /// How pixels become tokens: `patchify` (one projection of each patch, as published) or
+        /// `conv` (3x3 convolutions, each halving the side, down to a point for each patch; arXiv
+        /// 2106.14881), which learns more from few images.
         pub stem: Stem = Stem::Patchify,
         /// Width of the tokens; `null` as the preset.
         pub embed_dim: Option<i64> = None,
@@ -144,7 +144,8 @@ pub struct BackboneShape {
     pub patch_size: i64,
     /// Pixels from one patch to the next.
     pub stride: i64,
-    /// How pixels become tokens. A convolutional one has a power of two of at least 2 for `patch_size` and `stride`.
+    /// How pixels become tokens. A convolutional one has a power of two of at least 2 for
+    /// `patch_size` and `stride`.
     pub stem: Stem,
     /// Width of the tokens and of the feature vector; a multiple of `num_heads`.
     pub embed_dim: i64,
@@ -194,10 +195,7 @@ impl BackboneConfig {
                 Some(known) => format!("did you mean {known}?"),
                 None => format!("known are {}", preset_names(|_| true)),
             };
-            ConfigError::single(
-                "name",
-                format!("name: unknown backbone {}; {message}", self.name),
-            )
+            ConfigError::single("name", format!("name: unknown backbone {}; {message}", self.name))
         })?;
         let patch_size = self.patch_size.unwrap_or(preset.patch_size);
         let shape = BackboneShape {
@@ -311,17 +309,12 @@ fn untiled(shape: &BackboneShape) -> Option<String> {
         true => patch.to_string(),
         false => format!("{below} or {}", below + stride),
     };
-    Some(format!(
-        "image_size must be {rule}, is {size}; the nearest that fits is {fitting}"
-    ))
+    Some(format!("image_size must be {rule}, is {size}; the nearest that fits is {fitting}"))
 }
 
 fn preset_names(wanted: impl Fn(BackboneKind) -> bool) -> String {
-    let names: Vec<&str> = PRESETS
-        .iter()
-        .filter(|preset| wanted(preset.kind))
-        .map(|preset| preset.name)
-        .collect();
+    let names: Vec<&str> =
+        PRESETS.iter().filter(|preset| wanted(preset.kind)).map(|preset| preset.name).collect();
     names.join(", ")
 }
 

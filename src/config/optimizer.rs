@@ -9,18 +9,21 @@ section! {
     pub struct OptimizerConfig {
         /// `adamw`, `sgd` or `lion`.
         pub name: OptimizerName = OptimizerName::Adamw,
-        /// Learning rate after warm-up. `lion` wants a third to a tenth of AdamW's, and as many times its weight decay.
+        /// Learning rate after warm-up. `lion` wants a third to a tenth of AdamW's, and as many
+        /// times its weight decay.
         pub lr: f64 = 1e-4,
         /// Learning rate of the two backbones; `null` is `lr`.
         pub backbone_lr: Option<f64> = None,
         /// Factor on the rate from each block of a backbone to the one below it, down to the
         /// embeddings; 1 is one rate for all.
         pub layer_decay: f64 = 1.0,
-        /// Weight decay. Of `adamw` and `lion` it is decoupled: a weight shrinks by `lr * weight_decay`. Of `sgd` it is
-        /// PyTorch's: `weight_decay` times the weight is added to the gradient, so momentum carries it. Biases, norms, tokens,
-        /// position embeddings and the scan's A and D are not decayed.
+        /// Weight decay. Of `adamw` and `lion` it is decoupled: a weight shrinks by `lr *
+        /// weight_decay`. Of `sgd` it is PyTorch's: `weight_decay` times the weight is added to the
+        /// gradient, so momentum carries it. Biases, norms, tokens, position embeddings and the
+        /// scan's A and D are not decayed.
         pub weight_decay: f64 = 0.05,
-        /// Decay rates of the moments; `null` is `[0.9, 0.999]` for `adamw` and `[0.9, 0.99]` for `lion`. `sgd` has none.
+        /// Decay rates of the moments; `null` is `[0.9, 0.999]` for `adamw` and `[0.9, 0.99]` for
+        /// `lion`. `sgd` has none.
         pub betas: Option<[f64; 2]> = None,
         /// Added to the root of the second moment by `adamw`.
         pub eps: f64 = 1e-8,
@@ -64,12 +67,7 @@ impl OptimizerConfig {
         }
         let decay = self.layer_decay;
         let holds = 0.0 < decay && decay <= 1.0;
-        checks.require(
-            holds,
-            "train.optimizer.layer_decay",
-            "above 0 and at most 1",
-            decay,
-        );
+        checks.require(holds, "train.optimizer.layer_decay", "above 0 and at most 1", decay);
         checks.not_negative("train.optimizer.weight_decay", self.weight_decay);
         let betas = self.betas();
         checks.require(

@@ -40,8 +40,8 @@ pub struct Preset {
     pub mean: [f32; 3],
     /// Standard deviation by channel of the normalization.
     pub std: [f32; 3],
-    /// Published weights of these sizes: names on timm's hub, and of DeiT's and Vim's files (`.pth`).
-    /// The first is the one that most people mean.
+    /// Published weights of these sizes: names on timm's hub, and of DeiT's and Vim's files
+    /// (`.pth`). The first is the one that most people mean.
     pub published: &'static [&'static str],
 }
 
@@ -125,20 +125,14 @@ pub const PRESETS: &[Preset] = &[
         SMALL,
         (16, 224),
         AUGREG,
-        &[
-            "vit_small_patch16_224.augreg_in21k_ft_in1k",
-            "vit_small_patch16_224.augreg_in1k",
-        ],
+        &["vit_small_patch16_224.augreg_in21k_ft_in1k", "vit_small_patch16_224.augreg_in1k"],
     ),
     vit(
         "vit_small_patch16_384",
         SMALL,
         (16, 384),
         AUGREG,
-        &[
-            "vit_small_patch16_384.augreg_in21k_ft_in1k",
-            "vit_small_patch16_384.augreg_in1k",
-        ],
+        &["vit_small_patch16_384.augreg_in21k_ft_in1k", "vit_small_patch16_384.augreg_in1k"],
     ),
     vit(
         "vit_base_patch16_224",
@@ -156,60 +150,33 @@ pub const PRESETS: &[Preset] = &[
         BASE,
         (16, 384),
         AUGREG,
-        &[
-            "vit_base_patch16_384.augreg_in21k_ft_in1k",
-            "vit_base_patch16_384.augreg_in1k",
-        ],
+        &["vit_base_patch16_384.augreg_in21k_ft_in1k", "vit_base_patch16_384.augreg_in1k"],
     ),
     vit(
         "deit_tiny_patch16_224",
         TINY,
         (16, 224),
         IMAGENET,
-        &[
-            "deit_tiny_patch16_224.fb_in1k",
-            "deit_tiny_patch16_224-a1311bcf.pth",
-        ],
+        &["deit_tiny_patch16_224.fb_in1k", "deit_tiny_patch16_224-a1311bcf.pth"],
     ),
     vit(
         "deit_small_patch16_224",
         SMALL,
         (16, 224),
         IMAGENET,
-        &[
-            "deit_small_patch16_224.fb_in1k",
-            "deit_small_patch16_224-cd65a155.pth",
-        ],
+        &["deit_small_patch16_224.fb_in1k", "deit_small_patch16_224-cd65a155.pth"],
     ),
     vit(
         "deit_base_patch16_224",
         BASE,
         (16, 224),
         IMAGENET,
-        &[
-            "deit_base_patch16_224.fb_in1k",
-            "deit_base_patch16_224-b5f2ef4d.pth",
-        ],
+        &["deit_base_patch16_224.fb_in1k", "deit_base_patch16_224-b5f2ef4d.pth"],
     ),
     vit("vit_micro_patch8_64", (96, 4, 3), (8, 64), IMAGENET, &[]),
-    vim(
-        "vim_tiny_patch16_224",
-        VIM_TINY,
-        (16, 16, 224),
-        &["vim_t_midclstok_76p1acc.pth"],
-    ),
-    vim(
-        "vim_small_patch16_224",
-        VIM_SMALL,
-        (16, 16, 224),
-        &["vim_s_midclstok_80p5acc.pth"],
-    ),
-    vim(
-        "vim_base_patch16_224",
-        VIM_BASE,
-        (16, 16, 224),
-        &["vim_b_midclstok_81p9acc.pth"],
-    ),
+    vim("vim_tiny_patch16_224", VIM_TINY, (16, 16, 224), &["vim_t_midclstok_76p1acc.pth"]),
+    vim("vim_small_patch16_224", VIM_SMALL, (16, 16, 224), &["vim_s_midclstok_80p5acc.pth"]),
+    vim("vim_base_patch16_224", VIM_BASE, (16, 16, 224), &["vim_b_midclstok_81p9acc.pth"]),
     vim(
         "vim_tiny_patch16_stride8_224",
         VIM_TINY,
@@ -254,10 +221,7 @@ mod tests {
             };
             let sizes = format!("_patch{}{stride}_{}", preset.patch_size, preset.image_size);
             assert!(preset.name.ends_with(&sizes), "{}", preset.name);
-            assert_eq!(
-                preset.name.starts_with("vim_"),
-                preset.kind == BackboneKind::Vim
-            );
+            assert_eq!(preset.name.starts_with("vim_"), preset.kind == BackboneKind::Vim);
         }
     }
 
@@ -279,20 +243,13 @@ mod tests {
     fn published_files_have_the_presets_size_in_their_name() {
         for preset in PRESETS {
             for file in preset.published {
-                let letter = preset
-                    .name
-                    .split('_')
-                    .nth(1)
-                    .and_then(|size| size.chars().next());
+                let letter = preset.name.split('_').nth(1).and_then(|size| size.chars().next());
                 let named = match preset.kind {
                     BackboneKind::Vit => file.starts_with(preset.name),
                     BackboneKind::Vim => file.starts_with(&format!("vim_{}_", letter.unwrap())),
                 };
                 assert!(named, "{}: {file}", preset.name);
-                assert_eq!(
-                    file.contains("_ft_7") || file.contains("_ft_8"),
-                    preset.stride == 8
-                );
+                assert_eq!(file.contains("_ft_7") || file.contains("_ft_8"), preset.stride == 8);
             }
             let ours =
                 preset.name.contains("micro") || preset.name == "vim_base_patch16_stride8_224";

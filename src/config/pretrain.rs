@@ -7,7 +7,8 @@ use super::model::BackboneShape;
 use super::section::section;
 
 section! {
-    /// What `vmbeauty pretrain` does: masked image modeling (SimMIM, arXiv 2111.09886) of the backbones.
+    /// What `vmbeauty pretrain` does: masked image modeling (SimMIM, arXiv 2111.09886) of the
+    /// backbones.
     pub struct PretrainConfig {
         /// Passes over the training images, of each backbone.
         pub epochs: usize = 400,
@@ -17,17 +18,20 @@ section! {
         pub mask_ratio: f64 = 0.6,
         /// Side of a masked square, in patches.
         pub mask_patch: i64 = 1,
-        /// Predict each patch's pixels relative to its own mean and deviation (as MAE, arXiv 2111.06377); `false`: the pixels as
-        /// the backbone gets them.
+        /// Predict each patch's pixels relative to its own mean and deviation (as MAE, arXiv
+        /// 2111.06377); `false`: the pixels as the backbone gets them.
         pub normalized_pixels: bool = true,
-        /// Weight of a second task, beside the masked patches' pixels: the class token, whose output is the feature that a rating is
-        /// made of, predicts the mean color of every masked patch. 0 leaves that token's output untrained, as SimMIM does.
+        /// Weight of a second task, beside the masked patches' pixels: the class token, whose
+        /// output is the feature that a rating is made of, predicts the mean color of every masked
+        /// patch. 0 leaves that token's output untrained, as SimMIM does.
         pub class_token_weight: f64 = 1.0,
         /// Learning rate of `adamw` after warm-up; its betas are 0.9 and 0.95.
         pub lr: f64 = 1e-3,
-        /// Decoupled weight decay. Biases, norms, tokens, position embeddings and the scan's A and D are not decayed.
+        /// Decoupled weight decay. Biases, norms, tokens, position embeddings and the scan's A and
+        /// D are not decayed.
         pub weight_decay: f64 = 0.05,
-        /// Epochs, or parts of one, in which the rate rises from 0; then it falls along half a cosine.
+        /// Epochs, or parts of one, in which the rate rises from 0; then it falls along half a
+        /// cosine.
         pub warmup_epochs: f64 = 10.0,
         /// Rate at the end.
         pub min_lr: f64 = 1e-5,
@@ -68,8 +72,9 @@ impl PretrainConfig {
         }
     }
 
-    /// Checks that a backbone's images can be masked so: some squares hidden, some left. Not part of the config's own check, which
-    /// must let pass what a training without pretraining needs not.
+    /// Checks that a backbone's images can be masked so: some squares hidden, some left. Not part
+    /// of the config's own check, which must let pass what a training without pretraining needs
+    /// not.
     ///
     /// # Errors
     /// Names the key.

@@ -74,12 +74,7 @@ fn describe(section: &str, keys: &[Key], defaults: &Value, rows: &mut Vec<KeyRef
             None => rows.push(KeyReference {
                 key: path,
                 default: flow(default),
-                doc: key
-                    .doc
-                    .iter()
-                    .map(|line| line.trim())
-                    .collect::<Vec<_>>()
-                    .join(" "),
+                doc: key.doc.iter().map(|line| line.trim()).collect::<Vec<_>>().join(" "),
             }),
         }
     }
@@ -101,15 +96,10 @@ pub(super) fn flow(value: &Value) -> String {
             format!("[{}]", items.join(", "))
         }
         Value::Mapping(map) => {
-            let pairs = map
-                .iter()
-                .map(|(key, value)| format!("{}: {}", flow(key), flow(value)));
+            let pairs = map.iter().map(|(key, value)| format!("{}: {}", flow(key), flow(value)));
             format!("{{{}}}", pairs.collect::<Vec<_>>().join(", "))
         }
-        scalar => serde_yaml::to_string(scalar)
-            .unwrap_or_default()
-            .trim_end()
-            .to_owned(),
+        scalar => serde_yaml::to_string(scalar).unwrap_or_default().trim_end().to_owned(),
     }
 }
 
@@ -131,11 +121,7 @@ mod tests {
     #[test]
     fn every_key_of_a_written_config_is_in_the_reference() {
         let mut keys = Vec::new();
-        leaves(
-            "",
-            &serde_yaml::to_value(Config::default()).unwrap(),
-            &mut keys,
-        );
+        leaves("", &serde_yaml::to_value(Config::default()).unwrap(), &mut keys);
         let described: Vec<String> = reference().into_iter().map(|row| row.key).collect();
         assert_eq!(described, keys);
     }

@@ -8,15 +8,18 @@ use super::section::section;
 section! {
     /// How the rates change over the run.
     pub struct ScheduleConfig {
-        /// `cosine`, `linear`, `step` or `constant`, after warm-up; by optimizer step, not by epoch.
+        /// `cosine`, `linear`, `step` or `constant`, after warm-up; by optimizer step, not by
+        /// epoch.
         pub name: ScheduleName = ScheduleName::Cosine,
         /// Epochs, or parts of one, in which the rate rises from 0.
         pub warmup_epochs: f64 = 2.0,
         /// Rate at the end of `cosine` and `linear`, and the least rate of `step`.
         pub min_lr: f64 = 1e-6,
-        /// Epochs, or parts of one, after each of which `step` multiplies the rate by `gamma`; counted from the run's start.
+        /// Epochs, or parts of one, after each of which `step` multiplies the rate by `gamma`;
+        /// counted from the run's start.
         pub step_epochs: f64 = 10.0,
-        /// Epochs, or parts of one, at which `step` does so instead, in rising order; `[]` takes `step_epochs`.
+        /// Epochs, or parts of one, at which `step` does so instead, in rising order; `[]` takes
+        /// `step_epochs`.
         pub milestones: Vec<f64> = Vec::new(),
         /// Factor of `step`.
         pub gamma: f64 = 0.1,
@@ -64,11 +67,6 @@ impl ScheduleConfig {
         );
         let gamma = self.gamma;
         let holds = 0.0 < gamma && gamma <= 1.0;
-        checks.require(
-            holds,
-            "train.schedule.gamma",
-            "above 0 and at most 1",
-            gamma,
-        );
+        checks.require(holds, "train.schedule.gamma", "above 0 and at most 1", gamma);
     }
 }

@@ -1,4 +1,5 @@
-//! `train.monitor` and `train.early_stopping`: which epoch is the best, and when there is no better one to hope for.
+//! `train.monitor` and `train.early_stopping`: which epoch is the best, and when there is no better
+//! one to hope for.
 
 use super::checks::Checks;
 use super::names::names;
@@ -7,7 +8,8 @@ use super::section::section;
 section! {
     /// When a run ends before its last epoch.
     pub struct EarlyStoppingConfig {
-        /// Ends the run after so many epochs in a row without a better `train.monitor`; `null` never does.
+        /// Ends the run after so many epochs in a row without a better `train.monitor`; `null`
+        /// never does.
         pub patience: Option<usize> = None,
         /// How much better it must be to count, in the metric's own units.
         pub min_delta: f64 = 0.0,

@@ -16,16 +16,19 @@ section! {
     pub struct TrainConfig {
         /// Passes over the training images.
         pub epochs: usize = 30,
-        /// Images per forward and backward pass, and per optimizer step unless `accumulate` is more than 1.
+        /// Images per forward and backward pass, and per optimizer step unless `accumulate` is more
+        /// than 1.
         pub batch_size: usize = 16,
-        /// Batches per optimizer step, whose gradients add up to that of the mean loss over all their images: equal to a batch as
-        /// many times as large, but for rounding and random draws, in the memory of one. The `pearson` loss, which is no such mean,
-        /// is the mean of the batches' losses.
+        /// Batches per optimizer step, whose gradients add up to that of the mean loss over all
+        /// their images: equal to a batch as many times as large, but for rounding and random
+        /// draws, in the memory of one. The `pearson` loss, which is no such mean, is the mean of
+        /// the batches' losses.
         pub accumulate: usize = 1,
-        /// `mse`, `huber`, `l1`, `pearson` (1 - PC over the batch) or `label_distribution` (the raters' votes). All but `pearson`
-        /// are means over the images, weighted by their weights.
+        /// `mse`, `huber`, `l1`, `pearson` (1 - PC over the batch) or `label_distribution` (the
+        /// raters' votes). All but `pearson` are means over the images, weighted by their weights.
         pub loss: Loss = Loss::Mse,
-        /// Error from which on `huber` grows linearly, in standard deviations of the training scores.
+        /// Error from which on `huber` grows linearly, in standard deviations of the training
+        /// scores.
         pub huber_delta: f64 = 1.0,
         /// How `label_distribution` learns from the raters' votes.
         pub label_distribution: LabelDistributionConfig = LabelDistributionConfig::default(),
@@ -52,17 +55,19 @@ section! {
         pub on_nan: OnNan = OnNan::Stop,
         /// Minutes between checkpoints within an epoch; `null` writes them at its end alone.
         pub checkpoint_minutes: Option<f64> = Some(10.0),
-        /// The metric whose best epoch is kept: `pc`, `mae`, `rmse` or `srcc` on the validation images, or `train_loss`.
+        /// The metric whose best epoch is kept: `pc`, `mae`, `rmse` or `srcc` on the validation
+        /// images, or `train_loss`.
         pub monitor: Monitor = Monitor::Pc,
         /// When the run ends before its last epoch.
         pub early_stopping: EarlyStoppingConfig = EarlyStoppingConfig::default(),
-        /// Measure the best weights on the test images at the end. `false` leaves them unread, so that nothing
-        /// is chosen by them: `vmbeauty evaluate RUN --split test` reads them once the choice is made.
+        /// Measure the best weights on the test images at the end. `false` leaves them unread, so
+        /// that nothing is chosen by them: `vmbeauty evaluate RUN --split test` reads them once the
+        /// choice is made.
         pub evaluate_test: bool = true,
         /// Write TensorBoard event files.
         pub tensorboard: bool = true,
-        /// Epochs from one look at what the branches look at to the next: TensorBoard gets the metric of four validation images.
-        /// `null` never does.
+        /// Epochs from one look at what the branches look at to the next: TensorBoard gets the
+        /// metric of four validation images. `null` never does.
         pub explain_every: Option<usize> = None,
         /// Threads for computing on the CPU; `null` is one per core.
         pub threads: Option<usize> = None,

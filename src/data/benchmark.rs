@@ -1,7 +1,7 @@
 //! Measures how fast files become batches.
 //!
-//! What is timed is what training waits for: a [`Loader`] that opens, decodes, augments and batches image files, and the
-//! normalization of its pixels, which in training the device does.
+//! What is timed is what training waits for: a [`Loader`] that opens, decodes, augments and batches
+//! image files, and the normalization of its pixels, which in training the device does.
 
 use std::fs;
 use std::io::BufWriter;
@@ -89,7 +89,8 @@ pub struct MemoryReport {
     pub late_mib: f64,
 }
 
-/// Generates files in a temporary folder and measures them, and the user's folder if there is one. `progress` hears what is measured.
+/// Generates files in a temporary folder and measures them, and the user's folder if there is one.
+/// `progress` hears what is measured.
 ///
 /// # Errors
 /// A folder without readable images, or no room for the generated files.
@@ -186,10 +187,7 @@ fn open_dataset(files: &[PathBuf], config: &DataConfig) -> Result<Arc<ImageDatas
         let id = file.display().to_string();
         Sample::new(id, Source::File(file.clone()), 0.0, None)
     });
-    let config = DataConfig {
-        cache: Cache::None,
-        ..config.clone()
-    };
+    let config = DataConfig { cache: Cache::None, ..config.clone() };
     Ok(Arc::new(ImageDataset::new(samples.collect(), &config)?))
 }
 
@@ -213,11 +211,7 @@ fn measure_set(name: &str, files: &[PathBuf], settings: &Settings) -> Result<Set
         }
     }
     let [decode, train, eval, one, all] = speeds.map(median);
-    let bytes: u64 = files
-        .iter()
-        .flat_map(fs::metadata)
-        .map(|data| data.len())
-        .sum();
+    let bytes: u64 = files.iter().flat_map(fs::metadata).map(|data| data.len()).sum();
     Ok(SetReport {
         name: name.to_string(),
         files: files.len(),
@@ -241,7 +235,8 @@ fn decode_speed(files: &[PathBuf], at_least: Duration) -> Result<f64> {
     Ok(f64::from(images) / started.elapsed().as_secs_f64())
 }
 
-/// Images per second through whole passes, of which there is at least one. Starting a pass's threads counts.
+/// Images per second through whole passes, of which there is at least one. Starting a pass's
+/// threads counts.
 fn speed(
     dataset: &Arc<ImageDataset>,
     pass: &dyn Fn(u64) -> Pass,
@@ -269,10 +264,7 @@ fn normalize(batch: &HostBatch, out: &mut Vec<f32>) {
     const STD: [f32; 3] = [0.229, 0.224, 0.225];
     out.resize(batch.pixels.len(), 0.0);
     let plane = batch.size * batch.size;
-    let planes = batch
-        .pixels
-        .chunks_exact(plane)
-        .zip(out.chunks_exact_mut(plane));
+    let planes = batch.pixels.chunks_exact(plane).zip(out.chunks_exact_mut(plane));
     for (index, (pixels, out)) in planes.enumerate() {
         let (mean, scale) = (MEAN[index % 3], 1.0 / STD[index % 3]);
         for (out, &pixel) in out.iter_mut().zip(pixels) {
@@ -287,10 +279,9 @@ fn watch_memory(files: &[PathBuf], images: usize, settings: &Settings) -> Result
     let (mut done, mut epoch, mut early) = (0, 0, None);
     while done < images {
         let pass = Pass::Train { seed: 1, epoch };
-        for batch in Loader::new(
-            Arc::clone(&dataset),
-            LoaderOptions::new(pass, BATCH, settings.workers),
-        )? {
+        for batch in
+            Loader::new(Arc::clone(&dataset), LoaderOptions::new(pass, BATCH, settings.workers))?
+        {
             done += batch?.len;
         }
         epoch += 1;

@@ -1,4 +1,5 @@
-//! Looks a data set over before anyone trains on it: what is missing, unreadable, repeated or leaking.
+//! Looks a data set over before anyone trains on it: what is missing, unreadable, repeated or
+//! leaking.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::PathBuf;
@@ -30,7 +31,8 @@ pub struct Report {
     pub repeated: Vec<Repeated>,
     /// Files that differ in name but not in content.
     pub duplicates: Vec<Duplicate>,
-    /// Files that differ in content and look the same: another size, format or quality of one image.
+    /// Files that differ in content and look the same: another size, format or quality of one
+    /// image.
     pub near_duplicates: Vec<NearDuplicate>,
     /// Scores far from the others, and images too small or too narrow for the model.
     pub outliers: Vec<Skipped>,
@@ -136,17 +138,15 @@ pub struct Named {
 
 impl Named {
     pub(super) fn new(split: Split, row: &Row) -> Self {
-        Self {
-            split,
-            id: row.sample.id.clone(),
-        }
+        Self { split, id: row.sample.id.clone() }
     }
 }
 
 /// Reads every list and every file of the data set that the configuration names, in parallel.
 ///
 /// # Errors
-/// Lists that are missing or malformed. What is wrong with rows and images is no error, but reported.
+/// Lists that are missing or malformed. What is wrong with rows and images is no error, but
+/// reported.
 pub fn check(config: &DataConfig, seed: u64) -> Result<Report> {
     let listing = list(config, seed)?;
     let rows: Vec<(Split, &Row)> = Split::ALL
@@ -159,11 +159,7 @@ pub fn check(config: &DataConfig, seed: u64) -> Result<Report> {
         states
             .filter_map(|((split, row), state)| {
                 let reason = wanted(state)?.clone();
-                Some(Skipped {
-                    split: *split,
-                    id: row.sample.id.clone(),
-                    reason,
-                })
+                Some(Skipped { split: *split, id: row.sample.id.clone(), reason })
             })
             .collect::<Vec<_>>()
     };
@@ -176,33 +172,20 @@ pub fn check(config: &DataConfig, seed: u64) -> Result<Report> {
     let score_bins = score_bins(&usable);
     let splits = Split::ALL.map(|split| {
         let of_split = rows.iter().zip(&states).filter(|((of, _), _)| *of == split);
-        Spliterport::new(
-            split,
-            &score_bins,
-            of_split.map(|((_, row), state)| (*row, state)),
-        )
+        Spliterport::new(split, &score_bins, of_split.map(|((_, row), state)| (*row, state)))
     });
     Ok(Report {
         splits: splits.to_vec(),
-        missing: in_state(|state| {
-            if let State::Missing(reason) = state {
-                Some(reason)
-            } else {
-                None
-            }
-        }),
+        missing: in_state(
+            |state| {
+                if let State::Missing(reason) = state { Some(reason) } else { None }
+            },
+        ),
         unreadable: in_state(|state| {
-            if let State::Unreadable(reason) = state {
-                Some(reason)
-            } else {
-                None
-            }
+            if let State::Unreadable(reason) = state { Some(reason) } else { None }
         }),
         overlaps: shared_images(&listing),
-        repeated: Split::ALL
-            .into_iter()
-            .flat_map(|split| repeated(&listing, split))
-            .collect(),
+        repeated: Split::ALL.into_iter().flat_map(|split| repeated(&listing, split)).collect(),
         duplicates: duplicates(&rows, &states),
         near_duplicates: near_duplicates(&rows, &states),
         outliers: outliers(&rows, &states, config),
@@ -310,16 +293,12 @@ impl ScoreSummary {
 fn score_bins(usable: &[&Row]) -> Vec<f64> {
     const BINS: usize = 10;
     let scores = || usable.iter().map(|row| f64::from(row.sample.score));
-    let (min, max) = (
-        scores().fold(f64::INFINITY, f64::min),
-        scores().fold(f64::NEG_INFINITY, f64::max),
-    );
+    let (min, max) =
+        (scores().fold(f64::INFINITY, f64::min), scores().fold(f64::NEG_INFINITY, f64::max));
     if min >= max {
         return Vec::new();
     }
-    (0..=BINS)
-        .map(|bound| min + (max - min) * bound as f64 / BINS as f64)
-        .collect()
+    (0..=BINS).map(|bound| min + (max - min) * bound as f64 / BINS as f64).collect()
 }
 
 fn histogram(scores: &[f64], bounds: &[f64]) -> Vec<usize> {
@@ -349,14 +328,8 @@ fn repeated(listing: &Listing, split: Split) -> Vec<Repeated> {
     }
     rows.iter()
         .filter_map(|row| {
-            let scores = scores
-                .remove(row.key.as_str())
-                .filter(|scores| scores.len() > 1)?;
-            Some(Repeated {
-                split,
-                id: row.sample.id.clone(),
-                scores,
-            })
+            let scores = scores.remove(row.key.as_str()).filter(|scores| scores.len() > 1)?;
+            Some(Repeated { split, id: row.sample.id.clone(), scores })
         })
         .collect()
 }
@@ -384,10 +357,7 @@ fn duplicates(rows: &[(Split, &Row)], states: &[State]) -> Vec<Duplicate> {
         }
         let across_splits = content.iter().any(|(split, _)| *split != content[0].0);
         Some(Duplicate {
-            images: content
-                .iter()
-                .map(|(split, row)| Named::new(*split, row))
-                .collect(),
+            images: content.iter().map(|(split, row)| Named::new(*split, row)).collect(),
             across_splits,
         })
     });
@@ -425,10 +395,7 @@ mod tests {
                 .save(folder.path().join(name))
                 .unwrap();
         };
-        for (shade, name) in ["a.png", "b.png", "c.png", "shared.png"]
-            .into_iter()
-            .enumerate()
-        {
+        for (shade, name) in ["a.png", "b.png", "c.png", "shared.png"].into_iter().enumerate() {
             save(name, shade as u8);
         }
         fs::copy(folder.path().join("a.png"), folder.path().join("copy.png")).unwrap();
@@ -456,14 +423,8 @@ mod tests {
         assert_eq!(report.duplicates.len(), 1);
         assert!(report.duplicates[0].across_splits);
         let train = &report.splits[0];
-        assert_eq!(
-            (train.rows, train.usable, train.missing, train.unreadable),
-            (4, 3, 0, 1)
-        );
-        assert_eq!(
-            train.groups,
-            BTreeMap::from([("x".to_string(), 1), ("y".to_string(), 2)])
-        );
+        assert_eq!((train.rows, train.usable, train.missing, train.unreadable), (4, 3, 0, 1));
+        assert_eq!(train.groups, BTreeMap::from([("x".to_string(), 1), ("y".to_string(), 2)]));
         let score = train.score.unwrap();
         assert_eq!((score.min, score.max), (1.0, 4.0));
         assert!((score.sd - 1.527_525).abs() < 1e-5, "{}", score.sd);
@@ -489,21 +450,10 @@ mod tests {
     #[test]
     fn the_synthetic_data_set_is_clean() {
         let mut config = DataConfig::default();
-        (
-            config.synthetic.train,
-            config.synthetic.val,
-            config.synthetic.test,
-        ) = (8, 4, 0);
+        (config.synthetic.train, config.synthetic.val, config.synthetic.test) = (8, 4, 0);
         let report = check(&config, 1).unwrap();
         assert!(report.is_clean());
-        assert_eq!(
-            report
-                .splits
-                .iter()
-                .map(|split| split.usable)
-                .collect::<Vec<_>>(),
-            [8, 4, 0]
-        );
+        assert_eq!(report.splits.iter().map(|split| split.usable).collect::<Vec<_>>(), [8, 4, 0]);
         assert!(report.to_string().contains("no problems found"));
     }
 }

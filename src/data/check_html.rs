@@ -20,16 +20,12 @@ font-size:12px;overflow-wrap:anywhere}img{display:block}.pair{border-bottom:1px 
 svg rect{fill:#47a}";
 
 impl Report {
-    /// A page of HTML: the counts, the groups, a histogram of the scores, and each finding with its image.
+    /// A page of HTML: the counts, the groups, a histogram of the scores, and each finding with its
+    /// image.
     pub fn to_html(&self, title: &str) -> String {
         let files = self.files.iter();
         let files: HashMap<(Split, &str), &Path> = files
-            .map(|file| {
-                (
-                    (file.name.split, file.name.id.as_str()),
-                    file.path.as_path(),
-                )
-            })
+            .map(|file| ((file.name.split, file.name.id.as_str()), file.path.as_path()))
             .collect();
         let page = Page { files };
         let title = escape(title);
@@ -151,11 +147,7 @@ impl Page<'_> {
     fn figure(&self, split: Split, id: &str, note: &str) -> String {
         let file = self.files.get(&(split, id));
         let image = file.and_then(|path| thumbnail(path)).unwrap_or_default();
-        format!(
-            "<figure>{image}{}<br>{split} {}</figure>\n",
-            escape(id),
-            escape(note)
-        )
+        format!("<figure>{image}{}<br>{split} {}</figure>\n", escape(id), escape(note))
     }
 
     fn groups<'b>(
@@ -169,23 +161,16 @@ impl Page<'_> {
                 true => "<strong class=\"leak\">in more than one split</strong> ",
                 false => "",
             };
-            let figures: String = images
-                .iter()
-                .map(|named| self.figure(named.split, &named.id, ""))
-                .collect();
-            text += &format!(
-                "<div class=\"pair\"><p>{leak}{}</p>{figures}</div>\n",
-                escape(&note)
-            );
+            let figures: String =
+                images.iter().map(|named| self.figure(named.split, &named.id, "")).collect();
+            text += &format!("<div class=\"pair\"><p>{leak}{}</p>{figures}</div>\n", escape(&note));
         }
         text
     }
 
     fn rows(&self, title: &str, rows: &[Skipped]) -> String {
-        let figures = rows
-            .iter()
-            .take(SHOWN)
-            .map(|row| self.figure(row.split, &row.id, &row.reason));
+        let figures =
+            rows.iter().take(SHOWN).map(|row| self.figure(row.split, &row.id, &row.reason));
         heading(title, rows.len()) + &figures.collect::<String>()
     }
 }

@@ -13,7 +13,8 @@ use super::{Skipped, Source, Split};
 use crate::config::DataConfig;
 use crate::files::write_whole;
 
-/// Scores further than this from the quartiles, in distances between them, are outliers (Tukey's outer fences).
+/// Scores further than this from the quartiles, in distances between them, are outliers (Tukey's
+/// outer fences).
 const FENCES: f64 = 3.0;
 /// Images more than so many times as long as wide are no portraits.
 const LONGEST: u32 = 3;
@@ -34,8 +35,7 @@ pub(super) fn near_duplicates(rows: &[(Split, &Row)], states: &[State]) -> Vec<N
         .enumerate()
         .filter_map(|(index, state)| {
             let content = content(state)?;
-            seen.insert(*content.hash.as_bytes())
-                .then_some((index, content.look?))
+            seen.insert(*content.hash.as_bytes()).then_some((index, content.look?))
         })
         .collect();
     let named = |index: usize| Named::new(rows[index].0, rows[index].1);
@@ -43,16 +43,14 @@ pub(super) fn near_duplicates(rows: &[(Split, &Row)], states: &[State]) -> Vec<N
         .par_iter()
         .enumerate()
         .flat_map_iter(|(place, (first, look))| {
-            looks[place + 1..]
-                .iter()
-                .filter_map(move |(second, other)| {
-                    let distance = look.distance(other);
-                    (distance <= SAME).then(|| NearDuplicate {
-                        images: [named(*first), named(*second)],
-                        distance,
-                        across_splits: rows[*first].0 != rows[*second].0,
-                    })
+            looks[place + 1..].iter().filter_map(move |(second, other)| {
+                let distance = look.distance(other);
+                (distance <= SAME).then(|| NearDuplicate {
+                    images: [named(*first), named(*second)],
+                    distance,
+                    across_splits: rows[*first].0 != rows[*second].0,
                 })
+            })
         })
         .collect()
 }
@@ -73,11 +71,7 @@ pub(super) fn outliers(
     let mut found = Vec::new();
     for ((split, row), state) in usable() {
         let mut report = |reason: String| {
-            found.push(Skipped {
-                split: *split,
-                id: row.sample.id.clone(),
-                reason,
-            });
+            found.push(Skipped { split: *split, id: row.sample.id.clone(), reason });
         };
         let score = f64::from(row.sample.score);
         if fences.is_some_and(|(low, high)| !(low..=high).contains(&score)) {
@@ -92,9 +86,7 @@ pub(super) fn outliers(
                 ));
             }
             if long > LONGEST * short {
-                report(format!(
-                    "{width}x{height} pixels is a strip, not a portrait"
-                ));
+                report(format!("{width}x{height} pixels is a strip, not a portrait"));
             }
         }
     }
@@ -104,10 +96,7 @@ pub(super) fn outliers(
 /// None where there are too few scores, or half of them are the same.
 fn fences(sorted: &[f32]) -> Option<(f64, f64)> {
     let n = sorted.len();
-    let (low, high) = (
-        f64::from(*sorted.get(n / 4)?),
-        f64::from(*sorted.get(3 * n / 4)?),
-    );
+    let (low, high) = (f64::from(*sorted.get(n / 4)?), f64::from(*sorted.get(3 * n / 4)?));
     let reach = FENCES * (high - low);
     (n >= 8 && reach > 0.0).then_some((low - reach, high + reach))
 }
@@ -133,17 +122,17 @@ pub(super) fn files(rows: &[(Split, &Row)], states: &[State]) -> Vec<CheckedFile
 }
 
 impl Report {
-    /// Writes a line for each file that is there: split, name, score, group, the hash of its content (BLAKE3), width and height; the
-    /// last three are empty where it cannot be read. Two releases of a data set can be compared by it.
+    /// Writes a line for each file that is there: split, name, score, group, the hash of its
+    /// content (BLAKE3), width and height; the last three are empty where it cannot be read. Two
+    /// releases of a data set can be compared by it.
     ///
     /// # Errors
     /// A file that cannot be written.
     pub fn write_manifest(&self, path: &Path) -> Result<()> {
         write_whole(path, |file| {
             let mut table = csv::Writer::from_writer(file);
-            table.write_record([
-                "split", "image", "score", "group", "blake3", "width", "height",
-            ])?;
+            table
+                .write_record(["split", "image", "score", "group", "blake3", "width", "height"])?;
             for file in &self.files {
                 let (hash, width, height) = match &file.content {
                     Some((hash, width, height)) => {
@@ -183,20 +172,12 @@ mod tests {
         let mut table = "image,score,split\n".to_string();
         for index in 0..12 {
             let face = render(FaceSeed { seed: 2, index }, 64);
-            face.save(folder.path().join(format!("{index}.png")))
-                .unwrap();
-            table += &format!(
-                "{index}.png,{},train\n",
-                if index == 11 { 90 } else { index % 5 }
-            );
+            face.save(folder.path().join(format!("{index}.png"))).unwrap();
+            table += &format!("{index}.png,{},train\n", if index == 11 { 90 } else { index % 5 });
         }
         let face = render(FaceSeed { seed: 2, index: 4 }, 64);
-        resize(&face, 48, 48, FilterType::Triangle)
-            .save(folder.path().join("copy.jpg"))
-            .unwrap();
-        image::RgbImage::new(200, 40)
-            .save(folder.path().join("strip.png"))
-            .unwrap();
+        resize(&face, 48, 48, FilterType::Triangle).save(folder.path().join("copy.jpg")).unwrap();
+        image::RgbImage::new(200, 40).save(folder.path().join("strip.png")).unwrap();
         table += "copy.jpg,4,test\nstrip.png,2,val\n";
         fs::write(folder.path().join("faces.csv"), table).unwrap();
         let config = DataConfig {
@@ -206,17 +187,9 @@ mod tests {
             ..DataConfig::default()
         };
         let report = check(&config, 1).unwrap();
-        assert_eq!(
-            report.near_duplicates.len(),
-            1,
-            "{:?}",
-            report.near_duplicates
-        );
+        assert_eq!(report.near_duplicates.len(), 1, "{:?}", report.near_duplicates);
         let found = &report.near_duplicates[0];
-        assert_eq!(
-            found.images.each_ref().map(|p| p.id.as_str()),
-            ["4.png", "copy.jpg"]
-        );
+        assert_eq!(found.images.each_ref().map(|p| p.id.as_str()), ["4.png", "copy.jpg"]);
         assert_eq!(found.images[1].split, Split::Test);
         assert!(found.across_splits);
         let outliers: Vec<&str> = report.outliers.iter().map(|row| row.id.as_str()).collect();

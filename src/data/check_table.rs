@@ -35,67 +35,29 @@ impl fmt::Display for Report {
         self.write_histogram(f)?;
         let skipped = |row: &Skipped| format!("{}: {}: {}", row.split, row.id, row.reason);
         section(f, "rows whose image is missing", &self.missing, skipped)?;
-        section(
-            f,
-            "rows whose image cannot be read",
-            &self.unreadable,
-            skipped,
-        )?;
-        section(
-            f,
-            "images in more than one split",
-            &self.overlaps,
-            SharedImage::to_string,
-        )?;
-        section(
-            f,
-            "images listed more than once in a split",
-            &self.repeated,
-            |repeated| {
-                let scores: Vec<String> = repeated.scores.iter().map(f32::to_string).collect();
-                format!(
-                    "{}: {}: scores {}",
-                    repeated.split,
-                    repeated.id,
-                    scores.join(", ")
-                )
-            },
-        )?;
-        section(
-            f,
-            "files with the same content",
-            &self.duplicates,
-            |duplicate| {
-                let leak = if duplicate.across_splits {
-                    "in more than one split: "
-                } else {
-                    ""
-                };
-                let names: Vec<String> = duplicate
-                    .images
-                    .iter()
-                    .map(|named| format!("{} ({})", named.id, named.split))
-                    .collect();
-                format!("{leak}{}", names.join(" = "))
-            },
-        )?;
-        section(
-            f,
-            "files that look the same",
-            &self.near_duplicates,
-            |found| {
-                let leak = if found.across_splits {
-                    "in more than one split: "
-                } else {
-                    ""
-                };
-                let [a, b] = &found.images;
-                format!(
-                    "{leak}{} ({}) ~ {} ({}): {} of 256 bits differ",
-                    a.id, a.split, b.id, b.split, found.distance
-                )
-            },
-        )?;
+        section(f, "rows whose image cannot be read", &self.unreadable, skipped)?;
+        section(f, "images in more than one split", &self.overlaps, SharedImage::to_string)?;
+        section(f, "images listed more than once in a split", &self.repeated, |repeated| {
+            let scores: Vec<String> = repeated.scores.iter().map(f32::to_string).collect();
+            format!("{}: {}: scores {}", repeated.split, repeated.id, scores.join(", "))
+        })?;
+        section(f, "files with the same content", &self.duplicates, |duplicate| {
+            let leak = if duplicate.across_splits { "in more than one split: " } else { "" };
+            let names: Vec<String> = duplicate
+                .images
+                .iter()
+                .map(|named| format!("{} ({})", named.id, named.split))
+                .collect();
+            format!("{leak}{}", names.join(" = "))
+        })?;
+        section(f, "files that look the same", &self.near_duplicates, |found| {
+            let leak = if found.across_splits { "in more than one split: " } else { "" };
+            let [a, b] = &found.images;
+            format!(
+                "{leak}{} ({}) ~ {} ({}): {} of 256 bits differ",
+                a.id, a.split, b.id, b.split, found.distance
+            )
+        })?;
         section(f, "outliers", &self.outliers, skipped)?;
         section(f, "notes", &self.notes, String::clone)?;
         if self.is_clean() {
@@ -107,11 +69,8 @@ impl fmt::Display for Report {
 
 impl Report {
     fn write_groups(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let groups: BTreeSet<&String> = self
-            .splits
-            .iter()
-            .flat_map(|split| split.groups.keys())
-            .collect();
+        let groups: BTreeSet<&String> =
+            self.splits.iter().flat_map(|split| split.groups.keys()).collect();
         let Some(width) = groups.iter().map(|group| group.chars().count()).max() else {
             return Ok(());
         };
@@ -124,11 +83,7 @@ impl Report {
         for group in groups {
             let mut line = format!("{group:<width$}");
             for split in &self.splits {
-                write!(
-                    line,
-                    "{:>8}",
-                    split.groups.get(group).copied().unwrap_or_default()
-                )?;
+                write!(line, "{:>8}", split.groups.get(group).copied().unwrap_or_default())?;
             }
             if let Some(ScoreSummary { mean, sd, .. }) = self.group_scores.get(group) {
                 write!(line, "{mean:>12.3}{sd:>8.3}")?;
@@ -150,11 +105,7 @@ impl Report {
         for (bin, (low, high)) in self.score_bins.iter().zip(bounds).enumerate() {
             let mut line = format!("{:<20}", format!("{low:.3} to {high:.3}"));
             for split in &self.splits {
-                write!(
-                    line,
-                    "{:>8}",
-                    split.histogram.get(bin).copied().unwrap_or(0)
-                )?;
+                write!(line, "{:>8}", split.histogram.get(bin).copied().unwrap_or(0))?;
             }
             writeln!(f, "{line}")?;
         }
@@ -173,7 +124,5 @@ fn section<T>(
         return Ok(());
     }
     writeln!(f, "\n{title}: {}", findings.len())?;
-    findings
-        .iter()
-        .try_for_each(|finding| writeln!(f, "  {}", line(finding)))
+    findings.iter().try_for_each(|finding| writeln!(f, "  {}", line(finding)))
 }

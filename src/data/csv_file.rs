@@ -1,8 +1,9 @@
 //! A table of the user's own images: a CSV (or, by its extension, TSV) file with a header.
 //!
 //! Columns: the image's path (relative to the file's folder, or absolute), its score, and if wanted
-//! its split, its group, its person, its weight and its raters' votes; `data.csv` renames them. Without a split column, test and validation rows
-//! are held out by the seed; with one that has no validation rows, those are held out of train.
+//! its split, its group, its person, its weight and its raters' votes; `data.csv` renames them.
+//! Without a split column, test and validation rows are held out by the seed; with one that has no
+//! validation rows, those are held out of train.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -51,10 +52,7 @@ fn find_table(root: &Path) -> Result<PathBuf> {
     tables.sort();
     match tables.as_slice() {
         [table] => Ok(table.clone()),
-        [] => bail!(
-            "{}: holds no CSV file; set data.root to the file",
-            root.display()
-        ),
+        [] => bail!("{}: holds no CSV file; set data.root to the file", root.display()),
         [first, second, ..] => bail!(
             "{}: holds several CSV files, such as {} and {}; set data.root to the one you mean",
             root.display(),
@@ -65,8 +63,7 @@ fn find_table(root: &Path) -> Result<PathBuf> {
 }
 
 fn has_extension(path: &Path, extension: &str) -> bool {
-    path.extension()
-        .is_some_and(|found| found.eq_ignore_ascii_case(extension))
+    path.extension().is_some_and(|found| found.eq_ignore_ascii_case(extension))
 }
 
 /// The rows of a table by split; all in the first where there is no split column.
@@ -79,17 +76,10 @@ impl Table {
     fn read(file: &Path, config: &CsvConfig) -> Result<Self> {
         let mut reader = ReaderBuilder::new()
             .trim(Trim::All)
-            .delimiter(if has_extension(file, "tsv") {
-                b'\t'
-            } else {
-                b','
-            })
+            .delimiter(if has_extension(file, "tsv") { b'\t' } else { b',' })
             .from_path(file)
             .with_context(|| format!("{}: cannot be read", file.display()))?;
-        let header = reader
-            .headers()
-            .map_err(|error| explain(file, &error))?
-            .clone();
+        let header = reader.headers().map_err(|error| explain(file, &error))?.clone();
         let columns =
             Columns::find(&header, config).with_context(|| format!("{}:1", file.display()))?;
         let folder = file.parent().unwrap_or(Path::new(""));
@@ -106,10 +96,7 @@ impl Table {
         if rows.iter().all(Vec::is_empty) {
             bail!("{}: has a header but no rows", file.display());
         }
-        Ok(Self {
-            rows,
-            has_splits: columns.split.is_some(),
-        })
+        Ok(Self { rows, has_splits: columns.split.is_some() })
     }
 }
 
@@ -139,11 +126,7 @@ impl Columns {
         };
         // Only a name that somebody chose has to be there.
         let optional = |key: &str, name: &str, default: &str| {
-            if name == default {
-                Ok(position(name))
-            } else {
-                required(key, name).map(Some)
-            }
+            if name == default { Ok(position(name)) } else { required(key, name).map(Some) }
         };
         let default = CsvConfig::default();
         let votes = votes_columns(header, &config.votes_columns)?;
@@ -156,18 +139,10 @@ impl Columns {
                 false => score,
             },
             votes,
-            weight: optional(
-                "weight_column",
-                &config.weight_column,
-                &default.weight_column,
-            )?,
+            weight: optional("weight_column", &config.weight_column, &default.weight_column)?,
             split: optional("split_column", &config.split_column, &default.split_column)?,
             group: optional("group_column", &config.group_column, &default.group_column)?,
-            person: optional(
-                "person_column",
-                &config.person_column,
-                &default.person_column,
-            )?,
+            person: optional("person_column", &config.person_column, &default.person_column)?,
         })
     }
 
@@ -197,9 +172,7 @@ impl Columns {
             Some(text) => parse_weight(text)?,
             None => 1.0,
         };
-        let split = self
-            .split
-            .map_or(Ok(Split::Train), |column| field(column).parse())?;
+        let split = self.split.map_or(Ok(Split::Train), |column| field(column).parse())?;
         let named = |column: Option<usize>| {
             let name = column.map(field).filter(|name| !name.is_empty());
             name.map(str::to_string)
@@ -255,14 +228,9 @@ fn explain(file: &Path, error: &csv::Error) -> anyhow::Error {
     let line = error.position().map_or(1, |position| position.line());
     match error.kind() {
         csv::ErrorKind::Utf8 { .. } => {
-            anyhow!(
-                "{}:{line}: is not UTF-8; save the file as UTF-8",
-                file.display()
-            )
+            anyhow!("{}:{line}: is not UTF-8; save the file as UTF-8", file.display())
         }
-        csv::ErrorKind::UnequalLengths {
-            expected_len, len, ..
-        } => anyhow!(
+        csv::ErrorKind::UnequalLengths { expected_len, len, .. } => anyhow!(
             "{}:{line}: has {len} fields, the header {expected_len}; quote fields that hold a comma",
             file.display()
         ),
@@ -281,10 +249,7 @@ mod tests {
     ) -> Result<Listing> {
         let folder = tempfile::tempdir().unwrap();
         fs::write(folder.path().join(name), text).unwrap();
-        let mut config = DataConfig {
-            root: folder.path().to_path_buf(),
-            ..DataConfig::default()
-        };
+        let mut config = DataConfig { root: folder.path().to_path_buf(), ..DataConfig::default() };
         change(&mut config);
         read(&config, 1)
     }
@@ -316,33 +281,23 @@ mod tests {
     #[test]
     fn a_split_column_decides_and_val_is_held_out_where_it_names_none() {
         let text = "image,score,split\na,1,train\nb,2,Training\nc,3,val\nd,4,test\n";
-        assert_eq!(
-            sizes(&read_table("t.csv", text, |_| ()).unwrap()),
-            [2, 1, 1]
-        );
+        assert_eq!(sizes(&read_table("t.csv", text, |_| ()).unwrap()), [2, 1, 1]);
         let rows: String = (0..20).map(|row| format!("{row},{row},train\n")).collect();
         let text = format!("image,score,split\n{rows}x,1,test\n");
-        assert_eq!(
-            sizes(&read_table("t.csv", text, |_| ()).unwrap()),
-            [18, 2, 1]
-        );
+        assert_eq!(sizes(&read_table("t.csv", text, |_| ()).unwrap()), [18, 2, 1]);
     }
 
     #[test]
     fn a_person_is_held_out_with_all_images_or_not_at_all() {
-        let rows: String = (0..60)
-            .map(|row| format!("{row}.jpg,{},person {}\n", row % 7, row / 4))
-            .collect();
+        let rows: String =
+            (0..60).map(|row| format!("{row}.jpg,{},person {}\n", row % 7, row / 4)).collect();
         let listing = read_table("t.csv", format!("image,score,person\n{rows}"), |_| ()).unwrap();
         let persons = Split::ALL.map(|split| {
             let rows = listing.rows(split).iter();
             let persons = rows.map(|row| row.person.clone());
             persons.collect::<std::collections::HashSet<_>>()
         });
-        assert_eq!(
-            persons.iter().map(|persons| persons.len()).sum::<usize>(),
-            15
-        );
+        assert_eq!(persons.iter().map(|persons| persons.len()).sum::<usize>(), 15);
         assert!(persons.iter().all(|persons| !persons.is_empty()));
     }
 
@@ -381,10 +336,7 @@ mod tests {
         for (text, expected) in [
             ("image,rater_1\na,\n", "t.csv:2: a: nobody voted"),
             ("image,rater_1\na,x\n", "t.csv:2: a vote: the score \"x\""),
-            (
-                "image,rater_1,weight\na,1,-1\n",
-                "t.csv:2: the weight \"-1\"",
-            ),
+            ("image,rater_1,weight\na,1,-1\n", "t.csv:2: the weight \"-1\""),
             ("image,score\na,1\n", "t.csv:1: no column \"rater_*\""),
         ] {
             let error = read_table("t.csv", text, |config| {
@@ -412,17 +364,9 @@ mod tests {
             ),
         )
         .unwrap();
-        let config = DataConfig {
-            root: table,
-            ..DataConfig::default()
-        };
+        let config = DataConfig { root: table, ..DataConfig::default() };
         let listing = read(&config, 1).unwrap();
-        assert!(
-            listing
-                .rows(Split::Train)
-                .iter()
-                .all(|row| row.missing.is_none())
-        );
+        assert!(listing.rows(Split::Train).iter().all(|row| row.missing.is_none()));
         assert!(listing.rows(Split::Val)[0].missing.is_some());
     }
 
@@ -435,14 +379,8 @@ mod tests {
             ),
             (b"image,score\na,inf\n", "t.csv:2: the score \"inf\""),
             (b"image,score\n,3\n", "t.csv:2: the image's name is empty"),
-            (
-                b"image,score\na,3,4\n",
-                "t.csv:2: has 3 fields, the header 2",
-            ),
-            (
-                b"image,score,split\na,3,holdout\n",
-                "t.csv:2: there is no split \"holdout\"",
-            ),
+            (b"image,score\na,3,4\n", "t.csv:2: has 3 fields, the header 2"),
+            (b"image,score,split\na,3,holdout\n", "t.csv:2: there is no split \"holdout\""),
             (b"image,score\na,1\n\xe9,3\n", "t.csv:3: is not UTF-8"),
             (
                 b"file,score\na,3\n",
@@ -457,22 +395,13 @@ mod tests {
         let renamed = read_table("t.csv", "image,score\na,1\n", |config| {
             config.csv.split_column = "fold".into()
         });
-        assert!(
-            renamed
-                .unwrap_err()
-                .root_cause()
-                .to_string()
-                .contains("data.csv.split_column")
-        );
+        assert!(renamed.unwrap_err().root_cause().to_string().contains("data.csv.split_column"));
     }
 
     #[test]
     fn the_table_has_to_be_the_only_one_or_named() {
         let folder = tempfile::tempdir().unwrap();
-        let mut config = DataConfig {
-            root: folder.path().to_path_buf(),
-            ..DataConfig::default()
-        };
+        let mut config = DataConfig { root: folder.path().to_path_buf(), ..DataConfig::default() };
         let message = |config: &DataConfig| format!("{:#}", read(config, 1).unwrap_err());
         assert!(message(&config).contains("holds no CSV file"));
         fs::write(folder.path().join("a.csv"), plain(4)).unwrap();

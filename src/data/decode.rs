@@ -1,8 +1,9 @@
 //! Reads an image file into 8-bit RGB, whatever it holds.
 //!
 //! The content decides the format, not the file's name. EXIF orientation is applied; gray, palette,
-//! 16-bit, float and CMYK images become RGB; transparency is laid over a background, [`NEUTRAL`] unless another is asked for. Files that are
-//! damaged, cut off, too large or no images at all are errors that say so.
+//! 16-bit, float and CMYK images become RGB; transparency is laid over a background, [`NEUTRAL`]
+//! unless another is asked for. Files that are damaged, cut off, too large or no images at all are
+//! errors that say so.
 
 use std::fs;
 use std::io::Cursor;
@@ -114,11 +115,7 @@ fn decode(bytes: &[u8], background: [u8; 3]) -> Result<RgbImage> {
     if let Ok(orientation) = orientation {
         image.apply_orientation(orientation);
     }
-    Ok(if image.color().has_alpha() {
-        over(&image, background)
-    } else {
-        image.into_rgb8()
-    })
+    Ok(if image.color().has_alpha() { over(&image, background) } else { image.into_rgb8() })
 }
 
 fn over(image: &DynamicImage, background: [u8; 3]) -> RgbImage {
@@ -130,24 +127,18 @@ fn over(image: &DynamicImage, background: [u8; 3]) -> RgbImage {
             let alpha = u32::from(alpha);
             ((u32::from(color) * alpha + u32::from(under) * (255 - alpha) + 127) / 255) as u8
         };
-        to.0 = [
-            blend(red, background[0]),
-            blend(green, background[1]),
-            blend(blue, background[2]),
-        ];
+        to.0 = [blend(red, background[0]), blend(green, background[1]), blend(blue, background[2])];
     }
     out
 }
 
-/// Whether a JPEG reaches its end-of-image marker. The decoder fills what a truncated file lacks with
-/// gray and reports success, which would train on half a face.
+/// Whether a JPEG reaches its end-of-image marker. The decoder fills what a truncated file lacks
+/// with gray and reports success, which would train on half a face.
 fn jpeg_is_whole(bytes: &[u8]) -> bool {
     let mut at = 2;
     loop {
         // Entropy-coded data, or nothing, stands before each marker.
-        let Some(skipped) = bytes
-            .get(at..)
-            .and_then(|rest| rest.iter().position(|&b| b == 0xff))
+        let Some(skipped) = bytes.get(at..).and_then(|rest| rest.iter().position(|&b| b == 0xff))
         else {
             return false;
         };
@@ -200,13 +191,11 @@ mod tests {
 
     /// An image whose four quarters differ, so that a turn or a flip shows.
     fn quarters(width: u32, height: u32) -> RgbImage {
-        RgbImage::from_fn(width, height, |x, y| {
-            match (x < width / 2, y < height / 2) {
-                (true, true) => Rgb([220, 30, 30]),
-                (false, true) => Rgb([30, 220, 30]),
-                (true, false) => Rgb([30, 30, 220]),
-                (false, false) => Rgb([200, 200, 40]),
-            }
+        RgbImage::from_fn(width, height, |x, y| match (x < width / 2, y < height / 2) {
+            (true, true) => Rgb([220, 30, 30]),
+            (false, true) => Rgb([30, 220, 30]),
+            (true, false) => Rgb([30, 30, 220]),
+            (false, false) => Rgb([200, 200, 40]),
         })
     }
 
@@ -218,9 +207,7 @@ mod tests {
 
     fn jpeg(image: &RgbImage) -> Vec<u8> {
         let mut bytes = Vec::new();
-        JpegEncoder::new_with_quality(&mut bytes, 95)
-            .encode_image(image)
-            .unwrap();
+        JpegEncoder::new_with_quality(&mut bytes, 95).encode_image(image).unwrap();
         bytes
     }
 
@@ -256,12 +243,7 @@ mod tests {
             let decoded = read_image(&path).unwrap();
             assert_eq!(decoded.dimensions(), (24, 16));
             for (x, y) in [(4, 4), (20, 4), (4, 12), (20, 12)] {
-                for (a, b) in decoded
-                    .get_pixel(x, y)
-                    .0
-                    .iter()
-                    .zip(image.get_pixel(x, y).0)
-                {
+                for (a, b) in decoded.get_pixel(x, y).0.iter().zip(image.get_pixel(x, y).0) {
                     assert!(a.abs_diff(b) < 12, "{format:?} at {x},{y}: {a} {b}");
                 }
             }
@@ -283,10 +265,7 @@ mod tests {
     fn gray_and_deep_images_become_rgb() {
         let gray: ImageBuffer<Luma<u16>, _> = ImageBuffer::from_pixel(3, 2, Luma([40_000u16]));
         let decoded = decode_image(&encode(&gray.into(), ImageFormat::Png)).unwrap();
-        assert!(
-            decoded.pixels().all(|pixel| pixel.0 == [156; 3]),
-            "{decoded:?}"
-        );
+        assert!(decoded.pixels().all(|pixel| pixel.0 == [156; 3]), "{decoded:?}");
     }
 
     #[test]
@@ -300,18 +279,10 @@ mod tests {
     #[test]
     fn a_file_cut_anywhere_is_an_error() {
         let image = quarters(40, 40);
-        for format in [
-            ImageFormat::Jpeg,
-            ImageFormat::Png,
-            ImageFormat::WebP,
-            ImageFormat::Bmp,
-        ] {
+        for format in [ImageFormat::Jpeg, ImageFormat::Png, ImageFormat::WebP, ImageFormat::Bmp] {
             let whole = encode(&image.clone().into(), format);
             for kept in [0, 1, 2, 3, 10, whole.len() / 2, whole.len() * 3 / 4] {
-                assert!(
-                    decode_image(&whole[..kept]).is_err(),
-                    "{format:?} of {kept} bytes"
-                );
+                assert!(decode_image(&whole[..kept]).is_err(), "{format:?} of {kept} bytes");
             }
         }
         let whole = jpeg(&image);

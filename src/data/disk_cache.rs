@@ -1,8 +1,9 @@
 //! Decoded images in files, so that no image is decoded twice, by this process or another.
 //!
-//! An entry is named by the hash of the image file's content and of everything else that its pixels depend on. It is therefore never
-//! out of date: an image that changes, or another background, has another name. Entries are written whole or not at all, so that any
-//! number of processes may share a folder; it may be deleted whenever none is running.
+//! An entry is named by the hash of the image file's content and of everything else that its pixels
+//! depend on. It is therefore never out of date: an image that changes, or another background, has
+//! another name. Entries are written whole or not at all, so that any number of processes may share
+//! a folder; it may be deleted whenever none is running.
 
 use std::env;
 use std::fs::{self, File};
@@ -30,7 +31,8 @@ pub(super) struct DiskCache {
 }
 
 impl DiskCache {
-    /// Opens `folder`, or `vm-beautynet/images` in the user's cache folder, for images over `background`.
+    /// Opens `folder`, or `vm-beautynet/images` in the user's cache folder, for images over
+    /// `background`.
     ///
     /// # Errors
     /// A folder that cannot be made, or none that could be.
@@ -42,16 +44,9 @@ impl DiskCache {
                 .join("vm-beautynet/images"),
         };
         fs::create_dir_all(&folder).with_context(|| {
-            format!(
-                "{}: cannot be made; set data.cache_dir to a folder that can",
-                folder.display()
-            )
+            format!("{}: cannot be made; set data.cache_dir to a folder that can", folder.display())
         })?;
-        Ok(Self {
-            folder,
-            background,
-            writes: AtomicBool::new(true),
-        })
+        Ok(Self { folder, background, writes: AtomicBool::new(true) })
     }
 
     /// The image in `path`, from the cache if it is there, else decoded and put there.
@@ -131,9 +126,7 @@ mod tests {
 
     fn entries(folder: &Path) -> Vec<PathBuf> {
         let list = |folder: &Path| fs::read_dir(folder).unwrap().map(|e| e.unwrap().path());
-        list(folder)
-            .flat_map(|folder| list(&folder).collect::<Vec<_>>())
-            .collect()
+        list(folder).flat_map(|folder| list(&folder).collect::<Vec<_>>()).collect()
     }
 
     #[test]
@@ -142,9 +135,7 @@ mod tests {
         let path = folder.path().join("a.png");
         let cache = DiskCache::open(Some(&folder.path().join("cache")), [1, 2, 3]).unwrap();
         for shade in [10, 200] {
-            RgbImage::from_fn(7, 5, |x, y| Rgb([shade, x as u8, y as u8]))
-                .save(&path)
-                .unwrap();
+            RgbImage::from_fn(7, 5, |x, y| Rgb([shade, x as u8, y as u8])).save(&path).unwrap();
             let expected = read_image(&path).unwrap();
             for _ in 0..2 {
                 assert_eq!(cache.image(&path).unwrap(), expected);
@@ -164,9 +155,7 @@ mod tests {
     fn another_background_is_another_entry_and_a_damaged_entry_is_made_again() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("clear.png");
-        RgbaImage::from_pixel(4, 4, Rgba([0, 0, 0, 0]))
-            .save(&path)
-            .unwrap();
+        RgbaImage::from_pixel(4, 4, Rgba([0, 0, 0, 0])).save(&path).unwrap();
         let cache = folder.path().join("cache");
         for background in [[255, 0, 0], [0, 255, 0]] {
             let opened = DiskCache::open(Some(&cache), background).unwrap();
@@ -186,9 +175,7 @@ mod tests {
     fn many_threads_share_a_folder() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("a.png");
-        RgbImage::from_pixel(90, 90, Rgb([5, 6, 7]))
-            .save(&path)
-            .unwrap();
+        RgbImage::from_pixel(90, 90, Rgb([5, 6, 7])).save(&path).unwrap();
         let cache = folder.path().join("cache");
         std::thread::scope(|scope| {
             for _ in 0..8 {

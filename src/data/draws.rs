@@ -1,8 +1,8 @@
 //! Random draws that depend on what they are for, never on who makes them.
 //!
 //! Every draw comes from a generator keyed by (seed, epoch, index, purpose), so that neither the
-//! number of workers nor the presence of another augmentation moves it. The conversions from bits to
-//! numbers are written out here, because those of a library may change between its versions.
+//! number of workers nor the presence of another augmentation moves it. The conversions from bits
+//! to numbers are written out here, because those of a library may change between its versions.
 
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
@@ -52,7 +52,8 @@ impl Draws {
         1.0 / (1.0 + libm::exp(b - a))
     }
 
-    /// The logarithm of a number of the gamma distribution of this shape (Marsaglia and Tsang, 2000).
+    /// The logarithm of a number of the gamma distribution of this shape (Marsaglia and Tsang,
+    /// 2000).
     fn log_gamma(&mut self, shape: f64) -> f64 {
         if shape < 1.0 {
             // Gamma(a) is Gamma(a + 1) times U^(1/a).
@@ -107,10 +108,7 @@ mod tests {
             let value = draws.uniform(-2.0, 3.0);
             assert!((-2.0..3.0).contains(&value));
         }
-        assert!(
-            counts.iter().all(|&count| (850..1150).contains(&count)),
-            "{counts:?}"
-        );
+        assert!(counts.iter().all(|&count| (850..1150).contains(&count)), "{counts:?}");
     }
 
     #[test]
@@ -123,18 +121,12 @@ mod tests {
             (mean, variance)
         };
         let (mean, variance) = moments(&mut |draws| draws.normal());
-        assert!(
-            mean.abs() < 0.03 && (variance - 1.0).abs() < 0.04,
-            "{mean} {variance}"
-        );
+        assert!(mean.abs() < 0.03 && (variance - 1.0).abs() < 0.04, "{mean} {variance}");
         for alpha in [0.1, 0.8, 1.0, 4.0] {
             let (mean, variance) = moments(&mut |draws| draws.beta(alpha));
             let expected = 0.25 / (2.0 * alpha + 1.0);
             assert!((mean - 0.5).abs() < 0.015, "{alpha}: {mean}");
-            assert!(
-                (variance / expected - 1.0).abs() < 0.05,
-                "{alpha}: {variance}"
-            );
+            assert!((variance / expected - 1.0).abs() < 0.05, "{alpha}: {variance}");
         }
     }
 

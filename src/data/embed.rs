@@ -13,16 +13,15 @@ pub fn escape(text: &str) -> String {
         .replace('\'', "&#39;")
 }
 
-/// An `img` element that holds the image itself, its longer side at most `side` pixels, as a JPEG file of this quality.
+/// An `img` element that holds the image itself, its longer side at most `side` pixels, as a JPEG
+/// file of this quality.
 pub fn embedded(image: &RgbImage, side: u32, quality: u8, alt: &str) -> Option<String> {
     let scale = f64::from(side) / f64::from(image.width().max(image.height()));
     let side = |length: u32| ((f64::from(length) * scale.min(1.0)).round() as u32).max(1);
     let (width, height) = (side(image.width()), side(image.height()));
     let small = resize(image, width, height, FilterType::Triangle);
     let mut jpeg = Vec::new();
-    JpegEncoder::new_with_quality(&mut jpeg, quality)
-        .encode_image(&small)
-        .ok()?;
+    JpegEncoder::new_with_quality(&mut jpeg, quality).encode_image(&small).ok()?;
     Some(format!(
         "<img width=\"{width}\" height=\"{height}\" alt=\"{}\" src=\"data:image/jpeg;base64,{}\">",
         escape(alt),
@@ -35,9 +34,7 @@ fn base64(bytes: &[u8]) -> String {
     const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let mut text = String::with_capacity(bytes.len().div_ceil(3) * 4);
     for group in bytes.chunks(3) {
-        let word = group
-            .iter()
-            .fold(0u32, |word, &byte| word << 8 | u32::from(byte));
+        let word = group.iter().fold(0u32, |word, &byte| word << 8 | u32::from(byte));
         let word = word << (8 * (3 - group.len()));
         for digit in 0..4 {
             text.push(match digit <= group.len() {

@@ -1,4 +1,5 @@
-//! Images in folders that are named for their score: `3.5/anna.jpg`, or with the split above, `train/3.5/anna.jpg`.
+//! Images in folders that are named for their score: `3.5/anna.jpg`, or with the split above,
+//! `train/3.5/anna.jpg`.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -13,8 +14,9 @@ use crate::config::DataConfig;
 /// Endings of the files that count as images; others (notes, checksums) are left alone.
 const ENDINGS: [&str; 8] = ["jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff"];
 
-/// Lists the folders below `data.root`. Folders for splits are used if there are any: validation images that they lack are held
-/// out of train by the seed. Without them, validation and test images are.
+/// Lists the folders below `data.root`. Folders for splits are used if there are any: validation
+/// images that they lack are held out of train by the seed. Without them, validation and test
+/// images are.
 ///
 /// # Errors
 /// A folder that is neither a split nor a score, or cannot be listed; no image at all.
@@ -52,10 +54,7 @@ pub(crate) fn read(config: &DataConfig, seed: u64) -> Result<Listing> {
 }
 
 fn name(path: &Path) -> String {
-    path.file_name()
-        .unwrap_or_default()
-        .to_string_lossy()
-        .into_owned()
+    path.file_name().unwrap_or_default().to_string_lossy().into_owned()
 }
 
 /// The entries of a folder by name, hidden ones left out.
@@ -87,28 +86,18 @@ fn images(root: &Path, folder: &Path) -> Result<Vec<Row>> {
         )
     })?;
     let is_image = |path: &PathBuf| {
-        let ending = path
-            .extension()
-            .map(|ending| ending.to_string_lossy().to_lowercase());
+        let ending = path.extension().map(|ending| ending.to_string_lossy().to_lowercase());
         ending.is_some_and(|ending| ENDINGS.contains(&ending.as_str()))
     };
     let row = |path: PathBuf| {
-        let id = path
-            .strip_prefix(root)
-            .unwrap_or(&path)
-            .to_string_lossy()
-            .into_owned();
+        let id = path.strip_prefix(root).unwrap_or(&path).to_string_lossy().into_owned();
         let found = match path.is_file() {
             true => Ok(path.clone()),
             false => Err("not a file".to_string()),
         };
         Row::file(&id, path, found, score, None)
     };
-    Ok(entries(folder)?
-        .into_iter()
-        .filter(is_image)
-        .map(row)
-        .collect())
+    Ok(entries(folder)?.into_iter().filter(is_image).map(row).collect())
 }
 
 #[cfg(test)]
@@ -166,14 +155,8 @@ mod tests {
     #[test]
     fn a_folder_that_says_nothing_is_named() {
         for (images, complaint) in [
-            (
-                &["pretty/a.jpg"][..],
-                "pretty: a folder is named train, val, test or",
-            ),
-            (
-                &["train/3/a.jpg", "4/b.jpg"],
-                "folders for splits beside others",
-            ),
+            (&["pretty/a.jpg"][..], "pretty: a folder is named train, val, test or"),
+            (&["train/3/a.jpg", "4/b.jpg"], "folders for splits beside others"),
             (&["a.jpg"], "holds no images in folders"),
         ] {
             let (_root, config) = tree(images);

@@ -11,9 +11,10 @@ use super::partition::hold_out;
 use super::units;
 use crate::config::Fold;
 
-/// Deals all rows of `listing`, whatever split they stand in, to folds: `fold` is the test part, and `val_fraction` of the
-/// others is held out for validation. Images of the same content and images of one person, where the data names persons,
-/// stay on one side. The folds are alike in scores and groups, and depend on the seed alone.
+/// Deals all rows of `listing`, whatever split they stand in, to folds: `fold` is the test part,
+/// and `val_fraction` of the others is held out for validation. Images of the same content and
+/// images of one person, where the data names persons, stay on one side. The folds are alike in
+/// scores and groups, and depend on the seed alone.
 ///
 /// # Errors
 /// More folds than there are images to tell apart.
@@ -24,15 +25,12 @@ pub(crate) fn deal(
     seed: u64,
 ) -> Result<Listing> {
     let notes = listing.notes().to_vec();
-    let rows = Split::ALL
-        .into_iter()
-        .flat_map(|split| std::mem::take(listing.rows_mut(split)));
+    let rows = Split::ALL.into_iter().flat_map(|split| std::mem::take(listing.rows_mut(split)));
     let (mut rows, missing): (Vec<Row>, Vec<Row>) = rows.partition(|row| row.missing.is_none());
     units::bind_with_contents(&mut rows);
     let fold_of = assign(&rows, fold.of, seed)?;
-    let (test, rest): (Vec<Row>, Vec<Row>) = rows
-        .into_iter()
-        .partition(|row| fold_of.get(&row.unit) == Some(&(fold.number - 1)));
+    let (test, rest): (Vec<Row>, Vec<Row>) =
+        rows.into_iter().partition(|row| fold_of.get(&row.unit) == Some(&(fold.number - 1)));
     let (mut train, val) = hold_out(rest, val_fraction, seed, "val");
     // They are reported and left out later, like every row without an image.
     train.extend(missing);
@@ -47,8 +45,8 @@ struct Unit<'a> {
     rows: usize,
 }
 
-/// The fold, from 0, of each unit. Sorted by group and score, each run of `count` units gives one to every fold, the largest to
-/// the fold that has fewest rows.
+/// The fold, from 0, of each unit. Sorted by group and score, each run of `count` units gives one
+/// to every fold, the largest to the fold that has fewest rows.
 fn assign(rows: &[Row], count: usize, seed: u64) -> Result<HashMap<String, usize>> {
     let mut units: BTreeMap<&str, Unit> = BTreeMap::new();
     for row in rows {
@@ -70,9 +68,7 @@ fn assign(rows: &[Row], count: usize, seed: u64) -> Result<HashMap<String, usize
     // Ties go by name: the units come in the order of their names.
     units.sort_by(|a, b| {
         let mean = |unit: &Unit| unit.score / unit.rows as f64;
-        a.group
-            .cmp(&b.group)
-            .then_with(|| mean(a).total_cmp(&mean(b)))
+        a.group.cmp(&b.group).then_with(|| mean(a).total_cmp(&mean(b)))
     });
     let mut draws = Draws::new(seed, 0, 0, "folds");
     let mut sizes = vec![0; count];
@@ -161,10 +157,7 @@ mod tests {
             let test = fold.rows(Split::Test);
             let mean = test.iter().map(|row| row.sample.score).sum::<f32>() / test.len() as f32;
             assert!((mean - 50.0).abs() < 2.0, "{mean}");
-            let group = test
-                .iter()
-                .filter(|row| row.sample.group.as_deref() == Some("b"))
-                .count();
+            let group = test.iter().filter(|row| row.sample.group.as_deref() == Some("b")).count();
             assert!((19..=21).contains(&group), "{group} of 100");
         }
     }
@@ -199,10 +192,8 @@ mod tests {
         for fold in deal_all(&all, 5, 2) {
             let test = fold.rows(Split::Test);
             assert_eq!(test.len(), 8);
-            let contents: HashSet<usize> = test
-                .iter()
-                .map(|row| row.key.parse::<usize>().unwrap() % 20)
-                .collect();
+            let contents: HashSet<usize> =
+                test.iter().map(|row| row.key.parse::<usize>().unwrap() % 20).collect();
             assert_eq!(contents.len(), 4, "each content has two names");
         }
     }
@@ -216,9 +207,7 @@ mod tests {
         };
         let plain = listing(60, false);
         let mut turned = plain.clone();
-        Split::ALL
-            .iter()
-            .for_each(|&split| turned.rows_mut(split).reverse());
+        Split::ALL.iter().for_each(|&split| turned.rows_mut(split).reverse());
         assert_eq!(tested(&plain, 1), tested(&turned, 1));
         assert_ne!(tested(&plain, 1), tested(&plain, 2));
     }
@@ -226,9 +215,7 @@ mod tests {
     #[test]
     fn more_folds_than_images_are_refused() {
         let fold = Fold { number: 1, of: 5 };
-        let error = deal(listing(12, true), fold, 0.1, 1)
-            .unwrap_err()
-            .to_string();
+        let error = deal(listing(12, true), fold, 0.1, 1).unwrap_err().to_string();
         assert!(error.contains("there are 4"), "{error}");
     }
 }

@@ -19,8 +19,8 @@ use crate::config::{AugmentConfig, Cache, DataConfig};
 const CACHE_LIMIT: u64 = 8 << 30;
 
 /// Samples, the transforms that the configuration asks for, and the decoded images kept between
-/// epochs: all of them with `data.cache: memory` or `disk`, and always the drawn ones, which cost most to make.
-/// Threads share it; loaders are made from it, one per pass.
+/// epochs: all of them with `data.cache: memory` or `disk`, and always the drawn ones, which cost
+/// most to make. Threads share it; loaders are made from it, one per pass.
 pub struct ImageDataset {
     samples: Vec<Sample>,
     transform: TrainTransform,
@@ -46,10 +46,9 @@ impl ImageDataset {
             test_time_flip: config.test_time_flip,
             background: config.background,
             disk: match config.cache {
-                Cache::Disk => Some(DiskCache::open(
-                    config.cache_dir.as_deref(),
-                    config.background,
-                )?),
+                Cache::Disk => {
+                    Some(DiskCache::open(config.cache_dir.as_deref(), config.background)?)
+                }
                 Cache::None | Cache::Memory => None,
             },
             keep_files: config.cache == Cache::Memory,
@@ -164,15 +163,9 @@ mod tests {
     fn stored(cache: Cache) -> (tempfile::TempDir, ImageDataset) {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("a.png");
-        RgbImage::from_pixel(8, 8, image::Rgb([1, 2, 3]))
-            .save(&path)
-            .unwrap();
+        RgbImage::from_pixel(8, 8, image::Rgb([1, 2, 3])).save(&path).unwrap();
         let sample = Sample::new("a", Source::File(path), 1.0, None);
-        let config = DataConfig {
-            cache,
-            image_size: 8,
-            ..DataConfig::default()
-        };
+        let config = DataConfig { cache, image_size: 8, ..DataConfig::default() };
         (folder, ImageDataset::new(vec![sample], &config).unwrap())
     }
 
@@ -191,9 +184,8 @@ mod tests {
         let (folder, images) = stored(Cache::None);
         fs::write(folder.path().join("a.png"), b"no image").unwrap();
         let mut out = vec![0; 3 * 64];
-        let error = images
-            .pixels(0, Pass::Evaluate, &mut Workspace::default(), &mut out)
-            .unwrap_err();
+        let error =
+            images.pixels(0, Pass::Evaluate, &mut Workspace::default(), &mut out).unwrap_err();
         let error = format!("{error:#}");
         assert!(
             error.contains("the image a: ") && error.contains("a.png: not an image"),

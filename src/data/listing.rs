@@ -19,7 +19,8 @@ pub(crate) struct Row {
     pub(crate) key: String,
     /// Who is in the image, where the data set says.
     pub(crate) person: Option<String>,
-    /// Equal for rows that must stay on one side of a split; the key, unless [`units`](super::units) binds more rows.
+    /// Equal for rows that must stay on one side of a split; the key, unless
+    /// [`units`](super::units) binds more rows.
     pub(crate) unit: String,
 }
 
@@ -40,13 +41,7 @@ impl Row {
         let key = fs::canonicalize(&path).unwrap_or_else(|_| path.components().collect());
         let key = composed(&key.to_string_lossy());
         let sample = Sample::new(id, Source::File(path), score, group);
-        Self {
-            sample,
-            missing,
-            person: None,
-            unit: key.clone(),
-            key,
-        }
+        Self { sample, missing, person: None, unit: key.clone(), key }
     }
 }
 
@@ -59,10 +54,7 @@ pub(crate) struct Listing {
 
 impl Listing {
     pub(crate) fn new(train: Vec<Row>, val: Vec<Row>, test: Vec<Row>) -> Self {
-        Self {
-            rows: [train, val, test],
-            notes: Vec::new(),
-        }
+        Self { rows: [train, val, test], notes: Vec::new() }
     }
 
     pub(crate) fn with_notes(self, notes: Vec<String>) -> Self {
@@ -88,10 +80,7 @@ impl Listing {
 
     /// The keys of a split's images.
     pub(crate) fn keys(&self, split: Split) -> HashSet<&str> {
-        self.rows(split)
-            .iter()
-            .map(|row| row.key.as_str())
-            .collect()
+        self.rows(split).iter().map(|row| row.key.as_str()).collect()
     }
 }
 
@@ -99,7 +88,8 @@ impl Listing {
 /// name that holds spaces may be quoted. Empty lines are skipped.
 ///
 /// # Errors
-/// A file that cannot be read, or a line that is not a name and a finite score; named by file and line.
+/// A file that cannot be read, or a line that is not a name and a finite score; named by file and
+/// line.
 pub(crate) fn read_scores(file: &Path) -> Result<Vec<(String, f32)>> {
     let bytes = fs::read(file).with_context(|| format!("{}: cannot be read", file.display()))?;
     let mut rows = Vec::new();
@@ -113,10 +103,7 @@ pub(crate) fn read_scores(file: &Path) -> Result<Vec<(String, f32)>> {
         }
     }
     if rows.is_empty() {
-        bail!(
-            "{}: names no image; expected lines of a name and a score",
-            file.display()
-        );
+        bail!("{}: names no image; expected lines of a name and a score", file.display());
     }
     Ok(rows)
 }
@@ -126,9 +113,7 @@ fn parse_line(line: &str) -> Result<Option<(String, f32)>> {
         return Ok(None);
     }
     let (name, score) = match line.strip_prefix('"') {
-        Some(rest) => rest
-            .rsplit_once('"')
-            .context("the quote around the name does not end")?,
+        Some(rest) => rest.rsplit_once('"').context("the quote around the name does not end")?,
         None => line
             .rsplit_once(char::is_whitespace)
             .context("expected a name, white space and a score")?,
@@ -195,31 +180,16 @@ mod tests {
             ("unquoted with space.jpg", 2.0),
             ("say \"hi\".jpg", 1.0),
         ];
-        assert_eq!(
-            rows,
-            expected.map(|(name, score)| (name.to_string(), score))
-        );
+        assert_eq!(rows, expected.map(|(name, score)| (name.to_string(), score)));
     }
 
     #[test]
     fn a_bad_line_is_named_by_file_and_line() {
         for (text, complaint) in [
-            (
-                "a.jpg 1\nb.jpg many\n",
-                "list.txt:2: the score \"many\" is not a finite number",
-            ),
-            (
-                "a.jpg NaN",
-                "list.txt:1: the score \"NaN\" is not a finite number",
-            ),
-            (
-                "a.jpg 1\n\nlonely\n",
-                "list.txt:3: expected a name, white space and a score",
-            ),
-            (
-                "\"open.jpg 3\n",
-                "list.txt:1: the quote around the name does not end",
-            ),
+            ("a.jpg 1\nb.jpg many\n", "list.txt:2: the score \"many\" is not a finite number"),
+            ("a.jpg NaN", "list.txt:1: the score \"NaN\" is not a finite number"),
+            ("a.jpg 1\n\nlonely\n", "list.txt:3: expected a name, white space and a score"),
+            ("\"open.jpg 3\n", "list.txt:1: the quote around the name does not end"),
             ("\"\" 3\n", "list.txt:1: the name is empty"),
             ("\n\n", "names no image"),
         ] {

@@ -10,28 +10,23 @@ use super::{Dataset, Sample, Skipped, Source, Split};
 use super::{csv_file, folder, folds, mebeauty, partition, read_image, scut_fbp5500};
 use crate::config::{DataConfig, DatasetName, SyntheticConfig};
 
-/// Reads the data set that the configuration names. `seed` decides what is held out for validation and
-/// test where the data set does not, and which faces the synthetic one draws.
+/// Reads the data set that the configuration names. `seed` decides what is held out for validation
+/// and test where the data set does not, and which faces the synthetic one draws.
 ///
 /// # Errors
-/// Lists that are missing or malformed, an image in two splits (unless `data.overlap` allows it), or
-/// no readable image left to train on or to validate with. Each names the file or the key.
+/// Lists that are missing or malformed, an image in two splits (unless `data.overlap` allows it),
+/// or no readable image left to train on or to validate with. Each names the file or the key.
 pub fn load(config: &DataConfig, seed: u64) -> Result<Dataset> {
     let (mut splits, skipped) = load_splits(config, seed, &Split::ALL)?;
     for split in [Split::Train, Split::Val] {
         require(config, split, &splits[split as usize], &skipped)?;
     }
     let [train, val, test] = std::mem::take(&mut splits);
-    Ok(Dataset {
-        train,
-        val,
-        test,
-        skipped,
-    })
+    Ok(Dataset { train, val, test, skipped })
 }
 
-/// Reads one split of the data set that the configuration names, the same samples that [`load`] gives,
-/// without opening the images of the others.
+/// Reads one split of the data set that the configuration names, the same samples that [`load`]
+/// gives, without opening the images of the others.
 ///
 /// # Errors
 /// As [`load`], but only this split must have a readable image.
@@ -58,18 +53,12 @@ fn load_splits(
     for &split in wanted {
         let rows = std::mem::take(listing.rows_mut(split));
         // Each image is decoded in parallel, and the answers come back in the rows' order.
-        let checked: Vec<(Sample, Option<String>)> = rows
-            .into_par_iter()
-            .map(|row| check_row(row, config.verify))
-            .collect();
+        let checked: Vec<(Sample, Option<String>)> =
+            rows.into_par_iter().map(|row| check_row(row, config.verify)).collect();
         for (sample, problem) in checked {
             match problem {
                 None => splits[split as usize].push(sample),
-                Some(reason) => skipped.push(Skipped {
-                    split,
-                    id: sample.id,
-                    reason,
-                }),
+                Some(reason) => skipped.push(Skipped { split, id: sample.id, reason }),
             }
         }
     }
@@ -110,8 +99,8 @@ fn require(
     )
 }
 
-/// What the data set's lists say. No image is decoded, but for folds that are drawn from the seed their files are read, to tell
-/// which have the same content.
+/// What the data set's lists say. No image is decoded, but for folds that are drawn from the seed
+/// their files are read, to tell which have the same content.
 pub(crate) fn list(config: &DataConfig, seed: u64) -> Result<Listing> {
     let seed = config.seed.unwrap_or(seed);
     let Some(fold) = config.fold() else {
@@ -152,16 +141,13 @@ fn list_split(config: &DataConfig, seed: u64) -> Result<Listing> {
 fn attach_votes(config: &DataConfig, listing: &mut Listing) -> Result<()> {
     let find = |candidates: &[&str]| {
         let paths = candidates.iter().map(|name| config.root.join(name));
-        paths
-            .into_iter()
-            .find(|path| path.is_file())
-            .with_context(|| {
-                format!(
-                    "no {} below {}; fetch it, or set data.votes to false",
-                    candidates.join(" or "),
-                    config.root.display()
-                )
-            })
+        paths.into_iter().find(|path| path.is_file()).with_context(|| {
+            format!(
+                "no {} below {}; fetch it, or set data.votes to false",
+                candidates.join(" or "),
+                config.root.display()
+            )
+        })
     };
     let notes = match config.dataset {
         DatasetName::ScutFbp5500 => {
@@ -170,10 +156,8 @@ fn attach_votes(config: &DataConfig, listing: &mut Listing) -> Result<()> {
             votes.attach(listing, &file, scut_fbp5500::canonical)
         }
         DatasetName::Mebeauty => {
-            let file = find(&[
-                "scores/generic_scores_all_2022.xlsx",
-                "scores/generic_scores_all.xlsx",
-            ])?;
+            let file =
+                find(&["scores/generic_scores_all_2022.xlsx", "scores/generic_scores_all.xlsx"])?;
             let votes = Votes::read_wide(&file, 1.0..=10.0, votes::file_name)?;
             votes.attach(listing, &file, votes::file_name)
         }
@@ -184,16 +168,13 @@ fn attach_votes(config: &DataConfig, listing: &mut Listing) -> Result<()> {
     Ok(())
 }
 
-/// The rows of the synthetic data set. Each split has its own range of faces, so that a longer train
-/// split leaves the others as they are.
+/// The rows of the synthetic data set. Each split has its own range of faces, so that a longer
+/// train split leaves the others as they are.
 fn list_synthetic(config: &SyntheticConfig, seed: u64) -> Listing {
     let rows = |split: Split, count: usize| {
         (0..count as u64)
             .map(|index| {
-                let face = FaceSeed {
-                    seed,
-                    index: (split as u64) << 40 | index,
-                };
+                let face = FaceSeed { seed, index: (split as u64) << 40 | index };
                 let sample = Sample {
                     votes: synthetic::ratings(face, config.rater_noise),
                     ..Sample::new(
@@ -233,19 +214,10 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         fs::write(folder.path().join("faces.csv"), table).unwrap();
         for image in images {
-            RgbImage::from_pixel(6, 6, Rgb([1, 2, 3]))
-                .save(folder.path().join(image))
-                .unwrap();
+            RgbImage::from_pixel(6, 6, Rgb([1, 2, 3])).save(folder.path().join(image)).unwrap();
         }
         let root = folder.path().to_path_buf();
-        (
-            folder,
-            DataConfig {
-                dataset: DatasetName::Csv,
-                root,
-                ..DataConfig::default()
-            },
-        )
+        (folder, DataConfig { dataset: DatasetName::Csv, root, ..DataConfig::default() })
     }
 
     const TABLE: &str = "image,score,split\na.png,1,train\ngone.png,2,train\ncut.png,3,train\nb.png,4,val\nc.png,5,test\n";
@@ -255,23 +227,11 @@ mod tests {
         let (folder, mut config) = csv(TABLE, &["a.png", "b.png", "c.png"]);
         fs::write(folder.path().join("cut.png"), b"\x89PNG\r\n\x1a\n").unwrap();
         let dataset = load(&config, 1).unwrap();
-        assert_eq!(
-            Split::ALL.map(|split| dataset.samples(split).len()),
-            [1, 1, 1]
-        );
-        let reasons: Vec<_> = dataset
-            .skipped
-            .iter()
-            .map(|row| (row.id.as_str(), row.reason.as_str()))
-            .collect();
-        assert!(
-            reasons[0].0 == "gone.png" && reasons[0].1.contains("no such file"),
-            "{reasons:?}"
-        );
-        assert!(
-            reasons[1].0 == "cut.png" && reasons[1].1.contains("damaged"),
-            "{reasons:?}"
-        );
+        assert_eq!(Split::ALL.map(|split| dataset.samples(split).len()), [1, 1, 1]);
+        let reasons: Vec<_> =
+            dataset.skipped.iter().map(|row| (row.id.as_str(), row.reason.as_str())).collect();
+        assert!(reasons[0].0 == "gone.png" && reasons[0].1.contains("no such file"), "{reasons:?}");
+        assert!(reasons[1].0 == "cut.png" && reasons[1].1.contains("damaged"), "{reasons:?}");
         config.verify = false;
         assert_eq!(load(&config, 1).unwrap().train.len(), 2);
     }
@@ -303,24 +263,10 @@ mod tests {
         );
         config.overlap = Overlap::Drop;
         let dataset = load(&config, 1).unwrap();
-        assert_eq!(
-            (
-                dataset.train.len(),
-                dataset.val.len(),
-                dataset.skipped.len()
-            ),
-            (1, 1, 1)
-        );
+        assert_eq!((dataset.train.len(), dataset.val.len(), dataset.skipped.len()), (1, 1, 1));
         config.overlap = Overlap::Allow;
         let dataset = load(&config, 1).unwrap();
-        assert_eq!(
-            (
-                dataset.train.len(),
-                dataset.val.len(),
-                dataset.skipped.len()
-            ),
-            (2, 1, 0)
-        );
+        assert_eq!((dataset.train.len(), dataset.val.len(), dataset.skipped.len()), (2, 1, 0));
     }
 
     #[test]
@@ -350,38 +296,20 @@ mod tests {
             ..DataConfig::default()
         };
         let error = format!("{:#}", list(&config, 1).unwrap_err());
-        assert!(
-            error.contains("All_Ratings.xlsx") && error.contains("data.votes"),
-            "{error}"
-        );
+        assert!(error.contains("All_Ratings.xlsx") && error.contains("data.votes"), "{error}");
         let ratings = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/ratings");
-        fs::copy(
-            format!("{ratings}/long.xlsx"),
-            root.join("All_Ratings.xlsx"),
-        )
-        .unwrap();
+        fs::copy(format!("{ratings}/long.xlsx"), root.join("All_Ratings.xlsx")).unwrap();
         config.val_fraction = 0.0;
         let listing = list(&config, 1).unwrap();
         let train = listing.rows(Split::Train);
         assert_eq!(train[0].sample.votes, [3.0, 4.0, 5.0]);
         assert_eq!(train[1].sample.votes, [1.0, 2.0]);
         let notes = listing.notes().join("; ");
-        assert!(
-            notes.contains("CF9.jpg") && notes.contains("the first is mty2.jpg"),
-            "{notes}"
-        );
+        assert!(notes.contains("CF9.jpg") && notes.contains("the first is mty2.jpg"), "{notes}");
 
         fs::create_dir(root.join("scores")).unwrap();
-        for (split, line) in [
-            ("train", "./a/x.jpg 8.5"),
-            ("val", "./b/y.jpg 1"),
-            ("test", ""),
-        ] {
-            let line = if line.is_empty() {
-                "\"./c/y (1).jpg\" 3"
-            } else {
-                line
-            };
+        for (split, line) in [("train", "./a/x.jpg 8.5"), ("val", "./b/y.jpg 1"), ("test", "")] {
+            let line = if line.is_empty() { "\"./c/y (1).jpg\" 3" } else { line };
             fs::write(root.join(format!("scores/{split}_2022.txt")), line).unwrap();
         }
         let target = root.join("scores/generic_scores_all_2022.xlsx");
@@ -395,15 +323,8 @@ mod tests {
 
     #[test]
     fn a_seed_of_its_own_keeps_the_data_while_the_seed_of_the_training_changes() {
-        let mut config = DataConfig {
-            split: "fold_2_of_4".to_string(),
-            ..DataConfig::default()
-        };
-        (
-            config.synthetic.train,
-            config.synthetic.val,
-            config.synthetic.test,
-        ) = (30, 5, 5);
+        let mut config = DataConfig { split: "fold_2_of_4".to_string(), ..DataConfig::default() };
+        (config.synthetic.train, config.synthetic.val, config.synthetic.test) = (30, 5, 5);
         let test = |config: &DataConfig, seed| load(config, seed).unwrap().test;
         assert_eq!(test(&config, 1).len(), 10);
         assert_ne!(test(&config, 1), test(&config, 2));
@@ -414,11 +335,7 @@ mod tests {
     #[test]
     fn synthetic_splits_share_no_face_and_do_not_move_each_other() {
         let mut config = DataConfig::default();
-        (
-            config.synthetic.train,
-            config.synthetic.val,
-            config.synthetic.test,
-        ) = (6, 3, 2);
+        (config.synthetic.train, config.synthetic.val, config.synthetic.test) = (6, 3, 2);
         let small = load(&config, 5).unwrap();
         config.synthetic.train = 9;
         let large = load(&config, 5).unwrap();

@@ -23,16 +23,18 @@ pub struct HostBatch {
     pub len: usize,
     /// The side of an image, in pixels.
     pub size: usize,
-    /// (len): the scores, in the data set's own units; where images are mixed (mixup, cutmix), those of the mixtures.
+    /// (len): the scores, in the data set's own units; where images are mixed (mixup, cutmix),
+    /// those of the mixtures.
     pub targets: Vec<f32>,
     /// (len): each image's index among the samples.
     pub indices: Vec<usize>,
     /// (len): how much each image counts, for losses that weigh them.
     pub weights: Vec<f32>,
-    /// (len): the ratings of each image by its raters, whose shares add up to 1; empty for an image of which only the mean is
-    /// known.
+    /// (len): the ratings of each image by its raters, whose shares add up to 1; empty for an image
+    /// of which only the mean is known.
     pub votes: Vec<Vec<Vote>>,
-    /// How many images the batch has over all processes that [share](LoaderOptions::share) it; `len` where one has it all.
+    /// How many images the batch has over all processes that [share](LoaderOptions::share) it;
+    /// `len` where one has it all.
     pub whole: usize,
 }
 
@@ -85,8 +87,8 @@ pub struct LoaderOptions {
     pub batch_size: usize,
     /// Threads that make batches; with 0 the calling thread does, when it asks for one.
     pub workers: usize,
-    /// How many batches may be ready or in the making ahead of the one that is asked for; at least as
-    /// many as there are workers, so that each has work.
+    /// How many batches may be ready or in the making ahead of the one that is asked for; at least
+    /// as many as there are workers, so that each has work.
     pub prefetch: usize,
     /// Whether a last batch that is not full is left out.
     pub drop_last: bool,
@@ -113,10 +115,10 @@ impl LoaderOptions {
 
 /// Iterates over the batches of one pass.
 ///
-/// Order and pixels depend on the samples and [`Pass`] alone, never on the number of workers. Batches
-/// are made by threads and wait in a queue of bounded length. An image that cannot be read, or a panic
-/// while making one, ends the pass with an error that names the image. Dropping the loader early
-/// stops its threads.
+/// Order and pixels depend on the samples and [`Pass`] alone, never on the number of workers.
+/// Batches are made by threads and wait in a queue of bounded length. An image that cannot be read,
+/// or a panic while making one, ends the pass with an error that names the image. Dropping the
+/// loader early stops its threads.
 pub struct Loader {
     plan: Arc<Plan>,
     next: usize,
@@ -174,11 +176,7 @@ impl Iterator for Loader {
             self.queue.take(self.next)
         };
         // Nothing follows an error.
-        self.next = if batch.is_ok() {
-            self.next + 1
-        } else {
-            self.plan.batches
-        };
+        self.next = if batch.is_ok() { self.next + 1 } else { self.plan.batches };
         Some(batch)
     }
 
@@ -214,17 +212,8 @@ struct Plan {
 
 impl Plan {
     fn new(images: Arc<ImageDataset>, options: LoaderOptions) -> Result<Self> {
-        let LoaderOptions {
-            pass,
-            batch_size,
-            drop_last,
-            share,
-            ..
-        } = options;
-        ensure!(
-            batch_size > 0,
-            "train.batch_size: 0 is no size; set at least 1"
-        );
+        let LoaderOptions { pass, batch_size, drop_last, share, .. } = options;
+        ensure!(batch_size > 0, "train.batch_size: 0 is no size; set at least 1");
         let mut order: Vec<usize> = (0..images.len()).collect();
         if let Pass::Train { seed, epoch } = pass {
             Draws::new(seed, epoch, 0, "shuffle").shuffle(&mut order);
@@ -235,25 +224,13 @@ impl Plan {
             "train.batch_size: {} images do not fill a batch of {batch_size}; lower it",
             order.len()
         );
-        let mut batches = if drop_last {
-            whole
-        } else {
-            order.len().div_ceil(batch_size)
-        };
+        let mut batches = if drop_last { whole } else { order.len().div_ceil(batch_size) };
         let mut first = 0;
         if pass == Pass::Evaluate {
             let mine = share.of(batches);
             (first, batches) = (mine.start, mine.end);
         }
-        Ok(Self {
-            images,
-            order,
-            batch_size,
-            batches,
-            first,
-            pass,
-            share,
-        })
+        Ok(Self { images, order, batch_size, batches, first, pass, share })
     }
 
     fn make(&self, batch: usize, workspace: &mut Workspace) -> Result<HostBatch> {
@@ -265,7 +242,8 @@ impl Plan {
             Pass::Evaluate => 0..order.len(),
         };
         let config = self.images.augment();
-        // Images are mixed with the one before: the first of a part needs the last of the part before.
+        // Images are mixed with the one before: the first of a part needs the last of the part
+        // before.
         let partner = mine.len() < order.len() && !mine.is_empty() && augment::mixes(config);
         let mut indices = order[mine.clone()].to_vec();
         if partner {
@@ -294,9 +272,7 @@ impl Plan {
             size,
             targets: of_samples().map(|sample| sample.score).collect(),
             weights: of_samples().map(|sample| sample.weight).collect(),
-            votes: of_samples()
-                .map(|sample| equal_shares(&sample.votes))
-                .collect(),
+            votes: of_samples().map(|sample| equal_shares(&sample.votes)).collect(),
             indices,
             whole: order.len(),
         };
@@ -314,14 +290,14 @@ impl Plan {
 /// What a panic said.
 fn text(panic: &(dyn Any + Send)) -> &str {
     let text = panic.downcast_ref::<&str>().copied();
-    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str))
-        .unwrap_or("no message")
+    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("no message")
 }
 
 fn work(plan: &Plan, queue: &Queue, window: usize) {
     let mut workspace = Workspace::default();
     while let Some(batch) = queue.claim(plan.batches, window) {
-        // What escapes `make`, such as memory that cannot be had for a batch, must still be answered.
+        // What escapes `make`, such as memory that cannot be had for a batch, must still be
+        // answered.
         let made = catch_unwind(AssertUnwindSafe(|| plan.make(batch, &mut workspace)));
         queue.put(
             batch,
@@ -350,18 +326,9 @@ mod tests {
             })
             .save(&path)
             .unwrap();
-            Sample::new(
-                format!("{index}.png"),
-                Source::File(path),
-                index as f32,
-                None,
-            )
+            Sample::new(format!("{index}.png"), Source::File(path), index as f32, None)
         });
-        let config = DataConfig {
-            image_size: 16,
-            cache: Cache::None,
-            ..DataConfig::default()
-        };
+        let config = DataConfig { image_size: 16, cache: Cache::None, ..DataConfig::default() };
         Arc::new(ImageDataset::new(samples.collect(), &config).unwrap())
     }
 
@@ -370,10 +337,7 @@ mod tests {
     }
 
     fn run(images: &Arc<ImageDataset>, options: LoaderOptions) -> Vec<HostBatch> {
-        Loader::new(Arc::clone(images), options)
-            .unwrap()
-            .map(Result::unwrap)
-            .collect()
+        Loader::new(Arc::clone(images), options).unwrap().map(Result::unwrap).collect()
     }
 
     #[test]
@@ -384,10 +348,7 @@ mod tests {
         assert_eq!(reference.len(), 6);
         assert_eq!(reference[5].len, 3);
         for workers in [1, 2, 5, 40] {
-            assert!(
-                run(&images, train(workers)) == reference,
-                "{workers} workers"
-            );
+            assert!(run(&images, train(workers)) == reference, "{workers} workers");
         }
     }
 
@@ -426,10 +387,7 @@ mod tests {
         let images = images(folder.path(), 23);
         let order = |epoch| -> Vec<usize> {
             let options = LoaderOptions::new(Pass::Train { seed: 3, epoch }, 4, 2);
-            run(&images, options)
-                .into_iter()
-                .flat_map(|batch| batch.indices)
-                .collect()
+            run(&images, options).into_iter().flat_map(|batch| batch.indices).collect()
         };
         let (mut first, second) = (order(0), order(1));
         assert_ne!(first, second);
@@ -442,14 +400,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let images = images(folder.path(), 10);
         let batches = run(&images, LoaderOptions::new(Pass::Evaluate, 4, 2));
-        let targets: Vec<f32> = batches
-            .iter()
-            .flat_map(|batch| batch.targets.clone())
-            .collect();
-        assert_eq!(
-            targets,
-            (0..10).map(|index| index as f32).collect::<Vec<_>>()
-        );
+        let targets: Vec<f32> = batches.iter().flat_map(|batch| batch.targets.clone()).collect();
+        assert_eq!(targets, (0..10).map(|index| index as f32).collect::<Vec<_>>());
         assert_eq!(batches[0].pixels.len(), 4 * 3 * 16 * 16);
     }
 
@@ -459,43 +411,20 @@ mod tests {
         let images = images(folder.path(), 11);
         let whole = run(&images, train(0));
         for workers in [0, 2] {
-            let late = run(
-                &images,
-                LoaderOptions {
-                    start_batch: 1,
-                    drop_last: true,
-                    ..train(workers)
-                },
-            );
+            let late =
+                run(&images, LoaderOptions { start_batch: 1, drop_last: true, ..train(workers) });
             assert_eq!(late, whole[1..2]);
         }
-        let nothing = LoaderOptions {
-            batch_size: 12,
-            drop_last: true,
-            ..train(0)
-        };
+        let nothing = LoaderOptions { batch_size: 12, drop_last: true, ..train(0) };
         assert!(Loader::new(Arc::clone(&images), nothing).is_err());
-        assert!(
-            Loader::new(
-                images,
-                LoaderOptions {
-                    batch_size: 0,
-                    ..train(0)
-                }
-            )
-            .is_err()
-        );
+        assert!(Loader::new(images, LoaderOptions { batch_size: 0, ..train(0) }).is_err());
     }
 
     #[test]
     fn processes_together_make_what_one_would() {
         let folder = tempfile::tempdir().unwrap();
         let images = images(folder.path(), 23);
-        let mut config = DataConfig {
-            image_size: 16,
-            cache: Cache::None,
-            ..DataConfig::default()
-        };
+        let mut config = DataConfig { image_size: 16, cache: Cache::None, ..DataConfig::default() };
         (config.augment.mixup, config.augment.cutmix) = (0.4, 1.0);
         let mixed = ImageDataset::new(images.samples().to_vec(), &config).unwrap();
         let cases = [
@@ -550,10 +479,7 @@ mod tests {
         let images = images(folder.path(), 40);
         for taken in 0..4 {
             let mut loader = Loader::new(Arc::clone(&images), train(3)).unwrap();
-            assert_eq!(
-                loader.by_ref().take(taken).filter(Result::is_ok).count(),
-                taken
-            );
+            assert_eq!(loader.by_ref().take(taken).filter(Result::is_ok).count(), taken);
             drop(loader);
             assert_eq!(Arc::strong_count(&images), 1);
         }

@@ -7,7 +7,8 @@ use std::path::{Component, Path, PathBuf};
 use unicode_normalization::UnicodeNormalization;
 
 /// Finds files under the names that a label list gives them, also where list and file system write
-/// accented letters differently: composed (NFC) in one, decomposed (NFD, as macOS has it) in the other.
+/// accented letters differently: composed (NFC) in one, decomposed (NFD, as macOS has it) in the
+/// other.
 #[derive(Default)]
 pub(crate) struct Locator {
     /// Folder -> composed name -> path, filled on first need.
@@ -18,11 +19,7 @@ impl Locator {
     /// The file that `name`, relative to `root` or absolute, stands for; else why there is none.
     pub(crate) fn find(&mut self, root: &Path, name: &str) -> Result<PathBuf, String> {
         let path = root.join(name);
-        let found = if path.exists() {
-            Some(path)
-        } else {
-            self.walk(root, name)
-        };
+        let found = if path.exists() { Some(path) } else { self.walk(root, name) };
         match found {
             Some(path) if path.is_file() => Ok(path),
             Some(_) => Err("not a file".to_string()),
@@ -30,7 +27,8 @@ impl Locator {
         }
     }
 
-    /// Follows `name` part by part, taking a differently composed spelling where the exact one is missing.
+    /// Follows `name` part by part, taking a differently composed spelling where the exact one is
+    /// missing.
     fn walk(&mut self, root: &Path, name: &str) -> Option<PathBuf> {
         if name.is_ascii() {
             return None;
@@ -52,9 +50,7 @@ impl Locator {
     }
 
     fn folder(&mut self, folder: &Path) -> &HashMap<String, PathBuf> {
-        self.folders
-            .entry(folder.to_path_buf())
-            .or_insert_with(|| list(folder))
+        self.folders.entry(folder.to_path_buf()).or_insert_with(|| list(folder))
     }
 }
 
@@ -97,17 +93,8 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         fs::create_dir(root.path().join("folder")).unwrap();
         let mut locator = Locator::default();
-        assert_eq!(
-            locator.find(root.path(), "gone.jpg"),
-            Err("no such file".to_string())
-        );
-        assert_eq!(
-            locator.find(root.path(), "caf\u{e9}.jpg"),
-            Err("no such file".to_string())
-        );
-        assert_eq!(
-            locator.find(root.path(), "folder"),
-            Err("not a file".to_string())
-        );
+        assert_eq!(locator.find(root.path(), "gone.jpg"), Err("no such file".to_string()));
+        assert_eq!(locator.find(root.path(), "caf\u{e9}.jpg"), Err("no such file".to_string()));
+        assert_eq!(locator.find(root.path(), "folder"), Err("not a file".to_string()));
     }
 }

@@ -1,8 +1,8 @@
 //! MEBeauty, 2021 release (Lebedeva et al.): faces of six ethnic groups, rated from 1 to 10.
 //!
 //! `scores/{train,val,test}_2022.txt` name images by paths relative to the data set's folder, as
-//! `./cropped_images/images_crop_align_mtcnn/female/asian/x.jpg 6.5`. Some rows name images that the
-//! release lacks, and an image stands in two splits; both are as published.
+//! `./cropped_images/images_crop_align_mtcnn/female/asian/x.jpg 6.5`. Some rows name images that
+//! the release lacks, and an image stands in two splits; both are as published.
 
 use std::path::Path;
 
@@ -31,11 +31,7 @@ pub(crate) fn read(root: &Path, split: &str) -> Result<Listing> {
         }
         Ok(locate_rows(root, read_scores(&file)?, &mut locator, group))
     };
-    Ok(Listing::new(
-        rows(Split::Train)?,
-        rows(Split::Val)?,
-        rows(Split::Test)?,
-    ))
+    Ok(Listing::new(rows(Split::Train)?, rows(Split::Val)?, rows(Split::Test)?))
 }
 
 /// `female/asian` from `.../female/asian/x.jpg`.
@@ -74,11 +70,7 @@ mod tests {
                 "\"./crops/male/indian/a (1).jpg\" 6.25\n",
                 "./other/b.jpg 1\n",
             ],
-            &[
-                "crops/female/asian/ha\u{309}i.jpg",
-                "crops/male/indian/a (1).jpg",
-                "other/b.jpg",
-            ],
+            &["crops/female/asian/ha\u{309}i.jpg", "crops/male/indian/a (1).jpg", "other/b.jpg"],
         );
         let listing = read(root.path(), "official").unwrap();
         let train = listing.rows(Split::Train);
@@ -87,9 +79,7 @@ mod tests {
         assert_eq!(train[0].sample.group.as_deref(), Some("female/asian"));
         assert_eq!(train[0].sample.score, 7.5);
         assert_eq!(train[0].missing, None);
-        let Source::File(path) = &train[0].sample.source else {
-            panic!("not a file")
-        };
+        let Source::File(path) = &train[0].sample.source else { panic!("not a file") };
         assert!(path.is_file());
         assert!(train[1].missing.is_some());
         let val = &listing.rows(Split::Val)[0];
@@ -101,10 +91,7 @@ mod tests {
     fn a_wrong_root_or_split_is_explained() {
         let empty = tempfile::tempdir().unwrap();
         let error = read(empty.path(), "official").unwrap_err().to_string();
-        assert!(
-            error.contains("train_2022.txt") && error.contains("data.root"),
-            "{error}"
-        );
+        assert!(error.contains("train_2022.txt") && error.contains("data.root"), "{error}");
         let error = read(empty.path(), "fold_1").unwrap_err().to_string();
         assert!(error.contains("data.split"), "{error}");
     }

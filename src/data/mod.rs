@@ -69,21 +69,15 @@ pub struct Sample {
     pub group: Option<String>,
     /// How much it counts, for losses that weigh images; 1 where the data set says nothing.
     pub weight: f32,
-    /// What each rater gave it, in the data set's own units, without the raters who gave nothing; empty where only the mean is known.
+    /// What each rater gave it, in the data set's own units, without the raters who gave nothing;
+    /// empty where only the mean is known.
     pub votes: Vec<f32>,
 }
 
 impl Sample {
     /// An image that counts once and whose raters are not known one by one.
     pub fn new(id: impl Into<String>, source: Source, score: f32, group: Option<String>) -> Self {
-        Self {
-            id: id.into(),
-            source,
-            score,
-            group,
-            weight: 1.0,
-            votes: Vec::new(),
-        }
+        Self { id: id.into(), source, score, group, weight: 1.0, votes: Vec::new() }
     }
 }
 
@@ -195,11 +189,9 @@ mod tests {
 
     #[test]
     fn splits_are_read_by_their_usual_names() {
-        for (text, split) in [
-            ("train", Split::Train),
-            ("Validation", Split::Val),
-            ("TEST", Split::Test),
-        ] {
+        for (text, split) in
+            [("train", Split::Train), ("Validation", Split::Val), ("TEST", Split::Test)]
+        {
             assert_eq!(text.parse::<Split>().unwrap(), split);
         }
         assert!("".parse::<Split>().is_err());

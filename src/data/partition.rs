@@ -21,7 +21,8 @@ pub struct SharedImage {
 
 /// Moves `fraction` of the images out of `rows`: returns those that stay and those that were held
 /// out, each in their order. The choice depends on the seed and `purpose` alone, and is stratified:
-/// sorted by score, each run of 1/`fraction` images gives one. Rows of one unit (an image, or a person) stay together.
+/// sorted by score, each run of 1/`fraction` images gives one. Rows of one unit (an image, or a
+/// person) stay together.
 pub(crate) fn hold_out(
     rows: Vec<Row>,
     fraction: f64,
@@ -51,8 +52,9 @@ pub(crate) fn hold_out(
     (kept, held)
 }
 
-/// The splits of a data set that may name none: without `has_splits`, all rows are in train, and test and validation rows are held
-/// out by the seed; with it, validation rows are where there are none. Rows of one image or person stay together.
+/// The splits of a data set that may name none: without `has_splits`, all rows are in train, and
+/// test and validation rows are held out by the seed; with it, validation rows are where there are
+/// none. Rows of one image or person stay together.
 pub(crate) fn complete(
     mut splits: [Vec<Row>; 3],
     has_splits: bool,
@@ -80,21 +82,17 @@ pub(crate) fn shared_images(listing: &Listing) -> Vec<SharedImage> {
     let mut shared = Vec::new();
     for row in Split::ALL.iter().flat_map(|&split| listing.rows(split)) {
         let key = row.key.as_str();
-        let splits: Vec<Split> = Split::ALL
-            .into_iter()
-            .filter(|&split| keys[split as usize].contains(key))
-            .collect();
+        let splits: Vec<Split> =
+            Split::ALL.into_iter().filter(|&split| keys[split as usize].contains(key)).collect();
         if splits.len() > 1 && seen.insert(key) {
-            shared.push(SharedImage {
-                id: row.sample.id.clone(),
-                splits,
-            });
+            shared.push(SharedImage { id: row.sample.id.clone(), splits });
         }
     }
     shared
 }
 
-/// Applies the configured rule to images that stand in two splits. Returns the rows that it removed.
+/// Applies the configured rule to images that stand in two splits. Returns the rows that it
+/// removed.
 ///
 /// # Errors
 /// When there are such images and the configuration does not say what to do.
@@ -105,16 +103,8 @@ pub(crate) fn resolve_overlaps(listing: &mut Listing, rule: Overlap) -> Result<V
     }
     if rule == Overlap::Error {
         let named: Vec<String> = shared.iter().take(3).map(SharedImage::to_string).collect();
-        let stand = if shared.len() == 1 {
-            "image stands"
-        } else {
-            "images stand"
-        };
-        let more = if shared.len() > named.len() {
-            ", ..."
-        } else {
-            ""
-        };
+        let stand = if shared.len() == 1 { "image stands" } else { "images stand" };
+        let more = if shared.len() > named.len() { ", ..." } else { "" };
         bail!(
             "{} {stand} in two splits, which would flatter the results: {}{more}. Set data.overlap to drop (train gives way to val and test, val to test) or to allow",
             shared.len(),
@@ -122,15 +112,11 @@ pub(crate) fn resolve_overlaps(listing: &mut Listing, rule: Overlap) -> Result<V
         );
     }
     let mut removed = Vec::new();
-    for (split, later) in [
-        (Split::Train, &[Split::Val, Split::Test][..]),
-        (Split::Val, &[Split::Test]),
-    ] {
-        let taken: HashSet<String> = later
-            .iter()
-            .flat_map(|&later| listing.keys(later))
-            .map(str::to_string)
-            .collect();
+    for (split, later) in
+        [(Split::Train, &[Split::Val, Split::Test][..]), (Split::Val, &[Split::Test])]
+    {
+        let taken: HashSet<String> =
+            later.iter().flat_map(|&later| listing.keys(later)).map(str::to_string).collect();
         let rows = std::mem::take(listing.rows_mut(split));
         let (gone, kept): (Vec<Row>, _) =
             rows.into_iter().partition(|row| taken.contains(&row.key));
@@ -158,20 +144,12 @@ mod tests {
 
     fn row(id: &str, score: f32) -> Row {
         let sample = Sample::new(id, Source::File(id.into()), score, None);
-        Row {
-            sample,
-            missing: None,
-            key: id.to_string(),
-            person: None,
-            unit: id.to_string(),
-        }
+        Row { sample, missing: None, key: id.to_string(), person: None, unit: id.to_string() }
     }
 
     fn rows(range: std::ops::Range<u32>) -> Vec<Row> {
         // Scores in an order that differs from that of the names.
-        range
-            .map(|index| row(&format!("{index:04}"), (index * 37 % 101) as f32))
-            .collect()
+        range.map(|index| row(&format!("{index:04}"), (index * 37 % 101) as f32)).collect()
     }
 
     fn ids(rows: &[Row]) -> Vec<&str> {
@@ -207,10 +185,8 @@ mod tests {
 
     #[test]
     fn rows_of_one_image_stay_together() {
-        let doubled: Vec<Row> = rows(0..50)
-            .into_iter()
-            .flat_map(|row| [row.clone(), row])
-            .collect();
+        let doubled: Vec<Row> =
+            rows(0..50).into_iter().flat_map(|row| [row.clone(), row]).collect();
         let (kept, held) = hold_out(doubled, 0.2, 1, "val");
         assert_eq!((kept.len(), held.len()), (80, 20));
         assert!(shared_images(&Listing::new(kept, held, Vec::new())).is_empty());
@@ -230,16 +206,10 @@ mod tests {
 
     #[test]
     fn an_overlap_is_an_error_that_names_the_remedy() {
-        let error = resolve_overlaps(&mut overlapping(), Overlap::Error)
-            .unwrap_err()
-            .to_string();
-        for part in [
-            "4 images",
-            "0008 (train and val)",
-            "0012 (val and test)",
-            ", ...",
-            "data.overlap",
-        ] {
+        let error = resolve_overlaps(&mut overlapping(), Overlap::Error).unwrap_err().to_string();
+        for part in
+            ["4 images", "0008 (train and val)", "0012 (val and test)", ", ...", "data.overlap"]
+        {
             assert!(error.contains(part), "{error}");
         }
     }
@@ -258,11 +228,7 @@ mod tests {
     #[test]
     fn allowing_keeps_every_row() {
         let mut listing = overlapping();
-        assert!(
-            resolve_overlaps(&mut listing, Overlap::Allow)
-                .unwrap()
-                .is_empty()
-        );
+        assert!(resolve_overlaps(&mut listing, Overlap::Allow).unwrap().is_empty());
         assert_eq!(listing, overlapping());
     }
 }

@@ -6,15 +6,17 @@ use image::imageops::{FilterType, resize};
 /// Sides of the gray thumbnail whose neighbors are compared: 16 comparisons in each of 16 rows.
 const COLUMNS: u32 = 17;
 const ROWS: u32 = 16;
-/// By how many levels a pixel has to be darker than its right neighbor: noise on an even background decides nothing.
+/// By how many levels a pixel has to be darker than its right neighbor: noise on an even background
+/// decides nothing.
 const MARGIN: i16 = 2;
 /// Fewer set bits than this say too little: two empty walls are no duplicates.
 const LEAST_BITS: u32 = 12;
-/// Hashes that differ in no more bits belong to one image. Copies at half the size and low quality differ in up to 17, two drawn
-/// faces in 45 or more.
+/// Hashes that differ in no more bits belong to one image. Copies at half the size and low quality
+/// differ in up to 17, two drawn faces in 45 or more.
 pub(super) const SAME: u32 = 24;
 
-/// 256 bits: whether each pixel of a 17x16 thumbnail is darker than the one to its right (a difference hash).
+/// 256 bits: whether each pixel of a 17x16 thumbnail is darker than the one to its right (a
+/// difference hash).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct PerceptualHash([u64; 4]);
 
@@ -72,17 +74,11 @@ mod tests {
                 }
             }
         }
-        assert!(
-            farthest_copy <= SAME && nearest_other > SAME,
-            "{farthest_copy} {nearest_other}"
-        );
+        assert!(farthest_copy <= SAME && nearest_other > SAME, "{farthest_copy} {nearest_other}");
     }
 
     #[test]
     fn an_even_image_has_no_hash() {
-        assert_eq!(
-            PerceptualHash::new(&RgbImage::from_pixel(9, 9, image::Rgb([4; 3]))),
-            None
-        );
+        assert_eq!(PerceptualHash::new(&RgbImage::from_pixel(9, 9, image::Rgb([4; 3]))), None);
     }
 }

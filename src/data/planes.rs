@@ -14,11 +14,7 @@ pub(super) fn split_planes(interleaved: &[u8], out: &mut [u8]) -> Result<()> {
 
 /// The three color planes of an output of `length` bytes.
 pub(super) fn planes(length: usize, out: &mut [u8]) -> Result<(&mut [u8], &mut [u8], &mut [u8])> {
-    ensure!(
-        out.len() == length,
-        "the output has {} bytes, the image {length}",
-        out.len()
-    );
+    ensure!(out.len() == length, "the output has {} bytes, the image {length}", out.len());
     let (red, rest) = out.split_at_mut(length / 3);
     let (green, blue) = rest.split_at_mut(length / 3);
     Ok((red, green, blue))

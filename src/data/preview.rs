@@ -21,8 +21,8 @@ const GAP: usize = 4;
 /// Most pixels of a grid.
 const MOST_PIXELS: usize = 64 << 20;
 
-/// A row for each of the first `rows` images: as evaluation sees it, then as the first `draws` epochs of training with this seed do.
-/// Mixup and cutmix mix the images of one column.
+/// A row for each of the first `rows` images: as evaluation sees it, then as the first `draws`
+/// epochs of training with this seed do. Mixup and cutmix mix the images of one column.
 ///
 /// # Errors
 /// An image that cannot be read, or a grid larger than 64 million pixels.
@@ -39,10 +39,7 @@ pub fn grid(images: &ImageDataset, rows: usize, draws: usize, seed: u64) -> Resu
     for column in 0..=draws {
         let pass = match column.checked_sub(1) {
             None => Pass::Evaluate,
-            Some(epoch) => Pass::Train {
-                seed,
-                epoch: epoch as u64,
-            },
+            Some(epoch) => Pass::Train { seed, epoch: epoch as u64 },
         };
         let batch = batch(images, rows, pass, &mut workspace)?;
         for (row, planes) in batch.pixels.chunks_exact(3 * size * size).enumerate() {
@@ -53,7 +50,8 @@ pub fn grid(images: &ImageDataset, rows: usize, draws: usize, seed: u64) -> Resu
     Ok(grid)
 }
 
-/// The first `most` images of a batch in rows of `columns`, as they go to the network but for normalization.
+/// The first `most` images of a batch in rows of `columns`, as they go to the network but for
+/// normalization.
 pub fn tiles(batch: &HostBatch, most: usize, columns: usize) -> RgbImage {
     let size = batch.size;
     let shown = batch.len.min(most);
@@ -92,11 +90,7 @@ fn batch(
         votes: vec![Vec::new(); len],
     };
     if let Pass::Train { seed, epoch } = pass {
-        mix(
-            images.augment(),
-            &mut batch,
-            &mut Draws::new(seed, epoch, 0, "mix"),
-        );
+        mix(images.augment(), &mut batch, &mut Draws::new(seed, epoch, 0, "mix"));
     }
     Ok(batch)
 }
@@ -129,34 +123,17 @@ where
     write_whole(path, |file| Ok(file.write_all(bytes.get_ref())?))
 }
 
-/// Each augmentation by itself, strong enough to be seen: its key, and a row of images, the first of them as evaluation sees it.
+/// Each augmentation by itself, strong enough to be seen: its key, and a row of images, the first
+/// of them as evaluation sees it.
 ///
 /// # Errors
 /// An image size that is not positive.
 pub fn gallery(size: i64, draws: usize) -> Result<Vec<(&'static str, RgbImage)>> {
     let off = AugmentConfig::off;
     let alone = [
-        (
-            "random_resized_crop",
-            AugmentConfig {
-                random_resized_crop: Some([0.5, 1.0]),
-                ..off()
-            },
-        ),
-        (
-            "horizontal_flip",
-            AugmentConfig {
-                horizontal_flip: 0.5,
-                ..off()
-            },
-        ),
-        (
-            "rotation",
-            AugmentConfig {
-                rotation: 20.0,
-                ..off()
-            },
-        ),
+        ("random_resized_crop", AugmentConfig { random_resized_crop: Some([0.5, 1.0]), ..off() }),
+        ("horizontal_flip", AugmentConfig { horizontal_flip: 0.5, ..off() }),
+        ("rotation", AugmentConfig { rotation: 20.0, ..off() }),
         (
             "affine",
             AugmentConfig {
@@ -171,34 +148,16 @@ pub fn gallery(size: i64, draws: usize) -> Result<Vec<(&'static str, RgbImage)>>
         (
             "trivial_augment",
             AugmentConfig {
-                trivial_augment: TrivialAugmentConfig {
-                    probability: 1.0,
-                    geometry: 0.3,
-                },
+                trivial_augment: TrivialAugmentConfig { probability: 1.0, geometry: 0.3 },
                 ..off()
             },
         ),
-        (
-            "color_jitter",
-            AugmentConfig {
-                color_jitter: [0.4, 0.4, 0.4, 0.05],
-                ..off()
-            },
-        ),
-        (
-            "grayscale",
-            AugmentConfig {
-                grayscale: 0.5,
-                ..off()
-            },
-        ),
+        ("color_jitter", AugmentConfig { color_jitter: [0.4, 0.4, 0.4, 0.05], ..off() }),
+        ("grayscale", AugmentConfig { grayscale: 0.5, ..off() }),
         (
             "gaussian_blur",
             AugmentConfig {
-                gaussian_blur: BlurConfig {
-                    probability: 1.0,
-                    ..BlurConfig::default()
-                },
+                gaussian_blur: BlurConfig { probability: 1.0, ..BlurConfig::default() },
                 ..off()
             },
         ),
@@ -213,28 +172,12 @@ pub fn gallery(size: i64, draws: usize) -> Result<Vec<(&'static str, RgbImage)>>
                 ..off()
             },
         ),
-        (
-            "mixup",
-            AugmentConfig {
-                mixup: 1.0,
-                ..off()
-            },
-        ),
-        (
-            "cutmix",
-            AugmentConfig {
-                cutmix: 1.0,
-                ..off()
-            },
-        ),
+        ("mixup", AugmentConfig { mixup: 1.0, ..off() }),
+        ("cutmix", AugmentConfig { cutmix: 1.0, ..off() }),
     ];
     let gallery = alone.into_iter().map(|(name, augment)| {
         let mixes = augment.mixup > 0.0 || augment.cutmix > 0.0;
-        let config = DataConfig {
-            image_size: size,
-            augment,
-            ..DataConfig::default()
-        };
+        let config = DataConfig { image_size: size, augment, ..DataConfig::default() };
         let face = |index| {
             let face = FaceSeed { seed: 5, index };
             Sample::new(format!("face {index}"), Source::Synthetic(face), 0.0, None)
@@ -285,10 +228,7 @@ mod tests {
 
     #[test]
     fn tiles_are_the_batchs_images_in_rows() {
-        let config = DataConfig {
-            image_size: 32,
-            ..DataConfig::default()
-        };
+        let config = DataConfig { image_size: 32, ..DataConfig::default() };
         let samples = crate::data::load(&config, 4).unwrap().train;
         let images = ImageDataset::new(samples, &config).unwrap();
         let batch = batch(&images, 5, Pass::Evaluate, &mut Workspace::default()).unwrap();
@@ -305,10 +245,7 @@ mod tests {
 
     #[test]
     fn the_first_column_is_what_evaluation_sees_and_the_second_the_first_epoch() {
-        let mut config = DataConfig {
-            image_size: 32,
-            ..DataConfig::default()
-        };
+        let mut config = DataConfig { image_size: 32, ..DataConfig::default() };
         config.synthetic.train = 3;
         let samples = crate::data::load(&config, 4).unwrap().train;
         let images = ImageDataset::new(samples, &config).unwrap();
@@ -319,16 +256,9 @@ mod tests {
             assert_eq!(shown, *images.image(row as usize).unwrap());
             let mut out = vec![0; 3 * 1024];
             let pass = Pass::Train { seed: 4, epoch: 0 };
-            images
-                .pixels(row as usize, pass, &mut Workspace::default(), &mut out)
-                .unwrap();
+            images.pixels(row as usize, pass, &mut Workspace::default(), &mut out).unwrap();
             let drawn = cell(&grid, 1, row, 32);
-            assert!(
-                drawn
-                    .pixels()
-                    .zip(&out)
-                    .all(|(pixel, &red)| pixel.0[0] == red)
-            );
+            assert!(drawn.pixels().zip(&out).all(|(pixel, &red)| pixel.0[0] == red));
         }
     }
 }

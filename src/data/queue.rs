@@ -28,17 +28,9 @@ struct State {
 impl Queue {
     /// An empty queue that starts with batch `first`.
     pub(super) fn new(first: usize) -> Self {
-        let state = State {
-            unclaimed: first,
-            wanted: first,
-            ready: BTreeMap::new(),
-            stopped: false,
-        };
-        Self {
-            state: Mutex::new(state),
-            room: Condvar::new(),
-            finished: Condvar::new(),
-        }
+        let state =
+            State { unclaimed: first, wanted: first, ready: BTreeMap::new(), stopped: false };
+        Self { state: Mutex::new(state), room: Condvar::new(), finished: Condvar::new() }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -79,10 +71,7 @@ impl Queue {
                 self.room.notify_all();
                 return made;
             }
-            state = self
-                .finished
-                .wait(state)
-                .unwrap_or_else(PoisonError::into_inner);
+            state = self.finished.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
     }
 

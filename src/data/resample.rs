@@ -1,7 +1,8 @@
 //! Resampling of a part of an image to a square, as PIL does it.
 //!
 //! The filters are PIL's, bicubic with a = -0.5 or bilinear, widened when the image shrinks
-//! (antialiased), and rows are resampled before columns with rounding and clamping to 8 bits between.
+//! (antialiased), and rows are resampled before columns with rounding and clamping to 8 bits
+//! between.
 
 use anyhow::Result;
 use fast_image_resize::images::{Image, ImageRef};
@@ -28,7 +29,8 @@ pub struct Workspace {
     inner: Vec<u8>,
 }
 
-/// A rectangle of an image, in its pixels, that becomes the whole output. It may reach beyond the image.
+/// A rectangle of an image, in its pixels, that becomes the whole output. It may reach beyond the
+/// image.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Frame {
     /// Its left edge.
@@ -67,44 +69,17 @@ pub(super) fn resample(
     let (top, height) = clip(frame.top, frame.height, f64::from(image.height()));
     let (x, across) = place(left - frame.left, width, frame.width, size);
     let (y, down) = place(top - frame.top, height, frame.height, size);
-    let visible = Frame {
-        left,
-        top,
-        width,
-        height,
-    };
-    let Workspace {
-        resizer,
-        narrowed,
-        framed,
-        inner,
-        ..
-    } = workspace;
+    let visible = Frame { left, top, width, height };
+    let Workspace { resizer, narrowed, framed, inner, .. } = workspace;
     let row = size as usize * 3;
     framed.resize(row * size as usize, 0);
     // Nothing is padded where the frame lies within the image.
     if (across, down) == (size, size) {
-        return resize(
-            image,
-            visible,
-            (size, size),
-            interpolation,
-            resizer,
-            narrowed,
-            framed,
-        );
+        return resize(image, visible, (size, size), interpolation, resizer, narrowed, framed);
     }
     let inner_row = across as usize * 3;
     inner.resize(inner_row * down as usize, 0);
-    resize(
-        image,
-        visible,
-        (across, down),
-        interpolation,
-        resizer,
-        narrowed,
-        inner,
-    )?;
+    resize(image, visible, (across, down), interpolation, resizer, narrowed, inner)?;
     for pixel in framed.chunks_exact_mut(3) {
         pixel.copy_from_slice(&background);
     }
@@ -133,20 +108,13 @@ fn resize(
     let options = ResizeOptions::new().resize_alg(ResizeAlg::Convolution(filter));
     let source = ImageRef::new(image.width(), image.height(), image, PixelType::U8x3)?;
     let mut target = Image::from_slice_u8(width, height, target, PixelType::U8x3)?;
-    let Frame {
-        left,
-        top,
-        width: part_width,
-        height: part_height,
-    } = part;
+    let Frame { left, top, width: part_width, height: part_height } = part;
     // The resizer would take columns first. Where the cubic filter overshoots, clamping between the
     // passes makes that a visible difference, so that each pass is asked for by itself.
     if needs_pass(left, part_width, width) && needs_pass(top, part_height, height) {
         let reach = support * (part_height / f64::from(height)).max(1.0) + 1.0;
         let first = (top - reach).floor().max(0.0);
-        let last = (top + part_height + reach)
-            .ceil()
-            .min(f64::from(image.height()));
+        let last = (top + part_height + reach).ceil().min(f64::from(image.height()));
         let rows = (last - first) as u32;
         narrowed.resize(width as usize * rows as usize * 3, 0);
         let mut between = Image::from_slice_u8(width, rows, narrowed, PixelType::U8x3)?;
@@ -156,11 +124,7 @@ fn resize(
         let options = options.crop(0.0, top - first, f64::from(width), part_height);
         resizer.resize(&between, &mut target, &options)?;
     } else {
-        resizer.resize(
-            &source,
-            &mut target,
-            &options.crop(left, top, part_width, part_height),
-        )?;
+        resizer.resize(&source, &mut target, &options.crop(left, top, part_width, part_height))?;
     }
     Ok(())
 }
@@ -170,28 +134,25 @@ fn needs_pass(start: f64, length: f64, pixels: u32) -> bool {
     length != f64::from(pixels) || start.fract() != 0.0
 }
 
-/// The part of `start..start + length` that lies in 0..`limit`, as start and length; at least a pixel.
+/// The part of `start..start + length` that lies in 0..`limit`, as start and length; at least a
+/// pixel.
 fn clip(start: f64, length: f64, limit: f64) -> (f64, f64) {
     let from = start.clamp(0.0, (limit - 1.0).max(0.0));
     let to = (start + length).clamp((from + 1.0).min(limit), limit);
     (from, within(from, to - from, limit))
 }
 
-/// A length that, added to `start`, does not round to just beyond `limit`, which the resizer refuses.
+/// A length that, added to `start`, does not round to just beyond `limit`, which the resizer
+/// refuses.
 fn within(start: f64, length: f64, limit: f64) -> f64 {
-    if start + length > limit {
-        length.next_down()
-    } else {
-        length
-    }
+    if start + length > limit { length.next_down() } else { length }
 }
 
-/// Where a visible stretch lands among `size` output pixels, as first pixel and count; at least one.
+/// Where a visible stretch lands among `size` output pixels, as first pixel and count; at least
+/// one.
 fn place(offset: f64, visible: f64, frame: f64, size: u32) -> (u32, u32) {
     let size = f64::from(size);
     let first = (offset / frame * size).round().clamp(0.0, size - 1.0);
-    let last = ((offset + visible) / frame * size)
-        .round()
-        .clamp(first + 1.0, size);
+    let last = ((offset + visible) / frame * size).round().clamp(first + 1.0, size);
     (first as u32, (last - first) as u32)
 }

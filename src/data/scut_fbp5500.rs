@@ -28,10 +28,7 @@ const PREFIXES: [(&str, &str, &str); 4] = [
 /// An unknown split, or a list that is missing or has a line that cannot be read.
 pub(crate) fn read(root: &Path, split: &str, val_fraction: f64, seed: u64) -> Result<Listing> {
     let folder = find_lists(root, split)?;
-    let suffix = split
-        .strip_prefix("fold_")
-        .map(|fold| format!("_{fold}"))
-        .unwrap_or_default();
+    let suffix = split.strip_prefix("fold_").map(|fold| format!("_{fold}")).unwrap_or_default();
     let images = ImageFolder::find(root);
     let train = images.rows(read_scores(&folder.join(format!("train{suffix}.txt")))?);
     let test = images.rows(read_scores(&folder.join(format!("test{suffix}.txt")))?);
@@ -46,19 +43,13 @@ fn find_lists(root: &Path, split: &str) -> Result<PathBuf> {
         "fold_1" | "fold_2" | "fold_3" | "fold_4" | "fold_5" => {
             let fold = &split["fold_".len()..];
             let published = format!("5_folders_cross_validations_files/cross_validation_{fold}");
-            let candidates = vec![
-                format!("train_test_files/{published}"),
-                published,
-                fold.to_string(),
-            ];
+            let candidates =
+                vec![format!("train_test_files/{published}"), published, fold.to_string()];
             (candidates, format!("train_{fold}.txt"))
         }
         "split_60_40" => {
             let published = "split_of_60%training and 40%testing";
-            let candidates = vec![
-                format!("train_test_files/{published}"),
-                published.to_string(),
-            ];
+            let candidates = vec![format!("train_test_files/{published}"), published.to_string()];
             (candidates, "train.txt".to_string())
         }
         _ => bail!(
@@ -114,15 +105,9 @@ impl ImageFolder {
         let folder = folder.unwrap_or_else(|| root.to_path_buf());
         let mut by_name = locate::list(&folder);
         by_name.retain(|name, _| is_image(name));
-        let by_canonical_name = by_name
-            .iter()
-            .map(|(name, path)| (canonical(name), path.clone()))
-            .collect();
-        Self {
-            folder,
-            by_name,
-            by_canonical_name,
-        }
+        let by_canonical_name =
+            by_name.iter().map(|(name, path)| (canonical(name), path.clone())).collect();
+        Self { folder, by_name, by_canonical_name }
     }
 
     fn rows(&self, scores: Vec<(String, f32)>) -> Vec<Row> {
@@ -143,26 +128,18 @@ impl ImageFolder {
 }
 
 fn is_image(name: &str) -> bool {
-    let extension = name
-        .rsplit_once('.')
-        .map(|(_, extension)| extension.to_ascii_lowercase());
+    let extension = name.rsplit_once('.').map(|(_, extension)| extension.to_ascii_lowercase());
     matches!(extension.as_deref(), Some("jpg" | "jpeg" | "png"))
 }
 
 /// Compares the split's scores with those of `All_labels.txt`, where that is present.
 fn disagreements<'a>(root: &Path, rows: impl Iterator<Item = &'a Row>) -> Result<Vec<String>> {
     let files = ["train_test_files/All_labels.txt", "All_labels.txt"];
-    let Some(file) = files
-        .iter()
-        .map(|file| root.join(file))
-        .find(|file| file.is_file())
-    else {
+    let Some(file) = files.iter().map(|file| root.join(file)).find(|file| file.is_file()) else {
         return Ok(Vec::new());
     };
-    let all: HashMap<String, f32> = read_scores(&file)?
-        .into_iter()
-        .map(|(name, score)| (canonical(&name), score))
-        .collect();
+    let all: HashMap<String, f32> =
+        read_scores(&file)?.into_iter().map(|(name, score)| (canonical(&name), score)).collect();
     let differing: Vec<&str> = rows
         .map(|row| &row.sample)
         .filter(|sample| all.get(&canonical(&sample.id)) != Some(&sample.score))
@@ -185,46 +162,28 @@ mod tests {
     use super::*;
     use crate::data::{Source, Split};
 
-    /// Writes a data set of 12 faces: lists with the given prefix below `lists`, images below `images`.
+    /// Writes a data set of 12 faces: lists with the given prefix below `lists`, images below
+    /// `images`.
     fn tree(lists: &str, list_prefix: &str, images: &str, image_prefix: &str) -> tempfile::TempDir {
         let root = tempfile::tempdir().unwrap();
         let lists = root.path().join(lists);
         fs::create_dir_all(&lists).unwrap();
         fs::create_dir_all(root.path().join(images)).unwrap();
         let line = |number: u32| format!("{list_prefix}{number}.jpg {}.5\n", number % 4 + 1);
-        let suffix = if lists.ends_with("split_of_60%training and 40%testing") {
-            ""
-        } else {
-            "_2"
-        };
-        fs::write(
-            lists.join(format!("train{suffix}.txt")),
-            (1..=9).map(line).collect::<String>(),
-        )
-        .unwrap();
-        fs::write(
-            lists.join(format!("test{suffix}.txt")),
-            (10..=12).map(line).collect::<String>(),
-        )
-        .unwrap();
-        for number in 1..=12 {
-            fs::write(
-                root.path()
-                    .join(images)
-                    .join(format!("{image_prefix}{number}.jpg")),
-                "",
-            )
+        let suffix = if lists.ends_with("split_of_60%training and 40%testing") { "" } else { "_2" };
+        fs::write(lists.join(format!("train{suffix}.txt")), (1..=9).map(line).collect::<String>())
             .unwrap();
+        fs::write(lists.join(format!("test{suffix}.txt")), (10..=12).map(line).collect::<String>())
+            .unwrap();
+        for number in 1..=12 {
+            fs::write(root.path().join(images).join(format!("{image_prefix}{number}.jpg")), "")
+                .unwrap();
         }
         root
     }
 
     fn names(listing: &Listing, split: Split) -> Vec<&str> {
-        listing
-            .rows(split)
-            .iter()
-            .map(|row| row.sample.id.as_str())
-            .collect()
+        listing.rows(split).iter().map(|row| row.sample.id.as_str()).collect()
     }
 
     #[test]
@@ -248,16 +207,11 @@ mod tests {
                     );
                     assert_eq!(listing.rows(Split::Val).len(), 2);
                     let test = names(&listing, Split::Test);
-                    assert_eq!(
-                        test,
-                        [10, 11, 12].map(|number| format!("{listed}{number}.jpg"))
-                    );
+                    assert_eq!(test, [10, 11, 12].map(|number| format!("{listed}{number}.jpg")));
                     for row in Split::ALL.iter().flat_map(|&split| listing.rows(split)) {
                         assert_eq!(row.missing, None);
                         assert_eq!(row.sample.group.as_deref(), Some(group));
-                        let Source::File(path) = &row.sample.source else {
-                            panic!("not a file")
-                        };
+                        let Source::File(path) = &row.sample.source else { panic!("not a file") };
                         assert!(path.is_file());
                     }
                 }
@@ -270,10 +224,7 @@ mod tests {
         let root = tree("2", "CF", "Images", "CF");
         let val = |seed| {
             let listing = read(root.path(), "fold_2", 0.3, seed).unwrap();
-            names(&listing, Split::Val)
-                .into_iter()
-                .map(str::to_string)
-                .collect::<Vec<_>>()
+            names(&listing, Split::Val).into_iter().map(str::to_string).collect::<Vec<_>>()
         };
         assert_eq!(val(1), val(1));
         assert!((2..20).any(|seed| val(seed) != val(1)));
@@ -284,17 +235,10 @@ mod tests {
         let root = tree("2", "CF", "Images", "CF");
         let message = |split| read(root.path(), split, 0.1, 1).unwrap_err().to_string();
         let sixty = message("split_60_40");
-        assert!(
-            sixty.contains("split_of_60%training and 40%testing/train.txt"),
-            "{sixty}"
-        );
+        assert!(sixty.contains("split_of_60%training and 40%testing/train.txt"), "{sixty}");
         assert!(message("fold_3").contains("3/train_3.txt"));
         for split in ["official", "fold_6", "fold_"] {
-            assert!(
-                message(split).contains("set one of fold_1"),
-                "{}",
-                message(split)
-            );
+            assert!(message(split).contains("set one of fold_1"), "{}", message(split));
         }
     }
 
@@ -308,11 +252,8 @@ mod tests {
             .collect();
         fs::write(root.path().join("All_labels.txt"), all).unwrap();
         let listing = read(root.path(), "fold_2", 0.2, 1).unwrap();
-        let missing: Vec<_> = listing
-            .rows(Split::Test)
-            .iter()
-            .filter(|row| row.missing.is_some())
-            .collect();
+        let missing: Vec<_> =
+            listing.rows(Split::Test).iter().filter(|row| row.missing.is_some()).collect();
         assert_eq!(missing.len(), 1);
         assert_eq!(missing[0].sample.id, "ftw11.jpg");
         assert_eq!(listing.notes().len(), 1);

@@ -2,8 +2,9 @@
 
 use std::ops::Range;
 
-/// One of several processes that go through the same pass together. In training each batch is divided among them, so that together
-/// they see the batches that one process would; in evaluation the batches are, so that each is computed as one process would.
+/// One of several processes that go through the same pass together. In training each batch is
+/// divided among them, so that together they see the batches that one process would; in evaluation
+/// the batches are, so that each is computed as one process would.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Share {
     rank: usize,
@@ -12,18 +13,15 @@ pub struct Share {
 
 impl Share {
     /// Of a process that is alone.
-    pub const WHOLE: Self = Self {
-        rank: 0,
-        processes: 1,
-    };
+    pub const WHOLE: Self = Self { rank: 0, processes: 1 };
 
     /// Of process `rank` (from 0) of `processes`; `None` where there is no such process.
     pub fn new(rank: usize, processes: usize) -> Option<Self> {
         (rank < processes).then_some(Self { rank, processes })
     }
 
-    /// This process's part of `0..count`: adjacent to those of the ranks before and after, and none larger than another by more
-    /// than one.
+    /// This process's part of `0..count`: adjacent to those of the ranks before and after, and none
+    /// larger than another by more than one.
     pub fn of(self, count: usize) -> Range<usize> {
         let bound = |rank: usize| count * rank / self.processes;
         bound(self.rank)..bound(self.rank + 1)
@@ -34,7 +32,8 @@ impl Share {
         (0..self.processes).map(move |rank| Self { rank, ..self })
     }
 
-    /// This process's part of the images of an evaluation pass over `images` in batches of `batch_size`: whole batches.
+    /// This process's part of the images of an evaluation pass over `images` in batches of
+    /// `batch_size`: whole batches.
     pub fn of_images(self, images: usize, batch_size: usize) -> Range<usize> {
         let batches = self.of(images.div_ceil(batch_size.max(1)));
         (batches.start * batch_size).min(images)..(batches.end * batch_size).min(images)

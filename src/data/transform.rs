@@ -11,8 +11,8 @@ use super::resample::{Frame, Workspace, resample};
 use crate::config::{DataConfig, Interpolation, Resize};
 
 /// Resizes an image to a square of `data.image_size`, as `data.resize` says: `squash` ignores the
-/// aspect ratio, `crop` brings the short side to the size and takes the middle, `pad` brings the long
-/// side to the size and fills up with `data.background`.
+/// aspect ratio, `crop` brings the short side to the size and takes the middle, `pad` brings the
+/// long side to the size and fills up with `data.background`.
 #[derive(Debug, Clone)]
 pub struct EvalTransform {
     size: u32,
@@ -29,14 +29,9 @@ impl EvalTransform {
     /// # Errors
     /// An image size that is not positive.
     pub fn new(config: &DataConfig) -> Result<Self> {
-        let size = u32::try_from(config.image_size)
-            .ok()
-            .filter(|&size| size > 0);
+        let size = u32::try_from(config.image_size).ok().filter(|&size| size > 0);
         let size = size.with_context(|| {
-            format!(
-                "data.image_size: {} is no size; set the side in pixels",
-                config.image_size
-            )
+            format!("data.image_size: {} is no size; set the side in pixels", config.image_size)
         })?;
         Ok(Self {
             size,
@@ -48,13 +43,10 @@ impl EvalTransform {
     }
 
     /// Has `crop` bring the short side to so many pixels before it takes the middle, as the usual
-    /// evaluation on ImageNet does with 256 for 224. The default is the output's side: nothing of the
-    /// short side is lost.
+    /// evaluation on ImageNet does with 256 for 224. The default is the output's side: nothing of
+    /// the short side is lost.
     pub fn with_short_side(self, short_side: u32) -> Self {
-        Self {
-            short_side: short_side.max(self.size),
-            ..self
-        }
+        Self { short_side: short_side.max(self.size), ..self }
     }
 
     /// The side of the square, in pixels.
@@ -75,37 +67,21 @@ impl EvalTransform {
     pub fn frame(&self, image: &RgbImage) -> Frame {
         let (width, height) = (f64::from(image.width()), f64::from(image.height()));
         match self.resize {
-            Resize::Squash => Frame {
-                left: 0.0,
-                top: 0.0,
-                width,
-                height,
-            },
+            Resize::Squash => Frame { left: 0.0, top: 0.0, width, height },
             Resize::Crop => {
-                // torchvision's Resize then CenterCrop, with their rounding, in the image's own pixels.
+                // torchvision's Resize then CenterCrop, with their rounding, in the image's own
+                // pixels.
                 let (short, size) = (f64::from(self.short_side), f64::from(self.size));
                 let scale = short / width.min(height);
                 let resized = |side: f64| {
-                    if side == width.min(height) {
-                        short
-                    } else {
-                        (side * scale).floor()
-                    }
+                    if side == width.min(height) { short } else { (side * scale).floor() }
                 };
                 let place = |side: f64| {
                     let pixel = side / resized(side).max(1.0);
-                    (
-                        ((resized(side) - size) / 2.0).round_ties_even() * pixel,
-                        size * pixel,
-                    )
+                    (((resized(side) - size) / 2.0).round_ties_even() * pixel, size * pixel)
                 };
                 let ((left, width), (top, height)) = (place(width), place(height));
-                Frame {
-                    left,
-                    top,
-                    width,
-                    height,
-                }
+                Frame { left, top, width, height }
             }
             Resize::Pad => {
                 let side = width.max(height);
@@ -126,14 +102,7 @@ impl EvalTransform {
         frame: Frame,
         workspace: &mut Workspace,
     ) -> Result<()> {
-        resample(
-            image,
-            frame,
-            self.size,
-            self.interpolation,
-            self.background,
-            workspace,
-        )
+        resample(image, frame, self.size, self.interpolation, self.background, workspace)
     }
 }
 
@@ -145,20 +114,14 @@ mod tests {
     use crate::data::NEUTRAL;
 
     fn transform(size: u32, resize: Resize, interpolation: Interpolation) -> EvalTransform {
-        let config = DataConfig {
-            image_size: size.into(),
-            resize,
-            interpolation,
-            ..DataConfig::default()
-        };
+        let config =
+            DataConfig { image_size: size.into(), resize, interpolation, ..DataConfig::default() };
         EvalTransform::new(&config).unwrap()
     }
 
     fn run(transform: &EvalTransform, image: &RgbImage) -> Vec<u8> {
         let mut out = vec![0; 3 * transform.size().pow(2)];
-        transform
-            .apply(image, &mut Workspace::default(), &mut out)
-            .unwrap();
+        transform.apply(image, &mut Workspace::default(), &mut out).unwrap();
         out
     }
 
@@ -167,10 +130,7 @@ mod tests {
         let image = RgbImage::from_fn(8, 8, |x, y| Rgb([x as u8 * 30, y as u8 * 30, 7]));
         for resize in [Resize::Squash, Resize::Crop, Resize::Pad] {
             let out = run(&transform(8, resize, Interpolation::Bicubic), &image);
-            assert_eq!(
-                &out[..64],
-                image.pixels().map(|p| p.0[0]).collect::<Vec<_>>()
-            );
+            assert_eq!(&out[..64], image.pixels().map(|p| p.0[0]).collect::<Vec<_>>());
             assert_eq!(&out[128..], &[7; 64]);
         }
     }
@@ -192,10 +152,7 @@ mod tests {
     #[test]
     fn a_crop_shows_the_middle() {
         let thirds = RgbImage::from_fn(30, 10, |x, _| Rgb([x as u8 / 10 * 100; 3]));
-        let out = run(
-            &transform(10, Resize::Crop, Interpolation::Bilinear),
-            &thirds,
-        );
+        let out = run(&transform(10, Resize::Crop, Interpolation::Bilinear), &thirds);
         assert!(out.iter().all(|&value| value == 100), "{out:?}");
     }
 

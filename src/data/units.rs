@@ -7,14 +7,15 @@ use rayon::prelude::*;
 use super::listing::Row;
 use super::{Source, decode};
 
-/// Gives rows of the same image file or the same person, where the data set names persons, the same [`Row::unit`].
+/// Gives rows of the same image file or the same person, where the data set names persons, the same
+/// [`Row::unit`].
 pub(crate) fn bind(rows: &mut [Row]) {
     let contents = vec![None; rows.len()];
     bind_all(rows, &contents);
 }
 
-/// As [`bind`], and binds rows whose files have the same content too: every file is read. A file that cannot be read has no
-/// content; whoever loads it says so.
+/// As [`bind`], and binds rows whose files have the same content too: every file is read. A file
+/// that cannot be read has no content; whoever loads it says so.
 pub(crate) fn bind_with_contents(rows: &mut [Row]) {
     let contents: Vec<Option<blake3::Hash>> = rows
         .par_iter()
@@ -46,9 +47,7 @@ fn bind_all(rows: &mut [Row], contents: &[Option<blake3::Hash>]) {
     // The least key, so that the unit's name does not depend on the order of the list.
     let mut names: HashMap<usize, String> = HashMap::new();
     for (index, row) in rows.iter().enumerate() {
-        let name = names
-            .entry(sets.root(index))
-            .or_insert_with(|| row.key.clone());
+        let name = names.entry(sets.root(index)).or_insert_with(|| row.key.clone());
         if row.key < *name {
             *name = row.key.clone();
         }
@@ -122,17 +121,13 @@ mod tests {
     fn units_do_not_depend_on_the_order_of_the_list() {
         let mut rows = [row("b", Some("x")), row("a", Some("x")), row("c", None)];
         bind(&mut rows);
-        let forward: Vec<(String, String)> = rows
-            .iter()
-            .map(|r| (r.key.clone(), r.unit.clone()))
-            .collect();
+        let forward: Vec<(String, String)> =
+            rows.iter().map(|r| (r.key.clone(), r.unit.clone())).collect();
         rows.reverse();
         bind(&mut rows);
         rows.reverse();
-        let again: Vec<(String, String)> = rows
-            .iter()
-            .map(|r| (r.key.clone(), r.unit.clone()))
-            .collect();
+        let again: Vec<(String, String)> =
+            rows.iter().map(|r| (r.key.clone(), r.unit.clone())).collect();
         assert_eq!(forward, again);
     }
 }

@@ -13,7 +13,8 @@ use super::Split;
 use super::listing::{Listing, Row};
 use super::locate::composed;
 
-/// The largest spreadsheet that is opened, in bytes: SCUT-FBP5500's 330,000 ratings have ten megabytes.
+/// The largest spreadsheet that is opened, in bytes: SCUT-FBP5500's 330,000 ratings have ten
+/// megabytes.
 const MAX_FILE: u64 = 64 << 20;
 /// The most cells of one sheet that are read.
 const MAX_CELLS: usize = 20_000_000;
@@ -23,20 +24,19 @@ const MAX_CELLS: usize = 20_000_000;
 pub(crate) struct Votes(HashMap<String, Vec<f32>>);
 
 impl Votes {
-    /// Reads a table with a line for each rating, under the headings `Filename`, `Rating` and, if it has one, `Rater`, as SCUT-FBP5500's
-    /// `All_Ratings.xlsx`. All sheets are read; a rater's rating of an image counts once.
+    /// Reads a table with a line for each rating, under the headings `Filename`, `Rating` and, if
+    /// it has one, `Rater`, as SCUT-FBP5500's `All_Ratings.xlsx`. All sheets are read; a rater's
+    /// rating of an image counts once.
     ///
     /// # Errors
-    /// A file that is no such spreadsheet, or a cell that holds no rating; named by file, sheet and row.
+    /// A file that is no such spreadsheet, or a cell that holds no rating; named by file, sheet and
+    /// row.
     pub(crate) fn read_long(file: &Path, key: impl Fn(&str) -> String) -> Result<Self> {
         let mut votes = Self::default();
         let mut seen = HashSet::new();
         each_table(file, |sheet, header, rows| {
-            let column = |name: &str| {
-                header
-                    .iter()
-                    .find(|(_, text)| text.eq_ignore_ascii_case(name))
-            };
+            let column =
+                |name: &str| header.iter().find(|(_, text)| text.eq_ignore_ascii_case(name));
             let (Some((&name, _)), Some((&rating, _))) = (column("filename"), column("rating"))
             else {
                 return Ok(());
@@ -66,9 +66,10 @@ impl Votes {
         Ok(votes)
     }
 
-    /// Reads a table with a line for each image and a column for each rater, as MEBeauty's `generic_scores_all_2022.xlsx`: the image
-    /// stands in the first column whose cells are names of images, and whatever whole number from `range` another column holds is a
-    /// rating, unless the column's heading says that it is a summary.
+    /// Reads a table with a line for each image and a column for each rater, as MEBeauty's
+    /// `generic_scores_all_2022.xlsx`: the image stands in the first column whose cells are names
+    /// of images, and whatever whole number from `range` another column holds is a rating, unless
+    /// the column's heading says that it is a summary.
     ///
     /// # Errors
     /// A file that is no such spreadsheet.
@@ -77,9 +78,8 @@ impl Votes {
         range: std::ops::RangeInclusive<f32>,
         key: impl Fn(&str) -> String,
     ) -> Result<Self> {
-        const SUMMARIES: [&str; 10] = [
-            "mean", "average", "std", "sd", "var", "median", "count", "score", "index", "id",
-        ];
+        const SUMMARIES: [&str; 10] =
+            ["mean", "average", "std", "sd", "var", "median", "count", "score", "index", "id"];
         let mut votes = Self::default();
         each_table(file, |_, header, rows| {
             let is_rater = |column: &u32| {
@@ -105,16 +105,12 @@ impl Votes {
             }
             Ok(())
         })?;
-        ensure!(
-            !votes.0.is_empty(),
-            "{}: no row names an image",
-            file.display()
-        );
+        ensure!(!votes.0.is_empty(), "{}: no row names an image", file.display());
         Ok(votes)
     }
 
-    /// Gives every row of the listing its votes. Returns what a person should know: rows without votes, and rows whose mean vote is not
-    /// their score.
+    /// Gives every row of the listing its votes. Returns what a person should know: rows without
+    /// votes, and rows whose mean vote is not their score.
     pub(crate) fn attach(
         &self,
         listing: &mut Listing,
@@ -124,11 +120,7 @@ impl Votes {
         let (mut without, mut differing) = (Vec::new(), Vec::new());
         for split in Split::ALL {
             for Row { sample, .. } in listing.rows_mut(split) {
-                match self
-                    .0
-                    .get(&key(&sample.id))
-                    .filter(|votes| !votes.is_empty())
-                {
+                match self.0.get(&key(&sample.id)).filter(|votes| !votes.is_empty()) {
                     None => without.push(sample.id.clone()),
                     Some(votes) => {
                         let mean = votes.iter().sum::<f32>() / votes.len() as f32;
@@ -143,18 +135,11 @@ impl Votes {
         }
         let note = |rows: &[String], what: &str| {
             let first = rows.first()?;
-            Some(format!(
-                "{} rows {what} {}; the first is {first}",
-                rows.len(),
-                file.display()
-            ))
+            Some(format!("{} rows {what} {}; the first is {first}", rows.len(), file.display()))
         };
         [
             note(&without, "have no votes in"),
-            note(
-                &differing,
-                "have another score than the mean of their votes in",
-            ),
+            note(&differing, "have another score than the mean of their votes in"),
         ]
         .into_iter()
         .flatten()
@@ -163,9 +148,7 @@ impl Votes {
 }
 
 fn names_a_image(text: &str) -> bool {
-    let ending = text
-        .rsplit_once('.')
-        .map(|(_, ending)| ending.to_ascii_lowercase());
+    let ending = text.rsplit_once('.').map(|(_, ending)| ending.to_ascii_lowercase());
     matches!(ending.as_deref(), Some("jpg" | "jpeg" | "png" | "webp"))
 }
 
@@ -243,17 +226,12 @@ fn read_sheet<R: Read + std::io::Seek>(
         };
         count += 1;
         ensure!(count <= MAX_CELLS, "has more than {MAX_CELLS} cells");
-        rows.entry(row.saturating_add(1))
-            .or_default()
-            .insert(column, value);
+        rows.entry(row.saturating_add(1)).or_default().insert(column, value);
     }
     let Some((_, header)) = rows.pop_first() else {
         return Ok(None);
     };
-    let header = header
-        .iter()
-        .map(|(column, cell)| (*column, cell.text()))
-        .collect();
+    let header = header.iter().map(|(column, cell)| (*column, cell.text())).collect();
     Ok(Some((header, rows)))
 }
 
@@ -265,9 +243,7 @@ mod tests {
 
     /// Spreadsheets that openpyxl wrote, in the forms of the two data sets.
     fn fixture(name: &str) -> PathBuf {
-        Path::new(env!("CARGO_MANIFEST_DIR"))
-            .join("tests/fixtures/ratings")
-            .join(name)
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/ratings").join(name)
     }
 
     #[test]
@@ -277,10 +253,7 @@ mod tests {
         assert_eq!(votes.0["AM2.jpg"], [1.0, 2.0]);
         assert_eq!(votes.0.len(), 2);
         let error = Votes::read_long(&fixture("wide.xlsx"), str::to_string).unwrap_err();
-        assert!(
-            format!("{error:#}").contains("Filename and Rating"),
-            "{error:#}"
-        );
+        assert!(format!("{error:#}").contains("Filename and Rating"), "{error:#}");
     }
 
     #[test]
@@ -298,10 +271,7 @@ mod tests {
         for kept in (0..whole.len()).step_by(97) {
             std::fs::write(&path, &whole[..kept]).unwrap();
             let error = Votes::read_long(&path, str::to_string).unwrap_err();
-            assert!(
-                format!("{error:#}").contains("All_Ratings.xlsx"),
-                "{error:#}"
-            );
+            assert!(format!("{error:#}").contains("All_Ratings.xlsx"), "{error:#}");
         }
     }
 }

@@ -1,4 +1,5 @@
-//! What a model must beat: the mean of the training scores, that of the image's group, and a linear model on small gray images.
+//! What a model must beat: the mean of the training scores, that of the image's group, and a linear
+//! model on small gray images.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -21,11 +22,13 @@ const PENALTIES: [f64; 9] = [1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0, 3.0, 10.0]
 pub struct Baselines {
     /// Always the training scores' mean: its correlations are not defined.
     pub constant: Metrics,
-    /// Ridge regression on 16×16 gray pixels; the penalty is chosen by leave-one-out error on the training images.
+    /// Ridge regression on 16×16 gray pixels; the penalty is chosen by leave-one-out error on the
+    /// training images.
     pub linear: Metrics,
-    /// The mean of the training scores of the image's group, without a look at the image: how much of a metric the raters' preference
-    /// between groups explains. For images of no group, or one that no training image has, the mean of all. `None` where the
-    /// training images are not of several groups.
+    /// The mean of the training scores of the image's group, without a look at the image: how much
+    /// of a metric the raters' preference between groups explains. For images of no group, or one
+    /// that no training image has, the mean of all. `None` where the training images are not of
+    /// several groups.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub group: Option<Metrics>,
 }
@@ -87,9 +90,7 @@ impl<'a> GroupMeans<'a> {
     fn new(samples: &'a [Sample]) -> Option<Self> {
         let scores = scores_by_group(samples);
         let several = scores.len() > 1;
-        let means = scores
-            .into_iter()
-            .map(|(group, scores)| (group, mean(&scores)));
+        let means = scores.into_iter().map(|(group, scores)| (group, mean(&scores)));
         several.then(|| Self(means.collect()))
     }
 
@@ -139,26 +140,20 @@ impl Ridge {
             .map(|penalty| {
                 let shrunk = (&eigenvalues + penalty * n).reciprocal();
                 let residual = &target - rotated.matmul(&(&projected * &shrunk));
-                // The hat matrix's diagonal gives the leave-one-out residuals in closed form; 1/n is the intercept's.
+                // The hat matrix's diagonal gives the leave-one-out residuals in closed form; 1/n
+                // is the intercept's.
                 let leverage: Tensor = (rotated.square() * &shrunk).sum_dim_intlist(
                     [1i64].as_slice(),
                     false,
                     Kind::Double,
                 ) + 1.0 / n;
                 let left_out = residual / (leverage.neg() + 1.0).clamp_min(1e-9);
-                (
-                    left_out.square().mean(Kind::Double).double_value(&[]),
-                    shrunk,
-                )
+                (left_out.square().mean(Kind::Double).double_value(&[]), shrunk)
             })
             .min_by(|a, b| a.0.total_cmp(&b.0))
             .map(|(_, shrunk)| shrunk)
             .unwrap_or_else(|| eigenvalues.zeros_like());
-        Self {
-            weights: basis.matmul(&(projected * best)),
-            mean_x,
-            mean_y,
-        }
+        Self { weights: basis.matmul(&(projected * best)), mean_x, mean_y }
     }
 
     fn predict(&self, x: &Tensor) -> Tensor {
@@ -198,10 +193,7 @@ mod tests {
         let ridge = Ridge::fit(&x, &y);
         let fresh = Tensor::randn([100, 20], (Kind::Double, tch::Device::Cpu));
         let expected = fresh.select(1, 0) * 2.0 - fresh.select(1, 3) + 5.0;
-        let error = (ridge.predict(&fresh) - expected)
-            .abs()
-            .max()
-            .double_value(&[]);
+        let error = (ridge.predict(&fresh) - expected).abs().max().double_value(&[]);
         assert!(error < 0.05, "{error}");
     }
 }

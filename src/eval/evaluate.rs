@@ -31,11 +31,13 @@ pub fn pixels(batch: &HostBatch, device: Device) -> Result<Tensor> {
     Ok(pixels.f_to_device(device)?)
 }
 
-/// Predicts every image, in order; with `data.test_time_flip` as the mean over it and its mirror image. `progress` hears how
-/// many images each batch had, and ends the walk by an error. Where the model has two branches, their shares stand in the columns [`BRANCH_WEIGHTS`].
+/// Predicts every image, in order; with `data.test_time_flip` as the mean over it and its mirror
+/// image. `progress` hears how many images each batch had, and ends the walk by an error. Where the
+/// model has two branches, their shares stand in the columns [`BRANCH_WEIGHTS`].
 ///
 /// # Errors
-/// An image that cannot be read, by name, images of a size that the model does not take, or those of `progress`.
+/// An image that cannot be read, by name, images of a size that the model does not take, or those
+/// of `progress`.
 pub fn predict(
     net: &BeautyNet,
     images: &Arc<ImageDataset>,
@@ -45,7 +47,8 @@ pub fn predict(
     predict_share(net, images, walk, Share::WHOLE, progress)
 }
 
-/// As [`predict`], of the batches that are this process's [share](Share::of_images): the predictions of those images alone.
+/// As [`predict`], of the batches that are this process's [share](Share::of_images): the
+/// predictions of those images alone.
 ///
 /// # Errors
 /// As [`predict`].

@@ -61,12 +61,8 @@ pub(super) fn check_pairs(predictions: &[f64], targets: &[f64]) -> Result<()> {
 /// metric is a dash.
 impl fmt::Display for Metrics {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let metrics = [
-            ("PC", self.pc),
-            ("MAE", self.mae),
-            ("RMSE", self.rmse),
-            ("SRCC", self.srcc),
-        ];
+        let metrics =
+            [("PC", self.pc), ("MAE", self.mae), ("RMSE", self.rmse), ("SRCC", self.srcc)];
         for (name, value) in metrics {
             if value.is_finite() {
                 write!(f, "{name} {value:.4}  ")?;
@@ -100,11 +96,7 @@ pub fn pearson(x: &[f64], y: &[f64]) -> f64 {
     }
     // The roots apart: the product of two tiny sums would underflow.
     let correlation = xy / (xx.sqrt() * yy.sqrt());
-    if correlation.is_finite() {
-        correlation.clamp(-1.0, 1.0)
-    } else {
-        f64::NAN
-    }
+    if correlation.is_finite() { correlation.clamp(-1.0, 1.0) } else { f64::NAN }
 }
 
 /// Spearman's correlation: Pearson's of the ranks, where equal values share the
@@ -184,10 +176,7 @@ mod tests {
 
     #[track_caller]
     fn assert_close(value: f64, expected: f64) {
-        assert!(
-            (value - expected).abs() < 1e-12,
-            "{value} is not {expected}"
-        );
+        assert!((value - expected).abs() < 1e-12, "{value} is not {expected}");
     }
 
     #[test]
@@ -215,16 +204,10 @@ mod tests {
 
     #[test]
     fn ties_share_the_mean_of_their_ranks() {
-        assert_eq!(
-            ranks(&[10.0, 20.0, 10.0, 30.0, 10.0]),
-            [2.0, 4.0, 2.0, 5.0, 2.0]
-        );
+        assert_eq!(ranks(&[10.0, 20.0, 10.0, 30.0, 10.0]), [2.0, 4.0, 2.0, 5.0, 2.0]);
         assert_eq!(ranks(&[0.0, -0.0, 1.0]), [1.5, 1.5, 3.0]);
         // scipy 1.17.1: spearmanr.
-        let srcc = spearman(
-            &[1.0, 2.0, 2.0, 3.0, 3.0, 3.0],
-            &[2.0, 1.0, 4.0, 4.0, 6.0, 5.0],
-        );
+        let srcc = spearman(&[1.0, 2.0, 2.0, 3.0, 3.0, 3.0], &[2.0, 1.0, 4.0, 4.0, 6.0, 5.0]);
         assert_close(srcc, 0.7671247565793082);
     }
 
@@ -256,23 +239,14 @@ mod tests {
     fn undefined_metrics_are_null_in_json_and_a_dash_in_print() {
         let one = Metrics::new(&[1.0], &[2.0]).unwrap();
         let json = serde_json::to_string(&one).unwrap();
-        assert_eq!(
-            json,
-            r#"{"pc":null,"mae":1.0,"rmse":1.0,"srcc":null,"n":1}"#
-        );
+        assert_eq!(json, r#"{"pc":null,"mae":1.0,"rmse":1.0,"srcc":null,"n":1}"#);
         let back: Metrics = serde_json::from_str(&json).unwrap();
         assert!(back.pc.is_nan() && back.mae == 1.0);
-        assert_eq!(
-            one.to_string(),
-            "PC -  MAE 1.0000  RMSE 1.0000  SRCC -  (n 1)"
-        );
+        assert_eq!(one.to_string(), "PC -  MAE 1.0000  RMSE 1.0000  SRCC -  (n 1)");
 
         let none = Metrics::new(&[], &[]).unwrap();
         let json = serde_json::to_string(&none).unwrap();
-        assert_eq!(
-            json,
-            r#"{"pc":null,"mae":null,"rmse":null,"srcc":null,"n":0}"#
-        );
+        assert_eq!(json, r#"{"pc":null,"mae":null,"rmse":null,"srcc":null,"n":0}"#);
     }
 
     #[test]

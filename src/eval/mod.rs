@@ -1,4 +1,5 @@
-//! Judging a model: predictions over a split, the metrics they are judged by, and what has to be beaten.
+//! Judging a model: predictions over a split, the metrics they are judged by, and what has to be
+//! beaten.
 
 pub mod baselines;
 pub mod evaluate;

@@ -23,8 +23,8 @@ pub struct Predictions {
     pub targets: Vec<f64>,
     /// Predicted ratings, in the same units.
     pub predictions: Vec<f64>,
-    /// The part of the population that the data set counts each image to, as `female/asian`; of none for an image without one. Empty
-    /// where no image has one.
+    /// The part of the population that the data set counts each image to, as `female/asian`; of
+    /// none for an image without one. Empty where no image has one.
     pub groups: Vec<Option<String>>,
     /// Further columns of numbers by name, for example `weight_vit`.
     pub extra: Vec<(String, Vec<f64>)>,
@@ -43,7 +43,8 @@ impl Predictions {
         }
     }
 
-    /// Puts the rows of others, of other images, behind these; further columns that one of the two lacks are left out.
+    /// Puts the rows of others, of other images, behind these; further columns that one of the two
+    /// lacks are left out.
     pub fn append(&mut self, others: Self) {
         if self.images.is_empty() {
             *self = others;
@@ -53,8 +54,7 @@ impl Predictions {
         self.groups.resize(self.images.len(), None);
         self.groups.extend(others.groups);
         self.images.extend(others.images);
-        self.groups
-            .resize(if grouped { self.images.len() } else { 0 }, None);
+        self.groups.resize(if grouped { self.images.len() } else { 0 }, None);
         self.targets.extend(others.targets);
         self.predictions.extend(others.predictions);
         self.extra.retain_mut(|(name, column)| {
@@ -85,9 +85,7 @@ impl Predictions {
                 true => Vec::new(),
                 false => order.iter().map(|&row| self.groups[row].clone()).collect(),
             },
-            extra: extra
-                .map(|(name, column)| (name.clone(), pick(column)))
-                .collect(),
+            extra: extra.map(|(name, column)| (name.clone(), pick(column))).collect(),
         }
     }
 
@@ -105,15 +103,15 @@ impl Predictions {
         Metrics::new(&self.predictions, &self.targets)
     }
 
-    /// Writes a CSV file whole or not at all: `image,target,prediction`, then `group` where
-    /// there are groups, then the extra columns. Numbers are written so that reading gives them back exactly.
+    /// Writes a CSV file whole or not at all: `image,target,prediction`, then `group` where there
+    /// are groups, then the extra columns. Numbers are written so that reading gives them back
+    /// exactly.
     ///
     /// # Errors
     /// If the columns are not equally long, two have one name, or the file cannot
     /// be written.
     pub fn write(&self, path: &Path) -> Result<()> {
-        self.check()
-            .with_context(|| format!("cannot write {}", path.display()))?;
+        self.check().with_context(|| format!("cannot write {}", path.display()))?;
         files::write_whole(path, |out| {
             let mut csv = csv::Writer::from_writer(out);
             let group = (!self.groups.is_empty()).then_some(GROUP);
@@ -160,10 +158,7 @@ impl Predictions {
             ensure!(names.insert(name), "two columns are called {name}");
         }
         let columns = [("target", &self.targets), ("prediction", &self.predictions)];
-        let extra = self
-            .extra
-            .iter()
-            .map(|(name, values)| (name.as_str(), values));
+        let extra = self.extra.iter().map(|(name, values)| (name.as_str(), values));
         for (name, values) in columns.into_iter().chain(extra) {
             ensure!(
                 values.len() == self.images.len(),
@@ -185,21 +180,15 @@ fn read(path: &Path) -> Result<Predictions> {
             .position(|column| column == name)
             .with_context(|| format!("no column {name}; the columns are {}", header.join(", ")))
     };
-    let [image, target, prediction] = [
-        column(COLUMNS[0])?,
-        column(COLUMNS[1])?,
-        column(COLUMNS[2])?,
-    ];
+    let [image, target, prediction] =
+        [column(COLUMNS[0])?, column(COLUMNS[1])?, column(COLUMNS[2])?];
     let group = header.iter().position(|column| column == GROUP);
     let extra: Vec<usize> = (0..header.len())
         .filter(|index| ![image, target, prediction].contains(index) && Some(*index) != group)
         .collect();
 
     let mut read = Predictions {
-        extra: extra
-            .iter()
-            .map(|&index| (header[index].clone(), Vec::new()))
-            .collect(),
+        extra: extra.iter().map(|&index| (header[index].clone(), Vec::new())).collect(),
         ..Predictions::default()
     };
     for record in csv.records() {
@@ -210,8 +199,7 @@ fn read(path: &Path) -> Result<Predictions> {
         read.predictions.push(number(prediction)?);
         if let Some(group) = group {
             let name = &record[group];
-            read.groups
-                .push((!name.is_empty()).then(|| name.to_owned()));
+            read.groups.push((!name.is_empty()).then(|| name.to_owned()));
         }
         for ((_, values), &index) in read.extra.iter_mut().zip(&extra) {
             values.push(number(index)?);
@@ -265,10 +253,8 @@ mod tests {
     fn groups_read_back_and_an_image_without_one_stays_without() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("p.csv");
-        let grouped = Predictions {
-            groups: vec![Some("female/asian, \"x\"".into()), None],
-            ..some()
-        };
+        let grouped =
+            Predictions { groups: vec![Some("female/asian, \"x\"".into()), None], ..some() };
         grouped.write(&path).unwrap();
         assert_eq!(Predictions::read(&path).unwrap(), grouped);
         let text = fs::read_to_string(&path).unwrap();
@@ -286,10 +272,7 @@ mod tests {
             extra: vec![("weight_mamba".into(), vec![0.25])],
         });
         assert_eq!(rows.groups, [None, None, Some("g".to_string())]);
-        assert_eq!(
-            rows.extra,
-            [("weight_mamba".to_string(), vec![0.75, 0.5, 0.25])]
-        );
+        assert_eq!(rows.extra, [("weight_mamba".to_string(), vec![0.75, 0.5, 0.25])]);
         rows.append(some());
         assert_eq!((rows.groups.len(), rows.images.len()), (5, 5));
         rows.check().unwrap();
@@ -300,10 +283,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("p.csv");
         Predictions::default().write(&path).unwrap();
-        assert_eq!(
-            fs::read_to_string(&path).unwrap(),
-            "image,target,prediction\n"
-        );
+        assert_eq!(fs::read_to_string(&path).unwrap(), "image,target,prediction\n");
         assert_eq!(Predictions::read(&path).unwrap(), Predictions::default());
     }
 
@@ -314,10 +294,7 @@ mod tests {
         let mut uneven = some();
         uneven.extra[1].1.pop();
         let error = format!("{:#}", uneven.write(&path).unwrap_err());
-        assert!(
-            error.contains("weight_mamba has 1 values for 2 images"),
-            "{error}"
-        );
+        assert!(error.contains("weight_mamba has 1 values for 2 images"), "{error}");
         assert!(!path.exists());
 
         let mut twice = some();
@@ -331,10 +308,7 @@ mod tests {
         let path = dir.path().join("p.csv");
         let cases = [
             ("image,target\na,1\n", "no column prediction"),
-            (
-                "image,target,prediction\na,1,2\nb,1,high\n",
-                "line 3: prediction is \"high\"",
-            ),
+            ("image,target,prediction\na,1,2\nb,1,high\n", "line 3: prediction is \"high\""),
             ("image,target,prediction\na,1\n", "line: 2"),
             ("image,target,prediction,x,x\n", "two columns are called x"),
         ];

@@ -27,7 +27,8 @@ pub struct Run {
 }
 
 impl Run {
-    /// Opens a run directory (its best weights) or one weights file in it. `overrides` change the config, as `--set` does.
+    /// Opens a run directory (its best weights) or one weights file in it. `overrides` change the
+    /// config, as `--set` does.
     ///
     /// # Errors
     /// The path is neither, or the config or the weights cannot be read.
@@ -38,11 +39,7 @@ impl Run {
         let device: Device = device::select(config.device)?;
         let net = BeautyNet::without_pretrained(&config, device)?;
         weights::load(&net.parameters(), &weights_file)?;
-        Ok(Self {
-            config,
-            net,
-            weights: weights_file,
-        })
+        Ok(Self { config, net, weights: weights_file })
     }
 }
 
@@ -61,11 +58,6 @@ fn locate(path: &Path) -> Result<(PathBuf, PathBuf)> {
         );
         return Ok((path.to_path_buf(), best));
     }
-    let folder = path
-        .parent()
-        .filter(|folder| !folder.as_os_str().is_empty());
-    Ok((
-        folder.unwrap_or(Path::new(".")).to_path_buf(),
-        path.to_path_buf(),
-    ))
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+    Ok((folder.unwrap_or(Path::new(".")).to_path_buf(), path.to_path_buf()))
 }

@@ -1,8 +1,10 @@
 //! Class activation maps on the tokens of a block.
 //!
-//! They are taken where a block's mixer receives its tokens: of the last block's output only the class token's row is used, so the
-//! gradient at its patch tokens is zero and a map taken there is blank. Grad-CAM is compared with pytorch-grad-cam's maps in the
-//! golden tests; the other three follow its formulas, but for the sign of [`Method::EigenCam`], which is not left to the decomposition.
+//! They are taken where a block's mixer receives its tokens: of the last block's output only the
+//! class token's row is used, so the gradient at its patch tokens is zero and a map taken there is
+//! blank. Grad-CAM is compared with pytorch-grad-cam's maps in the golden tests; the other three
+//! follow its formulas, but for the sign of [`Method::EigenCam`], which is not left to the
+//! decomposition.
 
 use anyhow::{Context, Result, bail};
 use tch::{Kind, Tensor};
@@ -12,8 +14,8 @@ use super::Method;
 /// Keeps a weight of Grad-CAM++ from being divided by nothing; pytorch-grad-cam's value.
 const EPS: f64 = 1e-6;
 
-/// The map (b, patches) of patch tokens and the score's gradients with regard to them, both (b, patches, d); `gradients` may be
-/// missing for Eigen-CAM.
+/// The map (b, patches) of patch tokens and the score's gradients with regard to them, both (b,
+/// patches, d); `gradients` may be missing for Eigen-CAM.
 pub(super) fn cam(method: Method, tokens: &Tensor, gradients: Option<&Tensor>) -> Result<Tensor> {
     let gradients = || gradients.with_context(|| format!("{method} got no gradients"));
     let map = match method {
@@ -40,8 +42,8 @@ fn plus_plus_weights(tokens: &Tensor, gradients: &Tensor) -> Result<Tensor> {
     Ok((gradients.f_relu()? * alpha).f_sum_dim_intlist(1, true, Kind::Float)?)
 }
 
-/// The projection of the tokens on the direction in which they vary most. Of its two signs, the one under which tokens of large norm
-/// are positive.
+/// The projection of the tokens on the direction in which they vary most. Of its two signs, the one
+/// under which tokens of large norm are positive.
 fn first_component(tokens: &Tensor) -> Result<Tensor> {
     let centered = tokens - tokens.f_mean_dim(1, true, Kind::Float)?;
     let covariance = centered.f_transpose(1, 2)?.f_matmul(&centered)?; // (b, d, d)
@@ -90,10 +92,7 @@ mod tests {
         // Sums of channels 4.5 and 5. Channel 1: 0.5·0.25/(0.5 + 4.5/8) + 1/(2 + 4.5);
         // channel 2: 2·4/(8 + 40) + 0.2·0.04/(0.08 + 0.04).
         let (a, b) = (0.125 / 1.0625 + 1.0 / 6.5, 8.0 / 48.0 + 0.008 / 0.12);
-        close(
-            of(Method::GradCamPlusPlus),
-            [a + 2.0 * b, 3.0 * a - b, 0.5 * a + 4.0 * b],
-        );
+        close(of(Method::GradCamPlusPlus), [a + 2.0 * b, 3.0 * a - b, 0.5 * a + 4.0 * b]);
     }
 
     #[test]

@@ -27,14 +27,15 @@ const TOP: f64 = 0.2;
 pub struct Agreement {
     /// Spearman's correlation of the two maps of an image, over patches.
     pub spearman: Mean,
-    /// The part of one map's top 20 % of patches that is in the other's; ties count by their chance.
+    /// The part of one map's top 20 % of patches that is in the other's; ties count by their
+    /// chance.
     pub top20_overlap: Mean,
     /// The same of two random maps.
     pub top20_overlap_by_chance: f64,
 }
 
-/// What the model says of images of which a map's patches are shown or hidden first (RISE, arXiv 1806.07421): areas under the curve
-/// of the score over the part of patches, in score units.
+/// What the model says of images of which a map's patches are shown or hidden first (RISE, arXiv
+/// 1806.07421): areas under the curve of the score over the part of patches, in score units.
 #[derive(Debug, Serialize)]
 pub struct Curves {
     /// `vit`, `mamba` or `fused`.
@@ -102,8 +103,8 @@ impl Columns {
     }
 }
 
-/// Explains all images and measures their maps. A map that is the same everywhere has no order and no mass, and its image does
-/// not count.
+/// Explains all images and measures their maps. A map that is the same everywhere has no order and
+/// no mass, and its image does not count.
 ///
 /// # Errors
 /// As [`explain`], an image that cannot be read, or branches with different grids of patches.
@@ -114,10 +115,8 @@ pub fn evaluate(
     walk: Walk,
     progress: &mut dyn FnMut(usize),
 ) -> Result<Evaluation> {
-    let grids: Vec<i64> = BRANCHES
-        .iter()
-        .filter_map(|&branch| Some(net.branch(branch)?.grid()))
-        .collect();
+    let grids: Vec<i64> =
+        BRANCHES.iter().filter_map(|&branch| Some(net.branch(branch)?.grid())).collect();
     ensure!(
         grids.windows(2).all(|pair| pair[0] == pair[1]),
         "the branches have {grids:?} patches a side: maps on different grids are not compared"
@@ -161,12 +160,7 @@ pub fn evaluate(
         maps_of = maps.into_iter().map(|(name, _)| name).collect();
         progress(batch.len);
     }
-    Ok(summarize(
-        &columns,
-        &maps_of,
-        request.describe(net),
-        images.len(),
-    ))
+    Ok(summarize(&columns, &maps_of, request.describe(net), images.len()))
 }
 
 fn summarize(columns: &Columns, maps: &[String], method: String, images: usize) -> Evaluation {
@@ -215,9 +209,7 @@ fn summarize(columns: &Columns, maps: &[String], method: String, images: usize) 
 
 /// Each image's map (b, g, g) as values.
 pub(super) fn rows(maps: &Tensor) -> Result<Vec<Vec<f64>>> {
-    (0..maps.size3()?.0)
-        .map(|row| values(&maps.get(row).reshape([-1])))
-        .collect()
+    (0..maps.size3()?.0).map(|row| values(&maps.get(row).reshape([-1]))).collect()
 }
 
 pub(super) fn is_flat(map: &[f64]) -> bool {
@@ -280,10 +272,8 @@ fn curves(
         .collect();
     let noise = Tensor::from_slice(&random).view([b, cells as i64]);
     let noise = noise.to_device(x.device());
-    let empty = x
-        .to_kind(Kind::Float)
-        .mean_dim([2i64, 3].as_slice(), true, Kind::Float)
-        .expand_as(x);
+    let empty =
+        x.to_kind(Kind::Float).mean_dim([2i64, 3].as_slice(), true, Kind::Float).expand_as(x);
     let score = |shown: &Tensor| -> Result<Tensor> {
         // shown: (b, 1, s, s), 1 where the image is.
         let mixed: Tensor = shown * x + (1.0 - shown) * &empty;

@@ -42,10 +42,7 @@ impl Explained {
     /// The image's name without its folder.
     pub(super) fn file_name(&self) -> String {
         let name = std::path::Path::new(&self.name).file_name();
-        name.map_or_else(
-            || self.name.clone(),
-            |name| name.to_string_lossy().into_owned(),
-        )
+        name.map_or_else(|| self.name.clone(), |name| name.to_string_lossy().into_owned())
     }
 
     /// The second line of a figure: score, shares, method.
@@ -111,11 +108,7 @@ fn draw(explained: &Explained, panel: (u32, u32), rows: &[Row]) -> RgbImage {
     let (large, letters) = (Letters::Large, Letters::Small);
     let caption = explained.caption();
     let cell = panel.0.max(letters.width("image"));
-    let columns = rows
-        .iter()
-        .map(|(_, panels)| panels.len())
-        .max()
-        .unwrap_or(1) as u32;
+    let columns = rows.iter().map(|(_, panels)| panels.len()).max().unwrap_or(1) as u32;
     let titles = rows
         .iter()
         .map(|(title, _)| letters.width(title))
@@ -133,32 +126,15 @@ fn draw(explained: &Explained, panel: (u32, u32), rows: &[Row]) -> RgbImage {
     let mut canvas = RgbImage::from_pixel(width, height, PAPER);
 
     let mut top = MARGIN;
-    write(
-        &mut canvas,
-        (MARGIN, top),
-        &large.fit(&explained.file_name(), content),
-        large,
-        INK,
-    );
+    write(&mut canvas, (MARGIN, top), &large.fit(&explained.file_name(), content), large, INK);
     top += large.height() + 4;
     write(&mut canvas, (MARGIN, top), &caption, letters, INK);
     top += letters.height() + 4;
-    write(
-        &mut canvas,
-        (MARGIN, top),
-        &explained.method,
-        letters,
-        FAINT,
-    );
+    write(&mut canvas, (MARGIN, top), &explained.method, letters, FAINT);
     top += letters.height() + 4 + GAP;
     let bar = MARGIN + panels_width + GAP;
     let bar_height = rows.len() as u32 * row_height - GAP - letters.height() - 4;
-    color_bar(
-        &mut canvas,
-        bar,
-        top,
-        bar_height.clamp(3 * letters.height(), PANEL),
-    );
+    color_bar(&mut canvas, bar, top, bar_height.clamp(3 * letters.height(), PANEL));
     for (title, panels) in rows {
         write(&mut canvas, (MARGIN, top), title, letters, INK);
         for (column, (label, image)) in panels.iter().enumerate() {
@@ -175,6 +151,7 @@ fn draw(explained: &Explained, panel: (u32, u32), rows: &[Row]) -> RgbImage {
 
 /// Copies an image to where it fits.
 pub(super) fn paste(canvas: &mut RgbImage, image: &RgbImage, left: u32, top: u32) {
-    // An image that would reach over the edge is an error of `copy_from` and stays away; the sizes above leave room for all.
+    // An image that would reach over the edge is an error of `copy_from` and stays away; the sizes
+    // above leave room for all.
     let _ = canvas.copy_from(image, left, top);
 }

@@ -24,8 +24,9 @@ const PER_SHEET: usize = 60;
 /// Letters of a name that a file keeps.
 const LONGEST_NAME: usize = 100;
 
-/// Writes explained images as they come: `NAME.png`, `maps/NAME.safetensors` and `maps/NAME_{vit,mamba,fused}.png`, and a
-/// `contact_sheet_N.png` for every sixty. Memory does not grow with their number.
+/// Writes explained images as they come: `NAME.png`, `maps/NAME.safetensors` and
+/// `maps/NAME_{vit,mamba,fused}.png`, and a `contact_sheet_N.png` for every sixty. Memory does not
+/// grow with their number.
 pub struct Gallery {
     folder: PathBuf,
     names: HashSet<String>,
@@ -65,10 +66,8 @@ impl Gallery {
     /// # Errors
     /// A file that cannot be written.
     pub fn add(&mut self, pieces: &[Piece]) -> Result<Vec<PathBuf>> {
-        let names: Vec<String> = pieces
-            .iter()
-            .map(|(explained, _)| self.free_name(&explained.name))
-            .collect();
+        let names: Vec<String> =
+            pieces.iter().map(|(explained, _)| self.free_name(&explained.name)).collect();
         let folder = &self.folder;
         // Tensors stay on this thread.
         let shown: Vec<&Explained> = pieces.iter().map(|(explained, _)| explained).collect();
@@ -125,13 +124,11 @@ impl Gallery {
     fn write_sheet(&mut self) -> Result<()> {
         self.sheets += 1;
         let file = format!("contact_sheet_{}.png", self.sheets);
-        save(
-            &sheet(&std::mem::take(&mut self.cells), &self.legend),
-            &self.folder.join(file),
-        )
+        save(&sheet(&std::mem::take(&mut self.cells), &self.legend), &self.folder.join(file))
     }
 
-    /// The name of an image's files: that of the image without folder and ending, and a number where two have the same.
+    /// The name of an image's files: that of the image without folder and ending, and a number
+    /// where two have the same.
     fn free_name(&mut self, image: &str) -> String {
         let stem = Path::new(image).file_stem().unwrap_or_default();
         let stem: String = stem.to_string_lossy().chars().take(LONGEST_NAME).collect();
@@ -165,13 +162,7 @@ fn cell(explained: &Explained) -> RgbImage {
     let name = letters.fit(&explained.file_name(), width);
     write(&mut canvas, (0, SIDE + 3), &name, letters, INK);
     let below = SIDE + 3 + letters.height();
-    write(
-        &mut canvas,
-        (0, below),
-        &explained.caption(),
-        letters,
-        FAINT,
-    );
+    write(&mut canvas, (0, below), &explained.caption(), letters, FAINT);
     canvas
 }
 
@@ -183,20 +174,12 @@ fn sheet(cells: &[RgbImage], legend: &str) -> RgbImage {
     let letters = Letters::Small;
     let top = MARGIN + letters.height() + GAP;
     let step = (width + 3 * GAP, height + 2 * GAP);
-    let mut canvas = RgbImage::from_pixel(
-        2 * MARGIN + across * step.0,
-        top + down * step.1 + MARGIN,
-        PAPER,
-    );
+    let mut canvas =
+        RgbImage::from_pixel(2 * MARGIN + across * step.0, top + down * step.1 + MARGIN, PAPER);
     write(&mut canvas, (MARGIN, MARGIN), legend, letters, FAINT);
     for (at, cell) in cells.iter().enumerate() {
         let (column, row) = ((at % ACROSS) as u32, (at / ACROSS) as u32);
-        paste(
-            &mut canvas,
-            cell,
-            MARGIN + column * step.0,
-            top + row * step.1,
-        );
+        paste(&mut canvas, cell, MARGIN + column * step.0, top + row * step.1);
     }
     canvas
 }

@@ -1,7 +1,9 @@
-//! The attention that is hidden in a selective scan (arXiv 2403.01590): the scan's outputs are a matrix times its inputs.
+//! The attention that is hidden in a selective scan (arXiv 2403.01590): the scan's outputs are a
+//! matrix times its inputs.
 //!
-//! Per channel d, `y_i = Σ_j M_ij u_j` with `M_ij = C_i · (Π_{k=j+1..i} exp(dt_k A)) dt_j B_j` for j up to i, and 0 beyond; the
-//! scan that runs backward has the same the other way round. The skip connection `D` and the gate are not in it.
+//! Per channel d, `y_i = Σ_j M_ij u_j` with `M_ij = C_i · (Π_{k=j+1..i} exp(dt_k A)) dt_j B_j` for
+//! j up to i, and 0 beyond; the scan that runs backward has the same the other way round. The skip
+//! connection `D` and the gate are not in it.
 
 use anyhow::{Context, Result, ensure};
 use rayon::prelude::*;
@@ -37,10 +39,7 @@ impl HiddenAttention {
     pub fn new(operands: &ScanOperands, image: i64) -> Result<Self> {
         let (batch, length, channels) = operands.dt.size3()?;
         let (_, state) = operands.a.size2()?;
-        ensure!(
-            (0..batch).contains(&image),
-            "there is no image {image} in a batch of {batch}"
-        );
+        ensure!((0..batch).contains(&image), "there is no image {image} in a batch of {batch}");
         let one = |x: &Tensor| x.f_select(0, image);
         let attention = Self {
             length: length as usize,
@@ -91,7 +90,8 @@ impl HiddenAttention {
     /// The mean over channels of the matrices' magnitudes, (length, length).
     pub fn mean_magnitude(&self) -> Vec<f32> {
         let size = self.length * self.length;
-        // A fixed number of parts, added in order: the sum does not depend on the number of threads.
+        // A fixed number of parts, added in order: the sum does not depend on the number of
+        // threads.
         let part = self.channels.div_ceil(16).max(1);
         let parts: Vec<Vec<f32>> = (0..self.channels.div_ceil(part))
             .into_par_iter()
@@ -116,7 +116,8 @@ impl HiddenAttention {
         mean
     }
 
-    /// Gives each row of a channel's matrix to `put`, up to the diagonal in the scan's own order. `states` (state, length) begin as 0.
+    /// Gives each row of a channel's matrix to `put`, up to the diagonal in the scan's own order.
+    /// `states` (state, length) begin as 0.
     fn fill(
         &self,
         channel: usize,
@@ -131,18 +132,15 @@ impl HiddenAttention {
         let mut taken = Vec::with_capacity(length);
         for step in 0..length {
             let at = self.place(step);
-            // What each earlier input has left in the states decays, and the input of this step joins.
+            // What each earlier input has left in the states decays, and the input of this step
+            // joins.
             row[..=step].fill(0.0);
             for (n, state_n) in states.chunks_exact_mut(length).enumerate() {
                 let (decay, read) = ((dt[at] * a[n]).exp(), self.c[at * state + n]);
                 state_n[step] = dt[at] * self.b[at * state + n];
                 for (h, y) in state_n[..step].iter_mut().zip(&mut row) {
                     let decayed = *h * decay;
-                    *h = if decayed.abs() < NOTHING {
-                        0.0
-                    } else {
-                        decayed
-                    };
+                    *h = if decayed.abs() < NOTHING { 0.0 } else { decayed };
                     *y += read * *h;
                 }
                 row[step] += read * state_n[step];
@@ -181,7 +179,8 @@ mod tests {
     use super::*;
     use crate::ops::{Path, ScanInputs, selective_scan};
 
-    /// The largest difference between the matrices times u and the scan, against the scan's largest value.
+    /// The largest difference between the matrices times u and the scan, against the scan's largest
+    /// value.
     fn error(operands: &ScanOperands) -> f64 {
         let transposed = |x: &Tensor| x.transpose(1, 2);
         let y = selective_scan(
@@ -241,10 +240,7 @@ mod tests {
         tch::manual_seed(6);
         for reverse in [false, true] {
             let operands = random(reverse);
-            let matrix = HiddenAttention::new(&operands, 1)
-                .unwrap()
-                .channel(0)
-                .unwrap();
+            let matrix = HiddenAttention::new(&operands, 1).unwrap().channel(0).unwrap();
             for (at, &value) in matrix.iter().enumerate() {
                 let (row, column) = (at / 37, at % 37);
                 let unseen = if reverse { column < row } else { column > row };
@@ -260,9 +256,7 @@ mod tests {
         let mut mean = vec![0f32; 37 * 37];
         for channel in 0..5 {
             let matrix = attention.channel(channel).unwrap();
-            mean.iter_mut()
-                .zip(matrix)
-                .for_each(|(m, v)| *m += v.abs() / 5.0);
+            mean.iter_mut().zip(matrix).for_each(|(m, v)| *m += v.abs() / 5.0);
         }
         let ours = attention.mean_magnitude();
         let apart = ours.iter().zip(&mean).map(|(a, b)| (a - b).abs());

@@ -67,8 +67,9 @@ impl Explanation {
         }
     }
 
-    /// (b, s, s), from 0 to 1: the branches' last maps, each from 0 to 1, weighed by the branches' shares in the prediction, or by
-    /// halves where the fusion strategy defines no shares. `None` for a model of one branch.
+    /// (b, s, s), from 0 to 1: the branches' last maps, each from 0 to 1, weighed by the branches'
+    /// shares in the prediction, or by halves where the fusion strategy defines no shares. `None`
+    /// for a model of one branch.
     ///
     /// # Errors
     /// libtorch's message where memory runs out.
@@ -90,11 +91,12 @@ impl Explanation {
     }
 }
 
-/// What each branch looks at in each image of a batch, one by one. Gradients of parameters stay as they are.
+/// What each branch looks at in each image of a batch, one by one. Gradients of parameters stay as
+/// they are.
 ///
 /// # Errors
-/// A request that the model cannot be asked, images of a shape that it does not take, or a method that needs gradients where their
-/// recording is off.
+/// A request that the model cannot be asked, images of a shape that it does not take, or a method
+/// that needs gradients where their recording is off.
 pub fn explain(net: &BeautyNet, images: Images, request: &Request) -> Result<Explanation> {
     request.check(net)?;
     let mut recorder = Recorder::new(net, request)?;
@@ -139,20 +141,12 @@ pub fn explain(net: &BeautyNet, images: Images, request: &Request) -> Result<Exp
                         )?),
                         false => None,
                     };
-                    cam(
-                        method,
-                        &without_class(&tokens.detach(), class)?,
-                        gradient.as_ref(),
-                    )
+                    cam(method, &without_class(&tokens.detach(), class)?, gradient.as_ref())
                 })
                 .collect::<Result<_>>()?,
         };
         let maps = Tensor::f_stack(&maps, 1)?.f_reshape([-1, maps.len() as i64, grid, grid])?;
-        Ok(Some(BranchMaps {
-            layers,
-            grid: maps.detach(),
-            side: shape.image_size,
-        }))
+        Ok(Some(BranchMaps { layers, grid: maps.detach(), side: shape.image_size }))
     };
     Ok(Explanation {
         vit: of(BackboneKind::Vit)?,
@@ -162,7 +156,8 @@ pub fn explain(net: &BeautyNet, images: Images, request: &Request) -> Result<Exp
     })
 }
 
-/// The score's gradients with regard to what was kept for their sake, branch by branch, block by block.
+/// The score's gradients with regard to what was kept for their sake, branch by branch, block by
+/// block.
 fn gradients(
     net: &BeautyNet,
     request: &Request,
@@ -188,11 +183,5 @@ fn gradients(
 /// The patch tokens (b, patches, d) of all tokens (b, 1 + patches, d).
 pub(super) fn without_class(tokens: &Tensor, class: i64) -> Result<Tensor> {
     let after = tokens.size3()?.1 - class - 1;
-    Ok(Tensor::f_cat(
-        &[
-            tokens.f_narrow(1, 0, class)?,
-            tokens.f_narrow(1, class + 1, after)?,
-        ],
-        1,
-    )?)
+    Ok(Tensor::f_cat(&[tokens.f_narrow(1, 0, class)?, tokens.f_narrow(1, class + 1, after)?], 1)?)
 }

@@ -66,8 +66,9 @@ impl Original {
     }
 }
 
-/// Each image of a batch with its part of the explanation: what figures show, and the maps as tensors by name: `vit`, `mamba` and
-/// `fused` from 0 to 1 over the square that the model saw, `vit_grid` and `mamba_grid` as computed, `frame`, `score`.
+/// Each image of a batch with its part of the explanation: what figures show, and the maps as
+/// tensors by name: `vit`, `mamba` and `fused` from 0 to 1 over the square that the model saw,
+/// `vit_grid` and `mamba_grid` as computed, `frame`, `score`.
 ///
 /// # Errors
 /// The explanation is of fewer images.
@@ -110,12 +111,7 @@ pub fn pieces(
         if let Some(fused) = &fused {
             tensors.push(("fused".to_string(), fused.get(at)));
         }
-        let Frame {
-            left,
-            top,
-            width,
-            height,
-        } = original.frame;
+        let Frame { left, top, width, height } = original.frame;
         let frame = Tensor::from_slice(&[left, top, width, height]);
         tensors.push(("frame".to_string(), frame));
         tensors.push(("score".to_string(), Tensor::from(score as f32)));
@@ -124,10 +120,7 @@ pub fn pieces(
             weights: shares.chunks_exact(2).nth(row).map(|w| [w[0], w[1]]),
             method: method.clone(),
             maps: groups,
-            fused: fused
-                .as_ref()
-                .map(|fused| original.placed(&fused.get(at)))
-                .transpose()?,
+            fused: fused.as_ref().map(|fused| original.placed(&fused.get(at))).transpose()?,
             name: original.name,
             image: original.image,
         };
@@ -137,8 +130,5 @@ pub fn pieces(
 }
 
 fn host(tensor: &Tensor) -> Result<Tensor> {
-    Ok(tensor
-        .f_to_device(Device::Cpu)?
-        .f_to_kind(Kind::Float)?
-        .f_contiguous()?)
+    Ok(tensor.f_to_device(Device::Cpu)?.f_to_kind(Kind::Float)?.f_contiguous()?)
 }

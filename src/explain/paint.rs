@@ -6,8 +6,8 @@ use noto_sans_mono_bitmap::{FontWeight, RasterHeight, get_raster, get_raster_wid
 
 use super::place::PlacedMap;
 
-/// Matplotlib's `inferno` (N. Smith and S. van der Walt, CC0), perceptually uniform: 33 of its 256 colors at equal distances. Colors
-/// between them are mixed and off by 2 levels at most.
+/// Matplotlib's `inferno` (N. Smith and S. van der Walt, CC0), perceptually uniform: 33 of its 256
+/// colors at equal distances. Colors between them are mixed and off by 2 levels at most.
 const INFERNO: [[u8; 3]; 33] = [
     [0, 0, 4],
     [4, 3, 18],
@@ -79,7 +79,8 @@ impl Letters {
         (text.chars().count() * one) as u32
     }
 
-    /// A text that is too long for so many pixels without its middle: the start and the end, which has the extension, stay.
+    /// A text that is too long for so many pixels without its middle: the start and the end, which
+    /// has the extension, stay.
     pub fn fit(self, text: &str, pixels: u32) -> String {
         let room = (pixels / self.width("m").max(1)) as usize;
         let count = text.chars().count();
@@ -90,14 +91,12 @@ impl Letters {
         let (start, end) = (kept.div_ceil(2), kept / 2);
         let first: String = text.chars().take(start).collect();
         let last: String = text.chars().skip(count - end).collect();
-        format!("{first}...{last}")
-            .chars()
-            .take(room.max(1))
-            .collect()
+        format!("{first}...{last}").chars().take(room.max(1)).collect()
     }
 }
 
-/// Writes one line with its upper left corner at (x, y). A letter that the font lacks (it has Latin ones) becomes `?`.
+/// Writes one line with its upper left corner at (x, y). A letter that the font lacks (it has Latin
+/// ones) becomes `?`.
 pub(crate) fn write(
     canvas: &mut RgbImage,
     at: (u32, u32),
@@ -158,10 +157,8 @@ pub(super) fn thumbnail(image: &RgbImage, side: u32) -> RgbImage {
 /// The map as a heat map over a thumbnail of its original, whose size `original` is.
 pub(super) fn heat(thumbnail: &RgbImage, original: (u32, u32), map: &PlacedMap) -> RgbImage {
     let (width, height) = thumbnail.dimensions();
-    let (across, down) = (
-        f64::from(original.0) / f64::from(width),
-        f64::from(original.1) / f64::from(height),
-    );
+    let (across, down) =
+        (f64::from(original.0) / f64::from(width), f64::from(original.1) / f64::from(height));
     RgbImage::from_fn(width, height, |x, y| {
         let [r, g, b] = thumbnail.get_pixel(x, y).0.map(f32::from);
         // Luma of ITU-R BT.601.

@@ -1,6 +1,7 @@
 //! Maps that come from changing the pixels.
 //!
-//! An image without content is, for both methods, one of the normalization's mean color. The other branch sees the image whole.
+//! An image without content is, for both methods, one of the normalization's mean color. The other
+//! branch sees the image whole.
 
 use anyhow::{Context, Result, ensure};
 use tch::{Kind, Tensor};
@@ -9,8 +10,9 @@ use super::request::present;
 use crate::config::{BackboneKind, BackboneShape};
 use crate::models::{BeautyNet, Images, Tap};
 
-/// Points on the way from the image without content to the image, at the middles of as many equal parts. The paper finds 20 to 300
-/// enough for the attributions to add up to the score's difference; more are closer.
+/// Points on the way from the image without content to the image, at the middles of as many equal
+/// parts. The paper finds 20 to 300 enough for the attributions to add up to the score's
+/// difference; more are closer.
 pub const PATH_STEPS: usize = 32;
 
 /// Patches a side of the window that occlusion covers.
@@ -41,9 +43,10 @@ impl Tap for Seen {
     }
 }
 
-/// Integrated gradients (Sundararajan et al., arXiv 1703.01365) of the score for the branches that the model has: what each value of
-/// each branch's normalized images (b, 3, s, s) adds to the score. Over both branches they add up to the score's difference from
-/// that of the image without content.
+/// Integrated gradients (Sundararajan et al., arXiv 1703.01365) of the score for the branches that
+/// the model has: what each value of each branch's normalized images (b, 3, s, s) adds to the
+/// score. Over both branches they add up to the score's difference from that of the image without
+/// content.
 ///
 /// # Errors
 /// Images that the model does not take, or recording of gradients is off.
@@ -54,10 +57,8 @@ pub fn integrated_gradients(
 ) -> Result<Vec<(BackboneKind, Tensor)>> {
     let mut sums: Vec<Tensor> = Vec::new();
     for step in 0..steps.max(1) {
-        let mut faded = Faded {
-            factor: (step as f64 + 0.5) / steps.max(1) as f64,
-            leaves: Vec::new(),
-        };
+        let mut faded =
+            Faded { factor: (step as f64 + 0.5) / steps.max(1) as f64, leaves: Vec::new() };
         let output = net.forward_tapped(images, &mut faded)?;
         ensure!(
             output.score.requires_grad(),
@@ -76,9 +77,7 @@ pub fn integrated_gradients(
     net.forward_tapped(images, &mut seen)?;
     let mean = 1.0 / steps.max(1) as f64;
     let attributions = seen.0.into_iter().zip(sums);
-    Ok(attributions
-        .map(|((branch, x), sum)| (branch, (x * sum * mean).detach()))
-        .collect())
+    Ok(attributions.map(|((branch, x), sum)| (branch, (x * sum * mean).detach())).collect())
 }
 
 /// Attributions (b, 3, s, s) summed over each patch: (b, grid, grid).
@@ -86,10 +85,7 @@ pub(super) fn by_patch(attributions: &Tensor, shape: &BackboneShape) -> Result<T
     let grid = shape.grid();
     let area = (shape.image_size / grid).pow(2) as f64;
     let pixels = attributions.f_sum_dim_intlist(1, true, Kind::Float)?;
-    Ok(pixels
-        .f_adaptive_avg_pool2d([grid, grid])?
-        .f_squeeze_dim(1)?
-        * area)
+    Ok(pixels.f_adaptive_avg_pool2d([grid, grid])?.f_squeeze_dim(1)? * area)
 }
 
 /// Covers a window of one branch's images.
@@ -111,8 +107,9 @@ impl Tap for Covered {
     }
 }
 
-/// By how much the score falls where a window over each patch is covered in one branch's image (Zeiler and Fergus, arXiv
-/// 1311.2901), mean over the windows that cover the patch: (b, grid, grid). `score` (b) is that of the whole image.
+/// By how much the score falls where a window over each patch is covered in one branch's image
+/// (Zeiler and Fergus, arXiv 1311.2901), mean over the windows that cover the patch: (b, grid,
+/// grid). `score` (b) is that of the whole image.
 pub(super) fn occlusion(
     net: &BeautyNet,
     images: Images,
@@ -138,12 +135,7 @@ pub(super) fn occlusion(
             let (top, left) = (edge(row), edge(column));
             let mut covered = Covered {
                 branch,
-                window: [
-                    top,
-                    left,
-                    edge(row + window) - top,
-                    edge(column + window) - left,
-                ],
+                window: [top, left, edge(row + window) - top, edge(column + window) - left],
             };
             let tokens = net.branch_tokens(branch, images, &mut covered)?;
             let other = other_tokens.as_ref().map(|tokens| tokens.shallow_clone());

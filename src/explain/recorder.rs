@@ -17,8 +17,8 @@ struct Watch {
     kept: Vec<Tensor>,
 }
 
-/// Keeps the inputs of blocks' mixers. Below the first block whose gradient is wanted nothing is recorded, so a backward pass is
-/// short and its memory small.
+/// Keeps the inputs of blocks' mixers. Below the first block whose gradient is wanted nothing is
+/// recorded, so a backward pass is short and its memory small.
 pub(super) struct Recorder {
     /// By branch, as [`slot`] numbers them.
     watches: [Watch; 2],
@@ -49,21 +49,13 @@ impl Recorder {
                 // What comes after both branches is recorded for the sake of the other one.
                 _ => depth.saturating_sub(1),
             };
-            watches[slot(branch)] = Watch {
-                layers,
-                record_from: Some(record_from),
-                kept: Vec::new(),
-            };
+            watches[slot(branch)] =
+                Watch { layers, record_from: Some(record_from), kept: Vec::new() };
         }
         if !any_gradient {
-            watches
-                .iter_mut()
-                .for_each(|watch| watch.record_from = None);
+            watches.iter_mut().for_each(|watch| watch.record_from = None);
         }
-        Ok(Self {
-            watches,
-            guard: None,
-        })
+        Ok(Self { watches, guard: None })
     }
 
     /// What the watched blocks of a branch received, each (b, 1 + patches, d).
@@ -79,8 +71,8 @@ impl Recorder {
 
 impl Tap for Recorder {
     fn images(&mut self, _branch: BackboneKind, x: Tensor) -> Tensor {
-        // The old guard goes first: it would otherwise switch recording on again under the new one. Where nothing is recorded at
-        // all, the caller has switched it off.
+        // The old guard goes first: it would otherwise switch recording on again under the new one.
+        // Where nothing is recorded at all, the caller has switched it off.
         self.guard = None;
         self.guard = self.records().then(tch::no_grad_guard);
         x

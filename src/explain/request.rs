@@ -58,18 +58,13 @@ pub struct Request {
 impl Request {
     /// One method for both branches, at their last blocks.
     pub fn new(method: Method) -> Self {
-        let branch = BranchRequest {
-            method,
-            layers: Layers::Last,
-        };
-        Self {
-            vit: branch,
-            mamba: branch,
-        }
+        let branch = BranchRequest { method, layers: Layers::Last };
+        Self { vit: branch, mamba: branch }
     }
 
-    /// From what a user says, each `WHAT` or `BRANCH=WHAT`: methods by name, and blocks as an index, as `all`, or as the weights name
-    /// them (`vit.blocks.11`, `mamba.layers.23`). What names no branch is of those that the model has.
+    /// From what a user says, each `WHAT` or `BRANCH=WHAT`: methods by name, and blocks as an
+    /// index, as `all`, or as the weights name them (`vit.blocks.11`, `mamba.layers.23`). What
+    /// names no branch is of those that the model has.
     ///
     /// # Errors
     /// An unknown name, a method that a branch has not, or a block that is not there.
@@ -77,9 +72,8 @@ impl Request {
         let mut request = Self::new(Method::GradCam);
         for text in methods {
             let (branch, name) = split_branch(text);
-            let method: Method = name
-                .parse()
-                .map_err(|error: String| anyhow::anyhow!("--method {error}"))?;
+            let method: Method =
+                name.parse().map_err(|error: String| anyhow::anyhow!("--method {error}"))?;
             for of in request.of_each(net, branch, "--method", text)? {
                 of.method = method;
             }

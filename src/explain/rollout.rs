@@ -8,10 +8,12 @@ use super::hidden_attention::HiddenAttention;
 use crate::config::BackboneKind;
 use crate::models::BeautyNet;
 
-/// What the class token reads of the patches after each block, each (b, patches), given what every block's mixer received.
+/// What the class token reads of the patches after each block, each (b, patches), given what every
+/// block's mixer received.
 ///
-/// A block passes on half of its input and half of what its attention mixes. A ViT's attention is the mean over its heads; a Vision
-/// Mamba's is the magnitude of its scans' hidden attention, mean over channels and both directions, each row scaled to the sum of 1.
+/// A block passes on half of its input and half of what its attention mixes. A ViT's attention is
+/// the mean over its heads; a Vision Mamba's is the magnitude of its scans' hidden attention, mean
+/// over channels and both directions, each row scaled to the sum of 1.
 pub(super) fn rollout(
     net: &BeautyNet,
     branch: BackboneKind,
@@ -22,9 +24,7 @@ pub(super) fn rollout(
     let mut maps = Vec::with_capacity(inputs.len());
     for (layer, input) in inputs.iter().enumerate() {
         let attention = match branch {
-            BackboneKind::Vit => net
-                .attention(layer, input)?
-                .f_mean_dim(1, false, Kind::Float)?,
+            BackboneKind::Vit => net.attention(layer, input)?.f_mean_dim(1, false, Kind::Float)?,
             BackboneKind::Vim => scan_attention(net, layer, input)?,
         };
         let length = attention.size3()?.2;

@@ -1,5 +1,6 @@
-//! Whether maps show what was learned (Adebayo et al., "Sanity checks for saliency maps", arXiv 1810.03292): a map that stays as it is
-//! while the weights are drawn anew shows the image, not the model.
+//! Whether maps show what was learned (Adebayo et al., "Sanity checks for saliency maps", arXiv
+//! 1810.03292): a map that stays as it is while the weights are drawn anew shows the image, not the
+//! model.
 
 use std::sync::Arc;
 
@@ -27,18 +28,19 @@ use crate::models::{BeautyNet, Images};
 pub struct Similarity {
     /// `vit` or `mamba`.
     pub map: &'static str,
-    /// Spearman's correlation over patches; no map has negative values. A map that is the same everywhere has none.
+    /// Spearman's correlation over patches; no map has negative values. A map that is the same
+    /// everywhere has none.
     pub rank_correlation: Mean,
-    /// Structural similarity of the maps over the image, each from 0 to 1; of images on which the trained model's map is not empty.
+    /// Structural similarity of the maps over the image, each from 0 to 1; of images on which the
+    /// trained model's map is not empty.
     pub ssim: Mean,
 }
 
 /// The model with one more part drawn anew.
 #[derive(Debug, Serialize)]
 pub struct Stage {
-    /// That part, as the weights name it: `head`, `fusion`, `vit.blocks.2` and `mamba.layers.3`, `vit.embeddings` for
-    /// what is below its blocks.
-    /// All stages before are drawn anew as well.
+    /// That part, as the weights name it: `head`, `fusion`, `vit.blocks.2` and `mamba.layers.3`,
+    /// `vit.embeddings` for what is below its blocks. All stages before are drawn anew as well.
     pub randomized: Vec<String>,
     /// By branch.
     pub maps: Vec<Similarity>,
@@ -60,8 +62,9 @@ struct Part {
     indices: Vec<usize>,
 }
 
-/// The network's parts from the top down: head, fusion, the last block of both branches with the norm after it, the blocks before,
-/// and the embeddings. A branch with fewer blocks is done first. The scale of the scores is none of them.
+/// The network's parts from the top down: head, fusion, the last block of both branches with the
+/// norm after it, the blocks before, and the embeddings. A branch with fewer blocks is done first.
+/// The scale of the scores is none of them.
 fn parts(net: &BeautyNet, names: &[String]) -> Vec<Part> {
     let depth = |branch: BackboneKind| net.branch(branch).map_or(0, |shape| shape.depth);
     let deepest = present(net).map(depth).max().unwrap_or(0);
@@ -87,10 +90,7 @@ fn parts(net: &BeautyNet, names: &[String]) -> Vec<Part> {
     prefixes.push(whole.collect());
     let mut left: Vec<usize> = (0..names.len()).collect();
     let parts = prefixes.into_iter().map(|named| {
-        let mut part = Part {
-            names: Vec::new(),
-            indices: Vec::new(),
-        };
+        let mut part = Part { names: Vec::new(), indices: Vec::new() };
         for (name, prefixes) in named {
             let is_of = |&at: &usize| prefixes.iter().any(|p| names[at].starts_with(p));
             let (mine, others): (Vec<usize>, Vec<usize>) = left.iter().partition(|at| is_of(at));
@@ -103,9 +103,10 @@ fn parts(net: &BeautyNet, names: &[String]) -> Vec<Part> {
     parts.filter(|part| !part.indices.is_empty()).collect()
 }
 
-/// Draws the weights anew from the top down, part by part, and compares each branch's maps with those of the trained model, which stays
-/// as it is. New weights are those of a fresh model of this config, by a seed that comes from the config's (and is not the training's).
-/// The first `shown` images are given back with all their maps.
+/// Draws the weights anew from the top down, part by part, and compares each branch's maps with
+/// those of the trained model, which stays as it is. New weights are those of a fresh model of this
+/// config, by a seed that comes from the config's (and is not the training's). The first `shown`
+/// images are given back with all their maps.
 ///
 /// # Errors
 /// As [`explain`], or an image that cannot be read.
@@ -151,11 +152,7 @@ pub fn sanity(
         maps: present(net)
             .map(|branch| {
                 let mean = |what| mean(&columns, stage, branch, what);
-                Similarity {
-                    map: key(branch),
-                    rank_correlation: mean("rank"),
-                    ssim: mean("ssim"),
-                }
+                Similarity { map: key(branch), rank_correlation: mean("rank"), ssim: mean("ssim") }
             })
             .collect(),
         randomized: part.names,
@@ -219,10 +216,7 @@ fn strips(
     before: &Explanation,
 ) -> Result<Vec<Explained>> {
     let scores = values(&before.score)?;
-    let method = format!(
-        "{}; weights drawn anew from the top down",
-        request.describe(net)
-    );
+    let method = format!("{}; weights drawn anew from the top down", request.describe(net));
     let strips = originals.iter().zip(scores).enumerate();
     strips
         .map(|(row, (original, score))| {
@@ -232,9 +226,7 @@ fn strips(
                 score,
                 weights: None,
                 method: method.clone(),
-                maps: present(net)
-                    .map(|b| (title(b).into(), Vec::new()))
-                    .collect(),
+                maps: present(net).map(|b| (title(b).into(), Vec::new())).collect(),
                 fused: None,
             };
             let trained = |_: BackboneKind| "trained".to_string();
@@ -257,10 +249,7 @@ fn add_maps(
         let own = format!("{}.", key(branch));
         let name = match &part.names[..] {
             [name] => name.as_str(),
-            names => names
-                .iter()
-                .find(|name| name.starts_with(&own))
-                .map_or("", String::as_str),
+            names => names.iter().find(|name| name.starts_with(&own)).map_or("", String::as_str),
         };
         name.strip_prefix(&own).unwrap_or(name).to_string()
     };
@@ -303,11 +292,7 @@ mod tests {
         assert_eq!(taken.len(), count, "a parameter stands in two parts");
         let kept = (0..names.len()).filter(|at| !taken.contains(at));
         let kept = kept.map(|at| names[at].clone()).collect();
-        (
-            parts.into_iter().map(|part| part.names).collect(),
-            count,
-            kept,
-        )
+        (parts.into_iter().map(|part| part.names).collect(), count, kept)
     }
 
     #[test]
@@ -327,15 +312,7 @@ mod tests {
         assert!(count > 20);
         assert_eq!(kept, ["head.score_mean", "head.score_std"]);
         let (names, _, _) = parts_of(&format!("{{{small}, fusion: {{strategy: mamba_only}}}}}}"));
-        assert_eq!(
-            names,
-            [
-                ["head"],
-                ["mamba.layers.1"],
-                ["mamba.layers.0"],
-                ["mamba.embeddings"]
-            ]
-        );
+        assert_eq!(names, [["head"], ["mamba.layers.1"], ["mamba.layers.0"], ["mamba.embeddings"]]);
         // The branches' own regressors are the fusion.
         let (names, _, _) = parts_of(&format!("{{{small}, fusion: {{strategy: score}}}}}}"));
         assert_eq!(names[0], ["fusion"]);

@@ -6,8 +6,8 @@ use tch::{Kind, Tensor};
 /// Keeps a map from being divided by nothing; pytorch-grad-cam's value.
 const EPS: f64 = 1e-7;
 
-/// Maps (b, g, g) to (b, side, side) with values from 0 to 1, as pytorch-grad-cam does it: each map from its least to its largest
-/// value, resized bilinearly, and once more from least to largest.
+/// Maps (b, g, g) to (b, side, side) with values from 0 to 1, as pytorch-grad-cam does it: each map
+/// from its least to its largest value, resized bilinearly, and once more from least to largest.
 ///
 /// # Errors
 /// libtorch's message on maps of another shape.
@@ -19,7 +19,8 @@ pub fn scaled(maps: &Tensor, side: i64) -> Result<Tensor> {
     to_unit(&resized)
 }
 
-/// Each map (b, h, w) by itself from its least value, to 0, to its largest, to 1. A map that is the same everywhere becomes 0.
+/// Each map (b, h, w) by itself from its least value, to 0, to its largest, to 1. A map that is the
+/// same everywhere becomes 0.
 pub(super) fn to_unit(maps: &Tensor) -> Result<Tensor> {
     let maps = maps.f_to_kind(Kind::Float)?;
     let shifted = &maps - maps.f_amin([1, 2], true)?;

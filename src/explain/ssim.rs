@@ -9,8 +9,10 @@ const DEVIATION: f64 = 1.5;
 /// (K₁L)² and (K₂L)² of the paper, for values that span L = 1.
 const STABLE: [f64; 2] = [1e-4, 9e-4];
 
-/// The mean structural similarity (Wang et al., IEEE TIP 13, 2004) of two maps each, (b, h, w) with values from 0 to 1: (b), at most
-/// 1. The window is a Gaussian of 11 pixels a side, smaller where the maps are; only places where it lies inside count.
+/// The mean structural similarity (Wang et al., IEEE TIP 13, 2004) of two maps each, (b, h, w) with
+/// values from 0 to 1: (b), at most
+/// 1. The window is a Gaussian of 11 pixels a side, smaller where the maps are; only places where
+///    it lies inside count.
 ///
 /// # Errors
 /// Maps of different shapes, or without pixels.
@@ -44,16 +46,15 @@ fn window(side: i64) -> Tensor {
     let line: Vec<f64> = (0..side).map(weight).collect();
     let line = Tensor::from_slice(&line);
     let window = line.outer(&line);
-    (&window / window.sum(Kind::Double))
-        .to_kind(Kind::Float)
-        .view([1, 1, side, side])
+    (&window / window.sum(Kind::Double)).to_kind(Kind::Float).view([1, 1, side, side])
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    /// `structural_similarity(a, b, gaussian_weights=True, sigma=1.5, use_sample_covariance=False, data_range=1)` of scikit-image 0.26.0.
+    /// `structural_similarity(a, b, gaussian_weights=True, sigma=1.5, use_sample_covariance=False,
+    /// data_range=1)` of scikit-image 0.26.0.
     const SCIKIT: f64 = 0.66152108;
 
     /// Two maps of a formula each.

@@ -26,14 +26,12 @@ impl Drop for Restore {
     }
 }
 
-/// Runs `f`, in which the images of a forward pass are those of `part` in a batch of `whole`: dropout and stochastic depth draw for
-/// the whole batch and take the part's. So several processes with one seed, each with its part, drop what one process would.
+/// Runs `f`, in which the images of a forward pass are those of `part` in a batch of `whole`:
+/// dropout and stochastic depth draw for the whole batch and take the part's. So several processes
+/// with one seed, each with its part, drop what one process would.
 pub fn with_part<R>(part: &Range<usize>, whole: usize, f: impl FnOnce() -> R) -> R {
     let is_part = part.len() < whole;
-    let part = is_part.then_some(Part {
-        start: part.start as i64,
-        whole: whole as i64,
-    });
+    let part = is_part.then_some(Part { start: part.start as i64, whole: whole as i64 });
     with_same_part(part, f)
 }
 

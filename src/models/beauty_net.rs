@@ -1,5 +1,5 @@
-//! VM-BeautyNet (arXiv 2510.16220): a Vision Transformer and a Vision Mamba see the same image, a fusion weighs their
-//! features, a head predicts the mean rating.
+//! VM-BeautyNet (arXiv 2510.16220): a Vision Transformer and a Vision Mamba see the same image, a
+//! fusion weighs their features, a head predicts the mean rating.
 
 mod tap;
 
@@ -37,7 +37,8 @@ pub struct Output {
     pub weights: Option<Tensor>,
     /// (b): the prediction on the scale that the loss is computed in.
     pub scaled: Tensor,
-    /// (b, k): logarithms of the probabilities of k ratings, where the head gives a distribution; the prediction is its mean.
+    /// (b, k): logarithms of the probabilities of k ratings, where the head gives a distribution;
+    /// the prediction is its mean.
     pub log_probabilities: Option<Tensor>,
     /// (b): the prediction on the data set's own scale.
     pub score: Tensor,
@@ -54,17 +55,9 @@ pub(super) struct Branch<B> {
 
 impl<B> Branch<B> {
     pub fn new(backbone: B, shape: BackboneShape, device: Device) -> Self {
-        let channels = |values: [f32; 3]| {
-            Tensor::from_slice(&values)
-                .view([1, 3, 1, 1])
-                .to_device(device)
-        };
-        Self {
-            backbone,
-            mean: channels(shape.mean),
-            std: channels(shape.std),
-            shape,
-        }
+        let channels =
+            |values: [f32; 3]| Tensor::from_slice(&values).view([1, 3, 1, 1]).to_device(device);
+        Self { backbone, mean: channels(shape.mean), std: channels(shape.std), shape }
     }
 
     /// Normalized float images of this branch's size.
@@ -96,8 +89,8 @@ pub struct BeautyNet {
 }
 
 impl BeautyNet {
-    /// A network with random parameters drawn from torch's generator (seed it first), then the pretrained weights that the
-    /// config names.
+    /// A network with random parameters drawn from torch's generator (seed it first), then the
+    /// pretrained weights that the config names.
     ///
     /// # Errors
     /// Sizes that do not fit a preset, or a weights file that cannot be read or does not fit.
@@ -115,11 +108,7 @@ impl BeautyNet {
         let variables = nn::VarStore::new(device);
         let root = variables.root();
         let vit = config.vit_shape()?.map(|shape| {
-            Branch::new(
-                VisionTransformer::new(&(&root / "vit"), &shape),
-                shape,
-                device,
-            )
+            Branch::new(VisionTransformer::new(&(&root / "vit"), &shape), shape, device)
         });
         let mamba = config
             .mamba_shape()?
@@ -144,26 +133,14 @@ impl BeautyNet {
                 }
             }
         };
-        Ok(Self {
-            vit,
-            mamba,
-            fusion,
-            head,
-            variables,
-            notes: Vec::new(),
-        })
+        Ok(Self { vit, mamba, fusion, head, variables, notes: Vec::new() })
     }
 
     fn load_pretrained(&mut self, config: &Config) -> Result<()> {
         let model = &config.model;
         for (branch, kind, backbone, used) in [
             ("vit", BackboneKind::Vit, &model.vit, self.vit.is_some()),
-            (
-                "mamba",
-                BackboneKind::Vim,
-                &model.mamba,
-                self.mamba.is_some(),
-            ),
+            ("mamba", BackboneKind::Vim, &model.mamba, self.mamba.is_some()),
         ] {
             if !used {
                 continue;
@@ -174,14 +151,14 @@ impl BeautyNet {
         Ok(())
     }
 
-    /// What is worth knowing about the pretrained weights that were loaded, a line each: embeddings that were resampled, names
-    /// that a file without `strict` lacked.
+    /// What is worth knowing about the pretrained weights that were loaded, a line each: embeddings
+    /// that were resampled, names that a file without `strict` lacked.
     pub fn notes(&self) -> &[String] {
         &self.notes
     }
 
-    /// Lets training keep the tokens between the backbones' blocks alone; backward runs each block again
-    /// (`train.checkpoint_activations`). The results are the same.
+    /// Lets training keep the tokens between the backbones' blocks alone; backward runs each block
+    /// again (`train.checkpoint_activations`). The results are the same.
     pub fn recompute_blocks(&mut self) {
         let named = self.parameters();
         if let Some(branch) = &mut self.vit {
@@ -199,18 +176,14 @@ impl BeautyNet {
     pub fn forward(&self, images: Images, train: bool) -> Result<Output> {
         let vit = match &self.vit {
             Some(branch) => {
-                let tokens = branch
-                    .backbone
-                    .forward(&branch.prepare(images, "vit")?, train)?;
+                let tokens = branch.backbone.forward(&branch.prepare(images, "vit")?, train)?;
                 Some(BranchTokens::new(tokens, 0)) // the class token is the first
             }
             None => None,
         };
         let mamba = match &self.mamba {
             Some(branch) => {
-                let tokens = branch
-                    .backbone
-                    .forward(&branch.prepare(images, "mamba")?, train)?;
+                let tokens = branch.backbone.forward(&branch.prepare(images, "mamba")?, train)?;
                 let class_index = class_index(branch.shape.patches());
                 Some(BranchTokens::new(tokens, class_index))
             }
@@ -239,8 +212,8 @@ impl BeautyNet {
         })
     }
 
-    /// Every parameter and buffer by its name in a weights file, sorted by name. The tensors share their storage with the
-    /// network.
+    /// Every parameter and buffer by its name in a weights file, sorted by name. The tensors share
+    /// their storage with the network.
     pub fn parameters(&self) -> Vec<(String, Tensor)> {
         let mut named: Vec<_> = self.variables.variables().into_iter().collect();
         named.sort_by(|a, b| a.0.cmp(&b.0));

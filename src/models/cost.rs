@@ -19,14 +19,12 @@ pub struct Cost {
 
 impl Cost {
     fn new(multiply_adds: i64, floats: i64) -> Self {
-        Self {
-            multiply_adds,
-            activation_bytes: FLOAT * floats,
-        }
+        Self { multiply_adds, activation_bytes: FLOAT * floats }
     }
 
-    /// A matrix product over the flattened patches, which it keeps; or 3x3 convolutions, each of which keeps its input, its output and
-    /// what the norm makes of it, and a product over what they give.
+    /// A matrix product over the flattened patches, which it keeps; or 3x3 convolutions, each of
+    /// which keeps its input, its output and what the norm makes of it, and a product over what
+    /// they give.
     pub fn patch_embed(shape: &BackboneShape) -> Self {
         if shape.stem == Stem::Patchify {
             let pixels = shape.patches() * 3 * shape.patch_size.pow(2);
@@ -52,7 +50,8 @@ impl Cost {
         }
     }
 
-    /// The norm behind the blocks keeps its input; a root mean square norm also what it is before it is weighted.
+    /// The norm behind the blocks keeps its input; a root mean square norm also what it is before
+    /// it is weighted.
     pub fn norm(shape: &BackboneShape) -> Self {
         let kept = match shape.kind {
             BackboneKind::Vit => 1,
@@ -63,21 +62,21 @@ impl Cost {
 
     /// qkv and projection, queries times keys and weights times values, and the MLP of ratio 4.
     ///
-    /// Kept of each token: the inputs of both norms and what comes out of them (4 d), queries, keys and values (3 d), what
-    /// attention gives (d) and its log-sum-exp by head, and the MLP's hidden layer before and after its GELU (8 d).
+    /// Kept of each token: the inputs of both norms and what comes out of them (4 d), queries, keys
+    /// and values (3 d), what attention gives (d) and its log-sum-exp by head, and the MLP's hidden
+    /// layer before and after its GELU (8 d).
     fn vit_block(shape: &BackboneShape) -> Self {
         let (l, d) = (shape.patches() + 1, shape.embed_dim);
-        Self::new(
-            l * d * 4 * d + 2 * l * l * d + l * d * 8 * d,
-            l * (16 * d + shape.num_heads),
-        )
+        Self::new(l * d * 4 * d + 2 * l * l * d + l * d * 8 * d, l * (16 * d + shape.num_heads))
     }
 
-    /// The projections, and for each direction the convolution (4 taps), the step sizes, and the scan: per channel, step and
-    /// state one multiplication of dt and A, two for the state and one for its reading.
+    /// The projections, and for each direction the convolution (4 taps), the step sizes, and the
+    /// scan: per channel, step and state one multiplication of dt and A, two for the state and one
+    /// for its reading.
     ///
-    /// Kept of each token: the norm's input, its output before and after its weight (3 d), x and z, and the input of the last projection; for each direction
-    /// what the convolution gives, its projection, the step sizes, and a state every so many steps.
+    /// Kept of each token: the norm's input, its output before and after its weight (3 d), x and z,
+    /// and the input of the last projection; for each direction what the convolution gives, its
+    /// projection, the step sizes, and a state every so many steps.
     fn vim_block(shape: &BackboneShape) -> Self {
         let (l, d, n) = (shape.patches() + 1, shape.embed_dim, shape.d_state);
         let (inner, rank) = (2 * d, dt_rank(d));

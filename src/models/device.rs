@@ -15,11 +15,7 @@ pub fn select(device: config::Device) -> Result<Device> {
         config::Device::Auto if Cuda::is_available() => Device::Cuda(0),
         config::Device::Auto => Device::Cpu,
         config::Device::Cuda(index) => {
-            let count = if Cuda::is_available() {
-                Cuda::device_count()
-            } else {
-                0
-            };
+            let count = if Cuda::is_available() { Cuda::device_count() } else { 0 };
             ensure!(
                 (index as i64) < count,
                 "device: cuda:{index} is not there, libtorch sees {count} GPUs: set device to auto or cpu, or build with `make cuda`"

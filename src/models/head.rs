@@ -6,7 +6,8 @@ use super::batch_part::dropout;
 use super::layers::{Init, Linear};
 use crate::config::HeadConfig;
 
-/// Linear layers with GELU between: a vector to one number, or to one for each rating of a distribution.
+/// Linear layers with GELU between: a vector to one number, or to one for each rating of a
+/// distribution.
 #[derive(Debug)]
 pub struct Regressor {
     layers: Vec<Linear>,
@@ -20,10 +21,8 @@ impl Regressor {
     }
 
     fn with_outputs(path: &nn::Path, width: i64, config: &HeadConfig, outputs: i64) -> Self {
-        let widths: Vec<i64> = std::iter::once(width)
-            .chain(config.hidden.iter().copied())
-            .chain([outputs])
-            .collect();
+        let widths: Vec<i64> =
+            std::iter::once(width).chain(config.hidden.iter().copied()).chain([outputs]).collect();
         let layers = path / "layers";
         Self {
             layers: widths
@@ -51,8 +50,8 @@ impl Regressor {
     }
 }
 
-/// A regressor on scores scaled to mean 0 and standard deviation 1 over the training set, so that learning rates mean the same for
-/// every rating scale.
+/// A regressor on scores scaled to mean 0 and standard deviation 1 over the training set, so that
+/// learning rates mean the same for every rating scale.
 #[derive(Debug)]
 pub struct RegressionHead {
     regressor: Option<Regressor>,
@@ -65,10 +64,7 @@ pub struct RegressionHead {
 impl RegressionHead {
     /// From `width` channels through the config's hidden layers to one output.
     pub fn new(path: &nn::Path, width: i64, config: &HeadConfig) -> Self {
-        Self {
-            regressor: Some(Regressor::new(path, width, config)),
-            ..Self::scale_only(path)
-        }
+        Self { regressor: Some(Regressor::new(path, width, config)), ..Self::scale_only(path) }
     }
 
     /// As [`new`](Self::new), to the probabilities of so many ratings, whose mean is the score.
@@ -95,7 +91,8 @@ impl RegressionHead {
         self.predict(fused, train).0
     }
 
-    /// As [`forward`](Self::forward), with the logarithms of the ratings' probabilities (b, k) where the head gives a distribution.
+    /// As [`forward`](Self::forward), with the logarithms of the ratings' probabilities (b, k)
+    /// where the head gives a distribution.
     pub fn predict(&self, fused: &Tensor, train: bool) -> (Tensor, Option<Tensor>) {
         let Some(regressor) = &self.regressor else {
             return (fused.squeeze_dim(-1), None);
@@ -120,7 +117,8 @@ impl RegressionHead {
         let _ = self.score_std.fill_(std);
     }
 
-    /// Sets the ratings of a distribution, evenly spaced from `low` to `high`; without one there is nothing to set.
+    /// Sets the ratings of a distribution, evenly spaced from `low` to `high`; without one there is
+    /// nothing to set.
     pub fn set_score_range(&mut self, [low, high]: [f64; 2]) {
         let _guard = tch::no_grad_guard();
         if let Some(bins) = &mut self.score_bins {

@@ -1,4 +1,5 @@
-//! Parts that both backbones, the fusion and the head are made of. Fields carry the published checkpoints' names.
+//! Parts that both backbones, the fusion and the head are made of. Fields carry the published
+//! checkpoints' names.
 
 use std::ops::Deref;
 
@@ -26,9 +27,7 @@ pub enum Init {
 impl Init {
     /// PyTorch's default for a layer with `fan_in` inputs: Kaiming uniform with a = √5.
     pub fn pytorch_default(fan_in: i64) -> Self {
-        Init::Uniform {
-            bound: (fan_in as f64).powf(-0.5),
-        }
+        Init::Uniform { bound: (fan_in as f64).powf(-0.5) }
     }
 
     /// A new parameter of this distribution.
@@ -79,11 +78,7 @@ impl Linear {
     pub fn new(path: nn::Path, inputs: i64, outputs: i64, bias: bool, init: Init) -> Self {
         Self {
             weight: init.parameter(&path, "weight", &[outputs, inputs]).into(),
-            bias: bias.then(|| {
-                Init::Constant(0.0)
-                    .parameter(&path, "bias", &[outputs])
-                    .into()
-            }),
+            bias: bias.then(|| Init::Constant(0.0).parameter(&path, "bias", &[outputs]).into()),
         }
     }
 
@@ -105,9 +100,7 @@ impl LayerNorm {
     /// Over `dim` channels.
     pub fn new(path: nn::Path, dim: i64, eps: f64) -> Self {
         Self {
-            weight: Init::Constant(1.0)
-                .parameter(&path, "weight", &[dim])
-                .into(),
+            weight: Init::Constant(1.0).parameter(&path, "weight", &[dim]).into(),
             bias: Init::Constant(0.0).parameter(&path, "bias", &[dim]).into(),
             eps,
         }
@@ -130,12 +123,7 @@ pub struct RmsNorm {
 impl RmsNorm {
     /// Over `dim` channels.
     pub fn new(path: nn::Path, dim: i64, eps: f64) -> Self {
-        Self {
-            weight: Init::Constant(1.0)
-                .parameter(&path, "weight", &[dim])
-                .into(),
-            eps,
-        }
+        Self { weight: Init::Constant(1.0).parameter(&path, "weight", &[dim]).into(), eps }
     }
 
     /// Keeps the shape.

@@ -1,5 +1,5 @@
-//! Masked image modeling (SimMIM, arXiv 2111.09886): a backbone sees an image with patches hidden, and a linear layer on each
-//! token's output predicts the pixels of its patch.
+//! Masked image modeling (SimMIM, arXiv 2111.09886): a backbone sees an image with patches hidden,
+//! and a linear layer on each token's output predicts the pixels of its patch.
 
 use anyhow::Result;
 use tch::{Device, Kind, Tensor, nn};
@@ -60,8 +60,8 @@ pub struct MaskedImageModel {
 }
 
 impl MaskedImageModel {
-    /// With random parameters drawn from torch's generator (seed it first), then the weights that the backbone's config names.
-    /// `colors` adds the class token's task.
+    /// With random parameters drawn from torch's generator (seed it first), then the weights that
+    /// the backbone's config names. `colors` adds the class token's task.
     ///
     /// # Errors
     /// A weights file that cannot be read or does not fit.
@@ -137,16 +137,15 @@ impl MaskedImageModel {
         }
     }
 
-    /// From images as [`normalize`](Self::normalize) gives them, seen but for the patches that `mask` (b, patches) hides.
+    /// From images as [`normalize`](Self::normalize) gives them, seen but for the patches that
+    /// `mask` (b, patches) hides.
     ///
     /// # Errors
     /// An operator's message, for example where memory runs out.
     pub fn predict(&self, x: &Tensor, mask: &Tensor, train: bool) -> Result<Prediction> {
-        let masked = Masked {
-            mask,
-            token: &self.mask_token,
-        };
-        // Convolutions see beyond their patch: what is hidden must not reach those beside it either.
+        let masked = Masked { mask, token: &self.mask_token };
+        // Convolutions see beyond their patch: what is hidden must not reach those beside it
+        // either.
         let gray = match self.shape().stem {
             Stem::Conv => Some(self.hide(x, mask)),
             Stem::Patchify => None,
@@ -192,14 +191,11 @@ impl MaskedImageModel {
             Some(colors) => Some(masked_error(colors, &mean_colors(&patches), mask)?),
             None => None,
         };
-        Ok(Losses {
-            pixels: masked_error(&prediction.pixels, &target, mask)?,
-            colors,
-        })
+        Ok(Losses { pixels: masked_error(&prediction.pixels, &target, mask)?, colors })
     }
 
-    /// The images x with what is predicted in the place of the patches that `mask` hides. Predictions that are relative to a patch's
-    /// mean and deviation get those of the patch itself.
+    /// The images x with what is predicted in the place of the patches that `mask` hides.
+    /// Predictions that are relative to a patch's mean and deviation get those of the patch itself.
     pub fn reconstruct(
         &self,
         prediction: &Prediction,
@@ -245,13 +241,16 @@ impl MaskedImageModel {
     fn image(&self, patches: &Tensor) -> Tensor {
         let shape = self.shape();
         let (grid, p) = (shape.grid(), shape.patch_size);
-        patches
-            .view([-1, grid, grid, 3, p, p])
-            .permute([0, 3, 1, 4, 2, 5])
-            .reshape([-1, 3, grid * p, grid * p])
+        patches.view([-1, grid, grid, 3, p, p]).permute([0, 3, 1, 4, 2, 5]).reshape([
+            -1,
+            3,
+            grid * p,
+            grid * p,
+        ])
     }
 
-    /// Every parameter by name, sorted; the backbone's under `vit.` or `mamba.`. The tensors share their storage with the model.
+    /// Every parameter by name, sorted; the backbone's under `vit.` or `mamba.`. The tensors share
+    /// their storage with the model.
     pub fn parameters(&self) -> Vec<(String, Tensor)> {
         let mut named: Vec<_> = self.variables.variables().into_iter().collect();
         named.sort_by(|a, b| a.0.cmp(&b.0));
@@ -290,12 +289,11 @@ fn mean_and_deviation(patches: &Tensor) -> (Tensor, Tensor) {
 /// (b, patches, 3·p·p) to (b, patches, 3).
 fn mean_colors(patches: &Tensor) -> Tensor {
     let (b, count, values) = patches.size3().unwrap_or_default();
-    patches
-        .view([b, count, 3, values / 3])
-        .mean_dim(-1, false, Kind::Float)
+    patches.view([b, count, 3, values / 3]).mean_dim(-1, false, Kind::Float)
 }
 
-/// The mean squared error over the patches that `mask` (b, patches) hides, of values (b, patches, n).
+/// The mean squared error over the patches that `mask` (b, patches) hides, of values (b, patches,
+/// n).
 fn masked_error(values: &Tensor, target: &Tensor, mask: &Tensor) -> Result<Tensor> {
     let error = values.to_kind(Kind::Float).f_sub(target)?.f_square()?;
     let of_patches = error.f_mean_dim(-1, false, Kind::Float)?; // (b, patches)
@@ -339,9 +337,7 @@ mod tests {
         Tensor::from_slice(&mask).view([1, 16])
     }
 
-    const TARGETS: Targets = Targets {
-        normalized_pixels: true,
-    };
+    const TARGETS: Targets = Targets { normalized_pixels: true };
 
     #[test]
     fn every_parameter_gets_a_gradient() {
@@ -391,9 +387,7 @@ mod tests {
             let a = model.normalize(&images(1)).unwrap();
             // Another image in the hidden patches alone.
             let b = model.normalize(&images(1)).unwrap();
-            let patches = model
-                .patches(&b)
-                .where_self(&mask.unsqueeze(-1), &model.patches(&a));
+            let patches = model.patches(&b).where_self(&mask.unsqueeze(-1), &model.patches(&a));
             let b = model.image(&patches);
             assert!(a != b);
             let seen = |x: &Tensor| model.predict(x, &mask, false).unwrap();
@@ -411,10 +405,7 @@ mod tests {
         let loss = |change: i64| {
             let pixels = prediction.pixels.copy();
             let _ = pixels.narrow(1, change, 1).detach().fill_(100.0);
-            let changed = Prediction {
-                pixels,
-                colors: None,
-            };
+            let changed = Prediction { pixels, colors: None };
             let losses = model.losses(&changed, &x, &mask, TARGETS).unwrap();
             losses.pixels.double_value(&[])
         };
@@ -455,10 +446,7 @@ mod tests {
         let x = model.normalize(&images(1)).unwrap();
         let hidden = model.hide(&x, &mask(&[1]));
         let patches = |x: &Tensor| model.patches(x);
-        assert_eq!(
-            patches(&hidden).get(0).get(1).abs().max().double_value(&[]),
-            0.0
-        );
+        assert_eq!(patches(&hidden).get(0).get(1).abs().max().double_value(&[]), 0.0);
         assert_eq!(patches(&hidden).get(0).get(0), patches(&x).get(0).get(0));
         assert_eq!(patches(&hidden).get(0).get(2), patches(&x).get(0).get(2));
     }

@@ -1,4 +1,5 @@
-//! The network: two backbones, a fusion and a head, with parameters under the names of the published checkpoints.
+//! The network: two backbones, a fusion and a head, with parameters under the names of the
+//! published checkpoints.
 
 pub mod batch_part;
 pub mod beauty_net;

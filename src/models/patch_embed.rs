@@ -24,8 +24,8 @@ enum Pixels {
 }
 
 impl PatchEmbed {
-    /// Patches of the shape's size and stride to its width; `init` for the weight of the projection, given its number of inputs, and
-    /// zero for its bias.
+    /// Patches of the shape's size and stride to its width; `init` for the weight of the
+    /// projection, given its number of inputs, and zero for its bias.
     pub fn new(path: nn::Path, shape: &BackboneShape, init: fn(i64) -> Init) -> Self {
         let (dim, p) = (shape.embed_dim, shape.patch_size);
         let (pixels, inputs) = match shape.stem {
@@ -47,7 +47,8 @@ impl PatchEmbed {
     /// (b, 3, h, w) to (b, patches, dim), patches row by row.
     pub fn forward(&self, x: &Tensor) -> Tensor {
         let seen = match &self.pixels {
-            // As one matrix product: on the CPU several times as fast as the convolution, above all backwards.
+            // As one matrix product: on the CPU several times as fast as the convolution, above all
+            // backwards.
             &Pixels::Patches { size, stride } => pixels_of_patches(x, size, stride),
             Pixels::Convolved(stem) => stem.forward(x).flatten(2, 3).transpose(1, 2),
         };
@@ -55,9 +56,10 @@ impl PatchEmbed {
     }
 }
 
-/// The convolutions of a convolutional stem ("Early Convolutions Help Transformers See Better", arXiv 2106.14881): 3x3, each halving
-/// the side, until a point stands for a patch. The paper's batch norms are layer norms over the channels of each point here: what a
-/// image gives depends on no other one, in training as in evaluation, and contrast counts within its surroundings.
+/// The convolutions of a convolutional stem ("Early Convolutions Help Transformers See Better",
+/// arXiv 2106.14881): 3x3, each halving the side, until a point stands for a patch. The paper's
+/// batch norms are layer norms over the channels of each point here: what a image gives depends on
+/// no other one, in training as in evaluation, and contrast counts within its surroundings.
 #[derive(Debug)]
 struct ConvStem {
     stages: Vec<Stage>,
@@ -70,8 +72,9 @@ struct Stage {
     norm: LayerNorm,
 }
 
-/// Outputs of each 3x3 convolution of a convolutional stem, from the image on: the last has the tokens' width, each other one half
-/// of the next one's, but no less than 16, which is enough for edges and colors.
+/// Outputs of each 3x3 convolution of a convolutional stem, from the image on: the last has the
+/// tokens' width, each other one half of the next one's, but no less than 16, which is enough for
+/// edges and colors.
 pub fn stem_widths(shape: &BackboneShape) -> Vec<i64> {
     let stages = shape.patch_size.ilog2();
     (0..stages)

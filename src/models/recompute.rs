@@ -1,4 +1,5 @@
-//! Blocks that keep none of their activations for backward: it makes them again (activation checkpointing, arXiv 1604.06174).
+//! Blocks that keep none of their activations for backward: it makes them again (activation
+//! checkpointing, arXiv 1604.06174).
 
 use anyhow::Result;
 use tch::Tensor;
@@ -9,7 +10,8 @@ use crate::ops::{OpError, recomputed};
 /// How the blocks of a backbone run in training.
 #[derive(Debug, Default)]
 pub(super) struct Recompute {
-    /// Of each block the parameters, where its activations are made again; empty where they are kept.
+    /// Of each block the parameters, where its activations are made again; empty where they are
+    /// kept.
     parameters: Vec<Vec<Tensor>>,
 }
 
@@ -21,9 +23,7 @@ impl Recompute {
             let own = named.iter().filter(|(name, _)| name.starts_with(&prefix));
             own.map(|(_, tensor)| tensor.shallow_clone()).collect()
         };
-        Self {
-            parameters: (0..count).map(of_block).collect(),
-        }
+        Self { parameters: (0..count).map(of_block).collect() }
     }
 
     /// `forward(block, x)`, for the block with this index.

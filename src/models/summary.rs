@@ -19,7 +19,8 @@ pub struct Layer {
     pub parameters: i64,
     /// Multiply-adds for one image; element-wise work (norms, activations) is not counted.
     pub multiply_adds: i64,
-    /// Bytes that the forward pass of one image keeps for backward, in float32; of fusion and head, which see one vector, 0.
+    /// Bytes that the forward pass of one image keeps for backward, in float32; of fusion and head,
+    /// which see one vector, 0.
     pub activation_bytes: i64,
 }
 
@@ -47,32 +48,22 @@ pub fn summarize(config: &Config) -> Result<Summary> {
     let mut by_part: BTreeMap<(usize, usize, String), [i64; 3]> = BTreeMap::new();
     for (name, tensor) in net.parameters().iter().filter(|(_, t)| t.requires_grad()) {
         let part = part_of(name);
-        let entry = by_part
-            .entry((rank(&part), number(&part), part))
-            .or_default();
+        let entry = by_part.entry((rank(&part), number(&part), part)).or_default();
         entry[0] += tensor.numel() as i64;
         if name.starts_with("fusion.") || name.starts_with("head.") {
             // Every matrix there multiplies one vector; what multiplies more tokens is added below.
-            entry[1] += if tensor.dim() == 2 {
-                tensor.numel() as i64
-            } else {
-                0
-            };
+            entry[1] += if tensor.dim() == 2 { tensor.numel() as i64 } else { 0 };
         }
     }
     let shapes = [config.vit_shape()?, config.mamba_shape()?];
     let patches = shapes.map(|shape| shape.map_or(0, |shape| shape.patches()));
-    if let Some((_, fusion)) = by_part
-        .iter_mut()
-        .find(|((_, _, part), _)| part == "fusion")
-    {
+    if let Some((_, fusion)) = by_part.iter_mut().find(|((_, _, part), _)| part == "fusion") {
         fusion[1] += net.fusion().token_multiply_adds(patches);
     }
     for (prefix, shape) in ["vit", "mamba"].into_iter().zip(shapes) {
         let Some(shape) = shape else { continue };
-        for ((_, _, part), entry) in by_part
-            .iter_mut()
-            .filter(|((_, _, part), _)| part.starts_with(prefix))
+        for ((_, _, part), entry) in
+            by_part.iter_mut().filter(|((_, _, part), _)| part.starts_with(prefix))
         {
             let cost = match part.split('.').nth(1) {
                 Some("patch_embed") => Cost::patch_embed(&shape),
@@ -86,14 +77,12 @@ pub fn summarize(config: &Config) -> Result<Summary> {
     }
     let layers: Vec<Layer> = by_part
         .into_iter()
-        .map(
-            |((_, _, name), [parameters, multiply_adds, activation_bytes])| Layer {
-                name,
-                parameters,
-                multiply_adds,
-                activation_bytes,
-            },
-        )
+        .map(|((_, _, name), [parameters, multiply_adds, activation_bytes])| Layer {
+            name,
+            parameters,
+            multiply_adds,
+            activation_bytes,
+        })
         .collect();
     Ok(Summary {
         parameters: layers.iter().map(|layer| layer.parameters).sum(),
@@ -104,7 +93,8 @@ pub fn summarize(config: &Config) -> Result<Summary> {
     })
 }
 
-/// `vit.blocks.3.attn.qkv.weight` belongs to `vit.blocks.3`, `vit.norm.weight` to `vit.norm`, `fusion.gate.bias` to `fusion`.
+/// `vit.blocks.3.attn.qkv.weight` belongs to `vit.blocks.3`, `vit.norm.weight` to `vit.norm`,
+/// `fusion.gate.bias` to `fusion`.
 fn part_of(name: &str) -> String {
     let parts: Vec<&str> = name.split('.').collect();
     let length = match parts[..] {
@@ -134,10 +124,7 @@ fn rank(part: &str) -> usize {
 }
 
 fn number(part: &str) -> usize {
-    part.split('.')
-        .nth(2)
-        .and_then(|n| n.parse().ok())
-        .unwrap_or(0)
+    part.split('.').nth(2).and_then(|n| n.parse().ok()).unwrap_or(0)
 }
 
 #[cfg(test)]
@@ -152,7 +139,8 @@ mod tests {
     #[test]
     fn vit_tiny_has_the_parameters_and_about_the_multiply_adds_that_timm_reports() {
         let summary = summary(&["model.fusion.strategy=vit_only", "model.head.hidden=[]"]);
-        // timm: 5.72 M parameters with 1000 classes (193,000 in the classifier), 1.26 G multiply-adds.
+        // timm: 5.72 M parameters with 1000 classes (193,000 in the classifier), 1.26 G
+        // multiply-adds.
         assert_eq!(summary.parameters, 5_717_416 - 193_000 + 193);
         assert!(
             (1.2e9..1.3e9).contains(&(summary.multiply_adds as f64)),
@@ -195,12 +183,9 @@ mod tests {
             "model.vit={name: vit_micro_patch8_64, stem: conv}",
         ];
         let summary = summary(&sizes);
-        let stem = summary
-            .layers
-            .iter()
-            .find(|layer| layer.name == "vit.patch_embed")
-            .unwrap();
-        // 3, 24, 48 and 96 channels at 32, 16 and 8 pixels a side, then a product for each of 64 patches.
+        let stem = summary.layers.iter().find(|layer| layer.name == "vit.patch_embed").unwrap();
+        // 3, 24, 48 and 96 channels at 32, 16 and 8 pixels a side, then a product for each of 64
+        // patches.
         let convolutions = 9 * (1024 * 24 * 3 + 256 * 48 * 24 + 64 * 96 * 48);
         assert_eq!(stem.multiply_adds, convolutions + 64 * 96 * 96);
         let norms = 2 * (24 + 48 + 96);
@@ -210,14 +195,11 @@ mod tests {
 
     #[test]
     fn cross_attention_counts_its_work_on_every_token() {
-        let sizes = [
-            "data.image_size=32",
-            "model.fusion={strategy: cross_attention, dim: 32}",
-        ];
+        let sizes = ["data.image_size=32", "model.fusion={strategy: cross_attention, dim: 32}"];
         let summary = summary(&sizes);
         let fusion = summary.layers.iter().find(|layer| layer.name == "fusion");
-        // 4 patches and the class token of each branch, 192 wide: projections; keys and values; query and output; scores and
-        // their use.
+        // 4 patches and the class token of each branch, 192 wide: projections; keys and values;
+        // query and output; scores and their use.
         let projections = 2 * 5 * 192 * 32;
         let attention = 2 * (2 * 5 * 32 * 32 + 2 * 32 * 32 + 2 * 5 * 32);
         assert_eq!(fusion.unwrap().multiply_adds, projections + attention);
@@ -225,11 +207,7 @@ mod tests {
 
     #[test]
     fn layers_come_in_the_order_of_the_forward_pass() {
-        let names: Vec<String> = summary(&[])
-            .layers
-            .into_iter()
-            .map(|layer| layer.name)
-            .collect();
+        let names: Vec<String> = summary(&[]).layers.into_iter().map(|layer| layer.name).collect();
         let place = |name: &str| names.iter().position(|n| n == name).unwrap();
         assert!(place("vit.blocks.2") < place("vit.blocks.10"));
         assert!(place("vit.norm") < place("mamba.patch_embed"));

@@ -1,9 +1,9 @@
-//! Vision Mamba (arXiv 2401.09417), bidirectional v2 with the class token in the middle: names, shapes and values are those
-//! of the published checkpoints.
+//! Vision Mamba (arXiv 2401.09417), bidirectional v2 with the class token in the middle: names,
+//! shapes and values are those of the published checkpoints.
 //!
-//! Tokens stay (b, l, channels) in memory from one end to the other: the convolution and the scan read that layout as
-//! (b, channels, l) views, and the backward direction scans from the last token to the first, so nothing is transposed or
-//! flipped.
+//! Tokens stay (b, l, channels) in memory from one end to the other: the convolution and the scan
+//! read that layout as (b, channels, l) views, and the backward direction scans from the last token
+//! to the first, so nothing is transposed or flipped.
 
 mod profile;
 mod tap;
@@ -51,9 +51,7 @@ impl Direction {
             conv1d_weight: Init::pytorch_default(D_CONV)
                 .parameter(&conv1d, "weight", &[inner, 1, D_CONV])
                 .into(),
-            conv1d_bias: Init::pytorch_default(D_CONV)
-                .parameter(&conv1d, "bias", &[inner])
-                .into(),
+            conv1d_bias: Init::pytorch_default(D_CONV).parameter(&conv1d, "bias", &[inner]).into(),
             x_proj: Linear::new(
                 named("x_proj"),
                 inner,
@@ -64,13 +62,9 @@ impl Direction {
             dt_proj_weight: Init::pytorch_default(dt_rank)
                 .parameter(&dt_proj, "weight", &[inner, dt_rank])
                 .into(),
-            dt_proj_bias: dt_proj
-                .var_copy("bias", &initial_dt_bias(inner, options))
-                .into(),
+            dt_proj_bias: dt_proj.var_copy("bias", &initial_dt_bias(inner, options)).into(),
             a_log: path.var_copy(a_log_name, &a.repeat([inner, 1])).into(),
-            d: Init::Constant(1.0)
-                .parameter(path, &format!("D{suffix}"), &[inner])
-                .into(),
+            d: Init::Constant(1.0).parameter(path, &format!("D{suffix}"), &[inner]).into(),
             reverse,
         }
     }
@@ -99,9 +93,7 @@ impl Direction {
     fn project(&self, u: &Tensor) -> Vec<Tensor> {
         let dt_rank = self.dt_proj_weight.size()[1];
         let d_state = self.a_log.size()[1];
-        self.x_proj
-            .forward(u)
-            .split_with_sizes([dt_rank, d_state, d_state], -1)
+        self.x_proj.forward(u).split_with_sizes([dt_rank, d_state, d_state], -1)
     }
 
     /// (b, l, dt_rank) to (b, l, inner), before bias and softplus.
@@ -137,12 +129,11 @@ impl Direction {
     }
 }
 
-/// The inverse softplus of step sizes drawn log-uniformly from 0.001 to 0.1 (Mamba, arXiv 2312.00752, section 3.6).
+/// The inverse softplus of step sizes drawn log-uniformly from 0.001 to 0.1 (Mamba, arXiv
+/// 2312.00752, section 3.6).
 fn initial_dt_bias(inner: i64, options: (Kind, tch::Device)) -> Tensor {
     let (low, high) = (0.001f64.ln(), 0.1f64.ln());
-    let dt = (Tensor::rand([inner], options) * (high - low) + low)
-        .exp()
-        .clamp_min(1e-4);
+    let dt = (Tensor::rand([inner], options) * (high - low) + low).exp().clamp_min(1e-4);
     // softplus⁻¹(dt) = dt + log(1 - exp(-dt))
     &dt + (-(-&dt).expm1()).log()
 }
@@ -232,9 +223,7 @@ impl VisionMamba {
         let dim = shape.embed_dim;
         let token = Init::TruncNormal { std: 0.02 };
         // LeCun normal.
-        let projection = |inputs: i64| Init::TruncNormal {
-            std: (inputs as f64).powf(-0.5),
-        };
+        let projection = |inputs: i64| Init::TruncNormal { std: (inputs as f64).powf(-0.5) };
         let layers = path / "layers";
         // Up to the full rate, also where there is one block alone.
         let mut rates = linear_rates(shape.drop_path, shape.depth);
@@ -262,14 +251,14 @@ impl VisionMamba {
         }
     }
 
-    /// Lets training keep the tokens between the blocks alone; backward runs each block again. `named` are the parameters that stand
-    /// under `path`.
+    /// Lets training keep the tokens between the blocks alone; backward runs each block again.
+    /// `named` are the parameters that stand under `path`.
     pub fn recompute_blocks(&mut self, named: &[(String, Tensor)], path: &str) {
         self.recompute = Recompute::blocks(named, &format!("{path}layers."), self.layers.len());
     }
 
-    /// (b, 3, s, s), normalized, to the tokens (b, 1 + patches, embed_dim) after the last norm; the class token stands at
-    /// index `patches / 2`.
+    /// (b, 3, s, s), normalized, to the tokens (b, 1 + patches, embed_dim) after the last norm; the
+    /// class token stands at index `patches / 2`.
     ///
     /// # Errors
     /// An operator's message, for example where memory runs out.
@@ -299,16 +288,14 @@ impl VisionMamba {
         self.place(&self.patch_embed.forward(x))
     }
 
-    /// Embedded patches (b, patches, embed_dim), with the class token in their middle, at their positions.
+    /// Embedded patches (b, patches, embed_dim), with the class token in their middle, at their
+    /// positions.
     fn place(&self, patches: &Tensor) -> Result<Tensor> {
         let (b, count, _) = patches.size3()?;
         let middle = class_index(count);
         let cls_token = self.cls_token.expand([b, -1, -1], false);
-        let tokens = [
-            patches.narrow(1, 0, middle),
-            cls_token,
-            patches.narrow(1, middle, count - middle),
-        ];
+        let tokens =
+            [patches.narrow(1, 0, middle), cls_token, patches.narrow(1, middle, count - middle)];
         Ok(Tensor::cat(&tokens, 1) + &self.pos_embed)
     }
 }

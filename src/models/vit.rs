@@ -1,4 +1,5 @@
-//! Vision Transformer (arXiv 2010.11929), as timm's `vit_*` and `deit_*`: names, shapes and values are theirs.
+//! Vision Transformer (arXiv 2010.11929), as timm's `vit_*` and `deit_*`: names, shapes and values
+//! are theirs.
 
 mod tap;
 
@@ -96,9 +97,7 @@ impl Block {
     /// With what the attention receives, `norm1` of x, given beside x.
     fn forward_normed(&self, x: &Tensor, normed: &Tensor, train: bool) -> Tensor {
         let x = x + self.drop_path.forward(self.attn.forward(normed), train);
-        &x + self
-            .drop_path
-            .forward(self.mlp.forward(&self.norm2.forward(&x)), train)
+        &x + self.drop_path.forward(self.mlp.forward(&self.norm2.forward(&x)), train)
     }
 }
 
@@ -133,13 +132,14 @@ impl VisionTransformer {
         }
     }
 
-    /// Lets training keep the tokens between the blocks alone; backward runs each block again. `named` are the parameters that stand
-    /// under `path`.
+    /// Lets training keep the tokens between the blocks alone; backward runs each block again.
+    /// `named` are the parameters that stand under `path`.
     pub fn recompute_blocks(&mut self, named: &[(String, Tensor)], path: &str) {
         self.recompute = Recompute::blocks(named, &format!("{path}blocks."), self.blocks.len());
     }
 
-    /// (b, 3, s, s), normalized, to the tokens (b, 1 + patches, embed_dim) after the last norm; the class token is the first.
+    /// (b, 3, s, s), normalized, to the tokens (b, 1 + patches, embed_dim) after the last norm; the
+    /// class token is the first.
     ///
     /// # Errors
     /// libtorch's message where memory runs out.
@@ -169,7 +169,8 @@ impl VisionTransformer {
         self.place(self.patch_embed.forward(x))
     }
 
-    /// Embedded patches (b, patches, embed_dim), with the class token before them, at their positions.
+    /// Embedded patches (b, patches, embed_dim), with the class token before them, at their
+    /// positions.
     fn place(&self, patches: Tensor) -> Tensor {
         let b = patches.size()[0];
         let cls_token = self.cls_token.expand([b, -1, -1], false);

@@ -13,13 +13,15 @@ struct Previous(*mut c_void);
 
 impl Drop for Previous {
     fn drop(&mut self) {
-        // SAFETY: csrc allocated it for this value alone, on this thread (a raw pointer keeps the type from being sent away).
+        // SAFETY: csrc allocated it for this value alone, on this thread (a raw pointer keeps the
+        // type from being sent away).
         unsafe { ffi::vmb_autocast_end(self.0) }
     }
 }
 
-/// Runs `f` under `torch.autocast`: linear layers, convolutions and the operators of this project take their inputs in `kind`
-/// (`BFloat16` or `Half`), parameters and their gradients keep their type. Backward belongs outside.
+/// Runs `f` under `torch.autocast`: linear layers, convolutions and the operators of this project
+/// take their inputs in `kind` (`BFloat16` or `Half`), parameters and their gradients keep their
+/// type. Backward belongs outside.
 ///
 /// # Errors
 /// Another `kind`.

@@ -1,4 +1,5 @@
-//! The selective scan beside its eager formulation in libtorch: time, memory, and how close it comes to its arithmetic.
+//! The selective scan beside its eager formulation in libtorch: time, memory, and how close it
+//! comes to its arithmetic.
 
 use std::time::Instant;
 
@@ -39,9 +40,7 @@ impl Settings {
     pub fn in_both_layouts(shapes: &[[i64; 4]], runs: usize, path: Path) -> Self {
         let with = |layout| shapes.iter().map(move |&shape| (shape, layout));
         Self {
-            cases: with(Layout::ChannelsFirst)
-                .chain(with(Layout::ChannelsLast))
-                .collect(),
+            cases: with(Layout::ChannelsFirst).chain(with(Layout::ChannelsLast)).collect(),
             runs,
             path,
         }
@@ -67,7 +66,8 @@ pub struct Measurement {
     pub limit_ms: f64,
     /// `limit_ms / ours_ms`: 1 would be a scan that costs nothing but its arithmetic.
     pub limit_fraction: f64,
-    /// Most memory held at once during the pass beyond what was held before it: results, what is saved, workspaces.
+    /// Most memory held at once during the pass beyond what was held before it: results, what is
+    /// saved, workspaces.
     pub ours_peak_bytes: i64,
     /// The same for the eager formulation.
     pub eager_peak_bytes: i64,
@@ -102,9 +102,7 @@ impl Operands {
             };
             Ok(tensor.and_then(|t| t.f_mul_scalar(scale))?)
         };
-        let a = Tensor::f_arange_start(1, n + 1, options)?
-            .f_neg()?
-            .f_repeat([d, 1])?;
+        let a = Tensor::f_arange_start(1, n + 1, options)?.f_neg()?.f_repeat([d, 1])?;
         // Step sizes around softplus(-4.6) = 0.01.
         let delta_bias = Tensor::f_rand([d], options)? * 4.6 - 6.9;
         let leaves = [
@@ -123,8 +121,8 @@ impl Operands {
         })
     }
 
-    /// One turn of a side. The first of two runs brings back to the caches what the other side drove out of them, for in a model
-    /// the operands have just been computed; the second counts.
+    /// One turn of a side. The first of two runs brings back to the caches what the other side
+    /// drove out of them, for in a model the operands have just been computed; the second counts.
     fn turn(
         &self,
         scan: fn(&ScanInputs, Path) -> Result<Tensor, OpError>,
@@ -152,13 +150,11 @@ impl Operands {
         let backward = start.elapsed().as_secs_f64();
         let backward_peak = watch.peak();
         drop(found);
-        Ok(Run {
-            seconds: [forward, backward],
-            peak_bytes: [forward_peak, backward_peak],
-        })
+        Ok(Run { seconds: [forward, backward], peak_bytes: [forward_peak, backward_peak] })
     }
 
-    /// Bytes that each pass reads and returns: the operands and the output; those, the output's gradient and the operands'.
+    /// Bytes that each pass reads and returns: the operands and the output; those, the output's
+    /// gradient and the operands'.
     fn inputs_outputs_bytes(&self) -> [i64; 2] {
         let bytes = |t: &Tensor| 4 * t.numel() as i64;
         let operands: i64 = self.leaves.iter().map(bytes).sum();
@@ -172,7 +168,8 @@ impl Operands {
 /// Draws the operands from torch's generator.
 ///
 /// # Errors
-/// Sizes that the scan refuses, a path that this processor lacks, or too little memory for the eager side.
+/// Sizes that the scan refuses, a path that this processor lacks, or too little memory for the
+/// eager side.
 pub fn benchmark_scan(
     settings: &Settings,
     mut progress: impl FnMut([i64; 4], Layout),
@@ -250,15 +247,9 @@ mod tests {
         assert_eq!(found.len(), 4);
         let states = 4 * shape.iter().product::<i64>();
         for one in found {
-            assert!(
-                2 * one.ours_peak_bytes <= 3 * one.inputs_outputs_bytes,
-                "{one:?}"
-            );
+            assert!(2 * one.ours_peak_bytes <= 3 * one.inputs_outputs_bytes, "{one:?}");
             assert!(one.eager_peak_bytes >= states, "{one:?}");
-            assert!(
-                one.ours_ms > 0.0 && one.eager_ms > 0.0 && one.limit_ms > 0.0,
-                "{one:?}"
-            );
+            assert!(one.ours_ms > 0.0 && one.eager_ms > 0.0 && one.limit_ms > 0.0, "{one:?}");
         }
     }
 }

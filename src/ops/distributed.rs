@@ -1,5 +1,5 @@
-//! Process groups over several processes and hosts: c10d's, which libtorch holds. Without the feature `distributed` every call
-//! answers how to build with it.
+//! Process groups over several processes and hosts: c10d's, which libtorch holds. Without the
+//! feature `distributed` every call answers how to build with it.
 
 use std::ffi::{CString, c_char, c_int, c_void};
 use std::ptr::{NonNull, null_mut};
@@ -99,8 +99,8 @@ pub struct StoreAddress {
     pub prefix: String,
 }
 
-/// A connection to the ranks' key-value store. It answers one call at a time: a thread that waits in one holds up others, which
-/// take connections of their own.
+/// A connection to the ranks' key-value store. It answers one call at a time: a thread that waits
+/// in one holds up others, which take connections of their own.
 #[derive(Debug)]
 pub struct Store(NonNull<c_void>);
 
@@ -109,7 +109,8 @@ unsafe impl Send for Store {}
 unsafe impl Sync for Store {}
 
 impl Store {
-    /// Connects, and serves the store from this process where `serve` is set, for as long as this value lives.
+    /// Connects, and serves the store from this process where `serve` is set, for as long as this
+    /// value lives.
     ///
     /// # Errors
     /// A port that is taken, or a host that does not answer within `timeout`.
@@ -137,12 +138,7 @@ impl Store {
         let key = c_string(key)?;
         // SAFETY: key and value outlive the call.
         check(unsafe {
-            vmb_store_set(
-                self.0.as_ptr(),
-                key.as_ptr(),
-                value.as_ptr(),
-                value.len() as i64,
-            )
+            vmb_store_set(self.0.as_ptr(), key.as_ptr(), value.as_ptr(), value.len() as i64)
         })
     }
 
@@ -153,7 +149,8 @@ impl Store {
     pub fn get(&self, key: &str, timeout: Duration) -> Result<Vec<u8>, OpError> {
         let key = c_string(key)?;
         let (mut value, mut length) = (null_mut(), 0);
-        // SAFETY: the key outlives the call; value and length are written where no message is returned.
+        // SAFETY: the key outlives the call; value and length are written where no message is
+        // returned.
         check(unsafe {
             vmb_store_get(
                 self.0.as_ptr(),
@@ -163,7 +160,8 @@ impl Store {
                 &mut length,
             )
         })?;
-        // SAFETY: csrc allocated `length` bytes, which nothing else owns, and which are freed once, here.
+        // SAFETY: csrc allocated `length` bytes, which nothing else owns, and which are freed once,
+        // here.
         unsafe {
             let bytes = slice::from_raw_parts(value as *const u8, length as usize).to_vec();
             free_message(value);
@@ -218,7 +216,8 @@ pub fn has_nccl() -> bool {
     unsafe { vmb_has_nccl() != 0 }
 }
 
-/// Ends the process at once, with an exit code: no destructor waits for a collective that will never end.
+/// Ends the process at once, with an exit code: no destructor waits for a collective that will
+/// never end.
 pub fn exit_now(code: i32) {
     // SAFETY: ends the process without running anything.
     unsafe { vmb_exit_now(code) }
@@ -231,14 +230,14 @@ pub struct ProcessGroup {
     size: usize,
 }
 
-// SAFETY: c10d's process groups may be used from any thread, by one at a time, which `&mut` or the owner sees to; nothing in them
-// belongs to a thread.
+// SAFETY: c10d's process groups may be used from any thread, by one at a time, which `&mut` or the
+// owner sees to; nothing in them belongs to a thread.
 unsafe impl Send for ProcessGroup {}
 unsafe impl Sync for ProcessGroup {}
 
 impl ProcessGroup {
-    /// Connects this process, `rank` of `size`, with the others, which call this too. A collective that waits longer than
-    /// `timeout` for another rank fails.
+    /// Connects this process, `rank` of `size`, with the others, which call this too. A collective
+    /// that waits longer than `timeout` for another rank fails.
     ///
     /// # Errors
     /// Ranks that cannot be reached from here, or a backend that is not compiled in.
@@ -270,11 +269,7 @@ impl ProcessGroup {
     pub fn broadcast(&self, tensor: &Tensor, root: usize) -> Result<(), OpError> {
         // SAFETY: both are valid for the call.
         check(unsafe {
-            vmb_group_broadcast(
-                self.group.as_ptr(),
-                pointer(tensor) as *mut c_void,
-                root as c_int,
-            )
+            vmb_group_broadcast(self.group.as_ptr(), pointer(tensor) as *mut c_void, root as c_int)
         })
     }
 
@@ -284,17 +279,11 @@ impl ProcessGroup {
     /// A rank that is gone, or shapes that differ.
     pub fn all_gather(&self, tensor: &Tensor) -> Result<Vec<Tensor>, OpError> {
         let mut out = vec![null_mut(); self.size];
-        // SAFETY: `out` has room for a pointer per rank; without a message all are tensors allocated with `new` that nothing else owns.
+        // SAFETY: `out` has room for a pointer per rank; without a message all are tensors
+        // allocated with `new` that nothing else owns.
         unsafe {
-            check(vmb_group_all_gather(
-                self.group.as_ptr(),
-                pointer(tensor),
-                out.as_mut_ptr(),
-            ))?;
-            Ok(out
-                .into_iter()
-                .map(|tensor| Tensor::from_ptr(tensor as *mut C_tensor))
-                .collect())
+            check(vmb_group_all_gather(self.group.as_ptr(), pointer(tensor), out.as_mut_ptr()))?;
+            Ok(out.into_iter().map(|tensor| Tensor::from_ptr(tensor as *mut C_tensor)).collect())
         }
     }
 
@@ -310,19 +299,20 @@ impl ProcessGroup {
 
 impl Drop for ProcessGroup {
     fn drop(&mut self) {
-        // SAFETY: made by vmb_group_join, owned by this value alone; reducers share what they need of it.
+        // SAFETY: made by vmb_group_join, owned by this value alone; reducers share what they need
+        // of it.
         unsafe { vmb_group_leave(self.group.as_ptr()) }
     }
 }
 
-/// Sums gradients over the ranks while backward runs: they live in flat buckets, and a bucket's all-reduce starts as soon as its
-/// last gradient is there (arXiv 2006.15704).
+/// Sums gradients over the ranks while backward runs: they live in flat buckets, and a bucket's
+/// all-reduce starts as soon as its last gradient is there (arXiv 2006.15704).
 #[derive(Debug)]
 pub struct Reducer(NonNull<c_void>);
 
 impl Reducer {
-    /// For these leaves, which must want gradients, in the order in which backward reaches them; it must be the same on all ranks.
-    /// Buckets are as large as `bucket_bytes`, or as one parameter.
+    /// For these leaves, which must want gradients, in the order in which backward reaches them; it
+    /// must be the same on all ranks. Buckets are as large as `bucket_bytes`, or as one parameter.
     ///
     /// # Errors
     /// A tensor that is no leaf, or wants no gradient.
@@ -344,7 +334,8 @@ impl Reducer {
         .map(Self)
     }
 
-    /// Says that the next backward pass is the last of its step. Gradients of passes before it are summed with its own.
+    /// Says that the next backward pass is the last of its step. Gradients of passes before it are
+    /// summed with its own.
     ///
     /// # Errors
     /// None with the feature `distributed`.
@@ -353,7 +344,8 @@ impl Reducer {
         check(unsafe { vmb_reducer_arm(self.0.as_ptr()) })
     }
 
-    /// Waits until every parameter's gradient is the sum over the ranks. Where backward did not reach one, this rank adds zeros.
+    /// Waits until every parameter's gradient is the sum over the ranks. Where backward did not
+    /// reach one, this rank adds zeros.
     ///
     /// # Errors
     /// A rank that is gone, or no [`arm`](Self::arm) before.
@@ -365,7 +357,8 @@ impl Reducer {
 
 impl Drop for Reducer {
     fn drop(&mut self) {
-        // SAFETY: made by vmb_reducer_new, owned by this value alone. Takes its hooks off the parameters.
+        // SAFETY: made by vmb_reducer_new, owned by this value alone. Takes its hooks off the
+        // parameters.
         unsafe { vmb_reducer_free(self.0.as_ptr()) }
     }
 }

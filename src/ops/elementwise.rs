@@ -30,8 +30,8 @@ impl Function {
     }
 }
 
-/// The function on each value by the kernels of `path`. Of two operands the second is read by [`Function::Exp2Product`] alone,
-/// and has the first one's length or is empty.
+/// The function on each value by the kernels of `path`. Of two operands the second is read by
+/// [`Function::Exp2Product`] alone, and has the first one's length or is empty.
 ///
 /// # Errors
 /// A path that this processor lacks, or operands of different lengths.
@@ -41,11 +41,7 @@ pub fn evaluate(function: Function, path: Path, x: &[f32], y: &[f32]) -> Result<
         false => y,
     };
     if x.len() != y.len() {
-        let message = format!(
-            "elementwise: {} and {} values must be as many",
-            x.len(),
-            y.len()
-        );
+        let message = format!("elementwise: {} and {} values must be as many", x.len(), y.len());
         return Err(OpError(message));
     }
     let name = CString::new(function.name()).unwrap_or_default();

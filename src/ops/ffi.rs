@@ -8,7 +8,8 @@ use torch_sys::C_tensor;
 
 use super::OpError;
 
-/// `vmb_function`: data, the tensor, where the result goes; null or a message of [`vmb_copy_message`].
+/// `vmb_function`: data, the tensor, where the result goes; null or a message of
+/// [`vmb_copy_message`].
 pub type Function = extern "C" fn(*mut c_void, *const c_void, *mut *mut c_void) -> *mut c_char;
 /// `vmb_destructor`.
 pub type Destructor = extern "C" fn(*mut c_void);
@@ -159,10 +160,7 @@ pub fn optional_pointer(tensor: Option<&Tensor>) -> *const c_void {
 
 /// The addresses of many tensors, valid as long as the tensors are.
 pub fn pointers<T: Borrow<Tensor>>(tensors: &[T]) -> Vec<*mut c_void> {
-    tensors
-        .iter()
-        .map(|tensor| pointer(tensor.borrow()) as *mut c_void)
-        .collect()
+    tensors.iter().map(|tensor| pointer(tensor.borrow()) as *mut c_void).collect()
 }
 
 /// Turns a returned message into an error, and frees it.
@@ -170,7 +168,8 @@ pub fn check(message: *mut c_char) -> Result<(), OpError> {
     if message.is_null() {
         return Ok(());
     }
-    // SAFETY: csrc returns null or a NUL-terminated string that the caller owns and frees once, here.
+    // SAFETY: csrc returns null or a NUL-terminated string that the caller owns and frees once,
+    // here.
     let text = unsafe {
         let text = CStr::from_ptr(message).to_string_lossy().into_owned();
         vmb_free_message(message);
@@ -185,6 +184,7 @@ pub fn returned_tensor(
 ) -> Result<Tensor, OpError> {
     let mut out: *mut c_void = std::ptr::null_mut();
     check(call(&mut out))?;
-    // SAFETY: without a message, csrc has stored a tensor allocated with `new` that nothing else owns.
+    // SAFETY: without a message, csrc has stored a tensor allocated with `new` that nothing else
+    // owns.
     Ok(unsafe { Tensor::from_ptr(out as *mut C_tensor) })
 }

@@ -10,8 +10,8 @@ use super::OpError;
 use super::ffi;
 use super::scan::Path;
 
-/// The gradients of `leaves` for the gradient `dout` of `out`, and nothing else: no loss around it. None for a leaf that `out`
-/// does not depend on.
+/// The gradients of `leaves` for the gradient `dout` of `out`, and nothing else: no loss around it.
+/// None for a leaf that `out` does not depend on.
 ///
 /// # Errors
 /// libtorch's message, for example where `out` wants no gradient.
@@ -34,14 +34,15 @@ pub fn gradients(
     Ok(found
         .into_iter()
         .map(|pointer: *mut c_void| {
-            // SAFETY: without a message each pointer is null or a tensor allocated with `new` that nothing else owns.
+            // SAFETY: without a message each pointer is null or a tensor allocated with `new` that
+            // nothing else owns.
             (!pointer.is_null()).then(|| unsafe { Tensor::from_ptr(pointer as *mut C_tensor) })
         })
         .collect())
 }
 
-/// Counts the CPU memory that libtorch takes and returns on behalf of this thread, from its start until it is dropped: tensors,
-/// what autograd saves, and the workspaces of this project's kernels.
+/// Counts the CPU memory that libtorch takes and returns on behalf of this thread, from its start
+/// until it is dropped: tensors, what autograd saves, and the workspaces of this project's kernels.
 #[derive(Debug)]
 pub struct MemoryWatch(*mut c_void);
 
@@ -57,7 +58,8 @@ impl MemoryWatch {
         Ok(Self(watch))
     }
 
-    /// The most bytes that were held at once since the start, or since the last call, beyond those held then.
+    /// The most bytes that were held at once since the start, or since the last call, beyond those
+    /// held then.
     pub fn peak(&mut self) -> i64 {
         // SAFETY: the watch lives until it is dropped.
         unsafe { ffi::vmb_memory_watch_peak(self.0) }
@@ -66,7 +68,8 @@ impl MemoryWatch {
 
 impl Drop for MemoryWatch {
     fn drop(&mut self) {
-        // SAFETY: ended once, on the thread that began it (a raw pointer keeps the type from being sent away).
+        // SAFETY: ended once, on the thread that began it (a raw pointer keeps the type from being
+        // sent away).
         unsafe { ffi::vmb_memory_watch_end(self.0) }
     }
 }
@@ -81,8 +84,9 @@ pub enum Pass {
     Backward,
 }
 
-/// Runs the exponentials and multiply-adds of a scan over `[batch, dim, length, state]` from registers, and nothing else, on as
-/// many threads as the scan: what the arithmetic alone costs. `csrc/README.md` says what is counted.
+/// Runs the exponentials and multiply-adds of a scan over `[batch, dim, length, state]` from
+/// registers, and nothing else, on as many threads as the scan: what the arithmetic alone costs.
+/// `csrc/README.md` says what is counted.
 ///
 /// # Errors
 /// A path that this processor lacks.
@@ -117,23 +121,15 @@ mod tests {
         assert_eq!(watch.peak(), 4 * 4000);
         drop(kept);
         let _smaller = Tensor::zeros([500], options);
-        assert_eq!(
-            watch.peak(),
-            0,
-            "500 floats fit into what the 1000 left behind"
-        );
+        assert_eq!(watch.peak(), 0, "500 floats fit into what the 1000 left behind");
     }
 
     #[test]
     fn gradients_are_those_for_the_given_gradient_of_the_output() {
         let x = Tensor::from_slice(&[1f32, 2.0]).set_requires_grad(true);
         let other = Tensor::from_slice(&[1f32]).set_requires_grad(true);
-        let found = gradients(
-            &(&x * &x),
-            &Tensor::from_slice(&[1f32, 10.0]),
-            &[&x, &other],
-        )
-        .unwrap();
+        let found =
+            gradients(&(&x * &x), &Tensor::from_slice(&[1f32, 10.0]), &[&x, &other]).unwrap();
         let dx = found[0].as_ref().unwrap();
         assert_eq!(Vec::<f32>::try_from(dx).unwrap(), [2.0, 40.0]);
         assert!(found[1].is_none());

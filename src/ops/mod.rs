@@ -26,19 +26,19 @@ pub struct OpError(pub String);
 /// The version of the libtorch that the program was built against.
 pub fn libtorch_version() -> String {
     // SAFETY: the function returns a static NUL-terminated string.
-    unsafe { std::ffi::CStr::from_ptr(ffi::vmb_libtorch_version()) }
-        .to_string_lossy()
-        .into_owned()
+    unsafe { std::ffi::CStr::from_ptr(ffi::vmb_libtorch_version()) }.to_string_lossy().into_owned()
 }
 
-/// Whether libtorch's CUDA side is loaded: so in every build with CUDA, with or without a GPU, and in no other.
+/// Whether libtorch's CUDA side is loaded: so in every build with CUDA, with or without a GPU, and
+/// in no other.
 pub fn cuda_loaded() -> bool {
     // SAFETY: reads a table that libtorch fills when its libraries are loaded.
     unsafe { ffi::vmb_cuda_loaded() != 0 }
 }
 
-/// Lets the allocator keep freed memory for the next step: training frees and asks for the same sizes again and again, and giving
-/// pages back in between costs a tenth of a small model's step. For the whole process; call once, at its start.
+/// Lets the allocator keep freed memory for the next step: training frees and asks for the same
+/// sizes again and again, and giving pages back in between costs a tenth of a small model's step.
+/// For the whole process; call once, at its start.
 pub fn keep_freed_memory() {
     // SAFETY: sets three numbers of the C library's allocator.
     unsafe { ffi::vmb_keep_freed_memory() }

@@ -1,4 +1,5 @@
-//! Optimizer arithmetic over many parameters in one call, by libtorch's fused and foreach operations.
+//! Optimizer arithmetic over many parameters in one call, by libtorch's fused and foreach
+//! operations.
 
 use tch::Tensor;
 
@@ -18,8 +19,8 @@ pub struct AdamWStep {
     pub eps: f64,
 }
 
-/// One AdamW step in place. All lists have one entry per parameter, of its shape and type; `steps` are scalar float tensors
-/// that count the steps taken, advanced here.
+/// One AdamW step in place. All lists have one entry per parameter, of its shape and type; `steps`
+/// are scalar float tensors that count the steps taken, advanced here.
 ///
 /// # Errors
 /// Lists of different lengths, or libtorch's message where shapes or types differ.
@@ -64,8 +65,9 @@ pub struct SgdStep {
     pub weight_decay: f64,
 }
 
-/// One step of SGD in place, with the arithmetic of `torch.optim.SGD` without dampening. All lists have one entry per parameter, of
-/// its shape and type; `momentum_buffers` start as zeros, and are absent where momentum is 0.
+/// One step of SGD in place, with the arithmetic of `torch.optim.SGD` without dampening. All lists
+/// have one entry per parameter, of its shape and type; `momentum_buffers` start as zeros, and are
+/// absent where momentum is 0.
 ///
 /// # Errors
 /// Lists of different lengths, or libtorch's message where shapes or types differ.
@@ -77,19 +79,14 @@ pub fn sgd_step(
 ) -> Result<(), OpError> {
     let count = params.len();
     let buffers = momentum_buffers.map(ffi::pointers);
-    check_counts(
-        "sgd_step",
-        count,
-        &[grads, momentum_buffers.unwrap_or(grads)],
-    )?;
-    // SAFETY: the lists hold `count` valid tensors each, borrowed for the call; null stands for an absent one.
+    check_counts("sgd_step", count, &[grads, momentum_buffers.unwrap_or(grads)])?;
+    // SAFETY: the lists hold `count` valid tensors each, borrowed for the call; null stands for an
+    // absent one.
     ffi::check(unsafe {
         ffi::vmb_sgd_step(
             ffi::pointers(params).as_ptr(),
             ffi::pointers(grads).as_ptr(),
-            buffers
-                .as_ref()
-                .map_or(std::ptr::null(), |list| list.as_ptr()),
+            buffers.as_ref().map_or(std::ptr::null(), |list| list.as_ptr()),
             count as i64,
             step.lr,
             step.momentum,
@@ -110,7 +107,8 @@ pub struct LionStep {
     pub weight_decay: f64,
 }
 
-/// One Lion step in place. All lists have one entry per parameter, of its shape and type; `exp_avgs` start as zeros.
+/// One Lion step in place. All lists have one entry per parameter, of its shape and type;
+/// `exp_avgs` start as zeros.
 ///
 /// # Errors
 /// Lists of different lengths, or libtorch's message where shapes or types differ.
@@ -140,13 +138,12 @@ pub fn lion_step(
 fn check_counts(name: &str, count: usize, lists: &[&[Tensor]]) -> Result<(), OpError> {
     match lists.iter().all(|list| list.len() == count) {
         true => Ok(()),
-        false => Err(OpError(format!(
-            "{name}: the lists must have one tensor per parameter"
-        ))),
+        false => Err(OpError(format!("{name}: the lists must have one tensor per parameter"))),
     }
 }
 
-/// The 2-norm over all gradients together; where it exceeds `max_norm`, they are scaled in place to have that norm.
+/// The 2-norm over all gradients together; where it exceeds `max_norm`, they are scaled in place to
+/// have that norm.
 ///
 /// # Errors
 /// libtorch's message, for example where devices differ.

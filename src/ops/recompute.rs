@@ -12,8 +12,9 @@ use super::ffi;
 
 type Piece = Box<dyn Fn(&Tensor) -> Result<Tensor, OpError> + Send>;
 
-/// `piece(x)`, of whose intermediate results autograd keeps none: backward runs `piece` again, with the same random draws and the
-/// same autocast. `parameters` are the tensors that `piece` reads and that may want gradients; one that is left out gets none.
+/// `piece(x)`, of whose intermediate results autograd keeps none: backward runs `piece` again, with
+/// the same random draws and the same autocast. `parameters` are the tensors that `piece` reads and
+/// that may want gradients; one that is left out gets none.
 ///
 /// The second run may be on another thread while the first one's thread waits.
 ///
@@ -26,8 +27,8 @@ pub fn recomputed(
 ) -> Result<Tensor, OpError> {
     let piece: Box<Piece> = Box::new(Box::new(piece));
     let mut out = null_mut();
-    // SAFETY: the tensors are borrowed for the call. `data` is a `Box<Piece>` that the call owns and gives to `destroy` once; `run`
-    // reads it as what it is.
+    // SAFETY: the tensors are borrowed for the call. `data` is a `Box<Piece>` that the call owns
+    // and gives to `destroy` once; `run` reads it as what it is.
     ffi::check(unsafe {
         ffi::vmb_recomputed(
             run,
@@ -45,7 +46,8 @@ pub fn recomputed(
 
 /// No panic may cross into C++: it becomes a message.
 extern "C" fn run(data: *mut c_void, x: *const c_void, out: *mut *mut c_void) -> *mut c_char {
-    // SAFETY: `data` is the `Box<Piece>` of `recomputed`, alive until `destroy`, and used by one thread at a time.
+    // SAFETY: `data` is the `Box<Piece>` of `recomputed`, alive until `destroy`, and used by one
+    // thread at a time.
     let piece = unsafe { &*data.cast::<Piece>() };
     let result = catch_unwind(AssertUnwindSafe(|| {
         // SAFETY: `x` points to a tensor that lives for the call; the copy shares its storage.

@@ -7,7 +7,8 @@ use tch::Tensor;
 use super::OpError;
 use super::ffi;
 
-/// The instruction set whose kernels run on the CPU. Every path gives the same values within rounding.
+/// The instruction set whose kernels run on the CPU. Every path gives the same values within
+/// rounding.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Path {
     /// The widest that this processor has.
@@ -48,16 +49,15 @@ impl Path {
     /// The name of the path that [`Path::Auto`] takes on this machine.
     pub fn best() -> String {
         // SAFETY: the function returns a static NUL-terminated string.
-        unsafe { CStr::from_ptr(ffi::vmb_best_path()) }
-            .to_string_lossy()
-            .into_owned()
+        unsafe { CStr::from_ptr(ffi::vmb_best_path()) }.to_string_lossy().into_owned()
     }
 }
 
-/// The operands of one scan; any strides, so both `(b, d, l)` storage and transposed `(b, l, d)` storage are read in place.
+/// The operands of one scan; any strides, so both `(b, d, l)` storage and transposed `(b, l, d)`
+/// storage are read in place.
 ///
-/// Per batch b, channel d, state n: `dt = softplus(delta + delta_bias)`, `h_l = exp(dt_l A) h_{l-1} + dt_l u_l B_l`,
-/// `y_l = C_l . h_l + D u_l`, and the result is `y_l silu(z_l)`.
+/// Per batch b, channel d, state n: `dt = softplus(delta + delta_bias)`, `h_l = exp(dt_l A) h_{l-1}
+/// + dt_l u_l B_l`, `y_l = C_l . h_l + D u_l`, and the result is `y_l silu(z_l)`.
 #[derive(Debug, Clone, Copy)]
 pub struct ScanInputs<'a> {
     /// `(batch, dim, length)`.
@@ -78,7 +78,8 @@ pub struct ScanInputs<'a> {
     pub delta_bias: Option<&'a Tensor>,
     /// Whether softplus is applied to delta.
     pub delta_softplus: bool,
-    /// Scan from the last step to the first; outputs stay at their steps, so nothing has to be flipped.
+    /// Scan from the last step to the first; outputs stay at their steps, so nothing has to be
+    /// flipped.
     pub reverse: bool,
 }
 
@@ -103,8 +104,8 @@ impl<'a> ScanInputs<'a> {
 
 /// The fused scan, `(batch, dim, length)` in `u`'s type and layout, differentiable once.
 ///
-/// The state is float32 (float64 for float64 inputs) whatever the inputs' type. Gradients are the same bit for bit for any
-/// number of threads.
+/// The state is float32 (float64 for float64 inputs) whatever the inputs' type. Gradients are the
+/// same bit for bit for any number of threads.
 ///
 /// # Errors
 /// Names the argument whose shape, type or device does not fit.
@@ -129,7 +130,8 @@ pub fn selective_scan(inputs: &ScanInputs, path: Path) -> Result<Tensor, OpError
     })
 }
 
-/// The same recurrence in libtorch's own operations: slow, with `(b, d, l, n)` tensors, differentiable any number of times.
+/// The same recurrence in libtorch's own operations: slow, with `(b, d, l, n)` tensors,
+/// differentiable any number of times.
 ///
 /// # Errors
 /// As [`selective_scan`].
@@ -152,8 +154,9 @@ pub fn selective_scan_eager(inputs: &ScanInputs) -> Result<Tensor, OpError> {
     })
 }
 
-/// `silu(conv(x))` with a depthwise causal convolution: x `(batch, dim, length)` in any layout, weight `(dim, 1, width)`
-/// with width at most 8, bias `(dim)`. `reverse` looks ahead instead of back.
+/// `silu(conv(x))` with a depthwise causal convolution: x `(batch, dim, length)` in any layout,
+/// weight `(dim, 1, width)` with width at most 8, bias `(dim)`. `reverse` looks ahead instead of
+/// back.
 ///
 /// # Errors
 /// Names the argument whose shape, type or device does not fit.

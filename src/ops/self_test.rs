@@ -1,4 +1,5 @@
-//! A self-test of the operators: the kernels that this machine runs against libtorch's own operations.
+//! A self-test of the operators: the kernels that this machine runs against libtorch's own
+//! operations.
 
 use serde::Serialize;
 use tch::{Device, Kind, Tensor};
@@ -21,17 +22,14 @@ pub struct Check {
     pub passed: bool,
 }
 
-/// Runs both operators, forward and backward, both directions, on every path of the CPU that is available, or on a GPU.
-/// Draws from torch's generator.
+/// Runs both operators, forward and backward, both directions, on every path of the CPU that is
+/// available, or on a GPU. Draws from torch's generator.
 ///
 /// # Errors
 /// An operator that does not run at all.
 pub fn self_test(device: Device) -> Result<Vec<Check>, OpError> {
     let paths: Vec<Path> = match device {
-        Device::Cpu => Path::ALL
-            .into_iter()
-            .filter(|path| path.available())
-            .collect(),
+        Device::Cpu => Path::ALL.into_iter().filter(|path| path.available()).collect(),
         _ => vec![Path::Auto],
     };
     let mut checks = Vec::new();
@@ -66,9 +64,7 @@ pub fn self_test(device: Device) -> Result<Vec<Check>, OpError> {
 /// (b, d, l), stored (b, l, d) as the model has it.
 fn sequence(shape: [i64; 3], device: Device) -> Tensor {
     let [b, d, l] = shape;
-    Tensor::randn([b, l, d], (Kind::Float, device))
-        .transpose(1, 2)
-        .set_requires_grad(true)
+    Tensor::randn([b, l, d], (Kind::Float, device)).transpose(1, 2).set_requires_grad(true)
 }
 
 /// 70 channels and 50 steps: neither fills the last vector or chunk.
@@ -101,18 +97,15 @@ fn conv_error(device: Device, path: Path, reverse: bool) -> Result<f64, OpError>
     let ours = causal_conv1d_silu(&leaves[0], &leaves[1], Some(&leaves[2]), reverse, path)?;
     let [x, weight, bias] = &leaves;
     let turned = |t: &Tensor| {
-        if reverse {
-            t.flip([2])
-        } else {
-            t.shallow_clone()
-        }
+        if reverse { t.flip([2]) } else { t.shallow_clone() }
     };
     let padded = turned(x).constant_pad_nd([width - 1, 0]);
     let eager = turned(&padded.conv1d(weight, Some(bias), 1, 0, 1, d).silu());
     Ok(difference(&ours, &eager, &leaves))
 }
 
-/// The largest difference of the outputs, and of the gradients of every leaf for one random gradient of the output.
+/// The largest difference of the outputs, and of the gradients of every leaf for one random
+/// gradient of the output.
 fn difference(ours: &Tensor, expected: &Tensor, leaves: &[Tensor]) -> f64 {
     let dout = ours.randn_like();
     let gradients = |out: &Tensor| {
@@ -123,17 +116,12 @@ fn difference(ours: &Tensor, expected: &Tensor, leaves: &[Tensor]) -> f64 {
         let scale = b.detach().abs().max().double_value(&[]).max(1e-30);
         (a.detach() - b.detach()).abs().max().double_value(&[]) / scale
     };
-    ours_grad
-        .iter()
-        .zip(&expected_grad)
-        .map(|(a, b)| relative(a, b))
-        .fold(relative(ours, expected), |worst, error| {
-            if error.is_nan() {
-                f64::INFINITY
-            } else {
-                worst.max(error)
-            }
-        })
+    ours_grad.iter().zip(&expected_grad).map(|(a, b)| relative(a, b)).fold(
+        relative(ours, expected),
+        |worst, error| {
+            if error.is_nan() { f64::INFINITY } else { worst.max(error) }
+        },
+    )
 }
 
 #[cfg(test)]

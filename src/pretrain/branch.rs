@@ -143,7 +143,8 @@ impl<'a> BranchRun<'a> {
     /// The epochs that are left. `before` are the lines of the backbones that are done.
     ///
     /// # Errors
-    /// An image that cannot be read, a file that cannot be written, a step that is not finite, or the wish to end.
+    /// An image that cannot be read, a file that cannot be written, a step that is not finite, or
+    /// the wish to end.
     pub fn learn(&mut self, before: &[EpochRecord], observer: &mut dyn Observer) -> Result<()> {
         let epochs = self.config.pretrain.epochs;
         observer.start(&Start {
@@ -162,8 +163,7 @@ impl<'a> BranchRun<'a> {
             let path = self.folder.checkpoint(self.model.branch());
             let parameters = self.model.parameters();
             checkpoint::write(&path, parameters, &self.optimizer, None, &self.progress)?;
-            self.folder
-                .write_metrics(before.iter().chain(&self.progress.records))?;
+            self.folder.write_metrics(before.iter().chain(&self.progress.records))?;
             if let Some(record) = self.progress.records.last() {
                 observer.epoch(record);
             }
@@ -174,10 +174,7 @@ impl<'a> BranchRun<'a> {
     /// One pass over the training images, and one over those of the validation.
     fn epoch(&mut self, observer: &mut dyn Observer) -> Result<EpochRecord> {
         let begun = Instant::now();
-        let pass = Pass::Train {
-            seed: self.config.seed,
-            epoch: self.progress.epochs as u64,
-        };
+        let pass = Pass::Train { seed: self.config.seed, epoch: self.progress.epochs as u64 };
         let mut sums = Sums::default();
         for batch in self.loader(&self.images.train, pass)? {
             self.end_if_asked()?;
@@ -271,10 +268,7 @@ impl<'a> BranchRun<'a> {
             return Ok(None);
         }
         let samples = self.images.train.samples();
-        let names = batch
-            .indices
-            .iter()
-            .map(|&index| samples[index].id.as_str());
+        let names = batch.indices.iter().map(|&index| samples[index].id.as_str());
         bail!(
             "step {} of the {} (epoch {}) is not finite: the loss is {loss}, the gradient's norm {norm}; lower pretrain.lr, or set train.on_nan to skip to leave such steps out. The images were {}",
             self.progress.steps,
@@ -284,7 +278,8 @@ impl<'a> BranchRun<'a> {
         )
     }
 
-    /// Of a batch whose patches `mask` hides; in mixed precision where `train` is, and the config says so.
+    /// Of a batch whose patches `mask` hides; in mixed precision where `train` is, and the config
+    /// says so.
     fn losses(&self, batch: &HostBatch, mask: &Tensor, train: bool) -> Result<Losses> {
         let device = self.model.device();
         let x = self.model.normalize(&pixels(batch, device)?)?;
@@ -333,11 +328,7 @@ impl<'a> BranchRun<'a> {
         let metadata = HashMap::from([("pretrain".to_string(), origin.to_string())]);
         weights::save(&path, &self.model.backbone_parameters(), metadata)?;
         let last = self.progress.records.last().cloned();
-        Ok(Pretrained {
-            branch,
-            weights: path,
-            last: last.context("no epoch was done")?,
-        })
+        Ok(Pretrained { branch, weights: path, last: last.context("no epoch was done")? })
     }
 
     /// A line each.
@@ -353,7 +344,5 @@ impl<'a> BranchRun<'a> {
 
 /// As the config says.
 pub fn targets(config: &PretrainConfig) -> Targets {
-    Targets {
-        normalized_pixels: config.normalized_pixels,
-    }
+    Targets { normalized_pixels: config.normalized_pixels }
 }

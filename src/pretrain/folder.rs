@@ -69,10 +69,7 @@ impl Folder {
         let folder = Self::lock(root)?;
         Self::check_free(root)?;
         let yaml = config.to_yaml()?;
-        write_whole(
-            &folder.config(),
-            |file| Ok(file.write_all(yaml.as_bytes())?),
-        )?;
+        write_whole(&folder.config(), |file| Ok(file.write_all(yaml.as_bytes())?))?;
         Ok(folder)
     }
 
@@ -90,10 +87,7 @@ impl Folder {
     }
 
     fn lock(root: &Path) -> Result<Self> {
-        Ok(Self {
-            root: root.to_path_buf(),
-            lock: RunDir::lock(root)?,
-        })
+        Ok(Self { root: root.to_path_buf(), lock: RunDir::lock(root)? })
     }
 
     /// The config as resolved.

@@ -25,10 +25,7 @@ impl TrainAndVal {
     /// # Errors
     /// Data that are missing or damaged, by name.
     pub fn load(config: &Config) -> Result<Self> {
-        let data = DataConfig {
-            augment: config.pretrain.augment.clone(),
-            ..config.data.clone()
-        };
+        let data = DataConfig { augment: config.pretrain.augment.clone(), ..config.data.clone() };
         let load = |split| data::load_split(&data, config.seed, split);
         let (train, skipped) = load(Split::Train)?;
         let (val, skipped_val) = load(Split::Val)?;

@@ -1,4 +1,5 @@
-//! Which patches are masked: drawn for each image from a stream of its own, that only seed, epoch and image decide.
+//! Which patches are masked: drawn for each image from a stream of its own, that only seed, epoch
+//! and image decide.
 
 use anyhow::Result;
 use tch::{Device, Tensor};
@@ -15,7 +16,8 @@ pub struct Masks {
     seed: u64,
     /// Patches on a side of the image.
     grid: usize,
-    /// Patches on a side of a square. Those at the right and lower border are smaller where the grid is no multiple of it.
+    /// Patches on a side of a square. Those at the right and lower border are smaller where the
+    /// grid is no multiple of it.
     square: usize,
     /// Squares that are masked.
     masked: usize,
@@ -27,12 +29,7 @@ impl Masks {
         let (grid, square) = (shape.grid() as usize, config.mask_patch as usize);
         let squares = grid.div_ceil(square).pow(2);
         let masked = (config.mask_ratio * squares as f64).round() as usize;
-        Self {
-            seed,
-            grid,
-            square,
-            masked: masked.clamp(1, (squares - 1).max(1)),
-        }
+        Self { seed, grid, square, masked: masked.clamp(1, (squares - 1).max(1)) }
     }
 
     /// (len, patches), true where a patch is masked, of the training images with these indices.
@@ -52,14 +49,9 @@ impl Masks {
     }
 
     fn batch(&self, epoch: u64, indices: &[usize], device: Device) -> Result<Tensor> {
-        let masks: Vec<bool> = indices
-            .iter()
-            .flat_map(|&index| self.draw(epoch, index))
-            .collect();
+        let masks: Vec<bool> = indices.iter().flat_map(|&index| self.draw(epoch, index)).collect();
         let shape = [indices.len() as i64, (self.grid * self.grid) as i64];
-        Ok(Tensor::f_from_slice(&masks)?
-            .f_view(shape)?
-            .f_to_device(device)?)
+        Ok(Tensor::f_from_slice(&masks)?.f_view(shape)?.f_to_device(device)?)
     }
 
     /// (patches), row by row.
@@ -71,9 +63,7 @@ impl Masks {
             let (row, column) = (at / self.grid / self.square, at % self.grid / self.square);
             row * side + column
         };
-        (0..self.grid * self.grid)
-            .map(|at| squares[square_of(at)])
-            .collect()
+        (0..self.grid * self.grid).map(|at| squares[square_of(at)]).collect()
     }
 }
 
@@ -155,9 +145,6 @@ mod tests {
                 *time += usize::from(masked);
             }
         }
-        assert!(
-            times.iter().all(|time| (150..250).contains(time)),
-            "{times:?}"
-        );
+        assert!(times.iter().all(|time| (150..250).contains(time)), "{times:?}");
     }
 }

@@ -1,4 +1,5 @@
-//! Pretraining: the backbones learn from the training images alone, without scores, by masked image modeling.
+//! Pretraining: the backbones learn from the training images alone, without scores, by masked image
+//! modeling.
 
 mod branch;
 mod folder;
@@ -47,17 +48,19 @@ pub struct Pretrained {
 pub struct Outcome {
     /// Of each backbone that the fusion strategy uses.
     pub backbones: Vec<Pretrained>,
-    /// Some validation images: as they are, and for each backbone with patches masked, and reconstructed.
+    /// Some validation images: as they are, and for each backbone with patches masked, and
+    /// reconstructed.
     pub reconstructions: PathBuf,
 }
 
-/// Pretrains the backbones that the config's fusion strategy uses, one after the other, and writes their weights into the folder
-/// `root`. Validation images are looked at after each epoch and never learned from; test images are not opened. A resumed one goes
-/// on from its last epoch and ends with the same weights, bit for bit on one machine, as one that was not interrupted.
+/// Pretrains the backbones that the config's fusion strategy uses, one after the other, and writes
+/// their weights into the folder `root`. Validation images are looked at after each epoch and never
+/// learned from; test images are not opened. A resumed one goes on from its last epoch and ends
+/// with the same weights, bit for bit on one machine, as one that was not interrupted.
 ///
 /// # Errors
-/// Data, weights or a folder that do not fit, masks that leave nothing to see or to predict, a loss or gradient that is not finite, or
-/// [`Stopped`] where it was asked to end.
+/// Data, weights or a folder that do not fit, masks that leave nothing to see or to predict, a loss
+/// or gradient that is not finite, or [`Stopped`] where it was asked to end.
 pub fn pretrain(
     config: &Config,
     root: &Path,
@@ -93,15 +96,8 @@ pub fn pretrain(
     let mut records = Vec::new();
     let mut done = Vec::new();
     for (backbone, shape) in backbones {
-        let mut run = BranchRun::begin(
-            config,
-            backbone,
-            shape,
-            &images,
-            &folder,
-            device,
-            &options.stop,
-        )?;
+        let mut run =
+            BranchRun::begin(config, backbone, shape, &images, &folder, device, &options.stop)?;
         run.learn(&records, observer)?;
         records.extend_from_slice(run.records());
         done.push(run.finish()?);
@@ -109,20 +105,17 @@ pub fn pretrain(
     }
     folder.write_metrics(&records)?;
     preview::save(&panels.image(), &folder.reconstructions())?;
-    Ok(Outcome {
-        backbones: done,
-        reconstructions: folder.reconstructions(),
-    })
+    Ok(Outcome { backbones: done, reconstructions: folder.reconstructions() })
 }
 
-/// Those in use, with the shape that they learn in: nothing is dropped, for a masked image is hard enough.
+/// Those in use, with the shape that they learn in: nothing is dropped, for a masked image is hard
+/// enough.
 fn backbones(config: &Config) -> Result<Vec<(&BackboneConfig, BackboneShape)>> {
     let model = &config.model;
     let mut backbones = Vec::new();
-    for (branch, backbone, shape) in [
-        ("vit", &model.vit, config.vit_shape()?),
-        ("mamba", &model.mamba, config.mamba_shape()?),
-    ] {
+    for (branch, backbone, shape) in
+        [("vit", &model.vit, config.vit_shape()?), ("mamba", &model.mamba, config.mamba_shape()?)]
+    {
         if let Some(shape) = shape {
             config.pretrain.check_masks(branch, &shape)?;
             let drop_path = 0.0;

@@ -34,7 +34,8 @@ pub struct EpochRecord {
     pub train_loss: f64,
     /// The same of the validation images, with masks that stay the same, after the epoch.
     pub val_loss: f64,
-    /// Mean squared error of the mean colors that the class token predicts, of the validation images; none without that task.
+    /// Mean squared error of the mean colors that the class token predicts, of the validation
+    /// images; none without that task.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub val_color_loss: Option<f64>,
     /// Learning rate of the last step.

@@ -1,4 +1,5 @@
-//! Validation images as they are, masked, and reconstructed: what a pretraining has learned, for people.
+//! Validation images as they are, masked, and reconstructed: what a pretraining has learned, for
+//! people.
 
 use std::sync::Arc;
 
@@ -46,11 +47,7 @@ impl Panels {
             .next()
             .context("there is no validation image")??;
         let images = pixels(&batch, Device::Cpu)?;
-        Ok(Self {
-            columns: vec![to_images(&images)?],
-            images,
-            indices,
-        })
+        Ok(Self { columns: vec![to_images(&images)?], images, indices })
     }
 
     /// Adds the images as a backbone has seen them in validation, and what it made of them.

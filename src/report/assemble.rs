@@ -17,7 +17,8 @@ use super::tables::{
 use crate::data::Split;
 use crate::eval::statistics::Metric;
 
-/// So many models of a board are looked at closely, the best ones; it is also the number of colors that can be told apart.
+/// So many models of a board are looked at closely, the best ones; it is also the number of colors
+/// that can be told apart.
 pub const DETAILED: usize = 8;
 /// Longer tables of pairs stand in the CSV file only.
 const MOST_PAIRS: usize = 120;
@@ -75,7 +76,8 @@ impl Report {
     /// Reads the runs, and measures.
     ///
     /// # Errors
-    /// A folder without runs, or a file of a run that cannot be read; each names it. A run that is not done is none: it is listed.
+    /// A folder without runs, or a file of a run that cannot be read; each names it. A run that is
+    /// not done is none: it is listed.
     pub fn new(request: &Request) -> Result<Self> {
         let runs = find(&request.folders)?;
         let split = request.split.unwrap_or_else(|| usual_split(&runs));
@@ -116,17 +118,7 @@ impl Report {
             ));
         }
         let title = request.title.clone().unwrap_or_else(|| title(request));
-        Ok(Self {
-            title,
-            split,
-            runs,
-            models,
-            boards,
-            details,
-            maps,
-            figures,
-            notes,
-        })
+        Ok(Self { title, split, runs, models, boards, details, maps, figures, notes })
     }
 
     /// The judged model that a detail is of.

@@ -46,17 +46,13 @@ pub struct Breakdown {
     pub parts: Vec<Part>,
 }
 
-/// By group; where groups are called as `female/asian`, also by sex and by ethnicity. Empty where no image has a group.
+/// By group; where groups are called as `female/asian`, also by sex and by ethnicity. Empty where
+/// no image has a group.
 ///
 /// # Errors
 /// Those of the bootstrap.
 pub fn by_group(judged: &Judged) -> Result<Vec<Breakdown>> {
-    let Some(groups) = judged
-        .sets
-        .iter()
-        .map(|set| &set.groups)
-        .find(|g| !g.is_empty())
-    else {
+    let Some(groups) = judged.sets.iter().map(|set| &set.groups).find(|g| !g.is_empty()) else {
         return Ok(Vec::new());
     };
     let named = || groups.iter().flatten();
@@ -79,18 +75,14 @@ pub fn by_group(judged: &Judged) -> Result<Vec<Breakdown>> {
                 let label = label.unwrap_or_else(|| "(none)".to_string());
                 rows.entry(label).or_default().push(row);
             }
-            let parts = rows
-                .into_iter()
-                .map(|(label, rows)| part(judged, label, &rows));
-            Ok(Breakdown {
-                by,
-                parts: parts.collect::<Result<_>>()?,
-            })
+            let parts = rows.into_iter().map(|(label, rows)| part(judged, label, &rows));
+            Ok(Breakdown { by, parts: parts.collect::<Result<_>>()? })
         })
         .collect()
 }
 
-/// By the score that people gave, in about five ranges of equal width with round ends; ranges without images are left out.
+/// By the score that people gave, in about five ranges of equal width with round ends; ranges
+/// without images are left out.
 ///
 /// # Errors
 /// Those of the bootstrap.
@@ -101,18 +93,13 @@ pub fn by_score(judged: &Judged) -> Result<Breakdown> {
     for (at, pair) in ends.windows(2).enumerate() {
         let last = at + 2 == ends.len();
         let inside = |score: f64| pair[0] <= score && (score < pair[1] || last);
-        let rows: Vec<usize> = (0..targets.len())
-            .filter(|&row| inside(targets[row]))
-            .collect();
+        let rows: Vec<usize> = (0..targets.len()).filter(|&row| inside(targets[row])).collect();
         if !rows.is_empty() {
             let label = format!("{} to {}", short(pair[0]), short(pair[1]));
             parts.push(part(judged, label, &rows)?);
         }
     }
-    Ok(Breakdown {
-        by: "score range",
-        parts,
-    })
+    Ok(Breakdown { by: "score range", parts })
 }
 
 fn part(judged: &Judged, label: String, rows: &[usize]) -> Result<Part> {
@@ -130,10 +117,7 @@ fn part(judged: &Judged, label: String, rows: &[usize]) -> Result<Part> {
         let replicates = bootstrap.replicate(&samples)?;
         for (metric, estimate) in [(Metric::Pc, &mut pc), (Metric::Mae, &mut mae)] {
             let over = OverSeeds::new(&replicates, metric)?;
-            *estimate = Estimate {
-                value: over.mean,
-                ci: over.ci_over_images,
-            };
+            *estimate = Estimate { value: over.mean, ci: over.ci_over_images };
         }
     } else {
         let errors = judged.errors(f64::abs);
@@ -146,29 +130,23 @@ fn part(judged: &Judged, label: String, rows: &[usize]) -> Result<Part> {
         images: rows.len(),
         pc,
         mae,
-        bias: Estimate {
-            value: bias.mean,
-            ci: bias.ci.filter(|_| enough),
-        },
+        bias: Estimate { value: bias.mean, ci: bias.ci.filter(|_| enough) },
     })
 }
 
-/// Ends of the ranges: multiples of a round width, the first at or below the least score, the last above the greatest.
+/// Ends of the ranges: multiples of a round width, the first at or below the least score, the last
+/// above the greatest.
 fn ends(scores: &[f64]) -> Vec<f64> {
     let finite = || scores.iter().copied().filter(|score| score.is_finite());
-    let (lo, hi) = (
-        finite().fold(f64::INFINITY, f64::min),
-        finite().fold(f64::NEG_INFINITY, f64::max),
-    );
+    let (lo, hi) =
+        (finite().fold(f64::INFINITY, f64::min), finite().fold(f64::NEG_INFINITY, f64::max));
     if lo > hi {
         return Vec::new();
     }
     let width = round_step((hi - lo) / RANGES as f64);
     let first = (lo / width).floor();
     let count = (hi / width).ceil().max(first + 1.0) - first;
-    (0..=count as usize)
-        .map(|at| (first + at as f64) * width)
-        .collect()
+    (0..=count as usize).map(|at| (first + at as f64) * width).collect()
 }
 
 /// The least of 1, 2, 2.5 and 5 times a power of ten that is at least so much.
@@ -207,13 +185,7 @@ mod tests {
 
     #[test]
     fn steps_are_round() {
-        for (least, step) in [
-            (0.8, 1.0),
-            (1.1, 2.0),
-            (2.2, 2.5),
-            (0.03, 0.05),
-            (600.0, 1000.0),
-        ] {
+        for (least, step) in [(0.8, 1.0), (1.1, 2.0), (2.2, 2.5), (0.03, 0.05), (600.0, 1000.0)] {
             assert!((round_step(least) - step).abs() < 1e-9, "{least}");
         }
         assert_eq!(

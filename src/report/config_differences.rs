@@ -21,7 +21,8 @@ const NO_PART: [&str; 10] = [
     "train.tensorboard",
 ];
 
-/// The dotted keys in which configs differ, each with every config's value; name, seed, fold, device and the like are no difference.
+/// The dotted keys in which configs differ, each with every config's value; name, seed, fold,
+/// device and the like are no difference.
 ///
 /// # Errors
 /// A config that has no YAML.
@@ -86,10 +87,7 @@ mod tests {
 
     #[test]
     fn only_keys_with_different_values_are_listed() {
-        let mut other = Config {
-            seed: 7,
-            ..Config::default()
-        };
+        let mut other = Config { seed: 7, ..Config::default() };
         other.train.epochs += 1;
         other.data.split = "fold_2_of_5".to_string();
         let base = Config {

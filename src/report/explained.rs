@@ -48,16 +48,13 @@ pub struct Curves {
     pub deletion_over_random: Mean,
 }
 
-/// The measures in a run directory: `explain_SPLIT.json`, or `explain_evaluate.json` where that says the same split (an older one that
-/// says none is taken for test).
+/// The measures in a run directory: `explain_SPLIT.json`, or `explain_evaluate.json` where that
+/// says the same split (an older one that says none is taken for test).
 ///
 /// # Errors
 /// A file that is no such result.
 pub fn measures(run: &Path, split: Split) -> Result<Option<Measures>> {
-    for name in [
-        format!("explain_{split}.json"),
-        "explain_evaluate.json".to_string(),
-    ] {
+    for name in [format!("explain_{split}.json"), "explain_evaluate.json".to_string()] {
         let path = run.join(&name);
         if !path.exists() {
             continue;
@@ -92,8 +89,9 @@ pub struct Figure {
     pub model: Option<String>,
 }
 
-/// The figures in `explain/` of the models' run directories and in the folders given beside. On validation, only those of images that
-/// the models were judged on: the others may be test images. The number that was left out for that.
+/// The figures in `explain/` of the models' run directories and in the folders given beside. On
+/// validation, only those of images that the models were judged on: the others may be test images.
+/// The number that was left out for that.
 ///
 /// # Errors
 /// A folder that cannot be listed, or one given that holds no figure.

@@ -1,4 +1,5 @@
-//! A trained model's weights for others: the backbones under the names that timm and Vim give them, and a model card.
+//! A trained model's weights for others: the backbones under the names that timm and Vim give them,
+//! and a model card.
 
 use std::collections::HashMap;
 use std::fs;
@@ -17,10 +18,12 @@ use crate::models::weights;
 /// How the backbones are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Layout {
-    /// `vit.safetensors` and `mamba.safetensors`, and the whole network as `model.safetensors` with its `config.yaml`.
+    /// `vit.safetensors` and `mamba.safetensors`, and the whole network as `model.safetensors` with
+    /// its `config.yaml`.
     Safetensors,
-    /// What each backbone's own code opens: `vit/`, a folder for timm's `create_model("local-dir:…")`, and
-    /// `mamba/model.pth`, a checkpoint as Vim's training code saves it.
+    /// What each backbone's own code opens: `vit/`, a folder for timm's
+    /// `create_model("local-dir:…")`, and `mamba/model.pth`, a checkpoint as Vim's training code
+    /// saves it.
     Timm,
 }
 
@@ -29,10 +32,7 @@ pub enum Layout {
 /// # Errors
 /// Names the file that cannot be written.
 pub fn export(run: &Run, layout: Layout, folder: &Path) -> Result<Vec<PathBuf>> {
-    let mut writer = Writer {
-        folder,
-        files: Vec::new(),
-    };
+    let mut writer = Writer { folder, files: Vec::new() };
     match layout {
         Layout::Safetensors => safetensors(run, &mut writer)?,
         Layout::Timm => timm(run, &mut writer)?,
@@ -91,10 +91,7 @@ fn safetensors(run: &Run, writer: &mut Writer) -> Result<()> {
 }
 
 fn timm(run: &Run, writer: &mut Writer) -> Result<()> {
-    let shapes = [
-        ("vit", run.config.vit_shape()?),
-        ("mamba", run.config.mamba_shape()?),
-    ];
+    let shapes = [("vit", run.config.vit_shape()?), ("mamba", run.config.mamba_shape()?)];
     for (branch, shape) in shapes {
         ensure!(
             shape.is_none_or(|shape| shape.stem == Stem::Patchify),
@@ -103,10 +100,7 @@ fn timm(run: &Run, writer: &mut Writer) -> Result<()> {
     }
     if let Some(shape) = run.config.vit_shape()? {
         let config = timm_config(&run.config.model.vit, &shape);
-        writer.text(
-            "vit/config.json",
-            &(serde_json::to_string_pretty(&config)? + "\n"),
-        )?;
+        writer.text("vit/config.json", &(serde_json::to_string_pretty(&config)? + "\n"))?;
         writer.tensors("vit/model.safetensors", &backbone(run, "vit"))?;
     }
     let mamba = backbone(run, "mamba");
@@ -117,8 +111,9 @@ fn timm(run: &Run, writer: &mut Writer) -> Result<()> {
     Ok(())
 }
 
-/// The `config.json` of a folder that timm's hub code reads: which architecture, what differs from it, and how images are
-/// normalized. The sizes are stated whether they differ or not, so that presets that timm does not know work too.
+/// The `config.json` of a folder that timm's hub code reads: which architecture, what differs from
+/// it, and how images are normalized. The sizes are stated whether they differ or not, so that
+/// presets that timm does not know work too.
 fn timm_config(backbone: &BackboneConfig, shape: &BackboneShape) -> Value {
     let architecture = match backbone.published() {
         [] => "vit_tiny_patch16_224",

@@ -13,7 +13,8 @@ use crate::eval::statistics::{
 use crate::models::summary::summarize;
 use crate::train::{Outcome, RunDir};
 
-/// A model's metrics on the images of a split, over its seeds; the predictions of its folds are pooled first.
+/// A model's metrics on the images of a split, over its seeds; the predictions of its folds are
+/// pooled first.
 #[derive(Debug)]
 pub struct Judged {
     /// Which of the models.
@@ -52,7 +53,8 @@ impl Judged {
         &self.metrics[metric as usize]
     }
 
-    /// Each image's error, prediction minus target, mean over the seeds; `of` is applied to each seed's before.
+    /// Each image's error, prediction minus target, mean over the seeds; `of` is applied to each
+    /// seed's before.
     pub fn errors(&self, of: impl Fn(f64) -> f64) -> Vec<f64> {
         let error = |set: &Predictions, row: usize| of(set.predictions[row] - set.targets[row]);
         let mean = |row| {
@@ -98,8 +100,8 @@ pub fn usual_split(runs: &[FoundRun]) -> Split {
     }
 }
 
-/// Judges every model that has a seed with all its runs done. Models are compared where they were judged on the same images with the
-/// same targets.
+/// Judges every model that has a seed with all its runs done. Models are compared where they were
+/// judged on the same images with the same targets.
 ///
 /// # Errors
 /// Predictions that cannot be read.
@@ -135,10 +137,7 @@ pub fn judge(models: &[Model], split: Split) -> Result<Boards> {
             match boards.iter_mut().find(|(known, _)| *known == images) {
                 Some((_, board)) => board.models.push(judged),
                 None => {
-                    let board = Board {
-                        models: vec![judged],
-                        contrasts: Vec::new(),
-                    };
+                    let board = Board { models: vec![judged], contrasts: Vec::new() };
                     boards.push((images, board));
                 }
             }
@@ -162,10 +161,7 @@ pub fn judge(models: &[Model], split: Split) -> Result<Boards> {
         let replicates: Vec<&Replicates> = board.models.iter().map(|m| &m.replicates).collect();
         board.contrasts = contrasts(&replicates);
     }
-    Ok(Boards {
-        boards: boards.into_iter().map(|(_, board)| board).collect(),
-        notes,
-    })
+    Ok(Boards { boards: boards.into_iter().map(|(_, board)| board).collect(), notes })
 }
 
 /// Images and the bits of their targets, in one order.
@@ -195,10 +191,9 @@ fn difference(a: &ImageKeys, b: &ImageKeys) -> String {
                 f64::from_bits(a.1),
                 f64::from_bits(b.1)
             ),
-            Some((a, b)) => format!(
-                "they were judged on different images, {} for one only",
-                (&a.0).min(&b.0)
-            ),
+            Some((a, b)) => {
+                format!("they were judged on different images, {} for one only", (&a.0).min(&b.0))
+            }
             None => "they were judged on the same images".to_string(),
         }
     }
@@ -240,10 +235,7 @@ fn pool(
     runs.sort_by_key(|run| run.config.as_ref().map(|config| config.data.split.clone()));
     let mut predictions = Predictions::default();
     for run in runs {
-        predictions.append(Predictions::read(&RunDir::predictions_in(
-            &run.folder,
-            split,
-        ))?);
+        predictions.append(Predictions::read(&RunDir::predictions_in(&run.folder, split))?);
     }
     Ok(Some(Pooled {
         seed,

@@ -1,4 +1,5 @@
-//! The model card (arXiv 1810.03993) of an export: what the model is, what it was trained on, how well it does, what it is for.
+//! The model card (arXiv 1810.03993) of an export: what the model is, what it was trained on, how
+//! well it does, what it is for.
 
 use std::fmt::Write;
 use std::fs;
@@ -11,12 +12,8 @@ use crate::config::{BackboneConfig, BackboneShape, Config, DatasetName, Stem};
 use crate::eval::baselines::Baselines;
 use crate::eval::run::{BEST_FILE, Run, SUMMARY_FILE};
 
-const METRICS: [(&str, &str); 4] = [
-    ("PC", "pc"),
-    ("MAE", "mae"),
-    ("RMSE", "rmse"),
-    ("SRCC", "srcc"),
-];
+const METRICS: [(&str, &str); 4] =
+    [("PC", "pc"), ("MAE", "mae"), ("RMSE", "rmse"), ("SRCC", "srcc")];
 
 const LIMITS: &str = "\
 The model predicts how a certain group of raters, at one time and place, would on average rate an image. Ratings are opinions; they
@@ -66,10 +63,7 @@ pub fn markdown(run: &Run, layout: Layout) -> Result<String> {
 
 /// The metrics of the best weights; `None` for other weights or before the run's end.
 fn summary(run: &Run) -> Result<Option<Value>> {
-    let best = run
-        .weights
-        .file_name()
-        .is_some_and(|name| name == BEST_FILE);
+    let best = run.weights.file_name().is_some_and(|name| name == BEST_FILE);
     let path = run.weights.with_file_name(SUMMARY_FILE);
     if !best || !path.exists() {
         return Ok(None);
@@ -102,11 +96,7 @@ fn model(run: &Run) -> Result<String> {
         }
     }
     let fusion = &config.model.fusion;
-    writeln!(
-        text,
-        "- Fusion: `{}`, width {}",
-        fusion.strategy, fusion.dim
-    )?;
+    writeln!(text, "- Fusion: `{}`, width {}", fusion.strategy, fusion.dim)?;
     let parameters = run.net.parameters();
     let trained = parameters.iter().filter(|(_, p)| p.requires_grad());
     let count: usize = trained.map(|(_, p)| p.numel()).sum();
@@ -176,17 +166,12 @@ fn results(summary: &Value) -> String {
         for (model, metrics) in &rows {
             if metrics.is_object() {
                 let cells = METRICS.map(|(_, key)| cell(metrics, key));
-                text += &format!(
-                    "| {split} | {model} | {} | {} |\n",
-                    metrics["n"],
-                    cells.join(" | ")
-                );
+                text +=
+                    &format!("| {split} | {model} | {} | {} |\n", metrics["n"], cells.join(" | "));
             }
         }
     }
-    let intervals = METRICS
-        .iter()
-        .any(|(_, key)| summary["val"][format!("{key}_ci")].is_array());
+    let intervals = METRICS.iter().any(|(_, key)| summary["val"][format!("{key}_ci")].is_array());
     text + match intervals {
         true => {
             "\nIn brackets 95 % intervals over the images of the split, for these weights; another seed varies more.\n"

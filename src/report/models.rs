@@ -47,9 +47,10 @@ pub struct Grouped {
     pub notes: Vec<String>,
 }
 
-/// Puts runs together that differ in nothing but seed and fold, or in what has no part in the result: name, device, paths, workers. A
-/// second run of the same seed and fold is left out where it is a copy, and makes a model of its own where it is not. Runs without a
-/// config are of no model.
+/// Puts runs together that differ in nothing but seed and fold, or in what has no part in the
+/// result: name, device, paths, workers. A second run of the same seed and fold is left out where
+/// it is a copy, and makes a model of its own where it is not. Runs without a config are of no
+/// model.
 ///
 /// # Errors
 /// A config that cannot be written as YAML, or a file that cannot be read.
@@ -125,11 +126,7 @@ pub fn fold_of(config: &Config) -> Option<&str> {
 
 /// The config without what a model's runs may differ in.
 fn key(config: &Config) -> Result<String> {
-    let mut plain = Config {
-        name: String::new(),
-        seed: 0,
-        ..config.clone()
-    };
+    let mut plain = Config { name: String::new(), seed: 0, ..config.clone() };
     let default = Config::default();
     plain.device = default.device;
     if fold_of(config).is_some() {
@@ -148,7 +145,8 @@ fn key(config: &Config) -> Result<String> {
     Ok(plain.to_yaml()?)
 }
 
-/// What a run's place says of its model: in a sweep its point; in a cross-validation the folder's name; else its own folder's name.
+/// What a run's place says of its model: in a sweep its point; in a cross-validation the folder's
+/// name; else its own folder's name.
 fn own_name(run: &FoundRun) -> String {
     match run.kind {
         Kind::Run => run.name.clone(),
@@ -173,8 +171,9 @@ fn source_name(source: &Path) -> String {
     name.to_string_lossy().into_owned()
 }
 
-/// Gives every model a name that no other has: several standing runs of one config by the config's name, those of one name by their
-/// source in front, and by a number where that does not tell them apart.
+/// Gives every model a name that no other has: several standing runs of one config by the config's
+/// name, those of one name by their source in front, and by a number where that does not tell them
+/// apart.
 fn name(models: &mut [Model]) {
     for model in models.iter_mut() {
         let standing = model.runs.iter().all(|run| run.kind != Kind::Sweep);

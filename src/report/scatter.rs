@@ -20,8 +20,8 @@ const POINT: Rgb<u8> = Rgb([31, 104, 173]);
 /// How much of a pixel a point covers: where points lie over each other it is darker.
 const COVER: f32 = 0.45;
 
-/// True scores to the right, predicted ones upwards, both on one scale, with the line on which they are equal. Pairs with a number that
-/// is not finite are left out.
+/// True scores to the right, predicted ones upwards, both on one scale, with the line on which they
+/// are equal. Pairs with a number that is not finite are left out.
 pub fn scatter(predictions: &Predictions) -> RgbImage {
     let pairs: Vec<(f64, f64)> = (predictions.targets.iter().copied())
         .zip(predictions.predictions.iter().copied())
@@ -32,12 +32,7 @@ pub fn scatter(predictions: &Predictions) -> RgbImage {
     draw_axes(&mut canvas, &axis);
     let radius = if pairs.len() > 500 { 2 } else { 3 };
     for &(target, predicted) in &pairs {
-        draw_point(
-            &mut canvas,
-            axis.across(target),
-            axis.down(predicted),
-            radius,
-        );
+        draw_point(&mut canvas, axis.across(target), axis.down(predicted), radius);
     }
     let left_out = predictions.targets.len() - pairs.len();
     let note = match left_out {
@@ -77,10 +72,7 @@ impl Axis {
             true => half,
             false => (middle.abs() * 0.01).max(0.5),
         };
-        Self {
-            from: (middle - half).max(f64::MIN),
-            to: (middle + half).min(f64::MAX),
-        }
+        Self { from: (middle - half).max(f64::MIN), to: (middle + half).min(f64::MAX) }
     }
 
     /// From 0 to 1 within the axis.
@@ -106,9 +98,8 @@ impl Axis {
             .find(|step| *step >= rough)
             .unwrap_or(rough);
         let first = (self.from / step).ceil();
-        let ticks = (0..=10)
-            .map(|i| (first + f64::from(i)) * step)
-            .take_while(|tick| *tick <= self.to);
+        let ticks =
+            (0..=10).map(|i| (first + f64::from(i)) * step).take_while(|tick| *tick <= self.to);
         let digits = (-step.log10().floor()).clamp(0.0, 6.0) as usize;
         (ticks.collect(), digits)
     }
@@ -130,10 +121,7 @@ fn draw_axes(canvas: &mut RgbImage, axis: &Axis) {
         let width = letters.width(&label);
         let under = (x.saturating_sub(width / 2), TOP + SIDE + 8);
         write(canvas, under, &label, letters, FAINT);
-        let beside = (
-            LEFT.saturating_sub(width + 6),
-            y.saturating_sub(letters.height() / 2),
-        );
+        let beside = (LEFT.saturating_sub(width + 6), y.saturating_sub(letters.height() / 2));
         write(canvas, beside, &label, letters, FAINT);
     }
     for i in 0..=SIDE {
@@ -149,10 +137,9 @@ fn draw_point(canvas: &mut RgbImage, x: u32, y: u32, radius: i64) {
             if dx * dx + dy * dy > radius * radius + 1 {
                 continue;
             }
-            let (Ok(x), Ok(y)) = (
-                u32::try_from(i64::from(x) + dx),
-                u32::try_from(i64::from(y) + dy),
-            ) else {
+            let (Ok(x), Ok(y)) =
+                (u32::try_from(i64::from(x) + dx), u32::try_from(i64::from(y) + dy))
+            else {
                 continue;
             };
             if let Some(pixel) = canvas.get_pixel_mut_checked(x, y) {

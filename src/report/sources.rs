@@ -76,7 +76,8 @@ impl FoundRun {
     }
 }
 
-/// The runs in these folders, in the folders' order and by name within each; a folder that is named twice counts once.
+/// The runs in these folders, in the folders' order and by name within each; a folder that is named
+/// twice counts once.
 ///
 /// # Errors
 /// A folder without a run in it, or a file of a run that cannot be read.
@@ -110,10 +111,8 @@ fn run_folders(source: &Path) -> Result<(Kind, Vec<PathBuf>)> {
     if source.join(CONFIG_FILE).exists() {
         return Ok((Kind::Run, vec![source.to_path_buf()]));
     }
-    for (kind, folder) in [
-        (Kind::Sweep, source.join("runs")),
-        (Kind::Folder, source.to_path_buf()),
-    ] {
+    for (kind, folder) in [(Kind::Sweep, source.join("runs")), (Kind::Folder, source.to_path_buf())]
+    {
         let found = runs_below(&folder)?;
         if !found.is_empty() {
             return Ok((kind, found));

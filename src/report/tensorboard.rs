@@ -48,9 +48,9 @@ pub struct TensorBoard {
 }
 
 impl TensorBoard {
-    /// Starts a new event file in `dir`, which is made if need be; warnings go to `warn`. Files that are
-    /// there already stay, and TensorBoard shows them all as one run: a resumed run
-    /// calls this with the same folder, then [`restart`](Self::restart).
+    /// Starts a new event file in `dir`, which is made if need be; warnings go to `warn`. Files
+    /// that are there already stay, and TensorBoard shows them all as one run: a resumed run calls
+    /// this with the same folder, then [`restart`](Self::restart).
     ///
     /// # Errors
     /// If the folder or the file cannot be made.
@@ -61,7 +61,8 @@ impl TensorBoard {
         Ok(Self::over(Box::new(BufWriter::new(file)), path, warn))
     }
 
-    /// As [`create`](Self::create), but if that fails, warns and writes nothing: a training run is worth more than its curves.
+    /// As [`create`](Self::create), but if that fails, warns and writes nothing: a training run is
+    /// worth more than its curves.
     pub fn create_or_warn(dir: &Path, warn: Warn) -> Self {
         Self::create(dir, Rc::clone(&warn)).unwrap_or_else(|error| {
             warn(&format!("TensorBoard is off, training goes on: {error:#}"));
@@ -71,11 +72,7 @@ impl TensorBoard {
 
     /// Writes nothing at all.
     pub fn off() -> Self {
-        Self {
-            records: None,
-            path: PathBuf::new(),
-            warn: Rc::new(|_| {}),
-        }
+        Self { records: None, path: PathBuf::new(), warn: Rc::new(|_| {}) }
     }
 
     /// Whether events are still being written.
@@ -99,8 +96,9 @@ impl TensorBoard {
         self.add_made(tag, step, || Ok(Some(image_summary(tag, image)?)));
     }
 
-    /// Adds how the values of some tensors are spread: 64 buckets of equal width from the smallest to the largest finite value.
-    /// Values that are not finite are left out; where none is finite, so is the histogram.
+    /// Adds how the values of some tensors are spread: 64 buckets of equal width from the smallest
+    /// to the largest finite value. Values that are not finite are left out; where none is finite,
+    /// so is the histogram.
     pub fn histogram(&mut self, tag: &str, step: u64, tensors: &[Tensor]) {
         let made = || Ok(Histogram::of(tensors)?.map(|histogram| histogram.summary(tag)));
         self.add_made(tag, step, made);
@@ -111,7 +109,8 @@ impl TensorBoard {
         self.add_made("hparams", 0, || Ok(Some(hparams::session_start(hparams)?)));
     }
 
-    /// The run has come to its end. One that is stopped does not say so: it may go on, and TensorBoard believes the first word.
+    /// The run has come to its end. One that is stopped does not say so: it may go on, and
+    /// TensorBoard believes the first word.
     pub fn session_end(&mut self, step: u64) {
         self.add_made("hparams", step, || Ok(Some(hparams::session_end()?)));
     }
@@ -136,11 +135,7 @@ impl TensorBoard {
     }
 
     fn over(out: Box<dyn Write + Send>, path: PathBuf, warn: Warn) -> Self {
-        let mut board = Self {
-            records: Some(RecordWriter::new(out)),
-            path,
-            warn,
-        };
+        let mut board = Self { records: Some(RecordWriter::new(out)), path, warn };
         // Every event file starts with its format's version.
         let mut event = event_at(0);
         event.set_file_version("brain.Event:2".into());
@@ -149,7 +144,8 @@ impl TensorBoard {
         board
     }
 
-    /// Adds what is only made while events are written, if there is something; what cannot be made is left out, with a warning.
+    /// Adds what is only made while events are written, if there is something; what cannot be made
+    /// is left out, with a warning.
     fn add_made(&mut self, tag: &str, step: u64, make: impl FnOnce() -> Result<Option<Summary>>) {
         if !self.is_on() {
             return;
@@ -193,10 +189,7 @@ fn create_event_file(dir: &Path) -> io::Result<(PathBuf, File)> {
     let seconds = wall_time() as u64;
     let mut number = 0u64;
     loop {
-        let name = format!(
-            "events.out.tfevents.{seconds:010}.vmbeauty.{}.{number}",
-            process::id()
-        );
+        let name = format!("events.out.tfevents.{seconds:010}.vmbeauty.{}.{number}", process::id());
         let path = dir.join(name);
         match OpenOptions::new().write(true).create_new(true).open(&path) {
             Ok(file) => return Ok((path, file)),
@@ -208,9 +201,7 @@ fn create_event_file(dir: &Path) -> io::Result<(PathBuf, File)> {
 
 /// Seconds since 1970; 0 on a machine whose clock stands before.
 fn wall_time() -> f64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0.0, |since| since.as_secs_f64())
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64())
 }
 
 fn event_at(step: u64) -> Event {

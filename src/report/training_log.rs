@@ -38,8 +38,9 @@ const NOT_COMPARED: [&str; 12] = [
     "train.checkpoint_activations",
 ];
 
-/// Writes the scalars of every step and epoch, the first batch and the predictions as images, weights and gradients as histograms,
-/// the config as text and as hyperparameters, and maps of validation images where the config wants them.
+/// Writes the scalars of every step and epoch, the first batch and the predictions as images,
+/// weights and gradients as histograms, the config as text and as hyperparameters, and maps of
+/// validation images where the config wants them.
 pub struct TrainingLog {
     folder: PathBuf,
     warn: Warn,
@@ -49,15 +50,10 @@ pub struct TrainingLog {
 }
 
 impl TrainingLog {
-    /// Logs to an event file in this folder, which is made when the run begins. What cannot be written is told to `warn`, once.
+    /// Logs to an event file in this folder, which is made when the run begins. What cannot be
+    /// written is told to `warn`, once.
     pub fn new(folder: PathBuf, warn: Warn) -> Self {
-        Self {
-            folder,
-            warn,
-            board: TensorBoard::off(),
-            steps: 0,
-            maps: None,
-        }
+        Self { folder, warn, board: TensorBoard::off(), steps: 0, maps: None }
     }
 
     fn metrics(&mut self, split: &str, metrics: &Metrics) {
@@ -183,11 +179,7 @@ impl Observer for TrainingLog {
         self.metrics("val", &record.val);
         let board = &mut self.board;
         board.scalar("train/epoch_loss", record.step, record.train_loss);
-        board.scalar(
-            "speed/images_per_second",
-            record.step,
-            record.images_per_second,
-        );
+        board.scalar("speed/images_per_second", record.step, record.images_per_second);
         board.scalar("speed/data_wait", record.step, record.data_wait);
         if let Some([vit, mamba]) = record.fusion_weights {
             board.scalar("fusion/weight_vit", record.step, vit);
@@ -201,8 +193,7 @@ impl Observer for TrainingLog {
             return;
         }
         let image = scatter(after.predictions);
-        self.board
-            .image("val/predicted_against_true", self.steps, &image);
+        self.board.image("val/predicted_against_true", self.steps, &image);
         if let Err(error) = self.histograms(after.net) {
             self.board.missing("histograms", &error);
         }

@@ -24,8 +24,9 @@ impl ValidationMaps {
         Self { every: epochs }
     }
 
-    /// Writes the figures of an epoch that has them as `explain/1` to `explain/4`, from the lowest score to the highest. A failure is
-    /// a warning, and after it nothing more is drawn: a training run is worth more than its figures.
+    /// Writes the figures of an epoch that has them as `explain/1` to `explain/4`, from the lowest
+    /// score to the highest. A failure is a warning, and after it nothing more is drawn: a training
+    /// run is worth more than its figures.
     pub fn log(&mut self, board: &mut TensorBoard, validated: &Validated) {
         if !board.is_on() || self.every == 0 || !validated.epoch.is_multiple_of(self.every) {
             return;
@@ -59,10 +60,7 @@ fn figures(validated: &Validated) -> Result<Vec<RgbImage>> {
     let pixels = Original::batch(&originals, images.size(), net.device())?;
     let explanation = explain(net, Images::Pixels(&pixels), &request)?;
     let pieces = pieces(net, &request, originals, &explanation)?;
-    Ok(pieces
-        .iter()
-        .map(|(explained, _)| figure(explained))
-        .collect())
+    Ok(pieces.iter().map(|(explained, _)| figure(explained)).collect())
 }
 
 /// The images in the middles of equal parts of the split, in the order of their scores.

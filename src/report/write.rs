@@ -9,27 +9,21 @@ use super::html::EmbeddedImages;
 use super::tables::{PREAMBLE, Table};
 use crate::files::write_whole;
 
-/// Writes `NAME.html`, `NAME.md` and `NAME.tex`, and a CSV file for each table: `NAME.csv` has the leaderboard, `NAME.TABLE.csv` the
-/// others. What was written.
+/// Writes `NAME.html`, `NAME.md` and `NAME.tex`, and a CSV file for each table: `NAME.csv` has the
+/// leaderboard, `NAME.TABLE.csv` the others. What was written.
 ///
 /// # Errors
 /// A name without the ending `.html`, or a file that cannot be written.
 pub fn write(report: &Report, page: &Path, images: &EmbeddedImages) -> Result<Vec<PathBuf>> {
     check_name(page)?;
-    if let Some(folder) = page
-        .parent()
-        .filter(|folder| !folder.as_os_str().is_empty())
-    {
+    if let Some(folder) = page.parent().filter(|folder| !folder.as_os_str().is_empty()) {
         std::fs::create_dir_all(folder)
             .with_context(|| format!("cannot make the folder {}", folder.display()))?;
     }
     let tables = report.tables()?;
     let mut files: Vec<(PathBuf, Vec<u8>)> = vec![
         (page.to_path_buf(), report.to_html(images)?.into_bytes()),
-        (
-            page.with_extension("md"),
-            markdown(report, &tables).into_bytes(),
-        ),
+        (page.with_extension("md"), markdown(report, &tables).into_bytes()),
         (page.with_extension("tex"), latex(&tables).into_bytes()),
     ];
     for table in &tables {

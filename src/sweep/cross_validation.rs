@@ -23,7 +23,8 @@ pub struct CrossValidation {
     pub mean: BTreeMap<Metric, Option<f64>>,
     /// Standard deviation over the folds (n - 1).
     pub sd: BTreeMap<Metric, Option<f64>>,
-    /// The metrics of all folds' predictions together, each image predicted by the model that has not seen it.
+    /// The metrics of all folds' predictions together, each image predicted by the model that has
+    /// not seen it.
     pub pooled: Measured,
     /// Seconds of training, of all folds.
     pub seconds: f64,
@@ -43,9 +44,10 @@ pub struct FoldResult {
 /// What watches a fold's run.
 pub type Watch<'a> = dyn FnMut(&Config, &Path) -> Vec<Box<dyn Observer>> + 'a;
 
-/// Trains a model for each fold in a run directory of its own below `root`, named by the fold, and writes there the predictions
-/// of all folds (`predictions.csv`, with the column `fold`) and `cross_validation.json`. A fold that is finished is not run again,
-/// one that was stopped goes on. `watch` gives the observers of each run.
+/// Trains a model for each fold in a run directory of its own below `root`, named by the fold, and
+/// writes there the predictions of all folds (`predictions.csv`, with the column `fold`) and
+/// `cross_validation.json`. A fold that is finished is not run again, one that was stopped goes on.
+/// `watch` gives the observers of each run.
 ///
 /// # Errors
 /// Those of a run, or `root` holds folds of another config.
@@ -63,10 +65,7 @@ pub fn cross_validate(
         let run = root.join(&fold);
         let outcome = finish(&config, &run, stop.clone(), watch).with_context(|| {
             let again = "start it again to go on";
-            format!(
-                "{fold} of the cross-validation in {} ({again})",
-                root.display()
-            )
+            format!("{fold} of the cross-validation in {} ({again})", root.display())
         })?;
         let Some(test) = outcome.test else {
             anyhow::bail!("{} has no test images", run.display());
@@ -74,18 +73,12 @@ pub fn cross_validate(
         let predictions = Predictions::read(&RunDir::predictions_in(&run, Split::Test))?;
         append(&mut pooled, predictions, index + 1)?;
         seconds += outcome.seconds;
-        results.push(FoldResult {
-            fold: fold.clone(),
-            run: fold.into(),
-            test,
-        });
+        results.push(FoldResult { fold: fold.clone(), run: fold.into(), test });
     }
     let each = |f: &dyn Fn(&[f64]) -> Option<f64>| -> BTreeMap<Metric, Option<f64>> {
         let of = |metric: Metric| -> Vec<f64> {
             let results = results.iter();
-            results
-                .map(|result| metric.of(&result.test.metrics))
-                .collect()
+            results.map(|result| metric.of(&result.test.metrics)).collect()
         };
         Metric::ALL.map(|metric| (metric, f(&of(metric)))).into()
     };
@@ -128,11 +121,8 @@ fn finish(config: &Config, root: &Path, stop: Stop, watch: &mut Watch) -> Result
         }
         state => {
             let mut observers = watch(config, root);
-            let options = Options {
-                resume: state == RunState::Started,
-                stop,
-                ..Options::default()
-            };
+            let options =
+                Options { resume: state == RunState::Started, stop, ..Options::default() };
             train(config, root, options, &mut observers)
         }
     }
@@ -169,10 +159,7 @@ mod tests {
 
     #[test]
     fn the_spread_over_folds_is_the_samples() {
-        assert_eq!(
-            mean_and_sd(&[1.0, 2.0, 3.0, 4.0]),
-            Some((2.5, (5.0f64 / 3.0).sqrt()))
-        );
+        assert_eq!(mean_and_sd(&[1.0, 2.0, 3.0, 4.0]), Some((2.5, (5.0f64 / 3.0).sqrt())));
         assert_eq!(mean_and_sd(&[1.0]), None);
         assert_eq!(mean_and_sd(&[1.0, f64::NAN]), None);
     }

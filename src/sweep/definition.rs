@@ -41,8 +41,9 @@ pub enum Search {
     /// All of them.
     #[default]
     Grid,
-    /// As many as the budget says, drawn without replacement (Bergstra and Bengio, "Random search for hyper-parameter
-    /// optimization", JMLR 13, 2012). A larger budget adds points to those of a smaller one.
+    /// As many as the budget says, drawn without replacement (Bergstra and Bengio, "Random search
+    /// for hyper-parameter optimization", JMLR 13, 2012). A larger budget adds points to those of a
+    /// smaller one.
     Random {
         /// Points, each of which is run with every seed on every fold.
         budget: usize,
@@ -56,12 +57,11 @@ impl Definition {
     /// Reads a sweep file.
     ///
     /// # Errors
-    /// Anything wrong with the file, with its line. The keys and values of the axes are checked by [`Plan::new`](super::Plan::new).
+    /// Anything wrong with the file, with its line. The keys and values of the axes are checked by
+    /// [`Plan::new`](super::Plan::new).
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
-        let text = fs::read_to_string(path).map_err(|source| ConfigError::Read {
-            path: path.to_owned(),
-            source,
-        })?;
+        let text = fs::read_to_string(path)
+            .map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
         let mut definition = Self::from_yaml(&text, &path.display().to_string())?;
         if let Some(folder) = path.parent() {
             definition.base = folder.join(&definition.base);
@@ -85,10 +85,7 @@ impl Definition {
             ConfigError::Invalid(problems) => ConfigError::Invalid(
                 problems
                     .into_iter()
-                    .map(|problem| Problem {
-                        place: Some(origin.to_string()),
-                        ..problem
-                    })
+                    .map(|problem| Problem { place: Some(origin.to_string()), ..problem })
                     .collect(),
             ),
             other => other,
@@ -105,11 +102,7 @@ impl Definition {
         }
         for (key, values) in &self.axes {
             let Value::String(key) = key else {
-                return Err(problem(
-                    None,
-                    "axes",
-                    "axes: keys must be names".to_string(),
-                ));
+                return Err(problem(None, "axes", "axes: keys must be names".to_string()));
             };
             let list = values.as_sequence().filter(|values| !values.is_empty());
             let Some(list) = list else {
@@ -153,11 +146,7 @@ fn repeated<T: PartialEq>(items: &[T]) -> Option<&T> {
 }
 
 pub(super) fn problem(place: Option<String>, key: &str, message: String) -> ConfigError {
-    ConfigError::Invalid(vec![Problem {
-        place,
-        key: key.to_string(),
-        message,
-    }])
+    ConfigError::Invalid(vec![Problem { place, key: key.to_string(), message }])
 }
 
 #[cfg(test)]
@@ -178,18 +167,9 @@ mod tests {
     fn what_is_wrong_is_told_with_its_place() {
         for (rest, words) in [
             ("axis: {}", "s.yaml:3: unknown field `axis`"),
-            (
-                "axes: {train.epochs: 3}",
-                "axes.train.epochs must be a list",
-            ),
-            (
-                "axes: {train.epochs: []}",
-                "axes.train.epochs must be a list",
-            ),
-            (
-                "axes: {train.epochs: [3, 4, 3]}",
-                "train.epochs holds 3 twice",
-            ),
+            ("axes: {train.epochs: 3}", "axes.train.epochs must be a list"),
+            ("axes: {train.epochs: []}", "axes.train.epochs must be a list"),
+            ("axes: {train.epochs: [3, 4, 3]}", "train.epochs holds 3 twice"),
             ("axes: {seed: [1]}\nseeds: [1]", "axes and by seeds"),
             ("axes: {data.split: [a]}\nfolds: 5", "axes and by folds"),
             ("axes: {seed: [1]}\nset: {seed: 2}", "leave it out of set"),
@@ -199,13 +179,8 @@ mod tests {
             ("search: {name: random, budget: 0}", "search.budget"),
         ] {
             let text = format!("name: a\nbase: b.yaml\n{rest}\n");
-            let error = Definition::from_yaml(&text, "s.yaml")
-                .unwrap_err()
-                .to_string();
-            assert!(
-                error.starts_with("s.yaml") && error.contains(words),
-                "{error}"
-            );
+            let error = Definition::from_yaml(&text, "s.yaml").unwrap_err().to_string();
+            assert!(error.starts_with("s.yaml") && error.contains(words), "{error}");
         }
     }
 }

@@ -31,9 +31,9 @@ impl Folds {
     /// The data set has no published folds.
     pub fn splits(self, dataset: DatasetName) -> Result<Vec<String>, String> {
         match (self, dataset) {
-            (Self::Drawn(of), _) => Ok((1..=of)
-                .map(|number| Fold { number, of }.to_string())
-                .collect()),
+            (Self::Drawn(of), _) => {
+                Ok((1..=of).map(|number| Fold { number, of }.to_string()).collect())
+            }
             (Self::Published, DatasetName::ScutFbp5500) => {
                 Ok((1..=5).map(|fold| format!("fold_{fold}")).collect())
             }
@@ -60,9 +60,7 @@ impl FromStr for Folds {
         match text.parse() {
             Ok(count) if count >= 2 => Ok(Self::Drawn(count)),
             _ if text == "published" => Ok(Self::Published),
-            _ => Err(format!(
-                "must be published or a number of at least 2, is {text}"
-            )),
+            _ => Err(format!("must be published or a number of at least 2, is {text}")),
         }
     }
 }
@@ -88,9 +86,7 @@ impl<'de> Deserialize<'de> for Folds {
             Ok(Text::Number(number)) => number.to_string(),
             Ok(Text::Name(name)) => name,
             Err(_) => {
-                return Err(de::Error::custom(
-                    "must be published or a number of at least 2",
-                ));
+                return Err(de::Error::custom("must be published or a number of at least 2"));
             }
         };
         text.parse().map_err(de::Error::custom)
@@ -106,10 +102,7 @@ mod tests {
         let scut = DatasetName::ScutFbp5500;
         assert_eq!(Folds::usual(scut).splits(scut).unwrap()[4], "fold_5");
         let drawn: Folds = "3".parse().unwrap();
-        assert_eq!(
-            drawn.splits(scut).unwrap(),
-            ["fold_1_of_3", "fold_2_of_3", "fold_3_of_3"]
-        );
+        assert_eq!(drawn.splits(scut).unwrap(), ["fold_1_of_3", "fold_2_of_3", "fold_3_of_3"]);
         assert!(Folds::Published.splits(DatasetName::Csv).is_err());
         for text in ["1", "0", "-2", "five", ""] {
             assert!(text.parse::<Folds>().is_err(), "{text}");

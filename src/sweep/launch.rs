@@ -1,4 +1,5 @@
-//! Runs a sweep's runs, several at once, each in a process of its own: one that crashes takes no other with it.
+//! Runs a sweep's runs, several at once, each in a process of its own: one that crashes takes no
+//! other with it.
 
 use std::env;
 use std::fs::{self, File};
@@ -51,12 +52,13 @@ pub struct Launch {
 }
 
 impl Launch {
-    /// Runs those of `runs` that are not done yet, in their order. A run that fails is recorded, and the others go on. The
-    /// machine's threads are divided among the processes, unless a run's config says `train.threads`. The processes end when this
-    /// one does, however it ends.
+    /// Runs those of `runs` that are not done yet, in their order. A run that fails is recorded,
+    /// and the others go on. The machine's threads are divided among the processes, unless a run's
+    /// config says `train.threads`. The processes end when this one does, however it ends.
     ///
     /// # Errors
-    /// A folder that holds another run, or that cannot be written; a program that cannot be started. What was begun ends first.
+    /// A folder that holds another run, or that cannot be written; a program that cannot be
+    /// started. What was begun ends first.
     pub fn run(&self, runs: &[&PlannedRun], hear: &(dyn Fn(Event) + Sync)) -> Result<()> {
         let next = Mutex::new(runs.iter());
         let broken = AtomicBool::new(false);
@@ -99,10 +101,7 @@ impl Launch {
         } else if was_told_to_stop(status) || status.code().is_some_and(Stopped::is_exit_code) {
             hear(Event::Stopped(run));
         } else {
-            let failure = Failure {
-                error: last_words(&folder, status),
-                code: status.code(),
-            };
+            let failure = Failure { error: last_words(&folder, status), code: status.code() };
             failure.write(&folder)?;
             hear(Event::Failed(run, &failure));
         }
@@ -122,7 +121,8 @@ impl Launch {
         }
     }
 
-    /// One process, from its start to its end. What it prints goes to `train.log` in the run's folder.
+    /// One process, from its start to its end. What it prints goes to `train.log` in the run's
+    /// folder.
     fn process(&self, run: &PlannedRun, folder: &Path) -> Result<ExitStatus> {
         let configs = self.root.join("configs");
         for folder in [folder, &configs] {
@@ -156,14 +156,13 @@ impl Launch {
         if RunDir::state(folder) == RunState::Started {
             command.arg("--resume");
         }
-        let mut child = command
-            .spawn()
-            .with_context(|| format!("cannot start {}", self.program.display()))?;
-        // Held open until the run has ended: where this process ends before, however it does, the run's stdin ends with it.
+        let mut child =
+            command.spawn().with_context(|| format!("cannot start {}", self.program.display()))?;
+        // Held open until the run has ended: where this process ends before, however it does, the
+        // run's stdin ends with it.
         let stdin = child.stdin.take();
-        let status = child
-            .wait()
-            .with_context(|| format!("cannot wait for the run {}", run.name))?;
+        let status =
+            child.wait().with_context(|| format!("cannot wait for the run {}", run.name))?;
         drop(stdin);
         Ok(status)
     }
@@ -171,9 +170,7 @@ impl Launch {
 
 /// As OpenMP is told, else those of the machine.
 fn threads() -> usize {
-    let told = env::var(NUM_THREADS)
-        .ok()
-        .and_then(|text| text.parse().ok());
+    let told = env::var(NUM_THREADS).ok().and_then(|text| text.parse().ok());
     told.unwrap_or_else(|| thread::available_parallelism().map_or(1, |threads| threads.get()))
 }
 
@@ -200,8 +197,6 @@ fn was_told_to_stop(_status: ExitStatus) -> bool {
 fn last_words(folder: &Path, status: ExitStatus) -> String {
     let text = fs::read(log(folder)).unwrap_or_default();
     let text = format!("\n{}", String::from_utf8_lossy(&text));
-    let error = text
-        .rsplit_once("\nerror: ")
-        .map(|(_, error)| error.trim().to_string());
+    let error = text.rsplit_once("\nerror: ").map(|(_, error)| error.trim().to_string());
     error.unwrap_or_else(|| format!("it ended without a word: {status}"))
 }

@@ -7,7 +7,8 @@ use serde_yaml::{Mapping, Value};
 /// Longest text of a value in a name.
 const LONGEST: usize = 40;
 
-/// Each axis's short name: the last part of its key, and as many more parts as it takes to tell it from the others.
+/// Each axis's short name: the last part of its key, and as many more parts as it takes to tell it
+/// from the others.
 pub(super) fn axis_names(keys: &[&str]) -> Vec<String> {
     let tail = |key: &str, parts: usize| -> String {
         let all: Vec<&str> = key.split('.').collect();
@@ -17,9 +18,7 @@ pub(super) fn axis_names(keys: &[&str]) -> Vec<String> {
         .map(|key| {
             let longest = key.split('.').count();
             let unique = |parts: &usize| {
-                let alike = keys
-                    .iter()
-                    .filter(|other| tail(other, *parts) == tail(key, *parts));
+                let alike = keys.iter().filter(|other| tail(other, *parts) == tail(key, *parts));
                 alike.count() == 1
             };
             let parts = (1..=longest).find(unique).unwrap_or(longest);
@@ -28,7 +27,8 @@ pub(super) fn axis_names(keys: &[&str]) -> Vec<String> {
         .collect()
 }
 
-/// Each value's text in a run's name, all different: itself where it is short and plain, else its beginning and a hash.
+/// Each value's text in a run's name, all different: itself where it is short and plain, else its
+/// beginning and a hash.
 pub(super) fn value_names(values: &[Value]) -> Vec<String> {
     let plain: Vec<String> = values.iter().map(text).map(|text| clean(&text)).collect();
     let mut count: HashMap<&str, usize> = HashMap::new();
@@ -80,9 +80,7 @@ fn clean(text: &str) -> String {
 
 /// Keys and values of a mapping whose keys are texts.
 pub(super) fn pairs(mapping: &Mapping) -> impl Iterator<Item = (&str, &Value)> {
-    mapping
-        .iter()
-        .filter_map(|(key, value)| Some((key.as_str()?, value)))
+    mapping.iter().filter_map(|(key, value)| Some((key.as_str()?, value)))
 }
 
 #[cfg(test)]
@@ -91,16 +89,8 @@ mod tests {
 
     #[test]
     fn an_axis_is_called_by_as_little_of_its_key_as_tells_it_apart() {
-        let keys = [
-            "model.vit.depth",
-            "model.mamba.depth",
-            "train.optimizer.lr",
-            "lr",
-        ];
-        assert_eq!(
-            axis_names(&keys),
-            ["vit.depth", "mamba.depth", "optimizer.lr", "lr"]
-        );
+        let keys = ["model.vit.depth", "model.mamba.depth", "train.optimizer.lr", "lr"];
+        assert_eq!(axis_names(&keys), ["vit.depth", "mamba.depth", "optimizer.lr", "lr"]);
         assert_eq!(axis_names(&["model.fusion.strategy"]), ["strategy"]);
     }
 

@@ -22,7 +22,8 @@ pub struct Plan {
     pub name: String,
     /// The axes' keys.
     pub axes: Vec<String>,
-    /// The first seed on all folds at all points comes first, so that a sweep that is not done yet can be read.
+    /// The first seed on all folds at all points comes first, so that a sweep that is not done yet
+    /// can be read.
     pub runs: Vec<PlannedRun>,
 }
 
@@ -76,13 +77,10 @@ impl Plan {
     /// # Errors
     /// Anything wrong with the base config, a key or a value, or nothing to vary.
     pub fn new(definition: &Definition) -> Result<Self, ConfigError> {
-        let base = fs::read_to_string(&definition.base).map_err(|source| ConfigError::Read {
-            path: definition.base.clone(),
-            source,
-        })?;
-        let common: Vec<String> = pairs(&definition.set)
-            .map(|(key, value)| format!("{key}={}", flow(value)))
-            .collect();
+        let base = fs::read_to_string(&definition.base)
+            .map_err(|source| ConfigError::Read { path: definition.base.clone(), source })?;
+        let common: Vec<String> =
+            pairs(&definition.set).map(|(key, value)| format!("{key}={}", flow(value))).collect();
         let origin = definition.base.display().to_string();
         let load = |overrides: &[String]| {
             let all: Vec<String> = common.iter().chain(overrides).cloned().collect();
@@ -109,9 +107,7 @@ impl Plan {
             );
             return Err(problem(None, "axes", message));
         }
-        let axes: Vec<String> = pairs(&definition.axes)
-            .map(|(key, _)| key.to_string())
-            .collect();
+        let axes: Vec<String> = pairs(&definition.axes).map(|(key, _)| key.to_string()).collect();
         let mut runs = Vec::new();
         for seed in &seeds {
             for fold in &folds {
@@ -146,11 +142,7 @@ impl Plan {
                 }
             }
         }
-        Ok(Self {
-            name: definition.name.clone(),
-            axes,
-            runs,
-        })
+        Ok(Self { name: definition.name.clone(), axes, runs })
     }
 
     /// The runs of one part.
@@ -211,9 +203,7 @@ fn points(definition: &Definition) -> Result<Vec<GridPoint>, ConfigError> {
                         format!("{}={}", axis_names[axis], value_names[axis][place])
                     })
                     .collect(),
-                values: each()
-                    .map(|(axis, &place)| axes[axis].1[place].clone())
-                    .collect(),
+                values: each().map(|(axis, &place)| axes[axis].1[place].clone()).collect(),
             }
         })
         .collect())
@@ -240,11 +230,7 @@ mod tests {
 
     fn plan(rest: &str) -> Result<Plan, ConfigError> {
         let folder = tempfile::tempdir().unwrap();
-        fs::write(
-            folder.path().join("base.yaml"),
-            "seed: 7\ntrain: {epochs: 9}\n",
-        )
-        .unwrap();
+        fs::write(folder.path().join("base.yaml"), "seed: 7\ntrain: {epochs: 9}\n").unwrap();
         let file = folder.path().join("sweep.yaml");
         fs::write(&file, format!("name: s\nbase: base.yaml\n{rest}")).unwrap();
         Plan::new(&Definition::load(&file)?)
@@ -291,10 +277,7 @@ mod tests {
                 "axes: {{train.epochs: [1, 2, 3, 4, 5, 6], train.batch_size: [1, 2, 3, 4, 5]}}\nsearch: {{name: random, budget: {budget}, seed: {seed}}}\n"
             );
             let plan = plan(&rest).unwrap();
-            names(&plan)
-                .into_iter()
-                .map(str::to_string)
-                .collect::<HashSet<_>>()
+            names(&plan).into_iter().map(str::to_string).collect::<HashSet<_>>()
         };
         assert_eq!(points(8, 1).len(), 8);
         assert!(points(8, 1).is_subset(&points(20, 1)));
@@ -324,14 +307,8 @@ mod tests {
     fn a_wrong_key_or_value_is_told_before_anything_is_run() {
         for (rest, words) in [
             ("axes: {train.epoch: [1]}\n", "did you mean train.epochs?"),
-            (
-                "axes: {model.fusion.strategy: [gated, gatd]}\n",
-                "did you mean gated?",
-            ),
-            (
-                "set: {train.epochs: 0}\n",
-                "train.epochs must be at least 1",
-            ),
+            ("axes: {model.fusion.strategy: [gated, gatd]}\n", "did you mean gated?"),
+            ("set: {train.epochs: 0}\n", "train.epochs must be at least 1"),
             ("folds: published\n", "no published folds"),
         ] {
             let error = plan(rest).unwrap_err().to_string();

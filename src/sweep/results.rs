@@ -1,4 +1,5 @@
-//! What a sweep came to: every run, every point of the grid over its seeds and folds, and which points differ.
+//! What a sweep came to: every run, every point of the grid over its seeds and folds, and which
+//! points differ.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -27,11 +28,14 @@ pub struct Results {
     pub axes: Vec<String>,
     /// Every run, in the order of the plan.
     pub runs: Vec<RunResult>,
-    /// Every point that has all runs of a seed done, the best first: by the mean PC on the split below.
+    /// Every point that has all runs of a seed done, the best first: by the mean PC on the split
+    /// below.
     pub points: Vec<Point>,
-    /// Which images the points are judged on: `test`, or `val` where the data set has no test images.
+    /// Which images the points are judged on: `test`, or `val` where the data set has no test
+    /// images.
     pub split: String,
-    /// The points' differences on the same images, by the paired bootstrap, with p corrected over all of a metric (Holm).
+    /// The points' differences on the same images, by the paired bootstrap, with p corrected over
+    /// all of a metric (Holm).
     pub comparisons: Vec<Comparison>,
     /// Why points are not compared, where they are not: their images differ.
     #[serde(skip_serializing_if = "Option::is_none", default)]
@@ -110,17 +114,14 @@ pub struct Comparison {
     pub p_holm: Option<f64>,
 }
 
-/// Reads what the runs in the sweep's folder `root` came to, and writes it there: `results.json`, and `results.csv` with a line
-/// per run.
+/// Reads what the runs in the sweep's folder `root` came to, and writes it there: `results.json`,
+/// and `results.csv` with a line per run.
 ///
 /// # Errors
 /// A folder that holds another run, or a file that cannot be read or written.
 pub fn collect(plan: &Plan, root: &Path) -> Result<Results> {
-    let states: Vec<State> = plan
-        .runs
-        .iter()
-        .map(|run| State::of(run, root))
-        .collect::<Result<_>>()?;
+    let states: Vec<State> =
+        plan.runs.iter().map(|run| State::of(run, root)).collect::<Result<_>>()?;
     let done = states.iter().filter_map(|state| match state {
         State::Done(outcome) => Some(outcome),
         _ => None,
@@ -175,11 +176,7 @@ fn run_result(plan: &Plan, run: &PlannedRun, state: &State) -> RunResult {
 }
 
 fn values(plan: &Plan, run: &PlannedRun) -> BTreeMap<String, Value> {
-    plan.axes
-        .iter()
-        .cloned()
-        .zip(run.values.iter().cloned())
-        .collect()
+    plan.axes.iter().cloned().zip(run.values.iter().cloned()).collect()
 }
 
 /// A point with what its metrics are like when images are drawn again.
@@ -219,10 +216,7 @@ fn judge(
 ) -> Result<Option<Judged>> {
     let mut by_seed: BTreeMap<u64, Vec<(&PlannedRun, &State)>> = BTreeMap::new();
     for &(run, state) in runs {
-        by_seed
-            .entry(run.config.seed)
-            .or_default()
-            .push((run, state));
+        by_seed.entry(run.config.seed).or_default().push((run, state));
     }
     let mut seeds = Vec::new();
     let mut pooled = Vec::new();
@@ -271,11 +265,7 @@ fn judge(
         images_per_second: mean(&speeds),
         seconds: mean(&seconds).unwrap_or(0.0),
     };
-    Ok(Some(Judged {
-        point,
-        replicates: Replicates::mean(&replicates)?,
-        images,
-    }))
+    Ok(Some(Judged { point, replicates: Replicates::mean(&replicates)?, images }))
 }
 
 fn mean(values: &[f64]) -> Option<f64> {
@@ -283,7 +273,8 @@ fn mean(values: &[f64]) -> Option<f64> {
     mean.is_finite().then_some(mean)
 }
 
-/// The points, best first, in pairs: each replicate drew the same images for all, for their number is the same and so is the seed.
+/// The points, best first, in pairs: each replicate drew the same images for all, for their number
+/// is the same and so is the seed.
 fn comparisons(judged: &[Judged]) -> (Vec<Comparison>, Option<String>) {
     let Some((first, others)) = judged.split_first() else {
         return (Vec::new(), None);

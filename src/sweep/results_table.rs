@@ -10,7 +10,8 @@ use crate::eval::statistics::{Measured, Metric};
 use crate::files::write_whole;
 
 impl Results {
-    /// `results.csv`: a line per run. The axes' columns are called by their keys; a metric that is not there is empty.
+    /// `results.csv`: a line per run. The axes' columns are called by their keys; a metric that is
+    /// not there is empty.
     pub(super) fn write_csv(&self, path: &Path) -> Result<()> {
         write_whole(path, |out| {
             let mut csv = csv::Writer::from_writer(out);
@@ -33,13 +34,7 @@ impl Results {
                 header.extend([name.clone(), format!("{name}_lo"), format!("{name}_hi")]);
             }
         }
-        let last = [
-            "best_epoch",
-            "seconds",
-            "images_per_second",
-            "parameters",
-            "error",
-        ];
+        let last = ["best_epoch", "seconds", "images_per_second", "parameters", "error"];
         header.extend(last.map(str::to_string));
         header
     }
@@ -47,9 +42,7 @@ impl Results {
     fn record(&self, run: &RunResult) -> Vec<String> {
         let mut record = vec![run.name.clone(), run.state.clone()];
         record.extend(
-            self.axes
-                .iter()
-                .map(|axis| run.values.get(axis).map(text).unwrap_or_default()),
+            self.axes.iter().map(|axis| run.values.get(axis).map(text).unwrap_or_default()),
         );
         record.extend([run.seed.to_string(), run.fold.clone().unwrap_or_default()]);
         for measured in [&run.val, &run.test] {

@@ -128,7 +128,8 @@ impl Estimate {
         }
     }
 
-    /// Seconds that a run will take: the mean of those with the same values, else of all; `None` where none is done.
+    /// Seconds that a run will take: the mean of those with the same values, else of all; `None`
+    /// where none is done.
     pub fn of(&self, run: &PlannedRun) -> Option<f64> {
         let (sum, count) = self.by_point.get(&run.point).unwrap_or(&self.all);
         (*count > 0).then(|| sum / *count as f64)

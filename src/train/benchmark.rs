@@ -46,7 +46,8 @@ pub struct Measurement {
     pub train_images_per_second: f64,
     /// Images per second of forward passes without gradients, loading included.
     pub infer_images_per_second: f64,
-    /// The most memory that the process had up to the end of training, in bytes; `None` where the system does not tell.
+    /// The most memory that the process had up to the end of training, in bytes; `None` where the
+    /// system does not tell.
     pub peak_bytes: Option<u64>,
     /// Images per step.
     pub batch_size: usize,
@@ -56,15 +57,18 @@ pub struct Measurement {
     pub step: StepTimes,
     /// Multiply-adds of one image's forward pass.
     pub multiply_adds: i64,
-    /// Floating point operations per second of training, in units of 10⁹: two per multiply-add, three times the forward pass.
+    /// Floating point operations per second of training, in units of 10⁹: two per multiply-add,
+    /// three times the forward pass.
     pub train_gflops: f64,
-    /// The same of one matrix product with this model's sizes (tokens of a batch times an MLP's first layer).
+    /// The same of one matrix product with this model's sizes (tokens of a batch times an MLP's
+    /// first layer).
     pub gemm_gflops: f64,
     /// `train_gflops / gemm_gflops`: 1 would be a step that costs nothing but matrix products.
     pub gemm_fraction: f64,
 }
 
-/// Times `steps` training steps as [`train`](super::train) makes them, then as many forward passes, on the config's data.
+/// Times `steps` training steps as [`train`](super::train) makes them, then as many forward passes,
+/// on the config's data.
 ///
 /// # Errors
 /// Data or sizes that do not fit, by name.
@@ -86,11 +90,7 @@ pub fn benchmark_train(
     if config.train.checkpoint_activations {
         net.recompute_blocks();
     }
-    let mut bench = Bench {
-        config,
-        images,
-        net,
-    };
+    let mut bench = Bench { config, images, net };
     progress("training");
     let (step, train_rate) = bench.train(steps.max(1))?;
     let peak_bytes = peak_bytes();
@@ -130,10 +130,8 @@ impl Bench<'_> {
                 true => Pass::Train { seed, epoch },
                 false => Pass::Evaluate,
             };
-            let options = LoaderOptions {
-                drop_last: true,
-                ..LoaderOptions::new(pass, batch_size, workers)
-            };
+            let options =
+                LoaderOptions { drop_last: true, ..LoaderOptions::new(pass, batch_size, workers) };
             let (loader, error) = match Loader::new(Arc::clone(&images), options) {
                 Ok(loader) => (Some(loader), None),
                 Err(error) => (None, Some(Err(error))),
@@ -145,11 +143,8 @@ impl Bench<'_> {
     /// The parts of a step, and images per second.
     fn train(&mut self, steps: usize) -> Result<(StepTimes, f64)> {
         let settings = &self.config.train;
-        let mut optimizer = Optimizer::new(
-            &self.net.parameters(),
-            &settings.optimizer,
-            &settings.freeze,
-        );
+        let mut optimizer =
+            Optimizer::new(&self.net.parameters(), &settings.optimizer, &settings.freeze);
         let autocast = autocast_kind(settings.precision, self.net.device());
         let criterion = Criterion::new(settings, self.images.samples())?;
         let rates = [settings.optimizer.lr, settings.optimizer.backbone_lr()];
@@ -174,20 +169,12 @@ impl Bench<'_> {
             marks[3] = self.lap(&mut clock);
             if number >= WARM_UP {
                 seconds += marks.iter().sum::<f64>();
-                times
-                    .iter_mut()
-                    .zip(marks)
-                    .for_each(|(times, mark)| times.push(mark));
+                times.iter_mut().zip(marks).for_each(|(times, mark)| times.push(mark));
             }
         }
         let [data_ms, forward_ms, backward_ms, optimizer_ms] =
             times.map(|times| 1e3 * median(times));
-        let parts = StepTimes {
-            data_ms,
-            forward_ms,
-            backward_ms,
-            optimizer_ms,
-        };
+        let parts = StepTimes { data_ms, forward_ms, backward_ms, optimizer_ms };
         Ok((parts, (steps * settings.batch_size) as f64 / seconds))
     }
 
@@ -216,17 +203,15 @@ impl Bench<'_> {
     }
 }
 
-/// The rate of (tokens of a batch, d) times (d, 4 d), the largest product of a ViT block; of the first branch that there is.
+/// The rate of (tokens of a batch, d) times (d, 4 d), the largest product of a ViT block; of the
+/// first branch that there is.
 fn gemm_gflops(config: &Config, device: Device) -> Result<f64> {
     const RUNS: usize = 25;
     let shape: BackboneShape = match config.vit_shape()? {
         Some(shape) => shape,
         None => config.mamba_shape()?.context("a model has a branch")?,
     };
-    let (rows, dim) = (
-        config.train.batch_size as i64 * (1 + shape.patches()),
-        shape.embed_dim,
-    );
+    let (rows, dim) = (config.train.batch_size as i64 * (1 + shape.patches()), shape.embed_dim);
     let options = (Kind::Float, device);
     let x = Tensor::f_randn([rows, dim], options)?;
     let weight = Tensor::f_randn([4 * dim, dim], options)?;
@@ -259,19 +244,11 @@ mod tests {
         .unwrap();
         let found = benchmark_train(&config, 2, &mut |_| ()).unwrap();
         let step = &found.step;
-        for part in [
-            step.data_ms,
-            step.forward_ms,
-            step.backward_ms,
-            step.optimizer_ms,
-        ] {
+        for part in [step.data_ms, step.forward_ms, step.backward_ms, step.optimizer_ms] {
             assert!(part > 0.0, "{found:?}");
         }
-        let rates = [
-            found.train_images_per_second,
-            found.infer_images_per_second,
-            found.gemm_gflops,
-        ];
+        let rates =
+            [found.train_images_per_second, found.infer_images_per_second, found.gemm_gflops];
         assert!(rates.iter().all(|rate| *rate > 0.0), "{found:?}");
         assert!(found.gemm_fraction < 1.0, "{found:?}");
         assert_eq!((found.batch_size, found.steps), (4, 2));

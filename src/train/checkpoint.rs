@@ -1,4 +1,5 @@
-//! What resuming needs, in one file: weights, optimizer state and progress can never be of different epochs.
+//! What resuming needs, in one file: weights, optimizer state and progress can never be of
+//! different epochs.
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
@@ -39,7 +40,8 @@ pub struct Progress {
     /// Where gradients are scaled.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub loss_scale: Option<LossScale>,
-    /// The type that matrix products are computed in, in Rust's name for it: `auto` may be another on another machine.
+    /// The type that matrix products are computed in, in Rust's name for it: `auto` may be another
+    /// on another machine.
     #[serde(default)]
     pub precision: String,
     /// The files that the backbones began from, by branch.
@@ -75,7 +77,8 @@ pub struct EpochSums {
     pub rates: [f64; 2],
 }
 
-/// Writes the checkpoint, whole or not at all. `origin` is what it says of where it comes from, for people: nothing reads it.
+/// Writes the checkpoint, whole or not at all. `origin` is what it says of where it comes from, for
+/// people: nothing reads it.
 ///
 /// # Errors
 /// Names the file where it cannot be written.
@@ -105,9 +108,7 @@ pub fn write(
     progress: &impl Serialize,
 ) -> Result<()> {
     let prefixed = |prefix: &str, list: Vec<(String, Tensor)>| -> Vec<(String, Tensor)> {
-        list.into_iter()
-            .map(|(name, tensor)| (format!("{prefix}{name}"), tensor))
-            .collect()
+        list.into_iter().map(|(name, tensor)| (format!("{prefix}{name}"), tensor)).collect()
     };
     let mut tensors = prefixed(MODEL, parameters);
     tensors.extend(prefixed(OPTIMIZER, optimizer.state()));
@@ -172,10 +173,7 @@ fn restore<P: DeserializeOwned>(
                 tensor.size(),
                 target.size()
             );
-            target
-                .shallow_clone()
-                .f_copy_(&tensor)
-                .with_context(|| name.clone())?;
+            target.shallow_clone().f_copy_(&tensor).with_context(|| name.clone())?;
         }
     }
     let mut saved = |prefix: &str, state: Vec<(String, Tensor)>| -> Result<HashMap<_, _>> {

@@ -1,4 +1,5 @@
-//! An exponential moving average of the weights (Polyak averaging), which generalizes better than the last step's weights.
+//! An exponential moving average of the weights (Polyak averaging), which generalizes better than
+//! the last step's weights.
 
 use std::collections::HashMap;
 
@@ -28,14 +29,12 @@ impl Ema {
             weight: weight.shallow_clone(),
             average: weight.detach().copy(),
         });
-        Self {
-            decay,
-            entries: entries.collect(),
-        }
+        Self { decay, entries: entries.collect() }
     }
 
-    /// Takes in the weights after optimizer step `steps` (from 1): `average ← d average + (1 - d) weight`, where d is
-    /// `(1 + steps) / (10 + steps)` until that exceeds the decay, so that the first weights are soon forgotten.
+    /// Takes in the weights after optimizer step `steps` (from 1): `average ← d average + (1 - d)
+    /// weight`, where d is `(1 + steps) / (10 + steps)` until that exceeds the decay, so that the
+    /// first weights are soon forgotten.
     ///
     /// # Errors
     /// libtorch's message.
@@ -49,16 +48,14 @@ impl Ema {
         Ok(())
     }
 
-    /// Exchanges the network's weights and the average: once to measure and keep the average, once more to go on.
+    /// Exchanges the network's weights and the average: once to measure and keep the average, once
+    /// more to go on.
     ///
     /// # Errors
     /// libtorch's message where memory runs out.
     pub fn exchange(&mut self) -> Result<()> {
         let _guard = tch::no_grad_guard();
-        for Entry {
-            weight, average, ..
-        } in &mut self.entries
-        {
+        for Entry { weight, average, .. } in &mut self.entries {
             let held = weight.f_detach()?.copy();
             weight.f_copy_(average)?;
             average.f_copy_(&held)?;
@@ -69,9 +66,7 @@ impl Ema {
     /// The average by the weights' names; the tensors share its storage.
     pub fn state(&self) -> Vec<(String, Tensor)> {
         let entries = self.entries.iter();
-        entries
-            .map(|entry| (entry.name.clone(), entry.average.shallow_clone()))
-            .collect()
+        entries.map(|entry| (entry.name.clone(), entry.average.shallow_clone())).collect()
     }
 
     /// Puts back what [`state`](Self::state) gave.
@@ -126,15 +121,9 @@ mod tests {
         let mut ema = Ema::new(&parameters, 0.9);
         let _ = parameters[0].1.shallow_clone().fill_(0.7);
         ema.exchange().unwrap();
-        assert_eq!(
-            (value(&parameters) as f32, value(&ema.state()) as f32),
-            (0.1, 0.7)
-        );
+        assert_eq!((value(&parameters) as f32, value(&ema.state()) as f32), (0.1, 0.7));
         ema.exchange().unwrap();
-        assert_eq!(
-            (value(&parameters) as f32, value(&ema.state()) as f32),
-            (0.7, 0.1)
-        );
+        assert_eq!((value(&parameters) as f32, value(&ema.state()) as f32), (0.7, 0.1));
     }
 
     #[test]

@@ -4,10 +4,12 @@ use tch::Tensor;
 
 use crate::config::{FreezeConfig, FrozenBlocks, OptimizerConfig};
 
-/// Names whose last part is one of these are not decayed, whatever their shape (Vision Mamba's and timm's rule).
+/// Names whose last part is one of these are not decayed, whatever their shape (Vision Mamba's and
+/// timm's rule).
 const NOT_DECAYED: [&str; 6] = ["A_log", "A_b_log", "D", "D_b", "cls_token", "pos_embed"];
 
-/// Whether weight decay applies: to matrices and kernels, not to biases, norms, tokens, or the scan's A and D.
+/// Whether weight decay applies: to matrices and kernels, not to biases, norms, tokens, or the
+/// scan's A and D.
 pub fn is_decayed(name: &str, parameter: &Tensor) -> bool {
     let last = name.rsplit('.').next().unwrap_or(name);
     parameter.dim() > 1 && !NOT_DECAYED.contains(&last)
@@ -24,7 +26,8 @@ enum Layer {
     Norm,
 }
 
-/// The branch (0: ViT, 1: Vision Mamba) and layer of a backbone's parameter; `None` for fusion and head.
+/// The branch (0: ViT, 1: Vision Mamba) and layer of a backbone's parameter; `None` for fusion and
+/// head.
 fn layer_of(name: &str) -> Option<(usize, Layer)> {
     let (branch, rest) = [("vit.", 0), ("mamba.", 1)]
         .iter()
@@ -58,16 +61,17 @@ pub struct GroupKey {
     pub decayed: bool,
     /// Whether the config freezes them for a time.
     pub freezable: bool,
-    /// Bits of the factor on their rate: it is not negative, so that they are ordered as the numbers are.
+    /// Bits of the factor on their rate: it is not negative, so that they are ordered as the
+    /// numbers are.
     lr_scale: u64,
 }
 
 impl GroupKey {
     /// The group of a parameter of backbones with so many blocks.
     ///
-    /// Layer decay (ELECTRA, arXiv 2003.10555; BEiT, arXiv 2106.08254): the last block's rate is `layer_decay` times the full
-    /// one, each block's below it `layer_decay` times that, the embeddings' below the first block's; the norm behind the blocks
-    /// has the full rate.
+    /// Layer decay (ELECTRA, arXiv 2003.10555; BEiT, arXiv 2106.08254): the last block's rate is
+    /// `layer_decay` times the full one, each block's below it `layer_decay` times that, the
+    /// embeddings' below the first block's; the norm behind the blocks has the full rate.
     pub fn new(
         name: &str,
         parameter: &Tensor,
@@ -127,12 +131,7 @@ mod tests {
     fn without_layer_decay_and_freezing_there_are_four_groups() {
         let matrix = Tensor::zeros([2, 2], (Kind::Float, Device::Cpu));
         let bias = matrix.select(0, 0);
-        let names = [
-            "head.layers.0",
-            "vit.blocks.0",
-            "vit.pos_embed",
-            "mamba.norm_f",
-        ];
+        let names = ["head.layers.0", "vit.blocks.0", "vit.pos_embed", "mamba.norm_f"];
         let depths = depths(names.into_iter());
         let mut keys: Vec<GroupKey> = names
             .iter()
@@ -145,10 +144,7 @@ mod tests {
         keys.sort();
         keys.dedup();
         assert_eq!(keys.len(), 4);
-        assert!(
-            keys.iter()
-                .all(|key| key.lr_scale() == 1.0 && !key.freezable)
-        );
+        assert!(keys.iter().all(|key| key.lr_scale() == 1.0 && !key.freezable));
     }
 
     #[test]

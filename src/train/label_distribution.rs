@@ -1,5 +1,6 @@
-//! Label-distribution learning from the raters' votes (Geng, IEEE TKDE 2016; DLDL, arXiv 1611.01731): the head gives the probabilities
-//! of some ratings, the loss is their divergence from the votes' distribution, and the error of their mean (DLDL-v2, IJCAI 2018).
+//! Label-distribution learning from the raters' votes (Geng, IEEE TKDE 2016; DLDL, arXiv
+//! 1611.01731): the head gives the probabilities of some ratings, the loss is their divergence from
+//! the votes' distribution, and the error of their mean (DLDL-v2, IJCAI 2018).
 
 use anyhow::{Result, ensure};
 use tch::{Kind, Tensor};
@@ -49,8 +50,9 @@ impl LabelDistribution {
         self.range
     }
 
-    /// The distribution of each image's votes, one behind the other; zeros for an image without votes. A vote between two ratings
-    /// is shared by them, so that the distribution's mean is that of the votes.
+    /// The distribution of each image's votes, one behind the other; zeros for an image without
+    /// votes. A vote between two ratings is shared by them, so that the distribution's mean is that
+    /// of the votes.
     pub(super) fn histograms(&self, images: &[Vec<Vote>]) -> Vec<f32> {
         let mut histograms = vec![0.0; images.len() * self.bins];
         let [low, high] = self.range;
@@ -68,8 +70,8 @@ impl LabelDistribution {
         histograms
     }
 
-    /// (b) the loss of each image, from predictions (b) and log-probabilities (b, bins), scaled scores (b) and the votes'
-    /// [distributions](Self::histograms) (b, bins).
+    /// (b) the loss of each image, from predictions (b) and log-probabilities (b, bins), scaled
+    /// scores (b) and the votes' [distributions](Self::histograms) (b, bins).
     pub(super) fn loss(
         &self,
         predictions: &Tensor,
@@ -103,33 +105,22 @@ mod tests {
     }
 
     fn with_bins(bins: i64) -> LabelDistribution {
-        learning(LabelDistributionConfig {
-            bins,
-            ..LabelDistributionConfig::default()
-        })
+        learning(LabelDistributionConfig { bins, ..LabelDistributionConfig::default() })
     }
 
     fn votes(list: &[(f32, f32)]) -> Vec<Vote> {
         let votes = list.iter();
-        votes
-            .map(|&(rating, share)| Vote { rating, share })
-            .collect()
+        votes.map(|&(rating, share)| Vote { rating, share }).collect()
     }
 
     #[test]
     fn ratings_range_over_the_votes_or_what_the_config_says() {
         assert_eq!(with_bins(5).range(), [1.0, 5.0]);
         let range = Some([0.0, 10.0]);
-        let config = LabelDistributionConfig {
-            range,
-            ..LabelDistributionConfig::default()
-        };
+        let config = LabelDistributionConfig { range, ..LabelDistributionConfig::default() };
         assert_eq!(Some(learning(config.clone()).range()), range);
         let error = LabelDistribution::new(&config, &[sample(&[])]).unwrap_err();
-        assert!(
-            error.to_string().contains("data.csv.votes_columns"),
-            "{error}"
-        );
+        assert!(error.to_string().contains("data.csv.votes_columns"), "{error}");
         let default = LabelDistributionConfig::default();
         let agreed = LabelDistribution::new(&default, &[sample(&[3.0])]).unwrap();
         assert_eq!(agreed.range(), [2.5, 3.5]);
@@ -146,20 +137,10 @@ mod tests {
     fn votes_between_the_ratings_keep_their_mean_and_those_outside_go_to_the_end() {
         let learning = with_bins(3); // 1, 3, 5
         let found = learning.histograms(&[votes(&[(2.0, 0.5), (4.5, 0.5)])]);
-        let mean: f32 = found
-            .iter()
-            .zip([1.0, 3.0, 5.0])
-            .map(|(p, rating)| p * rating)
-            .sum();
+        let mean: f32 = found.iter().zip([1.0, 3.0, 5.0]).map(|(p, rating)| p * rating).sum();
         assert!((mean - 3.25).abs() < 1e-6 && (found.iter().sum::<f32>() - 1.0).abs() < 1e-6);
-        assert_eq!(
-            learning.histograms(&[votes(&[(9.0, 1.0)])]),
-            [0.0, 0.0, 1.0]
-        );
-        assert_eq!(
-            learning.histograms(&[votes(&[(-9.0, 1.0)])]),
-            [1.0, 0.0, 0.0]
-        );
+        assert_eq!(learning.histograms(&[votes(&[(9.0, 1.0)])]), [0.0, 0.0, 1.0]);
+        assert_eq!(learning.histograms(&[votes(&[(-9.0, 1.0)])]), [1.0, 0.0, 0.0]);
     }
 
     #[test]
@@ -174,15 +155,11 @@ mod tests {
         let voted = Tensor::from_slice(&[0.25f32, 0.75, 1.0, 0.0, 0.0, 0.0]).view([3, 2]);
         let predicted = Tensor::from_slice(&[1.0f32, 1.0, 1.0]);
         let scores = Tensor::from_slice(&[1.0f32, 1.5, -1.0]);
-        let found = learning
-            .loss(&predicted, &probabilities.log(), &scores, &voted)
-            .unwrap();
+        let found = learning.loss(&predicted, &probabilities.log(), &scores, &voted).unwrap();
         // Agreement; a divergence of log 4 and an error of 1/2; no votes and an error of 2.
         let expected = [0.0, 4f64.ln() + 0.25, 1.0];
-        for (found, expected) in Vec::<f64>::try_from(found.to_kind(Kind::Double))
-            .unwrap()
-            .iter()
-            .zip(expected)
+        for (found, expected) in
+            Vec::<f64>::try_from(found.to_kind(Kind::Double)).unwrap().iter().zip(expected)
         {
             assert!((found - expected).abs() < 1e-6, "{found} is not {expected}");
         }

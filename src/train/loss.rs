@@ -1,4 +1,5 @@
-//! The losses. All are computed over a whole batch, in float32, on scores scaled to mean 0 and standard deviation 1.
+//! The losses. All are computed over a whole batch, in float32, on scores scaled to mean 0 and
+//! standard deviation 1.
 
 use anyhow::{Context, Result};
 use tch::{Device, Kind, Reduction, Tensor};
@@ -38,11 +39,7 @@ impl Criterion {
             }
             _ => None,
         };
-        Ok(Self {
-            loss: config.loss,
-            huber_delta: config.huber_delta,
-            votes,
-        })
+        Ok(Self { loss: config.loss, huber_delta: config.huber_delta, votes })
     }
 
     /// The lowest and the highest rating of the head's distribution, where the loss wants one.
@@ -50,8 +47,8 @@ impl Criterion {
         self.votes.as_ref().map(LabelDistribution::range)
     }
 
-    /// What the loss reads of the network's output, with a row for each image: the prediction (b), or with the logarithms of a
-    /// distribution's probabilities behind it (b, 1 + k).
+    /// What the loss reads of the network's output, with a row for each image: the prediction (b),
+    /// or with the logarithms of a distribution's probabilities behind it (b, 1 + k).
     ///
     /// # Errors
     /// A loss on votes, and a network whose head gives no distribution.
@@ -77,9 +74,9 @@ impl Criterion {
         })
     }
 
-    /// What the images of a batch are compared with, on the head's device: (len, columns), with a row for each image, so that the
-    /// rows of several ranks can stand below each other. The columns are scaled score, weight, and the votes' distribution
-    /// where the loss wants it.
+    /// What the images of a batch are compared with, on the head's device: (len, columns), with a
+    /// row for each image, so that the rows of several ranks can stand below each other. The
+    /// columns are scaled score, weight, and the votes' distribution where the loss wants it.
     ///
     /// # Errors
     /// libtorch's message where memory runs out.
@@ -97,8 +94,9 @@ impl Criterion {
         Ok(Tensor::f_cat(&[columns, histograms.f_view(shape)?], 1)?)
     }
 
-    /// The weight of all images of these [targets](Self::targets) together: what the losses of micro-batches of one optimizer step
-    /// are divided by. A scalar; where no image counts, so small a number that the losses stay 0.
+    /// The weight of all images of these [targets](Self::targets) together: what the losses of
+    /// micro-batches of one optimizer step are divided by. A scalar; where no image counts, so
+    /// small a number that the losses stay 0.
     ///
     /// # Errors
     /// No targets.
@@ -108,10 +106,11 @@ impl Criterion {
         Ok(sum.f_clamp_min(f64::from(f32::MIN_POSITIVE))?)
     }
 
-    /// The part of a batch in the loss of its optimizer step, a scalar: the sum over the batch's images of weight times loss, over the
-    /// step's `total` [weight](Self::total_weight). So the parts of micro-batches add up to the weighted mean over all images, and the
-    /// part of a batch alone is its weighted mean. The Pearson loss is no mean over images: of micro-batches it is the mean of theirs
-    /// by weight.
+    /// The part of a batch in the loss of its optimizer step, a scalar: the sum over the batch's
+    /// images of weight times loss, over the step's `total` [weight](Self::total_weight). So the
+    /// parts of micro-batches add up to the weighted mean over all images, and the part of a batch
+    /// alone is its weighted mean. The Pearson loss is no mean over images: of micro-batches it is
+    /// the mean of theirs by weight.
     ///
     /// Both [predictions](Self::predictions) and [targets](Self::targets) are of the same images.
     ///
@@ -128,10 +127,7 @@ impl Criterion {
             // The same for all images of the batch.
             Loss::Pearson => pearson_loss(&predictions, &scores, &weights)?,
             Loss::LabelDistribution => {
-                let votes = self
-                    .votes
-                    .as_ref()
-                    .context("internal: a loss without its settings")?;
+                let votes = self.votes.as_ref().context("internal: a loss without its settings")?;
                 let bins = votes.bins() as i64;
                 votes.loss(
                     &predictions.f_select(1, 0)?,
@@ -145,22 +141,16 @@ impl Criterion {
     }
 }
 
-/// `1 - r`, r being Pearson's correlation by weight of predictions and scores (b): a scalar from 0 to 2. It is 1, with a finite
-/// gradient, where r is not defined: for one image, or where a side is constant.
+/// `1 - r`, r being Pearson's correlation by weight of predictions and scores (b): a scalar from 0
+/// to 2. It is 1, with a finite gradient, where r is not defined: for one image, or where a side is
+/// constant.
 fn pearson_loss(predictions: &Tensor, scores: &Tensor, weights: &Tensor) -> Result<Tensor> {
-    let total = weights
-        .f_sum(Kind::Float)?
-        .f_clamp_min(f64::from(f32::MIN_POSITIVE))?;
+    let total = weights.f_sum(Kind::Float)?.f_clamp_min(f64::from(f32::MIN_POSITIVE))?;
     let shares = weights.f_div(&total)?;
     let mean = |x: &Tensor| x.f_mul(&shares)?.f_sum(Kind::Float);
-    let (x, y) = (
-        predictions.f_sub(&mean(predictions)?)?,
-        scores.f_sub(&mean(scores)?)?,
-    );
+    let (x, y) = (predictions.f_sub(&mean(predictions)?)?, scores.f_sub(&mean(scores)?)?);
     let deviation = |x: &Tensor| mean(&x.f_square()?)?.f_add_scalar(PEARSON_EPS)?.f_sqrt();
-    let r = mean(&x.f_mul(&y)?)?
-        .f_div(&deviation(&x)?)?
-        .f_div(&deviation(&y)?)?;
+    let r = mean(&x.f_mul(&y)?)?.f_div(&deviation(&x)?)?.f_div(&deviation(&y)?)?;
     Ok(1.0 - r)
 }
 
@@ -170,11 +160,7 @@ mod tests {
     use crate::eval::metrics;
 
     fn criterion(loss: Loss) -> Criterion {
-        let config = TrainConfig {
-            loss,
-            huber_delta: 0.5,
-            ..TrainConfig::default()
-        };
+        let config = TrainConfig { loss, huber_delta: 0.5, ..TrainConfig::default() };
         Criterion::new(&config, &[]).unwrap()
     }
 
@@ -184,10 +170,7 @@ mod tests {
     const WEIGHTS: [f32; 5] = [1.0, 0.5, 2.0, 0.0, 3.0];
 
     fn targets(scores: &[f32], weights: &[f32]) -> Tensor {
-        Tensor::stack(
-            &[Tensor::from_slice(scores), Tensor::from_slice(weights)],
-            1,
-        )
+        Tensor::stack(&[Tensor::from_slice(scores), Tensor::from_slice(weights)], 1)
     }
 
     /// The loss of one batch and its gradient.
@@ -233,10 +216,7 @@ mod tests {
             for weights in [WEIGHTS, [1.0; 5]] {
                 let (found, gradient) = loss_of(loss, &PREDICTED, &targets(&SCORES, &weights));
                 let expected = written_out(loss, &weights);
-                assert!(
-                    (found - expected).abs() < 2e-6,
-                    "{loss}: {found} is not {expected}"
-                );
+                assert!((found - expected).abs() < 2e-6, "{loss}: {found} is not {expected}");
                 assert_eq!(gradient[3] == 0.0, weights[3] == 0.0, "{loss}");
             }
         }
@@ -257,10 +237,7 @@ mod tests {
                     loss_of(loss, &moved, &targets).0
                 };
                 let slope = (at(1e-2) - at(-1e-2)) / 2e-2;
-                assert!(
-                    (gradient - slope).abs() < 2e-3,
-                    "{loss}: {gradient} is not {slope}"
-                );
+                assert!((gradient - slope).abs() < 2e-3, "{loss}: {gradient} is not {slope}");
             }
         }
     }

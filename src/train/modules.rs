@@ -4,18 +4,15 @@ use std::collections::BTreeMap;
 
 use tch::{Kind, Tensor};
 
-/// A parameter's module: a block (`vit.blocks.3`, `mamba.layers.7`), another part of a backbone (`vit.patch_embed`), `fusion` or
-/// `head`.
+/// A parameter's module: a block (`vit.blocks.3`, `mamba.layers.7`), another part of a backbone
+/// (`vit.patch_embed`), `fusion` or `head`.
 pub fn module_of(name: &str) -> &str {
     let parts = match name.split('.').collect::<Vec<_>>()[..] {
         ["vit" | "mamba", "blocks" | "layers", _, ..] => 3,
         ["vit" | "mamba", _, ..] => 2,
         _ => 1,
     };
-    let end = name
-        .match_indices('.')
-        .nth(parts - 1)
-        .map_or(name.len(), |(at, _)| at);
+    let end = name.match_indices('.').nth(parts - 1).map_or(name.len(), |(at, _)| at);
     &name[..end]
 }
 
@@ -60,9 +57,6 @@ mod tests {
         (&a * 3.0 + &b * 4.0).sum(Kind::Float).backward();
         let named = [("head.a", a), ("head.b", b), ("fusion.c", c)];
         let named = named.map(|(name, tensor)| (name.to_string(), tensor));
-        assert_eq!(
-            gradient_norms(&named),
-            BTreeMap::from([("head".to_string(), 5.0)])
-        );
+        assert_eq!(gradient_norms(&named), BTreeMap::from([("head".to_string(), 5.0)]));
     }
 }

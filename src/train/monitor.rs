@@ -3,10 +3,12 @@
 use super::observer::EpochRecord;
 use crate::config::{EarlyStoppingConfig, Monitor};
 
-/// Worse than any metric: that of an epoch whose metric is not defined, as the PC of a model that predicts one value.
+/// Worse than any metric: that of an epoch whose metric is not defined, as the PC of a model that
+/// predicts one value.
 const UNDEFINED: f64 = f64::MIN;
 
-/// How good an epoch is by the monitored metric: more is better. A metric of which less is better counts negative.
+/// How good an epoch is by the monitored metric: more is better. A metric of which less is better
+/// counts negative.
 pub fn merit(monitor: Monitor, record: &EpochRecord) -> f64 {
     let merit = match monitor {
         Monitor::Pc => record.val.pc,
@@ -18,8 +20,9 @@ pub fn merit(monitor: Monitor, record: &EpochRecord) -> f64 {
     if merit.is_finite() { merit } else { UNDEFINED }
 }
 
-/// Whether the run ends after these epochs: `patience` of them in a row were not better than the best before by more than
-/// `min_delta`. It follows from the epochs' metrics alone, so a resumed run ends where an uninterrupted one does.
+/// Whether the run ends after these epochs: `patience` of them in a row were not better than the
+/// best before by more than `min_delta`. It follows from the epochs' metrics alone, so a resumed
+/// run ends where an uninterrupted one does.
 pub fn is_over(monitor: Monitor, stopping: &EarlyStoppingConfig, records: &[EpochRecord]) -> bool {
     let Some(patience) = stopping.patience else {
         return false;
@@ -70,10 +73,7 @@ mod tests {
     }
 
     fn over(monitor: Monitor, patience: usize, min_delta: f64, metrics: &[f64]) -> bool {
-        let stopping = EarlyStoppingConfig {
-            patience: Some(patience),
-            min_delta,
-        };
+        let stopping = EarlyStoppingConfig { patience: Some(patience), min_delta };
         let records: Vec<EpochRecord> = metrics.iter().copied().map(record).collect();
         is_over(monitor, &stopping, &records)
     }
@@ -120,10 +120,6 @@ mod tests {
     #[test]
     fn without_patience_no_run_is_over() {
         let records = vec![record(0.5); 100];
-        assert!(!is_over(
-            Monitor::Pc,
-            &EarlyStoppingConfig::default(),
-            &records
-        ));
+        assert!(!is_over(Monitor::Pc, &EarlyStoppingConfig::default(), &records));
     }
 }

@@ -46,7 +46,8 @@ pub struct StepRecord {
     pub lr: f64,
     /// Learning rate of the backbones.
     pub backbone_lr: f64,
-    /// 2-norm over all gradients, before clipping; not finite where a loss scale was too large and the step is left out.
+    /// 2-norm over all gradients, before clipping; not finite where a loss scale was too large and
+    /// the step is left out.
     pub grad_norm: f64,
     /// Images in the batch.
     pub images: usize,
@@ -78,7 +79,8 @@ pub struct EpochRecord {
     pub lr: f64,
     /// Learning rate of the backbones at the epoch's last step.
     pub backbone_lr: f64,
-    /// Mean shares of the ViT and the Mamba branch over the validation images, where both are there.
+    /// Mean shares of the ViT and the Mamba branch over the validation images, where both are
+    /// there.
     pub fusion_weights: Option<[f64; 2]>,
     /// Training images per second, validation not counted.
     pub images_per_second: f64,
@@ -106,25 +108,26 @@ pub struct Validated<'a> {
     pub images: &'a ImageDataset,
 }
 
-/// What there is to look at when an epoch is done. Nothing of it was computed or copied for the observers' sake.
+/// What there is to look at when an epoch is done. Nothing of it was computed or copied for the
+/// observers' sake.
 #[derive(Clone, Copy)]
 pub struct AfterEpoch<'a> {
     /// As in `metrics.jsonl`.
     pub record: &'a EpochRecord,
-    /// With the weights that training goes on with (not their average), and the gradients of its last step, clipped; none where
-    /// the epoch's steps were done before the run was resumed.
+    /// With the weights that training goes on with (not their average), and the gradients of its
+    /// last step, clipped; none where the epoch's steps were done before the run was resumed.
     pub net: &'a BeautyNet,
     /// Of the validation images.
     pub predictions: &'a Predictions,
 }
 
-/// Watches a run: a progress bar, TensorBoard. Nothing that it does changes the training: it looks at tensors, and leaves them and
-/// torch's generator as they are.
+/// Watches a run: a progress bar, TensorBoard. Nothing that it does changes the training: it looks
+/// at tensors, and leaves them and torch's generator as they are.
 pub trait Observer {
     /// The run begins.
     fn start(&mut self, _start: &Start) {}
-    /// The run's first step is about to be made, with these batches as they are fed, before the model normalizes them. With several
-    /// processes, of the first one's.
+    /// The run's first step is about to be made, with these batches as they are fed, before the
+    /// model normalizes them. With several processes, of the first one's.
     fn first_step(&mut self, _batches: &[HostBatch]) {}
     /// A step is done.
     fn step(&mut self, _record: &StepRecord) {}
@@ -132,7 +135,8 @@ pub trait Observer {
     fn skipped(&mut self, _skipped: &Skipped) {}
     /// Images of the validation or test split were predicted.
     fn evaluated(&mut self, _split: &str, _images: usize) {}
-    /// The validation images were predicted. The network may be used, but not changed; the time counts as validation's.
+    /// The validation images were predicted. The network may be used, but not changed; the time
+    /// counts as validation's.
     fn validated(&mut self, _validated: &Validated) {}
     /// An epoch is done.
     fn epoch(&mut self, _record: &EpochRecord) {}

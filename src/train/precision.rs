@@ -1,5 +1,5 @@
-//! Mixed precision: which type the forward pass computes in, and the loss scale that keeps float16 gradients from vanishing
-//! (arXiv 1710.03740).
+//! Mixed precision: which type the forward pass computes in, and the loss scale that keeps float16
+//! gradients from vanishing (arXiv 1710.03740).
 
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
@@ -16,8 +16,9 @@ const GROWTH_INTERVAL: u32 = 2000;
 
 /// The type that autocast uses for this precision on this device, if any.
 ///
-/// `auto` is bfloat16 on GPUs (from Ampere on they have tensor cores for it, and it needs no loss scale) and on CPUs that multiply in it
-/// (AVX512-BF16: half as fast again, see the README's metrics); float32 on other CPUs, which would have to emulate it.
+/// `auto` is bfloat16 on GPUs (from Ampere on they have tensor cores for it, and it needs no loss
+/// scale) and on CPUs that multiply in it (AVX512-BF16: half as fast again, see the README's
+/// metrics); float32 on other CPUs, which would have to emulate it.
 pub fn autocast_kind(precision: Precision, device: Device) -> Option<Kind> {
     match precision {
         Precision::Float32 => None,
@@ -54,8 +55,8 @@ pub fn in_precision<R>(
     }
 }
 
-/// What the loss is multiplied by before backward, and the gradients divided by after it. Halved, and the step left out, when a gradient
-/// is not finite; doubled after 2,000 steps without.
+/// What the loss is multiplied by before backward, and the gradients divided by after it. Halved,
+/// and the step left out, when a gradient is not finite; doubled after 2,000 steps without.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct LossScale {
     /// The factor.
@@ -67,10 +68,7 @@ pub struct LossScale {
 impl LossScale {
     /// For the type that is computed in: float16 alone needs one.
     pub fn of(kind: Option<Kind>) -> Option<Self> {
-        (kind == Some(Kind::Half)).then_some(Self {
-            scale: FIRST_SCALE,
-            steps: 0,
-        })
+        (kind == Some(Kind::Half)).then_some(Self { scale: FIRST_SCALE, steps: 0 })
     }
 
     /// Backward of a loss, scaled up where there is a scale.
@@ -95,7 +93,8 @@ impl LossScale {
         }
     }
 
-    /// Whether the gradients overflow without being scaled up at all: then the scale is not to blame.
+    /// Whether the gradients overflow without being scaled up at all: then the scale is not to
+    /// blame.
     pub fn is_exhausted(&self) -> bool {
         self.scale < 1.0
     }
@@ -128,13 +127,7 @@ mod tests {
         assert!(LossScale::of(Some(Kind::BFloat16)).is_none() && LossScale::of(None).is_none());
         let auto = autocast_kind(Precision::Auto, Device::Cpu);
         assert_eq!(auto, cpu_has_bf16().then_some(Kind::BFloat16));
-        assert_eq!(
-            autocast_kind(Precision::Auto, Device::Cuda(0)),
-            Some(Kind::BFloat16)
-        );
-        assert_eq!(
-            autocast_kind(Precision::Fp16, Device::Cpu),
-            Some(Kind::Half)
-        );
+        assert_eq!(autocast_kind(Precision::Auto, Device::Cuda(0)), Some(Kind::BFloat16));
+        assert_eq!(autocast_kind(Precision::Fp16, Device::Cpu), Some(Kind::Half));
     }
 }

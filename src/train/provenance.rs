@@ -19,11 +19,12 @@ const UNKNOWN: &str = "unknown";
 pub struct Provenance {
     /// Version of this program.
     pub version: String,
-    /// Commit of the program's source tree when the run was made, since the program decides the numbers; `-dirty` behind it where
-    /// files had changed; `unknown` where the binary runs away from its source tree.
+    /// Commit of the program's source tree when the run was made, since the program decides the
+    /// numbers; `-dirty` behind it where files had changed; `unknown` where the binary runs away
+    /// from its source tree.
     pub commit: String,
-    /// Likewise of the tree that the program was started in, where the user has configs and notes; `None` where that is no git
-    /// repository.
+    /// Likewise of the tree that the program was started in, where the user has configs and notes;
+    /// `None` where that is no git repository.
     #[serde(default)]
     pub working_tree: Option<String>,
     /// Version of libtorch.
@@ -108,10 +109,7 @@ impl StartingWeights {
             ("mamba", &model.mamba, strategy.uses_mamba()),
         ] {
             if let Some(file) = backbone.weights.as_ref().filter(|_| used) {
-                let weights = Self {
-                    file: file.clone(),
-                    blake3: content_hash(file)?,
-                };
+                let weights = Self { file: file.clone(), blake3: content_hash(file)? };
                 found.insert(branch.to_string(), weights);
             }
         }

@@ -61,10 +61,7 @@ impl RunDir {
 
     /// What the folder holds.
     pub fn state(root: &Path) -> RunState {
-        match (
-            root.join(CONFIG_FILE).exists(),
-            root.join(SUMMARY_FILE).exists(),
-        ) {
+        match (root.join(CONFIG_FILE).exists(), root.join(SUMMARY_FILE).exists()) {
             (false, _) => RunState::Absent,
             (true, false) => RunState::Started,
             (true, true) => RunState::Finished,
@@ -106,12 +103,10 @@ impl RunDir {
         Ok(run)
     }
 
-    /// The folder that another process of the same job writes; this one does not touch it, and need not see it.
+    /// The folder that another process of the same job writes; this one does not touch it, and need
+    /// not see it.
     pub fn of_first_rank(root: &Path) -> Self {
-        Self {
-            root: root.to_path_buf(),
-            _lock: None,
-        }
+        Self { root: root.to_path_buf(), _lock: None }
     }
 
     /// Makes the folders, and sees to it that no other process writes in them.
@@ -123,10 +118,7 @@ impl RunDir {
         let lock =
             File::create(&path).with_context(|| format!("cannot write {}", path.display()))?;
         match lock.try_lock() {
-            Ok(()) => Ok(Self {
-                root: root.to_path_buf(),
-                _lock: Some(lock),
-            }),
+            Ok(()) => Ok(Self { root: root.to_path_buf(), _lock: Some(lock) }),
             Err(TryLockError::WouldBlock) => bail!(
                 "another process is training in {}: wait for it, or name another folder with --output",
                 root.display()
@@ -156,7 +148,8 @@ impl RunDir {
         Ok(run)
     }
 
-    /// `runs/NAME`, or the first of `runs/NAME-2`, `runs/NAME-3`, … that holds no run yet; to resume, the last that does.
+    /// `runs/NAME`, or the first of `runs/NAME-2`, `runs/NAME-3`, … that holds no run yet; to
+    /// resume, the last that does.
     pub fn default_root(name: &str, resume: bool) -> PathBuf {
         let numbered = |n: usize| match n {
             1 => Path::new("runs").join(name),

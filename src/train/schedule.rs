@@ -13,7 +13,8 @@ pub struct Schedule {
 }
 
 impl Schedule {
-    /// For a run of `epochs` with `steps_per_epoch` optimizer steps each. A warm-up longer than the run never ends.
+    /// For a run of `epochs` with `steps_per_epoch` optimizer steps each. A warm-up longer than the
+    /// run never ends.
     pub fn new(config: &ScheduleConfig, epochs: usize, steps_per_epoch: usize) -> Self {
         Self {
             config: config.clone(),
@@ -22,7 +23,8 @@ impl Schedule {
         }
     }
 
-    /// The rate of the step with this index (from 0), for a group whose full rate is `base`; 0 stays 0.
+    /// The rate of the step with this index (from 0), for a group whose full rate is `base`; 0
+    /// stays 0.
     pub fn lr(&self, base: f64, step: u64) -> f64 {
         if base == 0.0 {
             return 0.0;
@@ -48,11 +50,7 @@ impl Schedule {
 
     /// How many milestones a step is at or behind. The first step of epoch e (from 0) is at e.
     fn milestones_before(&self, step: u64) -> i32 {
-        let ScheduleConfig {
-            milestones,
-            step_epochs,
-            ..
-        } = &self.config;
+        let ScheduleConfig { milestones, step_epochs, .. } = &self.config;
         let step = step as f64;
         match &milestones[..] {
             [] => (step / (step_epochs * self.steps_per_epoch)).floor() as i32,
@@ -71,11 +69,7 @@ mod tests {
 
     /// 10 epochs of 20 steps.
     fn named(name: ScheduleName, warmup_epochs: f64) -> Schedule {
-        with(ScheduleConfig {
-            name,
-            warmup_epochs,
-            ..ScheduleConfig::default()
-        })
+        with(ScheduleConfig { name, warmup_epochs, ..ScheduleConfig::default() })
     }
 
     fn with(config: ScheduleConfig) -> Schedule {
@@ -97,10 +91,7 @@ mod tests {
 
     #[test]
     fn cosine_and_linear_meet_in_the_middle_and_nowhere_near_it() {
-        let (cosine, linear) = (
-            named(ScheduleName::Cosine, 0.0),
-            named(ScheduleName::Linear, 0.0),
-        );
+        let (cosine, linear) = (named(ScheduleName::Cosine, 0.0), named(ScheduleName::Linear, 0.0));
         let middle = (1e-3 + 1e-6) / 2.0;
         assert!((cosine.lr(1e-3, 99) - middle).abs() < 1e-9);
         assert!((linear.lr(1e-3, 99) - middle).abs() < 1e-9);

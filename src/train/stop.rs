@@ -16,8 +16,8 @@ const SIGNAL_BASE: i32 = 128;
 pub struct Stop(Arc<AtomicUsize>);
 
 impl Stop {
-    /// Asked for by SIGINT (Ctrl-C) and SIGTERM (a scheduler) from now on. A second one ends the process at once, which loses no more
-    /// than what was done since the last checkpoint.
+    /// Asked for by SIGINT (Ctrl-C) and SIGTERM (a scheduler) from now on. A second one ends the
+    /// process at once, which loses no more than what was done since the last checkpoint.
     ///
     /// # Errors
     /// The system does not let the signals be caught.
@@ -26,7 +26,8 @@ impl Stop {
         let asked_before = Arc::new(AtomicBool::new(false));
         for signal in [SIGINT, SIGTERM] {
             let again = Arc::clone(&asked_before);
-            // Actions run in the order in which they are registered: the first signal finds nothing asked yet.
+            // Actions run in the order in which they are registered: the first signal finds nothing
+            // asked yet.
             flag::register_conditional_shutdown(signal, SIGNAL_BASE + signal, again)
                 .and_then(|_| flag::register(signal, Arc::clone(&asked_before)))
                 .and_then(|_| flag::register_usize(signal, Arc::clone(&stop.0), signal as usize))

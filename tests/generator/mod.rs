@@ -1,4 +1,5 @@
-//! torch's random generator is the process's: tests that draw from it at the same time would change each other's numbers.
+//! torch's random generator is the process's: tests that draw from it at the same time would change
+//! each other's numbers.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 

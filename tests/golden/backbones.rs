@@ -1,4 +1,5 @@
-//! The backbones against timm's ViT and the published Vim: features, and the gradient of every parameter and of the input.
+//! The backbones against timm's ViT and the published Vim: features, and the gradient of every
+//! parameter and of the input.
 
 use tch::{Device, Kind, Tensor};
 use vm_beautynet::config::Config;
@@ -7,7 +8,8 @@ use vm_beautynet::models::{BeautyNet, Images};
 use crate::files::{Reference, assert_close, matching};
 use crate::{VIM_SIZES, VIT_SIZES};
 
-/// One branch alone, in the sizes that the reference file's metadata names, with its weights and one linear layer for a head.
+/// One branch alone, in the sizes that the reference file's metadata names, with its weights and
+/// one linear layer for a head.
 pub fn network(case: &Reference, branch: &str, preset: &str, sizes: &[&str]) -> BeautyNet {
     let mut overrides = vec![
         format!("model.fusion.strategy={branch}_only"),
@@ -42,54 +44,29 @@ fn check(case: &Reference, branch: &str, net: &BeautyNet) {
     let output = net.forward(Images::Normalized(&input), false).unwrap();
     let features = output.vit.or(output.mamba).unwrap();
     let name = case.path.display();
-    assert_close(
-        &format!("{name}: features"),
-        &features,
-        &case.tensor("features"),
-        1e-4,
-    );
-    (features * case.tensor("dfeatures"))
-        .sum(Kind::Float)
-        .backward();
-    assert_close(
-        &format!("{name}: dinput"),
-        &input.grad(),
-        &case.tensor("dinput"),
-        1e-4,
-    );
+    assert_close(&format!("{name}: features"), &features, &case.tensor("features"), 1e-4);
+    (features * case.tensor("dfeatures")).sum(Kind::Float).backward();
+    assert_close(&format!("{name}: dinput"), &input.grad(), &case.tensor("dinput"), 1e-4);
     let expected = case.with_prefix("grad.");
     assert!(!expected.is_empty(), "{name}: no gradients");
     let parameters = net.parameters();
     for (parameter, gradient) in expected {
         let full = format!("{branch}.{parameter}");
         let (_, ours) = parameters.iter().find(|(n, _)| *n == full).unwrap();
-        assert_close(
-            &format!("{name}: grad of {parameter}"),
-            &ours.grad(),
-            &gradient,
-            1e-4,
-        );
+        assert_close(&format!("{name}: grad of {parameter}"), &ours.grad(), &gradient, 1e-4);
     }
 }
 
 #[test]
 fn vit_features_and_gradients_are_timms() {
     for case in matching("vit_", "_case") {
-        check(
-            &case,
-            "vit",
-            &network(&case, "vit", "vit_tiny_patch16_224", &VIT_SIZES),
-        );
+        check(&case, "vit", &network(&case, "vit", "vit_tiny_patch16_224", &VIT_SIZES));
     }
 }
 
 #[test]
 fn vim_features_and_gradients_are_the_published_codes() {
     for case in matching("vim_", "_case") {
-        check(
-            &case,
-            "mamba",
-            &network(&case, "mamba", "vim_tiny_patch16_224", &VIM_SIZES),
-        );
+        check(&case, "mamba", &network(&case, "mamba", "vim_tiny_patch16_224", &VIM_SIZES));
     }
 }

@@ -1,4 +1,5 @@
-//! Weights that torch.save wrote: values, the choice of the state dict, and a file that would run a command.
+//! Weights that torch.save wrote: values, the choice of the state dict, and a file that would run a
+//! command.
 
 use tch::{Device, Kind, Tensor};
 use vm_beautynet::config::Config;
@@ -22,11 +23,7 @@ fn every_tensor_of_a_plain_checkpoint_has_its_values() {
         ("half", Kind::Half, base.shallow_clone()),
         ("bfloat", Kind::BFloat16, base.shallow_clone()),
         ("double", Kind::Double, base.shallow_clone()),
-        (
-            "int64",
-            Kind::Int64,
-            values(&[0.0, 1.0, 2.0, 3.0, 4.0], &[5]),
-        ),
+        ("int64", Kind::Int64, values(&[0.0, 1.0, 2.0, 3.0, 4.0], &[5])),
         ("scalar", Kind::Float, values(&[3.5], &[])),
         ("empty", Kind::Float, values(&[], &[0, 3])),
         ("parameter", Kind::Float, base.shallow_clone()),
@@ -48,10 +45,7 @@ fn network(ema: bool) -> BeautyNet {
     let mut overrides = vec![
         "model.fusion.strategy=mamba_only".to_string(),
         "model.mamba.name=vim_tiny_patch16_224".to_string(),
-        format!(
-            "model.mamba.weights={}",
-            folder().join("checkpoint_training_style.pth").display()
-        ),
+        format!("model.mamba.weights={}", folder().join("checkpoint_training_style.pth").display()),
         format!("model.mamba.weights_ema={ema}"),
     ];
     for key in VIM_SIZES {
@@ -82,15 +76,9 @@ fn a_training_checkpoint_gives_its_model_and_when_asked_its_moving_average() {
 fn a_hostile_checkpoint_is_refused_by_name_and_nothing_runs() {
     let path = folder().join("checkpoint_hostile.pth");
     let error = format!("{:#}", WeightsFile::open(&path).unwrap_err());
-    assert!(
-        error.contains("checkpoint_hostile.pth") && error.contains("posix.system"),
-        "{error}"
-    );
+    assert!(error.contains("checkpoint_hostile.pth") && error.contains("posix.system"), "{error}");
     assert!(!error.contains('\n'), "{error}");
-    for place in [
-        std::env::current_dir().unwrap(),
-        path.parent().unwrap().to_path_buf(),
-    ] {
+    for place in [std::env::current_dir().unwrap(), path.parent().unwrap().to_path_buf()] {
         assert!(!place.join("THIS_FILE_MUST_NOT_APPEAR").exists());
     }
 }
@@ -100,10 +88,7 @@ fn a_checkpoint_without_a_moving_average_says_so() {
     let path = folder().join("checkpoint_plain.pth");
     let error = WeightsFile::open_state_dict(&path, StateDict::Ema).unwrap_err();
     let error = format!("{error:#}");
-    assert!(
-        error.contains("no EMA copy") && error.contains("transposed"),
-        "{error}"
-    );
+    assert!(error.contains("no EMA copy") && error.contains("transposed"), "{error}");
 }
 
 #[test]
@@ -145,16 +130,9 @@ fn position_embeddings_of_other_grids_are_timms() {
             let weights = format!(", weights: {:?}", file.display().to_string());
             let net = BeautyNet::new(&config(side(&name), &weights), Device::Cpu).unwrap();
             let parameters = net.parameters();
-            let (_, ours) = parameters
-                .iter()
-                .find(|(name, _)| name == "vit.pos_embed")
-                .unwrap();
+            let (_, ours) = parameters.iter().find(|(name, _)| name == "vit.pos_embed").unwrap();
             assert_close(&format!("resampled to {name}"), ours, &expected, 1e-4);
-            assert!(
-                net.notes()[0].contains("pos_embed was resampled from"),
-                "{:?}",
-                net.notes()
-            );
+            assert!(net.notes()[0].contains("pos_embed was resampled from"), "{:?}", net.notes());
         }
     }
 }

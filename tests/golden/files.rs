@@ -21,7 +21,8 @@ pub fn folder() -> PathBuf {
     }
 }
 
-/// Every `.safetensors` file whose name has the prefix and suffix, but not the `_weights` files; at least one must be there.
+/// Every `.safetensors` file whose name has the prefix and suffix, but not the `_weights` files; at
+/// least one must be there.
 pub fn matching(prefix: &str, suffix: &str) -> Vec<Reference> {
     let folder = folder();
     let mut paths: Vec<PathBuf> = std::fs::read_dir(&folder)
@@ -34,11 +35,7 @@ pub fn matching(prefix: &str, suffix: &str) -> Vec<Reference> {
         })
         .collect();
     paths.sort();
-    assert!(
-        !paths.is_empty(),
-        "{}: no file {prefix}*{suffix}.safetensors",
-        folder.display()
-    );
+    assert!(!paths.is_empty(), "{}: no file {prefix}*{suffix}.safetensors", folder.display());
     paths.into_iter().map(Reference::read).collect()
 }
 
@@ -53,23 +50,15 @@ impl Reference {
             .into_iter()
             .map(|(name, view)| {
                 let shape: Vec<i64> = view.shape().iter().map(|&n| n as i64).collect();
-                (
-                    name,
-                    Tensor::from_data_size(view.data(), &shape, Kind::Float),
-                )
+                (name, Tensor::from_data_size(view.data(), &shape, Kind::Float))
             })
             .collect();
-        Self {
-            path,
-            tensors,
-            metadata,
-        }
+        Self { path, tensors, metadata }
     }
 
     /// The tensor of that name; a missing one fails the test.
     pub fn tensor(&self, name: &str) -> Tensor {
-        self.optional(name)
-            .unwrap_or_else(|| panic!("{}: no tensor {name}", self.path.display()))
+        self.optional(name).unwrap_or_else(|| panic!("{}: no tensor {name}", self.path.display()))
     }
 
     /// The tensor of that name, if the file has it.

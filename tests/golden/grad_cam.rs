@@ -24,7 +24,8 @@ fn grad_cam(
     explain(net, Images::Normalized(x), &request)
 }
 
-/// Every case of a backbone: the network of the weights file that it names, one linear layer for a head, the score and both maps.
+/// Every case of a backbone: the network of the weights file that it names, one linear layer for a
+/// head, the score and both maps.
 fn check(prefix: &str, branch: &str, preset: &str, sizes: &[&str]) {
     let backbones = matching(&prefix[8..], "_case");
     for case in matching(prefix, "") {
@@ -46,41 +47,27 @@ fn check(prefix: &str, branch: &str, preset: &str, sizes: &[&str]) {
         }
         let cam = grad_cam(&net, &case.tensor("input"), Layers::Last, Layers::Last).unwrap();
         let map = cam.vit.or(cam.mamba).unwrap();
-        assert_close(
-            &format!("{name}: score"),
-            &cam.score,
-            &case.tensor("score"),
-            1e-4,
-        );
+        assert_close(&format!("{name}: score"), &cam.score, &case.tensor("score"), 1e-4);
         let cam = case.tensor("cam");
         let image = map.image().unwrap().select(1, 0);
         assert_close(&format!("{name}: cam"), &image, &cam, 1e-4);
-        // pytorch-grad-cam makes `cam` of the map on the patch grid, so a file whose `cam_grid` does not scale to its `cam` holds two
-        // different maps, and only `cam` is compared. Both `small_case` files are such. pytorch-grad-cam 1.5.5 itself, on timm 1.0.31
-        // and the ViT file's input, gives that file's `cam` within 1e-6 from a grid that is not its `cam_grid`; nor is that a map of
-        // any linear head on that input at any block: least squares for the head's weights leave 14 to 36 % of its positive values.
-        // `gradcam_vit_patch_grid`, made by the same package on the same weights, has the grid that its `cam` comes from.
+        // pytorch-grad-cam makes `cam` of the map on the patch grid, so a file whose `cam_grid`
+        // does not scale to its `cam` holds two different maps, and only `cam` is compared. Both
+        // `small_case` files are such. pytorch-grad-cam 1.5.5 itself, on timm 1.0.31 and the ViT
+        // file's input, gives that file's `cam` within 1e-6 from a grid that is not its `cam_grid`;
+        // nor is that a map of any linear head on that input at any block: least squares for the
+        // head's weights leave 14 to 36 % of its positive values. `gradcam_vit_patch_grid`, made by
+        // the same package on the same weights, has the grid that its `cam` comes from.
         let grid = case.tensor("cam_grid");
         let side = cam.size()[2];
-        let apart = (scaled(&grid, side).unwrap() - &cam)
-            .abs()
-            .max()
-            .double_value(&[]);
+        let apart = (scaled(&grid, side).unwrap() - &cam).abs().max().double_value(&[]);
         match apart < 1e-3 {
-            true => assert_close(
-                &format!("{name}: cam_grid"),
-                &map.grid.select(1, 0),
-                &grid,
-                1e-4,
-            ),
+            true => assert_close(&format!("{name}: cam_grid"), &map.grid.select(1, 0), &grid, 1e-4),
             false => {
                 eprintln!("{name}: cam_grid is not compared, it is off its own cam by {apart:.2}")
             }
         }
-        let unused = net
-            .parameters()
-            .into_iter()
-            .all(|(_, p)| !p.grad().defined());
+        let unused = net.parameters().into_iter().all(|(_, p)| !p.grad().defined());
         assert!(unused, "{name}: a map left gradients in the network");
     }
 }
@@ -105,12 +92,7 @@ fn a_tapped_pass_gives_the_score_of_a_plain_one_and_a_missing_block_is_refused()
     let plain = net.forward(Images::Normalized(&x), false).unwrap();
     let whole = grad_cam(&net, &x, Layers::One(0), Layers::One(1)).unwrap();
     assert_close("score", &whole.score, &plain.score.detach(), 1e-6);
-    assert_close(
-        "shares",
-        &whole.weights.unwrap(),
-        &plain.weights.unwrap().detach(),
-        1e-6,
-    );
+    assert_close("shares", &whole.weights.unwrap(), &plain.weights.unwrap().detach(), 1e-6);
     let one = grad_cam(&net, &x.narrow(0, 1, 1), Layers::One(0), Layers::One(1)).unwrap();
     for (alone, batch) in [(one.vit, whole.vit), (one.mamba, whole.mamba)] {
         let batch = batch.unwrap().grid.narrow(0, 1, 1);

@@ -1,4 +1,5 @@
-//! Agreement with the field's own implementations: reads every reference file in VMB_GOLDEN_DIR, else tests/fixtures/golden.
+//! Agreement with the field's own implementations: reads every reference file in VMB_GOLDEN_DIR,
+//! else tests/fixtures/golden.
 
 mod backbones;
 mod checkpoints;
@@ -8,11 +9,5 @@ mod preprocess;
 mod scan;
 
 /// What a reference file says of a ViT's sizes, and of a Vision Mamba's.
-const VIT_SIZES: [&str; 5] = [
-    "image_size",
-    "patch_size",
-    "embed_dim",
-    "depth",
-    "num_heads",
-];
+const VIT_SIZES: [&str; 5] = ["image_size", "patch_size", "embed_dim", "depth", "num_heads"];
 const VIM_SIZES: [&str; 5] = ["image_size", "patch_size", "embed_dim", "depth", "d_state"];

@@ -19,39 +19,23 @@ fn cases() -> Vec<PathBuf> {
         name.starts_with("preprocess_") && name.ends_with(".png")
     });
     cases.sort();
-    assert!(
-        !cases.is_empty(),
-        "{}: no file preprocess_*.png",
-        folder().display()
-    );
+    assert!(!cases.is_empty(), "{}: no file preprocess_*.png", folder().display());
     cases
 }
 
 /// The transform that a key names: `squash_56_bicubic`, `short_side_64_bilinear_center_56`.
 fn transform(key: &str) -> EvalTransform {
-    let numbers: Vec<u32> = key
-        .split('_')
-        .filter_map(|part| part.parse().ok())
-        .collect();
+    let numbers: Vec<u32> = key.split('_').filter_map(|part| part.parse().ok()).collect();
     let (resize, size) = match numbers[..] {
         [size] => (Resize::Squash, size),
         [_, size] => (Resize::Crop, size),
         _ => panic!("no transform is called {key}"),
     };
-    let interpolation = if key.contains("bicubic") {
-        Interpolation::Bicubic
-    } else {
-        Interpolation::Bilinear
-    };
-    let config = DataConfig {
-        image_size: size.into(),
-        resize,
-        interpolation,
-        ..DataConfig::default()
-    };
-    EvalTransform::new(&config)
-        .unwrap()
-        .with_short_side(numbers[0])
+    let interpolation =
+        if key.contains("bicubic") { Interpolation::Bicubic } else { Interpolation::Bilinear };
+    let config =
+        DataConfig { image_size: size.into(), resize, interpolation, ..DataConfig::default() };
+    EvalTransform::new(&config).unwrap().with_short_side(numbers[0])
 }
 
 #[test]
@@ -62,21 +46,15 @@ fn evaluation_images_equal_torchvisions() {
         for (key, tensor) in SafeTensors::deserialize(&bytes).unwrap().tensors() {
             let transform = transform(&key);
             let mut ours = vec![0; 3 * transform.size().pow(2)];
-            transform
-                .apply(&image, &mut Workspace::default(), &mut ours)
-                .unwrap();
-            let values = tensor
-                .data()
-                .chunks_exact(4)
-                .map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]));
+            transform.apply(&image, &mut Workspace::default(), &mut ours).unwrap();
+            let values =
+                tensor.data().chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]));
             let plane = ours.len() / 3;
             let levels = values
                 .enumerate()
                 .map(|(index, value)| (value * STD[index / plane] + MEAN[index / plane]) * 255.0);
-            let differences: Vec<f32> = levels
-                .zip(&ours)
-                .map(|(level, ours)| (level - f32::from(*ours)).abs())
-                .collect();
+            let differences: Vec<f32> =
+                levels.zip(&ours).map(|(level, ours)| (level - f32::from(*ours)).abs()).collect();
             assert_eq!(differences.len(), ours.len(), "{} {key}", png.display());
             let mean = differences.iter().sum::<f32>() / ours.len() as f32;
             let worst = differences.iter().copied().fold(0.0, f32::max);

@@ -30,11 +30,7 @@ fn leaves(
 }
 
 fn inputs<'a>(case: &Reference, leaves: &'a [Option<Tensor>], reverse: bool) -> ScanInputs<'a> {
-    let required = |i: usize| {
-        leaves[i]
-            .as_ref()
-            .expect("u, delta, A, B and C are in every case")
-    };
+    let required = |i: usize| leaves[i].as_ref().expect("u, delta, A, B and C are in every case");
     ScanInputs {
         u: required(0),
         delta: required(1),
@@ -78,23 +74,13 @@ fn check(
         if flip && t.dim() == 3 { t.flip([2]) } else { t }
     };
     let name = format!("{} {label}", case.path.display());
-    assert_close(
-        &format!("{name}: out"),
-        &upright(&out),
-        &case.tensor("out"),
-        1e-4,
-    );
+    assert_close(&format!("{name}: out"), &upright(&out), &case.tensor("out"), 1e-4);
     let dout = upright(&case.tensor("dout").to_kind(kind)).to_device(device);
     (out * dout).sum(kind).backward();
     for (leaf, leaf_name) in leaves.iter().zip(NAMES) {
         if let Some(leaf) = leaf {
             let expected = case.tensor(&format!("d{leaf_name}"));
-            assert_close(
-                &format!("{name}: d{leaf_name}"),
-                &upright(&leaf.grad()),
-                &expected,
-                1e-4,
-            );
+            assert_close(&format!("{name}: d{leaf_name}"), &upright(&leaf.grad()), &expected, 1e-4);
         }
     }
 }
@@ -105,15 +91,7 @@ fn every_path_and_layout_matches_the_reference_scan_and_its_gradients() {
         for path in Path::ALL.into_iter().filter(|path| path.available()) {
             for channels_last in [false, true] {
                 let label = format!("({}, channels last: {channels_last})", path.name());
-                check(
-                    &case,
-                    &label,
-                    Device::Cpu,
-                    Kind::Float,
-                    Some(path),
-                    channels_last,
-                    false,
-                );
+                check(&case, &label, Device::Cpu, Kind::Float, Some(path), channels_last, false);
                 check(
                     &case,
                     &format!("{label} reversed"),
@@ -125,43 +103,20 @@ fn every_path_and_layout_matches_the_reference_scan_and_its_gradients() {
                 );
             }
         }
-        check(
-            &case,
-            "(double)",
-            Device::Cpu,
-            Kind::Double,
-            Some(Path::Auto),
-            false,
-            false,
-        );
+        check(&case, "(double)", Device::Cpu, Kind::Double, Some(Path::Auto), false, false);
     }
 }
 
 #[test]
 fn the_eager_formulation_matches_the_reference_scan_and_its_gradients() {
     for case in matching("scan_", "") {
-        check(
-            &case,
-            "(eager)",
-            Device::Cpu,
-            Kind::Float,
-            None,
-            false,
-            false,
-        );
-        check(
-            &case,
-            "(eager) reversed",
-            Device::Cpu,
-            Kind::Float,
-            None,
-            false,
-            true,
-        );
+        check(&case, "(eager)", Device::Cpu, Kind::Float, None, false, false);
+        check(&case, "(eager) reversed", Device::Cpu, Kind::Float, None, false, true);
     }
 }
 
-/// On a machine without a GPU there is nothing to run: `make test-kernels` executes the same kernels in a simulator.
+/// On a machine without a GPU there is nothing to run: `make test-kernels` executes the same
+/// kernels in a simulator.
 #[cfg(feature = "cuda")]
 #[test]
 fn the_cuda_kernels_match_the_reference_scan_and_its_gradients_on_every_gpu() {
@@ -187,11 +142,13 @@ fn the_cuda_kernels_match_the_reference_scan_and_its_gradients_on_every_gpu() {
     }
 }
 
-/// Sequences rounded to a half type, parameters in float: the output and every gradient against the reference.
+/// Sequences rounded to a half type, parameters in float: the output and every gradient against the
+/// reference.
 ///
-/// The type has p bits after the point, so that every operand and result is off by 2^-(p+1) of itself: 2^-9 for bfloat16, 2^-12 for
-/// float16. A result hangs on half a dozen such operands, and a step size's error grows with the states it passes through: 16
-/// times the unit, 3e-2 and 4e-3 of the largest reference value, is what the type allows.
+/// The type has p bits after the point, so that every operand and result is off by 2^-(p+1) of
+/// itself: 2^-9 for bfloat16, 2^-12 for float16. A result hangs on half a dozen such operands, and
+/// a step size's error grows with the states it passes through: 16 times the unit, 3e-2 and 4e-3 of
+/// the largest reference value, is what the type allows.
 #[test]
 fn half_types_match_the_reference_scan_within_what_the_type_allows() {
     for case in matching("scan_", "") {
@@ -209,37 +166,20 @@ fn check_half(case: &Reference, kind: Kind, path: Path, tolerance: f64) {
         .map(|leaf| {
             let leaf = leaf?;
             let low = leaf.dim() == 3;
-            let leaf = if low {
-                leaf.detach().to_kind(kind)
-            } else {
-                leaf
-            };
+            let leaf = if low { leaf.detach().to_kind(kind) } else { leaf };
             Some(leaf.set_requires_grad(true))
         })
         .collect();
     let out = ops::selective_scan(&inputs(case, &leaves, false), path).unwrap();
     assert_eq!(out.kind(), kind);
     let name = format!("{} ({kind:?}, {})", case.path.display(), path.name());
-    assert_close(
-        &format!("{name}: out"),
-        &out,
-        &case.tensor("out"),
-        tolerance,
-    );
-    (out * case.tensor("dout").to_kind(kind))
-        .to_kind(Kind::Float)
-        .sum(Kind::Float)
-        .backward();
+    assert_close(&format!("{name}: out"), &out, &case.tensor("out"), tolerance);
+    (out * case.tensor("dout").to_kind(kind)).to_kind(Kind::Float).sum(Kind::Float).backward();
     for (leaf, leaf_name) in leaves.iter().zip(NAMES) {
         if let Some(leaf) = leaf {
             assert_eq!(leaf.grad().kind(), leaf.kind(), "{name}: d{leaf_name}");
             let expected = case.tensor(&format!("d{leaf_name}"));
-            assert_close(
-                &format!("{name}: d{leaf_name}"),
-                &leaf.grad(),
-                &expected,
-                tolerance,
-            );
+            assert_close(&format!("{name}: d{leaf_name}"), &leaf.grad(), &expected, tolerance);
         }
     }
 }

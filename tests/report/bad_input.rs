@@ -9,21 +9,13 @@ use crate::written::{Row, Run, VAL, grouped};
 fn what_is_wrong_is_told_by_name() {
     let sandbox = Sandbox::new();
     let test = grouped(0.5);
-    let run = Run {
-        set: "",
-        seed: 1,
-        val: &VAL,
-        test: Some(&test),
-    };
+    let run = Run { set: "", seed: 1, val: &VAL, test: Some(&test) };
     for folder in ["csv", "summary", "metrics", "config"] {
         run.write(&sandbox, folder);
     }
     fs::create_dir(sandbox.path("empty")).unwrap();
     for (file, text) in [
-        (
-            "csv/predictions_test.csv",
-            "image,target,prediction\na,1,high\n",
-        ),
+        ("csv/predictions_test.csv", "image,target,prediction\na,1,high\n"),
         ("summary/summary.json", "{\"val\": 3}"),
         ("metrics/metrics.jsonl", "{\"epoch\": 1}\n"),
         ("config/config.yaml", "train: {epoch: 3}\n"),
@@ -33,22 +25,10 @@ fn what_is_wrong_is_told_by_name() {
     for (folder, code, words) in [
         ("nothing", 1, "nothing does not exist: name run directories"),
         ("small.yaml", 1, "small.yaml is a file"),
-        (
-            "empty",
-            1,
-            "empty holds no run: a run directory has a config.yaml",
-        ),
-        (
-            "csv",
-            1,
-            "csv/predictions_test.csv: line 2: prediction is \"high\"",
-        ),
+        ("empty", 1, "empty holds no run: a run directory has a config.yaml"),
+        ("csv", 1, "csv/predictions_test.csv: line 2: prediction is \"high\""),
         ("summary", 1, "summary/summary.json is not a summary"),
-        (
-            "metrics",
-            1,
-            "metrics/metrics.jsonl:1: not an epoch's metrics",
-        ),
+        ("metrics", 1, "metrics/metrics.jsonl:1: not an epoch's metrics"),
         ("config", 2, "did you mean train.epochs?"),
     ] {
         let (exit, error) = sandbox.fails(&["report", folder, "-o", "r.html", "--no-images"]);
@@ -57,21 +37,9 @@ fn what_is_wrong_is_told_by_name() {
         assert!(!sandbox.path("r.html").exists());
     }
     for (arguments, code, words) in [
-        (
-            ["report", "csv", "-o", "r.txt"],
-            1,
-            "must name a file that ends in .html",
-        ),
-        (
-            ["report", "csv", "-o", "empty"],
-            1,
-            "must name a file that ends in .html",
-        ),
-        (
-            ["report", "csv", "--split=train", "-o=r.html"],
-            2,
-            "must be val or test, is train",
-        ),
+        (["report", "csv", "-o", "r.txt"], 1, "must name a file that ends in .html"),
+        (["report", "csv", "-o", "empty"], 1, "must name a file that ends in .html"),
+        (["report", "csv", "--split=train", "-o=r.html"], 2, "must be val or test, is train"),
         (["report", "csv", "--explain=empty", "-o=r.html"], 1, ""),
     ] {
         let (exit, error) = sandbox.fails(&arguments);
@@ -83,32 +51,15 @@ fn what_is_wrong_is_told_by_name() {
 #[test]
 fn predictions_of_different_images_are_not_compared_and_it_is_said_why() {
     let sandbox = Sandbox::new();
-    let a: Vec<Row> = vec![
-        ("a", 1.0, 2.0, ""),
-        ("b", 2.0, 2.5, ""),
-        ("c", 4.0, 3.0, ""),
-    ];
-    let b: Vec<Row> = vec![
-        ("a", 1.0, 2.0, ""),
-        ("b", 2.0, 2.5, ""),
-        ("d", 4.0, 3.0, ""),
-    ];
-    let c: Vec<Row> = vec![
-        ("a", 1.0, 2.0, ""),
-        ("b", 2.0, 2.5, ""),
-        ("c", 4.5, 3.0, ""),
-    ];
+    let a: Vec<Row> = vec![("a", 1.0, 2.0, ""), ("b", 2.0, 2.5, ""), ("c", 4.0, 3.0, "")];
+    let b: Vec<Row> = vec![("a", 1.0, 2.0, ""), ("b", 2.0, 2.5, ""), ("d", 4.0, 3.0, "")];
+    let c: Vec<Row> = vec![("a", 1.0, 2.0, ""), ("b", 2.0, 2.5, ""), ("c", 4.5, 3.0, "")];
     for (folder, set, test) in [
         ("first", "", &a),
         ("second", "model.fusion.strategy=sum", &b),
         ("third", "model.fusion.strategy=concat", &c),
     ] {
-        let run = Run {
-            set,
-            seed: 1,
-            val: &VAL,
-            test: Some(test),
-        };
+        let run = Run { set, seed: 1, val: &VAL, test: Some(test) };
         run.write(&sandbox, folder);
     }
     let report = sandbox.json(&[
@@ -123,11 +74,7 @@ fn predictions_of_different_images_are_not_compared_and_it_is_said_why() {
     ]);
     let boards = report["boards"].as_array().unwrap();
     assert_eq!(boards.len(), 3);
-    assert!(
-        boards
-            .iter()
-            .all(|board| board["comparisons"] == serde_json::json!([]))
-    );
+    assert!(boards.iter().all(|board| board["comparisons"] == serde_json::json!([])));
     let notes = report["notes"].to_string();
     for words in [
         "first and second are not compared: they were judged on different images, c for one only",
@@ -144,12 +91,7 @@ fn predictions_of_different_images_are_not_compared_and_it_is_said_why() {
 #[test]
 fn a_run_without_test_images_makes_validation_the_split() {
     let sandbox = Sandbox::new();
-    let run = Run {
-        set: "",
-        seed: 1,
-        val: &VAL,
-        test: None,
-    };
+    let run = Run { set: "", seed: 1, val: &VAL, test: None };
     run.write(&sandbox, "run");
     let report = sandbox.json(&["report", "run", "-o", "r.html", "--no-images", "--json"]);
     assert_eq!(report["split"], "val");
@@ -164,9 +106,5 @@ fn a_run_without_test_images_makes_validation_the_split() {
         "--json",
     ]);
     assert_eq!(report["boards"], serde_json::json!([]));
-    assert!(
-        report["notes"]
-            .to_string()
-            .contains("--split val judges it")
-    );
+    assert!(report["notes"].to_string().contains("--split val judges it"));
 }

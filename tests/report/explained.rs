@@ -13,12 +13,7 @@ use crate::written::{Run, VAL, csv_rows, grouped};
 fn explained() -> Sandbox {
     let sandbox = Sandbox::new();
     let test = grouped(0.5);
-    let run = Run {
-        set: "",
-        seed: 1,
-        val: &VAL,
-        test: Some(&test),
-    };
+    let run = Run { set: "", seed: 1, val: &VAL, test: Some(&test) };
     run.write(&sandbox, "run");
     for folder in ["run/explain", "given"] {
         fs::create_dir_all(sandbox.path(folder)).unwrap();
@@ -48,10 +43,7 @@ fn measures_and_metrics_of_the_maps_are_shown() {
     let rows = csv_rows(&sandbox.path("r.maps.csv"));
     let agreement = &rows[0];
     assert_eq!(agreement["measure"], "ViT and Mamba: rank correlation");
-    assert_eq!(
-        (agreement["mean"].as_str(), agreement["mean_lo"].as_str()),
-        ("0.25", "0.125")
-    );
+    assert_eq!((agreement["mean"].as_str(), agreement["mean_lo"].as_str()), ("0.25", "0.125"));
     assert_eq!(rows[2]["measure"], "vit: insertion over random");
     assert_eq!(rows[3]["mean"], "");
     let page = fs::read_to_string(sandbox.path("r.html")).unwrap();
@@ -68,12 +60,7 @@ fn on_validation_only_metrics_of_its_images_are_shown() {
     fs::write(sandbox.path("run/explain_evaluate.json"), MEASURES).unwrap();
     fs::write(sandbox.path("run/explain_test.json"), "damaged").unwrap();
     let report = sandbox.json(&["report", "run", "-o", "r.html", "--split", "val", "--json"]);
-    assert!(
-        report["notes"]
-            .to_string()
-            .contains("1 explained images are not shown"),
-        "{report:#}"
-    );
+    assert!(report["notes"].to_string().contains("1 explained images are not shown"), "{report:#}");
     let page = fs::read_to_string(sandbox.path("r.html")).unwrap();
     assert!(page.contains("<figcaption>val_a.png</figcaption>") && !page.contains("t00"));
     assert!(!sandbox.path("r.maps.csv").exists());
@@ -90,8 +77,5 @@ fn a_folder_without_metrics_and_a_file_of_something_else_are_refused_by_name() {
     assert!(error.contains("empty holds no metric"), "{error}");
     fs::write(sandbox.path("run/explain_test.json"), "{}").unwrap();
     let (_, error) = sandbox.fails(&["report", "run", "-o", "r.html"]);
-    assert!(
-        error.contains("run/explain_test.json is not what `vmbeauty explain"),
-        "{error}"
-    );
+    assert!(error.contains("run/explain_test.json is not what `vmbeauty explain"), "{error}");
 }

@@ -11,22 +11,12 @@ const NAME: &str = "<script>alert(1)<|script>_50%&$\"'";
 fn hostile_names_stay_names_in_every_form() {
     let sandbox = Sandbox::new();
     let test: Vec<Row> = vec![
-        (
-            "\"><img src=x onerror=alert(2)>.png",
-            1.0,
-            3.0,
-            "<b>g</b>|\\",
-        ),
+        ("\"><img src=x onerror=alert(2)>.png", 1.0, 3.0, "<b>g</b>|\\"),
         ("b.png", 2.0, 2.5, "plain"),
         ("c.png", 3.0, 2.0, "plain"),
     ];
     for (folder, set) in [(NAME, ""), ("other", "model.fusion.strategy=sum")] {
-        let run = Run {
-            set,
-            seed: 1,
-            val: &VAL,
-            test: Some(&test),
-        };
+        let run = Run { set, seed: 1, val: &VAL, test: Some(&test) };
         run.write(&sandbox, folder);
     }
     sandbox.done(&[
@@ -55,12 +45,6 @@ fn hostile_names_stay_names_in_every_form() {
         "{markdown}"
     );
     let latex = fs::read_to_string(sandbox.path("r.tex")).unwrap();
-    assert!(
-        latex.contains("\\_50\\%\\&\\$\\textquotedbl{}\\textquotesingle{} & 1 & "),
-        "{latex}"
-    );
-    assert_eq!(
-        latex.matches("\\begin{tabular}").count(),
-        latex.matches("\\bottomrule").count()
-    );
+    assert!(latex.contains("\\_50\\%\\&\\$\\textquotedbl{}\\textquotesingle{} & 1 & "), "{latex}");
+    assert_eq!(latex.matches("\\begin{tabular}").count(), latex.matches("\\bottomrule").count());
 }

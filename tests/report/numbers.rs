@@ -6,9 +6,7 @@ use crate::sandbox::Sandbox;
 use crate::written::{Run, VAL, csv_rows, grouped, model};
 
 fn close(text: &str, expected: f64) {
-    let value: f64 = text
-        .parse()
-        .unwrap_or_else(|_| panic!("{text:?} is no number"));
+    let value: f64 = text.parse().unwrap_or_else(|_| panic!("{text:?} is no number"));
     assert!((value - expected).abs() < 1e-9, "{value} is not {expected}");
 }
 
@@ -21,12 +19,7 @@ fn three_runs() -> Sandbox {
         ("bad", "model.fusion.strategy=sum", 1, 1.0),
     ] {
         let test = grouped(off);
-        let run = Run {
-            set,
-            seed,
-            val: &VAL,
-            test: Some(&test),
-        };
+        let run = Run { set, seed, val: &VAL, test: Some(&test) };
         run.write(&sandbox, folder);
     }
     sandbox
@@ -48,10 +41,7 @@ fn a_model_has_the_mean_and_the_spread_over_its_seeds_and_an_interval_over_image
     assert_eq!(report["split"], "test");
     let rows = csv_rows(&sandbox.path("out/report.csv"));
     let (good, bad) = (&rows[0], &rows[1]);
-    assert_eq!(
-        (good["model"].as_str(), good["seeds"].as_str()),
-        ("small", "2")
-    );
+    assert_eq!((good["model"].as_str(), good["seeds"].as_str()), ("small", "2"));
     assert_eq!(bad["model"], "bad");
     close(&good["mae"], 0.5);
     close(&good["mae_sd_over_seeds"], 0.5 / 2f64.sqrt());
@@ -61,13 +51,7 @@ fn a_model_has_the_mean_and_the_spread_over_its_seeds_and_an_interval_over_image
     // Every image of a model has the same error, so that no choice of images changes its mean.
     close(&good["mae_lo"], 0.5);
     close(&good["mae_hi"], 0.5);
-    assert_eq!(
-        (
-            good["parameters"].as_str(),
-            good["images_per_second"].as_str()
-        ),
-        ("4321", "12.5")
-    );
+    assert_eq!((good["parameters"].as_str(), good["images_per_second"].as_str()), ("4321", "12.5"));
     close(&good["seconds"], 90.0);
     // Pearson by hand: prediction is target ± off with alternating sign.
     let pc = |off: f64| {
@@ -85,10 +69,7 @@ fn a_model_has_the_mean_and_the_spread_over_its_seeds_and_an_interval_over_image
     close(&rows[2]["pc"], 0.25);
     assert_eq!(rows[3]["model"], "mean of the group's training scores");
     close(&rows[3]["pc"], 0.125);
-    assert_eq!(
-        (rows[4]["pc"].as_str(), rows[4]["mae"].as_str()),
-        ("", "0.75")
-    );
+    assert_eq!((rows[4]["pc"].as_str(), rows[4]["mae"].as_str()), ("", "0.75"));
 }
 
 #[test]
@@ -119,20 +100,10 @@ fn differences_are_to_the_best_and_corrected_for_their_number() {
 #[test]
 fn groups_of_sex_and_ethnicity_have_tables_of_their_own() {
     let sandbox = three_runs();
-    let report = sandbox.json(&[
-        "report",
-        "good-1",
-        "-o",
-        "report.html",
-        "--no-images",
-        "--json",
-    ]);
+    let report = sandbox.json(&["report", "good-1", "-o", "report.html", "--no-images", "--json"]);
     let by_sex = csv_rows(&sandbox.path("report.by-sex.csv"));
     let women = &by_sex[0];
-    assert_eq!(
-        (women["sex"].as_str(), women["n"].as_str()),
-        ("female", "12")
-    );
+    assert_eq!((women["sex"].as_str(), women["n"].as_str()), ("female", "12"));
     close(&women["mae"], 0.25);
     close(&women["bias"], 0.25);
     close(&by_sex[1]["bias"], -0.25);
@@ -140,15 +111,9 @@ fn groups_of_sex_and_ethnicity_have_tables_of_their_own() {
     close(&women["pc"], 1.0);
     let by_group = csv_rows(&sandbox.path("report.by-group.csv"));
     let labels: Vec<&str> = by_group.iter().map(|row| row["group"].as_str()).collect();
-    assert_eq!(
-        labels,
-        ["female/asian", "female/black", "male/asian", "male/black"]
-    );
+    assert_eq!(labels, ["female/asian", "female/black", "male/asian", "male/black"]);
     // Six images say nothing of a correlation or an interval.
-    assert_eq!(
-        (by_group[0]["n"].as_str(), by_group[0]["pc"].as_str()),
-        ("6", "")
-    );
+    assert_eq!((by_group[0]["n"].as_str(), by_group[0]["pc"].as_str()), ("6", ""));
     assert_eq!(by_group[0]["mae_lo"], "");
     close(&by_group[0]["bias"], 0.25);
     let ethnicity = csv_rows(&sandbox.path("report.by-ethnicity.csv"));
@@ -179,11 +144,7 @@ fn validation_alone_shows_and_reads_nothing_of_the_test_images() {
     std::fs::write(sandbox.path("bad/predictions_test.csv"), "damaged").unwrap();
     let maps = "{\"method\": \"m\", \"images\": 1, \"agreement\": null, \"curves\": []";
     std::fs::write(sandbox.path("bad/explain_test.json"), "damaged").unwrap();
-    std::fs::write(
-        sandbox.path("bad/explain_evaluate.json"),
-        format!("{maps}}}"),
-    )
-    .unwrap();
+    std::fs::write(sandbox.path("bad/explain_evaluate.json"), format!("{maps}}}")).unwrap();
     let report = sandbox.json(&[
         "report",
         "good-1",
@@ -196,16 +157,12 @@ fn validation_alone_shows_and_reads_nothing_of_the_test_images() {
         "--json",
     ]);
     assert_eq!(report["split"], "val");
-    close(
-        &model(&report, "bad")["metrics"]["mae"]["mean"].to_string(),
-        0.25,
-    );
+    close(&model(&report, "bad")["metrics"]["mae"]["mean"].to_string(), 0.25);
     for file in report["files"].as_array().unwrap() {
         let text = std::fs::read_to_string(sandbox.path(file.as_str().unwrap())).unwrap();
         for word in ["t00", "female", "test images"] {
-            let found = text
-                .lines()
-                .find(|line| line.contains(word) && !line.starts_with("<!DOCTYPE"));
+            let found =
+                text.lines().find(|line| line.contains(word) && !line.starts_with("<!DOCTYPE"));
             assert!(found.is_none(), "{file}: {word}: {found:?}");
         }
     }

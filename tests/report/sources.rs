@@ -8,12 +8,7 @@ use crate::sandbox::Sandbox;
 use crate::written::{Run, VAL, csv_rows, grouped, model, write_config};
 
 fn run<'a>(set: &'a str, seed: u64, test: &'a [crate::written::Row<'a>]) -> Run<'a> {
-    Run {
-        set,
-        seed,
-        val: &VAL,
-        test: Some(test),
-    }
+    Run { set, seed, val: &VAL, test: Some(test) }
 }
 
 #[test]
@@ -31,15 +26,7 @@ fn parts_of_a_sweep_from_several_machines_are_joined() {
     // Copied from the second to the first.
     run("", 2, &far).write(&sandbox, "one/runs/strategy=gated,seed=2");
 
-    let report = sandbox.json(&[
-        "report",
-        "one",
-        "two",
-        "-o",
-        "r.html",
-        "--no-images",
-        "--json",
-    ]);
+    let report = sandbox.json(&["report", "one", "two", "-o", "r.html", "--no-images", "--json"]);
     let models = report["boards"][0]["models"].as_array().unwrap();
     assert_eq!(models.len(), 2, "{report:#}");
     for name in ["strategy=gated", "strategy=sum"] {
@@ -48,10 +35,7 @@ fn parts_of_a_sweep_from_several_machines_are_joined() {
         assert!((model["metrics"]["mae"]["mean"].as_f64().unwrap() - 0.375).abs() < 1e-9);
     }
     let notes = report["notes"].to_string();
-    assert!(
-        notes.contains("is a copy of one/runs/strategy=gated,seed=2"),
-        "{notes}"
-    );
+    assert!(notes.contains("is a copy of one/runs/strategy=gated,seed=2"), "{notes}");
 }
 
 #[test]
@@ -60,15 +44,7 @@ fn another_result_of_the_same_seed_is_a_model_of_its_own() {
     let (a, b) = (grouped(0.25), grouped(0.5));
     run("", 1, &a).write(&sandbox, "a/x");
     run("", 1, &b).write(&sandbox, "b/x");
-    let report = sandbox.json(&[
-        "report",
-        "a/x",
-        "b/x",
-        "-o",
-        "r.html",
-        "--no-images",
-        "--json",
-    ]);
+    let report = sandbox.json(&["report", "a/x", "b/x", "-o", "r.html", "--no-images", "--json"]);
     assert_eq!(model(&report, "a: x")["seeds"], serde_json::json!([1]));
     assert_eq!(model(&report, "b: x")["seeds"], serde_json::json!([1]));
 }
@@ -83,10 +59,7 @@ fn folds_are_pooled_and_each_image_counts_once() {
     }
     let report = sandbox.json(&["report", "cv", "-o", "r.html", "--no-images", "--json"]);
     let model = model(&report, "cv");
-    assert_eq!(
-        (&model["folds"], &model["images"]),
-        (&Value::from(2), &Value::from(24))
-    );
+    assert_eq!((&model["folds"], &model["images"]), (&Value::from(2), &Value::from(24)));
     let rows = csv_rows(&sandbox.path("r.csv"));
     assert_eq!(rows[0]["folds"], "2");
     assert_eq!(rows.len(), 1, "baselines of a fold are none of all folds");
@@ -101,22 +74,11 @@ fn runs_that_are_not_done_are_listed_and_left_out() {
     fs::remove_file(sandbox.path("s/runs/strategy=gated,seed=2/summary.json")).unwrap();
     let failed = sandbox.path("s/runs/strategy=sum,seed=1");
     fs::create_dir_all(&failed).unwrap();
-    fs::write(
-        failed.join("failed.json"),
-        "{\"error\": \"no <memory>\", \"code\": 1}",
-    )
-    .unwrap();
+    fs::write(failed.join("failed.json"), "{\"error\": \"no <memory>\", \"code\": 1}").unwrap();
     let report = sandbox.json(&["report", "s", "-o", "r.html", "--no-images", "--json"]);
-    assert_eq!(
-        model(&report, "strategy=gated")["seeds"],
-        serde_json::json!([1])
-    );
-    let states: Vec<&Value> = report["runs"]
-        .as_array()
-        .unwrap()
-        .iter()
-        .map(|run| &run["state"])
-        .collect();
+    assert_eq!(model(&report, "strategy=gated")["seeds"], serde_json::json!([1]));
+    let states: Vec<&Value> =
+        report["runs"].as_array().unwrap().iter().map(|run| &run["state"]).collect();
     assert_eq!(states, ["done", "unfinished", "failed"]);
     let rows = csv_rows(&sandbox.path("r.runs.csv"));
     assert_eq!(rows[1]["epochs"], "2 of 3");
@@ -142,10 +104,7 @@ fn a_trained_run_has_its_groups_and_its_images() {
     let sandbox = Sandbox::new();
     sandbox.train_one_epoch("run");
     let header = fs::read_to_string(sandbox.path("run/predictions_test.csv")).unwrap();
-    assert!(
-        header.starts_with("image,target,prediction,group,weight_vit"),
-        "{header}"
-    );
+    assert!(header.starts_with("image,target,prediction,group,weight_vit"), "{header}");
     let summary = fs::read_to_string(sandbox.path("run/summary.json")).unwrap();
     let summary: serde_json::Value = serde_json::from_str(&summary).unwrap();
     let of_groups = &summary["baselines"]["test"]["group"];

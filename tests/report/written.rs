@@ -86,11 +86,7 @@ fn predictions(folder: &Path, split: &str, rows: &[Row]) {
     let header = ["image", "target", "prediction"].into_iter().chain(group);
     csv.write_record(header).unwrap();
     for (image, target, prediction, group) in rows {
-        let mut record = vec![
-            image.to_string(),
-            target.to_string(),
-            prediction.to_string(),
-        ];
+        let mut record = vec![image.to_string(), target.to_string(), prediction.to_string()];
         record.extend(grouped.then(|| group.to_string()));
         csv.write_record(record).unwrap();
     }
@@ -105,7 +101,8 @@ pub const VAL: [Row; 4] = [
     ("val_d.png", 4.0, 4.0, ""),
 ];
 
-/// Twenty-four test images of four groups, whose predictions are off by `off` upwards for women and downwards for men.
+/// Twenty-four test images of four groups, whose predictions are off by `off` upwards for women and
+/// downwards for men.
 pub fn grouped(off: f64) -> Vec<Row<'static>> {
     const NAMES: [&str; 24] = [
         "t00", "t01", "t02", "t03", "t04", "t05", "t06", "t07", "t08", "t09", "t10", "t11", "t12",

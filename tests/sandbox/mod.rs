@@ -60,14 +60,7 @@ impl Sandbox {
 
     /// A run directory with everything in it, as soon as can be.
     pub fn train_one_epoch(&self, run: &str) {
-        self.done(&[
-            "train",
-            "small.yaml",
-            "--output",
-            run,
-            "--set",
-            "train.epochs=1",
-        ]);
+        self.done(&["train", "small.yaml", "--output", run, "--set", "train.epochs=1"]);
     }
 
     pub fn json(&self, arguments: &[&str]) -> Value {
@@ -77,10 +70,7 @@ impl Sandbox {
     /// The exit code and stderr of a run that must fail.
     pub fn fails(&self, arguments: &[&str]) -> (i32, String) {
         let output = self.run(arguments);
-        assert!(
-            !output.status.success(),
-            "vmbeauty {arguments:?} did not fail"
-        );
+        assert!(!output.status.success(), "vmbeauty {arguments:?} did not fail");
         let errors = String::from_utf8(output.stderr).unwrap();
         assert!(!errors.contains("panicked"), "{errors}");
         (output.status.code().unwrap(), errors)

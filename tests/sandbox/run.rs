@@ -20,28 +20,22 @@ pub fn train_arguments<'a>(run: &'a str, set: &[&'a str]) -> Vec<&'a str> {
 
 /// A file's tensors by name.
 pub fn tensors(file: &Path) -> HashMap<String, Tensor> {
-    Tensor::read_safetensors(file)
-        .unwrap()
-        .into_iter()
-        .collect()
+    Tensor::read_safetensors(file).unwrap().into_iter().collect()
 }
 
 /// The largest difference of a weight between two runs' last ones.
 pub fn largest_difference(runs: [&Path; 2]) -> f64 {
     let [a, b] = runs.map(|run| tensors(&run.join("last.safetensors")));
     assert_eq!(a.len(), b.len());
-    let differences = a
-        .iter()
-        .map(|(name, tensor)| (tensor - &b[name]).abs().max().double_value(&[]));
+    let differences =
+        a.iter().map(|(name, tensor)| (tensor - &b[name]).abs().max().double_value(&[]));
     differences.fold(0.0, f64::max)
 }
 
 /// Lines of `metrics.jsonl`.
 pub fn epochs(run: &Path) -> Vec<Value> {
     let text = fs::read_to_string(run.join("metrics.jsonl")).unwrap();
-    text.lines()
-        .map(|line| serde_json::from_str(line).unwrap())
-        .collect()
+    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
 /// How far a run's checkpoint has come.

@@ -10,12 +10,7 @@ use serde_json::Value;
 
 use crate::sandbox::{SMALL, Sandbox};
 
-const FAST: [&str; 4] = [
-    "--set",
-    "train.epochs=1",
-    "--set",
-    "train.tensorboard=false",
-];
+const FAST: [&str; 4] = ["--set", "train.epochs=1", "--set", "train.tensorboard=false"];
 
 fn validate(sandbox: &Sandbox, arguments: &[&str]) -> Value {
     let all = [&["cross-validate"], arguments, &FAST[..], &["--json"]].concat();
@@ -86,27 +81,18 @@ fn finished_folds_are_not_run_again_and_a_stopped_one_goes_on() {
     let first = validate(&sandbox, &arguments);
     let weights = |fold: &str| sandbox.path("cv").join(fold).join("best.safetensors");
     let before = ["fold_1_of_3", "fold_2_of_3", "fold_3_of_3"].map(|fold| written(&weights(fold)));
-    // As a process leaves it that was killed while it predicted, and one that never came to the last fold.
+    // As a process leaves it that was killed while it predicted, and one that never came to the
+    // last fold.
     fs::remove_file(sandbox.path("cv/fold_2_of_3/summary.json")).unwrap();
     fs::remove_dir_all(sandbox.path("cv/fold_3_of_3")).unwrap();
     let again = validate(&sandbox, &arguments);
     assert_eq!(again["pooled"], first["pooled"]);
     assert_eq!(written(&weights("fold_1_of_3")), before[0]);
-    assert_eq!(
-        written(&weights("fold_2_of_3")),
-        before[1],
-        "its epochs were done"
-    );
+    assert_eq!(written(&weights("fold_2_of_3")), before[1], "its epochs were done");
     assert_ne!(written(&weights("fold_3_of_3")), before[2]);
 
-    let (code, errors) = sandbox.fails(&[
-        "cross-validate",
-        "small.yaml",
-        "--folds",
-        "3",
-        "--output",
-        "cv",
-    ]);
+    let (code, errors) =
+        sandbox.fails(&["cross-validate", "small.yaml", "--folds", "3", "--output", "cv"]);
     assert_eq!(code, 1);
     assert!(errors.contains("another config"), "{errors}");
 }
@@ -117,18 +103,10 @@ fn people(sandbox: &Sandbox) {
     let mut rows = String::from("image,score,group,person\n");
     for i in 0..40u32 {
         let shade = if i == 39 { 0 } else { i };
-        let image = RgbImage::from_fn(20, 20, |x, y| {
-            Rgb([x as u8 * 9, y as u8 * 9, shade as u8 * 6])
-        });
-        image
-            .save(sandbox.path("set").join(format!("{i}.png")))
-            .unwrap();
-        rows += &format!(
-            "{i}.png,{},{},person {}\n",
-            i % 9,
-            ["a", "b"][(i / 20) as usize],
-            i / 4
-        );
+        let image =
+            RgbImage::from_fn(20, 20, |x, y| Rgb([x as u8 * 9, y as u8 * 9, shade as u8 * 6]));
+        image.save(sandbox.path("set").join(format!("{i}.png"))).unwrap();
+        rows += &format!("{i}.png,{},{},person {}\n", i % 9, ["a", "b"][(i / 20) as usize], i / 4);
     }
     fs::write(sandbox.path("set/list.csv"), rows).unwrap();
     let config = SMALL.replace("dataset: synthetic", "dataset: csv, root: set/list.csv");
@@ -160,10 +138,7 @@ fn a_person_and_a_copied_file_are_never_on_both_sides() {
             .collect();
         for i in &numbers {
             let first = i / 4 * 4;
-            assert!(
-                (first..first + 4).all(|other| numbers.contains(&other)),
-                "{numbers:?}"
-            );
+            assert!((first..first + 4).all(|other| numbers.contains(&other)), "{numbers:?}");
         }
     }
 }
@@ -172,9 +147,7 @@ fn a_person_and_a_copied_file_are_never_on_both_sides() {
 fn scut_fbp5500_has_its_published_folds() {
     let sandbox = Sandbox::new();
     fs::create_dir_all(sandbox.path("scut/Images")).unwrap();
-    let names: Vec<String> = (1..=20)
-        .map(|i| format!("{}{i}.jpg", ["AF", "CM"][i % 2]))
-        .collect();
+    let names: Vec<String> = (1..=20).map(|i| format!("{}{i}.jpg", ["AF", "CM"][i % 2])).collect();
     for (i, name) in names.iter().enumerate() {
         let image = RgbImage::from_fn(20, 20, |x, y| Rgb([x as u8 * 9, y as u8 * 9, i as u8 * 9]));
         image.save(sandbox.path("scut/Images").join(name)).unwrap();
@@ -188,16 +161,13 @@ fn scut_fbp5500_has_its_published_folds() {
         let list = |test: bool| -> String {
             let rows = names.iter().enumerate();
             let rows = rows.filter(|(i, _)| (i % 5 + 1 == fold) == test);
-            rows.map(|(i, name)| format!("{name} {}.5\n", i % 4 + 1))
-                .collect()
+            rows.map(|(i, name)| format!("{name} {}.5\n", i % 4 + 1)).collect()
         };
         fs::write(lists.join(format!("train_{fold}.txt")), list(false)).unwrap();
         fs::write(lists.join(format!("test_{fold}.txt")), list(true)).unwrap();
     }
-    let config = SMALL.replace(
-        "dataset: synthetic",
-        "dataset: scut_fbp5500, root: scut, split: fold_1",
-    );
+    let config =
+        SMALL.replace("dataset: synthetic", "dataset: scut_fbp5500, root: scut, split: fold_1");
     fs::write(sandbox.path("scut.yaml"), config).unwrap();
     let result = validate(&sandbox, &["scut.yaml", "--output", "cv"]);
     assert_eq!(result["folds"][4]["fold"], "fold_5");

@@ -59,15 +59,8 @@ fn read_json(path: PathBuf) -> Value {
 #[test]
 fn a_grid_has_a_folder_per_run_and_a_point_per_combination() {
     let sandbox = sandbox(GRID);
-    let results = sandbox.json(&[
-        "sweep",
-        "sweep.yaml",
-        "--output",
-        "out",
-        "--jobs",
-        "2",
-        "--json",
-    ]);
+    let results =
+        sandbox.json(&["sweep", "sweep.yaml", "--output", "out", "--jobs", "2", "--json"]);
     let out = sandbox.path("out");
     let expected: Vec<String> = ["gated", "vit_only"]
         .iter()
@@ -81,10 +74,7 @@ fn a_grid_has_a_folder_per_run_and_a_point_per_combination() {
     assert_eq!(points.len(), 4);
     for point in points {
         let name = point["name"].as_str().unwrap();
-        assert_eq!(
-            (&point["seeds"], &point["n"]),
-            (&serde_json::json!([1, 2]), &Value::from(16))
-        );
+        assert_eq!((&point["seeds"], &point["n"]), (&serde_json::json!([1, 2]), &Value::from(16)));
         let rmse = [1, 2].map(|seed| {
             let summary = read_json(out.join(format!("runs/{name},seed={seed}/summary.json")));
             assert_eq!(summary["parameters"], point["parameters"]);
@@ -93,10 +83,7 @@ fn a_grid_has_a_folder_per_run_and_a_point_per_combination() {
         let metric = &point["metrics"]["rmse"];
         let close = |key: &str, expected: f64| {
             let value = metric[key].as_f64().unwrap();
-            assert!(
-                (value - expected).abs() < 1e-9,
-                "{name} {key}: {value} is not {expected}"
-            );
+            assert!((value - expected).abs() < 1e-9, "{name} {key}: {value} is not {expected}");
         };
         close("mean", (rmse[0] + rmse[1]) / 2.0);
         close("sd_over_seeds", (rmse[0] - rmse[1]).abs() / 2f64.sqrt());
@@ -109,10 +96,7 @@ fn a_grid_has_a_folder_per_run_and_a_point_per_combination() {
     let comparisons = results["comparisons"].as_array().unwrap();
     assert_eq!(comparisons.len(), 24);
     for comparison in comparisons {
-        let (p, holm) = (
-            comparison["p"].as_f64().unwrap(),
-            comparison["p_holm"].as_f64().unwrap(),
-        );
+        let (p, holm) = (comparison["p"].as_f64().unwrap(), comparison["p_holm"].as_f64().unwrap());
         assert!(0.0 < p && p <= holm && holm <= 1.0);
     }
 
@@ -160,11 +144,7 @@ fn a_killed_sweep_repeats_no_finished_run_and_loses_none() {
         child.kill().unwrap();
         child.wait().unwrap();
         let now = finished(&out);
-        assert!(
-            now.len() >= at_least,
-            "only {} runs were done in time",
-            now.len()
-        );
+        assert!(now.len() >= at_least, "only {} runs were done in time", now.len());
         assert!(now.len() < 8, "the sweep was done before it was killed");
         for (run, written) in &before {
             assert_eq!(now.get(run), Some(written), "{run} was run again");
@@ -197,11 +177,7 @@ fn the_runs_of_a_killed_sweep_end_with_it() {
     let sandbox = sandbox(&GRID.replace("train.epochs: 2", "train.epochs: 100000"));
     let arguments = ["sweep", "sweep.yaml", "--output", "out"];
     let command = &mut sandbox.command(&arguments);
-    let mut child = command
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
+    let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
     let metrics = sandbox.path("out/runs/strategy=gated,lr=0.001,seed=1/metrics.jsonl");
     let wait = |until: &dyn Fn() -> bool| {
         let begun = Instant::now();
@@ -232,23 +208,15 @@ axes: {model.vit.weights: [absent.safetensors, null]}
     let output = sandbox.run(&arguments);
     assert_eq!(output.status.code(), Some(1));
     let errors = String::from_utf8_lossy(&output.stderr);
-    assert!(
-        errors.contains("FAILED") && errors.contains("absent.safetensors"),
-        "{errors}"
-    );
+    assert!(errors.contains("FAILED") && errors.contains("absent.safetensors"), "{errors}");
     let results: Value = serde_json::from_slice(&output.stdout).unwrap();
     let states = |results: &Value| {
         let runs = results["runs"].as_array().unwrap().clone();
-        runs.iter()
-            .map(|run| run["state"].as_str().unwrap().to_string())
-            .collect::<Vec<_>>()
+        runs.iter().map(|run| run["state"].as_str().unwrap().to_string()).collect::<Vec<_>>()
     };
     assert_eq!(states(&results), ["failed", "done"]);
     let error = results["runs"][0]["error"].as_str().unwrap();
-    assert!(
-        error.starts_with("model.vit.weights: there is no file absent.safetensors"),
-        "{error}"
-    );
+    assert!(error.starts_with("model.vit.weights: there is no file absent.safetensors"), "{error}");
     assert_eq!(results["points"].as_array().unwrap().len(), 1);
 
     // It is left alone until it is asked for.
@@ -257,13 +225,7 @@ axes: {model.vit.weights: [absent.safetensors, null]}
     let before = length(&log);
     assert_eq!(sandbox.run(&arguments).status.code(), Some(1));
     assert_eq!(length(&log), before);
-    assert_eq!(
-        sandbox
-            .run(&[&arguments[..], &["--retry-failed"]].concat())
-            .status
-            .code(),
-        Some(1)
-    );
+    assert_eq!(sandbox.run(&[&arguments[..], &["--retry-failed"]].concat()).status.code(), Some(1));
     assert!(length(&log) > before);
 }
 
@@ -275,10 +237,7 @@ fn a_dry_run_lists_the_runs_and_estimates_by_those_that_are_done() {
     let last = ["strategy=vit_only,lr=0.003,seed=2", "open"];
     let listed = |line: &str| line.split_whitespace().eq(last);
     assert!(text.lines().any(listed), "{text}");
-    assert!(
-        text.contains("8 of 8 runs are left; no run is done yet"),
-        "{text}"
-    );
+    assert!(text.contains("8 of 8 runs are left; no run is done yet"), "{text}");
     assert!(!sandbox.path("out").exists());
     sandbox.done(&["sweep", "sweep.yaml", "--output", "out", "--shard", "1/4"]);
     let listed = sandbox.json(&[&dry[..], &["--json", "--jobs", "3"]].concat());
@@ -302,13 +261,7 @@ fn shards_make_the_sweep_together() {
         sandbox.done(&["sweep", "sweep.yaml", "--output", "out", "--shard", shard]);
         assert_eq!(finished(&out).len(), done, "{shard}");
     }
-    assert_eq!(
-        read_json(out.join("results.json"))["points"]
-            .as_array()
-            .unwrap()
-            .len(),
-        4
-    );
+    assert_eq!(read_json(out.join("results.json"))["points"].as_array().unwrap().len(), 4);
 }
 
 #[test]
@@ -341,11 +294,8 @@ fn a_folder_of_another_sweep_and_a_wrong_sweep_are_refused() {
     let sandbox = sandbox(GRID);
     let arguments = ["sweep", "sweep.yaml", "--output", "out", "--shard", "1/8"];
     sandbox.done(&arguments);
-    fs::write(
-        sandbox.path("sweep.yaml"),
-        GRID.replace("train.epochs: 2", "train.epochs: 3"),
-    )
-    .unwrap();
+    fs::write(sandbox.path("sweep.yaml"), GRID.replace("train.epochs: 2", "train.epochs: 3"))
+        .unwrap();
     let (code, errors) = sandbox.fails(&arguments);
     assert_eq!(code, 1);
     assert!(
@@ -355,11 +305,7 @@ fn a_folder_of_another_sweep_and_a_wrong_sweep_are_refused() {
 
     for (from, to, words) in [
         ("gated, ", "gatd, ", "did you mean gated?"),
-        (
-            "train.optimizer.lr",
-            "train.optimizer.lrs",
-            "did you mean train.optimizer.lr?",
-        ),
+        ("train.optimizer.lr", "train.optimizer.lrs", "did you mean train.optimizer.lr?"),
         ("small.yaml", "absent.yaml", "absent.yaml"),
         ("axes:", "axis:", "sweep.yaml:"),
     ] {
@@ -369,9 +315,6 @@ fn a_folder_of_another_sweep_and_a_wrong_sweep_are_refused() {
         assert!(errors.contains(words), "{errors}");
     }
     assert!(!sandbox.path("other").exists());
-    assert_eq!(
-        sandbox.fails(&["sweep", "sweep.yaml", "--shard", "3/2"]).0,
-        2
-    );
+    assert_eq!(sandbox.fails(&["sweep", "sweep.yaml", "--shard", "3/2"]).0, 2);
     assert_eq!(sandbox.fails(&["sweep", "sweep.yaml", "--jobs", "0"]).0, 2);
 }

@@ -10,7 +10,8 @@ use crate::cli::output::{print, print_json, say, table};
 use crate::config::{Config, DataConfig};
 use crate::data::benchmark::{Report, Settings, benchmark};
 
-/// Time decoding, augmenting and batching of generated JPEGs (224 and 1024 pixels), and of a folder of yours
+/// Time decoding, augmenting and batching of generated JPEGs (224 and 1024 pixels), and of a folder
+/// of yours
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// A folder of images, measured too

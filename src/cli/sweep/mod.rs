@@ -19,7 +19,8 @@ use crate::sweep::{Definition, Launch, Plan, Shard, State, collect};
 
 /// Run an experiment at every point of a grid, with every seed, on every fold
 ///
-/// Started again, it goes on where it stopped: a finished run is not run again, one that was stopped goes on from its last epoch.
+/// Started again, it goes on where it stopped: a finished run is not run again, one that was
+/// stopped goes on from its last epoch.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// The sweep, a YAML file
@@ -58,10 +59,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         Some(shard) => plan.shard(shard),
         None => plan.runs.iter().collect(),
     };
-    let states: Vec<State> = runs
-        .iter()
-        .map(|run| State::of(run, &root))
-        .collect::<Result<_>>()?;
+    let states: Vec<State> = runs.iter().map(|run| State::of(run, &root)).collect::<Result<_>>()?;
     if args.dry_run {
         return list(args, &runs, &states);
     }
@@ -85,23 +83,16 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         false => print(&report(&results))?,
     }
     let console = Console::from(args.console);
-    console.tell(&format!(
-        "all metrics: {0}/results.csv, {0}/results.json",
-        root.display()
-    ));
+    console.tell(&format!("all metrics: {0}/results.csv, {0}/results.json", root.display()));
     let failed = results.runs.iter().filter(|run| run.state == "failed");
-    let failed: Vec<_> = failed
-        .filter(|run| runs.iter().any(|mine| mine.name == run.name))
-        .collect();
+    let failed: Vec<_> =
+        failed.filter(|run| runs.iter().any(|mine| mine.name == run.name)).collect();
     for run in &failed {
         let error = run.error.as_deref().unwrap_or_default();
         console.warn(&format!("failed: {}: {error}", run.name));
     }
     if !failed.is_empty() {
-        console.warn(&format!(
-            "{} runs failed; --retry-failed runs them again",
-            failed.len()
-        ));
+        console.warn(&format!("{} runs failed; --retry-failed runs them again", failed.len()));
     }
     let code = u8::from(!failed.is_empty());
     let end = json!({

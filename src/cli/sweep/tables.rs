@@ -40,18 +40,10 @@ pub(super) fn list(args: &Args, runs: &[&PlannedRun], states: &[State]) -> Resul
     }
     let rows: Vec<Vec<String>> = both()
         .map(|(run, state)| {
-            let about = if matches!(state, State::Done(_)) {
-                ""
-            } else {
-                "about "
-            };
+            let about = if matches!(state, State::Done(_)) { "" } else { "about " };
             let seconds =
                 seconds(run, state).map(|seconds| format!("{about}{}", duration(seconds)));
-            vec![
-                run.name.clone(),
-                state.name().to_string(),
-                seconds.unwrap_or_default(),
-            ]
+            vec![run.name.clone(), state.name().to_string(), seconds.unwrap_or_default()]
         })
         .collect();
     let time = match total {
@@ -100,10 +92,7 @@ pub(super) fn report(results: &Results) -> String {
                 value(Metric::Srcc),
                 thousands(point.parameters),
                 format!("{:.1}", point.flops as f64 / 1e6),
-                point
-                    .images_per_second
-                    .map(|speed| format!("{speed:.0}"))
-                    .unwrap_or_default(),
+                point.images_per_second.map(|speed| format!("{speed:.0}")).unwrap_or_default(),
             ]
         })
         .collect();

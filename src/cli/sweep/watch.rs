@@ -74,24 +74,19 @@ impl Watch {
                 (run, "done", measured.metrics.to_string())
             }
             Event::Failed(run, failure) => (run, "failed", format!("FAILED: {}", failure.error)),
-            Event::Stopped(run) => (
-                run,
-                "stopped",
-                "stopped; start the sweep again to go on".to_string(),
-            ),
-            Event::Busy(run) => (
-                run,
-                "busy",
-                "left alone: another process is training it".to_string(),
-            ),
+            Event::Stopped(run) => {
+                (run, "stopped", "stopped; start the sweep again to go on".to_string())
+            }
+            Event::Busy(run) => {
+                (run, "busy", "left alone: another process is training it".to_string())
+            }
         };
         self.settled += 1;
         self.open.retain(|name| *name != run.name);
         let took = match self.begun.iter().position(|(name, _)| *name == run.name) {
-            Some(at) => format!(
-                "  {}",
-                duration(self.begun.swap_remove(at).1.elapsed().as_secs_f64())
-            ),
+            Some(at) => {
+                format!("  {}", duration(self.begun.swap_remove(at).1.elapsed().as_secs_f64()))
+            }
             None => String::new(),
         };
         let left = match self.left() {
@@ -99,10 +94,8 @@ impl Watch {
             _ => String::new(),
         };
         self.tell_program(run, state, &text);
-        self.console.tell(&format!(
-            "[{}/{}] {}  {text}{took}{left}",
-            self.settled, self.total, run.name
-        ));
+        self.console
+            .tell(&format!("[{}/{}] {}  {text}{took}{left}", self.settled, self.total, run.name));
     }
 
     fn tell_program(&self, run: &PlannedRun, state: &str, text: &str) {

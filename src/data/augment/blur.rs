@@ -1,4 +1,5 @@
-//! Gaussian blur, as torchvision's: a kernel of fixed size, the image reflected about its outermost pixels.
+//! Gaussian blur, as torchvision's: a kernel of fixed size, the image reflected about its outermost
+//! pixels.
 
 use crate::config::BlurConfig;
 use crate::data::draws::Draws;
@@ -15,10 +16,7 @@ impl Blur {
         if draws.unit() >= config.probability {
             return Self::default();
         }
-        Self::new(
-            config.kernel_size,
-            draws.uniform(config.sigma[0], config.sigma[1]),
-        )
+        Self::new(config.kernel_size, draws.uniform(config.sigma[0], config.sigma[1]))
     }
 
     fn new(kernel_size: usize, sigma: f64) -> Self {
@@ -26,9 +24,7 @@ impl Blur {
             .map(|offset| (-0.5 * (offset as f64 / sigma).powi(2)).exp())
             .collect();
         let sum = raw[0] + 2.0 * raw[1..].iter().sum::<f64>();
-        Self {
-            weights: raw.iter().map(|weight| (weight / sum) as f32).collect(),
-        }
+        Self { weights: raw.iter().map(|weight| (weight / sum) as f32).collect() }
     }
 
     /// Blurs the planes of an image (3, size, size) in place.
@@ -101,11 +97,7 @@ mod tests {
         let out = run(&Blur::new(3, 1.0), &image, 9);
         // exp(-1/2) = 0.6065: weights 0.4519 and 0.2741.
         let (middle, side) = (0.451_863, 0.274_069);
-        for (at, expected) in [
-            (40, middle * middle),
-            (41, middle * side),
-            (50, side * side),
-        ] {
+        for (at, expected) in [(40, middle * middle), (41, middle * side), (50, side * side)] {
             assert!((f64::from(out[at]) - 255.0 * expected).abs() <= 0.5);
         }
         assert_eq!(out[42], 0);

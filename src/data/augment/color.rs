@@ -1,9 +1,9 @@
 //! Color jitter with torchvision's conventions, in one or two passes over the image.
 //!
-//! Factors as in `torchvision.transforms.v2.ColorJitter`: brightness scales; contrast mixes with the
-//! image's mean gray; saturation mixes with each pixel's gray; hue turns the color circle. Each
-//! step clamps to 0..255 as torchvision's do. Between steps values stay fractional, where torchvision
-//! rounds down to whole levels each time.
+//! Factors as in `torchvision.transforms.v2.ColorJitter`: brightness scales; contrast mixes with
+//! the image's mean gray; saturation mixes with each pixel's gray; hue turns the color circle. Each
+//! step clamps to 0..255 as torchvision's do. Between steps values stay fractional, where
+//! torchvision rounds down to whole levels each time.
 
 use anyhow::Result;
 
@@ -33,8 +33,8 @@ pub(super) struct ColorJitter {
 }
 
 impl ColorJitter {
-    /// Draws factors from 1 - s to 1 + s for the strengths of brightness, contrast and saturation, a
-    /// turn from -s to s for hue, and the order. Steps of strength 0 are left out.
+    /// Draws factors from 1 - s to 1 + s for the strengths of brightness, contrast and saturation,
+    /// a turn from -s to s for hue, and the order. Steps of strength 0 are left out.
     pub(super) fn draw(strengths: [f64; 4], draws: &mut Draws) -> Self {
         let [brightness, contrast, saturation, _] =
             strengths.map(|s| draws.uniform((1.0 - s).max(0.0), 1.0 + s) as f32);
@@ -46,13 +46,8 @@ impl ColorJitter {
             (strengths[3], Step::Hue(hue)),
         ];
         draws.shuffle(&mut order);
-        let steps = order
-            .into_iter()
-            .filter(|(strength, _)| *strength > 0.0)
-            .map(|(_, step)| step);
-        Self {
-            steps: steps.collect(),
-        }
+        let steps = order.into_iter().filter(|(strength, _)| *strength > 0.0).map(|(_, step)| step);
+        Self { steps: steps.collect() }
     }
 
     /// These steps with `step` before them.
@@ -77,10 +72,8 @@ impl ColorJitter {
         }
         let steps = self.with_means(interleaved);
         let (red, green, blue) = planes(interleaved.len(), out)?;
-        let targets = red
-            .chunks_mut(CHUNK)
-            .zip(green.chunks_mut(CHUNK))
-            .zip(blue.chunks_mut(CHUNK));
+        let targets =
+            red.chunks_mut(CHUNK).zip(green.chunks_mut(CHUNK)).zip(blue.chunks_mut(CHUNK));
         for (pixels, ((red, green), blue)) in interleaved.chunks(CHUNK * 3).zip(targets) {
             let mut chunk = Chunk::load(pixels);
             for &(step, mean) in &steps {
@@ -129,11 +122,7 @@ struct Chunk {
 
 impl Chunk {
     fn load(pixels: &[u8]) -> Self {
-        let mut chunk = Chunk {
-            red: [0.0; CHUNK],
-            green: [0.0; CHUNK],
-            blue: [0.0; CHUNK],
-        };
+        let mut chunk = Chunk { red: [0.0; CHUNK], green: [0.0; CHUNK], blue: [0.0; CHUNK] };
         for (i, pixel) in pixels.chunks_exact(3).take(CHUNK).enumerate() {
             chunk.red[i] = f32::from(pixel[0]);
             chunk.green[i] = f32::from(pixel[1]);
@@ -178,11 +167,8 @@ impl Chunk {
             let span = max - min;
             // Gray has no hue; what is divided by then does not matter, as `span` is 0.
             let scale = 1.0 / span.max(1e-6);
-            let (from_red, from_green, from_blue) = (
-                (g - b) * scale,
-                (b - r) * scale + 2.0,
-                (r - g) * scale + 4.0,
-            );
+            let (from_red, from_green, from_blue) =
+                ((g - b) * scale, (b - r) * scale + 2.0, (r - g) * scale + 4.0);
             let hue = if max == r {
                 from_red
             } else if max == g {
@@ -206,8 +192,8 @@ impl Chunk {
 /// Rounds to whole levels.
 fn store(from: &[f32; CHUNK], to: &mut [u8]) {
     for (to, from) in to.iter_mut().zip(from) {
-        // Adding 2^23 leaves the rounded value in the last bits of the sum; unlike a cast, this turns
-        // into vector instructions.
+        // Adding 2^23 leaves the rounded value in the last bits of the sum; unlike a cast, this
+        // turns into vector instructions.
         *to = (from + 8_388_608.0).to_bits() as u8;
     }
 }
@@ -219,37 +205,21 @@ mod tests {
     fn run(steps: &[Step], pixels: &[[u8; 3]]) -> Vec<[u8; 3]> {
         let interleaved = pixels.concat();
         let mut out = vec![0; interleaved.len()];
-        ColorJitter {
-            steps: steps.to_vec(),
-        }
-        .apply(&interleaved, &mut out)
-        .unwrap();
+        ColorJitter { steps: steps.to_vec() }.apply(&interleaved, &mut out).unwrap();
         let n = pixels.len();
-        (0..n)
-            .map(|i| [out[i], out[n + i], out[2 * n + i]])
-            .collect()
+        (0..n).map(|i| [out[i], out[n + i], out[2 * n + i]]).collect()
     }
 
     fn colors() -> Vec<[u8; 3]> {
         (0..5000u32)
-            .map(|i| {
-                [
-                    (i * 7 % 256) as u8,
-                    (i * 31 % 256) as u8,
-                    (i * 101 % 256) as u8,
-                ]
-            })
+            .map(|i| [(i * 7 % 256) as u8, (i * 31 % 256) as u8, (i * 101 % 256) as u8])
             .collect()
     }
 
     #[test]
     fn neutral_factors_change_nothing() {
-        let steps = [
-            Step::Brightness(1.0),
-            Step::Contrast(1.0),
-            Step::Saturation(1.0),
-            Step::Hue(0.0),
-        ];
+        let steps =
+            [Step::Brightness(1.0), Step::Contrast(1.0), Step::Saturation(1.0), Step::Hue(0.0)];
         for (before, after) in colors().iter().zip(run(&steps, &colors())) {
             assert!(
                 before.iter().zip(after).all(|(a, b)| a.abs_diff(b) <= 1),
@@ -261,20 +231,11 @@ mod tests {
     #[test]
     fn each_step_follows_its_formula() {
         let pixels = [[100, 150, 200], [10, 20, 30]];
-        assert_eq!(
-            run(&[Step::Brightness(1.5)], &pixels),
-            [[150, 225, 255], [15, 30, 45]]
-        );
+        assert_eq!(run(&[Step::Brightness(1.5)], &pixels), [[150, 225, 255], [15, 30, 45]]);
         // Gray: 140.7 and 18.2 (mean 79.4).
-        assert_eq!(
-            run(&[Step::Saturation(0.5)], &pixels),
-            [[120, 145, 170], [14, 19, 24]]
-        );
+        assert_eq!(run(&[Step::Saturation(0.5)], &pixels), [[120, 145, 170], [14, 19, 24]]);
         assert_eq!(run(&[Step::Saturation(0.0)], &pixels)[0], [141, 141, 141]);
-        assert_eq!(
-            run(&[Step::Contrast(0.5)], &pixels),
-            [[90, 115, 140], [45, 50, 55]]
-        );
+        assert_eq!(run(&[Step::Contrast(0.5)], &pixels), [[90, 115, 140], [45, 50, 55]]);
         // A third of a turn moves red to green to blue.
         assert_eq!(
             run(&[Step::Hue(1.0 / 3.0)], &[[250, 10, 10], [10, 250, 10]]),
@@ -289,10 +250,7 @@ mod tests {
         // Brightness 2 clamps to 255 and 200, with the mean 227.5; the digits sum to 0.9999.
         let out = run(&[Step::Brightness(2.0), Step::Contrast(0.0)], &pixels);
         assert_eq!(out, [[227; 3]; 2]);
-        assert_eq!(
-            run(&[Step::Contrast(0.0), Step::Brightness(2.0)], &pixels),
-            [[255; 3]; 2]
-        );
+        assert_eq!(run(&[Step::Contrast(0.0), Step::Brightness(2.0)], &pixels), [[255; 3]; 2]);
     }
 
     #[test]

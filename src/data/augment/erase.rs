@@ -4,7 +4,8 @@ use crate::config::{EraseFill, ErasingConfig};
 use crate::data::NEUTRAL;
 use crate::data::draws::Draws;
 
-/// How often a rectangle that does not fit is drawn anew before nothing is erased, as torchvision's.
+/// How often a rectangle that does not fit is drawn anew before nothing is erased, as
+/// torchvision's.
 const ATTEMPTS: usize = 10;
 /// The standard deviation of ImageNet's pixels, in levels.
 const SPREAD: [f64; 3] = [58.4, 57.1, 57.4];
@@ -27,10 +28,7 @@ pub(super) fn erase(config: &ErasingConfig, image: &mut [u8], size: usize, draws
         return;
     };
     for (channel, plane) in image.chunks_exact_mut(size * size).enumerate() {
-        let rows = plane
-            .chunks_exact_mut(size)
-            .skip(rectangle.top)
-            .take(rectangle.height);
+        let rows = plane.chunks_exact_mut(size).skip(rectangle.top).take(rectangle.height);
         for row in rows {
             let erased = &mut row[rectangle.left..rectangle.left + rectangle.width];
             match config.fill {
@@ -69,27 +67,14 @@ mod tests {
 
     #[test]
     fn one_rectangle_of_the_asked_area_and_ratio_is_painted() {
-        let config = ErasingConfig {
-            probability: 1.0,
-            ..ErasingConfig::default()
-        };
+        let config = ErasingConfig { probability: 1.0, ..ErasingConfig::default() };
         for index in 0..300 {
             let mut image = vec![0; 3 * 64 * 64];
-            erase(
-                &config,
-                &mut image,
-                64,
-                &mut Draws::new(1, 0, index, "erase"),
-            );
+            erase(&config, &mut image, 64, &mut Draws::new(1, 0, index, "erase"));
             let painted = image.iter().filter(|&&level| level != 0).count() as f64;
             let part = painted / image.len() as f64;
             assert!((0.015..=0.35).contains(&part), "{part}");
-            let row = |y: usize| {
-                image[y * 64..(y + 1) * 64]
-                    .iter()
-                    .filter(|&&p| p != 0)
-                    .count()
-            };
+            let row = |y: usize| image[y * 64..(y + 1) * 64].iter().filter(|&&p| p != 0).count();
             let (width, height) = (
                 (0..64).map(row).max().unwrap() as f64,
                 (0..64).filter(|&y| row(y) > 0).count() as f64,

@@ -1,5 +1,5 @@
-//! Mixup (Zhang et al., 2018, arXiv 1710.09412) and CutMix (Yun et al., 2019, arXiv 1905.04899) for regression: the scores are mixed as
-//! the images are.
+//! Mixup (Zhang et al., 2018, arXiv 1710.09412) and CutMix (Yun et al., 2019, arXiv 1905.04899) for
+//! regression: the scores are mixed as the images are.
 
 use crate::config::AugmentConfig;
 use crate::data::draws::Draws;
@@ -10,8 +10,9 @@ pub(in crate::data) fn mixes(config: &AugmentConfig) -> bool {
     config.mixup > 0.0 || config.cutmix > 0.0
 }
 
-/// Mixes each image of a batch with the one before it, as torchvision's `MixUp` and `CutMix` do: scores, weights and votes in the
-/// proportion of the images. With both asked for, the batch gets one of them at random. `draws` are the batch's own.
+/// Mixes each image of a batch with the one before it, as torchvision's `MixUp` and `CutMix` do:
+/// scores, weights and votes in the proportion of the images. With both asked for, the batch gets
+/// one of them at random. `draws` are the batch's own.
 pub(crate) fn mix(config: &AugmentConfig, batch: &mut HostBatch, draws: &mut Draws) {
     if batch.len < 2 || !mixes(config) {
         return;
@@ -39,7 +40,8 @@ fn blend_images(batch: &mut HostBatch, kept: f32) -> f32 {
     kept
 }
 
-/// Pastes one rectangle of the image before, about 1 - `kept` of the area, less what lies outside. Returns what is kept in fact.
+/// Pastes one rectangle of the image before, about 1 - `kept` of the area, less what lies outside.
+/// Returns what is kept in fact.
 fn paste_images(batch: &mut HostBatch, kept: f64, draws: &mut Draws) -> f32 {
     let size = batch.size;
     let (x, y) = (draws.below(size), draws.below(size));
@@ -76,10 +78,7 @@ fn mix_labels(batch: &mut HostBatch, kept: f32) {
     blend(&mut batch.targets);
     blend(&mut batch.weights);
     let scaled = |votes: &[Vote], by: f32| -> Vec<Vote> {
-        let scale = |vote: &Vote| Vote {
-            share: vote.share * by,
-            ..*vote
-        };
+        let scale = |vote: &Vote| Vote { share: vote.share * by, ..*vote };
         votes.iter().map(scale).collect()
     };
     let mut before = batch.votes.clone();
@@ -101,28 +100,19 @@ mod tests {
     fn batch() -> HostBatch {
         let scores = [1.0f32, 5.0, 9.0];
         HostBatch {
-            pixels: scores
-                .iter()
-                .flat_map(|&score| vec![score as u8 * 10; 1200])
-                .collect(),
+            pixels: scores.iter().flat_map(|&score| vec![score as u8 * 10; 1200]).collect(),
             len: 3,
             size: 20,
             targets: scores.to_vec(),
             indices: vec![0, 1, 2],
             whole: 3,
             weights: vec![1.0, 1.0, 0.0],
-            votes: scores
-                .map(|rating| vec![Vote { rating, share: 1.0 }])
-                .to_vec(),
+            votes: scores.map(|rating| vec![Vote { rating, share: 1.0 }]).to_vec(),
         }
     }
 
     fn mixed(mixup: f64, cutmix: f64, index: u64) -> HostBatch {
-        let config = AugmentConfig {
-            mixup,
-            cutmix,
-            ..AugmentConfig::off()
-        };
+        let config = AugmentConfig { mixup, cutmix, ..AugmentConfig::off() };
         let mut batch = batch();
         mix(&config, &mut batch, &mut Draws::new(1, 0, index, "mix"));
         batch

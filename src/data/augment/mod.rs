@@ -24,16 +24,18 @@ pub(super) use self::mix::{mix, mixes};
 
 /// The aspect ratios of random crops, as torchvision's.
 const RATIO: (f64, f64) = (3.0 / 4.0, 4.0 / 3.0);
-/// How often a crop that does not fit is drawn anew before the whole image is taken, as torchvision's.
+/// How often a crop that does not fit is drawn anew before the whole image is taken, as
+/// torchvision's.
 const ATTEMPTS: usize = 10;
 
-/// Augments an image to a square of `data.image_size`, with `data.augment`, in this order: crop, mirror, rotation, affine change,
-/// TrivialAugment, color jitter, grayscale, blur, erasing.
+/// Augments an image to a square of `data.image_size`, with `data.augment`, in this order: crop,
+/// mirror, rotation, affine change, TrivialAugment, color jitter, grayscale, blur, erasing.
 ///
-/// The crop is `RandomResizedCrop`'s, drawn within what the evaluation transform shows (`data.resize`):
-/// on a square image the two are the same, on another one training sees the shapes that evaluation
-/// sees. Crop and resize are one resampling; mirror, rotation and every other affine change are one more. The corners of a turned
-/// image show its reflection, and colors follow torchvision's formulas.
+/// The crop is `RandomResizedCrop`'s, drawn within what the evaluation transform shows
+/// (`data.resize`): on a square image the two are the same, on another one training sees the shapes
+/// that evaluation sees. Crop and resize are one resampling; mirror, rotation and every other
+/// affine change are one more. The corners of a turned image show its reflection, and colors follow
+/// torchvision's formulas.
 #[derive(Debug, Clone)]
 pub struct TrainTransform {
     eval: EvalTransform,
@@ -57,10 +59,7 @@ impl TrainTransform {
     /// # Errors
     /// As [`EvalTransform::new`].
     pub fn new(config: &DataConfig) -> Result<Self> {
-        Ok(Self {
-            eval: EvalTransform::new(config)?,
-            augment: config.augment.clone(),
-        })
+        Ok(Self { eval: EvalTransform::new(config)?, augment: config.augment.clone() })
     }
 
     /// The transform without chance.
@@ -73,8 +72,8 @@ impl TrainTransform {
         &self.augment
     }
 
-    /// Writes the augmented image to `out`: (3, size, size), one plane per color. `seed`, `epoch` and
-    /// `index`, the image's place in its split, alone decide what is drawn.
+    /// Writes the augmented image to `out`: (3, size, size), one plane per color. `seed`, `epoch`
+    /// and `index`, the image's place in its split, alone decide what is drawn.
     ///
     /// # Errors
     /// An image without pixels, or an `out` of another length.
@@ -104,20 +103,14 @@ impl TrainTransform {
 impl Drawn {
     /// Each augmentation has a stream of draws of its own, so that none moves another's.
     fn new(augment: &AugmentConfig, size: usize, draws: impl Fn(&str) -> Draws) -> Self {
-        let whole = Frame {
-            left: 0.0,
-            top: 0.0,
-            width: 1.0,
-            height: 1.0,
-        };
+        let whole = Frame { left: 0.0, top: 0.0, width: 1.0, height: 1.0 };
         let flip = match draws("flip").unit() < augment.horizontal_flip {
             true => Warp::MIRROR,
             false => Warp::IDENTITY,
         };
         let degrees = draws("rotate").uniform(-augment.rotation, augment.rotation);
         let mut warp =
-            flip.then(rotation(degrees))
-                .then(draw_affine(&augment.affine, size, draws("affine")));
+            flip.then(rotation(degrees)).then(draw_affine(&augment.affine, size, draws("affine")));
         let mut jitter = ColorJitter::draw(augment.color_jitter, &mut draws("color"));
         let trivial = Trivial::draw(&augment.trivial_augment, size, &mut draws("trivial"));
         match trivial {
@@ -153,9 +146,7 @@ fn draw_affine(affine: &AffineConfig, size: usize, mut draws: Draws) -> Warp {
         return Warp::IDENTITY;
     }
     let side = size as f64;
-    let translate = affine
-        .translate
-        .map(|part| draws.uniform(-part * side, part * side).round());
+    let translate = affine.translate.map(|part| draws.uniform(-part * side, part * side).round());
     let scale = draws.uniform(affine.scale[0], affine.scale[1]);
     let shear = affine.shear.map(|most| draws.uniform(-most, most));
     Warp::affine(translate, scale, shear)
@@ -168,24 +159,11 @@ fn draw_crop(scale: [f64; 2], mut draws: Draws) -> Frame {
         let ratio = draws.uniform(RATIO.0.ln(), RATIO.1.ln()).exp();
         let (width, height) = ((area * ratio).sqrt(), (area / ratio).sqrt());
         if width <= 1.0 && height <= 1.0 {
-            let (left, top) = (
-                draws.uniform(0.0, 1.0 - width),
-                draws.uniform(0.0, 1.0 - height),
-            );
-            return Frame {
-                left,
-                top,
-                width,
-                height,
-            };
+            let (left, top) = (draws.uniform(0.0, 1.0 - width), draws.uniform(0.0, 1.0 - height));
+            return Frame { left, top, width, height };
         }
     }
-    Frame {
-        left: 0.0,
-        top: 0.0,
-        width: 1.0,
-        height: 1.0,
-    }
+    Frame { left: 0.0, top: 0.0, width: 1.0, height: 1.0 }
 }
 
 #[cfg(test)]
@@ -196,25 +174,17 @@ mod tests {
     use crate::config::{BlurConfig, ErasingConfig, Resize, TrivialAugmentConfig};
 
     fn transform(augment: AugmentConfig) -> TrainTransform {
-        let config = DataConfig {
-            image_size: 32,
-            augment,
-            ..DataConfig::default()
-        };
+        let config = DataConfig { image_size: 32, augment, ..DataConfig::default() };
         TrainTransform::new(&config).unwrap()
     }
 
     fn image() -> RgbImage {
-        RgbImage::from_fn(48, 40, |x, y| {
-            Rgb([x as u8 * 5, y as u8 * 6, (x * y % 256) as u8])
-        })
+        RgbImage::from_fn(48, 40, |x, y| Rgb([x as u8 * 5, y as u8 * 6, (x * y % 256) as u8]))
     }
 
     fn run(transform: &TrainTransform, key: (u64, u64, u64)) -> Vec<u8> {
         let mut out = vec![0; 3 * 32 * 32];
-        transform
-            .apply(&image(), key, &mut Workspace::default(), &mut out)
-            .unwrap();
+        transform.apply(&image(), key, &mut Workspace::default(), &mut out).unwrap();
         out
     }
 
@@ -222,10 +192,7 @@ mod tests {
     fn without_augmentation_it_is_the_evaluation_transform() {
         let transform = transform(AugmentConfig::off());
         let mut expected = vec![0; 3 * 32 * 32];
-        transform
-            .eval()
-            .apply(&image(), &mut Workspace::default(), &mut expected)
-            .unwrap();
+        transform.eval().apply(&image(), &mut Workspace::default(), &mut expected).unwrap();
         assert_eq!(run(&transform, (1, 2, 3)), expected);
     }
 
@@ -243,10 +210,7 @@ mod tests {
     fn a_certain_flip_mirrors_every_row() {
         let plain = run(&transform(AugmentConfig::off()), (1, 1, 1));
         let flipped = run(
-            &transform(AugmentConfig {
-                horizontal_flip: 1.0,
-                ..AugmentConfig::off()
-            }),
+            &transform(AugmentConfig { horizontal_flip: 1.0, ..AugmentConfig::off() }),
             (1, 1, 1),
         );
         for (row, mirrored) in plain.chunks(32).zip(flipped.chunks(32)) {
@@ -258,15 +222,9 @@ mod tests {
     fn one_augmentation_does_not_move_the_draws_of_another() {
         let draws = |purpose: &str| Draws::new(9, 1, 4, purpose);
         let all = Drawn::new(&AugmentConfig::default(), 32, draws);
-        let without_crop = AugmentConfig {
-            random_resized_crop: None,
-            ..AugmentConfig::default()
-        };
+        let without_crop = AugmentConfig { random_resized_crop: None, ..AugmentConfig::default() };
         let fewer = Drawn::new(&without_crop, 32, draws);
-        assert_eq!(
-            (all.warp, all.jitter, all.blur),
-            (fewer.warp, fewer.jitter, fewer.blur)
-        );
+        assert_eq!((all.warp, all.jitter, all.blur), (fewer.warp, fewer.jitter, fewer.blur));
     }
 
     #[test]
@@ -274,61 +232,36 @@ mod tests {
         let off = AugmentConfig::off;
         let each = [
             AugmentConfig {
-                affine: AffineConfig {
-                    translate: [0.1; 2],
-                    ..AffineConfig::default()
-                },
+                affine: AffineConfig { translate: [0.1; 2], ..AffineConfig::default() },
                 ..off()
             },
             AugmentConfig {
-                affine: AffineConfig {
-                    scale: [0.7, 0.9],
-                    ..AffineConfig::default()
-                },
+                affine: AffineConfig { scale: [0.7, 0.9], ..AffineConfig::default() },
                 ..off()
             },
             AugmentConfig {
-                affine: AffineConfig {
-                    shear: [20.0, 5.0],
-                    ..AffineConfig::default()
-                },
+                affine: AffineConfig { shear: [20.0, 5.0], ..AffineConfig::default() },
                 ..off()
             },
             AugmentConfig {
-                trivial_augment: TrivialAugmentConfig {
-                    probability: 1.0,
-                    geometry: 0.5,
-                },
+                trivial_augment: TrivialAugmentConfig { probability: 1.0, geometry: 0.5 },
+                ..off()
+            },
+            AugmentConfig { grayscale: 1.0, ..off() },
+            AugmentConfig {
+                gaussian_blur: BlurConfig { probability: 1.0, ..BlurConfig::default() },
                 ..off()
             },
             AugmentConfig {
-                grayscale: 1.0,
-                ..off()
-            },
-            AugmentConfig {
-                gaussian_blur: BlurConfig {
-                    probability: 1.0,
-                    ..BlurConfig::default()
-                },
-                ..off()
-            },
-            AugmentConfig {
-                random_erasing: ErasingConfig {
-                    probability: 1.0,
-                    ..ErasingConfig::default()
-                },
+                random_erasing: ErasingConfig { probability: 1.0, ..ErasingConfig::default() },
                 ..off()
             },
         ];
         let plain = run(&transform(off()), (1, 2, 3));
         for augment in each {
             let transform = transform(augment.clone());
-            let images: Vec<_> = (0..20)
-                .map(|index| run(&transform, (1, 2, index)))
-                .collect();
-            let again: Vec<_> = (0..20)
-                .map(|index| run(&transform, (1, 2, index)))
-                .collect();
+            let images: Vec<_> = (0..20).map(|index| run(&transform, (1, 2, index))).collect();
+            let again: Vec<_> = (0..20).map(|index| run(&transform, (1, 2, index))).collect();
             assert!(images == again, "{augment:?}");
             let changed = images.iter().filter(|image| **image != plain).count();
             assert!(changed >= 15, "{changed} of 20: {augment:?}");
@@ -357,11 +290,7 @@ mod tests {
     #[test]
     fn every_way_to_resize_can_be_augmented() {
         for resize in [Resize::Squash, Resize::Crop, Resize::Pad] {
-            let config = DataConfig {
-                image_size: 32,
-                resize,
-                ..DataConfig::default()
-            };
+            let config = DataConfig { image_size: 32, resize, ..DataConfig::default() };
             let transform = TrainTransform::new(&config).unwrap();
             for index in 0..50 {
                 run(&transform, (1, 1, index));

@@ -1,4 +1,5 @@
-//! Changes of an image's levels that TrivialAugment draws from, as PIL's ImageOps and ImageEnhance make them.
+//! Changes of an image's levels that TrivialAugment draws from, as PIL's ImageOps and ImageEnhance
+//! make them.
 
 /// A change of levels, on 8-bit RGB.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -77,7 +78,8 @@ fn equalize(histogram: &[u32; 256]) -> Option<[u8; 256]> {
     }))
 }
 
-/// The smoothed image is the mean of 3x3 pixels of which the middle one counts five times; the border stays as it is.
+/// The smoothed image is the mean of 3x3 pixels of which the middle one counts five times; the
+/// border stays as it is.
 fn sharpen(image: &mut [u8], size: usize, factor: f32, spare: &mut Vec<u8>) {
     spare.clear();
     spare.extend_from_slice(image);
@@ -124,22 +126,17 @@ mod tests {
 
     #[test]
     fn auto_contrast_stretches_each_color_by_itself() {
-        let out = run(
-            Tone::AutoContrast,
-            &[50, 9, 0, 100, 9, 255, 150, 9, 7, 75, 9, 9],
-        );
+        let out = run(Tone::AutoContrast, &[50, 9, 0, 100, 9, 255, 150, 9, 7, 75, 9, 9]);
         assert_eq!(out, [0, 9, 0, 127, 9, 255, 255, 9, 7, 63, 9, 9]);
     }
 
     #[test]
     fn equalize_spreads_levels_by_their_rank() {
-        // 600 pixels in 0..=99, six each: step (600 - 6) / 255 = 2, so level i becomes (1 + 6 i) / 2.
+        // 600 pixels in 0..=99, six each: step (600 - 6) / 255 = 2, so level i becomes (1 + 6 i) /
+        // 2.
         let levels: Vec<u8> = (0..600).map(|i| (i % 100) as u8).collect();
         let out = run(Tone::Equalize, &gray(&levels));
-        assert_eq!(
-            [out[0], out[30], out[84 * 3], out[99 * 3]],
-            [0, 30, 252, 255]
-        );
+        assert_eq!([out[0], out[30], out[84 * 3], out[99 * 3]], [0, 30, 252, 255]);
         assert_eq!(run(Tone::Equalize, &gray(&[5; 300])), gray(&[5; 300]));
     }
 

@@ -1,4 +1,5 @@
-//! TrivialAugment (Müller and Hutter, 2021, arXiv 2103.10158): one change, of a random kind and strength.
+//! TrivialAugment (Müller and Hutter, 2021, arXiv 2103.10158): one change, of a random kind and
+//! strength.
 
 use super::color::Step;
 use super::tone::Tone;
@@ -8,7 +9,8 @@ use crate::data::draws::Draws;
 
 /// Strengths that are drawn from, as in torchvision's `TrivialAugmentWide`.
 const BINS: usize = 31;
-/// Largest shear as the tangent of its angle; largest shift of an image of 224 pixels, in pixels; largest rotation, in degrees.
+/// Largest shear as the tangent of its angle; largest shift of an image of 224 pixels, in pixels;
+/// largest rotation, in degrees.
 const SHEAR: f64 = 0.99;
 const SHIFT: f64 = 32.0 / 224.0;
 const ROTATION: f64 = 135.0;
@@ -25,8 +27,9 @@ pub(super) enum Trivial {
 }
 
 impl Trivial {
-    /// Draws one of torchvision's wide space for an image of `size` pixels. Two things differ for the sake of faces: a shear is about
-    /// the middle, and what comes into view is the image's reflection instead of black.
+    /// Draws one of torchvision's wide space for an image of `size` pixels. Two things differ for
+    /// the sake of faces: a shear is about the middle, and what comes into view is the image's
+    /// reflection instead of black.
     pub(super) fn draw(config: &TrivialAugmentConfig, size: usize, draws: &mut Draws) -> Self {
         if draws.unit() >= config.probability {
             return Self::Nothing;
@@ -35,9 +38,7 @@ impl Trivial {
         let bin = draws.below(BINS);
         let sign = if draws.unit() < 0.5 { -1.0 } else { 1.0 };
         let strength = bin as f64 / (BINS - 1) as f64;
-        let shear = (sign * strength * SHEAR * config.geometry)
-            .atan()
-            .to_degrees();
+        let shear = (sign * strength * SHEAR * config.geometry).atan().to_degrees();
         // Whole pixels, as torchvision's.
         let shift = (sign * strength * SHIFT * config.geometry * size as f64).trunc();
         let factor = (1.0 + sign * strength * FACTOR) as f32;
@@ -53,9 +54,7 @@ impl Trivial {
             8 => Self::Color(Step::Contrast(factor)),
             9 => Self::Tone(Tone::Sharpness(factor)),
             // From 8 bits to 2.
-            10 => Self::Tone(Tone::Posterize(
-                8 - (6.0 * strength).round_ties_even() as u32,
-            )),
+            10 => Self::Tone(Tone::Posterize(8 - (6.0 * strength).round_ties_even() as u32)),
             11 => Self::Tone(Tone::Solarize((255.0 * (1.0 - strength)).ceil() as u16)),
             12 => Self::Tone(Tone::AutoContrast),
             _ => Self::Tone(Tone::Equalize),
@@ -69,10 +68,7 @@ mod tests {
 
     #[test]
     fn every_kind_is_drawn_within_its_range() {
-        let config = TrivialAugmentConfig {
-            probability: 1.0,
-            geometry: 1.0,
-        };
+        let config = TrivialAugmentConfig { probability: 1.0, geometry: 1.0 };
         let mut kinds = [0i32; 4];
         let mut bits = std::collections::BTreeSet::new();
         for index in 0..4000 {
@@ -106,10 +102,7 @@ mod tests {
 
     #[test]
     fn no_geometry_leaves_every_pixel_in_its_place() {
-        let config = TrivialAugmentConfig {
-            probability: 1.0,
-            geometry: 0.0,
-        };
+        let config = TrivialAugmentConfig { probability: 1.0, geometry: 0.0 };
         for index in 0..500 {
             if let Trivial::Warp(warp) =
                 Trivial::draw(&config, 64, &mut Draws::new(1, 0, index, "trivial"))

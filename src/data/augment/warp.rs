@@ -6,11 +6,12 @@ use crate::data::resample::Workspace;
 const FRACTION: u32 = 16;
 /// Bits of those that weigh the pixels on either side.
 const WEIGHT: u32 = 6;
-/// Bits that a fixed-point coordinate has before the point; the rest of the 64 is room for sums along a line.
+/// Bits that a fixed-point coordinate has before the point; the rest of the 64 is room for sums
+/// along a line.
 const WHOLE: f64 = (1u64 << 30) as f64;
 
-/// Where each pixel of the output comes from: `source = linear · output + shift`, with coordinates in pixels from the middle, x to
-/// the right and y down.
+/// Where each pixel of the output comes from: `source = linear · output + shift`, with coordinates
+/// in pixels from the middle, x to the right and y down.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Warp {
     linear: [[f64; 2]; 2],
@@ -18,35 +19,24 @@ pub(super) struct Warp {
 }
 
 impl Warp {
-    pub(super) const IDENTITY: Warp = Warp {
-        linear: [[1.0, 0.0], [0.0, 1.0]],
-        shift: [0.0, 0.0],
-    };
+    pub(super) const IDENTITY: Warp = Warp { linear: [[1.0, 0.0], [0.0, 1.0]], shift: [0.0, 0.0] };
     /// Left becomes right.
-    pub(super) const MIRROR: Warp = Warp {
-        linear: [[-1.0, 0.0], [0.0, 1.0]],
-        shift: [0.0, 0.0],
-    };
+    pub(super) const MIRROR: Warp = Warp { linear: [[-1.0, 0.0], [0.0, 1.0]], shift: [0.0, 0.0] };
 
     /// Turns counter-clockwise.
     pub(super) fn rotation(degrees: f64) -> Self {
         let (sin, cos) = degrees.to_radians().sin_cos();
-        Self {
-            linear: [[cos, -sin], [sin, cos]],
-            shift: [0.0, 0.0],
-        }
+        Self { linear: [[cos, -sin], [sin, cos]], shift: [0.0, 0.0] }
     }
 
-    /// Scales and shears as torchvision's `affine` with the angle 0 (`shear` in degrees, `[x, y]`), then moves by `translate` pixels.
+    /// Scales and shears as torchvision's `affine` with the angle 0 (`shear` in degrees, `[x, y]`),
+    /// then moves by `translate` pixels.
     pub(super) fn affine(translate: [f64; 2], scale: f64, shear: [f64; 2]) -> Self {
         let [x, y] = shear.map(|degrees| degrees.to_radians().tan());
         // Forward: scale · [[1, -x], [-y, x y + 1]], whose determinant is scale².
         let inverse = [[(x * y + 1.0) / scale, x / scale], [y / scale, 1.0 / scale]];
         let moved = apply(inverse, translate);
-        Self {
-            linear: inverse,
-            shift: moved.map(|v| -v),
-        }
+        Self { linear: inverse, shift: moved.map(|v| -v) }
     }
 
     /// This change, and then `next`.
@@ -64,15 +54,11 @@ fn apply(matrix: [[f64; 2]; 2], vector: [f64; 2]) -> [f64; 2] {
     matrix.map(|row| row[0] * vector[0] + row[1] * vector[1])
 }
 
-/// Applies a change to `workspace.framed`, (size, size, 3). Bilinear, in steps of 1/64 pixel. What lies outside is the image
-/// reflected at its edge, so that the corners hold the face's own surroundings instead of a color that gives the angle away.
+/// Applies a change to `workspace.framed`, (size, size, 3). Bilinear, in steps of 1/64 pixel. What
+/// lies outside is the image reflected at its edge, so that the corners hold the face's own
+/// surroundings instead of a color that gives the angle away.
 pub(super) fn warp(size: usize, change: Warp, workspace: &mut Workspace) {
-    let Workspace {
-        framed,
-        warped,
-        packed,
-        ..
-    } = workspace;
+    let Workspace { framed, warped, packed, .. } = workspace;
     if change == Warp::IDENTITY {
         return;
     }
@@ -121,13 +107,10 @@ fn weight(coordinate: i64) -> u64 {
     (coordinate as u64 >> (FRACTION - WEIGHT)) & ((1 << WEIGHT) - 1)
 }
 
-/// The three colors in one word, 21 bits each: room for the sum of four pixels whose weights add up to
-/// 64 x 64, so that one multiplication weighs all three.
+/// The three colors in one word, 21 bits each: room for the sum of four pixels whose weights add up
+/// to 64 x 64, so that one multiplication weighs all three.
 fn pack(pixel: &[u8]) -> u64 {
-    pixel
-        .iter()
-        .rev()
-        .fold(0, |word, &color| word << 21 | u64::from(color))
+    pixel.iter().rev().fold(0, |word, &color| word << 21 | u64::from(color))
 }
 
 /// Mixes four pixels: `x` and `y` are the weights of the right and the lower ones.
@@ -169,13 +152,7 @@ mod tests {
 
     fn gradient(size: usize) -> Vec<u8> {
         (0..size * size)
-            .flat_map(|i| {
-                [
-                    (i % size * 5) as u8,
-                    (i / size * 5) as u8,
-                    (i * 97 % 251) as u8,
-                ]
-            })
+            .flat_map(|i| [(i % size * 5) as u8, (i / size * 5) as u8, (i * 97 % 251) as u8])
             .collect()
     }
 
@@ -242,26 +219,21 @@ mod tests {
                 [20.0 + dx * cos - dy * sin, 20.0 + dx * sin + dy * cos].map(|v| v * 5.0);
             for (channel, expected) in expected.iter().enumerate() {
                 let found = f64::from(out[(y * 41 + x) * 3 + channel]);
-                assert!(
-                    (found - expected).abs() < 0.6,
-                    "{x},{y}: {found} {expected}"
-                );
+                assert!((found - expected).abs() < 0.6, "{x},{y}: {found} {expected}");
             }
         }
     }
 
     #[test]
     fn an_affine_change_moves_points_as_torchvisions_matrix_does() {
-        // torchvision: scale · [[cos(-sy)/cos sy, -cos(-sy)·tan(sx)/cos sy], [sin(-sy)/cos sy, -sin(-sy)·tan(sx)/cos sy + 1]].
+        // torchvision: scale · [[cos(-sy)/cos sy, -cos(-sy)·tan(sx)/cos sy], [sin(-sy)/cos sy,
+        // -sin(-sy)·tan(sx)/cos sy + 1]].
         let (scale, [sx, sy], translate) = (1.25, [20f64, -10.0], [3.0, -2.0]);
         let change = Warp::affine(translate, scale, [sx, sy]);
         let (sx, sy) = (sx.to_radians(), sy.to_radians());
         let forward = [
             [(-sy).cos() / sy.cos(), -(-sy).cos() * sx.tan() / sy.cos()],
-            [
-                (-sy).sin() / sy.cos(),
-                1.0 - (-sy).sin() * sx.tan() / sy.cos(),
-            ],
+            [(-sy).sin() / sy.cos(), 1.0 - (-sy).sin() * sx.tan() / sy.cos()],
         ];
         for point in [[0.0, 0.0], [5.0, -7.0], [-11.0, 2.0]] {
             let moved = apply(forward.map(|row| row.map(|v| v * scale)), point);
@@ -284,14 +256,8 @@ mod tests {
         workspace.framed = gradient(21);
         warp(21, Warp::affine([0.0; 2], 2.0, [0.0; 2]), &mut workspace);
         let at = |x: usize, y: usize| (y * 21 + x) * 3;
-        assert_eq!(
-            workspace.framed[at(10, 10)..][..3],
-            gradient(21)[at(10, 10)..][..3]
-        );
-        assert_eq!(
-            workspace.framed[at(14, 10)..][..2],
-            gradient(21)[at(12, 10)..][..2]
-        );
+        assert_eq!(workspace.framed[at(10, 10)..][..3], gradient(21)[at(10, 10)..][..3]);
+        assert_eq!(workspace.framed[at(14, 10)..][..2], gradient(21)[at(12, 10)..][..2]);
     }
 
     #[test]
@@ -301,10 +267,7 @@ mod tests {
             let out = turn(bright.clone(), 20, degrees, false);
             assert!(out.iter().all(|&value| value == 200));
         }
-        assert_eq!(
-            [-2, -1, 0, 3, 4, 5].map(|at| reflect(at, 4)),
-            [2, 1, 0, 3, 2, 1]
-        );
+        assert_eq!([-2, -1, 0, 3, 4, 5].map(|at| reflect(at, 4)), [2, 1, 0, 3, 2, 1]);
         assert_eq!(reflect(-5, 1), 0);
     }
 }

@@ -17,11 +17,8 @@ pub(super) fn paint_background(canvas: &mut Canvas, face: &Face) {
         let random = |k: i32| lattice(i as i32, k, seed);
         let center = [1.1 * random(0), 1.1 * random(1)];
         let radius = 0.30 + 0.18 * random(2);
-        let color = mix(
-            scene.background[i % 2],
-            [random(3).abs(), random(4).abs(), random(5).abs()],
-            0.5,
-        );
+        let color =
+            mix(scene.background[i % 2], [random(3).abs(), random(4).abs(), random(5).abs()], 0.5);
         (center, radius, color)
     });
     canvas.paint_all(|at, pixel| {
@@ -55,11 +52,7 @@ pub(super) fn paint_body(canvas: &mut Canvas, look: &Look, layout: &Layout, skin
         blend(pixel, scaled(look.clothes, shade), edge);
         // The seam of the collar.
         let collar = ellipse(at, [0.0, neck_base], [neck + 0.10, 0.20]);
-        blend(
-            pixel,
-            scaled(look.clothes, 0.6 * shade),
-            coverage(collar, px),
-        );
+        blend(pixel, scaled(look.clothes, 0.6 * shade), coverage(collar, px));
     });
     canvas.paint([-w, 0.3 * h, w, 1.5], |at, pixel| {
         let [x, y] = at;
@@ -74,18 +67,11 @@ pub(super) fn paint_body(canvas: &mut Canvas, look: &Look, layout: &Layout, skin
         if edge == 0.0 {
             return;
         }
-        let mut color = skin.lit(
-            at,
-            [0.85 * across, 0.1, (1.0 - 0.72 * across * across).sqrt()],
-        );
+        let mut color = skin.lit(at, [0.85 * across, 0.1, (1.0 - 0.72 * across * across).sqrt()]);
         // The head throws a shadow down and away from the light.
         let [lx, ly, _] = skin.light.direction;
         let shadow = layout.head_distance([x + 0.10 * lx, y - 0.10 + 0.06 * ly]);
-        tint(
-            &mut color,
-            shadow_tint(),
-            0.75 * soft_coverage(shadow, 0.14),
-        );
+        tint(&mut color, shadow_tint(), 0.75 * soft_coverage(shadow, 0.14));
         let throat = spot(at, [0.0, neck_base + 0.05], [0.10, 0.12]);
         tint(&mut color, shadow_tint(), 0.25 * throat);
         blend(pixel, color, edge);

@@ -26,11 +26,7 @@ pub(super) struct Canvas {
 impl Canvas {
     pub(super) fn new(size: u32, frame: Frame) -> Self {
         let count = size as usize * size as usize;
-        Self {
-            size,
-            frame,
-            pixels: vec![[0.0; 3]; count],
-        }
+        Self { size, frame, pixels: vec![[0.0; 3]; count] }
     }
 
     /// Side of a pixel in face units: the width over which an edge fades.
@@ -61,10 +57,7 @@ impl Canvas {
             let values = corners.map(|corner| (corner[axis] + 1.0) * 0.5 * side);
             let low = values.iter().copied().fold(f32::INFINITY, f32::min) - 1.0;
             let high = values.iter().copied().fold(f32::NEG_INFINITY, f32::max) + 2.0;
-            (
-                low.clamp(0.0, side) as usize,
-                high.clamp(0.0, side) as usize,
-            )
+            (low.clamp(0.0, side) as usize, high.clamp(0.0, side) as usize)
         };
         let ((x0, x1), (y0, y1)) = (span(0), span(1));
         let step = 2.0 / side;
@@ -84,9 +77,7 @@ impl Canvas {
     /// The finished image, 8 bits per channel.
     pub(super) fn into_image(self) -> RgbImage {
         let bytes = self.pixels.iter().flatten();
-        let bytes = bytes
-            .map(|v| (v.clamp(0.0, 1.0) * 255.0 + 0.5) as u8)
-            .collect();
+        let bytes = bytes.map(|v| (v.clamp(0.0, 1.0) * 255.0 + 0.5) as u8).collect();
         // The buffer holds exactly size * size * 3 bytes, so that this never falls back.
         RgbImage::from_raw(self.size, self.size, bytes).unwrap_or_default()
     }

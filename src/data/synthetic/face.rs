@@ -86,22 +86,9 @@ impl Geometry {
     }
 
     fn sample(stream: &mut Stream) -> Self {
-        let [
-            asymmetry,
-            face_ratio,
-            eye_spacing,
-            eye_size,
-            nose_length,
-            smile,
-        ] = Self::RANGES.map(|(low, high)| stream.range(low, high));
-        Self {
-            asymmetry,
-            face_ratio,
-            eye_spacing,
-            eye_size,
-            nose_length,
-            smile,
-        }
+        let [asymmetry, face_ratio, eye_spacing, eye_size, nose_length, smile] =
+            Self::RANGES.map(|(low, high)| stream.range(low, high));
+        Self { asymmetry, face_ratio, eye_spacing, eye_size, nose_length, smile }
     }
 }
 
@@ -130,14 +117,8 @@ impl Face {
         // More of a good thing, and a distance from the ideal: both of mean zero over [-1, 1].
         let more = |weight: f32, t: f32| weight * t;
         let near = |weight: f32, t: f32| weight * (1.0 - 3.0 * t * t);
-        let [
-            asymmetry,
-            face_ratio,
-            eye_spacing,
-            eye_size,
-            nose_length,
-            smile,
-        ] = self.geometry.deviations();
+        let [asymmetry, face_ratio, eye_spacing, eye_size, nose_length, smile] =
+            self.geometry.deviations();
         [
             ("asymmetry", near(0.37, asymmetry)),
             ("face_ratio", near(0.33, face_ratio)),

@@ -38,26 +38,12 @@ impl Cut {
         };
         Some(match look.hair_style {
             HairStyle::Bald => return None,
-            HairStyle::Buzz => Self {
-                top: 0.012,
-                side: 0.008,
-                bare: 0.35,
-                curl: 0.0,
-                ..short
-            },
+            HairStyle::Buzz => Self { top: 0.012, side: 0.008, bare: 0.35, curl: 0.0, ..short },
             HairStyle::Short => short,
-            HairStyle::SideParting => Self {
-                top: 0.09 + 0.07 * volume,
-                line: 0.60,
-                ..short
-            },
-            HairStyle::Fringe => Self {
-                line: 0.40,
-                drop: 0.22,
-                side: 0.05 + 0.04 * volume,
-                end: 0.10,
-                ..short
-            },
+            HairStyle::SideParting => Self { top: 0.09 + 0.07 * volume, line: 0.60, ..short },
+            HairStyle::Fringe => {
+                Self { line: 0.40, drop: 0.22, side: 0.05 + 0.04 * volume, end: 0.10, ..short }
+            }
             HairStyle::Bob | HairStyle::Long => Self {
                 top: 0.08 + 0.06 * volume,
                 side: 0.05 + 0.05 * volume,
@@ -72,12 +58,7 @@ impl Cut {
                 curl: 0.05,
                 ..short
             },
-            HairStyle::Bun => Self {
-                top: 0.04 + 0.02 * volume,
-                side: 0.015,
-                line: 0.66,
-                ..short
-            },
+            HairStyle::Bun => Self { top: 0.04 + 0.02 * volume, side: 0.015, line: 0.66, ..short },
         })
     }
 }
@@ -182,11 +163,7 @@ pub(super) fn paint_front_hair(canvas: &mut Canvas, look: &Look, layout: &Layout
             let on_head = coverage(layout.head_distance(at), px);
             tint(pixel, shadow_tint(), 0.45 * alpha * shadow * on_head);
         }
-        let edge = if cut.bare > 0.0 {
-            soft_coverage(inside, 0.06)
-        } else {
-            coverage(inside, px)
-        };
+        let edge = if cut.bare > 0.0 { soft_coverage(inside, 0.06) } else { coverage(inside, px) };
         if edge > 0.0 {
             blend(pixel, strands(at, crown, look, light, half), alpha * edge);
         }

@@ -34,10 +34,7 @@ pub(super) struct Light {
 
 impl Light {
     pub(super) fn new(scene: &Scene) -> Self {
-        Self {
-            direction: scene.light,
-            ambient: scene.ambient,
-        }
+        Self { direction: scene.light, ambient: scene.ambient }
     }
 
     /// Brightness of a surface whose normal points along `normal` (of about length one).
@@ -63,11 +60,7 @@ impl Skin {
         let last = SKIN_COLORS.len() - 1;
         let position = face.look.tone.clamp(0.0, 1.0) * last as f32;
         let first = (position as usize).min(last - 1);
-        let color = mix(
-            SKIN_COLORS[first],
-            SKIN_COLORS[first + 1],
-            position - first as f32,
-        );
+        let color = mix(SKIN_COLORS[first], SKIN_COLORS[first + 1], position - first as f32);
         Self {
             color,
             light: Light::new(&face.scene),
@@ -82,11 +75,7 @@ impl Skin {
         let brightness = self.light.lambert(normal) * (1.0 + 0.05 * self.texture * blotches);
         let mut color = scaled(self.color, brightness.max(0.97));
         // Shade turns redder as it deepens.
-        tint(
-            &mut color,
-            shadow_tint(),
-            (1.6 * (1.0 - brightness)).clamp(0.0, 1.0),
-        );
+        tint(&mut color, shadow_tint(), (1.6 * (1.0 - brightness)).clamp(0.0, 1.0));
         color
     }
 }
@@ -128,11 +117,7 @@ pub(super) fn paint_head(canvas: &mut Canvas, look: &Look, layout: &Layout, skin
         let flat = (1.0 - 0.80 * u * u - 0.55 * v * v).max(0.08);
         let mut color = skin.lit(at, [0.89 * u, 0.74 * v, flat.sqrt()]);
         // The outline turns away from the viewer: a soft darker rim.
-        tint(
-            &mut color,
-            shadow_tint(),
-            0.38 * soft_coverage(-distance - 0.03, 0.12),
-        );
+        tint(&mut color, shadow_tint(), 0.38 * soft_coverage(-distance - 0.03, 0.12));
         for (eye, side) in layout.eyes.iter().zip([-1.0, 1.0]) {
             let [ex, ey] = eye.center;
             let socket = spot(at, [ex, ey - 0.02], [0.24, 0.17]);
@@ -141,28 +126,16 @@ pub(super) fn paint_head(canvas: &mut Canvas, look: &Look, layout: &Layout, skin
             tint(&mut color, shadow_tint(), 0.30 * inner);
             let cheek = [side * 0.56 * w, 0.32 * h];
             let flush = spot(at, cheek, [0.27, 0.22]);
-            tint(
-                &mut color,
-                [1.06, 0.80, 0.80],
-                (0.25 + 0.75 * look.blush) * flush,
-            );
+            tint(&mut color, [1.06, 0.80, 0.80], (0.25 + 0.75 * look.blush) * flush);
             let bone = spot(at, [side * 0.54 * w, 0.20 * h], [0.19, 0.10]);
             blend(&mut color, [1.0, 0.97, 0.93], 0.10 * bone);
             let fold = nasolabial(at, layout, side);
             tint(&mut color, shadow_tint(), 0.55 * look.lines * fold);
         }
         let [mx, my] = mouth.center;
-        let forehead = spot(
-            at,
-            [-0.12 + 0.3 * skin.light.direction[0], -0.50 * h],
-            [0.38, 0.24],
-        );
+        let forehead = spot(at, [-0.12 + 0.3 * skin.light.direction[0], -0.50 * h], [0.38, 0.24]);
         blend(&mut color, [1.0, 0.97, 0.93], 0.12 * forehead);
-        let under_lip = spot(
-            at,
-            [mx, my + mouth.open + mouth.lower + 0.055],
-            [0.15, 0.05],
-        );
+        let under_lip = spot(at, [mx, my + mouth.open + mouth.lower + 0.055], [0.15, 0.05]);
         tint(&mut color, shadow_tint(), 0.45 * under_lip);
         let chin = spot(at, [layout.chin, 0.86 * h], [0.16, 0.10]);
         blend(&mut color, [1.0, 0.96, 0.92], 0.10 * chin);
@@ -179,10 +152,7 @@ pub(super) fn paint_head(canvas: &mut Canvas, look: &Look, layout: &Layout, skin
 /// Strength of the fold that runs from the wing of the nose to the corner of the mouth.
 fn nasolabial([x, y]: Point, layout: &Layout, side: f32) -> f32 {
     let nose = layout.nose;
-    let from = [
-        nose.tip[0] + side * (nose.half_width + 0.03),
-        nose.tip[1] - 0.02,
-    ];
+    let from = [nose.tip[0] + side * (nose.half_width + 0.03), nose.tip[1] - 0.02];
     let to = [
         layout.mouth.center[0] + side * (layout.mouth.half_width + 0.05),
         layout.mouth.center[1] - layout.mouth.lift,
@@ -224,11 +194,8 @@ pub(super) fn paint_beard(canvas: &mut Canvas, look: &Look, layout: &Layout, ski
         let jaw = soft_coverage(cheek + 0.02 * hairs - y, 0.14);
         let lip_top = 0.5 * (nose_tip[1] + 0.03 + my);
         let half_height = (0.5 * (my - nose_tip[1]) + 0.01).max(0.04);
-        let moustache = ellipse(
-            at,
-            [mx, lip_top + 0.01],
-            [layout.mouth.half_width + 0.09, half_height],
-        );
+        let moustache =
+            ellipse(at, [mx, lip_top + 0.01], [layout.mouth.half_width + 0.09, half_height]);
         let covered = jaw.max(soft_coverage(moustache, 0.06));
         let lit = skin.light.lambert([x / w, 0.3, 0.7]);
         let color = scaled(look.hair_color, lit * (0.85 + 0.22 * hairs));

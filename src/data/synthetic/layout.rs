@@ -39,10 +39,7 @@ impl Frame {
 
     pub(super) fn to_face(self, [x, y]: [f32; 2]) -> [f32; 2] {
         let (x, y) = (x - self.center[0], y - self.center[1]);
-        [
-            (self.cos * x + self.sin * y) / self.scale,
-            (self.cos * y - self.sin * x) / self.scale,
-        ]
+        [(self.cos * x + self.sin * y) / self.scale, (self.cos * y - self.sin * x) / self.scale]
     }
 
     pub(super) fn to_image(self, [x, y]: [f32; 2]) -> [f32; 2] {
@@ -61,10 +58,7 @@ impl Frame {
 /// machine's own, the same to the last bit everywhere.
 fn small_sin_cos(a: f32) -> (f32, f32) {
     let q = a * a;
-    (
-        a * (1.0 - q / 6.0 * (1.0 - q / 20.0)),
-        1.0 - q / 2.0 * (1.0 - q / 12.0 * (1.0 - q / 30.0)),
-    )
+    (a * (1.0 - q / 6.0 * (1.0 - q / 20.0)), 1.0 - q / 2.0 * (1.0 - q / 12.0 * (1.0 - q / 30.0)))
 }
 
 /// One eye in the face's frame.
@@ -135,10 +129,7 @@ impl Layout {
         let eyes = [-1.0, 1.0].map(|side: f32| {
             let half_width = geometry.eye_size * half[0] * (1.0 + 0.14 * asymmetry * side);
             Eye {
-                center: [
-                    side * geometry.eye_spacing * half[0],
-                    eye_y - 0.085 * asymmetry * side,
-                ],
+                center: [side * geometry.eye_spacing * half[0], eye_y - 0.085 * asymmetry * side],
                 half_width,
                 upper: 0.50 * half_width,
                 lower: 0.36 * half_width,
@@ -150,10 +141,7 @@ impl Layout {
         });
         let nose = Nose {
             root: [0.0, eye_y],
-            tip: [
-                0.05 * asymmetry,
-                eye_y + 2.0 * geometry.nose_length * half[1],
-            ],
+            tip: [0.05 * asymmetry, eye_y + 2.0 * geometry.nose_length * half[1]],
             half_width: 0.095 + 0.05 * look.nose_width,
         };
         let chin = 0.14 * asymmetry;
@@ -167,14 +155,7 @@ impl Layout {
             upper: 0.042 + 0.022 * look.lips,
             lower: 0.058 + 0.030 * look.lips,
         };
-        Self {
-            half,
-            chin,
-            jaw: look.jaw,
-            eyes,
-            nose,
-            mouth,
-        }
+        Self { half, chin, jaw: look.jaw, eyes, nose, mouth }
     }
 
     /// Signed distance to the outline of the head, negative inside; exact to first order, so
@@ -189,10 +170,7 @@ impl Layout {
         let u = (x - self.chin * below * below) / (w * fullness);
         let u_slope = -2.0 * self.chin * below / (h * w * fullness) - u * fullness_slope / fullness;
         let (round, round_slope) = skull(t);
-        let gradient = [
-            2.0 * u / (w * fullness),
-            2.0 * u * u_slope + round_slope / h,
-        ];
+        let gradient = [2.0 * u / (w * fullness), 2.0 * u * u_slope + round_slope / h];
         let length = (gradient[0] * gradient[0] + gradient[1] * gradient[1]).sqrt();
         (u * u + round - 1.0) / length.max(0.5)
     }
@@ -244,18 +222,9 @@ pub(super) fn regions(face: &Face, size: u32) -> Vec<Region> {
         radii: radii.map(|r| r * frame.scale() * half_side),
         roll: face.pose.roll,
     };
-    let eye = |name, eye: Eye| {
-        region(
-            name,
-            eye.center,
-            [1.45 * eye.half_width, 1.0 * eye.half_width],
-        )
-    };
-    let Nose {
-        root,
-        tip,
-        half_width,
-    } = layout.nose;
+    let eye =
+        |name, eye: Eye| region(name, eye.center, [1.45 * eye.half_width, 1.0 * eye.half_width]);
+    let Nose { root, tip, half_width } = layout.nose;
     let mouth = layout.mouth;
     let rise = mouth.lift.abs() + mouth.slope.abs() * mouth.half_width;
     vec![
@@ -268,14 +237,8 @@ pub(super) fn regions(face: &Face, size: u32) -> Vec<Region> {
         ),
         region(
             "mouth",
-            [
-                mouth.center[0],
-                mouth.center[1] - 0.35 * mouth.lift + 0.5 * mouth.open + 0.02,
-            ],
-            [
-                1.2 * mouth.half_width + 0.02,
-                0.12 + 0.7 * rise + 0.5 * mouth.open,
-            ],
+            [mouth.center[0], mouth.center[1] - 0.35 * mouth.lift + 0.5 * mouth.open + 0.02],
+            [1.2 * mouth.half_width + 0.02, 0.12 + 0.7 * rise + 0.5 * mouth.open],
         ),
         region("head", [0.3 * layout.chin, 0.0], layout.half),
     ]

@@ -19,10 +19,10 @@
 //! of the range, in the other four. Every term has mean zero; the score has mean 3, standard
 //! deviation 0.67 and a bell shape. It says nothing about real faces.
 //!
-//! Skin tone, hair, shape of brows and jaw, beard, glasses, light, background, grain and pose do not enter it
-//! and are drawn independently of it. Because four terms are squares, whose sign no single pixel
-//! knows, and because tone, hair and background turn light into dark, the gray values of the
-//! pixels explain only part of the score linearly.
+//! Skin tone, hair, shape of brows and jaw, beard, glasses, light, background, grain and pose do
+//! not enter it and are drawn independently of it. Because four terms are squares, whose sign no
+//! single pixel knows, and because tone, hair and background turn light into dark, the gray values
+//! of the pixels explain only part of the score linearly.
 //!
 //! # The rating
 //!
@@ -72,8 +72,8 @@ pub fn rated_score(seed: FaceSeed, rater_noise: f64) -> f32 {
     mean.clamp(SCORE_RANGE.0, SCORE_RANGE.1)
 }
 
-/// What each of the [`RATERS`] simulated raters gives a face, clamped to 1..5 one by one; their mean is [`rated_score`] but for
-/// the clamping.
+/// What each of the [`RATERS`] simulated raters gives a face, clamped to 1..5 one by one; their
+/// mean is [`rated_score`] but for the clamping.
 pub fn ratings(seed: FaceSeed, rater_noise: f64) -> Vec<f32> {
     let score = Face::sample(seed).score();
     rater_errors(seed, rater_noise)
@@ -165,32 +165,17 @@ mod tests {
     /// The face of average proportions and no asymmetry, with the looks of face 3.
     fn ideal() -> Face {
         let mut face = Face::sample(seed(3));
-        let [
-            asymmetry,
-            face_ratio,
-            eye_spacing,
-            eye_size,
-            nose_length,
-            smile,
-        ] = Geometry::RANGES.map(|(low, high)| 0.5 * (low + high));
-        face.geometry = Geometry {
-            asymmetry,
-            face_ratio,
-            eye_spacing,
-            eye_size,
-            nose_length,
-            smile,
-        };
+        let [asymmetry, face_ratio, eye_spacing, eye_size, nose_length, smile] =
+            Geometry::RANGES.map(|(low, high)| 0.5 * (low + high));
+        face.geometry =
+            Geometry { asymmetry, face_ratio, eye_spacing, eye_size, nose_length, smile };
         face
     }
 
     #[test]
     fn a_seed_gives_the_pinned_image_and_score() {
         let face = Face::sample(seed(12));
-        assert_eq!(
-            checksum(render(seed(12), 48).as_raw()),
-            0xebcd_07c4_82e3_ab7f
-        );
+        assert_eq!(checksum(render(seed(12), 48).as_raw()), 0xebcd_07c4_82e3_ab7f);
         assert_eq!(face.score(), 2.182_780_3);
         assert_eq!(rated_score(seed(12), 0.2), 2.069_390_5);
     }
@@ -210,11 +195,7 @@ mod tests {
         let mean = scores.iter().sum::<f32>() / 2000.0;
         let variance = scores.iter().map(|s| (s - mean) * (s - mean)).sum::<f32>() / 2000.0;
         assert!((mean - 3.0).abs() < 0.06, "mean {mean}");
-        assert!(
-            (variance.sqrt() - 0.70).abs() < 0.06,
-            "sd {}",
-            variance.sqrt()
-        );
+        assert!((variance.sqrt() - 0.70).abs() < 0.06, "sd {}", variance.sqrt());
         let middle = scores.iter().filter(|s| (**s - 3.0).abs() < 0.7).count();
         assert!((1200..1500).contains(&middle), "{middle} within one sd");
         assert!((1.0..=5.0).contains(&rated_score(seed(0), 50.0)));
@@ -233,9 +214,8 @@ mod tests {
 
     #[test]
     fn knowing_the_formula_reaches_a_correlation_of_95_percent() {
-        let pairs: Vec<_> = (0..2000)
-            .map(|i| (Face::sample(seed(i)).score(), rated_score(seed(i), 0.2)))
-            .collect();
+        let pairs: Vec<_> =
+            (0..2000).map(|i| (Face::sample(seed(i)).score(), rated_score(seed(i), 0.2))).collect();
         let best = correlation(&pairs);
         assert!((0.945..0.975).contains(&best), "{best}");
     }
@@ -243,10 +223,7 @@ mod tests {
     #[test]
     fn the_score_does_not_depend_on_looks_pose_or_scene() {
         let (face, other) = (Face::sample(seed(1)), Face::sample(seed(2)));
-        let mixed = Face {
-            geometry: face.geometry,
-            ..other.clone()
-        };
+        let mixed = Face { geometry: face.geometry, ..other.clone() };
         assert_eq!(mixed.score(), face.score());
         assert_ne!(mixed.render(32), face.render(32));
         let nuisances: [fn(&Face) -> f32; 5] = [
@@ -274,10 +251,7 @@ mod tests {
             face.score()
         };
         assert!(changed(|g| g.asymmetry = 0.5) < best);
-        assert_eq!(
-            changed(|g| g.asymmetry = 0.5),
-            changed(|g| g.asymmetry = -0.5)
-        );
+        assert_eq!(changed(|g| g.asymmetry = 0.5), changed(|g| g.asymmetry = -0.5));
         assert!(changed(|g| g.face_ratio = 1.2) < best);
         assert!(changed(|g| g.eye_spacing = 0.57) < best);
         assert!(changed(|g| g.nose_length = 0.11) < best);
@@ -358,10 +332,7 @@ mod tests {
                 covered += usize::from(moved && regions.iter().any(within));
             }
             assert!(changed > 10, "{names:?}: {changed} pixels");
-            assert!(
-                covered * 100 >= changed * 95,
-                "{names:?}: {covered} of {changed}"
-            );
+            assert!(covered * 100 >= changed * 95, "{names:?}: {covered} of {changed}");
         }
     }
 

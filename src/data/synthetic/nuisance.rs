@@ -164,11 +164,7 @@ impl Look {
             u if u < 0.96 => Beard::Stubble,
             _ => Beard::Full,
         };
-        let frame = [
-            stream.range(0.05, 0.6),
-            stream.range(0.05, 0.35),
-            stream.range(0.05, 0.35),
-        ];
+        let frame = [stream.range(0.05, 0.6), stream.range(0.05, 0.35), stream.range(0.05, 0.35)];
         let glasses = stream.chance(0.08).then_some(frame);
         let freckled = stream.chance(0.15);
         Self {
@@ -194,11 +190,7 @@ impl Look {
             lips: stream.unit(),
             beard,
             glasses,
-            clothes: [
-                stream.range(0.08, 0.9),
-                stream.range(0.08, 0.9),
-                stream.range(0.08, 0.9),
-            ],
+            clothes: [stream.range(0.08, 0.9), stream.range(0.08, 0.9), stream.range(0.08, 0.9)],
             grain_seed: (stream.unit() * 16_777_216.0) as u32,
         }
     }
@@ -220,13 +212,7 @@ impl Scene {
         let length = (x * x + y * y + 0.64).sqrt();
         let warmth = stream.range(-0.06, 0.06);
         let gain = stream.range(0.90, 1.08);
-        let mut color = || {
-            [
-                stream.range(0.1, 0.9),
-                stream.range(0.1, 0.9),
-                stream.range(0.1, 0.9),
-            ]
-        };
+        let mut color = || [stream.range(0.1, 0.9), stream.range(0.1, 0.9), stream.range(0.1, 0.9)];
         let (first, second) = (color(), color());
         // Half of the way to gray: backgrounds are seldom as colorful as clothes.
         let mute = |c: [f32; 3]| {

@@ -26,27 +26,22 @@ pub struct Contrast {
     pub p_holm: Option<f64>,
 }
 
-/// The models' differences by the paired bootstrap, metric by metric. Their replicates must have been drawn from the same images in
-/// the same order, which they are where number and seed are the same. Up to 25 models are all compared in pairs, more of them each
-/// with the first, which should be the best.
+/// The models' differences by the paired bootstrap, metric by metric. Their replicates must have
+/// been drawn from the same images in the same order, which they are where number and seed are the
+/// same. Up to 25 models are all compared in pairs, more of them each with the first, which should
+/// be the best.
 pub fn contrasts(models: &[&Replicates]) -> Vec<Contrast> {
     let firsts = match models.len() <= MOST_IN_PAIRS {
         true => models.len(),
         false => 1,
     };
-    let pairs: Vec<(usize, usize)> = (0..firsts)
-        .flat_map(|a| (a + 1..models.len()).map(move |b| (a, b)))
-        .collect();
+    let pairs: Vec<(usize, usize)> =
+        (0..firsts).flat_map(|a| (a + 1..models.len()).map(move |b| (a, b))).collect();
     let mut all = Vec::new();
     for metric in Metric::ALL {
-        let differences: Vec<Difference> = pairs
-            .iter()
-            .map(|&(a, b)| compare(models[a], models[b], metric))
-            .collect();
-        let p: Vec<f64> = differences
-            .iter()
-            .map(|d| d.p.unwrap_or(f64::NAN))
-            .collect();
+        let differences: Vec<Difference> =
+            pairs.iter().map(|&(a, b)| compare(models[a], models[b], metric)).collect();
+        let p: Vec<f64> = differences.iter().map(|d| d.p.unwrap_or(f64::NAN)).collect();
         for ((&(first, second), difference), p) in pairs.iter().zip(differences).zip(holm(&p)) {
             all.push(Contrast {
                 first,

@@ -1,12 +1,11 @@
 //! Many tests at once.
 
-/// Holm's adjusted p-values, in the order of the given ones: among all whose adjusted p is at most 0.05, the probability that any
-/// is wrong is at most 0.05 (Holm, "A simple sequentially rejective multiple test procedure", 1979). A p that is not a number is
-/// no test and stays.
+/// Holm's adjusted p-values, in the order of the given ones: among all whose adjusted p is at most
+/// 0.05, the probability that any is wrong is at most 0.05 (Holm, "A simple sequentially rejective
+/// multiple test procedure", 1979). A p that is not a number is no test and stays.
 pub fn holm(p_values: &[f64]) -> Vec<f64> {
-    let mut order: Vec<usize> = (0..p_values.len())
-        .filter(|&index| !p_values[index].is_nan())
-        .collect();
+    let mut order: Vec<usize> =
+        (0..p_values.len()).filter(|&index| !p_values[index].is_nan()).collect();
     order.sort_by(|&a, &b| p_values[a].total_cmp(&p_values[b]));
     let mut adjusted = p_values.to_vec();
     let mut largest = 0.0f64;

@@ -33,7 +33,8 @@ impl From<Interval> for [f64; 2] {
     }
 }
 
-/// The part of the resamples in which a metric may be undefined (all images with one target, say) and still have an interval.
+/// The part of the resamples in which a metric may be undefined (all images with one target, say)
+/// and still have an interval.
 const MOST_UNDEFINED: f64 = 0.01;
 
 /// One metric's resampled values.
@@ -57,15 +58,12 @@ impl Spread {
         }
         resampled.sort_by(f64::total_cmp);
         let left_out = left_out.into_iter().filter(|x| x.is_finite()).collect();
-        Some(Self {
-            estimate,
-            resampled,
-            left_out,
-        })
+        Some(Self { estimate, resampled, left_out })
     }
 
-    /// With the percentiles moved for bias and skew (BCa: Efron, "Better bootstrap confidence intervals", JASA 82, 1987). Chosen by
-    /// measured coverage of the four metrics for normal scores and errors, PC 0.5 and 0.9, 4000 data sets each, 1000 resamples:
+    /// With the percentiles moved for bias and skew (BCa: Efron, "Better bootstrap confidence
+    /// intervals", JASA 82, 1987). Chosen by measured coverage of the four metrics for normal
+    /// scores and errors, PC 0.5 and 0.9, 4000 data sets each, 1000 resamples:
     ///
     /// | images | plain percentiles | BCa |
     /// | --- | --- | --- |
@@ -79,10 +77,7 @@ impl Spread {
             self.percentile(normal::cdf(bias + z / (1.0 - acceleration * z)))
         };
         let tail = (1.0 - confidence) / 2.0;
-        Some(Interval {
-            lo: end(tail),
-            hi: end(1.0 - tail),
-        })
+        Some(Interval { lo: end(tail), hi: end(1.0 - tail) })
     }
 
     /// Twice the tail of the interval that ends at 0.
@@ -106,8 +101,8 @@ impl Spread {
         normal::quantile(self.part_below(self.estimate))
     }
 
-    /// The part of the resamples below `value`, those equal to it counted half; never 0 or 1, which no finite number of
-    /// resamples can show.
+    /// The part of the resamples below `value`, those equal to it counted half; never 0 or 1, which
+    /// no finite number of resamples can show.
     fn part_below(&self, value: f64) -> f64 {
         let below = self.resampled.partition_point(|x| *x < value);
         let up_to = self.resampled.partition_point(|x| *x <= value);
@@ -123,11 +118,7 @@ impl Spread {
         let sum =
             |power: i32| -> f64 { self.left_out.iter().map(|x| (mean - x).powi(power)).sum() };
         let acceleration = sum(3) / (6.0 * sum(2).powf(1.5));
-        if acceleration.is_finite() {
-            acceleration
-        } else {
-            0.0
-        }
+        if acceleration.is_finite() { acceleration } else { 0.0 }
     }
 
     /// Between the two nearest values, by their distance.

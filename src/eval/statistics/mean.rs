@@ -23,11 +23,7 @@ impl Bootstrap {
         let values: Vec<f64> = values.iter().copied().filter(|v| v.is_finite()).collect();
         let (n, total) = (values.len(), values.iter().sum::<f64>());
         if n == 0 {
-            return Mean {
-                mean: None,
-                ci: None,
-                n,
-            };
+            return Mean { mean: None, ci: None, n };
         }
         let mean = total / n as f64;
         let resampled = (0..self.resamples).map(|index| {
@@ -40,11 +36,7 @@ impl Bootstrap {
             _ => Spread::new(mean, resampled.collect(), left_out.collect())
                 .and_then(|spread| spread.interval(0.95)),
         };
-        Mean {
-            mean: Some(mean),
-            ci,
-            n,
-        }
+        Mean { mean: Some(mean), ci, n }
     }
 }
 

@@ -10,7 +10,8 @@ use super::sample::Sample;
 use crate::eval::metrics::Metrics;
 use crate::eval::predictions::Predictions;
 
-/// The metrics of one set of predictions, with 95 % intervals over images. In JSON an object of both: `pc`, …, `n`, `pc_ci`, ….
+/// The metrics of one set of predictions, with 95 % intervals over images. In JSON an object of
+/// both: `pc`, …, `n`, `pc_ci`, ….
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Measured {
     /// The metrics.
@@ -43,13 +44,7 @@ impl Measured {
             let replicates = replicates.first()?;
             replicates.interval(metric)
         });
-        Ok(Self {
-            metrics,
-            pc_ci,
-            mae_ci,
-            rmse_ci,
-            srcc_ci,
-        })
+        Ok(Self { metrics, pc_ci, mae_ci, rmse_ci, srcc_ci })
     }
 
     /// The interval of one metric; `None` where it is not defined.

@@ -19,7 +19,8 @@ pub enum Metric {
 }
 
 impl Metric {
-    /// All four, in the order of every table; a metric's place here is its index in an array of four.
+    /// All four, in the order of every table; a metric's place here is its index in an array of
+    /// four.
     pub const ALL: [Metric; 4] = [Metric::Pc, Metric::Mae, Metric::Rmse, Metric::Srcc];
 
     /// `pc`, `mae`, `rmse` or `srcc`.

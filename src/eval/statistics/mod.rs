@@ -1,8 +1,9 @@
-//! How far the metrics can be trusted: intervals over images, differences between models on the same images, and the variation
-//! over seeds apart from that over images.
+//! How far the metrics can be trusted: intervals over images, differences between models on the
+//! same images, and the variation over seeds apart from that over images.
 //!
-//! The images of a test set are a sample of those that could have been there. [`Bootstrap::replicate`] draws images again with
-//! replacement, for all models the same ones, and everything here is read off those [`Replicates`].
+//! The images of a test set are a sample of those that could have been there.
+//! [`Bootstrap::replicate`] draws images again with replacement, for all models the same ones, and
+//! everything here is read off those [`Replicates`].
 
 mod contrasts;
 mod holm;

@@ -7,7 +7,8 @@ pub(super) fn cdf(z: f64) -> f64 {
     0.5 * libm::erfc(-z / SQRT_2)
 }
 
-/// The z with P(Z ≤ z) = `p`, for `p` from 1e-300 to 1 - 1e-16; the nearest end of that range for others.
+/// The z with P(Z ≤ z) = `p`, for `p` from 1e-300 to 1 - 1e-16; the nearest end of that range for
+/// others.
 pub(super) fn quantile(p: f64) -> f64 {
     // Bisection: it is called a few times per interval, and cannot go wrong.
     let (mut low, mut high) = (-37.0, 8.2);

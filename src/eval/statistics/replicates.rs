@@ -19,15 +19,12 @@ pub struct Bootstrap {
 
 impl Default for Bootstrap {
     fn default() -> Self {
-        Self {
-            resamples: 10_000,
-            seed: 0,
-        }
+        Self { resamples: 10_000, seed: 0 }
     }
 }
 
-/// A set of metrics, and what becomes of it when images are drawn again and when each is left out. Means and differences of
-/// replicates that were drawn together are replicates again.
+/// A set of metrics, and what becomes of it when images are drawn again and when each is left out.
+/// Means and differences of replicates that were drawn together are replicates again.
 #[derive(Debug, Clone)]
 pub struct Replicates {
     /// By [`Metric`].
@@ -37,7 +34,8 @@ pub struct Replicates {
 }
 
 impl Bootstrap {
-    /// Draws the images again, the same ones for all samples: item i of each must be the same image.
+    /// Draws the images again, the same ones for all samples: item i of each must be the same
+    /// image.
     ///
     /// # Errors
     /// Samples of different lengths.
@@ -98,9 +96,7 @@ impl Replicates {
         let Some((first, rest)) = of.split_first() else {
             bail!("there are no metrics to take the mean of");
         };
-        let sum = rest
-            .iter()
-            .fold(first.clone(), |sum, next| sum.with(next, |a, b| a + b));
+        let sum = rest.iter().fold(first.clone(), |sum, next| sum.with(next, |a, b| a + b));
         let n = of.len() as f64;
         Ok(sum.with(&sum, |a, _| a / n))
     }
@@ -126,23 +122,21 @@ impl Replicates {
         self.spread(metric)?.interval(0.95)
     }
 
-    /// The two-sided p of the metric being 0 in the population, of use for differences: it is 0.05 where the 95 % interval ends at 0.
-    /// It is never 0: the least is 2 / (resamples + 1), before the interval's corrections.
+    /// The two-sided p of the metric being 0 in the population, of use for differences: it is 0.05
+    /// where the 95 % interval ends at 0. It is never 0: the least is 2 / (resamples + 1), before
+    /// the interval's corrections.
     pub fn p_value(&self, metric: Metric) -> Option<f64> {
         self.spread(metric)?.p_value()
     }
 
-    /// The standard deviation over resamples: the standard error of the metric from the choice of images.
+    /// The standard deviation over resamples: the standard error of the metric from the choice of
+    /// images.
     pub fn standard_error(&self, metric: Metric) -> Option<f64> {
         self.spread(metric)?.standard_deviation()
     }
 
     fn spread(&self, metric: Metric) -> Option<Spread> {
         let column = |rows: &[[f64; 4]]| rows.iter().map(|row| row[metric as usize]).collect();
-        Spread::new(
-            self.estimate(metric),
-            column(&self.resampled),
-            column(&self.left_out),
-        )
+        Spread::new(self.estimate(metric), column(&self.resampled), column(&self.left_out))
     }
 }

@@ -5,8 +5,8 @@ use anyhow::{Result, bail, ensure};
 use crate::eval::metrics::check_pairs;
 use crate::eval::predictions::Predictions;
 
-/// Predictions and targets, with both orders known beforehand, so that all metrics of a resample cost one walk over the images
-/// and no sorting.
+/// Predictions and targets, with both orders known beforehand, so that all metrics of a resample
+/// cost one walk over the images and no sorting.
 #[derive(Debug, Clone)]
 pub struct Sample {
     predictions: Ranked,
@@ -26,13 +26,11 @@ impl Ranked {
     fn new(values: &[f64]) -> Self {
         let mut order: Vec<usize> = (0..values.len()).collect();
         order.sort_by(|&a, &b| values[a].total_cmp(&values[b]));
-        Self {
-            values: values.to_vec(),
-            order,
-        }
+        Self { values: values.to_vec(), order }
     }
 
-    /// Writes each value's rank in a resample that holds it `counts` times; equal values share the mean of their ranks.
+    /// Writes each value's rank in a resample that holds it `counts` times; equal values share the
+    /// mean of their ranks.
     fn ranks(&self, counts: &[u32], ranks: &mut [f64]) {
         let mut before = 0.0;
         let same = |&a: &usize, &b: &usize| self.values[a] == self.values[b];
@@ -75,7 +73,8 @@ impl Sample {
         self.len() == 0
     }
 
-    /// PC, MAE, RMSE and SRCC of the resample that holds image i `counts[i]` times; NaN where a metric is not defined.
+    /// PC, MAE, RMSE and SRCC of the resample that holds image i `counts[i]` times; NaN where a
+    /// metric is not defined.
     pub(super) fn metrics(&self, counts: &[u32], scratch: &mut Scratch) -> [f64; 4] {
         let n: u32 = counts.iter().sum();
         if n == 0 || !self.finite {
@@ -110,11 +109,8 @@ fn correlation(x: &[f64], y: &[f64], counts: &[u32], n: f64) -> f64 {
         products.sum::<f64>() / n
     };
     let constant = |values: &[f64]| {
-        let mut there = values
-            .iter()
-            .zip(counts)
-            .filter(|(_, count)| **count > 0)
-            .map(|(value, _)| value);
+        let mut there =
+            values.iter().zip(counts).filter(|(_, count)| **count > 0).map(|(value, _)| value);
         let first = there.next();
         there.all(|value| Some(value) == first)
     };
@@ -131,14 +127,11 @@ fn correlation(x: &[f64], y: &[f64], counts: &[u32], n: f64) -> f64 {
         yy += count * dy * dy;
     }
     let r = xy / (xx.sqrt() * yy.sqrt());
-    if r.is_finite() {
-        r.clamp(-1.0, 1.0)
-    } else {
-        f64::NAN
-    }
+    if r.is_finite() { r.clamp(-1.0, 1.0) } else { f64::NAN }
 }
 
-/// The samples of several models' predictions on the same images, in one order. The rows may stand in any order.
+/// The samples of several models' predictions on the same images, in one order. The rows may stand
+/// in any order.
 ///
 /// # Errors
 /// Images or targets that are not the same everywhere; names the first that differs.
@@ -166,9 +159,7 @@ pub fn aligned(sets: &[&Predictions]) -> Result<Vec<Sample>> {
             }
         }
     }
-    sets.iter()
-        .map(|set| Sample::new(&set.predictions, &set.targets))
-        .collect()
+    sets.iter().map(|set| Sample::new(&set.predictions, &set.targets)).collect()
 }
 
 #[cfg(test)]
@@ -228,14 +219,8 @@ mod tests {
         let a = predictions(&[("x", 1.0, 1.5), ("y", 2.0, 2.5)]);
         for (other, words) in [
             (predictions(&[("x", 1.0, 1.5)]), "for 2 images"),
-            (
-                predictions(&[("x", 1.0, 1.5), ("q", 2.0, 2.5)]),
-                "q stands in one",
-            ),
-            (
-                predictions(&[("x", 1.0, 1.5), ("y", 4.0, 2.5)]),
-                "y has the target 2 and 4",
-            ),
+            (predictions(&[("x", 1.0, 1.5), ("q", 2.0, 2.5)]), "q stands in one"),
+            (predictions(&[("x", 1.0, 1.5), ("y", 4.0, 2.5)]), "y has the target 2 and 4"),
         ] {
             let error = aligned(&[&a, &other]).unwrap_err().to_string();
             assert!(error.contains(words), "{error}");

@@ -12,7 +12,8 @@ use super::replicates::Replicates;
 pub struct OverSeeds {
     /// Over the seeds.
     pub mean: Option<f64>,
-    /// Standard deviation over the seeds (n - 1), on the same images: what another seed would change. `None` for one seed.
+    /// Standard deviation over the seeds (n - 1), on the same images: what another seed would
+    /// change. `None` for one seed.
     pub sd_over_seeds: Option<f64>,
     /// Of the mean, over images with the seeds as they are: what other images would change.
     pub ci_over_images: Option<Interval>,

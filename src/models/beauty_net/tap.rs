@@ -10,20 +10,22 @@ use crate::config::{BackboneKind, BackboneShape};
 
 /// Follows a forward pass, and may change what flows through it.
 pub trait Tap {
-    /// A branch begins with its normalized images (b, 3, s, s); what is returned goes on in their place.
+    /// A branch begins with its normalized images (b, 3, s, s); what is returned goes on in their
+    /// place.
     fn images(&mut self, _branch: BackboneKind, x: Tensor) -> Tensor {
         x
     }
 
-    /// What the mixer of a block (a ViT's attention, a Vision Mamba's scans) receives from the norm before it: (b, 1 + patches, d);
-    /// what is returned goes on in its place.
+    /// What the mixer of a block (a ViT's attention, a Vision Mamba's scans) receives from the norm
+    /// before it: (b, 1 + patches, d); what is returned goes on in its place.
     fn mixer_input(&mut self, _branch: BackboneKind, _layer: usize, tokens: Tensor) -> Tensor {
         tokens
     }
 }
 
 impl BeautyNet {
-    /// As [`forward`](Self::forward) in evaluation, followed by `tap`: the ViT first, then the Vision Mamba.
+    /// As [`forward`](Self::forward) in evaluation, followed by `tap`: the ViT first, then the
+    /// Vision Mamba.
     ///
     /// # Errors
     /// As [`forward`](Self::forward).
@@ -33,7 +35,8 @@ impl BeautyNet {
         self.join(vit, mamba, false)
     }
 
-    /// What a branch gives to the fusion in evaluation, followed by `tap`; `None` where the model lacks the branch.
+    /// What a branch gives to the fusion in evaluation, followed by `tap`; `None` where the model
+    /// lacks the branch.
     ///
     /// # Errors
     /// As [`forward`](Self::forward).
@@ -91,7 +94,8 @@ impl BeautyNet {
         })
     }
 
-    /// The attention of a ViT's block that receives `normed` (b, l, d): (b, heads, l, l), rows sum to 1.
+    /// The attention of a ViT's block that receives `normed` (b, l, d): (b, heads, l, l), rows sum
+    /// to 1.
     ///
     /// # Errors
     /// The model has no ViT, or not so many blocks.
@@ -100,15 +104,13 @@ impl BeautyNet {
         branch.backbone.attention(layer, normed)
     }
 
-    /// The operands of both scans of a Vision Mamba's block whose mixer receives `normed` (b, l, d).
+    /// The operands of both scans of a Vision Mamba's block whose mixer receives `normed` (b, l,
+    /// d).
     ///
     /// # Errors
     /// The model has no Vision Mamba, or not so many blocks.
     pub fn scan_operands(&self, layer: usize, normed: &Tensor) -> Result<[ScanOperands; 2]> {
-        let branch = self
-            .mamba
-            .as_ref()
-            .context("the model has no Mamba branch")?;
+        let branch = self.mamba.as_ref().context("the model has no Mamba branch")?;
         branch.backbone.scan_operands(layer, normed)
     }
 }

@@ -6,8 +6,9 @@ use super::projections::Projections;
 use super::{BranchTokens, Fused, Join};
 use crate::models::layers::{Init, Linear};
 
-/// `bilinear`: `z = W (tanh(P₁v) ⊙ tanh(P₂m)) + c`, which sees every product of a channel of `v` with one of `m` through a tensor
-/// of rank `dim` (Kim et al., "Hadamard product for low-rank bilinear pooling", arXiv 1610.04325).
+/// `bilinear`: `z = W (tanh(P₁v) ⊙ tanh(P₂m)) + c`, which sees every product of a channel of `v`
+/// with one of `m` through a tensor of rank `dim` (Kim et al., "Hadamard product for low-rank
+/// bilinear pooling", arXiv 1610.04325).
 #[derive(Debug)]
 pub(super) struct Bilinear {
     project: Projections,
@@ -33,9 +34,6 @@ impl Join for Bilinear {
 
     fn forward(&self, vit: &BranchTokens, mamba: &BranchTokens, _train: bool) -> Fused {
         let [vit, mamba] = self.project.forward(vit, mamba).map(|x| x.tanh());
-        Fused {
-            vector: self.pool.forward(&(vit * mamba)),
-            weights: None,
-        }
+        Fused { vector: self.pool.forward(&(vit * mamba)), weights: None }
     }
 }

@@ -12,12 +12,12 @@ const MOST_HEADS: i64 = 8;
 const LEAST_HEAD_DIM: i64 = 16;
 
 /// `cross_attention` (CrossViT, arXiv 2103.14899). With all tokens projected to `dim` channels,
-/// each branch's class token asks itself and the other branch's patch tokens:
-/// `x = LN([c_A; T_B])`, `y_A = c_A + W softmax(q kᵀ / √d_h) v` by head, with `q` from the class token in `x`, `k` and `v` from all of `x`;
-/// `z = y_A + y_B`, as CrossViT adds what its two branches say.
+/// each branch's class token asks itself and the other branch's patch tokens: `x = LN([c_A; T_B])`,
+/// `y_A = c_A + W softmax(q kᵀ / √d_h) v` by head, with `q` from the class token in `x`, `k` and
+/// `v` from all of `x`; `z = y_A + y_B`, as CrossViT adds what its two branches say.
 ///
-/// The weight of a branch is the attention that its tokens get, as a mean over heads and over both directions; what reaches `z`
-/// through the residual is not counted.
+/// The weight of a branch is the attention that its tokens get, as a mean over heads and over both
+/// directions; what reaches `z` through the residual is not counted.
 #[derive(Debug)]
 pub(super) struct CrossAttention {
     project: Projections,
@@ -58,7 +58,8 @@ impl Join for CrossAttention {
         let d = self.dim;
         let [vit_width, mamba_width] = self.project.widths();
         let projections = (vit * vit_width + mamba * mamba_width) * d;
-        // Keys and values of the other branch's patches; then scores and their use, of the class token too.
+        // Keys and values of the other branch's patches; then scores and their use, of the class
+        // token too.
         let attention = |patches: i64| 2 * patches * d * d + 2 * (1 + patches) * d;
         projections + attention(vit) + attention(mamba)
     }
@@ -83,7 +84,8 @@ impl ClassAttention {
         Self {
             norm: LayerNorm::new(&path / "norm", dim, NORM_EPS),
             q: linear("q", true),
-            // A bias of the keys would add the same to every score, and softmax takes it away again.
+            // A bias of the keys would add the same to every score, and softmax takes it away
+            // again.
             k: linear("k", false),
             v: linear("v", true),
             proj: linear("proj", true),
@@ -91,17 +93,14 @@ impl ClassAttention {
         }
     }
 
-    /// `own` (b, 1 + patches, dim) with its class token first, `other` likewise: the updated class token (b, dim), and the part of
-    /// the attention that it gave to itself (b, 1).
+    /// `own` (b, 1 + patches, dim) with its class token first, `other` likewise: the updated class
+    /// token (b, dim), and the part of the attention that it gave to itself (b, 1).
     fn forward(&self, own: &Tensor, other: &Tensor) -> (Tensor, Tensor) {
         let (b, count, dim) = other.size3().unwrap_or_default();
         let class = own.narrow(1, 0, 1);
         let x = Tensor::cat(&[&class, &other.narrow(1, 1, count - 1)], 1);
         let x = self.norm.forward(&x); // (b, count, dim)
-        let by_head = |x: Tensor| {
-            x.reshape([b, -1, self.heads, dim / self.heads])
-                .transpose(1, 2)
-        };
+        let by_head = |x: Tensor| x.reshape([b, -1, self.heads, dim / self.heads]).transpose(1, 2);
         let q = by_head(self.q.forward(&x.narrow(1, 0, 1))); // (b, heads, 1, dim / heads)
         let (k, v) = (by_head(self.k.forward(&x)), by_head(self.v.forward(&x)));
         let scale = ((dim / self.heads) as f64).powf(-0.5);

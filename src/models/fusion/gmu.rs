@@ -6,9 +6,9 @@ use super::projections::Projections;
 use super::{BranchTokens, Fused, Join};
 use crate::models::layers::{Init, Linear};
 
-/// `gmu` (Arevalo et al., "Gated multimodal units for information fusion", arXiv 1702.01992):
-/// `h₁ = tanh(P₁v)`, `h₂ = tanh(P₂m)`, `g = σ(G [v; m] + c)`, `z = g ⊙ h₁ + (1 − g) ⊙ h₂`. An image's weight of the ViT branch is
-/// the mean of `g` over the channels.
+/// `gmu` (Arevalo et al., "Gated multimodal units for information fusion", arXiv 1702.01992): `h₁ =
+/// tanh(P₁v)`, `h₂ = tanh(P₂m)`, `g = σ(G [v; m] + c)`, `z = g ⊙ h₁ + (1 − g) ⊙ h₂`. An image's
+/// weight of the ViT branch is the mean of `g` over the channels.
 #[derive(Debug)]
 pub(super) struct GatedMultimodalUnit {
     project: Projections,

@@ -6,8 +6,8 @@ use super::projections::Projections;
 use super::{BranchTokens, Fused, Join, mix};
 use crate::models::layers::{Init, Linear};
 
-/// `weighted`: `w = softmax(a)` with two learned scalars `a`, the same for every image; `z = w₁ P₁v + w₂ P₂m`. The
-/// softmax-based fusion of EfficientDet (arXiv 1911.09070).
+/// `weighted`: `w = softmax(a)` with two learned scalars `a`, the same for every image; `z = w₁ P₁v
+/// + w₂ P₂m`. The softmax-based fusion of EfficientDet (arXiv 1911.09070).
 #[derive(Debug)]
 pub(super) struct Weighted {
     project: Projections,
@@ -34,15 +34,12 @@ impl Join for Weighted {
         let projected = self.project.forward(vit, mamba);
         let weights = self.weights.softmax(-1, Kind::Float);
         let b = projected[0].size()[0];
-        Fused {
-            vector: mix(&projected, &weights),
-            weights: Some(weights.expand([b, 2], false)),
-        }
+        Fused { vector: mix(&projected, &weights), weights: Some(weights.expand([b, 2], false)) }
     }
 }
 
-/// `gated`: `w = softmax(G [P₁v; P₂m] + c)`, from each image; `z = w₁ P₁v + w₂ P₂m`. The dynamic weighting of VM-BeautyNet
-/// (arXiv 2510.16220).
+/// `gated`: `w = softmax(G [P₁v; P₂m] + c)`, from each image; `z = w₁ P₁v + w₂ P₂m`. The dynamic
+/// weighting of VM-BeautyNet (arXiv 2510.16220).
 #[derive(Debug)]
 pub(super) struct Gated {
     project: Projections,
@@ -68,13 +65,7 @@ impl Join for Gated {
 
     fn forward(&self, vit: &BranchTokens, mamba: &BranchTokens, _train: bool) -> Fused {
         let projected = self.project.forward(vit, mamba);
-        let weights = self
-            .gate
-            .forward(&Tensor::cat(&projected, -1))
-            .softmax(-1, Kind::Float);
-        Fused {
-            vector: mix(&projected, &weights),
-            weights: Some(weights),
-        }
+        let weights = self.gate.forward(&Tensor::cat(&projected, -1)).softmax(-1, Kind::Float);
+        Fused { vector: mix(&projected, &weights), weights: Some(weights) }
     }
 }

@@ -1,7 +1,8 @@
 //! One vector from the two branches.
 //!
-//! In the equations, `v` and `m` are the class tokens of the ViT and of the Vision Mamba, `P₁` and `P₂` learned affine
-//! projections to `model.fusion.dim` channels, `⊙` is the product by channel, `σ` the logistic function.
+//! In the equations, `v` and `m` are the class tokens of the ViT and of the Vision Mamba, `P₁` and
+//! `P₂` learned affine projections to `model.fusion.dim` channels, `⊙` is the product by channel,
+//! `σ` the logistic function.
 
 mod bilinear;
 mod cross_attention;
@@ -36,10 +37,7 @@ pub struct BranchTokens {
 impl BranchTokens {
     /// Tokens (b, 1 + patches, d), of which the one at `class_index` is the class token.
     pub fn new(tokens: Tensor, class_index: i64) -> Self {
-        Self {
-            tokens,
-            class_index,
-        }
+        Self { tokens, class_index }
     }
 
     /// The same tokens, not copied.
@@ -72,7 +70,8 @@ impl BranchTokens {
 pub struct Fused {
     /// (b, [`Fusion::width`]).
     pub vector: Tensor,
-    /// (b, 2): the weights of the ViT and the Mamba branch, which sum to 1; `None` where the strategy defines none.
+    /// (b, 2): the weights of the ViT and the Mamba branch, which sum to 1; `None` where the
+    /// strategy defines none.
     pub weights: Option<Tensor>,
 }
 
@@ -84,7 +83,8 @@ trait Join: Debug + Send {
     /// Joins the branches; `train` turns dropout on.
     fn forward(&self, vit: &BranchTokens, mamba: &BranchTokens, train: bool) -> Fused;
 
-    /// Multiply-adds for one image beyond one product with each matrix, given the numbers of patches.
+    /// Multiply-adds for one image beyond one product with each matrix, given the numbers of
+    /// patches.
     fn token_multiply_adds(&self, _patches: [i64; 2]) -> i64 {
         0
     }
@@ -99,8 +99,8 @@ pub struct Fusion {
 }
 
 impl Fusion {
-    /// New parameters under `path` for branches of these feature widths; an absent branch has none, and a branch alone needs no
-    /// parameters.
+    /// New parameters under `path` for branches of these feature widths; an absent branch has none,
+    /// and a branch alone needs no parameters.
     ///
     /// # Errors
     /// The strategy needs a branch that is absent.
@@ -114,11 +114,7 @@ impl Fusion {
         let widths = match (strategy, vit_width, mamba_width) {
             (FusionStrategy::VitOnly, Some(width), _)
             | (FusionStrategy::MambaOnly, _, Some(width)) => {
-                return Ok(Self {
-                    join: None,
-                    width,
-                    predicts: false,
-                });
+                return Ok(Self { join: None, width, predicts: false });
             }
             (_, Some(vit), Some(mamba)) => [vit, mamba],
             _ => bail!("model.fusion.strategy {strategy} needs a branch that the model lacks"),
@@ -149,7 +145,8 @@ impl Fusion {
         self.width
     }
 
-    /// Whether the fused vector is the prediction already, so that the head only brings it to the data set's scale.
+    /// Whether the fused vector is the prediction already, so that the head only brings it to the
+    /// data set's scale.
     pub fn predicts(&self) -> bool {
         self.predicts
     }
@@ -166,20 +163,17 @@ impl Fusion {
     ) -> Result<Fused> {
         match (&self.join, vit, mamba) {
             (Some(join), Some(vit), Some(mamba)) => Ok(join.forward(vit, mamba, train)),
-            (None, Some(alone), None) | (None, None, Some(alone)) => Ok(Fused {
-                vector: alone.class(),
-                weights: None,
-            }),
+            (None, Some(alone), None) | (None, None, Some(alone)) => {
+                Ok(Fused { vector: alone.class(), weights: None })
+            }
             _ => bail!("the fusion got other branches than it was made for"),
         }
     }
 
-    /// Multiply-adds for one image beyond one product with each matrix, given the numbers of patches of the ViT and the Mamba
-    /// branch.
+    /// Multiply-adds for one image beyond one product with each matrix, given the numbers of
+    /// patches of the ViT and the Mamba branch.
     pub(super) fn token_multiply_adds(&self, patches: [i64; 2]) -> i64 {
-        self.join
-            .as_ref()
-            .map_or(0, |join| join.token_multiply_adds(patches))
+        self.join.as_ref().map_or(0, |join| join.token_multiply_adds(patches))
     }
 }
 

@@ -1,5 +1,6 @@
-//! Joins without weights: side by side, and added. The baselines of multimodal learning (Baltrušaitis et al., "Multimodal
-//! machine learning: a survey and taxonomy", arXiv 1705.09406, section 6).
+//! Joins without weights: side by side, and added. The baselines of multimodal learning
+//! (Baltrušaitis et al., "Multimodal machine learning: a survey and taxonomy", arXiv 1705.09406,
+//! section 6).
 
 use tch::{Tensor, nn};
 
@@ -15,10 +16,7 @@ pub(super) struct Concat {
 
 impl Concat {
     pub fn new(path: &nn::Path, widths: [i64; 2], dim: i64) -> Self {
-        Self {
-            project: Projections::new(path, widths, dim),
-            dim,
-        }
+        Self { project: Projections::new(path, widths, dim), dim }
     }
 }
 
@@ -28,10 +26,7 @@ impl Join for Concat {
     }
 
     fn forward(&self, vit: &BranchTokens, mamba: &BranchTokens, _train: bool) -> Fused {
-        Fused {
-            vector: Tensor::cat(&self.project.forward(vit, mamba), -1),
-            weights: None,
-        }
+        Fused { vector: Tensor::cat(&self.project.forward(vit, mamba), -1), weights: None }
     }
 }
 
@@ -44,10 +39,7 @@ pub(super) struct Sum {
 
 impl Sum {
     pub fn new(path: &nn::Path, widths: [i64; 2], dim: i64) -> Self {
-        Self {
-            project: Projections::new(path, widths, dim),
-            dim,
-        }
+        Self { project: Projections::new(path, widths, dim), dim }
     }
 }
 
@@ -58,9 +50,6 @@ impl Join for Sum {
 
     fn forward(&self, vit: &BranchTokens, mamba: &BranchTokens, _train: bool) -> Fused {
         let [vit, mamba] = self.project.forward(vit, mamba);
-        Fused {
-            vector: vit + mamba,
-            weights: None,
-        }
+        Fused { vector: vit + mamba, weights: None }
     }
 }

@@ -33,17 +33,11 @@ impl Projections {
 
     /// The class tokens, 2 of (b, dim).
     pub fn forward(&self, vit: &BranchTokens, mamba: &BranchTokens) -> [Tensor; 2] {
-        [
-            self.vit_proj.forward(&vit.class()),
-            self.mamba_proj.forward(&mamba.class()),
-        ]
+        [self.vit_proj.forward(&vit.class()), self.mamba_proj.forward(&mamba.class())]
     }
 
     /// All tokens with the class token first, (b, 1 + patches, dim) of each branch.
     pub fn tokens(&self, vit: &BranchTokens, mamba: &BranchTokens) -> [Tensor; 2] {
-        [
-            self.vit_proj.forward(&vit.class_first()),
-            self.mamba_proj.forward(&mamba.class_first()),
-        ]
+        [self.vit_proj.forward(&vit.class_first()), self.mamba_proj.forward(&mamba.class_first())]
     }
 }

@@ -37,15 +37,13 @@ pub struct MixerProfile {
     pub not_gemm_fraction: f64,
 }
 
-/// Times the mixer of a Vision Mamba on `batch` images, on the CPU. Draws parameters and tokens from torch's generator.
+/// Times the mixer of a Vision Mamba on `batch` images, on the CPU. Draws parameters and tokens
+/// from torch's generator.
 ///
 /// # Errors
 /// A shape that is no Vision Mamba's, or an operator's message.
 pub fn profile_mixer(shape: &BackboneShape, batch: i64, runs: usize) -> Result<MixerProfile> {
-    ensure!(
-        shape.kind == BackboneKind::Vim,
-        "only a Vision Mamba has a mixer to profile"
-    );
+    ensure!(shape.kind == BackboneKind::Vim, "only a Vision Mamba has a mixer to profile");
     let store = nn::VarStore::new(Device::Cpu);
     let mixer = Mixer::new(store.root(), shape);
     let parameters: Vec<Tensor> = store.trainable_variables();
@@ -55,11 +53,8 @@ pub fn profile_mixer(shape: &BackboneShape, batch: i64, runs: usize) -> Result<M
 
     let mut parts = time_parts(&mixer, &hidden, &parameters, runs)?;
     let whole = parts.pop().context("the whole mixer is timed last")?;
-    let gemm: f64 = parts
-        .iter()
-        .filter(|part| part.gemm)
-        .map(|part| part.forward_ms + part.backward_ms)
-        .sum();
+    let gemm: f64 =
+        parts.iter().filter(|part| part.gemm).map(|part| part.forward_ms + part.backward_ms).sum();
     let total = whole.forward_ms + whole.backward_ms;
     Ok(MixerProfile {
         shape: [batch, length, dim],
@@ -69,7 +64,8 @@ pub fn profile_mixer(shape: &BackboneShape, batch: i64, runs: usize) -> Result<M
     })
 }
 
-/// Every part on what it is given in a mixer's forward pass, cut off from what came before; the whole last.
+/// Every part on what it is given in a mixer's forward pass, cut off from what came before; the
+/// whole last.
 fn time_parts(
     mixer: &Mixer,
     hidden: &Tensor,
@@ -90,13 +86,7 @@ fn time_parts(
         convolved.push(u);
     }
     let scanned = |i: usize| {
-        directions[i].scan(
-            &convolved[i],
-            &deltas[i],
-            &projected[i][1],
-            &projected[i][2],
-            &z,
-        )
+        directions[i].scan(&convolved[i], &deltas[i], &projected[i][1], &projected[i][2], &z)
     };
     let outputs = [leaf(&scanned(0)?), leaf(&scanned(1)?)];
     let merged = leaf(&Mixer::merge(&outputs[0], &outputs[1]));
@@ -105,20 +95,10 @@ fn time_parts(
     let ranks: Vec<&Tensor> = projected.iter().map(|parts| &parts[0]).collect();
     let mut scan_leaves = vec![&z];
     for i in 0..2 {
-        scan_leaves.extend([
-            &convolved[i],
-            &deltas[i],
-            &projected[i][1],
-            &projected[i][2],
-        ]);
+        scan_leaves.extend([&convolved[i], &deltas[i], &projected[i][1], &projected[i][2]]);
     }
-    let mut round = Round {
-        parameters,
-        parts: Vec::new(),
-    };
-    round.add("in_proj", true, &[hidden], || {
-        Ok(vec![mixer.in_proj.forward(hidden)])
-    })?;
+    let mut round = Round { parameters, parts: Vec::new() };
+    round.add("in_proj", true, &[hidden], || Ok(vec![mixer.in_proj.forward(hidden)]))?;
     round.add("conv1d and SiLU", false, &[&x], || {
         directions.iter().map(|d| d.convolve(&x)).collect()
     })?;
@@ -130,21 +110,12 @@ fn time_parts(
         let each = directions.iter().zip(&ranks);
         Ok(each.map(|(d, rank)| d.step_sizes(rank)).collect())
     })?;
-    round.add("selective scan", false, &scan_leaves, || {
-        (0..2).map(scanned).collect()
+    round.add("selective scan", false, &scan_leaves, || (0..2).map(scanned).collect())?;
+    round.add("mean of the directions", false, &[&outputs[0], &outputs[1]], || {
+        Ok(vec![Mixer::merge(&outputs[0], &outputs[1])])
     })?;
-    round.add(
-        "mean of the directions",
-        false,
-        &[&outputs[0], &outputs[1]],
-        || Ok(vec![Mixer::merge(&outputs[0], &outputs[1])]),
-    )?;
-    round.add("out_proj", true, &[&merged], || {
-        Ok(vec![mixer.out_proj.forward(&merged)])
-    })?;
-    round.add("whole mixer", false, &[hidden], || {
-        Ok(vec![mixer.forward(hidden)?])
-    })?;
+    round.add("out_proj", true, &[&merged], || Ok(vec![mixer.out_proj.forward(&merged)]))?;
+    round.add("whole mixer", false, &[hidden], || Ok(vec![mixer.forward(hidden)?]))?;
     round.medians(runs)
 }
 
@@ -164,7 +135,8 @@ struct Timed<'a> {
     backward: Vec<f64>,
 }
 
-/// The parts that are timed one after the other, again and again, so that a busy moment of the machine touches all of them.
+/// The parts that are timed one after the other, again and again, so that a busy moment of the
+/// machine touches all of them.
 struct Round<'a> {
     parameters: &'a [Tensor],
     parts: Vec<Timed<'a>>,
@@ -226,10 +198,7 @@ mod tests {
     use crate::config::BackboneConfig;
 
     fn shape(name: &str) -> BackboneShape {
-        let config = BackboneConfig {
-            name: name.to_string(),
-            ..BackboneConfig::default()
-        };
+        let config = BackboneConfig { name: name.to_string(), ..BackboneConfig::default() };
         config.resolve(64).unwrap()
     }
 

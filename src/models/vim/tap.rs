@@ -40,8 +40,9 @@ impl Direction {
 }
 
 impl VisionMamba {
-    /// As [`forward`](Self::forward) in evaluation, with `tap` between each block's norm and its mixer: it gets the block's index
-    /// and the tokens (b, 1 + patches, embed_dim), and what it returns goes on in their place.
+    /// As [`forward`](Self::forward) in evaluation, with `tap` between each block's norm and its
+    /// mixer: it gets the block's index and the tokens (b, 1 + patches, embed_dim), and what it
+    /// returns goes on in their place.
     ///
     /// # Errors
     /// As [`forward`](Self::forward).
@@ -64,16 +65,10 @@ impl VisionMamba {
     /// There is no such block, or an operator's message.
     pub fn scan_operands(&self, layer: usize, normed: &Tensor) -> Result<[ScanOperands; 2]> {
         let block = self.layers.get(layer).with_context(|| {
-            format!(
-                "there is no layer {layer}: the Vision Mamba has {}",
-                self.layers.len()
-            )
+            format!("there is no layer {layer}: the Vision Mamba has {}", self.layers.len())
         })?;
         let mixer = &block.mixer;
         let xz = mixer.in_proj.forward(normed).chunk(2, -1); // 2 of (b, l, inner)
-        Ok([
-            mixer.forward.operands(&xz[0])?,
-            mixer.backward.operands(&xz[0])?,
-        ])
+        Ok([mixer.forward.operands(&xz[0])?, mixer.backward.operands(&xz[0])?])
     }
 }

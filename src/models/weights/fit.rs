@@ -28,25 +28,25 @@ pub struct Pretrained<'a> {
     pub strict: bool,
 }
 
-/// Loads every one of `parameters` from a file that has exactly those names and shapes: a run's own weights.
+/// Loads every one of `parameters` from a file that has exactly those names and shapes: a run's own
+/// weights.
 ///
 /// # Errors
 /// Names the file, and the names that are missing, unexpected or of another shape.
 pub fn load(parameters: &[(String, Tensor)], path: &Path) -> Result<()> {
     let mut file = WeightsFile::open(path)?;
-    let targets: BTreeMap<&str, &Tensor> = parameters
-        .iter()
-        .map(|(name, tensor)| (name.as_str(), tensor))
-        .collect();
+    let targets: BTreeMap<&str, &Tensor> =
+        parameters.iter().map(|(name, tensor)| (name.as_str(), tensor)).collect();
     let plan = Plan::new(&file.shapes(), &targets, None);
     plan.check()
         .and_then(|()| plan.carry_out(&mut file, &targets))
         .with_context(|| format!("cannot use weights {}", path.display()))
 }
 
-/// Loads a published backbone into the parameters under `prefix` (`vit.` or `mamba.`); the file's names have no prefix, or that
-/// of a wrapper. Its classifier (`head.*`) is left out, and position and patch embeddings of another size are resampled.
-/// Returns what is worth knowing about it, a line each: what was resampled or left out.
+/// Loads a published backbone into the parameters under `prefix` (`vit.` or `mamba.`); the file's
+/// names have no prefix, or that of a wrapper. Its classifier (`head.*`) is left out, and position
+/// and patch embeddings of another size are resampled. Returns what is worth knowing about it, a
+/// line each: what was resampled or left out.
 ///
 /// # Errors
 /// Names the file, and the names that are missing, unexpected or of another shape.
@@ -78,8 +78,8 @@ pub fn load_backbone(
     Ok(resampled.chain(plan.differences()).collect())
 }
 
-/// Loads the weights file that a branch's config names, if it names one, as [`load_backbone`] does. `branch` is `vit` or `mamba`.
-/// Returns what is worth knowing, a line each, with the config's key.
+/// Loads the weights file that a branch's config names, if it names one, as [`load_backbone`] does.
+/// `branch` is `vit` or `mamba`. Returns what is worth knowing, a line each, with the config's key.
 ///
 /// # Errors
 /// As [`load_backbone`], naming the key.
@@ -103,10 +103,7 @@ pub fn load_branch(
     let (key, file) = (format!("model.{branch}.weights"), path.display());
     let notes = load_backbone(parameters, &format!("{branch}."), kind, &pretrained)
         .with_context(|| format!("{key}: {file} does not load into {}", config.name))?;
-    Ok(notes
-        .into_iter()
-        .map(|note| format!("{key}: {note}"))
-        .collect())
+    Ok(notes.into_iter().map(|note| format!("{key}: {note}")).collect())
 }
 
 /// What is taken from a file, and what does not fit.
@@ -146,7 +143,8 @@ impl std::fmt::Display for Change {
 }
 
 impl Plan {
-    /// `kind` for a published file, which may have a classifier, a wrapper's prefix and other sizes of embeddings.
+    /// `kind` for a published file, which may have a classifier, a wrapper's prefix and other sizes
+    /// of embeddings.
     fn new(
         shapes: &BTreeMap<String, Vec<i64>>,
         targets: &BTreeMap<&str, &Tensor>,
@@ -170,14 +168,10 @@ impl Plan {
             };
             let expected = target.size();
             match change(name, shape, &expected, kind) {
-                Some(change) => plan.steps.push(Step {
-                    name: name.to_string(),
-                    stored,
-                    change,
-                }),
-                None => plan.misshaped.push(format!(
-                    "{name} ({shape:?} in the file, {expected:?} in the model)"
-                )),
+                Some(change) => plan.steps.push(Step { name: name.to_string(), stored, change }),
+                None => plan
+                    .misshaped
+                    .push(format!("{name} ({shape:?} in the file, {expected:?} in the model)")),
             }
         }
         plan.unexpected = shapes
@@ -206,10 +200,7 @@ impl Plan {
         if differences.is_empty() {
             return Ok(());
         }
-        bail!(
-            "the names do not fit: {}; check the preset and its sizes",
-            differences.join("; ")
-        )
+        bail!("the names do not fit: {}; check the preset and its sizes", differences.join("; "))
     }
 
     fn carry_out(&self, file: &mut WeightsFile, targets: &BTreeMap<&str, &Tensor>) -> Result<()> {
@@ -234,7 +225,8 @@ impl Plan {
     }
 }
 
-/// What a tensor of shape `stored` needs to become one of shape `wanted`; `None` where nothing helps.
+/// What a tensor of shape `stored` needs to become one of shape `wanted`; `None` where nothing
+/// helps.
 fn change(
     name: &str,
     stored: &[i64],

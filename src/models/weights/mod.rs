@@ -42,7 +42,8 @@ enum Format {
 }
 
 impl WeightsFile {
-    /// Opens a file and checks its header; its format is told from its first bytes, not from its name.
+    /// Opens a file and checks its header; its format is told from its first bytes, not from its
+    /// name.
     ///
     /// # Errors
     /// Names the file and what is wrong with it.
@@ -95,7 +96,8 @@ impl WeightsFile {
         }
     }
 
-    /// One tensor, on the CPU, in the type that it is stored in. Its strides are the file's: it need not be contiguous.
+    /// One tensor, on the CPU, in the type that it is stored in. Its strides are the file's: it
+    /// need not be contiguous.
     ///
     /// # Errors
     /// There is no such tensor, its type is not one of torch's, or the file cannot be read.

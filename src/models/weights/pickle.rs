@@ -1,12 +1,13 @@
 //! Reads the pickle of a PyTorch checkpoint without running anything.
 //!
-//! A pickle is a program for a small stack machine; its danger lies in two instructions, of which one looks up a Python object
-//! by name and the other calls it. Here a name is looked up in a fixed table of what PyTorch writes for tensors and plain
-//! values, and a call builds a value of ours. Any other name ends the reading with an error that states it. Instructions:
-//! Python's `pickletools`, protocols 2 to 5.
+//! A pickle is a program for a small stack machine; its danger lies in two instructions, of which
+//! one looks up a Python object by name and the other calls it. Here a name is looked up in a fixed
+//! table of what PyTorch writes for tensors and plain values, and a call builds a value of ours.
+//! Any other name ends the reading with an error that states it. Instructions: Python's
+//! `pickletools`, protocols 2 to 5.
 //!
-//! Values live in one list and refer to each other by index, so a pickle that nests a million lists or holds itself costs
-//! neither stack nor time.
+//! Values live in one list and refer to each other by index, so a pickle that nests a million lists
+//! or holds itself costs neither stack nor time.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -14,7 +15,8 @@ use std::sync::Arc;
 use anyhow::{Context, Result, bail, ensure};
 use tch::Kind;
 
-/// More values than any checkpoint of a backbone has, optimizer included; it bounds the memory that a pickle can ask for.
+/// More values than any checkpoint of a backbone has, optimizer included; it bounds the memory that
+/// a pickle can ask for.
 const MAX_VALUES: usize = 1_000_000;
 /// More dimensions than any weight has.
 const MAX_DIMENSIONS: usize = 8;
@@ -85,8 +87,8 @@ pub enum Global {
 }
 
 impl Global {
-    /// The whole table: tensors, plain containers and values, and `argparse.Namespace`. Nothing in it does anything in Python
-    /// but hold values.
+    /// The whole table: tensors, plain containers and values, and `argparse.Namespace`. Nothing in
+    /// it does anything in Python but hold values.
     fn named(module: &str, name: &str) -> Option<Self> {
         Some(match (module, name) {
             ("torch._utils", "_rebuild_tensor" | "_rebuild_tensor_v2") => Self::RebuildTensor,
@@ -145,7 +147,8 @@ impl Pickle {
     /// Reads a whole pickle.
     ///
     /// # Errors
-    /// It names something outside the table, it is damaged, or it has more values than a checkpoint can have.
+    /// It names something outside the table, it is damaged, or it has more values than a checkpoint
+    /// can have.
     pub fn read(bytes: &[u8]) -> Result<Self> {
         let mut machine = Machine {
             input: bytes,
@@ -155,10 +158,7 @@ impl Pickle {
             memo: HashMap::new(),
         };
         let root = machine.run()?;
-        Ok(Self {
-            values: machine.values,
-            root,
-        })
+        Ok(Self { values: machine.values, root })
     }
 
     /// The outermost value.
@@ -255,10 +255,8 @@ impl Machine<'_> {
     }
 
     fn take(&mut self, count: usize) -> Result<&[u8]> {
-        let (taken, rest) = self
-            .input
-            .split_at_checked(count)
-            .context("its pickle is cut short")?;
+        let (taken, rest) =
+            self.input.split_at_checked(count).context("its pickle is cut short")?;
         self.input = rest;
         Ok(taken)
     }
@@ -376,8 +374,7 @@ impl Machine<'_> {
             _ => u32::from_le_bytes(self.array()?),
         };
         let id = self.memo.get(&key).copied();
-        self.stack
-            .push(id.context("its pickle is damaged: it takes a note that was not made")?);
+        self.stack.push(id.context("its pickle is damaged: it takes a note that was not made")?);
         Ok(())
     }
 
@@ -450,7 +447,8 @@ impl Machine<'_> {
                 Some(Value::Tensor(tensor)) => Value::Tensor(tensor.clone()),
                 _ => bail!("its pickle is damaged: a parameter without a tensor"),
             },
-            // `Counter({…})` and `set([…])`: the argument stands for its copy, or many copies of a long list would fill the memory.
+            // `Counter({…})` and `set([…])`: the argument stands for its copy, or many copies of a
+            // long list would fill the memory.
             (Global::DictType, Some((id, Value::Dict(_))))
             | (Global::SequenceType, Some((id, Value::Sequence(_)))) => {
                 self.stack.push(id);
@@ -503,25 +501,21 @@ impl Machine<'_> {
     fn persistent(&mut self) -> Result<()> {
         let id = self.pop()?;
         let storage = match &self.values[id] {
-            Value::Sequence(parts) => match parts
-                .iter()
-                .map(|&part| &self.values[part])
-                .collect::<Vec<_>>()[..]
-            {
-                [
-                    Value::Text(tag),
-                    Value::Global(Global::StorageType(kind)),
-                    Value::Text(key),
-                    _,
-                    Value::Int(len),
-                    ..,
-                ] if **tag == *"storage" => Storage {
-                    key: key.clone(),
-                    kind: *kind,
-                    len: *len,
-                },
-                _ => bail!("its pickle refers to something that is no storage of numbers"),
-            },
+            Value::Sequence(parts) => {
+                match parts.iter().map(|&part| &self.values[part]).collect::<Vec<_>>()[..] {
+                    [
+                        Value::Text(tag),
+                        Value::Global(Global::StorageType(kind)),
+                        Value::Text(key),
+                        _,
+                        Value::Int(len),
+                        ..,
+                    ] if **tag == *"storage" => {
+                        Storage { key: key.clone(), kind: *kind, len: *len }
+                    }
+                    _ => bail!("its pickle refers to something that is no storage of numbers"),
+                }
+            }
             _ => bail!("its pickle refers to something that is no storage"),
         };
         self.push(Value::Storage(storage))
@@ -529,14 +523,8 @@ impl Machine<'_> {
 }
 
 fn pairs(items: &[Id]) -> Result<Vec<(Id, Id)>> {
-    ensure!(
-        items.len().is_multiple_of(2),
-        "its pickle is damaged: a key without a value"
-    );
-    Ok(items
-        .chunks_exact(2)
-        .map(|pair| (pair[0], pair[1]))
-        .collect())
+    ensure!(items.len().is_multiple_of(2), "its pickle is damaged: a key without a value");
+    Ok(items.chunks_exact(2).map(|pair| (pair[0], pair[1])).collect())
 }
 
 /// Little-endian two's complement of any length; what does not fit 64 bits is no size or offset.
@@ -552,8 +540,5 @@ fn integer(bytes: &[u8]) -> Value {
 
 /// A name from the file for an error of one line.
 fn printable(name: &str) -> String {
-    name.chars()
-        .take(80)
-        .map(|c| if c.is_control() { '?' } else { c })
-        .collect()
+    name.chars().take(80).map(|c| if c.is_control() { '?' } else { c }).collect()
 }

@@ -6,7 +6,8 @@ use tch::{Kind, Tensor};
 use crate::config::BackboneKind;
 use crate::models::vim::class_index;
 
-/// Largest side of a patch that is resampled, in pixels: the pseudo-inverse below takes the sixth power of it.
+/// Largest side of a patch that is resampled, in pixels: the pseudo-inverse below takes the sixth
+/// power of it.
 const MAX_PATCH: i64 = 64;
 
 /// Two square grids of patches, and where the class token stands among their tokens.
@@ -26,11 +27,7 @@ impl Grids {
             let side = patches.max(0).isqrt();
             (side > 0 && side * side == patches).then_some(side)
         };
-        Some(Self {
-            from: side(from)?,
-            to: side(to)?,
-            kind,
-        })
+        Some(Self { from: side(from)?, to: side(to)?, kind })
     }
 
     fn class_index(self, side: i64) -> i64 {
@@ -41,9 +38,9 @@ impl Grids {
     }
 }
 
-/// A position embedding (1, 1 + from², d) for another grid, (1, 1 + to², d): bicubic with antialias, as timm's
-/// `resample_abs_pos_embed`. The class token's row is kept as it is, and stands where the new grid has it: first for a ViT, in
-/// the middle for a Vision Mamba.
+/// A position embedding (1, 1 + from², d) for another grid, (1, 1 + to², d): bicubic with
+/// antialias, as timm's `resample_abs_pos_embed`. The class token's row is kept as it is, and
+/// stands where the new grid has it: first for a ViT, in the middle for a Vision Mamba.
 ///
 /// # Errors
 /// libtorch's message.
@@ -59,25 +56,18 @@ pub fn position_embedding(embedding: &Tensor, grids: Grids) -> Result<Tensor> {
         ],
         1,
     )?;
-    let plane = patches
-        .f_reshape([1, from, from, width])?
-        .f_permute([0, 3, 1, 2])?;
-    let patches = bicubic(&plane, to)?
-        .f_permute([0, 2, 3, 1])?
-        .f_reshape([1, to * to, width])?;
+    let plane = patches.f_reshape([1, from, from, width])?.f_permute([0, 3, 1, 2])?;
+    let patches = bicubic(&plane, to)?.f_permute([0, 2, 3, 1])?.f_reshape([1, to * to, width])?;
     Ok(Tensor::f_cat(
-        &[
-            patches.f_narrow(1, 0, after)?,
-            class,
-            patches.f_narrow(1, after, to * to - after)?,
-        ],
+        &[patches.f_narrow(1, 0, after)?, class, patches.f_narrow(1, after, to * to - after)?],
         1,
     )?)
 }
 
-/// A patch embedding's kernels (d, 3, p, p) for patches of `side`²: the ones whose products with resized patches come closest
-/// to the old products with the patches as they were (FlexiViT, arXiv 2212.08013, section 3.4), as timm's
-/// `resample_patch_embed`. With B the matrix that resizes a flattened patch, they are pinv(Bᵀ) w.
+/// A patch embedding's kernels (d, 3, p, p) for patches of `side`²: the ones whose products with
+/// resized patches come closest to the old products with the patches as they were (FlexiViT, arXiv
+/// 2212.08013, section 3.4), as timm's `resample_patch_embed`. With B the matrix that resizes a
+/// flattened patch, they are pinv(Bᵀ) w.
 ///
 /// # Errors
 /// Patches too large to do this with, or libtorch's message.
@@ -91,12 +81,8 @@ pub fn patch_embedding(kernels: &Tensor, side: i64) -> Result<Tensor> {
     // Row i: what becomes of a patch whose pixel i alone is 1. That is Bᵀ.
     let resized = bicubic(&units.f_view([old * old, 1, old, old])?, side)?
         .f_reshape([old * old, side * side])?;
-    let inverse = resized
-        .f_to_kind(Kind::Double)?
-        .f_linalg_pinv(1e-15, false)?; // (side², old²)
-    let flat = kernels
-        .f_to_kind(Kind::Double)?
-        .f_reshape([d * channels, old * old])?;
+    let inverse = resized.f_to_kind(Kind::Double)?.f_linalg_pinv(1e-15, false)?; // (side², old²)
+    let flat = kernels.f_to_kind(Kind::Double)?.f_reshape([d * channels, old * old])?;
     Ok(flat
         .f_matmul(&inverse.f_transpose(0, 1)?)?
         .f_reshape([d, channels, side, side])?
@@ -153,14 +139,13 @@ mod tests {
 
     #[test]
     fn larger_patches_give_the_same_tokens_for_enlarged_images() {
-        // Where nothing is lost by resizing a patch, FlexiViT's kernels reproduce the products exactly.
+        // Where nothing is lost by resizing a patch, FlexiViT's kernels reproduce the products
+        // exactly.
         let kernels = Tensor::randn([5, 3, 8, 8], CPU);
         let patches = Tensor::randn([7, 3, 8, 8], CPU);
         let resampled = patch_embedding(&kernels, 12).unwrap();
         let tokens = |patches: &Tensor, kernels: &Tensor| {
-            patches
-                .flatten(1, -1)
-                .matmul(&kernels.flatten(1, -1).transpose(0, 1))
+            patches.flatten(1, -1).matmul(&kernels.flatten(1, -1).transpose(0, 1))
         };
         let enlarged = bicubic(&patches, 12).unwrap();
         let error = difference(&tokens(&enlarged, &resampled), &tokens(&patches, &kernels));
@@ -176,12 +161,7 @@ mod tests {
         let resized = bicubic(&units, 4).unwrap().view([64, 16]);
         let flat = |kernels: &Tensor| kernels.view([6, -1]).transpose(0, 1);
         let residual = resized.matmul(&flat(&resampled)) - flat(&kernels);
-        let error = resized
-            .transpose(0, 1)
-            .matmul(&residual)
-            .abs()
-            .max()
-            .double_value(&[]);
+        let error = resized.transpose(0, 1).matmul(&residual).abs().max().double_value(&[]);
         assert!(error < 1e-4, "{error}");
     }
 

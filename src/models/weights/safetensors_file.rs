@@ -32,8 +32,7 @@ impl SafetensorsFile {
         let mut file = File::open(path)?;
         let length = file.metadata()?.len();
         let mut prefix = [0; 8];
-        file.read_exact(&mut prefix)
-            .context("it is too short to be a safetensors file")?;
+        file.read_exact(&mut prefix).context("it is too short to be a safetensors file")?;
         let header_length = u64::from_le_bytes(prefix);
         ensure!(
             header_length <= MAX_HEADER.min(length.saturating_sub(8)),
@@ -41,7 +40,8 @@ impl SafetensorsFile {
         );
         let mut header = vec![0; header_length as usize];
         file.read_exact(&mut header)?;
-        // Reading it also checks that the tensors lie one behind the other and have the sizes of their shapes.
+        // Reading it also checks that the tensors lie one behind the other and have the sizes of
+        // their shapes.
         let header: Metadata = serde_json::from_slice(&header)
             .map_err(|error| anyhow::anyhow!("its header is damaged: {error}"))?;
         let data_start = 8 + header_length;
@@ -51,21 +51,13 @@ impl SafetensorsFile {
             "it has {} bytes of values where its header says {data_length}: it was cut short or added to",
             length - data_start
         );
-        Ok(Self {
-            file,
-            header,
-            data_start,
-        })
+        Ok(Self { file, header, data_start })
     }
 
     /// Names and shapes, sorted by name.
     pub fn shapes(&self) -> BTreeMap<String, Vec<i64>> {
         let shape = |shape: &[usize]| shape.iter().map(|&n| n as i64).collect();
-        self.header
-            .tensors()
-            .into_iter()
-            .map(|(name, info)| (name, shape(&info.shape)))
-            .collect()
+        self.header.tensors().into_iter().map(|(name, info)| (name, shape(&info.shape))).collect()
     }
 
     /// The file's free-form metadata.
@@ -78,16 +70,12 @@ impl SafetensorsFile {
     /// # Errors
     /// There is no such tensor, its type is not one of torch's, or the file cannot be read.
     pub fn tensor(&mut self, name: &str) -> Result<Tensor> {
-        let info = self
-            .header
-            .info(name)
-            .with_context(|| format!("there is no tensor {name}"))?;
+        let info = self.header.info(name).with_context(|| format!("there is no tensor {name}"))?;
         let (start, end) = info.data_offsets;
         let kind = kind_of(info.dtype).with_context(|| format!("tensor {name}"))?;
         let shape: Vec<i64> = info.shape.iter().map(|&n| n as i64).collect();
         let mut bytes = vec![0; end - start];
-        self.file
-            .seek(SeekFrom::Start(self.data_start + start as u64))?;
+        self.file.seek(SeekFrom::Start(self.data_start + start as u64))?;
         self.file.read_exact(&mut bytes)?;
         Ok(Tensor::f_from_data_size(&bytes, &shape, kind)?)
     }

@@ -1,7 +1,9 @@
-//! PyTorch's zip files (`.pth`, `.pt`, `.bin`): a pickle that says which tensors there are, and their values beside it.
+//! PyTorch's zip files (`.pth`, `.pt`, `.bin`): a pickle that says which tensors there are, and
+//! their values beside it.
 //!
-//! torch.save stores the values uncompressed, so a tensor is read straight from its place in the file. The file is not mapped
-//! into memory: one that another program cuts short meanwhile must end in an error, not in a signal.
+//! torch.save stores the values uncompressed, so a tensor is read straight from its place in the
+//! file. The file is not mapped into memory: one that another program cuts short meanwhile must end
+//! in an error, not in a signal.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
@@ -39,7 +41,8 @@ impl TorchFile {
     /// Reads the pickle and checks every tensor of the state dict against the file.
     ///
     /// # Errors
-    /// What is wrong with the file; a class or function that it names outside of tensors and plain containers.
+    /// What is wrong with the file; a class or function that it names outside of tensors and plain
+    /// containers.
     pub fn open(path: &Path, wanted: StateDict) -> Result<Self> {
         let mut archive = Archive::open(path)?;
         let pickle = Pickle::read(&archive.read("data.pkl", MAX_PICKLE)?)?;
@@ -53,43 +56,28 @@ impl TorchFile {
         let tensors = state_dict(&pickle, wanted)?;
         let mut places = HashMap::new();
         for (name, view) in &tensors {
-            archive
-                .check(view, &mut places)
-                .with_context(|| format!("tensor {name}"))?;
+            archive.check(view, &mut places).with_context(|| format!("tensor {name}"))?;
         }
-        Ok(Self {
-            file: File::open(path)?,
-            tensors,
-            places,
-            buffer: Vec::new(),
-        })
+        Ok(Self { file: File::open(path)?, tensors, places, buffer: Vec::new() })
     }
 
     /// Names and shapes, sorted by name.
     pub fn shapes(&self) -> BTreeMap<String, Vec<i64>> {
         let shapes = self.tensors.iter();
-        shapes
-            .map(|(name, view)| (name.clone(), view.size.clone()))
-            .collect()
+        shapes.map(|(name, view)| (name.clone(), view.size.clone())).collect()
     }
 
-    /// One tensor, on the CPU, in the type and with the strides that it is stored with. Only its own part of a storage that
-    /// several share is read.
+    /// One tensor, on the CPU, in the type and with the strides that it is stored with. Only its
+    /// own part of a storage that several share is read.
     ///
     /// # Errors
     /// There is no such tensor, or the file cannot be read.
     pub fn tensor(&mut self, name: &str) -> Result<Tensor> {
-        let view = self
-            .tensors
-            .get(name)
-            .with_context(|| format!("there is no tensor {name}"))?;
+        let view = self.tensors.get(name).with_context(|| format!("there is no tensor {name}"))?;
         let kind = view.storage.kind;
         let width = kind.elt_size_in_bytes();
         let span = span(view)?;
-        let (start, _) = self
-            .places
-            .get(&*view.storage.key)
-            .context("its storage is missing")?;
+        let (start, _) = self.places.get(&*view.storage.key).context("its storage is missing")?;
         self.buffer.resize(span as usize * width, 0);
         if span > 0 {
             let first = start + view.offset as u64 * width as u64;
@@ -119,11 +107,10 @@ impl Archive {
         let names: Vec<Option<String>> = (0..zip.len())
             .map(|index| Some(zip.name_for_index(index)?.ok()?.into_owned()))
             .collect();
-        let folder = names
-            .iter()
-            .flatten()
-            .find_map(|name| name.strip_suffix("data.pkl"))
-            .context("it is a zip file, but not one that torch.save wrote: it has no data.pkl")?;
+        let folder =
+            names.iter().flatten().find_map(|name| name.strip_suffix("data.pkl")).context(
+                "it is a zip file, but not one that torch.save wrote: it has no data.pkl",
+            )?;
         let entries: HashMap<String, usize> = names
             .iter()
             .enumerate()
@@ -136,19 +123,12 @@ impl Archive {
             !entries.contains_key("constants.pkl"),
             "it is a TorchScript program: save its state_dict() with torch.save instead"
         );
-        Ok(Self {
-            zip,
-            entries,
-            length,
-        })
+        Ok(Self { zip, entries, length })
     }
 
     /// Start and length of an entry, which must lie in the file as it is.
     fn stored(&mut self, name: &str) -> Result<(u64, u64)> {
-        let index = *self
-            .entries
-            .get(name)
-            .with_context(|| format!("it has no {name}"))?;
+        let index = *self.entries.get(name).with_context(|| format!("it has no {name}"))?;
         let entry = self
             .zip
             .by_index_raw(index)
@@ -181,8 +161,8 @@ impl Archive {
         Ok(bytes)
     }
 
-    /// Checks that a tensor lies inside its storage, and the storage inside the file; `found` holds the places of storages that
-    /// were looked up before.
+    /// Checks that a tensor lies inside its storage, and the storage inside the file; `found` holds
+    /// the places of storages that were looked up before.
     fn check(&mut self, view: &TensorView, found: &mut HashMap<String, (u64, u64)>) -> Result<()> {
         let (span, storage) = (span(view)?, &view.storage);
         let room = storage.len.checked_sub(view.offset);
@@ -215,10 +195,12 @@ impl Archive {
 
 /// Opens the zip file around a checkpoint, which begins with the file's first byte.
 ///
-/// The zip crate must not guess where the archive begins, as it does by default. It takes the central directory to end where the
-/// end record begins, but torch.save writes a zip64 end record and its locator between them: 76 bytes. The first entry of the
-/// directory has 76 bytes too where the file's stem had 21 characters when it was saved (46, the stem, and "/data.pkl"), as
-/// `vit_small_patch16_224` has. The crate (9.8) then takes the second entry for the first, and every offset is wrong.
+/// The zip crate must not guess where the archive begins, as it does by default. It takes the
+/// central directory to end where the end record begins, but torch.save writes a zip64 end record
+/// and its locator between them: 76 bytes. The first entry of the directory has 76 bytes too where
+/// the file's stem had 21 characters when it was saved (46, the stem, and "/data.pkl"), as
+/// `vit_small_patch16_224` has. The crate (9.8) then takes the second entry for the first, and
+/// every offset is wrong.
 fn open_zip(file: File) -> ZipResult<ZipArchive<BufReader<File>>> {
     let archive_offset = ArchiveOffset::Known(0);
     ZipArchive::with_config(Config { archive_offset }, BufReader::new(file))
@@ -237,13 +219,9 @@ fn span(view: &TensorView) -> Result<i64> {
     if view.size.contains(&0) {
         return Ok(0);
     }
-    let last = dimensions().try_fold(0i64, |sum, (size, stride)| {
-        sum.checked_add((size - 1).checked_mul(*stride)?)
-    });
-    let elements = view
-        .size
-        .iter()
-        .try_fold(1i64, |product, &size| product.checked_mul(size));
+    let last = dimensions()
+        .try_fold(0i64, |sum, (size, stride)| sum.checked_add((size - 1).checked_mul(*stride)?));
+    let elements = view.size.iter().try_fold(1i64, |product, &size| product.checked_mul(size));
     match (last.and_then(|last| last.checked_add(1)), elements) {
         (Some(span), Some(_)) => Ok(span),
         _ => bail!("has the shape {:?}, too large for any memory", view.size),
@@ -252,9 +230,7 @@ fn span(view: &TensorView) -> Result<i64> {
 
 /// The tensors of the state dict by name.
 fn state_dict(pickle: &Pickle, wanted: StateDict) -> Result<BTreeMap<String, TensorView>> {
-    let root = pickle
-        .entries(pickle.root())
-        .context("it holds no dictionary of tensors")?;
+    let root = pickle.entries(pickle.root()).context("it holds no dictionary of tensors")?;
     let find = |keys: &[&str]| {
         let found = keys.iter().find_map(|name| {
             let (key, value) = root.iter().rfind(|(key, _)| key == name)?;

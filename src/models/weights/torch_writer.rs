@@ -1,4 +1,5 @@
-//! Writes PyTorch's zip files: `{"model": OrderedDict of tensors}`, as training checkpoints of timm, DeiT and Vim have them.
+//! Writes PyTorch's zip files: `{"model": OrderedDict of tensors}`, as training checkpoints of
+//! timm, DeiT and Vim have them.
 
 use std::io::Write;
 use std::path::Path;
@@ -23,7 +24,8 @@ pub fn save_torch(path: &Path, tensors: &[(String, Tensor)]) -> Result<()> {
         let mut zip = ZipWriter::new_stream(file);
         let options = SimpleFileOptions::default().compression_method(CompressionMethod::Stored);
         let mut entry = |name: &str, bytes: &[u8]| -> Result<()> {
-            // The length of an entry is not known to the writer when it begins: only large ones get the wider fields.
+            // The length of an entry is not known to the writer when it begins: only large ones get
+            // the wider fields.
             let large = bytes.len() >= u32::MAX as usize;
             zip.start_file(format!("{FOLDER}/{name}"), options.large_file(large))?;
             Ok(zip.write_all(bytes)?)
@@ -51,11 +53,7 @@ fn pickle(tensors: &[(String, Tensor)]) -> Result<Vec<u8>> {
         global(&mut out, "torch._utils", "_rebuild_tensor_v2");
         out.extend(b"((");
         text(&mut out, "storage");
-        global(
-            &mut out,
-            "torch",
-            storage_type(tensor.kind()).with_context(|| name.clone())?,
-        );
+        global(&mut out, "torch", storage_type(tensor.kind()).with_context(|| name.clone())?);
         text(&mut out, &index.to_string());
         text(&mut out, "cpu");
         integer(&mut out, tensor.numel() as i64);

@@ -1,4 +1,5 @@
-//! Axes and what is drawn between them, as SVG of our own: no script, and colors from the page's style.
+//! Axes and what is drawn between them, as SVG of our own: no script, and colors from the page's
+//! style.
 
 use std::fmt::Write;
 
@@ -29,9 +30,8 @@ pub fn series(at: Option<usize>) -> String {
 /// The least range that holds all finite values, a little wider; from 0 to 1 where there are none.
 pub fn range(values: impl IntoIterator<Item = f64>) -> (f64, f64) {
     let finite = values.into_iter().filter(|value| value.is_finite());
-    let (lo, hi) = finite.fold((f64::INFINITY, f64::NEG_INFINITY), |(lo, hi), value| {
-        (lo.min(value), hi.max(value))
-    });
+    let (lo, hi) = finite
+        .fold((f64::INFINITY, f64::NEG_INFINITY), |(lo, hi), value| (lo.min(value), hi.max(value)));
     if lo > hi {
         return (0.0, 1.0);
     }
@@ -47,9 +47,7 @@ pub fn ticks((lo, hi): (f64, f64), about: usize) -> Vec<f64> {
     let step = round_step((hi - lo) / about.max(1) as f64);
     let first = (lo / step).ceil();
     let count = ((hi / step).floor() - first).max(-1.0) as i64 + 1;
-    (0..count.min(50))
-        .map(|at| (first + at as f64) * step)
-        .collect()
+    (0..count.min(50)).map(|at| (first + at as f64) * step).collect()
 }
 
 /// A chart with its axes.
@@ -85,7 +83,8 @@ impl Chart {
         chart
     }
 
-    /// Rows under each other on a common axis, each with its label above; the rows' places are 0, 1, 2, ….
+    /// Rows under each other on a common axis, each with its label above; the rows' places are 0,
+    /// 1, 2, ….
     pub fn rows(label: &str, x: (f64, f64), title: &str, rows: usize, height: f64) -> Self {
         let y = (rows as f64 - 0.5, -0.5);
         let mut chart = Self::bare(label, x, y, TOP + BOTTOM + height * rows as f64, 16.0);
@@ -112,15 +111,7 @@ impl Chart {
     }
 
     fn bare(label: &str, x: (f64, f64), y: (f64, f64), height: f64, left: f64) -> Self {
-        Self {
-            height,
-            left,
-            bottom: BOTTOM,
-            x,
-            y,
-            body: String::new(),
-            label: label.to_string(),
-        }
+        Self { height, left, bottom: BOTTOM, x, y, body: String::new(), label: label.to_string() }
     }
 
     /// Across, of a value.
@@ -235,10 +226,7 @@ impl Chart {
     /// A straight line between two points, as a rule for the eye.
     pub fn rule(&mut self, from: (f64, f64), to: (f64, f64)) {
         let (x1, y1, x2, y2) = (self.x(from.0), self.y(from.1), self.x(to.0), self.y(to.1));
-        let _ = write!(
-            self.body,
-            "<path class=\"rule\" d=\"M{x1:.1} {y1:.1}L{x2:.1} {y2:.1}\"/>"
-        );
+        let _ = write!(self.body, "<path class=\"rule\" d=\"M{x1:.1} {y1:.1}L{x2:.1} {y2:.1}\"/>");
     }
 
     /// The label of a row, above its line.
@@ -278,14 +266,8 @@ mod tests {
 
     #[test]
     fn ticks_are_round_and_within_the_range() {
-        assert_eq!(
-            ticks((0.0, 1.0), 5),
-            [0.0, 0.2, 0.4, 0.6000000000000001, 0.8, 1.0]
-        );
-        assert_eq!(
-            ticks((-3.0, 3.0), 6),
-            [-3.0, -2.0, -1.0, 0.0, 1.0, 2.0, 3.0]
-        );
+        assert_eq!(ticks((0.0, 1.0), 5), [0.0, 0.2, 0.4, 0.6000000000000001, 0.8, 1.0]);
+        assert_eq!(ticks((-3.0, 3.0), 6), [-3.0, -2.0, -1.0, 0.0, 1.0, 2.0, 3.0]);
         assert!(ticks((5.0, 5.0), 6).len() <= 50);
     }
 
@@ -294,12 +276,7 @@ mod tests {
         let mut chart = Chart::new("c", (0.0, 10.0), (0.0, 1.0), ["x", "y"]);
         assert_eq!((chart.x(0.0), chart.x(10.0)), (LEFT, WIDTH - RIGHT));
         assert_eq!((chart.y(0.0), chart.y(1.0)), (HEIGHT - BOTTOM, TOP));
-        chart.line(
-            &[(0.0, 0.0), (1.0, f64::NAN), (2.0, 1.0), (3.0, 1.0)],
-            "s0",
-            "",
-            "<t>",
-        );
+        chart.line(&[(0.0, 0.0), (1.0, f64::NAN), (2.0, 1.0), (3.0, 1.0)], "s0", "", "<t>");
         chart.dot((f64::NAN, 1.0), 2.0, "s0", "none");
         let svg = chart.finish();
         assert!(

@@ -15,14 +15,12 @@ const MOST_ROWS: usize = 40;
 const MOST_POINTS: usize = 1500;
 const BINS: usize = 25;
 
-/// The models that have colors, by their index, the best first; those that are not judged come last.
+/// The models that have colors, by their index, the best first; those that are not judged come
+/// last.
 pub fn colored(report: &Report) -> Vec<usize> {
     let judged = report.boards.iter().flat_map(|board| &board.models);
     let mut order: Vec<usize> = Vec::new();
-    for model in judged
-        .map(|judged| judged.model)
-        .chain(0..report.models.len())
-    {
+    for model in judged.map(|judged| judged.model).chain(0..report.models.len()) {
         if !order.contains(&model) {
             order.push(model);
         }
@@ -98,12 +96,7 @@ pub fn metrics(report: &Report, board: &Board) -> String {
             Metric::Pc | Metric::Srcc => "correlation",
         };
         let title = format!("{name} ({unit}), 95 % interval over images");
-        intervals(
-            &format!("{name} on {} images", report.split),
-            &title,
-            &rows,
-            false,
-        )
+        intervals(&format!("{name} on {} images", report.split), &title, &rows, false)
     };
     boxed(&[chart(Metric::Pc), chart(Metric::Mae)])
 }
@@ -125,9 +118,7 @@ pub fn curves(report: &Report) -> Option<String> {
     }
     let last = lines.iter().map(|(_, _, epochs)| epochs.len()).max()?;
     let chart = |label: &str, title: &str, of: fn(&EpochRecord) -> f64| {
-        let values = lines
-            .iter()
-            .flat_map(|(_, _, epochs)| epochs.iter().map(of));
+        let values = lines.iter().flat_map(|(_, _, epochs)| epochs.iter().map(of));
         let mut chart = Chart::epochs(label, last, range(values), title);
         for (at, name, epochs) in &lines {
             let class = series(Some(*at));
@@ -144,23 +135,17 @@ pub fn curves(report: &Report) -> Option<String> {
     Some(boxed(&[
         chart("Validation PC", "PC", |epoch| epoch.val.pc),
         chart("Validation MAE", "MAE (score units)", |epoch| epoch.val.mae),
-        chart("Training loss", "loss (scaled scores)", |epoch| {
-            epoch.train_loss
-        }),
+        chart("Training loss", "loss (scaled scores)", |epoch| epoch.train_loss),
     ]))
 }
 
-/// Of one seed's predictions: predicted against true, and the residuals. All models of a board have the same axes.
+/// Of one seed's predictions: predicted against true, and the residuals. All models of a board have
+/// the same axes.
 pub fn scatter(report: &Report, detail: &Detail) -> String {
     let judged = report.judged(detail);
     let class = series(color(report, judged.model));
-    let sets = || {
-        report.boards[detail.board]
-            .models
-            .iter()
-            .take(DETAILED)
-            .filter_map(|m| m.sets.first())
-    };
+    let sets =
+        || report.boards[detail.board].models.iter().take(DETAILED).filter_map(|m| m.sets.first());
     let both = range(sets().flat_map(|set| set.targets.iter().chain(&set.predictions).copied()));
     let residual = |(p, t): (&f64, &f64)| p - t;
     let residuals =
@@ -169,11 +154,7 @@ pub fn scatter(report: &Report, detail: &Detail) -> String {
     let Some(set) = judged.sets.first() else {
         return String::new();
     };
-    let label = format!(
-        "{}, seed {}",
-        judged.name,
-        judged.seeds.first().copied().unwrap_or(0)
-    );
+    let label = format!("{}, seed {}", judged.name, judged.seeds.first().copied().unwrap_or(0));
     let mut predicted = Chart::new(&label, both, both, ["true score", "predicted score"]);
     predicted.rule((both.0, both.0), (both.1, both.1));
     let mut left = Chart::new(
@@ -186,17 +167,9 @@ pub fn scatter(report: &Report, detail: &Detail) -> String {
     let every = set.images.len().div_ceil(MOST_POINTS).max(1);
     for row in (0..set.images.len()).step_by(every) {
         let (target, prediction) = (set.targets[row], set.predictions[row]);
-        let title = format!(
-            "{}: true {target:.2}, predicted {prediction:.2}",
-            set.images[row]
-        );
+        let title = format!("{}: true {target:.2}, predicted {prediction:.2}", set.images[row]);
         predicted.dot((target, prediction), 2.2, &format!("p {class}"), &title);
-        left.dot(
-            (target, prediction - target),
-            2.2,
-            &format!("p {class}"),
-            &title,
-        );
+        left.dot((target, prediction - target), 2.2, &format!("p {class}"), &title);
     }
     predicted.finish() + &left.finish()
 }
@@ -225,10 +198,8 @@ pub fn by_score(report: &Report, board: usize) -> Option<String> {
                 let Some(value) = estimate.value else {
                     continue;
                 };
-                let mut title = format!(
-                    "{}, {}: {value:.4}, {} images",
-                    judged.name, part.label, part.images
-                );
+                let mut title =
+                    format!("{}, {}: {value:.4}, {} images", judged.name, part.label, part.images);
                 if let Some(Interval { lo, hi }) = estimate.ci {
                     title += &format!(" ({lo:.4} to {hi:.4})");
                     chart.line(&[(x, lo), (x, hi)], &class, "", &title);
@@ -240,9 +211,7 @@ pub fn by_score(report: &Report, board: usize) -> Option<String> {
     };
     Some(boxed(&[
         chart("MAE by score range", "MAE (score units)", |part| part.mae),
-        chart("Bias by score range", "bias (score units)", |part| {
-            part.bias
-        }),
+        chart("Bias by score range", "bias (score units)", |part| part.bias),
     ]))
 }
 
@@ -265,12 +234,7 @@ pub fn by_group(report: &Report, detail: &Detail) -> Option<String> {
             let label = format!("{}: {name} by {}", judged.name, breakdown.by);
             match rows.is_empty() {
                 true => String::new(),
-                false => intervals(
-                    &label,
-                    &format!("{name} ({unit}), 95 % interval"),
-                    &rows,
-                    zero,
-                ),
+                false => intervals(&label, &format!("{name} ({unit}), 95 % interval"), &rows, zero),
             }
         };
     // Groups of a sex and an ethnicity are many, and stand in the table.
@@ -292,17 +256,11 @@ pub fn by_group(report: &Report, detail: &Detail) -> Option<String> {
     Some(boxed(&charts))
 }
 
-/// How the share of the ViT branch is distributed over images and seeds; `None` where the model defines none.
+/// How the share of the ViT branch is distributed over images and seeds; `None` where the model
+/// defines none.
 pub fn branch_weights(report: &Report, judged: &Judged) -> Option<String> {
-    let columns = judged
-        .sets
-        .iter()
-        .filter_map(|set| set.column(BRANCH_WEIGHTS[0]));
-    let values: Vec<f64> = columns
-        .flatten()
-        .copied()
-        .filter(|v| v.is_finite())
-        .collect();
+    let columns = judged.sets.iter().filter_map(|set| set.column(BRANCH_WEIGHTS[0]));
+    let values: Vec<f64> = columns.flatten().copied().filter(|v| v.is_finite()).collect();
     if values.is_empty() {
         return None;
     }
@@ -315,10 +273,7 @@ pub fn branch_weights(report: &Report, judged: &Judged) -> Option<String> {
     }
     let most = counts.iter().max().copied().unwrap_or(0) as f64 / n * 100.0;
     let label = format!("{}: mean {mean:.3}, sd {sd:.3}", judged.name);
-    let titles = [
-        "share of the ViT branch (the rest is Mamba's)",
-        "predictions (%)",
-    ];
+    let titles = ["share of the ViT branch (the rest is Mamba's)", "predictions (%)"];
     let mut chart = Chart::new(&label, (0.0, 1.0), (0.0, most.max(1.0) * 1.05), titles);
     let class = series(color(report, judged.model));
     for (bin, &count) in counts.iter().enumerate().filter(|(_, count)| **count > 0) {

@@ -112,10 +112,7 @@ fn worst_of(report: &Report, detail: &Detail, images: &EmbeddedImages) -> String
             group.map(|group| format!("<br>{}", escape(group))).unwrap_or_default()
         )
     });
-    format!(
-        "{note}<div class=\"faces\">{}</div>\n",
-        figures.collect::<String>()
-    )
+    format!("{note}<div class=\"faces\">{}</div>\n", figures.collect::<String>())
 }
 
 /// The explained images, model by model; names only where images are left out.
@@ -128,11 +125,7 @@ pub fn explained(report: &Report, images: &EmbeddedImages) -> String {
     }
     let mut text = String::new();
     for model in models {
-        let of: Vec<_> = report
-            .figures
-            .iter()
-            .filter(|f| f.model == *model)
-            .collect();
+        let of: Vec<_> = report.figures.iter().filter(|f| f.model == *model).collect();
         if let Some(name) = model {
             text += &format!("<h3>{}</h3>\n", escape(name));
         }
@@ -150,10 +143,7 @@ pub fn explained(report: &Report, images: &EmbeddedImages) -> String {
                 escape(name)
             )
         });
-        text += &format!(
-            "<div class=\"maps\">{}</div>\n",
-            figures.collect::<String>()
-        );
+        text += &format!("<div class=\"maps\">{}</div>\n", figures.collect::<String>());
         if of.len() > FIGURES {
             let folder = of[0].file.parent().map(|f| f.display().to_string());
             text += &format!(

@@ -42,10 +42,7 @@ impl Report {
         let body: String = sections
             .iter()
             .map(|s| {
-                format!(
-                    "<section id=\"{}\"><h2>{}</h2>\n{}</section>\n",
-                    s.id, s.title, s.body
-                )
+                format!("<section id=\"{}\"><h2>{}</h2>\n{}</section>\n", s.id, s.title, s.body)
             })
             .collect();
         let title = escape(&self.title);
@@ -88,18 +85,11 @@ impl Report {
     }
 
     fn tiles(&self) -> String {
-        let done = self
-            .runs
-            .iter()
-            .filter(|run| run.outcome().is_some())
-            .count();
+        let done = self.runs.iter().filter(|run| run.outcome().is_some()).count();
         let images = self.boards.first().and_then(|board| board.models.first());
         let tiles = [
             (self.models.len().to_string(), "models".to_string()),
-            (
-                format!("{done} of {}", self.runs.len()),
-                "runs done".to_string(),
-            ),
+            (format!("{done} of {}", self.runs.len()), "runs done".to_string()),
             (
                 images.map_or(0, |judged| judged.images()).to_string(),
                 format!("{} images", self.split),
@@ -126,10 +116,7 @@ impl Report {
         models += &self.notes_list();
         add("models", "Models", models);
         let mut differences = of("differences");
-        for table in tables
-            .iter()
-            .filter(|table| table.key.starts_with("comparisons"))
-        {
+        for table in tables.iter().filter(|table| table.key.starts_with("comparisons")) {
             differences += &match Report::is_for_people(table) {
                 true => format!(
                     "<details><summary>{} ({})</summary>{}</details>\n",
@@ -157,11 +144,7 @@ impl Report {
                 scores += &(charts::legend(self) + &chart);
             }
         }
-        add(
-            "scores",
-            "Errors by score range",
-            scores + &folded(tables, "by-score"),
-        );
+        add("scores", "Errors by score range", scores + &folded(tables, "by-score"));
         let first = |at: usize| self.details.iter().find(|d| (d.board, d.place) == (at, 0));
         let groups = (0..self.boards.len()).filter_map(|at| charts::by_group(self, first(at)?));
         let mut groups: String = groups.collect();
@@ -170,17 +153,12 @@ impl Report {
         }
         add("groups", "Errors by group", groups);
         let weights = self.details.iter().map(|detail| self.judged(detail));
-        let weights: Vec<String> = weights
-            .filter_map(|judged| charts::branch_weights(self, judged))
-            .collect();
+        let weights: Vec<String> =
+            weights.filter_map(|judged| charts::branch_weights(self, judged)).collect();
         if !weights.is_empty() {
             add("weights", "Weights of the branches", boxed(&weights));
         }
-        add(
-            "worst",
-            "Largest errors",
-            embedded_images::worst(self, images),
-        );
+        add("worst", "Largest errors", embedded_images::worst(self, images));
         let maps = embedded_images::explained(self, images) + &of("maps");
         add("maps", "What the branches look at", maps);
         add("configs", "Configs", of("configs") + &self.configs()?);
@@ -189,11 +167,8 @@ impl Report {
     }
 
     fn notes_list(&self) -> String {
-        let notes: String = self
-            .notes
-            .iter()
-            .map(|note| format!("<li>{}</li>", escape(note)))
-            .collect();
+        let notes: String =
+            self.notes.iter().map(|note| format!("<li>{}</li>", escape(note))).collect();
         match notes.is_empty() {
             true => notes,
             false => format!("<ul class=\"notes\">{notes}</ul>\n"),
@@ -205,10 +180,7 @@ impl Report {
         let (shown, rest): (Vec<&Detail>, Vec<&Detail>) =
             self.details.iter().partition(|detail| detail.place < 2);
         let all = |details: &[&Detail]| -> String {
-            details
-                .iter()
-                .map(|detail| charts::scatter(self, detail))
-                .collect()
+            details.iter().map(|detail| charts::scatter(self, detail)).collect()
         };
         if !shown.is_empty() {
             text += &paired(&all(&shown));
@@ -286,8 +258,7 @@ fn table_of(tables: &[Table], name: &str, at: usize, titled: bool) -> String {
 
 fn with_titles(tables: &[Table], name: &str) -> String {
     let of = tables.iter().filter(|table| is(table, name));
-    of.map(|table| format!("<h3>{}</h3>\n{}", escape(&table.title), table.to_html()))
-        .collect()
+    of.map(|table| format!("<h3>{}</h3>\n{}", escape(&table.title), table.to_html())).collect()
 }
 
 /// Under a line that opens them.

@@ -1,6 +1,7 @@
 //! How the page looks: on paper, on a phone, in the light and in the dark.
 
-/// The page's style. Series are the colors of Okabe and Ito, darker or lighter so that each stands out from the page.
+/// The page's style. Series are the colors of Okabe and Ito, darker or lighter so that each stands
+/// out from the page.
 pub const STYLE: &str = "\
 :root{color-scheme:light dark;--ink:#1c2127;--muted:#5b6570;--line:#d9dee3;--grid:#e8ebee;--paper:#fff;--box:#f6f7f9;--link:#0b5cad;\
 --c0:#0072b2;--c1:#c44e00;--c2:#00805d;--c3:#b0528a;--c4:#a87200;--c5:#3a8fc7;--c6:#5b5b5b;--c7:#7a4b12;--c8:#98a1aa}\

@@ -24,10 +24,7 @@ pub fn leaderboard(report: &Report, at: usize) -> Table {
         1_000_000_000.. => ("GFLOPs", 1e9),
         _ => ("MFLOPs", 1e6),
     };
-    let mut columns = vec![
-        Column::words("model", "model"),
-        Column::numbers("seeds", "seeds"),
-    ];
+    let mut columns = vec![Column::words("model", "model"), Column::numbers("seeds", "seeds")];
     if folds {
         columns.push(Column::numbers("folds", "folds"));
     }
@@ -43,10 +40,7 @@ pub fn leaderboard(report: &Report, at: usize) -> Table {
     ]);
     let mut rows: Vec<Vec<Cell>> = Vec::new();
     for (place, judged) in board.models.iter().enumerate() {
-        let mut row = vec![
-            Cell::text(&judged.name),
-            Cell::Count(judged.seeds.len() as i64),
-        ];
+        let mut row = vec![Cell::text(&judged.name), Cell::Count(judged.seeds.len() as i64)];
         if folds {
             row.push(Cell::Count(judged.folds as i64));
         }
@@ -78,11 +72,7 @@ pub fn leaderboard(report: &Report, at: usize) -> Table {
                 digits: if per > 1e6 { 2 } else { 1 },
             },
             Cell::number(judged.images_per_second, 1),
-            Cell::Number {
-                value: Some(judged.seconds),
-                per: 60.0,
-                digits: 1,
-            },
+            Cell::Number { value: Some(judged.seconds), per: 60.0, digits: 1 },
         ]);
         rows.push(row);
     }

@@ -5,8 +5,9 @@ use anyhow::Result;
 use super::{Cell, Table};
 
 impl Table {
-    /// A header and the rows. A metric's column is followed by the ends of its interval, `_lo` and `_hi`, and by its spread over seeds,
-    /// `_sd_over_seeds`, where any row has them; what is not defined is empty.
+    /// A header and the rows. A metric's column is followed by the ends of its interval, `_lo` and
+    /// `_hi`, and by its spread over seeds, `_sd_over_seeds`, where any row has them; what is not
+    /// defined is empty.
     ///
     /// # Errors
     /// There are none but memory's.
@@ -16,9 +17,7 @@ impl Table {
         let parts: Vec<(bool, bool)> = (0..self.columns.len())
             .map(|column| {
                 let interval = any(column, |cell| matches!(cell, Cell::Metric { .. }));
-                let spread = any(column, |cell| {
-                    matches!(cell, Cell::Metric { sd: Some(_), .. })
-                });
+                let spread = any(column, |cell| matches!(cell, Cell::Metric { sd: Some(_), .. }));
                 (interval, spread)
             })
             .collect();
@@ -79,28 +78,11 @@ mod tests {
         let bytes = table.to_csv().unwrap();
         let mut csv = csv::Reader::from_reader(&bytes[..]);
         let header: Vec<String> = csv.headers().unwrap().iter().map(str::to_string).collect();
-        let expected = [
-            "model",
-            "n",
-            "pc",
-            "pc_lo",
-            "pc_hi",
-            "pc_sd_over_seeds",
-            "p",
-            "flops",
-        ];
+        let expected = ["model", "n", "pc", "pc_lo", "pc_hi", "pc_sd_over_seeds", "p", "flops"];
         assert_eq!(header, expected);
         let row = csv.records().next().unwrap().unwrap();
-        assert_eq!(
-            &row[0],
-            "<script>alert(\"1\")</script>|`a`_b%$#{}~^\\ 'x'\nnext"
-        );
+        assert_eq!(&row[0], "<script>alert(\"1\")</script>|`a`_b%$#{}~^\\ 'x'\nnext");
         let numbers: Vec<&str> = row.iter().skip(1).collect();
-        assert_eq!(
-            numbers,
-            [
-                "12345", "0.125", "-0.5", "0.25", "0.01", "0.00001", "2500000"
-            ]
-        );
+        assert_eq!(numbers, ["12345", "0.125", "-0.5", "0.25", "0.01", "0.00001", "2500000"]);
     }
 }

@@ -4,28 +4,19 @@ use super::{Cell, Table};
 use crate::data::embed::escape;
 
 impl Table {
-    /// The table in a box of its own, which scrolls where the page is narrow, with its notes. The first column stays in sight.
+    /// The table in a box of its own, which scrolls where the page is narrow, with its notes. The
+    /// first column stays in sight.
     pub fn to_html(&self) -> String {
         let class = |words: bool| if words { " class=\"w\"" } else { "" };
         let head: String = self
             .columns
             .iter()
-            .map(|c| {
-                format!(
-                    "<th scope=\"col\"{}>{}</th>",
-                    class(c.words),
-                    escape(&c.title)
-                )
-            })
+            .map(|c| format!("<th scope=\"col\"{}>{}</th>", class(c.words), escape(&c.title)))
             .collect();
         let row = |row: &Vec<Cell>| {
             let cells = row.iter().zip(&self.columns).enumerate();
             let cells = cells.map(|(at, (value, column))| match at {
-                0 => format!(
-                    "<th scope=\"row\"{}>{}</th>",
-                    class(column.words),
-                    cell(value)
-                ),
+                0 => format!("<th scope=\"row\"{}>{}</th>", class(column.words), cell(value)),
                 _ => format!("<td{}>{}</td>", class(column.words), cell(value)),
             });
             format!("<tr>{}</tr>\n", cells.collect::<String>())

@@ -9,27 +9,14 @@ impl Table {
     /// A `table` environment of its own.
     pub fn to_latex(&self) -> String {
         let line = |cells: Vec<String>| format!("    {} \\\\\n", cells.join(" & "));
-        let layout: String = self
-            .columns
-            .iter()
-            .map(|c| if c.words { 'l' } else { 'r' })
-            .collect();
-        let notes: String = self
-            .notes
-            .iter()
-            .map(|note| format!(" {}", escape(note)))
-            .collect();
+        let layout: String = self.columns.iter().map(|c| if c.words { 'l' } else { 'r' }).collect();
+        let notes: String = self.notes.iter().map(|note| format!(" {}", escape(note))).collect();
         let mut text = format!(
             "\\begin{{table}}\n  \\centering\n  \\caption{{{}.{notes}}}\n  \\label{{tab:{}}}\n  \\resizebox{{\\ifdim\\width>\\linewidth\\linewidth\\else\\width\\fi}}{{!}}{{%\n  \\begin{{tabular}}{{{layout}}}\n    \\toprule\n",
             escape(&self.title),
             self.key
         );
-        text += &line(
-            self.columns
-                .iter()
-                .map(|column| escape(&column.title))
-                .collect(),
-        );
+        text += &line(self.columns.iter().map(|column| escape(&column.title)).collect());
         text += "    \\midrule\n";
         for row in &self.rows {
             text += &line(row.iter().map(cell).collect());

@@ -7,12 +7,7 @@ impl Table {
     pub fn to_markdown(&self) -> String {
         let line = |cells: Vec<String>| format!("| {} |\n", cells.join(" | "));
         let mut text = format!("## {}\n\n", escape(&self.title));
-        text += &line(
-            self.columns
-                .iter()
-                .map(|column| escape(&column.title))
-                .collect(),
-        );
+        text += &line(self.columns.iter().map(|column| escape(&column.title)).collect());
         let rule = self.columns.iter().map(|column| match column.words {
             true => "---".to_string(),
             false => "---:".to_string(),
@@ -71,9 +66,6 @@ mod tests {
             "| &lt;script&gt;alert(\"1\")&lt;/script&gt;\\|\\`a\\`\\_b%$\\#{}\\~^\\\\ 'x' next | 12,345 | **0.1250** (-0.5000 to 0.2500) sd 0.0100 | &lt; 0.001 | 2.5 |"
         );
         let bars = |line: &str| line.replace("\\|", "").matches('|').count();
-        assert!(
-            text.lines().skip(2).take(3).all(|line| bars(line) == 6),
-            "{text}"
-        );
+        assert!(text.lines().skip(2).take(3).all(|line| bars(line) == 6), "{text}");
     }
 }

@@ -61,41 +61,23 @@ impl Cell {
 
     /// A metric with its interval.
     pub fn metric(value: Option<f64>, ci: Option<Interval>) -> Self {
-        Self::Metric {
-            value,
-            ci,
-            sd: None,
-            best: false,
-            signed: false,
-        }
+        Self::Metric { value, ci, sd: None, best: false, signed: false }
     }
 
     /// A difference with its interval.
     pub fn signed(value: Option<f64>, ci: Option<Interval>) -> Self {
-        Self::Metric {
-            value,
-            ci,
-            sd: None,
-            best: false,
-            signed: true,
-        }
+        Self::Metric { value, ci, sd: None, best: false, signed: true }
     }
 
     /// A number as it is.
     pub fn number(value: Option<f64>, digits: usize) -> Self {
-        Self::Number {
-            value,
-            per: 1.0,
-            digits,
-        }
+        Self::Number { value, per: 1.0, digits }
     }
 
     /// The cell's value for people, without its interval and spread.
     fn shown(&self) -> String {
         let or_dash = |value: Option<f64>, text: &dyn Fn(f64) -> String| {
-            value
-                .filter(|v| v.is_finite())
-                .map_or("–".to_string(), text)
+            value.filter(|v| v.is_finite()).map_or("–".to_string(), text)
         };
         match self {
             Cell::Text(text) => text.clone(),
@@ -117,12 +99,7 @@ impl Cell {
 
     /// The ends of the interval, for people.
     fn ends(&self) -> Option<(String, String)> {
-        let Cell::Metric {
-            ci: Some(ci),
-            signed,
-            ..
-        } = self
-        else {
+        let Cell::Metric { ci: Some(ci), signed, .. } = self else {
             return None;
         };
         let end = |value: f64| match signed {
@@ -163,20 +140,12 @@ pub struct Column {
 impl Column {
     /// A column of words.
     pub fn words(key: &str, title: &str) -> Self {
-        Self {
-            key: key.to_string(),
-            title: title.to_string(),
-            words: true,
-        }
+        Self { key: key.to_string(), title: title.to_string(), words: true }
     }
 
     /// A column of numbers.
     pub fn numbers(key: &str, title: &str) -> Self {
-        Self {
-            key: key.to_string(),
-            title: title.to_string(),
-            words: false,
-        }
+        Self { key: key.to_string(), title: title.to_string(), words: false }
     }
 }
 
@@ -250,19 +219,9 @@ mod tests {
             rows: vec![vec![
                 Cell::text("<script>alert(\"1\")</script>|`a`_b%$#{}~^\\ 'x'\nnext"),
                 Cell::Count(12345),
-                Cell::Metric {
-                    value: Some(0.125),
-                    ci,
-                    sd: Some(0.01),
-                    best: true,
-                    signed: false,
-                },
+                Cell::Metric { value: Some(0.125), ci, sd: Some(0.01), best: true, signed: false },
                 Cell::P(Some(0.00001)),
-                Cell::Number {
-                    value: Some(2_500_000.0),
-                    per: 1e6,
-                    digits: 1,
-                },
+                Cell::Number { value: Some(2_500_000.0), per: 1e6, digits: 1 },
             ]],
             notes: vec!["100 % of <all>".into()],
         }

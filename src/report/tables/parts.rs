@@ -8,11 +8,8 @@ use crate::report::judged::Judged;
 /// A part's numbers, behind its model and its label.
 fn part_row(judged: &Judged, part: &Part, pc: bool) -> Vec<Cell> {
     let metric = |estimate: &Estimate| Cell::metric(estimate.value, estimate.ci);
-    let mut row = vec![
-        Cell::text(&judged.name),
-        Cell::text(&part.label),
-        Cell::Count(part.images as i64),
-    ];
+    let mut row =
+        vec![Cell::text(&judged.name), Cell::text(&part.label), Cell::Count(part.images as i64)];
     if pc {
         row.push(metric(&part.pc));
     }

@@ -25,10 +25,7 @@ pub fn maps_table(report: &Report) -> Option<Table> {
             ]);
         };
         if let Some(agreement) = &measures.agreement {
-            row(
-                "ViT and Mamba: rank correlation".to_string(),
-                &agreement.spearman,
-            );
+            row("ViT and Mamba: rank correlation".to_string(), &agreement.spearman);
             let overlap = "ViT and Mamba: overlap of the top 20 % (by chance 0.2)";
             row(overlap.to_string(), &agreement.top20_overlap);
         }
@@ -63,11 +60,7 @@ pub fn config_table(report: &Report) -> Result<Option<Table>> {
     if different.is_empty() {
         return Ok(None);
     }
-    let names: Vec<&str> = report
-        .models
-        .iter()
-        .map(|model| model.name.as_str())
-        .collect();
+    let names: Vec<&str> = report.models.iter().map(|model| model.name.as_str()).collect();
     let keys_in_rows = different.len() > names.len();
     let first = if keys_in_rows { "key" } else { "model" };
     let mut columns = vec![Column::words(first, first)];
@@ -110,19 +103,12 @@ pub fn runs_table(report: &Report) -> Table {
         };
         let config = run.config.as_ref();
         let model = report.model_of(run).map(|model| model.name.as_str());
-        let epochs = run
-            .epochs
-            .len()
-            .max(outcome.map_or(0, |outcome| outcome.epochs));
+        let epochs = run.epochs.len().max(outcome.map_or(0, |outcome| outcome.epochs));
         let or_empty = |cell: Option<Cell>| cell.unwrap_or(Cell::Empty);
         vec![
             Cell::text(run.folder.display().to_string()),
             Cell::text(model.unwrap_or_default()),
-            Cell::text(
-                config
-                    .map(|config| config.seed.to_string())
-                    .unwrap_or_default(),
-            ),
+            Cell::text(config.map(|config| config.seed.to_string()).unwrap_or_default()),
             Cell::text(config.and_then(fold_of).unwrap_or_default()),
             Cell::text(state),
             match config {
@@ -136,16 +122,8 @@ pub fn runs_table(report: &Report) -> Table {
                 per: 60.0,
                 digits: 1,
             })),
-            Cell::text(
-                outcome
-                    .map(|o| o.provenance.device.as_str())
-                    .unwrap_or_default(),
-            ),
-            Cell::text(
-                outcome
-                    .map(|o| o.provenance.commit.as_str())
-                    .unwrap_or_default(),
-            ),
+            Cell::text(outcome.map(|o| o.provenance.device.as_str()).unwrap_or_default()),
+            Cell::text(outcome.map(|o| o.provenance.commit.as_str()).unwrap_or_default()),
         ]
     });
     Table {

@@ -9,8 +9,9 @@ use super::summary_of;
 /// Buckets of a histogram. TensorBoard draws 30.
 const BUCKETS: i64 = 64;
 
-/// 64 buckets of equal width from the smallest to the largest finite value, or a single one where all are equal. Values that are
-/// not finite are in no bucket: they have no place on the axis, and TensorBoard shows nothing of a histogram with a NaN in it.
+/// 64 buckets of equal width from the smallest to the largest finite value, or a single one where
+/// all are equal. Values that are not finite are in no bucket: they have no place on the axis, and
+/// TensorBoard shows nothing of a histogram with a NaN in it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Histogram {
     min: f64,
@@ -23,7 +24,8 @@ pub struct Histogram {
 }
 
 impl Histogram {
-    /// Of all values of some tensors, counted where they are, in float64; `None` where no value is finite.
+    /// Of all values of some tensors, counted where they are, in float64; `None` where no value is
+    /// finite.
     ///
     /// # Errors
     /// libtorch's message where memory runs out.
@@ -37,10 +39,7 @@ impl Histogram {
                 min = min.min(values.f_min()?.f_double_value(&[])?);
                 max = max.max(values.f_max()?.f_double_value(&[])?);
                 sum += values.f_sum(Kind::Double)?.f_double_value(&[])?;
-                sum_squares += values
-                    .f_square()?
-                    .f_sum(Kind::Double)?
-                    .f_double_value(&[])?;
+                sum_squares += values.f_square()?.f_sum(Kind::Double)?.f_double_value(&[])?;
             }
         }
         if min > max {
@@ -54,14 +53,7 @@ impl Histogram {
                 (vec![max], vec![count as f64])
             }
         };
-        Ok(Some(Self {
-            min,
-            max,
-            sum,
-            sum_squares,
-            limits,
-            counts,
-        }))
+        Ok(Some(Self { min, max, sum, sum_squares, limits, counts }))
     }
 
     pub(super) fn summary(self, tag: &str) -> Summary {
@@ -96,9 +88,7 @@ fn counts(tensors: &[Tensor], min: f64, max: f64) -> Result<Vec<f64>> {
     for tensor in tensors {
         let places = finite(tensor)?.f_sub_scalar(min)?.f_div_scalar(max - min)?;
         let buckets = (places.f_mul_scalar(BUCKETS as f64)?.f_floor()?).f_clamp(0, BUCKETS - 1)?;
-        let found = buckets
-            .f_to_kind(Kind::Int64)?
-            .f_bincount(None::<&Tensor>, BUCKETS)?;
+        let found = buckets.f_to_kind(Kind::Int64)?.f_bincount(None::<&Tensor>, BUCKETS)?;
         for (sum, count) in counts.iter_mut().zip(Vec::<i64>::try_from(&found)?) {
             *sum += count as f64;
         }
@@ -138,18 +128,13 @@ mod tests {
 
     #[test]
     fn values_that_are_not_finite_are_left_out_and_the_largest_do_not_overflow() {
-        let found = of(&[
-            &[f32::NAN, f32::MAX, f32::INFINITY],
-            &[f32::MIN, 0.0, f32::NEG_INFINITY],
-        ])
-        .unwrap();
+        let found =
+            of(&[&[f32::NAN, f32::MAX, f32::INFINITY], &[f32::MIN, 0.0, f32::NEG_INFINITY]])
+                .unwrap();
         assert_eq!(found.counts.iter().sum::<f64>(), 3.0);
         let numbers = [found.min, found.max, found.sum, found.sum_squares];
         assert!(numbers.iter().chain(&found.limits).all(|v| v.is_finite()));
-        assert_eq!(
-            (found.counts[0], found.counts[32], found.counts[63]),
-            (1.0, 1.0, 1.0)
-        );
+        assert_eq!((found.counts[0], found.counts[32], found.counts[63]), (1.0, 1.0, 1.0));
         assert!(of(&[&[f32::NAN], &[]]).is_none() && of(&[]).is_none());
     }
 }

@@ -1,8 +1,9 @@
 //! Summaries of TensorBoard's hparams plugin, whose HPARAMS tab compares runs.
 //!
-//! There is none of the experiment, which would list hyperparameters and metrics: TensorBoard takes that of any one run for all, and
-//! cannot know from it what differs between them. Without it, TensorBoard looks at all runs, shows what differs first, and offers every
-//! curve's last point as a metric.
+//! There is none of the experiment, which would list hyperparameters and metrics: TensorBoard takes
+//! that of any one run for all, and cannot know from it what differs between them. Without it,
+//! TensorBoard looks at all runs, shows what differs first, and offers every curve's last point as
+//! a metric.
 
 use std::collections::HashMap;
 
@@ -42,9 +43,7 @@ impl Hparam {
 
 /// The run begins. Without a group's name, every run is a row of its own.
 pub(super) fn session_start(hparams: &[(String, Hparam)]) -> ProtobufResult<Summary> {
-    let values = hparams
-        .iter()
-        .map(|(name, value)| (name.clone(), value.value()));
+    let values = hparams.iter().map(|(name, value)| (name.clone(), value.value()));
     let mut start = SessionStartInfo::new();
     start.set_hparams(values.collect::<HashMap<_, _>>());
     start.set_start_time_secs(wall_time());

@@ -54,19 +54,13 @@ fn scalars_and_texts_are_records_with_tag_step_and_time() {
     assert_eq!(events.len(), 5);
     assert_eq!(events[0].get_file_version(), "brain.Event:2");
     let value = &events[1].get_summary().get_value()[0];
-    assert_eq!(
-        (value.get_tag(), value.get_simple_value()),
-        ("train/loss", 0.25)
-    );
+    assert_eq!((value.get_tag(), value.get_simple_value()), ("train/loss", 0.25));
     assert_eq!(events[1].get_step(), 7);
     assert!((before..=wall_time()).contains(&events[1].get_wall_time()));
     assert_eq!(events[2].get_step(), i64::MAX);
     let text = &events[3].get_summary().get_value()[0];
     assert_eq!(text.get_tensor().get_string_val()[0], b"name: quickstart");
-    assert_eq!(
-        events[4].get_session_log().get_status(),
-        SessionLog_SessionStatus::START
-    );
+    assert_eq!(events[4].get_session_log().get_status(), SessionLog_SessionStatus::START);
 }
 
 #[test]
@@ -148,14 +142,10 @@ fn hyperparameters_and_the_end_are_in_the_metadata_of_two_summaries() {
 #[test]
 fn a_second_start_in_a_folder_adds_a_file_and_keeps_the_first() {
     let dir = tempfile::tempdir().unwrap();
-    TensorBoard::create(dir.path(), silent())
-        .unwrap()
-        .scalar("a", 1, 1.0);
+    TensorBoard::create(dir.path(), silent()).unwrap().scalar("a", 1, 1.0);
     let first = event_files(dir.path()).remove(0);
     let bytes = fs::read(&first).unwrap();
-    TensorBoard::create(dir.path(), silent())
-        .unwrap()
-        .scalar("a", 2, 2.0);
+    TensorBoard::create(dir.path(), silent()).unwrap().scalar("a", 2, 2.0);
     assert_eq!(event_files(dir.path()).len(), 2);
     assert_eq!(fs::read(&first).unwrap(), bytes);
     assert!(event_files(dir.path())[1] > first);
@@ -217,10 +207,7 @@ impl Write for SmallDisk {
 #[test]
 fn a_disk_that_fills_up_switches_writing_off_once_and_for_all() {
     let refused = Arc::new(Mutex::new(0));
-    let disk = SmallDisk {
-        room: 100,
-        refused: Arc::clone(&refused),
-    };
+    let disk = SmallDisk { room: 100, refused: Arc::clone(&refused) };
     let (warnings, warn) = collected();
     let mut board = TensorBoard::over(Box::new(disk), "events".into(), warn);
     for step in 0..50 {

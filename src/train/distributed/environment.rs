@@ -54,10 +54,7 @@ impl Environment {
             )
         };
         let rank = number("RANK")?.with_context(|| missing("RANK"))?;
-        ensure!(
-            rank < size,
-            "RANK is {rank}, but WORLD_SIZE is {size}: ranks count from 0"
-        );
+        ensure!(rank < size, "RANK is {rank}, but WORLD_SIZE is {size}: ranks count from 0");
         let port = number("MASTER_PORT")?.with_context(|| missing("MASTER_PORT"))?;
         let port = u16::try_from(port)
             .with_context(|| format!("MASTER_PORT is {port}, which is no TCP port"))?;
@@ -94,11 +91,7 @@ mod tests {
     #[test]
     fn a_process_without_the_variables_is_alone() {
         assert!(read(&[]).unwrap().is_none());
-        assert!(
-            read(&[("WORLD_SIZE", "1"), ("RANK", "0")])
-                .unwrap()
-                .is_none()
-        );
+        assert!(read(&[("WORLD_SIZE", "1"), ("RANK", "0")]).unwrap().is_none());
     }
 
     #[test]
@@ -111,10 +104,7 @@ mod tests {
             ("MASTER_PORT", "29500"),
         ];
         let environment = read(&job).unwrap().unwrap();
-        assert_eq!(
-            (environment.rank, environment.size, environment.local_rank),
-            (2, 4, 1)
-        );
+        assert_eq!((environment.rank, environment.size, environment.local_rank), (2, 4, 1));
         assert_eq!(environment.address.host, "node7");
         assert!(!environment.serves);
         let first = [&job[2..], &[("WORLD_SIZE", "2"), ("RANK", "0")]].concat();
@@ -129,14 +119,8 @@ mod tests {
             (vec![("WORLD_SIZE", "2")], "RANK is not set"),
             (vec![("WORLD_SIZE", "two")], "WORLD_SIZE is \"two\""),
             (vec![("WORLD_SIZE", "2"), ("RANK", "2")], "RANK is 2"),
-            (
-                vec![("WORLD_SIZE", "2"), ("RANK", "1")],
-                "MASTER_PORT is not set",
-            ),
-            (
-                vec![("WORLD_SIZE", "2"), ("RANK", "1"), ("MASTER_PORT", "70000")],
-                "no TCP port",
-            ),
+            (vec![("WORLD_SIZE", "2"), ("RANK", "1")], "MASTER_PORT is not set"),
+            (vec![("WORLD_SIZE", "2"), ("RANK", "1"), ("MASTER_PORT", "70000")], "no TCP port"),
         ] {
             let error = read(&variables).unwrap_err().to_string();
             assert!(error.contains(expected), "{error}");

@@ -9,8 +9,9 @@ use crate::eval::evaluate::{BRANCH_WEIGHTS, values};
 use crate::eval::predictions::Predictions;
 
 impl Ranks {
-    /// A tensor (whole, …) of the whole batch from each rank's (len, …), of which this rank's part keeps its history: a loss over the
-    /// whole batch gives each rank its part of the gradients, also where the loss is no mean over images.
+    /// A tensor (whole, …) of the whole batch from each rank's (len, …), of which this rank's part
+    /// keeps its history: a loss over the whole batch gives each rank its part of the gradients,
+    /// also where the loss is no mean over images.
     ///
     /// # Errors
     /// A rank that is gone.
@@ -37,8 +38,8 @@ impl Ranks {
         Ok(Tensor::f_cat(&all, 0)?)
     }
 
-    /// All predictions of a split from each rank's, which are those of its share of the batches, in order: the same numbers on every
-    /// rank, as one process would have them.
+    /// All predictions of a split from each rank's, which are those of its share of the batches, in
+    /// order: the same numbers on every rank, as one process would have them.
     ///
     /// # Errors
     /// A rank that is gone.
@@ -60,11 +61,7 @@ impl Ranks {
             let column = self.gather_column(column, &counts, *device)?;
             extra.push((name.to_string(), column));
         }
-        Ok(Predictions {
-            predictions,
-            extra,
-            ..Predictions::of(samples)
-        })
+        Ok(Predictions { predictions, extra, ..Predictions::of(samples) })
     }
 
     fn gather_column(&self, mine: &[f64], counts: &[usize], device: Device) -> Result<Vec<f64>> {
@@ -77,12 +74,7 @@ impl Ranks {
         let tensor = Tensor::f_from_slice(&padded)?.f_to_device(device)?;
         let (group, _) = job.group()?;
         let mut column = Vec::new();
-        for (tensor, &count) in group
-            .all_gather(&tensor)
-            .map_err(Broken)?
-            .iter()
-            .zip(counts)
-        {
+        for (tensor, &count) in group.all_gather(&tensor).map_err(Broken)?.iter().zip(counts) {
             column.extend(values(&tensor.narrow(0, 0, count as i64))?);
         }
         Ok(column)

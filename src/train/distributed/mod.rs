@@ -1,5 +1,6 @@
-//! Data-parallel training over several processes and hosts, one process per device: each has its part of every batch, gradients are
-//! summed while backward runs (arXiv 2006.15704), and together they compute what one process would with the whole batch.
+//! Data-parallel training over several processes and hosts, one process per device: each has its
+//! part of every batch, gradients are summed while backward runs (arXiv 2006.15704), and together
+//! they compute what one process would with the whole batch.
 
 mod environment;
 mod gather;
@@ -21,7 +22,8 @@ use crate::data::Share;
 use crate::ops::OpError;
 use crate::ops::distributed::{Backend, ProcessGroup, Reducer, Store, has_nccl};
 
-/// How long a collective waits for a rank that lives but is late: it may have images to decode, or a checkpoint to write.
+/// How long a collective waits for a rank that lives but is late: it may have images to decode, or
+/// a checkpoint to write.
 const COLLECTIVE_TIMEOUT: Duration = Duration::from_secs(1800);
 /// How long a rank that ends waits for the others to have heard why.
 const FAREWELL: Duration = Duration::from_secs(5);
@@ -51,11 +53,13 @@ impl Ranks {
         Self(None)
     }
 
-    /// Those of the job that this process is started in, as torchrun's environment variables say; without them, this one alone.
-    /// `lost` is called when a rank is missed later on, from another thread: it must end the process.
+    /// Those of the job that this process is started in, as torchrun's environment variables say;
+    /// without them, this one alone. `lost` is called when a rank is missed later on, from another
+    /// thread: it must end the process.
     ///
     /// # Errors
-    /// Variables that are missing or wrong, ranks that do not come, or a build without the feature `distributed`.
+    /// Variables that are missing or wrong, ranks that do not come, or a build without the feature
+    /// `distributed`.
     pub fn of_job(lost: OnLost) -> Result<Self> {
         let Some(environment) = Environment::of_process()? else {
             return Ok(Self::single());
@@ -99,7 +103,8 @@ impl Ranks {
         Share::new(self.rank(), self.size()).unwrap_or(Share::WHOLE)
     }
 
-    /// Connects the ranks for tensors on `device`. Of several GPUs each process takes the one of its LOCAL_RANK, which is returned.
+    /// Connects the ranks for tensors on `device`. Of several GPUs each process takes the one of
+    /// its LOCAL_RANK, which is returned.
     ///
     /// # Errors
     /// A GPU that is not there, or ranks that cannot be reached.
@@ -107,12 +112,7 @@ impl Ranks {
         let Some(job) = &self.0 else {
             return Ok(device);
         };
-        let Environment {
-            rank,
-            size,
-            local_rank,
-            ..
-        } = job.environment;
+        let Environment { rank, size, local_rank, .. } = job.environment;
         let device = match device {
             Device::Cuda(_) => Device::Cuda(local_rank),
             other => other,
@@ -141,7 +141,8 @@ impl Ranks {
         Ok(device)
     }
 
-    /// Refuses ranks that were not started alike: `facts` are named texts, which must be the same on all. Every rank gets the error.
+    /// Refuses ranks that were not started alike: `facts` are named texts, which must be the same
+    /// on all. Every rank gets the error.
     ///
     /// # Errors
     /// Names the fact, and the first line that differs.
@@ -205,8 +206,8 @@ impl Ranks {
         }
     }
 
-    /// Sums the gradients of these parameters, which must want some, in every step from now on. They stand in the order in which
-    /// backward reaches them.
+    /// Sums the gradients of these parameters, which must want some, in every step from now on.
+    /// They stand in the order in which backward reaches them.
     ///
     /// # Errors
     /// A parameter that wants no gradient.
@@ -219,8 +220,8 @@ impl Ranks {
         Ok(Gradients(Some(reducer)))
     }
 
-    /// The end of the job, with what it came to here. All ranks end well, or all with an error: of those that had none, each says
-    /// which rank had one.
+    /// The end of the job, with what it came to here. All ranks end well, or all with an error: of
+    /// those that had none, each says which rank had one.
     ///
     /// # Errors
     /// The given one, or another rank's.
@@ -256,7 +257,8 @@ impl Gradients {
         Self(None)
     }
 
-    /// The next backward pass is the last of its optimizer step: sums what it and those before it left.
+    /// The next backward pass is the last of its optimizer step: sums what it and those before it
+    /// left.
     ///
     /// # Errors
     /// libtorch's message.
@@ -264,7 +266,8 @@ impl Gradients {
         Ok(self.0.as_mut().map_or(Ok(()), Reducer::arm)?)
     }
 
-    /// Waits for the sums. Must be called by every rank, also by one whose part of the batch is empty.
+    /// Waits for the sums. Must be called by every rank, also by one whose part of the batch is
+    /// empty.
     ///
     /// # Errors
     /// A rank that is gone.
@@ -276,14 +279,7 @@ impl Gradients {
 
 impl Job {
     fn join(environment: Environment, lost: OnLost) -> Result<Self> {
-        let Environment {
-            rank,
-            size,
-            ref address,
-            serves,
-            join_timeout,
-            ..
-        } = environment;
+        let Environment { rank, size, ref address, serves, join_timeout, .. } = environment;
         let place = format!("{}:{}", address.host, address.port);
         let store = Store::open(address, serves, join_timeout).with_context(|| match serves {
             true => format!("cannot serve the ranks' store at {place} (MASTER_ADDR and MASTER_PORT)"),
@@ -316,12 +312,11 @@ impl Job {
     }
 
     fn group(&self) -> Result<&(ProcessGroup, Device)> {
-        self.group
-            .get()
-            .context("internal: the ranks are not connected yet")
+        self.group.get().context("internal: the ranks are not connected yet")
     }
 
-    /// A key's value once it is there; an error once a rank has failed. The monitor sees to ranks that are gone.
+    /// A key's value once it is there; an error once a rank has failed. The monitor sees to ranks
+    /// that are gone.
     fn wait_for(&self, key: &str) -> Result<Vec<u8>> {
         while !self.store.has(key).map_err(Broken)? {
             if let Some(failure) = self.failure()? {
@@ -346,7 +341,8 @@ impl Job {
         Ok(None)
     }
 
-    /// Where a collective broke, the reason is another rank's: it is telling it about now, or cannot any more.
+    /// Where a collective broke, the reason is another rank's: it is telling it about now, or
+    /// cannot any more.
     fn explain(&self, error: Error) -> Error {
         if !error.chain().any(|cause| cause.is::<Broken>()) {
             return error;
@@ -384,7 +380,8 @@ impl Job {
     }
 }
 
-/// Waits until all ranks are leaving, for the store goes with the process that serves it; not for those that are gone.
+/// Waits until all ranks are leaving, for the store goes with the process that serves it; not for
+/// those that are gone.
 fn farewell(store: &Store, size: usize) {
     const KEY: &str = "leaving";
     let asked = Instant::now();

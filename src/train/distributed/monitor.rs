@@ -1,5 +1,6 @@
-//! Notices ranks that are gone. A process that dies closes its connections, which ends the others' collectives at once; a host that
-//! loses its power, or a process that is stopped, closes nothing: it is missed when its heart no longer beats.
+//! Notices ranks that are gone. A process that dies closes its connections, which ends the others'
+//! collectives at once; a host that loses its power, or a process that is stopped, closes nothing:
+//! it is missed when its heart no longer beats.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -26,16 +27,12 @@ pub(super) struct Monitor {
 }
 
 impl Monitor {
-    /// `store` is a connection of its own: whoever waits in the other one must not hold up the heart.
+    /// `store` is a connection of its own: whoever waits in the other one must not hold up the
+    /// heart.
     pub fn start(store: Store, rank: usize, size: usize, lost: OnLost) -> Result<Self> {
         let stop = Arc::new(AtomicBool::new(false));
         let silent: Arc<Vec<AtomicU32>> = Arc::new((0..size).map(|_| AtomicU32::new(0)).collect());
-        let heart = Heart {
-            store,
-            rank,
-            stop: Arc::clone(&stop),
-            silent: Arc::clone(&silent),
-        };
+        let heart = Heart { store, rank, stop: Arc::clone(&stop), silent: Arc::clone(&silent) };
         let guard_stop = Arc::clone(&stop);
         let spawn = |name: &str, run: Box<dyn FnOnce() + Send>| {
             let thread = Builder::new().name(name.to_string()).spawn(run);
@@ -44,10 +41,7 @@ impl Monitor {
         Ok(Self {
             threads: vec![
                 spawn("heartbeat", Box::new(move || heart.beat()))?,
-                spawn(
-                    "watch-ranks",
-                    Box::new(move || guard(rank, &silent, &guard_stop, &lost)),
-                )?,
+                spawn("watch-ranks", Box::new(move || guard(rank, &silent, &guard_stop, &lost)))?,
             ],
             stop,
         })
@@ -77,15 +71,14 @@ struct Heart {
 }
 
 impl Heart {
-    /// Where the store no longer answers, whoever serves it is gone: all are silent then, and the guard sees it.
+    /// Where the store no longer answers, whoever serves it is gone: all are silent then, and the
+    /// guard sees it.
     fn beat(&self) {
         let mut last: Vec<Vec<u8>> = vec![Vec::new(); self.silent.len()];
         let mut count = 1u64;
         while !self.stop.load(Ordering::Relaxed) {
             count += 1;
-            let mine = self
-                .store
-                .set(&key(self.rank), count.to_string().as_bytes());
+            let mine = self.store.set(&key(self.rank), count.to_string().as_bytes());
             if mine.is_err() {
                 return;
             }
@@ -103,7 +96,8 @@ impl Heart {
     }
 }
 
-/// Counts seconds by its own waking, so that a job that was stopped as a whole, and goes on, misses nobody.
+/// Counts seconds by its own waking, so that a job that was stopped as a whole, and goes on, misses
+/// nobody.
 fn guard(rank: usize, silent: &[AtomicU32], stop: &AtomicBool, lost: &OnLost) {
     let size = silent.len();
     loop {

@@ -33,8 +33,7 @@ impl UpdateRule for AdamW {
     fn add(&mut self, parameter: &Tensor) {
         self.exp_avgs.push(parameter.detach().zeros_like());
         self.exp_avg_sqs.push(parameter.detach().zeros_like());
-        self.steps
-            .push(Tensor::zeros([], (Kind::Float, parameter.device())));
+        self.steps.push(Tensor::zeros([], (Kind::Float, parameter.device())));
     }
 
     fn step(&self, update: &Update) -> Result<()> {
@@ -55,10 +54,6 @@ impl UpdateRule for AdamW {
     }
 
     fn state(&self) -> Vec<(&'static str, &[Tensor])> {
-        vec![
-            ("exp_avg", &self.exp_avgs),
-            ("exp_avg_sq", &self.exp_avg_sqs),
-            ("step", &self.steps),
-        ]
+        vec![("exp_avg", &self.exp_avgs), ("exp_avg_sq", &self.exp_avg_sqs), ("step", &self.steps)]
     }
 }

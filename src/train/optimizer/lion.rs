@@ -1,4 +1,5 @@
-//! Lion (arXiv 2302.06675, algorithm 2): `p ← (1 - lr λ) p - lr sign(β₁ m + (1 - β₁) g)`, `m ← β₂ m + (1 - β₂) g`.
+//! Lion (arXiv 2302.06675, algorithm 2): `p ← (1 - lr λ) p - lr sign(β₁ m + (1 - β₁) g)`, `m ← β₂ m
+//! + (1 - β₂) g`.
 
 use anyhow::Result;
 use tch::Tensor;
@@ -16,10 +17,7 @@ pub(super) struct Lion {
 
 impl Lion {
     pub(super) fn new(config: &OptimizerConfig) -> Self {
-        Self {
-            betas: config.betas(),
-            exp_avgs: Vec::new(),
-        }
+        Self { betas: config.betas(), exp_avgs: Vec::new() }
     }
 }
 
@@ -29,17 +27,8 @@ impl UpdateRule for Lion {
     }
 
     fn step(&self, update: &Update) -> Result<()> {
-        let step = LionStep {
-            lr: update.lr,
-            betas: self.betas,
-            weight_decay: update.weight_decay,
-        };
-        Ok(ops::lion_step(
-            update.params,
-            update.grads,
-            &self.exp_avgs,
-            &step,
-        )?)
+        let step = LionStep { lr: update.lr, betas: self.betas, weight_decay: update.weight_decay };
+        Ok(ops::lion_step(update.params, update.grads, &self.exp_avgs, &step)?)
     }
 
     fn state(&self) -> Vec<(&'static str, &[Tensor])> {

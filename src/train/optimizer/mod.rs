@@ -1,4 +1,5 @@
-//! The optimizers: groups of parameters, all of a group in one fused or batched call; their state is open to checkpoints.
+//! The optimizers: groups of parameters, all of a group in one fused or batched call; their state
+//! is open to checkpoints.
 
 mod adamw;
 mod lion;
@@ -79,16 +80,14 @@ pub struct Optimizer {
 }
 
 impl Optimizer {
-    /// For all of `parameters` that want gradients. Those that `freeze` names can be [frozen](Self::freeze).
+    /// For all of `parameters` that want gradients. Those that `freeze` names can be
+    /// [frozen](Self::freeze).
     pub fn new(
         parameters: &[(String, Tensor)],
         config: &OptimizerConfig,
         freeze: &FreezeConfig,
     ) -> Self {
-        let trained: Vec<_> = parameters
-            .iter()
-            .filter(|(_, p)| p.requires_grad())
-            .collect();
+        let trained: Vec<_> = parameters.iter().filter(|(_, p)| p.requires_grad()).collect();
         let depths = groups::depths(trained.iter().map(|(name, _)| name.as_str()));
         let mut groups: Vec<Group> = Vec::new();
         for (name, parameter) in trained {
@@ -99,15 +98,11 @@ impl Optimizer {
             }
             groups[place].add(name, parameter);
         }
-        Self {
-            groups,
-            config: config.clone(),
-            frozen: false,
-        }
+        Self { groups, config: config.clone(), frozen: false }
     }
 
-    /// Holds the parameters that may be frozen still, or lets them learn. While they are still they take no gradient, so
-    /// backward does not go below them, and their moments rest.
+    /// Holds the parameters that may be frozen still, or lets them learn. While they are still they
+    /// take no gradient, so backward does not go below them, and their moments rest.
     pub fn freeze(&mut self, frozen: bool) {
         self.frozen = frozen;
         for group in self.groups.iter().filter(|group| group.key.freezable) {
@@ -144,21 +139,16 @@ impl Optimizer {
         }
     }
 
-    /// One update with the gradients that `backward` left. They are first scaled to the 2-norm `clip` together, where they
-    /// exceed it. Returns the norm before that; where it is not finite, nothing is updated.
+    /// One update with the gradients that `backward` left. They are first scaled to the 2-norm
+    /// `clip` together, where they exceed it. Returns the norm before that; where it is not finite,
+    /// nothing is updated.
     ///
     /// # Errors
     /// libtorch's message.
     pub fn step(&mut self, rates: [f64; 2], clip: Option<f64>) -> Result<f64> {
-        let gradients: Vec<Vec<Tensor>> = self
-            .learning()
-            .map(|group| group.params.iter().map(gradient).collect())
-            .collect();
-        let all: Vec<Tensor> = gradients
-            .iter()
-            .flatten()
-            .map(Tensor::shallow_clone)
-            .collect();
+        let gradients: Vec<Vec<Tensor>> =
+            self.learning().map(|group| group.params.iter().map(gradient).collect()).collect();
+        let all: Vec<Tensor> = gradients.iter().flatten().map(Tensor::shallow_clone).collect();
         let norm = ops::clip_grad_norm(&all, clip)?;
         if !norm.is_finite() {
             return Ok(norm);
@@ -178,8 +168,9 @@ impl Optimizer {
         Ok(norm)
     }
 
-    /// As [`step`](Self::step), with the gradients of a loss that was [scaled up](LossScale::backward): they are scaled down first, and
-    /// the scale learns whether they were finite. Without a scale it is the same.
+    /// As [`step`](Self::step), with the gradients of a loss that was [scaled
+    /// up](LossScale::backward): they are scaled down first, and the scale learns whether they were
+    /// finite. Without a scale it is the same.
     ///
     /// # Errors
     /// libtorch's message.
@@ -205,8 +196,8 @@ impl Optimizer {
         Ok(norm)
     }
 
-    /// The rule's state by name, as `exp_avg.NAME` for AdamW's first moment of the parameter NAME; the tensors share the
-    /// optimizer's storage.
+    /// The rule's state by name, as `exp_avg.NAME` for AdamW's first moment of the parameter NAME;
+    /// the tensors share the optimizer's storage.
     pub fn state(&self) -> Vec<(String, Tensor)> {
         let mut state = Vec::new();
         for group in &self.groups {
@@ -227,9 +218,8 @@ impl Optimizer {
     pub fn restore(&mut self, saved: &HashMap<String, Tensor>) -> Result<()> {
         let _guard = tch::no_grad_guard();
         for (name, mut target) in self.state() {
-            let tensor = saved
-                .get(&name)
-                .with_context(|| format!("the optimizer state has no {name}"))?;
+            let tensor =
+                saved.get(&name).with_context(|| format!("the optimizer state has no {name}"))?;
             ensure!(
                 tensor.size() == target.size(),
                 "the optimizer state's {name} has shape {:?}, not {:?}",
@@ -245,11 +235,7 @@ impl Optimizer {
 /// A parameter's gradient; zeros where the loss did not reach it.
 fn gradient(parameter: &Tensor) -> Tensor {
     let gradient = parameter.grad();
-    if gradient.defined() {
-        gradient
-    } else {
-        parameter.detach().zeros_like()
-    }
+    if gradient.defined() { gradient } else { parameter.detach().zeros_like() }
 }
 
 #[cfg(test)]

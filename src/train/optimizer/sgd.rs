@@ -1,5 +1,5 @@
-//! Stochastic gradient descent with momentum, as `torch.optim.SGD` has it: `g ← g + λ p`, `b ← μ b + g`, `p ← p - lr b`; with
-//! Nesterov's momentum `p ← p - lr (g + μ b)`.
+//! Stochastic gradient descent with momentum, as `torch.optim.SGD` has it: `g ← g + λ p`, `b ← μ b
+//! + g`, `p ← p - lr b`; with Nesterov's momentum `p ← p - lr (g + μ b)`.
 
 use anyhow::Result;
 use tch::Tensor;
@@ -18,11 +18,7 @@ pub(super) struct Sgd {
 
 impl Sgd {
     pub(super) fn new(config: &OptimizerConfig) -> Self {
-        Self {
-            momentum: config.momentum,
-            nesterov: config.nesterov,
-            momentum_buffers: Vec::new(),
-        }
+        Self { momentum: config.momentum, nesterov: config.nesterov, momentum_buffers: Vec::new() }
     }
 
     fn buffers(&self) -> Option<&[Tensor]> {
@@ -44,12 +40,7 @@ impl UpdateRule for Sgd {
             nesterov: self.nesterov,
             weight_decay: update.weight_decay,
         };
-        Ok(ops::sgd_step(
-            update.params,
-            update.grads,
-            self.buffers(),
-            &step,
-        )?)
+        Ok(ops::sgd_step(update.params, update.grads, self.buffers(), &step)?)
     }
 
     fn state(&self) -> Vec<(&'static str, &[Tensor])> {

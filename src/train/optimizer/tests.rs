@@ -17,20 +17,15 @@ fn new_adamw(named: &[(String, Tensor)]) -> Optimizer {
 }
 
 fn leaf(values: &[f32]) -> Tensor {
-    Tensor::from_slice(values)
-        .view([1, values.len() as i64])
-        .set_requires_grad(true)
+    Tensor::from_slice(values).view([1, values.len() as i64]).set_requires_grad(true)
 }
 
-/// A decayed weight and an undecayed bias of the head, and a decayed weight of a backbone: by name, and as they are.
+/// A decayed weight and an undecayed bias of the head, and a decayed weight of a backbone: by name,
+/// and as they are.
 fn three_groups() -> ([(String, Tensor); 3], [Tensor; 3]) {
     let bias = Tensor::from_slice(&[3.0f32]).set_requires_grad(true);
     let tensors = [leaf(&[1.0, -2.0]), bias, leaf(&[4.0])];
-    let names = [
-        "head.layers.0.weight",
-        "head.layers.0.bias",
-        "vit.blocks.0.mlp.fc1.weight",
-    ];
+    let names = ["head.layers.0.weight", "head.layers.0.bias", "vit.blocks.0.mlp.fc1.weight"];
     let named = std::array::from_fn(|i| (names[i].to_string(), tensors[i].shallow_clone()));
     (named, tensors)
 }
@@ -62,15 +57,9 @@ fn steps_are_adamws_with_each_groups_rate_and_decay() {
     let close = |found: f64, expected: f64| {
         assert!((found - expected).abs() < 1e-5, "{found} is not {expected}")
     };
-    close(
-        head.double_value(&[0, 0]),
-        reference(1.0, &[2.0; 3], 0.1, 0.5),
-    );
+    close(head.double_value(&[0, 0]), reference(1.0, &[2.0; 3], 0.1, 0.5));
     close(bias.double_value(&[0]), reference(3.0, &[1.0; 3], 0.1, 0.0));
-    close(
-        backbone.double_value(&[0, 0]),
-        reference(4.0, &[0.5; 3], 0.01, 0.5),
-    );
+    close(backbone.double_value(&[0, 0]), reference(4.0, &[0.5; 3], 0.01, 0.5));
 }
 
 #[test]
@@ -96,21 +85,15 @@ fn a_gradient_that_is_not_finite_changes_nothing() {
 /// SGD and Lion with each of their options.
 fn recipes() -> Vec<OptimizerConfig> {
     let named = |name| OptimizerConfig { name, ..config() };
-    let sgd = |momentum, nesterov| OptimizerConfig {
-        momentum,
-        nesterov,
-        ..named(OptimizerName::Sgd)
-    };
+    let sgd =
+        |momentum, nesterov| OptimizerConfig { momentum, nesterov, ..named(OptimizerName::Sgd) };
     vec![
         named(OptimizerName::Adamw),
         sgd(0.0, false),
         sgd(0.8, false),
         sgd(0.8, true),
         named(OptimizerName::Lion),
-        OptimizerConfig {
-            betas: Some([0.3, 0.6]),
-            ..named(OptimizerName::Lion)
-        },
+        OptimizerConfig { betas: Some([0.3, 0.6]), ..named(OptimizerName::Lion) },
     ]
 }
 
@@ -127,12 +110,7 @@ fn sgd_reference(
     for (i, g) in gradients.iter().enumerate() {
         let g = g + decay * p;
         buffer = if i == 0 { g } else { mu * buffer + g };
-        p -= lr
-            * if config.nesterov {
-                g + mu * buffer
-            } else {
-                buffer
-            };
+        p -= lr * if config.nesterov { g + mu * buffer } else { buffer };
     }
     p
 }
@@ -178,27 +156,12 @@ fn steps_of_sgd_and_lion_are_their_formulas_with_each_groups_rate_and_decay() {
         }
         let gradients = |scale: f64| factors.map(|factor| scale * factor);
         for (found, expected) in [
-            (
-                head.double_value(&[0, 0]),
-                reference(1.0, &gradients(2.0), 0.1, 0.5, &config),
-            ),
-            (
-                head.double_value(&[0, 1]),
-                reference(-2.0, &gradients(2.0), 0.1, 0.5, &config),
-            ),
-            (
-                bias.double_value(&[0]),
-                reference(3.0, &gradients(1.0), 0.1, 0.0, &config),
-            ),
-            (
-                backbone.double_value(&[0, 0]),
-                reference(4.0, &gradients(0.5), 0.01, 0.5, &config),
-            ),
+            (head.double_value(&[0, 0]), reference(1.0, &gradients(2.0), 0.1, 0.5, &config)),
+            (head.double_value(&[0, 1]), reference(-2.0, &gradients(2.0), 0.1, 0.5, &config)),
+            (bias.double_value(&[0]), reference(3.0, &gradients(1.0), 0.1, 0.0, &config)),
+            (backbone.double_value(&[0, 0]), reference(4.0, &gradients(0.5), 0.01, 0.5, &config)),
         ] {
-            assert!(
-                (found - expected).abs() < 1e-5,
-                "{found} is not {expected}: {config:?}"
-            );
+            assert!((found - expected).abs() < 1e-5, "{found} is not {expected}: {config:?}");
         }
     }
 }
@@ -235,17 +198,10 @@ fn each_optimizer_saves_what_it_needs_and_refuses_anothers_state() {
     let parts = |config: &OptimizerConfig| -> Vec<String> {
         let named = [("head.w".to_string(), leaf(&[1.0]))];
         let optimizer = Optimizer::new(&named, config, &FreezeConfig::default());
-        optimizer
-            .state()
-            .into_iter()
-            .map(|(name, _)| name)
-            .collect()
+        optimizer.state().into_iter().map(|(name, _)| name).collect()
     };
     let recipes = recipes();
-    assert_eq!(
-        parts(&recipes[0]),
-        ["exp_avg.head.w", "exp_avg_sq.head.w", "step.head.w"]
-    );
+    assert_eq!(parts(&recipes[0]), ["exp_avg.head.w", "exp_avg_sq.head.w", "step.head.w"]);
     assert!(parts(&recipes[1]).is_empty());
     assert_eq!(parts(&recipes[2]), ["momentum_buffer.head.w"]);
     assert_eq!(parts(&recipes[4]), ["exp_avg.head.w"]);
@@ -258,33 +214,17 @@ fn each_optimizer_saves_what_it_needs_and_refuses_anothers_state() {
 #[test]
 fn rates_follow_the_schedule_by_group() {
     let adamw = new_adamw(&[]);
-    let schedule = Schedule::new(
-        &ScheduleConfig {
-            warmup_epochs: 0.0,
-            ..ScheduleConfig::default()
-        },
-        1,
-        1000,
-    );
+    let schedule =
+        Schedule::new(&ScheduleConfig { warmup_epochs: 0.0, ..ScheduleConfig::default() }, 1, 1000);
     let [head, backbone] = adamw.rates(&schedule, 0);
     assert!((head - 0.1).abs() < 1e-5 && (backbone - 0.01).abs() < 1e-6);
 }
 
 /// One parameter of 1.0 each, after some steps with a gradient of 1 each.
 fn trained(names: &[&str], steps: usize, prepare: impl Fn(&mut Optimizer, usize)) -> Vec<f64> {
-    let named: Vec<_> = names
-        .iter()
-        .map(|n| (n.to_string(), leaf(&[1.0])))
-        .collect();
-    let freeze = FreezeConfig {
-        vit: FrozenBlocks::First(1),
-        ..FreezeConfig::default()
-    };
-    let optimizer = OptimizerConfig {
-        layer_decay: 0.5,
-        weight_decay: 0.0,
-        ..config()
-    };
+    let named: Vec<_> = names.iter().map(|n| (n.to_string(), leaf(&[1.0]))).collect();
+    let freeze = FreezeConfig { vit: FrozenBlocks::First(1), ..FreezeConfig::default() };
+    let optimizer = OptimizerConfig { layer_decay: 0.5, weight_decay: 0.0, ..config() };
     let mut adamw = Optimizer::new(&named, &optimizer, &freeze);
     for step in 0..steps {
         prepare(&mut adamw, step);
@@ -308,10 +248,7 @@ const NAMES: [&str; 6] = [
 #[test]
 fn layer_decay_shrinks_the_step_from_block_to_block() {
     // Adam's first step is the rate itself, whatever the gradient.
-    let moved: Vec<f64> = trained(&NAMES, 1, |_, _| {})
-        .iter()
-        .map(|p| 1.0 - p)
-        .collect();
+    let moved: Vec<f64> = trained(&NAMES, 1, |_, _| {}).iter().map(|p| 1.0 - p).collect();
     for (moved, expected) in moved.iter().zip([0.1, 0.01, 0.005, 0.0025, 0.00125, 0.005]) {
         assert!((moved - expected).abs() < 1e-6, "{moved} is not {expected}");
     }

@@ -36,8 +36,8 @@ struct Parts {
 }
 
 impl Parts {
-    /// Of a run that `begins`: with the weights files that the config names, on the first rank (the others get its weights), and
-    /// the first batches in the making.
+    /// Of a run that `begins`: with the weights files that the config names, on the first rank (the
+    /// others get its weights), and the first batches in the making.
     fn new(config: &Config, ranks: &Ranks, begins: bool) -> Result<Self> {
         let device = ranks.connect(device::select(config.device)?)?;
         let splits = Splits::load(config)?;
@@ -51,12 +51,7 @@ impl Parts {
             true => BeautyNet::new(config, device)?,
             false => BeautyNet::without_pretrained(config, device)?,
         };
-        Ok(Self {
-            splits,
-            criterion,
-            net,
-            ahead,
-        })
+        Ok(Self { splits, criterion, net, ahead })
     }
 }
 
@@ -100,12 +95,7 @@ impl<'a> Trainer<'a> {
     }
 
     fn new(config: &'a Config, run: RunDir, parts: Parts, options: Options) -> Self {
-        let Parts {
-            splits,
-            criterion,
-            mut net,
-            ahead,
-        } = parts;
+        let Parts { splits, criterion, mut net, ahead } = parts;
         let ranks = options.ranks;
         let samples = splits.train.samples();
         let scores: Vec<f64> = samples.iter().map(|s| s.score.into()).collect();
@@ -117,10 +107,7 @@ impl<'a> Trainer<'a> {
         if config.train.checkpoint_activations {
             net.recompute_blocks();
         }
-        let batches = splits
-            .train
-            .len()
-            .div_ceil(config.train.batch_size * ranks.size());
+        let batches = splits.train.len().div_ceil(config.train.batch_size * ranks.size());
         let steps_per_epoch = batches.div_ceil(config.train.accumulate);
         let (settings, parameters) = (&config.train, net.parameters());
         let autocast = autocast_kind(settings.precision, net.device());
@@ -211,7 +198,8 @@ impl<'a> Trainer<'a> {
         Ok(())
     }
 
-    /// Sees to it that all ranks begin with the same: what they were given, and rank 0's weights and progress.
+    /// Sees to it that all ranks begin with the same: what they were given, and rank 0's weights
+    /// and progress.
     pub(super) fn start_alike(&mut self) -> Result<()> {
         if self.ranks.size() == 1 {
             return Ok(());
@@ -225,28 +213,23 @@ impl<'a> Trainer<'a> {
         tensors.extend(self.optimizer.state());
         tensors.extend(self.ema.iter().flat_map(Ema::state));
         let _guard = tch::no_grad_guard();
-        self.ranks
-            .broadcast(tensors.iter().map(|(_, tensor)| tensor))
+        self.ranks.broadcast(tensors.iter().map(|(_, tensor)| tensor))
     }
 
-    /// What must be the same on all ranks. Where a host has its data, and how it reads them, is its own affair.
+    /// What must be the same on all ranks. Where a host has its data, and how it reads them, is its
+    /// own affair.
     fn facts(&self) -> Result<Vec<(&'static str, String)>> {
         let mut config = self.config.clone();
         config.data.root = Default::default();
         config.data.workers = 0;
         config.train.threads = None;
         let parameters = self.net.parameters();
-        let parameters = parameters
-            .iter()
-            .map(|(name, tensor)| format!("{name} {:?}\n", tensor.size()));
+        let parameters =
+            parameters.iter().map(|(name, tensor)| format!("{name} {:?}\n", tensor.size()));
         Ok(vec![
             (
                 "program",
-                format!(
-                    "{} with libtorch {}",
-                    env!("CARGO_PKG_VERSION"),
-                    ops::libtorch_version()
-                ),
+                format!("{} with libtorch {}", env!("CARGO_PKG_VERSION"), ops::libtorch_version()),
             ),
             ("config", config.to_yaml()?),
             ("flag --resume", self.resumed.to_string()),
@@ -269,27 +252,15 @@ impl<'a> Trainer<'a> {
             images_done: self.progress.within.images,
             notes: self.net.notes(),
         };
-        observers
-            .iter_mut()
-            .for_each(|observer| observer.start(&start));
+        observers.iter_mut().for_each(|observer| observer.start(&start));
     }
 }
 
-/// A standard deviation of 0 (one image, or all scores the same) counts as 1: there is nothing to scale.
+/// A standard deviation of 0 (one image, or all scores the same) counts as 1: there is nothing to
+/// scale.
 fn mean_and_std(scores: &[f64]) -> (f64, f64) {
     let n = scores.len().max(1) as f64;
     let mean = scores.iter().sum::<f64>() / n;
-    let variance = scores
-        .iter()
-        .map(|score| (score - mean).powi(2))
-        .sum::<f64>()
-        / n;
-    (
-        mean,
-        if variance > 1e-12 {
-            variance.sqrt()
-        } else {
-            1.0
-        },
-    )
+    let variance = scores.iter().map(|score| (score - mean).powi(2)).sum::<f64>() / n;
+    (mean, if variance > 1e-12 { variance.sqrt() } else { 1.0 })
 }

@@ -57,11 +57,7 @@ impl Trainer<'_> {
         self.records.push(record);
         self.save(best)?;
         if let Some(record) = self.records.last() {
-            let after = AfterEpoch {
-                record,
-                net: &self.net,
-                predictions: &val,
-            };
+            let after = AfterEpoch { record, net: &self.net, predictions: &val };
             for observer in observers {
                 observer.epoch(record);
                 observer.after_epoch(&after);
@@ -74,8 +70,7 @@ impl Trainer<'_> {
     fn learn(&mut self, observers: &mut [Box<dyn Observer>]) -> Result<()> {
         let mut loader = self.batches_left()?;
         let frozen_epochs = self.config.train.freeze.epochs;
-        self.optimizer
-            .freeze(frozen_epochs.is_none_or(|epochs| self.progress.epochs < epochs));
+        self.optimizer.freeze(frozen_epochs.is_none_or(|epochs| self.progress.epochs < epochs));
         self.gradients = self.ranks.gradients(&self.net.learning())?;
         let mut saved = Instant::now();
         loop {
@@ -87,9 +82,7 @@ impl Trainer<'_> {
             }
             self.progress.within.waiting += asked.elapsed().as_secs_f64();
             if self.progress.steps == 0 {
-                observers
-                    .iter_mut()
-                    .for_each(|observer| observer.first_step(&group));
+                observers.iter_mut().for_each(|observer| observer.first_step(&group));
             }
             let stepped = self.train_step(&group)?;
             self.progress.within.seconds += self.lap();
@@ -100,9 +93,7 @@ impl Trainer<'_> {
                     within.loss += record.loss * record.images as f64;
                     within.images += record.images;
                     within.rates = [record.lr, record.backbone_lr];
-                    observers
-                        .iter_mut()
-                        .for_each(|observer| observer.step(&record));
+                    observers.iter_mut().for_each(|observer| observer.step(&record));
                 }
                 Stepped::LeftOut(reason) => {
                     within.skipped += 1;
@@ -111,9 +102,7 @@ impl Trainer<'_> {
                         images: images_in(&group),
                         reason: &reason,
                     };
-                    observers
-                        .iter_mut()
-                        .for_each(|observer| observer.skipped(&skipped));
+                    observers.iter_mut().for_each(|observer| observer.skipped(&skipped));
                 }
             }
             self.end_if_asked()?;
@@ -156,8 +145,9 @@ impl Trainer<'_> {
         Ok(())
     }
 
-    /// The validation images' predictions, with the average of the weights where one is kept; it stays in place. Where the run is
-    /// asked to end meanwhile, the epoch's steps are kept: a resumed run goes on with the validation.
+    /// The validation images' predictions, with the average of the weights where one is kept; it
+    /// stays in place. Where the run is asked to end meanwhile, the epoch's steps are kept: a
+    /// resumed run goes on with the validation.
     fn validate(&mut self, observers: &mut [Box<dyn Observer>]) -> Result<Predictions> {
         self.exchange_average()?;
         let val = self.predict(Split::Val, &self.splits.val, observers);
@@ -172,9 +162,7 @@ impl Trainer<'_> {
                 net: &self.net,
                 images: &self.splits.val,
             };
-            observers
-                .iter_mut()
-                .for_each(|observer| observer.validated(&validated));
+            observers.iter_mut().for_each(|observer| observer.validated(&validated));
         }
         val
     }
@@ -188,17 +176,14 @@ impl Trainer<'_> {
     ) -> Result<Predictions> {
         let (walk, share) = (self.walk(), self.ranks.share());
         let mine = evaluate::predict_share(&self.net, images, walk, share, &mut |images| {
-            observers
-                .iter_mut()
-                .for_each(|observer| observer.evaluated(split.name(), images));
+            observers.iter_mut().for_each(|observer| observer.evaluated(split.name(), images));
             match self.stop.signal() {
                 // Several ranks agree on it between two steps.
                 signal if signal > 0 && self.ranks.size() == 1 => Err(self.stopped(signal)),
                 _ => Ok(()),
             }
         })?;
-        self.ranks
-            .gather_predictions(mine, images.samples(), walk.batch_size)
+        self.ranks.gather_predictions(mine, images.samples(), walk.batch_size)
     }
 
     /// Puts the average of the weights, if one is kept, in their place, and back again.
@@ -206,8 +191,8 @@ impl Trainer<'_> {
         self.ema.as_mut().map_or(Ok(()), Ema::exchange)
     }
 
-    /// Keeps what was measured, puts the weights back that training goes on with, and writes the checkpoint last: whatever it
-    /// counts on is there before it.
+    /// Keeps what was measured, puts the weights back that training goes on with, and writes the
+    /// checkpoint last: whatever it counts on is there before it.
     fn save(&mut self, best: bool) -> Result<()> {
         if self.ranks.is_first() {
             let parameters = self.net.parameters();
@@ -245,7 +230,8 @@ impl Trainer<'_> {
         }))
     }
 
-    /// One entry, so that equal weights make equal files: several would be written in no fixed order.
+    /// One entry, so that equal weights make equal files: several would be written in no fixed
+    /// order.
     fn metadata(&self) -> Result<HashMap<String, String>> {
         let mut run = self.origin()?;
         run["epoch"] = self.progress.epochs.into();

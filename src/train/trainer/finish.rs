@@ -22,8 +22,7 @@ impl Trainer<'_> {
         }
         {
             let _guard = tch::no_grad_guard();
-            self.ranks
-                .broadcast(parameters.iter().map(|(_, tensor)| tensor))?;
+            self.ranks.broadcast(parameters.iter().map(|(_, tensor)| tensor))?;
         }
         let val = self.predict(Split::Val, &self.splits.val, observers)?;
         if self.ranks.is_first() {
@@ -39,17 +38,14 @@ impl Trainer<'_> {
             }
             None => None,
         };
-        let others: Vec<&Arc<ImageDataset>> = std::iter::once(&self.splits.val)
-            .chain(&self.splits.test)
-            .collect();
+        let others: Vec<&Arc<ImageDataset>> =
+            std::iter::once(&self.splits.val).chain(&self.splits.test).collect();
         let by_split = baselines(&self.splits.train, &others, self.walk())?;
         let outcome = Outcome {
             val: Measured::new(&val)?,
             test,
             baselines: BaselinesBySplit {
-                val: *by_split
-                    .first()
-                    .context("the baselines were measured on no split")?,
+                val: *by_split.first().context("the baselines were measured on no split")?,
                 test: by_split.get(1).copied(),
             },
             epochs: self.progress.epochs,
@@ -71,19 +67,14 @@ impl Trainer<'_> {
         }
         let mut metrics = vec![("val", outcome.val.metrics)];
         metrics.extend(outcome.test.map(|test| ("test", test.metrics)));
-        observers
-            .iter_mut()
-            .for_each(|observer| observer.finish(&metrics));
+        observers.iter_mut().for_each(|observer| observer.finish(&metrics));
         Ok(outcome)
     }
 }
 
 /// Of all epochs, each as long as the others.
 fn mean_speed(records: &[EpochRecord]) -> Option<f64> {
-    let seconds: f64 = records
-        .iter()
-        .map(|record| 1.0 / record.images_per_second)
-        .sum();
+    let seconds: f64 = records.iter().map(|record| 1.0 / record.images_per_second).sum();
     let speed = records.len() as f64 / seconds;
     speed.is_finite().then_some(speed)
 }

@@ -9,7 +9,8 @@ use crate::config::Config;
 use crate::data::{ImageDataset, Loader, LoaderOptions, Pass};
 use crate::train::distributed::Ranks;
 
-/// Starts an epoch's batches, from `start_batch` on: workers make the first while the trainer still does something else.
+/// Starts an epoch's batches, from `start_batch` on: workers make the first while the trainer still
+/// does something else.
 pub(super) fn batches(
     config: &Config,
     ranks: &Ranks,
@@ -17,10 +18,7 @@ pub(super) fn batches(
     epoch: usize,
     start_batch: usize,
 ) -> Result<Loader> {
-    let pass = Pass::Train {
-        seed: config.seed,
-        epoch: epoch as u64,
-    };
+    let pass = Pass::Train { seed: config.seed, epoch: epoch as u64 };
     let batch_size = config.train.batch_size * ranks.size();
     let options = LoaderOptions {
         share: ranks.share(),
@@ -39,7 +37,8 @@ impl Trainer<'_> {
         }
     }
 
-    /// Starts on the batches of the epoch after this one, if there is one, so that they are ready when validation is done.
+    /// Starts on the batches of the epoch after this one, if there is one, so that they are ready
+    /// when validation is done.
     pub(super) fn load_ahead(&mut self) -> Result<()> {
         let next = self.progress.epochs + 1;
         if next < self.config.train.epochs {

@@ -37,8 +37,9 @@ use crate::models::BeautyNet;
 pub struct Options {
     /// Whether to go on with the run that is in the folder.
     pub resume: bool,
-    /// The processes that train together. Each has its part of every batch, whose size is the config's times their number, and all end
-    /// with the same weights and metrics. Rank 0 writes; it alone needs the run directory and the pretrained weights' files.
+    /// The processes that train together. Each has its part of every batch, whose size is the
+    /// config's times their number, and all end with the same weights and metrics. Rank 0 writes;
+    /// it alone needs the run directory and the pretrained weights' files.
     pub ranks: Ranks,
     /// Ends the run early.
     pub stop: Stop,
@@ -46,21 +47,19 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self {
-            resume: false,
-            ranks: Ranks::single(),
-            stop: Stop::default(),
-        }
+        Self { resume: false, ranks: Ranks::single(), stop: Stop::default() }
     }
 }
 
-/// Trains a model as the config says, in the run directory `root`, and measures its best weights at the end. A resumed run goes on
-/// from its last checkpoint and ends with the same weights, bit for bit on one machine, as one that was not interrupted.
+/// Trains a model as the config says, in the run directory `root`, and measures its best weights at
+/// the end. A resumed run goes on from its last checkpoint and ends with the same weights, bit for
+/// bit on one machine, as one that was not interrupted.
 ///
 /// # Errors
-/// Data, weights or a run directory that do not fit: a new run directory is made only when everything else is there. A loss or
-/// gradient that is not finite, with the step and its images. [`Stopped`](super::Stopped) where the run was asked to end. With
-/// several ranks, an error of one ends all.
+/// Data, weights or a run directory that do not fit: a new run directory is made only when
+/// everything else is there. A loss or gradient that is not finite, with the step and its images.
+/// [`Stopped`](super::Stopped) where the run was asked to end. With several ranks, an error of one
+/// ends all.
 pub fn train(
     config: &Config,
     root: &Path,
@@ -104,8 +103,7 @@ impl Trainer<'_> {
     fn run(mut self, observers: &mut [Box<dyn Observer>]) -> Result<Outcome> {
         if self.ranks.is_first() {
             let (steps, seed) = (self.progress.steps, self.config.seed);
-            self.run
-                .add_start(&StartRecord::now(steps, seed, &self.provenance))?;
+            self.run.add_start(&StartRecord::now(steps, seed, &self.provenance))?;
         }
         self.announce(observers);
         self.lap = Instant::now();
@@ -129,10 +127,7 @@ impl Trainer<'_> {
     }
 
     fn walk(&self) -> Walk {
-        Walk {
-            batch_size: self.config.train.batch_size,
-            workers: self.config.data.workers,
-        }
+        Walk { batch_size: self.config.train.batch_size, workers: self.config.data.workers }
     }
 }
 

@@ -121,7 +121,8 @@ impl Trainer<'_> {
         }
     }
 
-    /// The batch as it was fed, all norms, and the state before the step, where that was sound, as the checkpoint.
+    /// The batch as it was fed, all norms, and the state before the step, where that was sound, as
+    /// the checkpoint.
     fn keep_not_finite(&self, batches: &[HostBatch], found: &NotFinite) -> Result<String> {
         let folder = self.run.root().join("not_finite");
         let stem = folder.join(format!("step_{}", found.step));
@@ -131,9 +132,7 @@ impl Trainer<'_> {
             fs::create_dir_all(&folder)
                 .with_context(|| format!("cannot make the folder {}", folder.display()))?;
             write_json(&report, found)?;
-            let pixels = batches
-                .iter()
-                .map(|batch| evaluate::pixels(batch, self.net.device()));
+            let pixels = batches.iter().map(|batch| evaluate::pixels(batch, self.net.device()));
             let pixels = Tensor::f_cat(&pixels.collect::<Result<Vec<_>>>()?, 0)?;
             let targets: Vec<f32> = batches.iter().flat_map(|b| b.targets.clone()).collect();
             let kept = [

@@ -61,7 +61,8 @@ impl Trainer<'_> {
         }))
     }
 
-    /// Leaves this rank's part of the gradients of the step's loss over all batches, and returns that loss.
+    /// Leaves this rank's part of the gradients of the step's loss over all batches, and returns
+    /// that loss.
     fn backward(&mut self, batches: &[HostBatch]) -> Result<Tensor> {
         let targets = batches.iter().map(|batch| {
             let targets = self.criterion.targets(batch, self.net.head())?;
@@ -71,8 +72,8 @@ impl Trainer<'_> {
         let total = Criterion::total_weight(&targets)?;
         let mut sum = total.zeros_like();
         for (i, (batch, targets)) in batches.iter().zip(&targets).enumerate() {
-            // Dropout and stochastic depth depend on the seed, the step and the batch's place in it alone, so a resumed run draws
-            // the same.
+            // Dropout and stochastic depth depend on the seed, the step and the batch's place in it
+            // alone, so a resumed run draws the same.
             let seed = match (i, seed_of(self.config.seed, self.progress.steps)) {
                 (0, seed) => seed,
                 (i, seed) => seed_of(seed as u64, i as u64),
@@ -88,8 +89,8 @@ impl Trainer<'_> {
         Ok(sum)
     }
 
-    /// Adds this rank's part of the gradients of a batch's part in the step's loss, and returns that part. `targets` and `total` are
-    /// those of all ranks.
+    /// Adds this rank's part of the gradients of a batch's part in the step's loss, and returns
+    /// that part. `targets` and `total` are those of all ranks.
     fn forward_backward(
         &self,
         batch: &HostBatch,
@@ -123,7 +124,8 @@ pub(super) fn images_in(batches: &[HostBatch]) -> usize {
     batches.iter().map(|batch| batch.whole).sum()
 }
 
-/// A seed of torch's generator for one step of a run (SplitMix64's mixing), so that steps do not share their draws.
+/// A seed of torch's generator for one step of a run (SplitMix64's mixing), so that steps do not
+/// share their draws.
 pub(super) fn seed_of(seed: u64, step: u64) -> i64 {
     let mut z = seed ^ step.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
