@@ -188,9 +188,10 @@ const MEAN_COLOR: &str = "data.normalize={mean: [0.48627, 0.45490, 0.40784], std
 fn with_spot(width: u32, height: u32, center: (u32, u32), radius: u32) -> RgbImage {
     RgbImage::from_fn(width, height, |x, y| {
         let inside = x.abs_diff(center.0) <= radius && y.abs_diff(center.1) <= radius;
-        match inside {
-            true => Rgb([if (x / 9 + y / 9) % 2 == 0 { 255 } else { 0 }; 3]),
-            false => Rgb([124, 116, 104]),
+        if inside {
+            Rgb([if (x / 9 + y / 9) % 2 == 0 { 255 } else { 0 }; 3])
+        } else {
+            Rgb([124, 116, 104])
         }
     })
 }

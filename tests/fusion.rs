@@ -318,10 +318,7 @@ fn weight_of_vit_where_one_sees(strategy: FusionStrategy, vit_sees: bool, seed: 
         let scores = Tensor::randn([b], CPU);
         let signal = Tensor::randn([b, 3, 16, 16], CPU) * 0.5 + scores.view([b, 1, 1, 1]) * 0.5;
         let noise = Tensor::randn([b, 3, 16, 16], CPU);
-        let (for_vit, for_mamba) = match vit_sees {
-            true => (signal, noise),
-            false => (noise, signal),
-        };
+        let (for_vit, for_mamba) = if vit_sees { (signal, noise) } else { (noise, signal) };
         let vit = BranchTokens::new(vit.forward(&for_vit, true).unwrap(), 0);
         let mamba = BranchTokens::new(mamba.forward(&for_mamba, true).unwrap(), 2);
         let fused = fusion.forward(Some(&vit), Some(&mamba), true).unwrap();

@@ -35,10 +35,7 @@ fn without_classifier(shapes: &Shapes) -> Shapes {
 }
 
 fn branch(name: &str) -> &'static str {
-    match name.starts_with("vim") {
-        true => "mamba",
-        false => "vit",
-    }
+    if name.starts_with("vim") { "mamba" } else { "vit" }
 }
 
 fn config(name: &str, more: &[String]) -> Config {

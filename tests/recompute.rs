@@ -40,17 +40,16 @@ fn run(x: &Tensor, weight: &Tensor, checkpointed: bool, half: bool) -> Run {
     tch::manual_seed(3);
     let mut watch = MemoryWatch::start().unwrap();
     let inside = weight.shallow_clone();
-    let forward = || match checkpointed {
-        true => {
+    let forward = || {
+        if checkpointed {
             let piece = move |x: &Tensor| Ok(layers(x, &inside));
             recomputed(piece, x, &[weight.shallow_clone()]).unwrap()
+        } else {
+            layers(x, weight)
         }
-        false => layers(x, weight),
     };
-    let out = match half {
-        true => autocast(Device::Cpu, Kind::BFloat16, forward).unwrap(),
-        false => forward(),
-    };
+    let out =
+        if half { autocast(Device::Cpu, Kind::BFloat16, forward).unwrap() } else { forward() };
     let kept = watch.peak();
     drop(watch);
     let next = draw();

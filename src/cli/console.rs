@@ -86,9 +86,10 @@ impl Console {
 
     /// Tells a person or a program, however quiet it is to be.
     pub fn warn(&self, text: &str) {
-        match self.is_json() {
-            true => self.write_event("warning", &json!({"message": text})),
-            false => self.line(&format!("warning: {text}")),
+        if self.is_json() {
+            self.write_event("warning", &json!({"message": text}))
+        } else {
+            self.line(&format!("warning: {text}"))
         }
     }
 
@@ -114,10 +115,7 @@ impl Console {
     }
 
     fn line(&self, text: &str) {
-        match self.bar.is_hidden() {
-            true => say(text),
-            false => self.bar.println(text),
-        }
+        if self.bar.is_hidden() { say(text) } else { self.bar.println(text) }
     }
 
     fn write_event(&self, event: &str, about: &impl Serialize) {

@@ -50,9 +50,10 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     let console = Console::from(args.console);
     let mut watch = |config: &Config, run: &Path| observers(config, run, &console);
     let result = cross_validate(&config, folds, &root, &Stop::on_signals()?, &mut watch)?;
-    match args.json {
-        true => print_json(&result)?,
-        false => print(&report(&result))?,
+    if args.json {
+        print_json(&result)?
+    } else {
+        print(&report(&result))?
     }
     console.tell(&format!("predictions and metrics of all folds: {}", root.display()));
     let end = json!({

@@ -115,13 +115,12 @@ fn measure(args: &Args, run: &Run, request: &Request, split: Split) -> Result<Ex
     let images = Arc::new(ImageDataset::new(samples, &run.config.data)?);
     let walk = Walk { batch_size: run.config.train.batch_size, workers: run.config.data.workers };
     let evaluation = evaluate(&run.net, &images, request, walk, &mut |_| {})?;
-    let (sanity, strips) = match args.sanity {
-        true => {
-            let (net, config) = (&run.net, &run.config);
-            let (sanity, strips) = sanity(net, config, &images, request, walk, STRIPS)?;
-            (Some(sanity), strips)
-        }
-        false => (None, Vec::new()),
+    let (sanity, strips) = if args.sanity {
+        let (net, config) = (&run.net, &run.config);
+        let (sanity, strips) = sanity(net, config, &images, request, walk, STRIPS)?;
+        (Some(sanity), strips)
+    } else {
+        (None, Vec::new())
     };
     let measured = Measured { split: split.name(), evaluation, sanity };
     let folder = run.weights.parent().unwrap_or(Path::new("."));
@@ -137,9 +136,10 @@ fn measure(args: &Args, run: &Run, request: &Request, split: Split) -> Result<Ex
             save(&explain::figure(strip), &folder.join(file))?;
         }
     }
-    match args.json {
-        true => print_json(&measured)?,
-        false => print(&as_table(&measured))?,
+    if args.json {
+        print_json(&measured)?
+    } else {
+        print(&as_table(&measured))?
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -57,10 +57,7 @@ pub fn table(header: &[&str], rows: &[Vec<String>]) -> String {
 
 /// A metric with four digits; a dash where it is not defined.
 pub fn metric(value: f64) -> String {
-    match value.is_finite() {
-        true => format!("{value:.4}"),
-        false => "-".to_string(),
-    }
+    if value.is_finite() { format!("{value:.4}") } else { "-".to_string() }
 }
 
 /// The ends of an interval with four digits; nothing where there is none.

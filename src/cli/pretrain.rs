@@ -93,10 +93,7 @@ impl Progress {
     }
 
     fn line(&self, text: &str) {
-        match self.bar.is_hidden() {
-            true => say(text),
-            false => self.bar.println(text),
-        }
+        if self.bar.is_hidden() { say(text) } else { self.bar.println(text) }
     }
 
     fn begin_epoch(&self, epoch: usize) {

@@ -61,13 +61,12 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     for note in &report.notes {
         say(&format!("note: {note}"));
     }
-    match args.json {
-        true => {
-            let mut value = report.to_json();
-            value["files"] = json!(files);
-            print_json(&value)?;
-        }
-        false => print(&leaderboards(&report))?,
+    if args.json {
+        let mut value = report.to_json();
+        value["files"] = json!(files);
+        print_json(&value)?;
+    } else {
+        print(&leaderboards(&report))?
     }
     let others: Vec<String> = files.iter().map(|file| file.display().to_string()).collect();
     say(&format!("wrote {}", others.join(", ")));

@@ -75,10 +75,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         None => RunDir::default_root(&config.name, args.resume),
     };
     let first = ranks.is_first();
-    let mut observers = match first {
-        true => observers(&config, &root, &console),
-        false => Vec::new(),
-    };
+    let mut observers = if first { observers(&config, &root, &console) } else { Vec::new() };
     let options = Options { resume: args.resume, ranks, stop };
     let outcome = train(&config, &root, options, &mut observers)?;
     drop(observers);
@@ -109,9 +106,10 @@ pub fn run(args: &Args) -> Result<ExitCode> {
 /// Those who watch a run in the folder `root`: a person or a program, and TensorBoard where the
 /// config wants it.
 pub(super) fn observers(config: &Config, root: &Path, console: &Console) -> Vec<Box<dyn Observer>> {
-    let watcher: Box<dyn Observer> = match console.is_json() {
-        true => Box::new(EventLog::new(root, console.clone())),
-        false => Box::new(Progress::new(root, console.clone())),
+    let watcher: Box<dyn Observer> = if console.is_json() {
+        Box::new(EventLog::new(root, console.clone()))
+    } else {
+        Box::new(Progress::new(root, console.clone()))
     };
     let mut observers = vec![watcher];
     if config.train.tensorboard {
@@ -147,10 +145,8 @@ fn report(outcome: &Outcome) -> String {
         rows.extend(named.map(|(name, metrics)| row(split, name, &metrics)));
     }
     let header = ["split", "model", "n", "PC", "MAE", "RMSE", "SRCC"];
-    let early = match outcome.stopped_early {
-        true => "; stopped early: none of the last was better",
-        false => "",
-    };
+    let early =
+        if outcome.stopped_early { "; stopped early: none of the last was better" } else { "" };
     format!(
         "{}best of {} epochs by {}: {}{early}\n",
         table(&header, &rows),

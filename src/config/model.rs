@@ -202,10 +202,7 @@ impl BackboneConfig {
             kind: preset.kind,
             image_size: self.image_size.unwrap_or(data_image_size),
             patch_size,
-            stride: match preset.stride == preset.patch_size {
-                true => patch_size,
-                false => preset.stride,
-            },
+            stride: if preset.stride == preset.patch_size { patch_size } else { preset.stride },
             stem: self.stem,
             embed_dim: self.embed_dim.unwrap_or(preset.embed_dim),
             depth: self.depth.unwrap_or(preset.depth),
@@ -300,15 +297,14 @@ fn untiled(shape: &BackboneShape) -> Option<String> {
     if size >= patch && (size - patch) % stride == 0 {
         return None;
     }
-    let rule = match stride == patch {
-        true => format!("a multiple of the patch size {patch}"),
-        false => format!("the patch size {patch} and a multiple of the stride {stride}"),
+    let rule = if stride == patch {
+        format!("a multiple of the patch size {patch}")
+    } else {
+        format!("the patch size {patch} and a multiple of the stride {stride}")
     };
     let below = patch + (size - patch).div_euclid(stride) * stride;
-    let fitting = match below < patch {
-        true => patch.to_string(),
-        false => format!("{below} or {}", below + stride),
-    };
+    let fitting =
+        if below < patch { patch.to_string() } else { format!("{below} or {}", below + stride) };
     Some(format!("image_size must be {rule}, is {size}; the nearest that fits is {fitting}"))
 }
 

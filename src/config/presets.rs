@@ -215,9 +215,10 @@ mod tests {
     #[test]
     fn names_state_the_patch_and_image_size() {
         for preset in PRESETS {
-            let stride = match preset.stride == preset.patch_size {
-                true => String::new(),
-                false => format!("_stride{}", preset.stride),
+            let stride = if preset.stride == preset.patch_size {
+                String::new()
+            } else {
+                format!("_stride{}", preset.stride)
             };
             let sizes = format!("_patch{}{stride}_{}", preset.patch_size, preset.image_size);
             assert!(preset.name.ends_with(&sizes), "{}", preset.name);

@@ -157,10 +157,8 @@ impl Page<'_> {
     ) -> String {
         let mut text = heading(title, found.len());
         for (images, leak, note) in found.take(SHOWN) {
-            let leak = match leak {
-                true => "<strong class=\"leak\">in more than one split</strong> ",
-                false => "",
-            };
+            let leak =
+                if leak { "<strong class=\"leak\">in more than one split</strong> " } else { "" };
             let figures: String =
                 images.iter().map(|named| self.figure(named.split, &named.id, "")).collect();
             text += &format!("<div class=\"pair\"><p>{leak}{}</p>{figures}</div>\n", escape(&note));

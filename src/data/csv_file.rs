@@ -134,9 +134,10 @@ impl Columns {
         let score_is_chosen = config.score_column != default.score_column;
         Ok(Self {
             image: required("image_column", &config.image_column)?,
-            score: match votes.is_empty() || score_is_chosen {
-                true => Some(required("score_column", &config.score_column)?),
-                false => score,
+            score: if votes.is_empty() || score_is_chosen {
+                Some(required("score_column", &config.score_column)?)
+            } else {
+                score
             },
             votes,
             weight: optional("weight_column", &config.weight_column, &default.weight_column)?,

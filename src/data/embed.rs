@@ -37,9 +37,10 @@ fn base64(bytes: &[u8]) -> String {
         let word = group.iter().fold(0u32, |word, &byte| word << 8 | u32::from(byte));
         let word = word << (8 * (3 - group.len()));
         for digit in 0..4 {
-            text.push(match digit <= group.len() {
-                true => char::from(DIGITS[(word >> (18 - 6 * digit)) as usize & 63]),
-                false => '=',
+            text.push(if digit <= group.len() {
+                char::from(DIGITS[(word >> (18 - 6 * digit)) as usize & 63])
+            } else {
+                '='
             });
         }
     }

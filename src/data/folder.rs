@@ -91,10 +91,7 @@ fn images(root: &Path, folder: &Path) -> Result<Vec<Row>> {
     };
     let row = |path: PathBuf| {
         let id = path.strip_prefix(root).unwrap_or(&path).to_string_lossy().into_owned();
-        let found = match path.is_file() {
-            true => Ok(path.clone()),
-            false => Err("not a file".to_string()),
-        };
+        let found = if path.is_file() { Ok(path.clone()) } else { Err("not a file".to_string()) };
         Row::file(&id, path, found, score, None)
     };
     Ok(entries(folder)?.into_iter().filter(is_image).map(row).collect())

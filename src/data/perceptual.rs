@@ -68,9 +68,10 @@ mod tests {
             let copy = hash(&decode_image(&bytes).unwrap());
             for (other, found) in hashes.iter().enumerate() {
                 let distance = copy.distance(found);
-                match other == index as usize {
-                    true => farthest_copy = farthest_copy.max(distance),
-                    false => nearest_other = nearest_other.min(distance),
+                if other == index as usize {
+                    farthest_copy = farthest_copy.max(distance)
+                } else {
+                    nearest_other = nearest_other.min(distance)
                 }
             }
         }

@@ -81,9 +81,10 @@ impl Predictions {
             images: order.iter().map(|&row| self.images[row].clone()).collect(),
             targets: pick(&self.targets),
             predictions: pick(&self.predictions),
-            groups: match self.groups.is_empty() {
-                true => Vec::new(),
-                false => order.iter().map(|&row| self.groups[row].clone()).collect(),
+            groups: if self.groups.is_empty() {
+                Vec::new()
+            } else {
+                order.iter().map(|&row| self.groups[row].clone()).collect()
             },
             extra: extra.map(|(name, column)| (name.clone(), pick(column))).collect(),
         }

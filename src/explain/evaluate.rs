@@ -219,10 +219,7 @@ pub(super) fn is_flat(map: &[f64]) -> bool {
 fn agreement(columns: &mut Columns, vit: &Tensor, mamba: &Tensor) -> Result<()> {
     for (vit, mamba) in rows(vit)?.iter().zip(rows(mamba)?) {
         columns.push("spearman".into(), [spearman(vit, &mamba)]);
-        let overlap = match is_flat(vit) || is_flat(&mamba) {
-            true => f64::NAN,
-            false => overlap(vit, &mamba),
-        };
+        let overlap = if is_flat(vit) || is_flat(&mamba) { f64::NAN } else { overlap(vit, &mamba) };
         columns.push("overlap".into(), [overlap]);
     }
     Ok(())

@@ -155,10 +155,7 @@ impl HiddenAttention {
 
     /// The token of a step of the scan.
     fn place(&self, step: usize) -> usize {
-        match self.reverse {
-            false => step,
-            true => self.length - 1 - step,
-        }
+        if !self.reverse { step } else { self.length - 1 - step }
     }
 }
 

@@ -104,10 +104,10 @@ pub fn explain(net: &BeautyNet, images: Images, request: &Request) -> Result<Exp
     let output = net.forward_tapped(images, &mut recorder)?;
     drop(guard);
     let mut gradients = gradients(net, request, &recorder, &output.score)?.into_iter();
-    let integrated = match present(net).any(|b| request.of(b).method == Method::IntegratedGradients)
-    {
-        true => integrated_gradients(net, images, PATH_STEPS)?,
-        false => Vec::new(),
+    let integrated = if present(net).any(|b| request.of(b).method == Method::IntegratedGradients) {
+        integrated_gradients(net, images, PATH_STEPS)?
+    } else {
+        Vec::new()
     };
     let score = output.score.detach();
     let mut of = |branch: BackboneKind| -> Result<Option<BranchMaps>> {
@@ -134,12 +134,13 @@ pub fn explain(net: &BeautyNet, images: Images, request: &Request) -> Result<Exp
                 .kept(branch)
                 .iter()
                 .map(|tokens| {
-                    let gradient = match method.needs_gradients() {
-                        true => Some(without_class(
+                    let gradient = if method.needs_gradients() {
+                        Some(without_class(
                             &gradients.next().context("a block got no gradient")?,
                             class,
-                        )?),
-                        false => None,
+                        )?)
+                    } else {
+                        None
                     };
                     cam(method, &without_class(&tokens.detach(), class)?, gradient.as_ref())
                 })

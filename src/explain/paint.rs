@@ -148,9 +148,10 @@ pub(super) fn fitted(image: &RgbImage, side: u32) -> (u32, u32) {
 /// The image with its long side at `side`.
 pub(super) fn thumbnail(image: &RgbImage, side: u32) -> RgbImage {
     let (width, height) = fitted(image, side);
-    match image.width() > width {
-        true => imageops::thumbnail(image, width, height),
-        false => imageops::resize(image, width, height, FilterType::CatmullRom),
+    if image.width() > width {
+        imageops::thumbnail(image, width, height)
+    } else {
+        imageops::resize(image, width, height, FilterType::CatmullRom)
     }
 }
 

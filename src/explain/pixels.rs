@@ -67,9 +67,10 @@ pub fn integrated_gradients(
         let leaves: Vec<&Tensor> = faded.leaves.iter().map(|(_, leaf)| leaf).collect();
         let total = output.score.f_sum(Kind::Float)?;
         let gradients = Tensor::f_run_backward(&[&total], &leaves, false, false)?;
-        sums = match sums.is_empty() {
-            true => gradients,
-            false => sums.iter().zip(&gradients).map(|(a, b)| a + b).collect(),
+        sums = if sums.is_empty() {
+            gradients
+        } else {
+            sums.iter().zip(&gradients).map(|(a, b)| a + b).collect()
         };
     }
     let _guard = tch::no_grad_guard();

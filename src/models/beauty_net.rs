@@ -120,17 +120,16 @@ impl BeautyNet {
             mamba.as_ref().map(|branch| branch.shape.embed_dim),
         )?;
         let path = &root / "head";
-        let head = match fusion.predicts() {
-            true => RegressionHead::scale_only(&path),
-            false => {
-                let (width, head, train) = (fusion.width(), &config.model.head, &config.train);
-                match train.loss {
-                    Loss::LabelDistribution => {
-                        let bins = train.label_distribution.bins;
-                        RegressionHead::distribution(&path, width, head, bins)
-                    }
-                    _ => RegressionHead::new(&path, width, head),
+        let head = if fusion.predicts() {
+            RegressionHead::scale_only(&path)
+        } else {
+            let (width, head, train) = (fusion.width(), &config.model.head, &config.train);
+            match train.loss {
+                Loss::LabelDistribution => {
+                    let bins = train.label_distribution.bins;
+                    RegressionHead::distribution(&path, width, head, bins)
                 }
+                _ => RegressionHead::new(&path, width, head),
             }
         };
         Ok(Self { vit, mamba, fusion, head, variables, notes: Vec::new() })

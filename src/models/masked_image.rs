@@ -180,12 +180,11 @@ impl MaskedImageModel {
         targets: Targets,
     ) -> Result<Losses> {
         let patches = self.patches(x);
-        let target = match targets.normalized_pixels {
-            true => {
-                let (mean, deviation) = mean_and_deviation(&patches);
-                (&patches - mean) / deviation
-            }
-            false => patches.shallow_clone(),
+        let target = if targets.normalized_pixels {
+            let (mean, deviation) = mean_and_deviation(&patches);
+            (&patches - mean) / deviation
+        } else {
+            patches.shallow_clone()
         };
         let colors = match &prediction.colors {
             Some(colors) => Some(masked_error(colors, &mean_colors(&patches), mask)?),
@@ -204,12 +203,11 @@ impl MaskedImageModel {
         targets: Targets,
     ) -> Tensor {
         let patches = self.patches(x);
-        let predicted = match targets.normalized_pixels {
-            true => {
-                let (mean, deviation) = mean_and_deviation(&patches);
-                &prediction.pixels * deviation + mean
-            }
-            false => prediction.pixels.shallow_clone(),
+        let predicted = if targets.normalized_pixels {
+            let (mean, deviation) = mean_and_deviation(&patches);
+            &prediction.pixels * deviation + mean
+        } else {
+            prediction.pixels.shallow_clone()
         };
         self.image(&predicted.where_self(&mask.unsqueeze(-1), &patches))
     }
@@ -319,9 +317,10 @@ mod tests {
         ];
         let config = Config::from_yaml("", "a.yaml", &set).unwrap();
         tch::manual_seed(1);
-        let (branch, shape) = match vit {
-            true => (&config.model.vit, config.vit_shape()),
-            false => (&config.model.mamba, config.mamba_shape()),
+        let (branch, shape) = if vit {
+            (&config.model.vit, config.vit_shape())
+        } else {
+            (&config.model.mamba, config.mamba_shape())
         };
         let shape = shape.unwrap().unwrap();
         MaskedImageModel::new(branch, shape, colors, Device::Cpu).unwrap()
@@ -425,9 +424,10 @@ mod tests {
             let patches = model.patches(&x);
             let (mean, deviation) = mean_and_deviation(&patches);
             let prediction = Prediction {
-                pixels: match normalized_pixels {
-                    true => (&patches - mean) / deviation,
-                    false => patches.shallow_clone(),
+                pixels: if normalized_pixels {
+                    (&patches - mean) / deviation
+                } else {
+                    patches.shallow_clone()
                 },
                 colors: Some(mean_colors(&patches)),
             };

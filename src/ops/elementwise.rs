@@ -36,10 +36,7 @@ impl Function {
 /// # Errors
 /// A path that this processor lacks, or operands of different lengths.
 pub fn evaluate(function: Function, path: Path, x: &[f32], y: &[f32]) -> Result<Vec<f32>, OpError> {
-    let y = match y.is_empty() && function != Function::Exp2Product {
-        true => x,
-        false => y,
-    };
+    let y = if y.is_empty() && function != Function::Exp2Product { x } else { y };
     if x.len() != y.len() {
         let message = format!("elementwise: {} and {} values must be as many", x.len(), y.len());
         return Err(OpError(message));

@@ -136,9 +136,10 @@ pub fn lion_step(
 }
 
 fn check_counts(name: &str, count: usize, lists: &[&[Tensor]]) -> Result<(), OpError> {
-    match lists.iter().all(|list| list.len() == count) {
-        true => Ok(()),
-        false => Err(OpError(format!("{name}: the lists must have one tensor per parameter"))),
+    if lists.iter().all(|list| list.len() == count) {
+        Ok(())
+    } else {
+        Err(OpError(format!("{name}: the lists must have one tensor per parameter")))
     }
 }
 

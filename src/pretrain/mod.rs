@@ -73,9 +73,10 @@ pub fn pretrain(
     config.check_image_sizes()?;
     config.model.check_weights()?;
     let backbones = backbones(config)?;
-    match options.resume {
-        true => Folder::check_resumable(root, config)?,
-        false => Folder::check_free(root)?,
+    if options.resume {
+        Folder::check_resumable(root, config)?
+    } else {
+        Folder::check_free(root)?
     }
     let device = device::select(config.device)?;
     let images = TrainAndVal::load(config)?;
@@ -88,10 +89,8 @@ pub fn pretrain(
             command: "pretrain",
         }));
     }
-    let folder = match options.resume {
-        true => Folder::resume(root, config)?,
-        false => Folder::create(root, config)?,
-    };
+    let folder =
+        if options.resume { Folder::resume(root, config)? } else { Folder::create(root, config)? };
     let mut panels = Panels::new(&images, config)?;
     let mut records = Vec::new();
     let mut done = Vec::new();

@@ -49,9 +49,10 @@ pub fn differences(configs: &[&Config]) -> Result<Vec<(String, Vec<String>)>> {
             .map(|config| {
                 let found = config.iter().find(|(known, _)| known == key);
                 let value = found.map(|(_, value)| value.as_str()).unwrap_or_default();
-                match key == "data.split" && value.starts_with("fold_") {
-                    true => "folds".to_string(),
-                    false => value.to_string(),
+                if key == "data.split" && value.starts_with("fold_") {
+                    "folds".to_string()
+                } else {
+                    value.to_string()
                 }
             })
             .collect();

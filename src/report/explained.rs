@@ -67,9 +67,10 @@ pub fn measures(run: &Path, split: Split) -> Result<Option<Measures>> {
                 path.display()
             )
         })?;
-        let of = match name.starts_with("explain_evaluate") {
-            true => measures.split.unwrap_or(Split::Test),
-            false => split,
+        let of = if name.starts_with("explain_evaluate") {
+            measures.split.unwrap_or(Split::Test)
+        } else {
+            split
         };
         if of == split {
             return Ok(Some(measures));
@@ -144,10 +145,8 @@ fn figures_in(folder: &Path, model: Option<&str>) -> Result<Vec<Figure>> {
             continue;
         }
         let maps = folder.join("maps").join(format!("{stem}.safetensors"));
-        let image = match maps.exists() {
-            true => WeightsFile::open(&maps)?.metadata().remove("image"),
-            false => None,
-        };
+        let image =
+            if maps.exists() { WeightsFile::open(&maps)?.metadata().remove("image") } else { None };
         figures.push(Figure {
             image: image.unwrap_or_else(|| stem.to_string()),
             model: model.map(str::to_string),

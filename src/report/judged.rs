@@ -94,10 +94,7 @@ pub struct Boards {
 /// The test split, or validation where a run that is done has no test images.
 pub fn usual_split(runs: &[FoundRun]) -> Split {
     let mut done = runs.iter().filter_map(FoundRun::outcome);
-    match done.any(|outcome| outcome.test.is_none()) {
-        true => Split::Val,
-        false => Split::Test,
-    }
+    if done.any(|outcome| outcome.test.is_none()) { Split::Val } else { Split::Test }
 }
 
 /// Judges every model that has a seed with all its runs done. Models are compared where they were

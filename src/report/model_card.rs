@@ -172,11 +172,10 @@ fn results(summary: &Value) -> String {
         }
     }
     let intervals = METRICS.iter().any(|(_, key)| summary["val"][format!("{key}_ci")].is_array());
-    text + match intervals {
-        true => {
-            "\nIn brackets 95 % intervals over the images of the split, for these weights; another seed varies more.\n"
-        }
-        false => "\nOne run; no intervals were computed.\n",
+    text + if intervals {
+        "\nIn brackets 95 % intervals over the images of the split, for these weights; another seed varies more.\n"
+    } else {
+        "\nOne run; no intervals were computed.\n"
     }
 }
 

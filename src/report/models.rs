@@ -103,9 +103,10 @@ pub fn group(runs: &[FoundRun], split: Split) -> Result<Grouped> {
 fn is_copy(a: &FoundRun, b: &FoundRun, split: Split) -> Result<bool> {
     let read = |run: &FoundRun| {
         let path = RunDir::predictions_in(&run.folder, split);
-        match path.exists() {
-            true => fs::read(&path).with_context(|| format!("cannot read {}", path.display())),
-            false => Ok(Vec::new()),
+        if path.exists() {
+            fs::read(&path).with_context(|| format!("cannot read {}", path.display()))
+        } else {
+            Ok(Vec::new())
         }
     };
     Ok(read(a)? == read(b)?)

@@ -68,10 +68,7 @@ impl Axis {
         let half = (to / 2.0 - from / 2.0) * (1.0 + 2.0 * MARGIN);
         let middle = from / 2.0 + to / 2.0;
         // Equal values, or so large ones that nothing between them can be told apart.
-        let half = match middle + half > middle {
-            true => half,
-            false => (middle.abs() * 0.01).max(0.5),
-        };
+        let half = if middle + half > middle { half } else { (middle.abs() * 0.01).max(0.5) };
         Self { from: (middle - half).max(f64::MIN), to: (middle + half).min(f64::MAX) }
     }
 
@@ -114,10 +111,8 @@ fn draw_axes(canvas: &mut RgbImage, axis: &Axis) {
             set(canvas, x, TOP + i, LINE);
             set(canvas, LEFT + i, y, LINE);
         }
-        let label = match tick.abs() < 1e5 {
-            true => format!("{tick:.digits$}"),
-            false => format!("{tick:.0e}"),
-        };
+        let label =
+            if tick.abs() < 1e5 { format!("{tick:.digits$}") } else { format!("{tick:.0e}") };
         let width = letters.width(&label);
         let under = (x.saturating_sub(width / 2), TOP + SIDE + 8);
         write(canvas, under, &label, letters, FAINT);

@@ -99,10 +99,7 @@ pub fn find(folders: &[PathBuf]) -> Result<Vec<FoundRun>> {
 
 fn run_folders(source: &Path) -> Result<(Kind, Vec<PathBuf>)> {
     if !source.is_dir() {
-        let what = match source.exists() {
-            true => "is a file",
-            false => "does not exist",
-        };
+        let what = if source.exists() { "is a file" } else { "does not exist" };
         bail!(
             "{} {what}: name run directories, sweeps' or cross-validations' folders",
             source.display()
@@ -156,10 +153,7 @@ fn read(folder: PathBuf, real: &Path, source: &Path, kind: Kind) -> Result<Found
         name: name.to_string_lossy().into_owned(),
         source: source.to_path_buf(),
         kind,
-        config: match config.exists() {
-            true => Some(Config::load(&config, &[])?),
-            false => None,
-        },
+        config: if config.exists() { Some(Config::load(&config, &[])?) } else { None },
         epochs: RunDir::metrics_in(&folder)?,
         progress,
         folder,

@@ -96,9 +96,10 @@ impl Plan {
                 splits.into_iter().map(Some).collect()
             }
         };
-        let seeds: Vec<Option<u64>> = match definition.seeds.is_empty() {
-            true => vec![None],
-            false => definition.seeds.iter().copied().map(Some).collect(),
+        let seeds: Vec<Option<u64>> = if definition.seeds.is_empty() {
+            vec![None]
+        } else {
+            definition.seeds.iter().copied().map(Some).collect()
         };
         let points = points(definition)?;
         if points.len().saturating_mul(folds.len() * seeds.len()) > MOST_RUNS {

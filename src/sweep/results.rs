@@ -126,10 +126,8 @@ pub fn collect(plan: &Plan, root: &Path) -> Result<Results> {
         State::Done(outcome) => Some(outcome),
         _ => None,
     });
-    let split = match done.clone().any(|outcome| outcome.test.is_none()) {
-        true => Split::Val,
-        false => Split::Test,
-    };
+    let split =
+        if done.clone().any(|outcome| outcome.test.is_none()) { Split::Val } else { Split::Test };
     let judged = judged_points(plan, &states, root, split)?;
     let (comparisons, note) = comparisons(&judged);
     let results = Results {

@@ -102,11 +102,10 @@ impl Failure {
     /// Forgets the failure of the run in a folder, if there is one, so that it is run again.
     pub(super) fn clear(folder: &Path) -> Result<()> {
         let path = Self::path(folder);
-        match path.exists() {
-            true => {
-                fs::remove_file(&path).with_context(|| format!("cannot remove {}", path.display()))
-            }
-            false => Ok(()),
+        if path.exists() {
+            fs::remove_file(&path).with_context(|| format!("cannot remove {}", path.display()))
+        } else {
+            Ok(())
         }
     }
 }

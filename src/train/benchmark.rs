@@ -126,10 +126,7 @@ impl Bench<'_> {
         let (seed, batch_size) = (self.config.seed, self.config.train.batch_size);
         let (workers, images) = (self.config.data.workers, Arc::clone(&self.images));
         (0..).flat_map(move |epoch| {
-            let pass = match train {
-                true => Pass::Train { seed, epoch },
-                false => Pass::Evaluate,
-            };
+            let pass = if train { Pass::Train { seed, epoch } } else { Pass::Evaluate };
             let options =
                 LoaderOptions { drop_last: true, ..LoaderOptions::new(pass, batch_size, workers) };
             let (loader, error) = match Loader::new(Arc::clone(&images), options) {

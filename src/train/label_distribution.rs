@@ -28,10 +28,10 @@ impl LabelDistribution {
         let (low, high) = votes().fold((f32::INFINITY, f32::NEG_INFINITY), |(low, high), &vote| {
             (low.min(vote), high.max(vote))
         });
-        let voted = match low < high {
-            true => [low.into(), high.into()],
-            // All raters agree about everything: there must be some width to divide.
-            false => [f64::from(low) - 0.5, f64::from(high) + 0.5],
+        let voted = if low < high {
+            [low.into(), high.into()]
+        } else {
+            [f64::from(low) - 0.5, f64::from(high) + 0.5]
         };
         Ok(Self {
             bins: config.bins.max(2) as usize,

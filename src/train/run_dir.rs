@@ -253,10 +253,7 @@ impl RunDir {
     /// The file cannot be read.
     pub fn metrics_in(root: &Path) -> Result<Vec<EpochRecord>> {
         let path = root.join(METRICS);
-        match path.exists() {
-            true => read_epochs(&path, usize::MAX),
-            false => Ok(Vec::new()),
-        }
+        if path.exists() { read_epochs(&path, usize::MAX) } else { Ok(Vec::new()) }
     }
 
     /// The first `epochs` lines of `metrics.jsonl`.

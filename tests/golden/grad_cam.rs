@@ -61,11 +61,10 @@ fn check(prefix: &str, branch: &str, preset: &str, sizes: &[&str]) {
         let grid = case.tensor("cam_grid");
         let side = cam.size()[2];
         let apart = (scaled(&grid, side).unwrap() - &cam).abs().max().double_value(&[]);
-        match apart < 1e-3 {
-            true => assert_close(&format!("{name}: cam_grid"), &map.grid.select(1, 0), &grid, 1e-4),
-            false => {
-                eprintln!("{name}: cam_grid is not compared, it is off its own cam by {apart:.2}")
-            }
+        if apart < 1e-3 {
+            assert_close(&format!("{name}: cam_grid"), &map.grid.select(1, 0), &grid, 1e-4)
+        } else {
+            eprintln!("{name}: cam_grid is not compared, it is off its own cam by {apart:.2}")
         }
         let unused = net.parameters().into_iter().all(|(_, p)| !p.grad().defined());
         assert!(unused, "{name}: a map left gradients in the network");

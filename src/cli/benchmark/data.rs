@@ -57,9 +57,10 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         memory_images: args.memory_images,
     };
     let report = benchmark(&settings, say)?;
-    match args.json {
-        true => print_json(&report)?,
-        false => print(&text(&report))?,
+    if args.json {
+        print_json(&report)?
+    } else {
+        print(&text(&report))?
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -78,9 +78,10 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         }
     })?;
     let results = collect(&plan, &root)?;
-    match args.json {
-        true => print_json(&results)?,
-        false => print(&report(&results))?,
+    if args.json {
+        print_json(&results)?
+    } else {
+        print(&report(&results))?
     }
     let console = Console::from(args.console);
     console.tell(&format!("all metrics: {0}/results.csv, {0}/results.json", root.display()));

@@ -21,9 +21,10 @@ pub(crate) fn mix(config: &AugmentConfig, batch: &mut HostBatch, draws: &mut Dra
         (true, true) => draws.unit() < 0.5,
         (blends, _) => blends,
     };
-    let kept = match blends {
-        true => blend_images(batch, draws.beta(config.mixup) as f32),
-        false => paste_images(batch, draws.beta(config.cutmix), draws),
+    let kept = if blends {
+        blend_images(batch, draws.beta(config.mixup) as f32)
+    } else {
+        paste_images(batch, draws.beta(config.cutmix), draws)
     };
     mix_labels(batch, kept);
 }
@@ -85,9 +86,10 @@ fn mix_labels(batch: &mut HostBatch, kept: f32) {
     before.rotate_right(1);
     for (votes, before) in batch.votes.iter_mut().zip(before) {
         // Where one of the two has no votes, neither has the mixture.
-        *votes = match votes.is_empty() || before.is_empty() {
-            true => Vec::new(),
-            false => [scaled(votes, kept), scaled(&before, 1.0 - kept)].concat(),
+        *votes = if votes.is_empty() || before.is_empty() {
+            Vec::new()
+        } else {
+            [scaled(votes, kept), scaled(&before, 1.0 - kept)].concat()
         };
     }
 }

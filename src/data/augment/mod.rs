@@ -104,9 +104,10 @@ impl Drawn {
     /// Each augmentation has a stream of draws of its own, so that none moves another's.
     fn new(augment: &AugmentConfig, size: usize, draws: impl Fn(&str) -> Draws) -> Self {
         let whole = Frame { left: 0.0, top: 0.0, width: 1.0, height: 1.0 };
-        let flip = match draws("flip").unit() < augment.horizontal_flip {
-            true => Warp::MIRROR,
-            false => Warp::IDENTITY,
+        let flip = if draws("flip").unit() < augment.horizontal_flip {
+            Warp::MIRROR
+        } else {
+            Warp::IDENTITY
         };
         let degrees = draws("rotate").uniform(-augment.rotation, augment.rotation);
         let mut warp =

@@ -31,10 +31,7 @@ pub struct Contrast {
 /// same. Up to 25 models are all compared in pairs, more of them each with the first, which should
 /// be the best.
 pub fn contrasts(models: &[&Replicates]) -> Vec<Contrast> {
-    let firsts = match models.len() <= MOST_IN_PAIRS {
-        true => models.len(),
-        false => 1,
-    };
+    let firsts = if models.len() <= MOST_IN_PAIRS { models.len() } else { 1 };
     let pairs: Vec<(usize, usize)> =
         (0..firsts).flat_map(|a| (a + 1..models.len()).map(move |b| (a, b))).collect();
     let mut all = Vec::new();

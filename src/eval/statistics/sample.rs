@@ -150,12 +150,13 @@ pub fn aligned(sets: &[&Predictions]) -> Result<Vec<Sample>> {
         );
         let (ours, theirs) = (rows(&sets[0]), rows(other));
         if let Some((a, b)) = ours.iter().zip(&theirs).find(|(a, b)| a != b) {
-            match a.0 == b.0 {
-                true => bail!("{} has the target {} and {}", a.0, a.1, b.1),
-                false => bail!(
+            if a.0 == b.0 {
+                bail!("{} has the target {} and {}", a.0, a.1, b.1)
+            } else {
+                bail!(
                     "the images are not the same: {} stands in one set of predictions only",
                     (&a.0).min(&b.0)
-                ),
+                )
             }
         }
     }

@@ -94,10 +94,7 @@ pub fn load_branch(
     };
     let pretrained = Pretrained {
         path,
-        state_dict: match config.weights_ema {
-            true => StateDict::Ema,
-            false => StateDict::Model,
-        },
+        state_dict: if config.weights_ema { StateDict::Ema } else { StateDict::Model },
         strict: config.strict,
     };
     let (key, file) = (format!("model.{branch}.weights"), path.display());

@@ -231,9 +231,10 @@ impl Chart {
 
     /// The label of a row, above its line.
     pub fn label(&mut self, row: f64, text: &str) {
-        let shown: String = match text.chars().count() > LONGEST {
-            true => text.chars().take(LONGEST - 1).chain(['…']).collect(),
-            false => text.to_string(),
+        let shown: String = if text.chars().count() > LONGEST {
+            text.chars().take(LONGEST - 1).chain(['…']).collect()
+        } else {
+            text.to_string()
         };
         let _ = write!(
             self.body,

@@ -232,9 +232,10 @@ pub fn by_group(report: &Report, detail: &Detail) -> Option<String> {
             });
             let rows: Vec<Row> = rows.collect();
             let label = format!("{}: {name} by {}", judged.name, breakdown.by);
-            match rows.is_empty() {
-                true => String::new(),
-                false => intervals(&label, &format!("{name} ({unit}), 95 % interval"), &rows, zero),
+            if rows.is_empty() {
+                String::new()
+            } else {
+                intervals(&label, &format!("{name} ({unit}), 95 % interval"), &rows, zero)
             }
         };
     // Groups of a sex and an ethnicity are many, and stand in the table.

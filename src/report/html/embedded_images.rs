@@ -85,17 +85,18 @@ fn worst_of(report: &Report, detail: &Detail, images: &EmbeddedImages) -> String
     let mut order: Vec<usize> = (0..sizes.len()).collect();
     order.sort_by(|&a, &b| sizes[b].total_cmp(&sizes[a]));
     let mut note = String::new();
-    let sources = match images.left_out {
-        true => HashMap::new(),
-        false => images
-            .sources(&report.models[judged.model], report.split)
-            .unwrap_or_else(|error| {
-                note = format!(
-                    "<p class=\"note\">The images are not shown: {}. --data-root names the data set's folder.</p>\n",
-                    escape(&format!("{error:#}"))
-                );
-                HashMap::new()
-            }),
+    let sources = if images.left_out {
+        HashMap::new()
+    } else {
+        images
+    .sources(&report.models[judged.model], report.split)
+    .unwrap_or_else(|error| {
+        note = format!(
+            "<p class=\"note\">The images are not shown: {}. --data-root names the data set's folder.</p>\n",
+            escape(&format!("{error:#}"))
+        );
+        HashMap::new()
+    })
     };
     let figures = order.into_iter().take(WORST).map(|row| {
         let name = &set.images[row];
@@ -131,10 +132,7 @@ pub fn explained(report: &Report, images: &EmbeddedImages) -> String {
         }
         let figures = of.iter().take(FIGURES).map(|figure| {
             let name = figure.image.rsplit('/').next().unwrap_or(&figure.image);
-            let shown = match images.left_out {
-                true => None,
-                false => read_image(&figure.file).ok(),
-            };
+            let shown = if images.left_out { None } else { read_image(&figure.file).ok() };
             let shown = shown.and_then(|image| embedded(&image, FIGURE_SIDE, 85, name));
             format!(
                 "<figure title=\"{}\">{}<figcaption>{}</figcaption></figure>\n",

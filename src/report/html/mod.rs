@@ -78,9 +78,10 @@ impl Report {
             Some(text + "</p>\n")
         });
         let text: String = sentences.take(3).collect();
-        match text.is_empty() {
-            true => "<p class=\"lead\">No run is done yet.</p>\n".to_string(),
-            false => text,
+        if text.is_empty() {
+            "<p class=\"lead\">No run is done yet.</p>\n".to_string()
+        } else {
+            text
         }
     }
 
@@ -117,18 +118,19 @@ impl Report {
         add("models", "Models", models);
         let mut differences = of("differences");
         for table in tables.iter().filter(|table| table.key.starts_with("comparisons")) {
-            differences += &match Report::is_for_people(table) {
-                true => format!(
+            differences += &if Report::is_for_people(table) {
+                format!(
                     "<details><summary>{} ({})</summary>{}</details>\n",
                     escape(&table.title),
                     table.rows.len(),
                     table.to_html()
-                ),
-                false => format!(
+                )
+            } else {
+                format!(
                     "<p class=\"note\">{}: {} pairs, in the CSV file.</p>\n",
                     escape(&table.title),
                     table.rows.len()
-                ),
+                )
             };
         }
         add("differences", "Which differences are real", differences);
@@ -169,10 +171,7 @@ impl Report {
     fn notes_list(&self) -> String {
         let notes: String =
             self.notes.iter().map(|note| format!("<li>{}</li>", escape(note))).collect();
-        match notes.is_empty() {
-            true => notes,
-            false => format!("<ul class=\"notes\">{notes}</ul>\n"),
-        }
+        if notes.is_empty() { notes } else { format!("<ul class=\"notes\">{notes}</ul>\n") }
     }
 
     fn scatters(&self) -> String {
@@ -250,9 +249,10 @@ fn table_of(tables: &[Table], name: &str, at: usize, titled: bool) -> String {
     let Some(table) = of.nth(at) else {
         return String::new();
     };
-    match titled {
-        true => format!("<h3>{}</h3>\n{}", escape(&table.title), table.to_html()),
-        false => table.to_html(),
+    if titled {
+        format!("<h3>{}</h3>\n{}", escape(&table.title), table.to_html())
+    } else {
+        table.to_html()
     }
 }
 

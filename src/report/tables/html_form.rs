@@ -36,10 +36,7 @@ impl Table {
 
 fn cell(cell: &Cell) -> String {
     // A number's minus is as wide as its plus.
-    let minus = |text: String| match cell.is_text() {
-        true => text,
-        false => text.replace('-', "−"),
-    };
+    let minus = |text: String| if cell.is_text() { text } else { text.replace('-', "−") };
     let mut text = minus(escape(&cell.shown()));
     if cell.is_best() {
         text = format!("<strong>{text}</strong>");

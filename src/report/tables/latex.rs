@@ -30,10 +30,8 @@ fn cell(cell: &Cell) -> String {
         Some(rest) if !rest.starts_with('-') => format!("$-${rest}"),
         _ => text.replacen('+', "$+$", 1),
     };
-    let mut text = match cell.is_text() {
-        true => escape(&cell.shown()),
-        false => math(&escape(&cell.shown())),
-    };
+    let mut text =
+        if cell.is_text() { escape(&cell.shown()) } else { math(&escape(&cell.shown())) };
     if cell.is_best() {
         text = format!("\\textbf{{{text}}}");
     }

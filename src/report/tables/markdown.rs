@@ -8,10 +8,10 @@ impl Table {
         let line = |cells: Vec<String>| format!("| {} |\n", cells.join(" | "));
         let mut text = format!("## {}\n\n", escape(&self.title));
         text += &line(self.columns.iter().map(|column| escape(&column.title)).collect());
-        let rule = self.columns.iter().map(|column| match column.words {
-            true => "---".to_string(),
-            false => "---:".to_string(),
-        });
+        let rule = self
+            .columns
+            .iter()
+            .map(|column| if column.words { "---".to_string() } else { "---:".to_string() });
         text += &line(rule.collect());
         for row in &self.rows {
             text += &line(row.iter().map(cell).collect());

@@ -89,10 +89,9 @@ impl Cell {
                 true => format!("{value:+.4}"),
                 false => format!("{value:.4}"),
             }),
-            Cell::P(p) => or_dash(*p, &|p| match p < 0.001 {
-                true => "< 0.001".to_string(),
-                false => format!("{p:.3}"),
-            }),
+            Cell::P(p) => {
+                or_dash(*p, &|p| if p < 0.001 { "< 0.001".to_string() } else { format!("{p:.3}") })
+            }
             Cell::Empty => String::new(),
         }
     }

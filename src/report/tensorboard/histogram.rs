@@ -45,13 +45,12 @@ impl Histogram {
         if min > max {
             return Ok(None);
         }
-        let (limits, counts) = match min < max {
-            true => (limits(min, max), counts(tensors, min, max)?),
-            false => {
-                let count = tensors.iter().map(|tensor| Ok(finite(tensor)?.numel()));
-                let count = count.sum::<Result<usize>>()?;
-                (vec![max], vec![count as f64])
-            }
+        let (limits, counts) = if min < max {
+            (limits(min, max), counts(tensors, min, max)?)
+        } else {
+            let count = tensors.iter().map(|tensor| Ok(finite(tensor)?.numel()));
+            let count = count.sum::<Result<usize>>()?;
+            (vec![max], vec![count as f64])
         };
         Ok(Some(Self { min, max, sum, sum_squares, limits, counts }))
     }

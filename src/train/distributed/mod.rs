@@ -128,10 +128,7 @@ impl Ranks {
         for other in 0..size {
             job.wait_for(&ready(other))?;
         }
-        let backend = match device.is_cuda() && has_nccl() {
-            true => Backend::Nccl,
-            false => Backend::Gloo,
-        };
+        let backend = if device.is_cuda() && has_nccl() { Backend::Nccl } else { Backend::Gloo };
         let group = ProcessGroup::join(&job.store, rank, size, backend, COLLECTIVE_TIMEOUT)
             .map_err(Broken)
             .context(
@@ -281,13 +278,10 @@ impl Job {
     fn join(environment: Environment, lost: OnLost) -> Result<Self> {
         let Environment { rank, size, ref address, serves, join_timeout, .. } = environment;
         let place = format!("{}:{}", address.host, address.port);
-        let store = Store::open(address, serves, join_timeout).with_context(|| match serves {
-            true => format!("cannot serve the ranks' store at {place} (MASTER_ADDR and MASTER_PORT)"),
-            false => format!(
-                "cannot reach rank 0 at {place} within {} s (MASTER_ADDR, MASTER_PORT; VMB_JOIN_TIMEOUT for more seconds)",
-                join_timeout.as_secs()
-            ),
-        })?;
+        let store = Store::open(address, serves, join_timeout).with_context(|| if serves { format!("cannot serve the ranks' store at {place} (MASTER_ADDR and MASTER_PORT)") } else { format!(
+            "cannot reach rank 0 at {place} within {} s (MASTER_ADDR, MASTER_PORT; VMB_JOIN_TIMEOUT for more seconds)",
+            join_timeout.as_secs()
+        ) })?;
         let came = store.add(&format!("came/{rank}"), 1)?;
         ensure!(came == 1, "two processes have RANK={rank} at {place}");
         store.set(&monitor::key(rank), b"1")?;

@@ -159,10 +159,7 @@ impl Optimizer {
                 params: &group.params,
                 grads,
                 lr: rates[usize::from(key.backbone)] * key.lr_scale(),
-                weight_decay: match key.decayed {
-                    true => self.config.weight_decay,
-                    false => 0.0,
-                },
+                weight_decay: if key.decayed { self.config.weight_decay } else { 0.0 },
             })?;
         }
         Ok(norm)

@@ -41,15 +41,13 @@ impl Parts {
     fn new(config: &Config, ranks: &Ranks, begins: bool) -> Result<Self> {
         let device = ranks.connect(device::select(config.device)?)?;
         let splits = Splits::load(config)?;
-        let ahead = match begins {
-            true => Some(batches(config, ranks, &splits.train, 0, 0)?),
-            false => None,
-        };
+        let ahead = if begins { Some(batches(config, ranks, &splits.train, 0, 0)?) } else { None };
         let criterion = Criterion::new(&config.train, splits.train.samples())?;
         tch::manual_seed(seed_of(config.seed, u64::MAX));
-        let net = match begins && ranks.is_first() {
-            true => BeautyNet::new(config, device)?,
-            false => BeautyNet::without_pretrained(config, device)?,
+        let net = if begins && ranks.is_first() {
+            BeautyNet::new(config, device)?
+        } else {
+            BeautyNet::without_pretrained(config, device)?
         };
         Ok(Self { splits, criterion, net, ahead })
     }
@@ -64,9 +62,10 @@ impl<'a> Trainer<'a> {
         config.check_image_sizes()?;
         let ranks = &options.ranks;
         if options.resume {
-            let run = match ranks.is_first() {
-                true => RunDir::resume(root, config)?,
-                false => RunDir::of_first_rank(root),
+            let run = if ranks.is_first() {
+                RunDir::resume(root, config)?
+            } else {
+                RunDir::of_first_rank(root)
             };
             return Self::resume(config, run, options);
         }
@@ -85,9 +84,10 @@ impl<'a> Trainer<'a> {
                 command: "train",
             }));
         }
-        let run = match ranks.is_first() {
-            true => RunDir::create(root, config)?,
-            false => RunDir::of_first_rank(root),
+        let run = if ranks.is_first() {
+            RunDir::create(root, config)?
+        } else {
+            RunDir::of_first_rank(root)
         };
         let mut trainer = Self::new(config, run, parts, options);
         trainer.note_starting_weights()?;
@@ -150,14 +150,15 @@ impl<'a> Trainer<'a> {
         if !trainer.run.checkpoint().exists() {
             trainer.note_starting_weights()?;
         }
-        let saved = match ranks.is_first() {
-            true => checkpoint::load(
+        let saved = if ranks.is_first() {
+            checkpoint::load(
                 &trainer.run,
                 &trainer.net,
                 &mut trainer.optimizer,
                 trainer.ema.as_mut(),
-            )?,
-            false => None,
+            )?
+        } else {
+            None
         };
         if let Some(progress) = saved {
             ensure!(

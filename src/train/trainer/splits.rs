@@ -31,9 +31,10 @@ impl Splits {
             skipped: dataset.skipped.len(),
             train: images(dataset.train)?,
             val: images(dataset.val)?,
-            test: match config.train.evaluate_test && !dataset.test.is_empty() {
-                true => Some(images(dataset.test)?),
-                false => None,
+            test: if config.train.evaluate_test && !dataset.test.is_empty() {
+                Some(images(dataset.test)?)
+            } else {
+                None
             },
         })
     }

@@ -28,13 +28,12 @@ impl Trainer<'_> {
         let loss = self.backward(batches)?.double_value(&[]);
         self.gradients.finish()?;
         let rates = self.optimizer.rates(&self.schedule, self.progress.steps);
-        let grad_norm = match loss.is_finite() {
-            true => {
-                let clip = self.config.train.clip_grad_norm;
-                let scale = &mut self.progress.loss_scale;
-                self.optimizer.step_scaled(scale, rates, clip)?
-            }
-            false => f64::NAN,
+        let grad_norm = if loss.is_finite() {
+            let clip = self.config.train.clip_grad_norm;
+            let scale = &mut self.progress.loss_scale;
+            self.optimizer.step_scaled(scale, rates, clip)?
+        } else {
+            f64::NAN
         };
         let scaled_down = !grad_norm.is_finite()
             && loss.is_finite()
