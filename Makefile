@@ -39,7 +39,7 @@ distributed: gloo
 
 test-distributed: gloo
 	cargo test --release --features $(FEATURES) --lib distributed
-	cargo test --release --features $(FEATURES) --test distributed
+	cargo test --release --features $(FEATURES) --test cli distributed
 
 build: setup
 	cargo build --release
@@ -55,7 +55,7 @@ test-report: build
 	python3 -B tests/browser/check_report.py
 
 test-explain: setup
-	cargo test --release --test explain_faces -- --ignored --nocapture --test-threads 1
+	cargo test --release --test cli explain_faces -- --ignored --nocapture --test-threads 1
 
 kernel-tools: python
 	@python3 scripts/setup.py --kernel-tests

@@ -1,0 +1,486 @@
+//! The program itself, on small synthetic data sets in a temporary directory.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+
+use image::{Rgb, RgbImage};
+use serde_json::Value;
+use vm_beautynet::eval::predictions::Predictions;
+
+use crate::sandbox::{SMALL, Sandbox};
+
+fn bytes(path: &Path) -> Vec<u8> {
+    fs::read(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+/// Every tensor's bytes by name: two files with the same tensors may differ in what their headers
+/// say of time.
+fn tensors(path: &Path) -> BTreeMap<String, Vec<u8>> {
+    let file = bytes(path);
+    let whole = safetensors::SafeTensors::deserialize(&file).unwrap();
+    let list = whole.tensors().into_iter();
+    list.map(|(name, view)| (name, view.data().to_vec())).collect()
+}
+
+/// Lines of metrics.jsonl without what depends on the clock.
+fn metrics(run: &Path) -> Vec<Value> {
+    let text = fs::read_to_string(run.join("metrics.jsonl")).unwrap();
+    text.lines()
+        .map(|line| {
+            let mut value: Value = serde_json::from_str(line).unwrap();
+            let object = value.as_object_mut().unwrap();
+            for key in ["seconds", "images_per_second", "data_wait"] {
+                object.remove(key);
+            }
+            value
+        })
+        .collect()
+}
+
+#[test]
+fn a_run_fills_its_directory_and_the_other_commands_read_it() {
+    let sandbox = Sandbox::new();
+    let table = sandbox.done(&["train", "small.yaml", "--output", "run"]);
+    assert!(table.contains("linear model") && table.contains("test"), "{table}");
+    let run = sandbox.path("run");
+    for name in [
+        "config.yaml",
+        "summary.json",
+        "metrics.jsonl",
+        "predictions_val.csv",
+        "predictions_test.csv",
+        "best.safetensors",
+        "last.safetensors",
+        "state/checkpoint.safetensors",
+        "tensorboard",
+    ] {
+        assert!(run.join(name).exists(), "{name}");
+    }
+    let summary: Value = serde_json::from_slice(&bytes(&run.join("summary.json"))).unwrap();
+    assert_eq!(summary["test"]["n"], 16);
+    assert_eq!(summary["epochs"], 3);
+    assert!(summary["commit"].is_string());
+    assert_eq!(metrics(&run).len(), 3);
+    let predictions = fs::read_to_string(run.join("predictions_test.csv")).unwrap();
+    assert!(predictions.starts_with("image,target,prediction"));
+    assert_eq!(predictions.lines().count(), 17);
+
+    // evaluate reads the same weights and gets the same metrics, and the same file of predictions
+    // for who wants it.
+    let evaluated = sandbox.json(&["evaluate", "run", "--predictions", "asked.csv", "--json"]);
+    let read = |path: &str| Predictions::read(&sandbox.path(path)).unwrap();
+    let (asked, written) = (read("asked.csv"), read("run/predictions_test.csv"));
+    assert_eq!(asked.images, written.images);
+    assert_eq!(asked.targets, written.targets);
+    for (asked, written) in asked.predictions.iter().zip(&written.predictions) {
+        assert!((asked - written).abs() < 1e-5, "{asked} is not {written}");
+    }
+    assert_eq!(asked.predictions.len(), 16);
+    for key in ["mae", "rmse"] {
+        let (a, b) = (evaluated[key].as_f64().unwrap(), summary["test"][key].as_f64().unwrap());
+        assert!((a - b).abs() < 1e-6, "{key}: {a} is not {b}");
+    }
+    // The resolved config runs again, to the same weights.
+    sandbox.done(&["train", "run/config.yaml", "--output", "again"]);
+    let again = sandbox.path("again");
+    assert_eq!(metrics(&run), metrics(&again));
+    for weights in ["best.safetensors", "last.safetensors"] {
+        assert_eq!(bytes(&run.join(weights)), bytes(&again.join(weights)), "{weights}");
+    }
+}
+
+#[test]
+fn weights_do_not_depend_on_the_number_of_workers_or_on_tensorboard() {
+    let sandbox = Sandbox::new();
+    let last = |name: &str, set: &[&str]| {
+        let mut arguments = vec!["train", "small.yaml", "--output", name];
+        arguments.extend(set.iter().flat_map(|set| ["--set", set]));
+        sandbox.done(&arguments);
+        tensors(&sandbox.path(name).join("last.safetensors"))
+    };
+    let one = last("one", &["data.workers=1"]);
+    let three = last("three", &["data.workers=3", "train.tensorboard=false"]);
+    assert_eq!(one, three);
+}
+
+#[test]
+fn a_start_that_fails_leaves_no_run_directory_behind() {
+    let sandbox = Sandbox::new();
+    let absent =
+        ["train", "small.yaml", "--set", "data.dataset=csv", "--set", "data.root=absent.csv"];
+    let (_, errors) = sandbox.fails(&absent);
+    assert!(errors.contains("absent.csv"), "{errors}");
+    assert!(!sandbox.path("runs").exists());
+}
+
+#[test]
+fn resuming_with_other_data_is_refused() {
+    let sandbox = Sandbox::new();
+    fs::create_dir(sandbox.path("set")).unwrap();
+    let mut rows = String::from("image,score,split\n");
+    for i in 0..8u8 {
+        let image = RgbImage::from_fn(20, 20, |x, y| Rgb([x as u8 * 9, y as u8 * 9, i * 30]));
+        image.save(sandbox.path("set").join(format!("{i}.png"))).unwrap();
+        rows += &format!("{i}.png,{i},{}\n", if i < 6 { "train" } else { "val" });
+    }
+    fs::write(sandbox.path("set/list.csv"), &rows).unwrap();
+    let csv = SMALL.replace("dataset: synthetic", "dataset: csv, root: set/list.csv");
+    fs::write(sandbox.path("csv.yaml"), csv).unwrap();
+    sandbox.done(&["train", "csv.yaml", "--output", "run"]);
+    fs::write(sandbox.path("set/list.csv"), rows.replace("3.png,3", "3.png,4")).unwrap();
+    let (_, errors) = sandbox.fails(&["train", "csv.yaml", "--output", "run", "--resume"]);
+    assert!(errors.contains("data set is not the one"), "{errors}");
+}
+
+#[test]
+fn a_second_run_takes_the_next_free_directory_and_never_overwrites() {
+    let sandbox = Sandbox::new();
+    let arguments = ["train", "small.yaml", "--set", "train.epochs=1"];
+    sandbox.done(&arguments);
+    sandbox.done(&arguments);
+    assert!(sandbox.path("runs/small/summary.json").exists());
+    assert!(sandbox.path("runs/small-2/summary.json").exists());
+    let (code, errors) = sandbox.fails(&["train", "small.yaml", "--output", "runs/small"]);
+    assert_eq!(code, 1);
+    assert!(errors.contains("--resume"), "{errors}");
+}
+
+/// The tensors whose names have a prefix, without it.
+fn with_prefix(tensors: &BTreeMap<String, Vec<u8>>, prefix: &str) -> BTreeMap<String, Vec<u8>> {
+    let named = tensors.iter();
+    named
+        .filter_map(|(name, bytes)| Some((name.strip_prefix(prefix)?.to_string(), bytes.clone())))
+        .collect()
+}
+
+#[test]
+fn fine_tuning_options_hold_still_what_they_name() {
+    let sandbox = Sandbox::new();
+    let last = |name: &str, set: &[&str]| {
+        let mut arguments = vec!["train", "small.yaml", "--output", name];
+        let depth = ["train.epochs=2", "model.vit.depth=2"];
+        arguments.extend(depth.iter().chain(set).flat_map(|set| ["--set", set]));
+        sandbox.done(&arguments);
+        tensors(&sandbox.path(name).join("last.safetensors"))
+    };
+    // A backbone at a rate of 0 keeps its first weights, and the head learns.
+    let resting = last("resting", &["train.optimizer.backbone_lr=0"]);
+    let plain = last("plain", &[]);
+    assert_ne!(with_prefix(&plain, "head."), with_prefix(&resting, "head."));
+
+    let frozen = last("frozen", &["train.freeze.vit=all"]);
+    assert_eq!(with_prefix(&frozen, "vit."), with_prefix(&resting, "vit."));
+    assert_ne!(with_prefix(&frozen, "mamba."), with_prefix(&resting, "mamba."));
+
+    let first = last("first", &["train.freeze={vit: 1, mamba: all}"]);
+    for still in ["vit.patch_embed.", "vit.pos_embed", "vit.blocks.0.", "mamba."] {
+        assert_eq!(with_prefix(&first, still), with_prefix(&resting, still), "{still}");
+    }
+    for moving in ["vit.blocks.1.", "vit.norm."] {
+        assert_ne!(with_prefix(&first, moving), with_prefix(&resting, moving), "{moving}");
+    }
+
+    let thawed = last("thawed", &["train.freeze={vit: all, epochs: 1}"]);
+    assert_ne!(with_prefix(&thawed, "vit."), with_prefix(&resting, "vit."));
+    assert_ne!(thawed, plain);
+
+    let decayed = last("decayed", &["train.optimizer.layer_decay=0.5"]);
+    assert_ne!(with_prefix(&decayed, "vit.blocks.0."), with_prefix(&plain, "vit.blocks.0."));
+}
+
+#[test]
+fn the_average_of_the_weights_is_what_is_measured_and_kept_and_training_does_not_feel_it() {
+    let sandbox = Sandbox::new();
+    sandbox.done(&["train", "small.yaml", "--output", "plain"]);
+    let averaged = ["--set", "train.ema_decay=0.9"];
+    sandbox.done(&[&["train", "small.yaml", "--output", "averaged"], &averaged[..]].concat());
+    let plain = tensors(&sandbox.path("plain/last.safetensors"));
+    let kept = tensors(&sandbox.path("averaged/last.safetensors"));
+    let checkpoint = tensors(&sandbox.path("averaged/state/checkpoint.safetensors"));
+    assert_eq!(with_prefix(&checkpoint, "model."), plain);
+    assert_eq!(with_prefix(&checkpoint, "ema."), kept);
+    assert_ne!(kept, plain);
+    let mae = |run: &str| metrics(&sandbox.path(run))[2]["val"]["mae"].clone();
+    assert_ne!(mae("plain"), mae("averaged"));
+    let evaluated =
+        sandbox.json(&["evaluate", "averaged/last.safetensors", "--split", "val", "--json"]);
+    let (a, b) = (evaluated["mae"].as_f64().unwrap(), mae("averaged").as_f64().unwrap());
+    assert!((a - b).abs() < 1e-6, "{a} is not {b}");
+}
+
+#[test]
+fn an_export_has_the_published_names_and_a_model_card() {
+    let sandbox = Sandbox::new();
+    sandbox.train_one_epoch("run");
+    let best = tensors(&sandbox.path("run/best.safetensors"));
+    let listed = sandbox.done(&["export", "run", "--format", "safetensors", "--output", "out"]);
+    assert_eq!(listed.lines().count(), 5, "{listed}");
+    for branch in ["vit", "mamba"] {
+        let exported = tensors(&sandbox.path(&format!("out/{branch}.safetensors")));
+        assert_eq!(exported, with_prefix(&best, &format!("{branch}.")));
+    }
+    let card = fs::read_to_string(sandbox.path("out/README.md")).unwrap();
+    let summary: Value = serde_json::from_slice(&bytes(&sandbox.path("run/summary.json"))).unwrap();
+    let mae = format!("{:.4}", summary["test"]["mae"].as_f64().unwrap());
+    for words in
+        [&mae, "48 images to train", "must not be used to judge", "vit_micro_patch8_64", "seed: 7"]
+    {
+        assert!(card.contains(words), "{words} is not in\n{card}");
+    }
+    // The whole network goes on as it was.
+    image(&sandbox.path("face.png"));
+    let predict = |run: &str| sandbox.done(&["predict", run, "face.png", "--format", "csv"]);
+    assert_eq!(predict("out/model.safetensors"), predict("run"));
+
+    sandbox.done(&["export", "run", "--format", "timm", "--output", "timm"]);
+    let config: Value =
+        serde_json::from_slice(&bytes(&sandbox.path("timm/vit/config.json"))).unwrap();
+    assert_eq!(config["model_args"]["embed_dim"], 24);
+    let exported = tensors(&sandbox.path("timm/vit/model.safetensors"));
+    assert_eq!(exported, with_prefix(&best, "vit."));
+    // What was given back starts another run.
+    let set = "model={vit: {weights: out/vit.safetensors}, mamba: {weights: timm/mamba/model.pth}}";
+    sandbox.done(&[
+        "train",
+        "small.yaml",
+        "--output",
+        "tuned",
+        "--set",
+        set,
+        "--set",
+        "train.freeze={vit: all, mamba: all}",
+        "--set",
+        "train.epochs=1",
+    ]);
+    let tuned = tensors(&sandbox.path("tuned/last.safetensors"));
+    for branch in ["vit.", "mamba."] {
+        assert_eq!(with_prefix(&tuned, branch), with_prefix(&best, branch));
+    }
+    // Nobody else can build a convolutional stem.
+    let set = "model.mamba={name: vim_micro_patch8_64, stem: conv, depth: 1, embed_dim: 24}";
+    let train = ["train", "small.yaml", "--output", "conv", "--set", set];
+    sandbox.done(&[&train[..], &["--set", "train.epochs=1"]].concat());
+    let (code, error) = sandbox.fails(&["export", "conv", "--format", "timm", "--output", "no"]);
+    assert!(code == 1 && error.contains("model.mamba.stem: conv"), "{error}");
+    sandbox.done(&["export", "conv", "--output", "conv_out"]);
+    let card = fs::read_to_string(sandbox.path("conv_out/README.md")).unwrap();
+    assert!(card.contains("a convolutional stem, 1 blocks"), "{card}");
+    // Metrics belong to the best weights only.
+    sandbox.done(&["export", "run/last.safetensors", "--output", "last"]);
+    let card = fs::read_to_string(sandbox.path("last/README.md")).unwrap();
+    assert!(card.contains("No metrics") && !card.contains(&mae), "{card}");
+}
+
+fn image(path: &Path) {
+    RgbImage::from_fn(50, 40, |x, y| Rgb([x as u8 * 5, y as u8 * 6, 90])).save(path).unwrap();
+}
+
+#[test]
+fn predict_and_features_read_images_and_report_those_that_cannot_be_read() {
+    let sandbox = Sandbox::new();
+    sandbox.train_one_epoch("run");
+    fs::create_dir(sandbox.path("faces")).unwrap();
+    for (i, name) in ["a.png", "b.jpg"].iter().enumerate() {
+        let image = RgbImage::from_fn(50, 40, |x, y| Rgb([x as u8 * 5, y as u8 * 6, i as u8 * 90]));
+        image.save(sandbox.path("faces").join(name)).unwrap();
+    }
+    let predicted = sandbox.json(&["predict", "run", "faces", "--format", "json"]);
+    assert_eq!(predicted["predictions"].as_array().unwrap().len(), 2);
+    assert!(predicted["predictions"][0]["weight_vit"].is_number());
+    let csv = sandbox.done(&["predict", "run", "faces/a.png", "--format", "csv"]);
+    assert!(csv.starts_with("image,score,weight_vit,weight_mamba\nfaces/a.png,"), "{csv}");
+
+    fs::write(sandbox.path("faces/broken.jpg"), b"not an image").unwrap();
+    let output = sandbox.run(&["predict", "run", "faces"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("broken.jpg"));
+    assert!(
+        String::from_utf8_lossy(&output.stdout).contains("b.jpg"),
+        "the others are predicted all the same"
+    );
+
+    sandbox.done(&["features", "run", "faces/a.png", "faces/b.jpg", "--output", "f.safetensors"]);
+    let file = bytes(&sandbox.path("f.safetensors"));
+    let features = safetensors::SafeTensors::deserialize(&file).unwrap();
+    let shape = |name: &str| features.tensor(name).unwrap().shape().to_vec();
+    assert_eq!([shape("vit"), shape("mamba"), shape("fused")], [[2, 24], [2, 24], [2, 16]]);
+    assert_eq!(shape("score"), [2]);
+}
+
+#[test]
+fn features_of_an_input_tensor_are_the_reference_implementations() {
+    let sandbox = Sandbox::new();
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/golden");
+    for (branch, sizes) in [("vit", "num_heads: 3"), ("mamba", "d_state: 16")] {
+        let prefix = if branch == "vit" { "vit" } else { "vim" };
+        let weights = golden.join(format!("{prefix}_small_case_weights.safetensors"));
+        let config = format!(
+            "model:\n  {branch}: {{name: {prefix}_tiny_patch16_224, weights: {weights:?}, image_size: 48, patch_size: 8, embed_dim: 48, depth: 3, {sizes}}}\n  fusion: {{strategy: {branch}_only}}\n"
+        );
+        fs::write(sandbox.path("golden.yaml"), config).unwrap();
+        let case = golden.join(format!("{prefix}_small_case.safetensors"));
+        sandbox.done(&[
+            "features",
+            "golden.yaml",
+            "--input-tensor",
+            case.to_str().unwrap(),
+            "--output",
+            "f.safetensors",
+        ]);
+        let read = |path: &Path, name: &str| -> Vec<f32> {
+            let file = bytes(path);
+            let tensors = safetensors::SafeTensors::deserialize(&file).unwrap();
+            let data = tensors.tensor(name).unwrap().data().to_vec();
+            data.chunks(4).map(|c| f32::from_le_bytes(c.try_into().unwrap())).collect()
+        };
+        let (ours, expected) =
+            (read(&sandbox.path("f.safetensors"), branch), read(&case, "features"));
+        assert_eq!(ours.len(), expected.len());
+        let largest = expected.iter().fold(0f32, |m, x| m.max(x.abs()));
+        for (a, b) in ours.iter().zip(&expected) {
+            assert!((a - b).abs() <= 1e-4 * largest, "{branch}: {a} is not {b}");
+        }
+    }
+}
+
+#[test]
+fn wrong_configs_and_usage_end_with_2_and_say_what_to_do() {
+    let sandbox = Sandbox::new();
+    fs::write(sandbox.path("typo.yaml"), "train:\n  epoch: 3\n").unwrap();
+    let (code, errors) = sandbox.fails(&["train", "typo.yaml"]);
+    assert_eq!(code, 2);
+    assert!(errors.contains("typo.yaml:2") && errors.contains("train.epochs"), "{errors}");
+    assert_eq!(sandbox.fails(&["train", "absent.yaml"]).0, 2);
+    assert_eq!(sandbox.fails(&["train"]).0, 2);
+    assert_eq!(sandbox.fails(&["trian", "small.yaml"]).0, 2);
+    let (code, errors) =
+        sandbox.fails(&["train", "small.yaml", "--set", "model.fusion.strategy=gatd"]);
+    assert_eq!(code, 2);
+    assert!(errors.contains("gated"), "{errors}");
+}
+
+#[test]
+fn failures_end_with_1_and_name_the_file() {
+    let sandbox = Sandbox::new();
+    let (code, errors) = sandbox.fails(&["evaluate", "nowhere"]);
+    assert_eq!(code, 1);
+    assert!(errors.contains("nowhere"), "{errors}");
+    fs::create_dir(sandbox.path("empty")).unwrap();
+    let (_, errors) = sandbox.fails(&["predict", "empty", "x.jpg"]);
+    assert!(errors.contains("best.safetensors"), "{errors}");
+    let (code, errors) =
+        sandbox.fails(&["train", "small.yaml", "--set", "model.vit.weights=absent.safetensors"]);
+    assert_ne!(code, 0);
+    assert!(errors.contains("absent.safetensors"), "{errors}");
+    let (_, errors) = sandbox.fails(&["train", "small.yaml", "--output", "small.yaml/run"]);
+    assert!(errors.contains("small.yaml/run"), "{errors}");
+}
+
+#[test]
+fn doctor_and_summary_print_one_json_object() {
+    let sandbox = Sandbox::new();
+    let doctor = sandbox.json(&["doctor", "--json"]);
+    assert_eq!(doctor["sound"], true);
+    assert!(doctor["libtorch"].as_str().unwrap().starts_with("2."));
+    let summary = sandbox.json(&["summary", "small.yaml", "--json"]);
+    let layers = summary["layers"].as_array().unwrap();
+    let total: i64 = layers.iter().map(|layer| layer["parameters"].as_i64().unwrap()).sum();
+    assert_eq!(summary["parameters"], total);
+    let bytes = summary["activation_bytes"].as_i64().unwrap();
+    assert!(bytes > 0);
+    assert_eq!(summary["activation_bytes_of_batch"], 16 * bytes);
+    assert_eq!(summary["flops"].as_i64(), summary["multiply_adds"].as_i64().map(|n| 2 * n));
+    let table = sandbox.done(&["summary", "small.yaml"]);
+    assert!(table.contains("mamba.layers.0") && table.contains("total"), "{table}");
+}
+
+#[test]
+fn completions_name_every_subcommand() {
+    let sandbox = Sandbox::new();
+    let script = sandbox.done(&["completions", "bash"]);
+    for name in [
+        "train",
+        "evaluate",
+        "predict",
+        "features",
+        "cross-validate",
+        "sweep",
+        "export",
+        "summary",
+        "data",
+        "benchmark",
+        "doctor",
+    ] {
+        assert!(script.contains(name), "{name}");
+    }
+}
+
+#[test]
+fn data_check_prints_one_json_object_and_finds_what_is_wrong() {
+    let sandbox = Sandbox::new();
+    fs::create_dir(sandbox.path("set")).unwrap();
+    let mut rows = String::from("image,score,split\n");
+    for i in 0..6 {
+        let image = RgbImage::from_fn(20, 20, |x, y| Rgb([x as u8 * 9, y as u8 * 9, i * 40]));
+        image.save(sandbox.path("set").join(format!("{i}.png"))).unwrap();
+        let split = ["train", "train", "train", "val", "val", "test"][i as usize];
+        rows += &format!("{i}.png,{},{split}\n", i + 1);
+    }
+    rows += "gone.png,3,train\n";
+    fs::write(sandbox.path("set/list.csv"), rows).unwrap();
+    fs::write(sandbox.path("set/0.png"), b"").unwrap();
+    fs::write(
+        sandbox.path("csv.yaml"),
+        SMALL.replace("dataset: synthetic", "dataset: csv, root: set/list.csv"),
+    )
+    .unwrap();
+    let report = sandbox.json(&["data", "check", "csv.yaml", "--json"]);
+    assert_eq!(report["missing"][0]["id"], "gone.png");
+    assert_eq!(report["unreadable"][0]["id"], "0.png");
+    // Training leaves those two out and says so.
+    let output = sandbox.run(&["train", "csv.yaml", "--output", "run", "--set", "train.epochs=1"]);
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{errors}");
+    assert!(
+        errors.contains("2 images to train")
+            && errors.contains("2 rows of the data set were left out"),
+        "{errors}"
+    );
+}
+
+#[test]
+fn benchmark_scan_prints_every_case_as_json_and_as_a_table() {
+    let sandbox = Sandbox::new();
+    let small = ["benchmark", "scan", "--shape", "1,20,40,4", "--runs", "2"];
+    let report = sandbox.json(&[&small[..], &["--json"]].concat());
+    let cases = report["cases"].as_array().unwrap();
+    let passes: Vec<_> = cases.iter().map(|case| (&case["layout"], &case["pass"])).collect();
+    let expected =
+        [("bdl", "forward"), ("bdl", "backward"), ("bld", "forward"), ("bld", "backward")];
+    assert!(
+        passes
+            .iter()
+            .zip(expected)
+            .all(|(found, (layout, pass))| *found.0 == layout && *found.1 == pass)
+    );
+    assert_eq!(cases.len(), 4);
+    for case in cases {
+        assert_eq!(case["shape"], serde_json::json!([1, 20, 40, 4]));
+        let number = |key: &str| case[key].as_f64().unwrap_or_else(|| panic!("{key}: {case}"));
+        let quotient = number("eager_ms") / number("ours_ms");
+        assert!((number("ratio") - quotient).abs() <= 1e-9 * quotient);
+        for key in ["limit_fraction", "ours_peak_bytes", "eager_peak_bytes", "inputs_outputs_bytes"]
+        {
+            assert!(number(key) > 0.0, "{key}: {case}");
+        }
+    }
+    let table = sandbox.done(&small);
+    assert!(table.contains("[1, 20, 40, 4]") && table.contains("backward"), "{table}");
+    let mixer = sandbox.json(&["benchmark", "scan", "--mixer", "--runs", "1", "--json"]);
+    let parts = mixer["mixer"]["parts"].as_array().unwrap();
+    assert!(parts.iter().any(|part| part["name"] == "selective scan" && part["gemm"] == false));
+    assert!(mixer["mixer"]["whole"]["backward_ms"].as_f64().unwrap() > 0.0);
+    let (code, errors) = sandbox.fails(&["benchmark", "scan", "--shape", "1,2,3"]);
+    assert!(code == 2 && errors.contains("four positive sizes"), "{errors}");
+}

@@ -1,0 +1,262 @@
+//! Runs that are killed or asked to stop, and go on: they end as those that were not.
+
+use std::fs;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use serde_json::Value;
+
+use crate::sandbox::Sandbox;
+use crate::sandbox::run::{CHECKPOINT, progress, tensors, train_arguments};
+
+/// With all that has a state: an average of the weights, a branch that is let go on the way,
+/// dropout, augmentation, threads that decode, and checkpoints as often as can be.
+const SETTINGS: [&str; 5] = [
+    "train.epochs=40",
+    "train.ema_decay=0.9",
+    "train.freeze={vit: all, epochs: 5}",
+    "model.vit.drop_path=0.2",
+    "train.checkpoint_minutes=0.00001",
+];
+
+fn start(sandbox: &Sandbox, arguments: &[&str]) -> Child {
+    let mut command = sandbox.command(arguments);
+    command.stdout(Stdio::null()).stderr(Stdio::piped());
+    command.spawn().unwrap()
+}
+
+/// A file's lines of JSON without what a clock says.
+fn without_times(file: &Path) -> Vec<Value> {
+    let text = fs::read_to_string(file).unwrap();
+    let mut lines: Vec<Value> = match serde_json::from_str(&text) {
+        Ok(whole) => vec![whole],
+        Err(_) => text.lines().map(|line| serde_json::from_str(line).unwrap()).collect(),
+    };
+    for line in &mut lines {
+        for clock in ["seconds", "images_per_second", "data_wait"] {
+            line.as_object_mut().unwrap().remove(clock);
+        }
+    }
+    lines
+}
+
+/// All that a run leaves behind is the same: files byte by byte where no clock is in them.
+fn assert_same(run: &Path, whole: &Path, what: &str) {
+    for file in [
+        "best.safetensors",
+        "last.safetensors",
+        "predictions_val.csv",
+        "predictions_test.csv",
+        "config.yaml",
+    ] {
+        let [a, b] = [run, whole].map(|root| fs::read(root.join(file)).unwrap());
+        assert!(a == b, "{what}: {file}");
+    }
+    for file in ["metrics.jsonl", "summary.json"] {
+        assert_eq!(without_times(&run.join(file)), without_times(&whole.join(file)), "{what}");
+    }
+    let [a, b] = [run, whole].map(|root| tensors(&root.join(CHECKPOINT)));
+    assert!(a.len() > 100 && a == b, "{what}: the checkpoint's tensors");
+    for folder in [run.to_path_buf(), run.join("state")] {
+        for entry in fs::read_dir(folder).unwrap() {
+            let name = entry.unwrap().file_name();
+            assert!(!name.to_string_lossy().starts_with('.'), "{what}: {name:?} is left");
+        }
+    }
+}
+
+#[test]
+fn runs_killed_at_twenty_random_moments_end_as_one_that_was_not() {
+    let sandbox = Sandbox::new();
+    let asked = Instant::now();
+    sandbox.done(&train_arguments("whole", &SETTINGS));
+    let whole_time = asked.elapsed();
+    // Other moments on every run: what they hit depends on the machine's pace anyway.
+    let mut random = ChaCha8Rng::seed_from_u64(std::process::id().into());
+    let (mut kills, mut runs, mut within) = (0, 0, 0);
+    while kills < 20 {
+        runs += 1;
+        let name = format!("run{runs}");
+        let run = sandbox.path(&name);
+        let first = train_arguments(&name, &SETTINGS);
+        let mut moments = Vec::new();
+        loop {
+            let goes_on = run.join("config.yaml").exists();
+            let resume: &[&str] = if goes_on { &["--resume"] } else { &[] };
+            let mut child = start(&sandbox, &[&first, resume].concat());
+            sleep(whole_time.mul_f64(random.random_range(0.02..0.6)));
+            if let Some(status) = child.try_wait().unwrap() {
+                assert!(status.success(), "{:?}", child.wait_with_output());
+                break;
+            }
+            child.kill().unwrap();
+            child.wait().unwrap();
+            kills += 1;
+            // Whatever stands under a final name is whole.
+            for file in ["best.safetensors", "last.safetensors", CHECKPOINT] {
+                let file = run.join(file);
+                assert!(!file.exists() || !tensors(&file).is_empty());
+            }
+            if run.join(CHECKPOINT).exists() {
+                let progress = progress(&run);
+                let batches = progress["within"]["batches"].as_u64().unwrap();
+                within += usize::from(batches > 0);
+                moments.push(format!("{}.{batches}", progress["epochs"]));
+            }
+        }
+        assert_same(&run, &sandbox.path("whole"), &format!("killed after {}", moments.join(", ")));
+    }
+    assert!(within > 0, "no kill found a checkpoint within an epoch");
+}
+
+fn send(signal: &str, child: &Child) {
+    let status = Command::new("kill").args([signal, &child.id().to_string()]).status();
+    assert!(status.unwrap().success());
+}
+
+fn wait_for(what: &str, mut there: impl FnMut() -> bool) {
+    let asked = Instant::now();
+    while !there() {
+        assert!(asked.elapsed() < Duration::from_secs(60), "{what} did not come");
+        sleep(Duration::from_millis(5));
+    }
+}
+
+/// Starts a run, sends the signal once there is a checkpoint, and returns exit code and stderr.
+fn stopped(
+    sandbox: &Sandbox,
+    arguments: &[&str],
+    run: &str,
+    signal: &str,
+) -> (Option<i32>, String) {
+    let child = start(sandbox, arguments);
+    let checkpoint = sandbox.path(run).join(CHECKPOINT);
+    wait_for("a checkpoint", || checkpoint.exists());
+    send(signal, &child);
+    let output = child.wait_with_output().unwrap();
+    (output.status.code(), String::from_utf8(output.stderr).unwrap())
+}
+
+#[test]
+fn signals_end_a_run_after_its_step_with_a_checkpoint() {
+    let sandbox = Sandbox::new();
+    sandbox.done(&train_arguments("whole", &SETTINGS));
+    for (signal, name, code) in [("-INT", "SIGINT", 130), ("-TERM", "SIGTERM", 143)] {
+        let first = train_arguments(name, &SETTINGS);
+        let (found, errors) = stopped(&sandbox, &first, name, signal);
+        assert_eq!(found, Some(code), "{errors}");
+        let message = errors.lines().last().unwrap();
+        assert!(message.starts_with(&format!("stopped by {name} after ")), "{errors}");
+        // What it says to go on with does.
+        let (_, command) = message.split_once("vmbeauty ").unwrap();
+        sandbox.done(&command.split(' ').collect::<Vec<_>>());
+        assert_same(&sandbox.path(name), &sandbox.path("whole"), name);
+    }
+}
+
+#[test]
+fn a_stopped_run_with_tensorboard_ends_as_a_whole_one_without() {
+    let sandbox = Sandbox::new();
+    let off = [&SETTINGS[..], &["train.tensorboard=false"]].concat();
+    sandbox.done(&train_arguments("whole", &off));
+    let first = train_arguments("run", &SETTINGS);
+    let (code, errors) = stopped(&sandbox, &first, "run", "-TERM");
+    assert_eq!(code, Some(143), "{errors}");
+    sandbox.done(&[&first[..], &["--resume"]].concat());
+    let [run, whole] = ["run", "whole"].map(|run| sandbox.path(run));
+    for file in ["best.safetensors", "last.safetensors", CHECKPOINT] {
+        let [a, b] = [&run, &whole].map(|root| tensors(&root.join(file)));
+        assert!(a.len() > 20 && a == b, "{file}");
+    }
+    for file in ["predictions_val.csv", "predictions_test.csv"] {
+        let [a, b] = [&run, &whole].map(|root| fs::read(root.join(file)).unwrap());
+        assert!(a == b, "{file}");
+    }
+}
+
+#[test]
+fn a_signal_while_validating_keeps_the_epochs_steps() {
+    let sandbox = Sandbox::new();
+    let set = [
+        "data.synthetic={train: 32, val: 2000, test: 16}",
+        "train.ema_decay=0.9",
+        "train.epochs=2",
+    ];
+    sandbox.done(&train_arguments("whole", &set));
+    let first = train_arguments("run", &[&set[..], &["train.checkpoint_minutes=0.00001"]].concat());
+    let child = start(&sandbox, &first);
+    let run = sandbox.path("run");
+    wait_for("the first epoch's last step", || {
+        run.join(CHECKPOINT).exists() && progress(&run)["within"]["batches"] == 2
+    });
+    sleep(Duration::from_millis(50));
+    send("-TERM", &child);
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(143), "{output:?}");
+    let progress = progress(&run);
+    assert_eq!((&progress["epochs"], &progress["within"]["batches"]), (&0.into(), &2.into()));
+    assert!(!run.join("metrics.jsonl").exists());
+    sandbox.done(&[&first[..], &["--resume"]].concat());
+    for file in ["best.safetensors", "last.safetensors"] {
+        let [a, b] = [&run, &sandbox.path("whole")].map(|root| tensors(&root.join(file)));
+        assert!(a == b, "{file}");
+    }
+}
+
+#[test]
+fn checkpoints_within_an_epoch_come_as_often_as_the_config_says() {
+    let sandbox = Sandbox::new();
+    let long = "data.synthetic={train: 100000, val: 16, test: 16}";
+    for (minutes, expected) in [("0.001", true), ("null", false), ("10", false)] {
+        let every = format!("train.checkpoint_minutes={minutes}");
+        let name = format!("run{minutes}");
+        let mut child = start(&sandbox, &train_arguments(&name, &[long, &every]));
+        let log = sandbox.path(&name).join("tensorboard");
+        wait_for("the first step", || log.exists());
+        sleep(Duration::from_millis(1500));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert_eq!(sandbox.path(&name).join(CHECKPOINT).exists(), expected, "{minutes}");
+    }
+}
+
+#[test]
+fn a_run_stopped_before_a_last_batch_of_one_image_resumes() {
+    let sandbox = Sandbox::new();
+    let set = [
+        "data.synthetic={train: 3, val: 4, test: 4}",
+        "train.batch_size=2",
+        "train.epochs=100000",
+        "train.tensorboard=false",
+    ];
+    let run = sandbox.path("run");
+    let arguments = train_arguments("run", &set);
+    let resumed = [&arguments[..], &["--resume"]].concat();
+    // Every second step ends before such a batch; each try stops after the step that a random
+    // moment falls into.
+    let found = (0..20).any(|attempt| {
+        let child = start(&sandbox, if attempt == 0 { &arguments } else { &resumed });
+        let epochs =
+            || fs::read_to_string(run.join("metrics.jsonl")).map_or(0, |text| text.lines().count());
+        let before = epochs();
+        wait_for("an epoch", || epochs() > before);
+        sleep(Duration::from_millis(37 * attempt % 50));
+        send("-TERM", &child);
+        let output = child.wait_with_output().unwrap();
+        assert_eq!(output.status.code(), Some(143), "{output:?}");
+        progress(&run)["within"]["batches"] == 1
+    });
+    assert!(found, "no stop fell before a batch of one image");
+    let mut child = start(&sandbox, &resumed);
+    let file = run.join("metrics.jsonl");
+    let lines = || fs::read_to_string(&file).unwrap().lines().count();
+    let before = lines();
+    wait_for("the next epochs", || lines() > before + 2 || child.try_wait().unwrap().is_some());
+    assert!(lines() > before + 2, "{:?}", child.wait_with_output().unwrap());
+    child.kill().unwrap();
+    child.wait().unwrap();
+}

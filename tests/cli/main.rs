@@ -1,0 +1,21 @@
+//! Tests that run the program, `vmbeauty`, as a user does.
+
+mod commands;
+mod data;
+#[cfg(feature = "distributed")]
+mod distributed;
+mod explain;
+mod explain_faces;
+mod images;
+#[cfg(unix)]
+mod interrupted;
+mod observe;
+mod precision;
+mod pretrain;
+mod readme;
+mod recipe;
+mod report;
+mod sandbox;
+mod sweep;
+#[cfg(not(feature = "distributed"))]
+mod without_distributed;

@@ -1,0 +1,317 @@
+//! How a run is watched: TensorBoard's files, the console, and what is kept of where the numbers
+//! come from.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::process::Output;
+
+use protobuf::Message;
+use serde_json::Value;
+use tensorboard_proto::api::Status;
+use tensorboard_proto::plugin_hparams::HParamsPluginData;
+
+use crate::sandbox::Sandbox;
+use crate::sandbox::events::{events, values};
+use crate::sandbox::run::{epochs, largest_difference, progress, train_arguments};
+
+const SHORT: &str = "train.epochs=2";
+
+fn errors(output: &Output) -> String {
+    String::from_utf8(output.stderr.clone()).unwrap()
+}
+
+/// The lines of stderr, each of which must be an object with `event` and `time`.
+fn json_lines(output: &Output) -> Vec<Value> {
+    let lines: Vec<Value> = errors(output)
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap_or_else(|_| panic!("{line} is not JSON")))
+        .collect();
+    for line in &lines {
+        assert!(line["event"].is_string() && line["time"].is_f64(), "{line}");
+    }
+    lines
+}
+
+fn named(lines: &[Value]) -> Vec<&str> {
+    lines.iter().map(|line| line["event"].as_str().unwrap()).collect()
+}
+
+#[test]
+fn tensorboard_has_images_histograms_and_hyperparameters() {
+    let sandbox = Sandbox::new();
+    sandbox.done(&train_arguments("run", &[SHORT, "train.accumulate=2"]));
+    let run = sandbox.path("run");
+    let events = events(&run);
+    let last_step = epochs(&run)[1]["step"].as_i64().unwrap();
+    let ends = vec![last_step / 2, last_step];
+    let steps = |tag: &str| -> Vec<i64> {
+        let values = values(&events, tag);
+        values.iter().map(|(step, _)| *step).collect()
+    };
+
+    let first = values(&events, "train/first_batch");
+    let (step, grid) = &first[0];
+    assert_eq!((first.len(), *step), (1, 1));
+    // 16 images of 32 pixels in rows of eight.
+    let grid = image::load_from_memory(grid.get_image().get_encoded_image_string()).unwrap();
+    assert_eq!((grid.width(), grid.height()), (8 * 36 + 4, 2 * 36 + 4));
+    let colors: BTreeSet<[u8; 3]> = grid.to_rgb8().pixels().map(|pixel| pixel.0).collect();
+    assert!(colors.len() > 500, "{} colors", colors.len());
+    assert_eq!(steps("val/predicted_against_true"), ends);
+
+    for module in ["vit.blocks.0", "mamba.layers.0", "mamba.patch_embed", "fusion", "head"] {
+        for kind in ["weights", "gradients"] {
+            assert_eq!(steps(&format!("{kind}/{module}")), ends, "{kind}/{module}");
+        }
+    }
+    let weights = |epoch: usize| values(&events, "weights/head")[epoch].1.clone();
+    let [first, second] = [weights(0), weights(1)];
+    assert_ne!(first.get_histo(), second.get_histo());
+    // 16 x 16 and 16 of the hidden layer, 16 and 1 of the last.
+    assert_eq!(first.get_histo().get_num(), 289.0);
+
+    let hparams = |name: &str| {
+        let found = values(&events, &format!("_hparams_/{name}"));
+        assert_eq!(found.len(), 1, "{name}");
+        let plugin = found[0].1.get_metadata().get_plugin_data();
+        assert_eq!(plugin.get_plugin_name(), "hparams");
+        HParamsPluginData::parse_from_bytes(plugin.get_content()).unwrap()
+    };
+    let start = hparams("session_start_info");
+    let start = start.get_session_start_info().get_hparams();
+    assert_eq!(start["train.optimizer.lr"].get_number_value(), 1e-3);
+    assert_eq!(start["train.loss"].get_string_value(), "mse");
+    // What runs are compared by.
+    for split in ["val", "test"] {
+        for metric in ["pc", "mae", "rmse", "srcc"] {
+            let tag = format!("best_{split}/{metric}");
+            assert_eq!(steps(&tag), [last_step], "{tag}");
+        }
+    }
+    let end = hparams("session_end_info");
+    let status = end.get_session_end_info().get_status();
+    assert_eq!(status, Status::STATUS_SUCCESS);
+}
+
+#[test]
+fn without_tensorboard_there_is_no_event_file() {
+    let sandbox = Sandbox::new();
+    let off = ["train.epochs=1", "train.tensorboard=false"];
+    sandbox.done(&train_arguments("off", &off));
+    assert!(!sandbox.path("off/tensorboard").exists());
+}
+
+#[test]
+fn a_tensorboard_folder_that_cannot_be_written_costs_one_warning() {
+    let sandbox = Sandbox::new();
+    sandbox.done(&train_arguments("whole", &[SHORT]));
+    fs::create_dir(sandbox.path("run")).unwrap();
+    fs::write(sandbox.path("run/tensorboard"), "in the way").unwrap();
+    let output = sandbox.run(&[&train_arguments("run", &[SHORT])[..], &["--quiet"]].concat());
+    let errors = errors(&output);
+    assert!(output.status.success(), "{errors}");
+    assert_eq!(errors.lines().count(), 1, "{errors}");
+    for part in ["warning: TensorBoard is off", "run/tensorboard"] {
+        assert!(errors.contains(part), "{errors}");
+    }
+    let runs = ["whole", "run"].map(|run| sandbox.path(run));
+    assert_eq!(largest_difference([&runs[0], &runs[1]]), 0.0);
+}
+
+/// Needs `unshare` and the right to mount: the test says so and ends where there is none.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_disk_of_tensorboards_that_is_full_costs_one_warning() {
+    use std::process::Command;
+
+    let sandbox = Sandbox::new();
+    let folder = sandbox.path("run/tensorboard");
+    fs::create_dir_all(&folder).unwrap();
+    // A run writes about 200 KB.
+    let mount =
+        format!("mount -t tmpfs -o size=16k tmpfs {} || exit 99; exec \"$@\"", folder.display());
+    let train = sandbox.command(&[&train_arguments("run", &[SHORT])[..], &["--quiet"]].concat());
+    let output = Command::new("unshare")
+        .args(["--map-root-user", "--mount", "sh", "-c", &mount, "sh"])
+        .arg(train.get_program())
+        .args(train.get_args())
+        .current_dir(sandbox.path("."))
+        .output();
+    let Some(output) = output.ok().filter(|output| {
+        let code = output.status.code();
+        code != Some(99) && !errors(output).starts_with("unshare: ")
+    }) else {
+        eprintln!("not tested: no file system can be mounted here");
+        return;
+    };
+    let errors = errors(&output);
+    assert!(output.status.success(), "{errors}");
+    assert_eq!(errors.lines().count(), 1, "{errors}");
+    assert!(errors.contains("TensorBoard is off from here on"), "{errors}");
+    assert!(sandbox.path("run/summary.json").exists());
+}
+
+#[test]
+fn quiet_leaves_the_table_and_errors() {
+    let sandbox = Sandbox::new();
+    let arguments = train_arguments("run", &["train.epochs=1"]);
+    let output = sandbox.run(&[&arguments[..], &["--quiet"]].concat());
+    assert!(output.status.success());
+    assert_eq!(errors(&output), "");
+    let table = String::from_utf8(output.stdout).unwrap();
+    assert!(table.starts_with("split") && table.contains("linear model"));
+    // Loud, the same table, and an epoch's line.
+    let loud = sandbox.run(&train_arguments("loud", &["train.epochs=1"]));
+    assert_eq!(String::from_utf8_lossy(&loud.stdout), table);
+    assert!(errors(&loud).contains("epoch   1/1  loss "));
+
+    let (code, text) = sandbox.fails(&[&arguments[..], &["-q"]].concat());
+    assert_eq!(code, 1);
+    assert!(text.starts_with("error: run holds a run already"), "{text}");
+    assert_eq!(text.lines().count(), 1);
+}
+
+#[test]
+fn a_log_in_json_has_an_object_a_line() {
+    let sandbox = Sandbox::new();
+    let json = ["--log-format", "json"];
+    let arguments = [&train_arguments("run", &[SHORT])[..], &json].concat();
+    let output = sandbox.run(&arguments);
+    assert!(output.status.success());
+    assert!(output.stdout.starts_with(b"split"));
+    let lines = json_lines(&output);
+    assert_eq!(named(&lines), ["start", "epoch", "epoch", "end"]);
+    assert_eq!(lines[0]["run"], "run");
+    assert_eq!(lines[0]["seed"], 7);
+    assert_eq!(lines[0]["images"]["train"], 48);
+    // An epoch's line has what its line of metrics.jsonl has.
+    for (line, epoch) in lines[1..].iter().zip(epochs(&sandbox.path("run"))) {
+        for (key, value) in epoch.as_object().unwrap() {
+            assert_eq!(&line[key], value, "{key}");
+        }
+    }
+    assert_eq!((&lines[3]["status"], &lines[3]["epochs"]), (&"done".into(), &2.into()));
+    assert!(lines[3]["test"]["mae"].is_f64());
+
+    // Failures and warnings are lines too, however quiet it is.
+    for (arguments, code) in [
+        (&train_arguments("run", &[SHORT])[..], 1),
+        (&["train", "small.yaml", "--set", "train.epochs=0"][..], 2),
+    ] {
+        let output = sandbox.run(&[arguments, &json, &["--quiet"]].concat()[..]);
+        assert_eq!(output.status.code(), Some(code));
+        let lines = json_lines(&output);
+        assert_eq!(named(&lines), ["end"]);
+        let found = (&lines[0]["status"], &lines[0]["exit_code"]);
+        assert_eq!(found, (&"failed".into(), &code.into()));
+        assert!(lines[0]["message"].as_str().unwrap().len() > 10);
+    }
+    fs::create_dir(sandbox.path("warned")).unwrap();
+    fs::write(sandbox.path("warned/tensorboard"), "").unwrap();
+    let arguments = train_arguments("warned", &["train.epochs=1"]);
+    let output = sandbox.run(&[&arguments[..], &json, &["--quiet"]].concat());
+    let lines = json_lines(&output);
+    assert_eq!(named(&lines), ["warning"]);
+    assert!(lines[0]["message"].as_str().unwrap().contains("TensorBoard"));
+}
+
+#[test]
+fn cross_validations_and_sweeps_are_quiet_and_speak_json_too() {
+    let sandbox = Sandbox::new();
+    let sweep = "
+name: two
+base: small.yaml
+set: {train.epochs: 1}
+axes: {train.optimizer.lr: [1.0e-3, 2.0e-3]}
+";
+    fs::write(sandbox.path("two.yaml"), sweep).unwrap();
+    let folds = ["cross-validate", "small.yaml", "--folds", "2", "--set", "train.epochs=1"];
+    let fold_events = ["start", "epoch", "start", "epoch", "end"];
+    let run_events = ["start", "run", "run", "run", "run", "end"];
+    for (arguments, expected) in
+        [(&folds[..], &fold_events[..]), (&["sweep", "two.yaml"][..], &run_events[..])]
+    {
+        let output = |extra: &[&str]| {
+            let name = format!("{}-{}", arguments[0], extra.len());
+            let output = ["--output", name.as_str()];
+            sandbox.run(&[arguments, extra, &output].concat())
+        };
+        let quiet = output(&["--quiet"]);
+        assert!(quiet.status.success() && !quiet.stdout.is_empty());
+        assert_eq!(errors(&quiet), "");
+        let lines = json_lines(&output(&["--log-format", "json"]));
+        assert_eq!(named(&lines), expected);
+        assert_eq!(lines.last().unwrap()["status"], "done");
+    }
+}
+
+/// Needs `script`, which gives a program a terminal: the test says so and ends where there is none.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_terminal_gets_a_bar_with_loss_rate_speed_and_time_left() {
+    use std::process::{Command, Stdio};
+
+    let sandbox = Sandbox::new();
+    let many = "data.synthetic={train: 600, val: 16, test: 16}";
+    for (name, extra, drawn) in [("bar", "", true), ("quiet", "--quiet", false)] {
+        let program = sandbox.command(&[]);
+        let line = format!(
+            "stty cols 160; {} train small.yaml --set '{many}' --set {SHORT} --output {name} {extra}",
+            program.get_program().display()
+        );
+        let output = Command::new("script")
+            .args(["--quiet", "--return", "--command", &line, "/dev/null"])
+            .current_dir(sandbox.path("."))
+            .stdin(Stdio::null())
+            .env("TERM", "xterm")
+            .output();
+        let Ok(output) = output else {
+            eprintln!("not tested: there is no `script`");
+            return;
+        };
+        assert!(output.status.success(), "{output:?}");
+        let shown = String::from_utf8_lossy(&output.stdout);
+        let bar = |line: &str| {
+            ["epoch ", "/600", "images/s", "eta ", "loss ", "lr "]
+                .iter()
+                .all(|part| line.contains(part))
+        };
+        let bars = shown.split(['\r', '\n']).any(bar);
+        assert_eq!(bars, drawn, "{shown}");
+    }
+}
+
+#[test]
+fn every_start_and_every_file_of_weights_says_where_it_comes_from() {
+    let sandbox = Sandbox::new();
+    sandbox.done(&train_arguments("run", &[SHORT]));
+    sandbox.done(&["train", "run/config.yaml", "--output", "run", "--resume"]);
+    let run = sandbox.path("run");
+    let text = fs::read_to_string(run.join("provenance.jsonl")).unwrap();
+    let starts: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(starts.len(), 2);
+    assert_eq!(
+        (&starts[0]["steps_done"], &starts[1]["steps_done"]),
+        (&0.into(), &epochs(&run)[1]["step"])
+    );
+    let summary = fs::read_to_string(run.join("summary.json")).unwrap();
+    let summary: Value = serde_json::from_str(&summary).unwrap();
+    let best = vm_beautynet::models::weights::WeightsFile::open(&run.join("best.safetensors"));
+    let best = best.unwrap().metadata();
+    let best: Value = serde_json::from_str(&best["run"]).unwrap();
+    let checkpoint = progress(&run)["run"].clone();
+    for file in [&best, &checkpoint] {
+        assert_eq!(file["seed"], 7);
+        let config = file["config"].as_str().unwrap();
+        assert_eq!(config, fs::read_to_string(run.join("config.yaml")).unwrap());
+    }
+    for origin in [&starts[0], &summary, &best["provenance"], &checkpoint["provenance"]] {
+        for key in ["version", "commit", "libtorch", "host", "system", "device"] {
+            let text = origin[key].as_str().unwrap_or_default();
+            assert!(!text.is_empty(), "{key} is missing in {origin}");
+        }
+        assert_eq!(origin["threads"], 1);
+        // The sandbox is no git repository.
+        assert!(origin["working_tree"].is_null());
+    }
+}

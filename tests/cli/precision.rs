@@ -1,0 +1,197 @@
+//! Mixed precision, and losses and gradients that are not finite.
+
+use std::fs;
+
+use serde_json::Value;
+use tch::Tensor;
+use vm_beautynet::train::precision::cpu_has_bf16;
+
+use crate::sandbox::Sandbox;
+use crate::sandbox::run::{epochs, largest_difference, progress, train_arguments};
+
+fn train(sandbox: &Sandbox, run: &str, set: &[&str]) {
+    sandbox.done(&train_arguments(run, set));
+}
+
+#[test]
+fn mixed_precision_rounds_and_auto_takes_what_the_processor_has() {
+    let sandbox = Sandbox::new();
+    for name in ["float32", "auto", "bf16", "fp16"] {
+        let precision = format!("train.precision={name}");
+        train(&sandbox, name, &[&precision, "device=cpu"]);
+    }
+    let [float32, auto, bf16, fp16] =
+        ["float32", "auto", "bf16", "fp16"].map(|run| sandbox.path(run));
+    let native = if cpu_has_bf16() { &bf16 } else { &float32 };
+    assert_eq!(largest_difference([native, &auto]), 0.0);
+    // AdamW moves every weight by about its rate, 1e-3, in each of nine steps, whichever way a
+    // rounded gradient points.
+    for rounded in [&bf16, &fp16] {
+        let difference = largest_difference([&float32, rounded]);
+        assert!((1e-6..2e-2).contains(&difference), "{difference}");
+    }
+    assert!(progress(&float32)["loss_scale"].is_null() && progress(&bf16)["loss_scale"].is_null());
+    let scale = progress(&fp16)["loss_scale"]["scale"].as_f64().unwrap();
+    assert!((1.0..=65536.0).contains(&scale), "{scale}");
+}
+
+#[test]
+fn checkpointed_activations_change_nothing_but_the_memory() {
+    let sandbox = Sandbox::new();
+    for precision in ["float32", "bf16"] {
+        let precision = format!("train.precision={precision}");
+        let set = [&precision, "model.vit.drop_path=0.3", "model.mamba.depth=2"];
+        train(&sandbox, "kept", &set);
+        let again = [&set[..], &["train.checkpoint_activations=true"]].concat();
+        train(&sandbox, "again", &again);
+        let [kept, again] = ["kept", "again"].map(|run| sandbox.path(run));
+        assert_eq!(largest_difference([&kept, &again]), 0.0, "{precision}");
+        for run in [kept, again] {
+            fs::remove_dir_all(run).unwrap();
+        }
+    }
+}
+
+#[test]
+fn a_deep_stack_trains_in_mixed_precision_without_a_nan() {
+    // hustvl/Vim's issue 30: under autocast the loss becomes NaN within some hundred steps.
+    let sandbox = Sandbox::new();
+    for precision in ["bf16", "fp16"] {
+        train(
+            &sandbox,
+            precision,
+            &[
+                &format!("train.precision={precision}"),
+                "train.epochs=10",
+                "train.batch_size=8",
+                "train.threads=null",
+                "data.synthetic={train: 160, val: 16, test: 16}",
+                "model.mamba={name: vim_micro_patch8_64, embed_dim: 32, depth: 24}",
+                "model.vit={name: vit_micro_patch8_64, embed_dim: 24, depth: 12}",
+            ],
+        );
+        let epochs = epochs(&sandbox.path(precision));
+        let losses: Vec<f64> =
+            epochs.iter().map(|epoch| epoch["train_loss"].as_f64().unwrap()).collect();
+        assert!(
+            losses.iter().all(|loss| loss.is_finite() && *loss < 3.0),
+            "{precision}: {losses:?}"
+        );
+        assert!(epochs.iter().all(|epoch| epoch["skipped"] == 0));
+        assert_eq!(epochs[9]["step"], 200);
+    }
+}
+
+/// 20 images to train on, one of which weighs so much that the loss of its batch overflows.
+fn write_overflowing_images(sandbox: &Sandbox) {
+    let mut rows = String::from("image,score,split,weight\n");
+    for i in 0..28u8 {
+        let image = image::RgbImage::from_fn(32, 32, |x, y| {
+            image::Rgb([i * 9, (x * 7) as u8, (y * 7) as u8])
+        });
+        image.save(sandbox.path(&format!("{i}.png"))).unwrap();
+        let split = if i < 20 { "train" } else { "val" };
+        let (score, weight) = match i {
+            4 => ("50".to_string(), "3e38"),
+            _ => (format!("{}", i % 5), "1"),
+        };
+        rows += &format!("{i}.png,{score},{split},{weight}\n");
+    }
+    fs::write(sandbox.path("list.csv"), rows).unwrap();
+}
+
+#[test]
+fn steps_that_are_not_finite_are_left_out_and_the_run_goes_on() {
+    let sandbox = Sandbox::new();
+    write_overflowing_images(&sandbox);
+    let set = [
+        "data.dataset=csv",
+        "data.root=list.csv",
+        "train.batch_size=4",
+        "train.epochs=3",
+        "data.augment={horizontal_flip: 0, rotation: 0, random_resized_crop: null, color_jitter: [0, 0, 0, 0]}",
+    ];
+    let skip = [&set[..], &["train.on_nan=skip"]].concat();
+    let output = sandbox.run(&train_arguments("run", &skip));
+    let errors = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.success(), "{errors}");
+    // The image is in one batch of each epoch.
+    let left_out: Vec<&str> =
+        errors.lines().filter(|line| line.starts_with("warning: left out: step ")).collect();
+    assert_eq!(left_out.len(), 3, "{errors}");
+    assert!(left_out.iter().all(|line| line.contains("4.png")), "{errors}");
+    let run = sandbox.path("run");
+    let epochs = epochs(&run);
+    for (i, epoch) in epochs.iter().enumerate() {
+        assert_eq!((&epoch["skipped"], &epoch["step"]), (&1.into(), &(5 * (i + 1)).into()));
+        assert!(epoch["train_loss"].is_f64() && epoch["val"]["mae"].is_f64());
+    }
+    // The steps between them move the weights.
+    assert_ne!(epochs[0]["train_loss"], epochs[2]["train_loss"]);
+    let summary = fs::read(run.join("summary.json")).unwrap();
+    let summary: Value = serde_json::from_slice(&summary).unwrap();
+    assert_eq!(summary["skipped_steps"], 3);
+    for (name, tensor) in Tensor::read_safetensors(run.join("last.safetensors")).unwrap() {
+        assert_eq!(tensor.isfinite().all().int64_value(&[]), 1, "{name}");
+    }
+    // For a program, each is a line.
+    let json = [&train_arguments("json", &skip)[..], &["--log-format", "json"]].concat();
+    let lines = String::from_utf8(sandbox.run(&json).stderr).unwrap();
+    let lines = lines.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+    assert_eq!(lines.filter(|line| line["event"] == "skipped").count(), 3);
+
+    let (code, errors) = sandbox.fails(&train_arguments("stop", &set));
+    assert_eq!(code, 1);
+    assert!(errors.contains("4.png") && errors.contains("on_nan: skip"), "{errors}");
+}
+
+const DIVERGES: [&str; 3] =
+    ["train.optimizer.lr=1.0e30", "train.clip_grad_norm=null", "train.schedule.warmup_epochs=0"];
+
+#[test]
+fn a_run_that_diverges_stops_and_keeps_what_shows_why() {
+    let sandbox = Sandbox::new();
+    let arguments = train_arguments("run", &DIVERGES);
+    let (code, errors) = sandbox.fails(&arguments);
+    assert_eq!(code, 1, "{errors}");
+    for expected in [
+        "step 2: the loss is",
+        "the images were synthetic/train/",
+        "on_nan: skip",
+        "not_finite/step_2.json",
+    ] {
+        assert!(errors.contains(expected), "{expected} is not in {errors}");
+    }
+    let kept = sandbox.path("run/not_finite");
+    let report: Value =
+        serde_json::from_slice(&fs::read(kept.join("step_2.json")).unwrap()).unwrap();
+    assert_eq!(
+        (&report["step"], &report["epoch"], &report["batch"]),
+        (&2.into(), &1.into(), &2.into())
+    );
+    assert_eq!(report["images"].as_array().unwrap().len(), 16);
+    let norms = report["gradient_norms"].as_object().unwrap();
+    for module in ["vit.blocks.0", "mamba.layers.0", "fusion", "head"] {
+        assert!(norms.contains_key(module), "{module} is not in {norms:?}");
+    }
+    let batch = Tensor::read_safetensors(kept.join("step_2.safetensors")).unwrap();
+    let shapes: Vec<_> =
+        batch.iter().map(|(name, tensor)| (name.as_str(), tensor.size())).collect();
+    assert!(
+        shapes.contains(&("pixels", vec![16, 3, 32, 32]))
+            && shapes.contains(&("targets", vec![16])),
+        "{shapes:?}"
+    );
+    // The checkpoint is from just before.
+    assert_eq!(
+        (
+            progress(&sandbox.path("run"))["steps"].as_u64(),
+            progress(&sandbox.path("run"))["within"]["batches"].as_u64()
+        ),
+        (Some(1), Some(1))
+    );
+    let (_, again) = sandbox.fails(&[&arguments[..], &["--resume"]].concat());
+    let reason =
+        |errors: &str| errors.lines().find(|line| line.starts_with("error: ")).unwrap().to_string();
+    assert_eq!(reason(&errors), reason(&again));
+}

@@ -1,0 +1,110 @@
+//! What is wrong is told with the file and the remedy.
+
+use std::fs;
+
+use super::written::{Row, Run, VAL, grouped};
+use crate::sandbox::Sandbox;
+
+#[test]
+fn what_is_wrong_is_told_by_name() {
+    let sandbox = Sandbox::new();
+    let test = grouped(0.5);
+    let run = Run { set: "", seed: 1, val: &VAL, test: Some(&test) };
+    for folder in ["csv", "summary", "metrics", "config"] {
+        run.write(&sandbox, folder);
+    }
+    fs::create_dir(sandbox.path("empty")).unwrap();
+    for (file, text) in [
+        ("csv/predictions_test.csv", "image,target,prediction\na,1,high\n"),
+        ("summary/summary.json", "{\"val\": 3}"),
+        ("metrics/metrics.jsonl", "{\"epoch\": 1}\n"),
+        ("config/config.yaml", "train: {epoch: 3}\n"),
+    ] {
+        fs::write(sandbox.path(file), text).unwrap();
+    }
+    for (folder, code, words) in [
+        ("nothing", 1, "nothing does not exist: name run directories"),
+        ("small.yaml", 1, "small.yaml is a file"),
+        ("empty", 1, "empty holds no run: a run directory has a config.yaml"),
+        ("csv", 1, "csv/predictions_test.csv: line 2: prediction is \"high\""),
+        ("summary", 1, "summary/summary.json is not a summary"),
+        ("metrics", 1, "metrics/metrics.jsonl:1: not an epoch's metrics"),
+        ("config", 2, "did you mean train.epochs?"),
+    ] {
+        let (exit, error) = sandbox.fails(&["report", folder, "-o", "r.html", "--no-images"]);
+        assert_eq!(exit, code, "{error}");
+        assert!(error.contains(words), "{error}");
+        assert!(!sandbox.path("r.html").exists());
+    }
+    for (arguments, code, words) in [
+        (["report", "csv", "-o", "r.txt"], 1, "must name a file that ends in .html"),
+        (["report", "csv", "-o", "empty"], 1, "must name a file that ends in .html"),
+        (["report", "csv", "--split=train", "-o=r.html"], 2, "must be val or test, is train"),
+        (["report", "csv", "--explain=empty", "-o=r.html"], 1, ""),
+    ] {
+        let (exit, error) = sandbox.fails(&arguments);
+        assert_eq!(exit, code, "{error}");
+        assert!(error.contains(words), "{error}");
+    }
+}
+
+#[test]
+fn predictions_of_different_images_are_not_compared_and_it_is_said_why() {
+    let sandbox = Sandbox::new();
+    let a: Vec<Row> = vec![("a", 1.0, 2.0, ""), ("b", 2.0, 2.5, ""), ("c", 4.0, 3.0, "")];
+    let b: Vec<Row> = vec![("a", 1.0, 2.0, ""), ("b", 2.0, 2.5, ""), ("d", 4.0, 3.0, "")];
+    let c: Vec<Row> = vec![("a", 1.0, 2.0, ""), ("b", 2.0, 2.5, ""), ("c", 4.5, 3.0, "")];
+    for (folder, set, test) in [
+        ("first", "", &a),
+        ("second", "model.fusion.strategy=sum", &b),
+        ("third", "model.fusion.strategy=concat", &c),
+    ] {
+        let run = Run { set, seed: 1, val: &VAL, test: Some(test) };
+        run.write(&sandbox, folder);
+    }
+    let report = sandbox.json(&[
+        "report",
+        "first",
+        "second",
+        "third",
+        "-o",
+        "r.html",
+        "--no-images",
+        "--json",
+    ]);
+    let boards = report["boards"].as_array().unwrap();
+    assert_eq!(boards.len(), 3);
+    assert!(boards.iter().all(|board| board["comparisons"] == serde_json::json!([])));
+    let notes = report["notes"].to_string();
+    for words in [
+        "first and second are not compared: they were judged on different images, c for one only",
+        "first and third are not compared: c has the target 4 for one and 4.5 for the other",
+    ] {
+        assert!(notes.contains(words), "{notes}");
+    }
+    assert!(
+        sandbox.path("r.leaderboard-2.csv").exists()
+            && sandbox.path("r.leaderboard-3.csv").exists()
+    );
+}
+
+#[test]
+fn a_run_without_test_images_makes_validation_the_split() {
+    let sandbox = Sandbox::new();
+    let run = Run { set: "", seed: 1, val: &VAL, test: None };
+    run.write(&sandbox, "run");
+    let report = sandbox.json(&["report", "run", "-o", "r.html", "--no-images", "--json"]);
+    assert_eq!(report["split"], "val");
+    let report = sandbox.json(&[
+        "report",
+        "run",
+        "-o",
+        "r.html",
+        "--no-images",
+        "--split",
+        "test",
+        "--json",
+    ]);
+    assert_eq!(report["boards"], serde_json::json!([]));
+    assert!(report["notes"].to_string().contains("--split val judges it"));
+}

@@ -1,0 +1,9 @@
+//! `vmbeauty report`.
+
+mod written;
+
+mod bad_input;
+mod explained;
+mod forms;
+mod numbers;
+mod sources;

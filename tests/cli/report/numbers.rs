@@ -1,0 +1,170 @@
+//! The numbers in the tables.
+
+use serde_json::Value;
+
+use super::written::{Run, VAL, csv_rows, grouped, model};
+use crate::sandbox::Sandbox;
+
+fn close(text: &str, expected: f64) {
+    let value: f64 = text.parse().unwrap_or_else(|_| panic!("{text:?} is no number"));
+    assert!((value - expected).abs() < 1e-9, "{value} is not {expected}");
+}
+
+/// Two seeds of one model, whose errors are 0.25 and 0.75, and another model with 1.0.
+fn three_runs() -> Sandbox {
+    let sandbox = Sandbox::new();
+    for (folder, set, seed, off) in [
+        ("good-1", "", 1, 0.25),
+        ("good-2", "", 2, 0.75),
+        ("bad", "model.fusion.strategy=sum", 1, 1.0),
+    ] {
+        let test = grouped(off);
+        let run = Run { set, seed, val: &VAL, test: Some(&test) };
+        run.write(&sandbox, folder);
+    }
+    sandbox
+}
+
+#[test]
+fn a_model_has_the_mean_and_the_spread_over_its_seeds_and_an_interval_over_images() {
+    let sandbox = three_runs();
+    let report = sandbox.json(&[
+        "report",
+        "good-1",
+        "good-2",
+        "bad",
+        "-o",
+        "out/report.html",
+        "--no-images",
+        "--json",
+    ]);
+    assert_eq!(report["split"], "test");
+    let rows = csv_rows(&sandbox.path("out/report.csv"));
+    let (good, bad) = (&rows[0], &rows[1]);
+    assert_eq!((good["model"].as_str(), good["seeds"].as_str()), ("small", "2"));
+    assert_eq!(bad["model"], "bad");
+    close(&good["mae"], 0.5);
+    close(&good["mae_sd_over_seeds"], 0.5 / 2f64.sqrt());
+    close(&good["rmse"], 0.5);
+    close(&bad["mae"], 1.0);
+    assert_eq!(bad["mae_sd_over_seeds"], "");
+    // Every image of a model has the same error, so that no choice of images changes its mean.
+    close(&good["mae_lo"], 0.5);
+    close(&good["mae_hi"], 0.5);
+    assert_eq!((good["parameters"].as_str(), good["images_per_second"].as_str()), ("4321", "12.5"));
+    close(&good["seconds"], 90.0);
+    // Pearson by hand: prediction is target ± off with alternating sign.
+    let pc = |off: f64| {
+        let n = 24.0;
+        let mean = |f: &dyn Fn(f64) -> f64| (0..24).map(|i| f(f64::from(i))).sum::<f64>() / n;
+        let sign = |i: f64| if i % 2.0 == 0.0 { 1.0 } else { -1.0 };
+        let t = |i: f64| 1.0 + i / 6.0;
+        let p = |i: f64| t(i) + sign(i) * off;
+        let (mt, mp) = (mean(&t), mean(&p));
+        let cov = mean(&|i| (t(i) - mt) * (p(i) - mp));
+        cov / (mean(&|i| (t(i) - mt).powi(2)) * mean(&|i| (p(i) - mp).powi(2))).sqrt()
+    };
+    close(&good["pc"], (pc(0.25) + pc(0.75)) / 2.0);
+    assert_eq!(rows[2]["model"], "linear model on 16×16 gray pixels");
+    close(&rows[2]["pc"], 0.25);
+    assert_eq!(rows[3]["model"], "mean of the group's training scores");
+    close(&rows[3]["pc"], 0.125);
+    assert_eq!((rows[4]["pc"].as_str(), rows[4]["mae"].as_str()), ("", "0.75"));
+}
+
+#[test]
+fn differences_are_to_the_best_and_corrected_for_their_number() {
+    let sandbox = three_runs();
+    let report = sandbox.json(&[
+        "report",
+        "good-1",
+        "good-2",
+        "bad",
+        "-o",
+        "report.html",
+        "--no-images",
+        "--json",
+    ]);
+    let rows = csv_rows(&sandbox.path("report.differences.csv"));
+    assert_eq!(rows.len(), 1);
+    close(&rows[0]["mae"], 0.5);
+    let contrasts = report["boards"][0]["comparisons"].as_array().unwrap();
+    assert_eq!(contrasts.len(), 4);
+    for contrast in contrasts {
+        assert_eq!(contrast["first"], "small");
+        // One comparison of each metric: nothing to correct for.
+        assert_eq!(contrast["p"], contrast["p_holm"]);
+    }
+}
+
+#[test]
+fn groups_of_sex_and_ethnicity_have_tables_of_their_own() {
+    let sandbox = three_runs();
+    let report = sandbox.json(&["report", "good-1", "-o", "report.html", "--no-images", "--json"]);
+    let by_sex = csv_rows(&sandbox.path("report.by-sex.csv"));
+    let women = &by_sex[0];
+    assert_eq!((women["sex"].as_str(), women["n"].as_str()), ("female", "12"));
+    close(&women["mae"], 0.25);
+    close(&women["bias"], 0.25);
+    close(&by_sex[1]["bias"], -0.25);
+    // Within a sex every prediction is off by the same.
+    close(&women["pc"], 1.0);
+    let by_group = csv_rows(&sandbox.path("report.by-group.csv"));
+    let labels: Vec<&str> = by_group.iter().map(|row| row["group"].as_str()).collect();
+    assert_eq!(labels, ["female/asian", "female/black", "male/asian", "male/black"]);
+    // Six images say nothing of a correlation or an interval.
+    assert_eq!((by_group[0]["n"].as_str(), by_group[0]["pc"].as_str()), ("6", ""));
+    assert_eq!(by_group[0]["mae_lo"], "");
+    close(&by_group[0]["bias"], 0.25);
+    let ethnicity = csv_rows(&sandbox.path("report.by-ethnicity.csv"));
+    close(&ethnicity[0]["bias"], 0.0);
+    close(&ethnicity[0]["mae"], 0.25);
+    let groups = model(&report, "good-1")["by_group"].as_array().unwrap();
+    let ways: Vec<&Value> = groups.iter().map(|way| &way["by"]).collect();
+    assert_eq!(ways, ["group", "sex", "ethnicity"]);
+}
+
+#[test]
+fn score_ranges_have_round_ends_and_hold_every_image() {
+    let sandbox = three_runs();
+    sandbox.done(&["report", "bad", "-o", "report.html", "--no-images"]);
+    let rows = csv_rows(&sandbox.path("report.by-score.csv"));
+    let ranges: Vec<&str> = rows.iter().map(|row| row["score_range"].as_str()).collect();
+    assert_eq!(ranges, ["1 to 2", "2 to 3", "3 to 4", "4 to 5"]);
+    let n: Vec<&str> = rows.iter().map(|row| row["n"].as_str()).collect();
+    assert_eq!(n, ["6", "6", "6", "6"]);
+    close(&rows[0]["mae"], 1.0);
+    close(&rows[0]["bias"], 0.0);
+}
+
+#[test]
+fn validation_alone_shows_and_reads_nothing_of_the_test_images() {
+    let sandbox = three_runs();
+    // A file that cannot be read would end the report.
+    std::fs::write(sandbox.path("bad/predictions_test.csv"), "damaged").unwrap();
+    let maps = "{\"method\": \"m\", \"images\": 1, \"agreement\": null, \"curves\": []";
+    std::fs::write(sandbox.path("bad/explain_test.json"), "damaged").unwrap();
+    std::fs::write(sandbox.path("bad/explain_evaluate.json"), format!("{maps}}}")).unwrap();
+    let report = sandbox.json(&[
+        "report",
+        "good-1",
+        "bad",
+        "-o",
+        "report.html",
+        "--split",
+        "val",
+        "--no-images",
+        "--json",
+    ]);
+    assert_eq!(report["split"], "val");
+    close(&model(&report, "bad")["metrics"]["mae"]["mean"].to_string(), 0.25);
+    for file in report["files"].as_array().unwrap() {
+        let text = std::fs::read_to_string(sandbox.path(file.as_str().unwrap())).unwrap();
+        for word in ["t00", "female", "test images"] {
+            let found =
+                text.lines().find(|line| line.contains(word) && !line.starts_with("<!DOCTYPE"));
+            assert!(found.is_none(), "{file}: {word}: {found:?}");
+        }
+    }
+    assert!(!sandbox.path("report.by-sex.csv").exists());
+}

@@ -1,0 +1,122 @@
+//! Which folders are taken, and which runs are of one model.
+
+use std::fs;
+
+use serde_json::Value;
+
+use super::written::{Run, VAL, csv_rows, grouped, model, write_config};
+use crate::sandbox::Sandbox;
+
+fn run<'a>(set: &'a str, seed: u64, test: &'a [super::written::Row<'a>]) -> Run<'a> {
+    Run { set, seed, val: &VAL, test: Some(test) }
+}
+
+#[test]
+fn parts_of_a_sweep_from_several_machines_are_joined() {
+    let sandbox = Sandbox::new();
+    let (near, far) = (grouped(0.25), grouped(0.5));
+    let sum = "model.fusion.strategy=sum";
+    run("", 1, &near).write(&sandbox, "one/runs/strategy=gated,seed=1");
+    run(sum, 2, &far).write(&sandbox, "one/runs/strategy=sum,seed=2");
+    run("data.workers=7 train.threads=3", 2, &far)
+        .write(&sandbox, "two/runs/strategy=gated,seed=2");
+    run(sum, 1, &near).write(&sandbox, "two/runs/strategy=sum,seed=1");
+    // Begun by the first machine, brought to its end by the second.
+    write_config(&sandbox.path("one/runs/strategy=sum,seed=1"), sum, 1);
+    // Copied from the second to the first.
+    run("", 2, &far).write(&sandbox, "one/runs/strategy=gated,seed=2");
+
+    let report = sandbox.json(&["report", "one", "two", "-o", "r.html", "--no-images", "--json"]);
+    let models = report["boards"][0]["models"].as_array().unwrap();
+    assert_eq!(models.len(), 2, "{report:#}");
+    for name in ["strategy=gated", "strategy=sum"] {
+        let model = model(&report, name);
+        assert_eq!(model["seeds"], serde_json::json!([1, 2]));
+        assert!((model["metrics"]["mae"]["mean"].as_f64().unwrap() - 0.375).abs() < 1e-9);
+    }
+    let notes = report["notes"].to_string();
+    assert!(notes.contains("is a copy of one/runs/strategy=gated,seed=2"), "{notes}");
+}
+
+#[test]
+fn another_result_of_the_same_seed_is_a_model_of_its_own() {
+    let sandbox = Sandbox::new();
+    let (a, b) = (grouped(0.25), grouped(0.5));
+    run("", 1, &a).write(&sandbox, "a/x");
+    run("", 1, &b).write(&sandbox, "b/x");
+    let report = sandbox.json(&["report", "a/x", "b/x", "-o", "r.html", "--no-images", "--json"]);
+    assert_eq!(model(&report, "a: x")["seeds"], serde_json::json!([1]));
+    assert_eq!(model(&report, "b: x")["seeds"], serde_json::json!([1]));
+}
+
+#[test]
+fn folds_are_pooled_and_each_image_counts_once() {
+    let sandbox = Sandbox::new();
+    let all = grouped(0.5);
+    for (fold, rows) in all.chunks(12).enumerate() {
+        let set = format!("data.split=fold_{}_of_2", fold + 1);
+        run(&set, 1, rows).write(&sandbox, &format!("cv/fold_{}_of_2", fold + 1));
+    }
+    let report = sandbox.json(&["report", "cv", "-o", "r.html", "--no-images", "--json"]);
+    let model = model(&report, "cv");
+    assert_eq!((&model["folds"], &model["images"]), (&Value::from(2), &Value::from(24)));
+    let rows = csv_rows(&sandbox.path("r.csv"));
+    assert_eq!(rows[0]["folds"], "2");
+    assert_eq!(rows.len(), 1, "baselines of a fold are none of all folds");
+}
+
+#[test]
+fn runs_that_are_not_done_are_listed_and_left_out() {
+    let sandbox = Sandbox::new();
+    let test = grouped(0.5);
+    run("", 1, &test).write(&sandbox, "s/runs/strategy=gated,seed=1");
+    run("", 2, &test).write(&sandbox, "s/runs/strategy=gated,seed=2");
+    fs::remove_file(sandbox.path("s/runs/strategy=gated,seed=2/summary.json")).unwrap();
+    let failed = sandbox.path("s/runs/strategy=sum,seed=1");
+    fs::create_dir_all(&failed).unwrap();
+    fs::write(failed.join("failed.json"), "{\"error\": \"no <memory>\", \"code\": 1}").unwrap();
+    let report = sandbox.json(&["report", "s", "-o", "r.html", "--no-images", "--json"]);
+    assert_eq!(model(&report, "strategy=gated")["seeds"], serde_json::json!([1]));
+    let states: Vec<&Value> =
+        report["runs"].as_array().unwrap().iter().map(|run| &run["state"]).collect();
+    assert_eq!(states, ["done", "unfinished", "failed"]);
+    let rows = csv_rows(&sandbox.path("r.runs.csv"));
+    assert_eq!(rows[1]["epochs"], "2 of 3");
+    assert_eq!(rows[2]["state"], "failed: no <memory>");
+    assert!(report["notes"].to_string().contains("seed 2, is left out"));
+    let page = fs::read_to_string(sandbox.path("r.html")).unwrap();
+    assert!(page.contains("1 of 3") && page.contains("no &lt;memory&gt;"));
+}
+
+#[test]
+fn nothing_done_yet_makes_a_page_with_curves() {
+    let sandbox = Sandbox::new();
+    run("", 1, &VAL).write(&sandbox, "r");
+    fs::remove_file(sandbox.path("r/summary.json")).unwrap();
+    let report = sandbox.json(&["report", "r", "-o", "r.html", "--no-images", "--json"]);
+    assert_eq!(report["boards"], serde_json::json!([]));
+    let page = fs::read_to_string(sandbox.path("r.html")).unwrap();
+    assert!(page.contains("No run is done yet") && page.contains("Validation PC"));
+}
+
+#[test]
+fn a_trained_run_has_its_groups_and_its_images() {
+    let sandbox = Sandbox::new();
+    sandbox.train_one_epoch("run");
+    let header = fs::read_to_string(sandbox.path("run/predictions_test.csv")).unwrap();
+    assert!(header.starts_with("image,target,prediction,group,weight_vit"), "{header}");
+    let summary = fs::read_to_string(sandbox.path("run/summary.json")).unwrap();
+    let summary: serde_json::Value = serde_json::from_str(&summary).unwrap();
+    let of_groups = &summary["baselines"]["test"]["group"];
+    assert_eq!(of_groups["n"], 16);
+    assert!(of_groups["mae"].as_f64().is_some_and(|mae| mae > 0.0));
+    sandbox.done(&["report", "run", "-o", "r.html"]);
+    let page = fs::read_to_string(sandbox.path("r.html")).unwrap();
+    // Twelve synthetic faces, and the branches' weights.
+    assert_eq!(page.matches("data:image/jpeg;base64,").count(), 12);
+    assert!(page.contains("share of the ViT branch"));
+    assert!(page.contains("By group"));
+    sandbox.done(&["report", "run", "-o", "names.html", "--no-images"]);
+    let names = fs::read_to_string(sandbox.path("names.html")).unwrap();
+    assert!(!names.contains("data:image") && names.contains("Largest errors"));
+}

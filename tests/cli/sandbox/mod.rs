@@ -1,0 +1,75 @@
+//! A place to run the program in.
+
+pub mod events;
+pub mod run;
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::{Command, Output};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+/// A model and data set that train in a second or two.
+pub const SMALL: &str = "
+name: small
+seed: 7
+data: {dataset: synthetic, image_size: 32, synthetic: {train: 48, val: 16, test: 16}}
+model:
+  vit: {name: vit_micro_patch8_64, embed_dim: 24, depth: 1}
+  mamba: {name: vim_micro_patch8_64, embed_dim: 24, depth: 1}
+  fusion: {dim: 16}
+  head: {hidden: [16]}
+train: {epochs: 3, batch_size: 16, threads: 1, optimizer: {lr: 1.0e-3}, schedule: {warmup_epochs: 1}}
+";
+
+/// A temporary directory with `small.yaml` in it, which the program runs in.
+pub struct Sandbox(TempDir);
+
+impl Sandbox {
+    pub fn new() -> Self {
+        let sandbox = Self(tempfile::tempdir().unwrap());
+        fs::write(sandbox.path("small.yaml"), SMALL).unwrap();
+        sandbox
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    pub fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_vmbeauty"));
+        command.args(arguments).current_dir(self.0.path());
+        command
+    }
+
+    pub fn run(&self, arguments: &[&str]) -> Output {
+        self.command(arguments).output().unwrap()
+    }
+
+    /// stdout of a run that must succeed.
+    pub fn done(&self, arguments: &[&str]) -> String {
+        let output = self.run(arguments);
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "vmbeauty {arguments:?}: {errors}");
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    /// A run directory with everything in it, as soon as can be.
+    pub fn train_one_epoch(&self, run: &str) {
+        self.done(&["train", "small.yaml", "--output", run, "--set", "train.epochs=1"]);
+    }
+
+    pub fn json(&self, arguments: &[&str]) -> Value {
+        serde_json::from_str(&self.done(arguments)).unwrap()
+    }
+
+    /// The exit code and stderr of a run that must fail.
+    pub fn fails(&self, arguments: &[&str]) -> (i32, String) {
+        let output = self.run(arguments);
+        assert!(!output.status.success(), "vmbeauty {arguments:?} did not fail");
+        let errors = String::from_utf8(output.stderr).unwrap();
+        assert!(!errors.contains("panicked"), "{errors}");
+        (output.status.code().unwrap(), errors)
+    }
+}

@@ -1,0 +1,4 @@
+//! Cross-validation and sweeps, through the program, on runs of a second.
+
+mod cross_validation;
+mod sweep;

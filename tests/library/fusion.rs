@@ -1,0 +1,357 @@
+//! The fusion strategies: their gradients, their equations, and what their weights say of the
+//! branches.
+
+use std::collections::BTreeMap;
+
+use crate::generator::alone_with_the_generator;
+use tch::{Device, Kind, Tensor, nn};
+use vm_beautynet::config::{Config, FusionStrategy};
+use vm_beautynet::models::fusion::{BranchTokens, Fused, Fusion};
+use vm_beautynet::models::head::RegressionHead;
+use vm_beautynet::models::vim::VisionMamba;
+use vm_beautynet::models::vit::VisionTransformer;
+use vm_beautynet::models::{BeautyNet, Images};
+use vm_beautynet::train::optimizer::Optimizer;
+
+const CPU: (Kind, Device) = (Kind::Float, Device::Cpu);
+
+fn config(strategy: FusionStrategy, overrides: &[&str]) -> Config {
+    let mut all: Vec<String> = [
+        "data.image_size=16",
+        "model.vit={name: vit_micro_patch8_64, embed_dim: 24, depth: 1, drop_path: 0}",
+        "model.mamba={name: vim_micro_patch8_64, embed_dim: 20, depth: 1, drop_path: 0}",
+        "model.fusion.dim=32",
+        "model.head={hidden: [12], dropout: 0}",
+        "train.optimizer.lr=0.01",
+    ]
+    .map(str::to_string)
+    .to_vec();
+    all.push(format!("model.fusion.strategy={strategy}"));
+    all.extend(overrides.iter().map(|text| text.to_string()));
+    Config::from_yaml("", "test", &all).unwrap()
+}
+
+fn difference(a: &Tensor, b: &Tensor) -> f64 {
+    assert_eq!(a.size(), b.size());
+    (a - b).abs().max().double_value(&[])
+}
+
+#[test]
+fn every_parameter_of_every_strategy_receives_gradient_within_a_few_steps() {
+    let _alone = alone_with_the_generator();
+    for &strategy in FusionStrategy::ALL {
+        tch::manual_seed(3);
+        let config = config(strategy, &[]);
+        let net = BeautyNet::new(&config, Device::Cpu).unwrap();
+        let parameters = net.parameters();
+        let trained = || parameters.iter().filter(|(_, p)| p.requires_grad());
+        let mut optimizer =
+            Optimizer::new(&parameters, &config.train.optimizer, &config.train.freeze);
+        let mut reached: BTreeMap<&str, f64> = BTreeMap::new();
+        for _ in 0..3 {
+            let images = Tensor::randint(256, [6, 3, 16, 16], (Kind::Uint8, Device::Cpu));
+            optimizer.zero_grad();
+            let output = net.forward(Images::Pixels(&images), true).unwrap();
+            let targets = Tensor::randn([6], CPU);
+            output.scaled.mse_loss(&targets, tch::Reduction::Mean).backward();
+            for (name, parameter) in trained() {
+                let gradient = parameter.grad();
+                assert!(gradient.defined(), "{strategy}: {name} has no gradient");
+                let largest = gradient.abs().max().double_value(&[]);
+                assert!(largest.is_finite(), "{strategy}: {name}");
+                let before = reached.entry(name).or_default();
+                *before = before.max(largest);
+            }
+            optimizer.step([0.01; 2], None).unwrap();
+        }
+        for (name, largest) in reached {
+            assert!(largest > 1e-9, "{strategy}: {name}'s gradient is {largest}");
+        }
+    }
+}
+
+/// A fusion whose parameters are all random, and tokens of both branches to put in: (5, 1 + 4, 24)
+/// and (5, 1 + 6, 20).
+struct Case {
+    fusion: Fusion,
+    parameters: BTreeMap<String, Tensor>,
+    vit: Tensor,
+    mamba: Tensor,
+}
+
+/// Where the class token of `Case::mamba` stands.
+const MIDDLE: i64 = 3;
+
+impl Case {
+    fn new(strategy: FusionStrategy) -> Self {
+        tch::manual_seed(11);
+        let variables = nn::VarStore::new(Device::Cpu);
+        let config = config(strategy, &[]);
+        let fusion = Fusion::new(&variables.root(), &config.model, Some(24), Some(20)).unwrap();
+        let _guard = tch::no_grad_guard();
+        let parameters: BTreeMap<String, Tensor> = variables.variables().into_iter().collect();
+        for parameter in parameters.values() {
+            let noise = parameter.randn_like() * 0.3;
+            let _ = parameter.shallow_clone().g_add_(&noise);
+        }
+        Self {
+            fusion,
+            parameters,
+            vit: Tensor::randn([5, 5, 24], CPU),
+            mamba: Tensor::randn([5, 7, 20], CPU),
+        }
+    }
+
+    fn forward(&self) -> Fused {
+        let vit = BranchTokens::new(self.vit.shallow_clone(), 0);
+        let mamba = BranchTokens::new(self.mamba.shallow_clone(), MIDDLE);
+        self.fusion.forward(Some(&vit), Some(&mamba), false).unwrap()
+    }
+
+    /// The class tokens.
+    fn features(&self) -> [Tensor; 2] {
+        [self.vit.select(1, 0), self.mamba.select(1, MIDDLE)]
+    }
+
+    fn p(&self, name: &str) -> &Tensor {
+        &self.parameters[name]
+    }
+
+    /// `x Wᵀ + b` with the parameters under `name`.
+    fn affine(&self, name: &str, x: &Tensor) -> Tensor {
+        let product = x.matmul(&self.p(&format!("{name}.weight")).transpose(0, 1));
+        match self.parameters.get(&format!("{name}.bias")) {
+            Some(bias) => product + bias,
+            None => product,
+        }
+    }
+
+    fn projected(&self) -> [Tensor; 2] {
+        let [vit, mamba] = self.features();
+        [self.affine("vit_proj", &vit), self.affine("mamba_proj", &mamba)]
+    }
+
+    #[track_caller]
+    fn check(&self, vector: &Tensor, vit_weight: Option<&Tensor>) {
+        let _guard = tch::no_grad_guard();
+        let fused = self.forward();
+        assert_eq!(fused.vector.size()[1], self.fusion.width());
+        assert!(difference(&fused.vector, vector) < 1e-5);
+        match (fused.weights, vit_weight) {
+            (None, None) => {}
+            (Some(weights), Some(expected)) => {
+                assert_eq!(weights.size(), [5, 2]);
+                assert!(difference(&weights.select(1, 0), expected) < 1e-6);
+                assert!(difference(&weights.select(1, 1), &(1.0 - expected)) < 1e-6);
+            }
+            (weights, _) => panic!("the weights are {weights:?}"),
+        }
+    }
+}
+
+fn softmax_share(scores: &Tensor) -> Tensor {
+    let e = scores.exp();
+    e.select(-1, 0) / (e.select(-1, 0) + e.select(-1, 1))
+}
+
+#[test]
+fn concat_and_sum_are_their_equations() {
+    let _alone = alone_with_the_generator();
+    let case = Case::new(FusionStrategy::Concat);
+    case.check(&Tensor::cat(&case.projected(), 1), None);
+    let case = Case::new(FusionStrategy::Sum);
+    let [vit, mamba] = case.projected();
+    case.check(&(vit + mamba), None);
+}
+
+#[test]
+fn the_weights_of_weighted_are_the_softmax_of_its_scalars() {
+    let _alone = alone_with_the_generator();
+    let case = Case::new(FusionStrategy::Weighted);
+    let [vit, mamba] = case.projected();
+    let share = softmax_share(case.p("weights")).expand([5], false);
+    assert!((share.double_value(&[0]) - 0.5).abs() > 0.01);
+    let column = share.unsqueeze(1);
+    case.check(&(&column * vit + (1.0 - &column) * mamba), Some(&share));
+}
+
+#[test]
+fn the_weights_of_gated_are_its_gates_of_each_image() {
+    let _alone = alone_with_the_generator();
+    let case = Case::new(FusionStrategy::Gated);
+    let projected = case.projected();
+    let share = softmax_share(&case.affine("gate", &Tensor::cat(&projected, 1)));
+    assert!(share.std(true).double_value(&[]) > 0.01);
+    let [vit, mamba] = projected;
+    let column = share.unsqueeze(1);
+    case.check(&(&column * vit + (1.0 - &column) * mamba), Some(&share));
+}
+
+#[test]
+fn the_weights_of_gmu_are_its_gates_means_over_channels() {
+    let _alone = alone_with_the_generator();
+    let case = Case::new(FusionStrategy::Gmu);
+    let [vit, mamba] = case.projected().map(|x| x.tanh());
+    let gate = case.affine("gate", &Tensor::cat(&case.features(), 1)).sigmoid();
+    let share = gate.mean_dim([1i64].as_slice(), false, Kind::Float);
+    case.check(&(&gate * vit + (1.0 - &gate) * mamba), Some(&share));
+}
+
+#[test]
+fn bilinear_is_a_projection_of_the_products() {
+    let _alone = alone_with_the_generator();
+    let case = Case::new(FusionStrategy::Bilinear);
+    let [vit, mamba] = case.projected().map(|x| x.tanh());
+    case.check(&case.affine("pool", &(vit * mamba)), None);
+}
+
+#[test]
+fn score_is_the_weighted_mean_of_two_predictions() {
+    let _alone = alone_with_the_generator();
+    let case = Case::new(FusionStrategy::Score);
+    let predict = |branch: &str, x: &Tensor| {
+        let hidden = case.affine(&format!("{branch}.layers.0"), x).gelu("none");
+        case.affine(&format!("{branch}.layers.1"), &hidden)
+    };
+    let [vit, mamba] = case.features();
+    let (vit, mamba) = (predict("vit_head", &vit), predict("mamba_head", &mamba));
+    let share = softmax_share(case.p("weights")).expand([5], false);
+    let column = share.unsqueeze(1);
+    assert!(case.fusion.predicts());
+    case.check(&(&column * vit + (1.0 - &column) * mamba), Some(&share));
+}
+
+#[test]
+fn the_weights_of_cross_attention_are_the_attention_that_each_branch_gets() {
+    let _alone = alone_with_the_generator();
+    let case = Case::new(FusionStrategy::CrossAttention);
+    let _guard = tch::no_grad_guard();
+    // Head by head and image by image, from the equation.
+    let direction = |name: &str, class: &Tensor, others: &Tensor| {
+        let x = Tensor::cat(&[&class.unsqueeze(0), others], 0); // (l, 32)
+        let part = |part: &str| format!("{name}.{part}");
+        let x = x.layer_norm(
+            [32],
+            Some(case.p(&part("norm.weight"))),
+            Some(case.p(&part("norm.bias"))),
+            1e-6,
+            false,
+        );
+        let q = case.affine(&part("q"), &x.narrow(0, 0, 1));
+        let (k, v) = (case.affine(&part("k"), &x), case.affine(&part("v"), &x));
+        let mut read = Vec::new();
+        let mut to_itself = 0.0;
+        for head in 0..2 {
+            let of = |t: &Tensor| t.narrow(1, 16 * head, 16);
+            let scores = of(&q).matmul(&of(&k).transpose(0, 1)) / 4.0;
+            let attention = scores.exp() / scores.exp().sum(Kind::Float); // (1, l)
+            to_itself += attention.double_value(&[0, 0]) / 2.0;
+            read.push(attention.matmul(&of(&v)));
+        }
+        let read = case.affine(&part("proj"), &Tensor::cat(&read, 1)).squeeze();
+        (class + read, to_itself)
+    };
+    let (mut vectors, mut shares) = (Vec::new(), Vec::new());
+    for image in 0..5 {
+        let vit = case.affine("vit_proj", &case.vit.select(0, image));
+        let mamba = case.affine("mamba_proj", &case.mamba.select(0, image));
+        let mamba_patches =
+            Tensor::cat(&[mamba.narrow(0, 0, MIDDLE), mamba.narrow(0, MIDDLE + 1, 6 - MIDDLE)], 0);
+        let (a, vit_to_itself) = direction("from_vit", &vit.select(0, 0), &mamba_patches);
+        let (b, mamba_to_itself) =
+            direction("from_mamba", &mamba.select(0, MIDDLE), &vit.narrow(0, 1, 4));
+        vectors.push(a + b);
+        shares.push(((vit_to_itself + 1.0 - mamba_to_itself) / 2.0) as f32);
+    }
+    case.check(&Tensor::stack(&vectors, 0), Some(&Tensor::from_slice(&shares)));
+}
+
+#[test]
+fn strategies_of_two_branches_start_from_shares_that_favor_neither() {
+    let _alone = alone_with_the_generator();
+    for &strategy in FusionStrategy::ALL {
+        let net = BeautyNet::new(&config(strategy, &[]), Device::Cpu).unwrap();
+        let images = Tensor::randint(256, [8, 3, 16, 16], (Kind::Uint8, Device::Cpu));
+        let output = net.forward(Images::Pixels(&images), false).unwrap();
+        let Some(weights) = output.weights else {
+            continue;
+        };
+        let mean = weights.select(1, 0).mean(Kind::Float).double_value(&[]);
+        // Attention is random at the start, the others' weights are zero.
+        let slack = match strategy {
+            FusionStrategy::CrossAttention => 0.1,
+            _ => 1e-6,
+        };
+        assert!((mean - 0.5).abs() <= slack, "{strategy}: {mean}");
+    }
+}
+
+/// Optimizer steps until the branches can be told apart.
+const STEPS: usize = 200;
+
+/// The mean weight of the ViT branch after training, from this seed, on images whose score one
+/// branch alone can see: the other gets noise.
+fn weight_of_vit_where_one_sees(strategy: FusionStrategy, vit_sees: bool, seed: i64) -> f64 {
+    let config = config(strategy, &[]);
+    tch::manual_seed(seed);
+    let variables = nn::VarStore::new(Device::Cpu);
+    let root = variables.root();
+    let (vit_shape, mamba_shape) =
+        (config.vit_shape().unwrap().unwrap(), config.mamba_shape().unwrap().unwrap());
+    let vit = VisionTransformer::new(&(&root / "vit"), &vit_shape);
+    let mamba = VisionMamba::new(&(&root / "mamba"), &mamba_shape);
+    let fusion = Fusion::new(
+        &(&root / "fusion"),
+        &config.model,
+        Some(vit_shape.embed_dim),
+        Some(mamba_shape.embed_dim),
+    )
+    .unwrap();
+    let head = RegressionHead::new(&(&root / "head"), fusion.width(), &config.model.head);
+    let mut parameters: Vec<(String, Tensor)> = variables.variables().into_iter().collect();
+    parameters.sort_by(|a, b| a.0.cmp(&b.0)); // sums over them come out the same every time
+    let mut optimizer = Optimizer::new(&parameters, &config.train.optimizer, &config.train.freeze);
+    let forward = |b: i64| {
+        // The score is the brightness.
+        let scores = Tensor::randn([b], CPU);
+        let signal = Tensor::randn([b, 3, 16, 16], CPU) * 0.5 + scores.view([b, 1, 1, 1]) * 0.5;
+        let noise = Tensor::randn([b, 3, 16, 16], CPU);
+        let (for_vit, for_mamba) = if vit_sees { (signal, noise) } else { (noise, signal) };
+        let vit = BranchTokens::new(vit.forward(&for_vit, true).unwrap(), 0);
+        let mamba = BranchTokens::new(mamba.forward(&for_mamba, true).unwrap(), 2);
+        let fused = fusion.forward(Some(&vit), Some(&mamba), true).unwrap();
+        let loss = head.forward(&fused.vector, true).mse_loss(&scores, tch::Reduction::Mean);
+        (loss, fused.weights.unwrap())
+    };
+    for step in 0..STEPS {
+        optimizer.zero_grad();
+        forward(32).0.backward();
+        // One rate for all: a gate that learns faster than the branches can carry the score itself,
+        // with any mean weight.
+        let left = 1.0 - step as f64 / STEPS as f64;
+        let rate = 0.01 * left;
+        optimizer.step([rate; 2], Some(1.0)).unwrap();
+    }
+    let _guard = tch::no_grad_guard();
+    let (loss, weights) = forward(256);
+    let loss = loss.double_value(&[]);
+    assert!(loss < 0.3, "{strategy} has not learned: its loss is {loss}");
+    weights.select(1, 0).mean(Kind::Float).double_value(&[])
+}
+
+#[test]
+fn the_branch_that_sees_the_signal_gets_the_larger_weight() {
+    let _alone = alone_with_the_generator();
+    tch::set_num_threads(1); // the tensors are tiny
+    for strategy in [FusionStrategy::Gated, FusionStrategy::Weighted] {
+        for seed in [1, 2] {
+            let vit_sees = weight_of_vit_where_one_sees(strategy, true, seed);
+            let mamba_sees = weight_of_vit_where_one_sees(strategy, false, seed);
+            assert!(vit_sees > 0.5, "{strategy}: the ViT sees, its weight is {vit_sees}");
+            assert!(
+                mamba_sees < 0.5,
+                "{strategy}: the Mamba sees, the ViT's weight is {mamba_sees}"
+            );
+        }
+    }
+}

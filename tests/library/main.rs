@@ -1,0 +1,15 @@
+//! Tests of the library, each module's facts in a module of the same name.
+
+mod batch_part;
+mod elementwise;
+mod fusion;
+mod generator;
+mod masked_images;
+mod model;
+mod mutations;
+mod published;
+mod recompute;
+mod scan;
+mod statistics;
+mod torch_files;
+mod weights;

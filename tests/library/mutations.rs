@@ -1,0 +1,237 @@
+//! Damaged image and label files: whatever stands in them, they are read or refused by name, at
+//! once, and nothing panics.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use vm_beautynet::config::{Config, DataConfig, DatasetName};
+use vm_beautynet::data::{self, read_image};
+
+/// Far more than any file needs; a hang shows.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// A small generator of its own (xorshift64*), so that the files are the same everywhere.
+struct Dice(u64);
+
+impl Dice {
+    fn roll(&mut self, sides: usize) -> usize {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        (self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33) as usize % sides.max(1)
+    }
+
+    /// One to eight changes: bytes set, bits flipped, stretches removed, repeated, or taken from
+    /// another file, ends cut off.
+    fn damage(&mut self, whole: &[u8], other: &[u8]) -> Vec<u8> {
+        let mut bytes = whole.to_vec();
+        for _ in 0..=self.roll(8) {
+            let at = self.roll(bytes.len());
+            let end = (at + 1 + self.roll(32)).min(bytes.len());
+            match self.roll(7) {
+                0 if at < bytes.len() => bytes[at] = self.roll(256) as u8,
+                1 if at < bytes.len() => bytes[at] ^= 1 << self.roll(8),
+                2 if at < end => drop(bytes.drain(at..end)),
+                3 if at < end => {
+                    let copy = bytes[at..end].to_vec();
+                    bytes.splice(at..at, copy);
+                }
+                4 => {
+                    let from = self.roll(other.len());
+                    let to = (from + self.roll(64)).min(other.len());
+                    bytes.splice(at..at, other[from..to].iter().copied());
+                }
+                5 => bytes.truncate(at),
+                _ if at < end => bytes[at..end].fill([0, 255, b',', b'"', b'\n'][self.roll(5)]),
+                _ => {}
+            }
+        }
+        bytes
+    }
+}
+
+fn image_fixtures() -> Vec<Vec<u8>> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/images");
+    let mut files: Vec<PathBuf> =
+        fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+    files.sort();
+    files.iter().map(|file| fs::read(file).unwrap()).collect()
+}
+
+/// Returns how many were read all the same.
+fn read_damaged_images(count: usize) -> usize {
+    let folder = tempfile::tempdir().unwrap();
+    let wholes = image_fixtures();
+    let mut dice = Dice(11);
+    let mut read = 0;
+    for index in 0..count {
+        let name = format!("image_{index}.jpg");
+        let path = folder.path().join(&name);
+        let other = dice.roll(wholes.len());
+        fs::write(&path, dice.damage(&wholes[index % wholes.len()], &wholes[other])).unwrap();
+        let started = Instant::now();
+        match read_image(&path) {
+            Ok(_) => read += 1,
+            Err(error) => assert!(format!("{error:#}").contains(&name), "{error:#}"),
+        }
+        assert!(started.elapsed() < PATIENCE, "{name} took {:?}", started.elapsed());
+        fs::remove_file(path).unwrap();
+    }
+    read
+}
+
+/// A label file, where it lies in its data set, and the configuration that reads it.
+struct Labels {
+    file: &'static str,
+    text: &'static str,
+    others: &'static [(&'static str, &'static str)],
+    config: fn(&Path) -> DataConfig,
+}
+
+fn csv_config(root: &Path, name: &str) -> DataConfig {
+    DataConfig {
+        dataset: DatasetName::Csv,
+        root: root.join(name),
+        verify: false,
+        ..DataConfig::default()
+    }
+}
+
+const LABELS: [Labels; 4] = [
+    Labels {
+        file: "faces.csv",
+        text: "image,score,split,group,weight,person\na.jpg,1.5,train,x,1,p\n\"b, c.jpg\",2,val,\"y\"\"z\",0.5,q\nd.jpg,-3e2,test,,,\n",
+        others: &[],
+        config: |root| csv_config(root, "faces.csv"),
+    },
+    Labels {
+        file: "faces.tsv",
+        text: "image\trater_1\trater_2\nå.jpg\t1\t2\nb.jpg\t\t4\nc.jpg\t3\t\nd.jpg\t5\t1\n",
+        others: &[],
+        config: |root| {
+            let mut config = csv_config(root, "faces.tsv");
+            config.csv.votes_columns = vec!["rater_*".to_string()];
+            config
+        },
+    },
+    Labels {
+        file: "scores/train_2022.txt",
+        text: "./a/female/asian/x.jpg 6.5\n\"./a/male/black/y (1).jpg\" 2\n",
+        others: &[("scores/val_2022.txt", "v.jpg 1\n"), ("scores/test_2022.txt", "t.jpg 2\n")],
+        config: |root| DataConfig {
+            dataset: DatasetName::Mebeauty,
+            root: root.to_path_buf(),
+            verify: false,
+            ..DataConfig::default()
+        },
+    },
+    Labels {
+        file: "1/train_1.txt",
+        text: "CF1.jpg 3.5\nftw2.jpg 1.25\nAM3.jpg 5\n",
+        others: &[("1/test_1.txt", "CF4.jpg 1\n")],
+        config: |root| DataConfig {
+            dataset: DatasetName::ScutFbp5500,
+            split: "fold_1".to_string(),
+            root: root.to_path_buf(),
+            verify: false,
+            ..DataConfig::default()
+        },
+    },
+];
+
+/// Returns how many were read all the same.
+fn read_damaged_labels(count: usize) -> usize {
+    let folder = tempfile::tempdir().unwrap();
+    let images = [
+        "a.jpg",
+        "b.jpg",
+        "c.jpg",
+        "d.jpg",
+        "b, c.jpg",
+        "å.jpg",
+        "v.jpg",
+        "t.jpg",
+        "CF1.jpg",
+        "CF2.jpg",
+        "AM3.jpg",
+        "CF4.jpg",
+        "a/female/asian/x.jpg",
+        "a/male/black/y (1).jpg",
+    ];
+    let mut dice = Dice(5);
+    let mut read = 0;
+    for labels in &LABELS {
+        let root = folder.path().join(labels.file.replace('/', "_"));
+        for (name, text) in labels.others.iter().chain([&(labels.file, labels.text)]) {
+            fs::create_dir_all(root.join(name).parent().unwrap()).unwrap();
+            fs::write(root.join(name), text).unwrap();
+        }
+        for image in images {
+            fs::create_dir_all(root.join(image).parent().unwrap()).unwrap();
+            fs::write(root.join(image), "").unwrap();
+        }
+        let config = (labels.config)(&root);
+        for _ in 0..count / LABELS.len() {
+            let other = LABELS[dice.roll(LABELS.len())].text;
+            let damaged = dice.damage(labels.text.as_bytes(), other.as_bytes());
+            fs::write(root.join(labels.file), &damaged).unwrap();
+            let started = Instant::now();
+            match data::load(&config, 1) {
+                Ok(_) => read += 1,
+                Err(error) => {
+                    let message = format!("{error:#}");
+                    // A list that can be parsed but leaves nothing to train on is named by the data
+                    // set's folder or file.
+                    let named = message.contains(&config.root.display().to_string());
+                    assert!(named || message.contains("data.overlap"), "{message}");
+                }
+            }
+            assert!(started.elapsed() < PATIENCE);
+        }
+    }
+    read
+}
+
+fn read_damaged_configs(count: usize) {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("damaged.yaml");
+    let whole = fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("configs/quickstart.yaml"));
+    let whole = whole.unwrap();
+    let mut dice = Dice(3);
+    for _ in 0..count {
+        fs::write(&path, dice.damage(&whole, &whole)).unwrap();
+        let started = Instant::now();
+        if let Err(error) = Config::load(&path, &[]) {
+            assert!(error.to_string().contains("damaged.yaml"), "{error}");
+        }
+        assert!(started.elapsed() < PATIENCE);
+    }
+}
+
+#[test]
+fn hundreds_of_damaged_images_are_read_or_refused_by_name() {
+    let read = read_damaged_images(600);
+    assert!((1..600).contains(&read), "{read}");
+}
+
+#[test]
+fn hundreds_of_damaged_label_files_are_read_or_refused_by_name() {
+    let read = read_damaged_labels(400);
+    assert!((1..400).contains(&read), "{read}");
+}
+
+#[test]
+fn damaged_configs_are_read_or_refused_by_name() {
+    read_damaged_configs(200);
+}
+
+#[test]
+#[ignore = "takes some seconds: cargo test --release --test library mutations -- --ignored"]
+fn ten_thousand_damaged_files_of_each_kind_are_read_or_refused_by_name() {
+    let images = read_damaged_images(10_000);
+    let labels = read_damaged_labels(10_000);
+    read_damaged_configs(10_000);
+    println!("of 10000 each, {images} images and {labels} label files were read");
+    assert!((1..10_000).contains(&images) && (1..10_000).contains(&labels));
+}

@@ -1,0 +1,199 @@
+//! The published backbones: our names and shapes are theirs, and their files load, run and come out
+//! as they went in.
+//!
+//! The large ones and those that measure take a minute: `MALLOC_MMAP_THRESHOLD_=65536 cargo test
+//! --release --test library published -- --ignored --nocapture --test-threads 1`.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::Instant;
+
+use crate::generator::alone_with_the_generator;
+use tch::{Device, Kind, Tensor};
+use vm_beautynet::config::{Config, preset};
+use vm_beautynet::eval::run::Run;
+use vm_beautynet::measure::{peak_bytes, resident_bytes};
+use vm_beautynet::models::summary::summarize;
+use vm_beautynet::models::weights::{self, WeightsFile};
+use vm_beautynet::models::{BeautyNet, Images};
+use vm_beautynet::report::export::{Layout, export};
+
+type Shapes = BTreeMap<String, Vec<i64>>;
+
+/// Parameter names and shapes of each published preset, classifier included.
+fn manifests() -> BTreeMap<String, Shapes> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/fixtures/golden/checkpoint_manifests.json");
+    let manifests: BTreeMap<String, Shapes> =
+        serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
+    assert_eq!(manifests.len(), 7);
+    manifests
+}
+
+fn without_classifier(shapes: &Shapes) -> Shapes {
+    let shapes = shapes.clone().into_iter();
+    shapes.filter(|(name, _)| !name.starts_with("head.")).collect()
+}
+
+fn branch(name: &str) -> &'static str {
+    if name.starts_with("vim") { "mamba" } else { "vit" }
+}
+
+fn config(name: &str, more: &[String]) -> Config {
+    let (branch, preset) = (branch(name), preset(name).unwrap());
+    let mut overrides = vec![
+        format!("model.{branch}.name={name}"),
+        format!("model.fusion.strategy={branch}_only"),
+        format!("data.image_size={}", preset.image_size),
+    ];
+    overrides.extend_from_slice(more);
+    Config::from_yaml("", "published", &overrides).unwrap()
+}
+
+/// Random values under a manifest's names, as a file would hold them.
+fn random(shapes: &Shapes) -> Vec<(String, Tensor)> {
+    let options = (Kind::Float, Device::Cpu);
+    let tensors = shapes.iter();
+    tensors.map(|(name, shape)| (name.clone(), Tensor::randn(shape, options) * 0.02)).collect()
+}
+
+#[test]
+fn names_and_shapes_are_those_of_the_published_files() {
+    let _alone = alone_with_the_generator();
+    for (name, published) in manifests() {
+        let net = BeautyNet::without_pretrained(&config(&name, &[]), Device::Cpu).unwrap();
+        let prefix = format!("{}.", branch(&name));
+        let ours: Shapes = net
+            .parameters()
+            .iter()
+            .filter_map(|(name, tensor)| Some((name.strip_prefix(&prefix)?.into(), tensor.size())))
+            .collect();
+        assert_eq!(ours, without_classifier(&published), "{name}");
+    }
+}
+
+/// Loads a file of random values in both formats, runs it, exports it in both layouts, and
+/// compares.
+fn comes_back(name: &str, published: &Shapes) {
+    tch::manual_seed(3);
+    let folder = tempfile::tempdir().unwrap();
+    let tensors = random(published);
+    let branch = branch(name);
+    for format in ["safetensors", "pth"] {
+        let file = folder.path().join(format!("published.{format}"));
+        match format {
+            "pth" => weights::save_torch(&file, &tensors).unwrap(),
+            _ => weights::save(&file, &tensors, Default::default()).unwrap(),
+        }
+        let config = config(name, &[format!("model.{branch}.weights={}", file.display())]);
+        let net = BeautyNet::new(&config, Device::Cpu).unwrap();
+        let side = config.data.image_size;
+        let image = Tensor::randn([1, 3, side, side], (Kind::Float, Device::Cpu));
+        let score = net.forward(Images::Normalized(&image), false).unwrap().score;
+        assert!(score.isfinite().all().int64_value(&[]) == 1, "{name}");
+
+        let run = Run { config, net, weights: "best.safetensors".into() };
+        let output = folder.path().join(format);
+        export(&run, Layout::Safetensors, &output).unwrap();
+        export(&run, Layout::Timm, &output).unwrap();
+        let by_code = match branch {
+            "vit" => "vit/model.safetensors",
+            _ => "mamba/model.pth",
+        };
+        for exported in [format!("{branch}.safetensors"), by_code.to_string()] {
+            let mut file = WeightsFile::open(&output.join(&exported)).unwrap();
+            assert_eq!(file.shapes(), without_classifier(published), "{exported}");
+            for (name, tensor) in tensors.iter().filter(|(name, _)| !name.starts_with("head.")) {
+                assert!(file.tensor(name).unwrap().equal(tensor), "{exported}: {name}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_file_of_random_values_loads_runs_and_is_exported_bit_for_bit() {
+    let _alone = alone_with_the_generator();
+    let manifests = manifests();
+    for name in ["vit_tiny_patch16_224", "vim_tiny_patch16_224"] {
+        comes_back(name, &manifests[name]);
+    }
+}
+
+#[test]
+#[ignore = "takes a minute and some gigabytes"]
+fn files_of_every_published_size_load_run_and_are_exported_bit_for_bit() {
+    let _alone = alone_with_the_generator();
+    for (name, published) in manifests() {
+        comes_back(&name, &published);
+    }
+}
+
+/// Memory can be measured only where the C library gives back at once what is freed.
+fn check_allocator() {
+    assert!(
+        std::env::var_os("MALLOC_MMAP_THRESHOLD_").is_some(),
+        "run this with MALLOC_MMAP_THRESHOLD_=65536"
+    );
+}
+
+fn mebibytes(bytes: Option<u64>) -> f64 {
+    bytes.unwrap() as f64 / f64::from(1 << 20)
+}
+
+#[test]
+#[ignore = "measures time and memory: run it alone"]
+fn a_vit_base_file_loads_within_a_second_without_a_second_copy_in_memory() {
+    let _alone = alone_with_the_generator();
+    check_allocator();
+    let name = "vit_base_patch16_224";
+    let folder = tempfile::tempdir().unwrap();
+    let net = BeautyNet::without_pretrained(&config(name, &[]), Device::Cpu).unwrap();
+    for format in ["safetensors", "pth"] {
+        let file = folder.path().join(format!("vit_base.{format}"));
+        let tensors = random(&manifests()[name]);
+        match format {
+            "pth" => weights::save_torch(&file, &tensors).unwrap(),
+            _ => weights::save(&file, &tensors, Default::default()).unwrap(),
+        }
+        drop(tensors);
+        let pretrained = weights::Pretrained {
+            path: &file,
+            state_dict: weights::StateDict::Model,
+            strict: true,
+        };
+        std::fs::write("/proc/self/clear_refs", "5").unwrap(); // resets the peak
+        let (before, start) = (mebibytes(resident_bytes()), Instant::now());
+        let kind = vm_beautynet::config::BackboneKind::Vit;
+        weights::load_backbone(&net.parameters(), "vit.", kind, &pretrained).unwrap();
+        let (seconds, extra) = (start.elapsed().as_secs_f64(), mebibytes(peak_bytes()) - before);
+        let size = std::fs::metadata(&file).unwrap().len() as f64 / f64::from(1 << 20);
+        println!(
+            "{format}: {size:.0} MiB in {seconds:.3} s, {extra:.0} MiB more memory at the peak"
+        );
+        assert!(seconds < 1.0, "{format}: {seconds} s");
+        assert!(extra < 0.2 * size, "{format}: {extra} MiB more");
+    }
+}
+
+#[test]
+#[ignore = "measures memory: run it alone"]
+fn the_forward_pass_keeps_as_much_memory_as_the_summary_says() {
+    let _alone = alone_with_the_generator();
+    check_allocator();
+    let batch = 16;
+    for name in ["vit_tiny_patch16_224", "vim_tiny_patch16_224"] {
+        let config = config(name, &[]);
+        let net = BeautyNet::new(&config, Device::Cpu).unwrap();
+        let images = |count: i64| Tensor::randn([count, 3, 224, 224], (Kind::Float, Device::Cpu));
+        drop(net.forward(Images::Normalized(&images(1)), true).unwrap());
+        let images = images(batch);
+        let before = mebibytes(resident_bytes());
+        let output = net.forward(Images::Normalized(&images), true).unwrap();
+        let kept = mebibytes(resident_bytes()) - before;
+        let summary = summarize(&config).unwrap();
+        let counted = (batch * summary.activation_bytes) as f64 / f64::from(1 << 20);
+        println!("{name}: {kept:.0} MiB kept for {batch} images, {counted:.0} MiB counted");
+        assert!((kept / counted - 1.0).abs() < 0.1, "{name}");
+        drop(output);
+    }
+}

@@ -1,0 +1,148 @@
+//! Activation checkpointing: the same gradients, less memory.
+
+use crate::generator::alone_with_the_generator;
+use tch::{Device, Kind, Tensor};
+use vm_beautynet::config::Config;
+use vm_beautynet::models::batch_part::with_part;
+use vm_beautynet::models::{BeautyNet, Images};
+use vm_beautynet::ops::measure::MemoryWatch;
+use vm_beautynet::ops::{OpError, autocast, recomputed};
+use vm_beautynet::train::{Options, train};
+
+fn leaf(shape: &[i64]) -> Tensor {
+    Tensor::randn(shape, (Kind::Float, Device::Cpu)).set_requires_grad(true)
+}
+
+fn layers(x: &Tensor, weight: &Tensor) -> Tensor {
+    (0..8).fold(x.shallow_clone(), |x, _| {
+        let y = x.linear(weight, None::<&Tensor>);
+        y.to_kind(Kind::Float).sigmoid().dropout(0.5, true)
+    })
+}
+
+struct Run {
+    out: Tensor,
+    gradients: Vec<Tensor>,
+    /// Drawn after forward and after backward.
+    draws: [f64; 2],
+    kept: i64,
+}
+
+fn run(x: &Tensor, weight: &Tensor, checkpointed: bool, half: bool) -> Run {
+    let draw = || Tensor::rand([1], (Kind::Double, Device::Cpu)).double_value(&[0]);
+    tch::manual_seed(3);
+    let mut watch = MemoryWatch::start().unwrap();
+    let inside = weight.shallow_clone();
+    let forward = || {
+        if checkpointed {
+            let piece = move |x: &Tensor| Ok(layers(x, &inside));
+            recomputed(piece, x, &[weight.shallow_clone()]).unwrap()
+        } else {
+            layers(x, weight)
+        }
+    };
+    let out =
+        if half { autocast(Device::Cpu, Kind::BFloat16, forward).unwrap() } else { forward() };
+    let kept = watch.peak();
+    drop(watch);
+    let next = draw();
+    let gradients = Tensor::run_backward(&[out.sum(Kind::Float)], &[x, weight], false, false);
+    Run { out: out.detach(), gradients, draws: [next, draw()], kept }
+}
+
+#[test]
+fn gradients_and_draws_are_the_same_with_a_fraction_of_the_memory() {
+    let _alone = alone_with_the_generator();
+    let (x, weight) = (leaf(&[4096, 16]), leaf(&[16, 16]));
+    for half in [false, true] {
+        let plain = run(&x, &weight, false, half);
+        let again = run(&x, &weight, true, half);
+        assert_eq!(plain.out, again.out);
+        assert_eq!(plain.gradients, again.gradients);
+        assert_eq!(plain.draws, again.draws);
+        assert!(2 * again.kept < plain.kept, "{} of {} bytes", again.kept, plain.kept);
+    }
+}
+
+#[test]
+fn errors_and_panics_come_back_as_messages() {
+    let _alone = alone_with_the_generator();
+    let x = leaf(&[2]);
+    let error = recomputed(|_| Err(OpError("no such thing".into())), &x, &[]).unwrap_err();
+    assert!(error.0.contains("no such thing"), "{error}");
+    let error = recomputed(|_| panic!("{}", "at the third layer"), &x, &[]).unwrap_err();
+    assert!(error.0.contains("at the third layer"), "{error}");
+}
+
+#[test]
+fn a_gradient_of_gradients_is_refused() {
+    let _alone = alone_with_the_generator();
+    let x = leaf(&[2]);
+    let out = recomputed(|x| Ok(x * x), &x, &[]).unwrap();
+    let result = std::panic::catch_unwind(|| {
+        Tensor::run_backward(&[out.sum(Kind::Float)], &[&x], true, true)
+    });
+    assert!(result.is_err());
+}
+
+/// Gradients of a training step of the tiny ensemble on two images, and the most memory that it
+/// held.
+fn step(checkpointed: bool) -> (Vec<(String, Tensor)>, i64) {
+    let sizes = "{model: {vit: {drop_path: 0.2}, mamba: {drop_path: 0.2}}}";
+    let config = Config::from_yaml(sizes, "test", &[]).unwrap();
+    tch::manual_seed(1);
+    let mut net = BeautyNet::new(&config, Device::Cpu).unwrap();
+    if checkpointed {
+        net.recompute_blocks();
+    }
+    let pixels = Tensor::randint(256, [2, 3, 224, 224], (Kind::Uint8, Device::Cpu));
+    tch::manual_seed(2);
+    let mut watch = MemoryWatch::start().unwrap();
+    // As a process with the second half of a batch of four: backward must draw what forward drew.
+    let output = with_part(&(2..4), 4, || net.forward(Images::Pixels(&pixels), true));
+    output.unwrap().scaled.square().sum(Kind::Float).backward();
+    let peak = watch.peak();
+    let gradients = net.parameters().into_iter().map(|(name, tensor)| {
+        let gradient = tensor.grad();
+        (name, gradient)
+    });
+    (gradients.filter(|(_, gradient)| gradient.defined()).collect(), peak)
+}
+
+/// The most memory that a run of an epoch held on this thread.
+fn peak_of_training(folder: &std::path::Path, set: &str) -> i64 {
+    let small = "
+device: cpu
+data: {dataset: synthetic, image_size: 64, workers: 1, synthetic: {train: 32, val: 8, test: 8}}
+model:
+  vit: {name: vit_micro_patch8_64, embed_dim: 48, depth: 6}
+  mamba: {name: vim_micro_patch8_64, embed_dim: 48, depth: 6}
+train: {epochs: 1, batch_size: 16, tensorboard: false}
+";
+    let config = Config::from_yaml(small, "test", &[set.to_string()]).unwrap();
+    let mut watch = MemoryWatch::start().unwrap();
+    train(&config, folder, Options::default(), &mut []).unwrap();
+    watch.peak()
+}
+
+#[test]
+fn a_run_that_checkpoints_activations_holds_less() {
+    let _alone = alone_with_the_generator();
+    let folder = tempfile::tempdir().unwrap();
+    let [kept, again] = [false, true].map(|again| {
+        let set = format!("train.checkpoint_activations={again}");
+        peak_of_training(&folder.path().join(again.to_string()), &set)
+    });
+    eprintln!("{kept} bytes, {again} with checkpoints");
+    assert!(2 * again < kept, "{again} of {kept} bytes");
+}
+
+#[test]
+fn the_tiny_ensemble_has_the_same_gradients_in_half_the_memory() {
+    let _alone = alone_with_the_generator();
+    let (plain, kept) = step(false);
+    let (again, peak) = step(true);
+    assert!(plain.len() > 400 && plain == again);
+    eprintln!("{kept} bytes, {peak} with checkpoints");
+    assert!(2 * peak <= kept, "{peak} of {kept} bytes");
+}

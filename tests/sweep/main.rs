@@ -1,6 +1,0 @@
-//! Cross-validation and sweeps, through the program, on runs of a second.
-
-mod cross_validation;
-#[path = "../sandbox/mod.rs"]
-mod sandbox;
-mod sweep;
