@@ -63,6 +63,7 @@ fn cpp() -> cc::Build {
         .std("c++17")
         .opt_level(3)
         .pic(true)
+        .include("csrc")
         .flag("-fopenmp")
         .flag_if_supported("-Wno-psabi")
         .flag_if_supported("-Wno-ignored-attributes");
@@ -70,14 +71,14 @@ fn cpp() -> cc::Build {
 }
 
 fn compile_kernels() {
-    cpp().file("csrc/kernels_portable.cpp").compile("vmb_portable");
+    cpp().file("csrc/cpu/kernels_portable.cpp").compile("vmb_portable");
     if env::var("CARGO_CFG_TARGET_ARCH").as_deref() == Ok("x86_64") {
         for (name, flags) in X86_KERNELS {
             let mut build = cpp();
             for flag in flags {
                 build.flag(flag);
             }
-            build.file(format!("csrc/kernels_{name}.cpp")).compile(&format!("vmb_{name}"));
+            build.file(format!("csrc/cpu/kernels_{name}.cpp")).compile(&format!("vmb_{name}"));
         }
     }
 }
@@ -104,7 +105,7 @@ fn system_include(build: &mut cc::Build, folder: &Path) {
 fn compile_distributed(lib: &Path, cuda: bool) {
     let mut build = with_libtorch(lib);
     if env::var_os("CARGO_FEATURE_DISTRIBUTED").is_none() {
-        build.file("csrc/distributed_absent.cpp");
+        build.file("csrc/distributed/distributed_absent.cpp");
         build.compile("vmb_distributed");
         return;
     }
@@ -117,7 +118,7 @@ fn compile_distributed(lib: &Path, cuda: bool) {
     }
     system_include(&mut build, &gloo);
     build
-        .files(["distributed", "reducer"].map(|name| format!("csrc/{name}.cpp")))
+        .files(["distributed", "reducer"].map(|name| format!("csrc/distributed/{name}.cpp")))
         .define("USE_C10D_GLOO", None);
     // PyTorch's wheel with CUDA depends on NCCL's, which brings its header.
     let nccl = lib.join("../../nvidia/nccl/include");
@@ -145,9 +146,9 @@ fn compile_bindings(lib: &Path, cuda: bool) {
                 "selective_scan",
                 "causal_conv1d",
             ]
-            .map(|name| format!("csrc/{name}.cpp")),
+            .map(|name| format!("csrc/ops/{name}.cpp")),
         )
-        .file(if cuda { "csrc/cuda_ops.cpp" } else { "csrc/cuda_ops_absent.cpp" });
+        .file(if cuda { "csrc/cuda/cuda_ops.cpp" } else { "csrc/cuda/cuda_ops_absent.cpp" });
     if cuda {
         build.define("VMB_CUDA", None);
         if let Some(home) = cuda_home() {

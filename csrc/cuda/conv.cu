@@ -19,7 +19,8 @@ struct Tile {
 
   VMB_DEVICE explicit Tile(const ConvArgs& in) {
     const unsigned blocks = static_cast<unsigned>((in.dim + kChannels - 1) / kChannels);
-    batch = static_cast<int>(blockIdx.x / blocks), first_channel = static_cast<int>(blockIdx.x % blocks) * kChannels;
+    batch = static_cast<int>(blockIdx.x / blocks),
+    first_channel = static_cast<int>(blockIdx.x % blocks) * kChannels;
     lane = threadIdx.x % 32, warp = threadIdx.x / 32;
     channels = min(kChannels, static_cast<int>(in.dim) - first_channel);
     along_steps = steps_innermost(in.x);
@@ -38,17 +39,21 @@ struct Tile {
 
 template <class T>
 VMB_DEVICE T* channel_row(const Operand& x, const Tile& tile, int channel, int step) {
-  return static_cast<T*>(x.data) +
-         (tile.batch * static_cast<int>(x.batch) + (tile.first_channel + channel) * static_cast<int>(x.row) + step * static_cast<int>(x.step));
+  return static_cast<T*>(x.data) + (tile.batch * static_cast<int>(x.batch) +
+                                    (tile.first_channel + channel) * static_cast<int>(x.row) +
+                                    step * static_cast<int>(x.step));
 }
 
 // `steps` steps from `start` on, which may lie outside the sequence: zeros there.
 template <class T, int kRows>
-VMB_DEVICE void load_tile(float (&to)[kRows][kRow], const Operand& x, const Tile& tile, int start, int steps, int length) {
+VMB_DEVICE void load_tile(float (&to)[kRows][kRow], const Operand& x, const Tile& tile, int start,
+                          int steps, int length) {
   tile.for_each_channel([&](int channel, int first, int stride) {
     const T* const row = channel_row<const T>(x, tile, channel, start);
     for (int step = first; step < steps; step += stride)
-      to[step][channel] = static_cast<unsigned>(start + step) < static_cast<unsigned>(length) ? to_float(row[step * static_cast<int>(x.step)]) : 0.0f;
+      to[step][channel] = static_cast<unsigned>(start + step) < static_cast<unsigned>(length)
+                              ? to_float(row[step * static_cast<int>(x.step)])
+                              : 0.0f;
   });
 }
 
@@ -80,7 +85,8 @@ __global__ void __launch_bounds__(kThreads) conv_forward_kernel(const ConvForwar
   const ConvArgs& in = args.in;
   __shared__ float xs[kSteps + kWidth - 1][kRow];
   const Tile tile(in);
-  const int length = static_cast<int>(in.length), start = static_cast<int>(blockIdx.y) * kSteps, steps = min(kSteps, length - start);
+  const int length = static_cast<int>(in.length), start = static_cast<int>(blockIdx.y) * kSteps,
+            steps = min(kSteps, length - start);
   load_tile<T>(xs, in.x, tile, start - (kWidth - 1), steps + kWidth - 1, length);
   __syncthreads();
   tile.for_each_channel([&](int channel, int first, int stride) {
@@ -97,8 +103,10 @@ template <class T, int kWidth>
 __global__ void __launch_bounds__(kThreads) conv_backward_kernel(const ConvBackwardArgs args) {
   const ConvArgs& in = args.in;
   constexpr int kHalo = kWidth - 1;
-  __shared__ float xs[kSteps + 2 * kHalo][kRow];  // from kHalo steps before the tile to as many behind it
-  __shared__ float gs[kSteps + kHalo][kRow];      // gradient of the convolution's value, from the tile's first step on
+  // Inputs from kHalo steps before the tile to kHalo steps behind it.
+  __shared__ float xs[kSteps + 2 * kHalo][kRow];
+  // Gradient of the convolution's value, from the tile's first step on.
+  __shared__ float gs[kSteps + kHalo][kRow];
   const Tile tile(in);
   const int length = static_cast<int>(in.length);
   float dweight[kWidth] = {}, dbias = 0.0f;
@@ -123,7 +131,8 @@ __global__ void __launch_bounds__(kThreads) conv_backward_kernel(const ConvBackw
       for (int step = first; step < steps; step += stride) {
         float sum = 0.0f;
 #pragma unroll
-        for (int k = 0; k < kWidth; ++k) sum = fmaf(taps.weight[k], gs[step + kHalo - k][channel], sum);
+        for (int k = 0; k < kWidth; ++k)
+          sum = fmaf(taps.weight[k], gs[step + kHalo - k][channel], sum);
         assign(dx[step * static_cast<int>(args.dx.step)], sum);
       }
     });
@@ -143,8 +152,10 @@ __global__ void __launch_bounds__(kThreads) conv_backward_kernel(const ConvBackw
   }
 
   // The warps' sums, added up in their order.
-  float(*const parts)[kWidth + 1][kChannels] = reinterpret_cast<float(*)[kWidth + 1][kChannels]>(xs);
-  static_assert(kWarps * (kWidth + 1) * kChannels <= (kSteps + 2 * kHalo) * kRow, "the partial sums fit into the tile");
+  float (*const parts)[kWidth + 1][kChannels] =
+      reinterpret_cast<float (*)[kWidth + 1][kChannels]>(xs);
+  static_assert(kWarps * (kWidth + 1) * kChannels <= (kSteps + 2 * kHalo) * kRow,
+                "the partial sums fit into the tile");
 #pragma unroll
   for (int k = 0; k < kWidth; ++k) parts[tile.warp][k][tile.lane] = dweight[k];
   parts[tile.warp][kWidth][tile.lane] = dbias;
@@ -165,12 +176,15 @@ __global__ void __launch_bounds__(kThreads) conv_backward_kernel(const ConvBackw
 }
 
 template <class Args>
-int launch(void (*f32_kernel)(Args), void (*f16_kernel)(Args), void (*bf16_kernel)(Args), const Args& args, Type type, int64_t tiles, void* stream) {
+int launch(void (*f32_kernel)(Args), void (*f16_kernel)(Args), void (*bf16_kernel)(Args),
+           const Args& args, Type type, int64_t tiles, void* stream) {
   const int64_t blocks = args.in.batch * ((args.in.dim + kChannels - 1) / kChannels);
   if (blocks == 0 || args.in.length == 0) return cudaSuccess;
-  if (blocks > 0x7fffffff || tiles > 0xffff || args.in.width > kMaxConvWidth) return cudaErrorInvalidConfiguration;
+  if (blocks > 0x7fffffff || tiles > 0xffff || args.in.width > kMaxConvWidth)
+    return cudaErrorInvalidConfiguration;
   const auto kernel = of_type(type, f32_kernel, f16_kernel, bf16_kernel);
-  kernel<<<dim3(static_cast<unsigned>(blocks), static_cast<unsigned>(tiles)), kThreads, 0, static_cast<cudaStream_t>(stream)>>>(args);
+  kernel<<<dim3(static_cast<unsigned>(blocks), static_cast<unsigned>(tiles)), kThreads, 0,
+           static_cast<cudaStream_t>(stream)>>>(args);
   return cudaGetLastError();
 }
 
@@ -179,16 +193,19 @@ int launch(void (*f32_kernel)(Args), void (*f16_kernel)(Args), void (*bf16_kerne
 int conv_forward(const ConvForwardArgs& args, Type type, void* stream) {
   const int64_t tiles = (args.in.length + kSteps - 1) / kSteps;
   if (args.in.width <= 4)
-    return launch(conv_forward_kernel<float, 4>, conv_forward_kernel<f16, 4>, conv_forward_kernel<bf16, 4>, args, type, tiles, stream);
-  return launch(conv_forward_kernel<float, kMaxConvWidth>, conv_forward_kernel<f16, kMaxConvWidth>, conv_forward_kernel<bf16, kMaxConvWidth>, args,
-                type, tiles, stream);
+    return launch(conv_forward_kernel<float, 4>, conv_forward_kernel<f16, 4>,
+                  conv_forward_kernel<bf16, 4>, args, type, tiles, stream);
+  return launch(conv_forward_kernel<float, kMaxConvWidth>, conv_forward_kernel<f16, kMaxConvWidth>,
+                conv_forward_kernel<bf16, kMaxConvWidth>, args, type, tiles, stream);
 }
 
 int conv_backward(const ConvBackwardArgs& args, Type type, void* stream) {
   if (args.in.width <= 4)
-    return launch(conv_backward_kernel<float, 4>, conv_backward_kernel<f16, 4>, conv_backward_kernel<bf16, 4>, args, type, 1, stream);
-  return launch(conv_backward_kernel<float, kMaxConvWidth>, conv_backward_kernel<f16, kMaxConvWidth>, conv_backward_kernel<bf16, kMaxConvWidth>, args,
-                type, 1, stream);
+    return launch(conv_backward_kernel<float, 4>, conv_backward_kernel<f16, 4>,
+                  conv_backward_kernel<bf16, 4>, args, type, 1, stream);
+  return launch(conv_backward_kernel<float, kMaxConvWidth>,
+                conv_backward_kernel<f16, kMaxConvWidth>, conv_backward_kernel<bf16, kMaxConvWidth>,
+                args, type, 1, stream);
 }
 
 }  // namespace vmb::cuda

@@ -9,8 +9,12 @@
 namespace vmb::cuda {
 
 // ---- types. Own conversions: cuda_fp16.h and cuda_bf16.h would double the time to compile.
-struct f16 { unsigned short bits; };
-struct bf16 { unsigned short bits; };
+struct f16 {
+  unsigned short bits;
+};
+struct bf16 {
+  unsigned short bits;
+};
 
 VMB_DEVICE float to_float(float x) { return x; }
 VMB_DEVICE float to_float(f16 x) {
@@ -59,7 +63,9 @@ VMB_DEVICE float sigmoid(float x) { return reciprocal(1.0f + exp2_approx(-kLog2e
 VMB_DEVICE float softplus(float x, float& slope) {
   const float t = exp2_approx(-kLog2e * fabsf(x));
   const float s = t * reciprocal(2.0f + t), s2 = s * s;
-  const float series = fmaf(fmaf(fmaf(fmaf(0.281783313f, s2, 0.279606044f), s2, 0.400249094f), s2, 0.66666317f), s2, 2.0f);
+  const float series =
+      fmaf(fmaf(fmaf(fmaf(0.281783313f, s2, 0.279606044f), s2, 0.400249094f), s2, 0.66666317f), s2,
+           2.0f);
   slope = (x >= 0.0f ? 1.0f : t) * reciprocal(1.0f + t);
   return fmaf(series, s, fmaxf(x, 0.0f));
 }
@@ -101,13 +107,16 @@ struct Cursor {
   VMB_DEVICE Cursor(const Operand& x, int batch, int channel, int step, const Elements& at) {
     const int row = static_cast<int>(x.row), along = static_cast<int>(x.step);
     data = static_cast<T*>(x.data);
-    offset = batch * static_cast<int>(x.batch) + (channel + at.channel) * row + (step + at.step) * along;
+    offset =
+        batch * static_cast<int>(x.batch) + (channel + at.channel) * row + (step + at.step) * along;
     stride = at.channel_stride * row + at.step_stride * along;
   }
   VMB_DEVICE float load(int i) const { return to_float(data[offset + i * stride]); }
   VMB_DEVICE void store(int i, float value) const { assign(data[offset + i * stride], value); }
   // Moves by whole tiles of the operand it was made for.
-  VMB_DEVICE void move(const Operand& x, int by) { offset += by * kTile * static_cast<int>(x.step); }
+  VMB_DEVICE void move(const Operand& x, int by) {
+    offset += by * kTile * static_cast<int>(x.step);
+  }
 };
 
 }  // namespace vmb::cuda

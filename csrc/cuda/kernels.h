@@ -8,12 +8,13 @@
 namespace vmb::cuda {
 
 // How the kernels of selective_scan cut up their work; csrc/README.md says why.
-constexpr int kLanes = 4;                                 // lanes of a warp that share a channel
-constexpr int kStatesPerLane = 4;                         // states of a lane, in registers
-constexpr int kStates = kLanes * kStatesPerLane;          // states of one pass; larger state sizes take several
+constexpr int kLanes = 4;          // lanes of a warp that share a channel
+constexpr int kStatesPerLane = 4;  // states of a lane, in registers
+constexpr int kStates =
+    kLanes * kStatesPerLane;  // states of one pass; larger state sizes take several
 constexpr int kChannelsPerWarp = 32 / kLanes;
-constexpr int kMaxWarps = 4;                              // of a block
-constexpr int kTile = 16;                                 // steps between two stored states
+constexpr int kMaxWarps = 4;  // of a block
+constexpr int kTile = 16;     // steps between two stored states
 constexpr int kMaxConvWidth = 8;
 
 // The type of the activations. Parameters (A, D, biases, convolution weights), states and partial
@@ -53,12 +54,13 @@ struct ScanBackwardArgs {
   int64_t states_stride;
   Operand du, ddelta, dz;
   // Partial sums that sum_parts adds up in a fixed order.
-  float* dA;           // (batch, dim, padded state)
-  float* dD;           // (batch, dim) or null
-  float* ddelta_bias;  // (batch, dim) or null
-  float* dBC;          // (batch, blocks of channels, length, passes, {dB, dC}, kStates)
-  int64_t reverse_dBC; // the steps of dBC from the last to the first, which undoes the reversal of the operands
-  float* adjoint;      // (batch, dim, padded state); only where state > kStates
+  float* dA;            // (batch, dim, padded state)
+  float* dD;            // (batch, dim) or null
+  float* ddelta_bias;   // (batch, dim) or null
+  float* dBC;           // (batch, blocks of channels, length, passes, {dB, dC}, kStates)
+  int64_t reverse_dBC;  // the steps of dBC from the last to the first, which undoes the reversal of
+                        // the operands
+  float* adjoint;       // (batch, dim, padded state); only where state > kStates
 };
 
 struct ConvArgs {
@@ -83,13 +85,17 @@ struct ConvBackwardArgs {
 constexpr int64_t passes(int64_t state) { return (state + kStates - 1) / kStates; }
 constexpr int64_t padded_state(int64_t state) { return passes(state) * kStates; }
 constexpr int64_t tiles(int64_t length) { return (length + kTile - 1) / kTile; }
-constexpr int64_t channel_blocks(int64_t dim, int64_t warps) { return (dim + warps * kChannelsPerWarp - 1) / (warps * kChannelsPerWarp); }
+constexpr int64_t channel_blocks(int64_t dim, int64_t warps) {
+  return (dim + warps * kChannelsPerWarp - 1) / (warps * kChannelsPerWarp);
+}
 
 // Warps of a block: as many as share the rows of B and C, fewer where the device would stay empty.
 // The sums over channels depend on it, so forward and backward of one call, and every call of one
 // shape on one device, take the same.
 inline int scan_warps(int64_t batch, int64_t dim, int64_t multiprocessors) {
-  int warps = dim >= kMaxWarps * kChannelsPerWarp ? kMaxWarps : static_cast<int>((dim + kChannelsPerWarp - 1) / kChannelsPerWarp);
+  int warps = dim >= kMaxWarps * kChannelsPerWarp
+                  ? kMaxWarps
+                  : static_cast<int>((dim + kChannelsPerWarp - 1) / kChannelsPerWarp);
   while (warps > 1 && batch * channel_blocks(dim, warps) < multiprocessors) warps = (warps + 1) / 2;
   return warps;
 }
@@ -100,7 +106,8 @@ int scan_backward(const ScanBackwardArgs& args, Type type, int warps, void* stre
 int conv_forward(const ConvForwardArgs& args, Type type, void* stream);
 int conv_backward(const ConvBackwardArgs& args, Type type, void* stream);
 // out[o][i] = sum over p of parts[o][p][i], in the order of p.
-int sum_parts(const float* parts, float* out, int64_t outer, int64_t count, int64_t inner, void* stream);
+int sum_parts(const float* parts, float* out, int64_t outer, int64_t count, int64_t inner,
+              void* stream);
 // Of the device with this index; 1 where it cannot be asked.
 int multiprocessors(int device);
 // The text of an error that one of these returned.

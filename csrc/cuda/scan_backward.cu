@@ -6,7 +6,7 @@
 namespace vmb::cuda {
 namespace {
 
-constexpr int kCopyRow = kLanes * kStates + kRowPad;   // four orders of a row of B or C
+constexpr int kCopyRow = kLanes * kStates + kRowPad;  // four orders of a row of B or C
 constexpr int kDoutRow = kMaxChannels + 4;
 
 // Blocks that a multiprocessor of the architecture is to hold: what its shared memory has room for,
@@ -26,27 +26,35 @@ constexpr int kResidentBlocks = 2;
 VMB_DEVICE void permute(float (&x)[kStatesPerLane], int swap) {
   const bool odd = swap & 1, upper = swap & 2;
   const float a[] = {odd ? x[1] : x[0], odd ? x[0] : x[1], odd ? x[3] : x[2], odd ? x[2] : x[3]};
-  x[0] = upper ? a[2] : a[0], x[1] = upper ? a[3] : a[1], x[2] = upper ? a[0] : a[2], x[3] = upper ? a[1] : a[3];
+  x[0] = upper ? a[2] : a[0], x[1] = upper ? a[3] : a[1], x[2] = upper ? a[0] : a[2],
+  x[3] = upper ? a[1] : a[3];
 }
 
 // Sums over the eight channels of a warp: of dB for lanes of the lower four, of dC for the others,
 // each the one state 4 quarter + swap.
-VMB_DEVICE float sum_over_channels(float (&dB)[kStatesPerLane], float (&dC)[kStatesPerLane], bool upper_half) {
+VMB_DEVICE float sum_over_channels(float (&dB)[kStatesPerLane], float (&dC)[kStatesPerLane],
+                                   bool upper_half) {
 #pragma unroll
-  for (int k = 0; k < 2; ++k) dB[k] += from_lane_xor<2 * kLanes>(dB[k + 2]), dC[k] += from_lane_xor<2 * kLanes>(dC[k + 2]);
+  for (int k = 0; k < 2; ++k)
+    dB[k] += from_lane_xor<2 * kLanes>(dB[k + 2]), dC[k] += from_lane_xor<2 * kLanes>(dC[k + 2]);
   dB[0] += from_lane_xor<kLanes>(dB[1]), dC[0] += from_lane_xor<kLanes>(dC[1]);
   return (upper_half ? dC[0] : dB[0]) + from_lane_xor<4 * kLanes>(upper_half ? dB[0] : dC[0]);
 }
 
 template <class T, bool kOnePass>
-__global__ void __launch_bounds__(kMaxThreads, kOnePass ? kResidentBlocks : (kResidentBlocks + 1) / 2) scan_backward_kernel(const ScanBackwardArgs args) {
+__global__ void __launch_bounds__(kMaxThreads,
+                                  kOnePass ? kResidentBlocks : (kResidentBlocks + 1) / 2)
+    scan_backward_kernel(const ScanBackwardArgs args) {
   const ScanArgs& in = args.in;
-  __shared__ float2 steps[kTile][kStepsRow];  // (dt, dt u); then (sum of dh_t A', sum of dh_t B) over states
-  __shared__ float douts[kTile][kDoutRow];    // dL/dy; then y
+  __shared__ float2
+      steps[kTile][kStepsRow];  // (dt, dt u); then (sum of dh_t A', sum of dh_t B) over states
+  __shared__ float douts[kTile][kDoutRow];  // dL/dy; then y
   alignas(16) __shared__ float rows_B[kTile][kCopyRow], rows_C[kTile][kCopyRow];
-  __shared__ float4 states[kTile][kMaxThreads];  // after each step; then, behind the walk, the warps' sums for dB and dC
+  __shared__ float4 states[kTile][kMaxThreads];  // after each step; then, behind the walk, the
+                                                 // warps' sums for dB and dC
   const Place at(in);
-  const int length = static_cast<int>(in.length), pass_count = kOnePass ? 1 : static_cast<int>(passes(in.state));
+  const int length = static_cast<int>(in.length),
+            pass_count = kOnePass ? 1 : static_cast<int>(passes(in.state));
   const int last_tile = (length - 1) / kTile;
   const bool gated = in.z.data != nullptr;
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, swap = at.channel % kStatesPerLane;
@@ -56,16 +64,23 @@ __global__ void __launch_bounds__(kMaxThreads, kOnePass ? kResidentBlocks : (kRe
 
   const Elements mine(steps_innermost(in.u), at.channels);
   const int first_step = last_tile * kTile;
-  Cursor<const T> u_at(in.u, at.batch, at.first_channel, first_step, mine), delta_at(in.delta, at.batch, at.first_channel, first_step, mine);
-  Cursor<const T> z_at(in.z, at.batch, at.first_channel, first_step, mine), dout_at(args.dout, at.batch, at.first_channel, first_step, mine);
-  Cursor<T> du_at(args.du, at.batch, at.first_channel, first_step, mine), ddelta_at(args.ddelta, at.batch, at.first_channel, first_step, mine);
+  Cursor<const T> u_at(in.u, at.batch, at.first_channel, first_step, mine),
+      delta_at(in.delta, at.batch, at.first_channel, first_step, mine);
+  Cursor<const T> z_at(in.z, at.batch, at.first_channel, first_step, mine),
+      dout_at(args.dout, at.batch, at.first_channel, first_step, mine);
+  Cursor<T> du_at(args.du, at.batch, at.first_channel, first_step, mine),
+      ddelta_at(args.ddelta, at.batch, at.first_channel, first_step, mine);
   Cursor<T> dz_at(args.dz, at.batch, at.first_channel, first_step, mine);
   Rows<T> rows(in, at.batch, first_step);
   float dD[kElements] = {}, dbias[kElements] = {};
   // Parameters are read again for every tile: they come from the L1 cache, and registers are what
   // this kernel is short of.
-  auto exists = [&](int i, int start) { return at.first_channel + mine.channel_of(i) < in.dim && start + mine.step_of(i) < length; };
-  auto parameter = [&](const float* values, int i) { return values ? values[at.first_channel + mine.channel_of(i)] : 0.0f; };
+  auto exists = [&](int i, int start) {
+    return at.first_channel + mine.channel_of(i) < in.dim && start + mine.step_of(i) < length;
+  };
+  auto parameter = [&](const float* values, int i) {
+    return values ? values[at.first_channel + mine.channel_of(i)] : 0.0f;
+  };
 
   float A[kStatesPerLane], dA[kStatesPerLane] = {}, adjoint[kStatesPerLane] = {};
   if (kOnePass) load_decay_rates(A, in, at, 0, swap);
@@ -103,11 +118,13 @@ __global__ void __launch_bounds__(kMaxThreads, kOnePass ? kResidentBlocks : (kRe
       rows.stage(in, pass, length - start, [&](int step, int n, float B, float C) {
 #pragma unroll
         for (int order = 0; order < kStatesPerLane; ++order)
-          rows_B[step][order * kStates + (n ^ order)] = B, rows_C[step][order * kStates + (n ^ order)] = C;
+          rows_B[step][order * kStates + (n ^ order)] = B,
+                                              rows_C[step][order * kStates + (n ^ order)] = C;
       });
       const int64_t state_index = at.state_index(in, pass);
       float before[kStatesPerLane] = {};  // the state before the tile's first step
-      if (tile > 0 && at.active) load_states(before, args.states + (tile - 1) * args.states_stride + state_index);
+      if (tile > 0 && at.active)
+        load_states(before, args.states + (tile - 1) * args.states_stride + state_index);
       permute(before, swap);
       if (!kOnePass) {
         load_decay_rates(A, in, at, pass, swap);
@@ -120,8 +137,10 @@ __global__ void __launch_bounds__(kMaxThreads, kOnePass ? kResidentBlocks : (kRe
       }
       __syncthreads();
 
-      const float4* const B_at = reinterpret_cast<const float4*>(&rows_B[0][swap * kStates + at.quarter * kStatesPerLane]);
-      const float4* const C_at = reinterpret_cast<const float4*>(&rows_C[0][swap * kStates + at.quarter * kStatesPerLane]);
+      const float4* const B_at =
+          reinterpret_cast<const float4*>(&rows_B[0][swap * kStates + at.quarter * kStatesPerLane]);
+      const float4* const C_at =
+          reinterpret_cast<const float4*>(&rows_C[0][swap * kStates + at.quarter * kStatesPerLane]);
       const int rounds = (min(kTile, length - start) + kLanes - 1) / kLanes;
       float h[kStatesPerLane];
 #pragma unroll
@@ -132,7 +151,8 @@ __global__ void __launch_bounds__(kMaxThreads, kOnePass ? kResidentBlocks : (kRe
         const float4 B = B_at[step * (kCopyRow / 4)];
         const float Bs[] = {B.x, B.y, B.z, B.w};
 #pragma unroll
-        for (int k = 0; k < kStatesPerLane; ++k) h[k] = fmaf(exp2_approx(now.x * A[k]), h[k], now.y * Bs[k]);
+        for (int k = 0; k < kStatesPerLane; ++k)
+          h[k] = fmaf(exp2_approx(now.x * A[k]), h[k], now.y * Bs[k]);
         store_states(h, &states[step][threadIdx.x].x);
       }
 
@@ -169,13 +189,15 @@ __global__ void __launch_bounds__(kMaxThreads, kOnePass ? kResidentBlocks : (kRe
           }
           sums[j] = sum_over_channels(dB, dC, upper_half);
         }
-        const float sum_A_now = sum_over_lanes(sums_A, at.quarter), sum_B_now = sum_over_lanes(sums_B, at.quarter);
+        const float sum_A_now = sum_over_lanes(sums_A, at.quarter),
+                    sum_B_now = sum_over_lanes(sums_B, at.quarter);
         const float y_now = gated ? sum_over_lanes(ys, at.quarter) : 0.0f;
         __syncwarp();  // every lane has read the steps of this round, and the states behind them
         steps[round * kLanes + at.quarter][at.channel] = make_float2(sum_A_now, sum_B_now);
         douts[round * kLanes + at.quarter][at.channel] = y_now;
 #pragma unroll
-        for (int j = 0; j < kLanes; ++j) reinterpret_cast<float*>(&states[round * kLanes + j][warp * 32])[sum_index] = sums[j];
+        for (int j = 0; j < kLanes; ++j)
+          reinterpret_cast<float*>(&states[round * kLanes + j][warp * 32])[sum_index] = sums[j];
       }
       if (!kOnePass && at.active) {
         store_states(adjoint, args.adjoint + state_index);
@@ -199,14 +221,16 @@ __global__ void __launch_bounds__(kMaxThreads, kOnePass ? kResidentBlocks : (kRe
           sum.x += x.x, sum.y += x.y, sum.z += x.z, sum.w += x.w;
         }
         const int row = first_row + (args.reverse_dBC ? length - 1 - start - step : start + step);
-        reinterpret_cast<float4*>(args.dBC + static_cast<int64_t>(row * pass_count + pass) * (2 * kStates))[quad] = sum;
+        reinterpret_cast<float4*>(args.dBC + static_cast<int64_t>(row * pass_count + pass) *
+                                                 (2 * kStates))[quad] = sum;
       }
     }
 
 #pragma unroll
     for (int i = 0; i < kElements; ++i) {
       if (exists(i, start)) {
-        const float skip = parameter(in.D, i), ddelta = slope[i] * fmaf(u[i], sum_B[i], kLn2 * sum_A[i]);
+        const float skip = parameter(in.D, i),
+                    ddelta = slope[i] * fmaf(u[i], sum_B[i], kLn2 * sum_A[i]);
         du_at.store(i, fmaf(dt[i], sum_B[i], skip * dy[i]));
         ddelta_at.store(i, ddelta);
         if (gated) dz_at.store(i, dgate[i] * fmaf(skip, u[i], y[i]));
@@ -214,8 +238,10 @@ __global__ void __launch_bounds__(kMaxThreads, kOnePass ? kResidentBlocks : (kRe
         dbias[i] += ddelta;
       }
     }
-    u_at.move(in.u, -1), delta_at.move(in.delta, -1), z_at.move(in.z, -1), dout_at.move(args.dout, -1);
-    du_at.move(args.du, -1), ddelta_at.move(args.ddelta, -1), dz_at.move(args.dz, -1), rows.move(in, -1);
+    u_at.move(in.u, -1), delta_at.move(in.delta, -1), z_at.move(in.z, -1),
+        dout_at.move(args.dout, -1);
+    du_at.move(args.du, -1), ddelta_at.move(args.ddelta, -1), dz_at.move(args.dz, -1),
+        rows.move(in, -1);
   }
 
   if (kOnePass && at.active) permute(dA, swap), store_states(dA, args.dA + at.state_index(in, 0));
@@ -230,7 +256,8 @@ __global__ void __launch_bounds__(kMaxThreads, kOnePass ? kResidentBlocks : (kRe
   }
 #pragma unroll
   for (int i = 0; i < kElements; ++i)
-    if (along_steps || i == 0) parts[mine.channel_of(i) * (kTile + 1) + mine.step] = make_float2(dD[i], dbias[i]);
+    if (along_steps || i == 0)
+      parts[mine.channel_of(i) * (kTile + 1) + mine.step] = make_float2(dD[i], dbias[i]);
   __syncthreads();
   const int channel = at.first_channel + threadIdx.x;
   if (threadIdx.x < at.channels && channel < in.dim) {
@@ -249,8 +276,10 @@ __global__ void __launch_bounds__(kMaxThreads, kOnePass ? kResidentBlocks : (kRe
 
 int scan_backward(const ScanBackwardArgs& args, Type type, int warps, void* stream) {
   if (args.in.state <= kStates)
-    return launch_scan(scan_backward_kernel<float, true>, scan_backward_kernel<f16, true>, scan_backward_kernel<bf16, true>, args, type, warps, stream);
-  return launch_scan(scan_backward_kernel<float, false>, scan_backward_kernel<f16, false>, scan_backward_kernel<bf16, false>, args, type, warps, stream);
+    return launch_scan(scan_backward_kernel<float, true>, scan_backward_kernel<f16, true>,
+                       scan_backward_kernel<bf16, true>, args, type, warps, stream);
+  return launch_scan(scan_backward_kernel<float, false>, scan_backward_kernel<f16, false>,
+                     scan_backward_kernel<bf16, false>, args, type, warps, stream);
 }
 
 }  // namespace vmb::cuda

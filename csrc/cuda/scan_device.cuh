@@ -24,24 +24,28 @@ struct Place {
   VMB_DEVICE explicit Place(const ScanArgs& in) {
     channels = blockDim.x / kLanes;
     const unsigned blocks = static_cast<unsigned>((in.dim + channels - 1) / channels);
-    batch = static_cast<int>(blockIdx.x / blocks), first_channel = static_cast<int>(blockIdx.x % blocks) * channels;
+    batch = static_cast<int>(blockIdx.x / blocks),
+    first_channel = static_cast<int>(blockIdx.x % blocks) * channels;
     channel = threadIdx.x / kLanes, quarter = threadIdx.x % kLanes;
     active = first_channel + channel < in.dim;
   }
   // Of the thread's states of a pass in a (batch, dim, padded state) array.
   VMB_DEVICE int64_t state_index(const ScanArgs& in, int pass) const {
-    return static_cast<int64_t>(batch * static_cast<int>(in.dim) + first_channel + channel) * padded_state(in.state) + pass * kStates +
-           quarter * kStatesPerLane;
+    return static_cast<int64_t>(batch * static_cast<int>(in.dim) + first_channel + channel) *
+               padded_state(in.state) +
+           pass * kStates + quarter * kStatesPerLane;
   }
 };
 
 // A log2(e) of the thread's states; 0 where there is none, which keeps that state at 0. Register k
 // gets state k ^ swap.
-VMB_DEVICE void load_decay_rates(float (&A)[kStatesPerLane], const ScanArgs& in, const Place& at, int pass, int swap) {
+VMB_DEVICE void load_decay_rates(float (&A)[kStatesPerLane], const ScanArgs& in, const Place& at,
+                                 int pass, int swap) {
 #pragma unroll
   for (int k = 0; k < kStatesPerLane; ++k) {
     const int n = pass * kStates + at.quarter * kStatesPerLane + (k ^ swap);
-    A[k] = at.active && n < in.state ? in.A[(at.first_channel + at.channel) * in.state + n] * kLog2e : 0.0f;
+    A[k] = at.active && n < in.state ? in.A[(at.first_channel + at.channel) * in.state + n] * kLog2e
+                                     : 0.0f;
   }
 }
 
@@ -58,34 +62,41 @@ VMB_DEVICE void store_states(const float (&h)[kStatesPerLane], float* to) {
 template <class T>
 struct Rows {
   const T *B, *C;
-  int B_offset, C_offset;   // of the thread's first element of the present tile, pass 0
+  int B_offset, C_offset;  // of the thread's first element of the present tile, pass 0
   int step, n, step_stride, n_stride;
 
   VMB_DEVICE Rows(const ScanArgs& in, int batch, int start) {
     const bool along_steps = steps_innermost(in.B);
     const int thread = threadIdx.x, per_round = blockDim.x / kTile;
     static_assert(kTile == kStates, "either may run along the lanes");
-    step = along_steps ? thread % kTile : thread / kStates, n = along_steps ? thread / kTile : thread % kStates;
+    step = along_steps ? thread % kTile : thread / kStates,
+    n = along_steps ? thread / kTile : thread % kStates;
     step_stride = along_steps ? 0 : per_round, n_stride = along_steps ? per_round : 0;
     B = static_cast<const T*>(in.B.data), C = static_cast<const T*>(in.C.data);
     B_offset = offset(in.B, n, start + step) + batch * static_cast<int>(in.B.batch);
     C_offset = offset(in.C, n, start + step) + batch * static_cast<int>(in.C.batch);
   }
-  VMB_DEVICE static int offset(const Operand& x, int row, int step) { return row * static_cast<int>(x.row) + step * static_cast<int>(x.step); }
+  VMB_DEVICE static int offset(const Operand& x, int row, int step) {
+    return row * static_cast<int>(x.row) + step * static_cast<int>(x.step);
+  }
   // Moves by whole tiles.
-  VMB_DEVICE void move(const ScanArgs& in, int by) { B_offset += offset(in.B, 0, by * kTile), C_offset += offset(in.C, 0, by * kTile); }
+  VMB_DEVICE void move(const ScanArgs& in, int by) {
+    B_offset += offset(in.B, 0, by * kTile), C_offset += offset(in.C, 0, by * kTile);
+  }
 
   // Hands put(step, state of the pass, B, C) the elements of a pass; zeros where there is no such
   // state or step.
   template <class Put>
   VMB_DEVICE void stage(const ScanArgs& in, int pass, int steps, const Put& put) const {
-    int b = B_offset + offset(in.B, pass * kStates, 0), c = C_offset + offset(in.C, pass * kStates, 0);
+    int b = B_offset + offset(in.B, pass * kStates, 0),
+        c = C_offset + offset(in.C, pass * kStates, 0);
     const int states = static_cast<int>(in.state) - pass * kStates;
     int s = step, m = n;
     for (int i = threadIdx.x; i < kTile * kStates; i += blockDim.x) {
       const bool valid = m < states && s < steps;
       put(s, m, valid ? to_float(B[b]) : 0.0f, valid ? to_float(C[c]) : 0.0f);
-      b += offset(in.B, n_stride, step_stride), c += offset(in.C, n_stride, step_stride), s += step_stride, m += n_stride;
+      b += offset(in.B, n_stride, step_stride), c += offset(in.C, n_stride, step_stride),
+          s += step_stride, m += n_stride;
     }
   }
 };
@@ -111,11 +122,12 @@ VMB_DEVICE float sum_over_lanes(const float (&x)[kLanes], int lane) {
 }
 
 template <class Args>
-int launch_scan(void (*f32_kernel)(Args), void (*f16_kernel)(Args), void (*bf16_kernel)(Args), const Args& args, Type type, int warps,
-                void* stream) {
+int launch_scan(void (*f32_kernel)(Args), void (*f16_kernel)(Args), void (*bf16_kernel)(Args),
+                const Args& args, Type type, int warps, void* stream) {
   const int64_t blocks = args.in.batch * channel_blocks(args.in.dim, warps);
   if (blocks == 0 || args.in.length == 0) return cudaSuccess;
-  if (blocks > 0x7fffffff || args.in.length > 0x7fffffff - kTile) return cudaErrorInvalidConfiguration;
+  if (blocks > 0x7fffffff || args.in.length > 0x7fffffff - kTile)
+    return cudaErrorInvalidConfiguration;
   const auto kernel = of_type(type, f32_kernel, f16_kernel, bf16_kernel);
   kernel<<<static_cast<unsigned>(blocks), 32 * warps, 0, static_cast<cudaStream_t>(stream)>>>(args);
   return cudaGetLastError();

@@ -13,11 +13,13 @@ __global__ void __launch_bounds__(kMaxThreads) scan_forward_kernel(const ScanFor
   __shared__ float2 steps[kTile][kStepsRow];  // (dt, dt u) of a step and channel; then its y, in x
   alignas(16) __shared__ float rows_B[kTile][kStates + kRowPad], rows_C[kTile][kStates + kRowPad];
   const Place at(in);
-  const int length = static_cast<int>(in.length), pass_count = kOnePass ? 1 : static_cast<int>(passes(in.state));
+  const int length = static_cast<int>(in.length),
+            pass_count = kOnePass ? 1 : static_cast<int>(passes(in.state));
   const bool gated = in.z.data != nullptr;
 
   const Elements mine(steps_innermost(in.u), at.channels);
-  Cursor<const T> u_at(in.u, at.batch, at.first_channel, 0, mine), delta_at(in.delta, at.batch, at.first_channel, 0, mine);
+  Cursor<const T> u_at(in.u, at.batch, at.first_channel, 0, mine),
+      delta_at(in.delta, at.batch, at.first_channel, 0, mine);
   Cursor<const T> z_at(in.z, at.batch, at.first_channel, 0, mine);
   Cursor<T> out_at(args.out, at.batch, at.first_channel, 0, mine);
   Rows<T> rows(in, at.batch, 0);
@@ -58,9 +60,14 @@ __global__ void __launch_bounds__(kMaxThreads) scan_forward_kernel(const ScanFor
 
     for (int pass = 0; pass < pass_count; ++pass) {
 #pragma unroll
-      for (int i = 0; i < kElements; ++i) steps[mine.step_of(i)][mine.channel_of(i)] = make_float2(dt[i], dt[i] * u[i]);
-      rows.stage(in, pass, length - start, [&](int step, int n, float B, float C) { rows_B[step][n] = B, rows_C[step][n] = C; });
-      float* const slot = args.states ? args.states + start / kTile * args.states_stride + at.state_index(in, pass) : nullptr;
+      for (int i = 0; i < kElements; ++i)
+        steps[mine.step_of(i)][mine.channel_of(i)] = make_float2(dt[i], dt[i] * u[i]);
+      rows.stage(in, pass, length - start, [&](int step, int n, float B, float C) {
+        rows_B[step][n] = B, rows_C[step][n] = C;
+      });
+      float* const slot =
+          args.states ? args.states + start / kTile * args.states_stride + at.state_index(in, pass)
+                      : nullptr;
       if (!kOnePass) {
         load_decay_rates(A, in, at, pass, 0);
         if (start == 0 || !at.active) {
@@ -79,8 +86,10 @@ __global__ void __launch_bounds__(kMaxThreads) scan_forward_kernel(const ScanFor
 #pragma unroll
         for (int j = 0; j < kLanes; ++j) {
           const float2 now = steps[step + j][at.channel];
-          const float4 B = *reinterpret_cast<const float4*>(&rows_B[step + j][at.quarter * kStatesPerLane]);
-          const float4 C = *reinterpret_cast<const float4*>(&rows_C[step + j][at.quarter * kStatesPerLane]);
+          const float4 B =
+              *reinterpret_cast<const float4*>(&rows_B[step + j][at.quarter * kStatesPerLane]);
+          const float4 C =
+              *reinterpret_cast<const float4*>(&rows_C[step + j][at.quarter * kStatesPerLane]);
           const float Bs[] = {B.x, B.y, B.z, B.w}, Cs[] = {C.x, C.y, C.z, C.w};
           sums[j] = 0.0f;
 #pragma unroll
@@ -113,8 +122,10 @@ __global__ void __launch_bounds__(kMaxThreads) scan_forward_kernel(const ScanFor
 
 int scan_forward(const ScanForwardArgs& args, Type type, int warps, void* stream) {
   if (args.in.state <= kStates)
-    return launch_scan(scan_forward_kernel<float, true>, scan_forward_kernel<f16, true>, scan_forward_kernel<bf16, true>, args, type, warps, stream);
-  return launch_scan(scan_forward_kernel<float, false>, scan_forward_kernel<f16, false>, scan_forward_kernel<bf16, false>, args, type, warps, stream);
+    return launch_scan(scan_forward_kernel<float, true>, scan_forward_kernel<f16, true>,
+                       scan_forward_kernel<bf16, true>, args, type, warps, stream);
+  return launch_scan(scan_forward_kernel<float, false>, scan_forward_kernel<f16, false>,
+                     scan_forward_kernel<bf16, false>, args, type, warps, stream);
 }
 
 }  // namespace vmb::cuda

@@ -7,7 +7,8 @@ namespace {
 
 constexpr int kThreads = 256;
 
-__global__ void __launch_bounds__(kThreads) sum_parts_kernel(const float* parts, float* out, int64_t outer, int64_t count, int64_t inner) {
+__global__ void __launch_bounds__(kThreads)
+    sum_parts_kernel(const float* parts, float* out, int64_t outer, int64_t count, int64_t inner) {
   const int64_t index = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
   if (index >= outer * inner) return;
   const float* part = parts + index / inner * count * inner + index % inner;
@@ -19,17 +20,22 @@ __global__ void __launch_bounds__(kThreads) sum_parts_kernel(const float* parts,
 
 }  // namespace
 
-int sum_parts(const float* parts, float* out, int64_t outer, int64_t count, int64_t inner, void* stream) {
+int sum_parts(const float* parts, float* out, int64_t outer, int64_t count, int64_t inner,
+              void* stream) {
   const int64_t blocks = (outer * inner + kThreads - 1) / kThreads;
   if (blocks == 0) return cudaSuccess;
   if (blocks > 0x7fffffff) return cudaErrorInvalidConfiguration;
-  sum_parts_kernel<<<static_cast<unsigned>(blocks), kThreads, 0, static_cast<cudaStream_t>(stream)>>>(parts, out, outer, count, inner);
+  sum_parts_kernel<<<static_cast<unsigned>(blocks), kThreads, 0,
+                     static_cast<cudaStream_t>(stream)>>>(parts, out, outer, count, inner);
   return cudaGetLastError();
 }
 
 int multiprocessors(int device) {
   int count = 0;
-  return cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device) == cudaSuccess && count > 0 ? count : 1;
+  return cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device) == cudaSuccess &&
+                 count > 0
+             ? count
+             : 1;
 }
 
 const char* error_text(int error) { return cudaGetErrorString(static_cast<cudaError_t>(error)); }

@@ -6,7 +6,7 @@ use super::OpError;
 use super::ffi;
 use super::scan::Path;
 
-/// A function of `csrc/vec_math.h`.
+/// A function of `csrc/cpu/vec_math.h`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Function {
     /// `2^(x y)`, rounded once: the decay of the state.

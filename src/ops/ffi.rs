@@ -1,4 +1,4 @@
-//! The C interface of csrc/abi.h. Tensors are `at::Tensor*`, which is what tch holds.
+//! The C interface of csrc/ops/abi.h. Tensors are `at::Tensor*`, which is what tch holds.
 
 use std::borrow::Borrow;
 use std::ffi::{CStr, c_char, c_double, c_int, c_void};

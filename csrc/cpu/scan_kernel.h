@@ -35,22 +35,29 @@ struct Scan {
 
   // Scratch of one work item, carved out of one allocation; sizes in vectors of W or in scalars.
   struct Workspace {
-    V *h, *A, *dA;           // (block, state): running state (backward: its gradient), A * log2(e), gradient of A
-    V* largest_A;            // (block): largest |A * log2(e)|
-    V *states, *decay;       // one tile of N states over a chunk: (step of the chunk + 1, N) and (step of the chunk, N)
-    V *dBC;                  // (step, state / kHalf): gradients of B and C, kHalf of each
-    V *u, *dt, *z;           // (vector, step): as packed; in backward they become their gradients
-    V *out;                  // (vector, step): forward's result; in backward its gradient as packed
+    V *h, *A,
+        *dA;  // (block, state): running state (backward: its gradient), A * log2(e), gradient of A
+    V* largest_A;       // (block): largest |A * log2(e)|
+    V *states, *decay;  // one tile of N states over a chunk: (step of the chunk + 1, N) and (step
+                        // of the chunk, N)
+    V* dBC;             // (step, state / kHalf): gradients of B and C, kHalf of each
+    V *u, *dt, *z;      // (vector, step): as packed; in backward they become their gradients
+    V* out;             // (vector, step): forward's result; in backward its gradient as packed
     V *dtu, *y, *dy, *sum_dtu, *sum_dt;  // (step)
-    V *slope, *gate;         // (step): of softplus, and sigmoid(z)
-    V *dD, *dbias;           // (block)
-    T *B, *C;                // (step, state)
+    V *slope, *gate;                     // (step): of softplus, and sigmoid(z)
+    V *dD, *dbias;                       // (block)
+    T *B, *C;                            // (step, state)
 
     Workspace(void* memory, int64_t state) {
       const int64_t n = padded(state);
       V* p = static_cast<V*>(memory);
-      auto take = [&p](int64_t count) { V* q = p; p += count; return q; };
-      h = take(kBlocks * n), A = take(kBlocks * n), dA = take(kBlocks * n), largest_A = take(kBlocks);
+      auto take = [&p](int64_t count) {
+        V* q = p;
+        p += count;
+        return q;
+      };
+      h = take(kBlocks * n), A = take(kBlocks * n), dA = take(kBlocks * n),
+      largest_A = take(kBlocks);
       states = take((T_ + 1) * N), decay = take(T_ * N);
       dBC = take(kStrip * (n / kHalf));
       for (V** rows : {&u, &dt, &z, &out}) *rows = take(kVectors * kStrip);
@@ -75,20 +82,27 @@ struct Scan {
   }
 
   // (step, state) from B or C; states beyond the last are zeros.
-  static void pack_states(T* rows, const View<const T>& view, int64_t b, int64_t state, int64_t step, int64_t steps) {
+  static void pack_states(T* rows, const View<const T>& view, int64_t b, int64_t state,
+                          int64_t step, int64_t steps) {
     const int64_t apart = padded(state) / W;
     for (int64_t i = 0; i < apart; ++i) {
       const int64_t left = state - i * W;
-      Rows::pack(reinterpret_cast<V*>(rows) + i, view, b, i * W, static_cast<int>(left < 0 ? 0 : left < W ? left : W), step, steps, apart);
+      Rows::pack(reinterpret_cast<V*>(rows) + i, view, b, i * W,
+                 static_cast<int>(left < 0   ? 0
+                                  : left < W ? left
+                                             : W),
+                 step, steps, apart);
     }
   }
 
-  static void pack_A(const Workspace& w, const ScanInputs<T>& in, int64_t block, int64_t channel, int lanes) {
+  static void pack_A(const Workspace& w, const ScanInputs<T>& in, int64_t block, int64_t channel,
+                     int lanes) {
     const int64_t n = padded(in.size.state);
     V *rows = w.A + block * n, largest{};
     for (int64_t i = 0; i < n; ++i) rows[i] = V{};
     for (int64_t i = 0; i < in.size.state; ++i) {
-      for (int c = 0; c < lanes; ++c) rows[i][c] = *in.A.at(0, channel + c, i) * static_cast<T>(kLog2e);
+      for (int c = 0; c < lanes; ++c)
+        rows[i][c] = *in.A.at(0, channel + c, i) * static_cast<T>(kLog2e);
       largest = larger(largest, rows[i]);
     }
     w.largest_A[block] = largest;
@@ -109,24 +123,31 @@ struct Scan {
   // dt = softplus(delta + bias), dt * u and sigmoid(z) of a strip; with Slope softplus's slope as
   // well. Returns whether all products of dt and A lie where powers need no bounds.
   template <bool Slope>
-  static bool discretize(const Workspace& w, const ScanInputs<T>& in, int64_t block, int64_t channel, int lanes, int64_t steps) {
+  static bool discretize(const Workspace& w, const ScanInputs<T>& in, int64_t block,
+                         int64_t channel, int lanes, int64_t steps) {
     const V bias = Rows::pack_channels(in.delta_bias, channel, lanes);
     V largest{};
     for (int64_t t = 0; t < steps; ++t) w.dt[t] += bias;
-    if (in.delta_softplus) Rows::by_fours(steps, [&](auto count, int64_t t) { softpluses<count>(w.dt + t, Slope ? w.slope + t : nullptr); });
+    if (in.delta_softplus)
+      Rows::by_fours(steps, [&](auto count, int64_t t) {
+        softpluses<count>(w.dt + t, Slope ? w.slope + t : nullptr);
+      });
     for (int64_t t = 0; t < steps; ++t) {
       w.dtu[t] = w.dt[t] * w.u[t];
       largest = larger(largest, w.dt[t]);
     }
-    if (in.z) Rows::by_fours(steps, [&](auto count, int64_t t) { sigmoids<count>(w.z + t, w.gate + t); });
+    if (in.z)
+      Rows::by_fours(steps, [&](auto count, int64_t t) { sigmoids<count>(w.z + t, w.gate + t); });
     largest *= w.largest_A[block];
     bool in_range = true;
     for (int c = 0; c < W; ++c) in_range = in_range && largest[c] < T(125);
     return in_range;
   }
 
-  static T* checkpoint(T* checkpoints, const ScanSizes& size, const Item& item, int64_t chunk, int64_t block) {
-    const int64_t index = ((item.batch * size.groups() + item.group) * size.chunks() + chunk) * size.state * kGroup;
+  static T* checkpoint(T* checkpoints, const ScanSizes& size, const Item& item, int64_t chunk,
+                       int64_t block) {
+    const int64_t index =
+        ((item.batch * size.groups() + item.group) * size.chunks() + chunk) * size.state * kGroup;
     return checkpoints + index + block * W * size.state;
   }
 
@@ -146,7 +167,8 @@ struct Scan {
         const int64_t steps = size.length - step < kStrip ? size.length - step : kStrip;
         pack_states(w.B, in.B, item.batch, size.state, step, steps);
         pack_states(w.C, in.C, item.batch, size.state, step, steps);
-        for (int64_t block = 0; block < item.blocks; block += kVectors) forward_strip(args, w, Strip(size, item, block, step));
+        for (int64_t block = 0; block < item.blocks; block += kVectors)
+          forward_strip(args, w, Strip(size, item, block, step));
       }
     }
   }
@@ -155,7 +177,10 @@ struct Scan {
     const ScanInputs<T>& in = args.in;
     const Strip next = strip.next(in.size, kStrip);
     const int64_t tiles = strip.vectors() * ((in.size.state + kAhead - 1) / kAhead);
-    const Runs ahead[] = {{in.u, in.size, next, tiles}, {in.delta, in.size, next, tiles}, {in.z, in.size, next, tiles}, {args.out, in.size, next, tiles}};
+    const Runs ahead[] = {{in.u, in.size, next, tiles},
+                          {in.delta, in.size, next, tiles},
+                          {in.z, in.size, next, tiles},
+                          {args.out, in.size, next, tiles}};
     int64_t tile = 0;
     pack_inputs(w, in, strip);
     for (int v = 0; v < strip.vectors(); ++v)
@@ -168,14 +193,17 @@ struct Scan {
 
   // before_tile() is called before each tile of states.
   template <class F>
-  static void forward_vector(const ScanForward<T>& args, const Workspace& w, const Strip& strip, int v, const F& before_tile) {
+  static void forward_vector(const ScanForward<T>& args, const Workspace& w, const Strip& strip,
+                             int v, const F& before_tile) {
     const ScanInputs<T>& in = args.in;
     const int64_t state = in.size.state, block = strip.block + v, steps = strip.steps;
     const int lanes = Rows::lanes_of(in.size, strip.channel(v));
     const bool in_range = discretize<false>(w, in, block, strip.channel(v), lanes, steps);
     const V D = Rows::pack_channels(in.D, strip.channel(v), lanes);
     for (int64_t t = 0; t < steps; ++t) w.out[t] = D * w.u[t];
-    T* saved = args.checkpoints ? checkpoint(args.checkpoints, in.size, strip.item, strip.step / T_, block) : nullptr;
+    T* saved = args.checkpoints
+                   ? checkpoint(args.checkpoints, in.size, strip.item, strip.step / T_, block)
+                   : nullptr;
     const auto tile = in_range ? forward_tile<true> : forward_tile<false>;
     for (int64_t i = 0; i < state; i += kAhead) {
       before_tile();
@@ -188,7 +216,8 @@ struct Scan {
   // kAhead states, from the i-th on, of W channels over one strip: h = 2^(dt A) h + dt u B, y += C
   // h. What they are where chunks begin is kept in `saved`.
   template <bool InRange>
-  static void forward_tile(const Workspace& w, int64_t block, int64_t i, int64_t state, T* saved, int64_t steps) {
+  static void forward_tile(const Workspace& w, int64_t block, int64_t i, int64_t state, T* saved,
+                           int64_t steps) {
     const int64_t n = padded(state);
     const V* A = w.A + block * n + i;
     V h[kAhead], *carried = w.h + block * n + i;
@@ -220,12 +249,14 @@ struct Scan {
   // The states of a chunk again, kAhead of a tile of N, kept with their decays: states[t] is the
   // state before the chunk's step t.
   template <bool InRange>
-  static void recompute_tile(const Workspace& w, int64_t block, int64_t first, int64_t i, int j, int64_t n, int64_t steps) {
+  static void recompute_tile(const Workspace& w, int64_t block, int64_t first, int64_t i, int j,
+                             int64_t n, int64_t steps) {
     const V *dt = w.dt + first, *dtu = w.dtu + first, *A = w.A + block * n + i + j;
     const T* B = w.B + first * n + i + j;
     V h[kAhead], *states = w.states + N + j, *decays = w.decay + j;
     Power<V> decay[kAhead];
-    for (int k = 0; k < kAhead; ++k) h[k] = w.states[j + k], decay[k] = split<W, InRange>(dt[0], A[k]);
+    for (int k = 0; k < kAhead; ++k)
+      h[k] = w.states[j + k], decay[k] = split<W, InRange>(dt[0], A[k]);
     for (int64_t t = 0; t < steps; ++t) {
       const V next = dt[t + 1 < steps ? t + 1 : t];
 #pragma GCC unroll 8
@@ -240,13 +271,16 @@ struct Scan {
   }
 
   // The same steps backwards. dh is the gradient of the state, carried from later steps.
-  static void backward_tile(const Workspace& w, int64_t block, int64_t first, int64_t state, int64_t n, int64_t steps) {
+  static void backward_tile(const Workspace& w, int64_t block, int64_t first, int64_t state,
+                            int64_t n, int64_t steps) {
     static_assert(N % kHalf == 0, "states fill vectors of sums");
     const V* A = w.A + block * n + state;
     const V *dy = w.dy + first, *dt = w.dt + first, *dtu = w.dtu + first;
-    V *y = w.y + first, *sum_dtu = w.sum_dtu + first, *sum_dt = w.sum_dt + first, *dBC = w.dBC + (first * n + state) / kHalf;
+    V *y = w.y + first, *sum_dtu = w.sum_dtu + first, *sum_dt = w.sum_dt + first,
+      *dBC = w.dBC + (first * n + state) / kHalf;
     V dh[N], dA[N];
-    for (int i = 0; i < N; ++i) dh[i] = w.h[block * n + state + i], dA[i] = w.dA[block * n + state + i];
+    for (int i = 0; i < N; ++i)
+      dh[i] = w.h[block * n + state + i], dA[i] = w.dA[block * n + state + i];
     for (int64_t t = steps - 1; t >= 0; --t) {
       const T *B = w.B + (first + t) * n + state, *C = w.C + (first + t) * n + state;
       V sums[N], y_t = y[t], sum_dtu_t = sum_dtu[t], sum_dt_t = sum_dt[t];
@@ -268,7 +302,8 @@ struct Scan {
         dBC[t * (n / kHalf) + k] += sums[k * kHalf];
       }
     }
-    for (int i = 0; i < N; ++i) w.h[block * n + state + i] = dh[i], w.dA[block * n + state + i] = dA[i];
+    for (int i = 0; i < N; ++i)
+      w.h[block * n + state + i] = dh[i], w.dA[block * n + state + i] = dA[i];
   }
 
   static void backward(const ScanBackward<T>& args, int64_t begin, int64_t end, void* memory) {
@@ -289,7 +324,8 @@ struct Scan {
         pack_states(w.B, in.B, item.batch, size.state, step, steps);
         pack_states(w.C, in.C, item.batch, size.state, step, steps);
         for (int64_t i = 0; i < steps * (n / kHalf); ++i) w.dBC[i] = V{};
-        for (int64_t block = 0; block < item.blocks; block += kVectors) backward_strip(args, w, Strip(size, item, block, step));
+        for (int64_t block = 0; block < item.blocks; block += kVectors)
+          backward_strip(args, w, Strip(size, item, block, step));
         for (int64_t t = 0; t < steps; ++t) {
           T *dB = args.dB.at(index, 0, step + t), *dC = args.dC.at(index, 0, step + t);
           const T* sums = reinterpret_cast<const T*>(w.dBC + t * (n / kHalf));
@@ -306,9 +342,12 @@ struct Scan {
   static void backward_strip(const ScanBackward<T>& args, const Workspace& w, const Strip& strip) {
     const ScanInputs<T>& in = args.in;
     const Strip next = strip.next(in.size, -kStrip);
-    const int64_t tiles = strip.vectors() * ((strip.steps + T_ - 1) / T_) * ((in.size.state + N - 1) / N);
-    const Runs ahead[] = {{in.u, in.size, next, tiles},      {in.delta, in.size, next, tiles},    {in.z, in.size, next, tiles},   {args.dout, in.size, next, tiles},
-                          {args.du, in.size, next, tiles},   {args.ddelta, in.size, next, tiles}, {args.dz, in.size, next, tiles}};
+    const int64_t tiles =
+        strip.vectors() * ((strip.steps + T_ - 1) / T_) * ((in.size.state + N - 1) / N);
+    const Runs ahead[] = {{in.u, in.size, next, tiles},    {in.delta, in.size, next, tiles},
+                          {in.z, in.size, next, tiles},    {args.dout, in.size, next, tiles},
+                          {args.du, in.size, next, tiles}, {args.ddelta, in.size, next, tiles},
+                          {args.dz, in.size, next, tiles}};
     int64_t tile = 0;
     pack_inputs(w, in, strip);
     Rows::pack_strip(w.out, args.dout, in.size, strip);
@@ -324,9 +363,11 @@ struct Scan {
 
   // before_tile() is called before each tile of a chunk's states.
   template <class F>
-  static void backward_vector(const ScanBackward<T>& args, const Workspace& w, const Strip& strip, int v, const F& before_tile) {
+  static void backward_vector(const ScanBackward<T>& args, const Workspace& w, const Strip& strip,
+                              int v, const F& before_tile) {
     const ScanInputs<T>& in = args.in;
-    const int64_t state = in.size.state, n = padded(state), block = strip.block + v, steps = strip.steps;
+    const int64_t state = in.size.state, n = padded(state), block = strip.block + v,
+                  steps = strip.steps;
     const int lanes = Rows::lanes_of(in.size, strip.channel(v));
     const bool in_range = discretize<true>(w, in, block, strip.channel(v), lanes, steps);
     const V D = Rows::pack_channels(in.D, strip.channel(v), lanes);
@@ -338,10 +379,12 @@ struct Scan {
     const auto recompute = in_range ? recompute_tile<true> : recompute_tile<false>;
     for (int64_t first = (steps - 1) / T_ * T_; first >= 0; first -= T_) {
       const int64_t count = steps - first < T_ ? steps - first : T_;
-      const T* saved = checkpoint(const_cast<T*>(args.checkpoints), in.size, strip.item, (strip.step + first) / T_, block);
+      const T* saved = checkpoint(const_cast<T*>(args.checkpoints), in.size, strip.item,
+                                  (strip.step + first) / T_, block);
       for (int64_t i = 0; i < state; i += N) {
         before_tile();
-        for (int j = 0; j < N; ++j) w.states[j] = i + j < state ? load<V>(saved + (i + j) * W) : V{};
+        for (int j = 0; j < N; ++j)
+          w.states[j] = i + j < state ? load<V>(saved + (i + j) * W) : V{};
         for (int j = 0; j < N; j += kAhead) recompute(w, block, first, i, j, n, count);
         backward_tile(w, block, first, i, n, count);
       }
@@ -361,13 +404,15 @@ struct Scan {
     }
   }
 
-  static void write_channel_sums(const ScanBackward<T>& args, const Workspace& w, const Item& item) {
+  static void write_channel_sums(const ScanBackward<T>& args, const Workspace& w,
+                                 const Item& item) {
     const ScanSizes& size = args.in.size;
     const int64_t n = padded(size.state);
     for (int64_t block = 0; block < item.blocks; ++block) {
       const int64_t channel = item.first_channel + block * W, row = item.batch * size.dim + channel;
       for (int c = 0; c < Rows::lanes_of(size, channel); ++c) {
-        for (int64_t i = 0; i < size.state; ++i) args.dA[(row + c) * size.state + i] = w.dA[block * n + i][c];
+        for (int64_t i = 0; i < size.state; ++i)
+          args.dA[(row + c) * size.state + i] = w.dA[block * n + i][c];
         args.dD[row + c] = w.dD[block][c];
         args.ddelta_bias[row + c] = w.dbias[block][c];
       }

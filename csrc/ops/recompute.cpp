@@ -25,7 +25,8 @@ using torch::autograd::variable_list;
 // The state of a device's generator, put back when it ends.
 class Generator {
  public:
-  explicit Generator(at::Device device) : generator_(at::globalContext().defaultGenerator(device)) {}
+  explicit Generator(at::Device device)
+      : generator_(at::globalContext().defaultGenerator(device)) {}
   Tensor state() {
     const std::lock_guard<std::mutex> lock(generator_.mutex());
     return generator_.get_state();
@@ -84,13 +85,16 @@ class Surroundings {
 // The piece: the caller's function and what it has closed over.
 class Piece : public torch::CustomClassHolder {
  public:
-  Piece(vmb_function run, void* data, vmb_destructor destroy) : run_(run), data_(data), destroy_(destroy) {}
+  Piece(vmb_function run, void* data, vmb_destructor destroy)
+      : run_(run), data_(data), destroy_(destroy) {}
   Piece(const Piece&) = delete;
   ~Piece() override { destroy_(data_); }
 
   Tensor operator()(const Tensor& x) const {
     void* out = nullptr;
-    if (const std::unique_ptr<char, decltype(&std::free)> message{run_(data_, &x, &out), &std::free}) TORCH_CHECK(false, message.get());
+    if (const std::unique_ptr<char, decltype(&std::free)> message{run_(data_, &x, &out),
+                                                                  &std::free})
+      TORCH_CHECK(false, message.get());
     const std::unique_ptr<Tensor> owned(static_cast<Tensor*>(out));
     return *owned;
   }
@@ -102,7 +106,8 @@ class Piece : public torch::CustomClassHolder {
 };
 
 struct Memory : torch::CustomClassHolder {
-  Memory(c10::intrusive_ptr<Piece> piece, at::Device device) : piece(std::move(piece)), surroundings(device) {}
+  Memory(c10::intrusive_ptr<Piece> piece, at::Device device)
+      : piece(std::move(piece)), surroundings(device) {}
   c10::intrusive_ptr<Piece> piece;
   Surroundings surroundings;
 };
@@ -110,8 +115,10 @@ struct Memory : torch::CustomClassHolder {
 struct Recomputed : torch::autograd::Function<Recomputed> {
   // The parameters are operands (a TensorList: of a vector autograd takes no notice), so that their
   // gradients leave through this node like those of any other.
-  static Tensor forward(AutogradContext* ctx, const Tensor& x, at::TensorList parameters, const c10::intrusive_ptr<Piece>& piece) {
-    ctx->saved_data["memory"] = c10::IValue::make_capsule(c10::make_intrusive<Memory>(piece, x.device()));
+  static Tensor forward(AutogradContext* ctx, const Tensor& x, at::TensorList parameters,
+                        const c10::intrusive_ptr<Piece>& piece) {
+    ctx->saved_data["memory"] =
+        c10::IValue::make_capsule(c10::make_intrusive<Memory>(piece, x.device()));
     variable_list saved{x};
     saved.insert(saved.end(), parameters.begin(), parameters.end());
     ctx->save_for_backward(std::move(saved));
@@ -119,7 +126,8 @@ struct Recomputed : torch::autograd::Function<Recomputed> {
   }
 
   static variable_list backward(AutogradContext* ctx, const variable_list& douts) {
-    TORCH_CHECK(!at::GradMode::is_enabled(), "activation checkpointing: a gradient of gradients is not implemented");
+    TORCH_CHECK(!at::GradMode::is_enabled(),
+                "activation checkpointing: a gradient of gradients is not implemented");
     const variable_list saved = ctx->get_saved_variables();
     auto& memory = static_cast<Memory&>(*ctx->saved_data["memory"].toCapsule());
     const at::AutoGradMode with_gradients(true);
@@ -133,7 +141,8 @@ struct Recomputed : torch::autograd::Function<Recomputed> {
       wanted.push_back(i == 0 ? x : saved[i]);
       places.push_back(i);
     }
-    const auto found = torch::autograd::grad({out}, wanted, {douts[0]}, std::nullopt, false, /*allow_unused=*/true);
+    const auto found = torch::autograd::grad({out}, wanted, {douts[0]}, std::nullopt, false,
+                                             /*allow_unused=*/true);
     for (size_t i = 0; i < found.size(); ++i) gradients[places[i]] = found[i];
     return gradients;
   }
@@ -142,7 +151,8 @@ struct Recomputed : torch::autograd::Function<Recomputed> {
 }  // namespace
 }  // namespace vmb
 
-char* vmb_recomputed(vmb_function run, void* data, vmb_destructor destroy, const void* x, void* const* parameters, int64_t count, void** out) {
+char* vmb_recomputed(vmb_function run, void* data, vmb_destructor destroy, const void* x,
+                     void* const* parameters, int64_t count, void** out) {
   return vmb::guarded([&] {
     auto piece = c10::make_intrusive<vmb::Piece>(run, data, destroy);
     const std::vector<at::Tensor> list = vmb::tensors(parameters, count);

@@ -29,15 +29,19 @@ struct Autocast {
     return at::autocast::cached_cast(at::kFloat, x, device);
   }
 
-  static Tensor scan(const Tensor& u, const Tensor& delta, const Tensor& A, const Tensor& B, const Tensor& C, const OptionalTensor& D,
-                     const OptionalTensor& z, const OptionalTensor& delta_bias, bool delta_softplus, bool reverse, std::string_view path) {
+  static Tensor scan(const Tensor& u, const Tensor& delta, const Tensor& A, const Tensor& B,
+                     const Tensor& C, const OptionalTensor& D, const OptionalTensor& z,
+                     const OptionalTensor& delta_bias, bool delta_softplus, bool reverse,
+                     std::string_view path) {
     using Scan = decltype(scan);
     static const auto inner = op<Scan>("vm_beautynet::selective_scan");
     const c10::impl::ExcludeDispatchKeyGuard no_autocast(key);
-    return inner.call(low(u), low(delta), full(A), low(B), low(C), full(D), low(z), full(delta_bias), delta_softplus, reverse, path);
+    return inner.call(low(u), low(delta), full(A), low(B), low(C), full(D), low(z),
+                      full(delta_bias), delta_softplus, reverse, path);
   }
 
-  static Tensor conv(const Tensor& x, const Tensor& weight, const OptionalTensor& bias, bool reverse, std::string_view path) {
+  static Tensor conv(const Tensor& x, const Tensor& weight, const OptionalTensor& bias,
+                     bool reverse, std::string_view path) {
     using Conv = decltype(conv);
     static const auto inner = op<Conv>("vm_beautynet::causal_conv1d_silu");
     const c10::impl::ExcludeDispatchKeyGuard no_autocast(key);
@@ -60,15 +64,21 @@ struct Previous {
 }  // namespace
 }  // namespace vmb
 
-TORCH_LIBRARY_IMPL(vm_beautynet, AutocastCPU, m) { vmb::Autocast<at::kCPU, c10::DispatchKey::AutocastCPU>::implement(m); }
-TORCH_LIBRARY_IMPL(vm_beautynet, AutocastCUDA, m) { vmb::Autocast<at::kCUDA, c10::DispatchKey::AutocastCUDA>::implement(m); }
+TORCH_LIBRARY_IMPL(vm_beautynet, AutocastCPU, m) {
+  vmb::Autocast<at::kCPU, c10::DispatchKey::AutocastCPU>::implement(m);
+}
+TORCH_LIBRARY_IMPL(vm_beautynet, AutocastCUDA, m) {
+  vmb::Autocast<at::kCUDA, c10::DispatchKey::AutocastCUDA>::implement(m);
+}
 
 char* vmb_autocast_begin(int device_type, int scalar_type, void** previous) {
   return vmb::guarded([&] {
     const auto device = static_cast<at::DeviceType>(device_type);
     const auto type = static_cast<at::ScalarType>(scalar_type);
-    TORCH_CHECK_VALUE(type == at::kBFloat16 || type == at::kHalf, "autocast: the type must be bfloat16 or float16, is ", type);
-    *previous = new vmb::Previous{device, at::autocast::is_autocast_enabled(device), at::autocast::get_autocast_dtype(device)};
+    TORCH_CHECK_VALUE(type == at::kBFloat16 || type == at::kHalf,
+                      "autocast: the type must be bfloat16 or float16, is ", type);
+    *previous = new vmb::Previous{device, at::autocast::is_autocast_enabled(device),
+                                  at::autocast::get_autocast_dtype(device)};
     at::autocast::set_autocast_enabled(device, true);
     at::autocast::set_autocast_dtype(device, type);
     at::autocast::increment_nesting();

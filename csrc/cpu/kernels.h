@@ -19,7 +19,9 @@ struct View {
   T* data = nullptr;
   int64_t batch = 0, row = 0, step = 0;  // strides in elements
 
-  VMB_INLINE T* at(int64_t b, int64_t r, int64_t s) const { return data + b * batch + r * row + s * step; }
+  VMB_INLINE T* at(int64_t b, int64_t r, int64_t s) const {
+    return data + b * batch + r * row + s * step;
+  }
   VMB_INLINE explicit operator bool() const { return data != nullptr; }
 };
 
@@ -35,7 +37,9 @@ struct ScanSizes {
   VMB_INLINE int64_t chunks() const { return (length + kChunk - 1) / kChunk; }
   VMB_INLINE int64_t items() const { return batch * groups(); }
   // Elements of the stored states: (batch, group, chunk, state, channel of the group).
-  VMB_INLINE int64_t checkpoint_elements() const { return batch * groups() * chunks() * state * kGroup; }
+  VMB_INLINE int64_t checkpoint_elements() const {
+    return batch * groups() * chunks() * state * kGroup;
+  }
 };
 
 template <class T>
@@ -66,7 +70,8 @@ struct ScanBackward {
   T* dA;           // (batch, dim, state)
   T* dD;           // (batch, dim)
   T* ddelta_bias;  // (batch, dim)
-  View<T> dB, dC;  // batch is the work item (batch index, group), rows are states, adjacent in memory
+  // batch is the work item (batch index, group); rows are states, adjacent in memory
+  View<T> dB, dC;
 };
 
 // silu(bias + causal depthwise convolution): out[l] = silu(bias + sum_k weight[k] x[l - width + 1 +
@@ -102,7 +107,8 @@ struct KernelTable {
   void (*scan_forward)(const ScanForward<T>&, int64_t begin, int64_t end, void* workspace);
   void (*scan_backward)(const ScanBackward<T>&, int64_t begin, int64_t end, void* workspace);
   int64_t conv_workspace;
-  void (*conv_forward)(const Conv<T>&, const View<T>& out, int64_t begin, int64_t end, void* workspace);
+  void (*conv_forward)(const Conv<T>&, const View<T>& out, int64_t begin, int64_t end,
+                       void* workspace);
   void (*conv_backward)(const ConvBackward<T>&, int64_t begin, int64_t end, void* workspace);
   // The arithmetic of a scan alone (limit_kernel.h); the result means nothing and only keeps the
   // work from being left out.

@@ -8,7 +8,7 @@
 #include <mutex>
 #include <vector>
 
-#include "border.h"
+#include "ops/border.h"
 #include "distributed.h"
 #include "process_group.h"
 
@@ -28,14 +28,18 @@ struct Bucket {
 
 class Reducer {
  public:
-  Reducer(const vmb::Group& group, const std::vector<Tensor>& parameters, int64_t bucket_bytes) : backend_(group.backend) {
+  Reducer(const vmb::Group& group, const std::vector<Tensor>& parameters, int64_t bucket_bytes)
+      : backend_(group.backend) {
     at::NoGradGuard no_grad;
     std::vector<Tensor> gathered;
     int64_t bytes = 0;
     for (const Tensor& parameter : parameters) {
-      TORCH_CHECK_VALUE(parameter.is_leaf() && parameter.requires_grad(), "reducer: every parameter must be a leaf that wants a gradient");
-      TORCH_CHECK_VALUE(parameter.is_non_overlapping_and_dense(), "reducer: a parameter has gaps between its elements");
-      if (!gathered.empty() && (bytes + static_cast<int64_t>(parameter.nbytes()) > bucket_bytes || parameter.dtype() != gathered[0].dtype() ||
+      TORCH_CHECK_VALUE(parameter.is_leaf() && parameter.requires_grad(),
+                        "reducer: every parameter must be a leaf that wants a gradient");
+      TORCH_CHECK_VALUE(parameter.is_non_overlapping_and_dense(),
+                        "reducer: a parameter has gaps between its elements");
+      if (!gathered.empty() && (bytes + static_cast<int64_t>(parameter.nbytes()) > bucket_bytes ||
+                                parameter.dtype() != gathered[0].dtype() ||
                                 parameter.device() != gathered[0].device())) {
         add_bucket(gathered);
         gathered.clear();
@@ -47,14 +51,16 @@ class Reducer {
     if (!gathered.empty()) add_bucket(gathered);
     for (size_t b = 0; b < buckets_.size(); ++b) {
       for (size_t i = 0; i < buckets_[b].parameters.size(); ++i) {
-        torch::autograd::impl::set_post_acc_grad_hooks(buckets_[b].parameters[i], std::make_unique<Hook>(*this, b, i));
+        torch::autograd::impl::set_post_acc_grad_hooks(buckets_[b].parameters[i],
+                                                       std::make_unique<Hook>(*this, b, i));
       }
     }
   }
 
   ~Reducer() {
     for (const Bucket& bucket : buckets_) {
-      for (const Tensor& parameter : bucket.parameters) torch::autograd::impl::set_post_acc_grad_hooks(parameter, nullptr);
+      for (const Tensor& parameter : bucket.parameters)
+        torch::autograd::impl::set_post_acc_grad_hooks(parameter, nullptr);
     }
   }
 
@@ -87,8 +93,11 @@ class Reducer {
 
  private:
   struct Hook : torch::autograd::PostAccumulateGradHook {
-    Hook(Reducer& reducer, size_t bucket, size_t index) : reducer(reducer), bucket(bucket), index(index) {}
-    void operator()(const torch::autograd::Variable&) override { reducer.accumulated(bucket, index); }
+    Hook(Reducer& reducer, size_t bucket, size_t index)
+        : reducer(reducer), bucket(bucket), index(index) {}
+    void operator()(const torch::autograd::Variable&) override {
+      reducer.accumulated(bucket, index);
+    }
     Reducer& reducer;
     size_t bucket, index;
   };
@@ -104,7 +113,8 @@ class Reducer {
     // zero, which views refuse.
     at::AutoDispatchBelowADInplaceOrView below_autograd;
     for (const Tensor& parameter : parameters) {
-      bucket.gradients.push_back(bucket.flat.as_strided(parameter.sizes(), parameter.strides(), offset));
+      bucket.gradients.push_back(
+          bucket.flat.as_strided(parameter.sizes(), parameter.strides(), offset));
       offset += parameter.numel();
     }
     buckets_.push_back(std::move(bucket));
@@ -130,7 +140,8 @@ class Reducer {
     if (!armed_) return;
     Bucket& bucket = buckets_[b];
     // A part that is under way already would be changed too late.
-    TORCH_CHECK(b >= started_, "reducer: backward has accumulated the gradient of one parameter twice in a step");
+    TORCH_CHECK(b >= started_,
+                "reducer: backward has accumulated the gradient of one parameter twice in a step");
     take_in(bucket, index);
     if (bucket.missing > 0) --bucket.missing;
     // In the order of the buckets on every rank, or the sums would be of different buckets.
@@ -153,8 +164,12 @@ class Reducer {
 
 }  // namespace
 
-char* vmb_reducer_new(void* group, void* const* parameters, int64_t count, int64_t bucket_bytes, void** reducer) {
-  return guarded([&] { *reducer = new Reducer(*static_cast<vmb::Group*>(group), vmb::tensors(parameters, count), bucket_bytes); });
+char* vmb_reducer_new(void* group, void* const* parameters, int64_t count, int64_t bucket_bytes,
+                      void** reducer) {
+  return guarded([&] {
+    *reducer = new Reducer(*static_cast<vmb::Group*>(group), vmb::tensors(parameters, count),
+                           bucket_bytes);
+  });
 }
 
 void vmb_reducer_free(void* reducer) { delete static_cast<Reducer*>(reducer); }

@@ -14,8 +14,9 @@ struct CausalConv {
   static constexpr int64_t kHalo = kMaxConvWidth - 1, kSteps = Rows::kStrip;
 
   struct Workspace {
-    V x[kSteps + kHalo];     // inputs of the strip, preceded by the width - 1 inputs before it
-    V out[kSteps + kHalo];   // forward: outputs; backward: gradients before the activation, followed by the later strip's first
+    V x[kSteps + kHalo];    // inputs of the strip, preceded by the width - 1 inputs before it
+    V out[kSteps + kHalo];  // forward: outputs; backward: gradients before the activation, followed
+                            // by the later strip's first
     V dout[kSteps];
     V value[kSteps], gate[kSteps];  // before the activation, and sigmoid of that
     V weight[kMaxConvWidth], dweight[kMaxConvWidth], bias, dbias;
@@ -68,10 +69,11 @@ struct CausalConv {
   // The strip's inputs behind those that its first outputs look back at, the convolution's values
   // and their sigmoids.
   static void activate(Workspace& w, const Conv<T>& in, const Strip& strip, int v) {
-    const int64_t channel = strip.channel(v), back = in.width - 1, missing = strip.step < back ? back - strip.step : 0;
+    const int64_t channel = strip.channel(v), back = in.width - 1,
+                  missing = strip.step < back ? back - strip.step : 0;
     for (int64_t t = 0; t < missing; ++t) w.x[t] = V{};
-    Rows::pack(w.x + missing, in.x, strip.item.batch, channel, Rows::lanes_of(sizes(in), channel), strip.step - back + missing,
-               strip.steps + back - missing);
+    Rows::pack(w.x + missing, in.x, strip.item.batch, channel, Rows::lanes_of(sizes(in), channel),
+               strip.step - back + missing, strip.steps + back - missing);
     for_width(in.width, [&](auto width) {
       const Taps taps(w.weight, width);
       for (int64_t t = 0; t < strip.steps; ++t) {
@@ -80,45 +82,53 @@ struct CausalConv {
         w.value[t] = value;
       }
     });
-    Rows::by_fours(strip.steps, [&](auto count, int64_t t) { sigmoids<count>(w.value + t, w.gate + t); });
+    Rows::by_fours(strip.steps,
+                   [&](auto count, int64_t t) { sigmoids<count>(w.value + t, w.gate + t); });
   }
 
-  static void forward(const Conv<T>& in, const View<T>& out, int64_t begin, int64_t end, void* memory) {
+  static void forward(const Conv<T>& in, const View<T>& out, int64_t begin, int64_t end,
+                      void* memory) {
     Workspaces& w = *static_cast<Workspaces*>(memory);
-    for_lines(in, begin, end, [&](const ScanSizes& size, const typename Rows::Item& item, int64_t block) {
-      const Strip line(size, item, block, 0);
-      for (int v = 0; v < line.vectors(); ++v) begin_vector(w.vector[v], in, line.channel(v));
-      for (int64_t step = 0; step < in.length; step += kSteps) {
-        const Strip strip(size, item, block, step), next(size, item, block, step + kSteps);
-        const typename Rows::Runs ahead[] = {{in.x, size, next, strip.vectors()}, {out, size, next, strip.vectors()}};
-        for (int v = 0; v < strip.vectors(); ++v) {
-          Workspace& a = w.vector[v];
-          for (const auto& runs : ahead) runs.prefetch(v);
-          activate(a, in, strip, v);
-          for (int64_t t = 0; t < strip.steps; ++t) a.out[t] = a.value[t] * a.gate[t];
-          Rows::unpack(a.out, out, item.batch, strip.channel(v), Rows::lanes_of(size, strip.channel(v)), step, strip.steps);
-        }
-      }
-    });
+    for_lines(
+        in, begin, end, [&](const ScanSizes& size, const typename Rows::Item& item, int64_t block) {
+          const Strip line(size, item, block, 0);
+          for (int v = 0; v < line.vectors(); ++v) begin_vector(w.vector[v], in, line.channel(v));
+          for (int64_t step = 0; step < in.length; step += kSteps) {
+            const Strip strip(size, item, block, step), next(size, item, block, step + kSteps);
+            const typename Rows::Runs ahead[] = {{in.x, size, next, strip.vectors()},
+                                                 {out, size, next, strip.vectors()}};
+            for (int v = 0; v < strip.vectors(); ++v) {
+              Workspace& a = w.vector[v];
+              for (const auto& runs : ahead) runs.prefetch(v);
+              activate(a, in, strip, v);
+              for (int64_t t = 0; t < strip.steps; ++t) a.out[t] = a.value[t] * a.gate[t];
+              Rows::unpack(a.out, out, item.batch, strip.channel(v),
+                           Rows::lanes_of(size, strip.channel(v)), step, strip.steps);
+            }
+          }
+        });
   }
 
   static void backward(const ConvBackward<T>& args, int64_t begin, int64_t end, void* memory) {
     const Conv<T>& in = args.in;
     Workspaces& w = *static_cast<Workspaces*>(memory);
-    for_lines(in, begin, end, [&](const ScanSizes& size, const typename Rows::Item& item, int64_t block) {
-      const Strip line(size, item, block, 0);
-      for (int v = 0; v < line.vectors(); ++v) begin_vector(w.vector[v], in, line.channel(v));
-      for (int64_t step = (in.length - 1) / kSteps * kSteps; step >= 0; step -= kSteps) {
-        const Strip strip(size, item, block, step), next(size, item, block, step - kSteps);
-        const typename Rows::Runs ahead[] = {
-            {in.x, size, next, strip.vectors()}, {args.dout, size, next, strip.vectors()}, {args.dx, size, next, strip.vectors()}};
-        for (int v = 0; v < strip.vectors(); ++v) {
-          for (const auto& runs : ahead) runs.prefetch(v);
-          backward_strip(w.vector[v], args, strip, v);
-        }
-      }
-      for (int v = 0; v < line.vectors(); ++v) write_channel_sums(w.vector[v], args, item.batch, line.channel(v));
-    });
+    for_lines(
+        in, begin, end, [&](const ScanSizes& size, const typename Rows::Item& item, int64_t block) {
+          const Strip line(size, item, block, 0);
+          for (int v = 0; v < line.vectors(); ++v) begin_vector(w.vector[v], in, line.channel(v));
+          for (int64_t step = (in.length - 1) / kSteps * kSteps; step >= 0; step -= kSteps) {
+            const Strip strip(size, item, block, step), next(size, item, block, step - kSteps);
+            const typename Rows::Runs ahead[] = {{in.x, size, next, strip.vectors()},
+                                                 {args.dout, size, next, strip.vectors()},
+                                                 {args.dx, size, next, strip.vectors()}};
+            for (int v = 0; v < strip.vectors(); ++v) {
+              for (const auto& runs : ahead) runs.prefetch(v);
+              backward_strip(w.vector[v], args, strip, v);
+            }
+          }
+          for (int v = 0; v < line.vectors(); ++v)
+            write_channel_sums(w.vector[v], args, item.batch, line.channel(v));
+        });
   }
 
   static void backward_strip(Workspace& w, const ConvBackward<T>& args, const Strip& strip, int v) {
@@ -150,7 +160,8 @@ struct CausalConv {
     Rows::unpack(w.dout, args.dx, strip.item.batch, channel, lanes, strip.step, steps);
   }
 
-  static void write_channel_sums(const Workspace& w, const ConvBackward<T>& args, int64_t batch, int64_t channel) {
+  static void write_channel_sums(const Workspace& w, const ConvBackward<T>& args, int64_t batch,
+                                 int64_t channel) {
     const Conv<T>& in = args.in;
     for (int c = 0; c < Rows::lanes_of(sizes(in), channel); ++c) {
       const int64_t row = batch * in.dim + channel + c;

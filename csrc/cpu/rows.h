@@ -22,8 +22,12 @@ struct Rows {
   // Where a work item lies.
   struct Item {
     int64_t batch, group, first_channel, blocks;
-    Item(const ScanSizes& size, int64_t index) : batch(index / size.groups()), group(index % size.groups()), first_channel(group * kGroup) {
-      const int64_t channels = size.dim - first_channel < kGroup ? size.dim - first_channel : kGroup;
+    Item(const ScanSizes& size, int64_t index)
+        : batch(index / size.groups()),
+          group(index % size.groups()),
+          first_channel(group * kGroup) {
+      const int64_t channels =
+          size.dim - first_channel < kGroup ? size.dim - first_channel : kGroup;
       blocks = (channels + W - 1) / W;
     }
   };
@@ -35,10 +39,13 @@ struct Rows {
   // Rows of W channels from any layout, `apart` vectors from one to the next; missing channels
   // become zeros. Steps that are adjacent in memory, in either direction, are transposed in
   // registers, W at a time.
-  static void pack(V* rows, const View<const T>& view, int64_t b, int64_t channel, int lanes, int64_t step, int64_t steps, int64_t apart = 1) {
+  static void pack(V* rows, const View<const T>& view, int64_t b, int64_t channel, int lanes,
+                   int64_t step, int64_t steps, int64_t apart = 1) {
     const T* source = view.at(b, channel, step);
     if (view.row == 1) {
-      for (int64_t t = 0; t < steps; ++t) rows[t * apart] = lanes == W ? load<V>(source + t * view.step) : load_first<V>(source + t * view.step, lanes);
+      for (int64_t t = 0; t < steps; ++t)
+        rows[t * apart] = lanes == W ? load<V>(source + t * view.step)
+                                     : load_first<V>(source + t * view.step, lanes);
     } else if (view.step == 1 || view.step == -1) {
       for (int64_t first = 0; first < steps; first += W) {
         const int count = static_cast<int>(steps - first < W ? steps - first : W);
@@ -47,12 +54,14 @@ struct Rows {
         if (lanes == W && count == W)
           for (int c = 0; c < W; ++c) block[c] = load<V>(lowest + c * view.row);
         else
-          for (int c = 0; c < W; ++c) block[c] = c < lanes ? load_first<V>(lowest + c * view.row, count) : V{};
+          for (int c = 0; c < W; ++c)
+            block[c] = c < lanes ? load_first<V>(lowest + c * view.row, count) : V{};
         transpose<W / 2, T, W>(block);
         if (count == W && view.step > 0)
           for (int t = 0; t < W; ++t) rows[(first + t) * apart] = block[t];
         else
-          for (int t = 0; t < count; ++t) rows[(first + t) * apart] = block[view.step > 0 ? t : count - 1 - t];
+          for (int t = 0; t < count; ++t)
+            rows[(first + t) * apart] = block[view.step > 0 ? t : count - 1 - t];
       }
     } else {
       for (int64_t t = 0; t < steps; ++t) {
@@ -62,7 +71,8 @@ struct Rows {
     }
   }
 
-  static void unpack(const V* rows, const View<T>& view, int64_t b, int64_t channel, int lanes, int64_t step, int64_t steps) {
+  static void unpack(const V* rows, const View<T>& view, int64_t b, int64_t channel, int lanes,
+                     int64_t step, int64_t steps) {
     T* target = view.at(b, channel, step);
     if (view.row == 1) {
       for (int64_t t = 0; t < steps; ++t)
@@ -78,7 +88,8 @@ struct Rows {
         if (count == W && view.step > 0)
           for (int t = 0; t < W; ++t) block[t] = rows[first + t];
         else
-          for (int t = 0; t < W; ++t) block[t] = t < count ? rows[first + (view.step > 0 ? t : count - 1 - t)] : V{};
+          for (int t = 0; t < W; ++t)
+            block[t] = t < count ? rows[first + (view.step > 0 ? t : count - 1 - t)] : V{};
         transpose<W / 2, T, W>(block);
         if (lanes == W && count == W)
           for (int c = 0; c < W; ++c) store<V>(lowest + c * view.row, block[c]);
@@ -97,36 +108,50 @@ struct Rows {
     const Item& item;
     int64_t block, step, steps;
     Strip(const ScanSizes& size, const Item& item, int64_t block, int64_t step)
-        : item(item), block(block), step(step), steps(size.length - step < kStrip ? size.length - step : kStrip) {}
-    int vectors() const { return static_cast<int>(item.blocks - block < kVectors ? item.blocks - block : kVectors); }
+        : item(item),
+          block(block),
+          step(step),
+          steps(size.length - step < kStrip ? size.length - step : kStrip) {}
+    int vectors() const {
+      return static_cast<int>(item.blocks - block < kVectors ? item.blocks - block : kVectors);
+    }
     int64_t channel(int v = 0) const { return item.first_channel + (block + v) * W; }
-    int64_t channels(const ScanSizes& size) const { return size.dim - channel() < vectors() * W ? size.dim - channel() : vectors() * W; }
+    int64_t channels(const ScanSizes& size) const {
+      return size.dim - channel() < vectors() * W ? size.dim - channel() : vectors() * W;
+    }
     // The strip of the next channels, or of the first ones `ahead` steps on.
     Strip next(const ScanSizes& size, int64_t ahead) const {
-      return block + kVectors < item.blocks ? Strip(size, item, block + kVectors, step) : Strip(size, item, 0, step + ahead);
+      return block + kVectors < item.blocks ? Strip(size, item, block + kVectors, step)
+                                            : Strip(size, item, 0, step + ahead);
     }
   };
 
-  static void pack_strip(V* rows, const View<const T>& view, const ScanSizes& size, const Strip& strip) {
+  static void pack_strip(V* rows, const View<const T>& view, const ScanSizes& size,
+                         const Strip& strip) {
     if (!view) return;
     const T* source = view.at(strip.item.batch, strip.channel(), strip.step);
     if (view.row == 1 && strip.channels(size) == kVectors * W)
       for (int64_t t = 0; t < strip.steps; ++t)
-        for (int v = 0; v < kVectors; ++v) rows[v * kStrip + t] = load<V>(source + t * view.step + v * W);
+        for (int v = 0; v < kVectors; ++v)
+          rows[v * kStrip + t] = load<V>(source + t * view.step + v * W);
     else
       for (int v = 0; v < strip.vectors(); ++v)
-        pack(rows + v * kStrip, view, strip.item.batch, strip.channel(v), lanes_of(size, strip.channel(v)), strip.step, strip.steps);
+        pack(rows + v * kStrip, view, strip.item.batch, strip.channel(v),
+             lanes_of(size, strip.channel(v)), strip.step, strip.steps);
   }
 
-  static void unpack_strip(const V* rows, const View<T>& view, const ScanSizes& size, const Strip& strip) {
+  static void unpack_strip(const V* rows, const View<T>& view, const ScanSizes& size,
+                           const Strip& strip) {
     if (!view) return;
     T* target = view.at(strip.item.batch, strip.channel(), strip.step);
     if (view.row == 1 && strip.channels(size) == kVectors * W)
       for (int64_t t = 0; t < strip.steps; ++t)
-        for (int v = 0; v < kVectors; ++v) store<V>(target + t * view.step + v * W, rows[v * kStrip + t]);
+        for (int v = 0; v < kVectors; ++v)
+          store<V>(target + t * view.step + v * W, rows[v * kStrip + t]);
     else
       for (int v = 0; v < strip.vectors(); ++v)
-        unpack(rows + v * kStrip, view, strip.item.batch, strip.channel(v), lanes_of(size, strip.channel(v)), strip.step, strip.steps);
+        unpack(rows + v * kStrip, view, strip.item.batch, strip.channel(v),
+               lanes_of(size, strip.channel(v)), strip.step, strip.steps);
   }
 
   // Where a strip lies in one tensor: `runs` runs of adjacent values, `apart` values from one to
@@ -144,7 +169,8 @@ struct Rows {
       if (view.row == 1)
         apart = view.step, length = strip.channels(size), runs = strip.steps;
       else if (view.step == 1 || view.step == -1)
-        apart = view.row, length = strip.steps, runs = strip.channels(size), first -= view.step < 0 ? length - 1 : 0;
+        apart = view.row, length = strip.steps, runs = strip.channels(size),
+        first -= view.step < 0 ? length - 1 : 0;
       per_tile = (runs + tiles - 1) / tiles;
     }
 
@@ -153,7 +179,8 @@ struct Rows {
     [[gnu::always_inline]] void prefetch(int64_t tile) const {
       const int64_t end = (tile + 1) * per_tile < runs ? (tile + 1) * per_tile : runs;
       for (int64_t run = tile * per_tile; run < end; ++run) {
-        for (int64_t i = 0; i < length; i += 64 / sizeof(T)) __builtin_prefetch(first + run * apart + i);
+        for (int64_t i = 0; i < length; i += 64 / sizeof(T))
+          __builtin_prefetch(first + run * apart + i);
         __builtin_prefetch(first + run * apart + length - 1);
       }
     }

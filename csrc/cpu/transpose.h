@@ -15,7 +15,8 @@ using IndexOf = std::conditional_t<sizeof(T) == 8, int64_t, int32_t>;
 template <class T, int W>
 inline Vec<IndexOf<T>, W> butterfly(int half, bool upper) {
   Vec<IndexOf<T>, W> lanes{};
-  for (int c = 0; c < W; ++c) lanes[c] = upper ? ((c & half) ? W + c : c + half) : ((c & half) ? W + c - half : c);
+  for (int c = 0; c < W; ++c)
+    lanes[c] = upper ? ((c & half) ? W + c : c + half) : ((c & half) ? W + c - half : c);
   return lanes;
 }
 
@@ -39,7 +40,8 @@ inline V add_halves(V a, V b) {
   using T = typename Lane<V>::scalar;
   constexpr int W = Lane<V>::width;
   Vec<IndexOf<T>, W> stay{}, move{};
-  for (int c = 0; c < W; ++c) stay[c] = (c & Half) ? W + c : c, move[c] = (c & Half) ? W + c - Half : c + Half;
+  for (int c = 0; c < W; ++c)
+    stay[c] = (c & Half) ? W + c : c, move[c] = (c & Half) ? W + c - Half : c + Half;
   return __builtin_shuffle(a, b, stay) + __builtin_shuffle(a, b, move);
 }
 

@@ -41,7 +41,8 @@ struct Limit {
   static T forward(const ScanSizes& size, int64_t begin, int64_t end) {
     V sum{};
     each_tile(size, begin, end, [&](bool first) {
-      V A = splat<V>(T(-0.5)), B = splat<V>(T(0.25)), dt = splat<V>(T(0.125)), dtu = splat<V>(T(0.0625)), y{};
+      V A = splat<V>(T(-0.5)), B = splat<V>(T(0.25)), dt = splat<V>(T(0.125)),
+        dtu = splat<V>(T(0.0625)), y{};
       V h[N];
       for (V& x : h) x = V{};
       for (int64_t t = 0; t < size.length; ++t) {
@@ -65,7 +66,8 @@ struct Limit {
   static T backward(const ScanSizes& size, int64_t begin, int64_t end) {
     V sum{};
     each_tile(size, begin, end, [&](bool first) {
-      V A = splat<V>(T(-0.5)), B = splat<V>(T(0.25)), dt = splat<V>(T(0.125)), dtu = splat<V>(T(0.0625)), dy = splat<V>(T(0.03125));
+      V A = splat<V>(T(-0.5)), B = splat<V>(T(0.25)), dt = splat<V>(T(0.125)),
+        dtu = splat<V>(T(0.0625)), dy = splat<V>(T(0.03125));
       V y{}, sum_dtu{}, sum_dt{}, dB{}, dC{}, dA{}, h{};
       V dh[N];
       for (V& x : dh) x = V{};

@@ -16,7 +16,7 @@
 #include <torch/csrc/distributed/c10d/ProcessGroupNCCL.hpp>
 #endif
 
-#include "border.h"
+#include "ops/border.h"
 #include "process_group.h"
 
 namespace {
@@ -40,12 +40,15 @@ void choose_devices(c10d::ProcessGroupGloo::Options& options) {
   }
   std::istringstream list(names);
   for (std::string name; std::getline(list, name, ',');) {
-    if (!name.empty()) options.devices.push_back(c10d::ProcessGroupGloo::createDeviceForInterface(name));
+    if (!name.empty())
+      options.devices.push_back(c10d::ProcessGroupGloo::createDeviceForInterface(name));
   }
-  TORCH_CHECK_VALUE(!options.devices.empty(), "GLOO_SOCKET_IFNAME is \"", names, "\", which names no network interface");
+  TORCH_CHECK_VALUE(!options.devices.empty(), "GLOO_SOCKET_IFNAME is \"", names,
+                    "\", which names no network interface");
 }
 
-c10::intrusive_ptr<c10d::Backend> connect(const Store& store, int rank, int size, bool nccl, milliseconds timeout) {
+c10::intrusive_ptr<c10d::Backend> connect(const Store& store, int rank, int size, bool nccl,
+                                          milliseconds timeout) {
   if (nccl) {
 #ifdef VMB_NCCL
     auto options = c10d::ProcessGroupNCCL::Options::create();
@@ -62,7 +65,8 @@ c10::intrusive_ptr<c10d::Backend> connect(const Store& store, int rank, int size
 
 }  // namespace
 
-char* vmb_store_open(const char* host, int port, int serve, const char* prefix, int64_t timeout_ms, void** store) {
+char* vmb_store_open(const char* host, int port, int serve, const char* prefix, int64_t timeout_ms,
+                     void** store) {
   return guarded([&] {
     c10d::TCPStoreOptions options;
     options.port = static_cast<std::uint16_t>(port);
@@ -81,7 +85,8 @@ char* vmb_store_set(void* store, const char* key, const uint8_t* value, int64_t 
   return guarded([&] { store_of(store)->set(key, std::vector<uint8_t>(value, value + length)); });
 }
 
-char* vmb_store_get(void* store, const char* key, int64_t timeout_ms, char** value, int64_t* length) {
+char* vmb_store_get(void* store, const char* key, int64_t timeout_ms, char** value,
+                    int64_t* length) {
   return guarded([&] {
     store_of(store)->wait({key}, milliseconds(timeout_ms));
     std::vector<uint8_t> bytes = store_of(store)->get(key);
@@ -103,7 +108,8 @@ char* vmb_store_add(void* store, const char* key, int64_t amount, int64_t* sum) 
 char* vmb_group_join(void* store, int rank, int size, int nccl, int64_t timeout_ms, void** group) {
   return guarded([&] {
     TORCH_CHECK_VALUE(0 <= rank && rank < size, "rank ", rank, " is not one of ", size);
-    *group = new vmb::Group{connect(store_of(store), rank, size, nccl != 0, milliseconds(timeout_ms)), size};
+    *group = new vmb::Group{
+        connect(store_of(store), rank, size, nccl != 0, milliseconds(timeout_ms)), size};
   });
 }
 
@@ -126,7 +132,8 @@ char* vmb_group_all_gather(void* group, const void* tensor_, void** out) {
     at::NoGradGuard no_grad;
     std::vector<Tensor> mine{tensor(tensor_).detach().contiguous()};
     std::vector<std::vector<Tensor>> all(1);
-    for (int rank = 0; rank < group_of(group).size; ++rank) all[0].push_back(at::empty_like(mine[0]));
+    for (int rank = 0; rank < group_of(group).size; ++rank)
+      all[0].push_back(at::empty_like(mine[0]));
     group_of(group).backend->allgather(all, mine)->wait();
     for (size_t rank = 0; rank < all[0].size(); ++rank) out[rank] = new Tensor(all[0][rank]);
   });

@@ -7,8 +7,9 @@ namespace vmb {
 bool path_available(std::string_view path) {
 #if defined(__x86_64__)
   if (path == "avx512")
-    return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
-           __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("fma");
+    return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
+           __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512bw") &&
+           __builtin_cpu_supports("fma");
   if (path == "avx2") return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
 #endif
   return path == "portable";
@@ -21,8 +22,10 @@ std::string_view best_path() {
 }
 
 static void check_path(std::string_view path) {
-  TORCH_CHECK_VALUE(path == "auto" || path == "portable" || path == "avx2" || path == "avx512", "path must be auto, portable, avx2 or avx512, is ", path);
-  TORCH_CHECK(path == "auto" || path_available(path), "path ", path, " needs instructions that this processor does not have");
+  TORCH_CHECK_VALUE(path == "auto" || path == "portable" || path == "avx2" || path == "avx512",
+                    "path must be auto, portable, avx2 or avx512, is ", path);
+  TORCH_CHECK(path == "auto" || path_available(path), "path ", path,
+              " needs instructions that this processor does not have");
 }
 
 template <>
@@ -44,7 +47,8 @@ const KernelTable<double>& kernels<double>(std::string_view path) {
 
 at::Tensor empty_in_layout_of(const at::Tensor& like, at::ScalarType type) {
   const auto options = like.options().dtype(type);
-  if (like.stride(1) == 1) return at::empty({like.size(0), like.size(2), like.size(1)}, options).transpose(1, 2);
+  if (like.stride(1) == 1)
+    return at::empty({like.size(0), like.size(2), like.size(1)}, options).transpose(1, 2);
   return at::empty(like.sizes(), options);
 }
 

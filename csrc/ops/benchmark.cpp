@@ -39,10 +39,13 @@ struct MemoryWatch {
 
 }  // namespace
 
-char* vmb_gradients(const void* out, const void* dout, void* const* leaves, int64_t count, void** gradients) {
+char* vmb_gradients(const void* out, const void* dout, void* const* leaves, int64_t count,
+                    void** gradients) {
   return guarded([&] {
-    const auto found = torch::autograd::grad({tensor(out)}, tensors(leaves, count), {tensor(dout)}, std::nullopt, false, /*allow_unused=*/true);
-    for (int64_t i = 0; i < count; ++i) gradients[i] = found[i].defined() ? new Tensor(found[i]) : nullptr;
+    const auto found = torch::autograd::grad({tensor(out)}, tensors(leaves, count), {tensor(dout)},
+                                             std::nullopt, false, /*allow_unused=*/true);
+    for (int64_t i = 0; i < count; ++i)
+      gradients[i] = found[i].defined() ? new Tensor(found[i]) : nullptr;
   });
 }
 
@@ -59,21 +62,27 @@ int64_t vmb_memory_watch_peak(void* watch) {
 
 void vmb_memory_watch_end(void* watch) { delete static_cast<MemoryWatch*>(watch); }
 
-char* vmb_scan_limit(int64_t batch, int64_t dim, int64_t length, int64_t state, int backward, const char* path) {
+char* vmb_scan_limit(int64_t batch, int64_t dim, int64_t length, int64_t state, int backward,
+                     const char* path) {
   return guarded([&] {
     const vmb::ScanSizes size{batch, dim, length, state};
     const auto& table = vmb::kernels<float>(path);
     const auto limit = backward ? table.limit_backward : table.limit_forward;
-    at::parallel_for(0, size.items(), 1, [&](int64_t begin, int64_t end) { limit(size, begin, end); });
+    at::parallel_for(0, size.items(), 1,
+                     [&](int64_t begin, int64_t end) { limit(size, begin, end); });
   });
 }
 
-char* vmb_elementwise(const char* function, const char* path, const float* x, const float* y, float* out, int64_t count) {
+char* vmb_elementwise(const char* function, const char* path, const float* x, const float* y,
+                      float* out, int64_t count) {
   return guarded([&] {
     using vmb::Elementwise;
-    for (const auto& [name, value] : {std::pair{"exp2_product", Elementwise::exp2_product}, {"exp", Elementwise::exp},
-                                      {"softplus", Elementwise::softplus}, {"sigmoid", Elementwise::sigmoid}})
-      if (std::string_view(name) == function) return vmb::kernels<float>(path).elementwise(value, x, y, out, count);
+    for (const auto& [name, value] : {std::pair{"exp2_product", Elementwise::exp2_product},
+                                      {"exp", Elementwise::exp},
+                                      {"softplus", Elementwise::softplus},
+                                      {"sigmoid", Elementwise::sigmoid}})
+      if (std::string_view(name) == function)
+        return vmb::kernels<float>(path).elementwise(value, x, y, out, count);
     TORCH_CHECK_VALUE(false, "elementwise: no function ", function);
   });
 }

@@ -11,7 +11,7 @@
 #include <optional>
 #include <string_view>
 
-#include "kernels.h"
+#include "cpu/kernels.h"
 
 namespace vmb {
 
@@ -33,7 +33,8 @@ void parallel_items(int64_t items, int64_t workspace_bytes, const F& f) {
   const int64_t slots = std::min<int64_t>(items, at::get_num_threads());
   const int64_t bytes = (workspace_bytes + 63) / 64 * 64;
   const c10::DataPtr memory = c10::GetCPUAllocator()->allocate(slots * bytes + 64);
-  char* const start = reinterpret_cast<char*>((reinterpret_cast<uintptr_t>(memory.get()) + 63) / 64 * 64);
+  char* const start =
+      reinterpret_cast<char*>((reinterpret_cast<uintptr_t>(memory.get()) + 63) / 64 * 64);
   std::atomic<int64_t> taken{0};
   at::parallel_for(0, items, 1, [&](int64_t begin, int64_t end) {
     const int64_t slot = taken.fetch_add(1);
@@ -46,7 +47,8 @@ void parallel_items(int64_t items, int64_t workspace_bytes, const F& f) {
 template <class T>
 View<T> view_of(const at::Tensor& x, bool reverse = false) {
   if (!x.defined()) return {};
-  View<T> view{const_cast<T*>(x.const_data_ptr<std::remove_const_t<T>>()), x.stride(0), x.stride(1), x.stride(2)};
+  View<T> view{const_cast<T*>(x.const_data_ptr<std::remove_const_t<T>>()), x.stride(0), x.stride(1),
+               x.stride(2)};
   if (reverse && x.size(2) > 0) {
     view.data += (x.size(2) - 1) * view.step;
     view.step = -view.step;
@@ -63,12 +65,16 @@ at::Tensor ordered_sum(const at::Tensor& parts);
 
 // The type in which the kernels compute for an input of this type: double for double, float for
 // every other.
-inline at::ScalarType compute_type(const at::Tensor& x) { return x.scalar_type() == at::kDouble ? at::kDouble : at::kFloat; }
+inline at::ScalarType compute_type(const at::Tensor& x) {
+  return x.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
+}
 
 inline at::Tensor optional_to(const std::optional<at::Tensor>& x, at::ScalarType type) {
   return x && x->defined() ? x->to(type) : at::Tensor();
 }
 
-inline at::Tensor value_or_undefined(const std::optional<at::Tensor>& x) { return x ? *x : at::Tensor(); }
+inline at::Tensor value_or_undefined(const std::optional<at::Tensor>& x) {
+  return x ? *x : at::Tensor();
+}
 
 }  // namespace vmb

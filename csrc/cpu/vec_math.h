@@ -49,7 +49,8 @@ template <class V>
 inline V load_first(const typename Lane<V>::scalar* p, int count) {
   [[maybe_unused]] typedef typename Lane<V>::scalar T;
 #if defined(__AVX512F__)
-  if constexpr (sizeof(V) == 64 && sizeof(T) == 4) return (V)_mm512_maskz_loadu_ps((1u << count) - 1, p);
+  if constexpr (sizeof(V) == 64 && sizeof(T) == 4)
+    return (V)_mm512_maskz_loadu_ps((1u << count) - 1, p);
 #endif
 #if defined(__AVX2__)
   if constexpr (sizeof(V) == 32 && sizeof(T) == 4) {
@@ -67,7 +68,8 @@ template <class V>
 inline void store_first(typename Lane<V>::scalar* p, V v, int count) {
   [[maybe_unused]] typedef typename Lane<V>::scalar T;
 #if defined(__AVX512F__)
-  if constexpr (sizeof(V) == 64 && sizeof(T) == 4) return _mm512_mask_storeu_ps(p, (1u << count) - 1, (__m512)v);
+  if constexpr (sizeof(V) == 64 && sizeof(T) == 4)
+    return _mm512_mask_storeu_ps(p, (1u << count) - 1, (__m512)v);
 #endif
 #if defined(__AVX2__)
   if constexpr (sizeof(V) == 32 && sizeof(T) == 4) {
@@ -109,10 +111,12 @@ inline Vec<float, W> product_error(Vec<float, W> x, Vec<float, W> y, Vec<float, 
 template <class V>
 inline V at_least(V x, typename Lane<V>::scalar bound) {
 #if defined(__AVX512F__)
-  if constexpr (sizeof(V) == 64 && sizeof(x[0]) == 4) return (V)_mm512_max_ps(_mm512_set1_ps(bound), (__m512)x);
+  if constexpr (sizeof(V) == 64 && sizeof(x[0]) == 4)
+    return (V)_mm512_max_ps(_mm512_set1_ps(bound), (__m512)x);
 #endif
 #if defined(__AVX2__)
-  if constexpr (sizeof(V) == 32 && sizeof(x[0]) == 4) return (V)_mm256_max_ps(_mm256_set1_ps(bound), (__m256)x);
+  if constexpr (sizeof(V) == 32 && sizeof(x[0]) == 4)
+    return (V)_mm256_max_ps(_mm256_set1_ps(bound), (__m256)x);
 #endif
   return x < bound ? splat<V>(bound) : x;
 }
@@ -120,10 +124,12 @@ inline V at_least(V x, typename Lane<V>::scalar bound) {
 template <class V>
 inline V at_most(V x, typename Lane<V>::scalar bound) {
 #if defined(__AVX512F__)
-  if constexpr (sizeof(V) == 64 && sizeof(x[0]) == 4) return (V)_mm512_min_ps(_mm512_set1_ps(bound), (__m512)x);
+  if constexpr (sizeof(V) == 64 && sizeof(x[0]) == 4)
+    return (V)_mm512_min_ps(_mm512_set1_ps(bound), (__m512)x);
 #endif
 #if defined(__AVX2__)
-  if constexpr (sizeof(V) == 32 && sizeof(x[0]) == 4) return (V)_mm256_min_ps(_mm256_set1_ps(bound), (__m256)x);
+  if constexpr (sizeof(V) == 32 && sizeof(x[0]) == 4)
+    return (V)_mm256_min_ps(_mm256_set1_ps(bound), (__m256)x);
 #endif
   return x > bound ? splat<V>(bound) : x;
 }
@@ -159,8 +165,10 @@ inline Power<Vec<float, W>> split(Vec<float, W> x, Vec<float, W> y, float rest =
     // An infinite product leaves no fraction (inf - inf), a huge one a wrong one: any small number
     // will do where the scale is 0 or infinity.
     if (!InRange) f = _mm512_range_ps(_mm512_set1_ps(0.5f), f, 0b0110);
-    const __m512 sixteenths = _mm512_setr_ps(1.0f, 1.04427373f, 1.09050775f, 1.13878858f, 1.18920708f, 1.24185777f, 1.29683959f, 1.35425556f,
-                                             1.41421354f, 1.47682619f, 1.54221082f, 1.61049032f, 1.68179286f, 1.75625217f, 1.8340081f, 1.91520655f);
+    const __m512 sixteenths =
+        _mm512_setr_ps(1.0f, 1.04427373f, 1.09050775f, 1.13878858f, 1.18920708f, 1.24185777f,
+                       1.29683959f, 1.35425556f, 1.41421354f, 1.47682619f, 1.54221082f, 1.61049032f,
+                       1.68179286f, 1.75625217f, 1.8340081f, 1.91520655f);
     return {(V)f, (V)_mm512_scalef_ps(_mm512_permutexvar_ps((__m512i)shifted, sixteenths), k)};
   }
 #endif
@@ -174,10 +182,14 @@ inline Power<Vec<float, W>> split(Vec<float, W> x, Vec<float, W> y, float rest =
     const V k = shifted - magic;
     V f = (V)_mm256_fmsub_ps((__m256)x, (__m256)y, (__m256)k);
     if (rest != 0) f = (V)_mm256_fmadd_ps((__m256)x, _mm256_set1_ps(rest), (__m256)f);
-    if (!InRange) f = at_least(f, -0.5f);  // where the power is 0, no infinity comes to it; where it is infinite, f is above -1/16
+    if (!InRange)
+      f = at_least(f, -0.5f);  // where the power is 0, no infinity comes to it; where it is
+                               // infinite, f is above -1/16
     // The bits of 2^(i/8), less the exponent of 1 and less where i itself comes to lie.
-    const __m256i eighths = _mm256_setr_epi32(0, -289342, -509968, -655657, -719629, -694486, -572163, -343865);
-    return {f, (V)_mm256_add_epi32(_mm256_slli_epi32((__m256i)shifted, 20), _mm256_permutevar8x32_epi32(eighths, (__m256i)shifted))};
+    const __m256i eighths =
+        _mm256_setr_epi32(0, -289342, -509968, -655657, -719629, -694486, -572163, -343865);
+    return {f, (V)_mm256_add_epi32(_mm256_slli_epi32((__m256i)shifted, 20),
+                                   _mm256_permutevar8x32_epi32(eighths, (__m256i)shifted))};
   }
 #endif
   // Outside the range the power is 0 or infinity whatever the fraction is. The product stands in
@@ -193,7 +205,8 @@ inline Power<Vec<float, W>> split(Vec<float, W> x, Vec<float, W> y, float rest =
   V f = (t - k) + product_error<W>(x, y, t);
 #endif
   if (rest != 0) f += x * rest;
-  if (!InRange) f = at_most(at_least(f, -0.75f), 0.75f);  // 1/2, and what the product's rounding took
+  if (!InRange)
+    f = at_most(at_least(f, -0.75f), 0.75f);  // 1/2, and what the product's rounding took
   typedef int32_t I __attribute__((vector_size(W * sizeof(int32_t))));
   return {f, (V)((I)shifted << 23)};
 }
@@ -215,10 +228,12 @@ inline V join(Power<V> power) {
     return r;
   } else {
 #if defined(__AVX512F__)
-    if constexpr (W == 16) return (((0.05550574f * f + 0.24023433f) * f + 0.69314718f) * f + 1.0f) * power.scale;
+    if constexpr (W == 16)
+      return (((0.05550574f * f + 0.24023433f) * f + 0.69314718f) * f + 1.0f) * power.scale;
 #endif
 #if defined(__AVX2__)
-    if constexpr (W == 8) return (((0.05551062f * f + 0.24025782f) * f + 0.69314717f) * f + 1.0f) * power.scale;
+    if constexpr (W == 8)
+      return (((0.05551062f * f + 0.24025782f) * f + 0.69314717f) * f + 1.0f) * power.scale;
 #endif
     V p = splat<V>(0.0001534581242594868f);
     p = p * f + 0.0013399930903688073f;
@@ -281,7 +296,8 @@ inline V log1p_unit(V t) {
 template <class V>
 inline V negative(V x) {
   using T = typename Lane<V>::scalar;
-  typedef std::conditional_t<sizeof(T) == 8, int64_t, int32_t> I __attribute__((vector_size(sizeof(V))));
+  typedef std::conditional_t<sizeof(T) == 8, int64_t, int32_t> I
+      __attribute__((vector_size(sizeof(V))));
   return (V)((I)x | (I)splat<V>(T(-0.0)));
 }
 

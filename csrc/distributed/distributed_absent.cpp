@@ -3,13 +3,15 @@
 
 #include <cstdlib>
 
-#include "border.h"
+#include "ops/border.h"
 
 namespace {
 
 char* absent() {
-  return vmb::copy_message("this vmbeauty was built without the feature `distributed`: build it with `make distributed` (or cargo build "
-                           "--release --features distributed), or unset WORLD_SIZE to train with one process");
+  return vmb::copy_message(
+      "this vmbeauty was built without the feature `distributed`: build it with `make distributed` "
+      "(or cargo build "
+      "--release --features distributed), or unset WORLD_SIZE to train with one process");
 }
 
 }  // namespace

@@ -13,7 +13,9 @@
 
 namespace vmb {
 
-inline const at::Tensor& tensor(const void* pointer) { return *static_cast<const at::Tensor*>(pointer); }
+inline const at::Tensor& tensor(const void* pointer) {
+  return *static_cast<const at::Tensor*>(pointer);
+}
 
 inline std::vector<at::Tensor> tensors(void* const* pointers, int64_t count) {
   std::vector<at::Tensor> list;

@@ -22,19 +22,22 @@ bool same_layout(const Tensor& a, const Tensor& b) {
 }
 
 // Fused kernels step through the parameter's elements with plain pointers.
-void check_alike(const char* name, const Tensor& parameter, int64_t index, std::initializer_list<const void*> others) {
+void check_alike(const char* name, const Tensor& parameter, int64_t index,
+                 std::initializer_list<const void*> others) {
   for (const void* other : others) {
     const Tensor& t = tensor(other);
-    TORCH_CHECK_VALUE(same_layout(t, parameter) && t.dtype() == parameter.dtype() && t.device() == parameter.device(),
-                      name, ": gradient and moments of parameter ", index, " must have its shape ", parameter.sizes(),
-                      ", strides, type and device");
+    TORCH_CHECK_VALUE(same_layout(t, parameter) && t.dtype() == parameter.dtype() &&
+                          t.device() == parameter.device(),
+                      name, ": gradient and moments of parameter ", index, " must have its shape ",
+                      parameter.sizes(), ", strides, type and device");
   }
 }
 
 }  // namespace
 
-char* vmb_adamw_step(void* const* params, void* const* grads, void* const* exp_avgs, void* const* exp_avg_sqs, void* const* steps,
-                     int64_t count, double lr, double beta1, double beta2, double weight_decay, double eps) {
+char* vmb_adamw_step(void* const* params, void* const* grads, void* const* exp_avgs,
+                     void* const* exp_avg_sqs, void* const* steps, int64_t count, double lr,
+                     double beta1, double beta2, double weight_decay, double eps) {
   return guarded([&] {
     if (count == 0) return;
     at::NoGradGuard no_grad;
@@ -44,33 +47,38 @@ char* vmb_adamw_step(void* const* params, void* const* grads, void* const* exp_a
     }
     auto step_list = tensors(steps, count);
     at::_foreach_add_(step_list, 1);
-    at::_fused_adamw_(tensors(params, count), tensors(grads, count), tensors(exp_avgs, count), tensors(exp_avg_sqs, count), {}, step_list, lr,
-                      beta1, beta2, weight_decay, eps, /*amsgrad=*/false, /*maximize=*/false);
+    at::_fused_adamw_(tensors(params, count), tensors(grads, count), tensors(exp_avgs, count),
+                      tensors(exp_avg_sqs, count), {}, step_list, lr, beta1, beta2, weight_decay,
+                      eps, /*amsgrad=*/false, /*maximize=*/false);
   });
 }
 
-char* vmb_sgd_step(void* const* params, void* const* grads, void* const* momentum_buffers, int64_t count, double lr, double momentum,
-                   int nesterov, double weight_decay) {
+char* vmb_sgd_step(void* const* params, void* const* grads, void* const* momentum_buffers,
+                   int64_t count, double lr, double momentum, int nesterov, double weight_decay) {
   return guarded([&] {
     if (count == 0) return;
     at::NoGradGuard no_grad;
     const bool buffered = momentum_buffers != nullptr;
     TORCH_CHECK_VALUE(buffered || momentum == 0, "sgd_step: momentum needs its buffers");
     for (int64_t i = 0; i < count; ++i) {
-      check_alike("sgd_step", tensor(params[i]), i, {grads[i], buffered ? momentum_buffers[i] : grads[i]});
+      check_alike("sgd_step", tensor(params[i]), i,
+                  {grads[i], buffered ? momentum_buffers[i] : grads[i]});
     }
     // A buffer of zeros needs no first step of its own: without dampening it becomes the gradient.
-    at::_fused_sgd_(tensors(params, count), tensors(grads, count), buffered ? tensors(momentum_buffers, count) : std::vector<Tensor>(),
-                    weight_decay, momentum, lr, /*dampening=*/0.0, nesterov != 0, /*maximize=*/false, /*is_first_step=*/false);
+    at::_fused_sgd_(tensors(params, count), tensors(grads, count),
+                    buffered ? tensors(momentum_buffers, count) : std::vector<Tensor>(),
+                    weight_decay, momentum, lr, /*dampening=*/0.0, nesterov != 0,
+                    /*maximize=*/false, /*is_first_step=*/false);
   });
 }
 
-char* vmb_lion_step(void* const* params, void* const* grads, void* const* exp_avgs, int64_t count, double lr, double beta1, double beta2,
-                    double weight_decay) {
+char* vmb_lion_step(void* const* params, void* const* grads, void* const* exp_avgs, int64_t count,
+                    double lr, double beta1, double beta2, double weight_decay) {
   return guarded([&] {
     if (count == 0) return;
     at::NoGradGuard no_grad;
-    for (int64_t i = 0; i < count; ++i) check_alike("lion_step", tensor(params[i]), i, {grads[i], exp_avgs[i]});
+    for (int64_t i = 0; i < count; ++i)
+      check_alike("lion_step", tensor(params[i]), i, {grads[i], exp_avgs[i]});
     auto param_list = tensors(params, count);
     auto grad_list = tensors(grads, count);
     auto exp_avg_list = tensors(exp_avgs, count);

@@ -1,0 +1,86 @@
+/* The C interface that src/ops binds: tensors are pointers to at::Tensor (what tch holds), null for
+ * an absent one. Every function returns null on success and otherwise a message that the caller
+ * frees with vmb_free_message; no C++ exception crosses this border. */
+#pragma once
+
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+char* vmb_selective_scan(const void* u, const void* delta, const void* A, const void* B,
+                         const void* C, const void* D, const void* z, const void* delta_bias,
+                         int delta_softplus, int reverse, const char* path, void** out);
+char* vmb_selective_scan_eager(const void* u, const void* delta, const void* A, const void* B,
+                               const void* C, const void* D, const void* z, const void* delta_bias,
+                               int delta_softplus, int reverse, void** out);
+char* vmb_causal_conv1d_silu(const void* x, const void* weight, const void* bias, int reverse,
+                             const char* path, void** out);
+
+/* One AdamW step over many parameters at once; steps are scalar float tensors, advanced by one. */
+char* vmb_adamw_step(void* const* params, void* const* grads, void* const* exp_avgs,
+                     void* const* exp_avg_sqs, void* const* steps, int64_t count, double lr,
+                     double beta1, double beta2, double weight_decay, double eps);
+/* One step of SGD, decay and momentum as torch.optim.SGD has them; momentum_buffers may be null
+ * where momentum is 0. */
+char* vmb_sgd_step(void* const* params, void* const* grads, void* const* momentum_buffers,
+                   int64_t count, double lr, double momentum, int nesterov, double weight_decay);
+/* One step of Lion. */
+char* vmb_lion_step(void* const* params, void* const* grads, void* const* exp_avgs, int64_t count,
+                    double lr, double beta1, double beta2, double weight_decay);
+/* The 2-norm over all gradients; where max_norm > 0 and the norm is larger, they are scaled in
+ * place to have it. */
+char* vmb_clip_grad_norm(void* const* grads, int64_t count, double max_norm, double* norm);
+
+/* Measuring (benchmark.cpp). The gradients of `leaves` for the gradient `dout` of `out`, as new
+ * tensors; null where a leaf has none. */
+char* vmb_gradients(const void* out, const void* dout, void* const* leaves, int64_t count,
+                    void** gradients);
+/* Watches what libtorch allocates for the CPU on this thread's behalf, until the watch is ended on
+ * the same thread. */
+char* vmb_memory_watch_begin(void** watch);
+/* The most that was allocated at once since the watch or the last call of this began, less what was
+ * there then. */
+int64_t vmb_memory_watch_peak(void* watch);
+void vmb_memory_watch_end(void* watch);
+/* The arithmetic of a scan of these sizes in float, and nothing else, on all threads. */
+char* vmb_scan_limit(int64_t batch, int64_t dim, int64_t length, int64_t state, int backward,
+                     const char* path);
+/* A function of vec_math.h (exp2_product, exp, softplus or sigmoid) on `count` values; y matters to
+ * exp2_product only. */
+char* vmb_elementwise(const char* function, const char* path, const float* x, const float* y,
+                      float* out, int64_t count);
+
+/* torch.autocast for a device, on this thread; vmb_autocast_end puts back what was before. */
+char* vmb_autocast_begin(int device_type, int scalar_type, void** previous);
+void vmb_autocast_end(void* previous);
+
+/* A function of one tensor: writes a new at::Tensor to out, or returns a message made with
+ * vmb_copy_message. */
+typedef char* (*vmb_function)(void* data, const void* x, void** out);
+typedef void (*vmb_destructor)(void* data);
+/* run(data, x), of whose work autograd keeps x alone: backward runs it again. `parameters` are the
+ * tensors inside it that may want gradients. `data` belongs to the call from the start, whatever it
+ * returns; destroy(data) ends it. Backward may run on another thread. */
+char* vmb_recomputed(vmb_function run, void* data, vmb_destructor destroy, const void* x,
+                     void* const* parameters, int64_t count, void** out);
+
+/* Lets the allocator keep freed memory for the next step instead of giving it back to the system
+ * page by page: a training step frees and asks for the same sizes again and again. For the whole
+ * process; call once, at its start. */
+void vmb_keep_freed_memory(void);
+/* The version of the libtorch that this was compiled against; a static string. */
+const char* vmb_libtorch_version(void);
+/* Whether libtorch's CUDA side is loaded. It is in every build against a libtorch with CUDA, with
+ * or without a GPU. */
+int vmb_cuda_loaded(void);
+/* The instruction set that path "auto" takes on this machine; a static string. */
+const char* vmb_best_path(void);
+int vmb_path_available(const char* path);
+char* vmb_copy_message(const char* text);
+void vmb_free_message(char* message);
+
+#ifdef __cplusplus
+}
+#endif
