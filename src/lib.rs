@@ -6,14 +6,15 @@
 //! [`measure`] (medians and memory, for benchmarks), [`config`] (YAML to typed config), [`data`]
 //! (data set to batches), [`ops`] (the selective scan), [`models`] (the network), [`eval`] (metrics
 //! and predictions), [`explain`] (what each branch looks at), [`train`] (the loop), [`sweep`]
-//! (folds and grids), [`pretrain`] (masked images, before the scores), [`report`] (TensorBoard, and
-//! the report on runs).
+//! (folds and grids), [`pretrain`] (masked images, before the scores), [`report`] (tables and the
+//! HTML report), [`tensorboard`] (event files), [`export`] (weights for timm and Vim).
 
 pub mod cli;
 pub mod config;
 pub mod data;
 pub mod eval;
 pub mod explain;
+pub mod export;
 pub mod files;
 pub mod measure;
 pub mod models;
@@ -21,4 +22,5 @@ pub mod ops;
 pub mod pretrain;
 pub mod report;
 pub mod sweep;
+pub mod tensorboard;
 pub mod train;

@@ -8,7 +8,7 @@ use clap::ValueEnum;
 
 use super::output::print;
 use crate::eval::run::Run;
-use crate::report::export::{Layout, export};
+use crate::export::{Layout, export};
 
 /// Write a trained model's weights for timm's and Vim's own code, and a model card
 #[derive(Debug, clap::Args)]

@@ -17,7 +17,7 @@ use super::progress::Progress;
 use crate::config::Config;
 use crate::eval::metrics::Metrics;
 use crate::ops::distributed::exit_now;
-use crate::report::training_log::TrainingLog;
+use crate::tensorboard::training_log::TrainingLog;
 use crate::train::run_dir::TENSORBOARD;
 use crate::train::{Observer, Options, Outcome, Ranks, RunDir, Stop, train};
 

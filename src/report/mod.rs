@@ -4,17 +4,11 @@ mod assemble;
 mod breakdown;
 mod config_differences;
 mod explained;
-pub mod export;
 mod html;
 mod judged;
-pub mod model_card;
 mod models;
-pub mod scatter;
 mod sources;
 mod tables;
-pub mod tensorboard;
-pub mod training_log;
-mod validation_maps;
 mod write;
 
 pub use assemble::{Report, Request};

@@ -7,7 +7,7 @@ use std::fs;
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
 
-use super::export::Layout;
+use super::Layout;
 use crate::config::{BackboneConfig, BackboneShape, Config, DatasetName, Stem};
 use crate::eval::baselines::Baselines;
 use crate::eval::run::{BEST_FILE, Run, SUMMARY_FILE};

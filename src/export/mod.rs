@@ -1,6 +1,8 @@
 //! A trained model's weights for others: the backbones under the names that timm and Vim give them,
 //! and a model card.
 
+mod model_card;
+
 use std::collections::HashMap;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -9,7 +11,6 @@ use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 use tch::Tensor;
 
-use super::model_card;
 use crate::config::{BackboneConfig, BackboneShape, Stem};
 use crate::eval::run::{CONFIG_FILE, Run};
 use crate::files::write_whole;

@@ -9,8 +9,8 @@ use serde_json::Value;
 use tch::{Kind, Tensor};
 
 use super::scatter::scatter;
-use super::tensorboard::{Hparam, TensorBoard, Warn};
 use super::validation_maps::ValidationMaps;
+use super::{Hparam, TensorBoard, Warn};
 use crate::config::Config;
 use crate::data::{HostBatch, preview};
 use crate::eval::metrics::Metrics;

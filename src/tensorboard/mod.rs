@@ -2,6 +2,9 @@
 
 mod histogram;
 mod hparams;
+mod scatter;
+pub mod training_log;
+mod validation_maps;
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufWriter, Cursor, ErrorKind, Write};

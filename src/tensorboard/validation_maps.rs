@@ -3,7 +3,7 @@
 use anyhow::Result;
 use image::RgbImage;
 
-use super::tensorboard::TensorBoard;
+use super::TensorBoard;
 use crate::data::Sample;
 use crate::explain::{Method, Original, Request, explain, figure, pieces};
 use crate::models::Images;
