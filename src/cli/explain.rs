@@ -21,8 +21,8 @@ use crate::eval::evaluate::Walk;
 use crate::eval::run::Run;
 use crate::eval::statistics::Mean;
 use crate::explain::{
-    self, Evaluation, Explanation, Gallery, Original, Request, Sanity, evaluate, explain, pieces,
-    present, sanity,
+    self, Evaluation, ExplainOptions, Explanation, FigureWriter, InputImage, Sanity, branches,
+    evaluate, explain, explained_images, sanity,
 };
 use crate::files::write_json;
 use crate::models::{BeautyNet, Images};
@@ -77,12 +77,12 @@ pub struct Args {
 pub fn run(args: &Args) -> Result<ExitCode> {
     let mut run = Run::open(&args.run, &[])?;
     run.config.data.cache = Cache::None; // each image is looked at once
-    let request = Request::parse(&run.net, &args.methods, &args.layers)?;
+    let request = ExplainOptions::parse(&run.net, &args.methods, &args.layers)?;
     if let Some(split) = args.evaluate {
         return measure(args, &run, &request, split);
     }
     let folder = args.output.as_deref().context("--output is missing")?;
-    let mut output = Output { gallery: Gallery::create(folder)?, request, rows: Vec::new() };
+    let mut output = Output { gallery: FigureWriter::create(folder)?, request, rows: Vec::new() };
     let left_out = match &args.input_tensor {
         Some(path) => explain_tensor(&run, path, &mut output)?,
         None => explain_files(&run, &args.images, &mut output)?,
@@ -103,7 +103,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
 }
 
 /// Measures the maps of a split.
-fn measure(args: &Args, run: &Run, request: &Request, split: Split) -> Result<ExitCode> {
+fn measure(args: &Args, run: &Run, request: &ExplainOptions, split: Split) -> Result<ExitCode> {
     run.config.check_image_sizes()?;
     if let Some(folder) = &args.output {
         std::fs::create_dir_all(folder)
@@ -133,7 +133,7 @@ fn measure(args: &Args, run: &Run, request: &Request, split: Split) -> Result<Ex
         write_json(&folder.join("explain_evaluate.json"), &measured)?;
         for (at, strip) in strips.iter().enumerate() {
             let file = format!("sanity_{}.png", at + 1);
-            save(&explain::figure(strip), &folder.join(file))?;
+            save(&explain::draw_figure(strip), &folder.join(file))?;
         }
     }
     if args.json {
@@ -195,8 +195,8 @@ fn parse_split(text: &str) -> Result<Split, String> {
 
 /// Where explained images go.
 struct Output {
-    gallery: Gallery,
-    request: Request,
+    gallery: FigureWriter,
+    request: ExplainOptions,
     rows: Vec<Value>,
 }
 
@@ -215,8 +215,8 @@ fn explain_files(run: &Run, paths: &[PathBuf], output: &mut Output) -> Result<us
     let indices: Vec<usize> = (0..files.len()).collect();
     let mut left_out = 0;
     for part in indices.chunks(BATCH.min(run.config.train.batch_size.max(1))) {
-        let read: Vec<Result<Original>> =
-            part.par_iter().map(|&index| Original::read(&images, index)).collect();
+        let read: Vec<Result<InputImage>> =
+            part.par_iter().map(|&index| InputImage::read(&images, index)).collect();
         let mut originals = Vec::new();
         for result in read {
             match result {
@@ -230,7 +230,7 @@ fn explain_files(run: &Run, paths: &[PathBuf], output: &mut Output) -> Result<us
         if originals.is_empty() {
             continue;
         }
-        let pixels = Original::batch(&originals, images.size(), run.net.device())?;
+        let pixels = InputImage::batch(&originals, images.size(), run.net.device())?;
         let explanation = explain(&run.net, Images::Pixels(&pixels), &output.request)?;
         output.add(&run.net, originals, &explanation)?;
     }
@@ -248,7 +248,7 @@ fn explain_tensor(run: &Run, path: &Path, output: &mut Output) -> Result<usize> 
         )
     })?;
     ensure!(channels == 3, "{}: input has {channels} channels, an image has 3", path.display());
-    let shape = present(&run.net).find_map(|branch| run.net.branch(branch));
+    let shape = branches(&run.net).map(|(_, shape)| shape).next();
     let shape = shape.context("the model has no branch")?;
     let stem = path.file_stem().unwrap_or_default().to_string_lossy();
     let channel = |of: [f32; 3]| Tensor::from_slice(&of).view([1, 3, 1, 1]);
@@ -266,7 +266,7 @@ fn explain_tensor(run: &Run, path: &Path, output: &mut Output) -> Result<usize> 
         for row in 0..shown.size()[0] {
             let bytes = Vec::<u8>::try_from(&shown.get(row).reshape([-1]).to_kind(Kind::Uint8))?;
             let image = RgbImage::from_raw(width as u32, height as u32, bytes);
-            originals.push(Original {
+            originals.push(InputImage {
                 name: format!("{stem}_{}", start + row),
                 image: image.context("an image of the tensor has no pixels")?,
                 frame: Frame { left: 0.0, top: 0.0, width: width as f64, height: height as f64 },
@@ -282,10 +282,10 @@ impl Output {
     fn add(
         &mut self,
         net: &BeautyNet,
-        originals: Vec<Original>,
+        originals: Vec<InputImage>,
         explanation: &Explanation,
     ) -> Result<()> {
-        let pieces = pieces(net, &self.request, originals, explanation)?;
+        let pieces = explained_images(net, &self.request, originals, explanation)?;
         let figures = self.gallery.add(&pieces)?;
         for ((explained, _), figure) in pieces.iter().zip(figures) {
             self.rows.push(json!({

@@ -1,39 +1,39 @@
-//! Class activation maps on the tokens of a block.
+//! Class activation maps (CAM) on the tokens of a block.
 //!
-//! They are taken where a block's mixer receives its tokens: of the last block's output only the
-//! class token's row is used, so the gradient at its patch tokens is zero and a map taken there is
-//! blank. Grad-CAM is compared with pytorch-grad-cam's maps in the golden tests; the other three
-//! follow its formulas, but for the sign of [`Method::EigenCam`], which is not left to the
-//! decomposition.
+//! The maps are computed on the input of a block's mixer. The model uses only the class token of
+//! the last block's output, so the gradient at its patch tokens is zero and a map computed there is
+//! blank. The golden tests compare Grad-CAM with pytorch-grad-cam; the other three methods follow
+//! its formulas, except that the sign of [`Method::EigenCam`] does not depend on the decomposition.
 
 use anyhow::{Context, Result, bail};
 use tch::{Kind, Tensor};
 
-use super::Method;
+use super::options::Method;
 
-/// Keeps a weight of Grad-CAM++ from being divided by nothing; pytorch-grad-cam's value.
+/// Avoids a division by zero in the weights of Grad-CAM++; pytorch-grad-cam's value.
 const EPS: f64 = 1e-6;
 
-/// The map (b, patches) of patch tokens and the score's gradients with regard to them, both (b,
-/// patches, d); `gradients` may be missing for Eigen-CAM.
+/// Computes the map (b, patches) from patch tokens and the score's gradients with regard to them,
+/// both (b, patches, d). Eigen-CAM needs no gradients.
 pub(super) fn cam(method: Method, tokens: &Tensor, gradients: Option<&Tensor>) -> Result<Tensor> {
-    let gradients = || gradients.with_context(|| format!("{method} got no gradients"));
+    let gradients = || gradients.with_context(|| format!("{method} needs gradients"));
     let map = match method {
         Method::GradCam => weighted(tokens, &gradients()?.f_mean_dim(1, true, Kind::Float)?)?,
         Method::GradCamPlusPlus => weighted(tokens, &plus_plus_weights(tokens, gradients()?)?)?,
         Method::LayerCam => weighted(tokens, &gradients()?.f_relu()?)?,
         Method::EigenCam => first_component(tokens)?,
-        _ => bail!("{method} is no map of one block's tokens"),
+        _ => bail!("{method} is not a class activation map"),
     };
     Ok(map.f_relu()?)
 }
 
-/// Σ over channels of tokens and weights (b, patches or 1, d).
+/// Computes the sum over channels of tokens times weights (b, patches or 1, d): (b, patches).
 fn weighted(tokens: &Tensor, weights: &Tensor) -> Result<Tensor> {
     Ok((tokens * weights).f_sum_dim_intlist(-1, false, Kind::Float)?)
 }
 
-/// Equation 19 of arXiv 1710.11063 with its sum of positive gradients: (b, 1, d).
+/// Computes the weights (b, 1, d) of Grad-CAM++: equation 19 of arXiv 1710.11063 and its sum of
+/// positive gradients.
 fn plus_plus_weights(tokens: &Tensor, gradients: &Tensor) -> Result<Tensor> {
     let (squares, cubes) = (gradients.square(), gradients.pow_tensor_scalar(3));
     let sums = tokens.f_sum_dim_intlist(1, true, Kind::Float)?;
@@ -42,12 +42,12 @@ fn plus_plus_weights(tokens: &Tensor, gradients: &Tensor) -> Result<Tensor> {
     Ok((gradients.f_relu()? * alpha).f_sum_dim_intlist(1, true, Kind::Float)?)
 }
 
-/// The projection of the tokens on the direction in which they vary most. Of its two signs, the one
-/// under which tokens of large norm are positive.
+/// Projects the tokens on their first principal component, with the sign that makes the projection
+/// correlate with the tokens' norms.
 fn first_component(tokens: &Tensor) -> Result<Tensor> {
     let centered = tokens - tokens.f_mean_dim(1, true, Kind::Float)?;
     let covariance = centered.f_transpose(1, 2)?.f_matmul(&centered)?; // (b, d, d)
-    let (_, directions) = covariance.f_linalg_eigh("L")?; // columns, by rising variance
+    let (_, directions) = covariance.f_linalg_eigh("L")?; // columns, by increasing variance
     let direction = directions.f_select(2, -1)?.f_unsqueeze(1)?; // (b, 1, d)
     let projection = weighted(&centered, &direction)?; // (b, patches)
     let norms = tokens.f_norm_scalaropt_dim(2.0, [-1], false)?;
@@ -69,7 +69,7 @@ mod tests {
         Vec::try_from(tensor.reshape([-1]).to_kind(Kind::Double)).unwrap()
     }
 
-    /// Three patches of two channels.
+    /// Tokens of three patches with two channels.
     fn tokens() -> Tensor {
         Tensor::from_slice(&[1f32, 2.0, 3.0, -1.0, 0.5, 4.0]).view([1, 3, 2])
     }
@@ -79,11 +79,11 @@ mod tests {
     }
 
     #[test]
-    fn maps_are_those_worked_out_by_hand() {
+    fn maps_equal_values_computed_by_hand() {
         let of = |method| list(&cam(method, &tokens(), Some(&gradients())).unwrap());
         let close = |ours: Vec<f64>, theirs: [f64; 3]| {
-            let apart = ours.iter().zip(theirs).map(|(a, b)| (a - b).abs());
-            assert!(apart.fold(0.0, f64::max) < 1e-4, "{ours:?} {theirs:?}");
+            let errors = ours.iter().zip(theirs).map(|(a, b)| (a - b).abs());
+            assert!(errors.fold(0.0, f64::max) < 1e-4, "{ours:?} {theirs:?}");
         };
         // Mean gradients 0.5 and 0.4.
         close(of(Method::GradCam), [1.3, 1.1, 1.85]);
@@ -96,7 +96,7 @@ mod tests {
     }
 
     #[test]
-    fn eigen_cam_finds_the_tokens_that_stand_out_whatever_the_decompositions_sign() {
+    fn eigen_cam_finds_salient_tokens_whatever_the_sign_of_the_decomposition() {
         tch::manual_seed(3);
         let noise = Tensor::randn([2, 9, 5], OPTIONS) * 0.01;
         for sign in [1.0, -1.0] {
@@ -109,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn a_method_without_its_gradients_is_an_error() {
+    fn a_cam_without_gradients_and_another_method_are_errors() {
         assert!(cam(Method::GradCam, &tokens(), None).is_err());
         assert!(cam(Method::Occlusion, &tokens(), Some(&gradients())).is_err());
     }

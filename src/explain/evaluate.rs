@@ -7,8 +7,8 @@ use serde::Serialize;
 use tch::{Kind, Tensor};
 
 use super::maps::explain;
-use super::request::{BRANCHES, Request, key};
-use super::scale::scaled;
+use super::maps::scale_maps;
+use super::options::{BRANCHES, ExplainOptions, branch_key};
 use crate::data::draws::Draws;
 use crate::data::synthetic::{Face, Region};
 use crate::data::{ImageDataset, Loader, LoaderOptions, Pass, Source};
@@ -111,7 +111,7 @@ impl Columns {
 pub fn evaluate(
     net: &BeautyNet,
     images: &Arc<ImageDataset>,
-    request: &Request,
+    request: &ExplainOptions,
     walk: Walk,
     progress: &mut dyn FnMut(usize),
 ) -> Result<Evaluation> {
@@ -131,7 +131,7 @@ pub fn evaluate(
         let mut maps: Vec<(String, Tensor)> = Vec::new();
         for branch in BRANCHES {
             if let Some(of) = explanation.branch(branch) {
-                maps.push((key(branch).to_string(), of.last()?));
+                maps.push((branch_key(branch).to_string(), of.last()?));
             }
         }
         if let [(_, vit), (_, mamba)] = &maps[..] {
@@ -324,7 +324,7 @@ fn parts(
 ) -> Result<()> {
     let images: Vec<(&str, Vec<Vec<f64>>)> = maps
         .iter()
-        .map(|(name, map)| Ok((name.as_str(), rows(&scaled(map, size as i64)?)?)))
+        .map(|(name, map)| Ok((name.as_str(), rows(&scale_maps(map, size as i64)?)?)))
         .collect::<Result<_>>()?;
     for (row, face) in faces.iter().enumerate() {
         let regions = face.scored_regions(size as u32);

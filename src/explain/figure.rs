@@ -2,10 +2,10 @@
 
 use image::{GenericImage, RgbImage};
 
-use super::paint::{
+use super::canvas::{
     BAR_WIDTH, FAINT, INK, Letters, PAPER, color_bar, fitted, heat, thumbnail, write,
 };
-use super::place::PlacedMap;
+use super::heatmap::Heatmap;
 
 /// The long side of the panels.
 const PANEL: u32 = 288;
@@ -17,11 +17,11 @@ const MARGIN: u32 = 16;
 const GAP: u32 = 10;
 
 /// A map with what is written below it in a strip: its block, say.
-pub type LabeledMap = (String, PlacedMap);
+pub type LabeledMap = (String, Heatmap);
 
 /// What a figure shows.
 #[derive(Debug, Clone)]
-pub struct Explained {
+pub struct ExplainedImage {
     /// The image's name.
     pub name: String,
     /// The original.
@@ -35,10 +35,10 @@ pub struct Explained {
     /// Groups of maps: a branch's name with its maps.
     pub maps: Vec<(String, Vec<LabeledMap>)>,
     /// The maps of both branches weighed by their shares.
-    pub fused: Option<PlacedMap>,
+    pub fused: Option<Heatmap>,
 }
 
-impl Explained {
+impl ExplainedImage {
     /// The image's name without its folder.
     pub(super) fn file_name(&self) -> String {
         let name = std::path::Path::new(&self.name).file_name();
@@ -55,7 +55,7 @@ impl Explained {
     }
 
     /// The last map of each branch and the fused one, with their names.
-    pub(super) fn last_maps(&self) -> Vec<(&str, &PlacedMap)> {
+    pub(super) fn last_maps(&self) -> Vec<(&str, &Heatmap)> {
         let of_branches = self.maps.iter().filter_map(|(name, maps)| {
             let (_, map) = maps.last()?;
             Some((name.as_str(), map))
@@ -66,7 +66,7 @@ impl Explained {
 }
 
 /// Draws the figure: panels side by side for one map of a branch, rows of smaller ones for several.
-pub fn figure(explained: &Explained) -> RgbImage {
+pub fn draw_figure(explained: &ExplainedImage) -> RgbImage {
     let strip = explained.maps.iter().any(|(_, maps)| maps.len() > 1);
     let original = explained.image.dimensions();
     let mut rows: Vec<(String, Vec<(String, RgbImage)>)> = Vec::new();
@@ -94,7 +94,7 @@ pub fn figure(explained: &Explained) -> RgbImage {
 }
 
 /// What stands below a map: that there is nothing on it, too.
-fn labeled(label: &str, map: &PlacedMap) -> String {
+fn labeled(label: &str, map: &Heatmap) -> String {
     match (map.is_empty(), label) {
         (false, label) => label.to_string(),
         (true, "") => "empty".to_string(),
@@ -104,7 +104,7 @@ fn labeled(label: &str, map: &PlacedMap) -> String {
 
 type Row = (String, Vec<(String, RgbImage)>);
 
-fn draw(explained: &Explained, panel: (u32, u32), rows: &[Row]) -> RgbImage {
+fn draw(explained: &ExplainedImage, panel: (u32, u32), rows: &[Row]) -> RgbImage {
     let (large, letters) = (Letters::Large, Letters::Small);
     let caption = explained.caption();
     let cell = panel.0.max(letters.width("image"));

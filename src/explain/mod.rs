@@ -1,35 +1,26 @@
-//! What each branch looks at: maps over the patches of an image.
+//! Attribution maps: which patches of an image each branch's prediction depends on.
 
+mod attention;
 mod cam;
+pub(crate) mod canvas;
 mod evaluate;
 mod figure;
-mod gallery;
-mod hidden_attention;
+mod figure_writer;
+mod heatmap;
 mod maps;
-mod method;
-mod originals;
-pub(crate) mod paint;
-mod pixels;
-mod place;
+mod options;
+mod pixel_attribution;
 mod recorder;
-mod request;
-mod rollout;
 mod sanity;
-mod scale;
-mod ssim;
 
+pub use attention::HiddenAttention;
 pub use evaluate::{Agreement, Curves, Evaluation, PartShare, evaluate};
-pub use figure::{Explained, figure};
-pub use gallery::Gallery;
-pub use hidden_attention::HiddenAttention;
-pub use maps::{BranchMaps, Explanation, explain};
-pub use method::Method;
-pub use originals::{Original, pieces};
-pub use pixels::{PATH_STEPS, integrated_gradients};
-pub use place::PlacedMap;
-pub use request::{BRANCHES, BranchRequest, Layers, Request, key, present, title};
-pub use sanity::{Sanity, Similarity, Stage, sanity};
-pub use scale::scaled;
-pub use ssim::ssim;
-
-use maps::without_class;
+pub use figure::{ExplainedImage, draw_figure};
+pub use figure_writer::FigureWriter;
+pub use heatmap::{Heatmap, InputImage, explained_images};
+pub use maps::{BranchMaps, Explanation, explain, scale_maps};
+pub use options::{
+    BRANCHES, BranchOptions, ExplainOptions, Layers, Method, branch_key, branch_title, branches,
+};
+pub use pixel_attribution::{PATH_STEPS, integrated_gradients};
+pub use sanity::{Sanity, Similarity, Stage, sanity, ssim};

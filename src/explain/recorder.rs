@@ -1,91 +1,90 @@
-//! Keeps what chosen blocks receive during a forward pass.
+//! Records the inputs of chosen blocks during a forward pass.
 
 use anyhow::Result;
 use tch::{NoGradGuard, Tensor};
 
-use super::request::{Request, key};
+use super::options::{ExplainOptions, branches};
 use crate::config::BackboneKind;
 use crate::models::{BeautyNet, Tap};
 
-/// What is looked at in one branch.
+/// What is recorded of one branch.
 #[derive(Default)]
-struct Watch {
-    /// Blocks whose inputs are kept, rising.
+struct Recording {
+    /// Blocks whose inputs are kept, in increasing order.
     layers: Vec<usize>,
-    /// The block from which on gradients are recorded, if any are.
-    record_from: Option<usize>,
-    kept: Vec<Tensor>,
+    /// The first block with gradients, if any have them.
+    grad_from: Option<usize>,
+    inputs: Vec<Tensor>,
 }
 
-/// Keeps the inputs of blocks' mixers. Below the first block whose gradient is wanted nothing is
-/// recorded, so a backward pass is short and its memory small.
+/// Records the inputs of blocks' mixers. Autograd is off below the first block whose gradients are
+/// needed, so the backward pass is short and takes little memory.
 pub(super) struct Recorder {
-    /// By branch, as [`slot`] numbers them.
-    watches: [Watch; 2],
+    /// ViT, then Mamba.
+    recordings: [Recording; 2],
     guard: Option<NoGradGuard>,
 }
 
 fn slot(branch: BackboneKind) -> usize {
-    usize::from(key(branch) == "mamba")
+    usize::from(branch == BackboneKind::Vim)
 }
 
 impl Recorder {
-    /// For what a request needs.
-    pub fn new(net: &BeautyNet, request: &Request) -> Result<Self> {
-        let mut watches: [Watch; 2] = Default::default();
+    /// Creates a recorder of the blocks that the options need.
+    pub fn new(net: &BeautyNet, options: &ExplainOptions) -> Result<Self> {
+        let mut recordings: [Recording; 2] = Default::default();
         let mut any_gradient = false;
-        for branch in super::request::present(net) {
-            let method = request.of(branch).method;
-            let mut layers = request.blocks(net, branch)?;
-            if let Some(&last) = layers.last().filter(|_| method.is_rolled_out()) {
+        for (branch, shape) in branches(net) {
+            let options = options.branch(branch);
+            let mut layers = options.blocks(branch, shape)?;
+            if let Some(&last) = layers.last().filter(|_| options.method.is_rollout()) {
                 layers = (0..=last).collect();
             }
-            let depth = net.branch(branch).map_or(0, |shape| shape.depth as usize);
-            let record_from = match layers.first() {
-                Some(&first) if method.needs_gradients() => {
+            let grad_from = match layers.first() {
+                Some(&first) if options.method.needs_gradients() => {
                     any_gradient = true;
                     first
                 }
-                // What comes after both branches is recorded for the sake of the other one.
-                _ => depth.saturating_sub(1),
+                // The fusion has gradients because the other branch needs them.
+                _ => (shape.depth as usize).saturating_sub(1),
             };
-            watches[slot(branch)] =
-                Watch { layers, record_from: Some(record_from), kept: Vec::new() };
+            recordings[slot(branch)] =
+                Recording { layers, grad_from: Some(grad_from), inputs: Vec::new() };
         }
         if !any_gradient {
-            watches.iter_mut().for_each(|watch| watch.record_from = None);
+            recordings.iter_mut().for_each(|recording| recording.grad_from = None);
         }
-        Ok(Self { watches, guard: None })
+        Ok(Self { recordings, guard: None })
     }
 
-    /// What the watched blocks of a branch received, each (b, 1 + patches, d).
-    pub fn kept(&self, branch: BackboneKind) -> &[Tensor] {
-        &self.watches[slot(branch)].kept
+    /// Returns the inputs of a branch's recorded blocks, each (b, 1 + patches, d).
+    pub fn inputs(&self, branch: BackboneKind) -> &[Tensor] {
+        &self.recordings[slot(branch)].inputs
     }
 
-    /// Whether gradients are recorded.
-    pub fn records(&self) -> bool {
-        self.watches.iter().any(|watch| watch.record_from.is_some())
+    /// Whether any block has gradients.
+    pub fn has_gradients(&self) -> bool {
+        self.recordings.iter().any(|recording| recording.grad_from.is_some())
     }
 }
 
 impl Tap for Recorder {
     fn images(&mut self, _branch: BackboneKind, x: Tensor) -> Tensor {
-        // The old guard goes first: it would otherwise switch recording on again under the new one.
-        // Where nothing is recorded at all, the caller has switched it off.
+        // Drop the old guard first: dropped later, it would turn autograd on under the new guard.
+        // Without any gradients the caller has turned autograd off.
         self.guard = None;
-        self.guard = self.records().then(tch::no_grad_guard);
+        self.guard = self.has_gradients().then(tch::no_grad_guard);
         x
     }
 
     fn mixer_input(&mut self, branch: BackboneKind, layer: usize, mut tokens: Tensor) -> Tensor {
-        let watch = &mut self.watches[slot(branch)];
-        if watch.record_from == Some(layer) {
-            self.guard = None; // gradients are recorded from here on
+        let recording = &mut self.recordings[slot(branch)];
+        if recording.grad_from == Some(layer) {
+            self.guard = None; // autograd is on from here
             tokens = tokens.detach().set_requires_grad(true);
         }
-        if watch.layers.contains(&layer) {
-            watch.kept.push(tokens.shallow_clone());
+        if recording.layers.contains(&layer) {
+            recording.inputs.push(tokens.shallow_clone());
         }
         tokens
     }

@@ -4,17 +4,15 @@
 
 use std::sync::Arc;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use serde::Serialize;
-use tch::Tensor;
+use tch::{Kind, Tensor};
 
 use super::evaluate::{Columns, is_flat, rows};
-use super::figure::{Explained, LabeledMap};
-use super::maps::{Explanation, explain};
-use super::originals::Original;
-use super::request::{Request, key, present, title};
-use super::scale::scaled;
-use super::ssim::ssim;
+use super::figure::{ExplainedImage, LabeledMap};
+use super::heatmap::InputImage;
+use super::maps::{Explanation, explain, scale_maps};
+use super::options::{ExplainOptions, branch_key, branch_title, branches};
 use crate::config::{BackboneKind, Config};
 use crate::data::draws::Draws;
 use crate::data::{ImageDataset, Loader, LoaderOptions, Pass};
@@ -67,13 +65,13 @@ struct Part {
 /// The scale of the scores is none of them.
 fn parts(net: &BeautyNet, names: &[String]) -> Vec<Part> {
     let depth = |branch: BackboneKind| net.branch(branch).map_or(0, |shape| shape.depth);
-    let deepest = present(net).map(depth).max().unwrap_or(0);
+    let deepest = branches(net).map(|(branch, _)| branch).map(depth).max().unwrap_or(0);
     let mut prefixes: Vec<Vec<(String, Vec<String>)>> = vec![
         vec![("head".into(), vec!["head.layers.".into()])],
         vec![("fusion".into(), vec!["fusion.".into()])],
     ];
     for above in 0..deepest {
-        let blocks = present(net).filter_map(|branch| {
+        let blocks = branches(net).map(|(branch, _)| branch).filter_map(|branch| {
             let (blocks, norm) = match branch {
                 BackboneKind::Vit => ("vit.blocks", "vit.norm."),
                 BackboneKind::Vim => ("mamba.layers", "mamba.norm_f."),
@@ -85,7 +83,7 @@ fn parts(net: &BeautyNet, names: &[String]) -> Vec<Part> {
         });
         prefixes.push(blocks.collect());
     }
-    let whole = present(net).map(key);
+    let whole = branches(net).map(|(branch, _)| branch).map(branch_key);
     let whole = whole.map(|key| (format!("{key}.embeddings"), vec![format!("{key}.")]));
     prefixes.push(whole.collect());
     let mut left: Vec<usize> = (0..names.len()).collect();
@@ -114,10 +112,10 @@ pub fn sanity(
     net: &BeautyNet,
     config: &Config,
     images: &Arc<ImageDataset>,
-    request: &Request,
+    request: &ExplainOptions,
     walk: Walk,
     shown: usize,
-) -> Result<(Sanity, Vec<Explained>)> {
+) -> Result<(Sanity, Vec<ExplainedImage>)> {
     let seed = (Draws::new(config.seed, 0, 0, "sanity").unit() * (1u64 << 53) as f64) as i64;
     let trial = BeautyNet::without_pretrained(config, net.device())?;
     tch::manual_seed(seed);
@@ -127,15 +125,15 @@ pub fn sanity(
     let (mut trial_tensors, fresh): (Vec<Tensor>, Vec<Tensor>) = (tensors(&trial), tensors(&fresh));
     let parts = parts(net, &names);
     let mut columns = Columns::default();
-    let mut figures: Vec<Explained> = Vec::new();
+    let mut figures: Vec<ExplainedImage> = Vec::new();
     let options = LoaderOptions::new(Pass::Evaluate, walk.batch_size, walk.workers);
     for batch in Loader::new(Arc::clone(images), options)? {
         let batch = batch?;
         let x = pixels(&batch, net.device())?;
         let before = explain(net, Images::Pixels(&x), request)?;
         let originals = batch.indices.iter().take(shown - figures.len());
-        let originals = originals.map(|&index| Original::read(images, index));
-        let originals: Vec<Original> = originals.collect::<Result<_>>()?;
+        let originals = originals.map(|&index| InputImage::read(images, index));
+        let originals: Vec<InputImage> = originals.collect::<Result<_>>()?;
         let mut strips = strips(net, request, &originals, &before)?;
         copy(&mut trial_tensors, &trained, 0..trained.len())?;
         for (stage, part) in parts.iter().enumerate() {
@@ -149,10 +147,15 @@ pub fn sanity(
         figures.extend(strips);
     }
     let stages = parts.into_iter().enumerate().map(|(stage, part)| Stage {
-        maps: present(net)
+        maps: branches(net)
+            .map(|(branch, _)| branch)
             .map(|branch| {
                 let mean = |what| mean(&columns, stage, branch, what);
-                Similarity { map: key(branch), rank_correlation: mean("rank"), ssim: mean("ssim") }
+                Similarity {
+                    map: branch_key(branch),
+                    rank_correlation: mean("rank"),
+                    ssim: mean("ssim"),
+                }
             })
             .collect(),
         randomized: part.names,
@@ -162,7 +165,7 @@ pub fn sanity(
 }
 
 fn column(stage: usize, branch: BackboneKind, what: &str) -> String {
-    format!("{stage} {} {what}", key(branch))
+    format!("{stage} {} {what}", branch_key(branch))
 }
 
 fn mean(columns: &Columns, stage: usize, branch: BackboneKind, what: &str) -> Mean {
@@ -189,13 +192,13 @@ fn compare(
     before: &Explanation,
     after: &Explanation,
 ) -> Result<()> {
-    for branch in present(net) {
+    for branch in branches(net).map(|(branch, _)| branch) {
         let (Some(before), Some(after)) = (before.branch(branch), after.branch(branch)) else {
             continue;
         };
         let side = before.side;
         let (before, after) = (before.last()?, after.last()?);
-        let alike = values(&ssim(&scaled(&before, side)?, &scaled(&after, side)?)?)?;
+        let alike = values(&ssim(&scale_maps(&before, side)?, &scale_maps(&after, side)?)?)?;
         let (before, after) = (rows(&before)?, rows(&after)?);
         let ranks = before.iter().zip(&after).map(|(b, a)| spearman(b, a));
         columns.push(column(stage, branch, "rank"), ranks);
@@ -211,22 +214,25 @@ fn compare(
 /// A strip for each image, with the maps of the trained model.
 fn strips(
     net: &BeautyNet,
-    request: &Request,
-    originals: &[Original],
+    request: &ExplainOptions,
+    originals: &[InputImage],
     before: &Explanation,
-) -> Result<Vec<Explained>> {
+) -> Result<Vec<ExplainedImage>> {
     let scores = values(&before.score)?;
     let method = format!("{}; weights drawn anew from the top down", request.describe(net));
     let strips = originals.iter().zip(scores).enumerate();
     strips
         .map(|(row, (original, score))| {
-            let mut strip = Explained {
+            let mut strip = ExplainedImage {
                 name: original.name.clone(),
                 image: original.image.clone(),
                 score,
                 weights: None,
                 method: method.clone(),
-                maps: present(net).map(|b| (title(b).into(), Vec::new())).collect(),
+                maps: branches(net)
+                    .map(|(branch, _)| branch)
+                    .map(|b| (branch_title(b).into(), Vec::new()))
+                    .collect(),
                 fused: None,
             };
             let trained = |_: BackboneKind| "trained".to_string();
@@ -238,15 +244,15 @@ fn strips(
 
 /// Adds a stage's maps, each with what was drawn anew in its branch, or above it.
 fn add_maps(
-    strip: &mut Explained,
+    strip: &mut ExplainedImage,
     net: &BeautyNet,
     part: &Part,
-    original: &Original,
+    original: &InputImage,
     after: &Explanation,
     row: i64,
 ) -> Result<()> {
     let label = |branch: BackboneKind| {
-        let own = format!("{}.", key(branch));
+        let own = format!("{}.", branch_key(branch));
         let name = match &part.names[..] {
             [name] => name.as_str(),
             names => names.iter().find(|name| name.starts_with(&own)).map_or("", String::as_str),
@@ -257,21 +263,67 @@ fn add_maps(
 }
 
 fn push_maps(
-    strip: &mut Explained,
+    strip: &mut ExplainedImage,
     net: &BeautyNet,
-    original: &Original,
+    original: &InputImage,
     explanation: &Explanation,
     row: i64,
     label: &dyn Fn(BackboneKind) -> String,
 ) -> Result<()> {
-    for (branch, (_, maps)) in present(net).zip(&mut strip.maps) {
+    for (branch, (_, maps)) in branches(net).map(|(branch, _)| branch).zip(&mut strip.maps) {
         if let Some(of) = explanation.branch(branch) {
-            let map = scaled(&of.last()?.narrow(0, row, 1), of.side)?.squeeze_dim(0);
+            let map = scale_maps(&of.last()?.narrow(0, row, 1), of.side)?.squeeze_dim(0);
             let labeled: LabeledMap = (label(branch), original.placed(&map)?);
             maps.push(labeled);
         }
     }
     Ok(())
+}
+
+/// Pixels a side of the window, and its standard deviation.
+const WINDOW: i64 = 11;
+const DEVIATION: f64 = 1.5;
+/// (K₁L)² and (K₂L)² of the paper, for values that span L = 1.
+const STABLE: [f64; 2] = [1e-4, 9e-4];
+
+/// The mean structural similarity (Wang et al., IEEE TIP 13, 2004) of two maps each, (b, h, w) with
+/// values from 0 to 1: (b), at most
+/// 1. The window is a Gaussian of 11 pixels a side, smaller where the maps are; only places where
+///    it lies inside count.
+///
+/// # Errors
+/// Maps of different shapes, or without pixels.
+pub fn ssim(a: &Tensor, b: &Tensor) -> Result<Tensor> {
+    let (_, height, width) = a.size3()?;
+    let least = height.min(width);
+    ensure!(
+        a.size() == b.size() && least > 0,
+        "maps of the shapes {:?} and {:?} are not compared",
+        a.size(),
+        b.size()
+    );
+    let side = WINDOW.min(least - (least + 1) % 2); // odd
+    let window = window(side).to_device(a.device());
+    let [a, b] = [a, b].map(|maps| maps.to_kind(Kind::Float).unsqueeze(1));
+    let mean = |x: &Tensor| x.f_conv2d(&window, None::<Tensor>, 1, 0, 1, 1);
+    let (mean_a, mean_b) = (mean(&a)?, mean(&b)?);
+    let square = |x: &Tensor| x * x;
+    let variance_a = mean(&square(&a))? - square(&mean_a);
+    let variance_b = mean(&square(&b))? - square(&mean_b);
+    let covariance = mean(&(&a * &b))? - &mean_a * &mean_b;
+    let [light, contrast] = STABLE;
+    let above = (&mean_a * &mean_b * 2.0 + light) * (covariance * 2.0 + contrast);
+    let below = (square(&mean_a) + square(&mean_b) + light) * (variance_a + variance_b + contrast);
+    Ok((above / below).f_mean_dim([1i64, 2, 3].as_slice(), false, Kind::Float)?)
+}
+
+/// (1, 1, side, side), with the sum of 1.
+fn window(side: i64) -> Tensor {
+    let weight = |at: i64| (-0.5 * ((at - side / 2) as f64 / DEVIATION).powi(2)).exp();
+    let line: Vec<f64> = (0..side).map(weight).collect();
+    let line = Tensor::from_slice(&line);
+    let window = line.outer(&line);
+    (&window / window.sum(Kind::Double)).to_kind(Kind::Float).view([1, 1, side, side])
 }
 
 #[cfg(test)]
@@ -316,5 +368,41 @@ mod tests {
         // The branches' own regressors are the fusion.
         let (names, _, _) = parts_of(&format!("{{{small}, fusion: {{strategy: score}}}}}}"));
         assert_eq!(names[0], ["fusion"]);
+    }
+
+    /// `structural_similarity(a, b, gaussian_weights=True, sigma=1.5, use_sample_covariance=False,
+    /// data_range=1)` of scikit-image 0.26.0.
+    const SCIKIT: f64 = 0.66152108;
+
+    /// Two maps of a formula each.
+    fn maps(height: i64, width: i64) -> [Tensor; 2] {
+        let map = |value: &dyn Fn(f64, f64) -> f64| {
+            let values: Vec<f32> = (0..height * width)
+                .map(|at| value((at / width) as f64, (at % width) as f64) as f32)
+                .collect();
+            Tensor::from_slice(&values).view([1, height, width])
+        };
+        [
+            map(&|y, x| 0.5 + 0.5 * (0.3 * x + 0.1 * y).sin()),
+            map(&|y, x| 0.5 + 0.4 * (0.3 * x + 0.13 * y).sin()),
+        ]
+    }
+
+    #[test]
+    fn values_are_those_of_scikit_image() {
+        let [a, b] = maps(32, 24);
+        let both = Tensor::cat(&[&a, &a], 0);
+        let with = Tensor::cat(&[&b, &a], 0);
+        let found = Vec::<f64>::try_from(ssim(&both, &with).unwrap().to_kind(Kind::Double));
+        let found = found.unwrap();
+        assert!((found[0] - SCIKIT).abs() < 1e-5, "{found:?}");
+        assert!((found[1] - 1.0).abs() < 1e-5, "{found:?}");
+    }
+
+    #[test]
+    fn small_maps_have_a_small_window_and_different_shapes_are_refused() {
+        let [a, b] = maps(4, 6);
+        assert!(ssim(&a, &b).unwrap().double_value(&[0]) < 1.0);
+        assert!(ssim(&a, &maps(4, 5)[0]).is_err());
     }
 }

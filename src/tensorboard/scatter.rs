@@ -3,7 +3,7 @@
 use image::{Rgb, RgbImage};
 
 use crate::eval::predictions::Predictions;
-use crate::explain::paint::{FAINT, INK, Letters, PAPER, write};
+use crate::explain::canvas::{FAINT, INK, Letters, PAPER, write};
 
 /// The square that the points lie in, in pixels, and what surrounds it.
 const SIDE: u32 = 420;

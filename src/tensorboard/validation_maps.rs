@@ -5,7 +5,7 @@ use image::RgbImage;
 
 use super::TensorBoard;
 use crate::data::Sample;
-use crate::explain::{Method, Original, Request, explain, figure, pieces};
+use crate::explain::{ExplainOptions, InputImage, Method, draw_figure, explain, explained_images};
 use crate::models::Images;
 use crate::train::Validated;
 
@@ -47,20 +47,20 @@ impl ValidationMaps {
 
 fn figures(validated: &Validated) -> Result<Vec<RgbImage>> {
     let Validated { net, images, .. } = *validated;
-    let request = Request::new(Method::GradCam);
+    let request = ExplainOptions::new(Method::GradCam);
     let originals = shown(images.samples())
         .into_iter()
         .map(|index| {
             let score = images.samples()[index].score;
-            let mut original = Original::read(images, index)?;
+            let mut original = InputImage::read(images, index)?;
             original.name = format!("{} (rated {score:.2})", original.name);
             Ok(original)
         })
         .collect::<Result<Vec<_>>>()?;
-    let pixels = Original::batch(&originals, images.size(), net.device())?;
+    let pixels = InputImage::batch(&originals, images.size(), net.device())?;
     let explanation = explain(net, Images::Pixels(&pixels), &request)?;
-    let pieces = pieces(net, &request, originals, &explanation)?;
-    Ok(pieces.iter().map(|(explained, _)| figure(explained)).collect())
+    let pieces = explained_images(net, &request, originals, &explanation)?;
+    Ok(pieces.iter().map(|(explained, _)| draw_figure(explained)).collect())
 }
 
 /// The images in the middles of equal parts of the split, in the order of their scores.

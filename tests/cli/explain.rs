@@ -12,7 +12,7 @@ use tch::{Device, Kind, Tensor};
 use vm_beautynet::config::{BackboneKind, Config};
 use vm_beautynet::eval::run::Run;
 use vm_beautynet::explain::{
-    HiddenAttention, Layers, Method, Request, explain, integrated_gradients,
+    ExplainOptions, HiddenAttention, Layers, Method, explain, integrated_gradients,
 };
 use vm_beautynet::models::{BeautyNet, Images, Tap};
 use vm_beautynet::ops::{Path, ScanInputs, selective_scan};
@@ -34,12 +34,12 @@ fn largest(x: &Tensor) -> f64 {
 }
 
 /// A request that both branches have: what one lacks gives way to its counterpart.
-fn request(method: Method) -> Request {
-    let mut request = Request::new(method);
-    if !method.explains(BackboneKind::Vit) {
+fn request(method: Method) -> ExplainOptions {
+    let mut request = ExplainOptions::new(method);
+    if !method.applies_to(BackboneKind::Vit) {
         request.vit.method = Method::AttentionRollout;
     }
-    if !method.explains(BackboneKind::Vim) {
+    if !method.applies_to(BackboneKind::Vim) {
         request.mamba.method = Method::HiddenAttention;
     }
     request
@@ -155,7 +155,7 @@ fn a_branch_without_a_method_names_those_that_it_has() {
     let net = small();
     let parse = |methods: &[&str], layers: &[&str]| {
         let owned = |list: &[&str]| list.iter().map(|s| s.to_string()).collect::<Vec<_>>();
-        Request::parse(&net, &owned(methods), &owned(layers))
+        ExplainOptions::parse(&net, &owned(methods), &owned(layers))
     };
     for (methods, layers, says) in [
         (
@@ -389,7 +389,7 @@ fn a_tensors_maps_are_those_of_the_library_on_the_same_values() {
         "--json",
     ]);
     let run = Run::open(&sandbox.path("runs/small"), &[]).unwrap();
-    let request = Request::new(Method::GradCam);
+    let request = ExplainOptions::new(Method::GradCam);
     let ours = explain(&run.net, Images::Normalized(&input), &request).unwrap();
     let fused = ours.fused().unwrap().unwrap();
     let rows = json["images"].as_array().unwrap();

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use tch::{Device, Kind, Tensor};
 use vm_beautynet::config::Config;
-use vm_beautynet::explain::{Explanation, Layers, Method, Request, explain, scaled};
+use vm_beautynet::explain::{ExplainOptions, Explanation, Layers, Method, explain, scale_maps};
 use vm_beautynet::models::{BeautyNet, Images};
 
 use crate::backbones::network;
@@ -18,7 +18,7 @@ fn grad_cam(
     vit: Layers,
     mamba: Layers,
 ) -> anyhow::Result<Explanation> {
-    let mut request = Request::new(Method::GradCam);
+    let mut request = ExplainOptions::new(Method::GradCam);
     request.vit.layers = vit;
     request.mamba.layers = mamba;
     explain(net, Images::Normalized(x), &request)
@@ -60,7 +60,7 @@ fn check(prefix: &str, branch: &str, preset: &str, sizes: &[&str]) {
         // the same package on the same weights, has the grid that its `cam` comes from.
         let grid = case.tensor("cam_grid");
         let side = cam.size()[2];
-        let apart = (scaled(&grid, side).unwrap() - &cam).abs().max().double_value(&[]);
+        let apart = (scale_maps(&grid, side).unwrap() - &cam).abs().max().double_value(&[]);
         if apart < 1e-3 {
             assert_close(&format!("{name}: cam_grid"), &map.grid.select(1, 0), &grid, 1e-4)
         } else {

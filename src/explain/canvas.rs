@@ -4,7 +4,7 @@ use image::imageops::{self, FilterType};
 use image::{Rgb, RgbImage};
 use noto_sans_mono_bitmap::{FontWeight, RasterHeight, get_raster, get_raster_width};
 
-use super::place::PlacedMap;
+use super::heatmap::Heatmap;
 
 /// Matplotlib's `inferno` (N. Smith and S. van der Walt, CC0), perceptually uniform: 33 of its 256
 /// colors at equal distances. Colors between them are mixed and off by 2 levels at most.
@@ -156,7 +156,7 @@ pub(super) fn thumbnail(image: &RgbImage, side: u32) -> RgbImage {
 }
 
 /// The map as a heat map over a thumbnail of its original, whose size `original` is.
-pub(super) fn heat(thumbnail: &RgbImage, original: (u32, u32), map: &PlacedMap) -> RgbImage {
+pub(super) fn heat(thumbnail: &RgbImage, original: (u32, u32), map: &Heatmap) -> RgbImage {
     let (width, height) = thumbnail.dimensions();
     let (across, down) =
         (f64::from(original.0) / f64::from(width), f64::from(original.1) / f64::from(height));

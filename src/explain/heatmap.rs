@@ -1,21 +1,20 @@
 //! Images on their way to figures: as they are, as the model sees them, and explained.
 
 use anyhow::{Context, Result};
-use image::RgbImage;
+use image::{GrayImage, Luma, RgbImage};
 use tch::{Device, Kind, Tensor};
 
-use super::figure::Explained;
-use super::gallery::Piece;
+use super::figure::ExplainedImage;
+use super::figure_writer::Piece;
 use super::maps::Explanation;
-use super::place::PlacedMap;
-use super::request::{BRANCHES, Request, key, title};
+use super::options::{BRANCHES, ExplainOptions, branch_key, branch_title};
 use crate::data::{Frame, ImageDataset, Workspace};
 use crate::eval::evaluate::values;
 use crate::models::BeautyNet;
 
 /// One image before it is explained.
 #[derive(Debug, Clone)]
-pub struct Original {
+pub struct InputImage {
     /// For people, and for the names of its files.
     pub name: String,
     /// As it is stored.
@@ -26,7 +25,7 @@ pub struct Original {
     pub pixels: Vec<u8>,
 }
 
-impl Original {
+impl InputImage {
     /// The sample of this index, as evaluation sees it.
     ///
     /// # Errors
@@ -57,8 +56,8 @@ impl Original {
     }
 
     /// A map (s, s) from 0 to 1 of what the model saw, on this image.
-    pub(super) fn placed(&self, map: &Tensor) -> Result<PlacedMap> {
-        Ok(PlacedMap {
+    pub(super) fn placed(&self, map: &Tensor) -> Result<Heatmap> {
+        Ok(Heatmap {
             side: map.size2()?.0 as usize,
             values: Vec::try_from(&host(map)?.f_reshape([-1])?)?,
             frame: self.frame,
@@ -72,10 +71,10 @@ impl Original {
 ///
 /// # Errors
 /// The explanation is of fewer images.
-pub fn pieces(
+pub fn explained_images(
     net: &BeautyNet,
-    request: &Request,
-    originals: Vec<Original>,
+    request: &ExplainOptions,
+    originals: Vec<InputImage>,
     explanation: &Explanation,
 ) -> Result<Vec<Piece>> {
     let method = request.describe(net);
@@ -104,9 +103,9 @@ pub fn pieces(
                 let label = layer.map_or(String::new(), usize::to_string);
                 group.push((label, original.placed(&image.get(map))?));
             }
-            groups.push((title(*branch).to_string(), group));
-            tensors.push((key(*branch).to_string(), image));
-            tensors.push((format!("{}_grid", key(*branch)), host(&maps.grid.get(at))?));
+            groups.push((branch_title(*branch).to_string(), group));
+            tensors.push((branch_key(*branch).to_string(), image));
+            tensors.push((format!("{}_grid", branch_key(*branch)), host(&maps.grid.get(at))?));
         }
         if let Some(fused) = &fused {
             tensors.push(("fused".to_string(), fused.get(at)));
@@ -115,7 +114,7 @@ pub fn pieces(
         let frame = Tensor::from_slice(&[left, top, width, height]);
         tensors.push(("frame".to_string(), frame));
         tensors.push(("score".to_string(), Tensor::from(score as f32)));
-        let explained = Explained {
+        let explained = ExplainedImage {
             score,
             weights: shares.chunks_exact(2).nth(row).map(|w| [w[0], w[1]]),
             method: method.clone(),
@@ -131,4 +130,97 @@ pub fn pieces(
 
 fn host(tensor: &Tensor) -> Result<Tensor> {
     Ok(tensor.f_to_device(Device::Cpu)?.f_to_kind(Kind::Float)?.f_contiguous()?)
+}
+
+/// A map over the square that the model saw, and where that square lies in the original.
+#[derive(Debug, Clone)]
+pub struct Heatmap {
+    /// (side, side), row by row, from 0 to 1.
+    pub values: Vec<f32>,
+    /// Pixels a side.
+    pub side: usize,
+    /// The square, in the original's pixels.
+    pub frame: Frame,
+}
+
+impl Heatmap {
+    /// The value at a point of the original, in its pixels; pixel (i, j) covers i..i+1, j..j+1.
+    /// `None` where the model saw nothing.
+    pub fn at(&self, x: f64, y: f64) -> Option<f32> {
+        let u = (x - self.frame.left) / self.frame.width;
+        let v = (y - self.frame.top) / self.frame.height;
+        if !(0.0..1.0).contains(&u) || !(0.0..1.0).contains(&v) || self.side == 0 {
+            return None;
+        }
+        let (x0, x1, across) = self.neighbors(u);
+        let (y0, y1, down) = self.neighbors(v);
+        let value = |x: usize, y: usize| self.values.get(y * self.side + x).copied();
+        let upper = value(x0, y0)? * (1.0 - across) + value(x1, y0)? * across;
+        let lower = value(x0, y1)? * (1.0 - across) + value(x1, y1)? * across;
+        Some(upper * (1.0 - down) + lower * down)
+    }
+
+    /// Whether nothing is on it: the map was the same everywhere, most often because no patch
+    /// raises the score.
+    pub fn is_empty(&self) -> bool {
+        self.values.iter().all(|&value| value == 0.0)
+    }
+
+    /// The values on both sides of a place from 0 to 1, and how far it is from the first to the
+    /// second.
+    fn neighbors(&self, part: f64) -> (usize, usize, f32) {
+        let last = self.side - 1;
+        let place = (part * self.side as f64 - 0.5).clamp(0.0, last as f64);
+        let first = place.floor() as usize;
+        (first, (first + 1).min(last), (place - first as f64) as f32)
+    }
+
+    /// The map as a gray image of the original's size: 0 is black, 1 white, and black is also what
+    /// the model did not see.
+    pub fn gray(&self, width: u32, height: u32) -> GrayImage {
+        GrayImage::from_fn(width, height, |x, y| {
+            let value = self.at(f64::from(x) + 0.5, f64::from(y) + 0.5);
+            Luma([(value.unwrap_or(0.0).clamp(0.0, 1.0) * 255.0).round() as u8])
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// 1 in one of 4×4 cells.
+    fn spot(column: usize, row: usize, frame: Frame) -> Heatmap {
+        let mut values = vec![0.0; 16];
+        values[row * 4 + column] = 1.0;
+        Heatmap { values, side: 4, frame }
+    }
+
+    #[test]
+    fn a_crops_map_lies_in_the_middle_and_nowhere_else() {
+        let frame = Frame { left: 50.0, top: 0.0, width: 100.0, height: 100.0 };
+        let map = spot(0, 3, frame);
+        assert_eq!(map.at(62.5, 87.5), Some(1.0));
+        assert_eq!(map.at(112.5, 87.5), Some(0.0));
+        assert_eq!((map.at(49.9, 50.0), map.at(150.0, 50.0)), (None, None));
+    }
+
+    #[test]
+    fn a_map_of_zeros_is_empty() {
+        let frame = Frame { left: 0.0, top: 0.0, width: 8.0, height: 8.0 };
+        let mut map = spot(0, 3, frame);
+        assert!(!map.is_empty());
+        map.values.fill(0.0);
+        assert!(map.is_empty());
+    }
+
+    #[test]
+    fn a_squashed_map_is_stretched_with_its_image() {
+        let frame = Frame { left: 0.0, top: 0.0, width: 40.0, height: 400.0 };
+        let gray = spot(2, 1, frame).gray(40, 400);
+        // The pixel's center is 0.05 and 0.005 of a cell off the cell's: 0.95 · 0.995 · 255.
+        assert_eq!(gray.get_pixel(25, 150).0, [241]);
+        assert_eq!(gray.get_pixel(5, 150).0, [0]);
+        assert_eq!(gray.get_pixel(25, 350).0, [0]);
+    }
 }

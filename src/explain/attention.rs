@@ -1,20 +1,87 @@
-//! The attention that is hidden in a selective scan (arXiv 2403.01590): the scan's outputs are a
-//! matrix times its inputs.
+//! Attention rollout (Abnar and Zuidema, arXiv 2005.00928), and the hidden attention of a selective
+//! scan (arXiv 2403.01590), whose outputs are a matrix times its inputs.
 //!
 //! Per channel d, `y_i = Σ_j M_ij u_j` with `M_ij = C_i · (Π_{k=j+1..i} exp(dt_k A)) dt_j B_j` for
-//! j up to i, and 0 beyond; the scan that runs backward has the same the other way round. The skip
-//! connection `D` and the gate are not in it.
+//! j ≤ i, and 0 otherwise; the backward scan has the transposed triangle. The matrix excludes the
+//! skip connection `D` and the gate.
 
 use anyhow::{Context, Result, ensure};
 use rayon::prelude::*;
 use tch::{Kind, Tensor};
 
+use super::maps::without_class;
+use crate::config::BackboneKind;
+use crate::models::BeautyNet;
 use crate::models::vim::ScanOperands;
 
-/// A state that has decayed below this is 0: it adds nothing, and numbers that small are slow.
-const NOTHING: f32 = 1e-30;
+/// Computes the class token's rolled-out attention to the patches after each block, each (b,
+/// patches), from the inputs of every block's mixer.
+///
+/// A block's matrix is half the identity (the residual connection) and half its attention. A ViT's
+/// attention is the mean over heads; a Vision Mamba's is the magnitude of its scans' hidden
+/// attention, averaged over channels and both directions, with each row normalized to sum 1.
+pub(super) fn rollout(
+    net: &BeautyNet,
+    branch: BackboneKind,
+    class: i64,
+    inputs: &[Tensor],
+) -> Result<Vec<Tensor>> {
+    let mut rolled: Option<Tensor> = None; // (b, l, l)
+    let mut maps = Vec::with_capacity(inputs.len());
+    for (layer, input) in inputs.iter().enumerate() {
+        let attention = match branch {
+            BackboneKind::Vit => net.attention(layer, input)?.f_mean_dim(1, false, Kind::Float)?,
+            BackboneKind::Vim => scan_attention(net, layer, input)?,
+        };
+        let length = attention.size3()?.2;
+        let identity = Tensor::f_eye(length, (Kind::Float, attention.device()))?;
+        let mixing = (attention + identity) * 0.5;
+        let product = match &rolled {
+            Some(rolled) => mixing.f_matmul(rolled)?,
+            None => mixing,
+        };
+        maps.push(
+            without_class(&product.f_select(1, class)?.f_unsqueeze(-1)?, class)?
+                .f_squeeze_dim(-1)?,
+        );
+        rolled = Some(product);
+    }
+    Ok(maps)
+}
 
-/// The operands of one direction's scan of one image, on the host.
+/// Computes the hidden attention of a Vision Mamba's block: (b, l, l), rows sum to 1.
+fn scan_attention(net: &BeautyNet, layer: usize, input: &Tensor) -> Result<Tensor> {
+    let operands = net.scan_operands(layer, input)?;
+    let (batch, length, _) = input.size3()?;
+    let directions = (0..batch)
+        .map(|image| {
+            Ok([
+                HiddenAttention::new(&operands[0], image)?,
+                HiddenAttention::new(&operands[1], image)?,
+            ])
+        })
+        .collect::<Result<Vec<_>>>()?;
+    let images: Vec<Vec<f32>> = directions
+        .par_iter()
+        .map(|[forward, backward]| {
+            let (mut sum, back) =
+                rayon::join(|| forward.mean_magnitude(), || backward.mean_magnitude());
+            sum.iter_mut().zip(back).for_each(|(a, b)| *a += b);
+            sum
+        })
+        .collect();
+    let matrices = Tensor::from_slice(&images.concat())
+        .f_view([batch, length, length])?
+        .f_to_device(input.device())?;
+    let sums = matrices.f_sum_dim_intlist(-1, true, Kind::Float)?;
+    Ok(matrices / sums.f_clamp_min(f64::from(f32::MIN_POSITIVE))?)
+}
+
+/// States that have decayed below this are set to 0, because denormal numbers are slow.
+const NEGLIGIBLE: f32 = 1e-30;
+
+/// The hidden attention of one direction's scan of one image, computed on the CPU from the scan's
+/// operands.
 #[derive(Debug)]
 pub struct HiddenAttention {
     length: usize,
@@ -32,10 +99,10 @@ pub struct HiddenAttention {
 }
 
 impl HiddenAttention {
-    /// Of one image of a batch.
+    /// Copies the operands of one image of a batch.
     ///
     /// # Errors
-    /// There is no such image, or shapes that do not fit each other.
+    /// Returns an error if the image does not exist or the operands' shapes do not match.
     pub fn new(operands: &ScanOperands, image: i64) -> Result<Self> {
         let (batch, length, channels) = operands.dt.size3()?;
         let (_, state) = operands.a.size2()?;
@@ -56,25 +123,26 @@ impl HiddenAttention {
             attention.a.len() == attention.channels * attention.state
                 && attention.b.len() == tokens
                 && attention.c.len() == tokens,
-            "the scan's operands do not fit each other"
+            "the shapes of the scan's operands do not match"
         );
         Ok(attention)
     }
 
-    /// Tokens of the sequence.
+    /// Returns the number of tokens.
     pub fn length(&self) -> usize {
         self.length
     }
 
-    /// Channels, each with a matrix of its own.
+    /// Returns the number of channels; each has its own matrix.
     pub fn channels(&self) -> usize {
         self.channels
     }
 
-    /// A channel's matrix (length, length): row i is how output i comes from the inputs.
+    /// Computes a channel's matrix (length, length): row i holds the weights of the inputs in
+    /// output i.
     ///
     /// # Errors
-    /// There is no such channel.
+    /// Returns an error if the channel does not exist.
     pub fn channel(&self, channel: usize) -> Result<Vec<f32>> {
         ensure!(
             channel < self.channels,
@@ -87,18 +155,18 @@ impl HiddenAttention {
         Ok(matrix)
     }
 
-    /// The mean over channels of the matrices' magnitudes, (length, length).
+    /// Computes the mean over channels of the matrices' absolute values: (length, length).
     pub fn mean_magnitude(&self) -> Vec<f32> {
         let size = self.length * self.length;
-        // A fixed number of parts, added in order: the sum does not depend on the number of
+        // A fixed number of chunks, added in order: the sum does not depend on the number of
         // threads.
-        let part = self.channels.div_ceil(16).max(1);
-        let parts: Vec<Vec<f32>> = (0..self.channels.div_ceil(part))
+        let chunk = self.channels.div_ceil(16).max(1);
+        let sums: Vec<Vec<f32>> = (0..self.channels.div_ceil(chunk))
             .into_par_iter()
             .map(|index| {
                 let mut sum = vec![0.0; size];
                 let mut states = vec![0.0; self.length * self.state];
-                for channel in index * part..((index + 1) * part).min(self.channels) {
+                for channel in index * chunk..((index + 1) * chunk).min(self.channels) {
                     states.fill(0.0);
                     self.fill(channel, &mut states, &mut sum, |out, value| {
                         *out += value.abs();
@@ -108,16 +176,16 @@ impl HiddenAttention {
             })
             .collect();
         let mut mean = vec![0.0; size];
-        for part in parts {
-            mean.iter_mut().zip(part).for_each(|(a, b)| *a += b);
+        for sum in sums {
+            mean.iter_mut().zip(sum).for_each(|(a, b)| *a += b);
         }
         let channels = self.channels.max(1) as f32;
         mean.iter_mut().for_each(|value| *value /= channels);
         mean
     }
 
-    /// Gives each row of a channel's matrix to `put`, up to the diagonal in the scan's own order.
-    /// `states` (state, length) begin as 0.
+    /// Calls `put` on each element of a channel's matrix, row by row up to the diagonal in the
+    /// scan's order. `states` (state, length) must be 0 at the start.
     fn fill(
         &self,
         channel: usize,
@@ -129,44 +197,38 @@ impl HiddenAttention {
         let dt = &self.dt[channel * length..][..length];
         let a = &self.a[channel * state..][..state];
         let mut row = vec![0.0; length];
-        let mut taken = Vec::with_capacity(length);
+        let mut seen = Vec::with_capacity(length);
         for step in 0..length {
-            let at = self.place(step);
-            // What each earlier input has left in the states decays, and the input of this step
-            // joins.
+            let at = if self.reverse { length - 1 - step } else { step };
+            // The contributions of earlier inputs to the states decay; this step's input is added.
             row[..=step].fill(0.0);
             for (n, state_n) in states.chunks_exact_mut(length).enumerate() {
                 let (decay, read) = ((dt[at] * a[n]).exp(), self.c[at * state + n]);
                 state_n[step] = dt[at] * self.b[at * state + n];
                 for (h, y) in state_n[..step].iter_mut().zip(&mut row) {
                     let decayed = *h * decay;
-                    *h = if decayed.abs() < NOTHING { 0.0 } else { decayed };
+                    *h = if decayed.abs() < NEGLIGIBLE { 0.0 } else { decayed };
                     *y += read * *h;
                 }
                 row[step] += read * state_n[step];
             }
-            taken.push(at);
+            seen.push(at);
             let out = &mut matrix[at * length..][..length];
-            for (&input, &value) in taken.iter().zip(&row) {
+            for (&input, &value) in seen.iter().zip(&row) {
                 put(&mut out[input], value);
             }
         }
     }
-
-    /// The token of a step of the scan.
-    fn place(&self, step: usize) -> usize {
-        if !self.reverse { step } else { self.length - 1 - step }
-    }
 }
 
-/// A tensor's values in order.
+/// Copies a tensor's values to the CPU.
 fn host(tensor: &Tensor) -> Result<Vec<f32>> {
     let flat = tensor
         .f_to_device(tch::Device::Cpu)?
         .f_to_kind(Kind::Float)?
         .f_contiguous()?
         .f_reshape([-1])?;
-    Vec::try_from(&flat).context("a tensor could not be read")
+    Vec::try_from(&flat).context("cannot read a tensor")
 }
 
 #[cfg(test)]
@@ -176,8 +238,8 @@ mod tests {
     use super::*;
     use crate::ops::{Path, ScanInputs, selective_scan};
 
-    /// The largest difference between the matrices times u and the scan, against the scan's largest
-    /// value.
+    /// Computes the largest difference between the matrices times u and the scan, relative to the
+    /// scan's largest value.
     fn error(operands: &ScanOperands) -> f64 {
         let transposed = |x: &Tensor| x.transpose(1, 2);
         let y = selective_scan(
@@ -204,8 +266,8 @@ mod tests {
                 let matrix = attention.channel(channel as usize).unwrap();
                 let matrix = Tensor::from_slice(&matrix).view([length, length]);
                 let u = operands.u.get(image).select(1, channel).contiguous();
-                let apart = matrix.mv(&u) - y.get(image).get(channel);
-                worst = worst.max(apart.abs().max().double_value(&[]));
+                let difference = matrix.mv(&u) - y.get(image).get(channel);
+                worst = worst.max(difference.abs().max().double_value(&[]));
             }
         }
         worst / y.abs().max().double_value(&[])
@@ -224,7 +286,7 @@ mod tests {
     }
 
     #[test]
-    fn the_matrix_times_its_inputs_is_the_scan_in_both_directions() {
+    fn the_matrix_times_the_inputs_equals_the_scan_in_both_directions() {
         tch::manual_seed(5);
         for reverse in [false, true] {
             let error = error(&random(reverse));
@@ -233,7 +295,7 @@ mod tests {
     }
 
     #[test]
-    fn outputs_read_only_inputs_that_the_scan_has_seen() {
+    fn outputs_depend_only_on_inputs_that_the_scan_has_seen() {
         tch::manual_seed(6);
         for reverse in [false, true] {
             let operands = random(reverse);
@@ -247,7 +309,7 @@ mod tests {
     }
 
     #[test]
-    fn the_mean_is_that_of_the_channels_magnitudes() {
+    fn mean_magnitude_is_the_mean_of_the_channels_absolute_values() {
         tch::manual_seed(7);
         let attention = HiddenAttention::new(&random(false), 0).unwrap();
         let mut mean = vec![0f32; 37 * 37];
@@ -256,7 +318,7 @@ mod tests {
             mean.iter_mut().zip(matrix).for_each(|(m, v)| *m += v.abs() / 5.0);
         }
         let ours = attention.mean_magnitude();
-        let apart = ours.iter().zip(&mean).map(|(a, b)| (a - b).abs());
-        assert!(apart.fold(0.0, f32::max) < 1e-5);
+        let errors = ours.iter().zip(&mean).map(|(a, b)| (a - b).abs());
+        assert!(errors.fold(0.0, f32::max) < 1e-5);
     }
 }

@@ -8,8 +8,8 @@ use image::RgbImage;
 use rayon::prelude::*;
 use tch::Tensor;
 
-use super::figure::{Explained, figure, paste};
-use super::paint::{FAINT, INK, Letters, PAPER, heat, thumbnail, write};
+use super::canvas::{FAINT, INK, Letters, PAPER, heat, thumbnail, write};
+use super::figure::{ExplainedImage, draw_figure, paste};
 use crate::data::preview::save;
 use crate::files::remove_leftovers;
 use crate::models::weights;
@@ -27,7 +27,7 @@ const LONGEST_NAME: usize = 100;
 /// Writes explained images as they come: `NAME.png`, `maps/NAME.safetensors` and
 /// `maps/NAME_{vit,mamba,fused}.png`, and a `contact_sheet_N.png` for every sixty. Memory does not
 /// grow with their number.
-pub struct Gallery {
+pub struct FigureWriter {
     folder: PathBuf,
     names: HashSet<String>,
     cells: Vec<RgbImage>,
@@ -38,9 +38,9 @@ pub struct Gallery {
 }
 
 /// An explained image with its maps as tensors, by name.
-pub type Piece = (Explained, Vec<(String, Tensor)>);
+pub type Piece = (ExplainedImage, Vec<(String, Tensor)>);
 
-impl Gallery {
+impl FigureWriter {
     /// In this folder, which is made.
     ///
     /// # Errors
@@ -70,12 +70,12 @@ impl Gallery {
             pieces.iter().map(|(explained, _)| self.free_name(&explained.name)).collect();
         let folder = &self.folder;
         // Tensors stay on this thread.
-        let shown: Vec<&Explained> = pieces.iter().map(|(explained, _)| explained).collect();
+        let shown: Vec<&ExplainedImage> = pieces.iter().map(|(explained, _)| explained).collect();
         let cells: Vec<RgbImage> = shown
             .into_par_iter()
             .zip(&names)
             .map(|(explained, name)| {
-                save(&figure(explained), &folder.join(format!("{name}.png")))?;
+                save(&draw_figure(explained), &folder.join(format!("{name}.png")))?;
                 let (width, height) = explained.image.dimensions();
                 // Of a strip, the file of tensors holds the maps of all blocks.
                 for (title, map) in explained.last_maps() {
@@ -146,7 +146,7 @@ impl Gallery {
 }
 
 /// One image's part of a sheet: image and maps side by side, name and score below.
-fn cell(explained: &Explained) -> RgbImage {
+fn cell(explained: &ExplainedImage) -> RgbImage {
     let original = explained.image.dimensions();
     let small = thumbnail(&explained.image, SIDE);
     let letters = Letters::Small;
