@@ -30,13 +30,23 @@ pub fn reference() -> Vec<KeyReference> {
     rows
 }
 
-/// The reference as a Markdown table, for the README.
+/// Returns the reference as Markdown, a heading and a table per section: the generated part of
+/// docs/config.md.
 pub fn reference_markdown() -> String {
-    let mut table = String::from("| key | default | |\n| --- | --- | --- |\n");
+    let mut sections: Vec<(String, String)> = Vec::new();
     for KeyReference { key, default, doc } in reference() {
-        table.push_str(&format!("| `{key}` | `{default}` | {doc} |\n"));
+        let section = key.rsplit_once('.').map_or("", |(section, _)| section);
+        let at = sections.iter().position(|(name, _)| name == section).unwrap_or_else(|| {
+            sections.push((section.to_owned(), String::new()));
+            sections.len() - 1
+        });
+        sections[at].1.push_str(&format!("| `{key}` | `{default}` | {doc} |\n"));
     }
-    table
+    let page = sections.iter().map(|(name, rows)| {
+        let title = if name.is_empty() { "Top level".into() } else { format!("`{name}`") };
+        format!("\n## {title}\n\n| key | default | |\n| --- | --- | --- |\n{rows}")
+    });
+    page.collect()
 }
 
 /// The keys of the section whose struct is called `type_name`; `None` for a value.
