@@ -4,6 +4,7 @@ mod commands;
 mod data;
 #[cfg(feature = "distributed")]
 mod distributed;
+mod examples;
 mod explain;
 mod explain_faces;
 mod images;
