@@ -8,7 +8,7 @@ use anyhow::Result;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::output::{metric, print, say, table, thousands};
-use crate::config::Config;
+use crate::config::{Branch, Config};
 use crate::pretrain::{EpochRecord, Observer, Options, Outcome, Start, pretrain};
 use crate::train::Stop;
 use crate::train::run_dir::PRETRAIN_CONFIG;
@@ -78,18 +78,13 @@ fn report(outcome: &Outcome) -> String {
 struct Progress {
     root: PathBuf,
     bar: ProgressBar,
-    branch: String,
+    branch: Option<Branch>,
     epochs: usize,
 }
 
 impl Progress {
     fn new(root: &Path) -> Self {
-        Self {
-            root: root.to_path_buf(),
-            bar: ProgressBar::hidden(),
-            branch: String::new(),
-            epochs: 0,
-        }
+        Self { root: root.to_path_buf(), bar: ProgressBar::hidden(), branch: None, epochs: 0 }
     }
 
     fn line(&self, text: &str) {
@@ -99,7 +94,8 @@ impl Progress {
     fn begin_epoch(&self, epoch: usize) {
         self.bar.reset();
         self.bar.set_message("");
-        self.bar.set_prefix(format!("{} epoch {epoch}/{}", self.branch, self.epochs));
+        let branch = self.branch.map_or("", Branch::name);
+        self.bar.set_prefix(format!("{branch} epoch {epoch}/{}", self.epochs));
     }
 }
 
@@ -123,7 +119,7 @@ impl Observer for Progress {
         for note in start.notes {
             self.line(note);
         }
-        if start.skipped > 0 && self.branch.is_empty() {
+        if start.skipped > 0 && self.branch.is_none() {
             self.line(&format!(
                 "{} rows of the data set were left out: `vmbeauty data check` lists them",
                 start.skipped
@@ -132,7 +128,7 @@ impl Observer for Progress {
         if start.epochs_done > 0 {
             self.line(&format!("resuming after epoch {}", start.epochs_done));
         }
-        (self.branch, self.epochs) = (start.branch.to_string(), start.epochs);
+        (self.branch, self.epochs) = (Some(start.branch), start.epochs);
         self.begin_epoch((start.epochs_done + 1).min(start.epochs));
     }
 

@@ -7,7 +7,7 @@ use anyhow::Result;
 use serde_json::json;
 
 use super::output::{print, print_json, table, thousands};
-use crate::config::Config;
+use crate::config::{Branch, Config};
 use crate::models::summary::summarize;
 
 /// Print a model's layers, parameters, multiply-adds and activation memory
@@ -31,7 +31,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     if args.json {
         print_json(&json!({
             "name": config.name,
-            "vit": config.vit_shape()?, "mamba": config.mamba_shape()?,
+            "vit": config.shape(Branch::Vit)?, "mamba": config.shape(Branch::Mamba)?,
             "published": {
                 "vit": config.model.vit.published(), "mamba": config.model.mamba.published(),
             },

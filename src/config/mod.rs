@@ -6,6 +6,7 @@
 //! defaults, so an empty file is a valid config. Relative paths count from the working directory.
 
 mod augment;
+mod branch;
 mod checks;
 mod data;
 mod document;
@@ -32,6 +33,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 pub use augment::{
     AffineConfig, AugmentConfig, BlurConfig, EraseFill, ErasingConfig, TrivialAugmentConfig,
 };
+pub use branch::Branch;
 pub use data::{
     Cache, CsvConfig, DataConfig, DatasetName, Fold, Interpolation, Normalize, Overlap, Resize,
     SyntheticConfig,
@@ -42,7 +44,7 @@ pub use model::{
     BackboneConfig, BackboneShape, FusionConfig, FusionStrategy, HeadConfig, ModelConfig, Stem,
 };
 pub use optimizer::{OptimizerConfig, OptimizerName};
-pub use presets::{BackboneKind, PRESETS, Preset, preset};
+pub use presets::{PRESETS, Preset, preset};
 pub use pretrain::PretrainConfig;
 pub use reference::{KeyReference, reference, reference_markdown};
 pub use schedule::{ScheduleConfig, ScheduleName};
@@ -73,32 +75,16 @@ section! {
 }
 
 impl Config {
-    /// The ViT branch as built; `None` if the fusion strategy leaves it out.
+    /// Returns a branch as it is built; `None` if the fusion strategy does not use it.
     ///
     /// # Errors
     /// Names the key whose value does not fit the preset.
-    pub fn vit_shape(&self) -> Result<Option<BackboneShape>, ConfigError> {
-        self.shape("model.vit", &self.model.vit, self.model.fusion.strategy.uses_vit())
-    }
-
-    /// The Vision Mamba branch as built; `None` if the fusion strategy leaves it out.
-    ///
-    /// # Errors
-    /// Names the key whose value does not fit the preset.
-    pub fn mamba_shape(&self) -> Result<Option<BackboneShape>, ConfigError> {
-        self.shape("model.mamba", &self.model.mamba, self.model.fusion.strategy.uses_mamba())
-    }
-
-    fn shape(
-        &self,
-        key: &str,
-        backbone: &BackboneConfig,
-        used: bool,
-    ) -> Result<Option<BackboneShape>, ConfigError> {
-        if !used {
+    pub fn shape(&self, branch: Branch) -> Result<Option<BackboneShape>, ConfigError> {
+        if !self.model.fusion.strategy.uses(branch) {
             return Ok(None);
         }
-        let mut shape = backbone.resolve_as(key, self.data.image_size)?;
+        let (key, backbone) = (format!("model.{branch}"), self.model.backbone(branch));
+        let mut shape = backbone.resolve_as(&key, self.data.image_size)?;
         if let Some(Normalize { mean, std }) = self.data.normalize {
             (shape.mean, shape.std) = (mean, std);
         }
@@ -113,13 +99,11 @@ impl Config {
     /// Names the branch's key.
     pub fn check_image_sizes(&self) -> Result<(), ConfigError> {
         let mut checks = Checks::default();
-        for (key, shape) in [
-            ("model.vit.image_size", self.vit_shape()?),
-            ("model.mamba.image_size", self.mamba_shape()?),
-        ] {
+        for &branch in Branch::ALL {
+            let (key, shape) = (format!("model.{branch}.image_size"), self.shape(branch)?);
             let size = shape.map_or(self.data.image_size, |shape| shape.image_size);
             let rule = format!("data.image_size, {}", self.data.image_size);
-            checks.require(size == self.data.image_size, key, rule, size);
+            checks.require(size == self.data.image_size, &key, rule, size);
         }
         checks.finish()
     }
@@ -181,10 +165,8 @@ impl Config {
     /// More frozen blocks than there are would be a mistake in one number or the other.
     fn check_frozen(&self, checks: &mut Checks) {
         let freeze = &self.train.freeze;
-        for (branch, frozen, shape) in
-            [("vit", freeze.vit, self.vit_shape()), ("mamba", freeze.mamba, self.mamba_shape())]
-        {
-            if let (FrozenBlocks::First(blocks), Ok(Some(shape))) = (frozen, shape) {
+        for (branch, frozen) in [(Branch::Vit, freeze.vit), (Branch::Mamba, freeze.mamba)] {
+            if let (FrozenBlocks::First(blocks), Ok(Some(shape))) = (frozen, self.shape(branch)) {
                 let key = format!("train.freeze.{branch}");
                 let rule = format!("all, or at most the depth of model.{branch}, {}", shape.depth);
                 checks.require(blocks as u64 <= shape.depth as u64, &key, rule, blocks);
@@ -444,12 +426,12 @@ mod tests {
             "model.mamba={image_size: 32, patch_size: 8, d_state: 4}",
         ])
         .unwrap();
-        let vit = config.vit_shape().unwrap().unwrap();
-        assert_eq!((vit.kind, vit.image_size, vit.patch_size), (BackboneKind::Vit, 96, 16));
+        let vit = config.shape(Branch::Vit).unwrap().unwrap();
+        assert_eq!((vit.branch, vit.image_size, vit.patch_size), (Branch::Vit, 96, 16));
         assert_eq!((vit.embed_dim, vit.depth, vit.num_heads, vit.d_state), (384, 3, 6, 0));
         assert_eq!((vit.mean, vit.drop_path, vit.patches()), ([0.5; 3], 0.3, 36));
-        let mamba = config.mamba_shape().unwrap().unwrap();
-        assert_eq!((mamba.kind, mamba.image_size, mamba.patch_size), (BackboneKind::Vim, 32, 8));
+        let mamba = config.shape(Branch::Mamba).unwrap().unwrap();
+        assert_eq!((mamba.branch, mamba.image_size, mamba.patch_size), (Branch::Mamba, 32, 8));
         assert_eq!((mamba.embed_dim, mamba.depth, mamba.d_state), (192, 24, 4));
         assert_eq!(mamba.mean, [0.485, 0.456, 0.406]);
     }
@@ -457,7 +439,7 @@ mod tests {
     #[test]
     fn a_normalization_in_the_config_holds_for_both_branches() {
         let config = config(&["data.normalize={mean: [0, 0, 0], std: [1, 1, 1]}"]).unwrap();
-        for shape in [config.vit_shape(), config.mamba_shape()] {
+        for shape in [config.shape(Branch::Vit), config.shape(Branch::Mamba)] {
             let shape = shape.unwrap().unwrap();
             assert_eq!((shape.mean, shape.std), ([0.0; 3], [1.0; 3]));
         }
@@ -467,8 +449,8 @@ mod tests {
     fn a_strategy_of_one_branch_has_no_shape_for_the_other() {
         for (strategy, branches) in [("vit_only", (true, false)), ("mamba_only", (false, true))] {
             let config = config(&[&format!("model.fusion.strategy={strategy}")]).unwrap();
-            let vit = config.vit_shape().unwrap().is_some();
-            let mamba = config.mamba_shape().unwrap().is_some();
+            let vit = config.shape(Branch::Vit).unwrap().is_some();
+            let mamba = config.shape(Branch::Mamba).unwrap().is_some();
             assert_eq!((vit, mamba), branches);
         }
     }

@@ -4,10 +4,11 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
+use super::branch::Branch;
 use super::checks::Checks;
 use super::error::ConfigError;
 use super::names::{names, nearest};
-use super::presets::{BackboneKind, PRESETS, preset};
+use super::presets::{PRESETS, preset};
 use super::section::section;
 
 section! {
@@ -122,14 +123,12 @@ names! {
 }
 
 impl FusionStrategy {
-    /// Whether the Vision Transformer is part of the model.
-    pub fn uses_vit(self) -> bool {
-        self != Self::MambaOnly
-    }
-
-    /// Whether the Vision Mamba is part of the model.
-    pub fn uses_mamba(self) -> bool {
-        self != Self::VitOnly
+    /// Whether the branch is part of the model.
+    pub fn uses(self, branch: Branch) -> bool {
+        match branch {
+            Branch::Vit => self != Self::MambaOnly,
+            Branch::Mamba => self != Self::VitOnly,
+        }
     }
 }
 
@@ -137,7 +136,7 @@ impl FusionStrategy {
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct BackboneShape {
     /// Which architecture.
-    pub kind: BackboneKind,
+    pub branch: Branch,
     /// Side of the square image, in pixels: `patch_size` and a multiple of `stride`.
     pub image_size: i64,
     /// Side of a patch, in pixels.
@@ -183,7 +182,7 @@ impl BackboneConfig {
 
     /// The shape to build, for images of `data_image_size` unless the config has an
     /// `image_size` beside the preset's name. `data.normalize` is not looked at here:
-    /// see [`Config::vit_shape`](super::Config::vit_shape).
+    /// see [`Config::shape`](super::Config::shape).
     ///
     /// # Errors
     /// [`ConfigError::Invalid`], with keys relative to this section: an unknown name,
@@ -199,7 +198,7 @@ impl BackboneConfig {
         })?;
         let patch_size = self.patch_size.unwrap_or(preset.patch_size);
         let shape = BackboneShape {
-            kind: preset.kind,
+            branch: preset.branch,
             image_size: self.image_size.unwrap_or(data_image_size),
             patch_size,
             stride: if preset.stride == preset.patch_size { patch_size } else { preset.stride },
@@ -223,15 +222,15 @@ impl BackboneConfig {
         ] {
             checks.size(key, value);
         }
-        match preset.kind {
-            BackboneKind::Vit => {
+        match preset.branch {
+            Branch::Vit => {
                 checks.size("num_heads", shape.num_heads);
                 if self.d_state.is_some() {
                     let problem = format!("d_state does not apply: {} is a ViT", self.name);
                     checks.fail("d_state", problem);
                 }
             }
-            BackboneKind::Vim => {
+            Branch::Mamba => {
                 checks.size("d_state", shape.d_state);
                 if self.num_heads.is_some() {
                     let problem =
@@ -259,7 +258,7 @@ impl BackboneConfig {
                 checks.fail("stem", problem);
             }
         }
-        if shape.kind == BackboneKind::Vit && shape.embed_dim % shape.num_heads != 0 {
+        if shape.branch == Branch::Vit && shape.embed_dim % shape.num_heads != 0 {
             let rule = format_args!("a multiple of num_heads, {}", shape.num_heads).to_string();
             checks.require(false, "embed_dim", rule, shape.embed_dim);
         }
@@ -308,9 +307,9 @@ fn untiled(shape: &BackboneShape) -> Option<String> {
     Some(format!("image_size must be {rule}, is {size}; the nearest that fits is {fitting}"))
 }
 
-fn preset_names(wanted: impl Fn(BackboneKind) -> bool) -> String {
+fn preset_names(wanted: impl Fn(Branch) -> bool) -> String {
     let names: Vec<&str> =
-        PRESETS.iter().filter(|preset| wanted(preset.kind)).map(|preset| preset.name).collect();
+        PRESETS.iter().filter(|preset| wanted(preset.branch)).map(|preset| preset.name).collect();
     names.join(", ")
 }
 
@@ -323,11 +322,13 @@ impl ModelConfig {
     /// Names the key and the file.
     pub fn check_weights(&self) -> Result<(), ConfigError> {
         let mut checks = Checks::default();
-        for (key, backbone, used) in self.branches() {
+        for &branch in Branch::ALL {
+            let backbone = self.backbone(branch);
+            let used = self.fusion.strategy.uses(branch);
             let Some(file) = backbone.weights.as_ref().filter(|_| used) else {
                 continue;
             };
-            let key = format!("{key}.weights");
+            let key = format!("model.{branch}.weights");
             if !file.is_file() {
                 let published_as = backbone
                     .published()
@@ -347,25 +348,26 @@ impl ModelConfig {
         checks.finish()
     }
 
-    fn branches(&self) -> [(&'static str, &BackboneConfig, bool); 2] {
-        let strategy = self.fusion.strategy;
-        [
-            ("model.vit", &self.vit, strategy.uses_vit()),
-            ("model.mamba", &self.mamba, strategy.uses_mamba()),
-        ]
+    /// Returns the section of a branch.
+    pub fn backbone(&self, branch: Branch) -> &BackboneConfig {
+        match branch {
+            Branch::Vit => &self.vit,
+            Branch::Mamba => &self.mamba,
+        }
     }
 
     pub(super) fn check(&self, data_image_size: i64, checks: &mut Checks) {
-        let kinds = [BackboneKind::Vit, BackboneKind::Vim];
-        for ((key, backbone, used), kind) in self.branches().into_iter().zip(kinds) {
+        for &branch in Branch::ALL {
+            let (key, backbone) = (format!("model.{branch}"), self.backbone(branch));
+            let used = self.fusion.strategy.uses(branch);
             if let Some(preset) = preset(&backbone.name)
-                && preset.kind != kind
+                && preset.branch != branch
             {
                 let key = format!("{key}.name");
-                let rule = format!("one of {}", preset_names(|known| known == kind));
+                let rule = format!("one of {}", preset_names(|known| known == branch));
                 checks.require(false, &key, rule, preset.name);
             } else if (used || preset(&backbone.name).is_none())
-                && let Err(error) = backbone.resolve_as(key, data_image_size)
+                && let Err(error) = backbone.resolve_as(&key, data_image_size)
             {
                 // The sizes of a branch that is left out need not fit the images.
                 checks.include(error);

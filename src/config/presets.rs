@@ -3,17 +3,7 @@
 //! Sizes from the papers (ViT: arXiv 2010.11929; DeiT: 2012.12877; Vision Mamba:
 //! 2401.09417) and the published checkpoints.
 
-use serde::{Deserialize, Serialize};
-
-/// Which of the two architectures.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum BackboneKind {
-    /// Vision Transformer.
-    Vit,
-    /// Vision Mamba.
-    Vim,
-}
+use super::branch::Branch;
 
 /// What a backbone's name stands for.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -21,7 +11,7 @@ pub struct Preset {
     /// The name in the config.
     pub name: &'static str,
     /// Which architecture.
-    pub kind: BackboneKind,
+    pub branch: Branch,
     /// Width of the tokens, and of the feature vector.
     pub embed_dim: i64,
     /// Number of blocks.
@@ -58,7 +48,7 @@ const fn vit(
 ) -> Preset {
     Preset {
         name,
-        kind: BackboneKind::Vit,
+        branch: Branch::Vit,
         embed_dim,
         depth,
         num_heads,
@@ -80,7 +70,7 @@ const fn vim(
 ) -> Preset {
     Preset {
         name,
-        kind: BackboneKind::Vim,
+        branch: Branch::Mamba,
         embed_dim,
         depth,
         num_heads: 0,
@@ -222,14 +212,14 @@ mod tests {
             };
             let sizes = format!("_patch{}{stride}_{}", preset.patch_size, preset.image_size);
             assert!(preset.name.ends_with(&sizes), "{}", preset.name);
-            assert_eq!(preset.name.starts_with("vim_"), preset.kind == BackboneKind::Vim);
+            assert_eq!(preset.name.starts_with("vim_"), preset.branch == Branch::Mamba);
         }
     }
 
     #[test]
-    fn a_preset_has_heads_or_a_state_as_its_kind_demands() {
+    fn a_preset_has_heads_or_a_state_as_its_branch_demands() {
         for preset in PRESETS {
-            let vit = preset.kind == BackboneKind::Vit;
+            let vit = preset.branch == Branch::Vit;
             assert_eq!(preset.num_heads > 0, vit, "{}", preset.name);
             assert_eq!(preset.d_state > 0, !vit, "{}", preset.name);
             let rest = (preset.image_size - preset.patch_size) % preset.stride;
@@ -245,9 +235,9 @@ mod tests {
         for preset in PRESETS {
             for file in preset.published {
                 let letter = preset.name.split('_').nth(1).and_then(|size| size.chars().next());
-                let named = match preset.kind {
-                    BackboneKind::Vit => file.starts_with(preset.name),
-                    BackboneKind::Vim => file.starts_with(&format!("vim_{}_", letter.unwrap())),
+                let named = match preset.branch {
+                    Branch::Vit => file.starts_with(preset.name),
+                    Branch::Mamba => file.starts_with(&format!("vim_{}_", letter.unwrap())),
                 };
                 assert!(named, "{}: {file}", preset.name);
                 assert_eq!(file.contains("_ft_7") || file.contains("_ft_8"), preset.stride == 8);

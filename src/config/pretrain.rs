@@ -78,8 +78,8 @@ impl PretrainConfig {
     ///
     /// # Errors
     /// Names the key.
-    pub fn check_masks(&self, branch: &str, shape: &BackboneShape) -> Result<(), ConfigError> {
-        let mut checks = Checks::default();
+    pub fn check_masks(&self, shape: &BackboneShape) -> Result<(), ConfigError> {
+        let (branch, mut checks) = (shape.branch, Checks::default());
         if shape.stride < shape.patch_size {
             let message = format!(
                 "model.{branch}.name: its patches overlap, so that those beside a masked one show its pixels: choose a preset whose patches do not"

@@ -10,7 +10,7 @@ use rayon::prelude::*;
 use tch::{Kind, Tensor};
 
 use super::maps::without_class;
-use crate::config::BackboneKind;
+use crate::config::Branch;
 use crate::models::BeautyNet;
 use crate::models::vim::ScanOperands;
 
@@ -22,7 +22,7 @@ use crate::models::vim::ScanOperands;
 /// attention, averaged over channels and both directions, with each row normalized to sum 1.
 pub(super) fn rollout(
     net: &BeautyNet,
-    branch: BackboneKind,
+    branch: Branch,
     class: i64,
     inputs: &[Tensor],
 ) -> Result<Vec<Tensor>> {
@@ -30,8 +30,8 @@ pub(super) fn rollout(
     let mut maps = Vec::with_capacity(inputs.len());
     for (layer, input) in inputs.iter().enumerate() {
         let attention = match branch {
-            BackboneKind::Vit => net.attention(layer, input)?.f_mean_dim(1, false, Kind::Float)?,
-            BackboneKind::Vim => scan_attention(net, layer, input)?,
+            Branch::Vit => net.attention(layer, input)?.f_mean_dim(1, false, Kind::Float)?,
+            Branch::Mamba => scan_attention(net, layer, input)?,
         };
         let length = attention.size3()?.2;
         let identity = Tensor::f_eye(length, (Kind::Float, attention.device()))?;

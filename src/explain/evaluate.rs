@@ -8,14 +8,16 @@ use tch::{Kind, Tensor};
 
 use super::maps::explain;
 use super::maps::scale_maps;
-use super::options::{BRANCHES, ExplainOptions, branch_key};
+use super::options::{ExplainOptions};
+use crate::config::Branch;
 use crate::data::draws::Draws;
 use crate::data::synthetic::{Face, Region};
 use crate::data::{ImageDataset, Loader, LoaderOptions, Pass, Source};
-use crate::eval::evaluate::{Walk, pixels, values};
+use crate::eval::evaluate::{Walk, values};
 use crate::eval::metrics::spearman;
 use crate::eval::statistics::{Bootstrap, Mean};
-use crate::models::{BeautyNet, Images};
+use crate::models::images::upload;
+use crate::models::{BeautyNet, ForwardContext, Images};
 
 /// Points of a deletion or insertion curve between its ends.
 const STEPS: usize = 9;
@@ -116,7 +118,7 @@ pub fn evaluate(
     progress: &mut dyn FnMut(usize),
 ) -> Result<Evaluation> {
     let grids: Vec<i64> =
-        BRANCHES.iter().filter_map(|&branch| Some(net.branch(branch)?.grid())).collect();
+        Branch::ALL.iter().filter_map(|&branch| Some(net.branch(branch)?.grid())).collect();
     ensure!(
         grids.windows(2).all(|pair| pair[0] == pair[1]),
         "the branches have {grids:?} patches a side: maps on different grids are not compared"
@@ -126,12 +128,12 @@ pub fn evaluate(
     let options = LoaderOptions::new(Pass::Evaluate, walk.batch_size, walk.workers);
     for batch in Loader::new(Arc::clone(images), options)? {
         let batch = batch?;
-        let x = pixels(&batch, net.device())?;
+        let x = upload(&batch, net.device())?;
         let explanation = explain(net, Images::Pixels(&x), request)?;
         let mut maps: Vec<(String, Tensor)> = Vec::new();
-        for branch in BRANCHES {
+        for &branch in Branch::ALL {
             if let Some(of) = explanation.branch(branch) {
-                maps.push((branch_key(branch).to_string(), of.last()?));
+                maps.push((branch.name().to_string(), of.last()?));
             }
         }
         if let [(_, vit), (_, mamba)] = &maps[..] {
@@ -275,7 +277,7 @@ fn curves(
         // shown: (b, 1, s, s), 1 where the image is.
         let mixed: Tensor = shown * x + (1.0 - shown) * &empty;
         let pixels = mixed.round().to_kind(Kind::Uint8);
-        Ok(net.forward(Images::Pixels(&pixels), false)?.score)
+        Ok(net.forward(Images::Pixels(&pixels), ForwardContext::eval())?.score)
     };
     let whole = score(&Tensor::ones([1, 1, 1, 1], (Kind::Float, x.device())))?;
     let none = score(&Tensor::zeros([1, 1, 1, 1], (Kind::Float, x.device())))?;

@@ -7,7 +7,8 @@ use tch::{Device, Kind, Tensor};
 use super::figure::ExplainedImage;
 use super::figure_writer::Piece;
 use super::maps::Explanation;
-use super::options::{BRANCHES, ExplainOptions, branch_key, branch_title};
+use super::options::{ExplainOptions};
+use crate::config::Branch;
 use crate::data::{Frame, ImageDataset, Workspace};
 use crate::eval::evaluate::values;
 use crate::models::BeautyNet;
@@ -83,9 +84,9 @@ pub fn explained_images(
         Some(weights) => values(&weights.reshape([-1]))?,
         None => Vec::new(),
     };
-    let branches = BRANCHES
-        .into_iter()
-        .filter_map(|branch| Some((branch, explanation.branch(branch)?)))
+    let branches = Branch::ALL
+        .iter()
+        .filter_map(|&branch| Some((branch, explanation.branch(branch)?)))
         .map(|(branch, maps)| Ok((branch, maps, host(&maps.image()?)?)))
         .collect::<Result<Vec<_>>>()?;
     let fused = explanation.fused()?.map(|fused| host(&fused)).transpose()?;
@@ -103,9 +104,9 @@ pub fn explained_images(
                 let label = layer.map_or(String::new(), usize::to_string);
                 group.push((label, original.placed(&image.get(map))?));
             }
-            groups.push((branch_title(*branch).to_string(), group));
-            tensors.push((branch_key(*branch).to_string(), image));
-            tensors.push((format!("{}_grid", branch_key(*branch)), host(&maps.grid.get(at))?));
+            groups.push((branch.title().to_string(), group));
+            tensors.push((branch.name().to_string(), image));
+            tensors.push((format!("{}_grid", branch.name()), host(&maps.grid.get(at))?));
         }
         if let Some(fused) = &fused {
             tensors.push(("fused".to_string(), fused.get(at)));

@@ -5,10 +5,10 @@ use tch::{Kind, Tensor};
 
 use super::attention::rollout;
 use super::cam::cam;
-use super::options::{BRANCHES, ExplainOptions, Method, branches};
+use super::options::{ExplainOptions, Method, branches};
 use super::pixel_attribution::{PATH_STEPS, integrated_gradients, occlusion, sum_by_patch};
 use super::recorder::Recorder;
-use crate::config::BackboneKind;
+use crate::config::Branch;
 use crate::models::{BeautyNet, Images};
 
 /// Avoids a division by zero when a map is scaled; pytorch-grad-cam's value.
@@ -61,16 +61,16 @@ pub struct Explanation {
 
 impl Explanation {
     /// Returns a branch's maps, if the model has the branch.
-    pub fn branch(&self, branch: BackboneKind) -> Option<&BranchMaps> {
+    pub fn branch(&self, branch: Branch) -> Option<&BranchMaps> {
         match branch {
-            BackboneKind::Vit => self.vit.as_ref(),
-            BackboneKind::Vim => self.mamba.as_ref(),
+            Branch::Vit => self.vit.as_ref(),
+            Branch::Mamba => self.mamba.as_ref(),
         }
     }
 
     /// Iterates over the model's branches with their maps.
-    pub(super) fn branches(&self) -> impl Iterator<Item = (BackboneKind, &BranchMaps)> {
-        BRANCHES.into_iter().filter_map(|branch| Some((branch, self.branch(branch)?)))
+    pub(super) fn branches(&self) -> impl Iterator<Item = (Branch, &BranchMaps)> {
+        Branch::ALL.iter().filter_map(|&branch| Some((branch, self.branch(branch)?)))
     }
 
     /// Returns the mean of the branches' last maps, weighted by the fusion weights, or equally if
@@ -150,8 +150,8 @@ pub fn explain(net: &BeautyNet, images: Images, options: &ExplainOptions) -> Res
         let grid = Tensor::f_stack(&maps, 1)?.f_reshape(shape_of_maps)?.detach();
         let maps = Some(BranchMaps { layers, grid, side: shape.image_size });
         match branch {
-            BackboneKind::Vit => explanation.vit = maps,
-            BackboneKind::Vim => explanation.mamba = maps,
+            Branch::Vit => explanation.vit = maps,
+            Branch::Mamba => explanation.mamba = maps,
         }
     }
     Ok(explanation)

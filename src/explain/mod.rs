@@ -20,7 +20,7 @@ pub use figure_writer::FigureWriter;
 pub use heatmap::{Heatmap, InputImage, explained_images};
 pub use maps::{BranchMaps, Explanation, explain, scale_maps};
 pub use options::{
-    BRANCHES, BranchOptions, ExplainOptions, Layers, Method, branch_key, branch_title, branches,
+    BranchOptions, ExplainOptions, Layers, Method, branches,
 };
 pub use pixel_attribution::{PATH_STEPS, integrated_gradients};
 pub use sanity::{Sanity, Similarity, Stage, sanity, ssim};

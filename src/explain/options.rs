@@ -3,11 +3,8 @@
 use anyhow::{Context, Result, bail, ensure};
 
 use crate::config::names::names;
-use crate::config::{BackboneKind, BackboneShape};
+use crate::config::{Branch, BackboneShape};
 use crate::models::BeautyNet;
-
-/// Both branches, in the order of every pair.
-pub const BRANCHES: [BackboneKind; 2] = [BackboneKind::Vit, BackboneKind::Vim];
 
 names! {
     /// An attribution method.
@@ -37,10 +34,10 @@ names! {
 
 impl Method {
     /// Whether the method applies to this kind of branch.
-    pub fn applies_to(self, branch: BackboneKind) -> bool {
+    pub fn applies_to(self, branch: Branch) -> bool {
         match self {
-            Method::AttentionRollout => branch == BackboneKind::Vit,
-            Method::HiddenAttention => branch == BackboneKind::Vim,
+            Method::AttentionRollout => branch == Branch::Vit,
+            Method::HiddenAttention => branch == Branch::Mamba,
             _ => true,
         }
     }
@@ -84,11 +81,11 @@ pub struct BranchOptions {
 
 impl BranchOptions {
     /// The indices of the chosen blocks; empty for a method of the pixels.
-    pub(super) fn blocks(self, branch: BackboneKind, shape: &BackboneShape) -> Result<Vec<usize>> {
+    pub(super) fn blocks(self, branch: Branch, shape: &BackboneShape) -> Result<Vec<usize>> {
         if !self.method.has_layers() {
             return Ok(Vec::new());
         }
-        let (title, depth) = (branch_title(branch), shape.depth as usize);
+        let (title, depth) = (branch.title(), shape.depth as usize);
         let last = depth
             .checked_sub(1)
             .with_context(|| format!("the {title} branch has no blocks to explain"))?;
@@ -99,7 +96,7 @@ impl BranchOptions {
             Layers::One(index) => bail!(
                 "there is no block {index}: the {title} branch has {depth}, from 0 to {last}; \
                  name a block of one branch as {}={last}",
-                branch_key(branch)
+                branch.name()
             ),
         })
     }
@@ -164,10 +161,10 @@ impl ExplainOptions {
     }
 
     /// Returns the options of a branch.
-    pub fn branch(&self, branch: BackboneKind) -> BranchOptions {
+    pub fn branch(&self, branch: Branch) -> BranchOptions {
         match branch {
-            BackboneKind::Vit => self.vit,
-            BackboneKind::Vim => self.mamba,
+            Branch::Vit => self.vit,
+            Branch::Mamba => self.mamba,
         }
     }
 
@@ -183,16 +180,16 @@ impl ExplainOptions {
     fn select(
         &mut self,
         net: &BeautyNet,
-        branch: Option<BackboneKind>,
+        branch: Option<Branch>,
         flag: &str,
         text: &str,
     ) -> Result<Vec<&mut BranchOptions>> {
         if let Some(branch) = branch.filter(|&branch| net.branch(branch).is_none()) {
-            bail!("{flag} {text}: the model has no {} branch", branch_title(branch));
+            bail!("{flag} {text}: the model has no {} branch", branch.title());
         }
         Ok(match branch {
-            Some(BackboneKind::Vit) => vec![&mut self.vit],
-            Some(BackboneKind::Vim) => vec![&mut self.mamba],
+            Some(Branch::Vit) => vec![&mut self.vit],
+            Some(Branch::Mamba) => vec![&mut self.mamba],
             None => vec![&mut self.vit, &mut self.mamba],
         })
     }
@@ -216,7 +213,7 @@ impl ExplainOptions {
             bail!(
                 "the {} branch has no {}; it has {}. To choose one method for each branch: \
                  --method vit=attention-rollout --method mamba=hidden-attention",
-                branch_title(branch),
+                branch.title(),
                 options.method,
                 available.join(", ")
             );
@@ -225,32 +222,16 @@ impl ExplainOptions {
     }
 }
 
-/// Returns the key of a branch in commands, files and weights: `vit` or `mamba`.
-pub fn branch_key(branch: BackboneKind) -> &'static str {
-    match branch {
-        BackboneKind::Vit => "vit",
-        BackboneKind::Vim => "mamba",
-    }
-}
-
-/// Returns the name of a branch for people: `ViT` or `Mamba`.
-pub fn branch_title(branch: BackboneKind) -> &'static str {
-    match branch {
-        BackboneKind::Vit => "ViT",
-        BackboneKind::Vim => "Mamba",
-    }
-}
-
 /// Iterates over the branches of a model with their shapes.
-pub fn branches(net: &BeautyNet) -> impl Iterator<Item = (BackboneKind, &BackboneShape)> {
-    BRANCHES.into_iter().filter_map(|branch| Some((branch, net.branch(branch)?)))
+pub fn branches(net: &BeautyNet) -> impl Iterator<Item = (Branch, &BackboneShape)> {
+    Branch::ALL.iter().filter_map(|&branch| Some((branch, net.branch(branch)?)))
 }
 
 /// Splits `mamba=VALUE` into the branch and VALUE.
-fn split_branch(text: &str) -> (Option<BackboneKind>, &str) {
-    for branch in BRANCHES {
+fn split_branch(text: &str) -> (Option<Branch>, &str) {
+    for &branch in Branch::ALL {
         if let Some((before, value)) = text.split_once('=')
-            && before == branch_key(branch)
+            && before == branch.name()
         {
             return (Some(branch), value);
         }
@@ -259,11 +240,11 @@ fn split_branch(text: &str) -> (Option<BackboneKind>, &str) {
 }
 
 /// Splits a block into branch and index, also by its name in the weights.
-fn block_name(text: &str) -> (Option<BackboneKind>, &str) {
+fn block_name(text: &str) -> (Option<Branch>, &str) {
     if let Some(index) = text.strip_prefix("vit.blocks.") {
-        (Some(BackboneKind::Vit), index)
+        (Some(Branch::Vit), index)
     } else if let Some(index) = text.strip_prefix("mamba.layers.") {
-        (Some(BackboneKind::Vim), index)
+        (Some(Branch::Mamba), index)
     } else {
         split_branch(text)
     }

@@ -7,7 +7,7 @@ use anyhow::{Context, Result, ensure};
 use tch::{Kind, Tensor};
 
 use super::options::branches;
-use crate::config::{BackboneKind, BackboneShape};
+use crate::config::{Branch, BackboneShape};
 use crate::models::{BeautyNet, Images, Tap};
 
 /// Points on the path from the baseline to the image, at the midpoints of as many equal intervals.
@@ -21,11 +21,11 @@ const WINDOW: i64 = 2;
 /// Scales each branch's images and keeps them as leaves with gradients.
 struct ScaledImages {
     factor: f64,
-    leaves: Vec<(BackboneKind, Tensor)>,
+    leaves: Vec<(Branch, Tensor)>,
 }
 
 impl Tap for ScaledImages {
-    fn images(&mut self, branch: BackboneKind, x: Tensor) -> Tensor {
+    fn images(&mut self, branch: Branch, x: Tensor) -> Tensor {
         let leaf = (x * self.factor).detach().set_requires_grad(true);
         self.leaves.push((branch, leaf.shallow_clone()));
         leaf
@@ -34,10 +34,10 @@ impl Tap for ScaledImages {
 
 /// Records each branch's images.
 #[derive(Default)]
-struct RecordedImages(Vec<(BackboneKind, Tensor)>);
+struct RecordedImages(Vec<(Branch, Tensor)>);
 
 impl Tap for RecordedImages {
-    fn images(&mut self, branch: BackboneKind, x: Tensor) -> Tensor {
+    fn images(&mut self, branch: Branch, x: Tensor) -> Tensor {
         self.0.push((branch, x.shallow_clone()));
         x
     }
@@ -53,7 +53,7 @@ pub fn integrated_gradients(
     net: &BeautyNet,
     images: Images,
     steps: usize,
-) -> Result<Vec<(BackboneKind, Tensor)>> {
+) -> Result<Vec<(Branch, Tensor)>> {
     let mut sums: Vec<Tensor> = Vec::new();
     for step in 0..steps.max(1) {
         let factor = (step as f64 + 0.5) / steps.max(1) as f64;
@@ -87,13 +87,13 @@ pub(super) fn sum_by_patch(attributions: &Tensor, shape: &BackboneShape) -> Resu
 
 /// Occludes a window of one branch's images.
 struct Occluder {
-    branch: BackboneKind,
+    branch: Branch,
     /// Top, left, height, width in pixels.
     window: [i64; 4],
 }
 
 impl Tap for Occluder {
-    fn images(&mut self, branch: BackboneKind, x: Tensor) -> Tensor {
+    fn images(&mut self, branch: Branch, x: Tensor) -> Tensor {
         if branch != self.branch {
             return x;
         }
@@ -110,7 +110,7 @@ impl Tap for Occluder {
 pub(super) fn occlusion(
     net: &BeautyNet,
     images: Images,
-    branch: BackboneKind,
+    branch: Branch,
     score: &Tensor,
 ) -> Result<Tensor> {
     let _guard = tch::no_grad_guard();
@@ -137,8 +137,8 @@ pub(super) fn occlusion(
             let tokens = net.branch_tokens(branch, images, &mut occluder)?;
             let other = other_tokens.as_ref().map(|tokens| tokens.shallow_clone());
             let output = match branch {
-                BackboneKind::Vit => net.join_tokens(tokens, other)?,
-                BackboneKind::Vim => net.join_tokens(other, tokens)?,
+                Branch::Vit => net.join_tokens(tokens, other)?,
+                Branch::Mamba => net.join_tokens(other, tokens)?,
             };
             let drop = (score - output.score).view([batch, 1, 1]);
             let region =

@@ -4,7 +4,7 @@ use anyhow::Result;
 use tch::{NoGradGuard, Tensor};
 
 use super::options::{ExplainOptions, branches};
-use crate::config::BackboneKind;
+use crate::config::Branch;
 use crate::models::{BeautyNet, Tap};
 
 /// What is recorded of one branch.
@@ -25,8 +25,8 @@ pub(super) struct Recorder {
     guard: Option<NoGradGuard>,
 }
 
-fn slot(branch: BackboneKind) -> usize {
-    usize::from(branch == BackboneKind::Vim)
+fn slot(branch: Branch) -> usize {
+    usize::from(branch == Branch::Mamba)
 }
 
 impl Recorder {
@@ -58,7 +58,7 @@ impl Recorder {
     }
 
     /// Returns the inputs of a branch's recorded blocks, each (b, 1 + patches, d).
-    pub fn inputs(&self, branch: BackboneKind) -> &[Tensor] {
+    pub fn inputs(&self, branch: Branch) -> &[Tensor] {
         &self.recordings[slot(branch)].inputs
     }
 
@@ -69,7 +69,7 @@ impl Recorder {
 }
 
 impl Tap for Recorder {
-    fn images(&mut self, _branch: BackboneKind, x: Tensor) -> Tensor {
+    fn images(&mut self, _branch: Branch, x: Tensor) -> Tensor {
         // Drop the old guard first: dropped later, it would turn autograd on under the new guard.
         // Without any gradients the caller has turned autograd off.
         self.guard = None;
@@ -77,7 +77,7 @@ impl Tap for Recorder {
         x
     }
 
-    fn mixer_input(&mut self, branch: BackboneKind, layer: usize, mut tokens: Tensor) -> Tensor {
+    fn mixer_input(&mut self, branch: Branch, layer: usize, mut tokens: Tensor) -> Tensor {
         let recording = &mut self.recordings[slot(branch)];
         if recording.grad_from == Some(layer) {
             self.guard = None; // autograd is on from here

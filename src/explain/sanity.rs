@@ -12,13 +12,14 @@ use super::evaluate::{Columns, is_flat, rows};
 use super::figure::{ExplainedImage, LabeledMap};
 use super::heatmap::InputImage;
 use super::maps::{Explanation, explain, scale_maps};
-use super::options::{ExplainOptions, branch_key, branch_title, branches};
-use crate::config::{BackboneKind, Config};
+use super::options::{ExplainOptions, branches};
+use crate::config::{Branch, Config};
 use crate::data::draws::Draws;
 use crate::data::{ImageDataset, Loader, LoaderOptions, Pass};
-use crate::eval::evaluate::{Walk, pixels, values};
+use crate::eval::evaluate::{Walk, values};
 use crate::eval::metrics::spearman;
 use crate::eval::statistics::{Bootstrap, Mean};
+use crate::models::images::upload;
 use crate::models::{BeautyNet, Images};
 
 /// How alike a branch's maps are to those of the trained model.
@@ -64,7 +65,7 @@ struct Part {
 /// norm after it, the blocks before, and the embeddings. A branch with fewer blocks is done first.
 /// The scale of the scores is none of them.
 fn parts(net: &BeautyNet, names: &[String]) -> Vec<Part> {
-    let depth = |branch: BackboneKind| net.branch(branch).map_or(0, |shape| shape.depth);
+    let depth = |branch: Branch| net.branch(branch).map_or(0, |shape| shape.depth);
     let deepest = branches(net).map(|(branch, _)| branch).map(depth).max().unwrap_or(0);
     let mut prefixes: Vec<Vec<(String, Vec<String>)>> = vec![
         vec![("head".into(), vec!["head.layers.".into()])],
@@ -73,8 +74,8 @@ fn parts(net: &BeautyNet, names: &[String]) -> Vec<Part> {
     for above in 0..deepest {
         let blocks = branches(net).map(|(branch, _)| branch).filter_map(|branch| {
             let (blocks, norm) = match branch {
-                BackboneKind::Vit => ("vit.blocks", "vit.norm."),
-                BackboneKind::Vim => ("mamba.layers", "mamba.norm_f."),
+                Branch::Vit => ("vit.blocks", "vit.norm."),
+                Branch::Mamba => ("mamba.layers", "mamba.norm_f."),
             };
             let name = format!("{blocks}.{}", depth(branch).checked_sub(above + 1)?);
             let mut of = vec![format!("{name}.")];
@@ -83,7 +84,7 @@ fn parts(net: &BeautyNet, names: &[String]) -> Vec<Part> {
         });
         prefixes.push(blocks.collect());
     }
-    let whole = branches(net).map(|(branch, _)| branch).map(branch_key);
+    let whole = branches(net).map(|(branch, _)| branch).map(Branch::name);
     let whole = whole.map(|key| (format!("{key}.embeddings"), vec![format!("{key}.")]));
     prefixes.push(whole.collect());
     let mut left: Vec<usize> = (0..names.len()).collect();
@@ -129,7 +130,7 @@ pub fn sanity(
     let options = LoaderOptions::new(Pass::Evaluate, walk.batch_size, walk.workers);
     for batch in Loader::new(Arc::clone(images), options)? {
         let batch = batch?;
-        let x = pixels(&batch, net.device())?;
+        let x = upload(&batch, net.device())?;
         let before = explain(net, Images::Pixels(&x), request)?;
         let originals = batch.indices.iter().take(shown - figures.len());
         let originals = originals.map(|&index| InputImage::read(images, index));
@@ -152,7 +153,7 @@ pub fn sanity(
             .map(|branch| {
                 let mean = |what| mean(&columns, stage, branch, what);
                 Similarity {
-                    map: branch_key(branch),
+                    map: branch.name(),
                     rank_correlation: mean("rank"),
                     ssim: mean("ssim"),
                 }
@@ -164,11 +165,11 @@ pub fn sanity(
     Ok((Sanity { seed, stages }, figures))
 }
 
-fn column(stage: usize, branch: BackboneKind, what: &str) -> String {
-    format!("{stage} {} {what}", branch_key(branch))
+fn column(stage: usize, branch: Branch, what: &str) -> String {
+    format!("{stage} {} {what}", branch.name())
 }
 
-fn mean(columns: &Columns, stage: usize, branch: BackboneKind, what: &str) -> Mean {
+fn mean(columns: &Columns, stage: usize, branch: Branch, what: &str) -> Mean {
     Bootstrap::default().mean(columns.of(&column(stage, branch, what)))
 }
 
@@ -231,11 +232,11 @@ fn strips(
                 method: method.clone(),
                 maps: branches(net)
                     .map(|(branch, _)| branch)
-                    .map(|b| (branch_title(b).into(), Vec::new()))
+                    .map(|b| (b.title().into(), Vec::new()))
                     .collect(),
                 fused: None,
             };
-            let trained = |_: BackboneKind| "trained".to_string();
+            let trained = |_: Branch| "trained".to_string();
             push_maps(&mut strip, net, original, before, row as i64, &trained)?;
             Ok(strip)
         })
@@ -251,8 +252,8 @@ fn add_maps(
     after: &Explanation,
     row: i64,
 ) -> Result<()> {
-    let label = |branch: BackboneKind| {
-        let own = format!("{}.", branch_key(branch));
+    let label = |branch: Branch| {
+        let own = format!("{}.", branch.name());
         let name = match &part.names[..] {
             [name] => name.as_str(),
             names => names.iter().find(|name| name.starts_with(&own)).map_or("", String::as_str),
@@ -268,7 +269,7 @@ fn push_maps(
     original: &InputImage,
     explanation: &Explanation,
     row: i64,
-    label: &dyn Fn(BackboneKind) -> String,
+    label: &dyn Fn(Branch) -> String,
 ) -> Result<()> {
     for (branch, (_, maps)) in branches(net).map(|(branch, _)| branch).zip(&mut strip.maps) {
         if let Some(of) = explanation.branch(branch) {

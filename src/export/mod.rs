@@ -11,7 +11,7 @@ use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 use tch::Tensor;
 
-use crate::config::{BackboneConfig, BackboneShape, Stem};
+use crate::config::{BackboneConfig, BackboneShape, Branch, Stem};
 use crate::eval::run::{CONFIG_FILE, Run};
 use crate::files::write_whole;
 use crate::models::weights;
@@ -72,7 +72,7 @@ impl Writer<'_> {
 }
 
 /// A backbone's parameters under their published names; empty where the model lacks the branch.
-fn backbone(run: &Run, branch: &str) -> Vec<(String, Tensor)> {
+fn backbone(run: &Run, branch: Branch) -> Vec<(String, Tensor)> {
     let prefix = format!("{branch}.");
     let parameters = run.net.parameters().into_iter();
     parameters
@@ -81,7 +81,7 @@ fn backbone(run: &Run, branch: &str) -> Vec<(String, Tensor)> {
 }
 
 fn safetensors(run: &Run, writer: &mut Writer) -> Result<()> {
-    for branch in ["vit", "mamba"] {
+    for &branch in Branch::ALL {
         let tensors = backbone(run, branch);
         if !tensors.is_empty() {
             writer.tensors(&format!("{branch}.safetensors"), &tensors)?;
@@ -92,19 +92,19 @@ fn safetensors(run: &Run, writer: &mut Writer) -> Result<()> {
 }
 
 fn timm(run: &Run, writer: &mut Writer) -> Result<()> {
-    let shapes = [("vit", run.config.vit_shape()?), ("mamba", run.config.mamba_shape()?)];
-    for (branch, shape) in shapes {
+    for &branch in Branch::ALL {
+        let shape = run.config.shape(branch)?;
         ensure!(
             shape.is_none_or(|shape| shape.stem == Stem::Patchify),
             "neither timm nor Vim's code can build model.{branch}.stem: conv; use --format safetensors"
         );
     }
-    if let Some(shape) = run.config.vit_shape()? {
+    if let Some(shape) = run.config.shape(Branch::Vit)? {
         let config = timm_config(&run.config.model.vit, &shape);
         writer.text("vit/config.json", &(serde_json::to_string_pretty(&config)? + "\n"))?;
-        writer.tensors("vit/model.safetensors", &backbone(run, "vit"))?;
+        writer.tensors("vit/model.safetensors", &backbone(run, Branch::Vit))?;
     }
-    let mamba = backbone(run, "mamba");
+    let mamba = backbone(run, Branch::Mamba);
     if !mamba.is_empty() {
         let path = writer.place("mamba/model.pth")?;
         weights::save_torch(&path, &mamba)?;

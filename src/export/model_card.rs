@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 use serde_json::{Value, json};
 
 use super::Layout;
-use crate::config::{BackboneConfig, BackboneShape, Config, DatasetName, Stem};
+use crate::config::{BackboneConfig, BackboneShape, Branch, Config, DatasetName, Stem};
 use crate::eval::baselines::Baselines;
 use crate::eval::run::{BEST_FILE, Run, SUMMARY_FILE};
 
@@ -87,12 +87,9 @@ fn provenance(summary: &Value) -> Option<String> {
 fn model(run: &Run) -> Result<String> {
     let config = &run.config;
     let mut text = String::new();
-    for (branch, backbone, shape) in [
-        ("ViT", &config.model.vit, config.vit_shape()?),
-        ("Vision Mamba", &config.model.mamba, config.mamba_shape()?),
-    ] {
-        if let Some(shape) = shape {
-            text += &branch_line(branch, backbone, &shape);
+    for &branch in Branch::ALL {
+        if let Some(shape) = config.shape(branch)? {
+            text += &branch_line(branch, config.model.backbone(branch), &shape);
         }
     }
     let fusion = &config.model.fusion;
@@ -107,7 +104,7 @@ fn model(run: &Run) -> Result<String> {
     Ok(text)
 }
 
-fn branch_line(branch: &str, backbone: &BackboneConfig, shape: &BackboneShape) -> String {
+fn branch_line(branch: Branch, backbone: &BackboneConfig, shape: &BackboneShape) -> String {
     let start = match &backbone.weights {
         Some(path) => {
             // The folder is the trainer's own affair.
@@ -121,7 +118,8 @@ fn branch_line(branch: &str, backbone: &BackboneConfig, shape: &BackboneShape) -
         Stem::Conv => "a convolutional stem, ",
     };
     format!(
-        "- {branch}: `{}`, {stem}{} blocks of width {}, patches of {} px every {} px, images of {} px, mean {:?}, std {:?}; {start}\n",
+        "- {}: `{}`, {stem}{} blocks of width {}, patches of {} px every {} px, images of {} px, mean {:?}, std {:?}; {start}\n",
+        branch.title(),
         backbone.name,
         shape.depth,
         shape.embed_dim,
@@ -197,19 +195,19 @@ fn files(config: &Config, layout: Layout) -> String {
     let mut text = String::new();
     match layout {
         Layout::Safetensors => {
-            if strategy.uses_vit() {
+            if strategy.uses(Branch::Vit) {
                 text += "- `vit.safetensors`: the ViT under timm's names, without a classifier\n";
             }
-            if strategy.uses_mamba() {
+            if strategy.uses(Branch::Mamba) {
                 text += "- `mamba.safetensors`: the Vision Mamba under Vim's names, without a classifier\n";
             }
             text += "- `model.safetensors`, `config.yaml`: the whole network, for `vmbeauty predict model.safetensors IMAGE`\n";
         }
         Layout::Timm => {
-            if strategy.uses_vit() {
+            if strategy.uses(Branch::Vit) {
                 text += "- `vit/`: the ViT's features by `timm.create_model(\"local-dir:vit\", pretrained=True)`\n";
             }
-            if strategy.uses_mamba() {
+            if strategy.uses(Branch::Mamba) {
                 text += "- `mamba/model.pth`: a checkpoint for Vim's code, `model.load_state_dict(torch.load(path)[\"model\"], strict=False)`; \
                          only `head` is missing\n";
             }

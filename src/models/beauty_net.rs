@@ -11,7 +11,7 @@ use super::head::RegressionHead;
 use super::vim::{VisionMamba, class_index};
 use super::vit::VisionTransformer;
 use super::weights::load_branch;
-use crate::config::{BackboneKind, BackboneShape, Config, Loss};
+use crate::config::{BackboneShape, Branch, Config, Loss};
 
 pub use tap::Tap;
 
@@ -44,16 +44,16 @@ pub struct Output {
     pub score: Tensor,
 }
 
-/// One branch: its shape and how it normalizes.
+/// The encoder of one branch: a backbone, its shape and how it normalizes.
 #[derive(Debug)]
-pub(super) struct Branch<B> {
+pub(super) struct Encoder<B> {
     pub backbone: B,
     pub shape: BackboneShape,
     mean: Tensor,
     std: Tensor,
 }
 
-impl<B> Branch<B> {
+impl<B> Encoder<B> {
     pub fn new(backbone: B, shape: BackboneShape, device: Device) -> Self {
         let channels =
             |values: [f32; 3]| Tensor::from_slice(&values).view([1, 3, 1, 1]).to_device(device);
@@ -61,8 +61,8 @@ impl<B> Branch<B> {
     }
 
     /// Normalized float images of this branch's size.
-    pub fn prepare(&self, images: Images, name: &str) -> Result<Tensor> {
-        let side = self.shape.image_size;
+    pub fn prepare(&self, images: Images) -> Result<Tensor> {
+        let (name, side) = (self.shape.branch, self.shape.image_size);
         let (Images::Pixels(x) | Images::Normalized(x)) = images;
         let fits = matches!(x.size()[..], [_, 3, h, w] if h == side && w == side);
         ensure!(
@@ -80,8 +80,8 @@ impl<B> Branch<B> {
 /// The whole network and its parameters.
 #[derive(Debug)]
 pub struct BeautyNet {
-    vit: Option<Branch<VisionTransformer>>,
-    mamba: Option<Branch<VisionMamba>>,
+    vit: Option<Encoder<VisionTransformer>>,
+    mamba: Option<Encoder<VisionMamba>>,
     fusion: Fusion,
     head: RegressionHead,
     variables: nn::VarStore,
@@ -107,12 +107,12 @@ impl BeautyNet {
     pub fn without_pretrained(config: &Config, device: Device) -> Result<Self> {
         let variables = nn::VarStore::new(device);
         let root = variables.root();
-        let vit = config.vit_shape()?.map(|shape| {
-            Branch::new(VisionTransformer::new(&(&root / "vit"), &shape), shape, device)
+        let vit = config.shape(Branch::Vit)?.map(|shape| {
+            Encoder::new(VisionTransformer::new(&(&root / "vit"), &shape), shape, device)
         });
         let mamba = config
-            .mamba_shape()?
-            .map(|shape| Branch::new(VisionMamba::new(&(&root / "mamba"), &shape), shape, device));
+            .shape(Branch::Mamba)?
+            .map(|shape| Encoder::new(VisionMamba::new(&(&root / "mamba"), &shape), shape, device));
         let fusion = Fusion::new(
             &(&root / "fusion"),
             &config.model,
@@ -137,14 +137,8 @@ impl BeautyNet {
 
     fn load_pretrained(&mut self, config: &Config) -> Result<()> {
         let model = &config.model;
-        for (branch, kind, backbone, used) in [
-            ("vit", BackboneKind::Vit, &model.vit, self.vit.is_some()),
-            ("mamba", BackboneKind::Vim, &model.mamba, self.mamba.is_some()),
-        ] {
-            if !used {
-                continue;
-            }
-            let notes = load_branch(&self.parameters(), branch, kind, backbone)?;
+        for &branch in Branch::ALL.iter().filter(|&&branch| model.fusion.strategy.uses(branch)) {
+            let notes = load_branch(&self.parameters(), branch, model.backbone(branch))?;
             self.notes.extend(notes);
         }
         Ok(())
@@ -175,14 +169,14 @@ impl BeautyNet {
     pub fn forward(&self, images: Images, train: bool) -> Result<Output> {
         let vit = match &self.vit {
             Some(branch) => {
-                let tokens = branch.backbone.forward(&branch.prepare(images, "vit")?, train)?;
+                let tokens = branch.backbone.forward(&branch.prepare(images)?, train)?;
                 Some(BranchTokens::new(tokens, 0)) // the class token is the first
             }
             None => None,
         };
         let mamba = match &self.mamba {
             Some(branch) => {
-                let tokens = branch.backbone.forward(&branch.prepare(images, "mamba")?, train)?;
+                let tokens = branch.backbone.forward(&branch.prepare(images)?, train)?;
                 let class_index = class_index(branch.shape.patches());
                 Some(BranchTokens::new(tokens, class_index))
             }

@@ -2,7 +2,7 @@
 
 use super::patch_embed::stem_widths;
 use super::vim::dt_rank;
-use crate::config::{BackboneKind, BackboneShape, Stem};
+use crate::config::{BackboneShape, Branch, Stem};
 
 /// Steps of the sequence between two states that the scan keeps for backward (csrc/README.md).
 const STEPS_PER_STATE: i64 = 32;
@@ -44,18 +44,18 @@ impl Cost {
 
     /// One block.
     pub fn block(shape: &BackboneShape) -> Self {
-        match shape.kind {
-            BackboneKind::Vit => Self::vit_block(shape),
-            BackboneKind::Vim => Self::vim_block(shape),
+        match shape.branch {
+            Branch::Vit => Self::vit_block(shape),
+            Branch::Mamba => Self::vim_block(shape),
         }
     }
 
     /// The norm behind the blocks keeps its input; a root mean square norm also what it is before
     /// it is weighted.
     pub fn norm(shape: &BackboneShape) -> Self {
-        let kept = match shape.kind {
-            BackboneKind::Vit => 1,
-            BackboneKind::Vim => 2,
+        let kept = match shape.branch {
+            Branch::Vit => 1,
+            Branch::Mamba => 2,
         };
         Self::new(0, kept * (shape.patches() + 1) * shape.embed_dim)
     }

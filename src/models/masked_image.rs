@@ -4,14 +4,14 @@
 use anyhow::Result;
 use tch::{Device, Kind, Tensor, nn};
 
-use super::beauty_net::{Branch, Images};
+use super::beauty_net::{Encoder, Images};
 use super::fusion::BranchTokens;
 use super::layers::{Init, Linear, Masked};
 use super::patch_embed::pixels_of_patches;
 use super::vim::{VisionMamba, class_index};
 use super::vit::VisionTransformer;
 use super::weights::load_branch;
-use crate::config::{BackboneConfig, BackboneKind, BackboneShape, Stem};
+use crate::config::{BackboneConfig, BackboneShape, Branch, Stem};
 
 /// Added to the variance of a patch's pixels.
 const VARIANCE_EPS: f64 = 1e-6;
@@ -19,8 +19,8 @@ const WEIGHT: Init = Init::TruncNormal { std: 0.02 };
 
 #[derive(Debug)]
 enum Backbone {
-    Vit(Branch<VisionTransformer>),
-    Mamba(Branch<VisionMamba>),
+    Vit(Encoder<VisionTransformer>),
+    Mamba(Encoder<VisionMamba>),
 }
 
 /// What is predicted of a batch's images.
@@ -73,15 +73,15 @@ impl MaskedImageModel {
     ) -> Result<Self> {
         let variables = nn::VarStore::new(device);
         let root = variables.root();
-        let path = &root / branch_name(shape.kind);
-        let backbone = match shape.kind {
-            BackboneKind::Vit => {
+        let path = &root / shape.branch.name();
+        let backbone = match shape.branch {
+            Branch::Vit => {
                 let vit = VisionTransformer::new(&path, &shape);
-                Backbone::Vit(Branch::new(vit, shape, device))
+                Backbone::Vit(Encoder::new(vit, shape, device))
             }
-            BackboneKind::Vim => {
+            Branch::Mamba => {
                 let mamba = VisionMamba::new(&path, &shape);
-                Backbone::Mamba(Branch::new(mamba, shape, device))
+                Backbone::Mamba(Encoder::new(mamba, shape, device))
             }
         };
         let (dim, patch) = (shape.embed_dim, shape.patch_size);
@@ -94,13 +94,13 @@ impl MaskedImageModel {
             variables,
             notes: Vec::new(),
         };
-        model.notes = load_branch(&model.parameters(), model.branch(), shape.kind, config)?;
+        model.notes = load_branch(&model.parameters(), shape.branch, config)?;
         Ok(model)
     }
 
-    /// `vit` or `mamba`.
-    pub fn branch(&self) -> &'static str {
-        branch_name(self.shape().kind)
+    /// The branch that the backbone is for.
+    pub fn branch(&self) -> Branch {
+        self.shape().branch
     }
 
     /// The backbone's.
@@ -132,8 +132,8 @@ impl MaskedImageModel {
     pub fn normalize(&self, images: &Tensor) -> Result<Tensor> {
         let images = Images::Pixels(images);
         match &self.backbone {
-            Backbone::Vit(branch) => branch.prepare(images, "vit"),
-            Backbone::Mamba(branch) => branch.prepare(images, "mamba"),
+            Backbone::Vit(branch) => branch.prepare(images),
+            Backbone::Mamba(branch) => branch.prepare(images),
         }
     }
 
@@ -270,13 +270,6 @@ impl MaskedImageModel {
     }
 }
 
-fn branch_name(kind: BackboneKind) -> &'static str {
-    match kind {
-        BackboneKind::Vit => "vit",
-        BackboneKind::Vim => "mamba",
-    }
-}
-
 /// Of each patch's pixels (b, patches, 3·p·p), both (b, patches, 1).
 fn mean_and_deviation(patches: &Tensor) -> (Tensor, Tensor) {
     let mean = patches.mean_dim(-1, true, Kind::Float);
@@ -318,9 +311,9 @@ mod tests {
         let config = Config::from_yaml("", "a.yaml", &set).unwrap();
         tch::manual_seed(1);
         let (branch, shape) = if vit {
-            (&config.model.vit, config.vit_shape())
+            (&config.model.vit, config.shape(Branch::Vit))
         } else {
-            (&config.model.mamba, config.mamba_shape())
+            (&config.model.mamba, config.shape(Branch::Mamba))
         };
         let shape = shape.unwrap().unwrap();
         MaskedImageModel::new(branch, shape, colors, Device::Cpu).unwrap()

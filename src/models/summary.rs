@@ -8,7 +8,7 @@ use tch::Device;
 
 use super::beauty_net::BeautyNet;
 use super::cost::Cost;
-use crate::config::Config;
+use crate::config::{Branch, Config};
 
 /// One part of the network.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -55,13 +55,13 @@ pub fn summarize(config: &Config) -> Result<Summary> {
             entry[1] += if tensor.dim() == 2 { tensor.numel() as i64 } else { 0 };
         }
     }
-    let shapes = [config.vit_shape()?, config.mamba_shape()?];
+    let shapes = [config.shape(Branch::Vit)?, config.shape(Branch::Mamba)?];
     let patches = shapes.map(|shape| shape.map_or(0, |shape| shape.patches()));
     if let Some((_, fusion)) = by_part.iter_mut().find(|((_, _, part), _)| part == "fusion") {
         fusion[1] += net.fusion().token_multiply_adds(patches);
     }
-    for (prefix, shape) in ["vit", "mamba"].into_iter().zip(shapes) {
-        let Some(shape) = shape else { continue };
+    for shape in shapes.into_iter().flatten() {
+        let prefix = shape.branch.name();
         for ((_, _, part), entry) in
             by_part.iter_mut().filter(|((_, _, part), _)| part.starts_with(prefix))
         {

@@ -211,7 +211,7 @@ impl<'a> BranchRun<'a> {
             self.progress.epochs + 1
         );
         Ok(EpochRecord {
-            branch: self.model.branch().to_string(),
+            branch: self.model.branch(),
             epoch: self.progress.epochs + 1,
             step: self.progress.steps,
             train_loss: sums.loss / sums.images as f64,

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Result, bail, ensure};
 
 use super::EpochRecord;
-use crate::config::Config;
+use crate::config::{Branch, Config};
 use crate::files::{remove_leftovers, write_whole};
 use crate::train::RunDir;
 use crate::train::run_dir::PRETRAIN_CONFIG;
@@ -96,12 +96,12 @@ impl Folder {
     }
 
     /// A backbone's weights, at its end.
-    pub fn weights(&self, branch: &str) -> PathBuf {
+    pub fn weights(&self, branch: Branch) -> PathBuf {
         self.root.join(format!("{branch}.safetensors"))
     }
 
     /// What resuming a backbone needs.
-    pub fn checkpoint(&self, branch: &str) -> PathBuf {
+    pub fn checkpoint(&self, branch: Branch) -> PathBuf {
         self.lock.state_dir().join(format!("{branch}.safetensors"))
     }
 

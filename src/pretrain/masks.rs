@@ -70,7 +70,7 @@ impl Masks {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::Config;
+    use crate::config::{Branch, Config};
 
     fn masks(image_size: i64, ratio: f64, square: i64) -> Masks {
         let set = [
@@ -80,7 +80,7 @@ mod tests {
             format!("pretrain={{mask_ratio: {ratio}, mask_patch: {square}}}"),
         ];
         let config = Config::from_yaml("", "a.yaml", &set).unwrap();
-        let shape = config.vit_shape().unwrap().unwrap();
+        let shape = config.shape(Branch::Vit).unwrap().unwrap();
         Masks::new(5, &config.pretrain, &shape)
     }
 

@@ -16,7 +16,7 @@ use self::branch::BranchRun;
 use self::folder::Folder;
 use self::images::TrainAndVal;
 use self::reconstructions::Panels;
-use crate::config::{BackboneConfig, BackboneShape, Config};
+use crate::config::{BackboneConfig, BackboneShape, Branch, Config};
 use crate::data::preview;
 use crate::models::device;
 use crate::train::{Stop, Stopped};
@@ -35,8 +35,8 @@ pub struct Options {
 /// What a backbone's pretraining came to.
 #[derive(Debug, Clone)]
 pub struct Pretrained {
-    /// `vit` or `mamba`.
-    pub branch: &'static str,
+    /// Which branch.
+    pub branch: Branch,
     /// Its weights under their published names, for `model.vit.weights` or `model.mamba.weights`.
     pub weights: PathBuf,
     /// The last epoch's metrics.
@@ -110,15 +110,12 @@ pub fn pretrain(
 /// Those in use, with the shape that they learn in: nothing is dropped, for a masked image is hard
 /// enough.
 fn backbones(config: &Config) -> Result<Vec<(&BackboneConfig, BackboneShape)>> {
-    let model = &config.model;
     let mut backbones = Vec::new();
-    for (branch, backbone, shape) in
-        [("vit", &model.vit, config.vit_shape()?), ("mamba", &model.mamba, config.mamba_shape()?)]
-    {
-        if let Some(shape) = shape {
-            config.pretrain.check_masks(branch, &shape)?;
+    for &branch in Branch::ALL {
+        if let Some(shape) = config.shape(branch)? {
+            config.pretrain.check_masks(&shape)?;
             let drop_path = 0.0;
-            backbones.push((backbone, BackboneShape { drop_path, ..shape }));
+            backbones.push((config.model.backbone(branch), BackboneShape { drop_path, ..shape }));
         }
     }
     Ok(backbones)

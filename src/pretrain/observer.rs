@@ -2,11 +2,13 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::config::Branch;
+
 /// How a backbone's pretraining begins.
 #[derive(Debug, Clone, Copy)]
 pub struct Start<'a> {
-    /// `vit` or `mamba`.
-    pub branch: &'a str,
+    /// Which branch.
+    pub branch: Branch,
     /// Images to learn from, and to look at after each epoch.
     pub images: [usize; 2],
     /// Rows of the data set that were left out, of these two.
@@ -24,8 +26,8 @@ pub struct Start<'a> {
 /// One epoch of a backbone: a line of `metrics.jsonl`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct EpochRecord {
-    /// `vit` or `mamba`.
-    pub branch: String,
+    /// Which branch.
+    pub branch: Branch,
     /// From 1.
     pub epoch: usize,
     /// Optimizer steps done since the start.

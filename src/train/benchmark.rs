@@ -10,7 +10,7 @@ use tch::{Device, Kind, Tensor};
 use super::loss::Criterion;
 use super::optimizer::Optimizer;
 use super::precision::{autocast_kind, in_precision};
-use crate::config::{BackboneShape, Config};
+use crate::config::{BackboneShape, Branch, Config};
 use crate::data::{self, HostBatch, ImageDataset, Loader, LoaderOptions, Pass};
 use crate::eval::evaluate;
 use crate::measure::{median, peak_bytes};
@@ -204,9 +204,9 @@ impl Bench<'_> {
 /// first branch that there is.
 fn gemm_gflops(config: &Config, device: Device) -> Result<f64> {
     const RUNS: usize = 25;
-    let shape: BackboneShape = match config.vit_shape()? {
+    let shape: BackboneShape = match config.shape(Branch::Vit)? {
         Some(shape) => shape,
-        None => config.mamba_shape()?.context("a model has a branch")?,
+        None => config.shape(Branch::Mamba)?.context("a model has a branch")?,
     };
     let (rows, dim) = (config.train.batch_size as i64 * (1 + shape.patches()), shape.embed_dim);
     let options = (Kind::Float, device);

@@ -9,7 +9,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
-use crate::config::Config;
+use crate::config::{Branch, Config};
 use crate::ops;
 
 const UNKNOWN: &str = "unknown";
@@ -102,13 +102,10 @@ impl StartingWeights {
     /// Names the file that cannot be read.
     pub fn of(config: &Config) -> Result<BTreeMap<String, Self>> {
         let model = &config.model;
-        let strategy = model.fusion.strategy;
         let mut found = BTreeMap::new();
-        for (branch, backbone, used) in [
-            ("vit", &model.vit, strategy.uses_vit()),
-            ("mamba", &model.mamba, strategy.uses_mamba()),
-        ] {
-            if let Some(file) = backbone.weights.as_ref().filter(|_| used) {
+        for &branch in Branch::ALL {
+            let used = model.fusion.strategy.uses(branch);
+            if let Some(file) = model.backbone(branch).weights.as_ref().filter(|_| used) {
                 let weights = Self { file: file.clone(), blake3: content_hash(file)? };
                 found.insert(branch.to_string(), weights);
             }

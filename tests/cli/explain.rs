@@ -9,12 +9,12 @@ use image::{Rgb, RgbImage};
 use safetensors::SafeTensors;
 use serde_json::Value;
 use tch::{Device, Kind, Tensor};
-use vm_beautynet::config::{BackboneKind, Config};
+use vm_beautynet::config::{Branch, Config};
 use vm_beautynet::eval::run::Run;
 use vm_beautynet::explain::{
     ExplainOptions, HiddenAttention, Layers, Method, explain, integrated_gradients,
 };
-use vm_beautynet::models::{BeautyNet, Images, Tap};
+use vm_beautynet::models::{BeautyNet, ForwardContext, Images, Tap};
 use vm_beautynet::ops::{Path, ScanInputs, selective_scan};
 
 /// Two blocks and three, on 32 pixels in patches of 8.
@@ -36,10 +36,10 @@ fn largest(x: &Tensor) -> f64 {
 /// A request that both branches have: what one lacks gives way to its counterpart.
 fn request(method: Method) -> ExplainOptions {
     let mut request = ExplainOptions::new(method);
-    if !method.applies_to(BackboneKind::Vit) {
+    if !method.applies_to(Branch::Vit) {
         request.vit.method = Method::AttentionRollout;
     }
-    if !method.applies_to(BackboneKind::Vim) {
+    if !method.applies_to(Branch::Mamba) {
         request.mamba.method = Method::HiddenAttention;
     }
     request
@@ -88,7 +88,7 @@ fn the_map_of_a_block_is_the_same_alone_and_in_a_strip() {
 #[test]
 fn integrated_gradients_add_up_to_the_scores_difference() {
     let (net, x) = (small(), images(2));
-    let score = |x: &Tensor| net.forward(Images::Normalized(x), false).unwrap().score;
+    let score = |x: &Tensor| net.forward(Images::Normalized(x), ForwardContext::eval()).unwrap().score;
     let difference = score(&x) - score(&x.zeros_like());
     let apart = |steps: usize| {
         let whole = integrated_gradients(&net, Images::Normalized(&x), steps).unwrap();
@@ -105,8 +105,8 @@ fn integrated_gradients_add_up_to_the_scores_difference() {
 struct Block(usize, Option<Tensor>);
 
 impl Tap for Block {
-    fn mixer_input(&mut self, branch: BackboneKind, layer: usize, tokens: Tensor) -> Tensor {
-        if branch == BackboneKind::Vim && layer == self.0 {
+    fn mixer_input(&mut self, branch: Branch, layer: usize, tokens: Tensor) -> Tensor {
+        if branch == Branch::Mamba && layer == self.0 {
             self.1 = Some(tokens.shallow_clone());
         }
         tokens

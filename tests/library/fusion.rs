@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use crate::generator::alone_with_the_generator;
 use tch::{Device, Kind, Tensor, nn};
-use vm_beautynet::config::{Config, FusionStrategy};
+use vm_beautynet::config::{Branch, Config, FusionStrategy};
 use vm_beautynet::models::fusion::{BranchTokens, Fused, Fusion};
 use vm_beautynet::models::head::RegressionHead;
 use vm_beautynet::models::vim::VisionMamba;
@@ -296,8 +296,10 @@ fn weight_of_vit_where_one_sees(strategy: FusionStrategy, vit_sees: bool, seed: 
     tch::manual_seed(seed);
     let variables = nn::VarStore::new(Device::Cpu);
     let root = variables.root();
-    let (vit_shape, mamba_shape) =
-        (config.vit_shape().unwrap().unwrap(), config.mamba_shape().unwrap().unwrap());
+    let (vit_shape, mamba_shape) = (
+        config.shape(Branch::Vit).unwrap().unwrap(),
+        config.shape(Branch::Mamba).unwrap().unwrap(),
+    );
     let vit = VisionTransformer::new(&(&root / "vit"), &vit_shape);
     let mamba = VisionMamba::new(&(&root / "mamba"), &mamba_shape);
     let fusion = Fusion::new(

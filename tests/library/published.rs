@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use crate::generator::alone_with_the_generator;
 use tch::{Device, Kind, Tensor};
-use vm_beautynet::config::{Config, preset};
+use vm_beautynet::config::{Branch, Config, preset};
 use vm_beautynet::eval::run::Run;
 use vm_beautynet::export::{Layout, export};
 use vm_beautynet::measure::{peak_bytes, resident_bytes};
@@ -163,8 +163,7 @@ fn a_vit_base_file_loads_within_a_second_without_a_second_copy_in_memory() {
         };
         std::fs::write("/proc/self/clear_refs", "5").unwrap(); // resets the peak
         let (before, start) = (mebibytes(resident_bytes()), Instant::now());
-        let kind = vm_beautynet::config::BackboneKind::Vit;
-        weights::load_backbone(&net.parameters(), "vit.", kind, &pretrained).unwrap();
+        weights::load_backbone(&net.parameters(), Branch::Vit, &pretrained).unwrap();
         let (seconds, extra) = (start.elapsed().as_secs_f64(), mebibytes(peak_bytes()) - before);
         let size = std::fs::metadata(&file).unwrap().len() as f64 / f64::from(1 << 20);
         println!(

@@ -6,19 +6,19 @@ use tch::Tensor;
 use super::super::fusion::BranchTokens;
 use super::super::vim::{ScanOperands, class_index};
 use super::{BeautyNet, Images, Output};
-use crate::config::{BackboneKind, BackboneShape};
+use crate::config::{BackboneShape, Branch};
 
 /// Follows a forward pass, and may change what flows through it.
 pub trait Tap {
     /// A branch begins with its normalized images (b, 3, s, s); what is returned goes on in their
     /// place.
-    fn images(&mut self, _branch: BackboneKind, x: Tensor) -> Tensor {
+    fn images(&mut self, _branch: Branch, x: Tensor) -> Tensor {
         x
     }
 
     /// What the mixer of a block (a ViT's attention, a Vision Mamba's scans) receives from the norm
     /// before it: (b, 1 + patches, d); what is returned goes on in its place.
-    fn mixer_input(&mut self, _branch: BackboneKind, _layer: usize, tokens: Tensor) -> Tensor {
+    fn mixer_input(&mut self, _branch: Branch, _layer: usize, tokens: Tensor) -> Tensor {
         tokens
     }
 }
@@ -30,8 +30,8 @@ impl BeautyNet {
     /// # Errors
     /// As [`forward`](Self::forward).
     pub fn forward_tapped(&self, images: Images, tap: &mut dyn Tap) -> Result<Output> {
-        let vit = self.branch_tokens(BackboneKind::Vit, images, tap)?;
-        let mamba = self.branch_tokens(BackboneKind::Vim, images, tap)?;
+        let vit = self.branch_tokens(Branch::Vit, images, tap)?;
+        let mamba = self.branch_tokens(Branch::Mamba, images, tap)?;
         self.join(vit, mamba, false)
     }
 
@@ -42,7 +42,7 @@ impl BeautyNet {
     /// As [`forward`](Self::forward).
     pub fn branch_tokens(
         &self,
-        branch: BackboneKind,
+        branch: Branch,
         images: Images,
         tap: &mut dyn Tap,
     ) -> Result<Option<BranchTokens>> {
@@ -50,13 +50,13 @@ impl BeautyNet {
             return Ok(None);
         };
         let tokens = match (branch, &self.vit, &self.mamba) {
-            (BackboneKind::Vit, Some(vit), _) => {
-                let x = tap.images(branch, vit.prepare(images, "vit")?);
+            (Branch::Vit, Some(vit), _) => {
+                let x = tap.images(branch, vit.prepare(images)?);
                 let mut mixer = |layer: usize, x: Tensor| tap.mixer_input(branch, layer, x);
                 vit.backbone.forward_tapped(&x, &mut mixer)
             }
-            (BackboneKind::Vim, _, Some(mamba)) => {
-                let x = tap.images(branch, mamba.prepare(images, "mamba")?);
+            (Branch::Mamba, _, Some(mamba)) => {
+                let x = tap.images(branch, mamba.prepare(images)?);
                 let mut mixer = |layer: usize, x: Tensor| tap.mixer_input(branch, layer, x);
                 mamba.backbone.forward_tapped(&x, &mut mixer)?
             }
@@ -78,19 +78,19 @@ impl BeautyNet {
     }
 
     /// The shape of a branch, if the model has it.
-    pub fn branch(&self, branch: BackboneKind) -> Option<&BackboneShape> {
+    pub fn branch(&self, branch: Branch) -> Option<&BackboneShape> {
         match branch {
-            BackboneKind::Vit => self.vit.as_ref().map(|branch| &branch.shape),
-            BackboneKind::Vim => self.mamba.as_ref().map(|branch| &branch.shape),
+            Branch::Vit => self.vit.as_ref().map(|branch| &branch.shape),
+            Branch::Mamba => self.mamba.as_ref().map(|branch| &branch.shape),
         }
     }
 
     /// Where the class token stands among a branch's tokens, if the model has it.
-    pub fn class_index(&self, branch: BackboneKind) -> Option<i64> {
+    pub fn class_index(&self, branch: Branch) -> Option<i64> {
         let shape = self.branch(branch)?;
         Some(match branch {
-            BackboneKind::Vit => 0,
-            BackboneKind::Vim => class_index(shape.patches()),
+            Branch::Vit => 0,
+            Branch::Mamba => class_index(shape.patches()),
         })
     }
 

@@ -7,7 +7,7 @@ use serde::Serialize;
 use tch::{Device, Kind, Tensor, nn};
 
 use super::Mixer;
-use crate::config::{BackboneKind, BackboneShape};
+use crate::config::{BackboneShape, Branch};
 use crate::measure::median;
 use crate::ops::measure::gradients;
 
@@ -43,7 +43,7 @@ pub struct MixerProfile {
 /// # Errors
 /// A shape that is no Vision Mamba's, or an operator's message.
 pub fn profile_mixer(shape: &BackboneShape, batch: i64, runs: usize) -> Result<MixerProfile> {
-    ensure!(shape.kind == BackboneKind::Vim, "only a Vision Mamba has a mixer to profile");
+    ensure!(shape.branch == Branch::Mamba, "only a Vision Mamba has a mixer to profile");
     let store = nn::VarStore::new(Device::Cpu);
     let mixer = Mixer::new(store.root(), shape);
     let parameters: Vec<Tensor> = store.trainable_variables();

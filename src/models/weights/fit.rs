@@ -8,7 +8,7 @@ use tch::{Kind, Tensor};
 
 use super::resample::{self, Grids};
 use super::{StateDict, WeightsFile};
-use crate::config::{BackboneConfig, BackboneKind};
+use crate::config::{BackboneConfig, Branch};
 
 /// How many names of each kind an error lists.
 const LISTED: usize = 20;
@@ -43,7 +43,7 @@ pub fn load(parameters: &[(String, Tensor)], path: &Path) -> Result<()> {
         .with_context(|| format!("cannot use weights {}", path.display()))
 }
 
-/// Loads a published backbone into the parameters under `prefix` (`vit.` or `mamba.`); the file's
+/// Loads a published backbone into a branch's parameters among `parameters`; the file's
 /// names have no prefix, or that of a wrapper. Its classifier (`head.*`) is left out, and position
 /// and patch embeddings of another size are resampled. Returns what is worth knowing about it, a
 /// line each: what was resampled or left out.
@@ -52,16 +52,16 @@ pub fn load(parameters: &[(String, Tensor)], path: &Path) -> Result<()> {
 /// Names the file, and the names that are missing, unexpected or of another shape.
 pub fn load_backbone(
     parameters: &[(String, Tensor)],
-    prefix: &str,
-    kind: BackboneKind,
+    branch: Branch,
     pretrained: &Pretrained,
 ) -> Result<Vec<String>> {
+    let prefix = format!("{branch}.");
     let mut file = WeightsFile::open_state_dict(pretrained.path, pretrained.state_dict)?;
     let targets: BTreeMap<&str, &Tensor> = parameters
         .iter()
-        .filter_map(|(name, tensor)| Some((name.strip_prefix(prefix)?, tensor)))
+        .filter_map(|(name, tensor)| Some((name.strip_prefix(&prefix)?, tensor)))
         .collect();
-    let plan = Plan::new(&file.shapes(), &targets, Some(kind));
+    let plan = Plan::new(&file.shapes(), &targets, Some(branch));
     if pretrained.strict {
         plan.check()?;
     }
@@ -79,14 +79,13 @@ pub fn load_backbone(
 }
 
 /// Loads the weights file that a branch's config names, if it names one, as [`load_backbone`] does.
-/// `branch` is `vit` or `mamba`. Returns what is worth knowing, a line each, with the config's key.
+/// Returns what is worth knowing, a line each, with the config's key.
 ///
 /// # Errors
 /// As [`load_backbone`], naming the key.
 pub fn load_branch(
     parameters: &[(String, Tensor)],
-    branch: &str,
-    kind: BackboneKind,
+    branch: Branch,
     config: &BackboneConfig,
 ) -> Result<Vec<String>> {
     let Some(path) = &config.weights else {
@@ -98,7 +97,7 @@ pub fn load_branch(
         strict: config.strict,
     };
     let (key, file) = (format!("model.{branch}.weights"), path.display());
-    let notes = load_backbone(parameters, &format!("{branch}."), kind, &pretrained)
+    let notes = load_backbone(parameters, branch, &pretrained)
         .with_context(|| format!("{key}: {file} does not load into {}", config.name))?;
     Ok(notes.into_iter().map(|note| format!("{key}: {note}")).collect())
 }
@@ -140,14 +139,14 @@ impl std::fmt::Display for Change {
 }
 
 impl Plan {
-    /// `kind` for a published file, which may have a classifier, a wrapper's prefix and other sizes
+    /// `branch` for a published file, which may have a classifier, a wrapper's prefix and other sizes
     /// of embeddings.
     fn new(
         shapes: &BTreeMap<String, Vec<i64>>,
         targets: &BTreeMap<&str, &Tensor>,
-        kind: Option<BackboneKind>,
+        branch: Option<Branch>,
     ) -> Self {
-        let wrapper = match kind {
+        let wrapper = match branch {
             Some(_) => wrapper(shapes),
             None => String::new(),
         };
@@ -164,7 +163,7 @@ impl Plan {
                 continue;
             };
             let expected = target.size();
-            match change(name, shape, &expected, kind) {
+            match change(name, shape, &expected, branch) {
                 Some(change) => plan.steps.push(Step { name: name.to_string(), stored, change }),
                 None => plan
                     .misshaped
@@ -175,7 +174,7 @@ impl Plan {
             .keys()
             .map(|name| name.strip_prefix(&wrapper).unwrap_or(name))
             .filter(|name| !targets.contains_key(name))
-            .filter(|name| kind.is_none() || !name.starts_with(CLASSIFIER))
+            .filter(|name| branch.is_none() || !name.starts_with(CLASSIFIER))
             .map(|name| name.escape_debug().take(200).collect())
             .collect();
         plan
@@ -224,18 +223,13 @@ impl Plan {
 
 /// What a tensor of shape `stored` needs to become one of shape `wanted`; `None` where nothing
 /// helps.
-fn change(
-    name: &str,
-    stored: &[i64],
-    wanted: &[i64],
-    kind: Option<BackboneKind>,
-) -> Option<Change> {
+fn change(name: &str, stored: &[i64], wanted: &[i64], branch: Option<Branch>) -> Option<Change> {
     if stored == wanted {
         return Some(Change::None);
     }
-    match (kind?, name, stored, wanted) {
-        (kind, "pos_embed", &[1, from, width], &[1, to, same]) if width == same => {
-            let grids = Grids::new(kind, from - 1, to - 1)?;
+    match (branch?, name, stored, wanted) {
+        (branch, "pos_embed", &[1, from, width], &[1, to, same]) if width == same => {
+            let grids = Grids::new(branch, from - 1, to - 1)?;
             Some(Change::Positions(grids))
         }
         (_, "patch_embed.proj.weight", &[a, b, from, side], &[c, d, to, _])

@@ -3,7 +3,7 @@
 use anyhow::{Result, ensure};
 use tch::{Kind, Tensor};
 
-use crate::config::BackboneKind;
+use crate::config::Branch;
 use crate::models::vim::class_index;
 
 /// Largest side of a patch that is resampled, in pixels: the pseudo-inverse below takes the sixth
@@ -17,23 +17,23 @@ pub struct Grids {
     pub from: i64,
     /// Patches on a side, in the model.
     pub to: i64,
-    kind: BackboneKind,
+    branch: Branch,
 }
 
 impl Grids {
     /// For these numbers of patches; `None` where one is not of a square.
-    pub fn new(kind: BackboneKind, from: i64, to: i64) -> Option<Self> {
+    pub fn new(branch: Branch, from: i64, to: i64) -> Option<Self> {
         let side = |patches: i64| {
             let side = patches.max(0).isqrt();
             (side > 0 && side * side == patches).then_some(side)
         };
-        Some(Self { from: side(from)?, to: side(to)?, kind })
+        Some(Self { from: side(from)?, to: side(to)?, branch })
     }
 
     fn class_index(self, side: i64) -> i64 {
-        match self.kind {
-            BackboneKind::Vit => 0,
-            BackboneKind::Vim => class_index(side * side),
+        match self.branch {
+            Branch::Vit => 0,
+            Branch::Mamba => class_index(side * side),
         }
     }
 }
@@ -108,7 +108,7 @@ mod tests {
     #[test]
     fn a_vims_class_token_stays_what_it_is_in_the_middle_of_the_new_grid() {
         let embedding = Tensor::randn([1, 1 + 14 * 14, 6], CPU);
-        let grids = Grids::new(BackboneKind::Vim, 14 * 14, 27 * 27).unwrap();
+        let grids = Grids::new(Branch::Mamba, 14 * 14, 27 * 27).unwrap();
         let resampled = position_embedding(&embedding, grids).unwrap();
         assert_eq!(resampled.size(), [1, 730, 6]);
         assert!(resampled.select(1, 364).equal(&embedding.select(1, 98)));
@@ -124,17 +124,17 @@ mod tests {
                 1,
             )
         };
-        let vit = Grids::new(BackboneKind::Vit, 14 * 14, 27 * 27).unwrap();
+        let vit = Grids::new(Branch::Vit, 14 * 14, 27 * 27).unwrap();
         let expected = position_embedding(&front(&embedding, 98), vit).unwrap();
         assert!(front(&resampled, 364).equal(&expected));
     }
 
     #[test]
     fn grids_are_squares() {
-        assert!(Grids::new(BackboneKind::Vit, 196, 576).is_some());
-        assert_eq!(Grids::new(BackboneKind::Vit, 197, 576), None);
-        assert_eq!(Grids::new(BackboneKind::Vit, 196, 0), None);
-        assert_eq!(Grids::new(BackboneKind::Vit, -1, 4), None);
+        assert!(Grids::new(Branch::Vit, 196, 576).is_some());
+        assert_eq!(Grids::new(Branch::Vit, 197, 576), None);
+        assert_eq!(Grids::new(Branch::Vit, 196, 0), None);
+        assert_eq!(Grids::new(Branch::Vit, -1, 4), None);
     }
 
     #[test]
