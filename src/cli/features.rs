@@ -12,10 +12,10 @@ use super::output::say;
 use super::predict::open_images;
 use crate::config::Config;
 use crate::data::{Loader, LoaderOptions, Pass};
-use crate::eval::evaluate::pixels;
 use crate::eval::run::Run;
+use crate::models::images::upload;
 use crate::models::weights::{self, WeightsFile};
-use crate::models::{BeautyNet, Images, Output, device};
+use crate::models::{BeautyNet, ForwardContext, Images, Output, device};
 
 /// Images of an input tensor that go through the model at once.
 const BATCH: i64 = 32;
@@ -54,7 +54,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         let count = input.size().first().copied().unwrap_or(0);
         for start in (0..count).step_by(BATCH as usize) {
             let part = input.narrow(0, start, BATCH.min(count - start)).to_device(net.device());
-            batches.push(net.forward(Images::Normalized(&part), false)?);
+            batches.push(net.forward(Images::Normalized(&part), ForwardContext::eval())?);
         }
     } else {
         config.check_image_sizes()?;
@@ -65,7 +65,8 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         let options =
             LoaderOptions::new(Pass::Evaluate, config.train.batch_size, config.data.workers);
         for batch in Loader::new(Arc::new(images), options)? {
-            batches.push(net.forward(Images::Pixels(&pixels(&batch?, net.device())?), false)?);
+            let pixels = upload(&batch?, net.device())?;
+            batches.push(net.forward(Images::Pixels(&pixels), ForwardContext::eval())?);
         }
     }
     weights::save(&args.output, &columns(&batches), metadata)?;

@@ -3,11 +3,12 @@
 use std::sync::Arc;
 
 use anyhow::Result;
-use tch::{Device, Kind, Tensor};
+use tch::{Kind, Tensor};
 
 use super::predictions::Predictions;
-use crate::data::{HostBatch, ImageDataset, Loader, LoaderOptions, Pass, Share};
-use crate::models::{BeautyNet, Images};
+use crate::data::{ImageDataset, Loader, LoaderOptions, Pass, Share};
+use crate::models::images::upload;
+use crate::models::{BeautyNet, ForwardContext, Images};
 
 /// The columns of the branches' shares in the score, where the model has both.
 pub const BRANCH_WEIGHTS: [&str; 2] = ["weight_vit", "weight_mamba"];
@@ -19,16 +20,6 @@ pub struct Walk {
     pub batch_size: usize,
     /// Threads that decode ahead; 0 decodes in the calling thread.
     pub workers: usize,
-}
-
-/// A host batch as a uint8 tensor (b, 3, s, s) on this device.
-///
-/// # Errors
-/// libtorch's message where memory runs out.
-pub fn pixels(batch: &HostBatch, device: Device) -> Result<Tensor> {
-    let (len, size) = (batch.len as i64, batch.size as i64);
-    let pixels = Tensor::f_from_data_size(&batch.pixels, &[len, 3, size, size], Kind::Uint8)?;
-    Ok(pixels.f_to_device(device)?)
 }
 
 /// Predicts every image, in order; with `data.test_time_flip` as the mean over it and its mirror
@@ -69,11 +60,12 @@ pub fn predict_share(
     let _guard = tch::no_grad_guard();
     for batch in Loader::new(Arc::clone(images), options)? {
         let batch = batch?;
-        let pixels = pixels(&batch, net.device())?;
-        let output = net.forward(Images::Pixels(&pixels), false)?;
+        let pixels = upload(&batch, net.device())?;
+        let output = net.forward(Images::Pixels(&pixels), ForwardContext::eval())?;
         let (mut score, mut weights) = (output.score, output.weights);
         if images.test_time_flip() {
-            let mirrored = net.forward(Images::Pixels(&pixels.f_flip([3])?), false)?;
+            let mirrored =
+                net.forward(Images::Pixels(&pixels.f_flip([3])?), ForwardContext::eval())?;
             score = (score + mirrored.score) / 2.0;
             weights = weights.zip(mirrored.weights).map(|(a, b)| (a + b) / 2.0);
         }

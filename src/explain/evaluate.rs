@@ -8,7 +8,7 @@ use tch::{Kind, Tensor};
 
 use super::maps::explain;
 use super::maps::scale_maps;
-use super::options::{ExplainOptions};
+use super::options::ExplainOptions;
 use crate::config::Branch;
 use crate::data::draws::Draws;
 use crate::data::synthetic::{Face, Region};

@@ -7,8 +7,7 @@ use tch::{Device, Kind, Tensor};
 use super::figure::ExplainedImage;
 use super::figure_writer::Piece;
 use super::maps::Explanation;
-use super::options::{ExplainOptions};
-use crate::config::Branch;
+use super::options::ExplainOptions;
 use crate::data::{Frame, ImageDataset, Workspace};
 use crate::eval::evaluate::values;
 use crate::models::BeautyNet;
@@ -84,9 +83,8 @@ pub fn explained_images(
         Some(weights) => values(&weights.reshape([-1]))?,
         None => Vec::new(),
     };
-    let branches = Branch::ALL
-        .iter()
-        .filter_map(|&branch| Some((branch, explanation.branch(branch)?)))
+    let branches = explanation
+        .branches()
         .map(|(branch, maps)| Ok((branch, maps, host(&maps.image()?)?)))
         .collect::<Result<Vec<_>>>()?;
     let fused = explanation.fused()?.map(|fused| host(&fused)).transpose()?;

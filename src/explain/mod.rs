@@ -19,8 +19,6 @@ pub use figure::{ExplainedImage, draw_figure};
 pub use figure_writer::FigureWriter;
 pub use heatmap::{Heatmap, InputImage, explained_images};
 pub use maps::{BranchMaps, Explanation, explain, scale_maps};
-pub use options::{
-    BranchOptions, ExplainOptions, Layers, Method, branches,
-};
+pub use options::{BranchOptions, ExplainOptions, Layers, Method, branches};
 pub use pixel_attribution::{PATH_STEPS, integrated_gradients};
 pub use sanity::{Sanity, Similarity, Stage, sanity, ssim};

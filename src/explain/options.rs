@@ -3,7 +3,7 @@
 use anyhow::{Context, Result, bail, ensure};
 
 use crate::config::names::names;
-use crate::config::{Branch, BackboneShape};
+use crate::config::{BackboneShape, Branch};
 use crate::models::BeautyNet;
 
 names! {

@@ -7,7 +7,7 @@ use anyhow::{Context, Result, ensure};
 use tch::{Kind, Tensor};
 
 use super::options::branches;
-use crate::config::{Branch, BackboneShape};
+use crate::config::{BackboneShape, Branch};
 use crate::models::{BeautyNet, Images, Tap};
 
 /// Points on the path from the baseline to the image, at the midpoints of as many equal intervals.

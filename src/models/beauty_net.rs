@@ -3,26 +3,18 @@
 
 mod tap;
 
-use anyhow::{Result, ensure};
-use tch::{Device, Kind, Tensor, nn};
+use anyhow::Result;
+use tch::{Device, Tensor, nn};
 
+use super::encoder::Encoder;
+use super::forward_context::ForwardContext;
 use super::fusion::{BranchTokens, Fusion};
 use super::head::RegressionHead;
-use super::vim::{VisionMamba, class_index};
-use super::vit::VisionTransformer;
+use super::images::Images;
 use super::weights::load_branch;
-use crate::config::{BackboneShape, Branch, Config, Loss};
+use crate::config::{Branch, Config, Loss};
 
 pub use tap::Tap;
-
-/// Images as the model takes them.
-#[derive(Debug, Clone, Copy)]
-pub enum Images<'a> {
-    /// (b, 3, s, s) uint8 RGB; each branch normalizes them as its preset says.
-    Pixels(&'a Tensor),
-    /// (b, 3, s, s) float, normalized already; both branches see the same values.
-    Normalized(&'a Tensor),
-}
 
 /// What one forward pass gives.
 #[derive(Debug)]
@@ -44,44 +36,11 @@ pub struct Output {
     pub score: Tensor,
 }
 
-/// The encoder of one branch: a backbone, its shape and how it normalizes.
-#[derive(Debug)]
-pub(super) struct Encoder<B> {
-    pub backbone: B,
-    pub shape: BackboneShape,
-    mean: Tensor,
-    std: Tensor,
-}
-
-impl<B> Encoder<B> {
-    pub fn new(backbone: B, shape: BackboneShape, device: Device) -> Self {
-        let channels =
-            |values: [f32; 3]| Tensor::from_slice(&values).view([1, 3, 1, 1]).to_device(device);
-        Self { backbone, mean: channels(shape.mean), std: channels(shape.std), shape }
-    }
-
-    /// Normalized float images of this branch's size.
-    pub fn prepare(&self, images: Images) -> Result<Tensor> {
-        let (name, side) = (self.shape.branch, self.shape.image_size);
-        let (Images::Pixels(x) | Images::Normalized(x)) = images;
-        let fits = matches!(x.size()[..], [_, 3, h, w] if h == side && w == side);
-        ensure!(
-            fits,
-            "the {name} branch takes images of shape (batch, 3, {side}, {side}), got {:?}: set data.image_size or model.{name}.image_size",
-            x.size()
-        );
-        Ok(match images {
-            Images::Pixels(x) => (x.to_kind(Kind::Float) / 255.0 - &self.mean) / &self.std,
-            Images::Normalized(x) => x.to_kind(Kind::Float),
-        })
-    }
-}
-
 /// The whole network and its parameters.
 #[derive(Debug)]
 pub struct BeautyNet {
-    vit: Option<Encoder<VisionTransformer>>,
-    mamba: Option<Encoder<VisionMamba>>,
+    vit: Option<Encoder>,
+    mamba: Option<Encoder>,
     fusion: Fusion,
     head: RegressionHead,
     variables: nn::VarStore,
@@ -107,17 +66,14 @@ impl BeautyNet {
     pub fn without_pretrained(config: &Config, device: Device) -> Result<Self> {
         let variables = nn::VarStore::new(device);
         let root = variables.root();
-        let vit = config.shape(Branch::Vit)?.map(|shape| {
-            Encoder::new(VisionTransformer::new(&(&root / "vit"), &shape), shape, device)
-        });
-        let mamba = config
-            .shape(Branch::Mamba)?
-            .map(|shape| Encoder::new(VisionMamba::new(&(&root / "mamba"), &shape), shape, device));
+        let encoder = |shape| Encoder::new(&root, shape);
+        let vit = config.shape(Branch::Vit)?.map(encoder);
+        let mamba = config.shape(Branch::Mamba)?.map(encoder);
         let fusion = Fusion::new(
             &(&root / "fusion"),
             &config.model,
-            vit.as_ref().map(|branch| branch.shape.embed_dim),
-            mamba.as_ref().map(|branch| branch.shape.embed_dim),
+            vit.as_ref().map(|encoder| encoder.shape.embed_dim),
+            mamba.as_ref().map(|encoder| encoder.shape.embed_dim),
         )?;
         let path = &root / "head";
         let head = if fusion.predicts() {
@@ -154,35 +110,22 @@ impl BeautyNet {
     /// again (`train.checkpoint_activations`). The results are the same.
     pub fn recompute_blocks(&mut self) {
         let named = self.parameters();
-        if let Some(branch) = &mut self.vit {
-            branch.backbone.recompute_blocks(&named, "vit.");
-        }
-        if let Some(branch) = &mut self.mamba {
-            branch.backbone.recompute_blocks(&named, "mamba.");
+        for encoder in [&mut self.vit, &mut self.mamba].into_iter().flatten() {
+            encoder.recompute_blocks(&named);
         }
     }
 
-    /// One forward pass. `train` turns dropout and stochastic depth on.
+    /// Predicts the scores of images.
     ///
     /// # Errors
-    /// Images of another shape than the branches take.
-    pub fn forward(&self, images: Images, train: bool) -> Result<Output> {
-        let vit = match &self.vit {
-            Some(branch) => {
-                let tokens = branch.backbone.forward(&branch.prepare(images)?, train)?;
-                Some(BranchTokens::new(tokens, 0)) // the class token is the first
-            }
-            None => None,
+    /// Returns an error if the images have another shape than the branches take, or an operator's
+    /// message, for example if memory runs out.
+    pub fn forward(&self, images: Images, ctx: ForwardContext) -> Result<Output> {
+        let encode = |encoder: &Option<Encoder>| {
+            let encode = |encoder: &Encoder| encoder.forward(&encoder.normalize(images)?, ctx);
+            encoder.as_ref().map(encode).transpose()
         };
-        let mamba = match &self.mamba {
-            Some(branch) => {
-                let tokens = branch.backbone.forward(&branch.prepare(images)?, train)?;
-                let class_index = class_index(branch.shape.patches());
-                Some(BranchTokens::new(tokens, class_index))
-            }
-            None => None,
-        };
-        self.join(vit, mamba, train)
+        self.join(encode(&self.vit)?, encode(&self.mamba)?, ctx)
     }
 
     /// From the branches' tokens to the score.
@@ -190,10 +133,10 @@ impl BeautyNet {
         &self,
         vit: Option<BranchTokens>,
         mamba: Option<BranchTokens>,
-        train: bool,
+        ctx: ForwardContext,
     ) -> Result<Output> {
-        let fused = self.fusion.forward(vit.as_ref(), mamba.as_ref(), train)?;
-        let (scaled, log_probabilities) = self.head.predict(&fused.vector, train);
+        let fused = self.fusion.forward(vit.as_ref(), mamba.as_ref(), ctx)?;
+        let (scaled, log_probabilities) = self.head.predict(&fused.vector, ctx);
         Ok(Output {
             vit: vit.map(|tokens| tokens.class()),
             mamba: mamba.map(|tokens| tokens.class()),

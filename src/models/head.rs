@@ -2,7 +2,7 @@
 
 use tch::{Device, Kind, Tensor, nn};
 
-use super::batch_part::dropout;
+use super::forward_context::ForwardContext;
 use super::layers::{Init, Linear};
 use crate::config::HeadConfig;
 
@@ -37,14 +37,14 @@ impl Regressor {
         }
     }
 
-    /// (b, width) to (b, outputs); `train` turns dropout on.
-    pub fn forward(&self, x: &Tensor, train: bool) -> Tensor {
+    /// (b, width) to (b, outputs).
+    pub fn forward(&self, x: &Tensor, ctx: ForwardContext) -> Tensor {
         let mut x = x.shallow_clone();
         for (i, layer) in self.layers.iter().enumerate() {
             if i > 0 {
                 x = x.gelu("none");
             }
-            x = layer.forward(&dropout(&x, self.dropout, train));
+            x = layer.forward(&ctx.dropout(&x, self.dropout));
         }
         x
     }
@@ -87,17 +87,17 @@ impl RegressionHead {
     }
 
     /// (b, width) to (b), on the scaled scores.
-    pub fn forward(&self, fused: &Tensor, train: bool) -> Tensor {
-        self.predict(fused, train).0
+    pub fn forward(&self, fused: &Tensor, ctx: ForwardContext) -> Tensor {
+        self.predict(fused, ctx).0
     }
 
     /// As [`forward`](Self::forward), with the logarithms of the ratings' probabilities (b, k)
     /// where the head gives a distribution.
-    pub fn predict(&self, fused: &Tensor, train: bool) -> (Tensor, Option<Tensor>) {
+    pub fn predict(&self, fused: &Tensor, ctx: ForwardContext) -> (Tensor, Option<Tensor>) {
         let Some(regressor) = &self.regressor else {
             return (fused.squeeze_dim(-1), None);
         };
-        let outputs = regressor.forward(fused, train);
+        let outputs = regressor.forward(fused, ctx);
         let Some(bins) = &self.score_bins else {
             return (outputs.squeeze_dim(-1), None);
         };

@@ -5,7 +5,7 @@ use std::ops::Deref;
 
 use tch::{Kind, Tensor, nn};
 
-use super::batch_part;
+use super::forward_context::ForwardContext;
 
 /// How a weight starts.
 #[derive(Debug, Clone, Copy)]
@@ -155,18 +155,19 @@ pub struct DropPath(pub f64);
 
 impl DropPath {
     /// Keeps the shape (b, …). Kept samples are scaled by 1 / (1 − rate), so that the mean stays.
-    pub fn forward(self, x: Tensor, train: bool) -> Tensor {
-        if !train || self.0 <= 0.0 {
+    pub fn forward(self, x: Tensor, ctx: ForwardContext) -> Tensor {
+        if !ctx.is_train() || self.0 <= 0.0 {
             return x;
         }
         let keep = 1.0 - self.0;
         let mut shape = vec![1; x.dim()];
         let options = (Kind::Float, x.device());
-        let mask = batch_part::draw(x.size()[0], |images| {
-            shape[0] = images;
-            Tensor::rand(&shape, options)
-        })
-        .lt(keep);
+        let mask = ctx
+            .sample(x.size()[0], |images| {
+                shape[0] = images;
+                Tensor::rand(&shape, options)
+            })
+            .lt(keep);
         x * mask.to_kind(Kind::Float) * (1.0 / keep)
     }
 }

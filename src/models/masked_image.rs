@@ -4,24 +4,17 @@
 use anyhow::Result;
 use tch::{Device, Kind, Tensor, nn};
 
-use super::beauty_net::{Encoder, Images};
-use super::fusion::BranchTokens;
+use super::encoder::Encoder;
+use super::forward_context::ForwardContext;
+use super::images::Images;
 use super::layers::{Init, Linear, Masked};
 use super::patch_embed::pixels_of_patches;
-use super::vim::{VisionMamba, class_index};
-use super::vit::VisionTransformer;
 use super::weights::load_branch;
 use crate::config::{BackboneConfig, BackboneShape, Branch, Stem};
 
 /// Added to the variance of a patch's pixels.
 const VARIANCE_EPS: f64 = 1e-6;
 const WEIGHT: Init = Init::TruncNormal { std: 0.02 };
-
-#[derive(Debug)]
-enum Backbone {
-    Vit(Encoder<VisionTransformer>),
-    Mamba(Encoder<VisionMamba>),
-}
 
 /// What is predicted of a batch's images.
 #[derive(Debug)]
@@ -51,7 +44,7 @@ pub struct Targets {
 /// A backbone with what it needs to learn from images alone.
 #[derive(Debug)]
 pub struct MaskedImageModel {
-    backbone: Backbone,
+    encoder: Encoder,
     mask_token: Tensor,
     pixels: Linear,
     colors: Option<Linear>,
@@ -73,20 +66,9 @@ impl MaskedImageModel {
     ) -> Result<Self> {
         let variables = nn::VarStore::new(device);
         let root = variables.root();
-        let path = &root / shape.branch.name();
-        let backbone = match shape.branch {
-            Branch::Vit => {
-                let vit = VisionTransformer::new(&path, &shape);
-                Backbone::Vit(Encoder::new(vit, shape, device))
-            }
-            Branch::Mamba => {
-                let mamba = VisionMamba::new(&path, &shape);
-                Backbone::Mamba(Encoder::new(mamba, shape, device))
-            }
-        };
         let (dim, patch) = (shape.embed_dim, shape.patch_size);
         let mut model = Self {
-            backbone,
+            encoder: Encoder::new(&root, shape),
             mask_token: WEIGHT.parameter(&root, "mask_token", &[dim]),
             pixels: Linear::new(&root / "pixels", dim, 3 * patch * patch, true, WEIGHT),
             colors: colors
@@ -103,12 +85,9 @@ impl MaskedImageModel {
         self.shape().branch
     }
 
-    /// The backbone's.
+    /// The backbone's shape.
     pub fn shape(&self) -> &BackboneShape {
-        match &self.backbone {
-            Backbone::Vit(branch) => &branch.shape,
-            Backbone::Mamba(branch) => &branch.shape,
-        }
+        &self.encoder.shape
     }
 
     /// What is worth knowing about the weights that it began from, a line each.
@@ -119,10 +98,7 @@ impl MaskedImageModel {
     /// Lets training keep the tokens between the blocks alone; backward runs each block again.
     pub fn recompute_blocks(&mut self) {
         let named = self.parameters();
-        match &mut self.backbone {
-            Backbone::Vit(branch) => branch.backbone.recompute_blocks(&named, "vit."),
-            Backbone::Mamba(branch) => branch.backbone.recompute_blocks(&named, "mamba."),
-        }
+        self.encoder.recompute_blocks(&named);
     }
 
     /// Uint8 images (b, 3, s, s) as the backbone gets them.
@@ -130,11 +106,7 @@ impl MaskedImageModel {
     /// # Errors
     /// Images of another shape than it takes.
     pub fn normalize(&self, images: &Tensor) -> Result<Tensor> {
-        let images = Images::Pixels(images);
-        match &self.backbone {
-            Backbone::Vit(branch) => branch.prepare(images),
-            Backbone::Mamba(branch) => branch.prepare(images),
-        }
+        self.encoder.normalize(Images::Pixels(images))
     }
 
     /// From images as [`normalize`](Self::normalize) gives them, seen but for the patches that
@@ -142,7 +114,7 @@ impl MaskedImageModel {
     ///
     /// # Errors
     /// An operator's message, for example where memory runs out.
-    pub fn predict(&self, x: &Tensor, mask: &Tensor, train: bool) -> Result<Prediction> {
+    pub fn predict(&self, x: &Tensor, mask: &Tensor, ctx: ForwardContext) -> Result<Prediction> {
         let masked = Masked { mask, token: &self.mask_token };
         // Convolutions see beyond their patch: what is hidden must not reach those beside it
         // either.
@@ -151,15 +123,8 @@ impl MaskedImageModel {
             Stem::Patchify => None,
         };
         let x = gray.as_ref().unwrap_or(x);
-        let (tokens, class_index) = match &self.backbone {
-            Backbone::Vit(branch) => (branch.backbone.forward_masked(x, &masked, train)?, 0),
-            Backbone::Mamba(branch) => (
-                branch.backbone.forward_masked(x, &masked, train)?,
-                class_index(branch.shape.patches()),
-            ),
-        };
+        let tokens = self.encoder.forward_masked(x, &masked, ctx)?;
         let patches = self.shape().patches();
-        let tokens = BranchTokens::new(tokens, class_index);
         let of_patches = tokens.class_first().narrow(1, 1, patches);
         let colors = |layer: &Linear| layer.forward(&tokens.class()).view([-1, patches, 3]);
         Ok(Prediction {
@@ -220,13 +185,7 @@ impl MaskedImageModel {
 
     /// As [`normalize`](Self::normalize) gives them, to uint8.
     pub fn pixels(&self, x: &Tensor) -> Tensor {
-        let shape = self.shape();
-        let channels = |values: [f32; 3]| {
-            let values = Tensor::from_slice(&values).view([1, 3, 1, 1]);
-            values.to_device(x.device())
-        };
-        let levels = (x * channels(shape.std) + channels(shape.mean)) * 255.0;
-        levels.round().clamp(0.0, 255.0).to_kind(Kind::Uint8)
+        self.encoder.normalization.denormalize(x)
     }
 
     /// (b, 3, s, s) to (b, patches, 3·p·p).
@@ -279,8 +238,7 @@ fn mean_and_deviation(patches: &Tensor) -> (Tensor, Tensor) {
 
 /// (b, patches, 3·p·p) to (b, patches, 3).
 fn mean_colors(patches: &Tensor) -> Tensor {
-    let (b, count, values) = patches.size3().unwrap_or_default();
-    patches.view([b, count, 3, values / 3]).mean_dim(-1, false, Kind::Float)
+    patches.unflatten(-1, [3, -1]).mean_dim(-1, false, Kind::Float)
 }
 
 /// The mean squared error over the patches that `mask` (b, patches) hides, of values (b, patches,
@@ -337,7 +295,7 @@ mod tests {
             let model = model(vit, true);
             let x = model.normalize(&images(1)).unwrap();
             let mask = mask(&[0, 3, 7, 9, 12]);
-            let prediction = model.predict(&x, &mask, true).unwrap();
+            let prediction = model.predict(&x, &mask, ForwardContext::train()).unwrap();
             let losses = model.losses(&prediction, &x, &mask, TARGETS).unwrap();
             (losses.pixels + losses.colors.unwrap()).backward();
             for (name, parameter) in model.parameters() {
@@ -356,7 +314,7 @@ mod tests {
             let model = model(vit, false);
             let x = model.normalize(&images(1)).unwrap();
             let mask = mask(&[1, 2, 14]);
-            let prediction = model.predict(&x, &mask, true).unwrap();
+            let prediction = model.predict(&x, &mask, ForwardContext::train()).unwrap();
             let losses = model.losses(&prediction, &x, &mask, TARGETS).unwrap();
             assert!(losses.colors.is_none());
             losses.pixels.backward();
@@ -382,7 +340,7 @@ mod tests {
             let patches = model.patches(&b).where_self(&mask.unsqueeze(-1), &model.patches(&a));
             let b = model.image(&patches);
             assert!(a != b);
-            let seen = |x: &Tensor| model.predict(x, &mask, false).unwrap();
+            let seen = |x: &Tensor| model.predict(x, &mask, ForwardContext::eval()).unwrap();
             assert_eq!(seen(&a).pixels, seen(&b).pixels);
             assert_eq!(seen(&a).colors, seen(&b).colors);
         }
@@ -393,7 +351,7 @@ mod tests {
         let model = model(true, true);
         let x = model.normalize(&images(1)).unwrap();
         let mask = mask(&[5]);
-        let prediction = model.predict(&x, &mask, false).unwrap();
+        let prediction = model.predict(&x, &mask, ForwardContext::eval()).unwrap();
         let loss = |change: i64| {
             let pixels = prediction.pixels.copy();
             let _ = pixels.narrow(1, change, 1).detach().fill_(100.0);

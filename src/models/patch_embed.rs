@@ -121,12 +121,11 @@ impl ConvStem {
 /// (b, 3, h, w) to (b, patches, 3·p·p): the pixels of each patch, patches row by row.
 pub fn pixels_of_patches(x: &Tensor, patch_size: i64, stride: i64) -> Tensor {
     let p = patch_size;
-    let (b, _, h, w) = x.size4().unwrap_or_default();
-    let patches = ((h - p) / stride + 1) * ((w - p) / stride + 1);
     x.unfold(2, p, stride)
         .unfold(3, p, stride) // (b, 3, rows, columns, p, p)
         .permute([0, 2, 3, 1, 4, 5])
-        .reshape([b, patches, 3 * p * p])
+        .flatten(3, 5)
+        .flatten(1, 2)
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@
 use anyhow::Result;
 use tch::Tensor;
 
-use super::batch_part::{part, with_same_part};
+use super::forward_context::ForwardContext;
 use crate::ops::{OpError, recomputed};
 
 /// How the blocks of a backbone run in training.
@@ -32,17 +32,15 @@ impl Recompute {
         index: usize,
         block: &B,
         x: &Tensor,
-        train: bool,
-        forward: impl Fn(&B, &Tensor) -> Result<Tensor> + Send + 'static,
+        ctx: ForwardContext,
+        forward: impl Fn(&B, &Tensor, ForwardContext) -> Result<Tensor> + Send + 'static,
     ) -> Result<Tensor> {
-        let Some(parameters) = self.parameters.get(index).filter(|_| train) else {
-            return forward(block, x);
+        let Some(parameters) = self.parameters.get(index).filter(|_| ctx.is_train()) else {
+            return forward(block, x, ctx);
         };
-        let (block, part) = (block.clone(), part());
-        // Backward may run on another thread.
+        let block = block.clone();
         let again = move |x: &Tensor| {
-            let out = with_same_part(part, || forward(&block, x));
-            out.map_err(|error| OpError(format!("{error:#}")))
+            forward(&block, x, ctx).map_err(|error| OpError(format!("{error:#}")))
         };
         Ok(recomputed(again, x, parameters)?)
     }

@@ -11,6 +11,7 @@ mod tap;
 use anyhow::Result;
 use tch::{Kind, Tensor, nn};
 
+use super::forward_context::ForwardContext;
 use super::layers::{DropPath, Init, Linear, Masked, Parameter, RmsNorm};
 use super::patch_embed::PatchEmbed;
 use super::recompute::Recompute;
@@ -199,10 +200,10 @@ struct Block {
 
 impl Block {
     /// Tokens (b, l, embed_dim) to tokens.
-    fn forward(&self, x: &Tensor, train: bool) -> Result<Tensor> {
+    fn forward(&self, x: &Tensor, ctx: ForwardContext) -> Result<Tensor> {
         let hidden = self.mixer.forward(&self.norm.forward(x))?;
         // Not in place: backward needs what the norm has seen.
-        Ok(x + self.drop_path.forward(hidden, train))
+        Ok(x + self.drop_path.forward(hidden, ctx))
     }
 }
 
@@ -262,23 +263,27 @@ impl VisionMamba {
     ///
     /// # Errors
     /// An operator's message, for example where memory runs out.
-    pub fn forward(&self, x: &Tensor, train: bool) -> Result<Tensor> {
-        self.forward_tokens(self.embed(x)?, train)
+    pub fn forward(&self, x: &Tensor, ctx: ForwardContext) -> Result<Tensor> {
+        self.forward_tokens(self.embed(x)?, ctx)
     }
 
     /// As [`forward`](Self::forward), of an image some of whose patches are hidden.
     ///
     /// # Errors
     /// As [`forward`](Self::forward).
-    pub fn forward_masked(&self, x: &Tensor, masked: &Masked, train: bool) -> Result<Tensor> {
+    pub fn forward_masked(
+        &self,
+        x: &Tensor,
+        masked: &Masked,
+        ctx: ForwardContext,
+    ) -> Result<Tensor> {
         let patches = masked.hide(&self.patch_embed.forward(x));
-        self.forward_tokens(self.place(&patches)?, train)
+        self.forward_tokens(self.place(&patches)?, ctx)
     }
 
-    fn forward_tokens(&self, mut x: Tensor, train: bool) -> Result<Tensor> {
+    fn forward_tokens(&self, mut x: Tensor, ctx: ForwardContext) -> Result<Tensor> {
         for (i, block) in self.layers.iter().enumerate() {
-            let forward = move |block: &Block, x: &Tensor| block.forward(x, train);
-            x = self.recompute.run(i, block, &x, train, forward)?;
+            x = self.recompute.run(i, block, &x, ctx, Block::forward)?;
         }
         Ok(self.norm_f.forward(&x))
     }

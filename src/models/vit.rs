@@ -6,6 +6,7 @@ mod tap;
 use anyhow::Result;
 use tch::{Tensor, nn};
 
+use super::forward_context::ForwardContext;
 use super::layers::{DropPath, Init, LayerNorm, Linear, Masked};
 use super::patch_embed::PatchEmbed;
 use super::recompute::Recompute;
@@ -31,11 +32,14 @@ impl Attention {
         }
     }
 
+    /// Queries, keys and values, each (b, heads, l, d / heads), of x (b, l, d).
+    fn qkv(&self, x: &Tensor) -> Vec<Tensor> {
+        let qkv = self.qkv.forward(x).unflatten(-1, [3, self.num_heads, -1]);
+        qkv.permute([2, 0, 3, 1, 4]).unbind(0)
+    }
+
     fn forward(&self, x: &Tensor) -> Tensor {
-        let (b, l, d) = x.size3().unwrap_or_default();
-        let heads = self.num_heads;
-        let qkv = self.qkv.forward(x).view([b, l, 3, heads, d / heads]);
-        let qkv = qkv.permute([2, 0, 3, 1, 4]).unbind(0); // 3 of (b, heads, l, d / heads)
+        let qkv = self.qkv(x);
         let out = Tensor::scaled_dot_product_attention(
             &qkv[0],
             &qkv[1],
@@ -46,7 +50,7 @@ impl Attention {
             None,
             false,
         );
-        self.proj.forward(&out.transpose(1, 2).reshape([b, l, d]))
+        self.proj.forward(&out.transpose(1, 2).flatten(2, 3))
     }
 }
 
@@ -90,14 +94,14 @@ impl Block {
         }
     }
 
-    fn forward(&self, x: &Tensor, train: bool) -> Tensor {
-        self.forward_normed(x, &self.norm1.forward(x), train)
+    fn forward(&self, x: &Tensor, ctx: ForwardContext) -> Tensor {
+        self.forward_normed(x, &self.norm1.forward(x), ctx)
     }
 
     /// With what the attention receives, `norm1` of x, given beside x.
-    fn forward_normed(&self, x: &Tensor, normed: &Tensor, train: bool) -> Tensor {
-        let x = x + self.drop_path.forward(self.attn.forward(normed), train);
-        &x + self.drop_path.forward(self.mlp.forward(&self.norm2.forward(&x)), train)
+    fn forward_normed(&self, x: &Tensor, normed: &Tensor, ctx: ForwardContext) -> Tensor {
+        let x = x + self.drop_path.forward(self.attn.forward(normed), ctx);
+        &x + self.drop_path.forward(self.mlp.forward(&self.norm2.forward(&x)), ctx)
     }
 }
 
@@ -143,23 +147,28 @@ impl VisionTransformer {
     ///
     /// # Errors
     /// libtorch's message where memory runs out.
-    pub fn forward(&self, x: &Tensor, train: bool) -> Result<Tensor> {
-        self.forward_tokens(self.embed(x), train)
+    pub fn forward(&self, x: &Tensor, ctx: ForwardContext) -> Result<Tensor> {
+        self.forward_tokens(self.embed(x), ctx)
     }
 
     /// As [`forward`](Self::forward), of an image some of whose patches are hidden.
     ///
     /// # Errors
     /// libtorch's message where memory runs out.
-    pub fn forward_masked(&self, x: &Tensor, masked: &Masked, train: bool) -> Result<Tensor> {
+    pub fn forward_masked(
+        &self,
+        x: &Tensor,
+        masked: &Masked,
+        ctx: ForwardContext,
+    ) -> Result<Tensor> {
         let patches = masked.hide(&self.patch_embed.forward(x));
-        self.forward_tokens(self.place(patches), train)
+        self.forward_tokens(self.place(patches), ctx)
     }
 
-    fn forward_tokens(&self, mut x: Tensor, train: bool) -> Result<Tensor> {
+    fn forward_tokens(&self, mut x: Tensor, ctx: ForwardContext) -> Result<Tensor> {
         for (i, block) in self.blocks.iter().enumerate() {
-            let forward = move |block: &Block, x: &Tensor| Ok(block.forward(x, train));
-            x = self.recompute.run(i, block, &x, train, forward)?;
+            let forward = |block: &Block, x: &Tensor, ctx| Ok(block.forward(x, ctx));
+            x = self.recompute.run(i, block, &x, ctx, forward)?;
         }
         Ok(self.norm.forward(&x))
     }

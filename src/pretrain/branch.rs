@@ -17,7 +17,8 @@ use crate::config::{
     ScheduleConfig,
 };
 use crate::data::{HostBatch, ImageDataset, Loader, LoaderOptions, Pass};
-use crate::eval::evaluate::pixels;
+use crate::models::ForwardContext;
+use crate::models::images::upload;
 use crate::models::masked_image::{Losses, MaskedImageModel, Targets};
 use crate::models::weights;
 use crate::train::optimizer::Optimizer;
@@ -249,7 +250,7 @@ impl<'a> BranchRun<'a> {
         let epoch = self.progress.epochs as u64;
         let device = self.model.device();
         let mask = self.masks.of_training(epoch, &batch.indices, device)?;
-        let losses = self.losses(batch, &mask, true)?;
+        let losses = self.losses(batch, &mask, ForwardContext::train())?;
         let loss = losses.pixels.double_value(&[]);
         let total = match losses.colors {
             Some(colors) => losses.pixels + colors * self.config.pretrain.class_token_weight,
@@ -278,13 +279,13 @@ impl<'a> BranchRun<'a> {
         )
     }
 
-    /// Of a batch whose patches `mask` hides; in mixed precision where `train` is, and the config
+    /// Of a batch whose patches `mask` hides; in mixed precision in training, where the config
     /// says so.
-    fn losses(&self, batch: &HostBatch, mask: &Tensor, train: bool) -> Result<Losses> {
+    fn losses(&self, batch: &HostBatch, mask: &Tensor, ctx: ForwardContext) -> Result<Losses> {
         let device = self.model.device();
-        let x = self.model.normalize(&pixels(batch, device)?)?;
-        let autocast = self.autocast.filter(|_| train);
-        let prediction = in_precision(autocast, device, || self.model.predict(&x, mask, train))?;
+        let x = self.model.normalize(&upload(batch, device)?)?;
+        let autocast = self.autocast.filter(|_| ctx.is_train());
+        let prediction = in_precision(autocast, device, || self.model.predict(&x, mask, ctx))?;
         let targets = targets(&self.config.pretrain);
         self.model.losses(&prediction, &x, mask, targets)
     }
@@ -297,7 +298,7 @@ impl<'a> BranchRun<'a> {
             self.end_if_asked()?;
             let batch = batch?;
             let mask = (self.masks).of_validation(&batch.indices, self.model.device())?;
-            let losses = self.losses(&batch, &mask, false)?;
+            let losses = self.losses(&batch, &mask, ForwardContext::eval())?;
             let count = batch.len as f64;
             pixels += losses.pixels.double_value(&[]) * count;
             if let Some(loss) = losses.colors {

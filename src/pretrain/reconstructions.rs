@@ -13,7 +13,8 @@ use super::images::TrainAndVal;
 use super::masks::Masks;
 use crate::config::Config;
 use crate::data::{ImageDataset, Loader, LoaderOptions, Pass};
-use crate::eval::evaluate::pixels;
+use crate::models::ForwardContext;
+use crate::models::images::upload;
 use crate::models::masked_image::MaskedImageModel;
 
 /// Rows.
@@ -46,7 +47,7 @@ impl Panels {
         let batch = Loader::new(shown, LoaderOptions::new(Pass::Evaluate, rows, 0))?
             .next()
             .context("there is no validation image")??;
-        let images = pixels(&batch, Device::Cpu)?;
+        let images = upload(&batch, Device::Cpu)?;
         Ok(Self { columns: vec![to_images(&images)?], images, indices })
     }
 
@@ -60,7 +61,7 @@ impl Panels {
         let masks = Masks::new(config.seed, &config.pretrain, model.shape());
         let mask = masks.of_validation(&self.indices, device)?;
         let x = model.normalize(&self.images.f_to_device(device)?)?;
-        let prediction = model.predict(&x, &mask, false)?;
+        let prediction = model.predict(&x, &mask, ForwardContext::eval())?;
         let reconstructed = model.reconstruct(&prediction, &x, &mask, targets(&config.pretrain));
         for x in [model.hide(&x, &mask), reconstructed] {
             self.columns.push(to_images(&model.pixels(&x))?);

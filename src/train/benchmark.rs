@@ -14,7 +14,8 @@ use crate::config::{BackboneShape, Branch, Config};
 use crate::data::{self, HostBatch, ImageDataset, Loader, LoaderOptions, Pass};
 use crate::eval::evaluate;
 use crate::measure::{median, peak_bytes};
-use crate::models::{BeautyNet, Images, device, summary};
+use crate::models::images::upload;
+use crate::models::{BeautyNet, ForwardContext, Images, device, summary};
 
 /// Steps before those that count: they fill the allocator and the queues.
 const WARM_UP: usize = 2;
@@ -150,13 +151,13 @@ impl Bench<'_> {
         let mut seconds = 0.0;
         for (number, batch) in self.batches(true).take(WARM_UP + steps).enumerate() {
             let batch = batch?;
-            let pixels = evaluate::pixels(&batch, self.net.device())?;
+            let pixels = upload(&batch, self.net.device())?;
             let targets = criterion.targets(&batch, self.net.head())?;
             let total = Criterion::total_weight(std::slice::from_ref(&targets))?;
             let mut marks = [self.lap(&mut clock), 0.0, 0.0, 0.0];
             optimizer.zero_grad();
             let output = in_precision(autocast, self.net.device(), || {
-                self.net.forward(Images::Pixels(&pixels), true)
+                self.net.forward(Images::Pixels(&pixels), ForwardContext::train())
             })?;
             let loss = criterion.loss(&criterion.predictions(&output)?, &targets, &total)?;
             marks[1] = self.lap(&mut clock);
@@ -179,8 +180,8 @@ impl Bench<'_> {
         let _guard = tch::no_grad_guard();
         let mut clock = Instant::now();
         for (number, batch) in self.batches(false).take(WARM_UP + steps).enumerate() {
-            let pixels = evaluate::pixels(&batch?, self.net.device())?;
-            let output = self.net.forward(Images::Pixels(&pixels), false)?;
+            let pixels = upload(&batch?, self.net.device())?;
+            let output = self.net.forward(Images::Pixels(&pixels), ForwardContext::eval())?;
             evaluate::values(&output.score)?;
             if number + 1 == WARM_UP {
                 clock = Instant::now();

@@ -88,7 +88,8 @@ fn the_map_of_a_block_is_the_same_alone_and_in_a_strip() {
 #[test]
 fn integrated_gradients_add_up_to_the_scores_difference() {
     let (net, x) = (small(), images(2));
-    let score = |x: &Tensor| net.forward(Images::Normalized(x), ForwardContext::eval()).unwrap().score;
+    let score =
+        |x: &Tensor| net.forward(Images::Normalized(x), ForwardContext::eval()).unwrap().score;
     let difference = score(&x) - score(&x.zeros_like());
     let apart = |steps: usize| {
         let whole = integrated_gradients(&net, Images::Normalized(&x), steps).unwrap();

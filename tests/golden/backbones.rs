@@ -3,7 +3,7 @@
 
 use tch::{Device, Kind, Tensor};
 use vm_beautynet::config::Config;
-use vm_beautynet::models::{BeautyNet, Images};
+use vm_beautynet::models::{BeautyNet, ForwardContext, Images};
 
 use crate::files::{Reference, assert_close, matching};
 use crate::{VIM_SIZES, VIT_SIZES};
@@ -41,7 +41,7 @@ pub fn network(case: &Reference, branch: &str, preset: &str, sizes: &[&str]) -> 
 
 fn check(case: &Reference, branch: &str, net: &BeautyNet) {
     let input = case.tensor("input").copy().set_requires_grad(true);
-    let output = net.forward(Images::Normalized(&input), false).unwrap();
+    let output = net.forward(Images::Normalized(&input), ForwardContext::eval()).unwrap();
     let features = output.vit.or(output.mamba).unwrap();
     let name = case.path.display();
     assert_close(&format!("{name}: features"), &features, &case.tensor("features"), 1e-4);

@@ -5,7 +5,7 @@ use std::path::Path;
 use tch::{Device, Kind, Tensor};
 use vm_beautynet::config::Config;
 use vm_beautynet::explain::{ExplainOptions, Explanation, Layers, Method, explain, scale_maps};
-use vm_beautynet::models::{BeautyNet, Images};
+use vm_beautynet::models::{BeautyNet, ForwardContext, Images};
 
 use crate::backbones::network;
 use crate::files::{assert_close, matching};
@@ -88,7 +88,7 @@ fn a_tapped_pass_gives_the_score_of_a_plain_one_and_a_missing_block_is_refused()
     tch::manual_seed(1);
     let net = BeautyNet::new(&config, Device::Cpu).unwrap();
     let x = Tensor::randn([3, 3, 32, 32], (Kind::Float, Device::Cpu));
-    let plain = net.forward(Images::Normalized(&x), false).unwrap();
+    let plain = net.forward(Images::Normalized(&x), ForwardContext::eval()).unwrap();
     let whole = grad_cam(&net, &x, Layers::One(0), Layers::One(1)).unwrap();
     assert_close("score", &whole.score, &plain.score.detach(), 1e-6);
     assert_close("shares", &whole.weights.unwrap(), &plain.weights.unwrap().detach(), 1e-6);

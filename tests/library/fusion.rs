@@ -10,7 +10,7 @@ use vm_beautynet::models::fusion::{BranchTokens, Fused, Fusion};
 use vm_beautynet::models::head::RegressionHead;
 use vm_beautynet::models::vim::VisionMamba;
 use vm_beautynet::models::vit::VisionTransformer;
-use vm_beautynet::models::{BeautyNet, Images};
+use vm_beautynet::models::{BeautyNet, ForwardContext, Images};
 use vm_beautynet::train::optimizer::Optimizer;
 
 const CPU: (Kind, Device) = (Kind::Float, Device::Cpu);
@@ -51,7 +51,7 @@ fn every_parameter_of_every_strategy_receives_gradient_within_a_few_steps() {
         for _ in 0..3 {
             let images = Tensor::randint(256, [6, 3, 16, 16], (Kind::Uint8, Device::Cpu));
             optimizer.zero_grad();
-            let output = net.forward(Images::Pixels(&images), true).unwrap();
+            let output = net.forward(Images::Pixels(&images), ForwardContext::train()).unwrap();
             let targets = Tensor::randn([6], CPU);
             output.scaled.mse_loss(&targets, tch::Reduction::Mean).backward();
             for (name, parameter) in trained() {
@@ -105,7 +105,7 @@ impl Case {
     fn forward(&self) -> Fused {
         let vit = BranchTokens::new(self.vit.shallow_clone(), 0);
         let mamba = BranchTokens::new(self.mamba.shallow_clone(), MIDDLE);
-        self.fusion.forward(Some(&vit), Some(&mamba), false).unwrap()
+        self.fusion.forward(Some(&vit), Some(&mamba), ForwardContext::eval()).unwrap()
     }
 
     /// The class tokens.
@@ -272,7 +272,7 @@ fn strategies_of_two_branches_start_from_shares_that_favor_neither() {
     for &strategy in FusionStrategy::ALL {
         let net = BeautyNet::new(&config(strategy, &[]), Device::Cpu).unwrap();
         let images = Tensor::randint(256, [8, 3, 16, 16], (Kind::Uint8, Device::Cpu));
-        let output = net.forward(Images::Pixels(&images), false).unwrap();
+        let output = net.forward(Images::Pixels(&images), ForwardContext::eval()).unwrap();
         let Some(weights) = output.weights else {
             continue;
         };
@@ -319,10 +319,11 @@ fn weight_of_vit_where_one_sees(strategy: FusionStrategy, vit_sees: bool, seed: 
         let signal = Tensor::randn([b, 3, 16, 16], CPU) * 0.5 + scores.view([b, 1, 1, 1]) * 0.5;
         let noise = Tensor::randn([b, 3, 16, 16], CPU);
         let (for_vit, for_mamba) = if vit_sees { (signal, noise) } else { (noise, signal) };
-        let vit = BranchTokens::new(vit.forward(&for_vit, true).unwrap(), 0);
-        let mamba = BranchTokens::new(mamba.forward(&for_mamba, true).unwrap(), 2);
-        let fused = fusion.forward(Some(&vit), Some(&mamba), true).unwrap();
-        let loss = head.forward(&fused.vector, true).mse_loss(&scores, tch::Reduction::Mean);
+        let train = ForwardContext::train();
+        let vit = BranchTokens::new(vit.forward(&for_vit, train).unwrap(), 0);
+        let mamba = BranchTokens::new(mamba.forward(&for_mamba, train).unwrap(), 2);
+        let fused = fusion.forward(Some(&vit), Some(&mamba), train).unwrap();
+        let loss = head.forward(&fused.vector, train).mse_loss(&scores, tch::Reduction::Mean);
         (loss, fused.weights.unwrap())
     };
     for step in 0..STEPS {

@@ -1,6 +1,6 @@
 //! Tests of the library, each module's facts in a module of the same name.
 
-mod batch_part;
+mod batch_shard;
 mod elementwise;
 mod fusion;
 mod generator;

@@ -3,7 +3,7 @@
 use crate::generator::alone_with_the_generator;
 use tch::{Device, Kind, Tensor};
 use vm_beautynet::config::{Config, FusionStrategy};
-use vm_beautynet::models::{BeautyNet, Images};
+use vm_beautynet::models::{BeautyNet, ForwardContext, Images};
 
 fn network(strategy: &str) -> BeautyNet {
     network_with(strategy, &[])
@@ -34,9 +34,12 @@ fn a_batch_gives_what_its_items_give_one_by_one() {
     for strategy in FusionStrategy::ALL {
         let net = network(strategy.name());
         let images = pixels(4);
-        let whole = net.forward(Images::Pixels(&images), false).unwrap().score;
+        let whole = net.forward(Images::Pixels(&images), ForwardContext::eval()).unwrap().score;
         for item in 0..4 {
-            let one = net.forward(Images::Pixels(&images.narrow(0, item, 1)), false).unwrap().score;
+            let one = net
+                .forward(Images::Pixels(&images.narrow(0, item, 1)), ForwardContext::eval())
+                .unwrap()
+                .score;
             let difference = (one.double_value(&[0]) - whole.double_value(&[item])).abs();
             assert!(difference < 1e-5, "{strategy}: {difference}");
         }
@@ -54,7 +57,7 @@ fn every_parameter_receives_gradient() {
             let noise = parameter.randn_like() * 0.02;
             let _ = parameter.shallow_clone().g_add_(&noise);
         }
-        let output = net.forward(Images::Pixels(&pixels(3)), false).unwrap();
+        let output = net.forward(Images::Pixels(&pixels(3)), ForwardContext::eval()).unwrap();
         output.scaled.square().sum(Kind::Float).backward();
         for (name, parameter) in net.parameters().iter().filter(|(_, p)| p.requires_grad()) {
             let gradient = parameter.grad();
@@ -71,14 +74,15 @@ fn every_parameter_receives_gradient() {
 fn shares_sum_to_one_and_the_fused_vector_is_their_mixture() {
     let _alone = alone_with_the_generator();
     let net = network("weighted");
-    let output = net.forward(Images::Pixels(&pixels(3)), false).unwrap();
+    let output = net.forward(Images::Pixels(&pixels(3)), ForwardContext::eval()).unwrap();
     let weights = output.weights.unwrap();
     assert_eq!(weights.size(), [3, 2]);
     // Learned scalars that start at zero: equal shares.
     assert!((weights - 0.5).abs().max().double_value(&[]) < 1e-6);
 
     let net = network("gated");
-    let sums = net.forward(Images::Pixels(&pixels(3)), false).unwrap().weights.unwrap();
+    let sums =
+        net.forward(Images::Pixels(&pixels(3)), ForwardContext::eval()).unwrap().weights.unwrap();
     let sums = sums.sum_dim_intlist([1i64].as_slice(), false, Kind::Float);
     assert!((sums - 1.0).abs().max().double_value(&[]) < 1e-6);
 }
@@ -91,8 +95,9 @@ fn pixels_are_normalized_as_the_preset_says() {
     let channels = |values: [f32; 3]| Tensor::from_slice(&values).view([1, 3, 1, 1]);
     let (mean, std) = (channels([0.485, 0.456, 0.406]), channels([0.229, 0.224, 0.225]));
     let normalized = (images.to_kind(Kind::Float) / 255.0 - mean) / std;
-    let by_hand = net.forward(Images::Normalized(&normalized), false).unwrap().score;
-    let by_model = net.forward(Images::Pixels(&images), false).unwrap().score;
+    let by_hand =
+        net.forward(Images::Normalized(&normalized), ForwardContext::eval()).unwrap().score;
+    let by_model = net.forward(Images::Pixels(&images), ForwardContext::eval()).unwrap().score;
     assert!((by_hand - by_model).abs().max().double_value(&[]) < 1e-6);
 }
 
@@ -101,13 +106,14 @@ fn drop_path_and_dropout_act_in_training_only() {
     let _alone = alone_with_the_generator();
     let net = network("gated");
     let images = pixels(8);
-    let scores = |train: bool, seed: i64| {
+    let (train, eval) = (ForwardContext::train(), ForwardContext::eval());
+    let scores = |ctx: ForwardContext, seed: i64| {
         tch::manual_seed(seed);
-        net.forward(Images::Pixels(&images), train).unwrap().score
+        net.forward(Images::Pixels(&images), ctx).unwrap().score
     };
-    assert!(scores(false, 1).equal(&scores(false, 2)));
-    assert!(!scores(true, 1).equal(&scores(true, 2)));
-    assert!(scores(true, 1).equal(&scores(true, 1)));
+    assert!(scores(eval, 1).equal(&scores(eval, 2)));
+    assert!(!scores(train, 1).equal(&scores(train, 2)));
+    assert!(scores(train, 1).equal(&scores(train, 1)));
 }
 
 #[test]
@@ -120,7 +126,7 @@ fn each_kind_of_drop_acts_by_itself() {
         let net = network_with("gated", &set);
         let scores = |seed: i64| {
             tch::manual_seed(seed);
-            net.forward(Images::Pixels(&images), true).unwrap().score
+            net.forward(Images::Pixels(&images), ForwardContext::train()).unwrap().score
         };
         !scores(1).equal(&scores(2))
     };
@@ -146,9 +152,10 @@ fn convolutional_stems_see_each_image_alone_and_train_every_parameter() {
             ],
         );
         let images = pixels(3);
-        let whole = net.forward(Images::Pixels(&images), false).unwrap();
+        let whole = net.forward(Images::Pixels(&images), ForwardContext::eval()).unwrap();
         assert_eq!(whole.vit.as_ref().unwrap().size(), [3, 96]);
-        let last = net.forward(Images::Pixels(&images.narrow(0, 2, 1)), false).unwrap();
+        let last =
+            net.forward(Images::Pixels(&images.narrow(0, 2, 1)), ForwardContext::eval()).unwrap();
         let difference = last.score.double_value(&[0]) - whole.score.double_value(&[2]);
         assert!(difference.abs() < 1e-5, "{difference}");
         whole.scaled.square().sum(Kind::Float).backward();
@@ -182,7 +189,7 @@ fn overlapping_patches_are_a_convolution() {
     // By the definition, and through the model: its gradient by the bias counts the patches.
     let by_convolution = x.conv2d(weight, Some(bias), [8, 8], [0, 0], [1, 1], 1);
     assert_eq!(by_convolution.size(), [2, 32, 5, 5]);
-    let output = net.forward(Images::Normalized(&x), false).unwrap();
+    let output = net.forward(Images::Normalized(&x), ForwardContext::eval()).unwrap();
     assert_eq!(output.mamba.unwrap().size(), [2, 32]);
 }
 
@@ -191,6 +198,7 @@ fn images_of_another_size_are_refused_with_the_size_that_fits() {
     let _alone = alone_with_the_generator();
     let net = network("gated");
     let large = Tensor::zeros([1, 3, 48, 48], (Kind::Uint8, Device::Cpu));
-    let error = net.forward(Images::Pixels(&large), false).unwrap_err().to_string();
+    let error =
+        net.forward(Images::Pixels(&large), ForwardContext::eval()).unwrap_err().to_string();
     assert!(error.contains("(batch, 3, 32, 32)") && error.contains("[1, 3, 48, 48]"), "{error}");
 }

@@ -16,7 +16,7 @@ use vm_beautynet::export::{Layout, export};
 use vm_beautynet::measure::{peak_bytes, resident_bytes};
 use vm_beautynet::models::summary::summarize;
 use vm_beautynet::models::weights::{self, WeightsFile};
-use vm_beautynet::models::{BeautyNet, Images};
+use vm_beautynet::models::{BeautyNet, ForwardContext, Images};
 
 type Shapes = BTreeMap<String, Vec<i64>>;
 
@@ -89,7 +89,7 @@ fn comes_back(name: &str, published: &Shapes) {
         let net = BeautyNet::new(&config, Device::Cpu).unwrap();
         let side = config.data.image_size;
         let image = Tensor::randn([1, 3, side, side], (Kind::Float, Device::Cpu));
-        let score = net.forward(Images::Normalized(&image), false).unwrap().score;
+        let score = net.forward(Images::Normalized(&image), ForwardContext::eval()).unwrap().score;
         assert!(score.isfinite().all().int64_value(&[]) == 1, "{name}");
 
         let run = Run { config, net, weights: "best.safetensors".into() };
@@ -184,10 +184,10 @@ fn the_forward_pass_keeps_as_much_memory_as_the_summary_says() {
         let config = config(name, &[]);
         let net = BeautyNet::new(&config, Device::Cpu).unwrap();
         let images = |count: i64| Tensor::randn([count, 3, 224, 224], (Kind::Float, Device::Cpu));
-        drop(net.forward(Images::Normalized(&images(1)), true).unwrap());
+        drop(net.forward(Images::Normalized(&images(1)), ForwardContext::train()).unwrap());
         let images = images(batch);
         let before = mebibytes(resident_bytes());
-        let output = net.forward(Images::Normalized(&images), true).unwrap();
+        let output = net.forward(Images::Normalized(&images), ForwardContext::train()).unwrap();
         let kept = mebibytes(resident_bytes()) - before;
         let summary = summarize(&config).unwrap();
         let counted = (batch * summary.activation_bytes) as f64 / f64::from(1 << 20);

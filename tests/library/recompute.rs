@@ -3,8 +3,7 @@
 use crate::generator::alone_with_the_generator;
 use tch::{Device, Kind, Tensor};
 use vm_beautynet::config::Config;
-use vm_beautynet::models::batch_part::with_part;
-use vm_beautynet::models::{BeautyNet, Images};
+use vm_beautynet::models::{BeautyNet, ForwardContext, Images};
 use vm_beautynet::ops::measure::MemoryWatch;
 use vm_beautynet::ops::{OpError, autocast, recomputed};
 use vm_beautynet::train::{Options, train};
@@ -99,7 +98,8 @@ fn step(checkpointed: bool) -> (Vec<(String, Tensor)>, i64) {
     tch::manual_seed(2);
     let mut watch = MemoryWatch::start().unwrap();
     // As a process with the second half of a batch of four: backward must draw what forward drew.
-    let output = with_part(&(2..4), 4, || net.forward(Images::Pixels(&pixels), true));
+    let ctx = ForwardContext::train().with_batch_shard(&(2..4), 4);
+    let output = net.forward(Images::Pixels(&pixels), ctx);
     output.unwrap().scaled.square().sum(Kind::Float).backward();
     let peak = watch.peak();
     let gradients = net.parameters().into_iter().map(|(name, tensor)| {

@@ -1,11 +1,14 @@
 //! The network seen from inside, for explanations.
 
-use anyhow::{Context, Result};
+use anyhow::{Result, bail};
 use tch::Tensor;
 
+use super::super::encoder::{Backbone, Encoder};
+use super::super::forward_context::ForwardContext;
 use super::super::fusion::BranchTokens;
-use super::super::vim::{ScanOperands, class_index};
-use super::{BeautyNet, Images, Output};
+use super::super::images::Images;
+use super::super::vim::ScanOperands;
+use super::{BeautyNet, Output};
 use crate::config::{BackboneShape, Branch};
 
 /// Follows a forward pass, and may change what flows through it.
@@ -32,7 +35,7 @@ impl BeautyNet {
     pub fn forward_tapped(&self, images: Images, tap: &mut dyn Tap) -> Result<Output> {
         let vit = self.branch_tokens(Branch::Vit, images, tap)?;
         let mamba = self.branch_tokens(Branch::Mamba, images, tap)?;
-        self.join(vit, mamba, false)
+        self.join(vit, mamba, ForwardContext::eval())
     }
 
     /// What a branch gives to the fusion in evaluation, followed by `tap`; `None` where the model
@@ -46,23 +49,19 @@ impl BeautyNet {
         images: Images,
         tap: &mut dyn Tap,
     ) -> Result<Option<BranchTokens>> {
-        let Some(class_index) = self.class_index(branch) else {
+        let Some(encoder) = self.encoder(branch) else {
             return Ok(None);
         };
-        let tokens = match (branch, &self.vit, &self.mamba) {
-            (Branch::Vit, Some(vit), _) => {
-                let x = tap.images(branch, vit.prepare(images)?);
-                let mut mixer = |layer: usize, x: Tensor| tap.mixer_input(branch, layer, x);
-                vit.backbone.forward_tapped(&x, &mut mixer)
-            }
-            (Branch::Mamba, _, Some(mamba)) => {
-                let x = tap.images(branch, mamba.prepare(images)?);
-                let mut mixer = |layer: usize, x: Tensor| tap.mixer_input(branch, layer, x);
-                mamba.backbone.forward_tapped(&x, &mut mixer)?
-            }
-            _ => return Ok(None),
-        };
-        Ok(Some(BranchTokens::new(tokens, class_index)))
+        let x = tap.images(branch, encoder.normalize(images)?);
+        let mut mixer_input = |layer: usize, x: Tensor| tap.mixer_input(branch, layer, x);
+        Ok(Some(encoder.forward_tapped(&x, &mut mixer_input)?))
+    }
+
+    fn encoder(&self, branch: Branch) -> Option<&Encoder> {
+        match branch {
+            Branch::Vit => self.vit.as_ref(),
+            Branch::Mamba => self.mamba.as_ref(),
+        }
     }
 
     /// From the branches' tokens to the score, in evaluation.
@@ -74,24 +73,17 @@ impl BeautyNet {
         vit: Option<BranchTokens>,
         mamba: Option<BranchTokens>,
     ) -> Result<Output> {
-        self.join(vit, mamba, false)
+        self.join(vit, mamba, ForwardContext::eval())
     }
 
     /// The shape of a branch, if the model has it.
     pub fn branch(&self, branch: Branch) -> Option<&BackboneShape> {
-        match branch {
-            Branch::Vit => self.vit.as_ref().map(|branch| &branch.shape),
-            Branch::Mamba => self.mamba.as_ref().map(|branch| &branch.shape),
-        }
+        self.encoder(branch).map(|encoder| &encoder.shape)
     }
 
-    /// Where the class token stands among a branch's tokens, if the model has it.
+    /// The index of the class token among a branch's tokens, if the model has the branch.
     pub fn class_index(&self, branch: Branch) -> Option<i64> {
-        let shape = self.branch(branch)?;
-        Some(match branch {
-            Branch::Vit => 0,
-            Branch::Mamba => class_index(shape.patches()),
-        })
+        self.encoder(branch).map(Encoder::class_index)
     }
 
     /// The attention of a ViT's block that receives `normed` (b, l, d): (b, heads, l, l), rows sum
@@ -100,8 +92,10 @@ impl BeautyNet {
     /// # Errors
     /// The model has no ViT, or not so many blocks.
     pub fn attention(&self, layer: usize, normed: &Tensor) -> Result<Tensor> {
-        let branch = self.vit.as_ref().context("the model has no ViT branch")?;
-        branch.backbone.attention(layer, normed)
+        match self.vit.as_ref().map(|encoder| &encoder.backbone) {
+            Some(Backbone::Vit(vit)) => vit.attention(layer, normed),
+            _ => bail!("the model has no ViT branch"),
+        }
     }
 
     /// The operands of both scans of a Vision Mamba's block whose mixer receives `normed` (b, l,
@@ -110,7 +104,9 @@ impl BeautyNet {
     /// # Errors
     /// The model has no Vision Mamba, or not so many blocks.
     pub fn scan_operands(&self, layer: usize, normed: &Tensor) -> Result<[ScanOperands; 2]> {
-        let branch = self.mamba.as_ref().context("the model has no Mamba branch")?;
-        branch.backbone.scan_operands(layer, normed)
+        match self.mamba.as_ref().map(|encoder| &encoder.backbone) {
+            Some(Backbone::Mamba(mamba)) => mamba.scan_operands(layer, normed),
+            _ => bail!("the model has no Mamba branch"),
+        }
     }
 }

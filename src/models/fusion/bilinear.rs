@@ -4,6 +4,7 @@ use tch::nn;
 
 use super::projections::Projections;
 use super::{BranchTokens, Fused, Join};
+use crate::models::forward_context::ForwardContext;
 use crate::models::layers::{Init, Linear};
 
 /// `bilinear`: `z = W (tanh(P₁v) ⊙ tanh(P₂m)) + c`, which sees every product of a channel of `v`
@@ -32,7 +33,7 @@ impl Join for Bilinear {
         self.dim
     }
 
-    fn forward(&self, vit: &BranchTokens, mamba: &BranchTokens, _train: bool) -> Fused {
+    fn forward(&self, vit: &BranchTokens, mamba: &BranchTokens, _ctx: ForwardContext) -> Fused {
         let [vit, mamba] = self.project.forward(vit, mamba).map(|x| x.tanh());
         Fused { vector: self.pool.forward(&(vit * mamba)), weights: None }
     }

@@ -4,6 +4,7 @@ use tch::{Kind, Tensor, nn};
 
 use super::projections::Projections;
 use super::{BranchTokens, Fused, Join};
+use crate::models::forward_context::ForwardContext;
 use crate::models::layers::{Init, LayerNorm, Linear};
 
 const NORM_EPS: f64 = 1e-6;
@@ -42,7 +43,7 @@ impl Join for CrossAttention {
         self.dim
     }
 
-    fn forward(&self, vit: &BranchTokens, mamba: &BranchTokens, _train: bool) -> Fused {
+    fn forward(&self, vit: &BranchTokens, mamba: &BranchTokens, _ctx: ForwardContext) -> Fused {
         let [vit, mamba] = self.project.tokens(vit, mamba);
         let (from_vit, vit_to_itself) = self.from_vit.forward(&vit, &mamba);
         let (from_mamba, mamba_to_itself) = self.from_mamba.forward(&mamba, &vit);
@@ -96,16 +97,16 @@ impl ClassAttention {
     /// `own` (b, 1 + patches, dim) with its class token first, `other` likewise: the updated class
     /// token (b, dim), and the part of the attention that it gave to itself (b, 1).
     fn forward(&self, own: &Tensor, other: &Tensor) -> (Tensor, Tensor) {
-        let (b, count, dim) = other.size3().unwrap_or_default();
         let class = own.narrow(1, 0, 1);
-        let x = Tensor::cat(&[&class, &other.narrow(1, 1, count - 1)], 1);
-        let x = self.norm.forward(&x); // (b, count, dim)
-        let by_head = |x: Tensor| x.reshape([b, -1, self.heads, dim / self.heads]).transpose(1, 2);
+        let x = Tensor::cat(&[&class, &other.slice(1, 1, None, 1)], 1);
+        let x = self.norm.forward(&x); // (b, 1 + patches, dim)
+        let by_head = |x: Tensor| x.unflatten(-1, [self.heads, -1]).transpose(1, 2);
         let q = by_head(self.q.forward(&x.narrow(1, 0, 1))); // (b, heads, 1, dim / heads)
         let (k, v) = (by_head(self.k.forward(&x)), by_head(self.v.forward(&x)));
-        let scale = ((dim / self.heads) as f64).powf(-0.5);
-        let attention = (q.matmul(&k.transpose(-2, -1)) * scale).softmax(-1, Kind::Float); // (b, heads, 1, count)
-        let read = attention.matmul(&v).transpose(1, 2).reshape([b, dim]);
+        let scale = (q.size()[3] as f64).powf(-0.5);
+        let scores = q.matmul(&k.transpose(-2, -1)) * scale; // (b, heads, 1, 1 + patches)
+        let attention = scores.softmax(-1, Kind::Float);
+        let read = attention.matmul(&v).transpose(1, 2).flatten(1, 3); // (b, dim)
         let to_itself = attention.narrow(-1, 0, 1).flatten(1, -1).mean_dim(
             [-1i64].as_slice(),
             true,

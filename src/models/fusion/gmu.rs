@@ -4,6 +4,7 @@ use tch::{Kind, Tensor, nn};
 
 use super::projections::Projections;
 use super::{BranchTokens, Fused, Join};
+use crate::models::forward_context::ForwardContext;
 use crate::models::layers::{Init, Linear};
 
 /// `gmu` (Arevalo et al., "Gated multimodal units for information fusion", arXiv 1702.01992): `h₁ =
@@ -33,7 +34,7 @@ impl Join for GatedMultimodalUnit {
         self.dim
     }
 
-    fn forward(&self, vit: &BranchTokens, mamba: &BranchTokens, _train: bool) -> Fused {
+    fn forward(&self, vit: &BranchTokens, mamba: &BranchTokens, _ctx: ForwardContext) -> Fused {
         let [vit_hidden, mamba_hidden] = self.project.forward(vit, mamba).map(|x| x.tanh());
         let features = Tensor::cat(&[vit.class(), mamba.class()], -1);
         let gate = self.gate.forward(&features).sigmoid(); // (b, dim)

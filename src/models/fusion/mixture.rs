@@ -4,6 +4,7 @@ use tch::{Kind, Tensor, nn};
 
 use super::projections::Projections;
 use super::{BranchTokens, Fused, Join, mix};
+use crate::models::forward_context::ForwardContext;
 use crate::models::layers::{Init, Linear};
 
 /// `weighted`: `w = softmax(a)` with two learned scalars `a`, the same for every image; `z = w₁ P₁v
@@ -30,7 +31,7 @@ impl Join for Weighted {
         self.dim
     }
 
-    fn forward(&self, vit: &BranchTokens, mamba: &BranchTokens, _train: bool) -> Fused {
+    fn forward(&self, vit: &BranchTokens, mamba: &BranchTokens, _ctx: ForwardContext) -> Fused {
         let projected = self.project.forward(vit, mamba);
         let weights = self.weights.softmax(-1, Kind::Float);
         let b = projected[0].size()[0];
@@ -63,7 +64,7 @@ impl Join for Gated {
         self.dim
     }
 
-    fn forward(&self, vit: &BranchTokens, mamba: &BranchTokens, _train: bool) -> Fused {
+    fn forward(&self, vit: &BranchTokens, mamba: &BranchTokens, _ctx: ForwardContext) -> Fused {
         let projected = self.project.forward(vit, mamba);
         let weights = self.gate.forward(&Tensor::cat(&projected, -1)).softmax(-1, Kind::Float);
         Fused { vector: mix(&projected, &weights), weights: Some(weights) }

@@ -23,6 +23,7 @@ use self::gmu::GatedMultimodalUnit;
 use self::mixture::{Gated, Weighted};
 use self::plain::{Concat, Sum};
 use self::score::ScoreAverage;
+use super::forward_context::ForwardContext;
 use crate::config::{FusionStrategy, ModelConfig};
 
 /// What a branch gives to the fusion.
@@ -80,8 +81,8 @@ trait Join: Debug + Send {
     /// Channels of the fused vector.
     fn width(&self) -> i64;
 
-    /// Joins the branches; `train` turns dropout on.
-    fn forward(&self, vit: &BranchTokens, mamba: &BranchTokens, train: bool) -> Fused;
+    /// Joins the branches.
+    fn forward(&self, vit: &BranchTokens, mamba: &BranchTokens, ctx: ForwardContext) -> Fused;
 
     /// Multiply-adds for one image beyond one product with each matrix, given the numbers of
     /// patches.
@@ -151,7 +152,7 @@ impl Fusion {
         self.predicts
     }
 
-    /// Joins the branches that are there; `train` turns dropout on.
+    /// Joins the branches that the model has.
     ///
     /// # Errors
     /// A branch that the strategy needs is missing.
@@ -159,10 +160,10 @@ impl Fusion {
         &self,
         vit: Option<&BranchTokens>,
         mamba: Option<&BranchTokens>,
-        train: bool,
+        ctx: ForwardContext,
     ) -> Result<Fused> {
         match (&self.join, vit, mamba) {
-            (Some(join), Some(vit), Some(mamba)) => Ok(join.forward(vit, mamba, train)),
+            (Some(join), Some(vit), Some(mamba)) => Ok(join.forward(vit, mamba, ctx)),
             (None, Some(alone), None) | (None, None, Some(alone)) => {
                 Ok(Fused { vector: alone.class(), weights: None })
             }

@@ -6,6 +6,7 @@ use tch::{Tensor, nn};
 
 use super::projections::Projections;
 use super::{BranchTokens, Fused, Join};
+use crate::models::forward_context::ForwardContext;
 
 /// `concat`: `z = [P₁v; P₂m]`, of twice `dim` channels.
 #[derive(Debug)]
@@ -25,7 +26,7 @@ impl Join for Concat {
         2 * self.dim
     }
 
-    fn forward(&self, vit: &BranchTokens, mamba: &BranchTokens, _train: bool) -> Fused {
+    fn forward(&self, vit: &BranchTokens, mamba: &BranchTokens, _ctx: ForwardContext) -> Fused {
         Fused { vector: Tensor::cat(&self.project.forward(vit, mamba), -1), weights: None }
     }
 }
@@ -48,7 +49,7 @@ impl Join for Sum {
         self.dim
     }
 
-    fn forward(&self, vit: &BranchTokens, mamba: &BranchTokens, _train: bool) -> Fused {
+    fn forward(&self, vit: &BranchTokens, mamba: &BranchTokens, _ctx: ForwardContext) -> Fused {
         let [vit, mamba] = self.project.forward(vit, mamba);
         Fused { vector: vit + mamba, weights: None }
     }

@@ -4,6 +4,7 @@ use tch::{Kind, Tensor, nn};
 
 use super::{BranchTokens, Fused, Join, mix};
 use crate::config::HeadConfig;
+use crate::models::forward_context::ForwardContext;
 use crate::models::head::Regressor;
 use crate::models::layers::Init;
 
@@ -33,10 +34,10 @@ impl Join for ScoreAverage {
         1
     }
 
-    fn forward(&self, vit: &BranchTokens, mamba: &BranchTokens, train: bool) -> Fused {
+    fn forward(&self, vit: &BranchTokens, mamba: &BranchTokens, ctx: ForwardContext) -> Fused {
         let scores = [
-            self.vit_head.forward(&vit.class(), train),
-            self.mamba_head.forward(&mamba.class(), train),
+            self.vit_head.forward(&vit.class(), ctx),
+            self.mamba_head.forward(&mamba.class(), ctx),
         ];
         let weights = self.weights.softmax(-1, Kind::Float);
         let b = scores[0].size()[0];

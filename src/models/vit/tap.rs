@@ -4,6 +4,7 @@ use anyhow::{Context, Result};
 use tch::{Kind, Tensor};
 
 use super::VisionTransformer;
+use crate::models::forward_context::ForwardContext;
 
 impl VisionTransformer {
     /// As [`forward`](Self::forward) in evaluation, with `tap` between each block's first norm and
@@ -17,7 +18,7 @@ impl VisionTransformer {
         let mut x = self.embed(x);
         for (layer, block) in self.blocks.iter().enumerate() {
             let normed = tap(layer, block.norm1.forward(&x));
-            x = block.forward_normed(&x, &normed, false);
+            x = block.forward_normed(&x, &normed, ForwardContext::eval());
         }
         self.norm.forward(&x)
     }
@@ -31,11 +32,8 @@ impl VisionTransformer {
         let block = self.blocks.get(layer).with_context(|| {
             format!("there is no block {layer}: the ViT has {}", self.blocks.len())
         })?;
-        let (b, l, d) = normed.size3()?;
-        let heads = block.attn.num_heads;
-        let qkv = block.attn.qkv.forward(normed).view([b, l, 3, heads, d / heads]);
-        let qkv = qkv.permute([2, 0, 3, 1, 4]).unbind(0); // 3 of (b, heads, l, d / heads)
-        let scale = ((d / heads) as f64).powf(-0.5);
+        let qkv = block.attn.qkv(normed);
+        let scale = (qkv[0].size()[3] as f64).powf(-0.5);
         let logits = qkv[0].matmul(&qkv[1].transpose(-2, -1)) * scale;
         Ok(logits.softmax(-1, Kind::Float))
     }

@@ -11,8 +11,8 @@ use tch::Tensor;
 use super::Trainer;
 use super::step::seed_of;
 use crate::data::HostBatch;
-use crate::eval::evaluate;
 use crate::files::write_json;
+use crate::models::images::upload;
 use crate::models::weights;
 use crate::train::modules::gradient_norms;
 
@@ -132,7 +132,7 @@ impl Trainer<'_> {
             fs::create_dir_all(&folder)
                 .with_context(|| format!("cannot make the folder {}", folder.display()))?;
             write_json(&report, found)?;
-            let pixels = batches.iter().map(|batch| evaluate::pixels(batch, self.net.device()));
+            let pixels = batches.iter().map(|batch| upload(batch, self.net.device()));
             let pixels = Tensor::f_cat(&pixels.collect::<Result<Vec<_>>>()?, 0)?;
             let targets: Vec<f32> = batches.iter().flat_map(|b| b.targets.clone()).collect();
             let kept = [

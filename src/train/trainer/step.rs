@@ -6,9 +6,8 @@ use tch::Tensor;
 use super::Trainer;
 use crate::config::OnNan;
 use crate::data::HostBatch;
-use crate::eval::evaluate;
-use crate::models::batch_part::with_part;
-use crate::models::{Images, Output};
+use crate::models::images::upload;
+use crate::models::{ForwardContext, Images, Output};
 use crate::train::loss::Criterion;
 use crate::train::observer::StepRecord;
 use crate::train::precision::{LossScale, in_precision};
@@ -81,9 +80,9 @@ impl Trainer<'_> {
             if i + 1 == batches.len() {
                 self.gradients.arm()?;
             }
-            let part = self.ranks.share().of(batch.whole);
-            let forward_backward = || self.forward_backward(batch, targets, &total);
-            sum += with_part(&part, batch.whole, forward_backward)?.detach();
+            let rows = self.ranks.share().of(batch.whole);
+            let ctx = ForwardContext::train().with_batch_shard(&rows, batch.whole);
+            sum += self.forward_backward(batch, ctx, targets, &total)?.detach();
         }
         Ok(sum)
     }
@@ -93,13 +92,14 @@ impl Trainer<'_> {
     fn forward_backward(
         &self,
         batch: &HostBatch,
+        ctx: ForwardContext,
         targets: &Tensor,
         total: &Tensor,
     ) -> Result<Tensor> {
         // The last batch may have fewer images than there are ranks.
         let predictions = match batch.len {
             0 => self.criterion.no_predictions(self.net.device())?,
-            _ => self.criterion.predictions(&self.forward(batch)?)?,
+            _ => self.criterion.predictions(&self.forward(batch, ctx)?)?,
         };
         let predictions = self.ranks.gather_batch(&predictions, batch.whole)?;
         let loss = self.criterion.loss(&predictions, targets, total)?;
@@ -110,10 +110,10 @@ impl Trainer<'_> {
     }
 
     /// In mixed precision where the config says so.
-    fn forward(&self, batch: &HostBatch) -> Result<Output> {
-        let pixels = evaluate::pixels(batch, self.net.device())?;
+    fn forward(&self, batch: &HostBatch, ctx: ForwardContext) -> Result<Output> {
+        let pixels = upload(batch, self.net.device())?;
         in_precision(self.autocast, self.net.device(), || {
-            self.net.forward(Images::Pixels(&pixels), true)
+            self.net.forward(Images::Pixels(&pixels), ctx)
         })
     }
 }

@@ -1,0 +1,123 @@
+//! The encoder of one branch: normalized images to tokens.
+
+use anyhow::{Result, ensure};
+use tch::{Kind, Tensor, nn};
+
+use super::forward_context::ForwardContext;
+use super::fusion::BranchTokens;
+use super::images::{Images, Normalization};
+use super::layers::Masked;
+use super::vim::{VisionMamba, class_index};
+use super::vit::VisionTransformer;
+use crate::config::{BackboneShape, Branch};
+
+/// A backbone with its shape and normalization.
+#[derive(Debug)]
+pub(super) struct Encoder {
+    pub backbone: Backbone,
+    pub shape: BackboneShape,
+    pub normalization: Normalization,
+}
+
+#[derive(Debug)]
+pub(super) enum Backbone {
+    Vit(VisionTransformer),
+    Mamba(VisionMamba),
+}
+
+impl Encoder {
+    /// Returns an encoder with new parameters under the branch's name in `root`.
+    pub fn new(root: &nn::Path, shape: BackboneShape) -> Self {
+        let path = root / shape.branch.name();
+        let backbone = match shape.branch {
+            Branch::Vit => Backbone::Vit(VisionTransformer::new(&path, &shape)),
+            Branch::Mamba => Backbone::Mamba(VisionMamba::new(&path, &shape)),
+        };
+        let normalization = Normalization::new(shape.mean, shape.std, root.device());
+        Self { backbone, shape, normalization }
+    }
+
+    /// Returns the index of the class token among the tokens.
+    pub fn class_index(&self) -> i64 {
+        match self.shape.branch {
+            Branch::Vit => 0,
+            Branch::Mamba => class_index(self.shape.patches()),
+        }
+    }
+
+    /// Returns normalized float images (b, 3, s, s).
+    ///
+    /// # Errors
+    /// Returns an error if the images have another size than the backbone takes.
+    pub fn normalize(&self, images: Images) -> Result<Tensor> {
+        let (branch, side) = (self.shape.branch, self.shape.image_size);
+        let (Images::Pixels(x) | Images::Normalized(x)) = images;
+        let fits = matches!(x.size()[..], [_, 3, h, w] if h == side && w == side);
+        ensure!(
+            fits,
+            "the {branch} branch takes images of shape (batch, 3, {side}, {side}), got {:?}: set \
+             data.image_size or model.{branch}.image_size",
+            x.size()
+        );
+        Ok(match images {
+            Images::Pixels(x) => self.normalization.normalize(x),
+            Images::Normalized(x) => x.to_kind(Kind::Float),
+        })
+    }
+
+    /// Normalized images (b, 3, s, s) to tokens.
+    ///
+    /// # Errors
+    /// Returns an operator's message, for example if memory runs out.
+    pub fn forward(&self, x: &Tensor, ctx: ForwardContext) -> Result<BranchTokens> {
+        Ok(self.tokens(match &self.backbone {
+            Backbone::Vit(vit) => vit.forward(x, ctx)?,
+            Backbone::Mamba(mamba) => mamba.forward(x, ctx)?,
+        }))
+    }
+
+    /// As [`forward`](Self::forward), with some of the patches masked.
+    ///
+    /// # Errors
+    /// As [`forward`](Self::forward).
+    pub fn forward_masked(
+        &self,
+        x: &Tensor,
+        masked: &Masked,
+        ctx: ForwardContext,
+    ) -> Result<BranchTokens> {
+        Ok(self.tokens(match &self.backbone {
+            Backbone::Vit(vit) => vit.forward_masked(x, masked, ctx)?,
+            Backbone::Mamba(mamba) => mamba.forward_masked(x, masked, ctx)?,
+        }))
+    }
+
+    /// As [`forward`](Self::forward) in evaluation, with `tap` before each block's mixer: it gets
+    /// the block's index and the mixer's input, and returns the input to use instead.
+    ///
+    /// # Errors
+    /// As [`forward`](Self::forward).
+    pub fn forward_tapped(
+        &self,
+        x: &Tensor,
+        tap: &mut dyn FnMut(usize, Tensor) -> Tensor,
+    ) -> Result<BranchTokens> {
+        Ok(self.tokens(match &self.backbone {
+            Backbone::Vit(vit) => vit.forward_tapped(x, tap),
+            Backbone::Mamba(mamba) => mamba.forward_tapped(x, tap)?,
+        }))
+    }
+
+    fn tokens(&self, tokens: Tensor) -> BranchTokens {
+        BranchTokens::new(tokens, self.class_index())
+    }
+
+    /// Turns on activation checkpointing: training keeps only the tokens between the blocks, and
+    /// backward runs each block again. `named` holds the network's parameters by name.
+    pub fn recompute_blocks(&mut self, named: &[(String, Tensor)]) {
+        match &mut self.backbone {
+            Backbone::Vit(vit) => vit.recompute_blocks(named, "vit."),
+            Backbone::Mamba(mamba) => mamba.recompute_blocks(named, "mamba."),
+        }
+    }
+}

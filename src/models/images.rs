@@ -1,0 +1,53 @@
+//! Images on their way into the network: upload and normalization.
+
+use anyhow::Result;
+use tch::{Device, Kind, Tensor};
+
+use crate::data::HostBatch;
+
+/// Images as the network takes them.
+#[derive(Debug, Clone, Copy)]
+pub enum Images<'a> {
+    /// (b, 3, s, s) uint8 RGB; each branch normalizes them with the mean and std of its preset.
+    Pixels(&'a Tensor),
+    /// (b, 3, s, s) float, normalized already; both branches get the same values.
+    Normalized(&'a Tensor),
+}
+
+/// Uploads a host batch to the device: uint8 (b, 3, s, s).
+///
+/// # Errors
+/// Returns libtorch's message if memory runs out.
+pub fn upload(batch: &HostBatch, device: Device) -> Result<Tensor> {
+    let (len, size) = (batch.len as i64, batch.size as i64);
+    let pixels = Tensor::f_from_data_size(&batch.pixels, &[len, 3, size, size], Kind::Uint8)?;
+    Ok(pixels.f_to_device(device)?)
+}
+
+/// Normalization by channel, for pixels from 0 to 1.
+#[derive(Debug)]
+pub(super) struct Normalization {
+    /// (1, 3, 1, 1).
+    mean: Tensor,
+    /// (1, 3, 1, 1).
+    std: Tensor,
+}
+
+impl Normalization {
+    pub fn new(mean: [f32; 3], std: [f32; 3], device: Device) -> Self {
+        let [mean, std] = [mean, std]
+            .map(|values| Tensor::from_slice(&values).view([1, 3, 1, 1]).to_device(device));
+        Self { mean, std }
+    }
+
+    /// Uint8 (b, 3, h, w) to normalized floats.
+    pub fn normalize(&self, pixels: &Tensor) -> Tensor {
+        (pixels.to_kind(Kind::Float) / 255.0 - &self.mean) / &self.std
+    }
+
+    /// Normalized floats (b, 3, h, w) to uint8.
+    pub fn denormalize(&self, x: &Tensor) -> Tensor {
+        let levels = (x * &self.std + &self.mean) * 255.0;
+        levels.round().clamp(0.0, 255.0).to_kind(Kind::Uint8)
+    }
+}
