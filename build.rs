@@ -4,12 +4,13 @@
 use std::env;
 use std::path::{Path, PathBuf};
 
-/// Instruction sets whose kernels are compiled apart, each with its own flags and chosen at run
-/// time.
-const X86_KERNELS: [(&str, &[&str]); 2] = [
-    ("avx2", &["-mavx2", "-mfma"]),
+/// Instruction sets whose kernels are compiled apart and chosen at run time: name, floats in a
+/// vector, compiler flags.
+const X86_KERNELS: [(&str, usize, &[&str]); 2] = [
+    ("avx2", 8, &["-mavx2", "-mfma"]),
     (
         "avx512",
+        16,
         &[
             "-mavx512f",
             "-mavx512dq",
@@ -71,15 +72,25 @@ fn cpp() -> cc::Build {
 }
 
 fn compile_kernels() {
-    cpp().file("csrc/cpu/kernels_portable.cpp").compile("vmb_portable");
-    if env::var("CARGO_CFG_TARGET_ARCH").as_deref() == Ok("x86_64") {
-        for (name, flags) in X86_KERNELS {
-            let mut build = cpp();
-            for flag in flags {
-                build.flag(flag);
-            }
-            build.file(format!("csrc/cpu/kernels_{name}.cpp")).compile(&format!("vmb_{name}"));
+    let x86 = env::var("CARGO_CFG_TARGET_ARCH").as_deref() == Ok("x86_64");
+    let paths = [("portable", 4, [].as_slice())].into_iter();
+    for (path, lanes, flags) in paths.chain(X86_KERNELS.into_iter().filter(|_| x86)) {
+        let mut build = cpp();
+        for flag in flags {
+            build.flag(flag);
         }
+        let mut testing = build.clone();
+        build.file(format!("csrc/cpu/kernels_{path}.cpp")).compile(&format!("vmb_{path}"));
+        // tests/library/elementwise.rs alone calls these: only test programs link them.
+        let library = format!("vmb_testing_{path}");
+        testing
+            .cargo_metadata(false)
+            .define("VMB_ELEMENTWISE", format!("vmb_elementwise_{path}").as_str())
+            .define("VMB_WIDTH", lanes.to_string().as_str())
+            .file("csrc/testing/elementwise.cpp")
+            .compile(&library);
+        let out = env::var("OUT_DIR").expect("cargo sets OUT_DIR");
+        println!("cargo:rustc-link-arg-tests={out}/lib{library}.a");
     }
 }
 

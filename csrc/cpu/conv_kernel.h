@@ -27,7 +27,7 @@ struct CausalConv {
   };
 
   template <class F>
-  static void for_lines(const Conv<T>& in, int64_t begin, int64_t end, F&& each) {
+  static void for_lines(const ConvArgs<T>& in, int64_t begin, int64_t end, F&& each) {
     const ScanSizes size = sizes(in);
     for (int64_t index = begin; index < end; ++index) {
       const typename Rows::Item item(size, index);
@@ -52,11 +52,11 @@ struct CausalConv {
     }
   };
 
-  static ScanSizes sizes(const Conv<T>& in) { return {in.batch, in.dim, in.length, 0}; }
+  static ScanSizes sizes(const ConvArgs<T>& in) { return {in.batch, in.dim, in.length, 0}; }
 
   // Weights, and zeros where sums over the steps begin; behind the last step there are no
   // gradients.
-  static void begin_vector(Workspace& w, const Conv<T>& in, int64_t channel) {
+  static void begin_vector(Workspace& w, const ConvArgs<T>& in, int64_t channel) {
     const int lanes = Rows::lanes_of(sizes(in), channel);
     for (int64_t k = 0; k < in.width; ++k) {
       w.weight[k] = w.dweight[k] = w.out[k] = V{};
@@ -68,7 +68,7 @@ struct CausalConv {
 
   // The strip's inputs behind those that its first outputs look back at, the convolution's values
   // and their sigmoids.
-  static void activate(Workspace& w, const Conv<T>& in, const Strip& strip, int v) {
+  static void activate(Workspace& w, const ConvArgs<T>& in, const Strip& strip, int v) {
     const int64_t channel = strip.channel(v), back = in.width - 1,
                   missing = strip.step < back ? back - strip.step : 0;
     for (int64_t t = 0; t < missing; ++t) w.x[t] = V{};
@@ -86,7 +86,7 @@ struct CausalConv {
                    [&](auto count, int64_t t) { sigmoids<count>(w.value + t, w.gate + t); });
   }
 
-  static void forward(const Conv<T>& in, const View<T>& out, int64_t begin, int64_t end,
+  static void forward(const ConvArgs<T>& in, const View<T>& out, int64_t begin, int64_t end,
                       void* memory) {
     Workspaces& w = *static_cast<Workspaces*>(memory);
     for_lines(
@@ -109,8 +109,8 @@ struct CausalConv {
         });
   }
 
-  static void backward(const ConvBackward<T>& args, int64_t begin, int64_t end, void* memory) {
-    const Conv<T>& in = args.in;
+  static void backward(const ConvBackwardArgs<T>& args, int64_t begin, int64_t end, void* memory) {
+    const ConvArgs<T>& in = args.in;
     Workspaces& w = *static_cast<Workspaces*>(memory);
     for_lines(
         in, begin, end, [&](const ScanSizes& size, const typename Rows::Item& item, int64_t block) {
@@ -131,8 +131,9 @@ struct CausalConv {
         });
   }
 
-  static void backward_strip(Workspace& w, const ConvBackward<T>& args, const Strip& strip, int v) {
-    const Conv<T>& in = args.in;
+  static void backward_strip(Workspace& w, const ConvBackwardArgs<T>& args, const Strip& strip,
+                             int v) {
+    const ConvArgs<T>& in = args.in;
     const int64_t channel = strip.channel(v), steps = strip.steps;
     const int lanes = Rows::lanes_of(sizes(in), channel);
     // The later strip's first gradients move behind this strip's.
@@ -160,9 +161,9 @@ struct CausalConv {
     Rows::unpack(w.dout, args.dx, strip.item.batch, channel, lanes, strip.step, steps);
   }
 
-  static void write_channel_sums(const Workspace& w, const ConvBackward<T>& args, int64_t batch,
+  static void write_channel_sums(const Workspace& w, const ConvBackwardArgs<T>& args, int64_t batch,
                                  int64_t channel) {
-    const Conv<T>& in = args.in;
+    const ConvArgs<T>& in = args.in;
     for (int c = 0; c < Rows::lanes_of(sizes(in), channel); ++c) {
       const int64_t row = batch * in.dim + channel + c;
       args.dbias[row] = w.dbias[c];

@@ -13,8 +13,8 @@ constexpr vmb::KernelTable<T> kernel_table() {
   using S = Scan<T, W, N>;
   using C = CausalConv<T, W>;
   using L = Limit<T, W, N>;
-  return {S::workspace, S::forward, S::backward, sizeof(typename C::Workspaces), C::forward,
-          C::backward,  L::forward, L::backward, evaluate_elementwise<T, W>};
+  return {S::workspace, S::forward,  S::backward, sizeof(typename C::Workspaces),
+          C::forward,   C::backward, L::forward,  L::backward};
 }
 
 }  // namespace

@@ -43,7 +43,7 @@ struct ScanSizes {
 };
 
 template <class T>
-struct ScanInputs {
+struct ScanArgs {
   ScanSizes size;
   View<const T> u, delta, z;  // rows are channels; z may be empty
   View<const T> B, C;         // rows are states
@@ -54,15 +54,15 @@ struct ScanInputs {
 };
 
 template <class T>
-struct ScanForward {
-  ScanInputs<T> in;
+struct ScanForwardArgs {
+  ScanArgs<T> in;
   View<T> out;
   T* checkpoints;  // null: not wanted
 };
 
 template <class T>
-struct ScanBackward {
-  ScanInputs<T> in;
+struct ScanBackwardArgs {
+  ScanArgs<T> in;
   View<const T> dout;
   const T* checkpoints;
   View<T> du, ddelta, dz;
@@ -79,7 +79,7 @@ struct ScanBackward {
 constexpr int64_t kMaxConvWidth = 8;
 
 template <class T>
-struct Conv {
+struct ConvArgs {
   int64_t batch, dim, length, width;
   View<const T> x;
   View<const T> weight;  // rows are channels, steps are taps
@@ -88,33 +88,29 @@ struct Conv {
 };
 
 template <class T>
-struct ConvBackward {
-  Conv<T> in;
+struct ConvBackwardArgs {
+  ConvArgs<T> in;
   View<const T> dout;
   View<T> dx;
   T* dweight;  // (batch, dim, width), partial sums over the steps
   T* dbias;    // (batch, dim)
 };
 
-// The functions of vec_math.h, as tests of their accuracy name them.
-enum class Elementwise { exp2_product, exp, softplus, sigmoid };
-
 // The kernels of one instruction set; each call does work items [begin, end) with `workspace` bytes
 // of scratch memory, aligned to 64.
 template <class T>
 struct KernelTable {
   int64_t (*scan_workspace)(const ScanSizes&);
-  void (*scan_forward)(const ScanForward<T>&, int64_t begin, int64_t end, void* workspace);
-  void (*scan_backward)(const ScanBackward<T>&, int64_t begin, int64_t end, void* workspace);
+  void (*scan_forward)(const ScanForwardArgs<T>&, int64_t begin, int64_t end, void* workspace);
+  void (*scan_backward)(const ScanBackwardArgs<T>&, int64_t begin, int64_t end, void* workspace);
   int64_t conv_workspace;
-  void (*conv_forward)(const Conv<T>&, const View<T>& out, int64_t begin, int64_t end,
+  void (*conv_forward)(const ConvArgs<T>&, const View<T>& out, int64_t begin, int64_t end,
                        void* workspace);
-  void (*conv_backward)(const ConvBackward<T>&, int64_t begin, int64_t end, void* workspace);
+  void (*conv_backward)(const ConvBackwardArgs<T>&, int64_t begin, int64_t end, void* workspace);
   // The arithmetic of a scan alone (limit_kernel.h); the result means nothing and only keeps the
   // work from being left out.
   T (*limit_forward)(const ScanSizes&, int64_t begin, int64_t end);
   T (*limit_backward)(const ScanSizes&, int64_t begin, int64_t end);
-  void (*elementwise)(Elementwise function, const T* x, const T* y, T* out, int64_t count);
 };
 
 extern const KernelTable<float> kPortableFloat;

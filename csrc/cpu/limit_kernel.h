@@ -108,24 +108,4 @@ struct Limit {
   }
 };
 
-// Values that the kernels are made of, for tests of their accuracy; y is used by exp2_product
-// alone.
-template <class T, int W>
-void evaluate_elementwise(Elementwise function, const T* x, const T* y, T* out, int64_t count) {
-  using V = Vec<T, W>;
-  for (int64_t i = 0; i < count; i += W) {
-    const int64_t lanes = count - i < W ? count - i : W;
-    V a{}, b{};
-    for (int64_t c = 0; c < lanes; ++c) a[c] = x[i + c], b[c] = y[i + c];
-    V value;
-    switch (function) {
-      case Elementwise::exp2_product: value = exp2_product<V>(a, b); break;
-      case Elementwise::exp: value = exp_of<V>(a); break;
-      case Elementwise::softplus: value = a, softpluses<1>(&value); break;
-      case Elementwise::sigmoid: sigmoids<1>(&a, &value); break;
-    }
-    for (int64_t c = 0; c < lanes; ++c) out[i + c] = value[c];
-  }
-}
-
 }  // namespace

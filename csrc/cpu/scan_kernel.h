@@ -95,7 +95,7 @@ struct Scan {
     }
   }
 
-  static void pack_A(const Workspace& w, const ScanInputs<T>& in, int64_t block, int64_t channel,
+  static void pack_A(const Workspace& w, const ScanArgs<T>& in, int64_t block, int64_t channel,
                      int lanes) {
     const int64_t n = padded(in.size.state);
     V *rows = w.A + block * n, largest{};
@@ -114,7 +114,7 @@ struct Scan {
     return magnitude > bound ? magnitude : bound;
   }
 
-  static void pack_inputs(const Workspace& w, const ScanInputs<T>& in, const Strip& strip) {
+  static void pack_inputs(const Workspace& w, const ScanArgs<T>& in, const Strip& strip) {
     Rows::pack_strip(w.u, in.u, in.size, strip);
     Rows::pack_strip(w.dt, in.delta, in.size, strip);
     Rows::pack_strip(w.z, in.z, in.size, strip);
@@ -123,8 +123,8 @@ struct Scan {
   // dt = softplus(delta + bias), dt * u and sigmoid(z) of a strip; with Slope softplus's slope as
   // well. Returns whether all products of dt and A lie where powers need no bounds.
   template <bool Slope>
-  static bool discretize(const Workspace& w, const ScanInputs<T>& in, int64_t block,
-                         int64_t channel, int lanes, int64_t steps) {
+  static bool discretize(const Workspace& w, const ScanArgs<T>& in, int64_t block, int64_t channel,
+                         int lanes, int64_t steps) {
     const V bias = Rows::pack_channels(in.delta_bias, channel, lanes);
     V largest{};
     for (int64_t t = 0; t < steps; ++t) w.dt[t] += bias;
@@ -151,8 +151,8 @@ struct Scan {
     return checkpoints + index + block * W * size.state;
   }
 
-  static void forward(const ScanForward<T>& args, int64_t begin, int64_t end, void* memory) {
-    const ScanInputs<T>& in = args.in;
+  static void forward(const ScanForwardArgs<T>& args, int64_t begin, int64_t end, void* memory) {
+    const ScanArgs<T>& in = args.in;
     const ScanSizes& size = in.size;
     const int64_t n = padded(size.state);
     Workspace w(memory, size.state);
@@ -173,8 +173,9 @@ struct Scan {
     }
   }
 
-  static void forward_strip(const ScanForward<T>& args, const Workspace& w, const Strip& strip) {
-    const ScanInputs<T>& in = args.in;
+  static void forward_strip(const ScanForwardArgs<T>& args, const Workspace& w,
+                            const Strip& strip) {
+    const ScanArgs<T>& in = args.in;
     const Strip next = strip.next(in.size, kStrip);
     const int64_t tiles = strip.vectors() * ((in.size.state + kAhead - 1) / kAhead);
     const Runs ahead[] = {{in.u, in.size, next, tiles},
@@ -193,9 +194,9 @@ struct Scan {
 
   // before_tile() is called before each tile of states.
   template <class F>
-  static void forward_vector(const ScanForward<T>& args, const Workspace& w, const Strip& strip,
+  static void forward_vector(const ScanForwardArgs<T>& args, const Workspace& w, const Strip& strip,
                              int v, const F& before_tile) {
-    const ScanInputs<T>& in = args.in;
+    const ScanArgs<T>& in = args.in;
     const int64_t state = in.size.state, block = strip.block + v, steps = strip.steps;
     const int lanes = Rows::lanes_of(in.size, strip.channel(v));
     const bool in_range = discretize<false>(w, in, block, strip.channel(v), lanes, steps);
@@ -306,8 +307,8 @@ struct Scan {
       w.h[block * n + state + i] = dh[i], w.dA[block * n + state + i] = dA[i];
   }
 
-  static void backward(const ScanBackward<T>& args, int64_t begin, int64_t end, void* memory) {
-    const ScanInputs<T>& in = args.in;
+  static void backward(const ScanBackwardArgs<T>& args, int64_t begin, int64_t end, void* memory) {
+    const ScanArgs<T>& in = args.in;
     const ScanSizes& size = in.size;
     const int64_t n = padded(size.state), last_strip = (size.length - 1) / kStrip * kStrip;
     Workspace w(memory, size.state);
@@ -339,8 +340,9 @@ struct Scan {
     }
   }
 
-  static void backward_strip(const ScanBackward<T>& args, const Workspace& w, const Strip& strip) {
-    const ScanInputs<T>& in = args.in;
+  static void backward_strip(const ScanBackwardArgs<T>& args, const Workspace& w,
+                             const Strip& strip) {
+    const ScanArgs<T>& in = args.in;
     const Strip next = strip.next(in.size, -kStrip);
     const int64_t tiles =
         strip.vectors() * ((strip.steps + T_ - 1) / T_) * ((in.size.state + N - 1) / N);
@@ -363,9 +365,9 @@ struct Scan {
 
   // before_tile() is called before each tile of a chunk's states.
   template <class F>
-  static void backward_vector(const ScanBackward<T>& args, const Workspace& w, const Strip& strip,
-                              int v, const F& before_tile) {
-    const ScanInputs<T>& in = args.in;
+  static void backward_vector(const ScanBackwardArgs<T>& args, const Workspace& w,
+                              const Strip& strip, int v, const F& before_tile) {
+    const ScanArgs<T>& in = args.in;
     const int64_t state = in.size.state, n = padded(state), block = strip.block + v,
                   steps = strip.steps;
     const int lanes = Rows::lanes_of(in.size, strip.channel(v));
@@ -404,7 +406,7 @@ struct Scan {
     }
   }
 
-  static void write_channel_sums(const ScanBackward<T>& args, const Workspace& w,
+  static void write_channel_sums(const ScanBackwardArgs<T>& args, const Workspace& w,
                                  const Item& item) {
     const ScanSizes& size = args.in.size;
     const int64_t n = padded(size.state);

@@ -39,40 +39,26 @@ cuda::Operand operand(const Tensor& x, bool reverse) {
   return {data, x.stride(0), x.stride(1), step};
 }
 
-// Activations in u's type, parameters in contiguous float; tensors that are so already are not
-// copied.
-struct ScanOperands {
-  Tensor u, delta, A, B, C, D, z, delta_bias;
-  int warps;
+const float* pointer(const Tensor& x) { return x.defined() ? x.const_data_ptr<float>() : nullptr; }
 
-  ScanOperands(const Tensor& u_, const Tensor& delta_, const Tensor& A_, const Tensor& B_,
-               const Tensor& C_, const OptionalTensor& D_, const OptionalTensor& z_,
-               const OptionalTensor& delta_bias_)
-      : u(u_),
-        delta(delta_.to(u_.scalar_type())),
-        A(A_.to(at::kFloat).contiguous()),
-        B(B_.to(u_.scalar_type())),
-        C(C_.to(u_.scalar_type())),
-        D(optional_to(D_, at::kFloat)),
-        z(optional_to(z_, u_.scalar_type())),
-        delta_bias(optional_to(delta_bias_, at::kFloat)) {
-    if (D.defined()) D = D.contiguous();
-    if (delta_bias.defined()) delta_bias = delta_bias.contiguous();
-    warps = cuda::scan_warps(u.size(0), u.size(1), cuda::multiprocessors(u.get_device()));
-  }
-  cuda::ScanArgs args(bool delta_softplus, bool reverse) const {
-    return {u.size(0),           u.size(1),
-            u.size(2),           A.size(1),
-            operand(u, reverse), operand(delta, reverse),
-            operand(z, reverse), operand(B, reverse),
-            operand(C, reverse), A.const_data_ptr<float>(),
-            pointer(D),          pointer(delta_bias),
-            delta_softplus};
-  }
-  static const float* pointer(const Tensor& x) {
-    return x.defined() ? x.const_data_ptr<float>() : nullptr;
-  }
-};
+// Sequences in u's type, parameters in contiguous float.
+ScanInputs cast(const ScanInputs& x) { return x.cast(x.u.scalar_type(), at::kFloat); }
+
+// Operands that cast returned, as the kernels see them.
+cuda::ScanArgs kernel_args(const ScanInputs& x) {
+  cuda::ScanArgs args;
+  args.batch = x.batch(), args.dim = x.dim(), args.length = x.length(), args.state = x.state();
+  args.u = operand(x.u, x.reverse), args.delta = operand(x.delta, x.reverse);
+  args.z = operand(x.z, x.reverse);
+  args.B = operand(x.B, x.reverse), args.C = operand(x.C, x.reverse);
+  args.A = pointer(x.A), args.D = pointer(x.D), args.delta_bias = pointer(x.delta_bias);
+  args.delta_softplus = x.delta_softplus;
+  return args;
+}
+
+int warps_for(const ScanInputs& x) {
+  return cuda::scan_warps(x.batch(), x.dim(), cuda::multiprocessors(x.u.get_device()));
+}
 
 // sum over p of parts[:, p]: (outer, count, ...) -> (outer, ...), in the order of p.
 Tensor sum_parts(const Tensor& parts, void* stream) {
@@ -94,87 +80,82 @@ void* stream_of(const Tensor& x) {
 
 }  // namespace
 
-std::tuple<Tensor, Tensor> scan_forward_cuda(const Tensor& u, const Tensor& delta, const Tensor& A,
-                                             const Tensor& B, const Tensor& C,
-                                             const OptionalTensor& D, const OptionalTensor& z,
-                                             const OptionalTensor& delta_bias, bool delta_softplus,
-                                             bool reverse, bool keep_states) {
+ScanResult scan_forward_cuda(const ScanInputs& operands, bool keep_states) {
+  const Tensor& u = operands.u;
   const c10::cuda::CUDAGuard device(u.device());
-  const ScanOperands x(u, delta, A, B, C, D, z, delta_bias);
+  const ScanInputs x = cast(operands);
   const auto floats = u.options().dtype(at::kFloat);
-  const int64_t batch = u.size(0), dim = u.size(1), length = u.size(2), state = A.size(1);
   Tensor out = empty_in_layout_of(u, u.scalar_type());
   Tensor states = at::empty({0}, floats);
   if (out.numel() == 0) return {out, states};
-  cuda::ScanForwardArgs args{x.args(delta_softplus, reverse), operand(out, reverse), nullptr, 0};
-  const int64_t slot = batch * dim * cuda::padded_state(state);
+  cuda::ScanForwardArgs args{kernel_args(x), operand(out, x.reverse), nullptr, 0};
+  const int64_t slot = x.batch() * x.dim() * cuda::padded_state(x.state());
   if (keep_states) {
-    states = at::empty({cuda::tiles(length) * slot}, floats);
+    states = at::empty({cuda::tiles(x.length()) * slot}, floats);
     args.states_stride = slot;
-  } else if (state > cuda::kStates) {
+  } else if (x.state() > cuda::kStates) {
     states = at::empty({slot}, floats);
   }
   if (states.numel() > 0) args.states = states.mutable_data_ptr<float>();
-  check_launch(cuda::scan_forward(args, type_of(u), x.warps, stream_of(u)), "selective_scan");
+  check_launch(cuda::scan_forward(args, type_of(u), warps_for(x), stream_of(u)), "selective_scan");
   return {out, states};
 }
 
-std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> scan_backward_cuda(
-    const Tensor& dout_, const Tensor& u, const Tensor& delta, const Tensor& A, const Tensor& B,
-    const Tensor& C, const OptionalTensor& D, const OptionalTensor& z,
-    const OptionalTensor& delta_bias, const Tensor& states, bool delta_softplus, bool reverse) {
+ScanGradients scan_backward_cuda(const ScanInputs& operands, const Tensor& states,
+                                 const Tensor& dout_) {
+  const Tensor& u = operands.u;
   const c10::cuda::CUDAGuard device(u.device());
-  const ScanOperands x(u, delta, A, B, C, D, z, delta_bias);
+  const ScanInputs x = cast(operands);
   void* const stream = stream_of(u);
   const auto type = u.scalar_type();
   const auto floats = u.options().dtype(at::kFloat);
-  const int64_t batch = u.size(0), dim = u.size(1), length = u.size(2), state = A.size(1),
-                padded = cuda::padded_state(state);
+  const int warps = warps_for(x);
+  const int64_t batch = x.batch(), dim = x.dim(), length = x.length(), state = x.state();
+  const int64_t padded = cuda::padded_state(state);
   const Tensor dout = dout_.to(type);
-  Tensor du = empty_in_layout_of(u, type), ddelta = empty_in_layout_of(delta, type);
+  Tensor du = empty_in_layout_of(u, type), ddelta = empty_in_layout_of(operands.delta, type);
   Tensor dz = x.z.defined() ? empty_in_layout_of(x.z, type) : Tensor();
-  Tensor dA = at::empty({1, batch, dim, padded}, floats), dD = at::empty({1, batch, dim}, floats),
-         dbias = at::empty({1, batch, dim}, floats);
+  Tensor dA = at::empty({1, batch, dim, padded}, floats);
+  Tensor dD = at::empty({1, batch, dim}, floats), dbias = at::empty({1, batch, dim}, floats);
   Tensor dBC = at::empty(
-      {batch, cuda::channel_blocks(dim, x.warps), length, cuda::passes(state), 2, cuda::kStates},
+      {batch, cuda::channel_blocks(dim, warps), length, cuda::passes(state), 2, cuda::kStates},
       floats);
   if (u.numel() == 0) {
     for (Tensor* t : {&dA, &dD, &dbias, &dBC}) t->zero_();
   } else {
     Tensor adjoint = state > cuda::kStates ? at::empty({batch, dim, padded}, floats) : Tensor();
     cuda::ScanBackwardArgs args{};
-    args.in = x.args(delta_softplus, reverse);
-    args.dout = operand(dout, reverse);
-    args.states = states.const_data_ptr<float>(), args.states_stride = batch * dim * padded;
-    args.du = operand(du, reverse), args.ddelta = operand(ddelta, reverse),
-    args.dz = operand(dz, reverse);
-    args.dA = dA.mutable_data_ptr<float>(), args.dD = dD.mutable_data_ptr<float>(),
+    args.in = kernel_args(x);
+    args.dout = operand(dout, x.reverse);
+    args.states = states.const_data_ptr<float>();
+    args.states_stride = batch * dim * padded;
+    args.du = operand(du, x.reverse), args.ddelta = operand(ddelta, x.reverse);
+    args.dz = operand(dz, x.reverse);
+    args.dA = dA.mutable_data_ptr<float>(), args.dD = dD.mutable_data_ptr<float>();
     args.ddelta_bias = dbias.mutable_data_ptr<float>();
-    args.dBC = dBC.mutable_data_ptr<float>(), args.reverse_dBC = reverse;
+    args.dBC = dBC.mutable_data_ptr<float>(), args.reverse_dBC = x.reverse;
     args.adjoint = adjoint.defined() ? adjoint.mutable_data_ptr<float>() : nullptr;
-    check_launch(cuda::scan_backward(args, type_of(u), x.warps, stream),
-                 "selective_scan's backward");
+    check_launch(cuda::scan_backward(args, type_of(u), warps, stream), "selective_scan's backward");
   }
   const Tensor both = sum_parts(dBC, stream);  // (b, l, passes, {dB, dC}, states of a pass)
-  auto rows = [&](int64_t which, const Tensor& like) {
+  const auto rows = [&](int64_t which, const Tensor& like) {
     return both.select(3, which)
         .reshape({batch, length, padded})
         .narrow(2, 0, state)
         .transpose(1, 2)
         .to(like.scalar_type());
   };
-  auto over_batch = [&](const Tensor& parts, const OptionalTensor& like) {
-    return like && like->defined() ? sum_parts(parts, stream).squeeze(0).to(like->scalar_type())
-                                   : Tensor();
+  const auto over_batch = [&](const Tensor& parts, const Tensor& like) {
+    return like.defined() ? sum_parts(parts, stream).squeeze(0).to(like.scalar_type()) : Tensor();
   };
   return {du,
-          ddelta.to(delta.scalar_type()),
-          sum_parts(dA, stream).squeeze(0).narrow(1, 0, state).to(A.scalar_type()),
-          rows(0, B),
-          rows(1, C),
-          over_batch(dD, D),
-          dz.defined() ? dz.to(z->scalar_type()) : Tensor(),
-          over_batch(dbias, delta_bias)};
+          ddelta.to(operands.delta.scalar_type()),
+          sum_parts(dA, stream).squeeze(0).narrow(1, 0, state).to(operands.A.scalar_type()),
+          rows(0, operands.B),
+          rows(1, operands.C),
+          over_batch(dD, operands.D),
+          dz.defined() ? dz.to(operands.z.scalar_type()) : dz,
+          over_batch(dbias, operands.delta_bias)};
 }
 
 namespace {

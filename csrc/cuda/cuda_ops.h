@@ -5,12 +5,11 @@
 
 #include <ATen/core/Tensor.h>
 
-#include <optional>
 #include <tuple>
 
-namespace vmb {
+#include "ops/scan_inputs.h"
 
-using OptionalTensor = std::optional<at::Tensor>;
+namespace vmb {
 
 // Whether the kernels compute on this tensor's device and type.
 inline bool has_cuda_kernels(const at::Tensor& x) {
@@ -23,19 +22,11 @@ inline bool has_cuda_kernels(const at::Tensor& x) {
 #endif
 }
 
-// Arguments are checked by the caller; returns as forward_cpu and backward_cpu of
-// selective_scan.cpp, conv_cpu of causal_conv1d.cpp.
-std::tuple<at::Tensor, at::Tensor> scan_forward_cuda(
-    const at::Tensor& u, const at::Tensor& delta, const at::Tensor& A, const at::Tensor& B,
-    const at::Tensor& C, const OptionalTensor& D, const OptionalTensor& z,
-    const OptionalTensor& delta_bias, bool delta_softplus, bool reverse, bool keep_states);
-std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor,
-           at::Tensor>
-scan_backward_cuda(const at::Tensor& dout, const at::Tensor& u, const at::Tensor& delta,
-                   const at::Tensor& A, const at::Tensor& B, const at::Tensor& C,
-                   const OptionalTensor& D, const OptionalTensor& z,
-                   const OptionalTensor& delta_bias, const at::Tensor& states, bool delta_softplus,
-                   bool reverse);
+// The caller checks the arguments. Results are those of forward_cpu and backward_cpu in
+// selective_scan.cpp and causal_conv1d.cpp.
+ScanResult scan_forward_cuda(const ScanInputs& x, bool keep_states);
+ScanGradients scan_backward_cuda(const ScanInputs& x, const at::Tensor& states,
+                                 const at::Tensor& dout);
 at::Tensor conv_forward_cuda(const at::Tensor& x, const at::Tensor& weight,
                              const OptionalTensor& bias, bool reverse);
 std::tuple<at::Tensor, at::Tensor, at::Tensor> conv_backward_cuda(const at::Tensor& dout,

@@ -1,7 +1,4 @@
-// In place of cuda_ops.cpp in builds without CUDA kernels, where has_cuda_kernels keeps everyone
-// from calling these.
-#include <ATen/core/Tensor.h>
-
+// Replaces cuda_ops.cpp in builds without CUDA kernels, where has_cuda_kernels keeps callers away.
 #include "cuda_ops.h"
 
 namespace vmb {
@@ -12,18 +9,8 @@ namespace {
 }
 }  // namespace
 
-std::tuple<at::Tensor, at::Tensor> scan_forward_cuda(const at::Tensor&, const at::Tensor&,
-                                                     const at::Tensor&, const at::Tensor&,
-                                                     const at::Tensor&, const OptionalTensor&,
-                                                     const OptionalTensor&, const OptionalTensor&,
-                                                     bool, bool, bool) {
-  absent();
-}
-std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor,
-           at::Tensor>
-scan_backward_cuda(const at::Tensor&, const at::Tensor&, const at::Tensor&, const at::Tensor&,
-                   const at::Tensor&, const at::Tensor&, const OptionalTensor&,
-                   const OptionalTensor&, const OptionalTensor&, const at::Tensor&, bool, bool) {
+ScanResult scan_forward_cuda(const ScanInputs&, bool) { absent(); }
+ScanGradients scan_backward_cuda(const ScanInputs&, const at::Tensor&, const at::Tensor&) {
   absent();
 }
 at::Tensor conv_forward_cuda(const at::Tensor&, const at::Tensor&, const OptionalTensor&, bool) {

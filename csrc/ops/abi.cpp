@@ -10,46 +10,44 @@
 
 #include "border.h"
 #include "dispatch.h"
+#include "scan_inputs.h"
 
 namespace {
 
 using at::Tensor;
+using vmb::EagerScanOp, vmb::OptionalTensor, vmb::ScanOp;
 using vmb::guarded, vmb::op, vmb::tensor, vmb::tensors;
-using OptionalTensor = std::optional<Tensor>;
 
-OptionalTensor optional(const void* pointer) {
-  return pointer ? OptionalTensor(tensor(pointer)) : std::nullopt;
+Tensor tensor_or_undefined(const void* pointer) { return pointer ? tensor(pointer) : Tensor(); }
+
+vmb::ScanInputs operands(const vmb_scan_inputs& x) {
+  return {tensor(x.u),
+          tensor(x.delta),
+          tensor(x.A),
+          tensor(x.B),
+          tensor(x.C),
+          tensor_or_undefined(x.D),
+          tensor_or_undefined(x.z),
+          tensor_or_undefined(x.delta_bias),
+          x.delta_softplus != 0,
+          x.reverse != 0};
 }
 
-using Scan = Tensor(const Tensor&, const Tensor&, const Tensor&, const Tensor&, const Tensor&,
-                    const OptionalTensor&, const OptionalTensor&, const OptionalTensor&, bool, bool,
-                    std::string_view);
-using ScanEager = Tensor(const Tensor&, const Tensor&, const Tensor&, const Tensor&, const Tensor&,
-                         const OptionalTensor&, const OptionalTensor&, const OptionalTensor&, bool,
-                         bool);
 using Conv = Tensor(const Tensor&, const Tensor&, const OptionalTensor&, bool, std::string_view);
 
 }  // namespace
 
-char* vmb_selective_scan(const void* u, const void* delta, const void* A, const void* B,
-                         const void* C, const void* D, const void* z, const void* delta_bias,
-                         int delta_softplus, int reverse, const char* path, void** out) {
+char* vmb_selective_scan(const vmb_scan_inputs* x, const char* path, void** out) {
   return guarded([&] {
-    static const auto scan = op<Scan>("vm_beautynet::selective_scan");
-    *out = new Tensor(scan.call(tensor(u), tensor(delta), tensor(A), tensor(B), tensor(C),
-                                optional(D), optional(z), optional(delta_bias), delta_softplus != 0,
-                                reverse != 0, path));
+    static const auto scan = op<ScanOp::Function>("vm_beautynet::selective_scan");
+    *out = new Tensor(ScanOp::call(scan, operands(*x), path));
   });
 }
 
-char* vmb_selective_scan_eager(const void* u, const void* delta, const void* A, const void* B,
-                               const void* C, const void* D, const void* z, const void* delta_bias,
-                               int delta_softplus, int reverse, void** out) {
+char* vmb_selective_scan_eager(const vmb_scan_inputs* x, void** out) {
   return guarded([&] {
-    static const auto scan = op<ScanEager>("vm_beautynet::selective_scan_eager");
-    *out =
-        new Tensor(scan.call(tensor(u), tensor(delta), tensor(A), tensor(B), tensor(C), optional(D),
-                             optional(z), optional(delta_bias), delta_softplus != 0, reverse != 0));
+    static const auto scan = op<EagerScanOp::Function>("vm_beautynet::selective_scan_eager");
+    *out = new Tensor(EagerScanOp::call(scan, operands(*x)));
   });
 }
 
@@ -57,7 +55,8 @@ char* vmb_causal_conv1d_silu(const void* x, const void* weight, const void* bias
                              const char* path, void** out) {
   return guarded([&] {
     static const auto conv = op<Conv>("vm_beautynet::causal_conv1d_silu");
-    *out = new Tensor(conv.call(tensor(x), tensor(weight), optional(bias), reverse != 0, path));
+    *out = new Tensor(conv.call(tensor(x), tensor(weight),
+                                OptionalTensor(tensor_or_undefined(bias)), reverse != 0, path));
   });
 }
 

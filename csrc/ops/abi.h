@@ -9,12 +9,14 @@
 extern "C" {
 #endif
 
-char* vmb_selective_scan(const void* u, const void* delta, const void* A, const void* B,
-                         const void* C, const void* D, const void* z, const void* delta_bias,
-                         int delta_softplus, int reverse, const char* path, void** out);
-char* vmb_selective_scan_eager(const void* u, const void* delta, const void* A, const void* B,
-                               const void* C, const void* D, const void* z, const void* delta_bias,
-                               int delta_softplus, int reverse, void** out);
+/* The operands of one scan: shapes as in selective_scan.cpp; D, z and delta_bias may be null. */
+typedef struct {
+  const void *u, *delta, *A, *B, *C, *D, *z, *delta_bias;
+  int delta_softplus, reverse;
+} vmb_scan_inputs;
+
+char* vmb_selective_scan(const vmb_scan_inputs* x, const char* path, void** out);
+char* vmb_selective_scan_eager(const vmb_scan_inputs* x, void** out);
 char* vmb_causal_conv1d_silu(const void* x, const void* weight, const void* bias, int reverse,
                              const char* path, void** out);
 
@@ -47,11 +49,6 @@ void vmb_memory_watch_end(void* watch);
 /* The arithmetic of a scan of these sizes in float, and nothing else, on all threads. */
 char* vmb_scan_limit(int64_t batch, int64_t dim, int64_t length, int64_t state, int backward,
                      const char* path);
-/* A function of vec_math.h (exp2_product, exp, softplus or sigmoid) on `count` values; y matters to
- * exp2_product only. */
-char* vmb_elementwise(const char* function, const char* path, const float* x, const float* y,
-                      float* out, int64_t count);
-
 /* torch.autocast for a device, on this thread; vmb_autocast_end puts back what was before. */
 char* vmb_autocast_begin(int device_type, int scalar_type, void** previous);
 void vmb_autocast_end(void* previous);

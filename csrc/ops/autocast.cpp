@@ -11,12 +11,12 @@
 
 #include "abi.h"
 #include "border.h"
+#include "scan_inputs.h"
 
 namespace vmb {
 namespace {
 
 using at::Tensor;
-using OptionalTensor = std::optional<Tensor>;
 
 template <at::DeviceType device, c10::DispatchKey key>
 struct Autocast {
@@ -24,20 +24,12 @@ struct Autocast {
   static T low(const T& x) {
     return at::autocast::cached_cast(at::autocast::get_autocast_dtype(device), x, device);
   }
-  template <class T>
-  static T full(const T& x) {
-    return at::autocast::cached_cast(at::kFloat, x, device);
-  }
+  static Tensor full(const Tensor& x) { return at::autocast::cached_cast(at::kFloat, x, device); }
 
-  static Tensor scan(const Tensor& u, const Tensor& delta, const Tensor& A, const Tensor& B,
-                     const Tensor& C, const OptionalTensor& D, const OptionalTensor& z,
-                     const OptionalTensor& delta_bias, bool delta_softplus, bool reverse,
-                     std::string_view path) {
-    using Scan = decltype(scan);
-    static const auto inner = op<Scan>("vm_beautynet::selective_scan");
+  static Tensor scan(const ScanInputs& x, std::string_view path) {
+    static const auto inner = op<ScanOp::Function>("vm_beautynet::selective_scan");
     const c10::impl::ExcludeDispatchKeyGuard no_autocast(key);
-    return inner.call(low(u), low(delta), full(A), low(B), low(C), full(D), low(z),
-                      full(delta_bias), delta_softplus, reverse, path);
+    return ScanOp::call(inner, x.map(low<Tensor>, full), path);
   }
 
   static Tensor conv(const Tensor& x, const Tensor& weight, const OptionalTensor& bias,
@@ -49,7 +41,7 @@ struct Autocast {
   }
 
   static void implement(torch::Library& m) {
-    m.impl("selective_scan", scan);
+    m.impl("selective_scan", &ScanOp::unpacked<&scan>);
     m.impl("causal_conv1d_silu", conv);
   }
 };

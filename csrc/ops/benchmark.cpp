@@ -72,17 +72,3 @@ char* vmb_scan_limit(int64_t batch, int64_t dim, int64_t length, int64_t state, 
                      [&](int64_t begin, int64_t end) { limit(size, begin, end); });
   });
 }
-
-char* vmb_elementwise(const char* function, const char* path, const float* x, const float* y,
-                      float* out, int64_t count) {
-  return guarded([&] {
-    using vmb::Elementwise;
-    for (const auto& [name, value] : {std::pair{"exp2_product", Elementwise::exp2_product},
-                                      {"exp", Elementwise::exp},
-                                      {"softplus", Elementwise::softplus},
-                                      {"sigmoid", Elementwise::sigmoid}})
-      if (std::string_view(name) == function)
-        return vmb::kernels<float>(path).elementwise(value, x, y, out, count);
-    TORCH_CHECK_VALUE(false, "elementwise: no function ", function);
-  });
-}

@@ -41,7 +41,7 @@ struct Operands {
     if (bias.defined()) bias = bias.contiguous();
   }
   template <class T>
-  Conv<T> args(bool reverse) const {
+  ConvArgs<T> args(bool reverse) const {
     return {x.size(0),
             x.size(1),
             x.size(2),
@@ -81,10 +81,10 @@ std::tuple<Tensor, Tensor, Tensor> backward_cpu(const Tensor& dout_, const Tenso
   if (x_.numel() > 0)
     AT_DISPATCH_FLOATING_TYPES(type, "causal_conv1d_silu_backward", [&] {
       const auto& table = kernels<scalar_t>(path);
-      ConvBackward<scalar_t> args{x.args<scalar_t>(reverse), view_of<const scalar_t>(dout, reverse),
-                                  view_of<scalar_t>(dx, reverse),
-                                  dweight.mutable_data_ptr<scalar_t>(),
-                                  dbias.mutable_data_ptr<scalar_t>()};
+      ConvBackwardArgs<scalar_t> args{
+          x.args<scalar_t>(reverse), view_of<const scalar_t>(dout, reverse),
+          view_of<scalar_t>(dx, reverse), dweight.mutable_data_ptr<scalar_t>(),
+          dbias.mutable_data_ptr<scalar_t>()};
       parallel_items(args.in.items(), table.conv_workspace,
                      [&](int64_t begin, int64_t end, void* workspace) {
                        table.conv_backward(args, begin, end, workspace);

@@ -14,34 +14,28 @@ pub type Function = extern "C" fn(*mut c_void, *const c_void, *mut *mut c_void) 
 /// `vmb_destructor`.
 pub type Destructor = extern "C" fn(*mut c_void);
 
+/// `vmb_scan_inputs`: tensors, of which D, z and delta_bias may be null, and flags.
+#[repr(C)]
+pub struct RawScanInputs {
+    pub u: *const c_void,
+    pub delta: *const c_void,
+    pub a: *const c_void,
+    pub b: *const c_void,
+    pub c: *const c_void,
+    pub d: *const c_void,
+    pub z: *const c_void,
+    pub delta_bias: *const c_void,
+    pub delta_softplus: c_int,
+    pub reverse: c_int,
+}
+
 unsafe extern "C" {
     pub fn vmb_selective_scan(
-        u: *const c_void,
-        delta: *const c_void,
-        a: *const c_void,
-        b: *const c_void,
-        c: *const c_void,
-        d: *const c_void,
-        z: *const c_void,
-        delta_bias: *const c_void,
-        delta_softplus: c_int,
-        reverse: c_int,
+        x: *const RawScanInputs,
         path: *const c_char,
         out: *mut *mut c_void,
     ) -> *mut c_char;
-    pub fn vmb_selective_scan_eager(
-        u: *const c_void,
-        delta: *const c_void,
-        a: *const c_void,
-        b: *const c_void,
-        c: *const c_void,
-        d: *const c_void,
-        z: *const c_void,
-        delta_bias: *const c_void,
-        delta_softplus: c_int,
-        reverse: c_int,
-        out: *mut *mut c_void,
-    ) -> *mut c_char;
+    pub fn vmb_selective_scan_eager(x: *const RawScanInputs, out: *mut *mut c_void) -> *mut c_char;
     pub fn vmb_causal_conv1d_silu(
         x: *const c_void,
         weight: *const c_void,
@@ -106,14 +100,6 @@ unsafe extern "C" {
         state: i64,
         backward: c_int,
         path: *const c_char,
-    ) -> *mut c_char;
-    pub fn vmb_elementwise(
-        function: *const c_char,
-        path: *const c_char,
-        x: *const f32,
-        y: *const f32,
-        out: *mut f32,
-        count: i64,
     ) -> *mut c_char;
     pub fn vmb_autocast_begin(
         device_type: c_int,

@@ -3,7 +3,6 @@
 mod autocast;
 pub mod benchmark;
 pub mod distributed;
-pub mod elementwise;
 mod ffi;
 pub mod measure;
 mod optimizer;

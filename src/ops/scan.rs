@@ -100,58 +100,45 @@ impl<'a> ScanInputs<'a> {
             reverse,
         }
     }
+
+    fn raw(&self) -> ffi::RawScanInputs {
+        ffi::RawScanInputs {
+            u: ffi::pointer(self.u),
+            delta: ffi::pointer(self.delta),
+            a: ffi::pointer(self.a),
+            b: ffi::pointer(self.b),
+            c: ffi::pointer(self.c),
+            d: ffi::optional_pointer(self.d),
+            z: ffi::optional_pointer(self.z),
+            delta_bias: ffi::optional_pointer(self.delta_bias),
+            delta_softplus: self.delta_softplus.into(),
+            reverse: self.reverse.into(),
+        }
+    }
 }
 
-/// The fused scan, `(batch, dim, length)` in `u`'s type and layout, differentiable once.
+/// Computes the fused scan: `(batch, dim, length)` in `u`'s type and layout, differentiable once.
 ///
-/// The state is float32 (float64 for float64 inputs) whatever the inputs' type. Gradients are the
-/// same bit for bit for any number of threads.
+/// The state is float32 (float64 for float64 operands) whatever the operands' type. Gradients are
+/// the same bit for bit for any number of threads.
 ///
 /// # Errors
-/// Names the argument whose shape, type or device does not fit.
-pub fn selective_scan(inputs: &ScanInputs, path: Path) -> Result<Tensor, OpError> {
-    let path = path.c_name();
+/// Returns an error that names the operand whose shape, type or device does not fit.
+pub fn selective_scan(operands: &ScanInputs, path: Path) -> Result<Tensor, OpError> {
+    let (operands, path) = (operands.raw(), path.c_name());
     // SAFETY: every pointer is null or an at::Tensor that a tch tensor borrowed for this call owns.
-    ffi::returned_tensor(|out| unsafe {
-        ffi::vmb_selective_scan(
-            ffi::pointer(inputs.u),
-            ffi::pointer(inputs.delta),
-            ffi::pointer(inputs.a),
-            ffi::pointer(inputs.b),
-            ffi::pointer(inputs.c),
-            ffi::optional_pointer(inputs.d),
-            ffi::optional_pointer(inputs.z),
-            ffi::optional_pointer(inputs.delta_bias),
-            inputs.delta_softplus.into(),
-            inputs.reverse.into(),
-            path.as_ptr(),
-            out,
-        )
-    })
+    ffi::returned_tensor(|out| unsafe { ffi::vmb_selective_scan(&operands, path.as_ptr(), out) })
 }
 
-/// The same recurrence in libtorch's own operations: slow, with `(b, d, l, n)` tensors,
+/// Computes the same recurrence in libtorch's own operations: slow, with `(b, d, l, n)` tensors,
 /// differentiable any number of times.
 ///
 /// # Errors
 /// As [`selective_scan`].
-pub fn selective_scan_eager(inputs: &ScanInputs) -> Result<Tensor, OpError> {
+pub fn selective_scan_eager(operands: &ScanInputs) -> Result<Tensor, OpError> {
+    let operands = operands.raw();
     // SAFETY: as in `selective_scan`.
-    ffi::returned_tensor(|out| unsafe {
-        ffi::vmb_selective_scan_eager(
-            ffi::pointer(inputs.u),
-            ffi::pointer(inputs.delta),
-            ffi::pointer(inputs.a),
-            ffi::pointer(inputs.b),
-            ffi::pointer(inputs.c),
-            ffi::optional_pointer(inputs.d),
-            ffi::optional_pointer(inputs.z),
-            ffi::optional_pointer(inputs.delta_bias),
-            inputs.delta_softplus.into(),
-            inputs.reverse.into(),
-            out,
-        )
-    })
+    ffi::returned_tensor(|out| unsafe { ffi::vmb_selective_scan_eager(&operands, out) })
 }
 
 /// `silu(conv(x))` with a depthwise causal convolution: x `(batch, dim, length)` in any layout,
