@@ -10,7 +10,7 @@ use super::console::{Console, ConsoleArgs};
 use super::output::{interval, metric, print, print_json, table};
 use super::train::observers;
 use crate::config::Config;
-use crate::eval::statistics::Metric;
+use crate::eval::metrics::Metric;
 use crate::sweep::cross_validation::CrossValidation;
 use crate::sweep::{Folds, cross_validate};
 use crate::train::Stop;

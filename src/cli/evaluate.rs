@@ -11,8 +11,9 @@ use serde::Serialize;
 use super::output::{interval, metric, print, print_json, say, table};
 use crate::data::{self, ImageDataset, Split};
 use crate::eval::evaluate::{Walk, predict};
+use crate::eval::metrics::Metric;
 use crate::eval::run::Run;
-use crate::eval::statistics::{Measured, Metric};
+use crate::eval::statistics::MetricsWithCi;
 
 /// Measure a trained model on a split of its data set
 #[derive(Debug, clap::Args)]
@@ -67,7 +68,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     let images = Arc::new(ImageDataset::new(samples, &run.config.data)?);
     let walk = Walk { batch_size: run.config.train.batch_size, workers: run.config.data.workers };
     let predictions = predict(&run.net, &images, walk, &mut |_| Ok(()))?;
-    let measured = Measured::new(&predictions)?;
+    let measured = MetricsWithCi::new(&predictions)?;
     if let Some(file) = &args.predictions {
         predictions.write(file)?;
     }
@@ -111,5 +112,5 @@ struct Evaluation<'a> {
     split: &'a str,
     skipped: usize,
     #[serde(flatten)]
-    measured: Measured,
+    measured: MetricsWithCi,
 }

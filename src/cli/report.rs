@@ -8,7 +8,7 @@ use serde_json::json;
 
 use super::output::{interval, metric, print, print_json, say, table};
 use crate::data::Split;
-use crate::eval::statistics::Metric;
+use crate::eval::metrics::Metric;
 use crate::report::{EmbeddedImages, Report, Request, check_name, write};
 
 /// Write a report on runs: one page that needs no other file, and its tables as Markdown, CSV and
@@ -92,7 +92,7 @@ fn leaderboards(report: &Report) -> String {
                 vec![
                     judged.name.clone(),
                     judged.seeds.len().to_string(),
-                    judged.images().to_string(),
+                    judged.images.to_string(),
                     value(Metric::Pc),
                     interval(judged.metric(Metric::Pc).ci_over_images),
                     value(Metric::Mae),

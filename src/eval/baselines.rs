@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
 
 use super::evaluate::{Walk, values};
-use super::metrics::{Metrics, mean};
+use super::metrics::Metrics;
 use crate::data::{ImageDataset, Loader, LoaderOptions, Pass, Sample, scores_by_group};
 
 /// Side of the gray images.
@@ -90,7 +90,8 @@ impl<'a> GroupMeans<'a> {
     fn new(samples: &'a [Sample]) -> Option<Self> {
         let scores = scores_by_group(samples);
         let several = scores.len() > 1;
-        let means = scores.into_iter().map(|(group, scores)| (group, mean(&scores)));
+        let mean = |scores: Vec<f64>| scores.iter().sum::<f64>() / scores.len() as f64;
+        let means = scores.into_iter().map(|(group, scores)| (group, mean(scores)));
         several.then(|| Self(means.collect()))
     }
 

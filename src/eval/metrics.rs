@@ -1,16 +1,57 @@
-//! The metrics that beauty prediction is judged by: Pearson correlation, mean
-//! absolute error, root mean square error, and Spearman's rank correlation.
+//! The metrics of beauty prediction: Pearson correlation (PC), mean absolute error (MAE), root mean
+//! square error (RMSE) and Spearman's rank correlation (SRCC).
 
 use std::fmt;
 
 use anyhow::{Result, ensure};
 use serde::{Deserialize, Serialize};
 
+use super::correlation::{SortedValues, weighted_pearson};
+
+/// One of the four metrics, by name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Metric {
+    /// Pearson correlation.
+    Pc,
+    /// Mean absolute error.
+    Mae,
+    /// Root mean square error.
+    Rmse,
+    /// Spearman's rank correlation.
+    Srcc,
+}
+
+impl Metric {
+    /// All four, in the order of every table; `metric as usize` is a metric's index here.
+    pub const ALL: [Metric; 4] = [Metric::Pc, Metric::Mae, Metric::Rmse, Metric::Srcc];
+
+    /// Returns `pc`, `mae`, `rmse` or `srcc`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Metric::Pc => "pc",
+            Metric::Mae => "mae",
+            Metric::Rmse => "rmse",
+            Metric::Srcc => "srcc",
+        }
+    }
+
+    /// Returns this metric's value.
+    pub fn of(self, metrics: &Metrics) -> f64 {
+        match self {
+            Metric::Pc => metrics.pc,
+            Metric::Mae => metrics.mae,
+            Metric::Rmse => metrics.rmse,
+            Metric::Srcc => metrics.srcc,
+        }
+    }
+}
+
 /// The metrics of one set of predictions.
 ///
-/// A metric that is not defined is NaN here and `null` in JSON: all of them for no
-/// images or a prediction that is not finite, the correlations also for a single
-/// image or where the predictions or the targets are all the same.
+/// A metric that is undefined is NaN here and `null` in JSON: all of them for no images or a
+/// prediction that is not finite, the correlations also for a single image or where the predictions
+/// or the targets are all the same.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Metrics {
     /// Pearson correlation, -1 to 1.
@@ -30,40 +71,23 @@ pub struct Metrics {
 }
 
 impl Metrics {
-    /// The metrics of `predictions` against `targets`, pair by pair.
+    /// Computes the metrics of `predictions` against `targets`, pair by pair.
     ///
     /// # Errors
-    /// If there are not as many predictions as targets.
+    /// Returns an error if there are not as many predictions as targets.
     pub fn new(predictions: &[f64], targets: &[f64]) -> Result<Self> {
-        check_pairs(predictions, targets)?;
-        Ok(Self {
-            pc: pearson(predictions, targets),
-            mae: mean_absolute_error(predictions, targets),
-            rmse: root_mean_square_error(predictions, targets),
-            srcc: spearman(predictions, targets),
-            n: targets.len(),
-        })
+        let pairs = ScoredImages::new(predictions, targets)?;
+        let [pc, mae, rmse, srcc] = pairs.metrics(|_| 1, &mut RankBuffers::default());
+        Ok(Self { pc, mae, rmse, srcc, n: targets.len() })
     }
 }
 
-/// Metrics are of pairs: there must be as many predictions as targets.
-pub(super) fn check_pairs(predictions: &[f64], targets: &[f64]) -> Result<()> {
-    ensure!(
-        predictions.len() == targets.len(),
-        "{} predictions cannot be compared with {} targets",
-        predictions.len(),
-        targets.len()
-    );
-    Ok(())
-}
-
-/// `PC 0.9212  MAE 0.2085  RMSE 0.2698  SRCC 0.9100  (n 1100)`; an undefined
-/// metric is a dash.
+/// Formats the metrics as `PC 0.9212  MAE 0.2085  RMSE 0.2698  SRCC 0.9100  (n 1100)`, an undefined
+/// metric as a dash.
 impl fmt::Display for Metrics {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let metrics =
-            [("PC", self.pc), ("MAE", self.mae), ("RMSE", self.rmse), ("SRCC", self.srcc)];
-        for (name, value) in metrics {
+        for metric in Metric::ALL {
+            let (name, value) = (metric.name().to_uppercase(), metric.of(self));
             if value.is_finite() {
                 write!(f, "{name} {value:.4}  ")?;
             } else {
@@ -74,90 +98,83 @@ impl fmt::Display for Metrics {
     }
 }
 
-/// Pearson's correlation of `x` and `y`, item by item: Σ(x-x̄)(y-ȳ) over the root of
-/// Σ(x-x̄)²·Σ(y-ȳ)². NaN where it is not defined: fewer than two items, a value that
-/// is not finite, or all values of one side the same. Items beyond the shorter
-/// slice are ignored.
-pub fn pearson(x: &[f64], y: &[f64]) -> f64 {
-    let n = x.len().min(y.len());
-    let (x, y) = (&x[..n], &y[..n]);
-    // Rounding in the mean would give a constant side a tiny variance, and the
-    // quotient of two such is noise: constancy is told from the values.
-    if n < 2 || is_constant(x) || is_constant(y) {
-        return f64::NAN;
+/// The predicted and the target score of each image, both sorted beforehand, so that all metrics of
+/// a resample cost one pass over the images and no sorting.
+#[derive(Debug, Clone)]
+pub struct ScoredImages {
+    predictions: SortedValues,
+    targets: SortedValues,
+    finite: bool,
+}
+
+/// Memory for the ranks, reused from one resample to the next.
+#[derive(Debug, Clone, Default)]
+pub(super) struct RankBuffers([Vec<f64>; 2]);
+
+impl ScoredImages {
+    /// Pairs predictions with targets.
+    ///
+    /// # Errors
+    /// Returns an error if there are not as many predictions as targets.
+    pub fn new(predictions: &[f64], targets: &[f64]) -> Result<Self> {
+        ensure!(
+            predictions.len() == targets.len(),
+            "{} predictions cannot be compared with {} targets",
+            predictions.len(),
+            targets.len()
+        );
+        Ok(Self {
+            finite: predictions.iter().chain(targets).all(|x| x.is_finite()),
+            predictions: SortedValues::new(predictions),
+            targets: SortedValues::new(targets),
+        })
     }
-    let (x_mean, y_mean) = (mean(x), mean(y));
-    let (mut xy, mut xx, mut yy) = (0.0, 0.0, 0.0);
-    for (x, y) in x.iter().zip(y) {
-        let (dx, dy) = (x - x_mean, y - y_mean);
-        xy += dx * dy;
-        xx += dx * dx;
-        yy += dy * dy;
+
+    /// Returns the number of images.
+    pub fn len(&self) -> usize {
+        self.targets.values.len()
     }
-    // The roots apart: the product of two tiny sums would underflow.
-    let correlation = xy / (xx.sqrt() * yy.sqrt());
-    if correlation.is_finite() { correlation.clamp(-1.0, 1.0) } else { f64::NAN }
-}
 
-/// Spearman's correlation: Pearson's of the ranks, where equal values share the
-/// mean of their ranks. NaN where [`pearson`] is.
-pub fn spearman(x: &[f64], y: &[f64]) -> f64 {
-    if x.iter().chain(y).any(|value| !value.is_finite()) {
-        return f64::NAN;
+    /// Returns whether there are no images.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
     }
-    let n = x.len().min(y.len());
-    pearson(&ranks(&x[..n]), &ranks(&y[..n]))
-}
 
-/// Mean of |prediction - target|; NaN for no items.
-pub fn mean_absolute_error(predictions: &[f64], targets: &[f64]) -> f64 {
-    mean_of(predictions, targets, |error| error.abs())
-}
-
-/// Root of the mean of (prediction - target)²; NaN for no items.
-pub fn root_mean_square_error(predictions: &[f64], targets: &[f64]) -> f64 {
-    mean_of(predictions, targets, |error| error * error).sqrt()
-}
-
-fn mean_of(predictions: &[f64], targets: &[f64], of_error: impl Fn(f64) -> f64) -> f64 {
-    let n = predictions.len().min(targets.len());
-    let sum: f64 = predictions
-        .iter()
-        .zip(targets)
-        .map(|(prediction, target)| of_error(prediction - target))
-        .sum();
-    let mean = sum / n as f64; // 0 / 0 is NaN
-    if mean.is_finite() { mean } else { f64::NAN }
-}
-
-/// The mean; NaN of no values.
-pub fn mean(values: &[f64]) -> f64 {
-    values.iter().sum::<f64>() / values.len() as f64
-}
-
-fn is_constant(values: &[f64]) -> bool {
-    values.iter().all(|value| *value == values[0])
-}
-
-/// Ranks from 1; equal values share the mean of the ranks they take up.
-fn ranks(values: &[f64]) -> Vec<f64> {
-    let mut order: Vec<usize> = (0..values.len()).collect();
-    order.sort_by(|&a, &b| values[a].total_cmp(&values[b]));
-    let mut ranks = vec![0.0; values.len()];
-    let mut first = 0;
-    // Grouped by ==, not by the sort's order, so that -0 and 0 are one value.
-    for group in order.chunk_by(|&a, &b| values[a] == values[b]) {
-        let shared = first as f64 + (group.len() + 1) as f64 / 2.0;
-        for &index in group {
-            ranks[index] = shared;
+    /// Computes [`Metric::ALL`] of the resample that holds image i `count(i)` times; NaN where a
+    /// metric is undefined.
+    pub(super) fn metrics(
+        &self,
+        count: impl Fn(usize) -> u32,
+        buffers: &mut RankBuffers,
+    ) -> [f64; 4] {
+        let n = (0..self.len()).map(&count).sum::<u32>();
+        if n == 0 || !self.finite {
+            return [f64::NAN; 4];
         }
-        first += group.len();
+        let (x, y) = (&self.predictions.values, &self.targets.values);
+        let (mut absolute, mut square) = (0.0, 0.0);
+        for (i, (x, y)) in x.iter().zip(y).enumerate() {
+            let (error, count) = (x - y, f64::from(count(i)));
+            absolute += count * error.abs();
+            square += count * error * error;
+        }
+        let [x_ranks, y_ranks] = &mut buffers.0;
+        for (sorted, ranks) in [(&self.predictions, &mut *x_ranks), (&self.targets, &mut *y_ranks)]
+        {
+            ranks.resize(self.len(), 0.0);
+            sorted.write_ranks(&count, ranks);
+        }
+        let metrics = [
+            weighted_pearson(x, y, &count),
+            absolute / f64::from(n),
+            (square / f64::from(n)).sqrt(),
+            weighted_pearson(x_ranks, y_ranks, &count),
+        ];
+        metrics.map(|metric| if metric.is_finite() { metric } else { f64::NAN })
     }
-    ranks
 }
 
-/// A metric that is not defined is NaN in memory and `null` in a file, for JSON has
-/// no NaN.
+/// Writes a metric that is undefined, NaN in memory, as `null`: JSON has no NaN.
 mod nan_as_null {
     use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
@@ -173,10 +190,38 @@ mod nan_as_null {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::data::draws::Draws;
 
     #[track_caller]
     fn assert_close(value: f64, expected: f64) {
         assert!((value - expected).abs() < 1e-12, "{value} is not {expected}");
+    }
+
+    #[test]
+    fn metrics_of_a_resample_are_those_of_its_rows_written_out() {
+        let mut draws = Draws::new(1, 0, 0, "test");
+        for n in [2, 3, 10, 57] {
+            let mut column = || -> Vec<f64> {
+                // Few values, so that there are ties.
+                (0..n).map(|_| draws.below(8) as f64 / 4.0).collect()
+            };
+            let (x, y) = (column(), column());
+            let images = ScoredImages::new(&x, &y).unwrap();
+            let mut buffers = RankBuffers::default();
+            for _ in 0..50 {
+                let mut counts = vec![0; n];
+                (0..n).for_each(|_| counts[draws.below(n)] += 1);
+                let rows = || (0..n).flat_map(|i| std::iter::repeat_n(i, counts[i] as usize));
+                let [a, b] = [&x, &y].map(|v| rows().map(|i| v[i]).collect::<Vec<f64>>());
+                let expected = Metrics::new(&a, &b).unwrap();
+                let metrics = images.metrics(|i| counts[i], &mut buffers);
+                for (value, metric) in metrics.iter().zip(Metric::ALL) {
+                    let expected = metric.of(&expected);
+                    let undefined = value.is_nan() && expected.is_nan();
+                    assert!(undefined || (value - expected).abs() < 1e-12, "{metrics:?}");
+                }
+            }
+        }
     }
 
     #[test]
@@ -200,31 +245,6 @@ mod tests {
         assert_close(metrics.srcc, 0.8915662650602408);
         assert_close(metrics.mae, 0.2625);
         assert_close(metrics.rmse, 0.2715695122800053);
-    }
-
-    #[test]
-    fn ties_share_the_mean_of_their_ranks() {
-        assert_eq!(ranks(&[10.0, 20.0, 10.0, 30.0, 10.0]), [2.0, 4.0, 2.0, 5.0, 2.0]);
-        assert_eq!(ranks(&[0.0, -0.0, 1.0]), [1.5, 1.5, 3.0]);
-        // scipy 1.17.1: spearmanr.
-        let srcc = spearman(&[1.0, 2.0, 2.0, 3.0, 3.0, 3.0], &[2.0, 1.0, 4.0, 4.0, 6.0, 5.0]);
-        assert_close(srcc, 0.7671247565793082);
-    }
-
-    #[test]
-    fn a_large_offset_does_not_spoil_the_correlation() {
-        let x = [0.1, 0.2, 0.4, 0.3].map(|x| 1e6 + x);
-        let pc = pearson(&x, &[1.0, 2.0, 3.0, 4.0]);
-        assert!((pc - 0.8).abs() < 1e-9, "{pc}");
-    }
-
-    #[test]
-    fn tiny_and_huge_values_neither_underflow_nor_leave_the_range() {
-        for scale in [1e-120, 1e120] {
-            let x = [1.0, 2.0, 3.0].map(|x| x * scale);
-            assert_close(pearson(&x, &x), 1.0);
-            assert_close(pearson(&x, &x.map(|x| -x)), -1.0);
-        }
     }
 
     #[test]

@@ -1,7 +1,9 @@
-//! Judging a model: predictions over a split, the metrics they are judged by, and what has to be
-//! beaten.
+//! Evaluating a model: predictions over a split, their metrics, what has to be beaten, and the
+//! comparison of models.
 
 pub mod baselines;
+pub mod comparison;
+pub mod correlation;
 pub mod evaluate;
 pub mod metrics;
 pub mod predictions;

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::breakdown::{Breakdown, Estimate, by_group, by_score};
 use super::explained::{self, Measures};
-use super::judged::{Board, Judged, judge, usual_split};
+use super::leaderboards::leaderboards;
 use super::models::{Model, group};
 use super::sources::{FoundRun, find};
 use super::tables::{
@@ -15,7 +15,8 @@ use super::tables::{
     range_table, runs_table,
 };
 use crate::data::Split;
-use crate::eval::statistics::Metric;
+use crate::eval::comparison::{Leaderboard, RankedModel};
+use crate::sweep::default_split;
 
 /// So many models of a board are looked at closely, the best ones; it is also the number of colors
 /// that can be told apart.
@@ -61,7 +62,7 @@ pub struct Report {
     /// The models that they are of.
     pub models: Vec<Model>,
     /// Models judged on the same images.
-    pub boards: Vec<Board>,
+    pub boards: Vec<Leaderboard>,
     /// The best of each board.
     pub details: Vec<Detail>,
     /// What `vmbeauty explain --evaluate` measured, by model.
@@ -80,12 +81,14 @@ impl Report {
     /// not done is none: it is listed.
     pub fn new(request: &Request) -> Result<Self> {
         let runs = find(&request.folders)?;
-        let split = request.split.unwrap_or_else(|| usual_split(&runs));
+        let split = request
+            .split
+            .unwrap_or_else(|| default_split(runs.iter().filter_map(FoundRun::outcome)));
         let grouped = group(&runs, split)?;
         let (models, mut notes) = (grouped.models, grouped.notes);
-        let judged = judge(&models, split)?;
-        notes.extend(judged.notes);
-        let boards = judged.boards;
+        let ranked = leaderboards(&models, split)?;
+        notes.extend(ranked.notes);
+        let boards = ranked.boards;
         let mut details = Vec::new();
         for (index, board) in boards.iter().enumerate() {
             for (place, judged) in board.models.iter().take(DETAILED).enumerate() {
@@ -110,7 +113,7 @@ impl Report {
                 maps.extend(measures.map(|measures| (run_title(model, run), measures)));
             }
         }
-        let all: Vec<&Judged> = boards.iter().flat_map(|board| &board.models).collect();
+        let all: Vec<&RankedModel> = boards.iter().flat_map(|board| &board.models).collect();
         let (figures, left_out) = explained::figures(&models, &all, &request.explain, split)?;
         if left_out > 0 {
             notes.push(format!(
@@ -122,7 +125,7 @@ impl Report {
     }
 
     /// The judged model that a detail is of.
-    pub fn judged(&self, detail: &Detail) -> &Judged {
+    pub fn judged(&self, detail: &Detail) -> &RankedModel {
         &self.boards[detail.board].models[detail.place]
     }
 
@@ -172,21 +175,10 @@ impl Report {
                 let detail = details.find(|d| (d.board, d.place) == (index, place));
                 model_json(judged, detail)
             });
-            let contrasts = board.contrasts.iter().map(|contrast| {
-                json!({
-                    "first": board.models[contrast.first].name,
-                    "second": board.models[contrast.second].name,
-                    "metric": contrast.metric,
-                    "difference": contrast.difference.difference,
-                    "ci": contrast.difference.ci,
-                    "p": contrast.difference.p,
-                    "p_holm": contrast.p_holm,
-                })
-            });
             json!({
-                "images": board.models.first().map_or(0, Judged::images),
+                "images": board.images,
                 "models": models.collect::<Vec<_>>(),
-                "comparisons": contrasts.collect::<Vec<_>>(),
+                "comparisons": board.comparisons,
             })
         });
         json!({
@@ -228,8 +220,7 @@ fn title(request: &Request) -> String {
     }
 }
 
-fn model_json(judged: &Judged, detail: Option<&Detail>) -> Value {
-    let metrics = Metric::ALL.map(|metric| (metric.name(), json!(judged.metric(metric))));
+fn model_json(judged: &RankedModel, detail: Option<&Detail>) -> Value {
     let estimate = |estimate: &Estimate| json!({"value": estimate.value, "ci": estimate.ci});
     let breakdown = |breakdown: &Breakdown| {
         let parts = breakdown.parts.iter().map(|part| {
@@ -243,17 +234,9 @@ fn model_json(judged: &Judged, detail: Option<&Detail>) -> Value {
         });
         json!({"by": breakdown.by, "parts": parts.collect::<Vec<_>>()})
     };
-    json!({
-        "name": judged.name,
-        "seeds": judged.seeds,
-        "folds": judged.folds,
-        "images": judged.images(),
-        "metrics": metrics.into_iter().map(|(n, v)| (n.to_string(), v)).collect::<serde_json::Map<_, _>>(),
-        "parameters": judged.parameters,
-        "flops": judged.flops,
-        "images_per_second": judged.images_per_second,
-        "seconds": judged.seconds,
-        "by_group": detail.map(|detail| detail.groups.iter().map(breakdown).collect::<Vec<_>>()),
-        "by_score": detail.map(|detail| breakdown(&detail.scores)),
-    })
+    let mut value = json!(judged);
+    value["by_group"] =
+        json!(detail.map(|detail| detail.groups.iter().map(breakdown).collect::<Vec<_>>()));
+    value["by_score"] = json!(detail.map(|detail| breakdown(&detail.scores)));
+    value
 }

@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 
 use anyhow::Result;
 
-use super::judged::Judged;
+use crate::eval::comparison::RankedModel;
+use crate::eval::metrics::{Metric, ScoredImages};
 use crate::eval::predictions::Predictions;
-use crate::eval::statistics::{Bootstrap, Interval, Metric, OverSeeds, Sample};
+use crate::eval::statistics::{Bootstrap, Interval, MetricOverSeeds};
 
 /// Fewer images have no intervals and no correlation, for they would say nothing.
 pub const LEAST: usize = 10;
@@ -51,8 +52,9 @@ pub struct Breakdown {
 ///
 /// # Errors
 /// Those of the bootstrap.
-pub fn by_group(judged: &Judged) -> Result<Vec<Breakdown>> {
-    let Some(groups) = judged.sets.iter().map(|set| &set.groups).find(|g| !g.is_empty()) else {
+pub fn by_group(judged: &RankedModel) -> Result<Vec<Breakdown>> {
+    let Some(groups) = judged.predictions.iter().map(|set| &set.groups).find(|g| !g.is_empty())
+    else {
         return Ok(Vec::new());
     };
     let named = || groups.iter().flatten();
@@ -86,8 +88,8 @@ pub fn by_group(judged: &Judged) -> Result<Vec<Breakdown>> {
 ///
 /// # Errors
 /// Those of the bootstrap.
-pub fn by_score(judged: &Judged) -> Result<Breakdown> {
-    let targets = judged.sets.first().map_or(&[][..], |set| &set.targets);
+pub fn by_score(judged: &RankedModel) -> Result<Breakdown> {
+    let targets = judged.predictions.first().map_or(&[][..], |set| &set.targets);
     let ends = ends(targets);
     let mut parts = Vec::new();
     for (at, pair) in ends.windows(2).enumerate() {
@@ -102,21 +104,22 @@ pub fn by_score(judged: &Judged) -> Result<Breakdown> {
     Ok(Breakdown { by: "score range", parts })
 }
 
-fn part(judged: &Judged, label: String, rows: &[usize]) -> Result<Part> {
+fn part(judged: &RankedModel, label: String, rows: &[usize]) -> Result<Part> {
     let bootstrap = Bootstrap::default();
     let enough = rows.len() >= LEAST;
-    let pick = |set: &Predictions| -> Result<Sample> {
+    let pick = |set: &Predictions| -> Result<ScoredImages> {
         let of = |column: &[f64]| rows.iter().map(|&row| column[row]).collect::<Vec<f64>>();
-        Sample::new(&of(&set.predictions), &of(&set.targets))
+        ScoredImages::new(&of(&set.predictions), &of(&set.targets))
     };
     let bias: Vec<f64> = judged.errors(|error| error);
     let bias: Vec<f64> = rows.iter().map(|&row| bias[row]).collect();
     let (mut pc, mut mae) = (Estimate::default(), Estimate::default());
     if enough {
-        let samples: Vec<Sample> = judged.sets.iter().map(pick).collect::<Result<_>>()?;
-        let replicates = bootstrap.replicate(&samples)?;
+        let samples: Vec<ScoredImages> =
+            judged.predictions.iter().map(pick).collect::<Result<_>>()?;
+        let distributions = bootstrap.resample(&samples)?;
         for (metric, estimate) in [(Metric::Pc, &mut pc), (Metric::Mae, &mut mae)] {
-            let over = OverSeeds::new(&replicates, metric)?;
+            let over = MetricOverSeeds::new(&distributions, metric);
             *estimate = Estimate { value: over.mean, ci: over.ci_over_images };
         }
     } else {

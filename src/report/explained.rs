@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, ensure};
 use serde::Deserialize;
 
-use super::judged::Judged;
 use super::models::Model;
 use crate::data::Split;
+use crate::eval::comparison::RankedModel;
 use crate::eval::statistics::Mean;
 use crate::models::weights::WeightsFile;
 
@@ -98,7 +98,7 @@ pub struct Figure {
 /// A folder that cannot be listed, or one given that holds no figure.
 pub fn figures(
     models: &[Model],
-    judged: &[&Judged],
+    judged: &[&RankedModel],
     given: &[PathBuf],
     split: Split,
 ) -> Result<(Vec<Figure>, usize)> {
@@ -122,7 +122,7 @@ pub fn figures(
     }
     let all = found.len();
     if split != Split::Test {
-        let names = || judged.iter().flat_map(|judged| judged.sets.first());
+        let names = || judged.iter().flat_map(|judged| judged.predictions.first());
         let listed = |image: &str| {
             let mut images = names().flat_map(|set| &set.images);
             images.any(|id| Path::new(image).ends_with(id.trim_start_matches("./")))

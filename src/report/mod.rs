@@ -5,7 +5,7 @@ mod breakdown;
 mod config_differences;
 mod explained;
 mod html;
-mod judged;
+mod leaderboards;
 mod models;
 mod sources;
 mod tables;

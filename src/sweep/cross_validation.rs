@@ -9,8 +9,9 @@ use serde::{Deserialize, Serialize};
 use super::folds::Folds;
 use crate::config::{Config, ConfigError, Problem};
 use crate::data::Split;
+use crate::eval::metrics::Metric;
 use crate::eval::predictions::Predictions;
-use crate::eval::statistics::{Measured, Metric};
+use crate::eval::statistics::{MetricsWithCi, mean_and_sd};
 use crate::files::write_json;
 use crate::train::{Observer, Options, Outcome, RunDir, RunState, Stop, train};
 
@@ -25,7 +26,7 @@ pub struct CrossValidation {
     pub sd: BTreeMap<Metric, Option<f64>>,
     /// The metrics of all folds' predictions together, each image predicted by the model that has
     /// not seen it.
-    pub pooled: Measured,
+    pub pooled: MetricsWithCi,
     /// Seconds of training, of all folds.
     pub seconds: f64,
 }
@@ -38,7 +39,7 @@ pub struct FoldResult {
     /// Its run directory, within the cross-validation's.
     pub run: PathBuf,
     /// On its test images.
-    pub test: Measured,
+    pub test: MetricsWithCi,
 }
 
 /// What watches a fold's run.
@@ -75,17 +76,15 @@ pub fn cross_validate(
         seconds += outcome.seconds;
         results.push(FoldResult { fold: fold.clone(), run: fold.into(), test });
     }
-    let each = |f: &dyn Fn(&[f64]) -> Option<f64>| -> BTreeMap<Metric, Option<f64>> {
-        let of = |metric: Metric| -> Vec<f64> {
-            let results = results.iter();
-            results.map(|result| metric.of(&result.test.metrics)).collect()
-        };
-        Metric::ALL.map(|metric| (metric, f(&of(metric)))).into()
-    };
+    let over_folds = Metric::ALL.map(|metric| {
+        let values: Vec<f64> =
+            results.iter().map(|result| metric.of(&result.test.metrics)).collect();
+        (metric, mean_and_sd(&values))
+    });
     let result = CrossValidation {
-        mean: each(&|values| mean_and_sd(values).map(|(mean, _)| mean)),
-        sd: each(&|values| mean_and_sd(values).map(|(_, sd)| sd)),
-        pooled: Measured::new(&pooled)?,
+        mean: over_folds.map(|(metric, (mean, _))| (metric, mean)).into(),
+        sd: over_folds.map(|(metric, (_, sd))| (metric, sd)).into(),
+        pooled: MetricsWithCi::new(&pooled)?,
         folds: results,
         seconds,
     };
@@ -142,25 +141,4 @@ fn append(pooled: &mut Predictions, fold: Predictions, number: usize) -> Result<
     );
     pooled.append(fold);
     Ok(())
-}
-
-/// `None` where a value is not finite, or for a single one.
-fn mean_and_sd(values: &[f64]) -> Option<(f64, f64)> {
-    let n = values.len() as f64;
-    let mean = values.iter().sum::<f64>() / n;
-    let squares: f64 = values.iter().map(|value| (value - mean).powi(2)).sum();
-    let sd = (squares / (n - 1.0)).sqrt();
-    (mean.is_finite() && sd.is_finite()).then_some((mean, sd))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_spread_over_folds_is_the_samples() {
-        assert_eq!(mean_and_sd(&[1.0, 2.0, 3.0, 4.0]), Some((2.5, (5.0f64 / 3.0).sqrt())));
-        assert_eq!(mean_and_sd(&[1.0]), None);
-        assert_eq!(mean_and_sd(&[1.0, f64::NAN]), None);
-    }
 }

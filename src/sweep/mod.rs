@@ -15,5 +15,5 @@ pub use definition::{Definition, Search};
 pub use folds::Folds;
 pub use launch::{Event, Launch};
 pub use plan::{Plan, PlannedRun, Shard};
-pub use results::{Comparison, Point, Results, RunResult, collect};
+pub use results::{Point, Results, RunResult, collect, default_split, evaluated_run};
 pub use state::{Estimate, Failure, State};

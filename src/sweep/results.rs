@@ -4,23 +4,21 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
-use serde::{Deserialize, Serialize};
+use anyhow::Result;
+use serde::Serialize;
 use serde_yaml::Value;
 
 use super::plan::{Plan, PlannedRun};
 use super::state::State;
 use crate::data::Split;
+use crate::eval::comparison::{Candidate, Comparison, EvaluatedRun, RankedModel, rank};
 use crate::eval::predictions::Predictions;
-use crate::eval::statistics::{
-    Bootstrap, Difference, Measured, Metric, OverSeeds, Replicates, aligned, contrasts,
-};
+use crate::eval::statistics::MetricsWithCi;
 use crate::files::write_json;
-use crate::models::summary::summarize;
-use crate::train::RunDir;
+use crate::train::{Outcome, RunDir};
 
 /// What a sweep came to: `results.json`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Serialize)]
 pub struct Results {
     /// Name of the sweep.
     pub name: String,
@@ -31,19 +29,19 @@ pub struct Results {
     /// Every point that has all runs of a seed done, the best first: by the mean PC on the split
     /// below.
     pub points: Vec<Point>,
-    /// Which images the points are judged on: `test`, or `val` where the data set has no test
+    /// Which images the points are evaluated on: `test`, or `val` where the data set has no test
     /// images.
     pub split: String,
     /// The points' differences on the same images, by the paired bootstrap, with p corrected over
     /// all of a metric (Holm).
     pub comparisons: Vec<Comparison>,
     /// Why points are not compared, where they are not: their images differ.
-    #[serde(skip_serializing_if = "Option::is_none", default)]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub note: Option<String>,
 }
 
 /// One run.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Serialize)]
 pub struct RunResult {
     /// What differs from the other runs.
     pub name: String,
@@ -62,9 +60,9 @@ pub struct RunResult {
     /// Why it failed.
     pub error: Option<String>,
     /// On the validation images.
-    pub val: Option<Measured>,
+    pub val: Option<MetricsWithCi>,
     /// On the test images.
-    pub test: Option<Measured>,
+    pub test: Option<MetricsWithCi>,
     /// The epoch of the best weights, from 1.
     pub best_epoch: Option<usize>,
     /// Wall time spent training.
@@ -75,71 +73,32 @@ pub struct RunResult {
     pub parameters: Option<i64>,
 }
 
-/// A point of the grid, over its seeds; over its folds, predictions are pooled first.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+/// A point of the grid: what a config with these values came to, over its seeds.
+#[derive(Debug, Serialize)]
 pub struct Point {
-    /// What differs from the other points.
-    pub name: String,
     /// The value of each axis.
     pub values: BTreeMap<String, Value>,
-    /// The seeds whose runs are all done.
-    pub seeds: Vec<u64>,
-    /// Images that each seed's model was judged on.
-    pub n: usize,
-    /// Each metric.
-    pub metrics: BTreeMap<Metric, OverSeeds>,
-    /// Trained parameters.
-    pub parameters: i64,
-    /// Floating-point operations for one image: twice the multiply-adds.
-    pub flops: i64,
-    /// Training images per second, mean of the runs.
-    pub images_per_second: Option<f64>,
-    /// Wall time spent training, mean of the runs.
-    pub seconds: f64,
-}
-
-/// Two points on the same images.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Comparison {
-    /// The better one by PC.
-    pub first: String,
-    /// The other.
-    pub second: String,
-    /// Which metric.
-    pub metric: Metric,
-    /// The first's minus the second's, means over seeds.
+    /// Its metrics; the name is what differs from the other points.
     #[serde(flatten)]
-    pub difference: Difference,
-    /// p times Holm's factor for all comparisons of this metric.
-    pub p_holm: Option<f64>,
+    pub model: RankedModel,
 }
 
-/// Reads what the runs in the sweep's folder `root` came to, and writes it there: `results.json`,
-/// and `results.csv` with a line per run.
+/// Reads the results of the runs in the sweep's folder `root`, and writes them there:
+/// `results.json`, and `results.csv` with a line per run.
 ///
 /// # Errors
-/// A folder that holds another run, or a file that cannot be read or written.
+/// Returns an error if a folder holds another run, or a file cannot be read or written.
 pub fn collect(plan: &Plan, root: &Path) -> Result<Results> {
     let states: Vec<State> =
         plan.runs.iter().map(|run| State::of(run, root)).collect::<Result<_>>()?;
-    let done = states.iter().filter_map(|state| match state {
-        State::Done(outcome) => Some(outcome),
-        _ => None,
-    });
-    let split =
-        if done.clone().any(|outcome| outcome.test.is_none()) { Split::Val } else { Split::Test };
-    let judged = judged_points(plan, &states, root, split)?;
-    let (comparisons, note) = comparisons(&judged);
+    let split = default_split(states.iter().filter_map(State::outcome));
+    let (points, comparisons, note) = rank_points(plan, &states, root, split)?;
+    let runs = plan.runs.iter().zip(&states);
     let results = Results {
         name: plan.name.clone(),
         axes: plan.axes.clone(),
-        runs: plan
-            .runs
-            .iter()
-            .zip(&states)
-            .map(|(run, state)| run_result(plan, run, state))
-            .collect(),
-        points: judged.into_iter().map(|judged| judged.point).collect(),
+        runs: runs.map(|(run, state)| run_result(plan, run, state)).collect(),
+        points,
         split: split.to_string(),
         comparisons,
         note,
@@ -149,11 +108,34 @@ pub fn collect(plan: &Plan, root: &Path) -> Result<Results> {
     Ok(results)
 }
 
+/// Returns the split that finished runs are compared on: test, or validation where a run has no
+/// test images.
+pub fn default_split<'a>(mut outcomes: impl Iterator<Item = &'a Outcome>) -> Split {
+    if outcomes.any(|outcome| outcome.test.is_none()) { Split::Val } else { Split::Test }
+}
+
+/// Reads the predictions of a finished run for the images of a split.
+///
+/// # Errors
+/// Returns an error if the predictions cannot be read.
+pub fn evaluated_run(folder: &Path, outcome: &Outcome, split: Split) -> Result<EvaluatedRun> {
+    Ok(EvaluatedRun {
+        predictions: Predictions::read(&RunDir::predictions_in(folder, split))?,
+        parameters: outcome.parameters,
+        images_per_second: outcome.images_per_second,
+        seconds: outcome.seconds,
+        baselines: match split {
+            Split::Test => outcome.baselines.test,
+            _ => Some(outcome.baselines.val),
+        },
+    })
+}
+
 fn run_result(plan: &Plan, run: &PlannedRun, state: &State) -> RunResult {
-    let (outcome, error) = match state {
-        State::Done(outcome) => (Some(outcome), None),
-        State::Failed(failure) => (None, Some(failure.error.clone())),
-        State::Open | State::Stopped | State::Busy => (None, None),
+    let outcome = state.outcome();
+    let error = match state {
+        State::Failed(failure) => Some(failure.error.clone()),
+        _ => None,
     };
     RunResult {
         name: run.name.clone(),
@@ -177,124 +159,53 @@ fn values(plan: &Plan, run: &PlannedRun) -> BTreeMap<String, Value> {
     plan.axes.iter().cloned().zip(run.values.iter().cloned()).collect()
 }
 
-/// A point with what its metrics are like when images are drawn again.
-struct Judged {
-    point: Point,
-    replicates: Replicates,
-    /// Names and targets (their bits), sorted.
-    images: Vec<(String, u64)>,
-}
-
-/// The points that have a seed with all runs done, the best first.
-fn judged_points(plan: &Plan, states: &[State], root: &Path, split: Split) -> Result<Vec<Judged>> {
-    let mut by_point: Vec<(&str, Vec<(&PlannedRun, &State)>)> = Vec::new();
-    for (run, state) in plan.runs.iter().zip(states) {
-        match by_point.iter_mut().find(|(name, _)| *name == run.point) {
-            Some((_, runs)) => runs.push((run, state)),
-            None => by_point.push((&run.point, vec![(run, state)])),
-        }
-    }
-    let mut judged = Vec::new();
-    for (_, runs) in by_point {
-        judged.extend(judge(plan, &runs, root, split)?);
-    }
-    let pc = |judged: &Judged| match judged.replicates.estimate(Metric::Pc) {
-        pc if pc.is_finite() => pc,
-        _ => f64::NEG_INFINITY, // a model that predicts one value is worse than any other
-    };
-    judged.sort_by(|a, b| pc(b).total_cmp(&pc(a)));
-    Ok(judged)
-}
-
-fn judge(
+/// Ranks the points that have a seed with all runs done, the best first. Where their images differ,
+/// they are not compared, and the note says why.
+fn rank_points(
     plan: &Plan,
-    runs: &[(&PlannedRun, &State)],
+    states: &[State],
     root: &Path,
     split: Split,
-) -> Result<Option<Judged>> {
-    let mut by_seed: BTreeMap<u64, Vec<(&PlannedRun, &State)>> = BTreeMap::new();
-    for &(run, state) in runs {
-        by_seed.entry(run.config.seed).or_default().push((run, state));
+) -> Result<(Vec<Point>, Vec<Comparison>, Option<String>)> {
+    let mut by_point: Vec<(&PlannedRun, BTreeMap<u64, Vec<(&PlannedRun, &State)>>)> = Vec::new();
+    for (run, state) in plan.runs.iter().zip(states) {
+        let index = by_point.iter().position(|(first, _)| first.point == run.point);
+        let index = index.unwrap_or_else(|| {
+            by_point.push((run, BTreeMap::new()));
+            by_point.len() - 1
+        });
+        by_point[index].1.entry(run.config.seed).or_default().push((run, state));
     }
-    let mut seeds = Vec::new();
-    let mut pooled = Vec::new();
-    let (mut seconds, mut speeds, mut parameters) = (Vec::new(), Vec::new(), 0);
-    for (seed, runs) in by_seed {
-        let outcomes: Option<Vec<_>> = runs
-            .iter()
-            .map(|(_, state)| match state {
-                State::Done(outcome) => Some(outcome),
-                _ => None,
-            })
-            .collect();
-        let Some(outcomes) = outcomes else { continue };
-        let mut predictions = Predictions::default();
-        for (run, _) in &runs {
-            let path = RunDir::predictions_in(&run.folder(root), split);
-            predictions.append(Predictions::read(&path)?);
+    let mut candidates = Vec::new();
+    for (first, by_seed) in &by_point {
+        let mut seeds = Vec::new();
+        for (seed, runs) in by_seed {
+            let outcomes = runs.iter().map(|(run, state)| Some((run, state.outcome()?)));
+            let Some(finished) = outcomes.collect::<Option<Vec<_>>>() else { continue };
+            let runs = finished
+                .into_iter()
+                .map(|(run, outcome)| evaluated_run(&run.folder(root), outcome, split));
+            seeds.push((*seed, runs.collect::<Result<_>>()?));
         }
-        seeds.push(seed);
-        pooled.push(predictions);
-        for outcome in outcomes {
-            seconds.push(outcome.seconds);
-            speeds.extend(outcome.images_per_second);
-            parameters = outcome.parameters;
-        }
+        let folds =
+            first.fold.as_ref().map_or(0, |_| by_seed.values().map(Vec::len).max().unwrap_or(0));
+        candidates.push(Candidate { name: &first.point, config: &first.config, folds, seeds });
     }
-    let Some((first, &(run, _))) = pooled.first().zip(runs.first()) else {
-        return Ok(None);
-    };
-    let n = first.images.len();
-    let targets = first.targets.iter().map(|target| target.to_bits());
-    let mut images: Vec<(String, u64)> = first.images.iter().cloned().zip(targets).collect();
-    images.sort_unstable();
-    let samples = aligned(&pooled.iter().collect::<Vec<_>>())
-        .with_context(|| format!("the seeds of {} cannot be put together", run.point))?;
-    let replicates = Bootstrap::default().replicate(&samples)?;
-    let metrics = Metric::ALL.map(|metric| Ok((metric, OverSeeds::new(&replicates, metric)?)));
-    let point = Point {
-        name: run.point.clone(),
-        values: values(plan, run),
-        seeds,
-        n,
-        metrics: metrics.into_iter().collect::<Result<_>>()?,
-        parameters,
-        flops: 2 * summarize(&run.config)?.multiply_adds,
-        images_per_second: mean(&speeds),
-        seconds: mean(&seconds).unwrap_or(0.0),
-    };
-    Ok(Some(Judged { point, replicates: Replicates::mean(&replicates)?, images }))
-}
-
-fn mean(values: &[f64]) -> Option<f64> {
-    let mean = values.iter().sum::<f64>() / values.len() as f64;
-    mean.is_finite().then_some(mean)
-}
-
-/// The points, best first, in pairs: each replicate drew the same images for all, for their number
-/// is the same and so is the seed.
-fn comparisons(judged: &[Judged]) -> (Vec<Comparison>, Option<String>) {
-    let Some((first, others)) = judged.split_first() else {
-        return (Vec::new(), None);
-    };
-    if let Some(other) = others.iter().find(|other| other.images != first.images) {
-        let note = format!(
-            "the points are not compared: {} and {} were judged on different images or targets",
-            first.point.name, other.point.name
+    let ranked = rank(candidates)?;
+    let one_board = ranked.boards.len() == 1;
+    let (mut points, mut comparisons) = (Vec::new(), Vec::new());
+    for board in ranked.boards {
+        points.extend(
+            board
+                .models
+                .into_iter()
+                .map(|model| Point { values: values(plan, by_point[model.candidate].0), model }),
         );
-        return (Vec::new(), Some(note));
+        if one_board {
+            comparisons = board.comparisons;
+        }
     }
-    let replicates: Vec<&Replicates> = judged.iter().map(|judged| &judged.replicates).collect();
-    let name = |index: usize| judged[index].point.name.clone();
-    let all = contrasts(&replicates)
-        .into_iter()
-        .map(|contrast| Comparison {
-            first: name(contrast.first),
-            second: name(contrast.second),
-            metric: contrast.metric,
-            difference: contrast.difference,
-            p_holm: contrast.p_holm,
-        })
-        .collect();
-    (all, None)
+    points.sort_by(|a, b| b.model.ranking_pc().total_cmp(&a.model.ranking_pc()));
+    let note = (!ranked.notes.is_empty()).then(|| ranked.notes.join("; "));
+    Ok((points, comparisons, note))
 }

@@ -6,7 +6,8 @@ use anyhow::Result;
 
 use super::naming::text;
 use super::results::{Results, RunResult};
-use crate::eval::statistics::{Measured, Metric};
+use crate::eval::metrics::Metric;
+use crate::eval::statistics::MetricsWithCi;
 use crate::files::write_whole;
 
 impl Results {
@@ -63,7 +64,7 @@ impl Results {
 }
 
 /// A metric and the ends of its interval.
-fn metric_cells(measured: Option<&Measured>, metric: Metric) -> [String; 3] {
+fn metric_cells(measured: Option<&MetricsWithCi>, metric: Metric) -> [String; 3] {
     let value = measured.map(|measured| metric.of(&measured.metrics));
     let interval = measured.and_then(|measured| measured.interval(metric));
     [

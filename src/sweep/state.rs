@@ -62,7 +62,15 @@ impl State {
         })
     }
 
-    /// `open`, `stopped`, `busy`, `failed` or `done`.
+    /// Returns the outcome of a run that is done.
+    pub fn outcome(&self) -> Option<&Outcome> {
+        match self {
+            State::Done(outcome) => Some(outcome),
+            _ => None,
+        }
+    }
+
+    /// Returns `open`, `stopped`, `busy`, `failed` or `done`.
     pub fn name(&self) -> &'static str {
         match self {
             State::Open => "open",

@@ -157,7 +157,7 @@ fn pearson_loss(predictions: &Tensor, scores: &Tensor, weights: &Tensor) -> Resu
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::eval::metrics;
+    use crate::eval::correlation;
 
     fn criterion(loss: Loss) -> Criterion {
         let config = TrainConfig { loss, huber_delta: 0.5, ..TrainConfig::default() };
@@ -222,7 +222,7 @@ mod tests {
         }
         let (found, _) = loss_of(Loss::Pearson, &PREDICTED, &targets(&SCORES, &[1.0; 5]));
         let [p, t] = [PREDICTED, SCORES].map(|values| values.map(f64::from));
-        assert!((found - (1.0 - metrics::pearson(&p, &t))).abs() < 2e-6);
+        assert!((found - (1.0 - correlation::pearson(&p, &t))).abs() < 2e-6);
     }
 
     #[test]

@@ -11,16 +11,16 @@ use super::provenance::{Provenance, StartingWeights};
 use super::run_dir::RunDir;
 use crate::config::Monitor;
 use crate::eval::baselines::Baselines;
-use crate::eval::statistics::Measured;
+use crate::eval::statistics::MetricsWithCi;
 
 /// What a run came to: `summary.json`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Outcome {
     /// The best weights on the validation images.
-    pub val: Measured,
+    pub val: MetricsWithCi,
     /// The best weights on the test images, where the data set has some.
     #[serde(skip_serializing_if = "Option::is_none", default)]
-    pub test: Option<Measured>,
+    pub test: Option<MetricsWithCi>,
     /// What has to be beaten, on the same images.
     pub baselines: BaselinesBySplit,
     /// Epochs done.

@@ -4,10 +4,11 @@ use std::f64::consts::PI;
 
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
-use vm_beautynet::eval::metrics::{pearson, spearman};
+use vm_beautynet::eval::correlation::{pearson, spearman};
+use vm_beautynet::eval::metrics::{Metric, ScoredImages};
 use vm_beautynet::eval::predictions::Predictions;
 use vm_beautynet::eval::statistics::{
-    Bootstrap, Measured, Metric, OverSeeds, Replicates, Sample, aligned, compare,
+    Bootstrap, BootstrapDistribution, Difference, MetricOverSeeds, MetricsWithCi,
 };
 
 /// Ratings with ties, and two models' predictions of them.
@@ -46,11 +47,11 @@ fn correlations_are_scipys() {
 }
 
 #[test]
-fn intervals_are_scipys_but_for_the_draws() {
+fn intervals_are_scipys_up_to_the_resampling() {
     // scipy 1.17.1: bootstrap(method="BCa", paired=True), 20,000 resamples and more, means over
-    // three seeds. The ends vary with the draws by about a tenth of these tolerances in scipy,
+    // three seeds. The ends vary with the resamples by about a tenth of these tolerances in scipy,
     // those of the rank correlation by a third.
-    let measured = Measured::new(&predictions(&FIRST)).unwrap();
+    let measured = MetricsWithCi::new(&predictions(&FIRST)).unwrap();
     for (metric, lo, hi, tolerance) in [
         (Metric::Pc, 0.71019, 0.91907, 0.004),
         (Metric::Mae, 0.22069, 0.38083, 0.004),
@@ -69,33 +70,25 @@ fn intervals_are_scipys_but_for_the_draws() {
 fn the_same_seed_gives_the_same_intervals_on_any_number_of_threads() {
     let on = |threads: usize| {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
-        pool.unwrap().install(|| Measured::new(&predictions(&FIRST)).unwrap())
+        pool.unwrap().install(|| MetricsWithCi::new(&predictions(&FIRST)).unwrap())
     };
     assert_eq!(on(1), on(3));
 }
 
 #[test]
-fn metrics_that_are_not_defined_have_no_interval() {
-    let constant = Measured::new(&predictions(&[3.0; 24])).unwrap();
+fn undefined_metrics_have_no_interval() {
+    let constant = MetricsWithCi::new(&predictions(&[3.0; 24])).unwrap();
     assert!(constant.pc_ci.is_none() && constant.srcc_ci.is_none());
     assert!(constant.mae_ci.is_some() && constant.rmse_ci.is_some());
     let mut broken = FIRST;
     broken[3] = f64::NAN;
-    assert!(Measured::new(&predictions(&broken)).unwrap().mae_ci.is_none());
+    assert!(MetricsWithCi::new(&predictions(&broken)).unwrap().mae_ci.is_none());
     let json = serde_json::to_value(constant).unwrap();
     assert!(json["pc"].is_null() && json["pc_ci"].is_null());
     assert_eq!(json["mae_ci"].as_array().unwrap().len(), 2);
     assert_eq!(json["n"], 24);
-    let none = Measured::new(&predictions(&[])).unwrap();
+    let none = MetricsWithCi::new(&predictions(&[])).unwrap();
     assert!(none.mae_ci.is_none());
-}
-
-#[test]
-fn a_summary_written_before_there_were_intervals_is_read() {
-    let old = r#"{"pc": 0.9, "mae": 0.2, "rmse": null, "srcc": 0.8, "n": 7}"#;
-    let measured: Measured = serde_json::from_str(old).unwrap();
-    assert_eq!((measured.metrics.pc, measured.metrics.n), (0.9, 7));
-    assert!(measured.metrics.rmse.is_nan() && measured.pc_ci.is_none());
 }
 
 /// Standard normal numbers (Box and Muller).
@@ -121,12 +114,12 @@ impl Normal {
     }
 }
 
-/// As many as a test set of ours has, about.
+/// About the size of a test set.
 const IMAGES: usize = 200;
 
-fn replicate(samples: &[Sample], seed: u64) -> Vec<Replicates> {
+fn resample(images: &[ScoredImages], seed: u64) -> Vec<BootstrapDistribution> {
     let bootstrap = Bootstrap { resamples: 1000, seed };
-    bootstrap.replicate(samples).unwrap()
+    bootstrap.resample(images).unwrap()
 }
 
 /// Standard deviation of the errors that gives this PC with targets of standard deviation 1.
@@ -145,17 +138,17 @@ fn an_interval_covers_the_truth_in_93_to_97_of_100_data_sets() {
     for data_set in 0..DATA_SETS {
         let mut normal = Normal::new(data_set as u64);
         let targets = normal.draws(IMAGES);
-        let sample = Sample::new(&normal.predict(&targets, sd), &targets).unwrap();
-        let replicates = replicate(&[sample], data_set as u64);
+        let images = ScoredImages::new(&normal.predict(&targets, sd), &targets).unwrap();
+        let distributions = resample(&[images], data_set as u64);
         for metric in Metric::ALL {
-            let ci = replicates[0].interval(metric).unwrap();
+            let ci = distributions[0].interval(metric).unwrap();
             covered[metric as usize] += usize::from(ci.contains(truth[metric as usize]));
         }
     }
     for metric in Metric::ALL {
-        let part = covered[metric as usize] as f64 / DATA_SETS as f64;
-        println!("{}: covered in {:.1} %", metric.name(), 100.0 * part);
-        assert!((0.93..=0.97).contains(&part), "{metric:?}: {part}");
+        let fraction = covered[metric as usize] as f64 / DATA_SETS as f64;
+        println!("{}: covered in {:.1} %", metric.name(), 100.0 * fraction);
+        assert!((0.93..=0.97).contains(&fraction), "{metric:?}: {fraction}");
     }
 }
 
@@ -168,15 +161,15 @@ fn a_paired_interval_covers_the_difference_and_p_errs_as_often_as_it_says() {
     for data_set in 0..DATA_SETS {
         let mut normal = Normal::new(1_000_000 + data_set as u64);
         let targets = normal.draws(IMAGES);
-        let samples: Vec<Sample> = [sd, sd, better]
+        let models: Vec<ScoredImages> = [sd, sd, better]
             .iter()
-            .map(|sd| Sample::new(&normal.predict(&targets, *sd), &targets).unwrap())
+            .map(|sd| ScoredImages::new(&normal.predict(&targets, *sd), &targets).unwrap())
             .collect();
-        let replicates = replicate(&samples, data_set as u64);
+        let distributions = resample(&models, data_set as u64);
         for metric in Metric::ALL {
-            let equal = compare(&replicates[1], &replicates[0], metric);
+            let equal = Difference::new(&distributions[1], &distributions[0], metric);
             wrong[metric as usize] += usize::from(equal.p.unwrap() <= 0.05);
-            let differs = compare(&replicates[2], &replicates[0], metric);
+            let differs = Difference::new(&distributions[2], &distributions[0], metric);
             // p and interval say the same.
             let (p, ci) = (differs.p.unwrap(), differs.ci.unwrap());
             if !(0.04..0.06).contains(&p) {
@@ -188,55 +181,52 @@ fn a_paired_interval_covers_the_difference_and_p_errs_as_often_as_it_says() {
             found += usize::from(metric == Metric::Rmse && p <= 0.05);
         }
     }
-    let part = |count: usize| count as f64 / DATA_SETS as f64;
+    let fraction = |count: usize| count as f64 / DATA_SETS as f64;
     println!(
         "covered {:?}, falsely different {:?}, truly different {}",
-        covered.map(part),
-        wrong.map(part),
-        part(found)
+        covered.map(fraction),
+        wrong.map(fraction),
+        fraction(found)
     );
     for covered in covered {
-        assert!((0.93..=0.97).contains(&part(covered)));
+        assert!((0.93..=0.97).contains(&fraction(covered)));
     }
     for wrong in wrong {
-        assert!((0.03..=0.07).contains(&part(wrong)));
+        assert!((0.03..=0.07).contains(&fraction(wrong)));
     }
-    assert!(part(found) > 0.1, "a difference is found in {} only", part(found));
+    assert!(fraction(found) > 0.1, "a difference is found in {} only", fraction(found));
 }
 
 #[test]
 fn two_equal_models_differ_by_nothing() {
-    let (a, mut b) = (predictions(&FIRST), predictions(&FIRST));
-    for column in [&mut b.targets, &mut b.predictions] {
-        column.reverse();
-    }
-    b.images.reverse();
-    let replicates = replicate(&aligned(&[&a, &b]).unwrap(), 1);
-    let difference = compare(&replicates[0], &replicates[1], Metric::Pc);
+    let images = ScoredImages::new(&FIRST, &TARGETS).unwrap();
+    let distributions = resample(&[images.clone(), images], 1);
+    let difference = Difference::new(&distributions[0], &distributions[1], Metric::Pc);
     assert_eq!(difference.difference, Some(0.0));
     assert!(difference.ci.unwrap().contains(0.0));
     assert_eq!(difference.p, Some(1.0));
 }
 
 #[test]
-fn variation_over_seeds_is_told_apart_from_that_over_images() {
+fn variation_over_seeds_is_separate_from_that_over_images() {
     let mut normal = Normal::new(4);
     let targets = normal.draws(IMAGES);
     // Runs that err in the same way on the same images: seeds add little, images much.
     let shared = normal.predict(&targets, 0.5);
-    let seeds: Vec<Sample> =
-        (0..5).map(|_| Sample::new(&normal.predict(&shared, 0.01), &targets).unwrap()).collect();
-    let alike = OverSeeds::new(&replicate(&seeds, 1), Metric::Rmse).unwrap();
-    let width = |over: &OverSeeds| over.ci_over_images.map(|ci| ci.hi - ci.lo).unwrap();
+    let seeds: Vec<ScoredImages> = (0..5)
+        .map(|_| ScoredImages::new(&normal.predict(&shared, 0.01), &targets).unwrap())
+        .collect();
+    let alike = MetricOverSeeds::new(&resample(&seeds, 1), Metric::Rmse);
+    let width = |over: &MetricOverSeeds| over.ci_over_images.map(|ci| ci.hi - ci.lo).unwrap();
     assert!(alike.sd_over_seeds.unwrap() < 0.05 * width(&alike), "{alike:?}");
     // Runs of different quality: seeds add much.
-    let seeds: Vec<Sample> = [0.2, 0.4, 0.6, 0.8, 1.0]
+    let seeds: Vec<ScoredImages> = [0.2, 0.4, 0.6, 0.8, 1.0]
         .iter()
-        .map(|sd| Sample::new(&normal.predict(&targets, *sd), &targets).unwrap())
+        .map(|sd| ScoredImages::new(&normal.predict(&targets, *sd), &targets).unwrap())
         .collect();
-    let unlike = OverSeeds::new(&replicate(&seeds, 1), Metric::Rmse).unwrap();
+    let unlike = MetricOverSeeds::new(&resample(&seeds, 1), Metric::Rmse);
     assert!(unlike.sd_over_seeds.unwrap() > width(&unlike), "{unlike:?}");
     assert_eq!(unlike.seeds, 5);
-    let one = OverSeeds::new(&replicate(&seeds[..1], 1), Metric::Rmse).unwrap();
+    let one = MetricOverSeeds::new(&resample(&seeds[..1], 1), Metric::Rmse);
     assert_eq!(one.sd_over_seeds, None);
 }

@@ -7,8 +7,8 @@ use serde_json::json;
 
 use super::Args;
 use crate::cli::output::{duration, interval, metric, print, print_json, table, thousands};
-use crate::eval::statistics::Metric;
-use crate::sweep::{Estimate, PlannedRun, Results, State};
+use crate::eval::metrics::Metric;
+use crate::sweep::{Estimate, PlannedRun, Point, Results, State};
 
 /// The runs, how far they are, and what is left to do.
 pub(super) fn list(args: &Args, runs: &[&PlannedRun], states: &[State]) -> Result<ExitCode> {
@@ -66,7 +66,7 @@ pub(super) fn list(args: &Args, runs: &[&PlannedRun], states: &[State]) -> Resul
 
 /// The points, best first, and whether the best differs from each.
 pub(super) fn report(results: &Results) -> String {
-    let Some(best) = results.points.first() else {
+    let Some(Point { model: best, .. }) = results.points.first() else {
         return "no point of the sweep has all its runs done\n".to_string();
     };
     let against_best = |name: &str| {
@@ -76,9 +76,9 @@ pub(super) fn report(results: &Results) -> String {
     let rows: Vec<Vec<String>> = results
         .points
         .iter()
-        .map(|point| {
-            let value = |of: Metric| metric(point.metrics[&of].mean.unwrap_or(f64::NAN));
-            let pc = &point.metrics[&Metric::Pc];
+        .map(|Point { model: point, .. }| {
+            let value = |of: Metric| metric(point.metric(of).mean.unwrap_or(f64::NAN));
+            let pc = point.metric(Metric::Pc);
             let p = against_best(&point.name).and_then(|comparison| comparison.p_holm);
             vec![
                 point.name.clone(),
@@ -111,7 +111,7 @@ pub(super) fn report(results: &Results) -> String {
         "images/s",
     ];
     let mut text = table(&header, &rows);
-    text += &format!("on {} {} images", best.n, results.split);
+    text += &format!("on {} {} images", best.images, results.split);
     if let Some(note) = &results.note {
         text += &format!("; {note}");
     } else if results.points.len() > 1 {

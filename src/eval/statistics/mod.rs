@@ -2,26 +2,13 @@
 //! same images, and the variation over seeds apart from that over images.
 //!
 //! The images of a test set are a sample of those that could have been there.
-//! [`Bootstrap::replicate`] draws images again with replacement, for all models the same ones, and
-//! everything here is read off those [`Replicates`].
+//! [`Bootstrap::resample`] samples images with replacement, the same ones for all models, and every
+//! interval and p-value is read off the resulting [`BootstrapDistribution`].
 
+mod bootstrap;
 mod contrasts;
-mod holm;
 mod interval;
-mod mean;
-mod measured;
-mod metric;
-mod normal;
-mod replicates;
-mod sample;
-mod seeds;
 
-pub use contrasts::{Contrast, contrasts};
-pub use holm::holm;
+pub use bootstrap::{Bootstrap, BootstrapDistribution, Mean, MetricsWithCi};
+pub use contrasts::{Difference, MetricOverSeeds, holm, mean_and_sd};
 pub use interval::Interval;
-pub use mean::Mean;
-pub use measured::Measured;
-pub use metric::Metric;
-pub use replicates::{Bootstrap, Replicates};
-pub use sample::{Sample, aligned};
-pub use seeds::{Difference, OverSeeds, compare};

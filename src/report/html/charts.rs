@@ -2,11 +2,12 @@
 
 use super::chart::{Chart, DASHES, range, series};
 use crate::data::embed::escape;
+use crate::eval::comparison::{Leaderboard, RankedModel};
 use crate::eval::evaluate::BRANCH_WEIGHTS;
-use crate::eval::statistics::{Interval, Metric};
+use crate::eval::metrics::Metric;
+use crate::eval::statistics::Interval;
 use crate::report::assemble::{DETAILED, Detail, Report};
 use crate::report::breakdown::{Breakdown, Estimate, Part};
-use crate::report::judged::{Board, Judged};
 use crate::train::EpochRecord;
 
 /// More models are not drawn under each other.
@@ -20,7 +21,7 @@ const BINS: usize = 25;
 pub fn colored(report: &Report) -> Vec<usize> {
     let judged = report.boards.iter().flat_map(|board| &board.models);
     let mut order: Vec<usize> = Vec::new();
-    for model in judged.map(|judged| judged.model).chain(0..report.models.len()) {
+    for model in judged.map(|judged| judged.candidate).chain(0..report.models.len()) {
         if !order.contains(&model) {
             order.push(model);
         }
@@ -76,7 +77,7 @@ fn intervals(label: &str, title: &str, rows: &[Row], zero: bool) -> String {
 }
 
 /// PC and MAE of every model with their intervals.
-pub fn metrics(report: &Report, board: &Board) -> String {
+pub fn metrics(report: &Report, board: &Leaderboard) -> String {
     let chart = |metric: Metric| {
         let rows = board.models.iter().take(MOST_ROWS);
         let rows: Vec<Row> = rows
@@ -86,7 +87,7 @@ pub fn metrics(report: &Report, board: &Board) -> String {
                     label: judged.name.clone(),
                     value: own.mean?,
                     ci: own.ci_over_images,
-                    class: series(color(report, judged.model)),
+                    class: series(color(report, judged.candidate)),
                 })
             })
             .collect();
@@ -143,15 +144,20 @@ pub fn curves(report: &Report) -> Option<String> {
 /// the same axes.
 pub fn scatter(report: &Report, detail: &Detail) -> String {
     let judged = report.judged(detail);
-    let class = series(color(report, judged.model));
-    let sets =
-        || report.boards[detail.board].models.iter().take(DETAILED).filter_map(|m| m.sets.first());
+    let class = series(color(report, judged.candidate));
+    let sets = || {
+        report.boards[detail.board]
+            .models
+            .iter()
+            .take(DETAILED)
+            .filter_map(|m| m.predictions.first())
+    };
     let both = range(sets().flat_map(|set| set.targets.iter().chain(&set.predictions).copied()));
     let residual = |(p, t): (&f64, &f64)| p - t;
     let residuals =
         range(sets().flat_map(|set| set.predictions.iter().zip(&set.targets).map(residual)));
     let targets = range(sets().flat_map(|set| set.targets.iter().copied()));
-    let Some(set) = judged.sets.first() else {
+    let Some(set) = judged.predictions.first() else {
         return String::new();
     };
     let label = format!("{}, seed {}", judged.name, judged.seeds.first().copied().unwrap_or(0));
@@ -190,7 +196,7 @@ pub fn by_score(report: &Report, board: usize) -> Option<String> {
         chart.rule((-0.5, 0.0), (names.len() as f64 - 0.5, 0.0));
         for (at, detail) in details.iter().enumerate() {
             let judged = report.judged(detail);
-            let class = series(color(report, judged.model));
+            let class = series(color(report, judged.candidate));
             let shift =
                 (at as f64 - (details.len() as f64 - 1.0) / 2.0) * 0.7 / details.len() as f64;
             for (place, part) in detail.scores.parts.iter().enumerate() {
@@ -218,7 +224,7 @@ pub fn by_score(report: &Report, board: usize) -> Option<String> {
 /// Of a board's best model: PC, MAE and bias by group.
 pub fn by_group(report: &Report, detail: &Detail) -> Option<String> {
     let judged = report.judged(detail);
-    let class = series(color(report, judged.model));
+    let class = series(color(report, judged.candidate));
     let chart =
         |breakdown: &Breakdown, name: &str, unit: &str, of: fn(&Part) -> Estimate, zero: bool| {
             let rows = breakdown.parts.iter().filter_map(|part| {
@@ -259,8 +265,8 @@ pub fn by_group(report: &Report, detail: &Detail) -> Option<String> {
 
 /// How the share of the ViT branch is distributed over images and seeds; `None` where the model
 /// defines none.
-pub fn branch_weights(report: &Report, judged: &Judged) -> Option<String> {
-    let columns = judged.sets.iter().filter_map(|set| set.column(BRANCH_WEIGHTS[0]));
+pub fn branch_weights(report: &Report, judged: &RankedModel) -> Option<String> {
+    let columns = judged.predictions.iter().filter_map(|set| set.column(BRANCH_WEIGHTS[0]));
     let values: Vec<f64> = columns.flatten().copied().filter(|v| v.is_finite()).collect();
     if values.is_empty() {
         return None;
@@ -276,7 +282,7 @@ pub fn branch_weights(report: &Report, judged: &Judged) -> Option<String> {
     let label = format!("{}: mean {mean:.3}, sd {sd:.3}", judged.name);
     let titles = ["share of the ViT branch (the rest is Mamba's)", "predictions (%)"];
     let mut chart = Chart::new(&label, (0.0, 1.0), (0.0, most.max(1.0) * 1.05), titles);
-    let class = series(color(report, judged.model));
+    let class = series(color(report, judged.candidate));
     for (bin, &count) in counts.iter().enumerate().filter(|(_, count)| **count > 0) {
         let ends = (bin as f64 / BINS as f64, (bin + 1) as f64 / BINS as f64);
         let title = format!("{:.2} to {:.2}: {count} predictions", ends.0, ends.1);

@@ -78,7 +78,7 @@ pub fn worst(report: &Report, images: &EmbeddedImages) -> String {
 
 fn worst_of(report: &Report, detail: &Detail, images: &EmbeddedImages) -> String {
     let judged = report.judged(detail);
-    let Some(set) = judged.sets.first() else {
+    let Some(set) = judged.predictions.first() else {
         return String::new();
     };
     let (sizes, errors) = (judged.errors(f64::abs), judged.errors(|error| error));
@@ -89,7 +89,7 @@ fn worst_of(report: &Report, detail: &Detail, images: &EmbeddedImages) -> String
         HashMap::new()
     } else {
         images
-    .sources(&report.models[judged.model], report.split)
+    .sources(&report.models[judged.candidate], report.split)
     .unwrap_or_else(|error| {
         note = format!(
             "<p class=\"note\">The images are not shown: {}. --data-root names the data set's folder.</p>\n",

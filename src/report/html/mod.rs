@@ -12,10 +12,11 @@ pub use embedded_images::EmbeddedImages;
 use self::charts::boxed;
 use self::style::STYLE;
 use super::assemble::{Detail, Report};
-use super::judged::Board;
 use super::tables::Table;
 use crate::data::embed::escape;
-use crate::eval::statistics::{Interval, Metric};
+use crate::eval::comparison::Leaderboard;
+use crate::eval::metrics::Metric;
+use crate::eval::statistics::Interval;
 
 /// More configs are not written out.
 const MOST_CONFIGS: usize = 40;
@@ -69,7 +70,7 @@ impl Report {
                 "<p class=\"lead\"><strong>{}</strong>: PC {:.4} on {} {} images (95 % interval {lo:.4} to {hi:.4}).",
                 escape(&best.name),
                 pc.mean?,
-                best.images(),
+                best.images,
                 self.split
             );
             if board.models.len() > 1 {
@@ -92,7 +93,7 @@ impl Report {
             (self.models.len().to_string(), "models".to_string()),
             (format!("{done} of {}", self.runs.len()), "runs done".to_string()),
             (
-                images.map_or(0, |judged| judged.images()).to_string(),
+                images.map_or(0, |judged| judged.images).to_string(),
                 format!("{} images", self.split),
             ),
         ];
@@ -220,10 +221,10 @@ fn paired(charts: &str) -> String {
 }
 
 /// How many others the best one can be told from.
-fn standing(board: &Board) -> String {
+fn standing(board: &Leaderboard) -> String {
     let others = board.models.len() - 1;
     let real = (1..board.models.len()).filter(|&place| {
-        let contrast = board.to_best(place, Metric::Pc);
+        let contrast = board.with_best(place, Metric::Pc);
         contrast.and_then(|c| c.p_holm).is_some_and(|p| p < 0.05)
     });
     match (real.count(), others) {

@@ -1,10 +1,9 @@
 //! Models beside each other: their metrics, and which differ.
 
 use super::{Cell, Column, Table, key, on};
-use crate::eval::metrics::Metrics;
-use crate::eval::statistics::Metric;
+use crate::eval::comparison::RankedModel;
+use crate::eval::metrics::{Metric, Metrics};
 use crate::report::assemble::Report;
-use crate::report::judged::Judged;
 
 /// Whether one value of a metric is better than another.
 fn better(metric: Metric, a: f64, b: f64) -> bool {
@@ -59,7 +58,7 @@ pub fn leaderboard(report: &Report, at: usize) -> Table {
             });
         }
         if several {
-            row.push(match board.to_best(place, Metric::Pc) {
+            row.push(match board.with_best(place, Metric::Pc) {
                 Some(contrast) => Cell::P(contrast.p_holm),
                 None => Cell::Empty,
             });
@@ -123,10 +122,10 @@ pub fn differences_to_best(report: &Report, at: usize) -> Table {
         columns.push(Column::numbers(name, &format!("Δ {}", name.to_uppercase())));
         columns.push(Column::numbers(&format!("{name}_p_holm"), "p"));
     }
-    let row = |(place, judged): (usize, &Judged)| {
+    let row = |(place, judged): (usize, &RankedModel)| {
         let mut row = vec![Cell::text(&judged.name)];
         for metric in Metric::ALL {
-            let contrast = board.to_best(place, metric);
+            let contrast = board.with_best(place, metric);
             let difference = contrast.map(|contrast| contrast.difference);
             // The contrast is the best minus this one.
             let ci = difference.and_then(|d| d.ci);
@@ -151,11 +150,11 @@ pub fn differences_to_best(report: &Report, at: usize) -> Table {
 /// Each pair of models.
 pub fn comparisons(report: &Report, at: usize) -> Table {
     let board = &report.boards[at];
-    let rows = board.contrasts.iter().map(|contrast| {
+    let rows = board.comparisons.iter().map(|contrast| {
         let difference = contrast.difference;
         vec![
-            Cell::text(&board.models[contrast.first].name),
-            Cell::text(&board.models[contrast.second].name),
+            Cell::text(&contrast.first),
+            Cell::text(&contrast.second),
             Cell::text(contrast.metric.name().to_uppercase()),
             Cell::signed(difference.difference, difference.ci),
             Cell::P(difference.p),

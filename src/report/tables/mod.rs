@@ -15,7 +15,7 @@ pub use parts::{group_tables, range_table};
 pub use runs::{config_table, maps_table, runs_table};
 
 use super::assemble::Report;
-use super::judged::{Board, Judged};
+use crate::eval::comparison::Leaderboard;
 use crate::eval::statistics::Interval;
 
 /// What stands in a cell.
@@ -171,9 +171,8 @@ fn key(name: &str, board: usize) -> String {
     }
 }
 
-fn on(report: &Report, board: &Board) -> String {
-    let images = board.models.first().map_or(0, Judged::images);
-    format!("{images} {} images", report.split)
+fn on(report: &Report, board: &Leaderboard) -> String {
+    format!("{} {} images", board.images, report.split)
 }
 
 /// 1234567 as 1,234,567.

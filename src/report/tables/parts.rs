@@ -1,12 +1,12 @@
 //! The best models' errors by group and by range of the score.
 
 use super::{Cell, Column, Table, key, on};
+use crate::eval::comparison::RankedModel;
 use crate::report::assemble::{Detail, Report};
 use crate::report::breakdown::{Estimate, LEAST, Part};
-use crate::report::judged::Judged;
 
 /// A part's numbers, behind its model and its label.
-fn part_row(judged: &Judged, part: &Part, pc: bool) -> Vec<Cell> {
+fn part_row(judged: &RankedModel, part: &Part, pc: bool) -> Vec<Cell> {
     let metric = |estimate: &Estimate| Cell::metric(estimate.value, estimate.ci);
     let mut row =
         vec![Cell::text(&judged.name), Cell::text(&part.label), Cell::Count(part.images as i64)];
@@ -38,7 +38,7 @@ fn part_note() -> String {
     )
 }
 
-fn details(report: &Report, at: usize) -> impl Iterator<Item = (&Detail, &Judged)> {
+fn details(report: &Report, at: usize) -> impl Iterator<Item = (&Detail, &RankedModel)> {
     let of_board = report.details.iter().filter(move |d| d.board == at);
     of_board.map(|detail| (detail, report.judged(detail)))
 }

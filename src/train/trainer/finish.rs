@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 use super::Trainer;
 use crate::data::{ImageDataset, Split};
 use crate::eval::baselines::baselines;
-use crate::eval::statistics::Measured;
+use crate::eval::statistics::MetricsWithCi;
 use crate::files::write_json;
 use crate::models::weights;
 use crate::train::observer::{EpochRecord, Observer};
@@ -34,7 +34,7 @@ impl Trainer<'_> {
                 if self.ranks.is_first() {
                     test.write(&self.run.predictions(Split::Test))?;
                 }
-                Some(Measured::new(&test)?)
+                Some(MetricsWithCi::new(&test)?)
             }
             None => None,
         };
@@ -42,7 +42,7 @@ impl Trainer<'_> {
             std::iter::once(&self.splits.val).chain(&self.splits.test).collect();
         let by_split = baselines(&self.splits.train, &others, self.walk())?;
         let outcome = Outcome {
-            val: Measured::new(&val)?,
+            val: MetricsWithCi::new(&val)?,
             test,
             baselines: BaselinesBySplit {
                 val: *by_split.first().context("the baselines were measured on no split")?,

@@ -77,7 +77,7 @@ fn predictions_of_different_images_are_not_compared_and_it_is_said_why() {
     assert!(boards.iter().all(|board| board["comparisons"] == serde_json::json!([])));
     let notes = report["notes"].to_string();
     for words in [
-        "first and second are not compared: they were judged on different images, c for one only",
+        "first and second are not compared: they were evaluated on different images, c for one only",
         "first and third are not compared: c has the target 4 for one and 4.5 for the other",
     ] {
         assert!(notes.contains(words), "{notes}");
@@ -106,5 +106,5 @@ fn a_run_without_test_images_makes_validation_the_split() {
         "--json",
     ]);
     assert_eq!(report["boards"], serde_json::json!([]));
-    assert!(report["notes"].to_string().contains("--split val judges it"));
+    assert!(report["notes"].to_string().contains("--split val ranks it"));
 }

@@ -83,7 +83,7 @@ fn runs_that_are_not_done_are_listed_and_left_out() {
     let rows = csv_rows(&sandbox.path("r.runs.csv"));
     assert_eq!(rows[1]["epochs"], "2 of 3");
     assert_eq!(rows[2]["state"], "failed: no <memory>");
-    assert!(report["notes"].to_string().contains("seed 2, is left out"));
+    assert!(report["notes"].to_string().contains("seed 2, is skipped"));
     let page = fs::read_to_string(sandbox.path("r.html")).unwrap();
     assert!(page.contains("1 of 3") && page.contains("no &lt;memory&gt;"));
 }

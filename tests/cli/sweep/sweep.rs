@@ -74,7 +74,10 @@ fn a_grid_has_a_folder_per_run_and_a_point_per_combination() {
     assert_eq!(points.len(), 4);
     for point in points {
         let name = point["name"].as_str().unwrap();
-        assert_eq!((&point["seeds"], &point["n"]), (&serde_json::json!([1, 2]), &Value::from(16)));
+        assert_eq!(
+            (&point["seeds"], &point["images"]),
+            (&serde_json::json!([1, 2]), &Value::from(16))
+        );
         let rmse = [1, 2].map(|seed| {
             let summary = read_json(out.join(format!("runs/{name},seed={seed}/summary.json")));
             assert_eq!(summary["parameters"], point["parameters"]);
@@ -111,7 +114,7 @@ fn a_grid_has_a_folder_per_run_and_a_point_per_combination() {
             .map(|name| row[column(name)].parse().unwrap());
         assert!(lo < value && value < hi);
     }
-    // Runs of different seeds were judged on the same images.
+    // Runs of different seeds were evaluated on the same images.
     let targets = |run: &str| -> Vec<String> {
         let text =
             fs::read_to_string(out.join("runs").join(run).join("predictions_test.csv")).unwrap();
@@ -276,7 +279,7 @@ folds: 2
 ",
     );
     let results = sandbox.json(&["sweep", "sweep.yaml", "--output", "out", "--json"]);
-    assert_eq!(results["points"][0]["n"], 48 + 16 + 16);
+    assert_eq!(results["points"][0]["images"], 48 + 16 + 16);
     assert_eq!(results["comparisons"].as_array().unwrap().len(), 4);
     assert_eq!(
         names(&sandbox.path("out/runs")),

@@ -1,0 +1,235 @@
+//! The bootstrap over images: metrics recomputed on images sampled with replacement.
+
+use anyhow::{Context, Result, ensure};
+use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
+
+use super::interval::{Interval, Resampled};
+use crate::data::draws::Draws;
+use crate::eval::metrics::{Metric, Metrics, RankBuffers, ScoredImages};
+use crate::eval::predictions::Predictions;
+
+/// The confidence level of every interval.
+const CONFIDENCE: f64 = 0.95;
+
+/// How images are resampled (Efron and Tibshirani, "An introduction to the bootstrap", 1993).
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Bootstrap {
+    /// Number of resamples.
+    pub resamples: usize,
+    /// Seed of the resampling; the same seed gives the same intervals, whatever the number of
+    /// threads.
+    pub seed: u64,
+}
+
+impl Default for Bootstrap {
+    fn default() -> Self {
+        Self { resamples: 10_000, seed: 0 }
+    }
+}
+
+/// [`Metric::ALL`] on the images as they are, on each resample of them, and with each image
+/// removed.
+///
+/// Means and differences of distributions over the same resamples are distributions again.
+#[derive(Debug, Clone)]
+pub struct BootstrapDistribution {
+    estimate: [f64; 4],
+    resampled: Vec<[f64; 4]>,
+    jackknife: Vec<[f64; 4]>,
+}
+
+impl Bootstrap {
+    /// Resamples the images, for all predictions the same ones: item i of each must be the same
+    /// image. Equal numbers of images and an equal seed give the same resamples in another call.
+    ///
+    /// # Errors
+    /// Returns an error if the numbers of images differ.
+    pub fn resample(&self, predictions: &[ScoredImages]) -> Result<Vec<BootstrapDistribution>> {
+        let n = predictions.first().map_or(0, ScoredImages::len);
+        ensure!(
+            predictions.iter().all(|images| images.len() == n),
+            "predictions for different numbers of images cannot be resampled together"
+        );
+        let metrics = |counts: &[u32], buffers: &mut RankBuffers| -> Vec<[f64; 4]> {
+            predictions.iter().map(|images| images.metrics(|i| counts[i], buffers)).collect()
+        };
+        let start = || (vec![0; n], RankBuffers::default());
+        let resampled: Vec<Vec<[f64; 4]>> = (0..self.resamples)
+            .into_par_iter()
+            .map_init(start, |(counts, buffers), index| {
+                let mut draws = self.stream(index);
+                counts.fill(0);
+                (0..n).for_each(|_| counts[draws.below(n)] += 1);
+                metrics(counts, buffers)
+            })
+            .collect();
+        let jackknife: Vec<Vec<[f64; 4]>> = (0..n)
+            .into_par_iter()
+            .map_init(start, |(counts, buffers), index| {
+                counts.fill(1);
+                counts[index] = 0;
+                metrics(counts, buffers)
+            })
+            .collect();
+        let estimates = metrics(&vec![1; n], &mut RankBuffers::default());
+        let column = |rows: &[Vec<[f64; 4]>], i: usize| rows.iter().map(|row| row[i]).collect();
+        Ok(estimates
+            .into_iter()
+            .enumerate()
+            .map(|(i, estimate)| BootstrapDistribution {
+                estimate,
+                resampled: column(&resampled, i),
+                jackknife: column(&jackknife, i),
+            })
+            .collect())
+    }
+
+    /// Computes the mean of those values that are finite, one for each image.
+    pub fn mean(&self, values: &[f64]) -> Mean {
+        let values: Vec<f64> = values.iter().copied().filter(|v| v.is_finite()).collect();
+        let (n, total) = (values.len(), values.iter().sum::<f64>());
+        if n == 0 {
+            return Mean { mean: None, ci: None, n };
+        }
+        let mean = total / n as f64;
+        let resampled = (0..self.resamples).map(|index| {
+            let mut draws = self.stream(index);
+            (0..n).map(|_| values[draws.below(n)]).sum::<f64>() / n as f64
+        });
+        let jackknife = values.iter().map(|v| (total - v) / (n as f64 - 1.0));
+        let ci = match n {
+            1 => None,
+            _ => Resampled::new(mean, resampled.collect(), jackknife.collect())
+                .map(|resampled| resampled.interval(CONFIDENCE)),
+        };
+        Mean { mean: Some(mean), ci, n }
+    }
+
+    /// Returns the random stream of one resample.
+    fn stream(&self, resample: usize) -> Draws {
+        Draws::new(self.seed, 0, resample as u64, "images")
+    }
+}
+
+impl BootstrapDistribution {
+    /// Returns the metric on the images as they are.
+    pub fn estimate(&self, metric: Metric) -> f64 {
+        self.estimate[metric as usize]
+    }
+
+    /// Returns the mean of distributions over the same resamples, of the seeds of a model for
+    /// example; `None` of none.
+    pub fn mean(of: &[BootstrapDistribution]) -> Option<BootstrapDistribution> {
+        let (first, rest) = of.split_first()?;
+        let sum = rest.iter().fold(first.clone(), |sum, next| sum.zip(next, |a, b| a + b));
+        let n = of.len() as f64;
+        Some(sum.zip(&sum, |a, _| a / n))
+    }
+
+    /// Returns the distribution of this minus another over the same resamples.
+    pub fn minus(&self, other: &BootstrapDistribution) -> BootstrapDistribution {
+        self.zip(other, |a, b| a - b)
+    }
+
+    fn zip(
+        &self,
+        other: &BootstrapDistribution,
+        f: impl Fn(f64, f64) -> f64,
+    ) -> BootstrapDistribution {
+        let each = |a: &[f64; 4], b: &[f64; 4]| std::array::from_fn(|i| f(a[i], b[i]));
+        let rows =
+            |a: &[[f64; 4]], b: &[[f64; 4]]| a.iter().zip(b).map(|(a, b)| each(a, b)).collect();
+        BootstrapDistribution {
+            estimate: each(&self.estimate, &other.estimate),
+            resampled: rows(&self.resampled, &other.resampled),
+            jackknife: rows(&self.jackknife, &other.jackknife),
+        }
+    }
+
+    /// Returns the 95 % interval of a metric; `None` where it is undefined.
+    pub fn interval(&self, metric: Metric) -> Option<Interval> {
+        self.resampled(metric).map(|resampled| resampled.interval(CONFIDENCE))
+    }
+
+    /// Returns the two-sided p of the metric being 0 in the population, for differences: 0.05 where
+    /// the 95 % interval ends at 0. It is never 0: the least is 2 / (resamples + 1), before the
+    /// interval's corrections. `None` where the metric is undefined.
+    pub fn p_value(&self, metric: Metric) -> Option<f64> {
+        self.resampled(metric).map(|resampled| resampled.p_value())
+    }
+
+    fn resampled(&self, metric: Metric) -> Option<Resampled> {
+        let column = |rows: &[[f64; 4]]| rows.iter().map(|row| row[metric as usize]).collect();
+        Resampled::new(self.estimate(metric), column(&self.resampled), column(&self.jackknife))
+    }
+}
+
+/// The mean of a number that each image has, with its interval over images.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Mean {
+    /// `None` where no image has the number.
+    pub mean: Option<f64>,
+    /// 95 % interval over images; `None` for fewer than two.
+    pub ci: Option<Interval>,
+    /// Images that have the number.
+    pub n: usize,
+}
+
+/// The metrics of one set of predictions, with 95 % intervals over images. In JSON one object of
+/// both: `pc`, …, `n`, `pc_ci`, ….
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct MetricsWithCi {
+    /// The metrics.
+    #[serde(flatten)]
+    pub metrics: Metrics,
+    /// Interval of the Pearson correlation.
+    pub pc_ci: Option<Interval>,
+    /// Interval of the mean absolute error.
+    pub mae_ci: Option<Interval>,
+    /// Interval of the root mean square error.
+    pub rmse_ci: Option<Interval>,
+    /// Interval of Spearman's rank correlation.
+    pub srcc_ci: Option<Interval>,
+}
+
+impl MetricsWithCi {
+    /// Computes the metrics of predictions and their intervals, which depend on nothing else.
+    ///
+    /// # Errors
+    /// Returns an error if the columns are not equally long.
+    pub fn new(predictions: &Predictions) -> Result<Self> {
+        let images = ScoredImages::new(&predictions.predictions, &predictions.targets)?;
+        let distributions = Bootstrap::default().resample(&[images])?;
+        let distribution = distributions.first().context("the bootstrap returned nothing")?;
+        let [pc_ci, mae_ci, rmse_ci, srcc_ci] = Metric::ALL.map(|m| distribution.interval(m));
+        Ok(Self { metrics: predictions.metrics()?, pc_ci, mae_ci, rmse_ci, srcc_ci })
+    }
+
+    /// Returns the interval of one metric; `None` where it is undefined.
+    pub fn interval(&self, metric: Metric) -> Option<Interval> {
+        match metric {
+            Metric::Pc => self.pc_ci,
+            Metric::Mae => self.mae_ci,
+            Metric::Rmse => self.rmse_ci,
+            Metric::Srcc => self.srcc_ci,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_interval_of_a_mean_is_that_of_its_standard_error() {
+        let values: Vec<f64> = (0..400).map(|i| f64::from(i % 20)).collect();
+        let Mean { mean, ci, n } = Bootstrap::default().mean(&values);
+        let ci = ci.unwrap();
+        assert_eq!((mean, n), (Some(9.5), 400));
+        let error = (399.0_f64 / 12.0).sqrt() / 20.0; // of 20 equally likely numbers
+        assert!((ci.hi - 9.5 - 1.96 * error).abs() < 0.03, "{ci:?}");
+        assert!((9.5 - ci.lo - 1.96 * error).abs() < 0.03, "{ci:?}");
+        assert_eq!(Bootstrap::default().mean(&[f64::NAN]).mean, None);
+    }
+}

@@ -1,0 +1,59 @@
+//! The leaderboards of the models that are reported on.
+
+use anyhow::Result;
+
+use super::models::Model;
+use super::sources::FoundRun;
+use crate::data::Split;
+use crate::eval::comparison::{Candidate, EvaluatedRun, Leaderboards, rank};
+use crate::sweep::evaluated_run;
+
+/// Ranks every model that has a seed with all its runs done. Models that were evaluated on the same
+/// images with the same targets are compared.
+///
+/// # Errors
+/// Returns an error if predictions cannot be read.
+pub fn leaderboards(models: &[Model], split: Split) -> Result<Leaderboards> {
+    let mut notes = Vec::new();
+    let mut candidates = Vec::new();
+    for model in models {
+        let mut seeds = Vec::new();
+        for (seed, runs) in model.by_seed() {
+            match evaluated_folds(model, &runs, split)? {
+                Ok(runs) => seeds.push((seed, runs)),
+                Err(why) => notes.push(format!("{}, seed {seed}, is skipped: {why}", model.name)),
+            }
+        }
+        candidates.push(Candidate {
+            name: &model.name,
+            config: &model.config,
+            folds: model.folds().len(),
+            seeds,
+        });
+    }
+    let mut ranked = rank(candidates)?;
+    ranked.notes.splice(0..0, notes);
+    Ok(ranked)
+}
+
+/// Reads the runs of one seed, or says why the seed is skipped.
+fn evaluated_folds(
+    model: &Model,
+    runs: &[&FoundRun],
+    split: Split,
+) -> Result<Result<Vec<EvaluatedRun>, &'static str>> {
+    let mut runs = runs.to_vec();
+    runs.sort_by_key(|run| run.config.as_ref().map(|config| config.data.split.clone()));
+    let folds = model.folds().len();
+    let outcomes: Option<Vec<_>> = runs.iter().map(|run| run.outcome()).collect();
+    let Some(outcomes) = outcomes.filter(|_| folds == 0 || runs.len() == folds) else {
+        return Ok(Err("not all of its runs are done"));
+    };
+    if split == Split::Test && outcomes.iter().any(|outcome| outcome.test.is_none()) {
+        return Ok(Err("it has no test images; --split val ranks it"));
+    }
+    let runs = runs.iter().zip(outcomes);
+    Ok(Ok(runs
+        .map(|(run, outcome)| evaluated_run(&run.folder, outcome, split))
+        .collect::<Result<_>>()?))
+}
