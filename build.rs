@@ -1,8 +1,8 @@
 //! Compiles csrc with `cc` against the libtorch that torch-sys found, and makes the binaries find
 //! it by rpath.
 
-use std::env;
 use std::path::{Path, PathBuf};
+use std::{env, fs};
 
 /// Instruction sets whose kernels are compiled apart and chosen at run time: name, floats in a
 /// vector, compiler flags.
@@ -53,6 +53,21 @@ fn main() {
     }
     // ATen's parallel_for is OpenMP; libtorch brings its own libgomp, found by the same rpath.
     println!("cargo:rustc-link-arg=-Wl,-rpath,{}", lib.display());
+    search_path_for_doc_tests(&lib);
+}
+
+/// Doc tests get no link arguments, and so no rpath. Cargo adds search paths to LD_LIBRARY_PATH if
+/// they are inside the target directory: a link there leads to libtorch.
+fn search_path_for_doc_tests(lib: &Path) {
+    let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
+    let link = out.join("libtorch");
+    if fs::read_link(&link).is_ok_and(|target| target != lib) {
+        fs::remove_file(&link).expect("OUT_DIR is writable");
+    }
+    if !link.exists() {
+        std::os::unix::fs::symlink(lib, &link).expect("OUT_DIR is writable");
+    }
+    println!("cargo:rustc-link-search=native={}", link.display());
 }
 
 /// What every C++ file is compiled with. Always optimized: a debug build of the kernels would be of

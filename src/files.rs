@@ -22,6 +22,22 @@ const PART_SUFFIX: &str = ".part";
 /// synced, and the temporary file is renamed to `path`, replacing an older file.
 /// If anything fails, the temporary file is removed and the older file stays.
 ///
+/// # Examples
+/// ```
+/// use vm_beautynet::files::write_whole;
+///
+/// let path = std::env::temp_dir().join(format!("write_whole_{}", std::process::id()));
+/// write_whole(&path, |file| Ok(file.write_all(b"complete")?))?;
+/// let failed = write_whole(&path, |file| {
+///     file.write_all(b"part")?;
+///     anyhow::bail!("interrupted")
+/// });
+/// assert!(failed.is_err());
+/// assert_eq!(std::fs::read(&path)?, b"complete");
+/// # std::fs::remove_file(&path)?;
+/// # Ok::<(), anyhow::Error>(())
+/// ```
+///
 /// # Errors
 /// What `write` returned, or the failed file operation; both name `path`.
 pub fn write_whole(path: &Path, write: impl FnOnce(&mut dyn Write) -> Result<()>) -> Result<()> {

@@ -28,6 +28,19 @@ impl Config {
 
     /// As [`load`](Self::load), from a text; errors call it `origin`.
     ///
+    /// # Examples
+    /// ```
+    /// use vm_beautynet::config::Config;
+    ///
+    /// let set = ["seed=1".to_string()];
+    /// let config = Config::from_yaml("train: {epochs: 5}", "mine.yaml", &set)?;
+    /// assert_eq!((config.train.epochs, config.seed), (5, 1));
+    ///
+    /// let error = Config::from_yaml("train: {epoch: 5}", "mine.yaml", &[]).unwrap_err();
+    /// assert!(error.to_string().contains("epochs"), "the nearest known key");
+    /// # Ok::<(), vm_beautynet::config::ConfigError>(())
+    /// ```
+    ///
     /// # Errors
     /// Anything wrong with the text, a key or a value.
     pub fn from_yaml(text: &str, origin: &str, overrides: &[String]) -> Result<Self, ConfigError> {

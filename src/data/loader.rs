@@ -119,6 +119,24 @@ impl LoaderOptions {
 /// Batches are made by threads and wait in a queue of bounded length. An image that cannot be read,
 /// or a panic while making one, ends the pass with an error that names the image. Dropping the
 /// loader early stops its threads.
+///
+/// # Examples
+/// ```
+/// use std::sync::Arc;
+/// use vm_beautynet::config::DataConfig;
+/// use vm_beautynet::data::synthetic::FaceSeed;
+/// use vm_beautynet::data::{ImageDataset, Loader, LoaderOptions, Pass, Sample, Source};
+///
+/// let face = |index| Source::Synthetic(FaceSeed { seed: 1, index });
+/// let samples = (0..8).map(|i| Sample::new(format!("face_{i}"), face(i), 3.0, None)).collect();
+/// let config = DataConfig { image_size: 32, ..DataConfig::default() };
+/// let images = Arc::new(ImageDataset::new(samples, &config)?);
+/// let options = LoaderOptions::new(Pass::Train { seed: 1, epoch: 0 }, 4, 2);
+/// for batch in Loader::new(images, options)? {
+///     assert_eq!(batch?.pixels.len(), 4 * 3 * 32 * 32); // (4, 3, 32, 32)
+/// }
+/// # Ok::<(), anyhow::Error>(())
+/// ```
 pub struct Loader {
     plan: Arc<Plan>,
     next: usize,

@@ -73,6 +73,16 @@ pub struct Metrics {
 impl Metrics {
     /// Computes the metrics of `predictions` against `targets`, pair by pair.
     ///
+    /// # Examples
+    /// ```
+    /// use vm_beautynet::eval::metrics::Metrics;
+    ///
+    /// let metrics = Metrics::new(&[2.0, 3.0, 4.0], &[2.5, 3.5, 4.5])?;
+    /// assert!((metrics.pc - 1.0).abs() < 1e-12);
+    /// assert_eq!((metrics.mae, metrics.n), (0.5, 3));
+    /// # Ok::<(), anyhow::Error>(())
+    /// ```
+    ///
     /// # Errors
     /// Returns an error if there are not as many predictions as targets.
     pub fn new(predictions: &[f64], targets: &[f64]) -> Result<Self> {

@@ -117,6 +117,24 @@ impl BeautyNet {
 
     /// Predicts the scores of images.
     ///
+    /// # Examples
+    /// ```
+    /// use tch::{Device, Kind, Tensor};
+    /// use vm_beautynet::config::Config;
+    /// use vm_beautynet::models::{BeautyNet, ForwardContext, Images};
+    ///
+    /// let yaml = "
+    /// data: {image_size: 32}
+    /// model: {vit: {name: vit_micro_patch8_64}, mamba: {name: vim_micro_patch8_64}}";
+    /// let config = Config::from_yaml(yaml, "example", &[])?;
+    /// let net = BeautyNet::new(&config, Device::Cpu)?;
+    /// let pixels = Tensor::zeros([2, 3, 32, 32], (Kind::Uint8, Device::Cpu));
+    /// let output = net.forward(Images::Pixels(&pixels), ForwardContext::eval())?;
+    /// assert_eq!(output.score.size(), [2]);
+    /// assert_eq!(output.weights.unwrap().size(), [2, 2], "of the ViT and the Mamba branch");
+    /// # Ok::<(), anyhow::Error>(())
+    /// ```
+    ///
     /// # Errors
     /// Returns an error if the images have another shape than the branches take, or an operator's
     /// message, for example if memory runs out.

@@ -122,6 +122,24 @@ impl<'a> ScanInputs<'a> {
 /// The state is float32 (float64 for float64 operands) whatever the operands' type. Gradients are
 /// the same bit for bit for any number of threads.
 ///
+/// # Examples
+/// With `A = 0` and unit steps the state does not decay, and the scan is a running sum:
+/// ```
+/// use tch::{Device, Kind, Tensor};
+/// use vm_beautynet::ops::{Path, ScanInputs, selective_scan};
+///
+/// let ones = Tensor::ones([1, 1, 4], (Kind::Float, Device::Cpu));
+/// let a = Tensor::zeros([1, 1], (Kind::Float, Device::Cpu));
+/// let inputs = ScanInputs {
+///     u: &ones, delta: &ones, a: &a, b: &ones, c: &ones, // (1, 1, 4), A (1, 1)
+///     d: None, z: None, delta_bias: None, delta_softplus: false, reverse: false,
+/// };
+/// let y = selective_scan(&inputs, Path::Auto)?;
+/// let expected = Tensor::from_slice(&[1f32, 2.0, 3.0, 4.0]).view([1, 1, 4]);
+/// assert!(y.allclose(&expected, 1e-5, 1e-6, false));
+/// # Ok::<(), vm_beautynet::ops::OpError>(())
+/// ```
+///
 /// # Errors
 /// Returns an error that names the operand whose shape, type or device does not fit.
 pub fn selective_scan(operands: &ScanInputs, path: Path) -> Result<Tensor, OpError> {

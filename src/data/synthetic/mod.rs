@@ -88,6 +88,16 @@ fn rater_errors(seed: FaceSeed, rater_noise: f64) -> impl Iterator<Item = f32> {
 }
 
 /// Draws the image of a face, `size` pixels square.
+///
+/// # Examples
+/// ```
+/// use vm_beautynet::data::synthetic::{Face, FaceSeed, render};
+///
+/// let seed = FaceSeed { seed: 1, index: 0 };
+/// assert_eq!(render(seed, 64).dimensions(), (64, 64));
+/// assert_eq!(render(seed, 64), render(seed, 64), "the same face every time");
+/// assert!((1.0..=5.0).contains(&Face::sample(seed).score()));
+/// ```
 pub fn render(seed: FaceSeed, size: u32) -> RgbImage {
     Face::sample(seed).render(size)
 }
