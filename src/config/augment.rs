@@ -6,45 +6,45 @@ use super::section::section;
 
 section! {
     /// Random changes to training images, with torchvision's conventions. `data::TrainTransform`
-    /// says in which order.
+    /// documents their order.
     pub struct AugmentConfig {
-        /// Probability of mirroring left and right.
+        /// Probability of a horizontal flip.
         pub horizontal_flip: f64 = 0.5,
-        /// Largest rotation either way, in degrees.
+        /// Largest rotation in either direction, in degrees.
         pub rotation: f64 = 10.0,
-        /// Area of a random crop as a part of the image, `[least, most]`; `null` does not
-        /// crop.
+        /// Area of a random crop as a fraction of the image, `[min, max]`; `null` does not crop.
         pub random_resized_crop: Option<[f64; 2]> = Some([0.8, 1.0]),
-        /// Largest relative change of brightness, contrast and saturation, and of hue in turns
-        /// (0.5 at most).
+        /// Largest relative change of brightness, contrast and saturation, and of hue in turns (at
+        /// most 0.5).
         pub color_jitter: [f64; 4] = [0.2, 0.2, 0.2, 0.02],
-        /// Shift, scaling and shear, in one resampling with the rotation.
+        /// Shift, scale and shear, in one resampling with the rotation.
         pub affine: AffineConfig = AffineConfig::default(),
         /// One change of a random kind and strength.
         pub trivial_augment: TrivialAugmentConfig = TrivialAugmentConfig::default(),
-        /// Probability of taking the color away.
+        /// Probability of conversion to grayscale.
         pub grayscale: f64 = 0.0,
-        /// Blur with a Gaussian.
+        /// Gaussian blur.
         pub gaussian_blur: BlurConfig = BlurConfig::default(),
-        /// A rectangle that is painted over.
+        /// Erasing of a random rectangle.
         pub random_erasing: ErasingConfig = ErasingConfig::default(),
-        /// Mixes each image and its score with another one of the batch: the share is drawn from
-        /// Beta(a, a) with this a, once a batch; 0 does not mix.
+        /// Mixes each image and its score with another one of the batch, with a weight sampled from
+        /// Beta(a, a) with this a once per batch; 0 does not mix.
         pub mixup: f64 = 0.0,
-        /// Pastes a rectangle of another image of the batch and mixes the scores by area: Beta(a,
-        /// a) with this a; 0 does not. With `mixup` too, each batch gets one of the two at random.
+        /// Pastes a rectangle of another image of the batch, whose area is sampled from Beta(a, a)
+        /// with this a, and mixes the scores by area; 0 does not. With `mixup` too, each batch gets
+        /// one of the two at random.
         pub cutmix: f64 = 0.0,
     }
 }
 
 section! {
-    /// A random affine change about the middle.
+    /// A random affine change about the center.
     pub struct AffineConfig {
-        /// Largest shift to either side and up or down, as parts of the side, `[x, y]`.
+        /// Largest shift, horizontal and vertical, as fractions of the side, `[x, y]`.
         pub translate: [f64; 2] = [0.0, 0.0],
-        /// Scaling, `[least, most]`; above 1 enlarges.
+        /// Scale factor, `[min, max]`; above 1 enlarges.
         pub scale: [f64; 2] = [1.0, 1.0],
-        /// Largest shear either way, in degrees, `[x, y]`.
+        /// Largest shear in either direction, in degrees, `[x, y]`.
         pub shear: [f64; 2] = [0.0, 0.0],
     }
 }
@@ -52,10 +52,10 @@ section! {
 section! {
     /// TrivialAugment (arXiv 2103.10158), the wide space.
     pub struct TrivialAugmentConfig {
-        /// Probability; the paper's is 1.
+        /// Probability of the change; the paper uses 1.
         pub probability: f64 = 0.0,
-        /// Part of the paper's largest shear, shift (of 224 pixels, in proportion for others) and
-        /// rotation (135 degrees) that is used. Less keeps faces upright.
+        /// Fraction of the paper's largest shear, shift (of 224 pixels, in proportion for other
+        /// sizes) and rotation (135 degrees) that is used. Less keeps faces upright.
         pub geometry: f64 = 1.0,
     }
 }
@@ -63,11 +63,11 @@ section! {
 section! {
     /// Gaussian blur.
     pub struct BlurConfig {
-        /// Probability.
+        /// Probability of the blur.
         pub probability: f64 = 0.0,
         /// Side of the kernel in pixels, odd.
         pub kernel_size: usize = 9,
-        /// Standard deviation in pixels, `[least, most]`.
+        /// Standard deviation in pixels, `[min, max]`.
         pub sigma: [f64; 2] = [0.1, 2.0],
     }
 }
@@ -75,29 +75,29 @@ section! {
 section! {
     /// Random erasing (arXiv 1708.04896).
     pub struct ErasingConfig {
-        /// Probability.
+        /// Probability of the erasing.
         pub probability: f64 = 0.0,
-        /// Area as a part of the image, `[least, most]`.
+        /// Erased area as a fraction of the image, `[min, max]`.
         pub scale: [f64; 2] = [0.02, 0.33],
-        /// Height by width, `[least, most]`.
+        /// Ratio of height to width, `[min, max]`.
         pub ratio: [f64; 2] = [0.3, 3.3],
-        /// What is painted: `mean` (about zero after normalization) or `noise`.
+        /// Fill value: `mean` (about zero after normalization) or `noise`.
         pub fill: EraseFill = EraseFill::Mean,
     }
 }
 
 names! {
-    /// What an erased rectangle shows.
+    /// The fill of an erased rectangle.
     pub enum EraseFill {
         /// ImageNet's mean color.
         Mean = "mean",
-        /// Normal noise about it, as wide as ImageNet's pixels spread.
+        /// Normal noise around it with ImageNet's standard deviation.
         Noise = "noise",
     }
 }
 
 impl AugmentConfig {
-    /// Nothing random: every image as evaluation sees it.
+    /// Returns a config that changes nothing: every image as evaluation sees it.
     pub fn off() -> Self {
         Self {
             horizontal_flip: 0.0,
@@ -115,34 +115,32 @@ impl AugmentConfig {
     }
 
     pub(super) fn check(&self, checks: &mut Checks) {
-        checks.probability("data.augment.horizontal_flip", self.horizontal_flip);
+        checks.probability("horizontal_flip", self.horizontal_flip);
         checks.require(
             (0.0..=180.0).contains(&self.rotation),
-            "data.augment.rotation",
+            "rotation",
             "between 0 and 180 degrees",
             self.rotation,
         );
         if let Some(range) = self.random_resized_crop {
-            part_range(checks, "data.augment.random_resized_crop", range);
+            fraction_range(checks, "random_resized_crop", range);
         }
         let [brightness, contrast, saturation, hue] = self.color_jitter;
         checks.require(
             [brightness, contrast, saturation].iter().all(|change| (0.0..=1.0).contains(change))
                 && (0.0..=0.5).contains(&hue),
-            "data.augment.color_jitter",
+            "color_jitter",
             "brightness, contrast and saturation from 0 to 1 and hue from 0 to 0.5",
             format_args!("{:?}", self.color_jitter),
         );
         self.affine.check(checks);
         let trivial = &self.trivial_augment;
-        checks.probability("data.augment.trivial_augment.probability", trivial.probability);
-        checks.probability("data.augment.trivial_augment.geometry", trivial.geometry);
-        checks.probability("data.augment.grayscale", self.grayscale);
+        checks.probability("trivial_augment.probability", trivial.probability);
+        checks.probability("trivial_augment.geometry", trivial.geometry);
+        checks.probability("grayscale", self.grayscale);
         self.gaussian_blur.check(checks);
         self.random_erasing.check(checks);
-        for (key, alpha) in
-            [("data.augment.mixup", self.mixup), ("data.augment.cutmix", self.cutmix)]
-        {
+        for (key, alpha) in [("mixup", self.mixup), ("cutmix", self.cutmix)] {
             checks.require((0.0..=100.0).contains(&alpha), key, "between 0 and 100", alpha);
         }
     }
@@ -151,15 +149,15 @@ impl AugmentConfig {
 impl AffineConfig {
     fn check(&self, checks: &mut Checks) {
         checks.require(
-            self.translate.iter().all(|part| (0.0..=0.5).contains(part)),
-            "data.augment.affine.translate",
+            self.translate.iter().all(|shift| (0.0..=0.5).contains(shift)),
+            "affine.translate",
             "[x, y], each from 0 to 0.5",
             format_args!("{:?}", self.translate),
         );
-        range(checks, "data.augment.affine.scale", self.scale, 0.1, 10.0);
+        range(checks, "affine.scale", self.scale, 0.1, 10.0);
         checks.require(
             self.shear.iter().all(|degrees| (0.0..=60.0).contains(degrees)),
-            "data.augment.affine.shear",
+            "affine.shear",
             "[x, y], each from 0 to 60 degrees",
             format_args!("{:?}", self.shear),
         );
@@ -168,39 +166,39 @@ impl AffineConfig {
 
 impl BlurConfig {
     fn check(&self, checks: &mut Checks) {
-        checks.probability("data.augment.gaussian_blur.probability", self.probability);
+        checks.probability("gaussian_blur.probability", self.probability);
         checks.require(
             self.kernel_size % 2 == 1 && self.kernel_size <= 101,
-            "data.augment.gaussian_blur.kernel_size",
+            "gaussian_blur.kernel_size",
             "an odd number up to 101",
             self.kernel_size,
         );
-        range(checks, "data.augment.gaussian_blur.sigma", self.sigma, 0.01, 100.0);
+        range(checks, "gaussian_blur.sigma", self.sigma, 0.01, 100.0);
     }
 }
 
 impl ErasingConfig {
     fn check(&self, checks: &mut Checks) {
-        checks.probability("data.augment.random_erasing.probability", self.probability);
-        part_range(checks, "data.augment.random_erasing.scale", self.scale);
-        range(checks, "data.augment.random_erasing.ratio", self.ratio, 0.01, 100.0);
+        checks.probability("random_erasing.probability", self.probability);
+        fraction_range(checks, "random_erasing.scale", self.scale);
+        range(checks, "random_erasing.ratio", self.ratio, 0.01, 100.0);
     }
 }
 
-fn part_range(checks: &mut Checks, key: &str, [least, most]: [f64; 2]) {
+fn fraction_range(checks: &mut Checks, key: &str, [min, max]: [f64; 2]) {
     checks.require(
-        0.0 < least && least <= most && most <= 1.0,
+        0.0 < min && min <= max && max <= 1.0,
         key,
-        "[least, most] with 0 < least <= most <= 1",
-        format_args!("[{least}, {most}]"),
+        "[min, max] with 0 < min <= max <= 1",
+        format_args!("[{min}, {max}]"),
     );
 }
 
-fn range(checks: &mut Checks, key: &str, [least, most]: [f64; 2], lowest: f64, highest: f64) {
+fn range(checks: &mut Checks, key: &str, [min, max]: [f64; 2], lowest: f64, highest: f64) {
     checks.require(
-        lowest <= least && least <= most && most <= highest,
+        lowest <= min && min <= max && max <= highest,
         key,
-        format_args!("[least, most] with {lowest} <= least <= most <= {highest}"),
-        format_args!("[{least}, {most}]"),
+        format_args!("[min, max] with {lowest} <= min <= max <= {highest}"),
+        format_args!("[{min}, {max}]"),
     );
 }

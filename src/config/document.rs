@@ -1,4 +1,4 @@
-//! A config file or an override, as it stands: its keys and where they are.
+//! A config file or an override before it is merged: its keys and their lines.
 
 use serde_yaml::{Mapping, Value};
 
@@ -13,13 +13,13 @@ use super::section::Key;
 pub(super) struct Document<'a> {
     /// The file's name, or `--set train.epochs=5`.
     origin: String,
-    /// Where lines are looked up; empty for an override, which has none.
+    /// The text that lines are looked up in; empty for an override, which has none.
     text: &'a str,
     value: Value,
 }
 
 impl<'a> Document<'a> {
-    /// A file's text.
+    /// Parses the text of a file.
     pub fn file(text: &'a str, origin: &str) -> Result<Self, ConfigError> {
         let value = serde_yaml::from_str(text).map_err(|error| ConfigError::Syntax {
             place: match error.location() {
@@ -38,7 +38,7 @@ impl<'a> Document<'a> {
         })
     }
 
-    /// `a.b=1` as the document `{a: {b: 1}}`.
+    /// Parses `a.b=1` to the document `{a: {b: 1}}`.
     pub fn set(text: &str) -> Result<Self, ConfigError> {
         let wrong = |message: String| ConfigError::Override { text: text.to_owned(), message };
         let (key, value) = text
@@ -55,7 +55,7 @@ impl<'a> Document<'a> {
         })
     }
 
-    /// `configs/a.yaml:12` for a path of keys, or for the nearest section around it.
+    /// Returns `configs/a.yaml:12` for a path of keys, or for the nearest section around it.
     pub fn place(&self, path: &[&str]) -> String {
         match line_of(self.text, path) {
             Some(line) => format!("{}:{line}", self.origin),
@@ -63,26 +63,26 @@ impl<'a> Document<'a> {
         }
     }
 
-    /// Whether the value of the dotted `key` comes from this document.
+    /// Returns whether this document sets the dotted `key`.
     pub fn states(&self, key: &str) -> bool {
         let mut value = &self.value;
         for name in key.split('.') {
             match value.get(name) {
                 Some(inner) => value = inner,
-                // A value that is no map holds all below it.
+                // A value that is not a map sets everything below it.
                 None => return !value.is_mapping(),
             }
         }
         true
     }
 
-    /// Lays this document over `base`, section by section: keys that it does not state
-    /// stay as they are.
-    pub fn lay_over(&self, base: &mut Value) {
-        lay_over(base, &self.value, Config::KEYS);
+    /// Merges this document into `base`, section by section; keys that it does not set stay as they
+    /// are.
+    pub fn merge_into(&self, base: &mut Value) {
+        merge(base, &self.value, Config::KEYS);
     }
 
-    /// The keys that no config has, and the sections that are not maps.
+    /// Returns the problems of its form: unknown keys, and sections that are not maps.
     pub fn problems(&self) -> Vec<Problem> {
         self.problems_of("", &self.value, Config::KEYS)
     }
@@ -126,7 +126,7 @@ impl<'a> Document<'a> {
         found
     }
 
-    /// `name` stays in one piece: a key with a dot in it is looked up as such.
+    /// Reports a problem at a key. `name` is not split: a key may have a dot in it.
     fn problem(&self, section: &str, name: &str, message: String) -> Problem {
         let path: Vec<&str> =
             section.split('.').chain([name]).filter(|key| !key.is_empty()).collect();
@@ -134,15 +134,15 @@ impl<'a> Document<'a> {
     }
 }
 
-fn lay_over(base: &mut Value, over: &Value, keys: &[Key]) {
+fn merge(base: &mut Value, over: &Value, keys: &[Key]) {
     let (Value::Mapping(base), Value::Mapping(over)) = (base, over) else {
-        return; // told by `problems`
+        return; // reported by `problems`
     };
     for (name, value) in over {
         let key = keys.iter().find(|key| Some(key.name) == name.as_str());
         let section = key.and_then(|key| section_keys(key.type_name));
         match (section, base.get_mut(name)) {
-            (Some(keys), Some(inner)) => lay_over(inner, value, keys),
+            (Some(keys), Some(inner)) => merge(inner, value, keys),
             _ => {
                 base.insert(name.clone(), value.clone());
             }
@@ -150,7 +150,7 @@ fn lay_over(base: &mut Value, over: &Value, keys: &[Key]) {
     }
 }
 
-/// What to write instead of an unknown key.
+/// Suggests what to write instead of an unknown key.
 fn hint(path: &str, siblings: &[Key]) -> String {
     let mut known = Vec::new();
     all_paths("", Config::KEYS, &mut known);
@@ -160,15 +160,17 @@ fn hint(path: &str, siblings: &[Key]) -> String {
     let likely = known.iter().filter_map(|known| {
         let (known_section, known_name) = known.rsplit_once('.').unwrap_or(("", known));
         let alike = likeness(name, known_name);
-        // A misspelt key is likelier in its own section, a misplaced one is spelt right.
-        let near = match known_section == section {
-            true => 0.35,
-            false if known.split('.').next() == top => 0.1,
-            false => 0.0,
+        // A misspelled key is likelier in its own section, a misplaced one is spelled right.
+        let near = if known_section == section {
+            0.35
+        } else if known.split('.').next() == top {
+            0.1
+        } else {
+            0.0
         };
         (alike >= ALIKE).then_some((alike + near, known))
     });
-    // The first of equals, as the reference lists them.
+    // The first of equals, in the order of the reference.
     match likely.min_by(|a, b| b.0.total_cmp(&a.0)) {
         Some((_, known)) => format!("did you mean {known}?"),
         None => format!("known here are {}", list(siblings)),
@@ -221,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_in_the_wrong_section_is_sent_to_the_right_one() {
+    fn a_key_in_the_wrong_section_is_suggested_in_the_right_one() {
         for (text, expected) in [
             ("train: {lr: 1}", "train.lr; did you mean train.optimizer.lr?"),
             ("epochs: 3", "epochs; did you mean train.epochs?"),
@@ -262,7 +264,7 @@ mod tests {
     }
 
     #[test]
-    fn a_broken_override_is_told_as_such() {
+    fn a_malformed_override_is_reported_as_an_override() {
         assert_error(
             "",
             &["train.epochs"],
@@ -288,7 +290,7 @@ mod tests {
     }
 
     #[test]
-    fn text_that_is_not_yaml_is_told_with_its_line() {
+    fn text_that_is_not_yaml_is_reported_with_its_line() {
         let error = load("name: a\ntrain: {epochs: 3\nseed: 4\n", &[]).unwrap_err();
         let error = error.to_string();
         assert!(error.starts_with("a.yaml:3: not valid YAML: "), "{error}");

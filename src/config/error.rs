@@ -1,10 +1,10 @@
-//! What can be wrong with a config.
+//! The errors of a config.
 
 use std::fmt;
 use std::io;
 use std::path::PathBuf;
 
-/// Why there is no config. The command line exits with code 2 on any of these.
+/// The reason why a config cannot be loaded. The command line exits with code 2 on any of these.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     /// The file cannot be read.
@@ -12,7 +12,7 @@ pub enum ConfigError {
     Read {
         /// The file.
         path: PathBuf,
-        /// What the operating system said.
+        /// The operating system's error.
         source: io::Error,
     },
     /// The text is not YAML.
@@ -20,18 +20,18 @@ pub enum ConfigError {
     Syntax {
         /// File and line.
         place: String,
-        /// What the parser said.
+        /// The parser's message.
         message: String,
     },
     /// A `--set` that is not `key=value`.
     #[error("--set {text}: {message}")]
     Override {
-        /// What followed `--set`.
+        /// The text after `--set`.
         text: String,
-        /// What is wrong with it.
+        /// What is wrong with the text.
         message: String,
     },
-    /// Unknown keys, wrong types, values out of range: all that were found, a line each.
+    /// Unknown keys, wrong types, values out of range: every problem found, one per line.
     #[error("{}", lines(.0))]
     Invalid(Vec<Problem>),
     /// A config that cannot be written as YAML (a path that is not Unicode).
@@ -39,7 +39,7 @@ pub enum ConfigError {
     Unwritable(String),
 }
 
-/// One thing wrong with a config.
+/// One problem of a config.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Problem {
     /// `configs/a.yaml:12`, or `--set train.epochs=0`; `None` for a config that was
@@ -47,7 +47,7 @@ pub struct Problem {
     pub place: Option<String>,
     /// The dotted key, `train.epochs`.
     pub key: String,
-    /// The whole sentence, key included.
+    /// The complete sentence, key included.
     pub message: String,
 }
 
@@ -61,7 +61,7 @@ impl fmt::Display for Problem {
 }
 
 impl ConfigError {
-    /// The problems, for an error that has any.
+    /// Returns the problems of [`ConfigError::Invalid`]; empty for other errors.
     pub fn problems(&self) -> &[Problem] {
         match self {
             Self::Invalid(problems) => problems,
@@ -73,8 +73,7 @@ impl ConfigError {
         Self::Invalid(vec![Problem { place: None, key: key.into(), message: message.into() }])
     }
 
-    /// The same for keys that stand in `section`: both the keys and the sentences,
-    /// which begin with the key, get the prefix.
+    /// Prefixes the keys, and the sentences, which begin with the key, with `section`.
     pub(super) fn under(self, section: &str) -> Self {
         let Self::Invalid(mut problems) = self else {
             return self;
@@ -82,18 +81,6 @@ impl ConfigError {
         for problem in &mut problems {
             problem.key = format!("{section}.{}", problem.key);
             problem.message = format!("{section}.{}", problem.message);
-        }
-        Self::Invalid(problems)
-    }
-
-    /// The same for a section that stands elsewhere too, with the same keys.
-    pub(super) fn moved(self, from: &str, to: &str) -> Self {
-        let Self::Invalid(mut problems) = self else {
-            return self;
-        };
-        for problem in &mut problems {
-            problem.key = problem.key.replacen(from, to, 1);
-            problem.message = problem.message.replacen(from, to, 1);
         }
         Self::Invalid(problems)
     }
@@ -107,7 +94,7 @@ fn lines(problems: &[Problem]) -> String {
 fn reason(error: &io::Error) -> String {
     match error.kind() {
         io::ErrorKind::NotFound => "there is no such file".into(),
-        io::ErrorKind::IsADirectory => "it is a folder, a YAML file is needed".into(),
+        io::ErrorKind::IsADirectory => "it is a folder, expected a YAML file".into(),
         io::ErrorKind::InvalidData => "it is not UTF-8 text".into(),
         _ => error.to_string(),
     }

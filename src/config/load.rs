@@ -1,8 +1,8 @@
-//! From a YAML file and `--set` to a [`Config`], and back.
+//! Reads a [`Config`] from a YAML file and `--set`, and writes it back.
 //!
-//! Every document is checked for unknown keys as it stands, so that all of them are
-//! reported, with their lines; an override is a small document and gets the same
-//! check. Then all are laid over the defaults and read into the types.
+//! Every document is checked for unknown keys separately, so that all of them are reported, with
+//! their lines; an override is a small document and gets the same check. Then all documents are
+//! merged into the defaults and deserialized.
 
 use std::fs;
 use std::path::Path;
@@ -15,18 +15,18 @@ use super::error::ConfigError;
 use super::reference::join;
 
 impl Config {
-    /// Reads a config file. `overrides` are laid over it in order, each a
-    /// `key.path=value` whose value is YAML; a map adds to the section it names.
+    /// Reads a config file and merges `overrides` into it in order, each a `key.path=value` whose
+    /// value is YAML; a map adds to the section it names.
     ///
     /// # Errors
-    /// Anything wrong with the file, a key or a value.
+    /// Returns an error if the file cannot be read, or if a key or a value is wrong.
     pub fn load(path: &Path, overrides: &[String]) -> Result<Self, ConfigError> {
         let text = fs::read_to_string(path)
             .map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
         Self::from_yaml(&text, &path.display().to_string(), overrides)
     }
 
-    /// As [`load`](Self::load), from a text; errors call it `origin`.
+    /// Reads a config from a text, which errors call `origin`; otherwise as [`load`](Self::load).
     ///
     /// # Examples
     /// ```
@@ -42,7 +42,7 @@ impl Config {
     /// ```
     ///
     /// # Errors
-    /// Anything wrong with the text, a key or a value.
+    /// Returns an error if the text is not YAML, or if a key or a value is wrong.
     pub fn from_yaml(text: &str, origin: &str, overrides: &[String]) -> Result<Self, ConfigError> {
         let mut documents = vec![Document::file(text, origin)?];
         for text in overrides {
@@ -56,7 +56,7 @@ impl Config {
         let mut merged = serde_yaml::to_value(Self::default())
             .map_err(|error| ConfigError::Unwritable(error.to_string()))?;
         for document in &documents {
-            document.lay_over(&mut merged);
+            document.merge_into(&mut merged);
         }
         let config: Self = serde_path_to_error::deserialize(merged)
             .map_err(|error| with_places(wrong_type(&error), &documents))?;
@@ -64,18 +64,17 @@ impl Config {
         Ok(config)
     }
 
-    /// The whole config as YAML, defaults included; [`load`](Self::load) gives an
-    /// equal one back.
+    /// Returns the config as YAML, defaults included; [`load`](Self::load) reads an equal one back.
     ///
     /// # Errors
-    /// If a path in it is not Unicode.
+    /// Returns an error if a path in it is not Unicode.
     pub fn to_yaml(&self) -> Result<String, ConfigError> {
         serde_yaml::to_string(self).map_err(|error| ConfigError::Unwritable(error.to_string()))
     }
 }
 
-/// Gives each problem the place where its key got its value: the last override that
-/// states it, else the file.
+/// Adds the place where the key of each problem got its value: the last override that sets it,
+/// else the file.
 fn with_places(error: ConfigError, documents: &[Document]) -> ConfigError {
     let ConfigError::Invalid(mut problems) = error else {
         return error;
@@ -89,7 +88,8 @@ fn with_places(error: ConfigError, documents: &[Document]) -> ConfigError {
     ConfigError::Invalid(problems)
 }
 
-/// `train.epochs must be a whole number of 0 or more, is "many"`.
+/// Converts a deserialization error, for example to `train.epochs must be a whole number of 0 or
+/// more, is string "many"`.
 fn wrong_type(error: &serde_path_to_error::Error<serde_yaml::Error>) -> ConfigError {
     let mut key = String::new();
     let mut item = String::new();
@@ -109,12 +109,13 @@ fn wrong_type(error: &serde_path_to_error::Error<serde_yaml::Error>) -> ConfigEr
     ConfigError::single(key, message)
 }
 
-/// Serde's `invalid type: string "many", expected usize` for people who do not write
-/// Rust; `None` for a message of another kind.
+/// Rewords serde's `invalid type: string "many", expected usize` for people who do not write Rust.
+/// Returns `None` for a message of another kind.
 fn plain_words(message: &str) -> Option<String> {
     let (found, expected) = message.strip_prefix("invalid ")?.split_once(", expected ")?;
+    // A wrong length has no kind: "length 3".
     let found =
-        ["type: ", "value: "].iter().find_map(|kind| found.strip_prefix(kind)).unwrap_or(found); // "length 3"
+        ["type: ", "value: "].iter().find_map(|kind| found.strip_prefix(kind)).unwrap_or(found);
     let found = match found {
         "unit value" => "empty".to_owned(),
         found => found.replace('`', ""),
@@ -144,7 +145,7 @@ mod tests {
     #[track_caller]
     fn assert_error(text: &str, overrides: &[&str], expected: &str) {
         match load(text, overrides) {
-            Ok(_) => panic!("{text:?} {overrides:?} was taken"),
+            Ok(_) => panic!("{text:?} {overrides:?} was accepted"),
             Err(error) => assert_eq!(error.to_string(), expected),
         }
     }
@@ -191,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_may_be_written_as_people_do() {
+    fn numbers_may_have_exponents_or_no_fraction() {
         let text = "train: {optimizer: {lr: 1e-3, eps: 1.0e-8, weight_decay: 0}}";
         let optimizer = load(text, &[]).unwrap().train.optimizer;
         assert_eq!((optimizer.lr, optimizer.eps), (1e-3, 1e-8));
@@ -199,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wrong_type_is_told_in_plain_words() {
+    fn a_wrong_type_is_reported_in_plain_words() {
         for (text, expected) in [
             (
                 "train: {epochs: many}",
@@ -237,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_name_is_told_with_the_nearest() {
+    fn an_unknown_name_is_reported_with_the_nearest() {
         for (text, key, hint) in [
             (
                 "model: {fusion: {strategy: gatd}}",
@@ -273,7 +274,7 @@ mod tests {
     }
 
     #[test]
-    fn a_value_out_of_range_is_told_with_the_place_that_set_it() {
+    fn a_value_out_of_range_is_reported_with_the_place_that_set_it() {
         let text = "name: a\ntrain:\n  epochs: 0\n";
         assert_error(text, &[], "a.yaml:3: train.epochs must be at least 1, is 0");
         assert_error(
@@ -289,7 +290,7 @@ mod tests {
     }
 
     #[test]
-    fn overrides_set_scalars_lists_and_parts_of_sections() {
+    fn overrides_set_scalars_lists_and_keys_of_sections() {
         let overrides = [
             "train.epochs=3",
             "model.head.hidden=[64, 32]",
@@ -316,7 +317,7 @@ mod tests {
         let error = Config::load(&missing, &[]).unwrap_err().to_string();
         assert!(error.ends_with("none.yaml: there is no such file"), "{error}");
         let error = Config::load(dir.path(), &[]).unwrap_err().to_string();
-        assert!(error.ends_with("it is a folder, a YAML file is needed"), "{error}");
+        assert!(error.ends_with("it is a folder, expected a YAML file"), "{error}");
     }
 
     #[test]

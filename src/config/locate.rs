@@ -1,15 +1,15 @@
-//! Finds the line a key stands on.
+//! Finds the line of a key.
 //!
-//! The parser tells the place of an error only. So the text is read once more, by a
-//! deserializer that goes down to the key and fails there on purpose.
+//! The parser reports the place of an error only. So the text is parsed once more, by a
+//! deserializer that descends to the key and fails there on purpose.
 
 use std::cell::Cell;
 use std::fmt;
 
 use serde::de::{self, DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
-/// The line, from 1, of the key at `path`, or of the nearest section around it that
-/// stands in the text; `None` if not even the first name does.
+/// Returns the line, from 1, of the key at `path`, or of the nearest section around it that is in
+/// the text; `None` if not even the first name is.
 pub(super) fn line_of(text: &str, path: &[&str]) -> Option<usize> {
     (1..=path.len()).rev().find_map(|depth| {
         let found = Cell::new(false);
@@ -20,7 +20,7 @@ pub(super) fn line_of(text: &str, path: &[&str]) -> Option<usize> {
     })
 }
 
-/// Goes down the maps along `path`; its error stands at the last key.
+/// Descends the maps along `path`; its error is at the last key.
 struct Find<'a> {
     path: &'a [&'a str],
     /// Set before failing on purpose: an empty text fails by itself.
@@ -87,7 +87,7 @@ impl<'de> Visitor<'de> for Find<'_> {
     }
 }
 
-/// Whether a key is the wanted one; an error at that key if the path ends there.
+/// Deserializes whether a key is the wanted one; fails at that key if the path ends there.
 struct IsKey<'a> {
     wanted: &'a str,
     stop: Option<&'a Cell<bool>>,
@@ -137,7 +137,7 @@ train:
 ";
 
     #[test]
-    fn keys_of_blocks_and_of_braces_are_found() {
+    fn keys_in_block_and_in_flow_style_are_found() {
         for (path, line) in [
             (&["name"][..], 2),
             (&["data"], 3),
@@ -151,7 +151,7 @@ train:
     }
 
     #[test]
-    fn a_key_that_is_not_there_is_looked_for_around() {
+    fn a_missing_key_is_at_the_line_of_its_section() {
         assert_eq!(line_of(TEXT, &["data", "augment", "color_jitter"]), Some(5));
         assert_eq!(line_of(TEXT, &["name", "of", "what"]), Some(2));
         assert_eq!(line_of(TEXT, &["model", "vit"]), None);

@@ -21,7 +21,7 @@ section! {
             name: "vim_tiny_patch16_224".into(),
             ..BackboneConfig::default()
         },
-        /// How the two feature vectors become one.
+        /// How the two feature vectors are combined.
         pub fusion: FusionConfig = FusionConfig::default(),
         /// How the fused vector becomes a score.
         pub head: HeadConfig = HeadConfig::default(),
@@ -29,49 +29,50 @@ section! {
 }
 
 section! {
-    /// A backbone: a preset, and what differs from it.
+    /// A backbone: a preset, and the sizes that override it.
     pub struct BackboneConfig {
         /// Preset, which fixes the sizes and the normalization.
         pub name: String = "vit_tiny_patch16_224".into(),
         /// File of pretrained weights: `.safetensors`, or a zip file of torch.save (`.pth`, `.pt`,
-        /// `.bin`); `null` starts from random ones.
+        /// `.bin`); `null` starts from random weights.
         pub weights: Option<PathBuf> = None,
-        /// Take the moving average of the weights that a training checkpoint holds beside them
-        /// (`model_ema`).
+        /// Load the EMA weights of a training checkpoint (`model_ema`) instead of its trained
+        /// weights.
         pub weights_ema: bool = false,
-        /// Every name and shape in the file must be the model's, but for the classifier's;
-        /// `false` takes what fits.
+        /// Require every name and shape in the file to be the model's, except the classifier's;
+        /// `false` loads what fits.
         pub strict: bool = true,
-        /// Largest probability of skipping a block in training; it grows with depth up to this.
+        /// Largest probability of skipping a block in training (stochastic depth); it grows with
+        /// depth up to this.
         pub drop_path: f64 = 0.1,
-        /// Side of the image this backbone sees, in pixels; `null` is `data.image_size`.
+        /// Side of this backbone's input image, in pixels; `null` is `data.image_size`.
         pub image_size: Option<i64> = None,
-        /// Side of a patch, in pixels; `null` as the preset.
+        /// Side of a patch, in pixels; `null` is the preset's.
         pub patch_size: Option<i64> = None,
         /// How pixels become tokens: `patchify` (one projection of each patch, as published) or
-        /// `conv` (3x3 convolutions, each halving the side, down to a point for each patch; arXiv
+        /// `conv` (3x3 convolutions, each halving the side, down to one point per patch; arXiv
         /// 2106.14881), which learns more from few images.
         pub stem: Stem = Stem::Patchify,
-        /// Width of the tokens; `null` as the preset.
+        /// Width of the tokens; `null` is the preset's.
         pub embed_dim: Option<i64> = None,
-        /// Number of blocks; `null` as the preset.
+        /// Number of blocks; `null` is the preset's.
         pub depth: Option<i64> = None,
-        /// Attention heads, of a ViT only; `null` as the preset.
+        /// Attention heads, for a ViT only; `null` is the preset's.
         pub num_heads: Option<i64> = None,
-        /// Size of the scan's state, of a Vision Mamba only; `null` as the preset.
+        /// Size of the scan's state, for a Vision Mamba only; `null` is the preset's.
         pub d_state: Option<i64> = None,
     }
 }
 
 section! {
-    /// How the two feature vectors become one.
+    /// How the two feature vectors are combined.
     pub struct FusionConfig {
         /// `concat`, `sum`, `weighted` (two learned weights), `gated` (weights from each image),
         /// `gmu` (a gate per channel), `bilinear` (low rank), `cross_attention` (between the two
-        /// token sequences), `score` (each branch predicts, learned weights average), `vit_only`
-        /// or `mamba_only`.
+        /// token sequences), `score` (learned weights average the branches' predictions),
+        /// `vit_only` or `mamba_only`.
         pub strategy: FusionStrategy = FusionStrategy::Gated,
-        /// Width to which both branches are projected before they are joined.
+        /// Width to which both branches are projected before fusion.
         pub dim: i64 = 256,
     }
 }
@@ -97,11 +98,11 @@ names! {
 }
 
 names! {
-    /// How the two branches are joined.
+    /// How the two branches are combined.
     pub enum FusionStrategy {
-        /// Both vectors side by side.
+        /// Concatenation.
         Concat = "concat",
-        /// Their sum.
+        /// Sum.
         Sum = "sum",
         /// Two learned scalars through a softmax.
         Weighted = "weighted",
@@ -113,7 +114,7 @@ names! {
         Bilinear = "bilinear",
         /// Attention between the two token sequences.
         CrossAttention = "cross_attention",
-        /// Late: each branch predicts, learned weights average.
+        /// Late fusion: learned weights average the predictions of the branches.
         Score = "score",
         /// The Vision Transformer alone.
         VitOnly = "vit_only",
@@ -123,7 +124,7 @@ names! {
 }
 
 impl FusionStrategy {
-    /// Whether the branch is part of the model.
+    /// Returns whether the model has the branch.
     pub fn uses(self, branch: Branch) -> bool {
         match branch {
             Branch::Vit => self != Self::MambaOnly,
@@ -132,10 +133,10 @@ impl FusionStrategy {
     }
 }
 
-/// A backbone as it is built: the preset, with what the config puts in its place.
+/// The sizes of a backbone: those of the preset, unless the config overrides them.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct BackboneShape {
-    /// Which architecture.
+    /// The branch, which has one architecture.
     pub branch: Branch,
     /// Side of the square image, in pixels: `patch_size` and a multiple of `stride`.
     pub image_size: i64,
@@ -163,29 +164,28 @@ pub struct BackboneShape {
 }
 
 impl BackboneShape {
-    /// Number of patches in an image; there is one token more, the class token.
+    /// Returns the number of patches in an image; the tokens are these and the class token.
     pub fn patches(&self) -> i64 {
         self.grid() * self.grid()
     }
 
-    /// Number of patches on a side.
+    /// Returns the number of patches on a side.
     pub fn grid(&self) -> i64 {
         (self.image_size - self.patch_size) / self.stride + 1
     }
 }
 
 impl BackboneConfig {
-    /// Names of published weights for the preset; none for an unknown one.
+    /// Returns the names of published weights for the preset; none for an unknown preset.
     pub fn published(&self) -> &'static [&'static str] {
         preset(&self.name).map_or(&[], |preset| preset.published)
     }
 
-    /// The shape to build, for images of `data_image_size` unless the config has an
-    /// `image_size` beside the preset's name. `data.normalize` is not looked at here:
-    /// see [`Config::shape`](super::Config::shape).
+    /// Returns the shape to build, for images of `data_image_size` unless `image_size` overrides
+    /// it. Ignores `data.normalize`: see [`Config::shape`](super::Config::shape).
     ///
     /// # Errors
-    /// [`ConfigError::Invalid`], with keys relative to this section: an unknown name,
+    /// Returns [`ConfigError::Invalid`], with keys relative to this section, for an unknown name,
     /// sizes that do not fit, or a size that this kind of backbone does not have.
     pub fn resolve(&self, data_image_size: i64) -> Result<BackboneShape, ConfigError> {
         let preset = preset(&self.name).ok_or_else(|| {
@@ -226,50 +226,48 @@ impl BackboneConfig {
             Branch::Vit => {
                 checks.size("num_heads", shape.num_heads);
                 if self.d_state.is_some() {
-                    let problem = format!("d_state does not apply: {} is a ViT", self.name);
-                    checks.fail("d_state", problem);
+                    let rest = format_args!(" does not apply: {} is a ViT", self.name);
+                    checks.fail("d_state", rest);
                 }
             }
             Branch::Mamba => {
                 checks.size("d_state", shape.d_state);
                 if self.num_heads.is_some() {
-                    let problem =
-                        format!("num_heads does not apply: {} is a Vision Mamba", self.name);
-                    checks.fail("num_heads", problem);
+                    let rest = format_args!(" does not apply: {} is a Vision Mamba", self.name);
+                    checks.fail("num_heads", rest);
                 }
             }
         }
         checks.finish()?;
 
         let mut checks = Checks::default();
-        if let Some(problem) = untiled(&shape) {
-            checks.fail("image_size", problem);
+        if let Some(rest) = untiled(&shape) {
+            checks.fail("image_size", rest);
         }
         if shape.stem == Stem::Conv {
-            let whole = shape.patch_size >= 2 && shape.patch_size.count_ones() == 1;
+            let halves = shape.patch_size >= 2 && shape.patch_size.count_ones() == 1;
             let rule =
                 "a power of two of at least 2 for stem: conv, whose convolutions halve the side";
-            checks.require(whole, "patch_size", rule, shape.patch_size);
+            checks.require(halves, "patch_size", rule, shape.patch_size);
             if shape.stride < shape.patch_size {
-                let problem = format!(
-                    "stem: conv does not apply: the patches of {} overlap; choose a preset whose patches do not",
+                let rest = format_args!(
+                    ": conv does not apply: the patches of {} overlap; choose a preset whose \
+                     patches do not",
                     self.name
                 );
-                checks.fail("stem", problem);
+                checks.fail("stem", rest);
             }
         }
         if shape.branch == Branch::Vit && shape.embed_dim % shape.num_heads != 0 {
-            let rule = format_args!("a multiple of num_heads, {}", shape.num_heads).to_string();
+            let rule = format_args!("a multiple of num_heads, {}", shape.num_heads);
             checks.require(false, "embed_dim", rule, shape.embed_dim);
         }
         checks.finish()?;
         Ok(shape)
     }
-}
 
-impl BackboneConfig {
-    /// [`resolve`](Self::resolve) for the section `key`: errors have full keys, and a
-    /// image size that came from `data.image_size` is told as such.
+    /// Returns [`resolve`](Self::resolve) for the section `key`: errors have full keys, and name
+    /// `data.image_size` where the image size comes from it.
     pub(super) fn resolve_as(
         &self,
         key: &str,
@@ -290,7 +288,7 @@ impl BackboneConfig {
     }
 }
 
-/// What is wrong with an image that the patches do not tile.
+/// Describes what is wrong with an image size that the patches do not tile.
 fn untiled(shape: &BackboneShape) -> Option<String> {
     let (size, patch, stride) = (shape.image_size, shape.patch_size, shape.stride);
     if size >= patch && (size - patch) % stride == 0 {
@@ -304,7 +302,7 @@ fn untiled(shape: &BackboneShape) -> Option<String> {
     let below = patch + (size - patch).div_euclid(stride) * stride;
     let fitting =
         if below < patch { patch.to_string() } else { format!("{below} or {}", below + stride) };
-    Some(format!("image_size must be {rule}, is {size}; the nearest that fits is {fitting}"))
+    Some(format!(" must be {rule}, is {size}; the nearest that fits is {fitting}"))
 }
 
 fn preset_names(wanted: impl Fn(Branch) -> bool) -> String {
@@ -314,12 +312,12 @@ fn preset_names(wanted: impl Fn(Branch) -> bool) -> String {
 }
 
 impl ModelConfig {
-    /// Checks that the weights files of the branches in use are there. Not part of
-    /// [`Config::validate`](super::Config::validate): a summary needs no weights, and
-    /// neither does a run that is evaluated on another machine.
+    /// Checks that the weights files of the branches in use exist. Not part of
+    /// [`Config::validate`](super::Config::validate): a summary needs no weights, and neither does
+    /// a run that is evaluated on another machine.
     ///
     /// # Errors
-    /// Names the key and the file.
+    /// Returns an error that names the key and the file.
     pub fn check_weights(&self) -> Result<(), ConfigError> {
         let mut checks = Checks::default();
         for &branch in Branch::ALL {
@@ -328,21 +326,17 @@ impl ModelConfig {
             let Some(file) = backbone.weights.as_ref().filter(|_| used) else {
                 continue;
             };
-            let key = format!("model.{branch}.weights");
             if !file.is_file() {
-                let published_as = backbone
-                    .published()
-                    .first()
-                    .map_or(String::new(), |name| format!(" (published as {name})"));
-                checks.fail(
-                    &key,
-                    format!(
-                        "{key}: there is no file {}; put the weights there{}, or set {key} to \
-                         null to start from random ones",
-                        file.display(),
-                        published_as
-                    ),
+                let published = backbone.published().first();
+                let published =
+                    published.map_or(String::new(), |name| format!(" (published as {name})"));
+                let key = format!("model.{branch}.weights");
+                let rest = format_args!(
+                    ": there is no file {}; put the weights there{published}, or set {key} to null \
+                     to start from random weights",
+                    file.display(),
                 );
+                checks.fail(&key, rest);
             }
         }
         checks.finish()
@@ -358,25 +352,24 @@ impl ModelConfig {
 
     pub(super) fn check(&self, data_image_size: i64, checks: &mut Checks) {
         for &branch in Branch::ALL {
-            let (key, backbone) = (format!("model.{branch}"), self.backbone(branch));
+            let backbone = self.backbone(branch);
             let used = self.fusion.strategy.uses(branch);
             if let Some(preset) = preset(&backbone.name)
                 && preset.branch != branch
             {
-                let key = format!("{key}.name");
                 let rule = format!("one of {}", preset_names(|known| known == branch));
-                checks.require(false, &key, rule, preset.name);
+                checks.require(false, &format!("{branch}.name"), rule, preset.name);
             } else if (used || preset(&backbone.name).is_none())
-                && let Err(error) = backbone.resolve_as(&key, data_image_size)
+                && let Err(error) = backbone.resolve_as(&format!("model.{branch}"), data_image_size)
             {
-                // The sizes of a branch that is left out need not fit the images.
+                // The sizes of an unused branch need not fit the images.
                 checks.include(error);
             }
         }
-        checks.size("model.fusion.dim", self.fusion.dim);
+        checks.size("fusion.dim", self.fusion.dim);
         for &width in &self.head.hidden {
-            checks.size("model.head.hidden", width);
+            checks.size("head.hidden", width);
         }
-        checks.fraction("model.head.dropout", self.head.dropout);
+        checks.fraction("head.dropout", self.head.dropout);
     }
 }

@@ -1,8 +1,7 @@
-//! Values that are chosen by name, and the nearest name to a misspelt one.
+//! Values that are chosen by name, and suggestions for misspelled names.
 
-/// Declares an enum whose variants have names in the config. It gets `ALL`,
-/// `name()`, `Display`, `FromStr` and serde, and the error for an unknown name says
-/// which is nearest.
+/// Declares an enum whose variants have names in the config, with `ALL`, `name()`, `Display`,
+/// `FromStr` and serde. The error for an unknown name suggests the nearest one.
 macro_rules! names {
     (
         $(#[doc = $about:literal])+
@@ -20,7 +19,7 @@ macro_rules! names {
             /// Every value, in the order of the documentation.
             pub const ALL: &'static [Self] = &[$( Self::$variant ),+];
 
-            /// The name in the config.
+            /// Returns the name in the config.
             pub fn name(self) -> &'static str {
                 match self {
                     $( Self::$variant => $name, )+
@@ -63,7 +62,7 @@ macro_rules! names {
 
 pub(crate) use names;
 
-/// `must be one of a, b, is c; did you mean a?`
+/// Returns `must be one of a, b, is c; did you mean a?`
 pub(crate) fn unknown(name: &str, known: &[&str]) -> String {
     let hint = match nearest(name, known.iter().copied()) {
         Some(nearest) => format!("; did you mean {nearest}?"),
@@ -75,7 +74,7 @@ pub(crate) fn unknown(name: &str, known: &[&str]) -> String {
     format!("must be one of {}, is {name}{hint}", known.join(", "))
 }
 
-/// The name most like `name`, if one is like it at all.
+/// Returns the known name most similar to `name`, if one is similar enough.
 pub(super) fn nearest<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     known
         .map(|known| (likeness(name, known), known))
@@ -84,10 +83,10 @@ pub(super) fn nearest<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> O
         .map(|(_, known)| known)
 }
 
-/// Names at least this alike are worth a suggestion.
+/// The least similarity of a suggestion.
 pub(super) const ALIKE: f64 = 0.5;
 
-/// 0 (nothing in common) to 1 (the same but for case and `-` or `_`).
+/// Returns a similarity from 0 (nothing in common) to 1 (equal except for case and `-` or `_`).
 pub(super) fn likeness(a: &str, b: &str) -> f64 {
     let plain = |name: &str| name.to_lowercase().replace('-', "_");
     strsim::normalized_damerau_levenshtein(&plain(a), &plain(b))

@@ -1,35 +1,35 @@
-//! `train.optimizer`: the optimizer and its rates.
+//! `train.optimizer`: the optimizer and its learning rates.
 
 use super::checks::Checks;
 use super::names::names;
 use super::section::section;
 
 section! {
-    /// The optimizer and its rates.
+    /// The optimizer and its learning rates.
     pub struct OptimizerConfig {
         /// `adamw`, `sgd` or `lion`.
         pub name: OptimizerName = OptimizerName::Adamw,
-        /// Learning rate after warm-up. `lion` wants a third to a tenth of AdamW's, and as many
-        /// times its weight decay.
+        /// Learning rate after warm-up. `lion` needs a third to a tenth of AdamW's, and three to
+        /// ten times its weight decay.
         pub lr: f64 = 1e-4,
         /// Learning rate of the two backbones; `null` is `lr`.
         pub backbone_lr: Option<f64> = None,
-        /// Factor on the rate from each block of a backbone to the one below it, down to the
-        /// embeddings; 1 is one rate for all.
+        /// Factor on the learning rate from each block of a backbone to the one below it, down to
+        /// the embeddings; 1 gives all the same learning rate.
         pub layer_decay: f64 = 1.0,
-        /// Weight decay. Of `adamw` and `lion` it is decoupled: a weight shrinks by `lr *
-        /// weight_decay`. Of `sgd` it is PyTorch's: `weight_decay` times the weight is added to the
-        /// gradient, so momentum carries it. Biases, norms, tokens, position embeddings and the
+        /// Weight decay. For `adamw` and `lion` it is decoupled: a weight shrinks by `lr *
+        /// weight_decay`. For `sgd` it is PyTorch's: `weight_decay` times the weight is added to
+        /// the gradient, so momentum carries it. Biases, norms, tokens, position embeddings and the
         /// scan's A and D are not decayed.
         pub weight_decay: f64 = 0.05,
         /// Decay rates of the moments; `null` is `[0.9, 0.999]` for `adamw` and `[0.9, 0.99]` for
         /// `lion`. `sgd` has none.
         pub betas: Option<[f64; 2]> = None,
-        /// Added to the root of the second moment by `adamw`.
+        /// Term that `adamw` adds to the root of the second moment.
         pub eps: f64 = 1e-8,
-        /// Momentum of `sgd`; 0 is none.
+        /// Momentum of `sgd`; 0 disables it.
         pub momentum: f64 = 0.9,
-        /// Nesterov's momentum, of `sgd`.
+        /// Nesterov momentum, for `sgd`.
         pub nesterov: bool = false,
     }
 }
@@ -39,7 +39,7 @@ names! {
     pub enum OptimizerName {
         /// Adam with decoupled weight decay (arXiv 1711.05101).
         Adamw = "adamw",
-        /// Stochastic gradient descent with momentum, as PyTorch has it.
+        /// Stochastic gradient descent with momentum, as in PyTorch.
         Sgd = "sgd",
         /// The sign of an interpolated momentum (arXiv 2302.06675).
         Lion = "lion",
@@ -47,12 +47,12 @@ names! {
 }
 
 impl OptimizerConfig {
-    /// The learning rate of the two backbones.
+    /// Returns the learning rate of the two backbones.
     pub fn backbone_lr(&self) -> f64 {
         self.backbone_lr.unwrap_or(self.lr)
     }
 
-    /// The decay rates of the moments.
+    /// Returns the decay rates of the moments.
     pub fn betas(&self) -> [f64; 2] {
         self.betas.unwrap_or(match self.name {
             OptimizerName::Lion => [0.9, 0.99],
@@ -61,26 +61,26 @@ impl OptimizerConfig {
     }
 
     pub(super) fn check(&self, checks: &mut Checks) {
-        checks.positive("train.optimizer.lr", self.lr);
+        checks.positive("lr", self.lr);
         if let Some(lr) = self.backbone_lr {
-            checks.not_negative("train.optimizer.backbone_lr", lr);
+            checks.not_negative("backbone_lr", lr);
         }
         let decay = self.layer_decay;
         let holds = 0.0 < decay && decay <= 1.0;
-        checks.require(holds, "train.optimizer.layer_decay", "above 0 and at most 1", decay);
-        checks.not_negative("train.optimizer.weight_decay", self.weight_decay);
+        checks.require(holds, "layer_decay", "above 0 and at most 1", decay);
+        checks.not_negative("weight_decay", self.weight_decay);
         let betas = self.betas();
         checks.require(
             betas.iter().all(|beta| (0.0..1.0).contains(beta)),
-            "train.optimizer.betas",
+            "betas",
             "two numbers, each at least 0 and less than 1",
             format_args!("{betas:?}"),
         );
-        checks.positive("train.optimizer.eps", self.eps);
-        checks.fraction("train.optimizer.momentum", self.momentum);
+        checks.positive("eps", self.eps);
+        checks.fraction("momentum", self.momentum);
         checks.require(
             !self.nesterov || self.momentum > 0.0,
-            "train.optimizer.nesterov",
+            "nesterov",
             "false where train.optimizer.momentum is 0",
             self.nesterov,
         );

@@ -1,16 +1,16 @@
-//! Backbones by name: sizes, and the normalization they were trained with.
+//! Backbones by name: their sizes, and the normalization that they were trained with.
 //!
-//! Sizes from the papers (ViT: arXiv 2010.11929; DeiT: 2012.12877; Vision Mamba:
-//! 2401.09417) and the published checkpoints.
+//! Sizes are from the papers (ViT: arXiv 2010.11929; DeiT: 2012.12877; Vision Mamba: 2401.09417)
+//! and the published checkpoints.
 
 use super::branch::Branch;
 
-/// What a backbone's name stands for.
+/// The sizes and normalization that a name stands for.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Preset {
     /// The name in the config.
     pub name: &'static str,
-    /// Which architecture.
+    /// The branch, which has one architecture.
     pub branch: Branch,
     /// Width of the tokens, and of the feature vector.
     pub embed_dim: i64,
@@ -20,7 +20,7 @@ pub struct Preset {
     pub num_heads: i64,
     /// Size of the scan's state per channel; 0 for a ViT.
     pub d_state: i64,
-    /// Side of the square image the checkpoint was trained on, in pixels.
+    /// Side of the square images that the checkpoint was trained on, in pixels.
     pub image_size: i64,
     /// Side of a patch, in pixels.
     pub patch_size: i64,
@@ -31,7 +31,7 @@ pub struct Preset {
     /// Standard deviation by channel of the normalization.
     pub std: [f32; 3],
     /// Published weights of these sizes: names on timm's hub, and of DeiT's and Vim's files
-    /// (`.pth`). The first is the one that most people mean.
+    /// (`.pth`). The first is the usual choice.
     pub published: &'static [&'static str],
 }
 
@@ -91,10 +91,10 @@ const VIM_TINY: (i64, i64, i64) = (192, 24, 16);
 const VIM_SMALL: (i64, i64, i64) = (384, 24, 16);
 const VIM_BASE: (i64, i64, i64) = (768, 24, 16);
 
-/// Every preset. The `micro` ones are ours: small enough to train from scratch on a
-/// CPU within minutes; no checkpoint was published for them. The `stride8` ones are Vim's
-/// fine-tuned variants, whose patches overlap; there is none for the base model, whose
-/// weights can be brought to that stride by loading them.
+/// Every preset. The `micro` presets are ours: small enough to train from scratch on a CPU within
+/// minutes; no weights are published for them. The `stride8` presets are Vim's fine-tuned variants,
+/// whose patches overlap; none is published for the base model, but its weights load at that
+/// stride.
 pub const PRESETS: &[Preset] = &[
     vit(
         "vit_tiny_patch16_224",
@@ -183,7 +183,7 @@ pub const PRESETS: &[Preset] = &[
     vim("vim_micro_patch8_64", (96, 6, 8), (8, 8, 64), &[]),
 ];
 
-/// The preset called `name`.
+/// Returns the preset with this name.
 pub fn preset(name: &str) -> Option<&'static Preset> {
     PRESETS.iter().find(|preset| preset.name == name)
 }
@@ -193,7 +193,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_name_is_found_and_stands_once() {
+    fn every_name_is_found_and_unique() {
         for known in PRESETS {
             assert_eq!(preset(known.name), Some(known));
             let same = PRESETS.iter().filter(|other| other.name == known.name);
@@ -217,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn a_preset_has_heads_or_a_state_as_its_branch_demands() {
+    fn a_vit_has_heads_and_a_vim_has_a_state() {
         for preset in PRESETS {
             let vit = preset.branch == Branch::Vit;
             assert_eq!(preset.num_heads > 0, vit, "{}", preset.name);

@@ -1,4 +1,4 @@
-//! Every key, with its default and documentation, from the types.
+//! The reference of all keys, with defaults and documentation, generated from the types.
 
 use serde_yaml::Value;
 
@@ -10,18 +10,18 @@ use super::{
     SyntheticConfig, TrainConfig, TrivialAugmentConfig,
 };
 
-/// A key that holds a value (not a section).
+/// A key that has a value (not a section).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KeyReference {
     /// The dotted key, `train.optimizer.lr`.
     pub key: String,
     /// The default, as YAML on one line.
     pub default: String,
-    /// What the key does, in a sentence or two of Markdown.
+    /// What the key does, in a few sentences of Markdown.
     pub doc: String,
 }
 
-/// Every key in the order of the config.
+/// Returns every key in the order of the config.
 pub fn reference() -> Vec<KeyReference> {
     let mut rows = Vec::new();
     // Only a path that is not Unicode cannot be serialized, and no default is one.
@@ -49,7 +49,7 @@ pub fn reference_markdown() -> String {
     page.collect()
 }
 
-/// The keys of the section whose struct is called `type_name`; `None` for a value.
+/// Returns the keys of the section whose struct is called `type_name`; `None` for a value.
 pub(super) fn section_keys(type_name: &str) -> Option<&'static [Key]> {
     Some(match type_name {
         "DataConfig" => DataConfig::KEYS,
@@ -90,7 +90,7 @@ fn describe(section: &str, keys: &[Key], defaults: &Value, rows: &mut Vec<KeyRef
     }
 }
 
-/// `section.key`; the top has no name.
+/// Returns `section.key`; the top has no name.
 pub(super) fn join(section: &str, key: &str) -> String {
     match section {
         "" => key.to_owned(),
@@ -98,7 +98,7 @@ pub(super) fn join(section: &str, key: &str) -> String {
     }
 }
 
-/// A value on one line, as YAML would have it between brackets.
+/// Returns a value on one line, in YAML's flow style.
 pub(super) fn flow(value: &Value) -> String {
     match value {
         Value::Sequence(items) => {

@@ -1,21 +1,21 @@
-//! How a section of the config is declared.
+//! The declaration of a config section.
 
-/// A key of a section, as declared.
+/// A declared key of a section.
 pub(super) struct Key {
     pub name: &'static str,
-    /// The field's type as written; that of a section's field names the section.
+    /// The field's type as written, which names the section if the field is one.
     pub type_name: &'static str,
     /// The lines of the doc comment.
     pub doc: &'static [&'static str],
 }
 
-/// Declares a section: a struct whose fields carry their documentation and their
-/// default. It makes the struct, its `Default`, and `KEYS`, from which unknown keys
-/// are told and the reference is written.
+/// Declares a section: a struct whose fields have documentation and a default. Generates the
+/// struct, its `Default`, and `KEYS`, which unknown keys are checked against and the reference is
+/// generated from.
 ///
-/// Deserializing demands every field on purpose: `load.rs` lays the user's keys over
-/// the serialized defaults of the whole config first. A default by section would give
-/// `model.mamba` the name of a ViT when only another of its keys is stated.
+/// Deserializing requires every field on purpose: `load.rs` merges the user's keys into the
+/// serialized defaults of the entire config first. A default per section would give `model.mamba`
+/// the name of a ViT when the config states only another of its keys.
 macro_rules! section {
     (
         $(#[doc = $about:literal])+

@@ -1,5 +1,4 @@
-//! `train.monitor` and `train.early_stopping`: which epoch is the best, and when there is no better
-//! one to hope for.
+//! `train.monitor` and `train.early_stopping`: which epoch is the best, and when to stop.
 
 use super::checks::Checks;
 use super::names::names;
@@ -8,32 +7,32 @@ use super::section::section;
 section! {
     /// When a run ends before its last epoch.
     pub struct EarlyStoppingConfig {
-        /// Ends the run after so many epochs in a row without a better `train.monitor`; `null`
+        /// Ends the run after this many epochs in a row without a better `train.monitor`; `null`
         /// never does.
         pub patience: Option<usize> = None,
-        /// How much better it must be to count, in the metric's own units.
+        /// Smallest improvement that counts, in the metric's own units.
         pub min_delta: f64 = 0.0,
     }
 }
 
 names! {
-    /// The metric that chooses the best epoch.
+    /// The monitored metric, which chooses the best epoch.
     pub enum Monitor {
-        /// Pearson correlation on the validation images; more is better.
+        /// Pearson correlation on the validation images; higher is better.
         Pc = "pc",
-        /// Mean absolute error on them; less is better.
+        /// Mean absolute error on them; lower is better.
         Mae = "mae",
-        /// Root mean square error on them; less is better.
+        /// Root mean square error on them; lower is better.
         Rmse = "rmse",
-        /// Spearman's rank correlation on them; more is better.
+        /// Spearman's rank correlation on them; higher is better.
         Srcc = "srcc",
-        /// Mean loss over the epoch's training images; less is better.
+        /// Mean loss over the epoch's training images; lower is better.
         TrainLoss = "train_loss",
     }
 }
 
 impl Monitor {
-    /// What the metric is called in a sentence.
+    /// Returns the name of the metric in a sentence.
     pub fn title(self) -> &'static str {
         match self {
             Self::Pc => "validation PC",
@@ -48,8 +47,8 @@ impl Monitor {
 impl EarlyStoppingConfig {
     pub(super) fn check(&self, checks: &mut Checks) {
         if let Some(patience) = self.patience {
-            checks.size("train.early_stopping.patience", patience);
+            checks.size("patience", patience);
         }
-        checks.not_negative("train.early_stopping.min_delta", self.min_delta);
+        checks.not_negative("min_delta", self.min_delta);
     }
 }

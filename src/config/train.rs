@@ -1,4 +1,4 @@
-//! `train`: loss, optimizer, schedule, and what surrounds them.
+//! `train`: loss, optimizer, schedule and the training loop.
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
@@ -19,55 +19,56 @@ section! {
         /// Images per forward and backward pass, and per optimizer step unless `accumulate` is more
         /// than 1.
         pub batch_size: usize = 16,
-        /// Batches per optimizer step, whose gradients add up to that of the mean loss over all
-        /// their images: equal to a batch as many times as large, but for rounding and random
-        /// draws, in the memory of one. The `pearson` loss, which is no such mean, is the mean of
-        /// the batches' losses.
+        /// Batches per optimizer step. Their gradients add up to that of the mean loss over all
+        /// their images: the same as one larger batch, except for rounding and random numbers, in
+        /// the memory of one. The `pearson` loss, which is no such mean, is averaged over the
+        /// batches.
         pub accumulate: usize = 1,
-        /// `mse`, `huber`, `l1`, `pearson` (1 - PC over the batch) or `label_distribution` (the
-        /// raters' votes). All but `pearson` are means over the images, weighted by their weights.
+        /// `mse`, `huber`, `l1`, `pearson` (1 - PC over the batch) or `label_distribution` (from
+        /// the raters' votes). All but `pearson` are means over the images, weighted by the images'
+        /// weights.
         pub loss: Loss = Loss::Mse,
-        /// Error from which on `huber` grows linearly, in standard deviations of the training
-        /// scores.
+        /// Error above which `huber` grows linearly, in standard deviations of the training scores.
         pub huber_delta: f64 = 1.0,
-        /// How `label_distribution` learns from the raters' votes.
+        /// The `label_distribution` loss.
         pub label_distribution: LabelDistributionConfig = LabelDistributionConfig::default(),
-        /// The optimizer and its rates.
+        /// The optimizer and its learning rates.
         pub optimizer: OptimizerConfig = OptimizerConfig::default(),
-        /// How the rates change over the run.
+        /// The learning-rate schedule.
         pub schedule: ScheduleConfig = ScheduleConfig::default(),
-        /// What is held still at the start.
+        /// The frozen layers.
         pub freeze: FreezeConfig = FreezeConfig::default(),
-        /// Weight of the past in a moving average of the weights, which is measured and kept in
-        /// their place (0.999, say; less in the first steps); `null` keeps none.
+        /// Decay of an exponential moving average (EMA) of the weights, for example 0.999 (less in
+        /// the first steps). The EMA weights are evaluated and saved in place of the trained ones;
+        /// `null` keeps none.
         pub ema_decay: Option<f64> = None,
         /// Largest norm of all gradients together; `null` does not clip.
         pub clip_grad_norm: Option<f64> = Some(1.0),
-        /// Keep only the tokens between the backbones' blocks for backward, which runs each block
-        /// again: less memory, more time, the same results.
+        /// Activation checkpointing: store only the tokens between the backbones' blocks, and run
+        /// each block again in backward. Less memory, more time, the same results.
         pub checkpoint_activations: bool = false,
-        /// `float32`; `bf16` or `fp16` (mixed: matrix products in it, the rest and all weights in
-        /// float32; fp16 with a loss scale); `auto`: bf16 on GPUs and on CPUs with AVX512-BF16,
-        /// float32 on others. Validation is always in float32.
+        /// `float32`; `bf16` or `fp16` (mixed precision: matrix products in it, the rest and all
+        /// weights in float32; fp16 with a loss scale); `auto`: bf16 on GPUs and on CPUs with
+        /// AVX512-BF16, float32 on others. Validation is always in float32.
         pub precision: Precision = Precision::Float32,
-        /// What happens when a loss or gradient is not finite: `stop`, with what is needed to see
-        /// why, or `skip` the step.
+        /// What happens when a loss or gradient is not finite: `stop` with a report of where it
+        /// began, or `skip` the step.
         pub on_nan: OnNan = OnNan::Stop,
-        /// Minutes between checkpoints within an epoch; `null` writes them at its end alone.
+        /// Minutes between checkpoints within an epoch; `null` writes them at its end only.
         pub checkpoint_minutes: Option<f64> = Some(10.0),
-        /// The metric whose best epoch is kept: `pc`, `mae`, `rmse` or `srcc` on the validation
-        /// images, or `train_loss`.
+        /// Monitored metric, whose best epoch is kept: `pc`, `mae`, `rmse` or `srcc` on the
+        /// validation images, or `train_loss`.
         pub monitor: Monitor = Monitor::Pc,
         /// When the run ends before its last epoch.
         pub early_stopping: EarlyStoppingConfig = EarlyStoppingConfig::default(),
-        /// Measure the best weights on the test images at the end. `false` leaves them unread, so
-        /// that nothing is chosen by them: `vmbeauty evaluate RUN --split test` reads them once the
-        /// choice is made.
+        /// Evaluate the best weights on the test images at the end. `false` leaves the test images
+        /// unread, so that nothing is chosen by them: `vmbeauty evaluate RUN --split test` reads
+        /// them once the choice is made.
         pub evaluate_test: bool = true,
         /// Write TensorBoard event files.
         pub tensorboard: bool = true,
-        /// Epochs from one look at what the branches look at to the next: TensorBoard gets the
-        /// metric of four validation images. `null` never does.
+        /// Epochs between explanations in TensorBoard: one figure of four validation images each
+        /// time; `null` writes none.
         pub explain_every: Option<usize> = None,
         /// Threads for computing on the CPU; `null` is one per core.
         pub threads: Option<usize> = None,
@@ -75,24 +76,24 @@ section! {
 }
 
 section! {
-    /// What is held still at the start.
+    /// The frozen layers.
     pub struct FreezeConfig {
-        /// How much of the ViT is held still: `all`, or a number of blocks from the first on, with
-        /// the embeddings below them; 0 is nothing.
+        /// Frozen layers of the ViT: `all`, or a number of blocks from the first on, with the
+        /// embeddings below them; 0 freezes nothing.
         pub vit: FrozenBlocks = FrozenBlocks::First(0),
-        /// How much of the Vision Mamba is held still, likewise.
+        /// Frozen layers of the Vision Mamba, likewise.
         pub mamba: FrozenBlocks = FrozenBlocks::First(0),
-        /// Epochs for which it is; `null` is the whole run.
+        /// Epochs after which the layers are unfrozen; `null` keeps them frozen for the entire run.
         pub epochs: Option<usize> = None,
     }
 }
 
-/// A part of a backbone, from its embeddings upwards.
+/// The frozen layers of a backbone, from its embeddings upwards.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FrozenBlocks {
-    /// This many blocks and the embeddings below them; 0 is nothing.
+    /// This many blocks and the embeddings below them; 0 freezes nothing.
     First(usize),
-    /// The whole backbone.
+    /// The entire backbone.
     All,
 }
 
@@ -120,7 +121,7 @@ impl<'de> Deserialize<'de> for FrozenBlocks {
 }
 
 names! {
-    /// What the forward pass computes in.
+    /// The type that the forward pass computes in.
     pub enum Precision {
         /// float32 throughout.
         Float32 = "float32",
@@ -138,41 +139,42 @@ names! {
     pub enum OnNan {
         /// The run ends, with an error.
         Stop = "stop",
-        /// The step is left out and counted.
+        /// The step is skipped and counted.
         Skip = "skip",
     }
 }
 
 impl TrainConfig {
     pub(super) fn check(&self, checks: &mut Checks) {
-        checks.size("train.epochs", self.epochs);
-        checks.size("train.batch_size", self.batch_size);
-        checks.size("train.accumulate", self.accumulate);
-        checks.positive("train.huber_delta", self.huber_delta);
-        self.label_distribution.check(checks);
-        self.optimizer.check(checks);
-        self.schedule.check(&self.optimizer, checks);
+        checks.size("epochs", self.epochs);
+        checks.size("batch_size", self.batch_size);
+        checks.size("accumulate", self.accumulate);
+        checks.positive("huber_delta", self.huber_delta);
+        checks.within("label_distribution", |checks| self.label_distribution.check(checks));
+        checks.within("optimizer", |checks| self.optimizer.check(checks));
+        checks.within("schedule", |checks| self.schedule.check(&self.optimizer, checks));
         if let Some(decay) = self.ema_decay {
-            checks.fraction("train.ema_decay", decay);
+            checks.fraction("ema_decay", decay);
         }
         if let Some(norm) = self.clip_grad_norm {
-            checks.positive("train.clip_grad_norm", norm);
+            checks.positive("clip_grad_norm", norm);
         }
         if let Some(minutes) = self.checkpoint_minutes {
-            checks.positive("train.checkpoint_minutes", minutes);
+            checks.positive("checkpoint_minutes", minutes);
         }
-        self.early_stopping.check(checks);
+        checks.within("early_stopping", |checks| self.early_stopping.check(checks));
         if let Some(epochs) = self.explain_every {
-            checks.size("train.explain_every", epochs);
+            checks.size("explain_every", epochs);
             if !self.tensorboard {
                 checks.fail(
-                    "train.explain_every",
-                    "train.explain_every draws for TensorBoard, and train.tensorboard is false: set that to true, or leave this out".into(),
+                    "explain_every",
+                    " renders figures for TensorBoard, and train.tensorboard is false: set that to \
+                     true, or remove this key",
                 );
             }
         }
         if let Some(threads) = self.threads {
-            checks.size("train.threads", threads);
+            checks.size("threads", threads);
         }
     }
 }

@@ -477,7 +477,10 @@ fn figures_while_training_change_nothing_of_it() {
     assert_eq!(tags(&runs[1], "explain/4"), 2);
     let (code, errors) = sandbox
         .fails(&train_arguments("off", &["train.explain_every=2", "train.tensorboard=false"]));
-    assert!(code == 2 && errors.contains("train.explain_every draws for TensorBoard"), "{errors}");
+    assert!(
+        code == 2 && errors.contains("train.explain_every renders figures for TensorBoard"),
+        "{errors}"
+    );
 }
 
 /// The most memory that a command had, in MB.
