@@ -14,14 +14,15 @@ struct CausalConv {
   static constexpr int64_t kHalo = kMaxConvWidth - 1, kSteps = Rows::kStrip;
 
   struct Workspace {
-    V x[kSteps + kHalo];    // inputs of the strip, preceded by the width - 1 inputs before it
-    V out[kSteps + kHalo];  // forward: outputs; backward: gradients before the activation, followed
-                            // by the later strip's first
+    V x[kSteps + kHalo];  // inputs of the strip, preceded by the width - 1 inputs before it
+    // Forward: outputs; backward: gradients before the activation, followed by the later strip's
+    // first.
+    V out[kSteps + kHalo];
     V dout[kSteps];
     V value[kSteps], gate[kSteps];  // before the activation, and sigmoid of that
     V weight[kMaxConvWidth], dweight[kMaxConvWidth], bias, dbias;
   };
-  // One for each vector of channels in a cache line: they take turns, strip by strip.
+  // One for each vector of channels in a cache line, which are processed strip by strip.
   struct Workspaces {
     Workspace vector[Rows::kVectors];
   };
@@ -35,8 +36,8 @@ struct CausalConv {
     }
   }
 
-  // f(width), as a compile-time constant where it is Mamba's 4: then one value of every tap stays
-  // in a register.
+  // Calls f(width), a compile-time constant where it is Mamba's 4: then every tap stays in a
+  // register.
   template <class F>
   static void for_width(int64_t width, const F& f) {
     if (width == 4)
@@ -54,8 +55,7 @@ struct CausalConv {
 
   static ScanSizes sizes(const ConvArgs<T>& in) { return {in.batch, in.dim, in.length, 0}; }
 
-  // Weights, and zeros where sums over the steps begin; behind the last step there are no
-  // gradients.
+  // Loads the weights and clears the sums over the steps; after the last step gradients are zero.
   static void begin_vector(Workspace& w, const ConvArgs<T>& in, int64_t channel) {
     const int lanes = Rows::lanes_of(sizes(in), channel);
     for (int64_t k = 0; k < in.width; ++k) {
@@ -66,8 +66,8 @@ struct CausalConv {
     w.dbias = V{};
   }
 
-  // The strip's inputs behind those that its first outputs look back at, the convolution's values
-  // and their sigmoids.
+  // Loads the strip's inputs and those before them that its first outputs need, and computes the
+  // convolution's values and their sigmoids.
   static void activate(Workspace& w, const ConvArgs<T>& in, const Strip& strip, int v) {
     const int64_t channel = strip.channel(v), back = in.width - 1,
                   missing = strip.step < back ? back - strip.step : 0;
@@ -136,7 +136,7 @@ struct CausalConv {
     const ConvArgs<T>& in = args.in;
     const int64_t channel = strip.channel(v), steps = strip.steps;
     const int lanes = Rows::lanes_of(sizes(in), channel);
-    // The later strip's first gradients move behind this strip's.
+    // The later strip's first gradients move to the end of this strip's.
     for (int64_t k = in.width - 2; k >= 0; --k) w.out[steps + k] = w.out[k];
     activate(w, in, strip, v);
     Rows::pack(w.dout, args.dout, strip.item.batch, channel, lanes, strip.step, steps);

@@ -1,19 +1,19 @@
-// What the ATen side (selective_scan.cpp, causal_conv1d.cpp) and the CPU kernels agree on: plain
-// pointers and strides, so that the kernel files include neither torch nor standard-library
-// templates and can be compiled once per instruction set.
+// The interface between the ATen side (ops/selective_scan.cpp, ops/causal_conv1d.cpp) and the CPU
+// kernels: plain pointers and strides, so that the kernels include neither torch nor
+// standard-library templates and can be compiled once per instruction set.
 #pragma once
 
 #include <cstdint>
 
-// Never a function of its own: the linker would keep one copy, perhaps one compiled for
-// instructions that another machine lacks.
+// Never emitted as a function: the linker would keep one copy, perhaps one with instructions that
+// another machine does not support.
 #define VMB_INLINE __attribute__((always_inline))
 
 namespace vmb {
 
 // A three-dimensional operand seen as (batch, row, step). A scan that runs in reverse is the same
 // scan over a view whose first step is the last one and whose step stride is negative, so kernels
-// know one direction only.
+// have one direction only.
 template <class T>
 struct View {
   T* data = nullptr;
@@ -25,7 +25,7 @@ struct View {
   VMB_INLINE explicit operator bool() const { return data != nullptr; }
 };
 
-// Channels of one work item; fixed, so that the order of every sum is independent of the number of
+// Channels of one work item; fixed, so that the order of every sum does not depend on the number of
 // threads.
 constexpr int64_t kGroup = 64;
 // Steps between two stored states. Backward recomputes the states of one such chunk at a time.
@@ -57,7 +57,7 @@ template <class T>
 struct ScanForwardArgs {
   ScanArgs<T> in;
   View<T> out;
-  T* checkpoints;  // null: not wanted
+  T* checkpoints;  // null without backward
 };
 
 template <class T>
@@ -66,7 +66,7 @@ struct ScanBackwardArgs {
   View<const T> dout;
   const T* checkpoints;
   View<T> du, ddelta, dz;
-  // Partial sums, one slot per work item; the caller adds them up in order.
+  // Partial sums, one slot per work item; the caller adds them in order.
   T* dA;           // (batch, dim, state)
   T* dD;           // (batch, dim)
   T* ddelta_bias;  // (batch, dim)
@@ -74,8 +74,8 @@ struct ScanBackwardArgs {
   View<T> dB, dC;
 };
 
-// silu(bias + causal depthwise convolution): out[l] = silu(bias + sum_k weight[k] x[l - width + 1 +
-// k]).
+// silu(bias + causal depthwise convolution):
+// out[l] = silu(bias + sum_k weight[k] x[l - width + 1 + k]).
 constexpr int64_t kMaxConvWidth = 8;
 
 template <class T>
@@ -107,8 +107,8 @@ struct KernelTable {
   void (*conv_forward)(const ConvArgs<T>&, const View<T>& out, int64_t begin, int64_t end,
                        void* workspace);
   void (*conv_backward)(const ConvBackwardArgs<T>&, int64_t begin, int64_t end, void* workspace);
-  // The arithmetic of a scan alone (limit_kernel.h); the result means nothing and only keeps the
-  // work from being left out.
+  // Only the arithmetic of a scan (limit_kernel.h). The result is meaningless, and keeps the
+  // compiler from removing the work.
   T (*limit_forward)(const ScanSizes&, int64_t begin, int64_t end);
   T (*limit_backward)(const ScanSizes&, int64_t begin, int64_t end);
 };

@@ -1,15 +1,15 @@
-// The least that a scan can cost: the exponentials and multiply-adds of a pass and nothing else, on
-// values that never leave the registers. No load, no store, no packing, no division, no logarithm,
-// no sum over lanes or work items. `vmbeauty benchmark scan` runs it over the same work items and
-// threads as the scan itself and reports how close the scan comes.
+// The compute bound of a scan: only the exponentials and multiply-adds of a pass, on values that
+// never leave the registers. No load, store, packing, division, logarithm, or sum over lanes or
+// work items. `vmbeauty benchmark scan` runs it over the same work items and threads as the scan
+// and reports how close the scan comes.
 #pragma once
 
 #include "scan_kernel.h"
 
 namespace {
 
-// Makes the compiler forget what it knows of a value, at no instruction: equal operations on it are
-// then not done just once.
+// Makes the compiler forget the value, with no instruction, so that it does not merge equal
+// operations on it.
 template <class V>
 inline void forget(V& v) {
 #if defined(__AVX512F__)
@@ -27,7 +27,7 @@ template <class T, int W, int N>
 struct Limit {
   using V = Vec<T, W>;
 
-  // Softplus and gate take an exponential each for every (batch, channel, step), in both passes.
+  // Softplus and gate: one exponential each for every (batch, channel, step), in both passes.
   static V step_exponentials(V x, V scale) {
     V sum{};
     for (int i = 0; i < 2; ++i) {
@@ -62,7 +62,7 @@ struct Limit {
 
   // For every state: one exponential, and eleven multiply-adds: the state again (2), and then the
   // gradient of the state, of C, y, of dt u, of B, the step through the decay, its product with the
-  // state before, and its shares in the gradients of dt and A.
+  // state before, and its terms in the gradients of dt and A.
   static T backward(const ScanSizes& size, int64_t begin, int64_t end) {
     V sum{};
     each_tile(size, begin, end, [&](bool first) {
@@ -96,8 +96,8 @@ struct Limit {
   }
 
  private:
-  // f(whether it is the first of its channels) for every tile of W channels and N states; a last,
-  // partly filled one counts whole, as the kernels compute it.
+  // Calls f(whether the tile is the first of its channels) for every tile of W channels and N
+  // states; a partly filled last tile counts in full, as in the kernels.
   template <class F>
   static void each_tile(const ScanSizes& size, int64_t begin, int64_t end, const F& f) {
     for (int64_t index = begin; index < end; ++index) {

@@ -1,4 +1,4 @@
-// Rows of W channels and how they come from memory: what the scan and the convolution share.
+// Rows of W channels, and their loads and stores, for the scan and the convolution.
 #pragma once
 
 #include "kernels.h"
@@ -12,14 +12,14 @@ using namespace vmb;
 template <class T, int W>
 struct Rows {
   using V = Vec<T, W>;
-  // Steps that are packed at once: whole lines next to each other, where steps are adjacent in
+  // Steps that are packed at once: adjacent complete cache lines, where steps are adjacent in
   // memory.
   static constexpr int kStrip = 2 * kChunk;
-  // Vectors in a cache line. They are packed together, for where channels are adjacent the line
-  // would be gone before the second's turn.
+  // Vectors in a cache line. They are packed together: where channels are adjacent, the line would
+  // be evicted before the second vector needs it.
   static constexpr int kVectors = sizeof(V) < 64 ? 64 / sizeof(V) : 1;
 
-  // Where a work item lies.
+  // The position of a work item.
   struct Item {
     int64_t batch, group, first_channel, blocks;
     Item(const ScanSizes& size, int64_t index)
@@ -102,8 +102,8 @@ struct Rows {
     }
   }
 
-  // What is packed together: up to kVectors vectors of channels, from the block-th on, and a strip
-  // of steps.
+  // A unit of packing: up to kVectors vectors of channels, from the block-th on, and a strip of
+  // steps.
   struct Strip {
     const Item& item;
     int64_t block, step, steps;
@@ -119,7 +119,7 @@ struct Rows {
     int64_t channels(const ScanSizes& size) const {
       return size.dim - channel() < vectors() * W ? size.dim - channel() : vectors() * W;
     }
-    // The strip of the next channels, or of the first ones `ahead` steps on.
+    // The strip of the next channels, or of the first channels `ahead` steps later.
     Strip next(const ScanSizes& size, int64_t ahead) const {
       return block + kVectors < item.blocks ? Strip(size, item, block + kVectors, step)
                                             : Strip(size, item, 0, step + ahead);
@@ -154,10 +154,10 @@ struct Rows {
                lanes_of(size, strip.channel(v)), strip.step, strip.steps);
   }
 
-  // Where a strip lies in one tensor: `runs` runs of adjacent values, `apart` values from one to
-  // the next. The tiles before a strip each fetch a few of its runs, for they are far apart, the
-  // processor does not foresee them, and it can only wait for some twenty lines at a time. (A
-  // convolution's tile is a whole vector: there is too little work to spread them over.)
+  // The memory of a strip in one tensor: `runs` runs of adjacent values, `apart` values from one to
+  // the next. Each tile before a strip prefetches a few of its runs: they are far apart, so the
+  // hardware does not predict them, and it can wait for about twenty lines at a time only. (A
+  // convolution's tile is an entire vector: there is too little work to spread them over.)
   struct Runs {
     const T* first = nullptr;
     int64_t apart = 0, length = 0, runs = 0, per_tile = 0;
@@ -174,8 +174,8 @@ struct Rows {
       per_tile = (runs + tiles - 1) / tiles;
     }
 
-    // Always inlined: GCC takes a function that does nothing but this for one without effect, and
-    // drops its calls.
+    // Always inlined: GCC considers a function that only prefetches to have no effect, and removes
+    // its calls.
     [[gnu::always_inline]] void prefetch(int64_t tile) const {
       const int64_t end = (tile + 1) * per_tile < runs ? (tile + 1) * per_tile : runs;
       for (int64_t run = tile * per_tile; run < end; ++run) {
@@ -193,7 +193,7 @@ struct Rows {
     return v;
   }
 
-  // f(how many, first) for four steps at a time and then for each of the rest; how many is a
+  // Calls f(count, first) for four steps at a time and then for each remaining step; count is a
   // compile-time constant.
   template <class F>
   static void by_fours(int64_t steps, const F& f) {

@@ -1,11 +1,11 @@
 // The selective scan on CPU, vectorized over channels; included once per instruction set.
 //
-// A work item is one batch index and one group of 64 channels. It walks the sequence in strips of
-// 64 steps; inside a strip it packs the vectors of W channels that share a cache line from the
-// caller's layout into rows, so the inner loops see one layout, and channels beyond the last are
-// zeros. Then it takes one vector and a few states at a time, which stay in registers over the
-// strip's steps; in backward the states are recomputed for chunks of 32 steps, and their gradients
-// stay in registers. See README.md for the arithmetic.
+// A work item is one batch index and one group of 64 channels. It processes the sequence in strips
+// of 64 steps. In a strip it packs the vectors of W channels that share a cache line from the
+// caller's layout into rows, so the inner loops have one layout, and channels beyond the last are
+// zeros. Then it processes one vector and a few states at a time, which stay in registers over the
+// strip's steps; backward recomputes the states for chunks of 32 steps and keeps their gradients in
+// registers. See README.md for the arithmetic.
 #pragma once
 
 #include "rows.h"
@@ -21,13 +21,13 @@ struct Scan {
   using Runs = typename Rows::Runs;
   static constexpr int kBlocks = kGroup / W, kVectors = Rows::kVectors, kStrip = Rows::kStrip;
   static constexpr int T_ = kChunk;
-  // States whose decays are begun a step ahead: three registers for each.
+  // States whose decays are computed a step ahead: three registers for each.
   static constexpr int kAhead = W == 16 ? 4 : 2;
-  // Gradients of B and C at one step of a tile: vectors that hold, summed over lanes, those of
+  // Gradients of B and C at one step of a tile: each vector holds, summed over lanes, those of
   // kHalf states' B and then of their C.
   static constexpr int kHalf = W / 2, kSums = N / kHalf;
 
-  // States, filled up to whole tiles and vectors.
+  // States, padded to full tiles and vectors.
   static int64_t padded(int64_t state) {
     constexpr int kWhole = N > W ? N : W;
     return (state + kWhole - 1) / kWhole * kWhole;
@@ -69,7 +69,7 @@ struct Scan {
     }
     char* end;
 
-    // The same for one of the vectors that were packed together.
+    // The workspace of one of the vectors that are packed together.
     Workspace vector(int v) const {
       Workspace w = *this;
       for (V** rows : {&w.u, &w.dt, &w.z, &w.out}) *rows += v * kStrip;
@@ -108,7 +108,7 @@ struct Scan {
     w.largest_A[block] = largest;
   }
 
-  // Lane by lane, the larger of a bound and the magnitude of a value; NaN counts as none.
+  // The larger of a bound and the magnitude of a value, by lane; NaN is ignored.
   static V larger(V bound, V value) {
     const V magnitude = -negative<V>(value);
     return magnitude > bound ? magnitude : bound;
@@ -121,7 +121,7 @@ struct Scan {
   }
 
   // dt = softplus(delta + bias), dt * u and sigmoid(z) of a strip; with Slope softplus's slope as
-  // well. Returns whether all products of dt and A lie where powers need no bounds.
+  // well. Returns whether all products of dt and A are in the range where powers need no bounds.
   template <bool Slope>
   static bool discretize(const Workspace& w, const ScanArgs<T>& in, int64_t block, int64_t channel,
                          int lanes, int64_t steps) {
@@ -214,8 +214,8 @@ struct Scan {
       for (int64_t t = 0; t < steps; ++t) w.out[t] *= w.z[t] * w.gate[t];
   }
 
-  // kAhead states, from the i-th on, of W channels over one strip: h = 2^(dt A) h + dt u B, y += C
-  // h. What they are where chunks begin is kept in `saved`.
+  // kAhead states, from the i-th on, of W channels over one strip:
+  // h = 2^(dt A) h + dt u B, y += C h. The states at the beginning of each chunk go to `saved`.
   template <bool InRange>
   static void forward_tile(const Workspace& w, int64_t block, int64_t i, int64_t state, T* saved,
                            int64_t steps) {
@@ -247,8 +247,8 @@ struct Scan {
     for (int j = 0; j < kAhead; ++j) carried[j] = h[j];
   }
 
-  // The states of a chunk again, kAhead of a tile of N, kept with their decays: states[t] is the
-  // state before the chunk's step t.
+  // Recomputes the states of a chunk, kAhead of a tile of N, and keeps them with their decays:
+  // states[t] is the state before the chunk's step t.
   template <bool InRange>
   static void recompute_tile(const Workspace& w, int64_t block, int64_t first, int64_t i, int j,
                              int64_t n, int64_t steps) {
@@ -271,7 +271,7 @@ struct Scan {
     }
   }
 
-  // The same steps backwards. dh is the gradient of the state, carried from later steps.
+  // Processes the same steps backwards. dh is the gradient of the state, carried from later steps.
   static void backward_tile(const Workspace& w, int64_t block, int64_t first, int64_t state,
                             int64_t n, int64_t steps) {
     static_assert(N % kHalf == 0, "states fill vectors of sums");
@@ -392,7 +392,7 @@ struct Scan {
       }
     }
     for (int64_t t = 0; t < steps; ++t) {
-      // A was scaled by log2(e) for 2^x; its factor comes back out here.
+      // A was scaled by log2(e) for 2^x; its gradient is scaled back here.
       V ddelta = w.sum_dtu[t] * w.u[t] + w.sum_dt[t] * static_cast<T>(kLn2);
       if (in.delta_softplus) ddelta *= w.slope[t];
       w.dbias[block] += ddelta;

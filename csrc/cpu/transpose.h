@@ -1,4 +1,4 @@
-// In registers: transposing W x W values between memory whose steps are adjacent and rows of W
+// Transposition of W x W values in registers, between memory with adjacent steps and rows of W
 // channels, and sums over lanes.
 #pragma once
 
@@ -34,7 +34,7 @@ inline void transpose(Vec<T, W>* rows) {
 }
 
 // One stage of summing over lanes: lanes of the lower halves (bit Half clear) get sums of a's
-// halves, those of the upper ones of b's.
+// halves, lanes of the upper halves those of b's.
 template <int Half, class V>
 inline V add_halves(V a, V b) {
   using T = typename Lane<V>::scalar;
@@ -45,8 +45,8 @@ inline V add_halves(V a, V b) {
   return __builtin_shuffle(a, b, stay) + __builtin_shuffle(a, b, move);
 }
 
-// What remains of it for 2 * Half vectors that came out of earlier stages: rows[0] gets all sums,
-// those of rows[i] in lane i.
+// The remaining stages for 2 * Half vectors from earlier stages: rows[0] gets all sums, those of
+// rows[i] in lane i.
 template <int Half, class V>
 inline void add_rest(V* rows) {
   if constexpr (Half > 0) {

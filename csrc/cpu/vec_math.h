@@ -1,5 +1,5 @@
-// Vectors of W channels in the compiler's own vector type, and the functions that the kernels need
-// on them. Everything has internal linkage: each instruction set compiles its own copy and no copy
+// Vectors of W channels in the compiler's vector type, and the functions that the kernels apply to
+// them. Everything has internal linkage: each instruction set compiles its own copy, and no copy
 // can be linked in place of another.
 #pragma once
 
@@ -20,7 +20,7 @@ struct VecOf {
 template <class T, int W>
 using Vec = typename VecOf<T, W>::type;
 
-// Compile-time facts about a vector type.
+// Compile-time properties of a vector type.
 template <class V>
 struct Lane {
   using scalar = std::remove_reference_t<decltype(std::declval<V&>()[0])>;
@@ -80,7 +80,7 @@ inline void store_first(typename Lane<V>::scalar* p, V v, int count) {
   for (int i = 0; i < count; ++i) p[i] = v[i];
 }
 
-// The sum of the lanes, always in the same order: halves are added until one lane is left.
+// The sum of the lanes, always in the same order: halves are added until one lane remains.
 template <class V>
 inline typename Lane<V>::scalar lane_sum(V v) {
   typename Lane<V>::scalar lanes[Lane<V>::width];
@@ -93,8 +93,8 @@ inline typename Lane<V>::scalar lane_sum(V v) {
 constexpr double kLog2e = 1.4426950408889634074;
 constexpr double kLn2 = 0.6931471805599453094;
 
-// What rounding took from the product of x and y (Dekker 1971), where there is no fused
-// multiply-add; zero for values so large that splitting them overflows.
+// The rounding error of the product of x and y (Dekker 1971), where there is no fused multiply-add;
+// zero for values so large that splitting them overflows.
 template <int W>
 inline Vec<float, W> product_error(Vec<float, W> x, Vec<float, W> y, Vec<float, W> product) {
   using V = Vec<float, W>;
@@ -134,9 +134,9 @@ inline V at_most(V x, typename Lane<V>::scalar bound) {
   return x > bound ? splat<V>(bound) : x;
 }
 
-// A power of two on its way: 2^fraction * scale. It is computed in two halves, `split` and `join`,
-// so that a loop can begin the next power while it ends one: the whole takes seven to ten
-// operations of which each needs the one before.
+// A partly computed power of two: 2^fraction * scale. It is computed in two halves, `split` and
+// `join`, so that a loop can begin the next power before it ends one: in total it takes seven to
+// ten operations, each of which depends on the one before.
 template <class V>
 struct Power {
   V fraction, scale;
@@ -145,12 +145,11 @@ struct Power {
 // 2^(x*y), first half. x*y is split into k and a fraction of at most 1/2 over the number of table
 // entries, before anything is rounded: adding `magic` in one fused multiply-add rounds to a
 // multiple of 1/entries, and one fused multiply-subtract leaves the fraction. 2^k is a power of two
-// times a table entry, which stands in one register. Above 2^127.97 (AVX2: 2^127.9, portable:
+// times a table entry, and the table is one register. Above 2^127.97 (AVX2: 2^127.9, portable:
 // 2^127.5) the result is infinity; below 2^-126 zero or some denormal number; NaN stays NaN.
-// InRange leaves out what is for these: then the caller knows that
-// |x*y| < 126. tests/elementwise.rs holds the bound of 2 ulp.
-// What `rest` has, a small multiple of x, is added to the exponent: the part of y that no float
-// holds.
+// InRange skips the handling of these: the caller guarantees |x*y| < 126.
+// tests/library/elementwise.rs checks the bound of 2 ulp.
+// `rest`, a small multiple of x, is added to the exponent: the rounding error of y.
 template <int W, bool InRange = false>
 inline Power<Vec<float, W>> split(Vec<float, W> x, Vec<float, W> y, float rest = 0) {
   using V = Vec<float, W>;
@@ -162,8 +161,8 @@ inline Power<Vec<float, W>> split(Vec<float, W> x, Vec<float, W> y, float rest =
     const __m512 k = _mm512_sub_ps(shifted, magic);
     __m512 f = _mm512_fmsub_ps((__m512)x, (__m512)y, k);
     if (rest != 0) f = _mm512_fmadd_ps((__m512)x, _mm512_set1_ps(rest), f);
-    // An infinite product leaves no fraction (inf - inf), a huge one a wrong one: any small number
-    // will do where the scale is 0 or infinity.
+    // The fraction of an infinite product is NaN (inf - inf), that of a huge one is wrong: any
+    // small number is right where the scale is 0 or infinity.
     if (!InRange) f = _mm512_range_ps(_mm512_set1_ps(0.5f), f, 0b0110);
     const __m512 sixteenths =
         _mm512_setr_ps(1.0f, 1.04427373f, 1.09050775f, 1.13878858f, 1.18920708f, 1.24185777f,
@@ -174,8 +173,8 @@ inline Power<Vec<float, W>> split(Vec<float, W> x, Vec<float, W> y, float rest =
 #endif
 #if defined(__AVX2__)
   if constexpr (W == 8) {
-    // Eighths, and 127 more, between 0 and 255: three bits count eighths, those above are the
-    // exponent field of the power.
+    // Eighths plus 127, between 0 and 255: three bits count eighths, those above are the exponent
+    // field of the power.
     const float magic = 1572864.0f + 127.0f;
     V shifted = (V)_mm256_fmadd_ps((__m256)x, (__m256)y, _mm256_set1_ps(magic));
     if (!InRange) shifted = at_most(at_least(shifted, 1572864.0f), 1572864.0f + 255.0f);
@@ -185,15 +184,15 @@ inline Power<Vec<float, W>> split(Vec<float, W> x, Vec<float, W> y, float rest =
     if (!InRange)
       f = at_least(f, -0.5f);  // where the power is 0, no infinity comes to it; where it is
                                // infinite, f is above -1/16
-    // The bits of 2^(i/8), less the exponent of 1 and less where i itself comes to lie.
+    // The bits of 2^(i/8), minus the exponent of 1 and minus the bits that i itself adds.
     const __m256i eighths =
         _mm256_setr_epi32(0, -289342, -509968, -655657, -719629, -694486, -572163, -343865);
     return {f, (V)_mm256_add_epi32(_mm256_slli_epi32((__m256i)shifted, 20),
                                    _mm256_permutevar8x32_epi32(eighths, (__m256i)shifted))};
   }
 #endif
-  // Outside the range the power is 0 or infinity whatever the fraction is. The product stands in
-  // each sum as it is: a product that were used alone as well would not be contracted.
+  // Outside the range the power is 0 or infinity for any fraction. The product is written out in
+  // each sum: a product in a variable of its own would not be contracted.
   const float magic = 12582912.0f + 127.0f;
   V shifted = x * y + magic;
   if (!InRange) shifted = at_most(at_least(shifted, 12582912.0f), 12582912.0f + 255.0f);
@@ -206,7 +205,7 @@ inline Power<Vec<float, W>> split(Vec<float, W> x, Vec<float, W> y, float rest =
 #endif
   if (rest != 0) f += x * rest;
   if (!InRange)
-    f = at_most(at_least(f, -0.75f), 0.75f);  // 1/2, and what the product's rounding took
+    f = at_most(at_least(f, -0.75f), 0.75f);  // 1/2, and the rounding error of the product
   typedef int32_t I __attribute__((vector_size(W * sizeof(int32_t))));
   return {f, (V)((I)shifted << 23)};
 }
@@ -216,7 +215,7 @@ inline Power<Vec<double, W>> split(Vec<double, W> x, Vec<double, W> y, double = 
   return {x * y, Vec<double, W>{}};
 }
 
-// The second half: 2^fraction is a polynomial, minimax over the fractions of `split`.
+// The second half: 2^fraction as a polynomial, minimax over the fractions of `split`.
 template <class V>
 inline V join(Power<V> power) {
   using T = typename Lane<V>::scalar;
@@ -251,8 +250,8 @@ inline V exp2_product(V x, V y) {
   return join<V>(split<Lane<V>::width, InRange>(x, y));
 }
 
-// exp(x), first half, float32 alone. log2(e) comes in two parts, so that large |x| keep their last
-// bits.
+// exp(x), first half, float32 only. log2(e) is a sum of two floats, so that large |x| keep their
+// last bits.
 template <class V>
 inline Power<V> split_exp(V x) {
   return split<Lane<V>::width>(x, splat<V>(1.44269502162933349609f), 1.92596299112661746887e-8f);
@@ -301,7 +300,7 @@ inline V negative(V x) {
   return (V)((I)x | (I)splat<V>(T(-0.0)));
 }
 
-// exp for K vectors: all are begun before one is ended.
+// exp for K vectors: the first halves of all come before the second halves.
 template <int K, class V>
 inline void exps(const V* x, V* out) {
   if constexpr (sizeof(typename Lane<V>::scalar) == 8) {
@@ -327,8 +326,8 @@ inline void sigmoids(const V* x, V* out) {
   for (int i = 0; i < K; ++i) out[i] = T(1) / (e[i] + T(1));
 }
 
-// log(1 + exp(x)) for K vectors, in their place, and its slopes where these are asked for.
-// torch.nn.functional.softplus is x itself above 20; there the two are the same float32.
+// log(1 + exp(x)) for K vectors, in place, and its slopes if `slope` is given.
+// torch.nn.functional.softplus is x itself above 20; there the two are equal in float32.
 template <int K, class V>
 inline void softpluses(V* x, V* slopes = nullptr) {
   using T = typename Lane<V>::scalar;

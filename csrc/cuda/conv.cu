@@ -9,10 +9,10 @@ namespace {
 
 constexpr int kThreads = 128, kWarps = kThreads / 32;
 constexpr int kSteps = 32, kChannels = 32;
-constexpr int kRow = kChannels + 1;  // so that lanes along the steps meet no bank conflicts
+constexpr int kRow = kChannels + 1;  // without bank conflicts for lanes along the steps
 
-// Where a block stands, and how 32 channels of some steps are spread over its threads: lanes along
-// the contiguous dimension.
+// The position of a block, and the distribution of 32 channels of some steps over its threads:
+// lanes run along the contiguous dimension.
 struct Tile {
   int batch, first_channel, lane, warp, channels;
   bool along_steps;
@@ -25,8 +25,8 @@ struct Tile {
     channels = min(kChannels, static_cast<int>(in.dim) - first_channel);
     along_steps = steps_innermost(in.x);
   }
-  // Calls f(channel, first, stride) for every channel of which the thread has steps first, first +
-  // stride, ...
+  // Calls f(channel, first, stride) for every channel of which the thread has the steps first,
+  // first + stride, ...
   template <class F>
   VMB_DEVICE void for_each_channel(const F& f) const {
     if (along_steps) {
@@ -44,7 +44,7 @@ VMB_DEVICE T* channel_row(const Operand& x, const Tile& tile, int channel, int s
                                     step * static_cast<int>(x.step));
 }
 
-// `steps` steps from `start` on, which may lie outside the sequence: zeros there.
+// Loads `steps` steps from `start` on; zeros outside the sequence.
 template <class T, int kRows>
 VMB_DEVICE void load_tile(float (&to)[kRows][kRow], const Operand& x, const Tile& tile, int start,
                           int steps, int length) {
@@ -57,7 +57,7 @@ VMB_DEVICE void load_tile(float (&to)[kRows][kRow], const Operand& x, const Tile
   });
 }
 
-// A channel's weights, behind as many zeros as its width is smaller than kWidth, and its bias.
+// A channel's weights, after kWidth - width zeros, and its bias.
 template <int kWidth>
 struct Taps {
   float weight[kWidth], bias;
@@ -136,8 +136,8 @@ __global__ void __launch_bounds__(kThreads) conv_backward_kernel(const ConvBackw
         assign(dx[step * static_cast<int>(args.dx.step)], sum);
       }
     });
-    // A lane adds up its channel over the warp's quarter of the steps; rows behind the last step
-    // hold zeros.
+    // A lane sums its channel over the warp's quarter of the steps; rows after the last step are
+    // zeros.
     if (tile.lane < tile.channels) {
 #pragma unroll
       for (int i = 0; i < kSteps / kWarps; ++i) {
@@ -151,7 +151,7 @@ __global__ void __launch_bounds__(kThreads) conv_backward_kernel(const ConvBackw
     __syncthreads();
   }
 
-  // The warps' sums, added up in their order.
+  // Adds the warps' sums in order.
   float (*const parts)[kWidth + 1][kChannels] =
       reinterpret_cast<float (*)[kWidth + 1][kChannels]>(xs);
   static_assert(kWarps * (kWidth + 1) * kChannels <= (kSteps + 2 * kHalo) * kRow,

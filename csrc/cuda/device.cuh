@@ -1,5 +1,5 @@
-// What the kernels share: types, special functions, and which elements of a tile a thread loads and
-// stores.
+// Common to the kernels: types, special functions, and the elements of a tile that a thread loads
+// and stores.
 #pragma once
 
 #include "kernels.h"
@@ -8,7 +8,7 @@
 
 namespace vmb::cuda {
 
-// ---- types. Own conversions: cuda_fp16.h and cuda_bf16.h would double the time to compile.
+// ---- types, with our own conversions: cuda_fp16.h and cuda_bf16.h would double the compile time.
 struct f16 {
   unsigned short bits;
 };
@@ -26,7 +26,7 @@ VMB_DEVICE float to_float(bf16 x) { return __uint_as_float(static_cast<unsigned>
 
 VMB_DEVICE void assign(float& x, float y) { x = y; }
 VMB_DEVICE void assign(f16& x, float y) { asm("cvt.rn.f16.f32 %0, %1;" : "=h"(x.bits) : "f"(y)); }
-// Round to nearest, ties to even; a NaN stays one.
+// Rounds to nearest, ties to even; NaN stays NaN.
 VMB_DEVICE void assign(bf16& x, float y) {
   const unsigned bits = __float_as_uint(y);
   const unsigned rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
@@ -79,7 +79,7 @@ VMB_DEVICE bool steps_innermost(const Operand& x) { return llabs(x.step) <= llab
 constexpr int kElements = kChannelsPerWarp * kTile / 32;
 
 struct Elements {
-  int channel, step;                // of the first
+  int channel, step;                // of the first element
   int channel_stride, step_stride;  // from one to the next
 
   VMB_DEVICE Elements(bool along_steps, int channels) {
@@ -113,7 +113,7 @@ struct Cursor {
   }
   VMB_DEVICE float load(int i) const { return to_float(data[offset + i * stride]); }
   VMB_DEVICE void store(int i, float value) const { assign(data[offset + i * stride], value); }
-  // Moves by whole tiles of the operand it was made for.
+  // Advances by a number of tiles of its operand.
   VMB_DEVICE void move(const Operand& x, int by) {
     offset += by * kTile * static_cast<int>(x.step);
   }

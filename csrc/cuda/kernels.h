@@ -1,13 +1,13 @@
-// What the ATen side and the CUDA kernels agree on: raw pointers, strides in elements and a stream.
-// Neither torch nor CUDA headers, so that the kernels compile in seconds and the ATen side needs no
-// nvcc. Every field has eight bytes: tests/ptx packs the structs by hand.
+// The interface between the ATen side and the CUDA kernels: raw pointers, strides in elements and a
+// stream. Neither torch nor CUDA headers, so that the kernels compile in seconds and the ATen side
+// needs no nvcc. Every field has eight bytes: tests/ptx packs the structs by hand.
 #pragma once
 
 #include <cstdint>
 
 namespace vmb::cuda {
 
-// How the kernels of selective_scan cut up their work; csrc/README.md says why.
+// How the kernels of selective_scan divide their work; csrc/README.md explains why.
 constexpr int kLanes = 4;          // lanes of a warp that share a channel
 constexpr int kStatesPerLane = 4;  // states of a lane, in registers
 constexpr int kStates =
@@ -22,7 +22,7 @@ constexpr int kMaxConvWidth = 8;
 enum class Type { f32, f16, bf16 };
 
 // A (batch, row, step) operand; rows are channels or states. A scan in reverse has its pointer at
-// the last step and a negative step stride, so the kernels know one direction.
+// the last step and a negative step stride, so the kernels have one direction only.
 struct Operand {
   void* data;
   int64_t batch, row, step;
@@ -53,13 +53,12 @@ struct ScanBackwardArgs {
   const float* states;
   int64_t states_stride;
   Operand du, ddelta, dz;
-  // Partial sums that sum_parts adds up in a fixed order.
+  // Partial sums that sum_parts adds in a fixed order.
   float* dA;            // (batch, dim, padded state)
   float* dD;            // (batch, dim) or null
   float* ddelta_bias;   // (batch, dim) or null
   float* dBC;           // (batch, blocks of channels, length, passes, {dB, dC}, kStates)
-  int64_t reverse_dBC;  // the steps of dBC from the last to the first, which undoes the reversal of
-                        // the operands
+  int64_t reverse_dBC;  // the steps of dBC from last to first, which undoes the operands' reversal
   float* adjoint;       // (batch, dim, padded state); only where state > kStates
 };
 
@@ -89,9 +88,9 @@ constexpr int64_t channel_blocks(int64_t dim, int64_t warps) {
   return (dim + warps * kChannelsPerWarp - 1) / (warps * kChannelsPerWarp);
 }
 
-// Warps of a block: as many as share the rows of B and C, fewer where the device would stay empty.
+// Warps of a block: the number that share the rows of B and C, fewer where SMs would be idle.
 // The sums over channels depend on it, so forward and backward of one call, and every call of one
-// shape on one device, take the same.
+// shape on one device, use the same number.
 inline int scan_warps(int64_t batch, int64_t dim, int64_t multiprocessors) {
   int warps = dim >= kMaxWarps * kChannelsPerWarp
                   ? kMaxWarps
@@ -108,7 +107,7 @@ int conv_backward(const ConvBackwardArgs& args, Type type, void* stream);
 // out[o][i] = sum over p of parts[o][p][i], in the order of p.
 int sum_parts(const float* parts, float* out, int64_t outer, int64_t count, int64_t inner,
               void* stream);
-// Of the device with this index; 1 where it cannot be asked.
+// The number of multiprocessors of the device with this index; 1 if the query fails.
 int multiprocessors(int device);
 // The text of an error that one of these returned.
 const char* error_text(int error);

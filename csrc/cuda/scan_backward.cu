@@ -1,5 +1,5 @@
 // The selective scan, backward. Tiles from the last to the first: the states of a tile are
-// recomputed from the one stored before it into shared memory, then walked backwards with the
+// recomputed from the one stored before it into shared memory, then processed backwards with the
 // adjoint of the state in registers. csrc/README.md has the design.
 #include "scan_device.cuh"
 
@@ -9,9 +9,9 @@ namespace {
 constexpr int kCopyRow = kLanes * kStates + kRowPad;  // four orders of a row of B or C
 constexpr int kDoutRow = kMaxChannels + 4;
 
-// Blocks that a multiprocessor of the architecture is to hold: what its shared memory has room for,
-// except that Hopper and Blackwell get one less than that, for with four there would be 128
-// registers and a few spills. Several passes need some registers more.
+// Resident blocks per multiprocessor: what the architecture's shared memory has room for, minus one
+// on Hopper and Blackwell, where four would leave 128 registers and cause a few spills. Several
+// passes need some more registers.
 #if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ < 800
 constexpr int kResidentBlocks = 1;
 #elif __CUDA_ARCH__ == 800 || (__CUDA_ARCH__ >= 900 && __CUDA_ARCH__ < 1200)
@@ -22,7 +22,7 @@ constexpr int kResidentBlocks = 2;
 
 // Register k of a lane holds state k ^ swap of its quarter, swap being the low two bits of the
 // lane's channel. So, when the sums over channels exchange halves, every lane sends its upper
-// registers and keeps its lower ones, whichever states these are: no selects.
+// registers and keeps its lower ones, for any states: no selects.
 VMB_DEVICE void permute(float (&x)[kStatesPerLane], int swap) {
   const bool odd = swap & 1, upper = swap & 2;
   const float a[] = {odd ? x[1] : x[0], odd ? x[0] : x[1], odd ? x[3] : x[2], odd ? x[2] : x[3]};
@@ -50,8 +50,8 @@ __global__ void __launch_bounds__(kMaxThreads,
       steps[kTile][kStepsRow];  // (dt, dt u); then (sum of dh_t A', sum of dh_t B) over states
   __shared__ float douts[kTile][kDoutRow];  // dL/dy; then y
   alignas(16) __shared__ float rows_B[kTile][kCopyRow], rows_C[kTile][kCopyRow];
-  __shared__ float4 states[kTile][kMaxThreads];  // after each step; then, behind the walk, the
-                                                 // warps' sums for dB and dC
+  // After each step; behind the steps already processed, the warps' sums for dB and dC.
+  __shared__ float4 states[kTile][kMaxThreads];
   const Place at(in);
   const int length = static_cast<int>(in.length),
             pass_count = kOnePass ? 1 : static_cast<int>(passes(in.state));
@@ -59,7 +59,7 @@ __global__ void __launch_bounds__(kMaxThreads,
   const bool gated = in.z.data != nullptr;
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, swap = at.channel % kStatesPerLane;
   const bool upper_half = lane >= 16;
-  // Where the lane's sum of sum_over_channels goes in a row of kStates of dB, then kStates of dC.
+  // The index of the lane's sum of sum_over_channels in a row of kStates of dB, then kStates of dC.
   const int sum_index = (upper_half ? kStates : 0) + at.quarter * kStatesPerLane + swap;
 
   const Elements mine(steps_innermost(in.u), at.channels);
@@ -73,8 +73,8 @@ __global__ void __launch_bounds__(kMaxThreads,
   Cursor<T> dz_at(args.dz, at.batch, at.first_channel, first_step, mine);
   Rows<T> rows(in, at.batch, first_step);
   float dD[kElements] = {}, dbias[kElements] = {};
-  // Parameters are read again for every tile: they come from the L1 cache, and registers are what
-  // this kernel is short of.
+  // Parameters are read again for every tile: they are in the L1 cache, and registers are scarce in
+  // this kernel.
   auto exists = [&](int i, int start) {
     return at.first_channel + mine.channel_of(i) < in.dim && start + mine.step_of(i) < length;
   };
@@ -245,8 +245,8 @@ __global__ void __launch_bounds__(kMaxThreads,
   }
 
   if (kOnePass && at.active) permute(dA, swap), store_states(dA, args.dA + at.state_index(in, 0));
-  // The sums over steps of a channel: its elements' threads leave theirs in shared memory, and one
-  // thread adds them up in order.
+  // The sums over steps of a channel: its elements' threads store theirs in shared memory, and one
+  // thread adds them in order.
   __syncthreads();
   float2* const parts = reinterpret_cast<float2*>(states);
   const bool along_steps = mine.step_stride == 0;

@@ -1,5 +1,5 @@
-// What the scan's two kernels share: who works on what, rows of B and C, states, and sums over
-// lanes.
+// Common to the scan's two kernels: the position of a thread, rows of B and C, states, and sums
+// over lanes.
 #pragma once
 
 #include "device.cuh"
@@ -8,13 +8,12 @@ namespace vmb::cuda {
 
 constexpr int kMaxThreads = 32 * kMaxWarps;
 constexpr int kMaxChannels = kMaxWarps * kChannelsPerWarp;
-// Rows of shared memory, padded so that lanes along the steps and lanes along the channels both
-// meet few bank conflicts.
+// Rows of shared memory, padded for few bank conflicts both with lanes along the steps and with
+// lanes along the channels.
 constexpr int kStepsRow = kMaxChannels + 2;
 constexpr int kRowPad = 4;
 
-// Where a thread stands: its batch index, its channel, and which quarter of a pass's states it
-// keeps.
+// The position of a thread: its batch index, its channel, and its quarter of a pass's states.
 struct Place {
   int batch, first_channel;
   int channels;          // of a block
@@ -29,7 +28,7 @@ struct Place {
     channel = threadIdx.x / kLanes, quarter = threadIdx.x % kLanes;
     active = first_channel + channel < in.dim;
   }
-  // Of the thread's states of a pass in a (batch, dim, padded state) array.
+  // The offset of the thread's states of a pass in a (batch, dim, padded state) array.
   VMB_DEVICE int64_t state_index(const ScanArgs& in, int pass) const {
     return static_cast<int64_t>(batch * static_cast<int>(in.dim) + first_channel + channel) *
                padded_state(in.state) +
@@ -57,7 +56,7 @@ VMB_DEVICE void store_states(const float (&h)[kStatesPerLane], float* to) {
   *reinterpret_cast<float4*>(to) = make_float4(h[0], h[1], h[2], h[3]);
 }
 
-// The elements of a tile of B and C, kTile steps of one pass of states, that a thread brings to
+// The elements of a tile of B and C, kTile steps of one pass of states, that a thread loads to
 // shared memory.
 template <class T>
 struct Rows {
@@ -79,13 +78,13 @@ struct Rows {
   VMB_DEVICE static int offset(const Operand& x, int row, int step) {
     return row * static_cast<int>(x.row) + step * static_cast<int>(x.step);
   }
-  // Moves by whole tiles.
+  // Advances by a number of tiles.
   VMB_DEVICE void move(const ScanArgs& in, int by) {
     B_offset += offset(in.B, 0, by * kTile), C_offset += offset(in.C, 0, by * kTile);
   }
 
-  // Hands put(step, state of the pass, B, C) the elements of a pass; zeros where there is no such
-  // state or step.
+  // Calls put(step, state of the pass, B, C) with the elements of a pass; zeros where the state or
+  // step does not exist.
   template <class Put>
   VMB_DEVICE void stage(const ScanArgs& in, int pass, int steps, const Put& put) const {
     int b = B_offset + offset(in.B, pass * kStates, 0),
@@ -101,7 +100,7 @@ struct Rows {
   }
 };
 
-// The value of the lane whose number differs in the bits of kMask; the whole warp takes part.
+// The value of the lane whose number differs in the bits of kMask; all lanes of the warp take part.
 // Written out, because the intrinsic passes the value through integer registers and every constant
 // through one of its own.
 template <int kMask>

@@ -1,4 +1,4 @@
-// The selective scan, forward. A thread keeps four states of one channel in registers and walks the
+// The selective scan, forward. A thread keeps four states of one channel in registers over the
 // sequence; four lanes share a channel, a warp has eight, a block up to 32 that share the rows of B
 // and C in shared memory. csrc/README.md has the design.
 #include "scan_device.cuh"
@@ -79,8 +79,8 @@ __global__ void __launch_bounds__(kMaxThreads) scan_forward_kernel(const ScanFor
       }
       __syncthreads();
 
-      // Four steps at a time, so that their sums over states end one in each of the channel's
-      // lanes. Steps behind the last one have dt = 0 and change nothing.
+      // Four steps at a time, so that each of the channel's lanes ends with the sum over states of
+      // one step. Steps after the last have dt = 0 and change nothing.
       for (int step = 0; step < kTile && start + step < length; step += kLanes) {
         float sums[kLanes];
 #pragma unroll

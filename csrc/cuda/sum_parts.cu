@@ -1,5 +1,5 @@
 // Sums of partial results in a fixed order, so that gradients do not depend on the order in which
-// blocks ran; and what the ATen side asks of the CUDA runtime.
+// blocks run; and queries of the CUDA runtime for the ATen side.
 #include "device.cuh"
 
 namespace vmb::cuda {

@@ -30,8 +30,8 @@ using Store = c10::intrusive_ptr<c10d::Store>;
 Store& store_of(void* store) { return *static_cast<Store*>(store); }
 vmb::Group& group_of(void* group) { return *static_cast<vmb::Group*>(group); }
 
-// The interfaces that GLOO_SOCKET_IFNAME names, separated by commas, as in PyTorch; else the one of
-// the host's name.
+// Selects the interfaces that GLOO_SOCKET_IFNAME names, separated by commas, as in PyTorch; else
+// the one of the host's name.
 void choose_devices(c10d::ProcessGroupGloo::Options& options) {
   const char* names = std::getenv("GLOO_SOCKET_IFNAME");
   if (names == nullptr || *names == '\0') {
@@ -71,7 +71,7 @@ char* vmb_store_open(const char* host, int port, int serve, const char* prefix, 
     c10d::TCPStoreOptions options;
     options.port = static_cast<std::uint16_t>(port);
     options.isServer = serve != 0;
-    // Nobody knows how many connections there will be.
+    // The number of connections is not known in advance.
     options.waitWorkers = false;
     options.timeout = milliseconds(timeout_ms);
     Store tcp = c10::make_intrusive<c10d::TCPStore>(host, options);

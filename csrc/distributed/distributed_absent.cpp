@@ -1,4 +1,4 @@
-// Stands in for distributed.cpp and reducer.cpp in a build without the feature `distributed`.
+// Replaces distributed.cpp and reducer.cpp in a build without the feature `distributed`.
 #include "distributed.h"
 
 #include <cstdlib>
@@ -10,8 +10,8 @@ namespace {
 char* absent() {
   return vmb::copy_message(
       "this vmbeauty was built without the feature `distributed`: build it with `make distributed` "
-      "(or cargo build "
-      "--release --features distributed), or unset WORLD_SIZE to train with one process");
+      "(or cargo build --release --features distributed), or unset WORLD_SIZE to train with one "
+      "process");
 }
 
 }  // namespace

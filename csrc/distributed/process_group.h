@@ -1,4 +1,4 @@
-// What the functions of distributed.h mean by a group.
+// The group that the functions of distributed.h take.
 #pragma once
 
 #include <torch/csrc/distributed/c10d/Backend.hpp>

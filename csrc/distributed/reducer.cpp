@@ -1,5 +1,5 @@
-// Gradients summed over the ranks in flat buckets, while backward runs (as in PyTorch's
-// DistributedDataParallel, arXiv 2006.15704).
+// Sums gradients over the ranks in flat buckets while backward runs, like PyTorch's
+// DistributedDataParallel (arXiv 2006.15704).
 #include <ATen/ATen.h>
 #include <ATen/core/LegacyTypeDispatch.h>
 #include <torch/csrc/autograd/function_hook.h>
@@ -20,7 +20,7 @@ using vmb::guarded;
 struct Bucket {
   Tensor flat;
   std::vector<Tensor> parameters;
-  // Parts of `flat`, one for each parameter, of its shape and strides.
+  // Views of `flat`, one for each parameter, with its shape and strides.
   std::vector<Tensor> gradients;
   size_t missing = 0;
   c10::intrusive_ptr<c10d::Work> work;
@@ -31,24 +31,24 @@ class Reducer {
   Reducer(const vmb::Group& group, const std::vector<Tensor>& parameters, int64_t bucket_bytes)
       : backend_(group.backend) {
     at::NoGradGuard no_grad;
-    std::vector<Tensor> gathered;
+    std::vector<Tensor> next;
     int64_t bytes = 0;
     for (const Tensor& parameter : parameters) {
       TORCH_CHECK_VALUE(parameter.is_leaf() && parameter.requires_grad(),
-                        "reducer: every parameter must be a leaf that wants a gradient");
+                        "reducer: every parameter must be a leaf that requires a gradient");
       TORCH_CHECK_VALUE(parameter.is_non_overlapping_and_dense(),
                         "reducer: a parameter has gaps between its elements");
-      if (!gathered.empty() && (bytes + static_cast<int64_t>(parameter.nbytes()) > bucket_bytes ||
-                                parameter.dtype() != gathered[0].dtype() ||
-                                parameter.device() != gathered[0].device())) {
-        add_bucket(gathered);
-        gathered.clear();
+      if (!next.empty() &&
+          (bytes + static_cast<int64_t>(parameter.nbytes()) > bucket_bytes ||
+           parameter.dtype() != next[0].dtype() || parameter.device() != next[0].device())) {
+        add_bucket(next);
+        next.clear();
         bytes = 0;
       }
-      gathered.push_back(parameter);
+      next.push_back(parameter);
       bytes += static_cast<int64_t>(parameter.nbytes());
     }
-    if (!gathered.empty()) add_bucket(gathered);
+    if (!next.empty()) add_bucket(next);
     for (size_t b = 0; b < buckets_.size(); ++b) {
       for (size_t i = 0; i < buckets_[b].parameters.size(); ++i) {
         torch::autograd::impl::set_post_acc_grad_hooks(buckets_[b].parameters[i],
@@ -82,10 +82,10 @@ class Reducer {
     std::lock_guard<std::mutex> lock(mutex_);
     TORCH_CHECK(armed_, "reducer: finish without arm");
     armed_ = false;
-    // Hooks have taken in what backward reached last; the rest has zeros, or what earlier backward
-    // passes of the step left.
+    // The hooks have moved what the last backward reached; the rest are zeros, or the sums of
+    // earlier backward passes of the step.
     for (Bucket& bucket : buckets_) {
-      for (size_t i = 0; i < bucket.parameters.size(); ++i) take_in(bucket, i);
+      for (size_t i = 0; i < bucket.parameters.size(); ++i) gather(bucket, i);
     }
     while (started_ < buckets_.size()) start_next();
     for (Bucket& bucket : buckets_) bucket.work->wait();
@@ -109,8 +109,8 @@ class Reducer {
     bucket.flat = at::zeros({elements}, parameters[0].options().requires_grad(false));
     bucket.parameters = parameters;
     int64_t offset = 0;
-    // Without the record that they are views: gradients are detached in place when they are set to
-    // zero, which views refuse.
+    // Below autograd they are not recorded as views: gradients are detached in place when they are
+    // set to zero, which views do not allow.
     at::AutoDispatchBelowADInplaceOrView below_autograd;
     for (const Tensor& parameter : parameters) {
       bucket.gradients.push_back(
@@ -120,18 +120,18 @@ class Reducer {
     buckets_.push_back(std::move(bucket));
   }
 
-  // The gradient of a parameter, wherever autograd has put it, becomes the bucket's part, and stays
-  // it: from the second step on nothing is copied, unless somebody has thrown the gradient away.
-  static void take_in(Bucket& bucket, size_t index) {
+  // Moves the gradient of a parameter into the bucket, where it stays: from the second step on
+  // nothing is copied, unless the gradient was replaced or removed.
+  static void gather(Bucket& bucket, size_t index) {
     Tensor& gradient = bucket.parameters[index].mutable_grad();
-    Tensor& part = bucket.gradients[index];
-    if (gradient.defined() && gradient.data_ptr() == part.data_ptr()) return;
+    Tensor& view = bucket.gradients[index];
+    if (gradient.defined() && gradient.data_ptr() == view.data_ptr()) return;
     if (gradient.defined()) {
-      part.copy_(gradient.detach());
+      view.copy_(gradient.detach());
     } else {
-      part.zero_();
+      view.zero_();
     }
-    gradient = part;
+    gradient = view;
   }
 
   void accumulated(size_t b, size_t index) {
@@ -139,12 +139,12 @@ class Reducer {
     std::lock_guard<std::mutex> lock(mutex_);
     if (!armed_) return;
     Bucket& bucket = buckets_[b];
-    // A part that is under way already would be changed too late.
+    // The all-reduce of this bucket is already running: the change would be too late.
     TORCH_CHECK(b >= started_,
                 "reducer: backward has accumulated the gradient of one parameter twice in a step");
-    take_in(bucket, index);
+    gather(bucket, index);
     if (bucket.missing > 0) --bucket.missing;
-    // In the order of the buckets on every rank, or the sums would be of different buckets.
+    // All ranks start buckets in the same order, or they would sum different buckets.
     while (started_ < buckets_.size() && buckets_[started_].missing == 0) start_next();
   }
 

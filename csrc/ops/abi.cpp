@@ -75,8 +75,7 @@ void vmb_keep_freed_memory(void) {
 #if defined(__GLIBC__)
   // Older C libraries take no more than 32 MiB here.
   if (mallopt(M_MMAP_THRESHOLD, 1 << 30) == 0) mallopt(M_MMAP_THRESHOLD, 32 << 20);
-  // Never trim: giving back a gigabyte takes 80 ms, and would fall into whichever operator frees
-  // the block below it.
+  // Never trim: returning a gigabyte takes 80 ms, in whichever operator frees the block below it.
   mallopt(M_TRIM_THRESHOLD, -1);
   mallopt(M_TOP_PAD, 64 << 20);
 #endif

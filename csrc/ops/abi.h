@@ -20,59 +20,60 @@ char* vmb_selective_scan_eager(const vmb_scan_inputs* x, void** out);
 char* vmb_causal_conv1d_silu(const void* x, const void* weight, const void* bias, int reverse,
                              const char* path, void** out);
 
-/* One AdamW step over many parameters at once; steps are scalar float tensors, advanced by one. */
+/* Takes one AdamW step over many parameters at once; steps are scalar float tensors, incremented by
+ * one. */
 char* vmb_adamw_step(void* const* params, void* const* grads, void* const* exp_avgs,
                      void* const* exp_avg_sqs, void* const* steps, int64_t count, double lr,
                      double beta1, double beta2, double weight_decay, double eps);
-/* One step of SGD, decay and momentum as torch.optim.SGD has them; momentum_buffers may be null
+/* Takes one SGD step, with the decay and momentum of torch.optim.SGD; momentum_buffers may be null
  * where momentum is 0. */
 char* vmb_sgd_step(void* const* params, void* const* grads, void* const* momentum_buffers,
                    int64_t count, double lr, double momentum, int nesterov, double weight_decay);
-/* One step of Lion. */
+/* Takes one Lion step. */
 char* vmb_lion_step(void* const* params, void* const* grads, void* const* exp_avgs, int64_t count,
                     double lr, double beta1, double beta2, double weight_decay);
-/* The 2-norm over all gradients; where max_norm > 0 and the norm is larger, they are scaled in
- * place to have it. */
+/* Computes the 2-norm of all gradients, and scales them in place to max_norm where that is above 0
+ * and smaller. */
 char* vmb_clip_grad_norm(void* const* grads, int64_t count, double max_norm, double* norm);
 
-/* Measuring (benchmark.cpp). The gradients of `leaves` for the gradient `dout` of `out`, as new
- * tensors; null where a leaf has none. */
+/* For benchmarks (benchmark.cpp). Computes the gradients of `leaves` for the gradient `dout` of
+ * `out`, as new tensors; null where a leaf has none. */
 char* vmb_gradients(const void* out, const void* dout, void* const* leaves, int64_t count,
                     void** gradients);
-/* Watches what libtorch allocates for the CPU on this thread's behalf, until the watch is ended on
- * the same thread. */
+/* Counts the CPU memory that libtorch allocates for this thread, until the watch ends on the same
+ * thread. */
 char* vmb_memory_watch_begin(void** watch);
-/* The most that was allocated at once since the watch or the last call of this began, less what was
- * there then. */
+/* The peak of allocated bytes since the watch began or was last read, minus those at that time. */
 int64_t vmb_memory_watch_peak(void* watch);
 void vmb_memory_watch_end(void* watch);
-/* The arithmetic of a scan of these sizes in float, and nothing else, on all threads. */
+/* Runs only the arithmetic of a scan of these sizes in float, on all threads. */
 char* vmb_scan_limit(int64_t batch, int64_t dim, int64_t length, int64_t state, int backward,
                      const char* path);
-/* torch.autocast for a device, on this thread; vmb_autocast_end puts back what was before. */
+/* Enables torch.autocast for a device on this thread; vmb_autocast_end restores the state before.
+ */
 char* vmb_autocast_begin(int device_type, int scalar_type, void** previous);
 void vmb_autocast_end(void* previous);
 
-/* A function of one tensor: writes a new at::Tensor to out, or returns a message made with
+/* A function of one tensor: writes a new at::Tensor to out, or returns a message from
  * vmb_copy_message. */
-typedef char* (*vmb_function)(void* data, const void* x, void** out);
-typedef void (*vmb_destructor)(void* data);
-/* run(data, x), of whose work autograd keeps x alone: backward runs it again. `parameters` are the
- * tensors inside it that may want gradients. `data` belongs to the call from the start, whatever it
- * returns; destroy(data) ends it. Backward may run on another thread. */
-char* vmb_recomputed(vmb_function run, void* data, vmb_destructor destroy, const void* x,
+typedef char* (*vmb_segment_fn)(void* data, const void* x, void** out);
+typedef void (*vmb_drop_fn)(void* data);
+/* Calls run(data, x), of which autograd saves x only: backward runs it again. `parameters` are the
+ * tensors inside it that may require gradients. The call owns `data` from the start, whatever it
+ * returns; destroy(data) frees it. Backward may run on another thread. */
+char* vmb_recomputed(vmb_segment_fn run, void* data, vmb_drop_fn destroy, const void* x,
                      void* const* parameters, int64_t count, void** out);
 
-/* Lets the allocator keep freed memory for the next step instead of giving it back to the system
- * page by page: a training step frees and asks for the same sizes again and again. For the whole
- * process; call once, at its start. */
+/* Makes the allocator keep freed memory for the next step instead of returning it to the system
+ * page by page: every training step allocates and frees the same sizes. Applies to the entire
+ * process; call it once, at the start. */
 void vmb_keep_freed_memory(void);
 /* The version of the libtorch that this was compiled against; a static string. */
 const char* vmb_libtorch_version(void);
-/* Whether libtorch's CUDA side is loaded. It is in every build against a libtorch with CUDA, with
- * or without a GPU. */
+/* Whether libtorch's CUDA libraries are loaded: true in every build against a libtorch with CUDA,
+ * with or without a GPU. */
 int vmb_cuda_loaded(void);
-/* The instruction set that path "auto" takes on this machine; a static string. */
+/* The instruction set that path "auto" selects on this machine; a static string. */
 const char* vmb_best_path(void);
 int vmb_path_available(const char* path);
 char* vmb_copy_message(const char* text);

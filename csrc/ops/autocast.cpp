@@ -1,9 +1,9 @@
-// The operators under torch.autocast, and switching autocast on from outside Python.
+// The operators under torch.autocast, and an autocast switch for use outside Python.
 //
 // Sequences (u, delta, B, C, z of the scan; x and the kernel of the convolution) take the
-// low-precision type that is current, as the inputs of linear and conv1d do, so that the result has
-// the type that the next linear wants. A, D and the step sizes' bias are float32: they are
-// parameters that decays are computed from, and the state is float32 anyway. Double is never cast.
+// current low-precision type, like the inputs of linear and conv1d, so that the result has the type
+// that the next linear expects. A, D and the step sizes' bias are float32: decays are computed from
+// them, and the state is float32 anyway. Double is never cast.
 #include <ATen/autocast_mode.h>
 #include <torch/library.h>
 
@@ -46,7 +46,7 @@ struct Autocast {
   }
 };
 
-// What autocast was for a device before it was switched on here.
+// The autocast state of a device before it was enabled here.
 struct Previous {
   at::DeviceType device;
   bool enabled;
@@ -79,8 +79,8 @@ char* vmb_autocast_begin(int device_type, int scalar_type, void** previous) {
 
 void vmb_autocast_end(void* pointer) {
   const std::unique_ptr<vmb::Previous> previous(static_cast<vmb::Previous*>(pointer));
-  // Casts of parameters are remembered for as long as autocast is on, not longer: an optimizer step
-  // would make them stale.
+  // Casts of parameters are cached only while autocast is enabled: an optimizer step makes them
+  // stale.
   if (at::autocast::decrement_nesting() == 0) at::autocast::clear_cache();
   at::autocast::set_autocast_enabled(previous->device, previous->enabled);
   at::autocast::set_autocast_dtype(previous->device, previous->type);

@@ -1,5 +1,5 @@
-// What `vmbeauty benchmark` measures with, beside a clock: gradients for a given gradient of the
-// output, the memory that a pass allocates, and the arithmetic limit of a scan.
+// For `vmbeauty benchmark`: gradients for a given gradient of the output, the peak memory of a
+// pass, and the arithmetic limit of a scan.
 #include <ATen/Parallel.h>
 #include <c10/core/Allocator.h>
 #include <c10/util/ThreadLocalDebugInfo.h>
@@ -18,9 +18,9 @@ namespace {
 using at::Tensor;
 using vmb::guarded, vmb::tensor, vmb::tensors;
 
-// libtorch reports every block of CPU memory that it takes or returns to the object that is current
-// on the thread, and hands that object on to the threads of the autograd engine. This is how its
-// own profiler counts memory.
+// libtorch reports every block of CPU memory that it allocates or frees to the current object of
+// the thread, and passes that object to the threads of the autograd engine. Its own profiler counts
+// memory in the same way.
 struct MemoryCounter : c10::MemoryReportingInfoBase {
   int64_t now = 0, start = 0, peak = 0;
 

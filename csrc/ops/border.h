@@ -1,5 +1,5 @@
-// The border of the C interface: pointers become tensors, names become operators, and what C++
-// throws becomes a message.
+// The border of the C interface: converts pointers to tensors, names to operators, and exceptions
+// to messages.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -24,7 +24,7 @@ inline std::vector<at::Tensor> tensors(void* const* pointers, int64_t count) {
   return list;
 }
 
-// A registered operator by its name.
+// Finds a registered operator by its name.
 template <class Signature>
 auto op(const char* name) {
   return c10::Dispatcher::singleton().findSchemaOrThrow(name, "").typed<Signature>();
@@ -35,7 +35,7 @@ inline char* copy_message(const char* text) {
   return message ? std::strcpy(message, text) : nullptr;
 }
 
-// Runs f and turns whatever it throws into a message.
+// Runs f and converts an exception to a message.
 template <class F>
 char* guarded(const F& f) {
   try {

@@ -1,4 +1,4 @@
-// Choosing the kernels of an instruction set, and running them over ATen's thread pool.
+// Selects the kernels of an instruction set and runs them on ATen's thread pool.
 #pragma once
 
 #include <ATen/Parallel.h>
@@ -15,11 +15,11 @@
 
 namespace vmb {
 
-// True where this processor can run the kernels of the path: "portable", "avx2" or "avx512".
+// Whether this processor can run the kernels of the path: "portable", "avx2" or "avx512".
 bool path_available(std::string_view path);
 
-// The kernels of a path; "auto" takes the widest that the processor has. Double always runs the
-// portable ones. Throws c10::Error for an unknown path or one that the processor lacks.
+// The kernels of a path; "auto" selects the widest that the processor supports. Double always uses
+// the portable ones. Throws c10::Error for a path that is unknown or not supported.
 template <class T>
 const KernelTable<T>& kernels(std::string_view path);
 
@@ -27,7 +27,7 @@ const KernelTable<T>& kernels(std::string_view path);
 std::string_view best_path();
 
 // Runs f(begin, end, workspace) over the work items [0, items) on ATen's threads, each with its own
-// workspace. The memory is libtorch's own, so that its profilers see it.
+// workspace. The memory comes from libtorch's allocator, so that its profilers see it.
 template <class F>
 void parallel_items(int64_t items, int64_t workspace_bytes, const F& f) {
   const int64_t slots = std::min<int64_t>(items, at::get_num_threads());
@@ -56,11 +56,11 @@ View<T> view_of(const at::Tensor& x, bool reverse = false) {
   return view;
 }
 
-// An uninitialized (batch, dim, length) tensor stored densely in the order that `like` has:
-// channels innermost or steps.
+// An uninitialized dense (batch, dim, length) tensor in the layout of `like`: channels or steps
+// innermost.
 at::Tensor empty_in_layout_of(const at::Tensor& like, at::ScalarType type);
 
-// The sum over the first dimension, in the order of the index whatever the number of threads.
+// The sum over the first dimension, in index order for any number of threads.
 at::Tensor ordered_sum(const at::Tensor& parts);
 
 // The type in which the kernels compute for an input of this type: double for double, float for

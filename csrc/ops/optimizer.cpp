@@ -1,4 +1,4 @@
-// Steps of the optimizers over many parameters at once, by libtorch's fused and foreach operations.
+// Optimizer steps over many parameters at once, by libtorch's fused and foreach operations.
 #include <ATen/ATen.h>
 
 #include <initializer_list>
@@ -11,8 +11,8 @@ namespace {
 using at::Tensor;
 using vmb::guarded, vmb::tensor, vmb::tensors;
 
-// Whether both place their elements alike. A dimension of size 1 has any stride: the gradient of a
-// batch of one often has another.
+// Whether both tensors have the same layout. A dimension of size 1 may have any stride: the
+// gradient of a batch of one often has a different one.
 bool same_layout(const Tensor& a, const Tensor& b) {
   if (a.sizes() != b.sizes()) return false;
   for (int64_t i = 0; i < a.dim(); ++i) {
@@ -21,7 +21,7 @@ bool same_layout(const Tensor& a, const Tensor& b) {
   return true;
 }
 
-// Fused kernels step through the parameter's elements with plain pointers.
+// Fused kernels index the elements with plain pointers.
 void check_alike(const char* name, const Tensor& parameter, int64_t index,
                  std::initializer_list<const void*> others) {
   for (const void* other : others) {

@@ -1,5 +1,5 @@
-// Activation checkpointing (arXiv 1604.06174): a piece of the network whose forward pass keeps its
-// input alone, and is run again in backward for what its gradients need. The second run draws the
+// Activation checkpointing (arXiv 1604.06174): the forward pass of a segment of the network saves
+// its input only, and backward runs it again to compute its gradients. The second run samples the
 // same random numbers and casts as the first.
 #include <ATen/CPUGeneratorImpl.h>
 #include <ATen/Context.h>
@@ -22,7 +22,7 @@ using at::Tensor;
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
-// The state of a device's generator, put back when it ends.
+// The random generator of a device.
 class Generator {
  public:
   explicit Generator(at::Device device)
@@ -41,28 +41,28 @@ class Generator {
   at::Generator generator_;
 };
 
-// What of its surroundings a piece depends on, beside its input and parameters.
-class Surroundings {
+// The state outside its input and parameters that a segment depends on: random generator, autocast.
+class RuntimeState {
  public:
-  explicit Surroundings(at::Device device)
+  explicit RuntimeState(at::Device device)
       : device_(device),
         generator_(device),
-        drawn_(generator_.state()),
+        rng_state_(generator_.state()),
         autocast_(at::autocast::is_autocast_enabled(device.type())),
         type_(at::autocast::get_autocast_dtype(device.type())) {}
 
-  // Runs f as it ran when this was made, and leaves no trace.
+  // Runs f in this state, and restores the present one.
   template <class F>
   auto restored_for(const F& f) {
     struct Restore {
       ~Restore() {
-        // As where autocast ends: no cast of a parameter outlives it.
+        // As in vmb_autocast_end: no cast of a parameter outlives autocast.
         if (at::autocast::decrement_nesting() == 0) at::autocast::clear_cache();
         now.enter();
       }
-      Surroundings now;
+      RuntimeState now;
     };
-    const Restore restore{Surroundings(device_)};
+    const Restore restore{RuntimeState(device_)};
     at::autocast::increment_nesting();
     enter();
     return f();
@@ -70,25 +70,25 @@ class Surroundings {
 
  private:
   void enter() const {
-    generator_.set(drawn_);
+    generator_.set(rng_state_);
     at::autocast::set_autocast_enabled(device_.type(), autocast_);
     at::autocast::set_autocast_dtype(device_.type(), type_);
   }
 
   at::Device device_;
   Generator generator_;
-  Tensor drawn_;
+  Tensor rng_state_;
   bool autocast_;
   at::ScalarType type_;
 };
 
-// The piece: the caller's function and what it has closed over.
-class Piece : public torch::CustomClassHolder {
+// The segment: the caller's function and its data.
+class Segment : public torch::CustomClassHolder {
  public:
-  Piece(vmb_function run, void* data, vmb_destructor destroy)
+  Segment(vmb_segment_fn run, void* data, vmb_drop_fn destroy)
       : run_(run), data_(data), destroy_(destroy) {}
-  Piece(const Piece&) = delete;
-  ~Piece() override { destroy_(data_); }
+  Segment(const Segment&) = delete;
+  ~Segment() override { destroy_(data_); }
 
   Tensor operator()(const Tensor& x) const {
     void* out = nullptr;
@@ -100,40 +100,40 @@ class Piece : public torch::CustomClassHolder {
   }
 
  private:
-  vmb_function run_;
+  vmb_segment_fn run_;
   void* data_;
-  vmb_destructor destroy_;
+  vmb_drop_fn destroy_;
 };
 
-struct Memory : torch::CustomClassHolder {
-  Memory(c10::intrusive_ptr<Piece> piece, at::Device device)
-      : piece(std::move(piece)), surroundings(device) {}
-  c10::intrusive_ptr<Piece> piece;
-  Surroundings surroundings;
+struct Saved : torch::CustomClassHolder {
+  Saved(c10::intrusive_ptr<Segment> segment, at::Device device)
+      : segment(std::move(segment)), runtime(device) {}
+  c10::intrusive_ptr<Segment> segment;
+  RuntimeState runtime;
 };
 
 struct Recomputed : torch::autograd::Function<Recomputed> {
-  // The parameters are operands (a TensorList: of a vector autograd takes no notice), so that their
-  // gradients leave through this node like those of any other.
+  // The parameters are arguments (a TensorList: autograd ignores a vector), so that their gradients
+  // leave through this node.
   static Tensor forward(AutogradContext* ctx, const Tensor& x, at::TensorList parameters,
-                        const c10::intrusive_ptr<Piece>& piece) {
-    ctx->saved_data["memory"] =
-        c10::IValue::make_capsule(c10::make_intrusive<Memory>(piece, x.device()));
+                        const c10::intrusive_ptr<Segment>& segment) {
+    ctx->saved_data["saved_segment"] =
+        c10::IValue::make_capsule(c10::make_intrusive<Saved>(segment, x.device()));
     variable_list saved{x};
     saved.insert(saved.end(), parameters.begin(), parameters.end());
     ctx->save_for_backward(std::move(saved));
-    return (*piece)(x);
+    return (*segment)(x);
   }
 
   static variable_list backward(AutogradContext* ctx, const variable_list& douts) {
     TORCH_CHECK(!at::GradMode::is_enabled(),
                 "activation checkpointing: a gradient of gradients is not implemented");
     const variable_list saved = ctx->get_saved_variables();
-    auto& memory = static_cast<Memory&>(*ctx->saved_data["memory"].toCapsule());
+    auto& state = static_cast<Saved&>(*ctx->saved_data["saved_segment"].toCapsule());
     const at::AutoGradMode with_gradients(true);
     const Tensor x = saved[0].detach().set_requires_grad(ctx->needs_input_grad(0));
-    const Tensor out = memory.surroundings.restored_for([&] { return (*memory.piece)(x); });
-    // One place for each operand, and none for the piece.
+    const Tensor out = state.runtime.restored_for([&] { return (*state.segment)(x); });
+    // One for each argument; none for the segment.
     variable_list gradients(saved.size() + 1), wanted;
     std::vector<size_t> places;
     for (size_t i = 0; i < saved.size(); ++i) {
@@ -151,12 +151,12 @@ struct Recomputed : torch::autograd::Function<Recomputed> {
 }  // namespace
 }  // namespace vmb
 
-char* vmb_recomputed(vmb_function run, void* data, vmb_destructor destroy, const void* x,
+char* vmb_recomputed(vmb_segment_fn run, void* data, vmb_drop_fn destroy, const void* x,
                      void* const* parameters, int64_t count, void** out) {
   return vmb::guarded([&] {
-    auto piece = c10::make_intrusive<vmb::Piece>(run, data, destroy);
+    auto segment = c10::make_intrusive<vmb::Segment>(run, data, destroy);
     const std::vector<at::Tensor> list = vmb::tensors(parameters, count);
-    *out = new at::Tensor(vmb::Recomputed::apply(vmb::tensor(x), at::TensorList(list), piece));
+    *out = new at::Tensor(vmb::Recomputed::apply(vmb::tensor(x), at::TensorList(list), segment));
   });
 }
 

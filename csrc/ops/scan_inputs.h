@@ -1,5 +1,5 @@
-// The operands of vm_beautynet::selective_scan in one struct, and the way from the dispatcher's
-// argument lists, whose schemas know no structs, to it and back.
+// The operands of vm_beautynet::selective_scan in one struct, and its conversion from and to the
+// dispatcher's argument lists, whose schemas have no structs.
 #pragma once
 
 #include <ATen/core/Tensor.h>

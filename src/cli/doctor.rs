@@ -10,7 +10,7 @@ use super::output::{print, print_json, table};
 use crate::ops::self_test::{Check, self_test};
 use crate::ops::{self, Path};
 
-/// Say what this machine has, and test the kernels on it
+/// Show versions and devices, and test the kernels on this machine
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// Print one JSON object
@@ -18,7 +18,7 @@ pub struct Args {
     json: bool,
 }
 
-/// Runs the subcommand: 1 where a kernel is wrong.
+/// Runs the subcommand. The exit code is 1 if a kernel is wrong.
 pub fn run(args: &Args) -> Result<ExitCode> {
     let gpus = if Cuda::is_available() { Cuda::device_count() } else { 0 };
     tch::manual_seed(0);
@@ -26,13 +26,13 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     for index in 0..gpus {
         checks.extend(self_test(Device::Cuda(index as usize))?);
     }
-    let sound = checks.iter().all(|check| check.passed);
+    let passed = checks.iter().all(|check| check.passed);
     let libtorch = ops::libtorch_version();
     let threads = tch::get_num_threads();
     if args.json {
         print_json(&json!({
-            "version": env!("CARGO_PKG_VERSION"), "libtorch": libtorch, "threads": threads, "gpus": gpus,
-            "path": Path::best(), "checks": checks, "sound": sound,
+            "version": env!("CARGO_PKG_VERSION"), "libtorch": libtorch, "threads": threads,
+            "gpus": gpus, "path": Path::best(), "checks": checks, "passed": passed,
         }))?;
     } else {
         let facts = [
@@ -45,13 +45,13 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         let lines: Vec<String> =
             facts.iter().map(|(name, value)| format!("{name:<9} {value}\n")).collect();
         print(&format!("{}\n{}", lines.concat(), checks_table(&checks)))?;
-        print(if sound {
-            "\nall kernels are sound\n"
+        print(if passed {
+            "\nall kernels passed\n"
         } else {
-            "\nA KERNEL IS WRONG on this machine: do not trust what it computes\n"
+            "\nA KERNEL IS WRONG on this machine: do not trust its results\n"
         })?;
     }
-    Ok(ExitCode::from(u8::from(!sound)))
+    Ok(ExitCode::from(u8::from(!passed)))
 }
 
 fn checks_table(checks: &[Check]) -> String {

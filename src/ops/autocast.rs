@@ -1,4 +1,4 @@
-//! Automatic mixed precision for any device: tch's own switch knows GPUs only.
+//! Automatic mixed precision on any device: tch's own switch supports GPUs only.
 
 use std::ffi::c_void;
 use std::ptr::null_mut;
@@ -8,23 +8,23 @@ use tch::{Device, Kind};
 use super::OpError;
 use super::ffi;
 
-/// What autocast was before; put back when dropped.
+/// The previous autocast state, restored on drop.
 struct Previous(*mut c_void);
 
 impl Drop for Previous {
     fn drop(&mut self) {
-        // SAFETY: csrc allocated it for this value alone, on this thread (a raw pointer keeps the
-        // type from being sent away).
+        // SAFETY: csrc allocated it for this value alone, on this thread (a raw pointer makes the
+        // type `!Send`).
         unsafe { ffi::vmb_autocast_end(self.0) }
     }
 }
 
 /// Runs `f` under `torch.autocast`: linear layers, convolutions and the operators of this project
-/// take their inputs in `kind` (`BFloat16` or `Half`), parameters and their gradients keep their
-/// type. Backward belongs outside.
+/// cast their inputs to `kind` (`BFloat16` or `Half`), parameters and their gradients keep their
+/// type. Run backward outside of it.
 ///
 /// # Errors
-/// Another `kind`.
+/// Returns an error for any other `kind`.
 pub fn autocast<R>(device: Device, kind: Kind, f: impl FnOnce() -> R) -> Result<R, OpError> {
     // c10::DeviceType: CPU 0, CUDA 1.
     let device_type = i32::from(device.is_cuda());

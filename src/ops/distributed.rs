@@ -1,5 +1,5 @@
-//! Process groups over several processes and hosts: c10d's, which libtorch holds. Without the
-//! feature `distributed` every call answers how to build with it.
+//! Process groups over several processes and hosts, by libtorch's c10d. Without the feature
+//! `distributed` every call returns an error that explains how to build with it.
 
 use std::ffi::{CString, c_char, c_int, c_void};
 use std::ptr::{NonNull, null_mut};
@@ -72,7 +72,7 @@ unsafe extern "C" {
     fn vmb_exit_now(code: c_int);
 }
 
-/// A C string; an interior NUL is refused.
+/// Converts to a C string; an interior NUL is an error.
 fn c_string(text: &str) -> Result<CString, OpError> {
     CString::new(text).map_err(|_| OpError(format!("{text:?} has a NUL in it")))
 }
@@ -81,26 +81,26 @@ fn milliseconds(time: Duration) -> i64 {
     i64::try_from(time.as_millis()).unwrap_or(i64::MAX)
 }
 
-/// What csrc made, or an error where it made nothing.
-fn made(call: impl FnOnce(*mut *mut c_void) -> *mut c_char) -> Result<NonNull<c_void>, OpError> {
+/// Calls a function of csrc that writes a pointer to a new object, and returns the pointer.
+fn created(call: impl FnOnce(*mut *mut c_void) -> *mut c_char) -> Result<NonNull<c_void>, OpError> {
     let mut out = null_mut();
     check(call(&mut out))?;
-    NonNull::new(out).ok_or_else(|| OpError("internal: csrc made nothing".to_string()))
+    NonNull::new(out).ok_or_else(|| OpError("internal: csrc returned a null pointer".to_string()))
 }
 
-/// Where the ranks' key-value store is, and how long a connection may take.
+/// The address of the ranks' key-value store.
 #[derive(Debug, Clone)]
 pub struct StoreAddress {
-    /// The host that serves it.
+    /// The host that serves the store.
     pub host: String,
-    /// Its TCP port.
+    /// The TCP port.
     pub port: u16,
-    /// Below which all keys lie.
+    /// The prefix of all keys.
     pub prefix: String,
 }
 
-/// A connection to the ranks' key-value store. It answers one call at a time: a thread that waits
-/// in one holds up others, which take connections of their own.
+/// A connection to the ranks' key-value store. It serves one call at a time: a call that waits
+/// blocks other threads, which should use connections of their own.
 #[derive(Debug)]
 pub struct Store(NonNull<c_void>);
 
@@ -109,15 +109,15 @@ unsafe impl Send for Store {}
 unsafe impl Sync for Store {}
 
 impl Store {
-    /// Connects, and serves the store from this process where `serve` is set, for as long as this
+    /// Connects, and serves the store from this process if `serve` is set, for as long as this
     /// value lives.
     ///
     /// # Errors
-    /// A port that is taken, or a host that does not answer within `timeout`.
+    /// Returns an error if the port is in use, or the host does not answer within `timeout`.
     pub fn open(address: &StoreAddress, serve: bool, timeout: Duration) -> Result<Self, OpError> {
         let (host, prefix) = (c_string(&address.host)?, c_string(&address.prefix)?);
         // SAFETY: the strings outlive the call; a pointer is written where no message is returned.
-        made(|out| unsafe {
+        created(|out| unsafe {
             vmb_store_open(
                 host.as_ptr(),
                 address.port.into(),
@@ -133,7 +133,7 @@ impl Store {
     /// Sets a key.
     ///
     /// # Errors
-    /// The connection is broken.
+    /// Returns an error if the connection is broken.
     pub fn set(&self, key: &str, value: &[u8]) -> Result<(), OpError> {
         let key = c_string(key)?;
         // SAFETY: key and value outlive the call.
@@ -142,10 +142,10 @@ impl Store {
         })
     }
 
-    /// A key's value, once it is there.
+    /// Waits for a key and returns its value.
     ///
     /// # Errors
-    /// It does not come within `timeout`, or the connection is broken.
+    /// Returns an error if the key is not set within `timeout`, or the connection is broken.
     pub fn get(&self, key: &str, timeout: Duration) -> Result<Vec<u8>, OpError> {
         let key = c_string(key)?;
         let (mut value, mut length) = (null_mut(), 0);
@@ -169,10 +169,10 @@ impl Store {
         }
     }
 
-    /// Whether a key is there now.
+    /// Returns whether a key is set, without waiting.
     ///
     /// # Errors
-    /// The connection is broken.
+    /// Returns an error if the connection is broken.
     pub fn has(&self, key: &str) -> Result<bool, OpError> {
         let key = c_string(key)?;
         let mut has = 0;
@@ -181,10 +181,10 @@ impl Store {
         Ok(has != 0)
     }
 
-    /// Adds to a counter that starts at 0. Returns its new value.
+    /// Adds to a counter that starts at 0, and returns its new value.
     ///
     /// # Errors
-    /// The connection is broken.
+    /// Returns an error if the connection is broken.
     pub fn add(&self, key: &str, amount: i64) -> Result<i64, OpError> {
         let key = c_string(key)?;
         let mut sum = 0;
@@ -196,34 +196,33 @@ impl Store {
 
 impl Drop for Store {
     fn drop(&mut self) {
-        // SAFETY: made by vmb_store_open, owned by this value alone.
+        // SAFETY: created by vmb_store_open, owned by this value alone.
         unsafe { vmb_store_close(self.0.as_ptr()) }
     }
 }
 
-/// What carries tensors from rank to rank.
+/// The backend of the collectives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Backend {
-    /// TCP, for tensors in the memory of the host; CUDA tensors go through it.
+    /// TCP, for CPU tensors; CUDA tensors are copied through the host.
     Gloo,
-    /// From GPU to GPU.
+    /// GPU to GPU.
     Nccl,
 }
 
-/// Whether [`Backend::Nccl`] is compiled in.
+/// Returns whether [`Backend::Nccl`] is compiled in.
 pub fn has_nccl() -> bool {
     // SAFETY: returns a constant.
     unsafe { vmb_has_nccl() != 0 }
 }
 
-/// Ends the process at once, with an exit code: no destructor waits for a collective that will
-/// never end.
+/// Exits the process at once: no destructor waits for a collective that never completes.
 pub fn exit_now(code: i32) {
     // SAFETY: ends the process without running anything.
     unsafe { vmb_exit_now(code) }
 }
 
-/// Connected ranks. Every collective must be called by all of them, in the same order.
+/// A group of connected ranks. All of them must call every collective, in the same order.
 #[derive(Debug)]
 pub struct ProcessGroup {
     group: NonNull<c_void>,
@@ -231,16 +230,16 @@ pub struct ProcessGroup {
 }
 
 // SAFETY: c10d's process groups may be used from any thread, by one at a time, which `&mut` or the
-// owner sees to; nothing in them belongs to a thread.
+// owner ensures; nothing in them belongs to a thread.
 unsafe impl Send for ProcessGroup {}
 unsafe impl Sync for ProcessGroup {}
 
 impl ProcessGroup {
-    /// Connects this process, `rank` of `size`, with the others, which call this too. A collective
-    /// that waits longer than `timeout` for another rank fails.
+    /// Connects this process, `rank` of `size`, with the others, which must call this too. A
+    /// collective that waits longer than `timeout` for another rank fails.
     ///
     /// # Errors
-    /// Ranks that cannot be reached from here, or a backend that is not compiled in.
+    /// Returns an error if a rank cannot be reached, or the backend is not compiled in.
     pub fn join(
         store: &Store,
         rank: usize,
@@ -249,7 +248,7 @@ impl ProcessGroup {
         timeout: Duration,
     ) -> Result<Self, OpError> {
         // SAFETY: the store is valid; a pointer is written where no message is returned.
-        let group = made(|out| unsafe {
+        let group = created(|out| unsafe {
             vmb_group_join(
                 store.0.as_ptr(),
                 rank as c_int,
@@ -262,10 +261,10 @@ impl ProcessGroup {
         Ok(Self { group, size })
     }
 
-    /// Rank `root`'s values on all ranks, in place.
+    /// Copies rank `root`'s values to all ranks, in place.
     ///
     /// # Errors
-    /// A rank that is gone, or shapes that differ.
+    /// Returns an error if a rank has exited, or shapes differ.
     pub fn broadcast(&self, tensor: &Tensor, root: usize) -> Result<(), OpError> {
         // SAFETY: both are valid for the call.
         check(unsafe {
@@ -273,10 +272,10 @@ impl ProcessGroup {
         })
     }
 
-    /// Every rank's tensor, by rank; they must have the same shape and type.
+    /// Returns every rank's tensor, by rank; they must have the same shape and type.
     ///
     /// # Errors
-    /// A rank that is gone, or shapes that differ.
+    /// Returns an error if a rank has exited, or shapes differ.
     pub fn all_gather(&self, tensor: &Tensor) -> Result<Vec<Tensor>, OpError> {
         let mut out = vec![null_mut(); self.size];
         // SAFETY: `out` has room for a pointer per rank; without a message all are tensors
@@ -287,10 +286,10 @@ impl ProcessGroup {
         }
     }
 
-    /// Returns when all ranks have called it.
+    /// Waits until all ranks have called it.
     ///
     /// # Errors
-    /// A rank that is gone.
+    /// Returns an error if a rank has exited.
     pub fn barrier(&self) -> Result<(), OpError> {
         // SAFETY: the group is valid.
         check(unsafe { vmb_group_barrier(self.group.as_ptr()) })
@@ -299,30 +298,31 @@ impl ProcessGroup {
 
 impl Drop for ProcessGroup {
     fn drop(&mut self) {
-        // SAFETY: made by vmb_group_join, owned by this value alone; reducers share what they need
-        // of it.
+        // SAFETY: created by vmb_group_join, owned by this value alone; reducers share what they
+        // need of it.
         unsafe { vmb_group_leave(self.group.as_ptr()) }
     }
 }
 
-/// Sums gradients over the ranks while backward runs: they live in flat buckets, and a bucket's
-/// all-reduce starts as soon as its last gradient is there (arXiv 2006.15704).
+/// Sums gradients over the ranks while backward runs: the gradients are in flat buckets, and the
+/// all-reduce of a bucket starts as soon as its last gradient is ready (arXiv 2006.15704).
 #[derive(Debug)]
 pub struct Reducer(NonNull<c_void>);
 
 impl Reducer {
-    /// For these leaves, which must want gradients, in the order in which backward reaches them; it
-    /// must be the same on all ranks. Buckets are as large as `bucket_bytes`, or as one parameter.
+    /// Creates a reducer for these leaves, which must require gradients, in the order in which
+    /// backward reaches them; the order must be the same on all ranks. Buckets have about
+    /// `bucket_bytes`, or one larger parameter.
     ///
     /// # Errors
-    /// A tensor that is no leaf, or wants no gradient.
+    /// Returns an error if a tensor is not a leaf, or requires no gradient.
     pub fn new(
         group: &ProcessGroup,
         parameters: &[Tensor],
         bucket_bytes: usize,
     ) -> Result<Self, OpError> {
         // SAFETY: group and tensors are valid for the call; csrc keeps references of its own.
-        made(|out| unsafe {
+        created(|out| unsafe {
             vmb_reducer_new(
                 group.group.as_ptr(),
                 pointers(parameters).as_ptr(),
@@ -334,21 +334,21 @@ impl Reducer {
         .map(Self)
     }
 
-    /// Says that the next backward pass is the last of its step. Gradients of passes before it are
-    /// summed with its own.
+    /// Marks the next backward pass as the last of its step. Gradients of earlier passes are summed
+    /// with its own.
     ///
     /// # Errors
-    /// None with the feature `distributed`.
+    /// Returns an error only in a build without the feature `distributed`.
     pub fn arm(&mut self) -> Result<(), OpError> {
         // SAFETY: the reducer is valid.
         check(unsafe { vmb_reducer_arm(self.0.as_ptr()) })
     }
 
-    /// Waits until every parameter's gradient is the sum over the ranks. Where backward did not
-    /// reach one, this rank adds zeros.
+    /// Waits until every parameter's gradient is the sum over the ranks. If backward did not reach
+    /// a parameter, this rank adds zeros.
     ///
     /// # Errors
-    /// A rank that is gone, or no [`arm`](Self::arm) before.
+    /// Returns an error if a rank has exited, or [`arm`](Self::arm) was not called.
     pub fn finish(&mut self) -> Result<(), OpError> {
         // SAFETY: the reducer is valid.
         check(unsafe { vmb_reducer_finish(self.0.as_ptr()) })
@@ -357,7 +357,7 @@ impl Reducer {
 
 impl Drop for Reducer {
     fn drop(&mut self) {
-        // SAFETY: made by vmb_reducer_new, owned by this value alone. Takes its hooks off the
+        // SAFETY: created by vmb_reducer_new, owned by this value alone. Takes its hooks off the
         // parameters.
         unsafe { vmb_reducer_free(self.0.as_ptr()) }
     }

@@ -8,11 +8,11 @@ use torch_sys::C_tensor;
 
 use super::OpError;
 
-/// `vmb_function`: data, the tensor, where the result goes; null or a message of
-/// [`vmb_copy_message`].
-pub type Function = extern "C" fn(*mut c_void, *const c_void, *mut *mut c_void) -> *mut c_char;
-/// `vmb_destructor`.
-pub type Destructor = extern "C" fn(*mut c_void);
+/// `vmb_segment_fn`: takes data, the input tensor and where to write the output; returns null or a
+/// message of [`vmb_copy_message`].
+pub type SegmentFn = extern "C" fn(*mut c_void, *const c_void, *mut *mut c_void) -> *mut c_char;
+/// `vmb_drop_fn`: ends the data of a [`SegmentFn`].
+pub type DropFn = extern "C" fn(*mut c_void);
 
 /// `vmb_scan_inputs`: tensors, of which D, z and delta_bias may be null, and flags.
 #[repr(C)]
@@ -108,9 +108,9 @@ unsafe extern "C" {
     ) -> *mut c_char;
     pub fn vmb_autocast_end(previous: *mut c_void);
     pub fn vmb_recomputed(
-        run: Function,
+        run: SegmentFn,
         data: *mut c_void,
-        destroy: Destructor,
+        destroy: DropFn,
         x: *const c_void,
         parameters: *const *mut c_void,
         count: i64,
@@ -125,31 +125,32 @@ unsafe extern "C" {
     fn vmb_free_message(message: *mut c_char);
 }
 
-/// Frees what csrc allocated for the caller.
+/// Frees a message or value that csrc allocated for the caller.
 ///
 /// # Safety
-/// The pointer came from csrc, which says that it is freed so, and is not used again.
+/// The pointer must come from a function of csrc whose result is freed this way, and must not be
+/// used again.
 pub unsafe fn free_message(message: *mut c_char) {
-    // SAFETY: as the caller promises.
+    // SAFETY: the caller guarantees it.
     unsafe { vmb_free_message(message) }
 }
 
-/// The address of the `at::Tensor` that a tch tensor owns.
+/// Returns the address of the `at::Tensor` that a tch tensor owns.
 pub fn pointer(tensor: &Tensor) -> *const c_void {
     tensor.as_ptr() as *const c_void
 }
 
-/// As [`pointer`], null for an absent tensor.
+/// Returns [`pointer`] of the tensor, null for an absent one.
 pub fn optional_pointer(tensor: Option<&Tensor>) -> *const c_void {
     tensor.map_or(std::ptr::null(), pointer)
 }
 
-/// The addresses of many tensors, valid as long as the tensors are.
+/// Returns the addresses of the tensors, valid as long as the tensors are.
 pub fn pointers<T: Borrow<Tensor>>(tensors: &[T]) -> Vec<*mut c_void> {
     tensors.iter().map(|tensor| pointer(tensor.borrow()) as *mut c_void).collect()
 }
 
-/// Turns a returned message into an error, and frees it.
+/// Converts a returned message to an error, and frees it.
 pub fn check(message: *mut c_char) -> Result<(), OpError> {
     if message.is_null() {
         return Ok(());

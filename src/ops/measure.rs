@@ -1,4 +1,4 @@
-//! What the benchmarks measure with, beside a clock.
+//! Gradients, peak memory and arithmetic of a pass, for the benchmarks.
 
 use std::ffi::{c_int, c_void};
 use std::ptr::null_mut;
@@ -10,11 +10,11 @@ use super::OpError;
 use super::ffi;
 use super::scan::Path;
 
-/// The gradients of `leaves` for the gradient `dout` of `out`, and nothing else: no loss around it.
-/// None for a leaf that `out` does not depend on.
+/// Returns the gradients of `leaves` for the gradient `dout` of `out`; `None` for a leaf that `out`
+/// does not depend on.
 ///
 /// # Errors
-/// libtorch's message, for example where `out` wants no gradient.
+/// Returns libtorch's error, for example if `out` requires no gradient.
 pub fn gradients(
     out: &Tensor,
     dout: &Tensor,
@@ -41,8 +41,8 @@ pub fn gradients(
         .collect())
 }
 
-/// Counts the CPU memory that libtorch takes and returns on behalf of this thread, from its start
-/// until it is dropped: tensors, what autograd saves, and the workspaces of this project's kernels.
+/// Counts the CPU memory that libtorch allocates and frees for this thread until it is dropped:
+/// tensors, what autograd saves, and the workspaces of this project's kernels.
 #[derive(Debug)]
 pub struct MemoryWatch(*mut c_void);
 
@@ -50,7 +50,7 @@ impl MemoryWatch {
     /// Starts counting.
     ///
     /// # Errors
-    /// No memory left.
+    /// Returns an error if memory runs out.
     pub fn start() -> Result<Self, OpError> {
         let mut watch = null_mut();
         // SAFETY: `watch` is written where no message is returned.
@@ -58,8 +58,8 @@ impl MemoryWatch {
         Ok(Self(watch))
     }
 
-    /// The most bytes that were held at once since the start, or since the last call, beyond those
-    /// held then.
+    /// Returns the peak number of allocated bytes since the start, or since the last call, minus
+    /// the number at that time.
     pub fn peak(&mut self) -> i64 {
         // SAFETY: the watch lives until it is dropped.
         unsafe { ffi::vmb_memory_watch_peak(self.0) }
@@ -68,32 +68,31 @@ impl MemoryWatch {
 
 impl Drop for MemoryWatch {
     fn drop(&mut self) {
-        // SAFETY: ended once, on the thread that began it (a raw pointer keeps the type from being
-        // sent away).
+        // SAFETY: ended once, on the thread that began it (a raw pointer makes the type `!Send`).
         unsafe { ffi::vmb_memory_watch_end(self.0) }
     }
 }
 
-/// The two passes of an operator.
+/// A pass of an operator.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Pass {
-    /// With what backward needs saved, as in training.
+    /// The forward pass of training, which saves what backward needs.
     Forward,
-    /// Gradients of every operand.
+    /// The backward pass: the gradients of every operand.
     Backward,
 }
 
-/// Runs the exponentials and multiply-adds of a scan over `[batch, dim, length, state]` from
-/// registers, and nothing else, on as many threads as the scan: what the arithmetic alone costs.
-/// `csrc/README.md` says what is counted.
+/// Runs only the exponentials and multiply-adds of a scan over `[batch, dim, length, state]`, from
+/// registers and on as many threads as the scan: its compute bound. `csrc/README.md` lists what is
+/// counted.
 ///
 /// # Errors
-/// A path that this processor lacks.
+/// Returns an error if the processor cannot run `path`.
 pub fn run_scan_arithmetic(shape: [i64; 4], pass: Pass, path: Path) -> Result<(), OpError> {
     let [batch, dim, length, state] = shape;
     let path = path.c_name();
-    // SAFETY: the function reads the sizes and the name, and no memory of ours.
+    // SAFETY: the function reads the sizes and the name, and no other memory of ours.
     ffi::check(unsafe {
         ffi::vmb_scan_limit(
             batch,
@@ -112,7 +111,7 @@ mod tests {
     use tch::{Device, Kind};
 
     #[test]
-    fn the_watch_counts_what_is_held_at_once_and_starts_anew_from_there() {
+    fn the_watch_counts_the_peak_and_restarts_from_the_current_memory() {
         let mut watch = MemoryWatch::start().unwrap();
         let options = (Kind::Float, Device::Cpu);
         let kept = Tensor::zeros([1000], options);
@@ -125,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn gradients_are_those_for_the_given_gradient_of_the_output() {
+    fn gradients_are_for_the_given_gradient_of_the_output() {
         let x = Tensor::from_slice(&[1f32, 2.0]).set_requires_grad(true);
         let other = Tensor::from_slice(&[1f32]).set_requires_grad(true);
         let found =

@@ -1,4 +1,4 @@
-//! Safe Rust over the operators of csrc. All of the project's `unsafe` is in this folder.
+//! Safe bindings to the operators of csrc. All `unsafe` of the library is in this folder.
 
 mod autocast;
 pub mod benchmark;
@@ -17,27 +17,27 @@ pub use optimizer::{
 pub use recompute::recomputed;
 pub use scan::{Path, ScanInputs, causal_conv1d_silu, selective_scan, selective_scan_eager};
 
-/// What an operator refused, in the words of csrc or libtorch: the argument and what it must be.
+/// The message of csrc or libtorch when an operator fails: the argument and what it must be.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct OpError(pub String);
 
-/// The version of the libtorch that the program was built against.
+/// Returns the version of the libtorch that the program was built against.
 pub fn libtorch_version() -> String {
     // SAFETY: the function returns a static NUL-terminated string.
     unsafe { std::ffi::CStr::from_ptr(ffi::vmb_libtorch_version()) }.to_string_lossy().into_owned()
 }
 
-/// Whether libtorch's CUDA side is loaded: so in every build with CUDA, with or without a GPU, and
-/// in no other.
+/// Returns whether libtorch's CUDA libraries are loaded: true in every build with CUDA, with or
+/// without a GPU, and in no other.
 pub fn cuda_loaded() -> bool {
     // SAFETY: reads a table that libtorch fills when its libraries are loaded.
     unsafe { ffi::vmb_cuda_loaded() != 0 }
 }
 
-/// Lets the allocator keep freed memory for the next step: training frees and asks for the same
-/// sizes again and again, and giving pages back in between costs a tenth of a small model's step.
-/// For the whole process; call once, at its start.
+/// Makes the allocator keep freed memory for the next step: training allocates the same sizes in
+/// every step, and returning pages to the system in between costs a tenth of a small model's step.
+/// Applies to the entire process; call it once, at the start.
 pub fn keep_freed_memory() {
     // SAFETY: sets three numbers of the C library's allocator.
     unsafe { ffi::vmb_keep_freed_memory() }
@@ -54,7 +54,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn cuda_is_loaded_in_a_build_with_cuda_and_in_no_other() {
+    fn cuda_is_loaded_exactly_in_builds_with_cuda() {
         assert_eq!(cuda_loaded(), cfg!(vmb_cuda));
     }
 }

@@ -1,4 +1,4 @@
-//! Optimizer arithmetic over many parameters in one call, by libtorch's fused and foreach
+//! Optimizer steps over many parameters in one call, by libtorch's fused and foreach
 //! operations.
 
 use tch::Tensor;
@@ -6,7 +6,7 @@ use tch::Tensor;
 use super::OpError;
 use super::ffi;
 
-/// The numbers of one AdamW step (arXiv 1711.05101), shared by a parameter group.
+/// The hyperparameters of one AdamW step (arXiv 1711.05101) of a parameter group.
 #[derive(Debug, Clone, Copy)]
 pub struct AdamWStep {
     /// Learning rate.
@@ -19,11 +19,11 @@ pub struct AdamWStep {
     pub eps: f64,
 }
 
-/// One AdamW step in place. All lists have one entry per parameter, of its shape and type; `steps`
-/// are scalar float tensors that count the steps taken, advanced here.
+/// Takes one AdamW step in place. All lists have one entry per parameter, of its shape and type;
+/// `steps` are scalar float tensors that count the steps, incremented here.
 ///
 /// # Errors
-/// Lists of different lengths, or libtorch's message where shapes or types differ.
+/// Returns an error if the lists have different lengths, or shapes or types differ.
 pub fn adamw_step(
     params: &[Tensor],
     grads: &[Tensor],
@@ -52,25 +52,25 @@ pub fn adamw_step(
     })
 }
 
-/// The numbers of one step of stochastic gradient descent, shared by a parameter group.
+/// The hyperparameters of one SGD step of a parameter group.
 #[derive(Debug, Clone, Copy)]
 pub struct SgdStep {
     /// Learning rate.
     pub lr: f64,
-    /// Part of the last step's direction that is kept.
+    /// Fraction of the last step's direction that is kept.
     pub momentum: f64,
-    /// Whether the direction looks one momentum step ahead.
+    /// Whether the momentum is Nesterov's.
     pub nesterov: bool,
-    /// Times the parameter, added to the gradient (an L2 penalty).
+    /// L2 penalty: this times the parameter is added to the gradient.
     pub weight_decay: f64,
 }
 
-/// One step of SGD in place, with the arithmetic of `torch.optim.SGD` without dampening. All lists
-/// have one entry per parameter, of its shape and type; `momentum_buffers` start as zeros, and are
-/// absent where momentum is 0.
+/// Takes one SGD step in place, with the arithmetic of `torch.optim.SGD` without dampening. All
+/// lists have one entry per parameter, of its shape and type; `momentum_buffers` start as zeros,
+/// and are absent where momentum is 0.
 ///
 /// # Errors
-/// Lists of different lengths, or libtorch's message where shapes or types differ.
+/// Returns an error if the lists have different lengths, or shapes or types differ.
 pub fn sgd_step(
     params: &[Tensor],
     grads: &[Tensor],
@@ -96,22 +96,22 @@ pub fn sgd_step(
     })
 }
 
-/// The numbers of one Lion step (arXiv 2302.06675), shared by a parameter group.
+/// The hyperparameters of one Lion step (arXiv 2302.06675) of a parameter group.
 #[derive(Debug, Clone, Copy)]
 pub struct LionStep {
     /// Learning rate.
     pub lr: f64,
-    /// Part of the momentum in the update, and in the next momentum.
+    /// Weight of the momentum in the update, and in the next momentum.
     pub betas: [f64; 2],
     /// Decoupled weight decay; the parameter shrinks by `lr * weight_decay`.
     pub weight_decay: f64,
 }
 
-/// One Lion step in place. All lists have one entry per parameter, of its shape and type;
+/// Takes one Lion step in place. All lists have one entry per parameter, of its shape and type;
 /// `exp_avgs` start as zeros.
 ///
 /// # Errors
-/// Lists of different lengths, or libtorch's message where shapes or types differ.
+/// Returns an error if the lists have different lengths, or shapes or types differ.
 pub fn lion_step(
     params: &[Tensor],
     grads: &[Tensor],
@@ -143,11 +143,11 @@ fn check_counts(name: &str, count: usize, lists: &[&[Tensor]]) -> Result<(), OpE
     }
 }
 
-/// The 2-norm over all gradients together; where it exceeds `max_norm`, they are scaled in place to
-/// have that norm.
+/// Returns the 2-norm of all gradients together; scales them in place to `max_norm` if it is
+/// larger.
 ///
 /// # Errors
-/// libtorch's message, for example where devices differ.
+/// Returns libtorch's error, for example where devices differ.
 pub fn clip_grad_norm(grads: &[Tensor], max_norm: Option<f64>) -> Result<f64, OpError> {
     let mut norm = 0.0;
     // SAFETY: the list holds valid tensors, borrowed for the call; norm outlives it.

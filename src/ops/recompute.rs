@@ -10,29 +10,29 @@ use torch_sys::{C_tensor, at_shallow_clone};
 use super::OpError;
 use super::ffi;
 
-type Piece = Box<dyn Fn(&Tensor) -> Result<Tensor, OpError> + Send>;
+type Segment = Box<dyn Fn(&Tensor) -> Result<Tensor, OpError> + Send>;
 
-/// `piece(x)`, of whose intermediate results autograd keeps none: backward runs `piece` again, with
-/// the same random draws and the same autocast. `parameters` are the tensors that `piece` reads and
-/// that may want gradients; one that is left out gets none.
+/// Returns `segment(x)` without saving its activations: backward runs `segment` again, with the
+/// same random numbers and the same autocast. `parameters` are the tensors that `segment` reads and
+/// that may require gradients; a tensor that is missing in it gets none.
 ///
 /// The second run may be on another thread while the first one's thread waits.
 ///
 /// # Errors
-/// What `piece` returns, and libtorch's messages.
+/// Returns the errors of `segment` and of libtorch.
 pub fn recomputed(
-    piece: impl Fn(&Tensor) -> Result<Tensor, OpError> + Send + 'static,
+    segment: impl Fn(&Tensor) -> Result<Tensor, OpError> + Send + 'static,
     x: &Tensor,
     parameters: &[Tensor],
 ) -> Result<Tensor, OpError> {
-    let piece: Box<Piece> = Box::new(Box::new(piece));
+    let segment: Box<Segment> = Box::new(Box::new(segment));
     let mut out = null_mut();
-    // SAFETY: the tensors are borrowed for the call. `data` is a `Box<Piece>` that the call owns
-    // and gives to `destroy` once; `run` reads it as what it is.
+    // SAFETY: the tensors are borrowed for the call. `data` is a `Box<Segment>` that the call owns
+    // and passes to `destroy` once; `run` casts it to the same type.
     ffi::check(unsafe {
         ffi::vmb_recomputed(
             run,
-            Box::into_raw(piece).cast(),
+            Box::into_raw(segment).cast(),
             destroy,
             ffi::pointer(x),
             ffi::pointers(parameters).as_ptr(),
@@ -44,15 +44,15 @@ pub fn recomputed(
     Ok(unsafe { Tensor::from_ptr(out as *mut C_tensor) })
 }
 
-/// No panic may cross into C++: it becomes a message.
+/// Runs the segment. A panic must not unwind into C++: it becomes a message.
 extern "C" fn run(data: *mut c_void, x: *const c_void, out: *mut *mut c_void) -> *mut c_char {
-    // SAFETY: `data` is the `Box<Piece>` of `recomputed`, alive until `destroy`, and used by one
+    // SAFETY: `data` is the `Box<Segment>` of `recomputed`, alive until `destroy`, and used by one
     // thread at a time.
-    let piece = unsafe { &*data.cast::<Piece>() };
+    let segment = unsafe { &*data.cast::<Segment>() };
     let result = catch_unwind(AssertUnwindSafe(|| {
         // SAFETY: `x` points to a tensor that lives for the call; the copy shares its storage.
         let x = unsafe { Tensor::clone_from_ptr(x as *mut C_tensor) };
-        piece(&x)
+        segment(&x)
     }));
     let error = match result {
         Ok(Ok(tensor)) => {
@@ -64,7 +64,7 @@ extern "C" fn run(data: *mut c_void, x: *const c_void, out: *mut *mut c_void) ->
         Err(panic) => panic
             .downcast_ref::<String>()
             .cloned()
-            .unwrap_or_else(|| "a piece of the network panicked".to_string()),
+            .unwrap_or_else(|| "a segment of the network panicked".to_string()),
     };
     let error = CString::new(error.replace('\0', " ")).unwrap_or_default();
     // SAFETY: the text is copied before it is freed.
@@ -73,5 +73,5 @@ extern "C" fn run(data: *mut c_void, x: *const c_void, out: *mut *mut c_void) ->
 
 extern "C" fn destroy(data: *mut c_void) {
     // SAFETY: called once, with what `Box::into_raw` gave.
-    drop(unsafe { Box::from_raw(data.cast::<Piece>()) });
+    drop(unsafe { Box::from_raw(data.cast::<Segment>()) });
 }

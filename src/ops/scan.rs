@@ -1,17 +1,16 @@
 //! The selective scan of Mamba (arXiv 2312.00752, algorithm 2) and the convolution in front of it.
 
-use std::ffi::{CStr, CString};
+use std::ffi::CStr;
 
 use tch::Tensor;
 
 use super::OpError;
 use super::ffi;
 
-/// The instruction set whose kernels run on the CPU. Every path gives the same values within
-/// rounding.
+/// The instruction set of the CPU kernels. All give the same values within rounding.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Path {
-    /// The widest that this processor has.
+    /// The widest that this processor supports.
     #[default]
     Auto,
     /// The baseline of the target (SSE2 on x86-64).
@@ -26,7 +25,7 @@ impl Path {
     /// The paths that name an instruction set.
     pub const ALL: [Path; 3] = [Path::Portable, Path::Avx2, Path::Avx512];
 
-    /// The name by which the operators know the path.
+    /// Returns the name of the path in the operators.
     pub fn name(self) -> &'static str {
         match self {
             Path::Auto => "auto",
@@ -36,17 +35,22 @@ impl Path {
         }
     }
 
-    pub(super) fn c_name(self) -> CString {
-        CString::new(self.name()).unwrap_or_default()
+    pub(super) fn c_name(self) -> &'static CStr {
+        match self {
+            Path::Auto => c"auto",
+            Path::Portable => c"portable",
+            Path::Avx2 => c"avx2",
+            Path::Avx512 => c"avx512",
+        }
     }
 
-    /// Whether this processor can run the path.
+    /// Returns whether this processor can run the path.
     pub fn available(self) -> bool {
         // SAFETY: the function only reads the string that it is given.
         self == Path::Auto || unsafe { ffi::vmb_path_available(self.c_name().as_ptr()) } != 0
     }
 
-    /// The name of the path that [`Path::Auto`] takes on this machine.
+    /// Returns the name of the path that [`Path::Auto`] selects on this machine.
     pub fn best() -> String {
         // SAFETY: the function returns a static NUL-terminated string.
         unsafe { CStr::from_ptr(ffi::vmb_best_path()) }.to_string_lossy().into_owned()
@@ -56,8 +60,14 @@ impl Path {
 /// The operands of one scan; any strides, so both `(b, d, l)` storage and transposed `(b, l, d)`
 /// storage are read in place.
 ///
-/// Per batch b, channel d, state n: `dt = softplus(delta + delta_bias)`, `h_l = exp(dt_l A) h_{l-1}
-/// + dt_l u_l B_l`, `y_l = C_l . h_l + D u_l`, and the result is `y_l silu(z_l)`.
+/// For every batch b, channel d and state n:
+///
+/// ```text
+/// dt_l  = softplus(delta_l + delta_bias)
+/// h_l   = exp(dt_l A) h_{l-1} + dt_l u_l B_l
+/// y_l   = C_l . h_l + D u_l
+/// out_l = y_l silu(z_l)
+/// ```
 #[derive(Debug, Clone, Copy)]
 pub struct ScanInputs<'a> {
     /// `(batch, dim, length)`.
@@ -78,13 +88,13 @@ pub struct ScanInputs<'a> {
     pub delta_bias: Option<&'a Tensor>,
     /// Whether softplus is applied to delta.
     pub delta_softplus: bool,
-    /// Scan from the last step to the first; outputs stay at their steps, so nothing has to be
+    /// Whether to scan from the last step to the first. Outputs stay at their steps: no operand is
     /// flipped.
     pub reverse: bool,
 }
 
 impl<'a> ScanInputs<'a> {
-    /// From u, delta, A, B, C, D, z and delta_bias, all of them given; softplus applies.
+    /// Creates inputs from u, delta, A, B, C, D, z and delta_bias, with softplus.
     pub fn from_operands(operands: &'a [Tensor; 8], reverse: bool) -> Self {
         let [u, delta, a, b, c, d, z, delta_bias] = operands;
         Self {
@@ -159,12 +169,12 @@ pub fn selective_scan_eager(operands: &ScanInputs) -> Result<Tensor, OpError> {
     ffi::returned_tensor(|out| unsafe { ffi::vmb_selective_scan_eager(&operands, out) })
 }
 
-/// `silu(conv(x))` with a depthwise causal convolution: x `(batch, dim, length)` in any layout,
-/// weight `(dim, 1, width)` with width at most 8, bias `(dim)`. `reverse` looks ahead instead of
-/// back.
+/// Computes `silu(conv(x))` with a depthwise causal convolution: x `(batch, dim, length)` in any
+/// layout, weight `(dim, 1, width)` with width at most 8, bias `(dim)`. `reverse` convolves each
+/// step with the steps after it instead of those before.
 ///
 /// # Errors
-/// Names the argument whose shape, type or device does not fit.
+/// Returns an error that names the argument whose shape, type or device does not fit.
 pub fn causal_conv1d_silu(
     x: &Tensor,
     weight: &Tensor,

@@ -1,32 +1,31 @@
-//! A self-test of the operators: the kernels that this machine runs against libtorch's own
-//! operations.
+//! A self-test of the operators: this machine's kernels compared with libtorch's own operations.
 
 use serde::Serialize;
 use tch::{Device, Kind, Tensor};
 
 use super::{OpError, Path, ScanInputs, causal_conv1d_silu, selective_scan, selective_scan_eager};
 
-/// The largest difference that rounding explains, relative to the largest value.
+/// The tolerance for rounding, relative to the largest value.
 pub const TOLERANCE: f64 = 1e-4;
 
-/// How far one operator is from libtorch's own operations.
+/// The difference between one operator and libtorch's own operations.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Check {
     /// The operator and direction.
     pub op: &'static str,
     /// The instruction set, or the device.
     pub path: String,
-    /// Largest difference of output and gradients, each relative to the largest value.
+    /// The largest difference of output and gradients, each relative to the largest value.
     pub error: f64,
-    /// Whether that is rounding.
+    /// Whether the difference is within [`TOLERANCE`].
     pub passed: bool,
 }
 
-/// Runs both operators, forward and backward, both directions, on every path of the CPU that is
-/// available, or on a GPU. Draws from torch's generator.
+/// Runs both operators, forward and backward, in both directions, on every available instruction
+/// set of the CPU, or on a GPU. Samples the operands from torch's generator.
 ///
 /// # Errors
-/// An operator that does not run at all.
+/// Returns an error if an operator does not run at all.
 pub fn self_test(device: Device) -> Result<Vec<Check>, OpError> {
     let paths: Vec<Path> = match device {
         Device::Cpu => Path::ALL.into_iter().filter(|path| path.available()).collect(),
@@ -61,13 +60,14 @@ pub fn self_test(device: Device) -> Result<Vec<Check>, OpError> {
     Ok(checks)
 }
 
-/// (b, d, l), stored (b, l, d) as the model has it.
+/// Returns a random (b, d, l) tensor, stored as (b, l, d) like the model's.
 fn sequence(shape: [i64; 3], device: Device) -> Tensor {
     let [b, d, l] = shape;
     Tensor::randn([b, l, d], (Kind::Float, device)).transpose(1, 2).set_requires_grad(true)
 }
 
-/// 70 channels and 50 steps: neither fills the last vector or chunk.
+/// Returns the error of one scan. Neither its 70 channels nor its 50 steps fill the last vector or
+/// chunk.
 fn scan_error(device: Device, path: Path, reverse: bool) -> Result<f64, OpError> {
     let (b, d, l, n) = (2, 70, 50, 16);
     let vector = || Tensor::randn([d], (Kind::Float, device)).set_requires_grad(true);
@@ -96,15 +96,15 @@ fn conv_error(device: Device, path: Path, reverse: bool) -> Result<f64, OpError>
     ];
     let ours = causal_conv1d_silu(&leaves[0], &leaves[1], Some(&leaves[2]), reverse, path)?;
     let [x, weight, bias] = &leaves;
-    let turned = |t: &Tensor| {
+    let flipped = |t: &Tensor| {
         if reverse { t.flip([2]) } else { t.shallow_clone() }
     };
-    let padded = turned(x).constant_pad_nd([width - 1, 0]);
-    let eager = turned(&padded.conv1d(weight, Some(bias), 1, 0, 1, d).silu());
+    let padded = flipped(x).constant_pad_nd([width - 1, 0]);
+    let eager = flipped(&padded.conv1d(weight, Some(bias), 1, 0, 1, d).silu());
     Ok(difference(&ours, &eager, &leaves))
 }
 
-/// The largest difference of the outputs, and of the gradients of every leaf for one random
+/// Returns the largest difference of the outputs and of the gradients of every leaf, for one random
 /// gradient of the output.
 fn difference(ours: &Tensor, expected: &Tensor, leaves: &[Tensor]) -> f64 {
     let dout = ours.randn_like();
@@ -129,7 +129,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_kernel_of_this_machine_agrees_with_libtorchs_own_operations() {
+    fn every_kernel_of_this_machine_agrees_with_libtorch() {
         tch::manual_seed(3);
         let checks = self_test(Device::Cpu).unwrap();
         assert!(checks.len() >= 4);
