@@ -14,7 +14,7 @@ fn train(sandbox: &Sandbox, run: &str, set: &[&str]) {
 }
 
 #[test]
-fn mixed_precision_rounds_and_auto_takes_what_the_processor_has() {
+fn mixed_precision_rounds_and_auto_uses_bf16_only_where_it_is_native() {
     let sandbox = Sandbox::new();
     for name in ["float32", "auto", "bf16", "fp16"] {
         let precision = format!("train.precision={name}");
@@ -24,8 +24,8 @@ fn mixed_precision_rounds_and_auto_takes_what_the_processor_has() {
         ["float32", "auto", "bf16", "fp16"].map(|run| sandbox.path(run));
     let native = if cpu_has_bf16() { &bf16 } else { &float32 };
     assert_eq!(largest_difference([native, &auto]), 0.0);
-    // AdamW moves every weight by about its rate, 1e-3, in each of nine steps, whichever way a
-    // rounded gradient points.
+    // AdamW changes every weight by about the learning rate, 1e-3, in each of nine steps, in
+    // whichever direction a rounded gradient points.
     for rounded in [&bf16, &fp16] {
         let difference = largest_difference([&float32, rounded]);
         assert!((1e-6..2e-2).contains(&difference), "{difference}");
@@ -54,7 +54,7 @@ fn checkpointed_activations_change_nothing_but_the_memory() {
 
 #[test]
 fn a_deep_stack_trains_in_mixed_precision_without_a_nan() {
-    // hustvl/Vim's issue 30: under autocast the loss becomes NaN within some hundred steps.
+    // hustvl/Vim's issue 30: under autocast the loss becomes NaN within a few hundred steps.
     let sandbox = Sandbox::new();
     for precision in ["bf16", "fp16"] {
         train(
@@ -82,7 +82,7 @@ fn a_deep_stack_trains_in_mixed_precision_without_a_nan() {
     }
 }
 
-/// 20 images to train on, one of which weighs so much that the loss of its batch overflows.
+/// Writes 20 training images, one with such a large weight that the loss of its batch overflows.
 fn write_overflowing_images(sandbox: &Sandbox) {
     let mut rows = String::from("image,score,split,weight\n");
     for i in 0..28u8 {
@@ -101,7 +101,7 @@ fn write_overflowing_images(sandbox: &Sandbox) {
 }
 
 #[test]
-fn steps_that_are_not_finite_are_left_out_and_the_run_goes_on() {
+fn steps_that_are_not_finite_are_skipped_and_the_run_continues() {
     let sandbox = Sandbox::new();
     write_overflowing_images(&sandbox);
     let set = [
@@ -109,24 +109,25 @@ fn steps_that_are_not_finite_are_left_out_and_the_run_goes_on() {
         "data.root=list.csv",
         "train.batch_size=4",
         "train.epochs=3",
-        "data.augment={horizontal_flip: 0, rotation: 0, random_resized_crop: null, color_jitter: [0, 0, 0, 0]}",
+        "data.augment={horizontal_flip: 0, rotation: 0, random_resized_crop: null, \
+         color_jitter: [0, 0, 0, 0]}",
     ];
     let skip = [&set[..], &["train.on_nan=skip"]].concat();
     let output = sandbox.run(&train_arguments("run", &skip));
     let errors = String::from_utf8(output.stderr).unwrap();
     assert!(output.status.success(), "{errors}");
     // The image is in one batch of each epoch.
-    let left_out: Vec<&str> =
+    let skipped: Vec<&str> =
         errors.lines().filter(|line| line.starts_with("warning: left out: step ")).collect();
-    assert_eq!(left_out.len(), 3, "{errors}");
-    assert!(left_out.iter().all(|line| line.contains("4.png")), "{errors}");
+    assert_eq!(skipped.len(), 3, "{errors}");
+    assert!(skipped.iter().all(|line| line.contains("4.png")), "{errors}");
     let run = sandbox.path("run");
     let epochs = epochs(&run);
     for (i, epoch) in epochs.iter().enumerate() {
         assert_eq!((&epoch["skipped"], &epoch["step"]), (&1.into(), &(5 * (i + 1)).into()));
         assert!(epoch["train_loss"].is_f64() && epoch["val"]["mae"].is_f64());
     }
-    // The steps between them move the weights.
+    // The steps between them change the weights.
     assert_ne!(epochs[0]["train_loss"], epochs[2]["train_loss"]);
     let summary = fs::read(run.join("summary.json")).unwrap();
     let summary: Value = serde_json::from_slice(&summary).unwrap();
@@ -134,7 +135,7 @@ fn steps_that_are_not_finite_are_left_out_and_the_run_goes_on() {
     for (name, tensor) in Tensor::read_safetensors(run.join("last.safetensors")).unwrap() {
         assert_eq!(tensor.isfinite().all().int64_value(&[]), 1, "{name}");
     }
-    // For a program, each is a line.
+    // The JSON log has a line for each.
     let json = [&train_arguments("json", &skip)[..], &["--log-format", "json"]].concat();
     let lines = String::from_utf8(sandbox.run(&json).stderr).unwrap();
     let lines = lines.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
@@ -149,7 +150,7 @@ const DIVERGES: [&str; 3] =
     ["train.optimizer.lr=1.0e30", "train.clip_grad_norm=null", "train.schedule.warmup_epochs=0"];
 
 #[test]
-fn a_run_that_diverges_stops_and_keeps_what_shows_why() {
+fn a_run_that_diverges_stops_and_saves_the_batch_and_the_norms() {
     let sandbox = Sandbox::new();
     let arguments = train_arguments("run", &DIVERGES);
     let (code, errors) = sandbox.fails(&arguments);
@@ -182,7 +183,7 @@ fn a_run_that_diverges_stops_and_keeps_what_shows_why() {
             && shapes.contains(&("targets", vec![16])),
         "{shapes:?}"
     );
-    // The checkpoint is from just before.
+    // The checkpoint is from the step before.
     assert_eq!(
         (
             progress(&sandbox.path("run"))["steps"].as_u64(),

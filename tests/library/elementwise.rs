@@ -5,7 +5,7 @@ use std::ffi::c_int;
 
 use vm_beautynet::ops::Path;
 
-/// Writes a function's values of `count` operands to the last pointer.
+/// A compiled copy: writes the values of a function (by number) for `count` operands.
 type Kernel = unsafe extern "C" fn(c_int, *const f32, *const f32, *mut f32, i64);
 
 // csrc/testing/elementwise.cpp, which build.rs links into test programs only.
@@ -30,8 +30,8 @@ enum Function {
     Sigmoid,
 }
 
-/// The function of every value, by the instruction set of `path`, which must be available. Only
-/// [`Function::Exp2Product`] reads `y`.
+/// Evaluates the function on every value with the instruction set of `path`, which must be
+/// available. Only [`Function::Exp2Product`] reads `y`.
 fn evaluate(function: Function, path: Path, x: &[f32], y: &[f32]) -> Vec<f32> {
     let kernel: Kernel = match path {
         #[cfg(target_arch = "x86_64")]
@@ -54,20 +54,20 @@ fn paths() -> impl Iterator<Item = Path> {
     Path::ALL.into_iter().filter(|path| path.available())
 }
 
-/// Values from `from` to `to`, `count` of them.
+/// Returns `count` evenly spaced values from `from` to `to`.
 fn sweep(from: f64, to: f64, count: usize) -> Vec<f32> {
     let step = (to - from) / (count - 1) as f64;
     (0..count).map(|i| (from + step * i as f64) as f32).collect()
 }
 
-/// The distance in units of the last place of the float nearest to the exact value.
+/// Returns the distance in units of the last place of the float nearest to the exact value.
 fn ulps(found: f32, exact: f64) -> f64 {
     let nearest = exact as f32;
     let spacing = f64::from(nearest.abs().next_up()) - f64::from(nearest.abs());
     (f64::from(found) - exact).abs() / spacing
 }
 
-/// The largest distance over all values, and where.
+/// Returns the largest distance over all values, and where it is.
 fn worst(
     function: Function,
     path: Path,
@@ -84,7 +84,7 @@ fn worst(
 
 #[test]
 fn the_decay_is_within_2_ulp_of_the_exact_power_of_the_unrounded_product() {
-    // Step sizes and rates whose product runs over every normal result, and is rarely a float.
+    // Step sizes and rates whose products cover every normal result, and are rarely exact.
     for rate in [-1.0f32, -0.123_456_7, -23.1, -std::f32::consts::LOG2_E, 0.75] {
         let x = sweep(-126.0 / f64::from(rate), 127.4 / f64::from(rate), 1 << 20);
         let y = vec![rate; x.len()];
@@ -106,7 +106,7 @@ fn the_exponential_is_within_2_ulp() {
 }
 
 #[test]
-fn powers_beyond_the_range_are_zero_or_infinite_and_nan_stays() {
+fn powers_beyond_the_range_are_zero_or_infinite_and_nan_stays_nan() {
     let inf = f32::INFINITY;
     // Lowest and highest, products that overflow, and both infinities.
     let low = [-150.5f32, -1e3, -2.2e5, -1e9, -3e38, -inf];
@@ -118,7 +118,7 @@ fn powers_beyond_the_range_are_zero_or_infinite_and_nan_stays() {
             assert_eq!(power(&low), [0.0; 6], "{name}");
             assert_eq!(power(&high), [inf; 6], "{name}");
             assert!(power(&[f32::NAN])[0].is_nan(), "{name}");
-            // Below the normal numbers: zero, or some denormal one.
+            // Below the normal numbers: zero or a denormal number.
             let small = power(&sweep(-149.0 / f64::from(scale), -126.0 / f64::from(scale), 999));
             assert!(small.iter().all(|&p| (0.0..=f32::MIN_POSITIVE).contains(&p)), "{name}");
         }

@@ -22,35 +22,35 @@ fn layers(x: &Tensor, weight: &Tensor) -> Tensor {
 struct Run {
     out: Tensor,
     gradients: Vec<Tensor>,
-    /// Drawn after forward and after backward.
-    draws: [f64; 2],
-    kept: i64,
+    /// Sampled after forward and after backward.
+    samples: [f64; 2],
+    saved_bytes: i64,
 }
 
 fn run(x: &Tensor, weight: &Tensor, checkpointed: bool, half: bool) -> Run {
-    let draw = || Tensor::rand([1], (Kind::Double, Device::Cpu)).double_value(&[0]);
+    let sample = || Tensor::rand([1], (Kind::Double, Device::Cpu)).double_value(&[0]);
     tch::manual_seed(3);
     let mut watch = MemoryWatch::start().unwrap();
     let inside = weight.shallow_clone();
     let forward = || {
         if checkpointed {
-            let piece = move |x: &Tensor| Ok(layers(x, &inside));
-            recomputed(piece, x, &[weight.shallow_clone()]).unwrap()
+            let segment = move |x: &Tensor| Ok(layers(x, &inside));
+            recomputed(segment, x, &[weight.shallow_clone()]).unwrap()
         } else {
             layers(x, weight)
         }
     };
     let out =
         if half { autocast(Device::Cpu, Kind::BFloat16, forward).unwrap() } else { forward() };
-    let kept = watch.peak();
+    let saved_bytes = watch.peak();
     drop(watch);
-    let next = draw();
+    let next = sample();
     let gradients = Tensor::run_backward(&[out.sum(Kind::Float)], &[x, weight], false, false);
-    Run { out: out.detach(), gradients, draws: [next, draw()], kept }
+    Run { out: out.detach(), gradients, samples: [next, sample()], saved_bytes }
 }
 
 #[test]
-fn gradients_and_draws_are_the_same_with_a_fraction_of_the_memory() {
+fn gradients_and_random_numbers_are_the_same_with_a_fraction_of_the_memory() {
     let _alone = alone_with_the_generator();
     let (x, weight) = (leaf(&[4096, 16]), leaf(&[16, 16]));
     for half in [false, true] {
@@ -58,13 +58,13 @@ fn gradients_and_draws_are_the_same_with_a_fraction_of_the_memory() {
         let again = run(&x, &weight, true, half);
         assert_eq!(plain.out, again.out);
         assert_eq!(plain.gradients, again.gradients);
-        assert_eq!(plain.draws, again.draws);
-        assert!(2 * again.kept < plain.kept, "{} of {} bytes", again.kept, plain.kept);
+        assert_eq!(plain.samples, again.samples);
+        assert!(2 * again.saved_bytes < plain.saved_bytes);
     }
 }
 
 #[test]
-fn errors_and_panics_come_back_as_messages() {
+fn errors_and_panics_are_returned_as_messages() {
     let _alone = alone_with_the_generator();
     let x = leaf(&[2]);
     let error = recomputed(|_| Err(OpError("no such thing".into())), &x, &[]).unwrap_err();
@@ -84,8 +84,8 @@ fn a_gradient_of_gradients_is_refused() {
     assert!(result.is_err());
 }
 
-/// Gradients of a training step of the tiny ensemble on two images, and the most memory that it
-/// held.
+/// Returns the gradients of a training step of the tiny ensemble on two images, and its peak
+/// memory.
 fn step(checkpointed: bool) -> (Vec<(String, Tensor)>, i64) {
     let sizes = "{model: {vit: {drop_path: 0.2}, mamba: {drop_path: 0.2}}}";
     let config = Config::from_yaml(sizes, "test", &[]).unwrap();
@@ -97,7 +97,8 @@ fn step(checkpointed: bool) -> (Vec<(String, Tensor)>, i64) {
     let pixels = Tensor::randint(256, [2, 3, 224, 224], (Kind::Uint8, Device::Cpu));
     tch::manual_seed(2);
     let mut watch = MemoryWatch::start().unwrap();
-    // As a process with the second half of a batch of four: backward must draw what forward drew.
+    // As a process with the second half of a batch of four: backward must sample what forward
+    // sampled.
     let ctx = ForwardContext::train().with_batch_shard(&(2..4), 4);
     let output = net.forward(Images::Pixels(&pixels), ctx);
     output.unwrap().scaled.square().sum(Kind::Float).backward();
@@ -109,7 +110,7 @@ fn step(checkpointed: bool) -> (Vec<(String, Tensor)>, i64) {
     (gradients.filter(|(_, gradient)| gradient.defined()).collect(), peak)
 }
 
-/// The most memory that a run of an epoch held on this thread.
+/// Returns the peak memory of a one-epoch run on this thread.
 fn peak_of_training(folder: &std::path::Path, set: &str) -> i64 {
     let small = "
 device: cpu
@@ -126,7 +127,7 @@ train: {epochs: 1, batch_size: 16, tensorboard: false}
 }
 
 #[test]
-fn a_run_that_checkpoints_activations_holds_less() {
+fn a_run_that_checkpoints_activations_needs_less_memory() {
     let _alone = alone_with_the_generator();
     let folder = tempfile::tempdir().unwrap();
     let [kept, again] = [false, true].map(|again| {

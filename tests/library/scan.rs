@@ -1,10 +1,10 @@
-//! Properties of the operators, and what they refuse.
+//! Properties of the operators, and the arguments that they reject.
 
 use crate::generator::alone_with_the_generator;
 use tch::{Device, IndexOp, Kind, Tensor};
 use vm_beautynet::ops::{self, Path, ScanInputs};
 
-/// The operands of a scan, as leaves that want gradients.
+/// The operands of a scan, as leaves that require gradients.
 struct Operands(Vec<Tensor>);
 
 impl Operands {
@@ -29,7 +29,7 @@ impl Operands {
         ScanInputs::from_operands(self.0[..].try_into().unwrap(), false)
     }
 
-    /// The output and all gradients, as bytes that can be compared.
+    /// Returns the bits of the output and of all gradients.
     fn run(&self, path: Path) -> Vec<Vec<u32>> {
         let out = ops::selective_scan(&self.inputs(), path).unwrap();
         let gradients =
@@ -67,19 +67,19 @@ fn outputs_and_gradients_are_the_same_bit_for_bit_for_any_number_of_threads() {
 }
 
 #[test]
-fn a_batch_gives_what_its_items_give_one_by_one() {
+fn a_batch_gives_the_results_of_its_items() {
     let _alone = alone_with_the_generator();
     seeded(2);
     let operands = Operands::random(3, 20, 40, 8);
     let inputs = operands.inputs();
-    let whole = ops::selective_scan(&inputs, Path::Auto).unwrap();
+    let batch = ops::selective_scan(&inputs, Path::Auto).unwrap();
     for item in 0..3 {
         let one = |t: &Tensor| t.narrow(0, item, 1);
         let (u, delta, b, c, z) =
             (one(inputs.u), one(inputs.delta), one(inputs.b), one(inputs.c), one(&operands.0[6]));
-        let part = ScanInputs { u: &u, delta: &delta, b: &b, c: &c, z: Some(&z), ..inputs };
-        let alone = ops::selective_scan(&part, Path::Auto).unwrap();
-        assert!(alone.equal(&whole.narrow(0, item, 1)));
+        let item_inputs = ScanInputs { u: &u, delta: &delta, b: &b, c: &c, z: Some(&z), ..inputs };
+        let alone = ops::selective_scan(&item_inputs, Path::Auto).unwrap();
+        assert!(alone.equal(&batch.narrow(0, item, 1)));
     }
 }
 
@@ -129,7 +129,7 @@ fn an_empty_batch_and_an_empty_sequence_give_empty_outputs_and_zero_gradients() 
 }
 
 #[test]
-fn half_types_keep_their_type_and_are_right_to_their_precision() {
+fn half_types_keep_their_type_and_are_accurate_to_their_precision() {
     let _alone = alone_with_the_generator();
     seeded(6);
     let operands = Operands::random(2, 20, 50, 16);
@@ -138,7 +138,7 @@ fn half_types_keep_their_type_and_are_right_to_their_precision() {
     for (kind, tolerance) in [(Kind::BFloat16, 3e-2), (Kind::Half, 4e-3)] {
         let cast: Vec<Tensor> =
             operands.0.iter().map(|t| t.detach().to_kind(kind).set_requires_grad(true)).collect();
-        // A, D and the bias stay float: mixed types are what autocast gives.
+        // A, D and the bias stay float: autocast produces mixed types.
         let inputs = ScanInputs {
             u: &cast[0],
             delta: &cast[1],
@@ -183,7 +183,7 @@ fn a_nan_or_infinity_stays_in_its_channel_and_after_its_step() {
 #[test]
 fn extreme_step_sizes_neither_overflow_nor_lose_the_input() {
     let _alone = alone_with_the_generator();
-    // A huge step forgets the state; a tiny one keeps it. Neither may give a NaN.
+    // A huge step resets the state; a tiny one keeps it. Neither may produce a NaN.
     let (d, l) = (3, 20);
     let u = Tensor::ones([1, d, l], (Kind::Float, Device::Cpu));
     let delta = Tensor::from_slice(&[-100f32, 0.0, 100.0]).view([1, d, 1]).expand([1, d, l], false);
@@ -212,8 +212,8 @@ fn extreme_step_sizes_neither_overflow_nor_lose_the_input() {
 #[test]
 fn a_step_beyond_the_powers_range_changes_no_bit_before_it() {
     let _alone = alone_with_the_generator();
-    // The kernels leave out the bounds of a power where no step of the strip can need them; the
-    // result must not show it.
+    // The kernels skip the bounds of a power where no step of the strip can need them, which must
+    // not change the result.
     let late = 50;
     let tame = Operands::random(2, 70, 130, 16);
     let delta = tame.0[1].detach().copy();
@@ -230,31 +230,31 @@ fn a_step_beyond_the_powers_range_changes_no_bit_before_it() {
 }
 
 #[test]
-fn wrong_arguments_are_refused_by_name() {
+fn wrong_arguments_are_rejected_by_name() {
     let _alone = alone_with_the_generator();
     let operands = Operands::random(2, 6, 9, 4);
     let inputs = operands.inputs();
-    let refused = |inputs: &ScanInputs, words: &[&str]| {
+    let rejected = |inputs: &ScanInputs, words: &[&str]| {
         let message = ops::selective_scan(inputs, Path::Auto).unwrap_err().to_string();
         for word in words {
             assert!(message.contains(word), "{message:?} does not name {word}");
         }
     };
     let short = Tensor::zeros([2, 6, 8], (Kind::Float, Device::Cpu));
-    refused(&ScanInputs { delta: &short, ..inputs }, &["delta", "[2, 6, 9]", "[2, 6, 8]"]);
-    refused(&ScanInputs { b: &short, ..inputs }, &["B must"]);
-    refused(&ScanInputs { z: Some(&short), ..inputs }, &["z must"]);
-    refused(&ScanInputs { d: Some(&short), ..inputs }, &["D must"]);
-    let whole = Tensor::zeros([2, 6, 9], (Kind::Int64, Device::Cpu));
-    refused(&ScanInputs { u: &whole, ..inputs }, &["u must be floating point"]);
+    rejected(&ScanInputs { delta: &short, ..inputs }, &["delta", "[2, 6, 9]", "[2, 6, 8]"]);
+    rejected(&ScanInputs { b: &short, ..inputs }, &["B must"]);
+    rejected(&ScanInputs { z: Some(&short), ..inputs }, &["z must"]);
+    rejected(&ScanInputs { d: Some(&short), ..inputs }, &["D must"]);
+    let integers = Tensor::zeros([2, 6, 9], (Kind::Int64, Device::Cpu));
+    rejected(&ScanInputs { u: &integers, ..inputs }, &["u must be floating point"]);
     let flat = Tensor::zeros([6], (Kind::Float, Device::Cpu));
-    refused(&ScanInputs { u: &flat, ..inputs }, &["u must have shape"]);
+    rejected(&ScanInputs { u: &flat, ..inputs }, &["u must have shape"]);
     let wide = Tensor::zeros([6, 257], (Kind::Float, Device::Cpu));
-    refused(&ScanInputs { a: &wide, ..inputs }, &["state size", "256"]);
+    rejected(&ScanInputs { a: &wide, ..inputs }, &["state size", "256"]);
 }
 
 #[test]
-fn differentiating_twice_is_a_clear_error() {
+fn double_backward_is_an_error_that_says_so() {
     let _alone = alone_with_the_generator();
     let operands = Operands::random(1, 4, 5, 2);
     let out = ops::selective_scan(&operands.inputs(), Path::Auto).unwrap();
@@ -264,7 +264,7 @@ fn differentiating_twice_is_a_clear_error() {
 }
 
 #[test]
-fn the_convolution_refuses_wrong_weights_by_name() {
+fn the_convolution_rejects_wrong_weights_by_name() {
     let _alone = alone_with_the_generator();
     let x = Tensor::zeros([1, 4, 5], (Kind::Float, Device::Cpu));
     let weight = Tensor::zeros([3, 1, 4], (Kind::Float, Device::Cpu));
@@ -285,17 +285,17 @@ fn each_argument_of_a_wrong_shape_or_type_is_named() {
     };
     for (index, name) in names.into_iter().enumerate() {
         let size = operands.0[index].size();
-        let whole = Tensor::zeros(&size, (Kind::Int64, Device::Cpu));
-        let message = with(index, &whole);
+        let integers = Tensor::zeros(&size, (Kind::Int64, Device::Cpu));
+        let message = with(index, &integers);
         assert!(message.contains(&format!("{name} must be floating point")), "{message}");
         let mut longer = size.clone();
-        // u's own shape is what the others are held against: another rank is what it can have
-        // wrong.
-        match index {
-            0 => longer.push(1),
-            _ => *longer.last_mut().unwrap() += 1,
+        // The others are compared with u's shape, so u itself can only have a wrong rank.
+        if index == 0 {
+            longer.push(1);
+        } else {
+            *longer.last_mut().unwrap() += 1;
         }
-        // A's second dimension says what the state is, so its first is made wrong.
+        // A's second dimension defines the state size, so its first is made wrong.
         if index == 2 {
             longer = vec![size[0] + 1, size[1]];
         }
@@ -315,20 +315,20 @@ fn length_one_and_every_layout_give_the_same_values() {
     for length in [1, 5, 31, 33] {
         let operands = Operands::random(2, 19, length, 5);
         let expected = ops::selective_scan_eager(&operands.inputs()).unwrap();
-        // Both dense layouts, a slice of a wider tensor, and steps apart.
-        let turned: [fn(&Tensor) -> Tensor; 4] = [
+        // Both dense layouts, a slice of a wider tensor, and steps that are not adjacent.
+        let layouts: [fn(&Tensor) -> Tensor; 4] = [
             |t| t.copy(),
             |t| t.transpose(1, 2).contiguous().transpose(1, 2),
             |t| Tensor::cat(&[t, t], 1).narrow(1, t.size()[1], t.size()[1]),
             |t| Tensor::stack(&[t, t], -1).select(-1, 1),
         ];
-        for (layout, turn) in turned.iter().enumerate() {
+        for (layout, arrange) in layouts.iter().enumerate() {
             for path in Path::ALL.into_iter().filter(|path| path.available()) {
                 let changed = Operands(
                     operands
                         .0
                         .iter()
-                        .map(|t| if t.dim() == 3 { turn(&t.detach()) } else { t.detach() })
+                        .map(|t| if t.dim() == 3 { arrange(&t.detach()) } else { t.detach() })
                         .map(|t| t.set_requires_grad(true))
                         .collect(),
                 );
@@ -412,7 +412,7 @@ fn under_autocast_sequences_are_low_precision_and_parameters_keep_their_type() {
             assert_eq!(gradient.isfinite().all().int64_value(&[]), 1);
         }
     }
-    // Off again, and double is left alone.
+    // Autocast ends, and double is not cast.
     assert_eq!(ops::selective_scan(&operands.inputs(), Path::Auto).unwrap().kind(), Kind::Float);
     let double = Operands(operands.0.iter().map(|t| t.detach().to_kind(Kind::Double)).collect());
     let out = ops::autocast(Device::Cpu, Kind::BFloat16, || {
@@ -425,7 +425,7 @@ fn under_autocast_sequences_are_low_precision_and_parameters_keep_their_type() {
 #[test]
 fn a_linear_layers_low_precision_output_feeds_the_scan_with_float_parameters() {
     let _alone = alone_with_the_generator();
-    // What autocast hands over without a cast of ours: low sequences, float A, D, bias and gate.
+    // The types under autocast without a cast of ours: low sequences, float A, D, bias and gate.
     seeded(11);
     let operands = Operands::random(1, 12, 20, 4);
     let low: Vec<Tensor> = operands.0.iter().map(|t| t.detach().to_kind(Kind::BFloat16)).collect();

@@ -1,4 +1,4 @@
-"""Counts of work and traffic of the scan's kernels, beside mamba-ssm's: `make kernel-table` prints the table of csrc/README.md."""
+"""Counts of work and traffic of the scan's kernels, compared with mamba-ssm's: `make kernel-table` prints the table of csrc/README.md."""
 import tempfile
 
 import kernels as k
@@ -12,7 +12,7 @@ MAMBA_SSM = {"forward": {"instructions": 68, "load_bytes": 178, "atomics": 0, "r
 
 
 def measure(kernels):
-    """{shape: {"forward" | "backward": counts}}; backward includes the kernels that add up partial sums."""
+    """{shape: {"forward" | "backward": counts}}; backward includes the kernels that add partial sums."""
     result = {}
     for shape in SHAPES:
         batch, dim, length, state = shape

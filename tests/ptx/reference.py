@@ -1,4 +1,4 @@
-"""The operators in float64 numpy, step by step: what the kernels are compared with where no reference file has the case."""
+"""The operators in float64 numpy, step by step: the reference where no reference file has the case."""
 import numpy as np
 
 
