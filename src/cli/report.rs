@@ -4,42 +4,39 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Result;
-use serde_json::json;
 
-use super::output::{interval, metric, print, print_json, say, table};
+use super::output::{print, print_json, say};
 use crate::data::Split;
-use crate::eval::metrics::Metric;
-use crate::report::{EmbeddedImages, Report, Request, check_name, write};
+use crate::report::{EmbeddedImages, ReportOptions, RunReport, check_name, write};
 
-/// Write a report on runs: one page that needs no other file, and its tables as Markdown, CSV and
-/// LaTeX beside it
+/// Write a report on runs: one self-contained HTML page, and its tables as Markdown, CSV and LaTeX
 ///
-/// Runs that differ in nothing but seed and fold are one model. Parts of a sweep that ran on
-/// several machines are joined.
+/// Runs that differ only in seed and fold are grouped as one model. Shards of a sweep that ran on
+/// several machines are merged.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Run directories, sweeps' and cross-validations' folders
+    /// Run directories, and folders of sweeps and cross-validations
     #[arg(required = true, value_name = "DIR")]
     folders: Vec<PathBuf>,
-    /// The page; report.md, report.tex and report.csv go beside report.html
+    /// The HTML page; with report.html come report.md, report.tex and report.csv
     #[arg(long, short, value_name = "FILE")]
     output: PathBuf,
-    /// Which images the models are judged on, val or test; with val, nothing of the test images is
-    /// read or shown [default: test, or val where a run has no test images]
+    /// The split on which the models are compared, val or test; with val, nothing about the test
+    /// images is read or shown [default: test, or val if a run has no test images]
     #[arg(long, value_name = "SPLIT", value_parser = parse_split)]
     split: Option<Split>,
-    /// A folder that `vmbeauty explain` wrote, for its figures; may be repeated. explain/ in a run
-    /// directory is found by itself
+    /// A folder with figures that `vmbeauty explain` wrote; may be repeated. explain/ in a run
+    /// directory is always included
     #[arg(long, value_name = "DIR")]
     explain: Vec<PathBuf>,
-    /// Where the data set is, if it is not where the runs' configs say
+    /// The folder of the data set, if it is not the one in the runs' configs
     #[arg(long, value_name = "DIR", conflicts_with = "no_images")]
     data_root: Option<PathBuf>,
-    /// Show no face, only names: the licenses of data sets may ask for it where a report is passed
-    /// on
+    /// Show the images' names only: the license of a data set may require it if the report is
+    /// shared
     #[arg(long)]
     no_images: bool,
-    /// What the report is called [default: the folders' names]
+    /// The title of the report [default: the folders' names]
     #[arg(long, value_name = "TEXT")]
     title: Option<String>,
     /// Print one JSON object
@@ -50,26 +47,26 @@ pub struct Args {
 /// Runs the subcommand.
 pub fn run(args: &Args) -> Result<ExitCode> {
     check_name(&args.output)?;
-    let report = Report::new(&Request {
+    let report = RunReport::new(&ReportOptions {
         folders: args.folders.clone(),
         split: args.split,
         explain: args.explain.clone(),
         title: args.title.clone(),
     })?;
-    let images = EmbeddedImages { left_out: args.no_images, data_root: args.data_root.clone() };
+    let images = EmbeddedImages { names_only: args.no_images, data_root: args.data_root.clone() };
     let files = write(&report, &args.output, &images)?;
     for note in &report.notes {
         say(&format!("note: {note}"));
     }
     if args.json {
-        let mut value = report.to_json();
-        value["files"] = json!(files);
-        print_json(&value)?;
+        print_json(&report.to_json(&files))?;
     } else {
-        print(&leaderboards(&report))?
+        let unfinished = report.runs.iter().filter(|run| run.outcome().is_none()).count();
+        let runs = report.runs.len();
+        print(&format!("{}{runs} runs, {unfinished} not finished\n", report.to_text()))?;
     }
-    let others: Vec<String> = files.iter().map(|file| file.display().to_string()).collect();
-    say(&format!("wrote {}", others.join(", ")));
+    let files: Vec<String> = files.iter().map(|file| file.display().to_string()).collect();
+    say(&format!("wrote {}", files.join(", ")));
     Ok(ExitCode::SUCCESS)
 }
 
@@ -78,41 +75,4 @@ fn parse_split(text: &str) -> Result<Split, String> {
         Ok(split @ (Split::Val | Split::Test)) => Ok(split),
         _ => Err(format!("must be val or test, is {text}")),
     }
-}
-
-/// The models in short.
-fn leaderboards(report: &Report) -> String {
-    let mut text = String::new();
-    for board in &report.boards {
-        let rows: Vec<Vec<String>> = board
-            .models
-            .iter()
-            .map(|judged| {
-                let value = |of: Metric| metric(judged.metric(of).mean.unwrap_or(f64::NAN));
-                vec![
-                    judged.name.clone(),
-                    judged.seeds.len().to_string(),
-                    judged.images.to_string(),
-                    value(Metric::Pc),
-                    interval(judged.metric(Metric::Pc).ci_over_images),
-                    value(Metric::Mae),
-                    value(Metric::Rmse),
-                    value(Metric::Srcc),
-                ]
-            })
-            .collect();
-        let header = [
-            "model",
-            "seeds",
-            report.split.name(),
-            "PC",
-            "95 % over images",
-            "MAE",
-            "RMSE",
-            "SRCC",
-        ];
-        text += &(table(&header, &rows) + "\n");
-    }
-    let open = report.runs.iter().filter(|run| run.outcome().is_none()).count();
-    text + &format!("{} runs, of which {open} are not done\n", report.runs.len())
 }

@@ -1,107 +1,101 @@
-//! A report before it takes a form.
+//! A report's content, before it is written in any format.
 
 use std::path::PathBuf;
 
 use anyhow::Result;
-use serde_json::{Value, json};
 
-use super::breakdown::{Breakdown, Estimate, by_group, by_score};
-use super::explained::{self, Measures};
+use super::breakdown::{Breakdown, by_group, by_score};
+use super::explained::{self, ExplainedImage, Measures};
 use super::leaderboards::leaderboards;
-use super::models::{Model, group};
+use super::models::{Model, folder_name, group};
 use super::sources::{FoundRun, find};
 use super::tables::{
-    Table, comparisons, config_table, differences_to_best, group_tables, leaderboard, maps_table,
-    range_table, runs_table,
+    Table, comparisons, config_table, differences_to_best, group_tables, leaderboard,
+    leaderboard_summary, maps_table, range_table, runs_table,
 };
 use crate::data::Split;
 use crate::eval::comparison::{Leaderboard, RankedModel};
 use crate::sweep::default_split;
 
-/// So many models of a board are looked at closely, the best ones; it is also the number of colors
-/// that can be told apart.
-pub const DETAILED: usize = 8;
-/// Longer tables of pairs stand in the CSV file only.
-const MOST_PAIRS: usize = 120;
+/// Number of models of each leaderboard, the best ones, whose errors are broken down; it is also
+/// the number of distinguishable colors.
+pub const MAX_DETAILED: usize = 8;
 
 /// What to report on.
 #[derive(Debug, Clone, Default)]
-pub struct Request {
-    /// Run directories, sweeps' and cross-validations' folders.
+pub struct ReportOptions {
+    /// Run directories, and folders of sweeps and cross-validations.
     pub folders: Vec<PathBuf>,
-    /// Which images the models are judged on; `None` for the usual ones.
+    /// The split on which the models are compared; `None` for test, or val if a run has no test
+    /// images.
     pub split: Option<Split>,
-    /// Folders of explained images.
+    /// Folders that `vmbeauty explain` wrote.
     pub explain: Vec<PathBuf>,
-    /// What it is called; `None` for the folders' names.
+    /// The title; `None` for the folders' names.
     pub title: Option<String>,
 }
 
-/// A model looked at closely.
+/// The breakdowns of a model's errors.
 #[derive(Debug)]
-pub struct Detail {
-    /// Its board.
+pub struct DetailedModel {
+    /// Index of the model's leaderboard.
     pub board: usize,
-    /// Its place there.
+    /// The model's place on it.
     pub place: usize,
-    /// By group, and by sex and ethnicity where groups say them.
+    /// By group, and by sex and ethnicity if the groups are named for them.
     pub groups: Vec<Breakdown>,
-    /// By range of the score.
+    /// By score range.
     pub scores: Breakdown,
 }
 
-/// Everything that is reported.
+/// A report on runs.
 #[derive(Debug)]
-pub struct Report {
-    /// What it is called.
+pub struct RunReport {
+    /// The title.
     pub title: String,
-    /// Which images the models are judged on.
+    /// The split on which the models are compared.
     pub split: Split,
-    /// Every run that was found.
+    /// All runs.
     pub runs: Vec<FoundRun>,
-    /// The models that they are of.
+    /// The models that were trained by the runs.
     pub models: Vec<Model>,
-    /// Models judged on the same images.
-    pub boards: Vec<Leaderboard>,
-    /// The best of each board.
-    pub details: Vec<Detail>,
-    /// What `vmbeauty explain --evaluate` measured, by model.
+    /// The leaderboards, each of models that were evaluated on the same images.
+    pub leaderboards: Vec<Leaderboard>,
+    /// The breakdowns of each leaderboard's best models.
+    pub details: Vec<DetailedModel>,
+    /// The metrics of attribution maps, by model.
     pub maps: Vec<(String, Measures)>,
-    /// Figures of explained images.
-    pub figures: Vec<explained::Figure>,
-    /// What a reader should know.
+    /// The explained images.
+    pub explained: Vec<ExplainedImage>,
+    /// Notes on what was skipped or not compared.
     pub notes: Vec<String>,
 }
 
-impl Report {
-    /// Reads the runs, and measures.
+impl RunReport {
+    /// Reads the runs and compares their models.
     ///
     /// # Errors
-    /// A folder without runs, or a file of a run that cannot be read; each names it. A run that is
-    /// not done is none: it is listed.
-    pub fn new(request: &Request) -> Result<Self> {
-        let runs = find(&request.folders)?;
-        let split = request
-            .split
-            .unwrap_or_else(|| default_split(runs.iter().filter_map(FoundRun::outcome)));
+    /// Returns an error if a folder holds no run, or if a file of a run cannot be read. A run that
+    /// is not finished is listed.
+    pub fn new(options: &ReportOptions) -> Result<Self> {
+        let runs = find(&options.folders)?;
+        let finished = runs.iter().filter_map(FoundRun::outcome);
+        let split = options.split.unwrap_or_else(|| default_split(finished));
         let grouped = group(&runs, split)?;
         let (models, mut notes) = (grouped.models, grouped.notes);
         let ranked = leaderboards(&models, split)?;
         notes.extend(ranked.notes);
-        let boards = ranked.boards;
+        let leaderboards = ranked.boards;
         let mut details = Vec::new();
-        for (index, board) in boards.iter().enumerate() {
-            for (place, judged) in board.models.iter().take(DETAILED).enumerate() {
-                details.push(Detail {
-                    board: index,
-                    place,
-                    groups: by_group(judged)?,
-                    scores: by_score(judged)?,
-                });
+        for (index, board) in leaderboards.iter().enumerate() {
+            for (place, ranked) in board.models.iter().take(MAX_DETAILED).enumerate() {
+                let (groups, scores) = (by_group(ranked)?, by_score(ranked)?);
+                details.push(DetailedModel { board: index, place, groups, scores });
             }
-            if board.models.len() > DETAILED {
+            if board.models.len() > MAX_DETAILED {
                 notes.push(format!(
-                    "errors, weights and curves are those of the best {DETAILED} of {} models",
+                    "learning curves, branch weights and breakdowns of errors are shown for the \
+                     best {MAX_DETAILED} of {} models",
                     board.models.len()
                 ));
             }
@@ -113,31 +107,43 @@ impl Report {
                 maps.extend(measures.map(|measures| (run_title(model, run), measures)));
             }
         }
-        let all: Vec<&RankedModel> = boards.iter().flat_map(|board| &board.models).collect();
-        let (figures, left_out) = explained::figures(&models, &all, &request.explain, split)?;
-        if left_out > 0 {
+        let all: Vec<&RankedModel> = leaderboards.iter().flat_map(|board| &board.models).collect();
+        let (explained, skipped) =
+            explained::explained_images(&models, &all, &options.explain, split)?;
+        if skipped > 0 {
             notes.push(format!(
-                "{left_out} explained images are not shown, for they are not known to be {split} images"
+                "{skipped} explained images are skipped: they may not belong to the {split} split"
             ));
         }
-        let title = request.title.clone().unwrap_or_else(|| title(request));
-        Ok(Self { title, split, runs, models, boards, details, maps, figures, notes })
+        let title = options.title.clone().unwrap_or_else(|| title(&options.folders));
+        Ok(Self { title, split, runs, models, leaderboards, details, maps, explained, notes })
     }
 
-    /// The judged model that a detail is of.
-    pub fn judged(&self, detail: &Detail) -> &RankedModel {
-        &self.boards[detail.board].models[detail.place]
+    /// Returns the model that a detail is about.
+    pub fn ranked(&self, detail: &DetailedModel) -> &RankedModel {
+        &self.leaderboards[detail.board].models[detail.place]
     }
 
-    /// Every table, in order, with the word that its CSV file is called by; the first has none.
+    /// Returns the details of a leaderboard's models, the best first.
+    pub fn details_of(&self, board: usize) -> impl Iterator<Item = &DetailedModel> {
+        self.details.iter().filter(move |detail| detail.board == board)
+    }
+
+    /// Returns the model that a run trained.
+    pub fn model_of(&self, run: &FoundRun) -> Option<&Model> {
+        let trained = |model: &&Model| model.runs.iter().any(|own| own.folder == run.folder);
+        self.models.iter().find(trained)
+    }
+
+    /// Returns all tables in order.
     ///
     /// # Errors
-    /// A config that has no YAML.
+    /// Returns an error if a config cannot be written as YAML.
     pub fn tables(&self) -> Result<Vec<Table>> {
         let mut tables = Vec::new();
-        for at in 0..self.boards.len() {
+        for at in 0..self.leaderboards.len() {
             tables.push(leaderboard(self, at));
-            if self.boards[at].models.len() > 1 {
+            if self.leaderboards[at].models.len() > 1 {
                 tables.push(differences_to_best(self, at));
             }
             tables.extend(group_tables(self, at));
@@ -146,58 +152,20 @@ impl Report {
         tables.extend(maps_table(self));
         tables.extend(config_table(self)?);
         tables.push(runs_table(self));
-        for at in 0..self.boards.len() {
-            if self.boards[at].models.len() > 2 {
-                tables.push(comparisons(self, at));
-            }
-        }
+        let pairs =
+            (0..self.leaderboards.len()).filter(|&at| self.leaderboards[at].models.len() > 2);
+        tables.extend(pairs.map(|at| comparisons(self, at)));
         Ok(tables)
     }
 
-    /// Whether a table is short enough for people.
-    pub fn is_for_people(table: &Table) -> bool {
-        !table.key.starts_with("comparisons") || table.rows.len() <= MOST_PAIRS
-    }
-
-    /// The numbers, for programs.
-    pub fn to_json(&self) -> Value {
-        let runs = self.runs.iter().map(|run| {
-            json!({
-                "run": run.folder,
-                "model": self.model_of(run).map(|model| &model.name),
-                "state": run.progress.name(),
-                "epochs": run.epochs.len(),
-            })
-        });
-        let boards = self.boards.iter().enumerate().map(|(index, board)| {
-            let models = board.models.iter().enumerate().map(|(place, judged)| {
-                let mut details = self.details.iter();
-                let detail = details.find(|d| (d.board, d.place) == (index, place));
-                model_json(judged, detail)
-            });
-            json!({
-                "images": board.images,
-                "models": models.collect::<Vec<_>>(),
-                "comparisons": board.comparisons,
-            })
-        });
-        json!({
-            "title": self.title,
-            "split": self.split,
-            "boards": boards.collect::<Vec<_>>(),
-            "runs": runs.collect::<Vec<_>>(),
-            "notes": self.notes,
-        })
-    }
-
-    /// The model that a run is of.
-    pub fn model_of(&self, run: &FoundRun) -> Option<&Model> {
-        let of = |model: &&Model| model.runs.iter().any(|own| own.folder == run.folder);
-        self.models.iter().find(of)
+    /// Writes the leaderboards in a few columns, for a terminal.
+    pub fn to_text(&self) -> String {
+        let boards = 0..self.leaderboards.len();
+        boards.map(|at| leaderboard_summary(self, at).to_text() + "\n").collect()
     }
 }
 
-/// The model's name, with the run's where it has several.
+/// Returns the model's name, with the run's name if the model has several runs.
 fn run_title(model: &Model, run: &FoundRun) -> String {
     match model.runs.len() {
         1 => model.name.clone(),
@@ -205,38 +173,12 @@ fn run_title(model: &Model, run: &FoundRun) -> String {
     }
 }
 
-fn title(request: &Request) -> String {
-    let names = request.folders.iter().map(|folder| {
-        let real = std::fs::canonicalize(folder).unwrap_or_else(|_| folder.clone());
-        let name = real.file_name().unwrap_or(real.as_os_str());
-        name.to_string_lossy().into_owned()
-    });
-    let names: Vec<String> = names.collect();
+fn title(folders: &[PathBuf]) -> String {
+    let names: Vec<String> = folders.iter().map(|folder| folder_name(folder)).collect();
     match &names[..] {
         [first, second, third, rest @ ..] if !rest.is_empty() => {
             format!("{first}, {second}, {third} and {} more", rest.len())
         }
         names => names.join(", "),
     }
-}
-
-fn model_json(judged: &RankedModel, detail: Option<&Detail>) -> Value {
-    let estimate = |estimate: &Estimate| json!({"value": estimate.value, "ci": estimate.ci});
-    let breakdown = |breakdown: &Breakdown| {
-        let parts = breakdown.parts.iter().map(|part| {
-            json!({
-                "label": part.label,
-                "images": part.images,
-                "pc": estimate(&part.pc),
-                "mae": estimate(&part.mae),
-                "bias": estimate(&part.bias),
-            })
-        });
-        json!({"by": breakdown.by, "parts": parts.collect::<Vec<_>>()})
-    };
-    let mut value = json!(judged);
-    value["by_group"] =
-        json!(detail.map(|detail| detail.groups.iter().map(breakdown).collect::<Vec<_>>()));
-    value["by_score"] = json!(detail.map(|detail| breakdown(&detail.scores)));
-    value
 }

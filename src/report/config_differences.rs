@@ -1,4 +1,4 @@
-//! What models' configs differ in.
+//! The differences between models' configs.
 
 use std::collections::BTreeSet;
 
@@ -7,8 +7,8 @@ use serde_yaml::Value;
 
 use crate::config::Config;
 
-/// Keys that have no part in what a model is.
-const NO_PART: [&str; 10] = [
+/// Keys that do not affect what a model is.
+const IGNORED: [&str; 10] = [
     "name",
     "seed",
     "device",
@@ -21,16 +21,16 @@ const NO_PART: [&str; 10] = [
     "train.tensorboard",
 ];
 
-/// The dotted keys in which configs differ, each with every config's value; name, seed, fold,
-/// device and the like are no difference.
+/// Returns the dotted keys in which configs differ, each with every config's value. Name, seed,
+/// fold and keys such as `device` are ignored.
 ///
 /// # Errors
-/// A config that has no YAML.
+/// Returns an error if a config cannot be written as YAML.
 pub fn differences(configs: &[&Config]) -> Result<Vec<(String, Vec<String>)>> {
     let flat: Vec<Vec<(String, String)>> = configs
         .iter()
         .map(|config| {
-            let value = serde_yaml::to_value(config).context("a config has no YAML")?;
+            let value = serde_yaml::to_value(config).context("cannot write a config as YAML")?;
             let mut keys = Vec::new();
             flatten(&value, "", &mut keys);
             Ok(keys)
@@ -41,7 +41,7 @@ pub fn differences(configs: &[&Config]) -> Result<Vec<(String, Vec<String>)>> {
     let keys = keys.filter(|key| seen.insert(key.as_str()));
     let mut different = Vec::new();
     for key in keys {
-        if NO_PART.contains(&key.as_str()) {
+        if IGNORED.contains(&key.as_str()) {
             continue;
         }
         let values: Vec<String> = flat

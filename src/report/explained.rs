@@ -1,4 +1,4 @@
-//! What `vmbeauty explain` has left: figures of images, and measures of the maps.
+//! The results of `vmbeauty explain`: explained images, and metrics of the maps.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -79,80 +79,77 @@ pub fn measures(run: &Path, split: Split) -> Result<Option<Measures>> {
     Ok(None)
 }
 
-/// An image with its maps.
+/// An image with its attribution maps, as `vmbeauty explain` drew them.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Figure {
-    /// The PNG file.
+pub struct ExplainedImage {
+    /// The figure's PNG file.
     pub file: PathBuf,
     /// The image's name.
     pub image: String,
-    /// Its model, where that is known.
+    /// The model, if it is known.
     pub model: Option<String>,
 }
 
-/// The figures in `explain/` of the models' run directories and in the folders given beside. On
-/// validation, only those of images that the models were judged on: the others may be test images.
-/// The number that was left out for that.
+/// Returns the explained images in `explain/` of the models' run directories and in the given
+/// folders, and the number of skipped ones. Unless the split is test, images on which no model was
+/// evaluated are skipped: they may be test images.
 ///
 /// # Errors
-/// A folder that cannot be listed, or one given that holds no figure.
-pub fn figures(
+/// Returns an error if a folder cannot be listed, or if a given folder holds no figure.
+pub fn explained_images(
     models: &[Model],
-    judged: &[&RankedModel],
+    ranked: &[&RankedModel],
     given: &[PathBuf],
     split: Split,
-) -> Result<(Vec<Figure>, usize)> {
+) -> Result<(Vec<ExplainedImage>, usize)> {
     let mut found = Vec::new();
     for model in models {
         for run in &model.runs {
             let folder = run.folder.join("explain");
             if folder.is_dir() {
-                found.extend(figures_in(&folder, Some(&model.name))?);
+                found.extend(in_folder(&folder, Some(&model.name))?);
             }
         }
     }
     for folder in given {
-        let figures = figures_in(folder, None)?;
+        let explained = in_folder(folder, None)?;
         ensure!(
-            !figures.is_empty(),
-            "{} holds no figure: --explain takes a folder that `vmbeauty explain RUN IMAGE… --output DIR` wrote",
+            !explained.is_empty(),
+            "{} holds no figure: --explain takes a folder that \
+             `vmbeauty explain RUN IMAGE… --output DIR` wrote",
             folder.display()
         );
-        found.extend(figures);
+        found.extend(explained);
     }
     let all = found.len();
     if split != Split::Test {
-        let names = || judged.iter().flat_map(|judged| judged.predictions.first());
-        let listed = |image: &str| {
-            let mut images = names().flat_map(|set| &set.images);
-            images.any(|id| Path::new(image).ends_with(id.trim_start_matches("./")))
+        let evaluated = |image: &str| {
+            let sets = ranked.iter().filter_map(|ranked| ranked.predictions.first());
+            let mut ids = sets.flat_map(|set| &set.images);
+            ids.any(|id| Path::new(image).ends_with(id.trim_start_matches("./")))
         };
-        found.retain(|figure| listed(&figure.image));
+        found.retain(|explained| evaluated(&explained.image));
     }
-    let left_out = all - found.len();
-    Ok((found, left_out))
+    let skipped = all - found.len();
+    Ok((found, skipped))
 }
 
-fn figures_in(folder: &Path, model: Option<&str>) -> Result<Vec<Figure>> {
+fn in_folder(folder: &Path, model: Option<&str>) -> Result<Vec<ExplainedImage>> {
     let unreadable = || format!("cannot list {}", folder.display());
-    let mut figures = Vec::new();
+    let mut found = Vec::new();
     for entry in fs::read_dir(folder).with_context(unreadable)? {
         let file = entry.with_context(unreadable)?.path();
-        let stem = file.file_stem().unwrap_or_default().to_string_lossy();
-        if file.extension().is_none_or(|ending| ending != "png")
-            || stem.starts_with("contact_sheet")
-        {
+        let stem = file.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        let is_png = file.extension().is_some_and(|extension| extension == "png");
+        if !is_png || stem.starts_with("contact_sheet") {
             continue;
         }
         let maps = folder.join("maps").join(format!("{stem}.safetensors"));
         let image =
             if maps.exists() { WeightsFile::open(&maps)?.metadata().remove("image") } else { None };
-        figures.push(Figure {
-            image: image.unwrap_or_else(|| stem.to_string()),
-            model: model.map(str::to_string),
-            file: file.clone(),
-        });
+        let image = image.unwrap_or(stem);
+        found.push(ExplainedImage { file, image, model: model.map(str::to_string) });
     }
-    figures.sort_by(|a, b| a.file.cmp(&b.file));
-    Ok(figures)
+    found.sort_by(|a, b| a.file.cmp(&b.file));
+    Ok(found)
 }

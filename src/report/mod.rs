@@ -1,16 +1,18 @@
-//! What a run shows to people and to other tools.
+//! The report on runs: tables, charts and one HTML page.
 
 mod assemble;
+pub(crate) mod axis;
 mod breakdown;
 mod config_differences;
 mod explained;
 mod html;
+mod json;
 mod leaderboards;
 mod models;
 mod sources;
 mod tables;
 mod write;
 
-pub use assemble::{Report, Request};
+pub use assemble::{ReportOptions, RunReport};
 pub use html::EmbeddedImages;
 pub use write::{check_name, write};

@@ -1,4 +1,4 @@
-//! Which runs are of one model: the same config but for seed and fold.
+//! Grouping of runs by model: runs of one model have the same config but for seed and fold.
 
 use std::collections::{BTreeMap, HashSet};
 use std::fs;
@@ -11,10 +11,10 @@ use crate::config::{Config, DatasetName};
 use crate::data::Split;
 use crate::train::RunDir;
 
-/// A model: what was trained with one config, with several seeds and on several folds.
+/// A model: one config, trained with one or more seeds and on one or more folds.
 #[derive(Debug, Clone)]
 pub struct Model {
-    /// What tells it from the others, in the words of its folder.
+    /// Its name, which comes from its folder and differs from those of the other models.
     pub name: String,
     /// The config of its first run.
     pub config: Config,
@@ -23,7 +23,7 @@ pub struct Model {
 }
 
 impl Model {
-    /// The runs by seed.
+    /// Returns the runs by seed.
     pub fn by_seed(&self) -> BTreeMap<u64, Vec<&FoundRun>> {
         let mut by_seed: BTreeMap<u64, Vec<&FoundRun>> = BTreeMap::new();
         for run in &self.runs {
@@ -32,28 +32,27 @@ impl Model {
         by_seed
     }
 
-    /// The folds that any of its runs is of; empty where it has none.
+    /// Returns the folds of the runs; empty if they are not folds.
     pub fn folds(&self) -> HashSet<String> {
         self.runs.iter().filter_map(|run| slot(run).1).collect()
     }
 }
 
-/// Where models come from.
+/// The models of a set of runs.
 #[derive(Debug, Clone, Default)]
 pub struct Grouped {
-    /// In the order in which they were found, with different names.
+    /// The models in the order of their first runs.
     pub models: Vec<Model>,
-    /// What a reader should know.
+    /// Notes on runs that are skipped.
     pub notes: Vec<String>,
 }
 
-/// Puts runs together that differ in nothing but seed and fold, or in what has no part in the
-/// result: name, device, paths, workers. A second run of the same seed and fold is left out where
-/// it is a copy, and makes a model of its own where it is not. Runs without a config are of no
-/// model.
+/// Groups runs that differ only in seed and fold, or in keys that do not affect the result: name,
+/// device, paths, workers. A second run of the same seed and fold is skipped if it is a copy, and
+/// starts another model otherwise. Runs without a config belong to no model.
 ///
 /// # Errors
-/// A config that cannot be written as YAML, or a file that cannot be read.
+/// Returns an error if a config cannot be written as YAML, or if a file cannot be read.
 pub fn group(runs: &[FoundRun], split: Split) -> Result<Grouped> {
     let mut grouped = Grouped::default();
     let mut keys: Vec<(String, usize)> = Vec::new();
@@ -76,14 +75,14 @@ pub fn group(runs: &[FoundRun], split: Split) -> Result<Grouped> {
             match runs.iter_mut().find(|other| slot(other) == slot(run)) {
                 None => runs.push(run.clone()),
                 Some(other) if other.outcome().is_none() && run.outcome().is_some() => {
-                    *other = run.clone(); // what one machine began, another brought to its end
+                    *other = run.clone(); // started on one machine, finished on another
                 }
                 Some(other) if run.outcome().is_none() || is_copy(other, run, split)? => {
-                    let (left_out, kept) = (run.folder.display(), other.folder.display());
+                    let (skipped, kept) = (run.folder.display(), other.folder.display());
                     grouped.notes.push(match run.outcome() {
-                        Some(_) => format!("{left_out} is a copy of {kept} and counts once"),
+                        Some(_) => format!("{skipped} is skipped: it is a copy of {kept}"),
                         None => format!(
-                            "{left_out} is not done; {kept} is the same run and stands for it"
+                            "{skipped} is skipped: it is not finished, and {kept} is the same run"
                         ),
                     });
                 }
@@ -99,7 +98,7 @@ pub fn group(runs: &[FoundRun], split: Split) -> Result<Grouped> {
     Ok(grouped)
 }
 
-/// Whether two runs have the same weights' predictions.
+/// Returns whether two runs have the same predictions.
 fn is_copy(a: &FoundRun, b: &FoundRun, split: Split) -> Result<bool> {
     let read = |run: &FoundRun| {
         let path = RunDir::predictions_in(&run.folder, split);
@@ -112,7 +111,7 @@ fn is_copy(a: &FoundRun, b: &FoundRun, split: Split) -> Result<bool> {
     Ok(read(a)? == read(b)?)
 }
 
-/// Seed and fold.
+/// Returns the seed and the fold of a run.
 fn slot(run: &FoundRun) -> (u64, Option<String>) {
     let Some(config) = &run.config else {
         return (0, None);
@@ -120,12 +119,12 @@ fn slot(run: &FoundRun) -> (u64, Option<String>) {
     (config.seed, fold_of(config).map(str::to_string))
 }
 
-/// The fold that a config trains on, if it is one.
+/// Returns the fold that a config holds out, if there is one.
 pub fn fold_of(config: &Config) -> Option<&str> {
     Some(config.data.split.as_str()).filter(|split| split.starts_with("fold_"))
 }
 
-/// The config without what a model's runs may differ in.
+/// Returns the config as YAML, without the keys in which a model's runs may differ.
 fn key(config: &Config) -> Result<String> {
     let mut plain = Config { name: String::new(), seed: 0, ..config.clone() };
     let default = Config::default();
@@ -146,8 +145,8 @@ fn key(config: &Config) -> Result<String> {
     Ok(plain.to_yaml()?)
 }
 
-/// What a run's place says of its model: in a sweep its point; in a cross-validation the folder's
-/// name; else its own folder's name.
+/// Returns the model's name according to the run's folder: the point of a sweep, the folder of a
+/// cross-validation, or the run's own folder.
 fn own_name(run: &FoundRun) -> String {
     match run.kind {
         Kind::Run => run.name.clone(),
@@ -157,29 +156,29 @@ fn own_name(run: &FoundRun) -> String {
                 .filter(|part| !part.starts_with("seed=") && !part.starts_with("fold="))
                 .collect();
             match point.as_slice() {
-                [] | ["base"] => source_name(&run.source),
+                [] | ["base"] => folder_name(&run.source),
                 parts => parts.join(","),
             }
         }
-        Kind::Folder if run.name.starts_with("fold_") => source_name(&run.source),
+        Kind::Folder if run.name.starts_with("fold_") => folder_name(&run.source),
         Kind::Folder => run.name.clone(),
     }
 }
 
-fn source_name(source: &Path) -> String {
-    let real = fs::canonicalize(source).unwrap_or_else(|_| source.to_path_buf());
+/// Returns the name of a folder, also of one that is given as `.`.
+pub fn folder_name(folder: &Path) -> String {
+    let real = fs::canonicalize(folder).unwrap_or_else(|_| folder.to_path_buf());
     let name = real.file_name().unwrap_or(real.as_os_str());
     name.to_string_lossy().into_owned()
 }
 
-/// Gives every model a name that no other has: several standing runs of one config by the config's
-/// name, those of one name by their source in front, and by a number where that does not tell them
-/// apart.
+/// Gives every model a unique name. Several runs of one config outside of a sweep are named after
+/// the config. Equal names are prefixed with the runs' source and, if that is not enough, numbered.
 fn name(models: &mut [Model]) {
     for model in models.iter_mut() {
-        let standing = model.runs.iter().all(|run| run.kind != Kind::Sweep);
+        let outside_sweep = model.runs.iter().all(|run| run.kind != Kind::Sweep);
         let several = model.runs.iter().any(|run| own_name(run) != model.name);
-        if standing && several {
+        if outside_sweep && several {
             model.name = model.config.name.clone();
         }
     }
@@ -191,7 +190,7 @@ fn name(models: &mut [Model]) {
                 Kind::Run => source.parent().unwrap_or(source),
                 Kind::Sweep | Kind::Folder => source,
             };
-            let front = source_name(source);
+            let front = folder_name(source);
             if !front.is_empty() && front != names[at] {
                 model.name = format!("{front}: {}", names[at]);
             }

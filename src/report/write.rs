@@ -1,37 +1,38 @@
-//! The report's files: the page, and the same tables beside it for documents and programs.
+//! The report's files: the HTML page, and its tables for documents and programs.
 
+use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 
-use super::assemble::Report;
+use super::assemble::RunReport;
 use super::html::EmbeddedImages;
-use super::tables::{PREAMBLE, Table};
+use super::tables::{LATEX_PREAMBLE, Table, escape_markdown};
 use crate::files::write_whole;
 
-/// Writes `NAME.html`, `NAME.md` and `NAME.tex`, and a CSV file for each table: `NAME.csv` has the
-/// leaderboard, `NAME.TABLE.csv` the others. What was written.
+/// Writes `NAME.html`, `NAME.md` and `NAME.tex`, and a CSV file for each table: `NAME.csv` holds
+/// the leaderboard, `NAME.TABLE.csv` any other table. Returns the files' paths.
 ///
 /// # Errors
-/// A name without the ending `.html`, or a file that cannot be written.
-pub fn write(report: &Report, page: &Path, images: &EmbeddedImages) -> Result<Vec<PathBuf>> {
+/// Returns an error if the page's name does not end in `.html`, or if a file cannot be written.
+pub fn write(report: &RunReport, page: &Path, images: &EmbeddedImages) -> Result<Vec<PathBuf>> {
     check_name(page)?;
     if let Some(folder) = page.parent().filter(|folder| !folder.as_os_str().is_empty()) {
-        std::fs::create_dir_all(folder)
-            .with_context(|| format!("cannot make the folder {}", folder.display()))?;
+        fs::create_dir_all(folder)
+            .with_context(|| format!("cannot create the folder {}", folder.display()))?;
     }
     let tables = report.tables()?;
-    let mut files: Vec<(PathBuf, Vec<u8>)> = vec![
+    let mut files = vec![
         (page.to_path_buf(), report.to_html(images)?.into_bytes()),
         (page.with_extension("md"), markdown(report, &tables).into_bytes()),
         (page.with_extension("tex"), latex(&tables).into_bytes()),
     ];
     for table in &tables {
-        let ending = match table.key.as_str() {
+        let extension = match table.key.as_str() {
             "leaderboard" => "csv".to_string(),
             key => format!("{key}.csv"),
         };
-        files.push((page.with_extension(ending), table.to_csv()?));
+        files.push((page.with_extension(extension), table.to_csv()?));
     }
     for (path, bytes) in &files {
         write_whole(path, |out| Ok(out.write_all(bytes)?))?;
@@ -39,39 +40,33 @@ pub fn write(report: &Report, page: &Path, images: &EmbeddedImages) -> Result<Ve
     Ok(files.into_iter().map(|(path, _)| path).collect())
 }
 
-/// Refuses a page that is not called `NAME.html`, before any work is done.
+/// Checks that a page is named `NAME.html`, before any work is done.
 ///
 /// # Errors
-/// Another ending.
+/// Returns an error if the name has another extension.
 pub fn check_name(page: &Path) -> Result<()> {
-    let ending = page.extension().unwrap_or_default();
     ensure!(
-        ending == "html" && page.file_stem().is_some(),
+        page.extension().is_some_and(|extension| extension == "html"),
         "--output must name a file that ends in .html, is {}",
         page.display()
     );
     Ok(())
 }
 
-fn markdown(report: &Report, tables: &[Table]) -> String {
-    let escape = super::tables::escape_markdown;
-    let mut text = format!("# {}\n\n", escape(&report.title));
+fn markdown(report: &RunReport, tables: &[Table]) -> String {
+    let mut text = format!("# {}\n\n", escape_markdown(&report.title));
     for note in &report.notes {
-        text += &format!("- {}\n", escape(note));
+        text += &format!("- {}\n", escape_markdown(note));
     }
     if !report.notes.is_empty() {
         text += "\n";
     }
-    for table in tables.iter().filter(|table| Report::is_for_people(table)) {
-        text += &table.to_markdown();
-    }
-    text
+    let short = tables.iter().filter(|table| table.is_short());
+    text + &short.map(Table::to_markdown).collect::<String>()
 }
 
 fn latex(tables: &[Table]) -> String {
-    let mut text = PREAMBLE.to_string();
-    for table in tables.iter().filter(|table| Report::is_for_people(table)) {
-        text += &format!("\n{}", table.to_latex());
-    }
-    text
+    let short = tables.iter().filter(|table| table.is_short());
+    let tables = short.map(|table| format!("\n{}", table.to_latex()));
+    LATEX_PREAMBLE.to_string() + &tables.collect::<String>()
 }

@@ -1,46 +1,47 @@
-//! EmbeddedImages within the page: those with the largest errors, and explained ones.
+//! Images embedded in the page: those with the largest errors, and attribution maps.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 
 use anyhow::Result;
+use maud::{Markup, PreEscaped, html};
 
-use crate::data::embed::{embedded, escape};
+use crate::data::embed::embedded;
 use crate::data::{Source, Split, load_split, read_image, synthetic};
-use crate::report::assemble::{Detail, Report};
+use crate::report::assemble::{DetailedModel, RunReport};
+use crate::report::explained::ExplainedImage;
 use crate::report::models::Model;
 
-/// EmbeddedImages with the largest errors, of each model.
-const WORST: usize = 12;
-/// Models whose worst images are shown.
-const MODELS: usize = 3;
-/// The longer side of an image, in pixels.
+/// Images with the largest errors that are shown of each model.
+const WORST_IMAGES: usize = 12;
+/// Models whose images with the largest errors are shown.
+const WORST_MODELS: usize = 3;
+/// Longer side of an image, in pixels.
 const SIDE: u32 = 160;
-/// Explained images of each model, and the longer side of their figures.
-const FIGURES: usize = 12;
+/// Explained images that are shown of each model.
+const EXPLAINED: usize = 12;
+/// Longer side of an explained image's figure, in pixels.
 const FIGURE_SIDE: u32 = 900;
 
-/// Whether images stand in the page, and where they come from.
+/// Whether the page shows images, and where they are.
 #[derive(Debug, Clone, Default)]
 pub struct EmbeddedImages {
-    /// Names only.
-    pub left_out: bool,
-    /// The data set's folder, where it is not that of the configs.
+    /// Whether only the images' names are shown.
+    pub names_only: bool,
+    /// Folder of the data set, if it is not the one in the configs.
     pub data_root: Option<PathBuf>,
 }
 
 impl EmbeddedImages {
-    /// Where the images of a model's split are, by name.
+    /// Returns where the images of a model's split are, by name.
     fn sources(&self, model: &Model, split: Split) -> Result<HashMap<String, Source>> {
         let mut sources = HashMap::new();
-        let mut known: Vec<&str> = Vec::new();
-        for run in &model.runs {
-            let Some(config) = &run.config else { continue };
-            // Other seeds have the same images.
-            if known.contains(&config.data.split.as_str()) {
+        let mut seen = HashSet::new();
+        for config in model.runs.iter().filter_map(|run| run.config.as_ref()) {
+            // Runs that differ in the seed have the same images.
+            if !seen.insert(&config.data.split) {
                 continue;
             }
-            known.push(&config.data.split);
             let mut data = config.data.clone();
             (data.verify, data.votes) = (false, false);
             if let Some(root) = &self.data_root {
@@ -53,103 +54,100 @@ impl EmbeddedImages {
     }
 }
 
-fn image(source: Option<&Source>, name: &str) -> Option<String> {
-    let image = match source? {
+fn image(source: &Source, name: &str) -> Option<Markup> {
+    let image = match source {
         Source::File(path) => read_image(path).ok()?,
         Source::Synthetic(seed) => synthetic::render(*seed, SIDE),
     };
-    embedded(&image, SIDE, 82, name)
+    embedded(&image, SIDE, 82, name).map(PreEscaped)
 }
 
-/// The images with the largest errors of the best models, the first open.
-pub fn worst(report: &Report, images: &EmbeddedImages) -> String {
-    let mut text = String::new();
-    for (at, detail) in report.details.iter().take(MODELS).enumerate() {
-        let judged = report.judged(detail);
-        let open = if at == 0 { " open" } else { "" };
-        text += &format!(
-            "<details{open}><summary>{}</summary>\n{}</details>\n",
-            escape(&judged.name),
-            worst_of(report, detail, images)
-        );
+fn file_name(image: &str) -> &str {
+    image.rsplit('/').next().unwrap_or(image)
+}
+
+/// Shows the images with the largest errors of the best models.
+pub fn worst(report: &RunReport, images: &EmbeddedImages) -> Markup {
+    html! {
+        @for (i, detail) in report.details.iter().take(WORST_MODELS).enumerate() {
+            details open[i == 0] {
+                summary { (report.ranked(detail).name) }
+                (worst_of(report, detail, images))
+            }
+        }
     }
-    text
 }
 
-fn worst_of(report: &Report, detail: &Detail, images: &EmbeddedImages) -> String {
-    let judged = report.judged(detail);
-    let Some(set) = judged.predictions.first() else {
-        return String::new();
+fn worst_of(report: &RunReport, detail: &DetailedModel, images: &EmbeddedImages) -> Markup {
+    let ranked = report.ranked(detail);
+    let Some(set) = ranked.predictions.first() else {
+        return Markup::default();
     };
-    let (sizes, errors) = (judged.errors(f64::abs), judged.errors(|error| error));
-    let mut order: Vec<usize> = (0..sizes.len()).collect();
-    order.sort_by(|&a, &b| sizes[b].total_cmp(&sizes[a]));
-    let mut note = String::new();
-    let sources = if images.left_out {
-        HashMap::new()
+    let (absolute, errors) = (ranked.errors(f64::abs), ranked.errors(|error| error));
+    let mut order: Vec<usize> = (0..absolute.len()).collect();
+    order.sort_by(|&a, &b| absolute[b].total_cmp(&absolute[a]));
+    order.truncate(WORST_IMAGES);
+    let sources = if images.names_only {
+        Ok(HashMap::new())
     } else {
-        images
-    .sources(&report.models[judged.candidate], report.split)
-    .unwrap_or_else(|error| {
-        note = format!(
-            "<p class=\"note\">The images are not shown: {}. --data-root names the data set's folder.</p>\n",
-            escape(&format!("{error:#}"))
-        );
-        HashMap::new()
-    })
+        images.sources(&report.models[ranked.candidate], report.split)
     };
-    let figures = order.into_iter().take(WORST).map(|row| {
-        let name = &set.images[row];
-        let short = name.rsplit('/').next().unwrap_or(name);
-        let group = set.groups.get(row).and_then(|group| group.as_deref());
-        format!(
-            "<figure title=\"{}\">{}<figcaption><b>{:+.2}</b> (true {:.2}, predicted {:.2})<br>{}{}</figcaption></figure>\n",
-            escape(name),
-            image(sources.get(name), short).unwrap_or_default(),
-            errors[row],
-            set.targets[row],
-            set.targets[row] + errors[row],
-            escape(short),
-            group.map(|group| format!("<br>{}", escape(group))).unwrap_or_default()
-        )
-    });
-    format!("{note}<div class=\"faces\">{}</div>\n", figures.collect::<String>())
+    html! {
+        @if let Err(error) = &sources {
+            p.note {
+                "The images are not shown: " (format!("{error:#}"))
+                ". --data-root names the folder of the data set."
+            }
+        }
+        div.faces {
+            @for row in order {
+                @let (name, target, error) = (&set.images[row], set.targets[row], errors[row]);
+                figure title=(name) {
+                    @if let Some(source) = sources.as_ref().ok().and_then(|s| s.get(name)) {
+                        @if let Some(image) = image(source, file_name(name)) { (image) }
+                    }
+                    figcaption {
+                        b { (format!("{error:+.2}")) }
+                        (format!(" (true {target:.2}, predicted {:.2})", target + error))
+                        br; (file_name(name))
+                        @if let Some(Some(group)) = set.groups.get(row) { br; (group) }
+                    }
+                }
+            }
+        }
+    }
 }
 
-/// The explained images, model by model; names only where images are left out.
-pub fn explained(report: &Report, images: &EmbeddedImages) -> String {
-    let mut models: Vec<&Option<String>> = Vec::new();
-    for figure in &report.figures {
-        if !models.contains(&&figure.model) {
-            models.push(&figure.model);
+/// Shows the attribution maps of the explained images, model by model.
+pub fn explained(report: &RunReport, images: &EmbeddedImages) -> Markup {
+    let mut models: Vec<(&Option<String>, Vec<&ExplainedImage>)> = Vec::new();
+    for explained in &report.explained {
+        match models.iter_mut().find(|(model, _)| **model == explained.model) {
+            Some((_, all)) => all.push(explained),
+            None => models.push((&explained.model, vec![explained])),
         }
     }
-    let mut text = String::new();
-    for model in models {
-        let of: Vec<_> = report.figures.iter().filter(|f| f.model == *model).collect();
-        if let Some(name) = model {
-            text += &format!("<h3>{}</h3>\n", escape(name));
+    let figure = |explained: &ExplainedImage| {
+        let name = file_name(&explained.image);
+        let image = (!images.names_only).then(|| read_image(&explained.file).ok()).flatten();
+        let image = image.and_then(|image| embedded(&image, FIGURE_SIDE, 85, name));
+        html! {
+            figure title=(explained.image) {
+                @if let Some(image) = image { (PreEscaped(image)) }
+                figcaption { (name) }
+            }
         }
-        let figures = of.iter().take(FIGURES).map(|figure| {
-            let name = figure.image.rsplit('/').next().unwrap_or(&figure.image);
-            let shown = if images.left_out { None } else { read_image(&figure.file).ok() };
-            let shown = shown.and_then(|image| embedded(&image, FIGURE_SIDE, 85, name));
-            format!(
-                "<figure title=\"{}\">{}<figcaption>{}</figcaption></figure>\n",
-                escape(&figure.image),
-                shown.unwrap_or_default(),
-                escape(name)
-            )
-        });
-        text += &format!("<div class=\"maps\">{}</div>\n", figures.collect::<String>());
-        if of.len() > FIGURES {
-            let folder = of[0].file.parent().map(|f| f.display().to_string());
-            text += &format!(
-                "<p class=\"note\">{FIGURES} of {}; all of them are in {}.</p>\n",
-                of.len(),
-                escape(&folder.unwrap_or_default())
-            );
+    };
+    html! {
+        @for (model, all) in &models {
+            @if let Some(name) = model { h3 { (name) } }
+            div.maps { @for explained in all.iter().take(EXPLAINED) { (figure(explained)) } }
+            @if all.len() > EXPLAINED {
+                @let folder = all[0].file.with_file_name("");
+                p.note {
+                    (EXPLAINED) " of " (all.len()) ". All of them are in " (folder.display()) "."
+                }
+            }
         }
     }
-    text
 }

@@ -1,276 +1,263 @@
-//! The report as one page of HTML that needs no other file and no network.
+//! The report as one HTML page that needs no other file and no network.
 
 mod chart;
 mod charts;
 mod embedded_images;
-mod style;
 
 use anyhow::Result;
+use maud::{DOCTYPE, Markup, PreEscaped, html};
 
 pub use embedded_images::EmbeddedImages;
 
-use self::charts::boxed;
-use self::style::STYLE;
-use super::assemble::{Detail, Report};
+use self::charts::row_of;
+use super::assemble::{DetailedModel, RunReport};
 use super::tables::Table;
-use crate::data::embed::escape;
 use crate::eval::comparison::Leaderboard;
 use crate::eval::metrics::Metric;
 use crate::eval::statistics::Interval;
 
-/// More configs are not written out.
-const MOST_CONFIGS: usize = 40;
+const STYLE: &str = include_str!("style.css");
+/// Maximum number of configs that the page lists.
+const MAX_CONFIGS: usize = 40;
+/// Models of each leaderboard whose scatter plots are visible at once.
+const OPEN_SCATTERS: usize = 2;
 
-/// A part of the page.
+/// A section of the page.
 struct Section {
     id: &'static str,
     title: &'static str,
-    body: String,
+    body: Markup,
 }
 
-impl Report {
-    /// The page.
+impl RunReport {
+    /// Renders the page.
     ///
     /// # Errors
-    /// A config that has no YAML.
+    /// Returns an error if a config cannot be written as YAML.
     pub fn to_html(&self, images: &EmbeddedImages) -> Result<String> {
-        let tables = self.tables()?;
-        let sections = self.sections(&tables, images)?;
-        let nav: String = sections
-            .iter()
-            .map(|section| format!("<a href=\"#{}\">{}</a>", section.id, section.title))
-            .collect();
-        let body: String = sections
-            .iter()
-            .map(|s| {
-                format!("<section id=\"{}\"><h2>{}</h2>\n{}</section>\n", s.id, s.title, s.body)
-            })
-            .collect();
-        let title = escape(&self.title);
-        Ok(format!(
-            "<!DOCTYPE html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"><meta name=\"viewport\" content=\"width=device-width,initial-scale=1\">\
-             <meta name=\"color-scheme\" content=\"light dark\"><link rel=\"icon\" href=\"data:,\"><title>{title}: vmbeauty report</title><style>{STYLE}</style></head>\n<body>\n\
-             <header><p class=\"over\">vmbeauty report, {} images</p><h1>{title}</h1>\n{}{}<nav>{nav}</nav></header>\n<main>\n{body}</main>\n\
-             <footer>Written by vmbeauty {}. Ratings are opinions of the raters who were asked; they are not a property of a face, and no model of them \
-             may be used to judge or identify anyone.</footer>\n</body></html>\n",
-            self.split,
-            self.lead(),
-            self.tiles(),
-            env!("CARGO_PKG_VERSION"),
-        ))
+        let sections = self.sections(&self.tables()?, images)?;
+        let page = html! {
+            (DOCTYPE)
+            html lang="en" {
+                head {
+                    meta charset="utf-8";
+                    meta name="viewport" content="width=device-width,initial-scale=1";
+                    meta name="color-scheme" content="light dark";
+                    link rel="icon" href="data:,";
+                    title { (self.title) ": vmbeauty report" }
+                    style { (PreEscaped(STYLE)) }
+                }
+                body {
+                    header {
+                        p.over { "vmbeauty report, " (self.split) " images" }
+                        h1 { (self.title) }
+                        (self.lead())
+                        (self.tiles())
+                        nav { @for section in &sections {
+                            a href={ "#" (section.id) } { (section.title) }
+                        } }
+                    }
+                    main { @for section in &sections {
+                        section id=(section.id) { h2 { (section.title) } (section.body) }
+                    } }
+                    footer {
+                        "Written by vmbeauty " (env!("CARGO_PKG_VERSION")) ". Ratings are opinions \
+                        of the raters who were asked. They are not a property of a face, and no \
+                        model of them may be used to judge or identify anyone."
+                    }
+                }
+            }
+        };
+        Ok(page.into_string())
     }
 
-    /// The result in a sentence or two.
-    fn lead(&self) -> String {
-        let sentences = self.boards.iter().filter_map(|board| {
+    /// States the result in a sentence or two for each leaderboard.
+    fn lead(&self) -> Markup {
+        let results = self.leaderboards.iter().filter_map(|board| {
             let best = board.models.first()?;
             let pc = best.metric(Metric::Pc);
-            let Interval { lo, hi } = pc.ci_over_images?;
-            let mut text = format!(
-                "<p class=\"lead\"><strong>{}</strong>: PC {:.4} on {} {} images (95 % interval {lo:.4} to {hi:.4}).",
-                escape(&best.name),
-                pc.mean?,
-                best.images,
-                self.split
-            );
-            if board.models.len() > 1 {
-                text += &standing(board);
-            }
-            Some(text + "</p>\n")
+            let (mean, Interval { lo, hi }) = (pc.mean?, pc.ci_over_images?);
+            Some(html! {
+                p.lead {
+                    strong { (best.name) }
+                    ": PC " (format!("{mean:.4}")) " on " (best.images) " " (self.split)
+                    " images (95 % CI " (format!("{lo:.4} to {hi:.4}")) ")."
+                    @if board.models.len() > 1 { " " (significance(board)) }
+                }
+            })
         });
-        let text: String = sentences.take(3).collect();
-        if text.is_empty() {
-            "<p class=\"lead\">No run is done yet.</p>\n".to_string()
-        } else {
-            text
+        let results: Vec<Markup> = results.take(3).collect();
+        html! {
+            @for result in &results { (result) }
+            @if results.is_empty() { p.lead { "No run has finished yet." } }
         }
     }
 
-    fn tiles(&self) -> String {
-        let done = self.runs.iter().filter(|run| run.outcome().is_some()).count();
-        let images = self.boards.first().and_then(|board| board.models.first());
-        let tiles = [
-            (self.models.len().to_string(), "models".to_string()),
-            (format!("{done} of {}", self.runs.len()), "runs done".to_string()),
-            (
-                images.map_or(0, |judged| judged.images).to_string(),
-                format!("{} images", self.split),
-            ),
-        ];
-        let tiles =
-            tiles.map(|(value, name)| format!("<div><b>{value}</b><span>{name}</span></div>"));
-        format!("<div class=\"tiles\">{}</div>\n", tiles.concat())
+    fn tiles(&self) -> Markup {
+        let finished = self.runs.iter().filter(|run| run.outcome().is_some()).count();
+        let images = self.leaderboards.first().map_or(0, |board| board.images);
+        html! {
+            div.tiles {
+                div { b { (self.models.len()) } span { "models" } }
+                div { b { (finished) " of " (self.runs.len()) } span { "runs finished" } }
+                div { b { (images) } span { (self.split) " images" } }
+            }
+        }
     }
 
+    /// Returns the sections that have a content.
     fn sections(&self, tables: &[Table], images: &EmbeddedImages) -> Result<Vec<Section>> {
-        let mut sections = Vec::new();
-        let mut add = |id: &'static str, title: &'static str, body: String| {
-            if !body.is_empty() {
-                sections.push(Section { id, title, body });
-            }
-        };
-        let of = |name: &str| with_titles(tables, name);
-        let mut models = String::new();
-        for (at, board) in self.boards.iter().enumerate() {
-            models += &table_of(tables, "leaderboard", at, self.boards.len() > 1);
-            models += &charts::metrics(self, board);
-        }
-        models += &self.notes_list();
-        add("models", "Models", models);
-        let mut differences = of("differences");
-        for table in tables.iter().filter(|table| table.key.starts_with("comparisons")) {
-            differences += &if Report::is_for_people(table) {
-                format!(
-                    "<details><summary>{} ({})</summary>{}</details>\n",
-                    escape(&table.title),
-                    table.rows.len(),
-                    table.to_html()
-                )
-            } else {
-                format!(
-                    "<p class=\"note\">{}: {} pairs, in the CSV file.</p>\n",
-                    escape(&table.title),
-                    table.rows.len()
-                )
-            };
-        }
-        add("differences", "Which differences are real", differences);
+        let titled = |name| html! { @for table in named(tables, name) { (with_title(table)) } };
+        let folded = |name| html! { @for table in named(tables, name) { (fold(table)) } };
+        let legend = charts::legend(self);
         let curves = charts::curves(self).map(|curves| {
-            let note = "<p class=\"note\">A line for each run; the dot marks the epoch of the best weights. Point at a line for its name.</p>\n";
-            charts::legend(self) + &curves + note
+            html! {
+                (legend) (curves)
+                p.note {
+                    "A line for each run. The dot marks the epoch of the best weights. Hover over \
+                     a line for its name."
+                }
+            }
         });
-        add("curves", "Learning curves", curves.unwrap_or_default());
-        add("predictions", "Predicted and true scores", self.scatters());
-        let mut scores = String::new();
-        for at in 0..self.boards.len() {
-            if let Some(chart) = charts::by_score(self, at) {
-                scores += &(charts::legend(self) + &chart);
+        let scores = (0..self.leaderboards.len()).filter_map(|at| charts::by_score(self, at));
+        let scores: Vec<Markup> = scores.collect();
+        let best = (0..self.leaderboards.len()).filter_map(|at| self.details_of(at).next());
+        let groups: Vec<Markup> =
+            best.filter_map(|detail| charts::by_group(self, detail)).collect();
+        let weights = self.details.iter().map(|detail| self.ranked(detail));
+        let weights: Vec<Markup> =
+            weights.filter_map(|ranked| charts::branch_weights(self, ranked)).collect();
+        let sections = [
+            ("models", "Leaderboard", self.leaderboard_section(tables)),
+            ("differences", "Significance of differences", differences(tables)),
+            ("curves", "Learning curves", curves.unwrap_or_default()),
+            ("predictions", "Predicted vs. true scores", self.scatters()),
+            (
+                "scores",
+                "Errors by score range",
+                html! {
+                    @for chart in &scores { (legend) (chart) }
+                    (folded("by-score"))
+                },
+            ),
+            (
+                "groups",
+                "Errors by group",
+                html! {
+                    @for charts in &groups { (charts) }
+                    @for by in ["by-sex", "by-ethnicity", "by-group"] { (folded(by)) }
+                },
+            ),
+            ("weights", "Branch weights", html! { @if !weights.is_empty() { (row_of(&weights)) } }),
+            ("worst", "Largest errors", embedded_images::worst(self, images)),
+            (
+                "maps",
+                "Attribution maps",
+                html! { (embedded_images::explained(self, images)) (titled("maps")) },
+            ),
+            ("configs", "Configs", html! { (titled("configs")) (self.configs()?) }),
+            ("runs", "Runs", titled("runs")),
+        ];
+        let sections = sections.map(|(id, title, body)| Section { id, title, body });
+        Ok(sections.into_iter().filter(|section| !section.body.0.is_empty()).collect())
+    }
+
+    fn leaderboard_section(&self, tables: &[Table]) -> Markup {
+        let several = self.leaderboards.len() > 1;
+        html! {
+            @for (table, board) in named(tables, "leaderboard").zip(&self.leaderboards) {
+                @if several { (with_title(table)) } @else { (table.to_html()) }
+                (charts::metrics(self, board))
+            }
+            @if !self.notes.is_empty() {
+                ul.notes { @for note in &self.notes { li { (note) } } }
             }
         }
-        add("scores", "Errors by score range", scores + &folded(tables, "by-score"));
-        let first = |at: usize| self.details.iter().find(|d| (d.board, d.place) == (at, 0));
-        let groups = (0..self.boards.len()).filter_map(|at| charts::by_group(self, first(at)?));
-        let mut groups: String = groups.collect();
-        for by in ["by-sex", "by-ethnicity", "by-group"] {
-            groups += &folded(tables, by);
-        }
-        add("groups", "Errors by group", groups);
-        let weights = self.details.iter().map(|detail| self.judged(detail));
-        let weights: Vec<String> =
-            weights.filter_map(|judged| charts::branch_weights(self, judged)).collect();
-        if !weights.is_empty() {
-            add("weights", "Weights of the branches", boxed(&weights));
-        }
-        add("worst", "Largest errors", embedded_images::worst(self, images));
-        let maps = embedded_images::explained(self, images) + &of("maps");
-        add("maps", "What the branches look at", maps);
-        add("configs", "Configs", of("configs") + &self.configs()?);
-        add("runs", "Runs", of("runs"));
-        Ok(sections)
     }
 
-    fn notes_list(&self) -> String {
-        let notes: String =
-            self.notes.iter().map(|note| format!("<li>{}</li>", escape(note))).collect();
-        if notes.is_empty() { notes } else { format!("<ul class=\"notes\">{notes}</ul>\n") }
-    }
-
-    fn scatters(&self) -> String {
-        let mut text = String::new();
-        let (shown, rest): (Vec<&Detail>, Vec<&Detail>) =
-            self.details.iter().partition(|detail| detail.place < 2);
-        let all = |details: &[&Detail]| -> String {
-            details.iter().map(|detail| charts::scatter(self, detail)).collect()
+    fn scatters(&self) -> Markup {
+        let (open, folded): (Vec<&DetailedModel>, Vec<&DetailedModel>) =
+            self.details.iter().partition(|detail| detail.place < OPEN_SCATTERS);
+        let pairs = |details: &[&DetailedModel]| {
+            html! {
+                div.charts.two { @for detail in details { (charts::scatter(self, detail)) } }
+            }
         };
-        if !shown.is_empty() {
-            text += &paired(&all(&shown));
-            text += "<p class=\"note\">One point for each image, with the first seed's model; the dashed line is a perfect prediction. Point at one for its name.</p>\n";
+        html! {
+            @if !open.is_empty() {
+                (pairs(&open))
+                p.note {
+                    "A point for each image, predicted by the model of the first seed. On the \
+                     dashed line a prediction is exact. Hover over a point for its image."
+                }
+            }
+            @if !folded.is_empty() {
+                details { summary { (folded.len()) " more models" } (pairs(&folded)) }
+            }
         }
-        if !rest.is_empty() {
-            text += &format!(
-                "<details><summary>{} more models</summary>{}</details>\n",
-                rest.len(),
-                paired(&all(&rest))
-            );
-        }
-        text
     }
 
-    fn configs(&self) -> Result<String> {
-        let mut text = String::new();
-        for model in self.models.iter().take(MOST_CONFIGS) {
-            text += &format!(
-                "<details><summary>{}</summary><pre tabindex=\"0\">{}</pre></details>\n",
-                escape(&model.name),
-                escape(&model.config.to_yaml()?)
-            );
-        }
-        if self.models.len() > MOST_CONFIGS {
-            text += &format!(
-                "<p class=\"note\">The first {MOST_CONFIGS} of {} configs.</p>\n",
-                self.models.len()
-            );
-        }
-        Ok(text)
+    fn configs(&self) -> Result<Markup> {
+        let models = self.models.iter().take(MAX_CONFIGS);
+        let configs = models.map(|model| Ok((&model.name, model.config.to_yaml()?)));
+        let configs: Vec<(&String, String)> = configs.collect::<Result<_>>()?;
+        Ok(html! {
+            @for (name, yaml) in &configs {
+                details { summary { (name) } pre tabindex="0" { (yaml) } }
+            }
+            @if self.models.len() > MAX_CONFIGS {
+                p.note { "The first " (MAX_CONFIGS) " of " (self.models.len()) " configs." }
+            }
+        })
     }
 }
 
-/// Charts in pairs, where there is room for two.
-fn paired(charts: &str) -> String {
-    format!("<div class=\"charts two\">{charts}</div>\n")
-}
-
-/// How many others the best one can be told from.
-fn standing(board: &Leaderboard) -> String {
+/// States how many of the other models differ significantly from the best.
+fn significance(board: &Leaderboard) -> String {
     let others = board.models.len() - 1;
-    let real = (1..board.models.len()).filter(|&place| {
-        let contrast = board.with_best(place, Metric::Pc);
-        contrast.and_then(|c| c.p_holm).is_some_and(|p| p < 0.05)
+    let significant = (1..board.models.len()).filter(|&place| {
+        let comparison = board.with_best(place, Metric::Pc);
+        comparison.and_then(|c| c.p_holm).is_some_and(|p| p < 0.05)
     });
-    match (real.count(), others) {
-        (0, 1) => " The other model's PC is within chance of it.".to_string(),
-        (0, others) => {
-            format!(" None of the {others} others differs from it in PC (p &lt; 0.05, corrected).")
+    match (significant.count(), others) {
+        (0, 1) => "The other model's PC does not differ significantly (p ≥ 0.05).".to_string(),
+        (0, _) => {
+            format!(
+                "None of the {others} other models differs significantly in PC (p ≥ 0.05, Holm)."
+            )
         }
-        (1, 1) => " The other model's PC is lower (p &lt; 0.05).".to_string(),
-        (real, others) => format!(
-            " Of {others} others, {real} differ from it in PC (p &lt; 0.05, corrected); the rest are within chance."
-        ),
+        (1, 1) => "The other model's PC is significantly lower (p < 0.05).".to_string(),
+        (n, _) => {
+            format!("{n} of the {others} other models differ significantly in PC (p < 0.05, Holm).")
+        }
     }
 }
 
-/// Whether a table is the named one, of any board.
-fn is(table: &Table, name: &str) -> bool {
-    let rest = table.key.strip_prefix(name);
-    rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('-'))
-}
-
-fn table_of(tables: &[Table], name: &str, at: usize, titled: bool) -> String {
-    let mut of = tables.iter().filter(|table| is(table, name));
-    let Some(table) = of.nth(at) else {
-        return String::new();
-    };
-    if titled {
-        format!("<h3>{}</h3>\n{}", escape(&table.title), table.to_html())
-    } else {
-        table.to_html()
-    }
-}
-
-fn with_titles(tables: &[Table], name: &str) -> String {
-    let of = tables.iter().filter(|table| is(table, name));
-    of.map(|table| format!("<h3>{}</h3>\n{}", escape(&table.title), table.to_html())).collect()
-}
-
-/// Under a line that opens them.
-fn folded(tables: &[Table], name: &str) -> String {
-    let of = tables.iter().filter(|table| is(table, name));
-    of.map(|table| {
-        format!(
-            "<details><summary>Table: {}</summary>{}</details>\n",
-            escape(&table.title),
-            table.to_html()
-        )
+/// Returns the tables of a name, one for each leaderboard that has it.
+fn named<'a>(tables: &'a [Table], name: &'a str) -> impl Iterator<Item = &'a Table> {
+    tables.iter().filter(move |table| {
+        let number = table.key.strip_prefix(name);
+        number.is_some_and(|rest| rest.is_empty() || rest.starts_with('-'))
     })
-    .collect()
+}
+
+fn with_title(table: &Table) -> Markup {
+    html! { h3 { (table.title) } (table.to_html()) }
+}
+
+fn fold(table: &Table) -> Markup {
+    html! { details { summary { "Table: " (table.title) } (table.to_html()) } }
+}
+
+fn differences(tables: &[Table]) -> Markup {
+    html! {
+        @for table in named(tables, "differences") { (with_title(table)) }
+        @for table in named(tables, "comparisons") {
+            @if table.is_short() {
+                details { summary { (table.title) " (" (table.rows.len()) ")" } (table.to_html()) }
+            } @else {
+                p.note { (table.title) ": " (table.rows.len()) " pairs, in the CSV file." }
+            }
+        }
+    }
 }

@@ -1,4 +1,4 @@
-//! What is wrong is told with the file and the remedy.
+//! Errors name the file and the remedy.
 
 use std::fs;
 
@@ -6,7 +6,7 @@ use super::written::{Row, Run, VAL, grouped};
 use crate::sandbox::Sandbox;
 
 #[test]
-fn what_is_wrong_is_told_by_name() {
+fn errors_name_the_file_and_the_remedy() {
     let sandbox = Sandbox::new();
     let test = grouped(0.5);
     let run = Run { set: "", seed: 1, val: &VAL, test: Some(&test) };
@@ -49,7 +49,7 @@ fn what_is_wrong_is_told_by_name() {
 }
 
 #[test]
-fn predictions_of_different_images_are_not_compared_and_it_is_said_why() {
+fn predictions_of_different_images_are_not_compared_and_a_note_says_why() {
     let sandbox = Sandbox::new();
     let a: Vec<Row> = vec![("a", 1.0, 2.0, ""), ("b", 2.0, 2.5, ""), ("c", 4.0, 3.0, "")];
     let b: Vec<Row> = vec![("a", 1.0, 2.0, ""), ("b", 2.0, 2.5, ""), ("d", 4.0, 3.0, "")];
@@ -72,7 +72,7 @@ fn predictions_of_different_images_are_not_compared_and_it_is_said_why() {
         "--no-images",
         "--json",
     ]);
-    let boards = report["boards"].as_array().unwrap();
+    let boards = report["leaderboards"].as_array().unwrap();
     assert_eq!(boards.len(), 3);
     assert!(boards.iter().all(|board| board["comparisons"] == serde_json::json!([])));
     let notes = report["notes"].to_string();
@@ -89,7 +89,7 @@ fn predictions_of_different_images_are_not_compared_and_it_is_said_why() {
 }
 
 #[test]
-fn a_run_without_test_images_makes_validation_the_split() {
+fn a_run_without_test_images_is_compared_on_val() {
     let sandbox = Sandbox::new();
     let run = Run { set: "", seed: 1, val: &VAL, test: None };
     run.write(&sandbox, "run");
@@ -105,6 +105,6 @@ fn a_run_without_test_images_makes_validation_the_split() {
         "test",
         "--json",
     ]);
-    assert_eq!(report["boards"], serde_json::json!([]));
+    assert_eq!(report["leaderboards"], serde_json::json!([]));
     assert!(report["notes"].to_string().contains("--split val ranks it"));
 }

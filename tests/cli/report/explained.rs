@@ -1,4 +1,4 @@
-//! What `vmbeauty explain` has left in run directories and folders.
+//! Results of `vmbeauty explain` in run directories and other folders.
 
 use std::collections::HashMap;
 use std::fs;
@@ -36,31 +36,31 @@ const MEASURES: &str = r#"{"method": "grad-cam <last>", "images": 9, "agreement"
     "deletion_over_random": {"mean": null, "ci": null, "n": 0}}], "parts": []}"#;
 
 #[test]
-fn measures_and_metrics_of_the_maps_are_shown() {
+fn metrics_and_figures_of_the_maps_are_shown() {
     let sandbox = explained();
     fs::write(sandbox.path("run/explain_evaluate.json"), MEASURES).unwrap();
     sandbox.done(&["report", "run", "--explain", "given", "-o", "r.html"]);
     let rows = csv_rows(&sandbox.path("r.maps.csv"));
     let agreement = &rows[0];
-    assert_eq!(agreement["measure"], "ViT and Mamba: rank correlation");
+    assert_eq!(agreement["metric"], "ViT and Mamba: rank correlation");
     assert_eq!((agreement["mean"].as_str(), agreement["mean_lo"].as_str()), ("0.25", "0.125"));
-    assert_eq!(rows[2]["measure"], "vit: insertion over random");
+    assert_eq!(rows[2]["metric"], "vit: insertion over random");
     assert_eq!(rows[3]["mean"], "");
     let page = fs::read_to_string(sandbox.path("r.html")).unwrap();
     assert!(page.contains("grad-cam &lt;last&gt;"));
     let maps = page.split("id=\"maps\"").nth(1).unwrap();
     let maps = maps.split("</section>").next().unwrap();
-    // Two metrics of each folder, and no contact sheet.
+    // Two figures of each folder, and no contact sheet.
     assert_eq!(maps.matches("data:image/jpeg").count(), 4);
 }
 
 #[test]
-fn on_validation_only_metrics_of_its_images_are_shown() {
+fn on_val_only_figures_of_its_images_are_shown() {
     let sandbox = explained();
     fs::write(sandbox.path("run/explain_evaluate.json"), MEASURES).unwrap();
     fs::write(sandbox.path("run/explain_test.json"), "damaged").unwrap();
     let report = sandbox.json(&["report", "run", "-o", "r.html", "--split", "val", "--json"]);
-    assert!(report["notes"].to_string().contains("1 explained images are not shown"), "{report:#}");
+    assert!(report["notes"].to_string().contains("1 explained images are skipped"), "{report:#}");
     let page = fs::read_to_string(sandbox.path("r.html")).unwrap();
     assert!(page.contains("<figcaption>val_a.png</figcaption>") && !page.contains("t00"));
     assert!(!sandbox.path("r.maps.csv").exists());
@@ -70,11 +70,11 @@ fn on_validation_only_metrics_of_its_images_are_shown() {
 }
 
 #[test]
-fn a_folder_without_metrics_and_a_file_of_something_else_are_refused_by_name() {
+fn a_folder_without_figures_and_a_wrong_file_are_errors_that_name_them() {
     let sandbox = explained();
     fs::create_dir(sandbox.path("empty")).unwrap();
     let (_, error) = sandbox.fails(&["report", "run", "--explain", "empty", "-o", "r.html"]);
-    assert!(error.contains("empty holds no metric"), "{error}");
+    assert!(error.contains("empty holds no figure"), "{error}");
     fs::write(sandbox.path("run/explain_test.json"), "{}").unwrap();
     let (_, error) = sandbox.fails(&["report", "run", "-o", "r.html"]);
     assert!(error.contains("run/explain_test.json is not what `vmbeauty explain"), "{error}");

@@ -26,7 +26,7 @@ fn three_runs() -> Sandbox {
 }
 
 #[test]
-fn a_model_has_the_mean_and_the_spread_over_its_seeds_and_an_interval_over_images() {
+fn a_model_has_the_mean_and_the_sd_over_its_seeds_and_an_interval_over_images() {
     let sandbox = three_runs();
     let report = sandbox.json(&[
         "report",
@@ -73,7 +73,7 @@ fn a_model_has_the_mean_and_the_spread_over_its_seeds_and_an_interval_over_image
 }
 
 #[test]
-fn differences_are_to_the_best_and_corrected_for_their_number() {
+fn differences_are_from_the_best_model_and_corrected_for_their_number() {
     let sandbox = three_runs();
     let report = sandbox.json(&[
         "report",
@@ -88,12 +88,12 @@ fn differences_are_to_the_best_and_corrected_for_their_number() {
     let rows = csv_rows(&sandbox.path("report.differences.csv"));
     assert_eq!(rows.len(), 1);
     close(&rows[0]["mae"], 0.5);
-    let contrasts = report["boards"][0]["comparisons"].as_array().unwrap();
-    assert_eq!(contrasts.len(), 4);
-    for contrast in contrasts {
-        assert_eq!(contrast["first"], "small");
+    let comparisons = report["leaderboards"][0]["comparisons"].as_array().unwrap();
+    assert_eq!(comparisons.len(), 4);
+    for comparison in comparisons {
+        assert_eq!(comparison["first"], "small");
         // One comparison of each metric: nothing to correct for.
-        assert_eq!(contrast["p"], contrast["p_holm"]);
+        assert_eq!(comparison["p"], comparison["p_holm"]);
     }
 }
 
@@ -107,12 +107,12 @@ fn groups_of_sex_and_ethnicity_have_tables_of_their_own() {
     close(&women["mae"], 0.25);
     close(&women["bias"], 0.25);
     close(&by_sex[1]["bias"], -0.25);
-    // Within a sex every prediction is off by the same.
+    // Within a sex every prediction has the same error.
     close(&women["pc"], 1.0);
     let by_group = csv_rows(&sandbox.path("report.by-group.csv"));
     let labels: Vec<&str> = by_group.iter().map(|row| row["group"].as_str()).collect();
     assert_eq!(labels, ["female/asian", "female/black", "male/asian", "male/black"]);
-    // Six images say nothing of a correlation or an interval.
+    // Six images are too few for a correlation or an interval.
     assert_eq!((by_group[0]["n"].as_str(), by_group[0]["pc"].as_str()), ("6", ""));
     assert_eq!(by_group[0]["mae_lo"], "");
     close(&by_group[0]["bias"], 0.25);
@@ -120,8 +120,8 @@ fn groups_of_sex_and_ethnicity_have_tables_of_their_own() {
     close(&ethnicity[0]["bias"], 0.0);
     close(&ethnicity[0]["mae"], 0.25);
     let groups = model(&report, "good-1")["by_group"].as_array().unwrap();
-    let ways: Vec<&Value> = groups.iter().map(|way| &way["by"]).collect();
-    assert_eq!(ways, ["group", "sex", "ethnicity"]);
+    let by: Vec<&Value> = groups.iter().map(|breakdown| &breakdown["by"]).collect();
+    assert_eq!(by, ["group", "sex", "ethnicity"]);
 }
 
 #[test]
@@ -138,9 +138,9 @@ fn score_ranges_have_round_ends_and_hold_every_image() {
 }
 
 #[test]
-fn validation_alone_shows_and_reads_nothing_of_the_test_images() {
+fn on_val_nothing_about_the_test_images_is_read_or_shown() {
     let sandbox = three_runs();
-    // A file that cannot be read would end the report.
+    // A file that cannot be read would be an error.
     std::fs::write(sandbox.path("bad/predictions_test.csv"), "damaged").unwrap();
     let maps = "{\"method\": \"m\", \"images\": 1, \"agreement\": null, \"curves\": []";
     std::fs::write(sandbox.path("bad/explain_test.json"), "damaged").unwrap();

@@ -1,4 +1,4 @@
-//! Which folders are taken, and which runs are of one model.
+//! Which folders hold runs, and which runs belong to one model.
 
 use std::fs;
 
@@ -12,7 +12,7 @@ fn run<'a>(set: &'a str, seed: u64, test: &'a [super::written::Row<'a>]) -> Run<
 }
 
 #[test]
-fn parts_of_a_sweep_from_several_machines_are_joined() {
+fn shards_of_a_sweep_from_several_machines_are_merged() {
     let sandbox = Sandbox::new();
     let (near, far) = (grouped(0.25), grouped(0.5));
     let sum = "model.fusion.strategy=sum";
@@ -21,13 +21,13 @@ fn parts_of_a_sweep_from_several_machines_are_joined() {
     run("data.workers=7 train.threads=3", 2, &far)
         .write(&sandbox, "two/runs/strategy=gated,seed=2");
     run(sum, 1, &near).write(&sandbox, "two/runs/strategy=sum,seed=1");
-    // Begun by the first machine, brought to its end by the second.
+    // Started on the first machine, finished on the second.
     write_config(&sandbox.path("one/runs/strategy=sum,seed=1"), sum, 1);
     // Copied from the second to the first.
     run("", 2, &far).write(&sandbox, "one/runs/strategy=gated,seed=2");
 
     let report = sandbox.json(&["report", "one", "two", "-o", "r.html", "--no-images", "--json"]);
-    let models = report["boards"][0]["models"].as_array().unwrap();
+    let models = report["leaderboards"][0]["models"].as_array().unwrap();
     assert_eq!(models.len(), 2, "{report:#}");
     for name in ["strategy=gated", "strategy=sum"] {
         let model = model(&report, name);
@@ -39,7 +39,7 @@ fn parts_of_a_sweep_from_several_machines_are_joined() {
 }
 
 #[test]
-fn another_result_of_the_same_seed_is_a_model_of_its_own() {
+fn another_result_of_the_same_seed_is_another_model() {
     let sandbox = Sandbox::new();
     let (a, b) = (grouped(0.25), grouped(0.5));
     run("", 1, &a).write(&sandbox, "a/x");
@@ -62,11 +62,11 @@ fn folds_are_pooled_and_each_image_counts_once() {
     assert_eq!((&model["folds"], &model["images"]), (&Value::from(2), &Value::from(24)));
     let rows = csv_rows(&sandbox.path("r.csv"));
     assert_eq!(rows[0]["folds"], "2");
-    assert_eq!(rows.len(), 1, "baselines of a fold are none of all folds");
+    assert_eq!(rows.len(), 1, "the baselines of one fold are not baselines of all folds");
 }
 
 #[test]
-fn runs_that_are_not_done_are_listed_and_left_out() {
+fn unfinished_runs_are_listed_and_skipped() {
     let sandbox = Sandbox::new();
     let test = grouped(0.5);
     run("", 1, &test).write(&sandbox, "s/runs/strategy=gated,seed=1");
@@ -77,30 +77,30 @@ fn runs_that_are_not_done_are_listed_and_left_out() {
     fs::write(failed.join("failed.json"), "{\"error\": \"no <memory>\", \"code\": 1}").unwrap();
     let report = sandbox.json(&["report", "s", "-o", "r.html", "--no-images", "--json"]);
     assert_eq!(model(&report, "strategy=gated")["seeds"], serde_json::json!([1]));
-    let states: Vec<&Value> =
-        report["runs"].as_array().unwrap().iter().map(|run| &run["state"]).collect();
-    assert_eq!(states, ["done", "unfinished", "failed"]);
+    let status: Vec<&Value> =
+        report["runs"].as_array().unwrap().iter().map(|run| &run["status"]).collect();
+    assert_eq!(status, ["done", "unfinished", "failed"]);
     let rows = csv_rows(&sandbox.path("r.runs.csv"));
     assert_eq!(rows[1]["epochs"], "2 of 3");
-    assert_eq!(rows[2]["state"], "failed: no <memory>");
+    assert_eq!(rows[2]["status"], "failed: no <memory>");
     assert!(report["notes"].to_string().contains("seed 2, is skipped"));
     let page = fs::read_to_string(sandbox.path("r.html")).unwrap();
     assert!(page.contains("1 of 3") && page.contains("no &lt;memory&gt;"));
 }
 
 #[test]
-fn nothing_done_yet_makes_a_page_with_curves() {
+fn unfinished_runs_have_learning_curves() {
     let sandbox = Sandbox::new();
     run("", 1, &VAL).write(&sandbox, "r");
     fs::remove_file(sandbox.path("r/summary.json")).unwrap();
     let report = sandbox.json(&["report", "r", "-o", "r.html", "--no-images", "--json"]);
-    assert_eq!(report["boards"], serde_json::json!([]));
+    assert_eq!(report["leaderboards"], serde_json::json!([]));
     let page = fs::read_to_string(sandbox.path("r.html")).unwrap();
-    assert!(page.contains("No run is done yet") && page.contains("Validation PC"));
+    assert!(page.contains("No run has finished yet") && page.contains("Validation PC"));
 }
 
 #[test]
-fn a_trained_run_has_its_groups_and_its_images() {
+fn a_trained_run_has_groups_and_images() {
     let sandbox = Sandbox::new();
     sandbox.train_one_epoch("run");
     let header = fs::read_to_string(sandbox.path("run/predictions_test.csv")).unwrap();
@@ -114,8 +114,8 @@ fn a_trained_run_has_its_groups_and_its_images() {
     let page = fs::read_to_string(sandbox.path("r.html")).unwrap();
     // Twelve synthetic faces, and the branches' weights.
     assert_eq!(page.matches("data:image/jpeg;base64,").count(), 12);
-    assert!(page.contains("share of the ViT branch"));
-    assert!(page.contains("By group"));
+    assert!(page.contains("weight of the ViT branch"));
+    assert!(page.contains("Errors by group"));
     sandbox.done(&["report", "run", "-o", "names.html", "--no-images"]);
     let names = fs::read_to_string(sandbox.path("names.html")).unwrap();
     assert!(!names.contains("data:image") && names.contains("Largest errors"));

@@ -1,4 +1,4 @@
-//! Run directories written by hand, so that their numbers are known.
+//! Run directories written by hand, with known numbers.
 
 use std::fs;
 use std::path::Path;
@@ -10,7 +10,7 @@ use crate::sandbox::{SMALL, Sandbox};
 /// A row of predictions: image, target, prediction, group.
 pub type Row<'a> = (&'a str, f64, f64, &'a str);
 
-/// A finished run; its test images are `test`, and `set` is laid over the small config.
+/// A finished run; `test` are its test images, and `set` overrides keys of the small config.
 pub struct Run<'a> {
     pub set: &'a str,
     pub seed: u64,
@@ -19,7 +19,7 @@ pub struct Run<'a> {
 }
 
 impl Run<'_> {
-    /// Writes it into a folder of the sandbox.
+    /// Writes the run into a folder of the sandbox.
     pub fn write(&self, sandbox: &Sandbox, folder: &str) {
         let folder = sandbox.path(folder);
         fs::create_dir_all(&folder).unwrap();
@@ -51,7 +51,7 @@ impl Run<'_> {
     }
 }
 
-/// The config of a run that has begun.
+/// Writes the config of a run that has started.
 pub fn write_config(folder: &Path, set: &str, seed: u64) {
     fs::create_dir_all(folder).unwrap();
     let mut config: serde_yaml::Value = serde_yaml::from_str(SMALL).unwrap();
@@ -101,8 +101,8 @@ pub const VAL: [Row; 4] = [
     ("val_d.png", 4.0, 4.0, ""),
 ];
 
-/// Twenty-four test images of four groups, whose predictions are off by `off` upwards for women and
-/// downwards for men.
+/// Twenty-four test images of four groups, whose predictions are `off` too high for women and too
+/// low for men.
 pub fn grouped(off: f64) -> Vec<Row<'static>> {
     const NAMES: [&str; 24] = [
         "t00", "t01", "t02", "t03", "t04", "t05", "t06", "t07", "t08", "t09", "t10", "t11", "t12",
@@ -117,16 +117,16 @@ pub fn grouped(off: f64) -> Vec<Row<'static>> {
     NAMES.into_iter().enumerate().map(row).collect()
 }
 
-/// A table's rows as maps from column to text.
+/// Reads a table's rows as maps from column to text.
 pub fn csv_rows(path: &Path) -> Vec<std::collections::HashMap<String, String>> {
     let mut csv =
         csv::Reader::from_path(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
     csv.deserialize().map(Result::unwrap).collect()
 }
 
-/// A model of the first board by name.
+/// Returns a model of the first leaderboard by name.
 pub fn model<'a>(report: &'a Value, name: &str) -> &'a Value {
-    let models = report["boards"][0]["models"].as_array().unwrap();
+    let models = report["leaderboards"][0]["models"].as_array().unwrap();
     let found = models.iter().find(|model| model["name"] == name);
     found.unwrap_or_else(|| panic!("no {name} in {report:#}"))
 }

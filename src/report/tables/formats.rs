@@ -1,0 +1,423 @@
+//! The formats of a table: CSV, HTML, LaTeX, Markdown and text.
+
+use anyhow::Result;
+use maud::{Markup, html};
+
+use super::{Cell, Table};
+
+/// What a LaTeX document needs for the tables.
+pub const LATEX_PREAMBLE: &str = "\
+% \\usepackage[T1]{fontenc} and \\usepackage{booktabs,graphicx} in the preamble; \
+then \\input{this file}, or copy a table.\n";
+
+impl Cell {
+    /// Formats the value without its interval and standard deviation.
+    fn shown(&self) -> String {
+        let or_dash = |value: &Option<f64>, format: &dyn Fn(f64) -> String| {
+            value.filter(|v| v.is_finite()).map_or("–".to_string(), format)
+        };
+        match self {
+            Cell::Text(text) => text.clone(),
+            Cell::Count(count) => group_thousands(*count as f64, 0),
+            Cell::Number { value, per, digits } => {
+                or_dash(value, &|value| group_thousands(value / per, *digits))
+            }
+            Cell::Metric { value, .. } => or_dash(value, &|value| self.four_decimals(value)),
+            Cell::P(Some(p)) if *p < 0.001 => "< 0.001".to_string(),
+            Cell::P(p) => or_dash(p, &|p| format!("{p:.3}")),
+            Cell::Empty => String::new(),
+        }
+    }
+
+    fn four_decimals(&self, value: f64) -> String {
+        if matches!(self, Cell::Metric { signed: true, .. }) {
+            format!("{value:+.4}")
+        } else {
+            format!("{value:.4}")
+        }
+    }
+
+    /// Formats the ends of the interval.
+    fn interval(&self) -> Option<(String, String)> {
+        match self {
+            Cell::Metric { ci: Some(ci), .. } => {
+                Some((self.four_decimals(ci.lo), self.four_decimals(ci.hi)))
+            }
+            _ => None,
+        }
+    }
+
+    /// Formats the standard deviation over seeds.
+    fn sd(&self) -> Option<String> {
+        match self {
+            Cell::Metric { sd: Some(sd), .. } => Some(format!("{sd:.4}")),
+            _ => None,
+        }
+    }
+
+    fn is_best(&self) -> bool {
+        matches!(self, Cell::Metric { best: true, .. })
+    }
+
+    fn is_text(&self) -> bool {
+        matches!(self, Cell::Text(_))
+    }
+
+    /// Writes the value with all digits.
+    fn exact(&self) -> String {
+        match self {
+            Cell::Text(text) => text.clone(),
+            Cell::Count(count) => count.to_string(),
+            Cell::Number { value, .. } | Cell::Metric { value, .. } | Cell::P(value) => {
+                exact(*value)
+            }
+            Cell::Empty => String::new(),
+        }
+    }
+
+    fn to_html(&self) -> Markup {
+        // A minus sign as wide as a plus sign.
+        let minus = |text: String| text.replace('-', "−");
+        let shown = if self.is_text() { self.shown() } else { minus(self.shown()) };
+        html! {
+            @if self.is_best() { strong { (shown) } } @else { (shown) }
+            @if let Some((lo, hi)) = self.interval() {
+                small { "[" (minus(lo)) ", " (minus(hi)) "]" }
+            }
+            @if let Some(sd) = self.sd() { small { "sd " (sd) } }
+        }
+    }
+
+    fn to_latex(&self) -> String {
+        let math = |text: &str| match text.strip_prefix('-') {
+            Some(rest) if !rest.starts_with('-') => format!("$-${rest}"),
+            _ => text.replacen('+', "$+$", 1),
+        };
+        let shown = escape_latex(&self.shown());
+        let mut text = if self.is_text() { shown } else { math(&shown) };
+        if self.is_best() {
+            text = format!("\\textbf{{{text}}}");
+        }
+        if let Some((lo, hi)) = self.interval() {
+            text += &format!(" {{\\scriptsize[{}, {}]}}", math(&lo), math(&hi));
+        }
+        if let Some(sd) = self.sd() {
+            text += &format!(" {{\\scriptsize sd {sd}}}");
+        }
+        text
+    }
+
+    fn to_markdown(&self) -> String {
+        let mut text = escape_markdown(&self.shown());
+        if self.is_best() {
+            text = format!("**{text}**");
+        }
+        if let Some((lo, hi)) = self.interval() {
+            text += &format!(" ({lo} to {hi})");
+        }
+        if let Some(sd) = self.sd() {
+            text += &format!(" sd {sd}");
+        }
+        text
+    }
+}
+
+impl Table {
+    /// Writes a CSV file with all digits. A metric's column is followed by the ends of its
+    /// interval, `_lo` and `_hi`, and by its standard deviation over seeds, `_sd_over_seeds`, if
+    /// any row has one. Undefined values are empty.
+    ///
+    /// # Errors
+    /// Returns an error if memory runs out.
+    pub fn to_csv(&self) -> Result<Vec<u8>> {
+        let any =
+            |column: usize, test: fn(&Cell) -> bool| self.rows.iter().any(|row| test(&row[column]));
+        let extra: Vec<(bool, bool)> = (0..self.columns.len())
+            .map(|column| {
+                let interval = any(column, |cell| matches!(cell, Cell::Metric { .. }));
+                (interval, any(column, |cell| cell.sd().is_some()))
+            })
+            .collect();
+        let mut csv = csv::Writer::from_writer(Vec::new());
+        let mut header = Vec::new();
+        for (column, (interval, sd)) in self.columns.iter().zip(&extra) {
+            let key = &column.key;
+            header.push(key.clone());
+            if *interval {
+                header.extend([format!("{key}_lo"), format!("{key}_hi")]);
+            }
+            header.extend(sd.then(|| format!("{key}_sd_over_seeds")));
+        }
+        csv.write_record(&header)?;
+        for row in &self.rows {
+            let mut record = Vec::new();
+            for (cell, (has_interval, has_sd)) in row.iter().zip(&extra) {
+                record.push(cell.exact());
+                let (ci, sd) = match cell {
+                    Cell::Metric { ci, sd, .. } => (*ci, *sd),
+                    _ => (None, None),
+                };
+                if *has_interval {
+                    record.extend([exact(ci.map(|ci| ci.lo)), exact(ci.map(|ci| ci.hi))]);
+                }
+                record.extend(has_sd.then(|| exact(sd)));
+            }
+            csv.write_record(&record)?;
+        }
+        Ok(csv.into_inner().map_err(|error| error.into_error())?)
+    }
+
+    /// Renders the table, in a box that scrolls on a narrow page, and its notes. The first column
+    /// remains visible.
+    pub fn to_html(&self) -> Markup {
+        let class = |text: bool| text.then_some("w");
+        html! {
+            div.scroll role="region" tabindex="0" aria-label=(self.title) {
+                table {
+                    thead { tr { @for column in &self.columns {
+                        th scope="col" class=[class(column.text)] { (column.title) }
+                    } } }
+                    tbody { @for row in &self.rows { tr {
+                        @for (i, (cell, column)) in row.iter().zip(&self.columns).enumerate() {
+                            @if i == 0 {
+                                th scope="row" class=[class(column.text)] { (cell.to_html()) }
+                            } @else {
+                                td class=[class(column.text)] { (cell.to_html()) }
+                            }
+                        }
+                    } } }
+                }
+            }
+            @for note in &self.notes { p.note { (note) } }
+        }
+    }
+
+    /// Writes a `table` environment for the package booktabs.
+    pub fn to_latex(&self) -> String {
+        let line = |cells: Vec<String>| format!("    {} \\\\\n", cells.join(" & "));
+        let title = escape_latex(&self.title);
+        let notes: String =
+            self.notes.iter().map(|note| format!(" {}", escape_latex(note))).collect();
+        let layout: String = self.columns.iter().map(|c| if c.text { 'l' } else { 'r' }).collect();
+        let header = line(self.columns.iter().map(|c| escape_latex(&c.title)).collect());
+        let rows: String =
+            self.rows.iter().map(|row| line(row.iter().map(Cell::to_latex).collect())).collect();
+        format!(
+            "\\begin{{table}}\n  \\centering\n  \\caption{{{title}.{notes}}}\n  \
+             \\label{{tab:{}}}\n  \
+             \\resizebox{{\\ifdim\\width>\\linewidth\\linewidth\\else\\width\\fi}}{{!}}{{%\n  \
+             \\begin{{tabular}}{{{layout}}}\n    \\toprule\n{header}    \\midrule\n{rows}    \
+             \\bottomrule\n  \\end{{tabular}}}}\n\\end{{table}}\n",
+            self.key
+        )
+    }
+
+    /// Writes the title, the table as GitHub's Markdown, and the notes.
+    pub fn to_markdown(&self) -> String {
+        let line = |cells: Vec<String>| format!("| {} |\n", cells.join(" | "));
+        let rule = |text: bool| if text { "---" } else { "---:" }.to_string();
+        let mut text = format!("## {}\n\n", escape_markdown(&self.title));
+        text += &line(self.columns.iter().map(|c| escape_markdown(&c.title)).collect());
+        text += &line(self.columns.iter().map(|column| rule(column.text)).collect());
+        for row in &self.rows {
+            text += &line(row.iter().map(Cell::to_markdown).collect());
+        }
+        for note in &self.notes {
+            text += &format!("\n{}\n", escape_markdown(note));
+        }
+        text + "\n"
+    }
+
+    /// Writes the table for a terminal: aligned columns, without intervals, title and notes.
+    pub fn to_text(&self) -> String {
+        let header = self.columns.iter().map(|column| column.title.clone()).collect();
+        let rows = self.rows.iter().map(|row| row.iter().map(Cell::shown).collect());
+        let lines: Vec<Vec<String>> = std::iter::once(header).chain(rows).collect();
+        let width = |i: usize| lines.iter().map(|line| line[i].chars().count()).max().unwrap_or(0);
+        let widths: Vec<usize> = (0..self.columns.len()).map(width).collect();
+        let padded = |(i, cell): (usize, &String)| match (self.columns[i].text, widths[i]) {
+            (true, width) => format!("{cell:<width$}"),
+            (false, width) => format!("{cell:>width$}"),
+        };
+        let lines = lines.iter().map(|line| {
+            let cells: Vec<String> = line.iter().enumerate().map(padded).collect();
+            cells.join("  ").trim_end().to_string() + "\n"
+        });
+        lines.collect()
+    }
+}
+
+fn exact(value: Option<f64>) -> String {
+    let value = value.filter(|value| value.is_finite());
+    value.map(|value| value.to_string()).unwrap_or_default()
+}
+
+/// Formats 1234567.8 as `1,234,567.8`.
+fn group_thousands(value: f64, digits: usize) -> String {
+    let text = format!("{:.digits$}", value.abs());
+    let (integer, decimals) = text.split_at(text.find('.').unwrap_or(text.len()));
+    let mut shown = String::from(if value < 0.0 { "-" } else { "" });
+    for (i, digit) in integer.chars().enumerate() {
+        if i > 0 && (integer.len() - i).is_multiple_of(3) {
+            shown.push(',');
+        }
+        shown.push(digit);
+    }
+    shown + decimals
+}
+
+/// Escapes a text for Markdown, on one line.
+pub fn escape_markdown(text: &str) -> String {
+    let mut escaped = String::new();
+    for c in text.chars() {
+        match c {
+            '\\' | '|' | '`' | '*' | '_' | '[' | ']' | '#' | '~' => escaped.extend(['\\', c]),
+            '<' => escaped += "&lt;",
+            '>' => escaped += "&gt;",
+            '&' => escaped += "&amp;",
+            c if c.is_control() => escaped.push(' '),
+            c => escaped.push(c),
+        }
+    }
+    escaped
+}
+
+/// Escapes a text for LaTeX, on one line.
+fn escape_latex(text: &str) -> String {
+    let mut escaped = String::new();
+    for c in text.chars() {
+        match c {
+            '&' | '%' | '$' | '#' | '_' | '{' | '}' => escaped.extend(['\\', c]),
+            '~' => escaped += "\\textasciitilde{}",
+            '^' => escaped += "\\textasciicircum{}",
+            '\\' => escaped += "\\textbackslash{}",
+            '<' => escaped += "\\textless{}",
+            '>' => escaped += "\\textgreater{}",
+            '|' => escaped += "\\textbar{}",
+            '"' => escaped += "\\textquotedbl{}",
+            '`' => escaped += "\\textasciigrave{}",
+            '\'' => escaped += "\\textquotesingle{}",
+            '–' => escaped += "--",
+            'Δ' => escaped += "$\\Delta$",
+            '−' => escaped += "$-$",
+            '…' => escaped += "\\ldots{}",
+            '×' => escaped += "$\\times$",
+            c if c.is_control() => escaped.push(' '),
+            c => escaped.push(c),
+        }
+    }
+    escaped
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Column;
+    use super::*;
+    use crate::eval::statistics::Interval;
+
+    /// One row with every kind of cell, and with names that no format may take for markup.
+    fn hostile() -> Table {
+        let ci = Some(Interval { lo: -0.5, hi: 0.25 });
+        Table {
+            key: "t".into(),
+            title: "A & B".into(),
+            columns: vec![
+                Column::named("model"),
+                Column::numbers("n", "n"),
+                Column::numbers("pc", "PC"),
+                Column::numbers("p", "p"),
+                Column::numbers("flops", "MFLOPs"),
+            ],
+            rows: vec![vec![
+                Cell::text("<script>alert(\"1\")</script>|`a`_b%$#{}~^\\ 'x'\nnext"),
+                Cell::Count(12345),
+                Cell::Metric { value: Some(0.125), ci, sd: Some(0.01), best: true, signed: false },
+                Cell::P(Some(0.00001)),
+                Cell::Number { value: Some(2_500_000.0), per: 1e6, digits: 1 },
+            ]],
+            notes: vec!["100 % of <all>".into()],
+        }
+    }
+
+    #[test]
+    fn numbers_are_rounded_and_grouped() {
+        assert_eq!(Cell::Count(-1234567).shown(), "-1,234,567");
+        assert_eq!(Cell::number(Some(1234.56), 1).shown(), "1,234.6");
+        assert_eq!(Cell::number(Some(f64::NAN), 1).shown(), "–");
+        assert_eq!(Cell::P(Some(0.0312)).shown(), "0.031");
+        assert_eq!(Cell::P(Some(0.0001)).shown(), "< 0.001");
+        assert_eq!(Cell::difference(Some(0.1), None).shown(), "+0.1000");
+    }
+
+    #[test]
+    fn csv_values_have_all_digits_and_names_read_back() {
+        let table = hostile();
+        let bytes = table.to_csv().unwrap();
+        let mut csv = csv::Reader::from_reader(&bytes[..]);
+        let header: Vec<String> = csv.headers().unwrap().iter().map(str::to_string).collect();
+        let expected = ["model", "n", "pc", "pc_lo", "pc_hi", "pc_sd_over_seeds", "p", "flops"];
+        assert_eq!(header, expected);
+        let row = csv.records().next().unwrap().unwrap();
+        assert_eq!(&row[0], "<script>alert(\"1\")</script>|`a`_b%$#{}~^\\ 'x'\nnext");
+        let numbers: Vec<&str> = row.iter().skip(1).collect();
+        assert_eq!(numbers, ["12345", "0.125", "-0.5", "0.25", "0.01", "0.00001", "2500000"]);
+    }
+
+    #[test]
+    fn a_name_is_no_html_element() {
+        let text = hostile().to_html().into_string();
+        assert!(!text.contains("<script>"), "{text}");
+        let name = "&lt;script&gt;alert(&quot;1&quot;)&lt;/script&gt;|`a`_b%$#{}~^\\ 'x'";
+        let metric = "<strong>0.1250</strong><small>[−0.5000, 0.2500]</small>\
+                      <small>sd 0.0100</small></td>";
+        for expected in [name, metric, "<p class=\"note\">100 % of &lt;all&gt;</p>"] {
+            assert!(text.contains(expected), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_name_is_no_latex_command() {
+        let text = hostile().to_latex();
+        let row = text.lines().find(|line| line.contains("12,345")).unwrap();
+        assert_eq!(
+            row,
+            "    \\textless{}script\\textgreater{}alert(\\textquotedbl{}1\\textquotedbl{})\
+             \\textless{}/script\\textgreater{}\\textbar{}\\textasciigrave{}a\\textasciigrave{}\
+             \\_b\\%\\$\\#\\{\\}\\textasciitilde{}\\textasciicircum{}\\textbackslash{} \
+             \\textquotesingle{}x\\textquotesingle{} next & 12,345 & \\textbf{0.1250} \
+             {\\scriptsize[$-$0.5000, 0.2500]} {\\scriptsize sd 0.0100} & \\textless{} 0.001 & \
+             2.5 \\\\"
+        );
+        let caption = "\\caption{A \\& B. 100 \\% of \\textless{}all\\textgreater{}}";
+        for expected in [caption, "\\begin{tabular}{lrrrr}", "\\toprule"] {
+            assert!(text.contains(expected), "{text}");
+        }
+        assert_eq!(Cell::number(None, 1).to_latex(), "--");
+    }
+
+    #[test]
+    fn a_name_stays_in_its_markdown_cell() {
+        let text = hostile().to_markdown();
+        let row = text.lines().nth(4).unwrap();
+        assert_eq!(
+            row,
+            "| &lt;script&gt;alert(\"1\")&lt;/script&gt;\\|\\`a\\`\\_b%$\\#{}\\~^\\\\ 'x' next | \
+             12,345 | **0.1250** (-0.5000 to 0.2500) sd 0.0100 | &lt; 0.001 | 2.5 |"
+        );
+        let bars = |line: &str| line.replace("\\|", "").matches('|').count();
+        assert!(text.lines().skip(2).take(3).all(|line| bars(line) == 6), "{text}");
+    }
+
+    #[test]
+    fn columns_of_text_line_up() {
+        let table = Table {
+            columns: vec![Column::named("name"), Column::numbers("n", "n")],
+            rows: vec![
+                vec![Cell::text("a"), Cell::Count(1)],
+                vec![Cell::text("long"), Cell::Count(22)],
+            ],
+            ..hostile()
+        };
+        assert_eq!(table.to_text(), "name   n\na      1\nlong  22\n");
+    }
+}

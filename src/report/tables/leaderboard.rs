@@ -1,0 +1,221 @@
+//! Tables that compare models: their metrics, and which models differ.
+
+use super::{Cell, Column, Table, key, on};
+use crate::eval::comparison::{Leaderboard, RankedModel};
+use crate::eval::metrics::{Metric, Metrics};
+use crate::report::assemble::RunReport;
+
+/// Returns whether one value of a metric is better than another.
+fn better(metric: Metric, a: f64, b: f64) -> bool {
+    match metric {
+        Metric::Pc | Metric::Srcc => a > b,
+        Metric::Mae | Metric::Rmse => a < b,
+    }
+}
+
+fn metric_columns() -> [Column; 4] {
+    Metric::ALL.map(|metric| Column::numbers(metric.name(), &metric.name().to_uppercase()))
+}
+
+/// A leaderboard: every model with its metrics, the best first, followed by the baselines.
+pub fn leaderboard(report: &RunReport, at: usize) -> Table {
+    let board = &report.leaderboards[at];
+    let several = board.models.len() > 1;
+    let folds = board.models.iter().any(|ranked| ranked.folds > 0);
+    let max_flops = board.models.iter().map(|ranked| ranked.flops).max();
+    let (unit, per, digits) = match max_flops {
+        Some(1_000_000_000..) => ("GFLOPs", 1e9, 2),
+        _ => ("MFLOPs", 1e6, 1),
+    };
+    let mut columns = vec![Column::named("model"), Column::numbers("seeds", "seeds")];
+    columns.extend(folds.then(|| Column::numbers("folds", "folds")));
+    columns.extend(metric_columns());
+    columns.extend(several.then(|| Column::numbers("p_best", "p (PC vs. best)")));
+    columns.extend([
+        Column::numbers("parameters", "parameters"),
+        Column::numbers("flops", unit),
+        Column::numbers("images_per_second", "images/s"),
+        Column::numbers("seconds", "training, min"),
+    ]);
+    let row = |(place, ranked): (usize, &RankedModel)| {
+        let mut row = vec![Cell::text(&ranked.name), Cell::Count(ranked.seeds.len() as i64)];
+        row.extend(folds.then_some(Cell::Count(ranked.folds as i64)));
+        row.extend(Metric::ALL.map(|metric| metric_cell(board, ranked, metric)));
+        row.extend(several.then(|| match board.with_best(place, Metric::Pc) {
+            Some(comparison) => Cell::P(comparison.p_holm),
+            None => Cell::Empty,
+        }));
+        row.extend([
+            Cell::Count(ranked.parameters),
+            Cell::Number { value: Some(ranked.flops as f64), per, digits },
+            Cell::number(ranked.images_per_second, 1),
+            Cell::minutes(ranked.seconds),
+        ]);
+        row
+    };
+    let mut rows: Vec<Vec<Cell>> = board.models.iter().enumerate().map(row).collect();
+    if let Some(baselines) = board.models.iter().find_map(|ranked| ranked.baselines) {
+        let named = baselines.named();
+        rows.extend(named.map(|(name, metrics)| baseline(name, &metrics, &columns)));
+    }
+    Table {
+        key: key("leaderboard", at),
+        title: format!("Leaderboard, {}", on(report, board)),
+        columns,
+        rows,
+        notes: notes(board, folds),
+    }
+}
+
+fn notes(board: &Leaderboard, folds: bool) -> Vec<String> {
+    let mut notes = vec![
+        "Metrics are means over seeds, with 95 % bootstrap intervals over images in brackets. sd: \
+         standard deviation over seeds on the same images."
+            .to_string(),
+    ];
+    if folds {
+        notes.push(
+            "Predictions of all folds are pooled: each image is predicted by the model of the \
+             fold that held it out."
+                .to_string(),
+        );
+    }
+    if let [best, _, ..] = &board.models[..] {
+        notes.push(format!(
+            "p: two-sided paired bootstrap test of equal PC with {}, Holm-corrected for all \
+             comparisons of PC.",
+            best.name
+        ));
+    }
+    notes
+}
+
+fn metric_cell(board: &Leaderboard, ranked: &RankedModel, metric: Metric) -> Cell {
+    let over_seeds = ranked.metric(metric);
+    let mut others = board.models.iter().filter_map(|other| other.metric(metric).mean);
+    let best = over_seeds.mean.is_some_and(|own| !others.any(|other| better(metric, other, own)));
+    Cell::Metric {
+        value: over_seeds.mean,
+        ci: over_seeds.ci_over_images,
+        sd: over_seeds.sd_over_seeds,
+        best: best && board.models.len() > 1,
+        signed: false,
+    }
+}
+
+fn baseline(name: &str, metrics: &Metrics, columns: &[Column]) -> Vec<Cell> {
+    let cell = |column: &Column| {
+        let mut all = Metric::ALL.into_iter();
+        match all.find(|metric| metric.name() == column.key) {
+            Some(metric) => Cell::metric(Some(metric.of(metrics)), None),
+            None => Cell::Empty,
+        }
+    };
+    std::iter::once(Cell::text(name)).chain(columns.iter().skip(1).map(cell)).collect()
+}
+
+/// A leaderboard in a few columns, for the terminal.
+pub fn leaderboard_summary(report: &RunReport, at: usize) -> Table {
+    let board = &report.leaderboards[at];
+    let [pc, others @ ..] = metric_columns();
+    let mut columns = vec![
+        Column::named("model"),
+        Column::numbers("seeds", "seeds"),
+        Column::numbers("n", report.split.name()),
+        pc,
+        Column::text("pc_ci", "95 % CI over images"),
+    ];
+    columns.extend(others);
+    let row = |ranked: &RankedModel| {
+        let [pc, others @ ..] = Metric::ALL.map(|metric| metric_cell(board, ranked, metric));
+        let ci = ranked.metric(Metric::Pc).ci_over_images;
+        let mut row = vec![
+            Cell::text(&ranked.name),
+            Cell::Count(ranked.seeds.len() as i64),
+            Cell::Count(ranked.images as i64),
+            pc,
+            Cell::text(ci.map(|ci| format!("{:.4} to {:.4}", ci.lo, ci.hi)).unwrap_or_default()),
+        ];
+        row.extend(others);
+        row
+    };
+    Table {
+        key: key("summary", at),
+        title: format!("Leaderboard, {}", on(report, board)),
+        columns,
+        rows: board.models.iter().map(row).collect(),
+        notes: Vec::new(),
+    }
+}
+
+/// Each model's differences from the best model, metric by metric.
+pub fn differences_to_best(report: &RunReport, at: usize) -> Table {
+    let board = &report.leaderboards[at];
+    let mut columns = vec![Column::named("model")];
+    for metric in Metric::ALL {
+        let name = metric.name();
+        columns.push(Column::numbers(name, &format!("Δ {}", name.to_uppercase())));
+        columns.push(Column::numbers(&format!("{name}_p_holm"), "p"));
+    }
+    let row = |(place, ranked): (usize, &RankedModel)| {
+        let mut row = vec![Cell::text(&ranked.name)];
+        for metric in Metric::ALL {
+            let comparison = board.with_best(place, metric);
+            let difference = comparison.map(|comparison| comparison.difference);
+            // The comparison is the best model minus this one.
+            let value = difference.and_then(|d| d.difference).map(|d| 0.0 - d);
+            let ci = difference.and_then(|d| d.ci).map(|ci| [0.0 - ci.hi, 0.0 - ci.lo].into());
+            row.push(Cell::difference(value, ci));
+            row.push(Cell::P(comparison.and_then(|comparison| comparison.p_holm)));
+        }
+        row
+    };
+    Table {
+        key: key("differences", at),
+        title: format!("Differences from {}", board.models[0].name),
+        columns,
+        rows: board.models.iter().enumerate().skip(1).map(row).collect(),
+        notes: vec![
+            "Paired bootstrap on the same images; means over seeds, with 95 % intervals in \
+             brackets; p is Holm-corrected for all comparisons of a metric. A difference with \
+             p < 0.05 is significant."
+                .to_string(),
+        ],
+    }
+}
+
+/// All pairs of models with their differences.
+pub fn comparisons(report: &RunReport, at: usize) -> Table {
+    let board = &report.leaderboards[at];
+    let rows = board.comparisons.iter().map(|comparison| {
+        let difference = comparison.difference;
+        vec![
+            Cell::text(&comparison.first),
+            Cell::text(&comparison.second),
+            Cell::text(comparison.metric.name().to_uppercase()),
+            Cell::difference(difference.difference, difference.ci),
+            Cell::P(difference.p),
+            Cell::P(comparison.p_holm),
+            Cell::text(match comparison.p_holm {
+                Some(p) if p < 0.05 => "yes",
+                Some(_) => "no",
+                None => "",
+            }),
+        ]
+    });
+    Table {
+        key: key("comparisons", at),
+        title: format!("All comparisons, {}", on(report, board)),
+        columns: vec![
+            Column::named("first"),
+            Column::named("second"),
+            Column::named("metric"),
+            Column::numbers("difference", "first − second"),
+            Column::numbers("p", "p"),
+            Column::numbers("p_holm", "p (Holm)"),
+            Column::text("significant", "significant at 5 %"),
+        ],
+        rows: rows.collect(),
+        notes: Vec::new(),
+    }
+}
