@@ -2,7 +2,7 @@
 //! it by rpath.
 
 use std::path::{Path, PathBuf};
-use std::{env, fs};
+use std::{env, fs, thread};
 
 /// Instruction sets whose kernels are compiled apart and chosen at run time: name, floats in a
 /// vector, compiler flags.
@@ -37,7 +37,6 @@ fn main() {
     let lib =
         PathBuf::from(env::var_os("DEP_TCH_LIBTORCH_LIB").expect("torch-sys names its libtorch"));
     let lib = lib.canonicalize().unwrap_or(lib);
-    compile_kernels();
     let wants_cuda = env::var_os("CARGO_FEATURE_CUDA").is_some();
     let links_cuda = wants_cuda && lib.join("libtorch_cuda.so").exists();
     if wants_cuda && !links_cuda {
@@ -46,8 +45,19 @@ fn main() {
             lib.display()
         );
     }
-    compile_bindings(&lib, links_cuda);
-    compile_distributed(&lib, links_cuda);
+    // At the same time: the compiler's headers of libtorch keep one core busy as long as the
+    // kernels keep another.
+    let objects = thread::scope(|scope| {
+        let kernels = scope.spawn(kernel_objects);
+        let distributed = scope.spawn(|| distributed_objects(&lib, links_cuda));
+        let mut objects = operator_objects(&lib, links_cuda);
+        for compiled in [kernels, distributed] {
+            objects.extend(compiled.join().expect("the compiler's error is printed above"));
+        }
+        objects
+    });
+    // Linked whole: the operators register themselves from static constructors that nothing names.
+    cpp().objects(objects).link_lib_modifier("+whole-archive").compile("vmb_ops");
     if wants_cuda {
         compile_cuda_kernels(links_cuda);
     }
@@ -86,16 +96,18 @@ fn cpp() -> cc::Build {
     build
 }
 
-fn compile_kernels() {
+fn kernel_objects() -> Vec<PathBuf> {
     let x86 = env::var("CARGO_CFG_TARGET_ARCH").as_deref() == Ok("x86_64");
     let paths = [("portable", 4, [].as_slice())].into_iter();
+    let mut objects = Vec::new();
     for (path, lanes, flags) in paths.chain(X86_KERNELS.into_iter().filter(|_| x86)) {
         let mut build = cpp();
         for flag in flags {
             build.flag(flag);
         }
         let mut testing = build.clone();
-        build.file(format!("csrc/cpu/kernels_{path}.cpp")).compile(&format!("vmb_{path}"));
+        build.file(format!("csrc/cpu/kernels_{path}.cpp"));
+        objects.extend(build.compile_intermediates());
         // tests/library/elementwise.rs alone calls these: only test programs link them.
         let library = format!("vmb_testing_{path}");
         testing
@@ -107,6 +119,7 @@ fn compile_kernels() {
         let out = env::var("OUT_DIR").expect("cargo sets OUT_DIR");
         println!("cargo:rustc-link-arg-tests={out}/lib{library}.a");
     }
+    objects
 }
 
 /// A build that sees libtorch's headers.
@@ -128,13 +141,11 @@ fn system_include(build: &mut cc::Build, folder: &Path) {
 }
 
 /// Process groups. Gloo itself is inside libtorch_cpu, which comes without its headers.
-fn compile_distributed(lib: &Path, cuda: bool) {
-    let mut build = with_libtorch(lib);
+fn distributed_objects(lib: &Path, cuda: bool) -> Vec<PathBuf> {
     if env::var_os("CARGO_FEATURE_DISTRIBUTED").is_none() {
-        build.file("csrc/distributed/distributed_absent.cpp");
-        build.compile("vmb_distributed");
-        return;
+        return Vec::new();
     }
+    let mut build = with_libtorch(lib);
     let gloo = env::var_os("GLOO_INCLUDE").map_or_else(|| "/usr/include".into(), PathBuf::from);
     if !gloo.join("gloo/context.h").is_file() {
         panic!(
@@ -153,28 +164,16 @@ fn compile_distributed(lib: &Path, cuda: bool) {
         system_include(&mut build, &nccl);
         system_include(&mut build, &home.join("include"));
     }
-    build.compile("vmb_distributed");
+    build.compile_intermediates()
 }
 
-/// The side that knows ATen. Linked whole: the operators register themselves from static
-/// constructors that nothing names.
-fn compile_bindings(lib: &Path, cuda: bool) {
+/// The operators and their C interface: what includes ATen.
+fn operator_objects(lib: &Path, cuda: bool) -> Vec<PathBuf> {
     let mut build = with_libtorch(lib);
-    build
-        .files(
-            [
-                "abi",
-                "autocast",
-                "benchmark",
-                "dispatch",
-                "recompute",
-                "optimizer",
-                "selective_scan",
-                "causal_conv1d",
-            ]
-            .map(|name| format!("csrc/ops/{name}.cpp")),
-        )
-        .file(if cuda { "csrc/cuda/cuda_ops.cpp" } else { "csrc/cuda/cuda_ops_absent.cpp" });
+    build.file("csrc/ops/all.cpp");
+    if env::var_os("CARGO_FEATURE_DISTRIBUTED").is_some() {
+        build.define("VMB_DISTRIBUTED", None);
+    }
     if cuda {
         build.define("VMB_CUDA", None);
         if let Some(home) = cuda_home() {
@@ -187,7 +186,7 @@ fn compile_bindings(lib: &Path, cuda: bool) {
         // seen.
         println!("cargo:rustc-link-arg=-Wl,--push-state,--no-as-needed,-ltorch_cuda,--pop-state");
     }
-    build.link_lib_modifier("+whole-archive").compile("vmb_bindings");
+    build.compile_intermediates()
 }
 
 /// The CUDA toolkit: CUDA_HOME, else where the nvcc of the PATH is.

@@ -22,6 +22,9 @@ inline bool has_cuda_kernels(const at::Tensor& x) {
 #endif
 }
 
+// Whether the operators have kernels for this tensor; without, they take libtorch's own operations.
+inline bool has_kernels(const at::Tensor& x) { return x.is_cpu() || has_cuda_kernels(x); }
+
 // The caller checks the arguments. Results are those of forward_cpu and backward_cpu in
 // selective_scan.cpp and causal_conv1d.cpp.
 ScanResult scan_forward_cuda(const ScanInputs& x, bool keep_states);

@@ -111,8 +111,6 @@ Tensor conv_eager(const Tensor& x, const Tensor& weight, const OptionalTensor& b
   return reverse ? out.flip(2) : out;
 }
 
-bool has_kernels(const Tensor& x) { return x.is_cpu() || has_cuda_kernels(x); }
-
 // On whichever device has kernels, else in ATen operations.
 Tensor conv(const Tensor& x, const Tensor& weight, const OptionalTensor& bias, bool reverse,
             std::string_view path) {

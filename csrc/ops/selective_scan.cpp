@@ -149,8 +149,6 @@ ScanGradients backward_cpu(const ScanInputs& operands, const Tensor& states, con
           over_batch(dbias, operands.delta_bias)};
 }
 
-bool has_kernels(const Tensor& u) { return u.is_cpu() || has_cuda_kernels(u); }
-
 // On whichever device has kernels.
 ScanResult forward(const ScanInputs& x, bool keep_states, std::string_view path) {
   check_operands(x);
