@@ -11,7 +11,7 @@ use anyhow::{Context, Result};
 use vm_beautynet::data::{ImageDataset, Sample, Source};
 use vm_beautynet::eval::evaluate::{Walk, predict};
 use vm_beautynet::eval::predictions::Predictions;
-use vm_beautynet::eval::run::Run;
+use vm_beautynet::run::Run;
 
 /// Predicts `images` with the best weights of the run directory `run`.
 pub fn run(run: &Path, images: &[PathBuf]) -> Result<Predictions> {

@@ -8,7 +8,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use vm_beautynet::config::Config;
-use vm_beautynet::train::{self, EpochRecord, Observer, Options, Outcome};
+use vm_beautynet::run::{EpochRecord, Summary};
+use vm_beautynet::train::{self, Observer, Options};
 
 /// What differs from the defaults, as in a config file.
 const CONFIG: &str = "
@@ -32,11 +33,11 @@ impl Observer for Print {
 }
 
 /// Trains in the run directory `output`, which must not hold a run yet.
-pub fn run(output: &Path) -> Result<Outcome> {
+pub fn run(output: &Path) -> Result<Summary> {
     let config = Config::from_yaml(CONFIG, "example", &["seed=1".to_string()])?;
-    let outcome = train::train(&config, output, Options::default(), &mut [Box::new(Print)])?;
-    println!("best epoch {}: {}", outcome.best_epoch, outcome.val.metrics);
-    Ok(outcome)
+    let summary = train::train(&config, output, Options::default(), &mut [Box::new(Print)])?;
+    println!("best epoch {}: {}", summary.best_epoch, summary.val.metrics);
+    Ok(summary)
 }
 
 fn main() -> Result<()> {

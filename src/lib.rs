@@ -5,9 +5,9 @@
 //! Each module imports only modules listed above it: [`files`] (whole-or-nothing writes),
 //! [`measure`] (medians and memory, for benchmarks), [`config`] (YAML to typed config), [`data`]
 //! (data set to batches), [`ops`] (the selective scan), [`models`] (the network), [`eval`] (metrics
-//! and predictions), [`explain`] (what each branch looks at), [`train`] (the loop), [`sweep`]
-//! (folds and grids), [`pretrain`] (masked images, before the scores), [`report`] (tables and the
-//! HTML report), [`tensorboard`] (event files), [`export`] (weights for timm and Vim).
+//! and predictions), [`run`] (the run directory), [`explain`] (what each branch attends to),
+//! [`train`] (the loop), [`sweep`] (folds and grids), [`report`] (tables and the HTML report),
+//! [`tensorboard`] (event files), [`export`] (weights for timm and Vim).
 
 pub mod cli;
 pub mod config;
@@ -19,8 +19,8 @@ pub mod files;
 pub mod measure;
 pub mod models;
 pub mod ops;
-pub mod pretrain;
 pub mod report;
+pub mod run;
 pub mod sweep;
 pub mod tensorboard;
 pub mod train;

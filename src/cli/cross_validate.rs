@@ -57,7 +57,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     }
     console.tell(&format!("predictions and metrics of all folds: {}", root.display()));
     let end = json!({
-        "status": "done",
+        "status": "finished",
         "folder": root.display().to_string(),
         "folds": result.folds.len(),
         "seconds": result.seconds,

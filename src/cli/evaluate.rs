@@ -12,8 +12,8 @@ use super::output::{interval, metric, print, print_json, say, table};
 use crate::data::{self, ImageDataset, Split};
 use crate::eval::evaluate::{Walk, predict};
 use crate::eval::metrics::Metric;
-use crate::eval::run::Run;
 use crate::eval::statistics::MetricsWithCi;
+use crate::run::Run;
 
 /// Measure a trained model on a split of its data set
 #[derive(Debug, clap::Args)]

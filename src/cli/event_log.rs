@@ -5,7 +5,8 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use super::console::Console;
-use crate::train::{EpochRecord, Observer, Skipped, Start};
+use crate::run::EpochRecord;
+use crate::train::{Observer, Skipped, Start};
 
 /// Writes `start`, `epoch` and `skipped`; each line says which run it is of.
 pub struct EventLog {
@@ -30,7 +31,7 @@ impl Observer for EventLog {
             "device": start.device,
             "parameters": start.parameters,
             "images": {"train": train, "val": val, "test": test},
-            "left_out": start.skipped,
+            "skipped_rows": start.skipped_rows,
             "epochs": start.config.train.epochs,
             "steps_per_epoch": start.steps_per_epoch,
             "resumed": start.resumed,
@@ -39,7 +40,7 @@ impl Observer for EventLog {
             "notes": start.notes,
         });
         self.console.event("start", &about);
-        self.console.warn_of_rows_left_out(start.skipped);
+        self.console.warn_of_rows_left_out(start.skipped_rows);
     }
 
     fn skipped(&mut self, skipped: &Skipped) {

@@ -18,7 +18,6 @@ use crate::config::Cache;
 use crate::data::preview::save;
 use crate::data::{self, Frame, ImageDataset, Sample, Source, Split};
 use crate::eval::evaluate::Walk;
-use crate::eval::run::Run;
 use crate::eval::statistics::Mean;
 use crate::explain::{
     self, Evaluation, ExplainOptions, Explanation, FigureWriter, InputImage, Sanity, branches,
@@ -26,6 +25,7 @@ use crate::explain::{
 };
 use crate::files::write_json;
 use crate::models::{BeautyNet, Images};
+use crate::run::Run;
 
 /// Images that go through the model at once, at most.
 const BATCH: usize = 16;

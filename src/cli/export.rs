@@ -7,8 +7,8 @@ use anyhow::Result;
 use clap::ValueEnum;
 
 use super::output::print;
-use crate::eval::run::Run;
 use crate::export::{Layout, export};
+use crate::run::Run;
 
 /// Write a trained model's weights for timm's and Vim's own code, and a model card
 #[derive(Debug, clap::Args)]

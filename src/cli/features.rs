@@ -12,10 +12,10 @@ use super::output::say;
 use super::predict::open_images;
 use crate::config::Config;
 use crate::data::{Loader, LoaderOptions, Pass};
-use crate::eval::run::Run;
 use crate::models::images::upload;
 use crate::models::weights::{self, WeightsFile};
 use crate::models::{BeautyNet, ForwardContext, Images, Output, device};
+use crate::run::Run;
 
 /// Images of an input tensor that go through the model at once.
 const BATCH: i64 = 32;

@@ -13,7 +13,7 @@ use crate::config::DataConfig;
 use crate::data::{ImageDataset, Sample, Source, read_image};
 use crate::eval::evaluate::{Walk, predict};
 use crate::eval::predictions::Predictions;
-use crate::eval::run::Run;
+use crate::run::Run;
 
 /// Endings of the files that are taken from a folder.
 const ENDINGS: [&str; 8] = ["jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff"];

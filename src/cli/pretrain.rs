@@ -9,9 +9,9 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::output::{metric, print, say, table, thousands};
 use crate::config::{Branch, Config};
-use crate::pretrain::{EpochRecord, Observer, Options, Outcome, Start, pretrain};
+use crate::run::PretrainEpochRecord as EpochRecord;
 use crate::train::Stop;
-use crate::train::run_dir::PRETRAIN_CONFIG;
+use crate::train::pretrain::{Observer, Options, Outcome, Start, pretrain};
 
 const BAR: &str = "{prefix} {bar:30} {pos}/{len} images  {per_sec}  {msg}";
 
@@ -52,7 +52,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         .collect();
     say(&format!(
         "go on with: vmbeauty train {}{}",
-        root.join(PRETRAIN_CONFIG).display(),
+        root.join("pretrain.yaml").display(),
         sets.concat()
     ));
     Ok(ExitCode::SUCCESS)

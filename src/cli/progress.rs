@@ -7,7 +7,8 @@ use indicatif::{ProgressDrawTarget, ProgressState, ProgressStyle};
 
 use super::console::Console;
 use super::output::{duration, thousands};
-use crate::train::{EpochRecord, Observer, Skipped, Start, StepRecord};
+use crate::run::EpochRecord;
+use crate::train::{Observer, Skipped, Start, StepRecord};
 
 const BAR: &str = "{prefix} {bar:30} {pos}/{len}  {speed}  eta {eta}  {msg}";
 
@@ -76,7 +77,7 @@ impl Observer for Progress {
         for note in start.notes {
             self.console.tell(note);
         }
-        self.console.warn_of_rows_left_out(start.skipped);
+        self.console.warn_of_rows_left_out(start.skipped_rows);
         if start.steps_done > 0 {
             self.console.tell(&format!(
                 "resuming after step {}, in epoch {}",

@@ -61,7 +61,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     if args.json {
         print_json(&report.to_json(&files))?;
     } else {
-        let unfinished = report.runs.iter().filter(|run| run.outcome().is_none()).count();
+        let unfinished = report.runs.iter().filter(|run| run.summary().is_none()).count();
         let runs = report.runs.len();
         print(&format!("{}{runs} runs, {unfinished} not finished\n", report.to_text()))?;
     }

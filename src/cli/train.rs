@@ -17,9 +17,9 @@ use super::progress::Progress;
 use crate::config::Config;
 use crate::eval::metrics::Metrics;
 use crate::ops::distributed::exit_now;
+use crate::run::{RunDir, Summary};
 use crate::tensorboard::training_log::TrainingLog;
-use crate::train::run_dir::TENSORBOARD;
-use crate::train::{Observer, Options, Outcome, Ranks, RunDir, Stop, train};
+use crate::train::{Observer, Options, Ranks, Stop, train};
 
 /// How long a run whose sweep is gone may take to end by itself, with a checkpoint.
 const GRACE: Duration = Duration::from_secs(5);
@@ -88,7 +88,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         "run directory: {root}  (vmbeauty predict {root} IMAGE; tensorboard --logdir {root})"
     ));
     let end = json!({
-        "status": "done",
+        "status": "finished",
         "run": root.to_string(),
         "epochs": outcome.epochs,
         "best_epoch": outcome.best_epoch,
@@ -115,13 +115,13 @@ pub(super) fn observers(config: &Config, root: &Path, console: &Console) -> Vec<
     if config.train.tensorboard {
         let console = console.clone();
         let warn = Rc::new(move |text: &str| console.warn(text));
-        observers.push(Box::new(TrainingLog::new(root.join(TENSORBOARD), warn)));
+        observers.push(Box::new(TrainingLog::new(RunDir::tensorboard_in(root), warn)));
     }
     observers
 }
 
 /// The model beside what it has to beat, by split.
-fn report(outcome: &Outcome) -> String {
+fn report(outcome: &Summary) -> String {
     let row = |split: &str, model: &str, m: &Metrics| {
         vec![
             split.to_string(),

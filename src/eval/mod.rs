@@ -7,5 +7,4 @@ pub mod correlation;
 pub mod evaluate;
 pub mod metrics;
 pub mod predictions;
-pub mod run;
 pub mod statistics;

@@ -12,9 +12,9 @@ use serde_json::{Value, json};
 use tch::Tensor;
 
 use crate::config::{BackboneConfig, BackboneShape, Branch, Stem};
-use crate::eval::run::{CONFIG_FILE, Run};
 use crate::files::write_whole;
 use crate::models::weights;
+use crate::run::{CONFIG_FILE, Run};
 
 /// How the backbones are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use super::Layout;
 use crate::config::{BackboneConfig, BackboneShape, Branch, Config, DatasetName, Stem};
 use crate::eval::baselines::Baselines;
-use crate::eval::run::{BEST_FILE, Run, SUMMARY_FILE};
+use crate::run::{BEST_FILE, Run, SUMMARY_FILE};
 
 const METRICS: [(&str, &str); 4] =
     [("PC", "pc"), ("MAE", "mae"), ("RMSE", "rmse"), ("SRCC", "srcc")];

@@ -79,7 +79,7 @@ impl RunReport {
     /// is not finished is listed.
     pub fn new(options: &ReportOptions) -> Result<Self> {
         let runs = find(&options.folders)?;
-        let finished = runs.iter().filter_map(FoundRun::outcome);
+        let finished = runs.iter().filter_map(FoundRun::summary);
         let split = options.split.unwrap_or_else(|| default_split(finished));
         let grouped = group(&runs, split)?;
         let (models, mut notes) = (grouped.models, grouped.notes);
@@ -102,7 +102,7 @@ impl RunReport {
         }
         let mut maps = Vec::new();
         for model in &models {
-            for run in model.runs.iter().filter(|run| run.outcome().is_some()) {
+            for run in model.runs.iter().filter(|run| run.summary().is_some()) {
                 let measures = explained::measures(&run.folder, split)?;
                 maps.extend(measures.map(|measures| (run_title(model, run), measures)));
             }

@@ -50,7 +50,7 @@ impl RunReport {
         let run = |run: &'a FoundRun| RunJson {
             run: &run.folder,
             model: self.model_of(run).map(|model| model.name.as_str()),
-            status: run.progress.name(),
+            status: run.status.name(),
             epochs: run.epochs.len(),
         };
         ReportJson {

@@ -45,7 +45,7 @@ fn evaluated_folds(
     let mut runs = runs.to_vec();
     runs.sort_by_key(|run| run.config.as_ref().map(|config| config.data.split.clone()));
     let folds = model.folds().len();
-    let outcomes: Option<Vec<_>> = runs.iter().map(|run| run.outcome()).collect();
+    let outcomes: Option<Vec<_>> = runs.iter().map(|run| run.summary()).collect();
     let Some(outcomes) = outcomes.filter(|_| folds == 0 || runs.len() == folds) else {
         return Ok(Err("not all of its runs are done"));
     };

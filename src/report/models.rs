@@ -9,7 +9,7 @@ use anyhow::{Context, Result};
 use super::sources::{FoundRun, Kind};
 use crate::config::{Config, DatasetName};
 use crate::data::Split;
-use crate::train::RunDir;
+use crate::run::RunDir;
 
 /// A model: one config, trained with one or more seeds and on one or more folds.
 #[derive(Debug, Clone)]
@@ -74,12 +74,12 @@ pub fn group(runs: &[FoundRun], split: Split) -> Result<Grouped> {
             let runs = &mut grouped.models[place].runs;
             match runs.iter_mut().find(|other| slot(other) == slot(run)) {
                 None => runs.push(run.clone()),
-                Some(other) if other.outcome().is_none() && run.outcome().is_some() => {
+                Some(other) if other.summary().is_none() && run.summary().is_some() => {
                     *other = run.clone(); // started on one machine, finished on another
                 }
-                Some(other) if run.outcome().is_none() || is_copy(other, run, split)? => {
+                Some(other) if run.summary().is_none() || is_copy(other, run, split)? => {
                     let (skipped, kept) = (run.folder.display(), other.folder.display());
-                    grouped.notes.push(match run.outcome() {
+                    grouped.notes.push(match run.summary() {
                         Some(_) => format!("{skipped} is skipped: it is a copy of {kept}"),
                         None => format!(
                             "{skipped} is skipped: it is not finished, and {kept} is the same run"

@@ -7,34 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 
 use crate::config::Config;
-use crate::eval::run::CONFIG_FILE;
-use crate::sweep::Failure;
-use crate::train::{EpochRecord, Outcome, RunDir, RunState};
-
-/// How far a run is.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Progress {
-    /// It came to its end.
-    Done(Box<Outcome>),
-    /// A process is training in its folder.
-    Busy,
-    /// It has begun and not come to its end.
-    Unfinished,
-    /// It ended with this error.
-    Failed(String),
-}
-
-impl Progress {
-    /// `done`, `running`, `unfinished` or `failed`.
-    pub fn name(&self) -> &'static str {
-        match self {
-            Progress::Done(_) => "done",
-            Progress::Busy => "running",
-            Progress::Unfinished => "unfinished",
-            Progress::Failed(_) => "failed",
-        }
-    }
-}
+use crate::run::{CONFIG_FILE, EpochRecord, Failure, RunDir, Status, Summary};
 
 /// What a folder on the command line is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -60,19 +33,16 @@ pub struct FoundRun {
     pub kind: Kind,
     /// As resolved when the run began; a run that failed before that has none.
     pub config: Option<Config>,
-    /// How far it is.
-    pub progress: Progress,
+    /// Its status.
+    pub status: Status,
     /// The epochs that are done.
     pub epochs: Vec<EpochRecord>,
 }
 
 impl FoundRun {
-    /// What it came to, if it came to its end.
-    pub fn outcome(&self) -> Option<&Outcome> {
-        match &self.progress {
-            Progress::Done(outcome) => Some(outcome),
-            _ => None,
-        }
+    /// Returns the summary of a finished run.
+    pub fn summary(&self) -> Option<&Summary> {
+        self.status.summary()
     }
 }
 
@@ -105,7 +75,7 @@ fn run_folders(source: &Path) -> Result<(Kind, Vec<PathBuf>)> {
             source.display()
         );
     }
-    if source.join(CONFIG_FILE).exists() {
+    if RunDir::holds_run(source) {
         return Ok((Kind::Run, vec![source.to_path_buf()]));
     }
     for (kind, folder) in [(Kind::Sweep, source.join("runs")), (Kind::Folder, source.to_path_buf())]
@@ -130,7 +100,7 @@ fn runs_below(folder: &Path) -> Result<Vec<PathBuf>> {
     let mut found = Vec::new();
     for entry in fs::read_dir(folder).with_context(unreadable)? {
         let path = entry.with_context(unreadable)?.path();
-        if path.join(CONFIG_FILE).exists() || path.join("failed.json").exists() {
+        if RunDir::holds_run(&path) || Failure::exists(&path) {
             found.push(path);
         }
     }
@@ -139,14 +109,7 @@ fn runs_below(folder: &Path) -> Result<Vec<PathBuf>> {
 }
 
 fn read(folder: PathBuf, real: &Path, source: &Path, kind: Kind) -> Result<FoundRun> {
-    let progress = match RunDir::state(&folder) {
-        RunState::Finished => Progress::Done(Box::new(Outcome::read(&folder)?)),
-        _ if RunDir::is_busy(&folder) => Progress::Busy,
-        _ => match Failure::read(&folder)? {
-            Some(failure) => Progress::Failed(failure.error),
-            None => Progress::Unfinished,
-        },
-    };
+    let status = Status::of(&folder)?;
     let config = folder.join(CONFIG_FILE);
     let name = real.file_name().unwrap_or(real.as_os_str());
     Ok(FoundRun {
@@ -155,7 +118,7 @@ fn read(folder: PathBuf, real: &Path, source: &Path, kind: Kind) -> Result<Found
         kind,
         config: if config.exists() { Some(Config::load(&config, &[])?) } else { None },
         epochs: RunDir::metrics_in(&folder)?,
-        progress,
+        status,
         folder,
     })
 }

@@ -13,7 +13,8 @@ use crate::eval::metrics::Metric;
 use crate::eval::predictions::Predictions;
 use crate::eval::statistics::{MetricsWithCi, mean_and_sd};
 use crate::files::write_json;
-use crate::train::{Observer, Options, Outcome, RunDir, RunState, Stop, train};
+use crate::run::{RunDir, RunKind, Status, Summary};
+use crate::train::{Observer, Options, Stop, train};
 
 /// What a cross-validation came to: `cross_validation.json`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -112,19 +113,13 @@ fn fold_configs(config: &Config, folds: Folds) -> Result<Vec<(String, Config)>, 
 }
 
 /// The outcome of the run in `root`, which is made, gone on with, or just read.
-fn finish(config: &Config, root: &Path, stop: Stop, watch: &mut Watch) -> Result<Outcome> {
-    match RunDir::state(root) {
-        RunState::Finished => {
-            RunDir::check_config(root, config)?;
-            Outcome::read(root)
-        }
-        state => {
-            let mut observers = watch(config, root);
-            let options =
-                Options { resume: state == RunState::Started, stop, ..Options::default() };
-            train(config, root, options, &mut observers)
-        }
+fn finish(config: &Config, root: &Path, stop: Stop, watch: &mut Watch) -> Result<Summary> {
+    if let Status::Finished(summary) = Status::of(root)? {
+        RunDir::check_config(root, RunKind::Train, config)?;
+        return Ok(*summary);
     }
+    let options = Options { resume: RunDir::holds_run(root), stop, ..Options::default() };
+    train(config, root, options, &mut watch(config, root))
 }
 
 /// Adds a fold's predictions, with the number of the fold beside each.

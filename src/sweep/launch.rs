@@ -13,9 +13,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 
 use super::plan::PlannedRun;
-use super::state::{Failure, State};
 use crate::files::write_whole;
-use crate::train::{Outcome, RunDir, RunState, Stopped};
+use crate::run::{Failure, RunDir, Status, Summary};
+use crate::train::Stopped;
 
 /// What OpenMP, and with it libtorch, reads.
 const NUM_THREADS: &str = "OMP_NUM_THREADS";
@@ -29,7 +29,7 @@ pub enum Event<'a> {
     /// It begins, or goes on.
     Started(&'a PlannedRun),
     /// It came to its end.
-    Done(&'a PlannedRun, &'a Outcome),
+    Done(&'a PlannedRun, &'a Summary),
     /// It ended with an error, which is recorded in its folder.
     Failed(&'a PlannedRun, &'a Failure),
     /// It was told to stop; it goes on when the sweep is started again.
@@ -86,18 +86,18 @@ impl Launch {
     fn finish(&self, run: &PlannedRun, hear: &(dyn Fn(Event) + Sync)) -> Result<()> {
         let folder = run.folder(&self.root);
         match self.settled(run)? {
-            State::Done(_) => return Ok(()),
-            State::Failed(_) if !self.retry_failed => return Ok(()),
-            State::Busy => {
+            Status::Finished(_) => return Ok(()),
+            Status::Failed(_) if !self.retry_failed => return Ok(()),
+            Status::Running => {
                 hear(Event::Busy(run));
                 return Ok(());
             }
-            State::Failed(_) | State::Open | State::Stopped => Failure::clear(&folder)?,
+            Status::Failed(_) | Status::Pending | Status::Stopped => Failure::clear(&folder)?,
         }
         hear(Event::Started(run));
         let status = self.process(run, &folder)?;
         if status.success() {
-            hear(Event::Done(run, &Outcome::read(&folder)?));
+            hear(Event::Done(run, &Summary::read(&folder)?));
         } else if was_told_to_stop(status) || status.code().is_some_and(Stopped::is_exit_code) {
             hear(Event::Stopped(run));
         } else {
@@ -109,11 +109,11 @@ impl Launch {
     }
 
     /// The run's state once it is no longer busy, or when patience is at its end.
-    fn settled(&self, run: &PlannedRun) -> Result<State> {
+    fn settled(&self, run: &PlannedRun) -> Result<Status> {
         let asked = Instant::now();
         loop {
-            match State::of(run, &self.root)? {
-                State::Busy if asked.elapsed() < PATIENCE => {
+            match run.status(&self.root)? {
+                Status::Running if asked.elapsed() < PATIENCE => {
                     thread::sleep(Duration::from_millis(50));
                 }
                 state => return Ok(state),
@@ -153,7 +153,7 @@ impl Launch {
             // Threads that spin while they wait would take the cores of the other processes.
             command.env(WAIT_POLICY, "passive");
         }
-        if RunDir::state(folder) == RunState::Started {
+        if RunDir::holds_run(folder) {
             command.arg("--resume");
         }
         let mut child =

@@ -16,4 +16,4 @@ pub use folds::Folds;
 pub use launch::{Event, Launch};
 pub use plan::{Plan, PlannedRun, Shard};
 pub use results::{Point, Results, RunResult, collect, default_split, evaluated_run};
-pub use state::{Estimate, Failure, State};
+pub use state::Estimate;

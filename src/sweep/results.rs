@@ -9,13 +9,12 @@ use serde::Serialize;
 use serde_yaml::Value;
 
 use super::plan::{Plan, PlannedRun};
-use super::state::State;
 use crate::data::Split;
 use crate::eval::comparison::{Candidate, Comparison, EvaluatedRun, RankedModel, rank};
 use crate::eval::predictions::Predictions;
 use crate::eval::statistics::MetricsWithCi;
 use crate::files::write_json;
-use crate::train::{Outcome, RunDir};
+use crate::run::{RunDir, Status, Summary};
 
 /// What a sweep came to: `results.json`.
 #[derive(Debug, Serialize)]
@@ -55,8 +54,8 @@ pub struct RunResult {
     pub seed: u64,
     /// The fold's name in `data.split`, where the sweep has folds.
     pub fold: Option<String>,
-    /// `open`, `stopped`, `busy`, `failed` or `done`.
-    pub state: String,
+    /// `pending`, `stopped`, `running`, `failed` or `finished`.
+    pub status: String,
     /// Why it failed.
     pub error: Option<String>,
     /// On the validation images.
@@ -89,9 +88,9 @@ pub struct Point {
 /// # Errors
 /// Returns an error if a folder holds another run, or a file cannot be read or written.
 pub fn collect(plan: &Plan, root: &Path) -> Result<Results> {
-    let states: Vec<State> =
-        plan.runs.iter().map(|run| State::of(run, root)).collect::<Result<_>>()?;
-    let split = default_split(states.iter().filter_map(State::outcome));
+    let states: Vec<Status> =
+        plan.runs.iter().map(|run| run.status(root)).collect::<Result<_>>()?;
+    let split = default_split(states.iter().filter_map(Status::summary));
     let (points, comparisons, note) = rank_points(plan, &states, root, split)?;
     let runs = plan.runs.iter().zip(&states);
     let results = Results {
@@ -110,7 +109,7 @@ pub fn collect(plan: &Plan, root: &Path) -> Result<Results> {
 
 /// Returns the split that finished runs are compared on: test, or validation where a run has no
 /// test images.
-pub fn default_split<'a>(mut outcomes: impl Iterator<Item = &'a Outcome>) -> Split {
+pub fn default_split<'a>(mut outcomes: impl Iterator<Item = &'a Summary>) -> Split {
     if outcomes.any(|outcome| outcome.test.is_none()) { Split::Val } else { Split::Test }
 }
 
@@ -118,7 +117,7 @@ pub fn default_split<'a>(mut outcomes: impl Iterator<Item = &'a Outcome>) -> Spl
 ///
 /// # Errors
 /// Returns an error if the predictions cannot be read.
-pub fn evaluated_run(folder: &Path, outcome: &Outcome, split: Split) -> Result<EvaluatedRun> {
+pub fn evaluated_run(folder: &Path, outcome: &Summary, split: Split) -> Result<EvaluatedRun> {
     Ok(EvaluatedRun {
         predictions: Predictions::read(&RunDir::predictions_in(folder, split))?,
         parameters: outcome.parameters,
@@ -131,10 +130,10 @@ pub fn evaluated_run(folder: &Path, outcome: &Outcome, split: Split) -> Result<E
     })
 }
 
-fn run_result(plan: &Plan, run: &PlannedRun, state: &State) -> RunResult {
-    let outcome = state.outcome();
+fn run_result(plan: &Plan, run: &PlannedRun, state: &Status) -> RunResult {
+    let outcome = state.summary();
     let error = match state {
-        State::Failed(failure) => Some(failure.error.clone()),
+        Status::Failed(failure) => Some(failure.error.clone()),
         _ => None,
     };
     RunResult {
@@ -144,7 +143,7 @@ fn run_result(plan: &Plan, run: &PlannedRun, state: &State) -> RunResult {
         values: values(plan, run),
         seed: run.config.seed,
         fold: run.fold.clone(),
-        state: state.name().to_string(),
+        status: state.name().to_string(),
         error,
         val: outcome.map(|outcome| outcome.val),
         test: outcome.and_then(|outcome| outcome.test),
@@ -163,11 +162,11 @@ fn values(plan: &Plan, run: &PlannedRun) -> BTreeMap<String, Value> {
 /// they are not compared, and the note says why.
 fn rank_points(
     plan: &Plan,
-    states: &[State],
+    states: &[Status],
     root: &Path,
     split: Split,
 ) -> Result<(Vec<Point>, Vec<Comparison>, Option<String>)> {
-    let mut by_point: Vec<(&PlannedRun, BTreeMap<u64, Vec<(&PlannedRun, &State)>>)> = Vec::new();
+    let mut by_point: Vec<(&PlannedRun, BTreeMap<u64, Vec<(&PlannedRun, &Status)>>)> = Vec::new();
     for (run, state) in plan.runs.iter().zip(states) {
         let index = by_point.iter().position(|(first, _)| first.point == run.point);
         let index = index.unwrap_or_else(|| {
@@ -180,7 +179,7 @@ fn rank_points(
     for (first, by_seed) in &by_point {
         let mut seeds = Vec::new();
         for (seed, runs) in by_seed {
-            let outcomes = runs.iter().map(|(run, state)| Some((run, state.outcome()?)));
+            let outcomes = runs.iter().map(|(run, state)| Some((run, state.summary()?)));
             let Some(finished) = outcomes.collect::<Option<Vec<_>>>() else { continue };
             let runs = finished
                 .into_iter()

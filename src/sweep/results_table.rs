@@ -25,7 +25,7 @@ impl Results {
     }
 
     fn header(&self) -> Vec<String> {
-        let mut header = vec!["run".to_string(), "state".to_string()];
+        let mut header = vec!["run".to_string(), "status".to_string()];
         header.extend(self.axes.iter().cloned());
         header.extend(["seed", "fold"].map(str::to_string));
         for split in ["val", "test"] {
@@ -41,7 +41,7 @@ impl Results {
     }
 
     fn record(&self, run: &RunResult) -> Vec<String> {
-        let mut record = vec![run.name.clone(), run.state.clone()];
+        let mut record = vec![run.name.clone(), run.status.clone()];
         record.extend(
             self.axes.iter().map(|axis| run.values.get(axis).map(text).unwrap_or_default()),
         );

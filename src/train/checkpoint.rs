@@ -13,10 +13,9 @@ use tch::Tensor;
 use super::ema::Ema;
 use super::optimizer::Optimizer;
 use super::precision::LossScale;
-use super::provenance::StartingWeights;
-use super::run_dir::RunDir;
 use crate::models::BeautyNet;
 use crate::models::weights::{self, WeightsFile};
+use crate::run::{RunDir, StartingWeights};
 
 const PROGRESS_KEY: &str = "progress";
 const MODEL: &str = "model.";
@@ -93,7 +92,7 @@ pub fn save(
     let mut entry = serde_json::to_value(progress)?;
     entry["run"] = origin.clone();
     let parameters = net.parameters();
-    write(&run.checkpoint(), parameters, optimizer, ema, &entry)
+    write(&run.checkpoint("checkpoint"), parameters, optimizer, ema, &entry)
 }
 
 /// As [`save`], of any parameters and whatever says how far they have come.
@@ -130,7 +129,7 @@ pub fn load(
     optimizer: &mut Optimizer,
     ema: Option<&mut Ema>,
 ) -> Result<Option<Progress>> {
-    read(&run.checkpoint(), &net.parameters(), optimizer, ema)
+    read(&run.checkpoint("checkpoint"), &net.parameters(), optimizer, ema)
 }
 
 /// As [`load`], of what [`write`] wrote.

@@ -1,7 +1,7 @@
 //! Which epoch is the best, and when a run has stopped getting better.
 
-use super::observer::EpochRecord;
 use crate::config::{EarlyStoppingConfig, Monitor};
+use crate::run::EpochRecord;
 
 /// Worse than any metric: that of an epoch whose metric is not defined, as the PC of a model that
 /// predicts one value.
@@ -67,7 +67,7 @@ mod tests {
             images_per_second: 1.0,
             data_wait: 0.0,
             seconds: 1.0,
-            skipped: 0,
+            skipped_steps: 0,
             best: false,
         }
     }

@@ -1,12 +1,11 @@
 //! What a training run tells those who watch it.
 
-use serde::{Deserialize, Serialize};
-
 use crate::config::Config;
 use crate::data::{HostBatch, ImageDataset};
 use crate::eval::metrics::Metrics;
 use crate::eval::predictions::Predictions;
 use crate::models::BeautyNet;
+use crate::run::EpochRecord;
 
 /// How a run begins.
 #[derive(Debug, Clone, Copy)]
@@ -15,8 +14,8 @@ pub struct Start<'a> {
     pub config: &'a Config,
     /// Numbers of images to train on, to validate and to test with.
     pub images: [usize; 3],
-    /// Rows of the data set that were left out.
-    pub skipped: usize,
+    /// Rows of the data set that were skipped.
+    pub skipped_rows: usize,
     /// Trained parameters.
     pub parameters: i64,
     /// Where the model computes, in words.
@@ -62,37 +61,6 @@ pub struct Skipped<'a> {
     pub images: usize,
     /// What was not finite, and where.
     pub reason: &'a str,
-}
-
-/// One epoch: a line of `metrics.jsonl`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct EpochRecord {
-    /// From 1.
-    pub epoch: usize,
-    /// Optimizer steps done since the start.
-    pub step: u64,
-    /// Mean over the epoch's images, on the scaled scores.
-    pub train_loss: f64,
-    /// On the validation images, with the weights after this epoch.
-    pub val: Metrics,
-    /// Learning rate of fusion and head at the epoch's last step.
-    pub lr: f64,
-    /// Learning rate of the backbones at the epoch's last step.
-    pub backbone_lr: f64,
-    /// Mean shares of the ViT and the Mamba branch over the validation images, where both are
-    /// there.
-    pub fusion_weights: Option<[f64; 2]>,
-    /// Training images per second, validation not counted.
-    pub images_per_second: f64,
-    /// Share of the training time that the step waited for data.
-    pub data_wait: f64,
-    /// Wall time of the epoch with its validation, in seconds.
-    pub seconds: f64,
-    /// Steps that were left out, because they were not finite.
-    #[serde(default)]
-    pub skipped: usize,
-    /// Whether it is the best so far.
-    pub best: bool,
 }
 
 /// The network that was just validated.

@@ -10,12 +10,12 @@ use safetensors::SafeTensors;
 use serde_json::Value;
 use tch::{Device, Kind, Tensor};
 use vm_beautynet::config::{Branch, Config};
-use vm_beautynet::eval::run::Run;
 use vm_beautynet::explain::{
     ExplainOptions, HiddenAttention, Layers, Method, explain, integrated_gradients,
 };
 use vm_beautynet::models::{BeautyNet, ForwardContext, Images, Tap};
 use vm_beautynet::ops::{Path, ScanInputs, selective_scan};
+use vm_beautynet::run::Run;
 
 /// Two blocks and three, on 32 pixels in patches of 8.
 fn small() -> BeautyNet {

@@ -184,7 +184,7 @@ fn a_data_set_full_of_traps_is_checked_and_trained_on_without_them() {
     sandbox.done(&train);
     let summary = fs::read_to_string(sandbox.path("run/summary.json")).unwrap();
     let summary: serde_json::Value = serde_json::from_str(&summary).unwrap();
-    assert_eq!(summary["skipped"], bad.len());
+    assert_eq!(summary["skipped_rows"], bad.len());
     assert!(sandbox.path("cache").is_dir());
 
     // The name that is not Unicode is read like any other.

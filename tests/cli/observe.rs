@@ -190,7 +190,7 @@ fn a_log_in_json_has_an_object_a_line() {
             assert_eq!(&line[key], value, "{key}");
         }
     }
-    assert_eq!((&lines[3]["status"], &lines[3]["epochs"]), (&"done".into(), &2.into()));
+    assert_eq!((&lines[3]["status"], &lines[3]["epochs"]), (&"finished".into(), &2.into()));
     assert!(lines[3]["test"]["mae"].is_f64());
 
     // Failures and warnings are lines too, however quiet it is.
@@ -241,7 +241,7 @@ axes: {train.optimizer.lr: [1.0e-3, 2.0e-3]}
         assert_eq!(errors(&quiet), "");
         let lines = json_lines(&output(&["--log-format", "json"]));
         assert_eq!(named(&lines), expected);
-        assert_eq!(lines.last().unwrap()["status"], "done");
+        assert_eq!(lines.last().unwrap()["status"], "finished");
     }
 }
 

@@ -77,7 +77,7 @@ fn a_deep_stack_trains_in_mixed_precision_without_a_nan() {
             losses.iter().all(|loss| loss.is_finite() && *loss < 3.0),
             "{precision}: {losses:?}"
         );
-        assert!(epochs.iter().all(|epoch| epoch["skipped"] == 0));
+        assert!(epochs.iter().all(|epoch| epoch["skipped_steps"] == 0));
         assert_eq!(epochs[9]["step"], 200);
     }
 }
@@ -124,7 +124,7 @@ fn steps_that_are_not_finite_are_skipped_and_the_run_continues() {
     let run = sandbox.path("run");
     let epochs = epochs(&run);
     for (i, epoch) in epochs.iter().enumerate() {
-        assert_eq!((&epoch["skipped"], &epoch["step"]), (&1.into(), &(5 * (i + 1)).into()));
+        assert_eq!((&epoch["skipped_steps"], &epoch["step"]), (&1.into(), &(5 * (i + 1)).into()));
         assert!(epoch["train_loss"].is_f64() && epoch["val"]["mae"].is_f64());
     }
     // The steps between them change the weights.

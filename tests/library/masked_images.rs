@@ -7,7 +7,8 @@ use crate::generator::alone_with_the_generator;
 use vm_beautynet::config::Config;
 use vm_beautynet::models::BeautyNet;
 use vm_beautynet::models::weights::WeightsFile;
-use vm_beautynet::pretrain::{EpochRecord, Observer, Options, Outcome, pretrain};
+use vm_beautynet::run::{PretrainEpochRecord as EpochRecord, RunKind};
+use vm_beautynet::train::pretrain::{Observer, Options, Outcome, pretrain};
 use vm_beautynet::train::{Stop, Stopped};
 
 const SMALL: &str = "
@@ -235,7 +236,7 @@ fn a_folder_that_holds_something_else_is_refused() {
     start(&["pretrain.epochs=1"], root);
     assert!(error(&["pretrain.epochs=1"], root, &fresh).contains("add --resume"));
     assert!(error(&["pretrain.epochs=2"], root, &resume).contains("another config"));
-    let run = vm_beautynet::train::RunDir::check_free(root).unwrap_err();
+    let run = vm_beautynet::run::RunDir::check_free(root, RunKind::Train).unwrap_err();
     assert!(run.to_string().contains("holds a pretraining"), "{run}");
 }
 

@@ -15,7 +15,8 @@ use self::tables::{list, report};
 use self::watch::Watch;
 use super::console::{Console, ConsoleArgs};
 use super::output::{print, print_json};
-use crate::sweep::{Definition, Launch, Plan, Shard, State, collect};
+use crate::run::Status;
+use crate::sweep::{Definition, Launch, Plan, Shard, collect};
 
 /// Run an experiment at every point of a grid, with every seed, on every fold
 ///
@@ -59,7 +60,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         Some(shard) => plan.shard(shard),
         None => plan.runs.iter().collect(),
     };
-    let states: Vec<State> = runs.iter().map(|run| State::of(run, &root)).collect::<Result<_>>()?;
+    let states: Vec<Status> = runs.iter().map(|run| run.status(&root)).collect::<Result<_>>()?;
     if args.dry_run {
         return list(args, &runs, &states);
     }
@@ -85,7 +86,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     }
     let console = Console::from(args.console);
     console.tell(&format!("all metrics: {0}/results.csv, {0}/results.json", root.display()));
-    let failed = results.runs.iter().filter(|run| run.state == "failed");
+    let failed = results.runs.iter().filter(|run| run.status == "failed");
     let failed: Vec<_> =
         failed.filter(|run| runs.iter().any(|mine| mine.name == run.name)).collect();
     for run in &failed {
@@ -97,7 +98,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     }
     let code = u8::from(!failed.is_empty());
     let end = json!({
-        "status": if failed.is_empty() { "done" } else { "failed" },
+        "status": if failed.is_empty() { "finished" } else { "failed" },
         "folder": root.display().to_string(),
         "runs": runs.len(),
         "failed": failed.len(),

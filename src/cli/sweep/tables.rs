@@ -8,23 +8,24 @@ use serde_json::json;
 use super::Args;
 use crate::cli::output::{duration, interval, metric, print, print_json, table, thousands};
 use crate::eval::metrics::Metric;
-use crate::sweep::{Estimate, PlannedRun, Point, Results, State};
+use crate::run::Status;
+use crate::sweep::{Estimate, PlannedRun, Point, Results};
 
 /// The runs, how far they are, and what is left to do.
-pub(super) fn list(args: &Args, runs: &[&PlannedRun], states: &[State]) -> Result<ExitCode> {
+pub(super) fn list(args: &Args, runs: &[&PlannedRun], states: &[Status]) -> Result<ExitCode> {
     let mut estimate = Estimate::default();
     for (run, state) in runs.iter().zip(states) {
-        if let State::Done(outcome) = state {
+        if let Status::Finished(outcome) = state {
             estimate.add(run, outcome.seconds);
         }
     }
-    let is_left = |state: &State| match state {
-        State::Done(_) => false,
-        State::Failed(_) => args.retry_failed,
-        State::Open | State::Stopped | State::Busy => true,
+    let is_left = |state: &Status| match state {
+        Status::Finished(_) => false,
+        Status::Failed(_) => args.retry_failed,
+        Status::Pending | Status::Stopped | Status::Running => true,
     };
-    let seconds = |run: &PlannedRun, state: &State| match state {
-        State::Done(outcome) => Some(outcome.seconds),
+    let seconds = |run: &PlannedRun, state: &Status| match state {
+        Status::Finished(outcome) => Some(outcome.seconds),
         _ => estimate.of(run),
     };
     let both = || runs.iter().zip(states);
@@ -33,14 +34,14 @@ pub(super) fn list(args: &Args, runs: &[&PlannedRun], states: &[State]) -> Resul
     let total = total.map(|seconds| seconds / f64::from(args.jobs));
     if args.json {
         let runs: Vec<_> = both()
-            .map(|(run, state)| json!({"name": run.name, "state": state.name(), "seconds": seconds(run, state)}))
+            .map(|(run, state)| json!({"name": run.name, "status": state.name(), "seconds": seconds(run, state)}))
             .collect();
         print_json(&json!({"runs": runs, "left": left.len(), "seconds_left": total}))?;
         return Ok(ExitCode::SUCCESS);
     }
     let rows: Vec<Vec<String>> = both()
         .map(|(run, state)| {
-            let about = if matches!(state, State::Done(_)) { "" } else { "about " };
+            let about = if matches!(state, Status::Finished(_)) { "" } else { "about " };
             let seconds =
                 seconds(run, state).map(|seconds| format!("{about}{}", duration(seconds)));
             vec![run.name.clone(), state.name().to_string(), seconds.unwrap_or_default()]
@@ -57,7 +58,7 @@ pub(super) fn list(args: &Args, runs: &[&PlannedRun], states: &[State]) -> Resul
     };
     print(&format!(
         "{}{} of {} runs are left{time}\n",
-        table(&["run", "state", "time"], &rows),
+        table(&["run", "status", "time"], &rows),
         left.len(),
         runs.len()
     ))?;

@@ -7,7 +7,8 @@ use serde_json::json;
 use super::Args;
 use crate::cli::console::Console;
 use crate::cli::output::duration;
-use crate::sweep::{Estimate, Event, PlannedRun, State};
+use crate::run::Status;
+use crate::sweep::{Estimate, Event, PlannedRun};
 
 /// Tells a person how the sweep gets on.
 pub(super) struct Watch {
@@ -22,7 +23,7 @@ pub(super) struct Watch {
 }
 
 impl Watch {
-    pub fn new(args: &Args, runs: &[&PlannedRun], states: &[State]) -> Self {
+    pub fn new(args: &Args, runs: &[&PlannedRun], states: &[Status]) -> Self {
         let mut watch = Self {
             total: runs.len(),
             settled: 0,
@@ -36,8 +37,8 @@ impl Watch {
         let mut failed = 0;
         for (run, state) in runs.iter().zip(states) {
             match state {
-                State::Done(outcome) => watch.estimate.add(run, outcome.seconds),
-                State::Failed(_) if !args.retry_failed => failed += 1,
+                Status::Finished(outcome) => watch.estimate.add(run, outcome.seconds),
+                Status::Failed(_) if !args.retry_failed => failed += 1,
                 _ => {
                     watch.open.push(run.name.clone());
                     continue;
@@ -71,14 +72,14 @@ impl Watch {
             Event::Done(run, outcome) => {
                 self.estimate.add(run, outcome.seconds);
                 let measured = outcome.test.unwrap_or(outcome.val);
-                (run, "done", measured.metrics.to_string())
+                (run, "finished", measured.metrics.to_string())
             }
             Event::Failed(run, failure) => (run, "failed", format!("FAILED: {}", failure.error)),
             Event::Stopped(run) => {
                 (run, "stopped", "stopped; start the sweep again to go on".to_string())
             }
             Event::Busy(run) => {
-                (run, "busy", "left alone: another process is training it".to_string())
+                (run, "running", "left alone: another process is training it".to_string())
             }
         };
         self.settled += 1;
@@ -101,7 +102,7 @@ impl Watch {
     fn tell_program(&self, run: &PlannedRun, state: &str, text: &str) {
         let about = json!({
             "name": run.name,
-            "state": state,
+            "status": state,
             "message": text,
             "settled": self.settled,
             "runs": self.total,

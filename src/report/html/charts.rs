@@ -10,7 +10,7 @@ use crate::eval::statistics::Interval;
 use crate::report::assemble::{DetailedModel, MAX_DETAILED, RunReport};
 use crate::report::axis::Axis;
 use crate::report::breakdown::{Breakdown, Estimate, Subset};
-use crate::train::EpochRecord;
+use crate::run::EpochRecord;
 
 /// Maximum number of models in a chart of intervals.
 const MAX_ROWS: usize = 40;

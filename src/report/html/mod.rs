@@ -94,7 +94,7 @@ impl RunReport {
     }
 
     fn tiles(&self) -> Markup {
-        let finished = self.runs.iter().filter(|run| run.outcome().is_some()).count();
+        let finished = self.runs.iter().filter(|run| run.summary().is_some()).count();
         let images = self.leaderboards.first().map_or(0, |board| board.images);
         html! {
             div.tiles {

@@ -9,7 +9,8 @@ use crate::eval::statistics::Mean;
 use crate::report::assemble::RunReport;
 use crate::report::config_differences::differences;
 use crate::report::models::fold_of;
-use crate::report::sources::{FoundRun, Progress};
+use crate::report::sources::FoundRun;
+use crate::run::Status;
 
 /// The metrics of the branches' attribution maps; `None` if no run has any.
 pub fn maps_table(report: &RunReport) -> Option<Table> {
@@ -112,8 +113,8 @@ pub fn runs_table(report: &RunReport) -> Table {
 }
 
 fn run_row(report: &RunReport, run: &FoundRun) -> Vec<Cell> {
-    let status = match &run.progress {
-        Progress::Failed(error) => format!("failed: {error}"),
+    let status = match &run.status {
+        Status::Failed(failure) => format!("failed: {}", failure.error),
         status => status.name().to_string(),
     };
     let text = |text: Option<&str>| Cell::text(text.unwrap_or_default());
@@ -125,7 +126,7 @@ fn run_row(report: &RunReport, run: &FoundRun) -> Vec<Cell> {
         text(config.and_then(fold_of)),
         Cell::text(status),
     ];
-    let summary = run.outcome();
+    let summary = run.summary();
     let epochs = run.epochs.len().max(summary.map_or(0, |summary| summary.epochs));
     row.push(match config {
         Some(config) => Cell::text(format!("{epochs} of {}", config.train.epochs)),

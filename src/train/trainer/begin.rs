@@ -14,6 +14,7 @@ use crate::config::Config;
 use crate::data::Loader;
 use crate::models::{BeautyNet, device};
 use crate::ops;
+use crate::run::{Provenance, RunDir, RunKind, StartingWeights};
 use crate::train::checkpoint::{self, Progress};
 use crate::train::distributed::{Gradients, Ranks};
 use crate::train::ema::Ema;
@@ -21,8 +22,6 @@ use crate::train::loss::Criterion;
 use crate::train::observer::{Observer, Start};
 use crate::train::optimizer::Optimizer;
 use crate::train::precision::{LossScale, autocast_kind};
-use crate::train::provenance::{Provenance, StartingWeights};
-use crate::train::run_dir::RunDir;
 use crate::train::schedule::Schedule;
 use crate::train::stop::Stopped;
 
@@ -63,14 +62,14 @@ impl<'a> Trainer<'a> {
         let ranks = &options.ranks;
         if options.resume {
             let run = if ranks.is_first() {
-                RunDir::resume(root, config)?
+                RunDir::resume(root, RunKind::Train, config)?
             } else {
                 RunDir::of_first_rank(root)
             };
             return Self::resume(config, run, options);
         }
         if ranks.is_first() {
-            RunDir::check_free(root)?;
+            RunDir::check_free(root, RunKind::Train)?;
             config.model.check_weights()?;
         }
         let parts = Parts::new(config, ranks, true)?;
@@ -85,7 +84,7 @@ impl<'a> Trainer<'a> {
             }));
         }
         let run = if ranks.is_first() {
-            RunDir::create(root, config)?
+            RunDir::create(root, RunKind::Train, config)?
         } else {
             RunDir::of_first_rank(root)
         };
@@ -145,9 +144,9 @@ impl<'a> Trainer<'a> {
     fn resume(config: &'a Config, run: RunDir, options: Options) -> Result<Self> {
         let ranks = options.ranks.clone();
         // The checkpoint holds all weights: published files are read only where there is none yet.
-        let parts = Parts::new(config, &ranks, !run.checkpoint().exists())?;
+        let parts = Parts::new(config, &ranks, !run.checkpoint("checkpoint").exists())?;
         let mut trainer = Self::new(config, run, parts, options);
-        if !trainer.run.checkpoint().exists() {
+        if !trainer.run.checkpoint("checkpoint").exists() {
             trainer.note_starting_weights()?;
         }
         let saved = if ranks.is_first() {
@@ -243,7 +242,7 @@ impl<'a> Trainer<'a> {
         let start = Start {
             config: self.config,
             images: self.splits.counts(),
-            skipped: self.splits.skipped,
+            skipped_rows: self.splits.skipped,
             parameters: self.optimizer.parameter_count(),
             device: &self.provenance.device,
             steps_per_epoch: self.steps_per_epoch,

@@ -13,10 +13,11 @@ use crate::data::{HostBatch, ImageDataset, Split};
 use crate::eval::evaluate;
 use crate::eval::predictions::Predictions;
 use crate::models::weights;
+use crate::run::EpochRecord;
 use crate::train::checkpoint::{self, EpochSums};
 use crate::train::ema::Ema;
 use crate::train::monitor;
-use crate::train::observer::{AfterEpoch, EpochRecord, Observer, Skipped, Validated};
+use crate::train::observer::{AfterEpoch, Observer, Skipped, Validated};
 use crate::train::stop::Stopped;
 
 impl Trainer<'_> {
@@ -45,7 +46,7 @@ impl Trainer<'_> {
             images_per_second: sums.images as f64 / sums.seconds,
             data_wait: sums.waiting / sums.seconds,
             seconds: sums.seconds + validating,
-            skipped: sums.skipped,
+            skipped_steps: sums.skipped,
             best: false,
         };
         let merit = monitor::merit(self.config.train.monitor, &record);

@@ -8,14 +8,13 @@ use super::Trainer;
 use crate::data::{ImageDataset, Split};
 use crate::eval::baselines::baselines;
 use crate::eval::statistics::MetricsWithCi;
-use crate::files::write_json;
 use crate::models::weights;
-use crate::train::observer::{EpochRecord, Observer};
-use crate::train::outcome::{BaselinesBySplit, Outcome};
+use crate::run::{BaselinesBySplit, EpochRecord, RunDir, Summary};
+use crate::train::observer::Observer;
 
 impl Trainer<'_> {
     /// Measures the best weights, and writes predictions and summary.
-    pub(super) fn finish(&mut self, observers: &mut [Box<dyn Observer>]) -> Result<Outcome> {
+    pub(super) fn finish(&mut self, observers: &mut [Box<dyn Observer>]) -> Result<Summary> {
         let parameters = self.net.parameters();
         if self.ranks.is_first() {
             weights::load(&parameters, &self.run.best())?;
@@ -26,13 +25,13 @@ impl Trainer<'_> {
         }
         let val = self.predict(Split::Val, &self.splits.val, observers)?;
         if self.ranks.is_first() {
-            val.write(&self.run.predictions(Split::Val))?;
+            val.write(&RunDir::predictions_in(self.run.root(), Split::Val))?;
         }
         let test = match &self.splits.test {
             Some(images) => {
                 let test = self.predict(Split::Test, images, observers)?;
                 if self.ranks.is_first() {
-                    test.write(&self.run.predictions(Split::Test))?;
+                    test.write(&RunDir::predictions_in(self.run.root(), Split::Test))?;
                 }
                 Some(MetricsWithCi::new(&test)?)
             }
@@ -41,7 +40,7 @@ impl Trainer<'_> {
         let others: Vec<&Arc<ImageDataset>> =
             std::iter::once(&self.splits.val).chain(&self.splits.test).collect();
         let by_split = baselines(&self.splits.train, &others, self.walk())?;
-        let outcome = Outcome {
+        let summary = Summary {
             val: MetricsWithCi::new(&val)?,
             test,
             baselines: BaselinesBySplit {
@@ -53,22 +52,22 @@ impl Trainer<'_> {
             monitor: self.config.train.monitor,
             stopped_early: self.progress.epochs < self.config.train.epochs,
             seconds: self.progress.seconds,
-            skipped_steps: self.records.iter().map(|record| record.skipped).sum(),
+            skipped_steps: self.records.iter().map(|record| record.skipped_steps).sum(),
             images_per_second: mean_speed(&self.records),
             parameters: self.optimizer.parameter_count(),
             images: self.splits.counts(),
-            skipped: self.splits.skipped,
+            skipped_rows: self.splits.skipped,
             seed: self.config.seed,
             starting_weights: self.progress.starting_weights.clone(),
             provenance: self.provenance.clone(),
         };
         if self.ranks.is_first() {
-            write_json(&self.run.summary(), &outcome)?;
+            summary.write(self.run.root())?;
         }
-        let mut metrics = vec![("val", outcome.val.metrics)];
-        metrics.extend(outcome.test.map(|test| ("test", test.metrics)));
+        let mut metrics = vec![("val", summary.val.metrics)];
+        metrics.extend(summary.test.map(|test| ("test", test.metrics)));
         observers.iter_mut().for_each(|observer| observer.finish(&metrics));
-        Ok(outcome)
+        Ok(summary)
     }
 }
 

@@ -20,17 +20,15 @@ use super::distributed::{Gradients, Ranks};
 use super::ema::Ema;
 use super::loss::Criterion;
 use super::monitor;
-use super::observer::{EpochRecord, Observer};
+use super::observer::Observer;
 use super::optimizer::Optimizer;
-use super::outcome::Outcome;
-use super::provenance::{Provenance, StartRecord};
-use super::run_dir::RunDir;
 use super::schedule::Schedule;
 use super::stop::Stop;
 use crate::config::Config;
 use crate::data::Loader;
 use crate::eval::evaluate::Walk;
 use crate::models::BeautyNet;
+use crate::run::{EpochRecord, Provenance, RunDir, StartRecord, Summary};
 
 /// How a run is made, beside its config.
 #[derive(Clone)]
@@ -65,7 +63,7 @@ pub fn train(
     root: &Path,
     options: Options,
     observers: &mut [Box<dyn Observer>],
-) -> Result<Outcome> {
+) -> Result<Summary> {
     let ranks = options.ranks.clone();
     let outcome = Trainer::begin(config, root, options).and_then(|mut trainer| {
         trainer.start_alike()?;
@@ -100,7 +98,7 @@ struct Trainer<'a> {
 }
 
 impl Trainer<'_> {
-    fn run(mut self, observers: &mut [Box<dyn Observer>]) -> Result<Outcome> {
+    fn run(mut self, observers: &mut [Box<dyn Observer>]) -> Result<Summary> {
         if self.ranks.is_first() {
             let (steps, seed) = (self.progress.steps, self.config.seed);
             self.run.add_start(&StartRecord::now(steps, seed, &self.provenance))?;

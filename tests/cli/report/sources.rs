@@ -79,7 +79,7 @@ fn unfinished_runs_are_listed_and_skipped() {
     assert_eq!(model(&report, "strategy=gated")["seeds"], serde_json::json!([1]));
     let status: Vec<&Value> =
         report["runs"].as_array().unwrap().iter().map(|run| &run["status"]).collect();
-    assert_eq!(status, ["done", "unfinished", "failed"]);
+    assert_eq!(status, ["finished", "stopped", "failed"]);
     let rows = csv_rows(&sandbox.path("r.runs.csv"));
     assert_eq!(rows[1]["epochs"], "2 of 3");
     assert_eq!(rows[2]["status"], "failed: no <memory>");

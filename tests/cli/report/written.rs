@@ -37,9 +37,11 @@ impl Run<'_> {
         let mut summary = json!({
             "val": metrics,
             "baselines": {"val": baseline},
-            "epochs": 2, "best_epoch": 2, "monitor": "pc", "seconds": 90.0, "images_per_second": 12.5,
-            "parameters": 4321, "images": [8, self.val.len(), 4], "skipped": 0, "seed": self.seed,
-            "version": "0.1.0", "commit": "abc", "device": "cpu", "threads": 1,
+            "epochs": 2, "best_epoch": 2, "monitor": "pc", "stopped_early": false, "seconds": 90.0,
+            "skipped_steps": 0, "images_per_second": 12.5,
+            "parameters": 4321, "images": [8, self.val.len(), 4], "skipped_rows": 0,
+            "seed": self.seed, "version": "0.1.0", "commit": "abc", "libtorch": "2.13.0",
+            "host": "host", "system": "linux x86_64", "device": "cpu", "threads": 1,
         });
         if self.test.is_some() {
             summary["test"] = metrics;
@@ -74,7 +76,7 @@ fn epoch_line(epoch: usize) -> String {
         "epoch": epoch, "step": epoch, "train_loss": 1.0 / epoch as f64,
         "val": {"pc": 0.1 * epoch as f64, "mae": 0.5, "rmse": 0.6, "srcc": 0.1, "n": 4},
         "lr": 0.001, "backbone_lr": 0.001, "fusion_weights": null, "images_per_second": 12.5, "data_wait": 0.0,
-        "seconds": 1.0, "best": true,
+        "seconds": 1.0, "skipped_steps": 0, "best": true,
     })
     .to_string()
 }

@@ -161,7 +161,7 @@ fn a_killed_sweep_repeats_no_finished_run_and_loses_none() {
         assert_eq!(after.get(run), Some(written), "{run} was run again");
     }
     let runs = results["runs"].as_array().unwrap();
-    assert!(runs.iter().all(|run| run["state"] == "done"));
+    assert!(runs.iter().all(|run| run["status"] == "finished"));
 
     // What was stopped and went on is what one goes through in one go, one run at a time.
     sandbox.done(&["sweep", "sweep.yaml", "--output", "whole"]);
@@ -215,9 +215,9 @@ axes: {model.vit.weights: [absent.safetensors, null]}
     let results: Value = serde_json::from_slice(&output.stdout).unwrap();
     let states = |results: &Value| {
         let runs = results["runs"].as_array().unwrap().clone();
-        runs.iter().map(|run| run["state"].as_str().unwrap().to_string()).collect::<Vec<_>>()
+        runs.iter().map(|run| run["status"].as_str().unwrap().to_string()).collect::<Vec<_>>()
     };
-    assert_eq!(states(&results), ["failed", "done"]);
+    assert_eq!(states(&results), ["failed", "finished"]);
     let error = results["runs"][0]["error"].as_str().unwrap();
     assert!(error.starts_with("model.vit.weights: there is no file absent.safetensors"), "{error}");
     assert_eq!(results["points"].as_array().unwrap().len(), 1);
@@ -237,7 +237,7 @@ fn a_dry_run_lists_the_runs_and_estimates_by_those_that_are_done() {
     let sandbox = sandbox(GRID);
     let dry = ["sweep", "sweep.yaml", "--output", "out", "--dry-run"];
     let text = sandbox.done(&dry);
-    let last = ["strategy=vit_only,lr=0.003,seed=2", "open"];
+    let last = ["strategy=vit_only,lr=0.003,seed=2", "pending"];
     let listed = |line: &str| line.split_whitespace().eq(last);
     assert!(text.lines().any(listed), "{text}");
     assert!(text.contains("8 of 8 runs are left; no run is done yet"), "{text}");
@@ -248,7 +248,7 @@ fn a_dry_run_lists_the_runs_and_estimates_by_those_that_are_done() {
     let runs = listed["runs"].as_array().unwrap();
     let seconds = |run: &Value| run["seconds"].as_f64().unwrap();
     let (done, open): (Vec<&Value>, Vec<&Value>) =
-        runs.iter().partition(|run| run["state"] == "done");
+        runs.iter().partition(|run| run["status"] == "finished");
     assert_eq!(done.len(), 2);
     // Both that are done are of one point.
     let mean = done.iter().map(|run| seconds(run)).sum::<f64>() / 2.0;

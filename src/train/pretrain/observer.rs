@@ -1,8 +1,7 @@
 //! What a pretraining tells those who watch it.
 
-use serde::{Deserialize, Serialize};
-
 use crate::config::Branch;
+use crate::run::PretrainEpochRecord as EpochRecord;
 
 /// How a backbone's pretraining begins.
 #[derive(Debug, Clone, Copy)]
@@ -21,34 +20,6 @@ pub struct Start<'a> {
     pub epochs_done: usize,
     /// What is worth knowing about the weights that it began from, a line each.
     pub notes: &'a [String],
-}
-
-/// One epoch of a backbone: a line of `metrics.jsonl`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct EpochRecord {
-    /// Which branch.
-    pub branch: Branch,
-    /// From 1.
-    pub epoch: usize,
-    /// Optimizer steps done since the start.
-    pub step: u64,
-    /// Mean squared error of the pixels of the training images' masked patches.
-    pub train_loss: f64,
-    /// The same of the validation images, with masks that stay the same, after the epoch.
-    pub val_loss: f64,
-    /// Mean squared error of the mean colors that the class token predicts, of the validation
-    /// images; none without that task.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub val_color_loss: Option<f64>,
-    /// Learning rate of the last step.
-    pub lr: f64,
-    /// Training images per second, validation not counted.
-    pub images_per_second: f64,
-    /// Wall time of the epoch with its validation, in seconds.
-    pub seconds: f64,
-    /// Steps that were left out, because they were not finite.
-    #[serde(default)]
-    pub skipped: usize,
 }
 
 /// Watches a pretraining. Nothing that it does changes it.

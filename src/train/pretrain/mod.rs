@@ -2,7 +2,6 @@
 //! modeling.
 
 mod branch;
-mod folder;
 mod images;
 mod masks;
 mod observer;
@@ -13,15 +12,15 @@ use std::path::{Path, PathBuf};
 use anyhow::{Error, Result};
 
 use self::branch::BranchRun;
-use self::folder::Folder;
 use self::images::TrainAndVal;
 use self::reconstructions::Panels;
 use crate::config::{BackboneConfig, BackboneShape, Branch, Config};
 use crate::data::preview;
 use crate::models::device;
+use crate::run::{PretrainEpochRecord as EpochRecord, RunDir, RunKind};
 use crate::train::{Stop, Stopped};
 
-pub use observer::{EpochRecord, Observer, Start};
+pub use observer::{Observer, Start};
 
 /// How a pretraining is made, beside its config.
 #[derive(Debug, Clone, Default)]
@@ -74,9 +73,9 @@ pub fn pretrain(
     config.model.check_weights()?;
     let backbones = backbones(config)?;
     if options.resume {
-        Folder::check_resumable(root, config)?
+        RunDir::check_config(root, RunKind::Pretrain, config)?
     } else {
-        Folder::check_free(root)?
+        RunDir::check_free(root, RunKind::Pretrain)?
     }
     let device = device::select(config.device)?;
     let images = TrainAndVal::load(config)?;
@@ -89,8 +88,11 @@ pub fn pretrain(
             command: "pretrain",
         }));
     }
-    let folder =
-        if options.resume { Folder::resume(root, config)? } else { Folder::create(root, config)? };
+    let folder = if options.resume {
+        RunDir::resume(root, RunKind::Pretrain, config)?
+    } else {
+        RunDir::create(root, RunKind::Pretrain, config)?
+    };
     let mut panels = Panels::new(&images, config)?;
     let mut records = Vec::new();
     let mut done = Vec::new();

@@ -1,26 +1,21 @@
-//! A finished or running training run, opened for use.
+//! A run opened for inference.
 
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use tch::Device;
 
+use super::directory::{BEST_FILE, CONFIG_FILE};
+use super::summary::Summary;
 use crate::config::Config;
 use crate::models::{BeautyNet, device, weights};
 
-/// The resolved config's name in a run directory.
-pub const CONFIG_FILE: &str = "config.yaml";
-/// The weights with the best validation metric.
-pub const BEST_FILE: &str = "best.safetensors";
-/// The metrics at the run's end.
-pub const SUMMARY_FILE: &str = "summary.json";
-
-/// A run's config and its model with trained weights.
+/// A run opened for inference: its config, and the network with its weights.
 #[derive(Debug)]
 pub struct Run {
-    /// As resolved when the run began.
+    /// The resolved config of the run.
     pub config: Config,
-    /// With the run's weights.
+    /// The network with the run's weights.
     pub net: BeautyNet,
     /// The weights file that was read.
     pub weights: PathBuf,
@@ -31,7 +26,7 @@ impl Run {
     /// config, as `--set` does.
     ///
     /// # Errors
-    /// The path is neither, or the config or the weights cannot be read.
+    /// Returns an error if the path is neither, or the config or the weights cannot be read.
     pub fn open(path: &Path, overrides: &[String]) -> Result<Self> {
         let (folder, weights_file) = locate(path)?;
         let config = Config::load(&folder.join(CONFIG_FILE), overrides)
@@ -40,6 +35,19 @@ impl Run {
         let net = BeautyNet::without_pretrained(&config, device)?;
         weights::load(&net.parameters(), &weights_file)?;
         Ok(Self { config, net, weights: weights_file })
+    }
+
+    /// Reads the summary of a finished run that was opened with its best weights; `None` for other
+    /// weights or an unfinished run.
+    ///
+    /// # Errors
+    /// Returns an error if the summary cannot be read.
+    pub fn summary(&self) -> Result<Option<Summary>> {
+        let folder = self.weights.with_file_name("");
+        if !self.weights.ends_with(BEST_FILE) || !Summary::exists(&folder) {
+            return Ok(None);
+        }
+        Summary::read(&folder).map(Some)
     }
 }
 

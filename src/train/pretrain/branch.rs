@@ -8,10 +8,9 @@ use anyhow::{Context, Error, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor};
 
-use super::folder::Folder;
 use super::images::TrainAndVal;
 use super::masks::Masks;
-use super::{EpochRecord, Observer, Pretrained, Start};
+use super::{Observer, Pretrained, Start};
 use crate::config::{
     BackboneConfig, BackboneShape, Config, FreezeConfig, OnNan, OptimizerConfig, PretrainConfig,
     ScheduleConfig,
@@ -21,6 +20,7 @@ use crate::models::ForwardContext;
 use crate::models::images::upload;
 use crate::models::masked_image::{Losses, MaskedImageModel, Targets};
 use crate::models::weights;
+use crate::run::{PretrainEpochRecord as EpochRecord, RunDir};
 use crate::train::optimizer::Optimizer;
 use crate::train::precision::{LossScale, autocast_kind, in_precision};
 use crate::train::schedule::Schedule;
@@ -54,7 +54,7 @@ struct Sums {
 pub struct BranchRun<'a> {
     config: &'a Config,
     images: &'a TrainAndVal,
-    folder: &'a Folder,
+    folder: &'a RunDir,
     stop: &'a Stop,
     model: MaskedImageModel,
     masks: Masks,
@@ -71,7 +71,7 @@ impl<'a> BranchRun<'a> {
         backbone: &BackboneConfig,
         shape: BackboneShape,
         images: &'a TrainAndVal,
-        folder: &'a Folder,
+        folder: &'a RunDir,
         device: Device,
         stop: &'a Stop,
     ) -> Result<Self> {
@@ -221,7 +221,7 @@ impl<'a> BranchRun<'a> {
             lr: sums.lr,
             images_per_second: sums.images as f64 / learning,
             seconds: begun.elapsed().as_secs_f64(),
-            skipped: sums.skipped,
+            skipped_steps: sums.skipped,
         })
     }
 
@@ -315,7 +315,7 @@ impl<'a> BranchRun<'a> {
     /// The file cannot be written.
     pub fn finish(&self) -> Result<Pretrained> {
         let branch = self.model.branch();
-        let path = self.folder.weights(branch);
+        let path = self.folder.backbone(branch);
         // One entry, and no clock in it, so that equal weights make equal files.
         let origin = serde_json::json!({
             "method": "masked image modeling (SimMIM)",

@@ -1,4 +1,4 @@
-//! Where numbers come from: versions, commits and machine.
+//! Provenance of a run: versions, commits, machine and starting weights.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -14,36 +14,31 @@ use crate::ops;
 
 const UNKNOWN: &str = "unknown";
 
-/// Recorded with every run.
+/// The versions, commits and machine behind a run's numbers.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Provenance {
     /// Version of this program.
     pub version: String,
-    /// Commit of the program's source tree when the run was made, since the program decides the
-    /// numbers; `-dirty` behind it where files had changed; `unknown` where the binary runs away
-    /// from its source tree.
+    /// Commit of the program's source tree when the run started; ends in `-dirty` if files had
+    /// changed; `unknown` if the source tree is not there.
     pub commit: String,
-    /// Likewise of the tree that the program was started in, where the user has configs and notes;
-    /// `None` where that is no git repository.
-    #[serde(default)]
+    /// Commit of the folder that the program was started in, which may hold the user's configs;
+    /// `None` if that is no git repository.
     pub working_tree: Option<String>,
     /// Version of libtorch.
-    #[serde(default)]
     pub libtorch: String,
     /// The machine's name in its network.
-    #[serde(default)]
     pub host: String,
     /// Operating system and architecture.
-    #[serde(default)]
     pub system: String,
-    /// Where the model was computed.
+    /// The device that computed.
     pub device: String,
-    /// Threads of the CPU that computed.
+    /// CPU threads that libtorch used.
     pub threads: i32,
 }
 
 impl Provenance {
-    /// Of this process, computing on `device`.
+    /// Collects the provenance of this process, which computes on `device`.
     pub fn collect(device: &str) -> Self {
         let program = Path::new(env!("CARGO_MANIFEST_DIR"));
         Self {
@@ -59,14 +54,14 @@ impl Provenance {
     }
 }
 
-/// One start of a run: a line of `provenance.jsonl`. A resumed run has several.
+/// One start of a run: a line of `provenance.jsonl`. A resumed run has several lines.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct StartRecord {
-    /// In seconds since 1970.
+    /// Time in seconds since 1970.
     pub time: u64,
-    /// Optimizer steps done before.
+    /// Optimizer steps done before this start.
     pub steps_done: u64,
-    /// Of everything random.
+    /// The seed of the run.
     pub seed: u64,
     /// Versions, commits and machine.
     #[serde(flatten)]
@@ -74,7 +69,7 @@ pub struct StartRecord {
 }
 
 impl StartRecord {
-    /// Of a run that goes on after so many steps now.
+    /// Records a start at this moment, after `steps_done` steps.
     pub fn now(steps_done: u64, seed: u64, provenance: &Provenance) -> Self {
         let since = SystemTime::now().duration_since(UNIX_EPOCH);
         Self {
@@ -86,20 +81,20 @@ impl StartRecord {
     }
 }
 
-/// A file of weights that a backbone began from.
+/// A weights file that a backbone was initialized from.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StartingWeights {
-    /// As the config names it.
+    /// The path in the config.
     pub file: PathBuf,
     /// BLAKE3 hash of its content, in hexadecimal.
     pub blake3: String,
 }
 
 impl StartingWeights {
-    /// Of the backbones that the config gives weights files, by branch.
+    /// Returns the weights files that the config names, by branch.
     ///
     /// # Errors
-    /// Names the file that cannot be read.
+    /// Returns an error that names the file if it cannot be read.
     pub fn of(config: &Config) -> Result<BTreeMap<String, Self>> {
         let model = &config.model;
         let mut found = BTreeMap::new();

@@ -1,0 +1,331 @@
+//! The folder of a run or a pretraining, and every file in it, under the names that other tools
+//! rely on.
+
+use std::fmt::Display;
+use std::fs::{self, File, TryLockError};
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail, ensure};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::epoch::EpochRecord;
+use super::provenance::StartRecord;
+use crate::config::{Branch, Config};
+use crate::data::Split;
+use crate::files::{remove_leftovers, write_whole};
+
+/// The resolved config of a run.
+pub const CONFIG_FILE: &str = "config.yaml";
+/// The resolved config of a pretraining.
+const PRETRAIN_CONFIG_FILE: &str = "pretrain.yaml";
+/// Weights with the best validation metric.
+pub const BEST_FILE: &str = "best.safetensors";
+const METRICS_FILE: &str = "metrics.jsonl";
+/// Folder of what resuming needs.
+const STATE: &str = "state";
+
+/// The subcommand that writes a folder.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RunKind {
+    /// `vmbeauty train`.
+    Train,
+    /// `vmbeauty pretrain`.
+    Pretrain,
+}
+
+impl RunKind {
+    /// Returns the name of the subcommand.
+    pub fn command(self) -> &'static str {
+        match self {
+            Self::Train => "train",
+            Self::Pretrain => "pretrain",
+        }
+    }
+
+    fn noun(self) -> &'static str {
+        match self {
+            Self::Train => "run",
+            Self::Pretrain => "pretraining",
+        }
+    }
+
+    fn config_in(self, root: &Path) -> PathBuf {
+        root.join(match self {
+            Self::Train => CONFIG_FILE,
+            Self::Pretrain => PRETRAIN_CONFIG_FILE,
+        })
+    }
+}
+
+/// The folder of a run or a pretraining. Every write is atomic.
+#[derive(Debug)]
+pub struct RunDir {
+    root: PathBuf,
+    kind: RunKind,
+    /// Locked as long as the run writes.
+    _lock: Option<File>,
+}
+
+impl RunDir {
+    /// Refuses a folder that holds a run or a pretraining, or weights that would be overwritten.
+    ///
+    /// # Errors
+    /// Returns an error that names what the folder holds.
+    pub fn check_free(root: &Path, kind: RunKind) -> Result<()> {
+        for held in [RunKind::Train, RunKind::Pretrain] {
+            if !held.config_in(root).exists() {
+                continue;
+            }
+            let (folder, noun) = (root.display(), held.noun());
+            if held == kind {
+                bail!(
+                    "{folder} holds a {noun} already: add --resume to continue it, or name another \
+                     folder with --output"
+                );
+            }
+            bail!("{folder} holds a {noun}, not a {}: name another with --output", kind.noun());
+        }
+        for &branch in Branch::ALL {
+            let weights = weights_in(root, branch);
+            ensure!(
+                kind == RunKind::Train || !weights.exists(),
+                "{} exists already: name another folder with --output",
+                weights.display()
+            );
+        }
+        Ok(())
+    }
+
+    /// Returns whether a run was started in the folder.
+    pub fn holds_run(root: &Path) -> bool {
+        RunKind::Train.config_in(root).exists()
+    }
+
+    /// Returns whether a process is training in the folder right now.
+    pub fn is_running(root: &Path) -> bool {
+        let lock = File::open(lock_in(root));
+        lock.is_ok_and(|lock| matches!(lock.try_lock(), Err(TryLockError::WouldBlock)))
+    }
+
+    /// Refuses a folder whose run has another config, or that holds none.
+    ///
+    /// # Errors
+    /// Returns an error if there is nothing to resume, the config differs, or it cannot be read.
+    pub fn check_config(root: &Path, kind: RunKind, config: &Config) -> Result<()> {
+        let (path, folder) = (kind.config_in(root), root.display());
+        ensure!(
+            path.exists(),
+            "{folder} holds no {} to resume: omit --resume to start one",
+            kind.noun()
+        );
+        ensure!(
+            Config::load(&path, &[])? == *config,
+            "{folder} was started with another config; resume with that one (vmbeauty {} {} \
+             --output {folder} --resume), or start from scratch in another folder",
+            kind.command(),
+            path.display(),
+        );
+        Ok(())
+    }
+
+    /// Creates the folder of a new run and writes its config.
+    ///
+    /// # Errors
+    /// Returns an error if [`check_free`](Self::check_free) does, another process writes to the
+    /// folder, or it cannot be written.
+    pub fn create(root: &Path, kind: RunKind, config: &Config) -> Result<Self> {
+        let run = Self::lock(root, kind)?;
+        Self::check_free(root, kind)?;
+        let yaml = config.to_yaml()?;
+        write_whole(&run.config(), |file| Ok(file.write_all(yaml.as_bytes())?))?;
+        Ok(run)
+    }
+
+    /// Opens the folder of a run to continue it with the same config.
+    ///
+    /// # Errors
+    /// Returns an error if [`check_config`](Self::check_config) does, or another process writes to
+    /// the folder.
+    pub fn resume(root: &Path, kind: RunKind, config: &Config) -> Result<Self> {
+        Self::check_config(root, kind, config)?;
+        let run = Self::lock(root, kind)?;
+        for folder in [&run.root, &run.root.join(STATE)] {
+            remove_leftovers(folder)?;
+        }
+        Ok(run)
+    }
+
+    /// The folder of a run that rank 0 writes; this process does not touch it, and need not see it.
+    pub fn of_first_rank(root: &Path) -> Self {
+        Self { root: root.to_path_buf(), kind: RunKind::Train, _lock: None }
+    }
+
+    /// Creates the folders, and locks them against other processes.
+    fn lock(root: &Path, kind: RunKind) -> Result<Self> {
+        let state = root.join(STATE);
+        fs::create_dir_all(&state)
+            .with_context(|| format!("cannot make the folder {}", state.display()))?;
+        let path = lock_in(root);
+        let lock =
+            File::create(&path).with_context(|| format!("cannot write {}", path.display()))?;
+        match lock.try_lock() {
+            Ok(()) => Ok(Self { root: root.to_path_buf(), kind, _lock: Some(lock) }),
+            Err(TryLockError::WouldBlock) => bail!(
+                "another process is training in {}: wait for it, or name another folder with \
+                 --output",
+                root.display()
+            ),
+            Err(TryLockError::Error(error)) => {
+                Err(error).with_context(|| format!("cannot lock {}", path.display()))
+            }
+        }
+    }
+
+    /// Returns `runs/NAME`, or the first of `runs/NAME-2`, `runs/NAME-3`, … that holds no run yet;
+    /// to resume, the last that does.
+    pub fn default_root(name: &str, resume: bool) -> PathBuf {
+        let numbered = |n: usize| match n {
+            1 => Path::new("runs").join(name),
+            n => Path::new("runs").join(format!("{name}-{n}")),
+        };
+        let mut n = 1;
+        while Self::holds_run(&numbered(n)) && (!resume || Self::holds_run(&numbered(n + 1))) {
+            n += 1;
+        }
+        numbered(n)
+    }
+
+    /// The folder.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// The resolved config.
+    pub fn config(&self) -> PathBuf {
+        self.kind.config_in(&self.root)
+    }
+
+    /// The subcommand that writes the folder.
+    pub fn kind(&self) -> RunKind {
+        self.kind
+    }
+
+    /// Weights with the best validation metric.
+    pub fn best(&self) -> PathBuf {
+        self.root.join(BEST_FILE)
+    }
+
+    /// Weights after the last epoch.
+    pub fn last(&self) -> PathBuf {
+        self.root.join("last.safetensors")
+    }
+
+    /// Weights of a pretrained backbone.
+    pub fn backbone(&self, branch: Branch) -> PathBuf {
+        weights_in(&self.root, branch)
+    }
+
+    /// Validation images reconstructed by the pretrained backbones.
+    pub fn reconstructions(&self) -> PathBuf {
+        self.root.join("reconstructions.png")
+    }
+
+    /// State that resuming needs: of the run (`checkpoint`), or of a backbone's pretraining.
+    pub fn checkpoint(&self, name: impl Display) -> PathBuf {
+        self.root.join(STATE).join(format!("{name}.safetensors"))
+    }
+
+    /// Predictions on one split of the run in a folder.
+    pub fn predictions_in(root: &Path, split: Split) -> PathBuf {
+        root.join(format!("predictions_{split}.csv"))
+    }
+
+    /// TensorBoard's event files of the run in a folder.
+    pub fn tensorboard_in(root: &Path) -> PathBuf {
+        root.join("tensorboard")
+    }
+
+    /// Writes `metrics.jsonl`, one record per line.
+    ///
+    /// # Errors
+    /// Returns an error if the file cannot be written.
+    pub fn write_metrics<'a, R: Serialize + 'a>(
+        &self,
+        records: impl IntoIterator<Item = &'a R>,
+    ) -> Result<()> {
+        write_whole(&self.root.join(METRICS_FILE), |file| {
+            for record in records {
+                serde_json::to_writer(&mut *file, record)?;
+                writeln!(file)?;
+            }
+            Ok(())
+        })
+    }
+
+    /// Reads the records of the run in a folder; none before its first epoch is done.
+    ///
+    /// # Errors
+    /// Returns an error if the file cannot be read.
+    pub fn metrics_in(root: &Path) -> Result<Vec<EpochRecord>> {
+        let path = root.join(METRICS_FILE);
+        if path.exists() { read_lines(&path, usize::MAX) } else { Ok(Vec::new()) }
+    }
+
+    /// Reads the records of the first `epochs` epochs.
+    ///
+    /// # Errors
+    /// Returns an error if the file has fewer, or one that cannot be read.
+    pub fn read_metrics(&self, epochs: usize) -> Result<Vec<EpochRecord>> {
+        if epochs == 0 {
+            return Ok(Vec::new());
+        }
+        let path = self.root.join(METRICS_FILE);
+        let records = read_lines(&path, epochs)?;
+        ensure!(
+            records.len() == epochs,
+            "{} has {} epochs, the checkpoint was written after {epochs}",
+            path.display(),
+            records.len()
+        );
+        Ok(records)
+    }
+
+    /// Appends a line to `provenance.jsonl`: where the numbers from this start on come from.
+    ///
+    /// # Errors
+    /// Returns an error if the file cannot be read or written.
+    pub fn add_start(&self, start: &StartRecord) -> Result<()> {
+        let path = self.root.join("provenance.jsonl");
+        let before = match fs::read_to_string(&path) {
+            Err(error) if error.kind() == ErrorKind::NotFound => String::new(),
+            read => read.with_context(|| format!("cannot read {}", path.display()))?,
+        };
+        write_whole(&path, |file| {
+            file.write_all(before.as_bytes())?;
+            serde_json::to_writer(&mut *file, start)?;
+            Ok(writeln!(file)?)
+        })
+    }
+}
+
+fn lock_in(root: &Path) -> PathBuf {
+    root.join(STATE).join("lock")
+}
+
+fn weights_in(root: &Path, branch: Branch) -> PathBuf {
+    root.join(format!("{branch}.safetensors"))
+}
+
+/// Reads up to `most` lines.
+fn read_lines<R: DeserializeOwned>(path: &Path, most: usize) -> Result<Vec<R>> {
+    let text =
+        fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+    let lines = text.lines().take(most).enumerate();
+    let records = lines.map(|(i, line)| {
+        serde_json::from_str(line)
+            .with_context(|| format!("{}:{}: not an epoch's metrics", path.display(), i + 1))
+    });
+    records.collect()
+}

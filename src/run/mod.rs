@@ -1,0 +1,15 @@
+//! The run directory: its files, its status, and what they hold.
+
+mod directory;
+mod epoch;
+mod provenance;
+mod status;
+mod summary;
+mod trained;
+
+pub use directory::{BEST_FILE, CONFIG_FILE, RunDir, RunKind};
+pub use epoch::{EpochRecord, PretrainEpochRecord};
+pub use provenance::{Provenance, StartRecord, StartingWeights};
+pub use status::{Failure, Status};
+pub use summary::{BaselinesBySplit, SUMMARY_FILE, Summary};
+pub use trained::Run;

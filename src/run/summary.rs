@@ -1,0 +1,94 @@
+//! The result of a finished run: `summary.json`.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use serde::{Deserialize, Serialize};
+
+use super::provenance::{Provenance, StartingWeights};
+use crate::config::Monitor;
+use crate::eval::baselines::Baselines;
+use crate::eval::statistics::MetricsWithCi;
+use crate::files::write_json;
+
+/// The summary of a finished run.
+pub const SUMMARY_FILE: &str = "summary.json";
+
+/// The result of a finished run: `summary.json`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Summary {
+    /// Metrics of the best weights on the validation images.
+    pub val: MetricsWithCi,
+    /// Metrics of the best weights on the test images, if the data set has some.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub test: Option<MetricsWithCi>,
+    /// Metrics of trivial predictors on the same images.
+    pub baselines: BaselinesBySplit,
+    /// Number of epochs trained.
+    pub epochs: usize,
+    /// The epoch of the best weights, from 1.
+    pub best_epoch: usize,
+    /// The metric that selected the best epoch.
+    pub monitor: Monitor,
+    /// Whether early stopping ended the run.
+    pub stopped_early: bool,
+    /// Wall time spent training, in seconds, over all starts.
+    pub seconds: f64,
+    /// Steps that were skipped because their loss or gradient was not finite.
+    pub skipped_steps: usize,
+    /// Training images per second over all epochs, without validation.
+    pub images_per_second: Option<f64>,
+    /// Number of trained parameters.
+    pub parameters: i64,
+    /// Numbers of training, validation and test images.
+    pub images: [usize; 3],
+    /// Rows of the data set that were skipped.
+    pub skipped_rows: usize,
+    /// The seed of the run.
+    pub seed: u64,
+    /// The weights files that the backbones were initialized from, by branch.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub starting_weights: BTreeMap<String, StartingWeights>,
+    /// Versions, commit and device.
+    #[serde(flatten)]
+    pub provenance: Provenance,
+}
+
+impl Summary {
+    /// Returns whether the folder has a summary.
+    pub fn exists(root: &Path) -> bool {
+        root.join(SUMMARY_FILE).exists()
+    }
+
+    /// Reads the summary of the finished run in a folder.
+    ///
+    /// # Errors
+    /// Returns an error if there is no summary, or it cannot be read.
+    pub fn read(root: &Path) -> Result<Self> {
+        let path = root.join(SUMMARY_FILE);
+        let text =
+            fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+        serde_json::from_str(&text)
+            .with_context(|| format!("{} is not a summary of a run", path.display()))
+    }
+
+    /// Writes the summary into the run's folder.
+    ///
+    /// # Errors
+    /// Returns an error if the file cannot be written.
+    pub fn write(&self, root: &Path) -> Result<()> {
+        write_json(&root.join(SUMMARY_FILE), self)
+    }
+}
+
+/// Baselines on each split.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct BaselinesBySplit {
+    /// Baselines on the validation images.
+    pub val: Baselines,
+    /// Baselines on the test images, if the data set has some.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub test: Option<Baselines>,
+}
