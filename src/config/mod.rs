@@ -39,7 +39,8 @@ pub use device::Device;
 pub use error::{ConfigError, Problem};
 pub use loss::{LabelDistributionConfig, Loss};
 pub use model::{
-    BackboneConfig, BackboneShape, FusionConfig, FusionStrategy, HeadConfig, ModelConfig, Stem,
+    BackboneConfig, BackboneShape, FusionConfig, FusionStrategy, HeadConfig, HeadOutput,
+    ModelConfig, Stem,
 };
 pub use optimizer::{OptimizerConfig, OptimizerName};
 pub use presets::{PRESETS, Preset, preset};

@@ -87,6 +87,20 @@ section! {
     }
 }
 
+/// What the head predicts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HeadOutput {
+    /// The fused vector is the prediction already: the head only scales it.
+    Fused,
+    /// One score.
+    Score,
+    /// The probabilities of ratings, whose mean is the score.
+    Distribution {
+        /// Number of ratings.
+        bins: i64,
+    },
+}
+
 names! {
     /// How a backbone turns pixels into tokens.
     pub enum Stem {

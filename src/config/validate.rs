@@ -3,7 +3,7 @@
 use super::checks::Checks;
 use super::{
     BackboneShape, Branch, Config, ConfigError, DataConfig, DatasetName, FrozenBlocks,
-    FusionStrategy, Loss, Normalize,
+    FusionStrategy, HeadOutput, Loss, Normalize,
 };
 
 impl Config {
@@ -21,6 +21,17 @@ impl Config {
             (shape.mean, shape.std) = (mean, std);
         }
         Ok(Some(shape))
+    }
+
+    /// Returns what the head predicts, which the fusion strategy and the loss decide.
+    pub fn head_output(&self) -> HeadOutput {
+        match (self.model.fusion.strategy, self.train.loss) {
+            (FusionStrategy::Score, _) => HeadOutput::Fused,
+            (_, Loss::LabelDistribution) => {
+                HeadOutput::Distribution { bins: self.train.label_distribution.bins }
+            }
+            _ => HeadOutput::Score,
+        }
     }
 
     /// Checks that the branches take images of `data.image_size`, which the data set provides. Not

@@ -71,18 +71,9 @@ impl Writer<'_> {
     }
 }
 
-/// A backbone's parameters under their published names; empty where the model lacks the branch.
-fn backbone(run: &Run, branch: Branch) -> Vec<(String, Tensor)> {
-    let prefix = format!("{branch}.");
-    let parameters = run.net.parameters().into_iter();
-    parameters
-        .filter_map(|(name, tensor)| Some((name.strip_prefix(&prefix)?.to_string(), tensor)))
-        .collect()
-}
-
 fn safetensors(run: &Run, writer: &mut Writer) -> Result<()> {
     for &branch in Branch::ALL {
-        let tensors = backbone(run, branch);
+        let tensors = run.net.branch_parameters(branch);
         if !tensors.is_empty() {
             writer.tensors(&format!("{branch}.safetensors"), &tensors)?;
         }
@@ -102,9 +93,9 @@ fn timm(run: &Run, writer: &mut Writer) -> Result<()> {
     if let Some(shape) = run.config.shape(Branch::Vit)? {
         let config = timm_config(&run.config.model.vit, &shape);
         writer.text("vit/config.json", &(serde_json::to_string_pretty(&config)? + "\n"))?;
-        writer.tensors("vit/model.safetensors", &backbone(run, Branch::Vit))?;
+        writer.tensors("vit/model.safetensors", &run.net.branch_parameters(Branch::Vit))?;
     }
-    let mamba = backbone(run, Branch::Mamba);
+    let mamba = run.net.branch_parameters(Branch::Mamba);
     if !mamba.is_empty() {
         let path = writer.place("mamba/model.pth")?;
         weights::save_torch(&path, &mamba)?;

@@ -1,42 +1,53 @@
-//! VM-BeautyNet (arXiv 2510.16220): a Vision Transformer and a Vision Mamba see the same image, a
-//! fusion weighs their features, a head predicts the mean rating.
+//! VM-BeautyNet (arXiv 2510.16220): a Vision Transformer and a Vision Mamba encode the same image,
+//! a fusion combines their features, a head predicts the mean rating.
 
-mod tap;
-
-use anyhow::Result;
+use anyhow::{Result, bail};
 use tch::{Device, Tensor, nn};
 
-use super::encoder::Encoder;
+use super::encoder::{Backbone, Encoder, branch_parameters, named_parameters};
 use super::forward_context::ForwardContext;
 use super::fusion::{BranchTokens, Fusion};
 use super::head::RegressionHead;
 use super::images::Images;
+use super::vim::ScanOperands;
 use super::weights::load_branch;
-use crate::config::{Branch, Config, Loss};
+use crate::config::{BackboneShape, Branch, Config};
 
-pub use tap::Tap;
-
-/// What one forward pass gives.
+/// The output of a forward pass.
 #[derive(Debug)]
 pub struct Output {
-    /// (b, d_vit): the ViT branch's feature.
+    /// (b, d_vit): the ViT branch's feature vectors.
     pub vit: Option<Tensor>,
-    /// (b, d_mamba): the Mamba branch's feature.
+    /// (b, d_mamba): the Mamba branch's feature vectors.
     pub mamba: Option<Tensor>,
     /// (b, fused width).
     pub fused: Tensor,
-    /// (b, 2): shares of the ViT and the Mamba branch, where the fusion strategy defines them.
+    /// (b, 2): the weights of the ViT and the Mamba branch, if the fusion strategy defines them.
     pub weights: Option<Tensor>,
     /// (b): the prediction on the scale that the loss is computed in.
     pub scaled: Tensor,
-    /// (b, k): logarithms of the probabilities of k ratings, where the head gives a distribution;
-    /// the prediction is its mean.
+    /// (b, k): the log-probabilities of k ratings, if the head predicts a distribution; the
+    /// prediction is its mean.
     pub log_probabilities: Option<Tensor>,
     /// (b): the prediction on the data set's own scale.
     pub score: Tensor,
 }
 
-/// The whole network and its parameters.
+/// Observes a forward pass, and may replace tensors in it.
+pub trait Tap {
+    /// Gets a branch's normalized images (b, 3, s, s), and returns those to use instead.
+    fn images(&mut self, _branch: Branch, x: Tensor) -> Tensor {
+        x
+    }
+
+    /// Gets the normalized input (b, 1 + patches, d) of a block's mixer (a ViT's attention, a
+    /// Vision Mamba's scans), and returns the input to use instead.
+    fn mixer_input(&mut self, _branch: Branch, _layer: usize, tokens: Tensor) -> Tensor {
+        tokens
+    }
+}
+
+/// The network and its parameters.
 #[derive(Debug)]
 pub struct BeautyNet {
     vit: Option<Encoder>,
@@ -48,66 +59,50 @@ pub struct BeautyNet {
 }
 
 impl BeautyNet {
-    /// A network with random parameters drawn from torch's generator (seed it first), then the
-    /// pretrained weights that the config names.
+    /// Returns a network with random parameters, sampled from torch's generator (seed it first),
+    /// then loads the pretrained weights that the config names.
     ///
     /// # Errors
-    /// Sizes that do not fit a preset, or a weights file that cannot be read or does not fit.
+    /// Returns an error if sizes do not fit a preset, or if a weights file cannot be read or does
+    /// not fit.
     pub fn new(config: &Config, device: Device) -> Result<Self> {
         let mut net = Self::without_pretrained(config, device)?;
-        net.load_pretrained(config)?;
+        for &branch in Branch::ALL {
+            if net.encoder(branch).is_some() {
+                let backbone = config.model.backbone(branch);
+                net.notes.extend(load_branch(&net.parameters(), branch, backbone)?);
+            }
+        }
         Ok(net)
     }
 
-    /// As [`BeautyNet::new`], without reading the weights files that the config names.
+    /// As [`new`](Self::new), without reading the weights files that the config names.
     ///
     /// # Errors
-    /// Sizes that do not fit a preset.
+    /// Returns an error if sizes do not fit a preset.
     pub fn without_pretrained(config: &Config, device: Device) -> Result<Self> {
         let variables = nn::VarStore::new(device);
         let root = variables.root();
         let encoder = |shape| Encoder::new(&root, shape);
         let vit = config.shape(Branch::Vit)?.map(encoder);
         let mamba = config.shape(Branch::Mamba)?.map(encoder);
-        let fusion = Fusion::new(
-            &(&root / "fusion"),
-            &config.model,
-            vit.as_ref().map(|encoder| encoder.shape.embed_dim),
-            mamba.as_ref().map(|encoder| encoder.shape.embed_dim),
-        )?;
-        let path = &root / "head";
-        let head = if fusion.predicts() {
-            RegressionHead::scale_only(&path)
-        } else {
-            let (width, head, train) = (fusion.width(), &config.model.head, &config.train);
-            match train.loss {
-                Loss::LabelDistribution => {
-                    let bins = train.label_distribution.bins;
-                    RegressionHead::distribution(&path, width, head, bins)
-                }
-                _ => RegressionHead::new(&path, width, head),
-            }
-        };
+        let width = |encoder: &Encoder| encoder.shape.embed_dim;
+        let (vit_width, mamba_width) = (vit.as_ref().map(width), mamba.as_ref().map(width));
+        let fusion = Fusion::new(&(&root / "fusion"), &config.model, vit_width, mamba_width)?;
+        let (path, output) = (&root / "head", config.head_output());
+        let head = RegressionHead::new(&path, fusion.width(), &config.model.head, output);
         Ok(Self { vit, mamba, fusion, head, variables, notes: Vec::new() })
     }
 
-    fn load_pretrained(&mut self, config: &Config) -> Result<()> {
-        let model = &config.model;
-        for &branch in Branch::ALL.iter().filter(|&&branch| model.fusion.strategy.uses(branch)) {
-            let notes = load_branch(&self.parameters(), branch, model.backbone(branch))?;
-            self.notes.extend(notes);
-        }
-        Ok(())
-    }
-
-    /// What is worth knowing about the pretrained weights that were loaded, a line each: embeddings
-    /// that were resampled, names that a file without `strict` lacked.
+    /// Returns notes on the pretrained weights that were loaded, a line each: resampled embeddings,
+    /// and names that a file loaded without `strict` lacked.
     pub fn notes(&self) -> &[String] {
         &self.notes
     }
 
-    /// Lets training keep the tokens between the backbones' blocks alone; backward runs each block
-    /// again (`train.checkpoint_activations`). The results are the same.
+    /// Turns on activation checkpointing (`train.checkpoint_activations`): training keeps only the
+    /// tokens between the backbones' blocks, and backward runs each block again. The results are
+    /// the same.
     pub fn recompute_blocks(&mut self) {
         let named = self.parameters();
         for encoder in [&mut self.vit, &mut self.mamba].into_iter().flatten() {
@@ -143,18 +138,58 @@ impl BeautyNet {
             let encode = |encoder: &Encoder| encoder.forward(&encoder.normalize(images)?, ctx);
             encoder.as_ref().map(encode).transpose()
         };
-        self.join(encode(&self.vit)?, encode(&self.mamba)?, ctx)
+        self.predict(encode(&self.vit)?, encode(&self.mamba)?, ctx)
     }
 
-    /// From the branches' tokens to the score.
-    fn join(
+    /// As [`forward`](Self::forward) in evaluation, with a tap: the ViT first, then the Vision
+    /// Mamba.
+    ///
+    /// # Errors
+    /// As [`forward`](Self::forward).
+    pub fn forward_tapped(&self, images: Images, tap: &mut dyn Tap) -> Result<Output> {
+        let vit = self.branch_tokens(Branch::Vit, images, tap)?;
+        let mamba = self.branch_tokens(Branch::Mamba, images, tap)?;
+        self.join_tokens(vit, mamba)
+    }
+
+    /// Returns a branch's tokens in evaluation, with a tap; `None` if the model lacks the branch.
+    ///
+    /// # Errors
+    /// As [`forward`](Self::forward).
+    pub fn branch_tokens(
+        &self,
+        branch: Branch,
+        images: Images,
+        tap: &mut dyn Tap,
+    ) -> Result<Option<BranchTokens>> {
+        let Some(encoder) = self.encoder(branch) else {
+            return Ok(None);
+        };
+        let x = tap.images(branch, encoder.normalize(images)?);
+        let mut mixer_input = |layer: usize, x: Tensor| tap.mixer_input(branch, layer, x);
+        Ok(Some(encoder.forward_tapped(&x, &mut mixer_input)?))
+    }
+
+    /// Predicts from the branches' tokens, in evaluation.
+    ///
+    /// # Errors
+    /// Returns an error if a branch that the fusion needs is missing.
+    pub fn join_tokens(
+        &self,
+        vit: Option<BranchTokens>,
+        mamba: Option<BranchTokens>,
+    ) -> Result<Output> {
+        self.predict(vit, mamba, ForwardContext::eval())
+    }
+
+    fn predict(
         &self,
         vit: Option<BranchTokens>,
         mamba: Option<BranchTokens>,
         ctx: ForwardContext,
     ) -> Result<Output> {
         let fused = self.fusion.forward(vit.as_ref(), mamba.as_ref(), ctx)?;
-        let (scaled, log_probabilities) = self.head.predict(&fused.vector, ctx);
+        let (scaled, log_probabilities) = self.head.forward(&fused.vector, ctx);
         Ok(Output {
             vit: vit.map(|tokens| tokens.class()),
             mamba: mamba.map(|tokens| tokens.class()),
@@ -166,44 +201,90 @@ impl BeautyNet {
         })
     }
 
-    /// Every parameter and buffer by its name in a weights file, sorted by name. The tensors share
-    /// their storage with the network.
+    fn encoder(&self, branch: Branch) -> Option<&Encoder> {
+        match branch {
+            Branch::Vit => self.vit.as_ref(),
+            Branch::Mamba => self.mamba.as_ref(),
+        }
+    }
+
+    /// Returns the shape of a branch, if the model has it.
+    pub fn branch(&self, branch: Branch) -> Option<&BackboneShape> {
+        self.encoder(branch).map(|encoder| &encoder.shape)
+    }
+
+    /// Returns the index of the class token among a branch's tokens, if the model has the branch.
+    pub fn class_index(&self, branch: Branch) -> Option<i64> {
+        self.encoder(branch).map(Encoder::class_index)
+    }
+
+    /// Returns the attention of the ViT's block `layer` for the mixer input `normed` (b, l, d):
+    /// (b, heads, l, l), rows sum to 1.
+    ///
+    /// # Errors
+    /// Returns an error if the model has no ViT or no such block.
+    pub fn attention(&self, layer: usize, normed: &Tensor) -> Result<Tensor> {
+        match self.vit.as_ref().map(|encoder| &encoder.backbone) {
+            Some(Backbone::Vit(vit)) => vit.attention(layer, normed),
+            _ => bail!("the model has no ViT branch"),
+        }
+    }
+
+    /// Returns the operands of both scans of the Vision Mamba's block `layer` for the mixer input
+    /// `normed` (b, l, d).
+    ///
+    /// # Errors
+    /// Returns an error if the model has no Vision Mamba or no such block.
+    pub fn scan_operands(&self, layer: usize, normed: &Tensor) -> Result<[ScanOperands; 2]> {
+        match self.mamba.as_ref().map(|encoder| &encoder.backbone) {
+            Some(Backbone::Mamba(mamba)) => mamba.scan_operands(layer, normed),
+            _ => bail!("the model has no Mamba branch"),
+        }
+    }
+
+    /// Returns every parameter and buffer by its name in a weights file, sorted by name. The
+    /// tensors share their storage with the network.
     pub fn parameters(&self) -> Vec<(String, Tensor)> {
-        let mut named: Vec<_> = self.variables.variables().into_iter().collect();
-        named.sort_by(|a, b| a.0.cmp(&b.0));
-        named
+        named_parameters(&self.variables)
     }
 
-    /// The parameters that want gradients now, in the order in which backward reaches them.
-    pub fn learning(&self) -> Vec<Tensor> {
-        // The variables stand in the order in which forward goes through their layers.
-        let mut learning = self.variables.trainable_variables();
-        learning.retain(Tensor::requires_grad);
-        learning.reverse();
-        learning
+    /// Returns a backbone's parameters under their published names, sorted by name; none if the
+    /// model lacks the branch.
+    pub fn branch_parameters(&self, branch: Branch) -> Vec<(String, Tensor)> {
+        branch_parameters(&self.variables, branch)
     }
 
-    /// The fusion of the branches.
+    /// Returns the parameters that are trained now, in the order in which backward reaches them.
+    pub fn trainable_parameters(&self) -> Vec<Tensor> {
+        // The variables are in the order in which forward uses them.
+        let mut trainable = self.variables.trainable_variables();
+        trainable.retain(Tensor::requires_grad);
+        trainable.reverse();
+        trainable
+    }
+
+    /// Returns the fusion of the branches.
     pub fn fusion(&self) -> &Fusion {
         &self.fusion
     }
 
-    /// The regression head.
+    /// Returns the regression head.
     pub fn head(&self) -> &RegressionHead {
         &self.head
     }
 
-    /// Sets the scale of the scores from the training set's mean and standard deviation.
+    /// Sets the scale of the scores to the training set's mean and standard deviation.
     pub fn set_score_scale(&mut self, mean: f64, std: f64) {
         self.head.set_score_scale(mean, std);
     }
 
-    /// Sets the lowest and the highest rating of a distribution; a head without one has none.
+    /// Sets the lowest and the highest rating of a distribution; does nothing if the head predicts
+    /// a score.
     pub fn set_score_range(&mut self, range: [f64; 2]) {
         self.head.set_score_range(range);
     }
 
-    /// Where the parameters are.
+    /// Returns the device of the parameters.
     pub fn device(&self) -> Device {
         self.variables.device()
     }

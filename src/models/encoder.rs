@@ -121,3 +121,20 @@ impl Encoder {
         }
     }
 }
+
+/// Returns every parameter and buffer by name, sorted by name. The tensors share their storage with
+/// the variables.
+pub(super) fn named_parameters(variables: &nn::VarStore) -> Vec<(String, Tensor)> {
+    let mut named: Vec<_> = variables.variables().into_iter().collect();
+    named.sort_by(|a, b| a.0.cmp(&b.0));
+    named
+}
+
+/// Returns the parameters of a branch's backbone under their published names, sorted by name.
+pub(super) fn branch_parameters(variables: &nn::VarStore, branch: Branch) -> Vec<(String, Tensor)> {
+    let prefix = format!("{branch}.");
+    let named = named_parameters(variables).into_iter();
+    named
+        .filter_map(|(name, tensor)| Some((name.strip_prefix(&prefix)?.to_string(), tensor)))
+        .collect()
+}

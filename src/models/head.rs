@@ -1,13 +1,12 @@
-//! The regression head: the fused vector to one score.
+//! The regression head: the fused vector to a score.
 
 use tch::{Device, Kind, Tensor, nn};
 
 use super::forward_context::ForwardContext;
 use super::layers::{Init, Linear};
-use crate::config::HeadConfig;
+use crate::config::{HeadConfig, HeadOutput};
 
-/// Linear layers with GELU between: a vector to one number, or to one for each rating of a
-/// distribution.
+/// A multilayer perceptron: linear layers with GELU between them and dropout before each.
 #[derive(Debug)]
 pub struct Regressor {
     layers: Vec<Linear>,
@@ -15,29 +14,17 @@ pub struct Regressor {
 }
 
 impl Regressor {
-    /// From `width` channels through the config's hidden layers to one output.
-    pub fn new(path: &nn::Path, width: i64, config: &HeadConfig) -> Self {
-        Self::with_outputs(path, width, config, 1)
+    /// Returns a regressor from `inputs` channels through the config's hidden layers to `outputs`.
+    pub fn new(path: &nn::Path, inputs: i64, config: &HeadConfig, outputs: i64) -> Self {
+        let widths = [&[inputs], &config.hidden[..], &[outputs]].concat();
+        let path = path / "layers";
+        let layer = |(i, pair): (usize, &[i64])| {
+            Linear::new(&path / i, pair[0], pair[1], true, Init::pytorch_default(pair[0]))
+        };
+        Self { layers: widths.windows(2).enumerate().map(layer).collect(), dropout: config.dropout }
     }
 
-    fn with_outputs(path: &nn::Path, width: i64, config: &HeadConfig, outputs: i64) -> Self {
-        let widths: Vec<i64> =
-            std::iter::once(width).chain(config.hidden.iter().copied()).chain([outputs]).collect();
-        let layers = path / "layers";
-        Self {
-            layers: widths
-                .windows(2)
-                .enumerate()
-                .map(|(i, pair)| {
-                    let init = Init::pytorch_default(pair[0]);
-                    Linear::new(&layers / i, pair[0], pair[1], true, init)
-                })
-                .collect(),
-            dropout: config.dropout,
-        }
-    }
-
-    /// (b, width) to (b, outputs).
+    /// (b, inputs) to (b, outputs).
     pub fn forward(&self, x: &Tensor, ctx: ForwardContext) -> Tensor {
         let mut x = x.shallow_clone();
         for (i, layer) in self.layers.iter().enumerate() {
@@ -50,50 +37,40 @@ impl Regressor {
     }
 }
 
-/// A regressor on scores scaled to mean 0 and standard deviation 1 over the training set, so that
-/// learning rates mean the same for every rating scale.
+/// The regression head. It predicts scaled scores, whose mean is 0 and whose standard deviation is
+/// 1 over the training set, so that a learning rate suits every rating scale.
 #[derive(Debug)]
 pub struct RegressionHead {
     regressor: Option<Regressor>,
     score_mean: Tensor,
     score_std: Tensor,
-    /// (k): the ratings whose probabilities the regressor gives, in the data set's own units.
+    /// (k): the ratings whose probabilities the regressor predicts, on the data set's own scale.
     score_bins: Option<Tensor>,
 }
 
 impl RegressionHead {
-    /// From `width` channels through the config's hidden layers to one output.
-    pub fn new(path: &nn::Path, width: i64, config: &HeadConfig) -> Self {
-        Self { regressor: Some(Regressor::new(path, width, config)), ..Self::scale_only(path) }
-    }
-
-    /// As [`new`](Self::new), to the probabilities of so many ratings, whose mean is the score.
-    pub fn distribution(path: &nn::Path, width: i64, config: &HeadConfig, bins: i64) -> Self {
+    /// Returns a head for fused vectors of `width` channels.
+    pub fn new(path: &nn::Path, width: i64, config: &HeadConfig, output: HeadOutput) -> Self {
+        let outputs = match output {
+            HeadOutput::Fused => None,
+            HeadOutput::Score => Some(1),
+            HeadOutput::Distribution { bins } => Some(bins),
+        };
+        let bins = match output {
+            HeadOutput::Distribution { bins } => Some(bins),
+            HeadOutput::Fused | HeadOutput::Score => None,
+        };
         Self {
-            regressor: Some(Regressor::with_outputs(path, width, config, bins)),
-            score_bins: Some(path.zeros_no_train("score_bins", &[bins])),
-            ..Self::scale_only(path)
-        }
-    }
-
-    /// Without layers, for a fused vector (b, 1) that is the prediction already.
-    pub fn scale_only(path: &nn::Path) -> Self {
-        Self {
-            regressor: None,
+            regressor: outputs.map(|outputs| Regressor::new(path, width, config, outputs)),
+            score_bins: bins.map(|bins| path.zeros_no_train("score_bins", &[bins])),
             score_mean: path.zeros_no_train("score_mean", &[]),
             score_std: path.ones_no_train("score_std", &[]),
-            score_bins: None,
         }
     }
 
-    /// (b, width) to (b), on the scaled scores.
-    pub fn forward(&self, fused: &Tensor, ctx: ForwardContext) -> Tensor {
-        self.predict(fused, ctx).0
-    }
-
-    /// As [`forward`](Self::forward), with the logarithms of the ratings' probabilities (b, k)
-    /// where the head gives a distribution.
-    pub fn predict(&self, fused: &Tensor, ctx: ForwardContext) -> (Tensor, Option<Tensor>) {
+    /// Predicts scaled scores (b) from fused vectors (b, width), with the log-probabilities of the
+    /// ratings (b, k) if the head predicts a distribution.
+    pub fn forward(&self, fused: &Tensor, ctx: ForwardContext) -> (Tensor, Option<Tensor>) {
         let Some(regressor) = &self.regressor else {
             return (fused.squeeze_dim(-1), None);
         };
@@ -102,23 +79,20 @@ impl RegressionHead {
             return (outputs.squeeze_dim(-1), None);
         };
         let log_probabilities = outputs.log_softmax(-1, Kind::Float);
-        let mean = (log_probabilities.exp() * self.to_scaled(bins)).sum_dim_intlist(
-            [-1i64].as_slice(),
-            false,
-            Kind::Float,
-        );
+        let weighted = log_probabilities.exp() * self.to_scaled(bins);
+        let mean = weighted.sum_dim_intlist([-1i64].as_slice(), false, Kind::Float);
         (mean, Some(log_probabilities))
     }
 
-    /// Sets the scale of the scores from the training set's.
+    /// Sets the scale of the scores to the training set's mean and standard deviation.
     pub fn set_score_scale(&mut self, mean: f64, std: f64) {
         let _guard = tch::no_grad_guard();
         let _ = self.score_mean.fill_(mean);
         let _ = self.score_std.fill_(std);
     }
 
-    /// Sets the ratings of a distribution, evenly spaced from `low` to `high`; without one there is
-    /// nothing to set.
+    /// Sets the ratings of a distribution, evenly spaced from `low` to `high`; does nothing if the
+    /// head predicts a score.
     pub fn set_score_range(&mut self, [low, high]: [f64; 2]) {
         let _guard = tch::no_grad_guard();
         if let Some(bins) = &mut self.score_bins {
@@ -127,17 +101,17 @@ impl RegressionHead {
         }
     }
 
-    /// Where the parameters are.
+    /// Returns the device of the parameters.
     pub fn device(&self) -> Device {
         self.score_mean.device()
     }
 
-    /// Scaled scores back to the data set's own scale.
+    /// Scaled scores to the data set's own scale.
     pub fn to_scores(&self, scaled: &Tensor) -> Tensor {
         scaled.to_kind(Kind::Float) * &self.score_std + &self.score_mean
     }
 
-    /// The data set's scores to the scale that the head learns.
+    /// Scores on the data set's own scale to scaled scores.
     pub fn to_scaled(&self, scores: &Tensor) -> Tensor {
         (scores - &self.score_mean) / &self.score_std
     }

@@ -4,7 +4,7 @@
 use anyhow::Result;
 use tch::{Device, Kind, Tensor, nn};
 
-use super::encoder::Encoder;
+use super::encoder::{Encoder, branch_parameters, named_parameters};
 use super::forward_context::ForwardContext;
 use super::images::Images;
 use super::layers::{Init, Linear, Masked};
@@ -206,21 +206,15 @@ impl MaskedImageModel {
         ])
     }
 
-    /// Every parameter by name, sorted; the backbone's under `vit.` or `mamba.`. The tensors share
-    /// their storage with the model.
+    /// Returns every parameter by name, sorted; the backbone's under `vit.` or `mamba.`. The
+    /// tensors share their storage with the model.
     pub fn parameters(&self) -> Vec<(String, Tensor)> {
-        let mut named: Vec<_> = self.variables.variables().into_iter().collect();
-        named.sort_by(|a, b| a.0.cmp(&b.0));
-        named
+        named_parameters(&self.variables)
     }
 
-    /// The backbone's parameters, under their published names.
-    pub fn backbone_parameters(&self) -> Vec<(String, Tensor)> {
-        let prefix = format!("{}.", self.branch());
-        let parameters = self.parameters().into_iter();
-        parameters
-            .filter_map(|(name, tensor)| Some((name.strip_prefix(&prefix)?.to_string(), tensor)))
-            .collect()
+    /// Returns the backbone's parameters under their published names, sorted by name.
+    pub fn branch_parameters(&self) -> Vec<(String, Tensor)> {
+        branch_parameters(&self.variables, self.branch())
     }
 
     /// Where the parameters are.

@@ -1,10 +1,8 @@
-//! Vision Transformer (arXiv 2010.11929), as timm's `vit_*` and `deit_*`: names, shapes and values
-//! are theirs.
+//! Vision Transformer (arXiv 2010.11929), as timm's `vit_*` and `deit_*`: parameters have timm's
+//! names and shapes.
 
-mod tap;
-
-use anyhow::Result;
-use tch::{Tensor, nn};
+use anyhow::{Context, Result};
+use tch::{Kind, Tensor, nn};
 
 use super::forward_context::ForwardContext;
 use super::layers::{DropPath, Init, LayerNorm, Linear, Masked};
@@ -98,14 +96,14 @@ impl Block {
         self.forward_normed(x, &self.norm1.forward(x), ctx)
     }
 
-    /// With what the attention receives, `norm1` of x, given beside x.
+    /// As [`forward`](Self::forward), with the attention's input given separately.
     fn forward_normed(&self, x: &Tensor, normed: &Tensor, ctx: ForwardContext) -> Tensor {
         let x = x + self.drop_path.forward(self.attn.forward(normed), ctx);
         &x + self.drop_path.forward(self.mlp.forward(&self.norm2.forward(&x)), ctx)
     }
 }
 
-/// The backbone without a classifier.
+/// A Vision Transformer without a classifier.
 #[derive(Debug)]
 pub struct VisionTransformer {
     patch_embed: PatchEmbed,
@@ -117,44 +115,44 @@ pub struct VisionTransformer {
 }
 
 impl VisionTransformer {
-    /// New parameters under `path`, initialized as timm does.
+    /// Returns a model with new parameters under `path`, initialized as timm does.
     pub fn new(path: &nn::Path, shape: &BackboneShape) -> Self {
         let dim = shape.embed_dim;
-        let rates = linear_rates(shape.drop_path, shape.depth);
+        let drop_path = drop_path_by_block(shape.drop_path, shape.depth);
         let blocks = path / "blocks";
         Self {
             patch_embed: PatchEmbed::new(path / "patch_embed", shape, Init::pytorch_default),
             cls_token: Init::TruncNormal { std: 1e-6 }.parameter(path, "cls_token", &[1, 1, dim]),
             pos_embed: WEIGHT.parameter(path, "pos_embed", &[1, 1 + shape.patches(), dim]),
-            blocks: rates
+            blocks: drop_path
                 .iter()
                 .enumerate()
-                .map(|(i, &rate)| Block::new(&blocks / i, shape, rate))
+                .map(|(i, &drop_path)| Block::new(&blocks / i, shape, drop_path))
                 .collect(),
             norm: LayerNorm::new(path / "norm", dim, NORM_EPS),
             recompute: Recompute::default(),
         }
     }
 
-    /// Lets training keep the tokens between the blocks alone; backward runs each block again.
-    /// `named` are the parameters that stand under `path`.
+    /// Turns on activation checkpointing. `named` holds the parameters by name, the model's under
+    /// `path`.
     pub fn recompute_blocks(&mut self, named: &[(String, Tensor)], path: &str) {
         self.recompute = Recompute::blocks(named, &format!("{path}blocks."), self.blocks.len());
     }
 
-    /// (b, 3, s, s), normalized, to the tokens (b, 1 + patches, embed_dim) after the last norm; the
-    /// class token is the first.
+    /// Normalized images (b, 3, s, s) to the tokens (b, 1 + patches, embed_dim) after the last
+    /// norm; the class token is the first.
     ///
     /// # Errors
-    /// libtorch's message where memory runs out.
+    /// Returns libtorch's message if memory runs out.
     pub fn forward(&self, x: &Tensor, ctx: ForwardContext) -> Result<Tensor> {
         self.forward_tokens(self.embed(x), ctx)
     }
 
-    /// As [`forward`](Self::forward), of an image some of whose patches are hidden.
+    /// As [`forward`](Self::forward), with some of the patches masked.
     ///
     /// # Errors
-    /// libtorch's message where memory runs out.
+    /// As [`forward`](Self::forward).
     pub fn forward_masked(
         &self,
         x: &Tensor,
@@ -162,7 +160,7 @@ impl VisionTransformer {
         ctx: ForwardContext,
     ) -> Result<Tensor> {
         let patches = masked.hide(&self.patch_embed.forward(x));
-        self.forward_tokens(self.place(patches), ctx)
+        self.forward_tokens(self.add_positions(patches), ctx)
     }
 
     fn forward_tokens(&self, mut x: Tensor, ctx: ForwardContext) -> Result<Tensor> {
@@ -173,22 +171,54 @@ impl VisionTransformer {
         Ok(self.norm.forward(&x))
     }
 
-    /// (b, 3, s, s) to the tokens that the first block receives.
-    fn embed(&self, x: &Tensor) -> Tensor {
-        self.place(self.patch_embed.forward(x))
+    /// As [`forward`](Self::forward) in evaluation, with `tap` between each block's first norm and
+    /// its attention: it gets the block's index and the tokens (b, 1 + patches, embed_dim), and
+    /// returns the tokens to use instead.
+    pub fn forward_tapped(
+        &self,
+        x: &Tensor,
+        tap: &mut dyn FnMut(usize, Tensor) -> Tensor,
+    ) -> Tensor {
+        let mut x = self.embed(x);
+        for (layer, block) in self.blocks.iter().enumerate() {
+            let normed = tap(layer, block.norm1.forward(&x));
+            x = block.forward_normed(&x, &normed, ForwardContext::eval());
+        }
+        self.norm.forward(&x)
     }
 
-    /// Embedded patches (b, patches, embed_dim), with the class token before them, at their
-    /// positions.
-    fn place(&self, patches: Tensor) -> Tensor {
+    /// Returns the attention of block `layer` for the input `normed`: (b, heads, 1 + patches,
+    /// 1 + patches), rows sum to 1.
+    ///
+    /// # Errors
+    /// Returns an error if there is no such block.
+    pub fn attention(&self, layer: usize, normed: &Tensor) -> Result<Tensor> {
+        let block = self.blocks.get(layer).with_context(|| {
+            format!("there is no block {layer}: the ViT has {}", self.blocks.len())
+        })?;
+        let qkv = block.attn.qkv(normed);
+        let scale = (qkv[0].size()[3] as f64).powf(-0.5);
+        let logits = qkv[0].matmul(&qkv[1].transpose(-2, -1)) * scale;
+        Ok(logits.softmax(-1, Kind::Float))
+    }
+
+    /// Normalized images (b, 3, s, s) to the first block's input.
+    fn embed(&self, x: &Tensor) -> Tensor {
+        self.add_positions(self.patch_embed.forward(x))
+    }
+
+    /// Puts the class token before the embedded patches (b, patches, embed_dim), and adds the
+    /// position embedding.
+    fn add_positions(&self, patches: Tensor) -> Tensor {
         let b = patches.size()[0];
         let cls_token = self.cls_token.expand([b, -1, -1], false);
         Tensor::cat(&[cls_token, patches], 1) + &self.pos_embed
     }
 }
 
-/// Rates that grow linearly from 0 in the first block to `last` in the last one.
-pub(super) fn linear_rates(last: f64, depth: i64) -> Vec<f64> {
+/// Returns drop-path probabilities that grow linearly from 0 in the first block to `last` in the
+/// last one.
+pub(super) fn drop_path_by_block(last: f64, depth: i64) -> Vec<f64> {
     let steps = (depth - 1).max(1) as f64;
     (0..depth).map(|i| last * i as f64 / steps).collect()
 }

@@ -14,7 +14,7 @@ fn shards_drop_what_the_global_batch_would() {
     let _alone = alone_with_the_generator();
     let variables = nn::VarStore::new(Device::Cpu);
     let config = HeadConfig { dropout: 0.3, ..HeadConfig::default() };
-    let regressor = Regressor::new(&variables.root(), 40, &config);
+    let regressor = Regressor::new(&variables.root(), 40, &config, 1);
     let dropped = |rows: Range<usize>, ctx: ForwardContext| {
         tch::manual_seed(5);
         let x = Tensor::ones([rows.len() as i64, 40], (Kind::Float, Device::Cpu));

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use crate::generator::alone_with_the_generator;
 use tch::{Device, Kind, Tensor, nn};
-use vm_beautynet::config::{Branch, Config, FusionStrategy};
+use vm_beautynet::config::{Branch, Config, FusionStrategy, HeadOutput};
 use vm_beautynet::models::fusion::{BranchTokens, Fused, Fusion};
 use vm_beautynet::models::head::RegressionHead;
 use vm_beautynet::models::vim::VisionMamba;
@@ -217,7 +217,7 @@ fn score_is_the_weighted_mean_of_two_predictions() {
     let (vit, mamba) = (predict("vit_head", &vit), predict("mamba_head", &mamba));
     let share = softmax_share(case.p("weights")).expand([5], false);
     let column = share.unsqueeze(1);
-    assert!(case.fusion.predicts());
+    assert_eq!(config(FusionStrategy::Score, &[]).head_output(), HeadOutput::Fused);
     case.check(&(&column * vit + (1.0 - &column) * mamba), Some(&share));
 }
 
@@ -309,7 +309,8 @@ fn weight_of_vit_where_one_sees(strategy: FusionStrategy, vit_sees: bool, seed: 
         Some(mamba_shape.embed_dim),
     )
     .unwrap();
-    let head = RegressionHead::new(&(&root / "head"), fusion.width(), &config.model.head);
+    let (path, head) = (&root / "head", &config.model.head);
+    let head = RegressionHead::new(&path, fusion.width(), head, HeadOutput::Score);
     let mut parameters: Vec<(String, Tensor)> = variables.variables().into_iter().collect();
     parameters.sort_by(|a, b| a.0.cmp(&b.0)); // sums over them come out the same every time
     let mut optimizer = Optimizer::new(&parameters, &config.train.optimizer, &config.train.freeze);
@@ -323,7 +324,7 @@ fn weight_of_vit_where_one_sees(strategy: FusionStrategy, vit_sees: bool, seed: 
         let vit = BranchTokens::new(vit.forward(&for_vit, train).unwrap(), 0);
         let mamba = BranchTokens::new(mamba.forward(&for_mamba, train).unwrap(), 2);
         let fused = fusion.forward(Some(&vit), Some(&mamba), train).unwrap();
-        let loss = head.forward(&fused.vector, train).mse_loss(&scores, tch::Reduction::Mean);
+        let loss = head.forward(&fused.vector, train).0.mse_loss(&scores, tch::Reduction::Mean);
         (loss, fused.weights.unwrap())
     };
     for step in 0..STEPS {

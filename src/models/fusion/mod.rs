@@ -96,7 +96,6 @@ trait Join: Debug + Send {
 pub struct Fusion {
     join: Option<Box<dyn Join>>,
     width: i64,
-    predicts: bool,
 }
 
 impl Fusion {
@@ -115,7 +114,7 @@ impl Fusion {
         let widths = match (strategy, vit_width, mamba_width) {
             (FusionStrategy::VitOnly, Some(width), _)
             | (FusionStrategy::MambaOnly, _, Some(width)) => {
-                return Ok(Self { join: None, width, predicts: false });
+                return Ok(Self { join: None, width });
             }
             (_, Some(vit), Some(mamba)) => [vit, mamba],
             _ => bail!("model.fusion.strategy {strategy} needs a branch that the model lacks"),
@@ -134,22 +133,12 @@ impl Fusion {
                 bail!("model.fusion.strategy {strategy} needs a branch that the model lacks")
             }
         };
-        Ok(Self {
-            width: join.width(),
-            join: Some(join),
-            predicts: strategy == FusionStrategy::Score,
-        })
+        Ok(Self { width: join.width(), join: Some(join) })
     }
 
     /// Channels of the fused vector.
     pub fn width(&self) -> i64 {
         self.width
-    }
-
-    /// Whether the fused vector is the prediction already, so that the head only brings it to the
-    /// data set's scale.
-    pub fn predicts(&self) -> bool {
-        self.predicts
     }
 
     /// Joins the branches that the model has.

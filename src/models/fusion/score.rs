@@ -22,8 +22,8 @@ pub(super) struct ScoreAverage {
 impl ScoreAverage {
     pub fn new(path: &nn::Path, widths: [i64; 2], head: &HeadConfig) -> Self {
         Self {
-            vit_head: Regressor::new(&(path / "vit_head"), widths[0], head),
-            mamba_head: Regressor::new(&(path / "mamba_head"), widths[1], head),
+            vit_head: Regressor::new(&(path / "vit_head"), widths[0], head, 1),
+            mamba_head: Regressor::new(&(path / "mamba_head"), widths[1], head, 1),
             weights: Init::Constant(0.0).parameter(path, "weights", &[2]),
         }
     }

@@ -327,7 +327,7 @@ impl<'a> BranchRun<'a> {
             "version": env!("CARGO_PKG_VERSION"),
         });
         let metadata = HashMap::from([("pretrain".to_string(), origin.to_string())]);
-        weights::save(&path, &self.model.backbone_parameters(), metadata)?;
+        weights::save(&path, &self.model.branch_parameters(), metadata)?;
         let last = self.progress.records.last().cloned();
         Ok(Pretrained { branch, weights: path, last: last.context("no epoch was done")? })
     }

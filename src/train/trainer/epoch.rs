@@ -72,7 +72,7 @@ impl Trainer<'_> {
         let mut loader = self.batches_left()?;
         let frozen_epochs = self.config.train.freeze.epochs;
         self.optimizer.freeze(frozen_epochs.is_none_or(|epochs| self.progress.epochs < epochs));
-        self.gradients = self.ranks.gradients(&self.net.learning())?;
+        self.gradients = self.ranks.gradients(&self.net.trainable_parameters())?;
         let mut saved = Instant::now();
         loop {
             let asked = Instant::now();

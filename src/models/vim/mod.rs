@@ -1,26 +1,24 @@
-//! Vision Mamba (arXiv 2401.09417), bidirectional v2 with the class token in the middle: names,
-//! shapes and values are those of the published checkpoints.
+//! Vision Mamba (arXiv 2401.09417), bidirectional v2 with the class token in the middle: parameters
+//! have the names and shapes of the published checkpoints.
 //!
-//! Tokens stay (b, l, channels) in memory from one end to the other: the convolution and the scan
-//! read that layout as (b, channels, l) views, and the backward direction scans from the last token
-//! to the first, so nothing is transposed or flipped.
+//! Tokens stay (b, l, channels) in memory throughout: the convolution and the scan read that layout
+//! as (b, channels, l) views, and the backward direction scans from the last token to the first, so
+//! nothing is transposed or flipped.
 
 mod profile;
-mod tap;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use tch::{Kind, Tensor, nn};
 
 use super::forward_context::ForwardContext;
 use super::layers::{DropPath, Init, Linear, Masked, Parameter, RmsNorm};
 use super::patch_embed::PatchEmbed;
 use super::recompute::Recompute;
-use super::vit::linear_rates;
+use super::vit::drop_path_by_block;
 use crate::config::BackboneShape;
 use crate::ops::{self, Path, ScanInputs};
 
 pub use profile::{MixerProfile, Part, profile_mixer};
-pub use tap::ScanOperands;
 
 const NORM_EPS: f64 = 1e-5;
 const EXPAND: i64 = 2;
@@ -70,7 +68,7 @@ impl Direction {
         }
     }
 
-    /// x and z: (b, l, inner); the gated output (b, l, inner).
+    /// Returns the gated output (b, l, inner) of x and z, (b, l, inner) each.
     fn forward(&self, x: &Tensor, z: &Tensor) -> Result<Tensor> {
         let u = self.convolve(x)?;
         let projected = self.project(&u);
@@ -78,7 +76,7 @@ impl Direction {
         self.scan(&u, &delta, &projected[1], &projected[2], z)
     }
 
-    /// (b, l, inner), kept.
+    /// Causal convolution and SiLU of x (b, l, inner).
     fn convolve(&self, x: &Tensor) -> Result<Tensor> {
         let out = ops::causal_conv1d_silu(
             &x.transpose(1, 2),
@@ -90,19 +88,20 @@ impl Direction {
         Ok(out.transpose(1, 2))
     }
 
-    /// (b, l, inner) to the low-rank step sizes (b, l, dt_rank), B and C (b, l, d_state).
+    /// u (b, l, inner) to the low-rank step sizes (b, l, dt_rank), B and C (b, l, d_state).
     fn project(&self, u: &Tensor) -> Vec<Tensor> {
         let dt_rank = self.dt_proj_weight.size()[1];
         let d_state = self.a_log.size()[1];
         self.x_proj.forward(u).split_with_sizes([dt_rank, d_state, d_state], -1)
     }
 
-    /// (b, l, dt_rank) to (b, l, inner), before bias and softplus.
+    /// Low-rank step sizes (b, l, dt_rank) to step sizes (b, l, inner) before bias and softplus.
     fn step_sizes(&self, low_rank: &Tensor) -> Tensor {
         low_rank.linear(&self.dt_proj_weight, None::<&Tensor>)
     }
 
-    /// u, delta, z: (b, l, inner); B, C: (b, l, d_state); the gated output (b, l, inner).
+    /// Selective scan of u, delta and z (b, l, inner) with B and C (b, l, d_state): the gated
+    /// output (b, l, inner).
     fn scan(
         &self,
         u: &Tensor,
@@ -128,9 +127,41 @@ impl Direction {
         )?;
         Ok(y.transpose(1, 2))
     }
+
+    /// Returns the operands of the scan of x (b, l, inner), the first half of `in_proj`'s output.
+    fn operands(&self, x: &Tensor) -> Result<ScanOperands> {
+        let u = self.convolve(x)?;
+        let projected = self.project(&u);
+        let dt = (self.step_sizes(&projected[0]) + &*self.dt_proj_bias).softplus();
+        Ok(ScanOperands {
+            u,
+            dt,
+            a: -self.a_log.exp(),
+            b: projected[1].shallow_clone(),
+            c: projected[2].shallow_clone(),
+            reverse: self.reverse,
+        })
+    }
 }
 
-/// The inverse softplus of step sizes drawn log-uniformly from 0.001 to 0.1 (Mamba, arXiv
+/// The operands of the scan of one direction of a mixer.
+#[derive(Debug)]
+pub struct ScanOperands {
+    /// (b, l, inner): the sequence that is scanned.
+    pub u: Tensor,
+    /// (b, l, inner): the step sizes, after bias and softplus.
+    pub dt: Tensor,
+    /// (inner, d_state): negative.
+    pub a: Tensor,
+    /// (b, l, d_state).
+    pub b: Tensor,
+    /// (b, l, d_state).
+    pub c: Tensor,
+    /// Whether the scan runs from the last token to the first.
+    pub reverse: bool,
+}
+
+/// Returns the inverse softplus of step sizes sampled log-uniformly from 0.001 to 0.1 (Mamba, arXiv
 /// 2312.00752, section 3.6).
 fn initial_dt_bias(inner: i64, options: (Kind, tch::Device)) -> Tensor {
     let (low, high) = (0.001f64.ln(), 0.1f64.ln());
@@ -180,13 +211,13 @@ impl Mixer {
         Ok(self.out_proj.forward(&Self::merge(&forward, &backward)))
     }
 
-    /// The mean of the two directions.
+    /// Returns the mean of the two directions.
     fn merge(forward: &Tensor, backward: &Tensor) -> Tensor {
         (forward + backward) * 0.5
     }
 }
 
-/// The rank of the step sizes' projection: a sixteenth of the width, rounded up.
+/// Returns the rank of the step sizes' projection: a sixteenth of the width, rounded up.
 pub(super) fn dt_rank(embed_dim: i64) -> i64 {
     (embed_dim + 15) / 16
 }
@@ -202,12 +233,12 @@ impl Block {
     /// Tokens (b, l, embed_dim) to tokens.
     fn forward(&self, x: &Tensor, ctx: ForwardContext) -> Result<Tensor> {
         let hidden = self.mixer.forward(&self.norm.forward(x))?;
-        // Not in place: backward needs what the norm has seen.
+        // Not in place: backward needs the norm's input.
         Ok(x + self.drop_path.forward(hidden, ctx))
     }
 }
 
-/// The backbone without a classifier.
+/// A Vision Mamba without a classifier.
 #[derive(Debug)]
 pub struct VisionMamba {
     patch_embed: PatchEmbed,
@@ -219,31 +250,31 @@ pub struct VisionMamba {
 }
 
 impl VisionMamba {
-    /// New parameters under `path`, initialized as the published code does.
+    /// Returns a model with new parameters under `path`, initialized as the published code does.
     pub fn new(path: &nn::Path, shape: &BackboneShape) -> Self {
         let dim = shape.embed_dim;
         let token = Init::TruncNormal { std: 0.02 };
         // LeCun normal.
         let projection = |inputs: i64| Init::TruncNormal { std: (inputs as f64).powf(-0.5) };
         let layers = path / "layers";
-        // Up to the full rate, also where there is one block alone.
-        let mut rates = linear_rates(shape.drop_path, shape.depth);
-        if let Some(last) = rates.last_mut() {
+        // The last block has the full probability even if it is the only one.
+        let mut drop_path = drop_path_by_block(shape.drop_path, shape.depth);
+        if let Some(last) = drop_path.last_mut() {
             *last = shape.drop_path;
         }
         Self {
             patch_embed: PatchEmbed::new(path / "patch_embed", shape, projection),
             cls_token: token.parameter(path, "cls_token", &[1, 1, dim]),
             pos_embed: token.parameter(path, "pos_embed", &[1, 1 + shape.patches(), dim]),
-            layers: rates
+            layers: drop_path
                 .into_iter()
                 .enumerate()
-                .map(|(i, rate)| {
+                .map(|(i, drop_path)| {
                     let path = &layers / i;
                     Block {
                         norm: RmsNorm::new(&path / "norm", dim, NORM_EPS),
                         mixer: Mixer::new(&path / "mixer", shape),
-                        drop_path: DropPath(rate),
+                        drop_path: DropPath(drop_path),
                     }
                 })
                 .collect(),
@@ -252,22 +283,22 @@ impl VisionMamba {
         }
     }
 
-    /// Lets training keep the tokens between the blocks alone; backward runs each block again.
-    /// `named` are the parameters that stand under `path`.
+    /// Turns on activation checkpointing. `named` holds the parameters by name, the model's under
+    /// `path`.
     pub fn recompute_blocks(&mut self, named: &[(String, Tensor)], path: &str) {
         self.recompute = Recompute::blocks(named, &format!("{path}layers."), self.layers.len());
     }
 
-    /// (b, 3, s, s), normalized, to the tokens (b, 1 + patches, embed_dim) after the last norm; the
-    /// class token stands at index `patches / 2`.
+    /// Normalized images (b, 3, s, s) to the tokens (b, 1 + patches, embed_dim) after the last
+    /// norm; the class token is at index `patches / 2`.
     ///
     /// # Errors
-    /// An operator's message, for example where memory runs out.
+    /// Returns an operator's message, for example if memory runs out.
     pub fn forward(&self, x: &Tensor, ctx: ForwardContext) -> Result<Tensor> {
         self.forward_tokens(self.embed(x)?, ctx)
     }
 
-    /// As [`forward`](Self::forward), of an image some of whose patches are hidden.
+    /// As [`forward`](Self::forward), with some of the patches masked.
     ///
     /// # Errors
     /// As [`forward`](Self::forward).
@@ -278,7 +309,7 @@ impl VisionMamba {
         ctx: ForwardContext,
     ) -> Result<Tensor> {
         let patches = masked.hide(&self.patch_embed.forward(x));
-        self.forward_tokens(self.place(&patches)?, ctx)
+        self.forward_tokens(self.add_positions(&patches)?, ctx)
     }
 
     fn forward_tokens(&self, mut x: Tensor, ctx: ForwardContext) -> Result<Tensor> {
@@ -288,14 +319,47 @@ impl VisionMamba {
         Ok(self.norm_f.forward(&x))
     }
 
-    /// (b, 3, s, s) to the tokens that the first block receives.
-    fn embed(&self, x: &Tensor) -> Result<Tensor> {
-        self.place(&self.patch_embed.forward(x))
+    /// As [`forward`](Self::forward) in evaluation, with `tap` between each block's norm and its
+    /// mixer: it gets the block's index and the tokens (b, 1 + patches, embed_dim), and returns the
+    /// tokens to use instead.
+    ///
+    /// # Errors
+    /// As [`forward`](Self::forward).
+    pub fn forward_tapped(
+        &self,
+        x: &Tensor,
+        tap: &mut dyn FnMut(usize, Tensor) -> Tensor,
+    ) -> Result<Tensor> {
+        let mut residual = self.embed(x)?;
+        for (layer, block) in self.layers.iter().enumerate() {
+            let normed = tap(layer, block.norm.forward(&residual));
+            residual = &residual + block.mixer.forward(&normed)?;
+        }
+        Ok(self.norm_f.forward(&residual))
     }
 
-    /// Embedded patches (b, patches, embed_dim), with the class token in their middle, at their
-    /// positions.
-    fn place(&self, patches: &Tensor) -> Result<Tensor> {
+    /// Returns the operands of both scans, forward and backward, of block `layer` for the mixer
+    /// input `normed`.
+    ///
+    /// # Errors
+    /// Returns an error if there is no such block, or an operator's message.
+    pub fn scan_operands(&self, layer: usize, normed: &Tensor) -> Result<[ScanOperands; 2]> {
+        let block = self.layers.get(layer).with_context(|| {
+            format!("there is no layer {layer}: the Vision Mamba has {}", self.layers.len())
+        })?;
+        let mixer = &block.mixer;
+        let xz = mixer.in_proj.forward(normed).chunk(2, -1); // 2 of (b, l, inner)
+        Ok([mixer.forward.operands(&xz[0])?, mixer.backward.operands(&xz[0])?])
+    }
+
+    /// Normalized images (b, 3, s, s) to the first block's input.
+    fn embed(&self, x: &Tensor) -> Result<Tensor> {
+        self.add_positions(&self.patch_embed.forward(x))
+    }
+
+    /// Puts the class token in the middle of the embedded patches (b, patches, embed_dim), and adds
+    /// the position embedding.
+    fn add_positions(&self, patches: &Tensor) -> Result<Tensor> {
         let (b, count, _) = patches.size3()?;
         let middle = class_index(count);
         let cls_token = self.cls_token.expand([b, -1, -1], false);
@@ -305,7 +369,7 @@ impl VisionMamba {
     }
 }
 
-/// Where the class token stands among `patches` patch tokens.
+/// Returns the index of the class token among the tokens of `patches` patches.
 pub(super) fn class_index(patches: i64) -> i64 {
     patches / 2
 }
