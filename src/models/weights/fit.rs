@@ -1,4 +1,4 @@
-//! From a weights file into a network: which names must be there, and what may differ.
+//! Loads a weights file into a network: which names it must hold, and what may differ.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -10,46 +10,46 @@ use super::resample::{self, Grids};
 use super::{StateDict, WeightsFile};
 use crate::config::{BackboneConfig, Branch};
 
-/// How many names of each kind an error lists.
-const LISTED: usize = 20;
-/// What PyTorch's wrappers put before every name.
+/// Most names of each kind that an error lists.
+const MAX_LISTED: usize = 20;
+/// Prefixes that PyTorch's wrappers add to every name.
 const WRAPPERS: [&str; 2] = ["module.", "_orig_mod."];
-/// The classifier of a published backbone, which this network has no use for.
+/// Prefix of a published backbone's classifier, which is skipped.
 const CLASSIFIER: &str = "head.";
 
-/// A published backbone's file, and how it is read.
+/// A published backbone's file, and how to load it.
 #[derive(Debug, Clone, Copy)]
 pub struct Pretrained<'a> {
     /// The file.
     pub path: &'a Path,
-    /// Which of its state dicts.
+    /// The state dict to load from it.
     pub state_dict: StateDict,
-    /// Whether every name must fit; otherwise what fits is taken.
+    /// Whether every name must fit; otherwise the names that fit are loaded.
     pub strict: bool,
 }
 
-/// Loads every one of `parameters` from a file that has exactly those names and shapes: a run's own
-/// weights.
+/// Loads all `parameters` from a file with exactly their names and shapes: a run's own weights.
 ///
 /// # Errors
-/// Names the file, and the names that are missing, unexpected or of another shape.
+/// Returns an error with the file, and the names that are missing, unexpected or of another shape.
 pub fn load(parameters: &[(String, Tensor)], path: &Path) -> Result<()> {
     let mut file = WeightsFile::open(path)?;
     let targets: BTreeMap<&str, &Tensor> =
         parameters.iter().map(|(name, tensor)| (name.as_str(), tensor)).collect();
-    let plan = Plan::new(&file.shapes(), &targets, None);
-    plan.check()
-        .and_then(|()| plan.carry_out(&mut file, &targets))
+    let matching = Matching::new(&file.shapes(), &targets, None);
+    matching
+        .require_exact()
+        .and_then(|()| matching.load(&mut file, &targets))
         .with_context(|| format!("cannot use weights {}", path.display()))
 }
 
 /// Loads a published backbone into a branch's parameters among `parameters`; the file's
-/// names have no prefix, or that of a wrapper. Its classifier (`head.*`) is left out, and position
-/// and patch embeddings of another size are resampled. Returns what is worth knowing about it, a
-/// line each: what was resampled or left out.
+/// names have no prefix, or that of a wrapper. Its classifier (`head.*`) is skipped, and position
+/// and patch embeddings of another size are resampled. Returns notes, a line each: what was
+/// resampled or skipped.
 ///
 /// # Errors
-/// Names the file, and the names that are missing, unexpected or of another shape.
+/// Returns an error with the file, and the names that are missing, unexpected or of another shape.
 pub fn load_backbone(
     parameters: &[(String, Tensor)],
     branch: Branch,
@@ -61,28 +61,28 @@ pub fn load_backbone(
         .iter()
         .filter_map(|(name, tensor)| Some((name.strip_prefix(&prefix)?, tensor)))
         .collect();
-    let plan = Plan::new(&file.shapes(), &targets, Some(branch));
+    let matching = Matching::new(&file.shapes(), &targets, Some(branch));
     if pretrained.strict {
-        plan.check()?;
+        matching.require_exact()?;
     }
     ensure!(
-        !plan.steps.is_empty(),
+        !matching.matched.is_empty(),
         "none of its names and shapes is one of this backbone's: {}",
-        plan.differences().join("; ")
+        matching.differences().join("; ")
     );
-    plan.carry_out(&mut file, &targets)?;
-    let resampled = plan.steps.iter().filter_map(|step| match step.change {
+    matching.load(&mut file, &targets)?;
+    let resampled = matching.matched.iter().filter_map(|step| match step.change {
         Change::None => None,
         change => Some(format!("{} was resampled {change}", step.name)),
     });
-    Ok(resampled.chain(plan.differences()).collect())
+    Ok(resampled.chain(matching.differences()).collect())
 }
 
-/// Loads the weights file that a branch's config names, if it names one, as [`load_backbone`] does.
-/// Returns what is worth knowing, a line each, with the config's key.
+/// Loads the weights file that a branch's config names, if any, as [`load_backbone`] does.
+/// Returns notes, a line each, with the config's key.
 ///
 /// # Errors
-/// As [`load_backbone`], naming the key.
+/// As [`load_backbone`], with the key.
 pub fn load_branch(
     parameters: &[(String, Tensor)],
     branch: Branch,
@@ -102,19 +102,19 @@ pub fn load_branch(
     Ok(notes.into_iter().map(|note| format!("{key}: {note}")).collect())
 }
 
-/// What is taken from a file, and what does not fit.
-struct Plan {
-    steps: Vec<Step>,
+/// The tensors of a file that fit the network's parameters, and the names that do not.
+struct Matching {
+    matched: Vec<Match>,
     missing: Vec<String>,
     unexpected: Vec<String>,
     misshaped: Vec<String>,
 }
 
-/// One tensor to load.
-struct Step {
-    /// In the network.
+/// A tensor of a file that fits a parameter.
+struct Match {
+    /// Name in the network.
     name: String,
-    /// In the file.
+    /// Name in the file.
     stored: String,
     change: Change,
 }
@@ -138,9 +138,9 @@ impl std::fmt::Display for Change {
     }
 }
 
-impl Plan {
-    /// `branch` for a published file, which may have a classifier, a wrapper's prefix and other sizes
-    /// of embeddings.
+impl Matching {
+    /// Matches names and shapes. With `branch`, the file is a published one, which may have a
+    /// classifier, a wrapper's prefix and embeddings of other sizes.
     fn new(
         shapes: &BTreeMap<String, Vec<i64>>,
         targets: &BTreeMap<&str, &Tensor>,
@@ -150,8 +150,8 @@ impl Plan {
             Some(_) => wrapper(shapes),
             None => String::new(),
         };
-        let mut plan = Self {
-            steps: Vec::new(),
+        let mut matching = Self {
+            matched: Vec::new(),
             missing: Vec::new(),
             unexpected: Vec::new(),
             misshaped: Vec::new(),
@@ -159,25 +159,27 @@ impl Plan {
         for (name, target) in targets {
             let stored = format!("{wrapper}{name}");
             let Some(shape) = shapes.get(&stored) else {
-                plan.missing.push(name.to_string());
+                matching.missing.push(name.to_string());
                 continue;
             };
             let expected = target.size();
             match change(name, shape, &expected, branch) {
-                Some(change) => plan.steps.push(Step { name: name.to_string(), stored, change }),
-                None => plan
+                Some(change) => {
+                    matching.matched.push(Match { name: name.to_string(), stored, change })
+                }
+                None => matching
                     .misshaped
                     .push(format!("{name} ({shape:?} in the file, {expected:?} in the model)")),
             }
         }
-        plan.unexpected = shapes
+        matching.unexpected = shapes
             .keys()
             .map(|name| name.strip_prefix(&wrapper).unwrap_or(name))
             .filter(|name| !targets.contains_key(name))
             .filter(|name| branch.is_none() || !name.starts_with(CLASSIFIER))
             .map(|name| name.escape_debug().take(200).collect())
             .collect();
-        plan
+        matching
     }
 
     fn differences(&self) -> Vec<String> {
@@ -191,7 +193,7 @@ impl Plan {
         .collect()
     }
 
-    fn check(&self) -> Result<()> {
+    fn require_exact(&self) -> Result<()> {
         let differences = self.differences();
         if differences.is_empty() {
             return Ok(());
@@ -199,9 +201,9 @@ impl Plan {
         bail!("the names do not fit: {}; check the preset and its sizes", differences.join("; "))
     }
 
-    fn carry_out(&self, file: &mut WeightsFile, targets: &BTreeMap<&str, &Tensor>) -> Result<()> {
+    fn load(&self, file: &mut WeightsFile, targets: &BTreeMap<&str, &Tensor>) -> Result<()> {
         let _guard = tch::no_grad_guard();
-        for step in &self.steps {
+        for step in &self.matched {
             let tensor = file.tensor(&step.stored)?;
             let tensor = match step.change {
                 Change::None => tensor,
@@ -221,8 +223,8 @@ impl Plan {
     }
 }
 
-/// What a tensor of shape `stored` needs to become one of shape `wanted`; `None` where nothing
-/// helps.
+/// Returns the change from a tensor of shape `stored` to one of shape `wanted`; `None` if there is
+/// none.
 fn change(name: &str, stored: &[i64], wanted: &[i64], branch: Option<Branch>) -> Option<Change> {
     if stored == wanted {
         return Some(Change::None);
@@ -241,7 +243,7 @@ fn change(name: &str, stored: &[i64], wanted: &[i64], branch: Option<Branch>) ->
     }
 }
 
-/// The wrappers' prefixes that all names begin with.
+/// Returns the wrappers' prefixes that all names begin with.
 fn wrapper(shapes: &BTreeMap<String, Vec<i64>>) -> String {
     let mut found = String::new();
     while let Some(wrapper) = WRAPPERS.iter().find(|wrapper| {
@@ -254,7 +256,7 @@ fn wrapper(shapes: &BTreeMap<String, Vec<i64>>) -> String {
 }
 
 fn listed(what: &str, names: &[String]) -> Option<String> {
-    let more = names.len().saturating_sub(LISTED);
+    let more = names.len().saturating_sub(MAX_LISTED);
     let shown = names[..names.len() - more].join(", ");
     match (names.len(), more) {
         (0, _) => None,

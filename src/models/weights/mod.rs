@@ -1,4 +1,4 @@
-//! Weights files: safetensors in and out, PyTorch's zip files in and out, tensor by tensor.
+//! Weights files: reads and writes safetensors and PyTorch's zip files, tensor by tensor.
 
 mod fit;
 mod pickle;
@@ -22,12 +22,12 @@ pub use torch_writer::save_torch;
 use safetensors_file::SafetensorsFile;
 use torch_file::TorchFile;
 
-/// Which of the state dicts in a file.
+/// The state dicts of a training checkpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StateDict {
-    /// The weights as trained.
+    /// The trained weights.
     Model,
-    /// Their exponential moving average, of which training checkpoints keep a copy.
+    /// The EMA weights.
     Ema,
 }
 
@@ -42,11 +42,10 @@ enum Format {
 }
 
 impl WeightsFile {
-    /// Opens a file and checks its header; its format is told from its first bytes, not from its
-    /// name.
+    /// Opens a file and checks its header. Its first bytes decide its format, not its name.
     ///
     /// # Errors
-    /// Names the file and what is wrong with it.
+    /// Returns an error with the file and what is wrong with it.
     pub fn open(path: &Path) -> Result<Self> {
         Self::open_state_dict(path, StateDict::Model)
     }
@@ -54,7 +53,7 @@ impl WeightsFile {
     /// As [`open`](Self::open), for one of the state dicts of a training checkpoint.
     ///
     /// # Errors
-    /// Names the file and what is wrong with it.
+    /// As [`open`](Self::open).
     pub fn open_state_dict(path: &Path, wanted: StateDict) -> Result<Self> {
         Self::open_format(path, wanted)
             .with_context(|| format!("cannot read weights {}", path.display()))
@@ -68,19 +67,20 @@ impl WeightsFile {
         }
         if start.starts_with(b"\x80\x02\x8a\x0a") {
             bail!(
-                "it is in the format of PyTorch before 1.6: open it with torch.load and write it with torch.save once more"
+                "it is in the format of PyTorch before 1.6: open it with torch.load and save it \
+                 again with torch.save"
             );
         }
         if start.starts_with(b"version https://git-lfs") {
-            bail!("it is the pointer of a large file, not the file: fetch that with git lfs pull");
+            bail!("it is a Git LFS pointer, not the file: fetch the file with git lfs pull");
         }
         if wanted == StateDict::Ema {
-            bail!("it has no EMA copy of the weights: a safetensors file holds one state dict");
+            bail!("it has no EMA weights: a safetensors file holds one state dict");
         }
         Ok(Self(Format::Safetensors(SafetensorsFile::open(path)?)))
     }
 
-    /// Names and shapes, sorted by name.
+    /// Returns names and shapes, sorted by name.
     pub fn shapes(&self) -> BTreeMap<String, Vec<i64>> {
         match &self.0 {
             Format::Safetensors(file) => file.shapes(),
@@ -88,7 +88,7 @@ impl WeightsFile {
         }
     }
 
-    /// The file's free-form metadata, which only safetensors files have.
+    /// Returns the free-form metadata, which only safetensors files have.
     pub fn metadata(&self) -> HashMap<String, String> {
         match &self.0 {
             Format::Safetensors(file) => file.metadata(),
@@ -96,11 +96,11 @@ impl WeightsFile {
         }
     }
 
-    /// One tensor, on the CPU, in the type that it is stored in. Its strides are the file's: it
-    /// need not be contiguous.
+    /// Reads one tensor, on the CPU, with the type and the strides that it is stored with.
     ///
     /// # Errors
-    /// There is no such tensor, its type is not one of torch's, or the file cannot be read.
+    /// Returns an error if there is no such tensor, its type is not one of torch's, or the file
+    /// cannot be read.
     pub fn tensor(&mut self, name: &str) -> Result<Tensor> {
         match &mut self.0 {
             Format::Safetensors(file) => file.tensor(name),
@@ -109,7 +109,7 @@ impl WeightsFile {
     }
 }
 
-/// A tensor's elements in the order of its indices, as both formats store them.
+/// Returns a tensor's bytes in row-major order, as both formats store them.
 fn bytes(tensor: &Tensor) -> Result<Vec<u8>> {
     let tensor = tensor.detach().to_device(Device::Cpu).contiguous();
     let mut bytes = vec![0; tensor.numel() * tensor.kind().elt_size_in_bytes()];

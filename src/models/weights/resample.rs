@@ -1,4 +1,4 @@
-//! Embeddings of another image or patch size than the published ones.
+//! Resamples a published model's embeddings for another image or patch size.
 
 use anyhow::{Result, ensure};
 use tch::{Kind, Tensor};
@@ -10,7 +10,7 @@ use crate::models::vim::class_index;
 /// power of it.
 const MAX_PATCH: i64 = 64;
 
-/// Two square grids of patches, and where the class token stands among their tokens.
+/// Two square grids of patches, and the branch, which decides the class token's index.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Grids {
     /// Patches on a side, in the file.
@@ -21,7 +21,7 @@ pub struct Grids {
 }
 
 impl Grids {
-    /// For these numbers of patches; `None` where one is not of a square.
+    /// Returns the grids of these numbers of patches; `None` if one of them is not a square.
     pub fn new(branch: Branch, from: i64, to: i64) -> Option<Self> {
         let side = |patches: i64| {
             let side = patches.max(0).isqrt();
@@ -38,12 +38,12 @@ impl Grids {
     }
 }
 
-/// A position embedding (1, 1 + from², d) for another grid, (1, 1 + to², d): bicubic with
-/// antialias, as timm's `resample_abs_pos_embed`. The class token's row is kept as it is, and
-/// stands where the new grid has it: first for a ViT, in the middle for a Vision Mamba.
+/// Resamples a position embedding (1, 1 + from², d) for another grid, (1, 1 + to², d): bicubic with
+/// antialias, as timm's `resample_abs_pos_embed`. The class token's row is kept as it is, and moves
+/// to its index in the new grid: first for a ViT, in the middle for a Vision Mamba.
 ///
 /// # Errors
-/// libtorch's message.
+/// Returns libtorch's message.
 pub fn position_embedding(embedding: &Tensor, grids: Grids) -> Result<Tensor> {
     let Grids { from, to, .. } = grids;
     let width = embedding.size()[2];
@@ -64,21 +64,22 @@ pub fn position_embedding(embedding: &Tensor, grids: Grids) -> Result<Tensor> {
     )?)
 }
 
-/// A patch embedding's kernels (d, 3, p, p) for patches of `side`²: the ones whose products with
-/// resized patches come closest to the old products with the patches as they were (FlexiViT, arXiv
+/// Resamples a patch embedding's kernels (d, 3, p, p) for patches of `side`²: the kernels whose
+/// products with resized patches are closest to the old products with the original patches (FlexiViT, arXiv
 /// 2212.08013, section 3.4), as timm's `resample_patch_embed`. With B the matrix that resizes a
 /// flattened patch, they are pinv(Bᵀ) w.
 ///
 /// # Errors
-/// Patches too large to do this with, or libtorch's message.
+/// Returns an error if the patches are too large, or libtorch's message.
 pub fn patch_embedding(kernels: &Tensor, side: i64) -> Result<Tensor> {
     let (d, channels, old, _) = kernels.size4()?;
     ensure!(
         old.max(side) <= MAX_PATCH,
-        "a patch embedding of {old} pixels is not resampled to {side}: the largest side is {MAX_PATCH}"
+        "a patch embedding of {old} pixels is not resampled to {side}: the largest side is \
+         {MAX_PATCH}"
     );
     let units = Tensor::f_eye(old * old, (Kind::Float, kernels.device()))?;
-    // Row i: what becomes of a patch whose pixel i alone is 1. That is Bᵀ.
+    // Row i is the resized patch whose only nonzero pixel is i: that is Bᵀ.
     let resized = bicubic(&units.f_view([old * old, 1, old, old])?, side)?
         .f_reshape([old * old, side * side])?;
     let inverse = resized.f_to_kind(Kind::Double)?.f_linalg_pinv(1e-15, false)?; // (side², old²)
@@ -106,7 +107,7 @@ mod tests {
     }
 
     #[test]
-    fn a_vims_class_token_stays_what_it_is_in_the_middle_of_the_new_grid() {
+    fn a_vision_mambas_class_token_is_unchanged_in_the_middle_of_the_new_grid() {
         let embedding = Tensor::randn([1, 1 + 14 * 14, 6], CPU);
         let grids = Grids::new(Branch::Mamba, 14 * 14, 27 * 27).unwrap();
         let resampled = position_embedding(&embedding, grids).unwrap();
@@ -139,7 +140,7 @@ mod tests {
 
     #[test]
     fn larger_patches_give_the_same_tokens_for_enlarged_images() {
-        // Where nothing is lost by resizing a patch, FlexiViT's kernels reproduce the products
+        // If resizing a patch loses nothing, FlexiViT's kernels reproduce the products
         // exactly.
         let kernels = Tensor::randn([5, 3, 8, 8], CPU);
         let patches = Tensor::randn([7, 3, 8, 8], CPU);
@@ -153,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn smaller_patches_come_closest_to_the_old_tokens() {
+    fn smaller_patches_give_the_closest_tokens() {
         let kernels = Tensor::randn([2, 3, 8, 8], CPU);
         let resampled = patch_embedding(&kernels, 4).unwrap();
         // The least squares solution: the residual of Bᵀ w' = w is orthogonal to what Bᵀ can reach.

@@ -1,4 +1,4 @@
-//! Safetensors files in and out, tensor by tensor.
+//! Reads and writes safetensors files, tensor by tensor.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
@@ -12,7 +12,7 @@ use tch::{Kind, Tensor};
 use super::bytes;
 use crate::files::write_whole;
 
-/// A header this long is not one of a model: it keeps a broken file from asking for all memory.
+/// Longer than any model's header; keeps a broken file from asking for all memory.
 const MAX_HEADER: u64 = 16 << 20;
 
 /// An open safetensors file: the header is read and checked, tensors are read one at a time.
@@ -27,7 +27,7 @@ impl SafetensorsFile {
     /// Opens a file and checks its header against its length.
     ///
     /// # Errors
-    /// What is wrong with the file.
+    /// Returns an error that says what is wrong with the file.
     pub fn open(path: &Path) -> Result<Self> {
         let mut file = File::open(path)?;
         let length = file.metadata()?.len();
@@ -40,8 +40,7 @@ impl SafetensorsFile {
         );
         let mut header = vec![0; header_length as usize];
         file.read_exact(&mut header)?;
-        // Reading it also checks that the tensors lie one behind the other and have the sizes of
-        // their shapes.
+        // This also checks that the tensors are contiguous and have the sizes of their shapes.
         let header: Metadata = serde_json::from_slice(&header)
             .map_err(|error| anyhow::anyhow!("its header is damaged: {error}"))?;
         let data_start = 8 + header_length;
@@ -54,21 +53,22 @@ impl SafetensorsFile {
         Ok(Self { file, header, data_start })
     }
 
-    /// Names and shapes, sorted by name.
+    /// Returns names and shapes, sorted by name.
     pub fn shapes(&self) -> BTreeMap<String, Vec<i64>> {
         let shape = |shape: &[usize]| shape.iter().map(|&n| n as i64).collect();
         self.header.tensors().into_iter().map(|(name, info)| (name, shape(&info.shape))).collect()
     }
 
-    /// The file's free-form metadata.
+    /// Returns the free-form metadata.
     pub fn metadata(&self) -> HashMap<String, String> {
         self.header.metadata().clone().unwrap_or_default()
     }
 
-    /// One tensor, on the CPU, in the type that it is stored in.
+    /// Reads one tensor, on the CPU, in the type that it is stored in.
     ///
     /// # Errors
-    /// There is no such tensor, its type is not one of torch's, or the file cannot be read.
+    /// Returns an error if there is no such tensor, its type is not one of torch's, or the file
+    /// cannot be read.
     pub fn tensor(&mut self, name: &str) -> Result<Tensor> {
         let info = self.header.info(name).with_context(|| format!("there is no tensor {name}"))?;
         let (start, end) = info.data_offsets;
@@ -97,10 +97,10 @@ fn kind_of(dtype: Dtype) -> Result<Kind> {
     })
 }
 
-/// Writes tensors as one safetensors file, whole or not at all.
+/// Writes tensors to a safetensors file, atomically.
 ///
 /// # Errors
-/// Names the file where it cannot be written.
+/// Returns an error with the file if it cannot be written.
 pub fn save(
     path: &Path,
     tensors: &[(String, Tensor)],

@@ -1,9 +1,9 @@
-//! PyTorch's zip files (`.pth`, `.pt`, `.bin`): a pickle that says which tensors there are, and
-//! their values beside it.
+//! Reads PyTorch's zip files (`.pth`, `.pt`, `.bin`): a pickle that lists the tensors, and their
+//! values.
 //!
-//! torch.save stores the values uncompressed, so a tensor is read straight from its place in the
-//! file. The file is not mapped into memory: one that another program cuts short meanwhile must end
-//! in an error, not in a signal.
+//! torch.save stores the values uncompressed, so a tensor is read directly from its offset in the
+//! file. The file is not mapped into memory: if another program truncates it meanwhile, the result
+//! must be an error, not a signal.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
@@ -19,11 +19,12 @@ use zip::{CompressionMethod, ZipArchive};
 use super::StateDict;
 use super::pickle::{Pickle, TensorView, Value};
 
-/// A ViT's or Vim's training checkpoint has under a megabyte: a longer pickle is something else.
+/// Longer than any pickle of a ViT's or Vim's training checkpoint, which has less than a megabyte.
 const MAX_PICKLE: u64 = 16 << 20;
-/// Where a state dict is found, in this order; without any of them, the file is one itself.
+/// Keys of the state dict, in the order in which they are tried; without any of them, the file is a
+/// state dict itself.
 const MODEL_KEYS: [&str; 4] = ["model", "state_dict", "model_state", "model_state_dict"];
-/// Where its exponential moving average is found: Vim's, DeiT's and timm's names.
+/// Keys of the EMA weights: Vim's, DeiT's and timm's names.
 const EMA_KEYS: [&str; 3] = ["model_ema", "state_dict_ema", "model_state_ema"];
 
 /// An open file: the state dict is read and checked, values are read tensor by tensor.
@@ -32,8 +33,8 @@ pub struct TorchFile {
     file: File,
     tensors: BTreeMap<String, TensorView>,
     /// Start and length of each storage in the file, by its key.
-    places: HashMap<String, (u64, u64)>,
-    /// For the bytes of one tensor.
+    storages: HashMap<String, (u64, u64)>,
+    /// The bytes of one tensor.
     buffer: Vec<u8>,
 }
 
@@ -41,8 +42,8 @@ impl TorchFile {
     /// Reads the pickle and checks every tensor of the state dict against the file.
     ///
     /// # Errors
-    /// What is wrong with the file; a class or function that it names outside of tensors and plain
-    /// containers.
+    /// Returns an error that says what is wrong with the file, for example that it names a class or
+    /// function other than those of tensors and plain containers.
     pub fn open(path: &Path, wanted: StateDict) -> Result<Self> {
         let mut archive = Archive::open(path)?;
         let pickle = Pickle::read(&archive.read("data.pkl", MAX_PICKLE)?)?;
@@ -50,34 +51,34 @@ impl TorchFile {
             let order = archive.read("byteorder", 16)?;
             ensure!(
                 order == b"little",
-                "it was written on a big-endian machine: save it again on another one"
+                "it was written on a big-endian machine: save it again on a little-endian one"
             );
         }
         let tensors = state_dict(&pickle, wanted)?;
-        let mut places = HashMap::new();
+        let mut storages = HashMap::new();
         for (name, view) in &tensors {
-            archive.check(view, &mut places).with_context(|| format!("tensor {name}"))?;
+            archive.check(view, &mut storages).with_context(|| format!("tensor {name}"))?;
         }
-        Ok(Self { file: File::open(path)?, tensors, places, buffer: Vec::new() })
+        Ok(Self { file: File::open(path)?, tensors, storages, buffer: Vec::new() })
     }
 
-    /// Names and shapes, sorted by name.
+    /// Returns names and shapes, sorted by name.
     pub fn shapes(&self) -> BTreeMap<String, Vec<i64>> {
         let shapes = self.tensors.iter();
         shapes.map(|(name, view)| (name.clone(), view.size.clone())).collect()
     }
 
-    /// One tensor, on the CPU, in the type and with the strides that it is stored with. Only its
-    /// own part of a storage that several share is read.
+    /// Reads one tensor, on the CPU, with the type and the strides that it is stored with. Of a
+    /// storage that several tensors share, only the tensor's own range is read.
     ///
     /// # Errors
-    /// There is no such tensor, or the file cannot be read.
+    /// Returns an error if there is no such tensor, or the file cannot be read.
     pub fn tensor(&mut self, name: &str) -> Result<Tensor> {
         let view = self.tensors.get(name).with_context(|| format!("there is no tensor {name}"))?;
         let kind = view.storage.kind;
         let width = kind.elt_size_in_bytes();
         let span = span(view)?;
-        let (start, _) = self.places.get(&*view.storage.key).context("its storage is missing")?;
+        let (start, _) = self.storages.get(&*view.storage.key).context("its storage is missing")?;
         self.buffer.resize(span as usize * width, 0);
         if span > 0 {
             let first = start + view.offset as u64 * width as u64;
@@ -94,7 +95,7 @@ struct Archive {
     zip: ZipArchive<BufReader<File>>,
     /// Index of each entry, by its name below the archive's one folder.
     entries: HashMap<String, usize>,
-    /// Of the file, in bytes.
+    /// Length of the file, in bytes.
     length: u64,
 }
 
@@ -126,7 +127,7 @@ impl Archive {
         Ok(Self { zip, entries, length })
     }
 
-    /// Start and length of an entry, which must lie in the file as it is.
+    /// Returns start and length of an entry, which must be stored uncompressed.
     fn stored(&mut self, name: &str) -> Result<(u64, u64)> {
         let index = *self.entries.get(name).with_context(|| format!("it has no {name}"))?;
         let entry = self
@@ -135,7 +136,8 @@ impl Archive {
             .map_err(|error| anyhow::anyhow!("its entry {name} is damaged: {error}"))?;
         ensure!(
             entry.compression() == CompressionMethod::Stored && !entry.encrypted(),
-            "its entry {name} is compressed, which torch.save never does: save it again with torch.save"
+            "its entry {name} is compressed, which torch.save never does: save it again with \
+             torch.save"
         );
         let (start, length) = (entry.data_start(), entry.size());
         let start = start.with_context(|| format!("its entry {name} is damaged"))?;
@@ -161,25 +163,25 @@ impl Archive {
         Ok(bytes)
     }
 
-    /// Checks that a tensor lies inside its storage, and the storage inside the file; `found` holds
-    /// the places of storages that were looked up before.
+    /// Checks that a tensor is inside its storage, and the storage inside the file; `found` caches
+    /// start and length of the storages by key.
     fn check(&mut self, view: &TensorView, found: &mut HashMap<String, (u64, u64)>) -> Result<()> {
         let (span, storage) = (span(view)?, &view.storage);
         let room = storage.len.checked_sub(view.offset);
         ensure!(
             view.offset >= 0 && room.is_some_and(|room| span <= room),
-            "of shape {:?} and strides {:?} from {} on reaches beyond its storage of {} elements",
+            "of shape {:?} and strides {:?} at offset {} reaches beyond its storage of {} elements",
             view.size,
             view.stride,
             view.offset,
             storage.len
         );
         let (_, length) = match found.get(&*storage.key) {
-            Some(place) => *place,
+            Some(storage) => *storage,
             None => {
-                let place = self.stored(&format!("data/{}", storage.key))?;
-                found.insert(storage.key.to_string(), place);
-                place
+                let found_storage = self.stored(&format!("data/{}", storage.key))?;
+                found.insert(storage.key.to_string(), found_storage);
+                found_storage
             }
         };
         let expected = storage.len as u128 * storage.kind.elt_size_in_bytes() as u128;
@@ -206,7 +208,7 @@ fn open_zip(file: File) -> ZipResult<ZipArchive<BufReader<File>>> {
     ZipArchive::with_config(Config { archive_offset }, BufReader::new(file))
 }
 
-/// How many elements of its storage a tensor spans, from its first to its last.
+/// Returns the number of elements of its storage that a tensor spans, from its first to its last.
 fn span(view: &TensorView) -> Result<i64> {
     let dimensions = || view.size.iter().zip(&view.stride);
     ensure!(
@@ -224,11 +226,11 @@ fn span(view: &TensorView) -> Result<i64> {
     let elements = view.size.iter().try_fold(1i64, |product, &size| product.checked_mul(size));
     match (last.and_then(|last| last.checked_add(1)), elements) {
         (Some(span), Some(_)) => Ok(span),
-        _ => bail!("has the shape {:?}, too large for any memory", view.size),
+        _ => bail!("has the shape {:?}, which is too large for any memory", view.size),
     }
 }
 
-/// The tensors of the state dict by name.
+/// Returns the tensors of the state dict by name.
 fn state_dict(pickle: &Pickle, wanted: StateDict) -> Result<BTreeMap<String, TensorView>> {
     let root = pickle.entries(pickle.root()).context("it holds no dictionary of tensors")?;
     let find = |keys: &[&str]| {
@@ -246,7 +248,7 @@ fn state_dict(pickle: &Pickle, wanted: StateDict) -> Result<BTreeMap<String, Ten
         StateDict::Ema => match find(&EMA_KEYS) {
             Some((_, entries)) => entries,
             None => bail!(
-                "it has no EMA copy of the weights ({}); it has {}",
+                "it has no EMA weights ({}); it has {}",
                 EMA_KEYS.join(", "),
                 first_keys(&root)
             ),

@@ -1,31 +1,32 @@
-//! Writes PyTorch's zip files: `{"model": OrderedDict of tensors}`, as training checkpoints of
-//! timm, DeiT and Vim have them.
+//! Writes PyTorch's zip files: `{"model": OrderedDict of tensors}`, as the training checkpoints of
+//! timm, DeiT and Vim.
 
 use std::io::Write;
 use std::path::Path;
 
-use anyhow::{Context, Result, bail};
-use tch::{Kind, Tensor};
+use anyhow::{Context, Result};
+use tch::Tensor;
 use zip::write::SimpleFileOptions;
 use zip::{CompressionMethod, ZipWriter};
 
 use super::bytes;
+use super::pickle::storage_type;
 use crate::files::write_whole;
 
-/// The one folder in the archive.
+/// The folder of the archive's entries.
 const FOLDER: &str = "archive";
 
-/// Writes tensors as `torch.save({"model": state_dict}, path)` does, whole or not at all.
+/// Writes tensors as `torch.save({"model": state_dict}, path)` does, atomically.
 ///
 /// # Errors
-/// Names the file where it cannot be written.
+/// Returns an error with the file if it cannot be written.
 pub fn save_torch(path: &Path, tensors: &[(String, Tensor)]) -> Result<()> {
     write_whole(path, |file| {
         let mut zip = ZipWriter::new_stream(file);
         let options = SimpleFileOptions::default().compression_method(CompressionMethod::Stored);
         let mut entry = |name: &str, bytes: &[u8]| -> Result<()> {
-            // The length of an entry is not known to the writer when it begins: only large ones get
-            // the wider fields.
+            // The zip writer does not know an entry's length when it begins: large ones must ask
+            // for the wider fields.
             let large = bytes.len() >= u32::MAX as usize;
             zip.start_file(format!("{FOLDER}/{name}"), options.large_file(large))?;
             Ok(zip.write_all(bytes)?)
@@ -42,7 +43,7 @@ pub fn save_torch(path: &Path, tensors: &[(String, Tensor)]) -> Result<()> {
     })
 }
 
-/// Protocol 2, without notes: every tensor states its parts anew.
+/// Returns a pickle of protocol 2 without a memo: each tensor repeats all of its arguments.
 fn pickle(tensors: &[(String, Tensor)]) -> Result<Vec<u8>> {
     let mut out = b"\x80\x02}".to_vec(); // PROTO 2, EMPTY_DICT
     text(&mut out, "model");
@@ -53,7 +54,10 @@ fn pickle(tensors: &[(String, Tensor)]) -> Result<Vec<u8>> {
         global(&mut out, "torch._utils", "_rebuild_tensor_v2");
         out.extend(b"((");
         text(&mut out, "storage");
-        global(&mut out, "torch", storage_type(tensor.kind()).with_context(|| name.clone())?);
+        let kind = tensor.kind();
+        let storage = storage_type(kind)
+            .with_context(|| format!("{name} has type {kind:?}, which is not written"))?;
+        global(&mut out, "torch", storage);
         text(&mut out, &index.to_string());
         text(&mut out, "cpu");
         integer(&mut out, tensor.numel() as i64);
@@ -83,7 +87,7 @@ fn global(out: &mut Vec<u8>, module: &str, name: &str) {
     out.extend(format!("c{module}\n{name}\n").as_bytes());
 }
 
-/// LONG1 of 8 bytes.
+/// Appends a LONG1 of 8 bytes.
 fn integer(out: &mut Vec<u8>, value: i64) {
     out.extend([0x8a, 8]);
     out.extend(value.to_le_bytes());
@@ -95,15 +99,4 @@ fn contiguous_strides(size: &[i64]) -> Vec<i64> {
         strides[dimension - 1] = strides[dimension] * size[dimension].max(1);
     }
     strides
-}
-
-fn storage_type(kind: Kind) -> Result<&'static str> {
-    Ok(match kind {
-        Kind::Float => "FloatStorage",
-        Kind::Double => "DoubleStorage",
-        Kind::Half => "HalfStorage",
-        Kind::BFloat16 => "BFloat16Storage",
-        Kind::Int64 => "LongStorage",
-        other => bail!("has type {other:?}, which is not written"),
-    })
 }
