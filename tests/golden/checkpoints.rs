@@ -88,7 +88,7 @@ fn a_checkpoint_without_a_moving_average_says_so() {
     let path = folder().join("checkpoint_plain.pth");
     let error = WeightsFile::open_state_dict(&path, StateDict::Ema).unwrap_err();
     let error = format!("{error:#}");
-    assert!(error.contains("no EMA copy") && error.contains("transposed"), "{error}");
+    assert!(error.contains("no EMA weights") && error.contains("transposed"), "{error}");
 }
 
 #[test]

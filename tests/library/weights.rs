@@ -173,7 +173,7 @@ fn a_safetensors_file_has_no_moving_average() {
     let weights = format!("model.vit.weights={}", path.display());
     let error = BeautyNet::new(&config(&[&weights, "model.vit.weights_ema=true"]), Device::Cpu);
     let text = message(error.unwrap_err());
-    assert!(text.contains("no EMA copy"), "{text}");
+    assert!(text.contains("no EMA weights"), "{text}");
 }
 
 #[test]
