@@ -24,11 +24,11 @@ const PART_SUFFIX: &str = ".part";
 ///
 /// # Examples
 /// ```
-/// use vm_beautynet::files::write_whole;
+/// use vm_beautynet::files::write_atomic;
 ///
 /// let path = std::env::temp_dir().join(format!("write_whole_{}", std::process::id()));
-/// write_whole(&path, |file| Ok(file.write_all(b"complete")?))?;
-/// let failed = write_whole(&path, |file| {
+/// write_atomic(&path, |file| Ok(file.write_all(b"complete")?))?;
+/// let failed = write_atomic(&path, |file| {
 ///     file.write_all(b"part")?;
 ///     anyhow::bail!("interrupted")
 /// });
@@ -40,19 +40,19 @@ const PART_SUFFIX: &str = ".part";
 ///
 /// # Errors
 /// What `write` returned, or the failed file operation; both name `path`.
-pub fn write_whole(path: &Path, write: impl FnOnce(&mut dyn Write) -> Result<()>) -> Result<()> {
+pub fn write_atomic(path: &Path, write: impl FnOnce(&mut dyn Write) -> Result<()>) -> Result<()> {
     try_write(path, write).map_err(|error| {
         let message = format!("cannot write {}{}", path.display(), remedy(path, &error));
         error.context(message)
     })
 }
 
-/// Writes a value as indented JSON with a newline at its end, as [`write_whole`] does.
+/// Writes a value as indented JSON with a newline at its end, as [`write_atomic`] does.
 ///
 /// # Errors
-/// A value that JSON has no form for, or those of [`write_whole`].
+/// A value that JSON has no form for, or those of [`write_atomic`].
 pub fn write_json(path: &Path, value: &impl Serialize) -> Result<()> {
-    write_whole(path, |file| {
+    write_atomic(path, |file| {
         serde_json::to_writer_pretty(&mut *file, value)?;
         Ok(writeln!(file)?)
     })
@@ -200,8 +200,8 @@ mod tests {
     fn a_written_file_holds_the_bytes_and_leaves_nothing_beside_it() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a.txt");
-        write_whole(&path, |out| Ok(out.write_all(b"first")?)).unwrap();
-        write_whole(&path, |out| Ok(out.write_all(b"second")?)).unwrap();
+        write_atomic(&path, |out| Ok(out.write_all(b"first")?)).unwrap();
+        write_atomic(&path, |out| Ok(out.write_all(b"second")?)).unwrap();
         assert_eq!(fs::read(&path).unwrap(), b"second");
         assert_eq!(names(dir.path()), ["a.txt"]);
     }
@@ -211,7 +211,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a.txt");
         fs::write(&path, "old").unwrap();
-        let result = write_whole(&path, |out| {
+        let result = write_atomic(&path, |out| {
             out.write_all(&[0; 100_000])?;
             anyhow::bail!("weights are not finite")
         });
@@ -227,7 +227,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a.txt");
         let caught = std::panic::catch_unwind(|| {
-            write_whole(&path, |_| std::panic::resume_unwind(Box::new(())))
+            write_atomic(&path, |_| std::panic::resume_unwind(Box::new(())))
         });
         assert!(caught.is_err());
         assert!(names(dir.path()).is_empty());
@@ -237,7 +237,7 @@ mod tests {
     fn a_full_disk_is_reported_with_the_path_and_the_remedy() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("best.safetensors");
-        let result = write_whole(&path, |_| Err(io::Error::from(ErrorKind::StorageFull).into()));
+        let result = write_atomic(&path, |_| Err(io::Error::from(ErrorKind::StorageFull).into()));
         let report = report(result);
         assert!(report.contains("best.safetensors"), "{report}");
         assert!(report.contains("free some space"), "{report}");
@@ -247,15 +247,15 @@ mod tests {
     #[test]
     fn a_missing_folder_is_named() {
         let dir = tempfile::tempdir().unwrap();
-        let report = report(write_whole(&dir.path().join("gone/a.txt"), |_| Ok(())));
+        let report = report(write_atomic(&dir.path().join("gone/a.txt"), |_| Ok(())));
         assert!(report.contains("is there a folder"), "{report}");
         assert!(report.contains("gone"), "{report}");
     }
 
     #[test]
     fn a_path_without_a_file_name_is_an_error() {
-        assert!(write_whole(Path::new("/"), |_| Ok(())).is_err());
-        assert!(write_whole(Path::new(""), |_| Ok(())).is_err());
+        assert!(write_atomic(Path::new("/"), |_| Ok(())).is_err());
+        assert!(write_atomic(Path::new(""), |_| Ok(())).is_err());
     }
 
     #[test]
@@ -263,7 +263,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let leftover = format!(".a.txt.{}-0{PART_SUFFIX}", std::process::id());
         fs::write(dir.path().join(&leftover), "half").unwrap();
-        write_whole(&dir.path().join("a.txt"), |out| Ok(out.write_all(b"whole")?)).unwrap();
+        write_atomic(&dir.path().join("a.txt"), |out| Ok(out.write_all(b"whole")?)).unwrap();
         assert_eq!(names(dir.path()), [leftover.as_str(), "a.txt"]);
         assert_eq!(remove_leftovers(dir.path()).unwrap(), 1);
         assert_eq!(names(dir.path()), ["a.txt"]);
@@ -278,7 +278,7 @@ mod tests {
                 let path = &path;
                 scope.spawn(move || {
                     for _ in 0..5 {
-                        write_whole(path, |out| Ok(out.write_all(&[byte; 5000])?)).unwrap();
+                        write_atomic(path, |out| Ok(out.write_all(&[byte; 5000])?)).unwrap();
                     }
                 });
             }

@@ -2,13 +2,15 @@
 //! look at the same face, a fusion weighs their features, and a regression head predicts the mean
 //! rating.
 //!
-//! Each module imports only modules listed above it: [`files`] (whole-or-nothing writes),
+//! Each module imports only modules listed above it: [`files`] (atomic writes),
 //! [`measure`] (medians and memory, for benchmarks), [`config`] (YAML to typed config), [`data`]
 //! (data set to batches), [`ops`] (the selective scan), [`models`] (the network), [`eval`] (metrics
 //! and predictions), [`run`] (the run directory), [`explain`] (what each branch attends to),
 //! [`train`] (the loop), [`sweep`] (folds and grids), [`report`] (tables and the HTML report),
-//! [`tensorboard`] (event files), [`export`] (weights for timm and Vim).
+//! [`tensorboard`] (event files), [`export`] (weights for timm and Vim),
+//! [`benchmark`] (what `vmbeauty benchmark` times).
 
+pub mod benchmark;
 pub mod cli;
 pub mod config;
 pub mod data;

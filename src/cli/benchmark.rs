@@ -9,9 +9,9 @@ use anyhow::Result;
 use serde_json::json;
 
 use super::output::{print, print_json, say, table};
+use crate::benchmark::scan::{Layout, Measurement, Settings, benchmark_scan};
 use crate::config::BackboneConfig;
 use crate::models::vim::{MixerProfile, profile_mixer};
-use crate::ops::benchmark::{Layout, Measurement, Settings, benchmark_scan};
 use crate::ops::measure::Pass;
 use crate::ops::{self, Path};
 

@@ -11,7 +11,7 @@ use tch::Tensor;
 use super::output::say;
 use super::predict::open_images;
 use crate::config::Config;
-use crate::data::{Loader, LoaderOptions, Pass};
+use crate::data::{Loader, LoaderOptions, Mode};
 use crate::models::images::upload;
 use crate::models::weights::{self, WeightsFile};
 use crate::models::{BeautyNet, ForwardContext, Images, Output, device};
@@ -62,8 +62,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         code = u8::from(unread > 0);
         let names: Vec<&str> = images.samples().iter().map(|sample| sample.id.as_str()).collect();
         metadata.insert("images".to_string(), serde_json::to_string(&names)?);
-        let options =
-            LoaderOptions::new(Pass::Evaluate, config.train.batch_size, config.data.workers);
+        let options = LoaderOptions::new(Mode::Eval, config.train.batch_size, config.data.workers);
         for batch in Loader::new(Arc::new(images), options)? {
             let pixels = upload(&batch?, net.device())?;
             batches.push(net.forward(Images::Pixels(&pixels), ForwardContext::eval())?);

@@ -8,15 +8,29 @@ use anyhow::{Context, Result};
 use image::RgbImage;
 
 use super::augment::TrainTransform;
-use super::decode::read_image_over;
-use super::disk_cache::DiskCache;
-use super::loader::Pass;
-use super::resample::Workspace;
-use super::{Sample, Source, synthetic};
+use super::dataset::{Sample, Source};
+use super::datasets::synthetic;
+use super::image::Workspace;
+use super::image::cache::DiskCache;
+use super::image::decode::read_image_over;
 use crate::config::{AugmentConfig, Cache, DataConfig};
 
 /// The most that one split's cache holds, in bytes; images beyond it are decoded each time.
 const CACHE_LIMIT: u64 = 8 << 30;
+
+/// What a pass over the samples is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// Shuffled and augmented; seed and epoch decide both.
+    Train {
+        /// The run's seed.
+        seed: u64,
+        /// The epoch, from 0.
+        epoch: u64,
+    },
+    /// In order, without augmentation.
+    Eval,
+}
 
 /// Samples, the transforms that the configuration asks for, and the decoded images kept between
 /// epochs: all of them with `data.cache: memory` or `disk`, and always the drawn ones, which cost
@@ -132,17 +146,17 @@ impl ImageDataset {
     pub(super) fn pixels(
         &self,
         index: usize,
-        pass: Pass,
+        pass: Mode,
         workspace: &mut Workspace,
         out: &mut [u8],
     ) -> Result<()> {
         self.image(index)
             .and_then(|image| match pass {
-                Pass::Train { seed, epoch } => {
+                Mode::Train { seed, epoch } => {
                     let key = (seed, epoch, index as u64);
                     self.transform.apply(&image, key, workspace, out)
                 }
-                Pass::Evaluate => self.transform.eval().apply(&image, workspace, out),
+                Mode::Eval => self.transform.eval().apply(&image, workspace, out),
             })
             .with_context(|| self.describe(index))
     }
@@ -184,8 +198,7 @@ mod tests {
         let (folder, images) = stored(Cache::None);
         fs::write(folder.path().join("a.png"), b"no image").unwrap();
         let mut out = vec![0; 3 * 64];
-        let error =
-            images.pixels(0, Pass::Evaluate, &mut Workspace::default(), &mut out).unwrap_err();
+        let error = images.pixels(0, Mode::Eval, &mut Workspace::default(), &mut out).unwrap_err();
         let error = format!("{error:#}");
         assert!(
             error.contains("the image a: ") && error.contains("a.png: not an image"),

@@ -3,11 +3,13 @@
 use anyhow::{Context, Result, bail};
 use rayon::prelude::*;
 
+use super::dataset::{Dataset, Sample, Skipped, Source, Split};
+use super::datasets::synthetic::{self, FaceSeed};
+use super::datasets::votes::{self, Votes};
+use super::datasets::{csv, image_folder, mebeauty, scut_fbp5500};
+use super::image::read_image;
 use super::listing::{Listing, Row};
-use super::synthetic::{self, FaceSeed};
-use super::votes::{self, Votes};
-use super::{Dataset, Sample, Skipped, Source, Split};
-use super::{csv_file, folder, folds, mebeauty, partition, read_image, scut_fbp5500};
+use super::splits::{folds, leakage};
 use crate::config::{DataConfig, DatasetName, SyntheticConfig};
 
 /// Reads the data set that the configuration names. `seed` decides what is held out for validation
@@ -47,7 +49,7 @@ fn load_splits(
     wanted: &[Split],
 ) -> Result<([Vec<Sample>; 3], Vec<Skipped>)> {
     let mut listing = list(config, seed)?;
-    let mut skipped = partition::resolve_overlaps(&mut listing, config.overlap)?;
+    let mut skipped = leakage::resolve_overlaps(&mut listing, config.overlap)?;
     skipped.retain(|row| wanted.contains(&row.split));
     let mut splits: [Vec<Sample>; 3] = Default::default();
     for &split in wanted {
@@ -125,8 +127,8 @@ fn list_split(config: &DataConfig, seed: u64) -> Result<Listing> {
         DatasetName::ScutFbp5500 => {
             scut_fbp5500::read(root, &config.split, config.val_fraction, seed)
         }
-        DatasetName::Csv => csv_file::read(config, seed),
-        DatasetName::Folder => folder::read(config, seed),
+        DatasetName::Csv => csv::read(config, seed),
+        DatasetName::Folder => image_folder::read(config, seed),
     }
     .and_then(|mut listing| {
         if config.votes {

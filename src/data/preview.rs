@@ -7,14 +7,16 @@ use anyhow::{Context, Result, bail, ensure};
 use image::{ImageBuffer, ImageFormat, PixelWithColorType, Rgb, RgbImage};
 
 use super::augment::mix;
-use super::draws::Draws;
-use super::loader::HostBatch;
-use super::synthetic::FaceSeed;
-use super::{ImageDataset, Pass, Sample, Source, Workspace};
+use super::batch::HostBatch;
+use super::dataset::{Sample, Source};
+use super::datasets::synthetic::FaceSeed;
+use super::image::Workspace;
+use super::image_dataset::{ImageDataset, Mode};
+use super::random_stream::RandomStream;
 use crate::config::{
     AffineConfig, AugmentConfig, BlurConfig, DataConfig, ErasingConfig, TrivialAugmentConfig,
 };
-use crate::files::write_whole;
+use crate::files::write_atomic;
 
 /// Pixels between images.
 const GAP: usize = 4;
@@ -38,8 +40,8 @@ pub fn grid(images: &ImageDataset, rows: usize, draws: usize, seed: u64) -> Resu
     let mut workspace = Workspace::default();
     for column in 0..=draws {
         let pass = match column.checked_sub(1) {
-            None => Pass::Evaluate,
-            Some(epoch) => Pass::Train { seed, epoch: epoch as u64 },
+            None => Mode::Eval,
+            Some(epoch) => Mode::Train { seed, epoch: epoch as u64 },
         };
         let batch = batch(images, rows, pass, &mut workspace)?;
         for (row, planes) in batch.pixels.chunks_exact(3 * size * size).enumerate() {
@@ -71,7 +73,7 @@ pub fn tiles(batch: &HostBatch, most: usize, columns: usize) -> RgbImage {
 fn batch(
     images: &ImageDataset,
     len: usize,
-    pass: Pass,
+    pass: Mode,
     workspace: &mut Workspace,
 ) -> Result<HostBatch> {
     let size = images.size();
@@ -82,15 +84,15 @@ fn batch(
     let mut batch = HostBatch {
         pixels,
         len,
-        whole: len,
+        global_len: len,
         size,
         targets: vec![0.0; len],
         indices: (0..len).collect(),
         weights: vec![1.0; len],
         votes: vec![Vec::new(); len],
     };
-    if let Pass::Train { seed, epoch } = pass {
-        mix(images.augment(), &mut batch, &mut Draws::new(seed, epoch, 0, "mix"));
+    if let Mode::Train { seed, epoch } = pass {
+        mix(images.augment(), &mut batch, &mut RandomStream::new(seed, epoch, 0, "mix"));
     }
     Ok(batch)
 }
@@ -120,7 +122,7 @@ where
     image
         .write_to(&mut bytes, format)
         .with_context(|| format!("cannot write {}", path.display()))?;
-    write_whole(path, |file| Ok(file.write_all(bytes.get_ref())?))
+    write_atomic(path, |file| Ok(file.write_all(bytes.get_ref())?))
 }
 
 /// Each augmentation by itself, strong enough to be seen: its key, and a row of images, the first
@@ -231,7 +233,7 @@ mod tests {
         let config = DataConfig { image_size: 32, ..DataConfig::default() };
         let samples = crate::data::load(&config, 4).unwrap().train;
         let images = ImageDataset::new(samples, &config).unwrap();
-        let batch = batch(&images, 5, Pass::Evaluate, &mut Workspace::default()).unwrap();
+        let batch = batch(&images, 5, Mode::Eval, &mut Workspace::default()).unwrap();
         let grid = tiles(&batch, 4, 3);
         assert_eq!(grid.dimensions(), (3 * 36 + 4, 2 * 36 + 4));
         for (i, place) in [(0, 0), (1, 0), (2, 0), (0, 1)].into_iter().enumerate() {
@@ -255,7 +257,7 @@ mod tests {
             let shown = cell(&grid, 0, row, 32);
             assert_eq!(shown, *images.image(row as usize).unwrap());
             let mut out = vec![0; 3 * 1024];
-            let pass = Pass::Train { seed: 4, epoch: 0 };
+            let pass = Mode::Train { seed: 4, epoch: 0 };
             images.pixels(row as usize, pass, &mut Workspace::default(), &mut out).unwrap();
             let drawn = cell(&grid, 1, row, 32);
             assert!(drawn.pixels().zip(&out).all(|(pixel, &red)| pixel.0[0] == red));

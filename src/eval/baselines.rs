@@ -10,7 +10,7 @@ use tch::{Kind, Tensor};
 
 use super::evaluate::{Walk, values};
 use super::metrics::Metrics;
-use crate::data::{ImageDataset, Loader, LoaderOptions, Pass, Sample, scores_by_group};
+use crate::data::{ImageDataset, Loader, LoaderOptions, Mode, Sample, scores_by_group};
 
 /// Side of the gray images.
 const SIDE: i64 = 16;
@@ -105,7 +105,7 @@ impl<'a> GroupMeans<'a> {
 
 /// (n, 256), from 0 to 1.
 fn gray_pixels(images: &Arc<ImageDataset>, walk: Walk) -> Result<Tensor> {
-    let options = LoaderOptions::new(Pass::Evaluate, walk.batch_size, walk.workers);
+    let options = LoaderOptions::new(Mode::Eval, walk.batch_size, walk.workers);
     let mut rows = Vec::new();
     for batch in Loader::new(Arc::clone(images), options)? {
         let batch = batch?;

@@ -6,7 +6,7 @@ use anyhow::Result;
 use tch::{Kind, Tensor};
 
 use super::predictions::Predictions;
-use crate::data::{ImageDataset, Loader, LoaderOptions, Pass, Share};
+use crate::data::{ImageDataset, Loader, LoaderOptions, Mode, RankShard};
 use crate::models::images::upload;
 use crate::models::{BeautyNet, ForwardContext, Images};
 
@@ -35,26 +35,24 @@ pub fn predict(
     walk: Walk,
     progress: &mut dyn FnMut(usize) -> Result<()>,
 ) -> Result<Predictions> {
-    predict_share(net, images, walk, Share::WHOLE, progress)
+    predict_shard(net, images, walk, RankShard::SINGLE, progress)
 }
 
-/// As [`predict`], of the batches that are this process's [share](Share::of_images): the
+/// As [`predict`], of the batches that are this process's [shard](RankShard::image_range): the
 /// predictions of those images alone.
 ///
 /// # Errors
 /// As [`predict`].
-pub fn predict_share(
+pub fn predict_shard(
     net: &BeautyNet,
     images: &Arc<ImageDataset>,
     walk: Walk,
-    share: Share,
+    shard: RankShard,
     progress: &mut dyn FnMut(usize) -> Result<()>,
 ) -> Result<Predictions> {
-    let options = LoaderOptions {
-        share,
-        ..LoaderOptions::new(Pass::Evaluate, walk.batch_size, walk.workers)
-    };
-    let samples = &images.samples()[share.of_images(images.len(), walk.batch_size)];
+    let options =
+        LoaderOptions { shard, ..LoaderOptions::new(Mode::Eval, walk.batch_size, walk.workers) };
+    let samples = &images.samples()[shard.image_range(images.len(), walk.batch_size)];
     let mut predictions = Predictions::of(samples);
     let mut shares: [Vec<f64>; 2] = Default::default();
     let _guard = tch::no_grad_guard();

@@ -200,7 +200,7 @@ mod nan_as_null {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::data::draws::Draws;
+    use crate::data::random_stream::RandomStream;
 
     #[track_caller]
     fn assert_close(value: f64, expected: f64) {
@@ -209,7 +209,7 @@ mod tests {
 
     #[test]
     fn metrics_of_a_resample_are_those_of_its_rows_written_out() {
-        let mut draws = Draws::new(1, 0, 0, "test");
+        let mut draws = RandomStream::new(1, 0, 0, "test");
         for n in [2, 3, 10, 57] {
             let mut column = || -> Vec<f64> {
                 // Few values, so that there are ties.

@@ -113,7 +113,7 @@ impl Predictions {
     /// be written.
     pub fn write(&self, path: &Path) -> Result<()> {
         self.check().with_context(|| format!("cannot write {}", path.display()))?;
-        files::write_whole(path, |out| {
+        files::write_atomic(path, |out| {
             let mut csv = csv::Writer::from_writer(out);
             let group = (!self.groups.is_empty()).then_some(GROUP);
             let header = COLUMNS.into_iter().chain(group);

@@ -10,9 +10,9 @@ use super::maps::explain;
 use super::maps::scale_maps;
 use super::options::ExplainOptions;
 use crate::config::Branch;
-use crate::data::draws::Draws;
+use crate::data::random_stream::RandomStream;
 use crate::data::synthetic::{Face, Region};
-use crate::data::{ImageDataset, Loader, LoaderOptions, Pass, Source};
+use crate::data::{ImageDataset, Loader, LoaderOptions, Mode, Source};
 use crate::eval::correlation::spearman;
 use crate::eval::evaluate::{Walk, values};
 use crate::eval::statistics::{Bootstrap, Mean};
@@ -125,7 +125,7 @@ pub fn evaluate(
     );
     let mut columns = Columns::default();
     let mut maps_of: Vec<String> = Vec::new();
-    let options = LoaderOptions::new(Pass::Evaluate, walk.batch_size, walk.workers);
+    let options = LoaderOptions::new(Mode::Eval, walk.batch_size, walk.workers);
     for batch in Loader::new(Arc::clone(images), options)? {
         let batch = batch?;
         let x = upload(&batch, net.device())?;
@@ -265,7 +265,7 @@ fn curves(
     let random: Vec<f32> = indices
         .iter()
         .flat_map(|&index| {
-            let mut draws = Draws::new(0, 0, index as u64, "order");
+            let mut draws = RandomStream::new(0, 0, index as u64, "order");
             (0..cells).map(move |_| draws.unit() as f32)
         })
         .collect();

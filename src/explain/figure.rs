@@ -65,7 +65,7 @@ impl ExplainedImage {
     }
 }
 
-/// Draws the figure: panels side by side for one map of a branch, rows of smaller ones for several.
+/// Samples the figure: panels side by side for one map of a branch, rows of smaller ones for several.
 pub fn draw_figure(explained: &ExplainedImage) -> RgbImage {
     let strip = explained.maps.iter().any(|(_, maps)| maps.len() > 1);
     let original = explained.image.dimensions();

@@ -14,8 +14,8 @@ use super::heatmap::InputImage;
 use super::maps::{Explanation, explain, scale_maps};
 use super::options::{ExplainOptions, branches};
 use crate::config::{Branch, Config};
-use crate::data::draws::Draws;
-use crate::data::{ImageDataset, Loader, LoaderOptions, Pass};
+use crate::data::random_stream::RandomStream;
+use crate::data::{ImageDataset, Loader, LoaderOptions, Mode};
 use crate::eval::correlation::spearman;
 use crate::eval::evaluate::{Walk, values};
 use crate::eval::statistics::{Bootstrap, Mean};
@@ -117,7 +117,7 @@ pub fn sanity(
     walk: Walk,
     shown: usize,
 ) -> Result<(Sanity, Vec<ExplainedImage>)> {
-    let seed = (Draws::new(config.seed, 0, 0, "sanity").unit() * (1u64 << 53) as f64) as i64;
+    let seed = (RandomStream::new(config.seed, 0, 0, "sanity").unit() * (1u64 << 53) as f64) as i64;
     let trial = BeautyNet::without_pretrained(config, net.device())?;
     tch::manual_seed(seed);
     let fresh = BeautyNet::without_pretrained(config, net.device())?;
@@ -127,7 +127,7 @@ pub fn sanity(
     let parts = parts(net, &names);
     let mut columns = Columns::default();
     let mut figures: Vec<ExplainedImage> = Vec::new();
-    let options = LoaderOptions::new(Pass::Evaluate, walk.batch_size, walk.workers);
+    let options = LoaderOptions::new(Mode::Eval, walk.batch_size, walk.workers);
     for batch in Loader::new(Arc::clone(images), options)? {
         let batch = batch?;
         let x = upload(&batch, net.device())?;

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use tch::Tensor;
 
 use crate::config::{BackboneConfig, BackboneShape, Branch, Stem};
-use crate::files::write_whole;
+use crate::files::write_atomic;
 use crate::models::weights;
 use crate::run::{CONFIG_FILE, Run};
 
@@ -60,7 +60,7 @@ impl Writer<'_> {
 
     fn text(&mut self, name: &str, text: &str) -> Result<()> {
         let path = self.place(name)?;
-        write_whole(&path, |file| Ok(file.write_all(text.as_bytes())?))
+        write_atomic(&path, |file| Ok(file.write_all(text.as_bytes())?))
     }
 
     fn tensors(&mut self, name: &str, tensors: &[(String, Tensor)]) -> Result<()> {

@@ -1,7 +1,6 @@
 //! Safe bindings to the operators of csrc. All `unsafe` of the library is in this folder.
 
 mod autocast;
-pub mod benchmark;
 pub mod distributed;
 mod ffi;
 pub mod measure;

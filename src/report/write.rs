@@ -8,7 +8,7 @@ use anyhow::{Context, Result, ensure};
 use super::assemble::RunReport;
 use super::html::EmbeddedImages;
 use super::tables::{LATEX_PREAMBLE, Table, escape_markdown};
-use crate::files::write_whole;
+use crate::files::write_atomic;
 
 /// Writes `NAME.html`, `NAME.md` and `NAME.tex`, and a CSV file for each table: `NAME.csv` holds
 /// the leaderboard, `NAME.TABLE.csv` any other table. Returns the files' paths.
@@ -35,7 +35,7 @@ pub fn write(report: &RunReport, page: &Path, images: &EmbeddedImages) -> Result
         files.push((page.with_extension(extension), table.to_csv()?));
     }
     for (path, bytes) in &files {
-        write_whole(path, |out| Ok(out.write_all(bytes)?))?;
+        write_atomic(path, |out| Ok(out.write_all(bytes)?))?;
     }
     Ok(files.into_iter().map(|(path, _)| path).collect())
 }

@@ -14,7 +14,7 @@ use super::epoch::EpochRecord;
 use super::provenance::StartRecord;
 use crate::config::{Branch, Config};
 use crate::data::Split;
-use crate::files::{remove_leftovers, write_whole};
+use crate::files::{remove_leftovers, write_atomic};
 
 /// The resolved config of a run.
 pub const CONFIG_FILE: &str = "config.yaml";
@@ -139,7 +139,7 @@ impl RunDir {
         let run = Self::lock(root, kind)?;
         Self::check_free(root, kind)?;
         let yaml = config.to_yaml()?;
-        write_whole(&run.config(), |file| Ok(file.write_all(yaml.as_bytes())?))?;
+        write_atomic(&run.config(), |file| Ok(file.write_all(yaml.as_bytes())?))?;
         Ok(run)
     }
 
@@ -255,7 +255,7 @@ impl RunDir {
         &self,
         records: impl IntoIterator<Item = &'a R>,
     ) -> Result<()> {
-        write_whole(&self.root.join(METRICS_FILE), |file| {
+        write_atomic(&self.root.join(METRICS_FILE), |file| {
             for record in records {
                 serde_json::to_writer(&mut *file, record)?;
                 writeln!(file)?;
@@ -302,7 +302,7 @@ impl RunDir {
             Err(error) if error.kind() == ErrorKind::NotFound => String::new(),
             read => read.with_context(|| format!("cannot read {}", path.display()))?,
         };
-        write_whole(&path, |file| {
+        write_atomic(&path, |file| {
             file.write_all(before.as_bytes())?;
             serde_json::to_writer(&mut *file, start)?;
             Ok(writeln!(file)?)

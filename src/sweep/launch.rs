@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 
 use super::plan::PlannedRun;
-use crate::files::write_whole;
+use crate::files::write_atomic;
 use crate::run::{Failure, RunDir, Status, Summary};
 use crate::train::Stopped;
 
@@ -131,7 +131,7 @@ impl Launch {
         }
         let config = configs.join(format!("{}.yaml", run.name));
         let yaml = run.config.to_yaml()?;
-        write_whole(&config, |file| Ok(file.write_all(yaml.as_bytes())?))?;
+        write_atomic(&config, |file| Ok(file.write_all(yaml.as_bytes())?))?;
         let path = log(folder);
         let unwritable = || format!("cannot write {}", path.display());
         let log = File::options().create(true).append(true).open(&path);

@@ -10,7 +10,7 @@ use serde_yaml::Value;
 use super::definition::{Definition, Search, problem};
 use super::naming::{axis_names, flow, pairs, value_names};
 use crate::config::{Config, ConfigError};
-use crate::data::draws::Draws;
+use crate::data::random_stream::RandomStream;
 
 /// Most runs of a sweep: beyond that, a mistake is likelier than a wish.
 const MOST_RUNS: usize = 100_000;
@@ -215,7 +215,7 @@ fn draw(size: usize, budget: usize, seed: u64) -> Vec<usize> {
     if budget >= size {
         return (0..size).collect();
     }
-    let mut draws = Draws::new(seed, 0, 0, "sweep");
+    let mut draws = RandomStream::new(seed, 0, 0, "sweep");
     let mut drawn = HashSet::new();
     while drawn.len() < budget {
         drawn.insert(draws.below(size));

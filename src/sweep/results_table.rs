@@ -8,13 +8,13 @@ use super::naming::text;
 use super::results::{Results, RunResult};
 use crate::eval::metrics::Metric;
 use crate::eval::statistics::MetricsWithCi;
-use crate::files::write_whole;
+use crate::files::write_atomic;
 
 impl Results {
     /// `results.csv`: a line per run. The axes' columns are called by their keys; a metric that is
     /// not there is empty.
     pub(super) fn write_csv(&self, path: &Path) -> Result<()> {
-        write_whole(path, |out| {
+        write_atomic(path, |out| {
             let mut csv = csv::Writer::from_writer(out);
             csv.write_record(self.header())?;
             for run in &self.runs {

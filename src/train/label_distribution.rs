@@ -63,8 +63,8 @@ impl LabelDistribution {
                 let place = place.clamp(0.0, last as f64);
                 let below = (place as usize).min(last - 1);
                 let above = (place - below as f64) as f32;
-                histogram[below] += vote.share * (1.0 - above);
-                histogram[below + 1] += vote.share * above;
+                histogram[below] += vote.probability * (1.0 - above);
+                histogram[below + 1] += vote.probability * above;
             }
         }
         histograms
@@ -110,7 +110,7 @@ mod tests {
 
     fn votes(list: &[(f32, f32)]) -> Vec<Vote> {
         let votes = list.iter();
-        votes.map(|&(rating, share)| Vote { rating, share }).collect()
+        votes.map(|&(rating, probability)| Vote { rating, probability }).collect()
     }
 
     #[test]

@@ -1,6 +1,5 @@
 //! Training: the loop, and the parts that are named for what they do.
 
-pub mod benchmark;
 pub mod checkpoint;
 pub mod distributed;
 pub mod ema;

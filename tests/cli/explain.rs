@@ -504,7 +504,7 @@ fn peak(sandbox: &Sandbox, arguments: &[&str]) -> f64 {
 #[cfg(target_os = "linux")]
 #[test]
 #[ignore = "explains 330 images of 3 megapixels: a minute or two"]
-fn memory_does_not_grow_with_the_number_of_images() {
+fn memory_does_not_grow_with_the_number_image_range() {
     let sandbox = Sandbox::new();
     sandbox.train_one_epoch("runs/small");
     fs::create_dir(sandbox.path("faces")).unwrap();

@@ -94,7 +94,7 @@ fn a_background_of_ones_own_shows_through_and_around() {
     );
     let images = vm_beautynet::data::ImageDataset::new(vec![sample], &config).unwrap();
     assert!(difference_at(&images.image(0).unwrap(), 0, Rgb([9, 200, 30])) <= 8);
-    let options = vm_beautynet::data::LoaderOptions::new(vm_beautynet::data::Pass::Evaluate, 1, 0);
+    let options = vm_beautynet::data::LoaderOptions::new(vm_beautynet::data::Mode::Eval, 1, 0);
     let mut loader = vm_beautynet::data::Loader::new(images.into(), options).unwrap();
     let batch = loader.next().unwrap().unwrap();
     assert_eq!([batch.pixels[0], batch.pixels[256], batch.pixels[512]], [9, 200, 30]);

@@ -225,7 +225,7 @@ fn test_images_can_be_left_unread_until_the_choice_is_made() {
 }
 
 #[test]
-fn weights_of_images_count() {
+fn weights_image_range_count() {
     let sandbox = Sandbox::new();
     let image =
         |shade: u8| image::RgbImage::from_pixel(32, 32, image::Rgb([shade, 90, 200 - shade]));

@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use anyhow::Result;
 
+use crate::benchmark::data::{Report, Settings, benchmark};
 use crate::cli::output::{print, print_json, say, table};
 use crate::config::{Config, DataConfig};
-use crate::data::benchmark::{Report, Settings, benchmark};
 
 /// Time decoding, augmenting and batching of generated JPEGs (224 and 1024 pixels), and of a folder
 /// of yours

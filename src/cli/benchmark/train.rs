@@ -6,10 +6,10 @@ use std::process::ExitCode;
 use anyhow::Result;
 use serde_json::json;
 
+use crate::benchmark::train::{Measurement, benchmark_train};
 use crate::cli::output::{print, print_json, say, table};
 use crate::config::Config;
 use crate::ops::{self, Path};
-use crate::train::benchmark::{Measurement, benchmark_train};
 
 /// What is measured where no config is named: the tiny ensemble on synthetic faces.
 const TINY: &str = "

@@ -2,7 +2,7 @@
 //! pixels.
 
 use crate::config::BlurConfig;
-use crate::data::draws::Draws;
+use crate::data::random_stream::RandomStream;
 
 /// The half of a symmetric kernel, the middle first; nothing where the image is not blurred.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -12,7 +12,7 @@ pub(super) struct Blur {
 
 impl Blur {
     /// Whether at all, and how wide.
-    pub(super) fn draw(config: &BlurConfig, draws: &mut Draws) -> Self {
+    pub(super) fn draw(config: &BlurConfig, draws: &mut RandomStream) -> Self {
         if draws.unit() >= config.probability {
             return Self::default();
         }

@@ -7,8 +7,8 @@
 
 use anyhow::Result;
 
-use crate::data::draws::Draws;
-use crate::data::planes::{planes, split_planes};
+use crate::data::image::planes::{planes, split_planes};
+use crate::data::random_stream::RandomStream;
 
 /// Pixels that are worked on together: few enough for the cache, enough for vector instructions.
 const CHUNK: usize = 64;
@@ -33,9 +33,9 @@ pub(super) struct ColorJitter {
 }
 
 impl ColorJitter {
-    /// Draws factors from 1 - s to 1 + s for the strengths of brightness, contrast and saturation,
-    /// a turn from -s to s for hue, and the order. Steps of strength 0 are left out.
-    pub(super) fn draw(strengths: [f64; 4], draws: &mut Draws) -> Self {
+    /// RandomStream factors from 1 - s to 1 + s for the strengths of brightness, contrast and
+    /// saturation, a turn from -s to s for hue, and the order. Steps of strength 0 are left out.
+    pub(super) fn draw(strengths: [f64; 4], draws: &mut RandomStream) -> Self {
         let [brightness, contrast, saturation, _] =
             strengths.map(|s| draws.uniform((1.0 - s).max(0.0), 1.0 + s) as f32);
         let hue = draws.uniform(-strengths[3], strengths[3]) as f32;
@@ -267,8 +267,10 @@ mod tests {
     #[test]
     fn draws_stay_within_their_strengths() {
         for index in 0..300 {
-            let jitter =
-                ColorJitter::draw([0.2, 0.0, 1.5, 0.1], &mut Draws::new(1, 0, index, "color"));
+            let jitter = ColorJitter::draw(
+                [0.2, 0.0, 1.5, 0.1],
+                &mut RandomStream::new(1, 0, index, "color"),
+            );
             assert_eq!(jitter.steps.len(), 3);
             for step in jitter.steps {
                 match step {

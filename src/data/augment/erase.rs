@@ -1,8 +1,8 @@
 //! Random erasing (Zhong et al., 2020, arXiv 1708.04896), with torchvision's draws.
 
 use crate::config::{EraseFill, ErasingConfig};
-use crate::data::NEUTRAL;
-use crate::data::draws::Draws;
+use crate::data::image::NEUTRAL;
+use crate::data::random_stream::RandomStream;
 
 /// How often a rectangle that does not fit is drawn anew before nothing is erased, as
 /// torchvision's.
@@ -20,7 +20,12 @@ struct Rectangle {
 }
 
 /// Erases a rectangle of an image (3, size, size), or does not.
-pub(super) fn erase(config: &ErasingConfig, image: &mut [u8], size: usize, draws: &mut Draws) {
+pub(super) fn erase(
+    config: &ErasingConfig,
+    image: &mut [u8],
+    size: usize,
+    draws: &mut RandomStream,
+) {
     if draws.unit() >= config.probability {
         return;
     }
@@ -44,7 +49,11 @@ pub(super) fn erase(config: &ErasingConfig, image: &mut [u8], size: usize, draws
     }
 }
 
-fn draw_rectangle(config: &ErasingConfig, size: usize, draws: &mut Draws) -> Option<Rectangle> {
+fn draw_rectangle(
+    config: &ErasingConfig,
+    size: usize,
+    draws: &mut RandomStream,
+) -> Option<Rectangle> {
     let side = size as f64;
     (0..ATTEMPTS).find_map(|_| {
         let area = side * side * draws.uniform(config.scale[0], config.scale[1]);
@@ -70,7 +79,7 @@ mod tests {
         let config = ErasingConfig { probability: 1.0, ..ErasingConfig::default() };
         for index in 0..300 {
             let mut image = vec![0; 3 * 64 * 64];
-            erase(&config, &mut image, 64, &mut Draws::new(1, 0, index, "erase"));
+            erase(&config, &mut image, 64, &mut RandomStream::new(1, 0, index, "erase"));
             let painted = image.iter().filter(|&&level| level != 0).count() as f64;
             let part = painted / image.len() as f64;
             assert!((0.015..=0.35).contains(&part), "{part}");
@@ -93,7 +102,7 @@ mod tests {
             fill: EraseFill::Noise,
         };
         let mut image = vec![0; 3 * 64 * 64];
-        erase(&config, &mut image, 64, &mut Draws::new(1, 0, 3, "erase"));
+        erase(&config, &mut image, 64, &mut RandomStream::new(1, 0, 3, "erase"));
         let painted: Vec<f64> = image[..4096]
             .iter()
             .filter(|&&level| level != 0)

@@ -2,8 +2,8 @@
 //! regression: the scores are mixed as the images are.
 
 use crate::config::AugmentConfig;
-use crate::data::draws::Draws;
-use crate::data::{HostBatch, Vote};
+use crate::data::batch::{HostBatch, Vote};
+use crate::data::random_stream::RandomStream;
 
 /// Whether images are mixed with others of their batch.
 pub(in crate::data) fn mixes(config: &AugmentConfig) -> bool {
@@ -13,7 +13,7 @@ pub(in crate::data) fn mixes(config: &AugmentConfig) -> bool {
 /// Mixes each image of a batch with the one before it, as torchvision's `MixUp` and `CutMix` do:
 /// scores, weights and votes in the proportion of the images. With both asked for, the batch gets
 /// one of them at random. `draws` are the batch's own.
-pub(crate) fn mix(config: &AugmentConfig, batch: &mut HostBatch, draws: &mut Draws) {
+pub(crate) fn mix(config: &AugmentConfig, batch: &mut HostBatch, draws: &mut RandomStream) {
     if batch.len < 2 || !mixes(config) {
         return;
     }
@@ -43,7 +43,7 @@ fn blend_images(batch: &mut HostBatch, kept: f32) -> f32 {
 
 /// Pastes one rectangle of the image before, about 1 - `kept` of the area, less what lies outside.
 /// Returns what is kept in fact.
-fn paste_images(batch: &mut HostBatch, kept: f64, draws: &mut Draws) -> f32 {
+fn paste_images(batch: &mut HostBatch, kept: f64, draws: &mut RandomStream) -> f32 {
     let size = batch.size;
     let (x, y) = (draws.below(size), draws.below(size));
     let half = (0.5 * (1.0 - kept).sqrt() * size as f64) as usize;
@@ -79,7 +79,7 @@ fn mix_labels(batch: &mut HostBatch, kept: f32) {
     blend(&mut batch.targets);
     blend(&mut batch.weights);
     let scaled = |votes: &[Vote], by: f32| -> Vec<Vote> {
-        let scale = |vote: &Vote| Vote { share: vote.share * by, ..*vote };
+        let scale = |vote: &Vote| Vote { probability: vote.probability * by, ..*vote };
         votes.iter().map(scale).collect()
     };
     let mut before = batch.votes.clone();
@@ -107,16 +107,16 @@ mod tests {
             size: 20,
             targets: scores.to_vec(),
             indices: vec![0, 1, 2],
-            whole: 3,
+            global_len: 3,
             weights: vec![1.0, 1.0, 0.0],
-            votes: scores.map(|rating| vec![Vote { rating, share: 1.0 }]).to_vec(),
+            votes: scores.map(|rating| vec![Vote { rating, probability: 1.0 }]).to_vec(),
         }
     }
 
     fn mixed(mixup: f64, cutmix: f64, index: u64) -> HostBatch {
         let config = AugmentConfig { mixup, cutmix, ..AugmentConfig::off() };
         let mut batch = batch();
-        mix(&config, &mut batch, &mut Draws::new(1, 0, index, "mix"));
+        mix(&config, &mut batch, &mut RandomStream::new(1, 0, index, "mix"));
         batch
     }
 
@@ -129,8 +129,8 @@ mod tests {
                     let mean = pixels.iter().map(|&p| f32::from(p)).sum::<f32>() / 1200.0;
                     assert!((mean / 10.0 - batch.targets[image]).abs() < 0.051);
                     let votes = &batch.votes[image];
-                    let shares: f32 = votes.iter().map(|vote| vote.share).sum();
-                    let rating: f32 = votes.iter().map(|vote| vote.rating * vote.share).sum();
+                    let shares: f32 = votes.iter().map(|vote| vote.probability).sum();
+                    let rating: f32 = votes.iter().map(|vote| vote.rating * vote.probability).sum();
                     assert!((shares - 1.0).abs() < 1e-5);
                     assert!((rating - batch.targets[image]).abs() < 1e-4);
                 }

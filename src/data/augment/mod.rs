@@ -15,9 +15,8 @@ use self::blur::Blur;
 use self::color::ColorJitter;
 use self::trivial::Trivial;
 use self::warp::{Warp, warp};
-use super::draws::Draws;
-use super::resample::{Frame, Workspace};
-use super::transform::EvalTransform;
+use super::image::{EvalTransform, Frame, Workspace};
+use super::random_stream::RandomStream;
 use crate::config::{AffineConfig, AugmentConfig, DataConfig};
 
 pub(super) use self::mix::{mix, mixes};
@@ -84,7 +83,7 @@ impl TrainTransform {
         workspace: &mut Workspace,
         out: &mut [u8],
     ) -> Result<()> {
-        let draws = |purpose: &str| Draws::new(seed, epoch, index, purpose);
+        let draws = |purpose: &str| RandomStream::new(seed, epoch, index, purpose);
         let size = self.eval.size();
         let drawn = Drawn::new(&self.augment, size, draws);
         let frame = self.eval.frame(image).part(drawn.crop);
@@ -102,7 +101,7 @@ impl TrainTransform {
 
 impl Drawn {
     /// Each augmentation has a stream of draws of its own, so that none moves another's.
-    fn new(augment: &AugmentConfig, size: usize, draws: impl Fn(&str) -> Draws) -> Self {
+    fn new(augment: &AugmentConfig, size: usize, draws: impl Fn(&str) -> RandomStream) -> Self {
         let whole = Frame { left: 0.0, top: 0.0, width: 1.0, height: 1.0 };
         let flip = if draws("flip").unit() < augment.horizontal_flip {
             Warp::MIRROR
@@ -142,7 +141,7 @@ fn rotation(degrees: f64) -> Warp {
     }
 }
 
-fn draw_affine(affine: &AffineConfig, size: usize, mut draws: Draws) -> Warp {
+fn draw_affine(affine: &AffineConfig, size: usize, mut draws: RandomStream) -> Warp {
     if *affine == AffineConfig::default() {
         return Warp::IDENTITY;
     }
@@ -154,7 +153,7 @@ fn draw_affine(affine: &AffineConfig, size: usize, mut draws: Draws) -> Warp {
 }
 
 /// A part of the unit square: its area uniform in `scale`, its ratio log-uniform in [`RATIO`].
-fn draw_crop(scale: [f64; 2], mut draws: Draws) -> Frame {
+fn draw_crop(scale: [f64; 2], mut draws: RandomStream) -> Frame {
     for _ in 0..ATTEMPTS {
         let area = draws.uniform(scale[0], scale[1]);
         let ratio = draws.uniform(RATIO.0.ln(), RATIO.1.ln()).exp();
@@ -221,7 +220,7 @@ mod tests {
 
     #[test]
     fn one_augmentation_does_not_move_the_draws_of_another() {
-        let draws = |purpose: &str| Draws::new(9, 1, 4, purpose);
+        let draws = |purpose: &str| RandomStream::new(9, 1, 4, purpose);
         let all = Drawn::new(&AugmentConfig::default(), 32, draws);
         let without_crop = AugmentConfig { random_resized_crop: None, ..AugmentConfig::default() };
         let fewer = Drawn::new(&without_crop, 32, draws);
@@ -276,7 +275,7 @@ mod tests {
     fn crops_keep_to_their_scale_ratio_and_image() {
         let mut areas = Vec::new();
         for index in 0..2000 {
-            let crop = draw_crop([0.3, 0.9], Draws::new(1, 1, index, "crop"));
+            let crop = draw_crop([0.3, 0.9], RandomStream::new(1, 1, index, "crop"));
             assert!(crop.left >= 0.0 && crop.left + crop.width <= 1.0 + 1e-12);
             assert!(crop.top >= 0.0 && crop.top + crop.height <= 1.0 + 1e-12);
             let (area, ratio) = (crop.width * crop.height, crop.width / crop.height);

@@ -5,7 +5,7 @@ use super::color::Step;
 use super::tone::Tone;
 use super::warp::Warp;
 use crate::config::TrivialAugmentConfig;
-use crate::data::draws::Draws;
+use crate::data::random_stream::RandomStream;
 
 /// Strengths that are drawn from, as in torchvision's `TrivialAugmentWide`.
 const BINS: usize = 31;
@@ -27,10 +27,14 @@ pub(super) enum Trivial {
 }
 
 impl Trivial {
-    /// Draws one of torchvision's wide space for an image of `size` pixels. Two things differ for
-    /// the sake of faces: a shear is about the middle, and what comes into view is the image's
-    /// reflection instead of black.
-    pub(super) fn draw(config: &TrivialAugmentConfig, size: usize, draws: &mut Draws) -> Self {
+    /// RandomStream one of torchvision's wide space for an image of `size` pixels. Two things
+    /// differ for the sake of faces: a shear is about the middle, and what comes into view is the
+    /// image's reflection instead of black.
+    pub(super) fn draw(
+        config: &TrivialAugmentConfig,
+        size: usize,
+        draws: &mut RandomStream,
+    ) -> Self {
         if draws.unit() >= config.probability {
             return Self::Nothing;
         }
@@ -72,7 +76,7 @@ mod tests {
         let mut kinds = [0i32; 4];
         let mut bits = std::collections::BTreeSet::new();
         for index in 0..4000 {
-            let drawn = Trivial::draw(&config, 224, &mut Draws::new(1, 0, index, "trivial"));
+            let drawn = Trivial::draw(&config, 224, &mut RandomStream::new(1, 0, index, "trivial"));
             match drawn {
                 Trivial::Nothing => kinds[0] += 1,
                 Trivial::Warp(_) => kinds[1] += 1,
@@ -105,7 +109,7 @@ mod tests {
         let config = TrivialAugmentConfig { probability: 1.0, geometry: 0.0 };
         for index in 0..500 {
             if let Trivial::Warp(warp) =
-                Trivial::draw(&config, 64, &mut Draws::new(1, 0, index, "trivial"))
+                Trivial::draw(&config, 64, &mut RandomStream::new(1, 0, index, "trivial"))
             {
                 assert_eq!(warp, Warp::IDENTITY);
             }

@@ -1,6 +1,6 @@
 //! Affine changes of a square image about its middle, in one resampling.
 
-use crate::data::resample::Workspace;
+use crate::data::image::Workspace;
 
 /// Bits of a fixed-point coordinate behind the point.
 const FRACTION: u32 = 16;

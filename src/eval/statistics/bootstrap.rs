@@ -5,7 +5,7 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use super::interval::{Interval, Resampled};
-use crate::data::draws::Draws;
+use crate::data::random_stream::RandomStream;
 use crate::eval::metrics::{Metric, Metrics, RankBuffers, ScoredImages};
 use crate::eval::predictions::Predictions;
 
@@ -107,8 +107,8 @@ impl Bootstrap {
     }
 
     /// Returns the random stream of one resample.
-    fn stream(&self, resample: usize) -> Draws {
-        Draws::new(self.seed, 0, resample as u64, "images")
+    fn stream(&self, resample: usize) -> RandomStream {
+        RandomStream::new(self.seed, 0, resample as u64, "images")
     }
 }
 

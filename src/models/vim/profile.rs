@@ -37,7 +37,7 @@ pub struct MixerProfile {
     pub not_gemm_fraction: f64,
 }
 
-/// Times the mixer of a Vision Mamba on `batch` images, on the CPU. Draws parameters and tokens
+/// Times the mixer of a Vision Mamba on `batch` images, on the CPU. Samples parameters and tokens
 /// from torch's generator.
 ///
 /// # Errors

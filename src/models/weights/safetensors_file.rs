@@ -10,7 +10,7 @@ use safetensors::tensor::{Dtype, Metadata, TensorView};
 use tch::{Kind, Tensor};
 
 use super::bytes;
-use crate::files::write_whole;
+use crate::files::write_atomic;
 
 /// Longer than any model's header; keeps a broken file from asking for all memory.
 const MAX_HEADER: u64 = 16 << 20;
@@ -108,7 +108,7 @@ pub fn save(
 ) -> Result<()> {
     let bytes = serialize(tensors, metadata)
         .with_context(|| format!("cannot write weights {}", path.display()))?;
-    write_whole(path, |file| Ok(file.write_all(&bytes)?))
+    write_atomic(path, |file| Ok(file.write_all(&bytes)?))
 }
 
 fn serialize(tensors: &[(String, Tensor)], metadata: HashMap<String, String>) -> Result<Vec<u8>> {

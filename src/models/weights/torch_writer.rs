@@ -11,7 +11,7 @@ use zip::{CompressionMethod, ZipWriter};
 
 use super::bytes;
 use super::pickle::storage_type;
-use crate::files::write_whole;
+use crate::files::write_atomic;
 
 /// The folder of the archive's entries.
 const FOLDER: &str = "archive";
@@ -21,7 +21,7 @@ const FOLDER: &str = "archive";
 /// # Errors
 /// Returns an error with the file if it cannot be written.
 pub fn save_torch(path: &Path, tensors: &[(String, Tensor)]) -> Result<()> {
-    write_whole(path, |file| {
+    write_atomic(path, |file| {
         let mut zip = ZipWriter::new_stream(file);
         let options = SimpleFileOptions::default().compression_method(CompressionMethod::Stored);
         let mut entry = |name: &str, bytes: &[u8]| -> Result<()> {

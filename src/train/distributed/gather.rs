@@ -4,7 +4,7 @@ use anyhow::{Context, Result};
 use tch::{Device, Tensor};
 
 use super::{Broken, Ranks};
-use crate::data::{Sample, Share};
+use crate::data::{RankShard, Sample};
 use crate::eval::evaluate::{BRANCH_WEIGHTS, values};
 use crate::eval::predictions::Predictions;
 
@@ -20,7 +20,7 @@ impl Ranks {
             return Ok(mine.shallow_clone());
         };
         let (group, _) = job.group()?;
-        let parts: Vec<_> = self.share().all().map(|share| share.of(whole)).collect();
+        let parts: Vec<_> = self.shard().of_all_ranks().map(|shard| shard.range(whole)).collect();
         // Collectives take equal shapes.
         let longest = parts.iter().map(ExactSizeIterator::len).max().unwrap_or(0);
         let mut shape = mine.size();
@@ -50,8 +50,8 @@ impl Ranks {
         batch_size: usize,
     ) -> Result<Predictions> {
         let Some(job) = &self.0 else { return Ok(mine) };
-        let of_rank = |share: Share| share.of_images(samples.len(), batch_size).len();
-        let counts: Vec<usize> = self.share().all().map(of_rank).collect();
+        let of_rank = |shard: RankShard| shard.image_range(samples.len(), batch_size).len();
+        let counts: Vec<usize> = self.shard().of_all_ranks().map(of_rank).collect();
         let (_, device) = job.group()?;
         let predictions = self.gather_column(&mine.predictions, &counts, *device)?;
         let mut extra = Vec::new();

@@ -18,7 +18,7 @@ use tch::{Cuda, Device, Tensor};
 use self::environment::Environment;
 use self::monitor::Monitor;
 pub use self::monitor::OnLost;
-use crate::data::Share;
+use crate::data::RankShard;
 use crate::ops::OpError;
 use crate::ops::distributed::{Backend, ProcessGroup, Reducer, Store, has_nccl};
 
@@ -99,8 +99,8 @@ impl Ranks {
     }
 
     /// This process's part of a pass.
-    pub fn share(&self) -> Share {
-        Share::new(self.rank(), self.size()).unwrap_or(Share::WHOLE)
+    pub fn shard(&self) -> RankShard {
+        RankShard::new(self.rank(), self.size()).unwrap_or(RankShard::SINGLE)
     }
 
     /// Connects the ranks for tensors on `device`. Of several GPUs each process takes the one of

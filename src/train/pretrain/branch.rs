@@ -15,7 +15,7 @@ use crate::config::{
     BackboneConfig, BackboneShape, Config, FreezeConfig, OnNan, OptimizerConfig, PretrainConfig,
     ScheduleConfig,
 };
-use crate::data::{HostBatch, ImageDataset, Loader, LoaderOptions, Pass};
+use crate::data::{HostBatch, ImageDataset, Loader, LoaderOptions, Mode};
 use crate::models::ForwardContext;
 use crate::models::images::upload;
 use crate::models::masked_image::{Losses, MaskedImageModel, Targets};
@@ -175,7 +175,7 @@ impl<'a> BranchRun<'a> {
     /// One pass over the training images, and one over those of the validation.
     fn epoch(&mut self, observer: &mut dyn Observer) -> Result<EpochRecord> {
         let begun = Instant::now();
-        let pass = Pass::Train { seed: self.config.seed, epoch: self.progress.epochs as u64 };
+        let pass = Mode::Train { seed: self.config.seed, epoch: self.progress.epochs as u64 };
         let mut sums = Sums::default();
         for batch in self.loader(&self.images.train, pass)? {
             self.end_if_asked()?;
@@ -225,7 +225,7 @@ impl<'a> BranchRun<'a> {
         })
     }
 
-    fn loader(&self, images: &Arc<ImageDataset>, pass: Pass) -> Result<Loader> {
+    fn loader(&self, images: &Arc<ImageDataset>, pass: Mode) -> Result<Loader> {
         let (batch_size, workers) = (self.config.pretrain.batch_size, self.config.data.workers);
         let options = LoaderOptions::new(pass, batch_size, workers);
         Loader::new(Arc::clone(images), options)
@@ -294,7 +294,7 @@ impl<'a> BranchRun<'a> {
     fn validate(&self) -> Result<(f64, Option<f64>)> {
         let _guard = tch::no_grad_guard();
         let (mut pixels, mut colors, mut images) = (0.0, None, 0.0);
-        for batch in self.loader(&self.images.val, Pass::Evaluate)? {
+        for batch in self.loader(&self.images.val, Mode::Eval)? {
             self.end_if_asked()?;
             let batch = batch?;
             let mask = (self.masks).of_validation(&batch.indices, self.model.device())?;

@@ -5,7 +5,7 @@ use anyhow::Result;
 use tch::{Device, Tensor};
 
 use crate::config::{BackboneShape, PretrainConfig};
-use crate::data::draws::Draws;
+use crate::data::random_stream::RandomStream;
 
 /// The epoch of the masks that validation images have after each epoch.
 const ALWAYS_THE_SAME: u64 = u64::MAX;
@@ -58,7 +58,7 @@ impl Masks {
     fn draw(&self, epoch: u64, index: usize) -> Vec<bool> {
         let side = self.grid.div_ceil(self.square);
         let mut squares: Vec<bool> = (0..side * side).map(|i| i < self.masked).collect();
-        Draws::new(self.seed, epoch, index as u64, "mask").shuffle(&mut squares);
+        RandomStream::new(self.seed, epoch, index as u64, "mask").shuffle(&mut squares);
         let square_of = |at: usize| {
             let (row, column) = (at / self.grid / self.square, at % self.grid / self.square);
             row * side + column

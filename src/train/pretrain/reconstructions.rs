@@ -12,7 +12,7 @@ use super::branch::targets;
 use super::images::TrainAndVal;
 use super::masks::Masks;
 use crate::config::Config;
-use crate::data::{ImageDataset, Loader, LoaderOptions, Pass};
+use crate::data::{ImageDataset, Loader, LoaderOptions, Mode};
 use crate::models::ForwardContext;
 use crate::models::images::upload;
 use crate::models::masked_image::MaskedImageModel;
@@ -44,7 +44,7 @@ impl Panels {
         let indices: Vec<usize> = (0..rows).map(|row| row * samples.len() / rows).collect();
         let shown = indices.iter().map(|&index| samples[index].clone());
         let shown = Arc::new(ImageDataset::new(shown.collect(), &config.data)?);
-        let batch = Loader::new(shown, LoaderOptions::new(Pass::Evaluate, rows, 0))?
+        let batch = Loader::new(shown, LoaderOptions::new(Mode::Eval, rows, 0))?
             .next()
             .context("there is no validation image")??;
         let images = upload(&batch, Device::Cpu)?;

@@ -175,8 +175,8 @@ impl Trainer<'_> {
         images: &Arc<ImageDataset>,
         observers: &mut [Box<dyn Observer>],
     ) -> Result<Predictions> {
-        let (walk, share) = (self.walk(), self.ranks.share());
-        let mine = evaluate::predict_share(&self.net, images, walk, share, &mut |images| {
+        let (walk, shard) = (self.walk(), self.ranks.shard());
+        let mine = evaluate::predict_shard(&self.net, images, walk, shard, &mut |images| {
             observers.iter_mut().for_each(|observer| observer.evaluated(split.name(), images));
             match self.stop.signal() {
                 // Several ranks agree on it between two steps.

@@ -6,7 +6,7 @@ use anyhow::Result;
 
 use super::Trainer;
 use crate::config::Config;
-use crate::data::{ImageDataset, Loader, LoaderOptions, Pass};
+use crate::data::{ImageDataset, Loader, LoaderOptions, Mode};
 use crate::train::distributed::Ranks;
 
 /// Starts an epoch's batches, from `start_batch` on: workers make the first while the trainer still
@@ -18,10 +18,10 @@ pub(super) fn batches(
     epoch: usize,
     start_batch: usize,
 ) -> Result<Loader> {
-    let pass = Pass::Train { seed: config.seed, epoch: epoch as u64 };
+    let pass = Mode::Train { seed: config.seed, epoch: epoch as u64 };
     let batch_size = config.train.batch_size * ranks.size();
     let options = LoaderOptions {
-        share: ranks.share(),
+        shard: ranks.shard(),
         start_batch,
         ..LoaderOptions::new(pass, batch_size, config.data.workers)
     };

@@ -79,7 +79,7 @@ impl Trainer<'_> {
         for batch in batches {
             let own: Vec<i64> = batch.indices.iter().map(|&index| index as i64).collect();
             let own = Tensor::f_from_slice(&own)?.to_device(self.net.device());
-            let all = self.ranks.gather_batch(&own, batch.whole)?;
+            let all = self.ranks.gather_batch(&own, batch.global_len)?;
             let all = Vec::<i64>::try_from(&all)?;
             let all = all.iter().filter_map(|&index| samples.get(index as usize));
             images.extend(all.map(|sample| sample.id.clone()));

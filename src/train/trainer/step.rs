@@ -64,7 +64,7 @@ impl Trainer<'_> {
     fn backward(&mut self, batches: &[HostBatch]) -> Result<Tensor> {
         let targets = batches.iter().map(|batch| {
             let targets = self.criterion.targets(batch, self.net.head())?;
-            self.ranks.gather_batch(&targets, batch.whole)
+            self.ranks.gather_batch(&targets, batch.global_len)
         });
         let targets = targets.collect::<Result<Vec<_>>>()?;
         let total = Criterion::total_weight(&targets)?;
@@ -80,8 +80,8 @@ impl Trainer<'_> {
             if i + 1 == batches.len() {
                 self.gradients.arm()?;
             }
-            let rows = self.ranks.share().of(batch.whole);
-            let ctx = ForwardContext::train().with_batch_shard(&rows, batch.whole);
+            let rows = self.ranks.shard().range(batch.global_len);
+            let ctx = ForwardContext::train().with_batch_shard(&rows, batch.global_len);
             sum += self.forward_backward(batch, ctx, targets, &total)?.detach();
         }
         Ok(sum)
@@ -101,7 +101,7 @@ impl Trainer<'_> {
             0 => self.criterion.no_predictions(self.net.device())?,
             _ => self.criterion.predictions(&self.forward(batch, ctx)?)?,
         };
-        let predictions = self.ranks.gather_batch(&predictions, batch.whole)?;
+        let predictions = self.ranks.gather_batch(&predictions, batch.global_len)?;
         let loss = self.criterion.loss(&predictions, targets, total)?;
         if loss.requires_grad() {
             LossScale::backward(self.progress.loss_scale, &loss)?;
@@ -120,7 +120,7 @@ impl Trainer<'_> {
 
 /// Over all ranks.
 pub(super) fn images_in(batches: &[HostBatch]) -> usize {
-    batches.iter().map(|batch| batch.whole).sum()
+    batches.iter().map(|batch| batch.global_len).sum()
 }
 
 /// A seed of torch's generator for one step of a run (SplitMix64's mixing), so that steps do not

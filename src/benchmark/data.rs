@@ -1,0 +1,303 @@
+//! Measures how fast files become batches.
+//!
+//! What is timed is what training waits for: a [`Loader`] that opens, decodes, augments and batches
+//! image files, and the normalization of its pixels, which in training the device does.
+
+use std::fs;
+use std::io::BufWriter;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use image::codecs::jpeg::JpegEncoder;
+use serde::Serialize;
+
+use crate::config::{Cache, DataConfig};
+use crate::data::synthetic::{self, FaceSeed};
+use crate::data::{
+    HostBatch, ImageDataset, Loader, LoaderOptions, Mode, Sample, Source, read_image,
+};
+use crate::measure::{median, resident_bytes};
+
+/// Images per batch.
+const BATCH: usize = 32;
+/// Rounds of each measurement, of which the median counts.
+const ROUNDS: usize = 3;
+/// Quality of the generated JPEGs.
+const QUALITY: u8 = 90;
+
+/// What is measured, and for how long.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// The transforms: image size, augmentations. Its data set and cache do not matter.
+    pub config: DataConfig,
+    /// A folder of the user's images, measured beside the generated ones.
+    pub folder: Option<PathBuf>,
+    /// About how long each round takes.
+    pub round: Duration,
+    /// Threads whose speed together is compared with one's.
+    pub workers: usize,
+    /// Images that go through the training transform at the end, to see whether memory stays.
+    pub memory_images: usize,
+}
+
+/// What was measured.
+#[derive(Debug, Clone, Serialize)]
+pub struct Report {
+    /// Training transform, generated 224-px files, one thread.
+    pub train_images_per_second_per_core: f64,
+    /// Evaluation transform, the same files, one thread.
+    pub eval_images_per_second_per_core: f64,
+    /// How much faster `workers` threads make training images than one does, the same files.
+    pub scaling: f64,
+    /// The threads of `scaling`.
+    pub workers: usize,
+    /// Side of the images that come out, in pixels.
+    pub image_size: usize,
+    /// Each set of files.
+    pub sets: Vec<SetReport>,
+    /// Memory over many images, where that was asked for.
+    pub memory: Option<MemoryReport>,
+}
+
+/// One set of files.
+#[derive(Debug, Clone, Serialize)]
+pub struct SetReport {
+    /// `generated 224 px`, or the folder.
+    pub name: String,
+    /// Files in it.
+    pub files: usize,
+    /// Mean size of a file, in bytes.
+    pub mean_bytes: u64,
+    /// Decoding alone, one thread.
+    pub decode_images_per_second_per_core: f64,
+    /// Training transform, one thread.
+    pub train_images_per_second_per_core: f64,
+    /// Evaluation transform, one thread.
+    pub eval_images_per_second_per_core: f64,
+    /// Training transform with all workers, relative to one.
+    pub scaling: f64,
+}
+
+/// Resident memory of the process, in MiB.
+#[derive(Debug, Clone, Serialize)]
+pub struct MemoryReport {
+    /// Images that went through.
+    pub images: usize,
+    /// After the first tenth of them.
+    pub early_mib: f64,
+    /// At the end.
+    pub late_mib: f64,
+}
+
+/// Generates files in a temporary folder and measures them, and the user's folder if there is one.
+/// `progress` hears what is measured.
+///
+/// # Errors
+/// A folder without readable images, or no room for the generated files.
+pub fn benchmark(settings: &Settings, progress: impl Fn(&str)) -> Result<Report> {
+    let scratch = Scratch::new()?;
+    let mut sets = vec![
+        ("generated 224 px".to_string(), scratch.generate(224, 64)?),
+        ("generated 1024 px".to_string(), scratch.generate(1024, 16)?),
+    ];
+    if let Some(folder) = &settings.folder {
+        sets.push((folder.display().to_string(), readable_files(folder)?));
+    }
+    let mut reports = Vec::new();
+    for (name, files) in &sets {
+        progress(&format!("measuring {name}, {} files", files.len()));
+        reports.push(measure_set(name, files, settings)?);
+    }
+    let memory = match settings.memory_images {
+        0 => None,
+        images => {
+            progress(&format!("watching the memory over {images} images"));
+            Some(watch_memory(&sets[0].1, images, settings)?)
+        }
+    };
+    let first = reports.first().context("no set was measured")?;
+    Ok(Report {
+        train_images_per_second_per_core: first.train_images_per_second_per_core,
+        eval_images_per_second_per_core: first.eval_images_per_second_per_core,
+        scaling: first.scaling,
+        workers: settings.workers,
+        image_size: settings.config.image_size as usize,
+        sets: reports,
+        memory,
+    })
+}
+
+/// A temporary folder, removed with its files when dropped.
+struct Scratch(PathBuf);
+
+impl Scratch {
+    fn new() -> Result<Self> {
+        let name = format!("vmbeauty-benchmark-{}", std::process::id());
+        let folder = std::env::temp_dir().join(name);
+        fs::create_dir_all(&folder)
+            .with_context(|| format!("{}: cannot be made; set TMPDIR", folder.display()))?;
+        Ok(Self(folder))
+    }
+
+    /// Samples faces and writes them as JPEGs, `size` pixels square.
+    fn generate(&self, size: u32, count: u64) -> Result<Vec<PathBuf>> {
+        let write = |index: u64| -> Result<PathBuf> {
+            let path = self.0.join(format!("{size}_{index}.jpg"));
+            let image = synthetic::render(FaceSeed { seed: 1, index }, size);
+            let file = fs::File::create(&path)?;
+            JpegEncoder::new_with_quality(BufWriter::new(file), QUALITY).encode_image(&image)?;
+            Ok(path)
+        };
+        (0..count)
+            .map(|index| {
+                write(index).with_context(|| format!("writing to {}; set TMPDIR", self.0.display()))
+            })
+            .collect()
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        // The result is being reported; a file that stays in the temporary folder would hide it.
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+fn readable_files(folder: &Path) -> Result<Vec<PathBuf>> {
+    let entries =
+        fs::read_dir(folder).with_context(|| format!("cannot list {}", folder.display()))?;
+    let mut files: Vec<PathBuf> = entries
+        .flatten()
+        .map(|entry| entry.path())
+        .filter(|path| path.is_file() && read_image(path).is_ok())
+        .collect();
+    files.sort();
+    ensure!(
+        !files.is_empty(),
+        "{}: holds no image that can be read; name a folder of images",
+        folder.display()
+    );
+    Ok(files)
+}
+
+/// The files as a split, each often enough to fill some batches.
+fn open_dataset(files: &[PathBuf], config: &DataConfig) -> Result<Arc<ImageDataset>> {
+    let repeats = (8 * BATCH).div_ceil(files.len());
+    let samples = (0..repeats).flat_map(|_| files).map(|file| {
+        let id = file.display().to_string();
+        Sample::new(id, Source::File(file.clone()), 0.0, None)
+    });
+    let config = DataConfig { cache: Cache::None, ..config.clone() };
+    Ok(Arc::new(ImageDataset::new(samples.collect(), &config)?))
+}
+
+fn measure_set(name: &str, files: &[PathBuf], settings: &Settings) -> Result<SetReport> {
+    let images = open_dataset(files, &settings.config)?;
+    let train = |epoch| Mode::Train { seed: 1, epoch };
+    let evaluate = |_| Mode::Eval;
+    let round = settings.round;
+    // Everything is measured in turn, so that a slower spell of the machine meets all alike.
+    let mut speeds: [Vec<f64>; 5] = Default::default();
+    for _ in 0..ROUNDS {
+        let measured = [
+            decode_speed(files, round)?,
+            speed(&images, &train, 0, round)?,
+            speed(&images, &evaluate, 0, round)?,
+            speed(&images, &train, 1, round)?,
+            speed(&images, &train, settings.workers, round)?,
+        ];
+        for (speeds, measured) in speeds.iter_mut().zip(measured) {
+            speeds.push(measured);
+        }
+    }
+    let [decode, train, eval, one, all] = speeds.map(median);
+    let bytes: u64 = files.iter().flat_map(fs::metadata).map(|data| data.len()).sum();
+    Ok(SetReport {
+        name: name.to_string(),
+        files: files.len(),
+        mean_bytes: bytes / files.len() as u64,
+        decode_images_per_second_per_core: decode,
+        train_images_per_second_per_core: train,
+        eval_images_per_second_per_core: eval,
+        scaling: all / one,
+    })
+}
+
+/// Images decoded per second by the calling thread.
+fn decode_speed(files: &[PathBuf], at_least: Duration) -> Result<f64> {
+    let (started, mut images) = (Instant::now(), 0);
+    while images == 0 || started.elapsed() < at_least {
+        for file in files {
+            read_image(file)?;
+            images += 1;
+        }
+    }
+    Ok(f64::from(images) / started.elapsed().as_secs_f64())
+}
+
+/// Images per second through whole passes, of which there is at least one. Starting a pass's
+/// threads counts.
+fn speed(
+    dataset: &Arc<ImageDataset>,
+    pass: &dyn Fn(u64) -> Mode,
+    workers: usize,
+    at_least: Duration,
+) -> Result<f64> {
+    let (mut images, mut epoch) = (0, 0);
+    let mut normalized = Vec::new();
+    let started = Instant::now();
+    while images == 0 || started.elapsed() < at_least {
+        let options = LoaderOptions::new(pass(epoch), BATCH, workers);
+        for batch in Loader::new(Arc::clone(dataset), options)? {
+            let batch = batch?;
+            normalize(&batch, &mut normalized);
+            images += batch.len;
+        }
+        epoch += 1;
+    }
+    Ok(images as f64 / started.elapsed().as_secs_f64())
+}
+
+/// Normalizes a batch with ImageNet's mean and deviation, as the models do.
+fn normalize(batch: &HostBatch, out: &mut Vec<f32>) {
+    const MEAN: [f32; 3] = [0.485, 0.456, 0.406];
+    const STD: [f32; 3] = [0.229, 0.224, 0.225];
+    out.resize(batch.pixels.len(), 0.0);
+    let plane = batch.size * batch.size;
+    let planes = batch.pixels.chunks_exact(plane).zip(out.chunks_exact_mut(plane));
+    for (index, (pixels, out)) in planes.enumerate() {
+        let (mean, scale) = (MEAN[index % 3], 1.0 / STD[index % 3]);
+        for (out, &pixel) in out.iter_mut().zip(pixels) {
+            *out = (f32::from(pixel) / 255.0 - mean) * scale;
+        }
+    }
+    std::hint::black_box(out);
+}
+
+fn watch_memory(files: &[PathBuf], images: usize, settings: &Settings) -> Result<MemoryReport> {
+    let dataset = open_dataset(files, &settings.config)?;
+    let (mut done, mut epoch, mut early) = (0, 0, None);
+    while done < images {
+        let pass = Mode::Train { seed: 1, epoch };
+        for batch in
+            Loader::new(Arc::clone(&dataset), LoaderOptions::new(pass, BATCH, settings.workers))?
+        {
+            done += batch?.len;
+        }
+        epoch += 1;
+        if early.is_none() && done >= images / 10 {
+            early = resident_mib();
+        }
+    }
+    Ok(MemoryReport {
+        images: done,
+        early_mib: early.unwrap_or(f64::NAN),
+        late_mib: resident_mib().unwrap_or(f64::NAN),
+    })
+}
+
+fn resident_mib() -> Option<f64> {
+    Some(resident_bytes()? as f64 / f64::from(1 << 20))
+}

@@ -1,0 +1,256 @@
+//! The selective scan beside its eager formulation in libtorch: time, memory, and how close it
+//! comes to its arithmetic.
+
+use std::time::Instant;
+
+use serde::Serialize;
+use tch::{Device, Kind, Tensor};
+
+use crate::measure::median;
+use crate::ops::measure::{MemoryWatch, Pass, gradients, run_scan_arithmetic};
+use crate::ops::{OpError, Path, ScanInputs, selective_scan, selective_scan_eager};
+
+/// How the operands lie in memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub enum Layout {
+    /// (batch, dim, length), as the interface of mamba-ssm has it.
+    #[serde(rename = "bdl")]
+    ChannelsFirst,
+    /// (batch, length, dim), as linear layers leave it and the model hands it over.
+    #[serde(rename = "bld")]
+    ChannelsLast,
+}
+
+/// What is measured.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// `[batch, dim, length, state]`, and the layout of each case.
+    pub cases: Vec<([i64; 4], Layout)>,
+    /// Turns of each side; the medians are reported.
+    pub runs: usize,
+    /// The instruction set of our side.
+    pub path: Path,
+}
+
+impl Settings {
+    /// A Vim-T mixer's shape at 224 pixels and a long sequence.
+    pub const SHAPES: [[i64; 4]; 2] = [[8, 384, 197, 16], [2, 384, 4096, 16]];
+
+    /// Every shape in both layouts, those of mamba-ssm's interface first.
+    pub fn in_both_layouts(shapes: &[[i64; 4]], runs: usize, path: Path) -> Self {
+        let with = |layout| shapes.iter().map(move |&shape| (shape, layout));
+        Self {
+            cases: with(Layout::ChannelsFirst).chain(with(Layout::ChannelsLast)).collect(),
+            runs,
+            path,
+        }
+    }
+}
+
+/// One pass of one case.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Measurement {
+    /// `[batch, dim, length, state]`.
+    pub shape: [i64; 4],
+    /// Forward or backward.
+    pub pass: Pass,
+    /// How the operands lie in memory.
+    pub layout: Layout,
+    /// Median, milliseconds.
+    pub ours_ms: f64,
+    /// Median of the eager formulation, milliseconds.
+    pub eager_ms: f64,
+    /// `eager_ms / ours_ms`.
+    pub ratio: f64,
+    /// Median of the arithmetic alone, milliseconds ([`run_scan_arithmetic`]).
+    pub limit_ms: f64,
+    /// `limit_ms / ours_ms`: 1 would be a scan that costs nothing but its arithmetic.
+    pub limit_fraction: f64,
+    /// Most memory held at once during the pass beyond what was held before it: results, what is
+    /// saved, workspaces.
+    pub ours_peak_bytes: i64,
+    /// The same for the eager formulation.
+    pub eager_peak_bytes: i64,
+    /// What the pass reads and what it returns, for comparison.
+    pub inputs_outputs_bytes: i64,
+}
+
+/// Seconds and bytes of the two passes of one run.
+#[derive(Debug, Clone, Copy)]
+struct Run {
+    seconds: [f64; 2],
+    peak_bytes: [i64; 2],
+}
+
+/// The operands of a case, all of which want gradients, and a gradient of the output.
+struct Operands {
+    leaves: [Tensor; 8],
+    dout: Tensor,
+}
+
+impl Operands {
+    /// Random values of the size that a freshly initialized Vim has. Samples from torch's
+    /// generator.
+    fn random(shape: [i64; 4], layout: Layout) -> Result<Self, OpError> {
+        let [b, d, l, n] = shape;
+        let options = (Kind::Float, Device::Cpu);
+        let sequence = |rows: i64, scale: f64| -> Result<Tensor, OpError> {
+            let tensor = match layout {
+                Layout::ChannelsFirst => Tensor::f_randn([b, rows, l], options),
+                Layout::ChannelsLast => {
+                    Tensor::f_randn([b, l, rows], options).and_then(|t| t.f_transpose(1, 2))
+                }
+            };
+            Ok(tensor.and_then(|t| t.f_mul_scalar(scale))?)
+        };
+        let a = Tensor::f_arange_start(1, n + 1, options)?.f_neg()?.f_repeat([d, 1])?;
+        // Step sizes around softplus(-4.6) = 0.01.
+        let delta_bias = Tensor::f_rand([d], options)? * 4.6 - 6.9;
+        let leaves = [
+            sequence(d, 1.0)?,
+            sequence(d, 0.5)?,
+            a,
+            sequence(n, 1.0)?,
+            sequence(n, 1.0)?,
+            Tensor::f_ones([d], options)?,
+            sequence(d, 1.0)?,
+            delta_bias,
+        ];
+        Ok(Self {
+            leaves: leaves.map(|leaf| leaf.set_requires_grad(true)),
+            dout: sequence(d, 1.0)?,
+        })
+    }
+
+    /// One turn of a side. The first of two runs brings back to the caches what the other side
+    /// drove out of them, for in a model the operands have just been computed; the second counts.
+    fn turn(
+        &self,
+        scan: fn(&ScanInputs, Path) -> Result<Tensor, OpError>,
+        path: Path,
+    ) -> Result<Run, OpError> {
+        self.run(scan, path)?;
+        self.run(scan, path)
+    }
+
+    /// Forward with everything saved for backward, then the gradients of all operands.
+    fn run(
+        &self,
+        scan: fn(&ScanInputs, Path) -> Result<Tensor, OpError>,
+        path: Path,
+    ) -> Result<Run, OpError> {
+        let leaves: Vec<&Tensor> = self.leaves.iter().collect();
+        let inputs = ScanInputs::from_operands(&self.leaves, false);
+        let mut watch = MemoryWatch::start()?;
+        let start = Instant::now();
+        let out = scan(&inputs, path)?;
+        let forward = start.elapsed().as_secs_f64();
+        let forward_peak = watch.peak();
+        let start = Instant::now();
+        let found = gradients(&out, &self.dout, &leaves)?;
+        let backward = start.elapsed().as_secs_f64();
+        let backward_peak = watch.peak();
+        drop(found);
+        Ok(Run { seconds: [forward, backward], peak_bytes: [forward_peak, backward_peak] })
+    }
+
+    /// Bytes that each pass reads and returns: the operands and the output; those, the output's
+    /// gradient and the operands'.
+    fn inputs_outputs_bytes(&self) -> [i64; 2] {
+        let bytes = |t: &Tensor| 4 * t.numel() as i64;
+        let operands: i64 = self.leaves.iter().map(bytes).sum();
+        let output = bytes(&self.dout);
+        [operands + output, 2 * operands + output]
+    }
+}
+
+/// Measures every case, ours and eager in turn; `progress` hears of each case before it is run.
+///
+/// Samples the operands from torch's generator.
+///
+/// # Errors
+/// Sizes that the scan refuses, a path that this processor lacks, or too little memory for the
+/// eager side.
+pub fn benchmark_scan(
+    settings: &Settings,
+    mut progress: impl FnMut([i64; 4], Layout),
+) -> Result<Vec<Measurement>, OpError> {
+    let mut measurements = Vec::new();
+    for &(shape, layout) in &settings.cases {
+        progress(shape, layout);
+        measurements.extend(measure(shape, layout, settings)?);
+    }
+    Ok(measurements)
+}
+
+fn measure(
+    shape: [i64; 4],
+    layout: Layout,
+    settings: &Settings,
+) -> Result<[Measurement; 2], OpError> {
+    let operands = Operands::random(shape, layout)?;
+    let (mut ours, mut eager, mut limit) = (Vec::new(), Vec::new(), Vec::new());
+    for _ in 0..settings.runs.max(1) {
+        let taken = (
+            operands.turn(selective_scan, settings.path)?,
+            operands.turn(|inputs, _| selective_scan_eager(inputs), settings.path)?,
+            [
+                time_arithmetic(shape, Pass::Forward, settings.path)?,
+                time_arithmetic(shape, Pass::Backward, settings.path)?,
+            ],
+        );
+        ours.push(taken.0);
+        eager.push(taken.1);
+        limit.push(taken.2);
+    }
+    let bytes = operands.inputs_outputs_bytes();
+    Ok([Pass::Forward, Pass::Backward].map(|pass| {
+        let index = pass as usize;
+        let milliseconds =
+            |runs: &[Run]| 1e3 * median(runs.iter().map(|run| run.seconds[index]).collect());
+        let peak = |runs: &[Run]| {
+            let peaks = runs.iter().map(|run| run.peak_bytes[index]);
+            peaks.max().unwrap_or_default()
+        };
+        let (ours_ms, eager_ms) = (milliseconds(&ours), milliseconds(&eager));
+        let limit_ms = 1e3 * median(limit.iter().map(|seconds| seconds[index]).collect());
+        Measurement {
+            shape,
+            pass,
+            layout,
+            ours_ms,
+            eager_ms,
+            ratio: eager_ms / ours_ms,
+            limit_ms,
+            limit_fraction: limit_ms / ours_ms,
+            ours_peak_bytes: peak(&ours),
+            eager_peak_bytes: peak(&eager),
+            inputs_outputs_bytes: bytes[index],
+        }
+    }))
+}
+
+fn time_arithmetic(shape: [i64; 4], pass: Pass, path: Path) -> Result<f64, OpError> {
+    let start = Instant::now();
+    run_scan_arithmetic(shape, pass, path)?;
+    Ok(start.elapsed().as_secs_f64())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_scan_allocates_little_and_the_eager_one_every_state() {
+        let shape = [2, 64, 200, 16];
+        let settings = Settings::in_both_layouts(&[shape], 1, Path::Auto);
+        let found = benchmark_scan(&settings, |_, _| ()).unwrap();
+        assert_eq!(found.len(), 4);
+        let states = 4 * shape.iter().product::<i64>();
+        for one in found {
+            assert!(2 * one.ours_peak_bytes <= 3 * one.inputs_outputs_bytes, "{one:?}");
+            assert!(one.eager_peak_bytes >= states, "{one:?}");
+            assert!(one.ours_ms > 0.0 && one.eager_ms > 0.0 && one.limit_ms > 0.0, "{one:?}");
+        }
+    }
+}

@@ -1,0 +1,254 @@
+//! How fast a config trains and predicts, and where a step's time goes.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use anyhow::{Context, Result};
+use serde::Serialize;
+use tch::{Device, Kind, Tensor};
+
+use crate::config::{BackboneShape, Branch, Config};
+use crate::data::{self, HostBatch, ImageDataset, Loader, LoaderOptions, Mode};
+use crate::eval::evaluate;
+use crate::measure::{median, peak_bytes};
+use crate::models::images::upload;
+use crate::models::{BeautyNet, ForwardContext, Images, device, summary};
+use crate::train::loss::Criterion;
+use crate::train::optimizer::Optimizer;
+use crate::train::precision::{autocast_kind, in_precision};
+
+/// Steps before those that count: they fill the allocator and the queues.
+const WARM_UP: usize = 2;
+
+/// Where a training step's time goes: medians over the steps, in milliseconds.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct StepTimes {
+    /// Waiting for the loader, and the way to the device.
+    pub data_ms: f64,
+    /// Network and loss.
+    pub forward_ms: f64,
+    /// Gradients.
+    pub backward_ms: f64,
+    /// Clipping and the update of the parameters.
+    pub optimizer_ms: f64,
+}
+
+impl StepTimes {
+    /// All of it.
+    pub fn total_ms(&self) -> f64 {
+        self.data_ms + self.forward_ms + self.backward_ms + self.optimizer_ms
+    }
+}
+
+/// What [`benchmark_train`] found.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Measurement {
+    /// Images of whole training steps per second, from the steps' total time.
+    pub train_images_per_second: f64,
+    /// Images per second of forward passes without gradients, loading included.
+    pub infer_images_per_second: f64,
+    /// The most memory that the process had up to the end of training, in bytes; `None` where the
+    /// system does not tell.
+    pub peak_bytes: Option<u64>,
+    /// Images per step.
+    pub batch_size: usize,
+    /// Training steps that were measured.
+    pub steps: usize,
+    /// The parts of a step.
+    pub step: StepTimes,
+    /// Multiply-adds of one image's forward pass.
+    pub multiply_adds: i64,
+    /// Floating point operations per second of training, in units of 10⁹: two per multiply-add,
+    /// three times the forward pass.
+    pub train_gflops: f64,
+    /// The same of one matrix product with this model's sizes (tokens of a batch times an MLP's
+    /// first layer).
+    pub gemm_gflops: f64,
+    /// `train_gflops / gemm_gflops`: 1 would be a step that costs nothing but matrix products.
+    pub gemm_fraction: f64,
+}
+
+/// Times `steps` training steps as [`train`](crate::train::train) makes them, then as many forward
+/// passes, on the config's data.
+///
+/// # Errors
+/// Data or sizes that do not fit, by name.
+pub fn benchmark_train(
+    config: &Config,
+    steps: usize,
+    progress: &mut dyn FnMut(&str),
+) -> Result<Measurement> {
+    if let Some(threads) = config.train.threads {
+        tch::set_num_threads(threads as i32);
+    }
+    config.check_image_sizes()?;
+    let device = device::select(config.device)?;
+    progress("loading the data set");
+    let dataset = data::load(&config.data, config.seed)?;
+    let images = Arc::new(ImageDataset::new(dataset.train, &config.data)?);
+    tch::manual_seed(config.seed as i64);
+    let mut net = BeautyNet::without_pretrained(config, device)?;
+    if config.train.checkpoint_activations {
+        net.recompute_blocks();
+    }
+    let mut bench = Bench { config, images, net };
+    progress("training");
+    let (step, train_rate) = bench.train(steps.max(1))?;
+    let peak_bytes = peak_bytes();
+    progress("predicting");
+    let infer_images_per_second = bench.infer(steps.max(1))?;
+    progress("multiplying matrices");
+    let gemm_gflops = gemm_gflops(config, device)?;
+    let multiply_adds = summary::summarize(config)?.multiply_adds;
+    let train_gflops = 6e-9 * multiply_adds as f64 * train_rate;
+    Ok(Measurement {
+        train_images_per_second: train_rate,
+        infer_images_per_second,
+        peak_bytes,
+        batch_size: config.train.batch_size,
+        steps: steps.max(1),
+        step,
+        multiply_adds,
+        train_gflops,
+        gemm_gflops,
+        gemm_fraction: train_gflops / gemm_gflops,
+    })
+}
+
+struct Bench<'a> {
+    config: &'a Config,
+    images: Arc<ImageDataset>,
+    net: BeautyNet,
+}
+
+impl Bench<'_> {
+    /// Full batches, epoch after epoch.
+    fn batches(&self, train: bool) -> impl Iterator<Item = Result<HostBatch>> + use<> {
+        let (seed, batch_size) = (self.config.seed, self.config.train.batch_size);
+        let (workers, images) = (self.config.data.workers, Arc::clone(&self.images));
+        (0..).flat_map(move |epoch| {
+            let pass = if train { Mode::Train { seed, epoch } } else { Mode::Eval };
+            let options =
+                LoaderOptions { drop_last: true, ..LoaderOptions::new(pass, batch_size, workers) };
+            let (loader, error) = match Loader::new(Arc::clone(&images), options) {
+                Ok(loader) => (Some(loader), None),
+                Err(error) => (None, Some(Err(error))),
+            };
+            loader.into_iter().flatten().chain(error)
+        })
+    }
+
+    /// The parts of a step, and images per second.
+    fn train(&mut self, steps: usize) -> Result<(StepTimes, f64)> {
+        let settings = &self.config.train;
+        let mut optimizer =
+            Optimizer::new(&self.net.parameters(), &settings.optimizer, &settings.freeze);
+        let autocast = autocast_kind(settings.precision, self.net.device());
+        let criterion = Criterion::new(settings, self.images.samples())?;
+        let rates = [settings.optimizer.lr, settings.optimizer.backbone_lr()];
+        let mut times: [Vec<f64>; 4] = Default::default();
+        let mut clock = Instant::now();
+        let mut seconds = 0.0;
+        for (number, batch) in self.batches(true).take(WARM_UP + steps).enumerate() {
+            let batch = batch?;
+            let pixels = upload(&batch, self.net.device())?;
+            let targets = criterion.targets(&batch, self.net.head())?;
+            let total = Criterion::total_weight(std::slice::from_ref(&targets))?;
+            let mut marks = [self.lap(&mut clock), 0.0, 0.0, 0.0];
+            optimizer.zero_grad();
+            let output = in_precision(autocast, self.net.device(), || {
+                self.net.forward(Images::Pixels(&pixels), ForwardContext::train())
+            })?;
+            let loss = criterion.loss(&criterion.predictions(&output)?, &targets, &total)?;
+            marks[1] = self.lap(&mut clock);
+            loss.f_backward()?;
+            marks[2] = self.lap(&mut clock);
+            optimizer.step(rates, settings.clip_grad_norm)?;
+            marks[3] = self.lap(&mut clock);
+            if number >= WARM_UP {
+                seconds += marks.iter().sum::<f64>();
+                times.iter_mut().zip(marks).for_each(|(times, mark)| times.push(mark));
+            }
+        }
+        let [data_ms, forward_ms, backward_ms, optimizer_ms] =
+            times.map(|times| 1e3 * median(times));
+        let parts = StepTimes { data_ms, forward_ms, backward_ms, optimizer_ms };
+        Ok((parts, (steps * settings.batch_size) as f64 / seconds))
+    }
+
+    fn infer(&self, steps: usize) -> Result<f64> {
+        let _guard = tch::no_grad_guard();
+        let mut clock = Instant::now();
+        for (number, batch) in self.batches(false).take(WARM_UP + steps).enumerate() {
+            let pixels = upload(&batch?, self.net.device())?;
+            let output = self.net.forward(Images::Pixels(&pixels), ForwardContext::eval())?;
+            evaluate::values(&output.score)?;
+            if number + 1 == WARM_UP {
+                clock = Instant::now();
+            }
+        }
+        Ok((steps * self.config.train.batch_size) as f64 / clock.elapsed().as_secs_f64())
+    }
+
+    /// Seconds since the last call, with the device's work done.
+    fn lap(&self, clock: &mut Instant) -> f64 {
+        if let Device::Cuda(index) = self.net.device() {
+            tch::Cuda::synchronize(index as i64);
+        }
+        let seconds = clock.elapsed().as_secs_f64();
+        *clock = Instant::now();
+        seconds
+    }
+}
+
+/// The rate of (tokens of a batch, d) times (d, 4 d), the largest product of a ViT block; of the
+/// first branch that there is.
+fn gemm_gflops(config: &Config, device: Device) -> Result<f64> {
+    const RUNS: usize = 25;
+    let shape: BackboneShape = match config.shape(Branch::Vit)? {
+        Some(shape) => shape,
+        None => config.shape(Branch::Mamba)?.context("a model has a branch")?,
+    };
+    let (rows, dim) = (config.train.batch_size as i64 * (1 + shape.patches()), shape.embed_dim);
+    let options = (Kind::Float, device);
+    let x = Tensor::f_randn([rows, dim], options)?;
+    let weight = Tensor::f_randn([4 * dim, dim], options)?;
+    let mut seconds = Vec::new();
+    for _ in 0..RUNS {
+        let start = Instant::now();
+        let product = x.f_linear(&weight, None::<&Tensor>)?;
+        if let Device::Cuda(index) = device {
+            tch::Cuda::synchronize(index as i64);
+        }
+        seconds.push(start.elapsed().as_secs_f64());
+        drop(product);
+    }
+    Ok(2e-9 * (rows * dim * 4 * dim) as f64 / median(seconds))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_small_model_is_timed_in_all_its_parts() {
+        let config = Config::from_yaml(
+            "data: {dataset: synthetic, image_size: 32, synthetic: {train: 12, val: 4, test: 4}}\n\
+             model: {vit: {name: vit_micro_patch8_64, depth: 1}, mamba: {name: vim_micro_patch8_64, depth: 1}}\n\
+             train: {batch_size: 4}",
+            "small",
+            &[],
+        )
+        .unwrap();
+        let found = benchmark_train(&config, 2, &mut |_| ()).unwrap();
+        let step = &found.step;
+        for part in [step.data_ms, step.forward_ms, step.backward_ms, step.optimizer_ms] {
+            assert!(part > 0.0, "{found:?}");
+        }
+        let rates =
+            [found.train_images_per_second, found.infer_images_per_second, found.gemm_gflops];
+        assert!(rates.iter().all(|rate| *rate > 0.0), "{found:?}");
+        assert!(found.gemm_fraction < 1.0, "{found:?}");
+        assert_eq!((found.batch_size, found.steps), (4, 2));
+    }
+}

@@ -1,0 +1,419 @@
+//! A table of the user's own images: a CSV (or, by its extension, TSV) file with a header.
+//!
+//! Columns: the image's path (relative to the file's folder, or absolute), its score, and if wanted
+//! its split, its group, its person, its weight and its raters' votes; `data.csv` renames them.
+//! Without a split column, test and validation rows are held out by the seed; with one that has no
+//! validation rows, those are held out of train.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, anyhow, bail};
+use csv::{ReaderBuilder, StringRecord, Trim};
+
+use super::locate::Locator;
+use super::score_list::parse_score;
+use crate::config::{CsvConfig, DataConfig};
+use crate::data::dataset::Split;
+use crate::data::listing::{Listing, Row};
+use crate::data::splits::holdout::complete;
+
+/// Reads the table that `data.root` names: the file, or the folder that holds one such file.
+///
+/// # Errors
+/// No such file, missing columns, or a row that cannot be read; named by file and line.
+pub(crate) fn read(config: &DataConfig, seed: u64) -> Result<Listing> {
+    if config.split != "official" {
+        bail!(
+            "data.split: a csv data set has no split {:?}; leave the key out, and name each row's split in the column {:?}",
+            config.split,
+            config.csv.split_column
+        );
+    }
+    let file = find_table(&config.root)?;
+    let table = Table::read(&file, &config.csv)?;
+    Ok(complete(table.rows, table.has_splits, config, seed))
+}
+
+fn find_table(root: &Path) -> Result<PathBuf> {
+    if root.is_file() {
+        return Ok(root.to_path_buf());
+    }
+    let entries = fs::read_dir(root).with_context(|| {
+        format!(
+            "{}: cannot be read; set data.root to a CSV file or the folder that holds it",
+            root.display()
+        )
+    })?;
+    let mut tables: Vec<PathBuf> = entries
+        .flatten()
+        .map(|entry| entry.path())
+        .filter(|path| path.is_file() && (has_extension(path, "csv") || has_extension(path, "tsv")))
+        .collect();
+    tables.sort();
+    match tables.as_slice() {
+        [table] => Ok(table.clone()),
+        [] => bail!("{}: holds no CSV file; set data.root to the file", root.display()),
+        [first, second, ..] => bail!(
+            "{}: holds several CSV files, such as {} and {}; set data.root to the one you mean",
+            root.display(),
+            first.display(),
+            second.display()
+        ),
+    }
+}
+
+fn has_extension(path: &Path, extension: &str) -> bool {
+    path.extension().is_some_and(|found| found.eq_ignore_ascii_case(extension))
+}
+
+/// The rows of a table by split; all in the first where there is no split column.
+struct Table {
+    rows: [Vec<Row>; 3],
+    has_splits: bool,
+}
+
+impl Table {
+    fn read(file: &Path, config: &CsvConfig) -> Result<Self> {
+        let mut reader = ReaderBuilder::new()
+            .trim(Trim::All)
+            .delimiter(if has_extension(file, "tsv") { b'\t' } else { b',' })
+            .from_path(file)
+            .with_context(|| format!("{}: cannot be read", file.display()))?;
+        let header = reader.headers().map_err(|error| explain(file, &error))?.clone();
+        let columns =
+            Columns::find(&header, config).with_context(|| format!("{}:1", file.display()))?;
+        let folder = file.parent().unwrap_or(Path::new(""));
+        let mut locator = Locator::default();
+        let mut rows: [Vec<Row>; 3] = Default::default();
+        for record in reader.records() {
+            let record = record.map_err(|error| explain(file, &error))?;
+            let line = record.position().map_or(0, |position| position.line());
+            let (split, row) = columns
+                .parse(&record, folder, &mut locator)
+                .with_context(|| format!("{}:{line}", file.display()))?;
+            rows[split as usize].push(row);
+        }
+        if rows.iter().all(Vec::is_empty) {
+            bail!("{}: has a header but no rows", file.display());
+        }
+        Ok(Self { rows, has_splits: columns.split.is_some() })
+    }
+}
+
+/// Which column holds what.
+struct Columns {
+    image: usize,
+    /// None where the score is the mean of the votes.
+    score: Option<usize>,
+    votes: Vec<usize>,
+    weight: Option<usize>,
+    split: Option<usize>,
+    group: Option<usize>,
+    person: Option<usize>,
+}
+
+impl Columns {
+    fn find(header: &StringRecord, config: &CsvConfig) -> Result<Self> {
+        let position = |name: &str| header.iter().position(|column| column == name);
+        let required = |key: &str, name: &str| {
+            position(name).ok_or_else(|| {
+                let existing: Vec<&str> = header.iter().collect();
+                anyhow!(
+                    "no column {name:?}; the file has {}. Set data.csv.{key} to the one that is meant",
+                    existing.join(", ")
+                )
+            })
+        };
+        // Only a name that somebody chose has to be there.
+        let optional = |key: &str, name: &str, default: &str| {
+            if name == default { Ok(position(name)) } else { required(key, name).map(Some) }
+        };
+        let default = CsvConfig::default();
+        let votes = votes_columns(header, &config.votes_columns)?;
+        let score = position(&config.score_column);
+        let score_is_chosen = config.score_column != default.score_column;
+        Ok(Self {
+            image: required("image_column", &config.image_column)?,
+            score: if votes.is_empty() || score_is_chosen {
+                Some(required("score_column", &config.score_column)?)
+            } else {
+                score
+            },
+            votes,
+            weight: optional("weight_column", &config.weight_column, &default.weight_column)?,
+            split: optional("split_column", &config.split_column, &default.split_column)?,
+            group: optional("group_column", &config.group_column, &default.group_column)?,
+            person: optional("person_column", &config.person_column, &default.person_column)?,
+        })
+    }
+
+    fn parse(
+        &self,
+        record: &StringRecord,
+        folder: &Path,
+        locator: &mut Locator,
+    ) -> Result<(Split, Row)> {
+        let field = |column: usize| record.get(column).unwrap_or_default();
+        let image = field(self.image);
+        if image.is_empty() {
+            bail!("the image's name is empty");
+        }
+        let mut votes = Vec::with_capacity(self.votes.len());
+        for vote in self.votes.iter().map(|&column| field(column)) {
+            if !vote.is_empty() {
+                votes.push(parse_score(vote).context("a vote")?);
+            }
+        }
+        let score = match self.score {
+            Some(column) => parse_score(field(column))?,
+            None if votes.is_empty() => bail!("{image}: nobody voted; leave the row out"),
+            None => mean(&votes),
+        };
+        let weight = match self.weight.map(field) {
+            Some(text) => parse_weight(text)?,
+            None => 1.0,
+        };
+        let split = self.split.map_or(Ok(Split::Train), |column| field(column).parse())?;
+        let named = |column: Option<usize>| {
+            let name = column.map(field).filter(|name| !name.is_empty());
+            name.map(str::to_string)
+        };
+        let found = locator.find(folder, image);
+        let mut row = Row::file(image, folder.join(image), found, score, named(self.group));
+        row.person = named(self.person);
+        (row.sample.weight, row.sample.votes) = (weight, votes);
+        Ok((split, row))
+    }
+}
+
+/// Where the columns stand that the config names, each once and in the table's order.
+fn votes_columns(header: &StringRecord, wanted: &[String]) -> Result<Vec<usize>> {
+    let mut found = Vec::new();
+    for name in wanted {
+        let before = found.len();
+        let fits = |column: &str| match name.strip_suffix('*') {
+            Some(start) => column.starts_with(start),
+            None => column == name,
+        };
+        found.extend((0..header.len()).filter(|&column| header.get(column).is_some_and(fits)));
+        if found.len() == before {
+            let existing: Vec<&str> = header.iter().collect();
+            bail!(
+                "no column {name:?}; the file has {}. Set data.csv.votes_columns to those that are meant",
+                existing.join(", ")
+            );
+        }
+    }
+    found.sort_unstable();
+    found.dedup();
+    Ok(found)
+}
+
+fn mean(votes: &[f32]) -> f32 {
+    let sum: f64 = votes.iter().map(|&vote| f64::from(vote)).sum();
+    (sum / votes.len() as f64) as f32
+}
+
+/// An empty weight counts as 1.
+fn parse_weight(text: &str) -> Result<f32> {
+    match text {
+        "" => Ok(1.0),
+        text => match text.parse::<f32>() {
+            Ok(weight) if weight >= 0.0 && weight.is_finite() => Ok(weight),
+            _ => bail!("the weight {text:?} is not a number of 0 or more"),
+        },
+    }
+}
+
+fn explain(file: &Path, error: &csv::Error) -> anyhow::Error {
+    let line = error.position().map_or(1, |position| position.line());
+    match error.kind() {
+        csv::ErrorKind::Utf8 { .. } => {
+            anyhow!("{}:{line}: is not UTF-8; save the file as UTF-8", file.display())
+        }
+        csv::ErrorKind::UnequalLengths { expected_len, len, .. } => anyhow!(
+            "{}:{line}: has {len} fields, the header {expected_len}; quote fields that hold a comma",
+            file.display()
+        ),
+        _ => anyhow!("{}: {error}", file.display()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read_table(
+        name: &str,
+        text: impl AsRef<[u8]>,
+        change: impl Fn(&mut DataConfig),
+    ) -> Result<Listing> {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join(name), text).unwrap();
+        let mut config = DataConfig { root: folder.path().to_path_buf(), ..DataConfig::default() };
+        change(&mut config);
+        read(&config, 1)
+    }
+
+    fn sizes(listing: &Listing) -> [usize; 3] {
+        Split::ALL.map(|split| listing.rows(split).len())
+    }
+
+    fn complaint(name: &str, text: impl AsRef<[u8]>) -> String {
+        format!("{:#}", read_table(name, text, |_| ()).unwrap_err())
+    }
+
+    fn plain(rows: usize) -> String {
+        (0..rows).fold("image,score\n".to_string(), |text, row| {
+            format!("{text}{row}.jpg,{}\n", row % 17)
+        })
+    }
+
+    #[test]
+    fn without_a_split_column_val_and_test_are_held_out() {
+        let listing = read_table("faces.csv", plain(100), |_| ()).unwrap();
+        assert_eq!(sizes(&listing), [80, 10, 10]);
+        let listing = read_table("faces.csv", plain(100), |config| {
+            (config.val_fraction, config.test_fraction) = (0.2, 0.0);
+        });
+        assert_eq!(sizes(&listing.unwrap()), [80, 20, 0]);
+    }
+
+    #[test]
+    fn a_split_column_decides_and_val_is_held_out_where_it_names_none() {
+        let text = "image,score,split\na,1,train\nb,2,Training\nc,3,val\nd,4,test\n";
+        assert_eq!(sizes(&read_table("t.csv", text, |_| ()).unwrap()), [2, 1, 1]);
+        let rows: String = (0..20).map(|row| format!("{row},{row},train\n")).collect();
+        let text = format!("image,score,split\n{rows}x,1,test\n");
+        assert_eq!(sizes(&read_table("t.csv", text, |_| ()).unwrap()), [18, 2, 1]);
+    }
+
+    #[test]
+    fn a_person_is_held_out_with_all_images_or_not_at_all() {
+        let rows: String =
+            (0..60).map(|row| format!("{row}.jpg,{},person {}\n", row % 7, row / 4)).collect();
+        let listing = read_table("t.csv", format!("image,score,person\n{rows}"), |_| ()).unwrap();
+        let persons = Split::ALL.map(|split| {
+            let rows = listing.rows(split).iter();
+            let persons = rows.map(|row| row.person.clone());
+            persons.collect::<std::collections::HashSet<_>>()
+        });
+        assert_eq!(persons.iter().map(|persons| persons.len()).sum::<usize>(), 15);
+        assert!(persons.iter().all(|persons| !persons.is_empty()));
+    }
+
+    #[test]
+    fn columns_can_be_renamed_and_reordered() {
+        let text = "\u{feff}set;ignored".replace(';', ",")
+            + ",Rating,face,Who\ntrain,7, 3.5 ,\"a, b.jpg\",female/asian\ntest,7,1,c.jpg,\n";
+        let listing = read_table("t.csv", text, |config| {
+            config.csv = CsvConfig {
+                image_column: "face".into(),
+                score_column: "Rating".into(),
+                split_column: "set".into(),
+                group_column: "Who".into(),
+                ..CsvConfig::default()
+            };
+        })
+        .unwrap();
+        let sample = &listing.rows(Split::Train)[0].sample;
+        assert_eq!((sample.id.as_str(), sample.score), ("a, b.jpg", 3.5));
+        assert_eq!(sample.group.as_deref(), Some("female/asian"));
+        assert_eq!(listing.rows(Split::Test)[0].sample.group, None);
+    }
+
+    #[test]
+    fn weights_and_votes_are_read_and_votes_can_stand_for_the_score() {
+        let text = "image,rater_1,weight,rater_2,rater_3,split\na,1,0.5,2,,train\nb,,,,4,val\n";
+        let with_votes = |config: &mut DataConfig| {
+            config.csv.votes_columns = vec!["rater_2".into(), "rater_*".into()];
+        };
+        let listing = read_table("t.csv", text, with_votes).unwrap();
+        let sample = |split: Split| listing.rows(split)[0].sample.clone();
+        let (train, val) = (sample(Split::Train), sample(Split::Val));
+        assert_eq!((train.score, train.weight), (1.5, 0.5));
+        assert_eq!(train.votes, [1.0, 2.0]);
+        assert_eq!((val.score, val.weight, val.votes), (4.0, 1.0, vec![4.0]));
+        for (text, expected) in [
+            ("image,rater_1\na,\n", "t.csv:2: a: nobody voted"),
+            ("image,rater_1\na,x\n", "t.csv:2: a vote: the score \"x\""),
+            ("image,rater_1,weight\na,1,-1\n", "t.csv:2: the weight \"-1\""),
+            ("image,score\na,1\n", "t.csv:1: no column \"rater_*\""),
+        ] {
+            let error = read_table("t.csv", text, |config| {
+                config.csv.votes_columns = vec!["rater_*".into()];
+            });
+            let error = format!("{:#}", error.unwrap_err());
+            assert!(error.contains(expected), "{error}");
+        }
+    }
+
+    #[test]
+    fn paths_are_relative_to_the_table_or_absolute() {
+        let elsewhere = tempfile::tempdir().unwrap();
+        let absolute = elsewhere.path().join("face.jpg");
+        fs::write(&absolute, "").unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        fs::create_dir(folder.path().join("images")).unwrap();
+        fs::write(folder.path().join("images/a.jpg"), "").unwrap();
+        let table = folder.path().join("faces.tsv");
+        fs::write(
+            &table,
+            format!(
+                "image\tscore\tsplit\nimages/a.jpg\t1\ttrain\n{}\t2\ttrain\nno.jpg\t2\tval\n",
+                absolute.display()
+            ),
+        )
+        .unwrap();
+        let config = DataConfig { root: table, ..DataConfig::default() };
+        let listing = read(&config, 1).unwrap();
+        assert!(listing.rows(Split::Train).iter().all(|row| row.missing.is_none()));
+        assert!(listing.rows(Split::Val)[0].missing.is_some());
+    }
+
+    #[test]
+    fn a_bad_row_is_named_by_file_and_line() {
+        for (text, expected) in [
+            (
+                &b"image,score\na,1\nb,high\n"[..],
+                "t.csv:3: the score \"high\" is not a finite number",
+            ),
+            (b"image,score\na,inf\n", "t.csv:2: the score \"inf\""),
+            (b"image,score\n,3\n", "t.csv:2: the image's name is empty"),
+            (b"image,score\na,3,4\n", "t.csv:2: has 3 fields, the header 2"),
+            (b"image,score,split\na,3,holdout\n", "t.csv:2: there is no split \"holdout\""),
+            (b"image,score\na,1\n\xe9,3\n", "t.csv:3: is not UTF-8"),
+            (
+                b"file,score\na,3\n",
+                "t.csv:1: no column \"image\"; the file has file, score. Set data.csv.image_column",
+            ),
+            (b"image,score\n", "t.csv: has a header but no rows"),
+            (b"", "t.csv:1: no column"),
+        ] {
+            let error = complaint("t.csv", text);
+            assert!(error.contains(expected), "{error}");
+        }
+        let renamed = read_table("t.csv", "image,score\na,1\n", |config| {
+            config.csv.split_column = "fold".into()
+        });
+        assert!(renamed.unwrap_err().root_cause().to_string().contains("data.csv.split_column"));
+    }
+
+    #[test]
+    fn the_table_has_to_be_the_only_one_or_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut config = DataConfig { root: folder.path().to_path_buf(), ..DataConfig::default() };
+        let message = |config: &DataConfig| format!("{:#}", read(config, 1).unwrap_err());
+        assert!(message(&config).contains("holds no CSV file"));
+        fs::write(folder.path().join("a.csv"), plain(4)).unwrap();
+        fs::write(folder.path().join("b.CSV"), plain(5)).unwrap();
+        assert!(message(&config).contains("holds several CSV files"));
+        config.root = folder.path().join("gone.csv");
+        assert!(message(&config).contains("gone.csv: cannot be read"));
+        config.root = folder.path().join("b.CSV");
+        assert_eq!(sizes(&read(&config, 1).unwrap()).iter().sum::<usize>(), 5);
+        config.split = "fold_1".to_string();
+        assert!(message(&config).contains("data.split"));
+    }
+}

@@ -1,0 +1,95 @@
+//! Finds the files that label lists name.
+
+use std::collections::HashMap;
+use std::fs;
+use std::path::{Component, Path, PathBuf};
+
+use crate::data::listing::composed;
+
+/// Finds files under the names that a label list gives them, also where list and file system write
+/// accented letters differently: composed (NFC) in one, decomposed (NFD, as macOS has it) in the
+/// other.
+#[derive(Default)]
+pub(crate) struct Locator {
+    /// Folder -> composed name -> path, filled on first need.
+    folders: HashMap<PathBuf, HashMap<String, PathBuf>>,
+}
+
+impl Locator {
+    /// The file that `name`, relative to `root` or absolute, stands for; else why there is none.
+    pub(crate) fn find(&mut self, root: &Path, name: &str) -> Result<PathBuf, String> {
+        let path = root.join(name);
+        let found = if path.exists() { Some(path) } else { self.walk(root, name) };
+        match found {
+            Some(path) if path.is_file() => Ok(path),
+            Some(_) => Err("not a file".to_string()),
+            None => Err("no such file".to_string()),
+        }
+    }
+
+    /// Follows `name` part by part, taking a differently composed spelling where the exact one is
+    /// missing.
+    fn walk(&mut self, root: &Path, name: &str) -> Option<PathBuf> {
+        if name.is_ascii() {
+            return None;
+        }
+        let mut at = root.to_path_buf();
+        for part in Path::new(name).components() {
+            let Component::Normal(part) = part else {
+                at.push(part);
+                continue;
+            };
+            let exact = at.join(part);
+            at = if exact.exists() {
+                exact
+            } else {
+                self.folder(&at).get(&composed(part.to_str()?))?.clone()
+            };
+        }
+        Some(at)
+    }
+
+    fn folder(&mut self, folder: &Path) -> &HashMap<String, PathBuf> {
+        self.folders.entry(folder.to_path_buf()).or_insert_with(|| list(folder))
+    }
+}
+
+/// The entries of a folder by their composed names; empty where the folder cannot be read.
+pub(crate) fn list(folder: &Path) -> HashMap<String, PathBuf> {
+    fs::read_dir(folder)
+        .into_iter()
+        .flatten()
+        .flatten()
+        .filter_map(|entry| Some((composed(entry.file_name().to_str()?), entry.path())))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_is_found_in_either_unicode_form() {
+        let root = tempfile::tempdir().unwrap();
+        let (nfc, nfd) = ("nguy\u{1ec5}n.jpg", "nguye\u{302}\u{303}n.jpg");
+        for (stored, asked) in [(nfc, nfd), (nfd, nfc), (nfc, nfc)] {
+            let folder = root.path().join("gon\u{e7}alves");
+            fs::create_dir_all(&folder).unwrap();
+            fs::write(folder.join(stored), "x").unwrap();
+            let name = format!("./gonc\u{327}alves/{asked}");
+            let found = Locator::default().find(root.path(), &name).unwrap();
+            assert_eq!(fs::read(found).unwrap(), b"x");
+            fs::remove_dir_all(folder).unwrap();
+        }
+    }
+
+    #[test]
+    fn what_is_missing_or_no_file_is_told_apart() {
+        let root = tempfile::tempdir().unwrap();
+        fs::create_dir(root.path().join("folder")).unwrap();
+        let mut locator = Locator::default();
+        assert_eq!(locator.find(root.path(), "gone.jpg"), Err("no such file".to_string()));
+        assert_eq!(locator.find(root.path(), "caf\u{e9}.jpg"), Err("no such file".to_string()));
+        assert_eq!(locator.find(root.path(), "folder"), Err("not a file".to_string()));
+    }
+}

@@ -1,0 +1,10 @@
+//! The data sets: each reads its lists into rows.
+
+pub(super) mod csv;
+pub(super) mod image_folder;
+mod locate;
+pub(super) mod mebeauty;
+mod score_list;
+pub(super) mod scut_fbp5500;
+pub mod synthetic;
+pub(super) mod votes;

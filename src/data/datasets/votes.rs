@@ -1,0 +1,276 @@
+//! What each rater gave, from the spreadsheets that data sets publish beside their lists.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::fs::File;
+use std::io::{BufReader, Read};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+
+use anyhow::{Context, Result, anyhow, bail, ensure};
+use calamine::{DataRef, Reader, Xlsx};
+
+use crate::data::dataset::Split;
+use crate::data::listing::{Listing, Row, composed};
+
+/// The largest spreadsheet that is opened, in bytes: SCUT-FBP5500's 330,000 ratings have ten
+/// megabytes.
+const MAX_FILE: u64 = 64 << 20;
+/// The most cells of one sheet that are read.
+const MAX_CELLS: usize = 20_000_000;
+
+/// The ratings of each image, by the name that `Votes::key` gives it.
+#[derive(Debug, Default, PartialEq)]
+pub(crate) struct Votes(HashMap<String, Vec<f32>>);
+
+impl Votes {
+    /// Reads a table with a line for each rating, under the headings `Filename`, `Rating` and, if
+    /// it has one, `Rater`, as SCUT-FBP5500's `All_Ratings.xlsx`. All sheets are read; a rater's
+    /// rating of an image counts once.
+    ///
+    /// # Errors
+    /// A file that is no such spreadsheet, or a cell that holds no rating; named by file, sheet and
+    /// row.
+    pub(crate) fn read_long(file: &Path, key: impl Fn(&str) -> String) -> Result<Self> {
+        let mut votes = Self::default();
+        let mut seen = HashSet::new();
+        each_table(file, |sheet, header, rows| {
+            let column =
+                |name: &str| header.iter().find(|(_, text)| text.eq_ignore_ascii_case(name));
+            let (Some((&name, _)), Some((&rating, _))) = (column("filename"), column("rating"))
+            else {
+                return Ok(());
+            };
+            let rater = column("rater").map(|(&column, _)| column);
+            for (number, cells) in rows {
+                let Some(Cell::Text(image)) = cells.get(&name) else {
+                    continue;
+                };
+                let place = || format!("{}: sheet {sheet:?}, row {number}", file.display());
+                let Some(Cell::Number(vote)) = cells.get(&rating) else {
+                    bail!("{}: {image} has no rating", place());
+                };
+                let image = key(image);
+                let rater = rater.and_then(|column| cells.get(&column)).map(Cell::text);
+                if rater.is_none_or(|rater| seen.insert((image.clone(), rater))) {
+                    votes.0.entry(image).or_default().push(*vote);
+                }
+            }
+            Ok(())
+        })?;
+        ensure!(
+            !votes.0.is_empty(),
+            "{}: no sheet has the columns Filename and Rating",
+            file.display()
+        );
+        Ok(votes)
+    }
+
+    /// Reads a table with a line for each image and a column for each rater, as MEBeauty's
+    /// `generic_scores_all_2022.xlsx`: the image stands in the first column whose cells are names
+    /// of images, and whatever whole number from `range` another column holds is a rating, unless
+    /// the column's heading says that it is a summary.
+    ///
+    /// # Errors
+    /// A file that is no such spreadsheet.
+    pub(crate) fn read_wide(
+        file: &Path,
+        range: std::ops::RangeInclusive<f32>,
+        key: impl Fn(&str) -> String,
+    ) -> Result<Self> {
+        const SUMMARIES: [&str; 10] =
+            ["mean", "average", "std", "sd", "var", "median", "count", "score", "index", "id"];
+        let mut votes = Self::default();
+        each_table(file, |_, header, rows| {
+            let is_rater = |column: &u32| {
+                header.get(column).is_some_and(|text| {
+                    let text = text.to_lowercase();
+                    !text.starts_with("unnamed") && !SUMMARIES.contains(&text.as_str())
+                })
+            };
+            for cells in rows.values() {
+                let names = cells.values().filter_map(|cell| match cell {
+                    Cell::Text(text) if names_a_image(text) => Some(text),
+                    _ => None,
+                });
+                let Some(image) = names.into_iter().next() else {
+                    continue;
+                };
+                let given = cells.iter().filter_map(|(column, cell)| match cell {
+                    Cell::Number(vote) if is_rater(column) => Some(*vote),
+                    _ => None,
+                });
+                let given = given.filter(|vote| range.contains(vote) && vote.fract() == 0.0);
+                votes.0.entry(key(image)).or_default().extend(given);
+            }
+            Ok(())
+        })?;
+        ensure!(!votes.0.is_empty(), "{}: no row names an image", file.display());
+        Ok(votes)
+    }
+
+    /// Gives every row of the listing its votes. Returns what a person should know: rows without
+    /// votes, and rows whose mean vote is not their score.
+    pub(crate) fn attach(
+        &self,
+        listing: &mut Listing,
+        file: &Path,
+        key: impl Fn(&str) -> String,
+    ) -> Vec<String> {
+        let (mut without, mut differing) = (Vec::new(), Vec::new());
+        for split in Split::ALL {
+            for Row { sample, .. } in listing.rows_mut(split) {
+                match self.0.get(&key(&sample.id)).filter(|votes| !votes.is_empty()) {
+                    None => without.push(sample.id.clone()),
+                    Some(votes) => {
+                        let mean = votes.iter().sum::<f32>() / votes.len() as f32;
+                        // Lists round their scores.
+                        if (mean - sample.score).abs() > 0.02 {
+                            differing.push(sample.id.clone());
+                        }
+                        sample.votes.clone_from(votes);
+                    }
+                }
+            }
+        }
+        let note = |rows: &[String], what: &str| {
+            let first = rows.first()?;
+            Some(format!("{} rows {what} {}; the first is {first}", rows.len(), file.display()))
+        };
+        [
+            note(&without, "have no votes in"),
+            note(&differing, "have another score than the mean of their votes in"),
+        ]
+        .into_iter()
+        .flatten()
+        .collect()
+    }
+}
+
+fn names_a_image(text: &str) -> bool {
+    let ending = text.rsplit_once('.').map(|(_, ending)| ending.to_ascii_lowercase());
+    matches!(ending.as_deref(), Some("jpg" | "jpeg" | "png" | "webp"))
+}
+
+/// An image's name without its folders, in one Unicode form.
+pub(crate) fn file_name(path: &str) -> String {
+    composed(path.rsplit(['/', '\\']).next().unwrap_or(path).trim())
+}
+
+/// A cell that is not empty.
+enum Cell {
+    Number(f32),
+    Text(String),
+}
+
+impl Cell {
+    fn text(&self) -> String {
+        match self {
+            Cell::Number(number) => number.to_string(),
+            Cell::Text(text) => text.clone(),
+        }
+    }
+}
+
+/// Column -> heading.
+type Header = BTreeMap<u32, String>;
+/// Row number as the spreadsheet counts -> column -> cell.
+type Rows = BTreeMap<u32, BTreeMap<u32, Cell>>;
+
+/// Calls `take` with the name, first row and other rows of each sheet that has any.
+fn each_table(file: &Path, mut take: impl FnMut(&str, &Header, &Rows) -> Result<()>) -> Result<()> {
+    let name = || file.display().to_string();
+    let length = std::fs::metadata(file).with_context(name)?.len();
+    ensure!(
+        length <= MAX_FILE,
+        "{}: has {} MiB, more than the {} MiB that are read",
+        file.display(),
+        length >> 20,
+        MAX_FILE >> 20
+    );
+    let mut book =
+        guarded(|| Ok(Xlsx::new(BufReader::new(File::open(file)?))?)).with_context(name)?;
+    for sheet in book.sheet_names() {
+        let table = guarded(|| read_sheet(&mut book, &sheet))
+            .with_context(|| format!("{}: sheet {sheet:?}", file.display()))?;
+        if let Some((header, rows)) = table {
+            take(&sheet, &header, &rows)?;
+        }
+    }
+    Ok(())
+}
+
+/// A panic in the reader, which is other people's code over a stranger's file, is a damaged file.
+fn guarded<T>(read: impl FnOnce() -> Result<T>) -> Result<T> {
+    catch_unwind(AssertUnwindSafe(read))
+        .unwrap_or_else(|_| Err(anyhow!("the reader gave up")))
+        .context("is no spreadsheet that can be read (.xlsx); fetch it again")
+}
+
+/// Cell by cell: a sheet that claims a million empty rows costs nothing.
+fn read_sheet<R: Read + std::io::Seek>(
+    book: &mut Xlsx<R>,
+    sheet: &str,
+) -> Result<Option<(Header, Rows)>> {
+    let mut cells = book.worksheet_cells_reader(sheet)?;
+    let mut rows = Rows::new();
+    let mut count = 0;
+    while let Some(cell) = cells.next_cell()? {
+        let (row, column) = cell.get_position();
+        let value = match cell.get_value() {
+            DataRef::Int(value) => Cell::Number(*value as f32),
+            DataRef::Float(value) => Cell::Number(*value as f32),
+            DataRef::String(text) => Cell::Text(text.trim().to_string()),
+            DataRef::SharedString(text) => Cell::Text(text.trim().to_string()),
+            _ => continue,
+        };
+        count += 1;
+        ensure!(count <= MAX_CELLS, "has more than {MAX_CELLS} cells");
+        rows.entry(row.saturating_add(1)).or_default().insert(column, value);
+    }
+    let Some((_, header)) = rows.pop_first() else {
+        return Ok(None);
+    };
+    let header = header.iter().map(|(column, cell)| (*column, cell.text())).collect();
+    Ok(Some((header, rows)))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use super::*;
+
+    /// Spreadsheets that openpyxl wrote, in the forms of the two data sets.
+    fn fixture(name: &str) -> PathBuf {
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/ratings").join(name)
+    }
+
+    #[test]
+    fn a_line_per_rating_is_gathered_and_counts_once() {
+        let votes = Votes::read_long(&fixture("long.xlsx"), str::to_string).unwrap();
+        assert_eq!(votes.0["CF1.jpg"], [3.0, 4.0, 5.0]);
+        assert_eq!(votes.0["AM2.jpg"], [1.0, 2.0]);
+        assert_eq!(votes.0.len(), 2);
+        let error = Votes::read_long(&fixture("wide.xlsx"), str::to_string).unwrap_err();
+        assert!(format!("{error:#}").contains("Filename and Rating"), "{error:#}");
+    }
+
+    #[test]
+    fn a_column_per_rater_is_gathered_without_summaries() {
+        let votes = Votes::read_wide(&fixture("wide.xlsx"), 1.0..=10.0, file_name).unwrap();
+        assert_eq!(votes.0["x.jpg"], [7.0, 10.0]);
+        assert_eq!(votes.0["y (1).jpg"], [2.0, 3.0, 4.0]);
+    }
+
+    #[test]
+    fn what_is_no_spreadsheet_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let whole = std::fs::read(fixture("long.xlsx")).unwrap();
+        let path = folder.path().join("All_Ratings.xlsx");
+        for kept in (0..whole.len()).step_by(97) {
+            std::fs::write(&path, &whole[..kept]).unwrap();
+            let error = Votes::read_long(&path, str::to_string).unwrap_err();
+            assert!(format!("{error:#}").contains("All_Ratings.xlsx"), "{error:#}");
+        }
+    }
+}

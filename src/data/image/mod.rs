@@ -1,0 +1,12 @@
+//! From an image file to the square of pixels that the model sees.
+
+pub(super) mod cache;
+pub(super) mod decode;
+pub(super) mod phash;
+pub(super) mod planes;
+pub(super) mod resample;
+pub(super) mod transform;
+
+pub use decode::{NEUTRAL, decode_image, read_image};
+pub use resample::{Frame, Workspace};
+pub use transform::EvalTransform;

@@ -1,0 +1,106 @@
+//! The bounded queue between the workers of a loader and the training step.
+
+use std::collections::BTreeMap;
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+
+use anyhow::Result;
+
+use crate::data::batch::HostBatch;
+
+/// Finished batches on their way from the workers to the loader.
+pub(super) struct Queue {
+    state: Mutex<QueueState>,
+    /// Room for another batch, or the end.
+    room: Condvar,
+    /// Another batch is finished.
+    finished: Condvar,
+}
+
+struct QueueState {
+    /// The next batch that no worker has claimed.
+    unclaimed: usize,
+    /// The batch that the loader wants next.
+    wanted: usize,
+    ready: BTreeMap<usize, Result<HostBatch>>,
+    stopped: bool,
+}
+
+impl Queue {
+    /// An empty queue that starts with batch `first`.
+    pub(super) fn new(first: usize) -> Self {
+        let state =
+            QueueState { unclaimed: first, wanted: first, ready: BTreeMap::new(), stopped: false };
+        Self { state: Mutex::new(state), room: Condvar::new(), finished: Condvar::new() }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, QueueState> {
+        // Nothing under the lock leaves the state half changed.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits until there is room, and claims a batch; nothing when there is nothing left to do.
+    pub(super) fn claim(&self, batches: usize, window: usize) -> Option<usize> {
+        let mut state = self
+            .room
+            .wait_while(self.lock(), |state| {
+                !state.stopped
+                    && state.unclaimed < batches
+                    && state.unclaimed >= state.wanted + window
+            })
+            .unwrap_or_else(PoisonError::into_inner);
+        if state.stopped || state.unclaimed >= batches {
+            return None;
+        }
+        state.unclaimed += 1;
+        Some(state.unclaimed - 1)
+    }
+
+    /// Hands in a batch that was claimed.
+    pub(super) fn put(&self, batch: usize, made: Result<HostBatch>) {
+        self.lock().ready.insert(batch, made);
+        self.finished.notify_all();
+    }
+
+    /// Waits for a batch, and makes room for one more.
+    pub(super) fn take(&self, batch: usize) -> Result<HostBatch> {
+        let mut state = self.lock();
+        loop {
+            if let Some(made) = state.ready.remove(&batch) {
+                state.wanted = batch + 1;
+                drop(state);
+                self.room.notify_all();
+                return made;
+            }
+            state = self.finished.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    /// Lets every worker come to its end.
+    pub(super) fn stop(&self) {
+        self.lock().stopped = true;
+        self.room.notify_all();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use anyhow::anyhow;
+
+    use super::*;
+
+    #[test]
+    fn workers_stay_within_the_window() {
+        let queue = Queue::new(0);
+        assert_eq!([queue.claim(10, 2), queue.claim(10, 2)], [Some(0), Some(1)]);
+        std::thread::scope(|scope| {
+            let waiting = scope.spawn(|| queue.claim(10, 2));
+            queue.put(0, Err(anyhow!("empty")));
+            std::thread::sleep(std::time::Duration::from_millis(20));
+            assert!(!waiting.is_finished());
+            assert!(queue.take(0).is_err());
+            assert_eq!(waiting.join().unwrap(), Some(2));
+        });
+        queue.stop();
+        assert_eq!(queue.claim(10, 2), None);
+    }
+}

@@ -1,0 +1,129 @@
+//! Keeps splits apart: seeded hold-outs, and what to do when two splits hold the same image.
+
+use std::collections::HashSet;
+
+use super::units;
+use crate::config::DataConfig;
+use crate::data::listing::{Listing, Row};
+use crate::data::random_stream::RandomStream;
+
+/// Moves `fraction` of the images out of `rows`: returns those that stay and those that were held
+/// out, each in their order. The choice depends on the seed and `purpose` alone, and is stratified:
+/// sorted by score, each run of 1/`fraction` images gives one. Rows of one unit (an image, or a
+/// person) stay together.
+pub(crate) fn hold_out(
+    rows: Vec<Row>,
+    fraction: f64,
+    seed: u64,
+    purpose: &str,
+) -> (Vec<Row>, Vec<Row>) {
+    let mut seen = HashSet::new();
+    let mut images: Vec<&Row> = rows.iter().filter(|row| seen.insert(&row.unit)).collect();
+    // Ties go by name, so that the order of the list does not matter.
+    images.sort_by(|a, b| {
+        let by_score = a.sample.score.total_cmp(&b.sample.score);
+        by_score.then_with(|| a.sample.id.cmp(&b.sample.id))
+    });
+    let total = images.len();
+    if fraction <= 0.0 || total < 2 {
+        return (rows, Vec::new());
+    }
+    let held = ((total as f64 * fraction).round() as usize).clamp(1, total - 1);
+    let mut draws = RandomStream::new(seed, 0, 0, purpose);
+    let units: HashSet<String> = (0..held)
+        .map(|stratum| {
+            let (start, end) = (stratum * total / held, (stratum + 1) * total / held);
+            images[start + draws.below(end - start)].unit.clone()
+        })
+        .collect();
+    let (held, kept) = rows.into_iter().partition(|row| units.contains(&row.unit));
+    (kept, held)
+}
+
+/// The splits of a data set that may name none: without `has_splits`, all rows are in train, and
+/// test and validation rows are held out by the seed; with it, validation rows are where there are
+/// none. Rows of one image or person stay together.
+pub(crate) fn complete(
+    mut splits: [Vec<Row>; 3],
+    has_splits: bool,
+    config: &DataConfig,
+    seed: u64,
+) -> Listing {
+    splits.iter_mut().for_each(|rows| units::bind(rows));
+    let [mut train, mut val, mut test] = splits;
+    let mut val_fraction = config.val_fraction;
+    if !has_splits {
+        (train, test) = hold_out(train, config.test_fraction, seed, "test");
+        // The fraction is of all rows, and the test rows are gone already.
+        val_fraction /= 1.0 - config.test_fraction;
+    }
+    if val.is_empty() {
+        (train, val) = hold_out(train, val_fraction, seed, "val");
+    }
+    Listing::new(train, val, test)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::data::splits::leakage::shared_images;
+    use crate::data::{Sample, Source};
+
+    fn row(id: &str, score: f32) -> Row {
+        let sample = Sample::new(id, Source::File(id.into()), score, None);
+        Row { sample, missing: None, key: id.to_string(), person: None, unit: id.to_string() }
+    }
+
+    fn rows(range: std::ops::Range<u32>) -> Vec<Row> {
+        // Scores in an order that differs from that of the names.
+        range.map(|index| row(&format!("{index:04}"), (index * 37 % 101) as f32)).collect()
+    }
+
+    fn ids(rows: &[Row]) -> Vec<&str> {
+        rows.iter().map(|row| row.sample.id.as_str()).collect()
+    }
+
+    #[test]
+    fn a_hold_out_depends_on_the_seed_alone() {
+        let (kept, held) = hold_out(rows(0..200), 0.1, 3, "val");
+        assert_eq!((kept.len(), held.len()), (180, 20));
+        let mut reversed = rows(0..200);
+        reversed.reverse();
+        let (_, mut again) = hold_out(reversed, 0.1, 3, "val");
+        again.reverse();
+        assert_eq!(ids(&held), ids(&again));
+        let (_, other) = hold_out(rows(0..200), 0.1, 4, "val");
+        assert_ne!(ids(&held), ids(&other));
+    }
+
+    #[test]
+    fn a_hold_out_covers_the_range_of_scores() {
+        for seed in 0..20 {
+            let (_, held) = hold_out(rows(0..101), 0.1, seed, "val");
+            let mut scores: Vec<f32> = held.iter().map(|row| row.sample.score).collect();
+            scores.sort_by(f32::total_cmp);
+            // One from each tenth of the scores 0 to 100.
+            assert_eq!(scores.len(), 10);
+            for (tenth, score) in scores.iter().enumerate() {
+                assert!((score / 10.1 - tenth as f32).abs() < 1.2, "{scores:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn rows_of_one_image_stay_together() {
+        let doubled: Vec<Row> =
+            rows(0..50).into_iter().flat_map(|row| [row.clone(), row]).collect();
+        let (kept, held) = hold_out(doubled, 0.2, 1, "val");
+        assert_eq!((kept.len(), held.len()), (80, 20));
+        assert!(shared_images(&Listing::new(kept, held, Vec::new())).is_empty());
+    }
+
+    #[test]
+    fn extreme_fractions_leave_something_to_train_on() {
+        assert_eq!(hold_out(rows(0..10), 0.0, 1, "val").1.len(), 0);
+        assert_eq!(hold_out(rows(0..10), 0.01, 1, "val").1.len(), 1);
+        assert_eq!(hold_out(rows(0..10), 1.0, 1, "val").0.len(), 1);
+        assert_eq!(hold_out(rows(0..1), 0.5, 1, "val").0.len(), 1);
+    }
+}
