@@ -17,7 +17,7 @@ use crate::models::weights::{self, WeightsFile};
 use crate::models::{BeautyNet, ForwardContext, Images, Output, device};
 use crate::run::Run;
 
-/// Images of an input tensor that go through the model at once.
+/// Images of an input tensor in a forward pass.
 const BATCH: i64 = 32;
 
 /// Write the branches' feature vectors of images
@@ -51,10 +51,13 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     let _guard = tch::no_grad_guard();
     if let Some(path) = &args.input_tensor {
         let input = read_input(path)?;
-        let count = input.size().first().copied().unwrap_or(0);
+        let (count, _, _, _) = input.size4().with_context(|| {
+            let (file, size) = (path.display(), input.size());
+            format!("{file}: `input` must have the shape (batch, 3, height, width), has {size:?}")
+        })?;
         for start in (0..count).step_by(BATCH as usize) {
-            let part = input.narrow(0, start, BATCH.min(count - start)).to_device(net.device());
-            batches.push(net.forward(Images::Normalized(&part), ForwardContext::eval())?);
+            let batch = input.narrow(0, start, BATCH.min(count - start)).to_device(net.device());
+            batches.push(net.forward(Images::Normalized(&batch), ForwardContext::eval())?);
         }
     } else {
         config.check_image_sizes()?;
@@ -73,7 +76,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     Ok(ExitCode::from(code))
 }
 
-/// A run with its weights, or a config with those that it names.
+/// Opens a run with its weights, or a config with the weights that it names.
 fn open_model(path: &Path, overrides: &[String]) -> Result<(Config, BeautyNet)> {
     let is_config = path.extension().is_some_and(|e| e == "yaml" || e == "yml");
     if !is_config {
@@ -88,6 +91,7 @@ fn open_model(path: &Path, overrides: &[String]) -> Result<(Config, BeautyNet)> 
     Ok((config, net))
 }
 
+/// Reads the tensor `input` of a safetensors file.
 pub(super) fn read_input(path: &Path) -> Result<Tensor> {
     let mut file = WeightsFile::open(path)?;
     file.tensor("input").with_context(|| {
@@ -100,18 +104,18 @@ pub(super) fn read_input(path: &Path) -> Result<Tensor> {
     })
 }
 
-/// The outputs of all batches joined, by name; a branch that the model lacks is left out.
+/// Concatenates the outputs of all batches, by name; a branch that the model lacks is skipped.
 fn columns(batches: &[Output]) -> Vec<(String, Tensor)> {
-    let joined = |get: &dyn Fn(&Output) -> Option<Tensor>| {
-        let parts: Option<Vec<Tensor>> = batches.iter().map(get).collect();
-        parts.filter(|parts| !parts.is_empty()).map(|parts| Tensor::cat(&parts, 0))
+    let concatenated = |get: &dyn Fn(&Output) -> Option<Tensor>| {
+        let tensors: Option<Vec<Tensor>> = batches.iter().map(get).collect();
+        tensors.filter(|tensors| !tensors.is_empty()).map(|tensors| Tensor::cat(&tensors, 0))
     };
     let copy = |tensor: &Tensor| tensor.shallow_clone();
     [
-        ("vit", joined(&|output| output.vit.as_ref().map(copy))),
-        ("mamba", joined(&|output| output.mamba.as_ref().map(copy))),
-        ("fused", joined(&|output| Some(copy(&output.fused)))),
-        ("score", joined(&|output| Some(copy(&output.score)))),
+        ("vit", concatenated(&|output| output.vit.as_ref().map(copy))),
+        ("mamba", concatenated(&|output| output.mamba.as_ref().map(copy))),
+        ("fused", concatenated(&|output| Some(copy(&output.fused)))),
+        ("score", concatenated(&|output| Some(copy(&output.score)))),
     ]
     .into_iter()
     .filter_map(|(name, tensor)| Some((name.to_string(), tensor?)))

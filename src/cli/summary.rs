@@ -27,7 +27,7 @@ pub struct Args {
 pub fn run(args: &Args) -> Result<ExitCode> {
     let config = Config::load(&args.config, &args.set)?;
     let summary = summarize(&config)?;
-    let of_batch = summary.batch_size as i64 * summary.activation_bytes;
+    let batch_bytes = summary.batch_size as i64 * summary.activation_bytes;
     if args.json {
         print_json(&json!({
             "name": config.name,
@@ -41,30 +41,31 @@ pub fn run(args: &Args) -> Result<ExitCode> {
             "flops": 2 * summary.multiply_adds,
             "activation_bytes": summary.activation_bytes,
             "batch_size": summary.batch_size,
-            "activation_bytes_of_batch": of_batch,
+            "batch_activation_bytes": batch_bytes,
         }))?;
         return Ok(ExitCode::SUCCESS);
     }
-    let row = |name: &str, metrics: [i64; 3]| {
-        std::iter::once(name.to_string()).chain(metrics.map(thousands)).collect::<Vec<_>>()
+    let row = |name: &str, counts: [i64; 3]| {
+        std::iter::once(name.to_string()).chain(counts.map(thousands)).collect::<Vec<_>>()
     };
     let mut rows: Vec<_> = summary
         .layers
         .iter()
         .map(|layer| {
-            let metrics = [layer.parameters, layer.multiply_adds, layer.activation_bytes];
-            row(&layer.name, metrics)
+            let counts = [layer.parameters, layer.multiply_adds, layer.activation_bytes];
+            row(&layer.name, counts)
         })
         .collect();
     let total = [summary.parameters, summary.multiply_adds, summary.activation_bytes];
     rows.push(row("total", total));
     let header = ["layer", "parameters", "multiply-adds per image", "activation bytes per image"];
     print(&format!(
-        "{}{} FLOPs per image forward; a training step of {} images keeps {:.1} MiB of activations (float32)\n",
+        "{}{} FLOPs per image forward; a training step of {} images keeps {:.1} MiB of activations \
+         (float32)\n",
         table(&header, &rows),
         thousands(2 * summary.multiply_adds),
         summary.batch_size,
-        of_batch as f64 / f64::from(1 << 20),
+        batch_bytes as f64 / f64::from(1 << 20),
     ))?;
     Ok(ExitCode::SUCCESS)
 }

@@ -1,4 +1,4 @@
-//! What one image costs in the layers of a backbone, counted from their equations.
+//! The cost of the layers of a backbone, counted from their equations.
 
 use super::patch_embed::stem_widths;
 use super::vim::dt_rank;
@@ -8,12 +8,12 @@ use crate::config::{BackboneShape, Branch, Stem};
 const STEPS_PER_STATE: i64 = 32;
 const FLOAT: i64 = 4;
 
-/// Of one layer and one image.
+/// The cost of one layer for one image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Cost {
     /// Multiplications with an addition. Element-wise work (norms, activations) is not counted.
     pub multiply_adds: i64,
-    /// What the forward pass keeps for backward, in float32.
+    /// Bytes that the forward pass keeps for backward, in float32.
     pub activation_bytes: i64,
 }
 
@@ -22,9 +22,9 @@ impl Cost {
         Self { multiply_adds, activation_bytes: FLOAT * floats }
     }
 
-    /// A matrix product over the flattened patches, which it keeps; or 3x3 convolutions, each of
-    /// which keeps its input, its output and what the norm makes of it, and a product over what
-    /// they give.
+    /// Returns the cost of the patch embedding: a matrix product over the flattened patches, which
+    /// it keeps; or 3x3 convolutions, each of which keeps its input, its output and the norm's
+    /// output, and a matrix product over the last output.
     pub fn patch_embed(shape: &BackboneShape) -> Self {
         if shape.stem == Stem::Patchify {
             let pixels = shape.patches() * 3 * shape.patch_size.pow(2);
@@ -42,7 +42,7 @@ impl Cost {
         Self::new(multiply_adds + tokens * channels * shape.embed_dim, kept)
     }
 
-    /// One block.
+    /// Returns the cost of one block.
     pub fn block(shape: &BackboneShape) -> Self {
         match shape.branch {
             Branch::Vit => Self::vit_block(shape),
@@ -50,8 +50,8 @@ impl Cost {
         }
     }
 
-    /// The norm behind the blocks keeps its input; a root mean square norm also what it is before
-    /// it is weighted.
+    /// Returns the cost of the norm after the blocks: it keeps its input, and a root mean square
+    /// norm also its output before the weight.
     pub fn norm(shape: &BackboneShape) -> Self {
         let kept = match shape.branch {
             Branch::Vit => 1,
@@ -60,23 +60,24 @@ impl Cost {
         Self::new(0, kept * (shape.patches() + 1) * shape.embed_dim)
     }
 
-    /// qkv and projection, queries times keys and weights times values, and the MLP of ratio 4.
+    /// Counts qkv and projection, queries times keys and weights times values, and the MLP of ratio
+    /// 4.
     ///
-    /// Kept of each token: the inputs of both norms and what comes out of them (4 d), queries, keys
-    /// and values (3 d), what attention gives (d) and its log-sum-exp by head, and the MLP's hidden
-    /// layer before and after its GELU (8 d).
+    /// Kept for each token: the inputs and outputs of both norms (4 d), queries, keys and values (3
+    /// d), the attention's output (d) and its log-sum-exp by head, and the MLP's hidden layer
+    /// before and after its GELU (8 d).
     fn vit_block(shape: &BackboneShape) -> Self {
         let (l, d) = (shape.patches() + 1, shape.embed_dim);
         Self::new(l * d * 4 * d + 2 * l * l * d + l * d * 8 * d, l * (16 * d + shape.num_heads))
     }
 
-    /// The projections, and for each direction the convolution (4 taps), the step sizes, and the
-    /// scan: per channel, step and state one multiplication of dt and A, two for the state and one
-    /// for its reading.
+    /// Counts the projections, and for each direction the convolution (4 taps), the step sizes, and
+    /// the scan: per channel, step and state one multiplication for dt times A, two for the state
+    /// and one for the output.
     ///
-    /// Kept of each token: the norm's input, its output before and after its weight (3 d), x and z,
-    /// and the input of the last projection; for each direction what the convolution gives, its
-    /// projection, the step sizes, and a state every so many steps.
+    /// Kept for each token: the norm's input, its output before and after its weight (3 d), x and
+    /// z, and the input of the last projection; for each direction the convolution's output, its
+    /// projection, the step sizes, and a state every [`STEPS_PER_STATE`] steps.
     fn vim_block(shape: &BackboneShape) -> Self {
         let (l, d, n) = (shape.patches() + 1, shape.embed_dim, shape.d_state);
         let (inner, rank) = (2 * d, dt_rank(d));

@@ -1,14 +1,15 @@
-//! From the config's device to a device that works.
+//! Selects the device that the config names.
 
 use anyhow::{Result, ensure};
 use tch::{Cuda, Device};
 
 use crate::config;
 
-/// The device that the config names; `auto` is the first GPU, or the CPU where libtorch sees none.
+/// Returns the device that the config names; `auto` is the first GPU, or the CPU if libtorch finds
+/// no GPU.
 ///
 /// # Errors
-/// A GPU that is not there.
+/// Returns an error if the machine has no such GPU.
 pub fn select(device: config::Device) -> Result<Device> {
     Ok(match device {
         config::Device::Cpu => Device::Cpu,
@@ -18,7 +19,8 @@ pub fn select(device: config::Device) -> Result<Device> {
             let count = if Cuda::is_available() { Cuda::device_count() } else { 0 };
             ensure!(
                 (index as i64) < count,
-                "device: cuda:{index} is not there, libtorch sees {count} GPUs: set device to auto or cpu, or build with `make cuda`"
+                "device: cuda:{index} does not exist, libtorch finds {count} GPUs: set device to auto or \
+                 cpu, or build with `make cuda`"
             );
             Device::Cuda(index)
         }

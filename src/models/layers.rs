@@ -1,5 +1,5 @@
-//! Parts that both backbones, the fusion and the head are made of. Fields carry the published
-//! checkpoints' names.
+//! Layers of both backbones, the fusion and the head. Fields have the names of the published
+//! checkpoints.
 
 use std::ops::Deref;
 
@@ -7,30 +7,30 @@ use tch::{Kind, Tensor, nn};
 
 use super::forward_context::ForwardContext;
 
-/// How a weight starts.
+/// The initial distribution of a parameter.
 #[derive(Debug, Clone, Copy)]
 pub enum Init {
-    /// Normal, cut at an absolute value of 2, as timm's `trunc_normal_`.
+    /// Normal, clamped to an absolute value of 2, like timm's `trunc_normal_`.
     TruncNormal {
         /// Standard deviation.
         std: f64,
     },
-    /// Uniform on ± bound.
+    /// Uniform from -bound to bound.
     Uniform {
         /// The bound.
         bound: f64,
     },
-    /// Every value the same.
+    /// The same value everywhere.
     Constant(f64),
 }
 
 impl Init {
-    /// PyTorch's default for a layer with `fan_in` inputs: Kaiming uniform with a = √5.
+    /// Returns PyTorch's default for a layer with `fan_in` inputs: Kaiming uniform with a = √5.
     pub fn pytorch_default(fan_in: i64) -> Self {
         Init::Uniform { bound: (fan_in as f64).powf(-0.5) }
     }
 
-    /// A new parameter of this distribution.
+    /// Returns a new parameter with values of this distribution.
     pub fn parameter(self, path: &nn::Path, name: &str, shape: &[i64]) -> Tensor {
         let options = (Kind::Float, path.device());
         let value = match self {
@@ -42,7 +42,7 @@ impl Init {
     }
 }
 
-/// A learned tensor. Clones are the same one: they share its values and its gradient.
+/// A learned tensor. Clones share its values and its gradient.
 #[derive(Debug)]
 pub struct Parameter(Tensor);
 
@@ -66,7 +66,7 @@ impl From<Tensor> for Parameter {
     }
 }
 
-/// `x · weightᵀ + bias`, on the last dimension.
+/// A linear layer over the last dimension: `x · weightᵀ + bias`.
 #[derive(Debug, Clone)]
 pub struct Linear {
     weight: Parameter,
@@ -74,7 +74,8 @@ pub struct Linear {
 }
 
 impl Linear {
-    /// `inputs` to `outputs`; the bias, if wanted, starts at zero.
+    /// Returns a layer from `inputs` to `outputs` channels; the bias, if any, is initialized to
+    /// zero.
     pub fn new(path: nn::Path, inputs: i64, outputs: i64, bias: bool, init: Init) -> Self {
         Self {
             weight: init.parameter(&path, "weight", &[outputs, inputs]).into(),
@@ -97,7 +98,7 @@ pub struct LayerNorm {
 }
 
 impl LayerNorm {
-    /// Over `dim` channels.
+    /// Returns a norm over `dim` channels.
     pub fn new(path: nn::Path, dim: i64, eps: f64) -> Self {
         Self {
             weight: Init::Constant(1.0).parameter(&path, "weight", &[dim]).into(),
@@ -106,7 +107,7 @@ impl LayerNorm {
         }
     }
 
-    /// Keeps the shape.
+    /// Normalizes x (…, dim).
     pub fn forward(&self, x: &Tensor) -> Tensor {
         let dim = self.weight.size();
         x.layer_norm(dim, Some(&*self.weight), Some(&*self.bias), self.eps, false)
@@ -121,40 +122,41 @@ pub struct RmsNorm {
 }
 
 impl RmsNorm {
-    /// Over `dim` channels.
+    /// Returns a norm over `dim` channels.
     pub fn new(path: nn::Path, dim: i64, eps: f64) -> Self {
         Self { weight: Init::Constant(1.0).parameter(&path, "weight", &[dim]).into(), eps }
     }
 
-    /// Keeps the shape.
+    /// Normalizes x (…, dim).
     pub fn forward(&self, x: &Tensor) -> Tensor {
         x.rms_norm(self.weight.size(), Some(&*self.weight), self.eps)
     }
 }
 
-/// Which patches of a batch are hidden, and what stands in their place.
+/// The masked patches of a batch, and the token that replaces them.
 #[derive(Debug, Clone, Copy)]
 pub struct Masked<'a> {
-    /// (b, patches): true where a patch is hidden.
+    /// (b, patches): true where a patch is masked.
     pub mask: &'a Tensor,
     /// (embed_dim): the mask token.
     pub token: &'a Tensor,
 }
 
 impl Masked<'_> {
-    /// Embedded patches (b, patches, embed_dim), before they get their positions.
-    pub(super) fn hide(&self, patches: &Tensor) -> Tensor {
+    /// Replaces the masked ones of the embedded patches (b, patches, embed_dim).
+    pub(super) fn replace(&self, patches: &Tensor) -> Tensor {
         let token = self.token.to_kind(patches.kind());
         token.where_self(&self.mask.unsqueeze(-1), patches)
     }
 }
 
-/// Stochastic depth (arXiv 1603.09382): in training, drops whole samples of a residual branch.
+/// Stochastic depth (arXiv 1603.09382): in training, drops the residual of samples with this
+/// probability.
 #[derive(Debug, Clone, Copy)]
 pub struct DropPath(pub f64);
 
 impl DropPath {
-    /// Keeps the shape (b, …). Kept samples are scaled by 1 / (1 − rate), so that the mean stays.
+    /// Drops samples of x (b, …). Kept samples are scaled by 1 / (1 − p), which preserves the mean.
     pub fn forward(self, x: Tensor, ctx: ForwardContext) -> Tensor {
         if !ctx.is_train() || self.0 <= 0.0 {
             return x;

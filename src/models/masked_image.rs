@@ -1,5 +1,5 @@
-//! Masked image modeling (SimMIM, arXiv 2111.09886): a backbone sees an image with patches hidden,
-//! and a linear layer on each token's output predicts the pixels of its patch.
+//! Masked image modeling (SimMIM, arXiv 2111.09886): a backbone gets an image with masked patches,
+//! and a linear layer on each token predicts the pixels of its patch.
 
 use anyhow::Result;
 use tch::{Device, Kind, Tensor, nn};
@@ -16,32 +16,32 @@ use crate::config::{BackboneConfig, BackboneShape, Branch, Stem};
 const VARIANCE_EPS: f64 = 1e-6;
 const WEIGHT: Init = Init::TruncNormal { std: 0.02 };
 
-/// What is predicted of a batch's images.
+/// The predictions for a batch's images.
 #[derive(Debug)]
 pub struct Prediction {
-    /// (b, patches, 3·p·p), from each patch's own token: by color, then row, then column.
+    /// (b, patches, 3·p·p), from each patch's own token: by channel, then row, then column.
     pub pixels: Tensor,
     /// (b, patches, 3): each patch's mean color, from the class token.
     pub colors: Option<Tensor>,
 }
 
-/// Means over the masked patches; scalars.
+/// Scalar losses, means over the masked patches.
 #[derive(Debug)]
 pub struct Losses {
     /// Squared error of the pixels.
     pub pixels: Tensor,
-    /// Squared error of the mean colors, as the backbone gets its pixels.
+    /// Squared error of the mean colors, in normalized pixels.
     pub colors: Option<Tensor>,
 }
 
-/// How the targets are made.
+/// The targets of the pixels.
 #[derive(Debug, Clone, Copy)]
 pub struct Targets {
-    /// Whether a patch's pixels are relative to its own mean and deviation.
+    /// Whether a patch's pixels are normalized by its own mean and standard deviation.
     pub normalized_pixels: bool,
 }
 
-/// A backbone with what it needs to learn from images alone.
+/// A backbone with the layers that pretrain it on images without scores.
 #[derive(Debug)]
 pub struct MaskedImageModel {
     encoder: Encoder,
@@ -53,11 +53,11 @@ pub struct MaskedImageModel {
 }
 
 impl MaskedImageModel {
-    /// With random parameters drawn from torch's generator (seed it first), then the weights that
-    /// the backbone's config names. `colors` adds the class token's task.
+    /// Returns a model with random parameters, sampled from torch's generator (seed it first), then
+    /// loads the weights that the backbone's config names. `colors` adds the class token's task.
     ///
     /// # Errors
-    /// A weights file that cannot be read or does not fit.
+    /// Returns an error if a weights file cannot be read or does not fit.
     pub fn new(
         config: &BackboneConfig,
         shape: BackboneShape,
@@ -80,49 +80,48 @@ impl MaskedImageModel {
         Ok(model)
     }
 
-    /// The branch that the backbone is for.
+    /// Returns the backbone's branch.
     pub fn branch(&self) -> Branch {
         self.shape().branch
     }
 
-    /// The backbone's shape.
+    /// Returns the backbone's shape.
     pub fn shape(&self) -> &BackboneShape {
         &self.encoder.shape
     }
 
-    /// What is worth knowing about the weights that it began from, a line each.
+    /// Returns notes on the weights that were loaded, a line each.
     pub fn notes(&self) -> &[String] {
         &self.notes
     }
 
-    /// Lets training keep the tokens between the blocks alone; backward runs each block again.
+    /// Turns on activation checkpointing: training keeps only the tokens between the blocks, and
+    /// backward runs each block again.
     pub fn recompute_blocks(&mut self) {
         let named = self.parameters();
         self.encoder.recompute_blocks(&named);
     }
 
-    /// Uint8 images (b, 3, s, s) as the backbone gets them.
+    /// Normalizes uint8 images (b, 3, s, s) for the backbone.
     ///
     /// # Errors
-    /// Images of another shape than it takes.
+    /// Returns an error if the images have another size than the backbone takes.
     pub fn normalize(&self, images: &Tensor) -> Result<Tensor> {
         self.encoder.normalize(Images::Pixels(images))
     }
 
-    /// From images as [`normalize`](Self::normalize) gives them, seen but for the patches that
-    /// `mask` (b, patches) hides.
+    /// Predicts the patches that `mask` (b, patches) masks in [normalized](Self::normalize) images.
     ///
     /// # Errors
-    /// An operator's message, for example where memory runs out.
+    /// Returns an operator's message, for example if memory runs out.
     pub fn predict(&self, x: &Tensor, mask: &Tensor, ctx: ForwardContext) -> Result<Prediction> {
         let masked = Masked { mask, token: &self.mask_token };
-        // Convolutions see beyond their patch: what is hidden must not reach those beside it
-        // either.
-        let gray = match self.shape().stem {
-            Stem::Conv => Some(self.hide(x, mask)),
+        // Convolutions reach beyond their patch: masked pixels must not reach the neighbors.
+        let masked_x = match self.shape().stem {
+            Stem::Conv => Some(self.gray_out(x, mask)),
             Stem::Patchify => None,
         };
-        let x = gray.as_ref().unwrap_or(x);
+        let x = masked_x.as_ref().unwrap_or(x);
         let tokens = self.encoder.forward_masked(x, &masked, ctx)?;
         let patches = self.shape().patches();
         let of_patches = tokens.class_first().narrow(1, 1, patches);
@@ -133,10 +132,10 @@ impl MaskedImageModel {
         })
     }
 
-    /// How far a prediction is from the images x, over the patches that `mask` hides.
+    /// Returns the losses of a prediction for the images x over the patches that `mask` masks.
     ///
     /// # Errors
-    /// libtorch's message where memory runs out.
+    /// Returns libtorch's message if memory runs out.
     pub fn losses(
         &self,
         prediction: &Prediction,
@@ -146,8 +145,8 @@ impl MaskedImageModel {
     ) -> Result<Losses> {
         let patches = self.patches(x);
         let target = if targets.normalized_pixels {
-            let (mean, deviation) = mean_and_deviation(&patches);
-            (&patches - mean) / deviation
+            let (mean, std) = mean_and_std(&patches);
+            (&patches - mean) / std
         } else {
             patches.shallow_clone()
         };
@@ -158,8 +157,9 @@ impl MaskedImageModel {
         Ok(Losses { pixels: masked_error(&prediction.pixels, &target, mask)?, colors })
     }
 
-    /// The images x with what is predicted in the place of the patches that `mask` hides.
-    /// Predictions that are relative to a patch's mean and deviation get those of the patch itself.
+    /// Returns the images x with the patches that `mask` masks replaced by the predictions.
+    /// Predictions of normalized pixels are rescaled with the patch's own mean and standard
+    /// deviation.
     pub fn reconstruct(
         &self,
         prediction: &Prediction,
@@ -169,32 +169,32 @@ impl MaskedImageModel {
     ) -> Tensor {
         let patches = self.patches(x);
         let predicted = if targets.normalized_pixels {
-            let (mean, deviation) = mean_and_deviation(&patches);
-            &prediction.pixels * deviation + mean
+            let (mean, std) = mean_and_std(&patches);
+            &prediction.pixels * std + mean
         } else {
             prediction.pixels.shallow_clone()
         };
         self.image(&predicted.where_self(&mask.unsqueeze(-1), &patches))
     }
 
-    /// The images x with their hidden patches gray.
-    pub fn hide(&self, x: &Tensor, mask: &Tensor) -> Tensor {
+    /// Returns the images x with their masked patches gray.
+    pub fn gray_out(&self, x: &Tensor, mask: &Tensor) -> Tensor {
         let patches = self.patches(x);
         self.image(&patches.masked_fill(&mask.unsqueeze(-1), 0.0))
     }
 
-    /// As [`normalize`](Self::normalize) gives them, to uint8.
-    pub fn pixels(&self, x: &Tensor) -> Tensor {
+    /// Returns [normalized](Self::normalize) images as uint8.
+    pub fn denormalize(&self, x: &Tensor) -> Tensor {
         self.encoder.normalization.denormalize(x)
     }
 
-    /// (b, 3, s, s) to (b, patches, 3·p·p).
+    /// Images (b, 3, s, s) to patches (b, patches, 3·p·p).
     fn patches(&self, x: &Tensor) -> Tensor {
         let shape = self.shape();
         pixels_of_patches(x, shape.patch_size, shape.stride)
     }
 
-    /// (b, patches, 3·p·p) to (b, 3, s, s).
+    /// Patches (b, patches, 3·p·p) to images (b, 3, s, s).
     fn image(&self, patches: &Tensor) -> Tensor {
         let shape = self.shape();
         let (grid, p) = (shape.grid(), shape.patch_size);
@@ -217,26 +217,27 @@ impl MaskedImageModel {
         branch_parameters(&self.variables, self.branch())
     }
 
-    /// Where the parameters are.
+    /// Returns the device of the parameters.
     pub fn device(&self) -> Device {
         self.variables.device()
     }
 }
 
-/// Of each patch's pixels (b, patches, 3·p·p), both (b, patches, 1).
-fn mean_and_deviation(patches: &Tensor) -> (Tensor, Tensor) {
+/// Returns mean and standard deviation of each patch's pixels (b, patches, 3·p·p), both
+/// (b, patches, 1).
+fn mean_and_std(patches: &Tensor) -> (Tensor, Tensor) {
     let mean = patches.mean_dim(-1, true, Kind::Float);
     let variance = patches.var_dim(-1, true, true);
     (mean, (variance + VARIANCE_EPS).sqrt())
 }
 
-/// (b, patches, 3·p·p) to (b, patches, 3).
+/// Returns the mean color (b, patches, 3) of each patch's pixels (b, patches, 3·p·p).
 fn mean_colors(patches: &Tensor) -> Tensor {
     patches.unflatten(-1, [3, -1]).mean_dim(-1, false, Kind::Float)
 }
 
-/// The mean squared error over the patches that `mask` (b, patches) hides, of values (b, patches,
-/// n).
+/// Returns the mean squared error of values (b, patches, n) over the patches that `mask`
+/// (b, patches) masks.
 fn masked_error(values: &Tensor, target: &Tensor, mask: &Tensor) -> Result<Tensor> {
     let error = values.to_kind(Kind::Float).f_sub(target)?.f_square()?;
     let of_patches = error.f_mean_dim(-1, false, Kind::Float)?; // (b, patches)
@@ -275,9 +276,9 @@ mod tests {
         Tensor::randint(256, [b, 3, 32, 32], (Kind::Uint8, Device::Cpu))
     }
 
-    /// (1, 16) that hides the patches with these indices.
-    fn mask(hidden: &[usize]) -> Tensor {
-        let mask: Vec<bool> = (0..16).map(|i| hidden.contains(&i)).collect();
+    /// Returns a mask (1, 16) of the patches with these indices.
+    fn mask(masked: &[usize]) -> Tensor {
+        let mask: Vec<bool> = (0..16).map(|i| masked.contains(&i)).collect();
         Tensor::from_slice(&mask).view([1, 16])
     }
 
@@ -303,7 +304,7 @@ mod tests {
     }
 
     #[test]
-    fn without_the_class_tokens_task_its_embedding_and_the_mask_token_learn_still() {
+    fn every_parameter_gets_a_gradient_without_the_class_tokens_task() {
         for vit in [true, false] {
             let model = model(vit, false);
             let x = model.normalize(&images(1)).unwrap();
@@ -319,7 +320,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_hidden_cannot_be_seen() {
+    fn predictions_do_not_depend_on_masked_pixels() {
         for (vit, stem) in [
             (true, Stem::Patchify),
             (false, Stem::Patchify),
@@ -329,14 +330,14 @@ mod tests {
             let model = model_with(vit, true, stem);
             let mask = mask(&[5, 6]);
             let a = model.normalize(&images(1)).unwrap();
-            // Another image in the hidden patches alone.
+            // Another image only in the masked patches.
             let b = model.normalize(&images(1)).unwrap();
             let patches = model.patches(&b).where_self(&mask.unsqueeze(-1), &model.patches(&a));
             let b = model.image(&patches);
             assert!(a != b);
-            let seen = |x: &Tensor| model.predict(x, &mask, ForwardContext::eval()).unwrap();
-            assert_eq!(seen(&a).pixels, seen(&b).pixels);
-            assert_eq!(seen(&a).colors, seen(&b).colors);
+            let predict = |x: &Tensor| model.predict(x, &mask, ForwardContext::eval()).unwrap();
+            assert_eq!(predict(&a).pixels, predict(&b).pixels);
+            assert_eq!(predict(&a).colors, predict(&b).colors);
         }
     }
 
@@ -353,13 +354,13 @@ mod tests {
             let losses = model.losses(&changed, &x, &mask, TARGETS).unwrap();
             losses.pixels.double_value(&[])
         };
-        let whole = model.losses(&prediction, &x, &mask, TARGETS).unwrap();
-        assert_eq!(loss(4), whole.pixels.double_value(&[]));
+        let unchanged = model.losses(&prediction, &x, &mask, TARGETS).unwrap();
+        assert_eq!(loss(4), unchanged.pixels.double_value(&[]));
         assert!(loss(5) > 1000.0);
     }
 
     #[test]
-    fn a_perfect_prediction_has_no_loss_and_gives_the_image_back() {
+    fn a_perfect_prediction_has_no_loss_and_reconstructs_the_image() {
         let model = model(false, true);
         let images = images(2);
         let x = model.normalize(&images).unwrap();
@@ -367,10 +368,10 @@ mod tests {
         for normalized_pixels in [true, false] {
             let targets = Targets { normalized_pixels };
             let patches = model.patches(&x);
-            let (mean, deviation) = mean_and_deviation(&patches);
+            let (mean, std) = mean_and_std(&patches);
             let prediction = Prediction {
                 pixels: if normalized_pixels {
-                    (&patches - mean) / deviation
+                    (&patches - mean) / std
                 } else {
                     patches.shallow_clone()
                 },
@@ -379,20 +380,20 @@ mod tests {
             let losses = model.losses(&prediction, &x, &mask, targets).unwrap();
             assert!(losses.pixels.double_value(&[]) < 1e-9);
             assert_eq!(losses.colors.unwrap().double_value(&[]), 0.0);
-            let again = model.reconstruct(&prediction, &x, &mask, targets);
-            assert_eq!(model.pixels(&again), images);
-            assert_eq!(model.pixels(&x), images);
+            let reconstructed = model.reconstruct(&prediction, &x, &mask, targets);
+            assert_eq!(model.denormalize(&reconstructed), images);
+            assert_eq!(model.denormalize(&x), images);
         }
     }
 
     #[test]
-    fn hidden_patches_are_gray_and_the_others_stay() {
+    fn masked_patches_turn_gray_and_the_others_do_not_change() {
         let model = model(true, false);
         let x = model.normalize(&images(1)).unwrap();
-        let hidden = model.hide(&x, &mask(&[1]));
+        let masked = model.gray_out(&x, &mask(&[1]));
         let patches = |x: &Tensor| model.patches(x);
-        assert_eq!(patches(&hidden).get(0).get(1).abs().max().double_value(&[]), 0.0);
-        assert_eq!(patches(&hidden).get(0).get(0), patches(&x).get(0).get(0));
-        assert_eq!(patches(&hidden).get(0).get(2), patches(&x).get(0).get(2));
+        assert_eq!(patches(&masked).get(0).get(1).abs().max().double_value(&[]), 0.0);
+        assert_eq!(patches(&masked).get(0).get(0), patches(&x).get(0).get(0));
+        assert_eq!(patches(&masked).get(0).get(2), patches(&x).get(0).get(2));
     }
 }

@@ -1,4 +1,4 @@
-//! From pixels to tokens: the first layer of both backbones.
+//! The patch embedding, the first layer of both backbones: pixels to tokens.
 
 use tch::{Tensor, nn};
 
@@ -6,80 +6,81 @@ use super::layers::{Init, LayerNorm};
 use crate::config::{BackboneShape, Stem};
 
 const NORM_EPS: f64 = 1e-6;
-const LEAST_WIDTH: i64 = 16;
+const MIN_WIDTH: i64 = 16;
 
-/// Turns an image into a token for each patch.
+/// A patch embedding: an image to a token for each patch.
 #[derive(Debug)]
 pub struct PatchEmbed {
     weight: Tensor,
     bias: Tensor,
-    pixels: Pixels,
+    features: PatchFeatures,
 }
 
-/// What the last projection to the tokens' width gets to see of a patch.
+/// The layers before the projection to the tokens' width.
 #[derive(Debug)]
-enum Pixels {
-    Patches { size: i64, stride: i64 },
-    Convolved(ConvStem),
+enum PatchFeatures {
+    Pixels { patch_size: i64, stride: i64 },
+    Conv(ConvStem),
 }
 
 impl PatchEmbed {
-    /// Patches of the shape's size and stride to its width; `init` for the weight of the
-    /// projection, given its number of inputs, and zero for its bias.
+    /// Returns a patch embedding of this shape. `init` maps the projection's number of inputs to
+    /// the distribution of its weight; its bias is initialized to zero.
     pub fn new(path: nn::Path, shape: &BackboneShape, init: fn(i64) -> Init) -> Self {
         let (dim, p) = (shape.embed_dim, shape.patch_size);
-        let (pixels, inputs) = match shape.stem {
+        let (features, inputs) = match shape.stem {
             Stem::Patchify => {
                 let stride = shape.stride;
-                (Pixels::Patches { size: p, stride }, vec![3, p, p])
+                (PatchFeatures::Pixels { patch_size: p, stride }, vec![3, p, p])
             }
-            Stem::Conv => (Pixels::Convolved(ConvStem::new(&path, shape)), vec![dim]),
+            Stem::Conv => (PatchFeatures::Conv(ConvStem::new(&path, shape)), vec![dim]),
         };
         let path = path / "proj";
         let weight = [&[dim], &inputs[..]].concat();
         Self {
             weight: init(inputs.iter().product()).parameter(&path, "weight", &weight),
             bias: Init::Constant(0.0).parameter(&path, "bias", &[dim]),
-            pixels,
+            features,
         }
     }
 
-    /// (b, 3, h, w) to (b, patches, dim), patches row by row.
+    /// Images (b, 3, h, w) to tokens (b, patches, dim), patches row by row.
     pub fn forward(&self, x: &Tensor) -> Tensor {
-        let seen = match &self.pixels {
-            // As one matrix product: on the CPU several times as fast as the convolution, above all
-            // backwards.
-            &Pixels::Patches { size, stride } => pixels_of_patches(x, size, stride),
-            Pixels::Convolved(stem) => stem.forward(x).flatten(2, 3).transpose(1, 2),
+        let features = match &self.features {
+            // One matrix product is several times as fast as the convolution on the CPU, above all
+            // in backward.
+            &PatchFeatures::Pixels { patch_size, stride } => {
+                pixels_of_patches(x, patch_size, stride)
+            }
+            PatchFeatures::Conv(stem) => stem.forward(x).flatten(2, 3).transpose(1, 2),
         };
-        seen.linear(&self.weight.flatten(1, -1), Some(&self.bias))
+        features.linear(&self.weight.flatten(1, -1), Some(&self.bias))
     }
 }
 
 /// The convolutions of a convolutional stem ("Early Convolutions Help Transformers See Better",
-/// arXiv 2106.14881): 3x3, each halving the side, until a point stands for a patch. The paper's
-/// batch norms are layer norms over the channels of each point here: what a image gives depends on
-/// no other one, in training as in evaluation, and contrast counts within its surroundings.
+/// arXiv 2106.14881): 3x3, each halving the side, until there is one point per patch. Instead of
+/// the paper's batch norms there are layer norms over the channels of each point: the output for an
+/// image does not depend on other images, neither in training nor in evaluation.
 #[derive(Debug)]
 struct ConvStem {
     stages: Vec<Stage>,
 }
 
-/// Convolution, norm, ReLU.
+/// A convolution, a norm and a ReLU.
 #[derive(Debug)]
 struct Stage {
     weight: Tensor,
     norm: LayerNorm,
 }
 
-/// Outputs of each 3x3 convolution of a convolutional stem, from the image on: the last has the
-/// tokens' width, each other one half of the next one's, but no less than 16, which is enough for
-/// edges and colors.
+/// Returns the output channels of each 3x3 convolution of a convolutional stem, from the image on:
+/// the last has the tokens' width, each other one half of the next one's, but at least 16.
 pub fn stem_widths(shape: &BackboneShape) -> Vec<i64> {
     let stages = shape.patch_size.ilog2();
     (0..stages)
         .rev()
-        .map(|left| (shape.embed_dim >> left).max(LEAST_WIDTH.min(shape.embed_dim)))
+        .map(|later| (shape.embed_dim >> later).max(MIN_WIDTH.min(shape.embed_dim)))
         .collect()
 }
 
@@ -118,7 +119,7 @@ impl ConvStem {
     }
 }
 
-/// (b, 3, h, w) to (b, patches, 3·p·p): the pixels of each patch, patches row by row.
+/// Images (b, 3, h, w) to the pixels of each patch (b, patches, 3·p·p), patches row by row.
 pub fn pixels_of_patches(x: &Tensor, patch_size: i64, stride: i64) -> Tensor {
     let p = patch_size;
     x.unfold(2, p, stride)

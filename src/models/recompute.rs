@@ -1,5 +1,5 @@
-//! Blocks that keep none of their activations for backward: it makes them again (activation
-//! checkpointing, arXiv 1604.06174).
+//! Activation checkpointing (arXiv 1604.06174): blocks keep no activations for backward, which
+//! recomputes them.
 
 use anyhow::Result;
 use tch::Tensor;
@@ -7,16 +7,16 @@ use tch::Tensor;
 use super::forward_context::ForwardContext;
 use crate::ops::{OpError, recomputed};
 
-/// How the blocks of a backbone run in training.
+/// Runs the blocks of a backbone, with activation checkpointing if it is on.
 #[derive(Debug, Default)]
 pub(super) struct Recompute {
-    /// Of each block the parameters, where its activations are made again; empty where they are
-    /// kept.
+    /// The parameters of each block; empty if activation checkpointing is off.
     parameters: Vec<Vec<Tensor>>,
 }
 
 impl Recompute {
-    /// Of blocks that are named `{prefix}{index}.` in `named`.
+    /// Turns activation checkpointing on for `count` blocks, whose parameters are named
+    /// `{prefix}{index}.` in `named`.
     pub fn blocks(named: &[(String, Tensor)], prefix: &str, count: usize) -> Self {
         let of_block = |index: usize| {
             let prefix = format!("{prefix}{index}.");
@@ -26,7 +26,7 @@ impl Recompute {
         Self { parameters: (0..count).map(of_block).collect() }
     }
 
-    /// `forward(block, x)`, for the block with this index.
+    /// Returns `forward(block, x, ctx)` of the block with this index.
     pub fn run<B: Clone + Send + 'static>(
         &self,
         index: usize,

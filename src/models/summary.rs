@@ -1,4 +1,4 @@
-//! What a model is made of: parameters by part, and what an image costs.
+//! The summary of a model: parameters and cost by module.
 
 use std::collections::BTreeMap;
 
@@ -10,80 +10,76 @@ use super::beauty_net::BeautyNet;
 use super::cost::Cost;
 use crate::config::{Branch, Config};
 
-/// One part of the network.
+/// A module of the network.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Layer {
-    /// Its parameters' common name, for example `mamba.layers.0`.
+    /// The common prefix of its parameters' names, for example `mamba.layers.0`.
     pub name: String,
-    /// Parameters.
+    /// Number of parameters.
     pub parameters: i64,
     /// Multiply-adds for one image; element-wise work (norms, activations) is not counted.
     pub multiply_adds: i64,
-    /// Bytes that the forward pass of one image keeps for backward, in float32; of fusion and head,
-    /// which see one vector, 0.
+    /// Bytes that the forward pass of one image keeps for backward, in float32; 0 for fusion and
+    /// head, whose input is one vector.
     pub activation_bytes: i64,
 }
 
-/// The whole network.
+/// The modules of a network and their totals.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Summary {
-    /// In the order of the forward pass.
+    /// The modules in the order of the forward pass.
     pub layers: Vec<Layer>,
-    /// Of all layers.
+    /// Sum over the layers.
     pub parameters: i64,
-    /// Of all layers.
+    /// Sum over the layers.
     pub multiply_adds: i64,
-    /// Of all layers.
+    /// Sum over the layers.
     pub activation_bytes: i64,
-    /// Images in a training step, from the config: it keeps `batch_size * activation_bytes`.
+    /// `train.batch_size`: a training step keeps `batch_size * activation_bytes`.
     pub batch_size: usize,
 }
 
-/// Builds the network without reading pretrained weights, and counts.
+/// Builds the network without reading pretrained weights, and counts parameters and cost.
 ///
 /// # Errors
-/// Sizes that do not fit.
+/// Returns an error if sizes do not fit a preset.
 pub fn summarize(config: &Config) -> Result<Summary> {
     let net = BeautyNet::without_pretrained(config, Device::Cpu)?;
-    let mut by_part: BTreeMap<(usize, usize, String), [i64; 3]> = BTreeMap::new();
+    let mut by_module: BTreeMap<(usize, usize, String), Layer> = BTreeMap::new();
     for (name, tensor) in net.parameters().iter().filter(|(_, t)| t.requires_grad()) {
-        let part = part_of(name);
-        let entry = by_part.entry((rank(&part), number(&part), part)).or_default();
-        entry[0] += tensor.numel() as i64;
-        if name.starts_with("fusion.") || name.starts_with("head.") {
-            // Every matrix there multiplies one vector; what multiplies more tokens is added below.
-            entry[1] += if tensor.dim() == 2 { tensor.numel() as i64 } else { 0 };
+        let module = module_of(name).to_string();
+        let key = (order(&module), block_index(&module), module.clone());
+        let layer = by_module.entry(key).or_insert_with(|| Layer {
+            name: module,
+            parameters: 0,
+            multiply_adds: 0,
+            activation_bytes: 0,
+        });
+        layer.parameters += tensor.numel() as i64;
+        if matches!(layer.name.as_str(), "fusion" | "head") && tensor.dim() == 2 {
+            // Every matrix there multiplies one vector; work on more tokens is added below.
+            layer.multiply_adds += tensor.numel() as i64;
         }
     }
+    let mut layers: Vec<Layer> = by_module.into_values().collect();
     let shapes = [config.shape(Branch::Vit)?, config.shape(Branch::Mamba)?];
-    let patches = shapes.map(|shape| shape.map_or(0, |shape| shape.patches()));
-    if let Some((_, fusion)) = by_part.iter_mut().find(|((_, _, part), _)| part == "fusion") {
-        fusion[1] += net.fusion().token_multiply_adds(patches);
-    }
-    for shape in shapes.into_iter().flatten() {
-        let prefix = shape.branch.name();
-        for ((_, _, part), entry) in
-            by_part.iter_mut().filter(|((_, _, part), _)| part.starts_with(prefix))
-        {
-            let cost = match part.split('.').nth(1) {
-                Some("patch_embed") => Cost::patch_embed(&shape),
-                Some("blocks" | "layers") => Cost::block(&shape),
-                Some("norm" | "norm_f") => Cost::norm(&shape),
-                _ => continue,
-            };
-            entry[1] = cost.multiply_adds;
-            entry[2] = cost.activation_bytes;
+    for layer in &mut layers {
+        if layer.name == "fusion" {
+            let patches = shapes.map(|shape| shape.map_or(0, |shape| shape.patches()));
+            layer.multiply_adds += net.fusion().token_multiply_adds(patches);
         }
+        let mut names = layer.name.split('.');
+        let branch = names.next();
+        let shape = shapes.iter().flatten().find(|shape| Some(shape.branch.name()) == branch);
+        let Some(shape) = shape else { continue };
+        let cost = match names.next() {
+            Some("patch_embed") => Cost::patch_embed(shape),
+            Some("blocks" | "layers") => Cost::block(shape),
+            Some("norm" | "norm_f") => Cost::norm(shape),
+            _ => continue,
+        };
+        (layer.multiply_adds, layer.activation_bytes) = (cost.multiply_adds, cost.activation_bytes);
     }
-    let layers: Vec<Layer> = by_part
-        .into_iter()
-        .map(|((_, _, name), [parameters, multiply_adds, activation_bytes])| Layer {
-            name,
-            parameters,
-            multiply_adds,
-            activation_bytes,
-        })
-        .collect();
     Ok(Summary {
         parameters: layers.iter().map(|layer| layer.parameters).sum(),
         multiply_adds: layers.iter().map(|layer| layer.multiply_adds).sum(),
@@ -93,27 +89,28 @@ pub fn summarize(config: &Config) -> Result<Summary> {
     })
 }
 
-/// `vit.blocks.3.attn.qkv.weight` belongs to `vit.blocks.3`, `vit.norm.weight` to `vit.norm`,
-/// `fusion.gate.bias` to `fusion`.
-fn part_of(name: &str) -> String {
-    let parts: Vec<&str> = name.split('.').collect();
-    let length = match parts[..] {
-        ["vit" | "mamba", "blocks" | "layers", ..] => 3,
-        ["vit" | "mamba", ..] => 2,
+/// Returns the module of a parameter: a block (`vit.blocks.3`, `mamba.layers.7`), another module of
+/// a backbone (`vit.patch_embed`), `fusion` or `head`.
+pub fn module_of(name: &str) -> &str {
+    let depth = match name.split('.').collect::<Vec<_>>()[..] {
+        ["vit" | "mamba", "blocks" | "layers", _, ..] => 3,
+        ["vit" | "mamba", _, ..] => 2,
         _ => 1,
     };
-    parts[..length.min(parts.len())].join(".")
+    let end = name.match_indices('.').nth(depth - 1).map_or(name.len(), |(at, _)| at);
+    &name[..end]
 }
 
-/// The order of the forward pass.
-fn rank(part: &str) -> usize {
-    let branch = match part.split('.').next() {
+/// Returns a module's position in the forward pass; blocks of a backbone have the same.
+fn order(module: &str) -> usize {
+    let mut names = module.split('.');
+    let branch = match names.next() {
         Some("vit") => 0,
         Some("mamba") => 10,
         Some("fusion") => 20,
         _ => 30,
     };
-    let inside = match part.split('.').nth(1) {
+    let inside = match names.next() {
         Some("patch_embed") => 0,
         Some("cls_token") => 1,
         Some("pos_embed") => 2,
@@ -123,8 +120,8 @@ fn rank(part: &str) -> usize {
     branch + inside
 }
 
-fn number(part: &str) -> usize {
-    part.split('.').nth(2).and_then(|n| n.parse().ok()).unwrap_or(0)
+fn block_index(module: &str) -> usize {
+    module.split('.').nth(2).and_then(|n| n.parse().ok()).unwrap_or(0)
 }
 
 #[cfg(test)]
@@ -137,7 +134,21 @@ mod tests {
     }
 
     #[test]
-    fn vit_tiny_has_the_parameters_and_about_the_multiply_adds_that_timm_reports() {
+    fn a_parameter_belongs_to_its_block() {
+        for (name, module) in [
+            ("vit.blocks.3.attn.qkv.weight", "vit.blocks.3"),
+            ("mamba.layers.11.mixer.A_log", "mamba.layers.11"),
+            ("vit.cls_token", "vit.cls_token"),
+            ("mamba.patch_embed.proj.weight", "mamba.patch_embed"),
+            ("fusion.gate.weight", "fusion"),
+            ("head.layers.0.bias", "head"),
+        ] {
+            assert_eq!(module_of(name), module);
+        }
+    }
+
+    #[test]
+    fn vit_tiny_has_timms_parameters_and_about_timms_multiply_adds() {
         let summary = summary(&["model.fusion.strategy=vit_only", "model.head.hidden=[]"]);
         // timm: 5.72 M parameters with 1000 classes (193,000 in the classifier), 1.26 G
         // multiply-adds.
@@ -158,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stride_of_half_a_patch_costs_as_many_times_more_as_there_are_tokens() {
+    fn a_stride_of_half_a_patch_costs_in_proportion_to_the_tokens() {
         let of = |name: &str| {
             let name = format!("model.mamba.name={name}");
             summary(&["model.fusion.strategy=mamba_only", &name])
@@ -199,7 +210,7 @@ mod tests {
         let summary = summary(&sizes);
         let fusion = summary.layers.iter().find(|layer| layer.name == "fusion");
         // 4 patches and the class token of each branch, 192 wide: projections; keys and values;
-        // query and output; scores and their use.
+        // query and output; scores and the weighted sum.
         let projections = 2 * 5 * 192 * 32;
         let attention = 2 * (2 * 5 * 32 * 32 + 2 * 32 * 32 + 2 * 5 * 32);
         assert_eq!(fusion.unwrap().multiply_adds, projections + attention);
@@ -208,9 +219,9 @@ mod tests {
     #[test]
     fn layers_come_in_the_order_of_the_forward_pass() {
         let names: Vec<String> = summary(&[]).layers.into_iter().map(|layer| layer.name).collect();
-        let place = |name: &str| names.iter().position(|n| n == name).unwrap();
-        assert!(place("vit.blocks.2") < place("vit.blocks.10"));
-        assert!(place("vit.norm") < place("mamba.patch_embed"));
-        assert!(place("mamba.norm_f") < place("fusion") && place("fusion") < place("head"));
+        let index = |name: &str| names.iter().position(|n| n == name).unwrap();
+        assert!(index("vit.blocks.2") < index("vit.blocks.10"));
+        assert!(index("vit.norm") < index("mamba.patch_embed"));
+        assert!(index("mamba.norm_f") < index("fusion") && index("fusion") < index("head"));
     }
 }

@@ -159,7 +159,7 @@ impl VisionTransformer {
         masked: &Masked,
         ctx: ForwardContext,
     ) -> Result<Tensor> {
-        let patches = masked.hide(&self.patch_embed.forward(x));
+        let patches = masked.replace(&self.patch_embed.forward(x));
         self.forward_tokens(self.add_positions(patches), ctx)
     }
 

@@ -15,8 +15,8 @@ use crate::config::Config;
 use crate::data::{HostBatch, preview};
 use crate::eval::metrics::{Metric, Metrics};
 use crate::models::BeautyNet;
+use crate::models::summary::module_of;
 use crate::run::EpochRecord;
-use crate::train::modules::module_of;
 use crate::train::{AfterEpoch, Observer, Start, StepRecord, Validated};
 
 /// Most images of the first batch that are shown, and how many in a row.

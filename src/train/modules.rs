@@ -4,17 +4,7 @@ use std::collections::BTreeMap;
 
 use tch::{Kind, Tensor};
 
-/// A parameter's module: a block (`vit.blocks.3`, `mamba.layers.7`), another part of a backbone
-/// (`vit.patch_embed`), `fusion` or `head`.
-pub fn module_of(name: &str) -> &str {
-    let parts = match name.split('.').collect::<Vec<_>>()[..] {
-        ["vit" | "mamba", "blocks" | "layers", _, ..] => 3,
-        ["vit" | "mamba", _, ..] => 2,
-        _ => 1,
-    };
-    let end = name.match_indices('.').nth(parts - 1).map_or(name.len(), |(at, _)| at);
-    &name[..end]
-}
+use crate::models::summary::module_of;
 
 /// The 2-norm of the gradients of each module that has some.
 pub fn gradient_norms(parameters: &[(String, Tensor)]) -> BTreeMap<String, f64> {
@@ -35,20 +25,6 @@ pub fn gradient_norms(parameters: &[(String, Tensor)]) -> BTreeMap<String, f64> 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_parameter_belongs_to_its_block() {
-        for (name, module) in [
-            ("vit.blocks.3.attn.qkv.weight", "vit.blocks.3"),
-            ("mamba.layers.11.mixer.A_log", "mamba.layers.11"),
-            ("vit.cls_token", "vit.cls_token"),
-            ("mamba.patch_embed.proj.weight", "mamba.patch_embed"),
-            ("fusion.gate.weight", "fusion"),
-            ("head.layers.0.bias", "head"),
-        ] {
-            assert_eq!(module_of(name), module);
-        }
-    }
 
     #[test]
     fn norms_are_over_all_of_a_modules_gradients() {

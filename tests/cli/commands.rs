@@ -389,7 +389,7 @@ fn doctor_and_summary_print_one_json_object() {
     assert_eq!(summary["parameters"], total);
     let bytes = summary["activation_bytes"].as_i64().unwrap();
     assert!(bytes > 0);
-    assert_eq!(summary["activation_bytes_of_batch"], 16 * bytes);
+    assert_eq!(summary["batch_activation_bytes"], 16 * bytes);
     assert_eq!(summary["flops"].as_i64(), summary["multiply_adds"].as_i64().map(|n| 2 * n));
     let table = sandbox.done(&["summary", "small.yaml"]);
     assert!(table.contains("mamba.layers.0") && table.contains("total"), "{table}");

@@ -58,7 +58,7 @@ fn network(ema: bool) -> BeautyNet {
 }
 
 #[test]
-fn a_training_checkpoint_gives_its_model_and_when_asked_its_moving_average() {
+fn a_training_checkpoint_loads_its_model_or_its_ema_weights() {
     let weights = matching("vim_small", "_case")[0].with_prefix("model.");
     assert!(weights.len() > 50);
     // The checkpoint's moving average is the weights halved.
@@ -84,7 +84,7 @@ fn a_hostile_checkpoint_is_refused_by_name_and_nothing_runs() {
 }
 
 #[test]
-fn a_checkpoint_without_a_moving_average_says_so() {
+fn a_checkpoint_without_ema_weights_is_refused_by_that_name() {
     let path = folder().join("checkpoint_plain.pth");
     let error = WeightsFile::open_state_dict(&path, StateDict::Ema).unwrap_err();
     let error = format!("{error:#}");
@@ -92,7 +92,7 @@ fn a_checkpoint_without_a_moving_average_says_so() {
 }
 
 #[test]
-fn position_embeddings_of_other_grids_are_timms() {
+fn resampled_position_embeddings_are_timms() {
     for case in matching("vit_pos_embed", "") {
         let embedding = case.tensor("pos_embed");
         let depth_and_width = format!("embed_dim: {}, num_heads: 1, depth: 1", embedding.size()[2]);

@@ -79,7 +79,7 @@ struct Case {
     mamba: Tensor,
 }
 
-/// Where the class token of `Case::mamba` stands.
+/// Index of the class token of `Case::mamba`.
 const MIDDLE: i64 = 3;
 
 impl Case {
@@ -149,13 +149,13 @@ impl Case {
     }
 }
 
-fn softmax_share(scores: &Tensor) -> Tensor {
+fn softmax_weight(scores: &Tensor) -> Tensor {
     let e = scores.exp();
     e.select(-1, 0) / (e.select(-1, 0) + e.select(-1, 1))
 }
 
 #[test]
-fn concat_and_sum_are_their_equations() {
+fn concat_and_sum_follow_their_equations() {
     let _alone = alone_with_the_generator();
     let case = Case::new(FusionStrategy::Concat);
     case.check(&Tensor::cat(&case.projected(), 1), None);
@@ -169,22 +169,22 @@ fn the_weights_of_weighted_are_the_softmax_of_its_scalars() {
     let _alone = alone_with_the_generator();
     let case = Case::new(FusionStrategy::Weighted);
     let [vit, mamba] = case.projected();
-    let share = softmax_share(case.p("weights")).expand([5], false);
-    assert!((share.double_value(&[0]) - 0.5).abs() > 0.01);
-    let column = share.unsqueeze(1);
-    case.check(&(&column * vit + (1.0 - &column) * mamba), Some(&share));
+    let vit_weight = softmax_weight(case.p("weights")).expand([5], false);
+    assert!((vit_weight.double_value(&[0]) - 0.5).abs() > 0.01);
+    let column = vit_weight.unsqueeze(1);
+    case.check(&(&column * vit + (1.0 - &column) * mamba), Some(&vit_weight));
 }
 
 #[test]
-fn the_weights_of_gated_are_its_gates_of_each_image() {
+fn the_weights_of_gated_are_its_gates_for_each_image() {
     let _alone = alone_with_the_generator();
     let case = Case::new(FusionStrategy::Gated);
     let projected = case.projected();
-    let share = softmax_share(&case.affine("gate", &Tensor::cat(&projected, 1)));
-    assert!(share.std(true).double_value(&[]) > 0.01);
+    let vit_weight = softmax_weight(&case.affine("gate", &Tensor::cat(&projected, 1)));
+    assert!(vit_weight.std(true).double_value(&[]) > 0.01);
     let [vit, mamba] = projected;
-    let column = share.unsqueeze(1);
-    case.check(&(&column * vit + (1.0 - &column) * mamba), Some(&share));
+    let column = vit_weight.unsqueeze(1);
+    case.check(&(&column * vit + (1.0 - &column) * mamba), Some(&vit_weight));
 }
 
 #[test]
@@ -193,8 +193,8 @@ fn the_weights_of_gmu_are_its_gates_means_over_channels() {
     let case = Case::new(FusionStrategy::Gmu);
     let [vit, mamba] = case.projected().map(|x| x.tanh());
     let gate = case.affine("gate", &Tensor::cat(&case.features(), 1)).sigmoid();
-    let share = gate.mean_dim([1i64].as_slice(), false, Kind::Float);
-    case.check(&(&gate * vit + (1.0 - &gate) * mamba), Some(&share));
+    let vit_weight = gate.mean_dim([1i64].as_slice(), false, Kind::Float);
+    case.check(&(&gate * vit + (1.0 - &gate) * mamba), Some(&vit_weight));
 }
 
 #[test]
@@ -215,14 +215,14 @@ fn score_is_the_weighted_mean_of_two_predictions() {
     };
     let [vit, mamba] = case.features();
     let (vit, mamba) = (predict("vit_head", &vit), predict("mamba_head", &mamba));
-    let share = softmax_share(case.p("weights")).expand([5], false);
-    let column = share.unsqueeze(1);
+    let vit_weight = softmax_weight(case.p("weights")).expand([5], false);
+    let column = vit_weight.unsqueeze(1);
     assert_eq!(config(FusionStrategy::Score, &[]).head_output(), HeadOutput::Fused);
-    case.check(&(&column * vit + (1.0 - &column) * mamba), Some(&share));
+    case.check(&(&column * vit + (1.0 - &column) * mamba), Some(&vit_weight));
 }
 
 #[test]
-fn the_weights_of_cross_attention_are_the_attention_that_each_branch_gets() {
+fn the_weights_of_cross_attention_are_the_attention_to_each_branch() {
     let _alone = alone_with_the_generator();
     let case = Case::new(FusionStrategy::CrossAttention);
     let _guard = tch::no_grad_guard();
@@ -267,7 +267,7 @@ fn the_weights_of_cross_attention_are_the_attention_that_each_branch_gets() {
 }
 
 #[test]
-fn strategies_of_two_branches_start_from_shares_that_favor_neither() {
+fn strategies_of_two_branches_start_from_weights_that_favor_neither() {
     let _alone = alone_with_the_generator();
     for &strategy in FusionStrategy::ALL {
         let net = BeautyNet::new(&config(strategy, &[]), Device::Cpu).unwrap();
@@ -289,9 +289,9 @@ fn strategies_of_two_branches_start_from_shares_that_favor_neither() {
 /// Optimizer steps until the branches can be told apart.
 const STEPS: usize = 200;
 
-/// The mean weight of the ViT branch after training, from this seed, on images whose score one
-/// branch alone can see: the other gets noise.
-fn weight_of_vit_where_one_sees(strategy: FusionStrategy, vit_sees: bool, seed: i64) -> f64 {
+/// Returns the mean weight of the ViT branch after training with this seed on images whose score
+/// only one branch gets: the other gets noise.
+fn trained_vit_weight(strategy: FusionStrategy, vit_has_signal: bool, seed: i64) -> f64 {
     let config = config(strategy, &[]);
     tch::manual_seed(seed);
     let variables = nn::VarStore::new(Device::Cpu);
@@ -312,14 +312,14 @@ fn weight_of_vit_where_one_sees(strategy: FusionStrategy, vit_sees: bool, seed: 
     let (path, head) = (&root / "head", &config.model.head);
     let head = RegressionHead::new(&path, fusion.width(), head, HeadOutput::Score);
     let mut parameters: Vec<(String, Tensor)> = variables.variables().into_iter().collect();
-    parameters.sort_by(|a, b| a.0.cmp(&b.0)); // sums over them come out the same every time
+    parameters.sort_by(|a, b| a.0.cmp(&b.0)); // so that sums over them are deterministic
     let mut optimizer = Optimizer::new(&parameters, &config.train.optimizer, &config.train.freeze);
     let forward = |b: i64| {
         // The score is the brightness.
         let scores = Tensor::randn([b], CPU);
         let signal = Tensor::randn([b, 3, 16, 16], CPU) * 0.5 + scores.view([b, 1, 1, 1]) * 0.5;
         let noise = Tensor::randn([b, 3, 16, 16], CPU);
-        let (for_vit, for_mamba) = if vit_sees { (signal, noise) } else { (noise, signal) };
+        let (for_vit, for_mamba) = if vit_has_signal { (signal, noise) } else { (noise, signal) };
         let train = ForwardContext::train();
         let vit = BranchTokens::new(vit.forward(&for_vit, train).unwrap(), 0);
         let mamba = BranchTokens::new(mamba.forward(&for_mamba, train).unwrap(), 2);
@@ -330,11 +330,10 @@ fn weight_of_vit_where_one_sees(strategy: FusionStrategy, vit_sees: bool, seed: 
     for step in 0..STEPS {
         optimizer.zero_grad();
         forward(32).0.backward();
-        // One rate for all: a gate that learns faster than the branches can carry the score itself,
-        // with any mean weight.
-        let left = 1.0 - step as f64 / STEPS as f64;
-        let rate = 0.01 * left;
-        optimizer.step([rate; 2], Some(1.0)).unwrap();
+        // One learning rate for all: a gate that trains faster than the branches can encode the
+        // score itself, with any mean weight.
+        let lr = 0.01 * (1.0 - step as f64 / STEPS as f64);
+        optimizer.step([lr; 2], Some(1.0)).unwrap();
     }
     let _guard = tch::no_grad_guard();
     let (loss, weights) = forward(256);
@@ -344,17 +343,20 @@ fn weight_of_vit_where_one_sees(strategy: FusionStrategy, vit_sees: bool, seed: 
 }
 
 #[test]
-fn the_branch_that_sees_the_signal_gets_the_larger_weight() {
+fn the_branch_with_the_signal_gets_the_larger_weight() {
     let _alone = alone_with_the_generator();
     tch::set_num_threads(1); // the tensors are tiny
     for strategy in [FusionStrategy::Gated, FusionStrategy::Weighted] {
         for seed in [1, 2] {
-            let vit_sees = weight_of_vit_where_one_sees(strategy, true, seed);
-            let mamba_sees = weight_of_vit_where_one_sees(strategy, false, seed);
-            assert!(vit_sees > 0.5, "{strategy}: the ViT sees, its weight is {vit_sees}");
+            let with_vit_signal = trained_vit_weight(strategy, true, seed);
+            let with_mamba_signal = trained_vit_weight(strategy, false, seed);
             assert!(
-                mamba_sees < 0.5,
-                "{strategy}: the Mamba sees, the ViT's weight is {mamba_sees}"
+                with_vit_signal > 0.5,
+                "{strategy}: the ViT has the signal, its weight is {with_vit_signal}"
+            );
+            assert!(
+                with_mamba_signal < 0.5,
+                "{strategy}: the Mamba has the signal, the ViT's weight is {with_mamba_signal}"
             );
         }
     }

@@ -53,7 +53,7 @@ fn read(root: &Path, file: &str) -> Vec<u8> {
 const WEIGHTS: [&str; 2] = ["vit.safetensors", "mamba.safetensors"];
 
 #[test]
-fn the_loss_falls_on_images_that_were_not_learned_from() {
+fn the_loss_falls_on_validation_images() {
     let _alone = alone_with_the_generator();
     let folder = tempfile::tempdir().unwrap();
     let set = ["pretrain={epochs: 12, lr: 3.0e-3}"];
@@ -78,7 +78,7 @@ fn the_loss_falls_on_images_that_were_not_learned_from() {
 }
 
 #[test]
-fn the_weights_load_into_a_run_and_say_what_they_were_made_from() {
+fn the_weights_load_into_a_run_and_record_their_provenance() {
     let _alone = alone_with_the_generator();
     let folder = tempfile::tempdir().unwrap();
     let outcome = start(&[], folder.path());
@@ -112,7 +112,7 @@ fn the_weights_load_into_a_run_and_say_what_they_were_made_from() {
 }
 
 #[test]
-fn one_that_is_stopped_and_resumed_ends_with_the_same_bytes() {
+fn a_stopped_and_resumed_pretraining_ends_with_the_same_bytes() {
     let _alone = alone_with_the_generator();
     let folder = tempfile::tempdir().unwrap();
     let whole = folder.path().join("whole");
@@ -144,7 +144,7 @@ fn one_that_is_stopped_and_resumed_ends_with_the_same_bytes() {
 }
 
 #[test]
-fn a_backbone_does_not_depend_on_which_others_there_are() {
+fn a_backbones_weights_do_not_depend_on_the_other_branch() {
     let _alone = alone_with_the_generator();
     let folder = tempfile::tempdir().unwrap();
     let (both, alone) = (folder.path().join("both"), folder.path().join("alone"));
@@ -173,7 +173,7 @@ fn images(root: &Path, split: &str, count: u8, tone: u8) {
 }
 
 #[test]
-fn images_of_validation_and_test_change_no_weight() {
+fn validation_and_test_images_change_no_weight() {
     let _alone = alone_with_the_generator();
     let folder = tempfile::tempdir().unwrap();
     let made = |name: &str, tones: [u8; 3]| {
@@ -220,7 +220,7 @@ fn a_data_set_without_training_images_is_refused() {
 }
 
 #[test]
-fn a_folder_that_holds_something_else_is_refused() {
+fn a_folder_with_other_content_is_refused() {
     let _alone = alone_with_the_generator();
     let folder = tempfile::tempdir().unwrap();
     let fresh = Options::default();
@@ -241,7 +241,7 @@ fn a_folder_that_holds_something_else_is_refused() {
 }
 
 #[test]
-fn masks_and_patches_that_cannot_be_are_refused_by_their_keys() {
+fn impossible_masks_and_patches_are_refused_by_their_keys() {
     let _alone = alone_with_the_generator();
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("out");
@@ -261,7 +261,7 @@ fn masks_and_patches_that_cannot_be_are_refused_by_their_keys() {
 }
 
 #[test]
-fn a_step_that_is_not_finite_ends_it_and_so_do_weights_that_are_not() {
+fn a_step_or_weights_that_are_not_finite_end_pretraining() {
     let _alone = alone_with_the_generator();
     let folder = tempfile::tempdir().unwrap();
     let root = folder.path();
@@ -275,7 +275,7 @@ fn a_step_that_is_not_finite_ends_it_and_so_do_weights_that_are_not() {
 }
 
 #[test]
-fn it_goes_on_from_weights_that_the_config_names() {
+fn it_starts_from_the_weights_that_the_config_names() {
     let _alone = alone_with_the_generator();
     let folder = tempfile::tempdir().unwrap();
     let (a, b) = (folder.path().join("a"), folder.path().join("b"));
@@ -296,7 +296,7 @@ fn it_goes_on_from_weights_that_the_config_names() {
 }
 
 #[test]
-fn precision_and_recomputed_blocks_are_the_trainings() {
+fn precision_and_activation_checkpointing_follow_the_training_config() {
     let _alone = alone_with_the_generator();
     let folder = tempfile::tempdir().unwrap();
     let whole = folder.path().join("whole");

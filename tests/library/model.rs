@@ -29,7 +29,7 @@ fn pixels(b: i64) -> Tensor {
 }
 
 #[test]
-fn a_batch_gives_what_its_items_give_one_by_one() {
+fn a_batch_predicts_what_its_images_predict_one_by_one() {
     let _alone = alone_with_the_generator();
     for strategy in FusionStrategy::ALL {
         let net = network(strategy.name());
@@ -71,7 +71,7 @@ fn every_parameter_receives_gradient() {
 }
 
 #[test]
-fn shares_sum_to_one_and_the_fused_vector_is_their_mixture() {
+fn branch_weights_sum_to_one_and_the_fused_vector_is_their_mixture() {
     let _alone = alone_with_the_generator();
     let net = network("weighted");
     let output = net.forward(Images::Pixels(&pixels(3)), ForwardContext::eval()).unwrap();
@@ -88,7 +88,7 @@ fn shares_sum_to_one_and_the_fused_vector_is_their_mixture() {
 }
 
 #[test]
-fn pixels_are_normalized_as_the_preset_says() {
+fn pixels_are_normalized_with_the_presets_mean_and_std() {
     let _alone = alone_with_the_generator();
     let net = network("vit_only");
     let images = pixels(2);
@@ -117,7 +117,7 @@ fn drop_path_and_dropout_act_in_training_only() {
 }
 
 #[test]
-fn each_kind_of_drop_acts_by_itself() {
+fn drop_path_and_dropout_each_act_alone() {
     let _alone = alone_with_the_generator();
     let still = ["model.vit.drop_path=0", "model.mamba.drop_path=0", "model.head.dropout=0"];
     let images = pixels(16);
@@ -137,7 +137,7 @@ fn each_kind_of_drop_acts_by_itself() {
 }
 
 #[test]
-fn convolutional_stems_see_each_image_alone_and_train_every_parameter() {
+fn convolutional_stems_encode_each_image_alone_and_train_every_parameter() {
     let _alone = alone_with_the_generator();
     for patch in [4, 8] {
         let net = network_with(
@@ -194,7 +194,7 @@ fn overlapping_patches_are_a_convolution() {
 }
 
 #[test]
-fn images_of_another_size_are_refused_with_the_size_that_fits() {
+fn images_of_another_size_are_refused_with_the_expected_size() {
     let _alone = alone_with_the_generator();
     let net = network("gated");
     let large = Tensor::zeros([1, 3, 48, 48], (Kind::Uint8, Device::Cpu));

@@ -74,7 +74,7 @@ fn names_and_shapes_are_those_of_the_published_files() {
 
 /// Loads a file of random values in both formats, runs it, exports it in both layouts, and
 /// compares.
-fn comes_back(name: &str, published: &Shapes) {
+fn check_round_trip(name: &str, published: &Shapes) {
     tch::manual_seed(3);
     let folder = tempfile::tempdir().unwrap();
     let tensors = random(published);
@@ -111,20 +111,20 @@ fn comes_back(name: &str, published: &Shapes) {
 }
 
 #[test]
-fn a_file_of_random_values_loads_runs_and_is_exported_bit_for_bit() {
+fn a_published_file_loads_runs_and_is_exported_bit_for_bit() {
     let _alone = alone_with_the_generator();
     let manifests = manifests();
     for name in ["vit_tiny_patch16_224", "vim_tiny_patch16_224"] {
-        comes_back(name, &manifests[name]);
+        check_round_trip(name, &manifests[name]);
     }
 }
 
 #[test]
 #[ignore = "takes a minute and some gigabytes"]
-fn files_of_every_published_size_load_run_and_are_exported_bit_for_bit() {
+fn every_published_file_loads_runs_and_is_exported_bit_for_bit() {
     let _alone = alone_with_the_generator();
     for (name, published) in manifests() {
-        comes_back(&name, &published);
+        check_round_trip(&name, &published);
     }
 }
 
@@ -176,7 +176,7 @@ fn a_vit_base_file_loads_within_a_second_without_a_second_copy_in_memory() {
 
 #[test]
 #[ignore = "measures memory: run it alone"]
-fn the_forward_pass_keeps_as_much_memory_as_the_summary_says() {
+fn the_forward_pass_keeps_the_memory_of_the_summary() {
     let _alone = alone_with_the_generator();
     check_allocator();
     let batch = 16;

@@ -1,4 +1,4 @@
-//! PyTorch's zip files: what is written comes back, and what is refused.
+//! PyTorch's zip files: what is written is read back, and what is refused.
 
 use std::fs;
 use std::io::Write;
@@ -17,7 +17,7 @@ fn golden(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/golden").join(name)
 }
 
-/// A file of these entries.
+/// A zip file of these entries.
 struct Archive {
     folder: TempDir,
 }
@@ -43,7 +43,7 @@ impl Archive {
         self.folder.path().join("w.pth")
     }
 
-    /// The error of a file that must be refused, in one line.
+    /// Returns the one-line error of a file that must be refused.
     fn error(&self) -> String {
         let error = format!("{:#}", WeightsFile::open(&self.path()).unwrap_err());
         assert!(error.contains("w.pth") && !error.contains('\n'), "{error}");
@@ -84,7 +84,7 @@ fn named(module: &str, name: &str) -> Vec<u8> {
 }
 
 #[test]
-fn written_tensors_come_back_bit_for_bit() {
+fn written_tensors_are_read_back_bit_for_bit() {
     let _alone = alone_with_the_generator();
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("w.pth");
@@ -151,7 +151,7 @@ fn every_name_outside_the_table_is_refused_with_the_name() {
 }
 
 #[test]
-fn plain_values_beside_the_weights_are_no_obstacle() {
+fn plain_values_next_to_the_weights_are_ignored() {
     let _alone = alone_with_the_generator();
     // {"best": numpy scalar, "set": set([1]), "epoch": 3, "model": {...}} as protocol 2 writes
     // them.
@@ -168,7 +168,7 @@ fn plain_values_beside_the_weights_are_no_obstacle() {
 }
 
 #[test]
-fn tensors_that_do_not_lie_in_their_storage_are_refused() {
+fn tensors_outside_their_storage_are_refused() {
     let _alone = alone_with_the_generator();
     let max = i64::MAX;
     for (size, stride, offset, len) in [
@@ -200,7 +200,7 @@ fn a_small_storage_repeated_over_a_huge_shape_takes_no_memory() {
 }
 
 #[test]
-fn pickles_that_nest_loop_or_never_end_are_no_danger() {
+fn pickles_that_nest_loop_or_never_end_are_harmless() {
     let _alone = alone_with_the_generator();
     // A million lists in one another; a list that holds itself; a million notes.
     let deep = [&b"\x80\x02"[..], &b"]".repeat(900_000), &b"a".repeat(899_999), b"."].concat();
@@ -247,7 +247,7 @@ fn damaged_pickles_are_errors() {
 }
 
 #[test]
-fn archives_that_torch_save_does_not_write_are_refused_with_the_remedy() {
+fn archives_that_torch_save_does_not_write_are_refused_with_a_remedy() {
     let _alone = alone_with_the_generator();
     let tensor = one_tensor(&[4], &[1], 0, 4);
     for (entries, words) in [
@@ -300,7 +300,7 @@ fn insert_zip64_records(bytes: &mut Vec<u8>) {
 }
 
 #[test]
-fn a_file_is_read_whatever_the_length_of_its_stem() {
+fn a_file_with_a_stem_of_any_length_is_read() {
     let _alone = alone_with_the_generator();
     let tensor = one_tensor(&[4], &[1], 0, 4);
     let values = [1f32, 2.0, 3.0, 4.0];
@@ -328,7 +328,7 @@ fn edit_directory(bytes: &mut [u8], edit: impl Fn(&mut [u8])) {
 }
 
 #[test]
-fn entries_that_would_unpack_to_more_than_they_are_are_refused() {
+fn entries_that_unpack_to_more_than_their_size_are_refused() {
     let _alone = alone_with_the_generator();
     let archive = Archive::pickle(&one_tensor(&[4], &[1], 0, 4));
     let whole = fs::read(archive.path()).unwrap();

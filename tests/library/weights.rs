@@ -1,4 +1,4 @@
-//! Weights files: what comes back, and what is refused.
+//! Weights files: what loads, and what is refused.
 
 use std::collections::HashMap;
 use std::fs;
@@ -6,7 +6,7 @@ use std::path::Path;
 
 use crate::generator::alone_with_the_generator;
 use tch::{Device, Kind, Tensor};
-use vm_beautynet::config::Config;
+use vm_beautynet::config::{Branch, Config};
 use vm_beautynet::models::{BeautyNet, weights};
 
 const MICRO: [&str; 4] = [
@@ -29,13 +29,9 @@ fn message(error: anyhow::Error) -> String {
     format!("{error:#}")
 }
 
-/// The ViT's weights as a published file has them: without our prefix, with a classifier.
+/// Writes the ViT's weights like a published file: without our prefix, with a classifier.
 fn published_vit(net: &BeautyNet, path: &Path) {
-    let mut tensors: Vec<(String, Tensor)> = net
-        .parameters()
-        .into_iter()
-        .filter_map(|(name, tensor)| Some((name.strip_prefix("vit.")?.to_string(), tensor)))
-        .collect();
+    let mut tensors = net.branch_parameters(Branch::Vit);
     let options = (Kind::Float, Device::Cpu);
     tensors.push(("head.weight".into(), Tensor::zeros([1000, 96], options)));
     tensors.push(("head.bias".into(), Tensor::zeros([1000], options)));
@@ -43,7 +39,7 @@ fn published_vit(net: &BeautyNet, path: &Path) {
 }
 
 #[test]
-fn saved_weights_come_back_bit_for_bit_with_the_scale_of_the_scores() {
+fn saved_weights_load_bit_for_bit_with_the_scale_of_the_scores() {
     let _alone = alone_with_the_generator();
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("w.safetensors");
@@ -60,7 +56,7 @@ fn saved_weights_come_back_bit_for_bit_with_the_scale_of_the_scores() {
 }
 
 #[test]
-fn a_published_backbone_loads_by_naming_it_without_its_classifier() {
+fn a_published_backbone_loads_without_its_classifier() {
     let _alone = alone_with_the_generator();
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("vit.safetensors");
@@ -69,10 +65,7 @@ fn a_published_backbone_loads_by_naming_it_without_its_classifier() {
     published_vit(&source, &path);
     tch::manual_seed(2);
     let loaded = network(&[&format!("model.vit.weights={}", path.display())]);
-    let vit = |net: &BeautyNet| -> Vec<(String, Tensor)> {
-        net.parameters().into_iter().filter(|(name, _)| name.starts_with("vit.")).collect()
-    };
-    for ((name, a), (_, b)) in vit(&source).iter().zip(vit(&loaded)) {
+    for ((name, a), (_, b)) in vit_parameters(&source).iter().zip(vit_parameters(&loaded)) {
         assert!(a.equal(&b), "{name}");
     }
 }
@@ -95,7 +88,7 @@ fn a_file_of_another_preset_is_refused_with_the_names_that_differ() {
         let error = BeautyNet::new(&config(&[overrides, &weights]), Device::Cpu).unwrap_err();
         let text = message(error);
         for word in words.iter().chain(&["model.vit.weights", "vit.safetensors"]) {
-            assert!(text.contains(word), "{text:?} does not say {word}");
+            assert!(text.contains(word), "{text:?} does not contain {word}");
         }
     }
 }
@@ -119,7 +112,7 @@ fn vit_parameters(net: &BeautyNet) -> Vec<(String, Tensor)> {
 }
 
 #[test]
-fn a_file_that_a_wrapper_wrote_loads_under_its_prefix() {
+fn a_file_with_a_wrappers_prefix_loads() {
     let _alone = alone_with_the_generator();
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("vit.pth");
@@ -137,7 +130,7 @@ fn a_file_that_a_wrapper_wrote_loads_under_its_prefix() {
 }
 
 #[test]
-fn what_fits_is_taken_without_strict_and_the_rest_is_told() {
+fn without_strict_what_fits_is_loaded_and_the_rest_is_noted() {
     let _alone = alone_with_the_generator();
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("vit.safetensors");
@@ -156,7 +149,7 @@ fn what_fits_is_taken_without_strict_and_the_rest_is_told() {
     };
     assert!(note.contains("model.vit.weights: missing: blocks.1.attn.proj.bias"), "{note}");
 
-    // A file of something else altogether is refused all the same.
+    // A file of another model is refused nevertheless.
     let other = vec![("fc.weight".to_string(), Tensor::from(1.0f32))];
     weights::save(&path, &other, HashMap::new()).unwrap();
     let error = BeautyNet::new(&config(&[&weights, "model.vit.strict=false"]), Device::Cpu);
@@ -165,7 +158,7 @@ fn what_fits_is_taken_without_strict_and_the_rest_is_told() {
 }
 
 #[test]
-fn a_safetensors_file_has_no_moving_average() {
+fn a_safetensors_file_has_no_ema_weights() {
     let _alone = alone_with_the_generator();
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("vit.safetensors");
@@ -181,15 +174,9 @@ fn another_patch_and_image_size_resample_the_embeddings_of_both_branches() {
     let _alone = alone_with_the_generator();
     let folder = tempfile::tempdir().unwrap();
     let source = network(&[]);
-    for (branch, at) in [("vit", 0), ("mamba", 8)] {
+    for (branch, at, resampled_at) in [(Branch::Vit, 0, 0), (Branch::Mamba, 8, 18)] {
         let path = folder.path().join(format!("{branch}.pth"));
-        let prefix = format!("{branch}.");
-        let tensors: Vec<(String, Tensor)> = source
-            .parameters()
-            .into_iter()
-            .filter_map(|(name, t)| Some((name.strip_prefix(&prefix)?.to_string(), t)))
-            .collect();
-        weights::save_torch(&path, &tensors).unwrap();
+        weights::save_torch(&path, &source.branch_parameters(branch)).unwrap();
         // From 4x4 patches of 8 pixels to 6x6 of 4.
         let loaded = network(&[
             &format!("model.{branch}.weights={}", path.display()),
@@ -199,18 +186,12 @@ fn another_patch_and_image_size_resample_the_embeddings_of_both_branches() {
         let notes = loaded.notes().join("; ");
         assert!(notes.contains("from 4x4 to 6x6 patches"), "{notes}");
         assert!(notes.contains("from 8x8 to 4x4 pixels"), "{notes}");
-        let find = |net: &BeautyNet, name: &str| {
-            let (_, tensor) = net
-                .parameters()
-                .into_iter()
-                .find(|(n, _)| *n == format!("{branch}.{name}"))
-                .unwrap();
-            tensor
-        };
-        let (old, new) = (find(&source, "pos_embed"), find(&loaded, "pos_embed"));
+        let [old, new] = [&source, &loaded].map(|net| {
+            let parameters = net.branch_parameters(branch);
+            parameters.into_iter().find(|(name, _)| name == "pos_embed").unwrap().1
+        });
         assert_eq!(new.size(), [1, 37, 96]);
-        let middle = if at == 0 { 0 } else { 18 };
-        assert!(new.select(1, middle).equal(&old.select(1, at)), "{branch}");
+        assert!(new.select(1, resampled_at).equal(&old.select(1, at)), "{branch}");
     }
 }
 
@@ -221,7 +202,7 @@ fn damaged_files_are_one_line_errors_that_name_the_file() {
     let path = folder.path().join("w.safetensors");
     let net = network(&[]);
     weights::save(&path, &net.parameters(), HashMap::new()).unwrap();
-    let whole = fs::read(&path).unwrap();
+    let saved = fs::read(&path).unwrap();
     let header = |json: &str, data: usize| {
         let mut bytes = (json.len() as u64).to_le_bytes().to_vec();
         bytes.extend(json.as_bytes());
@@ -232,9 +213,9 @@ fn damaged_files_are_one_line_errors_that_name_the_file() {
     let huge = r#"{"a":{"dtype":"F32","shape":[4611686018427387904,16],"data_offsets":[0,8]}}"#;
     for (what, bytes) in [
         ("empty", Vec::new()),
-        ("cut in the header", whole[..100].to_vec()),
-        ("cut in the data", whole[..whole.len() - 1].to_vec()),
-        ("with something behind", [&whole[..], b"x"].concat()),
+        ("cut in the header", saved[..100].to_vec()),
+        ("cut in the data", saved[..saved.len() - 1].to_vec()),
+        ("with trailing bytes", [&saved[..], b"x"].concat()),
         ("not safetensors", b"PK\x03\x04 a zip file, as torch.save writes them".to_vec()),
         ("overlapping tensors", header(overlapping, 12)),
         ("a shape whose size overflows", header(huge, 8)),

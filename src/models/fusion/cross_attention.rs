@@ -8,17 +8,16 @@ use crate::models::forward_context::ForwardContext;
 use crate::models::layers::{Init, LayerNorm, Linear};
 
 const NORM_EPS: f64 = 1e-6;
-/// Most attention heads, and fewest channels of a head.
-const MOST_HEADS: i64 = 8;
-const LEAST_HEAD_DIM: i64 = 16;
+const MAX_HEADS: i64 = 8;
+const MIN_HEAD_DIM: i64 = 16;
 
 /// `cross_attention` (CrossViT, arXiv 2103.14899). With all tokens projected to `dim` channels,
-/// each branch's class token asks itself and the other branch's patch tokens: `x = LN([c_A; T_B])`,
-/// `y_A = c_A + W softmax(q kᵀ / √d_h) v` by head, with `q` from the class token in `x`, `k` and
-/// `v` from all of `x`; `z = y_A + y_B`, as CrossViT adds what its two branches say.
+/// each branch's class token attends to itself and the other branch's patch tokens: `x = LN([c_A;
+/// T_B])`, `y_A = c_A + W softmax(q kᵀ / √d_h) v` by head, with `q` from the class token in `x`,
+/// `k` and `v` from all of `x`; `z = y_A + y_B`, as CrossViT adds its branches' logits.
 ///
-/// The weight of a branch is the attention that its tokens get, as a mean over heads and over both
-/// directions; what reaches `z` through the residual is not counted.
+/// The weight of a branch is the attention to its tokens, the mean over heads and over both
+/// directions; the residual's contribution to `z` is not counted.
 #[derive(Debug)]
 pub(super) struct CrossAttention {
     project: Projections,
@@ -47,11 +46,11 @@ impl Join for CrossAttention {
         let [vit, mamba] = self.project.tokens(vit, mamba);
         let (from_vit, vit_to_itself) = self.from_vit.forward(&vit, &mamba);
         let (from_mamba, mamba_to_itself) = self.from_mamba.forward(&mamba, &vit);
-        // What a class token does not give to itself, it gives to the other branch.
-        let share = (vit_to_itself + 1.0 - mamba_to_itself) * 0.5; // (b, 1)
+        // The attention that a class token does not pay to itself goes to the other branch.
+        let vit_weight = (vit_to_itself + 1.0 - mamba_to_itself) * 0.5; // (b, 1)
         Fused {
             vector: from_vit + from_mamba,
-            weights: Some(Tensor::cat(&[&share, &(1.0 - &share)], -1)),
+            weights: Some(Tensor::cat(&[&vit_weight, &(1.0 - &vit_weight)], -1)),
         }
     }
 
@@ -59,14 +58,14 @@ impl Join for CrossAttention {
         let d = self.dim;
         let [vit_width, mamba_width] = self.project.widths();
         let projections = (vit * vit_width + mamba * mamba_width) * d;
-        // Keys and values of the other branch's patches; then scores and their use, of the class
-        // token too.
+        // Keys and values of the other branch's patches; then scores and the weighted sum, with the
+        // class token.
         let attention = |patches: i64| 2 * patches * d * d + 2 * (1 + patches) * d;
         projections + attention(vit) + attention(mamba)
     }
 }
 
-/// Multi-head attention with the class token as the only query.
+/// Multi-head attention whose only query is the class token.
 #[derive(Debug)]
 struct ClassAttention {
     norm: LayerNorm,
@@ -85,8 +84,7 @@ impl ClassAttention {
         Self {
             norm: LayerNorm::new(&path / "norm", dim, NORM_EPS),
             q: linear("q", true),
-            // A bias of the keys would add the same to every score, and softmax takes it away
-            // again.
+            // A bias of the keys would add the same to every score, which softmax ignores.
             k: linear("k", false),
             v: linear("v", true),
             proj: linear("proj", true),
@@ -94,8 +92,9 @@ impl ClassAttention {
         }
     }
 
-    /// `own` (b, 1 + patches, dim) with its class token first, `other` likewise: the updated class
-    /// token (b, dim), and the part of the attention that it gave to itself (b, 1).
+    /// Updates the class token of `own` (b, 1 + patches, dim) from `other` (b, 1 + patches, dim),
+    /// which have their class tokens first: returns the updated class
+    /// token (b, dim), and the fraction of the attention that it pays to itself (b, 1).
     fn forward(&self, own: &Tensor, other: &Tensor) -> (Tensor, Tensor) {
         let class = own.narrow(1, 0, 1);
         let x = Tensor::cat(&[&class, &other.slice(1, 1, None, 1)], 1);
@@ -116,12 +115,10 @@ impl ClassAttention {
     }
 }
 
-/// The most heads that divide `dim` into at least 16 channels each, at most 8; one where none do.
+/// Returns the largest number of heads, up to 8, that divides `dim` into at least 16 channels each;
+/// one if there is none.
 fn heads(dim: i64) -> i64 {
-    (1..=MOST_HEADS)
-        .rev()
-        .find(|heads| dim % heads == 0 && dim / heads >= LEAST_HEAD_DIM)
-        .unwrap_or(1)
+    (1..=MAX_HEADS).rev().find(|heads| dim % heads == 0 && dim / heads >= MIN_HEAD_DIM).unwrap_or(1)
 }
 
 #[cfg(test)]
@@ -129,7 +126,7 @@ mod tests {
     use super::heads;
 
     #[test]
-    fn heads_divide_the_width_into_sixteen_channels_or_more() {
+    fn heads_divide_the_width_into_at_least_sixteen_channels() {
         assert_eq!([256, 96, 64, 17, 8, 1].map(heads), [8, 6, 4, 1, 1, 1]);
     }
 }

@@ -22,7 +22,7 @@ impl GatedMultimodalUnit {
         let inputs = widths[0] + widths[1];
         Self {
             project: Projections::new(path, widths, dim),
-            // Zero weights: training starts from equal shares.
+            // Zero weights: training starts from equal weights.
             gate: Linear::new(path / "gate", inputs, dim, true, Init::Constant(0.0)),
             dim,
         }
@@ -38,10 +38,10 @@ impl Join for GatedMultimodalUnit {
         let [vit_hidden, mamba_hidden] = self.project.forward(vit, mamba).map(|x| x.tanh());
         let features = Tensor::cat(&[vit.class(), mamba.class()], -1);
         let gate = self.gate.forward(&features).sigmoid(); // (b, dim)
-        let share = gate.mean_dim([-1i64].as_slice(), true, Kind::Float); // (b, 1)
+        let vit_weight = gate.mean_dim([-1i64].as_slice(), true, Kind::Float); // (b, 1)
         Fused {
             vector: &mamba_hidden + &gate * (vit_hidden - &mamba_hidden),
-            weights: Some(Tensor::cat(&[&share, &(1.0 - &share)], -1)),
+            weights: Some(Tensor::cat(&[&vit_weight, &(1.0 - &vit_weight)], -1)),
         }
     }
 }

@@ -1,13 +1,13 @@
-//! Mixtures: the two projected features, weighed by two numbers that sum to 1.
+//! Mixtures: a weighted sum of the two projected features, with two weights that sum to 1.
 
 use tch::{Kind, Tensor, nn};
 
 use super::projections::Projections;
-use super::{BranchTokens, Fused, Join, mix};
+use super::{BranchTokens, Fused, Join, weighted_sum};
 use crate::models::forward_context::ForwardContext;
 use crate::models::layers::{Init, Linear};
 
-/// `weighted`: `w = softmax(a)` with two learned scalars `a`, the same for every image; `z = w₁ P₁v
+/// `weighted`: `w = softmax(a)` with two learned scalars `a`, the same for all images; `z = w₁ P₁v
 /// + w₂ P₂m`. The softmax-based fusion of EfficientDet (arXiv 1911.09070).
 #[derive(Debug)]
 pub(super) struct Weighted {
@@ -35,11 +35,14 @@ impl Join for Weighted {
         let projected = self.project.forward(vit, mamba);
         let weights = self.weights.softmax(-1, Kind::Float);
         let b = projected[0].size()[0];
-        Fused { vector: mix(&projected, &weights), weights: Some(weights.expand([b, 2], false)) }
+        Fused {
+            vector: weighted_sum(&projected, &weights),
+            weights: Some(weights.expand([b, 2], false)),
+        }
     }
 }
 
-/// `gated`: `w = softmax(G [P₁v; P₂m] + c)`, from each image; `z = w₁ P₁v + w₂ P₂m`. The dynamic
+/// `gated`: `w = softmax(G [P₁v; P₂m] + c)`, for each image; `z = w₁ P₁v + w₂ P₂m`. The dynamic
 /// weighting of VM-BeautyNet (arXiv 2510.16220).
 #[derive(Debug)]
 pub(super) struct Gated {
@@ -52,7 +55,7 @@ impl Gated {
     pub fn new(path: &nn::Path, widths: [i64; 2], dim: i64) -> Self {
         Self {
             project: Projections::new(path, widths, dim),
-            // Zero weights: training starts from equal shares.
+            // Zero weights: training starts from equal weights.
             gate: Linear::new(path / "gate", 2 * dim, 2, true, Init::Constant(0.0)),
             dim,
         }
@@ -67,6 +70,6 @@ impl Join for Gated {
     fn forward(&self, vit: &BranchTokens, mamba: &BranchTokens, _ctx: ForwardContext) -> Fused {
         let projected = self.project.forward(vit, mamba);
         let weights = self.gate.forward(&Tensor::cat(&projected, -1)).softmax(-1, Kind::Float);
-        Fused { vector: mix(&projected, &weights), weights: Some(weights) }
+        Fused { vector: weighted_sum(&projected, &weights), weights: Some(weights) }
     }
 }

@@ -1,4 +1,4 @@
-//! One vector from the two branches.
+//! Fusion of the two branches into one vector.
 //!
 //! In the equations, `v` and `m` are the class tokens of the ViT and of the Vision Mamba, `P₁` and
 //! `P₂` learned affine projections to `model.fusion.dim` channels, `⊙` is the product by channel,
@@ -26,47 +26,47 @@ use self::score::ScoreAverage;
 use super::forward_context::ForwardContext;
 use crate::config::{FusionStrategy, ModelConfig};
 
-/// What a branch gives to the fusion.
+/// The tokens of a branch, the fusion's input.
 #[derive(Debug)]
 pub struct BranchTokens {
     /// (b, 1 + patches, d), after the backbone's last norm.
     tokens: Tensor,
-    /// Where the class token stands.
+    /// Index of the class token.
     class_index: i64,
 }
 
 impl BranchTokens {
-    /// Tokens (b, 1 + patches, d), of which the one at `class_index` is the class token.
+    /// Wraps tokens (b, 1 + patches, d) with the class token at `class_index`.
     pub fn new(tokens: Tensor, class_index: i64) -> Self {
         Self { tokens, class_index }
     }
 
-    /// The same tokens, not copied.
+    /// Returns the same tokens without a copy.
     pub fn shallow_clone(&self) -> Self {
         Self::new(self.tokens.shallow_clone(), self.class_index)
     }
 
-    /// The class token, which is the branch's feature vector: (b, d).
+    /// Returns the class token, which is the branch's feature vector: (b, d).
     pub fn class(&self) -> Tensor {
         self.tokens.select(1, self.class_index)
     }
 
-    /// All tokens, the class token first: (b, 1 + patches, d).
+    /// Returns all tokens, the class token first: (b, 1 + patches, d).
     pub(in crate::models) fn class_first(&self) -> Tensor {
         if self.class_index == 0 {
             return self.tokens.shallow_clone();
         }
         let (at, count) = (self.class_index, self.tokens.size()[1]);
-        let parts = [
+        let tokens = [
             self.tokens.narrow(1, at, 1),
             self.tokens.narrow(1, 0, at),
             self.tokens.narrow(1, at + 1, count - at - 1),
         ];
-        Tensor::cat(&parts, 1)
+        Tensor::cat(&tokens, 1)
     }
 }
 
-/// The fused vector, and how much each branch had in it.
+/// The fused vector, and the branches' weights in it.
 #[derive(Debug)]
 pub struct Fused {
     /// (b, [`Fusion::width`]).
@@ -76,22 +76,22 @@ pub struct Fused {
     pub weights: Option<Tensor>,
 }
 
-/// One way to join two branches.
+/// A fusion strategy for two branches.
 trait Join: Debug + Send {
-    /// Channels of the fused vector.
+    /// Returns the number of channels of the fused vector.
     fn width(&self) -> i64;
 
     /// Joins the branches.
     fn forward(&self, vit: &BranchTokens, mamba: &BranchTokens, ctx: ForwardContext) -> Fused;
 
-    /// Multiply-adds for one image beyond one product with each matrix, given the numbers of
-    /// patches.
+    /// Returns the multiply-adds for one image beyond one product with each matrix, given the
+    /// numbers of patches.
     fn token_multiply_adds(&self, _patches: [i64; 2]) -> i64 {
         0
     }
 }
 
-/// How the branches that are there become one vector.
+/// The fusion of the model's branches.
 #[derive(Debug)]
 pub struct Fusion {
     join: Option<Box<dyn Join>>,
@@ -99,11 +99,11 @@ pub struct Fusion {
 }
 
 impl Fusion {
-    /// New parameters under `path` for branches of these feature widths; an absent branch has none,
-    /// and a branch alone needs no parameters.
+    /// Returns a fusion with new parameters under `path` for branches of these feature widths,
+    /// `None` for an absent branch. A single branch needs no parameters.
     ///
     /// # Errors
-    /// The strategy needs a branch that is absent.
+    /// Returns an error if the strategy needs a branch that is absent.
     pub fn new(
         path: &nn::Path,
         config: &ModelConfig,
@@ -136,7 +136,7 @@ impl Fusion {
         Ok(Self { width: join.width(), join: Some(join) })
     }
 
-    /// Channels of the fused vector.
+    /// Returns the number of channels of the fused vector.
     pub fn width(&self) -> i64 {
         self.width
     }
@@ -144,7 +144,7 @@ impl Fusion {
     /// Joins the branches that the model has.
     ///
     /// # Errors
-    /// A branch that the strategy needs is missing.
+    /// Returns an error if a branch that the strategy needs is missing.
     pub fn forward(
         &self,
         vit: Option<&BranchTokens>,
@@ -156,18 +156,18 @@ impl Fusion {
             (None, Some(alone), None) | (None, None, Some(alone)) => {
                 Ok(Fused { vector: alone.class(), weights: None })
             }
-            _ => bail!("the fusion got other branches than it was made for"),
+            _ => bail!("internal: the fusion got other branches than it was built for"),
         }
     }
 
-    /// Multiply-adds for one image beyond one product with each matrix, given the numbers of
-    /// patches of the ViT and the Mamba branch.
+    /// Returns the multiply-adds for one image beyond one product with each matrix, given the
+    /// numbers of patches of the ViT and the Mamba branch.
     pub(super) fn token_multiply_adds(&self, patches: [i64; 2]) -> i64 {
         self.join.as_ref().map_or(0, |join| join.token_multiply_adds(patches))
     }
 }
 
-/// The mixture of two tensors of shape (b, dim) by weights of shape (b, 2) or (2).
-fn mix(parts: &[Tensor; 2], weights: &Tensor) -> Tensor {
-    &parts[0] * weights.narrow(-1, 0, 1) + &parts[1] * weights.narrow(-1, 1, 1)
+/// Returns the weighted sum of two tensors (b, dim) with weights (b, 2) or (2).
+fn weighted_sum(features: &[Tensor; 2], weights: &Tensor) -> Tensor {
+    &features[0] * weights.narrow(-1, 0, 1) + &features[1] * weights.narrow(-1, 1, 1)
 }

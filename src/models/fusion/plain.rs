@@ -1,4 +1,4 @@
-//! Joins without weights: side by side, and added. The baselines of multimodal learning
+//! Fusion without weights: concatenation and sum, the baselines of multimodal learning
 //! (Baltrušaitis et al., "Multimodal machine learning: a survey and taxonomy", arXiv 1705.09406,
 //! section 6).
 

@@ -1,11 +1,11 @@
-//! Both branches' features brought to one width.
+//! Projections of both branches' features to one width.
 
 use tch::{Tensor, nn};
 
 use super::BranchTokens;
 use crate::models::layers::{Init, Linear};
 
-/// `P₁` and `P₂`: an affine map of each branch to the same number of channels.
+/// `P₁` and `P₂`: affine maps of the branches to the same number of channels.
 #[derive(Debug)]
 pub(super) struct Projections {
     vit_proj: Linear,
@@ -14,7 +14,7 @@ pub(super) struct Projections {
 }
 
 impl Projections {
-    /// From branches of these widths to `dim` channels.
+    /// Returns projections from branches of these widths to `dim` channels.
     pub fn new(path: &nn::Path, widths: [i64; 2], dim: i64) -> Self {
         let linear = |name: &str, width| {
             Linear::new(path / name, width, dim, true, Init::pytorch_default(width))
@@ -26,17 +26,18 @@ impl Projections {
         }
     }
 
-    /// Channels of the branches before.
+    /// Returns the branches' numbers of channels before the projections.
     pub fn widths(&self) -> [i64; 2] {
         self.widths
     }
 
-    /// The class tokens, 2 of (b, dim).
+    /// Returns the projected class tokens, 2 of (b, dim).
     pub fn forward(&self, vit: &BranchTokens, mamba: &BranchTokens) -> [Tensor; 2] {
         [self.vit_proj.forward(&vit.class()), self.mamba_proj.forward(&mamba.class())]
     }
 
-    /// All tokens with the class token first, (b, 1 + patches, dim) of each branch.
+    /// Returns all projected tokens with the class token first, (b, 1 + patches, dim) for each
+    /// branch.
     pub fn tokens(&self, vit: &BranchTokens, mamba: &BranchTokens) -> [Tensor; 2] {
         [self.vit_proj.forward(&vit.class_first()), self.mamba_proj.forward(&mamba.class_first())]
     }

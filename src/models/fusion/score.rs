@@ -1,17 +1,17 @@
-//! Late fusion: each branch predicts for itself.
+//! Late fusion: each branch predicts a score.
 
 use tch::{Kind, Tensor, nn};
 
-use super::{BranchTokens, Fused, Join, mix};
+use super::{BranchTokens, Fused, Join, weighted_sum};
 use crate::config::HeadConfig;
 use crate::models::forward_context::ForwardContext;
 use crate::models::head::Regressor;
 use crate::models::layers::Init;
 
 /// `score`: `ŷ = w₁ f₁(v) + w₂ f₂(m)` with `w = softmax(a)` of two learned scalars, where `f₁` and
-/// `f₂` are regressors as `model.head` says, one for each branch. A linear opinion pool (Stone,
-/// "The opinion pool", Annals of Mathematical Statistics 32,
-/// 1961) whose weights are trained with the rest. The fused vector is the prediction itself.
+/// `f₂` are regressors with the layers of `model.head`, one for each branch. A linear opinion pool
+/// (Stone, "The opinion pool", Annals of Mathematical Statistics 32, 1961) with learned weights.
+/// The fused vector is the prediction itself.
 #[derive(Debug)]
 pub(super) struct ScoreAverage {
     vit_head: Regressor,
@@ -41,6 +41,9 @@ impl Join for ScoreAverage {
         ];
         let weights = self.weights.softmax(-1, Kind::Float);
         let b = scores[0].size()[0];
-        Fused { vector: mix(&scores, &weights), weights: Some(weights.expand([b, 2], false)) }
+        Fused {
+            vector: weighted_sum(&scores, &weights),
+            weights: Some(weights.expand([b, 2], false)),
+        }
     }
 }

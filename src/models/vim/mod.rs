@@ -308,7 +308,7 @@ impl VisionMamba {
         masked: &Masked,
         ctx: ForwardContext,
     ) -> Result<Tensor> {
-        let patches = masked.hide(&self.patch_embed.forward(x));
+        let patches = masked.replace(&self.patch_embed.forward(x));
         self.forward_tokens(self.add_positions(&patches)?, ctx)
     }
 

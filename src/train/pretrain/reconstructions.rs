@@ -63,8 +63,8 @@ impl Panels {
         let x = model.normalize(&self.images.f_to_device(device)?)?;
         let prediction = model.predict(&x, &mask, ForwardContext::eval())?;
         let reconstructed = model.reconstruct(&prediction, &x, &mask, targets(&config.pretrain));
-        for x in [model.hide(&x, &mask), reconstructed] {
-            self.columns.push(to_images(&model.pixels(&x))?);
+        for x in [model.gray_out(&x, &mask), reconstructed] {
+            self.columns.push(to_images(&model.denormalize(&x))?);
         }
         Ok(())
     }

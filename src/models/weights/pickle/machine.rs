@@ -282,8 +282,8 @@ impl<'a> Machine<'a> {
                 Some(Value::Tensor(tensor)) => Value::Tensor(tensor.clone()),
                 _ => bail!("its pickle is damaged: a parameter without a tensor"),
             },
-            // `Counter({…})` and `set([…])`: the argument is used instead of a copy, for many copies
-            // of a long list would fill the memory.
+            // `Counter({…})` and `set([…])`: the argument is used instead of a copy, for many
+            // copies of a long list would fill the memory.
             (Global::DictType, Some((id, Value::Dict(_))))
             | (Global::SequenceType, Some((id, Value::Sequence(_)))) => {
                 self.stack.push(id);
@@ -359,8 +359,8 @@ fn pairs(items: &[Id]) -> Result<Vec<(Id, Id)>> {
     Ok(items.chunks_exact(2).map(|pair| (pair[0], pair[1])).collect())
 }
 
-/// Reads little-endian two's complement of any length. An integer that does not fit 64 bits is not a
-/// size or offset, so its value does not matter.
+/// Reads little-endian two's complement of any length. An integer that does not fit 64 bits is not
+/// a size or offset, so its value does not matter.
 fn integer(bytes: &[u8]) -> Value {
     if bytes.len() > 8 {
         return Value::Plain;
