@@ -1,13 +1,13 @@
-//! Colors, letters and images of a figure.
+//! Drawing primitives: colors, text, thumbnails and heatmap overlays.
 
 use image::imageops::{self, FilterType};
 use image::{Rgb, RgbImage};
 use noto_sans_mono_bitmap::{FontWeight, RasterHeight, get_raster, get_raster_width};
 
-use super::heatmap::Heatmap;
+use super::input_image::Heatmap;
 
-/// Matplotlib's `inferno` (N. Smith and S. van der Walt, CC0), perceptually uniform: 33 of its 256
-/// colors at equal distances. Colors between them are mixed and off by 2 levels at most.
+/// Matplotlib's colormap `inferno` (N. Smith and S. van der Walt, CC0), perceptually uniform: 33 of
+/// its 256 colors at equal distances. Interpolated colors are off by at most 2 levels.
 const INFERNO: [[u8; 3]; 33] = [
     [0, 0, 4],
     [4, 3, 18],
@@ -44,16 +44,16 @@ const INFERNO: [[u8; 3]; 33] = [
     [252, 255, 164],
 ];
 
-/// How much of a heat map's pixel is the map; the rest is the image in gray.
-const HEAT: f32 = 0.6;
-/// How bright the image is where the model saw nothing of it.
-const UNSEEN: f32 = 0.45;
+/// The opacity of a heatmap over the gray image.
+const OPACITY: f32 = 0.6;
+/// The brightness of the image outside the model's input.
+const OUTSIDE: f32 = 0.45;
 
 pub(crate) const INK: Rgb<u8> = Rgb([30, 30, 30]);
 pub(crate) const FAINT: Rgb<u8> = Rgb([110, 110, 110]);
 pub(crate) const PAPER: Rgb<u8> = Rgb([255; 3]);
 
-/// The two sizes of letters.
+/// The two font sizes.
 #[derive(Clone, Copy)]
 pub(crate) enum Letters {
     Small,
@@ -68,19 +68,19 @@ impl Letters {
         }
     }
 
-    /// Pixels of a line.
+    /// Returns the height of a line in pixels.
     pub fn height(self) -> u32 {
         self.raster().val() as u32
     }
 
-    /// Pixels of a text in a line.
+    /// Returns the width of a line of text in pixels.
     pub fn width(self, text: &str) -> u32 {
         let one = get_raster_width(FontWeight::Regular, self.raster());
         (text.chars().count() * one) as u32
     }
 
-    /// A text that is too long for so many pixels without its middle: the start and the end, which
-    /// has the extension, stay.
+    /// Shortens a text to a width in pixels by removing its middle; the start and the end, which
+    /// has the extension, remain.
     pub fn fit(self, text: &str, pixels: u32) -> String {
         let room = (pixels / self.width("m").max(1)) as usize;
         let count = text.chars().count();
@@ -95,8 +95,8 @@ impl Letters {
     }
 }
 
-/// Writes one line with its upper left corner at (x, y). A letter that the font lacks (it has Latin
-/// ones) becomes `?`.
+/// Writes one line with its upper left corner at (x, y). A character that is not in the font (which
+/// is Latin) becomes `?`.
 pub(crate) fn write(
     canvas: &mut RgbImage,
     at: (u32, u32),
@@ -114,9 +114,9 @@ pub(crate) fn write(
             for (dx, &cover) in line.iter().enumerate() {
                 let (x, y) = (left + dx as u32, at.1 + dy as u32);
                 if let Some(pixel) = canvas.get_pixel_mut_checked(x, y) {
-                    let share = f32::from(cover) / 255.0;
+                    let opacity = f32::from(cover) / 255.0;
                     for (value, ink) in pixel.0.iter_mut().zip(ink.0) {
-                        *value = mix(*value, ink, share);
+                        *value = mix(*value, ink, opacity);
                     }
                 }
             }
@@ -125,19 +125,19 @@ pub(crate) fn write(
     }
 }
 
-fn mix(from: u8, to: u8, share: f32) -> u8 {
-    (f32::from(from) * (1.0 - share) + f32::from(to) * share).round() as u8
+fn mix(from: u8, to: u8, weight: f32) -> u8 {
+    (f32::from(from) * (1.0 - weight) + f32::from(to) * weight).round() as u8
 }
 
-/// The color of a value from 0 to 1.
+/// Returns the color of a value from 0 to 1.
 pub(super) fn color(value: f32) -> [u8; 3] {
-    let place = value.clamp(0.0, 1.0) * (INFERNO.len() - 1) as f32;
-    let first = (place as usize).min(INFERNO.len() - 2);
+    let position = value.clamp(0.0, 1.0) * (INFERNO.len() - 1) as f32;
+    let first = (position as usize).min(INFERNO.len() - 2);
     let (from, to) = (INFERNO[first], INFERNO[first + 1]);
-    std::array::from_fn(|i| mix(from[i], to[i], place - first as f32))
+    std::array::from_fn(|i| mix(from[i], to[i], position - first as f32))
 }
 
-/// The size of an image whose long side is brought to `side`.
+/// Returns the size of an image after its long side is resized to `side`.
 pub(super) fn fitted(image: &RgbImage, side: u32) -> (u32, u32) {
     let (width, height) = image.dimensions();
     let scale = f64::from(side) / f64::from(width.max(height).max(1));
@@ -145,7 +145,7 @@ pub(super) fn fitted(image: &RgbImage, side: u32) -> (u32, u32) {
     (scaled(width), scaled(height))
 }
 
-/// The image with its long side at `side`.
+/// Resizes an image so that its long side is `side`.
 pub(super) fn thumbnail(image: &RgbImage, side: u32) -> RgbImage {
     let (width, height) = fitted(image, side);
     if image.width() > width {
@@ -155,8 +155,8 @@ pub(super) fn thumbnail(image: &RgbImage, side: u32) -> RgbImage {
     }
 }
 
-/// The map as a heat map over a thumbnail of its original, whose size `original` is.
-pub(super) fn heat(thumbnail: &RgbImage, original: (u32, u32), map: &Heatmap) -> RgbImage {
+/// Renders a heatmap over a thumbnail of its image, whose original size is `original`.
+pub(super) fn overlay(thumbnail: &RgbImage, original: (u32, u32), heatmap: &Heatmap) -> RgbImage {
     let (width, height) = thumbnail.dimensions();
     let (across, down) =
         (f64::from(original.0) / f64::from(width), f64::from(original.1) / f64::from(height));
@@ -164,33 +164,32 @@ pub(super) fn heat(thumbnail: &RgbImage, original: (u32, u32), map: &Heatmap) ->
         let [r, g, b] = thumbnail.get_pixel(x, y).0.map(f32::from);
         // Luma of ITU-R BT.601.
         let gray = 0.299 * r + 0.587 * g + 0.114 * b;
-        let place = ((f64::from(x) + 0.5) * across, (f64::from(y) + 0.5) * down);
-        Rgb(match map.at(place.0, place.1) {
-            Some(value) => color(value).map(|c| mix(gray as u8, c, HEAT)),
-            None => [(gray * UNSEEN) as u8; 3],
+        Rgb(match heatmap.at((f64::from(x) + 0.5) * across, (f64::from(y) + 0.5) * down) {
+            Some(value) => color(value).map(|c| mix(gray as u8, c, OPACITY)),
+            None => [(gray * OUTSIDE) as u8; 3],
         })
     })
 }
 
-/// The bar of colors, 1 above, with its values beside it.
+/// Draws the color bar, with 1 at the top, and its labels.
 pub(super) fn color_bar(canvas: &mut RgbImage, left: u32, top: u32, height: u32) {
     const WIDTH: u32 = 14;
     for y in 0..height {
         let value = 1.0 - (y as f32 + 0.5) / height.max(1) as f32;
         for x in 0..WIDTH {
             if let Some(pixel) = canvas.get_pixel_mut_checked(left + x, top + y) {
-                *pixel = Rgb(color(value).map(|c| mix(128, c, 0.5 + HEAT / 2.0)));
+                *pixel = Rgb(color(value).map(|c| mix(128, c, 0.5 + OPACITY / 2.0)));
             }
         }
     }
     let letters = Letters::Small;
-    for (label, part) in [("1.0", 0), ("0.5", 1), ("0.0", 2)] {
-        let y = top + (height.saturating_sub(letters.height())) * part / 2;
+    for (label, half) in [("1.0", 0), ("0.5", 1), ("0.0", 2)] {
+        let y = top + (height.saturating_sub(letters.height())) * half / 2;
         write(canvas, (left + WIDTH + 5, y), label, letters, FAINT);
     }
 }
 
-/// Pixels that [`color_bar`] takes with its values.
+/// The width of [`color_bar`] with its labels, in pixels.
 pub(super) const BAR_WIDTH: u32 = 46;
 
 #[cfg(test)]
@@ -198,7 +197,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn colors_rise_in_luminance_from_black_to_light_yellow() {
+    fn luminance_of_the_colormap_increases_from_black_to_light_yellow() {
         assert_eq!((color(0.0), color(1.0)), ([0, 0, 4], [252, 255, 164]));
         let luminance = |value: f32| {
             let [r, g, b] = color(value).map(|c| (f64::from(c) / 255.0).powf(2.2));

@@ -1,108 +1,177 @@
-//! One image explained: the image, the maps over it, the score and the branches' shares.
+//! The figure of an explained image: the image, its heatmaps, the score and the branch weights.
 
+use anyhow::{Context, Result};
 use image::{GenericImage, RgbImage};
+use tch::Tensor;
 
 use super::canvas::{
-    BAR_WIDTH, FAINT, INK, Letters, PAPER, color_bar, fitted, heat, thumbnail, write,
+    BAR_WIDTH, FAINT, INK, Letters, PAPER, color_bar, fitted, overlay, thumbnail, write,
 };
-use super::heatmap::Heatmap;
+use super::input_image::{Heatmap, InputImage, to_cpu};
+use super::maps::Explanation;
+use super::options::ExplainOptions;
+use crate::data::Frame;
+use crate::eval::evaluate::values;
+use crate::models::BeautyNet;
 
-/// The long side of the panels.
+/// The long side of the panels with one map per branch.
 const PANEL: u32 = 288;
-/// The long side of the panels of a strip.
+/// The long side of the panels with several maps per branch.
 const SMALL_PANEL: u32 = 112;
-/// Panels in a row of a strip.
+/// Small panels per row.
 const PER_ROW: usize = 12;
 const MARGIN: u32 = 16;
 const GAP: u32 = 10;
 
-/// A map with what is written below it in a strip: its block, say.
-pub type LabeledMap = (String, Heatmap);
+/// A heatmap with its label, such as its block.
+pub type LabeledHeatmap = (String, Heatmap);
 
-/// What a figure shows.
+/// The maps of an image as tensors, by name.
+pub type MapTensors = Vec<(String, Tensor)>;
+
+/// The content of a figure.
 #[derive(Debug, Clone)]
 pub struct ExplainedImage {
     /// The image's name.
     pub name: String,
-    /// The original.
+    /// The original image.
     pub image: RgbImage,
-    /// On the data set's own scale.
+    /// The prediction on the data set's own scale.
     pub score: f64,
-    /// Shares of the ViT and the Mamba branch, where the fusion strategy defines them.
+    /// The fusion weights of ViT and Mamba, if the fusion strategy defines them.
     pub weights: Option<[f64; 2]>,
-    /// How the maps were made, for people.
+    /// The attribution method, for people.
     pub method: String,
-    /// Groups of maps: a branch's name with its maps.
-    pub maps: Vec<(String, Vec<LabeledMap>)>,
-    /// The maps of both branches weighed by their shares.
+    /// The heatmaps of each branch, with the branch's title.
+    pub heatmaps: Vec<(String, Vec<LabeledHeatmap>)>,
+    /// The heatmap of the fused map.
     pub fused: Option<Heatmap>,
 }
 
 impl ExplainedImage {
-    /// The image's name without its folder.
+    /// Returns the image's name without its folder.
     pub(super) fn file_name(&self) -> String {
         let name = std::path::Path::new(&self.name).file_name();
         name.map_or_else(|| self.name.clone(), |name| name.to_string_lossy().into_owned())
     }
 
-    /// The second line of a figure: score, shares, method.
+    /// Returns the caption: score and branch weights.
     pub(super) fn caption(&self) -> String {
-        let shares = match self.weights {
+        let weights = match self.weights {
             Some([vit, mamba]) => format!("   weights ViT {vit:.2} Mamba {mamba:.2}"),
             None => String::new(),
         };
-        format!("score {:.2}{shares}", self.score)
+        format!("score {:.2}{weights}", self.score)
     }
 
-    /// The last map of each branch and the fused one, with their names.
-    pub(super) fn last_maps(&self) -> Vec<(&str, &Heatmap)> {
-        let of_branches = self.maps.iter().filter_map(|(name, maps)| {
-            let (_, map) = maps.last()?;
-            Some((name.as_str(), map))
+    /// Returns the last heatmap of each branch and the fused heatmap, with their titles.
+    pub(super) fn last_heatmaps(&self) -> Vec<(&str, &Heatmap)> {
+        let of_branches = self.heatmaps.iter().filter_map(|(title, heatmaps)| {
+            let (_, heatmap) = heatmaps.last()?;
+            Some((title.as_str(), heatmap))
         });
-        let fused = self.fused.iter().map(|map| ("fused", map));
-        of_branches.chain(fused).collect()
+        of_branches.chain(self.fused.iter().map(|heatmap| ("fused", heatmap))).collect()
     }
 }
 
-/// Samples the figure: panels side by side for one map of a branch, rows of smaller ones for several.
+/// Splits the explanation of a batch into its images: the content of their figures, and their maps
+/// as tensors: `vit`, `mamba` and `fused` from 0 to 1 over the model's input, `vit_grid` and
+/// `mamba_grid` as computed, `frame`, `score`.
+///
+/// # Errors
+/// Returns an error if the explanation has fewer images.
+pub fn explained_images(
+    net: &BeautyNet,
+    options: &ExplainOptions,
+    inputs: Vec<InputImage>,
+    explanation: &Explanation,
+) -> Result<Vec<(ExplainedImage, MapTensors)>> {
+    let method = options.describe(net);
+    let scores = values(&explanation.score)?;
+    let weights: Vec<f64> = match &explanation.weights {
+        Some(weights) => values(&weights.reshape([-1]))?,
+        None => Vec::new(),
+    };
+    let branches = explanation
+        .branches()
+        .map(|(branch, maps)| Ok((branch, maps, to_cpu(&maps.image()?)?)))
+        .collect::<Result<Vec<_>>>()?;
+    let fused = explanation.fused()?.map(|fused| to_cpu(&fused)).transpose()?;
+    let mut explained = Vec::new();
+    for (row, input) in inputs.into_iter().enumerate() {
+        let at = row as i64;
+        let score = *scores.get(row).context("the explanation has too few images")?;
+        let mut tensors = Vec::new();
+        let mut heatmaps = Vec::new();
+        for (branch, maps, image) in &branches {
+            let image = image.get(at);
+            let mut of_branch = Vec::new();
+            for map in 0..image.size3()?.0 {
+                let layer = maps.layers.get(map as usize);
+                let label = layer.map_or(String::new(), usize::to_string);
+                of_branch.push((label, input.heatmap(&image.get(map))?));
+            }
+            heatmaps.push((branch.title().to_string(), of_branch));
+            tensors.push((branch.name().to_string(), image));
+            tensors.push((format!("{}_grid", branch.name()), to_cpu(&maps.grid.get(at))?));
+        }
+        if let Some(fused) = &fused {
+            tensors.push(("fused".to_string(), fused.get(at)));
+        }
+        let Frame { left, top, width, height } = input.frame;
+        tensors.push(("frame".to_string(), Tensor::from_slice(&[left, top, width, height])));
+        tensors.push(("score".to_string(), Tensor::from(score as f32)));
+        let image = ExplainedImage {
+            score,
+            weights: weights.chunks_exact(2).nth(row).map(|w| [w[0], w[1]]),
+            method: method.clone(),
+            heatmaps,
+            fused: fused.as_ref().map(|fused| input.heatmap(&fused.get(at))).transpose()?,
+            name: input.name,
+            image: input.image,
+        };
+        explained.push((image, tensors));
+    }
+    Ok(explained)
+}
+
+/// A row of panels: its title, and images with their labels.
+type Row = (String, Vec<(String, RgbImage)>);
+
+/// Renders a figure: large panels side by side for one map per branch, rows of small panels for
+/// several.
 pub fn draw_figure(explained: &ExplainedImage) -> RgbImage {
-    let strip = explained.maps.iter().any(|(_, maps)| maps.len() > 1);
-    let original = explained.image.dimensions();
-    let mut rows: Vec<(String, Vec<(String, RgbImage)>)> = Vec::new();
-    let side = if strip { SMALL_PANEL } else { PANEL };
-    let small = thumbnail(&explained.image, side);
-    let mut first = vec![("image".to_string(), small.clone())];
-    if strip {
-        rows.push((String::new(), first));
-        for (name, maps) in &explained.maps {
-            for (at, part) in maps.chunks(PER_ROW).enumerate() {
-                let panels = part
-                    .iter()
-                    .map(|(label, map)| (labeled(label, map), heat(&small, original, map)));
-                let title = if at == 0 { name.clone() } else { String::new() };
+    let small = explained.heatmaps.iter().any(|(_, heatmaps)| heatmaps.len() > 1);
+    let side = if small { SMALL_PANEL } else { PANEL };
+    let image = thumbnail(&explained.image, side);
+    let panel = |label: &str, heatmap: &Heatmap| {
+        let panel = overlay(&image, explained.image.dimensions(), heatmap);
+        (label_of(label, heatmap), panel)
+    };
+    let mut rows: Vec<Row> = vec![(String::new(), vec![("image".to_string(), image.clone())])];
+    if small {
+        for (title, heatmaps) in &explained.heatmaps {
+            for (at, chunk) in heatmaps.chunks(PER_ROW).enumerate() {
+                let panels = chunk.iter().map(|(label, heatmap)| panel(label, heatmap));
+                let title = if at == 0 { title.clone() } else { String::new() };
                 rows.push((title, panels.collect()));
             }
         }
     } else {
-        for (name, map) in explained.last_maps() {
-            first.push((labeled(name, map), heat(&small, original, map)));
-        }
-        rows.push((String::new(), first));
+        let heatmaps = explained.last_heatmaps();
+        rows[0].1.extend(heatmaps.into_iter().map(|(title, heatmap)| panel(title, heatmap)));
     }
     draw(explained, fitted(&explained.image, side), &rows)
 }
 
-/// What stands below a map: that there is nothing on it, too.
-fn labeled(label: &str, map: &Heatmap) -> String {
-    match (map.is_empty(), label) {
+/// Returns the label below a heatmap, which also says that the heatmap is empty.
+fn label_of(label: &str, heatmap: &Heatmap) -> String {
+    match (heatmap.is_empty(), label) {
         (false, label) => label.to_string(),
         (true, "") => "empty".to_string(),
         (true, label) => format!("{label}: empty"),
     }
 }
-
-type Row = (String, Vec<(String, RgbImage)>);
 
 fn draw(explained: &ExplainedImage, panel: (u32, u32), rows: &[Row]) -> RgbImage {
     let (large, letters) = (Letters::Large, Letters::Small);
@@ -149,9 +218,8 @@ fn draw(explained: &ExplainedImage, panel: (u32, u32), rows: &[Row]) -> RgbImage
     canvas
 }
 
-/// Copies an image to where it fits.
+/// Copies an image to a position where it fits.
 pub(super) fn paste(canvas: &mut RgbImage, image: &RgbImage, left: u32, top: u32) {
-    // An image that would reach over the edge is an error of `copy_from` and stays away; the sizes
-    // above leave room for all.
+    // `copy_from` fails for an image that crosses the edge; the canvas has room for every image.
     let _ = canvas.copy_from(image, left, top);
 }

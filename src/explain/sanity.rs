@@ -1,16 +1,14 @@
-//! Whether maps show what was learned (Adebayo et al., "Sanity checks for saliency maps", arXiv
-//! 1810.03292): a map that stays as it is while the weights are drawn anew shows the image, not the
-//! model.
+//! Sanity checks for attribution maps (Adebayo et al., arXiv 1810.03292): a map that does not
+//! change when the weights are randomized shows the image, not what the model learned.
 
 use std::sync::Arc;
 
-use anyhow::{Result, ensure};
-use serde::Serialize;
+use anyhow::{Context, Result, ensure};
 use tch::{Kind, Tensor};
 
-use super::evaluate::{Columns, is_flat, rows};
-use super::figure::{ExplainedImage, LabeledMap};
-use super::heatmap::InputImage;
+use super::evaluate::{PerImage, is_constant, map_values};
+use super::figure::ExplainedImage;
+use super::input_image::InputImage;
 use super::maps::{Explanation, explain, scale_maps};
 use super::options::{ExplainOptions, branches};
 use crate::config::{Branch, Config};
@@ -18,159 +16,132 @@ use crate::data::random_stream::RandomStream;
 use crate::data::{ImageDataset, Loader, LoaderOptions, Mode};
 use crate::eval::correlation::spearman;
 use crate::eval::evaluate::{Walk, values};
-use crate::eval::statistics::{Bootstrap, Mean};
 use crate::models::images::upload;
 use crate::models::{BeautyNet, Images};
+use crate::run::explanations::{MapSimilarity, RandomizationStage, SanityCheck};
 
-/// How alike a branch's maps are to those of the trained model.
-#[derive(Debug, Serialize)]
-pub struct Similarity {
-    /// `vit` or `mamba`.
-    pub map: &'static str,
-    /// Spearman's correlation over patches; no map has negative values. A map that is the same
-    /// everywhere has none.
-    pub rank_correlation: Mean,
-    /// Structural similarity of the maps over the image, each from 0 to 1; of images on which the
-    /// trained model's map is not empty.
-    pub ssim: Mean,
-}
-
-/// The model with one more part drawn anew.
-#[derive(Debug, Serialize)]
-pub struct Stage {
-    /// That part, as the weights name it: `head`, `fusion`, `vit.blocks.2` and `mamba.layers.3`,
-    /// `vit.embeddings` for what is below its blocks. All stages before are drawn anew as well.
-    pub randomized: Vec<String>,
-    /// By branch.
-    pub maps: Vec<Similarity>,
-}
-
-/// What [`sanity`] finds.
-#[derive(Debug, Serialize)]
-pub struct Sanity {
-    /// Of the new weights.
-    pub seed: i64,
-    /// From the head down.
-    pub stages: Vec<Stage>,
-}
-
-/// A part of the network that is drawn anew at once.
-struct Part {
+/// Modules that are randomized together.
+struct Stage {
     names: Vec<String>,
-    /// Of the parameters, in their order by name.
-    indices: Vec<usize>,
+    /// The modules' parameters, as indices into the list sorted by name.
+    parameters: Vec<usize>,
 }
 
-/// The network's parts from the top down: head, fusion, the last block of both branches with the
-/// norm after it, the blocks before, and the embeddings. A branch with fewer blocks is done first.
-/// The scale of the scores is none of them.
-fn parts(net: &BeautyNet, names: &[String]) -> Vec<Part> {
-    let depth = |branch: Branch| net.branch(branch).map_or(0, |shape| shape.depth);
-    let deepest = branches(net).map(|(branch, _)| branch).map(depth).max().unwrap_or(0);
-    let mut prefixes: Vec<Vec<(String, Vec<String>)>> = vec![
+impl Stage {
+    /// Returns the name of this branch's module, or of the module above both branches.
+    fn label(&self, branch: Branch) -> &str {
+        let prefix = format!("{}.", branch.name());
+        match &self.names[..] {
+            [name] => name.strip_prefix(&prefix).unwrap_or(name),
+            names => names.iter().find_map(|name| name.strip_prefix(&prefix)).unwrap_or_default(),
+        }
+    }
+}
+
+/// Splits the network's parameters into stages from the top down: head, fusion, the last block of
+/// both branches with the norm after it, the blocks below, and the embeddings. A branch with fewer
+/// blocks is finished first. No stage has the scale of the scores.
+fn stages(net: &BeautyNet, parameters: &[String]) -> Vec<Stage> {
+    let deepest = branches(net).map(|(_, shape)| shape.depth).max().unwrap_or(0);
+    // Per stage, its modules with the prefixes of their parameters.
+    let mut modules: Vec<Vec<(String, Vec<String>)>> = vec![
         vec![("head".into(), vec!["head.layers.".into()])],
         vec![("fusion".into(), vec!["fusion.".into()])],
     ];
     for above in 0..deepest {
-        let blocks = branches(net).map(|(branch, _)| branch).filter_map(|branch| {
-            let (blocks, norm) = match branch {
-                Branch::Vit => ("vit.blocks", "vit.norm."),
-                Branch::Mamba => ("mamba.layers", "mamba.norm_f."),
-            };
-            let name = format!("{blocks}.{}", depth(branch).checked_sub(above + 1)?);
-            let mut of = vec![format!("{name}.")];
-            of.extend((above == 0).then(|| norm.to_string()));
-            (above < depth(branch)).then_some((name, of))
-        });
-        prefixes.push(blocks.collect());
+        let blocks =
+            branches(net).filter(|(_, shape)| above < shape.depth).map(|(branch, shape)| {
+                let (blocks, norm) = match branch {
+                    Branch::Vit => ("vit.blocks", "vit.norm."),
+                    Branch::Mamba => ("mamba.layers", "mamba.norm_f."),
+                };
+                let name = format!("{blocks}.{}", shape.depth - above - 1);
+                let mut prefixes = vec![format!("{name}.")];
+                prefixes.extend((above == 0).then(|| norm.to_string()));
+                (name, prefixes)
+            });
+        modules.push(blocks.collect());
     }
-    let whole = branches(net).map(|(branch, _)| branch).map(Branch::name);
-    let whole = whole.map(|key| (format!("{key}.embeddings"), vec![format!("{key}.")]));
-    prefixes.push(whole.collect());
-    let mut left: Vec<usize> = (0..names.len()).collect();
-    let parts = prefixes.into_iter().map(|named| {
-        let mut part = Part { names: Vec::new(), indices: Vec::new() };
-        for (name, prefixes) in named {
-            let is_of = |&at: &usize| prefixes.iter().any(|p| names[at].starts_with(p));
-            let (mine, others): (Vec<usize>, Vec<usize>) = left.iter().partition(|at| is_of(at));
+    let keys = branches(net).map(|(branch, _)| branch.name());
+    // What is left of each branch.
+    modules.push(keys.map(|key| (format!("{key}.embeddings"), vec![format!("{key}.")])).collect());
+    let mut left: Vec<usize> = (0..parameters.len()).collect();
+    let stages = modules.into_iter().map(|modules| {
+        let mut stage = Stage { names: Vec::new(), parameters: Vec::new() };
+        for (name, prefixes) in modules {
+            let belongs = |at: &usize| prefixes.iter().any(|p| parameters[*at].starts_with(p));
+            let (own, others): (Vec<usize>, Vec<usize>) = left.iter().partition(|at| belongs(at));
             left = others;
-            part.names.extend((!mine.is_empty()).then_some(name));
-            part.indices.extend(mine);
+            stage.names.extend((!own.is_empty()).then_some(name));
+            stage.parameters.extend(own);
         }
-        part
+        stage
     });
-    parts.filter(|part| !part.indices.is_empty()).collect()
+    stages.filter(|stage| !stage.parameters.is_empty()).collect()
 }
 
-/// Draws the weights anew from the top down, part by part, and compares each branch's maps with
-/// those of the trained model, which stays as it is. New weights are those of a fresh model of this
-/// config, by a seed that comes from the config's (and is not the training's). The first `shown`
-/// images are given back with all their maps.
+/// Randomizes a copy of the model from the top down, stage by stage, and compares each branch's
+/// maps with the trained model's. The random weights are those of a new model of this config, with
+/// a seed derived from the config's. Also returns the first `shown` images with the maps of all
+/// stages.
 ///
 /// # Errors
-/// As [`explain`], or an image that cannot be read.
-pub fn sanity(
+/// Returns an error as [`explain`] does, and if an image cannot be read.
+pub fn sanity_check(
     net: &BeautyNet,
     config: &Config,
     images: &Arc<ImageDataset>,
-    request: &ExplainOptions,
+    options: &ExplainOptions,
     walk: Walk,
     shown: usize,
-) -> Result<(Sanity, Vec<ExplainedImage>)> {
+) -> Result<(SanityCheck, Vec<ExplainedImage>)> {
     let seed = (RandomStream::new(config.seed, 0, 0, "sanity").unit() * (1u64 << 53) as f64) as i64;
-    let trial = BeautyNet::without_pretrained(config, net.device())?;
+    let randomized = BeautyNet::without_pretrained(config, net.device())?;
     tch::manual_seed(seed);
-    let fresh = BeautyNet::without_pretrained(config, net.device())?;
+    let random = BeautyNet::without_pretrained(config, net.device())?;
     let (names, trained): (Vec<String>, Vec<Tensor>) = net.parameters().into_iter().unzip();
-    let tensors = |net: &BeautyNet| net.parameters().into_iter().map(|(_, t)| t).collect();
-    let (mut trial_tensors, fresh): (Vec<Tensor>, Vec<Tensor>) = (tensors(&trial), tensors(&fresh));
-    let parts = parts(net, &names);
-    let mut columns = Columns::default();
+    let tensors = |net: &BeautyNet| -> Vec<Tensor> {
+        net.parameters().into_iter().map(|(_, tensor)| tensor).collect()
+    };
+    let (mut parameters, random) = (tensors(&randomized), tensors(&random));
+    let stages = stages(net, &names);
+    let mut per_image = PerImage::default();
     let mut figures: Vec<ExplainedImage> = Vec::new();
-    let options = LoaderOptions::new(Mode::Eval, walk.batch_size, walk.workers);
-    for batch in Loader::new(Arc::clone(images), options)? {
+    let loader_options = LoaderOptions::new(Mode::Eval, walk.batch_size, walk.workers);
+    for batch in Loader::new(Arc::clone(images), loader_options)? {
         let batch = batch?;
         let x = upload(&batch, net.device())?;
-        let before = explain(net, Images::Pixels(&x), request)?;
-        let originals = batch.indices.iter().take(shown - figures.len());
-        let originals = originals.map(|&index| InputImage::read(images, index));
-        let originals: Vec<InputImage> = originals.collect::<Result<_>>()?;
-        let mut strips = strips(net, request, &originals, &before)?;
-        copy(&mut trial_tensors, &trained, 0..trained.len())?;
-        for (stage, part) in parts.iter().enumerate() {
-            copy(&mut trial_tensors, &fresh, part.indices.iter().copied())?;
-            let after = explain(&trial, Images::Pixels(&x), request)?;
-            compare(&mut columns, net, stage, &before, &after)?;
-            for (row, (original, strip)) in originals.iter().zip(&mut strips).enumerate() {
-                add_maps(strip, net, part, original, &after, row as i64)?;
+        let before = explain(net, Images::Pixels(&x), options)?;
+        let inputs = batch.indices.iter().take(shown - figures.len());
+        let inputs = inputs.map(|&index| InputImage::read(images, index));
+        let inputs: Vec<InputImage> = inputs.collect::<Result<_>>()?;
+        let mut batch_figures = figures_of(net, options, &inputs, &before)?;
+        copy(&mut parameters, &trained, 0..trained.len())?;
+        for (number, stage) in stages.iter().enumerate() {
+            copy(&mut parameters, &random, stage.parameters.iter().copied())?;
+            let after = explain(&randomized, Images::Pixels(&x), options)?;
+            compare(&mut per_image, number, &before, &after)?;
+            for (row, (input, figure)) in inputs.iter().zip(&mut batch_figures).enumerate() {
+                add_heatmaps(figure, input, &after, row, |branch| stage.label(branch))?;
             }
         }
-        figures.extend(strips);
+        figures.extend(batch_figures);
     }
-    let stages = parts.into_iter().enumerate().map(|(stage, part)| Stage {
+    let stages = stages.into_iter().enumerate().map(|(number, stage)| RandomizationStage {
         maps: branches(net)
-            .map(|(branch, _)| branch)
-            .map(|branch| {
-                let mean = |what| mean(&columns, stage, branch, what);
-                Similarity {
-                    map: branch.name(),
-                    rank_correlation: mean("rank"),
-                    ssim: mean("ssim"),
-                }
+            .map(|(branch, _)| MapSimilarity {
+                map: branch.name().to_string(),
+                rank_correlation: per_image.mean(&metric(number, branch, "rank")),
+                ssim: per_image.mean(&metric(number, branch, "ssim")),
             })
             .collect(),
-        randomized: part.names,
+        randomized: stage.names,
     });
-    let stages = stages.collect();
-    Ok((Sanity { seed, stages }, figures))
+    Ok((SanityCheck { seed, stages: stages.collect() }, figures))
 }
 
-fn column(stage: usize, branch: Branch, what: &str) -> String {
-    format!("{stage} {} {what}", branch.name())
-}
-
-fn mean(columns: &Columns, stage: usize, branch: Branch, what: &str) -> Mean {
-    Bootstrap::default().mean(columns.of(&column(stage, branch, what)))
+fn metric(stage: usize, branch: Branch, name: &str) -> String {
+    format!("{stage} {} {name}", branch.name())
 }
 
 fn copy(
@@ -185,121 +156,94 @@ fn copy(
     Ok(())
 }
 
-/// Adds how alike each image's maps are.
+/// Adds the similarity of each image's maps before and after a stage.
 fn compare(
-    columns: &mut Columns,
-    net: &BeautyNet,
+    per_image: &mut PerImage,
     stage: usize,
     before: &Explanation,
     after: &Explanation,
 ) -> Result<()> {
-    for branch in branches(net).map(|(branch, _)| branch) {
-        let (Some(before), Some(after)) = (before.branch(branch), after.branch(branch)) else {
-            continue;
-        };
+    for (branch, before) in before.branches() {
+        let after = after.branch(branch).context("the randomized model lacks a branch")?;
         let side = before.side;
         let (before, after) = (before.last()?, after.last()?);
-        let alike = values(&ssim(&scale_maps(&before, side)?, &scale_maps(&after, side)?)?)?;
-        let (before, after) = (rows(&before)?, rows(&after)?);
+        let similarity = ssim(&scale_maps(&before, side)?, &scale_maps(&after, side)?)?;
+        let (before, after) = (map_values(&before)?, map_values(&after)?);
         let ranks = before.iter().zip(&after).map(|(b, a)| spearman(b, a));
-        columns.push(column(stage, branch, "rank"), ranks);
-        let alike = alike.into_iter().zip(&before).map(|(alike, before)| {
-            // Of an empty map there is nothing to keep.
-            if is_flat(before) { f64::NAN } else { alike }
+        per_image.extend(metric(stage, branch, "rank"), ranks);
+        let similarity = values(&similarity)?.into_iter().zip(&before).map(|(value, before)| {
+            // A constant map has nothing to preserve.
+            if is_constant(before) { f64::NAN } else { value }
         });
-        columns.push(column(stage, branch, "ssim"), alike);
+        per_image.extend(metric(stage, branch, "ssim"), similarity);
     }
     Ok(())
 }
 
-/// A strip for each image, with the maps of the trained model.
-fn strips(
+/// Creates a figure for each image, with the maps of the trained model.
+fn figures_of(
     net: &BeautyNet,
-    request: &ExplainOptions,
-    originals: &[InputImage],
-    before: &Explanation,
+    options: &ExplainOptions,
+    inputs: &[InputImage],
+    explanation: &Explanation,
 ) -> Result<Vec<ExplainedImage>> {
-    let scores = values(&before.score)?;
-    let method = format!("{}; weights drawn anew from the top down", request.describe(net));
-    let strips = originals.iter().zip(scores).enumerate();
-    strips
-        .map(|(row, (original, score))| {
-            let mut strip = ExplainedImage {
-                name: original.name.clone(),
-                image: original.image.clone(),
+    let scores = values(&explanation.score)?;
+    let method = format!("{}; weights randomized from the top down", options.describe(net));
+    inputs
+        .iter()
+        .zip(scores)
+        .enumerate()
+        .map(|(row, (input, score))| {
+            let mut figure = ExplainedImage {
+                name: input.name.clone(),
+                image: input.image.clone(),
                 score,
                 weights: None,
                 method: method.clone(),
-                maps: branches(net)
-                    .map(|(branch, _)| branch)
-                    .map(|b| (b.title().into(), Vec::new()))
+                heatmaps: branches(net)
+                    .map(|(branch, _)| (branch.title().into(), Vec::new()))
                     .collect(),
                 fused: None,
             };
-            let trained = |_: Branch| "trained".to_string();
-            push_maps(&mut strip, net, original, before, row as i64, &trained)?;
-            Ok(strip)
+            add_heatmaps(&mut figure, input, explanation, row, |_| "trained")?;
+            Ok(figure)
         })
         .collect()
 }
 
-/// Adds a stage's maps, each with what was drawn anew in its branch, or above it.
-fn add_maps(
-    strip: &mut ExplainedImage,
-    net: &BeautyNet,
-    part: &Part,
-    original: &InputImage,
-    after: &Explanation,
-    row: i64,
-) -> Result<()> {
-    let label = |branch: Branch| {
-        let own = format!("{}.", branch.name());
-        let name = match &part.names[..] {
-            [name] => name.as_str(),
-            names => names.iter().find(|name| name.starts_with(&own)).map_or("", String::as_str),
-        };
-        name.strip_prefix(&own).unwrap_or(name).to_string()
-    };
-    push_maps(strip, net, original, after, row, &label)
-}
-
-fn push_maps(
-    strip: &mut ExplainedImage,
-    net: &BeautyNet,
-    original: &InputImage,
+/// Adds the last map of each branch to an image's figure.
+fn add_heatmaps<'a>(
+    figure: &mut ExplainedImage,
+    input: &InputImage,
     explanation: &Explanation,
-    row: i64,
-    label: &dyn Fn(Branch) -> String,
+    row: usize,
+    label: impl Fn(Branch) -> &'a str,
 ) -> Result<()> {
-    for (branch, (_, maps)) in branches(net).map(|(branch, _)| branch).zip(&mut strip.maps) {
-        if let Some(of) = explanation.branch(branch) {
-            let map = scale_maps(&of.last()?.narrow(0, row, 1), of.side)?.squeeze_dim(0);
-            let labeled: LabeledMap = (label(branch), original.placed(&map)?);
-            maps.push(labeled);
-        }
+    for ((branch, maps), (_, heatmaps)) in explanation.branches().zip(&mut figure.heatmaps) {
+        let map = scale_maps(&maps.last()?.narrow(0, row as i64, 1), maps.side)?.squeeze_dim(0);
+        heatmaps.push((label(branch).to_string(), input.heatmap(&map)?));
     }
     Ok(())
 }
 
-/// Pixels a side of the window, and its standard deviation.
+/// The side of the SSIM window in pixels, and its standard deviation.
 const WINDOW: i64 = 11;
 const DEVIATION: f64 = 1.5;
 /// (K₁L)² and (K₂L)² of the paper, for values that span L = 1.
 const STABLE: [f64; 2] = [1e-4, 9e-4];
 
-/// The mean structural similarity (Wang et al., IEEE TIP 13, 2004) of two maps each, (b, h, w) with
-/// values from 0 to 1: (b), at most
-/// 1. The window is a Gaussian of 11 pixels a side, smaller where the maps are; only places where
-///    it lies inside count.
+/// Computes the mean structural similarity (SSIM; Wang et al., IEEE TIP 13, 2004) of pairs of maps
+/// (b, h, w) with values from 0 to 1: (b), at most 1. The window is a Gaussian of 11 pixels per
+/// side, or smaller to fit the maps; only positions with the complete window inside the map count.
 ///
 /// # Errors
-/// Maps of different shapes, or without pixels.
+/// Returns an error if the maps differ in shape or have no pixels.
 pub fn ssim(a: &Tensor, b: &Tensor) -> Result<Tensor> {
     let (_, height, width) = a.size3()?;
     let least = height.min(width);
     ensure!(
         a.size() == b.size() && least > 0,
-        "maps of the shapes {:?} and {:?} are not compared",
+        "maps of the shapes {:?} and {:?} cannot be compared",
         a.size(),
         b.size()
     );
@@ -318,7 +262,7 @@ pub fn ssim(a: &Tensor, b: &Tensor) -> Result<Tensor> {
     Ok((above / below).f_mean_dim([1i64, 2, 3].as_slice(), false, Kind::Float)?)
 }
 
-/// (1, 1, side, side), with the sum of 1.
+/// Returns the Gaussian window (1, 1, side, side), which sums to 1.
 fn window(side: i64) -> Tensor {
     let weight = |at: i64| (-0.5 * ((at - side / 2) as f64 / DEVIATION).powi(2)).exp();
     let line: Vec<f64> = (0..side).map(weight).collect();
@@ -333,25 +277,29 @@ mod tests {
 
     use super::*;
 
-    fn parts_of(yaml: &str) -> (Vec<Vec<String>>, usize, Vec<String>) {
+    /// Returns the stages' modules, the number of their parameters, and the other parameters.
+    fn stages_of(yaml: &str) -> (Vec<Vec<String>>, usize, Vec<String>) {
         let config = Config::from_yaml(yaml, "small", &[]).unwrap();
         let net = BeautyNet::without_pretrained(&config, Device::Cpu).unwrap();
         let names: Vec<String> = net.parameters().into_iter().map(|(name, _)| name).collect();
-        let parts = parts(&net, &names);
-        let mut taken: Vec<usize> = parts.iter().flat_map(|p| p.indices.clone()).collect();
-        taken.sort_unstable();
-        let count = taken.len();
-        taken.dedup();
-        assert_eq!(taken.len(), count, "a parameter stands in two parts");
-        let kept = (0..names.len()).filter(|at| !taken.contains(at));
+        let stages = stages(&net, &names);
+        let mut randomized: Vec<usize> =
+            stages.iter().flat_map(|stage| stage.parameters.clone()).collect();
+        randomized.sort_unstable();
+        let count = randomized.len();
+        randomized.dedup();
+        assert_eq!(randomized.len(), count, "a parameter is in two stages");
+        let kept = (0..names.len()).filter(|at| !randomized.contains(at));
         let kept = kept.map(|at| names[at].clone()).collect();
-        (parts.into_iter().map(|part| part.names).collect(), count, kept)
+        (stages.into_iter().map(|stage| stage.names).collect(), count, kept)
     }
 
     #[test]
-    fn parts_are_all_parameters_from_the_head_down_but_the_scale_of_the_scores() {
-        let small = "data: {image_size: 32}, model: {vit: {name: vit_micro_patch8_64, embed_dim: 24, depth: 1}, mamba: {name: vim_micro_patch8_64, embed_dim: 24, depth: 2}";
-        let (names, count, kept) = parts_of(&format!("{{{small}, fusion: {{dim: 16}}}}}}"));
+    fn stages_have_every_parameter_from_the_head_down_except_the_scale_of_the_scores() {
+        let small = "data: {image_size: 32}, model: {\
+            vit: {name: vit_micro_patch8_64, embed_dim: 24, depth: 1}, \
+            mamba: {name: vim_micro_patch8_64, embed_dim: 24, depth: 2}";
+        let (names, count, kept) = stages_of(&format!("{{{small}, fusion: {{dim: 16}}}}}}"));
         assert_eq!(
             names,
             [
@@ -364,10 +312,10 @@ mod tests {
         );
         assert!(count > 20);
         assert_eq!(kept, ["head.score_mean", "head.score_std"]);
-        let (names, _, _) = parts_of(&format!("{{{small}, fusion: {{strategy: mamba_only}}}}}}"));
+        let (names, _, _) = stages_of(&format!("{{{small}, fusion: {{strategy: mamba_only}}}}}}"));
         assert_eq!(names, [["head"], ["mamba.layers.1"], ["mamba.layers.0"], ["mamba.embeddings"]]);
-        // The branches' own regressors are the fusion.
-        let (names, _, _) = parts_of(&format!("{{{small}, fusion: {{strategy: score}}}}}}"));
+        // The fusion holds the branches' regressors.
+        let (names, _, _) = stages_of(&format!("{{{small}, fusion: {{strategy: score}}}}}}"));
         assert_eq!(names[0], ["fusion"]);
     }
 
@@ -375,7 +323,7 @@ mod tests {
     /// data_range=1)` of scikit-image 0.26.0.
     const SCIKIT: f64 = 0.66152108;
 
-    /// Two maps of a formula each.
+    /// Returns two smooth maps.
     fn maps(height: i64, width: i64) -> [Tensor; 2] {
         let map = |value: &dyn Fn(f64, f64) -> f64| {
             let values: Vec<f32> = (0..height * width)
@@ -390,7 +338,7 @@ mod tests {
     }
 
     #[test]
-    fn values_are_those_of_scikit_image() {
+    fn ssim_equals_scikit_image() {
         let [a, b] = maps(32, 24);
         let both = Tensor::cat(&[&a, &a], 0);
         let with = Tensor::cat(&[&b, &a], 0);
@@ -401,7 +349,7 @@ mod tests {
     }
 
     #[test]
-    fn small_maps_have_a_small_window_and_different_shapes_are_refused() {
+    fn small_maps_have_a_small_window_and_different_shapes_are_errors() {
         let [a, b] = maps(4, 6);
         assert!(ssim(&a, &b).unwrap().double_value(&[0]) < 1.0);
         assert!(ssim(&a, &maps(4, 5)[0]).is_err());

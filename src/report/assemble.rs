@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::Result;
 
 use super::breakdown::{Breakdown, by_group, by_score};
-use super::explained::{self, ExplainedImage, Measures};
+use super::explained::{self, ExplainedImage};
 use super::leaderboards::leaderboards;
 use super::models::{Model, folder_name, group};
 use super::sources::{FoundRun, find};
@@ -15,6 +15,7 @@ use super::tables::{
 };
 use crate::data::Split;
 use crate::eval::comparison::{Leaderboard, RankedModel};
+use crate::run::explanations::MapMetrics;
 use crate::sweep::default_split;
 
 /// Number of models of each leaderboard, the best ones, whose errors are broken down; it is also
@@ -64,7 +65,7 @@ pub struct RunReport {
     /// The breakdowns of each leaderboard's best models.
     pub details: Vec<DetailedModel>,
     /// The metrics of attribution maps, by model.
-    pub maps: Vec<(String, Measures)>,
+    pub maps: Vec<(String, MapMetrics)>,
     /// The explained images.
     pub explained: Vec<ExplainedImage>,
     /// Notes on what was skipped or not compared.
@@ -103,7 +104,7 @@ impl RunReport {
         let mut maps = Vec::new();
         for model in &models {
             for run in model.runs.iter().filter(|run| run.summary().is_some()) {
-                let measures = explained::measures(&run.folder, split)?;
+                let measures = MapMetrics::load(&run.folder, split)?;
                 maps.extend(measures.map(|measures| (run_title(model, run), measures)));
             }
         }

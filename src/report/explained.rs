@@ -1,83 +1,13 @@
-//! The results of `vmbeauty explain`: explained images, and metrics of the maps.
+//! The figures that `vmbeauty explain` drew.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, ensure};
-use serde::Deserialize;
+use anyhow::{Result, ensure};
 
 use super::models::Model;
 use crate::data::Split;
 use crate::eval::comparison::RankedModel;
-use crate::eval::statistics::Mean;
-use crate::models::weights::WeightsFile;
-
-/// What `vmbeauty explain RUN --evaluate SPLIT` found, as far as it is shown.
-#[derive(Debug, Clone, Deserialize)]
-pub struct Measures {
-    /// How the maps were made.
-    pub method: String,
-    /// Images looked at.
-    pub images: usize,
-    /// Which images.
-    #[serde(default)]
-    pub split: Option<Split>,
-    /// Of models with two branches.
-    pub agreement: Option<Agreement>,
-    /// By map.
-    pub curves: Vec<Curves>,
-}
-
-/// How much alike the two branches' maps are.
-#[derive(Debug, Clone, Deserialize)]
-pub struct Agreement {
-    /// Spearman's correlation over patches.
-    pub spearman: Mean,
-    /// The part of one map's top 20 % of patches that is in the other's.
-    pub top20_overlap: Mean,
-}
-
-/// What showing or hiding a map's patches first does to the score, beyond random orders.
-#[derive(Debug, Clone, Deserialize)]
-pub struct Curves {
-    /// `vit`, `mamba` or `fused`.
-    pub map: String,
-    /// More is better.
-    pub insertion_over_random: Mean,
-    /// Less is better.
-    pub deletion_over_random: Mean,
-}
-
-/// The measures in a run directory: `explain_SPLIT.json`, or `explain_evaluate.json` where that
-/// says the same split (an older one that says none is taken for test).
-///
-/// # Errors
-/// A file that is no such result.
-pub fn measures(run: &Path, split: Split) -> Result<Option<Measures>> {
-    for name in [format!("explain_{split}.json"), "explain_evaluate.json".to_string()] {
-        let path = run.join(&name);
-        if !path.exists() {
-            continue;
-        }
-        let text =
-            fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
-        let measures: Measures = serde_json::from_str(&text).with_context(|| {
-            format!(
-                "{} is not what `vmbeauty explain RUN --evaluate {split} --json` prints",
-                path.display()
-            )
-        })?;
-        let of = if name.starts_with("explain_evaluate") {
-            measures.split.unwrap_or(Split::Test)
-        } else {
-            split
-        };
-        if of == split {
-            return Ok(Some(measures));
-        }
-    }
-    Ok(None)
-}
+use crate::run::explanations::FigureFolder;
 
 /// An image with its attribution maps, as `vmbeauty explain` drew them.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -135,21 +65,7 @@ pub fn explained_images(
 }
 
 fn in_folder(folder: &Path, model: Option<&str>) -> Result<Vec<ExplainedImage>> {
-    let unreadable = || format!("cannot list {}", folder.display());
-    let mut found = Vec::new();
-    for entry in fs::read_dir(folder).with_context(unreadable)? {
-        let file = entry.with_context(unreadable)?.path();
-        let stem = file.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-        let is_png = file.extension().is_some_and(|extension| extension == "png");
-        if !is_png || stem.starts_with("contact_sheet") {
-            continue;
-        }
-        let maps = folder.join("maps").join(format!("{stem}.safetensors"));
-        let image =
-            if maps.exists() { WeightsFile::open(&maps)?.metadata().remove("image") } else { None };
-        let image = image.unwrap_or(stem);
-        found.push(ExplainedImage { file, image, model: model.map(str::to_string) });
-    }
-    found.sort_by(|a, b| a.file.cmp(&b.file));
-    Ok(found)
+    let model = model.map(str::to_string);
+    let figures = FigureFolder(folder.to_path_buf()).figures()?.into_iter();
+    Ok(figures.map(|(file, image)| ExplainedImage { file, image, model: model.clone() }).collect())
 }

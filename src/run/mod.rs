@@ -2,6 +2,7 @@
 
 mod directory;
 mod epoch;
+pub mod explanations;
 mod provenance;
 mod status;
 mod summary;

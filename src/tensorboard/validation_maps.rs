@@ -47,7 +47,7 @@ impl ValidationMaps {
 
 fn figures(validated: &Validated) -> Result<Vec<RgbImage>> {
     let Validated { net, images, .. } = *validated;
-    let request = ExplainOptions::new(Method::GradCam);
+    let options = ExplainOptions::new(Method::GradCam);
     let originals = shown(images.samples())
         .into_iter()
         .map(|index| {
@@ -57,9 +57,9 @@ fn figures(validated: &Validated) -> Result<Vec<RgbImage>> {
             Ok(original)
         })
         .collect::<Result<Vec<_>>>()?;
-    let pixels = InputImage::batch(&originals, images.size(), net.device())?;
-    let explanation = explain(net, Images::Pixels(&pixels), &request)?;
-    let pieces = explained_images(net, &request, originals, &explanation)?;
+    let pixels = InputImage::stack(&originals, images.size(), net.device())?;
+    let explanation = explain(net, Images::Pixels(&pixels), &options)?;
+    let pieces = explained_images(net, &options, originals, &explanation)?;
     Ok(pieces.iter().map(|(explained, _)| draw_figure(explained)).collect())
 }
 

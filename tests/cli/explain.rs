@@ -1,4 +1,4 @@
-//! What the branches look at: maps, figures and the command.
+//! Attribution maps: the library's methods, and `vmbeauty explain`.
 
 use std::fs;
 use std::path::Path as FilePath;
@@ -17,9 +17,11 @@ use vm_beautynet::models::{BeautyNet, ForwardContext, Images, Tap};
 use vm_beautynet::ops::{Path, ScanInputs, selective_scan};
 use vm_beautynet::run::Run;
 
-/// Two blocks and three, on 32 pixels in patches of 8.
+/// Returns a model with two ViT and three Mamba blocks, on 32 pixels in patches of 8.
 fn small() -> BeautyNet {
-    let yaml = "{data: {image_size: 32}, model: {vit: {name: vit_micro_patch8_64, embed_dim: 24, depth: 2}, mamba: {name: vim_micro_patch8_64, embed_dim: 24, depth: 3}, fusion: {dim: 16}}}";
+    let yaml = "{data: {image_size: 32}, model: {\
+        vit: {name: vit_micro_patch8_64, embed_dim: 24, depth: 2}, \
+        mamba: {name: vim_micro_patch8_64, embed_dim: 24, depth: 3}, fusion: {dim: 16}}}";
     let config = Config::from_yaml(yaml, "small", &[]).unwrap();
     tch::manual_seed(1);
     BeautyNet::new(&config, Device::Cpu).unwrap()
@@ -33,25 +35,25 @@ fn largest(x: &Tensor) -> f64 {
     x.abs().max().double_value(&[])
 }
 
-/// A request that both branches have: what one lacks gives way to its counterpart.
-fn request(method: Method) -> ExplainOptions {
-    let mut request = ExplainOptions::new(method);
+/// Returns options that fit both branches: a branch that lacks the method gets its counterpart.
+fn options(method: Method) -> ExplainOptions {
+    let mut options = ExplainOptions::new(method);
     if !method.applies_to(Branch::Vit) {
-        request.vit.method = Method::AttentionRollout;
+        options.vit.method = Method::AttentionRollout;
     }
     if !method.applies_to(Branch::Mamba) {
-        request.mamba.method = Method::HiddenAttention;
+        options.mamba.method = Method::HiddenAttention;
     }
-    request
+    options
 }
 
 #[test]
-fn every_method_gives_the_maps_of_a_batch_that_its_images_get_alone() {
+fn maps_of_a_batch_equal_the_maps_of_its_images_alone() {
     let (net, x) = (small(), images(3));
     for &method in Method::ALL {
-        let whole = explain(&net, Images::Normalized(&x), &request(method)).unwrap();
+        let whole = explain(&net, Images::Normalized(&x), &options(method)).unwrap();
         let part = x.narrow(0, 1, 1);
-        let alone = explain(&net, Images::Normalized(&part), &request(method)).unwrap();
+        let alone = explain(&net, Images::Normalized(&part), &options(method)).unwrap();
         for (whole, alone) in [(whole.vit, alone.vit), (whole.mamba, alone.mamba)] {
             let (whole, alone) = (whole.unwrap().grid, alone.unwrap().grid);
             assert_eq!(whole.size(), [3, 1, 4, 4], "{method}");
@@ -64,13 +66,13 @@ fn every_method_gives_the_maps_of_a_batch_that_its_images_get_alone() {
 }
 
 #[test]
-fn the_map_of_a_block_is_the_same_alone_and_in_a_strip() {
+fn the_map_of_one_block_equals_its_map_among_all_blocks() {
     let (net, x) = (small(), images(2));
     for &method in Method::ALL.iter().filter(|method| method.has_layers()) {
-        let mut all = request(method);
+        let mut all = options(method);
         (all.vit.layers, all.mamba.layers) = (Layers::All, Layers::All);
         let strip = explain(&net, Images::Normalized(&x), &all).unwrap();
-        let mut one = request(method);
+        let mut one = options(method);
         (one.vit.layers, one.mamba.layers) = (Layers::One(0), Layers::One(1));
         let one = explain(&net, Images::Normalized(&x), &one).unwrap();
         let (vit, mamba) = (strip.vit.unwrap(), strip.mamba.unwrap());
@@ -86,7 +88,7 @@ fn the_map_of_a_block_is_the_same_alone_and_in_a_strip() {
 }
 
 #[test]
-fn integrated_gradients_add_up_to_the_scores_difference() {
+fn integrated_gradients_sum_to_the_difference_of_the_scores() {
     let (net, x) = (small(), images(2));
     let score =
         |x: &Tensor| net.forward(Images::Normalized(x), ForwardContext::eval()).unwrap().score;
@@ -102,7 +104,7 @@ fn integrated_gradients_add_up_to_the_scores_difference() {
     assert!(fine < 0.01 && fine < coarse, "{coarse} {fine}");
 }
 
-/// What one block receives.
+/// Records the input of one block.
 struct Block(usize, Option<Tensor>);
 
 impl Tap for Block {
@@ -115,7 +117,7 @@ impl Tap for Block {
 }
 
 #[test]
-fn a_blocks_hidden_attention_times_its_inputs_is_its_scan() {
+fn hidden_attention_times_the_inputs_of_a_block_equals_its_scan() {
     let (net, x) = (small(), images(1));
     let _guard = tch::no_grad_guard();
     for layer in 0..3 {
@@ -152,7 +154,7 @@ fn a_blocks_hidden_attention_times_its_inputs_is_its_scan() {
 }
 
 #[test]
-fn a_branch_without_a_method_names_those_that_it_has() {
+fn an_error_lists_the_methods_that_a_branch_has() {
     let net = small();
     let parse = |methods: &[&str], layers: &[&str]| {
         let owned = |list: &[&str]| list.iter().map(|s| s.to_string()).collect::<Vec<_>>();
@@ -180,10 +182,10 @@ fn a_branch_without_a_method_names_those_that_it_has() {
     assert_eq!((both.vit.layers, both.mamba.layers), (Layers::One(0), Layers::All));
 }
 
-/// The normalization under which the images of [`with_spot`] are 0 outside the spot.
+/// The normalization that makes the images of [`with_spot`] 0 outside the spot.
 const MEAN_COLOR: &str = "data.normalize={mean: [0.48627, 0.45490, 0.40784], std: [0.5, 0.5, 0.5]}";
 
-/// Gray, with a spot of noise-like stripes at a known place.
+/// Returns a gray image with a checkered spot at a known position.
 fn with_spot(width: u32, height: u32, center: (u32, u32), radius: u32) -> RgbImage {
     RgbImage::from_fn(width, height, |x, y| {
         let inside = x.abs_diff(center.0) <= radius && y.abs_diff(center.1) <= radius;
@@ -195,7 +197,7 @@ fn with_spot(width: u32, height: u32, center: (u32, u32), radius: u32) -> RgbIma
     })
 }
 
-/// Where a gray map is heaviest.
+/// Returns the center of mass of a gray image.
 fn center_of_mass(map: &image::GrayImage) -> (f64, f64) {
     let mut sums = (0.0, 0.0, 0.0);
     for (x, y, pixel) in map.enumerate_pixels() {
@@ -226,8 +228,8 @@ fn maps_lie_on_the_right_pixels_of_portrait_and_landscape_originals() {
         for (name, width, height, spot) in cases {
             with_spot(width, height, spot, 50).save(sandbox.path(&format!("{name}.png"))).unwrap();
         }
-        // An image of the mean color holds nothing that could be attributed: all of the map lies on
-        // the spot, whatever the model has learned.
+        // An image of the mean color has no attribution, so all of it is on the spot, whatever the
+        // model has learned.
         sandbox.done(&[
             "explain",
             &run,
@@ -243,16 +245,16 @@ fn maps_lie_on_the_right_pixels_of_portrait_and_landscape_originals() {
             let map = image::open(file).unwrap().to_luma8();
             assert_eq!(map.dimensions(), (width, height));
             let (x, y) = center_of_mass(&map);
-            let apart = (x - f64::from(spot.0)).hypot(y - f64::from(spot.1));
+            let distance = (x - f64::from(spot.0)).hypot(y - f64::from(spot.1));
             // A patch of the original is a quarter of a side.
             let patch = f64::from(width.max(height)) / 4.0;
-            assert!(apart < patch, "{resize} {name}: the map is at {x:.0}, {y:.0}");
+            assert!(distance < patch, "{resize} {name}: the map is at {x:.0}, {y:.0}");
         }
     }
 }
 
 #[test]
-fn the_command_writes_figures_maps_and_a_sheet_and_names_what_it_cannot_read() {
+fn the_command_writes_figures_maps_and_a_sheet_and_names_unreadable_images() {
     let sandbox = Sandbox::new();
     sandbox.train_one_epoch("runs/small");
     fs::create_dir(sandbox.path("faces")).unwrap();
@@ -265,13 +267,13 @@ fn the_command_writes_figures_maps_and_a_sheet_and_names_what_it_cannot_read() {
     let output = sandbox.run(&["explain", "runs/small", "faces", "--output", "out", "--json"]);
     assert_eq!(output.status.code(), Some(1));
     let errors = String::from_utf8(output.stderr).unwrap();
-    assert!(errors.contains("left out: ") && errors.contains("broken.png"), "{errors}");
+    assert!(errors.contains("skipped: ") && errors.contains("broken.png"), "{errors}");
     let json: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
     let rows = json["images"].as_array().unwrap();
     assert_eq!(rows.len(), 2);
-    let shares =
+    let weights =
         rows[0]["weight_vit"].as_f64().unwrap() + rows[0]["weight_mamba"].as_f64().unwrap();
-    assert!((shares - 1.0).abs() < 1e-5);
+    assert!((weights - 1.0).abs() < 1e-5);
     for row in rows {
         let figure = image::open(sandbox.path(row["figure"].as_str().unwrap())).unwrap();
         assert!(figure.width() > 700 && figure.width() < 1400, "{}", figure.width());
@@ -292,19 +294,19 @@ fn the_command_writes_figures_maps_and_a_sheet_and_names_what_it_cannot_read() {
 }
 
 #[test]
-fn a_split_is_measured_and_the_result_kept() {
+fn metrics_of_a_split_are_printed_and_saved_in_the_run() {
     let sandbox = Sandbox::new();
     sandbox.train_one_epoch("runs/small");
     let arguments = ["explain", "runs/small", "--evaluate", "test", "--limit", "12", "--json"];
     let json = sandbox.json(&arguments);
     assert_eq!(json["images"], 12);
     assert_eq!(json["curves"].as_array().unwrap().len(), 3);
-    assert_eq!(json["parts"].as_array().unwrap().len(), 15);
+    assert_eq!(json["regions"].as_array().unwrap().len(), 15);
     let overlap = json["agreement"]["top20_overlap"]["mean"].as_f64().unwrap();
     assert!((0.0..=1.0).contains(&overlap));
-    for part in json["parts"].as_array().unwrap() {
-        let (mass, area) = (part["mass"]["mean"].as_f64(), part["area"]["mean"].as_f64());
-        assert!(mass.unwrap() <= 1.0 && area.unwrap() > 0.0, "{part}");
+    for region in json["regions"].as_array().unwrap() {
+        let mean = |key: &str| region[key]["mean"].as_f64().unwrap();
+        assert!(mean("attribution") <= 1.0 && mean("area") > 0.0, "{region}");
     }
     let kept = fs::read_to_string(sandbox.path("runs/small/explain_test.json")).unwrap();
     assert_eq!(serde_json::from_str::<serde_json::Value>(&kept).unwrap(), json);
@@ -312,7 +314,7 @@ fn a_split_is_measured_and_the_result_kept() {
 }
 
 #[test]
-fn a_splits_measures_go_to_the_folder_that_is_named_and_weights_drawn_anew_change_the_maps() {
+fn metrics_are_saved_in_the_output_folder_and_randomized_weights_change_the_maps() {
     let sandbox = Sandbox::new();
     sandbox.train_one_epoch("runs/small");
     let weights = fs::read(sandbox.path("runs/small/best.safetensors")).unwrap();
@@ -346,16 +348,16 @@ fn a_splits_measures_go_to_the_folder_that_is_named_and_weights_drawn_anew_chang
             let value = |what: &str| map[what]["mean"].as_f64();
             let rank = value("rank_correlation").unwrap_or(0.0);
             let ssim = value("ssim").unwrap();
-            assert!(rank < 0.999 && ssim < 0.999, "the map stayed: {stage}");
+            assert!(rank < 0.999 && ssim < 0.999, "the map did not change: {stage}");
         }
     }
-    for strip in 1..=4 {
-        let file = sandbox.path(&format!("out/maps/sanity_{strip}.png"));
+    for figure in 1..=4 {
+        let file = sandbox.path(&format!("out/maps/sanity_{figure}.png"));
         // Five panels of 112 pixels in two rows.
         assert!(image::open(file).unwrap().width() > 5 * 112);
     }
     assert!(!sandbox.path("out/maps/sanity_5.png").exists());
-    // The model is as it was, and the same weights are drawn again.
+    // The run does not change, and a second check has the same random weights.
     let after = fs::read(sandbox.path("runs/small/best.safetensors")).unwrap();
     assert_eq!(weights, after);
     assert_eq!(sandbox.json(&arguments), json);
@@ -368,11 +370,11 @@ fn a_splits_measures_go_to_the_folder_that_is_named_and_weights_drawn_anew_chang
     fs::write(sandbox.path("file"), "").unwrap();
     let (code, errors) =
         sandbox.fails(&["explain", "runs/small", "--evaluate", "val", "--output", "file"]);
-    assert!(code == 1 && errors.contains("cannot make the folder file"), "{errors}");
+    assert!(code == 1 && errors.contains("cannot create the folder file"), "{errors}");
 }
 
 #[test]
-fn a_tensors_maps_are_those_of_the_library_on_the_same_values() {
+fn maps_of_an_input_tensor_equal_the_librarys() {
     let sandbox = Sandbox::new();
     sandbox.train_one_epoch("runs/small");
     let input = images(3);
@@ -390,8 +392,8 @@ fn a_tensors_maps_are_those_of_the_library_on_the_same_values() {
         "--json",
     ]);
     let run = Run::open(&sandbox.path("runs/small"), &[]).unwrap();
-    let request = ExplainOptions::new(Method::GradCam);
-    let ours = explain(&run.net, Images::Normalized(&input), &request).unwrap();
+    let options = ExplainOptions::new(Method::GradCam);
+    let ours = explain(&run.net, Images::Normalized(&input), &options).unwrap();
     let fused = ours.fused().unwrap().unwrap();
     let rows = json["images"].as_array().unwrap();
     assert_eq!(rows.len(), 3);
@@ -432,7 +434,7 @@ fn a_tensors_maps_are_those_of_the_library_on_the_same_values() {
     }
 }
 
-/// How often a tag stands in TensorBoard's event files.
+/// Counts a tag in TensorBoard's event files.
 fn tags(run: &FilePath, tag: &str) -> usize {
     let files = fs::read_dir(run.join("tensorboard")).unwrap();
     let count = |file: std::io::Result<fs::DirEntry>| {
@@ -443,7 +445,7 @@ fn tags(run: &FilePath, tag: &str) -> usize {
 }
 
 #[test]
-fn figures_while_training_change_nothing_of_it() {
+fn figures_do_not_change_training() {
     let sandbox = Sandbox::new();
     let set = [
         "train.epochs=4",
@@ -483,7 +485,7 @@ fn figures_while_training_change_nothing_of_it() {
     );
 }
 
-/// The most memory that a command had, in MB.
+/// Returns the peak memory of a command in MB.
 #[cfg(target_os = "linux")]
 fn peak(sandbox: &Sandbox, arguments: &[&str]) -> f64 {
     let mut child = sandbox.command(arguments).spawn().unwrap();

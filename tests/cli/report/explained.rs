@@ -29,16 +29,21 @@ fn explained() -> Sandbox {
     sandbox
 }
 
-const MEASURES: &str = r#"{"method": "grad-cam <last>", "images": 9, "agreement": {
+const METRICS: &str = r#"{"split": "SPLIT", "method": "grad-cam <last>", "images": 9, "agreement": {
     "spearman": {"mean": 0.25, "ci": [0.125, 0.5], "n": 8}, "top20_overlap": {"mean": 0.3, "ci": null, "n": 8},
-    "top20_overlap_by_chance": 0.2}, "curves": [{"map": "vit", "insertion": null,
+    "top20_overlap_by_chance": 0.2}, "curves": [{"map": "vit", "insertion": {"mean": 3.0, "ci": null, "n": 9},
     "insertion_over_random": {"mean": 0.1, "ci": [0.0, 0.2], "n": 9},
-    "deletion_over_random": {"mean": null, "ci": null, "n": 0}}], "parts": []}"#;
+    "deletion": {"mean": 3.0, "ci": null, "n": 9},
+    "deletion_over_random": {"mean": null, "ci": null, "n": 0}}], "regions": [], "sanity": null}"#;
+
+fn metrics_of(split: &str) -> String {
+    METRICS.replace("SPLIT", split)
+}
 
 #[test]
 fn metrics_and_figures_of_the_maps_are_shown() {
     let sandbox = explained();
-    fs::write(sandbox.path("run/explain_evaluate.json"), MEASURES).unwrap();
+    fs::write(sandbox.path("run/explain_evaluate.json"), metrics_of("test")).unwrap();
     sandbox.done(&["report", "run", "--explain", "given", "-o", "r.html"]);
     let rows = csv_rows(&sandbox.path("r.maps.csv"));
     let agreement = &rows[0];
@@ -57,14 +62,14 @@ fn metrics_and_figures_of_the_maps_are_shown() {
 #[test]
 fn on_val_only_figures_of_its_images_are_shown() {
     let sandbox = explained();
-    fs::write(sandbox.path("run/explain_evaluate.json"), MEASURES).unwrap();
+    fs::write(sandbox.path("run/explain_evaluate.json"), metrics_of("test")).unwrap();
     fs::write(sandbox.path("run/explain_test.json"), "damaged").unwrap();
     let report = sandbox.json(&["report", "run", "-o", "r.html", "--split", "val", "--json"]);
     assert!(report["notes"].to_string().contains("1 explained images are skipped"), "{report:#}");
     let page = fs::read_to_string(sandbox.path("r.html")).unwrap();
     assert!(page.contains("<figcaption>val_a.png</figcaption>") && !page.contains("t00"));
     assert!(!sandbox.path("r.maps.csv").exists());
-    fs::write(sandbox.path("run/explain_val.json"), MEASURES).unwrap();
+    fs::write(sandbox.path("run/explain_val.json"), metrics_of("val")).unwrap();
     sandbox.done(&["report", "run", "-o", "r.html", "--split", "val"]);
     assert_eq!(csv_rows(&sandbox.path("r.maps.csv")).len(), 4);
 }
@@ -77,5 +82,8 @@ fn a_folder_without_figures_and_a_wrong_file_are_errors_that_name_them() {
     assert!(error.contains("empty holds no figure"), "{error}");
     fs::write(sandbox.path("run/explain_test.json"), "{}").unwrap();
     let (_, error) = sandbox.fails(&["report", "run", "-o", "r.html"]);
-    assert!(error.contains("run/explain_test.json is not what `vmbeauty explain"), "{error}");
+    assert!(
+        error.contains("run/explain_test.json is not a result of `vmbeauty explain"),
+        "{error}"
+    );
 }

@@ -142,9 +142,9 @@ fn on_val_nothing_about_the_test_images_is_read_or_shown() {
     let sandbox = three_runs();
     // A file that cannot be read would be an error.
     std::fs::write(sandbox.path("bad/predictions_test.csv"), "damaged").unwrap();
-    let maps = "{\"method\": \"m\", \"images\": 1, \"agreement\": null, \"curves\": []";
+    let maps = r#"{"split": "test", "method": "m", "images": 1, "agreement": null, "curves": [], "regions": [], "sanity": null}"#;
     std::fs::write(sandbox.path("bad/explain_test.json"), "damaged").unwrap();
-    std::fs::write(sandbox.path("bad/explain_evaluate.json"), format!("{maps}}}")).unwrap();
+    std::fs::write(sandbox.path("bad/explain_evaluate.json"), maps).unwrap();
     let report = sandbox.json(&[
         "report",
         "good-1",

@@ -1,0 +1,234 @@
+//! What `vmbeauty explain` writes: metrics of a model's attribution maps, and folders of figures.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use serde::{Deserialize, Serialize};
+
+use crate::data::Split;
+use crate::eval::statistics::Mean;
+use crate::files::write_json;
+use crate::models::weights::WeightsFile;
+
+/// The file of [`MapMetrics`] in the folder of `--output`.
+const METRICS_FILE: &str = "explain_evaluate.json";
+
+/// Metrics of a model's attribution maps over a split: the result of `vmbeauty explain --evaluate`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct MapMetrics {
+    /// The split of the images.
+    pub split: Split,
+    /// The attribution method.
+    pub method: String,
+    /// The number of images.
+    pub images: usize,
+    /// The agreement of the branches' maps; `None` for a model of one branch.
+    pub agreement: Option<Agreement>,
+    /// Insertion and deletion, one entry per map.
+    pub curves: Vec<InsertionDeletion>,
+    /// Attribution inside the scored regions of synthetic faces; empty for other images.
+    pub regions: Vec<RegionAttribution>,
+    /// The result of `--sanity`.
+    pub sanity: Option<SanityCheck>,
+}
+
+/// The agreement of the two branches' maps.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Agreement {
+    /// Spearman's correlation of an image's two maps, over patches.
+    pub spearman: Mean,
+    /// The fraction of one map's top 20 % of patches that is in the other map's top 20 %; ties are
+    /// broken at random, in expectation.
+    pub top20_overlap: Mean,
+    /// The expected overlap of two random maps.
+    pub top20_overlap_by_chance: f64,
+}
+
+/// Areas under the insertion and deletion curves (RISE, arXiv 1806.07421): the score against the
+/// fraction of a map's patches that are shown or hidden, highest attribution first.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct InsertionDeletion {
+    /// `vit`, `mamba` or `fused`.
+    pub map: String,
+    /// Patches are shown on an image of its own mean color: higher is better.
+    pub insertion: Mean,
+    /// Insertion minus insertion in random order.
+    pub insertion_over_random: Mean,
+    /// Patches are replaced by the image's mean color: lower is better.
+    pub deletion: Mean,
+    /// Deletion minus deletion in random order.
+    pub deletion_over_random: Mean,
+}
+
+/// The fraction of a map's attribution inside a scored region of synthetic faces.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct RegionAttribution {
+    /// `vit`, `mamba` or `fused`.
+    pub map: String,
+    /// `eyes`, `nose`, `mouth`, all three as `features`, or `head`.
+    pub region: String,
+    /// The fraction of the map's attribution inside the region.
+    pub attribution: Mean,
+    /// The fraction of the image's area inside the region: the attribution of a uniform map.
+    pub area: Mean,
+    /// Attribution minus area.
+    pub over_chance: Mean,
+}
+
+/// The result of the randomization test (Adebayo et al., arXiv 1810.03292).
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct SanityCheck {
+    /// The seed of the random weights.
+    pub seed: i64,
+    /// The stages, from the head down.
+    pub stages: Vec<RandomizationStage>,
+}
+
+/// The similarity of the maps after one more module has been randomized.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct RandomizationStage {
+    /// The modules randomized in this stage, as the weights name them: `head`, `fusion`,
+    /// `vit.blocks.2` and `mamba.layers.3`, `vit.embeddings` for everything below its blocks. The
+    /// modules of earlier stages remain randomized.
+    pub randomized: Vec<String>,
+    /// The similarity of each branch's maps.
+    pub maps: Vec<MapSimilarity>,
+}
+
+/// The similarity of a branch's maps to the trained model's maps.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct MapSimilarity {
+    /// `vit` or `mamba`.
+    pub map: String,
+    /// Spearman's correlation over patches; undefined for a constant map.
+    pub rank_correlation: Mean,
+    /// Structural similarity of the maps over the image, each from 0 to 1; undefined where the
+    /// trained model's map is constant.
+    pub ssim: Mean,
+}
+
+impl MapMetrics {
+    /// Reads the metrics of a split from a run directory: `explain_SPLIT.json`, or
+    /// `explain_evaluate.json` if it is of that split.
+    ///
+    /// # Errors
+    /// Returns an error if a file cannot be read or holds something else.
+    pub fn load(run: &Path, split: Split) -> Result<Option<Self>> {
+        for path in [Self::file_in_run(run, split), run.join(METRICS_FILE)] {
+            if !path.exists() {
+                continue;
+            }
+            let text = fs::read_to_string(&path)
+                .with_context(|| format!("cannot read {}", path.display()))?;
+            let metrics: Self = serde_json::from_str(&text).with_context(|| {
+                format!(
+                    "{} is not a result of `vmbeauty explain RUN --evaluate {split}`",
+                    path.display()
+                )
+            })?;
+            if metrics.split == split {
+                return Ok(Some(metrics));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Writes `explain_SPLIT.json` to a run directory.
+    ///
+    /// # Errors
+    /// Returns an error if the file cannot be written.
+    pub fn save_in_run(&self, run: &Path) -> Result<()> {
+        write_json(&Self::file_in_run(run, self.split), self)
+    }
+
+    /// Writes `explain_evaluate.json` to a folder.
+    ///
+    /// # Errors
+    /// Returns an error if the file cannot be written.
+    pub fn save(&self, folder: &Path) -> Result<()> {
+        write_json(&folder.join(METRICS_FILE), self)
+    }
+
+    fn file_in_run(run: &Path, split: Split) -> PathBuf {
+        run.join(format!("explain_{split}.json"))
+    }
+}
+
+/// One explained image in the output of `vmbeauty explain --json`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ExplainedEntry {
+    /// The image's name.
+    pub image: String,
+    /// The prediction on the data set's own scale.
+    pub score: f64,
+    /// The fusion weight of the ViT, if the fusion strategy defines it.
+    pub weight_vit: Option<f64>,
+    /// The fusion weight of the Mamba, if the fusion strategy defines it.
+    pub weight_mamba: Option<f64>,
+    /// The file of the figure.
+    pub figure: PathBuf,
+}
+
+/// A folder of figures: `NAME.png`, `contact_sheet_N.png`, and the maps `maps/NAME.safetensors` and
+/// `maps/NAME_{vit,mamba,fused}.png`.
+#[derive(Debug, Clone)]
+pub struct FigureFolder(pub PathBuf);
+
+impl FigureFolder {
+    /// The name in the metadata of `maps/NAME.safetensors` that holds the image's name.
+    pub const IMAGE_KEY: &'static str = "image";
+    /// The beginning of the names of contact sheets; no figure has such a name.
+    pub const CONTACT_SHEET: &'static str = "contact_sheet";
+
+    /// Returns the file of an image's figure.
+    pub fn figure(&self, name: &str) -> PathBuf {
+        self.0.join(format!("{name}.png"))
+    }
+
+    /// Returns the folder of the maps.
+    pub fn maps_folder(&self) -> PathBuf {
+        self.0.join("maps")
+    }
+
+    /// Returns the file of an image's maps as tensors.
+    pub fn maps(&self, name: &str) -> PathBuf {
+        self.maps_folder().join(format!("{name}.safetensors"))
+    }
+
+    /// Returns the file of one of an image's maps as a gray image.
+    pub fn map_image(&self, name: &str, map: &str) -> PathBuf {
+        self.maps_folder().join(format!("{name}_{}.png", map.to_lowercase()))
+    }
+
+    /// Returns the file of a contact sheet, counted from 1.
+    pub fn contact_sheet(&self, number: usize) -> PathBuf {
+        self.figure(&format!("{}_{number}", Self::CONTACT_SHEET))
+    }
+
+    /// Lists the figures, sorted by file, each with the name of its image.
+    ///
+    /// # Errors
+    /// Returns an error if the folder cannot be listed or a file of maps cannot be read.
+    pub fn figures(&self) -> Result<Vec<(PathBuf, String)>> {
+        let unreadable = || format!("cannot list {}", self.0.display());
+        let mut figures = Vec::new();
+        for entry in fs::read_dir(&self.0).with_context(unreadable)? {
+            let file = entry.with_context(unreadable)?.path();
+            let name = file.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+            let is_png = file.extension().is_some_and(|extension| extension == "png");
+            if !is_png || name.starts_with(Self::CONTACT_SHEET) {
+                continue;
+            }
+            let maps = self.maps(&name);
+            let image = if maps.exists() {
+                WeightsFile::open(&maps)?.metadata().remove(Self::IMAGE_KEY)
+            } else {
+                None
+            };
+            figures.push((file, image.unwrap_or(name)));
+        }
+        figures.sort();
+        Ok(figures)
+    }
+}
