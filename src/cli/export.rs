@@ -10,7 +10,7 @@ use super::output::print;
 use crate::export::{Layout, export};
 use crate::run::Run;
 
-/// Write a trained model's weights for timm's and Vim's own code, and a model card
+/// Write a trained model's weights under the names of timm and Vim, and a model card
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// A run directory, or a weights file in one
@@ -18,17 +18,17 @@ pub struct Args {
     /// How to write the backbones
     #[arg(long, value_enum, default_value_t = Format::Safetensors)]
     format: Format,
-    /// The folder to write to; it is made if need be, and files of the same names are replaced
+    /// The output folder, created if necessary; existing files of the same names are replaced
     #[arg(long, short, value_name = "DIR")]
     output: PathBuf,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Format {
-    /// A .safetensors file for each backbone under its published names, and the whole network
+    /// A .safetensors file for each backbone under its published names, and the complete model
     Safetensors,
-    /// A folder that timm opens for the ViT, and a .pth checkpoint that Vim's code opens for the
-    /// Vision Mamba
+    /// A folder for timm with the ViT, and a .pth checkpoint for Vim's code with the Vision
+    /// Mamba
     Timm,
 }
 

@@ -1,5 +1,5 @@
-//! A trained model's weights for others: the backbones under the names that timm and Vim give them,
-//! and a model card.
+//! Export of a trained model's weights: the backbones under the parameter names of timm and Vim, and
+//! a model card.
 
 mod model_card;
 
@@ -8,7 +8,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
-use serde_json::{Value, json};
+use serde::Serialize;
 use tch::Tensor;
 
 use crate::config::{BackboneConfig, BackboneShape, Branch, Stem};
@@ -16,22 +16,21 @@ use crate::files::write_atomic;
 use crate::models::weights;
 use crate::run::{CONFIG_FILE, Run};
 
-/// How the backbones are written.
+/// The files in which the backbones are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Layout {
-    /// `vit.safetensors` and `mamba.safetensors`, and the whole network as `model.safetensors` with
+    /// `vit.safetensors` and `mamba.safetensors`, and the complete model as `model.safetensors` with
     /// its `config.yaml`.
     Safetensors,
-    /// What each backbone's own code opens: `vit/`, a folder for timm's
-    /// `create_model("local-dir:…")`, and `mamba/model.pth`, a checkpoint as Vim's training code
-    /// saves it.
+    /// `vit/`, a folder for timm's `create_model("local-dir:…")`, and `mamba/model.pth`, a
+    /// checkpoint for Vim's code.
     Timm,
 }
 
-/// Writes a run's weights and its model card into `folder`; returns the files.
+/// Writes a run's weights and its model card into `folder`; returns the files' paths.
 ///
 /// # Errors
-/// Names the file that cannot be written.
+/// Returns an error if a file cannot be written, or if timm or Vim cannot represent a backbone.
 pub fn export(run: &Run, layout: Layout, folder: &Path) -> Result<Vec<PathBuf>> {
     let mut writer = Writer { folder, files: Vec::new() };
     match layout {
@@ -49,23 +48,23 @@ struct Writer<'a> {
 }
 
 impl Writer<'_> {
-    fn place(&mut self, name: &str) -> Result<PathBuf> {
+    fn create_path(&mut self, name: &str) -> Result<PathBuf> {
         let path = self.folder.join(name);
         let folder = path.parent().unwrap_or(self.folder);
         fs::create_dir_all(folder)
-            .with_context(|| format!("cannot make the folder {}", folder.display()))?;
+            .with_context(|| format!("cannot create the folder {}", folder.display()))?;
         self.files.push(path.clone());
         Ok(path)
     }
 
     fn text(&mut self, name: &str, text: &str) -> Result<()> {
-        let path = self.place(name)?;
+        let path = self.create_path(name)?;
         write_atomic(&path, |file| Ok(file.write_all(text.as_bytes())?))
     }
 
     fn tensors(&mut self, name: &str, tensors: &[(String, Tensor)]) -> Result<()> {
-        let path = self.place(name)?;
-        // Readers in Python ask for it.
+        let path = self.create_path(name)?;
+        // Python libraries require it.
         let metadata = HashMap::from([("format".to_string(), "pt".to_string())]);
         weights::save(&path, tensors, metadata)
     }
@@ -87,53 +86,88 @@ fn timm(run: &Run, writer: &mut Writer) -> Result<()> {
         let shape = run.config.shape(branch)?;
         ensure!(
             shape.is_none_or(|shape| shape.stem == Stem::Patchify),
-            "neither timm nor Vim's code can build model.{branch}.stem: conv; use --format safetensors"
+            "neither timm nor Vim's code supports model.{branch}.stem: conv; \
+             use --format safetensors"
         );
     }
     if let Some(shape) = run.config.shape(Branch::Vit)? {
-        let config = timm_config(&run.config.model.vit, &shape);
+        let config = TimmConfig::new(&run.config.model.vit, &shape);
         writer.text("vit/config.json", &(serde_json::to_string_pretty(&config)? + "\n"))?;
         writer.tensors("vit/model.safetensors", &run.net.branch_parameters(Branch::Vit))?;
     }
     let mamba = run.net.branch_parameters(Branch::Mamba);
     if !mamba.is_empty() {
-        let path = writer.place("mamba/model.pth")?;
+        let path = writer.create_path("mamba/model.pth")?;
         weights::save_torch(&path, &mamba)?;
     }
     Ok(())
 }
 
-/// The `config.json` of a folder that timm's hub code reads: which architecture, what differs from
-/// it, and how images are normalized. The sizes are stated whether they differ or not, so that
-/// presets that timm does not know work too.
-fn timm_config(backbone: &BackboneConfig, shape: &BackboneShape) -> Value {
-    let architecture = match backbone.published() {
-        [] => "vit_tiny_patch16_224",
-        _ => &backbone.name,
-    };
-    json!({
-        "architecture": architecture,
-        "num_classes": 0,
-        "num_features": shape.embed_dim,
-        "global_pool": "token",
-        "model_args": {
-            "img_size": shape.image_size,
-            "patch_size": shape.patch_size,
-            "embed_dim": shape.embed_dim,
-            "depth": shape.depth,
-            "num_heads": shape.num_heads,
-        },
-        "pretrained_cfg": {
-            "input_size": [3, shape.image_size, shape.image_size],
-            "fixed_input_size": true,
-            "interpolation": "bicubic",
-            "crop_pct": 1.0,
-            "mean": shape.mean,
-            "std": shape.std,
-            "num_classes": 0,
-            "pool_size": null,
-            "first_conv": "patch_embed.proj",
-            "classifier": "head",
-        },
-    })
+/// `config.json`, which timm's hub code reads: the architecture, its arguments, and the
+/// normalization of images. The sizes are always stated, so that presets which timm does not know
+/// work too.
+#[derive(Serialize)]
+struct TimmConfig<'a> {
+    architecture: &'a str,
+    num_classes: i64,
+    num_features: i64,
+    global_pool: &'static str,
+    model_args: TimmModelArgs,
+    pretrained_cfg: TimmPretrainedCfg,
+}
+
+#[derive(Serialize)]
+struct TimmModelArgs {
+    img_size: i64,
+    patch_size: i64,
+    embed_dim: i64,
+    depth: i64,
+    num_heads: i64,
+}
+
+#[derive(Serialize)]
+struct TimmPretrainedCfg {
+    input_size: [i64; 3],
+    fixed_input_size: bool,
+    interpolation: &'static str,
+    crop_pct: f64,
+    mean: [f32; 3],
+    std: [f32; 3],
+    num_classes: i64,
+    pool_size: Option<i64>,
+    first_conv: &'static str,
+    classifier: &'static str,
+}
+
+impl<'a> TimmConfig<'a> {
+    fn new(backbone: &'a BackboneConfig, shape: &BackboneShape) -> Self {
+        Self {
+            architecture: match backbone.published() {
+                [] => "vit_tiny_patch16_224",
+                _ => &backbone.name,
+            },
+            num_classes: 0,
+            num_features: shape.embed_dim,
+            global_pool: "token",
+            model_args: TimmModelArgs {
+                img_size: shape.image_size,
+                patch_size: shape.patch_size,
+                embed_dim: shape.embed_dim,
+                depth: shape.depth,
+                num_heads: shape.num_heads,
+            },
+            pretrained_cfg: TimmPretrainedCfg {
+                input_size: [3, shape.image_size, shape.image_size],
+                fixed_input_size: true,
+                interpolation: "bicubic",
+                crop_pct: 1.0,
+                mean: shape.mean,
+                std: shape.std,
+                num_classes: 0,
+                pool_size: None,
+                first_conv: "patch_embed.proj",
+                classifier: "head",
+            },
+        }
+    }
 }

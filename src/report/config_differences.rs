@@ -27,14 +27,10 @@ const IGNORED: [&str; 10] = [
 /// # Errors
 /// Returns an error if a config cannot be written as YAML.
 pub fn differences(configs: &[&Config]) -> Result<Vec<(String, Vec<String>)>> {
+    let text = |(key, value)| (key, plain_text(&value));
     let flat: Vec<Vec<(String, String)>> = configs
         .iter()
-        .map(|config| {
-            let value = serde_yaml::to_value(config).context("cannot write a config as YAML")?;
-            let mut keys = Vec::new();
-            flatten(&value, "", &mut keys);
-            Ok(keys)
-        })
+        .map(|config| Ok(flat_keys(config)?.into_iter().map(text).collect()))
         .collect::<Result<_>>()?;
     let mut seen = BTreeSet::new();
     let keys = flat.iter().flatten().map(|(key, _)| key);
@@ -63,23 +59,35 @@ pub fn differences(configs: &[&Config]) -> Result<Vec<(String, Vec<String>)>> {
     Ok(different)
 }
 
-fn flatten(value: &Value, prefix: &str, keys: &mut Vec<(String, String)>) {
-    if let Value::Mapping(mapping) = value {
-        for (key, value) in mapping {
-            let key = key.as_str().unwrap_or("?");
-            let dotted = match prefix {
-                "" => key.to_string(),
-                prefix => format!("{prefix}.{key}"),
-            };
-            flatten(value, &dotted, keys);
-        }
+/// Returns the dotted keys of a config with their values, in order.
+///
+/// # Errors
+/// Returns an error if the config cannot be written as YAML.
+pub(crate) fn flat_keys(config: &Config) -> Result<Vec<(String, Value)>> {
+    let value = serde_yaml::to_value(config).context("cannot write a config as YAML")?;
+    let mut keys = Vec::new();
+    flatten(value, "", &mut keys);
+    Ok(keys)
+}
+
+fn flatten(value: Value, key: &str, keys: &mut Vec<(String, Value)>) {
+    let Value::Mapping(mapping) = value else {
+        keys.push((key.to_string(), value));
         return;
+    };
+    for (name, value) in mapping {
+        let name = plain_text(&name);
+        let key = if key.is_empty() { name } else { format!("{key}.{name}") };
+        flatten(value, &key, keys);
     }
-    let text = match value {
+}
+
+/// Returns a string as it is, and any other value as JSON.
+pub(crate) fn plain_text(value: &Value) -> String {
+    match value {
         Value::String(text) => text.clone(),
         other => serde_json::to_string(other).unwrap_or_else(|_| "?".to_string()),
-    };
-    keys.push((prefix.to_string(), text));
+    }
 }
 
 #[cfg(test)]

@@ -14,5 +14,6 @@ mod tables;
 mod write;
 
 pub use assemble::{ReportOptions, RunReport};
+pub(crate) use config_differences::{flat_keys, plain_text};
 pub use html::EmbeddedImages;
 pub use write::{check_name, write};

@@ -1,4 +1,4 @@
-//! How values are spread: a histogram of tensors.
+//! Histograms of tensors.
 
 use anyhow::Result;
 use tch::{Kind, Tensor};
@@ -6,12 +6,12 @@ use tensorboard_proto::summary::{HistogramProto, Summary};
 
 use super::summary_of;
 
-/// Buckets of a histogram. TensorBoard draws 30.
+/// Number of buckets of a histogram; TensorBoard shows 30.
 const BUCKETS: i64 = 64;
 
-/// 64 buckets of equal width from the smallest to the largest finite value, or a single one where
-/// all are equal. Values that are not finite are in no bucket: they have no place on the axis, and
-/// TensorBoard shows nothing of a histogram with a NaN in it.
+/// A histogram with 64 buckets of equal width from the smallest to the largest finite value, or with
+/// one bucket if all values are equal. Values that are not finite are skipped: TensorBoard does not
+/// show a histogram with a NaN.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Histogram {
     min: f64,
@@ -24,11 +24,11 @@ pub struct Histogram {
 }
 
 impl Histogram {
-    /// Of all values of some tensors, counted where they are, in float64; `None` where no value is
+    /// Counts all values of some tensors, on their devices and in float64; `None` if no value is
     /// finite.
     ///
     /// # Errors
-    /// libtorch's message where memory runs out.
+    /// Returns libtorch's error if memory runs out.
     pub fn of(tensors: &[Tensor]) -> Result<Option<Self>> {
         let _guard = tch::no_grad_guard();
         let (mut min, mut max) = (f64::INFINITY, f64::NEG_INFINITY);
@@ -68,7 +68,7 @@ impl Histogram {
     }
 }
 
-/// (n): the finite values. In float64, in which the range of no float32 overflows.
+/// Returns the finite values, (n), in float64, so that the range of float32 values cannot overflow.
 fn finite(tensor: &Tensor) -> Result<Tensor> {
     let values = tensor.f_detach()?.f_to_kind(Kind::Double)?;
     Ok(values.f_masked_select(&values.f_isfinite()?)?)
@@ -105,7 +105,7 @@ mod tests {
     }
 
     #[test]
-    fn every_value_is_in_the_bucket_that_it_lies_in() {
+    fn every_value_is_counted_in_its_bucket() {
         let first: Vec<f32> = (0..64).map(|i| i as f32 + 0.5).collect();
         let found = of(&[&first, &[0.0, 64.0, 10.2]]).unwrap();
         assert_eq!((found.min, found.max), (0.0, 64.0));
@@ -126,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn values_that_are_not_finite_are_left_out_and_the_largest_do_not_overflow() {
+    fn values_that_are_not_finite_are_skipped_and_the_largest_do_not_overflow() {
         let found =
             of(&[&[f32::NAN, f32::MAX, f32::INFINITY], &[f32::MIN, 0.0, f32::NEG_INFINITY]])
                 .unwrap();

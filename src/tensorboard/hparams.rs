@@ -1,9 +1,9 @@
 //! Summaries of TensorBoard's hparams plugin, whose HPARAMS tab compares runs.
 //!
-//! There is none of the experiment, which would list hyperparameters and metrics: TensorBoard takes
-//! that of any one run for all, and cannot know from it what differs between them. Without it,
-//! TensorBoard looks at all runs, shows what differs first, and offers every curve's last point as
-//! a metric.
+//! No experiment summary is written, which would list the hyperparameters and the metrics:
+//! TensorBoard applies one run's experiment summary to all runs, although it cannot state what
+//! differs between them. Without it, TensorBoard reads all runs, shows first what differs, and
+//! offers the last point of every curve as a metric.
 
 use std::collections::HashMap;
 
@@ -17,16 +17,30 @@ use tensorboard_proto::tensor_shape::{TensorShapeProto, TensorShapeProto_Dim};
 use tensorboard_proto::types::DataType;
 
 use super::{metadata_of, summary_of, wall_time};
+use crate::report::plain_text;
 
 /// A hyperparameter's value.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Hparam {
-    /// Yes or no.
+    /// A bool.
     Bool(bool),
-    /// Of any kind of number.
+    /// A number.
     Number(f64),
-    /// Of anything else.
+    /// Any other value.
     Text(String),
+}
+
+impl From<serde_yaml::Value> for Hparam {
+    fn from(value: serde_yaml::Value) -> Self {
+        match value {
+            serde_yaml::Value::Bool(value) => Self::Bool(value),
+            serde_yaml::Value::Number(number) => match number.as_f64() {
+                Some(number) => Self::Number(number),
+                None => Self::Text(number.to_string()),
+            },
+            other => Self::Text(plain_text(&other)),
+        }
+    }
 }
 
 impl Hparam {
@@ -41,7 +55,7 @@ impl Hparam {
     }
 }
 
-/// The run begins. Without a group's name, every run is a row of its own.
+/// Returns the summary of the start of a run. Without a group name, every run has its own row.
 pub(super) fn session_start(hparams: &[(String, Hparam)]) -> ProtobufResult<Summary> {
     let values = hparams.iter().map(|(name, value)| (name.clone(), value.value()));
     let mut start = SessionStartInfo::new();
@@ -52,7 +66,7 @@ pub(super) fn session_start(hparams: &[(String, Hparam)]) -> ProtobufResult<Summ
     summary("session_start_info", &data)
 }
 
-/// The run has come to its end.
+/// Returns the summary of the end of a run.
 pub(super) fn session_end() -> ProtobufResult<Summary> {
     let mut end = SessionEndInfo::new();
     end.set_status(Status::STATUS_SUCCESS);
@@ -62,7 +76,7 @@ pub(super) fn session_end() -> ProtobufResult<Summary> {
     summary("session_end_info", &data)
 }
 
-/// What counts is in the metadata; the value is a float32 tensor without items.
+/// Returns a summary whose metadata hold the data; its value is an empty float32 tensor.
 fn summary(name: &str, data: &HParamsPluginData) -> ProtobufResult<Summary> {
     let mut shape = TensorShapeProto::new();
     shape.set_dim(RepeatedField::from_vec(vec![TensorShapeProto_Dim::new()]));

@@ -1,4 +1,4 @@
-//! Event files for TensorBoard.
+//! TensorBoard: event files, and the observer that logs a training run to one.
 
 mod histogram;
 mod hparams;
@@ -30,33 +30,32 @@ use tensorboard_rs::summary;
 use self::histogram::Histogram;
 pub use self::hparams::Hparam;
 
-/// Hears of what is missing in TensorBoard, and why.
+/// A callback for warnings about what is missing in TensorBoard, and why.
 pub type Warn = Rc<dyn Fn(&str)>;
 
-/// Writes one event file. A failure never reaches the training loop: the first one
-/// is reported as a warning, and after it nothing more is written.
+/// Writes one event file. A failure never reaches the training loop: the first one is reported as a
+/// warning, and nothing more is written.
 ///
-/// Built from the record writer, the summaries and the messages of tensorboard-rs,
-/// but not on its `SummaryWriter`: that one (0.5.9) writes from a thread of its own
-/// which panics on any I/O error, and then panics in `drop`, so that a full disk
-/// aborts the whole process; it also truncates an event file of the same second.
+/// It uses the record writer, the summaries and the messages of tensorboard-rs, but not its
+/// `SummaryWriter` (0.5.9), which writes from a thread that panics on any I/O error, and then panics
+/// in `drop`, so that a full disk aborts the process. It also truncates an event file of the same
+/// second.
 ///
-/// Events are buffered; [`flush`](Self::flush) hands them to the operating system.
-/// Dropping flushes too.
+/// Events are buffered; [`flush`](Self::flush) and dropping write them.
 pub struct TensorBoard {
-    /// None once a write has failed, and where TensorBoard is switched off.
+    /// `None` after a failed write, and if TensorBoard is off.
     records: Option<RecordWriter<Box<dyn Write + Send>>>,
     path: PathBuf,
     warn: Warn,
 }
 
 impl TensorBoard {
-    /// Starts a new event file in `dir`, which is made if need be; warnings go to `warn`. Files
-    /// that are there already stay, and TensorBoard shows them all as one run: a resumed run calls
-    /// this with the same folder, then [`restart`](Self::restart).
+    /// Starts a new event file in `dir`, which is created if necessary; warnings go to `warn`.
+    /// Existing event files are kept, and TensorBoard shows all of them as one run: a resumed run
+    /// calls this with the same folder, then [`restart`](Self::restart).
     ///
     /// # Errors
-    /// If the folder or the file cannot be made.
+    /// Returns an error if the folder or the file cannot be created.
     pub fn create(dir: &Path, warn: Warn) -> Result<Self> {
         let cannot = || format!("cannot write TensorBoard events in {}", dir.display());
         fs::create_dir_all(dir).with_context(cannot)?;
@@ -64,27 +63,26 @@ impl TensorBoard {
         Ok(Self::over(Box::new(BufWriter::new(file)), path, warn))
     }
 
-    /// As [`create`](Self::create), but if that fails, warns and writes nothing: a training run is
-    /// worth more than its curves.
+    /// Does the same as [`create`](Self::create), but a failure is a warning and turns TensorBoard
+    /// off, so that training continues.
     pub fn create_or_warn(dir: &Path, warn: Warn) -> Self {
         Self::create(dir, Rc::clone(&warn)).unwrap_or_else(|error| {
-            warn(&format!("TensorBoard is off, training goes on: {error:#}"));
+            warn(&format!("TensorBoard is off, training continues: {error:#}"));
             Self::off()
         })
     }
 
-    /// Writes nothing at all.
+    /// Returns a writer that writes nothing.
     pub fn off() -> Self {
         Self { records: None, path: PathBuf::new(), warn: Rc::new(|_| {}) }
     }
 
-    /// Whether events are still being written.
+    /// Returns whether events are written.
     pub fn is_on(&self) -> bool {
         self.records.is_some()
     }
 
-    /// Adds a point to the curve `tag` (a slash groups curves: `train/loss`). Stored
-    /// as float32, as TensorBoard does.
+    /// Adds a point to the curve `tag`, as float32. A slash groups curves: `train/loss`.
     pub fn scalar(&mut self, tag: &str, step: u64, value: f64) {
         self.add(summary_event(step, summary::scalar(tag, value as f32)));
     }
@@ -94,33 +92,33 @@ impl TensorBoard {
         self.add(summary_event(step, text_summary(tag, text)));
     }
 
-    /// Adds an image. One that cannot be encoded (without pixels, say) is left out, with a warning.
+    /// Adds an image. An image that cannot be encoded, such as an empty one, is skipped with a
+    /// warning.
     pub fn image(&mut self, tag: &str, step: u64, image: &RgbImage) {
-        self.add_made(tag, step, || Ok(Some(image_summary(tag, image)?)));
+        self.add_summary(tag, step, || Ok(Some(image_summary(tag, image)?)));
     }
 
-    /// Adds how the values of some tensors are spread: 64 buckets of equal width from the smallest
-    /// to the largest finite value. Values that are not finite are left out; where none is finite,
-    /// so is the histogram.
+    /// Adds a histogram of the values of some tensors: 64 buckets of equal width from the smallest
+    /// to the largest finite value. Values that are not finite are skipped; without a finite value
+    /// there is no histogram.
     pub fn histogram(&mut self, tag: &str, step: u64, tensors: &[Tensor]) {
         let made = || Ok(Histogram::of(tensors)?.map(|histogram| histogram.summary(tag)));
-        self.add_made(tag, step, made);
+        self.add_summary(tag, step, made);
     }
 
-    /// The run begins with these hyperparameters, for the HPARAMS tab.
+    /// Logs the start of the run and its hyperparameters, for the HPARAMS tab.
     pub fn session_start(&mut self, hparams: &[(String, Hparam)]) {
-        self.add_made("hparams", 0, || Ok(Some(hparams::session_start(hparams)?)));
+        self.add_summary("hparams", 0, || Ok(Some(hparams::session_start(hparams)?)));
     }
 
-    /// The run has come to its end. One that is stopped does not say so: it may go on, and
-    /// TensorBoard believes the first word.
+    /// Logs the end of the run. A stopped run must not call it: it may be resumed, and TensorBoard
+    /// keeps the first status that it reads.
     pub fn session_end(&mut self, step: u64) {
-        self.add_made("hparams", step, || Ok(Some(hparams::session_end()?)));
+        self.add_summary("hparams", step, || Ok(Some(hparams::session_end()?)));
     }
 
-    /// Says that the run continues from `step`: TensorBoard's data server drops the
-    /// points at and after it that an interrupted run wrote into earlier files of the
-    /// folder.
+    /// Logs that the run resumes at `step`: TensorBoard drops the points from there on that the
+    /// interrupted run wrote into earlier files of the folder.
     pub fn restart(&mut self, step: u64) {
         let mut log = SessionLog::new();
         log.set_status(SessionLog_SessionStatus::START);
@@ -129,17 +127,17 @@ impl TensorBoard {
         self.add(event);
     }
 
-    /// Hands all events so far to the operating system.
+    /// Writes all buffered events.
     pub fn flush(&mut self) {
         if let Some(records) = &mut self.records {
             let flushed = records.flush();
-            self.keep_on_if(flushed);
+            self.turn_off_on_error(flushed);
         }
     }
 
     fn over(out: Box<dyn Write + Send>, path: PathBuf, warn: Warn) -> Self {
         let mut board = Self { records: Some(RecordWriter::new(out)), path, warn };
-        // Every event file starts with its format's version.
+        // Every event file starts with the version of the format.
         let mut event = event_at(0);
         event.set_file_version("brain.Event:2".into());
         board.add(event);
@@ -147,9 +145,13 @@ impl TensorBoard {
         board
     }
 
-    /// Adds what is only made while events are written, if there is something; what cannot be made
-    /// is left out, with a warning.
-    fn add_made(&mut self, tag: &str, step: u64, make: impl FnOnce() -> Result<Option<Summary>>) {
+    /// Adds the summary that `make` returns, if events are written; an error is a warning.
+    fn add_summary(
+        &mut self,
+        tag: &str,
+        step: u64,
+        make: impl FnOnce() -> Result<Option<Summary>>,
+    ) {
         if !self.is_on() {
             return;
         }
@@ -160,8 +162,8 @@ impl TensorBoard {
         }
     }
 
-    /// Warns that something is not there.
-    pub(super) fn missing(&self, tag: &str, error: &Error) {
+    /// Warns that something is missing.
+    fn missing(&self, tag: &str, error: &Error) {
         (self.warn)(&format!("{tag} is missing in TensorBoard: {error:#}"));
     }
 
@@ -171,23 +173,23 @@ impl TensorBoard {
                 .write_to_bytes()
                 .map_err(io::Error::other)
                 .and_then(|bytes| records.write(&bytes));
-            self.keep_on_if(written);
+            self.turn_off_on_error(written);
         }
     }
 
-    fn keep_on_if(&mut self, outcome: io::Result<()>) {
+    fn turn_off_on_error(&mut self, outcome: io::Result<()>) {
         if let Err(error) = outcome {
             self.records = None;
             let path = self.path.display();
             (self.warn)(&format!(
-                "TensorBoard is off from here on, training goes on: cannot write {path}: {error}"
+                "TensorBoard is off from now on, training continues: cannot write {path}: {error}"
             ));
         }
     }
 }
 
-/// A new file under a name that TensorBoard takes for an event file and that sorts
-/// after those of earlier starts, since it reads a folder's files in that order.
+/// Creates a file with the name of an event file that sorts after those of earlier starts, for
+/// TensorBoard reads a folder's files in that order.
 fn create_event_file(dir: &Path) -> io::Result<(PathBuf, File)> {
     let seconds = wall_time() as u64;
     let mut number = 0u64;
@@ -202,7 +204,7 @@ fn create_event_file(dir: &Path) -> io::Result<(PathBuf, File)> {
     }
 }
 
-/// Seconds since 1970; 0 on a machine whose clock stands before.
+/// Returns the seconds since 1970; 0 if the clock is set to an earlier time.
 fn wall_time() -> f64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64())
 }
@@ -220,7 +222,7 @@ fn summary_event(step: u64, summary: Summary) -> Event {
     event
 }
 
-/// A string tensor of one item, marked for TensorBoard's text plugin.
+/// Returns a string tensor with one element for TensorBoard's text plugin.
 fn text_summary(tag: &str, text: &str) -> Summary {
     let mut dim = TensorShapeProto_Dim::new();
     dim.set_size(1);
@@ -237,7 +239,7 @@ fn text_summary(tag: &str, text: &str) -> Summary {
     })
 }
 
-/// Says which plugin shows a value, and what only the plugin understands.
+/// Returns the metadata of a value: the plugin that shows it, and the plugin's own content.
 fn metadata_of(plugin: &str, content: Vec<u8>) -> SummaryMetadata {
     let mut data = SummaryMetadata_PluginData::new();
     data.set_plugin_name(plugin.into());
@@ -260,7 +262,7 @@ fn image_summary(tag: &str, image: &RgbImage) -> ImageResult<Summary> {
     Ok(summary_of(tag, |value| value.set_image(entry)))
 }
 
-/// Of one value, which `set` gives what is shown.
+/// Returns a summary with one value, which `set` fills in.
 fn summary_of(tag: &str, set: impl FnOnce(&mut Summary_Value)) -> Summary {
     let mut value = Summary_Value::new();
     value.set_tag(tag.to_owned());

@@ -64,7 +64,7 @@ fn scalars_and_texts_are_records_with_tag_step_and_time() {
 }
 
 #[test]
-fn an_image_is_a_png_of_its_size_and_one_without_pixels_is_left_out() {
+fn an_image_is_a_png_of_its_size_and_an_empty_one_is_skipped() {
     let dir = tempfile::tempdir().unwrap();
     let mut board = TensorBoard::create(dir.path(), silent()).unwrap();
     let image = RgbImage::from_fn(3, 2, |x, y| image::Rgb([x as u8, y as u8, 9]));
@@ -83,7 +83,7 @@ fn an_image_is_a_png_of_its_size_and_one_without_pixels_is_left_out() {
 }
 
 #[test]
-fn a_histogram_is_of_all_tensors_and_left_out_where_nothing_is_finite() {
+fn a_histogram_is_of_all_tensors_and_skipped_if_nothing_is_finite() {
     let dir = tempfile::tempdir().unwrap();
     let mut board = TensorBoard::create(dir.path(), silent()).unwrap();
     let tensors = [Tensor::from_slice(&[1.0f32, f32::NAN]), Tensor::from(3.0)];
@@ -151,7 +151,7 @@ fn a_second_start_in_a_folder_adds_a_file_and_keeps_the_first() {
     assert!(event_files(dir.path())[1] > first);
 }
 
-/// Warnings so far, and what collects them.
+/// Returns a list of warnings, and the callback that fills it.
 fn collected() -> (Rc<RefCell<Vec<String>>>, Warn) {
     let warnings = Rc::new(RefCell::new(Vec::new()));
     let list = Rc::clone(&warnings);
@@ -160,7 +160,7 @@ fn collected() -> (Rc<RefCell<Vec<String>>>, Warn) {
 }
 
 #[test]
-fn a_folder_that_cannot_be_made_is_an_error_or_one_warning() {
+fn a_folder_that_cannot_be_created_is_an_error_or_one_warning() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("file");
     fs::write(&file, "").unwrap();
@@ -178,11 +178,11 @@ fn a_folder_that_cannot_be_made_is_an_error_or_one_warning() {
     board.flush();
     let warnings = warnings.borrow();
     assert_eq!(warnings.len(), 1);
-    assert!(warnings[0].contains("training goes on"), "{warnings:?}");
+    assert!(warnings[0].contains("training continues"), "{warnings:?}");
     assert!(warnings[0].contains("file/tensorboard"), "{warnings:?}");
 }
 
-/// Takes `room` bytes, then is a full disk. Counts the attempts to write.
+/// A disk that is full after `room` bytes; counts the refused writes.
 struct SmallDisk {
     room: usize,
     refused: Arc<Mutex<usize>>,
@@ -205,7 +205,7 @@ impl Write for SmallDisk {
 }
 
 #[test]
-fn a_disk_that_fills_up_switches_writing_off_once_and_for_all() {
+fn a_full_disk_turns_writing_off_for_good() {
     let refused = Arc::new(Mutex::new(0));
     let disk = SmallDisk { room: 100, refused: Arc::clone(&refused) };
     let (warnings, warn) = collected();
@@ -222,7 +222,7 @@ fn a_disk_that_fills_up_switches_writing_off_once_and_for_all() {
 
 #[cfg(target_os = "linux")]
 #[test]
-fn a_full_device_does_not_stop_the_caller() {
+fn a_full_device_does_not_stop_training() {
     let full = File::options().write(true).open("/dev/full").unwrap();
     let (warnings, warn) = collected();
     let mut board = TensorBoard::over(Box::new(BufWriter::new(full)), "/dev/full".into(), warn);

@@ -1,11 +1,10 @@
-//! A training run in TensorBoard.
+//! Logging of a training run to TensorBoard.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::rc::Rc;
 
 use anyhow::Result;
-use serde_json::Value;
 use tch::{Kind, Tensor};
 
 use super::scatter::scatter;
@@ -16,13 +15,14 @@ use crate::data::{HostBatch, preview};
 use crate::eval::metrics::{Metric, Metrics};
 use crate::models::BeautyNet;
 use crate::models::summary::module_of;
+use crate::report::flat_keys;
 use crate::run::EpochRecord;
 use crate::train::{AfterEpoch, Observer, Start, StepRecord, Validated};
 
-/// Most images of the first batch that are shown, and how many in a row.
+/// Maximum number of images of the first batch that are shown, and their number in a row.
 const TILES: usize = 32;
 const TILE_COLUMNS: usize = 8;
-/// Keys that say where and how a run is made, and not what it comes to.
+/// Keys that affect where and how a run is trained, but not its result.
 const NOT_COMPARED: [&str; 12] = [
     "name",
     "device",
@@ -38,9 +38,9 @@ const NOT_COMPARED: [&str; 12] = [
     "train.checkpoint_activations",
 ];
 
-/// Writes the scalars of every step and epoch, the first batch and the predictions as images,
-/// weights and gradients as histograms, the config as text and as hyperparameters, and maps of
-/// validation images where the config wants them.
+/// Logs the scalars of every step and epoch, the first batch and the predictions as images, weights
+/// and gradients as histograms, the config as text and as hyperparameters and, if
+/// `train.explain_every` is set, attribution maps of validation images.
 pub struct TrainingLog {
     folder: PathBuf,
     warn: Warn,
@@ -50,8 +50,8 @@ pub struct TrainingLog {
 }
 
 impl TrainingLog {
-    /// Logs to an event file in this folder, which is made when the run begins. What cannot be
-    /// written is told to `warn`, once.
+    /// Logs to an event file in this folder, which is created when the run starts. A failure is
+    /// reported to `warn`, once.
     pub fn new(folder: PathBuf, warn: Warn) -> Self {
         Self { folder, warn, board: TensorBoard::off(), steps: 0, maps: None }
     }
@@ -66,12 +66,12 @@ impl TrainingLog {
         }
     }
 
-    /// Weights and gradients by module.
+    /// Logs weights and gradients by module.
     fn histograms(&mut self, net: &BeautyNet) -> Result<()> {
         let mut weights: BTreeMap<String, Vec<Tensor>> = BTreeMap::new();
         let mut gradients: BTreeMap<String, Vec<Tensor>> = BTreeMap::new();
         for (name, parameter) in net.parameters() {
-            // The scale of the scores and the bins of a distribution are set, not learned.
+            // The scale of the scores and the bins of a label distribution are not trained.
             if parameter.kind() != Kind::Float || name.starts_with("head.score_") {
                 continue;
             }
@@ -94,35 +94,11 @@ impl TrainingLog {
     }
 }
 
-/// Every key of a config with its value: numbers and words as they are, lists as text.
+/// Returns the config's keys that may affect the result, with their values.
 fn hyperparameters(config: &Config) -> Result<Vec<(String, Hparam)>> {
-    let mut found = Vec::new();
-    flatten("", serde_json::to_value(config)?, &mut found);
-    found.retain(|(key, _)| !NOT_COMPARED.contains(&key.as_str()));
-    Ok(found)
-}
-
-fn flatten(key: &str, value: Value, found: &mut Vec<(String, Hparam)>) {
-    let value = match value {
-        Value::Object(fields) => {
-            for (name, value) in fields {
-                let key = match key {
-                    "" => name,
-                    key => format!("{key}.{name}"),
-                };
-                flatten(&key, value, found);
-            }
-            return;
-        }
-        Value::Bool(yes) => Hparam::Bool(yes),
-        Value::Number(number) => match number.as_f64() {
-            Some(number) => Hparam::Number(number),
-            None => Hparam::Text(number.to_string()),
-        },
-        Value::String(text) => Hparam::Text(text),
-        other => Hparam::Text(other.to_string()),
-    };
-    found.push((key.to_string(), value));
+    let keys = flat_keys(config)?.into_iter();
+    let compared = keys.filter(|(key, _)| !NOT_COMPARED.contains(&key.as_str()));
+    Ok(compared.map(|(key, value)| (key, Hparam::from(value))).collect())
 }
 
 impl Observer for TrainingLog {
@@ -131,7 +107,7 @@ impl Observer for TrainingLog {
         self.steps = start.steps_done;
         self.maps = (start.config.train.explain_every).map(ValidationMaps::every);
         if start.resumed {
-            // What the killed run wrote after its last checkpoint does not count.
+            // The interrupted run may have logged steps after its last checkpoint.
             self.board.restart(self.steps + 1);
         }
         if self.steps == 0 {
@@ -193,7 +169,7 @@ impl Observer for TrainingLog {
             return;
         }
         let image = scatter(after.predictions);
-        self.board.image("val/predicted_against_true", self.steps, &image);
+        self.board.image("val/predicted_vs_true", self.steps, &image);
         if let Err(error) = self.histograms(after.net) {
             self.board.missing("histograms", &error);
         }

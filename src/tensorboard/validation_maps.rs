@@ -1,4 +1,4 @@
-//! What the branches look at while a model learns.
+//! Attribution maps of validation images during training.
 
 use anyhow::Result;
 use image::RgbImage;
@@ -9,24 +9,24 @@ use crate::explain::{ExplainOptions, InputImage, Method, draw_figure, explain, e
 use crate::models::Images;
 use crate::train::Validated;
 
-/// Images that are explained.
+/// Number of images that are explained.
 const SHOWN: usize = 4;
 
 /// Logs figures of the same validation images every few epochs, by Grad-CAM at the last blocks.
 pub(super) struct ValidationMaps {
-    /// Epochs from one to the next; 0 once it has failed.
+    /// Number of epochs between figures; 0 after a failure.
     every: usize,
 }
 
 impl ValidationMaps {
-    /// After so many epochs, and as many again, and so on.
+    /// Creates a logger for every N-th epoch.
     pub fn every(epochs: usize) -> Self {
         Self { every: epochs }
     }
 
-    /// Writes the figures of an epoch that has them as `explain/1` to `explain/4`, from the lowest
-    /// score to the highest. A failure is a warning, and after it nothing more is drawn: a training
-    /// run is worth more than its figures.
+    /// Logs the figures as `explain/1` to `explain/4`, from the lowest score to the highest, if they
+    /// are due after this epoch. A failure is a warning, and turns further figures off, so that
+    /// training continues.
     pub fn log(&mut self, board: &mut TensorBoard, validated: &Validated) {
         if !board.is_on() || self.every == 0 || !validated.epoch.is_multiple_of(self.every) {
             return;
@@ -63,17 +63,17 @@ fn figures(validated: &Validated) -> Result<Vec<RgbImage>> {
     Ok(pieces.iter().map(|(explained, _)| draw_figure(explained)).collect())
 }
 
-/// The images in the middles of equal parts of the split, in the order of their scores.
+/// Returns evenly spaced images in the order of their scores: the middles of equal ranges of ranks.
 fn shown(samples: &[Sample]) -> Vec<usize> {
     let mut order: Vec<usize> = (0..samples.len()).collect();
     let key = |&at: &usize| (samples[at].score, samples[at].id.as_str());
     order.sort_by(|a, b| {
-        let (a, b) = (key(a), key(b));
-        a.0.total_cmp(&b.0).then_with(|| a.1.cmp(b.1))
+        let ((a_score, a_id), (b_score, b_id)) = (key(a), key(b));
+        a_score.total_cmp(&b_score).then_with(|| a_id.cmp(b_id))
     });
     let count = SHOWN.min(order.len());
-    let middle = |part: usize| (2 * part + 1) * order.len() / (2 * count);
-    (0..count).map(|part| order[middle(part)]).collect()
+    let middle = |range: usize| (2 * range + 1) * order.len() / (2 * count);
+    (0..count).map(|range| order[middle(range)]).collect()
 }
 
 #[cfg(test)]

@@ -223,9 +223,13 @@ fn an_export_has_the_published_names_and_a_model_card() {
     let card = fs::read_to_string(sandbox.path("out/README.md")).unwrap();
     let summary: Value = serde_json::from_slice(&bytes(&sandbox.path("run/summary.json"))).unwrap();
     let mae = format!("{:.4}", summary["test"]["mae"].as_f64().unwrap());
-    for words in
-        [&mae, "48 images to train", "must not be used to judge", "vit_micro_patch8_64", "seed: 7"]
-    {
+    for words in [
+        &mae,
+        "48 training, 16 validation and 16 test images",
+        "must not be used to judge",
+        "vit_micro_patch8_64",
+        "seed: 7",
+    ] {
         assert!(card.contains(words), "{words} is not in\n{card}");
     }
     // The whole network goes on as it was.

@@ -57,7 +57,7 @@ fn tensorboard_has_images_histograms_and_hyperparameters() {
     assert_eq!((grid.width(), grid.height()), (8 * 36 + 4, 2 * 36 + 4));
     let colors: BTreeSet<[u8; 3]> = grid.to_rgb8().pixels().map(|pixel| pixel.0).collect();
     assert!(colors.len() > 500, "{} colors", colors.len());
-    assert_eq!(steps("val/predicted_against_true"), ends);
+    assert_eq!(steps("val/predicted_vs_true"), ends);
 
     for module in ["vit.blocks.0", "mamba.layers.0", "mamba.patch_embed", "fusion", "head"] {
         for kind in ["weights", "gradients"] {
