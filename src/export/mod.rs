@@ -1,5 +1,5 @@
-//! Export of a trained model's weights: the backbones under the parameter names of timm and Vim, and
-//! a model card.
+//! Export of a trained model's weights: the backbones under the parameter names of timm and Vim,
+//! and a model card.
 
 mod model_card;
 
@@ -19,8 +19,8 @@ use crate::run::{CONFIG_FILE, Run};
 /// The files in which the backbones are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Layout {
-    /// `vit.safetensors` and `mamba.safetensors`, and the complete model as `model.safetensors` with
-    /// its `config.yaml`.
+    /// `vit.safetensors` and `mamba.safetensors`, and the complete model as `model.safetensors`
+    /// with its `config.yaml`.
     Safetensors,
     /// `vit/`, a folder for timm's `create_model("local-dir:…")`, and `mamba/model.pth`, a
     /// checkpoint for Vim's code.

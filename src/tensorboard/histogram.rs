@@ -9,9 +9,9 @@ use super::summary_of;
 /// Number of buckets of a histogram; TensorBoard shows 30.
 const BUCKETS: i64 = 64;
 
-/// A histogram with 64 buckets of equal width from the smallest to the largest finite value, or with
-/// one bucket if all values are equal. Values that are not finite are skipped: TensorBoard does not
-/// show a histogram with a NaN.
+/// A histogram with 64 buckets of equal width from the smallest to the largest finite value, or
+/// with one bucket if all values are equal. Values that are not finite are skipped: TensorBoard
+/// does not show a histogram with a NaN.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Histogram {
     min: f64,

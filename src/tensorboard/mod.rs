@@ -37,9 +37,9 @@ pub type Warn = Rc<dyn Fn(&str)>;
 /// warning, and nothing more is written.
 ///
 /// It uses the record writer, the summaries and the messages of tensorboard-rs, but not its
-/// `SummaryWriter` (0.5.9), which writes from a thread that panics on any I/O error, and then panics
-/// in `drop`, so that a full disk aborts the process. It also truncates an event file of the same
-/// second.
+/// `SummaryWriter` (0.5.9), which writes from a thread that panics on any I/O error, and then
+/// panics in `drop`, so that a full disk aborts the process. It also truncates an event file of the
+/// same second.
 ///
 /// Events are buffered; [`flush`](Self::flush) and dropping write them.
 pub struct TensorBoard {
