@@ -1,9 +1,10 @@
-"""A report in headless Chromium: no error, nothing fetched, charts drawn, nothing cut off, in the light and in the dark.
+"""Checks a report in headless Chromium, in light and dark mode: no errors, nothing fetched, charts
+rendered, nothing cut off.
 
     make test-report
 
-checks a report of a small sweep that it trains. `python3 tests/browser/check_report.py PAGE.html [FOLDER]` checks a page of your own; with
-a folder, images of it are written there.
+trains a small sweep and checks its report. `check_report.py PAGE.html [FOLDER]` checks another page;
+screenshots are written to the folder.
 """
 
 import json
@@ -37,7 +38,7 @@ axes: {model.fusion.strategy: [gated, score, vit_only]}
 seeds: [1, 2]
 """
 
-# What is wrong with the page as it is shown, a line each.
+# Lists the faults of the rendered page.
 FAULTS = """(() => {
     const faults = [], width = document.documentElement.clientWidth;
     const name = element => element.tagName + ' "' + (element.textContent || '').trim().slice(0, 40) + '"';
@@ -54,15 +55,15 @@ FAULTS = """(() => {
         if (element.scrollWidth > element.clientWidth + 1 && getComputedStyle(element).overflowX !== 'auto') faults.push('does not scroll: ' + name(element));
     for (const chart of charts) {
         const frame = chart.getBoundingClientRect();
-        if (frame.width < 200 || !chart.querySelector('.d, .l')) faults.push('not drawn: ' + chart.getAttribute('aria-label'));
-        for (const part of chart.querySelectorAll('text, circle, path, rect')) {
-            const box = part.getBoundingClientRect();
+        if (frame.width < 200 || !chart.querySelector('.d, .l')) faults.push('empty chart: ' + chart.getAttribute('aria-label'));
+        for (const shape of chart.querySelectorAll('text, circle, path, rect')) {
+            const box = shape.getBoundingClientRect();
             if (box.left < frame.left - 2 || box.right > frame.right + 2 || box.top < frame.top - 2 || box.bottom > frame.bottom + 2)
-                faults.push('outside its chart "' + chart.getAttribute('aria-label') + '": ' + name(part) + part.outerHTML.slice(0, 80));
+                faults.push('outside its chart "' + chart.getAttribute('aria-label') + '": ' + name(shape) + shape.outerHTML.slice(0, 80));
         }
         const text = chart.querySelector('text');
         const size = parseFloat(getComputedStyle(text).fontSize) * frame.width / chart.viewBox.baseVal.width;
-        if (size < 9) faults.push('letters of ' + size.toFixed(1) + ' px in ' + chart.getAttribute('aria-label'));
+        if (size < 9) faults.push('text of ' + size.toFixed(1) + ' px in ' + chart.getAttribute('aria-label'));
     }
     for (const image of document.images) if (!image.naturalWidth) faults.push('no image: ' + image.alt);
     const levels = color => color.match(/[0-9.]+/g).slice(0, 3).map(v => v / 255).map(v => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4);
@@ -80,7 +81,7 @@ FAULTS = """(() => {
 
 
 def png(path, levels):
-    """A gray-to-color image of 32 pixels, of one level for each channel."""
+    """Writes a 32x32 PNG with one level per channel."""
     row = b"\0" + bytes(levels) * 32
     chunk = lambda kind, data: struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
     header = struct.pack(">IIBBBBB", 32, 32, 8, 2, 0, 0, 0)
@@ -89,7 +90,7 @@ def png(path, levels):
 
 
 def make_report(folder):
-    """Trains a small sweep on images of four groups, one of which has a hostile name, and reports on it."""
+    """Trains a small sweep on images of four groups, one with a hostile name, and writes its report."""
     program = os.environ.get("VMBEAUTY", str(ROOT / "target/release/vmbeauty"))
 
     def vmbeauty(*arguments):
@@ -132,14 +133,14 @@ def check(browser, page, shots):
                 if method in ("Runtime.exceptionThrown", "Runtime.consoleAPICalled", "Log.entryAdded"):
                     here.append(f"console: {json.dumps(said)[:300]}")
                 if method == "Page.javascriptDialogOpening":
-                    here.append("a name was run as a script")
+                    here.append("a name was executed as a script")
                 if method == "Network.requestWillBeSent":
                     url = said["request"]["url"]
                     if not url.startswith(("file:", "data:", "about:")):
                         here.append(f"fetches {url}")
             faults += [f"{width} px, {scheme}: {fault}" for fault in here]
     if not papers["dark"] < 0.1 < 0.8 < papers["light"]:
-        faults.append(f"the paper's light is {papers}")
+        faults.append(f"the luminance of the page is {papers}")
     return faults
 
 
@@ -161,7 +162,7 @@ def main():
         print(fault)
     if faults:
         sys.exit(f"error: {len(faults)} faults")
-    print(f"the report has no fault at {' and '.join(map(str, WIDTHS))} px, light and dark")
+    print(f"the report has no faults at {' and '.join(map(str, WIDTHS))} px, light and dark")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Headless Chromium over its debugging pipe, with Python's own library alone."""
+"""Headless Chromium over its debugging pipe, with Python's standard library only."""
 
 import base64
 import json
@@ -22,7 +22,7 @@ FLAGS = [
 
 
 def find():
-    """The program, or None."""
+    """Returns the path of Chromium, or None."""
     named = os.environ.get("CHROMIUM")
     if named:
         return shutil.which(named)
@@ -30,7 +30,7 @@ def find():
 
 
 class Browser:
-    """One page of a Chromium that is ended with it."""
+    """A page of a Chromium process, which ends with it."""
 
     def __init__(self, program):
         self.profile = tempfile.TemporaryDirectory()
@@ -67,10 +67,10 @@ class Browser:
 
     def read(self):
         while b"\0" not in self.rest:
-            part = os.read(self.back, 1 << 20)
-            if not part:
+            chunk = os.read(self.back, 1 << 20)
+            if not chunk:
                 raise RuntimeError("Chromium has ended")
-            self.rest += part
+            self.rest += chunk
         message, self.rest = self.rest.split(b"\0", 1)
         return json.loads(message)
 
@@ -91,7 +91,7 @@ class Browser:
             self.events.append(answer)
 
     def open(self, url, width, scheme):
-        """Shows a page at a width, in the light or in the dark; what its console and the network say is in `events`."""
+        """Opens a page at a width, in light or dark mode; console and network events are in `events`."""
         self.events = []
         self.call(
             "Emulation.setDeviceMetricsOverride", width=width, height=844, deviceScaleFactor=1, mobile=width < 600
