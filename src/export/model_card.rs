@@ -168,27 +168,40 @@ fn results(summary: &Summary) -> String {
 
 /// Lists the files and the code that opens them.
 fn files(config: &Config, layout: Layout) -> String {
-    let strategy = config.model.fusion.strategy;
-    let mut text = String::new();
-    match layout {
-        Layout::Safetensors => {
-            if strategy.uses(Branch::Vit) {
-                text += "- `vit.safetensors`: the ViT under timm's names, without a classifier\n";
-            }
-            if strategy.uses(Branch::Mamba) {
-                text += "- `mamba.safetensors`: the Vision Mamba under Vim's names, without a classifier\n";
-            }
-            text += "- `model.safetensors`, `config.yaml`: the complete model, for `vmbeauty predict model.safetensors IMAGE`\n";
-        }
-        Layout::Timm => {
-            if strategy.uses(Branch::Vit) {
-                text += "- `vit/`: the ViT's features by `timm.create_model(\"local-dir:vit\", pretrained=True)`\n";
-            }
-            if strategy.uses(Branch::Mamba) {
-                text += "- `mamba/model.pth`: a checkpoint for Vim's code, `model.load_state_dict(torch.load(path)[\"model\"], strict=False)`; \
-                         only `head` is missing\n";
-            }
-        }
-    }
-    text
+    let files: [(Option<Branch>, &str); 3] = match layout {
+        Layout::Safetensors => [
+            (
+                Some(Branch::Vit),
+                "`vit.safetensors`: the ViT under timm's names, without a classifier",
+            ),
+            (
+                Some(Branch::Mamba),
+                "`mamba.safetensors`: the Vision Mamba under Vim's names, without a classifier",
+            ),
+            (
+                None,
+                "`model.safetensors`, `config.yaml`: the complete model, for \
+                 `vmbeauty predict model.safetensors IMAGE`",
+            ),
+        ],
+        Layout::Timm => [
+            (
+                Some(Branch::Vit),
+                "`vit/`: the ViT's features, for \
+                 `timm.create_model(\"local-dir:vit\", pretrained=True)`",
+            ),
+            (
+                Some(Branch::Mamba),
+                "`mamba/model.pth`: a checkpoint for Vim's code, \
+                 `model.load_state_dict(torch.load(path)[\"model\"], strict=False)`; only `head` \
+                 is missing",
+            ),
+            (None, "`README.md`: this model card"),
+        ],
+    };
+    let uses = |branch: Option<Branch>| {
+        branch.is_none_or(|branch| config.model.fusion.strategy.uses(branch))
+    };
+    let listed = files.into_iter().filter(|(branch, _)| uses(*branch));
+    listed.map(|(_, line)| format!("- {line}\n")).collect()
 }

@@ -7,12 +7,8 @@ use anyhow::Result;
 use super::breakdown::{Breakdown, by_group, by_score};
 use super::explained::{self, ExplainedImage};
 use super::leaderboards::leaderboards;
-use super::models::{Model, folder_name, group};
-use super::sources::{FoundRun, find};
-use super::tables::{
-    Table, comparisons, config_table, differences_to_best, group_tables, leaderboard,
-    leaderboard_summary, maps_table, range_table, runs_table,
-};
+use super::models::{Model, group};
+use super::sources::{FoundRun, find, folder_name};
 use crate::data::Split;
 use crate::eval::comparison::{Leaderboard, RankedModel};
 use crate::run::explanations::MapMetrics;
@@ -134,35 +130,6 @@ impl RunReport {
     pub fn model_of(&self, run: &FoundRun) -> Option<&Model> {
         let trained = |model: &&Model| model.runs.iter().any(|own| own.folder == run.folder);
         self.models.iter().find(trained)
-    }
-
-    /// Returns all tables in order.
-    ///
-    /// # Errors
-    /// Returns an error if a config cannot be written as YAML.
-    pub fn tables(&self) -> Result<Vec<Table>> {
-        let mut tables = Vec::new();
-        for at in 0..self.leaderboards.len() {
-            tables.push(leaderboard(self, at));
-            if self.leaderboards[at].models.len() > 1 {
-                tables.push(differences_to_best(self, at));
-            }
-            tables.extend(group_tables(self, at));
-            tables.extend(range_table(self, at));
-        }
-        tables.extend(maps_table(self));
-        tables.extend(config_table(self)?);
-        tables.push(runs_table(self));
-        let pairs =
-            (0..self.leaderboards.len()).filter(|&at| self.leaderboards[at].models.len() > 2);
-        tables.extend(pairs.map(|at| comparisons(self, at)));
-        Ok(tables)
-    }
-
-    /// Writes the leaderboards in a few columns, for a terminal.
-    pub fn to_text(&self) -> String {
-        let boards = 0..self.leaderboards.len();
-        boards.map(|at| leaderboard_summary(self, at).to_text() + "\n").collect()
     }
 }
 

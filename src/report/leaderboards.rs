@@ -1,4 +1,4 @@
-//! The leaderboards of the models that are reported on.
+//! The leaderboards of a report's models.
 
 use anyhow::Result;
 
@@ -8,8 +8,8 @@ use crate::data::Split;
 use crate::eval::comparison::{Candidate, EvaluatedRun, Leaderboards, rank};
 use crate::sweep::evaluated_run;
 
-/// Ranks every model that has a seed with all its runs done. Models that were evaluated on the same
-/// images with the same targets are compared.
+/// Ranks every model that has a seed with all its runs finished. Models that were evaluated on the
+/// same images with the same targets are compared.
 ///
 /// # Errors
 /// Returns an error if predictions cannot be read.
@@ -36,7 +36,7 @@ pub fn leaderboards(models: &[Model], split: Split) -> Result<Leaderboards> {
     Ok(ranked)
 }
 
-/// Reads the runs of one seed, or says why the seed is skipped.
+/// Reads the runs of one seed, or returns why the seed is skipped.
 fn evaluated_folds(
     model: &Model,
     runs: &[&FoundRun],
@@ -45,15 +45,15 @@ fn evaluated_folds(
     let mut runs = runs.to_vec();
     runs.sort_by_key(|run| run.config.as_ref().map(|config| config.data.split.clone()));
     let folds = model.folds().len();
-    let outcomes: Option<Vec<_>> = runs.iter().map(|run| run.summary()).collect();
-    let Some(outcomes) = outcomes.filter(|_| folds == 0 || runs.len() == folds) else {
-        return Ok(Err("not all of its runs are done"));
+    let summaries: Option<Vec<_>> = runs.iter().map(|run| run.summary()).collect();
+    let Some(summaries) = summaries.filter(|_| folds == 0 || runs.len() == folds) else {
+        return Ok(Err("not all of its runs are finished"));
     };
-    if split == Split::Test && outcomes.iter().any(|outcome| outcome.test.is_none()) {
+    if split == Split::Test && summaries.iter().any(|summary| summary.test.is_none()) {
         return Ok(Err("it has no test images; --split val ranks it"));
     }
-    let runs = runs.iter().zip(outcomes);
+    let runs = runs.iter().zip(summaries);
     Ok(Ok(runs
-        .map(|(run, outcome)| evaluated_run(&run.folder, outcome, split))
+        .map(|(run, summary)| evaluated_run(&run.folder, summary, split))
         .collect::<Result<_>>()?))
 }

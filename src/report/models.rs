@@ -2,11 +2,10 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::fs;
-use std::path::Path;
 
 use anyhow::{Context, Result};
 
-use super::sources::{FoundRun, Kind};
+use super::sources::{FoundRun, SourceKind, folder_name};
 use crate::config::{Config, DatasetName};
 use crate::data::Split;
 use crate::run::RunDir;
@@ -149,34 +148,27 @@ fn key(config: &Config) -> Result<String> {
 /// cross-validation, or the run's own folder.
 fn own_name(run: &FoundRun) -> String {
     match run.kind {
-        Kind::Run => run.name.clone(),
-        Kind::Sweep => {
-            let parts = run.name.split(',');
-            let point: Vec<&str> = parts
-                .filter(|part| !part.starts_with("seed=") && !part.starts_with("fold="))
+        SourceKind::Run => run.name.clone(),
+        SourceKind::Sweep => {
+            let values = run.name.split(',');
+            let point: Vec<&str> = values
+                .filter(|value| !value.starts_with("seed=") && !value.starts_with("fold="))
                 .collect();
             match point.as_slice() {
                 [] | ["base"] => folder_name(&run.source),
-                parts => parts.join(","),
+                point => point.join(","),
             }
         }
-        Kind::Folder if run.name.starts_with("fold_") => folder_name(&run.source),
-        Kind::Folder => run.name.clone(),
+        SourceKind::Folder if run.name.starts_with("fold_") => folder_name(&run.source),
+        SourceKind::Folder => run.name.clone(),
     }
-}
-
-/// Returns the name of a folder, also of one that is given as `.`.
-pub fn folder_name(folder: &Path) -> String {
-    let real = fs::canonicalize(folder).unwrap_or_else(|_| folder.to_path_buf());
-    let name = real.file_name().unwrap_or(real.as_os_str());
-    name.to_string_lossy().into_owned()
 }
 
 /// Gives every model a unique name. Several runs of one config outside of a sweep are named after
 /// the config. Equal names are prefixed with the runs' source and, if that is not enough, numbered.
 fn name(models: &mut [Model]) {
     for model in models.iter_mut() {
-        let outside_sweep = model.runs.iter().all(|run| run.kind != Kind::Sweep);
+        let outside_sweep = model.runs.iter().all(|run| run.kind != SourceKind::Sweep);
         let several = model.runs.iter().any(|run| own_name(run) != model.name);
         if outside_sweep && several {
             model.name = model.config.name.clone();
@@ -187,8 +179,8 @@ fn name(models: &mut [Model]) {
         if names.iter().filter(|name| **name == names[at]).count() > 1 {
             let source = &model.runs[0].source;
             let source = match model.runs[0].kind {
-                Kind::Run => source.parent().unwrap_or(source),
-                Kind::Sweep | Kind::Folder => source,
+                SourceKind::Run => source.parent().unwrap_or(source),
+                SourceKind::Sweep | SourceKind::Folder => source,
             };
             let front = folder_name(source);
             if !front.is_empty() && front != names[at] {

@@ -1,4 +1,4 @@
-//! The runs in folders: run directories, sweeps and cross-validations.
+//! Discovery of the runs in folders: run directories, sweeps and cross-validations.
 
 use std::collections::HashSet;
 use std::fs;
@@ -9,33 +9,33 @@ use anyhow::{Context, Result, bail};
 use crate::config::Config;
 use crate::run::{CONFIG_FILE, EpochRecord, Failure, RunDir, Status, Summary};
 
-/// What a folder on the command line is.
+/// The kind of a folder that holds runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+pub enum SourceKind {
     /// A run directory.
     Run,
-    /// A sweep, or a part of one: its runs lie in `runs/`.
+    /// A sweep or a shard of one: its runs are in `runs/`.
     Sweep,
     /// A cross-validation, or another folder of run directories.
     Folder,
 }
 
-/// One run directory.
+/// A run directory.
 #[derive(Debug, Clone)]
 pub struct FoundRun {
-    /// Where it lies.
+    /// The path.
     pub folder: PathBuf,
     /// The folder's own name.
     pub name: String,
-    /// The folder that it was found through: itself, its sweep's or its cross-validation's.
+    /// The folder in which it was found: itself, or its sweep's or cross-validation's folder.
     pub source: PathBuf,
-    /// What that folder is.
-    pub kind: Kind,
-    /// As resolved when the run began; a run that failed before that has none.
+    /// The kind of that folder.
+    pub kind: SourceKind,
+    /// The resolved config; `None` if the run failed before it was written.
     pub config: Option<Config>,
-    /// Its status.
+    /// The status.
     pub status: Status,
-    /// The epochs that are done.
+    /// The finished epochs.
     pub epochs: Vec<EpochRecord>,
 }
 
@@ -46,56 +46,62 @@ impl FoundRun {
     }
 }
 
-/// The runs in these folders, in the folders' order and by name within each; a folder that is named
-/// twice counts once.
+/// Finds the runs in folders, in the order of the folders and by name within each; a folder that is
+/// given twice is read once.
 ///
 /// # Errors
-/// A folder without a run in it, or a file of a run that cannot be read.
-pub fn find(folders: &[PathBuf]) -> Result<Vec<FoundRun>> {
+/// Returns an error if a folder holds no run, or if a file of a run cannot be read.
+pub fn find(sources: &[PathBuf]) -> Result<Vec<FoundRun>> {
     let mut seen = HashSet::new();
     let mut runs = Vec::new();
-    for source in folders {
-        let (kind, found) = run_folders(source)?;
-        for folder in found {
+    for source in sources {
+        let (kind, folders) = run_folders(source)?;
+        for folder in folders {
             let real = fs::canonicalize(&folder)
                 .with_context(|| format!("cannot open {}", folder.display()))?;
-            if seen.insert(real.clone()) {
-                runs.push(read(folder, &real, source, kind)?);
+            if seen.insert(real) {
+                runs.push(read(folder, source, kind)?);
             }
         }
     }
     Ok(runs)
 }
 
-fn run_folders(source: &Path) -> Result<(Kind, Vec<PathBuf>)> {
+/// Returns the name of a folder, also of one that is given as `.`.
+pub fn folder_name(folder: &Path) -> String {
+    let real = fs::canonicalize(folder).unwrap_or_else(|_| folder.to_path_buf());
+    let name = real.file_name().unwrap_or(real.as_os_str());
+    name.to_string_lossy().into_owned()
+}
+
+fn run_folders(source: &Path) -> Result<(SourceKind, Vec<PathBuf>)> {
     if !source.is_dir() {
         let what = if source.exists() { "is a file" } else { "does not exist" };
         bail!(
-            "{} {what}: name run directories, sweeps' or cross-validations' folders",
+            "{} {what}: name run directories, or folders of sweeps or cross-validations",
             source.display()
         );
     }
     if RunDir::holds_run(source) {
-        return Ok((Kind::Run, vec![source.to_path_buf()]));
+        return Ok((SourceKind::Run, vec![source.to_path_buf()]));
     }
-    for (kind, folder) in [(Kind::Sweep, source.join("runs")), (Kind::Folder, source.to_path_buf())]
-    {
-        let found = runs_below(&folder)?;
+    let below =
+        [(SourceKind::Sweep, source.join("runs")), (SourceKind::Folder, source.to_path_buf())];
+    for (kind, folder) in below {
+        let found = if folder.is_dir() { runs_in(&folder)? } else { Vec::new() };
         if !found.is_empty() {
             return Ok((kind, found));
         }
     }
     bail!(
-        "{} holds no run: a run directory has a {CONFIG_FILE}, a sweep has runs in runs/, a cross-validation has a run for each fold",
+        "{} holds no run: a run directory has a {CONFIG_FILE}, a sweep has runs in runs/, a \
+         cross-validation has a run for each fold",
         source.display()
     )
 }
 
-/// The folders of runs that have begun, by name.
-fn runs_below(folder: &Path) -> Result<Vec<PathBuf>> {
-    if !folder.is_dir() {
-        return Ok(Vec::new());
-    }
+/// Returns the folders of runs that have started, by name.
+fn runs_in(folder: &Path) -> Result<Vec<PathBuf>> {
     let unreadable = || format!("cannot list {}", folder.display());
     let mut found = Vec::new();
     for entry in fs::read_dir(folder).with_context(unreadable)? {
@@ -108,17 +114,15 @@ fn runs_below(folder: &Path) -> Result<Vec<PathBuf>> {
     Ok(found)
 }
 
-fn read(folder: PathBuf, real: &Path, source: &Path, kind: Kind) -> Result<FoundRun> {
-    let status = Status::of(&folder)?;
+fn read(folder: PathBuf, source: &Path, kind: SourceKind) -> Result<FoundRun> {
     let config = folder.join(CONFIG_FILE);
-    let name = real.file_name().unwrap_or(real.as_os_str());
     Ok(FoundRun {
-        name: name.to_string_lossy().into_owned(),
+        name: folder_name(&folder),
         source: source.to_path_buf(),
         kind,
         config: if config.exists() { Some(Config::load(&config, &[])?) } else { None },
         epochs: RunDir::metrics_in(&folder)?,
-        status,
+        status: Status::of(&folder)?,
         folder,
     })
 }

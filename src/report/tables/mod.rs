@@ -5,11 +5,13 @@ mod formats;
 mod leaderboard;
 mod runs;
 
-pub use breakdowns::{group_tables, range_table};
 pub use formats::{LATEX_PREAMBLE, escape_markdown};
-pub use leaderboard::{comparisons, differences_to_best, leaderboard, leaderboard_summary};
-pub use runs::{config_table, maps_table, runs_table};
 
+use anyhow::Result;
+
+use self::breakdowns::{group_tables, range_table};
+use self::leaderboard::{comparisons, differences_to_best, leaderboard, leaderboard_summary};
+use self::runs::{config_table, maps_table, runs_table};
 use super::assemble::RunReport;
 use crate::eval::comparison::Leaderboard;
 use crate::eval::statistics::Interval;
@@ -126,6 +128,37 @@ impl Table {
     /// Returns whether the table is short enough to be read, or only written as CSV.
     pub fn is_short(&self) -> bool {
         !self.key.starts_with("comparisons") || self.rows.len() <= MAX_PAIRS
+    }
+}
+
+impl RunReport {
+    /// Returns all tables in order.
+    ///
+    /// # Errors
+    /// Returns an error if a config cannot be written as YAML.
+    pub fn tables(&self) -> Result<Vec<Table>> {
+        let mut tables = Vec::new();
+        for at in 0..self.leaderboards.len() {
+            tables.push(leaderboard(self, at));
+            if self.leaderboards[at].models.len() > 1 {
+                tables.push(differences_to_best(self, at));
+            }
+            tables.extend(group_tables(self, at));
+            tables.extend(range_table(self, at));
+        }
+        tables.extend(maps_table(self));
+        tables.extend(config_table(self)?);
+        tables.push(runs_table(self));
+        let pairs =
+            (0..self.leaderboards.len()).filter(|&at| self.leaderboards[at].models.len() > 2);
+        tables.extend(pairs.map(|at| comparisons(self, at)));
+        Ok(tables)
+    }
+
+    /// Writes the leaderboards in a few columns, for a terminal.
+    pub fn to_text(&self) -> String {
+        let boards = 0..self.leaderboards.len();
+        boards.map(|at| leaderboard_summary(self, at).to_text() + "\n").collect()
     }
 }
 
