@@ -9,7 +9,7 @@ use anyhow::{Context, Result, ensure};
 use rayon::prelude::*;
 use tch::{Kind, Tensor};
 
-use super::maps::without_class;
+use super::recorder::without_class;
 use crate::config::Branch;
 use crate::models::BeautyNet;
 use crate::models::vim::ScanOperands;

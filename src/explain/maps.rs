@@ -7,7 +7,7 @@ use super::attention::rollout;
 use super::cam::cam;
 use super::options::{ExplainOptions, Method, branches};
 use super::pixel_attribution::{PATH_STEPS, integrated_gradients, occlusion, sum_by_patch};
-use super::recorder::Recorder;
+use super::recorder::{Recorder, without_class};
 use crate::config::Branch;
 use crate::models::{BeautyNet, Images};
 
@@ -197,12 +197,6 @@ fn gradients(
     // The images of a batch are independent: the sum's gradient holds the gradient of each score.
     let total = score.f_sum(Kind::Float)?;
     Ok(Tensor::f_run_backward(&[&total], &leaves, false, false)?)
-}
-
-/// Removes the class token from tokens (b, 1 + patches, d): (b, patches, d).
-pub(super) fn without_class(tokens: &Tensor, class: i64) -> Result<Tensor> {
-    let after = tokens.size3()?.1 - class - 1;
-    Ok(Tensor::f_cat(&[tokens.f_narrow(1, 0, class)?, tokens.f_narrow(1, class + 1, after)?], 1)?)
 }
 
 /// Resizes maps (b, g, g) to (b, side, side) with values from 0 to 1, as pytorch-grad-cam does:

@@ -89,3 +89,9 @@ impl Tap for Recorder {
         tokens
     }
 }
+
+/// Removes the class token from tokens (b, 1 + patches, d): (b, patches, d).
+pub(super) fn without_class(tokens: &Tensor, class: i64) -> Result<Tensor> {
+    let after = tokens.size3()?.1 - class - 1;
+    Ok(Tensor::f_cat(&[tokens.f_narrow(1, 0, class)?, tokens.f_narrow(1, class + 1, after)?], 1)?)
+}

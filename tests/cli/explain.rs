@@ -51,15 +51,15 @@ fn options(method: Method) -> ExplainOptions {
 fn maps_of_a_batch_equal_the_maps_of_its_images_alone() {
     let (net, x) = (small(), images(3));
     for &method in Method::ALL {
-        let whole = explain(&net, Images::Normalized(&x), &options(method)).unwrap();
-        let part = x.narrow(0, 1, 1);
-        let alone = explain(&net, Images::Normalized(&part), &options(method)).unwrap();
-        for (whole, alone) in [(whole.vit, alone.vit), (whole.mamba, alone.mamba)] {
-            let (whole, alone) = (whole.unwrap().grid, alone.unwrap().grid);
-            assert_eq!(whole.size(), [3, 1, 4, 4], "{method}");
-            assert!(whole.min().double_value(&[]) >= 0.0, "{method}");
-            let apart = largest(&(whole.narrow(0, 1, 1) - &alone));
-            assert!(apart <= 1e-4 * largest(&alone) + 1e-7, "{method}: {apart}");
+        let batch = explain(&net, Images::Normalized(&x), &options(method)).unwrap();
+        let one = x.narrow(0, 1, 1);
+        let alone = explain(&net, Images::Normalized(&one), &options(method)).unwrap();
+        for (batch, alone) in [(batch.vit, alone.vit), (batch.mamba, alone.mamba)] {
+            let (batch, alone) = (batch.unwrap().grid, alone.unwrap().grid);
+            assert_eq!(batch.size(), [3, 1, 4, 4], "{method}");
+            assert!(batch.min().double_value(&[]) >= 0.0, "{method}");
+            let error = largest(&(batch.narrow(0, 1, 1) - &alone));
+            assert!(error <= 1e-4 * largest(&alone) + 1e-7, "{method}: {error}");
         }
         assert!(net.parameters().iter().all(|(_, p)| !p.grad().defined()));
     }
@@ -94,9 +94,10 @@ fn integrated_gradients_sum_to_the_difference_of_the_scores() {
         |x: &Tensor| net.forward(Images::Normalized(x), ForwardContext::eval()).unwrap().score;
     let difference = score(&x) - score(&x.zeros_like());
     let apart = |steps: usize| {
-        let whole = integrated_gradients(&net, Images::Normalized(&x), steps).unwrap();
-        let sums =
-            whole.iter().map(|(_, a)| a.sum_dim_intlist([1, 2, 3].as_slice(), false, Kind::Float));
+        let attributions = integrated_gradients(&net, Images::Normalized(&x), steps).unwrap();
+        let sums = attributions
+            .iter()
+            .map(|(_, a)| a.sum_dim_intlist([1, 2, 3].as_slice(), false, Kind::Float));
         let added: Tensor = sums.reduce(|a, b| a + b).unwrap();
         largest(&(&added - &difference)) / largest(&difference)
     };
@@ -439,7 +440,7 @@ fn tags(run: &FilePath, tag: &str) -> usize {
     let files = fs::read_dir(run.join("tensorboard")).unwrap();
     let count = |file: std::io::Result<fs::DirEntry>| {
         let bytes = fs::read(file.unwrap().path()).unwrap();
-        bytes.windows(tag.len()).filter(|part| *part == tag.as_bytes()).count()
+        bytes.windows(tag.len()).filter(|window| *window == tag.as_bytes()).count()
     };
     files.map(count).sum()
 }
