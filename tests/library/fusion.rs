@@ -251,7 +251,7 @@ fn the_weights_of_cross_attention_are_the_attention_to_each_branch() {
         let read = case.affine(&part("proj"), &Tensor::cat(&read, 1)).squeeze();
         (class + read, to_itself)
     };
-    let (mut vectors, mut shares) = (Vec::new(), Vec::new());
+    let (mut vectors, mut vit_weights) = (Vec::new(), Vec::new());
     for image in 0..5 {
         let vit = case.affine("vit_proj", &case.vit.select(0, image));
         let mamba = case.affine("mamba_proj", &case.mamba.select(0, image));
@@ -261,9 +261,9 @@ fn the_weights_of_cross_attention_are_the_attention_to_each_branch() {
         let (b, mamba_to_itself) =
             direction("from_mamba", &mamba.select(0, MIDDLE), &vit.narrow(0, 1, 4));
         vectors.push(a + b);
-        shares.push(((vit_to_itself + 1.0 - mamba_to_itself) / 2.0) as f32);
+        vit_weights.push(((vit_to_itself + 1.0 - mamba_to_itself) / 2.0) as f32);
     }
-    case.check(&Tensor::stack(&vectors, 0), Some(&Tensor::from_slice(&shares)));
+    case.check(&Tensor::stack(&vectors, 0), Some(&Tensor::from_slice(&vit_weights)));
 }
 
 #[test]
