@@ -1,5 +1,7 @@
-//! What `vmbeauty benchmark` times: the selective scan, the data pipeline and training.
+//! What `vmbeauty benchmark` times: the selective scan, the mixer around it, the data pipeline and
+//! training.
 
 pub mod data;
+pub mod mixer;
 pub mod scan;
 pub mod train;

@@ -9,9 +9,9 @@ use anyhow::Result;
 use serde_json::json;
 
 use super::output::{print, print_json, say, table};
+use crate::benchmark::mixer::{MixerProfile, profile_mixer};
 use crate::benchmark::scan::{Layout, Measurement, Settings, benchmark_scan};
 use crate::config::BackboneConfig;
-use crate::models::vim::{MixerProfile, profile_mixer};
 use crate::ops::measure::Pass;
 use crate::ops::{self, Path};
 
@@ -117,22 +117,22 @@ fn mixer(args: &ScanArgs) -> Result<ExitCode> {
         }))?;
     } else {
         print(&format!(
-            "{}\n{name}, {:?}, {path} kernels, {threads} threads, medians of {} runs; not GEMM: {:.0} % of the whole\n",
+            "{}\n{name}, {:?}, {path} kernels, {threads} threads, medians of {} runs; outside GEMMs: {:.0} %\n",
             mixer_table(&profile),
             profile.shape,
             args.runs,
-            100.0 * profile.not_gemm_fraction
+            100.0 * profile.non_gemm_fraction
         ))?;
     }
     Ok(ExitCode::SUCCESS)
 }
 
 fn mixer_table(profile: &MixerProfile) -> String {
-    let total = profile.whole.forward_ms + profile.whole.backward_ms;
+    let total = profile.total.forward_ms + profile.total.backward_ms;
     let rows: Vec<Vec<String>> = profile
-        .parts
+        .operations
         .iter()
-        .chain([&profile.whole])
+        .chain([&profile.total])
         .map(|part| {
             vec![
                 part.name.to_string(),
@@ -143,7 +143,7 @@ fn mixer_table(profile: &MixerProfile) -> String {
             ]
         })
         .collect();
-    table(&["part", "", "forward ms", "backward ms", "of both"], &rows)
+    table(&["operation", "", "forward ms", "backward ms", "of both"], &rows)
 }
 
 /// The instruction set that a path stands for.

@@ -482,9 +482,10 @@ fn benchmark_scan_prints_every_case_as_json_and_as_a_table() {
     let table = sandbox.done(&small);
     assert!(table.contains("[1, 20, 40, 4]") && table.contains("backward"), "{table}");
     let mixer = sandbox.json(&["benchmark", "scan", "--mixer", "--runs", "1", "--json"]);
-    let parts = mixer["mixer"]["parts"].as_array().unwrap();
-    assert!(parts.iter().any(|part| part["name"] == "selective scan" && part["gemm"] == false));
-    assert!(mixer["mixer"]["whole"]["backward_ms"].as_f64().unwrap() > 0.0);
+    let operations = mixer["mixer"]["operations"].as_array().unwrap();
+    let is_scan = |operation: &Value| operation["name"] == "selective scan";
+    assert!(operations.iter().any(|o| is_scan(o) && o["gemm"] == false));
+    assert!(mixer["mixer"]["total"]["backward_ms"].as_f64().unwrap() > 0.0);
     let (code, errors) = sandbox.fails(&["benchmark", "scan", "--shape", "1,2,3"]);
     assert!(code == 2 && errors.contains("four positive sizes"), "{errors}");
 }

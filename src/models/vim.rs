@@ -5,8 +5,6 @@
 //! as (b, channels, l) views, and the backward direction scans from the last token to the first, so
 //! nothing is transposed or flipped.
 
-mod profile;
-
 use anyhow::{Context, Result};
 use tch::{Kind, Tensor, nn};
 
@@ -18,8 +16,6 @@ use super::vit::drop_path_by_block;
 use crate::config::BackboneShape;
 use crate::ops::{self, Path, ScanInputs};
 
-pub use profile::{MixerProfile, Part, profile_mixer};
-
 const NORM_EPS: f64 = 1e-5;
 const EXPAND: i64 = 2;
 /// Width of the causal convolution.
@@ -27,10 +23,10 @@ const D_CONV: i64 = 4;
 
 /// One direction of the mixer; the backward one's parameters end in `_b`.
 #[derive(Debug, Clone)]
-struct Direction {
+pub(crate) struct Direction {
     conv1d_weight: Parameter,
     conv1d_bias: Parameter,
-    x_proj: Linear,
+    pub x_proj: Linear,
     dt_proj_weight: Parameter,
     dt_proj_bias: Parameter,
     a_log: Parameter,
@@ -77,7 +73,7 @@ impl Direction {
     }
 
     /// Causal convolution and SiLU of x (b, l, inner).
-    fn convolve(&self, x: &Tensor) -> Result<Tensor> {
+    pub fn convolve(&self, x: &Tensor) -> Result<Tensor> {
         let out = ops::causal_conv1d_silu(
             &x.transpose(1, 2),
             &self.conv1d_weight,
@@ -89,20 +85,20 @@ impl Direction {
     }
 
     /// u (b, l, inner) to the low-rank step sizes (b, l, dt_rank), B and C (b, l, d_state).
-    fn project(&self, u: &Tensor) -> Vec<Tensor> {
+    pub fn project(&self, u: &Tensor) -> Vec<Tensor> {
         let dt_rank = self.dt_proj_weight.size()[1];
         let d_state = self.a_log.size()[1];
         self.x_proj.forward(u).split_with_sizes([dt_rank, d_state, d_state], -1)
     }
 
     /// Low-rank step sizes (b, l, dt_rank) to step sizes (b, l, inner) before bias and softplus.
-    fn step_sizes(&self, low_rank: &Tensor) -> Tensor {
+    pub fn step_sizes(&self, low_rank: &Tensor) -> Tensor {
         low_rank.linear(&self.dt_proj_weight, None::<&Tensor>)
     }
 
     /// Selective scan of u, delta and z (b, l, inner) with B and C (b, l, d_state): the gated
     /// output (b, l, inner).
-    fn scan(
+    pub fn scan(
         &self,
         u: &Tensor,
         delta: &Tensor,
@@ -170,16 +166,17 @@ fn initial_dt_bias(inner: i64, options: (Kind, tch::Device)) -> Tensor {
     &dt + (-(-&dt).expm1()).log()
 }
 
+/// The bidirectional mixer of a block.
 #[derive(Debug, Clone)]
-struct Mixer {
-    in_proj: Linear,
-    forward: Direction,
-    backward: Direction,
-    out_proj: Linear,
+pub(crate) struct Mixer {
+    pub in_proj: Linear,
+    pub forward: Direction,
+    pub backward: Direction,
+    pub out_proj: Linear,
 }
 
 impl Mixer {
-    fn new(path: nn::Path, shape: &BackboneShape) -> Self {
+    pub fn new(path: nn::Path, shape: &BackboneShape) -> Self {
         let dim = shape.embed_dim;
         let inner = EXPAND * dim;
         let dt_rank = dt_rank(dim);
@@ -204,7 +201,8 @@ impl Mixer {
         }
     }
 
-    fn forward(&self, hidden: &Tensor) -> Result<Tensor> {
+    /// Mixes the tokens `hidden` (b, l, embed_dim).
+    pub fn forward(&self, hidden: &Tensor) -> Result<Tensor> {
         let xz = self.in_proj.forward(hidden).chunk(2, -1); // 2 of (b, l, inner)
         let forward = self.forward.forward(&xz[0], &xz[1])?;
         let backward = self.backward.forward(&xz[0], &xz[1])?;
@@ -212,7 +210,7 @@ impl Mixer {
     }
 
     /// Returns the mean of the two directions.
-    fn merge(forward: &Tensor, backward: &Tensor) -> Tensor {
+    pub fn merge(forward: &Tensor, backward: &Tensor) -> Tensor {
         (forward + backward) * 0.5
     }
 }

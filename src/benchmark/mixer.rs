@@ -1,4 +1,4 @@
-//! Where the time of a mixer goes: each of its parts alone, forward and backward, beside the whole.
+//! Times a Vision Mamba's mixer: each of its operations alone, forward and backward, and the mixer.
 
 use std::time::Instant;
 
@@ -6,42 +6,42 @@ use anyhow::{Context, Result, ensure};
 use serde::Serialize;
 use tch::{Device, Kind, Tensor, nn};
 
-use super::Mixer;
 use crate::config::{BackboneShape, Branch};
 use crate::measure::median;
+use crate::models::vim::Mixer;
 use crate::ops::measure::gradients;
 
-/// One part of a mixer; both directions together where each has its own.
+/// The time of one operation of a mixer, in both directions if each has its own.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Part {
-    /// The layer's or operation's name.
+pub struct Operation {
+    /// The name of the layer or operation.
     pub name: &'static str,
     /// Whether it is a matrix product.
     pub gemm: bool,
-    /// Median, milliseconds.
+    /// Median time of the forward pass, milliseconds.
     pub forward_ms: f64,
-    /// Gradients of its inputs and parameters, median, milliseconds.
+    /// Median time of the gradients of inputs and parameters, milliseconds.
     pub backward_ms: f64,
 }
 
-/// What [`profile_mixer`] found.
+/// The result of [`profile_mixer`].
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct MixerProfile {
-    /// Images, tokens, width of the tokens.
+    /// Number of images, number of tokens, width of the tokens.
     pub shape: [i64; 3],
     /// In the order of the computation.
-    pub parts: Vec<Part>,
-    /// The whole mixer in one, as the model runs it.
-    pub whole: Part,
-    /// The share of the whole, forward and backward, that is not matrix products.
-    pub not_gemm_fraction: f64,
+    pub operations: Vec<Operation>,
+    /// The mixer as the model runs it.
+    pub total: Operation,
+    /// The fraction of the total time, forward and backward, outside matrix products.
+    pub non_gemm_fraction: f64,
 }
 
 /// Times the mixer of a Vision Mamba on `batch` images, on the CPU. Samples parameters and tokens
 /// from torch's generator.
 ///
 /// # Errors
-/// A shape that is no Vision Mamba's, or an operator's message.
+/// Returns an error if the shape is not a Vision Mamba's, or an operator's message.
 pub fn profile_mixer(shape: &BackboneShape, batch: i64, runs: usize) -> Result<MixerProfile> {
     ensure!(shape.branch == Branch::Mamba, "only a Vision Mamba has a mixer to profile");
     let store = nn::VarStore::new(Device::Cpu);
@@ -51,27 +51,26 @@ pub fn profile_mixer(shape: &BackboneShape, batch: i64, runs: usize) -> Result<M
     let hidden = Tensor::randn([batch, length, dim], (Kind::Float, Device::Cpu));
     let hidden = hidden.set_requires_grad(true);
 
-    let mut parts = time_parts(&mixer, &hidden, &parameters, runs)?;
-    let whole = parts.pop().context("the whole mixer is timed last")?;
+    let mut operations = time_operations(&mixer, &hidden, &parameters, runs)?;
+    let total = operations.pop().context("internal: the mixer is timed last")?;
     let gemm: f64 =
-        parts.iter().filter(|part| part.gemm).map(|part| part.forward_ms + part.backward_ms).sum();
-    let total = whole.forward_ms + whole.backward_ms;
+        operations.iter().filter(|o| o.gemm).map(|o| o.forward_ms + o.backward_ms).sum();
     Ok(MixerProfile {
         shape: [batch, length, dim],
-        parts,
-        whole,
-        not_gemm_fraction: 1.0 - gemm / total,
+        operations,
+        non_gemm_fraction: 1.0 - gemm / (total.forward_ms + total.backward_ms),
+        total,
     })
 }
 
-/// Every part on what it is given in a mixer's forward pass, cut off from what came before; the
-/// whole last.
-fn time_parts(
+/// Times each operation on its input in a mixer's forward pass, detached from the operations before
+/// it, and the mixer last.
+fn time_operations(
     mixer: &Mixer,
     hidden: &Tensor,
     parameters: &[Tensor],
     runs: usize,
-) -> Result<Vec<Part>> {
+) -> Result<Vec<Operation>> {
     let directions = [&mixer.forward, &mixer.backward];
     let xz: Vec<Tensor> = mixer.in_proj.forward(hidden).chunk(2, -1);
     let [x, z] = [0, 1].map(|i| leaf(&xz[i])); // (b, l, inner) each
@@ -80,9 +79,9 @@ fn time_parts(
     let mut deltas = Vec::new();
     for direction in directions {
         let u = leaf(&direction.convolve(&x)?);
-        let parts = direction.project(&u);
-        deltas.push(leaf(&direction.step_sizes(&parts[0])));
-        projected.push(parts.iter().map(leaf).collect::<Vec<_>>());
+        let outputs = direction.project(&u);
+        deltas.push(leaf(&direction.step_sizes(&outputs[0])));
+        projected.push(outputs.iter().map(leaf).collect::<Vec<_>>());
         convolved.push(u);
     }
     let scanned = |i: usize| {
@@ -92,39 +91,39 @@ fn time_parts(
     let merged = leaf(&Mixer::merge(&outputs[0], &outputs[1]));
 
     let both: Vec<&Tensor> = convolved.iter().collect();
-    let ranks: Vec<&Tensor> = projected.iter().map(|parts| &parts[0]).collect();
+    let ranks: Vec<&Tensor> = projected.iter().map(|outputs| &outputs[0]).collect();
     let mut scan_leaves = vec![&z];
     for i in 0..2 {
         scan_leaves.extend([&convolved[i], &deltas[i], &projected[i][1], &projected[i][2]]);
     }
-    let mut round = Round { parameters, parts: Vec::new() };
-    round.add("in_proj", true, &[hidden], || Ok(vec![mixer.in_proj.forward(hidden)]))?;
-    round.add("conv1d and SiLU", false, &[&x], || {
+    let mut rounds = Rounds { parameters, operations: Vec::new() };
+    rounds.add("in_proj", true, &[hidden], || Ok(vec![mixer.in_proj.forward(hidden)]))?;
+    rounds.add("conv1d and SiLU", false, &[&x], || {
         directions.iter().map(|d| d.convolve(&x)).collect()
     })?;
-    round.add("x_proj", true, &both, || {
+    rounds.add("x_proj", true, &both, || {
         let each = directions.iter().zip(&convolved);
         Ok(each.map(|(d, u)| d.x_proj.forward(u)).collect())
     })?;
-    round.add("dt_proj", true, &ranks, || {
+    rounds.add("dt_proj", true, &ranks, || {
         let each = directions.iter().zip(&ranks);
         Ok(each.map(|(d, rank)| d.step_sizes(rank)).collect())
     })?;
-    round.add("selective scan", false, &scan_leaves, || (0..2).map(scanned).collect())?;
-    round.add("mean of the directions", false, &[&outputs[0], &outputs[1]], || {
+    rounds.add("selective scan", false, &scan_leaves, || (0..2).map(scanned).collect())?;
+    rounds.add("mean of the directions", false, &[&outputs[0], &outputs[1]], || {
         Ok(vec![Mixer::merge(&outputs[0], &outputs[1])])
     })?;
-    round.add("out_proj", true, &[&merged], || Ok(vec![mixer.out_proj.forward(&merged)]))?;
-    round.add("whole mixer", false, &[hidden], || Ok(vec![mixer.forward(hidden)?]))?;
-    round.medians(runs)
+    rounds.add("out_proj", true, &[&merged], || Ok(vec![mixer.out_proj.forward(&merged)]))?;
+    rounds.add("total", false, &[hidden], || Ok(vec![mixer.forward(hidden)?]))?;
+    rounds.medians(runs)
 }
 
-/// The same values in the same place, without their history.
+/// Returns the same tensor as a leaf, without its history.
 fn leaf(tensor: &Tensor) -> Tensor {
     tensor.detach().set_requires_grad(true)
 }
 
-/// A part, what its gradients are taken of and for, and its seconds so far.
+/// An operation, the leaves and output gradients of its backward pass, and its times in seconds.
 struct Timed<'a> {
     name: &'static str,
     gemm: bool,
@@ -135,15 +134,16 @@ struct Timed<'a> {
     backward: Vec<f64>,
 }
 
-/// The parts that are timed one after the other, again and again, so that a busy moment of the
-/// machine touches all of them.
-struct Round<'a> {
+/// Operations that are timed in turn, for several rounds, so that a busy moment of the machine
+/// affects all of them.
+struct Rounds<'a> {
     parameters: &'a [Tensor],
-    parts: Vec<Timed<'a>>,
+    operations: Vec<Timed<'a>>,
 }
 
-impl<'a> Round<'a> {
-    /// The gradients are those of `inputs` and of every parameter that the part uses.
+impl<'a> Rounds<'a> {
+    /// Adds an operation; its backward pass computes the gradients of `inputs` and of every
+    /// parameter that it uses.
     fn add(
         &mut self,
         name: &'static str,
@@ -154,7 +154,7 @@ impl<'a> Round<'a> {
         let outputs = run()?;
         let mut leaves = inputs.to_vec();
         leaves.extend(self.parameters);
-        self.parts.push(Timed {
+        self.operations.push(Timed {
             name,
             gemm,
             leaves,
@@ -166,29 +166,29 @@ impl<'a> Round<'a> {
         Ok(())
     }
 
-    /// Medians over `runs` rounds; a round before them warms up.
-    fn medians(mut self, runs: usize) -> Result<Vec<Part>> {
+    /// Returns medians over `runs` rounds, after a warm-up round.
+    fn medians(mut self, runs: usize) -> Result<Vec<Operation>> {
         for round in 0..=runs.max(1) {
-            for part in &mut self.parts {
+            for operation in &mut self.operations {
                 let start = Instant::now();
-                let outputs = (part.run)()?;
+                let outputs = (operation.run)()?;
                 let middle = Instant::now();
-                for (out, dout) in outputs.iter().zip(&part.douts) {
-                    gradients(out, dout, &part.leaves)?;
+                for (out, dout) in outputs.iter().zip(&operation.douts) {
+                    gradients(out, dout, &operation.leaves)?;
                 }
                 if round > 0 {
-                    part.forward.push((middle - start).as_secs_f64());
-                    part.backward.push(middle.elapsed().as_secs_f64());
+                    operation.forward.push((middle - start).as_secs_f64());
+                    operation.backward.push(middle.elapsed().as_secs_f64());
                 }
             }
         }
-        let parts = self.parts.into_iter().map(|part| Part {
-            name: part.name,
-            gemm: part.gemm,
-            forward_ms: 1e3 * median(part.forward),
-            backward_ms: 1e3 * median(part.backward),
+        let operations = self.operations.into_iter().map(|timed| Operation {
+            name: timed.name,
+            gemm: timed.gemm,
+            forward_ms: 1e3 * median(timed.forward),
+            backward_ms: 1e3 * median(timed.backward),
         });
-        Ok(parts.collect())
+        Ok(operations.collect())
     }
 }
 
@@ -203,15 +203,15 @@ mod tests {
     }
 
     #[test]
-    fn the_parts_of_a_mixer_are_timed_in_its_order() {
+    fn the_operations_of_a_mixer_are_timed_in_order() {
         tch::manual_seed(0);
         let vim = shape("vim_micro_patch8_64");
         let profile = profile_mixer(&vim, 1, 1).unwrap();
-        let names: Vec<_> = profile.parts.iter().map(|part| part.name).collect();
+        let names: Vec<_> = profile.operations.iter().map(|operation| operation.name).collect();
         assert_eq!(names.first(), Some(&"in_proj"));
         assert_eq!(names.last(), Some(&"out_proj"));
-        let timed = |part: &Part| part.forward_ms > 0.0 && part.backward_ms > 0.0;
-        assert!(profile.parts.iter().all(timed) && timed(&profile.whole));
+        let timed = |time: &Operation| time.forward_ms > 0.0 && time.backward_ms > 0.0;
+        assert!(profile.operations.iter().all(timed) && timed(&profile.total));
         assert!(profile_mixer(&shape("vit_micro_patch8_64"), 1, 1).is_err());
     }
 }
