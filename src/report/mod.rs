@@ -3,7 +3,7 @@
 mod assemble;
 pub(crate) mod axis;
 mod breakdown;
-mod config_differences;
+mod config_keys;
 mod explained;
 mod html;
 mod json;
@@ -14,6 +14,6 @@ mod tables;
 mod write;
 
 pub use assemble::{ReportOptions, RunReport};
-pub(crate) use config_differences::{flat_keys, plain_text};
+pub(crate) use config_keys::{flat_keys, plain_text};
 pub use html::EmbeddedImages;
 pub use write::{check_name, write};

@@ -5,8 +5,9 @@ use std::fs;
 
 use anyhow::{Context, Result};
 
+use super::config_keys::{fold_of, model_keys};
 use super::sources::{FoundRun, SourceKind, folder_name};
-use crate::config::{Config, DatasetName};
+use crate::config::Config;
 use crate::data::Split;
 use crate::run::RunDir;
 
@@ -53,48 +54,45 @@ pub struct Grouped {
 /// # Errors
 /// Returns an error if a config cannot be written as YAML, or if a file cannot be read.
 pub fn group(runs: &[FoundRun], split: Split) -> Result<Grouped> {
-    let mut grouped = Grouped::default();
-    let mut keys: Vec<(String, usize)> = Vec::new();
+    let Grouped { mut models, mut notes } = Grouped::default();
+    let mut all_keys = Vec::new();
     for run in runs {
         let Some(config) = &run.config else { continue };
-        let key = key(config)?;
-        let mut twin = 0;
-        loop {
-            let place = keys.iter().position(|known| *known == (key.clone(), twin));
-            let Some(place) = place else {
-                keys.push((key, twin));
-                grouped.models.push(Model {
-                    name: own_name(run),
-                    config: config.clone(),
-                    runs: vec![run.clone()],
-                });
-                break;
-            };
-            let runs = &mut grouped.models[place].runs;
-            match runs.iter_mut().find(|other| slot(other) == slot(run)) {
-                None => runs.push(run.clone()),
-                Some(other) if other.summary().is_none() && run.summary().is_some() => {
-                    *other = run.clone(); // started on one machine, finished on another
-                }
-                Some(other) if run.summary().is_none() || is_copy(other, run, split)? => {
-                    let (skipped, kept) = (run.folder.display(), other.folder.display());
-                    grouped.notes.push(match run.summary() {
-                        Some(_) => format!("{skipped} is skipped: it is a copy of {kept}"),
-                        None => format!(
-                            "{skipped} is skipped: it is not finished, and {kept} is the same run"
-                        ),
-                    });
-                }
-                Some(_) => {
-                    twin += 1;
-                    continue;
-                }
-            }
-            break;
+        let keys = model_keys(config)?;
+        let mut added = false;
+        for (known, model) in all_keys.iter().zip(&mut models) {
+            added = added || (*known == keys && add(model, run, split, &mut notes)?);
+        }
+        if !added {
+            let (name, config, runs) = (own_name(run), config.clone(), vec![run.clone()]);
+            models.push(Model { name, config, runs });
+            all_keys.push(keys);
         }
     }
-    name(&mut grouped.models);
-    Ok(grouped)
+    set_unique_names(&mut models);
+    Ok(Grouped { models, notes })
+}
+
+/// Adds a run to a model with the same config; returns whether the model may have it: a run of the
+/// same seed and fold must be a copy, or only one of the two may be finished.
+fn add(model: &mut Model, run: &FoundRun, split: Split, notes: &mut Vec<String>) -> Result<bool> {
+    match model.runs.iter_mut().find(|other| slot(other) == slot(run)) {
+        None => model.runs.push(run.clone()),
+        Some(other) if other.summary().is_none() && run.summary().is_some() => {
+            *other = run.clone(); // started on one machine, finished on another
+        }
+        Some(other) if run.summary().is_none() || is_copy(other, run, split)? => {
+            let (skipped, kept) = (run.folder.display(), other.folder.display());
+            notes.push(match run.summary() {
+                Some(_) => format!("{skipped} is skipped: it is a copy of {kept}"),
+                None => {
+                    format!("{skipped} is skipped: it is not finished, and {kept} is the same run")
+                }
+            });
+        }
+        Some(_) => return Ok(false),
+    }
+    Ok(true)
 }
 
 /// Returns whether two runs have the same predictions.
@@ -116,32 +114,6 @@ fn slot(run: &FoundRun) -> (u64, Option<String>) {
         return (0, None);
     };
     (config.seed, fold_of(config).map(str::to_string))
-}
-
-/// Returns the fold that a config holds out, if there is one.
-pub fn fold_of(config: &Config) -> Option<&str> {
-    Some(config.data.split.as_str()).filter(|split| split.starts_with("fold_"))
-}
-
-/// Returns the config as YAML, without the keys in which a model's runs may differ.
-fn key(config: &Config) -> Result<String> {
-    let mut plain = Config { name: String::new(), seed: 0, ..config.clone() };
-    let default = Config::default();
-    plain.device = default.device;
-    if fold_of(config).is_some() {
-        plain.data.split = "folds".to_string();
-    }
-    plain.data.seed = None;
-    plain.data.workers = 0;
-    plain.data.cache = default.data.cache;
-    plain.data.cache_dir = None;
-    if plain.data.dataset != DatasetName::Csv && plain.data.dataset != DatasetName::Folder {
-        plain.data.root = default.data.root;
-    }
-    plain.train.threads = default.train.threads;
-    plain.train.checkpoint_minutes = default.train.checkpoint_minutes;
-    plain.train.tensorboard = default.train.tensorboard;
-    Ok(plain.to_yaml()?)
 }
 
 /// Returns the model's name according to the run's folder: the point of a sweep, the folder of a
@@ -166,7 +138,7 @@ fn own_name(run: &FoundRun) -> String {
 
 /// Gives every model a unique name. Several runs of one config outside of a sweep are named after
 /// the config. Equal names are prefixed with the runs' source and, if that is not enough, numbered.
-fn name(models: &mut [Model]) {
+fn set_unique_names(models: &mut [Model]) {
     for model in models.iter_mut() {
         let outside_sweep = model.runs.iter().all(|run| run.kind != SourceKind::Sweep);
         let several = model.runs.iter().any(|run| own_name(run) != model.name);

@@ -8,15 +8,13 @@
 use std::collections::HashMap;
 
 use protobuf::well_known_types::Value;
-use protobuf::{Message, ProtobufResult, RepeatedField};
+use protobuf::{Message, ProtobufResult};
 use tensorboard_proto::api::Status;
 use tensorboard_proto::plugin_hparams::{HParamsPluginData, SessionEndInfo, SessionStartInfo};
 use tensorboard_proto::summary::Summary;
-use tensorboard_proto::tensor::TensorProto;
-use tensorboard_proto::tensor_shape::{TensorShapeProto, TensorShapeProto_Dim};
 use tensorboard_proto::types::DataType;
 
-use super::{metadata_of, summary_of, wall_time};
+use super::{metadata_of, summary_of, vector, wall_time};
 use crate::report::plain_text;
 
 /// A hyperparameter's value.
@@ -78,14 +76,9 @@ pub(super) fn session_end() -> ProtobufResult<Summary> {
 
 /// Returns a summary whose metadata hold the data; its value is an empty float32 tensor.
 fn summary(name: &str, data: &HParamsPluginData) -> ProtobufResult<Summary> {
-    let mut shape = TensorShapeProto::new();
-    shape.set_dim(RepeatedField::from_vec(vec![TensorShapeProto_Dim::new()]));
-    let mut nothing = TensorProto::new();
-    nothing.set_dtype(DataType::DT_FLOAT);
-    nothing.set_tensor_shape(shape);
     let metadata = metadata_of("hparams", data.write_to_bytes()?);
     Ok(summary_of(&format!("_hparams_/{name}"), |value| {
         value.set_metadata(metadata);
-        value.set_tensor(nothing);
+        value.set_tensor(vector(DataType::DT_FLOAT, 0));
     }))
 }

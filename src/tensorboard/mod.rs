@@ -224,19 +224,24 @@ fn summary_event(step: u64, summary: Summary) -> Event {
 
 /// Returns a string tensor with one element for TensorBoard's text plugin.
 fn text_summary(tag: &str, text: &str) -> Summary {
-    let mut dim = TensorShapeProto_Dim::new();
-    dim.set_size(1);
-    let mut shape = TensorShapeProto::new();
-    shape.set_dim(RepeatedField::from_vec(vec![dim]));
-    let mut tensor = TensorProto::new();
-    tensor.set_dtype(DataType::DT_STRING);
-    tensor.set_tensor_shape(shape);
+    let mut tensor = vector(DataType::DT_STRING, 1);
     tensor.set_string_val(RepeatedField::from_vec(vec![text.as_bytes().to_vec()]));
-
     summary_of(tag, |value| {
         value.set_metadata(metadata_of("text", Vec::new()));
         value.set_tensor(tensor);
     })
+}
+
+/// Returns a tensor of one dimension without its elements.
+fn vector(dtype: DataType, len: i64) -> TensorProto {
+    let mut dim = TensorShapeProto_Dim::new();
+    dim.set_size(len);
+    let mut shape = TensorShapeProto::new();
+    shape.set_dim(RepeatedField::from_vec(vec![dim]));
+    let mut tensor = TensorProto::new();
+    tensor.set_dtype(dtype);
+    tensor.set_tensor_shape(shape);
+    tensor
 }
 
 /// Returns the metadata of a value: the plugin that shows it, and the plugin's own content.

@@ -7,8 +7,7 @@ use crate::config::Config;
 use crate::data::Split;
 use crate::eval::statistics::Mean;
 use crate::report::assemble::RunReport;
-use crate::report::config_differences::differences;
-use crate::report::models::fold_of;
+use crate::report::config_keys::{differences, fold_of};
 use crate::report::sources::FoundRun;
 use crate::run::Status;
 

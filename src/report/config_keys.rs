@@ -1,11 +1,9 @@
-//! The differences between models' configs.
-
-use std::collections::BTreeSet;
+//! The keys of configs: those that define a model, and those in which models differ.
 
 use anyhow::{Context, Result};
 use serde_yaml::Value;
 
-use crate::config::Config;
+use crate::config::{Config, DatasetName};
 
 /// Keys that do not affect what a model is.
 const IGNORED: [&str; 10] = [
@@ -21,37 +19,46 @@ const IGNORED: [&str; 10] = [
     "train.tensorboard",
 ];
 
-/// Returns the dotted keys in which configs differ, each with every config's value. Name, seed,
-/// fold and keys such as `device` are ignored.
+/// Returns the fold that a config holds out, if there is one.
+pub fn fold_of(config: &Config) -> Option<&str> {
+    Some(config.data.split.as_str()).filter(|split| split.starts_with("fold_"))
+}
+
+/// Returns the keys that define a model, with their values: runs of one model differ in none of
+/// them. Name, seed, fold and keys such as `device` are ignored, and the folder of a published data
+/// set.
+///
+/// # Errors
+/// Returns an error if the config cannot be written as YAML.
+pub fn model_keys(config: &Config) -> Result<Vec<(String, String)>> {
+    let own_images = matches!(config.data.dataset, DatasetName::Csv | DatasetName::Folder);
+    let keys = flat_keys(config)?
+        .into_iter()
+        .filter(|(key, _)| !IGNORED.contains(&key.as_str()) && (own_images || key != "data.root"));
+    let text = |(key, value): (String, Value)| match key.as_str() {
+        "data.split" if fold_of(config).is_some() => (key, "folds".to_string()),
+        _ => (key, plain_text(&value)),
+    };
+    Ok(keys.map(text).collect())
+}
+
+/// Returns the model keys in which configs differ, each with every config's value.
 ///
 /// # Errors
 /// Returns an error if a config cannot be written as YAML.
 pub fn differences(configs: &[&Config]) -> Result<Vec<(String, Vec<String>)>> {
-    let text = |(key, value)| (key, plain_text(&value));
-    let flat: Vec<Vec<(String, String)>> = configs
-        .iter()
-        .map(|config| Ok(flat_keys(config)?.into_iter().map(text).collect()))
-        .collect::<Result<_>>()?;
-    let mut seen = BTreeSet::new();
-    let keys = flat.iter().flatten().map(|(key, _)| key);
-    let keys = keys.filter(|key| seen.insert(key.as_str()));
-    let mut different = Vec::new();
-    for key in keys {
-        if IGNORED.contains(&key.as_str()) {
+    let all: Vec<Vec<(String, String)>> =
+        configs.iter().map(|config| model_keys(config)).collect::<Result<_>>()?;
+    let mut different: Vec<(String, Vec<String>)> = Vec::new();
+    for (key, _) in all.iter().flatten() {
+        if different.iter().any(|(known, _)| known == key) {
             continue;
         }
-        let values: Vec<String> = flat
-            .iter()
-            .map(|config| {
-                let found = config.iter().find(|(known, _)| known == key);
-                let value = found.map(|(_, value)| value.as_str()).unwrap_or_default();
-                if key == "data.split" && value.starts_with("fold_") {
-                    "folds".to_string()
-                } else {
-                    value.to_string()
-                }
-            })
-            .collect();
+        let value = |keys: &Vec<(String, String)>| {
+            let found = keys.iter().find(|(known, _)| known == key);
+            found.map(|(_, value)| value.clone()).unwrap_or_default()
+        };
+        let values: Vec<String> = all.iter().map(value).collect();
         if values.windows(2).any(|pair| pair[0] != pair[1]) {
             different.push((key.clone(), values));
         }
