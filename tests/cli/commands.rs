@@ -14,16 +14,15 @@ fn bytes(path: &Path) -> Vec<u8> {
     fs::read(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
-/// Every tensor's bytes by name: two files with the same tensors may differ in what their headers
-/// say of time.
+/// Returns every tensor's bytes by name: the headers of two files with the same tensors may differ
+/// in time stamps.
 fn tensors(path: &Path) -> BTreeMap<String, Vec<u8>> {
     let file = bytes(path);
-    let whole = safetensors::SafeTensors::deserialize(&file).unwrap();
-    let list = whole.tensors().into_iter();
-    list.map(|(name, view)| (name, view.data().to_vec())).collect()
+    let file = safetensors::SafeTensors::deserialize(&file).unwrap();
+    file.tensors().into_iter().map(|(name, view)| (name, view.data().to_vec())).collect()
 }
 
-/// Lines of metrics.jsonl without what depends on the clock.
+/// Reads the lines of metrics.jsonl without the keys that depend on the clock.
 fn metrics(run: &Path) -> Vec<Value> {
     let text = fs::read_to_string(run.join("metrics.jsonl")).unwrap();
     text.lines()
@@ -66,8 +65,8 @@ fn a_run_fills_its_directory_and_the_other_commands_read_it() {
     assert!(predictions.starts_with("image,target,prediction"));
     assert_eq!(predictions.lines().count(), 17);
 
-    // evaluate reads the same weights and gets the same metrics, and the same file of predictions
-    // for who wants it.
+    // evaluate reads the same weights, computes the same metrics, and writes the same predictions
+    // on request.
     let evaluated = sandbox.json(&["evaluate", "run", "--predictions", "asked.csv", "--json"]);
     let read = |path: &str| Predictions::read(&sandbox.path(path)).unwrap();
     let (asked, written) = (read("asked.csv"), read("run/predictions_test.csv"));
@@ -115,7 +114,7 @@ fn a_start_that_fails_leaves_no_run_directory_behind() {
 }
 
 #[test]
-fn resuming_with_other_data_is_refused() {
+fn resuming_with_different_data_is_an_error() {
     let sandbox = Sandbox::new();
     fs::create_dir(sandbox.path("set")).unwrap();
     let mut rows = String::from("image,score,split\n");
@@ -146,7 +145,7 @@ fn a_second_run_takes_the_next_free_directory_and_never_overwrites() {
     assert!(errors.contains("--resume"), "{errors}");
 }
 
-/// The tensors whose names have a prefix, without it.
+/// Returns the tensors whose names have a prefix, with the prefix removed.
 fn with_prefix(tensors: &BTreeMap<String, Vec<u8>>, prefix: &str) -> BTreeMap<String, Vec<u8>> {
     let named = tensors.iter();
     named
@@ -155,7 +154,7 @@ fn with_prefix(tensors: &BTreeMap<String, Vec<u8>>, prefix: &str) -> BTreeMap<St
 }
 
 #[test]
-fn fine_tuning_options_hold_still_what_they_name() {
+fn fine_tuning_options_freeze_the_modules_that_they_name() {
     let sandbox = Sandbox::new();
     let last = |name: &str, set: &[&str]| {
         let mut arguments = vec!["train", "small.yaml", "--output", name];
@@ -164,33 +163,33 @@ fn fine_tuning_options_hold_still_what_they_name() {
         sandbox.done(&arguments);
         tensors(&sandbox.path(name).join("last.safetensors"))
     };
-    // A backbone at a rate of 0 keeps its first weights, and the head learns.
-    let resting = last("resting", &["train.optimizer.backbone_lr=0"]);
+    // A backbone with learning rate 0 keeps its initial weights while the head trains.
+    let initial = last("initial", &["train.optimizer.backbone_lr=0"]);
     let plain = last("plain", &[]);
-    assert_ne!(with_prefix(&plain, "head."), with_prefix(&resting, "head."));
+    assert_ne!(with_prefix(&plain, "head."), with_prefix(&initial, "head."));
 
     let frozen = last("frozen", &["train.freeze.vit=all"]);
-    assert_eq!(with_prefix(&frozen, "vit."), with_prefix(&resting, "vit."));
-    assert_ne!(with_prefix(&frozen, "mamba."), with_prefix(&resting, "mamba."));
+    assert_eq!(with_prefix(&frozen, "vit."), with_prefix(&initial, "vit."));
+    assert_ne!(with_prefix(&frozen, "mamba."), with_prefix(&initial, "mamba."));
 
     let first = last("first", &["train.freeze={vit: 1, mamba: all}"]);
-    for still in ["vit.patch_embed.", "vit.pos_embed", "vit.blocks.0.", "mamba."] {
-        assert_eq!(with_prefix(&first, still), with_prefix(&resting, still), "{still}");
+    for name in ["vit.patch_embed.", "vit.pos_embed", "vit.blocks.0.", "mamba."] {
+        assert_eq!(with_prefix(&first, name), with_prefix(&initial, name), "{name}");
     }
-    for moving in ["vit.blocks.1.", "vit.norm."] {
-        assert_ne!(with_prefix(&first, moving), with_prefix(&resting, moving), "{moving}");
+    for name in ["vit.blocks.1.", "vit.norm."] {
+        assert_ne!(with_prefix(&first, name), with_prefix(&initial, name), "{name}");
     }
 
-    let thawed = last("thawed", &["train.freeze={vit: all, epochs: 1}"]);
-    assert_ne!(with_prefix(&thawed, "vit."), with_prefix(&resting, "vit."));
-    assert_ne!(thawed, plain);
+    let unfrozen = last("unfrozen", &["train.freeze={vit: all, epochs: 1}"]);
+    assert_ne!(with_prefix(&unfrozen, "vit."), with_prefix(&initial, "vit."));
+    assert_ne!(unfrozen, plain);
 
     let decayed = last("decayed", &["train.optimizer.layer_decay=0.5"]);
     assert_ne!(with_prefix(&decayed, "vit.blocks.0."), with_prefix(&plain, "vit.blocks.0."));
 }
 
 #[test]
-fn the_average_of_the_weights_is_what_is_measured_and_kept_and_training_does_not_feel_it() {
+fn ema_weights_are_evaluated_and_saved_and_do_not_change_training() {
     let sandbox = Sandbox::new();
     sandbox.done(&["train", "small.yaml", "--output", "plain"]);
     let averaged = ["--set", "train.ema_decay=0.9"];
@@ -232,7 +231,7 @@ fn an_export_has_the_published_names_and_a_model_card() {
     ] {
         assert!(card.contains(words), "{words} is not in\n{card}");
     }
-    // The whole network goes on as it was.
+    // The exported network predicts the same scores.
     image(&sandbox.path("face.png"));
     let predict = |run: &str| sandbox.done(&["predict", run, "face.png", "--format", "csv"]);
     assert_eq!(predict("out/model.safetensors"), predict("run"));
@@ -243,7 +242,7 @@ fn an_export_has_the_published_names_and_a_model_card() {
     assert_eq!(config["model_args"]["embed_dim"], 24);
     let exported = tensors(&sandbox.path("timm/vit/model.safetensors"));
     assert_eq!(exported, with_prefix(&best, "vit."));
-    // What was given back starts another run.
+    // The exported backbones initialize another run.
     let set = "model={vit: {weights: out/vit.safetensors}, mamba: {weights: timm/mamba/model.pth}}";
     sandbox.done(&[
         "train",
@@ -261,7 +260,7 @@ fn an_export_has_the_published_names_and_a_model_card() {
     for branch in ["vit.", "mamba."] {
         assert_eq!(with_prefix(&tuned, branch), with_prefix(&best, branch));
     }
-    // Nobody else can build a convolutional stem.
+    // timm cannot build a convolutional stem.
     let set = "model.mamba={name: vim_micro_patch8_64, stem: conv, depth: 1, embed_dim: 24}";
     let train = ["train", "small.yaml", "--output", "conv", "--set", set];
     sandbox.done(&[&train[..], &["--set", "train.epochs=1"]].concat());
@@ -301,7 +300,7 @@ fn predict_and_features_read_images_and_report_those_that_cannot_be_read() {
     assert!(String::from_utf8_lossy(&output.stderr).contains("broken.jpg"));
     assert!(
         String::from_utf8_lossy(&output.stdout).contains("b.jpg"),
-        "the others are predicted all the same"
+        "the other images are predicted"
     );
 
     sandbox.done(&["features", "run", "faces/a.png", "faces/b.jpg", "--output", "f.safetensors"]);
@@ -313,7 +312,7 @@ fn predict_and_features_read_images_and_report_those_that_cannot_be_read() {
 }
 
 #[test]
-fn features_of_an_input_tensor_are_the_reference_implementations() {
+fn features_of_an_input_tensor_equal_the_reference_implementations() {
     let sandbox = Sandbox::new();
     let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/golden");
     for (branch, sizes) in [("vit", "num_heads: 3"), ("mamba", "d_state: 16")] {
@@ -421,7 +420,7 @@ fn completions_name_every_subcommand() {
 }
 
 #[test]
-fn data_check_prints_one_json_object_and_finds_what_is_wrong() {
+fn data_check_prints_one_json_object_with_missing_and_unreadable_images() {
     let sandbox = Sandbox::new();
     fs::create_dir(sandbox.path("set")).unwrap();
     let mut rows = String::from("image,score,split\n");
@@ -442,7 +441,7 @@ fn data_check_prints_one_json_object_and_finds_what_is_wrong() {
     let report = sandbox.json(&["data", "check", "csv.yaml", "--json"]);
     assert_eq!(report["missing"][0]["id"], "gone.png");
     assert_eq!(report["unreadable"][0]["id"], "0.png");
-    // Training leaves those two out and says so.
+    // Training skips those two and reports it.
     let output = sandbox.run(&["train", "csv.yaml", "--output", "run", "--set", "train.epochs=1"]);
     let errors = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{errors}");

@@ -1,5 +1,4 @@
-//! How a run is watched: TensorBoard's files, the console, and what is kept of where the numbers
-//! come from.
+//! Monitoring of a run: TensorBoard's files, console output and provenance records.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -20,7 +19,7 @@ fn errors(output: &Output) -> String {
     String::from_utf8(output.stderr.clone()).unwrap()
 }
 
-/// The lines of stderr, each of which must be an object with `event` and `time`.
+/// Parses the lines of stderr, each of which must be an object with `event` and `time`.
 fn json_lines(output: &Output) -> Vec<Value> {
     let lines: Vec<Value> = errors(output)
         .lines()
@@ -81,7 +80,7 @@ fn tensorboard_has_images_histograms_and_hyperparameters() {
     let start = start.get_session_start_info().get_hparams();
     assert_eq!(start["train.optimizer.lr"].get_number_value(), 1e-3);
     assert_eq!(start["train.loss"].get_string_value(), "mse");
-    // What runs are compared by.
+    // The metrics by which runs are compared.
     for split in ["val", "test"] {
         for metric in ["pc", "mae", "rmse", "srcc"] {
             let tag = format!("best_{split}/{metric}");
@@ -102,26 +101,26 @@ fn without_tensorboard_there_is_no_event_file() {
 }
 
 #[test]
-fn a_tensorboard_folder_that_cannot_be_written_costs_one_warning() {
+fn a_tensorboard_folder_that_cannot_be_written_causes_one_warning() {
     let sandbox = Sandbox::new();
-    sandbox.done(&train_arguments("whole", &[SHORT]));
+    sandbox.done(&train_arguments("plain", &[SHORT]));
     fs::create_dir(sandbox.path("run")).unwrap();
     fs::write(sandbox.path("run/tensorboard"), "in the way").unwrap();
     let output = sandbox.run(&[&train_arguments("run", &[SHORT])[..], &["--quiet"]].concat());
     let errors = errors(&output);
     assert!(output.status.success(), "{errors}");
     assert_eq!(errors.lines().count(), 1, "{errors}");
-    for part in ["warning: TensorBoard is off", "run/tensorboard"] {
-        assert!(errors.contains(part), "{errors}");
+    for words in ["warning: TensorBoard is off", "run/tensorboard"] {
+        assert!(errors.contains(words), "{errors}");
     }
-    let runs = ["whole", "run"].map(|run| sandbox.path(run));
+    let runs = ["plain", "run"].map(|run| sandbox.path(run));
     assert_eq!(largest_difference([&runs[0], &runs[1]]), 0.0);
 }
 
-/// Needs `unshare` and the right to mount: the test says so and ends where there is none.
+/// Requires `unshare` and permission to mount; without them the test reports it and is skipped.
 #[cfg(target_os = "linux")]
 #[test]
-fn a_disk_of_tensorboards_that_is_full_costs_one_warning() {
+fn a_full_disk_under_the_tensorboard_folder_causes_one_warning() {
     use std::process::Command;
 
     let sandbox = Sandbox::new();
@@ -152,7 +151,7 @@ fn a_disk_of_tensorboards_that_is_full_costs_one_warning() {
 }
 
 #[test]
-fn quiet_leaves_the_table_and_errors() {
+fn quiet_prints_only_the_table_and_errors() {
     let sandbox = Sandbox::new();
     let arguments = train_arguments("run", &["train.epochs=1"]);
     let output = sandbox.run(&[&arguments[..], &["--quiet"]].concat());
@@ -160,7 +159,7 @@ fn quiet_leaves_the_table_and_errors() {
     assert_eq!(errors(&output), "");
     let table = String::from_utf8(output.stdout).unwrap();
     assert!(table.starts_with("split") && table.contains("linear model"));
-    // Loud, the same table, and an epoch's line.
+    // Without --quiet there is the same table, and a line per epoch.
     let loud = sandbox.run(&train_arguments("loud", &["train.epochs=1"]));
     assert_eq!(String::from_utf8_lossy(&loud.stdout), table);
     assert!(errors(&loud).contains("epoch   1/1  loss "));
@@ -172,7 +171,7 @@ fn quiet_leaves_the_table_and_errors() {
 }
 
 #[test]
-fn a_log_in_json_has_an_object_a_line() {
+fn a_json_log_has_one_object_per_line() {
     let sandbox = Sandbox::new();
     let json = ["--log-format", "json"];
     let arguments = [&train_arguments("run", &[SHORT])[..], &json].concat();
@@ -184,7 +183,7 @@ fn a_log_in_json_has_an_object_a_line() {
     assert_eq!(lines[0]["run"], "run");
     assert_eq!(lines[0]["seed"], 7);
     assert_eq!(lines[0]["images"]["train"], 48);
-    // An epoch's line has what its line of metrics.jsonl has.
+    // An epoch's line has the values of its line of metrics.jsonl.
     for (line, epoch) in lines[1..].iter().zip(epochs(&sandbox.path("run"))) {
         for (key, value) in epoch.as_object().unwrap() {
             assert_eq!(&line[key], value, "{key}");
@@ -193,7 +192,7 @@ fn a_log_in_json_has_an_object_a_line() {
     assert_eq!((&lines[3]["status"], &lines[3]["epochs"]), (&"finished".into(), &2.into()));
     assert!(lines[3]["test"]["mae"].is_f64());
 
-    // Failures and warnings are lines too, however quiet it is.
+    // Failures and warnings are lines too, even with --quiet.
     for (arguments, code) in [
         (&train_arguments("run", &[SHORT])[..], 1),
         (&["train", "small.yaml", "--set", "train.epochs=0"][..], 2),
@@ -216,7 +215,7 @@ fn a_log_in_json_has_an_object_a_line() {
 }
 
 #[test]
-fn cross_validations_and_sweeps_are_quiet_and_speak_json_too() {
+fn cross_validations_and_sweeps_have_quiet_and_json_logs() {
     let sandbox = Sandbox::new();
     let sweep = "
 name: two
@@ -245,10 +244,11 @@ axes: {train.optimizer.lr: [1.0e-3, 2.0e-3]}
     }
 }
 
-/// Needs `script`, which gives a program a terminal: the test says so and ends where there is none.
+/// Requires `script`, which runs a program in a terminal; without it the test reports that and is
+/// skipped.
 #[cfg(target_os = "linux")]
 #[test]
-fn a_terminal_gets_a_bar_with_loss_rate_speed_and_time_left() {
+fn a_terminal_shows_a_bar_with_loss_learning_rate_speed_and_remaining_time() {
     use std::process::{Command, Stdio};
 
     let sandbox = Sandbox::new();
@@ -282,7 +282,7 @@ fn a_terminal_gets_a_bar_with_loss_rate_speed_and_time_left() {
 }
 
 #[test]
-fn every_start_and_every_file_of_weights_says_where_it_comes_from() {
+fn every_start_and_every_weights_file_records_its_provenance() {
     let sandbox = Sandbox::new();
     sandbox.done(&train_arguments("run", &[SHORT]));
     sandbox.done(&["train", "run/config.yaml", "--output", "run", "--resume"]);
