@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
-use vm_beautynet::data::{ImageDataset, Sample, Source};
-use vm_beautynet::eval::evaluate::{Walk, predict};
+use vm_beautynet::data::{ImageDataset, LoaderOptions, Sample, Source};
+use vm_beautynet::eval::evaluate::predict;
 use vm_beautynet::eval::predictions::Predictions;
 use vm_beautynet::run::Run;
 
@@ -21,8 +21,8 @@ pub fn run(run: &Path, images: &[PathBuf]) -> Result<Predictions> {
         .iter()
         .map(|file| Sample::new(file.display().to_string(), Source::File(file.clone()), 0.0, None));
     let images = ImageDataset::new(samples.collect(), &run.config.data)?;
-    let walk = Walk { batch_size: 16, workers: 1 };
-    predict(&run.net, &Arc::new(images), walk, &mut |_| Ok(()))
+    let options = LoaderOptions::for_evaluation(&run.config);
+    predict(&run.net, &Arc::new(images), options, &mut |_| Ok(()))
 }
 
 fn main() -> Result<()> {

@@ -17,19 +17,19 @@ use crate::train::Stop;
 
 /// Train and test a model on every fold of a data set
 ///
-/// Started again, it goes on where it stopped: a finished fold is not run again.
+/// Run the command again to resume a stopped cross-validation; finished folds are kept.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// The experiment, a YAML file
+    /// Config of the experiment, a YAML file
     config: PathBuf,
     /// Change a key of the config; may be repeated
     #[arg(long = "set", value_name = "KEY=VALUE")]
     set: Vec<String>,
-    /// `published`, or how many to draw from the seed [default: SCUT-FBP5500's published five, 5 of
-    /// other data sets]
+    /// `published`, or the number of random folds [default: SCUT-FBP5500's five published folds, 5
+    /// random folds of other data sets]
     #[arg(long, value_name = "FOLDS")]
     folds: Option<Folds>,
-    /// Where the folds' run directories go [default: runs/NAME-cross-validation]
+    /// Folder of the folds' run directories [default: runs/NAME-cross-validation]
     #[arg(long, short, value_name = "DIR")]
     output: Option<PathBuf>,
     /// Print one JSON object
@@ -42,18 +42,18 @@ pub struct Args {
 /// Runs the subcommand.
 pub fn run(args: &Args) -> Result<ExitCode> {
     let config = Config::load(&args.config, &args.set)?;
-    let folds = args.folds.unwrap_or(Folds::usual(config.data.dataset));
+    let folds = args.folds.unwrap_or(Folds::default_for(config.data.dataset));
     let root = match &args.output {
         Some(root) => root.clone(),
         None => Path::new("runs").join(format!("{}-cross-validation", config.name)),
     };
     let console = Console::from(args.console);
-    let mut watch = |config: &Config, run: &Path| observers(config, run, &console);
-    let result = cross_validate(&config, folds, &root, &Stop::on_signals()?, &mut watch)?;
+    let mut observers = |config: &Config, run: &Path| observers(config, run, &console);
+    let result = cross_validate(&config, folds, &root, &Stop::on_signals()?, &mut observers)?;
     if args.json {
         print_json(&result)?
     } else {
-        print(&report(&result))?
+        print(&as_table(&result))?
     }
     console.tell(&format!("predictions and metrics of all folds: {}", root.display()));
     let end = json!({
@@ -68,8 +68,9 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// A row for each fold, then their mean, their spread, and the metrics of all predictions together.
-fn report(result: &CrossValidation) -> String {
+/// Formats a row for each fold, then their mean, their standard deviation, and the metrics of the
+/// pooled predictions.
+fn as_table(result: &CrossValidation) -> String {
     let row = |name: &str, n: String, value: &dyn Fn(Metric) -> String| {
         let mut row = vec![name.to_string(), n];
         row.extend(Metric::ALL.map(value));

@@ -9,24 +9,24 @@ use clap::ValueEnum;
 use serde::Serialize;
 
 use super::output::{interval, metric, print, print_json, say, table};
-use crate::data::{self, ImageDataset, Split};
-use crate::eval::evaluate::{Walk, predict};
+use crate::data::{self, ImageDataset, LoaderOptions, Split};
+use crate::eval::evaluate::predict;
 use crate::eval::metrics::Metric;
 use crate::eval::statistics::MetricsWithCi;
 use crate::run::Run;
 
-/// Measure a trained model on a split of its data set
+/// Evaluate a trained model on a split of its data set
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// A run directory, or a weights file in one
     run: PathBuf,
-    /// Which images
+    /// Images to evaluate on
     #[arg(long, value_enum, default_value_t = SplitArg::Test)]
     split: SplitArg,
-    /// Where the data set is now, if not where the run found it
+    /// Folder of the data set, if it has moved since the run
     #[arg(long, value_name = "DIR")]
     data_root: Option<PathBuf>,
-    /// Write each image's prediction to a CSV file too; `vmbeauty report` reads
+    /// Also write each image's prediction to a CSV file; `vmbeauty report` reads
     /// RUN/predictions_SPLIT.csv
     #[arg(long, value_name = "FILE")]
     predictions: Option<PathBuf>,
@@ -66,15 +66,15 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     let split = Split::from(args.split);
     let (samples, skipped) = data::load_split(&run.config.data, run.config.seed, split)?;
     let images = Arc::new(ImageDataset::new(samples, &run.config.data)?);
-    let walk = Walk { batch_size: run.config.train.batch_size, workers: run.config.data.workers };
-    let predictions = predict(&run.net, &images, walk, &mut |_| Ok(()))?;
-    let measured = MetricsWithCi::new(&predictions)?;
+    let options = LoaderOptions::for_evaluation(&run.config);
+    let predictions = predict(&run.net, &images, options, &mut |_| Ok(()))?;
+    let metrics = MetricsWithCi::new(&predictions)?;
     if let Some(file) = &args.predictions {
         predictions.write(file)?;
     }
     if !skipped.is_empty() {
         say(&format!(
-            "{} rows of the split were left out: `vmbeauty data check` lists them",
+            "{} rows of the split were skipped: `vmbeauty data check` lists them",
             skipped.len()
         ));
     }
@@ -84,27 +84,21 @@ pub fn run(args: &Args) -> Result<ExitCode> {
             weights: &run.weights,
             split: split.name(),
             skipped: skipped.len(),
-            measured,
+            metrics,
         })?;
     } else {
-        let metrics = &measured.metrics;
-        let rows: Vec<Vec<String>> = Metric::ALL
-            .iter()
-            .map(|&which| {
-                vec![
-                    which.name().to_uppercase(),
-                    metric(which.of(metrics)),
-                    interval(measured.interval(which)),
-                ]
-            })
-            .collect();
+        let row = |which: Metric| {
+            let (value, ci) = (which.of(&metrics.metrics), metrics.interval(which));
+            vec![which.name().to_uppercase(), metric(value), interval(ci)]
+        };
         let header = [split.name(), "", "95 % interval"];
-        print(&format!("{}{} images\n", table(&header, &rows), metrics.n))?;
+        let text = table(&header, &Metric::ALL.map(row));
+        print(&format!("{text}{} images\n", metrics.metrics.n))?;
     }
     Ok(ExitCode::SUCCESS)
 }
 
-/// What `--json` prints.
+/// The output of `--json`.
 #[derive(Serialize)]
 struct Evaluation<'a> {
     run: &'a Path,
@@ -112,5 +106,5 @@ struct Evaluation<'a> {
     split: &'a str,
     skipped: usize,
     #[serde(flatten)]
-    measured: MetricsWithCi,
+    metrics: MetricsWithCi,
 }

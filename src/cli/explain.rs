@@ -9,11 +9,10 @@ use serde_json::json;
 
 use super::features::read_input;
 use super::output::{interval, metric, print, print_json, say, table};
-use super::predict::listed;
+use super::predict::image_files;
 use crate::config::Cache;
 use crate::data::preview::save;
-use crate::data::{self, ImageDataset, Sample, Source, Split};
-use crate::eval::evaluate::Walk;
+use crate::data::{self, ImageDataset, LoaderOptions, Sample, Source, Split};
 use crate::eval::statistics::Mean;
 use crate::explain::{ExplainOptions, FigureWriter, draw_figure, evaluate, sanity_check};
 use crate::run::Run;
@@ -98,7 +97,7 @@ fn write_figures(args: &Args, run: &Run, options: &ExplainOptions) -> Result<Exi
         run.config.check_image_sizes()?;
         let mut samples = Vec::new();
         for path in &args.images {
-            samples.extend(listed(path)?.into_iter().map(|file| {
+            samples.extend(image_files(path)?.into_iter().map(|file| {
                 Sample::new(file.display().to_string(), Source::File(file), 0.0, None)
             }));
         }
@@ -135,13 +134,13 @@ fn evaluate_split(
     samples.truncate(args.limit.map_or(usize::MAX, |limit| limit as usize));
     ensure!(!samples.is_empty(), "the split {split} has no images");
     let images = Arc::new(ImageDataset::new(samples, &run.config.data)?);
-    let walk = Walk { batch_size: run.config.train.batch_size, workers: run.config.data.workers };
-    let mut metrics = evaluate(&run.net, &images, split, options, walk)?;
+    let loading = LoaderOptions::for_evaluation(&run.config);
+    let mut metrics = evaluate(&run.net, &images, split, options, loading)?;
     let mut figures = Vec::new();
     if args.sanity {
         let (net, config) = (&run.net, &run.config);
         let (result, explained) =
-            sanity_check(net, config, &images, options, walk, SANITY_FIGURES)?;
+            sanity_check(net, config, &images, options, loading, SANITY_FIGURES)?;
         metrics.sanity = Some(result);
         figures = explained;
     }

@@ -1,5 +1,6 @@
 //! `vmbeauty predict`.
 
+use std::iter;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -10,13 +11,13 @@ use serde_json::{Map, Value, json};
 
 use super::output::{print, print_json, say, table};
 use crate::config::DataConfig;
-use crate::data::{ImageDataset, Sample, Source, read_image};
-use crate::eval::evaluate::{Walk, predict};
+use crate::data::{ImageDataset, LoaderOptions, Sample, Source, read_image};
+use crate::eval::evaluate::predict;
 use crate::eval::predictions::Predictions;
 use crate::run::Run;
 
-/// Endings of the files that are taken from a folder.
-const ENDINGS: [&str; 8] = ["jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff"];
+/// Extensions of the image files in a folder.
+const EXTENSIONS: [&str; 8] = ["jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff"];
 
 /// Predict the rating of images
 #[derive(Debug, clap::Args)]
@@ -26,7 +27,7 @@ pub struct Args {
     /// Images, or folders of images
     #[arg(required = true, value_name = "IMAGE_OR_DIR")]
     images: Vec<PathBuf>,
-    /// How to print
+    /// Output format
     #[arg(long, value_enum, default_value_t = Format::Table)]
     format: Format,
 }
@@ -38,56 +39,55 @@ enum Format {
     Json,
 }
 
-/// Runs the subcommand: 1 where an image could not be read, after the others have been predicted.
+/// Runs the subcommand. The exit code is 1 if an image could not be read; the others are predicted.
 pub fn run(args: &Args) -> Result<ExitCode> {
     let run = Run::open(&args.run, &[])?;
     run.config.check_image_sizes()?;
     let (images, unread) = open_images(&args.images, &run.config.data)?;
-    let walk = Walk { batch_size: run.config.train.batch_size, workers: run.config.data.workers };
-    let predictions = predict(&run.net, &Arc::new(images), walk, &mut |_| Ok(()))?;
+    let options = LoaderOptions::for_evaluation(&run.config);
+    let predictions = predict(&run.net, &Arc::new(images), options, &mut |_| Ok(()))?;
     match args.format {
         Format::Table => print(&as_table(&predictions))?,
         Format::Csv => print(&as_csv(&predictions)?)?,
-        Format::Json => print_json(&json!({"predictions": as_json(&predictions)}))?,
+        Format::Json => print_json(&as_json(&predictions))?,
     }
     Ok(ExitCode::from(u8::from(unread > 0)))
 }
 
-/// The images that can be read, and how many could not: each of those is reported on stderr.
+/// Returns the images that can be read, and the number of those that cannot: each of them is
+/// reported on stderr.
 ///
 /// # Errors
-/// No image can be read, or a folder cannot be listed.
+/// Returns an error if no image can be read or a folder cannot be listed.
 pub fn open_images(paths: &[PathBuf], config: &DataConfig) -> Result<(ImageDataset, usize)> {
     let mut files = Vec::new();
     for path in paths {
-        files.extend(listed(path)?);
+        files.extend(image_files(path)?);
     }
     let found = files.len();
     files.retain(|file| match read_image(file) {
         Ok(_) => true,
         Err(error) => {
-            say(&format!("left out: {error:#}"));
+            say(&format!("skipped: {error:#}"));
             false
         }
     });
-    ensure!(
-        !files.is_empty(),
-        "there is no image to look at: {found} files were found, none can be read"
-    );
+    ensure!(!files.is_empty(), "there is no image: {found} files were found, none can be read");
     let unread = found - files.len();
     let samples = files
         .into_iter()
         .map(|file| {
             let id = file.display().to_string();
-            // The score is not known, and not printed.
+            // The target score is unknown, and not printed.
             Sample::new(id, Source::File(file), 0.0, None)
         })
         .collect();
     Ok((ImageDataset::new(samples, config)?, unread))
 }
 
-/// A file itself; of a folder, the images in it by name, not those in folders below it.
-pub(super) fn listed(path: &Path) -> Result<Vec<PathBuf>> {
+/// Returns a file itself, or the images of a folder sorted by name, without those in its
+/// subfolders.
+pub(super) fn image_files(path: &Path) -> Result<Vec<PathBuf>> {
     if !path.is_dir() {
         return Ok(vec![path.to_path_buf()]);
     }
@@ -96,8 +96,8 @@ pub(super) fn listed(path: &Path) -> Result<Vec<PathBuf>> {
     let mut files = Vec::new();
     for entry in entries {
         let file = entry.with_context(|| format!("cannot list {}", path.display()))?.path();
-        let ending = file.extension().map(|e| e.to_string_lossy().to_lowercase());
-        if ending.is_some_and(|ending| ENDINGS.contains(&ending.as_str())) {
+        let extension = file.extension().map(|e| e.to_string_lossy().to_lowercase());
+        if extension.is_some_and(|extension| EXTENSIONS.contains(&extension.as_str())) {
             files.push(file);
         }
     }
@@ -105,45 +105,48 @@ pub(super) fn listed(path: &Path) -> Result<Vec<PathBuf>> {
     Ok(files)
 }
 
+/// The columns of numbers: the score and the fusion weights.
+fn columns(predictions: &Predictions) -> Vec<(&str, &[f64])> {
+    let extra = predictions.extra.iter().map(|(name, values)| (name.as_str(), values.as_slice()));
+    iter::once(("score", predictions.predictions.as_slice())).chain(extra).collect()
+}
+
+/// Returns the header of a table, and its rows with numbers as `format` writes them.
+fn cells(
+    predictions: &Predictions,
+    format: impl Fn(f64) -> String,
+) -> (Vec<&str>, Vec<Vec<String>>) {
+    let columns = columns(predictions);
+    let header = iter::once("image").chain(columns.iter().map(|(name, _)| *name)).collect();
+    let row = |(row, image): (usize, &String)| {
+        let numbers = columns.iter().map(|(_, values)| format(values[row]));
+        iter::once(image.clone()).chain(numbers).collect()
+    };
+    (header, predictions.images.iter().enumerate().map(row).collect())
+}
+
 fn as_table(predictions: &Predictions) -> String {
-    let mut header = vec!["image", "score"];
-    header.extend(predictions.extra.iter().map(|(name, _)| name.as_str()));
-    let rows: Vec<Vec<String>> = (0..predictions.images.len())
-        .map(|row| {
-            let mut cells = vec![
-                predictions.images[row].clone(),
-                format!("{:.3}", predictions.predictions[row]),
-            ];
-            cells.extend(predictions.extra.iter().map(|(_, values)| format!("{:.3}", values[row])));
-            cells
-        })
-        .collect();
+    let (header, rows) = cells(predictions, |number| format!("{number:.3}"));
     table(&header, &rows)
 }
 
 fn as_csv(predictions: &Predictions) -> Result<String> {
+    let (header, rows) = cells(predictions, |number| number.to_string());
     let mut csv = csv::Writer::from_writer(Vec::new());
-    let extra = || predictions.extra.iter();
-    csv.write_record(["image", "score"].into_iter().chain(extra().map(|(name, _)| name.as_str())))?;
-    for row in 0..predictions.images.len() {
-        let mut record =
-            vec![predictions.images[row].clone(), predictions.predictions[row].to_string()];
-        record.extend(extra().map(|(_, values)| values[row].to_string()));
-        csv.write_record(&record)?;
+    csv.write_record(header)?;
+    for row in rows {
+        csv.write_record(row)?;
     }
     Ok(String::from_utf8(csv.into_inner()?)?)
 }
 
-fn as_json(predictions: &Predictions) -> Vec<Value> {
-    (0..predictions.images.len())
-        .map(|row| {
-            let mut object = Map::new();
-            object.insert("image".into(), json!(predictions.images[row]));
-            object.insert("score".into(), json!(predictions.predictions[row]));
-            for (name, values) in &predictions.extra {
-                object.insert(name.clone(), json!(values[row]));
-            }
-            Value::Object(object)
-        })
-        .collect()
+fn as_json(predictions: &Predictions) -> Value {
+    let columns = columns(predictions);
+    let object = |(row, image): (usize, &String)| {
+        let mut object = Map::from_iter([("image".to_string(), json!(image))]);
+        object.extend(columns.iter().map(|(name, values)| (name.to_string(), json!(values[row]))));
+        Value::Object(object)
+    };
+    let objects: Vec<Value> = predictions.images.iter().enumerate().map(object).collect();
+    json!({ "predictions": objects })
 }

@@ -1,16 +1,17 @@
-//! What a model must beat: the mean of the training scores, that of the image's group, and a linear
-//! model on small gray images.
+//! What a model has to beat: the mean of the training scores, that of the image's group, and a
+//! linear model on small gray images.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
-use tch::{Kind, Tensor};
+use tch::{Device, Kind, Tensor};
 
-use super::evaluate::{Walk, values};
+use super::evaluate::values;
 use super::metrics::Metrics;
-use crate::data::{ImageDataset, Loader, LoaderOptions, Mode, Sample, scores_by_group};
+use crate::data::{ImageDataset, Loader, LoaderOptions, Sample, scores_by_group};
+use crate::models::images::upload;
 
 /// Side of the gray images.
 const SIDE: i64 = 16;
@@ -20,21 +21,21 @@ const PENALTIES: [f64; 9] = [1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0, 3.0, 10.0]
 /// The baselines' metrics on one split.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Baselines {
-    /// Always the training scores' mean: its correlations are not defined.
+    /// Metrics of the training scores' mean for every image: the correlations are undefined.
     pub constant: Metrics,
-    /// Ridge regression on 16×16 gray pixels; the penalty is chosen by leave-one-out error on the
-    /// training images.
+    /// Metrics of ridge regression on 16×16 gray pixels; the penalty is chosen by leave-one-out
+    /// error on the training images.
     pub linear: Metrics,
-    /// The mean of the training scores of the image's group, without a look at the image: how much
-    /// of a metric the raters' preference between groups explains. For images of no group, or one
-    /// that no training image has, the mean of all. `None` where the training images are not of
-    /// several groups.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    /// Metrics of the mean training score of the image's group, which ignores the image itself: how
+    /// much of a metric the raters' preference between groups explains. An image of no group, or of
+    /// one that no training image has, gets the mean of all. `None` where the training images are
+    /// not of several groups.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub group: Option<Metrics>,
 }
 
 impl Baselines {
-    /// Each with what people call it, those that know most first.
+    /// Iterates over the baselines with their names, the most informed first.
     pub fn named(&self) -> impl Iterator<Item = (&'static str, Metrics)> {
         [
             ("linear model on 16×16 gray pixels", Some(self.linear)),
@@ -46,17 +47,17 @@ impl Baselines {
     }
 }
 
-/// Fits them on the training images and measures them on each of the other splits.
+/// Fits the baselines on the training images and evaluates them on each of the other splits.
 ///
 /// # Errors
-/// An image that cannot be read, by name.
+/// Returns an error that names an image if it cannot be read.
 pub fn baselines(
     train: &Arc<ImageDataset>,
     others: &[&Arc<ImageDataset>],
-    walk: Walk,
+    options: LoaderOptions,
 ) -> Result<Vec<Baselines>> {
     let _guard = tch::no_grad_guard();
-    let (x, y) = (gray_pixels(train, walk)?, scores(train));
+    let (x, y) = (gray_pixels(train, options)?, scores(train));
     let mean_y = y.mean(Kind::Double).double_value(&[]);
     let ridge = Ridge::fit(&x, &y);
     let group_means = GroupMeans::new(train.samples());
@@ -64,13 +65,13 @@ pub fn baselines(
         .iter()
         .map(|images| {
             let targets = values(&scores(images))?;
-            let linear = values(&ridge.predict(&gray_pixels(images, walk)?))?;
+            let linear = values(&ridge.predict(&gray_pixels(images, options)?))?;
             Ok(Baselines {
                 constant: Metrics::new(&vec![mean_y; targets.len()], &targets)?,
                 linear: Metrics::new(&linear, &targets)?,
                 group: group_means
                     .as_ref()
-                    .map(|means| Metrics::new(&means.guess(images.samples(), mean_y), &targets))
+                    .map(|means| Metrics::new(&means.predict(images.samples(), mean_y), &targets))
                     .transpose()?,
             })
         })
@@ -82,11 +83,11 @@ fn scores(images: &ImageDataset) -> Tensor {
     Tensor::from_slice(&scores)
 }
 
-/// The mean score of each group.
+/// The mean training score of each group.
 struct GroupMeans<'a>(BTreeMap<&'a str, f64>);
 
 impl<'a> GroupMeans<'a> {
-    /// Of several groups, or of none.
+    /// Returns `None` for fewer than two groups.
     fn new(samples: &'a [Sample]) -> Option<Self> {
         let scores = scores_by_group(samples);
         let several = scores.len() > 1;
@@ -95,23 +96,18 @@ impl<'a> GroupMeans<'a> {
         several.then(|| Self(means.collect()))
     }
 
-    /// Each image's group's mean, `otherwise` where that is not known.
-    fn guess(&self, samples: &[Sample], otherwise: f64) -> Vec<f64> {
-        let known = |sample: &Sample| self.0.get(sample.group.as_deref()?).copied();
-        let guesses = samples.iter().map(known);
-        guesses.map(|guess| guess.unwrap_or(otherwise)).collect()
+    /// Returns the mean of each image's group, `otherwise` where it is unknown.
+    fn predict(&self, samples: &[Sample], otherwise: f64) -> Vec<f64> {
+        let mean = |sample: &Sample| self.0.get(sample.group.as_deref()?).copied();
+        samples.iter().map(|sample| mean(sample).unwrap_or(otherwise)).collect()
     }
 }
 
-/// (n, 256), from 0 to 1.
-fn gray_pixels(images: &Arc<ImageDataset>, walk: Walk) -> Result<Tensor> {
-    let options = LoaderOptions::new(Mode::Eval, walk.batch_size, walk.workers);
+/// Returns the images as rows of gray pixels: (n, 256), from 0 to 1.
+fn gray_pixels(images: &Arc<ImageDataset>, options: LoaderOptions) -> Result<Tensor> {
     let mut rows = Vec::new();
     for batch in Loader::new(Arc::clone(images), options)? {
-        let batch = batch?;
-        let (len, size) = (batch.len as i64, batch.size as i64);
-        let pixels = Tensor::f_from_data_size(&batch.pixels, &[len, 3, size, size], Kind::Uint8)?;
-        let gray = pixels
+        let gray = upload(&batch?, Device::Cpu)?
             .to_kind(Kind::Float)
             .mean_dim([1i64].as_slice(), true, Kind::Float)
             .adaptive_avg_pool2d([SIDE, SIDE]);
@@ -148,8 +144,8 @@ impl Ridge {
                     false,
                     Kind::Double,
                 ) + 1.0 / n;
-                let left_out = residual / (leverage.neg() + 1.0).clamp_min(1e-9);
-                (left_out.square().mean(Kind::Double).double_value(&[]), shrunk)
+                let leave_one_out = residual / (leverage.neg() + 1.0).clamp_min(1e-9);
+                (leave_one_out.square().mean(Kind::Double).double_value(&[]), shrunk)
             })
             .min_by(|a, b| a.0.total_cmp(&b.0))
             .map(|(_, shrunk)| shrunk)
@@ -168,7 +164,7 @@ mod tests {
     use crate::data::Source;
 
     #[test]
-    fn a_group_is_guessed_by_its_mean_and_an_unknown_one_by_that_of_all() {
+    fn a_known_group_is_predicted_by_its_mean_and_an_unknown_one_by_that_of_all() {
         let sample = |score, group: Option<&str>| {
             let source = Source::File("a.png".into());
             Sample::new("a", source, score, group.map(String::from))
@@ -181,7 +177,7 @@ mod tests {
         ];
         let means = GroupMeans::new(&train).unwrap();
         let asked = [Some("y"), Some("x"), Some("z"), None].map(|group| sample(0.0, group));
-        assert_eq!(means.guess(&asked, 4.25), [5.0, 1.5, 4.25, 4.25]);
+        assert_eq!(means.predict(&asked, 4.25), [5.0, 1.5, 4.25, 4.25]);
         assert!(GroupMeans::new(&train[..2]).is_none());
         assert!(GroupMeans::new(&train[3..]).is_none());
     }
@@ -189,10 +185,10 @@ mod tests {
     #[test]
     fn ridge_finds_a_linear_rule_and_ignores_noise_columns() {
         tch::manual_seed(1);
-        let x = Tensor::randn([400, 20], (Kind::Double, tch::Device::Cpu));
+        let x = Tensor::randn([400, 20], (Kind::Double, Device::Cpu));
         let y = x.select(1, 0) * 2.0 - x.select(1, 3) + 5.0;
         let ridge = Ridge::fit(&x, &y);
-        let fresh = Tensor::randn([100, 20], (Kind::Double, tch::Device::Cpu));
+        let fresh = Tensor::randn([100, 20], (Kind::Double, Device::Cpu));
         let expected = fresh.select(1, 0) * 2.0 - fresh.select(1, 3) + 5.0;
         let error = (ridge.predict(&fresh) - expected).abs().max().double_value(&[]);
         assert!(error < 0.05, "{error}");

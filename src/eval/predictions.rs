@@ -1,4 +1,4 @@
-//! `predictions_{val,test}.csv`: a line per image, with what the model said of it.
+//! `predictions_{val,test}.csv`: a line per image, with its target and its predicted score.
 
 use std::cmp::Ordering;
 use std::collections::HashSet;
@@ -11,28 +11,28 @@ use crate::eval::metrics::Metrics;
 use crate::files;
 
 const COLUMNS: [&str; 3] = ["image", "target", "prediction"];
-/// The column of the images' groups, where the data set has some.
+/// The column of the images' groups, where the data set has them.
 const GROUP: &str = "group";
 
 /// Predictions for a list of images. All columns are equally long.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Predictions {
-    /// Image names, as the data set has them.
+    /// Image names in the data set.
     pub images: Vec<String>,
     /// Mean ratings, in the data set's score units.
     pub targets: Vec<f64>,
     /// Predicted ratings, in the same units.
     pub predictions: Vec<f64>,
-    /// The part of the population that the data set counts each image to, as `female/asian`; of
-    /// none for an image without one. Empty where no image has one.
+    /// Each image's group, such as `female/asian`; `None` for an image without one. Empty where no
+    /// image has a group.
     pub groups: Vec<Option<String>>,
-    /// Further columns of numbers by name, for example `weight_vit`.
+    /// Further columns of numbers by name, such as `weight_vit`.
     pub extra: Vec<(String, Vec<f64>)>,
 }
 
 impl Predictions {
-    /// Of these images, before anything was said of them.
-    pub fn of(samples: &[Sample]) -> Self {
+    /// Returns the columns of images that are not predicted yet.
+    pub fn unpredicted(samples: &[Sample]) -> Self {
         let grouped = samples.iter().any(|sample| sample.group.is_some());
         let groups = samples.iter().map(|sample| sample.group.clone());
         Self {
@@ -43,8 +43,7 @@ impl Predictions {
         }
     }
 
-    /// Puts the rows of others, of other images, behind these; further columns that one of the two
-    /// lacks are left out.
+    /// Appends the rows of other images; further columns that one of the two lacks are dropped.
     pub fn append(&mut self, others: Self) {
         if self.images.is_empty() {
             *self = others;
@@ -66,7 +65,7 @@ impl Predictions {
         });
     }
 
-    /// The rows by image, and those of one image by target.
+    /// Returns the rows sorted by image, those of one image by target.
     pub fn sorted(&self) -> Self {
         let mut order: Vec<usize> = (0..self.images.len()).collect();
         order.sort_by(|&a, &b| {
@@ -90,26 +89,26 @@ impl Predictions {
         }
     }
 
-    /// A further column.
+    /// Returns a further column.
     pub fn column(&self, name: &str) -> Option<&[f64]> {
         let found = self.extra.iter().find(|(known, _)| known == name);
         found.map(|(_, column)| column.as_slice())
     }
 
-    /// The metrics of these predictions.
+    /// Computes the metrics of these predictions.
     ///
     /// # Errors
-    /// If the columns are not equally long.
+    /// Returns an error if the columns are not equally long.
     pub fn metrics(&self) -> Result<Metrics> {
         Metrics::new(&self.predictions, &self.targets)
     }
 
-    /// Writes a CSV file whole or not at all: `image,target,prediction`, then `group` where there
-    /// are groups, then the extra columns. Numbers are written so that reading gives them back
-    /// exactly.
+    /// Writes a CSV file atomically: `image,target,prediction`, then `group` where there are
+    /// groups, then the extra columns. Numbers have all the digits that reading them back exactly
+    /// needs.
     ///
     /// # Errors
-    /// If the columns are not equally long, two have one name, or the file cannot
+    /// Returns an error if the columns are not equally long, two have one name, or the file cannot
     /// be written.
     pub fn write(&self, path: &Path) -> Result<()> {
         self.check().with_context(|| format!("cannot write {}", path.display()))?;
@@ -133,11 +132,11 @@ impl Predictions {
         })
     }
 
-    /// Reads what [`write`](Self::write) wrote. The columns may stand in any order;
-    /// all but `image` and `group` hold numbers.
+    /// Reads a file that [`write`](Self::write) wrote. The columns may be in any order; all but
+    /// `image` and `group` hold numbers.
     ///
     /// # Errors
-    /// Names the file, and the line and column of what is wrong.
+    /// Returns an error that names the file, and the line and column of what is wrong.
     pub fn read(path: &Path) -> Result<Self> {
         read(path).with_context(|| format!("cannot read the predictions in {}", path.display()))
     }
@@ -241,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_reads_back_exactly_as_it_was_written() {
+    fn a_file_reads_back_exactly() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("predictions_test.csv");
         some().write(&path).unwrap();
@@ -251,7 +250,7 @@ mod tests {
     }
 
     #[test]
-    fn groups_read_back_and_an_image_without_one_stays_without() {
+    fn groups_read_back_and_an_image_without_one_has_none() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("p.csv");
         let grouped =
@@ -263,7 +262,7 @@ mod tests {
     }
 
     #[test]
-    fn rows_that_are_put_together_keep_their_groups_and_the_columns_that_both_have() {
+    fn appended_rows_keep_their_groups_and_the_columns_that_both_have() {
         let mut rows = some();
         rows.append(Predictions {
             images: vec!["c".into()],
@@ -280,7 +279,7 @@ mod tests {
     }
 
     #[test]
-    fn no_predictions_make_a_file_with_a_header_only() {
+    fn a_file_of_no_predictions_has_a_header_only() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("p.csv");
         Predictions::default().write(&path).unwrap();

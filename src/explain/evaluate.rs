@@ -10,9 +10,9 @@ use super::maps::{explain, scale_maps};
 use super::options::{ExplainOptions, branches};
 use crate::data::random_stream::RandomStream;
 use crate::data::synthetic::{Face, Region};
-use crate::data::{ImageDataset, Loader, LoaderOptions, Mode, Source, Split};
+use crate::data::{ImageDataset, Loader, LoaderOptions, Source, Split};
 use crate::eval::correlation::spearman;
-use crate::eval::evaluate::{Walk, values};
+use crate::eval::evaluate::values;
 use crate::eval::statistics::{Bootstrap, Mean};
 use crate::models::images::upload;
 use crate::models::{BeautyNet, ForwardContext, Images};
@@ -68,7 +68,7 @@ pub fn evaluate(
     images: &Arc<ImageDataset>,
     split: Split,
     options: &ExplainOptions,
-    walk: Walk,
+    loading: LoaderOptions,
 ) -> Result<MapMetrics> {
     let grids: Vec<i64> = branches(net).map(|(_, shape)| shape.grid()).collect();
     ensure!(
@@ -77,8 +77,7 @@ pub fn evaluate(
     );
     let mut per_image = PerImage::default();
     let mut names = Vec::new();
-    let loader_options = LoaderOptions::new(Mode::Eval, walk.batch_size, walk.workers);
-    for batch in Loader::new(Arc::clone(images), loader_options)? {
+    for batch in Loader::new(Arc::clone(images), loading)? {
         let batch = batch?;
         let x = upload(&batch, net.device())?;
         let explanation = explain(net, Images::Pixels(&x), options)?;

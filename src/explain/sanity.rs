@@ -13,9 +13,9 @@ use super::maps::{Explanation, explain, scale_maps};
 use super::options::{ExplainOptions, branches};
 use crate::config::{Branch, Config};
 use crate::data::random_stream::RandomStream;
-use crate::data::{ImageDataset, Loader, LoaderOptions, Mode};
+use crate::data::{ImageDataset, Loader, LoaderOptions};
 use crate::eval::correlation::spearman;
-use crate::eval::evaluate::{Walk, values};
+use crate::eval::evaluate::values;
 use crate::models::images::upload;
 use crate::models::{BeautyNet, Images};
 use crate::run::explanations::{MapSimilarity, RandomizationStage, SanityCheck};
@@ -92,7 +92,7 @@ pub fn sanity_check(
     config: &Config,
     images: &Arc<ImageDataset>,
     options: &ExplainOptions,
-    walk: Walk,
+    loading: LoaderOptions,
     shown: usize,
 ) -> Result<(SanityCheck, Vec<ExplainedImage>)> {
     let seed = (RandomStream::new(config.seed, 0, 0, "sanity").unit() * (1u64 << 53) as f64) as i64;
@@ -107,8 +107,7 @@ pub fn sanity_check(
     let stages = stages(net, &names);
     let mut per_image = PerImage::default();
     let mut figures: Vec<ExplainedImage> = Vec::new();
-    let loader_options = LoaderOptions::new(Mode::Eval, walk.batch_size, walk.workers);
-    for batch in Loader::new(Arc::clone(images), loader_options)? {
+    for batch in Loader::new(Arc::clone(images), loading)? {
         let batch = batch?;
         let x = upload(&batch, net.device())?;
         let before = explain(net, Images::Pixels(&x), options)?;

@@ -11,8 +11,8 @@ use super::models::{Model, group};
 use super::sources::{FoundRun, find, folder_name};
 use crate::data::Split;
 use crate::eval::comparison::{Leaderboard, RankedModel};
+use crate::run::default_split;
 use crate::run::explanations::MapMetrics;
-use crate::sweep::default_split;
 
 /// Number of models of each leaderboard, the best ones, whose errors are broken down; it is also
 /// the number of distinguishable colors.

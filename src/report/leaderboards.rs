@@ -6,7 +6,7 @@ use super::models::Model;
 use super::sources::FoundRun;
 use crate::data::Split;
 use crate::eval::comparison::{Candidate, EvaluatedRun, Leaderboards, rank};
-use crate::sweep::evaluated_run;
+use crate::run::evaluated_run;
 
 /// Ranks every model that has a seed with all its runs finished. Models that were evaluated on the
 /// same images with the same targets are compared.

@@ -2,6 +2,7 @@
 
 mod directory;
 mod epoch;
+mod evaluated;
 pub mod explanations;
 mod provenance;
 mod status;
@@ -10,6 +11,7 @@ mod trained;
 
 pub use directory::{BEST_FILE, CONFIG_FILE, RunDir, RunKind};
 pub use epoch::{EpochRecord, PretrainEpochRecord};
+pub use evaluated::{default_split, evaluated_run};
 pub use provenance::{Provenance, StartRecord, StartingWeights};
 pub use status::{Failure, Status};
 pub use summary::{BaselinesBySplit, SUMMARY_FILE, Summary};

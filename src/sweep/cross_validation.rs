@@ -1,13 +1,14 @@
-//! Cross-validation: a model for each fold, tested on the images that it has not seen.
+//! Cross-validation: a model for each fold, tested on the images that it was not trained on.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, ensure};
-use serde::{Deserialize, Serialize};
+use anyhow::{Context, Result, bail, ensure};
+use serde::Serialize;
 
+use super::config::problem;
 use super::folds::Folds;
-use crate::config::{Config, ConfigError, Problem};
+use crate::config::{Config, ConfigError};
 use crate::data::Split;
 use crate::eval::metrics::Metric;
 use crate::eval::predictions::Predictions;
@@ -16,65 +17,63 @@ use crate::files::write_json;
 use crate::run::{RunDir, RunKind, Status, Summary};
 use crate::train::{Observer, Options, Stop, train};
 
-/// What a cross-validation came to: `cross_validation.json`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+/// The results of a cross-validation: `cross_validation.json`.
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct CrossValidation {
-    /// One entry per fold.
+    /// The results of each fold.
     pub folds: Vec<FoldResult>,
-    /// Mean over the folds of each metric; `None` where a fold's is not defined.
+    /// Mean of each metric over the folds; `None` where a fold's is undefined.
     pub mean: BTreeMap<Metric, Option<f64>>,
-    /// Standard deviation over the folds (n - 1).
+    /// Standard deviation of each metric over the folds (n - 1).
     pub sd: BTreeMap<Metric, Option<f64>>,
-    /// The metrics of all folds' predictions together, each image predicted by the model that has
-    /// not seen it.
+    /// Metrics of all folds' predictions together, each image predicted by the model that was not
+    /// trained on it.
     pub pooled: MetricsWithCi,
-    /// Seconds of training, of all folds.
+    /// Wall time spent training, over all folds.
     pub seconds: f64,
 }
 
-/// One fold.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+/// The result of a fold.
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct FoldResult {
-    /// Its name in `data.split`.
+    /// Name of the fold in `data.split`.
     pub fold: String,
-    /// Its run directory, within the cross-validation's.
+    /// Its run directory, relative to the cross-validation's folder.
     pub run: PathBuf,
-    /// On its test images.
+    /// Metrics on its test images.
     pub test: MetricsWithCi,
 }
 
-/// What watches a fold's run.
-pub type Watch<'a> = dyn FnMut(&Config, &Path) -> Vec<Box<dyn Observer>> + 'a;
+/// Returns the observers of a fold's run, for its config and its run directory.
+pub type Observers<'a> = dyn FnMut(&Config, &Path) -> Vec<Box<dyn Observer>> + 'a;
 
-/// Trains a model for each fold in a run directory of its own below `root`, named by the fold, and
-/// writes there the predictions of all folds (`predictions.csv`, with the column `fold`) and
-/// `cross_validation.json`. A fold that is finished is not run again, one that was stopped goes on.
-/// `watch` gives the observers of each run.
+/// Trains a model for each fold, in a run directory below `root` with the fold's name, and writes
+/// the predictions of all folds (`predictions.csv`, with a column `fold`) and
+/// `cross_validation.json` to `root`. A finished fold is not run again, a stopped one resumes.
 ///
 /// # Errors
-/// Those of a run, or `root` holds folds of another config.
+/// Returns an error if a run fails, or `root` holds folds of another config.
 pub fn cross_validate(
     config: &Config,
     folds: Folds,
     root: &Path,
     stop: &Stop,
-    watch: &mut Watch,
+    observers: &mut Observers,
 ) -> Result<CrossValidation> {
     let mut results = Vec::new();
     let mut pooled = Predictions::default();
     let mut seconds = 0.0;
     for (index, (fold, config)) in fold_configs(config, folds)?.into_iter().enumerate() {
         let run = root.join(&fold);
-        let outcome = finish(&config, &run, stop.clone(), watch).with_context(|| {
-            let again = "start it again to go on";
-            format!("{fold} of the cross-validation in {} ({again})", root.display())
+        let summary = finish(&config, &run, stop.clone(), observers).with_context(|| {
+            format!("{fold} of the cross-validation in {} (run it again to resume)", root.display())
         })?;
-        let Some(test) = outcome.test else {
-            anyhow::bail!("{} has no test images", run.display());
+        let Some(test) = summary.test else {
+            bail!("{} has no test images", run.display());
         };
         let predictions = Predictions::read(&RunDir::predictions_in(&run, Split::Test))?;
         append(&mut pooled, predictions, index + 1)?;
-        seconds += outcome.seconds;
+        seconds += summary.seconds;
         results.push(FoldResult { fold: fold.clone(), run: fold.into(), test });
     }
     let over_folds = Metric::ALL.map(|metric| {
@@ -94,15 +93,11 @@ pub fn cross_validate(
     Ok(result)
 }
 
-/// Each fold's name, and its config.
+/// Returns the name of each fold with its config.
 fn fold_configs(config: &Config, folds: Folds) -> Result<Vec<(String, Config)>, ConfigError> {
-    let splits = folds.splits(config.data.dataset).map_err(|message| {
-        ConfigError::Invalid(vec![Problem {
-            place: None,
-            key: "folds".to_string(),
-            message: format!("--folds {folds}: {message}"),
-        }])
-    })?;
+    let splits = folds
+        .splits(config.data.dataset)
+        .map_err(|message| problem(None, "folds", format!("--folds {folds}: {message}")))?;
     let config_of = |split: String| {
         let mut config = config.clone();
         config.data.split = split.clone();
@@ -112,19 +107,18 @@ fn fold_configs(config: &Config, folds: Folds) -> Result<Vec<(String, Config)>, 
     splits.into_iter().map(config_of).collect()
 }
 
-/// The outcome of the run in `root`, which is made, gone on with, or just read.
-fn finish(config: &Config, root: &Path, stop: Stop, watch: &mut Watch) -> Result<Summary> {
+/// Trains or resumes the run in `root`, unless it has finished, and returns its summary.
+fn finish(config: &Config, root: &Path, stop: Stop, observers: &mut Observers) -> Result<Summary> {
     if let Status::Finished(summary) = Status::of(root)? {
         RunDir::check_config(root, RunKind::Train, config)?;
         return Ok(*summary);
     }
     let options = Options { resume: RunDir::holds_run(root), stop, ..Options::default() };
-    train(config, root, options, &mut watch(config, root))
+    train(config, root, options, &mut observers(config, root))
 }
 
-/// Adds a fold's predictions, with the number of the fold beside each.
-fn append(pooled: &mut Predictions, fold: Predictions, number: usize) -> Result<()> {
-    let mut fold = fold;
+/// Appends a fold's predictions, with the number of the fold as a column.
+fn append(pooled: &mut Predictions, mut fold: Predictions, number: usize) -> Result<()> {
     let numbers = vec![number as f64; fold.images.len()];
     fold.extra.push(("fold".to_string(), numbers));
     let names = |of: &Predictions| -> Vec<String> {

@@ -1,4 +1,4 @@
-//! Which folds a data set is cut into.
+//! The folds of a cross-validation.
 
 use std::fmt;
 use std::str::FromStr;
@@ -7,31 +7,32 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use crate::config::{DatasetName, Fold};
 
-/// The folds of a cross-validation: `published` in a file or on the command line, or their number.
+/// The folds that a data set is split into: `published` in a file or on the command line, or their
+/// number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Folds {
-    /// Those that come with the data set: SCUT-FBP5500's five.
+    /// The folds that come with the data set: SCUT-FBP5500's five.
     Published,
-    /// So many, drawn from the seed.
-    Drawn(usize),
+    /// N folds, split at random from the seed.
+    Random(usize),
 }
 
 impl Folds {
-    /// The published ones of SCUT-FBP5500, five drawn ones of other data sets.
-    pub fn usual(dataset: DatasetName) -> Self {
+    /// Returns the published folds of SCUT-FBP5500, five random ones of other data sets.
+    pub fn default_for(dataset: DatasetName) -> Self {
         match dataset {
             DatasetName::ScutFbp5500 => Self::Published,
-            _ => Self::Drawn(5),
+            _ => Self::Random(5),
         }
     }
 
-    /// Each fold's name in `data.split`.
+    /// Returns each fold's name in `data.split`.
     ///
     /// # Errors
-    /// The data set has no published folds.
+    /// Returns a message if the data set has no published folds.
     pub fn splits(self, dataset: DatasetName) -> Result<Vec<String>, String> {
         match (self, dataset) {
-            (Self::Drawn(of), _) => {
+            (Self::Random(of), _) => {
                 Ok((1..=of).map(|number| Fold { number, of }.to_string()).collect())
             }
             (Self::Published, DatasetName::ScutFbp5500) => {
@@ -48,7 +49,7 @@ impl fmt::Display for Folds {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Published => f.write_str("published"),
-            Self::Drawn(count) => write!(f, "{count}"),
+            Self::Random(count) => write!(f, "{count}"),
         }
     }
 }
@@ -58,7 +59,7 @@ impl FromStr for Folds {
 
     fn from_str(text: &str) -> Result<Self, String> {
         match text.parse() {
-            Ok(count) if count >= 2 => Ok(Self::Drawn(count)),
+            Ok(count) if count >= 2 => Ok(Self::Random(count)),
             _ if text == "published" => Ok(Self::Published),
             _ => Err(format!("must be published or a number of at least 2, is {text}")),
         }
@@ -69,7 +70,7 @@ impl Serialize for Folds {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         match self {
             Self::Published => serializer.serialize_str("published"),
-            Self::Drawn(count) => serializer.serialize_u64(*count as u64),
+            Self::Random(count) => serializer.serialize_u64(*count as u64),
         }
     }
 }
@@ -98,11 +99,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn folds_are_named_as_data_split_names_them() {
+    fn folds_have_their_names_in_data_split() {
         let scut = DatasetName::ScutFbp5500;
-        assert_eq!(Folds::usual(scut).splits(scut).unwrap()[4], "fold_5");
-        let drawn: Folds = "3".parse().unwrap();
-        assert_eq!(drawn.splits(scut).unwrap(), ["fold_1_of_3", "fold_2_of_3", "fold_3_of_3"]);
+        assert_eq!(Folds::default_for(scut).splits(scut).unwrap()[4], "fold_5");
+        let random: Folds = "3".parse().unwrap();
+        assert_eq!(random.splits(scut).unwrap(), ["fold_1_of_3", "fold_2_of_3", "fold_3_of_3"]);
         assert!(Folds::Published.splits(DatasetName::Csv).is_err());
         for text in ["1", "0", "-2", "five", ""] {
             assert!(text.parse::<Folds>().is_err(), "{text}");

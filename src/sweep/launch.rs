@@ -1,6 +1,6 @@
-//! Runs a sweep's runs, several at once, each in a process of its own: one that crashes takes no
-//! other with it.
+//! Runs a sweep's runs, several at once, each in its own process: a crash ends no other run.
 
+use std::collections::HashMap;
 use std::env;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -12,62 +12,62 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
-use super::plan::PlannedRun;
+use super::grid::SweepRun;
 use crate::files::write_atomic;
 use crate::run::{Failure, RunDir, Status, Summary};
 use crate::train::Stopped;
 
-/// What OpenMP, and with it libtorch, reads.
+/// Environment variables of OpenMP, and so of libtorch.
 const NUM_THREADS: &str = "OMP_NUM_THREADS";
 const WAIT_POLICY: &str = "OMP_WAIT_POLICY";
-/// How long the process of a sweep that was killed a moment ago may take to end.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// How long a run of a sweep that was just killed may take to end.
+const MAX_WAIT: Duration = Duration::from_secs(10);
 
-/// What becomes of a run.
+/// A change of a run's status.
 #[derive(Debug)]
 pub enum Event<'a> {
-    /// It begins, or goes on.
-    Started(&'a PlannedRun),
-    /// It came to its end.
-    Done(&'a PlannedRun, &'a Summary),
-    /// It ended with an error, which is recorded in its folder.
-    Failed(&'a PlannedRun, &'a Failure),
-    /// It was told to stop; it goes on when the sweep is started again.
-    Stopped(&'a PlannedRun),
-    /// Another process is training in its folder: it is left alone.
-    Busy(&'a PlannedRun),
+    /// The run starts or resumes.
+    Started(&'a SweepRun),
+    /// The run has finished.
+    Finished(&'a SweepRun, &'a Summary),
+    /// The run ended with an error, which is recorded in its folder.
+    Failed(&'a SweepRun, &'a Failure),
+    /// The run was stopped; it resumes when the sweep is started again.
+    Stopped(&'a SweepRun),
+    /// Another process is training in the run's folder: it is skipped.
+    Running(&'a SweepRun),
 }
 
-/// How runs are started.
+/// Starts runs as processes.
 #[derive(Debug, Clone)]
 pub struct Launch {
     /// The `vmbeauty` program.
     pub program: PathBuf,
     /// The sweep's folder.
     pub root: PathBuf,
-    /// Processes at once.
+    /// Maximum number of processes at once.
     pub jobs: usize,
     /// Whether runs that failed before are run again.
     pub retry_failed: bool,
 }
 
 impl Launch {
-    /// Runs those of `runs` that are not done yet, in their order. A run that fails is recorded,
-    /// and the others go on. The machine's threads are divided among the processes, unless a run's
-    /// config says `train.threads`. The processes end when this one does, however it ends.
+    /// Runs those of `runs` that have not finished, in order. A run that fails is recorded, and the
+    /// others continue. The machine's threads are divided among the processes, unless a run's
+    /// config sets `train.threads`. The processes end when this one does, however it ends.
     ///
     /// # Errors
-    /// A folder that holds another run, or that cannot be written; a program that cannot be
-    /// started. What was begun ends first.
-    pub fn run(&self, runs: &[&PlannedRun], hear: &(dyn Fn(Event) + Sync)) -> Result<()> {
+    /// Returns an error if a folder holds another run or cannot be written, or the program cannot
+    /// be started; the runs that have started end first.
+    pub fn run(&self, runs: &[&SweepRun], on_event: &(dyn Fn(Event) + Sync)) -> Result<()> {
         let next = Mutex::new(runs.iter());
-        let broken = AtomicBool::new(false);
+        let failed = AtomicBool::new(false);
         let work = || -> Result<()> {
-            while !broken.load(Ordering::Relaxed) {
+            while !failed.load(Ordering::Relaxed) {
                 let run = next.lock().ok().and_then(|mut runs| runs.next().copied());
                 let Some(run) = run else { break };
-                if let Err(error) = self.finish(run, hear) {
-                    broken.store(true, Ordering::Relaxed);
+                if let Err(error) = self.finish(run, on_event) {
+                    failed.store(true, Ordering::Relaxed);
                     return Err(error);
                 }
             }
@@ -76,54 +76,54 @@ impl Launch {
         thread::scope(|scope| {
             let workers: Vec<_> = (0..self.jobs.max(1)).map(|_| scope.spawn(work)).collect();
             let results = workers.into_iter().map(|worker| {
-                let failed = |_| anyhow::anyhow!("internal: a thread of the sweep panicked");
-                worker.join().map_err(failed)?
+                let panicked = |_| anyhow::anyhow!("internal: a thread of the sweep panicked");
+                worker.join().map_err(panicked)?
             });
             results.collect::<Vec<Result<()>>>().into_iter().collect()
         })
     }
 
-    fn finish(&self, run: &PlannedRun, hear: &(dyn Fn(Event) + Sync)) -> Result<()> {
+    /// Runs one run to its end, unless it has finished.
+    fn finish(&self, run: &SweepRun, on_event: &(dyn Fn(Event) + Sync)) -> Result<()> {
         let folder = run.folder(&self.root);
-        match self.settled(run)? {
+        match self.status(run)? {
             Status::Finished(_) => return Ok(()),
             Status::Failed(_) if !self.retry_failed => return Ok(()),
             Status::Running => {
-                hear(Event::Busy(run));
+                on_event(Event::Running(run));
                 return Ok(());
             }
             Status::Failed(_) | Status::Pending | Status::Stopped => Failure::clear(&folder)?,
         }
-        hear(Event::Started(run));
+        on_event(Event::Started(run));
         let status = self.process(run, &folder)?;
         if status.success() {
-            hear(Event::Done(run, &Summary::read(&folder)?));
-        } else if was_told_to_stop(status) || status.code().is_some_and(Stopped::is_exit_code) {
-            hear(Event::Stopped(run));
+            on_event(Event::Finished(run, &Summary::read(&folder)?));
+        } else if was_terminated(status) || status.code().is_some_and(Stopped::is_exit_code) {
+            on_event(Event::Stopped(run));
         } else {
-            let failure = Failure { error: last_words(&folder, status), code: status.code() };
+            let failure = Failure { error: last_error(&folder, status), code: status.code() };
             failure.write(&folder)?;
-            hear(Event::Failed(run, &failure));
+            on_event(Event::Failed(run, &failure));
         }
         Ok(())
     }
 
-    /// The run's state once it is no longer busy, or when patience is at its end.
-    fn settled(&self, run: &PlannedRun) -> Result<Status> {
-        let asked = Instant::now();
+    /// Returns the run's status once no process is training it, or after [`MAX_WAIT`].
+    fn status(&self, run: &SweepRun) -> Result<Status> {
+        let start = Instant::now();
         loop {
             match run.status(&self.root)? {
-                Status::Running if asked.elapsed() < PATIENCE => {
+                Status::Running if start.elapsed() < MAX_WAIT => {
                     thread::sleep(Duration::from_millis(50));
                 }
-                state => return Ok(state),
+                status => return Ok(status),
             }
         }
     }
 
-    /// One process, from its start to its end. What it prints goes to `train.log` in the run's
-    /// folder.
-    fn process(&self, run: &PlannedRun, folder: &Path) -> Result<ExitStatus> {
+    /// Runs one process to its end; it prints to `train.log` in the run's folder.
+    fn process(&self, run: &SweepRun, folder: &Path) -> Result<ExitStatus> {
         let configs = self.root.join("configs");
         for folder in [folder, &configs] {
             fs::create_dir_all(folder)
@@ -150,7 +150,7 @@ impl Launch {
             .stdout(log.try_clone().with_context(unwritable)?)
             .stderr(log);
         if self.jobs > 1 && env::var_os(WAIT_POLICY).is_none() {
-            // Threads that spin while they wait would take the cores of the other processes.
+            // Threads that spin while they wait would occupy the cores of the other processes.
             command.env(WAIT_POLICY, "passive");
         }
         if RunDir::holds_run(folder) {
@@ -158,8 +158,8 @@ impl Launch {
         }
         let mut child =
             command.spawn().with_context(|| format!("cannot start {}", self.program.display()))?;
-        // Held open until the run has ended: where this process ends before, however it does, the
-        // run's stdin ends with it.
+        // Held open until the run has ended: if this process ends before, however it does, the
+        // run's stdin is closed.
         let stdin = child.stdin.take();
         let status =
             child.wait().with_context(|| format!("cannot wait for the run {}", run.name))?;
@@ -168,19 +168,45 @@ impl Launch {
     }
 }
 
-/// As OpenMP is told, else those of the machine.
+/// An estimate of how long runs take, from those that have finished.
+#[derive(Debug, Clone, Default)]
+pub struct Estimate {
+    /// Sum of the seconds and number of runs.
+    by_point: HashMap<String, (f64, usize)>,
+    all: (f64, usize),
+}
+
+impl Estimate {
+    /// Adds a finished run.
+    pub fn add(&mut self, run: &SweepRun, seconds: f64) {
+        let of_point = self.by_point.entry(run.point.clone()).or_default();
+        for (sum, count) in [of_point, &mut self.all] {
+            *sum += seconds;
+            *count += 1;
+        }
+    }
+
+    /// Returns the seconds that a run will take: the mean of those at the same point of the grid,
+    /// else of all; `None` if none has finished.
+    pub fn of(&self, run: &SweepRun) -> Option<f64> {
+        let (sum, count) = self.by_point.get(&run.point).unwrap_or(&self.all);
+        (*count > 0).then(|| sum / *count as f64)
+    }
+}
+
+/// Returns the number of threads that OpenMP is set to, by default that of the machine.
 fn threads() -> usize {
-    let told = env::var(NUM_THREADS).ok().and_then(|text| text.parse().ok());
-    told.unwrap_or_else(|| thread::available_parallelism().map_or(1, |threads| threads.get()))
+    let set = env::var(NUM_THREADS).ok().and_then(|text| text.parse().ok());
+    set.unwrap_or_else(|| thread::available_parallelism().map_or(1, |threads| threads.get()))
 }
 
 fn log(folder: &Path) -> PathBuf {
     folder.join("train.log")
 }
 
-/// Whether a person or a scheduler ended the process, so that nothing is wrong with the run.
+/// Returns whether a user or a scheduler ended the process, so that nothing is wrong with the run.
 #[cfg(unix)]
-fn was_told_to_stop(status: ExitStatus) -> bool {
+fn was_terminated(status: ExitStatus) -> bool {
     use std::os::unix::process::ExitStatusExt;
     const HANG_UP: i32 = 1;
     const INTERRUPT: i32 = 2;
@@ -189,14 +215,14 @@ fn was_told_to_stop(status: ExitStatus) -> bool {
 }
 
 #[cfg(not(unix))]
-fn was_told_to_stop(_status: ExitStatus) -> bool {
+fn was_terminated(_status: ExitStatus) -> bool {
     false
 }
 
-/// The error that a run printed last; how it ended, where it printed none.
-fn last_words(folder: &Path, status: ExitStatus) -> String {
+/// Returns the last error that a run printed; how it ended if it printed none.
+fn last_error(folder: &Path, status: ExitStatus) -> String {
     let text = fs::read(log(folder)).unwrap_or_default();
     let text = format!("\n{}", String::from_utf8_lossy(&text));
     let error = text.rsplit_once("\nerror: ").map(|(_, error)| error.trim().to_string());
-    error.unwrap_or_else(|| format!("it ended without a word: {status}"))
+    error.unwrap_or_else(|| format!("it ended without an error message: {status}"))
 }

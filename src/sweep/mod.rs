@@ -1,19 +1,18 @@
-//! Many runs: cross-validation over folds, and sweeps over values of config keys, seeds and folds.
+//! Many runs of one experiment: cross-validation over folds, and sweeps over values of config keys,
+//! seeds and folds.
 
+mod config;
 pub mod cross_validation;
-mod definition;
 mod folds;
+mod grid;
 mod launch;
 mod naming;
-mod plan;
 mod results;
 mod results_table;
-mod state;
 
+pub use config::{Search, SweepConfig};
 pub use cross_validation::cross_validate;
-pub use definition::{Definition, Search};
 pub use folds::Folds;
-pub use launch::{Event, Launch};
-pub use plan::{Plan, PlannedRun, Shard};
-pub use results::{Point, Results, RunResult, collect, default_split, evaluated_run};
-pub use state::Estimate;
+pub use grid::{Shard, Sweep, SweepRun};
+pub use launch::{Estimate, Event, Launch};
+pub use results::{Point, Results, RunResult, collect};

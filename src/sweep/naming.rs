@@ -1,34 +1,35 @@
-//! Names of runs: what differs, in letters that every file system takes.
+//! The names of runs: what differs between them, in characters that every file system allows.
 
 use std::collections::HashMap;
 
 use serde_yaml::{Mapping, Value};
 
-/// Longest text of a value in a name.
-const LONGEST: usize = 40;
+/// Maximum length of a value in a name.
+const MAX_LEN: usize = 40;
 
-/// Each axis's short name: the last part of its key, and as many more parts as it takes to tell it
-/// from the others.
+/// Returns each axis's short name: the last component of its key, and those before it that make it
+/// unique.
 pub(super) fn axis_names(keys: &[&str]) -> Vec<String> {
-    let tail = |key: &str, parts: usize| -> String {
+    let tail = |key: &str, components: usize| -> String {
         let all: Vec<&str> = key.split('.').collect();
-        all[all.len().saturating_sub(parts)..].join(".")
+        all[all.len().saturating_sub(components)..].join(".")
     };
     keys.iter()
         .map(|key| {
             let longest = key.split('.').count();
-            let unique = |parts: &usize| {
-                let alike = keys.iter().filter(|other| tail(other, *parts) == tail(key, *parts));
+            let unique = |components: &usize| {
+                let alike =
+                    keys.iter().filter(|other| tail(other, *components) == tail(key, *components));
                 alike.count() == 1
             };
-            let parts = (1..=longest).find(unique).unwrap_or(longest);
-            tail(key, parts)
+            let components = (1..=longest).find(unique).unwrap_or(longest);
+            tail(key, components)
         })
         .collect()
 }
 
-/// Each value's text in a run's name, all different: itself where it is short and plain, else its
-/// beginning and a hash.
+/// Returns each value's text in a run's name, all different: itself where it is short and plain,
+/// else its beginning and a hash.
 pub(super) fn value_names(values: &[Value]) -> Vec<String> {
     let plain: Vec<String> = values.iter().map(text).map(|text| clean(&text)).collect();
     let mut count: HashMap<&str, usize> = HashMap::new();
@@ -39,17 +40,17 @@ pub(super) fn value_names(values: &[Value]) -> Vec<String> {
         .iter()
         .zip(values)
         .map(|(name, value)| {
-            if name.len() <= LONGEST && !name.is_empty() && count[name.as_str()] == 1 {
+            if name.len() <= MAX_LEN && !name.is_empty() && count[name.as_str()] == 1 {
                 return name.clone();
             }
             let hash = blake3::hash(text(value).as_bytes()).to_hex();
-            let short: String = name.chars().take(LONGEST / 2).collect();
+            let short: String = name.chars().take(MAX_LEN / 2).collect();
             format!("{short}-{}", &hash[..8])
         })
         .collect()
 }
 
-/// A value on one line, as YAML reads it back.
+/// Formats a value on one line, a string without quotes.
 pub(super) fn text(value: &Value) -> String {
     match value {
         Value::String(text) => text.clone(),
@@ -57,15 +58,15 @@ pub(super) fn text(value: &Value) -> String {
     }
 }
 
-/// A value as JSON, which YAML is a superset of. A text is quoted, so that it stays one.
+/// Formats a value as JSON, which YAML is a superset of; a string is quoted, so that it stays one.
 pub(super) fn flow(value: &Value) -> String {
     serde_json::to_string(value).unwrap_or_else(|_| {
-        // Keys that are not texts have no JSON; the config refuses them by what YAML calls them.
+        // Keys that are not strings have no JSON; the config rejects them.
         serde_yaml::to_string(value).unwrap_or_default()
     })
 }
 
-/// Letters, digits, `.`, `_`, `+` and `-`; a run of others becomes one `-`.
+/// Keeps letters, digits, `.`, `_`, `+` and `-`; a sequence of others becomes one `-`.
 fn clean(text: &str) -> String {
     let mut name = String::new();
     for c in text.chars() {
@@ -78,7 +79,7 @@ fn clean(text: &str) -> String {
     name.trim_matches('-').to_string()
 }
 
-/// Keys and values of a mapping whose keys are texts.
+/// Iterates over the keys and values of a mapping whose keys are strings.
 pub(super) fn pairs(mapping: &Mapping) -> impl Iterator<Item = (&str, &Value)> {
     mapping.iter().filter_map(|(key, value)| Some((key.as_str()?, value)))
 }
@@ -88,14 +89,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_axis_is_called_by_as_little_of_its_key_as_tells_it_apart() {
+    fn an_axis_name_is_the_shortest_unique_end_of_its_key() {
         let keys = ["model.vit.depth", "model.mamba.depth", "train.optimizer.lr", "lr"];
         assert_eq!(axis_names(&keys), ["vit.depth", "mamba.depth", "optimizer.lr", "lr"]);
         assert_eq!(axis_names(&["model.fusion.strategy"]), ["strategy"]);
     }
 
     #[test]
-    fn values_become_different_names_of_plain_letters() {
+    fn values_have_different_names_of_plain_characters() {
         let values: Vec<Value> = serde_yaml::from_str(
             "[gated, 0.0003, 1e-4, true, null, -1, [64, 32], {a: 1}, ../x/y z.csv, '', ü, ö]",
         )

@@ -1,4 +1,4 @@
-//! A sweep's runs as a table for other programs.
+//! `results.csv`: a sweep's runs as a table.
 
 use std::path::Path;
 
@@ -7,73 +7,55 @@ use anyhow::Result;
 use super::naming::text;
 use super::results::{Results, RunResult};
 use crate::eval::metrics::Metric;
-use crate::eval::statistics::MetricsWithCi;
 use crate::files::write_atomic;
 
 impl Results {
-    /// `results.csv`: a line per run. The axes' columns are called by their keys; a metric that is
-    /// not there is empty.
+    /// Writes `results.csv`: a line per run. The axes' columns have their keys as names; a value
+    /// that a run does not have is empty.
     pub(super) fn write_csv(&self, path: &Path) -> Result<()> {
         write_atomic(path, |out| {
             let mut csv = csv::Writer::from_writer(out);
-            csv.write_record(self.header())?;
-            for run in &self.runs {
-                csv.write_record(self.record(run))?;
+            for (index, run) in self.runs.iter().enumerate() {
+                let (header, record): (Vec<String>, Vec<String>) =
+                    self.cells(run).into_iter().unzip();
+                if index == 0 {
+                    csv.write_record(header)?;
+                }
+                csv.write_record(record)?;
             }
             Ok(csv.flush()?)
         })
     }
 
-    fn header(&self) -> Vec<String> {
-        let mut header = vec!["run".to_string(), "status".to_string()];
-        header.extend(self.axes.iter().cloned());
-        header.extend(["seed", "fold"].map(str::to_string));
-        for split in ["val", "test"] {
-            header.push(format!("{split}_n"));
+    /// Returns the names of the columns with a run's values.
+    fn cells(&self, run: &RunResult) -> Vec<(String, String)> {
+        let mut cells = vec![column("run", Some(&run.name)), column("status", Some(&run.status))];
+        cells.extend(self.axes.iter().map(|axis| column(axis, run.values.get(axis).map(text))));
+        cells.extend([column("seed", Some(run.seed)), column("fold", run.fold.as_ref())]);
+        for (split, metrics) in [("val", &run.val), ("test", &run.test)] {
+            cells.push(column(&format!("{split}_n"), metrics.map(|metrics| metrics.metrics.n)));
             for metric in Metric::ALL {
                 let name = format!("{split}_{}", metric.name());
-                header.extend([name.clone(), format!("{name}_lo"), format!("{name}_hi")]);
+                let value = metrics.map(|metrics| metric.of(&metrics.metrics));
+                let ci = metrics.and_then(|metrics| metrics.interval(metric));
+                cells.extend([
+                    column(&name, value.filter(|value| value.is_finite())),
+                    column(&format!("{name}_lo"), ci.map(|ci| ci.lo)),
+                    column(&format!("{name}_hi"), ci.map(|ci| ci.hi)),
+                ]);
             }
         }
-        let last = ["best_epoch", "seconds", "images_per_second", "parameters", "error"];
-        header.extend(last.map(str::to_string));
-        header
-    }
-
-    fn record(&self, run: &RunResult) -> Vec<String> {
-        let mut record = vec![run.name.clone(), run.status.clone()];
-        record.extend(
-            self.axes.iter().map(|axis| run.values.get(axis).map(text).unwrap_or_default()),
-        );
-        record.extend([run.seed.to_string(), run.fold.clone().unwrap_or_default()]);
-        for measured in [&run.val, &run.test] {
-            record.push(cell(measured.as_ref().map(|measured| measured.metrics.n)));
-            for metric in Metric::ALL {
-                record.extend(metric_cells(measured.as_ref(), metric));
-            }
-        }
-        record.extend([
-            cell(run.best_epoch),
-            cell(run.seconds),
-            cell(run.images_per_second),
-            cell(run.parameters),
-            run.error.clone().unwrap_or_default(),
+        cells.extend([
+            column("best_epoch", run.best_epoch),
+            column("seconds", run.seconds),
+            column("images_per_second", run.images_per_second),
+            column("parameters", run.parameters),
+            column("error", run.error.as_ref()),
         ]);
-        record
+        cells
     }
 }
 
-/// A metric and the ends of its interval.
-fn metric_cells(measured: Option<&MetricsWithCi>, metric: Metric) -> [String; 3] {
-    let value = measured.map(|measured| metric.of(&measured.metrics));
-    let interval = measured.and_then(|measured| measured.interval(metric));
-    [
-        cell(value.filter(|value| value.is_finite())),
-        cell(interval.map(|interval| interval.lo)),
-        cell(interval.map(|interval| interval.hi)),
-    ]
-}
-
-fn cell(value: Option<impl ToString>) -> String {
-    value.map(|value| value.to_string()).unwrap_or_default()
+fn column(name: &str, value: Option<impl ToString>) -> (String, String) {
+    (name.to_string(), value.map(|value| value.to_string()).unwrap_or_default())
 }

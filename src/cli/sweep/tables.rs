@@ -1,4 +1,4 @@
-//! A sweep in tables: what is to be run, and what came out.
+//! Tables of a sweep: its runs, and the ranked points.
 
 use std::process::ExitCode;
 
@@ -9,52 +9,55 @@ use super::Args;
 use crate::cli::output::{duration, interval, metric, print, print_json, table, thousands};
 use crate::eval::metrics::Metric;
 use crate::run::Status;
-use crate::sweep::{Estimate, PlannedRun, Point, Results};
+use crate::sweep::{Estimate, Point, Results, SweepRun};
 
-/// The runs, how far they are, and what is left to do.
-pub(super) fn list(args: &Args, runs: &[&PlannedRun], states: &[Status]) -> Result<ExitCode> {
+/// Lists the runs with their status, and estimates the time of those that are left.
+pub(super) fn list(args: &Args, runs: &[&SweepRun], statuses: &[Status]) -> Result<ExitCode> {
     let mut estimate = Estimate::default();
-    for (run, state) in runs.iter().zip(states) {
-        if let Status::Finished(outcome) = state {
-            estimate.add(run, outcome.seconds);
+    for (run, status) in runs.iter().zip(statuses) {
+        if let Status::Finished(summary) = status {
+            estimate.add(run, summary.seconds);
         }
     }
-    let is_left = |state: &Status| match state {
+    let is_left = |status: &Status| match status {
         Status::Finished(_) => false,
         Status::Failed(_) => args.retry_failed,
         Status::Pending | Status::Stopped | Status::Running => true,
     };
-    let seconds = |run: &PlannedRun, state: &Status| match state {
-        Status::Finished(outcome) => Some(outcome.seconds),
+    let seconds = |run: &SweepRun, status: &Status| match status {
+        Status::Finished(summary) => Some(summary.seconds),
         _ => estimate.of(run),
     };
-    let both = || runs.iter().zip(states);
-    let left: Vec<_> = both().filter(|(_, state)| is_left(state)).collect();
+    let both = || runs.iter().zip(statuses);
+    let left: Vec<_> = both().filter(|(_, status)| is_left(status)).collect();
     let total: Option<f64> = left.iter().map(|(run, _)| estimate.of(run)).sum();
     let total = total.map(|seconds| seconds / f64::from(args.jobs));
     if args.json {
         let runs: Vec<_> = both()
-            .map(|(run, state)| json!({"name": run.name, "status": state.name(), "seconds": seconds(run, state)}))
+            .map(|(run, status)| {
+                let seconds = seconds(run, status);
+                json!({"name": run.name, "status": status.name(), "seconds": seconds})
+            })
             .collect();
         print_json(&json!({"runs": runs, "left": left.len(), "seconds_left": total}))?;
         return Ok(ExitCode::SUCCESS);
     }
     let rows: Vec<Vec<String>> = both()
-        .map(|(run, state)| {
-            let about = if matches!(state, Status::Finished(_)) { "" } else { "about " };
+        .map(|(run, status)| {
+            let about = if matches!(status, Status::Finished(_)) { "" } else { "about " };
             let seconds =
-                seconds(run, state).map(|seconds| format!("{about}{}", duration(seconds)));
-            vec![run.name.clone(), state.name().to_string(), seconds.unwrap_or_default()]
+                seconds(run, status).map(|seconds| format!("{about}{}", duration(seconds)));
+            vec![run.name.clone(), status.name().to_string(), seconds.unwrap_or_default()]
         })
         .collect();
     let time = match total {
         _ if left.is_empty() => String::new(),
         Some(total) => format!(
-            ": about {} with --jobs {}, by the runs that are done",
+            ": about {} with --jobs {}, estimated from the finished runs",
             duration(total),
             args.jobs
         ),
-        None => "; no run is done yet that the time could be told from".to_string(),
+        None => "; no run has finished yet to estimate the time from".to_string(),
     };
     print(&format!(
         "{}{} of {} runs are left{time}\n",
@@ -65,12 +68,12 @@ pub(super) fn list(args: &Args, runs: &[&PlannedRun], states: &[Status]) -> Resu
     Ok(ExitCode::SUCCESS)
 }
 
-/// The points, best first, and whether the best differs from each.
-pub(super) fn report(results: &Results) -> String {
+/// Formats the points, the best first, with p of the differences from the best.
+pub(super) fn points_table(results: &Results) -> String {
     let Some(Point { model: best, .. }) = results.points.first() else {
-        return "no point of the sweep has all its runs done\n".to_string();
+        return "no point of the sweep has all its runs finished\n".to_string();
     };
-    let against_best = |name: &str| {
+    let with_best = |name: &str| {
         let mut all = results.comparisons.iter();
         all.find(|c| c.metric == Metric::Pc && c.first == best.name && c.second == name)
     };
@@ -80,7 +83,7 @@ pub(super) fn report(results: &Results) -> String {
         .map(|Point { model: point, .. }| {
             let value = |of: Metric| metric(point.metric(of).mean.unwrap_or(f64::NAN));
             let pc = point.metric(Metric::Pc);
-            let p = against_best(&point.name).and_then(|comparison| comparison.p_holm);
+            let p = with_best(&point.name).and_then(|comparison| comparison.p_holm);
             vec![
                 point.name.clone(),
                 point.seeds.len().to_string(),
@@ -117,7 +120,7 @@ pub(super) fn report(results: &Results) -> String {
         text += &format!("; {note}");
     } else if results.points.len() > 1 {
         text += &format!(
-            "; p: PC differs from that of {}, paired bootstrap, corrected (Holm) for all comparisons",
+            "; p: no difference in PC from {}, paired bootstrap, corrected for all comparisons (Holm)",
             best.name
         );
     }

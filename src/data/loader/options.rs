@@ -1,6 +1,7 @@
 //! How the batches of a pass are loaded.
 
 use super::shard::RankShard;
+use crate::config::Config;
 use crate::data::image_dataset::Mode;
 
 /// How a pass is delivered.
@@ -35,5 +36,10 @@ impl LoaderOptions {
             start_batch: 0,
             shard: RankShard::SINGLE,
         }
+    }
+
+    /// Returns the settings of a pass that evaluates a model with this config.
+    pub fn for_evaluation(config: &Config) -> Self {
+        Self::new(Mode::Eval, config.train.batch_size, config.data.workers)
     }
 }

@@ -61,7 +61,7 @@ impl Ranks {
             let column = self.gather_column(column, &counts, *device)?;
             extra.push((name.to_string(), column));
         }
-        Ok(Predictions { predictions, extra, ..Predictions::of(samples) })
+        Ok(Predictions { predictions, extra, ..Predictions::unpredicted(samples) })
     }
 
     fn gather_column(&self, mine: &[f64], counts: &[usize], device: Device) -> Result<Vec<f64>> {

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::Trainer;
 use super::step::{Stepped, images_in};
-use crate::data::{HostBatch, ImageDataset, Split};
+use crate::data::{HostBatch, ImageDataset, LoaderOptions, Split};
 use crate::eval::evaluate;
 use crate::eval::predictions::Predictions;
 use crate::models::weights;
@@ -175,8 +175,9 @@ impl Trainer<'_> {
         images: &Arc<ImageDataset>,
         observers: &mut [Box<dyn Observer>],
     ) -> Result<Predictions> {
-        let (walk, shard) = (self.walk(), self.ranks.shard());
-        let mine = evaluate::predict_shard(&self.net, images, walk, shard, &mut |images| {
+        let evaluation = LoaderOptions::for_evaluation(&self.config);
+        let options = LoaderOptions { shard: self.ranks.shard(), ..evaluation };
+        let mine = evaluate::predict(&self.net, images, options, &mut |images| {
             observers.iter_mut().for_each(|observer| observer.evaluated(split.name(), images));
             match self.stop.signal() {
                 // Several ranks agree on it between two steps.
@@ -184,7 +185,7 @@ impl Trainer<'_> {
                 _ => Ok(()),
             }
         })?;
-        self.ranks.gather_predictions(mine, images.samples(), walk.batch_size)
+        self.ranks.gather_predictions(mine, images.samples(), options.batch_size)
     }
 
     /// Puts the average of the weights, if one is kept, in their place, and back again.

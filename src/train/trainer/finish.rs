@@ -5,7 +5,7 @@ use std::sync::Arc;
 use anyhow::{Context, Result};
 
 use super::Trainer;
-use crate::data::{ImageDataset, Split};
+use crate::data::{ImageDataset, LoaderOptions, Split};
 use crate::eval::baselines::baselines;
 use crate::eval::statistics::MetricsWithCi;
 use crate::models::weights;
@@ -39,7 +39,8 @@ impl Trainer<'_> {
         };
         let others: Vec<&Arc<ImageDataset>> =
             std::iter::once(&self.splits.val).chain(&self.splits.test).collect();
-        let by_split = baselines(&self.splits.train, &others, self.walk())?;
+        let by_split =
+            baselines(&self.splits.train, &others, LoaderOptions::for_evaluation(&self.config))?;
         let summary = Summary {
             val: MetricsWithCi::new(&val)?,
             test,

@@ -26,7 +26,6 @@ use super::schedule::Schedule;
 use super::stop::Stop;
 use crate::config::Config;
 use crate::data::Loader;
-use crate::eval::evaluate::Walk;
 use crate::models::BeautyNet;
 use crate::run::{EpochRecord, Provenance, RunDir, StartRecord, Summary};
 
@@ -122,10 +121,6 @@ impl Trainer<'_> {
         self.lap = Instant::now();
         self.progress.seconds += seconds;
         seconds
-    }
-
-    fn walk(&self) -> Walk {
-        Walk { batch_size: self.config.train.batch_size, workers: self.config.data.workers }
     }
 }
 

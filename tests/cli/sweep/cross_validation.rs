@@ -1,4 +1,4 @@
-//! `vmbeauty cross-validate`.
+//! Tests of `vmbeauty cross-validate`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -17,7 +17,7 @@ fn validate(sandbox: &Sandbox, arguments: &[&str]) -> Value {
     sandbox.json(&all)
 }
 
-/// image -> (target, prediction, fold), of the pooled predictions.
+/// Returns image -> (target, prediction, fold) of the pooled predictions.
 fn pooled(folder: &Path) -> BTreeMap<String, (f64, f64, f64)> {
     let mut reader = csv::Reader::from_path(folder.join("predictions.csv")).unwrap();
     let header = reader.headers().unwrap().clone();
@@ -28,11 +28,7 @@ fn pooled(folder: &Path) -> BTreeMap<String, (f64, f64, f64)> {
         let record = record.unwrap();
         let number = |index: usize| record[index].parse().unwrap();
         let row = (number(target), number(prediction), number(fold));
-        assert!(
-            rows.insert(record[0].to_string(), row).is_none(),
-            "{} stands there twice",
-            &record[0]
-        );
+        assert!(rows.insert(record[0].to_string(), row).is_none(), "{} is in it twice", &record[0]);
     }
     rows
 }
@@ -75,14 +71,13 @@ fn every_image_is_predicted_by_the_model_that_has_not_seen_it() {
 }
 
 #[test]
-fn finished_folds_are_not_run_again_and_a_stopped_one_goes_on() {
+fn finished_folds_are_not_run_again_and_a_stopped_one_resumes() {
     let sandbox = Sandbox::new();
     let arguments = ["small.yaml", "--folds", "3", "--output", "cv"];
     let first = validate(&sandbox, &arguments);
     let weights = |fold: &str| sandbox.path("cv").join(fold).join("best.safetensors");
     let before = ["fold_1_of_3", "fold_2_of_3", "fold_3_of_3"].map(|fold| written(&weights(fold)));
-    // As a process leaves it that was killed while it predicted, and one that never came to the
-    // last fold.
+    // The state after a process was killed while it predicted, before the last fold.
     fs::remove_file(sandbox.path("cv/fold_2_of_3/summary.json")).unwrap();
     fs::remove_dir_all(sandbox.path("cv/fold_3_of_3")).unwrap();
     let again = validate(&sandbox, &arguments);
@@ -97,7 +92,7 @@ fn finished_folds_are_not_run_again_and_a_stopped_one_goes_on() {
     assert!(errors.contains("another config"), "{errors}");
 }
 
-/// Images of five people, four each, two of which are one file twice.
+/// Writes images of ten people, four each; two of the files are identical.
 fn people(sandbox: &Sandbox) {
     fs::create_dir(sandbox.path("set")).unwrap();
     let mut rows = String::from("image,score,group,person\n");
@@ -114,7 +109,7 @@ fn people(sandbox: &Sandbox) {
 }
 
 #[test]
-fn a_person_and_a_copied_file_are_never_on_both_sides() {
+fn a_person_and_a_copied_file_are_in_one_fold() {
     let sandbox = Sandbox::new();
     people(&sandbox);
     validate(&sandbox, &["people.yaml", "--folds", "4", "--output", "cv"]);
@@ -124,7 +119,7 @@ fn a_person_and_a_copied_file_are_never_on_both_sides() {
     for i in 0..40 {
         assert_eq!(fold_of(i), fold_of(i / 4 * 4), "{i}.png and its person");
     }
-    assert_eq!(fold_of(0), fold_of(39), "one content under two names");
+    assert_eq!(fold_of(0), fold_of(39), "identical files");
     let folds: BTreeSet<u64> = (0..40).map(|i| fold_of(i) as u64).collect();
     assert_eq!(folds.len(), 4);
     // Validation images chose the epoch: nobody in them was learned from either.

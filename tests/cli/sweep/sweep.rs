@@ -1,4 +1,4 @@
-//! `vmbeauty sweep`.
+//! Tests of `vmbeauty sweep`.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use crate::sandbox::Sandbox;
 
-/// Four points, of which one is a baseline, with two seeds each.
+/// A grid of four points with two seeds each.
 const GRID: &str = "
 name: grid
 base: small.yaml
@@ -37,7 +37,7 @@ fn names(folder: &Path) -> Vec<String> {
     names
 }
 
-/// When each finished run's weights were written.
+/// Returns when each finished run's weights were written.
 fn finished(sweep: &Path) -> BTreeMap<String, SystemTime> {
     let Ok(runs) = fs::read_dir(sweep.join("runs")) else {
         return BTreeMap::new();
@@ -125,8 +125,8 @@ fn a_grid_has_a_folder_per_run_and_a_point_per_combination() {
 }
 
 #[test]
-fn a_killed_sweep_repeats_no_finished_run_and_loses_none() {
-    // Long enough that some runs are done and some are under way at any moment.
+fn a_resumed_sweep_repeats_no_finished_run_and_ends_with_the_same_weights() {
+    // Long enough that some runs are finished and some are running at any moment.
     let sweep = GRID.replace("train.epochs: 2", "train.epochs: 25");
     let sandbox = sandbox(&sweep);
     let out = sandbox.path("out");
@@ -163,14 +163,14 @@ fn a_killed_sweep_repeats_no_finished_run_and_loses_none() {
     let runs = results["runs"].as_array().unwrap();
     assert!(runs.iter().all(|run| run["status"] == "finished"));
 
-    // What was stopped and went on is what one goes through in one go, one run at a time.
-    sandbox.done(&["sweep", "sweep.yaml", "--output", "whole"]);
+    // The stopped and resumed runs are equal to those of an uninterrupted sweep, one at a time.
+    sandbox.done(&["sweep", "sweep.yaml", "--output", "uninterrupted"]);
     for run in after.keys() {
         for file in ["predictions_test.csv", "last.safetensors"] {
             let of = |sweep: &str| {
                 fs::read(sandbox.path(sweep).join("runs").join(run).join(file)).unwrap()
             };
-            assert!(of("out") == of("whole"), "{run}/{file}");
+            assert!(of("out") == of("uninterrupted"), "{run}/{file}");
         }
     }
 }
@@ -198,7 +198,7 @@ fn the_runs_of_a_killed_sweep_end_with_it() {
 }
 
 #[test]
-fn a_failed_run_is_recorded_with_its_error_and_the_others_go_on() {
+fn a_failed_run_is_recorded_with_its_error_and_the_others_continue() {
     let sandbox = sandbox(
         "
 name: weights
@@ -222,7 +222,7 @@ axes: {model.vit.weights: [absent.safetensors, null]}
     assert!(error.starts_with("model.vit.weights: there is no file absent.safetensors"), "{error}");
     assert_eq!(results["points"].as_array().unwrap().len(), 1);
 
-    // It is left alone until it is asked for.
+    // It is not run again until --retry-failed.
     let log = sandbox.path("out/runs/weights=absent.safetensors/train.log");
     let length = |path: &Path| fs::metadata(path).unwrap().len();
     let before = length(&log);
@@ -233,14 +233,14 @@ axes: {model.vit.weights: [absent.safetensors, null]}
 }
 
 #[test]
-fn a_dry_run_lists_the_runs_and_estimates_by_those_that_are_done() {
+fn a_dry_run_lists_the_runs_and_estimates_their_time() {
     let sandbox = sandbox(GRID);
     let dry = ["sweep", "sweep.yaml", "--output", "out", "--dry-run"];
     let text = sandbox.done(&dry);
     let last = ["strategy=vit_only,lr=0.003,seed=2", "pending"];
     let listed = |line: &str| line.split_whitespace().eq(last);
     assert!(text.lines().any(listed), "{text}");
-    assert!(text.contains("8 of 8 runs are left; no run is done yet"), "{text}");
+    assert!(text.contains("8 of 8 runs are left; no run has finished yet"), "{text}");
     assert!(!sandbox.path("out").exists());
     sandbox.done(&["sweep", "sweep.yaml", "--output", "out", "--shard", "1/4"]);
     let listed = sandbox.json(&[&dry[..], &["--json", "--jobs", "3"]].concat());
@@ -250,14 +250,14 @@ fn a_dry_run_lists_the_runs_and_estimates_by_those_that_are_done() {
     let (done, open): (Vec<&Value>, Vec<&Value>) =
         runs.iter().partition(|run| run["status"] == "finished");
     assert_eq!(done.len(), 2);
-    // Both that are done are of one point.
+    // Both finished runs are of one point.
     let mean = done.iter().map(|run| seconds(run)).sum::<f64>() / 2.0;
     assert!(open.iter().all(|run| (seconds(run) - mean).abs() < 1e-9));
     assert!((listed["seconds_left"].as_f64().unwrap() - 6.0 * mean / 3.0).abs() < 1e-9);
 }
 
 #[test]
-fn shards_make_the_sweep_together() {
+fn the_shards_together_are_the_sweep() {
     let sandbox = sandbox(GRID);
     let out = sandbox.path("out");
     for (shard, done) in [("1/3", 3), ("3/3", 5), ("2/3", 8)] {

@@ -1,4 +1,4 @@
-//! A sweep as a person writes it.
+//! The sweep file.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -7,26 +7,27 @@ use serde::{Deserialize, Serialize};
 use serde_yaml::{Mapping, Value};
 
 use super::folds::Folds;
+use super::naming::flow;
 use crate::config::{ConfigError, Problem};
 
-/// A sweep file.
+/// The contents of a sweep file.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Definition {
-    /// Name of the sweep, and of its folder.
+pub struct SweepConfig {
+    /// Name of the sweep and of its folder.
     pub name: String,
     /// The config that every run starts from, relative to the sweep's file.
     pub base: PathBuf,
     /// Changes for all runs: dotted keys and their values.
     #[serde(default)]
     pub set: Mapping,
-    /// What is varied: dotted keys, each with a list of values.
+    /// The axes of the grid: dotted keys, each with a list of values.
     #[serde(default)]
     pub axes: Mapping,
-    /// Every point of the grid is run with each of these; none takes the config's seed.
+    /// Seeds that every point of the grid is run with; without any, the config's.
     #[serde(default)]
     pub seeds: Vec<u64>,
-    /// Every point of the grid is run on each fold.
+    /// Folds that every point of the grid is run on.
     #[serde(default)]
     pub folds: Option<Folds>,
     /// Which points of the grid are run.
@@ -38,111 +39,103 @@ pub struct Definition {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(tag = "name", rename_all = "lowercase", deny_unknown_fields)]
 pub enum Search {
-    /// All of them.
+    /// All points.
     #[default]
     Grid,
-    /// As many as the budget says, drawn without replacement (Bergstra and Bengio, "Random search
-    /// for hyper-parameter optimization", JMLR 13, 2012). A larger budget adds points to those of a
-    /// smaller one.
+    /// A random sample without replacement (Bergstra and Bengio, "Random search for hyper-parameter
+    /// optimization", JMLR 13, 2012). A larger budget adds points to those of a smaller one.
     Random {
-        /// Points, each of which is run with every seed on every fold.
+        /// Number of points, each of which is run with every seed on every fold.
         budget: usize,
-        /// Of the draw.
+        /// Seed of the sample.
         #[serde(default)]
         seed: u64,
     },
 }
 
-impl Definition {
+impl SweepConfig {
     /// Reads a sweep file.
     ///
     /// # Errors
-    /// Anything wrong with the file, with its line. The keys and values of the axes are checked by
-    /// [`Plan::new`](super::Plan::new).
+    /// Returns an error that names the file and the line of what is wrong. The keys and values of
+    /// the axes are checked by [`Sweep::new`](super::Sweep::new).
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
         let text = fs::read_to_string(path)
             .map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
-        let mut definition = Self::from_yaml(&text, &path.display().to_string())?;
+        let mut config = Self::from_yaml(&text, &path.display().to_string())?;
         if let Some(folder) = path.parent() {
-            definition.base = folder.join(&definition.base);
+            config.base = folder.join(&config.base);
         }
-        Ok(definition)
+        Ok(config)
     }
 
-    /// As [`load`](Self::load), from a text; errors call it `origin`.
+    /// Parses a sweep file; errors call it `origin`.
     ///
     /// # Errors
-    /// Anything wrong with the text.
+    /// Returns an error that names what is wrong.
     pub fn from_yaml(text: &str, origin: &str) -> Result<Self, ConfigError> {
-        let definition: Self = serde_yaml::from_str(text).map_err(|error| {
+        let config: Self = serde_yaml::from_str(text).map_err(|error| {
             let place = match error.location() {
                 Some(location) => format!("{origin}:{}", location.line()),
                 None => origin.to_string(),
             };
             problem(Some(place), "", error.to_string())
         })?;
-        definition.check().map_err(|error| match error {
-            ConfigError::Invalid(problems) => ConfigError::Invalid(
-                problems
-                    .into_iter()
-                    .map(|problem| Problem { place: Some(origin.to_string()), ..problem })
-                    .collect(),
-            ),
-            other => other,
-        })?;
-        Ok(definition)
+        config
+            .check()
+            .map_err(|(key, message)| problem(Some(origin.to_string()), &key, message))?;
+        Ok(config)
     }
 
-    fn check(&self) -> Result<(), ConfigError> {
-        let named = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
-        if self.name.is_empty() || self.name.starts_with('.') || !self.name.chars().all(named) {
+    /// Returns the key that is wrong and a message about it, if one is.
+    fn check(&self) -> Result<(), (String, String)> {
+        let problem = |key: &str, message: String| Err((key.to_string(), message));
+        let allowed = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+        if self.name.is_empty() || self.name.starts_with('.') || !self.name.chars().all(allowed) {
             let message =
-                "name must be letters, digits, -, _ or . (not first), for it names a folder";
-            return Err(problem(None, "name", message.to_string()));
+                "name must consist of letters, digits, -, _ and . (not first): it names a folder";
+            return problem("name", message.to_string());
         }
         for (key, values) in &self.axes {
             let Value::String(key) = key else {
-                return Err(problem(None, "axes", "axes: keys must be names".to_string()));
+                return problem("axes", "axes: keys must be names".to_string());
             };
             let list = values.as_sequence().filter(|values| !values.is_empty());
             let Some(list) = list else {
                 let message = format!("axes.{key} must be a list of values, for example [1, 2]");
-                return Err(problem(None, key, message));
+                return problem(key, message);
             };
             if let Some(twice) = repeated(list) {
-                let twice = serde_yaml::to_string(twice).unwrap_or_default();
-                let message = format!("axes.{key} holds {} twice", twice.trim_end());
-                return Err(problem(None, key, message));
+                let message = format!("axes.{key} holds {} twice", flow(twice));
+                return problem(key, message);
             }
             if self.set.contains_key(key) {
-                let message = format!("{key} stands in axes and in set: leave it out of set");
-                return Err(problem(None, key, message));
+                let message = format!("{key} is in axes and in set: remove it from set");
+                return problem(key, message);
             }
             if (key == "seed" && !self.seeds.is_empty())
                 || (key == "data.split" && self.folds.is_some())
             {
                 let other = if key == "seed" { "seeds" } else { "folds" };
                 let message = format!("{key} is varied by axes and by {other}: keep one of them");
-                return Err(problem(None, key, message));
+                return problem(key, message);
             }
         }
         if let Some(seed) = repeated(&self.seeds) {
-            return Err(problem(None, "seeds", format!("seeds holds {seed} twice")));
+            return problem("seeds", format!("seeds holds {seed} twice"));
         }
         if let Search::Random { budget: 0, .. } = self.search {
             let message = "search.budget must be at least 1, is 0".to_string();
-            return Err(problem(None, "search.budget", message));
+            return problem("search.budget", message);
         }
         Ok(())
     }
 }
 
+/// Returns an item that is equal to an earlier one.
 fn repeated<T: PartialEq>(items: &[T]) -> Option<&T> {
-    let mut items = items.iter().enumerate();
-    let all = items.clone();
-    items
-        .find(|(index, item)| all.clone().take(*index).any(|(_, before)| before == *item))
-        .map(|(_, item)| item)
+    let repeats = |&index: &usize| items[..index].contains(&items[index]);
+    (0..items.len()).find(repeats).map(|index| &items[index])
 }
 
 pub(super) fn problem(place: Option<String>, key: &str, message: String) -> ConfigError {
@@ -155,16 +148,16 @@ mod tests {
 
     #[test]
     fn a_sweep_states_only_what_it_needs() {
-        let sweep = Definition::from_yaml("{name: a, base: b.yaml}", "s.yaml").unwrap();
+        let sweep = SweepConfig::from_yaml("{name: a, base: b.yaml}", "s.yaml").unwrap();
         assert_eq!((sweep.search, sweep.folds), (Search::Grid, None));
         let text = "name: a\nbase: b.yaml\nset: {train.epochs: 3}\naxes: {train.loss: [mse]}\nseeds: [1, 2]\nfolds: published\nsearch: {name: random, budget: 4}\n";
-        let sweep = Definition::from_yaml(text, "s.yaml").unwrap();
+        let sweep = SweepConfig::from_yaml(text, "s.yaml").unwrap();
         assert_eq!(sweep.search, Search::Random { budget: 4, seed: 0 });
         assert_eq!(sweep.folds, Some(Folds::Published));
     }
 
     #[test]
-    fn what_is_wrong_is_told_with_its_place() {
+    fn errors_name_the_file_and_the_key() {
         for (rest, words) in [
             ("axis: {}", "s.yaml:3: unknown field `axis`"),
             ("axes: {train.epochs: 3}", "axes.train.epochs must be a list"),
@@ -172,14 +165,14 @@ mod tests {
             ("axes: {train.epochs: [3, 4, 3]}", "train.epochs holds 3 twice"),
             ("axes: {seed: [1]}\nseeds: [1]", "axes and by seeds"),
             ("axes: {data.split: [a]}\nfolds: 5", "axes and by folds"),
-            ("axes: {seed: [1]}\nset: {seed: 2}", "leave it out of set"),
+            ("axes: {seed: [1]}\nset: {seed: 2}", "remove it from set"),
             ("seeds: [1, 1]", "seeds holds 1 twice"),
             ("folds: 1", "number of at least 2"),
             ("search: {name: bayes}", "unknown variant `bayes`"),
             ("search: {name: random, budget: 0}", "search.budget"),
         ] {
             let text = format!("name: a\nbase: b.yaml\n{rest}\n");
-            let error = Definition::from_yaml(&text, "s.yaml").unwrap_err().to_string();
+            let error = SweepConfig::from_yaml(&text, "s.yaml").unwrap_err().to_string();
             assert!(error.starts_with("s.yaml") && error.contains(words), "{error}");
         }
     }

@@ -1,0 +1,34 @@
+//! Finished runs as the comparison of models reads them.
+
+use std::path::Path;
+
+use anyhow::Result;
+
+use super::directory::RunDir;
+use super::summary::Summary;
+use crate::data::Split;
+use crate::eval::comparison::EvaluatedRun;
+use crate::eval::predictions::Predictions;
+
+/// Returns the split that finished runs are compared on: test, or validation where a run has no
+/// test images.
+pub fn default_split<'a>(mut summaries: impl Iterator<Item = &'a Summary>) -> Split {
+    if summaries.any(|summary| summary.test.is_none()) { Split::Val } else { Split::Test }
+}
+
+/// Reads the predictions of a finished run for the images of a split.
+///
+/// # Errors
+/// Returns an error if the predictions cannot be read.
+pub fn evaluated_run(folder: &Path, summary: &Summary, split: Split) -> Result<EvaluatedRun> {
+    Ok(EvaluatedRun {
+        predictions: Predictions::read(&RunDir::predictions_in(folder, split))?,
+        parameters: summary.parameters,
+        images_per_second: summary.images_per_second,
+        seconds: summary.seconds,
+        baselines: match split {
+            Split::Test => summary.baselines.test,
+            _ => Some(summary.baselines.val),
+        },
+    })
+}

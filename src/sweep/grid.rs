@@ -1,0 +1,357 @@
+//! The runs of a sweep: every point of the grid with every seed on every fold.
+
+use std::collections::HashSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use anyhow::{Context, Result};
+use serde_yaml::Value;
+
+use super::config::{Search, SweepConfig, problem};
+use super::naming::{axis_names, flow, pairs, value_names};
+use crate::config::{Config, ConfigError};
+use crate::data::random_stream::RandomStream;
+use crate::run::{RunDir, RunKind, Status};
+
+/// The maximum number of runs of a sweep: a sweep with more is probably a mistake.
+const MAX_RUNS: usize = 100_000;
+
+/// A sweep: its runs, in the order in which they are run.
+#[derive(Debug, Clone)]
+pub struct Sweep {
+    /// Name of the sweep.
+    pub name: String,
+    /// The axes' keys.
+    pub axes: Vec<String>,
+    /// The runs; those of the first seed come first, so that an unfinished sweep can already be
+    /// compared.
+    pub runs: Vec<SweepRun>,
+}
+
+/// A run of a sweep.
+#[derive(Debug, Clone)]
+pub struct SweepRun {
+    /// What differs from the other runs, as `lr=0.001,seed=1`; the name of its folder.
+    pub name: String,
+    /// Its point of the grid, as `lr=0.001`.
+    pub point: String,
+    /// The value of each axis.
+    pub values: Vec<Value>,
+    /// The resolved config.
+    pub config: Config,
+    /// The fold's name in `data.split`, where the sweep has folds.
+    pub fold: Option<String>,
+}
+
+/// A shard of the runs, for one of several machines: every `of`-th run from the `number`-th.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Shard {
+    /// Which shard, from 1.
+    pub number: usize,
+    /// Number of shards.
+    pub of: usize,
+}
+
+impl FromStr for Shard {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let parts = text
+            .split_once('/')
+            .and_then(|(number, of)| Some((number.parse().ok()?, of.parse().ok()?)));
+        match parts {
+            Some((number, of)) if 1 <= number && number <= of => Ok(Self { number, of }),
+            _ => Err(format!("must be I/N with I from 1 to N, is {text}")),
+        }
+    }
+}
+
+/// A point of the grid.
+struct GridPoint {
+    /// `axis=value` for each axis.
+    name: Vec<String>,
+    /// The value of each axis.
+    values: Vec<Value>,
+}
+
+impl Sweep {
+    /// Expands a sweep's config into its runs. Every run's config is resolved and checked here,
+    /// before anything is run.
+    ///
+    /// # Errors
+    /// Returns an error if the base config, a key or a value is invalid.
+    pub fn new(sweep: &SweepConfig) -> Result<Self, ConfigError> {
+        let base = fs::read_to_string(&sweep.base)
+            .map_err(|source| ConfigError::Read { path: sweep.base.clone(), source })?;
+        let origin = sweep.base.display().to_string();
+        let common: Vec<String> = pairs(&sweep.set).map(assignment).collect();
+        let load = |overrides: &[String]| {
+            Config::from_yaml(&base, &origin, &[&common, overrides].concat())
+        };
+        let unvaried = load(&[])?;
+        let folds: Vec<Option<String>> = match sweep.folds {
+            None => vec![None],
+            Some(folds) => {
+                let splits = folds.splits(unvaried.data.dataset);
+                let splits = splits
+                    .map_err(|message| problem(None, "folds", format!("folds: {message}")))?;
+                splits.into_iter().map(Some).collect()
+            }
+        };
+        let seeds: Vec<Option<u64>> = if sweep.seeds.is_empty() {
+            vec![None]
+        } else {
+            sweep.seeds.iter().copied().map(Some).collect()
+        };
+        let points = points(sweep)?;
+        if points.len().saturating_mul(folds.len() * seeds.len()) > MAX_RUNS {
+            let message = format!(
+                "the sweep has more than {MAX_RUNS} runs: shorten its lists, or use search: \
+                 {{name: random, budget: N}}"
+            );
+            return Err(problem(None, "axes", message));
+        }
+        let axes: Vec<String> = pairs(&sweep.axes).map(|(key, _)| key.to_string()).collect();
+        let mut runs = Vec::new();
+        for seed in &seeds {
+            for fold in &folds {
+                for point in &points {
+                    let (name, overrides) = point.with(&axes, *seed, fold.as_deref());
+                    let mut config = load(&overrides)?;
+                    if seed.is_some() && config.data.seed.is_none() {
+                        // Runs of different seeds are compared on the same images.
+                        config.data.seed = Some(unvaried.seed);
+                    }
+                    runs.push(SweepRun {
+                        name,
+                        point: joined(&point.name),
+                        values: point.values.clone(),
+                        config,
+                        fold: fold.clone(),
+                    });
+                }
+            }
+        }
+        Ok(Self { name: sweep.name.clone(), axes, runs })
+    }
+
+    /// Returns the runs of one shard.
+    pub fn shard(&self, shard: Shard) -> Vec<&SweepRun> {
+        let mine = |(index, run)| (index % shard.of + 1 == shard.number).then_some(run);
+        self.runs.iter().enumerate().filter_map(mine).collect()
+    }
+}
+
+impl GridPoint {
+    /// Returns the name of this point's run with a seed on a fold, and its overrides of the config.
+    fn with(
+        &self,
+        axes: &[String],
+        seed: Option<u64>,
+        fold: Option<&str>,
+    ) -> (String, Vec<String>) {
+        let mut name = self.name.clone();
+        let values = axes.iter().map(String::as_str).zip(&self.values);
+        let mut overrides: Vec<String> = values.map(assignment).collect();
+        if let Some(seed) = seed {
+            name.push(format!("seed={seed}"));
+            overrides.push(format!("seed={seed}"));
+        }
+        if let Some(fold) = fold {
+            let number = fold.trim_start_matches("fold_");
+            name.push(format!("fold={}", number.replace("_of_", "of")));
+            overrides.push(format!("data.split={fold}"));
+        }
+        (joined(&name), overrides)
+    }
+}
+
+impl SweepRun {
+    /// Returns its run directory in the sweep's folder.
+    pub fn folder(&self, root: &Path) -> PathBuf {
+        root.join("runs").join(&self.name)
+    }
+
+    /// Reads the status of the run in a sweep's folder.
+    ///
+    /// # Errors
+    /// Returns an error if the folder holds a run of another config, or a file cannot be read.
+    pub fn status(&self, root: &Path) -> Result<Status> {
+        let folder = self.folder(root);
+        if RunDir::holds_run(&folder) {
+            RunDir::check_config(&folder, RunKind::Train, &self.config).with_context(|| {
+                format!(
+                    "{} is not a run of this sweep: name another folder with --output, \
+                     or remove it",
+                    self.name
+                )
+            })?;
+        }
+        Status::of(&folder)
+    }
+}
+
+/// Formats an override as `--set` takes it.
+fn assignment((key, value): (&str, &Value)) -> String {
+    format!("{key}={}", flow(value))
+}
+
+/// Joins the parts of a name; a sweep without axes has one point, whose name is `base`.
+fn joined(parts: &[String]) -> String {
+    match parts {
+        [] => "base".to_string(),
+        parts => parts.join(","),
+    }
+}
+
+/// Returns the points of the grid that are run, in the grid's order.
+fn points(sweep: &SweepConfig) -> Result<Vec<GridPoint>, ConfigError> {
+    let axes: Vec<(&str, &[Value])> = pairs(&sweep.axes)
+        .filter_map(|(key, values)| Some((key, values.as_sequence()?.as_slice())))
+        .collect();
+    let sizes = axes.iter().map(|(_, values)| values.len());
+    let size = sizes.fold(1usize, |size, values| size.saturating_mul(values));
+    let chosen: Vec<usize> = match sweep.search {
+        Search::Grid if size > MAX_RUNS => {
+            let message =
+                format!("the grid has {size} points: use search: {{name: random, budget: N}}");
+            return Err(problem(None, "search", message));
+        }
+        Search::Grid => (0..size).collect(),
+        Search::Random { budget, seed } => sample(size, budget, seed),
+    };
+    let keys: Vec<&str> = axes.iter().map(|(key, _)| *key).collect();
+    let axis_names = axis_names(&keys);
+    let value_names: Vec<Vec<String>> =
+        axes.iter().map(|(_, values)| value_names(values)).collect();
+    Ok(chosen
+        .into_iter()
+        .map(|mut index| {
+            // The last axis varies fastest.
+            let mut indices = vec![0; axes.len()];
+            for axis in (0..axes.len()).rev() {
+                indices[axis] = index % axes[axis].1.len();
+                index /= axes[axis].1.len();
+            }
+            let each = || indices.iter().enumerate();
+            GridPoint {
+                name: each()
+                    .map(|(axis, &index)| {
+                        format!("{}={}", axis_names[axis], value_names[axis][index])
+                    })
+                    .collect(),
+                values: each().map(|(axis, &index)| axes[axis].1[index].clone()).collect(),
+            }
+        })
+        .collect())
+}
+
+/// Samples `budget` different numbers below `size`, sorted; a larger budget holds those of a
+/// smaller one.
+fn sample(size: usize, budget: usize, seed: u64) -> Vec<usize> {
+    if budget >= size {
+        return (0..size).collect();
+    }
+    let mut draws = RandomStream::new(seed, 0, 0, "sweep");
+    let mut sampled = HashSet::new();
+    while sampled.len() < budget {
+        sampled.insert(draws.below(size));
+    }
+    let mut sampled: Vec<usize> = sampled.into_iter().collect();
+    sampled.sort_unstable();
+    sampled
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sweep(rest: &str) -> Result<Sweep, ConfigError> {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("base.yaml"), "seed: 7\ntrain: {epochs: 9}\n").unwrap();
+        let file = folder.path().join("sweep.yaml");
+        fs::write(&file, format!("name: s\nbase: base.yaml\n{rest}")).unwrap();
+        Sweep::new(&SweepConfig::load(&file)?)
+    }
+
+    fn names(sweep: &Sweep) -> Vec<&str> {
+        sweep.runs.iter().map(|run| run.name.as_str()).collect()
+    }
+
+    #[test]
+    fn a_grid_is_every_combination_with_every_seed_on_every_fold() {
+        let sweep = sweep("axes: {model.fusion.strategy: [gated, sum], train.optimizer.lr: [1e-4, 3e-4]}\nseeds: [1, 2]\nfolds: 3\n").unwrap();
+        assert_eq!(sweep.runs.len(), 4 * 2 * 3);
+        assert_eq!(
+            names(&sweep)[..5],
+            [
+                "strategy=gated,lr=0.0001,seed=1,fold=1of3",
+                "strategy=gated,lr=0.0003,seed=1,fold=1of3",
+                "strategy=sum,lr=0.0001,seed=1,fold=1of3",
+                "strategy=sum,lr=0.0003,seed=1,fold=1of3",
+                "strategy=gated,lr=0.0001,seed=1,fold=2of3",
+            ]
+        );
+        let last = &sweep.runs[23];
+        assert_eq!((last.config.seed, last.config.data.seed), (2, Some(7)));
+        assert_eq!(last.config.train.optimizer.lr, 3e-4);
+        assert_eq!(last.config.data.split, "fold_3_of_3");
+        assert_eq!(last.config.train.epochs, 9);
+        assert_eq!(last.point, "strategy=sum,lr=0.0003");
+    }
+
+    #[test]
+    fn a_sweep_without_axes_is_its_base() {
+        let sweep = sweep("set: {train.epochs: 2}\n").unwrap();
+        assert_eq!(names(&sweep), ["base"]);
+        assert_eq!(sweep.runs[0].config.train.epochs, 2);
+        assert_eq!(sweep.runs[0].config.data.seed, None);
+    }
+
+    #[test]
+    fn random_search_samples_different_points_and_a_larger_budget_adds_to_them() {
+        let points = |budget: usize, seed: u64| {
+            let rest = format!(
+                "axes: {{train.epochs: [1, 2, 3, 4, 5, 6], train.batch_size: [1, 2, 3, 4, 5]}}\nsearch: {{name: random, budget: {budget}, seed: {seed}}}\n"
+            );
+            let sweep = sweep(&rest).unwrap();
+            names(&sweep).into_iter().map(str::to_string).collect::<HashSet<_>>()
+        };
+        assert_eq!(points(8, 1).len(), 8);
+        assert!(points(8, 1).is_subset(&points(20, 1)));
+        assert_ne!(points(8, 1), points(8, 2));
+        assert_eq!(points(100, 1).len(), 30);
+    }
+
+    #[test]
+    fn every_run_is_in_one_shard() {
+        let sweep = sweep("axes: {train.epochs: [1, 2, 3, 4, 5, 6, 7]}\n").unwrap();
+        let mut all = HashSet::new();
+        for number in 1..=3 {
+            let shard = sweep.shard(Shard { number, of: 3 });
+            assert!((2..=3).contains(&shard.len()));
+            for run in shard {
+                assert!(all.insert(run.name.clone()));
+            }
+        }
+        assert_eq!(all.len(), 7);
+        assert_eq!("2/5".parse(), Ok(Shard { number: 2, of: 5 }));
+        for text in ["0/3", "4/3", "1", "a/b", "1/0"] {
+            assert!(text.parse::<Shard>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_wrong_key_or_value_is_an_error_before_anything_is_run() {
+        for (rest, words) in [
+            ("axes: {train.epoch: [1]}\n", "did you mean train.epochs?"),
+            ("axes: {model.fusion.strategy: [gated, gatd]}\n", "did you mean gated?"),
+            ("set: {train.epochs: 0}\n", "train.epochs must be at least 1"),
+            ("folds: published\n", "no published folds"),
+        ] {
+            let error = sweep(rest).unwrap_err().to_string();
+            assert!(error.contains(words), "{error}");
+        }
+    }
+}
