@@ -35,8 +35,8 @@ pub struct CheckArgs {
     manifest: Option<PathBuf>,
 }
 
-/// Draw a grid of what the network will see: each row an image, first without augmentation, then as
-/// training draws it
+/// Render a grid of what the network sees: each row an image, first without augmentation, then
+/// augmented as in the first epochs
 #[derive(Debug, clap::Args)]
 pub struct PreviewArgs {
     /// The experiment, a YAML file
@@ -47,16 +47,16 @@ pub struct PreviewArgs {
     /// Change a key of the config; may be repeated
     #[arg(long = "set", value_name = "KEY=VALUE")]
     set: Vec<String>,
-    /// Whose images: train, val or test
+    /// The split: train, val or test
     #[arg(long, default_value = "train", value_parser = parse_split)]
     split: Split,
     /// Rows of the grid
     #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..))]
     images: u16,
-    /// Augmented images in each row
+    /// Epochs of augmentation in each row
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u16).range(0..))]
-    draws: u16,
-    /// Draw each augmentation by itself too, on synthetic faces, as images in this folder
+    epochs: u16,
+    /// Also render each augmentation alone, on synthetic faces, as images in this folder
     #[arg(long, value_name = "DIR")]
     gallery: Option<PathBuf>,
 }
@@ -73,7 +73,7 @@ enum Format {
     Html,
 }
 
-/// Runs the subcommand. It ends with 0 whether or not there are problems: they are its result.
+/// Runs the subcommand. The exit code is 0 whether or not problems are found.
 pub fn run(command: &Command) -> Result<ExitCode> {
     match command {
         Command::Check(args) => run_check(args),
@@ -107,12 +107,12 @@ fn run_preview(args: &PreviewArgs) -> Result<ExitCode> {
     let (mut samples, _) = data::load_split(&config.data, config.seed, args.split)?;
     samples.truncate(args.images.into());
     let images = ImageDataset::new(samples, &config.data)?;
-    let draws = args.draws.into();
-    let grid = preview::grid(&images, args.images.into(), draws, config.seed)?;
+    let epochs = args.epochs.into();
+    let grid = preview::grid(&images, args.images.into(), epochs, config.seed)?;
     preview::save(&grid, &args.output)?;
     say(&format!("wrote {}", args.output.display()));
     if let Some(folder) = &args.gallery {
-        preview::save_gallery(folder, GALLERY_SIZE, draws)?;
+        preview::save_gallery(folder, GALLERY_SIZE, epochs)?;
         say(&format!("wrote {}", folder.display()));
     }
     Ok(ExitCode::SUCCESS)

@@ -1,23 +1,23 @@
 //! A batch of images with their scores, votes and weights, on the host.
 
-/// A batch on the host. The model normalizes it, so that a quarter of the bytes move to the device.
+/// A batch in host memory. The model normalizes it on the device, so that only 8-bit pixels are
+/// copied there.
 #[derive(Debug, Clone, PartialEq)]
 pub struct HostBatch {
     /// (len, 3, size, size), RGB, 0..=255.
     pub pixels: Vec<u8>,
-    /// How many images there are.
+    /// The number of images.
     pub len: usize,
     /// The side of an image, in pixels.
     pub size: usize,
-    /// (len): the scores, in the data set's own units; where images are mixed (mixup, cutmix),
-    /// those of the mixtures.
+    /// (len): the scores, on the data set's own scale; mixed with the images by mixup and cutmix.
     pub targets: Vec<f32>,
-    /// (len): each image's index among the samples.
+    /// (len): the index of each image among the samples.
     pub indices: Vec<usize>,
-    /// (len): how much each image counts, for losses that weigh them.
+    /// (len): the weight of each image in the loss.
     pub weights: Vec<f32>,
-    /// (len): the ratings of each image by its raters, whose probabilities add up to 1; empty for
-    /// an image of which only the mean is known.
+    /// (len): the ratings of each image by its raters, whose probabilities add up to 1; empty if
+    /// only the mean score is known.
     pub votes: Vec<Vec<Vote>>,
     /// How many images the global batch holds, over all processes that divide it; equal to `len`
     /// in a single process.
@@ -25,7 +25,7 @@ pub struct HostBatch {
 }
 
 impl HostBatch {
-    pub(super) fn leave_first_out(&mut self) {
+    pub(super) fn remove_first(&mut self) {
         self.pixels.drain(..3 * self.size * self.size);
         self.targets.remove(0);
         self.indices.remove(0);
@@ -38,7 +38,7 @@ impl HostBatch {
 /// One rating among those of an image.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Vote {
-    /// In the data set's own units.
+    /// The rating, on the data set's own scale.
     pub rating: f32,
     /// Its probability among the votes on the image.
     pub probability: f32,

@@ -13,29 +13,28 @@ use super::datasets::synthetic::FaceSeed;
 /// One rated image.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Sample {
-    /// The image's name, as the data set has it.
+    /// The image's name in the data set.
     pub id: String,
-    /// Where its pixels come from.
+    /// The source of its pixels.
     pub source: Source,
-    /// The mean rating, in the data set's own units.
+    /// The mean rating, on the data set's own scale.
     pub score: f32,
-    /// The part of the population that the data set counts it to, as `female/asian`.
+    /// The demographic group, such as `female/asian`, if the data set names one.
     pub group: Option<String>,
-    /// How much it counts, for losses that weigh images; 1 where the data set says nothing.
+    /// Its weight in the loss; 1 if the data set names none.
     pub weight: f32,
-    /// What each rater gave it, in the data set's own units, without the raters who gave nothing;
-    /// empty where only the mean is known.
+    /// The rating of each rater, on the data set's own scale; empty if only the mean is known.
     pub votes: Vec<f32>,
 }
 
 impl Sample {
-    /// An image that counts once and whose raters are not known one by one.
+    /// Creates a sample of weight 1 whose individual ratings are unknown.
     pub fn new(id: impl Into<String>, source: Source, score: f32, group: Option<String>) -> Self {
         Self { id: id.into(), source, score, group, weight: 1.0, votes: Vec::new() }
     }
 }
 
-/// The scores of each group's images; images of no group are left out.
+/// Collects the scores of each group's images; images of no group are skipped.
 pub fn scores_by_group<'a>(
     samples: impl IntoIterator<Item = &'a Sample>,
 ) -> BTreeMap<&'a str, Vec<f64>> {
@@ -48,32 +47,32 @@ pub fn scores_by_group<'a>(
     scores
 }
 
-/// Where an image's pixels come from.
+/// The source of an image's pixels.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Source {
     /// An image file.
     File(PathBuf),
-    /// A face drawn from its seed.
+    /// A synthetic face, rendered from its seed.
     Synthetic(FaceSeed),
 }
 
-/// A part of a data set.
+/// A split of a data set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Split {
-    /// What the model learns from.
+    /// The training split.
     Train,
-    /// What chooses the best epoch.
+    /// The split that selects the best epoch.
     Val,
-    /// What is reported.
+    /// The split that results are reported on.
     Test,
 }
 
 impl Split {
-    /// All three, in order.
+    /// All three splits, in order.
     pub const ALL: [Split; 3] = [Split::Train, Split::Val, Split::Test];
 
-    /// `train`, `val` or `test`.
+    /// Returns `train`, `val` or `test`.
     pub fn name(self) -> &'static str {
         match self {
             Split::Train => "train",
@@ -102,32 +101,32 @@ impl FromStr for Split {
     }
 }
 
-/// A row that is left out, and why.
+/// A row that is skipped, and why.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Skipped {
-    /// The split that lists it.
+    /// The split of its list.
     pub split: Split,
-    /// The image's name, as the data set has it.
+    /// The image's name in the data set.
     pub id: String,
-    /// Why it is left out.
+    /// Why it is skipped.
     pub reason: String,
 }
 
-/// A data set, ready to train on.
+/// A data set that is ready to train on.
 #[derive(Debug, Clone, Default)]
 pub struct Dataset {
-    /// Samples to learn from; never empty.
+    /// Samples to train on; never empty.
     pub train: Vec<Sample>,
-    /// Samples that choose the best epoch; never empty.
+    /// Samples that select the best epoch; never empty.
     pub val: Vec<Sample>,
     /// Samples to report on; may be empty.
     pub test: Vec<Sample>,
-    /// Rows left out: without an image, unreadable, or given up to another split.
+    /// Skipped rows: without an image, unreadable, or dropped in favor of another split.
     pub skipped: Vec<Skipped>,
 }
 
 impl Dataset {
-    /// The samples of one split.
+    /// Returns the samples of one split.
     pub fn samples(&self, split: Split) -> &[Sample] {
         match split {
             Split::Train => &self.train,

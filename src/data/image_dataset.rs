@@ -15,13 +15,13 @@ use super::image::cache::DiskCache;
 use super::image::decode::read_image_over;
 use crate::config::{AugmentConfig, Cache, DataConfig};
 
-/// The most that one split's cache holds, in bytes; images beyond it are decoded each time.
+/// The capacity of the cache of one split, in bytes; images beyond it are decoded each time.
 const CACHE_LIMIT: u64 = 8 << 30;
 
-/// What a pass over the samples is for.
+/// The mode of a pass over the samples.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mode {
-    /// Shuffled and augmented; seed and epoch decide both.
+    /// Shuffled and augmented, both determined by seed and epoch.
     Train {
         /// The run's seed.
         seed: u64,
@@ -33,8 +33,8 @@ pub enum Mode {
 }
 
 /// Samples, the transforms that the configuration asks for, and the decoded images kept between
-/// epochs: all of them with `data.cache: memory` or `disk`, and always the drawn ones, which cost
-/// most to make. Threads share it; loaders are made from it, one per pass.
+/// epochs: all of them with `data.cache: memory` or `disk`, and always the synthetic ones, which
+/// cost most to make. Threads share it; loaders are made from it, one per pass.
 pub struct ImageDataset {
     samples: Vec<Sample>,
     transform: TrainTransform,
@@ -48,10 +48,10 @@ pub struct ImageDataset {
 }
 
 impl ImageDataset {
-    /// Takes the samples of a split.
+    /// Creates the data set of a split from its samples.
     ///
     /// # Errors
-    /// An image size that is not positive, or a cache folder that cannot be made.
+    /// Returns an error if the image size is not positive or the cache folder cannot be created.
     pub fn new(samples: Vec<Sample>, config: &DataConfig) -> Result<Self> {
         let cache = samples.iter().map(|_| OnceLock::new()).collect();
         Ok(Self {
@@ -71,45 +71,45 @@ impl ImageDataset {
         })
     }
 
-    /// The samples, in the order that a sample's index counts in.
+    /// Returns the samples, in the order of their indices.
     pub fn samples(&self) -> &[Sample] {
         &self.samples
     }
 
-    /// How many samples there are.
+    /// Returns the number of samples.
     pub fn len(&self) -> usize {
         self.samples.len()
     }
 
-    /// Whether there are none.
+    /// Returns whether there are no samples.
     pub fn is_empty(&self) -> bool {
         self.samples.is_empty()
     }
 
-    /// The side of the images that the model sees, in pixels.
+    /// Returns the side of the images that the model sees, in pixels.
     pub fn size(&self) -> usize {
         self.transform.eval().size()
     }
 
-    /// What is done to training images.
+    /// Returns the configured augmentations.
     pub fn augment(&self) -> &AugmentConfig {
         self.transform.config()
     }
 
-    /// The transform of training images.
+    /// Returns the transform of training images.
     pub fn transform(&self) -> &TrainTransform {
         &self.transform
     }
 
-    /// Whether predictions are averaged over each image and its mirror image.
+    /// Returns whether predictions are averaged over each image and its mirror image.
     pub fn test_time_flip(&self) -> bool {
         self.test_time_flip
     }
 
-    /// The image of a sample as it is stored, or drawn.
+    /// Returns the image of a sample, decoded or rendered, before any transform.
     ///
     /// # Errors
-    /// An index out of range, or a file that [`read_image`](super::read_image) refuses.
+    /// Returns an error if the index is out of range or [`read_image`](super::read_image) fails.
     pub fn image(&self, index: usize) -> Result<Arc<RgbImage>> {
         let (Some(sample), Some(cached)) = (self.samples.get(index), self.cache.get(index)) else {
             anyhow::bail!("there is no sample {index} among {}", self.samples.len());
@@ -124,7 +124,7 @@ impl ImageDataset {
         let image = Arc::new(image);
         let bytes = image.len() as u64;
         if keep && self.cached.load(Ordering::Relaxed) + bytes <= CACHE_LIMIT {
-            // Two threads may have made the same image: the first one's is kept.
+            // Two threads may have decoded the same image: the first result is kept.
             if cached.set(Arc::clone(&image)).is_ok() {
                 self.cached.fetch_add(bytes, Ordering::Relaxed);
             }
@@ -142,16 +142,16 @@ impl ImageDataset {
     /// Writes what the model sees of a sample to `out`: (3, size, size), one plane per color.
     ///
     /// # Errors
-    /// As [`ImageDataset::image`], naming the sample.
+    /// Returns the error of [`ImageDataset::image`], with the name of the sample.
     pub(super) fn pixels(
         &self,
         index: usize,
-        pass: Mode,
+        mode: Mode,
         workspace: &mut Workspace,
         out: &mut [u8],
     ) -> Result<()> {
         self.image(index)
-            .and_then(|image| match pass {
+            .and_then(|image| match mode {
                 Mode::Train { seed, epoch } => {
                     let key = (seed, epoch, index as u64);
                     self.transform.apply(&image, key, workspace, out)
@@ -161,7 +161,7 @@ impl ImageDataset {
             .with_context(|| self.describe(index))
     }
 
-    /// Names a sample in an error.
+    /// Describes a sample in an error.
     pub(super) fn describe(&self, index: usize) -> String {
         let id = self.samples.get(index).map_or("?", |sample| &sample.id);
         format!("the image {id}")

@@ -1,4 +1,4 @@
-//! What a data set's label lists say, before any image is opened.
+//! The rows of a data set's label lists, before any image is opened.
 
 use std::collections::HashSet;
 use std::fs;
@@ -12,19 +12,19 @@ use super::dataset::{Sample, Source, Split};
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Row {
     pub(crate) sample: Sample,
-    /// Why the row's image cannot be used, where its file is not there.
+    /// Why the row's image file is missing, if it is.
     pub(crate) missing: Option<String>,
-    /// Equal for rows that stand for the same image, however they spell it.
+    /// Identifies the image: equal for rows of the same image, however they spell its path.
     pub(crate) key: String,
-    /// Who is in the image, where the data set says.
+    /// The person in the image, if the data set names one.
     pub(crate) person: Option<String>,
-    /// Equal for rows that must stay on one side of a split; the key, unless
-    /// [`units`](super::units) binds more rows.
+    /// Equal for rows that must stay in one split: the key, unless
+    /// [`units`](super::splits::units) binds more rows.
     pub(crate) unit: String,
 }
 
 impl Row {
-    /// A row whose image is the file that was found, or was not.
+    /// Creates a row from the file that was found, or the reason why it was not.
     pub(crate) fn file(
         id: &str,
         expected: PathBuf,
@@ -36,7 +36,7 @@ impl Row {
             Ok(path) => (path, None),
             Err(reason) => (expected, Some(reason)),
         };
-        // Links to one file are one image. A missing file goes by the name that it would have.
+        // Links to one file are one image. A missing file has the key of its expected path.
         let key = fs::canonicalize(&path).unwrap_or_else(|_| path.components().collect());
         let key = composed(&key.to_string_lossy());
         let sample = Sample::new(id, Source::File(path), score, group);
@@ -64,7 +64,7 @@ impl Listing {
         self.notes.extend(notes);
     }
 
-    /// Oddities of the lists that are worth a person's look.
+    /// Returns the inconsistencies found in the lists.
     pub(crate) fn notes(&self) -> &[String] {
         &self.notes
     }
@@ -77,13 +77,13 @@ impl Listing {
         &mut self.rows[split as usize]
     }
 
-    /// The keys of a split's images.
+    /// Returns the keys of a split's images.
     pub(crate) fn keys(&self, split: Split) -> HashSet<&str> {
         self.rows(split).iter().map(|row| row.key.as_str()).collect()
     }
 }
 
-/// `name` with accented letters as single characters (Unicode NFC).
+/// Composes accented letters to single characters (Unicode NFC).
 pub(crate) fn composed(name: &str) -> String {
     name.nfc().collect()
 }

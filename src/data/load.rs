@@ -1,4 +1,4 @@
-//! From the configuration to the samples of each split.
+//! Loads the samples of each split of the configured data set.
 
 use anyhow::{Context, Result, bail};
 use rayon::prelude::*;
@@ -12,12 +12,12 @@ use super::listing::{Listing, Row};
 use super::splits::{folds, leakage};
 use crate::config::{DataConfig, DatasetName, SyntheticConfig};
 
-/// Reads the data set that the configuration names. `seed` decides what is held out for validation
-/// and test where the data set does not, and which faces the synthetic one draws.
+/// Reads the configured data set. `seed` determines the rows held out for validation and test,
+/// unless the data set publishes splits, and the faces of the synthetic one.
 ///
 /// # Errors
-/// Lists that are missing or malformed, an image in two splits (unless `data.overlap` allows it),
-/// or no readable image left to train on or to validate with. Each names the file or the key.
+/// Returns an error, with the file or the key, if a list is missing or malformed, an image is in
+/// two splits (unless `data.overlap` allows it), or no readable image is left for train or val.
 pub fn load(config: &DataConfig, seed: u64) -> Result<Dataset> {
     let (mut splits, skipped) = load_splits(config, seed, &Split::ALL)?;
     for split in [Split::Train, Split::Val] {
@@ -27,11 +27,11 @@ pub fn load(config: &DataConfig, seed: u64) -> Result<Dataset> {
     Ok(Dataset { train, val, test, skipped })
 }
 
-/// Reads one split of the data set that the configuration names, the same samples that [`load`]
-/// gives, without opening the images of the others.
+/// Reads one split of the configured data set, with the same samples as [`load`], without opening
+/// the images of the others.
 ///
 /// # Errors
-/// As [`load`], but only this split must have a readable image.
+/// Returns an error as [`load`] does, but only this split must have a readable image.
 pub fn load_split(
     config: &DataConfig,
     seed: u64,
@@ -54,7 +54,7 @@ fn load_splits(
     let mut splits: [Vec<Sample>; 3] = Default::default();
     for &split in wanted {
         let rows = std::mem::take(listing.rows_mut(split));
-        // Each image is decoded in parallel, and the answers come back in the rows' order.
+        // Images are decoded in parallel; the results keep the order of the rows.
         let checked: Vec<(Sample, Option<String>)> =
             rows.into_par_iter().map(|row| check_row(row, config.verify)).collect();
         for (sample, problem) in checked {
@@ -67,7 +67,7 @@ fn load_splits(
     Ok((splits, skipped))
 }
 
-/// The row's sample, and what stands against using it.
+/// Returns the row's sample, and the reason why it is unusable, if any.
 fn check_row(row: Row, verify: bool) -> (Sample, Option<String>) {
     let problem = row.missing.or_else(|| match &row.sample.source {
         Source::File(path) if verify => read_image(path).err().map(|error| format!("{error:#}")),
@@ -88,12 +88,14 @@ fn require(
     let mut skipped = skipped.iter().filter(|row| row.split == split);
     let Some(first) = skipped.next() else {
         bail!(
-            "the data set {} names no image for {split}; name some in its lists, or raise data.{split}_fraction",
+            "the data set {} has no image for {split}; add some to its lists, or raise \
+             data.{split}_fraction",
             config.root.display()
         );
     };
     bail!(
-        "none of the {} images for {split} in {} can be used; the first: {}: {}. Run `vmbeauty data check` for all of them",
+        "none of the {} images for {split} in {} can be used; the first: {}: {}. Run `vmbeauty data \
+         check` to list all of them",
         skipped.count() + 1,
         config.root.display(),
         first.id,
@@ -101,24 +103,24 @@ fn require(
     )
 }
 
-/// What the data set's lists say. No image is decoded, but for folds that are drawn from the seed
-/// their files are read, to tell which have the same content.
+/// Reads the data set's lists. No image is decoded, but for folds from the seed all files are read,
+/// to find those of the same content.
 pub(crate) fn list(config: &DataConfig, seed: u64) -> Result<Listing> {
     let seed = config.seed.unwrap_or(seed);
     let Some(fold) = config.fold() else {
         return list_split(config, seed);
     };
-    let whole = DataConfig {
+    let unfolded = DataConfig {
         split: match config.dataset {
             DatasetName::ScutFbp5500 => "fold_1".to_string(),
             _ => "official".to_string(),
         },
         ..config.clone()
     };
-    folds::deal(list_split(&whole, seed)?, fold, config.val_fraction, seed)
+    folds::assign_folds(list_split(&unfolded, seed)?, fold, config.val_fraction, seed)
 }
 
-/// A split that the data set has.
+/// Reads the lists of a published split.
 fn list_split(config: &DataConfig, seed: u64) -> Result<Listing> {
     let root = &config.root;
     match config.dataset {
@@ -139,13 +141,13 @@ fn list_split(config: &DataConfig, seed: u64) -> Result<Listing> {
     .with_context(|| format!("reading the data set {}", root.display()))
 }
 
-/// Where the data set publishes what each rater gave.
+/// Attaches the individual ratings that the data set publishes.
 fn attach_votes(config: &DataConfig, listing: &mut Listing) -> Result<()> {
     let find = |candidates: &[&str]| {
         let paths = candidates.iter().map(|name| config.root.join(name));
         paths.into_iter().find(|path| path.is_file()).with_context(|| {
             format!(
-                "no {} below {}; fetch it, or set data.votes to false",
+                "no {} below {}; download it, or set data.votes to false",
                 candidates.join(" or "),
                 config.root.display()
             )
@@ -163,15 +165,15 @@ fn attach_votes(config: &DataConfig, listing: &mut Listing) -> Result<()> {
             let votes = Votes::read_wide(&file, 1.0..=10.0, votes::file_name)?;
             votes.attach(listing, &file, votes::file_name)
         }
-        // Synthetic faces have their raters' votes, and a table's columns are named.
+        // Synthetic faces have votes already, and the config names a table's vote columns.
         DatasetName::Synthetic | DatasetName::Csv | DatasetName::Folder => Vec::new(),
     };
     listing.add_notes(notes);
     Ok(())
 }
 
-/// The rows of the synthetic data set. Each split has its own range of faces, so that a longer
-/// train split leaves the others as they are.
+/// Lists the synthetic data set. Each split has its own range of faces, so that the size of one
+/// split does not change the others.
 fn list_synthetic(config: &SyntheticConfig, seed: u64) -> Listing {
     let rows = |split: Split, count: usize| {
         (0..count as u64)
@@ -222,10 +224,11 @@ mod tests {
         (folder, DataConfig { dataset: DatasetName::Csv, root, ..DataConfig::default() })
     }
 
-    const TABLE: &str = "image,score,split\na.png,1,train\ngone.png,2,train\ncut.png,3,train\nb.png,4,val\nc.png,5,test\n";
+    const TABLE: &str = "image,score,split\n\
+        a.png,1,train\ngone.png,2,train\ncut.png,3,train\nb.png,4,val\nc.png,5,test\n";
 
     #[test]
-    fn what_cannot_be_read_is_skipped_with_its_reason() {
+    fn unreadable_images_are_skipped_with_a_reason() {
         let (folder, mut config) = csv(TABLE, &["a.png", "b.png", "c.png"]);
         fs::write(folder.path().join("cut.png"), b"\x89PNG\r\n\x1a\n").unwrap();
         let dataset = load(&config, 1).unwrap();
@@ -239,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_left_to_train_on_is_an_error() {
+    fn an_empty_train_split_is_an_error() {
         let (_folder, config) = csv(TABLE, &["b.png", "c.png"]);
         let error = format!("{:#}", load(&config, 1).unwrap_err());
         assert!(

@@ -1,4 +1,4 @@
-//! Images as the network will see them, side by side.
+//! Grids of images as the network sees them.
 
 use std::io::Cursor;
 use std::path::Path;
@@ -20,30 +20,30 @@ use crate::files::write_atomic;
 
 /// Pixels between images.
 const GAP: usize = 4;
-/// Most pixels of a grid.
-const MOST_PIXELS: usize = 64 << 20;
+/// The limit of the pixels of a grid.
+const MAX_PIXELS: usize = 64 << 20;
 
-/// A row for each of the first `rows` images: as evaluation sees it, then as the first `draws`
-/// epochs of training with this seed do. Mixup and cutmix mix the images of one column.
+/// Renders a row for each of the first `rows` images: as evaluation sees it, then as the first
+/// `epochs` epochs of training with this seed do. Mixup and cutmix mix the images of one column.
 ///
 /// # Errors
-/// An image that cannot be read, or a grid larger than 64 million pixels.
-pub fn grid(images: &ImageDataset, rows: usize, draws: usize, seed: u64) -> Result<RgbImage> {
+/// Returns an error if an image cannot be read or the grid exceeds 64 million pixels.
+pub fn grid(images: &ImageDataset, rows: usize, epochs: usize, seed: u64) -> Result<RgbImage> {
     let rows = rows.min(images.len());
     let size = images.size();
-    let (width, height) = ((draws + 1) * (size + GAP) + GAP, rows * (size + GAP) + GAP);
+    let (width, height) = ((epochs + 1) * (size + GAP) + GAP, rows * (size + GAP) + GAP);
     ensure!(
-        width.saturating_mul(height) <= MOST_PIXELS,
-        "a grid of {width}x{height} pixels is too large; ask for fewer images or draws"
+        width.saturating_mul(height) <= MAX_PIXELS,
+        "a grid of {width}x{height} pixels is too large; reduce the number of images or epochs"
     );
     let mut grid = RgbImage::from_pixel(width as u32, height as u32, Rgb([255; 3]));
     let mut workspace = Workspace::default();
-    for column in 0..=draws {
-        let pass = match column.checked_sub(1) {
+    for column in 0..=epochs {
+        let mode = match column.checked_sub(1) {
             None => Mode::Eval,
             Some(epoch) => Mode::Train { seed, epoch: epoch as u64 },
         };
-        let batch = batch(images, rows, pass, &mut workspace)?;
+        let batch = batch(images, rows, mode, &mut workspace)?;
         for (row, planes) in batch.pixels.chunks_exact(3 * size * size).enumerate() {
             let (left, top) = (GAP + column * (size + GAP), GAP + row * (size + GAP));
             paste(&mut grid, planes, size, left, top);
@@ -52,34 +52,34 @@ pub fn grid(images: &ImageDataset, rows: usize, draws: usize, seed: u64) -> Resu
     Ok(grid)
 }
 
-/// The first `most` images of a batch in rows of `columns`, as they go to the network but for
+/// Renders the first `max_images` images of a batch in rows of `columns`, as they are before
 /// normalization.
-pub fn tiles(batch: &HostBatch, most: usize, columns: usize) -> RgbImage {
+pub fn tiles(batch: &HostBatch, max_images: usize, columns: usize) -> RgbImage {
     let size = batch.size;
-    let shown = batch.len.min(most);
+    let shown = batch.len.min(max_images);
     let columns = columns.min(shown).max(1);
     let side = |images: usize| (images * (size + GAP) + GAP) as u32;
     let mut grid =
         RgbImage::from_pixel(side(columns), side(shown.div_ceil(columns)), Rgb([255; 3]));
     let images = batch.pixels.chunks_exact((3 * size * size).max(1));
     for (i, planes) in images.take(shown).enumerate() {
-        let at = |place: usize| GAP + place * (size + GAP);
+        let at = |cell_index: usize| GAP + cell_index * (size + GAP);
         paste(&mut grid, planes, size, at(i % columns), at(i / columns));
     }
     grid
 }
 
-/// The first images, in order.
+/// Loads the first `len` images, in order.
 fn batch(
     images: &ImageDataset,
     len: usize,
-    pass: Mode,
+    mode: Mode,
     workspace: &mut Workspace,
 ) -> Result<HostBatch> {
     let size = images.size();
     let mut pixels = vec![0; len * 3 * size * size];
     for (index, out) in pixels.chunks_exact_mut(3 * size * size).enumerate() {
-        images.pixels(index, pass, workspace, out)?;
+        images.pixels(index, mode, workspace, out)?;
     }
     let mut batch = HostBatch {
         pixels,
@@ -91,7 +91,7 @@ fn batch(
         weights: vec![1.0; len],
         votes: vec![Vec::new(); len],
     };
-    if let Mode::Train { seed, epoch } = pass {
+    if let Mode::Train { seed, epoch } = mode {
         mix(images.augment(), &mut batch, &mut RandomStream::new(seed, epoch, 0, "mix"));
     }
     Ok(batch)
@@ -106,10 +106,11 @@ fn paste(grid: &mut RgbImage, planes: &[u8], size: usize, left: usize, top: usiz
     }
 }
 
-/// Writes an image in the format that its name ends in, whole or not at all.
+/// Writes an image atomically, in the format of its file extension.
 ///
 /// # Errors
-/// An ending that is not that of a format which can be written, or a file that cannot be.
+/// Returns an error if the extension is not that of a supported format or the file cannot be
+/// written.
 pub fn save<P>(image: &ImageBuffer<P, Vec<u8>>, path: &Path) -> Result<()>
 where
     P: PixelWithColorType<Subpixel = u8>,
@@ -125,12 +126,12 @@ where
     write_atomic(path, |file| Ok(file.write_all(bytes.get_ref())?))
 }
 
-/// Each augmentation by itself, strong enough to be seen: its key, and a row of images, the first
-/// of them as evaluation sees it.
+/// Renders each augmentation alone, strong enough to be seen: its key, and a row of images, of
+/// which the first is what evaluation sees.
 ///
 /// # Errors
-/// An image size that is not positive.
-pub fn gallery(size: i64, draws: usize) -> Result<Vec<(&'static str, RgbImage)>> {
+/// Returns an error if the image size is not positive.
+pub fn gallery(size: i64, epochs: usize) -> Result<Vec<(&'static str, RgbImage)>> {
     let off = AugmentConfig::off;
     let alone = [
         ("random_resized_crop", AugmentConfig { random_resized_crop: Some([0.5, 1.0]), ..off() }),
@@ -184,25 +185,25 @@ pub fn gallery(size: i64, draws: usize) -> Result<Vec<(&'static str, RgbImage)>>
             let face = FaceSeed { seed: 5, index };
             Sample::new(format!("face {index}"), Source::Synthetic(face), 0.0, None)
         };
-        // What is mixed needs another image.
+        // Mixing needs a second image.
         let faces = if mixes { 2 } else { 1 };
         let images = ImageDataset::new((0..faces).map(face).collect(), &config)?;
-        Ok((name, grid(&images, faces as usize, draws, 3)?))
+        Ok((name, grid(&images, faces as usize, epochs, 3)?))
     });
     gallery.collect()
 }
 
-/// Writes the gallery as `KEY.jpg` into a folder, which is made.
+/// Writes the gallery as `KEY.jpg` into a folder, which is created if missing.
 ///
 /// # Errors
-/// A folder or file that cannot be written.
-pub fn save_gallery(folder: &Path, size: i64, draws: usize) -> Result<()> {
+/// Returns an error if the folder or a file cannot be written.
+pub fn save_gallery(folder: &Path, size: i64, epochs: usize) -> Result<()> {
     if folder.is_file() {
         bail!("{}: is a file; name a folder", folder.display());
     }
     std::fs::create_dir_all(folder)
-        .with_context(|| format!("{}: cannot be made", folder.display()))?;
-    for (name, image) in gallery(size, draws)? {
+        .with_context(|| format!("{}: cannot be created", folder.display()))?;
+    for (name, image) in gallery(size, epochs)? {
         save(&image, &folder.join(format!("{name}.jpg")))?;
     }
     Ok(())
@@ -213,7 +214,7 @@ mod tests {
     use super::*;
 
     fn cell(grid: &RgbImage, column: u32, row: u32, size: u32) -> RgbImage {
-        let at = |place: u32| GAP as u32 + place * (size + GAP as u32);
+        let at = |cell_index: u32| GAP as u32 + cell_index * (size + GAP as u32);
         image::imageops::crop_imm(grid, at(column), at(row), size, size).to_image()
     }
 
@@ -257,8 +258,8 @@ mod tests {
             let shown = cell(&grid, 0, row, 32);
             assert_eq!(shown, *images.image(row as usize).unwrap());
             let mut out = vec![0; 3 * 1024];
-            let pass = Mode::Train { seed: 4, epoch: 0 };
-            images.pixels(row as usize, pass, &mut Workspace::default(), &mut out).unwrap();
+            let mode = Mode::Train { seed: 4, epoch: 0 };
+            images.pixels(row as usize, mode, &mut Workspace::default(), &mut out).unwrap();
             let drawn = cell(&grid, 1, row, 32);
             assert!(drawn.pixels().zip(&out).all(|(pixel, &red)| pixel.0[0] == red));
         }

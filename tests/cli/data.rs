@@ -10,7 +10,7 @@ fn a_preview_is_the_same_grid_each_time_and_says_where_it_is() {
     let sandbox = Sandbox::new();
     let draw = |name: &str, more: &[&str]| {
         let arguments =
-            ["data", "preview", "small.yaml", "--images", "3", "--draws", "2", "--output", name];
+            ["data", "preview", "small.yaml", "--images", "3", "--epochs", "2", "--output", name];
         sandbox.done(&[&arguments, more].concat());
         fs::read(sandbox.path(name)).unwrap()
     };

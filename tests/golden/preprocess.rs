@@ -33,9 +33,14 @@ fn transform(key: &str) -> EvalTransform {
     };
     let interpolation =
         if key.contains("bicubic") { Interpolation::Bicubic } else { Interpolation::Bilinear };
-    let config =
-        DataConfig { image_size: size.into(), resize, interpolation, ..DataConfig::default() };
-    EvalTransform::new(&config).unwrap().with_short_side(numbers[0])
+    let config = DataConfig {
+        image_size: size.into(),
+        resize,
+        interpolation,
+        short_side: Some(numbers[0]),
+        ..DataConfig::default()
+    };
+    EvalTransform::new(&config).unwrap()
 }
 
 #[test]

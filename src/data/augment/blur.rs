@@ -1,22 +1,22 @@
-//! Gaussian blur, as torchvision's: a kernel of fixed size, the image reflected about its outermost
-//! pixels.
+//! Gaussian blur, as in torchvision: a kernel of fixed size; the image is reflected about its
+//! outermost pixels.
 
 use crate::config::BlurConfig;
 use crate::data::random_stream::RandomStream;
 
-/// The half of a symmetric kernel, the middle first; nothing where the image is not blurred.
+/// One half of a symmetric kernel, the middle first; empty if the image is not blurred.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(super) struct Blur {
     weights: Vec<f32>,
 }
 
 impl Blur {
-    /// Whether at all, and how wide.
-    pub(super) fn draw(config: &BlurConfig, draws: &mut RandomStream) -> Self {
-        if draws.unit() >= config.probability {
+    /// Samples whether to blur, and how wide.
+    pub(super) fn sample(config: &BlurConfig, rng: &mut RandomStream) -> Self {
+        if rng.unit() >= config.probability {
             return Self::default();
         }
-        Self::new(config.kernel_size, draws.uniform(config.sigma[0], config.sigma[1]))
+        Self::new(config.kernel_size, rng.uniform(config.sigma[0], config.sigma[1]))
     }
 
     fn new(kernel_size: usize, sigma: f64) -> Self {
@@ -41,12 +41,12 @@ impl Blur {
                 for (at, value) in padded.iter_mut().enumerate() {
                     *value = f32::from(row[reflect(at as i64 - reach as i64, size)]);
                 }
-                weigh(&self.weights, out, |offset| {
+                weighted_sum(&self.weights, out, |offset| {
                     &padded[(reach as i64 + offset) as usize..][..size]
                 });
             }
             for (y, row) in plane.chunks_exact_mut(size).enumerate() {
-                weigh(&self.weights, &mut sums, |offset| {
+                weighted_sum(&self.weights, &mut sums, |offset| {
                     &levels[reflect(y as i64 + offset, size) * size..][..size]
                 });
                 for (level, sum) in row.iter_mut().zip(&sums) {
@@ -57,8 +57,8 @@ impl Blur {
     }
 }
 
-/// The weighted sum of the lines at each offset from the kernel's middle.
-fn weigh<'a>(weights: &[f32], out: &mut [f32], line: impl Fn(i64) -> &'a [f32]) {
+/// Computes the weighted sum of the lines at each offset from the kernel's middle.
+fn weighted_sum<'a>(weights: &[f32], out: &mut [f32], line: impl Fn(i64) -> &'a [f32]) {
     for (out, &value) in out.iter_mut().zip(line(0)) {
         *out = weights[0] * value;
     }
@@ -70,7 +70,7 @@ fn weigh<'a>(weights: &[f32], out: &mut [f32], line: impl Fn(i64) -> &'a [f32]) 
     }
 }
 
-/// The pixel that shows at `at`: mirrored at the outermost pixels, which show once.
+/// Returns the pixel at `at` of the image mirrored at its outermost pixels, which are not repeated.
 fn reflect(at: i64, size: usize) -> usize {
     let last = size as i64 - 1;
     if last == 0 {
@@ -105,7 +105,7 @@ mod tests {
     }
 
     #[test]
-    fn an_even_image_stays_even_up_to_its_border() {
+    fn a_uniform_image_stays_uniform_up_to_its_border() {
         for (kernel, sigma, size) in [(9, 2.0, 16), (31, 8.0, 7), (5, 0.1, 1)] {
             let image = vec![137; 3 * size * size];
             assert_eq!(run(&Blur::new(kernel, sigma), &image, size), image);

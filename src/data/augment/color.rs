@@ -3,60 +3,60 @@
 //! Factors as in `torchvision.transforms.v2.ColorJitter`: brightness scales; contrast mixes with
 //! the image's mean gray; saturation mixes with each pixel's gray; hue turns the color circle. Each
 //! step clamps to 0..255 as torchvision's do. Between steps values stay fractional, where
-//! torchvision rounds down to whole levels each time.
+//! torchvision truncates to integer levels each time.
 
 use anyhow::Result;
 
 use crate::data::image::planes::{planes, split_planes};
 use crate::data::random_stream::RandomStream;
 
-/// Pixels that are worked on together: few enough for the cache, enough for vector instructions.
+/// Pixels processed together: few enough for the cache, enough for vector instructions.
 const CHUNK: usize = 64;
 
 /// One step of color jitter.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) enum Step {
-    /// Scale by this.
+    /// Scales by this factor.
     Brightness(f32),
-    /// Keep this much of each pixel's distance from the mean gray.
+    /// Scales each pixel's distance from the mean gray.
     Contrast(f32),
-    /// Keep this much of each pixel's distance from its own gray.
+    /// Scales each pixel's distance from its own gray.
     Saturation(f32),
-    /// Turn the color circle by this part of a full turn, in -0.5..=0.5.
+    /// Rotates the color circle by this fraction of a full turn, in -0.5..=0.5.
     Hue(f32),
 }
 
-/// The steps drawn for one image, in their order.
+/// The steps sampled for one image, in order.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(super) struct ColorJitter {
     steps: Vec<Step>,
 }
 
 impl ColorJitter {
-    /// RandomStream factors from 1 - s to 1 + s for the strengths of brightness, contrast and
-    /// saturation, a turn from -s to s for hue, and the order. Steps of strength 0 are left out.
-    pub(super) fn draw(strengths: [f64; 4], draws: &mut RandomStream) -> Self {
+    /// Samples factors from 1 - s to 1 + s for the strengths of brightness, contrast and
+    /// saturation, a turn from -s to s for hue, and the order. Steps of strength 0 are skipped.
+    pub(super) fn sample(strengths: [f64; 4], rng: &mut RandomStream) -> Self {
         let [brightness, contrast, saturation, _] =
-            strengths.map(|s| draws.uniform((1.0 - s).max(0.0), 1.0 + s) as f32);
-        let hue = draws.uniform(-strengths[3], strengths[3]) as f32;
+            strengths.map(|s| rng.uniform((1.0 - s).max(0.0), 1.0 + s) as f32);
+        let hue = rng.uniform(-strengths[3], strengths[3]) as f32;
         let mut order = [
             (strengths[0], Step::Brightness(brightness)),
             (strengths[1], Step::Contrast(contrast)),
             (strengths[2], Step::Saturation(saturation)),
             (strengths[3], Step::Hue(hue)),
         ];
-        draws.shuffle(&mut order);
+        rng.shuffle(&mut order);
         let steps = order.into_iter().filter(|(strength, _)| *strength > 0.0).map(|(_, step)| step);
         Self { steps: steps.collect() }
     }
 
-    /// These steps with `step` before them.
+    /// Prepends `step`.
     pub(super) fn after(mut self, step: Option<Step>) -> Self {
         self.steps.splice(0..0, step);
         self
     }
 
-    /// These steps, and then the color taken away.
+    /// Appends a conversion to gray.
     pub(super) fn then_gray(mut self) -> Self {
         self.steps.push(Step::Saturation(0.0));
         self
@@ -65,7 +65,7 @@ impl ColorJitter {
     /// Applies the steps to an image (pixels, 3), and writes it as planes (3, pixels).
     ///
     /// # Errors
-    /// An `out` of another length.
+    /// Returns an error if `out` has another length.
     pub(super) fn apply(&self, interleaved: &[u8], out: &mut [u8]) -> Result<()> {
         if self.steps.is_empty() {
             return split_planes(interleaved, out);
@@ -86,7 +86,8 @@ impl ColorJitter {
         Ok(())
     }
 
-    /// The steps, each contrast with the mean gray of the image as it is when its turn comes.
+    /// Pairs each step with the mean gray that a contrast step needs: that of the image after the
+    /// steps before it.
     fn with_means(&self, interleaved: &[u8]) -> Vec<(Step, f32)> {
         let mut resolved = Vec::with_capacity(self.steps.len());
         for &step in &self.steps {
@@ -100,7 +101,7 @@ impl ColorJitter {
     }
 }
 
-/// The mean gray of an image (pixels, 3) after some steps.
+/// Computes the mean gray of an image (pixels, 3) after some steps.
 fn mean_gray(interleaved: &[u8], steps: &[(Step, f32)]) -> f32 {
     let mut sum = 0.0;
     for pixels in interleaved.chunks(CHUNK * 3) {
@@ -113,7 +114,7 @@ fn mean_gray(interleaved: &[u8], steps: &[(Step, f32)]) -> f32 {
     (sum / (interleaved.len() / 3).max(1) as f64) as f32
 }
 
-/// Some pixels as separate colors, 0..=255.
+/// [`CHUNK`] pixels as separate colors, 0..=255.
 struct Chunk {
     red: [f32; CHUNK],
     green: [f32; CHUNK],
@@ -131,7 +132,7 @@ impl Chunk {
         chunk
     }
 
-    /// The luma of ITU-R 601 with the digits that torchvision uses.
+    /// Computes the luma of ITU-R 601 with the digits that torchvision uses.
     fn gray(&self) -> [f32; CHUNK] {
         let mut gray = [0.0; CHUNK];
         for (i, gray) in gray.iter_mut().enumerate() {
@@ -145,11 +146,11 @@ impl Chunk {
             Step::Brightness(factor) => self.mix(factor, &[0.0; CHUNK]),
             Step::Contrast(factor) => self.mix(factor, &[mean; CHUNK]),
             Step::Saturation(factor) => self.mix(factor, &self.gray()),
-            Step::Hue(turn) => self.turn_hue(turn),
+            Step::Hue(turn) => self.rotate_hue(turn),
         }
     }
 
-    /// `factor` of each color and the rest of `other`.
+    /// Blends `factor` of each color with `1 - factor` of `other`.
     fn mix(&mut self, factor: f32, other: &[f32; CHUNK]) {
         for plane in [&mut self.red, &mut self.green, &mut self.blue] {
             for (value, other) in plane.iter_mut().zip(other) {
@@ -158,14 +159,14 @@ impl Chunk {
         }
     }
 
-    /// To hue, saturation and value and back, keeping the largest and smallest of the three colors.
-    fn turn_hue(&mut self, turn: f32) {
+    /// Rotates the hue, keeping the largest and smallest of the three colors.
+    fn rotate_hue(&mut self, turn: f32) {
         let turn = 6.0 * turn;
         for i in 0..CHUNK {
             let (r, g, b) = (self.red[i], self.green[i], self.blue[i]);
             let (max, min) = (r.max(g).max(b), r.min(g).min(b));
             let span = max - min;
-            // Gray has no hue; what is divided by then does not matter, as `span` is 0.
+            // Gray has no hue; the divisor then does not matter, as `span` is 0.
             let scale = 1.0 / span.max(1e-6);
             let (from_red, from_green, from_blue) =
                 ((g - b) * scale, (b - r) * scale + 2.0, (r - g) * scale + 4.0);
@@ -189,7 +190,7 @@ impl Chunk {
     }
 }
 
-/// Rounds to whole levels.
+/// Rounds to integer levels.
 fn store(from: &[f32; CHUNK], to: &mut [u8]) {
     for (to, from) in to.iter_mut().zip(from) {
         // Adding 2^23 leaves the rounded value in the last bits of the sum; unlike a cast, this
@@ -265,9 +266,9 @@ mod tests {
     }
 
     #[test]
-    fn draws_stay_within_their_strengths() {
+    fn sampled_factors_stay_within_their_strengths() {
         for index in 0..300 {
-            let jitter = ColorJitter::draw(
+            let jitter = ColorJitter::sample(
                 [0.2, 0.0, 1.5, 0.1],
                 &mut RandomStream::new(1, 0, index, "color"),
             );

@@ -1,11 +1,10 @@
-//! Random erasing (Zhong et al., 2020, arXiv 1708.04896), with torchvision's draws.
+//! Random erasing (Zhong et al., 2020, arXiv 1708.04896), sampled as in torchvision.
 
 use crate::config::{EraseFill, ErasingConfig};
 use crate::data::image::NEUTRAL;
 use crate::data::random_stream::RandomStream;
 
-/// How often a rectangle that does not fit is drawn anew before nothing is erased, as
-/// torchvision's.
+/// Attempts to sample a rectangle that fits before nothing is erased, as in torchvision.
 const ATTEMPTS: usize = 10;
 /// The standard deviation of ImageNet's pixels, in levels.
 const SPREAD: [f64; 3] = [58.4, 57.1, 57.4];
@@ -19,17 +18,12 @@ struct Rectangle {
     height: usize,
 }
 
-/// Erases a rectangle of an image (3, size, size), or does not.
-pub(super) fn erase(
-    config: &ErasingConfig,
-    image: &mut [u8],
-    size: usize,
-    draws: &mut RandomStream,
-) {
-    if draws.unit() >= config.probability {
+/// Erases a random rectangle of an image (3, size, size) with `config.probability`.
+pub(super) fn erase(config: &ErasingConfig, image: &mut [u8], size: usize, rng: &mut RandomStream) {
+    if rng.unit() >= config.probability {
         return;
     }
-    let Some(rectangle) = draw_rectangle(config, size, draws) else {
+    let Some(rectangle) = sample_rectangle(config, size, rng) else {
         return;
     };
     for (channel, plane) in image.chunks_exact_mut(size * size).enumerate() {
@@ -40,7 +34,7 @@ pub(super) fn erase(
                 EraseFill::Mean => erased.fill(NEUTRAL[channel]),
                 EraseFill::Noise => {
                     for level in erased {
-                        let value = f64::from(NEUTRAL[channel]) + SPREAD[channel] * draws.normal();
+                        let value = f64::from(NEUTRAL[channel]) + SPREAD[channel] * rng.normal();
                         *level = value.round().clamp(0.0, 255.0) as u8;
                     }
                 }
@@ -49,21 +43,20 @@ pub(super) fn erase(
     }
 }
 
-fn draw_rectangle(
+fn sample_rectangle(
     config: &ErasingConfig,
     size: usize,
-    draws: &mut RandomStream,
+    rng: &mut RandomStream,
 ) -> Option<Rectangle> {
     let side = size as f64;
     (0..ATTEMPTS).find_map(|_| {
-        let area = side * side * draws.uniform(config.scale[0], config.scale[1]);
-        let ratio =
-            libm::exp(draws.uniform(libm::log(config.ratio[0]), libm::log(config.ratio[1])));
+        let area = side * side * rng.uniform(config.scale[0], config.scale[1]);
+        let ratio = libm::exp(rng.uniform(libm::log(config.ratio[0]), libm::log(config.ratio[1])));
         let height = (area * ratio).sqrt().round_ties_even() as usize;
         let width = (area / ratio).sqrt().round_ties_even() as usize;
         (height < size && width < size).then(|| Rectangle {
-            top: draws.below(size - height + 1),
-            left: draws.below(size - width + 1),
+            top: rng.below(size - height + 1),
+            left: rng.below(size - width + 1),
             width,
             height,
         })
@@ -75,14 +68,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_rectangle_of_the_asked_area_and_ratio_is_painted() {
+    fn one_rectangle_of_the_configured_area_and_ratio_is_painted() {
         let config = ErasingConfig { probability: 1.0, ..ErasingConfig::default() };
         for index in 0..300 {
             let mut image = vec![0; 3 * 64 * 64];
             erase(&config, &mut image, 64, &mut RandomStream::new(1, 0, index, "erase"));
             let painted = image.iter().filter(|&&level| level != 0).count() as f64;
-            let part = painted / image.len() as f64;
-            assert!((0.015..=0.35).contains(&part), "{part}");
+            let fraction = painted / image.len() as f64;
+            assert!((0.015..=0.35).contains(&fraction), "{fraction}");
             let row = |y: usize| image[y * 64..(y + 1) * 64].iter().filter(|&&p| p != 0).count();
             let (width, height) = (
                 (0..64).map(row).max().unwrap() as f64,

@@ -5,34 +5,34 @@ use crate::config::AugmentConfig;
 use crate::data::batch::{HostBatch, Vote};
 use crate::data::random_stream::RandomStream;
 
-/// Whether images are mixed with others of their batch.
+/// Returns whether images are mixed with others of their batch.
 pub(in crate::data) fn mixes(config: &AugmentConfig) -> bool {
     config.mixup > 0.0 || config.cutmix > 0.0
 }
 
 /// Mixes each image of a batch with the one before it, as torchvision's `MixUp` and `CutMix` do:
-/// scores, weights and votes in the proportion of the images. With both asked for, the batch gets
-/// one of them at random. `draws` are the batch's own.
-pub(crate) fn mix(config: &AugmentConfig, batch: &mut HostBatch, draws: &mut RandomStream) {
+/// scores, weights and votes in the proportion of the images. If both are configured, the batch
+/// gets one of them at random. `rng` is the batch's own stream.
+pub(crate) fn mix(config: &AugmentConfig, batch: &mut HostBatch, rng: &mut RandomStream) {
     if batch.len < 2 || !mixes(config) {
         return;
     }
     let blends = match (config.mixup > 0.0, config.cutmix > 0.0) {
-        (true, true) => draws.unit() < 0.5,
+        (true, true) => rng.unit() < 0.5,
         (blends, _) => blends,
     };
     let kept = if blends {
-        blend_images(batch, draws.beta(config.mixup) as f32)
+        blend_images(batch, rng.beta(config.mixup) as f32)
     } else {
-        paste_images(batch, draws.beta(config.cutmix), draws)
+        paste_images(batch, rng.beta(config.cutmix), rng)
     };
     mix_labels(batch, kept);
 }
 
-/// `kept` of each image and the rest of the one before it. Returns `kept`.
+/// Blends `kept` of each image with `1 - kept` of the one before it. Returns `kept`.
 fn blend_images(batch: &mut HostBatch, kept: f32) -> f32 {
     let before = rolled(batch);
-    // 2^16 stands for 1.
+    // Fixed point: 2^16 is 1.
     let kept_fixed = (kept * 65536.0).round() as u32;
     for (pixel, other) in batch.pixels.iter_mut().zip(before) {
         let sum = u32::from(*pixel) * kept_fixed + u32::from(other) * (65536 - kept_fixed);
@@ -42,10 +42,10 @@ fn blend_images(batch: &mut HostBatch, kept: f32) -> f32 {
 }
 
 /// Pastes one rectangle of the image before, about 1 - `kept` of the area, less what lies outside.
-/// Returns what is kept in fact.
-fn paste_images(batch: &mut HostBatch, kept: f64, draws: &mut RandomStream) -> f32 {
+/// Returns the fraction that is kept after clipping.
+fn paste_images(batch: &mut HostBatch, kept: f64, rng: &mut RandomStream) -> f32 {
     let size = batch.size;
-    let (x, y) = (draws.below(size), draws.below(size));
+    let (x, y) = (rng.below(size), rng.below(size));
     let half = (0.5 * (1.0 - kept).sqrt() * size as f64) as usize;
     let (left, right) = (x.saturating_sub(half), (x + half).min(size));
     let (top, bottom) = (y.saturating_sub(half), (y + half).min(size));
@@ -61,7 +61,7 @@ fn paste_images(batch: &mut HostBatch, kept: f64, draws: &mut RandomStream) -> f
     (1.0 - pasted as f64 / (size * size) as f64) as f32
 }
 
-/// Each image's place taken by the one before it; the first one's by the last.
+/// Returns the pixels with each image replaced by the one before it, the first one by the last.
 fn rolled(batch: &HostBatch) -> Vec<u8> {
     let mut pixels = batch.pixels.clone();
     pixels.rotate_right(3 * batch.size * batch.size);
@@ -78,14 +78,14 @@ fn mix_labels(batch: &mut HostBatch, kept: f32) {
     };
     blend(&mut batch.targets);
     blend(&mut batch.weights);
-    let scaled = |votes: &[Vote], by: f32| -> Vec<Vote> {
-        let scale = |vote: &Vote| Vote { probability: vote.probability * by, ..*vote };
+    let scaled = |votes: &[Vote], factor: f32| -> Vec<Vote> {
+        let scale = |vote: &Vote| Vote { probability: vote.probability * factor, ..*vote };
         votes.iter().map(scale).collect()
     };
     let mut before = batch.votes.clone();
     before.rotate_right(1);
     for (votes, before) in batch.votes.iter_mut().zip(before) {
-        // Where one of the two has no votes, neither has the mixture.
+        // If one of the two has no votes, the mixture has none either.
         *votes = if votes.is_empty() || before.is_empty() {
             Vec::new()
         } else {

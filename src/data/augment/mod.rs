@@ -1,4 +1,4 @@
-//! The training transform: what happens to an image, and, with [`mix`](mix()), to a batch.
+//! The training transform of an image, and [`mix`](mix()), that of a batch.
 
 mod blur;
 mod color;
@@ -13,7 +13,7 @@ use image::RgbImage;
 
 use self::blur::Blur;
 use self::color::ColorJitter;
-use self::trivial::Trivial;
+use self::trivial::TrivialAugment;
 use self::warp::{Warp, warp};
 use super::image::{EvalTransform, Frame, Workspace};
 use super::random_stream::RandomStream;
@@ -21,61 +21,60 @@ use crate::config::{AffineConfig, AugmentConfig, DataConfig};
 
 pub(super) use self::mix::{mix, mixes};
 
-/// The aspect ratios of random crops, as torchvision's.
+/// The range of aspect ratios of random crops, as in torchvision.
 const RATIO: (f64, f64) = (3.0 / 4.0, 4.0 / 3.0);
-/// How often a crop that does not fit is drawn anew before the whole image is taken, as
-/// torchvision's.
+/// Attempts to sample a crop that fits before the full image is used, as in torchvision.
 const ATTEMPTS: usize = 10;
 
 /// Augments an image to a square of `data.image_size`, with `data.augment`, in this order: crop,
 /// mirror, rotation, affine change, TrivialAugment, color jitter, grayscale, blur, erasing.
 ///
-/// The crop is `RandomResizedCrop`'s, drawn within what the evaluation transform shows
-/// (`data.resize`): on a square image the two are the same, on another one training sees the shapes
-/// that evaluation sees. Crop and resize are one resampling; mirror, rotation and every other
-/// affine change are one more. The corners of a turned image show its reflection, and colors follow
-/// torchvision's formulas.
+/// The crop is that of `RandomResizedCrop`, sampled within the frame of the evaluation transform
+/// (`data.resize`), so that training sees the aspect ratios that evaluation sees; on a square image
+/// the two are the same. Crop and resize are one resampling; mirror, rotation and every other
+/// affine change are one more. The corners of a rotated image show its reflection, and colors
+/// follow torchvision's formulas.
 #[derive(Debug, Clone)]
 pub struct TrainTransform {
     eval: EvalTransform,
     augment: AugmentConfig,
 }
 
-/// What is drawn for one image in one epoch; what is erased is drawn while it is painted.
+/// What is sampled for one image in one epoch; random erasing is sampled when it is applied.
 #[derive(Debug, Clone, PartialEq)]
-struct Drawn {
-    /// The part of the evaluation frame that is kept, in fractions.
+struct SampledAugmentation {
+    /// The crop of the evaluation frame, in fractions of its sides.
     crop: Frame,
     warp: Warp,
-    trivial: Trivial,
+    trivial: TrivialAugment,
     jitter: ColorJitter,
     blur: Blur,
 }
 
 impl TrainTransform {
-    /// The transform that the configuration asks for.
+    /// Creates the configured transform.
     ///
     /// # Errors
-    /// As [`EvalTransform::new`].
+    /// Returns an error if [`EvalTransform::new`] does.
     pub fn new(config: &DataConfig) -> Result<Self> {
         Ok(Self { eval: EvalTransform::new(config)?, augment: config.augment.clone() })
     }
 
-    /// The transform without chance.
+    /// Returns the deterministic transform of evaluation.
     pub fn eval(&self) -> &EvalTransform {
         &self.eval
     }
 
-    /// What the configuration asks for.
+    /// Returns the configured augmentations.
     pub fn config(&self) -> &AugmentConfig {
         &self.augment
     }
 
     /// Writes the augmented image to `out`: (3, size, size), one plane per color. `seed`, `epoch`
-    /// and `index`, the image's place in its split, alone decide what is drawn.
+    /// and `index`, the image's index in its split, alone decide what is sampled.
     ///
     /// # Errors
-    /// An image without pixels, or an `out` of another length.
+    /// Returns an error if the image has no pixels or `out` has another length.
     pub fn apply(
         &self,
         image: &RgbImage,
@@ -83,57 +82,61 @@ impl TrainTransform {
         workspace: &mut Workspace,
         out: &mut [u8],
     ) -> Result<()> {
-        let draws = |purpose: &str| RandomStream::new(seed, epoch, index, purpose);
+        let stream = |purpose: &str| RandomStream::new(seed, epoch, index, purpose);
         let size = self.eval.size();
-        let drawn = Drawn::new(&self.augment, size, draws);
-        let frame = self.eval.frame(image).part(drawn.crop);
+        let sampled = SampledAugmentation::new(&self.augment, size, stream);
+        let frame = self.eval.frame(image).crop(sampled.crop);
         self.eval.resample(image, frame, workspace)?;
-        warp(size, drawn.warp, workspace);
-        if let Trivial::Tone(tone) = drawn.trivial {
+        warp(size, sampled.warp, workspace);
+        if let TrivialAugment::Tone(tone) = sampled.trivial {
             tone.apply(&mut workspace.framed, size, &mut workspace.warped);
         }
-        drawn.jitter.apply(&workspace.framed, out)?;
-        drawn.blur.apply(out, size, &mut workspace.levels);
-        erase::erase(&self.augment.random_erasing, out, size, &mut draws("erase"));
+        sampled.jitter.apply(&workspace.framed, out)?;
+        sampled.blur.apply(out, size, &mut workspace.levels);
+        erase::erase(&self.augment.random_erasing, out, size, &mut stream("erase"));
         Ok(())
     }
 }
 
-impl Drawn {
-    /// Each augmentation has a stream of draws of its own, so that none moves another's.
-    fn new(augment: &AugmentConfig, size: usize, draws: impl Fn(&str) -> RandomStream) -> Self {
+impl SampledAugmentation {
+    /// Samples each augmentation from a random stream of its own, so that none shifts another's.
+    fn new(augment: &AugmentConfig, size: usize, stream: impl Fn(&str) -> RandomStream) -> Self {
         let whole = Frame { left: 0.0, top: 0.0, width: 1.0, height: 1.0 };
-        let flip = if draws("flip").unit() < augment.horizontal_flip {
+        let flip = if stream("flip").unit() < augment.horizontal_flip {
             Warp::MIRROR
         } else {
             Warp::IDENTITY
         };
-        let degrees = draws("rotate").uniform(-augment.rotation, augment.rotation);
-        let mut warp =
-            flip.then(rotation(degrees)).then(draw_affine(&augment.affine, size, draws("affine")));
-        let mut jitter = ColorJitter::draw(augment.color_jitter, &mut draws("color"));
-        let trivial = Trivial::draw(&augment.trivial_augment, size, &mut draws("trivial"));
+        let degrees = stream("rotate").uniform(-augment.rotation, augment.rotation);
+        let mut warp = flip.then(rotation(degrees)).then(sample_affine(
+            &augment.affine,
+            size,
+            stream("affine"),
+        ));
+        let mut jitter = ColorJitter::sample(augment.color_jitter, &mut stream("color"));
+        let trivial =
+            TrivialAugment::sample(&augment.trivial_augment, size, &mut stream("trivial"));
         match trivial {
-            Trivial::Warp(change) => warp = warp.then(change),
-            Trivial::Color(step) => jitter = jitter.after(Some(step)),
-            Trivial::Tone(_) | Trivial::Nothing => {}
+            TrivialAugment::Warp(change) => warp = warp.then(change),
+            TrivialAugment::Color(step) => jitter = jitter.after(Some(step)),
+            TrivialAugment::Tone(_) | TrivialAugment::Nothing => {}
         }
-        if draws("gray").unit() < augment.grayscale {
+        if stream("gray").unit() < augment.grayscale {
             jitter = jitter.then_gray();
         }
         Self {
             crop: augment
                 .random_resized_crop
-                .map_or(whole, |scale| draw_crop(scale, draws("crop"))),
+                .map_or(whole, |scale| sample_crop(scale, stream("crop"))),
             warp,
             trivial,
             jitter,
-            blur: Blur::draw(&augment.gaussian_blur, &mut draws("blur")),
+            blur: Blur::sample(&augment.gaussian_blur, &mut stream("blur")),
         }
     }
 }
 
-/// No angle is no change, to the bit.
+/// Rotates by an angle; by 0 exactly the identity.
 fn rotation(degrees: f64) -> Warp {
     match degrees {
         0.0 => Warp::IDENTITY,
@@ -141,25 +144,26 @@ fn rotation(degrees: f64) -> Warp {
     }
 }
 
-fn draw_affine(affine: &AffineConfig, size: usize, mut draws: RandomStream) -> Warp {
+fn sample_affine(affine: &AffineConfig, size: usize, mut rng: RandomStream) -> Warp {
     if *affine == AffineConfig::default() {
         return Warp::IDENTITY;
     }
     let side = size as f64;
-    let translate = affine.translate.map(|part| draws.uniform(-part * side, part * side).round());
-    let scale = draws.uniform(affine.scale[0], affine.scale[1]);
-    let shear = affine.shear.map(|most| draws.uniform(-most, most));
+    let translate = affine.translate.map(|part| rng.uniform(-part * side, part * side).round());
+    let scale = rng.uniform(affine.scale[0], affine.scale[1]);
+    let shear = affine.shear.map(|most| rng.uniform(-most, most));
     Warp::affine(translate, scale, shear)
 }
 
-/// A part of the unit square: its area uniform in `scale`, its ratio log-uniform in [`RATIO`].
-fn draw_crop(scale: [f64; 2], mut draws: RandomStream) -> Frame {
+/// Samples a crop of the unit square: its area uniform in `scale`, its ratio log-uniform in
+/// [`RATIO`].
+fn sample_crop(scale: [f64; 2], mut rng: RandomStream) -> Frame {
     for _ in 0..ATTEMPTS {
-        let area = draws.uniform(scale[0], scale[1]);
-        let ratio = draws.uniform(RATIO.0.ln(), RATIO.1.ln()).exp();
+        let area = rng.uniform(scale[0], scale[1]);
+        let ratio = rng.uniform(RATIO.0.ln(), RATIO.1.ln()).exp();
         let (width, height) = ((area * ratio).sqrt(), (area / ratio).sqrt());
         if width <= 1.0 && height <= 1.0 {
-            let (left, top) = (draws.uniform(0.0, 1.0 - width), draws.uniform(0.0, 1.0 - height));
+            let (left, top) = (rng.uniform(0.0, 1.0 - width), rng.uniform(0.0, 1.0 - height));
             return Frame { left, top, width, height };
         }
     }
@@ -219,11 +223,11 @@ mod tests {
     }
 
     #[test]
-    fn one_augmentation_does_not_move_the_draws_of_another() {
-        let draws = |purpose: &str| RandomStream::new(9, 1, 4, purpose);
-        let all = Drawn::new(&AugmentConfig::default(), 32, draws);
+    fn one_augmentation_does_not_shift_the_stream_of_another() {
+        let stream = |purpose: &str| RandomStream::new(9, 1, 4, purpose);
+        let all = SampledAugmentation::new(&AugmentConfig::default(), 32, stream);
         let without_crop = AugmentConfig { random_resized_crop: None, ..AugmentConfig::default() };
-        let fewer = Drawn::new(&without_crop, 32, draws);
+        let fewer = SampledAugmentation::new(&without_crop, 32, stream);
         assert_eq!((all.warp, all.jitter, all.blur), (fewer.warp, fewer.jitter, fewer.blur));
     }
 
@@ -275,7 +279,7 @@ mod tests {
     fn crops_keep_to_their_scale_ratio_and_image() {
         let mut areas = Vec::new();
         for index in 0..2000 {
-            let crop = draw_crop([0.3, 0.9], RandomStream::new(1, 1, index, "crop"));
+            let crop = sample_crop([0.3, 0.9], RandomStream::new(1, 1, index, "crop"));
             assert!(crop.left >= 0.0 && crop.left + crop.width <= 1.0 + 1e-12);
             assert!(crop.top >= 0.0 && crop.top + crop.height <= 1.0 + 1e-12);
             let (area, ratio) = (crop.width * crop.height, crop.width / crop.height);

@@ -1,16 +1,16 @@
-//! Changes of an image's levels that TrivialAugment draws from, as PIL's ImageOps and ImageEnhance
-//! make them.
+//! Changes of an image's levels that TrivialAugment samples from, as in PIL's ImageOps and
+//! ImageEnhance.
 
 /// A change of levels, on 8-bit RGB.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) enum Tone {
-    /// Keeps so many of a level's leading bits.
+    /// Keeps the leading N bits of a level.
     Posterize(u32),
     /// Inverts the levels from this one on.
     Solarize(u16),
     /// Stretches each color to the whole range.
     AutoContrast,
-    /// Makes each color's histogram flat.
+    /// Flattens each color's histogram.
     Equalize,
     /// Mixes the image with a smoothed one: 0 smooths, 1 changes nothing, 2 sharpens.
     Sharpness(f32),
@@ -35,7 +35,7 @@ impl Tone {
     }
 }
 
-/// Sends each color through a table made from its histogram.
+/// Maps each color through a table computed from its histogram.
 fn by_histogram(image: &mut [u8], table: impl Fn(&[u32; 256]) -> Option<[u8; 256]>) {
     let mut histograms = [[0u32; 256]; 3];
     for pixel in image.chunks_exact(3) {
@@ -78,8 +78,8 @@ fn equalize(histogram: &[u32; 256]) -> Option<[u8; 256]> {
     }))
 }
 
-/// The smoothed image is the mean of 3x3 pixels of which the middle one counts five times; the
-/// border stays as it is.
+/// Blends the image with a smoothed one: the mean of 3x3 pixels of which the middle one counts five
+/// times. The border is unchanged.
 fn sharpen(image: &mut [u8], size: usize, factor: f32, spare: &mut Vec<u8>) {
     spare.clear();
     spare.extend_from_slice(image);

@@ -7,7 +7,7 @@ use super::warp::Warp;
 use crate::config::TrivialAugmentConfig;
 use crate::data::random_stream::RandomStream;
 
-/// Strengths that are drawn from, as in torchvision's `TrivialAugmentWide`.
+/// The number of strengths to sample from, as in torchvision's `TrivialAugmentWide`.
 const BINS: usize = 31;
 /// Largest shear as the tangent of its angle; largest shift of an image of 224 pixels, in pixels;
 /// largest rotation, in degrees.
@@ -17,33 +17,33 @@ const ROTATION: f64 = 135.0;
 /// Largest change of the factors of brightness, color, contrast and sharpness.
 const FACTOR: f64 = 0.99;
 
-/// What was drawn.
+/// The sampled change.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) enum Trivial {
+pub(super) enum TrivialAugment {
     Nothing,
     Warp(Warp),
     Color(Step),
     Tone(Tone),
 }
 
-impl Trivial {
-    /// RandomStream one of torchvision's wide space for an image of `size` pixels. Two things
+impl TrivialAugment {
+    /// Samples one of torchvision's wide space for an image of `size` pixels. Two things
     /// differ for the sake of faces: a shear is about the middle, and what comes into view is the
     /// image's reflection instead of black.
-    pub(super) fn draw(
+    pub(super) fn sample(
         config: &TrivialAugmentConfig,
         size: usize,
-        draws: &mut RandomStream,
+        rng: &mut RandomStream,
     ) -> Self {
-        if draws.unit() >= config.probability {
+        if rng.unit() >= config.probability {
             return Self::Nothing;
         }
-        let kind = draws.below(14);
-        let bin = draws.below(BINS);
-        let sign = if draws.unit() < 0.5 { -1.0 } else { 1.0 };
+        let kind = rng.below(14);
+        let bin = rng.below(BINS);
+        let sign = if rng.unit() < 0.5 { -1.0 } else { 1.0 };
         let strength = bin as f64 / (BINS - 1) as f64;
         let shear = (sign * strength * SHEAR * config.geometry).atan().to_degrees();
-        // Whole pixels, as torchvision's.
+        // Integer pixels, as in torchvision.
         let shift = (sign * strength * SHIFT * config.geometry * size as f64).trunc();
         let factor = (1.0 + sign * strength * FACTOR) as f32;
         match kind {
@@ -71,16 +71,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_kind_is_drawn_within_its_range() {
+    fn every_kind_is_sampled_within_its_range() {
         let config = TrivialAugmentConfig { probability: 1.0, geometry: 1.0 };
         let mut kinds = [0i32; 4];
         let mut bits = std::collections::BTreeSet::new();
         for index in 0..4000 {
-            let drawn = Trivial::draw(&config, 224, &mut RandomStream::new(1, 0, index, "trivial"));
-            match drawn {
-                Trivial::Nothing => kinds[0] += 1,
-                Trivial::Warp(_) => kinds[1] += 1,
-                Trivial::Color(step) => {
+            let sampled = TrivialAugment::sample(
+                &config,
+                224,
+                &mut RandomStream::new(1, 0, index, "trivial"),
+            );
+            match sampled {
+                TrivialAugment::Nothing => kinds[0] += 1,
+                TrivialAugment::Warp(_) => kinds[1] += 1,
+                TrivialAugment::Color(step) => {
                     kinds[2] += 1;
                     let (Step::Brightness(f) | Step::Contrast(f) | Step::Saturation(f)) = step
                     else {
@@ -88,7 +92,7 @@ mod tests {
                     };
                     assert!((0.01 - 1e-6..=1.99 + 1e-6).contains(&f));
                 }
-                Trivial::Tone(tone) => {
+                TrivialAugment::Tone(tone) => {
                     kinds[3] += 1;
                     if let Tone::Posterize(kept) = tone {
                         bits.insert(kept);
@@ -108,8 +112,8 @@ mod tests {
     fn no_geometry_leaves_every_pixel_in_its_place() {
         let config = TrivialAugmentConfig { probability: 1.0, geometry: 0.0 };
         for index in 0..500 {
-            if let Trivial::Warp(warp) =
-                Trivial::draw(&config, 64, &mut RandomStream::new(1, 0, index, "trivial"))
+            if let TrivialAugment::Warp(warp) =
+                TrivialAugment::sample(&config, 64, &mut RandomStream::new(1, 0, index, "trivial"))
             {
                 assert_eq!(warp, Warp::IDENTITY);
             }

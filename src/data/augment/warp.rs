@@ -1,17 +1,17 @@
-//! Affine changes of a square image about its middle, in one resampling.
+//! Affine transforms of a square image about its center, in one resampling.
 
 use crate::data::image::Workspace;
 
 /// Bits of a fixed-point coordinate behind the point.
 const FRACTION: u32 = 16;
-/// Bits of those that weigh the pixels on either side.
+/// Fraction bits used as bilinear weights.
 const WEIGHT: u32 = 6;
 /// Bits that a fixed-point coordinate has before the point; the rest of the 64 is room for sums
 /// along a line.
 const WHOLE: f64 = (1u64 << 30) as f64;
 
 /// Where each pixel of the output comes from: `source = linear · output + shift`, with coordinates
-/// in pixels from the middle, x to the right and y down.
+/// in pixels from the center, x to the right and y down.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Warp {
     linear: [[f64; 2]; 2],
@@ -20,17 +20,17 @@ pub(super) struct Warp {
 
 impl Warp {
     pub(super) const IDENTITY: Warp = Warp { linear: [[1.0, 0.0], [0.0, 1.0]], shift: [0.0, 0.0] };
-    /// Left becomes right.
+    /// Mirrors left and right.
     pub(super) const MIRROR: Warp = Warp { linear: [[-1.0, 0.0], [0.0, 1.0]], shift: [0.0, 0.0] };
 
-    /// Turns counter-clockwise.
+    /// Rotates counter-clockwise.
     pub(super) fn rotation(degrees: f64) -> Self {
         let (sin, cos) = degrees.to_radians().sin_cos();
         Self { linear: [[cos, -sin], [sin, cos]], shift: [0.0, 0.0] }
     }
 
-    /// Scales and shears as torchvision's `affine` with the angle 0 (`shear` in degrees, `[x, y]`),
-    /// then moves by `translate` pixels.
+    /// Scales and shears as `affine` of torchvision with the angle 0 (`shear` in degrees, `[x,
+    /// y]`), then moves by `translate` pixels.
     pub(super) fn affine(translate: [f64; 2], scale: f64, shear: [f64; 2]) -> Self {
         let [x, y] = shear.map(|degrees| degrees.to_radians().tan());
         // Forward: scale · [[1, -x], [-y, x y + 1]], whose determinant is scale².
@@ -39,7 +39,7 @@ impl Warp {
         Self { linear: inverse, shift: moved.map(|v| -v) }
     }
 
-    /// This change, and then `next`.
+    /// Composes this transform with `next`, applied after it.
     pub(super) fn then(self, next: Warp) -> Self {
         let columns = [0, 1].map(|column| apply(self.linear, next.linear.map(|row| row[column])));
         let shift = apply(self.linear, next.shift);
@@ -54,9 +54,9 @@ fn apply(matrix: [[f64; 2]; 2], vector: [f64; 2]) -> [f64; 2] {
     matrix.map(|row| row[0] * vector[0] + row[1] * vector[1])
 }
 
-/// Applies a change to `workspace.framed`, (size, size, 3). Bilinear, in steps of 1/64 pixel. What
-/// lies outside is the image reflected at its edge, so that the corners hold the face's own
-/// surroundings instead of a color that gives the angle away.
+/// Applies a transform to `workspace.framed`, (size, size, 3), bilinearly in steps of 1/64 pixel.
+/// Pixels outside show the image reflected at its edge, so that the corners hold the face's own
+/// surroundings instead of a color that reveals the angle.
 pub(super) fn warp(size: usize, change: Warp, workspace: &mut Workspace) {
     let Workspace { framed, warped, packed, .. } = workspace;
     if change == Warp::IDENTITY {
@@ -102,13 +102,13 @@ pub(super) fn warp(size: usize, change: Warp, workspace: &mut Workspace) {
     std::mem::swap(framed, warped);
 }
 
-/// How much the right or lower pixel counts, in 64ths.
+/// Returns the weight of the right or lower pixel, in 64ths.
 fn weight(coordinate: i64) -> u64 {
     (coordinate as u64 >> (FRACTION - WEIGHT)) & ((1 << WEIGHT) - 1)
 }
 
-/// The three colors in one word, 21 bits each: room for the sum of four pixels whose weights add up
-/// to 64 x 64, so that one multiplication weighs all three.
+/// Packs the three colors into one word, 21 bits each: room for the sum of four pixels whose
+/// weights add up to 64 x 64, so that one multiplication weighs all three.
 fn pack(pixel: &[u8]) -> u64 {
     pixel.iter().rev().fold(0, |word, &color| word << 21 | u64::from(color))
 }
@@ -136,7 +136,7 @@ fn mirror(image: &mut [u8], size: usize) {
     }
 }
 
-/// The pixel that shows at `at` when the image is reflected about its outermost pixels.
+/// Returns the pixel at `at` when the image is reflected about its outermost pixels.
 fn reflect(at: i64, size: usize) -> usize {
     let last = size as i64 - 1;
     if last <= 0 {
@@ -174,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn a_mirrored_image_is_the_same_from_either_way() {
+    fn mirroring_twice_restores_the_image() {
         let mut mirrored = gradient(32);
         mirror(&mut mirrored, 32);
         assert_ne!(mirrored, gradient(32));
@@ -184,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn a_right_angle_goes_counter_clockwise() {
+    fn a_right_angle_rotates_counter_clockwise() {
         let (from, to) = (gradient(16), turned(16, 90.0, false));
         for row in 0..16 {
             for column in 0..16 {

@@ -18,7 +18,7 @@ use super::image::decode;
 use super::image::phash::PerceptualHash;
 use super::listing::{Listing, Row};
 use super::load::list;
-use super::splits::leakage::{LeakedImage, shared_images};
+use super::splits::leakage::{LeakedImage, leaked_images};
 use crate::config::DataConfig;
 
 /// What [`check`] found.
@@ -189,7 +189,7 @@ pub fn check(config: &DataConfig, seed: u64) -> Result<DatasetCheck> {
         unreadable: in_state(|state| {
             if let RowCheck::Unreadable(reason) = state { Some(reason) } else { None }
         }),
-        overlaps: shared_images(&listing),
+        overlaps: leaked_images(&listing),
         repeated: Split::ALL.into_iter().flat_map(|split| repeated(&listing, split)).collect(),
         duplicates: duplicates(&rows, &states),
         near_duplicates: near_duplicates(&rows, &states),

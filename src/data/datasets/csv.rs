@@ -1,9 +1,9 @@
 //! A table of the user's own images: a CSV (or, by its extension, TSV) file with a header.
 //!
-//! Columns: the image's path (relative to the file's folder, or absolute), its score, and if wanted
-//! its split, its group, its person, its weight and its raters' votes; `data.csv` renames them.
-//! Without a split column, test and validation rows are held out by the seed; with one that has no
-//! validation rows, those are held out of train.
+//! Columns: the image's path (relative to the file's folder, or absolute), its score, and
+//! optionally its split, its group, its person, its weight and its raters' votes; `data.csv`
+//! renames them. Without a split column, test and validation rows are held out by the seed; with
+//! one that has no validation rows, those are held out of train.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -16,23 +16,25 @@ use super::score_list::parse_score;
 use crate::config::{CsvConfig, DataConfig};
 use crate::data::dataset::Split;
 use crate::data::listing::{Listing, Row};
-use crate::data::splits::holdout::complete;
+use crate::data::splits::holdout::complete_splits;
 
 /// Reads the table that `data.root` names: the file, or the folder that holds one such file.
 ///
 /// # Errors
-/// No such file, missing columns, or a row that cannot be read; named by file and line.
+/// Returns an error, with file and line, if there is no such file, a column is missing, or a row
+/// cannot be parsed.
 pub(crate) fn read(config: &DataConfig, seed: u64) -> Result<Listing> {
     if config.split != "official" {
         bail!(
-            "data.split: a csv data set has no split {:?}; leave the key out, and name each row's split in the column {:?}",
+            "data.split: a csv data set has no split {:?}; remove the key, and name each row's split \
+             in the column {:?}",
             config.split,
             config.csv.split_column
         );
     }
     let file = find_table(&config.root)?;
     let table = Table::read(&file, &config.csv)?;
-    Ok(complete(table.rows, table.has_splits, config, seed))
+    Ok(complete_splits(table.rows, table.has_splits, config, seed))
 }
 
 fn find_table(root: &Path) -> Result<PathBuf> {
@@ -55,7 +57,7 @@ fn find_table(root: &Path) -> Result<PathBuf> {
         [table] => Ok(table.clone()),
         [] => bail!("{}: holds no CSV file; set data.root to the file", root.display()),
         [first, second, ..] => bail!(
-            "{}: holds several CSV files, such as {} and {}; set data.root to the one you mean",
+            "{}: holds several CSV files, such as {} and {}; set data.root to one of them",
             root.display(),
             first.display(),
             second.display()
@@ -67,7 +69,7 @@ fn has_extension(path: &Path, extension: &str) -> bool {
     path.extension().is_some_and(|found| found.eq_ignore_ascii_case(extension))
 }
 
-/// The rows of a table by split; all in the first where there is no split column.
+/// The rows of a table by split; all in train if there is no split column.
 struct Table {
     rows: [Vec<Row>; 3],
     has_splits: bool,
@@ -101,10 +103,10 @@ impl Table {
     }
 }
 
-/// Which column holds what.
+/// The indices of the columns.
 struct Columns {
     image: usize,
-    /// None where the score is the mean of the votes.
+    /// `None` if the score is the mean of the votes.
     score: Option<usize>,
     votes: Vec<usize>,
     weight: Option<usize>,
@@ -120,12 +122,12 @@ impl Columns {
             position(name).ok_or_else(|| {
                 let existing: Vec<&str> = header.iter().collect();
                 anyhow!(
-                    "no column {name:?}; the file has {}. Set data.csv.{key} to the one that is meant",
+                    "no column {name:?}; the file has {}. Set data.csv.{key} to one of them",
                     existing.join(", ")
                 )
             })
         };
-        // Only a name that somebody chose has to be there.
+        // Only a configured name must exist.
         let optional = |key: &str, name: &str, default: &str| {
             if name == default { Ok(position(name)) } else { required(key, name).map(Some) }
         };
@@ -167,7 +169,7 @@ impl Columns {
         }
         let score = match self.score {
             Some(column) => parse_score(field(column))?,
-            None if votes.is_empty() => bail!("{image}: nobody voted; leave the row out"),
+            None if votes.is_empty() => bail!("{image}: no votes; remove the row"),
             None => mean(&votes),
         };
         let weight = match self.weight.map(field) {
@@ -187,7 +189,7 @@ impl Columns {
     }
 }
 
-/// Where the columns stand that the config names, each once and in the table's order.
+/// Finds the configured vote columns, each once and in the order of the table.
 fn votes_columns(header: &StringRecord, wanted: &[String]) -> Result<Vec<usize>> {
     let mut found = Vec::new();
     for name in wanted {
@@ -200,7 +202,7 @@ fn votes_columns(header: &StringRecord, wanted: &[String]) -> Result<Vec<usize>>
         if found.len() == before {
             let existing: Vec<&str> = header.iter().collect();
             bail!(
-                "no column {name:?}; the file has {}. Set data.csv.votes_columns to those that are meant",
+                "no column {name:?}; the file has {}. Set data.csv.votes_columns to some of them",
                 existing.join(", ")
             );
         }
@@ -215,13 +217,13 @@ fn mean(votes: &[f32]) -> f32 {
     (sum / votes.len() as f64) as f32
 }
 
-/// An empty weight counts as 1.
+/// Parses a weight; an empty one is 1.
 fn parse_weight(text: &str) -> Result<f32> {
     match text {
         "" => Ok(1.0),
         text => match text.parse::<f32>() {
             Ok(weight) if weight >= 0.0 && weight.is_finite() => Ok(weight),
-            _ => bail!("the weight {text:?} is not a number of 0 or more"),
+            _ => bail!("the weight {text:?} is not a non-negative number"),
         },
     }
 }
@@ -233,7 +235,7 @@ fn explain(file: &Path, error: &csv::Error) -> anyhow::Error {
             anyhow!("{}:{line}: is not UTF-8; save the file as UTF-8", file.display())
         }
         csv::ErrorKind::UnequalLengths { expected_len, len, .. } => anyhow!(
-            "{}:{line}: has {len} fields, the header {expected_len}; quote fields that hold a comma",
+            "{}:{line}: has {len} fields, the header {expected_len}; quote fields with commas",
             file.display()
         ),
         _ => anyhow!("{}: {error}", file.display()),
@@ -324,7 +326,7 @@ mod tests {
     }
 
     #[test]
-    fn weights_and_votes_are_read_and_votes_can_stand_for_the_score() {
+    fn weights_and_votes_are_read_and_votes_can_replace_the_score() {
         let text = "image,rater_1,weight,rater_2,rater_3,split\na,1,0.5,2,,train\nb,,,,4,val\n";
         let with_votes = |config: &mut DataConfig| {
             config.csv.votes_columns = vec!["rater_2".into(), "rater_*".into()];
@@ -336,7 +338,7 @@ mod tests {
         assert_eq!(train.votes, [1.0, 2.0]);
         assert_eq!((val.score, val.weight, val.votes), (4.0, 1.0, vec![4.0]));
         for (text, expected) in [
-            ("image,rater_1\na,\n", "t.csv:2: a: nobody voted"),
+            ("image,rater_1\na,\n", "t.csv:2: a: no votes"),
             ("image,rater_1\na,x\n", "t.csv:2: a vote: the score \"x\""),
             ("image,rater_1,weight\na,1,-1\n", "t.csv:2: the weight \"-1\""),
             ("image,score\na,1\n", "t.csv:1: no column \"rater_*\""),

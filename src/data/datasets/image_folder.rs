@@ -1,5 +1,4 @@
-//! Images in folders that are named for their score: `3.5/anna.jpg`, or with the split above,
-//! `train/3.5/anna.jpg`.
+//! Images in folders named after their score: `3.5/anna.jpg`, or `train/3.5/anna.jpg` with splits.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -10,17 +9,18 @@ use super::score_list::parse_score;
 use crate::config::DataConfig;
 use crate::data::dataset::Split;
 use crate::data::listing::{Listing, Row};
-use crate::data::splits::holdout::complete;
+use crate::data::splits::holdout::complete_splits;
 
-/// Endings of the files that count as images; others (notes, checksums) are left alone.
-const ENDINGS: [&str; 8] = ["jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff"];
+/// Extensions of image files; other files (notes, checksums) are ignored.
+const EXTENSIONS: [&str; 8] = ["jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff"];
 
-/// Lists the folders below `data.root`. Folders for splits are used if there are any: validation
-/// images that they lack are held out of train by the seed. Without them, validation and test
-/// images are.
+/// Lists the images below `data.root`. Folders for splits are used if there are any; missing
+/// validation images are held out of train by the seed. Without such folders, validation and test
+/// images are held out.
 ///
 /// # Errors
-/// A folder that is neither a split nor a score, or cannot be listed; no image at all.
+/// Returns an error if a folder is neither a split nor a score or cannot be listed, or if there is
+/// no image.
 pub(crate) fn read(config: &DataConfig, seed: u64) -> Result<Listing> {
     let root = &config.root;
     let mut splits: [Vec<Row>; 3] = Default::default();
@@ -41,24 +41,25 @@ pub(crate) fn read(config: &DataConfig, seed: u64) -> Result<Listing> {
     }
     if has_splits && has_scores {
         bail!(
-            "{}: holds folders for splits beside others; put all scores below train, val and test",
+            "{}: mixes folders for splits and scores; move all scores below train, val and test",
             root.display()
         );
     }
     if splits.iter().all(Vec::is_empty) {
         bail!(
-            "{}: holds no images in folders named for their score, as 3.5/anna.jpg; set data.root to the folder above",
+            "{}: holds no images in folders named after their score, such as 3.5/anna.jpg; set \
+             data.root to the parent of such folders",
             root.display()
         );
     }
-    Ok(complete(splits, has_splits, config, seed))
+    Ok(complete_splits(splits, has_splits, config, seed))
 }
 
 fn name(path: &Path) -> String {
     path.file_name().unwrap_or_default().to_string_lossy().into_owned()
 }
 
-/// The entries of a folder by name, hidden ones left out.
+/// Lists the entries of a folder by name, without hidden ones.
 fn entries(folder: &Path) -> Result<Vec<PathBuf>> {
     let unreadable = || format!("{}: cannot be listed", folder.display());
     let mut paths = Vec::new();
@@ -78,17 +79,18 @@ fn folders(folder: &Path) -> Result<Vec<PathBuf>> {
     Ok(paths)
 }
 
-/// The rows of a folder that is named for a score.
+/// Lists the rows of a folder named after a score.
 fn images(root: &Path, folder: &Path) -> Result<Vec<Row>> {
     let score = parse_score(&name(folder)).with_context(|| {
         format!(
-            "{}: a folder is named train, val, test or for the score of its images",
+            "{}: a folder must be named train, val, test or the score of its images",
             folder.display()
         )
     })?;
     let is_image = |path: &PathBuf| {
-        let ending = path.extension().map(|ending| ending.to_string_lossy().to_lowercase());
-        ending.is_some_and(|ending| ENDINGS.contains(&ending.as_str()))
+        let extension =
+            path.extension().map(|extension| extension.to_string_lossy().to_lowercase());
+        extension.is_some_and(|extension| EXTENSIONS.contains(&extension.as_str()))
     };
     let row = |path: PathBuf| {
         let id = path.strip_prefix(root).unwrap_or(&path).to_string_lossy().into_owned();
@@ -123,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn folders_give_the_scores_and_if_they_say_so_the_splits() {
+    fn folder_names_are_scores_and_optionally_splits() {
         let (_root, config) = tree(&[
             "train/3.5/a.jpg",
             "train/3.5/notes.txt",
@@ -151,10 +153,10 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_that_says_nothing_is_named() {
+    fn an_unparsable_folder_name_is_an_error() {
         for (images, complaint) in [
-            (&["pretty/a.jpg"][..], "pretty: a folder is named train, val, test or"),
-            (&["train/3/a.jpg", "4/b.jpg"], "folders for splits beside others"),
+            (&["pretty/a.jpg"][..], "pretty: a folder must be named train, val, test or"),
+            (&["train/3/a.jpg", "4/b.jpg"], "mixes folders for splits and scores"),
             (&["a.jpg"], "holds no images in folders"),
         ] {
             let (_root, config) = tree(images);

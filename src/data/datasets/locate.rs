@@ -6,20 +6,20 @@ use std::path::{Component, Path, PathBuf};
 
 use crate::data::listing::composed;
 
-/// Finds files under the names that a label list gives them, also where list and file system write
-/// accented letters differently: composed (NFC) in one, decomposed (NFD, as macOS has it) in the
-/// other.
+/// Finds the files that a label list names, even if list and file system encode accented letters
+/// differently: composed (NFC) in one, decomposed (NFD, as on macOS) in the other.
 #[derive(Default)]
 pub(crate) struct Locator {
-    /// Folder -> composed name -> path, filled on first need.
+    /// Folder -> composed name -> path, filled on demand.
     folders: HashMap<PathBuf, HashMap<String, PathBuf>>,
 }
 
 impl Locator {
-    /// The file that `name`, relative to `root` or absolute, stands for; else why there is none.
+    /// Returns the file that `name`, relative to `root` or absolute, refers to, or why there is
+    /// none.
     pub(crate) fn find(&mut self, root: &Path, name: &str) -> Result<PathBuf, String> {
         let path = root.join(name);
-        let found = if path.exists() { Some(path) } else { self.walk(root, name) };
+        let found = if path.exists() { Some(path) } else { self.resolve(root, name) };
         match found {
             Some(path) if path.is_file() => Ok(path),
             Some(_) => Err("not a file".to_string()),
@@ -27,23 +27,23 @@ impl Locator {
         }
     }
 
-    /// Follows `name` part by part, taking a differently composed spelling where the exact one is
+    /// Resolves `name` component by component, trying another Unicode form where the exact one is
     /// missing.
-    fn walk(&mut self, root: &Path, name: &str) -> Option<PathBuf> {
+    fn resolve(&mut self, root: &Path, name: &str) -> Option<PathBuf> {
         if name.is_ascii() {
             return None;
         }
         let mut at = root.to_path_buf();
-        for part in Path::new(name).components() {
-            let Component::Normal(part) = part else {
-                at.push(part);
+        for component in Path::new(name).components() {
+            let Component::Normal(name) = component else {
+                at.push(component);
                 continue;
             };
-            let exact = at.join(part);
+            let exact = at.join(name);
             at = if exact.exists() {
                 exact
             } else {
-                self.folder(&at).get(&composed(part.to_str()?))?.clone()
+                self.folder(&at).get(&composed(name.to_str()?))?.clone()
             };
         }
         Some(at)
@@ -54,7 +54,7 @@ impl Locator {
     }
 }
 
-/// The entries of a folder by their composed names; empty where the folder cannot be read.
+/// Lists the entries of a folder by their composed names; empty if the folder cannot be read.
 pub(crate) fn list(folder: &Path) -> HashMap<String, PathBuf> {
     fs::read_dir(folder)
         .into_iter()
@@ -84,7 +84,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_missing_or_no_file_is_told_apart() {
+    fn missing_names_and_folders_have_different_errors() {
         let root = tempfile::tempdir().unwrap();
         fs::create_dir(root.path().join("folder")).unwrap();
         let mut locator = Locator::default();

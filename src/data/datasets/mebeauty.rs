@@ -2,7 +2,7 @@
 //!
 //! `scores/{train,val,test}_2022.txt` name images by paths relative to the data set's folder, as
 //! `./cropped_images/images_crop_align_mtcnn/female/asian/x.jpg 6.5`. Some rows name images that
-//! the release lacks, and an image stands in two splits; both are as published.
+//! the release lacks, and one image is in two splits; both are as published.
 
 use std::path::Path;
 
@@ -16,7 +16,7 @@ use crate::data::listing::Listing;
 /// Reads the label lists below `root`.
 ///
 /// # Errors
-/// An unknown split, or a list that is missing or has a line that cannot be read.
+/// Returns an error if the split is unknown, or a list is missing or has a malformed line.
 pub(crate) fn read(root: &Path, split: &str) -> Result<Listing> {
     if split != "official" {
         bail!("data.split: mebeauty has no split {split:?}; its one split is official");
@@ -26,7 +26,8 @@ pub(crate) fn read(root: &Path, split: &str) -> Result<Listing> {
         let file = root.join("scores").join(format!("{split}_2022.txt"));
         if !file.is_file() {
             bail!(
-                "{}: no such file; data.root has to be the MEBeauty folder, with scores and cropped_images in it",
+                "{}: no such file; set data.root to the MEBeauty folder, which holds scores and \
+                 cropped_images",
                 file.display()
             );
         }
@@ -35,7 +36,7 @@ pub(crate) fn read(root: &Path, split: &str) -> Result<Listing> {
     Ok(Listing::new(rows(Split::Train)?, rows(Split::Val)?, rows(Split::Test)?))
 }
 
-/// `female/asian` from `.../female/asian/x.jpg`.
+/// Returns `female/asian` from `.../female/asian/x.jpg`.
 fn group(name: &str) -> Option<String> {
     let mut parts = name.rsplit('/').skip(1);
     let (ethnicity, sex) = (parts.next()?, parts.next()?);

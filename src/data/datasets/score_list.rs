@@ -12,8 +12,8 @@ use crate::data::listing::Row;
 /// name that holds spaces may be quoted. Empty lines are skipped.
 ///
 /// # Errors
-/// A file that cannot be read, or a line that is not a name and a finite score; named by file and
-/// line.
+/// Returns an error, with file and line, if the file cannot be read or a line is not a name and a
+/// finite score.
 pub(crate) fn read_scores(file: &Path) -> Result<Vec<(String, f32)>> {
     let bytes = fs::read(file).with_context(|| format!("{}: cannot be read", file.display()))?;
     let mut rows = Vec::new();
@@ -54,10 +54,10 @@ fn parse_line(line: &str) -> Result<Option<(String, f32)>> {
     Ok(Some((name, parse_score(score)?)))
 }
 
-/// Reads a score.
+/// Parses a score.
 ///
 /// # Errors
-/// What is no finite number.
+/// Returns an error if `text` is not a finite number.
 pub(crate) fn parse_score(text: &str) -> Result<f32> {
     match text.trim().parse::<f32>() {
         Ok(score) if score.is_finite() => Ok(score),
@@ -65,7 +65,7 @@ pub(crate) fn parse_score(text: &str) -> Result<f32> {
     }
 }
 
-/// Turns the pairs of a label file into rows whose names are paths relative to `root`.
+/// Converts the pairs of a label file to rows whose names are paths relative to `root`.
 pub(crate) fn locate_rows(
     root: &Path,
     scores: Vec<(String, f32)>,

@@ -1,6 +1,6 @@
 //! SCUT-FBP5500 v2 (Liang et al., 2018): 5500 faces, each rated from 1 to 5 by 60 people.
 //!
-//! Images lie in `Images/`, or in the data set's folder itself. The lists lie as published, below
+//! Images are in `Images/`, or in the data set's folder itself. The lists are as published, below
 //! `train_test_files/`, or flat as `<k>/train_<k>.txt`. The first release calls the files ftw, mtw,
 //! fty and mty, the second CF, CM, AF and AM; lists and images may each follow either.
 
@@ -23,10 +23,10 @@ const PREFIXES: [(&str, &str, &str); 4] = [
 ];
 
 /// Reads the lists of `split` (`fold_1` to `fold_5` or `split_60_40`) below `root`. The published
-/// splits have no validation part: `val_fraction` of the training rows is held out for it.
+/// splits have no validation split: `val_fraction` of the training rows is held out for it.
 ///
 /// # Errors
-/// An unknown split, or a list that is missing or has a line that cannot be read.
+/// Returns an error if the split is unknown, or a list is missing or has a malformed line.
 pub(crate) fn read(root: &Path, split: &str, val_fraction: f64, seed: u64) -> Result<Listing> {
     let folder = find_lists(root, split)?;
     let suffix = split.strip_prefix("fold_").map(|fold| format!("_{fold}")).unwrap_or_default();
@@ -38,7 +38,7 @@ pub(crate) fn read(root: &Path, split: &str, val_fraction: f64, seed: u64) -> Re
     Ok(Listing::new(train, val, test).with_notes(notes))
 }
 
-/// The folder that holds the split's lists.
+/// Finds the folder of the split's lists.
 fn find_lists(root: &Path, split: &str) -> Result<PathBuf> {
     let (candidates, list) = match split {
         "fold_1" | "fold_2" | "fold_3" | "fold_4" | "fold_5" => {
@@ -54,7 +54,8 @@ fn find_lists(root: &Path, split: &str) -> Result<PathBuf> {
             (candidates, "train.txt".to_string())
         }
         _ => bail!(
-            "data.split: scut_fbp5500 has no split {split:?}; set one of fold_1, fold_2, fold_3, fold_4, fold_5, split_60_40"
+            "data.split: scut_fbp5500 has no split {split:?}; set one of fold_1, fold_2, \
+             fold_3, fold_4, fold_5, split_60_40"
         ),
     };
     match candidates
@@ -64,7 +65,8 @@ fn find_lists(root: &Path, split: &str) -> Result<PathBuf> {
     {
         Some(folder) => Ok(folder),
         None => bail!(
-            "no lists for data.split {split} below {}; looked for {}. Set data.root to the SCUT-FBP5500_v2 folder, or choose a split whose lists it holds",
+            "no lists for data.split {split} below {}; looked for {}. Set data.root to the \
+             SCUT-FBP5500_v2 folder, or choose a split whose lists it holds",
             root.display(),
             candidates
                 .iter()
@@ -75,7 +77,8 @@ fn find_lists(root: &Path, split: &str) -> Result<PathBuf> {
     }
 }
 
-/// An image's name in the second release's way, without its extension: `CF437` for `ftw437.jpg`.
+/// Converts an image's name to that of the second release, without its extension: `CF437` for
+/// `ftw437.jpg`.
 pub(crate) fn canonical(name: &str) -> String {
     let stem = name.rsplit_once('.').map_or(name, |(stem, _)| stem);
     for (first, second, _) in PREFIXES {
@@ -93,7 +96,7 @@ fn group(name: &str) -> Option<String> {
         .map(|(_, _, group)| group.to_string())
 }
 
-/// Where the images are.
+/// The image files by their names.
 struct ImageFolder {
     folder: PathBuf,
     by_name: HashMap<String, PathBuf>,
@@ -120,7 +123,7 @@ impl ImageFolder {
                 let found = found
                     .cloned()
                     .ok_or_else(|| format!("no such file in {}", self.folder.display()));
-                // A missing image goes by one name too, whichever release its list follows.
+                // The key of a missing image is the same in either release.
                 let expected = self.folder.join(format!("{}.jpg", canonical(&name)));
                 Row::file(&name, expected, found, score, group(&name))
             })
@@ -133,7 +136,7 @@ fn is_image(name: &str) -> bool {
     matches!(extension.as_deref(), Some("jpg" | "jpeg" | "png"))
 }
 
-/// Compares the split's scores with those of `All_labels.txt`, where that is present.
+/// Compares the split's scores with those of `All_labels.txt`, if present.
 fn disagreements<'a>(root: &Path, rows: impl Iterator<Item = &'a Row>) -> Result<Vec<String>> {
     let files = ["train_test_files/All_labels.txt", "All_labels.txt"];
     let Some(file) = files.iter().map(|file| root.join(file)).find(|file| file.is_file()) else {
@@ -232,7 +235,7 @@ mod tests {
     }
 
     #[test]
-    fn a_list_that_is_absent_is_an_error_that_says_where_it_was_sought() {
+    fn a_missing_list_is_an_error_with_the_paths_that_were_tried() {
         let root = tree("2", "CF", "Images", "CF");
         let message = |split| read(root.path(), split, 0.1, 1).unwrap_err().to_string();
         let sixty = message("split_60_40");

@@ -1,4 +1,4 @@
-//! What each rater gave, from the spreadsheets that data sets publish beside their lists.
+//! Individual ratings, from the spreadsheets that data sets publish with their lists.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs::File;
@@ -18,7 +18,7 @@ const MAX_FILE: u64 = 64 << 20;
 /// The most cells of one sheet that are read.
 const MAX_CELLS: usize = 20_000_000;
 
-/// The ratings of each image, by the name that `Votes::key` gives it.
+/// The ratings of each image, by its key.
 #[derive(Debug, Default, PartialEq)]
 pub(crate) struct Votes(HashMap<String, Vec<f32>>);
 
@@ -28,8 +28,8 @@ impl Votes {
     /// rating of an image counts once.
     ///
     /// # Errors
-    /// A file that is no such spreadsheet, or a cell that holds no rating; named by file, sheet and
-    /// row.
+    /// Returns an error, with file, sheet and row, if the file is not such a spreadsheet or a cell
+    /// holds no rating.
     pub(crate) fn read_long(file: &Path, key: impl Fn(&str) -> String) -> Result<Self> {
         let mut votes = Self::default();
         let mut seen = HashSet::new();
@@ -66,12 +66,12 @@ impl Votes {
     }
 
     /// Reads a table with a line for each image and a column for each rater, as MEBeauty's
-    /// `generic_scores_all_2022.xlsx`: the image stands in the first column whose cells are names
-    /// of images, and whatever whole number from `range` another column holds is a rating, unless
-    /// the column's heading says that it is a summary.
+    /// `generic_scores_all_2022.xlsx`: the first cell with the name of an image names it, and every
+    /// integer from `range` in another column is a rating, unless the column's heading says that it
+    /// is a summary.
     ///
     /// # Errors
-    /// A file that is no such spreadsheet.
+    /// Returns an error if the file is not such a spreadsheet.
     pub(crate) fn read_wide(
         file: &Path,
         range: std::ops::RangeInclusive<f32>,
@@ -89,7 +89,7 @@ impl Votes {
             };
             for cells in rows.values() {
                 let names = cells.values().filter_map(|cell| match cell {
-                    Cell::Text(text) if names_a_image(text) => Some(text),
+                    Cell::Text(text) if is_image_name(text) => Some(text),
                     _ => None,
                 });
                 let Some(image) = names.into_iter().next() else {
@@ -108,8 +108,8 @@ impl Votes {
         Ok(votes)
     }
 
-    /// Gives every row of the listing its votes. Returns what a person should know: rows without
-    /// votes, and rows whose mean vote is not their score.
+    /// Attaches the votes to the rows of the listing. Returns notes about rows without votes and
+    /// rows whose mean vote differs from their score.
     pub(crate) fn attach(
         &self,
         listing: &mut Listing,
@@ -146,12 +146,12 @@ impl Votes {
     }
 }
 
-fn names_a_image(text: &str) -> bool {
+fn is_image_name(text: &str) -> bool {
     let ending = text.rsplit_once('.').map(|(_, ending)| ending.to_ascii_lowercase());
     matches!(ending.as_deref(), Some("jpg" | "jpeg" | "png" | "webp"))
 }
 
-/// An image's name without its folders, in one Unicode form.
+/// Returns an image's file name without its folders, in composed Unicode form.
 pub(crate) fn file_name(path: &str) -> String {
     composed(path.rsplit(['/', '\\']).next().unwrap_or(path).trim())
 }
@@ -176,7 +176,7 @@ type Header = BTreeMap<u32, String>;
 /// Row number as the spreadsheet counts -> column -> cell.
 type Rows = BTreeMap<u32, BTreeMap<u32, Cell>>;
 
-/// Calls `take` with the name, first row and other rows of each sheet that has any.
+/// Calls `take` with the name, the first row and the other rows of each sheet that is not empty.
 fn each_table(file: &Path, mut take: impl FnMut(&str, &Header, &Rows) -> Result<()>) -> Result<()> {
     let name = || file.display().to_string();
     let length = std::fs::metadata(file).with_context(name)?.len();
@@ -199,14 +199,14 @@ fn each_table(file: &Path, mut take: impl FnMut(&str, &Header, &Rows) -> Result<
     Ok(())
 }
 
-/// A panic in the reader, which is other people's code over a stranger's file, is a damaged file.
+/// Treats a panic in the third-party reader as a damaged file.
 fn guarded<T>(read: impl FnOnce() -> Result<T>) -> Result<T> {
     catch_unwind(AssertUnwindSafe(read))
-        .unwrap_or_else(|_| Err(anyhow!("the reader gave up")))
-        .context("is no spreadsheet that can be read (.xlsx); fetch it again")
+        .unwrap_or_else(|_| Err(anyhow!("the reader panicked")))
+        .context("is not a readable spreadsheet (.xlsx); download it again")
 }
 
-/// Cell by cell: a sheet that claims a million empty rows costs nothing.
+/// Reads a sheet cell by cell: one that claims a million empty rows costs nothing.
 fn read_sheet<R: Read + std::io::Seek>(
     book: &mut Xlsx<R>,
     sheet: &str,
@@ -263,7 +263,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_spreadsheet_is_named() {
+    fn a_damaged_spreadsheet_is_an_error_with_its_name() {
         let folder = tempfile::tempdir().unwrap();
         let whole = std::fs::read(fixture("long.xlsx")).unwrap();
         let path = folder.path().join("All_Ratings.xlsx");

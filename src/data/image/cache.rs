@@ -1,9 +1,9 @@
-//! Decoded images in files, so that no image is decoded twice, by this process or another.
+//! A disk cache of decoded images, so that no image is decoded twice, by this process or another.
 //!
 //! An entry is named by the hash of the image file's content and of everything else that its pixels
-//! depend on. It is therefore never out of date: an image that changes, or another background, has
-//! another name. Entries are written whole or not at all, so that any number of processes may share
-//! a folder; it may be deleted whenever none is running.
+//! depend on. It is therefore never stale: an image that changes, or another background, has
+//! another name. Entries are written atomically, so that any number of processes may share a
+//! folder; it may be deleted whenever none is running.
 
 use std::env;
 use std::fs::{self, File};
@@ -17,7 +17,7 @@ use image::RgbImage;
 use super::decode;
 use crate::files::write_atomic;
 
-/// What an entry begins with; the digit is the version of what decoding does.
+/// The first bytes of an entry; the digit is the version of the decoder.
 const MAGIC: [u8; 8] = *b"vmbrgb1\n";
 const HEADER: usize = MAGIC.len() + 8;
 
@@ -26,7 +26,7 @@ const HEADER: usize = MAGIC.len() + 8;
 pub(in crate::data) struct DiskCache {
     folder: PathBuf,
     background: [u8; 3],
-    /// Cleared when an entry cannot be written (the disk is full): training goes on, and decodes.
+    /// Cleared when an entry cannot be written (the disk is full): training continues, and decodes.
     writes: AtomicBool,
 }
 
@@ -35,24 +35,27 @@ impl DiskCache {
     /// `background`.
     ///
     /// # Errors
-    /// A folder that cannot be made, or none that could be.
+    /// Returns an error if the folder cannot be created, or the user has no cache folder.
     pub(in crate::data) fn open(folder: Option<&Path>, background: [u8; 3]) -> Result<Self> {
         let folder = match folder {
             Some(folder) => folder.to_path_buf(),
             None => user_cache()
-                .context("there is no cache folder of the user; set data.cache_dir")?
+                .context("the user has no cache folder (HOME is not set); set data.cache_dir")?
                 .join("vm-beautynet/images"),
         };
         fs::create_dir_all(&folder).with_context(|| {
-            format!("{}: cannot be made; set data.cache_dir to a folder that can", folder.display())
+            format!(
+                "{}: cannot be created; set data.cache_dir to a folder that can",
+                folder.display()
+            )
         })?;
         Ok(Self { folder, background, writes: AtomicBool::new(true) })
     }
 
-    /// The image in `path`, from the cache if it is there, else decoded and put there.
+    /// Returns the image in `path` from the cache; decodes and caches it on a miss.
     ///
     /// # Errors
-    /// As [`read_image`](super::read_image).
+    /// Returns an error if [`read_image`](super::read_image) does.
     pub(in crate::data) fn image(&self, path: &Path) -> Result<RgbImage> {
         let name = || path.display().to_string();
         let bytes = decode::read_file(path).with_context(name)?;
@@ -78,7 +81,7 @@ impl DiskCache {
     }
 }
 
-/// `XDG_CACHE_HOME`, else `.cache` of the home folder.
+/// Returns `XDG_CACHE_HOME`, or else `.cache` in the home folder.
 fn user_cache() -> Option<PathBuf> {
     let folder = |variable| env::var_os(variable).filter(|value| !value.is_empty());
     folder("XDG_CACHE_HOME")
@@ -86,7 +89,7 @@ fn user_cache() -> Option<PathBuf> {
         .or_else(|| Some(PathBuf::from(folder("HOME")?).join(".cache")))
 }
 
-/// None where there is no whole entry.
+/// Reads an entry; `None` if there is no complete one.
 fn read_entry(path: &Path) -> Option<RgbImage> {
     let mut file = File::open(path).ok()?;
     let length = file.metadata().ok()?.len();
@@ -191,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_that_cannot_be_made_is_named_with_the_key() {
+    fn a_folder_that_cannot_be_created_is_named_with_the_key() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("file");
         fs::write(&file, "").unwrap();

@@ -1,9 +1,8 @@
-//! Reads an image file into 8-bit RGB, whatever it holds.
+//! Decodes image files of every supported format to 8-bit RGB.
 //!
 //! The content decides the format, not the file's name. EXIF orientation is applied; gray, palette,
-//! 16-bit, float and CMYK images become RGB; transparency is laid over a background, [`NEUTRAL`]
-//! unless another is asked for. Files that are damaged, cut off, too large or no images at all are
-//! errors that say so.
+//! 16-bit, float and CMYK images become RGB; transparent pixels are blended over a background,
+//! [`NEUTRAL`] by default. Files that are damaged, truncated, too large or not images are errors.
 
 use std::fs;
 use std::io::Cursor;
@@ -13,32 +12,32 @@ use std::path::Path;
 use anyhow::{Context, Result, anyhow, bail};
 use image::{DynamicImage, ImageDecoder, ImageError, ImageReader, Limits, RgbImage};
 
-/// What shows through transparent pixels and fills the border of padded images: the mean color of
-/// ImageNet, which normalization takes to about zero.
+/// The default background of transparent pixels and padding: the mean color of ImageNet, which
+/// normalization maps to about zero.
 pub const NEUTRAL: [u8; 3] = [124, 116, 104];
 
-/// The longest side, in pixels, that is read.
+/// The longest accepted side, in pixels.
 const MAX_SIDE: u32 = 16_384;
-/// The most pixels that are read: enough for any camera's 48-megapixel images.
+/// The most accepted pixels: enough for any camera's 48-megapixel images.
 const MAX_PIXELS: u64 = 64 << 20;
-/// The most memory that decoding one image may take, in bytes.
+/// The memory limit of decoding one image, in bytes.
 const MAX_DECODED: u64 = 512 << 20;
-/// The largest file that is opened, in bytes.
+/// The largest accepted file, in bytes.
 const MAX_FILE: u64 = 256 << 20;
 
 /// Reads the image in `path`.
 ///
 /// # Errors
-/// When the file is missing, no regular file, empty, no image of a format that is supported, cut
-/// off, damaged, or larger than the limits above. The message starts with the path.
+/// Returns an error, starting with the path, if the file is missing, not a regular file, empty, not
+/// an image of a supported format, truncated, damaged, or larger than the limits above.
 pub fn read_image(path: &Path) -> Result<RgbImage> {
     read_image_over(path, NEUTRAL)
 }
 
-/// As [`read_image`], with transparency over `background`.
+/// As [`read_image`], with transparent pixels over `background`.
 ///
 /// # Errors
-/// As [`read_image`].
+/// Returns an error if [`read_image`] does.
 pub(crate) fn read_image_over(path: &Path, background: [u8; 3]) -> Result<RgbImage> {
     read_file(path)
         .and_then(|bytes| decode_image_over(&bytes, background))
@@ -57,7 +56,7 @@ pub(crate) fn read_file(path: &Path) -> Result<Vec<u8>> {
     }
     if metadata.len() > MAX_FILE {
         bail!(
-            "the file has {} MiB, more than the {} MiB that are read; make it smaller",
+            "the file has {} MiB, more than the limit of {} MiB; shrink it",
             metadata.len() >> 20,
             MAX_FILE >> 20
         );
@@ -68,30 +67,30 @@ pub(crate) fn read_file(path: &Path) -> Result<Vec<u8>> {
 /// Decodes an image from the content of a file.
 ///
 /// # Errors
-/// As for [`read_image`]; the message does not name a file.
+/// Returns an error as [`read_image`] does, without a path.
 pub fn decode_image(bytes: &[u8]) -> Result<RgbImage> {
     decode_image_over(bytes, NEUTRAL)
 }
 
-/// As [`decode_image`], with transparency over `background`.
+/// As [`decode_image`], with transparent pixels over `background`.
 pub(crate) fn decode_image_over(bytes: &[u8], background: [u8; 3]) -> Result<RgbImage> {
-    // The decoders are other people's code over hostile input: a panic in one is a damaged file.
+    // The decoders are third-party code on untrusted input: a panic in one is a damaged file.
     match catch_unwind(AssertUnwindSafe(|| decode(bytes, background))) {
         Ok(decoded) => decoded,
-        Err(_) => bail!("damaged: the decoder gave up; save the image again or remove it"),
+        Err(_) => bail!("damaged: the decoder panicked; save the image again or remove it"),
     }
 }
 
 fn decode(bytes: &[u8], background: [u8; 3]) -> Result<RgbImage> {
     if bytes.is_empty() {
-        bail!("the file is empty; fetch it again or remove it");
+        bail!("the file is empty; download it again or remove it");
     }
-    if bytes.starts_with(&[0xff, 0xd8]) && !jpeg_is_whole(bytes) {
-        bail!("truncated: the JPEG's end is missing; fetch the file again or remove it");
+    if bytes.starts_with(&[0xff, 0xd8]) && !jpeg_is_complete(bytes) {
+        bail!("truncated: the JPEG's end is missing; download it again or remove it");
     }
     let mut reader = ImageReader::new(Cursor::new(bytes)).with_guessed_format()?;
     if reader.format().is_none() {
-        bail!("{}", not_a_image(bytes));
+        bail!("{}", unknown_format(bytes));
     }
     let mut limits = Limits::default();
     limits.max_image_width = Some(MAX_SIDE);
@@ -105,11 +104,11 @@ fn decode(bytes: &[u8], background: [u8; 3]) -> Result<RgbImage> {
     }
     if u64::from(width) * u64::from(height) > MAX_PIXELS || decoder.total_bytes() > MAX_DECODED {
         bail!(
-            "the image has {width}x{height} pixels, more than the {} million that are read; shrink it",
+            "the image has {width}x{height} pixels, more than the limit of {} million; shrink it",
             MAX_PIXELS >> 20
         );
     }
-    // Metadata that cannot be parsed says nothing about the pixels.
+    // Unparsable metadata does not make the pixels unusable.
     let orientation = decoder.orientation();
     let mut image = DynamicImage::from_decoder(decoder).map_err(explain)?;
     if let Ok(orientation) = orientation {
@@ -132,12 +131,12 @@ fn over(image: &DynamicImage, background: [u8; 3]) -> RgbImage {
     out
 }
 
-/// Whether a JPEG reaches its end-of-image marker. The decoder fills what a truncated file lacks
-/// with gray and reports success, which would train on half a face.
-fn jpeg_is_whole(bytes: &[u8]) -> bool {
+/// Returns whether a JPEG reaches its end-of-image marker. The decoder fills the missing rows
+/// of a truncated file with gray and reports success, which would train on half a face.
+fn jpeg_is_complete(bytes: &[u8]) -> bool {
     let mut at = 2;
     loop {
-        // Entropy-coded data, or nothing, stands before each marker.
+        // Entropy-coded data, or nothing, precedes each marker.
         let Some(skipped) = bytes.get(at..).and_then(|rest| rest.iter().position(|&b| b == 0xff))
         else {
             return false;
@@ -149,7 +148,8 @@ fn jpeg_is_whole(bytes: &[u8]) -> bool {
             Some(0xff) => at += 1,     // a fill byte
             // A stuffed zero or a marker that has no length: TEM, restart, start of image.
             Some(0x00 | 0x01 | 0xd0..=0xd8) => at += 2,
-            // A segment; what it holds is skipped, since a thumbnail in it ends with a marker too.
+            // A segment; its content is skipped, since an embedded thumbnail ends with a marker
+            // too.
             Some(_) => match bytes.get(at + 2..at + 4) {
                 Some(&[high, low]) => at += 2 + usize::from(u16::from_be_bytes([high, low])).max(2),
                 _ => return false,
@@ -161,17 +161,17 @@ fn jpeg_is_whole(bytes: &[u8]) -> bool {
 fn explain(error: ImageError) -> anyhow::Error {
     match error {
         ImageError::Limits(_) => anyhow!(
-            "the image is larger than the {MAX_SIDE} pixels a side, or the {} million in all, that are read; shrink it",
+            "the image exceeds the limit of {MAX_SIDE} pixels a side or {} million in all; shrink it",
             MAX_PIXELS >> 20
         ),
         ImageError::Unsupported(error) => {
             anyhow!("{error}; convert it to JPEG or PNG")
         }
-        error => anyhow!("damaged: {error}; fetch the file again or remove it"),
+        error => anyhow!("damaged: {error}; download it again or remove it"),
     }
 }
 
-fn not_a_image(bytes: &[u8]) -> String {
+fn unknown_format(bytes: &[u8]) -> String {
     let found = match bytes.get(4..12) {
         Some(b"ftypheic" | b"ftypheix" | b"ftypmif1" | b"ftypmsf1") => "a HEIC image",
         Some(b"ftypavif" | b"ftypavis") => "an AVIF image",
@@ -342,12 +342,12 @@ mod tests {
             ImageFormat::Tiff,
         ] {
             let whole = encode(&image, format);
-            let mut draws = crate::data::random_stream::RandomStream::new(5, 0, 0, "damage");
+            let mut rng = crate::data::random_stream::RandomStream::new(5, 0, 0, "damage");
             for _ in 0..60 {
                 let mut damaged = whole.clone();
                 for _ in 0..4 {
-                    let at = draws.below(damaged.len());
-                    damaged[at] = draws.below(256) as u8;
+                    let at = rng.below(damaged.len());
+                    damaged[at] = rng.below(256) as u8;
                 }
                 let _ = decode_image(&damaged);
             }

@@ -1,4 +1,4 @@
-//! A hash of what an image looks like, which survives another size, format and quality.
+//! A perceptual hash, which survives changes of size, format and quality.
 
 use image::RgbImage;
 use image::imageops::{FilterType, resize};
@@ -6,13 +6,13 @@ use image::imageops::{FilterType, resize};
 /// Sides of the gray thumbnail whose neighbors are compared: 16 comparisons in each of 16 rows.
 const COLUMNS: u32 = 17;
 const ROWS: u32 = 16;
-/// By how many levels a pixel has to be darker than its right neighbor: noise on an even background
-/// decides nothing.
+/// The levels by which a pixel has to be darker than its right neighbor, so that noise on a uniform
+/// background sets no bit.
 const MARGIN: i16 = 2;
-/// Fewer set bits than this say too little: two empty walls are no duplicates.
+/// The fewest set bits of a useful hash: two empty walls are no duplicates.
 const LEAST_BITS: u32 = 12;
-/// Hashes that differ in no more bits belong to one image. Copies at half the size and low quality
-/// differ in up to 17, two drawn faces in 45 or more.
+/// The most bits in which hashes of one image differ. Copies at half the size and low quality
+/// differ in up to 17, two synthetic faces in 45 or more.
 pub(in crate::data) const SAME: u32 = 24;
 
 /// 256 bits: whether each pixel of a 17x16 thumbnail is darker than the one to its right (a
@@ -21,7 +21,7 @@ pub(in crate::data) const SAME: u32 = 24;
 pub(in crate::data) struct PerceptualHash([u64; 4]);
 
 impl PerceptualHash {
-    /// None for an image with too little in it.
+    /// Hashes an image; `None` if it has too little structure.
     pub(in crate::data) fn new(image: &RgbImage) -> Option<Self> {
         let thumbnail = resize(image, COLUMNS, ROWS, FilterType::Triangle);
         let gray = |x: u32, y: u32| {
@@ -40,7 +40,7 @@ impl PerceptualHash {
         (set >= LEAST_BITS).then_some(Self(bits))
     }
 
-    /// In how many bits two hashes differ.
+    /// Returns the number of bits in which two hashes differ.
     pub(in crate::data) fn distance(&self, other: &Self) -> u32 {
         let words = self.0.iter().zip(other.0);
         words.map(|(a, b)| (a ^ b).count_ones()).sum()
@@ -79,7 +79,7 @@ mod tests {
     }
 
     #[test]
-    fn an_even_image_has_no_hash() {
+    fn a_uniform_image_has_no_hash() {
         assert_eq!(PerceptualHash::new(&RgbImage::from_pixel(9, 9, image::Rgb([4; 3]))), None);
     }
 }

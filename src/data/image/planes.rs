@@ -1,8 +1,8 @@
-//! Between interleaved pixels, as decoders give them, and the planes that the model takes.
+//! Conversion of interleaved pixels, as decoders return them, to the planes of the model.
 
 use anyhow::{Result, ensure};
 
-/// From (pixels, 3) to (3, pixels).
+/// Converts (pixels, 3) to (3, pixels).
 pub(in crate::data) fn split_planes(interleaved: &[u8], out: &mut [u8]) -> Result<()> {
     let (red, green, blue) = planes(interleaved.len(), out)?;
     let planes = red.iter_mut().zip(green).zip(blue);
@@ -12,7 +12,7 @@ pub(in crate::data) fn split_planes(interleaved: &[u8], out: &mut [u8]) -> Resul
     Ok(())
 }
 
-/// The three color planes of an output of `length` bytes.
+/// Splits off the three color planes of an output of `length` bytes.
 pub(in crate::data) fn planes(
     length: usize,
     out: &mut [u8],

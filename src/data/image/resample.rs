@@ -1,4 +1,4 @@
-//! Resampling of a part of an image to a square, as PIL does it.
+//! Resampling of a rectangle of an image to a square, as PIL does.
 //!
 //! The filters are PIL's, bicubic with a = -0.5 or bilinear, widened when the image shrinks
 //! (antialiased), and rows are resampled before columns with rounding and clamping to 8 bits
@@ -11,12 +11,12 @@ use image::RgbImage;
 
 use crate::config::Interpolation;
 
-/// Buffers that one thread uses again for each image.
+/// Buffers that one thread reuses for each image.
 #[derive(Default)]
 pub struct Workspace {
     /// The image as framed, (size, size, 3).
     pub(in crate::data) framed: Vec<u8>,
-    /// A second image of that size, for what cannot be done in place.
+    /// A second image of that size, for transforms that cannot work in place.
     pub(in crate::data) warped: Vec<u8>,
     /// A pixel per word, for affine changes.
     pub(in crate::data) packed: Vec<u64>,
@@ -29,7 +29,7 @@ pub struct Workspace {
     inner: Vec<u8>,
 }
 
-/// A rectangle of an image, in its pixels, that becomes the whole output. It may reach beyond the
+/// A rectangle of an image, in its pixels, that becomes the output. It may reach beyond the
 /// image.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Frame {
@@ -44,19 +44,19 @@ pub struct Frame {
 }
 
 impl Frame {
-    /// The part of this frame that `part` says in fractions of its sides.
-    pub(in crate::data) fn part(&self, part: Frame) -> Frame {
+    /// Returns the crop of this frame, given in fractions of its sides.
+    pub(in crate::data) fn crop(&self, crop: Frame) -> Frame {
         Frame {
-            left: self.left + part.left * self.width,
-            top: self.top + part.top * self.height,
-            width: part.width * self.width,
-            height: part.height * self.height,
+            left: self.left + crop.left * self.width,
+            top: self.top + crop.top * self.height,
+            width: crop.width * self.width,
+            height: crop.height * self.height,
         }
     }
 }
 
-/// Resamples `frame` of the image into `workspace.framed`, (size, size, 3). What of the frame lies
-/// beyond the image becomes `background`.
+/// Resamples `frame` of the image into `workspace.framed`, (size, size, 3). Pixels beyond the
+/// image become `background`.
 pub(in crate::data) fn resample(
     image: &RgbImage,
     frame: Frame,
@@ -91,10 +91,10 @@ pub(in crate::data) fn resample(
     Ok(())
 }
 
-/// Resamples a part that lies within the image to `target`, (height, width, 3).
+/// Resamples a rectangle within the image to `target`, (height, width, 3).
 fn resize(
     image: &RgbImage,
-    part: Frame,
+    source: Frame,
     (width, height): (u32, u32),
     interpolation: Interpolation,
     resizer: &mut Resizer,
@@ -106,50 +106,52 @@ fn resize(
         Interpolation::Bilinear => (FilterType::Bilinear, 1.0),
     };
     let options = ResizeOptions::new().resize_alg(ResizeAlg::Convolution(filter));
-    let source = ImageRef::new(image.width(), image.height(), image, PixelType::U8x3)?;
+    let pixels = ImageRef::new(image.width(), image.height(), image, PixelType::U8x3)?;
     let mut target = Image::from_slice_u8(width, height, target, PixelType::U8x3)?;
-    let Frame { left, top, width: part_width, height: part_height } = part;
-    // The resizer would take columns first. Where the cubic filter overshoots, clamping between the
-    // passes makes that a visible difference, so that each pass is asked for by itself.
-    if needs_pass(left, part_width, width) && needs_pass(top, part_height, height) {
-        let reach = support * (part_height / f64::from(height)).max(1.0) + 1.0;
+    let Frame { left, top, width: source_width, height: source_height } = source;
+    // The resizer would resample columns first. Where the cubic filter overshoots, clamping between
+    // the passes makes that a visible difference, so each pass is a call of its own.
+    if needs_pass(left, source_width, width) && needs_pass(top, source_height, height) {
+        let reach = support * (source_height / f64::from(height)).max(1.0) + 1.0;
         let first = (top - reach).floor().max(0.0);
-        let last = (top + part_height + reach).ceil().min(f64::from(image.height()));
+        let last = (top + source_height + reach).ceil().min(f64::from(image.height()));
         let rows = (last - first) as u32;
         narrowed.resize(width as usize * rows as usize * 3, 0);
         let mut between = Image::from_slice_u8(width, rows, narrowed, PixelType::U8x3)?;
-        let rows_options = options.crop(left, first, part_width, last - first);
-        resizer.resize(&source, &mut between, &rows_options)?;
-        let part_height = within(top - first, part_height, f64::from(rows));
-        let options = options.crop(0.0, top - first, f64::from(width), part_height);
+        let rows_options = options.crop(left, first, source_width, last - first);
+        resizer.resize(&pixels, &mut between, &rows_options)?;
+        let source_height = within(top - first, source_height, f64::from(rows));
+        let options = options.crop(0.0, top - first, f64::from(width), source_height);
         resizer.resize(&between, &mut target, &options)?;
     } else {
-        resizer.resize(&source, &mut target, &options.crop(left, top, part_width, part_height))?;
+        resizer.resize(
+            &pixels,
+            &mut target,
+            &options.crop(left, top, source_width, source_height),
+        )?;
     }
     Ok(())
 }
 
-/// Whether a stretch of the image has to be resampled, and not only copied, to so many pixels.
+/// Returns whether an interval of the image has to be resampled, and not only copied, to `pixels`.
 fn needs_pass(start: f64, length: f64, pixels: u32) -> bool {
     length != f64::from(pixels) || start.fract() != 0.0
 }
 
-/// The part of `start..start + length` that lies in 0..`limit`, as start and length; at least a
-/// pixel.
+/// Clips `start..start + length` to 0..`limit`, as start and length; at least one pixel.
 fn clip(start: f64, length: f64, limit: f64) -> (f64, f64) {
     let from = start.clamp(0.0, (limit - 1.0).max(0.0));
     let to = (start + length).clamp((from + 1.0).min(limit), limit);
     (from, within(from, to - from, limit))
 }
 
-/// A length that, added to `start`, does not round to just beyond `limit`, which the resizer
-/// refuses.
+/// Returns a length that, added to `start`, does not round to just beyond `limit`, which the
+/// resizer refuses.
 fn within(start: f64, length: f64, limit: f64) -> f64 {
     if start + length > limit { length.next_down() } else { length }
 }
 
-/// Where a visible stretch lands among `size` output pixels, as first pixel and count; at least
-/// one.
+/// Maps a visible interval to `size` output pixels, as first pixel and count; at least one.
 fn place(offset: f64, visible: f64, frame: f64, size: u32) -> (u32, u32) {
     let size = f64::from(size);
     let first = (offset / frame * size).round().clamp(0.0, size - 1.0);

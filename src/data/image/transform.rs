@@ -1,6 +1,6 @@
-//! From a decoded image to the square that the model sees, without chance.
+//! The deterministic transform from a decoded image to the square that the model sees.
 //!
-//! One resampling does resize and crop together, and agrees with torchvision's v2 transforms on PIL
+//! Resize and crop are one resampling, which agrees with torchvision's v2 transforms on PIL
 //! images to within rounding.
 
 use anyhow::{Context, Result};
@@ -11,27 +11,30 @@ use super::resample::{Frame, Workspace, resample};
 use crate::config::{DataConfig, Interpolation, Resize};
 
 /// Resizes an image to a square of `data.image_size`, as `data.resize` says: `squash` ignores the
-/// aspect ratio, `crop` brings the short side to the size and takes the middle, `pad` brings the
-/// long side to the size and fills up with `data.background`.
+/// aspect ratio, `crop` resizes the short side to the size and takes the center, `pad` resizes the
+/// long side to the size and fills the rest with `data.background`.
 #[derive(Debug, Clone)]
 pub struct EvalTransform {
     size: u32,
     resize: Resize,
     interpolation: Interpolation,
-    /// What `crop` brings the short side to, in pixels.
+    /// The length that `crop` resizes the short side to, in pixels.
     short_side: u32,
     background: [u8; 3],
 }
 
 impl EvalTransform {
-    /// The transform that the configuration asks for.
+    /// Creates the configured transform.
     ///
     /// # Errors
-    /// An image size that is not positive.
+    /// Returns an error if the image size is not positive.
     pub fn new(config: &DataConfig) -> Result<Self> {
         let size = u32::try_from(config.image_size).ok().filter(|&size| size > 0);
         let size = size.with_context(|| {
-            format!("data.image_size: {} is no size; set the side in pixels", config.image_size)
+            format!(
+                "data.image_size: {} is not a valid size; set the side in pixels",
+                config.image_size
+            )
         })?;
         Ok(Self {
             size,
@@ -42,14 +45,7 @@ impl EvalTransform {
         })
     }
 
-    /// Has `crop` bring the short side to so many pixels before it takes the middle, as the usual
-    /// evaluation on ImageNet does with 256 for 224. The default is the output's side: nothing of
-    /// the short side is lost.
-    pub fn with_short_side(self, short_side: u32) -> Self {
-        Self { short_side: short_side.max(self.size), ..self }
-    }
-
-    /// The side of the square, in pixels.
+    /// Returns the side of the square, in pixels.
     pub fn size(&self) -> usize {
         self.size as usize
     }
@@ -57,13 +53,13 @@ impl EvalTransform {
     /// Writes the transformed image to `out`: (3, size, size), one plane per color.
     ///
     /// # Errors
-    /// An image without pixels, or an `out` of another length.
+    /// Returns an error if the image has no pixels or `out` has another length.
     pub fn apply(&self, image: &RgbImage, workspace: &mut Workspace, out: &mut [u8]) -> Result<()> {
         self.resample(image, self.frame(image), workspace)?;
         split_planes(&workspace.framed, out)
     }
 
-    /// What of the image the output shows.
+    /// Returns the rectangle of the image that the output shows.
     pub fn frame(&self, image: &RgbImage) -> Frame {
         let (width, height) = (f64::from(image.width()), f64::from(image.height()));
         match self.resize {
@@ -126,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn an_image_of_the_right_size_is_left_alone() {
+    fn an_image_of_the_right_size_is_unchanged() {
         let image = RgbImage::from_fn(8, 8, |x, y| Rgb([x as u8 * 30, y as u8 * 30, 7]));
         for resize in [Resize::Squash, Resize::Crop, Resize::Pad] {
             let out = run(&transform(8, resize, Interpolation::Bicubic), &image);
@@ -150,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn a_crop_shows_the_middle() {
+    fn a_crop_shows_the_center() {
         let thirds = RgbImage::from_fn(30, 10, |x, _| Rgb([x as u8 / 10 * 100; 3]));
         let out = run(&transform(10, Resize::Crop, Interpolation::Bilinear), &thirds);
         assert!(out.iter().all(|&value| value == 100), "{out:?}");

@@ -1,4 +1,4 @@
-//! Delivers batches of pixels in order, made by worker threads ahead of the training step.
+//! Loads batches of pixels in order, in worker threads ahead of the training step.
 
 mod batch_plan;
 mod options;
@@ -23,9 +23,9 @@ pub use self::shard::RankShard;
 /// Iterates over the batches of one pass.
 ///
 /// Order and pixels depend on the samples and [`Mode`] alone, never on the number of workers.
-/// Batches are made by threads and wait in a queue of bounded length. An image that cannot be read,
-/// or a panic while making one, ends the pass with an error that names the image. Dropping the
-/// loader early stops its threads.
+/// Worker threads put batches in a queue of bounded length. An image that cannot be read, or a
+/// panic while loading one, ends the pass with an error that names the image. Dropping the loader
+/// early stops its threads.
 ///
 /// # Examples
 /// ```
@@ -47,7 +47,7 @@ pub use self::shard::RankShard;
 pub struct Loader {
     plan: Arc<BatchPlan>,
     next: usize,
-    /// For batches that the calling thread makes.
+    /// For batches that the calling thread loads.
     workspace: Workspace,
     queue: Arc<Queue>,
     workers: Vec<JoinHandle<()>>,
@@ -57,10 +57,11 @@ impl Loader {
     /// Starts a pass over the images.
     ///
     /// # Errors
-    /// A batch size of 0, a `drop_last` that leaves nothing, or threads that cannot be started.
+    /// Returns an error if the batch size is 0, `drop_last` leaves no batch, or threads cannot be
+    /// started.
     pub fn new(images: Arc<ImageDataset>, options: LoaderOptions) -> Result<Self> {
         let plan = Arc::new(BatchPlan::new(images, options)?);
-        let start = plan.first.max(options.start_batch);
+        let start = plan.batches.start.max(options.start_batch);
         let queue = Arc::new(Queue::new(start));
         let mut loader = Self {
             next: start,
@@ -81,32 +82,27 @@ impl Loader {
         }
         Ok(loader)
     }
-
-    /// Where this process's batches of the whole pass end, those skipped by `start_batch` included.
-    pub fn batches(&self) -> usize {
-        self.plan.batches
-    }
 }
 
 impl Iterator for Loader {
     type Item = Result<HostBatch>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        if self.next >= self.plan.batches {
+        if self.next >= self.plan.batches.end {
             return None;
         }
         let batch = if self.workers.is_empty() {
-            self.plan.make(self.next, &mut self.workspace)
+            self.plan.load(self.next, &mut self.workspace)
         } else {
             self.queue.take(self.next)
         };
-        // Nothing follows an error.
-        self.next = if batch.is_ok() { self.next + 1 } else { self.plan.batches };
+        // An error ends the pass.
+        self.next = if batch.is_ok() { self.next + 1 } else { self.plan.batches.end };
         Some(batch)
     }
 
     fn size_hint(&self) -> (usize, Option<usize>) {
-        let left = self.plan.batches.saturating_sub(self.next);
+        let left = self.plan.batches.end.saturating_sub(self.next);
         (left, Some(left))
     }
 }
@@ -117,7 +113,7 @@ impl Drop for Loader {
     fn drop(&mut self) {
         self.queue.stop();
         for worker in self.workers.drain(..) {
-            // A worker catches its panics, so that there is nothing to learn from the result.
+            // A worker catches its panics, so that its result carries nothing.
             let _ = worker.join();
         }
     }
@@ -125,13 +121,12 @@ impl Drop for Loader {
 
 fn work(plan: &BatchPlan, queue: &Queue, window: usize) {
     let mut workspace = Workspace::default();
-    while let Some(batch) = queue.claim(plan.batches, window) {
-        // What escapes `make`, such as memory that cannot be had for a batch, must still be
-        // answered.
-        let made = catch_unwind(AssertUnwindSafe(|| plan.make(batch, &mut workspace)));
+    while let Some(batch) = queue.claim(plan.batches.end, window) {
+        // A panic that escapes `load`, such as a failed allocation, must still answer the claim.
+        let loaded = catch_unwind(AssertUnwindSafe(|| plan.load(batch, &mut workspace)));
         queue.put(
             batch,
-            made.unwrap_or_else(|panic| {
+            loaded.unwrap_or_else(|panic| {
                 Err(anyhow!("a data worker failed: {}", panic_message(&*panic)))
             }),
         );
@@ -214,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn a_training_pass_shuffles_anew_each_epoch_and_misses_nothing() {
+    fn a_training_pass_reshuffles_each_epoch_and_holds_every_image() {
         let folder = tempfile::tempdir().unwrap();
         let images = images(folder.path(), 23);
         let order = |epoch| -> Vec<usize> {
@@ -253,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn processes_together_make_what_one_would() {
+    fn the_shards_of_all_ranks_make_up_the_batches_of_one_process() {
         let folder = tempfile::tempdir().unwrap();
         let images = images(folder.path(), 23);
         let mut config = DataConfig { image_size: 16, cache: Cache::None, ..DataConfig::default() };

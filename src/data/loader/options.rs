@@ -4,31 +4,31 @@ use super::shard::RankShard;
 use crate::config::Config;
 use crate::data::image_dataset::Mode;
 
-/// How a pass is delivered.
+/// The options of a pass.
 #[derive(Debug, Clone, Copy)]
 pub struct LoaderOptions {
-    /// What the pass is for.
-    pub pass: Mode,
+    /// The mode of the pass.
+    pub mode: Mode,
     /// Images per batch, at least 1.
     pub batch_size: usize,
-    /// Threads that make batches; with 0 the calling thread does, when it asks for one.
+    /// Worker threads; with 0 the calling thread loads each batch on demand.
     pub workers: usize,
-    /// How many batches may be ready or in the making ahead of the one that is asked for; at least
-    /// as many as there are workers, so that each has work.
+    /// Batches that may be loaded ahead of the next one; at least the number of workers, so that
+    /// each is busy.
     pub prefetch: usize,
-    /// Whether a last batch that is not full is left out.
+    /// Whether an incomplete last batch is skipped.
     pub drop_last: bool,
-    /// How many batches of the pass are skipped, as by a run that resumes within an epoch.
+    /// The index of the first batch, for a run that resumes within an epoch.
     pub start_batch: usize,
-    /// This process's part of each training batch, or of the batches of an evaluation.
+    /// This process's shard of each training batch, or of the list of evaluation batches.
     pub shard: RankShard,
 }
 
 impl LoaderOptions {
-    /// A whole pass with room for two batches per worker.
-    pub fn new(pass: Mode, batch_size: usize, workers: usize) -> Self {
+    /// Options of a full pass that prefetches two batches per worker.
+    pub fn new(mode: Mode, batch_size: usize, workers: usize) -> Self {
         Self {
-            pass,
+            mode,
             batch_size,
             workers,
             prefetch: 2 * workers,

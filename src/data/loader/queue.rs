@@ -10,9 +10,9 @@ use crate::data::batch::HostBatch;
 /// Finished batches on their way from the workers to the loader.
 pub(super) struct Queue {
     state: Mutex<QueueState>,
-    /// Room for another batch, or the end.
+    /// Signals room for another batch, or the end.
     room: Condvar,
-    /// Another batch is finished.
+    /// Signals another finished batch.
     finished: Condvar,
 }
 
@@ -26,7 +26,7 @@ struct QueueState {
 }
 
 impl Queue {
-    /// An empty queue that starts with batch `first`.
+    /// Creates an empty queue that starts with batch `first`.
     pub(super) fn new(first: usize) -> Self {
         let state =
             QueueState { unclaimed: first, wanted: first, ready: BTreeMap::new(), stopped: false };
@@ -38,7 +38,7 @@ impl Queue {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits until there is room, and claims a batch; nothing when there is nothing left to do.
+    /// Waits until there is room, and claims a batch; returns `None` when the pass is over.
     pub(super) fn claim(&self, batches: usize, window: usize) -> Option<usize> {
         let mut state = self
             .room
@@ -55,27 +55,27 @@ impl Queue {
         Some(state.unclaimed - 1)
     }
 
-    /// Hands in a batch that was claimed.
-    pub(super) fn put(&self, batch: usize, made: Result<HostBatch>) {
-        self.lock().ready.insert(batch, made);
+    /// Puts in a batch that was claimed.
+    pub(super) fn put(&self, batch: usize, loaded: Result<HostBatch>) {
+        self.lock().ready.insert(batch, loaded);
         self.finished.notify_all();
     }
 
-    /// Waits for a batch, and makes room for one more.
+    /// Waits for a batch and takes it, which makes room for one more.
     pub(super) fn take(&self, batch: usize) -> Result<HostBatch> {
         let mut state = self.lock();
         loop {
-            if let Some(made) = state.ready.remove(&batch) {
+            if let Some(loaded) = state.ready.remove(&batch) {
                 state.wanted = batch + 1;
                 drop(state);
                 self.room.notify_all();
-                return made;
+                return loaded;
             }
             state = self.finished.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
     }
 
-    /// Lets every worker come to its end.
+    /// Tells every worker to stop.
     pub(super) fn stop(&self) {
         self.lock().stopped = true;
         self.room.notify_all();

@@ -1,4 +1,4 @@
-//! Folds that are drawn from a seed: every image is in the test part of exactly one.
+//! Cross-validation folds from a seed: every image is in the test split of exactly one.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -11,14 +11,14 @@ use crate::data::dataset::Split;
 use crate::data::listing::{Listing, Row};
 use crate::data::random_stream::RandomStream;
 
-/// Deals all rows of `listing`, whatever split they stand in, to folds: `fold` is the test part,
-/// and `val_fraction` of the others is held out for validation. Images of the same content and
-/// images of one person, where the data names persons, stay on one side. The folds are alike in
-/// scores and groups, and depend on the seed alone.
+/// Assigns all rows of `listing`, of whatever split, to folds: `fold` is the test split, and
+/// `val_fraction` of the others is held out for validation. Images of the same content and images
+/// of one person, if the data set names persons, stay in one split. The folds are stratified by
+/// score and group, and depend on the seed alone.
 ///
 /// # Errors
-/// More folds than there are images to tell apart.
-pub(crate) fn deal(
+/// Returns an error if there are more folds than distinct images.
+pub(crate) fn assign_folds(
     mut listing: Listing,
     fold: Fold,
     val_fraction: f64,
@@ -32,12 +32,12 @@ pub(crate) fn deal(
     let (test, rest): (Vec<Row>, Vec<Row>) =
         rows.into_iter().partition(|row| fold_of.get(&row.unit) == Some(&(fold.number - 1)));
     let (mut train, val) = hold_out(rest, val_fraction, seed, "val");
-    // They are reported and left out later, like every row without an image.
+    // They are reported and skipped later, like every row without an image.
     train.extend(missing);
     Ok(Listing::new(train, val, test).with_notes(notes))
 }
 
-/// What has to stay together.
+/// Rows that must stay in one fold.
 struct Unit<'a> {
     name: &'a str,
     group: Option<&'a str>,
@@ -45,8 +45,8 @@ struct Unit<'a> {
     rows: usize,
 }
 
-/// The fold, from 0, of each unit. Sorted by group and score, each run of `count` units gives one
-/// to every fold, the largest to the fold that has fewest rows.
+/// Returns the fold, from 0, of each unit. Of the units sorted by group and score, each run of
+/// `count` contributes one to every fold, the largest to the fold with the fewest rows.
 fn assign(rows: &[Row], count: usize, seed: u64) -> Result<HashMap<String, usize>> {
     let mut units: BTreeMap<&str, Unit> = BTreeMap::new();
     for row in rows {
@@ -61,25 +61,25 @@ fn assign(rows: &[Row], count: usize, seed: u64) -> Result<HashMap<String, usize
     }
     ensure!(
         units.len() >= count,
-        "data.split: {count} folds need at least as many images that are not the same or of the same person; there are {}",
+        "data.split: {count} folds need at least {count} distinct images or persons; there are {}",
         units.len()
     );
     let mut units: Vec<Unit> = units.into_values().collect();
-    // Ties go by name: the units come in the order of their names.
+    // Ties are broken by name: the units are in the order of their names.
     units.sort_by(|a, b| {
         let mean = |unit: &Unit| unit.score / unit.rows as f64;
         a.group.cmp(&b.group).then_with(|| mean(a).total_cmp(&mean(b)))
     });
-    let mut draws = RandomStream::new(seed, 0, 0, "folds");
+    let mut rng = RandomStream::new(seed, 0, 0, "folds");
     let mut sizes = vec![0; count];
     let mut fold_of = HashMap::new();
     for run in units.chunks_mut(count) {
         let mut folds: Vec<usize> = (0..count).collect();
-        draws.shuffle(&mut folds);
-        folds.sort_by_key(|&fold| sizes[fold]); // the draw decides among equals
+        rng.shuffle(&mut folds);
+        folds.sort_by_key(|&fold| sizes[fold]); // the shuffle breaks ties
         run.sort_by_key(|unit| std::cmp::Reverse(unit.rows));
         if run.iter().all(|unit| unit.rows == run[0].rows) {
-            draws.shuffle(run);
+            rng.shuffle(run);
         }
         for (unit, &fold) in run.iter().zip(&folds) {
             sizes[fold] += unit.rows;
@@ -120,9 +120,9 @@ mod tests {
         Listing::new(rows(0..a), rows(a..b), rows(b..count))
     }
 
-    fn deal_all(listing: &Listing, of: usize, seed: u64) -> Vec<Listing> {
+    fn all_folds(listing: &Listing, of: usize, seed: u64) -> Vec<Listing> {
         (1..=of)
-            .map(|number| deal(listing.clone(), Fold { number, of }, 0.1, seed).unwrap())
+            .map(|number| assign_folds(listing.clone(), Fold { number, of }, 0.1, seed).unwrap())
             .collect()
     }
 
@@ -131,10 +131,10 @@ mod tests {
     }
 
     #[test]
-    fn every_image_is_tested_once_and_never_where_it_is_learned_from() {
+    fn every_image_is_tested_once_and_never_trained_on_in_that_fold() {
         for of in [2, 5, 7, 10] {
             let mut tested = Vec::new();
-            let folds = deal_all(&listing(203, false), of, 1);
+            let folds = all_folds(&listing(203, false), of, 1);
             for fold in &folds {
                 let [train, val, test] = Split::ALL.map(|split| fold.rows(split));
                 assert_eq!(train.len() + val.len() + test.len(), 203);
@@ -152,7 +152,7 @@ mod tests {
 
     #[test]
     fn folds_are_alike_in_scores_and_groups() {
-        let folds = deal_all(&listing(400, false), 5, 3);
+        let folds = all_folds(&listing(400, false), 5, 3);
         for fold in &folds {
             let test = fold.rows(Split::Test);
             let mean = test.iter().map(|row| row.sample.score).sum::<f32>() / test.len() as f32;
@@ -164,7 +164,7 @@ mod tests {
 
     #[test]
     fn a_person_is_on_one_side_only() {
-        let folds = deal_all(&listing(300, true), 4, 9);
+        let folds = all_folds(&listing(300, true), 4, 9);
         for fold in &folds {
             let persons = Split::ALL.map(|split| {
                 let rows = fold.rows(split).iter();
@@ -189,7 +189,7 @@ mod tests {
                 row.sample.source = Source::File(path);
             }
         }
-        for fold in deal_all(&all, 5, 2) {
+        for fold in all_folds(&all, 5, 2) {
             let test = fold.rows(Split::Test);
             assert_eq!(test.len(), 8);
             let contents: HashSet<usize> =
@@ -201,7 +201,7 @@ mod tests {
     #[test]
     fn folds_depend_on_the_seed_and_not_on_the_order_of_the_list() {
         let tested = |listing: &Listing, seed| {
-            let fold = deal(listing.clone(), Fold { number: 2, of: 3 }, 0.1, seed).unwrap();
+            let fold = assign_folds(listing.clone(), Fold { number: 2, of: 3 }, 0.1, seed).unwrap();
             let rows = fold.rows(Split::Test).iter();
             rows.map(|row| row.key.clone()).collect::<HashSet<_>>()
         };
@@ -215,7 +215,7 @@ mod tests {
     #[test]
     fn more_folds_than_images_are_refused() {
         let fold = Fold { number: 1, of: 5 };
-        let error = deal(listing(12, true), fold, 0.1, 1).unwrap_err().to_string();
+        let error = assign_folds(listing(12, true), fold, 0.1, 1).unwrap_err().to_string();
         assert!(error.contains("there are 4"), "{error}");
     }
 }

@@ -1,4 +1,4 @@
-//! Keeps splits apart: seeded hold-outs, and what to do when two splits hold the same image.
+//! Holding out validation and test rows by a seed.
 
 use std::collections::HashSet;
 
@@ -9,8 +9,8 @@ use crate::data::random_stream::RandomStream;
 
 /// Moves `fraction` of the images out of `rows`: returns those that stay and those that were held
 /// out, each in their order. The choice depends on the seed and `purpose` alone, and is stratified:
-/// sorted by score, each run of 1/`fraction` images gives one. Rows of one unit (an image, or a
-/// person) stay together.
+/// sorted by score, each run of 1/`fraction` images contributes one. Rows of one unit (an image, or
+/// a person) stay together.
 pub(crate) fn hold_out(
     rows: Vec<Row>,
     fraction: f64,
@@ -19,7 +19,7 @@ pub(crate) fn hold_out(
 ) -> (Vec<Row>, Vec<Row>) {
     let mut seen = HashSet::new();
     let mut images: Vec<&Row> = rows.iter().filter(|row| seen.insert(&row.unit)).collect();
-    // Ties go by name, so that the order of the list does not matter.
+    // Ties are broken by name, so that the order of the list does not matter.
     images.sort_by(|a, b| {
         let by_score = a.sample.score.total_cmp(&b.sample.score);
         by_score.then_with(|| a.sample.id.cmp(&b.sample.id))
@@ -29,21 +29,21 @@ pub(crate) fn hold_out(
         return (rows, Vec::new());
     }
     let held = ((total as f64 * fraction).round() as usize).clamp(1, total - 1);
-    let mut draws = RandomStream::new(seed, 0, 0, purpose);
+    let mut rng = RandomStream::new(seed, 0, 0, purpose);
     let units: HashSet<String> = (0..held)
         .map(|stratum| {
             let (start, end) = (stratum * total / held, (stratum + 1) * total / held);
-            images[start + draws.below(end - start)].unit.clone()
+            images[start + rng.below(end - start)].unit.clone()
         })
         .collect();
     let (held, kept) = rows.into_iter().partition(|row| units.contains(&row.unit));
     (kept, held)
 }
 
-/// The splits of a data set that may name none: without `has_splits`, all rows are in train, and
-/// test and validation rows are held out by the seed; with it, validation rows are where there are
+/// Completes the splits of a data set: without `has_splits`, all rows are in train, and test and
+/// validation rows are held out by the seed; with it, validation rows are held out if there are
 /// none. Rows of one image or person stay together.
-pub(crate) fn complete(
+pub(crate) fn complete_splits(
     mut splits: [Vec<Row>; 3],
     has_splits: bool,
     config: &DataConfig,
@@ -66,7 +66,7 @@ pub(crate) fn complete(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::data::splits::leakage::shared_images;
+    use crate::data::splits::leakage::leaked_images;
     use crate::data::{Sample, Source};
 
     fn row(id: &str, score: f32) -> Row {
@@ -116,7 +116,7 @@ mod tests {
             rows(0..50).into_iter().flat_map(|row| [row.clone(), row]).collect();
         let (kept, held) = hold_out(doubled, 0.2, 1, "val");
         assert_eq!((kept.len(), held.len()), (80, 20));
-        assert!(shared_images(&Listing::new(kept, held, Vec::new())).is_empty());
+        assert!(leaked_images(&Listing::new(kept, held, Vec::new())).is_empty());
     }
 
     #[test]

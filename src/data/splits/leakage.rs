@@ -9,48 +9,49 @@ use crate::config::Overlap;
 use crate::data::dataset::{Skipped, Split};
 use crate::data::listing::{Listing, Row};
 
-/// An image that stands in more than one split.
+/// An image that is in more than one split.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct LeakedImage {
-    /// Its name, as the first of the splits has it.
+    /// Its name in the first of the splits.
     pub id: String,
     /// The splits, in the order train, val, test.
     pub splits: Vec<Split>,
 }
 
-/// The images that stand in more than one split, in the order in which the splits list them.
-pub(crate) fn shared_images(listing: &Listing) -> Vec<LeakedImage> {
+/// Finds the images that are in more than one split, in the order in which the splits list them.
+pub(crate) fn leaked_images(listing: &Listing) -> Vec<LeakedImage> {
     let keys = Split::ALL.map(|split| listing.keys(split));
     let mut seen = HashSet::new();
-    let mut shared = Vec::new();
+    let mut leaked = Vec::new();
     for row in Split::ALL.iter().flat_map(|&split| listing.rows(split)) {
         let key = row.key.as_str();
         let splits: Vec<Split> =
             Split::ALL.into_iter().filter(|&split| keys[split as usize].contains(key)).collect();
         if splits.len() > 1 && seen.insert(key) {
-            shared.push(LeakedImage { id: row.sample.id.clone(), splits });
+            leaked.push(LeakedImage { id: row.sample.id.clone(), splits });
         }
     }
-    shared
+    leaked
 }
 
-/// Applies the configured rule to images that stand in two splits. Returns the rows that it
-/// removed.
+/// Applies the configured rule to images that are in two splits. Returns the removed rows.
 ///
 /// # Errors
-/// When there are such images and the configuration does not say what to do.
+/// Returns an error if there are such images and the rule is `error`.
 pub(crate) fn resolve_overlaps(listing: &mut Listing, rule: Overlap) -> Result<Vec<Skipped>> {
-    let shared = shared_images(listing);
-    if shared.is_empty() || rule == Overlap::Allow {
+    let leaked = leaked_images(listing);
+    if leaked.is_empty() || rule == Overlap::Allow {
         return Ok(Vec::new());
     }
     if rule == Overlap::Error {
-        let named: Vec<String> = shared.iter().take(3).map(LeakedImage::to_string).collect();
-        let stand = if shared.len() == 1 { "image stands" } else { "images stand" };
-        let more = if shared.len() > named.len() { ", ..." } else { "" };
+        let named: Vec<String> = leaked.iter().take(3).map(LeakedImage::to_string).collect();
+        let images = if leaked.len() == 1 { "image is" } else { "images are" };
+        let more = if leaked.len() > named.len() { ", ..." } else { "" };
         bail!(
-            "{} {stand} in two splits, which would flatter the results: {}{more}. Set data.overlap to drop (train gives way to val and test, val to test) or to allow",
-            shared.len(),
+            "{} {images} in two splits, which would inflate the results: {}{more}. Set data.overlap to \
+             drop (removes them from train in favor of val and test, from val in favor of test) or \
+             to allow",
+            leaked.len(),
             named.join(", "),
         );
     }
@@ -67,7 +68,7 @@ pub(crate) fn resolve_overlaps(listing: &mut Listing, rule: Overlap) -> Result<V
         removed.extend(gone.into_iter().map(|row| Skipped {
             split,
             id: row.sample.id,
-            reason: "stands in a later split too (data.overlap: drop)".to_string(),
+            reason: "is in a later split too (data.overlap: drop)".to_string(),
         }));
     }
     Ok(removed)
@@ -102,22 +103,22 @@ mod tests {
     #[test]
     fn an_overlap_is_an_error_that_names_the_remedy() {
         let error = resolve_overlaps(&mut overlapping(), Overlap::Error).unwrap_err().to_string();
-        for part in
+        for text in
             ["4 images", "0008 (train and val)", "0012 (val and test)", ", ...", "data.overlap"]
         {
-            assert!(error.contains(part), "{error}");
+            assert!(error.contains(text), "{error}");
         }
     }
 
     #[test]
-    fn dropping_gives_the_later_split_the_image() {
+    fn dropping_keeps_the_image_in_the_later_split() {
         let mut listing = overlapping();
         let removed = resolve_overlaps(&mut listing, Overlap::Drop).unwrap();
         assert_eq!(removed.len(), 4);
         assert_eq!(listing.rows(Split::Train).len(), 8);
         assert_eq!(listing.rows(Split::Val).len(), 4);
         assert_eq!(listing.rows(Split::Test).len(), 8);
-        assert!(shared_images(&listing).is_empty());
+        assert!(leaked_images(&listing).is_empty());
     }
 
     #[test]

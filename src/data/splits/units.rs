@@ -1,4 +1,4 @@
-//! Which rows must stay on one side of a split.
+//! Units of rows that must stay in one split.
 
 use std::collections::HashMap;
 
@@ -8,15 +8,15 @@ use crate::data::dataset::Source;
 use crate::data::image::decode;
 use crate::data::listing::Row;
 
-/// Gives rows of the same image file or the same person, where the data set names persons, the same
-/// [`Row::unit`].
+/// Assigns the same [`Row::unit`] to rows of the same image file or, if the data set names persons,
+/// the same person.
 pub(crate) fn bind(rows: &mut [Row]) {
     let contents = vec![None; rows.len()];
     bind_all(rows, &contents);
 }
 
-/// As [`bind`], and binds rows whose files have the same content too: every file is read. A file
-/// that cannot be read has no content; whoever loads it says so.
+/// As [`bind`], and also binds rows whose files have the same content: every file is read. A file
+/// that cannot be read binds nothing; loading reports it.
 pub(crate) fn bind_with_contents(rows: &mut [Row]) {
     let contents: Vec<Option<blake3::Hash>> = rows
         .par_iter()
@@ -45,7 +45,7 @@ fn bind_all(rows: &mut [Row], contents: &[Option<blake3::Hash>]) {
             sets.join(index, *by_content.entry(content).or_insert(index));
         }
     }
-    // The least key, so that the unit's name does not depend on the order of the list.
+    // The smallest key, so that the unit's name does not depend on the order of the list.
     let mut names: HashMap<usize, String> = HashMap::new();
     for (index, row) in rows.iter().enumerate() {
         let name = names.entry(sets.root(index)).or_insert_with(|| row.key.clone());
@@ -60,7 +60,7 @@ fn bind_all(rows: &mut [Row], contents: &[Option<blake3::Hash>]) {
     }
 }
 
-/// Union and find, with paths halved.
+/// Disjoint sets (union-find) with path halving.
 struct DisjointSets(Vec<usize>);
 
 impl DisjointSets {

@@ -1,4 +1,4 @@
-//! A small painter: anti-aliased shapes from signed distances, soft spots, noise and colors.
+//! A small renderer: anti-aliased shapes from signed distances, soft spots, noise and colors.
 //!
 //! Only additions, multiplications, divisions and square roots are used, which IEEE 754 rounds
 //! the same on every machine; hence no sine, power or exponential from the machine's library.
@@ -29,7 +29,7 @@ impl Canvas {
         Self { size, frame, pixels: vec![[0.0; 3]; count] }
     }
 
-    /// Side of a pixel in face units: the width over which an edge fades.
+    /// Returns the side of a pixel in face units: the width over which an edge fades.
     pub(super) fn pixel(&self) -> f32 {
         2.0 / (self.size as f32 * self.frame.scale())
     }
@@ -78,12 +78,13 @@ impl Canvas {
     pub(super) fn into_image(self) -> RgbImage {
         let bytes = self.pixels.iter().flatten();
         let bytes = bytes.map(|v| (v.clamp(0.0, 1.0) * 255.0 + 0.5) as u8).collect();
-        // The buffer holds exactly size * size * 3 bytes, so that this never falls back.
+        // The buffer holds exactly size * size * 3 bytes.
         RgbImage::from_raw(self.size, self.size, bytes).unwrap_or_default()
     }
 }
 
-/// Fraction of a pixel of side `pixel` that lies inside a shape at signed distance `distance`.
+/// Returns the fraction of a pixel of side `pixel` that lies inside a shape at signed distance
+/// `distance`.
 pub(super) fn coverage(distance: f32, pixel: f32) -> f32 {
     (0.5 - distance / pixel).clamp(0.0, 1.0)
 }

@@ -1,19 +1,19 @@
-//! The parameters of a face, how they are drawn, and the formula of its score.
+//! The parameters of a face, how they are sampled, and the formula of its score.
 
 use super::FaceSeed;
 use super::nuisance::{Look, Pose, Scene};
 use super::stream::{Purpose, Stream};
 
-/// Everything there is to know about one synthetic face.
+/// All parameters of one synthetic face.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Face {
     /// The scored proportions; nothing else enters the score.
     pub geometry: Geometry,
-    /// What the person looks like otherwise; drawn independently of `geometry`.
+    /// What the person looks like otherwise; sampled independently of `geometry`.
     pub look: Look,
-    /// Where the face sits in the image; drawn independently of `geometry`.
+    /// Where the face sits in the image; sampled independently of `geometry`.
     pub pose: Pose,
-    /// Light, background and grain; drawn independently of `geometry`.
+    /// Light, background and grain; sampled independently of `geometry`.
     pub scene: Scene,
 }
 
@@ -64,7 +64,7 @@ impl Geometry {
         (-1.0, 1.0),  // smile
     ];
 
-    /// The fields in the order of [`Geometry::RANGES`].
+    /// Returns the fields in the order of [`Geometry::RANGES`].
     fn values(&self) -> [f32; 6] {
         [
             self.asymmetry,
@@ -76,7 +76,7 @@ impl Geometry {
         ]
     }
 
-    /// The fields mapped from their ranges to [-1, 1].
+    /// Returns the fields mapped from their ranges to [-1, 1].
     fn deviations(&self) -> [f32; 6] {
         let values = self.values();
         std::array::from_fn(|i| {
@@ -93,7 +93,7 @@ impl Geometry {
 }
 
 impl Face {
-    /// RandomStream all parameters of the face that `seed` names.
+    /// Samples all parameters of the face that `seed` names.
     pub fn sample(seed: FaceSeed) -> Self {
         let geometry = Geometry::sample(&mut Stream::new(seed, Purpose::Geometry));
         let mut stream = Stream::new(seed, Purpose::Nuisance);
@@ -105,13 +105,14 @@ impl Face {
         }
     }
 
-    /// The score without rater noise, in 1..5: 3 plus the six [`terms`](Self::terms), clamped.
+    /// Returns the score without rater noise, in 1..5: 3 plus the six [`terms`](Self::terms),
+    /// clamped.
     pub fn score(&self) -> f32 {
         let points: f32 = self.terms().iter().map(|term| term.points).sum();
         (MEAN_SCORE + points).clamp(SCORE_RANGE.0, SCORE_RANGE.1)
     }
 
-    /// What each proportion adds to the score. The formula stands in the documentation of
+    /// Returns what each proportion adds to the score. The formula is in the documentation of
     /// [the module](super).
     pub fn terms(&self) -> [ScoreTerm; 6] {
         // More of a good thing, and a distance from the ideal: both of mean zero over [-1, 1].
@@ -130,8 +131,8 @@ impl Face {
         .map(|(name, points)| ScoreTerm { name, points })
     }
 
-    /// A coarse name of the skin tone: `light`, `medium` or `deep`. Faces of all three have the
-    /// same distribution of scores, so metrics by group should agree but for chance.
+    /// Returns a coarse name of the skin tone: `light`, `medium` or `deep`. Faces of all three have
+    /// the same distribution of scores, so metrics by group should agree up to sampling noise.
     pub fn tone_group(&self) -> &'static str {
         match self.look.tone {
             tone if tone < 1.0 / 3.0 => "light",

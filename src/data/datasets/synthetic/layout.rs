@@ -1,4 +1,4 @@
-//! Where the parts of a face lie, in the face's own frame and in the image.
+//! Positions of the features of a face, in the face's own frame and in the image.
 //!
 //! The face's frame has its origin at the center of the head, x to the right and y down as the
 //! viewer sees them; one unit is about half the side of the image.
@@ -105,7 +105,7 @@ pub(super) struct Mouth {
     pub(super) lower: f32,
 }
 
-/// The parts of a face in its own frame.
+/// The features of a face in its own frame.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Layout {
     /// Half the width and half the height of the head.
@@ -158,8 +158,8 @@ impl Layout {
         Self { half, chin, jaw: look.jaw, eyes, nose, mouth }
     }
 
-    /// Signed distance to the outline of the head, negative inside; exact to first order, so
-    /// good near the outline, where it is used.
+    /// Returns the signed distance to the outline of the head, negative inside; exact to first
+    /// order, so good near the outline, where it is used.
     pub(super) fn head_distance(&self, [x, y]: [f32; 2]) -> f32 {
         let [w, h] = self.half;
         let t = y / h;
@@ -176,7 +176,7 @@ impl Layout {
     }
 }
 
-/// Takes the place of t² in the equation of an ellipse: t² below the equator (t > 0), flatter
+/// Replaces t² in the equation of an ellipse: t² below the equator (t > 0), flatter
 /// above, where skulls are broader than ellipses. The second number is the slope.
 pub(super) fn skull(t: f32) -> (f32, f32) {
     if t > 0.0 {
@@ -187,7 +187,7 @@ pub(super) fn skull(t: f32) -> (f32, f32) {
     }
 }
 
-/// An ellipse around a part of the face, in pixels of a square image.
+/// An ellipse around a feature of the face, in pixels of a square image.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Region {
     /// `left_eye` and `right_eye` (as the viewer sees them), `nose`, `mouth` or `head`.
@@ -201,7 +201,7 @@ pub struct Region {
 }
 
 impl Region {
-    /// Whether the point, in pixels, lies in the ellipse.
+    /// Returns whether the point, in pixels, lies in the ellipse.
     pub fn contains(&self, x: f32, y: f32) -> bool {
         let (sin, cos) = small_sin_cos(self.roll);
         let (x, y) = (x - self.center[0], y - self.center[1]);
@@ -211,7 +211,7 @@ impl Region {
     }
 }
 
-/// The ellipses of [`Face::scored_regions`].
+/// Returns the ellipses of [`Face::scored_regions`].
 pub(super) fn regions(face: &Face, size: u32) -> Vec<Region> {
     let layout = Layout::new(face);
     let frame = Frame::new(&face.pose);

@@ -1,11 +1,11 @@
 //! Synthetic faces with a known score: the data set that needs no file.
 //!
-//! A face is drawn anew, whenever it is asked for, from the seed of the data set and the number of
-//! the face. The image and the score are the same on every machine.
+//! A face is rendered on demand from the seed of the data set and the index of the face. The image
+//! and the score are the same on every machine.
 //!
 //! # The score
 //!
-//! Six proportions make the score. Each is uniform over a range ([`Geometry::RANGES`]),
+//! Six proportions determine the score. Each is uniform over a range ([`Geometry::RANGES`]),
 //! independent of the others and of everything else in the image. With t the proportion mapped
 //! from its range to [-1, 1], the score is
 //!
@@ -20,15 +20,15 @@
 //! deviation 0.67 and a bell shape. It says nothing about real faces.
 //!
 //! Skin tone, hair, shape of brows and jaw, beard, glasses, light, background, grain and pose do
-//! not enter it and are drawn independently of it. Because four terms are squares, whose sign no
+//! not enter it and are sampled independently of it. Because four terms are squares, whose sign no
 //! single pixel knows, and because tone, hair and background turn light into dark, the gray values
 //! of the pixels explain only part of the score linearly.
 //!
 //! # The rating
 //!
-//! What a model is given is the mean of [`RATERS`] simulated raters, each with an independent
-//! normal error ([`rated_score`]). With errors of the mean of 0.2, the default, a model that knew
-//! the formula would reach a Pearson correlation of 0.96.
+//! The target of a model is the mean rating of [`RATERS`] simulated raters, each with an
+//! independent normal error ([`rated_score`]). With errors of the mean of 0.2, the default, a model
+//! that knew the formula would reach a Pearson correlation of 0.96.
 
 mod backdrop;
 mod canvas;
@@ -51,29 +51,29 @@ pub use layout::Region;
 pub use nuisance::{Beard, HairStyle, Look, Pose, Scene};
 use stream::{Purpose, Stream};
 
-/// Names one face.
+/// Identifies one face.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct FaceSeed {
     /// Seed of the data set.
     pub seed: u64,
-    /// Number of the face in it.
+    /// Index of the face in it.
     pub index: u64,
 }
 
-/// How many raters see each face.
+/// The number of raters of each face.
 pub const RATERS: usize = 10;
 
-/// The mean rating of a face, in 1..5: its [score](Face::score) plus the mean error of [`RATERS`]
-/// raters, clamped. `rater_noise` is the standard deviation of that mean, in score units; a single
-/// rater errs by √[`RATERS`] times as much.
+/// Returns the mean rating of a face, in 1..5: its [score](Face::score) plus the mean error of
+/// [`RATERS`] raters, clamped. `rater_noise` is the standard deviation of that mean, in score
+/// units; a single rater errs by √[`RATERS`] times as much.
 pub fn rated_score(seed: FaceSeed, rater_noise: f64) -> f32 {
     let errors: f32 = rater_errors(seed, rater_noise).sum();
     let mean = Face::sample(seed).score() + errors / RATERS as f32;
     mean.clamp(SCORE_RANGE.0, SCORE_RANGE.1)
 }
 
-/// What each of the [`RATERS`] simulated raters gives a face, clamped to 1..5 one by one; their
-/// mean is [`rated_score`] but for the clamping.
+/// Returns the rating of a face by each of the [`RATERS`] simulated raters, each clamped to 1..5;
+/// their mean is [`rated_score`], except for the clamping.
 pub fn ratings(seed: FaceSeed, rater_noise: f64) -> Vec<f32> {
     let score = Face::sample(seed).score();
     rater_errors(seed, rater_noise)
@@ -87,7 +87,7 @@ fn rater_errors(seed: FaceSeed, rater_noise: f64) -> impl Iterator<Item = f32> {
     (0..RATERS).map(move |_| one_rater * stream.normal())
 }
 
-/// Draws the image of a face, `size` pixels square.
+/// Renders a face, `size` pixels square.
 ///
 /// # Examples
 /// ```
@@ -103,7 +103,7 @@ pub fn render(seed: FaceSeed, size: u32) -> RgbImage {
 }
 
 impl Face {
-    /// Draws the image, `size` pixels square. Another size shows the same image, finer or
+    /// Renders the face, `size` pixels square. Another size shows the same image, finer or
     /// coarser.
     pub fn render(&self, size: u32) -> RgbImage {
         let layout = Layout::new(self);
@@ -137,8 +137,8 @@ impl Face {
         canvas.into_image()
     }
 
-    /// Where the scored parts are in the image of `size` pixels square: both eyes, nose, mouth
-    /// and the whole head, in this order. Parts may overlap.
+    /// Returns the scored regions of the image of `size` pixels square: both eyes, nose, mouth and
+    /// the head, in this order. Regions may overlap.
     pub fn scored_regions(&self, size: u32) -> Vec<Region> {
         layout::regions(self, size)
     }
@@ -305,7 +305,7 @@ mod tests {
     }
 
     #[test]
-    fn scored_regions_hold_the_parts_and_lie_in_the_image() {
+    fn scored_regions_hold_their_features_and_lie_in_the_image() {
         let size = 64;
         for index in 0..300 {
             for region in Face::sample(seed(index)).scored_regions(size) {
@@ -347,7 +347,7 @@ mod tests {
     }
 
     #[test]
-    fn any_size_is_drawn() {
+    fn any_size_is_rendered() {
         for size in [0, 1, 2, 17] {
             let image = render(seed(4), size);
             assert_eq!((image.width(), image.height()), (size, size));

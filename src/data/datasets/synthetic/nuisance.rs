@@ -1,8 +1,8 @@
-//! What is in an image beside the scored proportions, and how it is drawn.
+//! Everything in an image except the scored proportions, and how it is sampled.
 
 use super::stream::Stream;
 
-/// What a person looks like apart from the scored proportions.
+/// The appearance of a person apart from the scored proportions.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Look {
     /// Skin tone, 0 (fair) to 1 (deep).
@@ -35,7 +35,7 @@ pub struct Look {
     pub brow_arch: f32,
     /// Color of the iris, sRGB in 0..1.
     pub iris_color: [f32; 3],
-    /// Where the eyes look, in units of half an eye, right and down positive.
+    /// The gaze direction, in units of half an eye, right and down positive.
     pub gaze: [f32; 2],
     /// Slant of the eyes, -1 (outer corners down) to 1 (outer corners up).
     pub slant: f32,
@@ -45,7 +45,7 @@ pub struct Look {
     pub mouth_width: f32,
     /// Fullness of the lips, 0 to 1.
     pub lips: f32,
-    /// Facial hair, drawn as a distractor.
+    /// Facial hair, a distractor.
     pub beard: Beard,
     /// Color of the glasses' frame, or none.
     pub glasses: Option<[f32; 3]>,
@@ -79,7 +79,7 @@ pub enum HairStyle {
 }
 
 impl HairStyle {
-    /// All cuts, each as likely as the next but for `Bald`, which is rarer.
+    /// All cuts, all equally likely except `Bald`, which is rarer.
     pub const ALL: [Self; 9] = [
         Self::Bald,
         Self::Buzz,

@@ -5,7 +5,7 @@ use rand_chacha::ChaCha8Rng;
 
 use super::FaceSeed;
 
-/// What a stream of random numbers is for. Each purpose has its own key, so that drawing more
+/// The purpose of a stream of random numbers. Each purpose has its own key, so that sampling more
 /// numbers for one of them never changes another.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Purpose {
@@ -32,28 +32,28 @@ impl Stream {
         Self(ChaCha8Rng::from_seed(key))
     }
 
-    /// Uniform in [0, 1).
+    /// Samples uniformly from [0, 1).
     pub(super) fn unit(&mut self) -> f32 {
         (self.0.next_u32() >> 8) as f32 / (1u32 << 24) as f32
     }
 
-    /// Uniform in [low, high).
+    /// Samples uniformly from [low, high).
     pub(super) fn range(&mut self, low: f32, high: f32) -> f32 {
         low + (high - low) * self.unit()
     }
 
-    /// True with the given probability.
+    /// Returns true with the given probability.
     pub(super) fn chance(&mut self, probability: f32) -> bool {
         self.unit() < probability
     }
 
-    /// A whole number in 0..count.
+    /// Samples an integer from 0..count.
     pub(super) fn below(&mut self, count: usize) -> usize {
         ((self.unit() * count as f32) as usize).min(count - 1)
     }
 
-    /// Standard normal to a good approximation: the sum of twelve uniforms less six, which needs
-    /// no logarithm, whose last bit depends on the machine.
+    /// Samples from the standard normal distribution, approximately: the sum of twelve uniforms
+    /// less six, which needs no logarithm, whose last bit depends on the machine.
     pub(super) fn normal(&mut self) -> f32 {
         (0..12).map(|_| self.unit()).sum::<f32>() - 6.0
     }
