@@ -135,7 +135,8 @@ impl BeautyNet {
     /// message, for example if memory runs out.
     pub fn forward(&self, images: Images, ctx: ForwardContext) -> Result<Output> {
         let encode = |encoder: &Option<Encoder>| {
-            let encode = |encoder: &Encoder| encoder.forward(&encoder.normalize(images)?, ctx);
+            let encode =
+                |encoder: &Encoder| encoder.forward(&encoder.normalize(images)?, None, ctx);
             encoder.as_ref().map(encode).transpose()
         };
         self.predict(encode(&self.vit)?, encode(&self.mamba)?, ctx)

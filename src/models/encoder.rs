@@ -65,30 +65,20 @@ impl Encoder {
         })
     }
 
-    /// Normalized images (b, 3, s, s) to tokens.
+    /// Normalized images (b, 3, s, s) to tokens, with some of the patches masked if `masked` is
+    /// given.
     ///
     /// # Errors
     /// Returns an operator's message, for example if memory runs out.
-    pub fn forward(&self, x: &Tensor, ctx: ForwardContext) -> Result<BranchTokens> {
-        Ok(self.tokens(match &self.backbone {
-            Backbone::Vit(vit) => vit.forward(x, ctx)?,
-            Backbone::Mamba(mamba) => mamba.forward(x, ctx)?,
-        }))
-    }
-
-    /// As [`forward`](Self::forward), with some of the patches masked.
-    ///
-    /// # Errors
-    /// As [`forward`](Self::forward).
-    pub fn forward_masked(
+    pub fn forward(
         &self,
         x: &Tensor,
-        masked: &Masked,
+        masked: Option<&Masked>,
         ctx: ForwardContext,
     ) -> Result<BranchTokens> {
         Ok(self.tokens(match &self.backbone {
-            Backbone::Vit(vit) => vit.forward_masked(x, masked, ctx)?,
-            Backbone::Mamba(mamba) => mamba.forward_masked(x, masked, ctx)?,
+            Backbone::Vit(vit) => vit.forward(x, masked, ctx)?,
+            Backbone::Mamba(mamba) => mamba.forward(x, masked, ctx)?,
         }))
     }
 

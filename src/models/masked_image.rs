@@ -122,7 +122,7 @@ impl MaskedImageModel {
             Stem::Patchify => None,
         };
         let x = masked_x.as_ref().unwrap_or(x);
-        let tokens = self.encoder.forward_masked(x, &masked, ctx)?;
+        let tokens = self.encoder.forward(x, Some(&masked), ctx)?;
         let patches = self.shape().patches();
         let of_patches = tokens.class_first().narrow(1, 1, patches);
         let colors = |layer: &Linear| layer.forward(&tokens.class()).view([-1, patches, 3]);

@@ -2,7 +2,7 @@
 
 use tch::{Tensor, nn};
 
-use super::layers::{Init, LayerNorm};
+use super::layers::{Init, LayerNorm, Masked};
 use crate::config::{BackboneShape, Stem};
 
 const NORM_EPS: f64 = 1e-6;
@@ -44,8 +44,9 @@ impl PatchEmbed {
         }
     }
 
-    /// Images (b, 3, h, w) to tokens (b, patches, dim), patches row by row.
-    pub fn forward(&self, x: &Tensor) -> Tensor {
+    /// Images (b, 3, h, w) to tokens (b, patches, dim), patches row by row; the mask token replaces
+    /// masked patches.
+    pub fn forward(&self, x: &Tensor, masked: Option<&Masked>) -> Tensor {
         let features = match &self.features {
             // One matrix product is several times as fast as the convolution on the CPU, above all
             // in backward.
@@ -54,7 +55,11 @@ impl PatchEmbed {
             }
             PatchFeatures::Conv(stem) => stem.forward(x).flatten(2, 3).transpose(1, 2),
         };
-        features.linear(&self.weight.flatten(1, -1), Some(&self.bias))
+        let patches = features.linear(&self.weight.flatten(1, -1), Some(&self.bias));
+        match masked {
+            Some(masked) => masked.replace(&patches),
+            None => patches,
+        }
     }
 }
 

@@ -288,29 +288,18 @@ impl VisionMamba {
     }
 
     /// Normalized images (b, 3, s, s) to the tokens (b, 1 + patches, embed_dim) after the last
-    /// norm; the class token is at index `patches / 2`.
+    /// norm; the class token is at index `patches / 2`. With `masked`, some of the patches are
+    /// masked.
     ///
     /// # Errors
     /// Returns an operator's message, for example if memory runs out.
-    pub fn forward(&self, x: &Tensor, ctx: ForwardContext) -> Result<Tensor> {
-        self.forward_tokens(self.embed(x)?, ctx)
-    }
-
-    /// As [`forward`](Self::forward), with some of the patches masked.
-    ///
-    /// # Errors
-    /// As [`forward`](Self::forward).
-    pub fn forward_masked(
+    pub fn forward(
         &self,
         x: &Tensor,
-        masked: &Masked,
+        masked: Option<&Masked>,
         ctx: ForwardContext,
     ) -> Result<Tensor> {
-        let patches = masked.replace(&self.patch_embed.forward(x));
-        self.forward_tokens(self.add_positions(&patches)?, ctx)
-    }
-
-    fn forward_tokens(&self, mut x: Tensor, ctx: ForwardContext) -> Result<Tensor> {
+        let mut x = self.embed(x, masked)?;
         for (i, block) in self.layers.iter().enumerate() {
             x = self.recompute.run(i, block, &x, ctx, Block::forward)?;
         }
@@ -328,7 +317,7 @@ impl VisionMamba {
         x: &Tensor,
         tap: &mut dyn FnMut(usize, Tensor) -> Tensor,
     ) -> Result<Tensor> {
-        let mut residual = self.embed(x)?;
+        let mut residual = self.embed(x, None)?;
         for (layer, block) in self.layers.iter().enumerate() {
             let normed = tap(layer, block.norm.forward(&residual));
             residual = &residual + block.mixer.forward(&normed)?;
@@ -350,14 +339,10 @@ impl VisionMamba {
         Ok([mixer.forward.operands(&xz[0])?, mixer.backward.operands(&xz[0])?])
     }
 
-    /// Normalized images (b, 3, s, s) to the first block's input.
-    fn embed(&self, x: &Tensor) -> Result<Tensor> {
-        self.add_positions(&self.patch_embed.forward(x))
-    }
-
-    /// Puts the class token in the middle of the embedded patches (b, patches, embed_dim), and adds
-    /// the position embedding.
-    fn add_positions(&self, patches: &Tensor) -> Result<Tensor> {
+    /// Returns the first block's input: the embedded patches with the class token in the middle, at
+    /// their positions.
+    fn embed(&self, x: &Tensor, masked: Option<&Masked>) -> Result<Tensor> {
+        let patches = self.patch_embed.forward(x, masked); // (b, patches, embed_dim)
         let (b, count, _) = patches.size3()?;
         let middle = class_index(count);
         let cls_token = self.cls_token.expand([b, -1, -1], false);

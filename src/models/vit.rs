@@ -141,29 +141,17 @@ impl VisionTransformer {
     }
 
     /// Normalized images (b, 3, s, s) to the tokens (b, 1 + patches, embed_dim) after the last
-    /// norm; the class token is the first.
+    /// norm; the class token is the first. With `masked`, some of the patches are masked.
     ///
     /// # Errors
     /// Returns libtorch's message if memory runs out.
-    pub fn forward(&self, x: &Tensor, ctx: ForwardContext) -> Result<Tensor> {
-        self.forward_tokens(self.embed(x), ctx)
-    }
-
-    /// As [`forward`](Self::forward), with some of the patches masked.
-    ///
-    /// # Errors
-    /// As [`forward`](Self::forward).
-    pub fn forward_masked(
+    pub fn forward(
         &self,
         x: &Tensor,
-        masked: &Masked,
+        masked: Option<&Masked>,
         ctx: ForwardContext,
     ) -> Result<Tensor> {
-        let patches = masked.replace(&self.patch_embed.forward(x));
-        self.forward_tokens(self.add_positions(patches), ctx)
-    }
-
-    fn forward_tokens(&self, mut x: Tensor, ctx: ForwardContext) -> Result<Tensor> {
+        let mut x = self.embed(x, masked);
         for (i, block) in self.blocks.iter().enumerate() {
             let forward = |block: &Block, x: &Tensor, ctx| Ok(block.forward(x, ctx));
             x = self.recompute.run(i, block, &x, ctx, forward)?;
@@ -179,7 +167,7 @@ impl VisionTransformer {
         x: &Tensor,
         tap: &mut dyn FnMut(usize, Tensor) -> Tensor,
     ) -> Tensor {
-        let mut x = self.embed(x);
+        let mut x = self.embed(x, None);
         for (layer, block) in self.blocks.iter().enumerate() {
             let normed = tap(layer, block.norm1.forward(&x));
             x = block.forward_normed(&x, &normed, ForwardContext::eval());
@@ -202,14 +190,10 @@ impl VisionTransformer {
         Ok(logits.softmax(-1, Kind::Float))
     }
 
-    /// Normalized images (b, 3, s, s) to the first block's input.
-    fn embed(&self, x: &Tensor) -> Tensor {
-        self.add_positions(self.patch_embed.forward(x))
-    }
-
-    /// Puts the class token before the embedded patches (b, patches, embed_dim), and adds the
-    /// position embedding.
-    fn add_positions(&self, patches: Tensor) -> Tensor {
+    /// Returns the first block's input: the class token, then the embedded patches, at their
+    /// positions.
+    fn embed(&self, x: &Tensor, masked: Option<&Masked>) -> Tensor {
+        let patches = self.patch_embed.forward(x, masked); // (b, patches, embed_dim)
         let b = patches.size()[0];
         let cls_token = self.cls_token.expand([b, -1, -1], false);
         Tensor::cat(&[cls_token, patches], 1) + &self.pos_embed

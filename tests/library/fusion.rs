@@ -321,8 +321,8 @@ fn trained_vit_weight(strategy: FusionStrategy, vit_has_signal: bool, seed: i64)
         let noise = Tensor::randn([b, 3, 16, 16], CPU);
         let (for_vit, for_mamba) = if vit_has_signal { (signal, noise) } else { (noise, signal) };
         let train = ForwardContext::train();
-        let vit = BranchTokens::new(vit.forward(&for_vit, train).unwrap(), 0);
-        let mamba = BranchTokens::new(mamba.forward(&for_mamba, train).unwrap(), 2);
+        let vit = BranchTokens::new(vit.forward(&for_vit, None, train).unwrap(), 0);
+        let mamba = BranchTokens::new(mamba.forward(&for_mamba, None, train).unwrap(), 2);
         let fused = fusion.forward(Some(&vit), Some(&mamba), train).unwrap();
         let loss = head.forward(&fused.vector, train).0.mse_loss(&scores, tch::Reduction::Mean);
         (loss, fused.weights.unwrap())

@@ -2,9 +2,7 @@
 
 use tch::{Kind, Tensor, nn};
 
-use super::projections::Projections;
-use super::{BranchTokens, Fused, Join};
-use crate::models::forward_context::ForwardContext;
+use super::{BranchTokens, Fused, Projections};
 use crate::models::layers::{Init, LayerNorm, Linear};
 
 const NORM_EPS: f64 = 1e-6;
@@ -23,26 +21,18 @@ pub(super) struct CrossAttention {
     project: Projections,
     from_vit: ClassAttention,
     from_mamba: ClassAttention,
-    dim: i64,
 }
 
 impl CrossAttention {
-    pub fn new(path: &nn::Path, widths: [i64; 2], dim: i64) -> Self {
+    pub fn new(path: &nn::Path, project: Projections, dim: i64) -> Self {
         Self {
-            project: Projections::new(path, widths, dim),
+            project,
             from_vit: ClassAttention::new(path / "from_vit", dim),
             from_mamba: ClassAttention::new(path / "from_mamba", dim),
-            dim,
         }
     }
-}
 
-impl Join for CrossAttention {
-    fn width(&self) -> i64 {
-        self.dim
-    }
-
-    fn forward(&self, vit: &BranchTokens, mamba: &BranchTokens, _ctx: ForwardContext) -> Fused {
+    pub fn forward(&self, vit: &BranchTokens, mamba: &BranchTokens) -> Fused {
         let [vit, mamba] = self.project.tokens(vit, mamba);
         let (from_vit, vit_to_itself) = self.from_vit.forward(&vit, &mamba);
         let (from_mamba, mamba_to_itself) = self.from_mamba.forward(&mamba, &vit);
@@ -53,16 +43,17 @@ impl Join for CrossAttention {
             weights: Some(Tensor::cat(&[&vit_weight, &(1.0 - &vit_weight)], -1)),
         }
     }
+}
 
-    fn token_multiply_adds(&self, [vit, mamba]: [i64; 2]) -> i64 {
-        let d = self.dim;
-        let [vit_width, mamba_width] = self.project.widths();
-        let projections = (vit * vit_width + mamba * mamba_width) * d;
-        // Keys and values of the other branch's patches; then scores and the weighted sum, with the
-        // class token.
-        let attention = |patches: i64| 2 * patches * d * d + 2 * (1 + patches) * d;
-        projections + attention(vit) + attention(mamba)
-    }
+/// Returns the multiply-adds for one image beyond one product with each matrix, for branches of
+/// these numbers of patches and widths that are projected to `d` channels.
+pub(super) fn token_multiply_adds(patches: [i64; 2], widths: [i64; 2], d: i64) -> i64 {
+    let of_branch = |patches: i64, width: i64| {
+        // The projection; then keys and values of the patches; then scores and the weighted sum,
+        // with the class token.
+        patches * width * d + 2 * patches * d * d + 2 * (1 + patches) * d
+    };
+    of_branch(patches[0], widths[0]) + of_branch(patches[1], widths[1])
 }
 
 /// Multi-head attention whose only query is the class token.

@@ -4,26 +4,15 @@
 //! `P₂` learned affine projections to `model.fusion.dim` channels, `⊙` is the product by channel,
 //! `σ` the logistic function.
 
-mod bilinear;
 mod cross_attention;
-mod gmu;
-mod mixture;
-mod plain;
-mod projections;
-mod score;
-
-use std::fmt::Debug;
 
 use anyhow::{Result, bail};
-use tch::{Tensor, nn};
+use tch::{Kind, Tensor, nn};
 
-use self::bilinear::Bilinear;
 use self::cross_attention::CrossAttention;
-use self::gmu::GatedMultimodalUnit;
-use self::mixture::{Gated, Weighted};
-use self::plain::{Concat, Sum};
-use self::score::ScoreAverage;
 use super::forward_context::ForwardContext;
+use super::head::Regressor;
+use super::layers::{Init, Linear};
 use crate::config::{FusionStrategy, ModelConfig};
 
 /// The tokens of a branch, the fusion's input.
@@ -71,30 +60,175 @@ impl BranchTokens {
 pub struct Fused {
     /// (b, [`Fusion::width`]).
     pub vector: Tensor,
-    /// (b, 2): the weights of the ViT and the Mamba branch, which sum to 1; `None` where the
-    /// strategy defines none.
+    /// (b, 2): the weights of the ViT and the Mamba branch, which sum to 1; `None` if the strategy
+    /// defines none.
     pub weights: Option<Tensor>,
 }
 
-/// A fusion strategy for two branches.
-trait Join: Debug + Send {
-    /// Returns the number of channels of the fused vector.
-    fn width(&self) -> i64;
+impl Fused {
+    fn without_weights(vector: Tensor) -> Self {
+        Self { vector, weights: None }
+    }
 
-    /// Joins the branches.
-    fn forward(&self, vit: &BranchTokens, mamba: &BranchTokens, ctx: ForwardContext) -> Fused;
+    /// Returns the weighted sum of two tensors (b, dim) with weights (b, 2) or (2).
+    fn weighted_sum(features: &[Tensor; 2], weights: &Tensor) -> Self {
+        let b = features[0].size()[0];
+        Self {
+            vector: &features[0] * weights.narrow(-1, 0, 1)
+                + &features[1] * weights.narrow(-1, 1, 1),
+            weights: Some(weights.expand([b, 2], false)),
+        }
+    }
+}
 
-    /// Returns the multiply-adds for one image beyond one product with each matrix, given the
-    /// numbers of patches.
-    fn token_multiply_adds(&self, _patches: [i64; 2]) -> i64 {
-        0
+/// A fusion strategy for two branches, with its parameters.
+#[derive(Debug)]
+enum Join {
+    /// `concat`: `z = [P₁v; P₂m]`, of twice `dim` channels. With `sum` a baseline of multimodal
+    /// learning (Baltrušaitis et al., "Multimodal machine learning: a survey and taxonomy", arXiv
+    /// 1705.09406, section 6).
+    Concat { project: Projections },
+    /// `sum`: `z = P₁v + P₂m`.
+    Sum { project: Projections },
+    /// `weighted`: `w = softmax(a)` with two learned scalars `a`, the same for all images;
+    /// `z = w₁ P₁v + w₂ P₂m`. The softmax-based fusion of EfficientDet (arXiv 1911.09070).
+    Weighted { project: Projections, weights: Tensor },
+    /// `gated`: `w = softmax(G [P₁v; P₂m] + c)`, for each image; `z = w₁ P₁v + w₂ P₂m`. The dynamic
+    /// weighting of VM-BeautyNet (arXiv 2510.16220).
+    Gated { project: Projections, gate: Linear },
+    /// `gmu`, the gated multimodal unit (Arevalo et al., "Gated multimodal units for information
+    /// fusion", arXiv 1702.01992): `h₁ = tanh(P₁v)`, `h₂ = tanh(P₂m)`, `g = σ(G [v; m] + c)`,
+    /// `z = g ⊙ h₁ + (1 − g) ⊙ h₂`. An image's weight of the ViT branch is the mean of `g` over the
+    /// channels.
+    Gmu { project: Projections, gate: Linear },
+    /// `bilinear`: `z = W (tanh(P₁v) ⊙ tanh(P₂m)) + c`, which contains every product of a channel
+    /// of `v` with one of `m` through a tensor of rank `dim` (Kim et al., "Hadamard product for
+    /// low-rank bilinear pooling", arXiv 1610.04325).
+    Bilinear { project: Projections, pool: Linear },
+    /// `cross_attention`, between the token sequences.
+    CrossAttention(CrossAttention),
+    /// `score`, late fusion: `ŷ = w₁ f₁(v) + w₂ f₂(m)` with `w = softmax(a)` of two learned
+    /// scalars, where `f₁` and `f₂` are regressors with the layers of `model.head`, one for each
+    /// branch. A linear opinion pool (Stone, "The opinion pool", Annals of Mathematical Statistics
+    /// 32, 1961) with learned weights. The fused vector is the prediction itself.
+    Score { vit_head: Regressor, mamba_head: Regressor, weights: Tensor },
+}
+
+impl Join {
+    /// Returns the strategy with new parameters under `path` for branches of these widths; `None`
+    /// if it does not join two branches.
+    fn new(path: &nn::Path, config: &ModelConfig, widths: [i64; 2]) -> Option<Self> {
+        let dim = config.fusion.dim;
+        let project = || Projections::new(path, widths, dim);
+        // With zero weights, training starts from equal weights of the branches.
+        let zero = Init::Constant(0.0);
+        let weights = || zero.parameter(path, "weights", &[2]);
+        let gate =
+            |inputs: i64, outputs: i64| Linear::new(path / "gate", inputs, outputs, true, zero);
+        let head = |name: &str, width: i64| Regressor::new(&(path / name), width, &config.head, 1);
+        Some(match config.fusion.strategy {
+            FusionStrategy::Concat => Self::Concat { project: project() },
+            FusionStrategy::Sum => Self::Sum { project: project() },
+            FusionStrategy::Weighted => Self::Weighted { project: project(), weights: weights() },
+            FusionStrategy::Gated => Self::Gated { project: project(), gate: gate(2 * dim, 2) },
+            FusionStrategy::Gmu => {
+                Self::Gmu { project: project(), gate: gate(widths[0] + widths[1], dim) }
+            }
+            FusionStrategy::Bilinear => Self::Bilinear {
+                project: project(),
+                pool: Linear::new(path / "pool", dim, dim, true, Init::pytorch_default(dim)),
+            },
+            FusionStrategy::CrossAttention => {
+                Self::CrossAttention(CrossAttention::new(path, project(), dim))
+            }
+            FusionStrategy::Score => Self::Score {
+                vit_head: head("vit_head", widths[0]),
+                mamba_head: head("mamba_head", widths[1]),
+                weights: weights(),
+            },
+            FusionStrategy::VitOnly | FusionStrategy::MambaOnly => return None,
+        })
+    }
+
+    fn forward(&self, vit: &BranchTokens, mamba: &BranchTokens, ctx: ForwardContext) -> Fused {
+        match self {
+            Self::Concat { project } => {
+                Fused::without_weights(Tensor::cat(&project.forward(vit, mamba), -1))
+            }
+            Self::Sum { project } => {
+                let [vit, mamba] = project.forward(vit, mamba);
+                Fused::without_weights(vit + mamba)
+            }
+            Self::Weighted { project, weights } => {
+                let projected = project.forward(vit, mamba);
+                Fused::weighted_sum(&projected, &weights.softmax(-1, Kind::Float))
+            }
+            Self::Gated { project, gate } => {
+                let projected = project.forward(vit, mamba);
+                let scores = gate.forward(&Tensor::cat(&projected, -1)); // (b, 2)
+                Fused::weighted_sum(&projected, &scores.softmax(-1, Kind::Float))
+            }
+            Self::Gmu { project, gate } => {
+                let [vit_hidden, mamba_hidden] = project.forward(vit, mamba).map(|x| x.tanh());
+                let features = Tensor::cat(&[vit.class(), mamba.class()], -1);
+                let gate = gate.forward(&features).sigmoid(); // (b, dim)
+                let vit_weight = gate.mean_dim([-1i64].as_slice(), true, Kind::Float); // (b, 1)
+                Fused {
+                    vector: &mamba_hidden + &gate * (vit_hidden - &mamba_hidden),
+                    weights: Some(Tensor::cat(&[&vit_weight, &(1.0 - &vit_weight)], -1)),
+                }
+            }
+            Self::Bilinear { project, pool } => {
+                let [vit, mamba] = project.forward(vit, mamba).map(|x| x.tanh());
+                Fused::without_weights(pool.forward(&(vit * mamba)))
+            }
+            Self::CrossAttention(attention) => attention.forward(vit, mamba),
+            Self::Score { vit_head, mamba_head, weights } => {
+                let scores =
+                    [vit_head.forward(&vit.class(), ctx), mamba_head.forward(&mamba.class(), ctx)];
+                Fused::weighted_sum(&scores, &weights.softmax(-1, Kind::Float))
+            }
+        }
+    }
+}
+
+/// `P₁` and `P₂`: affine maps of the branches to the same number of channels.
+#[derive(Debug)]
+struct Projections {
+    vit_proj: Linear,
+    mamba_proj: Linear,
+}
+
+impl Projections {
+    /// Returns projections from branches of these widths to `dim` channels.
+    fn new(path: &nn::Path, widths: [i64; 2], dim: i64) -> Self {
+        let linear = |name: &str, width| {
+            Linear::new(path / name, width, dim, true, Init::pytorch_default(width))
+        };
+        Self {
+            vit_proj: linear("vit_proj", widths[0]),
+            mamba_proj: linear("mamba_proj", widths[1]),
+        }
+    }
+
+    /// Returns the projected class tokens, 2 of (b, dim).
+    fn forward(&self, vit: &BranchTokens, mamba: &BranchTokens) -> [Tensor; 2] {
+        [self.vit_proj.forward(&vit.class()), self.mamba_proj.forward(&mamba.class())]
+    }
+
+    /// Returns all projected tokens with the class token first, (b, 1 + patches, dim) for each
+    /// branch.
+    fn tokens(&self, vit: &BranchTokens, mamba: &BranchTokens) -> [Tensor; 2] {
+        [self.vit_proj.forward(&vit.class_first()), self.mamba_proj.forward(&mamba.class_first())]
     }
 }
 
 /// The fusion of the model's branches.
 #[derive(Debug)]
 pub struct Fusion {
-    join: Option<Box<dyn Join>>,
+    /// `None` for a single branch.
+    join: Option<Join>,
+    widths: [i64; 2],
     width: i64,
 }
 
@@ -110,30 +244,17 @@ impl Fusion {
         vit_width: Option<i64>,
         mamba_width: Option<i64>,
     ) -> Result<Self> {
-        let strategy = config.fusion.strategy;
-        let widths = match (strategy, vit_width, mamba_width) {
+        let (strategy, dim) = (config.fusion.strategy, config.fusion.dim);
+        let widths = [vit_width, mamba_width].map(|width| width.unwrap_or(0));
+        let width = match (strategy, vit_width, mamba_width) {
             (FusionStrategy::VitOnly, Some(width), _)
-            | (FusionStrategy::MambaOnly, _, Some(width)) => {
-                return Ok(Self { join: None, width });
-            }
-            (_, Some(vit), Some(mamba)) => [vit, mamba],
+            | (FusionStrategy::MambaOnly, _, Some(width)) => width,
+            (FusionStrategy::Concat, Some(_), Some(_)) => 2 * dim,
+            (FusionStrategy::Score, Some(_), Some(_)) => 1,
+            (_, Some(_), Some(_)) => dim,
             _ => bail!("model.fusion.strategy {strategy} needs a branch that the model lacks"),
         };
-        let dim = config.fusion.dim;
-        let join: Box<dyn Join> = match strategy {
-            FusionStrategy::Concat => Box::new(Concat::new(path, widths, dim)),
-            FusionStrategy::Sum => Box::new(Sum::new(path, widths, dim)),
-            FusionStrategy::Weighted => Box::new(Weighted::new(path, widths, dim)),
-            FusionStrategy::Gated => Box::new(Gated::new(path, widths, dim)),
-            FusionStrategy::Gmu => Box::new(GatedMultimodalUnit::new(path, widths, dim)),
-            FusionStrategy::Bilinear => Box::new(Bilinear::new(path, widths, dim)),
-            FusionStrategy::CrossAttention => Box::new(CrossAttention::new(path, widths, dim)),
-            FusionStrategy::Score => Box::new(ScoreAverage::new(path, widths, &config.head)),
-            FusionStrategy::VitOnly | FusionStrategy::MambaOnly => {
-                bail!("model.fusion.strategy {strategy} needs a branch that the model lacks")
-            }
-        };
-        Ok(Self { width: join.width(), join: Some(join) })
+        Ok(Self { join: Join::new(path, config, widths), widths, width })
     }
 
     /// Returns the number of channels of the fused vector.
@@ -153,8 +274,8 @@ impl Fusion {
     ) -> Result<Fused> {
         match (&self.join, vit, mamba) {
             (Some(join), Some(vit), Some(mamba)) => Ok(join.forward(vit, mamba, ctx)),
-            (None, Some(alone), None) | (None, None, Some(alone)) => {
-                Ok(Fused { vector: alone.class(), weights: None })
+            (None, Some(single), None) | (None, None, Some(single)) => {
+                Ok(Fused::without_weights(single.class()))
             }
             _ => bail!("internal: the fusion got other branches than it was built for"),
         }
@@ -163,11 +284,11 @@ impl Fusion {
     /// Returns the multiply-adds for one image beyond one product with each matrix, given the
     /// numbers of patches of the ViT and the Mamba branch.
     pub(super) fn token_multiply_adds(&self, patches: [i64; 2]) -> i64 {
-        self.join.as_ref().map_or(0, |join| join.token_multiply_adds(patches))
+        match self.join {
+            Some(Join::CrossAttention(_)) => {
+                cross_attention::token_multiply_adds(patches, self.widths, self.width)
+            }
+            _ => 0,
+        }
     }
-}
-
-/// Returns the weighted sum of two tensors (b, dim) with weights (b, 2) or (2).
-fn weighted_sum(features: &[Tensor; 2], weights: &Tensor) -> Tensor {
-    &features[0] * weights.narrow(-1, 0, 1) + &features[1] * weights.narrow(-1, 1, 1)
 }
