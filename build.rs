@@ -41,7 +41,8 @@ fn main() {
     let links_cuda = wants_cuda && lib.join("libtorch_cuda.so").exists();
     if wants_cuda && !links_cuda {
         println!(
-            "cargo:warning=the CUDA kernels are compiled, but not linked: the libtorch in {} has no CUDA (`make cuda` fetches one that has)",
+            "cargo:warning=the CUDA kernels are compiled, but not linked: the libtorch in {} has \
+             no CUDA (`make cuda` fetches one that has)",
             lib.display()
         );
     }
@@ -56,7 +57,8 @@ fn main() {
         }
         objects
     });
-    // Linked whole: the operators register themselves from static constructors that nothing names.
+    // With +whole-archive: the operators register themselves in static constructors that nothing
+    // refers to.
     cpp().objects(objects).link_lib_modifier("+whole-archive").compile("vmb_ops");
     if wants_cuda {
         compile_cuda_kernels(links_cuda);
@@ -80,8 +82,8 @@ fn search_path_for_doc_tests(lib: &Path) {
     println!("cargo:rustc-link-search=native={}", link.display());
 }
 
-/// What every C++ file is compiled with. Always optimized: a debug build of the kernels would be of
-/// no use.
+/// Returns the build settings of every C++ file. Always optimized: a debug build of the kernels
+/// would be too slow to use.
 fn cpp() -> cc::Build {
     let mut build = cc::Build::new();
     build
@@ -122,7 +124,7 @@ fn kernel_objects() -> Vec<PathBuf> {
     objects
 }
 
-/// A build that sees libtorch's headers.
+/// Returns a build with libtorch's headers.
 fn with_libtorch(lib: &Path) -> cc::Build {
     let include = match env::var_os("LIBTORCH_INCLUDE") {
         Some(root) => PathBuf::from(root).join("include"),
@@ -135,12 +137,12 @@ fn with_libtorch(lib: &Path) -> cc::Build {
     build
 }
 
-/// As system headers: their warnings are not ours.
+/// Adds a folder of system headers, whose warnings are not shown.
 fn system_include(build: &mut cc::Build, folder: &Path) {
     build.flag("-isystem").flag(folder.display().to_string());
 }
 
-/// Process groups. Gloo itself is inside libtorch_cpu, which comes without its headers.
+/// Compiles csrc/distributed. libtorch_cpu contains Gloo, but not its headers.
 fn distributed_objects(lib: &Path, cuda: bool) -> Vec<PathBuf> {
     if env::var_os("CARGO_FEATURE_DISTRIBUTED").is_none() {
         return Vec::new();
@@ -149,7 +151,9 @@ fn distributed_objects(lib: &Path, cuda: bool) -> Vec<PathBuf> {
     let gloo = env::var_os("GLOO_INCLUDE").map_or_else(|| "/usr/include".into(), PathBuf::from);
     if !gloo.join("gloo/context.h").is_file() {
         panic!(
-            "the feature `distributed` needs Gloo's headers, which are not in {}: run `make distributed`, install libgloo-dev, or name the folder that holds gloo/ in GLOO_INCLUDE",
+            "the feature `distributed` needs Gloo's headers, which are not in {}: run `make \
+             distributed`, install libgloo-dev, or name the folder that holds gloo/ in \
+             GLOO_INCLUDE",
             gloo.display()
         );
     }
@@ -182,14 +186,13 @@ fn operator_objects(lib: &Path, cuda: bool) -> Vec<PathBuf> {
         println!("cargo:rustc-link-lib=c10_cuda");
         println!("cargo:rustc-cfg=vmb_cuda");
         // libtorch finds a GPU through the hooks that libtorch_cuda registers when it is loaded. No
-        // symbol of it is used here, so without this the linker leaves it away, and no GPU is ever
-        // seen.
+        // symbol of it is used here, so without this the linker drops it, and no GPU is found.
         println!("cargo:rustc-link-arg=-Wl,--push-state,--no-as-needed,-ltorch_cuda,--pop-state");
     }
     build.compile_intermediates()
 }
 
-/// The CUDA toolkit: CUDA_HOME, else where the nvcc of the PATH is.
+/// Returns the CUDA toolkit: CUDA_HOME, else the one of the nvcc in PATH.
 fn cuda_home() -> Option<PathBuf> {
     println!("cargo:rerun-if-env-changed=PATH");
     env::var_os("CUDA_HOME").map(PathBuf::from).or_else(|| {
@@ -200,15 +203,16 @@ fn cuda_home() -> Option<PathBuf> {
     })
 }
 
-/// Native code for every architecture, so that nothing is compiled when a program starts, and PTX
-/// of the last one for later ones.
+/// Compiles csrc/cuda: native code for every architecture, so that nothing is compiled when a
+/// program starts, and PTX of the last one for later architectures.
 fn compile_cuda_kernels(link: bool) {
-    // cc takes the nvcc that NVCC names, else the one of the PATH.
+    // cc uses the nvcc that NVCC names, else the one in PATH.
     if env::var_os("NVCC").is_none()
         && cuda_home().is_none_or(|home| !home.join("bin/nvcc").is_file())
     {
         panic!(
-            "the feature `cuda` needs nvcc 13.0: run `make cuda`, or put it on the PATH or in NVCC, and its toolkit in CUDA_HOME"
+            "the feature `cuda` needs nvcc 13.0: run `make cuda`, or put it on the PATH or in \
+             NVCC, and its toolkit in CUDA_HOME"
         );
     }
     let mut build = cc::Build::new();

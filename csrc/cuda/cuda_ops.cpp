@@ -60,16 +60,16 @@ int warps_for(const ScanInputs& x) {
   return cuda::scan_warps(x.batch(), x.dim(), cuda::multiprocessors(x.u.get_device()));
 }
 
-// sum over p of parts[:, p]: (outer, count, ...) -> (outer, ...), in the order of p.
-Tensor sum_parts(const Tensor& parts, void* stream) {
-  if (parts.size(1) == 1) return parts.squeeze(1);
-  auto shape = parts.sizes().vec();
+// sum over p of partials[:, p]: (outer, count, ...) -> (outer, ...), in the order of p.
+Tensor sum_parts(const Tensor& partials, void* stream) {
+  if (partials.size(1) == 1) return partials.squeeze(1);
+  auto shape = partials.sizes().vec();
   shape.erase(shape.begin() + 1);
-  Tensor out = at::empty(shape, parts.options());
-  const int64_t outer = parts.size(0), count = parts.size(1);
+  Tensor out = at::empty(shape, partials.options());
+  const int64_t outer = partials.size(0), count = partials.size(1);
   if (out.numel() == 0 || count == 0) return out.zero_();
-  check_launch(cuda::sum_parts(parts.const_data_ptr<float>(), out.mutable_data_ptr<float>(), outer,
-                               count, out.numel() / outer, stream),
+  check_launch(cuda::sum_parts(partials.const_data_ptr<float>(), out.mutable_data_ptr<float>(),
+                               outer, count, out.numel() / outer, stream),
                "sum_parts");
   return out;
 }
@@ -145,8 +145,9 @@ ScanGradients scan_backward_cuda(const ScanInputs& operands, const Tensor& state
         .transpose(1, 2)
         .to(like.scalar_type());
   };
-  const auto over_batch = [&](const Tensor& parts, const Tensor& like) {
-    return like.defined() ? sum_parts(parts, stream).squeeze(0).to(like.scalar_type()) : Tensor();
+  const auto over_batch = [&](const Tensor& partials, const Tensor& like) {
+    return like.defined() ? sum_parts(partials, stream).squeeze(0).to(like.scalar_type())
+                          : Tensor();
   };
   return {du,
           ddelta.to(operands.delta.scalar_type()),

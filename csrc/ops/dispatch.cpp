@@ -52,10 +52,10 @@ at::Tensor empty_in_layout_of(const at::Tensor& like, at::ScalarType type) {
   return at::empty(like.sizes(), options);
 }
 
-at::Tensor ordered_sum(const at::Tensor& parts) {
-  if (parts.size(0) == 0) return at::zeros(parts.sizes().slice(1), parts.options());
-  at::Tensor sum = parts.select(0, 0).clone();
-  for (int64_t i = 1; i < parts.size(0); ++i) sum.add_(parts.select(0, i));
+at::Tensor ordered_sum(const at::Tensor& partials) {
+  if (partials.size(0) == 0) return at::zeros(partials.sizes().slice(1), partials.options());
+  at::Tensor sum = partials.select(0, 0).clone();
+  for (int64_t i = 1; i < partials.size(0); ++i) sum.add_(partials.select(0, i));
   return sum;
 }
 

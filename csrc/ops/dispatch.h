@@ -61,7 +61,7 @@ View<T> view_of(const at::Tensor& x, bool reverse = false) {
 at::Tensor empty_in_layout_of(const at::Tensor& like, at::ScalarType type);
 
 // The sum over the first dimension, in index order for any number of threads.
-at::Tensor ordered_sum(const at::Tensor& parts);
+at::Tensor ordered_sum(const at::Tensor& partials);
 
 // The type in which the kernels compute for an input of this type: double for double, float for
 // every other.

@@ -130,14 +130,14 @@ ScanGradients backward_cpu(const ScanInputs& operands, const Tensor& states, con
                      });
     });
   }
-  const auto over_groups = [&](const Tensor& parts, const Tensor& like) {
+  const auto over_groups = [&](const Tensor& partials, const Tensor& like) {
     if (x.u.numel() == 0) return at::zeros({batch, state, length}, like.options());
-    return ordered_sum(parts.view({batch, groups, length, state}).transpose(0, 1))
+    return ordered_sum(partials.view({batch, groups, length, state}).transpose(0, 1))
         .transpose(1, 2)
         .to(like.scalar_type());
   };
-  const auto over_batch = [](const Tensor& parts, const Tensor& like) {
-    return like.defined() ? ordered_sum(parts).to(like.scalar_type()) : Tensor();
+  const auto over_batch = [](const Tensor& partials, const Tensor& like) {
+    return like.defined() ? ordered_sum(partials).to(like.scalar_type()) : Tensor();
   };
   return {du.to(operands.u.scalar_type()),
           ddelta.to(operands.delta.scalar_type()),

@@ -9,7 +9,7 @@ use tch::{Device, Kind, Tensor, nn};
 use crate::config::{BackboneShape, Branch};
 use crate::measure::median;
 use crate::models::vim::Mixer;
-use crate::ops::measure::gradients;
+use crate::ops::profiler::gradients;
 
 /// The time of one operation of a mixer, in both directions if each has its own.
 #[derive(Debug, Clone, PartialEq, Serialize)]

@@ -7,7 +7,7 @@ use serde::Serialize;
 use tch::{Device, Kind, Tensor};
 
 use crate::measure::median;
-use crate::ops::measure::{MemoryWatch, Pass, gradients, run_scan_arithmetic};
+use crate::ops::profiler::{MemoryWatch, Pass, gradients, run_scan_arithmetic};
 use crate::ops::{OpError, Path, ScanInputs, selective_scan, selective_scan_eager};
 
 /// How the operands lie in memory.

@@ -12,7 +12,7 @@ use super::output::{print, print_json, say, table};
 use crate::benchmark::mixer::{MixerProfile, profile_mixer};
 use crate::benchmark::scan::{Layout, Measurement, Settings, benchmark_scan};
 use crate::config::BackboneConfig;
-use crate::ops::measure::Pass;
+use crate::ops::profiler::Pass;
 use crate::ops::{self, Path};
 
 /// What can be measured.

@@ -3,8 +3,8 @@
 mod autocast;
 pub mod distributed;
 mod ffi;
-pub mod measure;
 mod optimizer;
+pub mod profiler;
 mod recompute;
 mod scan;
 pub mod self_test;

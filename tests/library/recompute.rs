@@ -4,7 +4,7 @@ use crate::generator::alone_with_the_generator;
 use tch::{Device, Kind, Tensor};
 use vm_beautynet::config::Config;
 use vm_beautynet::models::{BeautyNet, ForwardContext, Images};
-use vm_beautynet::ops::measure::MemoryWatch;
+use vm_beautynet::ops::profiler::MemoryWatch;
 use vm_beautynet::ops::{OpError, autocast, recomputed};
 use vm_beautynet::train::{Options, train};
 
