@@ -20,7 +20,9 @@ impl Axis {
 
     /// Returns an axis that holds all finite values with a margin; from 0 to 1 if there are none.
     pub fn around(values: impl IntoIterator<Item = f64>) -> Self {
-        let (from, to) = finite_range(values).unwrap_or((0.0, 1.0));
+        let Some((from, to)) = finite_range(values) else {
+            return Self::new(0.0, 1.0);
+        };
         // Half ranges never overflow.
         let half = (to / 2.0 - from / 2.0) * (1.0 + 2.0 * MARGIN);
         let middle = from / 2.0 + to / 2.0;
@@ -91,7 +93,7 @@ mod tests {
     #[test]
     fn a_range_holds_its_finite_values() {
         assert_eq!(finite_range([]), None);
-        assert_eq!(Axis::around([f64::NAN]), Axis::new(-0.04, 1.04));
+        assert_eq!(Axis::around([f64::NAN]), Axis::new(0.0, 1.0));
         let axis = Axis::around([2.0, f64::NAN, 2.0]);
         assert!(axis.from < 2.0 && axis.to > 2.0);
         let axis = Axis::around([f64::MIN, f64::MAX]);
