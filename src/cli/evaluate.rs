@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
-use clap::ValueEnum;
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use serde::Serialize;
 
 use super::output::{interval, metric, print, print_json, say, table};
@@ -21,8 +21,9 @@ pub struct Args {
     /// A run directory, or a weights file in one
     run: PathBuf,
     /// Images to evaluate on
-    #[arg(long, value_enum, default_value_t = SplitArg::Test)]
-    split: SplitArg,
+    #[arg(long, default_value = "test", value_parser =
+        PossibleValuesParser::new(["train", "val", "test"]).try_map(|name| name.parse::<Split>()))]
+    split: Split,
     /// Folder of the data set, if it has moved since the run
     #[arg(long, value_name = "DIR")]
     data_root: Option<PathBuf>,
@@ -33,23 +34,6 @@ pub struct Args {
     /// Print one JSON object
     #[arg(long)]
     json: bool,
-}
-
-#[derive(Debug, Clone, Copy, ValueEnum)]
-enum SplitArg {
-    Train,
-    Val,
-    Test,
-}
-
-impl From<SplitArg> for Split {
-    fn from(split: SplitArg) -> Self {
-        match split {
-            SplitArg::Train => Split::Train,
-            SplitArg::Val => Split::Val,
-            SplitArg::Test => Split::Test,
-        }
-    }
 }
 
 /// Runs the subcommand.
@@ -63,8 +47,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     };
     let run = Run::open(&args.run, &overrides)?;
     run.config.check_image_sizes()?;
-    let split = Split::from(args.split);
-    let (samples, skipped) = data::load_split(&run.config.data, run.config.seed, split)?;
+    let (samples, skipped) = data::load_split(&run.config.data, run.config.seed, args.split)?;
     let images = Arc::new(ImageDataset::new(samples, &run.config.data)?);
     let options = LoaderOptions::for_evaluation(&run.config);
     let predictions = predict(&run.net, &images, options, &mut |_| Ok(()))?;
@@ -82,7 +65,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         print_json(&Evaluation {
             run: &args.run,
             weights: &run.weights,
-            split: split.name(),
+            split: args.split.name(),
             skipped: skipped.len(),
             metrics,
         })?;
@@ -91,7 +74,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
             let (value, ci) = (which.of(&metrics.metrics), metrics.interval(which));
             vec![which.name().to_uppercase(), metric(value), interval(ci)]
         };
-        let header = [split.name(), "", "95 % interval"];
+        let header = [args.split.name(), "", "95 % interval"];
         let text = table(&header, &Metric::ALL.map(row));
         print(&format!("{text}{} images\n", metrics.metrics.n))?;
     }

@@ -5,19 +5,16 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use clap::ValueEnum;
 use serde_json::{Map, Value, json};
 
 use super::output::{print, print_json, say, table};
 use crate::config::DataConfig;
-use crate::data::{ImageDataset, LoaderOptions, Sample, Source, read_image};
+use crate::data::{self, ImageDataset, LoaderOptions, Sample, Source, read_image};
 use crate::eval::evaluate::predict;
 use crate::eval::predictions::Predictions;
 use crate::run::Run;
-
-/// Extensions of the image files in a folder.
-const EXTENSIONS: [&str; 8] = ["jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff"];
 
 /// Predict the rating of images
 #[derive(Debug, clap::Args)]
@@ -91,18 +88,7 @@ pub(super) fn image_files(path: &Path) -> Result<Vec<PathBuf>> {
     if !path.is_dir() {
         return Ok(vec![path.to_path_buf()]);
     }
-    let entries =
-        std::fs::read_dir(path).with_context(|| format!("cannot list {}", path.display()))?;
-    let mut files = Vec::new();
-    for entry in entries {
-        let file = entry.with_context(|| format!("cannot list {}", path.display()))?.path();
-        let extension = file.extension().map(|e| e.to_string_lossy().to_lowercase());
-        if extension.is_some_and(|extension| EXTENSIONS.contains(&extension.as_str())) {
-            files.push(file);
-        }
-    }
-    files.sort();
-    Ok(files)
+    data::image_files(path)
 }
 
 /// The columns of numbers: the score and the fusion weights.

@@ -22,6 +22,7 @@ mod splits;
 pub use augment::TrainTransform;
 pub use batch::{HostBatch, Vote};
 pub use dataset::{Dataset, Sample, Skipped, Source, Split, scores_by_group};
+pub use datasets::image_folder::image_files;
 pub use datasets::synthetic;
 pub use image::{EvalTransform, Frame, NEUTRAL, Workspace, decode_image, read_image};
 pub use image_dataset::{ImageDataset, Mode};

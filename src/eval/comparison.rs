@@ -389,7 +389,8 @@ mod tests {
         );
         for (note, words) in ranked.notes.iter().zip([
             "a: its seeds were evaluated on different images",
-            "a, seed 1 (and 1 more) and a, seed 2 are not compared: they were evaluated on different images, c for one only",
+            "a, seed 1 (and 1 more) and a, seed 2 are not compared: they were evaluated on \
+             different images, c for one only",
             "evaluated on 3 and 2 images",
         ]) {
             assert!(note.contains(words), "{note}");

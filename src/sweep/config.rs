@@ -150,7 +150,8 @@ mod tests {
     fn a_sweep_states_only_what_it_needs() {
         let sweep = SweepConfig::from_yaml("{name: a, base: b.yaml}", "s.yaml").unwrap();
         assert_eq!((sweep.search, sweep.folds), (Search::Grid, None));
-        let text = "name: a\nbase: b.yaml\nset: {train.epochs: 3}\naxes: {train.loss: [mse]}\nseeds: [1, 2]\nfolds: published\nsearch: {name: random, budget: 4}\n";
+        let text = "name: a\nbase: b.yaml\nset: {train.epochs: 3}\naxes: {train.loss: [mse]}\n\
+                    seeds: [1, 2]\nfolds: published\nsearch: {name: random, budget: 4}\n";
         let sweep = SweepConfig::from_yaml(text, "s.yaml").unwrap();
         assert_eq!(sweep.search, Search::Random { budget: 4, seed: 0 });
         assert_eq!(sweep.folds, Some(Folds::Published));

@@ -281,7 +281,8 @@ mod tests {
 
     #[test]
     fn a_grid_is_every_combination_with_every_seed_on_every_fold() {
-        let sweep = sweep("axes: {model.fusion.strategy: [gated, sum], train.optimizer.lr: [1e-4, 3e-4]}\nseeds: [1, 2]\nfolds: 3\n").unwrap();
+        let axes = "{model.fusion.strategy: [gated, sum], train.optimizer.lr: [1e-4, 3e-4]}";
+        let sweep = sweep(&format!("axes: {axes}\nseeds: [1, 2]\nfolds: 3\n")).unwrap();
         assert_eq!(sweep.runs.len(), 4 * 2 * 3);
         assert_eq!(
             names(&sweep)[..5],
@@ -313,7 +314,8 @@ mod tests {
     fn random_search_samples_different_points_and_a_larger_budget_adds_to_them() {
         let points = |budget: usize, seed: u64| {
             let rest = format!(
-                "axes: {{train.epochs: [1, 2, 3, 4, 5, 6], train.batch_size: [1, 2, 3, 4, 5]}}\nsearch: {{name: random, budget: {budget}, seed: {seed}}}\n"
+                "axes: {{train.epochs: [1, 2, 3, 4, 5, 6], train.batch_size: [1, 2, 3, 4, 5]}}\n\
+                 search: {{name: random, budget: {budget}, seed: {seed}}}\n"
             );
             let sweep = sweep(&rest).unwrap();
             names(&sweep).into_iter().map(str::to_string).collect::<HashSet<_>>()

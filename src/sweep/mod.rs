@@ -8,7 +8,6 @@ mod grid;
 mod launch;
 mod naming;
 mod results;
-mod results_table;
 
 pub use config::{Search, SweepConfig};
 pub use cross_validation::cross_validate;

@@ -120,7 +120,8 @@ pub(super) fn points_table(results: &Results) -> String {
         text += &format!("; {note}");
     } else if results.points.len() > 1 {
         text += &format!(
-            "; p: no difference in PC from {}, paired bootstrap, corrected for all comparisons (Holm)",
+            "; p: no difference in PC from {}, paired bootstrap, corrected for all comparisons \
+             (Holm)",
             best.name
         );
     }

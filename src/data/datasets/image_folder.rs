@@ -87,17 +87,25 @@ fn images(root: &Path, folder: &Path) -> Result<Vec<Row>> {
             folder.display()
         )
     })?;
-    let is_image = |path: &PathBuf| {
-        let extension =
-            path.extension().map(|extension| extension.to_string_lossy().to_lowercase());
-        extension.is_some_and(|extension| EXTENSIONS.contains(&extension.as_str()))
-    };
     let row = |path: PathBuf| {
         let id = path.strip_prefix(root).unwrap_or(&path).to_string_lossy().into_owned();
         let found = if path.is_file() { Ok(path.clone()) } else { Err("not a file".to_string()) };
         Row::file(&id, path, found, score, None)
     };
-    Ok(entries(folder)?.into_iter().filter(is_image).map(row).collect())
+    Ok(image_files(folder)?.into_iter().map(row).collect())
+}
+
+/// Returns the images of a folder sorted by name, without those in its subfolders.
+///
+/// # Errors
+/// Returns an error if the folder cannot be listed.
+pub fn image_files(folder: &Path) -> Result<Vec<PathBuf>> {
+    let mut paths = entries(folder)?;
+    paths.retain(|path| {
+        let extension = path.extension().map(|e| e.to_string_lossy().to_lowercase());
+        extension.is_some_and(|extension| EXTENSIONS.contains(&extension.as_str()))
+    });
+    Ok(paths)
 }
 
 #[cfg(test)]
