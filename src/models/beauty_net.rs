@@ -10,7 +10,7 @@ use super::fusion::{BranchTokens, Fusion};
 use super::head::RegressionHead;
 use super::images::Images;
 use super::vim::ScanOperands;
-use super::weights::load_branch;
+use super::weights::load_backbone;
 use crate::config::{BackboneShape, Branch, Config};
 
 /// The output of a forward pass.
@@ -70,7 +70,7 @@ impl BeautyNet {
         for &branch in Branch::ALL {
             if net.encoder(branch).is_some() {
                 let backbone = config.model.backbone(branch);
-                net.notes.extend(load_branch(&net.parameters(), branch, backbone)?);
+                net.notes.extend(load_backbone(&net.branch_parameters(branch), branch, backbone)?);
             }
         }
         Ok(net)

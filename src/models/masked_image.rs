@@ -9,7 +9,7 @@ use super::forward_context::ForwardContext;
 use super::images::Images;
 use super::layers::{Init, Linear, Masked};
 use super::patch_embed::pixels_of_patches;
-use super::weights::load_branch;
+use super::weights::load_backbone;
 use crate::config::{BackboneConfig, BackboneShape, Branch, Stem};
 
 /// Added to the variance of a patch's pixels.
@@ -76,7 +76,7 @@ impl MaskedImageModel {
             variables,
             notes: Vec::new(),
         };
-        model.notes = load_branch(&model.parameters(), shape.branch, config)?;
+        model.notes = load_backbone(&model.branch_parameters(), shape.branch, config)?;
         Ok(model)
     }
 

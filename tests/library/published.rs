@@ -1,8 +1,8 @@
-//! The published backbones: our names and shapes are theirs, and their files load, run and come out
-//! as they went in.
+//! The published backbones: our names and shapes are theirs, and their files load, run and are
+//! exported unchanged.
 //!
-//! The large ones and those that measure take a minute: `MALLOC_MMAP_THRESHOLD_=65536 cargo test
-//! --release --test library published -- --ignored --nocapture --test-threads 1`.
+//! The tests of large files and the measurements take a minute: `MALLOC_MMAP_THRESHOLD_=65536 cargo
+//! test --release --test library published -- --ignored --nocapture --test-threads 1`.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use crate::generator::alone_with_the_generator;
 use tch::{Device, Kind, Tensor};
-use vm_beautynet::config::{Branch, Config, preset};
+use vm_beautynet::config::{BackboneConfig, Branch, Config, preset};
 use vm_beautynet::export::{Layout, export};
 use vm_beautynet::measure::{peak_bytes, resident_bytes};
 use vm_beautynet::models::summary::summarize;
@@ -20,7 +20,7 @@ use vm_beautynet::run::Run;
 
 type Shapes = BTreeMap<String, Vec<i64>>;
 
-/// Parameter names and shapes of each published preset, classifier included.
+/// Returns the parameter names and shapes of each published preset, classifier included.
 fn manifests() -> BTreeMap<String, Shapes> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("tests/fixtures/golden/checkpoint_manifests.json");
@@ -35,8 +35,8 @@ fn without_classifier(shapes: &Shapes) -> Shapes {
     shapes.filter(|(name, _)| !name.starts_with("head.")).collect()
 }
 
-fn branch(name: &str) -> &'static str {
-    if name.starts_with("vim") { "mamba" } else { "vit" }
+fn branch(name: &str) -> Branch {
+    preset(name).unwrap().branch
 }
 
 fn config(name: &str, more: &[String]) -> Config {
@@ -50,7 +50,7 @@ fn config(name: &str, more: &[String]) -> Config {
     Config::from_yaml("", "published", &overrides).unwrap()
 }
 
-/// Random values under a manifest's names, as a file would hold them.
+/// Returns random tensors under a manifest's names, like a file's.
 fn random(shapes: &Shapes) -> Vec<(String, Tensor)> {
     let options = (Kind::Float, Device::Cpu);
     let tensors = shapes.iter();
@@ -62,12 +62,9 @@ fn names_and_shapes_are_those_of_the_published_files() {
     let _alone = alone_with_the_generator();
     for (name, published) in manifests() {
         let net = BeautyNet::without_pretrained(&config(&name, &[]), Device::Cpu).unwrap();
-        let prefix = format!("{}.", branch(&name));
-        let ours: Shapes = net
-            .parameters()
-            .iter()
-            .filter_map(|(name, tensor)| Some((name.strip_prefix(&prefix)?.into(), tensor.size())))
-            .collect();
+        let parameters = net.branch_parameters(branch(&name));
+        let ours: Shapes =
+            parameters.into_iter().map(|(name, tensor)| (name, tensor.size())).collect();
         assert_eq!(ours, without_classifier(&published), "{name}");
     }
 }
@@ -96,11 +93,11 @@ fn check_round_trip(name: &str, published: &Shapes) {
         let output = folder.path().join(format);
         export(&run, Layout::Safetensors, &output).unwrap();
         export(&run, Layout::Timm, &output).unwrap();
-        let by_code = match branch {
-            "vit" => "vit/model.safetensors",
-            _ => "mamba/model.pth",
+        let timm = match branch {
+            Branch::Vit => "vit/model.safetensors",
+            Branch::Mamba => "mamba/model.pth",
         };
-        for exported in [format!("{branch}.safetensors"), by_code.to_string()] {
+        for exported in [format!("{branch}.safetensors"), timm.to_string()] {
             let mut file = WeightsFile::open(&output.join(&exported)).unwrap();
             assert_eq!(file.shapes(), without_classifier(published), "{exported}");
             for (name, tensor) in tensors.iter().filter(|(name, _)| !name.starts_with("head.")) {
@@ -128,7 +125,7 @@ fn every_published_file_loads_runs_and_is_exported_bit_for_bit() {
     }
 }
 
-/// Memory can be measured only where the C library gives back at once what is freed.
+/// Memory can be measured only if the C library returns freed memory immediately.
 fn check_allocator() {
     assert!(
         std::env::var_os("MALLOC_MMAP_THRESHOLD_").is_some(),
@@ -147,7 +144,9 @@ fn a_vit_base_file_loads_within_a_second_without_a_second_copy_in_memory() {
     check_allocator();
     let name = "vit_base_patch16_224";
     let folder = tempfile::tempdir().unwrap();
-    let net = BeautyNet::without_pretrained(&config(name, &[]), Device::Cpu).unwrap();
+    let config = config(name, &[]);
+    let net = BeautyNet::without_pretrained(&config, Device::Cpu).unwrap();
+    let parameters = net.branch_parameters(Branch::Vit);
     for format in ["safetensors", "pth"] {
         let file = folder.path().join(format!("vit_base.{format}"));
         let tensors = random(&manifests()[name]);
@@ -156,14 +155,10 @@ fn a_vit_base_file_loads_within_a_second_without_a_second_copy_in_memory() {
             _ => weights::save(&file, &tensors, Default::default()).unwrap(),
         }
         drop(tensors);
-        let pretrained = weights::Pretrained {
-            path: &file,
-            state_dict: weights::StateDict::Model,
-            strict: true,
-        };
+        let backbone = BackboneConfig { weights: Some(file.clone()), ..config.model.vit.clone() };
         std::fs::write("/proc/self/clear_refs", "5").unwrap(); // resets the peak
         let (before, start) = (mebibytes(resident_bytes()), Instant::now());
-        weights::load_backbone(&net.parameters(), Branch::Vit, &pretrained).unwrap();
+        weights::load_backbone(&parameters, Branch::Vit, &backbone).unwrap();
         let (seconds, extra) = (start.elapsed().as_secs_f64(), mebibytes(peak_bytes()) - before);
         let size = std::fs::metadata(&file).unwrap().len() as f64 / f64::from(1 << 20);
         println!(

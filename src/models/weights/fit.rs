@@ -1,6 +1,6 @@
 //! Loads a weights file into a network: which names it must hold, and what may differ.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -17,73 +17,28 @@ const WRAPPERS: [&str; 2] = ["module.", "_orig_mod."];
 /// Prefix of a published backbone's classifier, which is skipped.
 const CLASSIFIER: &str = "head.";
 
-/// A published backbone's file, and how to load it.
-#[derive(Debug, Clone, Copy)]
-pub struct Pretrained<'a> {
-    /// The file.
-    pub path: &'a Path,
-    /// The state dict to load from it.
-    pub state_dict: StateDict,
-    /// Whether every name must fit; otherwise the names that fit are loaded.
-    pub strict: bool,
-}
-
 /// Loads all `parameters` from a file with exactly their names and shapes: a run's own weights.
 ///
 /// # Errors
 /// Returns an error with the file, and the names that are missing, unexpected or of another shape.
 pub fn load(parameters: &[(String, Tensor)], path: &Path) -> Result<()> {
     let mut file = WeightsFile::open(path)?;
-    let targets: BTreeMap<&str, &Tensor> =
-        parameters.iter().map(|(name, tensor)| (name.as_str(), tensor)).collect();
-    let matching = Matching::new(&file.shapes(), &targets, None);
+    let matching = Matching::new(&file.shapes(), parameters, None);
     matching
         .require_exact()
-        .and_then(|()| matching.load(&mut file, &targets))
+        .and_then(|()| matching.load(&mut file))
         .with_context(|| format!("cannot use weights {}", path.display()))
 }
 
-/// Loads a published backbone into a branch's parameters among `parameters`; the file's
-/// names have no prefix, or that of a wrapper. Its classifier (`head.*`) is skipped, and position
-/// and patch embeddings of another size are resampled. Returns notes, a line each: what was
-/// resampled or skipped.
+/// Loads the published weights file that a branch's config names, if any, into the backbone's
+/// `parameters`, which have their published names. The file's names may have a wrapper's prefix;
+/// its classifier (`head.*`) is skipped, and position and patch embeddings of another size are
+/// resampled. Returns notes, a line each: what was resampled or skipped.
 ///
 /// # Errors
-/// Returns an error with the file, and the names that are missing, unexpected or of another shape.
+/// Returns an error with the config's key and the file, and the names that are missing, unexpected
+/// or of another shape.
 pub fn load_backbone(
-    parameters: &[(String, Tensor)],
-    branch: Branch,
-    pretrained: &Pretrained,
-) -> Result<Vec<String>> {
-    let prefix = format!("{branch}.");
-    let mut file = WeightsFile::open_state_dict(pretrained.path, pretrained.state_dict)?;
-    let targets: BTreeMap<&str, &Tensor> = parameters
-        .iter()
-        .filter_map(|(name, tensor)| Some((name.strip_prefix(&prefix)?, tensor)))
-        .collect();
-    let matching = Matching::new(&file.shapes(), &targets, Some(branch));
-    if pretrained.strict {
-        matching.require_exact()?;
-    }
-    ensure!(
-        !matching.matched.is_empty(),
-        "none of its names and shapes is one of this backbone's: {}",
-        matching.differences().join("; ")
-    );
-    matching.load(&mut file, &targets)?;
-    let resampled = matching.matched.iter().filter_map(|step| match step.change {
-        Change::None => None,
-        change => Some(format!("{} was resampled {change}", step.name)),
-    });
-    Ok(resampled.chain(matching.differences()).collect())
-}
-
-/// Loads the weights file that a branch's config names, if any, as [`load_backbone`] does.
-/// Returns notes, a line each, with the config's key.
-///
-/// # Errors
-/// As [`load_backbone`], with the key.
-pub fn load_branch(
     parameters: &[(String, Tensor)],
     branch: Branch,
     config: &BackboneConfig,
@@ -91,15 +46,35 @@ pub fn load_branch(
     let Some(path) = &config.weights else {
         return Ok(Vec::new());
     };
-    let pretrained = Pretrained {
-        path,
-        state_dict: if config.weights_ema { StateDict::Ema } else { StateDict::Model },
-        strict: config.strict,
-    };
     let (key, file) = (format!("model.{branch}.weights"), path.display());
-    let notes = load_backbone(parameters, branch, &pretrained)
+    let notes = load_published(parameters, branch, config, path)
         .with_context(|| format!("{key}: {file} does not load into {}", config.name))?;
     Ok(notes.into_iter().map(|note| format!("{key}: {note}")).collect())
+}
+
+fn load_published(
+    parameters: &[(String, Tensor)],
+    branch: Branch,
+    config: &BackboneConfig,
+    path: &Path,
+) -> Result<Vec<String>> {
+    let state_dict = if config.weights_ema { StateDict::Ema } else { StateDict::Model };
+    let mut file = WeightsFile::open_state_dict(path, state_dict)?;
+    let matching = Matching::new(&file.shapes(), parameters, Some(branch));
+    if config.strict {
+        matching.require_exact()?;
+    }
+    ensure!(
+        !matching.matched.is_empty(),
+        "none of its names and shapes is one of this backbone's: {}",
+        matching.differences().join("; ")
+    );
+    matching.load(&mut file)?;
+    let resampled = matching.matched.iter().filter_map(|matched| match matched.change {
+        Change::None => None,
+        change => Some(format!("{} was resampled {change}", matched.name)),
+    });
+    Ok(resampled.chain(matching.differences()).collect())
 }
 
 /// The tensors of a file that fit the network's parameters, and the names that do not.
@@ -116,6 +91,7 @@ struct Match {
     name: String,
     /// Name in the file.
     stored: String,
+    parameter: Tensor,
     change: Change,
 }
 
@@ -143,7 +119,7 @@ impl Matching {
     /// classifier, a wrapper's prefix and embeddings of other sizes.
     fn new(
         shapes: &BTreeMap<String, Vec<i64>>,
-        targets: &BTreeMap<&str, &Tensor>,
+        parameters: &[(String, Tensor)],
         branch: Option<Branch>,
     ) -> Self {
         let wrapper = match branch {
@@ -156,26 +132,28 @@ impl Matching {
             unexpected: Vec::new(),
             misshaped: Vec::new(),
         };
-        for (name, target) in targets {
+        for (name, parameter) in parameters {
             let stored = format!("{wrapper}{name}");
             let Some(shape) = shapes.get(&stored) else {
-                matching.missing.push(name.to_string());
+                matching.missing.push(name.clone());
                 continue;
             };
-            let expected = target.size();
+            let expected = parameter.size();
             match change(name, shape, &expected, branch) {
                 Some(change) => {
-                    matching.matched.push(Match { name: name.to_string(), stored, change })
+                    let (name, parameter) = (name.clone(), parameter.shallow_clone());
+                    matching.matched.push(Match { name, stored, parameter, change });
                 }
                 None => matching
                     .misshaped
                     .push(format!("{name} ({shape:?} in the file, {expected:?} in the model)")),
             }
         }
+        let expected: BTreeSet<&str> = parameters.iter().map(|(name, _)| name.as_str()).collect();
         matching.unexpected = shapes
             .keys()
             .map(|name| name.strip_prefix(&wrapper).unwrap_or(name))
-            .filter(|name| !targets.contains_key(name))
+            .filter(|name| !expected.contains(name))
             .filter(|name| branch.is_none() || !name.starts_with(CLASSIFIER))
             .map(|name| name.escape_debug().take(200).collect())
             .collect();
@@ -201,11 +179,11 @@ impl Matching {
         bail!("the names do not fit: {}; check the preset and its sizes", differences.join("; "))
     }
 
-    fn load(&self, file: &mut WeightsFile, targets: &BTreeMap<&str, &Tensor>) -> Result<()> {
+    fn load(&self, file: &mut WeightsFile) -> Result<()> {
         let _guard = tch::no_grad_guard();
-        for step in &self.matched {
-            let tensor = file.tensor(&step.stored)?;
-            let tensor = match step.change {
+        for Match { name, stored, parameter, change } in &self.matched {
+            let tensor = file.tensor(stored)?;
+            let tensor = match *change {
                 Change::None => tensor,
                 Change::Positions(grids) => {
                     resample::position_embedding(&tensor.to_kind(Kind::Float), grids)?
@@ -214,10 +192,7 @@ impl Matching {
                     resample::patch_embedding(&tensor.to_kind(Kind::Float), to)?
                 }
             };
-            targets[step.name.as_str()]
-                .shallow_clone()
-                .f_copy_(&tensor)
-                .with_context(|| step.name.clone())?;
+            parameter.shallow_clone().f_copy_(&tensor).with_context(|| name.clone())?;
         }
         Ok(())
     }

@@ -15,7 +15,7 @@ use std::path::Path;
 use anyhow::{Context, Result, bail};
 use tch::{Device, Tensor};
 
-pub use fit::{Pretrained, load, load_backbone, load_branch};
+pub use fit::{load, load_backbone};
 pub use safetensors_file::save;
 pub use torch_writer::save_torch;
 
@@ -33,11 +33,10 @@ pub enum StateDict {
 
 /// An open weights file of either format; tensors are read one at a time.
 #[derive(Debug)]
-pub struct WeightsFile(Format);
-
-#[derive(Debug)]
-enum Format {
+pub enum WeightsFile {
+    /// A safetensors file.
     Safetensors(SafetensorsFile),
+    /// A zip file of PyTorch.
     Torch(TorchFile),
 }
 
@@ -63,7 +62,7 @@ impl WeightsFile {
         let mut start = Vec::new();
         File::open(path)?.take(32).read_to_end(&mut start)?;
         if start.starts_with(b"PK\x03\x04") {
-            return Ok(Self(Format::Torch(TorchFile::open(path, wanted)?)));
+            return Ok(Self::Torch(TorchFile::open(path, wanted)?));
         }
         if start.starts_with(b"\x80\x02\x8a\x0a") {
             bail!(
@@ -77,22 +76,22 @@ impl WeightsFile {
         if wanted == StateDict::Ema {
             bail!("it has no EMA weights: a safetensors file holds one state dict");
         }
-        Ok(Self(Format::Safetensors(SafetensorsFile::open(path)?)))
+        Ok(Self::Safetensors(SafetensorsFile::open(path)?))
     }
 
     /// Returns names and shapes, sorted by name.
     pub fn shapes(&self) -> BTreeMap<String, Vec<i64>> {
-        match &self.0 {
-            Format::Safetensors(file) => file.shapes(),
-            Format::Torch(file) => file.shapes(),
+        match self {
+            Self::Safetensors(file) => file.shapes(),
+            Self::Torch(file) => file.shapes(),
         }
     }
 
     /// Returns the free-form metadata, which only safetensors files have.
     pub fn metadata(&self) -> HashMap<String, String> {
-        match &self.0 {
-            Format::Safetensors(file) => file.metadata(),
-            Format::Torch(_) => HashMap::new(),
+        match self {
+            Self::Safetensors(file) => file.metadata(),
+            Self::Torch(_) => HashMap::new(),
         }
     }
 
@@ -102,9 +101,9 @@ impl WeightsFile {
     /// Returns an error if there is no such tensor, its type is not one of torch's, or the file
     /// cannot be read.
     pub fn tensor(&mut self, name: &str) -> Result<Tensor> {
-        match &mut self.0 {
-            Format::Safetensors(file) => file.tensor(name),
-            Format::Torch(file) => file.tensor(name),
+        match self {
+            Self::Safetensors(file) => file.tensor(name),
+            Self::Torch(file) => file.tensor(name),
         }
     }
 }
