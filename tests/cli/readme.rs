@@ -1,9 +1,12 @@
 //! The documentation states what the code does.
 
-use std::path::Path;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::{env, fs};
 
-use vm_beautynet::config::{Config, reference_markdown};
+use vm_beautynet::config::{Config, reference, reference_markdown};
+
+use crate::sandbox::Sandbox;
 
 fn project() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -29,15 +32,25 @@ fn the_config_page_is_the_reference_that_the_types_give() {
     );
 }
 
+/// The pages of the documentation, each with its text.
+fn pages() -> Vec<(PathBuf, String)> {
+    let entries = |folder: &str| {
+        fs::read_dir(project().join(folder)).unwrap().map(|entry| entry.unwrap().path())
+    };
+    let mut pages: Vec<_> = entries("docs").collect();
+    pages.extend(entries("experiments").map(|folder| folder.join("README.md")));
+    pages.extend(["README.md", "CONTRIBUTING.md", "csrc/README.md"].map(|p| project().join(p)));
+    pages.retain(|page| page.extension().is_some_and(|ending| ending == "md"));
+    let read = |page: PathBuf| {
+        let text = fs::read_to_string(&page).unwrap_or_else(|e| panic!("{}: {e}", page.display()));
+        (page, text)
+    };
+    pages.into_iter().map(read).collect()
+}
+
 #[test]
 fn every_relative_link_of_the_documentation_leads_to_a_file() {
-    let docs = fs::read_dir(project().join("docs")).unwrap();
-    let experiments = fs::read_dir(project().join("experiments")).unwrap();
-    let mut pages: Vec<_> = docs.map(|entry| entry.unwrap().path()).collect();
-    pages.extend(experiments.map(|entry| entry.unwrap().path().join("README.md")));
-    pages.extend(["README.md", "CONTRIBUTING.md", "csrc/README.md"].map(|p| project().join(p)));
-    for page in pages.iter().filter(|page| page.extension().is_some_and(|end| end == "md")) {
-        let text = fs::read_to_string(page).unwrap_or_else(|e| panic!("{}: {e}", page.display()));
+    for (page, text) in pages() {
         for link in text.split("](").skip(1) {
             let target = link.split([')', '#']).next().unwrap_or(link);
             if target.is_empty() || target.contains("://") {
@@ -47,6 +60,54 @@ fn every_relative_link_of_the_documentation_leads_to_a_file() {
             assert!(found, "{} links to {target}, which does not exist", page.display());
         }
     }
+}
+
+#[test]
+fn every_command_in_the_documentation_has_a_subcommand_with_its_flags() {
+    let mut helps = BTreeMap::new();
+    for (page, text) in pages() {
+        let joined = text.replace("\\\n", " ");
+        for line in joined.lines().filter_map(|line| line.trim().strip_prefix("vmbeauty ")) {
+            let words: Vec<&str> = line.split('#').next().unwrap().split_whitespace().collect();
+            let nested = ["data", "benchmark"].contains(&words[0]);
+            let command = &words[..if nested { 2 } else { 1 }];
+            let help = helps
+                .entry(command.join(" "))
+                .or_insert_with(|| Sandbox::new().done(&[command, &["--help"]].concat()));
+            for flag in words.iter().filter(|word| word.starts_with("--")) {
+                let found = help.contains(*flag);
+                assert!(found, "{}: `vmbeauty {line}`: no flag {flag}", page.display());
+            }
+        }
+    }
+    assert!(helps.len() > 10, "{:?}", helps.keys());
+}
+
+#[test]
+fn every_config_key_in_the_documentation_exists() {
+    let reference = reference();
+    let exists = |key: &str| {
+        reference.iter().any(|row| {
+            row.key.strip_prefix(key).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+        })
+    };
+    let mut checked = 0;
+    for (page, text) in pages() {
+        let code = text.split('`').skip(1).step_by(2);
+        let set = text.split("--set ").skip(1);
+        for text in code.chain(set) {
+            let key = text.trim_start_matches('\'').split([':', '=', ' ', '\n']).next().unwrap();
+            let section = key.split_once('.').map(|(section, _)| section);
+            let config =
+                section.is_some_and(|s| ["data", "model", "train", "pretrain"].contains(&s));
+            let is_file = key.ends_with(".log") || key.ends_with(".yaml") || key.ends_with(".pth");
+            if config && !is_file && !key.contains(['*', '/', '|']) {
+                assert!(exists(key), "{} names the key {key}", page.display());
+                checked += 1;
+            }
+        }
+    }
+    assert!(checked > 100, "only {checked} keys were found");
 }
 
 #[test]
