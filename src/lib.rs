@@ -2,12 +2,11 @@
 //! look at the same face, a fusion weighs their features, and a regression head predicts the mean
 //! rating.
 //!
-//! Each module imports only modules listed above it: [`files`] (atomic writes),
-//! [`measure`] (medians and memory, for benchmarks), [`config`] (YAML to typed config), [`data`]
-//! (data set to batches), [`ops`] (the selective scan), [`models`] (the network), [`eval`] (metrics
-//! and predictions), [`run`] (the run directory), [`explain`] (what each branch attends to),
-//! [`train`] (the loop), [`sweep`] (folds and grids), [`report`] (tables and the HTML report),
-//! [`tensorboard`] (event files), [`export`] (weights for timm and Vim),
+//! Each module imports only modules listed above it: [`files`] (atomic writes), [`config`] (YAML to
+//! typed config), [`data`] (data set to batches), [`ops`] (the selective scan), [`models`] (the
+//! network), [`eval`] (metrics and predictions), [`run`] (the run directory), [`explain`] (what
+//! each branch attends to), [`train`] (the loop), [`sweep`] (folds and grids), [`report`] (tables
+//! and the HTML report), [`tensorboard`] (event files), [`export`] (weights for timm and Vim),
 //! [`benchmark`] (what `vmbeauty benchmark` times).
 
 pub mod benchmark;
@@ -18,7 +17,7 @@ pub mod eval;
 pub mod explain;
 pub mod export;
 pub mod files;
-pub mod measure;
+
 pub mod models;
 pub mod ops;
 pub mod report;

@@ -6,8 +6,8 @@ use anyhow::{Context, Result, ensure};
 use serde::Serialize;
 use tch::{Device, Kind, Tensor, nn};
 
+use crate::benchmark::measure::median;
 use crate::config::{BackboneShape, Branch};
-use crate::measure::median;
 use crate::models::vim::Mixer;
 use crate::ops::profiler::gradients;
 

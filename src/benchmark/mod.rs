@@ -2,6 +2,7 @@
 //! training.
 
 pub mod data;
+pub mod measure;
 pub mod mixer;
 pub mod scan;
 pub mod train;

@@ -6,7 +6,7 @@ use std::time::Instant;
 use serde::Serialize;
 use tch::{Device, Kind, Tensor};
 
-use crate::measure::median;
+use crate::benchmark::measure::median;
 use crate::ops::profiler::{MemoryWatch, Pass, gradients, run_scan_arithmetic};
 use crate::ops::{OpError, Path, ScanInputs, selective_scan, selective_scan_eager};
 

@@ -7,10 +7,10 @@ use anyhow::{Context, Result};
 use serde::Serialize;
 use tch::{Device, Kind, Tensor};
 
+use crate::benchmark::measure::{median, peak_bytes};
 use crate::config::{BackboneShape, Branch, Config};
 use crate::data::{self, HostBatch, ImageDataset, Loader, LoaderOptions, Mode};
 use crate::eval::evaluate;
-use crate::measure::{median, peak_bytes};
 use crate::models::images::upload;
 use crate::models::{BeautyNet, ForwardContext, Images, device, summary};
 use crate::train::loss::Criterion;

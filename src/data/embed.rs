@@ -1,35 +1,24 @@
-//! Texts and images within a page of HTML.
+//! Images embedded in HTML.
 
 use image::RgbImage;
 use image::codecs::jpeg::JpegEncoder;
 use image::imageops::{FilterType, resize};
+use maud::{Markup, html};
 
-/// A text as content or attribute of an element.
-pub fn escape(text: &str) -> String {
-    text.replace('&', "&amp;")
-        .replace('<', "&lt;")
-        .replace('>', "&gt;")
-        .replace('"', "&quot;")
-        .replace('\'', "&#39;")
-}
-
-/// An `img` element that holds the image itself, its longer side at most `side` pixels, as a JPEG
-/// file of this quality.
-pub fn embedded(image: &RgbImage, side: u32, quality: u8, alt: &str) -> Option<String> {
+/// Renders an `img` element that holds the image itself as a JPEG file of this quality, its longer
+/// side at most `side` pixels; `None` if the image cannot be encoded.
+pub fn embedded(image: &RgbImage, side: u32, quality: u8, alt: &str) -> Option<Markup> {
     let scale = f64::from(side) / f64::from(image.width().max(image.height()));
     let side = |length: u32| ((f64::from(length) * scale.min(1.0)).round() as u32).max(1);
     let (width, height) = (side(image.width()), side(image.height()));
     let small = resize(image, width, height, FilterType::Triangle);
     let mut jpeg = Vec::new();
     JpegEncoder::new_with_quality(&mut jpeg, quality).encode_image(&small).ok()?;
-    Some(format!(
-        "<img width=\"{width}\" height=\"{height}\" alt=\"{}\" src=\"data:image/jpeg;base64,{}\">",
-        escape(alt),
-        base64(&jpeg)
-    ))
+    let source = format!("data:image/jpeg;base64,{}", base64(&jpeg));
+    Some(html! { img width=(width) height=(height) alt=(alt) src=(source); })
 }
 
-/// RFC 4648.
+/// Encodes bytes in Base64 (RFC 4648).
 fn base64(bytes: &[u8]) -> String {
     const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let mut text = String::with_capacity(bytes.len().div_ceil(3) * 4);
@@ -52,7 +41,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn base64_is_that_of_the_rfc() {
+    fn base64_agrees_with_the_examples_of_rfc_4648() {
         for (bytes, text) in [
             ("", ""),
             ("f", "Zg=="),

@@ -1,158 +1,108 @@
-//! What a check finds by looking at images: copies that differ in their bytes, and what stands out.
+//! Image files that are copies of others, and outliers among images and scores.
 
-use std::collections::BTreeSet;
-use std::path::Path;
+use std::collections::{HashMap, HashSet};
 
-use anyhow::{Context, Result};
 use rayon::prelude::*;
 
-use super::{CheckedFile, Content, DatasetCheck, NearDuplicate, RowCheck, SplitImage};
+use super::row::{CheckedRow, FileContent};
+use super::{DuplicateFiles, NearDuplicate};
 use crate::config::DataConfig;
-use crate::data::dataset::{Skipped, Source, Split};
+use crate::data::dataset::Skipped;
 use crate::data::image::phash::{PerceptualHash, SAME};
-use crate::data::listing::Row;
-use crate::files::write_atomic;
 
-/// Scores further than this from the quartiles, in distances between them, are outliers (Tukey's
-/// outer fences).
+/// The distance from the quartiles, in interquartile ranges, beyond which scores are outliers
+/// (Tukey's outer fences).
 const FENCES: f64 = 3.0;
-/// Images more than so many times as long as wide are no portraits.
-const LONGEST: u32 = 3;
+/// The largest aspect ratio of a portrait.
+const MAX_ASPECT_RATIO: u32 = 3;
 
-fn content(state: &RowCheck) -> Option<&Content> {
-    match state {
-        RowCheck::Usable(content) => content.as_ref(),
-        _ => None,
+/// Finds files of the same content under several names, in the order of their first rows.
+pub(super) fn duplicates(rows: &[CheckedRow]) -> Vec<DuplicateFiles> {
+    let mut order = Vec::new();
+    let mut by_content: HashMap<blake3::Hash, Vec<&CheckedRow>> = HashMap::new();
+    for row in rows {
+        if let Some(content) = row.content() {
+            let same = by_content.entry(content.hash).or_default();
+            if same.is_empty() {
+                order.push(content.hash);
+            }
+            same.push(row);
+        }
     }
+    let duplicates = order.iter().filter_map(|hash| {
+        let same = by_content.get(hash)?;
+        // One file in several rows is an overlap or a repetition, and listed there.
+        let files: HashSet<&str> = same.iter().map(|row| row.row.key.as_str()).collect();
+        (files.len() > 1).then(|| DuplicateFiles {
+            images: same.iter().map(|row| row.image()).collect(),
+            across_splits: same.iter().any(|row| row.split != same[0].split),
+        })
+    });
+    duplicates.collect()
 }
 
-/// All pairs of files of different content whose perceptual hashes are near.
-pub(super) fn near_duplicates(rows: &[(Split, &Row)], states: &[RowCheck]) -> Vec<NearDuplicate> {
-    let mut seen = BTreeSet::new();
+/// Finds all pairs of files of different content whose perceptual hashes are near.
+pub(super) fn near_duplicates(rows: &[CheckedRow]) -> Vec<NearDuplicate> {
+    let mut seen = HashSet::new();
     // A file that several rows name, or that has copies, counts once.
-    let looks: Vec<(usize, PerceptualHash)> = states
+    let hashed: Vec<(&CheckedRow, PerceptualHash)> = rows
         .iter()
-        .enumerate()
-        .filter_map(|(index, state)| {
-            let content = content(state)?;
-            seen.insert(*content.hash.as_bytes()).then_some((index, content.look?))
+        .filter_map(|row| {
+            let content = row.content()?;
+            seen.insert(content.hash).then_some((row, content.phash?))
         })
         .collect();
-    let named = |index: usize| SplitImage::new(rows[index].0, rows[index].1);
-    looks
+    hashed
         .par_iter()
         .enumerate()
-        .flat_map_iter(|(place, (first, look))| {
-            looks[place + 1..].iter().filter_map(move |(second, other)| {
-                let distance = look.distance(other);
+        .flat_map_iter(|(index, (first, phash))| {
+            hashed[index + 1..].iter().filter_map(move |(second, other)| {
+                let distance = phash.distance(other);
                 (distance <= SAME).then(|| NearDuplicate {
-                    images: [named(*first), named(*second)],
+                    images: [first.image(), second.image()],
                     distance,
-                    across_splits: rows[*first].0 != rows[*second].0,
+                    across_splits: first.split != second.split,
                 })
             })
         })
         .collect()
 }
 
-/// Scores beyond the fences, and files that are too small or too narrow.
-pub(super) fn outliers(
-    rows: &[(Split, &Row)],
-    states: &[RowCheck],
-    config: &DataConfig,
-) -> Vec<Skipped> {
-    let usable = || {
-        let states = rows.iter().zip(states);
-        states.filter(|(_, state)| matches!(state, RowCheck::Usable(_)))
-    };
-    let mut scores: Vec<f32> = usable().map(|((_, row), _)| row.sample.score).collect();
+/// Finds scores beyond the fences, and files that are too small or too narrow.
+pub(super) fn outliers(rows: &[CheckedRow], config: &DataConfig) -> Vec<Skipped> {
+    let usable = || rows.iter().filter(|row| row.is_usable());
+    let mut scores: Vec<f32> = usable().map(|row| row.row.sample.score).collect();
     scores.sort_by(f32::total_cmp);
     let fences = fences(&scores);
     let mut found = Vec::new();
-    for ((split, row), state) in usable() {
-        let mut report = |reason: String| {
-            found.push(Skipped { split: *split, id: row.sample.id.clone(), reason });
-        };
-        let score = f64::from(row.sample.score);
+    for row in usable() {
+        let score = f64::from(row.row.sample.score);
         if fences.is_some_and(|(low, high)| !(low..=high).contains(&score)) {
-            report(format!("the score {score} is far from all others"));
+            found.push(row.finding(format!("the score {score} is far from all others")));
         }
-        if let Some(Content { width, height, .. }) = content(state) {
+        if let Some(FileContent { width, height, .. }) = row.content() {
             let (short, long) = (*width.min(height), *width.max(height));
             if 2 * i64::from(short) < config.image_size {
-                report(format!(
+                found.push(row.finding(format!(
                     "{width}x{height} pixels, less than half of data.image_size {}",
                     config.image_size
-                ));
+                )));
             }
-            if long > LONGEST * short {
-                report(format!("{width}x{height} pixels is a strip, not a portrait"));
+            if long > MAX_ASPECT_RATIO * short {
+                let reason = format!("{width}x{height} pixels is a strip, not a portrait");
+                found.push(row.finding(reason));
             }
         }
     }
     found
 }
 
-/// None where there are too few scores, or half of them are the same.
+/// Returns the fences; `None` if there are too few scores or half of them are equal.
 fn fences(sorted: &[f32]) -> Option<(f64, f64)> {
     let n = sorted.len();
     let (low, high) = (f64::from(*sorted.get(n / 4)?), f64::from(*sorted.get(3 * n / 4)?));
     let reach = FENCES * (high - low);
     (n >= 8 && reach > 0.0).then_some((low - reach, high + reach))
-}
-
-/// The rows' files that are there.
-pub(super) fn files(rows: &[(Split, &Row)], states: &[RowCheck]) -> Vec<CheckedFile> {
-    rows.iter()
-        .zip(states)
-        .filter_map(|((split, row), state)| {
-            let (Source::File(path), None) = (&row.sample.source, &row.missing) else {
-                return None;
-            };
-            Some(CheckedFile {
-                name: SplitImage::new(*split, row),
-                path: path.clone(),
-                score: row.sample.score,
-                group: row.sample.group.clone(),
-                content: content(state)
-                    .map(|found| (found.hash.to_hex().to_string(), found.width, found.height)),
-            })
-        })
-        .collect()
-}
-
-impl DatasetCheck {
-    /// Writes a line for each file that is there: split, name, score, group, the hash of its
-    /// content (BLAKE3), width and height; the last three are empty where it cannot be read. Two
-    /// releases of a data set can be compared by it.
-    ///
-    /// # Errors
-    /// A file that cannot be written.
-    pub fn write_manifest(&self, path: &Path) -> Result<()> {
-        write_atomic(path, |file| {
-            let mut table = csv::Writer::from_writer(file);
-            table
-                .write_record(["split", "image", "score", "group", "blake3", "width", "height"])?;
-            for file in &self.files {
-                let (hash, width, height) = match &file.content {
-                    Some((hash, width, height)) => {
-                        (hash.clone(), width.to_string(), height.to_string())
-                    }
-                    None => Default::default(),
-                };
-                table.write_record([
-                    file.name.split.name(),
-                    &file.name.id,
-                    &file.score.to_string(),
-                    file.group.as_deref().unwrap_or_default(),
-                    &hash,
-                    &width,
-                    &height,
-                ])?;
-            }
-            table.flush().context("writing the manifest")
-        })
-    }
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! What a check found, as tables for people.
+//! The result of a check as text tables.
 
 use std::collections::BTreeSet;
 use std::fmt::{self, Write};
@@ -8,7 +8,7 @@ use crate::data::dataset::Skipped;
 use crate::data::splits::LeakedImage;
 
 impl fmt::Display for DatasetCheck {
-    /// Tables for people: the splits, the groups, then each finding with its name and reason.
+    /// Writes tables of the splits and groups, then each finding with its name and reason.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(
             f,
@@ -114,7 +114,7 @@ impl DatasetCheck {
     }
 }
 
-/// A heading with a count, and a line for each finding; nothing where there are none.
+/// Writes a heading with a count, and a line for each finding; nothing if there are none.
 fn section<T>(
     f: &mut fmt::Formatter<'_>,
     title: &str,

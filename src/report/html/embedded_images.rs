@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 
 use anyhow::Result;
-use maud::{Markup, PreEscaped, html};
+use maud::{Markup, html};
 
 use crate::data::embed::embedded;
 use crate::data::{Source, Split, load_split, read_image, synthetic};
@@ -59,7 +59,7 @@ fn image(source: &Source, name: &str) -> Option<Markup> {
         Source::File(path) => read_image(path).ok()?,
         Source::Synthetic(seed) => synthetic::render(*seed, SIDE),
     };
-    embedded(&image, SIDE, 82, name).map(PreEscaped)
+    embedded(&image, SIDE, 82, name)
 }
 
 fn file_name(image: &str) -> &str {
@@ -133,7 +133,7 @@ pub fn explained(report: &RunReport, images: &EmbeddedImages) -> Markup {
         let image = image.and_then(|image| embedded(&image, FIGURE_SIDE, 85, name));
         html! {
             figure title=(explained.image) {
-                @if let Some(image) = image { (PreEscaped(image)) }
+                @if let Some(image) = image { (image) }
                 figcaption { (name) }
             }
         }

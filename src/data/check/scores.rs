@@ -1,0 +1,59 @@
+//! Statistics of the scores of a data set.
+
+use serde::Serialize;
+
+use crate::data::dataset::Sample;
+
+/// Statistics of scores, on the data set's own scale.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct ScoreSummary {
+    /// The lowest score.
+    pub min: f64,
+    /// The highest score.
+    pub max: f64,
+    /// The mean score.
+    pub mean: f64,
+    /// The sample standard deviation (n - 1); 0 for one score.
+    pub sd: f64,
+}
+
+impl ScoreSummary {
+    pub(super) fn new(scores: &[f64]) -> Option<Self> {
+        if scores.is_empty() {
+            return None;
+        }
+        let mean = scores.iter().sum::<f64>() / scores.len() as f64;
+        let squares: f64 = scores.iter().map(|score| (score - mean).powi(2)).sum();
+        Some(Self {
+            min: scores.iter().copied().fold(f64::INFINITY, f64::min),
+            max: scores.iter().copied().fold(f64::NEG_INFINITY, f64::max),
+            mean,
+            sd: (squares / (scores.len() - 1).max(1) as f64).sqrt(),
+        })
+    }
+}
+
+/// Returns the bounds of ten bins of equal width over all usable scores; none if all are equal.
+pub(super) fn score_bins(usable: &[&Sample]) -> Vec<f64> {
+    const BINS: usize = 10;
+    let scores: Vec<f64> = usable.iter().map(|sample| f64::from(sample.score)).collect();
+    match ScoreSummary::new(&scores) {
+        Some(ScoreSummary { min, max, .. }) if min < max => {
+            (0..=BINS).map(|bound| min + (max - min) * bound as f64 / BINS as f64).collect()
+        }
+        _ => Vec::new(),
+    }
+}
+
+/// Counts the scores in each bin.
+pub(super) fn histogram(scores: &[f64], bounds: &[f64]) -> Vec<usize> {
+    let mut counts = vec![0; bounds.len().saturating_sub(1)];
+    let Some(last) = counts.len().checked_sub(1) else {
+        return counts;
+    };
+    for score in scores {
+        let bin = bounds[1..].partition_point(|bound| bound <= score);
+        counts[bin.min(last)] += 1;
+    }
+    counts
+}
