@@ -19,8 +19,8 @@ pub fn select(device: config::Device) -> Result<Device> {
             let count = if Cuda::is_available() { Cuda::device_count() } else { 0 };
             ensure!(
                 (index as i64) < count,
-                "device: cuda:{index} does not exist, libtorch finds {count} GPUs: set device to auto or \
-                 cpu, or build with `make cuda`"
+                "device: cuda:{index} does not exist, libtorch finds {count} GPUs: set device to \
+                 auto or cpu, or build with `make cuda`"
             );
             Device::Cuda(index)
         }

@@ -8,8 +8,8 @@ use vm_beautynet::models::{BeautyNet, ForwardContext, Images};
 use crate::files::{Reference, assert_close, matching};
 use crate::{VIM_SIZES, VIT_SIZES};
 
-/// One branch alone, in the sizes that the reference file's metadata names, with its weights and
-/// one linear layer for a head.
+/// Returns a network of one branch, in the sizes of the reference file's metadata and with its
+/// weights; the head is one linear layer.
 pub fn network(case: &Reference, branch: &str, preset: &str, sizes: &[&str]) -> BeautyNet {
     let mut overrides = vec![
         format!("model.fusion.strategy={branch}_only"),

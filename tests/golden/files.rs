@@ -6,14 +6,14 @@ use std::path::{Path, PathBuf};
 use safetensors::SafeTensors;
 use tch::{Kind, Tensor};
 
-/// One reference file: its tensors by name (float32) and its metadata.
+/// A reference file: its tensors by name (float32) and its metadata.
 pub struct Reference {
     pub path: PathBuf,
     tensors: HashMap<String, Tensor>,
     metadata: HashMap<String, String>,
 }
 
-/// Where the reference files are.
+/// Returns the folder of the reference files.
 pub fn folder() -> PathBuf {
     match std::env::var_os("VMB_GOLDEN_DIR") {
         Some(folder) => PathBuf::from(folder),
@@ -21,8 +21,8 @@ pub fn folder() -> PathBuf {
     }
 }
 
-/// Every `.safetensors` file whose name has the prefix and suffix, but not the `_weights` files; at
-/// least one must be there.
+/// Returns every `.safetensors` file whose name has the prefix and suffix, except the `_weights`
+/// files; there must be at least one.
 pub fn matching(prefix: &str, suffix: &str) -> Vec<Reference> {
     let folder = folder();
     let mut paths: Vec<PathBuf> = std::fs::read_dir(&folder)
@@ -56,17 +56,17 @@ impl Reference {
         Self { path, tensors, metadata }
     }
 
-    /// The tensor of that name; a missing one fails the test.
+    /// Returns the tensor of that name; a missing one fails the test.
     pub fn tensor(&self, name: &str) -> Tensor {
         self.optional(name).unwrap_or_else(|| panic!("{}: no tensor {name}", self.path.display()))
     }
 
-    /// The tensor of that name, if the file has it.
+    /// Returns the tensor of that name, if the file has it.
     pub fn optional(&self, name: &str) -> Option<Tensor> {
         self.tensors.get(name).map(|tensor| tensor.shallow_clone())
     }
 
-    /// The tensors whose names have a prefix, without it.
+    /// Returns the tensors whose names have a prefix, under the names without it.
     pub fn with_prefix(&self, prefix: &str) -> Vec<(String, Tensor)> {
         let mut found: Vec<_> = self
             .tensors
@@ -79,7 +79,7 @@ impl Reference {
         found
     }
 
-    /// A value of the file's metadata.
+    /// Returns a value of the file's metadata.
     pub fn meta(&self, key: &str) -> Option<&str> {
         self.metadata.get(key).map(String::as_str)
     }

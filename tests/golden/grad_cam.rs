@@ -11,7 +11,7 @@ use crate::backbones::network;
 use crate::files::{assert_close, matching};
 use crate::{VIM_SIZES, VIT_SIZES};
 
-/// Grad-CAM at these blocks.
+/// Returns Grad-CAM maps at these blocks.
 fn grad_cam(
     net: &BeautyNet,
     x: &Tensor,
@@ -24,8 +24,8 @@ fn grad_cam(
     explain(net, Images::Normalized(x), &request)
 }
 
-/// Every case of a backbone: the network of the weights file that it names, one linear layer for a
-/// head, the score and both maps.
+/// Checks the score and both maps for every case of a backbone, in the network of the case's
+/// weights file with one linear layer as its head.
 fn check(prefix: &str, branch: &str, preset: &str, sizes: &[&str]) {
     let backbones = matching(&prefix[8..], "_case");
     for case in matching(prefix, "") {
@@ -82,18 +82,24 @@ fn vim_maps_are_pytorch_grad_cams() {
 }
 
 #[test]
-fn a_tapped_pass_gives_the_score_of_a_plain_one_and_a_missing_block_is_refused() {
-    let yaml = "{data: {image_size: 32}, model: {vit: {name: vit_micro_patch8_64, embed_dim: 24, depth: 2}, mamba: {name: vim_micro_patch8_64, embed_dim: 24, depth: 3}, fusion: {dim: 16}}}";
+fn a_tapped_pass_predicts_the_score_of_a_plain_one_and_a_missing_block_is_refused() {
+    let yaml = "
+data: {image_size: 32}
+model:
+  vit: {name: vit_micro_patch8_64, embed_dim: 24, depth: 2}
+  mamba: {name: vim_micro_patch8_64, embed_dim: 24, depth: 3}
+  fusion: {dim: 16}
+";
     let config = Config::from_yaml(yaml, "small", &[]).unwrap();
     tch::manual_seed(1);
     let net = BeautyNet::new(&config, Device::Cpu).unwrap();
     let x = Tensor::randn([3, 3, 32, 32], (Kind::Float, Device::Cpu));
     let plain = net.forward(Images::Normalized(&x), ForwardContext::eval()).unwrap();
-    let whole = grad_cam(&net, &x, Layers::One(0), Layers::One(1)).unwrap();
-    assert_close("score", &whole.score, &plain.score.detach(), 1e-6);
-    assert_close("shares", &whole.weights.unwrap(), &plain.weights.unwrap().detach(), 1e-6);
+    let batch = grad_cam(&net, &x, Layers::One(0), Layers::One(1)).unwrap();
+    assert_close("score", &batch.score, &plain.score.detach(), 1e-6);
+    assert_close("weights", &batch.weights.unwrap(), &plain.weights.unwrap().detach(), 1e-6);
     let one = grad_cam(&net, &x.narrow(0, 1, 1), Layers::One(0), Layers::One(1)).unwrap();
-    for (alone, batch) in [(one.vit, whole.vit), (one.mamba, whole.mamba)] {
+    for (alone, batch) in [(one.vit, batch.vit), (one.mamba, batch.mamba)] {
         let batch = batch.unwrap().grid.narrow(0, 1, 1);
         assert_close("an image alone", &alone.unwrap().grid, &batch, 1e-4);
     }

@@ -1,4 +1,4 @@
-//! Images come out of the evaluation transform as they do out of torchvision's.
+//! The evaluation transform gives the images of torchvision's.
 
 use std::path::PathBuf;
 
@@ -23,7 +23,7 @@ fn cases() -> Vec<PathBuf> {
     cases
 }
 
-/// The transform that a key names: `squash_56_bicubic`, `short_side_64_bilinear_center_56`.
+/// Returns the transform that a key names: `squash_56_bicubic`, `short_side_64_bilinear_center_56`.
 fn transform(key: &str) -> EvalTransform {
     let numbers: Vec<u32> = key.split('_').filter_map(|part| part.parse().ok()).collect();
     let (resize, size) = match numbers[..] {

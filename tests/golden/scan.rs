@@ -7,7 +7,7 @@ use crate::files::{Reference, assert_close, matching};
 
 const NAMES: [&str; 8] = ["u", "delta", "A", "B", "C", "D", "z", "delta_bias"];
 
-/// The operands of a case as leaves that want gradients; absent ones are None.
+/// Returns the operands of a case as leaves that require gradients; absent ones are None.
 fn leaves(
     case: &Reference,
     device: Device,
@@ -45,7 +45,8 @@ fn inputs<'a>(case: &Reference, leaves: &'a [Option<Tensor>], reverse: bool) -> 
     }
 }
 
-/// Output and all gradients of one case; `flip`: the reversed sequence, scanned in reverse.
+/// Checks the output and all gradients of a case; with `flip`, of the reversed sequence, scanned in
+/// reverse.
 fn check(
     case: &Reference,
     label: &str,
@@ -142,13 +143,13 @@ fn the_cuda_kernels_match_the_reference_scan_and_its_gradients_on_every_gpu() {
     }
 }
 
-/// Sequences rounded to a half type, parameters in float: the output and every gradient against the
-/// reference.
+/// Checks the output and every gradient with sequences rounded to a half type and parameters in
+/// float.
 ///
 /// The type has p bits after the point, so that every operand and result is off by 2^-(p+1) of
-/// itself: 2^-9 for bfloat16, 2^-12 for float16. A result hangs on half a dozen such operands, and
-/// a step size's error grows with the states it passes through: 16 times the unit, 3e-2 and 4e-3 of
-/// the largest reference value, is what the type allows.
+/// itself: 2^-9 for bfloat16, 2^-12 for float16. A result depends on half a dozen such operands,
+/// and a step size's error grows with the states it passes through: 16 times the unit, 3e-2 and
+/// 4e-3 of the largest reference value, is what the type allows.
 #[test]
 fn half_types_match_the_reference_scan_within_what_the_type_allows() {
     for case in matching("scan_", "") {

@@ -286,7 +286,7 @@ fn strategies_of_two_branches_start_from_weights_that_favor_neither() {
     }
 }
 
-/// Optimizer steps until the branches can be told apart.
+/// Optimizer steps until the branches can be distinguished.
 const STEPS: usize = 200;
 
 /// Returns the mean weight of the ViT branch after training with this seed on images whose score

@@ -34,7 +34,7 @@ fn error(set: &[&str], root: &Path, options: &Options) -> String {
     format!("{:#}", result.unwrap_err())
 }
 
-/// Asks for an end after so many steps.
+/// Requests a stop after this number of steps.
 struct StopsAfter(usize, Stop);
 
 impl Observer for StopsAfter {
@@ -73,7 +73,7 @@ fn the_loss_falls_on_validation_images() {
         assert_eq!((last.epoch, last.step), (12, 36));
     }
     let image = image::open(folder.path().join("reconstructions.png")).unwrap();
-    // 8 images; as they are, and masked and reconstructed for two backbones.
+    // 8 rows: the image, and masked and reconstructed for two backbones.
     assert_eq!((image.width(), image.height()), (504, 804));
 }
 
@@ -115,8 +115,8 @@ fn the_weights_load_into_a_run_and_record_their_provenance() {
 fn a_stopped_and_resumed_pretraining_ends_with_the_same_bytes() {
     let _alone = alone_with_the_generator();
     let folder = tempfile::tempdir().unwrap();
-    let whole = folder.path().join("whole");
-    start(&[], &whole);
+    let uninterrupted = folder.path().join("uninterrupted");
+    start(&[], &uninterrupted);
     // In the second epoch of the ViT, between two epochs of the Mamba, and in its last one.
     for steps in [4, 12, 17] {
         let root = folder.path().join(steps.to_string());
@@ -126,20 +126,20 @@ fn a_stopped_and_resumed_pretraining_ends_with_the_same_bytes() {
         let stopped = error.downcast_ref::<Stopped>().unwrap();
         assert_eq!(stopped.exit_code(), 143);
         let text = error.to_string();
-        let way_on = format!(
+        let remedy = format!(
             "vmbeauty pretrain {} --output {} --resume",
             root.join("pretrain.yaml").display(),
             root.display()
         );
-        assert!(text.contains(&way_on), "{text}");
+        assert!(text.contains(&remedy), "{text}");
         assert!(!root.join("mamba.safetensors").exists());
         let resume = Options { resume: true, ..Options::default() };
         pretrain(&config(&[]), &root, &resume, &mut ()).unwrap();
         for file in WEIGHTS.iter().chain(&["reconstructions.png"]) {
-            assert!(read(&root, file) == read(&whole, file), "{steps}: {file}");
+            assert!(read(&root, file) == read(&uninterrupted, file), "{steps}: {file}");
         }
         let lines = |root: &Path| read(root, "metrics.jsonl").split(|b| *b == b'\n').count();
-        assert_eq!(lines(&root), lines(&whole));
+        assert_eq!(lines(&root), lines(&uninterrupted));
     }
 }
 
@@ -160,7 +160,7 @@ fn a_backbones_weights_do_not_depend_on_the_other_branch() {
     assert_eq!(tensors(&both), tensors(&alone));
 }
 
-/// Images in folders, each with one color that its number decides.
+/// Writes images into folders, each in a color of its own.
 fn images(root: &Path, split: &str, count: u8, tone: u8) {
     let folder = root.join(split).join("3");
     fs::create_dir_all(&folder).unwrap();
@@ -265,7 +265,7 @@ fn a_step_or_weights_that_are_not_finite_end_pretraining() {
     let _alone = alone_with_the_generator();
     let folder = tempfile::tempdir().unwrap();
     let root = folder.path();
-    // So large a rate that the second step's weights overflow.
+    // The learning rate is so large that the weights overflow in the second step.
     let broken = ["pretrain={lr: 1.0e+38, warmup_epochs: 0, epochs: 1}"];
     let found = error(&broken, &root.join("a"), &Options::default());
     assert!(found.contains("is not finite") && found.contains("pretrain.lr"), "{found}");
@@ -299,8 +299,8 @@ fn it_starts_from_the_weights_that_the_config_names() {
 fn precision_and_activation_checkpointing_follow_the_training_config() {
     let _alone = alone_with_the_generator();
     let folder = tempfile::tempdir().unwrap();
-    let whole = folder.path().join("whole");
-    start(&[], &whole);
+    let reference = folder.path().join("reference");
+    start(&[], &reference);
     let again = folder.path().join("again");
     start(&["train.checkpoint_activations=true"], &again);
     let half = folder.path().join("half");
@@ -309,7 +309,7 @@ fn precision_and_activation_checkpointing_follow_the_training_config() {
         let mut file = WeightsFile::open(&root.join("mamba.safetensors")).unwrap();
         file.tensor("layers.0.mixer.in_proj.weight").unwrap()
     };
-    assert_eq!(weight(&whole), weight(&again));
-    assert_ne!(weight(&whole), weight(&half));
-    assert!(weight(&whole).allclose(&weight(&half), 0.0, 0.02, false));
+    assert_eq!(weight(&reference), weight(&again));
+    assert_ne!(weight(&reference), weight(&half));
+    assert!(weight(&reference).allclose(&weight(&half), 0.0, 0.02, false));
 }

@@ -34,13 +34,13 @@ fn a_batch_predicts_what_its_images_predict_one_by_one() {
     for strategy in FusionStrategy::ALL {
         let net = network(strategy.name());
         let images = pixels(4);
-        let whole = net.forward(Images::Pixels(&images), ForwardContext::eval()).unwrap().score;
+        let batch = net.forward(Images::Pixels(&images), ForwardContext::eval()).unwrap().score;
         for item in 0..4 {
             let one = net
                 .forward(Images::Pixels(&images.narrow(0, item, 1)), ForwardContext::eval())
                 .unwrap()
                 .score;
-            let difference = (one.double_value(&[0]) - whole.double_value(&[item])).abs();
+            let difference = (one.double_value(&[0]) - batch.double_value(&[item])).abs();
             assert!(difference < 1e-5, "{strategy}: {difference}");
         }
     }
@@ -77,7 +77,7 @@ fn branch_weights_sum_to_one_and_the_fused_vector_is_their_mixture() {
     let output = net.forward(Images::Pixels(&pixels(3)), ForwardContext::eval()).unwrap();
     let weights = output.weights.unwrap();
     assert_eq!(weights.size(), [3, 2]);
-    // Learned scalars that start at zero: equal shares.
+    // Learned scalars that start at zero: equal weights.
     assert!((weights - 0.5).abs().max().double_value(&[]) < 1e-6);
 
     let net = network("gated");
@@ -140,25 +140,22 @@ fn drop_path_and_dropout_each_act_alone() {
 fn convolutional_stems_encode_each_image_alone_and_train_every_parameter() {
     let _alone = alone_with_the_generator();
     for patch in [4, 8] {
+        let stem = "depth: 1, stem: conv";
         let net = network_with(
             "concat",
             &[
-                &format!(
-                    "model.vit={{name: vit_micro_patch8_64, depth: 1, stem: conv, patch_size: {patch}}}"
-                ),
-                &format!(
-                    "model.mamba={{name: vim_micro_patch8_64, depth: 1, stem: conv, patch_size: {patch}}}"
-                ),
+                &format!("model.vit={{name: vit_micro_patch8_64, {stem}, patch_size: {patch}}}"),
+                &format!("model.mamba={{name: vim_micro_patch8_64, {stem}, patch_size: {patch}}}"),
             ],
         );
         let images = pixels(3);
-        let whole = net.forward(Images::Pixels(&images), ForwardContext::eval()).unwrap();
-        assert_eq!(whole.vit.as_ref().unwrap().size(), [3, 96]);
+        let batch = net.forward(Images::Pixels(&images), ForwardContext::eval()).unwrap();
+        assert_eq!(batch.vit.as_ref().unwrap().size(), [3, 96]);
         let last =
             net.forward(Images::Pixels(&images.narrow(0, 2, 1)), ForwardContext::eval()).unwrap();
-        let difference = last.score.double_value(&[0]) - whole.score.double_value(&[2]);
+        let difference = last.score.double_value(&[0]) - batch.score.double_value(&[2]);
         assert!(difference.abs() < 1e-5, "{difference}");
-        whole.scaled.square().sum(Kind::Float).backward();
+        batch.scaled.square().sum(Kind::Float).backward();
         let parameters = net.parameters();
         let stem = parameters.iter().filter(|(name, _)| name.contains(".patch_embed."));
         // Three of each convolution, which is one less for patches half as wide, and two of the

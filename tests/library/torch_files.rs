@@ -51,8 +51,8 @@ impl Archive {
     }
 }
 
-/// A dictionary with one float tensor `x` of this shape, these strides and this offset over a
-/// storage of `len` elements.
+/// Returns a pickle of a dictionary with one float tensor `x` of this shape, these strides and this
+/// offset over a storage of `len` elements.
 fn one_tensor(size: &[i64], stride: &[i64], offset: i64, len: i64) -> Vec<u8> {
     let mut out = b"\x80\x02}X\x01\0\0\0xctorch._utils\n_rebuild_tensor_v2\n((".to_vec();
     let integer = |out: &mut Vec<u8>, value: i64| {
@@ -72,7 +72,7 @@ fn one_tensor(size: &[i64], stride: &[i64], offset: i64, len: i64) -> Vec<u8> {
     out
 }
 
-/// A class or function by its name, called.
+/// Returns a pickle that calls a class or function by its name.
 fn named(module: &str, name: &str) -> Vec<u8> {
     format!("\u{2}c{module}\n{name}\n)R.").into_bytes().into_iter().fold(
         vec![0x80],
@@ -136,7 +136,7 @@ fn every_name_outside_the_table_is_refused_with_the_name() {
     ] {
         let error = Archive::pickle(&named(module, name)).error();
         assert!(error.contains(&format!("{module}.{name}")), "{error}");
-        // By the instruction of newer protocols too.
+        // Also with the instruction of newer protocols.
         let mut pickle = vec![0x80, 4];
         for text in [module, name] {
             pickle.extend([0x8c, text.len() as u8]);
@@ -202,7 +202,7 @@ fn a_small_storage_repeated_over_a_huge_shape_takes_no_memory() {
 #[test]
 fn pickles_that_nest_loop_or_never_end_are_harmless() {
     let _alone = alone_with_the_generator();
-    // A million lists in one another; a list that holds itself; a million notes.
+    // A million nested lists; a list that contains itself; a million values.
     let deep = [&b"\x80\x02"[..], &b"]".repeat(900_000), &b"a".repeat(899_999), b"."].concat();
     assert!(Archive::pickle(&deep).error().contains("no dictionary"));
     let looping = b"\x80\x02}q\0X\x05\0\0\0modelh\0s.";
@@ -331,17 +331,17 @@ fn edit_directory(bytes: &mut [u8], edit: impl Fn(&mut [u8])) {
 fn entries_that_unpack_to_more_than_their_size_are_refused() {
     let _alone = alone_with_the_generator();
     let archive = Archive::pickle(&one_tensor(&[4], &[1], 0, 4));
-    let whole = fs::read(archive.path()).unwrap();
-    // Deflated, as a zip bomb is.
-    let mut bomb = whole.clone();
+    let original = fs::read(archive.path()).unwrap();
+    // Deflated, like a zip bomb.
+    let mut bomb = original.clone();
     edit_directory(&mut bomb, |entry| entry[10] = 8);
     fs::write(archive.path(), bomb).unwrap();
     assert!(archive.error().contains("is compressed"), "{}", archive.error());
-    // Four gigabytes, it says.
+    // An entry that claims four gigabytes.
     const STORED: usize = 20; // where the directory has an entry's length in the file
     const UNPACKED: usize = 24;
     for fields in [&[UNPACKED][..], &[STORED], &[STORED, UNPACKED]] {
-        let mut long = whole.clone();
+        let mut long = original.clone();
         edit_directory(&mut long, |entry| {
             for &at in fields {
                 entry[at..at + 4].copy_from_slice(&0xfff0_0000u32.to_le_bytes());
@@ -357,15 +357,15 @@ fn a_file_cut_short_anywhere_is_an_error() {
     let _alone = alone_with_the_generator();
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("w.pth");
-    let whole = fs::read(golden("checkpoint_plain.pth")).unwrap();
-    for length in 0..whole.len() {
-        fs::write(&path, &whole[..length]).unwrap();
+    let original = fs::read(golden("checkpoint_plain.pth")).unwrap();
+    for length in 0..original.len() {
+        fs::write(&path, &original[..length]).unwrap();
         let error = format!("{:#}", WeightsFile::open(&path).unwrap_err());
         assert!(error.contains("w.pth") && !error.contains('\n'), "{error}");
     }
 }
 
-/// The next number of a fixed sequence (xorshift).
+/// Returns the next number of a fixed sequence (xorshift).
 fn next(state: &mut u64) -> usize {
     *state ^= *state << 13;
     *state ^= *state >> 7;
@@ -385,15 +385,15 @@ fn files_with_changed_bytes_never_panic() {
         ("checkpoint_hostile.pth", 2000),
         ("checkpoint_training_style.pth", 300),
     ] {
-        let whole = fs::read(golden(name)).unwrap();
-        // The pickle lies at the start, the directory at the end: values in between cannot be
+        let original = fs::read(golden(name)).unwrap();
+        // The pickle is at the start, the directory at the end: values in between cannot be
         // wrong.
-        let ends = 12_000.min(whole.len() / 2);
+        let ends = 12_000.min(original.len() / 2);
         for _ in 0..rounds {
-            let mut bytes = whole.clone();
+            let mut bytes = original.clone();
             for _ in 0..1 + next(&mut state) % 4 {
                 let at = next(&mut state) % (2 * ends);
-                let at = if at < ends { at } else { whole.len() - 1 - (at - ends) };
+                let at = if at < ends { at } else { original.len() - 1 - (at - ends) };
                 bytes[at] = next(&mut state) as u8;
             }
             if next(&mut state).is_multiple_of(8) {

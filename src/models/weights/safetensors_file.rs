@@ -47,7 +47,8 @@ impl SafetensorsFile {
         let data_length = header.data_len() as u64;
         ensure!(
             length - data_start == data_length,
-            "it has {} bytes of values where its header says {data_length}: it was cut short or added to",
+            "it has {} bytes of values where its header says {data_length}: it was cut short or \
+             extended",
             length - data_start
         );
         Ok(Self { file, header, data_start })

@@ -67,7 +67,8 @@ impl Global {
             // numpy scalars, which training loops store as their best metrics.
             ("numpy", "dtype") => Self::PlainType,
             ("numpy.core.multiarray" | "numpy._core.multiarray", "scalar") => Self::PlainType,
-            ("_codecs", "encode") => Self::PlainType, // how protocol 2 writes the bytes of such a number
+            // Protocol 2 writes the bytes of a numpy scalar with it.
+            ("_codecs", "encode") => Self::PlainType,
             _ => return None,
         })
     }
