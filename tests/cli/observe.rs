@@ -146,7 +146,7 @@ fn a_full_disk_under_the_tensorboard_folder_causes_one_warning() {
     let errors = errors(&output);
     assert!(output.status.success(), "{errors}");
     assert_eq!(errors.lines().count(), 1, "{errors}");
-    assert!(errors.contains("TensorBoard is off from here on"), "{errors}");
+    assert!(errors.contains("TensorBoard is off from now on"), "{errors}");
     assert!(sandbox.path("run/summary.json").exists());
 }
 
