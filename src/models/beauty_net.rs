@@ -104,9 +104,8 @@ impl BeautyNet {
     /// tokens between the backbones' blocks, and backward runs each block again. The results are
     /// the same.
     pub fn recompute_blocks(&mut self) {
-        let named = self.parameters();
         for encoder in [&mut self.vit, &mut self.mamba].into_iter().flatten() {
-            encoder.recompute_blocks(&named);
+            encoder.recompute_blocks(&self.variables);
         }
     }
 

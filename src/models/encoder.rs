@@ -103,11 +103,12 @@ impl Encoder {
     }
 
     /// Turns on activation checkpointing: training keeps only the tokens between the blocks, and
-    /// backward runs each block again. `named` holds the network's parameters by name.
-    pub fn recompute_blocks(&mut self, named: &[(String, Tensor)]) {
+    /// backward runs each block again.
+    pub fn recompute_blocks(&mut self, variables: &nn::VarStore) {
+        let named = branch_parameters(variables, self.shape.branch);
         match &mut self.backbone {
-            Backbone::Vit(vit) => vit.recompute_blocks(named, "vit."),
-            Backbone::Mamba(mamba) => mamba.recompute_blocks(named, "mamba."),
+            Backbone::Vit(vit) => vit.recompute_blocks(&named),
+            Backbone::Mamba(mamba) => mamba.recompute_blocks(&named),
         }
     }
 }

@@ -98,8 +98,7 @@ impl MaskedImageModel {
     /// Turns on activation checkpointing: training keeps only the tokens between the blocks, and
     /// backward runs each block again.
     pub fn recompute_blocks(&mut self) {
-        let named = self.parameters();
-        self.encoder.recompute_blocks(&named);
+        self.encoder.recompute_blocks(&self.variables);
     }
 
     /// Normalizes uint8 images (b, 3, s, s) for the backbone.

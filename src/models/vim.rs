@@ -281,10 +281,9 @@ impl VisionMamba {
         }
     }
 
-    /// Turns on activation checkpointing. `named` holds the parameters by name, the model's under
-    /// `path`.
-    pub fn recompute_blocks(&mut self, named: &[(String, Tensor)], path: &str) {
-        self.recompute = Recompute::blocks(named, &format!("{path}layers."), self.layers.len());
+    /// Turns on activation checkpointing. `named` holds the model's parameters by name.
+    pub fn recompute_blocks(&mut self, named: &[(String, Tensor)]) {
+        self.recompute = Recompute::blocks(named, "layers.", self.layers.len());
     }
 
     /// Normalized images (b, 3, s, s) to the tokens (b, 1 + patches, embed_dim) after the last

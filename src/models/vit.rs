@@ -134,10 +134,9 @@ impl VisionTransformer {
         }
     }
 
-    /// Turns on activation checkpointing. `named` holds the parameters by name, the model's under
-    /// `path`.
-    pub fn recompute_blocks(&mut self, named: &[(String, Tensor)], path: &str) {
-        self.recompute = Recompute::blocks(named, &format!("{path}blocks."), self.blocks.len());
+    /// Turns on activation checkpointing. `named` holds the model's parameters by name.
+    pub fn recompute_blocks(&mut self, named: &[(String, Tensor)]) {
+        self.recompute = Recompute::blocks(named, "blocks.", self.blocks.len());
     }
 
     /// Normalized images (b, 3, s, s) to the tokens (b, 1 + patches, embed_dim) after the last
