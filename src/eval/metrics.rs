@@ -209,18 +209,18 @@ mod tests {
 
     #[test]
     fn metrics_of_a_resample_are_those_of_its_rows_written_out() {
-        let mut draws = RandomStream::new(1, 0, 0, "test");
+        let mut stream = RandomStream::new(1, 0, 0, "test");
         for n in [2, 3, 10, 57] {
             let mut column = || -> Vec<f64> {
                 // Few values, so that there are ties.
-                (0..n).map(|_| draws.below(8) as f64 / 4.0).collect()
+                (0..n).map(|_| stream.below(8) as f64 / 4.0).collect()
             };
             let (x, y) = (column(), column());
             let images = ScoredImages::new(&x, &y).unwrap();
             let mut buffers = RankBuffers::default();
             for _ in 0..50 {
                 let mut counts = vec![0; n];
-                (0..n).for_each(|_| counts[draws.below(n)] += 1);
+                (0..n).for_each(|_| counts[stream.below(n)] += 1);
                 let rows = || (0..n).flat_map(|i| std::iter::repeat_n(i, counts[i] as usize));
                 let [a, b] = [&x, &y].map(|v| rows().map(|i| v[i]).collect::<Vec<f64>>());
                 let expected = Metrics::new(&a, &b).unwrap();

@@ -253,10 +253,10 @@ fn sample(size: usize, budget: usize, seed: u64) -> Vec<usize> {
     if budget >= size {
         return (0..size).collect();
     }
-    let mut draws = RandomStream::new(seed, 0, 0, "sweep");
+    let mut stream = RandomStream::new(seed, 0, 0, "sweep");
     let mut sampled = HashSet::new();
     while sampled.len() < budget {
-        sampled.insert(draws.below(size));
+        sampled.insert(stream.below(size));
     }
     let mut sampled: Vec<usize> = sampled.into_iter().collect();
     sampled.sort_unstable();

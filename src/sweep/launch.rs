@@ -127,7 +127,7 @@ impl Launch {
         let configs = self.root.join("configs");
         for folder in [folder, &configs] {
             fs::create_dir_all(folder)
-                .with_context(|| format!("cannot make the folder {}", folder.display()))?;
+                .with_context(|| format!("cannot create the folder {}", folder.display()))?;
         }
         let config = configs.join(format!("{}.yaml", run.name));
         let yaml = run.config.to_yaml()?;

@@ -99,18 +99,18 @@ impl Normal {
         Self(ChaCha8Rng::seed_from_u64(seed))
     }
 
-    fn draw(&mut self) -> f64 {
+    fn sample(&mut self) -> f64 {
         let mut unit = || ((self.0.next_u64() >> 11) as f64 + 0.5) / (1u64 << 53) as f64;
         (-2.0 * unit().ln()).sqrt() * (2.0 * PI * unit()).cos()
     }
 
-    fn draws(&mut self, n: usize) -> Vec<f64> {
-        (0..n).map(|_| self.draw()).collect()
+    fn sample_n(&mut self, n: usize) -> Vec<f64> {
+        (0..n).map(|_| self.sample()).collect()
     }
 
     /// Targets plus errors of this standard deviation.
     fn predict(&mut self, targets: &[f64], sd: f64) -> Vec<f64> {
-        targets.iter().map(|target| target + sd * self.draw()).collect()
+        targets.iter().map(|target| target + sd * self.sample()).collect()
     }
 }
 
@@ -137,7 +137,7 @@ fn an_interval_covers_the_truth_in_93_to_97_of_100_data_sets() {
     let mut covered = [0; 4];
     for data_set in 0..DATA_SETS {
         let mut normal = Normal::new(data_set as u64);
-        let targets = normal.draws(IMAGES);
+        let targets = normal.sample_n(IMAGES);
         let images = ScoredImages::new(&normal.predict(&targets, sd), &targets).unwrap();
         let distributions = resample(&[images], data_set as u64);
         for metric in Metric::ALL {
@@ -160,7 +160,7 @@ fn a_paired_interval_covers_the_difference_and_p_errs_as_often_as_it_says() {
     let (mut covered, mut wrong, mut found) = ([0; 3], [0; 4], 0);
     for data_set in 0..DATA_SETS {
         let mut normal = Normal::new(1_000_000 + data_set as u64);
-        let targets = normal.draws(IMAGES);
+        let targets = normal.sample_n(IMAGES);
         let models: Vec<ScoredImages> = [sd, sd, better]
             .iter()
             .map(|sd| ScoredImages::new(&normal.predict(&targets, *sd), &targets).unwrap())
@@ -210,7 +210,7 @@ fn two_equal_models_differ_by_nothing() {
 #[test]
 fn variation_over_seeds_is_separate_from_that_over_images() {
     let mut normal = Normal::new(4);
-    let targets = normal.draws(IMAGES);
+    let targets = normal.sample_n(IMAGES);
     // Runs that err in the same way on the same images: seeds add little, images much.
     let shared = normal.predict(&targets, 0.5);
     let seeds: Vec<ScoredImages> = (0..5)

@@ -71,7 +71,7 @@ pub(super) fn list(args: &Args, runs: &[&SweepRun], statuses: &[Status]) -> Resu
 /// Formats the points, the best first, with p of the differences from the best.
 pub(super) fn points_table(results: &Results) -> String {
     let Some(Point { model: best, .. }) = results.points.first() else {
-        return "no point of the sweep has all its runs finished\n".to_string();
+        return "no point of the sweep has all runs of a seed finished\n".to_string();
     };
     let with_best = |name: &str| {
         let mut all = results.comparisons.iter();

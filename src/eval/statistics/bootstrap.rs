@@ -58,9 +58,9 @@ impl Bootstrap {
         let resampled: Vec<Vec<[f64; 4]>> = (0..self.resamples)
             .into_par_iter()
             .map_init(start, |(counts, buffers), index| {
-                let mut draws = self.stream(index);
+                let mut stream = self.stream(index);
                 counts.fill(0);
-                (0..n).for_each(|_| counts[draws.below(n)] += 1);
+                (0..n).for_each(|_| counts[stream.below(n)] += 1);
                 metrics(counts, buffers)
             })
             .collect();
@@ -94,8 +94,8 @@ impl Bootstrap {
         }
         let mean = total / n as f64;
         let resampled = (0..self.resamples).map(|index| {
-            let mut draws = self.stream(index);
-            (0..n).map(|_| values[draws.below(n)]).sum::<f64>() / n as f64
+            let mut stream = self.stream(index);
+            (0..n).map(|_| values[stream.below(n)]).sum::<f64>() / n as f64
         });
         let jackknife = values.iter().map(|v| (total - v) / (n as f64 - 1.0));
         let ci = match n {
