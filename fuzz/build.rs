@@ -1,5 +1,5 @@
-//! Makes the targets find the libtorch that they are linked with, by rpath; the project's own build script can do so for its own
-//! binaries alone.
+//! Makes the targets find the libtorch that they are linked with, by rpath; the project's own build
+//! script can do so for its own binaries alone.
 
 fn main() {
     let lib = std::env::var("DEP_TCH_LIBTORCH_LIB").expect("torch-sys names its libtorch");

@@ -1,9 +1,8 @@
-//! Files that are written whole or not at all.
+//! Atomic writes of files.
 //!
-//! A run may be killed at any moment, and a disk may fill up half-way through a
-//! checkpoint. Whatever stands under a final name is therefore always complete:
-//! the bytes go to a temporary file in the same folder, reach the disk, and only
-//! then take the name, in one rename.
+//! A run may be killed at any moment, and a disk may fill up half-way through a checkpoint. A file
+//! under its final name is therefore always complete: the bytes are written to a temporary file in
+//! the same folder, synced to disk, and only then renamed.
 
 use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
@@ -13,23 +12,23 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use serde::Serialize;
 
-/// What a temporary file's name ends in; it begins with a dot.
+/// The suffix of the names of temporary files, which begin with a dot.
 const PART_SUFFIX: &str = ".part";
 
-/// Writes `path` whole or leaves it as it was.
+/// Writes `path` atomically: completely, or not at all.
 ///
-/// `write` gets a buffered writer. When it returns, the bytes are flushed and
-/// synced, and the temporary file is renamed to `path`, replacing an older file.
-/// If anything fails, the temporary file is removed and the older file stays.
+/// `write` receives a buffered writer. When it returns, the bytes are flushed and synced, and the
+/// temporary file is renamed to `path`, replacing an older file. If anything fails, the temporary
+/// file is removed and the older file stays.
 ///
 /// # Examples
 /// ```
 /// use vm_beautynet::files::write_atomic;
 ///
-/// let path = std::env::temp_dir().join(format!("write_whole_{}", std::process::id()));
+/// let path = std::env::temp_dir().join(format!("write_atomic_{}", std::process::id()));
 /// write_atomic(&path, |file| Ok(file.write_all(b"complete")?))?;
 /// let failed = write_atomic(&path, |file| {
-///     file.write_all(b"part")?;
+///     file.write_all(b"incomplete")?;
 ///     anyhow::bail!("interrupted")
 /// });
 /// assert!(failed.is_err());
@@ -39,7 +38,7 @@ const PART_SUFFIX: &str = ".part";
 /// ```
 ///
 /// # Errors
-/// What `write` returned, or the failed file operation; both name `path`.
+/// Returns the error of `write` or of the failed file operation, with `path`.
 pub fn write_atomic(path: &Path, write: impl FnOnce(&mut dyn Write) -> Result<()>) -> Result<()> {
     try_write(path, write).map_err(|error| {
         let message = format!("cannot write {}{}", path.display(), remedy(path, &error));
@@ -50,7 +49,7 @@ pub fn write_atomic(path: &Path, write: impl FnOnce(&mut dyn Write) -> Result<()
 /// Writes a value as indented JSON with a newline at its end, as [`write_atomic`] does.
 ///
 /// # Errors
-/// A value that JSON has no form for, or those of [`write_atomic`].
+/// Returns an error if the value cannot be represented in JSON or [`write_atomic`] fails.
 pub fn write_json(path: &Path, value: &impl Serialize) -> Result<()> {
     write_atomic(path, |file| {
         serde_json::to_writer_pretty(&mut *file, value)?;
@@ -58,11 +57,11 @@ pub fn write_json(path: &Path, value: &impl Serialize) -> Result<()> {
     })
 }
 
-/// Removes the temporary files that a killed process left in `folder`, and
-/// returns how many there were. Only for a folder that no other process writes to.
+/// Removes the temporary files that a killed process left in `folder`, and returns their number.
+/// Only for a folder that no other process writes to.
 ///
 /// # Errors
-/// If `folder` cannot be listed or a file in it cannot be removed.
+/// Returns an error if `folder` cannot be listed or a file in it cannot be removed.
 pub fn remove_leftovers(folder: &Path) -> Result<usize> {
     let unreadable = || format!("cannot tidy up {}", folder.display());
     let mut removed = 0;
@@ -82,33 +81,33 @@ fn try_write(path: &Path, write: impl FnOnce(&mut dyn Write) -> Result<()>) -> R
     let name = path.file_name().context("the path names no file")?;
     let folder = folder_of(path);
 
-    let (part, file) = Part::create(folder, name)?;
+    let (temporary, file) = TemporaryFile::create(folder, name)?;
     let mut writer = BufWriter::new(file);
     write(&mut writer)?;
     let file = writer.into_inner().map_err(|error| error.into_error())?;
     file.sync_all()?;
     drop(file);
-    part.rename_to(path)?;
+    temporary.rename_to(path)?;
     sync_folder(folder)?;
     Ok(())
 }
 
-/// A temporary file, removed when dropped (an error, a panic in the caller's
-/// closure) unless it was renamed.
-struct Part {
+/// A temporary file, removed when dropped (after an error, or a panic in the caller's closure)
+/// unless it was renamed.
+struct TemporaryFile {
     path: Option<PathBuf>,
 }
 
-impl Part {
-    /// Two writers never share a temporary file: the name carries the process
-    /// and the first number that is free.
+impl TemporaryFile {
+    /// Creates a file that no other writer uses: its name holds the process id and the first free
+    /// number.
     fn create(folder: &Path, name: &std::ffi::OsStr) -> io::Result<(Self, File)> {
         let mut number = 0u64;
         loop {
-            let mut part = OsString::from(".");
-            part.push(name);
-            part.push(format!(".{}-{number}{PART_SUFFIX}", std::process::id()));
-            let path = folder.join(part);
+            let mut name_with_suffix = OsString::from(".");
+            name_with_suffix.push(name);
+            name_with_suffix.push(format!(".{}-{number}{PART_SUFFIX}", std::process::id()));
+            let path = folder.join(name_with_suffix);
             match OpenOptions::new().write(true).create_new(true).open(&path) {
                 Ok(file) => return Ok((Self { path: Some(path) }, file)),
                 Err(error) if error.kind() == ErrorKind::AlreadyExists => number += 1,
@@ -118,15 +117,15 @@ impl Part {
     }
 
     fn rename_to(mut self, path: &Path) -> io::Result<()> {
-        if let Some(part) = &self.path {
-            fs::rename(part, path)?;
+        if let Some(temporary) = &self.path {
+            fs::rename(temporary, path)?;
         }
         self.path = None;
         Ok(())
     }
 }
 
-impl Drop for Part {
+impl Drop for TemporaryFile {
     fn drop(&mut self) {
         if let Some(path) = &self.path {
             // An error is being reported already; a second one would hide it.
@@ -142,8 +141,8 @@ fn folder_of(path: &Path) -> &Path {
     }
 }
 
-/// Makes the rename itself survive a power cut. Some network file systems cannot
-/// sync a folder; the file is in place there all the same.
+/// Makes the rename survive a power failure. Some network file systems cannot sync a folder; the
+/// file is in place there nevertheless.
 fn sync_folder(folder: &Path) -> io::Result<()> {
     if !cfg!(unix) {
         return Ok(());
@@ -161,8 +160,7 @@ fn sync_folder(folder: &Path) -> io::Result<()> {
     }
 }
 
-/// What the user can do about `error`, as the end of a sentence; empty if the
-/// error speaks for itself.
+/// Returns a remedy for `error`, as the end of a sentence; empty if there is none.
 fn remedy(path: &Path, error: &anyhow::Error) -> String {
     let Some(error) = error.downcast_ref::<io::Error>() else {
         return String::new();
@@ -197,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn a_written_file_holds_the_bytes_and_leaves_nothing_beside_it() {
+    fn a_written_file_holds_the_bytes_and_leaves_no_temporary_file() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a.txt");
         write_atomic(&path, |out| Ok(out.write_all(b"first")?)).unwrap();
@@ -263,14 +261,14 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let leftover = format!(".a.txt.{}-0{PART_SUFFIX}", std::process::id());
         fs::write(dir.path().join(&leftover), "half").unwrap();
-        write_atomic(&dir.path().join("a.txt"), |out| Ok(out.write_all(b"whole")?)).unwrap();
+        write_atomic(&dir.path().join("a.txt"), |out| Ok(out.write_all(b"complete")?)).unwrap();
         assert_eq!(names(dir.path()), [leftover.as_str(), "a.txt"]);
         assert_eq!(remove_leftovers(dir.path()).unwrap(), 1);
         assert_eq!(names(dir.path()), ["a.txt"]);
     }
 
     #[test]
-    fn concurrent_writers_of_one_path_leave_one_whole_file() {
+    fn concurrent_writers_of_one_path_leave_one_complete_file() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a.txt");
         std::thread::scope(|scope| {

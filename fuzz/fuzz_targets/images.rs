@@ -1,4 +1,5 @@
-//! Any bytes are an image or an error; what is an image goes through both transforms. Start with tests/fixtures/images as corpus.
+//! Decodes any bytes to an image or an error, and applies both transforms to an image. Start with
+//! tests/fixtures/images as the corpus.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

@@ -1,5 +1,5 @@
-//! Any bytes are a label list or an error that names the file; the first byte chooses the data set. Start with
-//! tests/fixtures/labels as corpus.
+//! Reads any bytes as a label list, or fails with an error that names the file; the first byte
+//! selects the data set. Start with tests/fixtures/labels as the corpus.
 #![no_main]
 
 use std::fs;

@@ -1,4 +1,5 @@
-//! Any bytes are a spreadsheet of ratings or an error that names the file. Start with tests/fixtures/ratings as corpus.
+//! Reads any bytes as a spreadsheet of ratings, or fails with an error that names the file. Start
+//! with tests/fixtures/ratings as the corpus.
 #![no_main]
 
 use std::fs;

@@ -1,7 +1,7 @@
-//! Measures how fast files become batches.
+//! Measures the throughput of the data pipeline.
 //!
-//! What is timed is what training waits for: a [`Loader`] that opens, decodes, augments and batches
-//! image files, and the normalization of its pixels, which in training the device does.
+//! It times a [`Loader`] that opens, decodes, augments and batches image files, and the
+//! normalization of its pixels, which the device does in training.
 
 use std::fs;
 use std::io::BufWriter;
@@ -22,81 +22,84 @@ use crate::data::{
 
 /// Images per batch.
 const BATCH: usize = 32;
-/// Rounds of each measurement, of which the median counts.
+/// Rounds of each measurement, of which the median is reported.
 const ROUNDS: usize = 3;
 /// Quality of the generated JPEGs.
 const QUALITY: u8 = 90;
 
-/// What is measured, and for how long.
+/// The settings of [`benchmark_data`].
 #[derive(Debug, Clone)]
-pub struct Settings {
-    /// The transforms: image size, augmentations. Its data set and cache do not matter.
+pub struct DataBenchmarkSettings {
+    /// The image size and augmentations; the data set and cache are ignored.
     pub config: DataConfig,
-    /// A folder of the user's images, measured beside the generated ones.
+    /// A folder of the user's images, measured in addition to the generated ones.
     pub folder: Option<PathBuf>,
-    /// About how long each round takes.
+    /// The approximate duration of a round.
     pub round: Duration,
-    /// Threads whose speed together is compared with one's.
+    /// The number of worker threads whose throughput is compared with that of one.
     pub workers: usize,
-    /// Images that go through the training transform at the end, to see whether memory stays.
+    /// Images to load at the end while watching the memory; 0 to skip that.
     pub memory_images: usize,
 }
 
-/// What was measured.
+/// The result of [`benchmark_data`].
 #[derive(Debug, Clone, Serialize)]
-pub struct Report {
-    /// Training transform, generated 224-px files, one thread.
+pub struct DataBenchmark {
+    /// Throughput of the training transform on the generated 224-pixel files, one thread.
     pub train_images_per_second_per_core: f64,
-    /// Evaluation transform, the same files, one thread.
+    /// Throughput of the evaluation transform on the same files, one thread.
     pub eval_images_per_second_per_core: f64,
-    /// How much faster `workers` threads make training images than one does, the same files.
+    /// Throughput of `workers` threads relative to one, training transform, the same files.
     pub scaling: f64,
-    /// The threads of `scaling`.
+    /// The number of threads of `scaling`.
     pub workers: usize,
-    /// Side of the images that come out, in pixels.
+    /// Side of the output images, in pixels.
     pub image_size: usize,
-    /// Each set of files.
-    pub sets: Vec<SetReport>,
-    /// Memory over many images, where that was asked for.
-    pub memory: Option<MemoryReport>,
+    /// The results of each set of files.
+    pub sets: Vec<FileSetBenchmark>,
+    /// Memory while loading many images, if requested.
+    pub memory: Option<MemoryGrowth>,
 }
 
-/// One set of files.
+/// The results of one set of files.
 #[derive(Debug, Clone, Serialize)]
-pub struct SetReport {
-    /// `generated 224 px`, or the folder.
+pub struct FileSetBenchmark {
+    /// The name of the set: `generated 224 px`, or the folder.
     pub name: String,
-    /// Files in it.
+    /// The number of files.
     pub files: usize,
     /// Mean size of a file, in bytes.
     pub mean_bytes: u64,
-    /// Decoding alone, one thread.
+    /// Throughput of decoding alone, one thread.
     pub decode_images_per_second_per_core: f64,
-    /// Training transform, one thread.
+    /// Throughput of the training transform, one thread.
     pub train_images_per_second_per_core: f64,
-    /// Evaluation transform, one thread.
+    /// Throughput of the evaluation transform, one thread.
     pub eval_images_per_second_per_core: f64,
-    /// Training transform with all workers, relative to one.
+    /// Throughput of the training transform with all workers, relative to one.
     pub scaling: f64,
 }
 
 /// Resident memory of the process, in MiB.
 #[derive(Debug, Clone, Serialize)]
-pub struct MemoryReport {
-    /// Images that went through.
+pub struct MemoryGrowth {
+    /// The number of images loaded.
     pub images: usize,
-    /// After the first tenth of them.
+    /// Memory after the first tenth of them.
     pub early_mib: f64,
-    /// At the end.
+    /// Memory at the end.
     pub late_mib: f64,
 }
 
-/// Generates files in a temporary folder and measures them, and the user's folder if there is one.
-/// `progress` hears what is measured.
+/// Measures files generated in a temporary folder, and the user's folder if there is one. Calls
+/// `progress` before each measurement.
 ///
 /// # Errors
-/// A folder without readable images, or no room for the generated files.
-pub fn benchmark(settings: &Settings, progress: impl Fn(&str)) -> Result<Report> {
+/// Returns an error if the folder has no readable image or the files cannot be generated.
+pub fn benchmark_data(
+    settings: &DataBenchmarkSettings,
+    progress: impl Fn(&str),
+) -> Result<DataBenchmark> {
     let scratch = Scratch::new()?;
     let mut sets = vec![
         ("generated 224 px".to_string(), scratch.generate(224, 64)?),
@@ -118,7 +121,7 @@ pub fn benchmark(settings: &Settings, progress: impl Fn(&str)) -> Result<Report>
         }
     };
     let first = reports.first().context("no set was measured")?;
-    Ok(Report {
+    Ok(DataBenchmark {
         train_images_per_second_per_core: first.train_images_per_second_per_core,
         eval_images_per_second_per_core: first.eval_images_per_second_per_core,
         scaling: first.scaling,
@@ -137,11 +140,11 @@ impl Scratch {
         let name = format!("vmbeauty-benchmark-{}", std::process::id());
         let folder = std::env::temp_dir().join(name);
         fs::create_dir_all(&folder)
-            .with_context(|| format!("{}: cannot be made; set TMPDIR", folder.display()))?;
+            .with_context(|| format!("{}: cannot be created; set TMPDIR", folder.display()))?;
         Ok(Self(folder))
     }
 
-    /// Samples faces and writes them as JPEGs, `size` pixels square.
+    /// Writes synthetic faces as JPEGs, `size` pixels square.
     fn generate(&self, size: u32, count: u64) -> Result<Vec<PathBuf>> {
         let write = |index: u64| -> Result<PathBuf> {
             let path = self.0.join(format!("{size}_{index}.jpg"));
@@ -160,7 +163,7 @@ impl Scratch {
 
 impl Drop for Scratch {
     fn drop(&mut self) {
-        // The result is being reported; a file that stays in the temporary folder would hide it.
+        // An error here would hide the result; a file may stay in the temporary folder.
         let _ = fs::remove_dir_all(&self.0);
     }
 }
@@ -176,13 +179,13 @@ fn readable_files(folder: &Path) -> Result<Vec<PathBuf>> {
     files.sort();
     ensure!(
         !files.is_empty(),
-        "{}: holds no image that can be read; name a folder of images",
+        "{}: holds no readable image; name a folder of images",
         folder.display()
     );
     Ok(files)
 }
 
-/// The files as a split, each often enough to fill some batches.
+/// Opens the files as a split, repeated to fill at least eight batches.
 fn open_dataset(files: &[PathBuf], config: &DataConfig) -> Result<Arc<ImageDataset>> {
     let repeats = (8 * BATCH).div_ceil(files.len());
     let samples = (0..repeats).flat_map(|_| files).map(|file| {
@@ -193,12 +196,16 @@ fn open_dataset(files: &[PathBuf], config: &DataConfig) -> Result<Arc<ImageDatas
     Ok(Arc::new(ImageDataset::new(samples.collect(), &config)?))
 }
 
-fn measure_set(name: &str, files: &[PathBuf], settings: &Settings) -> Result<SetReport> {
+fn measure_set(
+    name: &str,
+    files: &[PathBuf],
+    settings: &DataBenchmarkSettings,
+) -> Result<FileSetBenchmark> {
     let images = open_dataset(files, &settings.config)?;
     let train = |epoch| Mode::Train { seed: 1, epoch };
     let evaluate = |_| Mode::Eval;
     let round = settings.round;
-    // Everything is measured in turn, so that a slower spell of the machine meets all alike.
+    // All are measured in turn, so that a slower phase of the machine affects all of them.
     let mut speeds: [Vec<f64>; 5] = Default::default();
     for _ in 0..ROUNDS {
         let measured = [
@@ -214,7 +221,7 @@ fn measure_set(name: &str, files: &[PathBuf], settings: &Settings) -> Result<Set
     }
     let [decode, train, eval, one, all] = speeds.map(median);
     let bytes: u64 = files.iter().flat_map(fs::metadata).map(|data| data.len()).sum();
-    Ok(SetReport {
+    Ok(FileSetBenchmark {
         name: name.to_string(),
         files: files.len(),
         mean_bytes: bytes / files.len() as u64,
@@ -225,7 +232,7 @@ fn measure_set(name: &str, files: &[PathBuf], settings: &Settings) -> Result<Set
     })
 }
 
-/// Images decoded per second by the calling thread.
+/// Measures the images decoded per second by the calling thread.
 fn decode_speed(files: &[PathBuf], at_least: Duration) -> Result<f64> {
     let (started, mut images) = (Instant::now(), 0);
     while images == 0 || started.elapsed() < at_least {
@@ -237,11 +244,11 @@ fn decode_speed(files: &[PathBuf], at_least: Duration) -> Result<f64> {
     Ok(f64::from(images) / started.elapsed().as_secs_f64())
 }
 
-/// Images per second through whole passes, of which there is at least one. Starting a pass's
-/// threads counts.
+/// Measures the images per second of complete passes, at least one, including the start of their
+/// threads.
 fn speed(
     dataset: &Arc<ImageDataset>,
-    pass: &dyn Fn(u64) -> Mode,
+    mode: &dyn Fn(u64) -> Mode,
     workers: usize,
     at_least: Duration,
 ) -> Result<f64> {
@@ -249,7 +256,7 @@ fn speed(
     let mut normalized = Vec::new();
     let started = Instant::now();
     while images == 0 || started.elapsed() < at_least {
-        let options = LoaderOptions::new(pass(epoch), BATCH, workers);
+        let options = LoaderOptions::new(mode(epoch), BATCH, workers);
         for batch in Loader::new(Arc::clone(dataset), options)? {
             let batch = batch?;
             normalize(&batch, &mut normalized);
@@ -260,7 +267,7 @@ fn speed(
     Ok(images as f64 / started.elapsed().as_secs_f64())
 }
 
-/// Normalizes a batch with ImageNet's mean and deviation, as the models do.
+/// Normalizes a batch with ImageNet's mean and standard deviation, as the models do.
 fn normalize(batch: &HostBatch, out: &mut Vec<f32>) {
     const MEAN: [f32; 3] = [0.485, 0.456, 0.406];
     const STD: [f32; 3] = [0.229, 0.224, 0.225];
@@ -276,13 +283,17 @@ fn normalize(batch: &HostBatch, out: &mut Vec<f32>) {
     std::hint::black_box(out);
 }
 
-fn watch_memory(files: &[PathBuf], images: usize, settings: &Settings) -> Result<MemoryReport> {
+fn watch_memory(
+    files: &[PathBuf],
+    images: usize,
+    settings: &DataBenchmarkSettings,
+) -> Result<MemoryGrowth> {
     let dataset = open_dataset(files, &settings.config)?;
     let (mut done, mut epoch, mut early) = (0, 0, None);
     while done < images {
-        let pass = Mode::Train { seed: 1, epoch };
+        let mode = Mode::Train { seed: 1, epoch };
         for batch in
-            Loader::new(Arc::clone(&dataset), LoaderOptions::new(pass, BATCH, settings.workers))?
+            Loader::new(Arc::clone(&dataset), LoaderOptions::new(mode, BATCH, settings.workers))?
         {
             done += batch?.len;
         }
@@ -291,7 +302,7 @@ fn watch_memory(files: &[PathBuf], images: usize, settings: &Settings) -> Result
             early = resident_mib();
         }
     }
-    Ok(MemoryReport {
+    Ok(MemoryGrowth {
         images: done,
         early_mib: early.unwrap_or(f64::NAN),
         late_mib: resident_mib().unwrap_or(f64::NAN),

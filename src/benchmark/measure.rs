@@ -1,9 +1,8 @@
-//! What benchmarks of any layer measure with: the middle of several runs, and this process's
-//! memory.
+//! The median of several runs, and the memory of this process.
 
 use std::fs;
 
-/// The middle value, of an even number the mean of the two in the middle; NaN of none.
+/// Returns the median: of an even number of values the mean of the two in the middle; NaN of none.
 pub fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     match values.len() {
@@ -13,12 +12,12 @@ pub fn median(mut values: Vec<f64>) -> f64 {
     }
 }
 
-/// What this process holds in memory now, in bytes; `None` where the system has no `/proc`.
+/// Returns the resident memory of this process, in bytes; `None` if the system has no `/proc`.
 pub fn resident_bytes() -> Option<u64> {
     memory("VmRSS:")
 }
 
-/// The most that this process has held in memory so far, in bytes; `None` where the system has no
+/// Returns the peak resident memory of this process so far, in bytes; `None` if the system has no
 /// `/proc`.
 pub fn peak_bytes() -> Option<u64> {
     memory("VmHWM:")
@@ -36,7 +35,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn medians_take_the_middle() {
+    fn the_median_is_the_middle_value() {
         assert_eq!(median(vec![3.0, 1.0, 2.0]), 2.0);
         assert_eq!(median(vec![4.0, 1.0, 2.0, 3.0]), 2.5);
     }

@@ -1,5 +1,5 @@
-//! The selective scan beside its eager formulation in libtorch: time, memory, and how close it
-//! comes to its arithmetic.
+//! Compares the selective scan with its eager formulation in libtorch: time, memory, and the
+//! fraction of the time that its arithmetic alone takes.
 
 use std::time::Instant;
 
@@ -10,33 +10,33 @@ use crate::benchmark::measure::median;
 use crate::ops::profiler::{MemoryWatch, Pass, gradients, run_scan_arithmetic};
 use crate::ops::{OpError, Path, ScanInputs, selective_scan, selective_scan_eager};
 
-/// How the operands lie in memory.
+/// The memory layout of the operands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub enum Layout {
-    /// (batch, dim, length), as the interface of mamba-ssm has it.
+    /// (batch, dim, length), as in the interface of mamba-ssm.
     #[serde(rename = "bdl")]
     ChannelsFirst,
-    /// (batch, length, dim), as linear layers leave it and the model hands it over.
+    /// (batch, length, dim), as linear layers return it and the model passes it on.
     #[serde(rename = "bld")]
     ChannelsLast,
 }
 
-/// What is measured.
+/// The settings of [`benchmark_scan`].
 #[derive(Debug, Clone)]
-pub struct Settings {
+pub struct ScanBenchmarkSettings {
     /// `[batch, dim, length, state]`, and the layout of each case.
     pub cases: Vec<([i64; 4], Layout)>,
-    /// Turns of each side; the medians are reported.
+    /// Runs of each implementation; the medians are reported.
     pub runs: usize,
-    /// The instruction set of our side.
+    /// The instruction set of our kernels.
     pub path: Path,
 }
 
-impl Settings {
-    /// A Vim-T mixer's shape at 224 pixels and a long sequence.
+impl ScanBenchmarkSettings {
+    /// The shape of a Vim-Ti mixer at 224 pixels, and a long sequence.
     pub const SHAPES: [[i64; 4]; 2] = [[8, 384, 197, 16], [2, 384, 4096, 16]];
 
-    /// Every shape in both layouts, those of mamba-ssm's interface first.
+    /// Returns settings with every shape in both layouts, those of mamba-ssm's interface first.
     pub fn in_both_layouts(shapes: &[[i64; 4]], runs: usize, path: Path) -> Self {
         let with = |layout| shapes.iter().map(move |&shape| (shape, layout));
         Self {
@@ -47,50 +47,49 @@ impl Settings {
     }
 }
 
-/// One pass of one case.
+/// The measurements of one pass of one case.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Measurement {
+pub struct ScanMeasurement {
     /// `[batch, dim, length, state]`.
     pub shape: [i64; 4],
-    /// Forward or backward.
+    /// The pass: forward or backward.
     pub pass: Pass,
-    /// How the operands lie in memory.
+    /// The memory layout of the operands.
     pub layout: Layout,
-    /// Median, milliseconds.
+    /// Median time, milliseconds.
     pub ours_ms: f64,
-    /// Median of the eager formulation, milliseconds.
+    /// Median time of the eager formulation, milliseconds.
     pub eager_ms: f64,
     /// `eager_ms / ours_ms`.
     pub ratio: f64,
-    /// Median of the arithmetic alone, milliseconds ([`run_scan_arithmetic`]).
+    /// Median time of the arithmetic alone, milliseconds ([`run_scan_arithmetic`]).
     pub limit_ms: f64,
     /// `limit_ms / ours_ms`: 1 would be a scan that costs nothing but its arithmetic.
     pub limit_fraction: f64,
-    /// Most memory held at once during the pass beyond what was held before it: results, what is
-    /// saved, workspaces.
+    /// Peak memory during the pass beyond what was allocated before it: results, saved tensors and
+    /// workspaces.
     pub ours_peak_bytes: i64,
-    /// The same for the eager formulation.
+    /// Peak memory of the eager formulation.
     pub eager_peak_bytes: i64,
-    /// What the pass reads and what it returns, for comparison.
+    /// The bytes that the pass reads and returns, for comparison.
     pub inputs_outputs_bytes: i64,
 }
 
-/// Seconds and bytes of the two passes of one run.
+/// Seconds and peak bytes of the two passes of one run.
 #[derive(Debug, Clone, Copy)]
 struct Run {
     seconds: [f64; 2],
     peak_bytes: [i64; 2],
 }
 
-/// The operands of a case, all of which want gradients, and a gradient of the output.
+/// The operands of a case, all of which require gradients, and a gradient of the output.
 struct Operands {
     leaves: [Tensor; 8],
     dout: Tensor,
 }
 
 impl Operands {
-    /// Random values of the size that a freshly initialized Vim has. Samples from torch's
-    /// generator.
+    /// Samples operands of the magnitudes in a freshly initialized Vim from torch's generator.
     fn random(shape: [i64; 4], layout: Layout) -> Result<Self, OpError> {
         let [b, d, l, n] = shape;
         let options = (Kind::Float, Device::Cpu);
@@ -122,9 +121,9 @@ impl Operands {
         })
     }
 
-    /// One turn of a side. The first of two runs brings back to the caches what the other side
-    /// drove out of them, for in a model the operands have just been computed; the second counts.
-    fn turn(
+    /// Runs one implementation twice and returns the second run. The first one warms the caches,
+    /// since in a model the operands have just been computed.
+    fn warm_run(
         &self,
         scan: fn(&ScanInputs, Path) -> Result<Tensor, OpError>,
         path: Path,
@@ -133,7 +132,7 @@ impl Operands {
         self.run(scan, path)
     }
 
-    /// Forward with everything saved for backward, then the gradients of all operands.
+    /// Runs the forward pass in training mode, then computes the gradients of all operands.
     fn run(
         &self,
         scan: fn(&ScanInputs, Path) -> Result<Tensor, OpError>,
@@ -154,8 +153,8 @@ impl Operands {
         Ok(Run { seconds: [forward, backward], peak_bytes: [forward_peak, backward_peak] })
     }
 
-    /// Bytes that each pass reads and returns: the operands and the output; those, the output's
-    /// gradient and the operands'.
+    /// Returns the bytes that each pass reads and returns: the operands and the output; for the
+    /// backward pass also their gradients.
     fn inputs_outputs_bytes(&self) -> [i64; 2] {
         let bytes = |t: &Tensor| 4 * t.numel() as i64;
         let operands: i64 = self.leaves.iter().map(bytes).sum();
@@ -164,17 +163,17 @@ impl Operands {
     }
 }
 
-/// Measures every case, ours and eager in turn; `progress` hears of each case before it is run.
+/// Measures every case, ours and eager in turn. Calls `progress` before each case.
 ///
 /// Samples the operands from torch's generator.
 ///
 /// # Errors
-/// Sizes that the scan refuses, a path that this processor lacks, or too little memory for the
-/// eager side.
+/// Returns an error if the scan rejects a size, the processor lacks the path, or there is too
+/// little memory for the eager formulation.
 pub fn benchmark_scan(
-    settings: &Settings,
+    settings: &ScanBenchmarkSettings,
     mut progress: impl FnMut([i64; 4], Layout),
-) -> Result<Vec<Measurement>, OpError> {
+) -> Result<Vec<ScanMeasurement>, OpError> {
     let mut measurements = Vec::new();
     for &(shape, layout) in &settings.cases {
         progress(shape, layout);
@@ -186,14 +185,14 @@ pub fn benchmark_scan(
 fn measure(
     shape: [i64; 4],
     layout: Layout,
-    settings: &Settings,
-) -> Result<[Measurement; 2], OpError> {
+    settings: &ScanBenchmarkSettings,
+) -> Result<[ScanMeasurement; 2], OpError> {
     let operands = Operands::random(shape, layout)?;
     let (mut ours, mut eager, mut limit) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..settings.runs.max(1) {
         let taken = (
-            operands.turn(selective_scan, settings.path)?,
-            operands.turn(|inputs, _| selective_scan_eager(inputs), settings.path)?,
+            operands.warm_run(selective_scan, settings.path)?,
+            operands.warm_run(|inputs, _| selective_scan_eager(inputs), settings.path)?,
             [
                 time_arithmetic(shape, Pass::Forward, settings.path)?,
                 time_arithmetic(shape, Pass::Backward, settings.path)?,
@@ -210,11 +209,11 @@ fn measure(
             |runs: &[Run]| 1e3 * median(runs.iter().map(|run| run.seconds[index]).collect());
         let peak = |runs: &[Run]| {
             let peaks = runs.iter().map(|run| run.peak_bytes[index]);
-            peaks.max().unwrap_or_default()
+            peaks.max().unwrap_or(0)
         };
         let (ours_ms, eager_ms) = (milliseconds(&ours), milliseconds(&eager));
         let limit_ms = 1e3 * median(limit.iter().map(|seconds| seconds[index]).collect());
-        Measurement {
+        ScanMeasurement {
             shape,
             pass,
             layout,
@@ -243,7 +242,7 @@ mod tests {
     #[test]
     fn the_scan_allocates_little_and_the_eager_one_every_state() {
         let shape = [2, 64, 200, 16];
-        let settings = Settings::in_both_layouts(&[shape], 1, Path::Auto);
+        let settings = ScanBenchmarkSettings::in_both_layouts(&[shape], 1, Path::Auto);
         let found = benchmark_scan(&settings, |_, _| ()).unwrap();
         assert_eq!(found.len(), 4);
         let states = 4 * shape.iter().product::<i64>();

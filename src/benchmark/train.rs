@@ -1,4 +1,4 @@
-//! How fast a config trains and predicts, and where a step's time goes.
+//! Measures the throughput of training and inference, and the phases of a training step.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -17,67 +17,66 @@ use crate::train::loss::Criterion;
 use crate::train::optimizer::Optimizer;
 use crate::train::precision::{autocast_kind, in_precision};
 
-/// Steps before those that count: they fill the allocator and the queues.
+/// Untimed steps at the start, which fill the allocator and the queues.
 const WARM_UP: usize = 2;
 
-/// Where a training step's time goes: medians over the steps, in milliseconds.
+/// The times of the phases of a training step: medians over the steps, in milliseconds.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct StepTimes {
-    /// Waiting for the loader, and the way to the device.
+    /// Waiting for the loader, and the copy to the device.
     pub data_ms: f64,
-    /// Network and loss.
+    /// Forward pass and loss.
     pub forward_ms: f64,
-    /// Gradients.
+    /// Backward pass.
     pub backward_ms: f64,
-    /// Clipping and the update of the parameters.
+    /// Gradient clipping and the update of the parameters.
     pub optimizer_ms: f64,
 }
 
 impl StepTimes {
-    /// All of it.
+    /// Returns the time of the step.
     pub fn total_ms(&self) -> f64 {
         self.data_ms + self.forward_ms + self.backward_ms + self.optimizer_ms
     }
 }
 
-/// What [`benchmark_train`] found.
+/// The result of [`benchmark_train`].
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Measurement {
-    /// Images of whole training steps per second, from the steps' total time.
+pub struct TrainBenchmark {
+    /// Images per second of training, from the total time of the steps.
     pub train_images_per_second: f64,
     /// Images per second of forward passes without gradients, loading included.
     pub infer_images_per_second: f64,
-    /// The most memory that the process had up to the end of training, in bytes; `None` where the
-    /// system does not tell.
+    /// Peak memory of the process up to the end of training, in bytes; `None` if unknown.
     pub peak_bytes: Option<u64>,
     /// Images per step.
     pub batch_size: usize,
-    /// Training steps that were measured.
+    /// The number of measured training steps.
     pub steps: usize,
-    /// The parts of a step.
+    /// The phases of a step.
     pub step: StepTimes,
     /// Multiply-adds of one image's forward pass.
     pub multiply_adds: i64,
     /// Floating point operations per second of training, in units of 10⁹: two per multiply-add,
     /// three times the forward pass.
     pub train_gflops: f64,
-    /// The same of one matrix product with this model's sizes (tokens of a batch times an MLP's
+    /// GFLOP/s of one matrix product with this model's sizes (tokens of a batch times an MLP's
     /// first layer).
     pub gemm_gflops: f64,
     /// `train_gflops / gemm_gflops`: 1 would be a step that costs nothing but matrix products.
     pub gemm_fraction: f64,
 }
 
-/// Times `steps` training steps as [`train`](crate::train::train) makes them, then as many forward
+/// Times `steps` training steps as [`train`](crate::train::train) runs them, then as many forward
 /// passes, on the config's data.
 ///
 /// # Errors
-/// Data or sizes that do not fit, by name.
+/// Returns an error if the data cannot be loaded or a size does not fit.
 pub fn benchmark_train(
     config: &Config,
     steps: usize,
     progress: &mut dyn FnMut(&str),
-) -> Result<Measurement> {
+) -> Result<TrainBenchmark> {
     if let Some(threads) = config.train.threads {
         tch::set_num_threads(threads as i32);
     }
@@ -101,7 +100,7 @@ pub fn benchmark_train(
     let gemm_gflops = gemm_gflops(config, device)?;
     let multiply_adds = summary::summarize(config)?.multiply_adds;
     let train_gflops = 6e-9 * multiply_adds as f64 * train_rate;
-    Ok(Measurement {
+    Ok(TrainBenchmark {
         train_images_per_second: train_rate,
         infer_images_per_second,
         peak_bytes,
@@ -122,14 +121,14 @@ struct Bench<'a> {
 }
 
 impl Bench<'_> {
-    /// Full batches, epoch after epoch.
+    /// Iterates over full batches, epoch after epoch.
     fn batches(&self, train: bool) -> impl Iterator<Item = Result<HostBatch>> + use<> {
         let (seed, batch_size) = (self.config.seed, self.config.train.batch_size);
         let (workers, images) = (self.config.data.workers, Arc::clone(&self.images));
         (0..).flat_map(move |epoch| {
-            let pass = if train { Mode::Train { seed, epoch } } else { Mode::Eval };
+            let mode = if train { Mode::Train { seed, epoch } } else { Mode::Eval };
             let options =
-                LoaderOptions { drop_last: true, ..LoaderOptions::new(pass, batch_size, workers) };
+                LoaderOptions { drop_last: true, ..LoaderOptions::new(mode, batch_size, workers) };
             let (loader, error) = match Loader::new(Arc::clone(&images), options) {
                 Ok(loader) => (Some(loader), None),
                 Err(error) => (None, Some(Err(error))),
@@ -138,14 +137,14 @@ impl Bench<'_> {
         })
     }
 
-    /// The parts of a step, and images per second.
+    /// Times training steps. Returns the phases of a step, and images per second.
     fn train(&mut self, steps: usize) -> Result<(StepTimes, f64)> {
         let settings = &self.config.train;
         let mut optimizer =
             Optimizer::new(&self.net.parameters(), &settings.optimizer, &settings.freeze);
         let autocast = autocast_kind(settings.precision, self.net.device());
         let criterion = Criterion::new(settings, self.images.samples())?;
-        let rates = [settings.optimizer.lr, settings.optimizer.backbone_lr()];
+        let learning_rates = [settings.optimizer.lr, settings.optimizer.backbone_lr()];
         let mut times: [Vec<f64>; 4] = Default::default();
         let mut clock = Instant::now();
         let mut seconds = 0.0;
@@ -163,7 +162,7 @@ impl Bench<'_> {
             marks[1] = self.lap(&mut clock);
             loss.f_backward()?;
             marks[2] = self.lap(&mut clock);
-            optimizer.step(rates, settings.clip_grad_norm)?;
+            optimizer.step(learning_rates, settings.clip_grad_norm)?;
             marks[3] = self.lap(&mut clock);
             if number >= WARM_UP {
                 seconds += marks.iter().sum::<f64>();
@@ -172,8 +171,8 @@ impl Bench<'_> {
         }
         let [data_ms, forward_ms, backward_ms, optimizer_ms] =
             times.map(|times| 1e3 * median(times));
-        let parts = StepTimes { data_ms, forward_ms, backward_ms, optimizer_ms };
-        Ok((parts, (steps * settings.batch_size) as f64 / seconds))
+        let phases = StepTimes { data_ms, forward_ms, backward_ms, optimizer_ms };
+        Ok((phases, (steps * settings.batch_size) as f64 / seconds))
     }
 
     fn infer(&self, steps: usize) -> Result<f64> {
@@ -190,7 +189,7 @@ impl Bench<'_> {
         Ok((steps * self.config.train.batch_size) as f64 / clock.elapsed().as_secs_f64())
     }
 
-    /// Seconds since the last call, with the device's work done.
+    /// Returns the seconds since the last call, after synchronizing the device.
     fn lap(&self, clock: &mut Instant) -> f64 {
         if let Device::Cuda(index) = self.net.device() {
             tch::Cuda::synchronize(index as i64);
@@ -201,8 +200,8 @@ impl Bench<'_> {
     }
 }
 
-/// The rate of (tokens of a batch, d) times (d, 4 d), the largest product of a ViT block; of the
-/// first branch that there is.
+/// Measures the GFLOP/s of (tokens of a batch, d) times (d, 4 d), the largest product of a ViT
+/// block, with the sizes of the first branch.
 fn gemm_gflops(config: &Config, device: Device) -> Result<f64> {
     const RUNS: usize = 25;
     let shape: BackboneShape = match config.shape(Branch::Vit)? {
@@ -231,7 +230,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_small_model_is_timed_in_all_its_parts() {
+    fn every_phase_of_a_small_model_is_timed() {
         let config = Config::from_yaml(
             "data: {dataset: synthetic, image_size: 32, synthetic: {train: 12, val: 4, test: 4}}\n\
              model: {vit: {name: vit_micro_patch8_64, depth: 1}, mamba: {name: vim_micro_patch8_64, depth: 1}}\n\
@@ -242,8 +241,8 @@ mod tests {
         .unwrap();
         let found = benchmark_train(&config, 2, &mut |_| ()).unwrap();
         let step = &found.step;
-        for part in [step.data_ms, step.forward_ms, step.backward_ms, step.optimizer_ms] {
-            assert!(part > 0.0, "{found:?}");
+        for phase_ms in [step.data_ms, step.forward_ms, step.backward_ms, step.optimizer_ms] {
+            assert!(phase_ms > 0.0, "{found:?}");
         }
         let rates =
             [found.train_images_per_second, found.infer_images_per_second, found.gemm_gflops];

@@ -260,8 +260,8 @@ mod tests {
             let mut out = vec![0; 3 * 1024];
             let mode = Mode::Train { seed: 4, epoch: 0 };
             images.pixels(row as usize, mode, &mut Workspace::default(), &mut out).unwrap();
-            let drawn = cell(&grid, 1, row, 32);
-            assert!(drawn.pixels().zip(&out).all(|(pixel, &red)| pixel.0[0] == red));
+            let augmented = cell(&grid, 1, row, 32);
+            assert!(augmented.pixels().zip(&out).all(|(pixel, &red)| pixel.0[0] == red));
         }
     }
 }

@@ -8,18 +8,18 @@ use serde_json::Value;
 #[test]
 fn a_preview_is_the_same_grid_each_time_and_says_where_it_is() {
     let sandbox = Sandbox::new();
-    let draw = |name: &str, more: &[&str]| {
+    let preview = |name: &str, more: &[&str]| {
         let arguments =
             ["data", "preview", "small.yaml", "--images", "3", "--epochs", "2", "--output", name];
         sandbox.done(&[&arguments, more].concat());
         fs::read(sandbox.path(name)).unwrap()
     };
-    let first = draw("grid.png", &[]);
+    let first = preview("grid.png", &[]);
     assert_eq!(image::load_from_memory(&first).unwrap().width(), 3 * 36 + 4);
-    assert_eq!(first, draw("again.png", &[]));
-    assert_ne!(first, draw("other.png", &["--set", "seed=8"]));
-    assert_ne!(first, draw("val.png", &["--split", "val"]));
-    draw("with_gallery.jpg", &["--gallery", "gallery"]);
+    assert_eq!(first, preview("again.png", &[]));
+    assert_ne!(first, preview("other.png", &["--set", "seed=8"]));
+    assert_ne!(first, preview("val.png", &["--split", "val"]));
+    preview("with_gallery.jpg", &["--gallery", "gallery"]);
     assert_eq!(fs::read_dir(sandbox.path("gallery")).unwrap().count(), 11);
     let refused = sandbox.run(&["data", "preview", "small.yaml", "--output", "grid.txt"]);
     let message = String::from_utf8_lossy(&refused.stderr);
@@ -63,7 +63,7 @@ fn a_check_is_printed_as_table_json_or_page() {
 }
 
 #[test]
-fn the_benchmark_reports_its_keys_for_drawn_files_and_a_folder() {
+fn the_benchmark_reports_its_keys_for_generated_files_and_a_folder() {
     let sandbox = Sandbox::new();
     fs::create_dir(sandbox.path("mine")).unwrap();
     image::RgbImage::new(30, 20).save(sandbox.path("mine/a.png")).unwrap();

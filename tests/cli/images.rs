@@ -51,14 +51,14 @@ fn sixteen_bits_become_eight_by_their_high_byte() {
 }
 
 #[test]
-fn a_progressive_jpeg_is_turned_as_its_exif_data_says() {
-    // 8: the image has to be turned counter-clockwise by 90 degrees.
+fn a_progressive_jpeg_is_rotated_by_its_exif_orientation() {
+    // 8: the image has to be rotated counter-clockwise by 90 degrees.
     let upright = image::imageops::rotate270(&read("rgb.png"));
     assert!(difference(&read("progressive_turned.jpg"), &upright) <= 12);
 }
 
 #[test]
-fn alpha_lies_over_the_background_of_gray_palette_and_webp_files() {
+fn alpha_is_blended_over_the_background_of_gray_palette_and_webp_files() {
     let original = read("rgb.png");
     let webp = read("alpha.webp");
     // Alpha grows from the top row to the last one.
@@ -77,7 +77,7 @@ fn difference_at(image: &RgbImage, row: u32, color: Rgb<u8>) -> u8 {
 }
 
 #[test]
-fn a_background_of_ones_own_shows_through_and_around() {
+fn the_configured_background_shows_through_and_around() {
     let sandbox = Sandbox::new();
     fs::copy(fixture("alpha.webp"), sandbox.path("a.webp")).unwrap();
     let config = vm_beautynet::config::DataConfig {
@@ -118,19 +118,19 @@ fn png_bomb(side: u32) -> Vec<u8> {
 
 #[test]
 #[cfg(unix)]
-fn a_data_set_full_of_traps_is_checked_and_trained_on_without_them() {
+fn a_data_set_with_every_broken_file_is_checked_and_trained_on_without_them() {
     use std::os::unix::ffi::OsStrExt;
 
     let sandbox = Sandbox::new();
-    let whole = fs::read(fixture("progressive_turned.jpg")).unwrap();
+    let complete = fs::read(fixture("progressive_turned.jpg")).unwrap();
     fs::create_dir(sandbox.path("folder.jpg")).unwrap();
     fs::write(sandbox.path("empty.jpg"), "").unwrap();
-    fs::write(sandbox.path("cut.jpg"), &whole[..whole.len() / 2]).unwrap();
+    fs::write(sandbox.path("cut.jpg"), &complete[..complete.len() / 2]).unwrap();
     fs::write(sandbox.path("text.png"), "not an image at all").unwrap();
     fs::write(sandbox.path("bomb.png"), png_bomb(30_000)).unwrap();
     std::os::unix::fs::symlink(sandbox.path("gone"), sandbox.path("dangling.jpg")).unwrap();
     std::os::unix::fs::symlink(sandbox.path("loop.jpg"), sandbox.path("loop.jpg")).unwrap();
-    // A WebP file that calls itself a JPEG is no trouble.
+    // A WebP file named as a JPEG is read.
     fs::copy(fixture("lossy.webp"), sandbox.path("really_webp.jpg")).unwrap();
     let bad =
         ["folder.jpg", "empty.jpg", "cut.jpg", "text.png", "bomb.png", "dangling.jpg", "loop.jpg"];
@@ -150,7 +150,7 @@ fn a_data_set_full_of_traps_is_checked_and_trained_on_without_them() {
         table += &format!("{name},{},{split}\n", index % 5);
     }
     fs::write(sandbox.path("faces.csv"), table).unwrap();
-    // A name that is not Unicode cannot stand in the table, and must not disturb.
+    // A name that is not Unicode cannot be in the table, and must not cause an error.
     let strange = std::ffi::OsStr::from_bytes(b"caf\xe9.png");
     fs::copy(sandbox.path("1.png"), sandbox.path("x").with_file_name(strange)).unwrap();
 

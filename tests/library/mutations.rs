@@ -1,5 +1,4 @@
-//! Damaged image and label files: whatever stands in them, they are read or refused by name, at
-//! once, and nothing panics.
+//! Damaged image and label files are read or rejected by name, at once and without a panic.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -8,10 +7,10 @@ use std::time::{Duration, Instant};
 use vm_beautynet::config::{Config, DataConfig, DatasetName};
 use vm_beautynet::data::{self, read_image};
 
-/// Far more than any file needs; a hang shows.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// A limit far above what any file needs, to detect a hang.
+const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// A small generator of its own (xorshift64*), so that the files are the same everywhere.
+/// A small generator (xorshift64*), so that the files are the same everywhere.
 struct Dice(u64);
 
 impl Dice {
@@ -24,8 +23,8 @@ impl Dice {
 
     /// One to eight changes: bytes set, bits flipped, stretches removed, repeated, or taken from
     /// another file, ends cut off.
-    fn damage(&mut self, whole: &[u8], other: &[u8]) -> Vec<u8> {
-        let mut bytes = whole.to_vec();
+    fn damage(&mut self, original: &[u8], other: &[u8]) -> Vec<u8> {
+        let mut bytes = original.to_vec();
         for _ in 0..=self.roll(8) {
             let at = self.roll(bytes.len());
             let end = (at + 1 + self.roll(32)).min(bytes.len());
@@ -59,29 +58,30 @@ fn image_fixtures() -> Vec<Vec<u8>> {
     files.iter().map(|file| fs::read(file).unwrap()).collect()
 }
 
-/// Returns how many were read all the same.
+/// Returns the number that were read nevertheless.
 fn read_damaged_images(count: usize) -> usize {
     let folder = tempfile::tempdir().unwrap();
-    let wholes = image_fixtures();
+    let originals = image_fixtures();
     let mut dice = Dice(11);
     let mut read = 0;
     for index in 0..count {
         let name = format!("image_{index}.jpg");
         let path = folder.path().join(&name);
-        let other = dice.roll(wholes.len());
-        fs::write(&path, dice.damage(&wholes[index % wholes.len()], &wholes[other])).unwrap();
+        let other = dice.roll(originals.len());
+        fs::write(&path, dice.damage(&originals[index % originals.len()], &originals[other]))
+            .unwrap();
         let started = Instant::now();
         match read_image(&path) {
             Ok(_) => read += 1,
             Err(error) => assert!(format!("{error:#}").contains(&name), "{error:#}"),
         }
-        assert!(started.elapsed() < PATIENCE, "{name} took {:?}", started.elapsed());
+        assert!(started.elapsed() < TIMEOUT, "{name} took {:?}", started.elapsed());
         fs::remove_file(path).unwrap();
     }
     read
 }
 
-/// A label file, where it lies in its data set, and the configuration that reads it.
+/// A label file, its path in its data set, and the configuration that reads it.
 struct Labels {
     file: &'static str,
     text: &'static str,
@@ -140,7 +140,7 @@ const LABELS: [Labels; 4] = [
     },
 ];
 
-/// Returns how many were read all the same.
+/// Returns the number that were read nevertheless.
 fn read_damaged_labels(count: usize) -> usize {
     let folder = tempfile::tempdir().unwrap();
     let images = [
@@ -187,7 +187,7 @@ fn read_damaged_labels(count: usize) -> usize {
                     assert!(named || message.contains("data.overlap"), "{message}");
                 }
             }
-            assert!(started.elapsed() < PATIENCE);
+            assert!(started.elapsed() < TIMEOUT);
         }
     }
     read
@@ -196,39 +196,39 @@ fn read_damaged_labels(count: usize) -> usize {
 fn read_damaged_configs(count: usize) {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("damaged.yaml");
-    let whole = fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("configs/quickstart.yaml"));
-    let whole = whole.unwrap();
+    let original = fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("configs/quickstart.yaml"));
+    let original = original.unwrap();
     let mut dice = Dice(3);
     for _ in 0..count {
-        fs::write(&path, dice.damage(&whole, &whole)).unwrap();
+        fs::write(&path, dice.damage(&original, &original)).unwrap();
         let started = Instant::now();
         if let Err(error) = Config::load(&path, &[]) {
             assert!(error.to_string().contains("damaged.yaml"), "{error}");
         }
-        assert!(started.elapsed() < PATIENCE);
+        assert!(started.elapsed() < TIMEOUT);
     }
 }
 
 #[test]
-fn hundreds_of_damaged_images_are_read_or_refused_by_name() {
+fn hundreds_of_damaged_images_are_read_or_rejected_by_name() {
     let read = read_damaged_images(600);
     assert!((1..600).contains(&read), "{read}");
 }
 
 #[test]
-fn hundreds_of_damaged_label_files_are_read_or_refused_by_name() {
+fn hundreds_of_damaged_label_files_are_read_or_rejected_by_name() {
     let read = read_damaged_labels(400);
     assert!((1..400).contains(&read), "{read}");
 }
 
 #[test]
-fn damaged_configs_are_read_or_refused_by_name() {
+fn damaged_configs_are_read_or_rejected_by_name() {
     read_damaged_configs(200);
 }
 
 #[test]
 #[ignore = "takes some seconds: cargo test --release --test library mutations -- --ignored"]
-fn ten_thousand_damaged_files_of_each_kind_are_read_or_refused_by_name() {
+fn ten_thousand_damaged_files_of_each_kind_are_read_or_rejected_by_name() {
     let images = read_damaged_images(10_000);
     let labels = read_damaged_labels(10_000);
     read_damaged_configs(10_000);

@@ -6,29 +6,29 @@ use std::time::Duration;
 
 use anyhow::Result;
 
-use crate::benchmark::data::{Report, Settings, benchmark};
+use crate::benchmark::data::{DataBenchmark, DataBenchmarkSettings, benchmark_data};
 use crate::cli::output::{print, print_json, say, table};
 use crate::config::{Config, DataConfig};
 
-/// Time decoding, augmenting and batching of generated JPEGs (224 and 1024 pixels), and of a folder
-/// of yours
+/// Time decoding, augmenting and batching of generated JPEGs (224 and 1024 pixels), and optionally
+/// of your own images
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// A folder of images, measured too
+    /// A folder of images to measure as well
     folder: Option<PathBuf>,
-    /// Take image size and augmentations from this config, not the defaults
+    /// Take image size and augmentations from this config
     #[arg(long, value_name = "CONFIG")]
     config: Option<PathBuf>,
     /// Change a key of the config; may be repeated
     #[arg(long = "set", value_name = "KEY=VALUE", requires = "config")]
     set: Vec<String>,
-    /// Threads whose speed together is compared with one's
+    /// Worker threads whose throughput is compared with that of one
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..=1024))]
     workers: u16,
-    /// Seconds of a round; each of the five measurements of a set has three
+    /// Seconds of a round; each of the five measurements of a set has three rounds
     #[arg(long, default_value_t = 1.0, value_parser = parse_seconds)]
     seconds: f64,
-    /// Watch the memory over so many images of the training transform
+    /// Watch the memory while loading N images with the training transform
     #[arg(long, value_name = "N", default_value_t = 0)]
     memory_images: usize,
     /// Print one JSON object
@@ -49,14 +49,14 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         Some(path) => Config::load(path, &args.set)?.data,
         None => DataConfig::default(),
     };
-    let settings = Settings {
+    let settings = DataBenchmarkSettings {
         config,
         folder: args.folder.clone(),
         round: Duration::from_secs_f64(args.seconds),
         workers: args.workers.into(),
         memory_images: args.memory_images,
     };
-    let report = benchmark(&settings, say)?;
+    let report = benchmark_data(&settings, say)?;
     if args.json {
         print_json(&report)?
     } else {
@@ -65,7 +65,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn text(report: &Report) -> String {
+fn text(report: &DataBenchmark) -> String {
     let rows: Vec<Vec<String>> = report
         .sets
         .iter()

@@ -6,12 +6,12 @@ use std::process::ExitCode;
 use anyhow::Result;
 use serde_json::json;
 
-use crate::benchmark::train::{Measurement, benchmark_train};
+use crate::benchmark::train::{TrainBenchmark, benchmark_train};
 use crate::cli::output::{print, print_json, say, table};
 use crate::config::Config;
 use crate::ops::{self, Path};
 
-/// What is measured where no config is named: the tiny ensemble on synthetic faces.
+/// The default config: the tiny ensemble on synthetic faces.
 const TINY: &str = "
 name: tiny
 data: {dataset: synthetic, image_size: 224, workers: 1, synthetic: {train: 64, val: 8, test: 8}}
@@ -21,15 +21,15 @@ model:
 train: {batch_size: 8}
 ";
 
-/// Time training steps and forward passes of a model, and the parts of a step
+/// Time training steps and forward passes of a model, and the phases of a step
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// The experiment, a YAML file; left out: ViT-Ti and Vim-Ti, 224 pixels, 8 images per step
+    /// The experiment, a YAML file; default: ViT-Ti and Vim-Ti, 224 pixels, 8 images per step
     config: Option<PathBuf>,
     /// Change a key of the config; may be repeated
     #[arg(long = "set", value_name = "KEY=VALUE")]
     set: Vec<String>,
-    /// Steps that are measured
+    /// Number of timed steps
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u16).range(1..))]
     steps: u16,
     /// Print one JSON object
@@ -58,7 +58,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     print(&format!(
         "{}\n{}\n{} images per step, medians of {} steps, {} kernels, {threads} threads\n",
         step_table(&found),
-        rates(&found),
+        throughput(&found),
         found.batch_size,
         found.steps,
         Path::best()
@@ -66,7 +66,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn step_table(found: &Measurement) -> String {
+fn step_table(found: &TrainBenchmark) -> String {
     let step = &found.step;
     let rows: Vec<Vec<String>> = [
         ("data", step.data_ms),
@@ -83,10 +83,10 @@ fn step_table(found: &Measurement) -> String {
         ]
     })
     .into();
-    table(&["part", "ms", "of the step"], &rows)
+    table(&["phase", "ms", "of the step"], &rows)
 }
 
-fn rates(found: &Measurement) -> String {
+fn throughput(found: &TrainBenchmark) -> String {
     let peak = match found.peak_bytes {
         Some(bytes) => format!("{:.2} GB at the peak", bytes as f64 / 1e9),
         None => "peak memory unknown".to_string(),

@@ -101,7 +101,7 @@ impl TrainTransform {
 impl SampledAugmentation {
     /// Samples each augmentation from a random stream of its own, so that none shifts another's.
     fn new(augment: &AugmentConfig, size: usize, stream: impl Fn(&str) -> RandomStream) -> Self {
-        let whole = Frame { left: 0.0, top: 0.0, width: 1.0, height: 1.0 };
+        let full = Frame { left: 0.0, top: 0.0, width: 1.0, height: 1.0 };
         let flip = if stream("flip").unit() < augment.horizontal_flip {
             Warp::MIRROR
         } else {
@@ -127,7 +127,7 @@ impl SampledAugmentation {
         Self {
             crop: augment
                 .random_resized_crop
-                .map_or(whole, |scale| sample_crop(scale, stream("crop"))),
+                .map_or(full, |scale| sample_crop(scale, stream("crop"))),
             warp,
             trivial,
             jitter,
@@ -149,7 +149,8 @@ fn sample_affine(affine: &AffineConfig, size: usize, mut rng: RandomStream) -> W
         return Warp::IDENTITY;
     }
     let side = size as f64;
-    let translate = affine.translate.map(|part| rng.uniform(-part * side, part * side).round());
+    let translate =
+        affine.translate.map(|fraction| rng.uniform(-fraction * side, fraction * side).round());
     let scale = rng.uniform(affine.scale[0], affine.scale[1]);
     let shear = affine.shear.map(|most| rng.uniform(-most, most));
     Warp::affine(translate, scale, shear)

@@ -8,7 +8,7 @@ pub(super) enum Tone {
     Posterize(u32),
     /// Inverts the levels from this one on.
     Solarize(u16),
-    /// Stretches each color to the whole range.
+    /// Stretches each color to the full range.
     AutoContrast,
     /// Flattens each color's histogram.
     Equalize,

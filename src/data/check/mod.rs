@@ -276,13 +276,13 @@ mod tests {
         assert_eq!(report.group_scores["y"].mean, 3.0);
 
         let text = report.to_string();
-        for part in [
+        for expected in [
             "gone.png",
             "cut.png",
             "in more than one split: a.png (train) = copy.png (test)",
             "shared.png (val and test)",
         ] {
-            assert!(text.contains(part), "{text}");
+            assert!(text.contains(expected), "{text}");
         }
         let json = serde_json::to_value(&report).unwrap();
         assert_eq!(json["missing"][0]["split"], "val");

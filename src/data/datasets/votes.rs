@@ -265,10 +265,10 @@ mod tests {
     #[test]
     fn a_damaged_spreadsheet_is_an_error_with_its_name() {
         let folder = tempfile::tempdir().unwrap();
-        let whole = std::fs::read(fixture("long.xlsx")).unwrap();
+        let complete = std::fs::read(fixture("long.xlsx")).unwrap();
         let path = folder.path().join("All_Ratings.xlsx");
-        for kept in (0..whole.len()).step_by(97) {
-            std::fs::write(&path, &whole[..kept]).unwrap();
+        for kept in (0..complete.len()).step_by(97) {
+            std::fs::write(&path, &complete[..kept]).unwrap();
             let error = Votes::read_long(&path, str::to_string).unwrap_err();
             assert!(format!("{error:#}").contains("All_Ratings.xlsx"), "{error:#}");
         }

@@ -165,8 +165,8 @@ mod tests {
             for damage in 0..3 {
                 assert_eq!(opened.image(&path).unwrap().get_pixel(1, 1).0, background);
                 for entry in entries(&cache) {
-                    let whole = fs::read(&entry).unwrap();
-                    fs::write(&entry, &whole[..whole.len() - damage * 20]).unwrap();
+                    let complete = fs::read(&entry).unwrap();
+                    fs::write(&entry, &complete[..complete.len() - damage * 20]).unwrap();
                 }
             }
             assert_eq!(opened.image(&path).unwrap().get_pixel(1, 1).0, background);

@@ -280,21 +280,22 @@ mod tests {
     fn a_file_cut_anywhere_is_an_error() {
         let image = quarters(40, 40);
         for format in [ImageFormat::Jpeg, ImageFormat::Png, ImageFormat::WebP, ImageFormat::Bmp] {
-            let whole = encode(&image.clone().into(), format);
-            for kept in [0, 1, 2, 3, 10, whole.len() / 2, whole.len() * 3 / 4] {
-                assert!(decode_image(&whole[..kept]).is_err(), "{format:?} of {kept} bytes");
+            let complete = encode(&image.clone().into(), format);
+            for kept in [0, 1, 2, 3, 10, complete.len() / 2, complete.len() * 3 / 4] {
+                assert!(decode_image(&complete[..kept]).is_err(), "{format:?} of {kept} bytes");
             }
         }
-        let whole = jpeg(&image);
-        assert!(message(&whole[..whole.len() - 2]).contains("truncated"));
+        let complete = jpeg(&image);
+        assert!(message(&complete[..complete.len() - 2]).contains("truncated"));
         assert!(message(&[]).contains("empty"));
     }
 
     #[test]
     fn a_thumbnail_does_not_hide_a_truncation() {
-        let whole = jpeg(&quarters(40, 40));
-        let length = (whole.len() as u16 + 2).to_be_bytes();
-        let with_thumbnail = [&whole[..2], &[0xff, 0xe2], &length, &whole, &whole[2..]].concat();
+        let complete = jpeg(&quarters(40, 40));
+        let length = (complete.len() as u16 + 2).to_be_bytes();
+        let with_thumbnail =
+            [&complete[..2], &[0xff, 0xe2], &length, &complete, &complete[2..]].concat();
         assert!(decode_image(&with_thumbnail).is_ok());
         assert!(message(&with_thumbnail[..with_thumbnail.len() - 100]).contains("truncated"));
     }
@@ -341,10 +342,10 @@ mod tests {
             ImageFormat::Gif,
             ImageFormat::Tiff,
         ] {
-            let whole = encode(&image, format);
+            let complete = encode(&image, format);
             let mut rng = crate::data::random_stream::RandomStream::new(5, 0, 0, "damage");
             for _ in 0..60 {
-                let mut damaged = whole.clone();
+                let mut damaged = complete.clone();
                 for _ in 0..4 {
                     let at = rng.below(damaged.len());
                     damaged[at] = rng.below(256) as u8;

@@ -236,11 +236,11 @@ mod tests {
     fn a_pass_can_start_late_and_leave_out_a_short_batch() {
         let folder = tempfile::tempdir().unwrap();
         let images = images(folder.path(), 11);
-        let whole = run(&images, train(0));
+        let expected_batches = run(&images, train(0));
         for workers in [0, 2] {
             let late =
                 run(&images, LoaderOptions { start_batch: 1, drop_last: true, ..train(workers) });
-            assert_eq!(late, whole[1..2]);
+            assert_eq!(late, expected_batches[1..2]);
         }
         let nothing = LoaderOptions { batch_size: 12, drop_last: true, ..train(0) };
         assert!(Loader::new(Arc::clone(&images), nothing).is_err());
@@ -261,25 +261,27 @@ mod tests {
         ];
         for (pass, images) in cases {
             let alone = LoaderOptions::new(pass, 4, 2);
-            let whole = run(images, alone);
-            let parts: Vec<Vec<HostBatch>> = (0..3)
+            let expected_batches = run(images, alone);
+            let shards: Vec<Vec<HostBatch>> = (0..3)
                 .map(|rank| {
                     let shard = RankShard::new(rank, 3).unwrap();
                     run(images, LoaderOptions { shard, ..alone })
                 })
                 .collect();
             if pass == Mode::Eval {
-                assert_eq!(parts.concat(), whole);
+                assert_eq!(shards.concat(), expected_batches);
                 continue;
             }
-            for (batch, expected) in whole.iter().enumerate() {
-                let parts = || parts.iter().map(|of_rank| &of_rank[batch]);
-                assert!(parts().all(|part| part.global_len == expected.len));
-                let pixels: Vec<u8> = parts().flat_map(|part| part.pixels.clone()).collect();
-                let indices: Vec<usize> = parts().flat_map(|part| part.indices.clone()).collect();
+            for (batch, expected) in expected_batches.iter().enumerate() {
+                let shards = || shards.iter().map(|of_rank| &of_rank[batch]);
+                assert!(shards().all(|shard| shard.global_len == expected.len));
+                let pixels: Vec<u8> = shards().flat_map(|shard| shard.pixels.clone()).collect();
+                let indices: Vec<usize> =
+                    shards().flat_map(|shard| shard.indices.clone()).collect();
                 assert!(pixels == expected.pixels && indices == expected.indices);
-                let targets: Vec<f32> = parts().flat_map(|part| part.targets.clone()).collect();
-                let votes: Vec<Vec<Vote>> = parts().flat_map(|part| part.votes.clone()).collect();
+                let targets: Vec<f32> = shards().flat_map(|shard| shard.targets.clone()).collect();
+                let votes: Vec<Vec<Vote>> =
+                    shards().flat_map(|shard| shard.votes.clone()).collect();
                 assert!(targets == expected.targets && votes == expected.votes);
             }
         }

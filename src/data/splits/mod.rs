@@ -1,4 +1,4 @@
-//! Drawing splits from a seed, and keeping them apart.
+//! Splits from a seed, and leakage between splits.
 
 pub(super) mod folds;
 pub(super) mod holdout;

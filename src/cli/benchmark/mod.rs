@@ -10,12 +10,12 @@ use serde_json::json;
 
 use super::output::{print, print_json, say, table};
 use crate::benchmark::mixer::{MixerProfile, profile_mixer};
-use crate::benchmark::scan::{Layout, Measurement, Settings, benchmark_scan};
+use crate::benchmark::scan::{Layout, ScanBenchmarkSettings, ScanMeasurement, benchmark_scan};
 use crate::config::BackboneConfig;
 use crate::ops::profiler::Pass;
 use crate::ops::{self, Path};
 
-/// What can be measured.
+/// The benchmarks.
 #[derive(Debug, clap::Subcommand)]
 pub enum Command {
     Scan(ScanArgs),
@@ -23,17 +23,17 @@ pub enum Command {
     Data(data::Args),
 }
 
-/// Time the selective scan on the CPU beside the same in libtorch's own operations
+/// Time the selective scan on the CPU, compared with libtorch's own operations
 #[derive(Debug, clap::Args)]
 pub struct ScanArgs {
     /// Batch, channels, length and state size; may be repeated. Default: 8,384,197,16 and
     /// 2,384,4096,16
     #[arg(long = "shape", value_name = "B,D,L,N", value_parser = parse_shape)]
     shapes: Vec<[i64; 4]>,
-    /// Runs of each side, taken in turn; medians are printed
+    /// Runs of each implementation, in turn; medians are printed
     #[arg(long, default_value_t = 7, value_parser = clap::value_parser!(u16).range(1..))]
     runs: u16,
-    /// Kernels of ours: auto (the widest), portable, avx2 or avx512
+    /// Our kernels: auto (the widest), portable, avx2 or avx512
     #[arg(long, value_name = "PATH", default_value = "auto", value_parser = parse_path)]
     path: Path,
     /// Time the parts of a whole Vim-Ti mixer (8 images of 224 pixels) instead
@@ -72,10 +72,10 @@ pub fn run(command: &Command) -> Result<ExitCode> {
 fn scan(args: &ScanArgs) -> Result<ExitCode> {
     tch::manual_seed(0);
     let shapes = match &args.shapes[..] {
-        [] => &Settings::SHAPES[..],
+        [] => &ScanBenchmarkSettings::SHAPES[..],
         given => given,
     };
-    let settings = Settings::in_both_layouts(shapes, args.runs.into(), args.path);
+    let settings = ScanBenchmarkSettings::in_both_layouts(shapes, args.runs.into(), args.path);
     let cases = benchmark_scan(&settings, |shape, layout| {
         let order = match layout {
             Layout::ChannelsFirst => "channels first",
@@ -92,7 +92,8 @@ fn scan(args: &ScanArgs) -> Result<ExitCode> {
     } else {
         let runs = args.runs;
         print(&format!(
-            "{}\n{path} kernels, {threads} threads, medians of {runs} runs; peak: MiB beyond what was held before the pass\n",
+            "{}\n{path} kernels, {threads} threads, medians of {runs} runs; peak: MiB beyond those \
+             allocated before the pass\n",
             cases_table(&cases)
         ))?;
     }
@@ -117,7 +118,8 @@ fn mixer(args: &ScanArgs) -> Result<ExitCode> {
         }))?;
     } else {
         print(&format!(
-            "{}\n{name}, {:?}, {path} kernels, {threads} threads, medians of {} runs; outside GEMMs: {:.0} %\n",
+            "{}\n{name}, {:?}, {path} kernels, {threads} threads, medians of {} runs; outside GEMMs: \
+             {:.0} %\n",
             mixer_table(&profile),
             profile.shape,
             args.runs,
@@ -133,20 +135,20 @@ fn mixer_table(profile: &MixerProfile) -> String {
         .operations
         .iter()
         .chain([&profile.total])
-        .map(|part| {
+        .map(|operation| {
             vec![
-                part.name.to_string(),
-                if part.gemm { "GEMM" } else { "" }.to_string(),
-                format!("{:.2}", part.forward_ms),
-                format!("{:.2}", part.backward_ms),
-                format!("{:.0} %", 100.0 * (part.forward_ms + part.backward_ms) / total),
+                operation.name.to_string(),
+                if operation.gemm { "GEMM" } else { "" }.to_string(),
+                format!("{:.2}", operation.forward_ms),
+                format!("{:.2}", operation.backward_ms),
+                format!("{:.0} %", 100.0 * (operation.forward_ms + operation.backward_ms) / total),
             ]
         })
         .collect();
     table(&["operation", "", "forward ms", "backward ms", "of both"], &rows)
 }
 
-/// The instruction set that a path stands for.
+/// Returns the instruction set of a path.
 fn resolved(path: Path) -> String {
     match path {
         Path::Auto => Path::best(),
@@ -154,7 +156,7 @@ fn resolved(path: Path) -> String {
     }
 }
 
-fn cases_table(cases: &[Measurement]) -> String {
+fn cases_table(cases: &[ScanMeasurement]) -> String {
     let mebibytes = |bytes: i64| format!("{:.1}", bytes as f64 / (1 << 20) as f64);
     let rows: Vec<Vec<String>> = cases
         .iter()
@@ -184,12 +186,12 @@ fn cases_table(cases: &[Measurement]) -> String {
     table(
         &[
             "shape",
-            "stored",
+            "layout",
             "pass",
             "ours ms",
             "eager ms",
             "ratio",
-            "of limit",
+            "limit fraction",
             "ours peak",
             "eager peak",
             "in+out",
