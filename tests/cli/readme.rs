@@ -63,6 +63,20 @@ fn every_relative_link_of_the_documentation_leads_to_a_file() {
 }
 
 #[test]
+fn every_file_that_the_documentation_names_exists() {
+    let roots = ["src/", "csrc/", "tests/", "configs/", "experiments/", "examples/", "scripts/"];
+    for (page, text) in pages() {
+        for name in text.split('`').skip(1).step_by(2) {
+            let named = roots.iter().any(|root| name.starts_with(root));
+            if named && !name.contains(['*', '{', ' ', '\n']) && !name.contains("NAME") {
+                let found = project().join(name).exists();
+                assert!(found, "{} names {name}, which does not exist", page.display());
+            }
+        }
+    }
+}
+
+#[test]
 fn every_command_in_the_documentation_has_a_subcommand_with_its_flags() {
     let mut helps = BTreeMap::new();
     for (page, text) in pages() {
