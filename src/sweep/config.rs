@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use serde_yaml::{Mapping, Value};
 
 use super::folds::Folds;
@@ -11,7 +11,7 @@ use super::naming::flow;
 use crate::config::{ConfigError, Problem};
 
 /// The contents of a sweep file.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SweepConfig {
     /// Name of the sweep and of its folder.
@@ -36,7 +36,7 @@ pub struct SweepConfig {
 }
 
 /// Which points of the grid are run.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
 #[serde(tag = "name", rename_all = "lowercase", deny_unknown_fields)]
 pub enum Search {
     /// All points.

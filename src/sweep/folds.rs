@@ -3,13 +3,15 @@
 use std::fmt;
 use std::str::FromStr;
 
-use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+use serde::Deserialize;
+use serde_yaml::Value;
 
 use crate::config::{DatasetName, Fold};
 
 /// The folds that a data set is split into: `published` in a file or on the command line, or their
 /// number.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "Value")]
 pub enum Folds {
     /// The folds that come with the data set: SCUT-FBP5500's five.
     Published,
@@ -66,31 +68,15 @@ impl FromStr for Folds {
     }
 }
 
-impl Serialize for Folds {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        match self {
-            Self::Published => serializer.serialize_str("published"),
-            Self::Random(count) => serializer.serialize_u64(*count as u64),
-        }
-    }
-}
+impl TryFrom<Value> for Folds {
+    type Error = String;
 
-impl<'de> Deserialize<'de> for Folds {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        #[derive(Deserialize)]
-        #[serde(untagged)]
-        enum Text {
-            Number(u64),
-            Name(String),
+    fn try_from(value: Value) -> Result<Self, String> {
+        match value {
+            Value::String(name) => name.parse(),
+            Value::Number(count) => count.to_string().parse(),
+            _ => Err("must be published or a number of at least 2".to_string()),
         }
-        let text = match Text::deserialize(deserializer) {
-            Ok(Text::Number(number)) => number.to_string(),
-            Ok(Text::Name(name)) => name,
-            Err(_) => {
-                return Err(de::Error::custom("must be published or a number of at least 2"));
-            }
-        };
-        text.parse().map_err(de::Error::custom)
     }
 }
 
