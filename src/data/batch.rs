@@ -43,3 +43,11 @@ pub struct Vote {
     /// Its probability among the votes on the image.
     pub probability: f32,
 }
+
+impl Vote {
+    /// Gives the ratings of an image equal probabilities.
+    pub(super) fn with_equal_probabilities(ratings: &[f32]) -> Vec<Self> {
+        let probability = 1.0 / ratings.len() as f32;
+        ratings.iter().map(|&rating| Self { rating, probability }).collect()
+    }
+}

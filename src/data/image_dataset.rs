@@ -8,11 +8,13 @@ use anyhow::{Context, Result};
 use image::RgbImage;
 
 use super::augment::TrainTransform;
+use super::batch::{HostBatch, Vote};
 use super::dataset::{Sample, Source};
 use super::datasets::synthetic;
 use super::image::Workspace;
 use super::image::cache::DiskCache;
 use super::image::decode::read_image_over;
+use super::panic::catch_panic;
 use crate::config::{AugmentConfig, Cache, DataConfig};
 
 /// The capacity of the cache of one split, in bytes; images beyond it are decoded each time.
@@ -142,7 +144,7 @@ impl ImageDataset {
     /// Writes what the model sees of a sample to `out`: (3, size, size), one plane per color.
     ///
     /// # Errors
-    /// Returns the error of [`ImageDataset::image`], with the name of the sample.
+    /// Returns an error if [`ImageDataset::image`] does or `out` has another length.
     pub(super) fn pixels(
         &self,
         index: usize,
@@ -150,21 +152,44 @@ impl ImageDataset {
         workspace: &mut Workspace,
         out: &mut [u8],
     ) -> Result<()> {
-        self.image(index)
-            .and_then(|image| match mode {
-                Mode::Train { seed, epoch } => {
-                    let key = (seed, epoch, index as u64);
-                    self.transform.apply(&image, key, workspace, out)
-                }
-                Mode::Eval => self.transform.eval().apply(&image, workspace, out),
-            })
-            .with_context(|| self.describe(index))
+        let image = self.image(index)?;
+        match mode {
+            Mode::Train { seed, epoch } => {
+                self.transform.apply(&image, (seed, epoch, index as u64), workspace, out)
+            }
+            Mode::Eval => self.transform.eval().apply(&image, workspace, out),
+        }
     }
 
-    /// Describes a sample in an error.
-    pub(super) fn describe(&self, index: usize) -> String {
-        let id = self.samples.get(index).map_or("?", |sample| &sample.id);
-        format!("the image {id}")
+    /// Loads the images of these indices with their labels.
+    ///
+    /// # Errors
+    /// Returns the error of the first image that cannot be loaded, or the panic, with its name.
+    pub(super) fn load_batch(
+        &self,
+        indices: Vec<usize>,
+        mode: Mode,
+        workspace: &mut Workspace,
+    ) -> Result<HostBatch> {
+        let (len, size) = (indices.len(), self.size());
+        let mut pixels = vec![0; len * 3 * size * size];
+        for (&index, out) in indices.iter().zip(pixels.chunks_exact_mut(3 * size * size)) {
+            catch_panic(|| self.pixels(index, mode, workspace, out)).with_context(|| {
+                let id = self.samples.get(index).map_or("?", |sample| &sample.id);
+                format!("the image {id}")
+            })?;
+        }
+        let samples = || indices.iter().map(|&index| &self.samples[index]);
+        Ok(HostBatch {
+            pixels,
+            len,
+            global_len: len,
+            size,
+            targets: samples().map(|sample| sample.score).collect(),
+            weights: samples().map(|sample| sample.weight).collect(),
+            votes: samples().map(|sample| Vote::with_equal_probabilities(&sample.votes)).collect(),
+            indices,
+        })
     }
 }
 

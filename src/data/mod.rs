@@ -15,6 +15,7 @@ mod image_dataset;
 mod listing;
 mod load;
 mod loader;
+mod panic;
 pub mod preview;
 pub(crate) mod random_stream;
 mod splits;

@@ -13,9 +13,7 @@ use super::datasets::synthetic::FaceSeed;
 use super::image::Workspace;
 use super::image_dataset::{ImageDataset, Mode};
 use super::random_stream::RandomStream;
-use crate::config::{
-    AffineConfig, AugmentConfig, BlurConfig, DataConfig, ErasingConfig, TrivialAugmentConfig,
-};
+use crate::config::{AugmentConfig, DataConfig};
 use crate::files::write_atomic;
 
 /// Pixels between images.
@@ -76,21 +74,7 @@ fn batch(
     mode: Mode,
     workspace: &mut Workspace,
 ) -> Result<HostBatch> {
-    let size = images.size();
-    let mut pixels = vec![0; len * 3 * size * size];
-    for (index, out) in pixels.chunks_exact_mut(3 * size * size).enumerate() {
-        images.pixels(index, mode, workspace, out)?;
-    }
-    let mut batch = HostBatch {
-        pixels,
-        len,
-        global_len: len,
-        size,
-        targets: vec![0.0; len],
-        indices: (0..len).collect(),
-        weights: vec![1.0; len],
-        votes: vec![Vec::new(); len],
-    };
+    let mut batch = images.load_batch((0..len).collect(), mode, workspace)?;
     if let Mode::Train { seed, epoch } = mode {
         mix(images.augment(), &mut batch, &mut RandomStream::new(seed, epoch, 0, "mix"));
     }
@@ -132,53 +116,32 @@ where
 /// # Errors
 /// Returns an error if the image size is not positive.
 pub fn gallery(size: i64, epochs: usize) -> Result<Vec<(&'static str, RgbImage)>> {
-    let off = AugmentConfig::off;
-    let alone = [
-        ("random_resized_crop", AugmentConfig { random_resized_crop: Some([0.5, 1.0]), ..off() }),
-        ("horizontal_flip", AugmentConfig { horizontal_flip: 0.5, ..off() }),
-        ("rotation", AugmentConfig { rotation: 20.0, ..off() }),
-        (
-            "affine",
-            AugmentConfig {
-                affine: AffineConfig {
-                    translate: [0.1, 0.1],
-                    scale: [0.8, 1.2],
-                    shear: [15.0, 5.0],
-                },
-                ..off()
-            },
-        ),
-        (
-            "trivial_augment",
-            AugmentConfig {
-                trivial_augment: TrivialAugmentConfig { probability: 1.0, geometry: 0.3 },
-                ..off()
-            },
-        ),
-        ("color_jitter", AugmentConfig { color_jitter: [0.4, 0.4, 0.4, 0.05], ..off() }),
-        ("grayscale", AugmentConfig { grayscale: 0.5, ..off() }),
-        (
-            "gaussian_blur",
-            AugmentConfig {
-                gaussian_blur: BlurConfig { probability: 1.0, ..BlurConfig::default() },
-                ..off()
-            },
-        ),
-        (
-            "random_erasing",
-            AugmentConfig {
-                random_erasing: ErasingConfig {
-                    probability: 1.0,
-                    scale: [0.02, 0.2],
-                    ..ErasingConfig::default()
-                },
-                ..off()
-            },
-        ),
-        ("mixup", AugmentConfig { mixup: 1.0, ..off() }),
-        ("cutmix", AugmentConfig { cutmix: 1.0, ..off() }),
+    let strong: [(&str, fn(&mut AugmentConfig)); 11] = [
+        ("random_resized_crop", |augment| augment.random_resized_crop = Some([0.5, 1.0])),
+        ("horizontal_flip", |augment| augment.horizontal_flip = 0.5),
+        ("rotation", |augment| augment.rotation = 20.0),
+        ("affine", |augment| {
+            augment.affine.translate = [0.1, 0.1];
+            augment.affine.scale = [0.8, 1.2];
+            augment.affine.shear = [15.0, 5.0];
+        }),
+        ("trivial_augment", |augment| {
+            augment.trivial_augment.probability = 1.0;
+            augment.trivial_augment.geometry = 0.3;
+        }),
+        ("color_jitter", |augment| augment.color_jitter = [0.4, 0.4, 0.4, 0.05]),
+        ("grayscale", |augment| augment.grayscale = 0.5),
+        ("gaussian_blur", |augment| augment.gaussian_blur.probability = 1.0),
+        ("random_erasing", |augment| {
+            augment.random_erasing.probability = 1.0;
+            augment.random_erasing.scale = [0.02, 0.2];
+        }),
+        ("mixup", |augment| augment.mixup = 1.0),
+        ("cutmix", |augment| augment.cutmix = 1.0),
     ];
-    let gallery = alone.into_iter().map(|(name, augment)| {
+    let gallery = strong.into_iter().map(|(name, strengthen)| {
+        let mut augment = AugmentConfig::off();
+        strengthen(&mut augment);
         let mixes = augment.mixup > 0.0 || augment.cutmix > 0.0;
         let config = DataConfig { image_size: size, augment, ..DataConfig::default() };
         let face = |index| {

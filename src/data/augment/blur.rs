@@ -1,6 +1,7 @@
 //! Gaussian blur, as in torchvision: a kernel of fixed size; the image is reflected about its
 //! outermost pixels.
 
+use super::warp::reflect;
 use crate::config::BlurConfig;
 use crate::data::random_stream::RandomStream;
 
@@ -68,16 +69,6 @@ fn weighted_sum<'a>(weights: &[f32], out: &mut [f32], line: impl Fn(i64) -> &'a 
             *out += weight * (before + after);
         }
     }
-}
-
-/// Returns the pixel at `at` of the image mirrored at its outermost pixels, which are not repeated.
-fn reflect(at: i64, size: usize) -> usize {
-    let last = size as i64 - 1;
-    if last == 0 {
-        return 0;
-    }
-    let at = at.rem_euclid(2 * last);
-    at.min(2 * last - at) as usize
 }
 
 #[cfg(test)]

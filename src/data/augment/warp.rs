@@ -137,7 +137,7 @@ fn mirror(image: &mut [u8], size: usize) {
 }
 
 /// Returns the pixel at `at` when the image is reflected about its outermost pixels.
-fn reflect(at: i64, size: usize) -> usize {
+pub(super) fn reflect(at: i64, size: usize) -> usize {
     let last = size as i64 - 1;
     if last <= 0 {
         return 0;

@@ -118,29 +118,20 @@ struct Columns {
 impl Columns {
     fn find(header: &StringRecord, config: &CsvConfig) -> Result<Self> {
         let position = |name: &str| header.iter().position(|column| column == name);
-        let required = |key: &str, name: &str| {
-            position(name).ok_or_else(|| {
-                let existing: Vec<&str> = header.iter().collect();
-                anyhow!(
-                    "no column {name:?}; the file has {}. Set data.csv.{key} to one of them",
-                    existing.join(", ")
-                )
-            })
-        };
+        let required =
+            |key: &str, name: &str| position(name).ok_or_else(|| missing_column(header, key, name));
         // Only a configured name must exist.
         let optional = |key: &str, name: &str, default: &str| {
             if name == default { Ok(position(name)) } else { required(key, name).map(Some) }
         };
         let default = CsvConfig::default();
         let votes = votes_columns(header, &config.votes_columns)?;
-        let score = position(&config.score_column);
-        let score_is_chosen = config.score_column != default.score_column;
         Ok(Self {
             image: required("image_column", &config.image_column)?,
-            score: if votes.is_empty() || score_is_chosen {
+            score: if votes.is_empty() {
                 Some(required("score_column", &config.score_column)?)
             } else {
-                score
+                optional("score_column", &config.score_column, &default.score_column)?
             },
             votes,
             weight: optional("weight_column", &config.weight_column, &default.weight_column)?,
@@ -200,16 +191,17 @@ fn votes_columns(header: &StringRecord, wanted: &[String]) -> Result<Vec<usize>>
         };
         found.extend((0..header.len()).filter(|&column| header.get(column).is_some_and(fits)));
         if found.len() == before {
-            let existing: Vec<&str> = header.iter().collect();
-            bail!(
-                "no column {name:?}; the file has {}. Set data.csv.votes_columns to some of them",
-                existing.join(", ")
-            );
+            return Err(missing_column(header, "votes_columns", name));
         }
     }
     found.sort_unstable();
     found.dedup();
     Ok(found)
+}
+
+fn missing_column(header: &StringRecord, key: &str, name: &str) -> anyhow::Error {
+    let existing = header.iter().collect::<Vec<_>>().join(", ");
+    anyhow!("no column {name:?}; the file has {existing}. Set data.csv.{key} to one of them")
 }
 
 fn mean(votes: &[f32]) -> f32 {

@@ -9,9 +9,9 @@ use std::path::Path;
 use anyhow::{Result, bail};
 
 use super::locate::Locator;
-use super::score_list::{locate_rows, read_scores};
+use super::score_list::read_scores;
 use crate::data::dataset::Split;
-use crate::data::listing::Listing;
+use crate::data::listing::{Listing, Row};
 
 /// Reads the label lists below `root`.
 ///
@@ -31,7 +31,11 @@ pub(crate) fn read(root: &Path, split: &str) -> Result<Listing> {
                 file.display()
             );
         }
-        Ok(locate_rows(root, read_scores(&file)?, &mut locator, group))
+        let row = |(name, score): (String, f32)| {
+            let found = locator.find(root, &name);
+            Row::file(&name, root.join(&name), found, score, group(&name))
+        };
+        Ok(read_scores(&file)?.into_iter().map(row).collect())
     };
     Ok(Listing::new(rows(Split::Train)?, rows(Split::Val)?, rows(Split::Test)?))
 }

@@ -5,9 +5,6 @@ use std::path::Path;
 
 use anyhow::{Context, Result, anyhow, bail};
 
-use super::locate::Locator;
-use crate::data::listing::Row;
-
 /// Reads a label file with an image's name and its score on each line, separated by white space; a
 /// name that holds spaces may be quoted. Empty lines are skipped.
 ///
@@ -63,22 +60,6 @@ pub(crate) fn parse_score(text: &str) -> Result<f32> {
         Ok(score) if score.is_finite() => Ok(score),
         _ => bail!("the score {:?} is not a finite number", text.trim()),
     }
-}
-
-/// Converts the pairs of a label file to rows whose names are paths relative to `root`.
-pub(crate) fn locate_rows(
-    root: &Path,
-    scores: Vec<(String, f32)>,
-    locator: &mut Locator,
-    group: impl Fn(&str) -> Option<String>,
-) -> Vec<Row> {
-    scores
-        .into_iter()
-        .map(|(name, score)| {
-            let found = locator.find(root, &name);
-            Row::file(&name, root.join(&name), found, score, group(&name))
-        })
-        .collect()
 }
 
 #[cfg(test)]

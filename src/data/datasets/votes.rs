@@ -3,14 +3,14 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs::File;
 use std::io::{BufReader, Read};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
-use anyhow::{Context, Result, anyhow, bail, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use calamine::{DataRef, Reader, Xlsx};
 
 use crate::data::dataset::Split;
 use crate::data::listing::{Listing, Row, composed};
+use crate::data::panic::catch_panic;
 
 /// The largest spreadsheet that is opened, in bytes: SCUT-FBP5500's 330,000 ratings have ten
 /// megabytes.
@@ -201,9 +201,7 @@ fn each_table(file: &Path, mut take: impl FnMut(&str, &Header, &Rows) -> Result<
 
 /// Treats a panic in the third-party reader as a damaged file.
 fn guarded<T>(read: impl FnOnce() -> Result<T>) -> Result<T> {
-    catch_unwind(AssertUnwindSafe(read))
-        .unwrap_or_else(|_| Err(anyhow!("the reader panicked")))
-        .context("is not a readable spreadsheet (.xlsx); download it again")
+    catch_panic(read).context("is not a readable spreadsheet (.xlsx); download it again")
 }
 
 /// Reads a sheet cell by cell: one that claims a million empty rows costs nothing.

@@ -1,25 +1,17 @@
 //! The assignment of samples to batches, and how a batch is loaded.
 
-use std::any::Any;
 use std::ops::Range;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
-use anyhow::{Result, anyhow, ensure};
+use anyhow::{Result, ensure};
 
 use super::options::LoaderOptions;
 use super::shard::RankShard;
 use crate::data::augment;
-use crate::data::batch::{HostBatch, Vote};
+use crate::data::batch::HostBatch;
 use crate::data::image::Workspace;
 use crate::data::image_dataset::{ImageDataset, Mode};
 use crate::data::random_stream::RandomStream;
-
-/// Gives an image's votes equal probabilities.
-fn equal_probabilities(votes: &[f32]) -> Vec<Vote> {
-    let probability = 1.0 / votes.len() as f32;
-    votes.iter().map(|&rating| Vote { rating, probability }).collect()
-}
 
 /// The assignment of samples to the batches of a pass.
 pub(super) struct BatchPlan {
@@ -71,32 +63,8 @@ impl BatchPlan {
             let before = (mine.start + order.len() - 1) % order.len();
             indices.insert(0, order[before]);
         }
-        let size = self.images.size();
-        let mut pixels = vec![0; indices.len() * 3 * size * size];
-        for (&index, out) in indices.iter().zip(pixels.chunks_exact_mut(3 * size * size)) {
-            let loaded = catch_unwind(AssertUnwindSafe(|| {
-                self.images.pixels(index, self.mode, workspace, out)
-            }));
-            loaded.unwrap_or_else(|panic| {
-                Err(anyhow!(
-                    "{}: the loader panicked: {}",
-                    self.images.describe(index),
-                    panic_message(&*panic)
-                ))
-            })?;
-        }
-        let samples = self.images.samples();
-        let of_samples = || indices.iter().map(|&index| &samples[index]);
-        let mut host_batch = HostBatch {
-            pixels,
-            len: indices.len(),
-            size,
-            targets: of_samples().map(|sample| sample.score).collect(),
-            weights: of_samples().map(|sample| sample.weight).collect(),
-            votes: of_samples().map(|sample| equal_probabilities(&sample.votes)).collect(),
-            indices,
-            global_len: order.len(),
-        };
+        let mut host_batch = self.images.load_batch(indices, self.mode, workspace)?;
+        host_batch.global_len = order.len();
         if let Mode::Train { seed, epoch } = self.mode {
             let mut rng = RandomStream::new(seed, epoch, batch as u64, "mix");
             augment::mix(config, &mut host_batch, &mut rng);
@@ -106,10 +74,4 @@ impl BatchPlan {
         }
         Ok(host_batch)
     }
-}
-
-/// Returns the message of a panic.
-pub(super) fn panic_message(panic: &(dyn Any + Send)) -> &str {
-    let text = panic.downcast_ref::<&str>().copied();
-    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("no message")
 }

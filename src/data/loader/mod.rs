@@ -5,17 +5,17 @@ mod options;
 mod queue;
 mod shard;
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::thread::{Builder, JoinHandle};
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result};
 
-use self::batch_plan::{BatchPlan, panic_message};
+use self::batch_plan::BatchPlan;
 use self::queue::Queue;
 use super::batch::HostBatch;
 use super::image::Workspace;
 use super::image_dataset::ImageDataset;
+use super::panic::catch_panic;
 
 pub use self::options::LoaderOptions;
 pub use self::shard::RankShard;
@@ -123,13 +123,7 @@ fn work(plan: &BatchPlan, queue: &Queue, window: usize) {
     let mut workspace = Workspace::default();
     while let Some(batch) = queue.claim(plan.batches.end, window) {
         // A panic that escapes `load`, such as a failed allocation, must still answer the claim.
-        let loaded = catch_unwind(AssertUnwindSafe(|| plan.load(batch, &mut workspace)));
-        queue.put(
-            batch,
-            loaded.unwrap_or_else(|panic| {
-                Err(anyhow!("a data worker failed: {}", panic_message(&*panic)))
-            }),
-        );
+        queue.put(batch, catch_panic(|| plan.load(batch, &mut workspace)));
     }
 }
 
