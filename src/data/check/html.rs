@@ -5,7 +5,7 @@ use std::path::Path;
 
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
-use super::{DatasetCheck, SplitCheck, SplitImage};
+use super::findings::{DatasetCheck, SplitCheck, SplitImage};
 use crate::data::dataset::{Skipped, Split};
 use crate::data::embed::embedded;
 use crate::data::image::read_image;

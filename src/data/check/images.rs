@@ -4,8 +4,8 @@ use std::collections::{HashMap, HashSet};
 
 use rayon::prelude::*;
 
+use super::findings::{DuplicateFiles, NearDuplicate};
 use super::row::{CheckedRow, FileContent};
-use super::{DuplicateFiles, NearDuplicate};
 use crate::config::DataConfig;
 use crate::data::dataset::Skipped;
 use crate::data::image::phash::{PerceptualHash, SAME};

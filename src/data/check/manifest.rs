@@ -1,25 +1,13 @@
 //! The manifest of a data set: its files and the hashes of their contents.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::{Context, Result};
 
+use super::findings::{CheckedFile, DatasetCheck};
 use super::row::CheckedRow;
-use super::{DatasetCheck, SplitImage};
 use crate::data::dataset::Source;
 use crate::files::write_atomic;
-
-/// An existing image file.
-#[derive(Debug, Clone, PartialEq)]
-pub(super) struct CheckedFile {
-    /// The row that names it.
-    pub(super) image: SplitImage,
-    pub(super) path: PathBuf,
-    score: f32,
-    group: Option<String>,
-    /// Hash of its content (BLAKE3), width and height; `None` if it cannot be read.
-    content: Option<(String, u32, u32)>,
-}
 
 /// Lists the rows' existing files.
 pub(super) fn files(rows: &[CheckedRow]) -> Vec<CheckedFile> {

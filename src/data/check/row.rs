@@ -1,6 +1,6 @@
 //! The check of one row of a data set's lists.
 
-use super::SplitImage;
+use super::findings::SplitImage;
 use crate::data::dataset::{Skipped, Source, Split};
 use crate::data::image::decode;
 use crate::data::image::phash::PerceptualHash;

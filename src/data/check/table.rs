@@ -3,7 +3,8 @@
 use std::collections::BTreeSet;
 use std::fmt::{self, Write};
 
-use super::{DatasetCheck, ScoreSummary};
+use super::findings::DatasetCheck;
+use super::scores::ScoreSummary;
 use crate::data::dataset::Skipped;
 use crate::data::splits::LeakedImage;
 

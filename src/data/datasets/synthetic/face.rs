@@ -1,8 +1,7 @@
 //! The parameters of a face, how they are sampled, and the formula of its score.
 
-use super::FaceSeed;
 use super::nuisance::{Look, Pose, Scene};
-use super::stream::{Purpose, Stream};
+use super::stream::{FaceSeed, Purpose, Stream};
 
 /// All parameters of one synthetic face.
 #[derive(Clone, Debug, PartialEq)]

@@ -49,16 +49,8 @@ use layout::{Frame, Layout};
 pub use face::{Face, Geometry, ScoreTerm};
 pub use layout::Region;
 pub use nuisance::{Beard, HairStyle, Look, Pose, Scene};
+pub use stream::FaceSeed;
 use stream::{Purpose, Stream};
-
-/// Identifies one face.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct FaceSeed {
-    /// Seed of the data set.
-    pub seed: u64,
-    /// Index of the face in it.
-    pub index: u64,
-}
 
 /// The number of raters of each face.
 pub const RATERS: usize = 10;

@@ -3,7 +3,14 @@
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-use super::FaceSeed;
+/// Identifies one face.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct FaceSeed {
+    /// Seed of the data set.
+    pub seed: u64,
+    /// Index of the face in it.
+    pub index: u64,
+}
 
 /// The purpose of a stream of random numbers. Each purpose has its own key, so that sampling more
 /// numbers for one of them never changes another.
