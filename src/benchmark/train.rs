@@ -233,7 +233,8 @@ mod tests {
     fn every_phase_of_a_small_model_is_timed() {
         let config = Config::from_yaml(
             "data: {dataset: synthetic, image_size: 32, synthetic: {train: 12, val: 4, test: 4}}\n\
-             model: {vit: {name: vit_micro_patch8_64, depth: 1}, mamba: {name: vim_micro_patch8_64, depth: 1}}\n\
+             model: {vit: {name: vit_micro_patch8_64, depth: 1}, \
+             mamba: {name: vim_micro_patch8_64, depth: 1}}\n\
              train: {batch_size: 4}",
             "small",
             &[],

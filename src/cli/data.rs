@@ -24,7 +24,7 @@ pub struct CheckArgs {
     /// Change a key of the config; may be repeated
     #[arg(long = "set", value_name = "KEY=VALUE")]
     set: Vec<String>,
-    /// What to print; html is a page with images, to be redirected to a file
+    /// The output format; html is a page with images, to be redirected to a file
     #[arg(long, value_enum, default_value = "table")]
     format: Format,
     /// Print one JSON object: short for --format json
@@ -65,7 +65,7 @@ fn parse_split(text: &str) -> Result<Split, String> {
     text.parse().map_err(|error| format!("{error:#}"))
 }
 
-/// How the result of a check is printed.
+/// The output format of a check.
 #[derive(Debug, Clone, Copy, PartialEq, clap::ValueEnum)]
 enum Format {
     Table,

@@ -19,7 +19,7 @@ pub struct HostBatch {
     /// (len): the ratings of each image by its raters, whose probabilities add up to 1; empty if
     /// only the mean score is known.
     pub votes: Vec<Vec<Vote>>,
-    /// How many images the global batch holds, over all processes that divide it; equal to `len`
+    /// The number of images in the global batch, over all processes that divide it; equal to `len`
     /// in a single process.
     pub global_len: usize,
 }

@@ -94,8 +94,8 @@ fn require(
         );
     };
     bail!(
-        "none of the {} images for {split} in {} can be used; the first: {}: {}. Run `vmbeauty data \
-         check` to list all of them",
+        "none of the {} images for {split} in {} can be used; the first: {}: {}. Run `vmbeauty \
+         data check` to list all of them",
         skipped.count() + 1,
         config.root.display(),
         first.id,

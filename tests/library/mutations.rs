@@ -101,7 +101,8 @@ fn csv_config(root: &Path, name: &str) -> DataConfig {
 const LABELS: [Labels; 4] = [
     Labels {
         file: "faces.csv",
-        text: "image,score,split,group,weight,person\na.jpg,1.5,train,x,1,p\n\"b, c.jpg\",2,val,\"y\"\"z\",0.5,q\nd.jpg,-3e2,test,,,\n",
+        text: "image,score,split,group,weight,person\n\
+               a.jpg,1.5,train,x,1,p\n\"b, c.jpg\",2,val,\"y\"\"z\",0.5,q\nd.jpg,-3e2,test,,,\n",
         others: &[],
         config: |root| csv_config(root, "faces.csv"),
     },

@@ -118,8 +118,8 @@ fn mixer(args: &ScanArgs) -> Result<ExitCode> {
         }))?;
     } else {
         print(&format!(
-            "{}\n{name}, {:?}, {path} kernels, {threads} threads, medians of {} runs; outside GEMMs: \
-             {:.0} %\n",
+            "{}\n{name}, {:?}, {path} kernels, {threads} threads, medians of {} runs; outside \
+             GEMMs: {:.0} %\n",
             mixer_table(&profile),
             profile.shape,
             args.runs,

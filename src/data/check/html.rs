@@ -67,7 +67,8 @@ impl DatasetCheck {
                 html! { p { (image.to_string()) } }
             }))
             (section("Images listed more than once in a split", &self.repeated, |image| {
-                html! { p { (image.split) ": " (image.id) ": scores " (format!("{:?}", image.scores)) } }
+                let scores = format!("{:?}", image.scores);
+                html! { p { (image.split) ": " (image.id) ": scores " (scores) } }
             }))
             (section("Notes", &self.notes, |note| html! { p { (note) } }))
         }

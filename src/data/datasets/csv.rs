@@ -26,8 +26,8 @@ use crate::data::splits::holdout::complete_splits;
 pub(crate) fn read(config: &DataConfig, seed: u64) -> Result<Listing> {
     if config.split != "official" {
         bail!(
-            "data.split: a csv data set has no split {:?}; remove the key, and name each row's split \
-             in the column {:?}",
+            "data.split: a csv data set has no split {:?}; remove the key, and name each row's \
+             split in the column {:?}",
             config.split,
             config.csv.split_column
         );

@@ -76,7 +76,8 @@ mod tests {
     #[test]
     fn names_with_spaces_and_quotes_are_read() {
         let rows = read(
-            "\u{feff}./a/b.jpg 3.5\r\n\n\"a/with space (1).jpg\" 7\nunquoted with space.jpg\t2e0\n\"say \"\"hi\"\".jpg\" 1\n",
+            "\u{feff}./a/b.jpg 3.5\r\n\n\"a/with space (1).jpg\" 7\n\
+             unquoted with space.jpg\t2e0\n\"say \"\"hi\"\".jpg\" 1\n",
         )
         .unwrap();
         let expected = [

@@ -34,7 +34,7 @@ pub fn read_image(path: &Path) -> Result<RgbImage> {
     read_image_over(path, NEUTRAL)
 }
 
-/// As [`read_image`], with transparent pixels over `background`.
+/// Reads the image in `path` as [`read_image`] does, with transparent pixels over `background`.
 ///
 /// # Errors
 /// Returns an error if [`read_image`] does.
@@ -72,7 +72,7 @@ pub fn decode_image(bytes: &[u8]) -> Result<RgbImage> {
     decode_image_over(bytes, NEUTRAL)
 }
 
-/// As [`decode_image`], with transparent pixels over `background`.
+/// Decodes an image as [`decode_image`] does, with transparent pixels over `background`.
 pub(crate) fn decode_image_over(bytes: &[u8], background: [u8; 3]) -> Result<RgbImage> {
     // The decoders are third-party code on untrusted input: a panic in one is a damaged file.
     match catch_unwind(AssertUnwindSafe(|| decode(bytes, background))) {
@@ -161,7 +161,7 @@ fn jpeg_is_complete(bytes: &[u8]) -> bool {
 fn explain(error: ImageError) -> anyhow::Error {
     match error {
         ImageError::Limits(_) => anyhow!(
-            "the image exceeds the limit of {MAX_SIDE} pixels a side or {} million in all; shrink it",
+            "the image exceeds the limit of {MAX_SIDE} pixels a side or {} million; shrink it",
             MAX_PIXELS >> 20
         ),
         ImageError::Unsupported(error) => {

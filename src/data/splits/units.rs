@@ -15,8 +15,8 @@ pub(crate) fn bind(rows: &mut [Row]) {
     bind_all(rows, &contents);
 }
 
-/// As [`bind`], and also binds rows whose files have the same content: every file is read. A file
-/// that cannot be read binds nothing; loading reports it.
+/// Binds rows as [`bind`] does, and also those whose files have the same content: every file is
+/// read. A file that cannot be read binds nothing; loading reports it.
 pub(crate) fn bind_with_contents(rows: &mut [Row]) {
     let contents: Vec<Option<blake3::Hash>> = rows
         .par_iter()

@@ -9,7 +9,7 @@ use super::head::{Skin, shadow_tint};
 use super::layout::Layout;
 use super::nuisance::Look;
 
-/// A gradient with clouds and a few soft discs, as of a room out of focus.
+/// Paints a gradient with clouds and a few soft discs, like a room out of focus.
 pub(super) fn paint_background(canvas: &mut Canvas, face: &Face) {
     let scene = &face.scene;
     let seed = face.look.grain_seed;
@@ -34,7 +34,7 @@ pub(super) fn paint_background(canvas: &mut Canvas, face: &Face) {
     });
 }
 
-/// Shoulders in clothes, and the neck with the shadow of the chin.
+/// Paints shoulders in clothes, and the neck with the shadow of the chin.
 pub(super) fn paint_body(canvas: &mut Canvas, look: &Look, layout: &Layout, skin: &Skin) {
     let px = canvas.pixel();
     let [w, h] = layout.half;

@@ -74,7 +74,7 @@ impl Canvas {
         }
     }
 
-    /// The finished image, 8 bits per channel.
+    /// Returns the finished image, 8 bits per channel.
     pub(super) fn into_image(self) -> RgbImage {
         let bytes = self.pixels.iter().flatten();
         let bytes = bytes.map(|v| (v.clamp(0.0, 1.0) * 255.0 + 0.5) as u8).collect();
@@ -89,32 +89,32 @@ pub(super) fn coverage(distance: f32, pixel: f32) -> f32 {
     (0.5 - distance / pixel).clamp(0.0, 1.0)
 }
 
-/// Like [`coverage`], for an edge that is blurred over `blur`, at least a pixel.
+/// Returns the [`coverage`] for an edge that is blurred over `blur`, at least a pixel.
 pub(super) fn soft_coverage(distance: f32, blur: f32) -> f32 {
     smooth((0.5 - distance / blur).clamp(0.0, 1.0))
 }
 
-/// Coverage of a line of the given width whose middle is at distance `distance`. Lines thinner
-/// than a pixel fade instead of vanishing, so that small images keep them.
+/// Returns the coverage of a line of the given width whose middle is at distance `distance`. Lines
+/// thinner than a pixel fade instead of vanishing, so that small images keep them.
 pub(super) fn line(distance: f32, width: f32, pixel: f32) -> f32 {
     let half = 0.5 * width;
     let inner = (half - distance.abs()) / pixel + 0.5;
     inner.clamp(0.0, 1.0).min(width / pixel)
 }
 
-/// The smooth step 3t² - 2t³ for t in [0, 1].
+/// Computes the smooth step 3t² - 2t³ for t in [0, 1].
 pub(super) fn smooth(t: f32) -> f32 {
     t * t * (3.0 - 2.0 * t)
 }
 
-/// A soft spot: 1 at `center`, falling smoothly to 0 on the ellipse with the given radii.
+/// Returns a soft spot: 1 at `center`, falling smoothly to 0 on the ellipse with the given radii.
 pub(super) fn spot([x, y]: Point, center: Point, radii: [f32; 2]) -> f32 {
     let (u, v) = ((x - center[0]) / radii[0], (y - center[1]) / radii[1]);
     let inside = (1.0 - u * u - v * v).max(0.0);
     inside * inside
 }
 
-/// Signed distance to an ellipse, exact to first order near its outline.
+/// Returns the signed distance to an ellipse, exact to first order near its outline.
 pub(super) fn ellipse([x, y]: Point, center: Point, radii: [f32; 2]) -> f32 {
     let (u, v) = ((x - center[0]) / radii[0], (y - center[1]) / radii[1]);
     let gradient = 2.0 * ((u / radii[0]) * (u / radii[0]) + (v / radii[1]) * (v / radii[1])).sqrt();
@@ -136,17 +136,17 @@ pub(super) fn tint(pixel: &mut Color, color: Color, alpha: f32) {
     }
 }
 
-/// The color between `a` (at 0) and `b` (at 1).
+/// Interpolates the color between `a` (at 0) and `b` (at 1).
 pub(super) fn mix(a: Color, b: Color, t: f32) -> Color {
     std::array::from_fn(|i| a[i] + (b[i] - a[i]) * t)
 }
 
-/// `color` made lighter (above 1) or darker.
+/// Makes `color` lighter (`factor` above 1) or darker.
 pub(super) fn scaled(color: Color, factor: f32) -> Color {
     color.map(|channel| channel * factor)
 }
 
-/// Smooth noise in [-1, 1] with features of size one.
+/// Returns smooth noise in [-1, 1] with features of size one.
 pub(super) fn noise([x, y]: Point, seed: u32) -> f32 {
     // Like `f32::floor`, which is a call into a library on the oldest x86-64 machines.
     let floor = |v: f32| v as i32 - i32::from(v < 0.0);
@@ -157,14 +157,14 @@ pub(super) fn noise([x, y]: Point, seed: u32) -> f32 {
     top * (1.0 - v) + bottom * v
 }
 
-/// Three octaves of [`noise`].
+/// Returns three octaves of [`noise`].
 pub(super) fn clouds([x, y]: Point, seed: u32) -> f32 {
     0.57 * noise([x, y], seed)
         + 0.29 * noise([2.1 * x, 2.1 * y], seed ^ 0x5bd1)
         + 0.14 * noise([4.3 * x, 4.3 * y], seed ^ 0xa3c7)
 }
 
-/// A fixed random number in [-1, 1] for each point of the integer lattice.
+/// Returns a fixed random number in [-1, 1] for each point of the integer lattice.
 pub(super) fn lattice(i: i32, j: i32, seed: u32) -> f32 {
     let mut h = (i as u32).wrapping_mul(0x9e37_79b1)
         ^ (j as u32).wrapping_mul(0x85eb_ca77)

@@ -8,9 +8,9 @@ use super::stream::{FaceSeed, Purpose, Stream};
 pub struct Face {
     /// The scored proportions; nothing else enters the score.
     pub geometry: Geometry,
-    /// What the person looks like otherwise; sampled independently of `geometry`.
+    /// The appearance of the person; sampled independently of `geometry`.
     pub look: Look,
-    /// Where the face sits in the image; sampled independently of `geometry`.
+    /// The position of the face in the image; sampled independently of `geometry`.
     pub pose: Pose,
     /// Light, background and grain; sampled independently of `geometry`.
     pub scene: Scene,
@@ -41,7 +41,7 @@ pub struct Geometry {
 pub struct ScoreTerm {
     /// Name of the field of [`Geometry`] that it rates.
     pub name: &'static str,
-    /// What it adds to the score of an average face, in score units.
+    /// Its contribution to the score, in score units.
     pub points: f32,
 }
 

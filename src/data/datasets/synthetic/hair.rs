@@ -1,4 +1,4 @@
-//! Hair: what hangs behind the head, and what lies on it.
+//! The hair behind the head and on it.
 
 use super::canvas::{
     Canvas, Color, Point, blend, coverage, ellipse, noise, scaled, smooth, soft_coverage, tint,
@@ -7,20 +7,20 @@ use super::head::{Light, shadow_tint};
 use super::layout::{Layout, skull};
 use super::nuisance::{HairStyle, Look};
 
-/// How a cut is built: all lengths in face units, heights in half heights of the head.
+/// The measures of a cut: all lengths in face units, heights in half heights of the head.
 struct Cut {
     /// Thickness over the top of the head and at its sides.
     top: f32,
     side: f32,
     /// Height of the hairline over the center of the head, in the middle of the forehead.
     line: f32,
-    /// How far the hairline has come down at the temples.
+    /// The drop of the hairline at the temples.
     drop: f32,
-    /// How low the hair reaches beside the face.
+    /// The lowest point of the hair at the sides of the face.
     end: f32,
     /// Roughness of the outline.
     curl: f32,
-    /// How much of the skin shows through, 0 (none) to 1.
+    /// The visibility of the skin through the hair, 0 (none) to 1.
     bare: f32,
 }
 
@@ -63,7 +63,7 @@ impl Cut {
     }
 }
 
-/// The color of hair at `at`, in strands that run away from `crown`.
+/// Computes the color of hair at `at`, in strands that run away from `crown`.
 fn strands(at: Point, crown: Point, look: &Look, light: &Light, half: [f32; 2]) -> Color {
     let [x, y] = at;
     let (dx, dy) = (x - crown[0], y - crown[1]);
@@ -86,7 +86,7 @@ fn strands(at: Point, crown: Point, look: &Look, light: &Light, half: [f32; 2]) 
     base.map(|channel| channel + gloss * (0.35 + channel))
 }
 
-/// Hair behind head and neck: long hair, a bob, a bun.
+/// Paints the hair behind head and neck: long hair, a bob, a bun.
 pub(super) fn paint_back_hair(canvas: &mut Canvas, look: &Look, layout: &Layout, light: &Light) {
     let px = canvas.pixel();
     let half = layout.half;
@@ -135,7 +135,7 @@ pub(super) fn paint_back_hair(canvas: &mut Canvas, look: &Look, layout: &Layout,
     });
 }
 
-/// Hair on the head, over the forehead and beside the face.
+/// Paints the hair on the head, over the forehead and at the sides of the face.
 pub(super) fn paint_front_hair(canvas: &mut Canvas, look: &Look, layout: &Layout, light: &Light) {
     let Some(cut) = Cut::new(look) else { return };
     let px = canvas.pixel();
@@ -170,7 +170,7 @@ pub(super) fn paint_front_hair(canvas: &mut Canvas, look: &Look, layout: &Layout
     });
 }
 
-/// Signed distance to the skull's outline with the given half axes.
+/// Returns the signed distance to the skull's outline with the given half axes.
 fn cap([x, y]: Point, [w, h]: [f32; 2]) -> f32 {
     let (u, t) = (x / w, y / h);
     let (round, round_slope) = skull(t);
@@ -179,7 +179,7 @@ fn cap([x, y]: Point, [w, h]: [f32; 2]) -> f32 {
     (u * u + round - 1.0) / length.max(0.5)
 }
 
-/// Height (y, down) of the lower border of the hair at `x`.
+/// Returns the height (y, down) of the lower border of the hair at `x`.
 fn hairline(x: f32, cut: &Cut, look: &Look, w: f32, h: f32, part: f32) -> f32 {
     let u = (x / w).clamp(-1.0, 1.0);
     match look.hair_style {

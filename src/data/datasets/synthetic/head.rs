@@ -19,8 +19,8 @@ const SKIN_COLORS: [Color; 7] = [
     [0.38, 0.25, 0.18],
 ];
 
-/// What a deep shadow multiplies skin by: less blue and green than red, as light that passed
-/// through skin has.
+/// Returns the color that a deep shadow multiplies skin by: less blue and green than red, as light
+/// that passed through skin has.
 pub(super) fn shadow_tint() -> Color {
     [0.62, 0.50, 0.46]
 }
@@ -69,7 +69,7 @@ impl Skin {
         }
     }
 
-    /// The color at `at` of skin that faces along `normal`.
+    /// Computes the color at `at` of skin that faces along `normal`.
     pub(super) fn lit(&self, at: Point, normal: [f32; 3]) -> Color {
         let blotches = clouds([11.0 * at[0], 11.0 * at[1]], self.seed ^ 0x91);
         let brightness = self.light.lambert(normal) * (1.0 + 0.05 * self.texture * blotches);
@@ -80,7 +80,7 @@ impl Skin {
     }
 }
 
-/// Both ears, to be painted before the head.
+/// Paints both ears, before the head.
 pub(super) fn paint_ears(canvas: &mut Canvas, look: &Look, layout: &Layout, skin: &Skin) {
     let px = canvas.pixel();
     let [w, h] = layout.half;
@@ -100,7 +100,7 @@ pub(super) fn paint_ears(canvas: &mut Canvas, look: &Look, layout: &Layout, skin
     }
 }
 
-/// The head without features: rounded by light, with cheeks, sockets, chin, freckles.
+/// Paints the head without features: rounded by light, with cheeks, sockets, chin, freckles.
 pub(super) fn paint_head(canvas: &mut Canvas, look: &Look, layout: &Layout, skin: &Skin) {
     let px = canvas.pixel();
     let [w, h] = layout.half;
@@ -149,7 +149,7 @@ pub(super) fn paint_head(canvas: &mut Canvas, look: &Look, layout: &Layout, skin
     });
 }
 
-/// Strength of the fold that runs from the wing of the nose to the corner of the mouth.
+/// Returns the strength of the fold that runs from the wing of the nose to the corner of the mouth.
 fn nasolabial([x, y]: Point, layout: &Layout, side: f32) -> f32 {
     let nose = layout.nose;
     let from = [nose.tip[0] + side * (nose.half_width + 0.03), nose.tip[1] - 0.02];
@@ -167,7 +167,7 @@ fn nasolabial([x, y]: Point, layout: &Layout, side: f32) -> f32 {
     smooth(across) * 4.0 * t * (1.0 - t)
 }
 
-/// Stubble or a beard over jaw, chin and upper lip; the mouth is painted over it.
+/// Paints stubble or a beard over jaw, chin and upper lip; the mouth is painted over it.
 pub(super) fn paint_beard(canvas: &mut Canvas, look: &Look, layout: &Layout, skin: &Skin) {
     let (strength, fringe) = match look.beard {
         Beard::None => return,

@@ -54,7 +54,7 @@ impl Frame {
     }
 }
 
-/// Sine and cosine by their series: enough for the few degrees of a pose, and, unlike the
+/// Computes sine and cosine by their series: enough for the few degrees of a pose, and, unlike the
 /// machine's own, the same to the last bit everywhere.
 fn small_sin_cos(a: f32) -> (f32, f32) {
     let q = a * a;
@@ -82,7 +82,7 @@ pub(super) struct Eye {
 /// The nose in the face's frame.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Nose {
-    /// Where the bridge begins.
+    /// Height of the upper end of the bridge.
     pub(super) root: [f32; 2],
     pub(super) tip: [f32; 2],
     /// Half the width over the wings.

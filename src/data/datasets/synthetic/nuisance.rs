@@ -19,7 +19,7 @@ pub struct Look {
     pub jaw: f32,
     /// Width of the neck over the width of the face.
     pub neck: f32,
-    /// How far the ears stand out, 0 to 1.
+    /// Protrusion of the ears, 0 to 1.
     pub ears: f32,
     /// Cut of the hair.
     pub hair_style: HairStyle,
@@ -27,7 +27,7 @@ pub struct Look {
     pub hair_color: [f32; 3],
     /// Volume of the hair, 0 to 1.
     pub hair_volume: f32,
-    /// Where the hair parts, -1 (left) to 1 (right).
+    /// Position of the parting, -1 (left) to 1 (right).
     pub parting: f32,
     /// Thickness of the brows, 0 to 1.
     pub brow: f32,
@@ -58,7 +58,7 @@ pub struct Look {
 /// Cut of the hair.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum HairStyle {
-    /// None at all.
+    /// No hair.
     Bald,
     /// A few millimeters.
     Buzz,
@@ -104,7 +104,7 @@ pub enum Beard {
     Full,
 }
 
-/// Where the face sits in the image.
+/// The position of the face in the image.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Pose {
     /// Shift of the center of the face, in half images, right and down positive.
