@@ -53,9 +53,6 @@ pub fn run(args: &Args) -> Result<ExitCode> {
 
 /// Returns the images that can be read, and the number of those that cannot: each of them is
 /// reported on stderr.
-///
-/// # Errors
-/// Returns an error if no image can be read or a folder cannot be listed.
 pub fn open_images(paths: &[PathBuf], config: &DataConfig) -> Result<(ImageDataset, usize)> {
     let mut files = Vec::new();
     for path in paths {

@@ -48,9 +48,6 @@ impl Baselines {
 }
 
 /// Fits the baselines on the training images and evaluates them on each of the other splits.
-///
-/// # Errors
-/// Returns an error that names an image if it cannot be read.
 pub fn baselines(
     train: &Arc<ImageDataset>,
     others: &[&Arc<ImageDataset>],

@@ -163,9 +163,6 @@ impl Leaderboard {
 /// Ranks candidates on the images that their runs were evaluated on. Those with the same images and
 /// targets are compared; a candidate whose seeds have different images is ranked once for each.
 /// Candidates without a seed are skipped.
-///
-/// # Errors
-/// Returns an error if predictions have columns of unequal length, or a config has no model.
 pub fn rank(candidates: Vec<Candidate>) -> Result<Leaderboards> {
     let mut boards: Vec<(Images, Vec<(RankedModel, BootstrapDistribution)>)> = Vec::new();
     let mut notes = Vec::new();

@@ -59,9 +59,6 @@ pub fn predict(
 }
 
 /// Copies the values of a one-dimensional tensor.
-///
-/// # Errors
-/// Returns an error if the tensor has another number of dimensions.
 pub fn values(tensor: &Tensor) -> Result<Vec<f64>> {
     Ok(Vec::<f64>::try_from(&tensor.to_kind(Kind::Double))?)
 }

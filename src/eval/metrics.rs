@@ -82,9 +82,6 @@ impl Metrics {
     /// assert_eq!((metrics.mae, metrics.n), (0.5, 3));
     /// # Ok::<(), anyhow::Error>(())
     /// ```
-    ///
-    /// # Errors
-    /// Returns an error if there are not as many predictions as targets.
     pub fn new(predictions: &[f64], targets: &[f64]) -> Result<Self> {
         let pairs = ScoredImages::new(predictions, targets)?;
         let [pc, mae, rmse, srcc] = pairs.metrics(|_| 1, &mut RankBuffers::default());
@@ -123,9 +120,6 @@ pub(super) struct RankBuffers([Vec<f64>; 2]);
 
 impl ScoredImages {
     /// Pairs predictions with targets.
-    ///
-    /// # Errors
-    /// Returns an error if there are not as many predictions as targets.
     pub fn new(predictions: &[f64], targets: &[f64]) -> Result<Self> {
         ensure!(
             predictions.len() == targets.len(),

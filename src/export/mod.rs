@@ -28,9 +28,6 @@ pub enum Layout {
 }
 
 /// Writes a run's weights and its model card into `folder`; returns the files' paths.
-///
-/// # Errors
-/// Returns an error if a file cannot be written, or if timm or Vim cannot represent a backbone.
 pub fn export(run: &Run, layout: Layout, folder: &Path) -> Result<Vec<PathBuf>> {
     let mut writer = Writer { folder, files: Vec::new() };
     match layout {

@@ -29,9 +29,6 @@ It must not be used to judge, rank, select or identify people, nor shown to them
 ";
 
 /// Writes the card as Markdown.
-///
-/// # Errors
-/// Returns an error if the config is invalid, or if the run's `summary.json` cannot be read.
 pub fn markdown(run: &Run, layout: Layout) -> Result<String> {
     let config = &run.config;
     let summary = summary(run)?;

@@ -32,37 +32,26 @@ pub struct ReportOptions {
     pub title: Option<String>,
 }
 
-/// The breakdowns of a model's errors.
 #[derive(Debug)]
 pub struct DetailedModel {
-    /// Index of the model's leaderboard.
     pub board: usize,
-    /// The model's place on it.
     pub place: usize,
     /// By group, and by sex and ethnicity if the groups are named for them.
     pub groups: Vec<Breakdown>,
-    /// By score range.
     pub scores: Breakdown,
 }
 
 /// A report on runs.
 #[derive(Debug)]
 pub struct RunReport {
-    /// The title.
     pub title: String,
-    /// The split on which the models are compared.
     pub split: Split,
-    /// All runs.
     pub runs: Vec<FoundRun>,
-    /// The models that were trained by the runs.
     pub models: Vec<Model>,
-    /// The leaderboards, each of models that were evaluated on the same images.
     pub leaderboards: Vec<Leaderboard>,
-    /// The breakdowns of each leaderboard's best models.
     pub details: Vec<DetailedModel>,
     /// The metrics of attribution maps, by model.
     pub maps: Vec<(String, MapMetrics)>,
-    /// The explained images.
     pub explained: Vec<ExplainedImage>,
     /// Notes on what was skipped or not compared.
     pub notes: Vec<String>,
@@ -116,7 +105,6 @@ impl RunReport {
         Ok(Self { title, split, runs, models, leaderboards, details, maps, explained, notes })
     }
 
-    /// Returns the model that a detail is about.
     pub fn ranked(&self, detail: &DetailedModel) -> &RankedModel {
         &self.leaderboards[detail.board].models[detail.place]
     }
@@ -126,14 +114,12 @@ impl RunReport {
         self.details.iter().filter(move |detail| detail.board == board)
     }
 
-    /// Returns the model that a run trained.
     pub fn model_of(&self, run: &FoundRun) -> Option<&Model> {
         let trained = |model: &&Model| model.runs.iter().any(|own| own.folder == run.folder);
         self.models.iter().find(trained)
     }
 }
 
-/// Returns the model's name, with the run's name if the model has several runs.
 fn run_title(model: &Model, run: &FoundRun) -> String {
     match model.runs.len() {
         1 => model.name.clone(),

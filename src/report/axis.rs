@@ -2,7 +2,6 @@
 
 /// Fraction of the range of the values that an axis adds at either end.
 const MARGIN: f64 = 0.04;
-/// Maximum number of ticks of an axis.
 const MAX_TICKS: f64 = 50.0;
 
 /// A linear axis over a range of values; it is reversed where `from` exceeds `to`.
@@ -13,7 +12,6 @@ pub(crate) struct Axis {
 }
 
 impl Axis {
-    /// Returns an axis from one value to another.
     pub fn new(from: f64, to: f64) -> Self {
         Self { from, to }
     }

@@ -19,7 +19,6 @@ const RANGES: usize = 5;
 /// A metric with its 95 % interval over images.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize)]
 pub struct Estimate {
-    /// `None` if it is not defined.
     pub value: Option<f64>,
     /// `None` if it is not defined, or if there are too few images.
     pub ci: Option<Interval>,
@@ -28,13 +27,9 @@ pub struct Estimate {
 /// A model's errors on a subset of the images; means over seeds.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Subset {
-    /// The group or the score range.
     pub label: String,
-    /// Number of images.
     pub images: usize,
-    /// Pearson correlation within the subset.
     pub pc: Estimate,
-    /// Mean absolute error.
     pub mae: Estimate,
     /// Mean of prediction minus target: positive if images are rated too high.
     pub bias: Estimate,
@@ -45,15 +40,11 @@ pub struct Subset {
 pub struct Breakdown {
     /// `group`, `sex`, `ethnicity` or `score range`.
     pub by: &'static str,
-    /// The subsets in order.
     pub subsets: Vec<Subset>,
 }
 
 /// Breaks a model's errors down by group and, if the groups are named like `female/asian`, also by
 /// sex and by ethnicity. The result is empty if no image has a group.
-///
-/// # Errors
-/// Returns an error if the bootstrap fails.
 pub fn by_group(ranked: &RankedModel) -> Result<Vec<Breakdown>> {
     let Some(groups) = ranked.predictions.iter().map(|set| &set.groups).find(|g| !g.is_empty())
     else {
@@ -85,9 +76,6 @@ pub fn by_group(ranked: &RankedModel) -> Result<Vec<Breakdown>> {
 
 /// Breaks a model's errors down by the true score, in about five ranges of equal width with round
 /// ends; ranges without images are omitted.
-///
-/// # Errors
-/// Returns an error if the bootstrap fails.
 pub fn by_score(ranked: &RankedModel) -> Result<Breakdown> {
     let targets = ranked.predictions.first().map_or(&[][..], |set| &set.targets);
     let ends = ends(targets);

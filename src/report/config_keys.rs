@@ -27,9 +27,6 @@ pub fn fold_of(config: &Config) -> Option<&str> {
 /// Returns the keys that define a model, with their values: runs of one model differ in none of
 /// them. Name, seed, fold and keys such as `device` are ignored, and the folder of a published data
 /// set.
-///
-/// # Errors
-/// Returns an error if the config cannot be written as YAML.
 pub fn model_keys(config: &Config) -> Result<Vec<(String, String)>> {
     let own_images = matches!(config.data.dataset, DatasetName::Csv | DatasetName::Folder);
     let keys = flat_keys(config)?
@@ -43,9 +40,6 @@ pub fn model_keys(config: &Config) -> Result<Vec<(String, String)>> {
 }
 
 /// Returns the model keys in which configs differ, each with every config's value.
-///
-/// # Errors
-/// Returns an error if a config cannot be written as YAML.
 pub fn differences(configs: &[&Config]) -> Result<Vec<(String, Vec<String>)>> {
     let all: Vec<Vec<(String, String)>> =
         configs.iter().map(|config| model_keys(config)).collect::<Result<_>>()?;
@@ -67,9 +61,6 @@ pub fn differences(configs: &[&Config]) -> Result<Vec<(String, Vec<String>)>> {
 }
 
 /// Returns the dotted keys of a config with their values, in order.
-///
-/// # Errors
-/// Returns an error if the config cannot be written as YAML.
 pub(crate) fn flat_keys(config: &Config) -> Result<Vec<(String, Value)>> {
     let value = serde_yaml::to_value(config).context("cannot write a config as YAML")?;
     let mut keys = Vec::new();

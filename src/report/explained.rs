@@ -12,20 +12,14 @@ use crate::run::explanations::FigureFolder;
 /// An image with its attribution maps, as `vmbeauty explain` drew them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ExplainedImage {
-    /// The figure's PNG file.
     pub file: PathBuf,
-    /// The image's name.
     pub image: String,
-    /// The model, if it is known.
     pub model: Option<String>,
 }
 
 /// Returns the explained images in `explain/` of the models' run directories and in the given
 /// folders, and the number of skipped ones. Unless the split is test, images on which no model was
 /// evaluated are skipped: they may be test images.
-///
-/// # Errors
-/// Returns an error if a folder cannot be listed, or if a given folder holds no figure.
 pub fn explained_images(
     models: &[Model],
     ranked: &[&RankedModel],

@@ -10,9 +10,6 @@ use crate::run::evaluated_run;
 
 /// Ranks every model that has a seed with all its runs finished. Models that were evaluated on the
 /// same images with the same targets are compared.
-///
-/// # Errors
-/// Returns an error if predictions cannot be read.
 pub fn leaderboards(models: &[Model], split: Split) -> Result<Leaderboards> {
     let mut notes = Vec::new();
     let mut candidates = Vec::new();

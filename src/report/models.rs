@@ -16,14 +16,11 @@ use crate::run::RunDir;
 pub struct Model {
     /// Its name, which comes from its folder and differs from those of the other models.
     pub name: String,
-    /// The config of its first run.
     pub config: Config,
-    /// Its runs.
     pub runs: Vec<FoundRun>,
 }
 
 impl Model {
-    /// Returns the runs by seed.
     pub fn by_seed(&self) -> BTreeMap<u64, Vec<&FoundRun>> {
         let mut by_seed: BTreeMap<u64, Vec<&FoundRun>> = BTreeMap::new();
         for run in &self.runs {
@@ -38,21 +35,15 @@ impl Model {
     }
 }
 
-/// The models of a set of runs.
 #[derive(Debug, Clone, Default)]
 pub struct Grouped {
-    /// The models in the order of their first runs.
     pub models: Vec<Model>,
-    /// Notes on runs that are skipped.
     pub notes: Vec<String>,
 }
 
 /// Groups runs that differ only in seed and fold, or in keys that do not affect the result: name,
 /// device, paths, workers. A second run of the same seed and fold is skipped if it is a copy, and
 /// starts another model otherwise. Runs without a config belong to no model.
-///
-/// # Errors
-/// Returns an error if a config cannot be written as YAML, or if a file cannot be read.
 pub fn group(runs: &[FoundRun], split: Split) -> Result<Grouped> {
     let Grouped { mut models, mut notes } = Grouped::default();
     let mut all_keys = Vec::new();
@@ -95,7 +86,6 @@ fn add(model: &mut Model, run: &FoundRun, split: Split, notes: &mut Vec<String>)
     Ok(true)
 }
 
-/// Returns whether two runs have the same predictions.
 fn is_copy(a: &FoundRun, b: &FoundRun, split: Split) -> Result<bool> {
     let read = |run: &FoundRun| {
         let path = RunDir::predictions_in(&run.folder, split);
@@ -108,7 +98,6 @@ fn is_copy(a: &FoundRun, b: &FoundRun, split: Split) -> Result<bool> {
     Ok(read(a)? == read(b)?)
 }
 
-/// Returns the seed and the fold of a run.
 fn slot(run: &FoundRun) -> (u64, Option<String>) {
     let Some(config) = &run.config else {
         return (0, None);

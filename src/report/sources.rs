@@ -12,7 +12,6 @@ use crate::run::{CONFIG_FILE, EpochRecord, Failure, RunDir, Status, Summary};
 /// The kind of a folder that holds runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SourceKind {
-    /// A run directory.
     Run,
     /// A sweep or a shard of one: its runs are in `runs/`.
     Sweep,
@@ -20,27 +19,20 @@ pub enum SourceKind {
     Folder,
 }
 
-/// A run directory.
 #[derive(Debug, Clone)]
 pub struct FoundRun {
-    /// The path.
     pub folder: PathBuf,
-    /// The folder's own name.
     pub name: String,
     /// The folder in which it was found: itself, or its sweep's or cross-validation's folder.
     pub source: PathBuf,
-    /// The kind of that folder.
     pub kind: SourceKind,
     /// The resolved config; `None` if the run failed before it was written.
     pub config: Option<Config>,
-    /// The status.
     pub status: Status,
-    /// The finished epochs.
     pub epochs: Vec<EpochRecord>,
 }
 
 impl FoundRun {
-    /// Returns the summary of a finished run.
     pub fn summary(&self) -> Option<&Summary> {
         self.status.summary()
     }
@@ -48,9 +40,6 @@ impl FoundRun {
 
 /// Finds the runs in folders, in the order of the folders and by name within each; a folder that is
 /// given twice is read once.
-///
-/// # Errors
-/// Returns an error if a folder holds no run, or if a file of a run cannot be read.
 pub fn find(sources: &[PathBuf]) -> Result<Vec<FoundRun>> {
     let mut seen = HashSet::new();
     let mut runs = Vec::new();

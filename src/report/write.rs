@@ -12,9 +12,6 @@ use crate::files::write_atomic;
 
 /// Writes `NAME.html`, `NAME.md` and `NAME.tex`, and a CSV file for each table: `NAME.csv` holds
 /// the leaderboard, `NAME.TABLE.csv` any other table. Returns the files' paths.
-///
-/// # Errors
-/// Returns an error if the page's name does not end in `.html`, or if a file cannot be written.
 pub fn write(report: &RunReport, page: &Path, images: &EmbeddedImages) -> Result<Vec<PathBuf>> {
     check_name(page)?;
     if let Some(folder) = page.parent().filter(|folder| !folder.as_os_str().is_empty()) {
@@ -41,9 +38,6 @@ pub fn write(report: &RunReport, page: &Path, images: &EmbeddedImages) -> Result
 }
 
 /// Checks that a page is named `NAME.html`, before any work is done.
-///
-/// # Errors
-/// Returns an error if the name has another extension.
 pub fn check_name(page: &Path) -> Result<()> {
     ensure!(
         page.extension().is_some_and(|extension| extension == "html"),

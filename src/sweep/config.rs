@@ -70,9 +70,6 @@ impl SweepConfig {
     }
 
     /// Parses a sweep file; errors call it `origin`.
-    ///
-    /// # Errors
-    /// Returns an error that names what is wrong.
     pub fn from_yaml(text: &str, origin: &str) -> Result<Self, ConfigError> {
         let config: Self = serde_yaml::from_str(text).map_err(|error| {
             let place = match error.location() {

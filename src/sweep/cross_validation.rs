@@ -50,9 +50,6 @@ pub type Observers<'a> = dyn FnMut(&Config, &Path) -> Vec<Box<dyn Observer>> + '
 /// Trains a model for each fold, in a run directory below `root` with the fold's name, and writes
 /// the predictions of all folds (`predictions.csv`, with a column `fold`) and
 /// `cross_validation.json` to `root`. A finished fold is not run again, a stopped one resumes.
-///
-/// # Errors
-/// Returns an error if a run fails, or `root` holds folds of another config.
 pub fn cross_validate(
     config: &Config,
     folds: Folds,

@@ -29,9 +29,6 @@ impl Folds {
     }
 
     /// Returns each fold's name in `data.split`.
-    ///
-    /// # Errors
-    /// Returns a message if the data set has no published folds.
     pub fn splits(self, dataset: DatasetName) -> Result<Vec<String>, String> {
         match (self, dataset) {
             (Self::Random(of), _) => {

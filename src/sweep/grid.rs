@@ -78,9 +78,6 @@ struct GridPoint {
 impl Sweep {
     /// Expands a sweep's config into its runs. Every run's config is resolved and checked here,
     /// before anything is run.
-    ///
-    /// # Errors
-    /// Returns an error if the base config, a key or a value is invalid.
     pub fn new(sweep: &SweepConfig) -> Result<Self, ConfigError> {
         let base = fs::read_to_string(&sweep.base)
             .map_err(|source| ConfigError::Read { path: sweep.base.clone(), source })?;
@@ -174,9 +171,6 @@ impl SweepRun {
     }
 
     /// Reads the status of the run in a sweep's folder.
-    ///
-    /// # Errors
-    /// Returns an error if the folder holds a run of another config, or a file cannot be read.
     pub fn status(&self, root: &Path) -> Result<Status> {
         let folder = self.folder(root);
         if RunDir::holds_run(&folder) {

@@ -84,9 +84,6 @@ pub struct Point {
 
 /// Reads the results of the runs in the sweep's folder `root`, and writes them there:
 /// `results.json`, and `results.csv` with a line per run.
-///
-/// # Errors
-/// Returns an error if a folder holds another run, or a file cannot be read or written.
 pub fn collect(sweep: &Sweep, root: &Path) -> Result<Results> {
     let statuses: Vec<Status> =
         sweep.runs.iter().map(|run| run.status(root)).collect::<Result<_>>()?;

@@ -2,70 +2,39 @@
 
 use anyhow::Result;
 use tch::{Kind, Tensor};
-use tensorboard_proto::summary::{HistogramProto, Summary};
-
-use super::summary_of;
+use tensorboard_proto::summary::HistogramProto;
 
 /// Number of buckets of a histogram; TensorBoard shows 30.
 const BUCKETS: i64 = 64;
 
-/// A histogram with 64 buckets of equal width from the smallest to the largest finite value, or
-/// with one bucket if all values are equal. Values that are not finite are skipped: TensorBoard
-/// does not show a histogram with a NaN.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Histogram {
-    min: f64,
-    max: f64,
-    sum: f64,
-    sum_squares: f64,
-    /// Upper ends of the buckets.
-    limits: Vec<f64>,
-    counts: Vec<f64>,
-}
-
-impl Histogram {
-    /// Counts all values of some tensors, on their devices and in float64; `None` if no value is
-    /// finite.
-    ///
-    /// # Errors
-    /// Returns libtorch's error if memory runs out.
-    pub fn of(tensors: &[Tensor]) -> Result<Option<Self>> {
-        let _guard = tch::no_grad_guard();
-        let (mut min, mut max) = (f64::INFINITY, f64::NEG_INFINITY);
-        let (mut sum, mut sum_squares) = (0.0, 0.0);
-        for tensor in tensors {
-            let values = finite(tensor)?;
-            if values.numel() > 0 {
-                min = min.min(values.f_min()?.f_double_value(&[])?);
-                max = max.max(values.f_max()?.f_double_value(&[])?);
-                sum += values.f_sum(Kind::Double)?.f_double_value(&[])?;
-                sum_squares += values.f_square()?.f_sum(Kind::Double)?.f_double_value(&[])?;
-            }
+/// Counts all values of some tensors, on their devices and in float64, in 64 buckets of equal width
+/// from the smallest to the largest finite value, or in one bucket if all values are equal. Values
+/// that are not finite are skipped: TensorBoard does not show a histogram with a NaN. `None` if no
+/// value is finite.
+pub(super) fn histogram(tensors: &[Tensor]) -> Result<Option<HistogramProto>> {
+    let _guard = tch::no_grad_guard();
+    let (mut min, mut max) = (f64::INFINITY, f64::NEG_INFINITY);
+    let mut histogram = HistogramProto::new();
+    for tensor in tensors {
+        let values = finite(tensor)?;
+        if values.numel() > 0 {
+            min = min.min(values.f_min()?.f_double_value(&[])?);
+            max = max.max(values.f_max()?.f_double_value(&[])?);
+            histogram.sum += values.f_sum(Kind::Double)?.f_double_value(&[])?;
+            histogram.sum_squares += values.f_square()?.f_sum(Kind::Double)?.f_double_value(&[])?;
+            histogram.num += values.numel() as f64;
         }
-        if min > max {
-            return Ok(None);
-        }
-        let (limits, counts) = if min < max {
-            (limits(min, max), counts(tensors, min, max)?)
-        } else {
-            let count = tensors.iter().map(|tensor| Ok(finite(tensor)?.numel()));
-            let count = count.sum::<Result<usize>>()?;
-            (vec![max], vec![count as f64])
-        };
-        Ok(Some(Self { min, max, sum, sum_squares, limits, counts }))
     }
-
-    pub(super) fn summary(self, tag: &str) -> Summary {
-        let mut histogram = HistogramProto::new();
-        histogram.set_min(self.min);
-        histogram.set_max(self.max);
-        histogram.set_num(self.counts.iter().sum());
-        histogram.set_sum(self.sum);
-        histogram.set_sum_squares(self.sum_squares);
-        histogram.set_bucket_limit(self.limits);
-        histogram.set_bucket(self.counts);
-        summary_of(tag, |value| value.set_histo(histogram))
+    if min > max {
+        return Ok(None);
     }
+    (histogram.min, histogram.max) = (min, max);
+    (histogram.bucket_limit, histogram.bucket) = if min < max {
+        (limits(min, max), counts(tensors, min, max)?)
+    } else {
+        (vec![max], vec![histogram.num])
+    };
+    Ok(Some(histogram))
 }
 
 /// Returns the finite values, (n), in float64, so that the range of float32 values cannot overflow.
@@ -99,9 +68,9 @@ fn counts(tensors: &[Tensor], min: f64, max: f64) -> Result<Vec<f64>> {
 mod tests {
     use super::*;
 
-    fn of(values: &[&[f32]]) -> Option<Histogram> {
+    fn of(values: &[&[f32]]) -> Option<HistogramProto> {
         let tensors: Vec<Tensor> = values.iter().map(|v| Tensor::from_slice(v)).collect();
-        Histogram::of(&tensors).unwrap()
+        histogram(&tensors).unwrap()
     }
 
     #[test]
@@ -109,10 +78,10 @@ mod tests {
         let first: Vec<f32> = (0..64).map(|i| i as f32 + 0.5).collect();
         let found = of(&[&first, &[0.0, 64.0, 10.2]]).unwrap();
         assert_eq!((found.min, found.max), (0.0, 64.0));
-        assert_eq!(found.limits, (1..=64).map(f64::from).collect::<Vec<_>>());
+        assert_eq!(found.bucket_limit, (1..=64).map(f64::from).collect::<Vec<_>>());
         // The ends belong to the first and the last bucket.
         let expected = |i| if [0, 10, 63].contains(&i) { 2.0 } else { 1.0 };
-        assert_eq!(found.counts, (0..64).map(expected).collect::<Vec<_>>());
+        assert_eq!(found.bucket, (0..64).map(expected).collect::<Vec<_>>());
         let values = || first.iter().map(|&v| f64::from(v)).chain([64.0, 10.2]);
         assert!((found.sum - values().sum::<f64>()).abs() < 1e-5);
         let squares: f64 = values().map(|v| v * v).sum();
@@ -122,7 +91,7 @@ mod tests {
     #[test]
     fn equal_values_share_one_bucket() {
         let found = of(&[&[2.0, 2.0], &[], &[2.0]]).unwrap();
-        assert_eq!((found.limits, found.counts), (vec![2.0], vec![3.0]));
+        assert_eq!((found.bucket_limit, found.bucket), (vec![2.0], vec![3.0]));
     }
 
     #[test]
@@ -130,10 +99,10 @@ mod tests {
         let found =
             of(&[&[f32::NAN, f32::MAX, f32::INFINITY], &[f32::MIN, 0.0, f32::NEG_INFINITY]])
                 .unwrap();
-        assert_eq!(found.counts.iter().sum::<f64>(), 3.0);
+        assert_eq!(found.bucket.iter().sum::<f64>(), 3.0);
         let numbers = [found.min, found.max, found.sum, found.sum_squares];
-        assert!(numbers.iter().chain(&found.limits).all(|v| v.is_finite()));
-        assert_eq!((found.counts[0], found.counts[32], found.counts[63]), (1.0, 1.0, 1.0));
+        assert!(numbers.iter().chain(&found.bucket_limit).all(|v| v.is_finite()));
+        assert_eq!((found.bucket[0], found.bucket[32], found.bucket[63]), (1.0, 1.0, 1.0));
         assert!(of(&[&[f32::NAN], &[]]).is_none() && of(&[]).is_none());
     }
 }

@@ -17,45 +17,20 @@ use tensorboard_proto::types::DataType;
 use super::{metadata_of, summary_of, vector, wall_time};
 use crate::report::plain_text;
 
-/// A hyperparameter's value.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Hparam {
-    /// A bool.
-    Bool(bool),
-    /// A number.
-    Number(f64),
-    /// Any other value.
-    Text(String),
-}
-
-impl From<serde_yaml::Value> for Hparam {
-    fn from(value: serde_yaml::Value) -> Self {
-        match value {
-            serde_yaml::Value::Bool(value) => Self::Bool(value),
-            serde_yaml::Value::Number(number) => match number.as_f64() {
-                Some(number) => Self::Number(number),
-                None => Self::Text(number.to_string()),
-            },
-            other => Self::Text(plain_text(&other)),
-        }
+/// Converts a config's value: a bool and a number stay one, any other value becomes text.
+fn proto_value(value: &serde_yaml::Value) -> Value {
+    let mut proto = Value::new();
+    match (value.as_bool(), value.as_f64()) {
+        (Some(yes), _) => proto.set_bool_value(yes),
+        (_, Some(number)) => proto.set_number_value(number),
+        _ => proto.set_string_value(plain_text(value)),
     }
-}
-
-impl Hparam {
-    fn value(&self) -> Value {
-        let mut value = Value::new();
-        match self {
-            Self::Bool(yes) => value.set_bool_value(*yes),
-            Self::Number(number) => value.set_number_value(*number),
-            Self::Text(text) => value.set_string_value(text.clone()),
-        }
-        value
-    }
+    proto
 }
 
 /// Returns the summary of the start of a run. Without a group name, every run has its own row.
-pub(super) fn session_start(hparams: &[(String, Hparam)]) -> ProtobufResult<Summary> {
-    let values = hparams.iter().map(|(name, value)| (name.clone(), value.value()));
+pub(super) fn session_start(hparams: &[(String, serde_yaml::Value)]) -> ProtobufResult<Summary> {
+    let values = hparams.iter().map(|(name, value)| (name.clone(), proto_value(value)));
     let mut start = SessionStartInfo::new();
     start.set_hparams(values.collect::<HashMap<_, _>>());
     start.set_start_time_secs(wall_time());

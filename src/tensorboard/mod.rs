@@ -27,8 +27,7 @@ use tensorboard_proto::types::DataType;
 use tensorboard_rs::record_writer::RecordWriter;
 use tensorboard_rs::summary;
 
-use self::histogram::Histogram;
-pub use self::hparams::Hparam;
+use self::histogram::histogram;
 
 /// A callback for warnings about what is missing in TensorBoard, and why.
 pub type Warn = Rc<dyn Fn(&str)>;
@@ -53,9 +52,6 @@ impl TensorBoard {
     /// Starts a new event file in `dir`, which is created if necessary; warnings go to `warn`.
     /// Existing event files are kept, and TensorBoard shows all of them as one run: a resumed run
     /// calls this with the same folder, then [`restart`](Self::restart).
-    ///
-    /// # Errors
-    /// Returns an error if the folder or the file cannot be created.
     pub fn create(dir: &Path, warn: Warn) -> Result<Self> {
         let cannot = || format!("cannot write TensorBoard events in {}", dir.display());
         fs::create_dir_all(dir).with_context(cannot)?;
@@ -72,12 +68,10 @@ impl TensorBoard {
         })
     }
 
-    /// Returns a writer that writes nothing.
     pub fn off() -> Self {
         Self { records: None, path: PathBuf::new(), warn: Rc::new(|_| {}) }
     }
 
-    /// Returns whether events are written.
     pub fn is_on(&self) -> bool {
         self.records.is_some()
     }
@@ -89,7 +83,13 @@ impl TensorBoard {
 
     /// Adds a text, which TensorBoard shows as Markdown.
     pub fn text(&mut self, tag: &str, step: u64, text: &str) {
-        self.add(summary_event(step, text_summary(tag, text)));
+        let mut tensor = vector(DataType::DT_STRING, 1);
+        tensor.set_string_val(RepeatedField::from_vec(vec![text.as_bytes().to_vec()]));
+        let summary = summary_of(tag, |value| {
+            value.set_metadata(metadata_of("text", Vec::new()));
+            value.set_tensor(tensor);
+        });
+        self.add(summary_event(step, summary));
     }
 
     /// Adds an image. An image that cannot be encoded, such as an empty one, is skipped with a
@@ -102,12 +102,12 @@ impl TensorBoard {
     /// to the largest finite value. Values that are not finite are skipped; without a finite value
     /// there is no histogram.
     pub fn histogram(&mut self, tag: &str, step: u64, tensors: &[Tensor]) {
-        let made = || Ok(Histogram::of(tensors)?.map(|histogram| histogram.summary(tag)));
-        self.add_summary(tag, step, made);
+        let of = |found| summary_of(tag, |value| value.set_histo(found));
+        self.add_summary(tag, step, || Ok(histogram(tensors)?.map(of)));
     }
 
     /// Logs the start of the run and its hyperparameters, for the HPARAMS tab.
-    pub fn session_start(&mut self, hparams: &[(String, Hparam)]) {
+    pub fn session_start(&mut self, hparams: &[(String, serde_yaml::Value)]) {
         self.add_summary("hparams", 0, || Ok(Some(hparams::session_start(hparams)?)));
     }
 
@@ -127,7 +127,6 @@ impl TensorBoard {
         self.add(event);
     }
 
-    /// Writes all buffered events.
     pub fn flush(&mut self) {
         if let Some(records) = &mut self.records {
             let flushed = records.flush();
@@ -162,7 +161,6 @@ impl TensorBoard {
         }
     }
 
-    /// Warns that something is missing.
     fn missing(&self, tag: &str, error: &Error) {
         (self.warn)(&format!("{tag} is missing in TensorBoard: {error:#}"));
     }
@@ -222,17 +220,6 @@ fn summary_event(step: u64, summary: Summary) -> Event {
     event
 }
 
-/// Returns a string tensor with one element for TensorBoard's text plugin.
-fn text_summary(tag: &str, text: &str) -> Summary {
-    let mut tensor = vector(DataType::DT_STRING, 1);
-    tensor.set_string_val(RepeatedField::from_vec(vec![text.as_bytes().to_vec()]));
-    summary_of(tag, |value| {
-        value.set_metadata(metadata_of("text", Vec::new()));
-        value.set_tensor(tensor);
-    })
-}
-
-/// Returns a tensor of one dimension without its elements.
 fn vector(dtype: DataType, len: i64) -> TensorProto {
     let mut dim = TensorShapeProto_Dim::new();
     dim.set_size(len);

@@ -76,18 +76,15 @@ fn draw_axes(canvas: &mut RgbImage, axis: Axis) {
     }
 }
 
-fn draw_point(canvas: &mut RgbImage, x: u32, y: u32, radius: i64) {
+fn draw_point(canvas: &mut RgbImage, x: u32, y: u32, radius: i32) {
     for dy in -radius..=radius {
         for dx in -radius..=radius {
             if dx * dx + dy * dy > radius * radius + 1 {
                 continue;
             }
-            let (Ok(x), Ok(y)) =
-                (u32::try_from(i64::from(x) + dx), u32::try_from(i64::from(y) + dy))
-            else {
-                continue;
-            };
-            if let Some(pixel) = canvas.get_pixel_mut_checked(x, y) {
+            if let Some(pixel) = x.checked_add_signed(dx).zip(y.checked_add_signed(dy))
+                && let Some(pixel) = canvas.get_pixel_mut_checked(pixel.0, pixel.1)
+            {
                 for (value, ink) in pixel.0.iter_mut().zip(POINT.0) {
                     let (from, to) = (f32::from(*value), f32::from(ink));
                     *value = (from * (1.0 - OPACITY) + to * OPACITY).round() as u8;

@@ -107,9 +107,9 @@ fn hyperparameters_and_the_end_are_in_the_metadata_of_two_summaries() {
     let dir = tempfile::tempdir().unwrap();
     let mut board = TensorBoard::create(dir.path(), silent()).unwrap();
     let hparams = [
-        ("train.lr".to_string(), Hparam::Number(0.5)),
-        ("train.loss".to_string(), Hparam::Text("mse".into())),
-        ("train.nesterov".to_string(), Hparam::Bool(true)),
+        ("train.lr".to_string(), 0.5.into()),
+        ("train.loss".to_string(), "mse".into()),
+        ("train.nesterov".to_string(), true.into()),
     ];
     board.session_start(&hparams);
     board.session_end(9);

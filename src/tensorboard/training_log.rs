@@ -4,13 +4,11 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::rc::Rc;
 
-use anyhow::Result;
 use tch::{Kind, Tensor};
 
 use super::scatter::scatter;
 use super::validation_maps::ValidationMaps;
-use super::{Hparam, TensorBoard, Warn};
-use crate::config::Config;
+use super::{TensorBoard, Warn};
 use crate::data::{HostBatch, preview};
 use crate::eval::metrics::{Metric, Metrics};
 use crate::models::BeautyNet;
@@ -60,52 +58,39 @@ impl TrainingLog {
         for metric in Metric::ALL {
             let value = metric.of(metrics);
             if value.is_finite() {
-                let tag = format!("{split}/{}", metric.name());
-                self.board.scalar(&tag, self.steps, value);
+                self.board.scalar(&format!("{split}/{}", metric.name()), self.steps, value);
             }
         }
     }
 
     /// Logs weights and gradients by module.
-    fn histograms(&mut self, net: &BeautyNet) -> Result<()> {
-        let mut weights: BTreeMap<String, Vec<Tensor>> = BTreeMap::new();
-        let mut gradients: BTreeMap<String, Vec<Tensor>> = BTreeMap::new();
+    fn histograms(&mut self, net: &BeautyNet) {
+        let (mut weights, mut gradients) = (BTreeMap::new(), BTreeMap::<_, Vec<Tensor>>::new());
         for (name, parameter) in net.parameters() {
             // The scale of the scores and the bins of a label distribution are not trained.
             if parameter.kind() != Kind::Float || name.starts_with("head.score_") {
                 continue;
             }
-            let module = module_of(&name);
+            let module = module_of(&name).to_string();
             let gradient = parameter.grad();
             if gradient.defined() {
-                let list = gradients.entry(module.to_string()).or_default();
-                list.push(gradient);
+                gradients.entry(module.clone()).or_default().push(gradient);
             }
-            let list = weights.entry(module.to_string()).or_default();
-            list.push(parameter);
+            weights.entry(module).or_insert_with(Vec::new).push(parameter);
         }
         for (kind, by_module) in [("weights", weights), ("gradients", gradients)] {
             for (module, tensors) in by_module {
-                let tag = format!("{kind}/{module}");
-                self.board.histogram(&tag, self.steps, &tensors);
+                self.board.histogram(&format!("{kind}/{module}"), self.steps, &tensors);
             }
         }
-        Ok(())
     }
-}
-
-/// Returns the config's keys that may affect the result, with their values.
-fn hyperparameters(config: &Config) -> Result<Vec<(String, Hparam)>> {
-    let keys = flat_keys(config)?.into_iter();
-    let compared = keys.filter(|(key, _)| !NOT_COMPARED.contains(&key.as_str()));
-    Ok(compared.map(|(key, value)| (key, Hparam::from(value))).collect())
 }
 
 impl Observer for TrainingLog {
     fn start(&mut self, start: &Start) {
         self.board = TensorBoard::create_or_warn(&self.folder, Rc::clone(&self.warn));
         self.steps = start.steps_done;
-        self.maps = (start.config.train.explain_every).map(ValidationMaps::every);
+        self.maps = (start.config.train.explain_every).map(|every| ValidationMaps { every });
         if start.resumed {
             // The interrupted run may have logged steps after its last checkpoint.
             self.board.restart(self.steps + 1);
@@ -114,8 +99,11 @@ impl Observer for TrainingLog {
             if let Ok(yaml) = start.config.to_yaml() {
                 self.board.text("config", 0, &format!("```yaml\n{yaml}```"));
             }
-            match hyperparameters(start.config) {
-                Ok(hparams) => self.board.session_start(&hparams),
+            match flat_keys(start.config) {
+                Ok(mut keys) => {
+                    keys.retain(|(key, _)| !NOT_COMPARED.contains(&key.as_str()));
+                    self.board.session_start(&keys);
+                }
                 Err(error) => self.board.missing("hparams", &error),
             }
         }
@@ -170,9 +158,7 @@ impl Observer for TrainingLog {
         }
         let image = scatter(after.predictions);
         self.board.image("val/predicted_vs_true", self.steps, &image);
-        if let Err(error) = self.histograms(after.net) {
-            self.board.missing("histograms", &error);
-        }
+        self.histograms(after.net);
         self.board.flush();
     }
 

@@ -12,18 +12,13 @@ use crate::train::Validated;
 /// Number of images that are explained.
 const SHOWN: usize = 4;
 
-/// Logs figures of the same validation images every few epochs, by Grad-CAM at the last blocks.
+/// Logs figures of the same validation images every N-th epoch (never after a failure), by Grad-CAM
+/// at the last blocks.
 pub(super) struct ValidationMaps {
-    /// Number of epochs between figures; 0 after a failure.
-    every: usize,
+    pub every: usize,
 }
 
 impl ValidationMaps {
-    /// Creates a logger for every N-th epoch.
-    pub fn every(epochs: usize) -> Self {
-        Self { every: epochs }
-    }
-
     /// Logs the figures as `explain/1` to `explain/4`, from the lowest score to the highest, if
     /// they are due after this epoch. A failure is a warning, and turns further figures off, so
     /// that training continues.

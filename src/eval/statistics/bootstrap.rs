@@ -42,9 +42,6 @@ pub struct BootstrapDistribution {
 impl Bootstrap {
     /// Resamples the images, for all predictions the same ones: item i of each must be the same
     /// image. Equal numbers of images and an equal seed give the same resamples in another call.
-    ///
-    /// # Errors
-    /// Returns an error if the numbers of images differ.
     pub fn resample(&self, predictions: &[ScoredImages]) -> Result<Vec<BootstrapDistribution>> {
         let n = predictions.first().map_or(0, ScoredImages::len);
         ensure!(
@@ -195,9 +192,6 @@ pub struct MetricsWithCi {
 
 impl MetricsWithCi {
     /// Computes the metrics of predictions and their intervals, which depend on nothing else.
-    ///
-    /// # Errors
-    /// Returns an error if the columns are not equally long.
     pub fn new(predictions: &Predictions) -> Result<Self> {
         let images = ScoredImages::new(&predictions.predictions, &predictions.targets)?;
         let distributions = Bootstrap::default().resample(&[images])?;

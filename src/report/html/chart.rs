@@ -11,7 +11,6 @@ const LEFT: f64 = 50.0;
 const RIGHT: f64 = WIDTH - 16.0;
 const TOP: f64 = 10.0;
 const BOTTOM: f64 = 40.0;
-/// Maximum number of characters of a row's label.
 const LABEL_LENGTH: usize = 56;
 
 /// Dash patterns of the series' lines, which distinguish them in addition to their colors.
@@ -22,7 +21,6 @@ pub fn series_class(index: Option<usize>) -> String {
     format!("s{}", index.unwrap_or(DASHES.len()).min(DASHES.len()))
 }
 
-/// A chart under construction.
 pub struct Chart {
     height: f64,
     left: f64,
@@ -89,7 +87,6 @@ impl Chart {
         self.floor() - self.y.position(value) * (self.floor() - TOP)
     }
 
-    /// Returns the y coordinate of the x axis.
     fn floor(&self) -> f64 {
         self.height - BOTTOM
     }
@@ -149,7 +146,6 @@ impl Chart {
         }
     }
 
-    /// Draws a dot with a tooltip, unless a coordinate is not finite.
     pub fn dot(&mut self, (x, y): (f64, f64), radius: f64, class: &str, title: &str) {
         if x.is_finite() && y.is_finite() {
             self.add(html! {
@@ -170,7 +166,6 @@ impl Chart {
         });
     }
 
-    /// Draws a reference line between two points.
     pub fn reference_line(&mut self, from: (f64, f64), to: (f64, f64)) {
         let (x1, y1, x2, y2) = (self.x(from.0), self.y(from.1), self.x(to.0), self.y(to.1));
         self.add(html! {
@@ -178,7 +173,6 @@ impl Chart {
         });
     }
 
-    /// Writes the label of a row above its line.
     pub fn row_label(&mut self, row: f64, label: &str) {
         let shown: String = if label.chars().count() > LABEL_LENGTH {
             label.chars().take(LABEL_LENGTH - 1).chain(['…']).collect()
@@ -190,7 +184,6 @@ impl Chart {
         });
     }
 
-    /// Returns the chart as a `figure` element.
     pub fn finish(self) -> Markup {
         html! {
             figure.chart {
@@ -202,7 +195,6 @@ impl Chart {
     }
 }
 
-/// Formats a coordinate.
 fn px(value: f64) -> String {
     format!("{value:.1}")
 }

@@ -12,11 +12,9 @@ use crate::report::axis::Axis;
 use crate::report::breakdown::{Breakdown, Estimate, Subset};
 use crate::run::EpochRecord;
 
-/// Maximum number of models in a chart of intervals.
 const MAX_ROWS: usize = 40;
 /// Maximum number of points of one model; more are thinned out evenly.
 const MAX_POINTS: usize = 1500;
-/// Bins of a histogram.
 const BINS: usize = 25;
 
 /// Returns the models that have colors by their index, the best first; models without results come
@@ -33,12 +31,10 @@ fn colored(report: &RunReport) -> Vec<usize> {
     order
 }
 
-/// Returns the CSS class of a model's color.
 fn class_of(report: &RunReport, ranked: &RankedModel) -> String {
     series_class(colored(report).iter().position(|model| *model == ranked.candidate))
 }
 
-/// Shows which color and dash pattern belongs to which model.
 pub fn legend(report: &RunReport) -> Markup {
     html! {
         ul.legend {
@@ -55,7 +51,6 @@ pub fn legend(report: &RunReport) -> Markup {
     }
 }
 
-/// Arranges charts in a row if there is room.
 pub fn row_of(charts: &[Markup]) -> Markup {
     html! { div.charts { @for chart in charts { (chart) } } }
 }
@@ -65,7 +60,6 @@ fn ends(ci: Option<Interval>) -> [f64; 2] {
     ci.map_or([f64::NAN; 2], <[f64; 2]>::from)
 }
 
-/// Adds an interval to a tooltip.
 fn with_interval(text: String, ci: Option<Interval>) -> String {
     match ci {
         Some(Interval { lo, hi }) => format!("{text} ({lo:.4} to {hi:.4})"),
@@ -73,7 +67,6 @@ fn with_interval(text: String, ci: Option<Interval>) -> String {
     }
 }
 
-/// A row of a chart of intervals.
 struct Row {
     label: String,
     value: f64,

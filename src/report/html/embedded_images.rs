@@ -33,7 +33,6 @@ pub struct EmbeddedImages {
 }
 
 impl EmbeddedImages {
-    /// Returns where the images of a model's split are, by name.
     fn sources(&self, model: &Model, split: Split) -> Result<HashMap<String, Source>> {
         let mut sources = HashMap::new();
         let mut seen = HashSet::new();
@@ -66,7 +65,6 @@ fn file_name(image: &str) -> &str {
     image.rsplit('/').next().unwrap_or(image)
 }
 
-/// Shows the images with the largest errors of the best models.
 pub fn worst(report: &RunReport, images: &EmbeddedImages) -> Markup {
     html! {
         @for (i, detail) in report.details.iter().take(WORST_MODELS).enumerate() {
@@ -118,7 +116,6 @@ fn worst_of(report: &RunReport, detail: &DetailedModel, images: &EmbeddedImages)
     }
 }
 
-/// Shows the attribution maps of the explained images, model by model.
 pub fn explained(report: &RunReport, images: &EmbeddedImages) -> Markup {
     let mut models: Vec<(&Option<String>, Vec<&ExplainedImage>)> = Vec::new();
     for explained in &report.explained {

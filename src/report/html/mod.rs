@@ -17,12 +17,10 @@ use crate::eval::metrics::Metric;
 use crate::eval::statistics::Interval;
 
 const STYLE: &str = include_str!("style.css");
-/// Maximum number of configs that the page lists.
 const MAX_CONFIGS: usize = 40;
 /// Models of each leaderboard whose scatter plots are visible at once.
 const OPEN_SCATTERS: usize = 2;
 
-/// A section of the page.
 struct Section {
     id: &'static str,
     title: &'static str,
@@ -31,9 +29,6 @@ struct Section {
 
 impl RunReport {
     /// Renders the page.
-    ///
-    /// # Errors
-    /// Returns an error if a config cannot be written as YAML.
     pub fn to_html(&self, images: &EmbeddedImages) -> Result<String> {
         let sections = self.sections(&self.tables()?, images)?;
         let page = html! {
@@ -105,7 +100,6 @@ impl RunReport {
         }
     }
 
-    /// Returns the sections that have a content.
     fn sections(&self, tables: &[Table], images: &EmbeddedImages) -> Result<Vec<Section>> {
         let titled = |name| html! { @for table in named(tables, name) { (with_title(table)) } };
         let folded = |name| html! { @for table in named(tables, name) { (fold(table)) } };
@@ -212,7 +206,6 @@ impl RunReport {
     }
 }
 
-/// States how many of the other models differ significantly from the best.
 fn significance(board: &Leaderboard) -> String {
     let others = board.models.len() - 1;
     let significant = (1..board.models.len()).filter(|&place| {

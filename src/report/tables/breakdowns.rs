@@ -48,14 +48,12 @@ fn table<'a>(
     })
 }
 
-/// The detailed models' errors by sex, by ethnicity and by group.
 pub fn group_tables(report: &RunReport, at: usize) -> Vec<Table> {
     let by = ["sex", "ethnicity", "group"].into_iter();
     by.filter_map(|by| table(report, at, by, |detail| detail.groups.iter().find(|g| g.by == by)))
         .collect()
 }
 
-/// The detailed models' errors by score range.
 pub fn range_table(report: &RunReport, at: usize) -> Option<Table> {
     table(report, at, "score range", |detail| Some(&detail.scores))
 }

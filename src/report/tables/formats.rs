@@ -5,7 +5,6 @@ use maud::{Markup, html};
 
 use super::{Cell, Table};
 
-/// What a LaTeX document needs for the tables.
 pub const LATEX_PREAMBLE: &str = "\
 % \\usepackage[T1]{fontenc} and \\usepackage{booktabs,graphicx} in the preamble; \
 then \\input{this file}, or copy a table.\n";
@@ -37,7 +36,6 @@ impl Cell {
         }
     }
 
-    /// Formats the ends of the interval.
     fn interval(&self) -> Option<(String, String)> {
         match self {
             Cell::Metric { ci: Some(ci), .. } => {
@@ -47,7 +45,6 @@ impl Cell {
         }
     }
 
-    /// Formats the standard deviation over seeds.
     fn sd(&self) -> Option<String> {
         match self {
             Cell::Metric { sd: Some(sd), .. } => Some(format!("{sd:.4}")),
@@ -126,9 +123,6 @@ impl Table {
     /// Writes a CSV file with all digits. A metric's column is followed by the ends of its
     /// interval, `_lo` and `_hi`, and by its standard deviation over seeds, `_sd_over_seeds`, if
     /// any row has one. Undefined values are empty.
-    ///
-    /// # Errors
-    /// Returns an error if memory runs out.
     pub fn to_csv(&self) -> Result<Vec<u8>> {
         let any =
             |column: usize, test: fn(&Cell) -> bool| self.rows.iter().any(|row| test(&row[column]));

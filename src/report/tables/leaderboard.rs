@@ -5,7 +5,6 @@ use crate::eval::comparison::{Leaderboard, RankedModel};
 use crate::eval::metrics::{Metric, Metrics};
 use crate::report::assemble::RunReport;
 
-/// Returns whether one value of a metric is better than another.
 fn better(metric: Metric, a: f64, b: f64) -> bool {
     match metric {
         Metric::Pc | Metric::Srcc => a > b,
@@ -184,7 +183,6 @@ pub fn differences_to_best(report: &RunReport, at: usize) -> Table {
     }
 }
 
-/// All pairs of models with their differences.
 pub fn comparisons(report: &RunReport, at: usize) -> Table {
     let board = &report.leaderboards[at];
     let rows = board.comparisons.iter().map(|comparison| {

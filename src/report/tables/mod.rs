@@ -19,48 +19,34 @@ use crate::eval::statistics::Interval;
 /// Tables of model pairs with more rows are only written as CSV.
 const MAX_PAIRS: usize = 120;
 
-/// The content of a cell.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Cell {
-    /// Text.
     Text(String),
-    /// An integer.
     Count(i64),
     /// A number, shown in units of `per`, such as 1e6.
     Number {
-        /// `None` if it is not defined.
         value: Option<f64>,
-        /// The unit in which it is shown.
         per: f64,
-        /// Number of decimals.
         digits: usize,
     },
     /// A metric, shown with four decimals.
     Metric {
-        /// `None` if it is not defined.
         value: Option<f64>,
-        /// 95 % interval over images.
         ci: Option<Interval>,
-        /// Standard deviation over seeds.
         sd: Option<f64>,
-        /// Whether it is the best of its column.
         best: bool,
         /// Whether it is a difference, which is shown with its sign.
         signed: bool,
     },
-    /// A p-value.
     P(Option<f64>),
-    /// Nothing.
     Empty,
 }
 
 impl Cell {
-    /// Creates a cell with a text.
     pub fn text(text: impl Into<String>) -> Self {
         Self::Text(text.into())
     }
 
-    /// Creates a cell with a metric and its interval.
     pub fn metric(value: Option<f64>, ci: Option<Interval>) -> Self {
         Self::Metric { value, ci, sd: None, best: false, signed: false }
     }
@@ -70,7 +56,6 @@ impl Cell {
         Self::Metric { value, ci, sd: None, best: false, signed: true }
     }
 
-    /// Creates a cell with a number in its own unit.
     pub fn number(value: Option<f64>, digits: usize) -> Self {
         Self::Number { value, per: 1.0, digits }
     }
@@ -81,19 +66,16 @@ impl Cell {
     }
 }
 
-/// A column.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Column {
     /// Its name in CSV.
     pub key: String,
-    /// Its title.
     pub title: String,
     /// Whether it holds text, which is aligned to the left.
     pub text: bool,
 }
 
 impl Column {
-    /// Creates a column of text.
     pub fn text(key: &str, title: &str) -> Self {
         Self { key: key.to_string(), title: title.to_string(), text: true }
     }
@@ -103,20 +85,16 @@ impl Column {
         Self::text(key, key)
     }
 
-    /// Creates a column of numbers.
     pub fn numbers(key: &str, title: &str) -> Self {
         Self { key: key.to_string(), title: title.to_string(), text: false }
     }
 }
 
-/// A table.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Table {
     /// Its name in file names and LaTeX labels.
     pub key: String,
-    /// Its title.
     pub title: String,
-    /// Its columns.
     pub columns: Vec<Column>,
     /// Its rows, each with a cell for every column.
     pub rows: Vec<Vec<Cell>>,
@@ -133,9 +111,6 @@ impl Table {
 
 impl RunReport {
     /// Returns all tables in order.
-    ///
-    /// # Errors
-    /// Returns an error if a config cannot be written as YAML.
     pub fn tables(&self) -> Result<Vec<Table>> {
         let mut tables = Vec::new();
         for at in 0..self.leaderboards.len() {

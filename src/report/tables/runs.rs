@@ -56,9 +56,6 @@ pub fn maps_table(report: &RunReport) -> Option<Table> {
 
 /// The config keys in which models differ, as rows or columns, whichever are fewer; `None` if they
 /// do not differ.
-///
-/// # Errors
-/// Returns an error if a config cannot be written as YAML.
 pub fn config_table(report: &RunReport) -> Result<Option<Table>> {
     let configs: Vec<&Config> = report.models.iter().map(|model| &model.config).collect();
     let different = differences(&configs)?;
