@@ -7,10 +7,11 @@ use anyhow::Result;
 use serde_json::json;
 
 use super::console::{Console, ConsoleArgs};
-use super::output::{interval, metric, print, print_json, table};
+use super::output::{interval, metric, print_result, table};
 use super::train::observers;
 use crate::config::Config;
 use crate::eval::metrics::Metric;
+use crate::eval::statistics::MetricsWithCi;
 use crate::sweep::cross_validation::CrossValidation;
 use crate::sweep::{Folds, cross_validate};
 use crate::train::Stop;
@@ -50,11 +51,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     let console = Console::from(args.console);
     let mut observers = |config: &Config, run: &Path| observers(config, run, &console);
     let result = cross_validate(&config, folds, &root, &Stop::on_signals()?, &mut observers)?;
-    if args.json {
-        print_json(&result)?
-    } else {
-        print(&as_table(&result))?
-    }
+    print_result(args.json, &result, || as_table(&result))?;
     console.tell(&format!("predictions and metrics of all folds: {}", root.display()));
     let end = json!({
         "status": "finished",
@@ -71,26 +68,21 @@ pub fn run(args: &Args) -> Result<ExitCode> {
 /// Formats a row for each fold, then their mean, their standard deviation, and the metrics of the
 /// pooled predictions.
 fn as_table(result: &CrossValidation) -> String {
-    let row = |name: &str, n: String, value: &dyn Fn(Metric) -> String| {
-        let mut row = vec![name.to_string(), n];
-        row.extend(Metric::ALL.map(value));
-        row
+    let row = |name: &str, n: String, value: &dyn Fn(Metric) -> f64| {
+        [name.to_string(), n].into_iter().chain(Metric::ALL.map(|of| metric(value(of)))).collect()
     };
-    let mut rows: Vec<Vec<String>> = result
-        .folds
-        .iter()
-        .map(|fold| {
-            let metrics = &fold.test.metrics;
-            row(&fold.fold, metrics.n.to_string(), &|of| metric(of.of(metrics)))
-        })
-        .collect();
+    let measured = |name: &str, of: &MetricsWithCi| {
+        row(name, of.metrics.n.to_string(), &|metric| metric.of(&of.metrics))
+    };
+    let folds = result.folds.iter().map(|fold| measured(&fold.fold, &fold.test));
+    let mut rows: Vec<Vec<String>> = folds.collect();
     for (name, values) in [("mean", &result.mean), ("sd", &result.sd)] {
         let value = |of: Metric| values.get(&of).copied().flatten().unwrap_or(f64::NAN);
-        rows.push(row(name, String::new(), &|of| metric(value(of))));
+        rows.push(row(name, String::new(), &value));
     }
     let pooled = &result.pooled;
-    rows.push(row("pooled", pooled.metrics.n.to_string(), &|of| metric(of.of(&pooled.metrics))));
-    let mut text = table(&["fold", "n", "PC", "MAE", "RMSE", "SRCC"], &rows);
+    rows.push(measured("pooled", pooled));
+    let mut text = table(&["fold", "n", "PC", "MAE", "RMSE", "SRCC"], rows);
     text += "95 % intervals of the pooled metrics:";
     for of in Metric::ALL {
         text += &format!("  {} {}", of.name().to_uppercase(), interval(pooled.interval(of)));

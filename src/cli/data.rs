@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 
 use super::output::{print, print_json, say};
+use super::parse_split;
 use crate::config::Config;
 use crate::data::{self, ImageDataset, Split, check, preview};
 
@@ -59,10 +60,6 @@ pub struct PreviewArgs {
     /// Also render each augmentation alone, on synthetic faces, as images in this folder
     #[arg(long, value_name = "DIR")]
     gallery: Option<PathBuf>,
-}
-
-fn parse_split(text: &str) -> Result<Split, String> {
-    text.parse().map_err(|error| format!("{error:#}"))
 }
 
 /// The output format of a check.

@@ -6,8 +6,8 @@ use anyhow::Result;
 use serde_json::json;
 use tch::{Cuda, Device};
 
-use super::output::{print, print_json, table};
-use crate::ops::self_test::{Check, self_test};
+use super::output::{print_result, table};
+use crate::ops::self_test::self_test;
 use crate::ops::{self, Path};
 
 /// Show versions and devices, and test the kernels on this machine
@@ -29,42 +29,26 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     let passed = checks.iter().all(|check| check.passed);
     let libtorch = ops::libtorch_version();
     let threads = tch::get_num_threads();
-    if args.json {
-        print_json(&json!({
-            "version": env!("CARGO_PKG_VERSION"), "libtorch": libtorch, "threads": threads,
-            "gpus": gpus, "path": Path::best(), "checks": checks, "passed": passed,
-        }))?;
-    } else {
-        let facts = [
-            ("vmbeauty", env!("CARGO_PKG_VERSION").to_string()),
-            ("libtorch", libtorch),
-            ("threads", threads.to_string()),
-            ("GPUs", gpus.to_string()),
-            ("kernels", Path::best()),
-        ];
-        let lines: Vec<String> =
-            facts.iter().map(|(name, value)| format!("{name:<9} {value}\n")).collect();
-        print(&format!("{}\n{}", lines.concat(), checks_table(&checks)))?;
-        print(if passed {
-            "\nall kernels passed\n"
+    let (version, path) = (env!("CARGO_PKG_VERSION"), Path::best());
+    let json = json!({
+        "version": version, "libtorch": libtorch, "threads": threads, "gpus": gpus, "path": path,
+        "checks": checks, "passed": passed,
+    });
+    print_result(args.json, &json, || {
+        let rows = checks.iter().map(|check| {
+            let passed = if check.passed { "ok" } else { "WRONG" }.to_string();
+            [check.op.to_string(), check.path.clone(), format!("{:.1e}", check.error), passed]
+        });
+        let checks = table(&["operator, forward and backward", "path", "error", ""], rows);
+        let result = if passed {
+            "all kernels passed"
         } else {
-            "\nA KERNEL IS WRONG on this machine: do not trust its results\n"
-        })?;
-    }
+            "A KERNEL IS WRONG on this machine: do not trust its results"
+        };
+        format!(
+            "vmbeauty  {version}\nlibtorch  {libtorch}\nthreads   {threads}\nGPUs      {gpus}\n\
+             kernels   {path}\n\n{checks}\n{result}\n"
+        )
+    })?;
     Ok(ExitCode::from(u8::from(!passed)))
-}
-
-fn checks_table(checks: &[Check]) -> String {
-    let rows: Vec<Vec<String>> = checks
-        .iter()
-        .map(|check| {
-            vec![
-                check.op.to_string(),
-                check.path.clone(),
-                format!("{:.1e}", check.error),
-                if check.passed { "ok" } else { "WRONG" }.to_string(),
-            ]
-        })
-        .collect();
-    table(&["operator, forward and backward", "path", "error", ""], &rows)
 }

@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use serde::Serialize;
 
-use super::output::{interval, metric, print, print_json, say, table};
+use super::output::{interval, metric, print_result, say, table};
 use crate::data::{self, ImageDataset, LoaderOptions, Split};
 use crate::eval::evaluate::predict;
 use crate::eval::metrics::Metric;
@@ -55,29 +55,20 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     if let Some(file) = &args.predictions {
         predictions.write(file)?;
     }
-    if !skipped.is_empty() {
-        say(&format!(
-            "{} rows of the split were skipped: `vmbeauty data check` lists them",
-            skipped.len()
-        ));
+    let (split, skipped) = (args.split.name(), skipped.len());
+    if skipped > 0 {
+        say(&format!("{skipped} rows of the split were skipped: `vmbeauty data check` lists them"));
     }
-    if args.json {
-        print_json(&Evaluation {
-            run: &args.run,
-            weights: &run.weights,
-            split: args.split.name(),
-            skipped: skipped.len(),
-            metrics,
-        })?;
-    } else {
-        let row = |which: Metric| {
-            let (value, ci) = (which.of(&metrics.metrics), metrics.interval(which));
-            vec![which.name().to_uppercase(), metric(value), interval(ci)]
-        };
-        let header = [args.split.name(), "", "95 % interval"];
-        let text = table(&header, &Metric::ALL.map(row));
-        print(&format!("{text}{} images\n", metrics.metrics.n))?;
-    }
+    let row = |which: Metric| {
+        let (value, ci) = (which.of(&metrics.metrics), metrics.interval(which));
+        [which.name().to_uppercase(), metric(value), interval(ci)]
+    };
+    let text = || {
+        let text = table(&[split, "", "95 % interval"], Metric::ALL.map(row));
+        format!("{text}{} images\n", metrics.metrics.n)
+    };
+    let (run, weights) = (&args.run, &run.weights);
+    print_result(args.json, &Evaluation { run, weights, split, skipped, metrics }, text)?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -8,7 +8,8 @@ use anyhow::{Context, Result, ensure};
 use serde_json::json;
 
 use super::features::read_input;
-use super::output::{interval, metric, print, print_json, say, table};
+use super::output::{interval, metric, print_json, print_result, say, table};
+use super::parse_split;
 use super::predict::image_files;
 use crate::config::Cache;
 use crate::data::preview::save;
@@ -67,10 +68,6 @@ pub struct Args {
     /// Print one JSON object: scores, branch weights and figure files, or metrics
     #[arg(long)]
     json: bool,
-}
-
-fn parse_split(text: &str) -> Result<Split, String> {
-    text.parse().map_err(|error| format!("{error:#}"))
 }
 
 /// Runs the subcommand. The exit code is 1 if an image could not be read; the others are explained.
@@ -154,11 +151,7 @@ fn evaluate_split(
             save(&draw_figure(figure), &folder.join(format!("sanity_{}.png", at + 1)))?;
         }
     }
-    if args.json {
-        print_json(&metrics)?
-    } else {
-        print(&as_table(&metrics))?
-    }
+    print_result(args.json, &metrics, || as_table(&metrics))?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -191,5 +184,5 @@ fn as_table(metrics: &MapMetrics) -> String {
             rows.push(row(of("SSIM"), &map.ssim));
         }
     }
-    table(&[metrics.method.as_str(), "mean", "95 % interval", "images"], &rows)
+    table(&[metrics.method.as_str(), "mean", "95 % interval", "images"], rows)
 }

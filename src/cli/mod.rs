@@ -28,6 +28,7 @@ use clap::{Parser, Subcommand};
 
 use self::console::{Console, ConsoleArgs};
 use crate::config::ConfigError;
+use crate::data::Split;
 use crate::train::{Ranks, Stopped};
 
 /// Train VM-BeautyNet: a Vision Transformer and a Vision Mamba that predict how people rate the
@@ -86,8 +87,7 @@ pub fn main() -> ExitCode {
     // error like any other.
     std::panic::set_hook(Box::new(|_| {}));
     let console = cli.command.console();
-    let result = catch_unwind(AssertUnwindSafe(|| run(cli)));
-    match result {
+    match catch_unwind(AssertUnwindSafe(|| run(cli))) {
         Ok(Ok(code)) => code,
         Ok(Err(error)) => ended_with(&error, &console),
         Err(panic) => console.end_with("failed", &panic_message(&*panic), 1),
@@ -121,6 +121,10 @@ fn run(cli: Cli) -> Result<ExitCode> {
         Command::Doctor(args) => doctor::run(&args),
         Command::Completions(args) => complete::run(&args),
     }
+}
+
+fn parse_split(text: &str) -> Result<Split, String> {
+    text.parse().map_err(|error| format!("{error:#}"))
 }
 
 /// Says why, and returns the exit code.

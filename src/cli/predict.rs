@@ -110,7 +110,7 @@ fn cells(
 
 fn as_table(predictions: &Predictions) -> String {
     let (header, rows) = cells(predictions, |number| format!("{number:.3}"));
-    table(&header, &rows)
+    table(&header, rows)
 }
 
 fn as_csv(predictions: &Predictions) -> Result<String> {

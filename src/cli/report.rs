@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 
-use super::output::{print, print_json, say};
+use super::output::{print_result, say};
 use crate::data::Split;
 use crate::report::{EmbeddedImages, ReportOptions, RunReport, check_name, write};
 
@@ -58,13 +58,10 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     for note in &report.notes {
         say(&format!("note: {note}"));
     }
-    if args.json {
-        print_json(&report.to_json(&files))?;
-    } else {
-        let unfinished = report.runs.iter().filter(|run| run.summary().is_none()).count();
-        let runs = report.runs.len();
-        print(&format!("{}{runs} runs, {unfinished} not finished\n", report.to_text()))?;
-    }
+    let unfinished = report.runs.iter().filter(|run| run.summary().is_none()).count();
+    print_result(args.json, &report.to_json(&files), || {
+        format!("{}{} runs, {unfinished} not finished\n", report.to_text(), report.runs.len())
+    })?;
     let files: Vec<String> = files.iter().map(|file| file.display().to_string()).collect();
     say(&format!("wrote {}", files.join(", ")));
     Ok(ExitCode::SUCCESS)

@@ -45,24 +45,18 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         }))?;
         return Ok(ExitCode::SUCCESS);
     }
-    let row = |name: &str, counts: [i64; 3]| {
-        std::iter::once(name.to_string()).chain(counts.map(thousands)).collect::<Vec<_>>()
+    let row = |name: &str, [a, b, c]: [i64; 3]| {
+        [name.to_string(), thousands(a), thousands(b), thousands(c)]
     };
-    let mut rows: Vec<_> = summary
-        .layers
-        .iter()
-        .map(|layer| {
-            let counts = [layer.parameters, layer.multiply_adds, layer.activation_bytes];
-            row(&layer.name, counts)
-        })
-        .collect();
+    let layers = summary.layers.iter().map(|layer| {
+        row(&layer.name, [layer.parameters, layer.multiply_adds, layer.activation_bytes])
+    });
     let total = [summary.parameters, summary.multiply_adds, summary.activation_bytes];
-    rows.push(row("total", total));
     let header = ["layer", "parameters", "multiply-adds per image", "activation bytes per image"];
     print(&format!(
         "{}{} FLOPs per image forward; a training step of {} images keeps {:.1} MiB of activations \
          (float32)\n",
-        table(&header, &rows),
+        table(&header, layers.chain([row("total", total)])),
         thousands(2 * summary.multiply_adds),
         summary.batch_size,
         batch_bytes as f64 / f64::from(1 << 20),

@@ -67,8 +67,7 @@ impl RunReport {
         let runs = find(&options.folders)?;
         let finished = runs.iter().filter_map(FoundRun::summary);
         let split = options.split.unwrap_or_else(|| default_split(finished));
-        let grouped = group(&runs, split)?;
-        let (models, mut notes) = (grouped.models, grouped.notes);
+        let (models, mut notes) = group(&runs, split)?;
         let ranked = leaderboards(&models, split)?;
         notes.extend(ranked.notes);
         let leaderboards = ranked.boards;

@@ -35,18 +35,12 @@ impl Model {
     }
 }
 
-#[derive(Debug, Clone, Default)]
-pub struct Grouped {
-    pub models: Vec<Model>,
-    pub notes: Vec<String>,
-}
-
 /// Groups runs that differ only in seed and fold, or in keys that do not affect the result: name,
 /// device, paths, workers. A second run of the same seed and fold is skipped if it is a copy, and
-/// starts another model otherwise. Runs without a config belong to no model.
-pub fn group(runs: &[FoundRun], split: Split) -> Result<Grouped> {
-    let Grouped { mut models, mut notes } = Grouped::default();
-    let mut all_keys = Vec::new();
+/// starts another model otherwise. Runs without a config belong to no model. Returns the models in
+/// the order of their first runs, and notes on skipped runs.
+pub fn group(runs: &[FoundRun], split: Split) -> Result<(Vec<Model>, Vec<String>)> {
+    let (mut models, mut notes, mut all_keys) = (Vec::new(), Vec::new(), Vec::new());
     for run in runs {
         let Some(config) = &run.config else { continue };
         let keys = model_keys(config)?;
@@ -61,7 +55,7 @@ pub fn group(runs: &[FoundRun], split: Split) -> Result<Grouped> {
         }
     }
     set_unique_names(&mut models);
-    Ok(Grouped { models, notes })
+    Ok((models, notes))
 }
 
 /// Adds a run to a model with the same config; returns whether the model may have it: a run of the
@@ -89,20 +83,17 @@ fn add(model: &mut Model, run: &FoundRun, split: Split, notes: &mut Vec<String>)
 fn is_copy(a: &FoundRun, b: &FoundRun, split: Split) -> Result<bool> {
     let read = |run: &FoundRun| {
         let path = RunDir::predictions_in(&run.folder, split);
-        if path.exists() {
-            fs::read(&path).with_context(|| format!("cannot read {}", path.display()))
-        } else {
-            Ok(Vec::new())
+        if !path.exists() {
+            return Ok(Vec::new());
         }
+        fs::read(&path).with_context(|| format!("cannot read {}", path.display()))
     };
     Ok(read(a)? == read(b)?)
 }
 
 fn slot(run: &FoundRun) -> (u64, Option<String>) {
-    let Some(config) = &run.config else {
-        return (0, None);
-    };
-    (config.seed, fold_of(config).map(str::to_string))
+    let fold = |config: &Config| (config.seed, fold_of(config).map(str::to_string));
+    run.config.as_ref().map_or((0, None), fold)
 }
 
 /// Returns the model's name according to the run's folder: the point of a sweep, the folder of a
@@ -138,11 +129,9 @@ fn set_unique_names(models: &mut [Model]) {
     let names: Vec<String> = models.iter().map(|model| model.name.clone()).collect();
     for (at, model) in models.iter_mut().enumerate() {
         if names.iter().filter(|name| **name == names[at]).count() > 1 {
-            let source = &model.runs[0].source;
-            let source = match model.runs[0].kind {
-                SourceKind::Run => source.parent().unwrap_or(source),
-                SourceKind::Sweep | SourceKind::Folder => source,
-            };
+            let FoundRun { kind, source, .. } = &model.runs[0];
+            let parent = source.parent().filter(|_| *kind == SourceKind::Run);
+            let source = parent.unwrap_or(source);
             let front = folder_name(source);
             if !front.is_empty() && front != names[at] {
                 model.name = format!("{front}: {}", names[at]);

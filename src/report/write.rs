@@ -61,6 +61,5 @@ fn markdown(report: &RunReport, tables: &[Table]) -> String {
 
 fn latex(tables: &[Table]) -> String {
     let short = tables.iter().filter(|table| table.is_short());
-    let tables = short.map(|table| format!("\n{}", table.to_latex()));
-    LATEX_PREAMBLE.to_string() + &tables.collect::<String>()
+    short.fold(LATEX_PREAMBLE.to_string(), |text, table| text + "\n" + &table.to_latex())
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::Result;
 
 use crate::benchmark::data::{DataBenchmark, DataBenchmarkSettings, benchmark_data};
-use crate::cli::output::{print, print_json, say, table};
+use crate::cli::output::{print_result, say, table};
 use crate::config::{Config, DataConfig};
 
 /// Time decoding, augmenting and batching of generated JPEGs (224 and 1024 pixels), and optionally
@@ -57,31 +57,23 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         memory_images: args.memory_images,
     };
     let report = benchmark_data(&settings, say)?;
-    if args.json {
-        print_json(&report)?
-    } else {
-        print(&text(&report))?
-    }
+    print_result(args.json, &report, || text(&report))?;
     Ok(ExitCode::SUCCESS)
 }
 
 fn text(report: &DataBenchmark) -> String {
-    let rows: Vec<Vec<String>> = report
-        .sets
-        .iter()
-        .map(|set| {
-            vec![
-                set.name.clone(),
-                set.files.to_string(),
-                format!("{:.0}", set.decode_images_per_second_per_core),
-                format!("{:.0}", set.train_images_per_second_per_core),
-                format!("{:.0}", set.eval_images_per_second_per_core),
-                format!("{:.2}", set.scaling),
-            ]
-        })
-        .collect();
+    let rows = report.sets.iter().map(|set| {
+        [
+            set.name.clone(),
+            set.files.to_string(),
+            format!("{:.0}", set.decode_images_per_second_per_core),
+            format!("{:.0}", set.train_images_per_second_per_core),
+            format!("{:.0}", set.eval_images_per_second_per_core),
+            format!("{:.2}", set.scaling),
+        ]
+    });
     let header = ["images", "files", "decode", "train", "eval", "scaling"];
-    let mut text = table(&header, &rows);
+    let mut text = table(&header, rows);
     text += &format!(
         "images per second and core to {0}x{0} pixels; scaling: {1} threads to one, training\n",
         report.image_size, report.workers

@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use serde_json::json;
 
-use super::output::{print, print_json, say, table};
+use super::output::{print_result, say, table};
 use crate::benchmark::mixer::{MixerProfile, profile_mixer};
 use crate::benchmark::scan::{Layout, ScanBenchmarkSettings, ScanMeasurement, benchmark_scan};
 use crate::config::BackboneConfig;
@@ -84,19 +84,18 @@ fn scan(args: &ScanArgs) -> Result<ExitCode> {
         say(&format!("measuring {shape:?}, {order}"));
     })?;
     let (threads, path) = (tch::get_num_threads(), resolved(args.path));
-    if args.json {
-        print_json(&json!({
-            "cases": cases, "threads": threads, "path": path, "runs": args.runs,
-            "version": env!("CARGO_PKG_VERSION"), "libtorch": ops::libtorch_version(),
-        }))?;
-    } else {
-        let runs = args.runs;
-        print(&format!(
+    let runs = args.runs;
+    let json = json!({
+        "cases": cases, "threads": threads, "path": path, "runs": runs,
+        "version": env!("CARGO_PKG_VERSION"), "libtorch": ops::libtorch_version(),
+    });
+    print_result(args.json, &json, || {
+        format!(
             "{}\n{path} kernels, {threads} threads, medians of {runs} runs; peak: MiB beyond those \
              allocated before the pass\n",
             cases_table(&cases)
-        ))?;
-    }
+        )
+    })?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -111,41 +110,35 @@ fn mixer(args: &ScanArgs) -> Result<ExitCode> {
     say(&format!("measuring a mixer of {name}"));
     let profile = profile_mixer(&shape, batch, args.runs.into())?;
     let (threads, path) = (tch::get_num_threads(), resolved(Path::Auto));
-    if args.json {
-        print_json(&json!({
-            "mixer": profile, "model": name, "threads": threads, "path": path, "runs": args.runs,
-            "version": env!("CARGO_PKG_VERSION"), "libtorch": ops::libtorch_version(),
-        }))?;
-    } else {
-        print(&format!(
+    let json = json!({
+        "mixer": profile, "model": name, "threads": threads, "path": path, "runs": args.runs,
+        "version": env!("CARGO_PKG_VERSION"), "libtorch": ops::libtorch_version(),
+    });
+    print_result(args.json, &json, || {
+        format!(
             "{}\n{name}, {:?}, {path} kernels, {threads} threads, medians of {} runs; outside \
              GEMMs: {:.0} %\n",
             mixer_table(&profile),
             profile.shape,
             args.runs,
             100.0 * profile.non_gemm_fraction
-        ))?;
-    }
+        )
+    })?;
     Ok(ExitCode::SUCCESS)
 }
 
 fn mixer_table(profile: &MixerProfile) -> String {
     let total = profile.total.forward_ms + profile.total.backward_ms;
-    let rows: Vec<Vec<String>> = profile
-        .operations
-        .iter()
-        .chain([&profile.total])
-        .map(|operation| {
-            vec![
-                operation.name.to_string(),
-                if operation.gemm { "GEMM" } else { "" }.to_string(),
-                format!("{:.2}", operation.forward_ms),
-                format!("{:.2}", operation.backward_ms),
-                format!("{:.0} %", 100.0 * (operation.forward_ms + operation.backward_ms) / total),
-            ]
-        })
-        .collect();
-    table(&["operation", "", "forward ms", "backward ms", "of both"], &rows)
+    let rows = profile.operations.iter().chain([&profile.total]).map(|operation| {
+        [
+            operation.name.to_string(),
+            if operation.gemm { "GEMM" } else { "" }.to_string(),
+            format!("{:.2}", operation.forward_ms),
+            format!("{:.2}", operation.backward_ms),
+            format!("{:.0} %", 100.0 * (operation.forward_ms + operation.backward_ms) / total),
+        ]
+    });
+    table(&["operation", "", "forward ms", "backward ms", "of both"], rows)
 }
 
 /// Returns the instruction set of a path.
@@ -158,46 +151,31 @@ fn resolved(path: Path) -> String {
 
 fn cases_table(cases: &[ScanMeasurement]) -> String {
     let mebibytes = |bytes: i64| format!("{:.1}", bytes as f64 / (1 << 20) as f64);
-    let rows: Vec<Vec<String>> = cases
-        .iter()
-        .map(|case| {
-            let layout = match case.layout {
-                Layout::ChannelsFirst => "b,d,l",
-                Layout::ChannelsLast => "b,l,d",
-            };
-            let pass = match case.pass {
-                Pass::Forward => "forward",
-                Pass::Backward => "backward",
-            };
-            vec![
-                format!("{:?}", case.shape),
-                layout.to_string(),
-                pass.to_string(),
-                format!("{:.2}", case.ours_ms),
-                format!("{:.2}", case.eager_ms),
-                format!("{:.1}", case.ratio),
-                format!("{:.2}", case.limit_fraction),
-                mebibytes(case.ours_peak_bytes),
-                mebibytes(case.eager_peak_bytes),
-                mebibytes(case.inputs_outputs_bytes),
-            ]
-        })
-        .collect();
-    table(
-        &[
-            "shape",
-            "layout",
-            "pass",
-            "ours ms",
-            "eager ms",
-            "ratio",
-            "limit fraction",
-            "ours peak",
-            "eager peak",
-            "in+out",
-        ],
-        &rows,
-    )
+    let rows = cases.iter().map(|case| {
+        let layout = match case.layout {
+            Layout::ChannelsFirst => "b,d,l",
+            Layout::ChannelsLast => "b,l,d",
+        };
+        let pass = match case.pass {
+            Pass::Forward => "forward",
+            Pass::Backward => "backward",
+        };
+        [
+            format!("{:?}", case.shape),
+            layout.to_string(),
+            pass.to_string(),
+            format!("{:.2}", case.ours_ms),
+            format!("{:.2}", case.eager_ms),
+            format!("{:.1}", case.ratio),
+            format!("{:.2}", case.limit_fraction),
+            mebibytes(case.ours_peak_bytes),
+            mebibytes(case.eager_peak_bytes),
+            mebibytes(case.inputs_outputs_bytes),
+        ]
+    });
+    let times = ["shape", "layout", "pass", "ours ms", "eager ms", "ratio", "limit fraction"];
+    let memory = ["ours peak", "eager peak", "in+out"];
+    table(&[&times[..], &memory].concat(), rows)
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use anyhow::Result;
 use serde_json::json;
 
 use crate::benchmark::train::{TrainBenchmark, benchmark_train};
-use crate::cli::output::{print, print_json, say, table};
+use crate::cli::output::{print_result, say, table};
 use crate::config::Config;
 use crate::ops::{self, Path};
 
@@ -45,30 +45,28 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     };
     let found = benchmark_train(&config, args.steps.into(), &mut say)?;
     let threads = tch::get_num_threads();
-    if args.json {
-        let mut object = json!(found);
-        object["name"] = json!(config.name);
-        object["threads"] = json!(threads);
-        object["path"] = json!(Path::best());
-        object["version"] = json!(env!("CARGO_PKG_VERSION"));
-        object["libtorch"] = json!(ops::libtorch_version());
-        print_json(&object)?;
-        return Ok(ExitCode::SUCCESS);
-    }
-    print(&format!(
-        "{}\n{}\n{} images per step, medians of {} steps, {} kernels, {threads} threads\n",
-        step_table(&found),
-        throughput(&found),
-        found.batch_size,
-        found.steps,
-        Path::best()
-    ))?;
+    let mut json = json!(found);
+    json["name"] = json!(config.name);
+    json["threads"] = json!(threads);
+    json["path"] = json!(Path::best());
+    json["version"] = json!(env!("CARGO_PKG_VERSION"));
+    json["libtorch"] = json!(ops::libtorch_version());
+    print_result(args.json, &json, || {
+        format!(
+            "{}\n{}\n{} images per step, medians of {} steps, {} kernels, {threads} threads\n",
+            step_table(&found),
+            throughput(&found),
+            found.batch_size,
+            found.steps,
+            Path::best()
+        )
+    })?;
     Ok(ExitCode::SUCCESS)
 }
 
 fn step_table(found: &TrainBenchmark) -> String {
     let step = &found.step;
-    let rows: Vec<Vec<String>> = [
+    let rows = [
         ("data", step.data_ms),
         ("forward", step.forward_ms),
         ("backward", step.backward_ms),
@@ -76,14 +74,10 @@ fn step_table(found: &TrainBenchmark) -> String {
         ("step", step.total_ms()),
     ]
     .map(|(name, milliseconds)| {
-        vec![
-            name.to_string(),
-            format!("{milliseconds:.1}"),
-            format!("{:.1} %", 100.0 * milliseconds / step.total_ms()),
-        ]
-    })
-    .into();
-    table(&["phase", "ms", "of the step"], &rows)
+        let percent = 100.0 * milliseconds / step.total_ms();
+        [name.to_string(), format!("{milliseconds:.1}"), format!("{percent:.1} %")]
+    });
+    table(&["phase", "ms", "of the step"], rows)
 }
 
 fn throughput(found: &TrainBenchmark) -> String {

@@ -14,7 +14,7 @@ use serde_json::json;
 use self::progress::Progress;
 use self::tables::{list, points_table};
 use super::console::{Console, ConsoleArgs};
-use super::output::{print, print_json};
+use super::output::print_result;
 use crate::run::Status;
 use crate::sweep::{Launch, Shard, Sweep, SweepConfig, SweepRun, collect};
 
@@ -79,11 +79,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         }
     })?;
     let results = collect(&sweep, &root)?;
-    if args.json {
-        print_json(&results)?
-    } else {
-        print(&points_table(&results))?
-    }
+    print_result(args.json, &results, || points_table(&results))?;
     let console = Console::from(args.console);
     console.tell(&format!("all metrics: {0}/results.csv, {0}/results.json", root.display()));
     let failed = results.runs.iter().filter(|run| run.status == "failed");

@@ -14,10 +14,8 @@ use crate::sweep::{Estimate, Point, Results, SweepRun};
 /// Lists the runs with their status, and estimates the time of those that are left.
 pub(super) fn list(args: &Args, runs: &[&SweepRun], statuses: &[Status]) -> Result<ExitCode> {
     let mut estimate = Estimate::default();
-    for (run, status) in runs.iter().zip(statuses) {
-        if let Status::Finished(summary) = status {
-            estimate.add(run, summary.seconds);
-        }
+    for (run, summary) in runs.iter().zip(statuses.iter().map(Status::summary)) {
+        summary.into_iter().for_each(|summary| estimate.add(run, summary.seconds));
     }
     let is_left = |status: &Status| match status {
         Status::Finished(_) => false,
@@ -33,23 +31,19 @@ pub(super) fn list(args: &Args, runs: &[&SweepRun], statuses: &[Status]) -> Resu
     let total: Option<f64> = left.iter().map(|(run, _)| estimate.of(run)).sum();
     let total = total.map(|seconds| seconds / f64::from(args.jobs));
     if args.json {
-        let runs: Vec<_> = both()
-            .map(|(run, status)| {
-                let seconds = seconds(run, status);
-                json!({"name": run.name, "status": status.name(), "seconds": seconds})
-            })
-            .collect();
+        let run = |(run, status): (&&SweepRun, &Status)| {
+            let seconds = seconds(run, status);
+            json!({"name": run.name, "status": status.name(), "seconds": seconds})
+        };
+        let runs: Vec<_> = both().map(run).collect();
         print_json(&json!({"runs": runs, "left": left.len(), "seconds_left": total}))?;
         return Ok(ExitCode::SUCCESS);
     }
-    let rows: Vec<Vec<String>> = both()
-        .map(|(run, status)| {
-            let about = if matches!(status, Status::Finished(_)) { "" } else { "about " };
-            let seconds =
-                seconds(run, status).map(|seconds| format!("{about}{}", duration(seconds)));
-            vec![run.name.clone(), status.name().to_string(), seconds.unwrap_or_default()]
-        })
-        .collect();
+    let rows = both().map(|(run, status)| {
+        let about = if status.summary().is_some() { "" } else { "about " };
+        let seconds = seconds(run, status).map(|seconds| format!("{about}{}", duration(seconds)));
+        [run.name.clone(), status.name().to_string(), seconds.unwrap_or_default()]
+    });
     let time = match total {
         _ if left.is_empty() => String::new(),
         Some(total) => format!(
@@ -61,7 +55,7 @@ pub(super) fn list(args: &Args, runs: &[&SweepRun], statuses: &[Status]) -> Resu
     };
     print(&format!(
         "{}{} of {} runs are left{time}\n",
-        table(&["run", "status", "time"], &rows),
+        table(&["run", "status", "time"], rows),
         left.len(),
         runs.len()
     ))?;
@@ -77,44 +71,29 @@ pub(super) fn points_table(results: &Results) -> String {
         let mut all = results.comparisons.iter();
         all.find(|c| c.metric == Metric::Pc && c.first == best.name && c.second == name)
     };
-    let rows: Vec<Vec<String>> = results
-        .points
-        .iter()
-        .map(|Point { model: point, .. }| {
-            let value = |of: Metric| metric(point.metric(of).mean.unwrap_or(f64::NAN));
-            let pc = point.metric(Metric::Pc);
-            let p = with_best(&point.name).and_then(|comparison| comparison.p_holm);
-            vec![
-                point.name.clone(),
-                point.seeds.len().to_string(),
-                value(Metric::Pc),
-                interval(pc.ci_over_images),
-                metric(pc.sd_over_seeds.unwrap_or(f64::NAN)),
-                p.map(|p| format!("{p:.4}")).unwrap_or_default(),
-                value(Metric::Mae),
-                value(Metric::Rmse),
-                value(Metric::Srcc),
-                thousands(point.parameters),
-                format!("{:.1}", point.flops as f64 / 1e6),
-                point.images_per_second.map(|speed| format!("{speed:.0}")).unwrap_or_default(),
-            ]
-        })
-        .collect();
-    let header = [
-        "point",
-        "seeds",
-        "PC",
-        "95 % over images",
-        "sd over seeds",
-        "p",
-        "MAE",
-        "RMSE",
-        "SRCC",
-        "parameters",
-        "MFLOPs",
-        "images/s",
-    ];
-    let mut text = table(&header, &rows);
+    let rows = results.points.iter().map(|Point { model: point, .. }| {
+        let [pc, mae, rmse, srcc] =
+            Metric::ALL.map(|of| metric(point.metric(of).mean.unwrap_or(f64::NAN)));
+        let over = point.metric(Metric::Pc);
+        let p = with_best(&point.name).and_then(|comparison| comparison.p_holm);
+        [
+            point.name.clone(),
+            point.seeds.len().to_string(),
+            pc,
+            interval(over.ci_over_images),
+            metric(over.sd_over_seeds.unwrap_or(f64::NAN)),
+            p.map(|p| format!("{p:.4}")).unwrap_or_default(),
+            mae,
+            rmse,
+            srcc,
+            thousands(point.parameters),
+            format!("{:.1}", point.flops as f64 / 1e6),
+            point.images_per_second.map(|speed| format!("{speed:.0}")).unwrap_or_default(),
+        ]
+    });
+    let metrics = ["point", "seeds", "PC", "95 % over images", "sd over seeds", "p"];
+    let others = ["MAE", "RMSE", "SRCC", "parameters", "MFLOPs", "images/s"];
+    let mut text = table(&[metrics, others].concat(), rows);
     text += &format!("on {} {} images", best.images, results.split);
     if let Some(note) = &results.note {
         text += &format!("; {note}");

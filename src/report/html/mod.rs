@@ -21,11 +21,7 @@ const MAX_CONFIGS: usize = 40;
 /// Models of each leaderboard whose scatter plots are visible at once.
 const OPEN_SCATTERS: usize = 2;
 
-struct Section {
-    id: &'static str,
-    title: &'static str,
-    body: Markup,
-}
+type Section = (&'static str, &'static str, Markup);
 
 impl RunReport {
     /// Renders the page.
@@ -48,12 +44,10 @@ impl RunReport {
                         h1 { (self.title) }
                         (self.lead())
                         (self.tiles())
-                        nav { @for section in &sections {
-                            a href={ "#" (section.id) } { (section.title) }
-                        } }
+                        nav { @for (id, title, _) in &sections { a href={ "#" (id) } { (title) } } }
                     }
-                    main { @for section in &sections {
-                        section id=(section.id) { h2 { (section.title) } (section.body) }
+                    main { @for (id, title, body) in &sections {
+                        section id=(id) { h2 { (title) } (body) }
                     } }
                     footer {
                         "Written by vmbeauty " (env!("CARGO_PKG_VERSION")) ". Ratings are opinions \
@@ -113,14 +107,12 @@ impl RunReport {
                 }
             }
         });
-        let scores = (0..self.leaderboards.len()).filter_map(|at| charts::by_score(self, at));
-        let scores: Vec<Markup> = scores.collect();
-        let best = (0..self.leaderboards.len()).filter_map(|at| self.details_of(at).next());
-        let groups: Vec<Markup> =
-            best.filter_map(|detail| charts::by_group(self, detail)).collect();
+        let boards = 0..self.leaderboards.len();
+        let best = boards.clone().filter_map(|at| self.details_of(at).next());
+        let groups = best.filter_map(|detail| charts::by_group(self, detail));
         let weights = self.details.iter().map(|detail| self.ranked(detail));
-        let weights: Vec<Markup> =
-            weights.filter_map(|ranked| charts::branch_weights(self, ranked)).collect();
+        let weights = weights.filter_map(|ranked| charts::branch_weights(self, ranked));
+        let weights: Vec<Markup> = weights.collect();
         let sections = [
             ("models", "Leaderboard", self.leaderboard_section(tables)),
             ("differences", "Significance of differences", differences(tables)),
@@ -130,7 +122,9 @@ impl RunReport {
                 "scores",
                 "Errors by score range",
                 html! {
-                    @for chart in &scores { (legend) (chart) }
+                    @for chart in boards.filter_map(|at| charts::by_score(self, at)) {
+                        (legend) (chart)
+                    }
                     (folded("by-score"))
                 },
             ),
@@ -138,7 +132,7 @@ impl RunReport {
                 "groups",
                 "Errors by group",
                 html! {
-                    @for charts in &groups { (charts) }
+                    @for charts in groups { (charts) }
                     @for by in ["by-sex", "by-ethnicity", "by-group"] { (folded(by)) }
                 },
             ),
@@ -152,8 +146,7 @@ impl RunReport {
             ("configs", "Configs", html! { (titled("configs")) (self.configs()?) }),
             ("runs", "Runs", titled("runs")),
         ];
-        let sections = sections.map(|(id, title, body)| Section { id, title, body });
-        Ok(sections.into_iter().filter(|section| !section.body.0.is_empty()).collect())
+        Ok(sections.into_iter().filter(|(_, _, body)| !body.0.is_empty()).collect())
     }
 
     fn leaderboard_section(&self, tables: &[Table]) -> Markup {
@@ -212,17 +205,12 @@ fn significance(board: &Leaderboard) -> String {
         let comparison = board.with_best(place, Metric::Pc);
         comparison.and_then(|c| c.p_holm).is_some_and(|p| p < 0.05)
     });
+    let several = format!("of the {others} other models");
     match (significant.count(), others) {
         (0, 1) => "The other model's PC does not differ significantly (p ≥ 0.05).".to_string(),
-        (0, _) => {
-            format!(
-                "None of the {others} other models differs significantly in PC (p ≥ 0.05, Holm)."
-            )
-        }
+        (0, _) => format!("None {several} differs significantly in PC (p ≥ 0.05, Holm)."),
         (1, 1) => "The other model's PC is significantly lower (p < 0.05).".to_string(),
-        (n, _) => {
-            format!("{n} of the {others} other models differ significantly in PC (p < 0.05, Holm).")
-        }
+        (n, _) => format!("{n} {several} differ significantly in PC (p < 0.05, Holm)."),
     }
 }
 

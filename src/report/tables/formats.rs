@@ -29,27 +29,18 @@ impl Cell {
     }
 
     fn four_decimals(&self, value: f64) -> String {
-        if matches!(self, Cell::Metric { signed: true, .. }) {
-            format!("{value:+.4}")
-        } else {
-            format!("{value:.4}")
-        }
+        let signed = matches!(self, Cell::Metric { signed: true, .. });
+        if signed { format!("{value:+.4}") } else { format!("{value:.4}") }
     }
 
     fn interval(&self) -> Option<(String, String)> {
-        match self {
-            Cell::Metric { ci: Some(ci), .. } => {
-                Some((self.four_decimals(ci.lo), self.four_decimals(ci.hi)))
-            }
-            _ => None,
-        }
+        let Cell::Metric { ci: Some(ci), .. } = self else { return None };
+        Some((self.four_decimals(ci.lo), self.four_decimals(ci.hi)))
     }
 
     fn sd(&self) -> Option<String> {
-        match self {
-            Cell::Metric { sd: Some(sd), .. } => Some(format!("{sd:.4}")),
-            _ => None,
-        }
+        let Cell::Metric { sd, .. } = self else { return None };
+        sd.map(|sd| format!("{sd:.4}"))
     }
 
     fn is_best(&self) -> bool {
@@ -222,23 +213,34 @@ impl Table {
         text + "\n"
     }
 
-    /// Writes the table for a terminal: aligned columns, without intervals, title and notes.
+    /// Writes the table for a terminal, without intervals, title and notes.
     pub fn to_text(&self) -> String {
-        let header = self.columns.iter().map(|column| column.title.clone()).collect();
+        let header: Vec<&str> = self.columns.iter().map(|column| column.title.as_str()).collect();
         let rows = self.rows.iter().map(|row| row.iter().map(Cell::shown).collect());
-        let lines: Vec<Vec<String>> = std::iter::once(header).chain(rows).collect();
-        let width = |i: usize| lines.iter().map(|line| line[i].chars().count()).max().unwrap_or(0);
-        let widths: Vec<usize> = (0..self.columns.len()).map(width).collect();
-        let padded = |(i, cell): (usize, &String)| match (self.columns[i].text, widths[i]) {
-            (true, width) => format!("{cell:<width$}"),
-            (false, width) => format!("{cell:>width$}"),
-        };
-        let lines = lines.iter().map(|line| {
-            let cells: Vec<String> = line.iter().enumerate().map(padded).collect();
-            cells.join("  ").trim_end().to_string() + "\n"
-        });
-        lines.collect()
+        text_table(&header, &rows.collect::<Vec<_>>(), |column| self.columns[column].text)
     }
+}
+
+/// Aligns cells in columns, two spaces apart, to the left in columns of text.
+pub fn text_table(
+    header: &[&str],
+    rows: &[Vec<String>],
+    is_text: impl Fn(usize) -> bool,
+) -> String {
+    let header = header.iter().map(|title| title.to_string()).collect();
+    let lines = || std::iter::once(&header).chain(rows);
+    let width =
+        |column: usize| lines().map(|line: &Vec<String>| line[column].chars().count()).max();
+    let widths: Vec<usize> = (0..header.len()).filter_map(width).collect();
+    let padded = |(i, cell): (usize, &String)| match (is_text(i), widths[i]) {
+        (true, width) => format!("{cell:<width$}"),
+        (false, width) => format!("{cell:>width$}"),
+    };
+    let line = |line: &Vec<String>| {
+        let cells: Vec<String> = line.iter().enumerate().map(padded).collect();
+        cells.join("  ").trim_end().to_string() + "\n"
+    };
+    lines().map(line).collect()
 }
 
 fn exact(value: Option<f64>) -> String {
@@ -247,7 +249,7 @@ fn exact(value: Option<f64>) -> String {
 }
 
 /// Formats 1234567.8 as `1,234,567.8`.
-fn group_thousands(value: f64, digits: usize) -> String {
+pub fn group_thousands(value: f64, digits: usize) -> String {
     let text = format!("{:.digits$}", value.abs());
     let (integer, decimals) = text.split_at(text.find('.').unwrap_or(text.len()));
     let mut shown = String::from(if value < 0.0 { "-" } else { "" });
