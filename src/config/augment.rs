@@ -104,101 +104,60 @@ impl AugmentConfig {
             rotation: 0.0,
             random_resized_crop: None,
             color_jitter: [0.0; 4],
-            affine: AffineConfig::default(),
-            trivial_augment: TrivialAugmentConfig::default(),
-            grayscale: 0.0,
-            gaussian_blur: BlurConfig::default(),
-            random_erasing: ErasingConfig::default(),
-            mixup: 0.0,
-            cutmix: 0.0,
+            // The others are off by default.
+            ..Self::default()
         }
     }
 
     pub(super) fn check(&self, checks: &mut Checks) {
         checks.probability("horizontal_flip", self.horizontal_flip);
-        checks.require(
-            (0.0..=180.0).contains(&self.rotation),
-            "rotation",
-            "between 0 and 180 degrees",
-            self.rotation,
-        );
+        let holds = (0.0..=180.0).contains(&self.rotation);
+        checks.require(holds, "rotation", "between 0 and 180 degrees", self.rotation);
         if let Some(range) = self.random_resized_crop {
             fraction_range(checks, "random_resized_crop", range);
         }
-        let [brightness, contrast, saturation, hue] = self.color_jitter;
-        checks.require(
-            [brightness, contrast, saturation].iter().all(|change| (0.0..=1.0).contains(change))
-                && (0.0..=0.5).contains(&hue),
-            "color_jitter",
-            "brightness, contrast and saturation from 0 to 1 and hue from 0 to 0.5",
-            format_args!("{:?}", self.color_jitter),
-        );
-        self.affine.check(checks);
+        let jitter = self.color_jitter;
+        let holds = jitter.iter().zip([1.0, 1.0, 1.0, 0.5]).all(|(s, max)| (0.0..=max).contains(s));
+        let rule = "brightness, contrast and saturation from 0 to 1 and hue from 0 to 0.5";
+        checks.require(holds, "color_jitter", rule, format_args!("{jitter:?}"));
+        let AffineConfig { translate, scale, shear } = self.affine;
+        up_to(checks, "affine.translate", translate, 0.5, "0.5");
+        range(checks, "affine.scale", scale, 0.1, 10.0);
+        up_to(checks, "affine.shear", shear, 60.0, "60 degrees");
         let trivial = &self.trivial_augment;
         checks.probability("trivial_augment.probability", trivial.probability);
         checks.probability("trivial_augment.geometry", trivial.geometry);
         checks.probability("grayscale", self.grayscale);
-        self.gaussian_blur.check(checks);
-        self.random_erasing.check(checks);
+        let blur = &self.gaussian_blur;
+        checks.probability("gaussian_blur.probability", blur.probability);
+        let (side, key) = (blur.kernel_size, "gaussian_blur.kernel_size");
+        checks.require(side % 2 == 1 && side <= 101, key, "an odd number up to 101", side);
+        range(checks, "gaussian_blur.sigma", blur.sigma, 0.01, 100.0);
+        let erasing = &self.random_erasing;
+        checks.probability("random_erasing.probability", erasing.probability);
+        fraction_range(checks, "random_erasing.scale", erasing.scale);
+        range(checks, "random_erasing.ratio", erasing.ratio, 0.01, 100.0);
         for (key, alpha) in [("mixup", self.mixup), ("cutmix", self.cutmix)] {
             checks.require((0.0..=100.0).contains(&alpha), key, "between 0 and 100", alpha);
         }
     }
 }
 
-impl AffineConfig {
-    fn check(&self, checks: &mut Checks) {
-        checks.require(
-            self.translate.iter().all(|shift| (0.0..=0.5).contains(shift)),
-            "affine.translate",
-            "[x, y], each from 0 to 0.5",
-            format_args!("{:?}", self.translate),
-        );
-        range(checks, "affine.scale", self.scale, 0.1, 10.0);
-        checks.require(
-            self.shear.iter().all(|degrees| (0.0..=60.0).contains(degrees)),
-            "affine.shear",
-            "[x, y], each from 0 to 60 degrees",
-            format_args!("{:?}", self.shear),
-        );
-    }
-}
-
-impl BlurConfig {
-    fn check(&self, checks: &mut Checks) {
-        checks.probability("gaussian_blur.probability", self.probability);
-        checks.require(
-            self.kernel_size % 2 == 1 && self.kernel_size <= 101,
-            "gaussian_blur.kernel_size",
-            "an odd number up to 101",
-            self.kernel_size,
-        );
-        range(checks, "gaussian_blur.sigma", self.sigma, 0.01, 100.0);
-    }
-}
-
-impl ErasingConfig {
-    fn check(&self, checks: &mut Checks) {
-        checks.probability("random_erasing.probability", self.probability);
-        fraction_range(checks, "random_erasing.scale", self.scale);
-        range(checks, "random_erasing.ratio", self.ratio, 0.01, 100.0);
-    }
+/// Requires numbers from 0 to `most`, which messages call `title`.
+fn up_to(checks: &mut Checks, key: &str, values: [f64; 2], most: f64, title: &str) {
+    let holds = values.iter().all(|value| (0.0..=most).contains(value));
+    let rule = format_args!("[x, y], each from 0 to {title}");
+    checks.require(holds, key, rule, format_args!("{values:?}"));
 }
 
 fn fraction_range(checks: &mut Checks, key: &str, [min, max]: [f64; 2]) {
-    checks.require(
-        0.0 < min && min <= max && max <= 1.0,
-        key,
-        "[min, max] with 0 < min <= max <= 1",
-        format_args!("[{min}, {max}]"),
-    );
+    let holds = 0.0 < min && min <= max && max <= 1.0;
+    let rule = "[min, max] with 0 < min <= max <= 1";
+    checks.require(holds, key, rule, format_args!("[{min}, {max}]"));
 }
 
 fn range(checks: &mut Checks, key: &str, [min, max]: [f64; 2], lowest: f64, highest: f64) {
-    checks.require(
-        lowest <= min && min <= max && max <= highest,
-        key,
-        format_args!("[min, max] with {lowest} <= min <= max <= {highest}"),
-        format_args!("[{min}, {max}]"),
-    );
+    let holds = lowest <= min && min <= max && max <= highest;
+    let rule = format_args!("[min, max] with {lowest} <= min <= max <= {highest}");
+    checks.require(holds, key, rule, format_args!("[{min}, {max}]"));
 }

@@ -233,8 +233,8 @@ impl DataConfig {
     pub(super) fn check(&self, checks: &mut Checks) {
         let dataset = self.dataset;
         if dataset != DatasetName::Synthetic && self.root == Path::new("") {
-            checks
-                .fail("root", format_args!(" is missing: the data set {dataset} needs its folder"));
+            let rest = format_args!(" is missing: the data set {dataset} needs its folder");
+            checks.fail("root", rest);
         }
         let splits = dataset.splits();
         if self.split.starts_with("fold_") && self.split.contains("_of_") {
@@ -248,29 +248,23 @@ impl DataConfig {
         checks.fraction("val_fraction", self.val_fraction);
         checks.fraction("test_fraction", self.test_fraction);
         if self.val_fraction + self.test_fraction >= 1.0 {
-            checks.fail(
-                "test_fraction",
-                " and data.val_fraction leave no training images: their sum must be less than 1",
-            );
+            let rest = " and data.val_fraction leave no training images: their sum must be less \
+                        than 1";
+            checks.fail("test_fraction", rest);
         }
         checks.size("image_size", self.image_size);
         if let Some(short_side) = self.short_side {
-            checks.require(
-                i64::from(short_side) >= self.image_size && short_side <= 16_384,
-                "short_side",
-                "between data.image_size and 16384",
-                short_side,
-            );
+            let holds = i64::from(short_side) >= self.image_size && short_side <= 16_384;
+            let rule = "between data.image_size and 16384";
+            checks.require(holds, "short_side", rule, short_side);
         }
         checks.size("workers", self.workers);
         if let Some(Normalize { mean, std }) = self.normalize {
-            for (key, values, min) in
-                [("normalize.mean", mean, f32::MIN), ("normalize.std", std, f32::MIN_POSITIVE)]
-            {
-                let rule = if min > 0.0 { "finite numbers above 0" } else { "finite numbers" };
-                let holds = values.iter().all(|value| *value >= min && value.is_finite());
-                checks.require(holds, key, rule, format_args!("{values:?}"));
-            }
+            let holds = mean.iter().all(|value| value.is_finite());
+            checks.require(holds, "normalize.mean", "finite numbers", format_args!("{mean:?}"));
+            let holds = std.iter().all(|value| *value >= f32::MIN_POSITIVE && value.is_finite());
+            let rule = "finite numbers above 0";
+            checks.require(holds, "normalize.std", rule, format_args!("{std:?}"));
         }
         checks.within("augment", |checks| self.augment.check(checks));
         checks.within("csv", |checks| self.csv.check(checks));

@@ -6,8 +6,7 @@ use super::Config;
 use super::error::{ConfigError, Problem};
 use super::locate::line_of;
 use super::names::{ALIKE, likeness};
-use super::reference::{flow, join, section_keys};
-use super::section::Key;
+use super::section::{Key, flow, join};
 
 /// A config file or an override.
 pub(super) struct Document<'a> {
@@ -108,11 +107,8 @@ impl<'a> Document<'a> {
             };
             let path = join(section, name);
             match keys.iter().find(|key| key.name == name) {
-                Some(key) => {
-                    if let Some(keys) = section_keys(key.type_name) {
-                        found.extend(self.problems_of(&path, value, keys));
-                    }
-                }
+                Some(key) if key.keys.is_empty() => {}
+                Some(key) => found.extend(self.problems_of(&path, value, key.keys)),
                 None => {
                     let message = if name.contains('.') {
                         format!("{path}: a file has nested keys; dots are for --set")
@@ -140,9 +136,8 @@ fn merge(base: &mut Value, over: &Value, keys: &[Key]) {
     };
     for (name, value) in over {
         let key = keys.iter().find(|key| Some(key.name) == name.as_str());
-        let section = key.and_then(|key| section_keys(key.type_name));
-        match (section, base.get_mut(name)) {
-            (Some(keys), Some(inner)) => merge(inner, value, keys),
+        match (key, base.get_mut(name)) {
+            (Some(key), Some(inner)) if !key.keys.is_empty() => merge(inner, value, key.keys),
             _ => {
                 base.insert(name.clone(), value.clone());
             }
@@ -180,9 +175,7 @@ fn hint(path: &str, siblings: &[Key]) -> String {
 fn all_paths(section: &str, keys: &[Key], found: &mut Vec<String>) {
     for key in keys {
         let path = join(section, key.name);
-        if let Some(keys) = section_keys(key.type_name) {
-            all_paths(&path, keys, found);
-        }
+        all_paths(&path, key.keys, found);
         found.push(path);
     }
 }

@@ -12,7 +12,7 @@ use serde_path_to_error::Segment;
 use super::Config;
 use super::document::Document;
 use super::error::ConfigError;
-use super::reference::join;
+use super::section::join;
 
 impl Config {
     /// Reads a config file and merges `overrides` into it in order, each a `key.path=value` whose

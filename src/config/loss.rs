@@ -41,12 +41,9 @@ impl LabelDistributionConfig {
         checks.size("bins", self.bins);
         checks.require(self.bins != 1, "bins", "at least 2", self.bins);
         if let Some([low, high]) = self.range {
-            checks.require(
-                low < high && low.is_finite() && high.is_finite(),
-                "range",
-                "two numbers, the smaller first",
-                format_args!("[{low}, {high}]"),
-            );
+            let holds = low < high && low.is_finite() && high.is_finite();
+            let rule = "two numbers, the smaller first";
+            checks.require(holds, "range", rule, format_args!("[{low}, {high}]"));
         }
         checks.not_negative("expectation_weight", self.expectation_weight);
     }

@@ -226,36 +226,36 @@ impl BackboneConfig {
             drop_path: self.drop_path,
         };
 
+        self.check_sizes(&shape)?;
+        self.check_tiling(&shape)?;
+        Ok(shape)
+    }
+
+    /// Checks each size on its own.
+    fn check_sizes(&self, shape: &BackboneShape) -> Result<(), ConfigError> {
         let mut checks = Checks::default();
         checks.fraction("drop_path", self.drop_path);
-        for (key, value) in [
-            ("image_size", shape.image_size),
-            ("patch_size", shape.patch_size),
-            ("embed_dim", shape.embed_dim),
-            ("depth", shape.depth),
-        ] {
-            checks.size(key, value);
-        }
-        match preset.branch {
-            Branch::Vit => {
-                checks.size("num_heads", shape.num_heads);
-                if self.d_state.is_some() {
-                    let rest = format_args!(" does not apply: {} is a ViT", self.name);
-                    checks.fail("d_state", rest);
-                }
-            }
+        checks.size("image_size", shape.image_size);
+        checks.size("patch_size", shape.patch_size);
+        checks.size("embed_dim", shape.embed_dim);
+        checks.size("depth", shape.depth);
+        let (own, size, other, set, kind) = match shape.branch {
+            Branch::Vit => ("num_heads", shape.num_heads, "d_state", self.d_state, "ViT"),
             Branch::Mamba => {
-                checks.size("d_state", shape.d_state);
-                if self.num_heads.is_some() {
-                    let rest = format_args!(" does not apply: {} is a Vision Mamba", self.name);
-                    checks.fail("num_heads", rest);
-                }
+                ("d_state", shape.d_state, "num_heads", self.num_heads, "Vision Mamba")
             }
+        };
+        checks.size(own, size);
+        if set.is_some() {
+            checks.fail(other, format_args!(" does not apply: {} is a {kind}", self.name));
         }
-        checks.finish()?;
+        checks.finish()
+    }
 
+    /// Checks that the sizes fit each other.
+    fn check_tiling(&self, shape: &BackboneShape) -> Result<(), ConfigError> {
         let mut checks = Checks::default();
-        if let Some(rest) = untiled(&shape) {
+        if let Some(rest) = untiled(shape) {
             checks.fail("image_size", rest);
         }
         if shape.stem == Stem::Conv {
@@ -272,12 +272,12 @@ impl BackboneConfig {
                 checks.fail("stem", rest);
             }
         }
-        if shape.branch == Branch::Vit && shape.embed_dim % shape.num_heads != 0 {
+        if shape.branch == Branch::Vit {
             let rule = format_args!("a multiple of num_heads, {}", shape.num_heads);
-            checks.require(false, "embed_dim", rule, shape.embed_dim);
+            let holds = shape.embed_dim % shape.num_heads == 0;
+            checks.require(holds, "embed_dim", rule, shape.embed_dim);
         }
-        checks.finish()?;
-        Ok(shape)
+        checks.finish()
     }
 
     /// Returns [`resolve`](Self::resolve) for the section `key`: errors have full keys, and name

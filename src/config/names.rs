@@ -44,23 +44,28 @@ macro_rules! names {
             }
         }
 
-        impl serde::Serialize for $enum {
+        $crate::config::names::serde_as_text!($enum);
+    };
+}
+
+/// Serializes a type by its `Display`, and deserializes it by its `FromStr`.
+macro_rules! serde_as_text {
+    ($type:ident) => {
+        impl serde::Serialize for $type {
             fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-                serializer.serialize_str(self.name())
+                serializer.collect_str(self)
             }
         }
 
-        impl<'de> serde::Deserialize<'de> for $enum {
+        impl<'de> serde::Deserialize<'de> for $type {
             fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-                String::deserialize(deserializer)?
-                    .parse()
-                    .map_err(serde::de::Error::custom)
+                String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
             }
         }
     };
 }
 
-pub(crate) use names;
+pub(crate) use {names, serde_as_text};
 
 /// Returns `must be one of a, b, is c; did you mean a?`
 pub(crate) fn unknown(name: &str, known: &[&str]) -> String {

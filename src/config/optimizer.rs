@@ -70,19 +70,13 @@ impl OptimizerConfig {
         checks.require(holds, "layer_decay", "above 0 and at most 1", decay);
         checks.not_negative("weight_decay", self.weight_decay);
         let betas = self.betas();
-        checks.require(
-            betas.iter().all(|beta| (0.0..1.0).contains(beta)),
-            "betas",
-            "two numbers, each at least 0 and less than 1",
-            format_args!("{betas:?}"),
-        );
+        let holds = betas.iter().all(|beta| (0.0..1.0).contains(beta));
+        let rule = "two numbers, each at least 0 and less than 1";
+        checks.require(holds, "betas", rule, format_args!("{betas:?}"));
         checks.positive("eps", self.eps);
         checks.fraction("momentum", self.momentum);
-        checks.require(
-            !self.nesterov || self.momentum > 0.0,
-            "nesterov",
-            "false where train.optimizer.momentum is 0",
-            self.nesterov,
-        );
+        let holds = !self.nesterov || self.momentum > 0.0;
+        let rule = "false where train.optimizer.momentum is 0";
+        checks.require(holds, "nesterov", rule, self.nesterov);
     }
 }

@@ -36,150 +36,90 @@ pub struct Preset {
 }
 
 const IMAGENET: ([f32; 3], [f32; 3]) = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]);
-/// timm's augreg checkpoints: pixels from -1 to 1.
-const AUGREG: ([f32; 3], [f32; 3]) = ([0.5; 3], [0.5; 3]);
+/// The normalization of timm's augreg checkpoints: pixels from -1 to 1.
+const HALF: ([f32; 3], [f32; 3]) = ([0.5; 3], [0.5; 3]);
 
-const fn vit(
-    name: &'static str,
-    (embed_dim, depth, num_heads): (i64, i64, i64),
-    (patch_size, image_size): (i64, i64),
+/// Width, depth, and the attention heads of a ViT or the state size of a Vim.
+type Sizes = (i64, i64, i64);
+const TINY: Sizes = (192, 12, 3);
+const SMALL: Sizes = (384, 12, 6);
+const BASE: Sizes = (768, 12, 12);
+const VIM_T: Sizes = (192, 24, 16);
+const VIM_S: Sizes = (384, 24, 16);
+const VIM_B: Sizes = (768, 24, 16);
+
+/// Builds a preset. `last_size` is the heads of a ViT, the state of a Vim.
+const fn sized(
+    (name, branch, published): (&'static str, Branch, &'static [&'static str]),
+    (embed_dim, depth, last_size): Sizes,
+    (patch_size, stride, image_size): (i64, i64, i64),
     (mean, std): ([f32; 3], [f32; 3]),
-    published: &'static [&'static str],
 ) -> Preset {
+    let (num_heads, d_state) = match branch {
+        Branch::Vit => (last_size, 0),
+        Branch::Mamba => (0, last_size),
+    };
     Preset {
         name,
-        branch: Branch::Vit,
+        branch,
         embed_dim,
         depth,
         num_heads,
-        d_state: 0,
+        d_state,
         image_size,
         patch_size,
-        stride: patch_size,
+        stride,
         mean,
         std,
         published,
     }
 }
 
-const fn vim(
-    name: &'static str,
-    (embed_dim, depth, d_state): (i64, i64, i64),
-    (patch_size, stride, image_size): (i64, i64, i64),
-    published: &'static [&'static str],
-) -> Preset {
-    Preset {
-        name,
-        branch: Branch::Mamba,
-        embed_dim,
-        depth,
-        num_heads: 0,
-        d_state,
-        image_size,
-        patch_size,
-        stride,
-        mean: IMAGENET.0,
-        std: IMAGENET.1,
-        published,
-    }
+/// A ViT. The names of published weights are given by what follows the preset's name in them.
+macro_rules! vit {
+    ($name:literal, $sizes:expr, $patch:expr, $image:expr, $norm:expr, [$($end:literal),*]) => {{
+        let named = ($name, Branch::Vit, &[$(concat!($name, $end)),*] as &[_]);
+        sized(named, $sizes, ($patch, $patch, $image), $norm)
+    }};
 }
 
-const TINY: (i64, i64, i64) = (192, 12, 3);
-const SMALL: (i64, i64, i64) = (384, 12, 6);
-const BASE: (i64, i64, i64) = (768, 12, 12);
-const VIM_TINY: (i64, i64, i64) = (192, 24, 16);
-const VIM_SMALL: (i64, i64, i64) = (384, 24, 16);
-const VIM_BASE: (i64, i64, i64) = (768, 24, 16);
+const fn vim(
+    name: &'static str,
+    sizes: Sizes,
+    patches: (i64, i64, i64),
+    published: &'static [&'static str],
+) -> Preset {
+    sized((name, Branch::Mamba, published), sizes, patches, IMAGENET)
+}
 
 /// Every preset. The `micro` presets are ours: small enough to train from scratch on a CPU within
 /// minutes; no weights are published for them. The `stride8` presets are Vim's fine-tuned variants,
 /// whose patches overlap; none is published for the base model, but its weights load at that
 /// stride.
 pub const PRESETS: &[Preset] = &[
-    vit(
-        "vit_tiny_patch16_224",
-        TINY,
-        (16, 224),
-        AUGREG,
-        &["vit_tiny_patch16_224.augreg_in21k_ft_in1k"],
-    ),
-    vit(
-        "vit_tiny_patch16_384",
-        TINY,
-        (16, 384),
-        AUGREG,
-        &["vit_tiny_patch16_384.augreg_in21k_ft_in1k"],
-    ),
-    vit(
-        "vit_small_patch16_224",
-        SMALL,
-        (16, 224),
-        AUGREG,
-        &["vit_small_patch16_224.augreg_in21k_ft_in1k", "vit_small_patch16_224.augreg_in1k"],
-    ),
-    vit(
-        "vit_small_patch16_384",
-        SMALL,
-        (16, 384),
-        AUGREG,
-        &["vit_small_patch16_384.augreg_in21k_ft_in1k", "vit_small_patch16_384.augreg_in1k"],
-    ),
-    vit(
+    vit!("vit_tiny_patch16_224", TINY, 16, 224, HALF, [".augreg_in21k_ft_in1k"]),
+    vit!("vit_tiny_patch16_384", TINY, 16, 384, HALF, [".augreg_in21k_ft_in1k"]),
+    vit!("vit_small_patch16_224", SMALL, 16, 224, HALF, [".augreg_in21k_ft_in1k", ".augreg_in1k"]),
+    vit!("vit_small_patch16_384", SMALL, 16, 384, HALF, [".augreg_in21k_ft_in1k", ".augreg_in1k"]),
+    vit!(
         "vit_base_patch16_224",
         BASE,
-        (16, 224),
-        AUGREG,
-        &[
-            "vit_base_patch16_224.augreg2_in21k_ft_in1k",
-            "vit_base_patch16_224.augreg_in21k_ft_in1k",
-            "vit_base_patch16_224.augreg_in1k",
-        ],
+        16,
+        224,
+        HALF,
+        [".augreg2_in21k_ft_in1k", ".augreg_in21k_ft_in1k", ".augreg_in1k"]
     ),
-    vit(
-        "vit_base_patch16_384",
-        BASE,
-        (16, 384),
-        AUGREG,
-        &["vit_base_patch16_384.augreg_in21k_ft_in1k", "vit_base_patch16_384.augreg_in1k"],
-    ),
-    vit(
-        "deit_tiny_patch16_224",
-        TINY,
-        (16, 224),
-        IMAGENET,
-        &["deit_tiny_patch16_224.fb_in1k", "deit_tiny_patch16_224-a1311bcf.pth"],
-    ),
-    vit(
-        "deit_small_patch16_224",
-        SMALL,
-        (16, 224),
-        IMAGENET,
-        &["deit_small_patch16_224.fb_in1k", "deit_small_patch16_224-cd65a155.pth"],
-    ),
-    vit(
-        "deit_base_patch16_224",
-        BASE,
-        (16, 224),
-        IMAGENET,
-        &["deit_base_patch16_224.fb_in1k", "deit_base_patch16_224-b5f2ef4d.pth"],
-    ),
-    vit("vit_micro_patch8_64", (96, 4, 3), (8, 64), IMAGENET, &[]),
-    vim("vim_tiny_patch16_224", VIM_TINY, (16, 16, 224), &["vim_t_midclstok_76p1acc.pth"]),
-    vim("vim_small_patch16_224", VIM_SMALL, (16, 16, 224), &["vim_s_midclstok_80p5acc.pth"]),
-    vim("vim_base_patch16_224", VIM_BASE, (16, 16, 224), &["vim_b_midclstok_81p9acc.pth"]),
-    vim(
-        "vim_tiny_patch16_stride8_224",
-        VIM_TINY,
-        (16, 8, 224),
-        &["vim_t_midclstok_ft_78p3acc.pth"],
-    ),
-    vim(
-        "vim_small_patch16_stride8_224",
-        VIM_SMALL,
-        (16, 8, 224),
-        &["vim_s_midclstok_ft_81p6acc.pth"],
-    ),
-    vim("vim_base_patch16_stride8_224", VIM_BASE, (16, 8, 224), &[]),
+    vit!("vit_base_patch16_384", BASE, 16, 384, HALF, [".augreg_in21k_ft_in1k", ".augreg_in1k"]),
+    vit!("deit_tiny_patch16_224", TINY, 16, 224, IMAGENET, [".fb_in1k", "-a1311bcf.pth"]),
+    vit!("deit_small_patch16_224", SMALL, 16, 224, IMAGENET, [".fb_in1k", "-cd65a155.pth"]),
+    vit!("deit_base_patch16_224", BASE, 16, 224, IMAGENET, [".fb_in1k", "-b5f2ef4d.pth"]),
+    vit!("vit_micro_patch8_64", (96, 4, 3), 8, 64, IMAGENET, []),
+    vim("vim_tiny_patch16_224", VIM_T, (16, 16, 224), &["vim_t_midclstok_76p1acc.pth"]),
+    vim("vim_small_patch16_224", VIM_S, (16, 16, 224), &["vim_s_midclstok_80p5acc.pth"]),
+    vim("vim_base_patch16_224", VIM_B, (16, 16, 224), &["vim_b_midclstok_81p9acc.pth"]),
+    vim("vim_tiny_patch16_stride8_224", VIM_T, (16, 8, 224), &["vim_t_midclstok_ft_78p3acc.pth"]),
+    vim("vim_small_patch16_stride8_224", VIM_S, (16, 8, 224), &["vim_s_midclstok_ft_81p6acc.pth"]),
+    vim("vim_base_patch16_stride8_224", VIM_B, (16, 8, 224), &[]),
     vim("vim_micro_patch8_64", (96, 6, 8), (8, 8, 64), &[]),
 ];
 

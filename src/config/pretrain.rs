@@ -72,19 +72,14 @@ impl PretrainConfig {
     pub fn check_masks(&self, shape: &BackboneShape) -> Result<(), ConfigError> {
         let (branch, mut checks) = (shape.branch, Checks::default());
         if shape.stride < shape.patch_size {
-            checks.fail(
-                &format!("model.{branch}.name"),
-                ": its patches overlap, so the neighbors of a masked patch show its pixels: choose \
-                 a preset whose patches do not overlap",
-            );
+            let rest = ": its patches overlap, so the neighbors of a masked patch show its pixels: \
+                        choose a preset whose patches do not overlap";
+            checks.fail(&format!("model.{branch}.name"), rest);
         }
         let grid = shape.grid();
-        checks.require(
-            self.mask_patch < grid,
-            "pretrain.mask_patch",
-            format_args!("less than the {grid} patches on a side of model.{branch}'s images"),
-            self.mask_patch,
-        );
+        let rule =
+            format_args!("less than the {grid} patches on a side of model.{branch}'s images");
+        checks.require(self.mask_patch < grid, "pretrain.mask_patch", rule, self.mask_patch);
         checks.finish()
     }
 }

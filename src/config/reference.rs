@@ -2,13 +2,8 @@
 
 use serde_yaml::Value;
 
-use super::section::Key;
-use super::{
-    AffineConfig, AugmentConfig, BackboneConfig, BlurConfig, Config, CsvConfig, DataConfig,
-    EarlyStoppingConfig, ErasingConfig, FreezeConfig, FusionConfig, HeadConfig,
-    LabelDistributionConfig, ModelConfig, OptimizerConfig, PretrainConfig, ScheduleConfig,
-    SyntheticConfig, TrainConfig, TrivialAugmentConfig,
-};
+use super::Config;
+use super::section::{Key, flow, join};
 
 /// A key that has a value (not a section).
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -49,67 +44,16 @@ pub fn reference_markdown() -> String {
     page.collect()
 }
 
-/// Returns the keys of the section whose struct is called `type_name`; `None` for a value.
-pub(super) fn section_keys(type_name: &str) -> Option<&'static [Key]> {
-    Some(match type_name {
-        "DataConfig" => DataConfig::KEYS,
-        "AugmentConfig" => AugmentConfig::KEYS,
-        "AffineConfig" => AffineConfig::KEYS,
-        "TrivialAugmentConfig" => TrivialAugmentConfig::KEYS,
-        "BlurConfig" => BlurConfig::KEYS,
-        "ErasingConfig" => ErasingConfig::KEYS,
-        "CsvConfig" => CsvConfig::KEYS,
-        "SyntheticConfig" => SyntheticConfig::KEYS,
-        "ModelConfig" => ModelConfig::KEYS,
-        "BackboneConfig" => BackboneConfig::KEYS,
-        "FusionConfig" => FusionConfig::KEYS,
-        "HeadConfig" => HeadConfig::KEYS,
-        "TrainConfig" => TrainConfig::KEYS,
-        "OptimizerConfig" => OptimizerConfig::KEYS,
-        "FreezeConfig" => FreezeConfig::KEYS,
-        "LabelDistributionConfig" => LabelDistributionConfig::KEYS,
-        "EarlyStoppingConfig" => EarlyStoppingConfig::KEYS,
-        "PretrainConfig" => PretrainConfig::KEYS,
-        "ScheduleConfig" => ScheduleConfig::KEYS,
-        _ => return None,
-    })
-}
-
 fn describe(section: &str, keys: &[Key], defaults: &Value, rows: &mut Vec<KeyReference>) {
     for key in keys {
         let path = join(section, key.name);
         let default = defaults.get(key.name).unwrap_or(&Value::Null);
-        match section_keys(key.type_name) {
-            Some(keys) => describe(&path, keys, default, rows),
-            None => rows.push(KeyReference {
-                key: path,
-                default: flow(default),
-                doc: key.doc.iter().map(|line| line.trim()).collect::<Vec<_>>().join(" "),
-            }),
+        if key.keys.is_empty() {
+            let doc = key.doc.iter().map(|line| line.trim()).collect::<Vec<_>>().join(" ");
+            rows.push(KeyReference { key: path, default: flow(default), doc });
+        } else {
+            describe(&path, key.keys, default, rows);
         }
-    }
-}
-
-/// Returns `section.key`; the top has no name.
-pub(super) fn join(section: &str, key: &str) -> String {
-    match section {
-        "" => key.to_owned(),
-        section => format!("{section}.{key}"),
-    }
-}
-
-/// Returns a value on one line, in YAML's flow style.
-pub(super) fn flow(value: &Value) -> String {
-    match value {
-        Value::Sequence(items) => {
-            let items: Vec<String> = items.iter().map(flow).collect();
-            format!("[{}]", items.join(", "))
-        }
-        Value::Mapping(map) => {
-            let pairs = map.iter().map(|(key, value)| format!("{}: {}", flow(key), flow(value)));
-            format!("{{{}}}", pairs.collect::<Vec<_>>().join(", "))
-        }
-        scalar => serde_yaml::to_string(scalar).unwrap_or_default().trim_end().to_owned(),
     }
 }
 

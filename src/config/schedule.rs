@@ -59,12 +59,9 @@ impl ScheduleConfig {
         checks.positive("step_epochs", self.step_epochs);
         let milestones = &self.milestones;
         let ascending = milestones.windows(2).all(|pair| pair[0] < pair[1]);
-        checks.require(
-            ascending && milestones.iter().all(|at| *at > 0.0 && at.is_finite()),
-            "milestones",
-            "numbers above 0 in ascending order",
-            format_args!("{milestones:?}"),
-        );
+        let holds = ascending && milestones.iter().all(|at| *at > 0.0 && at.is_finite());
+        let rule = "numbers above 0 in ascending order";
+        checks.require(holds, "milestones", rule, format_args!("{milestones:?}"));
         let gamma = self.gamma;
         let holds = 0.0 < gamma && gamma <= 1.0;
         checks.require(holds, "gamma", "above 0 and at most 1", gamma);

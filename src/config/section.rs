@@ -1,13 +1,22 @@
 //! The declaration of a config section.
 
+use serde_yaml::Value;
+
 /// A declared key of a section.
 pub(super) struct Key {
     pub name: &'static str,
-    /// The field's type as written, which names the section if the field is one.
-    pub type_name: &'static str,
+    /// The keys of the section that the field is; empty for a value.
+    pub keys: &'static [Key],
     /// The lines of the doc comment.
     pub doc: &'static [&'static str],
 }
+
+/// Gives types that are not sections no keys: an inherent `KEYS` takes precedence over a trait's.
+pub(super) trait Leaf {
+    const KEYS: &'static [Key] = &[];
+}
+
+impl<T> Leaf for T {}
 
 /// Declares a section: a struct whose fields have documentation and a default. Generates the
 /// struct, its `Default`, and `KEYS`, which unknown keys are checked against and the reference is
@@ -37,15 +46,40 @@ macro_rules! section {
         }
 
         impl $name {
-            pub(in crate::config) const KEYS: &'static [$crate::config::section::Key] = &[
-                $( $crate::config::section::Key {
+            pub(in crate::config) const KEYS: &'static [$crate::config::section::Key] = {
+                #[allow(unused_imports)] // `Leaf` is unused where every field is a section
+                use $crate::config::section::{Key, Leaf as _};
+                &[$( Key {
                     name: stringify!($key),
-                    type_name: stringify!($type),
+                    keys: <$type>::KEYS,
                     doc: &[$( $doc ),+],
-                }, )+
-            ];
+                }, )+]
+            };
         }
     };
 }
 
 pub(super) use section;
+
+/// Returns `section.key`; the top has no name.
+pub(super) fn join(section: &str, key: &str) -> String {
+    match section {
+        "" => key.to_owned(),
+        section => format!("{section}.{key}"),
+    }
+}
+
+/// Returns a value on one line, in YAML's flow style.
+pub(super) fn flow(value: &Value) -> String {
+    match value {
+        Value::Sequence(items) => {
+            let items: Vec<String> = items.iter().map(flow).collect();
+            format!("[{}]", items.join(", "))
+        }
+        Value::Mapping(map) => {
+            let pairs = map.iter().map(|(key, value)| format!("{}: {}", flow(key), flow(value)));
+            format!("{{{}}}", pairs.collect::<Vec<_>>().join(", "))
+        }
+        scalar => serde_yaml::to_string(scalar).unwrap_or_default().trim_end().to_owned(),
+    }
+}

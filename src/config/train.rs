@@ -6,9 +6,8 @@ use super::checks::Checks;
 use super::loss::{LabelDistributionConfig, Loss};
 use super::names::names;
 use super::optimizer::OptimizerConfig;
-use super::reference::flow;
 use super::schedule::ScheduleConfig;
-use super::section::section;
+use super::section::{flow, section};
 use super::stopping::{EarlyStoppingConfig, Monitor};
 
 section! {

@@ -58,14 +58,9 @@ impl Config {
     pub fn validate(&self) -> Result<(), ConfigError> {
         let mut checks = Checks::default();
         let named = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
-        checks.require(
-            (1..=100).contains(&self.name.len())
-                && self.name.chars().all(named)
-                && !self.name.starts_with('.'),
-            "name",
-            "1 to 100 letters, digits, -, _ or . (not first), because it names a folder",
-            &self.name,
-        );
+        let holds = (1..=100).contains(&self.name.len()) && self.name.chars().all(named);
+        let rule = "1 to 100 letters, digits, -, _ or . (not first), because it names a folder";
+        checks.require(holds && !self.name.starts_with('.'), "name", rule, &self.name);
         checks.within("data", |checks| self.data.check(checks));
         checks.within("model", |checks| self.model.check(self.data.image_size, checks));
         checks.within("train", |checks| self.train.check(checks));
