@@ -222,8 +222,7 @@ mod tests {
     fn an_error_names_sample_and_file() {
         let (folder, images) = stored(Cache::None);
         fs::write(folder.path().join("a.png"), b"no image").unwrap();
-        let mut out = vec![0; 3 * 64];
-        let error = images.pixels(0, Mode::Eval, &mut Workspace::default(), &mut out).unwrap_err();
+        let error = images.load_batch(vec![0], Mode::Eval, &mut Workspace::default()).unwrap_err();
         let error = format!("{error:#}");
         assert!(
             error.contains("the image a: ") && error.contains("a.png: not an image"),

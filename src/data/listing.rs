@@ -47,26 +47,14 @@ impl Row {
 /// The rows of each split.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(crate) struct Listing {
-    rows: [Vec<Row>; 3],
-    notes: Vec<String>,
+    pub(crate) rows: [Vec<Row>; 3],
+    /// The inconsistencies found in the lists.
+    pub(crate) notes: Vec<String>,
 }
 
 impl Listing {
     pub(crate) fn new(train: Vec<Row>, val: Vec<Row>, test: Vec<Row>) -> Self {
         Self { rows: [train, val, test], notes: Vec::new() }
-    }
-
-    pub(crate) fn with_notes(self, notes: Vec<String>) -> Self {
-        Self { notes, ..self }
-    }
-
-    pub(crate) fn add_notes(&mut self, notes: Vec<String>) {
-        self.notes.extend(notes);
-    }
-
-    /// Returns the inconsistencies found in the lists.
-    pub(crate) fn notes(&self) -> &[String] {
-        &self.notes
     }
 
     pub(crate) fn rows(&self, split: Split) -> &Vec<Row> {

@@ -168,7 +168,7 @@ fn attach_votes(config: &DataConfig, listing: &mut Listing) -> Result<()> {
         // Synthetic faces have votes already, and the config names a table's vote columns.
         DatasetName::Synthetic | DatasetName::Csv | DatasetName::Folder => Vec::new(),
     };
-    listing.add_notes(notes);
+    listing.notes.extend(notes);
     Ok(())
 }
 
@@ -309,7 +309,7 @@ mod tests {
         let train = listing.rows(Split::Train);
         assert_eq!(train[0].sample.votes, [3.0, 4.0, 5.0]);
         assert_eq!(train[1].sample.votes, [1.0, 2.0]);
-        let notes = listing.notes().join("; ");
+        let notes = listing.notes.join("; ");
         assert!(notes.contains("CF9.jpg") && notes.contains("the first is mty2.jpg"), "{notes}");
 
         fs::create_dir(root.join("scores")).unwrap();

@@ -69,7 +69,7 @@ pub fn check(config: &DataConfig, seed: u64) -> Result<DatasetCheck> {
             .filter_map(|(group, scores)| Some((group.to_string(), ScoreSummary::new(&scores)?)))
             .collect(),
         score_bins,
-        notes: listing.notes().to_vec(),
+        notes: listing.notes.clone(),
         files: files(&rows),
     })
 }

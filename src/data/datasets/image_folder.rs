@@ -5,14 +5,12 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 
+use super::locate::is_image_name;
 use super::score_list::parse_score;
 use crate::config::DataConfig;
 use crate::data::dataset::Split;
 use crate::data::listing::{Listing, Row};
 use crate::data::splits::holdout::complete_splits;
-
-/// Extensions of image files; other files (notes, checksums) are ignored.
-const EXTENSIONS: [&str; 8] = ["jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff"];
 
 /// Lists the images below `data.root`. Folders for splits are used if there are any; missing
 /// validation images are held out of train by the seed. Without such folders, validation and test
@@ -101,10 +99,7 @@ fn images(root: &Path, folder: &Path) -> Result<Vec<Row>> {
 /// Returns an error if the folder cannot be listed.
 pub fn image_files(folder: &Path) -> Result<Vec<PathBuf>> {
     let mut paths = entries(folder)?;
-    paths.retain(|path| {
-        let extension = path.extension().map(|e| e.to_string_lossy().to_lowercase());
-        extension.is_some_and(|extension| EXTENSIONS.contains(&extension.as_str()))
-    });
+    paths.retain(|path| is_image_name(&name(path)));
     Ok(paths)
 }
 

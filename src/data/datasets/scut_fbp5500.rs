@@ -35,7 +35,7 @@ pub(crate) fn read(root: &Path, split: &str, val_fraction: f64, seed: u64) -> Re
     let test = images.rows(read_scores(&folder.join(format!("test{suffix}.txt")))?);
     let notes = disagreements(root, train.iter().chain(&test))?;
     let (train, val) = hold_out(train, val_fraction, seed, "val");
-    Ok(Listing::new(train, val, test).with_notes(notes))
+    Ok(Listing { notes, ..Listing::new(train, val, test) })
 }
 
 /// Finds the folder of the split's lists.
@@ -108,7 +108,7 @@ impl ImageFolder {
         let folder = Some(root.join("Images")).filter(|images| images.is_dir());
         let folder = folder.unwrap_or_else(|| root.to_path_buf());
         let mut by_name = locate::list(&folder);
-        by_name.retain(|name, _| is_image(name));
+        by_name.retain(|name, _| locate::is_image_name(name));
         let by_canonical_name =
             by_name.iter().map(|(name, path)| (canonical(name), path.clone())).collect();
         Self { folder, by_name, by_canonical_name }
@@ -129,11 +129,6 @@ impl ImageFolder {
             })
             .collect()
     }
-}
-
-fn is_image(name: &str) -> bool {
-    let extension = name.rsplit_once('.').map(|(_, extension)| extension.to_ascii_lowercase());
-    matches!(extension.as_deref(), Some("jpg" | "jpeg" | "png"))
 }
 
 /// Compares the split's scores with those of `All_labels.txt`, if present.
@@ -260,11 +255,11 @@ mod tests {
             listing.rows(Split::Test).iter().filter(|row| row.missing.is_some()).collect();
         assert_eq!(missing.len(), 1);
         assert_eq!(missing[0].sample.id, "ftw11.jpg");
-        assert_eq!(listing.notes().len(), 1);
+        assert_eq!(listing.notes.len(), 1);
         assert!(
-            listing.notes()[0].starts_with("1 rows") && listing.notes()[0].ends_with("ftw1.jpg"),
+            listing.notes[0].starts_with("1 rows") && listing.notes[0].ends_with("ftw1.jpg"),
             "{:?}",
-            listing.notes()
+            listing.notes
         );
     }
 }

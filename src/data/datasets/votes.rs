@@ -8,6 +8,7 @@ use std::path::Path;
 use anyhow::{Context, Result, bail, ensure};
 use calamine::{DataRef, Reader, Xlsx};
 
+use super::locate::is_image_name;
 use crate::data::dataset::Split;
 use crate::data::listing::{Listing, Row, composed};
 use crate::data::panic::catch_panic;
@@ -144,11 +145,6 @@ impl Votes {
         .flatten()
         .collect()
     }
-}
-
-fn is_image_name(text: &str) -> bool {
-    let ending = text.rsplit_once('.').map(|(_, ending)| ending.to_ascii_lowercase());
-    matches!(ending.as_deref(), Some("jpg" | "jpeg" | "png" | "webp"))
 }
 
 /// Returns an image's file name without its folders, in composed Unicode form.

@@ -24,7 +24,7 @@ pub(crate) fn assign_folds(
     val_fraction: f64,
     seed: u64,
 ) -> Result<Listing> {
-    let notes = listing.notes().to_vec();
+    let notes = std::mem::take(&mut listing.notes);
     let rows = Split::ALL.into_iter().flat_map(|split| std::mem::take(listing.rows_mut(split)));
     let (mut rows, missing): (Vec<Row>, Vec<Row>) = rows.partition(|row| row.missing.is_none());
     units::bind_with_contents(&mut rows);
@@ -34,7 +34,7 @@ pub(crate) fn assign_folds(
     let (mut train, val) = hold_out(rest, val_fraction, seed, "val");
     // They are reported and skipped later, like every row without an image.
     train.extend(missing);
-    Ok(Listing::new(train, val, test).with_notes(notes))
+    Ok(Listing { notes, ..Listing::new(train, val, test) })
 }
 
 /// Rows that must stay in one fold.
