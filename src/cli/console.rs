@@ -94,10 +94,10 @@ impl Console {
     }
 
     /// Warns that rows of the data set are not trained on, where there are some.
-    pub fn warn_of_rows_left_out(&self, rows: usize) {
+    pub fn warn_of_skipped_rows(&self, rows: usize) {
         if rows > 0 {
             self.warn(&format!(
-                "{rows} rows of the data set were left out: `vmbeauty data check` lists them"
+                "{rows} rows of the data set were skipped: `vmbeauty data check` lists them"
             ));
         }
     }

@@ -1,30 +1,31 @@
-//! A training run as lines of JSON, for `--log-format json`.
+//! The events of a training run as lines of JSON, for `--log-format json`.
 
 use std::path::Path;
 
+use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::console::Console;
-use crate::run::EpochRecord;
 use crate::train::{Observer, Skipped, Start};
 
-/// Writes `start`, `epoch` and `skipped`; each line says which run it is of.
+/// Writes the events `start`, `epoch` and `skipped`; each line names its run.
 pub struct EventLog {
     run: String,
     console: Console,
+    started: bool,
 }
 
 impl EventLog {
-    /// For the run in this folder.
+    /// Creates the log of the run in this folder.
     pub fn new(root: &Path, console: Console) -> Self {
-        Self { run: root.display().to_string(), console }
+        Self { run: root.display().to_string(), console, started: false }
     }
 }
 
-impl Observer for EventLog {
+impl<R: Serialize> Observer<R> for EventLog {
     fn start(&mut self, start: &Start) {
         let [train, val, test] = start.images;
-        let about = json!({
+        let mut about = json!({
             "run": self.run,
             "name": start.config.name,
             "seed": start.config.seed,
@@ -32,15 +33,21 @@ impl Observer for EventLog {
             "parameters": start.parameters,
             "images": {"train": train, "val": val, "test": test},
             "skipped_rows": start.skipped_rows,
-            "epochs": start.config.train.epochs,
+            "epochs": start.epochs,
             "steps_per_epoch": start.steps_per_epoch,
             "resumed": start.resumed,
             "epochs_done": start.epochs_done,
             "steps_done": start.steps_done,
             "notes": start.notes,
         });
+        if let Some(branch) = start.branch {
+            about["branch"] = json!(branch);
+        }
         self.console.event("start", &about);
-        self.console.warn_of_rows_left_out(start.skipped_rows);
+        if !self.started {
+            self.console.warn_of_skipped_rows(start.skipped_rows);
+        }
+        self.started = true;
     }
 
     fn skipped(&mut self, skipped: &Skipped) {
@@ -53,7 +60,7 @@ impl Observer for EventLog {
         self.console.loud_event("skipped", &about);
     }
 
-    fn epoch(&mut self, record: &EpochRecord) {
+    fn epoch(&mut self, record: &R) {
         let mut about = json!({"run": self.run});
         // The line of metrics.jsonl.
         if let (Some(about), Ok(Value::Object(record))) =

@@ -70,6 +70,7 @@ impl Command {
     fn console(&self) -> Console {
         let args = match self {
             Command::Train(args) => args.console,
+            Command::Pretrain(args) => args.console,
             Command::CrossValidate(args) => args.console,
             Command::Sweep(args) => args.console,
             _ => ConsoleArgs::default(),

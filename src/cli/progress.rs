@@ -1,4 +1,5 @@
-//! What a person sees of a training run: a bar on a terminal, plain lines elsewhere, all on stderr.
+//! The console of a training run: a progress bar on a terminal, plain lines elsewhere, all on
+//! stderr.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -7,26 +8,98 @@ use indicatif::{ProgressDrawTarget, ProgressState, ProgressStyle};
 
 use super::console::Console;
 use super::output::{duration, thousands};
-use crate::run::EpochRecord;
+use crate::run::{EpochRecord, PretrainEpochRecord};
 use crate::train::{Observer, Skipped, Start, StepRecord};
 
 const BAR: &str = "{prefix} {bar:30} {pos}/{len}  {speed}  eta {eta}  {msg}";
 
-/// Prints the run as it goes.
+/// A record of an epoch that the console can show.
+pub trait ConsoleRecord {
+    /// The epoch, from 1.
+    fn epoch(&self) -> usize;
+    /// Wall time of the epoch, in seconds.
+    fn seconds(&self) -> f64;
+    /// The metrics, for a line.
+    fn metrics(&self) -> String;
+    /// Whether it is the best epoch so far.
+    fn is_best(&self) -> bool;
+}
+
+impl ConsoleRecord for EpochRecord {
+    fn epoch(&self) -> usize {
+        self.epoch
+    }
+
+    fn seconds(&self) -> f64 {
+        self.seconds
+    }
+
+    fn metrics(&self) -> String {
+        let weights = match self.fusion_weights {
+            Some([vit, mamba]) => format!("  vit {vit:.2} mamba {mamba:.2}"),
+            None => String::new(),
+        };
+        format!(
+            "loss {:.4}  val {}{weights}  lr {:.1e}  {:.0} images/s",
+            self.train_loss, self.val, self.lr, self.images_per_second
+        )
+    }
+
+    fn is_best(&self) -> bool {
+        self.best
+    }
+}
+
+impl ConsoleRecord for PretrainEpochRecord {
+    fn epoch(&self) -> usize {
+        self.epoch
+    }
+
+    fn seconds(&self) -> f64 {
+        self.seconds
+    }
+
+    fn metrics(&self) -> String {
+        let colors = match self.val_color_loss {
+            Some(loss) => format!("  colors {loss:.4}"),
+            None => String::new(),
+        };
+        format!(
+            "loss {:.4}  val {:.4}{colors}  lr {:.1e}  {:.0} images/s",
+            self.train_loss, self.val_loss, self.lr, self.images_per_second
+        )
+    }
+
+    fn is_best(&self) -> bool {
+        false
+    }
+}
+
+/// Prints a run as it trains.
 pub struct Progress {
     root: PathBuf,
     console: Console,
+    started: bool,
+    /// `epoch`, or the backbone and `epoch`.
+    label: String,
     epochs: usize,
     epoch: usize,
-    /// Of the epochs since the start, or since the run was resumed: how many, and how long they
-    /// took together.
+    /// Number of epochs since the start or the resumption, and their wall time together.
     timed: (usize, f64),
 }
 
 impl Progress {
-    /// For the run in this folder.
+    /// Creates the console of the run in this folder.
     pub fn new(root: &Path, console: Console) -> Self {
-        Self { root: root.to_path_buf(), console, epochs: 0, epoch: 0, timed: (0, 0.0) }
+        Self {
+            root: root.to_path_buf(),
+            console,
+            started: false,
+            label: String::new(),
+            epochs: 0,
+            epoch: 0,
+            timed: (0, 0.0),
+        }
     }
 
     fn show_bar(&self, start: &Start) {
@@ -48,28 +121,39 @@ impl Progress {
         let bar = self.console.bar();
         bar.reset();
         bar.set_message("");
-        bar.set_prefix(format!("epoch {}/{}", self.epoch, self.epochs));
+        bar.set_prefix(format!("{} {}/{}", self.label, self.epoch, self.epochs));
     }
 
-    /// How long the epochs that are left will take, if they take as long as those before.
-    fn left(&self, record: &EpochRecord) -> String {
+    /// Estimates the time that the remaining epochs take from those before.
+    fn time_left(&self, epoch: usize) -> String {
         let (epochs, seconds) = self.timed;
-        match self.epochs.saturating_sub(record.epoch) {
+        match self.epochs.saturating_sub(epoch) {
             0 => String::new(),
             left => format!("  {} left", duration(seconds / epochs.max(1) as f64 * left as f64)),
         }
     }
 }
 
-impl Observer for Progress {
+impl<R: ConsoleRecord> Observer<R> for Progress {
     fn start(&mut self, start: &Start) {
         let [train, val, test] = start.images.map(|n| thousands(n as i64));
+        let mut name = start.config.name.clone();
+        let mut images = format!("{train} images to train, {val} to validate");
+        match start.branch {
+            Some(branch) => {
+                name += &format!(", {branch}");
+                self.label = format!("{branch} epoch");
+            }
+            None => {
+                images += &format!(", {test} to test");
+                self.label = "epoch".to_string();
+            }
+        }
         if self.console.draws() {
             self.show_bar(start);
         }
         self.console.tell(&format!(
-            "{}: {train} images to train, {val} to validate, {test} to test; {} parameters on {}; writing {}",
-            start.config.name,
+            "{name}: {images}; {} parameters on {}; writing {}",
             thousands(start.parameters),
             start.device,
             self.root.display()
@@ -77,15 +161,18 @@ impl Observer for Progress {
         for note in start.notes {
             self.console.tell(note);
         }
-        self.console.warn_of_rows_left_out(start.skipped_rows);
+        if !std::mem::replace(&mut self.started, true) {
+            self.console.warn_of_skipped_rows(start.skipped_rows);
+        }
         if start.steps_done > 0 {
             self.console.tell(&format!(
                 "resuming after step {}, in epoch {}",
                 start.steps_done,
-                (start.epochs_done + 1).min(start.config.train.epochs)
+                (start.epochs_done + 1).min(start.epochs)
             ));
         }
-        self.epochs = start.config.train.epochs;
+        self.timed = (0, 0.0);
+        self.epochs = start.epochs;
         self.epoch = start.epochs_done;
         if self.epoch < self.epochs {
             self.begin_epoch();
@@ -95,7 +182,7 @@ impl Observer for Progress {
 
     fn skipped(&mut self, skipped: &Skipped) {
         self.console.bar().inc(skipped.images as u64);
-        self.console.warn(&format!("left out: {}", skipped.reason));
+        self.console.warn(&format!("skipped: {}", skipped.reason));
     }
 
     fn step(&mut self, record: &StepRecord) {
@@ -105,28 +192,22 @@ impl Observer for Progress {
     }
 
     fn evaluated(&mut self, split: &str, _images: usize) {
-        self.console.bar().set_message(format!("predicting {split}"));
+        self.console.bar().set_message(format!("evaluating {split}"));
     }
 
-    fn epoch(&mut self, record: &EpochRecord) {
+    fn epoch(&mut self, record: &R) {
+        let epoch = record.epoch();
         self.timed.0 += 1;
-        self.timed.1 += record.seconds;
-        let shares = match record.fusion_weights {
-            Some([vit, mamba]) => format!("  vit {vit:.2} mamba {mamba:.2}"),
-            None => String::new(),
-        };
+        self.timed.1 += record.seconds();
         self.console.tell(&format!(
-            "epoch {:>3}/{}  loss {:.4}  val {}{shares}  lr {:.1e}  {:.0} images/s{}{}",
-            record.epoch,
+            "{} {epoch:>3}/{}  {}{}{}",
+            self.label,
             self.epochs,
-            record.train_loss,
-            record.val,
-            record.lr,
-            record.images_per_second,
-            self.left(record),
-            if record.best { "  *" } else { "" }
+            record.metrics(),
+            self.time_left(epoch),
+            if record.is_best() { "  *" } else { "" }
         ));
-        if record.epoch < self.epochs {
+        if epoch < self.epochs {
             self.begin_epoch();
         }
     }

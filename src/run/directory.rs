@@ -8,7 +8,6 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 use serde::Serialize;
-use serde::de::DeserializeOwned;
 
 use super::epoch::EpochRecord;
 use super::provenance::StartRecord;
@@ -51,7 +50,8 @@ impl RunKind {
         }
     }
 
-    fn config_in(self, root: &Path) -> PathBuf {
+    /// Returns the path of the resolved config in a folder.
+    pub fn config_in(self, root: &Path) -> PathBuf {
         root.join(match self {
             Self::Train => CONFIG_FILE,
             Self::Pretrain => PRETRAIN_CONFIG_FILE,
@@ -270,26 +270,16 @@ impl RunDir {
     /// Returns an error if the file cannot be read.
     pub fn metrics_in(root: &Path) -> Result<Vec<EpochRecord>> {
         let path = root.join(METRICS_FILE);
-        if path.exists() { read_lines(&path, usize::MAX) } else { Ok(Vec::new()) }
-    }
-
-    /// Reads the records of the first `epochs` epochs.
-    ///
-    /// # Errors
-    /// Returns an error if the file has fewer, or one that cannot be read.
-    pub fn read_metrics(&self, epochs: usize) -> Result<Vec<EpochRecord>> {
-        if epochs == 0 {
+        if !path.exists() {
             return Ok(Vec::new());
         }
-        let path = self.root.join(METRICS_FILE);
-        let records = read_lines(&path, epochs)?;
-        ensure!(
-            records.len() == epochs,
-            "{} has {} epochs, the checkpoint was written after {epochs}",
-            path.display(),
-            records.len()
-        );
-        Ok(records)
+        let text =
+            fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+        let records = text.lines().enumerate().map(|(i, line)| {
+            serde_json::from_str(line)
+                .with_context(|| format!("{}:{}: not an epoch's metrics", path.display(), i + 1))
+        });
+        records.collect()
     }
 
     /// Appends a line to `provenance.jsonl`: where the numbers from this start on come from.
@@ -316,16 +306,4 @@ fn lock_in(root: &Path) -> PathBuf {
 
 fn weights_in(root: &Path, branch: Branch) -> PathBuf {
     root.join(format!("{branch}.safetensors"))
-}
-
-/// Reads up to `most` lines.
-fn read_lines<R: DeserializeOwned>(path: &Path, most: usize) -> Result<Vec<R>> {
-    let text =
-        fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
-    let lines = text.lines().take(most).enumerate();
-    let records = lines.map(|(i, line)| {
-        serde_json::from_str(line)
-            .with_context(|| format!("{}:{}: not an epoch's metrics", path.display(), i + 1))
-    });
-    records.collect()
 }

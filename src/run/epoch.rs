@@ -56,6 +56,8 @@ pub struct PretrainEpochRecord {
     pub lr: f64,
     /// Training images per second, without validation.
     pub images_per_second: f64,
+    /// Fraction of the training time that the steps waited for data.
+    pub data_wait: f64,
     /// Wall time of the epoch with its validation, in seconds.
     pub seconds: f64,
     /// Steps that were skipped because their loss or gradient was not finite.

@@ -1,6 +1,6 @@
-//! Training: the loop, and the parts that are named for what they do.
+//! Training and pretraining: one loop over optimizer steps, and what it is made of.
 
-pub mod checkpoint;
+mod checkpoint;
 pub mod distributed;
 pub mod ema;
 pub mod groups;
@@ -8,15 +8,18 @@ mod label_distribution;
 pub mod loss;
 pub mod modules;
 pub mod monitor;
+mod objective;
 pub mod observer;
 pub mod optimizer;
 pub mod precision;
 pub mod pretrain;
 pub mod schedule;
 pub mod stop;
-pub mod trainer;
+mod supervised;
+mod trainer;
 
 pub use distributed::Ranks;
 pub use observer::{AfterEpoch, Observer, Skipped, Start, StepRecord, Validated};
 pub use stop::{Stop, Stopped};
-pub use trainer::{Options, train};
+pub use supervised::train;
+pub use trainer::Options;

@@ -1,26 +1,32 @@
-//! Which epoch is the best, and when a run has stopped getting better.
+//! The monitored metric: which epoch is the best, and when early stopping ends a run.
 
 use crate::config::{EarlyStoppingConfig, Monitor};
 use crate::run::EpochRecord;
 
-/// Worse than any metric: that of an epoch whose metric is not defined, as the PC of a model that
-/// predicts one value.
+/// The score of an epoch whose metric is not defined, such as the PC of a model that predicts a
+/// constant: worse than any other.
 const UNDEFINED: f64 = f64::MIN;
 
-/// How good an epoch is by the monitored metric: more is better. A metric of which less is better
-/// counts negative.
-pub fn merit(monitor: Monitor, record: &EpochRecord) -> f64 {
-    let merit = match monitor {
+/// Returns the score of an epoch by the monitored metric: more is better, so a metric of which less
+/// is better is negated.
+pub fn score(monitor: Monitor, record: &EpochRecord) -> f64 {
+    let score = match monitor {
         Monitor::Pc => record.val.pc,
         Monitor::Srcc => record.val.srcc,
         Monitor::Mae => -record.val.mae,
         Monitor::Rmse => -record.val.rmse,
         Monitor::TrainLoss => -record.train_loss,
     };
-    if merit.is_finite() { merit } else { UNDEFINED }
+    if score.is_finite() { score } else { UNDEFINED }
 }
 
-/// Whether the run ends after these epochs: `patience` of them in a row were not better than the
+/// Returns whether an epoch is better than all `before` it; the first one is.
+pub fn is_best(monitor: Monitor, record: &EpochRecord, before: &[EpochRecord]) -> bool {
+    let best = before.iter().rev().find(|record| record.best);
+    best.is_none_or(|best| score(monitor, record) > score(monitor, best))
+}
+
+/// Returns whether early stopping ends the run after these epochs: `patience` of them in a row were not better than the
 /// best before by more than `min_delta`. It follows from the epochs' metrics alone, so a resumed
 /// run ends where an uninterrupted one does.
 pub fn is_over(monitor: Monitor, stopping: &EarlyStoppingConfig, records: &[EpochRecord]) -> bool {
@@ -30,9 +36,9 @@ pub fn is_over(monitor: Monitor, stopping: &EarlyStoppingConfig, records: &[Epoc
     let mut best = UNDEFINED;
     let mut waited = 0;
     for record in records {
-        let merit = merit(monitor, record);
-        if merit > best + stopping.min_delta {
-            best = merit;
+        let score = score(monitor, record);
+        if score > best + stopping.min_delta {
+            best = score;
             waited = 0;
         } else {
             waited += 1;
@@ -80,7 +86,7 @@ mod tests {
 
     #[test]
     fn errors_and_losses_are_better_the_smaller_they_are() {
-        let of = |monitor| merit(monitor, &record(0.25));
+        let of = |monitor| score(monitor, &record(0.25));
         assert_eq!((of(Monitor::Pc), of(Monitor::Srcc)), (0.25, 0.125));
         assert_eq!((of(Monitor::Mae), of(Monitor::Rmse)), (-0.5, -0.75));
         assert_eq!(of(Monitor::TrainLoss), -1.0);
@@ -89,9 +95,9 @@ mod tests {
     #[test]
     fn a_metric_that_is_not_defined_is_worse_than_any() {
         for monitor in Monitor::ALL {
-            let undefined = merit(*monitor, &record(f64::NAN));
-            assert!(undefined < merit(*monitor, &record(1e300)));
-            assert!(undefined < merit(*monitor, &record(-1.0)));
+            let undefined = score(*monitor, &record(f64::NAN));
+            assert!(undefined < score(*monitor, &record(1e300)));
+            assert!(undefined < score(*monitor, &record(-1.0)));
         }
         assert!(!over(Monitor::Pc, 2, 0.0, &[f64::NAN, 0.1]));
         assert!(over(Monitor::Pc, 2, 0.0, &[f64::NAN, f64::NAN]));

@@ -1,65 +1,69 @@
-//! What a training run tells those who watch it.
+//! What observers of a run are told.
 
-use crate::config::Config;
+use crate::config::{Branch, Config};
 use crate::data::{HostBatch, ImageDataset};
 use crate::eval::metrics::Metrics;
 use crate::eval::predictions::Predictions;
 use crate::models::BeautyNet;
 use crate::run::EpochRecord;
 
-/// How a run begins.
+/// The start of a run, or of a backbone in a pretraining.
 #[derive(Debug, Clone, Copy)]
 pub struct Start<'a> {
-    /// As resolved.
+    /// The resolved config.
     pub config: &'a Config,
-    /// Numbers of images to train on, to validate and to test with.
+    /// The backbone that is pretrained; `None` in a run.
+    pub branch: Option<Branch>,
+    /// Numbers of training, validation and test images.
     pub images: [usize; 3],
     /// Rows of the data set that were skipped.
     pub skipped_rows: usize,
-    /// Trained parameters.
+    /// Number of trained parameters.
     pub parameters: i64,
-    /// Where the model computes, in words.
+    /// The name of the device.
     pub device: &'a str,
+    /// Number of epochs.
+    pub epochs: usize,
     /// Optimizer steps in an epoch.
     pub steps_per_epoch: usize,
-    /// Whether the run goes on with one that was stopped.
+    /// Whether the run resumes one that was stopped.
     pub resumed: bool,
-    /// Epochs done before, where the run is resumed.
+    /// Epochs done before.
     pub epochs_done: usize,
     /// Optimizer steps done before.
     pub steps_done: u64,
-    /// Images seen before, of the epoch that the run goes on in.
+    /// Images trained on before, in the current epoch.
     pub images_done: usize,
-    /// What is worth knowing about the pretrained weights, a line each.
+    /// Notes about the pretrained weights.
     pub notes: &'a [String],
 }
 
 /// One optimizer step.
 #[derive(Debug, Clone, Copy)]
 pub struct StepRecord {
-    /// Steps done, this one included.
+    /// The step, from 1.
     pub step: u64,
-    /// On the scaled scores.
+    /// The loss: of a run on the scaled scores, of a pretraining of the pixels.
     pub loss: f64,
     /// Learning rate of fusion and head.
     pub lr: f64,
     /// Learning rate of the backbones.
     pub backbone_lr: f64,
-    /// 2-norm over all gradients, before clipping; not finite where a loss scale was too large and
-    /// the step is left out.
+    /// 2-norm of all gradients before clipping; not finite if the loss scale was too large, so that
+    /// the weights were not updated.
     pub grad_norm: f64,
-    /// Images in the batch.
+    /// Images in the global batch.
     pub images: usize,
 }
 
-/// A step that was left out, because its loss or gradient was not finite.
+/// A step that was skipped because its loss or gradient was not finite.
 #[derive(Debug, Clone, Copy)]
 pub struct Skipped<'a> {
-    /// Its number, from 1.
+    /// The step, from 1.
     pub step: u64,
-    /// Images in the batch.
+    /// Images in the global batch.
     pub images: usize,
-    /// What was not finite, and where.
+    /// What was not finite, and in which modules.
     pub reason: &'a str,
 }
 
@@ -70,44 +74,44 @@ pub struct Validated<'a> {
     pub epoch: usize,
     /// Optimizer steps done since the start.
     pub step: u64,
-    /// With the weights that were measured: their average, where one is kept.
+    /// The network with the validated weights: the EMA weights, if there are any.
     pub net: &'a BeautyNet,
     /// The validation images.
     pub images: &'a ImageDataset,
 }
 
-/// What there is to look at when an epoch is done. Nothing of it was computed or copied for the
-/// observers' sake.
+/// The state of a run when an epoch is done. Nothing of it was computed or copied for observers.
 #[derive(Clone, Copy)]
 pub struct AfterEpoch<'a> {
-    /// As in `metrics.jsonl`.
+    /// The line of `metrics.jsonl`.
     pub record: &'a EpochRecord,
-    /// With the weights that training goes on with (not their average), and the gradients of its
-    /// last step, clipped; none where the epoch's steps were done before the run was resumed.
+    /// The network with the trained weights (not the EMA weights), and the clipped gradients of its
+    /// last step; none if the epoch's steps were done before the run was resumed.
     pub net: &'a BeautyNet,
-    /// Of the validation images.
+    /// Predictions on the validation images.
     pub predictions: &'a Predictions,
 }
 
-/// Watches a run: a progress bar, TensorBoard. Nothing that it does changes the training: it looks
-/// at tensors, and leaves them and torch's generator as they are.
-pub trait Observer {
-    /// The run begins.
+/// Watches a run (or with `R` = [`PretrainEpochRecord`](crate::run::PretrainEpochRecord), a
+/// pretraining): a progress bar, TensorBoard. An observer never changes the training: it leaves
+/// tensors and torch's generator as they are.
+pub trait Observer<R = EpochRecord> {
+    /// The run starts; a pretraining does so for each backbone.
     fn start(&mut self, _start: &Start) {}
-    /// The run's first step is about to be made, with these batches as they are fed, before the
-    /// model normalizes them. With several processes, of the first one's.
+    /// The run's first step is about to be made with these microbatches, before the model
+    /// normalizes them; with several processes, those of rank 0.
     fn first_step(&mut self, _batches: &[HostBatch]) {}
     /// A step is done.
     fn step(&mut self, _record: &StepRecord) {}
-    /// A step was left out.
+    /// A step was skipped.
     fn skipped(&mut self, _skipped: &Skipped) {}
-    /// Images of the validation or test split were predicted.
+    /// Images of the validation or test split were evaluated.
     fn evaluated(&mut self, _split: &str, _images: usize) {}
     /// The validation images were predicted. The network may be used, but not changed; the time
-    /// counts as validation's.
+    /// counts as validation time.
     fn validated(&mut self, _validated: &Validated) {}
     /// An epoch is done.
-    fn epoch(&mut self, _record: &EpochRecord) {}
+    fn epoch(&mut self, _record: &R) {}
     /// An epoch is done and in the checkpoint; called after [`epoch`](Self::epoch).
     fn after_epoch(&mut self, _after: &AfterEpoch) {}
     /// The run is done, with the best weights' metrics by split.

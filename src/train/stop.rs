@@ -8,6 +8,8 @@ use anyhow::{Context, Result};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::flag;
 
+use crate::run::RunKind;
+
 /// What shells add to a signal's number for the exit code of a process that it ended.
 const SIGNAL_BASE: i32 = 128;
 
@@ -41,7 +43,17 @@ impl Stop {
         self.0.store(SIGTERM as usize, Ordering::SeqCst);
     }
 
-    /// The signal's number; 0 where nobody asked.
+    /// Refuses to start a run that was asked to stop before its first step.
+    ///
+    /// # Errors
+    /// Returns [`Stopped`] if it was.
+    pub(crate) fn check(&self, kind: RunKind) -> Result<()> {
+        let (signal, command) = (self.signal(), kind.command());
+        let stopped = Stopped { signal, steps: 0, epoch: 0, config: None, command };
+        if signal > 0 { Err(stopped.into()) } else { Ok(()) }
+    }
+
+    /// Returns the signal's number; 0 if nobody asked.
     pub(crate) fn signal(&self) -> i32 {
         self.0.load(Ordering::SeqCst) as i32
     }

@@ -447,7 +447,7 @@ fn data_check_prints_one_json_object_with_missing_and_unreadable_images() {
     assert!(output.status.success(), "{errors}");
     assert!(
         errors.contains("2 images to train")
-            && errors.contains("2 rows of the data set were left out"),
+            && errors.contains("2 rows of the data set were skipped"),
         "{errors}"
     );
 }

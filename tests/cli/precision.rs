@@ -118,7 +118,7 @@ fn steps_that_are_not_finite_are_skipped_and_the_run_continues() {
     assert!(output.status.success(), "{errors}");
     // The image is in one batch of each epoch.
     let skipped: Vec<&str> =
-        errors.lines().filter(|line| line.starts_with("warning: left out: step ")).collect();
+        errors.lines().filter(|line| line.starts_with("warning: skipped: step ")).collect();
     assert_eq!(skipped.len(), 3, "{errors}");
     assert!(skipped.iter().all(|line| line.contains("4.png")), "{errors}");
     let run = sandbox.path("run");

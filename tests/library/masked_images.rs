@@ -8,8 +8,8 @@ use vm_beautynet::config::Config;
 use vm_beautynet::models::BeautyNet;
 use vm_beautynet::models::weights::WeightsFile;
 use vm_beautynet::run::{PretrainEpochRecord as EpochRecord, RunKind};
-use vm_beautynet::train::pretrain::{Observer, Options, Outcome, pretrain};
-use vm_beautynet::train::{Stop, Stopped};
+use vm_beautynet::train::pretrain::{Outcome, pretrain};
+use vm_beautynet::train::{Observer, Options, StepRecord, Stop, Stopped};
 
 const SMALL: &str = "
 data: {dataset: synthetic, image_size: 32, workers: 1, synthetic: {train: 24, val: 8, test: 4}}
@@ -26,19 +26,19 @@ fn config(set: &[&str]) -> Config {
 }
 
 fn start(set: &[&str], root: &Path) -> Outcome {
-    pretrain(&config(set), root, &Options::default(), &mut ()).unwrap()
+    pretrain(&config(set), root, &Options::default(), &mut []).unwrap()
 }
 
 fn error(set: &[&str], root: &Path, options: &Options) -> String {
-    let result = pretrain(&config(set), root, options, &mut ());
+    let result = pretrain(&config(set), root, options, &mut []);
     format!("{:#}", result.unwrap_err())
 }
 
 /// Requests a stop after this number of steps.
 struct StopsAfter(usize, Stop);
 
-impl Observer for StopsAfter {
-    fn step(&mut self, _images: usize, _loss: f64) {
+impl Observer<EpochRecord> for StopsAfter {
+    fn step(&mut self, _record: &StepRecord) {
         self.0 = self.0.saturating_sub(1);
         if self.0 == 0 {
             self.1.request();
@@ -121,8 +121,8 @@ fn a_stopped_and_resumed_pretraining_ends_with_the_same_bytes() {
     for steps in [4, 12, 17] {
         let root = folder.path().join(steps.to_string());
         let options = Options::default();
-        let mut observer = StopsAfter(steps, options.stop.clone());
-        let error = pretrain(&config(&[]), &root, &options, &mut observer).unwrap_err();
+        let observer = StopsAfter(steps, options.stop.clone());
+        let error = pretrain(&config(&[]), &root, &options, &mut [Box::new(observer)]).unwrap_err();
         let stopped = error.downcast_ref::<Stopped>().unwrap();
         assert_eq!(stopped.exit_code(), 143);
         let text = error.to_string();
@@ -134,7 +134,7 @@ fn a_stopped_and_resumed_pretraining_ends_with_the_same_bytes() {
         assert!(text.contains(&remedy), "{text}");
         assert!(!root.join("mamba.safetensors").exists());
         let resume = Options { resume: true, ..Options::default() };
-        pretrain(&config(&[]), &root, &resume, &mut ()).unwrap();
+        pretrain(&config(&[]), &root, &resume, &mut []).unwrap();
         for file in WEIGHTS.iter().chain(&["reconstructions.png"]) {
             assert!(read(&root, file) == read(&uninterrupted, file), "{steps}: {file}");
         }
@@ -268,7 +268,7 @@ fn a_step_or_weights_that_are_not_finite_end_pretraining() {
     // The learning rate is so large that the weights overflow in the second step.
     let broken = ["pretrain={lr: 1.0e+38, warmup_epochs: 0, epochs: 1}"];
     let found = error(&broken, &root.join("a"), &Options::default());
-    assert!(found.contains("is not finite") && found.contains("pretrain.lr"), "{found}");
+    assert!(found.contains("not finite") && found.contains("pretrain.lr"), "{found}");
     let skip = [broken[0], "train.on_nan=skip"];
     let found = error(&skip, &root.join("b"), &Options::default());
     assert!(found.contains("after epoch 1") && found.contains("pretrain.lr"), "{found}");

@@ -1,70 +1,63 @@
-//! Pretraining: the backbones learn from the training images alone, without scores, by masked image
+//! Pretraining: the backbones train on the training images alone, without scores, by masked image
 //! modeling.
 
-mod branch;
 mod images;
 mod masks;
-mod observer;
+mod objective;
 mod reconstructions;
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Error, Result};
+use anyhow::Result;
 
-use self::branch::BranchRun;
 use self::images::TrainAndVal;
+use self::objective::MaskedImages;
 use self::reconstructions::Panels;
-use crate::config::{BackboneConfig, BackboneShape, Branch, Config};
+use super::objective::Recipe;
+use super::observer::Observer;
+use super::trainer::{Options, Trainer};
+use crate::config::{
+    BackboneConfig, BackboneShape, Branch, Config, FreezeConfig, OptimizerConfig, ScheduleConfig,
+};
 use crate::data::preview;
 use crate::models::device;
-use crate::run::{PretrainEpochRecord as EpochRecord, RunDir, RunKind};
-use crate::train::{Stop, Stopped};
+use crate::run::{PretrainEpochRecord, RunDir, RunKind};
 
-pub use observer::{Observer, Start};
-
-/// How a pretraining is made, beside its config.
-#[derive(Debug, Clone, Default)]
-pub struct Options {
-    /// Whether to go on with the one that is in the folder.
-    pub resume: bool,
-    /// Ends it early.
-    pub stop: Stop,
-}
-
-/// What a backbone's pretraining came to.
+/// A pretrained backbone.
 #[derive(Debug, Clone)]
 pub struct Pretrained {
-    /// Which branch.
+    /// The branch that it is of.
     pub branch: Branch,
     /// Its weights under their published names, for `model.vit.weights` or `model.mamba.weights`.
     pub weights: PathBuf,
-    /// The last epoch's metrics.
-    pub last: EpochRecord,
+    /// The record of the last epoch.
+    pub last: PretrainEpochRecord,
 }
 
-/// What a pretraining came to.
+/// The result of a pretraining.
 #[derive(Debug, Clone)]
 pub struct Outcome {
-    /// Of each backbone that the fusion strategy uses.
+    /// The backbones that the fusion strategy uses.
     pub backbones: Vec<Pretrained>,
-    /// Some validation images: as they are, and for each backbone with patches masked, and
+    /// An image of validation images: as they are, and for each backbone with patches masked, and
     /// reconstructed.
     pub reconstructions: PathBuf,
 }
 
 /// Pretrains the backbones that the config's fusion strategy uses, one after the other, and writes
-/// their weights into the folder `root`. Validation images are looked at after each epoch and never
-/// learned from; test images are not opened. A resumed one goes on from its last epoch and ends
-/// with the same weights, bit for bit on one machine, as one that was not interrupted.
+/// their weights into the folder `root`. Validation images are evaluated after each epoch and never
+/// trained on; test images are not opened. A resumed pretraining continues from its last checkpoint
+/// and ends with the same weights, bit for bit on one machine, as one that was not interrupted.
 ///
 /// # Errors
-/// Data, weights or a folder that do not fit, masks that leave nothing to see or to predict, a loss
-/// or gradient that is not finite, or [`Stopped`] where it was asked to end.
+/// Returns an error if data, weights or the folder do not fit, if masks leave nothing to see or to
+/// predict, if a loss or gradient is not finite, or [`Stopped`](super::Stopped) if it was asked to
+/// stop.
 pub fn pretrain(
     config: &Config,
     root: &Path,
     options: &Options,
-    observer: &mut dyn Observer,
+    observers: &mut [Box<dyn Observer<PretrainEpochRecord>>],
 ) -> Result<Outcome> {
     if let Some(threads) = config.train.threads {
         tch::set_num_threads(threads as i32);
@@ -79,37 +72,57 @@ pub fn pretrain(
     }
     let device = device::select(config.device)?;
     let images = TrainAndVal::load(config)?;
-    if options.stop.signal() > 0 {
-        return Err(Error::new(Stopped {
-            signal: options.stop.signal(),
-            steps: 0,
-            epoch: 0,
-            config: None,
-            command: "pretrain",
-        }));
-    }
-    let folder = if options.resume {
+    options.stop.check(RunKind::Pretrain)?;
+    let run = if options.resume {
         RunDir::resume(root, RunKind::Pretrain, config)?
     } else {
         RunDir::create(root, RunKind::Pretrain, config)?
     };
     let mut panels = Panels::new(&images, config)?;
     let mut records = Vec::new();
-    let mut done = Vec::new();
+    let mut pretrained = Vec::new();
     for (backbone, shape) in backbones {
-        let mut run =
-            BranchRun::begin(config, backbone, shape, &images, &folder, device, &options.stop)?;
-        run.learn(&records, observer)?;
-        records.extend_from_slice(run.records());
-        done.push(run.finish()?);
-        panels.add(run.model(), config)?;
+        let objective = MaskedImages::new(config, backbone, shape, &images, &records, device)?;
+        let branch = objective.branch();
+        let recipe = recipe(config, branch);
+        let mut trainer = Trainer::new(config, &run, recipe, objective, None, options.clone());
+        trainer.load_checkpoint()?;
+        trainer.run(observers)?;
+        pretrained.push(trainer.objective.finish(&run, &trainer.progress.records)?);
+        panels.add(trainer.objective.model(), config)?;
+        let Trainer { progress, .. } = trainer;
+        records.extend(progress.records);
     }
-    folder.write_metrics(&records)?;
-    preview::save(&panels.image(), &folder.reconstructions())?;
-    Ok(Outcome { backbones: done, reconstructions: folder.reconstructions() })
+    run.write_metrics(&records)?;
+    preview::save(&panels.image(), &run.reconstructions())?;
+    Ok(Outcome { backbones: pretrained, reconstructions: run.reconstructions() })
 }
 
-/// Those in use, with the shape that they learn in: nothing is dropped, for a masked image is hard
+fn recipe(config: &Config, branch: Branch) -> Recipe {
+    let settings = &config.pretrain;
+    Recipe {
+        epochs: settings.epochs,
+        batch_size: settings.batch_size,
+        accumulate: 1,
+        optimizer: OptimizerConfig {
+            lr: settings.lr,
+            weight_decay: settings.weight_decay,
+            betas: Some([0.9, 0.95]),
+            ..OptimizerConfig::default()
+        },
+        schedule: ScheduleConfig {
+            warmup_epochs: settings.warmup_epochs,
+            min_lr: settings.min_lr,
+            ..ScheduleConfig::default()
+        },
+        freeze: FreezeConfig::default(),
+        ema_decay: None,
+        lr_key: "pretrain.lr",
+        checkpoint: branch.to_string(),
+    }
+}
+
+/// Returns the backbones in use with their shapes, without stochastic depth: masked images are hard
 /// enough.
 fn backbones(config: &Config) -> Result<Vec<(&BackboneConfig, BackboneShape)>> {
     let mut backbones = Vec::new();

@@ -8,9 +8,9 @@ use image::imageops::{self, FilterType};
 use image::{Rgb, RgbImage};
 use tch::{Device, Tensor};
 
-use super::branch::targets;
 use super::images::TrainAndVal;
 use super::masks::Masks;
+use super::objective::targets;
 use crate::config::Config;
 use crate::data::{ImageDataset, Loader, LoaderOptions, Mode};
 use crate::models::ForwardContext;

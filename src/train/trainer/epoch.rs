@@ -1,82 +1,64 @@
-//! One epoch: its steps, its validation, and what is kept of it.
+//! One epoch: its steps, its validation, and what is saved.
 
-use std::collections::HashMap;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Error, Result, ensure};
+use anyhow::{Result, ensure};
 use serde_json::{Value, json};
 
 use super::Trainer;
 use super::step::{Stepped, images_in};
-use crate::data::{HostBatch, ImageDataset, LoaderOptions, Split};
-use crate::eval::evaluate;
-use crate::eval::predictions::Predictions;
-use crate::models::weights;
-use crate::run::EpochRecord;
+use crate::data::HostBatch;
 use crate::train::checkpoint::{self, EpochSums};
 use crate::train::ema::Ema;
-use crate::train::monitor;
-use crate::train::observer::{AfterEpoch, Observer, Skipped, Validated};
+use crate::train::objective::{EpochStats, Objective};
+use crate::train::observer::{Observer, Skipped};
 use crate::train::stop::Stopped;
 
-impl Trainer<'_> {
-    /// What is left of the epoch under way.
-    pub(super) fn epoch(&mut self, observers: &mut [Box<dyn Observer>]) -> Result<()> {
-        self.learn(observers)?;
+impl<O: Objective> Trainer<'_, O> {
+    /// Runs the rest of the current epoch.
+    pub(super) fn epoch(&mut self, observers: &mut [Box<dyn Observer<O::Record>>]) -> Result<()> {
+        self.train_steps(observers)?;
         let sums = self.progress.within;
         ensure!(
             sums.images > 0,
-            "every step of epoch {} was left out, because its loss or gradient was not finite: lower train.optimizer.lr",
-            self.progress.epochs + 1
+            "every step of epoch {} was skipped, because its loss or gradient was not finite: \
+             lower {}",
+            self.progress.epochs + 1,
+            self.recipe.lr_key
         );
-        let val = self.validate(observers)?;
-        let metrics = val.metrics()?;
-        let validating = self.lap();
-        self.progress.epochs += 1;
-        self.progress.within = EpochSums::default();
-        let mut record = EpochRecord {
-            epoch: self.progress.epochs,
+        let validation = self.validate(observers)?;
+        let stats = EpochStats {
+            epoch: self.progress.epochs + 1,
             step: self.progress.steps,
             train_loss: sums.loss / sums.images as f64,
-            val: metrics,
-            lr: sums.rates[0],
-            backbone_lr: sums.rates[1],
-            fusion_weights: mean_shares(&val),
+            lr: sums.lr,
             images_per_second: sums.images as f64 / sums.seconds,
             data_wait: sums.waiting / sums.seconds,
-            seconds: sums.seconds + validating,
+            seconds: sums.seconds + self.lap(),
             skipped_steps: sums.skipped,
-            best: false,
         };
-        let merit = monitor::merit(self.config.train.monitor, &record);
-        let best = self.progress.best.is_none_or(|(_, before)| merit > before);
-        if best {
-            self.progress.best = Some((self.progress.epochs, merit));
-        }
-        record.best = best;
-        self.records.push(record);
-        self.save(best)?;
-        if let Some(record) = self.records.last() {
-            let after = AfterEpoch { record, net: &self.net, predictions: &val };
-            for observer in observers {
-                observer.epoch(record);
-                observer.after_epoch(&after);
-            }
+        let record = self.objective.record(stats, &validation, &self.progress.records)?;
+        self.progress.epochs += 1;
+        self.progress.within = EpochSums::default();
+        self.progress.records.push(record);
+        self.save()?;
+        if let Some(record) = self.progress.records.last() {
+            observers.iter_mut().for_each(|observer| observer.epoch(record));
+            self.objective.after_epoch(record, &validation, observers);
         }
         Ok(())
     }
 
-    /// The epoch's steps, from the one after the checkpoint on.
-    fn learn(&mut self, observers: &mut [Box<dyn Observer>]) -> Result<()> {
+    /// Makes the epoch's steps, from the one after the checkpoint on.
+    fn train_steps(&mut self, observers: &mut [Box<dyn Observer<O::Record>>]) -> Result<()> {
         let mut loader = self.batches_left()?;
-        let frozen_epochs = self.config.train.freeze.epochs;
+        let frozen_epochs = self.recipe.freeze.epochs;
         self.optimizer.freeze(frozen_epochs.is_none_or(|epochs| self.progress.epochs < epochs));
-        self.gradients = self.ranks.gradients(&self.net.trainable_parameters())?;
+        self.gradients = self.ranks.gradients(&self.objective.trained_parameters())?;
         let mut saved = Instant::now();
         loop {
             let asked = Instant::now();
-            let group = loader.by_ref().take(self.config.train.accumulate);
+            let group = loader.by_ref().take(self.recipe.accumulate);
             let group: Vec<HostBatch> = group.collect::<Result<_>>()?;
             if group.is_empty() {
                 break;
@@ -93,10 +75,10 @@ impl Trainer<'_> {
                 Stepped::Done(record) => {
                     within.loss += record.loss * record.images as f64;
                     within.images += record.images;
-                    within.rates = [record.lr, record.backbone_lr];
+                    within.lr = [record.lr, record.backbone_lr];
                     observers.iter_mut().for_each(|observer| observer.step(&record));
                 }
-                Stepped::LeftOut(reason) => {
+                Stepped::Skipped(reason) => {
                     within.skipped += 1;
                     let skipped = Skipped {
                         step: self.progress.steps,
@@ -106,14 +88,14 @@ impl Trainer<'_> {
                     observers.iter_mut().for_each(|observer| observer.skipped(&skipped));
                 }
             }
-            self.end_if_asked()?;
+            self.stop_if_asked()?;
             self.save_if_due(&mut saved)?;
         }
         self.load_ahead()
     }
 
-    /// Ends the run where it was asked to on any rank, with its state in the checkpoint.
-    fn end_if_asked(&mut self) -> Result<()> {
+    /// Stops the run if any rank was asked to, with its state in the checkpoint.
+    fn stop_if_asked(&mut self) -> Result<()> {
         let signal = self.ranks.largest(self.stop.signal().into())? as i32;
         if signal == 0 {
             return Ok(());
@@ -121,17 +103,6 @@ impl Trainer<'_> {
         self.save_checkpoint()?;
         self.ranks.meet()?;
         Err(self.stopped(signal))
-    }
-
-    fn stopped(&self, signal: i32) -> Error {
-        let epochs = self.config.train.epochs;
-        Error::new(Stopped {
-            signal,
-            steps: self.progress.steps,
-            epoch: epochs.min(self.progress.epochs + 1),
-            config: Some(self.run.config()),
-            command: "train",
-        })
     }
 
     fn save_if_due(&self, saved: &mut Instant) -> Result<()> {
@@ -146,65 +117,33 @@ impl Trainer<'_> {
         Ok(())
     }
 
-    /// The validation images' predictions, with the average of the weights where one is kept; it
-    /// stays in place. Where the run is asked to end meanwhile, the epoch's steps are kept: a
-    /// resumed run goes on with the validation.
-    fn validate(&mut self, observers: &mut [Box<dyn Observer>]) -> Result<Predictions> {
-        self.exchange_average()?;
-        let val = self.predict(Split::Val, &self.splits.val, observers);
-        if val.as_ref().is_err_and(|error| error.is::<Stopped>()) {
-            self.exchange_average()?;
+    /// Validates the EMA weights, if there are any, and leaves them in the network. If the run is
+    /// stopped meanwhile, the epoch's steps are saved: a resumed run continues with the validation.
+    fn validate(
+        &mut self,
+        observers: &mut [Box<dyn Observer<O::Record>>],
+    ) -> Result<O::Validation> {
+        self.exchange_ema()?;
+        let validation = self.evaluate(observers, O::validate);
+        if validation.as_ref().is_err_and(|error| error.is::<Stopped>()) {
+            self.exchange_ema()?;
             self.save_checkpoint()?;
         }
-        if val.is_ok() {
-            let validated = Validated {
-                epoch: self.progress.epochs + 1,
-                step: self.progress.steps,
-                net: &self.net,
-                images: &self.splits.val,
-            };
-            observers.iter_mut().for_each(|observer| observer.validated(&validated));
-        }
-        val
+        validation
     }
 
-    /// A split's predictions, the same on all ranks.
-    pub(super) fn predict(
-        &self,
-        split: Split,
-        images: &Arc<ImageDataset>,
-        observers: &mut [Box<dyn Observer>],
-    ) -> Result<Predictions> {
-        let evaluation = LoaderOptions::for_evaluation(&self.config);
-        let options = LoaderOptions { shard: self.ranks.shard(), ..evaluation };
-        let mine = evaluate::predict(&self.net, images, options, &mut |images| {
-            observers.iter_mut().for_each(|observer| observer.evaluated(split.name(), images));
-            match self.stop.signal() {
-                // Several ranks agree on it between two steps.
-                signal if signal > 0 && self.ranks.size() == 1 => Err(self.stopped(signal)),
-                _ => Ok(()),
-            }
-        })?;
-        self.ranks.gather_predictions(mine, images.samples(), options.batch_size)
-    }
-
-    /// Puts the average of the weights, if one is kept, in their place, and back again.
-    fn exchange_average(&mut self) -> Result<()> {
+    /// Exchanges the network's weights and the EMA weights, if there are any.
+    fn exchange_ema(&mut self) -> Result<()> {
         self.ema.as_mut().map_or(Ok(()), Ema::exchange)
     }
 
-    /// Keeps what was measured, puts the weights back that training goes on with, and writes the
-    /// checkpoint last: whatever it counts on is there before it.
-    fn save(&mut self, best: bool) -> Result<()> {
+    /// Saves the validated weights, puts the trained ones back, and writes the checkpoint last:
+    /// whatever it counts on is there before it.
+    fn save(&mut self) -> Result<()> {
         if self.ranks.is_first() {
-            let parameters = self.net.parameters();
-            if best {
-                weights::save(&self.run.best(), &parameters, self.metadata()?)?;
-            }
-            weights::save(&self.run.last(), &parameters, self.metadata()?)?;
-            self.run.write_metrics(&self.records)?;
+            self.objective.save(self.run, &self.progress.records, self.origin()?)?;
         }
-        self.exchange_average()?;
+        self.exchange_ema()?;
         self.save_checkpoint()
     }
 
@@ -213,38 +152,23 @@ impl Trainer<'_> {
         if !self.ranks.is_first() {
             return Ok(());
         }
-        checkpoint::save(
-            &self.run,
-            &self.net,
+        let mut progress = serde_json::to_value(&self.progress)?;
+        progress["run"] = self.origin()?;
+        checkpoint::write(
+            &self.run.checkpoint(&self.recipe.checkpoint),
+            self.objective.parameters(),
             &self.optimizer,
             self.ema.as_ref(),
-            &self.progress,
-            &self.origin()?,
+            &progress,
         )
     }
 
-    /// What a file of weights says of where they come from.
+    /// Returns what a file of weights says about where they come from.
     fn origin(&self) -> Result<Value> {
         Ok(json!({
             "config": self.config.to_yaml()?,
             "seed": self.config.seed,
             "provenance": self.provenance,
         }))
-    }
-
-    /// One entry, so that equal weights make equal files: several would be written in no fixed
-    /// order.
-    fn metadata(&self) -> Result<HashMap<String, String>> {
-        let mut run = self.origin()?;
-        run["epoch"] = self.progress.epochs.into();
-        Ok(HashMap::from([("run".to_string(), run.to_string())]))
-    }
-}
-
-fn mean_shares(predictions: &Predictions) -> Option<[f64; 2]> {
-    let mean = |(_, column): &(String, Vec<f64>)| column.iter().sum::<f64>() / column.len() as f64;
-    match &predictions.extra[..] {
-        [vit, mamba] => Some([mean(vit), mean(mamba)]),
-        _ => None,
     }
 }

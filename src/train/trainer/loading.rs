@@ -1,4 +1,4 @@
-//! Where the training batches come from.
+//! The loaders of the training batches.
 
 use std::sync::Arc;
 
@@ -8,28 +8,29 @@ use super::Trainer;
 use crate::config::Config;
 use crate::data::{ImageDataset, Loader, LoaderOptions, Mode};
 use crate::train::distributed::Ranks;
+use crate::train::objective::Objective;
 
-/// Starts an epoch's batches, from `start_batch` on: workers make the first while the trainer still
-/// does something else.
-pub(super) fn batches(
+/// Starts a loader of an epoch's batches, from `start_batch` on: workers make the first while the
+/// trainer still does something else. `batch_size` is per process.
+pub(in crate::train) fn batches(
     config: &Config,
     ranks: &Ranks,
     images: &Arc<ImageDataset>,
+    batch_size: usize,
     epoch: usize,
     start_batch: usize,
 ) -> Result<Loader> {
     let pass = Mode::Train { seed: config.seed, epoch: epoch as u64 };
-    let batch_size = config.train.batch_size * ranks.size();
     let options = LoaderOptions {
         shard: ranks.shard(),
         start_batch,
-        ..LoaderOptions::new(pass, batch_size, config.data.workers)
+        ..LoaderOptions::new(pass, batch_size * ranks.size(), config.data.workers)
     };
     Loader::new(Arc::clone(images), options)
 }
 
-impl Trainer<'_> {
-    /// The batches that are left of the epoch under way.
+impl<O: Objective> Trainer<'_, O> {
+    /// Returns the batches that are left of the current epoch.
     pub(super) fn batches_left(&mut self) -> Result<Loader> {
         match self.ahead.take() {
             Some(loader) => Ok(loader),
@@ -37,18 +38,18 @@ impl Trainer<'_> {
         }
     }
 
-    /// Starts on the batches of the epoch after this one, if there is one, so that they are ready
-    /// when validation is done.
+    /// Starts the loader of the epoch after this one, if there is one, so that its batches are
+    /// ready when validation is done.
     pub(super) fn load_ahead(&mut self) -> Result<()> {
         let next = self.progress.epochs + 1;
-        if next < self.config.train.epochs {
+        if next < self.recipe.epochs {
             self.ahead = Some(self.batches(next, 0)?);
         }
         Ok(())
     }
 
     fn batches(&self, epoch: usize, start_batch: usize) -> Result<Loader> {
-        let images = &self.splits.train;
-        batches(self.config, &self.ranks, images, epoch, start_batch)
+        let (images, batch_size) = (self.objective.train_images(), self.recipe.batch_size);
+        batches(self.config, &self.ranks, images, batch_size, epoch, start_batch)
     }
 }

@@ -1,44 +1,40 @@
-//! The training loop.
+//! The training loop, for any [objective](super::objective::Objective).
 
 mod begin;
 mod epoch;
-mod finish;
 mod loading;
 mod not_finite;
-mod splits;
 mod step;
 
-use std::path::Path;
 use std::time::Instant;
 
-use anyhow::Result;
-use tch::{Device, Kind};
+use anyhow::{Error, Result};
+use tch::Kind;
 
-use self::splits::Splits;
+pub(super) use self::loading::batches;
+pub(super) use self::step::seed_of;
 use super::checkpoint::Progress;
 use super::distributed::{Gradients, Ranks};
 use super::ema::Ema;
-use super::loss::Criterion;
-use super::monitor;
+use super::objective::{Evaluation, Objective, Recipe};
 use super::observer::Observer;
 use super::optimizer::Optimizer;
 use super::schedule::Schedule;
-use super::stop::Stop;
+use super::stop::{Stop, Stopped};
 use crate::config::Config;
 use crate::data::Loader;
-use crate::models::BeautyNet;
-use crate::run::{EpochRecord, Provenance, RunDir, StartRecord, Summary};
+use crate::run::{Provenance, RunDir};
 
-/// How a run is made, beside its config.
+/// How a run starts, besides its config.
 #[derive(Clone)]
 pub struct Options {
-    /// Whether to go on with the run that is in the folder.
+    /// Whether to continue the run in the folder.
     pub resume: bool,
-    /// The processes that train together. Each has its part of every batch, whose size is the
+    /// The processes that train together. Each has its shard of every batch, whose size is the
     /// config's times their number, and all end with the same weights and metrics. Rank 0 writes;
     /// it alone needs the run directory and the pretrained weights' files.
     pub ranks: Ranks,
-    /// Ends the run early.
+    /// Stops the run early.
     pub stop: Stop,
 }
 
@@ -48,86 +44,84 @@ impl Default for Options {
     }
 }
 
-/// Trains a model as the config says, in the run directory `root`, and measures its best weights at
-/// the end. A resumed run goes on from its last checkpoint and ends with the same weights, bit for
-/// bit on one machine, as one that was not interrupted.
-///
-/// # Errors
-/// Data, weights or a run directory that do not fit: a new run directory is made only when
-/// everything else is there. A loss or gradient that is not finite, with the step and its images.
-/// [`Stopped`](super::Stopped) where the run was asked to end. With several ranks, an error of one
-/// ends all.
-pub fn train(
-    config: &Config,
-    root: &Path,
-    options: Options,
-    observers: &mut [Box<dyn Observer>],
-) -> Result<Summary> {
-    let ranks = options.ranks.clone();
-    let outcome = Trainer::begin(config, root, options).and_then(|mut trainer| {
-        trainer.start_alike()?;
-        trainer.run(observers)
-    });
-    ranks.end(outcome)
-}
-
-struct Trainer<'a> {
-    config: &'a Config,
-    run: RunDir,
-    splits: Splits,
-    net: BeautyNet,
-    criterion: Criterion,
+/// An objective with all that training it needs.
+pub(super) struct Trainer<'a, O: Objective> {
+    pub config: &'a Config,
+    pub run: &'a RunDir,
+    pub objective: O,
+    recipe: Recipe,
     optimizer: Optimizer,
     ema: Option<Ema>,
     schedule: Schedule,
     steps_per_epoch: usize,
-    progress: Progress,
-    records: Vec<EpochRecord>,
+    pub progress: Progress<O::Record>,
     resumed: bool,
-    provenance: Provenance,
-    ranks: Ranks,
+    pub provenance: Provenance,
+    pub ranks: Ranks,
     gradients: Gradients,
-    /// Of the epoch that comes next, while something else is done.
+    /// The loader of the epoch that comes next, started early.
     ahead: Option<Loader>,
-    /// What autocast computes in, where it does.
+    /// The type that autocast computes in, if any.
     autocast: Option<Kind>,
     stop: Stop,
-    /// Since when wall time is not counted yet.
+    /// The moment up to which wall time is counted.
     lap: Instant,
 }
 
-impl Trainer<'_> {
-    fn run(mut self, observers: &mut [Box<dyn Observer>]) -> Result<Summary> {
-        if self.ranks.is_first() {
-            let (steps, seed) = (self.progress.steps, self.config.seed);
-            self.run.add_start(&StartRecord::now(steps, seed, &self.provenance))?;
-        }
+impl<O: Objective> Trainer<'_, O> {
+    /// Runs the epochs that are left.
+    pub fn run(&mut self, observers: &mut [Box<dyn Observer<O::Record>>]) -> Result<()> {
         self.announce(observers);
         self.lap = Instant::now();
-        while self.progress.epochs < self.config.train.epochs && !self.stops_early() {
+        while self.progress.epochs < self.recipe.epochs
+            && !self.objective.stops_early(&self.progress.records)
+        {
             self.epoch(observers)?;
         }
-        self.finish(observers)
+        Ok(())
     }
 
-    fn stops_early(&self) -> bool {
-        let settings = &self.config.train;
-        monitor::is_over(settings.monitor, &settings.early_stopping, &self.records)
+    /// Runs `evaluate` with what it reports to.
+    pub fn evaluate<T>(
+        &self,
+        observers: &mut [Box<dyn Observer<O::Record>>],
+        evaluate: impl FnOnce(&O, &mut Evaluation<O::Record>) -> Result<T>,
+    ) -> Result<T> {
+        let check_stop = || match self.stop.signal() {
+            // Several ranks agree on it between two steps.
+            signal if signal > 0 && self.ranks.size() == 1 => Err(self.stopped(signal)),
+            _ => Ok(()),
+        };
+        let mut evaluation = Evaluation {
+            epoch: self.progress.epochs + 1,
+            step: self.progress.steps,
+            ranks: &self.ranks,
+            observers,
+            check_stop: &check_stop,
+        };
+        evaluate(&self.objective, &mut evaluation)
     }
 
-    /// Seconds since this was asked last, added to the run's.
+    /// Number of trained parameters.
+    pub fn parameter_count(&self) -> i64 {
+        self.optimizer.parameter_count()
+    }
+
+    fn stopped(&self, signal: i32) -> Error {
+        Error::new(Stopped {
+            signal,
+            steps: self.progress.steps,
+            epoch: self.recipe.epochs.min(self.progress.epochs + 1),
+            config: Some(self.run.config()),
+            command: self.run.kind().command(),
+        })
+    }
+
+    /// Returns the seconds since the last call, and adds them to the run's.
     fn lap(&mut self) -> f64 {
         let seconds = self.lap.elapsed().as_secs_f64();
         self.lap = Instant::now();
         self.progress.seconds += seconds;
         seconds
-    }
-}
-
-fn device_name(device: Device) -> String {
-    match device {
-        Device::Cpu => "cpu".to_string(),
-        Device::Cuda(index) => format!("cuda:{index}"),
-        other => format!("{other:?}"),
     }
 }

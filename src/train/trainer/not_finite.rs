@@ -1,4 +1,4 @@
-//! What is kept of a step whose loss or gradient is not finite.
+//! Reports of steps whose loss or gradient is not finite.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -15,27 +15,29 @@ use crate::files::write_json;
 use crate::models::images::upload;
 use crate::models::weights;
 use crate::train::modules::gradient_norms;
+use crate::train::objective::Objective;
 
 /// How many modules an error names; the file has all.
 const NAMED: usize = 5;
 
-/// Of a step that is left out, or ends the run.
+/// A report of a step that is skipped, or ends the run.
 #[derive(Debug, Serialize)]
 pub(super) struct NotFinite {
-    /// From 1.
+    /// The step, from 1.
     step: u64,
     epoch: usize,
-    /// In the epoch, from 1.
+    /// The microbatch in the epoch, from 1.
     batch: usize,
     seed: u64,
-    /// Torch's generator before the step.
+    /// The seed of torch's generator before the step.
     torch_seed: i64,
-    /// As text: JSON has no form for what it is.
+    /// The loss as text: JSON cannot express NaN.
     loss: String,
-    learning_rates: [f64; 2],
-    /// The batch's images, on all ranks.
+    lr: f64,
+    backbone_lr: f64,
+    /// The images of the global batch.
     images: Vec<String>,
-    /// As text.
+    /// The 2-norm of the gradients of each module, as text.
     gradient_norms: BTreeMap<String, String>,
     /// Parameters that were not finite before the step.
     broken_parameters: Vec<String>,
@@ -66,25 +68,26 @@ impl fmt::Display for NotFinite {
     }
 }
 
-impl Trainer<'_> {
-    /// Looks at the step under way, whose gradients are still there.
+impl<O: Objective> Trainer<'_, O> {
+    /// Describes the current step, whose gradients are still there.
     pub(super) fn describe_not_finite(
         &self,
         batches: &[HostBatch],
         loss: f64,
     ) -> Result<NotFinite> {
-        let parameters = self.net.parameters();
-        let samples = self.splits.train.samples();
+        let parameters = self.objective.parameters();
+        let samples = self.objective.train_images().samples();
         let mut images = Vec::new();
         for batch in batches {
             let own: Vec<i64> = batch.indices.iter().map(|&index| index as i64).collect();
-            let own = Tensor::f_from_slice(&own)?.to_device(self.net.device());
+            let own = Tensor::f_from_slice(&own)?.to_device(self.objective.device());
             let all = self.ranks.gather_batch(&own, batch.global_len)?;
             let all = Vec::<i64>::try_from(&all)?;
             let all = all.iter().filter_map(|&index| samples.get(index as usize));
             images.extend(all.map(|sample| sample.id.clone()));
         }
         let finite = |tensor: &Tensor| tensor.isfinite().all().int64_value(&[]) == 1;
+        let [lr, backbone_lr] = self.optimizer.rates(&self.schedule, self.progress.steps);
         Ok(NotFinite {
             step: self.progress.steps + 1,
             epoch: self.progress.epochs + 1,
@@ -92,7 +95,8 @@ impl Trainer<'_> {
             seed: self.config.seed,
             torch_seed: seed_of(self.config.seed, self.progress.steps),
             loss: loss.to_string(),
-            learning_rates: self.optimizer.rates(&self.schedule, self.progress.steps),
+            lr,
+            backbone_lr,
             images,
             gradient_norms: gradient_norms(&parameters)
                 .into_iter()
@@ -106,7 +110,7 @@ impl Trainer<'_> {
         })
     }
 
-    /// Writes what is needed to make the step again, and returns the error that ends the run.
+    /// Saves what is needed to repeat the step, and returns the error that ends the run.
     pub(super) fn end_not_finite(&self, batches: &[HostBatch], found: &NotFinite) -> Error {
         let root = self.run.root().display();
         let kept = self.keep_not_finite(batches, found).and_then(|folder| {
@@ -115,24 +119,30 @@ impl Trainer<'_> {
         });
         match kept {
             Ok(files) => anyhow!(
-                "{found}. Lower train.optimizer.lr, or set train.on_nan: skip. {files}; `vmbeauty train {root}/config.yaml --output {root} --resume` begins with this step"
+                "{found}. Lower {}, or set train.on_nan: skip. {files}; `vmbeauty {} {} --output \
+                 {root} --resume` begins with this step",
+                self.recipe.lr_key,
+                self.run.kind().command(),
+                self.run.config().display()
             ),
-            Err(error) => error.context(format!("{found}; and it could not be kept")),
+            Err(error) => error.context(format!("{found}; and it could not be saved")),
         }
     }
 
-    /// The batch as it was fed, all norms, and the state before the step, where that was sound, as
-    /// the checkpoint.
+    /// Saves the batch as it was fed, all norms, and the state before the step as the checkpoint,
+    /// unless its parameters were not finite already.
     fn keep_not_finite(&self, batches: &[HostBatch], found: &NotFinite) -> Result<String> {
         let folder = self.run.root().join("not_finite");
-        let stem = folder.join(format!("step_{}", found.step));
+        let branch = self.objective.describe().branch;
+        let prefix = branch.map(|branch| format!("{branch}_")).unwrap_or_default();
+        let stem = folder.join(format!("{prefix}step_{}", found.step));
         let report = stem.with_extension("json");
         let tensors = stem.with_extension("safetensors");
         if self.ranks.is_first() {
             fs::create_dir_all(&folder)
                 .with_context(|| format!("cannot make the folder {}", folder.display()))?;
             write_json(&report, found)?;
-            let pixels = batches.iter().map(|batch| upload(batch, self.net.device()));
+            let pixels = batches.iter().map(|batch| upload(batch, self.objective.device()));
             let pixels = Tensor::f_cat(&pixels.collect::<Result<Vec<_>>>()?, 0)?;
             let targets: Vec<f32> = batches.iter().flat_map(|b| b.targets.clone()).collect();
             let kept = [

@@ -1,36 +1,34 @@
 //! One optimizer step.
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use tch::Tensor;
 
 use super::Trainer;
 use crate::config::OnNan;
 use crate::data::HostBatch;
-use crate::models::images::upload;
-use crate::models::{ForwardContext, Images, Output};
-use crate::train::loss::Criterion;
+use crate::models::ForwardContext;
+use crate::train::objective::{Microbatch, Objective};
 use crate::train::observer::StepRecord;
-use crate::train::precision::{LossScale, in_precision};
+use crate::train::precision::LossScale;
 
-/// What became of a step.
+/// The result of a step.
 pub(super) enum Stepped {
-    /// The weights moved; or the loss scale was too large, and moved in their place.
+    /// The weights were updated; or the loss scale was too large, and was reduced instead.
     Done(StepRecord),
-    /// Its loss or gradient was not finite, as the text says.
-    LeftOut(String),
+    /// The step was skipped because its loss or gradient was not finite, as the text says.
+    Skipped(String),
 }
 
-impl Trainer<'_> {
-    /// One optimizer step with the images of all `batches`.
+impl<O: Objective> Trainer<'_, O> {
+    /// Makes one optimizer step with the images of all microbatches.
     pub(super) fn train_step(&mut self, batches: &[HostBatch]) -> Result<Stepped> {
         self.optimizer.zero_grad();
         let loss = self.backward(batches)?.double_value(&[]);
         self.gradients.finish()?;
-        let rates = self.optimizer.rates(&self.schedule, self.progress.steps);
+        let lr = self.optimizer.rates(&self.schedule, self.progress.steps);
         let grad_norm = if loss.is_finite() {
             let clip = self.config.train.clip_grad_norm;
-            let scale = &mut self.progress.loss_scale;
-            self.optimizer.step_scaled(scale, rates, clip)?
+            self.optimizer.step_scaled(&mut self.progress.loss_scale, lr, clip)?
         } else {
             f64::NAN
         };
@@ -43,7 +41,7 @@ impl Trainer<'_> {
                 return Err(self.end_not_finite(batches, &found));
             }
             self.progress.steps += 1;
-            return Ok(Stepped::LeftOut(found.to_string()));
+            return Ok(Stepped::Skipped(found.to_string()));
         }
         self.progress.steps += 1;
         if let Some(ema) = &mut self.ema {
@@ -52,80 +50,58 @@ impl Trainer<'_> {
         Ok(Stepped::Done(StepRecord {
             step: self.progress.steps,
             loss,
-            lr: rates[0],
-            backbone_lr: rates[1],
+            lr: lr[0],
+            backbone_lr: lr[1],
             grad_norm,
             images: images_in(batches),
         }))
     }
 
-    /// Leaves this rank's part of the gradients of the step's loss over all batches, and returns
-    /// that loss.
+    /// Adds this rank's shard of the gradients of the step's loss over all microbatches, and
+    /// returns that loss.
     fn backward(&mut self, batches: &[HostBatch]) -> Result<Tensor> {
-        let targets = batches.iter().map(|batch| {
-            let targets = self.criterion.targets(batch, self.net.head())?;
-            self.ranks.gather_batch(&targets, batch.global_len)
-        });
-        let targets = targets.collect::<Result<Vec<_>>>()?;
-        let total = Criterion::total_weight(&targets)?;
-        let mut sum = total.zeros_like();
-        for (i, (batch, targets)) in batches.iter().zip(&targets).enumerate() {
-            // Dropout and stochastic depth depend on the seed, the step and the batch's place in it
-            // alone, so a resumed run draws the same.
-            let seed = match (i, seed_of(self.config.seed, self.progress.steps)) {
+        let targets = self.objective.targets(batches, &self.ranks)?;
+        let mut sum: Option<Tensor> = None;
+        for (index, batch) in batches.iter().enumerate() {
+            // Dropout and stochastic depth depend only on the seed, the step and the microbatch's
+            // index, so a resumed run samples the same.
+            let seed = match (index, seed_of(self.config.seed, self.progress.steps)) {
                 (0, seed) => seed,
-                (i, seed) => seed_of(seed as u64, i as u64),
+                (index, seed) => seed_of(seed as u64, index as u64),
             };
             tch::manual_seed(seed);
-            if i + 1 == batches.len() {
+            if index + 1 == batches.len() {
                 self.gradients.arm()?;
             }
             let rows = self.ranks.shard().range(batch.global_len);
-            let ctx = ForwardContext::train().with_batch_shard(&rows, batch.global_len);
-            sum += self.forward_backward(batch, ctx, targets, &total)?.detach();
+            let microbatch = Microbatch {
+                batch,
+                index,
+                epoch: self.progress.epochs,
+                ctx: ForwardContext::train().with_batch_shard(&rows, batch.global_len),
+                autocast: self.autocast,
+                ranks: &self.ranks,
+            };
+            let loss = self.objective.loss(&microbatch, &targets)?;
+            // A rank without images in the microbatch has no graph.
+            if loss.total.requires_grad() {
+                LossScale::backward(self.progress.loss_scale, &loss.total)?;
+            }
+            let reported = loss.reported.detach();
+            sum = Some(sum.map_or_else(|| reported.shallow_clone(), |sum| sum + &reported));
         }
-        Ok(sum)
-    }
-
-    /// Adds this rank's part of the gradients of a batch's part in the step's loss, and returns
-    /// that part. `targets` and `total` are those of all ranks.
-    fn forward_backward(
-        &self,
-        batch: &HostBatch,
-        ctx: ForwardContext,
-        targets: &Tensor,
-        total: &Tensor,
-    ) -> Result<Tensor> {
-        // The last batch may have fewer images than there are ranks.
-        let predictions = match batch.len {
-            0 => self.criterion.no_predictions(self.net.device())?,
-            _ => self.criterion.predictions(&self.forward(batch, ctx)?)?,
-        };
-        let predictions = self.ranks.gather_batch(&predictions, batch.global_len)?;
-        let loss = self.criterion.loss(&predictions, targets, total)?;
-        if loss.requires_grad() {
-            LossScale::backward(self.progress.loss_scale, &loss)?;
-        }
-        Ok(loss)
-    }
-
-    /// In mixed precision where the config says so.
-    fn forward(&self, batch: &HostBatch, ctx: ForwardContext) -> Result<Output> {
-        let pixels = upload(batch, self.net.device())?;
-        in_precision(self.autocast, self.net.device(), || {
-            self.net.forward(Images::Pixels(&pixels), ctx)
-        })
+        sum.context("internal: a step without microbatches")
     }
 }
 
-/// Over all ranks.
+/// Images of the global batch.
 pub(super) fn images_in(batches: &[HostBatch]) -> usize {
     batches.iter().map(|batch| batch.global_len).sum()
 }
 
 /// A seed of torch's generator for one step of a run (SplitMix64's mixing), so that steps do not
-/// share their draws.
-pub(super) fn seed_of(seed: u64, step: u64) -> i64 {
+/// share random numbers.
+pub(in crate::train) fn seed_of(seed: u64, step: u64) -> i64 {
     let mut z = seed ^ step.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);

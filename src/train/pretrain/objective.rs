@@ -1,0 +1,213 @@
+//! The objective of masked image modeling, for one backbone.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+use tch::{Device, Kind, Tensor};
+
+use super::Pretrained;
+use super::images::TrainAndVal;
+use super::masks::Masks;
+use crate::config::{BackboneConfig, BackboneShape, Branch, Config, PretrainConfig};
+use crate::data::{HostBatch, ImageDataset, Loader, LoaderOptions, Mode, Split};
+use crate::models::ForwardContext;
+use crate::models::images::upload;
+use crate::models::masked_image::{Losses, MaskedImageModel, Targets};
+use crate::models::weights;
+use crate::run::{PretrainEpochRecord, RunDir};
+use crate::train::distributed::Ranks;
+use crate::train::objective::{
+    Description, EpochStats, Evaluation, Microbatch, MicrobatchLoss, Objective,
+};
+use crate::train::precision::in_precision;
+
+/// A backbone that reconstructs masked images.
+pub(super) struct MaskedImages<'a> {
+    config: &'a Config,
+    images: &'a TrainAndVal,
+    /// The records of the backbones pretrained before.
+    before: &'a [PretrainEpochRecord],
+    model: MaskedImageModel,
+    masks: Masks,
+}
+
+impl<'a> MaskedImages<'a> {
+    /// Builds the model, with the weights that the backbone's config names.
+    pub fn new(
+        config: &'a Config,
+        backbone: &BackboneConfig,
+        shape: BackboneShape,
+        images: &'a TrainAndVal,
+        before: &'a [PretrainEpochRecord],
+        device: Device,
+    ) -> Result<Self> {
+        // The same seed for each backbone, so that none depends on which others there are.
+        tch::manual_seed(config.seed as i64);
+        let colors = config.pretrain.class_token_weight > 0.0;
+        let mut model = MaskedImageModel::new(backbone, shape, colors, device)?;
+        if config.train.checkpoint_activations {
+            model.recompute_blocks();
+        }
+        let masks = Masks::new(config.seed, &config.pretrain, &shape);
+        Ok(Self { config, images, before, model, masks })
+    }
+
+    pub fn branch(&self) -> Branch {
+        self.model.branch()
+    }
+
+    pub fn model(&self) -> &MaskedImageModel {
+        &self.model
+    }
+
+    /// Computes the losses of a batch whose patches `mask` hides.
+    fn losses(
+        &self,
+        batch: &HostBatch,
+        mask: &Tensor,
+        ctx: ForwardContext,
+        autocast: Option<Kind>,
+    ) -> Result<Losses> {
+        let device = self.model.device();
+        let x = self.model.normalize(&upload(batch, device)?)?;
+        let prediction = in_precision(autocast, device, || self.model.predict(&x, mask, ctx))?;
+        self.model.losses(&prediction, &x, mask, targets(&self.config.pretrain))
+    }
+
+    /// Writes the backbone's weights.
+    ///
+    /// # Errors
+    /// Returns an error if the file cannot be written.
+    pub fn finish(&self, run: &RunDir, records: &[PretrainEpochRecord]) -> Result<Pretrained> {
+        let branch = self.branch();
+        // One entry, and no clock in it, so that equal weights make equal files.
+        let origin = serde_json::json!({
+            "method": "masked image modeling (SimMIM)",
+            "branch": branch,
+            "config": self.config.to_yaml()?,
+            "images": self.images.train.len(),
+            "images_blake3": self.images.fingerprint,
+            "epochs": records.len(),
+            "version": env!("CARGO_PKG_VERSION"),
+        });
+        let metadata = HashMap::from([("pretrain".to_string(), origin.to_string())]);
+        let weights = run.backbone(branch);
+        weights::save(&weights, &self.model.branch_parameters(), metadata)?;
+        let last = records.last().cloned().context("no epoch was done")?;
+        Ok(Pretrained { branch, weights, last })
+    }
+}
+
+impl Objective for MaskedImages<'_> {
+    type Record = PretrainEpochRecord;
+    type Targets = ();
+    /// The losses of pixels and colors.
+    type Validation = (f64, Option<f64>);
+
+    fn describe(&self) -> Description<'_> {
+        Description {
+            branch: Some(self.branch()),
+            images: [self.images.train.len(), self.images.val.len(), 0],
+            skipped_rows: self.images.skipped,
+            notes: self.model.notes(),
+        }
+    }
+
+    fn device(&self) -> Device {
+        self.model.device()
+    }
+
+    fn parameters(&self) -> Vec<(String, Tensor)> {
+        self.model.parameters()
+    }
+
+    fn trained_parameters(&self) -> Vec<Tensor> {
+        self.model.parameters().into_iter().rev().map(|(_, tensor)| tensor).collect()
+    }
+
+    fn train_images(&self) -> &Arc<ImageDataset> {
+        &self.images.train
+    }
+
+    fn fingerprint(&self) -> String {
+        self.images.fingerprint.clone()
+    }
+
+    fn targets(&self, _batches: &[HostBatch], _ranks: &Ranks) -> Result<()> {
+        Ok(())
+    }
+
+    fn loss(&self, microbatch: &Microbatch, (): &()) -> Result<MicrobatchLoss> {
+        let Microbatch { batch, epoch, ctx, autocast, .. } = *microbatch;
+        let device = self.model.device();
+        let mask = self.masks.of_training(epoch as u64, &batch.indices, device)?;
+        let Losses { pixels, colors } = self.losses(batch, &mask, ctx, autocast)?;
+        let reported = pixels.shallow_clone();
+        let total = match colors {
+            Some(colors) => pixels + colors * self.config.pretrain.class_token_weight,
+            None => pixels,
+        };
+        Ok(MicrobatchLoss { total, reported })
+    }
+
+    fn validate(
+        &self,
+        evaluation: &mut Evaluation<PretrainEpochRecord>,
+    ) -> Result<Self::Validation> {
+        let _guard = tch::no_grad_guard();
+        let (batch_size, workers) = (self.config.pretrain.batch_size, self.config.data.workers);
+        let options = LoaderOptions::new(Mode::Eval, batch_size, workers);
+        let (mut pixels, mut colors, mut images) = (0.0, None, 0.0);
+        for batch in Loader::new(Arc::clone(&self.images.val), options)? {
+            let batch = batch?;
+            let mask = self.masks.of_validation(&batch.indices, self.model.device())?;
+            let losses = self.losses(&batch, &mask, ForwardContext::eval(), None)?;
+            let count = batch.len as f64;
+            pixels += losses.pixels.double_value(&[]) * count;
+            if let Some(loss) = losses.colors {
+                *colors.get_or_insert(0.0) += loss.double_value(&[]) * count;
+            }
+            images += count;
+            evaluation.advance(Split::Val, batch.len)?;
+        }
+        Ok((pixels / images, colors.map(|sum: f64| sum / images)))
+    }
+
+    fn record(
+        &self,
+        stats: EpochStats,
+        &(val_loss, val_color_loss): &Self::Validation,
+        _before: &[PretrainEpochRecord],
+    ) -> Result<PretrainEpochRecord> {
+        ensure!(
+            val_loss.is_finite(),
+            "after epoch {} the validation loss of the {} is {val_loss}: lower pretrain.lr",
+            stats.epoch,
+            self.branch().title()
+        );
+        Ok(PretrainEpochRecord {
+            branch: self.branch(),
+            epoch: stats.epoch,
+            step: stats.step,
+            train_loss: stats.train_loss,
+            val_loss,
+            val_color_loss,
+            lr: stats.lr[0],
+            images_per_second: stats.images_per_second,
+            data_wait: stats.data_wait,
+            seconds: stats.seconds,
+            skipped_steps: stats.skipped_steps,
+        })
+    }
+
+    fn save(&self, run: &RunDir, records: &[PretrainEpochRecord], _origin: Value) -> Result<()> {
+        run.write_metrics(self.before.iter().chain(records))
+    }
+}
+
+/// Returns the targets that the config asks for.
+pub(super) fn targets(config: &PretrainConfig) -> Targets {
+    Targets { normalized_pixels: config.normalized_pixels }
+}

@@ -1,0 +1,93 @@
+//! The end of a run: its best weights are evaluated, its predictions and summary written.
+
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+
+use super::Supervised;
+use crate::data::{ImageDataset, LoaderOptions, Split};
+use crate::eval::baselines::baselines;
+use crate::eval::statistics::MetricsWithCi;
+use crate::models::weights;
+use crate::run::{BaselinesBySplit, EpochRecord, RunDir, Summary};
+use crate::train::objective::Objective;
+use crate::train::observer::Observer;
+use crate::train::trainer::Trainer;
+
+impl Trainer<'_, Supervised<'_>> {
+    /// Evaluates the best weights, and writes predictions and summary.
+    pub(super) fn finish(&mut self, observers: &mut [Box<dyn Observer>]) -> Result<Summary> {
+        self.load_best()?;
+        let splits = &self.objective.splits;
+        let val = self.write_predictions(Split::Val, &splits.val, observers)?;
+        let test = match &splits.test {
+            Some(images) => Some(self.write_predictions(Split::Test, images, observers)?),
+            None => None,
+        };
+        let others: Vec<&Arc<ImageDataset>> =
+            std::iter::once(&splits.val).chain(&splits.test).collect();
+        let by_split =
+            baselines(&splits.train, &others, LoaderOptions::for_evaluation(self.config))?;
+        let records = &self.progress.records;
+        let summary = Summary {
+            val,
+            test,
+            baselines: BaselinesBySplit {
+                val: *by_split.first().context("the baselines were measured on no split")?,
+                test: by_split.get(1).copied(),
+            },
+            epochs: records.len(),
+            best_epoch: records.iter().rposition(|record| record.best).map_or(0, |at| at + 1),
+            monitor: self.config.train.monitor,
+            stopped_early: records.len() < self.config.train.epochs,
+            seconds: self.progress.seconds,
+            skipped_steps: records.iter().map(|record| record.skipped_steps).sum(),
+            images_per_second: mean_speed(records),
+            parameters: self.parameter_count(),
+            images: splits.counts(),
+            skipped_rows: splits.skipped,
+            seed: self.config.seed,
+            starting_weights: self.progress.starting_weights.clone(),
+            provenance: self.provenance.clone(),
+        };
+        if self.ranks.is_first() {
+            summary.write(self.run.root())?;
+        }
+        let mut metrics = vec![("val", summary.val.metrics)];
+        metrics.extend(summary.test.map(|test| ("test", test.metrics)));
+        observers.iter_mut().for_each(|observer| observer.finish(&metrics));
+        Ok(summary)
+    }
+
+    /// Loads the best weights, on all ranks.
+    fn load_best(&self) -> Result<()> {
+        let parameters = self.objective.parameters();
+        if self.ranks.is_first() {
+            weights::load(&parameters, &self.run.best())?;
+        }
+        let _guard = tch::no_grad_guard();
+        self.ranks.broadcast(parameters.iter().map(|(_, tensor)| tensor))
+    }
+
+    fn write_predictions(
+        &self,
+        split: Split,
+        images: &Arc<ImageDataset>,
+        observers: &mut [Box<dyn Observer>],
+    ) -> Result<MetricsWithCi> {
+        let predictions = self.evaluate(observers, |supervised, evaluation| {
+            supervised.predict(split, images, evaluation)
+        })?;
+        if self.ranks.is_first() {
+            predictions.write(&RunDir::predictions_in(self.run.root(), split))?;
+        }
+        MetricsWithCi::new(&predictions)
+    }
+}
+
+/// Returns the mean speed over all epochs, which have the same number of images.
+fn mean_speed(records: &[EpochRecord]) -> Option<f64> {
+    let seconds: f64 = records.iter().map(|record| 1.0 / record.images_per_second).sum();
+    let speed = records.len() as f64 / seconds;
+    speed.is_finite().then_some(speed)
+}

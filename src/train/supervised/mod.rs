@@ -1,0 +1,327 @@
+//! Supervised training: BeautyNet on rated images.
+
+mod finish;
+mod splits;
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::{Result, ensure};
+use serde_json::Value;
+use tch::{Device, Tensor};
+
+use self::splits::Splits;
+use super::distributed::Ranks;
+use super::loss::Criterion;
+use super::monitor;
+use super::objective::{
+    Description, EpochStats, Evaluation, Microbatch, MicrobatchLoss, Objective, Recipe,
+};
+use super::observer::{AfterEpoch, Observer, Validated};
+use super::precision::in_precision;
+use super::trainer::{Options, Trainer, batches, seed_of};
+use crate::config::Config;
+use crate::data::{HostBatch, ImageDataset, Loader, LoaderOptions, Split};
+use crate::eval::evaluate;
+use crate::eval::predictions::Predictions;
+use crate::models::images::upload;
+use crate::models::{BeautyNet, Images, device, weights};
+use crate::run::{EpochRecord, RunDir, RunKind, StartRecord, StartingWeights, Summary};
+
+/// The name of the checkpoint in the run directory.
+const CHECKPOINT: &str = "checkpoint";
+
+/// Trains a model as the config says, in the run directory `root`, and evaluates its best weights
+/// at the end. A resumed run continues from its last checkpoint and ends with the same weights, bit
+/// for bit on one machine, as one that was not interrupted.
+///
+/// # Errors
+/// Returns an error if data, weights or the run directory do not fit; a new run directory is
+/// created only when everything else is there. Returns an error with the step and its images if a
+/// loss or gradient is not finite, and [`Stopped`](super::Stopped) if the run was asked to stop.
+/// With several ranks, an error of one ends all.
+pub fn train(
+    config: &Config,
+    root: &Path,
+    options: Options,
+    observers: &mut [Box<dyn Observer>],
+) -> Result<Summary> {
+    let ranks = options.ranks.clone();
+    ranks.end(run(config, root, options, observers))
+}
+
+fn run(
+    config: &Config,
+    root: &Path,
+    options: Options,
+    observers: &mut [Box<dyn Observer>],
+) -> Result<Summary> {
+    if let Some(threads) = config.train.threads {
+        tch::set_num_threads(threads as i32);
+    }
+    config.check_image_sizes()?;
+    let is_first = options.ranks.is_first();
+    let resumed = match options.resume {
+        true if is_first => Some(RunDir::resume(root, RunKind::Train, config)?),
+        true => Some(RunDir::of_first_rank(root)),
+        false => None,
+    };
+    if resumed.is_none() && is_first {
+        RunDir::check_free(root, RunKind::Train)?;
+        config.model.check_weights()?;
+    }
+    // A checkpoint holds all weights: published files are read only if there is none yet.
+    let from_scratch = resumed.as_ref().is_none_or(|run| !run.checkpoint(CHECKPOINT).exists());
+    let (objective, ahead) = Supervised::new(config, &options.ranks, from_scratch)?;
+    let run = match resumed {
+        Some(run) => run,
+        None => {
+            if options.ranks.size() == 1 {
+                options.stop.check(RunKind::Train)?;
+            }
+            if is_first {
+                RunDir::create(root, RunKind::Train, config)?
+            } else {
+                RunDir::of_first_rank(root)
+            }
+        }
+    };
+    let recipe = recipe(config);
+    let mut trainer = Trainer::new(config, &run, recipe, objective, ahead, options);
+    if from_scratch && is_first {
+        trainer.progress.starting_weights = StartingWeights::of(config)?;
+    }
+    trainer.load_checkpoint()?;
+    ensure!(
+        !is_first || trainer.progress.records.is_empty() || run.best().exists(),
+        "{} is missing: it cannot be restored, so the run cannot be resumed",
+        run.best().display()
+    );
+    trainer.synchronize()?;
+    if is_first {
+        let steps = trainer.progress.steps;
+        run.add_start(&StartRecord::now(steps, config.seed, &trainer.provenance))?;
+    }
+    trainer.run(observers)?;
+    trainer.finish(observers)
+}
+
+fn recipe(config: &Config) -> Recipe {
+    let settings = &config.train;
+    Recipe {
+        epochs: settings.epochs,
+        batch_size: settings.batch_size,
+        accumulate: settings.accumulate,
+        optimizer: settings.optimizer.clone(),
+        schedule: settings.schedule.clone(),
+        freeze: settings.freeze.clone(),
+        ema_decay: settings.ema_decay,
+        lr_key: "train.optimizer.lr",
+        checkpoint: CHECKPOINT.to_string(),
+    }
+}
+
+/// BeautyNet with its data and its loss.
+struct Supervised<'a> {
+    config: &'a Config,
+    splits: Splits,
+    net: BeautyNet,
+    criterion: Criterion,
+}
+
+impl<'a> Supervised<'a> {
+    /// Loads the data and builds the network, `from_scratch` with the weights files that the config
+    /// names (on rank 0, the others get its weights) and with a loader of the first epoch.
+    fn new(
+        config: &'a Config,
+        ranks: &Ranks,
+        from_scratch: bool,
+    ) -> Result<(Self, Option<Loader>)> {
+        let device = ranks.connect(device::select(config.device)?)?;
+        let splits = Splits::load(config)?;
+        let ahead = match from_scratch {
+            true => Some(batches(config, ranks, &splits.train, config.train.batch_size, 0, 0)?),
+            false => None,
+        };
+        let criterion = Criterion::new(&config.train, splits.train.samples())?;
+        tch::manual_seed(seed_of(config.seed, u64::MAX));
+        let mut net = if from_scratch && ranks.is_first() {
+            BeautyNet::new(config, device)?
+        } else {
+            BeautyNet::without_pretrained(config, device)?
+        };
+        let scores: Vec<f64> = splits.train.samples().iter().map(|s| s.score.into()).collect();
+        let (mean, std) = mean_and_std(&scores);
+        net.set_score_scale(mean, std);
+        if let Some(range) = criterion.score_range() {
+            net.set_score_range(range);
+        }
+        if config.train.checkpoint_activations {
+            net.recompute_blocks();
+        }
+        Ok((Self { config, splits, net, criterion }, ahead))
+    }
+
+    /// Predicts the images of a split: the same predictions on all ranks.
+    fn predict(
+        &self,
+        split: Split,
+        images: &Arc<ImageDataset>,
+        evaluation: &mut Evaluation<EpochRecord>,
+    ) -> Result<Predictions> {
+        let ranks = evaluation.ranks;
+        let options =
+            LoaderOptions { shard: ranks.shard(), ..LoaderOptions::for_evaluation(self.config) };
+        let mut advance = |images| evaluation.advance(split, images);
+        let mine = evaluate::predict(&self.net, images, options, &mut advance)?;
+        ranks.gather_predictions(mine, images.samples(), options.batch_size)
+    }
+}
+
+impl Objective for Supervised<'_> {
+    type Record = EpochRecord;
+    /// The targets of each microbatch, and the weight of all images together.
+    type Targets = (Vec<Tensor>, Tensor);
+    type Validation = Predictions;
+
+    fn describe(&self) -> Description<'_> {
+        Description {
+            branch: None,
+            images: self.splits.counts(),
+            skipped_rows: self.splits.skipped,
+            notes: self.net.notes(),
+        }
+    }
+
+    fn device(&self) -> Device {
+        self.net.device()
+    }
+
+    fn parameters(&self) -> Vec<(String, Tensor)> {
+        self.net.parameters()
+    }
+
+    fn trained_parameters(&self) -> Vec<Tensor> {
+        self.net.trainable_parameters()
+    }
+
+    fn train_images(&self) -> &Arc<ImageDataset> {
+        &self.splits.train
+    }
+
+    fn fingerprint(&self) -> String {
+        self.splits.fingerprint()
+    }
+
+    fn targets(&self, batches: &[HostBatch], ranks: &Ranks) -> Result<Self::Targets> {
+        let targets = batches.iter().map(|batch| {
+            let targets = self.criterion.targets(batch, self.net.head())?;
+            ranks.gather_batch(&targets, batch.global_len)
+        });
+        let targets = targets.collect::<Result<Vec<_>>>()?;
+        let total = Criterion::total_weight(&targets)?;
+        Ok((targets, total))
+    }
+
+    fn loss(
+        &self,
+        microbatch: &Microbatch,
+        (targets, total): &Self::Targets,
+    ) -> Result<MicrobatchLoss> {
+        let Microbatch { batch, ctx, autocast, .. } = *microbatch;
+        // The last batch may have fewer images than there are ranks.
+        let predictions = if batch.len == 0 {
+            self.criterion.no_predictions(self.net.device())?
+        } else {
+            let pixels = upload(batch, self.net.device())?;
+            let output = in_precision(autocast, self.net.device(), || {
+                self.net.forward(Images::Pixels(&pixels), ctx)
+            })?;
+            self.criterion.predictions(&output)?
+        };
+        let predictions = microbatch.ranks.gather_batch(&predictions, batch.global_len)?;
+        let loss = self.criterion.loss(&predictions, &targets[microbatch.index], total)?;
+        Ok(MicrobatchLoss { reported: loss.shallow_clone(), total: loss })
+    }
+
+    fn validate(&self, evaluation: &mut Evaluation<EpochRecord>) -> Result<Predictions> {
+        let predictions = self.predict(Split::Val, &self.splits.val, evaluation)?;
+        let validated = Validated {
+            epoch: evaluation.epoch,
+            step: evaluation.step,
+            net: &self.net,
+            images: &self.splits.val,
+        };
+        evaluation.observers.iter_mut().for_each(|observer| observer.validated(&validated));
+        Ok(predictions)
+    }
+
+    fn record(
+        &self,
+        stats: EpochStats,
+        validation: &Predictions,
+        before: &[EpochRecord],
+    ) -> Result<EpochRecord> {
+        let mut record = EpochRecord {
+            epoch: stats.epoch,
+            step: stats.step,
+            train_loss: stats.train_loss,
+            val: validation.metrics()?,
+            lr: stats.lr[0],
+            backbone_lr: stats.lr[1],
+            fusion_weights: mean_fusion_weights(validation),
+            images_per_second: stats.images_per_second,
+            data_wait: stats.data_wait,
+            seconds: stats.seconds,
+            skipped_steps: stats.skipped_steps,
+            best: false,
+        };
+        record.best = monitor::is_best(self.config.train.monitor, &record, before);
+        Ok(record)
+    }
+
+    fn save(&self, run: &RunDir, records: &[EpochRecord], mut origin: Value) -> Result<()> {
+        let parameters = self.net.parameters();
+        origin["epoch"] = records.len().into();
+        // One entry, so that equal weights make equal files: several would be in no fixed order.
+        let metadata = HashMap::from([("run".to_string(), origin.to_string())]);
+        if records.last().is_some_and(|record| record.best) {
+            weights::save(&run.best(), &parameters, metadata.clone())?;
+        }
+        weights::save(&run.last(), &parameters, metadata)?;
+        run.write_metrics(records)
+    }
+
+    fn after_epoch(
+        &self,
+        record: &EpochRecord,
+        predictions: &Predictions,
+        observers: &mut [Box<dyn Observer>],
+    ) {
+        let after = AfterEpoch { record, net: &self.net, predictions };
+        observers.iter_mut().for_each(|observer| observer.after_epoch(&after));
+    }
+
+    fn stops_early(&self, records: &[EpochRecord]) -> bool {
+        let settings = &self.config.train;
+        monitor::is_over(settings.monitor, &settings.early_stopping, records)
+    }
+}
+
+fn mean_fusion_weights(predictions: &Predictions) -> Option<[f64; 2]> {
+    let mean = |(_, column): &(String, Vec<f64>)| column.iter().sum::<f64>() / column.len() as f64;
+    match &predictions.extra[..] {
+        [vit, mamba] => Some([mean(vit), mean(mamba)]),
+        _ => None,
+    }
+}
+
+/// Returns mean and standard deviation. A deviation of 0 (one image, or all scores the same) counts
+/// as 1: there is nothing to scale.
+fn mean_and_std(scores: &[f64]) -> (f64, f64) {
+    let n = scores.len().max(1) as f64;
+    let mean = scores.iter().sum::<f64>() / n;
+    let variance = scores.iter().map(|score| (score - mean).powi(2)).sum::<f64>() / n;
+    (mean, if variance > 1e-12 { variance.sqrt() } else { 1.0 })
+}
