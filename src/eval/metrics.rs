@@ -28,22 +28,12 @@ impl Metric {
 
     /// Returns `pc`, `mae`, `rmse` or `srcc`.
     pub fn name(self) -> &'static str {
-        match self {
-            Metric::Pc => "pc",
-            Metric::Mae => "mae",
-            Metric::Rmse => "rmse",
-            Metric::Srcc => "srcc",
-        }
+        ["pc", "mae", "rmse", "srcc"][self as usize]
     }
 
     /// Returns this metric's value.
     pub fn of(self, metrics: &Metrics) -> f64 {
-        match self {
-            Metric::Pc => metrics.pc,
-            Metric::Mae => metrics.mae,
-            Metric::Rmse => metrics.rmse,
-            Metric::Srcc => metrics.srcc,
-        }
+        [metrics.pc, metrics.mae, metrics.rmse, metrics.srcc][self as usize]
     }
 }
 
@@ -94,12 +84,9 @@ impl Metrics {
 impl fmt::Display for Metrics {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for metric in Metric::ALL {
-            let (name, value) = (metric.name().to_uppercase(), metric.of(self));
-            if value.is_finite() {
-                write!(f, "{name} {value:.4}  ")?;
-            } else {
-                write!(f, "{name} -  ")?;
-            }
+            let value = Some(metric.of(self)).filter(|value| value.is_finite());
+            let value = value.map_or("-".to_string(), |value| format!("{value:.4}"));
+            write!(f, "{} {value}  ", metric.name().to_uppercase())?;
         }
         write!(f, "(n {})", self.n)
     }
@@ -163,11 +150,10 @@ impl ScoredImages {
             square += count * error * error;
         }
         let [x_ranks, y_ranks] = &mut buffers.0;
-        for (sorted, ranks) in [(&self.predictions, &mut *x_ranks), (&self.targets, &mut *y_ranks)]
-        {
-            ranks.resize(self.len(), 0.0);
-            sorted.write_ranks(&count, ranks);
-        }
+        x_ranks.resize(self.len(), 0.0);
+        y_ranks.resize(self.len(), 0.0);
+        self.predictions.write_ranks(&count, x_ranks);
+        self.targets.write_ranks(&count, y_ranks);
         let metrics = [
             weighted_pearson(x, y, &count),
             absolute / f64::from(n),

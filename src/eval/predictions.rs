@@ -4,7 +4,7 @@ use std::cmp::Ordering;
 use std::collections::HashSet;
 use std::path::Path;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 
 use crate::data::Sample;
 use crate::eval::metrics::Metrics;
@@ -148,24 +148,15 @@ impl Predictions {
     fn check(&self) -> Result<()> {
         let mut names = HashSet::from(COLUMNS);
         names.insert(GROUP);
-        ensure!(
-            self.groups.is_empty() || self.groups.len() == self.images.len(),
-            "column {GROUP} has {} values for {} images",
-            self.groups.len(),
-            self.images.len()
-        );
         for name in self.extra_names() {
             ensure!(names.insert(name), "two columns are called {name}");
         }
-        let columns = [("target", &self.targets), ("prediction", &self.predictions)];
-        let extra = self.extra.iter().map(|(name, values)| (name.as_str(), values));
-        for (name, values) in columns.into_iter().chain(extra) {
-            ensure!(
-                values.len() == self.images.len(),
-                "column {name} has {} values for {} images",
-                values.len(),
-                self.images.len()
-            );
+        let groups = (!self.groups.is_empty()).then_some((GROUP, self.groups.len()));
+        let columns = [("target", self.targets.len()), ("prediction", self.predictions.len())];
+        let extra = self.extra.iter().map(|(name, values)| (name.as_str(), values.len()));
+        let images = self.images.len();
+        for (name, values) in groups.into_iter().chain(columns).chain(extra) {
+            ensure!(values == images, "column {name} has {values} values for {images} images");
         }
         Ok(())
     }
@@ -210,14 +201,9 @@ fn read(path: &Path) -> Result<Predictions> {
 }
 
 fn number(record: &csv::StringRecord, index: usize, column: &str) -> Result<f64> {
-    let text = &record[index];
-    match text.trim().parse() {
-        Ok(number) => Ok(number),
-        Err(_) => {
-            let line = record.position().map_or(0, csv::Position::line);
-            bail!("line {line}: {column} is {text:?}, not a number")
-        }
-    }
+    let (text, line) = (&record[index], record.position().map_or(0, csv::Position::line));
+    let number = text.trim().parse().ok();
+    number.with_context(|| format!("line {line}: {column} is {text:?}, not a number"))
 }
 
 #[cfg(test)]

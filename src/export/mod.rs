@@ -8,6 +8,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
+use clap::ValueEnum;
 use serde::Serialize;
 use tch::Tensor;
 
@@ -16,14 +17,13 @@ use crate::files::write_atomic;
 use crate::models::weights;
 use crate::run::{CONFIG_FILE, Run};
 
-/// The files in which the backbones are written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// The files in which the backbones are written; the variants' comments are the program's help.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Layout {
-    /// `vit.safetensors` and `mamba.safetensors`, and the complete model as `model.safetensors`
-    /// with its `config.yaml`.
+    /// A .safetensors file for each backbone under its published names, and the complete model
     Safetensors,
-    /// `vit/`, a folder for timm's `create_model("local-dir:…")`, and `mamba/model.pth`, a
-    /// checkpoint for Vim's code.
+    /// A folder for timm with the ViT, and a .pth checkpoint for Vim's code with the Vision
+    /// Mamba
     Timm,
 }
 

@@ -59,10 +59,8 @@ pub fn markdown(run: &Run, layout: Layout) -> Result<String> {
 /// Reads the summary; `None` before the run has finished, and for weights other than the best.
 fn summary(run: &Run) -> Result<Option<Summary>> {
     let best = run.weights.file_name().is_some_and(|name| name == BEST_FILE);
-    match run.weights.parent().filter(|folder| best && Summary::exists(folder)) {
-        Some(folder) => Ok(Some(Summary::read(folder)?)),
-        None => Ok(None),
-    }
+    let folder = run.weights.parent().filter(|folder| best && Summary::exists(folder));
+    folder.map(Summary::read).transpose()
 }
 
 fn model(run: &Run) -> Result<String> {
@@ -86,30 +84,21 @@ fn model(run: &Run) -> Result<String> {
 }
 
 fn branch_line(branch: Branch, backbone: &BackboneConfig, shape: &BackboneShape) -> String {
-    let initialization = match &backbone.weights {
-        Some(path) => {
-            // The folder is private.
-            let name = path.file_name().unwrap_or(path.as_os_str());
-            format!("initialized from `{}`", name.to_string_lossy())
-        }
-        None => "randomly initialized".to_string(),
-    };
+    // The folder of the weights is private.
+    let file = backbone.weights.as_ref().map(|path| path.file_name().unwrap_or(path.as_os_str()));
+    let initialization = file.map_or("randomly initialized".to_string(), |name| {
+        format!("initialized from `{}`", name.to_string_lossy())
+    });
     let stem = match shape.stem {
         Stem::Patchify => "",
         Stem::Conv => "a convolutional stem, ",
     };
+    let BackboneShape { depth, embed_dim, patch_size, stride, image_size, mean, std, .. } = shape;
     format!(
-        "- {}: `{}`, {stem}{} blocks of width {}, patches of {} px every {} px, images of {} px, \
-         mean {:?}, std {:?}; {initialization}\n",
+        "- {}: `{}`, {stem}{depth} blocks of width {embed_dim}, patches of {patch_size} px every \
+         {stride} px, images of {image_size} px, mean {mean:?}, std {std:?}; {initialization}\n",
         branch.title(),
-        backbone.name,
-        shape.depth,
-        shape.embed_dim,
-        shape.patch_size,
-        shape.stride,
-        shape.image_size,
-        shape.mean,
-        shape.std
+        backbone.name
     )
 }
 
@@ -165,40 +154,24 @@ fn results(summary: &Summary) -> String {
 
 /// Lists the files and the code that opens them.
 fn files(config: &Config, layout: Layout) -> String {
-    let files: [(Option<Branch>, &str); 3] = match layout {
+    let [vit, mamba, other] = match layout {
         Layout::Safetensors => [
-            (
-                Some(Branch::Vit),
-                "`vit.safetensors`: the ViT under timm's names, without a classifier",
-            ),
-            (
-                Some(Branch::Mamba),
-                "`mamba.safetensors`: the Vision Mamba under Vim's names, without a classifier",
-            ),
-            (
-                None,
-                "`model.safetensors`, `config.yaml`: the complete model, for \
-                 `vmbeauty predict model.safetensors IMAGE`",
-            ),
+            "`vit.safetensors`: the ViT under timm's names, without a classifier",
+            "`mamba.safetensors`: the Vision Mamba under Vim's names, without a classifier",
+            "`model.safetensors`, `config.yaml`: the complete model, for \
+             `vmbeauty predict model.safetensors IMAGE`",
         ],
         Layout::Timm => [
-            (
-                Some(Branch::Vit),
-                "`vit/`: the ViT's features, for \
-                 `timm.create_model(\"local-dir:vit\", pretrained=True)`",
-            ),
-            (
-                Some(Branch::Mamba),
-                "`mamba/model.pth`: a checkpoint for Vim's code, \
-                 `model.load_state_dict(torch.load(path)[\"model\"], strict=False)`; only `head` \
-                 is missing",
-            ),
-            (None, "`README.md`: this model card"),
+            "`vit/`: the ViT's features, for \
+             `timm.create_model(\"local-dir:vit\", pretrained=True)`",
+            "`mamba/model.pth`: a checkpoint for Vim's code, \
+             `model.load_state_dict(torch.load(path)[\"model\"], strict=False)`; only `head` is \
+             missing",
+            "`README.md`: this model card",
         ],
     };
-    let uses = |branch: Option<Branch>| {
-        branch.is_none_or(|branch| config.model.fusion.strategy.uses(branch))
-    };
-    let listed = files.into_iter().filter(|(branch, _)| uses(*branch));
-    listed.map(|(_, line)| format!("- {line}\n")).collect()
+    let mut lines = vec![(Branch::Vit, vit), (Branch::Mamba, mamba)];
+    lines.retain(|(branch, _)| config.model.fusion.strategy.uses(*branch));
+    let lines = lines.into_iter().map(|(_, line)| line).chain([other]);
+    lines.map(|line| format!("- {line}\n")).collect()
 }

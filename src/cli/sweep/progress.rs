@@ -1,5 +1,6 @@
 //! The progress of a sweep, on stderr.
 
+use std::collections::HashMap;
 use std::time::Instant;
 
 use serde_json::json;
@@ -16,11 +17,10 @@ pub(super) struct Progress {
     /// Runs that need no more work.
     completed: usize,
     estimate: Estimate,
-    /// Names of the runs that are left.
-    left: Vec<String>,
+    /// The runs that are left.
+    left: Vec<SweepRun>,
     jobs: f64,
-    started: Vec<(String, Instant)>,
-    runs: Vec<SweepRun>,
+    started: HashMap<String, Instant>,
     console: Console,
 }
 
@@ -32,8 +32,7 @@ impl Progress {
             estimate: Estimate::default(),
             left: Vec::new(),
             jobs: f64::from(args.jobs),
-            started: Vec::new(),
-            runs: runs.iter().map(|run| (*run).clone()).collect(),
+            started: HashMap::new(),
             console: args.console.into(),
         };
         let mut failed = 0;
@@ -42,7 +41,7 @@ impl Progress {
                 Status::Finished(summary) => progress.estimate.add(run, summary.seconds),
                 Status::Failed(_) if !args.retry_failed => failed += 1,
                 _ => {
-                    progress.left.push(run.name.clone());
+                    progress.left.push((*run).clone());
                     continue;
                 }
             }
@@ -69,7 +68,7 @@ impl Progress {
     pub fn update(&mut self, event: &Event) {
         let (run, status, text) = match event {
             Event::Started(run) => {
-                self.started.push((run.name.clone(), Instant::now()));
+                self.started.insert(run.name.clone(), Instant::now());
                 self.log_event(run, "started", "");
                 return;
             }
@@ -87,17 +86,12 @@ impl Progress {
             }
         };
         self.completed += 1;
-        self.left.retain(|name| *name != run.name);
-        let took = match self.started.iter().position(|(name, _)| *name == run.name) {
-            Some(at) => {
-                format!("  {}", duration(self.started.swap_remove(at).1.elapsed().as_secs_f64()))
-            }
-            None => String::new(),
-        };
-        let left = match self.seconds_left() {
-            Some(left) if !self.left.is_empty() => format!("  (about {} left)", duration(left)),
-            _ => String::new(),
-        };
+        self.left.retain(|left| left.name != run.name);
+        let took = self.started.remove(&run.name).map(|start| start.elapsed().as_secs_f64());
+        let took = took.map(|took| format!("  {}", duration(took))).unwrap_or_default();
+        let left = self.seconds_left().filter(|_| !self.left.is_empty());
+        let left = left.map(|left| format!("  (about {} left)", duration(left)));
+        let left = left.unwrap_or_default();
         self.log_event(run, status, &text);
         self.console
             .tell(&format!("[{}/{}] {}  {text}{took}{left}", self.completed, self.total, run.name));
@@ -117,8 +111,7 @@ impl Progress {
 
     /// Estimates the seconds until all runs have finished.
     fn seconds_left(&self) -> Option<f64> {
-        let left = self.runs.iter().filter(|run| self.left.contains(&run.name));
-        let seconds: Option<f64> = left.map(|run| self.estimate.of(run)).sum();
+        let seconds: Option<f64> = self.left.iter().map(|run| self.estimate.of(run)).sum();
         Some(seconds? / self.jobs)
     }
 }

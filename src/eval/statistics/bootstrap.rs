@@ -95,11 +95,8 @@ impl Bootstrap {
             (0..n).map(|_| values[stream.below(n)]).sum::<f64>() / n as f64
         });
         let jackknife = values.iter().map(|v| (total - v) / (n as f64 - 1.0));
-        let ci = match n {
-            1 => None,
-            _ => Resampled::new(mean, resampled.collect(), jackknife.collect())
-                .map(|resampled| resampled.interval(CONFIDENCE)),
-        };
+        let ci = Resampled::new(mean, resampled.collect(), jackknife.collect());
+        let ci = ci.filter(|_| n > 1).map(|resampled| resampled.interval(CONFIDENCE));
         Mean { mean: Some(mean), ci, n }
     }
 
@@ -202,12 +199,7 @@ impl MetricsWithCi {
 
     /// Returns the interval of one metric; `None` where it is undefined.
     pub fn interval(&self, metric: Metric) -> Option<Interval> {
-        match metric {
-            Metric::Pc => self.pc_ci,
-            Metric::Mae => self.mae_ci,
-            Metric::Rmse => self.rmse_ci,
-            Metric::Srcc => self.srcc_ci,
-        }
+        [self.pc_ci, self.mae_ci, self.rmse_ci, self.srcc_ci][metric as usize]
     }
 }
 

@@ -40,10 +40,8 @@ pub fn leaderboard(report: &RunReport, at: usize) -> Table {
         let mut row = vec![Cell::text(&ranked.name), Cell::Count(ranked.seeds.len() as i64)];
         row.extend(folds.then_some(Cell::Count(ranked.folds as i64)));
         row.extend(Metric::ALL.map(|metric| metric_cell(board, ranked, metric)));
-        row.extend(several.then(|| match board.with_best(place, Metric::Pc) {
-            Some(comparison) => Cell::P(comparison.p_holm),
-            None => Cell::Empty,
-        }));
+        let p = || board.with_best(place, Metric::Pc).map_or(Cell::Empty, |c| Cell::P(c.p_holm));
+        row.extend(several.then(p));
         row.extend([
             Cell::Count(ranked.parameters),
             Cell::Number { value: Some(ranked.flops as f64), per, digits },
@@ -104,11 +102,8 @@ fn metric_cell(board: &Leaderboard, ranked: &RankedModel, metric: Metric) -> Cel
 
 fn baseline(name: &str, metrics: &Metrics, columns: &[Column]) -> Vec<Cell> {
     let cell = |column: &Column| {
-        let mut all = Metric::ALL.into_iter();
-        match all.find(|metric| metric.name() == column.key) {
-            Some(metric) => Cell::metric(Some(metric.of(metrics)), None),
-            None => Cell::Empty,
-        }
+        let metric = Metric::ALL.into_iter().find(|metric| metric.name() == column.key);
+        metric.map_or(Cell::Empty, |metric| Cell::metric(Some(metric.of(metrics)), None))
     };
     std::iter::once(Cell::text(name)).chain(columns.iter().skip(1).map(cell)).collect()
 }

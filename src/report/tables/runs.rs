@@ -1,5 +1,7 @@
 //! Tables of the runs, the differences of their configs, and the metrics of attribution maps.
 
+use std::iter;
+
 use anyhow::Result;
 
 use super::{Cell, Column, Table};
@@ -62,36 +64,31 @@ pub fn config_table(report: &RunReport) -> Result<Option<Table>> {
     if different.is_empty() {
         return Ok(None);
     }
-    let names: Vec<&str> = report.models.iter().map(|model| model.name.as_str()).collect();
-    let keys: Vec<&str> = different.iter().map(|(key, _)| key.as_str()).collect();
-    let value = |key: usize, model: usize| Cell::text(&different[key].1[model]);
-    let table = |first: &str,
-                 columns: &[&str],
-                 rows: &[&str],
-                 cell: &dyn Fn(usize, usize) -> Cell| {
-        let row = |(row, name): (usize, &&str)| {
-            let cells = (0..columns.len()).map(|column| cell(row, column));
-            std::iter::once(Cell::text(*name)).chain(cells).collect()
-        };
-        Table {
-            key: "configs".to_string(),
-            title: "Config differences".to_string(),
-            columns: std::iter::once(&first).chain(columns).map(|key| Column::named(key)).collect(),
-            rows: rows.iter().enumerate().map(row).collect(),
-            notes: Vec::new(),
-        }
-    };
-    Ok(Some(if keys.len() > names.len() {
-        table("key", &names, &keys, &value)
-    } else {
-        table("model", &keys, &names, &|model, key| value(key, model))
+    // The header, then a line for each model.
+    let names = report.models.iter().map(|model| vec![model.name.clone()]);
+    let mut lines: Vec<Vec<String>> = iter::once(vec!["model".to_string()]).chain(names).collect();
+    for (key, values) in different {
+        let cells = iter::once(key).chain(values);
+        lines.iter_mut().zip(cells).for_each(|(line, cell)| line.push(cell));
+    }
+    if lines[0].len() > lines.len() {
+        lines[0][0] = "key".to_string();
+        let column = |i: usize| lines.iter().map(|line| line[i].clone()).collect();
+        lines = (0..lines[0].len()).map(column).collect();
+    }
+    Ok(Some(Table {
+        key: "configs".to_string(),
+        title: "Config differences".to_string(),
+        columns: lines[0].iter().map(|title| Column::named(title)).collect(),
+        rows: lines[1..].iter().map(|line| line.iter().map(Cell::text).collect()).collect(),
+        notes: Vec::new(),
     }))
 }
 
 /// All runs, including those that are not finished.
 pub fn runs_table(report: &RunReport) -> Table {
-    let columns = ["run", "model", "seed", "fold", "status", "epochs"].map(Column::named);
-    let mut columns = Vec::from(columns);
+    let names = ["run", "model", "seed", "fold", "status", "epochs"];
+    let mut columns = names.map(Column::named).to_vec();
     columns.extend([
         Column::numbers("best_epoch", "best epoch"),
         Column::numbers("pc", "PC"),
@@ -114,34 +111,24 @@ fn run_row(report: &RunReport, run: &FoundRun) -> Vec<Cell> {
         status => status.name().to_string(),
     };
     let text = |text: Option<&str>| Cell::text(text.unwrap_or_default());
-    let config = run.config.as_ref();
-    let mut row = vec![
+    let (config, summary) = (run.config.as_ref(), run.summary());
+    let epochs = run.epochs.len().max(summary.map_or(0, |summary| summary.epochs));
+    let metrics = summary.and_then(|summary| match report.split {
+        Split::Test => summary.test.as_ref(),
+        _ => Some(&summary.val),
+    });
+    let provenance = summary.map(|summary| &summary.provenance);
+    vec![
         Cell::text(run.folder.display().to_string()),
         text(report.model_of(run).map(|model| model.name.as_str())),
         Cell::text(config.map(|config| config.seed.to_string()).unwrap_or_default()),
         text(config.and_then(fold_of)),
         Cell::text(status),
-    ];
-    let summary = run.summary();
-    let epochs = run.epochs.len().max(summary.map_or(0, |summary| summary.epochs));
-    row.push(match config {
-        Some(config) => Cell::text(format!("{epochs} of {}", config.train.epochs)),
-        None => Cell::Empty,
-    });
-    let Some(summary) = summary else {
-        row.extend([Cell::Empty, Cell::Empty, Cell::Empty, text(None), text(None)]);
-        return row;
-    };
-    let metrics = match report.split {
-        Split::Test => summary.test.as_ref(),
-        _ => Some(&summary.val),
-    };
-    row.extend([
-        Cell::Count(summary.best_epoch as i64),
+        config.map_or(Cell::Empty, |c| Cell::text(format!("{epochs} of {}", c.train.epochs))),
+        summary.map_or(Cell::Empty, |summary| Cell::Count(summary.best_epoch as i64)),
         metrics.map_or(Cell::Empty, |split| Cell::metric(Some(split.metrics.pc), split.pc_ci)),
-        Cell::minutes(summary.seconds),
-        Cell::text(&summary.provenance.device),
-        Cell::text(&summary.provenance.commit),
-    ]);
-    row
+        summary.map_or(Cell::Empty, |summary| Cell::minutes(summary.seconds)),
+        text(provenance.map(|provenance| provenance.device.as_str())),
+        text(provenance.map(|provenance| provenance.commit.as_str())),
+    ]
 }
