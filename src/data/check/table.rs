@@ -1,9 +1,8 @@
 //! The result of a check as text tables.
 
-use std::collections::BTreeSet;
-use std::fmt::{self, Write};
+use std::fmt;
 
-use super::findings::DatasetCheck;
+use super::findings::{DatasetCheck, SplitCheck};
 use super::scores::ScoreSummary;
 use crate::data::dataset::Skipped;
 use crate::data::splits::LeakedImage;
@@ -71,26 +70,17 @@ impl fmt::Display for DatasetCheck {
 
 impl DatasetCheck {
     fn write_groups(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let groups: BTreeSet<&String> =
-            self.splits.iter().flat_map(|split| split.groups.keys()).collect();
-        let Some(width) = groups.iter().map(|group| group.chars().count()).max() else {
+        let Some(width) = self.group_scores.keys().map(|group| group.chars().count()).max() else {
             return Ok(());
         };
         let width = width.max("group".len());
-        let mut line = format!("\n{:<width$}", "group");
-        for split in &self.splits {
-            write!(line, "{:>8}", split.split.name())?;
-        }
-        writeln!(f, "{line}{:>12}{:>8}", "mean score", "sd")?;
-        for group in groups {
-            let mut line = format!("{group:<width$}");
-            for split in &self.splits {
-                write!(line, "{:>8}", split.groups.get(group).copied().unwrap_or_default())?;
-            }
-            if let Some(ScoreSummary { mean, sd, .. }) = self.group_scores.get(group) {
-                write!(line, "{mean:>12.3}{sd:>8.3}")?;
-            }
-            writeln!(f, "{line}")?;
+        write!(f, "\n{:<width$}", "group")?;
+        self.write_by_split(f, |split| split.split.name())?;
+        writeln!(f, "{:>12}{:>8}", "mean score", "sd")?;
+        for (group, ScoreSummary { mean, sd, .. }) in &self.group_scores {
+            write!(f, "{group:<width$}")?;
+            self.write_by_split(f, |split| split.groups.get(group).copied().unwrap_or(0))?;
+            writeln!(f, "{mean:>12.3}{sd:>8.3}")?;
         }
         Ok(())
     }
@@ -99,19 +89,22 @@ impl DatasetCheck {
         let Some((_, bounds)) = self.score_bins.split_first() else {
             return Ok(());
         };
-        let mut line = format!("\n{:<20}", "scores");
-        for split in &self.splits {
-            write!(line, "{:>8}", split.split.name())?;
-        }
-        writeln!(f, "{line}")?;
+        write!(f, "\n{:<20}", "scores")?;
+        self.write_by_split(f, |split| split.split.name())?;
         for (bin, (low, high)) in self.score_bins.iter().zip(bounds).enumerate() {
-            let mut line = format!("{:<20}", format!("{low:.3} to {high:.3}"));
-            for split in &self.splits {
-                write!(line, "{:>8}", split.histogram.get(bin).copied().unwrap_or(0))?;
-            }
-            writeln!(f, "{line}")?;
+            write!(f, "\n{:<20}", format!("{low:.3} to {high:.3}"))?;
+            self.write_by_split(f, |split| split.histogram[bin])?;
         }
-        Ok(())
+        writeln!(f)
+    }
+
+    /// Writes a cell for each split.
+    fn write_by_split<'a, T: fmt::Display>(
+        &'a self,
+        f: &mut fmt::Formatter<'_>,
+        cell: impl Fn(&'a SplitCheck) -> T,
+    ) -> fmt::Result {
+        self.splits.iter().try_for_each(|split| write!(f, "{:>8}", cell(split)))
     }
 }
 

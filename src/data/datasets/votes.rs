@@ -89,11 +89,11 @@ impl Votes {
                 })
             };
             for cells in rows.values() {
-                let names = cells.values().filter_map(|cell| match cell {
+                let image = cells.values().find_map(|cell| match cell {
                     Cell::Text(text) if is_image_name(text) => Some(text),
                     _ => None,
                 });
-                let Some(image) = names.into_iter().next() else {
+                let Some(image) = image else {
                     continue;
                 };
                 let given = cells.iter().filter_map(|(column, cell)| match cell {
