@@ -1,4 +1,4 @@
-//! Image files as they are found: every kind is read right, or refused by name, and none stops the
+//! Image files in every format: each is decoded correctly or rejected by name, and none crashes the
 //! program.
 
 use std::fs;
@@ -8,8 +8,8 @@ use crate::sandbox::Sandbox;
 use image::{Rgb, RgbImage};
 use vm_beautynet::data::{NEUTRAL, read_image};
 
-/// Files that Pillow wrote, all of the same 48x32 image; `*_as_rgb.png` is what Pillow reads in the
-/// file of that name.
+/// Files that Pillow wrote, all of the same 48x32 image; `*_as_rgb.png` is what Pillow decodes from
+/// the file of that name.
 fn fixture(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/images").join(name)
 }

@@ -255,7 +255,7 @@ mod tests {
     }
 
     #[test]
-    fn a_full_turn_of_the_hue_in_steps_comes_back() {
+    fn hue_rotations_of_a_full_turn_restore_the_image() {
         let steps = [Step::Hue(0.3), Step::Hue(0.3), Step::Hue(0.4)];
         for (before, after) in colors().iter().zip(run(&steps, &colors())) {
             assert!(

@@ -202,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn seed_epoch_and_index_decide_alone() {
+    fn seed_epoch_and_index_alone_determine_the_augmentation() {
         let transform = transform(AugmentConfig::default());
         let reference = run(&transform, (1, 2, 3));
         assert_eq!(reference, run(&transform, (1, 2, 3)));
@@ -212,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn a_certain_flip_mirrors_every_row() {
+    fn a_flip_of_probability_one_mirrors_every_row() {
         let plain = run(&transform(AugmentConfig::off()), (1, 1, 1));
         let flipped = run(
             &transform(AugmentConfig { horizontal_flip: 1.0, ..AugmentConfig::off() }),
@@ -293,7 +293,7 @@ mod tests {
     }
 
     #[test]
-    fn every_way_to_resize_can_be_augmented() {
+    fn every_resize_mode_can_be_augmented() {
         for resize in [Resize::Squash, Resize::Crop, Resize::Pad] {
             let config = DataConfig { image_size: 32, resize, ..DataConfig::default() };
             let transform = TrainTransform::new(&config).unwrap();

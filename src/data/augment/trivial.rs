@@ -109,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn no_geometry_leaves_every_pixel_in_its_place() {
+    fn without_geometry_no_warp_is_sampled() {
         let config = TrivialAugmentConfig { probability: 1.0, geometry: 0.0 };
         for index in 0..500 {
             if let TrivialAugment::Warp(warp) =

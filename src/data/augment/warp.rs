@@ -197,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn the_mirror_comes_before_the_turn() {
+    fn the_flip_precedes_the_rotation() {
         let mut mirrored = gradient(24);
         mirror(&mut mirrored, 24);
         let expected = turn(mirrored, 24, 10.0, false);
@@ -210,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn a_turn_about_the_middle_interpolates_between_pixels() {
+    fn a_rotation_about_the_center_interpolates_between_pixels() {
         let out = turned(41, 10.0, false);
         let (sin, cos) = 10f64.to_radians().sin_cos();
         for (x, y) in [(20, 20), (10, 15), (30, 28), (22, 9)] {
@@ -225,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn an_affine_change_moves_points_as_torchvisions_matrix_does() {
+    fn an_affine_transform_moves_points_as_the_matrix_of_torchvision_does() {
         // torchvision: scale · [[cos(-sy)/cos sy, -cos(-sy)·tan(sx)/cos sy], [sin(-sy)/cos sy,
         // -sin(-sy)·tan(sx)/cos sy + 1]].
         let (scale, [sx, sy], translate) = (1.25, [20f64, -10.0], [3.0, -2.0]);
@@ -246,7 +246,7 @@ mod tests {
     }
 
     #[test]
-    fn a_shift_moves_every_pixel_and_enlarging_keeps_the_middle() {
+    fn a_translation_moves_every_pixel_and_scaling_keeps_the_center() {
         let mut workspace = Workspace::default();
         workspace.framed = gradient(20);
         warp(20, Warp::affine([3.0, -2.0], 1.0, [0.0; 2]), &mut workspace);

@@ -155,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn another_background_is_another_entry_and_a_damaged_entry_is_made_again() {
+    fn another_background_is_another_entry_and_a_damaged_entry_is_replaced() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("clear.png");
         RgbaImage::from_pixel(4, 4, Rgba([0, 0, 0, 0])).save(&path).unwrap();

@@ -227,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn every_format_decodes_whatever_the_file_is_called() {
+    fn every_format_decodes_whatever_the_file_name() {
         let image = quarters(24, 16);
         let folder = tempfile::tempdir().unwrap();
         for format in [
@@ -269,7 +269,7 @@ mod tests {
     }
 
     #[test]
-    fn transparency_lies_over_the_neutral_color() {
+    fn transparent_pixels_are_blended_over_the_neutral_color() {
         let clear = ImageBuffer::from_fn(2, 1, |x, _| Rgba([255u8, 0, 0, x as u8 * 255]));
         let decoded = decode_image(&encode(&clear.into(), ImageFormat::Png)).unwrap();
         assert_eq!(decoded.get_pixel(0, 0).0, NEUTRAL);
@@ -277,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_cut_anywhere_is_an_error() {
+    fn a_file_truncated_anywhere_is_an_error() {
         let image = quarters(40, 40);
         for format in [ImageFormat::Jpeg, ImageFormat::Png, ImageFormat::WebP, ImageFormat::Bmp] {
             let complete = encode(&image.clone().into(), format);
@@ -301,7 +301,7 @@ mod tests {
     }
 
     #[test]
-    fn data_behind_a_jpeg_does_no_harm() {
+    fn trailing_data_after_a_jpeg_is_ignored() {
         let mut bytes = jpeg(&quarters(16, 16));
         bytes.extend_from_slice(b"something that a camera appended");
         assert!(decode_image(&bytes).is_ok());
@@ -314,7 +314,7 @@ mod tests {
     }
 
     #[test]
-    fn a_huge_image_is_refused_before_it_is_decoded() {
+    fn an_oversized_image_is_rejected_before_it_is_decoded() {
         // A PNG that claims 30,000 pixels a side.
         let mut bomb = encode(&quarters(8, 8).into(), ImageFormat::Png);
         bomb[16..20].copy_from_slice(&30_000u32.to_be_bytes());

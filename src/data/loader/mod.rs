@@ -227,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pass_can_start_late_and_leave_out_a_short_batch() {
+    fn a_pass_can_start_within_the_epoch_and_skip_an_incomplete_batch() {
         let folder = tempfile::tempdir().unwrap();
         let images = images(folder.path(), 11);
         let expected_batches = run(&images, train(0));

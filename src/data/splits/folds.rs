@@ -151,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn folds_are_alike_in_scores_and_groups() {
+    fn folds_are_stratified_by_score_and_group() {
         let folds = all_folds(&listing(400, false), 5, 3);
         for fold in &folds {
             let test = fold.rows(Split::Test);
@@ -163,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn a_person_is_on_one_side_only() {
+    fn a_person_is_in_one_split_only() {
         let folds = all_folds(&listing(300, true), 4, 9);
         for fold in &folds {
             let persons = Split::ALL.map(|split| {
@@ -178,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn images_of_the_same_content_are_on_one_side_only() {
+    fn images_of_the_same_content_are_in_one_split_only() {
         let folder = tempfile::tempdir().unwrap();
         let mut all = listing(40, false);
         for split in Split::ALL {
@@ -213,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn more_folds_than_images_are_refused() {
+    fn more_folds_than_images_are_an_error() {
         let fold = Fold { number: 1, of: 5 };
         let error = assign_folds(listing(12, true), fold, 0.1, 1).unwrap_err().to_string();
         assert!(error.contains("there are 4"), "{error}");

@@ -120,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn extreme_fractions_leave_something_to_train_on() {
+    fn extreme_fractions_leave_training_rows() {
         assert_eq!(hold_out(rows(0..10), 0.0, 1, "val").1.len(), 0);
         assert_eq!(hold_out(rows(0..10), 0.01, 1, "val").1.len(), 1);
         assert_eq!(hold_out(rows(0..10), 1.0, 1, "val").0.len(), 1);
