@@ -35,7 +35,7 @@ pub struct Args {
     /// The run directory [default: runs/NAME, or the first of runs/NAME-2, … that is free]
     #[arg(long, short, value_name = "DIR")]
     output: Option<PathBuf>,
-    /// Go on with the run in the run directory
+    /// Resume the run in the run directory
     #[arg(long)]
     resume: bool,
     /// End when stdin ends: whoever started this run, and holds the other end, is gone
@@ -103,8 +103,8 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Those who watch a run in the folder `root`: a person or a program, and TensorBoard where the
-/// config wants it.
+/// Returns the observers of a run in the folder `root`: the console or the event log, and
+/// TensorBoard if the config enables it.
 pub(super) fn observers(config: &Config, root: &Path, console: &Console) -> Vec<Box<dyn Observer>> {
     let watcher: Box<dyn Observer> = if console.is_json() {
         Box::new(EventLog::new(root, console.clone()))

@@ -103,7 +103,8 @@ impl Failure {
         write_json(&root.join(FAILURE_FILE), self)
     }
 
-    /// Removes the failure of the run in a folder, if there is one, before the run is started again.
+    /// Removes the failure of the run in a folder, if there is one, before the run is started
+    /// again.
     ///
     /// # Errors
     /// Returns an error if the file cannot be removed.

@@ -31,6 +31,7 @@ impl LabelDistribution {
         let voted = if low < high {
             [low.into(), high.into()]
         } else {
+            // All raters agree about everything: there must be some width to divide.
             [f64::from(low) - 0.5, f64::from(high) + 0.5]
         };
         Ok(Self {

@@ -26,9 +26,9 @@ pub fn is_best(monitor: Monitor, record: &EpochRecord, before: &[EpochRecord]) -
     best.is_none_or(|best| score(monitor, record) > score(monitor, best))
 }
 
-/// Returns whether early stopping ends the run after these epochs: `patience` of them in a row were not better than the
-/// best before by more than `min_delta`. It follows from the epochs' metrics alone, so a resumed
-/// run ends where an uninterrupted one does.
+/// Returns whether early stopping ends the run after these epochs: `patience` of them in a row were
+/// not better than the best before by more than `min_delta`. It follows from the epochs' metrics
+/// alone, so a resumed run ends where an uninterrupted one does.
 pub fn is_over(monitor: Monitor, stopping: &EarlyStoppingConfig, records: &[EpochRecord]) -> bool {
     let Some(patience) = stopping.patience else {
         return false;

@@ -1,4 +1,4 @@
-//! The wish that a run end early, and the error that it then ends with.
+//! Stopping a run early by a signal, and the error that it then ends with.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -10,26 +10,27 @@ use signal_hook::flag;
 
 use crate::run::RunKind;
 
-/// What shells add to a signal's number for the exit code of a process that it ended.
+/// Shells add this to a signal's number for the exit code of a process that the signal ended.
 const SIGNAL_BASE: i32 = 128;
 
-/// Asks a run to end at the next step; clones share the wish.
+/// A request that a run stop after its current step; clones share it.
 #[derive(Debug, Clone, Default)]
 pub struct Stop(Arc<AtomicUsize>);
 
 impl Stop {
-    /// Asked for by SIGINT (Ctrl-C) and SIGTERM (a scheduler) from now on. A second one ends the
-    /// process at once, which loses no more than what was done since the last checkpoint.
+    /// Creates a stop that SIGINT (Ctrl-C) and SIGTERM (a scheduler) request from now on. A second
+    /// signal ends the process at once, which loses no more than the steps since the last
+    /// checkpoint.
     ///
     /// # Errors
-    /// The system does not let the signals be caught.
+    /// Returns an error if the system does not let the signals be caught.
     pub fn on_signals() -> Result<Self> {
         let stop = Self::default();
         let asked_before = Arc::new(AtomicBool::new(false));
         for signal in [SIGINT, SIGTERM] {
             let again = Arc::clone(&asked_before);
-            // Actions run in the order in which they are registered: the first signal finds nothing
-            // asked yet.
+            // Actions run in the order in which they are registered: at the first signal, nothing
+            // is requested yet.
             flag::register_conditional_shutdown(signal, SIGNAL_BASE + signal, again)
                 .and_then(|_| flag::register(signal, Arc::clone(&asked_before)))
                 .and_then(|_| flag::register_usize(signal, Arc::clone(&stop.0), signal as usize))
@@ -38,7 +39,7 @@ impl Stop {
         Ok(stop)
     }
 
-    /// As SIGTERM does.
+    /// Requests the stop, as SIGTERM does.
     pub fn request(&self) {
         self.0.store(SIGTERM as usize, Ordering::SeqCst);
     }
@@ -59,34 +60,34 @@ impl Stop {
     }
 }
 
-/// A run ended because it was asked to, with all that it did in its checkpoint.
+/// The error of a run that was stopped, with all of its steps in its checkpoint.
 #[derive(Debug, thiserror::Error)]
-#[error("stopped by {}{}", self.name(), self.way_on())]
+#[error("stopped by {}{}", self.name(), self.remedy())]
 pub struct Stopped {
     pub(crate) signal: i32,
     pub(crate) steps: u64,
     pub(crate) epoch: usize,
-    /// The resolved config in the run directory, where there is one already.
+    /// The resolved config in the run directory, if there is one already.
     pub(crate) config: Option<PathBuf>,
-    /// The subcommand that goes on.
+    /// The subcommand that resumes.
     pub(crate) command: &'static str,
 }
 
 impl Stopped {
-    /// 130 after SIGINT, 143 after SIGTERM.
+    /// Returns 130 after SIGINT, 143 after SIGTERM.
     pub fn exit_code(&self) -> u8 {
         (SIGNAL_BASE + self.signal) as u8
     }
 
-    /// Whether a process that ended with this code was stopped so.
+    /// Returns whether a process that ended with this code was stopped by a signal.
     pub fn is_exit_code(code: i32) -> bool {
         [SIGINT, SIGTERM].contains(&(code - SIGNAL_BASE))
     }
 
-    fn way_on(&self) -> String {
+    fn remedy(&self) -> String {
         match &self.config {
             Some(config) => format!(
-                " after {} steps, in epoch {}; go on with: vmbeauty {} {} --output {} --resume",
+                " after {} steps, in epoch {}; resume with: vmbeauty {} {} --output {} --resume",
                 self.steps,
                 self.epoch,
                 self.command,
@@ -110,7 +111,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_message_says_how_to_go_on_and_the_code_says_which_signal() {
+    fn the_message_says_how_to_resume_and_the_code_says_which_signal() {
         let stopped = |signal| Stopped {
             signal,
             steps: 12,
@@ -120,7 +121,8 @@ mod tests {
         };
         assert_eq!(
             stopped(SIGINT).to_string(),
-            "stopped by SIGINT after 12 steps, in epoch 2; go on with: vmbeauty train runs/a/config.yaml --output runs/a --resume"
+            "stopped by SIGINT after 12 steps, in epoch 2; resume with: \
+             vmbeauty train runs/a/config.yaml --output runs/a --resume"
         );
         assert_eq!(stopped(SIGINT).exit_code(), 130);
         assert_eq!(stopped(SIGTERM).exit_code(), 143);
@@ -129,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wish_is_shared_by_clones() {
+    fn clones_share_a_request() {
         let stop = Stop::default();
         let clone = stop.clone();
         assert_eq!(clone.signal(), 0);

@@ -151,7 +151,7 @@ fn signals_end_a_run_after_its_step_with_a_checkpoint() {
         assert_eq!(found, Some(code), "{errors}");
         let message = errors.lines().last().unwrap();
         assert!(message.starts_with(&format!("stopped by {name} after ")), "{errors}");
-        // What it says to go on with does.
+        // The command that it names resumes the run.
         let (_, command) = message.split_once("vmbeauty ").unwrap();
         sandbox.done(&command.split(' ').collect::<Vec<_>>());
         assert_same(&sandbox.path(name), &sandbox.path("whole"), name);
