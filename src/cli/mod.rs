@@ -29,7 +29,7 @@ use clap::{Parser, Subcommand};
 use self::console::{Console, ConsoleArgs};
 use crate::config::ConfigError;
 use crate::data::Split;
-use crate::train::{Ranks, Stopped};
+use crate::train::{Stopped, World};
 
 /// Train VM-BeautyNet: a Vision Transformer and a Vision Mamba that predict how people rate the
 /// attractiveness of a face.
@@ -99,7 +99,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
     match cli.command {
         Command::Train(args) => train::run(&args),
         Command::Pretrain(args) => {
-            Ranks::refuse_job("pretrain")?;
+            World::refuse_job("pretrain")?;
             pretrain::run(&args)
         }
         Command::Evaluate(args) => evaluate::run(&args),
@@ -108,11 +108,11 @@ fn run(cli: Cli) -> Result<ExitCode> {
         Command::Features(args) => features::run(&args),
         Command::Export(args) => export::run(&args),
         Command::CrossValidate(args) => {
-            Ranks::refuse_job("cross-validate")?;
+            World::refuse_job("cross-validate")?;
             cross_validate::run(&args)
         }
         Command::Sweep(args) => {
-            Ranks::refuse_job("sweep")?;
+            World::refuse_job("sweep")?;
             sweep::run(&args)
         }
         Command::Report(args) => report::run(&args),

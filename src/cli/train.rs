@@ -19,7 +19,7 @@ use crate::eval::metrics::Metrics;
 use crate::ops::distributed::exit_now;
 use crate::run::{RunDir, Summary};
 use crate::tensorboard::training_log::TrainingLog;
-use crate::train::{Observer, Options, Ranks, Stop, train};
+use crate::train::{Observer, Options, Stop, World, train};
 
 /// How long a run whose sweep is gone may take to end by itself, with a checkpoint.
 const GRACE: Duration = Duration::from_secs(5);
@@ -62,21 +62,21 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     // Before anything that can fail: the other ranks hear of it.
     let console = Console::from(args.console);
     let alarm = console.clone();
-    let ranks = Ranks::of_job(Arc::new(move |reason: &str| {
+    let world = World::of_job(Arc::new(move |reason: &str| {
         alarm.end_with("failed", reason, 1);
         exit_now(1);
     }))?;
     let config = match Config::load(&args.config, &args.set) {
         Ok(config) => config,
-        Err(error) => return ranks.end(Err(error.into())),
+        Err(error) => return world.end(Err(error.into())),
     };
     let root = match &args.output {
         Some(root) => root.clone(),
         None => RunDir::default_root(&config.name, args.resume),
     };
-    let first = ranks.is_first();
+    let first = world.is_first();
     let mut observers = if first { observers(&config, &root, &console) } else { Vec::new() };
-    let options = Options { resume: args.resume, ranks, stop };
+    let options = Options { resume: args.resume, world, stop };
     let outcome = train(&config, &root, options, &mut observers)?;
     drop(observers);
     if !first {

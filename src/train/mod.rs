@@ -18,7 +18,7 @@ pub mod stop;
 mod supervised;
 mod trainer;
 
-pub use distributed::Ranks;
+pub use distributed::World;
 pub use observer::{AfterEpoch, Observer, Skipped, Start, StepRecord, Validated};
 pub use stop::{Stop, Stopped};
 pub use supervised::train;

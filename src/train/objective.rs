@@ -9,7 +9,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 use tch::{Device, Kind, Tensor};
 
-use super::distributed::Ranks;
+use super::distributed::World;
 use super::observer::Observer;
 use crate::config::{Branch, FreezeConfig, OptimizerConfig, ScheduleConfig};
 use crate::data::{HostBatch, ImageDataset, Split};
@@ -55,7 +55,7 @@ pub(super) struct Microbatch<'a> {
     pub ctx: ForwardContext,
     /// The type that autocast computes in, if any.
     pub autocast: Option<Kind>,
-    pub ranks: &'a Ranks,
+    pub world: &'a World,
 }
 
 /// The loss of a microbatch; scalars.
@@ -89,7 +89,7 @@ pub(super) struct Evaluation<'a, R> {
     pub epoch: usize,
     /// Optimizer steps since the start.
     pub step: u64,
-    pub ranks: &'a Ranks,
+    pub world: &'a World,
     pub observers: &'a mut [Box<dyn Observer<R>>],
     /// Returns the error of a run that was asked to stop.
     pub check_stop: &'a dyn Fn() -> Result<()>,
@@ -127,7 +127,7 @@ pub(super) trait Objective {
     /// A hash of the data: a run resumes with the same data only.
     fn fingerprint(&self) -> String;
 
-    fn targets(&self, batches: &[HostBatch], ranks: &Ranks) -> Result<Self::Targets>;
+    fn targets(&self, batches: &[HostBatch], world: &World) -> Result<Self::Targets>;
 
     /// Computes this microbatch's term of the step's loss.
     fn loss(&self, microbatch: &Microbatch, targets: &Self::Targets) -> Result<MicrobatchLoss>;

@@ -84,3 +84,21 @@ fn keys_that_are_wrong_are_refused_by_name_and_a_folder_in_use_too() {
     sandbox.done(&resume);
     assert!(before == fs::read(sandbox.path("out/vit.safetensors")).unwrap());
 }
+
+#[test]
+fn the_console_is_that_of_train() {
+    let sandbox = Sandbox::new();
+    let quiet = sandbox.run(&[&pretrain_arguments("quiet", &[QUICK])[..], &["--quiet"]].concat());
+    assert!(quiet.status.success() && quiet.stderr.is_empty());
+    let json = ["--log-format", "json"];
+    let output = sandbox.run(&[&pretrain_arguments("json", &[QUICK])[..], &json].concat());
+    let errors = String::from_utf8(output.stderr).unwrap();
+    let lines: Vec<Value> =
+        errors.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let events: Vec<&Value> = lines.iter().map(|line| &line["event"]).collect();
+    assert_eq!(events, ["start", "epoch", "epoch", "start", "epoch", "epoch", "end"]);
+    assert_eq!((&lines[0]["branch"], &lines[3]["branch"]), (&"vit".into(), &"mamba".into()));
+    assert_eq!(lines[6]["status"], "finished");
+    let records = epochs(&sandbox.path("json"));
+    assert_eq!(records[1]["val_loss"], lines[2]["val_loss"]);
+}

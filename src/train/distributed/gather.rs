@@ -3,12 +3,12 @@
 use anyhow::{Context, Result};
 use tch::{Device, Tensor};
 
-use super::{Broken, Ranks};
+use super::{Broken, World};
 use crate::data::{RankShard, Sample};
 use crate::eval::evaluate::{BRANCH_WEIGHTS, values};
 use crate::eval::predictions::Predictions;
 
-impl Ranks {
+impl World {
     /// A tensor (whole, …) of the whole batch from each rank's (len, …), of which this rank's part
     /// keeps its history: a loss over the whole batch gives each rank its part of the gradients,
     /// also where the loss is no mean over images.

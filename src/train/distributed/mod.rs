@@ -36,9 +36,9 @@ const BUCKET_BYTES: usize = 4 << 20;
 #[error("the connection to another rank is broken: {0}")]
 struct Broken(OpError);
 
-/// The processes that train together; often one alone.
+/// The process group that trains together; often one process alone.
 #[derive(Clone)]
-pub struct Ranks(Option<Arc<Job>>);
+pub struct World(Option<Arc<Job>>);
 
 struct Job {
     environment: Environment,
@@ -47,8 +47,8 @@ struct Job {
     monitor: Monitor,
 }
 
-impl Ranks {
-    /// One process alone: nothing is exchanged.
+impl World {
+    /// Creates the world of one process alone: nothing is exchanged.
     pub fn single() -> Self {
         Self(None)
     }
@@ -83,17 +83,17 @@ impl Ranks {
         Ok(())
     }
 
-    /// This process's number, from 0.
+    /// Returns this process's rank, from 0.
     pub fn rank(&self) -> usize {
         self.0.as_ref().map_or(0, |job| job.environment.rank)
     }
 
-    /// How many processes there are.
+    /// Returns the number of processes.
     pub fn size(&self) -> usize {
         self.0.as_ref().map_or(1, |job| job.environment.size)
     }
 
-    /// Whether this is the process that writes files and speaks to people.
+    /// Returns whether this is rank 0, which writes files and the console.
     pub fn is_first(&self) -> bool {
         self.rank() == 0
     }
@@ -164,7 +164,7 @@ impl Ranks {
         Ok(())
     }
 
-    /// A text that rank 0 makes, on all ranks. `key` names it, and is used once.
+    /// Returns on all ranks a text that rank 0 makes. `key` names it, and is used once.
     ///
     /// # Errors
     /// Those of `make` on rank 0; there the other ranks end, too.
@@ -179,7 +179,7 @@ impl Ranks {
         Ok(String::from_utf8(job.wait_for(&key)?)?)
     }
 
-    /// Rank 0's values on all ranks, in place.
+    /// Broadcasts rank 0's values to all ranks, in place.
     ///
     /// # Errors
     /// A rank that is gone.
@@ -192,7 +192,7 @@ impl Ranks {
         Ok(())
     }
 
-    /// Waits until all ranks are here.
+    /// Waits until all ranks are here (a barrier).
     ///
     /// # Errors
     /// A rank that is gone.
@@ -244,12 +244,12 @@ impl Ranks {
     }
 }
 
-/// Sums gradients over the ranks; alone, does nothing.
+/// All-reduce of the gradients; nothing for one process.
 #[derive(Debug)]
 pub struct Gradients(Option<Reducer>);
 
 impl Gradients {
-    /// Of one process alone.
+    /// Creates that of one process alone.
     pub fn single() -> Self {
         Self(None)
     }
@@ -278,10 +278,17 @@ impl Job {
     fn join(environment: Environment, lost: OnLost) -> Result<Self> {
         let Environment { rank, size, ref address, serves, join_timeout, .. } = environment;
         let place = format!("{}:{}", address.host, address.port);
-        let store = Store::open(address, serves, join_timeout).with_context(|| if serves { format!("cannot serve the ranks' store at {place} (MASTER_ADDR and MASTER_PORT)") } else { format!(
-            "cannot reach rank 0 at {place} within {} s (MASTER_ADDR, MASTER_PORT; VMB_JOIN_TIMEOUT for more seconds)",
-            join_timeout.as_secs()
-        ) })?;
+        let store = Store::open(address, serves, join_timeout).with_context(|| {
+            if serves {
+                format!("cannot serve the ranks' store at {place} (MASTER_ADDR and MASTER_PORT)")
+            } else {
+                format!(
+                    "cannot reach rank 0 at {place} within {} s (MASTER_ADDR, MASTER_PORT; \
+                     VMB_JOIN_TIMEOUT for more seconds)",
+                    join_timeout.as_secs()
+                )
+            }
+        })?;
         let came = store.add(&format!("came/{rank}"), 1)?;
         ensure!(came == 1, "two processes have RANK={rank} at {place}");
         store.set(&monitor::key(rank), b"1")?;
@@ -432,12 +439,12 @@ mod tests {
 
     #[test]
     fn one_process_alone_exchanges_nothing() {
-        let ranks = Ranks::single();
-        assert_eq!((ranks.rank(), ranks.size()), (0, 1));
-        ranks.agree(&[("config", "a".to_string())]).unwrap();
-        assert_eq!(ranks.from_first("x", || Ok("y".to_string())).unwrap(), "y");
+        let world = World::single();
+        assert_eq!((world.rank(), world.size()), (0, 1));
+        world.agree(&[("config", "a".to_string())]).unwrap();
+        assert_eq!(world.from_first("x", || Ok("y".to_string())).unwrap(), "y");
         let tensor = Tensor::from_slice(&[1.0f32, 2.0]);
-        assert_eq!(ranks.gather_batch(&tensor, 2).unwrap(), tensor);
-        assert!(ranks.end::<()>(Err(Error::msg("no"))).is_err());
+        assert_eq!(world.gather_batch(&tensor, 2).unwrap(), tensor);
+        assert!(world.end::<()>(Err(Error::msg("no"))).is_err());
     }
 }

@@ -17,7 +17,7 @@ use crate::models::images::upload;
 use crate::models::masked_image::{Losses, MaskedImageModel, Targets};
 use crate::models::weights;
 use crate::run::{PretrainEpochRecord, RunDir};
-use crate::train::distributed::Ranks;
+use crate::train::distributed::World;
 use crate::train::objective::{
     Description, EpochStats, Evaluation, Microbatch, MicrobatchLoss, Objective,
 };
@@ -135,7 +135,7 @@ impl Objective for MaskedImages<'_> {
         self.images.fingerprint.clone()
     }
 
-    fn targets(&self, _batches: &[HostBatch], _ranks: &Ranks) -> Result<()> {
+    fn targets(&self, _batches: &[HostBatch], _ranks: &World) -> Result<()> {
         Ok(())
     }
 

@@ -50,7 +50,7 @@ impl Trainer<'_, Supervised<'_>> {
             starting_weights: self.progress.starting_weights.clone(),
             provenance: self.provenance.clone(),
         };
-        if self.ranks.is_first() {
+        if self.world.is_first() {
             summary.write(self.run.root())?;
         }
         let mut metrics = vec![("val", summary.val.metrics)];
@@ -62,11 +62,11 @@ impl Trainer<'_, Supervised<'_>> {
     /// Loads the best weights, on all ranks.
     fn load_best(&self) -> Result<()> {
         let parameters = self.objective.parameters();
-        if self.ranks.is_first() {
+        if self.world.is_first() {
             weights::load(&parameters, &self.run.best())?;
         }
         let _guard = tch::no_grad_guard();
-        self.ranks.broadcast(parameters.iter().map(|(_, tensor)| tensor))
+        self.world.broadcast(parameters.iter().map(|(_, tensor)| tensor))
     }
 
     fn write_predictions(
@@ -78,7 +78,7 @@ impl Trainer<'_, Supervised<'_>> {
         let predictions = self.evaluate(observers, |supervised, evaluation| {
             supervised.predict(split, images, evaluation)
         })?;
-        if self.ranks.is_first() {
+        if self.world.is_first() {
             predictions.write(&RunDir::predictions_in(self.run.root(), split))?;
         }
         MetricsWithCi::new(&predictions)

@@ -12,7 +12,7 @@ use serde_json::Value;
 use tch::{Device, Tensor};
 
 use self::splits::Splits;
-use super::distributed::Ranks;
+use super::distributed::World;
 use super::loss::Criterion;
 use super::monitor;
 use super::objective::{
@@ -47,8 +47,8 @@ pub fn train(
     options: Options,
     observers: &mut [Box<dyn Observer>],
 ) -> Result<Summary> {
-    let ranks = options.ranks.clone();
-    ranks.end(run(config, root, options, observers))
+    let world = options.world.clone();
+    world.end(run(config, root, options, observers))
 }
 
 fn run(
@@ -61,7 +61,7 @@ fn run(
         tch::set_num_threads(threads as i32);
     }
     config.check_image_sizes()?;
-    let is_first = options.ranks.is_first();
+    let is_first = options.world.is_first();
     let resumed = match options.resume {
         true if is_first => Some(RunDir::resume(root, RunKind::Train, config)?),
         true => Some(RunDir::of_first_rank(root)),
@@ -73,11 +73,11 @@ fn run(
     }
     // A checkpoint holds all weights: published files are read only if there is none yet.
     let from_scratch = resumed.as_ref().is_none_or(|run| !run.checkpoint(CHECKPOINT).exists());
-    let (objective, ahead) = Supervised::new(config, &options.ranks, from_scratch)?;
+    let (objective, ahead) = Supervised::new(config, &options.world, from_scratch)?;
     let run = match resumed {
         Some(run) => run,
         None => {
-            if options.ranks.size() == 1 {
+            if options.world.size() == 1 {
                 options.stop.check(RunKind::Train)?;
             }
             if is_first {
@@ -135,18 +135,18 @@ impl<'a> Supervised<'a> {
     /// names (on rank 0, the others get its weights) and with a loader of the first epoch.
     fn new(
         config: &'a Config,
-        ranks: &Ranks,
+        world: &World,
         from_scratch: bool,
     ) -> Result<(Self, Option<Loader>)> {
-        let device = ranks.connect(device::select(config.device)?)?;
+        let device = world.connect(device::select(config.device)?)?;
         let splits = Splits::load(config)?;
         let ahead = match from_scratch {
-            true => Some(batches(config, ranks, &splits.train, config.train.batch_size, 0, 0)?),
+            true => Some(batches(config, world, &splits.train, config.train.batch_size, 0, 0)?),
             false => None,
         };
         let criterion = Criterion::new(&config.train, splits.train.samples())?;
         tch::manual_seed(seed_of(config.seed, u64::MAX));
-        let mut net = if from_scratch && ranks.is_first() {
+        let mut net = if from_scratch && world.is_first() {
             BeautyNet::new(config, device)?
         } else {
             BeautyNet::without_pretrained(config, device)?
@@ -170,12 +170,12 @@ impl<'a> Supervised<'a> {
         images: &Arc<ImageDataset>,
         evaluation: &mut Evaluation<EpochRecord>,
     ) -> Result<Predictions> {
-        let ranks = evaluation.ranks;
+        let world = evaluation.world;
         let options =
-            LoaderOptions { shard: ranks.shard(), ..LoaderOptions::for_evaluation(self.config) };
+            LoaderOptions { shard: world.shard(), ..LoaderOptions::for_evaluation(self.config) };
         let mut advance = |images| evaluation.advance(split, images);
         let mine = evaluate::predict(&self.net, images, options, &mut advance)?;
-        ranks.gather_predictions(mine, images.samples(), options.batch_size)
+        world.gather_predictions(mine, images.samples(), options.batch_size)
     }
 }
 
@@ -214,10 +214,10 @@ impl Objective for Supervised<'_> {
         self.splits.fingerprint()
     }
 
-    fn targets(&self, batches: &[HostBatch], ranks: &Ranks) -> Result<Self::Targets> {
+    fn targets(&self, batches: &[HostBatch], world: &World) -> Result<Self::Targets> {
         let targets = batches.iter().map(|batch| {
             let targets = self.criterion.targets(batch, self.net.head())?;
-            ranks.gather_batch(&targets, batch.global_len)
+            world.gather_batch(&targets, batch.global_len)
         });
         let targets = targets.collect::<Result<Vec<_>>>()?;
         let total = Criterion::total_weight(&targets)?;
@@ -240,7 +240,7 @@ impl Objective for Supervised<'_> {
             })?;
             self.criterion.predictions(&output)?
         };
-        let predictions = microbatch.ranks.gather_batch(&predictions, batch.global_len)?;
+        let predictions = microbatch.world.gather_batch(&predictions, batch.global_len)?;
         let loss = self.criterion.loss(&predictions, &targets[microbatch.index], total)?;
         Ok(MicrobatchLoss { reported: loss.shallow_clone(), total: loss })
     }

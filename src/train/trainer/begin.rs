@@ -29,11 +29,11 @@ impl<'a, O: Objective> Trainer<'a, O> {
         ahead: Option<Loader>,
         options: Options,
     ) -> Self {
-        let Options { resume, ranks, stop } = options;
+        let Options { resume, world, stop } = options;
         let device = objective.device();
         let images = objective.train_images().len();
         let steps_per_epoch =
-            images.div_ceil(recipe.batch_size * ranks.size()).div_ceil(recipe.accumulate);
+            images.div_ceil(recipe.batch_size * world.size()).div_ceil(recipe.accumulate);
         let autocast = autocast_kind(config.train.precision, device);
         let parameters = objective.parameters();
         Self {
@@ -49,7 +49,7 @@ impl<'a, O: Objective> Trainer<'a, O> {
                 precision: format!("{:?}", autocast.unwrap_or(Kind::Float)),
                 starting_weights: Default::default(),
                 data: objective.fingerprint(),
-                processes: ranks.size(),
+                processes: world.size(),
                 records: Vec::new(),
             },
             provenance: Provenance::collect(&device_name(device)),
@@ -59,7 +59,7 @@ impl<'a, O: Objective> Trainer<'a, O> {
             recipe,
             steps_per_epoch,
             resumed: resume,
-            ranks,
+            world,
             gradients: Gradients::single(),
             ahead,
             autocast,
@@ -73,7 +73,7 @@ impl<'a, O: Objective> Trainer<'a, O> {
     /// # Errors
     /// Returns an error if it is damaged, or of other data, processes or precision.
     pub fn load_checkpoint(&mut self) -> Result<()> {
-        if !self.resumed || !self.ranks.is_first() {
+        if !self.resumed || !self.world.is_first() {
             return Ok(());
         }
         let path = self.run.checkpoint(&self.recipe.checkpoint);
@@ -107,18 +107,18 @@ impl<'a, O: Objective> Trainer<'a, O> {
     /// Ensures that all ranks begin in the same state: that they were started alike, and with rank
     /// 0's weights and progress.
     pub fn synchronize(&mut self) -> Result<()> {
-        if self.ranks.size() == 1 {
+        if self.world.size() == 1 {
             return Ok(());
         }
-        self.ranks.agree(&self.facts()?)?;
+        self.world.agree(&self.facts()?)?;
         let progress =
-            self.ranks.from_first("progress", || Ok(serde_json::to_string(&self.progress)?))?;
+            self.world.from_first("progress", || Ok(serde_json::to_string(&self.progress)?))?;
         self.progress = serde_json::from_str(&progress)?;
         let mut tensors = self.objective.parameters();
         tensors.extend(self.optimizer.state());
         tensors.extend(self.ema.iter().flat_map(Ema::state));
         let _guard = tch::no_grad_guard();
-        self.ranks.broadcast(tensors.iter().map(|(_, tensor)| tensor))
+        self.world.broadcast(tensors.iter().map(|(_, tensor)| tensor))
     }
 
     /// Returns what must be the same on all ranks. A host's data folder and threads are its own.

@@ -54,7 +54,7 @@ impl<O: Objective> Trainer<'_, O> {
         let mut loader = self.batches_left()?;
         let frozen_epochs = self.recipe.freeze.epochs;
         self.optimizer.freeze(frozen_epochs.is_none_or(|epochs| self.progress.epochs < epochs));
-        self.gradients = self.ranks.gradients(&self.objective.trained_parameters())?;
+        self.gradients = self.world.gradients(&self.objective.trained_parameters())?;
         let mut saved = Instant::now();
         loop {
             let asked = Instant::now();
@@ -96,12 +96,12 @@ impl<O: Objective> Trainer<'_, O> {
 
     /// Stops the run if any rank was asked to, with its state in the checkpoint.
     fn stop_if_asked(&mut self) -> Result<()> {
-        let signal = self.ranks.largest(self.stop.signal().into())? as i32;
+        let signal = self.world.largest(self.stop.signal().into())? as i32;
         if signal == 0 {
             return Ok(());
         }
         self.save_checkpoint()?;
-        self.ranks.meet()?;
+        self.world.meet()?;
         Err(self.stopped(signal))
     }
 
@@ -140,7 +140,7 @@ impl<O: Objective> Trainer<'_, O> {
     /// Saves the validated weights, puts the trained ones back, and writes the checkpoint last:
     /// whatever it counts on is there before it.
     fn save(&mut self) -> Result<()> {
-        if self.ranks.is_first() {
+        if self.world.is_first() {
             self.objective.save(self.run, &self.progress.records, self.origin()?)?;
         }
         self.exchange_ema()?;
@@ -149,7 +149,7 @@ impl<O: Objective> Trainer<'_, O> {
 
     /// Writes what resuming needs.
     pub(super) fn save_checkpoint(&self) -> Result<()> {
-        if !self.ranks.is_first() {
+        if !self.world.is_first() {
             return Ok(());
         }
         let mut progress = serde_json::to_value(&self.progress)?;

@@ -7,14 +7,14 @@ use anyhow::Result;
 use super::Trainer;
 use crate::config::Config;
 use crate::data::{ImageDataset, Loader, LoaderOptions, Mode};
-use crate::train::distributed::Ranks;
+use crate::train::distributed::World;
 use crate::train::objective::Objective;
 
 /// Starts a loader of an epoch's batches, from `start_batch` on: workers make the first while the
 /// trainer still does something else. `batch_size` is per process.
 pub(in crate::train) fn batches(
     config: &Config,
-    ranks: &Ranks,
+    world: &World,
     images: &Arc<ImageDataset>,
     batch_size: usize,
     epoch: usize,
@@ -22,9 +22,9 @@ pub(in crate::train) fn batches(
 ) -> Result<Loader> {
     let pass = Mode::Train { seed: config.seed, epoch: epoch as u64 };
     let options = LoaderOptions {
-        shard: ranks.shard(),
+        shard: world.shard(),
         start_batch,
-        ..LoaderOptions::new(pass, batch_size * ranks.size(), config.data.workers)
+        ..LoaderOptions::new(pass, batch_size * world.size(), config.data.workers)
     };
     Loader::new(Arc::clone(images), options)
 }
@@ -50,6 +50,6 @@ impl<O: Objective> Trainer<'_, O> {
 
     fn batches(&self, epoch: usize, start_batch: usize) -> Result<Loader> {
         let (images, batch_size) = (self.objective.train_images(), self.recipe.batch_size);
-        batches(self.config, &self.ranks, images, batch_size, epoch, start_batch)
+        batches(self.config, &self.world, images, batch_size, epoch, start_batch)
     }
 }

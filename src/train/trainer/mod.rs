@@ -14,7 +14,7 @@ use tch::Kind;
 pub(super) use self::loading::batches;
 pub(super) use self::step::seed_of;
 use super::checkpoint::Progress;
-use super::distributed::{Gradients, Ranks};
+use super::distributed::{Gradients, World};
 use super::ema::Ema;
 use super::objective::{Evaluation, Objective, Recipe};
 use super::observer::Observer;
@@ -33,14 +33,14 @@ pub struct Options {
     /// The processes that train together. Each has its shard of every batch, whose size is the
     /// config's times their number, and all end with the same weights and metrics. Rank 0 writes;
     /// it alone needs the run directory and the pretrained weights' files.
-    pub ranks: Ranks,
+    pub world: World,
     /// Stops the run early.
     pub stop: Stop,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { resume: false, ranks: Ranks::single(), stop: Stop::default() }
+        Self { resume: false, world: World::single(), stop: Stop::default() }
     }
 }
 
@@ -57,7 +57,7 @@ pub(super) struct Trainer<'a, O: Objective> {
     pub progress: Progress<O::Record>,
     resumed: bool,
     pub provenance: Provenance,
-    pub ranks: Ranks,
+    pub world: World,
     gradients: Gradients,
     /// The loader of the epoch that comes next, started early.
     ahead: Option<Loader>,
@@ -89,13 +89,13 @@ impl<O: Objective> Trainer<'_, O> {
     ) -> Result<T> {
         let check_stop = || match self.stop.signal() {
             // Several ranks agree on it between two steps.
-            signal if signal > 0 && self.ranks.size() == 1 => Err(self.stopped(signal)),
+            signal if signal > 0 && self.world.size() == 1 => Err(self.stopped(signal)),
             _ => Ok(()),
         };
         let mut evaluation = Evaluation {
             epoch: self.progress.epochs + 1,
             step: self.progress.steps,
-            ranks: &self.ranks,
+            world: &self.world,
             observers,
             check_stop: &check_stop,
         };

@@ -81,7 +81,7 @@ impl<O: Objective> Trainer<'_, O> {
         for batch in batches {
             let own: Vec<i64> = batch.indices.iter().map(|&index| index as i64).collect();
             let own = Tensor::f_from_slice(&own)?.to_device(self.objective.device());
-            let all = self.ranks.gather_batch(&own, batch.global_len)?;
+            let all = self.world.gather_batch(&own, batch.global_len)?;
             let all = Vec::<i64>::try_from(&all)?;
             let all = all.iter().filter_map(|&index| samples.get(index as usize));
             images.extend(all.map(|sample| sample.id.clone()));
@@ -114,7 +114,7 @@ impl<O: Objective> Trainer<'_, O> {
     pub(super) fn end_not_finite(&self, batches: &[HostBatch], found: &NotFinite) -> Error {
         let root = self.run.root().display();
         let kept = self.keep_not_finite(batches, found).and_then(|folder| {
-            self.ranks.meet()?;
+            self.world.meet()?;
             Ok(folder)
         });
         match kept {
@@ -138,7 +138,7 @@ impl<O: Objective> Trainer<'_, O> {
         let stem = folder.join(format!("{prefix}step_{}", found.step));
         let report = stem.with_extension("json");
         let tensors = stem.with_extension("safetensors");
-        if self.ranks.is_first() {
+        if self.world.is_first() {
             fs::create_dir_all(&folder)
                 .with_context(|| format!("cannot make the folder {}", folder.display()))?;
             write_json(&report, found)?;

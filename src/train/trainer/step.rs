@@ -60,7 +60,7 @@ impl<O: Objective> Trainer<'_, O> {
     /// Adds this rank's shard of the gradients of the step's loss over all microbatches, and
     /// returns that loss.
     fn backward(&mut self, batches: &[HostBatch]) -> Result<Tensor> {
-        let targets = self.objective.targets(batches, &self.ranks)?;
+        let targets = self.objective.targets(batches, &self.world)?;
         let mut sum: Option<Tensor> = None;
         for (index, batch) in batches.iter().enumerate() {
             // Dropout and stochastic depth depend only on the seed, the step and the microbatch's
@@ -73,14 +73,14 @@ impl<O: Objective> Trainer<'_, O> {
             if index + 1 == batches.len() {
                 self.gradients.arm()?;
             }
-            let rows = self.ranks.shard().range(batch.global_len);
+            let rows = self.world.shard().range(batch.global_len);
             let microbatch = Microbatch {
                 batch,
                 index,
                 epoch: self.progress.epochs,
                 ctx: ForwardContext::train().with_batch_shard(&rows, batch.global_len),
                 autocast: self.autocast,
-                ranks: &self.ranks,
+                world: &self.world,
             };
             let loss = self.objective.loss(&microbatch, &targets)?;
             // A rank without images in the microbatch has no graph.
