@@ -10,10 +10,10 @@ use serde_json::json;
 use super::features::read_input;
 use super::output::{interval, metric, print_json, print_result, say, table};
 use super::parse_split;
-use super::predict::image_files;
+use super::predict::image_samples;
 use crate::config::Cache;
 use crate::data::preview::save;
-use crate::data::{self, ImageDataset, LoaderOptions, Sample, Source, Split};
+use crate::data::{self, ImageDataset, LoaderOptions, Split};
 use crate::eval::statistics::Mean;
 use crate::explain::{ExplainOptions, FigureWriter, draw_figure, evaluate, sanity_check};
 use crate::run::Run;
@@ -92,13 +92,7 @@ fn write_figures(args: &Args, run: &Run, options: &ExplainOptions) -> Result<Exi
             .with_context(|| path.display().to_string())?;
     } else {
         run.config.check_image_sizes()?;
-        let mut samples = Vec::new();
-        for path in &args.images {
-            samples.extend(image_files(path)?.into_iter().map(|file| {
-                Sample::new(file.display().to_string(), Source::File(file), 0.0, None)
-            }));
-        }
-        let images = ImageDataset::new(samples, &run.config.data)?;
+        let images = ImageDataset::new(image_samples(&args.images)?, &run.config.data)?;
         writer.explain_dataset(&images, run.config.train.batch_size, |error| {
             say(&format!("skipped: {error:#}"));
             skipped += 1;

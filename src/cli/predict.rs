@@ -1,11 +1,11 @@
 //! `vmbeauty predict`.
 
 use std::iter;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use anyhow::{Result, ensure};
+use anyhow::{Error, Result, ensure};
 use clap::ValueEnum;
 use serde_json::{Map, Value, json};
 
@@ -54,38 +54,28 @@ pub fn run(args: &Args) -> Result<ExitCode> {
 /// Returns the images that can be read, and the number of those that cannot: each of them is
 /// reported on stderr.
 pub fn open_images(paths: &[PathBuf], config: &DataConfig) -> Result<(ImageDataset, usize)> {
-    let mut files = Vec::new();
-    for path in paths {
-        files.extend(image_files(path)?);
-    }
-    let found = files.len();
-    files.retain(|file| match read_image(file) {
-        Ok(_) => true,
-        Err(error) => {
-            say(&format!("skipped: {error:#}"));
-            false
-        }
+    let mut samples = image_samples(paths)?;
+    let found = samples.len();
+    let warn = |error: &Error| say(&format!("skipped: {error:#}"));
+    samples.retain(|sample| match &sample.source {
+        Source::File(path) => read_image(path).inspect_err(warn).is_ok(),
+        Source::Synthetic(_) => true,
     });
-    ensure!(!files.is_empty(), "there is no image: {found} files were found, none can be read");
-    let unread = found - files.len();
-    let samples = files
-        .into_iter()
-        .map(|file| {
-            let id = file.display().to_string();
-            // The target score is unknown, and not printed.
-            Sample::new(id, Source::File(file), 0.0, None)
-        })
-        .collect();
+    ensure!(!samples.is_empty(), "there is no image: {found} files were found, none can be read");
+    let unread = found - samples.len();
     Ok((ImageDataset::new(samples, config)?, unread))
 }
 
-/// Returns a file itself, or the images of a folder sorted by name, without those in its
-/// subfolders.
-pub(super) fn image_files(path: &Path) -> Result<Vec<PathBuf>> {
-    if !path.is_dir() {
-        return Ok(vec![path.to_path_buf()]);
+/// Returns files, and the images of folders sorted by name, without those in subfolders.
+pub(super) fn image_samples(paths: &[PathBuf]) -> Result<Vec<Sample>> {
+    let mut files = Vec::new();
+    for path in paths {
+        files.extend(if path.is_dir() { data::image_files(path)? } else { vec![path.clone()] });
     }
-    data::image_files(path)
+    // The target scores are unknown, and not printed.
+    let sample =
+        |file: PathBuf| Sample::new(file.display().to_string(), Source::File(file), 0.0, None);
+    Ok(files.into_iter().map(sample).collect())
 }
 
 /// The columns of numbers: the score and the fusion weights.

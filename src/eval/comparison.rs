@@ -302,16 +302,13 @@ impl Images {
             return format!("they were evaluated on {} and {} images", ours.len(), theirs.len());
         }
         match ours.iter().zip(theirs).find(|(a, b)| a != b) {
-            Some((a, b)) if a.0 == b.0 => format!(
-                "{} has the target {} for one and {} for the other",
-                a.0,
-                f64::from_bits(a.1),
-                f64::from_bits(b.1)
-            ),
-            Some((a, b)) => format!(
-                "they were evaluated on different images, {} for one only",
-                (&a.0).min(&b.0)
-            ),
+            Some(((name, a), (other, b))) if name == other => {
+                let [a, b] = [a, b].map(|bits| f64::from_bits(*bits));
+                format!("{name} has the target {a} for one and {b} for the other")
+            }
+            Some(((a, _), (b, _))) => {
+                format!("they were evaluated on different images, {} for one only", a.min(b))
+            }
             None => "they were evaluated on the same images".to_string(),
         }
     }

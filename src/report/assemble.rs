@@ -6,13 +6,14 @@ use anyhow::Result;
 
 use super::breakdown::{Breakdown, by_group, by_score};
 use super::explained::{self, ExplainedImage};
-use super::leaderboards::leaderboards;
 use super::models::{Model, group};
 use super::sources::{FoundRun, find, folder_name};
 use crate::data::Split;
-use crate::eval::comparison::{Leaderboard, RankedModel};
-use crate::run::default_split;
+use crate::eval::comparison::{
+    Candidate, EvaluatedRun, Leaderboard, Leaderboards, RankedModel, rank,
+};
 use crate::run::explanations::MapMetrics;
+use crate::run::{default_split, evaluated_run};
 
 /// Number of models of each leaderboard, the best ones, whose errors are broken down; it is also
 /// the number of distinguishable colors.
@@ -134,4 +135,47 @@ fn title(folders: &[PathBuf]) -> String {
         }
         names => names.join(", "),
     }
+}
+
+/// Ranks every model that has a seed with all its runs finished. Models that were evaluated on the
+/// same images with the same targets are compared.
+fn leaderboards(models: &[Model], split: Split) -> Result<Leaderboards> {
+    let mut notes = Vec::new();
+    let mut candidates = Vec::new();
+    for model in models {
+        let mut seeds = Vec::new();
+        for (seed, runs) in model.by_seed() {
+            match evaluated_folds(model, &runs, split)? {
+                Ok(runs) => seeds.push((seed, runs)),
+                Err(why) => notes.push(format!("{}, seed {seed}, is skipped: {why}", model.name)),
+            }
+        }
+        let (name, config, folds) = (&model.name, &model.config, model.folds().len());
+        candidates.push(Candidate { name, config, folds, seeds });
+    }
+    let mut ranked = rank(candidates)?;
+    ranked.notes.splice(0..0, notes);
+    Ok(ranked)
+}
+
+/// Reads the runs of one seed, or returns why the seed is skipped.
+fn evaluated_folds(
+    model: &Model,
+    runs: &[&FoundRun],
+    split: Split,
+) -> Result<Result<Vec<EvaluatedRun>, &'static str>> {
+    let mut runs = runs.to_vec();
+    runs.sort_by_key(|run| run.config.as_ref().map(|config| config.data.split.clone()));
+    let folds = model.folds().len();
+    let summaries: Option<Vec<_>> = runs.iter().map(|run| run.summary()).collect();
+    let Some(summaries) = summaries.filter(|_| folds == 0 || runs.len() == folds) else {
+        return Ok(Err("not all of its runs are finished"));
+    };
+    if split == Split::Test && summaries.iter().any(|summary| summary.test.is_none()) {
+        return Ok(Err("it has no test images; --split val ranks it"));
+    }
+    let runs = runs.iter().zip(summaries);
+    Ok(Ok(runs
+        .map(|(run, summary)| evaluated_run(&run.folder, summary, split))
+        .collect::<Result<_>>()?))
 }

@@ -1,5 +1,7 @@
 //! The keys of configs: those that define a model, and those in which models differ.
 
+use std::collections::HashSet;
+
 use anyhow::{Context, Result};
 use serde_yaml::Value;
 
@@ -43,21 +45,15 @@ pub fn model_keys(config: &Config) -> Result<Vec<(String, String)>> {
 pub fn differences(configs: &[&Config]) -> Result<Vec<(String, Vec<String>)>> {
     let all: Vec<Vec<(String, String)>> =
         configs.iter().map(|config| model_keys(config)).collect::<Result<_>>()?;
-    let mut different: Vec<(String, Vec<String>)> = Vec::new();
-    for (key, _) in all.iter().flatten() {
-        if different.iter().any(|(known, _)| known == key) {
-            continue;
-        }
-        let value = |keys: &Vec<(String, String)>| {
-            let found = keys.iter().find(|(known, _)| known == key);
-            found.map(|(_, value)| value.clone()).unwrap_or_default()
-        };
-        let values: Vec<String> = all.iter().map(value).collect();
-        if values.windows(2).any(|pair| pair[0] != pair[1]) {
-            different.push((key.clone(), values));
-        }
-    }
-    Ok(different)
+    let value = |keys: &[(String, String)], key: &str| {
+        let found = keys.iter().find(|(known, _)| known == key);
+        found.map(|(_, value)| value.clone()).unwrap_or_default()
+    };
+    let mut seen = HashSet::new();
+    let keys = all.iter().flatten().filter(|(key, _)| seen.insert(key));
+    let values = |key: &str| all.iter().map(|keys| value(keys, key)).collect::<Vec<_>>();
+    let different = keys.map(|(key, _)| (key.clone(), values(key)));
+    Ok(different.filter(|(_, values)| values.windows(2).any(|pair| pair[0] != pair[1])).collect())
 }
 
 /// Returns the dotted keys of a config with their values, in order.

@@ -4,11 +4,11 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use super::assemble::{DetailedModel, RunReport};
+use super::assemble::RunReport;
 use super::breakdown::Breakdown;
 use super::sources::FoundRun;
 use crate::data::Split;
-use crate::eval::comparison::{Comparison, RankedModel};
+use crate::eval::comparison::{Comparison, Leaderboard, RankedModel};
 
 /// What `vmbeauty report --json` prints.
 #[derive(Debug, Serialize)]
@@ -53,32 +53,22 @@ impl RunReport {
             status: run.status.name(),
             epochs: run.epochs.len(),
         };
-        ReportJson {
-            title: &self.title,
-            split: self.split,
-            leaderboards: (0..self.leaderboards.len())
-                .map(|at| self.leaderboard_json(at))
-                .collect(),
-            runs: self.runs.iter().map(run).collect(),
-            notes: &self.notes,
-            files,
-        }
-    }
-
-    fn leaderboard_json(&self, at: usize) -> LeaderboardJson<'_> {
-        let board = &self.leaderboards[at];
-        let model = |(place, model)| {
+        let model = |at: usize, place: usize| {
             let detail = self.details_of(at).find(|detail| detail.place == place);
             ModelJson {
-                model,
-                by_group: detail.map(|DetailedModel { groups, .. }| groups.as_slice()),
+                model: &self.leaderboards[at].models[place],
+                by_group: detail.map(|detail| detail.groups.as_slice()),
                 by_score: detail.map(|detail| &detail.scores),
             }
         };
-        LeaderboardJson {
+        let board = |(at, board): (usize, &'a Leaderboard)| LeaderboardJson {
             images: board.images,
-            models: board.models.iter().enumerate().map(model).collect(),
+            models: (0..board.models.len()).map(|place| model(at, place)).collect(),
             comparisons: &board.comparisons,
-        }
+        };
+        let leaderboards = self.leaderboards.iter().enumerate().map(board).collect();
+        let runs = self.runs.iter().map(run).collect();
+        let Self { title, split, notes, .. } = self;
+        ReportJson { title, split: *split, leaderboards, runs, notes, files }
     }
 }

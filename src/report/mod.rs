@@ -7,7 +7,6 @@ mod config_keys;
 mod explained;
 mod html;
 mod json;
-mod leaderboards;
 mod models;
 mod sources;
 mod tables;

@@ -4,6 +4,7 @@ use anyhow::Result;
 use maud::{Markup, html};
 
 use super::{Cell, Table};
+use crate::eval::statistics::Interval;
 
 pub const LATEX_PREAMBLE: &str = "\
 % \\usepackage[T1]{fontenc} and \\usepackage{booktabs,graphicx} in the preamble; \
@@ -34,13 +35,17 @@ impl Cell {
     }
 
     fn interval(&self) -> Option<(String, String)> {
-        let Cell::Metric { ci: Some(ci), .. } = self else { return None };
-        Some((self.four_decimals(ci.lo), self.four_decimals(ci.hi)))
+        self.ci().map(|ci| (self.four_decimals(ci.lo), self.four_decimals(ci.hi)))
     }
 
-    fn sd(&self) -> Option<String> {
+    fn ci(&self) -> Option<Interval> {
+        let Cell::Metric { ci, .. } = self else { return None };
+        *ci
+    }
+
+    fn sd(&self) -> Option<f64> {
         let Cell::Metric { sd, .. } = self else { return None };
-        sd.map(|sd| format!("{sd:.4}"))
+        *sd
     }
 
     fn is_best(&self) -> bool {
@@ -72,7 +77,7 @@ impl Cell {
             @if let Some((lo, hi)) = self.interval() {
                 small { "[" (minus(lo)) ", " (minus(hi)) "]" }
             }
-            @if let Some(sd) = self.sd() { small { "sd " (sd) } }
+            @if let Some(sd) = self.sd() { small { "sd " (format!("{sd:.4}")) } }
         }
     }
 
@@ -90,7 +95,7 @@ impl Cell {
             text += &format!(" {{\\scriptsize[{}, {}]}}", math(&lo), math(&hi));
         }
         if let Some(sd) = self.sd() {
-            text += &format!(" {{\\scriptsize sd {sd}}}");
+            text += &format!(" {{\\scriptsize sd {sd:.4}}}");
         }
         text
     }
@@ -104,7 +109,7 @@ impl Cell {
             text += &format!(" ({lo} to {hi})");
         }
         if let Some(sd) = self.sd() {
-            text += &format!(" sd {sd}");
+            text += &format!(" sd {sd:.4}");
         }
         text
     }
@@ -117,37 +122,22 @@ impl Table {
     pub fn to_csv(&self) -> Result<Vec<u8>> {
         let any =
             |column: usize, test: fn(&Cell) -> bool| self.rows.iter().any(|row| test(&row[column]));
-        let extra: Vec<(bool, bool)> = (0..self.columns.len())
-            .map(|column| {
-                let interval = any(column, |cell| matches!(cell, Cell::Metric { .. }));
-                (interval, any(column, |cell| cell.sd().is_some()))
-            })
-            .collect();
-        let mut csv = csv::Writer::from_writer(Vec::new());
-        let mut header = Vec::new();
-        for (column, (interval, sd)) in self.columns.iter().zip(&extra) {
-            let key = &column.key;
-            header.push(key.clone());
-            if *interval {
-                header.extend([format!("{key}_lo"), format!("{key}_hi")]);
+        let mut fields: Vec<(usize, &str, fn(&Cell) -> String)> = Vec::new();
+        for i in 0..self.columns.len() {
+            fields.push((i, "", Cell::exact));
+            if any(i, |cell| matches!(cell, Cell::Metric { .. })) {
+                fields.push((i, "_lo", |cell| exact(cell.ci().map(|ci| ci.lo))));
+                fields.push((i, "_hi", |cell| exact(cell.ci().map(|ci| ci.hi))));
             }
-            header.extend(sd.then(|| format!("{key}_sd_over_seeds")));
+            if any(i, |cell| cell.sd().is_some()) {
+                fields.push((i, "_sd_over_seeds", |cell| exact(cell.sd())));
+            }
         }
-        csv.write_record(&header)?;
+        let mut csv = csv::Writer::from_writer(Vec::new());
+        let header = fields.iter().map(|(i, suffix, _)| self.columns[*i].key.clone() + suffix);
+        csv.write_record(header)?;
         for row in &self.rows {
-            let mut record = Vec::new();
-            for (cell, (has_interval, has_sd)) in row.iter().zip(&extra) {
-                record.push(cell.exact());
-                let (ci, sd) = match cell {
-                    Cell::Metric { ci, sd, .. } => (*ci, *sd),
-                    _ => (None, None),
-                };
-                if *has_interval {
-                    record.extend([exact(ci.map(|ci| ci.lo)), exact(ci.map(|ci| ci.hi))]);
-                }
-                record.extend(has_sd.then(|| exact(sd)));
-            }
-            csv.write_record(&record)?;
+            csv.write_record(fields.iter().map(|(i, _, field)| field(&row[*i])))?;
         }
         Ok(csv.into_inner().map_err(|error| error.into_error())?)
     }
@@ -309,7 +299,6 @@ fn escape_latex(text: &str) -> String {
 mod tests {
     use super::super::Column;
     use super::*;
-    use crate::eval::statistics::Interval;
 
     /// One row with every kind of cell, and with names that no format may take for markup.
     fn hostile() -> Table {
