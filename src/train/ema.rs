@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use anyhow::{Context, Result, ensure};
 use tch::Tensor;
 
-/// The average, beside the weights that it follows.
+/// The EMA weights, with the network's weights that they follow.
 #[derive(Debug)]
 pub struct Ema {
     decay: f64,
@@ -16,13 +16,13 @@ pub struct Ema {
 #[derive(Debug)]
 struct Entry {
     name: String,
-    /// Shares its storage with the network.
+    /// The weight; it shares its storage with the network.
     weight: Tensor,
     average: Tensor,
 }
 
 impl Ema {
-    /// Starts from the weights as they are.
+    /// Starts the average at the current weights.
     pub fn new(parameters: &[(String, Tensor)], decay: f64) -> Self {
         let entries = parameters.iter().map(|(name, weight)| Entry {
             name: name.clone(),
@@ -32,12 +32,12 @@ impl Ema {
         Self { decay, entries: entries.collect() }
     }
 
-    /// Takes in the weights after optimizer step `steps` (from 1): `average ← d average + (1 - d)
+    /// Updates the average after optimizer step `steps` (from 1): `average ← d average + (1 - d)
     /// weight`, where d is `(1 + steps) / (10 + steps)` until that exceeds the decay, so that the
     /// first weights are soon forgotten.
     ///
     /// # Errors
-    /// libtorch's message.
+    /// Returns libtorch's error.
     pub fn update(&mut self, steps: u64) -> Result<()> {
         let _guard = tch::no_grad_guard();
         let steps = steps as f64;
@@ -48,11 +48,11 @@ impl Ema {
         Ok(())
     }
 
-    /// Exchanges the network's weights and the average: once to measure and keep the average, once
-    /// more to go on.
+    /// Exchanges the network's weights and the EMA weights: once to evaluate and save the EMA
+    /// weights, once more to resume training.
     ///
     /// # Errors
-    /// libtorch's message where memory runs out.
+    /// Returns libtorch's error if memory runs out.
     pub fn exchange(&mut self) -> Result<()> {
         let _guard = tch::no_grad_guard();
         for Entry { weight, average, .. } in &mut self.entries {
@@ -63,26 +63,25 @@ impl Ema {
         Ok(())
     }
 
-    /// The average by the weights' names; the tensors share its storage.
+    /// Returns the EMA weights by name; the tensors share their storage.
     pub fn state(&self) -> Vec<(String, Tensor)> {
         let entries = self.entries.iter();
         entries.map(|entry| (entry.name.clone(), entry.average.shallow_clone())).collect()
     }
 
-    /// Puts back what [`state`](Self::state) gave.
+    /// Restores what [`state`](Self::state) returned.
     ///
     /// # Errors
-    /// Names a tensor that is missing or has another shape.
+    /// Returns an error that names a tensor if it is missing or has another shape.
     pub fn restore(&mut self, saved: &HashMap<String, Tensor>) -> Result<()> {
         let _guard = tch::no_grad_guard();
         for entry in &mut self.entries {
             let name = &entry.name;
-            let tensor = saved
-                .get(name)
-                .with_context(|| format!("the average of the weights has no {name}"))?;
+            let tensor =
+                saved.get(name).with_context(|| format!("the EMA weights have no {name}"))?;
             ensure!(
                 tensor.size() == entry.average.size(),
-                "the average's {name} has shape {:?}, not {:?}",
+                "the EMA weight {name} has shape {:?}, not {:?}",
                 tensor.size(),
                 entry.average.size()
             );

@@ -8,17 +8,17 @@ use tch::{Device, Kind, Tensor};
 use crate::config::Precision;
 use crate::ops;
 
-/// The scale at the start, and how it changes; PyTorch's values.
+/// The initial scale, and how it changes; PyTorch's values.
 const FIRST_SCALE: f64 = 65536.0;
 const GROWTH: f64 = 2.0;
 const BACKOFF: f64 = 0.5;
 const GROWTH_INTERVAL: u32 = 2000;
 
-/// The type that autocast uses for this precision on this device, if any.
+/// Returns the type that autocast uses for this precision on this device, if any.
 ///
 /// `auto` is bfloat16 on GPUs (from Ampere on they have tensor cores for it, and it needs no loss
-/// scale) and on CPUs that multiply in it (AVX512-BF16: half as fast again, see the README's
-/// metrics); float32 on other CPUs, which would have to emulate it.
+/// scale) and on CPUs that multiply in it (AVX512-BF16, which
+/// is 1.5 times as fast); float32 on other CPUs, which would have to emulate it.
 pub fn autocast_kind(precision: Precision, device: Device) -> Option<Kind> {
     match precision {
         Precision::Float32 => None,
@@ -28,7 +28,7 @@ pub fn autocast_kind(precision: Precision, device: Device) -> Option<Kind> {
     }
 }
 
-/// Whether this processor has products in bfloat16.
+/// Returns whether this processor multiplies in bfloat16.
 pub fn cpu_has_bf16() -> bool {
     #[cfg(target_arch = "x86_64")]
     {
@@ -40,10 +40,10 @@ pub fn cpu_has_bf16() -> bool {
     }
 }
 
-/// Runs a forward pass under autocast, where there is a type for it.
+/// Runs a forward pass under autocast, if there is a type for it.
 ///
 /// # Errors
-/// A type that autocast does not know, or those of `forward`.
+/// Returns an error if autocast does not know the type, or `forward` fails.
 pub fn in_precision<R>(
     kind: Option<Kind>,
     device: Device,
@@ -55,8 +55,9 @@ pub fn in_precision<R>(
     }
 }
 
-/// What the loss is multiplied by before backward, and the gradients divided by after it. Halved,
-/// and the step left out, when a gradient is not finite; doubled after 2,000 steps without.
+/// The loss scale: the loss is multiplied by it before backward, the gradients are divided by it
+/// afterwards. When a gradient is not finite it is halved and the step is skipped; after 2,000
+/// steps without, it is doubled.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct LossScale {
     /// The factor.
@@ -66,15 +67,15 @@ pub struct LossScale {
 }
 
 impl LossScale {
-    /// For the type that is computed in: float16 alone needs one.
+    /// Creates the loss scale for a compute type: float16 alone needs one.
     pub fn of(kind: Option<Kind>) -> Option<Self> {
         (kind == Some(Kind::Half)).then_some(Self { scale: FIRST_SCALE, steps: 0 })
     }
 
-    /// Backward of a loss, scaled up where there is a scale.
+    /// Runs backward from a loss, scaled up if there is a scale.
     ///
     /// # Errors
-    /// libtorch's message.
+    /// Returns libtorch's error.
     pub fn backward(scale: Option<Self>, loss: &Tensor) -> Result<()> {
         match scale {
             Some(Self { scale, .. }) => (loss * scale).f_backward()?,
@@ -83,7 +84,7 @@ impl LossScale {
         Ok(())
     }
 
-    /// After a step whose gradients were finite, or not.
+    /// Updates the scale after a step whose gradients were finite, or not.
     pub fn update(&mut self, finite: bool) {
         self.steps += 1;
         if !finite {
@@ -93,8 +94,7 @@ impl LossScale {
         }
     }
 
-    /// Whether the gradients overflow without being scaled up at all: then the scale is not to
-    /// blame.
+    /// Returns whether gradients overflow even unscaled: then the scale is not the cause.
     pub fn is_exhausted(&self) -> bool {
         self.scale < 1.0
     }

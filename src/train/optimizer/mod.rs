@@ -75,13 +75,13 @@ impl Group {
 pub struct Optimizer {
     groups: Vec<Group>,
     config: OptimizerConfig,
-    /// Whether the groups that may be frozen are.
+    /// Whether the freezable groups are frozen.
     frozen: bool,
 }
 
 impl Optimizer {
-    /// For all of `parameters` that want gradients. Those that `freeze` names can be
-    /// [frozen](Self::freeze).
+    /// Creates the optimizer of all `parameters` that require gradients. Those that `freeze` names
+    /// can be [frozen](Self::freeze).
     pub fn new(
         parameters: &[(String, Tensor)],
         config: &OptimizerConfig,
@@ -101,8 +101,8 @@ impl Optimizer {
         Self { groups, config: config.clone(), frozen: false }
     }
 
-    /// Holds the parameters that may be frozen still, or lets them learn. While they are still they
-    /// take no gradient, so backward does not go below them, and their moments rest.
+    /// Freezes the freezable parameters, or unfreezes them. Frozen parameters require no gradient,
+    /// so backward does not go below them, and their moments do not change.
     pub fn freeze(&mut self, frozen: bool) {
         self.frozen = frozen;
         for group in self.groups.iter().filter(|group| group.key.freezable) {
@@ -112,13 +112,13 @@ impl Optimizer {
         }
     }
 
-    /// Groups that learn now.
-    fn learning(&self) -> impl Iterator<Item = &Group> {
+    /// Returns the groups that are not frozen.
+    fn unfrozen(&self) -> impl Iterator<Item = &Group> {
         let groups = self.groups.iter();
         groups.filter(|group| !(self.frozen && group.key.freezable))
     }
 
-    /// Trained parameters, in numbers.
+    /// Returns the number of trained parameters.
     pub fn parameter_count(&self) -> i64 {
         self.groups
             .iter()
@@ -127,33 +127,34 @@ impl Optimizer {
             .sum()
     }
 
-    /// The learning rates of head and backbones (of their topmost layer) at a step (from 0).
+    /// Returns the learning rates of head and backbones (of their topmost layer) at a step (from
+    /// 0).
     pub fn rates(&self, schedule: &Schedule, step: u64) -> [f64; 2] {
         [self.config.lr, self.config.backbone_lr()].map(|base| schedule.lr(base, step))
     }
 
-    /// Forgets the gradients.
+    /// Resets the gradients.
     pub fn zero_grad(&self) {
-        for parameter in self.learning().flat_map(|group| &group.params) {
+        for parameter in self.unfrozen().flat_map(|group| &group.params) {
             parameter.shallow_clone().zero_grad();
         }
     }
 
-    /// One update with the gradients that `backward` left. They are first scaled to the 2-norm
-    /// `clip` together, where they exceed it. Returns the norm before that; where it is not finite,
-    /// nothing is updated.
+    /// Updates the parameters by the gradients that `backward` left, which are first clipped to a
+    /// total 2-norm of `clip`. Returns the norm before clipping; if it is not finite, nothing is
+    /// updated.
     ///
     /// # Errors
     /// libtorch's message.
     pub fn step(&mut self, rates: [f64; 2], clip: Option<f64>) -> Result<f64> {
         let gradients: Vec<Vec<Tensor>> =
-            self.learning().map(|group| group.params.iter().map(gradient).collect()).collect();
+            self.unfrozen().map(|group| group.params.iter().map(gradient).collect()).collect();
         let all: Vec<Tensor> = gradients.iter().flatten().map(Tensor::shallow_clone).collect();
         let norm = ops::clip_grad_norm(&all, clip)?;
         if !norm.is_finite() {
             return Ok(norm);
         }
-        for (group, grads) in self.learning().zip(&gradients) {
+        for (group, grads) in self.unfrozen().zip(&gradients) {
             let key = group.key;
             group.rule.step(&Update {
                 params: &group.params,
@@ -179,7 +180,7 @@ impl Optimizer {
     ) -> Result<f64> {
         if let Some(LossScale { scale, .. }) = scale {
             let _guard = tch::no_grad_guard();
-            for parameter in self.learning().flat_map(|group| &group.params) {
+            for parameter in self.unfrozen().flat_map(|group| &group.params) {
                 let mut gradient = parameter.grad();
                 if gradient.defined() {
                     let _ = gradient.f_mul_scalar_(1.0 / *scale)?;

@@ -1,4 +1,4 @@
-//! What a pretraining learns from, and what it is looked at with.
+//! The images of a pretraining.
 
 use std::fs;
 use std::sync::Arc;
@@ -9,21 +9,21 @@ use rayon::prelude::*;
 use crate::config::{Config, DataConfig};
 use crate::data::{self, ImageDataset, Sample, Source, Split};
 
-/// Training and validation images. Those of the test are not opened.
+/// Training and validation images. Test images are not opened.
 pub struct TrainAndVal {
     pub train: Arc<ImageDataset>,
     pub val: Arc<ImageDataset>,
-    /// Rows of the two that were left out.
+    /// Rows of the two splits that were skipped.
     pub skipped: usize,
-    /// Of the training images' names and contents, in order.
+    /// A hash of the training images' names and contents, in order.
     pub fingerprint: String,
 }
 
 impl TrainAndVal {
-    /// As the config says, with the augmentation of its section `pretrain`.
+    /// Loads the data set with the augmentation of the config's section `pretrain`.
     ///
     /// # Errors
-    /// Data that are missing or damaged, by name.
+    /// Returns an error that names data that are missing or damaged.
     pub fn load(config: &Config) -> Result<Self> {
         let data = DataConfig { augment: config.pretrain.augment.clone(), ..config.data.clone() };
         let load = |split| data::load_split(&data, config.seed, split);

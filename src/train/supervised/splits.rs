@@ -1,4 +1,4 @@
-//! What a run trains on and is judged by.
+//! The images of a run.
 
 use std::sync::Arc;
 
@@ -11,17 +11,17 @@ use crate::data::{self, ImageDataset, Sample};
 pub(super) struct Splits {
     pub train: Arc<ImageDataset>,
     pub val: Arc<ImageDataset>,
-    /// None where there are no test images, or the config leaves them unread.
+    /// `None` if there are no test images, or the config does not evaluate them.
     pub test: Option<Arc<ImageDataset>>,
-    /// Rows that were left out.
+    /// Rows that were skipped.
     pub skipped: usize,
 }
 
 impl Splits {
-    /// As the config says.
+    /// Loads the data set of a config.
     ///
     /// # Errors
-    /// Data that are missing or damaged, by name.
+    /// Returns an error that names data that are missing or damaged.
     pub fn load(config: &Config) -> Result<Self> {
         let dataset = data::load(&config.data, config.seed)?;
         let images = |samples: Vec<Sample>| {
@@ -39,7 +39,7 @@ impl Splits {
         })
     }
 
-    /// Of every image's name and score, in order: a run can only go on with the same ones.
+    /// Returns a hash of every image's name and score, in order: a run resumes with the same only.
     pub fn fingerprint(&self) -> String {
         let mut hasher = blake3::Hasher::new();
         for images in [Some(&self.train), Some(&self.val), self.test.as_ref()] {
@@ -53,7 +53,7 @@ impl Splits {
         hasher.finalize().to_hex().to_string()
     }
 
-    /// Of training, validation and test.
+    /// Returns the numbers of training, validation and test images.
     pub fn counts(&self) -> [usize; 3] {
         let test = self.test.as_ref().map_or(0, |images| images.len());
         [self.train.len(), self.val.len(), test]
