@@ -14,16 +14,13 @@ mod document;
 mod error;
 mod load;
 mod locate;
-mod loss;
 mod model;
 pub(crate) mod names;
 mod optimizer;
 mod presets;
 mod pretrain;
 mod reference;
-mod schedule;
 mod section;
-mod stopping;
 mod train;
 mod validate;
 
@@ -37,18 +34,18 @@ pub use data::{
 };
 pub use device::Device;
 pub use error::{ConfigError, Problem};
-pub use loss::{LabelDistributionConfig, Loss};
 pub use model::{
     BackboneConfig, BackboneShape, FusionConfig, FusionStrategy, HeadConfig, HeadOutput,
     ModelConfig, Stem,
 };
-pub use optimizer::{OptimizerConfig, OptimizerName};
+pub use optimizer::{OptimizerConfig, OptimizerName, ScheduleConfig, ScheduleName};
 pub use presets::{PRESETS, Preset, preset};
 pub use pretrain::PretrainConfig;
 pub use reference::{KeyReference, reference, reference_markdown};
-pub use schedule::{ScheduleConfig, ScheduleName};
-pub use stopping::{EarlyStoppingConfig, Monitor};
-pub use train::{FreezeConfig, FrozenBlocks, OnNan, Precision, TrainConfig};
+pub use train::{
+    EarlyStoppingConfig, FreezeConfig, FrozenBlocks, LabelDistributionConfig, Loss, Monitor, OnNan,
+    Precision, TrainConfig,
+};
 
 use section::section;
 

@@ -3,12 +3,9 @@
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use super::checks::Checks;
-use super::loss::{LabelDistributionConfig, Loss};
 use super::names::names;
-use super::optimizer::OptimizerConfig;
-use super::schedule::ScheduleConfig;
+use super::optimizer::{OptimizerConfig, ScheduleConfig};
 use super::section::{flow, section};
-use super::stopping::{EarlyStoppingConfig, Monitor};
 
 section! {
     /// The training.
@@ -175,5 +172,99 @@ impl TrainConfig {
         if let Some(threads) = self.threads {
             checks.size("threads", threads);
         }
+    }
+}
+
+section! {
+    /// The `label_distribution` loss, which trains on the raters' votes.
+    pub struct LabelDistributionConfig {
+        /// Number of ratings, evenly spaced over `range`, whose probabilities the head predicts;
+        /// their mean is the prediction. The number of choices that a rater had is enough: 5 for 1
+        /// to 5. A vote between two ratings counts for both, by distance.
+        pub bins: i64 = 10,
+        /// The lowest and the highest rating; `null` uses those of the training images' votes.
+        pub range: Option<[f64; 2]> = None,
+        /// Weight of the absolute error of the mean, in standard deviations of the training scores,
+        /// relative to the divergence from the votes. Images without votes have this term only.
+        pub expectation_weight: f64 = 1.0,
+    }
+}
+
+names! {
+    /// The loss that training minimizes.
+    pub enum Loss {
+        /// Mean squared error.
+        Mse = "mse",
+        /// Squared error up to `train.huber_delta`, linear beyond (Huber 1964).
+        Huber = "huber",
+        /// Mean absolute error.
+        L1 = "l1",
+        /// One minus Pearson's correlation over the batch.
+        Pearson = "pearson",
+        /// Divergence of a predicted distribution from that of the raters' votes, and the error of
+        /// its mean (DLDL-v2, Gao et al., IJCAI 2018, after arXiv 1611.01731).
+        LabelDistribution = "label_distribution",
+    }
+}
+
+impl LabelDistributionConfig {
+    pub(super) fn check(&self, checks: &mut Checks) {
+        checks.size("bins", self.bins);
+        checks.require(self.bins != 1, "bins", "at least 2", self.bins);
+        if let Some([low, high]) = self.range {
+            let holds = low < high && low.is_finite() && high.is_finite();
+            let rule = "two numbers, the smaller first";
+            checks.require(holds, "range", rule, format_args!("[{low}, {high}]"));
+        }
+        checks.not_negative("expectation_weight", self.expectation_weight);
+    }
+}
+
+section! {
+    /// When a run ends before its last epoch.
+    pub struct EarlyStoppingConfig {
+        /// Ends the run after this many epochs in a row without a better `train.monitor`; `null`
+        /// never does.
+        pub patience: Option<usize> = None,
+        /// Smallest improvement that counts, in the metric's own units.
+        pub min_delta: f64 = 0.0,
+    }
+}
+
+names! {
+    /// The monitored metric, which chooses the best epoch.
+    pub enum Monitor {
+        /// Pearson correlation on the validation images; higher is better.
+        Pc = "pc",
+        /// Mean absolute error on them; lower is better.
+        Mae = "mae",
+        /// Root mean square error on them; lower is better.
+        Rmse = "rmse",
+        /// Spearman's rank correlation on them; higher is better.
+        Srcc = "srcc",
+        /// Mean loss over the epoch's training images; lower is better.
+        TrainLoss = "train_loss",
+    }
+}
+
+impl Monitor {
+    /// Returns the name of the metric in a sentence.
+    pub fn title(self) -> &'static str {
+        match self {
+            Self::Pc => "validation PC",
+            Self::Mae => "validation MAE",
+            Self::Rmse => "validation RMSE",
+            Self::Srcc => "validation SRCC",
+            Self::TrainLoss => "training loss",
+        }
+    }
+}
+
+impl EarlyStoppingConfig {
+    pub(super) fn check(&self, checks: &mut Checks) {
+        if let Some(patience) = self.patience {
+            checks.size("patience", patience);
+        }
+        checks.not_negative("min_delta", self.min_delta);
     }
 }

@@ -61,9 +61,6 @@ impl InputImage {
     }
 
     /// Stacks the model's inputs of `size` pixels per side: (b, 3, s, s) uint8.
-    ///
-    /// # Errors
-    /// Returns libtorch's error if memory runs out.
     pub fn stack(inputs: &[Self], size: usize, device: Device) -> Result<Tensor> {
         let pixels: Vec<u8> = inputs.iter().flat_map(|i| i.pixels.iter().copied()).collect();
         let (count, size) = (inputs.len() as i64, size as i64);

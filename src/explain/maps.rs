@@ -27,9 +27,6 @@ pub struct BranchMaps {
 
 impl BranchMaps {
     /// Returns the maps over the branch's input image: (b, maps, s, s), each from 0 to 1.
-    ///
-    /// # Errors
-    /// Returns libtorch's error if memory runs out.
     pub fn image(&self) -> Result<Tensor> {
         let (b, maps, grid, _) = self.grid.size4()?;
         let flat = self.grid.f_reshape([b * maps, grid, grid])?;
@@ -75,9 +72,6 @@ impl Explanation {
 
     /// Returns the mean of the branches' last maps, weighted by the fusion weights, or equally if
     /// the fusion strategy defines none: (b, s, s), from 0 to 1. `None` for a model of one branch.
-    ///
-    /// # Errors
-    /// Returns libtorch's error if memory runs out.
     pub fn fused(&self) -> Result<Option<Tensor>> {
         let (Some(vit), Some(mamba)) = (&self.vit, &self.mamba) else {
             return Ok(None);
@@ -112,13 +106,7 @@ pub fn explain(net: &BeautyNet, images: Images, options: &ExplainOptions) -> Res
     let output = net.forward_tapped(images, &mut recorder)?;
     drop(guard);
     let mut gradients = gradients(net, options, &recorder, &output.score)?.into_iter();
-    let uses_integrated_gradients = branches(net)
-        .any(|(branch, _)| options.branch(branch).method == Method::IntegratedGradients);
-    let integrated = if uses_integrated_gradients {
-        integrated_gradients(net, images, PATH_STEPS)?
-    } else {
-        Vec::new()
-    };
+    let mut integrated = Vec::new();
     let mut explanation = Explanation {
         vit: None,
         mamba: None,
@@ -132,6 +120,9 @@ pub fn explain(net: &BeautyNet, images: Images, options: &ExplainOptions) -> Res
         let inputs = recorder.inputs(branch);
         let maps: Vec<Tensor> = match method {
             Method::IntegratedGradients => {
+                if integrated.is_empty() {
+                    integrated = integrated_gradients(net, images, PATH_STEPS)?;
+                }
                 let attributions = integrated.iter().find(|(of, _)| *of == branch);
                 let (_, attributions) = attributions.context("a branch got no attributions")?;
                 vec![sum_by_patch(attributions, shape)?.f_relu()?]

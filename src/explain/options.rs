@@ -229,14 +229,9 @@ pub fn branches(net: &BeautyNet) -> impl Iterator<Item = (Branch, &BackboneShape
 
 /// Splits `mamba=VALUE` into the branch and VALUE.
 fn split_branch(text: &str) -> (Option<Branch>, &str) {
-    for &branch in Branch::ALL {
-        if let Some((before, value)) = text.split_once('=')
-            && before == branch.name()
-        {
-            return (Some(branch), value);
-        }
-    }
-    (None, text)
+    let split = text.split_once('=');
+    let split = split.and_then(|(branch, value)| Some((branch.parse().ok()?, value)));
+    split.map_or((None, text), |(branch, value)| (Some(branch), value))
 }
 
 /// Splits a block into branch and index, also by its name in the weights.

@@ -32,17 +32,6 @@ impl Tap for ScaledImages {
     }
 }
 
-/// Records each branch's images.
-#[derive(Default)]
-struct RecordedImages(Vec<(Branch, Tensor)>);
-
-impl Tap for RecordedImages {
-    fn images(&mut self, branch: Branch, x: Tensor) -> Tensor {
-        self.0.push((branch, x.shallow_clone()));
-        x
-    }
-}
-
 /// Computes integrated gradients (Sundararajan et al., arXiv 1703.01365) of the score for each
 /// branch: the contribution of each value of its normalized images (b, 3, s, s). Over both branches
 /// they sum to the difference between the scores of image and baseline.
@@ -70,10 +59,10 @@ pub fn integrated_gradients(
         };
     }
     let _guard = tch::no_grad_guard();
-    let mut recorded = RecordedImages::default();
-    net.forward_tapped(images, &mut recorded)?;
+    let mut unscaled = ScaledImages { factor: 1.0, leaves: Vec::new() };
+    net.forward_tapped(images, &mut unscaled)?;
     let mean = 1.0 / steps.max(1) as f64;
-    let attributions = recorded.0.into_iter().zip(sums);
+    let attributions = unscaled.leaves.into_iter().zip(sums);
     Ok(attributions.map(|((branch, x), sum)| (branch, (x * sum * mean).detach())).collect())
 }
 
@@ -85,20 +74,13 @@ pub(super) fn sum_by_patch(attributions: &Tensor, shape: &BackboneShape) -> Resu
     Ok(pixels.f_adaptive_avg_pool2d([grid, grid])?.f_squeeze_dim(1)? * area)
 }
 
-/// Occludes a window of one branch's images.
-struct Occluder {
-    branch: Branch,
-    /// Top, left, height, width in pixels.
-    window: [i64; 4],
-}
+/// Occludes a window: top, left, height, width in pixels.
+struct Occluder([i64; 4]);
 
 impl Tap for Occluder {
-    fn images(&mut self, branch: Branch, x: Tensor) -> Tensor {
-        if branch != self.branch {
-            return x;
-        }
+    fn images(&mut self, _branch: Branch, x: Tensor) -> Tensor {
         let x = x.copy();
-        let [top, left, height, width] = self.window;
+        let [top, left, height, width] = self.0;
         let _ = x.narrow(2, top, height).narrow(3, left, width).zero_();
         x
     }
@@ -121,7 +103,7 @@ pub(super) fn occlusion(
     let other = branches(net).find(|&(other, _)| other != branch);
     // The other branch's image does not change, so that branch runs once.
     let other_tokens = match other {
-        Some((other, _)) => net.branch_tokens(other, images, &mut RecordedImages::default())?,
+        Some((other, _)) => net.branch_tokens(other, images, &mut Occluder([0; 4]))?,
         None => None,
     };
     let batch = score.size1()?;
@@ -130,11 +112,8 @@ pub(super) fn occlusion(
     for row in 0..=grid - window {
         for column in 0..=grid - window {
             let (top, left) = (edge(row), edge(column));
-            let mut occluder = Occluder {
-                branch,
-                window: [top, left, edge(row + window) - top, edge(column + window) - left],
-            };
-            let tokens = net.branch_tokens(branch, images, &mut occluder)?;
+            let hidden = [top, left, edge(row + window) - top, edge(column + window) - left];
+            let tokens = net.branch_tokens(branch, images, &mut Occluder(hidden))?;
             let other = other_tokens.as_ref().map(|tokens| tokens.shallow_clone());
             let output = match branch {
                 Branch::Vit => net.join_tokens(tokens, other)?,
