@@ -39,11 +39,8 @@ impl ScanBenchmarkSettings {
     /// Returns settings with every shape in both layouts, those of mamba-ssm's interface first.
     pub fn in_both_layouts(shapes: &[[i64; 4]], runs: usize, path: Path) -> Self {
         let with = |layout| shapes.iter().map(move |&shape| (shape, layout));
-        Self {
-            cases: with(Layout::ChannelsFirst).chain(with(Layout::ChannelsLast)).collect(),
-            runs,
-            path,
-        }
+        let cases = with(Layout::ChannelsFirst).chain(with(Layout::ChannelsLast)).collect();
+        Self { cases, runs, path }
     }
 }
 
@@ -81,6 +78,9 @@ struct Run {
     seconds: [f64; 2],
     peak_bytes: [i64; 2],
 }
+
+/// An implementation of the scan.
+type Scan = fn(&ScanInputs, Path) -> Result<Tensor, OpError>;
 
 /// The operands of a case, all of which require gradients, and a gradient of the output.
 struct Operands {
@@ -123,21 +123,13 @@ impl Operands {
 
     /// Runs one implementation twice and returns the second run. The first one warms the caches,
     /// since in a model the operands have just been computed.
-    fn warm_run(
-        &self,
-        scan: fn(&ScanInputs, Path) -> Result<Tensor, OpError>,
-        path: Path,
-    ) -> Result<Run, OpError> {
+    fn warm_run(&self, scan: Scan, path: Path) -> Result<Run, OpError> {
         self.run(scan, path)?;
         self.run(scan, path)
     }
 
     /// Runs the forward pass in training mode, then computes the gradients of all operands.
-    fn run(
-        &self,
-        scan: fn(&ScanInputs, Path) -> Result<Tensor, OpError>,
-        path: Path,
-    ) -> Result<Run, OpError> {
+    fn run(&self, scan: Scan, path: Path) -> Result<Run, OpError> {
         let leaves: Vec<&Tensor> = self.leaves.iter().collect();
         let inputs = ScanInputs::from_operands(&self.leaves, false);
         let mut watch = MemoryWatch::start()?;
@@ -190,27 +182,17 @@ fn measure(
     let operands = Operands::random(shape, layout)?;
     let (mut ours, mut eager, mut limit) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..settings.runs.max(1) {
-        let taken = (
-            operands.warm_run(selective_scan, settings.path)?,
-            operands.warm_run(|inputs, _| selective_scan_eager(inputs), settings.path)?,
-            [
-                time_arithmetic(shape, Pass::Forward, settings.path)?,
-                time_arithmetic(shape, Pass::Backward, settings.path)?,
-            ],
-        );
-        ours.push(taken.0);
-        eager.push(taken.1);
-        limit.push(taken.2);
+        ours.push(operands.warm_run(selective_scan, settings.path)?);
+        eager.push(operands.warm_run(|inputs, _| selective_scan_eager(inputs), settings.path)?);
+        let forward = time_arithmetic(shape, Pass::Forward, settings.path)?;
+        limit.push([forward, time_arithmetic(shape, Pass::Backward, settings.path)?]);
     }
     let bytes = operands.inputs_outputs_bytes();
     Ok([Pass::Forward, Pass::Backward].map(|pass| {
         let index = pass as usize;
         let milliseconds =
             |runs: &[Run]| 1e3 * median(runs.iter().map(|run| run.seconds[index]).collect());
-        let peak = |runs: &[Run]| {
-            let peaks = runs.iter().map(|run| run.peak_bytes[index]);
-            peaks.max().unwrap_or(0)
-        };
+        let peak = |runs: &[Run]| runs.iter().map(|run| run.peak_bytes[index]).max().unwrap_or(0);
         let (ours_ms, eager_ms) = (milliseconds(&ours), milliseconds(&eager));
         let limit_ms = 1e3 * median(limit.iter().map(|seconds| seconds[index]).collect());
         ScanMeasurement {

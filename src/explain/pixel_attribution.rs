@@ -74,7 +74,7 @@ pub(super) fn sum_by_patch(attributions: &Tensor, shape: &BackboneShape) -> Resu
     Ok(pixels.f_adaptive_avg_pool2d([grid, grid])?.f_squeeze_dim(1)? * area)
 }
 
-/// Occludes a window: top, left, height, width in pixels.
+/// Occludes a window: top, left, height, width in pixels; a window of 0 pixels hides nothing.
 struct Occluder([i64; 4]);
 
 impl Tap for Occluder {

@@ -29,7 +29,7 @@ pub(super) enum Step {
 /// The steps sampled for one image, in order.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(super) struct ColorJitter {
-    steps: Vec<Step>,
+    pub(super) steps: Vec<Step>,
 }
 
 impl ColorJitter {
@@ -50,18 +50,6 @@ impl ColorJitter {
         Self { steps: steps.collect() }
     }
 
-    /// Prepends `step`.
-    pub(super) fn after(mut self, step: Option<Step>) -> Self {
-        self.steps.splice(0..0, step);
-        self
-    }
-
-    /// Appends a conversion to gray.
-    pub(super) fn then_gray(mut self) -> Self {
-        self.steps.push(Step::Saturation(0.0));
-        self
-    }
-
     /// Applies the steps to an image (pixels, 3), and writes it as planes (3, pixels).
     ///
     /// # Errors
@@ -71,17 +59,15 @@ impl ColorJitter {
             return split_planes(interleaved, out);
         }
         let steps = self.with_means(interleaved);
-        let (red, green, blue) = planes(interleaved.len(), out)?;
-        let targets =
-            red.chunks_mut(CHUNK).zip(green.chunks_mut(CHUNK)).zip(blue.chunks_mut(CHUNK));
-        for (pixels, ((red, green), blue)) in interleaved.chunks(CHUNK * 3).zip(targets) {
+        let mut planes = planes(interleaved.len(), out)?.map(|plane| plane.chunks_mut(CHUNK));
+        for pixels in interleaved.chunks(CHUNK * 3) {
             let mut chunk = Chunk::load(pixels);
             for &(step, mean) in &steps {
                 chunk.apply(step, mean);
             }
-            store(&chunk.red, red);
-            store(&chunk.green, green);
-            store(&chunk.blue, blue);
+            for (from, plane) in chunk.0.iter().zip(&mut planes) {
+                plane.next().into_iter().for_each(|to| store(from, to));
+            }
         }
         Ok(())
     }
@@ -114,31 +100,22 @@ fn mean_gray(interleaved: &[u8], steps: &[(Step, f32)]) -> f32 {
     (sum / (interleaved.len() / 3).max(1) as f64) as f32
 }
 
-/// [`CHUNK`] pixels as separate colors, 0..=255.
-struct Chunk {
-    red: [f32; CHUNK],
-    green: [f32; CHUNK],
-    blue: [f32; CHUNK],
-}
+/// [`CHUNK`] pixels as planes of red, green and blue, 0..=255.
+struct Chunk([[f32; CHUNK]; 3]);
 
 impl Chunk {
     fn load(pixels: &[u8]) -> Self {
-        let mut chunk = Chunk { red: [0.0; CHUNK], green: [0.0; CHUNK], blue: [0.0; CHUNK] };
+        let [mut red, mut green, mut blue] = [[0.0; CHUNK]; 3];
         for (i, pixel) in pixels.chunks_exact(3).take(CHUNK).enumerate() {
-            chunk.red[i] = f32::from(pixel[0]);
-            chunk.green[i] = f32::from(pixel[1]);
-            chunk.blue[i] = f32::from(pixel[2]);
+            (red[i], green[i], blue[i]) = (pixel[0].into(), pixel[1].into(), pixel[2].into());
         }
-        chunk
+        Self([red, green, blue])
     }
 
     /// Computes the luma of ITU-R 601 with the digits that torchvision uses.
     fn gray(&self) -> [f32; CHUNK] {
-        let mut gray = [0.0; CHUNK];
-        for (i, gray) in gray.iter_mut().enumerate() {
-            *gray = 0.2989 * self.red[i] + 0.587 * self.green[i] + 0.114 * self.blue[i];
-        }
-        gray
+        let [red, green, blue] = &self.0;
+        std::array::from_fn(|i| 0.2989 * red[i] + 0.587 * green[i] + 0.114 * blue[i])
     }
 
     fn apply(&mut self, step: Step, mean: f32) {
@@ -152,7 +129,7 @@ impl Chunk {
 
     /// Blends `factor` of each color with `1 - factor` of `other`.
     fn mix(&mut self, factor: f32, other: &[f32; CHUNK]) {
-        for plane in [&mut self.red, &mut self.green, &mut self.blue] {
+        for plane in &mut self.0 {
             for (value, other) in plane.iter_mut().zip(other) {
                 *value = (factor * *value + (1.0 - factor) * other).clamp(0.0, 255.0);
             }
@@ -162,8 +139,9 @@ impl Chunk {
     /// Rotates the hue, keeping the largest and smallest of the three colors.
     fn rotate_hue(&mut self, turn: f32) {
         let turn = 6.0 * turn;
+        let [red, green, blue] = &mut self.0;
         for i in 0..CHUNK {
-            let (r, g, b) = (self.red[i], self.green[i], self.blue[i]);
+            let (r, g, b) = (red[i], green[i], blue[i]);
             let (max, min) = (r.max(g).max(b), r.min(g).min(b));
             let span = max - min;
             // Gray has no hue; the divisor then does not matter, as `span` is 0.
@@ -185,7 +163,7 @@ impl Chunk {
                 let k = if k >= 6.0 { k - 6.0 } else { k };
                 max - span * k.min(4.0 - k).clamp(0.0, 1.0)
             };
-            (self.red[i], self.green[i], self.blue[i]) = (color(5.0), color(3.0), color(1.0));
+            (red[i], green[i], blue[i]) = (color(5.0), color(3.0), color(1.0));
         }
     }
 }

@@ -12,7 +12,7 @@ use anyhow::Result;
 use image::RgbImage;
 
 use self::blur::Blur;
-use self::color::ColorJitter;
+use self::color::{ColorJitter, Step};
 use self::trivial::TrivialAugment;
 use self::warp::{Warp, warp};
 use super::image::{EvalTransform, Frame, Workspace};
@@ -23,6 +23,8 @@ pub(super) use self::mix::{mix, mixes};
 
 /// The range of aspect ratios of random crops, as in torchvision.
 const RATIO: (f64, f64) = (3.0 / 4.0, 4.0 / 3.0);
+/// The crop of the full image, in fractions of its sides.
+const FULL: Frame = Frame { left: 0.0, top: 0.0, width: 1.0, height: 1.0 };
 /// Attempts to sample a crop that fits before the full image is used, as in torchvision.
 const ATTEMPTS: usize = 10;
 
@@ -101,53 +103,30 @@ impl TrainTransform {
 impl SampledAugmentation {
     /// Samples each augmentation from a random stream of its own, so that none shifts another's.
     fn new(augment: &AugmentConfig, size: usize, stream: impl Fn(&str) -> RandomStream) -> Self {
-        let full = Frame { left: 0.0, top: 0.0, width: 1.0, height: 1.0 };
-        let flip = if stream("flip").unit() < augment.horizontal_flip {
-            Warp::MIRROR
-        } else {
-            Warp::IDENTITY
-        };
+        let flips = stream("flip").unit() < augment.horizontal_flip;
+        let flip = if flips { Warp::MIRROR } else { Warp::IDENTITY };
         let degrees = stream("rotate").uniform(-augment.rotation, augment.rotation);
-        let mut warp = flip.then(rotation(degrees)).then(sample_affine(
-            &augment.affine,
-            size,
-            stream("affine"),
-        ));
+        let affine = sample_affine(&augment.affine, size, stream("affine"));
+        let mut warp = flip.then(Warp::rotation(degrees)).then(affine);
         let mut jitter = ColorJitter::sample(augment.color_jitter, &mut stream("color"));
         let trivial =
             TrivialAugment::sample(&augment.trivial_augment, size, &mut stream("trivial"));
         match trivial {
             TrivialAugment::Warp(change) => warp = warp.then(change),
-            TrivialAugment::Color(step) => jitter = jitter.after(Some(step)),
+            TrivialAugment::Color(step) => jitter.steps.insert(0, step),
             TrivialAugment::Tone(_) | TrivialAugment::Nothing => {}
         }
         if stream("gray").unit() < augment.grayscale {
-            jitter = jitter.then_gray();
+            jitter.steps.push(Step::Saturation(0.0));
         }
-        Self {
-            crop: augment
-                .random_resized_crop
-                .map_or(full, |scale| sample_crop(scale, stream("crop"))),
-            warp,
-            trivial,
-            jitter,
-            blur: Blur::sample(&augment.gaussian_blur, &mut stream("blur")),
-        }
-    }
-}
-
-/// Rotates by an angle; by 0 exactly the identity.
-fn rotation(degrees: f64) -> Warp {
-    match degrees {
-        0.0 => Warp::IDENTITY,
-        degrees => Warp::rotation(degrees),
+        let crop = augment.random_resized_crop;
+        let crop = crop.map_or(FULL, |scale| sample_crop(scale, stream("crop")));
+        let blur = Blur::sample(&augment.gaussian_blur, &mut stream("blur"));
+        Self { crop, warp, trivial, jitter, blur }
     }
 }
 
 fn sample_affine(affine: &AffineConfig, size: usize, mut rng: RandomStream) -> Warp {
-    if *affine == AffineConfig::default() {
-        return Warp::IDENTITY;
-    }
     let side = size as f64;
     let translate =
         affine.translate.map(|fraction| rng.uniform(-fraction * side, fraction * side).round());
@@ -168,7 +147,7 @@ fn sample_crop(scale: [f64; 2], mut rng: RandomStream) -> Frame {
             return Frame { left, top, width, height };
         }
     }
-    Frame { left: 0.0, top: 0.0, width: 1.0, height: 1.0 }
+    FULL
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use std::io::Cursor;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use image::{DynamicImage, ImageDecoder, ImageError, ImageReader, Limits, RgbImage};
 
 /// The default background of transparent pixels and padding: the mean color of ImageNet, which
@@ -51,16 +51,12 @@ pub(crate) fn read_file(path: &Path) -> Result<Vec<u8>> {
         _ => anyhow!("cannot be opened: {error}"),
     })?;
     // A pipe or a device would block or never end.
-    if !metadata.is_file() {
-        bail!("is not a regular file; name an image file");
-    }
-    if metadata.len() > MAX_FILE {
-        bail!(
-            "the file has {} MiB, more than the limit of {} MiB; shrink it",
-            metadata.len() >> 20,
-            MAX_FILE >> 20
-        );
-    }
+    ensure!(metadata.is_file(), "is not a regular file; name an image file");
+    let (size, most) = (metadata.len() >> 20, MAX_FILE >> 20);
+    ensure!(
+        metadata.len() <= MAX_FILE,
+        "the file has {size} MiB, more than the limit of {most} MiB; shrink it"
+    );
     fs::read(path).map_err(|error| anyhow!("cannot be read: {error}"))
 }
 
@@ -82,16 +78,12 @@ pub(crate) fn decode_image_over(bytes: &[u8], background: [u8; 3]) -> Result<Rgb
 }
 
 fn decode(bytes: &[u8], background: [u8; 3]) -> Result<RgbImage> {
-    if bytes.is_empty() {
-        bail!("the file is empty; download it again or remove it");
-    }
+    ensure!(!bytes.is_empty(), "the file is empty; download it again or remove it");
     if bytes.starts_with(&[0xff, 0xd8]) && !jpeg_is_complete(bytes) {
         bail!("truncated: the JPEG's end is missing; download it again or remove it");
     }
     let mut reader = ImageReader::new(Cursor::new(bytes)).with_guessed_format()?;
-    if reader.format().is_none() {
-        bail!("{}", unknown_format(bytes));
-    }
+    ensure!(reader.format().is_some(), unknown_format(bytes));
     let mut limits = Limits::default();
     limits.max_image_width = Some(MAX_SIDE);
     limits.max_image_height = Some(MAX_SIDE);
@@ -99,9 +91,7 @@ fn decode(bytes: &[u8], background: [u8; 3]) -> Result<RgbImage> {
     reader.limits(limits);
     let mut decoder = reader.into_decoder().map_err(explain)?;
     let (width, height) = decoder.dimensions();
-    if width == 0 || height == 0 {
-        bail!("damaged: the image has no pixels; remove it");
-    }
+    ensure!(width > 0 && height > 0, "damaged: the image has no pixels; remove it");
     if u64::from(width) * u64::from(height) > MAX_PIXELS || decoder.total_bytes() > MAX_DECODED {
         bail!(
             "the image has {width}x{height} pixels, more than the limit of {} million; shrink it",
@@ -164,9 +154,7 @@ fn explain(error: ImageError) -> anyhow::Error {
             "the image exceeds the limit of {MAX_SIDE} pixels a side or {} million; shrink it",
             MAX_PIXELS >> 20
         ),
-        ImageError::Unsupported(error) => {
-            anyhow!("{error}; convert it to JPEG or PNG")
-        }
+        ImageError::Unsupported(error) => anyhow!("{error}; convert it to JPEG or PNG"),
         error => anyhow!("damaged: {error}; download it again or remove it"),
     }
 }

@@ -31,7 +31,7 @@ impl Canvas {
 
     /// Returns the side of a pixel in face units: the width over which an edge fades.
     pub(super) fn pixel(&self) -> f32 {
-        2.0 / (self.size as f32 * self.frame.scale())
+        2.0 / (self.size as f32 * self.frame.scale)
     }
 
     /// Calls `shade` for every pixel with its position in the image, [-1, 1] squared.

@@ -36,15 +36,6 @@ pub struct Geometry {
     pub smile: f32,
 }
 
-/// One addend of [`Face::score`].
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct ScoreTerm {
-    /// Name of the field of [`Geometry`] that it rates.
-    pub name: &'static str,
-    /// Its contribution to the score, in score units.
-    pub points: f32,
-}
-
 /// The mean of the unclamped score over all faces: each term has mean zero.
 const MEAN_SCORE: f32 = 3.0;
 
@@ -63,21 +54,10 @@ impl Geometry {
         (-1.0, 1.0),  // smile
     ];
 
-    /// Returns the fields in the order of [`Geometry::RANGES`].
-    fn values(&self) -> [f32; 6] {
-        [
-            self.asymmetry,
-            self.face_ratio,
-            self.eye_spacing,
-            self.eye_size,
-            self.nose_length,
-            self.smile,
-        ]
-    }
-
     /// Returns the fields mapped from their ranges to [-1, 1].
     fn deviations(&self) -> [f32; 6] {
-        let values = self.values();
+        let Self { asymmetry, face_ratio, eye_spacing, eye_size, nose_length, smile } = *self;
+        let values = [asymmetry, face_ratio, eye_spacing, eye_size, nose_length, smile];
         std::array::from_fn(|i| {
             let (low, high) = Self::RANGES[i];
             (2.0 * values[i] - low - high) / (high - low)
@@ -107,27 +87,26 @@ impl Face {
     /// Returns the score without rater noise, in 1..5: 3 plus the six [`terms`](Self::terms),
     /// clamped.
     pub fn score(&self) -> f32 {
-        let points: f32 = self.terms().iter().map(|term| term.points).sum();
+        let points: f32 = self.terms().iter().sum();
         (MEAN_SCORE + points).clamp(SCORE_RANGE.0, SCORE_RANGE.1)
     }
 
-    /// Returns what each proportion adds to the score. The formula is in the documentation of
-    /// [the module](super).
-    pub fn terms(&self) -> [ScoreTerm; 6] {
+    /// Returns what each proportion adds to the score, in the order of [`Geometry::RANGES`]. The
+    /// formula is in the documentation of [the module](super).
+    pub fn terms(&self) -> [f32; 6] {
         // More of a good thing, and a distance from the ideal: both of mean zero over [-1, 1].
         let more = |weight: f32, t: f32| weight * t;
         let near = |weight: f32, t: f32| weight * (1.0 - 3.0 * t * t);
         let [asymmetry, face_ratio, eye_spacing, eye_size, nose_length, smile] =
             self.geometry.deviations();
         [
-            ("asymmetry", near(0.37, asymmetry)),
-            ("face_ratio", near(0.33, face_ratio)),
-            ("eye_spacing", near(0.20, eye_spacing)),
-            ("eye_size", more(0.50, eye_size)),
-            ("nose_length", near(0.22, nose_length)),
-            ("smile", more(0.55, smile)),
+            near(0.37, asymmetry),
+            near(0.33, face_ratio),
+            near(0.20, eye_spacing),
+            more(0.50, eye_size),
+            near(0.22, nose_length),
+            more(0.55, smile),
         ]
-        .map(|(name, points)| ScoreTerm { name, points })
     }
 
     /// Returns a coarse name of the skin tone: `light`, `medium` or `deep`. Faces of all three have

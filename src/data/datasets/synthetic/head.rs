@@ -6,7 +6,7 @@ use super::canvas::{
 };
 use super::face::Face;
 use super::layout::Layout;
-use super::nuisance::{Beard, Look, Scene};
+use super::nuisance::{Beard, Look};
 
 /// Skin from fair to deep, sRGB.
 const SKIN_COLORS: [Color; 7] = [
@@ -33,10 +33,6 @@ pub(super) struct Light {
 }
 
 impl Light {
-    pub(super) fn new(scene: &Scene) -> Self {
-        Self { direction: scene.light, ambient: scene.ambient }
-    }
-
     /// Brightness of a surface whose normal points along `normal` (of about length one).
     pub(super) fn lambert(&self, normal: [f32; 3]) -> f32 {
         let cosine: f32 = (0..3).map(|i| normal[i] * self.direction[i]).sum();
@@ -63,7 +59,7 @@ impl Skin {
         let color = mix(SKIN_COLORS[first], SKIN_COLORS[first + 1], position - first as f32);
         Self {
             color,
-            light: Light::new(&face.scene),
+            light: Light { direction: face.scene.light, ambient: face.scene.ambient },
             texture: face.look.texture,
             seed: face.look.grain_seed,
         }

@@ -23,18 +23,14 @@ pub(super) struct Frame {
     center: [f32; 2],
     cos: f32,
     sin: f32,
-    scale: f32,
+    pub(super) scale: f32,
 }
 
 impl Frame {
     pub(super) fn new(pose: &Pose) -> Self {
         let (sin, cos) = small_sin_cos(pose.roll);
-        Self {
-            center: [pose.shift[0], CENTER_Y + pose.shift[1]],
-            cos,
-            sin,
-            scale: ZOOM * pose.scale,
-        }
+        let center = [pose.shift[0], CENTER_Y + pose.shift[1]];
+        Self { center, cos, sin, scale: ZOOM * pose.scale }
     }
 
     pub(super) fn to_face(self, [x, y]: [f32; 2]) -> [f32; 2] {
@@ -47,10 +43,6 @@ impl Frame {
             self.center[0] + self.scale * (self.cos * x - self.sin * y),
             self.center[1] + self.scale * (self.sin * x + self.cos * y),
         ]
-    }
-
-    pub(super) fn scale(self) -> f32 {
-        self.scale
     }
 }
 
@@ -219,7 +211,7 @@ pub(super) fn regions(face: &Face, size: u32) -> Vec<Region> {
     let region = |name, center: [f32; 2], radii: [f32; 2]| Region {
         name,
         center: frame.to_image(center).map(|v| (v + 1.0) * half_side),
-        radii: radii.map(|r| r * frame.scale() * half_side),
+        radii: radii.map(|r| r * frame.scale * half_side),
         roll: face.pose.roll,
     };
     let eye =

@@ -46,7 +46,7 @@ use canvas::{Canvas, noise};
 use face::SCORE_RANGE;
 use layout::{Frame, Layout};
 
-pub use face::{Face, Geometry, ScoreTerm};
+pub use face::{Face, Geometry};
 pub use layout::Region;
 pub use nuisance::{Beard, HairStyle, Look, Pose, Scene};
 pub use stream::FaceSeed;
@@ -259,7 +259,7 @@ mod tests {
         assert!(changed(|g| g.nose_length = 0.11) < best);
         assert!(changed(|g| g.eye_size += 0.05) > best);
         assert!(changed(|g| g.smile = 0.5) > best);
-        let sum: f32 = ideal().terms().iter().map(|term| term.points).sum();
+        let sum: f32 = ideal().terms().iter().sum();
         assert!((best - (3.0 + sum).clamp(1.0, 5.0)).abs() < 1e-6);
     }
 

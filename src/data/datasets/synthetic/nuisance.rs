@@ -80,17 +80,10 @@ pub enum HairStyle {
 
 impl HairStyle {
     /// All cuts, all equally likely except `Bald`, which is rarer.
-    pub const ALL: [Self; 9] = [
-        Self::Bald,
-        Self::Buzz,
-        Self::Short,
-        Self::SideParting,
-        Self::Fringe,
-        Self::Bob,
-        Self::Long,
-        Self::Curly,
-        Self::Bun,
-    ];
+    pub const ALL: [Self; 9] = {
+        use HairStyle::*;
+        [Bald, Buzz, Short, SideParting, Fringe, Bob, Long, Curly, Bun]
+    };
 }
 
 /// Facial hair.
