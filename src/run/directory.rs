@@ -52,10 +52,14 @@ impl RunKind {
 
     /// Returns the path of the resolved config in a folder.
     pub fn config_in(self, root: &Path) -> PathBuf {
-        root.join(match self {
+        root.join(self.config_file())
+    }
+
+    fn config_file(self) -> &'static str {
+        match self {
             Self::Train => CONFIG_FILE,
             Self::Pretrain => PRETRAIN_CONFIG_FILE,
-        })
+        }
     }
 }
 
@@ -85,7 +89,11 @@ impl RunDir {
                      folder with --output"
                 );
             }
-            bail!("{folder} holds a {noun}, not a {}: name another with --output", kind.noun());
+            bail!(
+                "{folder} holds a {noun} ({}), not a {}: name another folder with --output",
+                held.config_file(),
+                kind.noun()
+            );
         }
         for &branch in Branch::ALL {
             let weights = weights_in(root, branch);
