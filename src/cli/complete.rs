@@ -15,7 +15,6 @@ pub struct Args {
     shell: Shell,
 }
 
-/// Runs the subcommand.
 pub fn run(args: &Args) -> Result<ExitCode> {
     let mut script = Vec::new();
     clap_complete::generate(args.shell, &mut super::Cli::command(), "vmbeauty", &mut script);

@@ -40,14 +40,11 @@ pub struct Args {
     pub(super) console: ConsoleArgs,
 }
 
-/// Runs the subcommand.
 pub fn run(args: &Args) -> Result<ExitCode> {
     let config = Config::load(&args.config, &args.set)?;
     let folds = args.folds.unwrap_or(Folds::default_for(config.data.dataset));
-    let root = match &args.output {
-        Some(root) => root.clone(),
-        None => Path::new("runs").join(format!("{}-cross-validation", config.name)),
-    };
+    let default_root = || Path::new("runs").join(format!("{}-cross-validation", config.name));
+    let root = args.output.clone().unwrap_or_else(default_root);
     let console = Console::from(args.console);
     let mut observers = |config: &Config, run: &Path| observers(config, run, &console);
     let result = cross_validate(&config, folds, &root, &Stop::on_signals()?, &mut observers)?;

@@ -36,16 +36,11 @@ pub struct Args {
     json: bool,
 }
 
-/// Runs the subcommand.
 pub fn run(args: &Args) -> Result<ExitCode> {
-    let overrides = match &args.data_root {
-        Some(root) => vec![format!(
-            "data.root={}",
-            serde_json::to_string(root).context("--data-root is not Unicode")?
-        )],
-        None => Vec::new(),
-    };
-    let run = Run::open(&args.run, &overrides)?;
+    let root = args.data_root.as_ref().map(serde_json::to_string).transpose();
+    let root = root.context("--data-root is not Unicode")?;
+    let data_root = root.map(|root| format!("data.root={root}"));
+    let run = Run::open(&args.run, data_root.as_slice())?;
     run.config.check_image_sizes()?;
     let (samples, skipped) = data::load_split(&run.config.data, run.config.seed, args.split)?;
     let images = Arc::new(ImageDataset::new(samples, &run.config.data)?);

@@ -22,7 +22,6 @@ pub struct Args {
     output: PathBuf,
 }
 
-/// Runs the subcommand.
 pub fn run(args: &Args) -> Result<ExitCode> {
     let run = Run::open(&args.run, &["device=auto".to_string()])?;
     let files = export(&run, args.format, &args.output)?;

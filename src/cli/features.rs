@@ -42,7 +42,6 @@ pub struct Args {
     set: Vec<String>,
 }
 
-/// Runs the subcommand.
 pub fn run(args: &Args) -> Result<ExitCode> {
     let (config, net) = open_model(&args.model, &args.set)?;
     let mut batches = Vec::new();

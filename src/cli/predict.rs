@@ -85,10 +85,7 @@ fn columns(predictions: &Predictions) -> Vec<(&str, &[f64])> {
 }
 
 /// Returns the header of a table, and its rows with numbers as `format` writes them.
-fn cells(
-    predictions: &Predictions,
-    format: impl Fn(f64) -> String,
-) -> (Vec<&str>, Vec<Vec<String>>) {
+fn cells(predictions: &Predictions, format: fn(f64) -> String) -> (Vec<&str>, Vec<Vec<String>>) {
     let columns = columns(predictions);
     let header = iter::once("image").chain(columns.iter().map(|(name, _)| *name)).collect();
     let row = |(row, image): (usize, &String)| {

@@ -44,7 +44,6 @@ pub struct Args {
     json: bool,
 }
 
-/// Runs the subcommand.
 pub fn run(args: &Args) -> Result<ExitCode> {
     check_name(&args.output)?;
     let report = RunReport::new(&ReportOptions {

@@ -23,7 +23,6 @@ pub struct Args {
     json: bool,
 }
 
-/// Runs the subcommand.
 pub fn run(args: &Args) -> Result<ExitCode> {
     let config = Config::load(&args.config, &args.set)?;
     let summary = summarize(&config)?;

@@ -26,10 +26,8 @@ pub struct Baselines {
     /// Metrics of ridge regression on 16×16 gray pixels; the penalty is chosen by leave-one-out
     /// error on the training images.
     pub linear: Metrics,
-    /// Metrics of the mean training score of the image's group, which ignores the image itself: how
-    /// much of a metric the raters' preference between groups explains. An image of no group, or of
-    /// one that no training image has, gets the mean of all. `None` where the training images are
-    /// not of several groups.
+    /// Metrics of the mean training score of the image's group (of all images if the group is
+    /// unknown); `None` where the training images are not of several groups.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub group: Option<Metrics>,
 }

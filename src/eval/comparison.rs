@@ -126,8 +126,7 @@ impl RankedModel {
         &self.metrics[metric as usize]
     }
 
-    /// Returns the PC that models are ranked by: a model that predicts one value for all images is
-    /// worse than any other.
+    /// Returns the PC that models are ranked by: an undefined one is worse than any other.
     pub fn ranking_pc(&self) -> f64 {
         self.metric(Metric::Pc).mean.unwrap_or(f64::NEG_INFINITY)
     }

@@ -23,8 +23,7 @@ pub struct Predictions {
     pub targets: Vec<f64>,
     /// Predicted ratings, in the same units.
     pub predictions: Vec<f64>,
-    /// Each image's group, such as `female/asian`; `None` for an image without one. Empty where no
-    /// image has a group.
+    /// Each image's group, such as `female/asian`, if it has one; empty where no image has one.
     pub groups: Vec<Option<String>>,
     /// Further columns of numbers by name, such as `weight_vit`.
     pub extra: Vec<(String, Vec<f64>)>,
@@ -96,16 +95,12 @@ impl Predictions {
     }
 
     /// Computes the metrics of these predictions.
-    ///
-    /// # Errors
-    /// Returns an error if the columns are not equally long.
     pub fn metrics(&self) -> Result<Metrics> {
         Metrics::new(&self.predictions, &self.targets)
     }
 
     /// Writes a CSV file atomically: `image,target,prediction`, then `group` where there are
-    /// groups, then the extra columns. Numbers have all the digits that reading them back exactly
-    /// needs.
+    /// groups, then the extra columns. Numbers have all their digits.
     ///
     /// # Errors
     /// Returns an error if the columns are not equally long, two have one name, or the file cannot

@@ -15,8 +15,7 @@ use crate::eval::comparison::{
 use crate::run::explanations::MapMetrics;
 use crate::run::{default_split, evaluated_run};
 
-/// Number of models of each leaderboard, the best ones, whose errors are broken down; it is also
-/// the number of distinguishable colors.
+/// Number of the best models of a leaderboard that are shown in detail: there are as many colors.
 pub const MAX_DETAILED: usize = 8;
 
 /// What to report on.
@@ -24,8 +23,7 @@ pub const MAX_DETAILED: usize = 8;
 pub struct ReportOptions {
     /// Run directories, and folders of sweeps and cross-validations.
     pub folders: Vec<PathBuf>,
-    /// The split on which the models are compared; `None` for test, or val if a run has no test
-    /// images.
+    /// The split of the images; `None` for test, or val if a run has no test images.
     pub split: Option<Split>,
     /// Folders that `vmbeauty explain` wrote.
     pub explain: Vec<PathBuf>,
@@ -60,10 +58,6 @@ pub struct RunReport {
 
 impl RunReport {
     /// Reads the runs and compares their models.
-    ///
-    /// # Errors
-    /// Returns an error if a folder holds no run, or if a file of a run cannot be read. A run that
-    /// is not finished is listed.
     pub fn new(options: &ReportOptions) -> Result<Self> {
         let runs = find(&options.folders)?;
         let finished = runs.iter().filter_map(FoundRun::summary);
@@ -137,8 +131,7 @@ fn title(folders: &[PathBuf]) -> String {
     }
 }
 
-/// Ranks every model that has a seed with all its runs finished. Models that were evaluated on the
-/// same images with the same targets are compared.
+/// Ranks every model that has a seed with all its runs finished.
 fn leaderboards(models: &[Model], split: Split) -> Result<Leaderboards> {
     let mut notes = Vec::new();
     let mut candidates = Vec::new();

@@ -43,8 +43,7 @@ pub struct Breakdown {
     pub subsets: Vec<Subset>,
 }
 
-/// Breaks a model's errors down by group and, if the groups are named like `female/asian`, also by
-/// sex and by ethnicity. The result is empty if no image has a group.
+/// Breaks a model's errors down by group and, if groups are like `female/asian`, by each attribute.
 pub fn by_group(ranked: &RankedModel) -> Result<Vec<Breakdown>> {
     let Some(groups) = ranked.predictions.iter().map(|set| &set.groups).find(|g| !g.is_empty())
     else {
@@ -74,8 +73,7 @@ pub fn by_group(ranked: &RankedModel) -> Result<Vec<Breakdown>> {
     labelings.into_iter().map(breakdown).collect()
 }
 
-/// Breaks a model's errors down by the true score, in about five ranges of equal width with round
-/// ends; ranges without images are omitted.
+/// Breaks a model's errors down by true score, in ranges with round ends; empty ones are omitted.
 pub fn by_score(ranked: &RankedModel) -> Result<Breakdown> {
     let targets = ranked.predictions.first().map_or(&[][..], |set| &set.targets);
     let ends = ends(targets);
@@ -116,8 +114,7 @@ fn subset(ranked: &RankedModel, label: String, rows: &[usize]) -> Result<Subset>
     Ok(Subset { label, images: rows.len(), pc, mae, bias })
 }
 
-/// Returns the ends of the score ranges: multiples of a round width, the first at or below the
-/// smallest score, the last above the largest.
+/// Returns the ends of the score ranges: multiples of a round width that enclose all scores.
 fn ends(scores: &[f64]) -> Vec<f64> {
     let Some((min, max)) = finite_range(scores.iter().copied()) else {
         return Vec::new();

@@ -26,9 +26,8 @@ pub fn fold_of(config: &Config) -> Option<&str> {
     Some(config.data.split.as_str()).filter(|split| split.starts_with("fold_"))
 }
 
-/// Returns the keys that define a model, with their values: runs of one model differ in none of
-/// them. Name, seed, fold and keys such as `device` are ignored, and the folder of a published data
-/// set.
+/// Returns the keys and values in which runs of one model do not differ: all but the seed, the fold,
+/// [`IGNORED`] keys and the folder of a published data set.
 pub fn model_keys(config: &Config) -> Result<Vec<(String, String)>> {
     let own_images = matches!(config.data.dataset, DatasetName::Csv | DatasetName::Folder);
     let keys = flat_keys(config)?

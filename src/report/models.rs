@@ -96,19 +96,15 @@ fn slot(run: &FoundRun) -> (u64, Option<String>) {
     run.config.as_ref().map_or((0, None), fold)
 }
 
-/// Returns the model's name according to the run's folder: the point of a sweep, the folder of a
-/// cross-validation, or the run's own folder.
+/// Returns a run's point of a sweep, its cross-validation's folder, or its own folder.
 fn own_name(run: &FoundRun) -> String {
     match run.kind {
         SourceKind::Run => run.name.clone(),
         SourceKind::Sweep => {
-            let values = run.name.split(',');
-            let point: Vec<&str> = values
-                .filter(|value| !value.starts_with("seed=") && !value.starts_with("fold="))
-                .collect();
-            match point.as_slice() {
+            let varied = |value: &&str| !value.starts_with("seed=") && !value.starts_with("fold=");
+            match run.name.split(',').filter(varied).collect::<Vec<_>>()[..] {
                 [] | ["base"] => folder_name(&run.source),
-                point => point.join(","),
+                ref point => point.join(","),
             }
         }
         SourceKind::Folder if run.name.starts_with("fold_") => folder_name(&run.source),

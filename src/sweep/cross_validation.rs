@@ -26,8 +26,7 @@ pub struct CrossValidation {
     pub mean: BTreeMap<Metric, Option<f64>>,
     /// Standard deviation of each metric over the folds (n - 1).
     pub sd: BTreeMap<Metric, Option<f64>>,
-    /// Metrics of all folds' predictions together, each image predicted by the model that was not
-    /// trained on it.
+    /// Metrics of all folds' predictions together.
     pub pooled: MetricsWithCi,
     /// Wall time spent training, over all folds.
     pub seconds: f64,

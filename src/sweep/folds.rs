@@ -8,8 +8,7 @@ use serde_yaml::Value;
 
 use crate::config::{DatasetName, Fold};
 
-/// The folds that a data set is split into: `published` in a file or on the command line, or their
-/// number.
+/// The folds that a data set is split into; in text `published` or their number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "Value")]
 pub enum Folds {

@@ -24,8 +24,7 @@ pub struct Sweep {
     pub name: String,
     /// The axes' keys.
     pub axes: Vec<String>,
-    /// The runs; those of the first seed come first, so that an unfinished sweep can already be
-    /// compared.
+    /// The runs, those of the first seed first: an unfinished sweep can already be compared.
     pub runs: Vec<SweepRun>,
 }
 
@@ -57,13 +56,11 @@ impl FromStr for Shard {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let parts = text
-            .split_once('/')
-            .and_then(|(number, of)| Some((number.parse().ok()?, of.parse().ok()?)));
-        match parts {
-            Some((number, of)) if 1 <= number && number <= of => Ok(Self { number, of }),
-            _ => Err(format!("must be I/N with I from 1 to N, is {text}")),
-        }
+        let shard = text.split_once('/').and_then(|(number, of)| {
+            Some(Self { number: number.parse().ok()?, of: of.parse().ok()? })
+        });
+        let shard = shard.filter(|shard| (1..=shard.of).contains(&shard.number));
+        shard.ok_or_else(|| format!("must be I/N with I from 1 to N, is {text}"))
     }
 }
 
@@ -76,8 +73,7 @@ struct GridPoint {
 }
 
 impl Sweep {
-    /// Expands a sweep's config into its runs. Every run's config is resolved and checked here,
-    /// before anything is run.
+    /// Expands a sweep's config into its runs, whose configs are resolved and checked.
     pub fn new(sweep: &SweepConfig) -> Result<Self, ConfigError> {
         let base = fs::read_to_string(&sweep.base)
             .map_err(|source| ConfigError::Read { path: sweep.base.clone(), source })?;
@@ -87,20 +83,10 @@ impl Sweep {
             Config::from_yaml(&base, &origin, &[&common, overrides].concat())
         };
         let unvaried = load(&[])?;
-        let folds: Vec<Option<String>> = match sweep.folds {
-            None => vec![None],
-            Some(folds) => {
-                let splits = folds.splits(unvaried.data.dataset);
-                let splits = splits
-                    .map_err(|message| problem(None, "folds", format!("folds: {message}")))?;
-                splits.into_iter().map(Some).collect()
-            }
-        };
-        let seeds: Vec<Option<u64>> = if sweep.seeds.is_empty() {
-            vec![None]
-        } else {
-            sweep.seeds.iter().copied().map(Some).collect()
-        };
+        let splits = sweep.folds.map(|folds| folds.splits(unvaried.data.dataset)).transpose();
+        let invalid = |error| problem(None, "folds", format!("folds: {error}"));
+        let folds = dimension(splits.map_err(invalid)?.unwrap_or_default());
+        let seeds = dimension(sweep.seeds.clone());
         let points = points(sweep)?;
         if points.len().saturating_mul(folds.len() * seeds.len()) > MAX_RUNS {
             let message = format!(
@@ -120,13 +106,8 @@ impl Sweep {
                         // Runs of different seeds are compared on the same images.
                         config.data.seed = Some(unvaried.seed);
                     }
-                    runs.push(SweepRun {
-                        name,
-                        point: joined(&point.name),
-                        values: point.values.clone(),
-                        config,
-                        fold: fold.clone(),
-                    });
+                    let (point, values) = (joined(&point.name), point.values.clone());
+                    runs.push(SweepRun { name, point, values, config, fold: fold.clone() });
                 }
             }
         }
@@ -186,6 +167,11 @@ impl SweepRun {
     }
 }
 
+/// Returns the values of a dimension of the grid: one `None` if it is not varied.
+fn dimension<T>(values: Vec<T>) -> Vec<Option<T>> {
+    if values.is_empty() { vec![None] } else { values.into_iter().map(Some).collect() }
+}
+
 /// Formats an override as `--set` takes it.
 fn assignment((key, value): (&str, &Value)) -> String {
     format!("{key}={}", flow(value))
@@ -193,10 +179,7 @@ fn assignment((key, value): (&str, &Value)) -> String {
 
 /// Joins the parts of a name; a sweep without axes has one point, whose name is `base`.
 fn joined(parts: &[String]) -> String {
-    match parts {
-        [] => "base".to_string(),
-        parts => parts.join(","),
-    }
+    if parts.is_empty() { "base".to_string() } else { parts.join(",") }
 }
 
 /// Returns the points of the grid that are run, in the grid's order.

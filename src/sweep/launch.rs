@@ -20,6 +20,8 @@ use crate::train::Stopped;
 /// Environment variables of OpenMP, and so of libtorch.
 const NUM_THREADS: &str = "OMP_NUM_THREADS";
 const WAIT_POLICY: &str = "OMP_WAIT_POLICY";
+/// What a run prints.
+const LOG_FILE: &str = "train.log";
 /// How long a run of a sweep that was just killed may take to end.
 const MAX_WAIT: Duration = Duration::from_secs(10);
 
@@ -132,20 +134,16 @@ impl Launch {
         let config = configs.join(format!("{}.yaml", run.name));
         let yaml = run.config.to_yaml()?;
         write_atomic(&config, |file| Ok(file.write_all(yaml.as_bytes())?))?;
-        let path = log(folder);
+        let path = folder.join(LOG_FILE);
         let unwritable = || format!("cannot write {}", path.display());
         let log = File::options().create(true).append(true).open(&path);
         let log = log.with_context(unwritable)?;
         let threads = (threads() / self.jobs.max(1)).max(1).to_string();
         let mut command = Command::new(&self.program);
         command
-            .arg("train")
-            .arg(&config)
-            .arg("--output")
-            .arg(folder)
+            .args(["train".as_ref(), config.as_os_str(), "--output".as_ref(), folder.as_os_str()])
             .arg("--stop-with-stdin")
-            .env(NUM_THREADS, &threads)
-            .env("RAYON_NUM_THREADS", &threads)
+            .envs([NUM_THREADS, "RAYON_NUM_THREADS"].map(|name| (name, &threads)))
             .stdin(Stdio::piped())
             .stdout(log.try_clone().with_context(unwritable)?)
             .stderr(log);
@@ -200,18 +198,11 @@ fn threads() -> usize {
     set.unwrap_or_else(|| thread::available_parallelism().map_or(1, |threads| threads.get()))
 }
 
-fn log(folder: &Path) -> PathBuf {
-    folder.join("train.log")
-}
-
 /// Returns whether a user or a scheduler ended the process, so that nothing is wrong with the run.
 #[cfg(unix)]
 fn was_terminated(status: ExitStatus) -> bool {
     use std::os::unix::process::ExitStatusExt;
-    const HANG_UP: i32 = 1;
-    const INTERRUPT: i32 = 2;
-    const TERMINATE: i32 = 15;
-    matches!(status.signal(), Some(HANG_UP | INTERRUPT | TERMINATE))
+    matches!(status.signal(), Some(1 | 2 | 15)) // SIGHUP, SIGINT, SIGTERM
 }
 
 #[cfg(not(unix))]
@@ -221,7 +212,7 @@ fn was_terminated(_status: ExitStatus) -> bool {
 
 /// Returns the last error that a run printed; how it ended if it printed none.
 fn last_error(folder: &Path, status: ExitStatus) -> String {
-    let text = fs::read(log(folder)).unwrap_or_default();
+    let text = fs::read(folder.join(LOG_FILE)).unwrap_or_default();
     let text = format!("\n{}", String::from_utf8_lossy(&text));
     let error = text.rsplit_once("\nerror: ").map(|(_, error)| error.trim().to_string());
     error.unwrap_or_else(|| format!("it ended without an error message: {status}"))

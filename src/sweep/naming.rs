@@ -7,8 +7,7 @@ use serde_yaml::{Mapping, Value};
 /// Maximum length of a value in a name.
 const MAX_LEN: usize = 40;
 
-/// Returns each axis's short name: the last component of its key, and those before it that make it
-/// unique.
+/// Returns each axis's short name: the shortest unique end of its key.
 pub(super) fn axis_names(keys: &[&str]) -> Vec<String> {
     let tail = |key: &str, components: usize| -> String {
         let all: Vec<&str> = key.split('.').collect();
@@ -28,8 +27,7 @@ pub(super) fn axis_names(keys: &[&str]) -> Vec<String> {
         .collect()
 }
 
-/// Returns each value's text in a run's name, all different: itself where it is short and plain,
-/// else its beginning and a hash.
+/// Returns each value's unique text in a run's name: itself if short and plain, else with a hash.
 pub(super) fn value_names(values: &[Value]) -> Vec<String> {
     let plain: Vec<String> = values.iter().map(text).map(|text| clean(&text)).collect();
     let mut count: HashMap<&str, usize> = HashMap::new();

@@ -26,11 +26,9 @@ pub struct Results {
     pub axes: Vec<String>,
     /// The runs, in the order in which they are run.
     pub runs: Vec<RunResult>,
-    /// The points that have all runs of a seed finished, the best first by mean PC on the split
-    /// below.
+    /// The points that have all runs of a seed finished, the best first by mean PC on `split`.
     pub points: Vec<Point>,
-    /// The split that the points are evaluated on: `test`, or `val` where the data set has no test
-    /// images.
+    /// The split that the points are evaluated on: `test`, or `val` if there are no test images.
     pub split: String,
     /// The points' differences on the same images.
     pub comparisons: Vec<Comparison>,
@@ -143,10 +141,10 @@ fn rank_points(
     let mut by_point: Vec<(&SweepRun, BTreeMap<u64, Vec<(&SweepRun, &Status)>>)> = Vec::new();
     for (run, status) in sweep.runs.iter().zip(statuses) {
         let index = by_point.iter().position(|(first, _)| first.point == run.point);
-        let index = index.unwrap_or_else(|| {
+        let index = index.unwrap_or(by_point.len());
+        if index == by_point.len() {
             by_point.push((run, BTreeMap::new()));
-            by_point.len() - 1
-        });
+        }
         by_point[index].1.entry(run.config.seed).or_default().push((run, status));
     }
     let mut candidates = Vec::new();
@@ -155,9 +153,8 @@ fn rank_points(
         for (seed, runs) in by_seed {
             let summaries = runs.iter().map(|(run, status)| Some((run, status.summary()?)));
             let Some(finished) = summaries.collect::<Option<Vec<_>>>() else { continue };
-            let runs = finished
-                .into_iter()
-                .map(|(run, summary)| evaluated_run(&run.folder(root), summary, split));
+            let finished = finished.into_iter();
+            let runs = finished.map(|(run, done)| evaluated_run(&run.folder(root), done, split));
             seeds.push((*seed, runs.collect::<Result<_>>()?));
         }
         let folds =
@@ -168,12 +165,9 @@ fn rank_points(
     let one_board = ranked.boards.len() == 1;
     let (mut points, mut comparisons) = (Vec::new(), Vec::new());
     for board in ranked.boards {
-        points.extend(
-            board
-                .models
-                .into_iter()
-                .map(|model| Point { values: values(sweep, by_point[model.candidate].0), model }),
-        );
+        let values = |model: &RankedModel| values(sweep, by_point[model.candidate].0);
+        points
+            .extend(board.models.into_iter().map(|model| Point { values: values(&model), model }));
         if one_board {
             comparisons = board.comparisons;
         }
@@ -184,8 +178,7 @@ fn rank_points(
 }
 
 impl Results {
-    /// Writes `results.csv`: a line per run. The axes' columns have their keys as names; a value
-    /// that a run does not have is empty.
+    /// Writes a line per run; a value that a run does not have is empty.
     fn write_csv(&self, path: &Path) -> Result<()> {
         write_atomic(path, |out| {
             let mut csv = csv::Writer::from_writer(out);

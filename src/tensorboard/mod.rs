@@ -59,8 +59,7 @@ impl TensorBoard {
         Ok(Self::over(Box::new(BufWriter::new(file)), path, warn))
     }
 
-    /// Does the same as [`create`](Self::create), but a failure is a warning and turns TensorBoard
-    /// off, so that training continues.
+    /// Does the same as [`create`](Self::create), but a failure only turns TensorBoard off.
     pub fn create_or_warn(dir: &Path, warn: Warn) -> Self {
         Self::create(dir, Rc::clone(&warn)).unwrap_or_else(|error| {
             warn(&format!("TensorBoard is off, training continues: {error:#}"));
@@ -92,15 +91,12 @@ impl TensorBoard {
         self.add(summary_event(step, summary));
     }
 
-    /// Adds an image. An image that cannot be encoded, such as an empty one, is skipped with a
-    /// warning.
+    /// Adds an image; one that cannot be encoded is skipped with a warning.
     pub fn image(&mut self, tag: &str, step: u64, image: &RgbImage) {
         self.add_summary(tag, step, || Ok(Some(image_summary(tag, image)?)));
     }
 
-    /// Adds a histogram of the values of some tensors: 64 buckets of equal width from the smallest
-    /// to the largest finite value. Values that are not finite are skipped; without a finite value
-    /// there is no histogram.
+    /// Adds a histogram of the finite values of some tensors, if there are any.
     pub fn histogram(&mut self, tag: &str, step: u64, tensors: &[Tensor]) {
         let of = |found| summary_of(tag, |value| value.set_histo(found));
         self.add_summary(tag, step, || Ok(histogram(tensors)?.map(of)));

@@ -48,8 +48,7 @@ pub struct TrainingLog {
 }
 
 impl TrainingLog {
-    /// Logs to an event file in this folder, which is created when the run starts. A failure is
-    /// reported to `warn`, once.
+    /// Logs to an event file in this folder; a failure is reported to `warn`, once.
     pub fn new(folder: PathBuf, warn: Warn) -> Self {
         Self { folder, warn, board: TensorBoard::off(), steps: 0, maps: None }
     }

@@ -43,7 +43,6 @@ fn parse_seconds(text: &str) -> Result<f64, String> {
         .ok_or_else(|| "seconds from 0 to 600".to_string())
 }
 
-/// Runs the subcommand.
 pub fn run(args: &Args) -> Result<ExitCode> {
     let config = match &args.config {
         Some(path) => Config::load(path, &args.set)?.data,

@@ -59,7 +59,6 @@ fn parse_path(text: &str) -> Result<Path, String> {
         .ok_or_else(|| "auto, portable, avx2 or avx512".to_string())
 }
 
-/// Runs the subcommand.
 pub fn run(command: &Command) -> Result<ExitCode> {
     match command {
         Command::Scan(args) if args.mixer => mixer(args),

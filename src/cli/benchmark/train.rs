@@ -37,7 +37,6 @@ pub struct Args {
     json: bool,
 }
 
-/// Runs the subcommand.
 pub fn run(args: &Args) -> Result<ExitCode> {
     let config = match &args.config {
         Some(path) => Config::load(path, &args.set)?,

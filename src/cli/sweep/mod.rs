@@ -16,7 +16,7 @@ use self::tables::{list, points_table};
 use super::console::{Console, ConsoleArgs};
 use super::output::print_result;
 use crate::run::Status;
-use crate::sweep::{Launch, Shard, Sweep, SweepConfig, SweepRun, collect};
+use crate::sweep::{Launch, Shard, Sweep, SweepConfig, collect};
 
 /// Run an experiment at every point of a grid, with every seed, on every fold
 ///
@@ -52,14 +52,9 @@ pub struct Args {
 /// Runs the subcommand. The exit code is 1 if a run failed.
 pub fn run(args: &Args) -> Result<ExitCode> {
     let sweep = Sweep::new(&SweepConfig::load(&args.sweep)?)?;
-    let root = match &args.output {
-        Some(root) => root.clone(),
-        None => Path::new("runs").join(format!("{}-sweep", sweep.name)),
-    };
-    let runs: Vec<&SweepRun> = match args.shard {
-        Some(shard) => sweep.shard(shard),
-        None => sweep.runs.iter().collect(),
-    };
+    let default_root = || Path::new("runs").join(format!("{}-sweep", sweep.name));
+    let root = args.output.clone().unwrap_or_else(default_root);
+    let runs = sweep.shard(args.shard.unwrap_or(Shard { number: 1, of: 1 }));
     let statuses: Vec<Status> = runs.iter().map(|run| run.status(&root)).collect::<Result<_>>()?;
     if args.dry_run {
         return list(args, &runs, &statuses);

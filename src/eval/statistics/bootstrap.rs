@@ -17,8 +17,7 @@ const CONFIDENCE: f64 = 0.95;
 pub struct Bootstrap {
     /// Number of resamples.
     pub resamples: usize,
-    /// Seed of the resampling; the same seed gives the same intervals, whatever the number of
-    /// threads.
+    /// Seed of the resampling, which determines the intervals for any number of threads.
     pub seed: u64,
 }
 
@@ -112,8 +111,7 @@ impl BootstrapDistribution {
         self.estimate[metric as usize]
     }
 
-    /// Returns the mean of distributions over the same resamples, of the seeds of a model for
-    /// example; `None` of none.
+    /// Returns the mean of distributions over the same resamples; `None` of none.
     pub fn mean(of: &[BootstrapDistribution]) -> Option<BootstrapDistribution> {
         let (first, rest) = of.split_first()?;
         let sum = rest.iter().fold(first.clone(), |sum, next| sum.zip(next, |a, b| a + b));

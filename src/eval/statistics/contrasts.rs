@@ -12,11 +12,9 @@ use crate::eval::metrics::Metric;
 pub struct MetricOverSeeds {
     /// Mean over the seeds.
     pub mean: Option<f64>,
-    /// Standard deviation over the seeds (n - 1), on the same images: what another seed would
-    /// change. `None` for one seed.
+    /// Standard deviation over the seeds (n - 1), on the same images; `None` for one seed.
     pub sd_over_seeds: Option<f64>,
-    /// 95 % interval of the mean over images, with the seeds as they are: what other images would
-    /// change.
+    /// 95 % interval of the mean over images, with the seeds as they are.
     pub ci_over_images: Option<Interval>,
     /// Number of seeds.
     pub seeds: usize,

@@ -17,8 +17,7 @@ const MAX_ROWS: usize = 40;
 const MAX_POINTS: usize = 1500;
 const BINS: usize = 25;
 
-/// Returns the models that have colors by their index, the best first; models without results come
-/// last.
+/// Returns the indices of the models that have colors: the best first, those without results last.
 fn colored(report: &RunReport) -> Vec<usize> {
     let ranked = report.leaderboards.iter().flat_map(|board| &board.models);
     let mut order: Vec<usize> = Vec::new();
@@ -113,8 +112,7 @@ pub fn metrics(report: &RunReport, board: &Leaderboard) -> Markup {
     row_of(&[chart(Metric::Pc, "correlation"), chart(Metric::Mae, "score units")])
 }
 
-/// Draws validation PC and MAE and the training loss by epoch, a line for each run of the colored
-/// models.
+/// Draws validation PC and MAE and the training loss by epoch, a line for each run.
 pub fn curves(report: &RunReport) -> Option<Markup> {
     let mut lines: Vec<(usize, &str, &[EpochRecord])> = Vec::new();
     for (i, model) in colored(report).into_iter().enumerate() {
@@ -144,8 +142,7 @@ pub fn curves(report: &RunReport) -> Option<Markup> {
     ]))
 }
 
-/// Draws one seed's predictions against the true scores, and their residuals. All models of a
-/// leaderboard have the same axes.
+/// Draws one seed's predictions and residuals, on the same axes for all models of a leaderboard.
 pub fn scatter(report: &RunReport, detail: &DetailedModel) -> Markup {
     let ranked = report.ranked(detail);
     let Some(set) = ranked.predictions.first() else {
@@ -252,8 +249,7 @@ pub fn by_group(report: &RunReport, detail: &DetailedModel) -> Option<Markup> {
     Some(row_of(&charts.flatten().collect::<Vec<_>>()))
 }
 
-/// Draws the distribution of the ViT branch's weight over images and seeds; `None` if the fusion
-/// defines no weights.
+/// Draws the distribution of the ViT branch's weight over images and seeds.
 pub fn branch_weights(report: &RunReport, ranked: &RankedModel) -> Option<Markup> {
     let columns = ranked.predictions.iter().filter_map(|set| set.column(BRANCH_WEIGHTS[0]));
     let values: Vec<f64> = columns.flatten().copied().filter(|v| v.is_finite()).collect();

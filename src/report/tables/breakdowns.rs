@@ -1,22 +1,23 @@
 //! Tables of the best models' errors by group and by score range.
 
 use super::{Cell, Column, Table, key, on};
-use crate::report::assemble::{DetailedModel, RunReport};
-use crate::report::breakdown::{Breakdown, Estimate, MIN_IMAGES};
+use crate::report::assemble::RunReport;
+use crate::report::breakdown::{Estimate, MIN_IMAGES};
 
-/// A table of one breakdown of each detailed model; `None` if no model has it.
-fn table<'a>(
-    report: &'a RunReport,
-    at: usize,
-    by: &str,
-    breakdown: impl Fn(&'a DetailedModel) -> Option<&'a Breakdown>,
-) -> Option<Table> {
+/// The errors of a leaderboard's detailed models by sex, ethnicity, group and score range.
+pub fn breakdown_tables(report: &RunReport, at: usize) -> Vec<Table> {
+    let by = ["sex", "ethnicity", "group", "score range"].into_iter();
+    by.filter_map(|by| breakdown_table(report, at, by)).collect()
+}
+
+fn breakdown_table(report: &RunReport, at: usize, by: &str) -> Option<Table> {
     // Scores within a narrow range hardly correlate.
     let with_pc = by != "score range";
     let metric = |estimate: &Estimate| Cell::metric(estimate.value, estimate.ci);
     let mut rows = Vec::new();
     for detail in report.details_of(at) {
-        for subset in breakdown(detail).iter().flat_map(|breakdown| &breakdown.subsets) {
+        let breakdown = detail.groups.iter().chain([&detail.scores]).find(|all| all.by == by);
+        for subset in breakdown.iter().flat_map(|breakdown| &breakdown.subsets) {
             let mut row = vec![
                 Cell::text(&report.ranked(detail).name),
                 Cell::text(&subset.label),
@@ -46,14 +47,4 @@ fn table<'a>(
              {MIN_IMAGES} images have no interval."
         )],
     })
-}
-
-pub fn group_tables(report: &RunReport, at: usize) -> Vec<Table> {
-    let by = ["sex", "ethnicity", "group"].into_iter();
-    by.filter_map(|by| table(report, at, by, |detail| detail.groups.iter().find(|g| g.by == by)))
-        .collect()
-}
-
-pub fn range_table(report: &RunReport, at: usize) -> Option<Table> {
-    table(report, at, "score range", |detail| Some(&detail.scores))
 }

@@ -116,9 +116,8 @@ impl Cell {
 }
 
 impl Table {
-    /// Writes a CSV file with all digits. A metric's column is followed by the ends of its
-    /// interval, `_lo` and `_hi`, and by its standard deviation over seeds, `_sd_over_seeds`, if
-    /// any row has one. Undefined values are empty.
+    /// Writes a CSV file with all digits; undefined values are empty. After a metric come the ends
+    /// of its interval and, if any row has one, its standard deviation over seeds.
     pub fn to_csv(&self) -> Result<Vec<u8>> {
         let any =
             |column: usize, test: fn(&Cell) -> bool| self.rows.iter().any(|row| test(&row[column]));
@@ -142,8 +141,7 @@ impl Table {
         Ok(csv.into_inner().map_err(|error| error.into_error())?)
     }
 
-    /// Renders the table, in a box that scrolls on a narrow page, and its notes. The first column
-    /// remains visible.
+    /// Renders the table, in a box that scrolls on a narrow page, and its notes.
     pub fn to_html(&self) -> Markup {
         let class = |text: bool| text.then_some("w");
         html! {

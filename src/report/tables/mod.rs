@@ -9,7 +9,7 @@ pub use formats::{LATEX_PREAMBLE, escape_markdown, group_thousands, text_table};
 
 use anyhow::Result;
 
-use self::breakdowns::{group_tables, range_table};
+use self::breakdowns::breakdown_tables;
 use self::leaderboard::{comparisons, differences_to_best, leaderboard, leaderboard_summary};
 use self::runs::{config_table, maps_table, runs_table};
 use super::assemble::RunReport;
@@ -118,8 +118,7 @@ impl RunReport {
             if self.leaderboards[at].models.len() > 1 {
                 tables.push(differences_to_best(self, at));
             }
-            tables.extend(group_tables(self, at));
-            tables.extend(range_table(self, at));
+            tables.extend(breakdown_tables(self, at));
         }
         tables.extend(maps_table(self));
         tables.extend(config_table(self)?);

@@ -56,8 +56,7 @@ pub fn maps_table(report: &RunReport) -> Option<Table> {
     })
 }
 
-/// The config keys in which models differ, as rows or columns, whichever are fewer; `None` if they
-/// do not differ.
+/// The config keys in which models differ, as rows or columns, whichever makes the table narrower.
 pub fn config_table(report: &RunReport) -> Result<Option<Table>> {
     let configs: Vec<&Config> = report.models.iter().map(|model| &model.config).collect();
     let different = differences(&configs)?;
