@@ -113,13 +113,11 @@ pub fn benchmark_data(
         progress(&format!("measuring {name}, {} files", files.len()));
         reports.push(measure_set(name, files, settings)?);
     }
-    let memory = match settings.memory_images {
-        0 => None,
-        images => {
-            progress(&format!("watching the memory over {images} images"));
-            Some(watch_memory(&sets[0].1, images, settings)?)
-        }
-    };
+    let mut memory = None;
+    if settings.memory_images > 0 {
+        progress(&format!("watching the memory over {} images", settings.memory_images));
+        memory = Some(watch_memory(&sets[0].1, settings)?);
+    }
     let first = reports.first().context("no set was measured")?;
     Ok(DataBenchmark {
         train_images_per_second_per_core: first.train_images_per_second_per_core,
@@ -171,17 +169,12 @@ impl Drop for Scratch {
 fn readable_files(folder: &Path) -> Result<Vec<PathBuf>> {
     let entries =
         fs::read_dir(folder).with_context(|| format!("cannot list {}", folder.display()))?;
-    let mut files: Vec<PathBuf> = entries
-        .flatten()
-        .map(|entry| entry.path())
-        .filter(|path| path.is_file() && read_image(path).is_ok())
-        .collect();
+    let files = entries.flatten().map(|entry| entry.path());
+    let mut files: Vec<PathBuf> =
+        files.filter(|path| path.is_file() && read_image(path).is_ok()).collect();
     files.sort();
-    ensure!(
-        !files.is_empty(),
-        "{}: holds no readable image; name a folder of images",
-        folder.display()
-    );
+    let name = folder.display();
+    ensure!(!files.is_empty(), "{name}: holds no readable image; name a folder of images");
     Ok(files)
 }
 
@@ -283,22 +276,17 @@ fn normalize(batch: &HostBatch, out: &mut Vec<f32>) {
     std::hint::black_box(out);
 }
 
-fn watch_memory(
-    files: &[PathBuf],
-    images: usize,
-    settings: &DataBenchmarkSettings,
-) -> Result<MemoryGrowth> {
+fn watch_memory(files: &[PathBuf], settings: &DataBenchmarkSettings) -> Result<MemoryGrowth> {
     let dataset = open_dataset(files, &settings.config)?;
     let (mut done, mut epoch, mut early) = (0, 0, None);
-    while done < images {
+    while done < settings.memory_images {
         let mode = Mode::Train { seed: 1, epoch };
-        for batch in
-            Loader::new(Arc::clone(&dataset), LoaderOptions::new(mode, BATCH, settings.workers))?
-        {
+        let options = LoaderOptions::new(mode, BATCH, settings.workers);
+        for batch in Loader::new(Arc::clone(&dataset), options)? {
             done += batch?.len;
         }
         epoch += 1;
-        if early.is_none() && done >= images / 10 {
+        if early.is_none() && done >= settings.memory_images / 10 {
             early = resident_mib();
         }
     }

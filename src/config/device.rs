@@ -30,14 +30,13 @@ impl FromStr for Device {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let index = |text: &str| text.strip_prefix("cuda:")?.parse().ok();
-        match text {
-            "auto" => Ok(Self::Auto),
-            "cpu" => Ok(Self::Cpu),
-            "cuda" => Ok(Self::Cuda(0)),
-            _ => index(text)
-                .map(Self::Cuda)
-                .ok_or_else(|| format!("must be auto, cpu, cuda or cuda:N, is {text}")),
+        let index = text.strip_prefix("cuda:").and_then(|index| index.parse().ok());
+        match (text, index) {
+            ("auto", _) => Ok(Self::Auto),
+            ("cpu", _) => Ok(Self::Cpu),
+            ("cuda", _) => Ok(Self::Cuda(0)),
+            (_, Some(index)) => Ok(Self::Cuda(index)),
+            _ => Err(format!("must be auto, cpu, cuda or cuda:N, is {text}")),
         }
     }
 }

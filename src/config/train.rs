@@ -162,11 +162,9 @@ impl TrainConfig {
         if let Some(epochs) = self.explain_every {
             checks.size("explain_every", epochs);
             if !self.tensorboard {
-                checks.fail(
-                    "explain_every",
-                    " renders figures for TensorBoard, and train.tensorboard is false: set that to \
-                     true, or remove this key",
-                );
+                let rest = " renders figures for TensorBoard, and train.tensorboard is false: set \
+                            that to true, or remove this key";
+                checks.fail("explain_every", rest);
             }
         }
         if let Some(threads) = self.threads {

@@ -55,10 +55,8 @@ fn scan_attention(net: &BeautyNet, layer: usize, input: &Tensor) -> Result<Tenso
     let (batch, length, _) = input.size3()?;
     let directions = (0..batch)
         .map(|image| {
-            Ok([
-                HiddenAttention::new(&operands[0], image)?,
-                HiddenAttention::new(&operands[1], image)?,
-            ])
+            let [forward, backward] = &operands;
+            Ok([HiddenAttention::new(forward, image)?, HiddenAttention::new(backward, image)?])
         })
         .collect::<Result<Vec<_>>>()?;
     let images: Vec<Vec<f32>> = directions
@@ -87,14 +85,10 @@ pub struct HiddenAttention {
     length: usize,
     channels: usize,
     state: usize,
-    /// (channels, length)
-    dt: Vec<f32>,
-    /// (channels, state)
-    a: Vec<f32>,
-    /// (length, state)
-    b: Vec<f32>,
-    /// (length, state)
-    c: Vec<f32>,
+    dt: Vec<f32>, // (channels, length)
+    a: Vec<f32>,  // (channels, state)
+    b: Vec<f32>,  // (length, state)
+    c: Vec<f32>,  // (length, state)
     reverse: bool,
 }
 
@@ -144,11 +138,8 @@ impl HiddenAttention {
     /// # Errors
     /// Returns an error if the channel does not exist.
     pub fn channel(&self, channel: usize) -> Result<Vec<f32>> {
-        ensure!(
-            channel < self.channels,
-            "there is no channel {channel}: the scan has {}",
-            self.channels
-        );
+        let channels = self.channels;
+        ensure!(channel < channels, "there is no channel {channel}: the scan has {channels}");
         let mut matrix = vec![0.0; self.length * self.length];
         let mut states = vec![0.0; self.length * self.state];
         self.fill(channel, &mut states, &mut matrix, |out, value| *out = value);
@@ -221,7 +212,6 @@ impl HiddenAttention {
     }
 }
 
-/// Copies a tensor's values to the CPU.
 fn host(tensor: &Tensor) -> Result<Vec<f32>> {
     let flat = tensor
         .f_to_device(tch::Device::Cpu)?

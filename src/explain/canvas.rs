@@ -27,7 +27,6 @@ pub(crate) const INK: Rgb<u8> = Rgb([30, 30, 30]);
 pub(crate) const FAINT: Rgb<u8> = Rgb([110, 110, 110]);
 pub(crate) const PAPER: Rgb<u8> = Rgb([255; 3]);
 
-/// The two font sizes.
 #[derive(Clone, Copy)]
 pub(crate) enum Letters {
     Small,

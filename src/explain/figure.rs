@@ -18,7 +18,6 @@ use crate::models::BeautyNet;
 const PANEL: u32 = 288;
 /// The long side of the panels with several maps per branch.
 const SMALL_PANEL: u32 = 112;
-/// Small panels per row.
 const PER_ROW: usize = 12;
 const MARGIN: u32 = 16;
 const GAP: u32 = 10;
@@ -49,13 +48,11 @@ pub struct ExplainedImage {
 }
 
 impl ExplainedImage {
-    /// Returns the image's name without its folder.
     pub(super) fn file_name(&self) -> String {
         let name = std::path::Path::new(&self.name).file_name();
         name.map_or_else(|| self.name.clone(), |name| name.to_string_lossy().into_owned())
     }
 
-    /// Returns the caption: score and branch weights.
     pub(super) fn caption(&self) -> String {
         let weights = match self.weights {
             Some([vit, mamba]) => format!("   weights ViT {vit:.2} Mamba {mamba:.2}"),
@@ -218,7 +215,6 @@ fn draw(explained: &ExplainedImage, panel: (u32, u32), rows: &[Row]) -> RgbImage
     canvas
 }
 
-/// Copies an image to a position where it fits.
 pub(super) fn paste(canvas: &mut RgbImage, image: &RgbImage, left: u32, top: u32) {
     // `copy_from` fails for an image that crosses the edge; the canvas has room for every image.
     let _ = canvas.copy_from(image, left, top);

@@ -19,7 +19,6 @@ use crate::files::remove_leftovers;
 use crate::models::{BeautyNet, Images, weights};
 use crate::run::explanations::{ExplainedEntry, FigureFolder};
 
-/// The largest batch.
 const BATCH: usize = 16;
 /// The long side of a contact sheet's panels.
 const PANEL: u32 = 96;
@@ -28,7 +27,6 @@ const MARGIN: u32 = 16;
 /// Images per row of a contact sheet, and per sheet.
 const PER_ROW: usize = 3;
 const PER_SHEET: usize = 60;
-/// The longest file name, in characters.
 const LONGEST_NAME: usize = 100;
 
 /// Explains images and writes them batch by batch to a [`FigureFolder`], with a contact sheet for
@@ -39,7 +37,6 @@ pub struct FigureWriter<'a> {
     folder: FigureFolder,
     /// Names of written files, in lower case.
     names: HashSet<String>,
-    /// Cells of the next contact sheet.
     cells: Vec<RgbImage>,
     sheets: usize,
     entries: Vec<ExplainedEntry>,
@@ -135,7 +132,6 @@ impl<'a> FigureWriter<'a> {
         Ok(self.entries)
     }
 
-    /// Explains a batch and writes its figures and maps.
     fn explain_batch(&mut self, images: Images, inputs: Vec<InputImage>) -> Result<()> {
         let explanation = explain(self.net, images, self.options)?;
         let explained = explained_images(self.net, self.options, inputs, &explanation)?;
@@ -231,7 +227,6 @@ fn cell(explained: &ExplainedImage) -> RgbImage {
     canvas
 }
 
-/// Arranges cells in rows below a legend.
 fn sheet(cells: &[RgbImage], legend: &str) -> RgbImage {
     let (width, height) = cells.first().map_or((1, 1), RgbImage::dimensions);
     let across = cells.len().clamp(1, PER_ROW) as u32;

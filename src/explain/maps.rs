@@ -65,7 +65,6 @@ impl Explanation {
         }
     }
 
-    /// Iterates over the model's branches with their maps.
     pub(super) fn branches(&self) -> impl Iterator<Item = (Branch, &BranchMaps)> {
         Branch::ALL.iter().filter_map(|&branch| Some((branch, self.branch(branch)?)))
     }

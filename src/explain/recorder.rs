@@ -7,7 +7,6 @@ use super::options::{ExplainOptions, branches};
 use crate::config::Branch;
 use crate::models::{BeautyNet, Tap};
 
-/// What is recorded of one branch.
 #[derive(Default)]
 struct Recording {
     /// Blocks whose inputs are kept, in increasing order.

@@ -210,7 +210,6 @@ fn figures_of(
         .collect()
 }
 
-/// Adds the last map of each branch to an image's figure.
 fn add_heatmaps<'a>(
     figure: &mut ExplainedImage,
     input: &InputImage,

@@ -1,5 +1,7 @@
 //! Random erasing (Zhong et al., 2020, arXiv 1708.04896), sampled as in torchvision.
 
+use std::ops::Range;
+
 use crate::config::{EraseFill, ErasingConfig};
 use crate::data::image::NEUTRAL;
 use crate::data::random_stream::RandomStream;
@@ -9,27 +11,17 @@ const ATTEMPTS: usize = 10;
 /// The standard deviation of ImageNet's pixels, in levels.
 const SPREAD: [f64; 3] = [58.4, 57.1, 57.4];
 
-/// A rectangle that is painted over, in pixels.
-#[derive(Debug, Clone, Copy, PartialEq)]
-struct Rectangle {
-    left: usize,
-    top: usize,
-    width: usize,
-    height: usize,
-}
-
 /// Erases a random rectangle of an image (3, size, size) with `config.probability`.
 pub(super) fn erase(config: &ErasingConfig, image: &mut [u8], size: usize, rng: &mut RandomStream) {
     if rng.unit() >= config.probability {
         return;
     }
-    let Some(rectangle) = sample_rectangle(config, size, rng) else {
+    let Some((rows, columns)) = sample_rectangle(config, size, rng) else {
         return;
     };
     for (channel, plane) in image.chunks_exact_mut(size * size).enumerate() {
-        let rows = plane.chunks_exact_mut(size).skip(rectangle.top).take(rectangle.height);
-        for row in rows {
-            let erased = &mut row[rectangle.left..rectangle.left + rectangle.width];
+        for row in plane.chunks_exact_mut(size).skip(rows.start).take(rows.len()) {
+            let erased = &mut row[columns.clone()];
             match config.fill {
                 EraseFill::Mean => erased.fill(NEUTRAL[channel]),
                 EraseFill::Noise => {
@@ -43,22 +35,21 @@ pub(super) fn erase(config: &ErasingConfig, image: &mut [u8], size: usize, rng: 
     }
 }
 
+/// Samples the rows and columns of a rectangle.
 fn sample_rectangle(
     config: &ErasingConfig,
     size: usize,
     rng: &mut RandomStream,
-) -> Option<Rectangle> {
+) -> Option<(Range<usize>, Range<usize>)> {
     let side = size as f64;
     (0..ATTEMPTS).find_map(|_| {
         let area = side * side * rng.uniform(config.scale[0], config.scale[1]);
         let ratio = libm::exp(rng.uniform(libm::log(config.ratio[0]), libm::log(config.ratio[1])));
         let height = (area * ratio).sqrt().round_ties_even() as usize;
         let width = (area / ratio).sqrt().round_ties_even() as usize;
-        (height < size && width < size).then(|| Rectangle {
-            top: rng.below(size - height + 1),
-            left: rng.below(size - width + 1),
-            width,
-            height,
+        (height < size && width < size).then(|| {
+            let (top, left) = (rng.below(size - height + 1), rng.below(size - width + 1));
+            (top..top + height, left..left + width)
         })
     })
 }

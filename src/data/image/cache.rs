@@ -33,9 +33,6 @@ pub(in crate::data) struct DiskCache {
 impl DiskCache {
     /// Opens `folder`, or `vm-beautynet/images` in the user's cache folder, for images over
     /// `background`.
-    ///
-    /// # Errors
-    /// Returns an error if the folder cannot be created, or the user has no cache folder.
     pub(in crate::data) fn open(folder: Option<&Path>, background: [u8; 3]) -> Result<Self> {
         let folder = match folder {
             Some(folder) => folder.to_path_buf(),
@@ -43,19 +40,12 @@ impl DiskCache {
                 .context("the user has no cache folder (HOME is not set); set data.cache_dir")?
                 .join("vm-beautynet/images"),
         };
-        fs::create_dir_all(&folder).with_context(|| {
-            format!(
-                "{}: cannot be created; set data.cache_dir to a folder that can",
-                folder.display()
-            )
-        })?;
+        let remedy = "cannot be created; set data.cache_dir to a folder that can";
+        fs::create_dir_all(&folder).with_context(|| format!("{}: {remedy}", folder.display()))?;
         Ok(Self { folder, background, writes: AtomicBool::new(true) })
     }
 
     /// Returns the image in `path` from the cache; decodes and caches it on a miss.
-    ///
-    /// # Errors
-    /// Returns an error if [`read_image`](super::read_image) does.
     pub(in crate::data) fn image(&self, path: &Path) -> Result<RgbImage> {
         let name = || path.display().to_string();
         let bytes = decode::read_file(path).with_context(name)?;

@@ -35,9 +35,6 @@ pub fn read_image(path: &Path) -> Result<RgbImage> {
 }
 
 /// Reads the image in `path` as [`read_image`] does, with transparent pixels over `background`.
-///
-/// # Errors
-/// Returns an error if [`read_image`] does.
 pub(crate) fn read_image_over(path: &Path, background: [u8; 3]) -> Result<RgbImage> {
     read_file(path)
         .and_then(|bytes| decode_image_over(&bytes, background))

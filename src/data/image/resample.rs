@@ -124,11 +124,8 @@ fn resize(
         let options = options.crop(0.0, top - first, f64::from(width), source_height);
         resizer.resize(&between, &mut target, &options)?;
     } else {
-        resizer.resize(
-            &pixels,
-            &mut target,
-            &options.crop(left, top, source_width, source_height),
-        )?;
+        let options = options.crop(left, top, source_width, source_height);
+        resizer.resize(&pixels, &mut target, &options)?;
     }
     Ok(())
 }

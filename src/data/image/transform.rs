@@ -30,12 +30,10 @@ impl EvalTransform {
     /// Returns an error if the image size is not positive.
     pub fn new(config: &DataConfig) -> Result<Self> {
         let size = u32::try_from(config.image_size).ok().filter(|&size| size > 0);
-        let size = size.with_context(|| {
-            format!(
-                "data.image_size: {} is not a valid size; set the side in pixels",
-                config.image_size
-            )
-        })?;
+        let side = config.image_size;
+        let wrong =
+            || format!("data.image_size: {side} is not a valid size; set the side in pixels");
+        let size = size.with_context(wrong)?;
         Ok(Self {
             size,
             resize: config.resize,
@@ -81,17 +79,12 @@ impl EvalTransform {
             }
             Resize::Pad => {
                 let side = width.max(height);
-                Frame {
-                    left: (width - side) / 2.0,
-                    top: (height - side) / 2.0,
-                    width: side,
-                    height: side,
-                }
+                let (left, top) = ((width - side) / 2.0, (height - side) / 2.0);
+                Frame { left, top, width: side, height: side }
             }
         }
     }
 
-    /// Resamples `frame` of the image into `workspace.framed`.
     pub(in crate::data) fn resample(
         &self,
         image: &RgbImage,

@@ -134,7 +134,6 @@ pub(super) fn paint_nose(canvas: &mut Canvas, layout: &Layout, skin: &Skin) {
     });
 }
 
-/// Paints the lips and the line between them.
 pub(super) fn paint_mouth(canvas: &mut Canvas, look: &Look, layout: &Layout, skin: &Skin) {
     let px = canvas.pixel();
     let mouth = layout.mouth;

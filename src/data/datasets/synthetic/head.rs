@@ -42,7 +42,6 @@ impl Light {
     }
 }
 
-/// The skin of one face.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Skin {
     pub(super) color: Color,
@@ -76,7 +75,6 @@ impl Skin {
     }
 }
 
-/// Paints both ears, before the head.
 pub(super) fn paint_ears(canvas: &mut Canvas, look: &Look, layout: &Layout, skin: &Skin) {
     let px = canvas.pixel();
     let [w, h] = layout.half;

@@ -203,7 +203,6 @@ impl Region {
     }
 }
 
-/// Returns the ellipses of [`Face::scored_regions`].
 pub(super) fn regions(face: &Face, size: u32) -> Vec<Region> {
     let layout = Layout::new(face);
     let frame = Frame::new(&face.pose);
