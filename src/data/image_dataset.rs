@@ -50,10 +50,8 @@ pub struct ImageDataset {
 }
 
 impl ImageDataset {
-    /// Creates the data set of a split from its samples.
-    ///
-    /// # Errors
-    /// Returns an error if the image size is not positive or the cache folder cannot be created.
+    /// Creates the data set of a split from its samples. Returns an error if the image size is not
+    /// positive or the cache folder cannot be created.
     pub fn new(samples: Vec<Sample>, config: &DataConfig) -> Result<Self> {
         let cache = samples.iter().map(|_| OnceLock::new()).collect();
         Ok(Self {
@@ -108,10 +106,8 @@ impl ImageDataset {
         self.test_time_flip
     }
 
-    /// Returns the image of a sample, decoded or rendered, before any transform.
-    ///
-    /// # Errors
-    /// Returns an error if the index is out of range or [`read_image`](super::read_image) fails.
+    /// Returns the image of a sample, decoded or rendered, before any transform. Returns an error
+    /// if the index is out of range or [`read_image`](super::read_image) fails.
     pub fn image(&self, index: usize) -> Result<Arc<RgbImage>> {
         let (Some(sample), Some(cached)) = (self.samples.get(index), self.cache.get(index)) else {
             anyhow::bail!("there is no sample {index} among {}", self.samples.len());
@@ -142,9 +138,6 @@ impl ImageDataset {
     }
 
     /// Writes what the model sees of a sample to `out`: (3, size, size), one plane per color.
-    ///
-    /// # Errors
-    /// Returns an error if [`ImageDataset::image`] does or `out` has another length.
     pub(super) fn pixels(
         &self,
         index: usize,
@@ -162,9 +155,6 @@ impl ImageDataset {
     }
 
     /// Loads the images of these indices with their labels.
-    ///
-    /// # Errors
-    /// Returns the error of the first image that cannot be loaded, or the panic, with its name.
     pub(super) fn load_batch(
         &self,
         indices: Vec<usize>,

@@ -13,11 +13,9 @@ use super::splits::{folds, leakage};
 use crate::config::{DataConfig, DatasetName, SyntheticConfig};
 
 /// Reads the configured data set. `seed` determines the rows held out for validation and test,
-/// unless the data set publishes splits, and the faces of the synthetic one.
-///
-/// # Errors
-/// Returns an error, with the file or the key, if a list is missing or malformed, an image is in
-/// two splits (unless `data.overlap` allows it), or no readable image is left for train or val.
+/// unless the data set publishes splits, and the faces of the synthetic one. Returns an error, with
+/// the file or the key, if a list is missing or malformed, an image is in two splits (unless
+/// `data.overlap` allows it), or no readable image is left for train or val.
 pub fn load(config: &DataConfig, seed: u64) -> Result<Dataset> {
     let (mut splits, skipped) = load_splits(config, seed, &Split::ALL)?;
     for split in [Split::Train, Split::Val] {
@@ -28,10 +26,8 @@ pub fn load(config: &DataConfig, seed: u64) -> Result<Dataset> {
 }
 
 /// Reads one split of the configured data set, with the same samples as [`load`], without opening
-/// the images of the others.
-///
-/// # Errors
-/// Returns an error as [`load`] does, but only this split must have a readable image.
+/// the images of the others. Returns an error as [`load`] does, but only this split must have a
+/// readable image.
 pub fn load_split(
     config: &DataConfig,
     seed: u64,

@@ -23,8 +23,6 @@ const MAX_PIXELS: usize = 64 << 20;
 
 /// Renders a row for each of the first `rows` images: as evaluation sees it, then as the first
 /// `epochs` epochs of training with this seed do. Mixup and cutmix mix the images of one column.
-///
-/// # Errors
 /// Returns an error if an image cannot be read or the grid exceeds 64 million pixels.
 pub fn grid(images: &ImageDataset, rows: usize, epochs: usize, seed: u64) -> Result<RgbImage> {
     let rows = rows.min(images.len());
@@ -90,11 +88,8 @@ fn paste(grid: &mut RgbImage, planes: &[u8], size: usize, left: usize, top: usiz
     }
 }
 
-/// Writes an image atomically, in the format of its file extension.
-///
-/// # Errors
-/// Returns an error if the extension is not that of a supported format or the file cannot be
-/// written.
+/// Writes an image atomically, in the format of its file extension. Returns an error if the
+/// extension is not that of a supported format or the file cannot be written.
 pub fn save<P>(image: &ImageBuffer<P, Vec<u8>>, path: &Path) -> Result<()>
 where
     P: PixelWithColorType<Subpixel = u8>,
@@ -111,10 +106,7 @@ where
 }
 
 /// Renders each augmentation alone, strong enough to be seen: its key, and a row of images, of
-/// which the first is what evaluation sees.
-///
-/// # Errors
-/// Returns an error if the image size is not positive.
+/// which the first is what evaluation sees. Returns an error if the image size is not positive.
 pub fn gallery(size: i64, epochs: usize) -> Result<Vec<(&'static str, RgbImage)>> {
     let strong: [(&str, fn(&mut AugmentConfig)); 11] = [
         ("random_resized_crop", |augment| augment.random_resized_crop = Some([0.5, 1.0])),
@@ -157,9 +149,6 @@ pub fn gallery(size: i64, epochs: usize) -> Result<Vec<(&'static str, RgbImage)>
 }
 
 /// Writes the gallery as `KEY.jpg` into a folder, which is created if missing.
-///
-/// # Errors
-/// Returns an error if the folder or a file cannot be written.
 pub fn save_gallery(folder: &Path, size: i64, epochs: usize) -> Result<()> {
     if folder.is_file() {
         bail!("{}: is a file; name a folder", folder.display());

@@ -60,11 +60,8 @@ pub struct BeautyNet {
 
 impl BeautyNet {
     /// Returns a network with random parameters, sampled from torch's generator (seed it first),
-    /// then loads the pretrained weights that the config names.
-    ///
-    /// # Errors
-    /// Returns an error if sizes do not fit a preset, or if a weights file cannot be read or does
-    /// not fit.
+    /// then loads the pretrained weights that the config names. Returns an error if sizes do not
+    /// fit a preset, or if a weights file cannot be read or does not fit.
     pub fn new(config: &Config, device: Device) -> Result<Self> {
         let mut net = Self::without_pretrained(config, device)?;
         for &branch in Branch::ALL {
@@ -76,10 +73,8 @@ impl BeautyNet {
         Ok(net)
     }
 
-    /// As [`new`](Self::new), without reading the weights files that the config names.
-    ///
-    /// # Errors
-    /// Returns an error if sizes do not fit a preset.
+    /// As [`new`](Self::new), without reading the weights files that the config names. Returns an
+    /// error if sizes do not fit a preset.
     pub fn without_pretrained(config: &Config, device: Device) -> Result<Self> {
         let variables = nn::VarStore::new(device);
         let root = variables.root();
@@ -128,10 +123,6 @@ impl BeautyNet {
     /// assert_eq!(output.weights.unwrap().size(), [2, 2], "of the ViT and the Mamba branch");
     /// # Ok::<(), anyhow::Error>(())
     /// ```
-    ///
-    /// # Errors
-    /// Returns an error if the images have another shape than the branches take, or an operator's
-    /// message, for example if memory runs out.
     pub fn forward(&self, images: Images, ctx: ForwardContext) -> Result<Output> {
         let encode = |encoder: &Option<Encoder>| {
             let encode =
@@ -143,9 +134,6 @@ impl BeautyNet {
 
     /// As [`forward`](Self::forward) in evaluation, with a tap: the ViT first, then the Vision
     /// Mamba.
-    ///
-    /// # Errors
-    /// As [`forward`](Self::forward).
     pub fn forward_tapped(&self, images: Images, tap: &mut dyn Tap) -> Result<Output> {
         let vit = self.branch_tokens(Branch::Vit, images, tap)?;
         let mamba = self.branch_tokens(Branch::Mamba, images, tap)?;
@@ -153,9 +141,6 @@ impl BeautyNet {
     }
 
     /// Returns a branch's tokens in evaluation, with a tap; `None` if the model lacks the branch.
-    ///
-    /// # Errors
-    /// As [`forward`](Self::forward).
     pub fn branch_tokens(
         &self,
         branch: Branch,
@@ -170,10 +155,8 @@ impl BeautyNet {
         Ok(Some(encoder.forward_tapped(&x, &mut mixer_input)?))
     }
 
-    /// Predicts from the branches' tokens, in evaluation.
-    ///
-    /// # Errors
-    /// Returns an error if a branch that the fusion needs is missing.
+    /// Predicts from the branches' tokens, in evaluation. Returns an error if a branch that the
+    /// fusion needs is missing.
     pub fn join_tokens(
         &self,
         vit: Option<BranchTokens>,
@@ -218,11 +201,8 @@ impl BeautyNet {
         self.encoder(branch).map(Encoder::class_index)
     }
 
-    /// Returns the attention of the ViT's block `layer` for the mixer input `normed` (b, l, d):
-    /// (b, heads, l, l), rows sum to 1.
-    ///
-    /// # Errors
-    /// Returns an error if the model has no ViT or no such block.
+    /// Returns the attention of the ViT's block `layer` for the mixer input `normed` (b, l, d): (b,
+    /// heads, l, l), rows sum to 1. Returns an error if the model has no ViT or no such block.
     pub fn attention(&self, layer: usize, normed: &Tensor) -> Result<Tensor> {
         match self.vit.as_ref().map(|encoder| &encoder.backbone) {
             Some(Backbone::Vit(vit)) => vit.attention(layer, normed),
@@ -231,10 +211,7 @@ impl BeautyNet {
     }
 
     /// Returns the operands of both scans of the Vision Mamba's block `layer` for the mixer input
-    /// `normed` (b, l, d).
-    ///
-    /// # Errors
-    /// Returns an error if the model has no Vision Mamba or no such block.
+    /// `normed` (b, l, d). Returns an error if the model has no Vision Mamba or no such block.
     pub fn scan_operands(&self, layer: usize, normed: &Tensor) -> Result<[ScanOperands; 2]> {
         match self.mamba.as_ref().map(|encoder| &encoder.backbone) {
             Some(Backbone::Mamba(mamba)) => mamba.scan_operands(layer, normed),

@@ -6,10 +6,7 @@ use tch::{Cuda, Device};
 use crate::config;
 
 /// Returns the device that the config names; `auto` is the first GPU, or the CPU if libtorch finds
-/// no GPU.
-///
-/// # Errors
-/// Returns an error if the machine has no such GPU.
+/// no GPU. Returns an error if the machine has no such GPU.
 pub fn select(device: config::Device) -> Result<Device> {
     Ok(match device {
         config::Device::Cpu => Device::Cpu,

@@ -46,9 +46,6 @@ impl Encoder {
     }
 
     /// Returns normalized float images (b, 3, s, s).
-    ///
-    /// # Errors
-    /// Returns an error if the images have another size than the backbone takes.
     pub fn normalize(&self, images: Images) -> Result<Tensor> {
         let (branch, side) = (self.shape.branch, self.shape.image_size);
         let (Images::Pixels(x) | Images::Normalized(x)) = images;
@@ -67,9 +64,6 @@ impl Encoder {
 
     /// Normalized images (b, 3, s, s) to tokens, with some of the patches masked if `masked` is
     /// given.
-    ///
-    /// # Errors
-    /// Returns an operator's message, for example if memory runs out.
     pub fn forward(
         &self,
         x: &Tensor,
@@ -84,9 +78,6 @@ impl Encoder {
 
     /// As [`forward`](Self::forward) in evaluation, with `tap` before each block's mixer: it gets
     /// the block's index and the mixer's input, and returns the input to use instead.
-    ///
-    /// # Errors
-    /// As [`forward`](Self::forward).
     pub fn forward_tapped(
         &self,
         x: &Tensor,

@@ -15,9 +15,6 @@ pub enum Images<'a> {
 }
 
 /// Uploads a host batch to the device: uint8 (b, 3, s, s).
-///
-/// # Errors
-/// Returns libtorch's message if memory runs out.
 pub fn upload(batch: &HostBatch, device: Device) -> Result<Tensor> {
     let (len, size) = (batch.len as i64, batch.size as i64);
     let pixels = Tensor::f_from_data_size(&batch.pixels, &[len, 3, size, size], Kind::Uint8)?;

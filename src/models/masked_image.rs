@@ -55,8 +55,6 @@ pub struct MaskedImageModel {
 impl MaskedImageModel {
     /// Returns a model with random parameters, sampled from torch's generator (seed it first), then
     /// loads the weights that the backbone's config names. `colors` adds the class token's task.
-    ///
-    /// # Errors
     /// Returns an error if a weights file cannot be read or does not fit.
     pub fn new(
         config: &BackboneConfig,
@@ -101,18 +99,13 @@ impl MaskedImageModel {
         self.encoder.recompute_blocks(&self.variables);
     }
 
-    /// Normalizes uint8 images (b, 3, s, s) for the backbone.
-    ///
-    /// # Errors
-    /// Returns an error if the images have another size than the backbone takes.
+    /// Normalizes uint8 images (b, 3, s, s) for the backbone. Returns an error if the images have
+    /// another size than the backbone takes.
     pub fn normalize(&self, images: &Tensor) -> Result<Tensor> {
         self.encoder.normalize(Images::Pixels(images))
     }
 
     /// Predicts the patches that `mask` (b, patches) masks in [normalized](Self::normalize) images.
-    ///
-    /// # Errors
-    /// Returns an operator's message, for example if memory runs out.
     pub fn predict(&self, x: &Tensor, mask: &Tensor, ctx: ForwardContext) -> Result<Prediction> {
         let masked = Masked { mask, token: &self.mask_token };
         // Convolutions reach beyond their patch: masked pixels must not reach the neighbors.
@@ -132,9 +125,6 @@ impl MaskedImageModel {
     }
 
     /// Returns the losses of a prediction for the images x over the patches that `mask` masks.
-    ///
-    /// # Errors
-    /// Returns libtorch's message if memory runs out.
     pub fn losses(
         &self,
         prediction: &Prediction,

@@ -289,9 +289,6 @@ impl VisionMamba {
     /// Normalized images (b, 3, s, s) to the tokens (b, 1 + patches, embed_dim) after the last
     /// norm; the class token is at index `patches / 2`. With `masked`, some of the patches are
     /// masked.
-    ///
-    /// # Errors
-    /// Returns an operator's message, for example if memory runs out.
     pub fn forward(
         &self,
         x: &Tensor,
@@ -308,9 +305,6 @@ impl VisionMamba {
     /// As [`forward`](Self::forward) in evaluation, with `tap` between each block's norm and its
     /// mixer: it gets the block's index and the tokens (b, 1 + patches, embed_dim), and returns the
     /// tokens to use instead.
-    ///
-    /// # Errors
-    /// As [`forward`](Self::forward).
     pub fn forward_tapped(
         &self,
         x: &Tensor,
@@ -325,10 +319,7 @@ impl VisionMamba {
     }
 
     /// Returns the operands of both scans, forward and backward, of block `layer` for the mixer
-    /// input `normed`.
-    ///
-    /// # Errors
-    /// Returns an error if there is no such block, or an operator's message.
+    /// input `normed`. Returns an error if there is no such block, or an operator's message.
     pub fn scan_operands(&self, layer: usize, normed: &Tensor) -> Result<[ScanOperands; 2]> {
         let block = self.layers.get(layer).with_context(|| {
             format!("there is no layer {layer}: the Vision Mamba has {}", self.layers.len())

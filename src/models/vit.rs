@@ -141,9 +141,6 @@ impl VisionTransformer {
 
     /// Normalized images (b, 3, s, s) to the tokens (b, 1 + patches, embed_dim) after the last
     /// norm; the class token is the first. With `masked`, some of the patches are masked.
-    ///
-    /// # Errors
-    /// Returns libtorch's message if memory runs out.
     pub fn forward(
         &self,
         x: &Tensor,
@@ -174,11 +171,8 @@ impl VisionTransformer {
         self.norm.forward(&x)
     }
 
-    /// Returns the attention of block `layer` for the input `normed`: (b, heads, 1 + patches,
-    /// 1 + patches), rows sum to 1.
-    ///
-    /// # Errors
-    /// Returns an error if there is no such block.
+    /// Returns the attention of block `layer` for the input `normed`: (b, heads, 1 + patches, 1 +
+    /// patches), rows sum to 1. Returns an error if there is no such block.
     pub fn attention(&self, layer: usize, normed: &Tensor) -> Result<Tensor> {
         let block = self.blocks.get(layer).with_context(|| {
             format!("there is no block {layer}: the ViT has {}", self.blocks.len())

@@ -21,10 +21,7 @@ impl Drop for Previous {
 
 /// Runs `f` under `torch.autocast`: linear layers, convolutions and the operators of this project
 /// cast their inputs to `kind` (`BFloat16` or `Half`), parameters and their gradients keep their
-/// type. Run backward outside of it.
-///
-/// # Errors
-/// Returns an error for any other `kind`.
+/// type. Run backward outside of it. Returns an error for any other `kind`.
 pub fn autocast<R>(device: Device, kind: Kind, f: impl FnOnce() -> R) -> Result<R, OpError> {
     // c10::DeviceType: CPU 0, CUDA 1.
     let device_type = i32::from(device.is_cuda());

@@ -110,10 +110,8 @@ unsafe impl Sync for Store {}
 
 impl Store {
     /// Connects, and serves the store from this process if `serve` is set, for as long as this
-    /// value lives.
-    ///
-    /// # Errors
-    /// Returns an error if the port is in use, or the host does not answer within `timeout`.
+    /// value lives. Returns an error if the port is in use, or the host does not answer within
+    /// `timeout`.
     pub fn open(address: &StoreAddress, serve: bool, timeout: Duration) -> Result<Self, OpError> {
         let (host, prefix) = (c_string(&address.host)?, c_string(&address.prefix)?);
         // SAFETY: the strings outlive the call; a pointer is written where no message is returned.
@@ -131,9 +129,6 @@ impl Store {
     }
 
     /// Sets a key.
-    ///
-    /// # Errors
-    /// Returns an error if the connection is broken.
     pub fn set(&self, key: &str, value: &[u8]) -> Result<(), OpError> {
         let key = c_string(key)?;
         // SAFETY: key and value outlive the call.
@@ -143,9 +138,6 @@ impl Store {
     }
 
     /// Waits for a key and returns its value.
-    ///
-    /// # Errors
-    /// Returns an error if the key is not set within `timeout`, or the connection is broken.
     pub fn get(&self, key: &str, timeout: Duration) -> Result<Vec<u8>, OpError> {
         let key = c_string(key)?;
         let (mut value, mut length) = (null_mut(), 0);
@@ -170,9 +162,6 @@ impl Store {
     }
 
     /// Returns whether a key is set, without waiting.
-    ///
-    /// # Errors
-    /// Returns an error if the connection is broken.
     pub fn has(&self, key: &str) -> Result<bool, OpError> {
         let key = c_string(key)?;
         let mut has = 0;
@@ -182,9 +171,6 @@ impl Store {
     }
 
     /// Adds to a counter that starts at 0, and returns its new value.
-    ///
-    /// # Errors
-    /// Returns an error if the connection is broken.
     pub fn add(&self, key: &str, amount: i64) -> Result<i64, OpError> {
         let key = c_string(key)?;
         let mut sum = 0;
@@ -236,10 +222,8 @@ unsafe impl Sync for ProcessGroup {}
 
 impl ProcessGroup {
     /// Connects this process, `rank` of `size`, with the others, which must call this too. A
-    /// collective that waits longer than `timeout` for another rank fails.
-    ///
-    /// # Errors
-    /// Returns an error if a rank cannot be reached, or the backend is not compiled in.
+    /// collective that waits longer than `timeout` for another rank fails. Returns an error if a
+    /// rank cannot be reached, or the backend is not compiled in.
     pub fn join(
         store: &Store,
         rank: usize,
@@ -261,10 +245,8 @@ impl ProcessGroup {
         Ok(Self { group, size })
     }
 
-    /// Copies rank `root`'s values to all ranks, in place.
-    ///
-    /// # Errors
-    /// Returns an error if a rank has exited, or shapes differ.
+    /// Copies rank `root`'s values to all ranks, in place. Returns an error if a rank has exited,
+    /// or shapes differ.
     pub fn broadcast(&self, tensor: &Tensor, root: usize) -> Result<(), OpError> {
         // SAFETY: both are valid for the call.
         check(unsafe {
@@ -272,10 +254,8 @@ impl ProcessGroup {
         })
     }
 
-    /// Returns every rank's tensor, by rank; they must have the same shape and type.
-    ///
-    /// # Errors
-    /// Returns an error if a rank has exited, or shapes differ.
+    /// Returns every rank's tensor, by rank; they must have the same shape and type. Returns an
+    /// error if a rank has exited, or shapes differ.
     pub fn all_gather(&self, tensor: &Tensor) -> Result<Vec<Tensor>, OpError> {
         let mut out = vec![null_mut(); self.size];
         // SAFETY: `out` has room for a pointer per rank; without a message all are tensors
@@ -286,10 +266,7 @@ impl ProcessGroup {
         }
     }
 
-    /// Waits until all ranks have called it.
-    ///
-    /// # Errors
-    /// Returns an error if a rank has exited.
+    /// Waits until all ranks have called it. Returns an error if a rank has exited.
     pub fn barrier(&self) -> Result<(), OpError> {
         // SAFETY: the group is valid.
         check(unsafe { vmb_group_barrier(self.group.as_ptr()) })
@@ -312,10 +289,8 @@ pub struct Reducer(NonNull<c_void>);
 impl Reducer {
     /// Creates a reducer for these leaves, which must require gradients, in the order in which
     /// backward reaches them; the order must be the same on all ranks. Buckets have about
-    /// `bucket_bytes`, or one larger parameter.
-    ///
-    /// # Errors
-    /// Returns an error if a tensor is not a leaf, or requires no gradient.
+    /// `bucket_bytes`, or one larger parameter. Returns an error if a tensor is not a leaf, or
+    /// requires no gradient.
     pub fn new(
         group: &ProcessGroup,
         parameters: &[Tensor],
@@ -336,19 +311,14 @@ impl Reducer {
 
     /// Marks the next backward pass as the last of its step. Gradients of earlier passes are summed
     /// with its own.
-    ///
-    /// # Errors
-    /// Returns an error only in a build without the feature `distributed`.
     pub fn arm(&mut self) -> Result<(), OpError> {
         // SAFETY: the reducer is valid.
         check(unsafe { vmb_reducer_arm(self.0.as_ptr()) })
     }
 
     /// Waits until every parameter's gradient is the sum over the ranks. If backward did not reach
-    /// a parameter, this rank adds zeros.
-    ///
-    /// # Errors
-    /// Returns an error if a rank has exited, or [`arm`](Self::arm) was not called.
+    /// a parameter, this rank adds zeros. Returns an error if a rank has exited, or
+    /// [`arm`](Self::arm) was not called.
     pub fn finish(&mut self) -> Result<(), OpError> {
         // SAFETY: the reducer is valid.
         check(unsafe { vmb_reducer_finish(self.0.as_ptr()) })

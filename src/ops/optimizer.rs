@@ -20,10 +20,8 @@ pub struct AdamWStep {
 }
 
 /// Takes one AdamW step in place. All lists have one entry per parameter, of its shape and type;
-/// `steps` are scalar float tensors that count the steps, incremented here.
-///
-/// # Errors
-/// Returns an error if the lists have different lengths, or shapes or types differ.
+/// `steps` are scalar float tensors that count the steps, incremented here. Returns an error if the
+/// lists have different lengths, or shapes or types differ.
 pub fn adamw_step(
     params: &[Tensor],
     grads: &[Tensor],
@@ -67,10 +65,8 @@ pub struct SgdStep {
 
 /// Takes one SGD step in place, with the arithmetic of `torch.optim.SGD` without dampening. All
 /// lists have one entry per parameter, of its shape and type; `momentum_buffers` start as zeros,
-/// and are absent where momentum is 0.
-///
-/// # Errors
-/// Returns an error if the lists have different lengths, or shapes or types differ.
+/// and are absent where momentum is 0. Returns an error if the lists have different lengths, or
+/// shapes or types differ.
 pub fn sgd_step(
     params: &[Tensor],
     grads: &[Tensor],
@@ -108,10 +104,8 @@ pub struct LionStep {
 }
 
 /// Takes one Lion step in place. All lists have one entry per parameter, of its shape and type;
-/// `exp_avgs` start as zeros.
-///
-/// # Errors
-/// Returns an error if the lists have different lengths, or shapes or types differ.
+/// `exp_avgs` start as zeros. Returns an error if the lists have different lengths, or shapes or
+/// types differ.
 pub fn lion_step(
     params: &[Tensor],
     grads: &[Tensor],
@@ -145,9 +139,6 @@ fn check_counts(name: &str, count: usize, lists: &[&[Tensor]]) -> Result<(), OpE
 
 /// Returns the 2-norm of all gradients together; scales them in place to `max_norm` if it is
 /// larger.
-///
-/// # Errors
-/// Returns libtorch's error, for example where devices differ.
 pub fn clip_grad_norm(grads: &[Tensor], max_norm: Option<f64>) -> Result<f64, OpError> {
     let mut norm = 0.0;
     // SAFETY: the list holds valid tensors, borrowed for the call; norm outlives it.

@@ -12,9 +12,6 @@ use super::scan::Path;
 
 /// Returns the gradients of `leaves` for the gradient `dout` of `out`; `None` for a leaf that `out`
 /// does not depend on.
-///
-/// # Errors
-/// Returns libtorch's error, for example if `out` requires no gradient.
 pub fn gradients(
     out: &Tensor,
     dout: &Tensor,
@@ -48,9 +45,6 @@ pub struct MemoryWatch(*mut c_void);
 
 impl MemoryWatch {
     /// Starts counting.
-    ///
-    /// # Errors
-    /// Returns an error if memory runs out.
     pub fn start() -> Result<Self, OpError> {
         let mut watch = null_mut();
         // SAFETY: `watch` is written where no message is returned.
@@ -85,10 +79,7 @@ pub enum Pass {
 
 /// Runs only the exponentials and multiply-adds of a scan over `[batch, dim, length, state]`, from
 /// registers and on as many threads as the scan: its compute bound. `csrc/README.md` lists what is
-/// counted.
-///
-/// # Errors
-/// Returns an error if the processor cannot run `path`.
+/// counted. Returns an error if the processor cannot run `path`.
 pub fn run_scan_arithmetic(shape: [i64; 4], pass: Pass, path: Path) -> Result<(), OpError> {
     let [batch, dim, length, state] = shape;
     let path = path.c_name();

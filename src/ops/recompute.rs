@@ -17,9 +17,6 @@ type Segment = Box<dyn Fn(&Tensor) -> Result<Tensor, OpError> + Send>;
 /// that may require gradients; a tensor that is missing in it gets none.
 ///
 /// The second run may be on another thread while the first one's thread waits.
-///
-/// # Errors
-/// Returns the errors of `segment` and of libtorch.
 pub fn recomputed(
     segment: impl Fn(&Tensor) -> Result<Tensor, OpError> + Send + 'static,
     x: &Tensor,

@@ -160,9 +160,6 @@ pub fn selective_scan(operands: &ScanInputs, path: Path) -> Result<Tensor, OpErr
 
 /// Computes the same recurrence in libtorch's own operations: slow, with `(b, d, l, n)` tensors,
 /// differentiable any number of times.
-///
-/// # Errors
-/// As [`selective_scan`].
 pub fn selective_scan_eager(operands: &ScanInputs) -> Result<Tensor, OpError> {
     let operands = operands.raw();
     // SAFETY: as in `selective_scan`.
@@ -171,10 +168,8 @@ pub fn selective_scan_eager(operands: &ScanInputs) -> Result<Tensor, OpError> {
 
 /// Computes `silu(conv(x))` with a depthwise causal convolution: x `(batch, dim, length)` in any
 /// layout, weight `(dim, 1, width)` with width at most 8, bias `(dim)`. `reverse` convolves each
-/// step with the steps after it instead of those before.
-///
-/// # Errors
-/// Returns an error that names the argument whose shape, type or device does not fit.
+/// step with the steps after it instead of those before. Returns an error that names the argument
+/// whose shape, type or device does not fit.
 pub fn causal_conv1d_silu(
     x: &Tensor,
     weight: &Tensor,

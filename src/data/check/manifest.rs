@@ -32,9 +32,6 @@ impl DatasetCheck {
     /// Writes a CSV file with a line for each existing file: split, name, score, group, the hash of
     /// its content (BLAKE3), width and height; the last three are empty if it cannot be read. It
     /// allows comparing two releases of a data set.
-    ///
-    /// # Errors
-    /// Returns an error if the file cannot be written.
     pub fn write_manifest(&self, path: &Path) -> Result<()> {
         write_atomic(path, |file| {
             let mut table = csv::Writer::from_writer(file);

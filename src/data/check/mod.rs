@@ -28,11 +28,9 @@ pub use self::findings::{
 };
 pub use self::scores::ScoreSummary;
 
-/// Reads every list and every file of the configured data set, in parallel.
-///
-/// # Errors
-/// Returns an error if a list is missing or malformed. Problems of rows and images are not errors,
-/// but part of the result.
+/// Reads every list and every file of the configured data set, in parallel. Returns an error if a
+/// list is missing or malformed. Problems of rows and images are not errors, but part of the
+/// result.
 pub fn check(config: &DataConfig, seed: u64) -> Result<DatasetCheck> {
     let listing = list(config, seed)?;
     let rows: Vec<(Split, &Row)> = Split::ALL

@@ -19,10 +19,6 @@ use crate::data::listing::{Listing, Row};
 use crate::data::splits::holdout::complete_splits;
 
 /// Reads the table that `data.root` names: the file, or the folder that holds one such file.
-///
-/// # Errors
-/// Returns an error, with file and line, if there is no such file, a column is missing, or a row
-/// cannot be parsed.
 pub(crate) fn read(config: &DataConfig, seed: u64) -> Result<Listing> {
     if config.split != "official" {
         bail!(

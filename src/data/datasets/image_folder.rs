@@ -15,10 +15,6 @@ use crate::data::splits::holdout::complete_splits;
 /// Lists the images below `data.root`. Folders for splits are used if there are any; missing
 /// validation images are held out of train by the seed. Without such folders, validation and test
 /// images are held out.
-///
-/// # Errors
-/// Returns an error if a folder is neither a split nor a score or cannot be listed, or if there is
-/// no image.
 pub(crate) fn read(config: &DataConfig, seed: u64) -> Result<Listing> {
     let root = &config.root;
     let mut splits: [Vec<Row>; 3] = Default::default();
@@ -94,9 +90,6 @@ fn images(root: &Path, folder: &Path) -> Result<Vec<Row>> {
 }
 
 /// Returns the images of a folder sorted by name, without those in its subfolders.
-///
-/// # Errors
-/// Returns an error if the folder cannot be listed.
 pub fn image_files(folder: &Path) -> Result<Vec<PathBuf>> {
     let mut paths = entries(folder)?;
     paths.retain(|path| is_image_name(&name(path)));

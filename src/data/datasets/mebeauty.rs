@@ -14,9 +14,6 @@ use crate::data::dataset::Split;
 use crate::data::listing::{Listing, Row};
 
 /// Reads the label lists below `root`.
-///
-/// # Errors
-/// Returns an error if the split is unknown, or a list is missing or has a malformed line.
 pub(crate) fn read(root: &Path, split: &str) -> Result<Listing> {
     if split != "official" {
         bail!("data.split: mebeauty has no split {split:?}; its one split is official");

@@ -7,10 +7,6 @@ use anyhow::{Context, Result, anyhow, bail};
 
 /// Reads a label file with an image's name and its score on each line, separated by white space; a
 /// name that holds spaces may be quoted. Empty lines are skipped.
-///
-/// # Errors
-/// Returns an error, with file and line, if the file cannot be read or a line is not a name and a
-/// finite score.
 pub(crate) fn read_scores(file: &Path) -> Result<Vec<(String, f32)>> {
     let bytes = fs::read(file).with_context(|| format!("{}: cannot be read", file.display()))?;
     let mut rows = Vec::new();
@@ -52,9 +48,6 @@ fn parse_line(line: &str) -> Result<Option<(String, f32)>> {
 }
 
 /// Parses a score.
-///
-/// # Errors
-/// Returns an error if `text` is not a finite number.
 pub(crate) fn parse_score(text: &str) -> Result<f32> {
     match text.trim().parse::<f32>() {
         Ok(score) if score.is_finite() => Ok(score),

@@ -24,9 +24,6 @@ const PREFIXES: [(&str, &str, &str); 4] = [
 
 /// Reads the lists of `split` (`fold_1` to `fold_5` or `split_60_40`) below `root`. The published
 /// splits have no validation split: `val_fraction` of the training rows is held out for it.
-///
-/// # Errors
-/// Returns an error if the split is unknown, or a list is missing or has a malformed line.
 pub(crate) fn read(root: &Path, split: &str, val_fraction: f64, seed: u64) -> Result<Listing> {
     let folder = find_lists(root, split)?;
     let suffix = split.strip_prefix("fold_").map(|fold| format!("_{fold}")).unwrap_or_default();

@@ -27,10 +27,6 @@ impl Votes {
     /// Reads a table with a line for each rating, under the headings `Filename`, `Rating` and, if
     /// it has one, `Rater`, as SCUT-FBP5500's `All_Ratings.xlsx`. All sheets are read; a rater's
     /// rating of an image counts once.
-    ///
-    /// # Errors
-    /// Returns an error, with file, sheet and row, if the file is not such a spreadsheet or a cell
-    /// holds no rating.
     pub(crate) fn read_long(file: &Path, key: impl Fn(&str) -> String) -> Result<Self> {
         let mut votes = Self::default();
         let mut seen = HashSet::new();
@@ -70,9 +66,6 @@ impl Votes {
     /// `generic_scores_all_2022.xlsx`: the first cell with the name of an image names it, and every
     /// integer from `range` in another column is a rating, unless the column's heading says that it
     /// is a summary.
-    ///
-    /// # Errors
-    /// Returns an error if the file is not such a spreadsheet.
     pub(crate) fn read_wide(
         file: &Path,
         range: std::ops::RangeInclusive<f32>,

@@ -54,11 +54,8 @@ pub struct Loader {
 }
 
 impl Loader {
-    /// Starts a pass over the images.
-    ///
-    /// # Errors
-    /// Returns an error if the batch size is 0, `drop_last` leaves no batch, or threads cannot be
-    /// started.
+    /// Starts a pass over the images. Returns an error if the batch size is 0, `drop_last` leaves
+    /// no batch, or threads cannot be started.
     pub fn new(images: Arc<ImageDataset>, options: LoaderOptions) -> Result<Self> {
         let plan = Arc::new(BatchPlan::new(images, options)?);
         let start = plan.batches.start.max(options.start_batch);

@@ -15,9 +15,6 @@ use crate::data::random_stream::RandomStream;
 /// `val_fraction` of the others is held out for validation. Images of the same content and images
 /// of one person, if the data set names persons, stay in one split. The folds are stratified by
 /// score and group, and depend on the seed alone.
-///
-/// # Errors
-/// Returns an error if there are more folds than distinct images.
 pub(crate) fn assign_folds(
     mut listing: Listing,
     fold: Fold,

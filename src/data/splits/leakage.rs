@@ -35,9 +35,6 @@ pub(crate) fn leaked_images(listing: &Listing) -> Vec<LeakedImage> {
 }
 
 /// Applies the configured rule to images that are in two splits. Returns the removed rows.
-///
-/// # Errors
-/// Returns an error if there are such images and the rule is `error`.
 pub(crate) fn resolve_overlaps(listing: &mut Listing, rule: Overlap) -> Result<Vec<Skipped>> {
     let leaked = leaked_images(listing);
     if leaked.is_empty() || rule == Overlap::Allow {

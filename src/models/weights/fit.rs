@@ -18,8 +18,6 @@ const WRAPPERS: [&str; 2] = ["module.", "_orig_mod."];
 const CLASSIFIER: &str = "head.";
 
 /// Loads all `parameters` from a file with exactly their names and shapes: a run's own weights.
-///
-/// # Errors
 /// Returns an error with the file, and the names that are missing, unexpected or of another shape.
 pub fn load(parameters: &[(String, Tensor)], path: &Path) -> Result<()> {
     let mut file = WeightsFile::open(path)?;
@@ -33,11 +31,8 @@ pub fn load(parameters: &[(String, Tensor)], path: &Path) -> Result<()> {
 /// Loads the published weights file that a branch's config names, if any, into the backbone's
 /// `parameters`, which have their published names. The file's names may have a wrapper's prefix;
 /// its classifier (`head.*`) is skipped, and position and patch embeddings of another size are
-/// resampled. Returns notes, a line each: what was resampled or skipped.
-///
-/// # Errors
-/// Returns an error with the config's key and the file, and the names that are missing, unexpected
-/// or of another shape.
+/// resampled. Returns notes, a line each: what was resampled or skipped. Returns an error with the
+/// config's key and the file, and the names that are missing, unexpected or of another shape.
 pub fn load_backbone(
     parameters: &[(String, Tensor)],
     branch: Branch,

@@ -41,18 +41,13 @@ pub enum WeightsFile {
 }
 
 impl WeightsFile {
-    /// Opens a file and checks its header. Its first bytes decide its format, not its name.
-    ///
-    /// # Errors
-    /// Returns an error with the file and what is wrong with it.
+    /// Opens a file and checks its header. Its first bytes decide its format, not its name. Returns
+    /// an error with the file and what is wrong with it.
     pub fn open(path: &Path) -> Result<Self> {
         Self::open_state_dict(path, StateDict::Model)
     }
 
     /// As [`open`](Self::open), for one of the state dicts of a training checkpoint.
-    ///
-    /// # Errors
-    /// As [`open`](Self::open).
     pub fn open_state_dict(path: &Path, wanted: StateDict) -> Result<Self> {
         Self::open_format(path, wanted)
             .with_context(|| format!("cannot read weights {}", path.display()))
@@ -95,11 +90,9 @@ impl WeightsFile {
         }
     }
 
-    /// Reads one tensor, on the CPU, with the type and the strides that it is stored with.
-    ///
-    /// # Errors
-    /// Returns an error if there is no such tensor, its type is not one of torch's, or the file
-    /// cannot be read.
+    /// Reads one tensor, on the CPU, with the type and the strides that it is stored with. Returns
+    /// an error if there is no such tensor, its type is not one of torch's, or the file cannot be
+    /// read.
     pub fn tensor(&mut self, name: &str) -> Result<Tensor> {
         match self {
             Self::Safetensors(file) => file.tensor(name),

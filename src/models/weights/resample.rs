@@ -41,9 +41,6 @@ impl Grids {
 /// Resamples a position embedding (1, 1 + from², d) for another grid, (1, 1 + to², d): bicubic with
 /// antialias, as timm's `resample_abs_pos_embed`. The class token's row is kept as it is, and moves
 /// to its index in the new grid: first for a ViT, in the middle for a Vision Mamba.
-///
-/// # Errors
-/// Returns libtorch's message.
 pub fn position_embedding(embedding: &Tensor, grids: Grids) -> Result<Tensor> {
     let Grids { from, to, .. } = grids;
     let width = embedding.size()[2];
@@ -67,10 +64,8 @@ pub fn position_embedding(embedding: &Tensor, grids: Grids) -> Result<Tensor> {
 /// Resamples a patch embedding's kernels (d, 3, p, p) for patches of `side`²: the kernels whose
 /// products with resized patches are closest to the old products with the original patches
 /// (FlexiViT, arXiv 2212.08013, section 3.4), as timm's `resample_patch_embed`. With B the matrix
-/// that resizes a flattened patch, they are pinv(Bᵀ) w.
-///
-/// # Errors
-/// Returns an error if the patches are too large, or libtorch's message.
+/// that resizes a flattened patch, they are pinv(Bᵀ) w. Returns an error if the patches are too
+/// large, or libtorch's message.
 pub fn patch_embedding(kernels: &Tensor, side: i64) -> Result<Tensor> {
     let (d, channels, old, _) = kernels.size4()?;
     ensure!(

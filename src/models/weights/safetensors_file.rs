@@ -25,9 +25,6 @@ pub struct SafetensorsFile {
 
 impl SafetensorsFile {
     /// Opens a file and checks its header against its length.
-    ///
-    /// # Errors
-    /// Returns an error that says what is wrong with the file.
     pub fn open(path: &Path) -> Result<Self> {
         let mut file = File::open(path)?;
         let length = file.metadata()?.len();
@@ -66,10 +63,6 @@ impl SafetensorsFile {
     }
 
     /// Reads one tensor, on the CPU, in the type that it is stored in.
-    ///
-    /// # Errors
-    /// Returns an error if there is no such tensor, its type is not one of torch's, or the file
-    /// cannot be read.
     pub fn tensor(&mut self, name: &str) -> Result<Tensor> {
         let info = self.header.info(name).with_context(|| format!("there is no tensor {name}"))?;
         let (start, end) = info.data_offsets;
@@ -99,9 +92,6 @@ fn kind_of(dtype: Dtype) -> Result<Kind> {
 }
 
 /// Writes tensors to a safetensors file, atomically.
-///
-/// # Errors
-/// Returns an error with the file if it cannot be written.
 pub fn save(
     path: &Path,
     tensors: &[(String, Tensor)],

@@ -40,10 +40,6 @@ pub struct TorchFile {
 
 impl TorchFile {
     /// Reads the pickle and checks every tensor of the state dict against the file.
-    ///
-    /// # Errors
-    /// Returns an error that says what is wrong with the file, for example that it names a class or
-    /// function other than those of tensors and plain containers.
     pub fn open(path: &Path, wanted: StateDict) -> Result<Self> {
         let mut archive = Archive::open(path)?;
         let pickle = Pickle::read(&archive.read("data.pkl", MAX_PICKLE)?)?;
@@ -70,9 +66,6 @@ impl TorchFile {
 
     /// Reads one tensor, on the CPU, with the type and the strides that it is stored with. Of a
     /// storage that several tensors share, only the tensor's own range is read.
-    ///
-    /// # Errors
-    /// Returns an error if there is no such tensor, or the file cannot be read.
     pub fn tensor(&mut self, name: &str) -> Result<Tensor> {
         let view = self.tensors.get(name).with_context(|| format!("there is no tensor {name}"))?;
         let kind = view.storage.kind;

@@ -17,9 +17,6 @@ use crate::files::write_atomic;
 const FOLDER: &str = "archive";
 
 /// Writes tensors as `torch.save({"model": state_dict}, path)` does, atomically.
-///
-/// # Errors
-/// Returns an error with the file if it cannot be written.
 pub fn save_torch(path: &Path, tensors: &[(String, Tensor)]) -> Result<()> {
     write_atomic(path, |file| {
         let mut zip = ZipWriter::new_stream(file);

@@ -78,10 +78,6 @@ pub struct Pickle {
 
 impl Pickle {
     /// Reads a pickle.
-    ///
-    /// # Errors
-    /// Returns an error if the pickle names something outside the table, is damaged, or has more
-    /// values than a checkpoint can have.
     pub fn read(bytes: &[u8]) -> Result<Self> {
         let (values, root) = Machine::run(bytes)?;
         Ok(Self { values, root })
