@@ -45,7 +45,6 @@ pub struct Vote {
 }
 
 impl Vote {
-    /// Gives the ratings of an image equal probabilities.
     pub(super) fn with_equal_probabilities(ratings: &[f32]) -> Vec<Self> {
         let probability = 1.0 / ratings.len() as f32;
         ratings.iter().map(|&rating| Self { rating, probability }).collect()

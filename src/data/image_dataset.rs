@@ -45,7 +45,6 @@ pub struct ImageDataset {
     keep_files: bool,
     disk: Option<DiskCache>,
     cache: Vec<OnceLock<Arc<RgbImage>>>,
-    /// Bytes in the cache.
     cached: AtomicU64,
 }
 

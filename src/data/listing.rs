@@ -44,11 +44,9 @@ impl Row {
     }
 }
 
-/// The rows of each split.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(crate) struct Listing {
     pub(crate) rows: [Vec<Row>; 3],
-    /// The inconsistencies found in the lists.
     pub(crate) notes: Vec<String>,
 }
 
@@ -65,7 +63,6 @@ impl Listing {
         &mut self.rows[split as usize]
     }
 
-    /// Returns the keys of a split's images.
     pub(crate) fn keys(&self, split: Split) -> HashSet<&str> {
         self.rows(split).iter().map(|row| row.key.as_str()).collect()
     }

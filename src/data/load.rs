@@ -137,7 +137,6 @@ fn list_split(config: &DataConfig, seed: u64) -> Result<Listing> {
     .with_context(|| format!("reading the data set {}", root.display()))
 }
 
-/// Attaches the individual ratings that the data set publishes.
 fn attach_votes(config: &DataConfig, listing: &mut Listing) -> Result<()> {
     let find = |candidates: &[&str]| {
         let paths = candidates.iter().map(|name| config.root.join(name));

@@ -16,9 +16,7 @@ use super::random_stream::RandomStream;
 use crate::config::{AugmentConfig, DataConfig};
 use crate::files::write_atomic;
 
-/// Pixels between images.
 const GAP: usize = 4;
-/// The limit of the pixels of a grid.
 const MAX_PIXELS: usize = 64 << 20;
 
 /// Renders a row for each of the first `rows` images: as evaluation sees it, then as the first
@@ -65,7 +63,6 @@ pub fn tiles(batch: &HostBatch, max_images: usize, columns: usize) -> RgbImage {
     grid
 }
 
-/// Loads the first `len` images, in order.
 fn batch(
     images: &ImageDataset,
     len: usize,

@@ -7,7 +7,6 @@
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 
-/// A stream of random numbers for one purpose.
 pub(crate) struct RandomStream(ChaCha8Rng);
 
 impl RandomStream {
@@ -28,7 +27,6 @@ impl RandomStream {
         (self.0.next_u64() >> 11) as f64 / (1u64 << 53) as f64
     }
 
-    /// Samples uniformly between `low` and `high`.
     pub(crate) fn uniform(&mut self, low: f64, high: f64) -> f64 {
         low + (high - low) * self.unit()
     }

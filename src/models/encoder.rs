@@ -11,7 +11,6 @@ use super::vim::{VisionMamba, class_index};
 use super::vit::VisionTransformer;
 use crate::config::{BackboneShape, Branch};
 
-/// A backbone with its shape and normalization.
 #[derive(Debug)]
 pub(super) struct Encoder {
     pub backbone: Backbone,
@@ -37,7 +36,6 @@ impl Encoder {
         Self { backbone, shape, normalization }
     }
 
-    /// Returns the index of the class token among the tokens.
     pub fn class_index(&self) -> i64 {
         match self.shape.branch {
             Branch::Vit => 0,

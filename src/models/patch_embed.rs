@@ -72,7 +72,6 @@ struct ConvStem {
     stages: Vec<Stage>,
 }
 
-/// A convolution, a norm and a ReLU.
 #[derive(Debug)]
 struct Stage {
     weight: Tensor,

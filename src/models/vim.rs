@@ -18,7 +18,6 @@ use crate::ops::{self, Path, ScanInputs};
 
 const NORM_EPS: f64 = 1e-5;
 const EXPAND: i64 = 2;
-/// Width of the causal convolution.
 const D_CONV: i64 = 4;
 
 /// One direction of the mixer; the backward one's parameters end in `_b`.
@@ -166,7 +165,6 @@ fn initial_dt_bias(inner: i64, options: (Kind, tch::Device)) -> Tensor {
     &dt + (-(-&dt).expm1()).log()
 }
 
-/// The bidirectional mixer of a block.
 #[derive(Debug, Clone)]
 pub(crate) struct Mixer {
     pub in_proj: Linear,
@@ -209,7 +207,6 @@ impl Mixer {
         Ok(self.out_proj.forward(&Self::merge(&forward, &backward)))
     }
 
-    /// Returns the mean of the two directions.
     pub fn merge(forward: &Tensor, backward: &Tensor) -> Tensor {
         (forward + backward) * 0.5
     }
@@ -228,7 +225,6 @@ struct Block {
 }
 
 impl Block {
-    /// Tokens (b, l, embed_dim) to tokens.
     fn forward(&self, x: &Tensor, ctx: ForwardContext) -> Result<Tensor> {
         let hidden = self.mixer.forward(&self.norm.forward(x))?;
         // Not in place: backward needs the norm's input.

@@ -101,10 +101,8 @@ pub struct SplitImage {
     pub id: String,
 }
 
-/// An existing image file.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct CheckedFile {
-    /// The row that names it.
     pub(super) image: SplitImage,
     pub(super) path: PathBuf,
     pub(super) score: f32,

@@ -10,7 +10,6 @@ use crate::data::dataset::{Skipped, Split};
 use crate::data::embed::embedded;
 use crate::data::image::read_image;
 
-/// The longer side of an image on the page, in pixels.
 const SIDE: u32 = 112;
 /// The number of findings of one kind that are shown with their images; all of them are counted.
 const MAX_SHOWN: usize = 200;
@@ -150,7 +149,6 @@ fn bars(histogram: &[usize]) -> Markup {
     }
 }
 
-/// The paths of the rows' images.
 struct Images<'a>(HashMap<(Split, &'a str), &'a Path>);
 
 impl Images<'_> {

@@ -9,7 +9,6 @@ use super::row::CheckedRow;
 use crate::data::dataset::Source;
 use crate::files::write_atomic;
 
-/// Lists the rows' existing files.
 pub(super) fn files(rows: &[CheckedRow]) -> Vec<CheckedFile> {
     let files = rows.iter().filter_map(|row| {
         let (Source::File(path), None) = (&row.row.sample.source, &row.row.missing) else {

@@ -98,7 +98,6 @@ impl SplitCheck {
     }
 }
 
-/// Finds the images that several rows of a split name.
 fn repeated(split: Split, rows: &[Row]) -> Vec<RepeatedImage> {
     let mut scores: HashMap<&str, Vec<f32>> = HashMap::new();
     for row in rows {

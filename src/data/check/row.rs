@@ -6,24 +6,19 @@ use crate::data::image::decode;
 use crate::data::image::phash::PerceptualHash;
 use crate::data::listing::Row;
 
-/// A row and the state of its image.
 pub(super) struct CheckedRow<'a> {
     pub(super) split: Split,
     pub(super) row: &'a Row,
     pub(super) status: RowStatus,
 }
 
-/// Whether a row's image can be used.
 pub(super) enum RowStatus {
-    /// The file is missing, with the reason.
     Missing(String),
-    /// The file cannot be decoded, with the reason.
     Unreadable(String),
     /// The image can be used; a synthetic one has no file content.
     Usable(Option<FileContent>),
 }
 
-/// What a check keeps of a readable image file.
 pub(super) struct FileContent {
     pub(super) hash: blake3::Hash,
     pub(super) width: u32,
@@ -32,7 +27,6 @@ pub(super) struct FileContent {
 }
 
 impl<'a> CheckedRow<'a> {
-    /// Reads and decodes the row's image.
     pub(super) fn new(split: Split, row: &'a Row) -> Self {
         let status = match (&row.missing, &row.sample.source) {
             (Some(reason), _) => RowStatus::Missing(reason.clone()),
@@ -71,7 +65,6 @@ impl<'a> CheckedRow<'a> {
         }
     }
 
-    /// Reports the row with a reason.
     pub(super) fn finding(&self, reason: impl Into<String>) -> Skipped {
         Skipped { split: self.split, id: self.row.sample.id.clone(), reason: reason.into() }
     }

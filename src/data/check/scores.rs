@@ -45,7 +45,6 @@ pub(super) fn score_bins(usable: &[&Sample]) -> Vec<f64> {
     }
 }
 
-/// Counts the scores in each bin.
 pub(super) fn histogram(scores: &[f64], bounds: &[f64]) -> Vec<usize> {
     let mut counts = vec![0; bounds.len().saturating_sub(1)];
     let Some(last) = counts.len().checked_sub(1) else {

@@ -98,7 +98,6 @@ impl DatasetCheck {
         writeln!(f)
     }
 
-    /// Writes a cell for each split.
     fn write_by_split<'a, T: fmt::Display>(
         &'a self,
         f: &mut fmt::Formatter<'_>,

@@ -99,7 +99,6 @@ impl Table {
     }
 }
 
-/// The indices of the columns.
 struct Columns {
     image: usize,
     /// `None` if the score is the mean of the votes.

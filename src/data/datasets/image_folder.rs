@@ -53,7 +53,6 @@ fn name(path: &Path) -> String {
     path.file_name().unwrap_or_default().to_string_lossy().into_owned()
 }
 
-/// Lists the entries of a folder by name, without hidden ones.
 fn entries(folder: &Path) -> Result<Vec<PathBuf>> {
     let unreadable = || format!("{}: cannot be listed", folder.display());
     let mut paths = Vec::new();

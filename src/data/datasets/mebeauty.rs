@@ -13,7 +13,6 @@ use super::score_list::read_scores;
 use crate::data::dataset::Split;
 use crate::data::listing::{Listing, Row};
 
-/// Reads the label lists below `root`.
 pub(crate) fn read(root: &Path, split: &str) -> Result<Listing> {
     if split != "official" {
         bail!("data.split: mebeauty has no split {split:?}; its one split is official");

@@ -47,7 +47,6 @@ fn parse_line(line: &str) -> Result<Option<(String, f32)>> {
     Ok(Some((name, parse_score(score)?)))
 }
 
-/// Parses a score.
 pub(crate) fn parse_score(text: &str) -> Result<f32> {
     match text.trim().parse::<f32>() {
         Ok(score) if score.is_finite() => Ok(score),

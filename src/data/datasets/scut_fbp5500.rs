@@ -35,7 +35,6 @@ pub(crate) fn read(root: &Path, split: &str, val_fraction: f64, seed: u64) -> Re
     Ok(Listing { notes, ..Listing::new(train, val, test) })
 }
 
-/// Finds the folder of the split's lists.
 fn find_lists(root: &Path, split: &str) -> Result<PathBuf> {
     let (candidates, list) = match split {
         "fold_1" | "fold_2" | "fold_3" | "fold_4" | "fold_5" => {
@@ -93,7 +92,6 @@ fn group(name: &str) -> Option<String> {
         .map(|(_, _, group)| group.to_string())
 }
 
-/// The image files by their names.
 struct ImageFolder {
     folder: PathBuf,
     by_name: HashMap<String, PathBuf>,

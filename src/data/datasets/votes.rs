@@ -16,10 +16,8 @@ use crate::data::panic::catch_panic;
 /// The largest spreadsheet that is opened, in bytes: SCUT-FBP5500's 330,000 ratings have ten
 /// megabytes.
 const MAX_FILE: u64 = 64 << 20;
-/// The most cells of one sheet that are read.
 const MAX_CELLS: usize = 20_000_000;
 
-/// The ratings of each image, by its key.
 #[derive(Debug, Default, PartialEq)]
 pub(crate) struct Votes(HashMap<String, Vec<f32>>);
 
@@ -145,7 +143,6 @@ pub(crate) fn file_name(path: &str) -> String {
     composed(path.rsplit(['/', '\\']).next().unwrap_or(path).trim())
 }
 
-/// A cell that is not empty.
 enum Cell {
     Number(f32),
     Text(String),

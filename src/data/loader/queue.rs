@@ -12,7 +12,6 @@ pub(super) struct Queue {
     state: Mutex<QueueState>,
     /// Signals room for another batch, or the end.
     room: Condvar,
-    /// Signals another finished batch.
     finished: Condvar,
 }
 
@@ -26,7 +25,6 @@ struct QueueState {
 }
 
 impl Queue {
-    /// Creates an empty queue that starts with batch `first`.
     pub(super) fn new(first: usize) -> Self {
         let state =
             QueueState { unclaimed: first, wanted: first, ready: BTreeMap::new(), stopped: false };
@@ -55,7 +53,6 @@ impl Queue {
         Some(state.unclaimed - 1)
     }
 
-    /// Puts in a batch that was claimed.
     pub(super) fn put(&self, batch: usize, loaded: Result<HostBatch>) {
         self.lock().ready.insert(batch, loaded);
         self.finished.notify_all();
@@ -75,7 +72,6 @@ impl Queue {
         }
     }
 
-    /// Tells every worker to stop.
     pub(super) fn stop(&self) {
         self.lock().stopped = true;
         self.room.notify_all();

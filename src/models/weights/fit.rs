@@ -80,7 +80,6 @@ struct Matching {
     misshaped: Vec<String>,
 }
 
-/// A tensor of a file that fits a parameter.
 struct Match {
     /// Name in the network.
     name: String,

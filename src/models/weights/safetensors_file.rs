@@ -51,13 +51,11 @@ impl SafetensorsFile {
         Ok(Self { file, header, data_start })
     }
 
-    /// Returns names and shapes, sorted by name.
     pub fn shapes(&self) -> BTreeMap<String, Vec<i64>> {
         let shape = |shape: &[usize]| shape.iter().map(|&n| n as i64).collect();
         self.header.tensors().into_iter().map(|(name, info)| (name, shape(&info.shape))).collect()
     }
 
-    /// Returns the free-form metadata.
     pub fn metadata(&self) -> HashMap<String, String> {
         self.header.metadata().clone().unwrap_or_default()
     }

@@ -34,7 +34,6 @@ pub struct TorchFile {
     tensors: BTreeMap<String, TensorView>,
     /// Start and length of each storage in the file, by its key.
     storages: HashMap<String, (u64, u64)>,
-    /// The bytes of one tensor.
     buffer: Vec<u8>,
 }
 
@@ -58,7 +57,6 @@ impl TorchFile {
         Ok(Self { file: File::open(path)?, tensors, storages, buffer: Vec::new() })
     }
 
-    /// Returns names and shapes, sorted by name.
     pub fn shapes(&self) -> BTreeMap<String, Vec<i64>> {
         let shapes = self.tensors.iter();
         shapes.map(|(name, view)| (name.clone(), view.size.clone())).collect()
@@ -83,12 +81,10 @@ impl TorchFile {
     }
 }
 
-/// The zip file around the pickle.
 struct Archive {
     zip: ZipArchive<BufReader<File>>,
     /// Index of each entry, by its name below the archive's one folder.
     entries: HashMap<String, usize>,
-    /// Length of the file, in bytes.
     length: u64,
 }
 
@@ -201,7 +197,6 @@ fn open_zip(file: File) -> ZipResult<ZipArchive<BufReader<File>>> {
     ZipArchive::with_config(Config { archive_offset }, BufReader::new(file))
 }
 
-/// Returns the number of elements of its storage that a tensor spans, from its first to its last.
 fn span(view: &TensorView) -> Result<i64> {
     let dimensions = || view.size.iter().zip(&view.stride);
     ensure!(
@@ -223,7 +218,6 @@ fn span(view: &TensorView) -> Result<i64> {
     }
 }
 
-/// Returns the tensors of the state dict by name.
 fn state_dict(pickle: &Pickle, wanted: StateDict) -> Result<BTreeMap<String, TensorView>> {
     let root = pickle.entries(pickle.root()).context("it holds no dictionary of tensors")?;
     let find = |keys: &[&str]| {

@@ -13,7 +13,6 @@ use super::bytes;
 use super::pickle::storage_type;
 use crate::files::write_atomic;
 
-/// The folder of the archive's entries.
 const FOLDER: &str = "archive";
 
 /// Writes tensors as `torch.save({"model": state_dict}, path)` does, atomically.

@@ -24,17 +24,11 @@ pub fn storage_type(kind: Kind) -> Option<&'static str> {
 /// A Python object that a pickle may name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Global {
-    /// A function that returns a tensor of a storage.
     RebuildTensor,
-    /// A function that returns a parameter of a tensor.
     RebuildParameter,
-    /// The type of a storage.
     StorageType(Kind),
-    /// A type of dictionary.
     DictType,
-    /// A type of sequence.
     SequenceType,
-    /// A type or function of plain values.
     PlainType,
 }
 

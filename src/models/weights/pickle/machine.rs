@@ -13,7 +13,6 @@ const MAX_VALUES: usize = 1_000_000;
 /// More dimensions than any weight has.
 const MAX_DIMENSIONS: usize = 8;
 
-/// The stack machine that a pickle is a program for.
 pub(super) struct Machine<'a> {
     input: &'a [u8],
     values: Vec<Value>,

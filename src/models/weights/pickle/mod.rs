@@ -27,19 +27,15 @@ pub type Id = usize;
 /// A value of a pickle, as far as loading weights needs it.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Value {
-    /// A string, most often a dictionary's key.
     Text(Arc<str>),
-    /// An integer.
     Int(i64),
     /// A tuple, a list or a set.
     Sequence(Vec<Id>),
     /// A dictionary in the order of writing; of equal keys the last counts.
     Dict(Vec<(Id, Id)>),
-    /// A name from the table, not called yet.
     Global(Global),
     /// A storage of tensors, whose bytes are outside the pickle.
     Storage(Storage),
-    /// A view of a storage.
     Tensor(TensorView),
     /// A value whose content does not matter: a float, `None`, a Namespace, a numpy scalar.
     Plain,
@@ -50,7 +46,6 @@ pub enum Value {
 pub struct Storage {
     /// Name in the archive, below `data/`.
     pub key: Arc<str>,
-    /// Type of the elements.
     pub kind: Kind,
     /// Number of elements according to the pickle.
     pub len: i64,
@@ -59,17 +54,13 @@ pub struct Storage {
 /// A tensor: a strided view of a storage, not checked yet.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TensorView {
-    /// The storage of the elements.
     pub storage: Storage,
-    /// Index of the first element.
     pub offset: i64,
-    /// Shape.
     pub size: Vec<i64>,
     /// Elements from one index to the next in each dimension.
     pub stride: Vec<i64>,
 }
 
-/// The values of a pickle.
 #[derive(Debug)]
 pub struct Pickle {
     values: Vec<Value>,
@@ -77,13 +68,11 @@ pub struct Pickle {
 }
 
 impl Pickle {
-    /// Reads a pickle.
     pub fn read(bytes: &[u8]) -> Result<Self> {
         let (values, root) = Machine::run(bytes)?;
         Ok(Self { values, root })
     }
 
-    /// Returns the outermost value.
     pub fn root(&self) -> &Value {
         &self.values[self.root]
     }
