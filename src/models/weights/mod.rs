@@ -9,18 +9,16 @@ mod torch_writer;
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
-use std::io::Read;
+use std::io::{Read, Seek, SeekFrom};
+use std::ops::Range;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
-use tch::{Device, Tensor};
+use tch::{Device, Kind, Tensor};
 
 pub use fit::{load, load_backbone};
 pub use safetensors_file::save;
 pub use torch_writer::save_torch;
-
-use safetensors_file::SafetensorsFile;
-use torch_file::TorchFile;
 
 /// The state dicts of a training checkpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,11 +31,22 @@ pub enum StateDict {
 
 /// An open weights file of either format; tensors are read one at a time.
 #[derive(Debug)]
-pub enum WeightsFile {
-    /// A safetensors file.
-    Safetensors(SafetensorsFile),
-    /// A zip file of PyTorch.
-    Torch(TorchFile),
+pub struct WeightsFile {
+    file: File,
+    tensors: BTreeMap<String, StoredTensor>,
+    metadata: HashMap<String, String>,
+}
+
+/// The place and the layout of a tensor's values in a file.
+#[derive(Debug)]
+struct StoredTensor {
+    /// Or the name of a type that torch does not have.
+    kind: Result<Kind, String>,
+    size: Vec<i64>,
+    /// `None` if the values are in row-major order.
+    stride: Option<Vec<i64>>,
+    /// The range of the values in the file, in bytes.
+    range: Range<u64>,
 }
 
 impl WeightsFile {
@@ -57,7 +66,8 @@ impl WeightsFile {
         let mut start = Vec::new();
         File::open(path)?.take(32).read_to_end(&mut start)?;
         if start.starts_with(b"PK\x03\x04") {
-            return Ok(Self::Torch(TorchFile::open(path, wanted)?));
+            let (file, tensors) = torch_file::open(path, wanted)?;
+            return Ok(Self { file, tensors, metadata: HashMap::new() });
         }
         if start.starts_with(b"\x80\x02\x8a\x0a") {
             bail!(
@@ -71,33 +81,38 @@ impl WeightsFile {
         if wanted == StateDict::Ema {
             bail!("it has no EMA weights: a safetensors file holds one state dict");
         }
-        Ok(Self::Safetensors(SafetensorsFile::open(path)?))
+        safetensors_file::open(path)
     }
 
     /// Returns names and shapes, sorted by name.
     pub fn shapes(&self) -> BTreeMap<String, Vec<i64>> {
-        match self {
-            Self::Safetensors(file) => file.shapes(),
-            Self::Torch(file) => file.shapes(),
-        }
+        self.tensors.iter().map(|(name, stored)| (name.clone(), stored.size.clone())).collect()
     }
 
     /// Returns the free-form metadata, which only safetensors files have.
     pub fn metadata(&self) -> HashMap<String, String> {
-        match self {
-            Self::Safetensors(file) => file.metadata(),
-            Self::Torch(_) => HashMap::new(),
-        }
+        self.metadata.clone()
     }
 
     /// Reads one tensor, on the CPU, with the type and the strides that it is stored with. Returns
     /// an error if there is no such tensor, its type is not one of torch's, or the file cannot be
     /// read.
     pub fn tensor(&mut self, name: &str) -> Result<Tensor> {
-        match self {
-            Self::Safetensors(file) => file.tensor(name),
-            Self::Torch(file) => file.tensor(name),
-        }
+        let stored =
+            self.tensors.get(name).with_context(|| format!("there is no tensor {name}"))?;
+        let StoredTensor { kind, size, stride, range } = stored;
+        let kind = match kind {
+            Ok(kind) => *kind,
+            Err(kind) => bail!("tensor {name}: is stored as {kind}, which is not supported"),
+        };
+        let mut bytes = vec![0; (range.end - range.start) as usize];
+        self.file.seek(SeekFrom::Start(range.start))?;
+        self.file.read_exact(&mut bytes)?;
+        let Some(stride) = stride else {
+            return Ok(Tensor::f_from_data_size(&bytes, size, kind)?);
+        };
+        let values = (bytes.len() / kind.elt_size_in_bytes()) as i64;
+        Ok(Tensor::f_from_data_size(&bytes, &[values], kind)?.f_as_strided(size, stride, 0)?)
     }
 }
 

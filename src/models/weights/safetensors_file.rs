@@ -1,80 +1,56 @@
 //! Reads and writes safetensors files, tensor by tensor.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::fs::File;
-use std::io::{Read, Seek, SeekFrom};
+use std::io::Read;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
-use safetensors::tensor::{Dtype, Metadata, TensorView};
+use safetensors::tensor::{Dtype, Metadata, TensorInfo, TensorView};
 use tch::{Kind, Tensor};
 
-use super::bytes;
+use super::{StoredTensor, WeightsFile, bytes};
 use crate::files::write_atomic;
 
 /// Longer than any model's header; keeps a broken file from asking for all memory.
 const MAX_HEADER: u64 = 16 << 20;
 
-/// An open safetensors file: the header is read and checked, tensors are read one at a time.
-#[derive(Debug)]
-pub struct SafetensorsFile {
-    file: File,
-    header: Metadata,
-    data_start: u64,
+/// Opens a file and checks its header against its length.
+pub(super) fn open(path: &Path) -> Result<WeightsFile> {
+    let mut file = File::open(path)?;
+    let length = file.metadata()?.len();
+    let mut prefix = [0; 8];
+    file.read_exact(&mut prefix).context("it is too short to be a safetensors file")?;
+    let header_length = u64::from_le_bytes(prefix);
+    ensure!(
+        header_length <= MAX_HEADER.min(length.saturating_sub(8)),
+        "it is neither a safetensors file nor a zip file of torch.save, or it is cut short"
+    );
+    let mut header = vec![0; header_length as usize];
+    file.read_exact(&mut header)?;
+    // This also checks that the tensors are contiguous and have the sizes of their shapes.
+    let header: Metadata = serde_json::from_slice(&header)
+        .map_err(|error| anyhow::anyhow!("its header is damaged: {error}"))?;
+    let data_start = 8 + header_length;
+    let data_length = header.data_len() as u64;
+    ensure!(
+        length - data_start == data_length,
+        "it has {} bytes of values where its header says {data_length}: it was cut short or \
+         extended",
+        length - data_start
+    );
+    let stored = |info: &TensorInfo| StoredTensor {
+        kind: kind_of(info.dtype).ok_or_else(|| format!("{:?}", info.dtype)),
+        size: info.shape.iter().map(|&n| n as i64).collect(),
+        stride: None,
+        range: data_start + info.data_offsets.0 as u64..data_start + info.data_offsets.1 as u64,
+    };
+    let tensors = header.tensors().into_iter().map(|(name, info)| (name, stored(info))).collect();
+    Ok(WeightsFile { file, tensors, metadata: header.metadata().clone().unwrap_or_default() })
 }
 
-impl SafetensorsFile {
-    /// Opens a file and checks its header against its length.
-    pub fn open(path: &Path) -> Result<Self> {
-        let mut file = File::open(path)?;
-        let length = file.metadata()?.len();
-        let mut prefix = [0; 8];
-        file.read_exact(&mut prefix).context("it is too short to be a safetensors file")?;
-        let header_length = u64::from_le_bytes(prefix);
-        ensure!(
-            header_length <= MAX_HEADER.min(length.saturating_sub(8)),
-            "it is neither a safetensors file nor a zip file of torch.save, or it is cut short"
-        );
-        let mut header = vec![0; header_length as usize];
-        file.read_exact(&mut header)?;
-        // This also checks that the tensors are contiguous and have the sizes of their shapes.
-        let header: Metadata = serde_json::from_slice(&header)
-            .map_err(|error| anyhow::anyhow!("its header is damaged: {error}"))?;
-        let data_start = 8 + header_length;
-        let data_length = header.data_len() as u64;
-        ensure!(
-            length - data_start == data_length,
-            "it has {} bytes of values where its header says {data_length}: it was cut short or \
-             extended",
-            length - data_start
-        );
-        Ok(Self { file, header, data_start })
-    }
-
-    pub fn shapes(&self) -> BTreeMap<String, Vec<i64>> {
-        let shape = |shape: &[usize]| shape.iter().map(|&n| n as i64).collect();
-        self.header.tensors().into_iter().map(|(name, info)| (name, shape(&info.shape))).collect()
-    }
-
-    pub fn metadata(&self) -> HashMap<String, String> {
-        self.header.metadata().clone().unwrap_or_default()
-    }
-
-    /// Reads one tensor, on the CPU, in the type that it is stored in.
-    pub fn tensor(&mut self, name: &str) -> Result<Tensor> {
-        let info = self.header.info(name).with_context(|| format!("there is no tensor {name}"))?;
-        let (start, end) = info.data_offsets;
-        let kind = kind_of(info.dtype).with_context(|| format!("tensor {name}"))?;
-        let shape: Vec<i64> = info.shape.iter().map(|&n| n as i64).collect();
-        let mut bytes = vec![0; end - start];
-        self.file.seek(SeekFrom::Start(self.data_start + start as u64))?;
-        self.file.read_exact(&mut bytes)?;
-        Ok(Tensor::f_from_data_size(&bytes, &shape, kind)?)
-    }
-}
-
-fn kind_of(dtype: Dtype) -> Result<Kind> {
-    Ok(match dtype {
+fn kind_of(dtype: Dtype) -> Option<Kind> {
+    Some(match dtype {
         Dtype::F64 => Kind::Double,
         Dtype::F32 => Kind::Float,
         Dtype::F16 => Kind::Half,
@@ -85,7 +61,7 @@ fn kind_of(dtype: Dtype) -> Result<Kind> {
         Dtype::I8 => Kind::Int8,
         Dtype::U8 => Kind::Uint8,
         Dtype::BOOL => Kind::Bool,
-        other => bail!("is stored as {other:?}, which is not supported"),
+        _ => return None,
     })
 }
 

@@ -7,17 +7,19 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
-use std::io::{BufReader, Read, Seek, SeekFrom};
+use std::io::{BufReader, Read};
 use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
-use tch::Tensor;
 use zip::read::{ArchiveOffset, Config};
 use zip::result::ZipResult;
 use zip::{CompressionMethod, ZipArchive};
 
-use super::StateDict;
 use super::pickle::{Pickle, TensorView, Value};
+use super::{StateDict, StoredTensor};
+
+/// The tensors of a file by name.
+type Tensors = BTreeMap<String, StoredTensor>;
 
 /// Longer than any pickle of a ViT's or Vim's training checkpoint, which has less than a megabyte.
 const MAX_PICKLE: u64 = 16 << 20;
@@ -27,58 +29,25 @@ const MODEL_KEYS: [&str; 4] = ["model", "state_dict", "model_state", "model_stat
 /// Keys of the EMA weights: Vim's, DeiT's and timm's names.
 const EMA_KEYS: [&str; 3] = ["model_ema", "state_dict_ema", "model_state_ema"];
 
-/// An open file: the state dict is read and checked, values are read tensor by tensor.
-#[derive(Debug)]
-pub struct TorchFile {
-    file: File,
-    tensors: BTreeMap<String, TensorView>,
-    /// Start and length of each storage in the file, by its key.
-    storages: HashMap<String, (u64, u64)>,
-    buffer: Vec<u8>,
-}
-
-impl TorchFile {
-    /// Reads the pickle and checks every tensor of the state dict against the file.
-    pub fn open(path: &Path, wanted: StateDict) -> Result<Self> {
-        let mut archive = Archive::open(path)?;
-        let pickle = Pickle::read(&archive.read("data.pkl", MAX_PICKLE)?)?;
-        if archive.entries.contains_key("byteorder") {
-            let order = archive.read("byteorder", 16)?;
-            ensure!(
-                order == b"little",
-                "it was written on a big-endian machine: save it again on a little-endian one"
-            );
-        }
-        let tensors = state_dict(&pickle, wanted)?;
-        let mut storages = HashMap::new();
-        for (name, view) in &tensors {
-            archive.check(view, &mut storages).with_context(|| format!("tensor {name}"))?;
-        }
-        Ok(Self { file: File::open(path)?, tensors, storages, buffer: Vec::new() })
+/// Opens a file, reads the pickle, and finds every tensor of the state dict in the file.
+pub(super) fn open(path: &Path, wanted: StateDict) -> Result<(File, Tensors)> {
+    let mut archive = Archive::open(path)?;
+    let pickle = Pickle::read(&archive.read("data.pkl", MAX_PICKLE)?)?;
+    if archive.entries.contains_key("byteorder") {
+        let order = archive.read("byteorder", 16)?;
+        ensure!(
+            order == b"little",
+            "it was written on a big-endian machine: save it again on a little-endian one"
+        );
     }
-
-    pub fn shapes(&self) -> BTreeMap<String, Vec<i64>> {
-        let shapes = self.tensors.iter();
-        shapes.map(|(name, view)| (name.clone(), view.size.clone())).collect()
+    let mut tensors = Tensors::new();
+    let mut storages = HashMap::new();
+    for (name, view) in state_dict(&pickle, wanted)? {
+        let stored = archive.find(view, &mut storages);
+        let stored = stored.with_context(|| format!("tensor {name}"))?;
+        tensors.insert(name, stored);
     }
-
-    /// Reads one tensor, on the CPU, with the type and the strides that it is stored with. Of a
-    /// storage that several tensors share, only the tensor's own range is read.
-    pub fn tensor(&mut self, name: &str) -> Result<Tensor> {
-        let view = self.tensors.get(name).with_context(|| format!("there is no tensor {name}"))?;
-        let kind = view.storage.kind;
-        let width = kind.elt_size_in_bytes();
-        let span = span(view)?;
-        let (start, _) = self.storages.get(&*view.storage.key).context("its storage is missing")?;
-        self.buffer.resize(span as usize * width, 0);
-        if span > 0 {
-            let first = start + view.offset as u64 * width as u64;
-            self.file.seek(SeekFrom::Start(first))?;
-            self.file.read_exact(&mut self.buffer)?;
-        }
-        let values = Tensor::f_from_data_size(&self.buffer, &[span], kind)?;
-        Ok(values.f_as_strided(&view.size, &view.stride, 0)?)
-    }
+    Ok((File::open(path)?, tensors))
 }
 
 struct Archive {
@@ -152,10 +121,15 @@ impl Archive {
         Ok(bytes)
     }
 
-    /// Checks that a tensor is inside its storage, and the storage inside the file; `found` caches
-    /// start and length of the storages by key.
-    fn check(&mut self, view: &TensorView, found: &mut HashMap<String, (u64, u64)>) -> Result<()> {
-        let (span, storage) = (span(view)?, &view.storage);
+    /// Finds a tensor, which must be inside its storage, and the storage inside the file; `found`
+    /// caches start and length of the storages by key. The range is the tensor's own, even if other
+    /// tensors share the storage.
+    fn find(
+        &mut self,
+        view: TensorView,
+        found: &mut HashMap<String, (u64, u64)>,
+    ) -> Result<StoredTensor> {
+        let (span, storage) = (span(&view)?, &view.storage);
         let room = storage.len.checked_sub(view.offset);
         ensure!(
             view.offset >= 0 && room.is_some_and(|room| span <= room),
@@ -165,7 +139,7 @@ impl Archive {
             view.offset,
             storage.len
         );
-        let (_, length) = match found.get(&*storage.key) {
+        let (start, length) = match found.get(&*storage.key) {
             Some(storage) => *storage,
             None => {
                 let found_storage = self.stored(&format!("data/{}", storage.key))?;
@@ -173,14 +147,21 @@ impl Archive {
                 found_storage
             }
         };
-        let expected = storage.len as u128 * storage.kind.elt_size_in_bytes() as u128;
+        let width = storage.kind.elt_size_in_bytes() as u64;
+        let expected = storage.len as u128 * u128::from(width);
         ensure!(
             expected == length.into(),
             "has a storage of {length} bytes, where {} elements of {:?} need {expected}",
             storage.len,
             storage.kind
         );
-        Ok(())
+        let start = start + view.offset as u64 * width;
+        Ok(StoredTensor {
+            kind: Ok(storage.kind),
+            size: view.size,
+            stride: Some(view.stride),
+            range: start..start + span as u64 * width,
+        })
     }
 }
 
