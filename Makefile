@@ -28,7 +28,7 @@ cuda: python
 	@python3 scripts/setup.py --cuda
 	cargo build --release --features cuda
 
-# Beside CUDA, where this checkout is set up for it.
+# With CUDA as well, if this checkout is set up for it.
 FEATURES = distributed$(shell grep -q CUDA_HOME .cargo/config.toml 2>/dev/null && echo ,cuda)
 
 gloo: python

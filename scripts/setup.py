@@ -174,7 +174,7 @@ def is_whole(folder):
 
 @contextlib.contextmanager
 def building(final):
-    """A temporary folder beside `final` that takes its name when the block ends without an error."""
+    """A temporary folder next to `final` that gets its name when the block ends without an error."""
     final.parent.mkdir(parents=True, exist_ok=True)
     for stale in final.parent.glob(f"{final.name}.partial-*"):
         shutil.rmtree(stale, ignore_errors=True)
@@ -359,4 +359,4 @@ if __name__ == "__main__":
     except OSError as error:
         sys.exit(f"set-up: {error.filename or ''}: {error.strerror}. Free disk space or set VMB_CACHE_DIR, then run it again")
     except KeyboardInterrupt:
-        sys.exit("set-up: interrupted; run it again to go on")
+        sys.exit("set-up: interrupted; run it again to continue")

@@ -1,5 +1,5 @@
-// The files that include libtorch's headers, as one translation unit: each of them alone would spend
-// most of its compile time on the same headers.
+// The files that include libtorch's headers, as one translation unit: each of them alone would
+// spend most of its compile time on the same headers.
 #include "ops/dispatch.cpp"  // first: it specializes templates that the others use
 #include "ops/abi.cpp"
 #include "ops/autocast.cpp"

@@ -124,7 +124,7 @@ impl Console {
             "event": event,
             "time": now.map_or(0.0, |since| since.as_secs_f64()),
         });
-        // Fields that JSON has no form for are left out; NaN becomes null.
+        // An object that JSON cannot express is skipped; NaN becomes null.
         if let (Some(line), Ok(Value::Object(about))) =
             (line.as_object_mut(), serde_json::to_value(about))
         {

@@ -139,7 +139,7 @@ fn ended_with(error: &anyhow::Error, console: &Console) -> ExitCode {
     console.end_with("failed", &text, if config { 2 } else { 1 })
 }
 
-/// The first line of what panicked; libtorch's messages go on with stack frames.
+/// Returns the first line of a panic's message; libtorch's have stack frames below it.
 fn panic_message(panic: &(dyn std::any::Any + Send)) -> String {
     let text = panic
         .downcast_ref::<String>()

@@ -120,7 +120,7 @@ pub(super) fn observers(config: &Config, root: &Path, console: &Console) -> Vec<
     observers
 }
 
-/// The model beside what it has to beat, by split.
+/// Formats the model's metrics next to the baselines', by split.
 fn report(outcome: &Summary) -> String {
     let row = |split: &str, model: &str, m: &Metrics| {
         vec![

@@ -26,8 +26,8 @@ pub fn fold_of(config: &Config) -> Option<&str> {
     Some(config.data.split.as_str()).filter(|split| split.starts_with("fold_"))
 }
 
-/// Returns the keys and values in which runs of one model do not differ: all but the seed, the fold,
-/// [`IGNORED`] keys and the folder of a published data set.
+/// Returns the keys and values in which runs of one model do not differ: all but the seed, the
+/// fold, [`IGNORED`] keys and the folder of a published data set.
 pub fn model_keys(config: &Config) -> Result<Vec<(String, String)>> {
     let own_images = matches!(config.data.dataset, DatasetName::Csv | DatasetName::Folder);
     let keys = flat_keys(config)?

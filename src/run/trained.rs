@@ -61,7 +61,8 @@ fn locate(path: &Path) -> Result<(PathBuf, PathBuf)> {
         let best = path.join(BEST_FILE);
         ensure!(
             best.exists(),
-            "{} has no {BEST_FILE}: the run has not finished its first epoch, or this is no run directory",
+            "{} has no {BEST_FILE}: the run has not finished its first epoch, or this is no run \
+             directory",
             path.display()
         );
         return Ok((path.to_path_buf(), best));

@@ -1,6 +1,6 @@
 //! Label-distribution learning from the raters' votes (Geng, IEEE TKDE 2016; DLDL, arXiv
-//! 1611.01731): the head gives the probabilities of some ratings, the loss is their divergence from
-//! the votes' distribution, and the error of their mean (DLDL-v2, IJCAI 2018).
+//! 1611.01731): the head predicts the probabilities of evenly spaced ratings. The loss is their
+//! divergence from the votes' distribution plus the error of their mean (DLDL-v2, IJCAI 2018).
 
 use anyhow::{Result, ensure};
 use tch::{Kind, Tensor};
@@ -8,7 +8,7 @@ use tch::{Kind, Tensor};
 use crate::config::LabelDistributionConfig;
 use crate::data::{Sample, Vote};
 
-/// The distribution's ratings, and what counts beside it.
+/// The loss with the ratings of its distribution.
 #[derive(Debug, Clone)]
 pub(super) struct LabelDistribution {
     bins: usize,
@@ -17,13 +17,16 @@ pub(super) struct LabelDistribution {
 }
 
 impl LabelDistribution {
+    /// Creates the loss for these training images.
+    ///
     /// # Errors
-    /// None of the training images has votes.
+    /// Returns an error if none of the images has votes.
     pub(super) fn new(config: &LabelDistributionConfig, samples: &[Sample]) -> Result<Self> {
         let votes = || samples.iter().flat_map(|sample| &sample.votes);
         ensure!(
             votes().next().is_some(),
-            "train.loss is label_distribution, but no training image has its raters' votes: set data.votes or data.csv.votes_columns, or choose another loss"
+            "train.loss is label_distribution, but no training image has its raters' votes: set \
+             data.votes or data.csv.votes_columns, or choose another loss"
         );
         let (low, high) = votes().fold((f32::INFINITY, f32::NEG_INFINITY), |(low, high), &vote| {
             (low.min(vote), high.max(vote))
@@ -31,7 +34,7 @@ impl LabelDistribution {
         let voted = if low < high {
             [low.into(), high.into()]
         } else {
-            // All raters agree about everything: there must be some width to divide.
+            // All votes are equal: the range needs some width to divide.
             [f64::from(low) - 0.5, f64::from(high) + 0.5]
         };
         Ok(Self {
@@ -41,19 +44,19 @@ impl LabelDistribution {
         })
     }
 
-    /// How many ratings there are.
+    /// Returns the number of ratings.
     pub(super) fn bins(&self) -> usize {
         self.bins
     }
 
-    /// The lowest and the highest.
+    /// Returns the lowest and the highest rating.
     pub(super) fn range(&self) -> [f64; 2] {
         self.range
     }
 
-    /// The distribution of each image's votes, one behind the other; zeros for an image without
-    /// votes. A vote between two ratings is shared by them, so that the distribution's mean is that
-    /// of the votes.
+    /// Returns the concatenated distributions of each image's votes, zeros for an image without
+    /// votes. A vote between two ratings is divided between them, so that the distribution's mean
+    /// is that of the votes.
     pub(super) fn histograms(&self, images: &[Vec<Vote>]) -> Vec<f32> {
         let mut histograms = vec![0.0; images.len() * self.bins];
         let [low, high] = self.range;
@@ -71,8 +74,8 @@ impl LabelDistribution {
         histograms
     }
 
-    /// (b) the loss of each image, from predictions (b) and log-probabilities (b, bins), scaled
-    /// scores (b) and the votes' [distributions](Self::histograms) (b, bins).
+    /// Computes the loss of each image (b) from predictions (b) and log-probabilities (b, bins),
+    /// scaled scores (b) and the votes' [distributions](Self::histograms) (b, bins).
     pub(super) fn loss(
         &self,
         predictions: &Tensor,
@@ -115,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn ratings_range_over_the_votes_or_what_the_config_says() {
+    fn ratings_range_over_the_votes_or_the_configured_range() {
         assert_eq!(with_bins(5).range(), [1.0, 5.0]);
         let range = Some([0.0, 10.0]);
         let config = LabelDistributionConfig { range, ..LabelDistributionConfig::default() };
@@ -128,14 +131,14 @@ mod tests {
     }
 
     #[test]
-    fn votes_on_the_ratings_make_their_histogram() {
+    fn the_distribution_of_votes_on_the_ratings_is_their_histogram() {
         let images = [votes(&[(1.0, 0.25), (2.0, 0.5), (5.0, 0.25)]), vec![]];
         let expected = [0.25, 0.5, 0.0, 0.0, 0.25, 0.0, 0.0, 0.0, 0.0, 0.0];
         assert_eq!(with_bins(5).histograms(&images), expected);
     }
 
     #[test]
-    fn votes_between_the_ratings_keep_their_mean_and_those_outside_go_to_the_end() {
+    fn votes_between_ratings_keep_their_mean_and_those_outside_count_at_the_ends() {
         let learning = with_bins(3); // 1, 3, 5
         let found = learning.histograms(&[votes(&[(2.0, 0.5), (4.5, 0.5)])]);
         let mean: f32 = found.iter().zip([1.0, 3.0, 5.0]).map(|(p, rating)| p * rating).sum();

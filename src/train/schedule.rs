@@ -1,10 +1,10 @@
-//! Learning rates over a run, by optimizer step.
+//! The learning rate at each optimizer step.
 
 use std::f64::consts::PI;
 
 use crate::config::{ScheduleConfig, ScheduleName};
 
-/// Linear warm-up from 0 to the full rate, then what the config names.
+/// A linear warm-up from 0 to the full learning rate, then the schedule that the config names.
 #[derive(Debug, Clone)]
 pub struct Schedule {
     config: ScheduleConfig,
@@ -13,8 +13,8 @@ pub struct Schedule {
 }
 
 impl Schedule {
-    /// For a run of `epochs` with `steps_per_epoch` optimizer steps each. A warm-up longer than the
-    /// run never ends.
+    /// Creates the schedule of a run of `epochs` with `steps_per_epoch` optimizer steps each. A
+    /// warm-up longer than the run never ends.
     pub fn new(config: &ScheduleConfig, epochs: usize, steps_per_epoch: usize) -> Self {
         Self {
             config: config.clone(),
@@ -23,13 +23,14 @@ impl Schedule {
         }
     }
 
-    /// The rate of the step with this index (from 0), for a group whose full rate is `base`; 0
-    /// stays 0.
+    /// Returns the learning rate at `step` (from 0) for a group whose full one is `base`; 0 stays
+    /// 0.
     pub fn lr(&self, base: f64, step: u64) -> f64 {
         if base == 0.0 {
             return 0.0;
         }
-        let done = step as f64 + 1.0; // the first step already moves, the last one has the last rate
+        // The first step already has a learning rate above 0, the last step has the last one.
+        let done = step as f64 + 1.0;
         let warmup_steps = self.config.warmup_epochs * self.steps_per_epoch;
         if done < warmup_steps {
             return base * done / warmup_steps;
@@ -41,15 +42,15 @@ impl Schedule {
             ScheduleName::Cosine => min_lr + (base - min_lr) * 0.5 * (1.0 + (PI * progress).cos()),
             ScheduleName::Linear => min_lr + (base - min_lr) * (1.0 - progress),
             ScheduleName::Step => {
-                let decays = self.milestones_before(step);
+                let decays = self.milestones_reached(step);
                 (base * self.config.gamma.powi(decays)).max(min_lr)
             }
             ScheduleName::Constant => base,
         }
     }
 
-    /// How many milestones a step is at or behind. The first step of epoch e (from 0) is at e.
-    fn milestones_before(&self, step: u64) -> i32 {
+    /// Counts the milestones that a step has reached. The first step of epoch e (from 0) is at e.
+    fn milestones_reached(&self, step: u64) -> i32 {
         let ScheduleConfig { milestones, step_epochs, .. } = &self.config;
         let step = step as f64;
         match &milestones[..] {
@@ -78,7 +79,7 @@ mod tests {
     }
 
     #[test]
-    fn rises_to_the_full_rate_and_falls_to_the_minimum() {
+    fn the_learning_rate_rises_to_the_full_one_and_falls_to_the_minimum() {
         for name in [ScheduleName::Cosine, ScheduleName::Linear] {
             let schedule = named(name, 2.0);
             assert_eq!(schedule.lr(1e-3, 0), 1e-3 / 40.0);
@@ -90,20 +91,20 @@ mod tests {
     }
 
     #[test]
-    fn cosine_and_linear_meet_in_the_middle_and_nowhere_near_it() {
+    fn cosine_and_linear_are_equal_halfway_and_differ_at_a_quarter() {
         let (cosine, linear) = (named(ScheduleName::Cosine, 0.0), named(ScheduleName::Linear, 0.0));
         let middle = (1e-3 + 1e-6) / 2.0;
         assert!((cosine.lr(1e-3, 99) - middle).abs() < 1e-9);
         assert!((linear.lr(1e-3, 99) - middle).abs() < 1e-9);
         // A quarter of the way: cos(π/4) against a straight line.
-        let quarter = |part: f64| 1e-6 + (1e-3 - 1e-6) * part;
+        let quarter = |factor: f64| 1e-6 + (1e-3 - 1e-6) * factor;
         let cosines = (1.0 + (PI / 4.0).cos()) / 2.0;
         assert!((cosine.lr(1e-3, 49) - quarter(cosines)).abs() < 1e-9);
         assert!((linear.lr(1e-3, 49) - quarter(0.75)).abs() < 1e-9);
     }
 
     #[test]
-    fn steps_come_every_so_many_epochs_and_end_at_the_minimum() {
+    fn steps_decay_every_step_epochs_down_to_the_minimum() {
         let config = ScheduleConfig {
             name: ScheduleName::Step,
             warmup_epochs: 0.5,
@@ -121,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn milestones_stand_in_for_even_steps() {
+    fn milestones_replace_even_steps() {
         let config = ScheduleConfig {
             name: ScheduleName::Step,
             warmup_epochs: 0.0,
@@ -136,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn a_constant_rate_stays_after_its_warm_up() {
+    fn a_constant_learning_rate_stays_after_its_warm_up() {
         let schedule = named(ScheduleName::Constant, 1.0);
         let rates = [0, 9, 19, 20, 199].map(|step| schedule.lr(1.0, step));
         assert_eq!(rates, [0.05, 0.5, 1.0, 1.0, 1.0]);
@@ -149,12 +150,12 @@ mod tests {
     }
 
     #[test]
-    fn without_warm_up_the_first_rate_is_nearly_the_full_one() {
+    fn without_warm_up_the_first_learning_rate_is_nearly_the_full_one() {
         assert!(schedule(0.0).lr(1.0, 0) > 0.999);
     }
 
     #[test]
-    fn a_group_at_rest_stays_at_rest() {
+    fn a_learning_rate_of_0_stays_0() {
         assert_eq!(schedule(2.0).lr(0.0, 100), 0.0);
     }
 }

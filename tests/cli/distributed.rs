@@ -254,5 +254,5 @@ fn a_rank_that_does_not_come_is_named() {
     let mut command = rank(&sandbox, 0, free_port(), &["train", "small.yaml"]);
     let output = command.env("VMB_JOIN_TIMEOUT", "2").output().unwrap();
     let errors = errors(&output);
-    assert!(errors.contains("rank 1 has not come"), "{errors}");
+    assert!(errors.contains("rank 1 has not joined"), "{errors}");
 }

@@ -1,4 +1,4 @@
-//! Runs that are killed or asked to stop, and go on: they end as those that were not.
+//! Runs that are killed or stopped and resume end as uninterrupted ones.
 
 use std::fs;
 use std::path::Path;
@@ -13,8 +13,8 @@ use serde_json::Value;
 use crate::sandbox::Sandbox;
 use crate::sandbox::run::{CHECKPOINT, progress, tensors, train_arguments};
 
-/// With all that has a state: an average of the weights, a branch that is let go on the way,
-/// dropout, augmentation, threads that decode, and checkpoints as often as can be.
+/// Everything that has a state: EMA weights, a branch that is unfrozen during the run, dropout,
+/// augmentation, worker threads, and a checkpoint after every step.
 const SETTINGS: [&str; 5] = [
     "train.epochs=40",
     "train.ema_decay=0.9",

@@ -170,11 +170,11 @@ fn the_monitored_metric_chooses_the_best_epoch() {
         let metric = |line: &Value| line.pointer(place).unwrap().as_f64().unwrap_or(f64::NAN);
         let mut best = (0, f64::NEG_INFINITY);
         for (i, line) in lines.iter().enumerate() {
-            let merit = sign * metric(line);
-            let better = merit > best.1 || i == 0;
+            let score = sign * metric(line);
+            let better = score > best.1 || i == 0;
             assert_eq!(line["best"], better, "{monitor}: {line}");
             if better {
-                best = (i + 1, merit);
+                best = (i + 1, score);
             }
         }
         let summary = summary(&sandbox, monitor);

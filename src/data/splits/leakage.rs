@@ -45,9 +45,9 @@ pub(crate) fn resolve_overlaps(listing: &mut Listing, rule: Overlap) -> Result<V
         let images = if leaked.len() == 1 { "image is" } else { "images are" };
         let more = if leaked.len() > named.len() { ", ..." } else { "" };
         bail!(
-            "{} {images} in two splits, which would inflate the results: {}{more}. Set data.overlap \
-             to drop (removes them from train in favor of val and test, from val in favor of \
-             test) or to allow",
+            "{} {images} in two splits, which would inflate the results: {}{more}. Set \
+             data.overlap to drop (removes them from train in favor of val and test, from val in \
+             favor of test) or to allow",
             leaked.len(),
             named.join(", "),
         );

@@ -1,4 +1,4 @@
-//! Which process of a job this one is, as torchrun says it in the environment.
+//! This process's place in a job, read from torchrun's environment variables.
 
 use std::env;
 use std::time::Duration;
@@ -7,30 +7,31 @@ use anyhow::{Context, Result, ensure};
 
 use crate::ops::distributed::StoreAddress;
 
-/// How long the ranks wait for each other at the start, where VMB_JOIN_TIMEOUT does not say.
+/// Seconds that the ranks wait for each other at the start, unless VMB_JOIN_TIMEOUT is set.
 const JOIN_TIMEOUT: u64 = 45;
-/// Where torchrun itself serves the ranks' store: `True`.
+/// The variable that is `True` if torchrun itself serves the ranks' store.
 const AGENT_STORE: &str = "TORCHELASTIC_USE_AGENT_STORE";
 
 /// One process of several.
 #[derive(Debug, Clone)]
 pub(super) struct Environment {
-    /// From 0 (RANK).
+    /// The process's number, from 0 (RANK).
     pub rank: usize,
-    /// How many there are (WORLD_SIZE).
+    /// The number of processes (WORLD_SIZE).
     pub size: usize,
-    /// From 0 on each host (LOCAL_RANK); the index of the GPU.
+    /// The process's number on its host, from 0 (LOCAL_RANK), which is the index of its GPU.
     pub local_rank: usize,
-    /// Where the ranks meet (MASTER_ADDR, MASTER_PORT).
+    /// The store's address (MASTER_ADDR, MASTER_PORT).
     pub address: StoreAddress,
-    /// Whether this process serves the store there.
+    /// Whether this process serves the store.
     pub serves: bool,
-    /// How long to wait for the others at the start.
+    /// The time to wait for the other ranks at the start.
     pub join_timeout: Duration,
 }
 
 impl Environment {
-    /// Of this process; `None` where it is alone: WORLD_SIZE is 1 or not set.
+    /// Reads this process's environment; `None` if it is the only process (WORLD_SIZE is 1 or not
+    /// set).
     pub fn of_process() -> Result<Option<Self>> {
         Self::read(|name| env::var(name).ok())
     }
@@ -50,7 +51,8 @@ impl Environment {
         };
         let missing = |name: &str| {
             format!(
-                "WORLD_SIZE is {size}, but {name} is not set: torchrun sets RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT"
+                "WORLD_SIZE is {size}, but {name} is not set: torchrun sets RANK, WORLD_SIZE, \
+                 LOCAL_RANK, MASTER_ADDR and MASTER_PORT"
             )
         };
         let rank = number("RANK")?.with_context(|| missing("RANK"))?;
@@ -59,7 +61,7 @@ impl Environment {
         let port = u16::try_from(port)
             .with_context(|| format!("MASTER_PORT is {port}, which is no TCP port"))?;
         let agent = variable(AGENT_STORE).as_deref() == Some("True");
-        // A job that torchrun has started anew meets apart from what is left of the one before.
+        // A job that torchrun restarts must not see the keys of the attempt before.
         let attempt = number("TORCHELASTIC_RESTART_COUNT")?.unwrap_or(0);
         let join_timeout = number("VMB_JOIN_TIMEOUT")?.map_or(JOIN_TIMEOUT, |n| n as u64);
         Ok(Some(Self {

@@ -1,36 +1,38 @@
-//! What each rank has of a batch or a split, put together on all of them.
+//! Gathers the ranks' shards of a batch or a split on all ranks.
 
 use anyhow::{Context, Result};
 use tch::{Device, Tensor};
 
-use super::{Broken, World};
+use super::World;
+use super::job::Broken;
 use crate::data::{RankShard, Sample};
 use crate::eval::evaluate::{BRANCH_WEIGHTS, values};
 use crate::eval::predictions::Predictions;
 
 impl World {
-    /// A tensor (whole, …) of the whole batch from each rank's (len, …), of which this rank's part
-    /// keeps its history: a loss over the whole batch gives each rank its part of the gradients,
-    /// also where the loss is no mean over images.
+    /// Concatenates the ranks' tensors (len, …) to that of the global batch (global_len, …), in
+    /// which this rank's shard keeps its autograd graph: each rank gets its shard of the gradients
+    /// of a loss over the global batch, also of one that is no mean over images.
     ///
     /// # Errors
-    /// A rank that is gone.
-    pub fn gather_batch(&self, mine: &Tensor, whole: usize) -> Result<Tensor> {
+    /// Returns an error if a rank is gone.
+    pub fn gather_batch(&self, mine: &Tensor, global_len: usize) -> Result<Tensor> {
         let Some(job) = &self.0 else {
             return Ok(mine.shallow_clone());
         };
         let (group, _) = job.group()?;
-        let parts: Vec<_> = self.shard().of_all_ranks().map(|shard| shard.range(whole)).collect();
+        let shards: Vec<_> =
+            self.shard().of_all_ranks().map(|shard| shard.range(global_len)).collect();
         // Collectives take equal shapes.
-        let longest = parts.iter().map(ExactSizeIterator::len).max().unwrap_or(0);
+        let longest = shards.iter().map(ExactSizeIterator::len).max().unwrap_or(0);
         let mut shape = mine.size();
         *shape.first_mut().context("a batch has a first dimension")? = longest as i64;
         let padded = Tensor::f_zeros(&shape, (mine.kind(), mine.device()))?;
-        let own = parts.get(self.rank()).map_or(0, ExactSizeIterator::len) as i64;
+        let own = shards.get(self.rank()).map_or(0, ExactSizeIterator::len) as i64;
         padded.narrow(0, 0, own).f_copy_(&mine.detach())?;
         let mut all = group.all_gather(&padded).map_err(Broken)?;
-        for (tensor, part) in all.iter_mut().zip(&parts) {
-            *tensor = tensor.narrow(0, 0, part.len() as i64);
+        for (tensor, shard) in all.iter_mut().zip(&shards) {
+            *tensor = tensor.narrow(0, 0, shard.len() as i64);
         }
         if let Some(tensor) = all.get_mut(self.rank()) {
             *tensor = mine.shallow_clone();
@@ -38,11 +40,11 @@ impl World {
         Ok(Tensor::f_cat(&all, 0)?)
     }
 
-    /// All predictions of a split from each rank's, which are those of its share of the batches, in
-    /// order: the same numbers on every rank, as one process would have them.
+    /// Gathers the predictions of a split from those that each rank made for its shard of the
+    /// batches, in order. Every rank gets the same numbers that a single process would compute.
     ///
     /// # Errors
-    /// A rank that is gone.
+    /// Returns an error if a rank is gone.
     pub fn gather_predictions(
         &self,
         mine: Predictions,
@@ -80,22 +82,21 @@ impl World {
         Ok(column)
     }
 
-    /// The largest of the ranks' numbers.
+    /// Returns the largest of the ranks' numbers.
     ///
     /// # Errors
-    /// A rank that is gone.
-    pub fn largest(&self, mine: i64) -> Result<i64> {
+    /// Returns an error if a rank is gone.
+    pub fn max(&self, mine: i64) -> Result<i64> {
         let Some(job) = &self.0 else { return Ok(mine) };
         let (group, device) = job.group()?;
         let own = Tensor::f_from_slice(&[mine])?.f_to_device(*device)?;
         let all = group.all_gather(&own).map_err(Broken)?;
-        let largest = all.iter().map(|number| number.int64_value(&[0])).max();
-        Ok(largest.unwrap_or(mine))
+        Ok(all.iter().map(|number| number.int64_value(&[0])).max().unwrap_or(mine))
     }
 
-    /// The names of the further columns. A rank without images has none itself: the others have.
+    /// Returns the names of the extra columns. A rank without images has none, but the others do.
     fn columns(&self, mine: &Predictions) -> Result<impl Iterator<Item = &'static str>> {
-        let count = self.largest(mine.extra.len() as i64)? as usize;
+        let count = self.max(mine.extra.len() as i64)? as usize;
         Ok(BRANCH_WEIGHTS.into_iter().take(count))
     }
 }

@@ -255,13 +255,13 @@ fn layer_decay_shrinks_the_step_from_block_to_block() {
 }
 
 #[test]
-fn frozen_blocks_rest_until_they_are_let_go() {
+fn frozen_blocks_do_not_change_until_they_are_unfrozen() {
     let values = trained(&NAMES, 3, |adamw, _| adamw.freeze(true));
-    let rests: Vec<bool> = values.iter().map(|&value| value == 1.0).collect();
-    assert_eq!(rests, [false, false, false, true, true, false]);
-    let thawed = trained(&NAMES, 3, |adamw, step| adamw.freeze(step < 2));
-    // The first step after the thaw is a first step: the moments rested too.
-    assert!((1.0 - thawed[3] - 0.0025).abs() < 1e-6, "{}", thawed[3]);
+    let frozen: Vec<bool> = values.iter().map(|&value| value == 1.0).collect();
+    assert_eq!(frozen, [false, false, false, true, true, false]);
+    let unfrozen = trained(&NAMES, 3, |adamw, step| adamw.freeze(step < 2));
+    // The first step after unfreezing is a first step: the moments were frozen, too.
+    assert!((1.0 - unfrozen[3] - 0.0025).abs() < 1e-6, "{}", unfrozen[3]);
     let never = trained(&NAMES, 3, |_, _| {});
-    assert!(never[3] < thawed[3] && thawed[0] == never[0]);
+    assert!(never[3] < unfrozen[3] && unfrozen[0] == never[0]);
 }

@@ -112,7 +112,7 @@ impl<'a, O: Objective> Trainer<'a, O> {
         }
         self.world.agree(&self.facts()?)?;
         let progress =
-            self.world.from_first("progress", || Ok(serde_json::to_string(&self.progress)?))?;
+            self.world.broadcast_text("progress", || Ok(serde_json::to_string(&self.progress)?))?;
         self.progress = serde_json::from_str(&progress)?;
         let mut tensors = self.objective.parameters();
         tensors.extend(self.optimizer.state());

@@ -96,12 +96,12 @@ impl<O: Objective> Trainer<'_, O> {
 
     /// Stops the run if any rank was asked to, with its state in the checkpoint.
     fn stop_if_asked(&mut self) -> Result<()> {
-        let signal = self.world.largest(self.stop.signal().into())? as i32;
+        let signal = self.world.max(self.stop.signal().into())? as i32;
         if signal == 0 {
             return Ok(());
         }
         self.save_checkpoint()?;
-        self.world.meet()?;
+        self.world.barrier()?;
         Err(self.stopped(signal))
     }
 

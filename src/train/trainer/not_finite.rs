@@ -114,7 +114,7 @@ impl<O: Objective> Trainer<'_, O> {
     pub(super) fn end_not_finite(&self, batches: &[HostBatch], found: &NotFinite) -> Error {
         let root = self.run.root().display();
         let kept = self.keep_not_finite(batches, found).and_then(|folder| {
-            self.world.meet()?;
+            self.world.barrier()?;
             Ok(folder)
         });
         match kept {
