@@ -35,11 +35,10 @@ pub use data::{
 pub use device::Device;
 pub use error::{ConfigError, Problem};
 pub use model::{
-    BackboneConfig, BackboneShape, FusionConfig, FusionStrategy, HeadConfig, HeadOutput,
-    ModelConfig, Stem,
+    BackboneConfig, FusionConfig, FusionStrategy, HeadConfig, HeadOutput, ModelConfig,
 };
 pub use optimizer::{OptimizerConfig, OptimizerName, ScheduleConfig, ScheduleName};
-pub use presets::{PRESETS, Preset, preset};
+pub use presets::{BackboneShape, PRESETS, Preset, Stem, preset};
 pub use pretrain::PretrainConfig;
 pub use reference::{KeyReference, reference, reference_markdown};
 pub use train::{

@@ -2,13 +2,11 @@
 
 use std::path::PathBuf;
 
-use serde::Serialize;
-
 use super::branch::Branch;
 use super::checks::Checks;
 use super::error::ConfigError;
 use super::names::{names, nearest};
-use super::presets::{PRESETS, preset};
+use super::presets::{BackboneShape, PRESETS, Stem, preset};
 use super::section::section;
 
 section! {
@@ -102,16 +100,6 @@ pub enum HeadOutput {
 }
 
 names! {
-    /// How a backbone turns pixels into tokens.
-    pub enum Stem {
-        /// One projection of each patch.
-        Patchify = "patchify",
-        /// Convolutions of 3x3, each halving the side.
-        Conv = "conv",
-    }
-}
-
-names! {
     /// How the two branches are combined.
     pub enum FusionStrategy {
         /// Concatenation.
@@ -147,48 +135,6 @@ impl FusionStrategy {
     }
 }
 
-/// The sizes of a backbone: those of the preset, unless the config overrides them.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
-pub struct BackboneShape {
-    /// The branch, which has one architecture.
-    pub branch: Branch,
-    /// Side of the square image, in pixels: `patch_size` and a multiple of `stride`.
-    pub image_size: i64,
-    /// Side of a patch, in pixels.
-    pub patch_size: i64,
-    /// Pixels from one patch to the next.
-    pub stride: i64,
-    /// How pixels become tokens. A convolutional one has a power of two of at least 2 for
-    /// `patch_size` and `stride`.
-    pub stem: Stem,
-    /// Width of the tokens and of the feature vector; a multiple of `num_heads`.
-    pub embed_dim: i64,
-    /// Number of blocks.
-    pub depth: i64,
-    /// Attention heads; 0 for a Vim.
-    pub num_heads: i64,
-    /// Size of the scan's state per channel; 0 for a ViT.
-    pub d_state: i64,
-    /// Mean by channel of the normalization, for pixels from 0 to 1.
-    pub mean: [f32; 3],
-    /// Standard deviation by channel of the normalization.
-    pub std: [f32; 3],
-    /// Largest probability of skipping a block in training.
-    pub drop_path: f64,
-}
-
-impl BackboneShape {
-    /// Returns the number of patches in an image; the tokens are these and the class token.
-    pub fn patches(&self) -> i64 {
-        self.grid() * self.grid()
-    }
-
-    /// Returns the number of patches on a side.
-    pub fn grid(&self) -> i64 {
-        (self.image_size - self.patch_size) / self.stride + 1
-    }
-}
-
 impl BackboneConfig {
     /// Returns the names of published weights for the preset; none for an unknown preset.
     pub fn published(&self) -> &'static [&'static str] {
@@ -210,9 +156,9 @@ impl BackboneConfig {
             };
             ConfigError::single("name", format!("name: unknown backbone {}; {message}", self.name))
         })?;
+        let preset = preset.shape;
         let patch_size = self.patch_size.unwrap_or(preset.patch_size);
         let shape = BackboneShape {
-            branch: preset.branch,
             image_size: self.image_size.unwrap_or(data_image_size),
             patch_size,
             stride: if preset.stride == preset.patch_size { patch_size } else { preset.stride },
@@ -221,11 +167,9 @@ impl BackboneConfig {
             depth: self.depth.unwrap_or(preset.depth),
             num_heads: self.num_heads.unwrap_or(preset.num_heads),
             d_state: self.d_state.unwrap_or(preset.d_state),
-            mean: preset.mean,
-            std: preset.std,
             drop_path: self.drop_path,
+            ..preset
         };
-
         self.check_sizes(&shape)?;
         self.check_tiling(&shape)?;
         Ok(shape)
@@ -320,8 +264,11 @@ fn untiled(shape: &BackboneShape) -> Option<String> {
 }
 
 fn preset_names(wanted: impl Fn(Branch) -> bool) -> String {
-    let names: Vec<&str> =
-        PRESETS.iter().filter(|preset| wanted(preset.branch)).map(|preset| preset.name).collect();
+    let names: Vec<&str> = PRESETS
+        .iter()
+        .filter(|preset| wanted(preset.shape.branch))
+        .map(|preset| preset.name)
+        .collect();
     names.join(", ")
 }
 
@@ -369,7 +316,7 @@ impl ModelConfig {
             let backbone = self.backbone(branch);
             let used = self.fusion.strategy.uses(branch);
             if let Some(preset) = preset(&backbone.name)
-                && preset.branch != branch
+                && preset.shape.branch != branch
             {
                 let rule = format!("one of {}", preset_names(|known| known == branch));
                 checks.require(false, &format!("{branch}.name"), rule, preset.name);

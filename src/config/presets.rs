@@ -3,16 +3,36 @@
 //! Sizes are from the papers (ViT: arXiv 2010.11929; DeiT: 2012.12877; Vision Mamba: 2401.09417)
 //! and the published checkpoints.
 
-use super::branch::Branch;
+use serde::Serialize;
 
-/// The sizes and normalization that a name stands for.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Preset {
-    /// The name in the config.
-    pub name: &'static str,
+use super::branch::Branch;
+use super::names::names;
+
+names! {
+    /// How a backbone turns pixels into tokens.
+    pub enum Stem {
+        /// One projection of each patch.
+        Patchify = "patchify",
+        /// Convolutions of 3x3, each halving the side.
+        Conv = "conv",
+    }
+}
+
+/// The sizes of a backbone: those of the preset, unless the config overrides them.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct BackboneShape {
     /// The branch, which has one architecture.
     pub branch: Branch,
-    /// Width of the tokens, and of the feature vector.
+    /// Side of the square image, in pixels: `patch_size` and a multiple of `stride`.
+    pub image_size: i64,
+    /// Side of a patch, in pixels.
+    pub patch_size: i64,
+    /// Pixels from one patch to the next: less than `patch_size` where patches overlap.
+    pub stride: i64,
+    /// How pixels become tokens. A convolutional one has a power of two of at least 2 for
+    /// `patch_size` and `stride`.
+    pub stem: Stem,
+    /// Width of the tokens and of the feature vector; a multiple of `num_heads`.
     pub embed_dim: i64,
     /// Number of blocks.
     pub depth: i64,
@@ -20,16 +40,33 @@ pub struct Preset {
     pub num_heads: i64,
     /// Size of the scan's state per channel; 0 for a ViT.
     pub d_state: i64,
-    /// Side of the square images that the checkpoint was trained on, in pixels.
-    pub image_size: i64,
-    /// Side of a patch, in pixels.
-    pub patch_size: i64,
-    /// Pixels from one patch to the next: less than `patch_size` where patches overlap.
-    pub stride: i64,
     /// Mean by channel of the normalization, for pixels from 0 to 1.
     pub mean: [f32; 3],
     /// Standard deviation by channel of the normalization.
     pub std: [f32; 3],
+    /// Largest probability of skipping a block in training.
+    pub drop_path: f64,
+}
+
+impl BackboneShape {
+    /// Returns the number of patches in an image; the tokens are these and the class token.
+    pub fn patches(&self) -> i64 {
+        self.grid() * self.grid()
+    }
+
+    /// Returns the number of patches on a side.
+    pub fn grid(&self) -> i64 {
+        (self.image_size - self.patch_size) / self.stride + 1
+    }
+}
+
+/// A backbone by name.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Preset {
+    /// The name in the config.
+    pub name: &'static str,
+    /// The sizes and normalization of the published checkpoints.
+    pub shape: BackboneShape,
     /// Published weights of these sizes: names on timm's hub, and of DeiT's and Vim's files
     /// (`.pth`). The first is the usual choice.
     pub published: &'static [&'static str],
@@ -59,20 +96,21 @@ const fn sized(
         Branch::Vit => (last_size, 0),
         Branch::Mamba => (0, last_size),
     };
-    Preset {
-        name,
+    let shape = BackboneShape {
         branch,
+        image_size,
+        patch_size,
+        stride,
+        stem: Stem::Patchify,
         embed_dim,
         depth,
         num_heads,
         d_state,
-        image_size,
-        patch_size,
-        stride,
         mean,
         std,
-        published,
-    }
+        drop_path: 0.0,
+    };
+    Preset { name, shape, published }
 }
 
 /// A ViT. The names of published weights are given by what follows the preset's name in them.
@@ -145,27 +183,28 @@ mod tests {
     #[test]
     fn names_state_the_patch_and_image_size() {
         for preset in PRESETS {
-            let stride = if preset.stride == preset.patch_size {
+            let stride = if preset.shape.stride == preset.shape.patch_size {
                 String::new()
             } else {
-                format!("_stride{}", preset.stride)
+                format!("_stride{}", preset.shape.stride)
             };
-            let sizes = format!("_patch{}{stride}_{}", preset.patch_size, preset.image_size);
+            let sizes =
+                format!("_patch{}{stride}_{}", preset.shape.patch_size, preset.shape.image_size);
             assert!(preset.name.ends_with(&sizes), "{}", preset.name);
-            assert_eq!(preset.name.starts_with("vim_"), preset.branch == Branch::Mamba);
+            assert_eq!(preset.name.starts_with("vim_"), preset.shape.branch == Branch::Mamba);
         }
     }
 
     #[test]
     fn a_vit_has_heads_and_a_vim_has_a_state() {
         for preset in PRESETS {
-            let vit = preset.branch == Branch::Vit;
-            assert_eq!(preset.num_heads > 0, vit, "{}", preset.name);
-            assert_eq!(preset.d_state > 0, !vit, "{}", preset.name);
-            let rest = (preset.image_size - preset.patch_size) % preset.stride;
+            let vit = preset.shape.branch == Branch::Vit;
+            assert_eq!(preset.shape.num_heads > 0, vit, "{}", preset.name);
+            assert_eq!(preset.shape.d_state > 0, !vit, "{}", preset.name);
+            let rest = (preset.shape.image_size - preset.shape.patch_size) % preset.shape.stride;
             assert_eq!(rest, 0, "{}", preset.name);
             if vit {
-                assert_eq!(preset.embed_dim % preset.num_heads, 0, "{}", preset.name);
+                assert_eq!(preset.shape.embed_dim % preset.shape.num_heads, 0, "{}", preset.name);
             }
         }
     }
@@ -175,12 +214,15 @@ mod tests {
         for preset in PRESETS {
             for file in preset.published {
                 let letter = preset.name.split('_').nth(1).and_then(|size| size.chars().next());
-                let named = match preset.branch {
+                let named = match preset.shape.branch {
                     Branch::Vit => file.starts_with(preset.name),
                     Branch::Mamba => file.starts_with(&format!("vim_{}_", letter.unwrap())),
                 };
                 assert!(named, "{}: {file}", preset.name);
-                assert_eq!(file.contains("_ft_7") || file.contains("_ft_8"), preset.stride == 8);
+                assert_eq!(
+                    file.contains("_ft_7") || file.contains("_ft_8"),
+                    preset.shape.stride == 8
+                );
             }
             let ours =
                 preset.name.contains("micro") || preset.name == "vim_base_patch16_stride8_224";
@@ -192,8 +234,8 @@ mod tests {
     fn only_the_augreg_checkpoints_are_normalized_to_half() {
         for preset in PRESETS {
             let augreg = preset.name.starts_with("vit_") && !preset.name.contains("micro");
-            assert_eq!(preset.mean == [0.5; 3], augreg, "{}", preset.name);
-            assert_eq!(preset.std == [0.5; 3], augreg, "{}", preset.name);
+            assert_eq!(preset.shape.mean == [0.5; 3], augreg, "{}", preset.name);
+            assert_eq!(preset.shape.std == [0.5; 3], augreg, "{}", preset.name);
         }
     }
 }

@@ -3,7 +3,7 @@
 use super::augment::AugmentConfig;
 use super::checks::Checks;
 use super::error::ConfigError;
-use super::model::BackboneShape;
+use super::presets::BackboneShape;
 use super::section::section;
 
 section! {

@@ -175,12 +175,8 @@ fn draw(explained: &ExplainedImage, panel: (u32, u32), rows: &[Row]) -> RgbImage
     let caption = explained.caption();
     let cell = panel.0.max(letters.width("image"));
     let columns = rows.iter().map(|(_, panels)| panels.len()).max().unwrap_or(1) as u32;
-    let titles = rows
-        .iter()
-        .map(|(title, _)| letters.width(title))
-        .max()
-        .filter(|&width| width > 0)
-        .map_or(0, |width| width + GAP);
+    let titles = rows.iter().map(|(title, _)| letters.width(title)).max();
+    let titles = titles.filter(|&width| width > 0).map_or(0, |width| width + GAP);
     let panels_width = titles + columns * cell + (columns.max(1) - 1) * GAP;
     let content = (panels_width + GAP + BAR_WIDTH)
         .max(letters.width(&caption))
@@ -192,12 +188,14 @@ fn draw(explained: &ExplainedImage, panel: (u32, u32), rows: &[Row]) -> RgbImage
     let mut canvas = RgbImage::from_pixel(width, height, PAPER);
 
     let mut top = MARGIN;
-    write(&mut canvas, (MARGIN, top), &large.fit(&explained.file_name(), content), large, INK);
-    top += large.height() + 4;
-    write(&mut canvas, (MARGIN, top), &caption, letters, INK);
-    top += letters.height() + 4;
-    write(&mut canvas, (MARGIN, top), &explained.method, letters, FAINT);
-    top += letters.height() + 4 + GAP;
+    let name = large.fit(&explained.file_name(), content);
+    let header =
+        [(&name, large, INK), (&caption, letters, INK), (&explained.method, letters, FAINT)];
+    for (line, letters, ink) in header {
+        write(&mut canvas, (MARGIN, top), line, letters, ink);
+        top += letters.height() + 4;
+    }
+    top += GAP;
     let bar = MARGIN + panels_width + GAP;
     let bar_height = rows.len() as u32 * row_height - GAP - letters.height() - 4;
     color_bar(&mut canvas, bar, top, bar_height.clamp(3 * letters.height(), PANEL));

@@ -205,11 +205,8 @@ impl ExplainOptions {
                 options.blocks(branch, shape)?;
                 continue;
             }
-            let available: Vec<&str> = Method::ALL
-                .iter()
-                .filter(|method| method.applies_to(branch))
-                .map(|method| method.name())
-                .collect();
+            let available = Method::ALL.iter().filter(|method| method.applies_to(branch));
+            let available: Vec<&str> = available.map(|method| method.name()).collect();
             bail!(
                 "the {} branch has no {}; it has {}. To choose one method for each branch: \
                  --method vit=attention-rollout --method mamba=hidden-attention",

@@ -36,7 +36,7 @@ fn without_classifier(shapes: &Shapes) -> Shapes {
 }
 
 fn branch(name: &str) -> Branch {
-    preset(name).unwrap().branch
+    preset(name).unwrap().shape.branch
 }
 
 fn config(name: &str, more: &[String]) -> Config {
@@ -44,7 +44,7 @@ fn config(name: &str, more: &[String]) -> Config {
     let mut overrides = vec![
         format!("model.{branch}.name={name}"),
         format!("model.fusion.strategy={branch}_only"),
-        format!("data.image_size={}", preset.image_size),
+        format!("data.image_size={}", preset.shape.image_size),
     ];
     overrides.extend_from_slice(more);
     Config::from_yaml("", "published", &overrides).unwrap()

@@ -9,14 +9,10 @@ use super::layout::Layout;
 use super::nuisance::{Beard, Look};
 
 /// Skin from fair to deep, sRGB.
+#[rustfmt::skip]
 const SKIN_COLORS: [Color; 7] = [
-    [0.95, 0.82, 0.73],
-    [0.92, 0.74, 0.62],
-    [0.88, 0.69, 0.54],
-    [0.78, 0.57, 0.42],
-    [0.66, 0.45, 0.32],
-    [0.51, 0.34, 0.23],
-    [0.38, 0.25, 0.18],
+    [0.95, 0.82, 0.73], [0.92, 0.74, 0.62], [0.88, 0.69, 0.54], [0.78, 0.57, 0.42],
+    [0.66, 0.45, 0.32], [0.51, 0.34, 0.23], [0.38, 0.25, 0.18],
 ];
 
 /// Returns the color that a deep shadow multiplies skin by: less blue and green than red, as light
