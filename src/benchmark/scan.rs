@@ -95,12 +95,12 @@ impl Operands {
         let options = (Kind::Float, Device::Cpu);
         let sequence = |rows: i64, scale: f64| -> Result<Tensor, OpError> {
             let tensor = match layout {
-                Layout::ChannelsFirst => Tensor::f_randn([b, rows, l], options),
+                Layout::ChannelsFirst => Tensor::f_randn([b, rows, l], options)?,
                 Layout::ChannelsLast => {
-                    Tensor::f_randn([b, l, rows], options).and_then(|t| t.f_transpose(1, 2))
+                    Tensor::f_randn([b, l, rows], options)?.f_transpose(1, 2)?
                 }
             };
-            Ok(tensor.and_then(|t| t.f_mul_scalar(scale))?)
+            Ok(tensor.f_mul_scalar(scale)?)
         };
         let a = Tensor::f_arange_start(1, n + 1, options)?.f_neg()?.f_repeat([d, 1])?;
         // Step sizes around softplus(-4.6) = 0.01.
@@ -115,10 +115,8 @@ impl Operands {
             sequence(d, 1.0)?,
             delta_bias,
         ];
-        Ok(Self {
-            leaves: leaves.map(|leaf| leaf.set_requires_grad(true)),
-            dout: sequence(d, 1.0)?,
-        })
+        let leaves = leaves.map(|leaf| leaf.set_requires_grad(true));
+        Ok(Self { leaves, dout: sequence(d, 1.0)? })
     }
 
     /// Runs one implementation twice and returns the second run. The first one warms the caches,

@@ -32,7 +32,8 @@ impl Recorder {
     /// Creates a recorder of the blocks that the options need.
     pub fn new(net: &BeautyNet, options: &ExplainOptions) -> Result<Self> {
         let mut recordings: [Recording; 2] = Default::default();
-        let mut any_gradient = false;
+        let any_gradient =
+            branches(net).any(|(branch, _)| options.branch(branch).method.needs_gradients());
         for (branch, shape) in branches(net) {
             let options = options.branch(branch);
             let mut layers = options.blocks(branch, shape)?;
@@ -40,18 +41,12 @@ impl Recorder {
                 layers = (0..=last).collect();
             }
             let grad_from = match layers.first() {
-                Some(&first) if options.method.needs_gradients() => {
-                    any_gradient = true;
-                    first
-                }
+                Some(&first) if options.method.needs_gradients() => first,
                 // The fusion has gradients because the other branch needs them.
                 _ => (shape.depth as usize).saturating_sub(1),
             };
-            recordings[slot(branch)] =
-                Recording { layers, grad_from: Some(grad_from), inputs: Vec::new() };
-        }
-        if !any_gradient {
-            recordings.iter_mut().for_each(|recording| recording.grad_from = None);
+            let grad_from = any_gradient.then_some(grad_from);
+            recordings[slot(branch)] = Recording { layers, grad_from, inputs: Vec::new() };
         }
         Ok(Self { recordings, guard: None })
     }

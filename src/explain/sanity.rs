@@ -100,10 +100,9 @@ pub fn sanity_check(
     tch::manual_seed(seed);
     let random = BeautyNet::without_pretrained(config, net.device())?;
     let (names, trained): (Vec<String>, Vec<Tensor>) = net.parameters().into_iter().unzip();
-    let tensors = |net: &BeautyNet| -> Vec<Tensor> {
-        net.parameters().into_iter().map(|(_, tensor)| tensor).collect()
-    };
-    let (mut parameters, random) = (tensors(&randomized), tensors(&random));
+    let (_, mut parameters): (Vec<String>, Vec<Tensor>) =
+        randomized.parameters().into_iter().unzip();
+    let (_, random): (Vec<String>, Vec<Tensor>) = random.parameters().into_iter().unzip();
     let stages = stages(net, &names);
     let mut per_image = PerImage::default();
     let mut figures: Vec<ExplainedImage> = Vec::new();
@@ -188,26 +187,23 @@ fn figures_of(
 ) -> Result<Vec<ExplainedImage>> {
     let scores = values(&explanation.score)?;
     let method = format!("{}; weights randomized from the top down", options.describe(net));
-    inputs
-        .iter()
-        .zip(scores)
-        .enumerate()
-        .map(|(row, (input, score))| {
-            let mut figure = ExplainedImage {
-                name: input.name.clone(),
-                image: input.image.clone(),
-                score,
-                weights: None,
-                method: method.clone(),
-                heatmaps: branches(net)
-                    .map(|(branch, _)| (branch.title().into(), Vec::new()))
-                    .collect(),
-                fused: None,
-            };
-            add_heatmaps(&mut figure, input, explanation, row, |_| "trained")?;
-            Ok(figure)
-        })
-        .collect()
+    let heatmaps = branches(net).map(|(branch, _)| (branch.title().into(), Vec::new()));
+    let heatmaps: Vec<_> = heatmaps.collect();
+    let mut figures = Vec::new();
+    for (row, (input, score)) in inputs.iter().zip(scores).enumerate() {
+        let mut figure = ExplainedImage {
+            name: input.name.clone(),
+            image: input.image.clone(),
+            score,
+            weights: None,
+            method: method.clone(),
+            heatmaps: heatmaps.clone(),
+            fused: None,
+        };
+        add_heatmaps(&mut figure, input, explanation, row, |_| "trained")?;
+        figures.push(figure);
+    }
+    Ok(figures)
 }
 
 fn add_heatmaps<'a>(

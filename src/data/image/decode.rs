@@ -108,12 +108,11 @@ fn over(image: &DynamicImage, background: [u8; 3]) -> RgbImage {
     let rgba = image.to_rgba8();
     let mut out = RgbImage::new(rgba.width(), rgba.height());
     for (to, from) in out.pixels_mut().zip(rgba.pixels()) {
-        let [red, green, blue, alpha] = from.0;
+        let alpha = u32::from(from[3]);
         let blend = |color: u8, under: u8| {
-            let alpha = u32::from(alpha);
             ((u32::from(color) * alpha + u32::from(under) * (255 - alpha) + 127) / 255) as u8
         };
-        to.0 = [blend(red, background[0]), blend(green, background[1]), blend(blue, background[2])];
+        to.0 = std::array::from_fn(|channel| blend(from[channel], background[channel]));
     }
     out
 }

@@ -162,11 +162,8 @@ pub(super) fn paint_mouth(canvas: &mut Canvas, look: &Look, layout: &Layout, ski
         let lower_color = scaled(lip, lit * (1.10 - 0.30 * fullness));
         blend(pixel, lower_color, coverage(lower_lip, px));
         blend(pixel, scaled(lip, 0.80 * lit), coverage(upper_lip, px));
-        let gloss = spot(
-            [x, y],
-            [0.02 * skin.light.direction[0], mouth.open + 0.45 * mouth.lower],
-            [0.4 * half, 0.35 * mouth.lower],
-        );
+        let shine = [0.02 * skin.light.direction[0], mouth.open + 0.45 * mouth.lower];
+        let gloss = spot([x, y], shine, [0.4 * half, 0.35 * mouth.lower]);
         blend(pixel, [1.0, 0.93, 0.92], 0.30 * gloss);
         // The line between the lips, a little longer than they are, with dimples at its ends.
         let reach = coverage(x.abs() - 1.04 * half, px.max(0.02));

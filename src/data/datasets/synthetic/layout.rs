@@ -218,19 +218,14 @@ pub(super) fn regions(face: &Face, size: u32) -> Vec<Region> {
     let Nose { root, tip, half_width } = layout.nose;
     let mouth = layout.mouth;
     let rise = mouth.lift.abs() + mouth.slope.abs() * mouth.half_width;
+    let nose_center = [0.5 * (root[0] + tip[0]), 0.5 * (root[1] + tip[1]) + 0.02];
+    let mouth_y = mouth.center[1] - 0.35 * mouth.lift + 0.5 * mouth.open + 0.02;
+    let mouth_radii = [1.2 * mouth.half_width + 0.02, 0.12 + 0.7 * rise + 0.5 * mouth.open];
     vec![
         eye("left_eye", layout.eyes[0]),
         eye("right_eye", layout.eyes[1]),
-        region(
-            "nose",
-            [0.5 * (root[0] + tip[0]), 0.5 * (root[1] + tip[1]) + 0.02],
-            [1.3 * half_width, 0.5 * (tip[1] - root[1]) + 0.06],
-        ),
-        region(
-            "mouth",
-            [mouth.center[0], mouth.center[1] - 0.35 * mouth.lift + 0.5 * mouth.open + 0.02],
-            [1.2 * mouth.half_width + 0.02, 0.12 + 0.7 * rise + 0.5 * mouth.open],
-        ),
+        region("nose", nose_center, [1.3 * half_width, 0.5 * (tip[1] - root[1]) + 0.06]),
+        region("mouth", [mouth.center[0], mouth_y], mouth_radii),
         region("head", [0.3 * layout.chin, 0.0], layout.half),
     ]
 }
