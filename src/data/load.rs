@@ -17,11 +17,11 @@ use crate::config::{DataConfig, DatasetName, SyntheticConfig};
 /// the file or the key, if a list is missing or malformed, an image is in two splits (unless
 /// `data.overlap` allows it), or no readable image is left for train or val.
 pub fn load(config: &DataConfig, seed: u64) -> Result<Dataset> {
-    let (mut splits, skipped) = load_splits(config, seed, &Split::ALL)?;
+    let (splits, skipped) = load_splits(config, seed, &Split::ALL)?;
     for split in [Split::Train, Split::Val] {
         require(config, split, &splits[split as usize], &skipped)?;
     }
-    let [train, val, test] = std::mem::take(&mut splits);
+    let [train, val, test] = splits;
     Ok(Dataset { train, val, test, skipped })
 }
 

@@ -8,7 +8,7 @@ use tch::{Kind, Tensor};
 
 use super::options::branches;
 use crate::config::{BackboneShape, Branch};
-use crate::models::{BeautyNet, Images, Tap};
+use crate::models::{BeautyNet, ForwardContext, Images, Tap};
 
 /// Points on the path from the baseline to the image, at the midpoints of as many equal intervals.
 /// The paper recommends 20 to 300; with more points the attributions sum closer to the score's
@@ -115,9 +115,10 @@ pub(super) fn occlusion(
             let hidden = [top, left, edge(row + window) - top, edge(column + window) - left];
             let tokens = net.branch_tokens(branch, images, &mut Occluder(hidden))?;
             let other = other_tokens.as_ref().map(|tokens| tokens.shallow_clone());
+            let eval = ForwardContext::eval();
             let output = match branch {
-                Branch::Vit => net.join_tokens(tokens, other)?,
-                Branch::Mamba => net.join_tokens(other, tokens)?,
+                Branch::Vit => net.join_tokens(tokens, other, eval)?,
+                Branch::Mamba => net.join_tokens(other, tokens, eval)?,
             };
             let drop = (score - output.score).view([batch, 1, 1]);
             let region =

@@ -129,7 +129,7 @@ impl BeautyNet {
                 |encoder: &Encoder| encoder.forward(&encoder.normalize(images)?, None, ctx);
             encoder.as_ref().map(encode).transpose()
         };
-        self.predict(encode(&self.vit)?, encode(&self.mamba)?, ctx)
+        self.join_tokens(encode(&self.vit)?, encode(&self.mamba)?, ctx)
     }
 
     /// As [`forward`](Self::forward) in evaluation, with a tap: the ViT first, then the Vision
@@ -137,7 +137,7 @@ impl BeautyNet {
     pub fn forward_tapped(&self, images: Images, tap: &mut dyn Tap) -> Result<Output> {
         let vit = self.branch_tokens(Branch::Vit, images, tap)?;
         let mamba = self.branch_tokens(Branch::Mamba, images, tap)?;
-        self.join_tokens(vit, mamba)
+        self.join_tokens(vit, mamba, ForwardContext::eval())
     }
 
     /// Returns a branch's tokens in evaluation, with a tap; `None` if the model lacks the branch.
@@ -155,17 +155,9 @@ impl BeautyNet {
         Ok(Some(encoder.forward_tapped(&x, &mut mixer_input)?))
     }
 
-    /// Predicts from the branches' tokens, in evaluation. Returns an error if a branch that the
-    /// fusion needs is missing.
+    /// Predicts from the branches' tokens. Returns an error if a branch that the fusion needs is
+    /// missing.
     pub fn join_tokens(
-        &self,
-        vit: Option<BranchTokens>,
-        mamba: Option<BranchTokens>,
-    ) -> Result<Output> {
-        self.predict(vit, mamba, ForwardContext::eval())
-    }
-
-    fn predict(
         &self,
         vit: Option<BranchTokens>,
         mamba: Option<BranchTokens>,
@@ -250,15 +242,9 @@ impl BeautyNet {
         &self.head
     }
 
-    /// Sets the scale of the scores to the training set's mean and standard deviation.
-    pub fn set_score_scale(&mut self, mean: f64, std: f64) {
-        self.head.set_score_scale(mean, std);
-    }
-
-    /// Sets the lowest and the highest rating of a distribution; does nothing if the head predicts
-    /// a score.
-    pub fn set_score_range(&mut self, range: [f64; 2]) {
-        self.head.set_score_range(range);
+    /// Returns the regression head, to set the scale of its scores.
+    pub fn head_mut(&mut self) -> &mut RegressionHead {
+        &mut self.head
     }
 
     /// Returns the device of the parameters.

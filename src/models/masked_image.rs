@@ -34,13 +34,6 @@ pub struct Losses {
     pub colors: Option<Tensor>,
 }
 
-/// The targets of the pixels.
-#[derive(Debug, Clone, Copy)]
-pub struct Targets {
-    /// Whether a patch's pixels are normalized by its own mean and standard deviation.
-    pub normalized_pixels: bool,
-}
-
 /// A backbone with the layers that pretrain it on images without scores.
 #[derive(Debug)]
 pub struct MaskedImageModel {
@@ -124,25 +117,24 @@ impl MaskedImageModel {
         })
     }
 
-    /// Returns the losses of a prediction for the images x over the patches that `mask` masks.
+    /// Returns the losses of a prediction for the images x over the patches that `mask` masks. With
+    /// `normalized_pixels`, the targets are normalized by each patch's own mean and deviation.
     pub fn losses(
         &self,
         prediction: &Prediction,
         x: &Tensor,
         mask: &Tensor,
-        targets: Targets,
+        normalized_pixels: bool,
     ) -> Result<Losses> {
         let patches = self.patches(x);
-        let target = if targets.normalized_pixels {
+        let target = if normalized_pixels {
             let (mean, std) = mean_and_std(&patches);
             (&patches - mean) / std
         } else {
             patches.shallow_clone()
         };
-        let colors = match &prediction.colors {
-            Some(colors) => Some(masked_error(colors, &mean_colors(&patches), mask)?),
-            None => None,
-        };
+        let color_error = |colors| masked_error(colors, &mean_colors(&patches), mask);
+        let colors = prediction.colors.as_ref().map(color_error).transpose()?;
         Ok(Losses { pixels: masked_error(&prediction.pixels, &target, mask)?, colors })
     }
 
@@ -154,10 +146,10 @@ impl MaskedImageModel {
         prediction: &Prediction,
         x: &Tensor,
         mask: &Tensor,
-        targets: Targets,
+        normalized_pixels: bool,
     ) -> Tensor {
         let patches = self.patches(x);
-        let predicted = if targets.normalized_pixels {
+        let predicted = if normalized_pixels {
             let (mean, std) = mean_and_std(&patches);
             &prediction.pixels * std + mean
         } else {
@@ -271,8 +263,6 @@ mod tests {
         Tensor::from_slice(&mask).view([1, 16])
     }
 
-    const TARGETS: Targets = Targets { normalized_pixels: true };
-
     #[test]
     fn every_parameter_gets_a_gradient() {
         for vit in [true, false] {
@@ -280,7 +270,7 @@ mod tests {
             let x = model.normalize(&images(1)).unwrap();
             let mask = mask(&[0, 3, 7, 9, 12]);
             let prediction = model.predict(&x, &mask, ForwardContext::train()).unwrap();
-            let losses = model.losses(&prediction, &x, &mask, TARGETS).unwrap();
+            let losses = model.losses(&prediction, &x, &mask, true).unwrap();
             (losses.pixels + losses.colors.unwrap()).backward();
             for (name, parameter) in model.parameters() {
                 let gradient = parameter.grad();
@@ -299,7 +289,7 @@ mod tests {
             let x = model.normalize(&images(1)).unwrap();
             let mask = mask(&[1, 2, 14]);
             let prediction = model.predict(&x, &mask, ForwardContext::train()).unwrap();
-            let losses = model.losses(&prediction, &x, &mask, TARGETS).unwrap();
+            let losses = model.losses(&prediction, &x, &mask, true).unwrap();
             assert!(losses.colors.is_none());
             losses.pixels.backward();
             for (name, parameter) in model.parameters() {
@@ -340,10 +330,10 @@ mod tests {
             let pixels = prediction.pixels.copy();
             let _ = pixels.narrow(1, change, 1).detach().fill_(100.0);
             let changed = Prediction { pixels, colors: None };
-            let losses = model.losses(&changed, &x, &mask, TARGETS).unwrap();
+            let losses = model.losses(&changed, &x, &mask, true).unwrap();
             losses.pixels.double_value(&[])
         };
-        let unchanged = model.losses(&prediction, &x, &mask, TARGETS).unwrap();
+        let unchanged = model.losses(&prediction, &x, &mask, true).unwrap();
         assert_eq!(loss(4), unchanged.pixels.double_value(&[]));
         assert!(loss(5) > 1000.0);
     }
@@ -355,7 +345,6 @@ mod tests {
         let x = model.normalize(&images).unwrap();
         let mask = Tensor::cat(&[mask(&[0, 1, 2]), mask(&[15])], 0);
         for normalized_pixels in [true, false] {
-            let targets = Targets { normalized_pixels };
             let patches = model.patches(&x);
             let (mean, std) = mean_and_std(&patches);
             let prediction = Prediction {
@@ -366,10 +355,10 @@ mod tests {
                 },
                 colors: Some(mean_colors(&patches)),
             };
-            let losses = model.losses(&prediction, &x, &mask, targets).unwrap();
+            let losses = model.losses(&prediction, &x, &mask, normalized_pixels).unwrap();
             assert!(losses.pixels.double_value(&[]) < 1e-9);
             assert_eq!(losses.colors.unwrap().double_value(&[]), 0.0);
-            let reconstructed = model.reconstruct(&prediction, &x, &mask, targets);
+            let reconstructed = model.reconstruct(&prediction, &x, &mask, normalized_pixels);
             assert_eq!(model.denormalize(&reconstructed), images);
             assert_eq!(model.denormalize(&x), images);
         }

@@ -38,24 +38,15 @@ impl Direction {
         let suffix = if reverse { "_b" } else { "" };
         let named = |name: &str| path / format!("{name}{suffix}");
         let (conv1d, dt_proj) = (named("conv1d"), named("dt_proj"));
+        let init = Init::pytorch_default;
         let a_log_name = if reverse { "A_b_log" } else { "A_log" };
         let options = (Kind::Float, path.device());
         let a = Tensor::arange_start(1, d_state + 1, options).log();
         Self {
-            conv1d_weight: Init::pytorch_default(D_CONV)
-                .parameter(&conv1d, "weight", &[inner, 1, D_CONV])
-                .into(),
-            conv1d_bias: Init::pytorch_default(D_CONV).parameter(&conv1d, "bias", &[inner]).into(),
-            x_proj: Linear::new(
-                named("x_proj"),
-                inner,
-                dt_rank + 2 * d_state,
-                false,
-                Init::pytorch_default(inner),
-            ),
-            dt_proj_weight: Init::pytorch_default(dt_rank)
-                .parameter(&dt_proj, "weight", &[inner, dt_rank])
-                .into(),
+            conv1d_weight: init(D_CONV).parameter(&conv1d, "weight", &[inner, 1, D_CONV]).into(),
+            conv1d_bias: init(D_CONV).parameter(&conv1d, "bias", &[inner]).into(),
+            x_proj: Linear::new(named("x_proj"), inner, dt_rank + 2 * d_state, false, init(inner)),
+            dt_proj_weight: init(dt_rank).parameter(&dt_proj, "weight", &[inner, dt_rank]).into(),
             dt_proj_bias: dt_proj.var_copy("bias", &initial_dt_bias(inner, options)).into(),
             a_log: path.var_copy(a_log_name, &a.repeat([inner, 1])).into(),
             d: Init::Constant(1.0).parameter(path, &format!("D{suffix}"), &[inner]).into(),
@@ -178,24 +169,14 @@ impl Mixer {
         let dim = shape.embed_dim;
         let inner = EXPAND * dim;
         let dt_rank = dt_rank(dim);
+        let linear =
+            |name, inputs, outputs, init| Linear::new(&path / name, inputs, outputs, false, init);
         let out_bound = (inner as f64).powf(-0.5) / (shape.depth as f64).sqrt();
         Self {
-            in_proj: Linear::new(
-                &path / "in_proj",
-                dim,
-                2 * inner,
-                false,
-                Init::pytorch_default(dim),
-            ),
+            in_proj: linear("in_proj", dim, 2 * inner, Init::pytorch_default(dim)),
             forward: Direction::new(&path, inner, dt_rank, shape.d_state, false),
             backward: Direction::new(&path, inner, dt_rank, shape.d_state, true),
-            out_proj: Linear::new(
-                &path / "out_proj",
-                inner,
-                dim,
-                false,
-                Init::Uniform { bound: out_bound },
-            ),
+            out_proj: linear("out_proj", inner, dim, Init::Uniform { bound: out_bound }),
         }
     }
 

@@ -45,7 +45,7 @@ fn saved_weights_load_bit_for_bit_with_the_scale_of_the_scores() {
     let path = folder.path().join("w.safetensors");
     tch::manual_seed(1);
     let mut net = network(&[]);
-    net.set_score_scale(5.5, 1.25);
+    net.head_mut().set_score_scale(5.5, 1.25);
     weights::save(&path, &net.parameters(), HashMap::new()).unwrap();
     tch::manual_seed(2);
     let other = network(&[]);

@@ -15,7 +15,7 @@ use rayon::prelude::*;
 
 use self::images::{duplicates, near_duplicates, outliers};
 use self::manifest::files;
-use self::row::{CheckedRow, RowStatus};
+use self::row::CheckedRow;
 use self::scores::{histogram, score_bins};
 use super::dataset::{Sample, Split, scores_by_group};
 use super::listing::Row;
@@ -42,19 +42,17 @@ pub fn check(config: &DataConfig, seed: u64) -> Result<DatasetCheck> {
     let usable: Vec<&Sample> =
         rows.iter().filter(|row| row.is_usable()).map(|row| &row.row.sample).collect();
     let score_bins = score_bins(&usable);
-    let missing = rows.iter().filter_map(|row| match &row.status {
-        RowStatus::Missing(reason) => Some(row.finding(reason)),
-        _ => None,
-    });
-    let unreadable = rows.iter().filter_map(|row| match &row.status {
-        RowStatus::Unreadable(reason) => Some(row.finding(reason)),
-        _ => None,
-    });
+    let unusable = rows.iter().filter_map(|row| Some((row, row.content.as_ref().err()?)));
+    let (missing, unreadable): (Vec<_>, Vec<_>) =
+        unusable.partition(|(row, _)| row.row.missing.is_some());
+    let findings = |rows: Vec<(&CheckedRow, &String)>| {
+        rows.into_iter().map(|(row, reason)| row.finding(reason)).collect()
+    };
     let group_scores = scores_by_group(usable.iter().copied()).into_iter();
     Ok(DatasetCheck {
         splits: Split::ALL.map(|split| SplitCheck::new(split, &score_bins, &rows)).to_vec(),
-        missing: missing.collect(),
-        unreadable: unreadable.collect(),
+        missing: findings(missing),
+        unreadable: findings(unreadable),
         overlaps: leaked_images(&listing),
         repeated: Split::ALL
             .iter()
@@ -75,8 +73,7 @@ pub fn check(config: &DataConfig, seed: u64) -> Result<DatasetCheck> {
 impl SplitCheck {
     fn new(split: Split, bins: &[f64], rows: &[CheckedRow]) -> Self {
         let rows = || rows.iter().filter(|row| row.split == split);
-        let count =
-            |filter: fn(&RowStatus) -> bool| rows().filter(|row| filter(&row.status)).count();
+        let missing = rows().filter(|row| row.row.missing.is_some()).count();
         let mut scores = Vec::new();
         let mut groups = BTreeMap::new();
         for row in rows().filter(|row| row.is_usable()) {
@@ -89,8 +86,8 @@ impl SplitCheck {
             split,
             rows: rows().count(),
             usable: scores.len(),
-            missing: count(|status| matches!(status, RowStatus::Missing(_))),
-            unreadable: count(|status| matches!(status, RowStatus::Unreadable(_))),
+            missing,
+            unreadable: rows().count() - scores.len() - missing,
             score: ScoreSummary::new(&scores),
             groups,
             histogram: histogram(&scores, bins),

@@ -1,5 +1,9 @@
 //! The check of one row of a data set's lists.
 
+use std::path::Path;
+
+use anyhow::Result;
+
 use super::findings::SplitImage;
 use crate::data::dataset::{Skipped, Source, Split};
 use crate::data::image::decode;
@@ -9,14 +13,8 @@ use crate::data::listing::Row;
 pub(super) struct CheckedRow<'a> {
     pub(super) split: Split,
     pub(super) row: &'a Row,
-    pub(super) status: RowStatus,
-}
-
-pub(super) enum RowStatus {
-    Missing(String),
-    Unreadable(String),
-    /// The image can be used; a synthetic one has no file content.
-    Usable(Option<FileContent>),
+    /// What was read of a usable image, `None` for a synthetic one, or why it cannot be used.
+    pub(super) content: Result<Option<FileContent>, String>,
 }
 
 pub(super) struct FileContent {
@@ -26,28 +24,29 @@ pub(super) struct FileContent {
     pub(super) phash: Option<PerceptualHash>,
 }
 
+impl FileContent {
+    fn read(path: &Path) -> Result<Self> {
+        let bytes = decode::read_file(path)?;
+        let image = decode::decode_image(&bytes)?;
+        Ok(Self {
+            hash: blake3::hash(&bytes),
+            width: image.width(),
+            height: image.height(),
+            phash: PerceptualHash::new(&image),
+        })
+    }
+}
+
 impl<'a> CheckedRow<'a> {
     pub(super) fn new(split: Split, row: &'a Row) -> Self {
-        let status = match (&row.missing, &row.sample.source) {
-            (Some(reason), _) => RowStatus::Missing(reason.clone()),
-            (None, Source::Synthetic(_)) => RowStatus::Usable(None),
+        let content = match (&row.missing, &row.sample.source) {
+            (Some(reason), _) => Err(reason.clone()),
+            (None, Source::Synthetic(_)) => Ok(None),
             (None, Source::File(path)) => {
-                let content = decode::read_file(path).and_then(|bytes| {
-                    let image = decode::decode_image(&bytes)?;
-                    Ok(FileContent {
-                        hash: blake3::hash(&bytes),
-                        width: image.width(),
-                        height: image.height(),
-                        phash: PerceptualHash::new(&image),
-                    })
-                });
-                match content {
-                    Ok(content) => RowStatus::Usable(Some(content)),
-                    Err(error) => RowStatus::Unreadable(format!("{error:#}")),
-                }
+                FileContent::read(path).map(Some).map_err(|error| format!("{error:#}"))
             }
         };
-        Self { split, row, status }
+        Self { split, row, content }
     }
 
     pub(super) fn image(&self) -> SplitImage {
@@ -55,14 +54,11 @@ impl<'a> CheckedRow<'a> {
     }
 
     pub(super) fn is_usable(&self) -> bool {
-        matches!(self.status, RowStatus::Usable(_))
+        self.content.is_ok()
     }
 
     pub(super) fn content(&self) -> Option<&FileContent> {
-        match &self.status {
-            RowStatus::Usable(content) => content.as_ref(),
-            _ => None,
-        }
+        self.content.as_ref().ok()?.as_ref()
     }
 
     pub(super) fn finding(&self, reason: impl Into<String>) -> Skipped {

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::findings::{DatasetCheck, SplitCheck};
+use super::findings::{DatasetCheck, SplitCheck, SplitImage};
 use super::scores::ScoreSummary;
 use crate::data::dataset::Skipped;
 use crate::data::splits::LeakedImage;
@@ -44,20 +44,13 @@ impl fmt::Display for DatasetCheck {
         })?;
         section(f, "files with the same content", &self.duplicates, |duplicate| {
             let leak = if duplicate.across_splits { "in more than one split: " } else { "" };
-            let names: Vec<String> = duplicate
-                .images
-                .iter()
-                .map(|named| format!("{} ({})", named.id, named.split))
-                .collect();
+            let names: Vec<String> = duplicate.images.iter().map(SplitImage::to_string).collect();
             format!("{leak}{}", names.join(" = "))
         })?;
         section(f, "files that look the same", &self.near_duplicates, |found| {
             let leak = if found.across_splits { "in more than one split: " } else { "" };
             let [a, b] = &found.images;
-            format!(
-                "{leak}{} ({}) ~ {} ({}): {} of 256 bits differ",
-                a.id, a.split, b.id, b.split, found.distance
-            )
+            format!("{leak}{a} ~ {b}: {} of 256 bits differ", found.distance)
         })?;
         section(f, "outliers", &self.outliers, skipped)?;
         section(f, "notes", &self.notes, String::clone)?;
@@ -65,6 +58,12 @@ impl fmt::Display for DatasetCheck {
             writeln!(f, "\nno problems found")?;
         }
         Ok(())
+    }
+}
+
+impl fmt::Display for SplitImage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ({})", self.id, self.split)
     }
 }
 

@@ -10,11 +10,11 @@ use tch::{Device, Kind, Tensor};
 use super::Pretrained;
 use super::images::TrainAndVal;
 use super::masks::Masks;
-use crate::config::{BackboneConfig, BackboneShape, Branch, Config, PretrainConfig};
+use crate::config::{BackboneConfig, BackboneShape, Branch, Config};
 use crate::data::{HostBatch, ImageDataset, Loader, LoaderOptions, Mode, Split};
 use crate::models::ForwardContext;
 use crate::models::images::upload;
-use crate::models::masked_image::{Losses, MaskedImageModel, Targets};
+use crate::models::masked_image::{Losses, MaskedImageModel};
 use crate::models::weights;
 use crate::run::{PretrainEpochRecord, RunDir};
 use crate::train::distributed::World;
@@ -73,7 +73,7 @@ impl<'a> MaskedImages<'a> {
         let device = self.model.device();
         let x = self.model.normalize(&upload(batch, device)?)?;
         let prediction = in_precision(autocast, device, || self.model.predict(&x, mask, ctx))?;
-        self.model.losses(&prediction, &x, mask, targets(&self.config.pretrain))
+        self.model.losses(&prediction, &x, mask, self.config.pretrain.normalized_pixels)
     }
 
     /// Writes the backbone's weights.
@@ -205,9 +205,4 @@ impl Objective for MaskedImages<'_> {
     fn save(&self, run: &RunDir, records: &[PretrainEpochRecord], _origin: Value) -> Result<()> {
         run.write_metrics(self.before.iter().chain(records))
     }
-}
-
-/// Returns the targets that the config asks for.
-pub(super) fn targets(config: &PretrainConfig) -> Targets {
-    Targets { normalized_pixels: config.normalized_pixels }
 }

@@ -10,7 +10,6 @@ use tch::{Device, Tensor};
 
 use super::images::TrainAndVal;
 use super::masks::Masks;
-use super::objective::targets;
 use crate::config::Config;
 use crate::data::{ImageDataset, Loader, LoaderOptions, Mode};
 use crate::models::ForwardContext;
@@ -62,7 +61,8 @@ impl Panels {
         let mask = masks.of_validation(&self.indices, device)?;
         let x = model.normalize(&self.images.f_to_device(device)?)?;
         let prediction = model.predict(&x, &mask, ForwardContext::eval())?;
-        let reconstructed = model.reconstruct(&prediction, &x, &mask, targets(&config.pretrain));
+        let reconstructed =
+            model.reconstruct(&prediction, &x, &mask, config.pretrain.normalized_pixels);
         for x in [model.gray_out(&x, &mask), reconstructed] {
             self.columns.push(to_images(&model.denormalize(&x))?);
         }

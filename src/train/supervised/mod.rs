@@ -153,9 +153,9 @@ impl<'a> Supervised<'a> {
         };
         let scores: Vec<f64> = splits.train.samples().iter().map(|s| s.score.into()).collect();
         let (mean, std) = mean_and_std(&scores);
-        net.set_score_scale(mean, std);
+        net.head_mut().set_score_scale(mean, std);
         if let Some(range) = criterion.score_range() {
-            net.set_score_range(range);
+            net.head_mut().set_score_range(range);
         }
         if config.train.checkpoint_activations {
             net.recompute_blocks();
