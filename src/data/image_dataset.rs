@@ -1,6 +1,5 @@
 //! The images of one split: from a sample to the pixels that the model sees.
 
-use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
@@ -115,7 +114,13 @@ impl ImageDataset {
             return Ok(Arc::clone(image));
         }
         let (image, keep) = match &sample.source {
-            Source::File(path) => (self.read(path)?, self.keep_files),
+            Source::File(path) => {
+                let image = match &self.disk {
+                    Some(disk) => disk.image(path)?,
+                    None => read_image_over(path, self.background)?,
+                };
+                (image, self.keep_files)
+            }
             Source::Synthetic(face) => (synthetic::render(*face, self.size() as u32), true),
         };
         let image = Arc::new(image);
@@ -127,13 +132,6 @@ impl ImageDataset {
             }
         }
         Ok(image)
-    }
-
-    fn read(&self, path: &Path) -> Result<RgbImage> {
-        match &self.disk {
-            Some(disk) => disk.image(path),
-            None => read_image_over(path, self.background),
-        }
     }
 
     /// Writes what the model sees of a sample to `out`: (3, size, size), one plane per color.

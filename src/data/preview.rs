@@ -39,8 +39,7 @@ pub fn grid(images: &ImageDataset, rows: usize, epochs: usize, seed: u64) -> Res
         };
         let batch = batch(images, rows, mode, &mut workspace)?;
         for (row, planes) in batch.pixels.chunks_exact(3 * size * size).enumerate() {
-            let (left, top) = (GAP + column * (size + GAP), GAP + row * (size + GAP));
-            paste(&mut grid, planes, size, left, top);
+            paste(&mut grid, planes, size, column, row);
         }
     }
     Ok(grid)
@@ -57,8 +56,7 @@ pub fn tiles(batch: &HostBatch, max_images: usize, columns: usize) -> RgbImage {
         RgbImage::from_pixel(side(columns), side(shown.div_ceil(columns)), Rgb([255; 3]));
     let images = batch.pixels.chunks_exact((3 * size * size).max(1));
     for (i, planes) in images.take(shown).enumerate() {
-        let at = |cell_index: usize| GAP + cell_index * (size + GAP);
-        paste(&mut grid, planes, size, at(i % columns), at(i / columns));
+        paste(&mut grid, planes, size, i % columns, i / columns);
     }
     grid
 }
@@ -76,8 +74,9 @@ fn batch(
     Ok(batch)
 }
 
-fn paste(grid: &mut RgbImage, planes: &[u8], size: usize, left: usize, top: usize) {
+fn paste(grid: &mut RgbImage, planes: &[u8], size: usize, column: usize, row: usize) {
     let plane = size * size;
+    let (left, top) = (GAP + column * (size + GAP), GAP + row * (size + GAP));
     for at in 0..plane {
         let color = [planes[at], planes[plane + at], planes[2 * plane + at]];
         let (x, y) = (left + at % size, top + at / size);

@@ -51,14 +51,10 @@ pub struct RegressionHead {
 impl RegressionHead {
     /// Returns a head for fused vectors of `width` channels.
     pub fn new(path: &nn::Path, width: i64, config: &HeadConfig, output: HeadOutput) -> Self {
-        let outputs = match output {
-            HeadOutput::Fused => None,
-            HeadOutput::Score => Some(1),
-            HeadOutput::Distribution { bins } => Some(bins),
-        };
-        let bins = match output {
-            HeadOutput::Distribution { bins } => Some(bins),
-            HeadOutput::Fused | HeadOutput::Score => None,
+        let (outputs, bins) = match output {
+            HeadOutput::Fused => (None, None),
+            HeadOutput::Score => (Some(1), None),
+            HeadOutput::Distribution { bins } => (Some(bins), Some(bins)),
         };
         Self {
             regressor: outputs.map(|outputs| Regressor::new(path, width, config, outputs)),

@@ -11,7 +11,7 @@ use super::cost::Cost;
 use crate::config::{Branch, Config};
 
 /// A module of the network.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Layer {
     /// The common prefix of its parameters' names, for example `mamba.layers.0`.
     pub name: String,
@@ -47,12 +47,8 @@ pub fn summarize(config: &Config) -> Result<Summary> {
     for (name, tensor) in net.parameters().iter().filter(|(_, t)| t.requires_grad()) {
         let module = module_of(name).to_string();
         let key = (order(&module), block_index(&module), module.clone());
-        let layer = by_module.entry(key).or_insert_with(|| Layer {
-            name: module,
-            parameters: 0,
-            multiply_adds: 0,
-            activation_bytes: 0,
-        });
+        let new = || Layer { name: module, ..Layer::default() };
+        let layer = by_module.entry(key).or_insert_with(new);
         layer.parameters += tensor.numel() as i64;
         if matches!(layer.name.as_str(), "fusion" | "head") && tensor.dim() == 2 {
             // Every matrix there multiplies one vector; work on more tokens is added below.

@@ -23,10 +23,9 @@ pub fn recomputed(
     parameters: &[Tensor],
 ) -> Result<Tensor, OpError> {
     let segment: Box<Segment> = Box::new(Box::new(segment));
-    let mut out = null_mut();
     // SAFETY: the tensors are borrowed for the call. `data` is a `Box<Segment>` that the call owns
     // and passes to `destroy` once; `run` casts it to the same type.
-    ffi::check(unsafe {
+    ffi::returned_tensor(|out| unsafe {
         ffi::vmb_recomputed(
             run,
             Box::into_raw(segment).cast(),
@@ -34,11 +33,9 @@ pub fn recomputed(
             ffi::pointer(x),
             ffi::pointers(parameters).as_ptr(),
             parameters.len() as i64,
-            &mut out,
+            out,
         )
-    })?;
-    // SAFETY: without a message `out` is a tensor allocated with `new` that nothing else owns.
-    Ok(unsafe { Tensor::from_ptr(out as *mut C_tensor) })
+    })
 }
 
 /// Runs the segment. A panic must not unwind into C++: it becomes a message.

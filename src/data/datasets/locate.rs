@@ -43,14 +43,11 @@ impl Locator {
             at = if exact.exists() {
                 exact
             } else {
-                self.folder(&at).get(&composed(name.to_str()?))?.clone()
+                let folder = self.folders.entry(at).or_insert_with_key(|folder| list(folder));
+                folder.get(&composed(name.to_str()?))?.clone()
             };
         }
         Some(at)
-    }
-
-    fn folder(&mut self, folder: &Path) -> &HashMap<String, PathBuf> {
-        self.folders.entry(folder.to_path_buf()).or_insert_with(|| list(folder))
     }
 }
 

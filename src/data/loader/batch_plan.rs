@@ -6,7 +6,6 @@ use std::sync::Arc;
 use anyhow::{Result, ensure};
 
 use super::options::LoaderOptions;
-use super::shard::RankShard;
 use crate::data::augment;
 use crate::data::batch::HostBatch;
 use crate::data::image::Workspace;
@@ -16,12 +15,10 @@ use crate::data::random_stream::RandomStream;
 /// The assignment of samples to the batches of a pass.
 pub(super) struct BatchPlan {
     images: Arc<ImageDataset>,
+    options: LoaderOptions,
     order: Vec<usize>,
-    batch_size: usize,
     /// The batches that this process loads.
     pub(super) batches: Range<usize>,
-    mode: Mode,
-    shard: RankShard,
 }
 
 impl BatchPlan {
@@ -43,15 +40,16 @@ impl BatchPlan {
             Mode::Train { .. } => 0..count,
             Mode::Eval => shard.range(count),
         };
-        Ok(Self { images, order, batch_size, batches, mode, shard })
+        Ok(Self { images, options, order, batches })
     }
 
     pub(super) fn load(&self, batch: usize, workspace: &mut Workspace) -> Result<HostBatch> {
-        let start = batch * self.batch_size;
-        let end = (start + self.batch_size).min(self.order.len());
+        let LoaderOptions { mode, batch_size, shard, .. } = self.options;
+        let start = batch * batch_size;
+        let end = (start + batch_size).min(self.order.len());
         let order = self.order.get(start..end).unwrap_or_default();
-        let mine = match self.mode {
-            Mode::Train { .. } => self.shard.range(order.len()),
+        let mine = match mode {
+            Mode::Train { .. } => shard.range(order.len()),
             Mode::Eval => 0..order.len(),
         };
         let config = self.images.augment();
@@ -63,9 +61,9 @@ impl BatchPlan {
             let before = (mine.start + order.len() - 1) % order.len();
             indices.insert(0, order[before]);
         }
-        let mut host_batch = self.images.load_batch(indices, self.mode, workspace)?;
+        let mut host_batch = self.images.load_batch(indices, mode, workspace)?;
         host_batch.global_len = order.len();
-        if let Mode::Train { seed, epoch } = self.mode {
+        if let Mode::Train { seed, epoch } = mode {
             let mut rng = RandomStream::new(seed, epoch, batch as u64, "mix");
             augment::mix(config, &mut host_batch, &mut rng);
         }

@@ -73,6 +73,7 @@ fn load_published(
 }
 
 /// The tensors of a file that fit the network's parameters, and the names that do not.
+#[derive(Default)]
 struct Matching {
     matched: Vec<Match>,
     missing: Vec<String>,
@@ -116,16 +117,8 @@ impl Matching {
         parameters: &[(String, Tensor)],
         branch: Option<Branch>,
     ) -> Self {
-        let wrapper = match branch {
-            Some(_) => wrapper(shapes),
-            None => String::new(),
-        };
-        let mut matching = Self {
-            matched: Vec::new(),
-            missing: Vec::new(),
-            unexpected: Vec::new(),
-            misshaped: Vec::new(),
-        };
+        let wrapper = if branch.is_some() { wrapper(shapes) } else { String::new() };
+        let mut matching = Self::default();
         for (name, parameter) in parameters {
             let stored = format!("{wrapper}{name}");
             let Some(shape) = shapes.get(&stored) else {

@@ -206,7 +206,9 @@ fn state_dict(pickle: &Pickle, wanted: StateDict) -> Result<BTreeMap<String, Ten
             let (key, value) = root.iter().rfind(|(key, _)| key == name)?;
             Some((*key, pickle.entries(value)?))
         });
-        found.filter(|(_, entries)| entries.iter().any(|(_, value)| is_tensor(value)))
+        found.filter(|(_, entries)| {
+            entries.iter().any(|(_, value)| matches!(value, Value::Tensor(_)))
+        })
     };
     let entries = match wanted {
         StateDict::Model => match find(&MODEL_KEYS) {
@@ -236,10 +238,6 @@ fn state_dict(pickle: &Pickle, wanted: StateDict) -> Result<BTreeMap<String, Ten
         first_keys(&entries)
     );
     Ok(tensors)
-}
-
-fn is_tensor(value: &Value) -> bool {
-    matches!(value, Value::Tensor(_))
 }
 
 fn first_keys(entries: &[(&str, &Value)]) -> String {

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use anyhow::{Context, Result, bail, ensure};
 
 use super::globals::Global;
-use super::{Id, Storage, TensorView, Value};
+use super::{Id, Pickle, Storage, TensorView, Value};
 
 /// More values than any checkpoint of a backbone has, optimizer included; bounds the memory that a
 /// pickle can ask for.
@@ -23,8 +23,7 @@ pub(super) struct Machine<'a> {
 }
 
 impl<'a> Machine<'a> {
-    /// Runs a pickle, and returns all values and the index of the outermost one.
-    pub fn run(pickle: &'a [u8]) -> Result<(Vec<Value>, Id)> {
+    pub fn run(pickle: &'a [u8]) -> Result<Pickle> {
         let mut machine = Self {
             input: pickle,
             values: Vec::new(),
@@ -36,7 +35,7 @@ impl<'a> Machine<'a> {
             let [opcode] = machine.array()?;
             if opcode == b'.' {
                 let root = machine.pop()?;
-                return Ok((machine.values, root));
+                return Ok(Pickle { values: machine.values, root });
             }
             machine.step(opcode)?;
         }

@@ -69,8 +69,7 @@ pub struct Pickle {
 
 impl Pickle {
     pub fn read(bytes: &[u8]) -> Result<Self> {
-        let (values, root) = Machine::run(bytes)?;
-        Ok(Self { values, root })
+        Machine::run(bytes)
     }
 
     pub fn root(&self) -> &Value {
