@@ -24,6 +24,11 @@ pub(crate) struct Row {
 }
 
 impl Row {
+    /// Creates a row of an image that exists and may be in any split.
+    pub(crate) fn new(sample: Sample, key: String) -> Self {
+        Self { sample, missing: None, person: None, unit: key.clone(), key }
+    }
+
     /// Creates a row from the file that was found, or the reason why it was not.
     pub(crate) fn file(
         id: &str,
@@ -39,8 +44,7 @@ impl Row {
         // Links to one file are one image. A missing file has the key of its expected path.
         let key = fs::canonicalize(&path).unwrap_or_else(|_| path.components().collect());
         let key = composed(&key.to_string_lossy());
-        let sample = Sample::new(id, Source::File(path), score, group);
-        Self { sample, missing, person: None, unit: key.clone(), key }
+        Self { missing, ..Self::new(Sample::new(id, Source::File(path), score, group), key) }
     }
 }
 

@@ -174,22 +174,12 @@ fn list_synthetic(config: &SyntheticConfig, seed: u64) -> Listing {
         (0..count as u64)
             .map(|index| {
                 let face = FaceSeed { seed, index: (split as u64) << 40 | index };
-                let sample = Sample {
-                    votes: synthetic::ratings(face, config.rater_noise),
-                    ..Sample::new(
-                        format!("synthetic/{split}/{index:06}"),
-                        Source::Synthetic(face),
-                        synthetic::rated_score(face, config.rater_noise),
-                        Some(synthetic::Face::sample(face).tone_group().to_string()),
-                    )
-                };
-                Row {
-                    key: sample.id.clone(),
-                    person: None,
-                    unit: sample.id.clone(),
-                    sample,
-                    missing: None,
-                }
+                let id = format!("synthetic/{split}/{index:06}");
+                let score = synthetic::rated_score(face, config.rater_noise);
+                let group = synthetic::Face::sample(face).tone_group().to_string();
+                let sample = Sample::new(&id, Source::Synthetic(face), score, Some(group));
+                let votes = synthetic::ratings(face, config.rater_noise);
+                Row::new(Sample { votes, ..sample }, id)
             })
             .collect()
     };

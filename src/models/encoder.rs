@@ -7,7 +7,8 @@ use super::forward_context::ForwardContext;
 use super::fusion::BranchTokens;
 use super::images::{Images, Normalization};
 use super::layers::Masked;
-use super::vim::{VisionMamba, class_index};
+use super::patch_embed::class_index;
+use super::vim::VisionMamba;
 use super::vit::VisionTransformer;
 use crate::config::{BackboneShape, Branch};
 
@@ -37,10 +38,7 @@ impl Encoder {
     }
 
     pub fn class_index(&self) -> i64 {
-        match self.shape.branch {
-            Branch::Vit => 0,
-            Branch::Mamba => class_index(self.shape.patches()),
-        }
+        class_index(self.shape.branch, self.shape.patches())
     }
 
     /// Returns normalized float images (b, 3, s, s).

@@ -3,7 +3,7 @@
 use tch::{Tensor, nn};
 
 use super::layers::{Init, LayerNorm, Masked};
-use crate::config::{BackboneShape, Stem};
+use crate::config::{BackboneShape, Branch, Stem};
 
 const NORM_EPS: f64 = 1e-6;
 const MIN_WIDTH: i64 = 16;
@@ -120,6 +120,15 @@ impl ConvStem {
             let x = stage.norm.forward(&channels_last).relu();
             x.permute([0, 3, 1, 2])
         })
+    }
+}
+
+/// Returns the index of the class token among the tokens of `patches` patches: first in a ViT, in
+/// the middle in a Vision Mamba.
+pub fn class_index(branch: Branch, patches: i64) -> i64 {
+    match branch {
+        Branch::Vit => 0,
+        Branch::Mamba => patches / 2,
     }
 }
 

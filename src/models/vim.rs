@@ -10,10 +10,10 @@ use tch::{Kind, Tensor, nn};
 
 use super::forward_context::ForwardContext;
 use super::layers::{DropPath, Init, Linear, Masked, Parameter, RmsNorm};
-use super::patch_embed::PatchEmbed;
+use super::patch_embed::{PatchEmbed, class_index};
 use super::recompute::Recompute;
 use super::vit::drop_path_by_block;
-use crate::config::BackboneShape;
+use crate::config::{BackboneShape, Branch};
 use crate::ops::{self, Path, ScanInputs};
 
 const NORM_EPS: f64 = 1e-5;
@@ -311,15 +311,10 @@ impl VisionMamba {
     fn embed(&self, x: &Tensor, masked: Option<&Masked>) -> Result<Tensor> {
         let patches = self.patch_embed.forward(x, masked); // (b, patches, embed_dim)
         let (b, count, _) = patches.size3()?;
-        let middle = class_index(count);
+        let middle = class_index(Branch::Mamba, count);
         let cls_token = self.cls_token.expand([b, -1, -1], false);
         let tokens =
             [patches.narrow(1, 0, middle), cls_token, patches.narrow(1, middle, count - middle)];
         Ok(Tensor::cat(&tokens, 1) + &self.pos_embed)
     }
-}
-
-/// Returns the index of the class token among the tokens of `patches` patches.
-pub(super) fn class_index(patches: i64) -> i64 {
-    patches / 2
 }

@@ -18,19 +18,16 @@ const MAX_ASPECT_RATIO: u32 = 3;
 
 /// Finds files of the same content under several names, in the order of their first rows.
 pub(super) fn duplicates(rows: &[CheckedRow]) -> Vec<DuplicateFiles> {
-    let mut order = Vec::new();
-    let mut by_content: HashMap<blake3::Hash, Vec<&CheckedRow>> = HashMap::new();
-    for row in rows {
-        if let Some(content) = row.content() {
-            let same = by_content.entry(content.hash).or_default();
-            if same.is_empty() {
-                order.push(content.hash);
-            }
-            same.push(row);
-        }
+    let mut groups: Vec<Vec<&CheckedRow>> = Vec::new();
+    let mut group_of: HashMap<blake3::Hash, usize> = HashMap::new();
+    for (row, content) in rows.iter().filter_map(|row| Some((row, row.content()?))) {
+        let group = *group_of.entry(content.hash).or_insert_with(|| {
+            groups.push(Vec::new());
+            groups.len() - 1
+        });
+        groups[group].push(row);
     }
-    let duplicates = order.iter().filter_map(|hash| {
-        let same = by_content.get(hash)?;
+    let duplicates = groups.iter().filter_map(|same| {
         // One file in several rows is an overlap or a repetition, and listed there.
         let files: HashSet<&str> = same.iter().map(|row| row.row.key.as_str()).collect();
         (files.len() > 1).then(|| DuplicateFiles {

@@ -84,8 +84,7 @@ mod tests {
     use crate::data::{Sample, Source};
 
     fn row(id: &str, score: f32) -> Row {
-        let sample = Sample::new(id, Source::File(id.into()), score, None);
-        Row { sample, missing: None, key: id.to_string(), person: None, unit: id.to_string() }
+        Row::new(Sample::new(id, Source::File(id.into()), score, None), id.to_string())
     }
 
     fn rows(range: std::ops::Range<u32>) -> Vec<Row> {

@@ -4,7 +4,7 @@ use anyhow::{Result, ensure};
 use tch::{Kind, Tensor};
 
 use crate::config::Branch;
-use crate::models::vim::class_index;
+use crate::models::patch_embed::class_index;
 
 /// Largest side of a patch that is resampled, in pixels: the pseudo-inverse below takes the sixth
 /// power of it.
@@ -29,22 +29,15 @@ impl Grids {
         };
         Some(Self { from: side(from)?, to: side(to)?, branch })
     }
-
-    fn class_index(self, side: i64) -> i64 {
-        match self.branch {
-            Branch::Vit => 0,
-            Branch::Mamba => class_index(side * side),
-        }
-    }
 }
 
 /// Resamples a position embedding (1, 1 + from², d) for another grid, (1, 1 + to², d): bicubic with
 /// antialias, as timm's `resample_abs_pos_embed`. The class token's row is kept as it is, and moves
 /// to its index in the new grid: first for a ViT, in the middle for a Vision Mamba.
 pub fn position_embedding(embedding: &Tensor, grids: Grids) -> Result<Tensor> {
-    let Grids { from, to, .. } = grids;
+    let Grids { from, to, branch } = grids;
     let width = embedding.size()[2];
-    let (before, after) = (grids.class_index(from), grids.class_index(to));
+    let [before, after] = [from, to].map(|side| class_index(branch, side * side));
     let class = embedding.f_narrow(1, before, 1)?;
     let patches = Tensor::f_cat(
         &[
