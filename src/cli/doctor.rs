@@ -37,7 +37,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     print_result(args.json, &json, || {
         let rows = checks.iter().map(|check| {
             let passed = if check.passed { "ok" } else { "WRONG" }.to_string();
-            [check.op.to_string(), check.path.clone(), format!("{:.1e}", check.error), passed]
+            [check.op.clone(), check.path.clone(), format!("{:.1e}", check.error), passed]
         });
         let checks = table(&["operator, forward and backward", "path", "error", ""], rows);
         let result = if passed {

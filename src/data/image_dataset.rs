@@ -57,12 +57,9 @@ impl ImageDataset {
             transform: TrainTransform::new(config)?,
             test_time_flip: config.test_time_flip,
             background: config.background,
-            disk: match config.cache {
-                Cache::Disk => {
-                    Some(DiskCache::open(config.cache_dir.as_deref(), config.background)?)
-                }
-                Cache::None | Cache::Memory => None,
-            },
+            disk: (config.cache == Cache::Disk)
+                .then(|| DiskCache::open(config.cache_dir.as_deref(), config.background))
+                .transpose()?,
             keep_files: config.cache == Cache::Memory,
             cache,
             cached: AtomicU64::new(0),

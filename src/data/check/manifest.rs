@@ -4,28 +4,8 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 
-use super::findings::{CheckedFile, DatasetCheck};
-use super::row::CheckedRow;
-use crate::data::dataset::Source;
+use super::findings::DatasetCheck;
 use crate::files::write_atomic;
-
-pub(super) fn files(rows: &[CheckedRow]) -> Vec<CheckedFile> {
-    let files = rows.iter().filter_map(|row| {
-        let (Source::File(path), None) = (&row.row.sample.source, &row.row.missing) else {
-            return None;
-        };
-        let content = row.content();
-        Some(CheckedFile {
-            image: row.image(),
-            path: path.clone(),
-            score: row.row.sample.score,
-            group: row.row.sample.group.clone(),
-            content: content
-                .map(|content| (content.hash.to_hex().to_string(), content.width, content.height)),
-        })
-    });
-    files.collect()
-}
 
 impl DatasetCheck {
     /// Writes a CSV file with a line for each existing file: split, name, score, group, the hash of

@@ -14,7 +14,6 @@ use anyhow::Result;
 use rayon::prelude::*;
 
 use self::images::{duplicates, near_duplicates, outliers};
-use self::manifest::files;
 use self::row::CheckedRow;
 use self::scores::{histogram, score_bins};
 use super::dataset::{Sample, Split, scores_by_group};
@@ -66,7 +65,7 @@ pub fn check(config: &DataConfig, seed: u64) -> Result<DatasetCheck> {
             .collect(),
         score_bins,
         notes: listing.notes.clone(),
-        files: files(&rows),
+        files: rows.iter().filter_map(CheckedRow::file).collect(),
     })
 }
 

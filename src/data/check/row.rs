@@ -4,7 +4,7 @@ use std::path::Path;
 
 use anyhow::Result;
 
-use super::findings::SplitImage;
+use super::findings::{CheckedFile, SplitImage};
 use crate::data::dataset::{Skipped, Source, Split};
 use crate::data::image::decode;
 use crate::data::image::phash::PerceptualHash;
@@ -59,6 +59,21 @@ impl<'a> CheckedRow<'a> {
 
     pub(super) fn content(&self) -> Option<&FileContent> {
         self.content.as_ref().ok()?.as_ref()
+    }
+
+    /// Returns the row's file, if it names one that exists.
+    pub(super) fn file(&self) -> Option<CheckedFile> {
+        let (Source::File(path), None) = (&self.row.sample.source, &self.row.missing) else {
+            return None;
+        };
+        let content = self.content();
+        Some(CheckedFile {
+            image: self.image(),
+            path: path.clone(),
+            score: self.row.sample.score,
+            group: self.row.sample.group.clone(),
+            content: content.map(|file| (file.hash.to_hex().to_string(), file.width, file.height)),
+        })
     }
 
     pub(super) fn finding(&self, reason: impl Into<String>) -> Skipped {

@@ -147,21 +147,15 @@ impl Columns {
         if image.is_empty() {
             bail!("the image's name is empty");
         }
-        let mut votes = Vec::with_capacity(self.votes.len());
-        for vote in self.votes.iter().map(|&column| field(column)) {
-            if !vote.is_empty() {
-                votes.push(parse_score(vote).context("a vote")?);
-            }
-        }
+        let votes = self.votes.iter().map(|&column| field(column)).filter(|vote| !vote.is_empty());
+        let votes: Vec<f32> =
+            votes.map(|vote| parse_score(vote).context("a vote")).collect::<Result<_>>()?;
         let score = match self.score {
             Some(column) => parse_score(field(column))?,
             None if votes.is_empty() => bail!("{image}: no votes; remove the row"),
             None => mean(&votes),
         };
-        let weight = match self.weight.map(field) {
-            Some(text) => parse_weight(text)?,
-            None => 1.0,
-        };
+        let weight = self.weight.map_or(Ok(1.0), |column| parse_weight(field(column)))?;
         let split = self.split.map_or(Ok(Split::Train), |column| field(column).parse())?;
         let named = |column: Option<usize>| {
             let name = column.map(field).filter(|name| !name.is_empty());
@@ -206,12 +200,10 @@ fn mean(votes: &[f32]) -> f32 {
 
 /// Parses a weight; an empty one is 1.
 fn parse_weight(text: &str) -> Result<f32> {
-    match text {
-        "" => Ok(1.0),
-        text => match text.parse::<f32>() {
-            Ok(weight) if weight >= 0.0 && weight.is_finite() => Ok(weight),
-            _ => bail!("the weight {text:?} is not a non-negative number"),
-        },
+    match text.parse::<f32>() {
+        _ if text.is_empty() => Ok(1.0),
+        Ok(weight) if weight >= 0.0 && weight.is_finite() => Ok(weight),
+        _ => bail!("the weight {text:?} is not a non-negative number"),
     }
 }
 

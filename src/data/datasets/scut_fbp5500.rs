@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 
 use super::locate;
 use super::score_list::read_scores;
@@ -54,23 +54,17 @@ fn find_lists(root: &Path, split: &str) -> Result<PathBuf> {
              fold_3, fold_4, fold_5, split_60_40"
         ),
     };
-    match candidates
-        .iter()
-        .map(|folder| root.join(folder))
-        .find(|folder| folder.join(&list).is_file())
-    {
-        Some(folder) => Ok(folder),
-        None => bail!(
+    let mut folders = candidates.iter().map(|folder| root.join(folder));
+    folders.find(|folder| folder.join(&list).is_file()).with_context(|| {
+        let lists: Vec<String> =
+            candidates.iter().map(|folder| format!("{folder}/{list}")).collect();
+        format!(
             "no lists for data.split {split} below {}; looked for {}. Set data.root to the \
              SCUT-FBP5500_v2 folder, or choose a split whose lists it holds",
             root.display(),
-            candidates
-                .iter()
-                .map(|folder| format!("{folder}/{list}"))
-                .collect::<Vec<_>>()
-                .join(", ")
-        ),
-    }
+            lists.join(", ")
+        )
+    })
 }
 
 /// Converts an image's name to that of the second release, without its extension: `CF437` for

@@ -87,11 +87,11 @@ impl Votes {
                 let Some(image) = image else {
                     continue;
                 };
+                let is_rating = |vote: &f32| range.contains(vote) && vote.fract() == 0.0;
                 let given = cells.iter().filter_map(|(column, cell)| match cell {
-                    Cell::Number(vote) if is_rater(column) => Some(*vote),
+                    Cell::Number(vote) if is_rater(column) && is_rating(vote) => Some(*vote),
                     _ => None,
                 });
-                let given = given.filter(|vote| range.contains(vote) && vote.fract() == 0.0);
                 votes.0.entry(key(image)).or_default().extend(given);
             }
             Ok(())
