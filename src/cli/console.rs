@@ -1,5 +1,4 @@
-//! What is told on stderr while a command trains: to a person, or a line of JSON at a time to a
-//! program.
+//! The messages on stderr while a command trains: text for people, or JSON lines for programs.
 
 use std::io::{self, Write};
 use std::process::ExitCode;
@@ -12,18 +11,18 @@ use serde_json::{Value, json};
 
 use super::output::say;
 
-/// How much is told, and in what form.
+/// The options of the messages on stderr.
 #[derive(Debug, Clone, Copy, Default, clap::Args)]
 pub struct ConsoleArgs {
-    /// Only warnings and errors on stderr; the results on stdout stay
+    /// Write only warnings and errors to stderr; results stay on stdout
     #[arg(long, short)]
     quiet: bool,
-    /// What stderr is written as: text with a progress bar, or a JSON object a line
+    /// The format of stderr: text with a progress bar, or one JSON object per line
     #[arg(long, value_name = "FORMAT", value_enum, default_value_t)]
     log_format: LogFormat,
 }
 
-/// What stderr is written as.
+/// The format of stderr.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
 enum LogFormat {
     /// For people.
@@ -33,7 +32,7 @@ enum LogFormat {
     Json,
 }
 
-/// Tells on stderr what a command does; clones share the bar, above which lines of text appear.
+/// The console of a command; clones share the progress bar, above which lines of text appear.
 #[derive(Debug, Clone)]
 pub struct Console {
     args: ConsoleArgs,
@@ -47,44 +46,44 @@ impl From<ConsoleArgs> for Console {
 }
 
 impl Console {
-    /// Whether lines are JSON.
+    /// Returns whether lines are JSON.
     pub fn is_json(&self) -> bool {
         self.args.log_format == LogFormat::Json
     }
 
-    /// Whether there is a person to draw a bar for.
-    pub fn draws(&self) -> bool {
+    /// Returns whether messages and a progress bar are shown.
+    pub fn is_verbose(&self) -> bool {
         !self.args.quiet && !self.is_json()
     }
 
-    /// The bar; hidden until someone lets it be drawn.
+    /// Returns the progress bar, which is hidden until it gets a draw target.
     pub fn bar(&self) -> &ProgressBar {
         &self.bar
     }
 
-    /// Tells a person.
+    /// Writes a line of text, unless lines are JSON or only warnings are wanted.
     pub fn tell(&self, text: &str) {
-        if self.draws() {
+        if self.is_verbose() {
             self.line(text);
         }
     }
 
-    /// Tells a program: one object, with `event` and `time` (seconds since 1970) before the fields
-    /// of `about`.
+    /// Writes an event as a line of JSON, with `event` and `time` (seconds since 1970) before the
+    /// fields of `about`, unless lines are text or only warnings are wanted.
     pub fn event(&self, event: &str, about: &impl Serialize) {
         if self.is_json() && !self.args.quiet {
             self.write_event(event, about);
         }
     }
 
-    /// As [`event`](Self::event), however quiet it is to be.
-    pub fn loud_event(&self, event: &str, about: &impl Serialize) {
+    /// Writes an [`event`](Self::event) even with `--quiet`.
+    pub fn warning_event(&self, event: &str, about: &impl Serialize) {
         if self.is_json() {
             self.write_event(event, about);
         }
     }
 
-    /// Tells a person or a program, however quiet it is to be.
+    /// Writes a warning, even with `--quiet`.
     pub fn warn(&self, text: &str) {
         if self.is_json() {
             self.write_event("warning", &json!({"message": text}))
@@ -93,7 +92,7 @@ impl Console {
         }
     }
 
-    /// Warns that rows of the data set are not trained on, where there are some.
+    /// Warns of skipped rows of the data set, if there are any.
     pub fn warn_of_skipped_rows(&self, rows: usize) {
         if rows > 0 {
             self.warn(&format!(
@@ -102,8 +101,8 @@ impl Console {
         }
     }
 
-    /// Why the command ends: what went wrong, or who stopped it. The exit code is in a program's
-    /// line.
+    /// Writes why the command failed or was stopped, and returns the exit code, which a line of
+    /// JSON has as well.
     pub fn end_with(&self, status: &str, text: &str, code: u8) -> ExitCode {
         match (self.is_json(), status) {
             (true, _) => self

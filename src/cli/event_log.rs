@@ -44,10 +44,9 @@ impl<R: Serialize> Observer<R> for EventLog {
             about["branch"] = json!(branch);
         }
         self.console.event("start", &about);
-        if !self.started {
+        if !std::mem::replace(&mut self.started, true) {
             self.console.warn_of_skipped_rows(start.skipped_rows);
         }
-        self.started = true;
     }
 
     fn skipped(&mut self, skipped: &Skipped) {
@@ -57,12 +56,12 @@ impl<R: Serialize> Observer<R> for EventLog {
             "images": skipped.images,
             "reason": skipped.reason,
         });
-        self.console.loud_event("skipped", &about);
+        self.console.warning_event("skipped", &about);
     }
 
     fn epoch(&mut self, record: &R) {
         let mut about = json!({"run": self.run});
-        // The line of metrics.jsonl.
+        // The fields of the line in metrics.jsonl.
         if let (Some(about), Ok(Value::Object(record))) =
             (about.as_object_mut(), serde_json::to_value(record))
         {

@@ -55,7 +55,7 @@ enum Command {
     Sweep(sweep::Args),
     Report(report::Args),
     Summary(summary::Args),
-    /// Look at a data set
+    /// Inspect a data set
     #[command(subcommand)]
     Data(data::Command),
     /// Measure this machine
@@ -66,7 +66,7 @@ enum Command {
 }
 
 impl Command {
-    /// How errors are told.
+    /// Returns the console for the command's errors.
     fn console(&self) -> Console {
         let args = match self {
             Command::Train(args) => args.console,
@@ -84,13 +84,13 @@ impl Command {
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
     crate::ops::keep_freed_memory();
-    // libtorch's failures in infallible calls (memory running out, above all) panic: they become an
+    // A failure of libtorch in an infallible call (above all, out of memory) panics: it becomes an
     // error like any other.
     std::panic::set_hook(Box::new(|_| {}));
     let console = cli.command.console();
     match catch_unwind(AssertUnwindSafe(|| run(cli))) {
         Ok(Ok(code)) => code,
-        Ok(Err(error)) => ended_with(&error, &console),
+        Ok(Err(error)) => report_error(&error, &console),
         Err(panic) => console.end_with("failed", &panic_message(&*panic), 1),
     }
 }
@@ -128,8 +128,8 @@ fn parse_split(text: &str) -> Result<Split, String> {
     text.parse().map_err(|error| format!("{error:#}"))
 }
 
-/// Says why, and returns the exit code.
-fn ended_with(error: &anyhow::Error, console: &Console) -> ExitCode {
+/// Writes the error, and returns the exit code.
+fn report_error(error: &anyhow::Error, console: &Console) -> ExitCode {
     let stopped = error.chain().find_map(|cause| cause.downcast_ref::<Stopped>());
     let text = format!("{error:#}");
     if let Some(stopped) = stopped {

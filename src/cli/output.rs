@@ -1,4 +1,4 @@
-//! What goes to stdout: results, and nothing else.
+//! Printing of results to stdout, and formats of numbers and tables.
 
 use std::io::{ErrorKind, Write};
 
@@ -51,7 +51,7 @@ pub fn metric(value: f64) -> String {
     if value.is_finite() { format!("{value:.4}") } else { "-".to_string() }
 }
 
-/// Formats the ends of an interval with four digits.
+/// Formats the bounds of an interval with four digits.
 pub fn interval(ci: Option<Interval>) -> String {
     ci.map(|Interval { lo, hi }| format!("{lo:.4} to {hi:.4}")).unwrap_or_default()
 }

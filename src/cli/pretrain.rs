@@ -75,6 +75,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// Formats the last losses of each backbone.
 fn report(outcome: &Outcome) -> String {
     let rows = outcome.backbones.iter().map(|of| {
         vec![

@@ -1,5 +1,4 @@
-//! The console of a training run: a progress bar on a terminal, plain lines elsewhere, all on
-//! stderr.
+//! The progress of a training run on stderr: a bar on a terminal, and a line per epoch.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -13,15 +12,15 @@ use crate::train::{Observer, Skipped, Start, StepRecord};
 
 const BAR: &str = "{prefix} {bar:30} {pos}/{len}  {speed}  eta {eta}  {msg}";
 
-/// A record of an epoch that the console can show.
+/// An epoch's record that the console can show.
 pub trait ConsoleRecord {
-    /// The epoch, from 1.
+    /// Returns the epoch, from 1.
     fn epoch(&self) -> usize;
-    /// Wall time of the epoch, in seconds.
+    /// Returns the wall time of the epoch in seconds.
     fn seconds(&self) -> f64;
-    /// The metrics, for a line.
+    /// Formats the metrics for a line.
     fn metrics(&self) -> String;
-    /// Whether it is the best epoch so far.
+    /// Returns whether it is the best epoch so far.
     fn is_best(&self) -> bool;
 }
 
@@ -75,7 +74,7 @@ impl ConsoleRecord for PretrainEpochRecord {
     }
 }
 
-/// Prints a run as it trains.
+/// An observer that prints the progress of a run.
 pub struct Progress {
     root: PathBuf,
     console: Console,
@@ -84,12 +83,12 @@ pub struct Progress {
     label: String,
     epochs: usize,
     epoch: usize,
-    /// Number of epochs since the start or the resumption, and their wall time together.
+    /// The number of epochs since the start or the resumption, and their total wall time.
     timed: (usize, f64),
 }
 
 impl Progress {
-    /// Creates the console of the run in this folder.
+    /// Creates the observer of the run in this folder.
     pub fn new(root: &Path, console: Console) -> Self {
         Self {
             root: root.to_path_buf(),
@@ -111,7 +110,7 @@ impl Progress {
             };
             bar.set_style(style.with_key("speed", speed));
         }
-        // Hides itself where stderr is not a terminal.
+        // The bar stays hidden if stderr is not a terminal.
         bar.set_draw_target(ProgressDrawTarget::stderr());
         bar.enable_steady_tick(Duration::from_millis(500));
     }
@@ -124,7 +123,7 @@ impl Progress {
         bar.set_prefix(format!("{} {}/{}", self.label, self.epoch, self.epochs));
     }
 
-    /// Estimates the time that the remaining epochs take from those before.
+    /// Estimates the time of the remaining epochs by that of the past ones.
     fn time_left(&self, epoch: usize) -> String {
         let (epochs, seconds) = self.timed;
         match self.epochs.saturating_sub(epoch) {
@@ -149,7 +148,7 @@ impl<R: ConsoleRecord> Observer<R> for Progress {
                 self.label = "epoch".to_string();
             }
         }
-        if self.console.draws() {
+        if self.console.is_verbose() {
             self.show_bar(start);
         }
         self.console.tell(&format!(

@@ -21,7 +21,7 @@ use crate::run::{RunDir, Summary};
 use crate::tensorboard::training_log::TrainingLog;
 use crate::train::{Observer, Options, Stop, World, train};
 
-/// How long a run whose sweep is gone may take to end by itself, with a checkpoint.
+/// The time that a run whose sweep is gone has to end with a checkpoint.
 const GRACE: Duration = Duration::from_secs(5);
 
 /// Train a model as a config says
@@ -38,7 +38,7 @@ pub struct Args {
     /// Resume the run in the run directory
     #[arg(long)]
     resume: bool,
-    /// End when stdin ends: whoever started this run, and holds the other end, is gone
+    /// Stop when stdin is closed, because the process that started this run is gone
     #[arg(long, hide = true)]
     stop_with_stdin: bool,
     #[command(flatten)]
@@ -54,12 +54,12 @@ pub fn run(args: &Args) -> Result<ExitCode> {
             let _ = io::copy(&mut io::stdin().lock(), &mut io::sink());
             stop.request();
             thread::sleep(GRACE);
-            // Without libtorch's tidying up, which other threads are in the way of. Files are whole
-            // at any moment.
+            // Other threads could block libtorch's cleanup, so there is none. Files are always
+            // complete.
             process::abort();
         });
     }
-    // Before anything that can fail: the other ranks hear of it.
+    // The world comes before anything that can fail, so that the other ranks get the error.
     let console = Console::from(args.console);
     let alarm = console.clone();
     let world = World::of_job(Arc::new(move |reason: &str| {

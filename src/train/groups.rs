@@ -1,39 +1,40 @@
-//! Which parameters are optimized alike: rules on names and dimensions, written once.
+//! Groups of parameters that share their learning rate, weight decay and freezing, by name and
+//! shape.
 
 use tch::Tensor;
 
 use crate::config::{FreezeConfig, FrozenBlocks, OptimizerConfig};
 
-/// Names whose last part is one of these are not decayed, whatever their shape (Vision Mamba's and
-/// timm's rule).
+/// Last components of the names of parameters that are not decayed, whatever their shape (Vision
+/// Mamba's and timm's rule).
 const NOT_DECAYED: [&str; 6] = ["A_log", "A_b_log", "D", "D_b", "cls_token", "pos_embed"];
 
-/// Whether weight decay applies: to matrices and kernels, not to biases, norms, tokens, or the
-/// scan's A and D.
+/// Returns whether weight decay applies: to matrices and kernels, not to biases, norms, tokens, or
+/// the scan's A and D.
 pub fn is_decayed(name: &str, parameter: &Tensor) -> bool {
     let last = name.rsplit('.').next().unwrap_or(name);
     parameter.dim() > 1 && !NOT_DECAYED.contains(&last)
 }
 
-/// A part of a backbone that has a rate of its own under layer decay, from the bottom up.
+/// A section of a backbone that has its own learning rate under layer decay, from the bottom up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Layer {
-    /// Patch embedding, class token, position embedding.
+    /// The patch embedding, class token and position embedding.
     Embedding,
-    /// A block, from 0.
+    /// The block with this index, from 0.
     Block(usize),
     /// The norm behind the last block.
     Norm,
 }
 
-/// The branch (0: ViT, 1: Vision Mamba) and layer of a backbone's parameter; `None` for fusion and
-/// head.
+/// Returns the branch (0: ViT, 1: Vision Mamba) and layer of a backbone's parameter; `None` for
+/// fusion and head.
 fn layer_of(name: &str) -> Option<(usize, Layer)> {
     let (branch, rest) = [("vit.", 0), ("mamba.", 1)]
         .iter()
         .find_map(|(prefix, branch)| Some((*branch, name.strip_prefix(prefix)?)))?;
-    let mut parts = rest.split('.');
-    let layer = match (parts.next(), parts.next().map(str::parse)) {
+    let mut components = rest.split('.');
+    let layer = match (components.next(), components.next().map(str::parse)) {
         (Some("blocks" | "layers"), Some(Ok(block))) => Layer::Block(block),
         (Some("norm" | "norm_f"), _) => Layer::Norm,
         _ => Layer::Embedding,
@@ -41,7 +42,7 @@ fn layer_of(name: &str) -> Option<(usize, Layer)> {
     Some((branch, layer))
 }
 
-/// The number of blocks of the ViT and the Vision Mamba with these parameters.
+/// Returns the number of blocks of the ViT and the Vision Mamba with these parameters.
 pub fn depths<'a>(names: impl Iterator<Item = &'a str>) -> [usize; 2] {
     let mut depths = [0; 2];
     for name in names {
@@ -52,26 +53,26 @@ pub fn depths<'a>(names: impl Iterator<Item = &'a str>) -> [usize; 2] {
     depths
 }
 
-/// What parameters of one group have in common.
+/// The properties that the parameters of one group share.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct GroupKey {
-    /// Whether they are of a backbone.
+    /// Whether they belong to a backbone.
     pub backbone: bool,
     /// Whether weight decay applies.
     pub decayed: bool,
     /// Whether the config freezes them for a time.
     pub freezable: bool,
-    /// Bits of the factor on their rate: it is not negative, so that they are ordered as the
-    /// numbers are.
+    /// Bits of the factor on their learning rate: it is not negative, so the bits are ordered as
+    /// the numbers are.
     lr_scale: u64,
 }
 
 impl GroupKey {
-    /// The group of a parameter of backbones with so many blocks.
+    /// Returns the group of a parameter; `depths` are the backbones' numbers of blocks.
     ///
-    /// Layer decay (ELECTRA, arXiv 2003.10555; BEiT, arXiv 2106.08254): the last block's rate is
-    /// `layer_decay` times the full one, each block's below it `layer_decay` times that, the
-    /// embeddings' below the first block's; the norm behind the blocks has the full rate.
+    /// Layer decay (ELECTRA, arXiv 2003.10555; BEiT, arXiv 2106.08254): the last block's learning
+    /// rate is `layer_decay` times the full one, and each layer's below it `layer_decay` times that
+    /// of the layer above, down to the embeddings. The norm behind the blocks has the full one.
     pub fn new(
         name: &str,
         parameter: &Tensor,
@@ -79,8 +80,8 @@ impl GroupKey {
         config: &OptimizerConfig,
         freeze: &FreezeConfig,
     ) -> Self {
-        let place = layer_of(name);
-        let lr_scale = place.map_or(1.0, |(branch, layer)| {
+        let layer = layer_of(name);
+        let lr_scale = layer.map_or(1.0, |(branch, layer)| {
             let below_the_top = match layer {
                 Layer::Norm => 0,
                 Layer::Block(block) => depths[branch] - block,
@@ -89,19 +90,19 @@ impl GroupKey {
             config.layer_decay.powi(below_the_top as i32)
         });
         let freezable =
-            place.is_some_and(|(branch, layer)| match [freeze.vit, freeze.mamba][branch] {
+            layer.is_some_and(|(branch, layer)| match [freeze.vit, freeze.mamba][branch] {
                 FrozenBlocks::All => true,
                 FrozenBlocks::First(blocks) => blocks > 0 && layer < Layer::Block(blocks),
             });
         Self {
-            backbone: place.is_some(),
+            backbone: layer.is_some(),
             decayed: is_decayed(name, parameter),
             freezable,
             lr_scale: lr_scale.to_bits(),
         }
     }
 
-    /// The factor on the rate.
+    /// Returns the factor on the learning rate.
     pub fn lr_scale(&self) -> f64 {
         f64::from_bits(self.lr_scale)
     }
@@ -113,7 +114,7 @@ mod tests {
     use tch::{Device, Kind};
 
     #[test]
-    fn decay_leaves_out_what_the_published_recipes_leave_out() {
+    fn decay_skips_what_the_published_recipes_skip() {
         let matrix = Tensor::zeros([2, 2], (Kind::Float, Device::Cpu));
         for name in [
             "mamba.layers.0.mixer.A_log",
@@ -148,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn depths_are_counted_by_branch() {
+    fn blocks_are_counted_by_branch() {
         let names = ["vit.blocks.11.norm1.weight", "vit.blocks.2.norm1.weight"];
         let more = ["mamba.layers.23.norm.weight", "head.layers.0.weight"];
         assert_eq!(depths(names.into_iter().chain(more)), [12, 24]);

@@ -1,5 +1,5 @@
-//! The losses. All are computed over a whole batch, in float32, on scores scaled to mean 0 and
-//! standard deviation 1.
+//! The losses, computed over a global batch, in float32, on scores scaled to mean 0 and standard
+//! deviation 1.
 
 use anyhow::{Context, Result};
 use tch::{Device, Kind, Reduction, Tensor};
@@ -23,15 +23,15 @@ const PEARSON_EPS: f64 = 1e-6;
 pub struct Criterion {
     loss: Loss,
     huber_delta: f64,
-    /// Of that loss alone.
+    /// The settings of [`Loss::LabelDistribution`], for that loss only.
     votes: Option<LabelDistribution>,
 }
 
 impl Criterion {
-    /// As the config says, for these training images.
+    /// Creates the loss that the config names, for these training images.
     ///
     /// # Errors
-    /// A loss on votes, and no image has any.
+    /// Returns an error if the loss uses votes and no image has any.
     pub fn new(config: &TrainConfig, samples: &[Sample]) -> Result<Self> {
         let votes = match config.loss {
             Loss::LabelDistribution => {
@@ -42,31 +42,31 @@ impl Criterion {
         Ok(Self { loss: config.loss, huber_delta: config.huber_delta, votes })
     }
 
-    /// The lowest and the highest rating of the head's distribution, where the loss wants one.
+    /// Returns the lowest and the highest rating of the head's distribution, if the loss uses one.
     pub fn score_range(&self) -> Option<[f64; 2]> {
         self.votes.as_ref().map(LabelDistribution::range)
     }
 
-    /// What the loss reads of the network's output, with a row for each image: the prediction (b),
-    /// or with the logarithms of a distribution's probabilities behind it (b, 1 + k).
+    /// Returns the outputs of the network that the loss uses, one row per image: the prediction
+    /// (b), or the prediction followed by the log-probabilities of the distribution (b, 1 + k).
     ///
     /// # Errors
-    /// A loss on votes, and a network whose head gives no distribution.
+    /// Returns an error if the loss uses votes and the head predicts no distribution.
     pub fn predictions(&self, output: &Output) -> Result<Tensor> {
         let scaled = output.scaled.f_to_kind(Kind::Float)?;
         if self.votes.is_none() {
             return Ok(scaled);
         }
         let distribution = output.log_probabilities.as_ref();
-        let distribution = distribution.context("internal: the head gives no distribution")?;
+        let distribution = distribution.context("internal: the head predicts no distribution")?;
         Ok(Tensor::f_cat(&[&scaled.f_unsqueeze(1)?, distribution], 1)?)
     }
 
-    /// The [predictions](Self::predictions) of no image.
+    /// Returns the [predictions](Self::predictions) of an empty batch.
     ///
     /// # Errors
-    /// libtorch's message.
-    pub fn no_predictions(&self, device: Device) -> Result<Tensor> {
+    /// Returns libtorch's error.
+    pub fn empty_predictions(&self, device: Device) -> Result<Tensor> {
         let options = (Kind::Float, device);
         Ok(match &self.votes {
             Some(votes) => Tensor::f_zeros([0, 1 + votes.bins() as i64], options)?,
@@ -74,12 +74,12 @@ impl Criterion {
         })
     }
 
-    /// What the images of a batch are compared with, on the head's device: (len, columns), with a
-    /// row for each image, so that the rows of several ranks can stand below each other. The
-    /// columns are scaled score, weight, and the votes' distribution where the loss wants it.
+    /// Returns the targets of a batch on the head's device, (len, columns), one row per image, so
+    /// that those of several ranks can be concatenated. The columns are scaled score, weight, and
+    /// the votes' distribution if the loss uses it.
     ///
     /// # Errors
-    /// libtorch's message where memory runs out.
+    /// Returns libtorch's error if memory runs out.
     pub fn targets(&self, batch: &HostBatch, head: &RegressionHead) -> Result<Tensor> {
         let column = |values: &[f32]| -> Result<Tensor> {
             Ok(Tensor::f_from_slice(values)?.f_to_device(head.device())?)
@@ -94,28 +94,27 @@ impl Criterion {
         Ok(Tensor::f_cat(&[columns, histograms.f_view(shape)?], 1)?)
     }
 
-    /// The weight of all images of these [targets](Self::targets) together: what the losses of
-    /// micro-batches of one optimizer step are divided by. A scalar; where no image counts, so
-    /// small a number that the losses stay 0.
+    /// Returns the sum of all weights in these [targets](Self::targets), a scalar, by which the
+    /// losses of the microbatches of one optimizer step are divided. It is positive even if all
+    /// weights are 0.
     ///
     /// # Errors
-    /// No targets.
+    /// Returns an error if there are no targets.
     pub fn total_weight(targets: &[Tensor]) -> Result<Tensor> {
         let all = Tensor::f_cat(targets, 0)?;
         let sum = all.f_select(1, WEIGHT)?.f_sum(Kind::Float)?;
         Ok(sum.f_clamp_min(f64::from(f32::MIN_POSITIVE))?)
     }
 
-    /// The part of a batch in the loss of its optimizer step, a scalar: the sum over the batch's
-    /// images of weight times loss, over the step's `total` [weight](Self::total_weight). So the
-    /// parts of micro-batches add up to the weighted mean over all images, and the part of a batch
-    /// alone is its weighted mean. The Pearson loss is no mean over images: of micro-batches it is
-    /// the mean of theirs by weight.
+    /// Computes a microbatch's term of the loss of its optimizer step, a scalar: the sum over its
+    /// images of weight times loss, divided by the step's `total` [weight](Self::total_weight). The
+    /// terms of all microbatches add up to the weighted mean over all images. The Pearson loss is
+    /// no mean over images: its terms add up to the weighted mean of the microbatches' losses.
     ///
     /// Both [predictions](Self::predictions) and [targets](Self::targets) are of the same images.
     ///
     /// # Errors
-    /// Shapes that do not fit each other.
+    /// Returns an error if the shapes do not match.
     pub fn loss(&self, predictions: &Tensor, targets: &Tensor, total: &Tensor) -> Result<Tensor> {
         let predictions = predictions.f_to_kind(Kind::Float)?;
         let scores = targets.f_select(1, SCORE)?;
@@ -141,13 +140,13 @@ impl Criterion {
     }
 }
 
-/// `1 - r`, r being Pearson's correlation by weight of predictions and scores (b): a scalar from 0
-/// to 2. It is 1, with a finite gradient, where r is not defined: for one image, or where a side is
-/// constant.
+/// Computes `1 - r`, a scalar from 0 to 2, with r the weighted Pearson correlation of predictions
+/// and scores (b). It is 1, with a finite gradient, where r is not defined: for one image, or if
+/// one side is constant.
 fn pearson_loss(predictions: &Tensor, scores: &Tensor, weights: &Tensor) -> Result<Tensor> {
     let total = weights.f_sum(Kind::Float)?.f_clamp_min(f64::from(f32::MIN_POSITIVE))?;
-    let shares = weights.f_div(&total)?;
-    let mean = |x: &Tensor| x.f_mul(&shares)?.f_sum(Kind::Float);
+    let weights = weights.f_div(&total)?;
+    let mean = |x: &Tensor| x.f_mul(&weights)?.f_sum(Kind::Float);
     let (x, y) = (predictions.f_sub(&mean(predictions)?)?, scores.f_sub(&mean(scores)?)?);
     let deviation = |x: &Tensor| mean(&x.f_square()?)?.f_add_scalar(PEARSON_EPS)?.f_sqrt();
     let r = mean(&x.f_mul(&y)?)?.f_div(&deviation(&x)?)?.f_div(&deviation(&y)?)?;
@@ -173,7 +172,7 @@ mod tests {
         Tensor::stack(&[Tensor::from_slice(scores), Tensor::from_slice(weights)], 1)
     }
 
-    /// The loss of one batch and its gradient.
+    /// Computes the loss of one batch and its gradient.
     fn loss_of(loss: Loss, predicted: &[f32], targets: &Tensor) -> (f64, Vec<f64>) {
         let leaf = Tensor::from_slice(predicted).set_requires_grad(true);
         let total = Criterion::total_weight(&[targets.shallow_clone()]).unwrap();
@@ -183,8 +182,8 @@ mod tests {
         (value.double_value(&[]), gradient)
     }
 
-    /// The same in double precision, as the formulas stand in books.
-    fn written_out(loss: Loss, weights: &[f32]) -> f64 {
+    /// Computes the same in double precision, by the textbook formulas.
+    fn textbook_loss(loss: Loss, weights: &[f32]) -> f64 {
         let rows: Vec<[f64; 3]> = (0..SCORES.len())
             .map(|i| [PREDICTED[i], SCORES[i], weights[i]].map(f64::from))
             .collect();
@@ -215,7 +214,7 @@ mod tests {
         for loss in LOSSES {
             for weights in [WEIGHTS, [1.0; 5]] {
                 let (found, gradient) = loss_of(loss, &PREDICTED, &targets(&SCORES, &weights));
-                let expected = written_out(loss, &weights);
+                let expected = textbook_loss(loss, &weights);
                 assert!((found - expected).abs() < 2e-6, "{loss}: {found} is not {expected}");
                 assert_eq!(gradient[3] == 0.0, weights[3] == 0.0, "{loss}");
             }
@@ -276,7 +275,7 @@ mod tests {
     }
 
     #[test]
-    fn images_that_do_not_count_make_no_loss() {
+    fn images_of_weight_0_have_no_loss() {
         for loss in LOSSES {
             let (value, gradient) = loss_of(loss, &PREDICTED, &targets(&SCORES, &[0.0; 5]));
             assert_eq!((value, gradient), (0.0, vec![0.0; 5]), "{loss}");
@@ -284,21 +283,21 @@ mod tests {
     }
 
     #[test]
-    fn parts_of_micro_batches_add_up_to_the_mean_over_all_images() {
+    fn losses_of_microbatches_add_up_to_the_mean_over_all_images() {
         for loss in [Loss::Mse, Loss::Huber, Loss::L1] {
-            let (whole, gradient) = loss_of(loss, &PREDICTED, &targets(&SCORES, &WEIGHTS));
+            let (global, gradient) = loss_of(loss, &PREDICTED, &targets(&SCORES, &WEIGHTS));
             let leaf = Tensor::from_slice(&PREDICTED).set_requires_grad(true);
             let columns = targets(&SCORES, &WEIGHTS);
-            let parts = [(0, 2), (2, 3)].map(|(from, count)| columns.narrow(0, from, count));
-            let total = Criterion::total_weight(&parts).unwrap();
+            let batches = [(0, 2), (2, 3)].map(|(from, count)| columns.narrow(0, from, count));
+            let total = Criterion::total_weight(&batches).unwrap();
             let mut sum = 0.0;
-            for (part, (from, count)) in parts.iter().zip([(0, 2), (2, 3)]) {
+            for (batch, (from, count)) in batches.iter().zip([(0, 2), (2, 3)]) {
                 let predicted = leaf.narrow(0, from, count);
-                let value = criterion(loss).loss(&predicted, part, &total).unwrap();
+                let value = criterion(loss).loss(&predicted, batch, &total).unwrap();
                 value.backward();
                 sum += value.double_value(&[]);
             }
-            assert!((sum - whole).abs() < 1e-6, "{loss}");
+            assert!((sum - global).abs() < 1e-6, "{loss}");
             let found = Vec::<f64>::try_from(leaf.grad().to_kind(Kind::Double)).unwrap();
             for (found, expected) in found.iter().zip(gradient) {
                 assert!((found - expected).abs() < 1e-6, "{loss}");

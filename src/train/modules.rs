@@ -1,4 +1,4 @@
-//! Parameters by the module that they belong to: what people look at when a gradient goes astray.
+//! Gradient norms by module, for TensorBoard and for reports of gradients that are not finite.
 
 use std::collections::BTreeMap;
 
@@ -6,7 +6,7 @@ use tch::{Kind, Tensor};
 
 use crate::models::summary::module_of;
 
-/// The 2-norm of the gradients of each module that has some.
+/// Returns the 2-norm of the gradients of each module that has some.
 pub fn gradient_norms(parameters: &[(String, Tensor)]) -> BTreeMap<String, f64> {
     let mut squares: BTreeMap<String, f64> = BTreeMap::new();
     for (name, parameter) in parameters {

@@ -3,8 +3,8 @@
 use crate::config::{EarlyStoppingConfig, Monitor};
 use crate::run::EpochRecord;
 
-/// The score of an epoch whose metric is not defined, such as the PC of a model that predicts a
-/// constant: worse than any other.
+/// The score of an epoch whose metric is not defined, for example the PC of a model that predicts a
+/// constant; it is worse than any other.
 const UNDEFINED: f64 = f64::MIN;
 
 /// Returns the score of an epoch by the monitored metric: more is better, so a metric of which less
@@ -29,7 +29,11 @@ pub fn is_best(monitor: Monitor, record: &EpochRecord, before: &[EpochRecord]) -
 /// Returns whether early stopping ends the run after these epochs: `patience` of them in a row were
 /// not better than the best before by more than `min_delta`. It follows from the epochs' metrics
 /// alone, so a resumed run ends where an uninterrupted one does.
-pub fn is_over(monitor: Monitor, stopping: &EarlyStoppingConfig, records: &[EpochRecord]) -> bool {
+pub fn stops_early(
+    monitor: Monitor,
+    stopping: &EarlyStoppingConfig,
+    records: &[EpochRecord],
+) -> bool {
     let Some(patience) = stopping.patience else {
         return false;
     };
@@ -81,11 +85,11 @@ mod tests {
     fn over(monitor: Monitor, patience: usize, min_delta: f64, metrics: &[f64]) -> bool {
         let stopping = EarlyStoppingConfig { patience: Some(patience), min_delta };
         let records: Vec<EpochRecord> = metrics.iter().copied().map(record).collect();
-        is_over(monitor, &stopping, &records)
+        stops_early(monitor, &stopping, &records)
     }
 
     #[test]
-    fn errors_and_losses_are_better_the_smaller_they_are() {
+    fn smaller_errors_and_losses_have_higher_scores() {
         let of = |monitor| score(monitor, &record(0.25));
         assert_eq!((of(Monitor::Pc), of(Monitor::Srcc)), (0.25, 0.125));
         assert_eq!((of(Monitor::Mae), of(Monitor::Rmse)), (-0.5, -0.75));
@@ -104,7 +108,7 @@ mod tests {
     }
 
     #[test]
-    fn a_run_is_over_after_so_many_epochs_without_a_better_one() {
+    fn a_run_is_over_after_patience_epochs_without_a_better_one() {
         assert!(!over(Monitor::Pc, 2, 0.0, &[]));
         assert!(!over(Monitor::Pc, 2, 0.0, &[0.5, 0.4]));
         assert!(over(Monitor::Pc, 2, 0.0, &[0.5, 0.4, 0.5]));
@@ -126,6 +130,6 @@ mod tests {
     #[test]
     fn without_patience_no_run_is_over() {
         let records = vec![record(0.5); 100];
-        assert!(!is_over(Monitor::Pc, &EarlyStoppingConfig::default(), &records));
+        assert!(!stops_early(Monitor::Pc, &EarlyStoppingConfig::default(), &records));
     }
 }

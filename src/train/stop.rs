@@ -26,13 +26,13 @@ impl Stop {
     /// Returns an error if the system does not let the signals be caught.
     pub fn on_signals() -> Result<Self> {
         let stop = Self::default();
-        let asked_before = Arc::new(AtomicBool::new(false));
+        let requested = Arc::new(AtomicBool::new(false));
         for signal in [SIGINT, SIGTERM] {
-            let again = Arc::clone(&asked_before);
+            let again = Arc::clone(&requested);
             // Actions run in the order in which they are registered: at the first signal, nothing
             // is requested yet.
             flag::register_conditional_shutdown(signal, SIGNAL_BASE + signal, again)
-                .and_then(|_| flag::register(signal, Arc::clone(&asked_before)))
+                .and_then(|_| flag::register(signal, Arc::clone(&requested)))
                 .and_then(|_| flag::register_usize(signal, Arc::clone(&stop.0), signal as usize))
                 .context("cannot catch SIGINT and SIGTERM")?;
         }
@@ -44,17 +44,17 @@ impl Stop {
         self.0.store(SIGTERM as usize, Ordering::SeqCst);
     }
 
-    /// Refuses to start a run that was asked to stop before its first step.
+    /// Refuses to start a run if a stop was requested before its first step.
     ///
     /// # Errors
-    /// Returns [`Stopped`] if it was.
+    /// Returns [`Stopped`] if it was requested.
     pub(crate) fn check(&self, kind: RunKind) -> Result<()> {
         let (signal, command) = (self.signal(), kind.command());
         let stopped = Stopped { signal, steps: 0, epoch: 0, config: None, command };
         if signal > 0 { Err(stopped.into()) } else { Ok(()) }
     }
 
-    /// Returns the signal's number; 0 if nobody asked.
+    /// Returns the signal's number; 0 if no stop was requested.
     pub(crate) fn signal(&self) -> i32 {
         self.0.load(Ordering::SeqCst) as i32
     }
@@ -111,7 +111,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_message_says_how_to_resume_and_the_code_says_which_signal() {
+    fn the_message_names_the_resume_command_and_the_exit_code_the_signal() {
         let stopped = |signal| Stopped {
             signal,
             steps: 12,

@@ -7,7 +7,7 @@ use super::{Update, UpdateRule};
 use crate::config::OptimizerConfig;
 use crate::ops::{self, AdamWStep};
 
-/// First and second moments and step counts.
+/// AdamW's settings, first and second moments and step counts.
 #[derive(Debug)]
 pub(super) struct AdamW {
     betas: [f64; 2],

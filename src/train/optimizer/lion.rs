@@ -8,7 +8,7 @@ use super::{Update, UpdateRule};
 use crate::config::OptimizerConfig;
 use crate::ops::{self, LionStep};
 
-/// Momenta.
+/// Lion's settings and momenta.
 #[derive(Debug)]
 pub(super) struct Lion {
     betas: [f64; 2],

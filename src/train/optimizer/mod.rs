@@ -1,5 +1,5 @@
-//! The optimizers: groups of parameters, all of a group in one fused or batched call; their state
-//! is open to checkpoints.
+//! The optimizers. Each updates a group of parameters in one fused or batched call, and exposes its
+//! state to checkpoints.
 
 mod adamw;
 mod lion;
@@ -20,24 +20,24 @@ use super::schedule::Schedule;
 use crate::config::{FreezeConfig, OptimizerConfig, OptimizerName};
 use crate::ops;
 
-/// What one step of a group is made from.
+/// The inputs of one step of a group.
 struct Update<'a> {
     params: &'a [Tensor],
-    /// One for each parameter, clipped.
+    /// The clipped gradient of each parameter.
     grads: &'a [Tensor],
     lr: f64,
     weight_decay: f64,
 }
 
-/// How parameters follow their gradients, with the state of a group of them.
+/// An optimizer's update rule, with the state of one group of parameters.
 trait UpdateRule: Debug + Send {
-    /// Makes the state of one more parameter.
+    /// Creates the state of one more parameter.
     fn add(&mut self, parameter: &Tensor);
 
-    /// Updates the parameters that were added, in that order, and the state in place.
+    /// Updates the added parameters, in the order of their addition, and the state in place.
     fn step(&self, update: &Update) -> Result<()>;
 
-    /// What the state consists of, by name; each with a tensor per parameter.
+    /// Returns the state's components by name, each with a tensor per parameter.
     fn state(&self) -> Vec<(&'static str, &[Tensor])>;
 }
 
@@ -80,7 +80,7 @@ pub struct Optimizer {
 }
 
 impl Optimizer {
-    /// Creates the optimizer of all `parameters` that require gradients. Those that `freeze` names
+    /// Creates the optimizer of all `parameters` that require gradients; those that `freeze` names
     /// can be [frozen](Self::freeze).
     pub fn new(
         parameters: &[(String, Tensor)],
@@ -92,11 +92,11 @@ impl Optimizer {
         let mut groups: Vec<Group> = Vec::new();
         for (name, parameter) in trained {
             let key = GroupKey::new(name, parameter, depths, config, freeze);
-            let place = groups.partition_point(|group| group.key < key);
-            if groups.get(place).is_none_or(|group| group.key != key) {
-                groups.insert(place, Group::new(key, config));
+            let index = groups.partition_point(|group| group.key < key);
+            if groups.get(index).is_none_or(|group| group.key != key) {
+                groups.insert(index, Group::new(key, config));
             }
-            groups[place].add(name, parameter);
+            groups[index].add(name, parameter);
         }
         Self { groups, config: config.clone(), frozen: false }
     }
@@ -129,24 +129,24 @@ impl Optimizer {
 
     /// Returns the learning rates of head and backbones (of their topmost layer) at a step (from
     /// 0).
-    pub fn rates(&self, schedule: &Schedule, step: u64) -> [f64; 2] {
+    pub fn learning_rates(&self, schedule: &Schedule, step: u64) -> [f64; 2] {
         [self.config.lr, self.config.backbone_lr()].map(|base| schedule.lr(base, step))
     }
 
-    /// Resets the gradients.
+    /// Resets the gradients of the parameters that are not frozen.
     pub fn zero_grad(&self) {
         for parameter in self.unfrozen().flat_map(|group| &group.params) {
             parameter.shallow_clone().zero_grad();
         }
     }
 
-    /// Updates the parameters by the gradients that `backward` left, which are first clipped to a
-    /// total 2-norm of `clip`. Returns the norm before clipping; if it is not finite, nothing is
-    /// updated.
+    /// Clips the gradients to a total 2-norm of `clip`, and updates the parameters with the
+    /// learning rates `lr` of head and backbones. Returns the norm before clipping; if it is not
+    /// finite, nothing is updated.
     ///
     /// # Errors
-    /// libtorch's message.
-    pub fn step(&mut self, rates: [f64; 2], clip: Option<f64>) -> Result<f64> {
+    /// Returns libtorch's error.
+    pub fn step(&mut self, lr: [f64; 2], clip: Option<f64>) -> Result<f64> {
         let gradients: Vec<Vec<Tensor>> =
             self.unfrozen().map(|group| group.params.iter().map(gradient).collect()).collect();
         let all: Vec<Tensor> = gradients.iter().flatten().map(Tensor::shallow_clone).collect();
@@ -159,23 +159,23 @@ impl Optimizer {
             group.rule.step(&Update {
                 params: &group.params,
                 grads,
-                lr: rates[usize::from(key.backbone)] * key.lr_scale(),
+                lr: lr[usize::from(key.backbone)] * key.lr_scale(),
                 weight_decay: if key.decayed { self.config.weight_decay } else { 0.0 },
             })?;
         }
         Ok(norm)
     }
 
-    /// As [`step`](Self::step), with the gradients of a loss that was [scaled
-    /// up](LossScale::backward): they are scaled down first, and the scale learns whether they were
-    /// finite. Without a scale it is the same.
+    /// Makes a [`step`](Self::step) with the gradients of a loss that was [scaled
+    /// up](LossScale::backward): they are scaled down first, and the scale is updated by whether
+    /// they were finite.
     ///
     /// # Errors
-    /// libtorch's message.
+    /// Returns libtorch's error.
     pub fn step_scaled(
         &mut self,
         scale: &mut Option<LossScale>,
-        rates: [f64; 2],
+        lr: [f64; 2],
         clip: Option<f64>,
     ) -> Result<f64> {
         if let Some(LossScale { scale, .. }) = scale {
@@ -187,32 +187,34 @@ impl Optimizer {
                 }
             }
         }
-        let norm = self.step(rates, clip)?;
+        let norm = self.step(lr, clip)?;
         if let Some(scale) = scale {
             scale.update(norm.is_finite());
         }
         Ok(norm)
     }
 
-    /// The rule's state by name, as `exp_avg.NAME` for AdamW's first moment of the parameter NAME;
-    /// the tensors share the optimizer's storage.
+    /// Returns the state by name, as `exp_avg.NAME` for AdamW's first moment of the parameter NAME.
+    /// The tensors share the optimizer's storage.
     pub fn state(&self) -> Vec<(String, Tensor)> {
         let mut state = Vec::new();
         for group in &self.groups {
-            for (part, tensors) in group.rule.state() {
+            for (component, tensors) in group.rule.state() {
                 let named = group.names.iter().zip(tensors);
                 state.extend(
-                    named.map(|(name, tensor)| (format!("{part}.{name}"), tensor.shallow_clone())),
+                    named.map(|(name, tensor)| {
+                        (format!("{component}.{name}"), tensor.shallow_clone())
+                    }),
                 );
             }
         }
         state
     }
 
-    /// Puts back what [`state`](Self::state) gave.
+    /// Restores what [`state`](Self::state) returned.
     ///
     /// # Errors
-    /// Names a tensor that is missing or has another shape.
+    /// Returns an error that names a tensor that is missing or has another shape.
     pub fn restore(&mut self, saved: &HashMap<String, Tensor>) -> Result<()> {
         let _guard = tch::no_grad_guard();
         for (name, mut target) in self.state() {
@@ -230,7 +232,7 @@ impl Optimizer {
     }
 }
 
-/// A parameter's gradient; zeros where the loss did not reach it.
+/// Returns a parameter's gradient; zeros if the loss does not depend on it.
 fn gradient(parameter: &Tensor) -> Tensor {
     let gradient = parameter.grad();
     if gradient.defined() { gradient } else { parameter.detach().zeros_like() }

@@ -1,4 +1,4 @@
-//! Stochastic gradient descent with momentum, as `torch.optim.SGD` has it: `g ← g + λ p`, `b ← μ b
+//! Stochastic gradient descent with momentum, as in `torch.optim.SGD`: `g ← g + λ p`, `b ← μ b
 //! + g`, `p ← p - lr b`; with Nesterov's momentum `p ← p - lr (g + μ b)`.
 
 use anyhow::Result;
@@ -8,7 +8,7 @@ use super::{Update, UpdateRule};
 use crate::config::OptimizerConfig;
 use crate::ops::{self, SgdStep};
 
-/// Momentum buffers; none where momentum is 0.
+/// SGD's settings and momentum buffers; there are none if momentum is 0.
 #[derive(Debug)]
 pub(super) struct Sgd {
     momentum: f64,

@@ -20,8 +20,8 @@ fn leaf(values: &[f32]) -> Tensor {
     Tensor::from_slice(values).view([1, values.len() as i64]).set_requires_grad(true)
 }
 
-/// A decayed weight and an undecayed bias of the head, and a decayed weight of a backbone: by name,
-/// and as they are.
+/// Returns a decayed weight and an undecayed bias of the head, and a decayed weight of a backbone,
+/// with and without their names.
 fn three_groups() -> ([(String, Tensor); 3], [Tensor; 3]) {
     let bias = Tensor::from_slice(&[3.0f32]).set_requires_grad(true);
     let tensors = [leaf(&[1.0, -2.0]), bias, leaf(&[4.0])];
@@ -30,7 +30,7 @@ fn three_groups() -> ([(String, Tensor); 3], [Tensor; 3]) {
     (named, tensors)
 }
 
-/// AdamW written out for one number, in double precision.
+/// Computes AdamW for one number, in double precision.
 fn reference(mut p: f64, gradients: &[f64], lr: f64, decay: f64) -> f64 {
     let (mut m, mut v) = (0.0, 0.0);
     for (i, g) in gradients.iter().enumerate() {
@@ -45,7 +45,7 @@ fn reference(mut p: f64, gradients: &[f64], lr: f64, decay: f64) -> f64 {
 }
 
 #[test]
-fn steps_are_adamws_with_each_groups_rate_and_decay() {
+fn steps_are_adamws_with_each_groups_lr_and_decay() {
     let (named, [head, bias, backbone]) = three_groups();
     let mut adamw = new_adamw(&named);
     for _ in 0..3 {
@@ -97,7 +97,7 @@ fn recipes() -> Vec<OptimizerConfig> {
     ]
 }
 
-/// `torch.optim.SGD` written out for one number, in double precision.
+/// Computes `torch.optim.SGD` for one number, in double precision.
 fn sgd_reference(
     mut p: f64,
     gradients: &[f64],
@@ -115,7 +115,7 @@ fn sgd_reference(
     p
 }
 
-/// Lion written out for one number, in double precision.
+/// Computes Lion for one number, in double precision.
 fn lion_reference(
     mut p: f64,
     gradients: &[f64],
@@ -135,7 +135,7 @@ fn lion_reference(
 }
 
 #[test]
-fn steps_of_sgd_and_lion_are_their_formulas_with_each_groups_rate_and_decay() {
+fn steps_of_sgd_and_lion_are_their_formulas_with_each_groups_lr_and_decay() {
     // The gradient changes its sign and size, so that momentum matters.
     let factors = [1.0, -0.2, -3.0, 0.5, 0.7, 0.0, 4.0, -0.1];
     for config in recipes() {
@@ -194,17 +194,17 @@ fn restored_state_continues_as_if_nothing_had_happened() {
 }
 
 #[test]
-fn each_optimizer_saves_what_it_needs_and_refuses_anothers_state() {
-    let parts = |config: &OptimizerConfig| -> Vec<String> {
+fn each_optimizer_saves_its_state_and_refuses_anothers() {
+    let names = |config: &OptimizerConfig| -> Vec<String> {
         let named = [("head.w".to_string(), leaf(&[1.0]))];
         let optimizer = Optimizer::new(&named, config, &FreezeConfig::default());
         optimizer.state().into_iter().map(|(name, _)| name).collect()
     };
     let recipes = recipes();
-    assert_eq!(parts(&recipes[0]), ["exp_avg.head.w", "exp_avg_sq.head.w", "step.head.w"]);
-    assert!(parts(&recipes[1]).is_empty());
-    assert_eq!(parts(&recipes[2]), ["momentum_buffer.head.w"]);
-    assert_eq!(parts(&recipes[4]), ["exp_avg.head.w"]);
+    assert_eq!(names(&recipes[0]), ["exp_avg.head.w", "exp_avg_sq.head.w", "step.head.w"]);
+    assert!(names(&recipes[1]).is_empty());
+    assert_eq!(names(&recipes[2]), ["momentum_buffer.head.w"]);
+    assert_eq!(names(&recipes[4]), ["exp_avg.head.w"]);
     let named = [("head.w".to_string(), leaf(&[1.0]))];
     let mut sgd = Optimizer::new(&named, &recipes[2], &FreezeConfig::default());
     let error = sgd.restore(&HashMap::new()).unwrap_err().to_string();
@@ -212,15 +212,15 @@ fn each_optimizer_saves_what_it_needs_and_refuses_anothers_state() {
 }
 
 #[test]
-fn rates_follow_the_schedule_by_group() {
+fn learning_rates_follow_the_schedule_by_group() {
     let adamw = new_adamw(&[]);
     let schedule =
         Schedule::new(&ScheduleConfig { warmup_epochs: 0.0, ..ScheduleConfig::default() }, 1, 1000);
-    let [head, backbone] = adamw.rates(&schedule, 0);
+    let [head, backbone] = adamw.learning_rates(&schedule, 0);
     assert!((head - 0.1).abs() < 1e-5 && (backbone - 0.01).abs() < 1e-6);
 }
 
-/// One parameter of 1.0 each, after some steps with a gradient of 1 each.
+/// Trains one parameter of 1.0 per name for some steps with a gradient of 1 each.
 fn trained(names: &[&str], steps: usize, prepare: impl Fn(&mut Optimizer, usize)) -> Vec<f64> {
     let named: Vec<_> = names.iter().map(|n| (n.to_string(), leaf(&[1.0]))).collect();
     let freeze = FreezeConfig { vit: FrozenBlocks::First(1), ..FreezeConfig::default() };
@@ -247,7 +247,7 @@ const NAMES: [&str; 6] = [
 
 #[test]
 fn layer_decay_shrinks_the_step_from_block_to_block() {
-    // Adam's first step is the rate itself, whatever the gradient.
+    // Adam's first step is the learning rate itself, whatever the gradient.
     let moved: Vec<f64> = trained(&NAMES, 1, |_, _| {}).iter().map(|p| 1.0 - p).collect();
     for (moved, expected) in moved.iter().zip([0.1, 0.01, 0.005, 0.0025, 0.00125, 0.005]) {
         assert!((moved - expected).abs() < 1e-6, "{moved} is not {expected}");

@@ -1,4 +1,4 @@
-//! The images of a pretraining.
+//! The images of a pretraining run.
 
 use std::fs;
 use std::sync::Arc;
@@ -23,7 +23,7 @@ impl TrainAndVal {
     /// Loads the data set with the augmentation of the config's section `pretrain`.
     ///
     /// # Errors
-    /// Returns an error that names data that are missing or damaged.
+    /// Returns an error that names missing or damaged data.
     pub fn load(config: &Config) -> Result<Self> {
         let data = DataConfig { augment: config.pretrain.augment.clone(), ..config.data.clone() };
         let load = |split| data::load_split(&data, config.seed, split);

@@ -1,5 +1,5 @@
-//! Which patches are masked: drawn for each image from a stream of its own, that only seed, epoch
-//! and image decide.
+//! The masks of masked image modeling, sampled for each image from a random stream of its own that
+//! depends only on seed, epoch and image.
 
 use anyhow::Result;
 use tch::{Device, Tensor};
@@ -7,24 +7,25 @@ use tch::{Device, Tensor};
 use crate::config::{BackboneShape, PretrainConfig};
 use crate::data::random_stream::RandomStream;
 
-/// The epoch of the masks that validation images have after each epoch.
-const ALWAYS_THE_SAME: u64 = u64::MAX;
+/// The epoch of the masks of validation images, which are the same after each epoch.
+const VALIDATION_EPOCH: u64 = u64::MAX;
 
-/// Masks of a backbone's images: squares of patches, in random places of a grid of such squares.
+/// A sampler of masks: random cells of a grid whose cells are squares of patches.
 #[derive(Debug, Clone, Copy)]
 pub struct Masks {
     seed: u64,
-    /// Patches on a side of the image.
+    /// Patches along a side of the image.
     grid: usize,
-    /// Patches on a side of a square. Those at the right and lower border are smaller where the
+    /// Patches along a side of a square. Squares at the right and lower border are smaller if the
     /// grid is no multiple of it.
     square: usize,
-    /// Squares that are masked.
+    /// The number of squares that are masked.
     masked: usize,
 }
 
 impl Masks {
-    /// Of the config's ratio: at least one square is masked, and at least one is not.
+    /// Creates the sampler with the config's ratio; at least one square is masked, and at least one
+    /// is not.
     pub fn new(seed: u64, config: &PretrainConfig, shape: &BackboneShape) -> Self {
         let (grid, square) = (shape.grid() as usize, config.mask_patch as usize);
         let squares = grid.div_ceil(square).pow(2);
@@ -32,30 +33,28 @@ impl Masks {
         Self { seed, grid, square, masked: masked.clamp(1, (squares - 1).max(1)) }
     }
 
-    /// (len, patches), true where a patch is masked, of the training images with these indices.
+    /// Samples the masks (len, patches), true for a masked patch, of the training images with these
+    /// indices.
     ///
     /// # Errors
-    /// libtorch's message where memory runs out.
-    pub fn of_training(&self, epoch: u64, indices: &[usize], device: Device) -> Result<Tensor> {
-        self.batch(epoch, indices, device)
-    }
-
-    /// The same of validation images.
-    ///
-    /// # Errors
-    /// libtorch's message where memory runs out.
-    pub fn of_validation(&self, indices: &[usize], device: Device) -> Result<Tensor> {
-        self.batch(ALWAYS_THE_SAME, indices, device)
-    }
-
-    fn batch(&self, epoch: u64, indices: &[usize], device: Device) -> Result<Tensor> {
-        let masks: Vec<bool> = indices.iter().flat_map(|&index| self.draw(epoch, index)).collect();
+    /// Returns libtorch's error if memory runs out.
+    pub fn train(&self, epoch: u64, indices: &[usize], device: Device) -> Result<Tensor> {
+        let masks: Vec<bool> =
+            indices.iter().flat_map(|&index| self.sample(epoch, index)).collect();
         let shape = [indices.len() as i64, (self.grid * self.grid) as i64];
         Ok(Tensor::f_from_slice(&masks)?.f_view(shape)?.f_to_device(device)?)
     }
 
-    /// (patches), row by row.
-    fn draw(&self, epoch: u64, index: usize) -> Vec<bool> {
+    /// Samples the masks of validation images, which are the same in every epoch.
+    ///
+    /// # Errors
+    /// Returns libtorch's error if memory runs out.
+    pub fn val(&self, indices: &[usize], device: Device) -> Result<Tensor> {
+        self.train(VALIDATION_EPOCH, indices, device)
+    }
+
+    /// Samples the mask of one image (patches), in row-major order.
+    fn sample(&self, epoch: u64, index: usize) -> Vec<bool> {
         let side = self.grid.div_ceil(self.square);
         let mut squares: Vec<bool> = (0..side * side).map(|i| i < self.masked).collect();
         RandomStream::new(self.seed, epoch, index as u64, "mask").shuffle(&mut squares);
@@ -89,20 +88,20 @@ mod tests {
     }
 
     #[test]
-    fn every_mask_has_the_ratio_that_the_config_says() {
+    fn every_mask_has_the_configured_ratio() {
         for (ratio, expected) in [(0.6, 38), (0.75, 48), (0.5, 32), (0.001, 1), (0.999, 63)] {
             let masks = masks(64, ratio, 1);
             for index in 0..20 {
-                assert_eq!(count(&masks.draw(3, index)), expected, "{ratio}");
+                assert_eq!(count(&masks.sample(3, index)), expected, "{ratio}");
             }
         }
     }
 
     #[test]
-    fn squares_are_masked_whole() {
+    fn all_patches_of_a_square_are_masked_together() {
         let masks = masks(64, 0.5, 2);
         for index in 0..20 {
-            let mask = masks.draw(0, index);
+            let mask = masks.sample(0, index);
             assert_eq!(count(&mask), 32);
             for at in 0..64 {
                 let corner = at / 16 * 16 + at % 8 / 2 * 2;
@@ -112,36 +111,36 @@ mod tests {
     }
 
     #[test]
-    fn a_grid_that_squares_do_not_divide_has_smaller_ones_at_its_end() {
+    fn squares_at_the_border_are_smaller_if_they_do_not_divide_the_grid() {
         let masks = masks(64, 0.5, 3); // 3 x 3 squares, of which 5 are masked (4.5, rounded)
         let (low, high) = (2 * 2 + 2 * 6 + 2 * 6, 4 * 9 + 6);
         for index in 0..20 {
-            assert!((low..=high).contains(&count(&masks.draw(0, index))));
+            assert!((low..=high).contains(&count(&masks.sample(0, index))));
         }
     }
 
     #[test]
-    fn seed_epoch_and_image_decide_alone_and_validation_masks_stay() {
+    fn masks_depend_on_seed_epoch_and_image_and_validation_masks_stay() {
         let masks = masks(64, 0.6, 1);
-        let reference = masks.draw(3, 7);
-        assert_eq!(reference, masks.draw(3, 7));
-        assert_ne!(reference, masks.draw(4, 7));
-        assert_ne!(reference, masks.draw(3, 8));
-        assert_ne!(reference, Masks { seed: 6, ..masks }.draw(3, 7));
-        let batch = masks.of_training(3, &[1, 7], Device::Cpu).unwrap();
+        let reference = masks.sample(3, 7);
+        assert_eq!(reference, masks.sample(3, 7));
+        assert_ne!(reference, masks.sample(4, 7));
+        assert_ne!(reference, masks.sample(3, 8));
+        assert_ne!(reference, Masks { seed: 6, ..masks }.sample(3, 7));
+        let batch = masks.train(3, &[1, 7], Device::Cpu).unwrap();
         assert_eq!(batch.size(), [2, 64]);
         assert_eq!(Vec::<bool>::try_from(batch.get(1)).unwrap(), reference);
-        let [a, b] = [[7, 8], [9, 7]].map(|of| masks.of_validation(&of, Device::Cpu).unwrap());
+        let [a, b] = [[7, 8], [9, 7]].map(|of| masks.val(&of, Device::Cpu).unwrap());
         assert_eq!(a.get(0), b.get(1));
         assert_ne!(a.get(0), batch.get(1));
     }
 
     #[test]
-    fn every_patch_is_masked_at_times() {
+    fn every_patch_is_masked_in_about_half_of_the_masks() {
         let masks = masks(32, 0.5, 1);
         let mut times = [0; 16];
         for index in 0..400 {
-            for (time, masked) in times.iter_mut().zip(masks.draw(0, index)) {
+            for (time, masked) in times.iter_mut().zip(masks.sample(0, index)) {
                 *time += usize::from(masked);
             }
         }

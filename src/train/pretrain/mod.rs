@@ -26,21 +26,21 @@ use crate::run::{PretrainEpochRecord, RunDir, RunKind};
 /// A pretrained backbone.
 #[derive(Debug, Clone)]
 pub struct Pretrained {
-    /// The branch that it is of.
+    /// The branch of the backbone.
     pub branch: Branch,
-    /// Its weights under their published names, for `model.vit.weights` or `model.mamba.weights`.
+    /// The file of its weights under their published names, for `model.vit.weights` or
+    /// `model.mamba.weights`.
     pub weights: PathBuf,
     /// The record of the last epoch.
     pub last: PretrainEpochRecord,
 }
 
-/// The result of a pretraining.
+/// The result of a pretraining run.
 #[derive(Debug, Clone)]
 pub struct Outcome {
     /// The backbones that the fusion strategy uses.
     pub backbones: Vec<Pretrained>,
-    /// An image of validation images: as they are, and for each backbone with patches masked, and
-    /// reconstructed.
+    /// A sheet of validation images: original, then masked and reconstructed for each backbone.
     pub reconstructions: PathBuf,
 }
 
@@ -50,8 +50,8 @@ pub struct Outcome {
 /// and ends with the same weights, bit for bit on one machine, as one that was not interrupted.
 ///
 /// # Errors
-/// Returns an error if data, weights or the folder do not fit, if masks leave nothing to see or to
-/// predict, if a loss or gradient is not finite, or [`Stopped`](super::Stopped) if it was asked to
+/// Returns an error if data, weights or the folder do not fit, if masks would hide all patches or
+/// none, if a loss or gradient is not finite, or [`Stopped`](super::Stopped) if it was asked to
 /// stop.
 pub fn pretrain(
     config: &Config,

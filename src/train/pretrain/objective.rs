@@ -62,7 +62,7 @@ impl<'a> MaskedImages<'a> {
         &self.model
     }
 
-    /// Computes the losses of a batch whose patches `mask` hides.
+    /// Computes the losses of a batch in which `mask` hides patches.
     fn losses(
         &self,
         batch: &HostBatch,
@@ -103,7 +103,7 @@ impl<'a> MaskedImages<'a> {
 impl Objective for MaskedImages<'_> {
     type Record = PretrainEpochRecord;
     type Targets = ();
-    /// The losses of pixels and colors.
+    /// The mean losses of pixels and colors.
     type Validation = (f64, Option<f64>);
 
     fn describe(&self) -> Description<'_> {
@@ -142,7 +142,7 @@ impl Objective for MaskedImages<'_> {
     fn loss(&self, microbatch: &Microbatch, (): &()) -> Result<MicrobatchLoss> {
         let Microbatch { batch, epoch, ctx, autocast, .. } = *microbatch;
         let device = self.model.device();
-        let mask = self.masks.of_training(epoch as u64, &batch.indices, device)?;
+        let mask = self.masks.train(epoch as u64, &batch.indices, device)?;
         let Losses { pixels, colors } = self.losses(batch, &mask, ctx, autocast)?;
         let reported = pixels.shallow_clone();
         let total = match colors {
@@ -162,7 +162,7 @@ impl Objective for MaskedImages<'_> {
         let (mut pixels, mut colors, mut images) = (0.0, None, 0.0);
         for batch in Loader::new(Arc::clone(&self.images.val), options)? {
             let batch = batch?;
-            let mask = self.masks.of_validation(&batch.indices, self.model.device())?;
+            let mask = self.masks.val(&batch.indices, self.model.device())?;
             let losses = self.losses(&batch, &mask, ForwardContext::eval(), None)?;
             let count = batch.len as f64;
             pixels += losses.pixels.double_value(&[]) * count;

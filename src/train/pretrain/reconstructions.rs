@@ -1,5 +1,4 @@
-//! Validation images as they are, masked, and reconstructed: what a pretraining has learned, for
-//! people.
+//! A sheet of validation images: original, masked, and reconstructed by each backbone.
 
 use std::sync::Arc;
 
@@ -16,9 +15,9 @@ use crate::models::ForwardContext;
 use crate::models::images::upload;
 use crate::models::masked_image::MaskedImageModel;
 
-/// Rows.
-const IMAGES: usize = 8;
-/// Small images are enlarged to this side, or the next above it.
+/// The number of rows.
+const ROWS: usize = 8;
+/// Images are enlarged by a whole number to at least this side.
 const SIDE: u32 = 96;
 const GAP: u32 = 4;
 
@@ -26,20 +25,20 @@ const GAP: u32 = 4;
 pub struct Panels {
     /// (b, 3, s, s) uint8.
     images: Tensor,
-    /// Of the images, among the validation images.
+    /// The images' indices among the validation images.
     indices: Vec<usize>,
-    /// Columns of images.
+    /// The columns, each with one image per row.
     columns: Vec<Vec<RgbImage>>,
 }
 
 impl Panels {
-    /// With one column: validation images, evenly spaced in their list.
+    /// Creates the sheet with one column: validation images, evenly spaced in their list.
     ///
     /// # Errors
-    /// An image that cannot be read, by name.
+    /// Returns an error that names an image that cannot be read.
     pub fn new(images: &TrainAndVal, config: &Config) -> Result<Self> {
         let samples = images.val.samples();
-        let rows = IMAGES.min(samples.len());
+        let rows = ROWS.min(samples.len());
         let indices: Vec<usize> = (0..rows).map(|row| row * samples.len() / rows).collect();
         let shown = indices.iter().map(|&index| samples[index].clone());
         let shown = Arc::new(ImageDataset::new(shown.collect(), &config.data)?);
@@ -50,15 +49,15 @@ impl Panels {
         Ok(Self { columns: vec![to_images(&images)?], images, indices })
     }
 
-    /// Adds the images as a backbone has seen them in validation, and what it made of them.
+    /// Adds two columns: the images masked as in validation, and the backbone's reconstructions.
     ///
     /// # Errors
-    /// An operator's message.
+    /// Returns an operator's error.
     pub fn add(&mut self, model: &MaskedImageModel, config: &Config) -> Result<()> {
         let _guard = tch::no_grad_guard();
         let device = model.device();
         let masks = Masks::new(config.seed, &config.pretrain, model.shape());
-        let mask = masks.of_validation(&self.indices, device)?;
+        let mask = masks.val(&self.indices, device)?;
         let x = model.normalize(&self.images.f_to_device(device)?)?;
         let prediction = model.predict(&x, &mask, ForwardContext::eval())?;
         let reconstructed =
@@ -69,12 +68,12 @@ impl Panels {
         Ok(())
     }
 
-    /// All of it.
+    /// Renders the sheet.
     pub fn image(&self) -> RgbImage {
         let side = self.images.size()[2] as u32;
         let side = side * SIDE.div_ceil(side);
-        let place = |at: usize| i64::from(GAP + at as u32 * (side + GAP));
-        let extent = |count: usize| place(count) as u32;
+        let offset = |at: usize| i64::from(GAP + at as u32 * (side + GAP));
+        let extent = |count: usize| offset(count) as u32;
         let mut sheet = RgbImage::from_pixel(
             extent(self.columns.len()),
             extent(self.indices.len()),
@@ -83,20 +82,20 @@ impl Panels {
         for (column, images) in self.columns.iter().enumerate() {
             for (row, image) in images.iter().enumerate() {
                 let panel = imageops::resize(image, side, side, FilterType::Nearest);
-                imageops::replace(&mut sheet, &panel, place(column), place(row));
+                imageops::replace(&mut sheet, &panel, offset(column), offset(row));
             }
         }
         sheet
     }
 }
 
-/// (b, 3, s, s) uint8, each as an image.
+/// Converts a batch (b, 3, height, width) of uint8 to images.
 fn to_images(images: &Tensor) -> Result<Vec<RgbImage>> {
     let (b, _, height, width) = images.size4()?;
     let pixels = images.permute([0, 2, 3, 1]).contiguous().flatten(1, -1);
     (0..b)
         .map(|i| {
-            let bytes = Vec::<u8>::try_from(pixels.get(i).to_device(tch::Device::Cpu))?;
+            let bytes = Vec::<u8>::try_from(pixels.get(i).to_device(Device::Cpu))?;
             RgbImage::from_raw(width as u32, height as u32, bytes)
                 .context("an image has too few pixels")
         })

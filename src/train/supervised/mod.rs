@@ -232,7 +232,7 @@ impl Objective for Supervised<'_> {
         let Microbatch { batch, ctx, autocast, .. } = *microbatch;
         // The last batch may have fewer images than there are ranks.
         let predictions = if batch.len == 0 {
-            self.criterion.no_predictions(self.net.device())?
+            self.criterion.empty_predictions(self.net.device())?
         } else {
             let pixels = upload(batch, self.net.device())?;
             let output = in_precision(autocast, self.net.device(), || {
@@ -305,7 +305,7 @@ impl Objective for Supervised<'_> {
 
     fn stops_early(&self, records: &[EpochRecord]) -> bool {
         let settings = &self.config.train;
-        monitor::is_over(settings.monitor, &settings.early_stopping, records)
+        monitor::stops_early(settings.monitor, &settings.early_stopping, records)
     }
 }
 

@@ -1,4 +1,4 @@
-//! How training begins: from scratch or from a checkpoint, in the same state on all ranks.
+//! The start of training: from scratch or from a checkpoint, in the same state on all ranks.
 
 use std::time::Instant;
 
@@ -71,7 +71,8 @@ impl<'a, O: Objective> Trainer<'a, O> {
     /// Loads the last checkpoint, if there is one.
     ///
     /// # Errors
-    /// Returns an error if it is damaged, or of other data, processes or precision.
+    /// Returns an error if it is damaged, or was made with other data, another number of processes
+    /// or another precision.
     pub fn load_checkpoint(&mut self) -> Result<()> {
         if !self.resumed || !self.world.is_first() {
             return Ok(());
@@ -104,8 +105,10 @@ impl<'a, O: Objective> Trainer<'a, O> {
         Ok(())
     }
 
-    /// Ensures that all ranks begin in the same state: that they were started alike, and with rank
-    /// 0's weights and progress.
+    /// Checks that all ranks were started alike, and copies rank 0's weights and progress to them.
+    ///
+    /// # Errors
+    /// Returns an error if ranks differ in config, data or program, or if one is gone.
     pub fn synchronize(&mut self) -> Result<()> {
         if self.world.size() == 1 {
             return Ok(());
@@ -121,7 +124,7 @@ impl<'a, O: Objective> Trainer<'a, O> {
         self.world.broadcast(tensors.iter().map(|(_, tensor)| tensor))
     }
 
-    /// Returns what must be the same on all ranks. A host's data folder and threads are its own.
+    /// Returns what must be the same on all ranks. Data folders and threads may differ by host.
     fn facts(&self) -> Result<Vec<(&'static str, String)>> {
         let mut config = self.config.clone();
         config.data.root = Default::default();
@@ -140,7 +143,7 @@ impl<'a, O: Objective> Trainer<'a, O> {
         ])
     }
 
-    /// Tells observers how training begins.
+    /// Notifies the observers of the start.
     pub(super) fn announce(&self, observers: &mut [Box<dyn Observer<O::Record>>]) {
         let about = self.objective.describe();
         let start = Start {

@@ -49,21 +49,21 @@ impl<O: Objective> Trainer<'_, O> {
         Ok(())
     }
 
-    /// Makes the epoch's steps, from the one after the checkpoint on.
+    /// Makes the remaining steps of the epoch.
     fn train_steps(&mut self, observers: &mut [Box<dyn Observer<O::Record>>]) -> Result<()> {
-        let mut loader = self.batches_left()?;
+        let mut loader = self.remaining_batches()?;
         let frozen_epochs = self.recipe.freeze.epochs;
         self.optimizer.freeze(frozen_epochs.is_none_or(|epochs| self.progress.epochs < epochs));
         self.gradients = self.world.gradients(&self.objective.trained_parameters())?;
         let mut saved = Instant::now();
         loop {
-            let asked = Instant::now();
+            let requested = Instant::now();
             let group = loader.by_ref().take(self.recipe.accumulate);
             let group: Vec<HostBatch> = group.collect::<Result<_>>()?;
             if group.is_empty() {
                 break;
             }
-            self.progress.within.waiting += asked.elapsed().as_secs_f64();
+            self.progress.within.waiting += requested.elapsed().as_secs_f64();
             if self.progress.steps == 0 {
                 observers.iter_mut().for_each(|observer| observer.first_step(&group));
             }
@@ -88,14 +88,14 @@ impl<O: Objective> Trainer<'_, O> {
                     observers.iter_mut().for_each(|observer| observer.skipped(&skipped));
                 }
             }
-            self.stop_if_asked()?;
+            self.stop_if_requested()?;
             self.save_if_due(&mut saved)?;
         }
         self.load_ahead()
     }
 
-    /// Stops the run if any rank was asked to, with its state in the checkpoint.
-    fn stop_if_asked(&mut self) -> Result<()> {
+    /// Saves a checkpoint and stops the run if a stop was requested on any rank.
+    fn stop_if_requested(&mut self) -> Result<()> {
         let signal = self.world.max(self.stop.signal().into())? as i32;
         if signal == 0 {
             return Ok(());
@@ -118,7 +118,8 @@ impl<O: Objective> Trainer<'_, O> {
     }
 
     /// Validates the EMA weights, if there are any, and leaves them in the network. If the run is
-    /// stopped meanwhile, the epoch's steps are saved: a resumed run continues with the validation.
+    /// stopped meanwhile, the epoch's steps are saved, and a resumed run continues with the
+    /// validation.
     fn validate(
         &mut self,
         observers: &mut [Box<dyn Observer<O::Record>>],
@@ -137,8 +138,8 @@ impl<O: Objective> Trainer<'_, O> {
         self.ema.as_mut().map_or(Ok(()), Ema::exchange)
     }
 
-    /// Saves the validated weights, puts the trained ones back, and writes the checkpoint last:
-    /// whatever it counts on is there before it.
+    /// Saves the validated weights, restores the trained ones, and writes the checkpoint last,
+    /// after all files that it relies on.
     fn save(&mut self) -> Result<()> {
         if self.world.is_first() {
             self.objective.save(self.run, &self.progress.records, self.origin()?)?;
@@ -147,7 +148,7 @@ impl<O: Objective> Trainer<'_, O> {
         self.save_checkpoint()
     }
 
-    /// Writes what resuming needs.
+    /// Writes the checkpoint.
     pub(super) fn save_checkpoint(&self) -> Result<()> {
         if !self.world.is_first() {
             return Ok(());
@@ -163,7 +164,7 @@ impl<O: Objective> Trainer<'_, O> {
         )
     }
 
-    /// Returns what a file of weights says about where they come from.
+    /// Returns the metadata of a weights file that say where the weights come from.
     fn origin(&self) -> Result<Value> {
         Ok(json!({
             "config": self.config.to_yaml()?,

@@ -10,8 +10,8 @@ use crate::data::{ImageDataset, Loader, LoaderOptions, Mode};
 use crate::train::distributed::World;
 use crate::train::objective::Objective;
 
-/// Starts a loader of an epoch's batches, from `start_batch` on: workers make the first while the
-/// trainer still does something else. `batch_size` is per process.
+/// Starts a loader of an epoch's batches, from `start_batch` on; its workers prepare the first ones
+/// at once. `batch_size` is per process.
 pub(in crate::train) fn batches(
     config: &Config,
     world: &World,
@@ -30,8 +30,8 @@ pub(in crate::train) fn batches(
 }
 
 impl<O: Objective> Trainer<'_, O> {
-    /// Returns the batches that are left of the current epoch.
-    pub(super) fn batches_left(&mut self) -> Result<Loader> {
+    /// Returns the remaining batches of the current epoch.
+    pub(super) fn remaining_batches(&mut self) -> Result<Loader> {
         match self.ahead.take() {
             Some(loader) => Ok(loader),
             None => self.batches(self.progress.epochs, self.progress.within.batches),

@@ -25,14 +25,14 @@ use crate::config::Config;
 use crate::data::Loader;
 use crate::run::{Provenance, RunDir};
 
-/// How a run starts, besides its config.
+/// The options of a run that are not in its config.
 #[derive(Clone)]
 pub struct Options {
     /// Whether to continue the run in the folder.
     pub resume: bool,
-    /// The processes that train together. Each has its shard of every batch, whose size is the
-    /// config's times their number, and all end with the same weights and metrics. Rank 0 writes;
-    /// it alone needs the run directory and the pretrained weights' files.
+    /// The processes that train together. Each has its shard of the global batch, whose size is the
+    /// config's batch size times their number, and all end with the same weights and metrics. Only
+    /// rank 0 writes, and needs the run directory and the pretrained weights' files.
     pub world: World,
     /// Stops the run early.
     pub stop: Stop,
@@ -44,7 +44,7 @@ impl Default for Options {
     }
 }
 
-/// An objective with all that training it needs.
+/// The state of training an objective.
 pub(super) struct Trainer<'a, O: Objective> {
     pub config: &'a Config,
     pub run: &'a RunDir,
@@ -59,17 +59,17 @@ pub(super) struct Trainer<'a, O: Objective> {
     pub provenance: Provenance,
     pub world: World,
     gradients: Gradients,
-    /// The loader of the epoch that comes next, started early.
+    /// The loader of the next epoch, started early.
     ahead: Option<Loader>,
     /// The type that autocast computes in, if any.
     autocast: Option<Kind>,
     stop: Stop,
-    /// The moment up to which wall time is counted.
+    /// The time up to which wall time is counted.
     lap: Instant,
 }
 
 impl<O: Objective> Trainer<'_, O> {
-    /// Runs the epochs that are left.
+    /// Runs the remaining epochs.
     pub fn run(&mut self, observers: &mut [Box<dyn Observer<O::Record>>]) -> Result<()> {
         self.announce(observers);
         self.lap = Instant::now();
@@ -81,14 +81,14 @@ impl<O: Objective> Trainer<'_, O> {
         Ok(())
     }
 
-    /// Runs `evaluate` with what it reports to.
+    /// Runs `evaluate` with the observers that it reports to.
     pub fn evaluate<T>(
         &self,
         observers: &mut [Box<dyn Observer<O::Record>>],
         evaluate: impl FnOnce(&O, &mut Evaluation<O::Record>) -> Result<T>,
     ) -> Result<T> {
         let check_stop = || match self.stop.signal() {
-            // Several ranks agree on it between two steps.
+            // Several ranks agree on a stop between two steps.
             signal if signal > 0 && self.world.size() == 1 => Err(self.stopped(signal)),
             _ => Ok(()),
         };
@@ -102,7 +102,7 @@ impl<O: Objective> Trainer<'_, O> {
         evaluate(&self.objective, &mut evaluation)
     }
 
-    /// Number of trained parameters.
+    /// Returns the number of trained parameters.
     pub fn parameter_count(&self) -> i64 {
         self.optimizer.parameter_count()
     }
@@ -117,7 +117,7 @@ impl<O: Objective> Trainer<'_, O> {
         })
     }
 
-    /// Returns the seconds since the last call, and adds them to the run's.
+    /// Adds the seconds since the last call to the run's, and returns them.
     fn lap(&mut self) -> f64 {
         let seconds = self.lap.elapsed().as_secs_f64();
         self.lap = Instant::now();

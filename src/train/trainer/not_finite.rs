@@ -17,7 +17,7 @@ use crate::models::weights;
 use crate::train::modules::gradient_norms;
 use crate::train::objective::Objective;
 
-/// How many modules an error names; the file has all.
+/// The number of modules that an error names; the file has all.
 const NAMED: usize = 5;
 
 /// A report of a step that is skipped, or ends the run.
@@ -69,7 +69,7 @@ impl fmt::Display for NotFinite {
 }
 
 impl<O: Objective> Trainer<'_, O> {
-    /// Describes the current step, whose gradients are still there.
+    /// Describes the current step by its gradients, which are still there.
     pub(super) fn describe_not_finite(
         &self,
         batches: &[HostBatch],
@@ -87,7 +87,7 @@ impl<O: Objective> Trainer<'_, O> {
             images.extend(all.map(|sample| sample.id.clone()));
         }
         let finite = |tensor: &Tensor| tensor.isfinite().all().int64_value(&[]) == 1;
-        let [lr, backbone_lr] = self.optimizer.rates(&self.schedule, self.progress.steps);
+        let [lr, backbone_lr] = self.optimizer.learning_rates(&self.schedule, self.progress.steps);
         Ok(NotFinite {
             step: self.progress.steps + 1,
             epoch: self.progress.epochs + 1,
@@ -113,11 +113,11 @@ impl<O: Objective> Trainer<'_, O> {
     /// Saves what is needed to repeat the step, and returns the error that ends the run.
     pub(super) fn end_not_finite(&self, batches: &[HostBatch], found: &NotFinite) -> Error {
         let root = self.run.root().display();
-        let kept = self.keep_not_finite(batches, found).and_then(|folder| {
+        let saved = self.save_not_finite(batches, found).and_then(|folder| {
             self.world.barrier()?;
             Ok(folder)
         });
-        match kept {
+        match saved {
             Ok(files) => anyhow!(
                 "{found}. Lower {}, or set train.on_nan: skip. {files}; `vmbeauty {} {} --output \
                  {root} --resume` begins with this step",
@@ -129,9 +129,9 @@ impl<O: Objective> Trainer<'_, O> {
         }
     }
 
-    /// Saves the batch as it was fed, all norms, and the state before the step as the checkpoint,
-    /// unless its parameters were not finite already.
-    fn keep_not_finite(&self, batches: &[HostBatch], found: &NotFinite) -> Result<String> {
+    /// Saves the batch as the network got it, all norms, and the state before the step as the
+    /// checkpoint, unless its parameters were already not finite.
+    fn save_not_finite(&self, batches: &[HostBatch], found: &NotFinite) -> Result<String> {
         let folder = self.run.root().join("not_finite");
         let branch = self.objective.describe().branch;
         let prefix = branch.map(|branch| format!("{branch}_")).unwrap_or_default();
@@ -145,11 +145,11 @@ impl<O: Objective> Trainer<'_, O> {
             let pixels = batches.iter().map(|batch| upload(batch, self.objective.device()));
             let pixels = Tensor::f_cat(&pixels.collect::<Result<Vec<_>>>()?, 0)?;
             let targets: Vec<f32> = batches.iter().flat_map(|b| b.targets.clone()).collect();
-            let kept = [
+            let batch = [
                 ("pixels".to_string(), pixels),
                 ("targets".to_string(), Tensor::f_from_slice(&targets)?),
             ];
-            weights::save(&tensors, &kept, Default::default())?;
+            weights::save(&tensors, &batch, Default::default())?;
             if found.broken_parameters.is_empty() {
                 self.save_checkpoint()?;
             }

@@ -25,7 +25,7 @@ impl<O: Objective> Trainer<'_, O> {
         self.optimizer.zero_grad();
         let loss = self.backward(batches)?.double_value(&[]);
         self.gradients.finish()?;
-        let lr = self.optimizer.rates(&self.schedule, self.progress.steps);
+        let lr = self.optimizer.learning_rates(&self.schedule, self.progress.steps);
         let grad_norm = if loss.is_finite() {
             let clip = self.config.train.clip_grad_norm;
             self.optimizer.step_scaled(&mut self.progress.loss_scale, lr, clip)?
@@ -57,8 +57,8 @@ impl<O: Objective> Trainer<'_, O> {
         }))
     }
 
-    /// Adds this rank's shard of the gradients of the step's loss over all microbatches, and
-    /// returns that loss.
+    /// Accumulates this rank's gradients of the step's loss over all microbatches, and returns that
+    /// loss.
     fn backward(&mut self, batches: &[HostBatch]) -> Result<Tensor> {
         let targets = self.objective.targets(batches, &self.world)?;
         let mut sum: Option<Tensor> = None;
@@ -94,13 +94,13 @@ impl<O: Objective> Trainer<'_, O> {
     }
 }
 
-/// Images of the global batch.
+/// Counts the images of the global batch.
 pub(super) fn images_in(batches: &[HostBatch]) -> usize {
     batches.iter().map(|batch| batch.global_len).sum()
 }
 
-/// A seed of torch's generator for one step of a run (SplitMix64's mixing), so that steps do not
-/// share random numbers.
+/// Returns the seed of torch's generator for one step of a run (SplitMix64's mixing), so that no
+/// two steps use the same random numbers.
 pub(in crate::train) fn seed_of(seed: u64, step: u64) -> i64 {
     let mut z = seed ^ step.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
