@@ -48,8 +48,7 @@ pub struct ImageDataset {
 }
 
 impl ImageDataset {
-    /// Creates the data set of a split from its samples. Returns an error if the image size is not
-    /// positive or the cache folder cannot be created.
+    /// Creates the data set of a split from its samples.
     pub fn new(samples: Vec<Sample>, config: &DataConfig) -> Result<Self> {
         let cache = samples.iter().map(|_| OnceLock::new()).collect();
         Ok(Self {
@@ -101,8 +100,7 @@ impl ImageDataset {
         self.test_time_flip
     }
 
-    /// Returns the image of a sample, decoded or rendered, before any transform. Returns an error
-    /// if the index is out of range or [`read_image`](super::read_image) fails.
+    /// Returns the image of a sample, decoded or rendered, before any transform.
     pub fn image(&self, index: usize) -> Result<Arc<RgbImage>> {
         let (Some(sample), Some(cached)) = (self.samples.get(index), self.cache.get(index)) else {
             anyhow::bail!("there is no sample {index} among {}", self.samples.len());

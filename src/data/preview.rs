@@ -84,8 +84,7 @@ fn paste(grid: &mut RgbImage, planes: &[u8], size: usize, column: usize, row: us
     }
 }
 
-/// Writes an image atomically, in the format of its file extension. Returns an error if the
-/// extension is not that of a supported format or the file cannot be written.
+/// Writes an image atomically, in the format of its file extension.
 pub fn save<P>(image: &ImageBuffer<P, Vec<u8>>, path: &Path) -> Result<()>
 where
     P: PixelWithColorType<Subpixel = u8>,

@@ -60,8 +60,7 @@ pub struct BeautyNet {
 
 impl BeautyNet {
     /// Returns a network with random parameters, sampled from torch's generator (seed it first),
-    /// then loads the pretrained weights that the config names. Returns an error if sizes do not
-    /// fit a preset, or if a weights file cannot be read or does not fit.
+    /// then loads the pretrained weights that the config names.
     pub fn new(config: &Config, device: Device) -> Result<Self> {
         let mut net = Self::without_pretrained(config, device)?;
         for &branch in Branch::ALL {
@@ -73,8 +72,7 @@ impl BeautyNet {
         Ok(net)
     }
 
-    /// As [`new`](Self::new), without reading the weights files that the config names. Returns an
-    /// error if sizes do not fit a preset.
+    /// As [`new`](Self::new), without reading the weights files that the config names.
     pub fn without_pretrained(config: &Config, device: Device) -> Result<Self> {
         let variables = nn::VarStore::new(device);
         let root = variables.root();
@@ -96,8 +94,7 @@ impl BeautyNet {
     }
 
     /// Turns on activation checkpointing (`train.checkpoint_activations`): training keeps only the
-    /// tokens between the backbones' blocks, and backward runs each block again. The results are
-    /// the same.
+    /// tokens between the blocks, and backward runs each block again, with the same results.
     pub fn recompute_blocks(&mut self) {
         for encoder in [&mut self.vit, &mut self.mamba].into_iter().flatten() {
             encoder.recompute_blocks(&self.variables);
@@ -155,8 +152,7 @@ impl BeautyNet {
         Ok(Some(encoder.forward_tapped(&x, &mut mixer_input)?))
     }
 
-    /// Predicts from the branches' tokens. Returns an error if a branch that the fusion needs is
-    /// missing.
+    /// Predicts from the branches' tokens.
     pub fn join_tokens(
         &self,
         vit: Option<BranchTokens>,

@@ -48,7 +48,6 @@ pub struct MaskedImageModel {
 impl MaskedImageModel {
     /// Returns a model with random parameters, sampled from torch's generator (seed it first), then
     /// loads the weights that the backbone's config names. `colors` adds the class token's task.
-    /// Returns an error if a weights file cannot be read or does not fit.
     pub fn new(
         config: &BackboneConfig,
         shape: BackboneShape,
@@ -92,8 +91,7 @@ impl MaskedImageModel {
         self.encoder.recompute_blocks(&self.variables);
     }
 
-    /// Normalizes uint8 images (b, 3, s, s) for the backbone. Returns an error if the images have
-    /// another size than the backbone takes.
+    /// Normalizes uint8 images (b, 3, s, s) for the backbone.
     pub fn normalize(&self, images: &Tensor) -> Result<Tensor> {
         self.encoder.normalize(Images::Pixels(images))
     }

@@ -39,8 +39,7 @@ pub struct Summary {
     pub batch_size: usize,
 }
 
-/// Builds the network without reading pretrained weights, and counts parameters and cost. Returns
-/// an error if sizes do not fit a preset.
+/// Builds the network without reading pretrained weights, and counts parameters and cost.
 pub fn summarize(config: &Config) -> Result<Summary> {
     let net = BeautyNet::without_pretrained(config, Device::Cpu)?;
     let mut by_module: BTreeMap<(usize, usize, String), Layer> = BTreeMap::new();

@@ -110,8 +110,7 @@ unsafe impl Sync for Store {}
 
 impl Store {
     /// Connects, and serves the store from this process if `serve` is set, for as long as this
-    /// value lives. Returns an error if the port is in use, or the host does not answer within
-    /// `timeout`.
+    /// value lives.
     pub fn open(address: &StoreAddress, serve: bool, timeout: Duration) -> Result<Self, OpError> {
         let (host, prefix) = (c_string(&address.host)?, c_string(&address.prefix)?);
         // SAFETY: the strings outlive the call; a pointer is written where no message is returned.
@@ -222,8 +221,7 @@ unsafe impl Sync for ProcessGroup {}
 
 impl ProcessGroup {
     /// Connects this process, `rank` of `size`, with the others, which must call this too. A
-    /// collective that waits longer than `timeout` for another rank fails. Returns an error if a
-    /// rank cannot be reached, or the backend is not compiled in.
+    /// collective that waits longer than `timeout` for another rank fails.
     pub fn join(
         store: &Store,
         rank: usize,
@@ -245,8 +243,7 @@ impl ProcessGroup {
         Ok(Self { group, size })
     }
 
-    /// Copies rank `root`'s values to all ranks, in place. Returns an error if a rank has exited,
-    /// or shapes differ.
+    /// Copies rank `root`'s values to all ranks, in place.
     pub fn broadcast(&self, tensor: &Tensor, root: usize) -> Result<(), OpError> {
         // SAFETY: both are valid for the call.
         check(unsafe {
@@ -254,8 +251,7 @@ impl ProcessGroup {
         })
     }
 
-    /// Returns every rank's tensor, by rank; they must have the same shape and type. Returns an
-    /// error if a rank has exited, or shapes differ.
+    /// Returns every rank's tensor, by rank; they must have the same shape and type.
     pub fn all_gather(&self, tensor: &Tensor) -> Result<Vec<Tensor>, OpError> {
         let mut out = vec![null_mut(); self.size];
         // SAFETY: `out` has room for a pointer per rank; without a message all are tensors
@@ -289,8 +285,7 @@ pub struct Reducer(NonNull<c_void>);
 impl Reducer {
     /// Creates a reducer for these leaves, which must require gradients, in the order in which
     /// backward reaches them; the order must be the same on all ranks. Buckets have about
-    /// `bucket_bytes`, or one larger parameter. Returns an error if a tensor is not a leaf, or
-    /// requires no gradient.
+    /// `bucket_bytes`, or one larger parameter.
     pub fn new(
         group: &ProcessGroup,
         parameters: &[Tensor],

@@ -20,8 +20,7 @@ pub struct AdamWStep {
 }
 
 /// Takes one AdamW step in place. All lists have one entry per parameter, of its shape and type;
-/// `steps` are scalar float tensors that count the steps, incremented here. Returns an error if the
-/// lists have different lengths, or shapes or types differ.
+/// `steps` are scalar float tensors that count the steps, incremented here.
 pub fn adamw_step(
     params: &[Tensor],
     grads: &[Tensor],
@@ -65,8 +64,7 @@ pub struct SgdStep {
 
 /// Takes one SGD step in place, with the arithmetic of `torch.optim.SGD` without dampening. All
 /// lists have one entry per parameter, of its shape and type; `momentum_buffers` start as zeros,
-/// and are absent where momentum is 0. Returns an error if the lists have different lengths, or
-/// shapes or types differ.
+/// and are absent where momentum is 0.
 pub fn sgd_step(
     params: &[Tensor],
     grads: &[Tensor],
@@ -104,8 +102,7 @@ pub struct LionStep {
 }
 
 /// Takes one Lion step in place. All lists have one entry per parameter, of its shape and type;
-/// `exp_avgs` start as zeros. Returns an error if the lists have different lengths, or shapes or
-/// types differ.
+/// `exp_avgs` start as zeros.
 pub fn lion_step(
     params: &[Tensor],
     grads: &[Tensor],

@@ -130,7 +130,7 @@ impl<'a> ScanInputs<'a> {
 /// Computes the fused scan: `(batch, dim, length)` in `u`'s type and layout, differentiable once.
 ///
 /// The state is float32 (float64 for float64 operands) whatever the operands' type. Gradients are
-/// the same bit for bit for any number of threads.
+/// the same bit for bit for any number of threads. An error names the operand that does not fit.
 ///
 /// # Examples
 /// With `A = 0` and unit steps the state does not decay, and the scan is a running sum:
@@ -149,9 +149,6 @@ impl<'a> ScanInputs<'a> {
 /// assert!(y.allclose(&expected, 1e-5, 1e-6, false));
 /// # Ok::<(), vm_beautynet::ops::OpError>(())
 /// ```
-///
-/// # Errors
-/// Returns an error that names the operand whose shape, type or device does not fit.
 pub fn selective_scan(operands: &ScanInputs, path: Path) -> Result<Tensor, OpError> {
     let (operands, path) = (operands.raw(), path.c_name());
     // SAFETY: every pointer is null or an at::Tensor that a tch tensor borrowed for this call owns.
@@ -168,8 +165,7 @@ pub fn selective_scan_eager(operands: &ScanInputs) -> Result<Tensor, OpError> {
 
 /// Computes `silu(conv(x))` with a depthwise causal convolution: x `(batch, dim, length)` in any
 /// layout, weight `(dim, 1, width)` with width at most 8, bias `(dim)`. `reverse` convolves each
-/// step with the steps after it instead of those before. Returns an error that names the argument
-/// whose shape, type or device does not fit.
+/// step with the steps after it instead of those before.
 pub fn causal_conv1d_silu(
     x: &Tensor,
     weight: &Tensor,

@@ -234,8 +234,7 @@ pub struct Fusion {
 
 impl Fusion {
     /// Returns a fusion with new parameters under `path` for branches of these feature widths,
-    /// `None` for an absent branch. A single branch needs no parameters. Returns an error if the
-    /// strategy needs a branch that is absent.
+    /// `None` for an absent branch. A single branch needs no parameters.
     pub fn new(
         path: &nn::Path,
         config: &ModelConfig,
@@ -260,8 +259,7 @@ impl Fusion {
         self.width
     }
 
-    /// Joins the branches that the model has. Returns an error if a branch that the strategy needs
-    /// is missing.
+    /// Joins the branches that the model has.
     pub fn forward(
         &self,
         vit: Option<&BranchTokens>,

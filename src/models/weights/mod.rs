@@ -50,8 +50,7 @@ struct StoredTensor {
 }
 
 impl WeightsFile {
-    /// Opens a file and checks its header. Its first bytes decide its format, not its name. Returns
-    /// an error with the file and what is wrong with it.
+    /// Opens a file and checks its header. Its first bytes decide its format, not its name.
     pub fn open(path: &Path) -> Result<Self> {
         Self::open_state_dict(path, StateDict::Model)
     }
@@ -94,9 +93,7 @@ impl WeightsFile {
         self.metadata.clone()
     }
 
-    /// Reads one tensor, on the CPU, with the type and the strides that it is stored with. Returns
-    /// an error if there is no such tensor, its type is not one of torch's, or the file cannot be
-    /// read.
+    /// Reads one tensor, on the CPU, with the type and the strides that it is stored with.
     pub fn tensor(&mut self, name: &str) -> Result<Tensor> {
         let stored =
             self.tensors.get(name).with_context(|| format!("there is no tensor {name}"))?;

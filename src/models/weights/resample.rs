@@ -57,8 +57,7 @@ pub fn position_embedding(embedding: &Tensor, grids: Grids) -> Result<Tensor> {
 /// Resamples a patch embedding's kernels (d, 3, p, p) for patches of `side`²: the kernels whose
 /// products with resized patches are closest to the old products with the original patches
 /// (FlexiViT, arXiv 2212.08013, section 3.4), as timm's `resample_patch_embed`. With B the matrix
-/// that resizes a flattened patch, they are pinv(Bᵀ) w. Returns an error if the patches are too
-/// large, or libtorch's message.
+/// that resizes a flattened patch, they are pinv(Bᵀ) w.
 pub fn patch_embedding(kernels: &Tensor, side: i64) -> Result<Tensor> {
     let (d, channels, old, _) = kernels.size4()?;
     ensure!(

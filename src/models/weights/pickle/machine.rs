@@ -4,8 +4,7 @@ use std::collections::HashMap;
 
 use anyhow::{Context, Result, bail, ensure};
 
-use super::globals::Global;
-use super::{Id, Pickle, Storage, TensorView, Value};
+use super::{Global, Id, Pickle, Storage, TensorView, Value};
 
 /// More values than any checkpoint of a backbone has, optimizer included; bounds the memory that a
 /// pickle can ask for.
