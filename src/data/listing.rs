@@ -8,7 +8,6 @@ use unicode_normalization::UnicodeNormalization;
 
 use super::dataset::{Sample, Source, Split};
 
-/// One row of a label list.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Row {
     pub(crate) sample: Sample,
@@ -16,7 +15,6 @@ pub(crate) struct Row {
     pub(crate) missing: Option<String>,
     /// Identifies the image: equal for rows of the same image, however they spell its path.
     pub(crate) key: String,
-    /// The person in the image, if the data set names one.
     pub(crate) person: Option<String>,
     /// Equal for rows that must stay in one split: the key, unless
     /// [`units`](super::splits::units) binds more rows.

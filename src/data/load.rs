@@ -63,7 +63,6 @@ fn load_splits(
     Ok((splits, skipped))
 }
 
-/// Returns the row's sample, and the reason why it is unusable, if any.
 fn check_row(row: Row, verify: bool) -> (Sample, Option<String>) {
     let problem = row.missing.or_else(|| match &row.sample.source {
         Source::File(path) if verify => read_image(path).err().map(|error| format!("{error:#}")),
@@ -116,7 +115,6 @@ pub(crate) fn list(config: &DataConfig, seed: u64) -> Result<Listing> {
     folds::assign_folds(list_split(&unfolded, seed)?, fold, config.val_fraction, seed)
 }
 
-/// Reads the lists of a published split.
 fn list_split(config: &DataConfig, seed: u64) -> Result<Listing> {
     let root = &config.root;
     match config.dataset {

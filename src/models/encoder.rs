@@ -26,7 +26,6 @@ pub(super) enum Backbone {
 }
 
 impl Encoder {
-    /// Returns an encoder with new parameters under the branch's name in `root`.
     pub fn new(root: &nn::Path, shape: BackboneShape) -> Self {
         let path = root / shape.branch.name();
         let backbone = match shape.branch {
@@ -41,7 +40,6 @@ impl Encoder {
         class_index(self.shape.branch, self.shape.patches())
     }
 
-    /// Returns normalized float images (b, 3, s, s).
     pub fn normalize(&self, images: Images) -> Result<Tensor> {
         let (branch, side) = (self.shape.branch, self.shape.image_size);
         let (Images::Pixels(x) | Images::Normalized(x)) = images;
@@ -89,8 +87,6 @@ impl Encoder {
         BranchTokens::new(tokens, self.class_index())
     }
 
-    /// Turns on activation checkpointing: training keeps only the tokens between the blocks, and
-    /// backward runs each block again.
     pub fn recompute_blocks(&mut self, variables: &nn::VarStore) {
         let named = branch_parameters(variables, self.shape.branch);
         match &mut self.backbone {
@@ -100,15 +96,12 @@ impl Encoder {
     }
 }
 
-/// Returns every parameter and buffer by name, sorted by name. The tensors share their storage with
-/// the variables.
 pub(super) fn named_parameters(variables: &nn::VarStore) -> Vec<(String, Tensor)> {
     let mut named: Vec<_> = variables.variables().into_iter().collect();
     named.sort_by(|a, b| a.0.cmp(&b.0));
     named
 }
 
-/// Returns the parameters of a branch's backbone under their published names, sorted by name.
 pub(super) fn branch_parameters(variables: &nn::VarStore, branch: Branch) -> Vec<(String, Tensor)> {
     let prefix = format!("{branch}.");
     let named = named_parameters(variables).into_iter();

@@ -11,7 +11,6 @@ pub struct ForwardContext {
     shard: Option<BatchShard>,
 }
 
-/// The place of a shard in the global batch.
 #[derive(Debug, Clone, Copy)]
 struct BatchShard {
     start: i64,

@@ -26,7 +26,6 @@ impl Recompute {
         Self { parameters: (0..count).map(of_block).collect() }
     }
 
-    /// Returns `forward(block, x, ctx)` of the block with this index.
     pub fn run<B: Clone + Send + 'static>(
         &self,
         index: usize,

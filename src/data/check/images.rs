@@ -13,7 +13,6 @@ use crate::data::image::phash::{PerceptualHash, SAME};
 /// The distance from the quartiles, in interquartile ranges, beyond which scores are outliers
 /// (Tukey's outer fences).
 const FENCES: f64 = 3.0;
-/// The largest aspect ratio of a portrait.
 const MAX_ASPECT_RATIO: u32 = 3;
 
 /// Finds files of the same content under several names, in the order of their first rows.

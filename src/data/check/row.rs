@@ -61,7 +61,6 @@ impl<'a> CheckedRow<'a> {
         self.content.as_ref().ok()?.as_ref()
     }
 
-    /// Returns the row's file, if it names one that exists.
     pub(super) fn file(&self) -> Option<CheckedFile> {
         let (Source::File(path), None) = (&self.row.sample.source, &self.row.missing) else {
             return None;

@@ -8,7 +8,6 @@ use crate::data::dataset::Skipped;
 use crate::data::splits::LeakedImage;
 
 impl fmt::Display for DatasetCheck {
-    /// Writes tables of the splits and groups, then each finding with its name and reason.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(
             f,

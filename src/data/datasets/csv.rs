@@ -198,7 +198,6 @@ fn mean(votes: &[f32]) -> f32 {
     (sum / votes.len() as f64) as f32
 }
 
-/// Parses a weight; an empty one is 1.
 fn parse_weight(text: &str) -> Result<f32> {
     match text.parse::<f32>() {
         _ if text.is_empty() => Ok(1.0),

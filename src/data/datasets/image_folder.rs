@@ -72,7 +72,6 @@ fn folders(folder: &Path) -> Result<Vec<PathBuf>> {
     Ok(paths)
 }
 
-/// Lists the rows of a folder named after a score.
 fn images(root: &Path, folder: &Path) -> Result<Vec<Row>> {
     let score = parse_score(&name(folder)).with_context(|| {
         format!(

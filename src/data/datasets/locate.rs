@@ -61,7 +61,6 @@ pub(crate) fn list(folder: &Path) -> HashMap<String, PathBuf> {
         .collect()
 }
 
-/// Returns whether a file name has the extension of an image.
 pub(super) fn is_image_name(name: &str) -> bool {
     const EXTENSIONS: [&str; 8] = ["jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff"];
     name.rsplit_once('.').is_some_and(|(_, extension)| {

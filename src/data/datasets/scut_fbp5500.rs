@@ -120,7 +120,6 @@ impl ImageFolder {
     }
 }
 
-/// Compares the split's scores with those of `All_labels.txt`, if present.
 fn disagreements<'a>(root: &Path, rows: impl Iterator<Item = &'a Row>) -> Result<Vec<String>> {
     let files = ["train_test_files/All_labels.txt", "All_labels.txt"];
     let Some(file) = files.iter().map(|file| root.join(file)).find(|file| file.is_file()) else {

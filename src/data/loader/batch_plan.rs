@@ -12,7 +12,6 @@ use crate::data::image::Workspace;
 use crate::data::image_dataset::{ImageDataset, Mode};
 use crate::data::random_stream::RandomStream;
 
-/// The assignment of samples to the batches of a pass.
 pub(super) struct BatchPlan {
     images: Arc<ImageDataset>,
     options: LoaderOptions,

@@ -7,7 +7,6 @@ use anyhow::Result;
 
 use crate::data::batch::HostBatch;
 
-/// Finished batches on their way from the workers to the loader.
 pub(super) struct Queue {
     state: Mutex<QueueState>,
     /// Signals room for another batch, or the end.
@@ -58,7 +57,6 @@ impl Queue {
         self.finished.notify_all();
     }
 
-    /// Waits for a batch and takes it, which makes room for one more.
     pub(super) fn take(&self, batch: usize) -> Result<HostBatch> {
         let mut state = self.lock();
         loop {

@@ -20,7 +20,6 @@ use crate::config::{FusionStrategy, ModelConfig};
 pub struct BranchTokens {
     /// (b, 1 + patches, d), after the backbone's last norm.
     tokens: Tensor,
-    /// Index of the class token.
     class_index: i64,
 }
 
@@ -200,7 +199,6 @@ struct Projections {
 }
 
 impl Projections {
-    /// Returns projections from branches of these widths to `dim` channels.
     fn new(path: &nn::Path, widths: [i64; 2], dim: i64) -> Self {
         let linear = |name: &str, width| {
             Linear::new(path / name, width, dim, true, Init::pytorch_default(width))
@@ -275,8 +273,6 @@ impl Fusion {
         }
     }
 
-    /// Returns the multiply-adds for one image beyond one product with each matrix, given the
-    /// numbers of patches of the ViT and the Mamba branch.
     pub(super) fn token_multiply_adds(&self, patches: [i64; 2]) -> i64 {
         match self.join {
             Some(Join::CrossAttention(_)) => {

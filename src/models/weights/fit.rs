@@ -10,7 +10,6 @@ use super::resample::{self, Grids};
 use super::{StateDict, WeightsFile};
 use crate::config::{BackboneConfig, Branch};
 
-/// Most names of each kind that an error lists.
 const MAX_LISTED: usize = 20;
 /// Prefixes that PyTorch's wrappers add to every name.
 const WRAPPERS: [&str; 2] = ["module.", "_orig_mod."];

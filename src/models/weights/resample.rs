@@ -13,15 +13,12 @@ const MAX_PATCH: i64 = 64;
 /// Two square grids of patches, and the branch, which decides the class token's index.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Grids {
-    /// Patches on a side, in the file.
     pub from: i64,
-    /// Patches on a side, in the model.
     pub to: i64,
     branch: Branch,
 }
 
 impl Grids {
-    /// Returns the grids of these numbers of patches; `None` if one of them is not a square.
     pub fn new(branch: Branch, from: i64, to: i64) -> Option<Self> {
         let side = |patches: i64| {
             let side = patches.max(0).isqrt();

@@ -26,7 +26,6 @@ pub type Id = usize;
 pub enum Value {
     Text(Arc<str>),
     Int(i64),
-    /// A tuple, a list or a set.
     Sequence(Vec<Id>),
     /// A dictionary in the order of writing; of equal keys the last counts.
     Dict(Vec<(Id, Id)>),
@@ -41,10 +40,8 @@ pub enum Value {
 /// A storage: a block of values in the archive.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Storage {
-    /// Name in the archive, below `data/`.
     pub key: Arc<str>,
     pub kind: Kind,
-    /// Number of elements according to the pickle.
     pub len: i64,
 }
 
@@ -54,7 +51,6 @@ pub struct TensorView {
     pub storage: Storage,
     pub offset: i64,
     pub size: Vec<i64>,
-    /// Elements from one index to the next in each dimension.
     pub stride: Vec<i64>,
 }
 
@@ -73,7 +69,6 @@ impl Pickle {
         &self.values[self.root]
     }
 
-    /// Returns a dictionary's entries with string keys; `None` if the value is not a dictionary.
     pub fn entries<'a>(&'a self, value: &'a Value) -> Option<Vec<(&'a str, &'a Value)>> {
         let Value::Dict(entries) = value else {
             return None;
@@ -102,7 +97,6 @@ const STORAGES: [(&str, Kind); 10] = [
     ("BoolStorage", Kind::Bool),
 ];
 
-/// Returns the name of the storage type for elements of this type, if there is one.
 pub fn storage_type(kind: Kind) -> Option<&'static str> {
     STORAGES.iter().find(|(_, known)| *known == kind).map(|(name, _)| *name)
 }
