@@ -11,8 +11,7 @@ use crate::data::listing::Row;
 /// Assigns the same [`Row::unit`] to rows of the same image file or, if the data set names persons,
 /// the same person.
 pub(crate) fn bind(rows: &mut [Row]) {
-    let contents = vec![None; rows.len()];
-    bind_all(rows, &contents);
+    bind_all(rows, &vec![None; rows.len()]);
 }
 
 /// Binds rows as [`bind`] does, and also those whose files have the same content: every file is
@@ -22,8 +21,7 @@ pub(crate) fn bind_with_contents(rows: &mut [Row]) {
         .par_iter()
         .map(|row| match &row.sample.source {
             Source::File(path) if row.missing.is_none() => {
-                let bytes = decode::read_file(path).ok()?;
-                Some(blake3::hash(&bytes))
+                Some(blake3::hash(&decode::read_file(path).ok()?))
             }
             _ => None,
         })

@@ -203,26 +203,17 @@ fn state_dict(pickle: &Pickle, wanted: StateDict) -> Result<BTreeMap<String, Ten
     let root = pickle.entries(pickle.root()).context("it holds no dictionary of tensors")?;
     let find = |keys: &[&str]| {
         let found = keys.iter().find_map(|name| {
-            let (key, value) = root.iter().rfind(|(key, _)| key == name)?;
-            Some((*key, pickle.entries(value)?))
+            let (_, value) = root.iter().rfind(|(key, _)| key == name)?;
+            pickle.entries(value)
         });
-        found.filter(|(_, entries)| {
-            entries.iter().any(|(_, value)| matches!(value, Value::Tensor(_)))
-        })
+        found.filter(|entries| entries.iter().any(|(_, value)| matches!(value, Value::Tensor(_))))
     };
     let entries = match wanted {
-        StateDict::Model => match find(&MODEL_KEYS) {
-            Some((_, entries)) => entries,
-            None => root,
-        },
-        StateDict::Ema => match find(&EMA_KEYS) {
-            Some((_, entries)) => entries,
-            None => bail!(
-                "it has no EMA weights ({}); it has {}",
-                EMA_KEYS.join(", "),
-                first_keys(&root)
-            ),
-        },
+        StateDict::Model => find(&MODEL_KEYS).unwrap_or_else(|| root.clone()),
+        StateDict::Ema => find(&EMA_KEYS).with_context(|| {
+            let keys = EMA_KEYS.join(", ");
+            format!("it has no EMA weights ({keys}); it has {}", first_keys(&root))
+        })?,
     };
     let tensors: BTreeMap<String, TensorView> = entries
         .iter()
@@ -241,15 +232,10 @@ fn state_dict(pickle: &Pickle, wanted: StateDict) -> Result<BTreeMap<String, Ten
 }
 
 fn first_keys(entries: &[(&str, &Value)]) -> String {
-    match entries.len() {
-        0 => "nothing in it".to_string(),
-        _ => {
-            let keys: Vec<String> = entries
-                .iter()
-                .take(10)
-                .map(|(key, _)| key.escape_debug().take(40).collect())
-                .collect();
-            format!("the keys {}", keys.join(", "))
-        }
+    if entries.is_empty() {
+        return "nothing in it".to_string();
     }
+    let shortened = |(key, _): &(&str, &Value)| key.escape_debug().take(40).collect();
+    let keys: Vec<String> = entries.iter().take(10).map(shortened).collect();
+    format!("the keys {}", keys.join(", "))
 }
