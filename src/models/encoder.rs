@@ -70,8 +70,6 @@ impl Encoder {
         }))
     }
 
-    /// As [`forward`](Self::forward) in evaluation, with `tap` before each block's mixer: it gets
-    /// the block's index and the mixer's input, and returns the input to use instead.
     pub fn forward_tapped(
         &self,
         x: &Tensor,

@@ -20,7 +20,7 @@ pub struct PatchEmbed {
 #[derive(Debug)]
 enum PatchFeatures {
     Pixels { patch_size: i64, stride: i64 },
-    Conv(ConvStem),
+    Conv(Vec<Stage>),
 }
 
 impl PatchEmbed {
@@ -33,7 +33,7 @@ impl PatchEmbed {
                 let stride = shape.stride;
                 (PatchFeatures::Pixels { patch_size: p, stride }, vec![3, p, p])
             }
-            Stem::Conv => (PatchFeatures::Conv(ConvStem::new(&path, shape)), vec![dim]),
+            Stem::Conv => (PatchFeatures::Conv(conv_stem(&path, shape)), vec![dim]),
         };
         let path = path / "proj";
         let weight = [&[dim], &inputs[..]].concat();
@@ -53,7 +53,10 @@ impl PatchEmbed {
             &PatchFeatures::Pixels { patch_size, stride } => {
                 pixels_of_patches(x, patch_size, stride)
             }
-            PatchFeatures::Conv(stem) => stem.forward(x).flatten(2, 3).transpose(1, 2),
+            PatchFeatures::Conv(stages) => {
+                let x = stages.iter().fold(x.shallow_clone(), |x, stage| stage.forward(&x));
+                x.flatten(2, 3).transpose(1, 2)
+            }
         };
         let patches = features.linear(&self.weight.flatten(1, -1), Some(&self.bias));
         match masked {
@@ -63,15 +66,10 @@ impl PatchEmbed {
     }
 }
 
-/// The convolutions of a convolutional stem ("Early Convolutions Help Transformers See Better",
-/// arXiv 2106.14881): 3x3, each halving the side, until there is one point per patch. Instead of
-/// the paper's batch norms there are layer norms over the channels of each point: the output for an
-/// image does not depend on other images, neither in training nor in evaluation.
-#[derive(Debug)]
-struct ConvStem {
-    stages: Vec<Stage>,
-}
-
+/// A 3x3 convolution that halves the side, a norm and a ReLU: a convolutional stem has as many as
+/// leave one point per patch ("Early Convolutions Help Transformers See Better", arXiv 2106.14881).
+/// Instead of the paper's batch norms there are layer norms over the channels of each point: the
+/// output for an image does not depend on other images, neither in training nor in evaluation.
 #[derive(Debug)]
 struct Stage {
     weight: Tensor,
@@ -88,38 +86,26 @@ pub fn stem_widths(shape: &BackboneShape) -> Vec<i64> {
         .collect()
 }
 
-impl ConvStem {
-    fn new(path: &nn::Path, shape: &BackboneShape) -> Self {
-        let mut inputs = 3;
-        let stages = stem_widths(shape)
-            .into_iter()
-            .enumerate()
-            .map(|(i, outputs)| {
-                let std = (2.0 / (9 * inputs) as f64).sqrt(); // He's, for a ReLU (arXiv 1502.01852)
-                let size = [outputs, inputs, 3, 3];
-                let stage = Stage {
-                    weight: Init::TruncNormal { std }.parameter(
-                        &(path / "conv" / i),
-                        "weight",
-                        &size,
-                    ),
-                    norm: LayerNorm::new(path / "norm" / i, outputs, NORM_EPS),
-                };
-                inputs = outputs;
-                stage
-            })
-            .collect();
-        Self { stages }
-    }
+fn conv_stem(path: &nn::Path, shape: &BackboneShape) -> Vec<Stage> {
+    let mut inputs = 3;
+    let stage = |(i, outputs)| {
+        let std = (2.0 / (9 * inputs) as f64).sqrt(); // He's, for a ReLU (arXiv 1502.01852)
+        let (path_of_conv, size) = (path / "conv" / i, [outputs, inputs, 3, 3]);
+        inputs = outputs;
+        Stage {
+            weight: Init::TruncNormal { std }.parameter(&path_of_conv, "weight", &size),
+            norm: LayerNorm::new(path / "norm" / i, outputs, NORM_EPS),
+        }
+    };
+    stem_widths(shape).into_iter().enumerate().map(stage).collect()
+}
 
-    /// (b, 3, h, w) to (b, dim, h / patch_size, w / patch_size).
+impl Stage {
+    /// (b, channels, h, w) to (b, outputs, h / 2, w / 2).
     fn forward(&self, x: &Tensor) -> Tensor {
-        self.stages.iter().fold(x.shallow_clone(), |x, stage| {
-            let x = x.conv2d(&stage.weight, None::<&Tensor>, [2, 2], [1, 1], [1, 1], 1);
-            let channels_last = x.permute([0, 2, 3, 1]);
-            let x = stage.norm.forward(&channels_last).relu();
-            x.permute([0, 3, 1, 2])
-        })
+        let x = x.conv2d(&self.weight, None::<&Tensor>, [2, 2], [1, 1], [1, 1], 1);
+        let channels_last = x.permute([0, 2, 3, 1]);
+        self.norm.forward(&channels_last).relu().permute([0, 3, 1, 2])
     }
 }
 

@@ -29,8 +29,8 @@ pub(crate) fn read(config: &DataConfig, seed: u64) -> Result<Listing> {
         );
     }
     let file = find_table(&config.root)?;
-    let table = Table::read(&file, &config.csv)?;
-    Ok(complete_splits(table.rows, table.has_splits, config, seed))
+    let (rows, has_splits) = read_table(&file, &config.csv)?;
+    Ok(complete_splits(rows, has_splits, config, seed))
 }
 
 fn find_table(root: &Path) -> Result<PathBuf> {
@@ -65,38 +65,31 @@ fn has_extension(path: &Path, extension: &str) -> bool {
     path.extension().is_some_and(|found| found.eq_ignore_ascii_case(extension))
 }
 
-/// The rows of a table by split; all in train if there is no split column.
-struct Table {
-    rows: [Vec<Row>; 3],
-    has_splits: bool,
-}
-
-impl Table {
-    fn read(file: &Path, config: &CsvConfig) -> Result<Self> {
-        let mut reader = ReaderBuilder::new()
-            .trim(Trim::All)
-            .delimiter(if has_extension(file, "tsv") { b'\t' } else { b',' })
-            .from_path(file)
-            .with_context(|| format!("{}: cannot be read", file.display()))?;
-        let header = reader.headers().map_err(|error| explain(file, &error))?.clone();
-        let columns =
-            Columns::find(&header, config).with_context(|| format!("{}:1", file.display()))?;
-        let folder = file.parent().unwrap_or(Path::new(""));
-        let mut locator = Locator::default();
-        let mut rows: [Vec<Row>; 3] = Default::default();
-        for record in reader.records() {
-            let record = record.map_err(|error| explain(file, &error))?;
-            let line = record.position().map_or(0, |position| position.line());
-            let (split, row) = columns
-                .parse(&record, folder, &mut locator)
-                .with_context(|| format!("{}:{line}", file.display()))?;
-            rows[split as usize].push(row);
-        }
-        if rows.iter().all(Vec::is_empty) {
-            bail!("{}: has a header but no rows", file.display());
-        }
-        Ok(Self { rows, has_splits: columns.split.is_some() })
+/// Returns the rows by split, all in train if there is no split column, and whether there is one.
+fn read_table(file: &Path, config: &CsvConfig) -> Result<([Vec<Row>; 3], bool)> {
+    let mut reader = ReaderBuilder::new()
+        .trim(Trim::All)
+        .delimiter(if has_extension(file, "tsv") { b'\t' } else { b',' })
+        .from_path(file)
+        .with_context(|| format!("{}: cannot be read", file.display()))?;
+    let header = reader.headers().map_err(|error| explain(file, &error))?.clone();
+    let columns =
+        Columns::find(&header, config).with_context(|| format!("{}:1", file.display()))?;
+    let folder = file.parent().unwrap_or(Path::new(""));
+    let mut locator = Locator::default();
+    let mut rows: [Vec<Row>; 3] = Default::default();
+    for record in reader.records() {
+        let record = record.map_err(|error| explain(file, &error))?;
+        let line = record.position().map_or(0, |position| position.line());
+        let (split, row) = columns
+            .parse(&record, folder, &mut locator)
+            .with_context(|| format!("{}:{line}", file.display()))?;
+        rows[split as usize].push(row);
     }
+    if rows.iter().all(Vec::is_empty) {
+        bail!("{}: has a header but no rows", file.display());
+    }
+    Ok((rows, columns.split.is_some()))
 }
 
 struct Columns {
@@ -224,7 +217,7 @@ fn explain(file: &Path, error: &csv::Error) -> anyhow::Error {
 mod tests {
     use super::*;
 
-    fn read_table(
+    fn read_text(
         name: &str,
         text: impl AsRef<[u8]>,
         change: impl Fn(&mut DataConfig),
@@ -241,7 +234,7 @@ mod tests {
     }
 
     fn complaint(name: &str, text: impl AsRef<[u8]>) -> String {
-        format!("{:#}", read_table(name, text, |_| ()).unwrap_err())
+        format!("{:#}", read_text(name, text, |_| ()).unwrap_err())
     }
 
     fn plain(rows: usize) -> String {
@@ -252,9 +245,9 @@ mod tests {
 
     #[test]
     fn without_a_split_column_val_and_test_are_held_out() {
-        let listing = read_table("faces.csv", plain(100), |_| ()).unwrap();
+        let listing = read_text("faces.csv", plain(100), |_| ()).unwrap();
         assert_eq!(sizes(&listing), [80, 10, 10]);
-        let listing = read_table("faces.csv", plain(100), |config| {
+        let listing = read_text("faces.csv", plain(100), |config| {
             (config.val_fraction, config.test_fraction) = (0.2, 0.0);
         });
         assert_eq!(sizes(&listing.unwrap()), [80, 20, 0]);
@@ -263,17 +256,17 @@ mod tests {
     #[test]
     fn a_split_column_decides_and_val_is_held_out_where_it_names_none() {
         let text = "image,score,split\na,1,train\nb,2,Training\nc,3,val\nd,4,test\n";
-        assert_eq!(sizes(&read_table("t.csv", text, |_| ()).unwrap()), [2, 1, 1]);
+        assert_eq!(sizes(&read_text("t.csv", text, |_| ()).unwrap()), [2, 1, 1]);
         let rows: String = (0..20).map(|row| format!("{row},{row},train\n")).collect();
         let text = format!("image,score,split\n{rows}x,1,test\n");
-        assert_eq!(sizes(&read_table("t.csv", text, |_| ()).unwrap()), [18, 2, 1]);
+        assert_eq!(sizes(&read_text("t.csv", text, |_| ()).unwrap()), [18, 2, 1]);
     }
 
     #[test]
     fn a_person_is_held_out_with_all_images_or_not_at_all() {
         let rows: String =
             (0..60).map(|row| format!("{row}.jpg,{},person {}\n", row % 7, row / 4)).collect();
-        let listing = read_table("t.csv", format!("image,score,person\n{rows}"), |_| ()).unwrap();
+        let listing = read_text("t.csv", format!("image,score,person\n{rows}"), |_| ()).unwrap();
         let persons = Split::ALL.map(|split| {
             let rows = listing.rows(split).iter();
             let persons = rows.map(|row| row.person.clone());
@@ -287,7 +280,7 @@ mod tests {
     fn columns_can_be_renamed_and_reordered() {
         let text = "\u{feff}set;ignored".replace(';', ",")
             + ",Rating,face,Who\ntrain,7, 3.5 ,\"a, b.jpg\",female/asian\ntest,7,1,c.jpg,\n";
-        let listing = read_table("t.csv", text, |config| {
+        let listing = read_text("t.csv", text, |config| {
             config.csv = CsvConfig {
                 image_column: "face".into(),
                 score_column: "Rating".into(),
@@ -309,7 +302,7 @@ mod tests {
         let with_votes = |config: &mut DataConfig| {
             config.csv.votes_columns = vec!["rater_2".into(), "rater_*".into()];
         };
-        let listing = read_table("t.csv", text, with_votes).unwrap();
+        let listing = read_text("t.csv", text, with_votes).unwrap();
         let sample = |split: Split| listing.rows(split)[0].sample.clone();
         let (train, val) = (sample(Split::Train), sample(Split::Val));
         assert_eq!((train.score, train.weight), (1.5, 0.5));
@@ -321,7 +314,7 @@ mod tests {
             ("image,rater_1,weight\na,1,-1\n", "t.csv:2: the weight \"-1\""),
             ("image,score\na,1\n", "t.csv:1: no column \"rater_*\""),
         ] {
-            let error = read_table("t.csv", text, |config| {
+            let error = read_text("t.csv", text, |config| {
                 config.csv.votes_columns = vec!["rater_*".into()];
             });
             let error = format!("{:#}", error.unwrap_err());
@@ -374,7 +367,7 @@ mod tests {
             let error = complaint("t.csv", text);
             assert!(error.contains(expected), "{error}");
         }
-        let renamed = read_table("t.csv", "image,score\na,1\n", |config| {
+        let renamed = read_text("t.csv", "image,score\na,1\n", |config| {
             config.csv.split_column = "fold".into()
         });
         assert!(renamed.unwrap_err().root_cause().to_string().contains("data.csv.split_column"));
