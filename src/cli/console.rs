@@ -25,10 +25,10 @@ pub struct ConsoleArgs {
 /// The format of stderr.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
 enum LogFormat {
-    /// For people.
+    /// Text for people.
     #[default]
     Text,
-    /// For programs.
+    /// JSON lines for programs.
     Json,
 }
 
@@ -62,7 +62,7 @@ impl Console {
     }
 
     /// Writes a line of text, unless lines are JSON or only warnings are wanted.
-    pub fn tell(&self, text: &str) {
+    pub fn info(&self, text: &str) {
         if self.is_verbose() {
             self.line(text);
         }

@@ -49,7 +49,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     let mut observers = |config: &Config, run: &Path| observers(config, run, &console);
     let result = cross_validate(&config, folds, &root, &Stop::on_signals()?, &mut observers)?;
     print_result(args.json, &result, || as_table(&result))?;
-    console.tell(&format!("predictions and metrics of all folds: {}", root.display()));
+    console.info(&format!("predictions and metrics of all folds: {}", root.display()));
     let end = json!({
         "status": "finished",
         "folder": root.display().to_string(),

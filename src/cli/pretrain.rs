@@ -7,13 +7,12 @@ use anyhow::Result;
 use serde_json::json;
 
 use super::console::{Console, ConsoleArgs};
-use super::event_log::EventLog;
 use super::output::{metric, print, table};
-use super::progress::Progress;
+use super::progress::console_observer;
 use crate::config::Config;
-use crate::run::{PretrainEpochRecord, RunKind};
+use crate::run::RunKind;
 use crate::train::pretrain::{Outcome, pretrain};
-use crate::train::{Observer, Options, Stop};
+use crate::train::{Options, Stop};
 
 /// Pretrain the backbones on the training images alone, without scores, by masked image modeling
 #[derive(Debug, clap::Args)]
@@ -42,24 +41,19 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         Some(root) => root.clone(),
         None => Path::new("runs").join(format!("{}-pretrain", config.name)),
     };
-    let observer: Box<dyn Observer<PretrainEpochRecord>> = if console.is_json() {
-        Box::new(EventLog::new(&root, console.clone()))
-    } else {
-        Box::new(Progress::new(&root, console.clone()))
-    };
     let options = Options { resume: args.resume, stop, ..Options::default() };
-    let mut observers = [observer];
+    let mut observers = [console_observer(&root, &console)];
     let outcome = pretrain(&config, &root, &options, &mut observers)?;
     drop(observers);
     print(&report(&outcome))?;
     let reconstructions = outcome.reconstructions.display();
-    console.tell(&format!("reconstructed validation images: {reconstructions}"));
+    console.info(&format!("reconstructed validation images: {reconstructions}"));
     let weights = outcome.backbones.iter();
     let sets =
         weights.map(|of| format!(" --set model.{}.weights={}", of.branch, of.weights.display()));
     let config = RunKind::Pretrain.config_in(&root);
     let sets: String = sets.collect();
-    console.tell(&format!("continue with: vmbeauty train {}{sets}", config.display()));
+    console.info(&format!("continue with: vmbeauty train {}{sets}", config.display()));
     let backbones = outcome.backbones.iter().map(|of| {
         json!({"branch": of.branch, "weights": of.weights, "epochs": of.last.epoch,
                "train_loss": of.last.train_loss, "val_loss": of.last.val_loss})

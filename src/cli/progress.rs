@@ -4,78 +4,72 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use indicatif::{ProgressDrawTarget, ProgressState, ProgressStyle};
+use serde::Serialize;
 
 use super::console::Console;
+use super::event_log::EventLog;
 use super::output::{duration, thousands};
 use crate::run::{EpochRecord, PretrainEpochRecord};
 use crate::train::{Observer, Skipped, Start, StepRecord};
 
 const BAR: &str = "{prefix} {bar:30} {pos}/{len}  {speed}  eta {eta}  {msg}";
 
+/// The console's line of an epoch.
+pub struct EpochLine {
+    epoch: usize,
+    seconds: f64,
+    metrics: String,
+    best: bool,
+}
+
 /// An epoch's record that the console can show.
 pub trait ConsoleRecord {
-    /// Returns the epoch, from 1.
-    fn epoch(&self) -> usize;
-    /// Returns the wall time of the epoch in seconds.
-    fn seconds(&self) -> f64;
-    /// Formats the metrics for a line.
-    fn metrics(&self) -> String;
-    /// Returns whether it is the best epoch so far.
-    fn is_best(&self) -> bool;
+    /// Returns the line of the epoch.
+    fn line(&self) -> EpochLine;
 }
 
 impl ConsoleRecord for EpochRecord {
-    fn epoch(&self) -> usize {
-        self.epoch
-    }
-
-    fn seconds(&self) -> f64 {
-        self.seconds
-    }
-
-    fn metrics(&self) -> String {
+    fn line(&self) -> EpochLine {
         let weights = match self.fusion_weights {
             Some([vit, mamba]) => format!("  vit {vit:.2} mamba {mamba:.2}"),
             None => String::new(),
         };
-        format!(
+        let metrics = format!(
             "loss {:.4}  val {}{weights}  lr {:.1e}  {:.0} images/s",
             self.train_loss, self.val, self.lr, self.images_per_second
-        )
-    }
-
-    fn is_best(&self) -> bool {
-        self.best
+        );
+        EpochLine { epoch: self.epoch, seconds: self.seconds, metrics, best: self.best }
     }
 }
 
 impl ConsoleRecord for PretrainEpochRecord {
-    fn epoch(&self) -> usize {
-        self.epoch
-    }
-
-    fn seconds(&self) -> f64 {
-        self.seconds
-    }
-
-    fn metrics(&self) -> String {
+    fn line(&self) -> EpochLine {
         let colors = match self.val_color_loss {
             Some(loss) => format!("  colors {loss:.4}"),
             None => String::new(),
         };
-        format!(
+        let metrics = format!(
             "loss {:.4}  val {:.4}{colors}  lr {:.1e}  {:.0} images/s",
             self.train_loss, self.val_loss, self.lr, self.images_per_second
-        )
+        );
+        EpochLine { epoch: self.epoch, seconds: self.seconds, metrics, best: false }
     }
+}
 
-    fn is_best(&self) -> bool {
-        false
+/// Returns the observer that writes to the console: an event log, or the progress.
+pub fn console_observer<R: ConsoleRecord + Serialize>(
+    root: &Path,
+    console: &Console,
+) -> Box<dyn Observer<R>> {
+    if console.is_json() {
+        Box::new(EventLog::new(root, console.clone()))
+    } else {
+        Box::new(Progress::new(root, console.clone()))
     }
 }
 
 /// An observer that prints the progress of a run.
-pub struct Progress {
+struct Progress {
     root: PathBuf,
     console: Console,
     started: bool,
@@ -89,7 +83,7 @@ pub struct Progress {
 
 impl Progress {
     /// Creates the observer of the run in this folder.
-    pub fn new(root: &Path, console: Console) -> Self {
+    fn new(root: &Path, console: Console) -> Self {
         Self {
             root: root.to_path_buf(),
             console,
@@ -151,20 +145,20 @@ impl<R: ConsoleRecord> Observer<R> for Progress {
         if self.console.is_verbose() {
             self.show_bar(start);
         }
-        self.console.tell(&format!(
+        self.console.info(&format!(
             "{name}: {images}; {} parameters on {}; writing {}",
             thousands(start.parameters),
             start.device,
             self.root.display()
         ));
         for note in start.notes {
-            self.console.tell(note);
+            self.console.info(note);
         }
         if !std::mem::replace(&mut self.started, true) {
             self.console.warn_of_skipped_rows(start.skipped_rows);
         }
         if start.steps_done > 0 {
-            self.console.tell(&format!(
+            self.console.info(&format!(
                 "resuming after step {}, in epoch {}",
                 start.steps_done,
                 (start.epochs_done + 1).min(start.epochs)
@@ -195,16 +189,15 @@ impl<R: ConsoleRecord> Observer<R> for Progress {
     }
 
     fn epoch(&mut self, record: &R) {
-        let epoch = record.epoch();
+        let EpochLine { epoch, seconds, metrics, best } = record.line();
         self.timed.0 += 1;
-        self.timed.1 += record.seconds();
-        self.console.tell(&format!(
-            "{} {epoch:>3}/{}  {}{}{}",
+        self.timed.1 += seconds;
+        self.console.info(&format!(
+            "{} {epoch:>3}/{}  {metrics}{}{}",
             self.label,
             self.epochs,
-            record.metrics(),
             self.time_left(epoch),
-            if record.is_best() { "  *" } else { "" }
+            if best { "  *" } else { "" }
         ));
         if epoch < self.epochs {
             self.begin_epoch();

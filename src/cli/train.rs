@@ -11,9 +11,8 @@ use anyhow::Result;
 use serde_json::json;
 
 use super::console::{Console, ConsoleArgs};
-use super::event_log::EventLog;
 use super::output::{metric, print, table};
-use super::progress::Progress;
+use super::progress::console_observer;
 use crate::config::Config;
 use crate::eval::metrics::Metrics;
 use crate::ops::distributed::exit_now;
@@ -84,7 +83,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     }
     print(&report(&outcome))?;
     let root = root.display();
-    console.tell(&format!(
+    console.info(&format!(
         "run directory: {root}  (vmbeauty predict {root} IMAGE; tensorboard --logdir {root})"
     ));
     let end = json!({
@@ -106,12 +105,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
 /// Returns the observers of a run in the folder `root`: the console or the event log, and
 /// TensorBoard if the config enables it.
 pub(super) fn observers(config: &Config, root: &Path, console: &Console) -> Vec<Box<dyn Observer>> {
-    let watcher: Box<dyn Observer> = if console.is_json() {
-        Box::new(EventLog::new(root, console.clone()))
-    } else {
-        Box::new(Progress::new(root, console.clone()))
-    };
-    let mut observers = vec![watcher];
+    let mut observers = vec![console_observer(root, console)];
     if config.train.tensorboard {
         let console = console.clone();
         let warn = Rc::new(move |text: &str| console.warn(text));

@@ -85,8 +85,8 @@ mod tests {
             assert_eq!(schedule.lr(1e-3, 0), 1e-3 / 40.0);
             assert!((schedule.lr(1e-3, 39) - 1e-3).abs() < 1e-12);
             assert!((schedule.lr(1e-3, 199) - 1e-6).abs() < 1e-12);
-            let rates: Vec<f64> = (39..200).map(|step| schedule.lr(1e-3, step)).collect();
-            assert!(rates.windows(2).all(|pair| pair[1] < pair[0]));
+            let lrs: Vec<f64> = (39..200).map(|step| schedule.lr(1e-3, step)).collect();
+            assert!(lrs.windows(2).all(|pair| pair[1] < pair[0]));
         }
     }
 
@@ -115,8 +115,8 @@ mod tests {
         let schedule = with(config);
         assert_eq!(schedule.lr(1e-3, 4), 1e-3 * 5.0 / 10.0);
         for (step, expected) in [(10, 1e-3), (49, 1e-3), (50, 1e-4), (99, 1e-4), (150, 1e-6)] {
-            let rate = schedule.lr(1e-3, step);
-            assert!((rate - expected).abs() < 1e-12, "{step}: {rate}");
+            let lr = schedule.lr(1e-3, step);
+            assert!((lr - expected).abs() < 1e-12, "{step}: {lr}");
         }
         assert_eq!(schedule.lr(1e-5, 199), 1e-6);
     }
@@ -132,15 +132,15 @@ mod tests {
             ..ScheduleConfig::default()
         };
         let schedule = with(config);
-        let rates = [19, 20, 89, 90, 199].map(|step| schedule.lr(1.0, step));
-        assert_eq!(rates, [1.0, 0.5, 0.5, 0.25, 0.25]);
+        let lrs = [19, 20, 89, 90, 199].map(|step| schedule.lr(1.0, step));
+        assert_eq!(lrs, [1.0, 0.5, 0.5, 0.25, 0.25]);
     }
 
     #[test]
     fn a_constant_learning_rate_stays_after_its_warm_up() {
         let schedule = named(ScheduleName::Constant, 1.0);
-        let rates = [0, 9, 19, 20, 199].map(|step| schedule.lr(1.0, step));
-        assert_eq!(rates, [0.05, 0.5, 1.0, 1.0, 1.0]);
+        let lrs = [0, 9, 19, 20, 199].map(|step| schedule.lr(1.0, step));
+        assert_eq!(lrs, [0.05, 0.5, 1.0, 1.0, 1.0]);
     }
 
     #[test]

@@ -76,7 +76,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     let results = collect(&sweep, &root)?;
     print_result(args.json, &results, || points_table(&results))?;
     let console = Console::from(args.console);
-    console.tell(&format!("all metrics: {0}/results.csv, {0}/results.json", root.display()));
+    console.info(&format!("all metrics: {0}/results.csv, {0}/results.json", root.display()));
     let failed = results.runs.iter().filter(|run| run.status == "failed");
     let failed: Vec<_> = failed.filter(|run| runs.iter().any(|own| own.name == run.name)).collect();
     for run in &failed {

@@ -51,7 +51,7 @@ impl Progress {
             json!({"runs": progress.total, "completed": progress.completed, "failed": failed});
         progress.console.event("start", &start);
         if progress.completed > 0 {
-            progress.console.tell(&format!(
+            progress.console.info(&format!(
                 "{} of {} runs are already finished{}",
                 progress.completed - failed,
                 progress.total,
@@ -94,7 +94,7 @@ impl Progress {
         let left = left.unwrap_or_default();
         self.log_event(run, status, &text);
         self.console
-            .tell(&format!("[{}/{}] {}  {text}{took}{left}", self.completed, self.total, run.name));
+            .info(&format!("[{}/{}] {}  {text}{took}{left}", self.completed, self.total, run.name));
     }
 
     fn log_event(&self, run: &SweepRun, status: &str, text: &str) {

@@ -12,7 +12,7 @@ const JOIN_TIMEOUT: u64 = 45;
 /// The variable that is `True` if torchrun itself serves the ranks' store.
 const AGENT_STORE: &str = "TORCHELASTIC_USE_AGENT_STORE";
 
-/// One process of several.
+/// The place of one process in a job of several.
 #[derive(Debug, Clone)]
 pub(super) struct Environment {
     /// The process's number, from 0 (RANK).

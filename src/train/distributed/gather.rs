@@ -8,6 +8,7 @@ use super::job::Broken;
 use crate::data::{RankShard, Sample};
 use crate::eval::evaluate::{BRANCH_WEIGHTS, values};
 use crate::eval::predictions::Predictions;
+use crate::ops::distributed::ProcessGroup;
 
 impl World {
     /// Concatenates the ranks' tensors (len, …) to that of the global batch (global_len, …), in
@@ -23,7 +24,7 @@ impl World {
         let (group, _) = job.group()?;
         let shards: Vec<_> =
             self.shard().of_all_ranks().map(|shard| shard.range(global_len)).collect();
-        // Collectives take equal shapes.
+        // Collectives need equal shapes.
         let longest = shards.iter().map(ExactSizeIterator::len).max().unwrap_or(0);
         let mut shape = mine.size();
         *shape.first_mut().context("a batch has a first dimension")? = longest as i64;
@@ -54,32 +55,18 @@ impl World {
         let Some(job) = &self.0 else { return Ok(mine) };
         let of_rank = |shard: RankShard| shard.image_range(samples.len(), batch_size).len();
         let counts: Vec<usize> = self.shard().of_all_ranks().map(of_rank).collect();
-        let (_, device) = job.group()?;
-        let predictions = self.gather_column(&mine.predictions, &counts, *device)?;
+        let (group, device) = job.group()?;
+        let gather = |column: &[f64]| gather_column(group, *device, column, &counts);
+        let predictions = gather(&mine.predictions)?;
+        // A rank without images has no extra columns, but the others do.
+        let columns = self.max(mine.extra.len() as i64)? as usize;
         let mut extra = Vec::new();
-        for name in self.columns(&mine)? {
+        for name in BRANCH_WEIGHTS.into_iter().take(columns) {
             let column = mine.extra.iter().find(|(own, _)| *own == name);
             let column = column.map_or(&[][..], |(_, values)| values);
-            let column = self.gather_column(column, &counts, *device)?;
-            extra.push((name.to_string(), column));
+            extra.push((name.to_string(), gather(column)?));
         }
         Ok(Predictions { predictions, extra, ..Predictions::unpredicted(samples) })
-    }
-
-    fn gather_column(&self, mine: &[f64], counts: &[usize], device: Device) -> Result<Vec<f64>> {
-        let Some(job) = &self.0 else {
-            return Ok(mine.to_vec());
-        };
-        let longest = counts.iter().copied().max().unwrap_or(0);
-        let mut padded = mine.to_vec();
-        padded.resize(longest, 0.0);
-        let tensor = Tensor::f_from_slice(&padded)?.f_to_device(device)?;
-        let (group, _) = job.group()?;
-        let mut column = Vec::new();
-        for (tensor, &count) in group.all_gather(&tensor).map_err(Broken)?.iter().zip(counts) {
-            column.extend(values(&tensor.narrow(0, 0, count as i64))?);
-        }
-        Ok(column)
     }
 
     /// Returns the largest of the ranks' numbers.
@@ -93,10 +80,22 @@ impl World {
         let all = group.all_gather(&own).map_err(Broken)?;
         Ok(all.iter().map(|number| number.int64_value(&[0])).max().unwrap_or(mine))
     }
+}
 
-    /// Returns the names of the extra columns. A rank without images has none, but the others do.
-    fn columns(&self, mine: &Predictions) -> Result<impl Iterator<Item = &'static str>> {
-        let count = self.max(mine.extra.len() as i64)? as usize;
-        Ok(BRANCH_WEIGHTS.into_iter().take(count))
+/// Concatenates the ranks' values; `counts` are their numbers of them.
+fn gather_column(
+    group: &ProcessGroup,
+    device: Device,
+    mine: &[f64],
+    counts: &[usize],
+) -> Result<Vec<f64>> {
+    // Collectives need equal shapes.
+    let mut padded = mine.to_vec();
+    padded.resize(counts.iter().copied().max().unwrap_or(0), 0.0);
+    let tensor = Tensor::f_from_slice(&padded)?.f_to_device(device)?;
+    let mut column = Vec::new();
+    for (tensor, &count) in group.all_gather(&tensor).map_err(Broken)?.iter().zip(counts) {
+        column.extend(values(&tensor.narrow(0, 0, count as i64))?);
     }
+    Ok(column)
 }

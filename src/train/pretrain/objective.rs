@@ -82,7 +82,7 @@ impl<'a> MaskedImages<'a> {
     /// Returns an error if the file cannot be written.
     pub fn finish(&self, run: &RunDir, records: &[PretrainEpochRecord]) -> Result<Pretrained> {
         let branch = self.branch();
-        // One entry, and no clock in it, so that equal weights make equal files.
+        // The metadata have no time in them, so that equal weights make equal files.
         let origin = serde_json::json!({
             "method": "masked image modeling (SimMIM)",
             "branch": branch,
