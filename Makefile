@@ -49,7 +49,7 @@ demo: build
 
 test: setup
 	python3 -B -m unittest discover -s tests -p "test_*.py"
-	cargo test --release
+	cargo test
 
 test-report: build
 	python3 -B tests/browser/check_report.py
@@ -68,7 +68,7 @@ kernel-table: kernel-tools
 
 lint: setup
 	cargo fmt --check
-	cargo clippy --release --all-targets -- -D warnings
+	cargo clippy --all-targets -- -D warnings
 
 clean:
 	cargo clean
