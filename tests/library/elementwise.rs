@@ -1,6 +1,8 @@
 //! The accuracy of the functions that the CPU kernels compute with, against float64, on every
 //! instruction set of this machine.
 
+#![allow(unsafe_code)]
+
 use std::ffi::c_int;
 
 use vm_beautynet::ops::Path;
