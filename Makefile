@@ -69,6 +69,9 @@ kernel-table: kernel-tools
 lint: setup
 	cargo fmt --check
 	cargo clippy --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps
+	python3 -B .ci/check_structure.py
+	python3 -B .ci/check_words.py
 
 clean:
 	cargo clean

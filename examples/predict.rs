@@ -14,7 +14,7 @@ use vm_beautynet::eval::predictions::Predictions;
 use vm_beautynet::run::Run;
 
 /// Predicts `images` with the best weights of the run directory `run`.
-pub fn run(run: &Path, images: &[PathBuf]) -> Result<Predictions> {
+pub(crate) fn run(run: &Path, images: &[PathBuf]) -> Result<Predictions> {
     let run = Run::open(run, &[])?;
     // The score of these images is unknown: 0 stands for it, and nothing reads it.
     let samples = images

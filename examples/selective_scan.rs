@@ -10,7 +10,7 @@ use vm_beautynet::ops::{Path, ScanInputs, selective_scan, selective_scan_eager};
 
 /// Returns the largest difference of the fused scan from libtorch's own operations, relative to the
 /// largest output, forward and reversed.
-pub fn run() -> Result<[f64; 2]> {
+pub(crate) fn run() -> Result<[f64; 2]> {
     let (batch, dim, length, state) = (2, 8, 50, 16);
     let random = |shape: &[i64]| Tensor::randn(shape, (Kind::Float, Device::Cpu));
     let u = random(&[batch, dim, length]).set_requires_grad(true);

@@ -33,7 +33,7 @@ impl Observer for Print {
 }
 
 /// Trains in the run directory `output`, which must not hold a run yet.
-pub fn run(output: &Path) -> Result<Summary> {
+pub(crate) fn run(output: &Path) -> Result<Summary> {
     let config = Config::from_yaml(CONFIG, "example", &["seed=1".to_string()])?;
     let summary = train::train(&config, output, Options::default(), &mut [Box::new(Print)])?;
     println!("best epoch {}: {}", summary.best_epoch, summary.val.metrics);

@@ -10,12 +10,12 @@ use super::output::print;
 
 /// Print a shell's completion script
 #[derive(Debug, clap::Args)]
-pub struct Args {
+pub(super) struct Args {
     /// Which shell
     shell: Shell,
 }
 
-pub fn run(args: &Args) -> Result<ExitCode> {
+pub(super) fn run(args: &Args) -> Result<ExitCode> {
     let mut script = Vec::new();
     clap_complete::generate(args.shell, &mut super::Cli::command(), "vmbeauty", &mut script);
     print(&String::from_utf8_lossy(&script))?;

@@ -13,7 +13,7 @@ use super::output::say;
 
 /// The options of the messages on stderr.
 #[derive(Debug, Clone, Copy, Default, clap::Args)]
-pub struct ConsoleArgs {
+pub(super) struct ConsoleArgs {
     /// Write only warnings and errors to stderr; results stay on stdout
     #[arg(long, short)]
     quiet: bool,
@@ -34,7 +34,7 @@ enum LogFormat {
 
 /// The console of a command; clones share the progress bar, above which lines of text appear.
 #[derive(Debug, Clone)]
-pub struct Console {
+pub(super) struct Console {
     args: ConsoleArgs,
     bar: ProgressBar,
 }
@@ -47,22 +47,22 @@ impl From<ConsoleArgs> for Console {
 
 impl Console {
     /// Returns whether lines are JSON.
-    pub fn is_json(&self) -> bool {
+    pub(super) fn is_json(&self) -> bool {
         self.args.log_format == LogFormat::Json
     }
 
     /// Returns whether messages and a progress bar are shown.
-    pub fn is_verbose(&self) -> bool {
+    pub(super) fn is_verbose(&self) -> bool {
         !self.args.quiet && !self.is_json()
     }
 
     /// Returns the progress bar, which is hidden until it gets a draw target.
-    pub fn bar(&self) -> &ProgressBar {
+    pub(super) fn bar(&self) -> &ProgressBar {
         &self.bar
     }
 
     /// Writes a line of text, unless lines are JSON or only warnings are wanted.
-    pub fn info(&self, text: &str) {
+    pub(super) fn info(&self, text: &str) {
         if self.is_verbose() {
             self.line(text);
         }
@@ -70,21 +70,21 @@ impl Console {
 
     /// Writes an event as a line of JSON, with `event` and `time` (seconds since 1970) before the
     /// fields of `about`, unless lines are text or only warnings are wanted.
-    pub fn event(&self, event: &str, about: &impl Serialize) {
+    pub(super) fn event(&self, event: &str, about: &impl Serialize) {
         if self.is_json() && !self.args.quiet {
             self.write_event(event, about);
         }
     }
 
     /// Writes an [`event`](Self::event) even with `--quiet`.
-    pub fn warning_event(&self, event: &str, about: &impl Serialize) {
+    pub(super) fn warning_event(&self, event: &str, about: &impl Serialize) {
         if self.is_json() {
             self.write_event(event, about);
         }
     }
 
     /// Writes a warning, even with `--quiet`.
-    pub fn warn(&self, text: &str) {
+    pub(super) fn warn(&self, text: &str) {
         if self.is_json() {
             self.write_event("warning", &json!({"message": text}))
         } else {
@@ -93,7 +93,7 @@ impl Console {
     }
 
     /// Warns of skipped rows of the data set, if there are any.
-    pub fn warn_of_skipped_rows(&self, rows: usize) {
+    pub(super) fn warn_of_skipped_rows(&self, rows: usize) {
         if rows > 0 {
             self.warn(&format!(
                 "{rows} rows of the data set were skipped: `vmbeauty data check` lists them"
@@ -103,7 +103,7 @@ impl Console {
 
     /// Writes why the command failed or was stopped, and returns the exit code, which a line of
     /// JSON has as well.
-    pub fn end_with(&self, status: &str, text: &str, code: u8) -> ExitCode {
+    pub(super) fn end_with(&self, status: &str, text: &str, code: u8) -> ExitCode {
         match (self.is_json(), status) {
             (true, _) => self
                 .write_event("end", &json!({"status": status, "message": text, "exit_code": code})),

@@ -20,7 +20,7 @@ use crate::train::Stop;
 ///
 /// Run the command again to resume a stopped cross-validation; finished folds are kept.
 #[derive(Debug, clap::Args)]
-pub struct Args {
+pub(super) struct Args {
     /// Config of the experiment, a YAML file
     config: PathBuf,
     /// Change a key of the config; may be repeated
@@ -40,7 +40,7 @@ pub struct Args {
     pub(super) console: ConsoleArgs,
 }
 
-pub fn run(args: &Args) -> Result<ExitCode> {
+pub(super) fn run(args: &Args) -> Result<ExitCode> {
     let config = Config::load(&args.config, &args.set)?;
     let folds = args.folds.unwrap_or(Folds::default_for(config.data.dataset));
     let default_root = || Path::new("runs").join(format!("{}-cross-validation", config.name));

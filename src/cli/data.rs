@@ -12,14 +12,14 @@ use crate::data::{self, ImageDataset, Split, check, preview};
 
 /// The subcommands of `vmbeauty data`.
 #[derive(Debug, clap::Subcommand)]
-pub enum Command {
+pub(super) enum Command {
     Check(CheckArgs),
     Preview(PreviewArgs),
 }
 
 /// Count a data set's images, and list what is missing, unreadable, repeated, or in two splits
 #[derive(Debug, clap::Args)]
-pub struct CheckArgs {
+pub(super) struct CheckArgs {
     /// The experiment, a YAML file
     config: PathBuf,
     /// Change a key of the config; may be repeated
@@ -39,7 +39,7 @@ pub struct CheckArgs {
 /// Render a grid of what the network sees: each row an image, first without augmentation, then
 /// augmented as in the first epochs
 #[derive(Debug, clap::Args)]
-pub struct PreviewArgs {
+pub(super) struct PreviewArgs {
     /// The experiment, a YAML file
     config: PathBuf,
     /// The image to write, .png or .jpg
@@ -71,7 +71,7 @@ enum Format {
 }
 
 /// Runs the subcommand. The exit code is 0 whether or not problems are found.
-pub fn run(command: &Command) -> Result<ExitCode> {
+pub(super) fn run(command: &Command) -> Result<ExitCode> {
     match command {
         Command::Check(args) => run_check(args),
         Command::Preview(args) => run_preview(args),

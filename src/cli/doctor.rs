@@ -12,14 +12,14 @@ use crate::ops::{self, Path};
 
 /// Show versions and devices, and test the kernels on this machine
 #[derive(Debug, clap::Args)]
-pub struct Args {
+pub(super) struct Args {
     /// Print one JSON object
     #[arg(long)]
     json: bool,
 }
 
 /// Runs the subcommand. The exit code is 1 if a kernel is wrong.
-pub fn run(args: &Args) -> Result<ExitCode> {
+pub(super) fn run(args: &Args) -> Result<ExitCode> {
     let gpus = if Cuda::is_available() { Cuda::device_count() } else { 0 };
     tch::manual_seed(0);
     let mut checks = self_test(Device::Cpu)?;

@@ -17,7 +17,7 @@ use crate::run::Run;
 
 /// Evaluate a trained model on a split of its data set
 #[derive(Debug, clap::Args)]
-pub struct Args {
+pub(super) struct Args {
     /// A run directory, or a weights file in one
     run: PathBuf,
     /// Images to evaluate on
@@ -36,7 +36,7 @@ pub struct Args {
     json: bool,
 }
 
-pub fn run(args: &Args) -> Result<ExitCode> {
+pub(super) fn run(args: &Args) -> Result<ExitCode> {
     let root = args.data_root.as_ref().map(serde_json::to_string).transpose();
     let root = root.context("--data-root is not Unicode")?;
     let data_root = root.map(|root| format!("data.root={root}"));

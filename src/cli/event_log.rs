@@ -9,7 +9,7 @@ use super::console::Console;
 use crate::train::{Observer, Skipped, Start};
 
 /// Writes the events `start`, `epoch` and `skipped`; each line names its run.
-pub struct EventLog {
+pub(super) struct EventLog {
     run: String,
     console: Console,
     started: bool,
@@ -17,7 +17,7 @@ pub struct EventLog {
 
 impl EventLog {
     /// Creates the log of the run in this folder.
-    pub fn new(root: &Path, console: Console) -> Self {
+    pub(super) fn new(root: &Path, console: Console) -> Self {
         Self { run: root.display().to_string(), console, started: false }
     }
 }

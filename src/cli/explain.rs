@@ -24,7 +24,7 @@ const SANITY_FIGURES: usize = 4;
 
 /// Draw attribution maps: what each branch of a trained model attends to
 #[derive(Debug, clap::Args)]
-pub struct Args {
+pub(super) struct Args {
     /// A run directory, or a weights file in one
     run: PathBuf,
     /// Images, or folders of images
@@ -71,7 +71,7 @@ pub struct Args {
 }
 
 /// Runs the subcommand. The exit code is 1 if an image could not be read; the others are explained.
-pub fn run(args: &Args) -> Result<ExitCode> {
+pub(super) fn run(args: &Args) -> Result<ExitCode> {
     let mut run = Run::open(&args.run, &[])?;
     run.config.data.cache = Cache::None; // each image is read once
     let options = ExplainOptions::parse(&run.net, &args.methods, &args.layers)?;

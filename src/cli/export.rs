@@ -11,7 +11,7 @@ use crate::run::Run;
 
 /// Write a trained model's weights under the names of timm and Vim, and a model card
 #[derive(Debug, clap::Args)]
-pub struct Args {
+pub(super) struct Args {
     /// A run directory, or a weights file in one
     run: PathBuf,
     /// How to write the backbones
@@ -22,7 +22,7 @@ pub struct Args {
     output: PathBuf,
 }
 
-pub fn run(args: &Args) -> Result<ExitCode> {
+pub(super) fn run(args: &Args) -> Result<ExitCode> {
     let run = Run::open(&args.run, &["device=auto".to_string()])?;
     let files = export(&run, args.format, &args.output)?;
     let names: Vec<String> = files.iter().map(|file| format!("{}\n", file.display())).collect();

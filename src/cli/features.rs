@@ -22,7 +22,7 @@ const BATCH: i64 = 32;
 
 /// Write the branches' feature vectors of images
 #[derive(Debug, clap::Args)]
-pub struct Args {
+pub(super) struct Args {
     /// A config (with pretrained or random weights), a run directory, or a weights file in one
     #[arg(value_name = "CONFIG_OR_RUN")]
     model: PathBuf,
@@ -42,7 +42,7 @@ pub struct Args {
     set: Vec<String>,
 }
 
-pub fn run(args: &Args) -> Result<ExitCode> {
+pub(super) fn run(args: &Args) -> Result<ExitCode> {
     let (config, net) = open_model(&args.model, &args.set)?;
     let mut batches = Vec::new();
     let mut metadata = HashMap::new();

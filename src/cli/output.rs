@@ -9,7 +9,7 @@ use crate::eval::statistics::Interval;
 use crate::report::{group_thousands, text_table};
 
 /// Prints a result. A reader that stopped reading (`| head`) is no error.
-pub fn print(text: &str) -> Result<()> {
+pub(super) fn print(text: &str) -> Result<()> {
     let mut out = std::io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
         Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
@@ -18,17 +18,17 @@ pub fn print(text: &str) -> Result<()> {
 }
 
 /// Prints a line on stderr; work continues if it is closed.
-pub fn say(text: &str) {
+pub(super) fn say(text: &str) {
     let _ = writeln!(std::io::stderr(), "{text}");
 }
 
 /// Prints a result as one JSON object.
-pub fn print_json(value: &impl Serialize) -> Result<()> {
+pub(super) fn print_json(value: &impl Serialize) -> Result<()> {
     print(&(serde_json::to_string_pretty(value)? + "\n"))
 }
 
 /// Prints a result as one JSON object if `json` is set, else as text.
-pub fn print_result(
+pub(super) fn print_result(
     json: bool,
     value: &impl Serialize,
     text: impl FnOnce() -> String,
@@ -37,7 +37,7 @@ pub fn print_result(
 }
 
 /// Formats rows as a table: the first column to the left, the others to the right.
-pub fn table<R>(header: &[&str], rows: impl IntoIterator<Item = R>) -> String
+pub(super) fn table<R>(header: &[&str], rows: impl IntoIterator<Item = R>) -> String
 where
     R: IntoIterator<Item: ToString>,
 {
@@ -47,22 +47,22 @@ where
 }
 
 /// Formats a metric with four digits, an undefined one as a dash.
-pub fn metric(value: f64) -> String {
+pub(super) fn metric(value: f64) -> String {
     if value.is_finite() { format!("{value:.4}") } else { "-".to_string() }
 }
 
 /// Formats the bounds of an interval with four digits.
-pub fn interval(ci: Option<Interval>) -> String {
+pub(super) fn interval(ci: Option<Interval>) -> String {
     ci.map(|Interval { lo, hi }| format!("{lo:.4} to {hi:.4}")).unwrap_or_default()
 }
 
 /// Formats 1234567 as `1,234,567`.
-pub fn thousands(value: i64) -> String {
+pub(super) fn thousands(value: i64) -> String {
     group_thousands(value as f64, 0)
 }
 
 /// Formats a duration as `3.2 s`, `4 min 5 s` or `2 h 10 min`.
-pub fn duration(seconds: f64) -> String {
+pub(super) fn duration(seconds: f64) -> String {
     let whole = seconds.round() as u64;
     match whole {
         0..60 => format!("{seconds:.1} s"),

@@ -18,7 +18,7 @@ use crate::run::Run;
 
 /// Predict the rating of images
 #[derive(Debug, clap::Args)]
-pub struct Args {
+pub(super) struct Args {
     /// A run directory, or a weights file in one
     run: PathBuf,
     /// Images, or folders of images
@@ -37,7 +37,7 @@ enum Format {
 }
 
 /// Runs the subcommand. The exit code is 1 if an image could not be read; the others are predicted.
-pub fn run(args: &Args) -> Result<ExitCode> {
+pub(super) fn run(args: &Args) -> Result<ExitCode> {
     let run = Run::open(&args.run, &[])?;
     run.config.check_image_sizes()?;
     let (images, unread) = open_images(&args.images, &run.config.data)?;
@@ -53,7 +53,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
 
 /// Returns the images that can be read, and the number of those that cannot: each of them is
 /// reported on stderr.
-pub fn open_images(paths: &[PathBuf], config: &DataConfig) -> Result<(ImageDataset, usize)> {
+pub(super) fn open_images(paths: &[PathBuf], config: &DataConfig) -> Result<(ImageDataset, usize)> {
     let mut samples = image_samples(paths)?;
     let found = samples.len();
     let warn = |error: &Error| say(&format!("skipped: {error:#}"));

@@ -16,7 +16,7 @@ use crate::train::{Options, Stop};
 
 /// Pretrain the backbones on the training images alone, without scores, by masked image modeling
 #[derive(Debug, clap::Args)]
-pub struct Args {
+pub(super) struct Args {
     /// The experiment, a YAML file; its section `pretrain` has the settings
     config: PathBuf,
     /// Change a key of the config, for example pretrain.epochs=100; may be repeated
@@ -33,7 +33,7 @@ pub struct Args {
 }
 
 /// Runs the subcommand.
-pub fn run(args: &Args) -> Result<ExitCode> {
+pub(super) fn run(args: &Args) -> Result<ExitCode> {
     let stop = Stop::on_signals()?;
     let console = Console::from(args.console);
     let config = Config::load(&args.config, &args.set)?;
@@ -79,5 +79,5 @@ fn report(outcome: &Outcome) -> String {
             metric(of.last.val_loss),
         ]
     });
-    table(&["weights", "epochs", "train loss", "val loss"], &rows.collect::<Vec<_>>())
+    table(&["weights", "epochs", "train loss", "val loss"], rows)
 }

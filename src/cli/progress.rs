@@ -15,7 +15,7 @@ use crate::train::{Observer, Skipped, Start, StepRecord};
 const BAR: &str = "{prefix} {bar:30} {pos}/{len}  {speed}  eta {eta}  {msg}";
 
 /// The console's line of an epoch.
-pub struct EpochLine {
+pub(super) struct EpochLine {
     epoch: usize,
     seconds: f64,
     metrics: String,
@@ -23,7 +23,7 @@ pub struct EpochLine {
 }
 
 /// An epoch's record that the console can show.
-pub trait ConsoleRecord {
+pub(super) trait ConsoleRecord {
     /// Returns the line of the epoch.
     fn line(&self) -> EpochLine;
 }
@@ -57,7 +57,7 @@ impl ConsoleRecord for PretrainEpochRecord {
 }
 
 /// Returns the observer that writes to the console: an event log, or the progress.
-pub fn console_observer<R: ConsoleRecord + Serialize>(
+pub(super) fn console_observer<R: ConsoleRecord + Serialize>(
     root: &Path,
     console: &Console,
 ) -> Box<dyn Observer<R>> {

@@ -14,7 +14,7 @@ use crate::report::{EmbeddedImages, ReportOptions, RunReport, check_name, write}
 /// Runs that differ only in seed and fold are grouped as one model. Shards of a sweep that ran on
 /// several machines are merged.
 #[derive(Debug, clap::Args)]
-pub struct Args {
+pub(super) struct Args {
     /// Run directories, and folders of sweeps and cross-validations
     #[arg(required = true, value_name = "DIR")]
     folders: Vec<PathBuf>,
@@ -44,7 +44,7 @@ pub struct Args {
     json: bool,
 }
 
-pub fn run(args: &Args) -> Result<ExitCode> {
+pub(super) fn run(args: &Args) -> Result<ExitCode> {
     check_name(&args.output)?;
     let report = RunReport::new(&ReportOptions {
         folders: args.folders.clone(),

@@ -12,7 +12,7 @@ use crate::models::summary::summarize;
 
 /// Print a model's layers, parameters, multiply-adds and activation memory
 #[derive(Debug, clap::Args)]
-pub struct Args {
+pub(super) struct Args {
     /// The experiment, a YAML file
     config: PathBuf,
     /// Change a key of the config; may be repeated
@@ -23,7 +23,7 @@ pub struct Args {
     json: bool,
 }
 
-pub fn run(args: &Args) -> Result<ExitCode> {
+pub(super) fn run(args: &Args) -> Result<ExitCode> {
     let config = Config::load(&args.config, &args.set)?;
     let summary = summarize(&config)?;
     let batch_bytes = summary.batch_size as i64 * summary.activation_bytes;

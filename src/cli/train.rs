@@ -25,7 +25,7 @@ const GRACE: Duration = Duration::from_secs(5);
 
 /// Train a model as a config says
 #[derive(Debug, clap::Args)]
-pub struct Args {
+pub(super) struct Args {
     /// The experiment, a YAML file
     config: PathBuf,
     /// Change a key of the config, for example train.epochs=5; may be repeated
@@ -45,7 +45,7 @@ pub struct Args {
 }
 
 /// Runs the subcommand.
-pub fn run(args: &Args) -> Result<ExitCode> {
+pub(super) fn run(args: &Args) -> Result<ExitCode> {
     let stop = Stop::on_signals()?;
     if args.stop_with_stdin {
         let stop = stop.clone();

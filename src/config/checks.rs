@@ -14,7 +14,7 @@ pub(super) struct Checks {
 
 impl Checks {
     /// Runs the checks of a section; keys in them are relative to it.
-    pub fn within(&mut self, section: &str, check: impl FnOnce(&mut Self)) {
+    pub(super) fn within(&mut self, section: &str, check: impl FnOnce(&mut Self)) {
         let outer = self.section.len();
         self.section += section;
         self.section.push('.');
@@ -23,42 +23,48 @@ impl Checks {
     }
 
     /// Adds `KEY must be RULE, is VALUE` unless `holds`.
-    pub fn require(&mut self, holds: bool, key: &str, rule: impl Display, value: impl Display) {
+    pub(super) fn require(
+        &mut self,
+        holds: bool,
+        key: &str,
+        rule: impl Display,
+        value: impl Display,
+    ) {
         if !holds {
             self.fail(key, format_args!(" must be {rule}, is {value}"));
         }
     }
 
     /// Adds a problem, whose message is the full key and then `rest`.
-    pub fn fail(&mut self, key: &str, rest: impl Display) {
+    pub(super) fn fail(&mut self, key: &str, rest: impl Display) {
         let key = format!("{}{key}", self.section);
         let message = format!("{key}{rest}");
         self.problems.push(Problem { place: None, key, message });
     }
 
     /// Requires a number from 0 to 1, both included. NaN is in no range.
-    pub fn probability(&mut self, key: &str, value: f64) {
+    pub(super) fn probability(&mut self, key: &str, value: f64) {
         self.require((0.0..=1.0).contains(&value), key, "between 0 and 1", value);
     }
 
     /// Requires a fraction of something of which some remains.
-    pub fn fraction(&mut self, key: &str, value: f64) {
+    pub(super) fn fraction(&mut self, key: &str, value: f64) {
         let holds = (0.0..1.0).contains(&value);
         self.require(holds, key, "at least 0 and less than 1", value);
     }
 
     /// Requires a finite number above 0.
-    pub fn positive(&mut self, key: &str, value: f64) {
+    pub(super) fn positive(&mut self, key: &str, value: f64) {
         self.require(value > 0.0 && value.is_finite(), key, "above 0", value);
     }
 
     /// Requires a finite number of 0 or more.
-    pub fn not_negative(&mut self, key: &str, value: f64) {
+    pub(super) fn not_negative(&mut self, key: &str, value: f64) {
         self.require(value >= 0.0 && value.is_finite(), key, "0 or more", value);
     }
 
     /// Requires a count or size of at least 1, small enough that products of sizes do not overflow.
-    pub fn size(&mut self, key: &str, value: impl TryInto<i64> + Display + Copy) {
+    pub(super) fn size(&mut self, key: &str, value: impl TryInto<i64> + Display + Copy) {
         const MAX: i64 = 1 << 20;
         let size = value.try_into().unwrap_or(i64::MAX);
         if size < 1 {
@@ -69,7 +75,7 @@ impl Checks {
     }
 
     /// Adds the problems of another check, whose keys are complete, each once.
-    pub fn include(&mut self, error: ConfigError) {
+    pub(super) fn include(&mut self, error: ConfigError) {
         if let ConfigError::Invalid(problems) = error {
             for problem in problems {
                 if !self.problems.contains(&problem) {
@@ -80,7 +86,7 @@ impl Checks {
     }
 
     /// Returns every problem as one error.
-    pub fn finish(self) -> Result<(), ConfigError> {
+    pub(super) fn finish(self) -> Result<(), ConfigError> {
         if self.problems.is_empty() { Ok(()) } else { Err(ConfigError::Invalid(self.problems)) }
     }
 }

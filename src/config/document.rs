@@ -19,7 +19,7 @@ pub(super) struct Document<'a> {
 
 impl<'a> Document<'a> {
     /// Parses the text of a file.
-    pub fn file(text: &'a str, origin: &str) -> Result<Self, ConfigError> {
+    pub(super) fn file(text: &'a str, origin: &str) -> Result<Self, ConfigError> {
         let value = serde_yaml::from_str(text).map_err(|error| ConfigError::Syntax {
             place: match error.location() {
                 Some(location) => format!("{origin}:{}", location.line()),
@@ -38,7 +38,7 @@ impl<'a> Document<'a> {
     }
 
     /// Parses `a.b=1` to the document `{a: {b: 1}}`.
-    pub fn set(text: &str) -> Result<Self, ConfigError> {
+    pub(super) fn set(text: &str) -> Result<Self, ConfigError> {
         let wrong = |message: String| ConfigError::Override { text: text.to_owned(), message };
         let (key, value) = text
             .split_once('=')
@@ -55,7 +55,7 @@ impl<'a> Document<'a> {
     }
 
     /// Returns `configs/a.yaml:12` for a path of keys, or for the nearest section around it.
-    pub fn place(&self, path: &[&str]) -> String {
+    pub(super) fn place(&self, path: &[&str]) -> String {
         match line_of(self.text, path) {
             Some(line) => format!("{}:{line}", self.origin),
             None => self.origin.clone(),
@@ -63,7 +63,7 @@ impl<'a> Document<'a> {
     }
 
     /// Returns whether this document sets the dotted `key`.
-    pub fn states(&self, key: &str) -> bool {
+    pub(super) fn states(&self, key: &str) -> bool {
         let mut value = &self.value;
         for name in key.split('.') {
             match value.get(name) {
@@ -77,12 +77,12 @@ impl<'a> Document<'a> {
 
     /// Merges this document into `base`, section by section; keys that it does not set stay as they
     /// are.
-    pub fn merge_into(&self, base: &mut Value) {
+    pub(super) fn merge_into(&self, base: &mut Value) {
         merge(base, &self.value, Config::KEYS);
     }
 
     /// Returns the problems of its form: unknown keys, and sections that are not maps.
-    pub fn problems(&self) -> Vec<Problem> {
+    pub(super) fn problems(&self) -> Vec<Problem> {
         self.problems_of("", &self.value, Config::KEYS)
     }
 

@@ -103,7 +103,8 @@ where
 /// Renders each augmentation alone, strong enough to be seen: its key, and a row of images, of
 /// which the first is what evaluation sees. Returns an error if the image size is not positive.
 pub fn gallery(size: i64, epochs: usize) -> Result<Vec<(&'static str, RgbImage)>> {
-    let strong: [(&str, fn(&mut AugmentConfig)); 11] = [
+    type Strengthen = fn(&mut AugmentConfig);
+    let strong: [(&str, Strengthen); 11] = [
         ("random_resized_crop", |augment| augment.random_resized_crop = Some([0.5, 1.0])),
         ("horizontal_flip", |augment| augment.horizontal_flip = 0.5),
         ("rotation", |augment| augment.rotation = 20.0),

@@ -332,7 +332,7 @@ mod tests {
             predictions: Predictions {
                 images: images.chars().map(String::from).collect(),
                 targets: images.chars().map(rating).collect(),
-                predictions: images.chars().map(|i| rating(i) + error).collect(),
+                predictions: images.chars().map(|image| rating(image) + error).collect(),
                 ..Predictions::default()
             },
             parameters: 7,
@@ -342,7 +342,9 @@ mod tests {
         }
     }
 
-    fn boards(runs: Vec<(&str, Vec<(u64, Vec<EvaluatedRun>)>)>) -> Leaderboards {
+    type RunsBySeed = Vec<(u64, Vec<EvaluatedRun>)>;
+
+    fn boards(runs: Vec<(&str, RunsBySeed)>) -> Leaderboards {
         let config = Config::default();
         let candidate = |(name, seeds)| Candidate { name, config: &config, folds: 0, seeds };
         rank(runs.into_iter().map(candidate).collect()).unwrap()

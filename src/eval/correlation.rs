@@ -60,7 +60,7 @@ pub(super) struct SortedValues {
 }
 
 impl SortedValues {
-    pub fn new(values: &[f64]) -> Self {
+    pub(super) fn new(values: &[f64]) -> Self {
         let mut order: Vec<usize> = (0..values.len()).collect();
         order.sort_by(|&a, &b| values[a].total_cmp(&values[b]));
         Self { values: values.to_vec(), order }
@@ -68,7 +68,7 @@ impl SortedValues {
 
     /// Writes each value's rank, from 1, among values of which the one at `i` counts `count(i)`
     /// times; equal values share the mean of their ranks.
-    pub fn write_ranks(&self, count: impl Fn(usize) -> u32, ranks: &mut [f64]) {
+    pub(super) fn write_ranks(&self, count: impl Fn(usize) -> u32, ranks: &mut [f64]) {
         let mut before = 0.0;
         // Grouped by ==, not by the sort's order, so that -0 and 0 are one value.
         for group in self.order.chunk_by(|&a, &b| self.values[a] == self.values[b]) {

@@ -42,19 +42,19 @@ impl Letters {
     }
 
     /// Returns the height of a line in pixels.
-    pub fn height(self) -> u32 {
+    pub(crate) fn height(self) -> u32 {
         self.raster().val() as u32
     }
 
     /// Returns the width of a line of text in pixels.
-    pub fn width(self, text: &str) -> u32 {
+    pub(crate) fn width(self, text: &str) -> u32 {
         let one = get_raster_width(FontWeight::Regular, self.raster());
         (text.chars().count() * one) as u32
     }
 
     /// Shortens a text to a width in pixels by removing its middle; the start and the end, which
     /// has the extension, remain.
-    pub fn fit(self, text: &str, pixels: u32) -> String {
+    pub(crate) fn fit(self, text: &str, pixels: u32) -> String {
         let room = (pixels / self.width("m").max(1)) as usize;
         let count = text.chars().count();
         if count <= room {

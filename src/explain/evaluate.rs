@@ -39,11 +39,11 @@ type NamedMaps = Vec<(&'static str, Tensor)>;
 pub(super) struct PerImage(HashMap<String, Vec<f64>>);
 
 impl PerImage {
-    pub fn extend(&mut self, metric: String, values: impl IntoIterator<Item = f64>) {
+    pub(super) fn extend(&mut self, metric: String, values: impl IntoIterator<Item = f64>) {
         self.0.entry(metric).or_default().extend(values);
     }
 
-    pub fn mean(&self, metric: &str) -> Mean {
+    pub(super) fn mean(&self, metric: &str) -> Mean {
         Bootstrap::default().mean(self.values(metric))
     }
 

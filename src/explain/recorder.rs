@@ -30,7 +30,7 @@ fn slot(branch: Branch) -> usize {
 
 impl Recorder {
     /// Creates a recorder of the blocks that the options need.
-    pub fn new(net: &BeautyNet, options: &ExplainOptions) -> Result<Self> {
+    pub(super) fn new(net: &BeautyNet, options: &ExplainOptions) -> Result<Self> {
         let mut recordings: [Recording; 2] = Default::default();
         let any_gradient =
             branches(net).any(|(branch, _)| options.branch(branch).method.needs_gradients());
@@ -52,12 +52,12 @@ impl Recorder {
     }
 
     /// Returns the inputs of a branch's recorded blocks, each (b, 1 + patches, d).
-    pub fn inputs(&self, branch: Branch) -> &[Tensor] {
+    pub(super) fn inputs(&self, branch: Branch) -> &[Tensor] {
         &self.recordings[slot(branch)].inputs
     }
 
     /// Whether any block has gradients.
-    pub fn has_gradients(&self) -> bool {
+    pub(super) fn has_gradients(&self) -> bool {
         self.recordings.iter().any(|recording| recording.grad_from.is_some())
     }
 }

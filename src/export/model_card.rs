@@ -29,7 +29,7 @@ It must not be used to judge, rank, select or identify people, nor shown to them
 ";
 
 /// Writes the card as Markdown.
-pub fn markdown(run: &Run, layout: Layout) -> Result<String> {
+pub(super) fn markdown(run: &Run, layout: Layout) -> Result<String> {
     let config = &run.config;
     let summary = summary(run)?;
     let trained = summary.as_ref().map(|summary| {

@@ -26,7 +26,7 @@ pub(super) enum Backbone {
 }
 
 impl Encoder {
-    pub fn new(root: &nn::Path, shape: BackboneShape) -> Self {
+    pub(super) fn new(root: &nn::Path, shape: BackboneShape) -> Self {
         let path = root / shape.branch.name();
         let backbone = match shape.branch {
             Branch::Vit => Backbone::Vit(VisionTransformer::new(&path, &shape)),
@@ -36,11 +36,11 @@ impl Encoder {
         Self { backbone, shape, normalization }
     }
 
-    pub fn class_index(&self) -> i64 {
+    pub(super) fn class_index(&self) -> i64 {
         class_index(self.shape.branch, self.shape.patches())
     }
 
-    pub fn normalize(&self, images: Images) -> Result<Tensor> {
+    pub(super) fn normalize(&self, images: Images) -> Result<Tensor> {
         let (branch, side) = (self.shape.branch, self.shape.image_size);
         let (Images::Pixels(x) | Images::Normalized(x)) = images;
         let fits = matches!(x.size()[..], [_, 3, h, w] if h == side && w == side);
@@ -58,7 +58,7 @@ impl Encoder {
 
     /// Normalized images (b, 3, s, s) to tokens, with some of the patches masked if `masked` is
     /// given.
-    pub fn forward(
+    pub(super) fn forward(
         &self,
         x: &Tensor,
         masked: Option<&Masked>,
@@ -70,7 +70,7 @@ impl Encoder {
         }))
     }
 
-    pub fn forward_tapped(
+    pub(super) fn forward_tapped(
         &self,
         x: &Tensor,
         tap: &mut dyn FnMut(usize, Tensor) -> Tensor,
@@ -85,7 +85,7 @@ impl Encoder {
         BranchTokens::new(tokens, self.class_index())
     }
 
-    pub fn recompute_blocks(&mut self, variables: &nn::VarStore) {
+    pub(super) fn recompute_blocks(&mut self, variables: &nn::VarStore) {
         let named = branch_parameters(variables, self.shape.branch);
         match &mut self.backbone {
             Backbone::Vit(vit) => vit.recompute_blocks(&named),

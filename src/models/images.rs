@@ -31,19 +31,19 @@ pub(super) struct Normalization {
 }
 
 impl Normalization {
-    pub fn new(mean: [f32; 3], std: [f32; 3], device: Device) -> Self {
+    pub(super) fn new(mean: [f32; 3], std: [f32; 3], device: Device) -> Self {
         let [mean, std] = [mean, std]
             .map(|values| Tensor::from_slice(&values).view([1, 3, 1, 1]).to_device(device));
         Self { mean, std }
     }
 
     /// Uint8 (b, 3, h, w) to normalized floats.
-    pub fn normalize(&self, pixels: &Tensor) -> Tensor {
+    pub(super) fn normalize(&self, pixels: &Tensor) -> Tensor {
         (pixels.to_kind(Kind::Float) / 255.0 - &self.mean) / &self.std
     }
 
     /// Normalized floats (b, 3, h, w) to uint8.
-    pub fn denormalize(&self, x: &Tensor) -> Tensor {
+    pub(super) fn denormalize(&self, x: &Tensor) -> Tensor {
         let levels = (x * &self.std + &self.mean) * 255.0;
         levels.round().clamp(0.0, 255.0).to_kind(Kind::Uint8)
     }

@@ -17,7 +17,7 @@ pub(super) struct Recompute {
 impl Recompute {
     /// Turns activation checkpointing on for `count` blocks, whose parameters are named
     /// `{prefix}{index}.` in `named`.
-    pub fn blocks(named: &[(String, Tensor)], prefix: &str, count: usize) -> Self {
+    pub(super) fn blocks(named: &[(String, Tensor)], prefix: &str, count: usize) -> Self {
         let of_block = |index: usize| {
             let prefix = format!("{prefix}{index}.");
             let own = named.iter().filter(|(name, _)| name.starts_with(&prefix));
@@ -26,7 +26,7 @@ impl Recompute {
         Self { parameters: (0..count).map(of_block).collect() }
     }
 
-    pub fn run<B: Clone + Send + 'static>(
+    pub(super) fn run<B: Clone + Send + 'static>(
         &self,
         index: usize,
         block: &B,

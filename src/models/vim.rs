@@ -63,7 +63,7 @@ impl Direction {
     }
 
     /// Causal convolution and SiLU of x (b, l, inner).
-    pub fn convolve(&self, x: &Tensor) -> Result<Tensor> {
+    pub(crate) fn convolve(&self, x: &Tensor) -> Result<Tensor> {
         let out = ops::causal_conv1d_silu(
             &x.transpose(1, 2),
             &self.conv1d_weight,
@@ -75,20 +75,20 @@ impl Direction {
     }
 
     /// u (b, l, inner) to the low-rank step sizes (b, l, dt_rank), B and C (b, l, d_state).
-    pub fn project(&self, u: &Tensor) -> Vec<Tensor> {
+    pub(crate) fn project(&self, u: &Tensor) -> Vec<Tensor> {
         let dt_rank = self.dt_proj_weight.size()[1];
         let d_state = self.a_log.size()[1];
         self.x_proj.forward(u).split_with_sizes([dt_rank, d_state, d_state], -1)
     }
 
     /// Low-rank step sizes (b, l, dt_rank) to step sizes (b, l, inner) before bias and softplus.
-    pub fn step_sizes(&self, low_rank: &Tensor) -> Tensor {
+    pub(crate) fn step_sizes(&self, low_rank: &Tensor) -> Tensor {
         low_rank.linear(&self.dt_proj_weight, None::<&Tensor>)
     }
 
     /// Selective scan of u, delta and z (b, l, inner) with B and C (b, l, d_state): the gated
     /// output (b, l, inner).
-    pub fn scan(
+    pub(crate) fn scan(
         &self,
         u: &Tensor,
         delta: &Tensor,
@@ -165,7 +165,7 @@ pub(crate) struct Mixer {
 }
 
 impl Mixer {
-    pub fn new(path: nn::Path, shape: &BackboneShape) -> Self {
+    pub(crate) fn new(path: nn::Path, shape: &BackboneShape) -> Self {
         let dim = shape.embed_dim;
         let inner = EXPAND * dim;
         let dt_rank = dt_rank(dim);
@@ -181,14 +181,14 @@ impl Mixer {
     }
 
     /// Mixes the tokens `hidden` (b, l, embed_dim).
-    pub fn forward(&self, hidden: &Tensor) -> Result<Tensor> {
+    pub(crate) fn forward(&self, hidden: &Tensor) -> Result<Tensor> {
         let xz = self.in_proj.forward(hidden).chunk(2, -1); // 2 of (b, l, inner)
         let forward = self.forward.forward(&xz[0], &xz[1])?;
         let backward = self.backward.forward(&xz[0], &xz[1])?;
         Ok(self.out_proj.forward(&Self::merge(&forward, &backward)))
     }
 
-    pub fn merge(forward: &Tensor, backward: &Tensor) -> Tensor {
+    pub(crate) fn merge(forward: &Tensor, backward: &Tensor) -> Tensor {
         (forward + backward) * 0.5
     }
 }

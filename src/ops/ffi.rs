@@ -10,13 +10,14 @@ use super::OpError;
 
 /// `vmb_segment_fn`: takes data, the input tensor and where to write the output; returns null or a
 /// message of [`vmb_copy_message`].
-pub type SegmentFn = extern "C" fn(*mut c_void, *const c_void, *mut *mut c_void) -> *mut c_char;
+pub(super) type SegmentFn =
+    extern "C" fn(*mut c_void, *const c_void, *mut *mut c_void) -> *mut c_char;
 /// `vmb_drop_fn`: ends the data of a [`SegmentFn`].
-pub type DropFn = extern "C" fn(*mut c_void);
+pub(super) type DropFn = extern "C" fn(*mut c_void);
 
 /// `vmb_scan_inputs`: tensors, of which D, z and delta_bias may be null, and flags.
 #[repr(C)]
-pub struct RawScanInputs {
+pub(super) struct RawScanInputs {
     pub u: *const c_void,
     pub delta: *const c_void,
     pub a: *const c_void,
@@ -30,13 +31,16 @@ pub struct RawScanInputs {
 }
 
 unsafe extern "C" {
-    pub fn vmb_selective_scan(
+    pub(super) fn vmb_selective_scan(
         x: *const RawScanInputs,
         path: *const c_char,
         out: *mut *mut c_void,
     ) -> *mut c_char;
-    pub fn vmb_selective_scan_eager(x: *const RawScanInputs, out: *mut *mut c_void) -> *mut c_char;
-    pub fn vmb_causal_conv1d_silu(
+    pub(super) fn vmb_selective_scan_eager(
+        x: *const RawScanInputs,
+        out: *mut *mut c_void,
+    ) -> *mut c_char;
+    pub(super) fn vmb_causal_conv1d_silu(
         x: *const c_void,
         weight: *const c_void,
         bias: *const c_void,
@@ -44,7 +48,7 @@ unsafe extern "C" {
         path: *const c_char,
         out: *mut *mut c_void,
     ) -> *mut c_char;
-    pub fn vmb_adamw_step(
+    pub(super) fn vmb_adamw_step(
         params: *const *mut c_void,
         grads: *const *mut c_void,
         exp_avgs: *const *mut c_void,
@@ -57,7 +61,7 @@ unsafe extern "C" {
         weight_decay: c_double,
         eps: c_double,
     ) -> *mut c_char;
-    pub fn vmb_sgd_step(
+    pub(super) fn vmb_sgd_step(
         params: *const *mut c_void,
         grads: *const *mut c_void,
         momentum_buffers: *const *mut c_void,
@@ -67,7 +71,7 @@ unsafe extern "C" {
         nesterov: c_int,
         weight_decay: c_double,
     ) -> *mut c_char;
-    pub fn vmb_lion_step(
+    pub(super) fn vmb_lion_step(
         params: *const *mut c_void,
         grads: *const *mut c_void,
         exp_avgs: *const *mut c_void,
@@ -77,23 +81,23 @@ unsafe extern "C" {
         beta2: c_double,
         weight_decay: c_double,
     ) -> *mut c_char;
-    pub fn vmb_clip_grad_norm(
+    pub(super) fn vmb_clip_grad_norm(
         grads: *const *mut c_void,
         count: i64,
         max_norm: c_double,
         norm: *mut c_double,
     ) -> *mut c_char;
-    pub fn vmb_gradients(
+    pub(super) fn vmb_gradients(
         out: *const c_void,
         dout: *const c_void,
         leaves: *const *mut c_void,
         count: i64,
         gradients: *mut *mut c_void,
     ) -> *mut c_char;
-    pub fn vmb_memory_watch_begin(watch: *mut *mut c_void) -> *mut c_char;
-    pub fn vmb_memory_watch_peak(watch: *mut c_void) -> i64;
-    pub fn vmb_memory_watch_end(watch: *mut c_void);
-    pub fn vmb_scan_limit(
+    pub(super) fn vmb_memory_watch_begin(watch: *mut *mut c_void) -> *mut c_char;
+    pub(super) fn vmb_memory_watch_peak(watch: *mut c_void) -> i64;
+    pub(super) fn vmb_memory_watch_end(watch: *mut c_void);
+    pub(super) fn vmb_scan_limit(
         batch: i64,
         dim: i64,
         length: i64,
@@ -101,13 +105,13 @@ unsafe extern "C" {
         backward: c_int,
         path: *const c_char,
     ) -> *mut c_char;
-    pub fn vmb_autocast_begin(
+    pub(super) fn vmb_autocast_begin(
         device_type: c_int,
         scalar_type: c_int,
         previous: *mut *mut c_void,
     ) -> *mut c_char;
-    pub fn vmb_autocast_end(previous: *mut c_void);
-    pub fn vmb_recomputed(
+    pub(super) fn vmb_autocast_end(previous: *mut c_void);
+    pub(super) fn vmb_recomputed(
         run: SegmentFn,
         data: *mut c_void,
         destroy: DropFn,
@@ -116,12 +120,12 @@ unsafe extern "C" {
         count: i64,
         out: *mut *mut c_void,
     ) -> *mut c_char;
-    pub fn vmb_copy_message(text: *const c_char) -> *mut c_char;
-    pub fn vmb_keep_freed_memory();
-    pub fn vmb_libtorch_version() -> *const c_char;
-    pub fn vmb_cuda_loaded() -> c_int;
-    pub fn vmb_best_path() -> *const c_char;
-    pub fn vmb_path_available(path: *const c_char) -> c_int;
+    pub(super) fn vmb_copy_message(text: *const c_char) -> *mut c_char;
+    pub(super) fn vmb_keep_freed_memory();
+    pub(super) fn vmb_libtorch_version() -> *const c_char;
+    pub(super) fn vmb_cuda_loaded() -> c_int;
+    pub(super) fn vmb_best_path() -> *const c_char;
+    pub(super) fn vmb_path_available(path: *const c_char) -> c_int;
     fn vmb_free_message(message: *mut c_char);
 }
 
@@ -130,28 +134,28 @@ unsafe extern "C" {
 /// # Safety
 /// The pointer must come from a function of csrc whose result is freed this way, and must not be
 /// used again.
-pub unsafe fn free_message(message: *mut c_char) {
+pub(super) unsafe fn free_message(message: *mut c_char) {
     // SAFETY: the caller guarantees it.
     unsafe { vmb_free_message(message) }
 }
 
 /// Returns the address of the `at::Tensor` that a tch tensor owns.
-pub fn pointer(tensor: &Tensor) -> *const c_void {
+pub(super) fn pointer(tensor: &Tensor) -> *const c_void {
     tensor.as_ptr() as *const c_void
 }
 
 /// Returns [`pointer`] of the tensor, null for an absent one.
-pub fn optional_pointer(tensor: Option<&Tensor>) -> *const c_void {
+pub(super) fn optional_pointer(tensor: Option<&Tensor>) -> *const c_void {
     tensor.map_or(std::ptr::null(), pointer)
 }
 
 /// Returns the addresses of the tensors, valid as long as the tensors are.
-pub fn pointers<T: Borrow<Tensor>>(tensors: &[T]) -> Vec<*mut c_void> {
+pub(super) fn pointers<T: Borrow<Tensor>>(tensors: &[T]) -> Vec<*mut c_void> {
     tensors.iter().map(|tensor| pointer(tensor.borrow()) as *mut c_void).collect()
 }
 
 /// Converts a returned message to an error, and frees it.
-pub fn check(message: *mut c_char) -> Result<(), OpError> {
+pub(super) fn check(message: *mut c_char) -> Result<(), OpError> {
     if message.is_null() {
         return Ok(());
     }
@@ -166,7 +170,7 @@ pub fn check(message: *mut c_char) -> Result<(), OpError> {
 }
 
 /// Calls a function that writes one new tensor, and takes ownership of that tensor.
-pub fn returned_tensor(
+pub(super) fn returned_tensor(
     call: impl FnOnce(*mut *mut c_void) -> *mut c_char,
 ) -> Result<Tensor, OpError> {
     let mut out: *mut c_void = std::ptr::null_mut();

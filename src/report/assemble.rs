@@ -16,7 +16,7 @@ use crate::run::explanations::MapMetrics;
 use crate::run::{default_split, evaluated_run};
 
 /// Number of the best models of a leaderboard that are shown in detail: there are as many colors.
-pub const MAX_DETAILED: usize = 8;
+pub(super) const MAX_DETAILED: usize = 8;
 
 /// What to report on.
 #[derive(Debug, Clone, Default)]
@@ -43,14 +43,21 @@ pub struct DetailedModel {
 /// A report on runs.
 #[derive(Debug)]
 pub struct RunReport {
+    /// The page's heading.
     pub title: String,
+    /// The split that models are evaluated on.
     pub split: Split,
+    /// All runs found, finished or not.
     pub runs: Vec<FoundRun>,
+    /// Runs that differ only in seed and fold, together.
     pub models: Vec<Model>,
+    /// One leaderboard for each set of evaluated images.
     pub leaderboards: Vec<Leaderboard>,
+    /// Breakdowns of the models, leaderboard by leaderboard.
     pub details: Vec<DetailedModel>,
     /// The metrics of attribution maps, by model.
     pub maps: Vec<(String, MapMetrics)>,
+    /// Explained images with their figures.
     pub explained: Vec<ExplainedImage>,
     /// Notes on what was skipped or not compared.
     pub notes: Vec<String>,
@@ -99,6 +106,7 @@ impl RunReport {
         Ok(Self { title, split, runs, models, leaderboards, details, maps, explained, notes })
     }
 
+    /// Returns the place on a leaderboard that the details belong to.
     pub fn ranked(&self, detail: &DetailedModel) -> &RankedModel {
         &self.leaderboards[detail.board].models[detail.place]
     }
@@ -108,6 +116,7 @@ impl RunReport {
         self.details.iter().filter(move |detail| detail.board == board)
     }
 
+    /// Returns the model that a run trained, if the run has finished.
     pub fn model_of(&self, run: &FoundRun) -> Option<&Model> {
         let trained = |model: &&Model| model.runs.iter().any(|own| own.folder == run.folder);
         self.models.iter().find(trained)

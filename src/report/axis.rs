@@ -12,12 +12,12 @@ pub(crate) struct Axis {
 }
 
 impl Axis {
-    pub fn new(from: f64, to: f64) -> Self {
+    pub(crate) fn new(from: f64, to: f64) -> Self {
         Self { from, to }
     }
 
     /// Returns an axis that holds all finite values with a margin; from 0 to 1 if there are none.
-    pub fn around(values: impl IntoIterator<Item = f64>) -> Self {
+    pub(crate) fn around(values: impl IntoIterator<Item = f64>) -> Self {
         let Some((from, to)) = finite_range(values) else {
             return Self::new(0.0, 1.0);
         };
@@ -30,12 +30,12 @@ impl Axis {
     }
 
     /// Returns the position of a value: 0 at the start of the axis, 1 at its end.
-    pub fn position(self, value: f64) -> f64 {
+    pub(crate) fn position(self, value: f64) -> f64 {
         (value / 2.0 - self.from / 2.0) / (self.to / 2.0 - self.from / 2.0)
     }
 
     /// Returns about `count` round values in the range.
-    pub fn ticks(self, count: usize) -> Vec<f64> {
+    pub(crate) fn ticks(self, count: usize) -> Vec<f64> {
         let count = count.max(1) as f64;
         let step = round_step(self.to / count - self.from / count);
         let first = (self.from / step).ceil();

@@ -12,7 +12,7 @@ use crate::eval::predictions::Predictions;
 use crate::eval::statistics::{Bootstrap, Interval, MetricOverSeeds};
 
 /// Subsets of fewer images have neither a correlation nor intervals, which would be meaningless.
-pub const MIN_IMAGES: usize = 10;
+pub(super) const MIN_IMAGES: usize = 10;
 /// Approximate number of score ranges.
 const RANGES: usize = 5;
 
@@ -44,7 +44,7 @@ pub struct Breakdown {
 }
 
 /// Breaks a model's errors down by group and, if groups are like `female/asian`, by each attribute.
-pub fn by_group(ranked: &RankedModel) -> Result<Vec<Breakdown>> {
+pub(super) fn by_group(ranked: &RankedModel) -> Result<Vec<Breakdown>> {
     let Some(groups) = ranked.predictions.iter().map(|set| &set.groups).find(|g| !g.is_empty())
     else {
         return Ok(Vec::new());
@@ -74,7 +74,7 @@ pub fn by_group(ranked: &RankedModel) -> Result<Vec<Breakdown>> {
 }
 
 /// Breaks a model's errors down by true score, in ranges with round ends; empty ones are omitted.
-pub fn by_score(ranked: &RankedModel) -> Result<Breakdown> {
+pub(super) fn by_score(ranked: &RankedModel) -> Result<Breakdown> {
     let targets = ranked.predictions.first().map_or(&[][..], |set| &set.targets);
     let ends = ends(targets);
     let mut subsets = Vec::new();

@@ -22,13 +22,13 @@ const IGNORED: [&str; 10] = [
 ];
 
 /// Returns the fold that a config holds out, if there is one.
-pub fn fold_of(config: &Config) -> Option<&str> {
+pub(super) fn fold_of(config: &Config) -> Option<&str> {
     Some(config.data.split.as_str()).filter(|split| split.starts_with("fold_"))
 }
 
 /// Returns the keys and values in which runs of one model do not differ: all but the seed, the
 /// fold, [`IGNORED`] keys and the folder of a published data set.
-pub fn model_keys(config: &Config) -> Result<Vec<(String, String)>> {
+pub(super) fn model_keys(config: &Config) -> Result<Vec<(String, String)>> {
     let own_images = matches!(config.data.dataset, DatasetName::Csv | DatasetName::Folder);
     let keys = flat_keys(config)?
         .into_iter()
@@ -41,7 +41,7 @@ pub fn model_keys(config: &Config) -> Result<Vec<(String, String)>> {
 }
 
 /// Returns the model keys in which configs differ, each with every config's value.
-pub fn differences(configs: &[&Config]) -> Result<Vec<(String, Vec<String>)>> {
+pub(super) fn differences(configs: &[&Config]) -> Result<Vec<(String, Vec<String>)>> {
     let all: Vec<Vec<(String, String)>> =
         configs.iter().map(|config| model_keys(config)).collect::<Result<_>>()?;
     let value = |keys: &[(String, String)], key: &str| {

@@ -20,7 +20,7 @@ pub struct ExplainedImage {
 /// Returns the explained images in `explain/` of the models' run directories and in the given
 /// folders, and the number of skipped ones. Unless the split is test, images on which no model was
 /// evaluated are skipped: they may be test images.
-pub fn explained_images(
+pub(super) fn explained_images(
     models: &[Model],
     ranked: &[&RankedModel],
     given: &[PathBuf],

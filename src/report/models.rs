@@ -39,7 +39,7 @@ impl Model {
 /// device, paths, workers. A second run of the same seed and fold is skipped if it is a copy, and
 /// starts another model otherwise. Runs without a config belong to no model. Returns the models in
 /// the order of their first runs, and notes on skipped runs.
-pub fn group(runs: &[FoundRun], split: Split) -> Result<(Vec<Model>, Vec<String>)> {
+pub(super) fn group(runs: &[FoundRun], split: Split) -> Result<(Vec<Model>, Vec<String>)> {
     let (mut models, mut notes, mut all_keys) = (Vec::new(), Vec::new(), Vec::new());
     for run in runs {
         let Some(config) = &run.config else { continue };

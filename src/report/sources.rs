@@ -40,7 +40,7 @@ impl FoundRun {
 
 /// Finds the runs in folders, in the order of the folders and by name within each; a folder that is
 /// given twice is read once.
-pub fn find(sources: &[PathBuf]) -> Result<Vec<FoundRun>> {
+pub(super) fn find(sources: &[PathBuf]) -> Result<Vec<FoundRun>> {
     let mut seen = HashSet::new();
     let mut runs = Vec::new();
     for source in sources {
@@ -57,7 +57,7 @@ pub fn find(sources: &[PathBuf]) -> Result<Vec<FoundRun>> {
 }
 
 /// Returns the name of a folder, also of one that is given as `.`.
-pub fn folder_name(folder: &Path) -> String {
+pub(super) fn folder_name(folder: &Path) -> String {
     let real = fs::canonicalize(folder).unwrap_or_else(|_| folder.to_path_buf());
     let name = real.file_name().unwrap_or(real.as_os_str());
     name.to_string_lossy().into_owned()

@@ -138,7 +138,8 @@ fn rank_points(
     root: &Path,
     split: Split,
 ) -> Result<(Vec<Point>, Vec<Comparison>, Option<String>)> {
-    let mut by_point: Vec<(&SweepRun, BTreeMap<u64, Vec<(&SweepRun, &Status)>>)> = Vec::new();
+    type RunsBySeed<'a> = BTreeMap<u64, Vec<(&'a SweepRun, &'a Status)>>;
+    let mut by_point: Vec<(&SweepRun, RunsBySeed)> = Vec::new();
     for (run, status) in sweep.runs.iter().zip(statuses) {
         let index = by_point.iter().position(|(first, _)| first.point == run.point);
         let index = index.unwrap_or(by_point.len());

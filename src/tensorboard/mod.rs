@@ -67,10 +67,12 @@ impl TensorBoard {
         })
     }
 
+    /// Returns a log that writes nothing.
     pub fn off() -> Self {
         Self { records: None, path: PathBuf::new(), warn: Rc::new(|_| {}) }
     }
 
+    /// Whether events are written.
     pub fn is_on(&self) -> bool {
         self.records.is_some()
     }
@@ -123,6 +125,7 @@ impl TensorBoard {
         self.add(event);
     }
 
+    /// Writes buffered events to disk.
     pub fn flush(&mut self) {
         if let Some(records) = &mut self.records {
             let flushed = records.flush();

@@ -21,7 +21,7 @@ const OPACITY: f32 = 0.45;
 
 /// Renders a scatter plot of predicted (y) against true (x) scores on the same scale, with the line
 /// on which they are equal. Pairs with a value that is not finite are skipped.
-pub fn scatter(predictions: &Predictions) -> RgbImage {
+pub(super) fn scatter(predictions: &Predictions) -> RgbImage {
     let pairs: Vec<(f64, f64)> = (predictions.targets.iter().copied())
         .zip(predictions.predictions.iter().copied())
         .filter(|(target, predicted)| target.is_finite() && predicted.is_finite())

@@ -22,7 +22,7 @@ impl ValidationMaps {
     /// Logs the figures as `explain/1` to `explain/4`, from the lowest score to the highest, if
     /// they are due after this epoch. A failure is a warning, and turns further figures off, so
     /// that training continues.
-    pub fn log(&mut self, board: &mut TensorBoard, validated: &Validated) {
+    pub(super) fn log(&mut self, board: &mut TensorBoard, validated: &Validated) {
         if !board.is_on() || self.every == 0 || !validated.epoch.is_multiple_of(self.every) {
             return;
         }

@@ -131,6 +131,6 @@ mod tests {
         ema.restore(&HashMap::from([parameter(5.0)])).unwrap();
         assert_eq!(value(&ema.state()), 5.0);
         let error = ema.restore(&HashMap::new()).unwrap_err().to_string();
-        assert!(error.contains("has no w"), "{error}");
+        assert!(error.contains("have no w"), "{error}");
     }
 }

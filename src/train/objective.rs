@@ -97,7 +97,7 @@ pub(super) struct Evaluation<'a, R> {
 
 impl<R> Evaluation<'_, R> {
     /// Reports a batch of images that was evaluated.
-    pub fn advance(&mut self, split: Split, images: usize) -> Result<()> {
+    pub(super) fn advance(&mut self, split: Split, images: usize) -> Result<()> {
         self.observers.iter_mut().for_each(|observer| observer.evaluated(split.name(), images));
         (self.check_stop)()
     }

@@ -10,7 +10,7 @@ use crate::{VIM_SIZES, VIT_SIZES};
 
 /// Returns a network of one branch, in the sizes of the reference file's metadata and with its
 /// weights; the head is one linear layer.
-pub fn network(case: &Reference, branch: &str, preset: &str, sizes: &[&str]) -> BeautyNet {
+pub(crate) fn network(case: &Reference, branch: &str, preset: &str, sizes: &[&str]) -> BeautyNet {
     let mut overrides = vec![
         format!("model.fusion.strategy={branch}_only"),
         format!("model.{branch}.name={preset}"),

@@ -7,14 +7,14 @@ use safetensors::SafeTensors;
 use tch::{Kind, Tensor};
 
 /// A reference file: its tensors by name (float32) and its metadata.
-pub struct Reference {
+pub(crate) struct Reference {
     pub path: PathBuf,
     tensors: HashMap<String, Tensor>,
     metadata: HashMap<String, String>,
 }
 
 /// Returns the folder of the reference files.
-pub fn folder() -> PathBuf {
+pub(crate) fn folder() -> PathBuf {
     match std::env::var_os("VMB_GOLDEN_DIR") {
         Some(folder) => PathBuf::from(folder),
         None => Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/golden"),
@@ -23,7 +23,7 @@ pub fn folder() -> PathBuf {
 
 /// Returns every `.safetensors` file whose name has the prefix and suffix, except the `_weights`
 /// files; there must be at least one.
-pub fn matching(prefix: &str, suffix: &str) -> Vec<Reference> {
+pub(crate) fn matching(prefix: &str, suffix: &str) -> Vec<Reference> {
     let folder = folder();
     let mut paths: Vec<PathBuf> = std::fs::read_dir(&folder)
         .unwrap_or_else(|error| panic!("{}: {error}", folder.display()))
@@ -57,17 +57,17 @@ impl Reference {
     }
 
     /// Returns the tensor of that name; a missing one fails the test.
-    pub fn tensor(&self, name: &str) -> Tensor {
+    pub(crate) fn tensor(&self, name: &str) -> Tensor {
         self.optional(name).unwrap_or_else(|| panic!("{}: no tensor {name}", self.path.display()))
     }
 
     /// Returns the tensor of that name, if the file has it.
-    pub fn optional(&self, name: &str) -> Option<Tensor> {
+    pub(crate) fn optional(&self, name: &str) -> Option<Tensor> {
         self.tensors.get(name).map(|tensor| tensor.shallow_clone())
     }
 
     /// Returns the tensors whose names have a prefix, under the names without it.
-    pub fn with_prefix(&self, prefix: &str) -> Vec<(String, Tensor)> {
+    pub(crate) fn with_prefix(&self, prefix: &str) -> Vec<(String, Tensor)> {
         let mut found: Vec<_> = self
             .tensors
             .iter()
@@ -80,13 +80,13 @@ impl Reference {
     }
 
     /// Returns a value of the file's metadata.
-    pub fn meta(&self, key: &str) -> Option<&str> {
+    pub(crate) fn meta(&self, key: &str) -> Option<&str> {
         self.metadata.get(key).map(String::as_str)
     }
 }
 
 /// Asserts that two tensors differ by at most `tolerance` of the largest expected value.
-pub fn assert_close(what: &str, found: &Tensor, expected: &Tensor, tolerance: f64) {
+pub(crate) fn assert_close(what: &str, found: &Tensor, expected: &Tensor, tolerance: f64) {
     assert_eq!(found.size(), expected.size(), "{what}: shape");
     if expected.numel() == 0 {
         return;

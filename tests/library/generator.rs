@@ -4,7 +4,7 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// Held by a test for as long as it draws.
-pub fn alone_with_the_generator() -> MutexGuard<'static, ()> {
+pub(crate) fn alone_with_the_generator() -> MutexGuard<'static, ()> {
     static GENERATOR: Mutex<()> = Mutex::new(());
     GENERATOR.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -13,7 +13,7 @@ use crate::config::{Config, DataConfig};
 /// Time decoding, augmenting and batching of generated JPEGs (224 and 1024 pixels), and optionally
 /// of your own images
 #[derive(Debug, clap::Args)]
-pub struct Args {
+pub(crate) struct Args {
     /// A folder of images to measure as well
     folder: Option<PathBuf>,
     /// Take image size and augmentations from this config
@@ -43,7 +43,7 @@ fn parse_seconds(text: &str) -> Result<f64, String> {
         .ok_or_else(|| "seconds from 0 to 600".to_string())
 }
 
-pub fn run(args: &Args) -> Result<ExitCode> {
+pub(super) fn run(args: &Args) -> Result<ExitCode> {
     let config = match &args.config {
         Some(path) => Config::load(path, &args.set)?.data,
         None => DataConfig::default(),

@@ -17,7 +17,7 @@ use crate::ops::{self, Path};
 
 /// The benchmarks.
 #[derive(Debug, clap::Subcommand)]
-pub enum Command {
+pub(super) enum Command {
     Scan(ScanArgs),
     Train(train::Args),
     Data(data::Args),
@@ -25,7 +25,7 @@ pub enum Command {
 
 /// Time the selective scan on the CPU, compared with libtorch's own operations
 #[derive(Debug, clap::Args)]
-pub struct ScanArgs {
+pub(super) struct ScanArgs {
     /// Batch, channels, length and state size; may be repeated. Default: 8,384,197,16 and
     /// 2,384,4096,16
     #[arg(long = "shape", value_name = "B,D,L,N", value_parser = parse_shape)]
@@ -59,7 +59,7 @@ fn parse_path(text: &str) -> Result<Path, String> {
         .ok_or_else(|| "auto, portable, avx2 or avx512".to_string())
 }
 
-pub fn run(command: &Command) -> Result<ExitCode> {
+pub(super) fn run(command: &Command) -> Result<ExitCode> {
     match command {
         Command::Scan(args) if args.mixer => mixer(args),
         Command::Scan(args) => scan(args),

@@ -23,7 +23,7 @@ train: {batch_size: 8}
 
 /// Time training steps and forward passes of a model, and the phases of a step
 #[derive(Debug, clap::Args)]
-pub struct Args {
+pub(crate) struct Args {
     /// The experiment, a YAML file; default: ViT-Ti and Vim-Ti, 224 pixels, 8 images per step
     config: Option<PathBuf>,
     /// Change a key of the config; may be repeated
@@ -37,7 +37,7 @@ pub struct Args {
     json: bool,
 }
 
-pub fn run(args: &Args) -> Result<ExitCode> {
+pub(super) fn run(args: &Args) -> Result<ExitCode> {
     let config = match &args.config {
         Some(path) => Config::load(path, &args.set)?,
         None => Config::from_yaml(TINY, "the benchmark's config", &args.set)?,

@@ -23,7 +23,7 @@ use crate::sweep::{Launch, Shard, Sweep, SweepConfig, collect};
 /// Run the command again to resume a stopped sweep: finished runs are kept, stopped ones resume
 /// from their last epoch.
 #[derive(Debug, clap::Args)]
-pub struct Args {
+pub(super) struct Args {
     /// The sweep file, YAML
     sweep: PathBuf,
     /// Folder of the runs and the results [default: runs/NAME-sweep]
@@ -50,7 +50,7 @@ pub struct Args {
 }
 
 /// Runs the subcommand. The exit code is 1 if a run failed.
-pub fn run(args: &Args) -> Result<ExitCode> {
+pub(super) fn run(args: &Args) -> Result<ExitCode> {
     let sweep = Sweep::new(&SweepConfig::load(&args.sweep)?)?;
     let default_root = || Path::new("runs").join(format!("{}-sweep", sweep.name));
     let root = args.output.clone().unwrap_or_else(default_root);

@@ -25,7 +25,7 @@ pub(super) struct Progress {
 }
 
 impl Progress {
-    pub fn new(args: &Args, runs: &[&SweepRun], statuses: &[Status]) -> Self {
+    pub(super) fn new(args: &Args, runs: &[&SweepRun], statuses: &[Status]) -> Self {
         let mut progress = Self {
             total: runs.len(),
             completed: 0,
@@ -65,7 +65,7 @@ impl Progress {
     }
 
     /// Reports a change of a run's status.
-    pub fn update(&mut self, event: &Event) {
+    pub(super) fn update(&mut self, event: &Event) {
         let (run, status, text) = match event {
             Event::Started(run) => {
                 self.started.insert(run.name.clone(), Instant::now());

@@ -48,7 +48,7 @@ pub(super) struct Resampled {
 
 impl Resampled {
     /// Returns `None` where the metric is undefined, or is so in more than 1 % of the resamples.
-    pub fn new(estimate: f64, resampled: Vec<f64>, jackknife: Vec<f64>) -> Option<Self> {
+    pub(super) fn new(estimate: f64, resampled: Vec<f64>, jackknife: Vec<f64>) -> Option<Self> {
         let resamples = resampled.len();
         let mut resampled: Vec<f64> = resampled.into_iter().filter(|x| x.is_finite()).collect();
         let undefined = (resamples - resampled.len()) as f64;
@@ -70,7 +70,7 @@ impl Resampled {
     /// | 60 | 92.6 to 96.4 % | 93.1 to 95.4 % |
     /// | 127 | 93.5 to 95.3 % | 94.0 to 94.8 % |
     /// | 400 | 94.6 to 95.1 % | 94.6 to 95.1 % |
-    pub fn interval(&self, confidence: f64) -> Interval {
+    pub(super) fn interval(&self, confidence: f64) -> Interval {
         let (bias, acceleration) = (self.bias(), self.acceleration());
         let end = |p: f64| {
             let z = bias + normal_quantile(p);
@@ -82,7 +82,7 @@ impl Resampled {
 
     /// Returns the two-sided p of the metric being 0: twice the tail of the interval that ends
     /// there.
-    pub fn p_value(&self) -> f64 {
+    pub(super) fn p_value(&self) -> f64 {
         let (bias, acceleration) = (self.bias(), self.acceleration());
         let w = normal_quantile(self.fraction_below(0.0)) - bias;
         let below = normal_cdf(w / (1.0 + acceleration * w) - bias);

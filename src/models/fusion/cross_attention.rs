@@ -24,7 +24,7 @@ pub(super) struct CrossAttention {
 }
 
 impl CrossAttention {
-    pub fn new(path: &nn::Path, project: Projections, dim: i64) -> Self {
+    pub(super) fn new(path: &nn::Path, project: Projections, dim: i64) -> Self {
         Self {
             project,
             from_vit: ClassAttention::new(path / "from_vit", dim),
@@ -32,7 +32,7 @@ impl CrossAttention {
         }
     }
 
-    pub fn forward(&self, vit: &BranchTokens, mamba: &BranchTokens) -> Fused {
+    pub(super) fn forward(&self, vit: &BranchTokens, mamba: &BranchTokens) -> Fused {
         let [vit, mamba] = self.project.tokens(vit, mamba);
         let (from_vit, vit_to_itself) = self.from_vit.forward(&vit, &mamba);
         let (from_mamba, mamba_to_itself) = self.from_mamba.forward(&mamba, &vit);

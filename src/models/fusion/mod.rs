@@ -105,7 +105,7 @@ enum Join {
     /// low-rank bilinear pooling", arXiv 1610.04325).
     Bilinear { project: Projections, pool: Linear },
     /// `cross_attention`, between the token sequences.
-    CrossAttention(CrossAttention),
+    CrossAttention(Box<CrossAttention>),
     /// `score`, late fusion: `ŷ = w₁ f₁(v) + w₂ f₂(m)` with `w = softmax(a)` of two learned
     /// scalars, where `f₁` and `f₂` are regressors with the layers of `model.head`, one for each
     /// branch. A linear opinion pool (Stone, "The opinion pool", Annals of Mathematical Statistics
@@ -138,7 +138,7 @@ impl Join {
                 pool: Linear::new(path / "pool", dim, dim, true, Init::pytorch_default(dim)),
             },
             FusionStrategy::CrossAttention => {
-                Self::CrossAttention(CrossAttention::new(path, project(), dim))
+                Self::CrossAttention(Box::new(CrossAttention::new(path, project(), dim)))
             }
             FusionStrategy::Score => Self::Score {
                 vit_head: head("vit_head", widths[0]),

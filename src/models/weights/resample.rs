@@ -12,14 +12,14 @@ const MAX_PATCH: i64 = 64;
 
 /// Two square grids of patches, and the branch, which decides the class token's index.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Grids {
+pub(super) struct Grids {
     pub from: i64,
     pub to: i64,
     branch: Branch,
 }
 
 impl Grids {
-    pub fn new(branch: Branch, from: i64, to: i64) -> Option<Self> {
+    pub(super) fn new(branch: Branch, from: i64, to: i64) -> Option<Self> {
         let side = |patches: i64| {
             let side = patches.max(0).isqrt();
             (side > 0 && side * side == patches).then_some(side)
@@ -31,7 +31,7 @@ impl Grids {
 /// Resamples a position embedding (1, 1 + from², d) for another grid, (1, 1 + to², d): bicubic with
 /// antialias, as timm's `resample_abs_pos_embed`. The class token's row is kept as it is, and moves
 /// to its index in the new grid: first for a ViT, in the middle for a Vision Mamba.
-pub fn position_embedding(embedding: &Tensor, grids: Grids) -> Result<Tensor> {
+pub(super) fn position_embedding(embedding: &Tensor, grids: Grids) -> Result<Tensor> {
     let Grids { from, to, branch } = grids;
     let width = embedding.size()[2];
     let [before, after] = [from, to].map(|side| class_index(branch, side * side));
@@ -55,7 +55,7 @@ pub fn position_embedding(embedding: &Tensor, grids: Grids) -> Result<Tensor> {
 /// products with resized patches are closest to the old products with the original patches
 /// (FlexiViT, arXiv 2212.08013, section 3.4), as timm's `resample_patch_embed`. With B the matrix
 /// that resizes a flattened patch, they are pinv(Bᵀ) w.
-pub fn patch_embedding(kernels: &Tensor, side: i64) -> Result<Tensor> {
+pub(super) fn patch_embedding(kernels: &Tensor, side: i64) -> Result<Tensor> {
     let (d, channels, old, _) = kernels.size4()?;
     ensure!(
         old.max(side) <= MAX_PATCH,

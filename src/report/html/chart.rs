@@ -14,14 +14,14 @@ const BOTTOM: f64 = 40.0;
 const LABEL_LENGTH: usize = 56;
 
 /// Dash patterns of the series' lines, which distinguish them in addition to their colors.
-pub const DASHES: [&str; 8] = ["", "6 3", "2 2", "8 3 2 3", "", "6 3", "2 2", "8 3 2 3"];
+pub(super) const DASHES: [&str; 8] = ["", "6 3", "2 2", "8 3 2 3", "", "6 3", "2 2", "8 3 2 3"];
 
 /// Returns the CSS class that colors a series; all beyond the eighth are gray.
-pub fn series_class(index: Option<usize>) -> String {
+pub(super) fn series_class(index: Option<usize>) -> String {
     format!("s{}", index.unwrap_or(DASHES.len()).min(DASHES.len()))
 }
 
-pub struct Chart {
+pub(super) struct Chart {
     height: f64,
     left: f64,
     x: Axis,
@@ -32,7 +32,7 @@ pub struct Chart {
 
 impl Chart {
     /// Creates a chart with two numeric axes, whose titles state the units.
-    pub fn new(caption: &str, x: Axis, y: Axis, titles: [&str; 2]) -> Self {
+    pub(super) fn new(caption: &str, x: Axis, y: Axis, titles: [&str; 2]) -> Self {
         let mut chart = Self::without_axes(caption, x, y, HEIGHT, LEFT);
         chart.x_axis(&x.ticks(6), titles[0]);
         chart.y_axis(titles[1]);
@@ -40,7 +40,7 @@ impl Chart {
     }
 
     /// Creates a chart over epochs, from 1 to `last`.
-    pub fn epochs(caption: &str, last: usize, y: Axis, title: &str) -> Self {
+    pub(super) fn epochs(caption: &str, last: usize, y: Axis, title: &str) -> Self {
         let x = if last == 1 { Axis::new(0.5, 1.5) } else { Axis::new(1.0, last as f64) };
         let mut chart = Self::without_axes(caption, x, y, HEIGHT, LEFT);
         let ticks = x.ticks(6).into_iter().filter(|tick| tick.fract() == 0.0);
@@ -50,7 +50,7 @@ impl Chart {
     }
 
     /// Creates a chart of rows on a common axis, each with its label above; row `i` is at y = `i`.
-    pub fn rows(caption: &str, x: Axis, title: &str, rows: usize, row_height: f64) -> Self {
+    pub(super) fn rows(caption: &str, x: Axis, title: &str, rows: usize, row_height: f64) -> Self {
         let y = Axis::new(rows as f64 - 0.5, -0.5);
         let height = TOP + BOTTOM + row_height * rows as f64;
         let mut chart = Self::without_axes(caption, x, y, height, 16.0);
@@ -59,7 +59,7 @@ impl Chart {
     }
 
     /// Creates a chart over categories; category `i` is at x = `i`.
-    pub fn categories(caption: &str, names: &[&str], y: Axis, titles: [&str; 2]) -> Self {
+    pub(super) fn categories(caption: &str, names: &[&str], y: Axis, titles: [&str; 2]) -> Self {
         let x = Axis::new(-0.5, names.len() as f64 - 0.5);
         let mut chart = Self::without_axes(caption, x, y, HEIGHT, LEFT);
         chart.y_axis(titles[1]);
@@ -127,7 +127,7 @@ impl Chart {
     }
 
     /// Draws a line through points, interrupted where one is not finite.
-    pub fn line(&mut self, points: &[(f64, f64)], class: &str, dash: &str, title: &str) {
+    pub(super) fn line(&mut self, points: &[(f64, f64)], class: &str, dash: &str, title: &str) {
         let mut path = String::new();
         let mut pen_down = false;
         for &(x, y) in points {
@@ -146,7 +146,7 @@ impl Chart {
         }
     }
 
-    pub fn dot(&mut self, (x, y): (f64, f64), radius: f64, class: &str, title: &str) {
+    pub(super) fn dot(&mut self, (x, y): (f64, f64), radius: f64, class: &str, title: &str) {
         if x.is_finite() && y.is_finite() {
             self.add(html! {
                 circle class={ "d " (class) } cx=(px(self.x(x))) cy=(px(self.y(y))) r=(radius) {
@@ -157,7 +157,7 @@ impl Chart {
     }
 
     /// Draws a bar from the x axis up to `y`.
-    pub fn bar(&mut self, x: (f64, f64), y: f64, class: &str, title: &str) {
+    pub(super) fn bar(&mut self, x: (f64, f64), y: f64, class: &str, title: &str) {
         let (left, right, top) = (self.x(x.0), self.x(x.1), self.y(y));
         let (width, height) = ((right - left - 1.0).max(0.5), (self.floor() - top).max(0.0));
         self.add(html! {
@@ -166,14 +166,14 @@ impl Chart {
         });
     }
 
-    pub fn reference_line(&mut self, from: (f64, f64), to: (f64, f64)) {
+    pub(super) fn reference_line(&mut self, from: (f64, f64), to: (f64, f64)) {
         let (x1, y1, x2, y2) = (self.x(from.0), self.y(from.1), self.x(to.0), self.y(to.1));
         self.add(html! {
             path.rule d={ "M" (px(x1)) " " (px(y1)) "L" (px(x2)) " " (px(y2)) } {}
         });
     }
 
-    pub fn row_label(&mut self, row: f64, label: &str) {
+    pub(super) fn row_label(&mut self, row: f64, label: &str) {
         let shown: String = if label.chars().count() > LABEL_LENGTH {
             label.chars().take(LABEL_LENGTH - 1).chain(['…']).collect()
         } else {
@@ -184,7 +184,7 @@ impl Chart {
         });
     }
 
-    pub fn finish(self) -> Markup {
+    pub(super) fn finish(self) -> Markup {
         html! {
             figure.chart {
                 figcaption { (self.caption) }

@@ -34,7 +34,7 @@ fn class_of(report: &RunReport, ranked: &RankedModel) -> String {
     series_class(colored(report).iter().position(|model| *model == ranked.candidate))
 }
 
-pub fn legend(report: &RunReport) -> Markup {
+pub(super) fn legend(report: &RunReport) -> Markup {
     html! {
         ul.legend {
             @for (i, model) in colored(report).into_iter().enumerate() {
@@ -50,7 +50,7 @@ pub fn legend(report: &RunReport) -> Markup {
     }
 }
 
-pub fn row_of(charts: &[Markup]) -> Markup {
+pub(super) fn row_of(charts: &[Markup]) -> Markup {
     html! { div.charts { @for chart in charts { (chart) } } }
 }
 
@@ -93,7 +93,7 @@ fn intervals(caption: &str, title: &str, rows: &[Row], zero_line: bool) -> Marku
 }
 
 /// Draws PC and MAE of every model with their intervals.
-pub fn metrics(report: &RunReport, board: &Leaderboard) -> Markup {
+pub(super) fn metrics(report: &RunReport, board: &Leaderboard) -> Markup {
     let chart = |metric: Metric, unit: &str| {
         let rows = board.models.iter().take(MAX_ROWS).filter_map(|ranked| {
             let over_seeds = ranked.metric(metric);
@@ -113,7 +113,7 @@ pub fn metrics(report: &RunReport, board: &Leaderboard) -> Markup {
 }
 
 /// Draws validation PC and MAE and the training loss by epoch, a line for each run.
-pub fn curves(report: &RunReport) -> Option<Markup> {
+pub(super) fn curves(report: &RunReport) -> Option<Markup> {
     let mut lines: Vec<(usize, &str, &[EpochRecord])> = Vec::new();
     for (i, model) in colored(report).into_iter().enumerate() {
         let runs = report.models[model].runs.iter().filter(|run| !run.epochs.is_empty());
@@ -143,7 +143,7 @@ pub fn curves(report: &RunReport) -> Option<Markup> {
 }
 
 /// Draws one seed's predictions and residuals, on the same axes for all models of a leaderboard.
-pub fn scatter(report: &RunReport, detail: &DetailedModel) -> Markup {
+pub(super) fn scatter(report: &RunReport, detail: &DetailedModel) -> Markup {
     let ranked = report.ranked(detail);
     let Some(set) = ranked.predictions.first() else {
         return Markup::default();
@@ -179,7 +179,7 @@ pub fn scatter(report: &RunReport, detail: &DetailedModel) -> Markup {
 }
 
 /// Draws MAE and bias by score range, the detailed models of a leaderboard side by side.
-pub fn by_score(report: &RunReport, board: usize) -> Option<Markup> {
+pub(super) fn by_score(report: &RunReport, board: usize) -> Option<Markup> {
     let details: Vec<&DetailedModel> = report.details_of(board).collect();
     let names: Vec<&str> =
         details.first()?.scores.subsets.iter().map(|subset| subset.label.as_str()).collect();
@@ -220,7 +220,7 @@ pub fn by_score(report: &RunReport, board: usize) -> Option<Markup> {
 }
 
 /// Draws a model's PC, MAE and bias by group.
-pub fn by_group(report: &RunReport, detail: &DetailedModel) -> Option<Markup> {
+pub(super) fn by_group(report: &RunReport, detail: &DetailedModel) -> Option<Markup> {
     let ranked = report.ranked(detail);
     let chart = |by: &Breakdown, name: &str, unit: &str, estimate_of: fn(&Subset) -> Estimate| {
         let rows = by.subsets.iter().filter_map(|subset| {
@@ -250,7 +250,7 @@ pub fn by_group(report: &RunReport, detail: &DetailedModel) -> Option<Markup> {
 }
 
 /// Draws the distribution of the ViT branch's weight over images and seeds.
-pub fn branch_weights(report: &RunReport, ranked: &RankedModel) -> Option<Markup> {
+pub(super) fn branch_weights(report: &RunReport, ranked: &RankedModel) -> Option<Markup> {
     let columns = ranked.predictions.iter().filter_map(|set| set.column(BRANCH_WEIGHTS[0]));
     let values: Vec<f64> = columns.flatten().copied().filter(|v| v.is_finite()).collect();
     if values.is_empty() {

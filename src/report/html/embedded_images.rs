@@ -65,7 +65,7 @@ fn file_name(image: &str) -> &str {
     image.rsplit('/').next().unwrap_or(image)
 }
 
-pub fn worst(report: &RunReport, images: &EmbeddedImages) -> Markup {
+pub(super) fn worst(report: &RunReport, images: &EmbeddedImages) -> Markup {
     html! {
         @for (i, detail) in report.details.iter().take(WORST_MODELS).enumerate() {
             details open[i == 0] {
@@ -116,7 +116,7 @@ fn worst_of(report: &RunReport, detail: &DetailedModel, images: &EmbeddedImages)
     }
 }
 
-pub fn explained(report: &RunReport, images: &EmbeddedImages) -> Markup {
+pub(super) fn explained(report: &RunReport, images: &EmbeddedImages) -> Markup {
     let mut models: Vec<(&Option<String>, Vec<&ExplainedImage>)> = Vec::new();
     for explained in &report.explained {
         match models.iter_mut().find(|(model, _)| **model == explained.model) {

@@ -5,7 +5,7 @@ use crate::report::assemble::RunReport;
 use crate::report::breakdown::{Estimate, MIN_IMAGES};
 
 /// The errors of a leaderboard's detailed models by sex, ethnicity, group and score range.
-pub fn breakdown_tables(report: &RunReport, at: usize) -> Vec<Table> {
+pub(super) fn breakdown_tables(report: &RunReport, at: usize) -> Vec<Table> {
     let by = ["sex", "ethnicity", "group", "score range"].into_iter();
     by.filter_map(|by| breakdown_table(report, at, by)).collect()
 }

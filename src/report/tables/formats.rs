@@ -6,7 +6,7 @@ use maud::{Markup, html};
 use super::{Cell, Table};
 use crate::eval::statistics::Interval;
 
-pub const LATEX_PREAMBLE: &str = "\
+pub(crate) const LATEX_PREAMBLE: &str = "\
 % \\usepackage[T1]{fontenc} and \\usepackage{booktabs,graphicx} in the preamble; \
 then \\input{this file}, or copy a table.\n";
 
@@ -121,7 +121,8 @@ impl Table {
     pub fn to_csv(&self) -> Result<Vec<u8>> {
         let any =
             |column: usize, test: fn(&Cell) -> bool| self.rows.iter().any(|row| test(&row[column]));
-        let mut fields: Vec<(usize, &str, fn(&Cell) -> String)> = Vec::new();
+        type Format = fn(&Cell) -> String;
+        let mut fields: Vec<(usize, &str, Format)> = Vec::new();
         for i in 0..self.columns.len() {
             fields.push((i, "", Cell::exact));
             if any(i, |cell| matches!(cell, Cell::Metric { .. })) {
@@ -210,7 +211,7 @@ impl Table {
 }
 
 /// Aligns cells in columns, two spaces apart, to the left in columns of text.
-pub fn text_table(
+pub(crate) fn text_table(
     header: &[&str],
     rows: &[Vec<String>],
     is_text: impl Fn(usize) -> bool,
@@ -237,7 +238,7 @@ fn exact(value: Option<f64>) -> String {
 }
 
 /// Formats 1234567.8 as `1,234,567.8`.
-pub fn group_thousands(value: f64, digits: usize) -> String {
+pub(crate) fn group_thousands(value: f64, digits: usize) -> String {
     let text = format!("{:.digits$}", value.abs());
     let (integer, decimals) = text.split_at(text.find('.').unwrap_or(text.len()));
     let mut shown = String::from(if value < 0.0 { "-" } else { "" });
@@ -251,7 +252,7 @@ pub fn group_thousands(value: f64, digits: usize) -> String {
 }
 
 /// Escapes a text for Markdown, on one line.
-pub fn escape_markdown(text: &str) -> String {
+pub(crate) fn escape_markdown(text: &str) -> String {
     let mut escaped = String::new();
     for c in text.chars() {
         match c {

@@ -17,7 +17,7 @@ fn metric_columns() -> [Column; 4] {
 }
 
 /// A leaderboard: every model with its metrics, the best first, followed by the baselines.
-pub fn leaderboard(report: &RunReport, at: usize) -> Table {
+pub(super) fn leaderboard(report: &RunReport, at: usize) -> Table {
     let board = &report.leaderboards[at];
     let several = board.models.len() > 1;
     let folds = board.models.iter().any(|ranked| ranked.folds > 0);
@@ -109,7 +109,7 @@ fn baseline(name: &str, metrics: &Metrics, columns: &[Column]) -> Vec<Cell> {
 }
 
 /// A leaderboard in a few columns, for the terminal.
-pub fn leaderboard_summary(report: &RunReport, at: usize) -> Table {
+pub(super) fn leaderboard_summary(report: &RunReport, at: usize) -> Table {
     let board = &report.leaderboards[at];
     let [pc, others @ ..] = metric_columns();
     let mut columns = vec![
@@ -143,7 +143,7 @@ pub fn leaderboard_summary(report: &RunReport, at: usize) -> Table {
 }
 
 /// Each model's differences from the best model, metric by metric.
-pub fn differences_to_best(report: &RunReport, at: usize) -> Table {
+pub(super) fn differences_to_best(report: &RunReport, at: usize) -> Table {
     let board = &report.leaderboards[at];
     let mut columns = vec![Column::named("model")];
     for metric in Metric::ALL {
@@ -178,7 +178,7 @@ pub fn differences_to_best(report: &RunReport, at: usize) -> Table {
     }
 }
 
-pub fn comparisons(report: &RunReport, at: usize) -> Table {
+pub(super) fn comparisons(report: &RunReport, at: usize) -> Table {
     let board = &report.leaderboards[at];
     let rows = board.comparisons.iter().map(|comparison| {
         let difference = comparison.difference;

@@ -5,7 +5,7 @@ mod formats;
 mod leaderboard;
 mod runs;
 
-pub use formats::{LATEX_PREAMBLE, escape_markdown, group_thousands, text_table};
+pub(crate) use formats::{LATEX_PREAMBLE, escape_markdown, group_thousands, text_table};
 
 use anyhow::Result;
 

@@ -14,7 +14,7 @@ use crate::report::sources::FoundRun;
 use crate::run::Status;
 
 /// The metrics of the branches' attribution maps; `None` if no run has any.
-pub fn maps_table(report: &RunReport) -> Option<Table> {
+pub(super) fn maps_table(report: &RunReport) -> Option<Table> {
     let mut rows = Vec::new();
     for (name, measures) in &report.maps {
         let mut row = |metric: String, mean: &Mean| {
@@ -57,7 +57,7 @@ pub fn maps_table(report: &RunReport) -> Option<Table> {
 }
 
 /// The config keys in which models differ, as rows or columns, whichever makes the table narrower.
-pub fn config_table(report: &RunReport) -> Result<Option<Table>> {
+pub(super) fn config_table(report: &RunReport) -> Result<Option<Table>> {
     let configs: Vec<&Config> = report.models.iter().map(|model| &model.config).collect();
     let different = differences(&configs)?;
     if different.is_empty() {
@@ -85,7 +85,7 @@ pub fn config_table(report: &RunReport) -> Result<Option<Table>> {
 }
 
 /// All runs, including those that are not finished.
-pub fn runs_table(report: &RunReport) -> Table {
+pub(super) fn runs_table(report: &RunReport) -> Table {
     let names = ["run", "model", "seed", "fold", "status", "epochs"];
     let mut columns = names.map(Column::named).to_vec();
     columns.extend([

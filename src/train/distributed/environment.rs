@@ -32,7 +32,7 @@ pub(super) struct Environment {
 impl Environment {
     /// Reads this process's environment; `None` if it is the only process (WORLD_SIZE is 1 or not
     /// set).
-    pub fn of_process() -> Result<Option<Self>> {
+    pub(super) fn of_process() -> Result<Option<Self>> {
         Self::read(|name| env::var(name).ok())
     }
 

@@ -29,7 +29,7 @@ pub(super) struct Heartbeat {
 impl Heartbeat {
     /// Starts the threads. `store` is a connection of their own, so that a wait on the other one
     /// does not delay a beat.
-    pub fn start(store: Store, rank: usize, size: usize, lost: OnLost) -> Result<Self> {
+    pub(super) fn start(store: Store, rank: usize, size: usize, lost: OnLost) -> Result<Self> {
         let stop = Arc::new(AtomicBool::new(false));
         let silent: Arc<Vec<AtomicU32>> = Arc::new((0..size).map(|_| AtomicU32::new(0)).collect());
         let sender = Sender { store, rank, stop: Arc::clone(&stop), silent: Arc::clone(&silent) };

@@ -35,7 +35,7 @@ pub(super) struct Job {
 
 impl Job {
     /// Joins the job's store, and waits until all ranks have.
-    pub fn join(environment: Environment, lost: OnLost) -> Result<Self> {
+    pub(super) fn join(environment: Environment, lost: OnLost) -> Result<Self> {
         let Environment { rank, size, ref address, serves, join_timeout, .. } = environment;
         let place = format!("{}:{}", address.host, address.port);
         let store = Store::open(address, serves, join_timeout).with_context(|| {
@@ -74,13 +74,13 @@ impl Job {
     }
 
     /// Returns the process group and the device of its tensors.
-    pub fn group(&self) -> Result<&(ProcessGroup, Device)> {
+    pub(super) fn group(&self) -> Result<&(ProcessGroup, Device)> {
         self.group.get().context("internal: the ranks are not connected yet")
     }
 
     /// Waits for a key and returns its value; fails once another rank has failed. The heartbeat
     /// notices ranks that are gone.
-    pub fn wait_for(&self, key: &str) -> Result<Vec<u8>> {
+    pub(super) fn wait_for(&self, key: &str) -> Result<Vec<u8>> {
         while !self.store.has(key).map_err(Broken)? {
             if let Some(failure) = self.failure()? {
                 bail!(failure);
@@ -106,7 +106,7 @@ impl Job {
 
     /// Adds another rank's error to that of a broken collective: the other rank either reports it
     /// about now, or no longer can.
-    pub fn explain(&self, error: Error) -> Error {
+    pub(super) fn explain(&self, error: Error) -> Error {
         if !error.chain().any(|cause| cause.is::<Broken>()) {
             return error;
         }
@@ -122,7 +122,7 @@ impl Job {
     }
 
     /// Reports an error to the other ranks and breaks the connections, so that none waits.
-    pub fn give_up(self, error: &Error) {
+    pub(super) fn give_up(self, error: &Error) {
         if error.chain().any(|cause| cause.is::<Broken>()) {
             // Its destructor would wait for collectives with a rank that is gone.
             mem::forget(self.group);
@@ -137,7 +137,7 @@ impl Job {
     }
 
     /// Leaves a job that succeeded on all ranks.
-    pub fn leave(self) {
+    pub(super) fn leave(self) {
         drop(self.heartbeat);
         farewell(&self.store, self.environment.size);
     }

@@ -10,7 +10,7 @@ use crate::config::{Config, DataConfig};
 use crate::data::{self, ImageDataset, Sample, Source, Split};
 
 /// Training and validation images. Test images are not opened.
-pub struct TrainAndVal {
+pub(super) struct TrainAndVal {
     pub train: Arc<ImageDataset>,
     pub val: Arc<ImageDataset>,
     /// Rows of the two splits that were skipped.
@@ -24,7 +24,7 @@ impl TrainAndVal {
     ///
     /// # Errors
     /// Returns an error that names missing or damaged data.
-    pub fn load(config: &Config) -> Result<Self> {
+    pub(super) fn load(config: &Config) -> Result<Self> {
         let data = DataConfig { augment: config.pretrain.augment.clone(), ..config.data.clone() };
         let load = |split| data::load_split(&data, config.seed, split);
         let (train, skipped) = load(Split::Train)?;

@@ -12,7 +12,7 @@ const VALIDATION_EPOCH: u64 = u64::MAX;
 
 /// A sampler of masks: random cells of a grid whose cells are squares of patches.
 #[derive(Debug, Clone, Copy)]
-pub struct Masks {
+pub(super) struct Masks {
     seed: u64,
     /// Patches along a side of the image.
     grid: usize,
@@ -26,7 +26,7 @@ pub struct Masks {
 impl Masks {
     /// Creates the sampler with the config's ratio; at least one square is masked, and at least one
     /// is not.
-    pub fn new(seed: u64, config: &PretrainConfig, shape: &BackboneShape) -> Self {
+    pub(super) fn new(seed: u64, config: &PretrainConfig, shape: &BackboneShape) -> Self {
         let (grid, square) = (shape.grid() as usize, config.mask_patch as usize);
         let squares = grid.div_ceil(square).pow(2);
         let masked = (config.mask_ratio * squares as f64).round() as usize;
@@ -38,7 +38,7 @@ impl Masks {
     ///
     /// # Errors
     /// Returns libtorch's error if memory runs out.
-    pub fn train(&self, epoch: u64, indices: &[usize], device: Device) -> Result<Tensor> {
+    pub(super) fn train(&self, epoch: u64, indices: &[usize], device: Device) -> Result<Tensor> {
         let masks: Vec<bool> =
             indices.iter().flat_map(|&index| self.sample(epoch, index)).collect();
         let shape = [indices.len() as i64, (self.grid * self.grid) as i64];
@@ -49,7 +49,7 @@ impl Masks {
     ///
     /// # Errors
     /// Returns libtorch's error if memory runs out.
-    pub fn val(&self, indices: &[usize], device: Device) -> Result<Tensor> {
+    pub(super) fn val(&self, indices: &[usize], device: Device) -> Result<Tensor> {
         self.train(VALIDATION_EPOCH, indices, device)
     }
 

@@ -35,7 +35,7 @@ pub(super) struct MaskedImages<'a> {
 
 impl<'a> MaskedImages<'a> {
     /// Builds the model, with the weights that the backbone's config names.
-    pub fn new(
+    pub(super) fn new(
         config: &'a Config,
         backbone: &BackboneConfig,
         shape: BackboneShape,
@@ -54,11 +54,11 @@ impl<'a> MaskedImages<'a> {
         Ok(Self { config, images, before, model, masks })
     }
 
-    pub fn branch(&self) -> Branch {
+    pub(super) fn branch(&self) -> Branch {
         self.model.branch()
     }
 
-    pub fn model(&self) -> &MaskedImageModel {
+    pub(super) fn model(&self) -> &MaskedImageModel {
         &self.model
     }
 
@@ -80,7 +80,11 @@ impl<'a> MaskedImages<'a> {
     ///
     /// # Errors
     /// Returns an error if the file cannot be written.
-    pub fn finish(&self, run: &RunDir, records: &[PretrainEpochRecord]) -> Result<Pretrained> {
+    pub(super) fn finish(
+        &self,
+        run: &RunDir,
+        records: &[PretrainEpochRecord],
+    ) -> Result<Pretrained> {
         let branch = self.branch();
         // The metadata have no time in them, so that equal weights make equal files.
         let origin = serde_json::json!({

@@ -22,7 +22,7 @@ const SIDE: u32 = 96;
 const GAP: u32 = 4;
 
 /// Rows of panels that grow with every backbone.
-pub struct Panels {
+pub(super) struct Panels {
     /// (b, 3, s, s) uint8.
     images: Tensor,
     /// The images' indices among the validation images.
@@ -36,7 +36,7 @@ impl Panels {
     ///
     /// # Errors
     /// Returns an error that names an image that cannot be read.
-    pub fn new(images: &TrainAndVal, config: &Config) -> Result<Self> {
+    pub(super) fn new(images: &TrainAndVal, config: &Config) -> Result<Self> {
         let samples = images.val.samples();
         let rows = ROWS.min(samples.len());
         let indices: Vec<usize> = (0..rows).map(|row| row * samples.len() / rows).collect();
@@ -53,7 +53,7 @@ impl Panels {
     ///
     /// # Errors
     /// Returns an operator's error.
-    pub fn add(&mut self, model: &MaskedImageModel, config: &Config) -> Result<()> {
+    pub(super) fn add(&mut self, model: &MaskedImageModel, config: &Config) -> Result<()> {
         let _guard = tch::no_grad_guard();
         let device = model.device();
         let masks = Masks::new(config.seed, &config.pretrain, model.shape());
@@ -69,7 +69,7 @@ impl Panels {
     }
 
     /// Renders the sheet.
-    pub fn image(&self) -> RgbImage {
+    pub(super) fn image(&self) -> RgbImage {
         let side = self.images.size()[2] as u32;
         let side = side * SIDE.div_ceil(side);
         let offset = |at: usize| i64::from(GAP + at as u32 * (side + GAP));

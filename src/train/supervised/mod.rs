@@ -140,9 +140,10 @@ impl<'a> Supervised<'a> {
     ) -> Result<(Self, Option<Loader>)> {
         let device = world.connect(device::select(config.device)?)?;
         let splits = Splits::load(config)?;
-        let ahead = match from_scratch {
-            true => Some(batches(config, world, &splits.train, config.train.batch_size, 0, 0)?),
-            false => None,
+        let ahead = if from_scratch {
+            Some(batches(config, world, &splits.train, config.train.batch_size, 0, 0)?)
+        } else {
+            None
         };
         let criterion = Criterion::new(&config.train, splits.train.samples())?;
         tch::manual_seed(seed_of(config.seed, u64::MAX));

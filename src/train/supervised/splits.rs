@@ -22,7 +22,7 @@ impl Splits {
     ///
     /// # Errors
     /// Returns an error that names data that are missing or damaged.
-    pub fn load(config: &Config) -> Result<Self> {
+    pub(super) fn load(config: &Config) -> Result<Self> {
         let dataset = data::load(&config.data, config.seed)?;
         let images = |samples: Vec<Sample>| {
             Ok::<_, anyhow::Error>(Arc::new(ImageDataset::new(samples, &config.data)?))
@@ -40,7 +40,7 @@ impl Splits {
     }
 
     /// Returns a hash of every image's name and score, in order: a run resumes with the same only.
-    pub fn fingerprint(&self) -> String {
+    pub(super) fn fingerprint(&self) -> String {
         let mut hasher = blake3::Hasher::new();
         for images in [Some(&self.train), Some(&self.val), self.test.as_ref()] {
             for sample in images.into_iter().flat_map(|images| images.samples()) {
@@ -54,7 +54,7 @@ impl Splits {
     }
 
     /// Returns the numbers of training, validation and test images.
-    pub fn counts(&self) -> [usize; 3] {
+    pub(super) fn counts(&self) -> [usize; 3] {
         let test = self.test.as_ref().map_or(0, |images| images.len());
         [self.train.len(), self.val.len(), test]
     }

@@ -21,7 +21,7 @@ use crate::train::schedule::Schedule;
 
 impl<'a, O: Objective> Trainer<'a, O> {
     /// Prepares to train an objective from scratch. `ahead` is a loader of the first epoch.
-    pub fn new(
+    pub(crate) fn new(
         config: &'a Config,
         run: &'a RunDir,
         recipe: Recipe,
@@ -73,7 +73,7 @@ impl<'a, O: Objective> Trainer<'a, O> {
     /// # Errors
     /// Returns an error if it is damaged, or was made with other data, another number of processes
     /// or another precision.
-    pub fn load_checkpoint(&mut self) -> Result<()> {
+    pub(crate) fn load_checkpoint(&mut self) -> Result<()> {
         if !self.resumed || !self.world.is_first() {
             return Ok(());
         }
@@ -109,7 +109,7 @@ impl<'a, O: Objective> Trainer<'a, O> {
     ///
     /// # Errors
     /// Returns an error if ranks differ in config, data or program, or if one is gone.
-    pub fn synchronize(&mut self) -> Result<()> {
+    pub(crate) fn synchronize(&mut self) -> Result<()> {
         if self.world.size() == 1 {
             return Ok(());
         }

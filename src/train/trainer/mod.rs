@@ -70,7 +70,7 @@ pub(super) struct Trainer<'a, O: Objective> {
 
 impl<O: Objective> Trainer<'_, O> {
     /// Runs the remaining epochs.
-    pub fn run(&mut self, observers: &mut [Box<dyn Observer<O::Record>>]) -> Result<()> {
+    pub(super) fn run(&mut self, observers: &mut [Box<dyn Observer<O::Record>>]) -> Result<()> {
         self.announce(observers);
         self.lap = Instant::now();
         while self.progress.epochs < self.recipe.epochs
@@ -82,7 +82,7 @@ impl<O: Objective> Trainer<'_, O> {
     }
 
     /// Runs `evaluate` with the observers that it reports to.
-    pub fn evaluate<T>(
+    pub(super) fn evaluate<T>(
         &self,
         observers: &mut [Box<dyn Observer<O::Record>>],
         evaluate: impl FnOnce(&O, &mut Evaluation<O::Record>) -> Result<T>,
@@ -103,7 +103,7 @@ impl<O: Objective> Trainer<'_, O> {
     }
 
     /// Returns the number of trained parameters.
-    pub fn parameter_count(&self) -> i64 {
+    pub(super) fn parameter_count(&self) -> i64 {
         self.optimizer.parameter_count()
     }
 

@@ -8,10 +8,10 @@ use serde_json::{Value, json};
 use crate::sandbox::{SMALL, Sandbox};
 
 /// A row of predictions: image, target, prediction, group.
-pub type Row<'a> = (&'a str, f64, f64, &'a str);
+pub(super) type Row<'a> = (&'a str, f64, f64, &'a str);
 
 /// A finished run; `test` are its test images, and `set` overrides keys of the small config.
-pub struct Run<'a> {
+pub(super) struct Run<'a> {
     pub set: &'a str,
     pub seed: u64,
     pub val: &'a [Row<'a>],
@@ -20,7 +20,7 @@ pub struct Run<'a> {
 
 impl Run<'_> {
     /// Writes the run into a folder of the sandbox.
-    pub fn write(&self, sandbox: &Sandbox, folder: &str) {
+    pub(super) fn write(&self, sandbox: &Sandbox, folder: &str) {
         let folder = sandbox.path(folder);
         fs::create_dir_all(&folder).unwrap();
         write_config(&folder, self.set, self.seed);
@@ -54,7 +54,7 @@ impl Run<'_> {
 }
 
 /// Writes the config of a run that has started.
-pub fn write_config(folder: &Path, set: &str, seed: u64) {
+pub(super) fn write_config(folder: &Path, set: &str, seed: u64) {
     fs::create_dir_all(folder).unwrap();
     let mut config: serde_yaml::Value = serde_yaml::from_str(SMALL).unwrap();
     config["seed"] = seed.into();
@@ -96,7 +96,7 @@ fn predictions(folder: &Path, split: &str, rows: &[Row]) {
 }
 
 /// Four validation images.
-pub const VAL: [Row; 4] = [
+pub(super) const VAL: [Row; 4] = [
     ("val_a.png", 1.0, 1.5, ""),
     ("val_b.png", 2.0, 2.0, ""),
     ("val_c.png", 3.0, 2.5, ""),
@@ -105,7 +105,7 @@ pub const VAL: [Row; 4] = [
 
 /// Twenty-four test images of four groups, whose predictions are `off` too high for women and too
 /// low for men.
-pub fn grouped(off: f64) -> Vec<Row<'static>> {
+pub(super) fn grouped(off: f64) -> Vec<Row<'static>> {
     const NAMES: [&str; 24] = [
         "t00", "t01", "t02", "t03", "t04", "t05", "t06", "t07", "t08", "t09", "t10", "t11", "t12",
         "t13", "t14", "t15", "t16", "t17", "t18", "t19", "t20", "t21", "t22", "t23",
@@ -120,14 +120,14 @@ pub fn grouped(off: f64) -> Vec<Row<'static>> {
 }
 
 /// Reads a table's rows as maps from column to text.
-pub fn csv_rows(path: &Path) -> Vec<std::collections::HashMap<String, String>> {
+pub(super) fn csv_rows(path: &Path) -> Vec<std::collections::HashMap<String, String>> {
     let mut csv =
         csv::Reader::from_path(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
     csv.deserialize().map(Result::unwrap).collect()
 }
 
 /// Returns a model of the first leaderboard by name.
-pub fn model<'a>(report: &'a Value, name: &str) -> &'a Value {
+pub(super) fn model<'a>(report: &'a Value, name: &str) -> &'a Value {
     let models = report["leaderboards"][0]["models"].as_array().unwrap();
     let found = models.iter().find(|model| model["name"] == name);
     found.unwrap_or_else(|| panic!("no {name} in {report:#}"))

@@ -8,7 +8,7 @@ use tensorboard_proto::event::Event;
 use tensorboard_proto::summary::Summary_Value;
 
 /// All events of a run directory, file by file in their order.
-pub fn events(run: &Path) -> Vec<Event> {
+pub(crate) fn events(run: &Path) -> Vec<Event> {
     let entries = fs::read_dir(run.join("tensorboard")).unwrap();
     let mut files: Vec<_> = entries.map(|entry| entry.unwrap().path()).collect();
     files.sort();
@@ -27,7 +27,7 @@ pub fn events(run: &Path) -> Vec<Event> {
 }
 
 /// The values under a tag, each with its step.
-pub fn values(events: &[Event], tag: &str) -> Vec<(i64, Summary_Value)> {
+pub(crate) fn values(events: &[Event], tag: &str) -> Vec<(i64, Summary_Value)> {
     let all = events.iter().flat_map(|event| {
         let values = event.get_summary().get_value().iter();
         values.map(|value| (event.get_step(), value.clone()))

@@ -1,7 +1,7 @@
 //! A place to run the program in.
 
-pub mod events;
-pub mod run;
+pub(crate) mod events;
+pub(crate) mod run;
 
 use std::fs;
 use std::path::PathBuf;
@@ -11,7 +11,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 /// A model and data set that train in a second or two.
-pub const SMALL: &str = "
+pub(crate) const SMALL: &str = "
 name: small
 seed: 7
 data: {dataset: synthetic, image_size: 32, synthetic: {train: 48, val: 16, test: 16}}
@@ -24,31 +24,31 @@ train: {epochs: 3, batch_size: 16, threads: 1, optimizer: {lr: 1.0e-3}, schedule
 ";
 
 /// A temporary directory with `small.yaml` in it, which the program runs in.
-pub struct Sandbox(TempDir);
+pub(crate) struct Sandbox(TempDir);
 
 impl Sandbox {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let sandbox = Self(tempfile::tempdir().unwrap());
         fs::write(sandbox.path("small.yaml"), SMALL).unwrap();
         sandbox
     }
 
-    pub fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.0.path().join(name)
     }
 
-    pub fn command(&self, arguments: &[&str]) -> Command {
+    pub(crate) fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_vmbeauty"));
         command.args(arguments).current_dir(self.0.path());
         command
     }
 
-    pub fn run(&self, arguments: &[&str]) -> Output {
+    pub(crate) fn run(&self, arguments: &[&str]) -> Output {
         self.command(arguments).output().unwrap()
     }
 
     /// stdout of a run that must succeed.
-    pub fn done(&self, arguments: &[&str]) -> String {
+    pub(crate) fn done(&self, arguments: &[&str]) -> String {
         let output = self.run(arguments);
         let errors = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success(), "vmbeauty {arguments:?}: {errors}");
@@ -56,16 +56,16 @@ impl Sandbox {
     }
 
     /// A run directory with everything in it, as soon as can be.
-    pub fn train_one_epoch(&self, run: &str) {
+    pub(crate) fn train_one_epoch(&self, run: &str) {
         self.done(&["train", "small.yaml", "--output", run, "--set", "train.epochs=1"]);
     }
 
-    pub fn json(&self, arguments: &[&str]) -> Value {
+    pub(crate) fn json(&self, arguments: &[&str]) -> Value {
         serde_json::from_str(&self.done(arguments)).unwrap()
     }
 
     /// The exit code and stderr of a run that must fail.
-    pub fn fails(&self, arguments: &[&str]) -> (i32, String) {
+    pub(crate) fn fails(&self, arguments: &[&str]) -> (i32, String) {
         let output = self.run(arguments);
         assert!(!output.status.success(), "vmbeauty {arguments:?} did not fail");
         let errors = String::from_utf8(output.stderr).unwrap();

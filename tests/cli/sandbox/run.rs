@@ -9,22 +9,22 @@ use tch::Tensor;
 use vm_beautynet::models::weights::WeightsFile;
 
 /// What resuming needs, in a run directory.
-pub const CHECKPOINT: &str = "state/checkpoint.safetensors";
+pub(crate) const CHECKPOINT: &str = "state/checkpoint.safetensors";
 
 /// `vmbeauty train small.yaml` in the folder `run`, with these keys set.
-pub fn train_arguments<'a>(run: &'a str, set: &[&'a str]) -> Vec<&'a str> {
+pub(crate) fn train_arguments<'a>(run: &'a str, set: &[&'a str]) -> Vec<&'a str> {
     let mut arguments = vec!["train", "small.yaml", "--output", run];
     arguments.extend(set.iter().flat_map(|set| ["--set", set]));
     arguments
 }
 
 /// A file's tensors by name.
-pub fn tensors(file: &Path) -> HashMap<String, Tensor> {
+pub(crate) fn tensors(file: &Path) -> HashMap<String, Tensor> {
     Tensor::read_safetensors(file).unwrap().into_iter().collect()
 }
 
 /// The largest difference of a weight between two runs' last ones.
-pub fn largest_difference(runs: [&Path; 2]) -> f64 {
+pub(crate) fn largest_difference(runs: [&Path; 2]) -> f64 {
     let [a, b] = runs.map(|run| tensors(&run.join("last.safetensors")));
     assert_eq!(a.len(), b.len());
     let differences =
@@ -33,13 +33,13 @@ pub fn largest_difference(runs: [&Path; 2]) -> f64 {
 }
 
 /// Lines of `metrics.jsonl`.
-pub fn epochs(run: &Path) -> Vec<Value> {
+pub(crate) fn epochs(run: &Path) -> Vec<Value> {
     let text = fs::read_to_string(run.join("metrics.jsonl")).unwrap();
     text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
 /// How far a run's checkpoint has come.
-pub fn progress(run: &Path) -> Value {
+pub(crate) fn progress(run: &Path) -> Value {
     let metadata = WeightsFile::open(&run.join(CHECKPOINT)).unwrap().metadata();
     serde_json::from_str(&metadata["progress"]).unwrap()
 }

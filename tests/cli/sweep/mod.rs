@@ -1,4 +1,4 @@
 //! Tests of cross-validation and sweeps through the program, on runs of a second.
 
 mod cross_validation;
-mod sweep;
+mod grid;

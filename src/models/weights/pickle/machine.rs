@@ -22,7 +22,7 @@ pub(super) struct Machine<'a> {
 }
 
 impl<'a> Machine<'a> {
-    pub fn run(pickle: &'a [u8]) -> Result<Pickle> {
+    pub(super) fn run(pickle: &'a [u8]) -> Result<Pickle> {
         let mut machine = Self {
             input: pickle,
             values: Vec::new(),

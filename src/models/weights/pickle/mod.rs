@@ -19,11 +19,11 @@ use tch::Kind;
 use machine::Machine;
 
 /// A value's index in [`Pickle::values`].
-pub type Id = usize;
+pub(super) type Id = usize;
 
 /// A value of a pickle, as far as loading weights needs it.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Value {
+pub(super) enum Value {
     Text(Arc<str>),
     Int(i64),
     Sequence(Vec<Id>),
@@ -39,7 +39,7 @@ pub enum Value {
 
 /// A storage: a block of values in the archive.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Storage {
+pub(super) struct Storage {
     pub key: Arc<str>,
     pub kind: Kind,
     pub len: i64,
@@ -47,7 +47,7 @@ pub struct Storage {
 
 /// A tensor: a strided view of a storage, not checked yet.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct TensorView {
+pub(super) struct TensorView {
     pub storage: Storage,
     pub offset: i64,
     pub size: Vec<i64>,
@@ -55,21 +55,21 @@ pub struct TensorView {
 }
 
 #[derive(Debug)]
-pub struct Pickle {
+pub(super) struct Pickle {
     values: Vec<Value>,
     root: Id,
 }
 
 impl Pickle {
-    pub fn read(bytes: &[u8]) -> Result<Self> {
+    pub(super) fn read(bytes: &[u8]) -> Result<Self> {
         Machine::run(bytes)
     }
 
-    pub fn root(&self) -> &Value {
+    pub(super) fn root(&self) -> &Value {
         &self.values[self.root]
     }
 
-    pub fn entries<'a>(&'a self, value: &'a Value) -> Option<Vec<(&'a str, &'a Value)>> {
+    pub(super) fn entries<'a>(&'a self, value: &'a Value) -> Option<Vec<(&'a str, &'a Value)>> {
         let Value::Dict(entries) = value else {
             return None;
         };
@@ -97,13 +97,13 @@ const STORAGES: [(&str, Kind); 10] = [
     ("BoolStorage", Kind::Bool),
 ];
 
-pub fn storage_type(kind: Kind) -> Option<&'static str> {
+pub(super) fn storage_type(kind: Kind) -> Option<&'static str> {
     STORAGES.iter().find(|(_, known)| *known == kind).map(|(name, _)| *name)
 }
 
 /// A Python object that a pickle may name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Global {
+pub(super) enum Global {
     RebuildTensor,
     RebuildParameter,
     StorageType(Kind),
@@ -115,7 +115,7 @@ pub enum Global {
 impl Global {
     /// Looks a name up in the table: tensors, plain containers and values, and
     /// `argparse.Namespace`. All of them only hold values in Python too.
-    pub fn named(module: &str, name: &str) -> Option<Self> {
+    pub(super) fn named(module: &str, name: &str) -> Option<Self> {
         Some(match (module, name) {
             ("torch._utils", "_rebuild_tensor" | "_rebuild_tensor_v2") => Self::RebuildTensor,
             ("torch._utils", "_rebuild_parameter" | "_rebuild_parameter_with_state") => {
