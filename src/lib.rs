@@ -3,7 +3,7 @@
 //! rating.
 //!
 //! Each module imports only modules listed above it: [`files`] (atomic writes), [`config`] (YAML to
-//! typed config), [`data`] (data set to batches), [`ops`] (the selective scan), [`models`] (the
+//! typed config), [`data`] (dataset to batches), [`ops`] (the selective scan), [`models`] (the
 //! network), [`eval`] (metrics and predictions), [`run`] (the run directory), [`explain`] (what
 //! each branch attends to), [`train`] (the loop), [`sweep`] (folds and grids), [`report`] (tables
 //! and the HTML report), [`tensorboard`] (event files), [`export`] (weights for timm and Vim),

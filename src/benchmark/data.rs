@@ -30,7 +30,7 @@ const QUALITY: u8 = 90;
 /// The settings of [`benchmark_data`].
 #[derive(Debug, Clone)]
 pub struct DataBenchmarkSettings {
-    /// The image size and augmentations; the data set and cache are ignored.
+    /// The image size and augmentations; the dataset and cache are ignored.
     pub config: DataConfig,
     /// A folder of the user's images, measured in addition to the generated ones.
     pub folder: Option<PathBuf>,

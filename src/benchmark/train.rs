@@ -82,7 +82,7 @@ pub fn benchmark_train(
     }
     config.check_image_sizes()?;
     let device = device::select(config.device)?;
-    progress("loading the data set");
+    progress("loading the dataset");
     let dataset = data::load(&config.data, config.seed)?;
     let images = Arc::new(ImageDataset::new(dataset.train, &config.data)?);
     tch::manual_seed(config.seed as i64);

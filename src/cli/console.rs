@@ -92,11 +92,11 @@ impl Console {
         }
     }
 
-    /// Warns of skipped rows of the data set, if there are any.
+    /// Warns of skipped rows of the dataset, if there are any.
     pub(super) fn warn_of_skipped_rows(&self, rows: usize) {
         if rows > 0 {
             self.warn(&format!(
-                "{rows} rows of the data set were skipped: `vmbeauty data check` lists them"
+                "{rows} rows of the dataset were skipped: `vmbeauty data check` lists them"
             ));
         }
     }

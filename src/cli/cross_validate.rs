@@ -16,7 +16,7 @@ use crate::sweep::cross_validation::CrossValidation;
 use crate::sweep::{Folds, cross_validate};
 use crate::train::Stop;
 
-/// Train and test a model on every fold of a data set
+/// Train and test a model on every fold of a dataset
 ///
 /// Run the command again to resume a stopped cross-validation; finished folds are kept.
 #[derive(Debug, clap::Args)]
@@ -27,7 +27,7 @@ pub(super) struct Args {
     #[arg(long = "set", value_name = "KEY=VALUE")]
     set: Vec<String>,
     /// `published`, or the number of random folds [default: SCUT-FBP5500's five published folds, 5
-    /// random folds of other data sets]
+    /// random folds of other datasets]
     #[arg(long, value_name = "FOLDS")]
     folds: Option<Folds>,
     /// Folder of the folds' run directories [default: runs/NAME-cross-validation]

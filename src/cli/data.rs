@@ -17,7 +17,7 @@ pub(super) enum Command {
     Preview(PreviewArgs),
 }
 
-/// Count a data set's images, and list what is missing, unreadable, repeated, or in two splits
+/// Count a dataset's images, and list what is missing, unreadable, repeated, or in two splits
 #[derive(Debug, clap::Args)]
 pub(super) struct CheckArgs {
     /// The experiment, a YAML file

@@ -15,7 +15,7 @@ use crate::eval::metrics::Metric;
 use crate::eval::statistics::MetricsWithCi;
 use crate::run::Run;
 
-/// Evaluate a trained model on a split of its data set
+/// Evaluate a trained model on a split of its dataset
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// A run directory, or a weights file in one
@@ -24,7 +24,7 @@ pub(super) struct Args {
     #[arg(long, default_value = "test", value_parser =
         PossibleValuesParser::new(["train", "val", "test"]).try_map(|name| name.parse::<Split>()))]
     split: Split,
-    /// Folder of the data set, if it has moved since the run
+    /// Folder of the dataset, if it has moved since the run
     #[arg(long, value_name = "DIR")]
     data_root: Option<PathBuf>,
     /// Also write each image's prediction to a CSV file; `vmbeauty report` reads

@@ -34,7 +34,7 @@ use crate::train::{Stopped, World};
 /// Train VM-BeautyNet: a Vision Transformer and a Vision Mamba that predict how people rate the
 /// attractiveness of a face.
 ///
-/// Ratings are opinions of raters. This program must not be used to judge or identify anyone.
+/// Ratings are opinions of raters. This program must not be used to evaluate or identify anyone.
 #[derive(Debug, Parser)]
 #[command(name = "vmbeauty", version, arg_required_else_help = true)]
 pub struct Cli {
@@ -55,7 +55,7 @@ enum Command {
     Sweep(sweep::Args),
     Report(report::Args),
     Summary(summary::Args),
-    /// Inspect a data set
+    /// Inspect a dataset
     #[command(subcommand)]
     Data(data::Command),
     /// Measure this machine

@@ -29,10 +29,10 @@ pub(super) struct Args {
     /// directory is always included
     #[arg(long, value_name = "DIR")]
     explain: Vec<PathBuf>,
-    /// The folder of the data set, if it is not the one in the runs' configs
+    /// The folder of the dataset, if it is not the one in the runs' configs
     #[arg(long, value_name = "DIR", conflicts_with = "no_images")]
     data_root: Option<PathBuf>,
-    /// Show the images' names only: the license of a data set may require it if the report is
+    /// Show the images' names only: the license of a dataset may require it if the report is
     /// shared
     #[arg(long)]
     no_images: bool,

@@ -18,21 +18,21 @@ section! {
         /// images: `csv` (a table) or `folder` (folders named for their score, `3.5/anna.jpg` or
         /// `train/3.5/anna.jpg`).
         pub dataset: DatasetName = DatasetName::Synthetic,
-        /// Folder of the data set; for `csv` the CSV file or the folder that holds it. Required by
+        /// Folder of the dataset; for `csv` the CSV file or the folder that holds it. Required by
         /// all but `synthetic`.
         pub root: PathBuf = PathBuf::new(),
         /// Published split: `official`; for `scut_fbp5500` one of `fold_1` to `fold_5` and
-        /// `split_60_40`. For any data set also a fold sampled with the seed: `fold_2_of_10`.
+        /// `split_60_40`. For any dataset also a fold sampled with the seed: `fold_2_of_10`.
         pub split: String = "official".into(),
-        /// Seed of what the data set does not fix: folds, hold-outs and synthetic faces; `null`
+        /// Seed of what the dataset does not fix: folds, hold-outs and synthetic faces; `null`
         /// uses `seed`. Set it to vary the training seed alone.
         pub seed: Option<u64> = None,
-        /// Fraction of the training images held out for validation where the data set defines none.
+        /// Fraction of the training images held out for validation where the dataset defines none.
         pub val_fraction: f64 = 0.1,
         /// Fraction of all images held out for the test, for a `csv` or `folder` without splits
         /// only.
         pub test_fraction: f64 = 0.1,
-        /// Read each rater's score from the data set's spreadsheet (`scut_fbp5500`:
+        /// Read each rater's score from the dataset's spreadsheet (`scut_fbp5500`:
         /// `All_Ratings.xlsx`; `mebeauty`: `scores/generic_scores_all_2022.xlsx`), for `train.loss:
         /// label_distribution`. A `csv` names its columns in `data.csv.votes_columns`.
         pub votes: bool = false,
@@ -68,15 +68,15 @@ section! {
         pub test_time_flip: bool = false,
         /// Random changes to training images.
         pub augment: AugmentConfig = AugmentConfig::default(),
-        /// Columns of a `csv` data set.
+        /// Columns of a `csv` dataset.
         pub csv: CsvConfig = CsvConfig::default(),
-        /// Sizes of the `synthetic` data set.
+        /// Sizes of the `synthetic` dataset.
         pub synthetic: SyntheticConfig = SyntheticConfig::default(),
     }
 }
 
 section! {
-    /// Column names of a `csv` data set.
+    /// Column names of a `csv` dataset.
     pub struct CsvConfig {
         /// Path of the image, relative to the CSV file.
         pub image_column: String = "image".into(),
@@ -99,7 +99,7 @@ section! {
 }
 
 section! {
-    /// Sizes of the `synthetic` data set.
+    /// Sizes of the `synthetic` dataset.
     pub struct SyntheticConfig {
         /// Training images.
         pub train: usize = 1600,
@@ -123,7 +123,7 @@ pub struct Normalize {
 }
 
 names! {
-    /// The data set.
+    /// The dataset.
     pub enum DatasetName {
         /// Synthetic faces.
         Synthetic = "synthetic",
@@ -169,7 +169,7 @@ impl FromStr for Fold {
 }
 
 impl DatasetName {
-    /// Returns the published splits of the data set.
+    /// Returns the published splits of the dataset.
     pub fn splits(self) -> &'static [&'static str] {
         match self {
             Self::ScutFbp5500 => &["fold_1", "fold_2", "fold_3", "fold_4", "fold_5", "split_60_40"],
@@ -233,7 +233,7 @@ impl DataConfig {
     pub(super) fn check(&self, checks: &mut Checks) {
         let dataset = self.dataset;
         if dataset != DatasetName::Synthetic && self.root == Path::new("") {
-            let rest = format_args!(" is missing: the data set {dataset} needs its folder");
+            let rest = format_args!(" is missing: the dataset {dataset} needs its folder");
             checks.fail("root", rest);
         }
         let splits = dataset.splits();

@@ -34,7 +34,7 @@ impl Config {
         }
     }
 
-    /// Checks that the branches take images of `data.image_size`, which the data set provides. Not
+    /// Checks that the branches take images of `data.image_size`, which the dataset provides. Not
     /// part of [`validate`](Self::validate), because `--input-tensor` takes other sizes.
     ///
     /// # Errors
@@ -285,7 +285,7 @@ mod tests {
     fn a_data_set_on_disk_needs_a_root_and_one_of_its_splits() {
         assert_eq!(
             messages(&["data.dataset=csv"]),
-            ["data.root is missing: the data set csv needs its folder"]
+            ["data.root is missing: the dataset csv needs its folder"]
         );
         let scut = ["data.dataset=scut_fbp5500", "data.root=x"];
         config(&[scut[0], scut[1], "data.split=fold_3"]).unwrap();

@@ -10,7 +10,7 @@ pub struct HostBatch {
     pub len: usize,
     /// The side of an image, in pixels.
     pub size: usize,
-    /// (len): the scores, on the data set's own scale; mixed with the images by mixup and cutmix.
+    /// (len): the scores, on the dataset's own scale; mixed with the images by mixup and cutmix.
     pub targets: Vec<f32>,
     /// (len): the index of each image among the samples.
     pub indices: Vec<usize>,
@@ -38,7 +38,7 @@ impl HostBatch {
 /// One rating among those of an image.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Vote {
-    /// The rating, on the data set's own scale.
+    /// The rating, on the dataset's own scale.
     pub rating: f32,
     /// Its probability among the votes on the image.
     pub probability: f32,

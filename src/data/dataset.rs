@@ -1,4 +1,4 @@
-//! Samples, splits and the data set that they make up.
+//! Samples, splits and the dataset that they make up.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -13,17 +13,17 @@ use super::datasets::synthetic::FaceSeed;
 /// One rated image.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Sample {
-    /// The image's name in the data set.
+    /// The image's name in the dataset.
     pub id: String,
     /// The source of its pixels.
     pub source: Source,
-    /// The mean rating, on the data set's own scale.
+    /// The mean rating, on the dataset's own scale.
     pub score: f32,
-    /// The demographic group, such as `female/asian`, if the data set names one.
+    /// The demographic group, such as `female/asian`, if the dataset names one.
     pub group: Option<String>,
-    /// Its weight in the loss; 1 if the data set names none.
+    /// Its weight in the loss; 1 if the dataset names none.
     pub weight: f32,
-    /// The rating of each rater, on the data set's own scale; empty if only the mean is known.
+    /// The rating of each rater, on the dataset's own scale; empty if only the mean is known.
     pub votes: Vec<f32>,
 }
 
@@ -56,7 +56,7 @@ pub enum Source {
     Synthetic(FaceSeed),
 }
 
-/// A split of a data set.
+/// A split of a dataset.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Split {
@@ -106,13 +106,13 @@ impl FromStr for Split {
 pub struct Skipped {
     /// The split of its list.
     pub split: Split,
-    /// The image's name in the data set.
+    /// The image's name in the dataset.
     pub id: String,
     /// Why it is skipped.
     pub reason: String,
 }
 
-/// A data set that is ready to train on.
+/// A dataset that is ready to train on.
 #[derive(Debug, Clone, Default)]
 pub struct Dataset {
     /// Samples to train on; never empty.

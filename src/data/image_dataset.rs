@@ -48,7 +48,7 @@ pub struct ImageDataset {
 }
 
 impl ImageDataset {
-    /// Creates the data set of a split from its samples.
+    /// Creates the dataset of a split from its samples.
     pub fn new(samples: Vec<Sample>, config: &DataConfig) -> Result<Self> {
         let cache = samples.iter().map(|_| OnceLock::new()).collect();
         Ok(Self {

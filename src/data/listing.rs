@@ -1,4 +1,4 @@
-//! The rows of a data set's label lists, before any image is opened.
+//! The rows of a dataset's label lists, before any image is opened.
 
 use std::collections::HashSet;
 use std::fs;

@@ -1,4 +1,4 @@
-//! Loads the samples of each split of the configured data set.
+//! Loads the samples of each split of the configured dataset.
 
 use anyhow::{Context, Result, bail};
 use rayon::prelude::*;
@@ -12,8 +12,8 @@ use super::listing::{Listing, Row};
 use super::splits::{folds, leakage};
 use crate::config::{DataConfig, DatasetName, SyntheticConfig};
 
-/// Reads the configured data set. `seed` determines the rows held out for validation and test,
-/// unless the data set publishes splits, and the faces of the synthetic one. Returns an error, with
+/// Reads the configured dataset. `seed` determines the rows held out for validation and test,
+/// unless the dataset publishes splits, and the faces of the synthetic one. Returns an error, with
 /// the file or the key, if a list is missing or malformed, an image is in two splits (unless
 /// `data.overlap` allows it), or no readable image is left for train or val.
 pub fn load(config: &DataConfig, seed: u64) -> Result<Dataset> {
@@ -25,7 +25,7 @@ pub fn load(config: &DataConfig, seed: u64) -> Result<Dataset> {
     Ok(Dataset { train, val, test, skipped })
 }
 
-/// Reads one split of the configured data set, with the same samples as [`load`], without opening
+/// Reads one split of the configured dataset, with the same samples as [`load`], without opening
 /// the images of the others. Returns an error as [`load`] does, but only this split must have a
 /// readable image.
 pub fn load_split(
@@ -83,7 +83,7 @@ fn require(
     let mut skipped = skipped.iter().filter(|row| row.split == split);
     let Some(first) = skipped.next() else {
         bail!(
-            "the data set {} has no image for {split}; add some to its lists, or raise \
+            "the dataset {} has no image for {split}; add some to its lists, or raise \
              data.{split}_fraction",
             config.root.display()
         );
@@ -98,7 +98,7 @@ fn require(
     )
 }
 
-/// Reads the data set's lists. No image is decoded, but for folds from the seed all files are read,
+/// Reads the dataset's lists. No image is decoded, but for folds from the seed all files are read,
 /// to find those of the same content.
 pub(crate) fn list(config: &DataConfig, seed: u64) -> Result<Listing> {
     let seed = config.seed.unwrap_or(seed);
@@ -132,7 +132,7 @@ fn list_split(config: &DataConfig, seed: u64) -> Result<Listing> {
         }
         Ok(listing)
     })
-    .with_context(|| format!("reading the data set {}", root.display()))
+    .with_context(|| format!("reading the dataset {}", root.display()))
 }
 
 fn attach_votes(config: &DataConfig, listing: &mut Listing) -> Result<()> {
@@ -165,7 +165,7 @@ fn attach_votes(config: &DataConfig, listing: &mut Listing) -> Result<()> {
     Ok(())
 }
 
-/// Lists the synthetic data set. Each split has its own range of faces, so that the size of one
+/// Lists the synthetic dataset. Each split has its own range of faces, so that the size of one
 /// split does not change the others.
 fn list_synthetic(config: &SyntheticConfig, seed: u64) -> Listing {
     let rows = |split: Split, count: usize| {

@@ -1,6 +1,6 @@
-//! Data set on disk -> samples -> augmented batches of pixels.
+//! Dataset on disk -> samples -> augmented batches of pixels.
 //!
-//! [`load`] reads a data set's lists into [`Sample`]s, [`ImageDataset`] turns samples into pixels,
+//! [`load`] reads a dataset's lists into [`Sample`]s, [`ImageDataset`] turns samples into pixels,
 //! and a [`Loader`] delivers them in batches, ahead of the training step. Pixels stay 8-bit RGB:
 //! each backbone normalizes with its own mean and deviation.
 

@@ -11,15 +11,15 @@ use crate::eval::metrics::Metrics;
 use crate::files;
 
 const COLUMNS: [&str; 3] = ["image", "target", "prediction"];
-/// The column of the images' groups, where the data set has them.
+/// The column of the images' groups, where the dataset has them.
 const GROUP: &str = "group";
 
 /// Predictions for a list of images. All columns are equally long.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Predictions {
-    /// Image names in the data set.
+    /// Image names in the dataset.
     pub images: Vec<String>,
-    /// Mean ratings, in the data set's score units.
+    /// Mean ratings, in the dataset's score units.
     pub targets: Vec<f64>,
     /// Predicted ratings, in the same units.
     pub predictions: Vec<f64>,

@@ -35,7 +35,7 @@ pub struct ExplainedImage {
     pub name: String,
     /// The original image.
     pub image: RgbImage,
-    /// The prediction on the data set's own scale.
+    /// The prediction on the dataset's own scale.
     pub score: f64,
     /// The fusion weights of ViT and Mamba, if the fusion strategy defines them.
     pub weights: Option<[f64; 2]>,

@@ -65,7 +65,7 @@ impl<'a> FigureWriter<'a> {
         })
     }
 
-    /// Explains a data set's images. Calls `skipped` with the error of each image that cannot be
+    /// Explains a dataset's images. Calls `skipped` with the error of each image that cannot be
     /// read.
     ///
     /// # Errors

@@ -50,7 +50,7 @@ pub struct Explanation {
     pub vit: Option<BranchMaps>,
     /// Maps of the Vision Mamba, if the model has one.
     pub mamba: Option<BranchMaps>,
-    /// The predictions (b) on the data set's own scale.
+    /// The predictions (b) on the dataset's own scale.
     pub score: Tensor,
     /// The fusion weights (b, 2) of ViT and Mamba, if the fusion strategy defines them.
     pub weights: Option<Tensor>,

@@ -18,7 +18,7 @@ an image. Ratings are opinions; they are not a property of a face. It is meant f
 ratings and on the model itself: comparing architectures, studying agreement between raters,
 measuring bias.
 
-It must not be used to judge, rank, select or identify people, nor shown to them as a verdict.
+It must not be used to evaluate, rank, select or identify people, nor shown to them as a verdict.
 
 - It reproduces the taste and the prejudices of its raters. Its error can differ between groups of
   people; inspect the error by group before drawing any conclusion.

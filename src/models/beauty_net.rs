@@ -29,7 +29,7 @@ pub struct Output {
     /// (b, k): the log-probabilities of k ratings, if the head predicts a distribution; the
     /// prediction is its mean.
     pub log_probabilities: Option<Tensor>,
-    /// (b): the prediction on the data set's own scale.
+    /// (b): the prediction on the dataset's own scale.
     pub score: Tensor,
 }
 

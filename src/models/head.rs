@@ -44,7 +44,7 @@ pub struct RegressionHead {
     regressor: Option<Regressor>,
     score_mean: Tensor,
     score_std: Tensor,
-    /// (k): the ratings whose probabilities the regressor predicts, on the data set's own scale.
+    /// (k): the ratings whose probabilities the regressor predicts, on the dataset's own scale.
     score_bins: Option<Tensor>,
 }
 
@@ -102,12 +102,12 @@ impl RegressionHead {
         self.score_mean.device()
     }
 
-    /// Scaled scores to the data set's own scale.
+    /// Scaled scores to the dataset's own scale.
     pub fn to_scores(&self, scaled: &Tensor) -> Tensor {
         scaled.to_kind(Kind::Float) * &self.score_std + &self.score_mean
     }
 
-    /// Scores on the data set's own scale to scaled scores.
+    /// Scores on the dataset's own scale to scaled scores.
     pub fn to_scaled(&self, scores: &Tensor) -> Tensor {
         (scores - &self.score_mean) / &self.score_std
     }

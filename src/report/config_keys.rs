@@ -27,7 +27,7 @@ pub(super) fn fold_of(config: &Config) -> Option<&str> {
 }
 
 /// Returns the keys and values in which runs of one model do not differ: all but the seed, the
-/// fold, [`IGNORED`] keys and the folder of a published data set.
+/// fold, [`IGNORED`] keys and the folder of a published dataset.
 pub(super) fn model_keys(config: &Config) -> Result<Vec<(String, String)>> {
     let own_images = matches!(config.data.dataset, DatasetName::Csv | DatasetName::Folder);
     let keys = flat_keys(config)?

@@ -160,7 +160,7 @@ impl MapMetrics {
 pub struct ExplainedEntry {
     /// The image's name.
     pub image: String,
-    /// The prediction on the data set's own scale.
+    /// The prediction on the dataset's own scale.
     pub score: f64,
     /// The fusion weight of the ViT, if the fusion strategy defines it.
     pub weight_vit: Option<f64>,

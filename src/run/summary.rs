@@ -21,7 +21,7 @@ pub const SUMMARY_FILE: &str = "summary.json";
 pub struct Summary {
     /// Metrics of the best weights on the validation images.
     pub val: MetricsWithCi,
-    /// Metrics of the best weights on the test images, if the data set has some.
+    /// Metrics of the best weights on the test images, if the dataset has some.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub test: Option<MetricsWithCi>,
     /// Metrics of trivial predictors on the same images.
@@ -44,7 +44,7 @@ pub struct Summary {
     pub parameters: i64,
     /// Numbers of training, validation and test images.
     pub images: [usize; 3],
-    /// Rows of the data set that were skipped.
+    /// Rows of the dataset that were skipped.
     pub skipped_rows: usize,
     /// The seed of the run.
     pub seed: u64,
@@ -88,7 +88,7 @@ impl Summary {
 pub struct BaselinesBySplit {
     /// Baselines on the validation images.
     pub val: Baselines,
-    /// Baselines on the test images, if the data set has some.
+    /// Baselines on the test images, if the dataset has some.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub test: Option<Baselines>,
 }

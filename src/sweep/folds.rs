@@ -8,18 +8,18 @@ use serde_yaml::Value;
 
 use crate::config::{DatasetName, Fold};
 
-/// The folds that a data set is split into; in text `published` or their number.
+/// The folds that a dataset is split into; in text `published` or their number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "Value")]
 pub enum Folds {
-    /// The folds that come with the data set: SCUT-FBP5500's five.
+    /// The folds that come with the dataset: SCUT-FBP5500's five.
     Published,
     /// N folds, split at random from the seed.
     Random(usize),
 }
 
 impl Folds {
-    /// Returns the published folds of SCUT-FBP5500, five random ones of other data sets.
+    /// Returns the published folds of SCUT-FBP5500, five random ones of other datasets.
     pub fn default_for(dataset: DatasetName) -> Self {
         match dataset {
             DatasetName::ScutFbp5500 => Self::Published,
@@ -37,7 +37,7 @@ impl Folds {
                 Ok((1..=5).map(|fold| format!("fold_{fold}")).collect())
             }
             (Self::Published, _) => Err(format!(
-                "the data set {dataset} has no published folds: give their number, for example 5"
+                "the dataset {dataset} has no published folds: give their number, for example 5"
             )),
         }
     }

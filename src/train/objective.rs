@@ -39,7 +39,7 @@ pub(super) struct Description<'a> {
     pub branch: Option<Branch>,
     /// Numbers of training, validation and test images.
     pub images: [usize; 3],
-    /// Rows of the data set that were skipped.
+    /// Rows of the dataset that were skipped.
     pub skipped_rows: usize,
     /// Notes about the pretrained weights.
     pub notes: &'a [String],

@@ -16,7 +16,7 @@ pub struct Start<'a> {
     pub branch: Option<Branch>,
     /// Numbers of training, validation and test images.
     pub images: [usize; 3],
-    /// Rows of the data set that were skipped.
+    /// Rows of the dataset that were skipped.
     pub skipped_rows: usize,
     /// Number of trained parameters.
     pub parameters: i64,

@@ -1,4 +1,4 @@
-//! The program itself, on small synthetic data sets in a temporary directory.
+//! The program itself, on small synthetic datasets in a temporary directory.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -129,7 +129,7 @@ fn resuming_with_different_data_is_an_error() {
     sandbox.done(&["train", "csv.yaml", "--output", "run"]);
     fs::write(sandbox.path("set/list.csv"), rows.replace("3.png,3", "3.png,4")).unwrap();
     let (_, errors) = sandbox.fails(&["train", "csv.yaml", "--output", "run", "--resume"]);
-    assert!(errors.contains("data set is not the one"), "{errors}");
+    assert!(errors.contains("dataset is not the one"), "{errors}");
 }
 
 #[test]
@@ -225,7 +225,7 @@ fn an_export_has_the_published_names_and_a_model_card() {
     for words in [
         &mae,
         "48 training, 16 validation and 16 test images",
-        "must not be used to judge",
+        "must not be used to evaluate",
         "vit_micro_patch8_64",
         "seed: 7",
     ] {
@@ -447,7 +447,7 @@ fn data_check_prints_one_json_object_with_missing_and_unreadable_images() {
     assert!(output.status.success(), "{errors}");
     assert!(
         errors.contains("2 images to train")
-            && errors.contains("2 rows of the data set were skipped"),
+            && errors.contains("2 rows of the dataset were skipped"),
         "{errors}"
     );
 }

@@ -81,7 +81,7 @@ fn read_damaged_images(count: usize) -> usize {
     read
 }
 
-/// A label file, its path in its data set, and the configuration that reads it.
+/// A label file, its path in its dataset, and the configuration that reads it.
 struct Labels {
     file: &'static str,
     text: &'static str,

@@ -1,4 +1,4 @@
-//! The manifest of a data set: its files and the hashes of their contents.
+//! The manifest of a dataset: its files and the hashes of their contents.
 
 use std::path::Path;
 
@@ -10,7 +10,7 @@ use crate::files::write_atomic;
 impl DatasetCheck {
     /// Writes a CSV file with a line for each existing file: split, name, score, group, the hash of
     /// its content (BLAKE3), width and height; the last three are empty if it cannot be read. It
-    /// allows comparing two releases of a data set.
+    /// allows comparing two releases of a dataset.
     pub fn write_manifest(&self, path: &Path) -> Result<()> {
         write_atomic(path, |file| {
             let mut table = csv::Writer::from_writer(file);

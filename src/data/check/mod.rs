@@ -1,4 +1,4 @@
-//! Checks a data set before training: what is missing, unreadable, repeated or leaking.
+//! Checks a dataset before training: what is missing, unreadable, repeated or leaking.
 
 mod findings;
 mod html;
@@ -27,7 +27,7 @@ pub use self::findings::{
 };
 pub use self::scores::ScoreSummary;
 
-/// Reads every list and every file of the configured data set, in parallel. Returns an error if a
+/// Reads every list and every file of the configured dataset, in parallel. Returns an error if a
 /// list is missing or malformed. Problems of rows and images are not errors, but part of the
 /// result.
 pub fn check(config: &DataConfig, seed: u64) -> Result<DatasetCheck> {

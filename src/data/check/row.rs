@@ -1,4 +1,4 @@
-//! The check of one row of a data set's lists.
+//! The check of one row of a dataset's lists.
 
 use std::path::Path;
 

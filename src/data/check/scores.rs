@@ -1,10 +1,10 @@
-//! Statistics of the scores of a data set.
+//! Statistics of the scores of a dataset.
 
 use serde::Serialize;
 
 use crate::data::dataset::Sample;
 
-/// Statistics of scores, on the data set's own scale.
+/// Statistics of scores, on the dataset's own scale.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct ScoreSummary {
     /// The lowest score.

@@ -22,7 +22,7 @@ use crate::data::splits::holdout::complete_splits;
 pub(crate) fn read(config: &DataConfig, seed: u64) -> Result<Listing> {
     if config.split != "official" {
         bail!(
-            "data.split: a csv data set has no split {:?}; remove the key, and name each row's \
+            "data.split: a csv dataset has no split {:?}; remove the key, and name each row's \
              split in the column {:?}",
             config.split,
             config.csv.split_column

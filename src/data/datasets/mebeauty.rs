@@ -1,6 +1,6 @@
 //! MEBeauty, 2021 release (Lebedeva et al.): faces of six ethnic groups, rated from 1 to 10.
 //!
-//! `scores/{train,val,test}_2022.txt` name images by paths relative to the data set's folder, as
+//! `scores/{train,val,test}_2022.txt` name images by paths relative to the dataset's folder, as
 //! `./cropped_images/images_crop_align_mtcnn/female/asian/x.jpg 6.5`. Some rows name images that
 //! the release lacks, and one image is in two splits; both are as published.
 

@@ -1,4 +1,4 @@
-//! The data sets: each reads its lists into rows.
+//! The datasets: each reads its lists into rows.
 
 pub(super) mod csv;
 pub(super) mod image_folder;

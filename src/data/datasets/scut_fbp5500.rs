@@ -1,6 +1,6 @@
 //! SCUT-FBP5500 v2 (Liang et al., 2018): 5500 faces, each rated from 1 to 5 by 60 people.
 //!
-//! Images are in `Images/`, or in the data set's folder itself. The lists are as published, below
+//! Images are in `Images/`, or in the dataset's folder itself. The lists are as published, below
 //! `train_test_files/`, or flat as `<k>/train_<k>.txt`. The first release calls the files ftw, mtw,
 //! fty and mty, the second CF, CM, AF and AM; lists and images may each follow either.
 
@@ -149,7 +149,7 @@ mod tests {
     use super::*;
     use crate::data::{Source, Split};
 
-    /// Writes a data set of 12 faces: lists with the given prefix below `lists`, images below
+    /// Writes a dataset of 12 faces: lists with the given prefix below `lists`, images below
     /// `images`.
     fn tree(lists: &str, list_prefix: &str, images: &str, image_prefix: &str) -> tempfile::TempDir {
         let root = tempfile::tempdir().unwrap();

@@ -1,4 +1,4 @@
-//! Individual ratings, from the spreadsheets that data sets publish with their lists.
+//! Individual ratings, from the spreadsheets that datasets publish with their lists.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs::File;
@@ -224,7 +224,7 @@ mod tests {
 
     use super::*;
 
-    /// Spreadsheets that openpyxl wrote, in the forms of the two data sets.
+    /// Spreadsheets that openpyxl wrote, in the forms of the two datasets.
     fn fixture(name: &str) -> PathBuf {
         Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/ratings").join(name)
     }

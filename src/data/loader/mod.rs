@@ -22,7 +22,8 @@ pub use self::shard::RankShard;
 
 /// Iterates over the batches of one pass.
 ///
-/// Order and pixels depend on the samples and [`Mode`](crate::data::Mode) alone, never on the number of workers.
+/// Order and pixels depend on the samples and the [mode](crate::data::Mode) alone, never on the
+/// number of workers.
 /// Worker threads put batches in a queue of bounded length. An image that cannot be read, or a
 /// panic while loading one, ends the pass with an error that names the image. Dropping the loader
 /// early stops its threads.

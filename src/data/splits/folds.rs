@@ -13,7 +13,7 @@ use crate::data::random_stream::RandomStream;
 
 /// Assigns all rows of `listing`, of whatever split, to folds: `fold` is the test split, and
 /// `val_fraction` of the others is held out for validation. Images of the same content and images
-/// of one person, if the data set names persons, stay in one split. The folds are stratified by
+/// of one person, if the dataset names persons, stay in one split. The folds are stratified by
 /// score and group, and depend on the seed alone.
 pub(crate) fn assign_folds(
     mut listing: Listing,

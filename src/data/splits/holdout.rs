@@ -40,7 +40,7 @@ pub(crate) fn hold_out(
     (kept, held)
 }
 
-/// Completes the splits of a data set: without `has_splits`, all rows are in train, and test and
+/// Completes the splits of a dataset: without `has_splits`, all rows are in train, and test and
 /// validation rows are held out by the seed; with it, validation rows are held out if there are
 /// none. Rows of one image or person stay together.
 pub(crate) fn complete_splits(

@@ -8,7 +8,7 @@ use crate::data::dataset::Source;
 use crate::data::image::decode;
 use crate::data::listing::Row;
 
-/// Assigns the same [`Row::unit`] to rows of the same image file or, if the data set names persons,
+/// Assigns the same [`Row::unit`] to rows of the same image file or, if the dataset names persons,
 /// the same person.
 pub(crate) fn bind(rows: &mut [Row]) {
     bind_all(rows, &vec![None; rows.len()]);

@@ -63,7 +63,7 @@ impl Resampled {
 
     /// Returns the interval with percentiles corrected for bias and skew (BCa: Efron, "Better
     /// bootstrap confidence intervals", JASA 82, 1987). Chosen by measured coverage of the four
-    /// metrics for normal scores and errors, PC 0.5 and 0.9, 4000 data sets each, 1000 resamples:
+    /// metrics for normal scores and errors, PC 0.5 and 0.9, 4000 datasets each, 1000 resamples:
     ///
     /// | images | plain percentiles | BCa |
     /// | --- | --- | --- |

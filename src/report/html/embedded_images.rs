@@ -28,7 +28,7 @@ const FIGURE_SIDE: u32 = 900;
 pub struct EmbeddedImages {
     /// Whether only the images' names are shown.
     pub names_only: bool,
-    /// Folder of the data set, if it is not the one in the configs.
+    /// Folder of the dataset, if it is not the one in the configs.
     pub data_root: Option<PathBuf>,
 }
 
@@ -94,7 +94,7 @@ fn worst_of(report: &RunReport, detail: &DetailedModel, images: &EmbeddedImages)
         @if let Err(error) = &sources {
             p.note {
                 "The images are not shown: " (format!("{error:#}"))
-                ". --data-root names the folder of the data set."
+                ". --data-root names the folder of the dataset."
             }
         }
         div.faces {

@@ -52,7 +52,7 @@ impl RunReport {
                     footer {
                         "Written by vmbeauty " (env!("CARGO_PKG_VERSION")) ". Ratings are opinions \
                         of the raters who were asked. They are not a property of a face, and no \
-                        model of them may be used to judge or identify anyone."
+                        model of them may be used to evaluate or identify anyone."
                     }
                 }
             }

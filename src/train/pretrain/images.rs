@@ -20,7 +20,7 @@ pub(super) struct TrainAndVal {
 }
 
 impl TrainAndVal {
-    /// Loads the data set with the augmentation of the config's section `pretrain`.
+    /// Loads the dataset with the augmentation of the config's section `pretrain`.
     ///
     /// # Errors
     /// Returns an error that names missing or damaged data.

@@ -18,7 +18,7 @@ pub(super) struct Splits {
 }
 
 impl Splits {
-    /// Loads the data set of a config.
+    /// Loads the dataset of a config.
     ///
     /// # Errors
     /// Returns an error that names data that are missing or damaged.

@@ -85,7 +85,7 @@ impl<'a, O: Objective> Trainer<'a, O> {
         let (root, now) = (self.run.root().display(), &self.progress);
         ensure!(
             saved.data == now.data,
-            "the data set is not the one that {root} was started with: images or scores were \
+            "the dataset is not the one that {root} was started with: images or scores were \
              added, removed or changed"
         );
         ensure!(
@@ -138,7 +138,7 @@ impl<'a, O: Objective> Trainer<'a, O> {
             ("program", format!("{version} with libtorch {libtorch}")),
             ("config", config.to_yaml()?),
             ("flag --resume", self.resumed.to_string()),
-            ("data set", self.progress.data.clone()),
+            ("dataset", self.progress.data.clone()),
             ("parameters", parameters.collect()),
         ])
     }

@@ -10,7 +10,7 @@ use std::process::{Command, Output};
 use serde_json::Value;
 use tempfile::TempDir;
 
-/// A model and data set that train in a second or two.
+/// A model and dataset that train in a second or two.
 pub(crate) const SMALL: &str = "
 name: small
 seed: 7

@@ -1,6 +1,6 @@
-//! Synthetic faces with a known score: the data set that needs no file.
+//! Synthetic faces with a known score: the dataset that needs no file.
 //!
-//! A face is rendered on demand from the seed of the data set and the index of the face. The image
+//! A face is rendered on demand from the seed of the dataset and the index of the face. The image
 //! and the score are the same on every machine.
 //!
 //! # The score

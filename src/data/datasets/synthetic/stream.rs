@@ -6,7 +6,7 @@ use rand_chacha::ChaCha8Rng;
 /// Identifies one face.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct FaceSeed {
-    /// Seed of the data set.
+    /// Seed of the dataset.
     pub seed: u64,
     /// Index of the face in it.
     pub index: u64,
@@ -27,7 +27,7 @@ pub(super) enum Purpose {
 /// A ChaCha stream for one face and one purpose.
 ///
 /// Only the generator's raw words are used: how `rand`'s own distributions turn words into
-/// numbers may change between its versions, and the data set must not.
+/// numbers may change between its versions, and the dataset must not.
 pub(super) struct Stream(ChaCha8Rng);
 
 impl Stream {
