@@ -35,10 +35,7 @@ const PART_SUFFIX: &str = ".part";
 /// assert_eq!(std::fs::read(&path)?, b"complete");
 /// # std::fs::remove_file(&path)?;
 /// # Ok::<(), anyhow::Error>(())
-/// ```
-///
-/// # Errors
-/// Returns the error of `write` or of the failed file operation, with `path`.
+/// ``` Returns the error of `write` or of the failed file operation, with `path`.
 pub fn write_atomic(path: &Path, write: impl FnOnce(&mut dyn Write) -> Result<()>) -> Result<()> {
     try_write(path, write).map_err(|error| {
         let message = format!("cannot write {}{}", path.display(), remedy(path, &error));
@@ -46,10 +43,8 @@ pub fn write_atomic(path: &Path, write: impl FnOnce(&mut dyn Write) -> Result<()
     })
 }
 
-/// Writes a value as indented JSON with a newline at its end, as [`write_atomic`] does.
-///
-/// # Errors
-/// Returns an error if the value cannot be represented in JSON or [`write_atomic`] fails.
+/// Writes a value as indented JSON with a newline at its end, as [`write_atomic`] does. Returns an
+/// error if the value cannot be represented in JSON or [`write_atomic`] fails.
 pub fn write_json(path: &Path, value: &impl Serialize) -> Result<()> {
     write_atomic(path, |file| {
         serde_json::to_writer_pretty(&mut *file, value)?;
@@ -58,10 +53,8 @@ pub fn write_json(path: &Path, value: &impl Serialize) -> Result<()> {
 }
 
 /// Removes the temporary files that a killed process left in `folder`, and returns their number.
-/// Only for a folder that no other process writes to.
-///
-/// # Errors
-/// Returns an error if `folder` cannot be listed or a file in it cannot be removed.
+/// Only for a folder that no other process writes to. Returns an error if `folder` cannot be listed
+/// or a file in it cannot be removed.
 pub fn remove_leftovers(folder: &Path) -> Result<usize> {
     let unreadable = || format!("cannot tidy up {}", folder.display());
     let mut removed = 0;

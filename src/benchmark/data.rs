@@ -92,10 +92,8 @@ pub struct MemoryGrowth {
 }
 
 /// Measures files generated in a temporary folder, and the user's folder if there is one. Calls
-/// `progress` before each measurement.
-///
-/// # Errors
-/// Returns an error if the folder has no readable image or the files cannot be generated.
+/// `progress` before each measurement. Returns an error if the folder has no readable image or the
+/// files cannot be generated.
 pub fn benchmark_data(
     settings: &DataBenchmarkSettings,
     progress: impl Fn(&str),

@@ -38,10 +38,8 @@ pub struct MixerProfile {
 }
 
 /// Times the mixer of a Vision Mamba on `batch` images, on the CPU. Samples parameters and tokens
-/// from torch's generator.
-///
-/// # Errors
-/// Returns an error if the shape is not a Vision Mamba's, or an operator's message.
+/// from torch's generator. Returns an error if the shape is not a Vision Mamba's, or an operator's
+/// message.
 pub fn profile_mixer(shape: &BackboneShape, batch: i64, runs: usize) -> Result<MixerProfile> {
     ensure!(shape.branch == Branch::Mamba, "only a Vision Mamba has a mixer to profile");
     let store = nn::VarStore::new(Device::Cpu);

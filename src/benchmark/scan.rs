@@ -155,11 +155,8 @@ impl Operands {
 
 /// Measures every case, ours and eager in turn. Calls `progress` before each case.
 ///
-/// Samples the operands from torch's generator.
-///
-/// # Errors
-/// Returns an error if the scan rejects a size, the processor lacks the path, or there is too
-/// little memory for the eager formulation.
+/// Samples the operands from torch's generator. Returns an error if the scan rejects a size, the
+/// processor lacks the path, or there is too little memory for the eager formulation.
 pub fn benchmark_scan(
     settings: &ScanBenchmarkSettings,
     mut progress: impl FnMut([i64; 4], Layout),

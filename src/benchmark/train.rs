@@ -68,10 +68,8 @@ pub struct TrainBenchmark {
 }
 
 /// Times `steps` training steps as [`train`](crate::train::train) runs them, then as many forward
-/// passes, on the config's data.
-///
-/// # Errors
-/// Returns an error if the data cannot be loaded or a size does not fit.
+/// passes, on the config's data. Returns an error if the data cannot be loaded or a size does not
+/// fit.
 pub fn benchmark_train(
     config: &Config,
     steps: usize,

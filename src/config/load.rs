@@ -16,10 +16,8 @@ use super::section::join;
 
 impl Config {
     /// Reads a config file and merges `overrides` into it in order, each a `key.path=value` whose
-    /// value is YAML; a map adds to the section it names.
-    ///
-    /// # Errors
-    /// Returns an error if the file cannot be read, or if a key or a value is wrong.
+    /// value is YAML; a map adds to the section it names. Returns an error if the file cannot be
+    /// read, or if a key or a value is wrong.
     pub fn load(path: &Path, overrides: &[String]) -> Result<Self, ConfigError> {
         let text = fs::read_to_string(path)
             .map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
@@ -39,10 +37,7 @@ impl Config {
     /// let error = Config::from_yaml("train: {epoch: 5}", "mine.yaml", &[]).unwrap_err();
     /// assert!(error.to_string().contains("epochs"), "the nearest known key");
     /// # Ok::<(), vm_beautynet::config::ConfigError>(())
-    /// ```
-    ///
-    /// # Errors
-    /// Returns an error if the text is not YAML, or if a key or a value is wrong.
+    /// ``` Returns an error if the text is not YAML, or if a key or a value is wrong.
     pub fn from_yaml(text: &str, origin: &str, overrides: &[String]) -> Result<Self, ConfigError> {
         let mut documents = vec![Document::file(text, origin)?];
         for text in overrides {
@@ -65,8 +60,6 @@ impl Config {
     }
 
     /// Returns the config as YAML, defaults included; [`load`](Self::load) reads an equal one back.
-    ///
-    /// # Errors
     /// Returns an error if a path in it is not Unicode.
     pub fn to_yaml(&self) -> Result<String, ConfigError> {
         serde_yaml::to_string(self).map_err(|error| ConfigError::Unwritable(error.to_string()))

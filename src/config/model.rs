@@ -142,11 +142,9 @@ impl BackboneConfig {
     }
 
     /// Returns the shape to build, for images of `data_image_size` unless `image_size` overrides
-    /// it. Ignores `data.normalize`: see [`Config::shape`](super::Config::shape).
-    ///
-    /// # Errors
-    /// Returns [`ConfigError::Invalid`], with keys relative to this section, for an unknown name,
-    /// sizes that do not fit, or a size that this kind of backbone does not have.
+    /// it. Ignores `data.normalize`: see [`Config::shape`](super::Config::shape). Returns
+    /// [`ConfigError::Invalid`], with keys relative to this section, for an unknown name, sizes
+    /// that do not fit, or a size that this kind of backbone does not have.
     pub fn resolve(&self, data_image_size: i64) -> Result<BackboneShape, ConfigError> {
         let preset = preset(&self.name).ok_or_else(|| {
             let names = PRESETS.iter().map(|preset| preset.name);
@@ -275,10 +273,8 @@ fn preset_names(wanted: impl Fn(Branch) -> bool) -> String {
 impl ModelConfig {
     /// Checks that the weights files of the branches in use exist. Not part of
     /// [`Config::validate`](super::Config::validate): a summary needs no weights, and neither does
-    /// a run that is evaluated on another machine.
-    ///
-    /// # Errors
-    /// Returns an error that names the key and the file.
+    /// a run that is evaluated on another machine. Returns an error that names the key and the
+    /// file.
     pub fn check_weights(&self) -> Result<(), ConfigError> {
         let mut checks = Checks::default();
         for &branch in Branch::ALL {

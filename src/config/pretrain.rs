@@ -65,10 +65,7 @@ impl PretrainConfig {
 
     /// Checks that a backbone's images can be masked: some squares hidden, some visible. Not part
     /// of [`Config::validate`](super::Config::validate), which also accepts configs that are never
-    /// pretrained.
-    ///
-    /// # Errors
-    /// Returns an error that names the key.
+    /// pretrained. Returns an error that names the key.
     pub fn check_masks(&self, shape: &BackboneShape) -> Result<(), ConfigError> {
         let (branch, mut checks) = (shape.branch, Checks::default());
         if shape.stride < shape.patch_size {

@@ -7,10 +7,8 @@ use super::{
 };
 
 impl Config {
-    /// Returns the shape of a branch; `None` if the fusion strategy does not use it.
-    ///
-    /// # Errors
-    /// Returns an error that names the key whose value does not fit the preset.
+    /// Returns the shape of a branch; `None` if the fusion strategy does not use it. Returns an
+    /// error that names the key whose value does not fit the preset.
     pub fn shape(&self, branch: Branch) -> Result<Option<BackboneShape>, ConfigError> {
         if !self.model.fusion.strategy.uses(branch) {
             return Ok(None);
@@ -35,10 +33,8 @@ impl Config {
     }
 
     /// Checks that the branches take images of `data.image_size`, which the dataset provides. Not
-    /// part of [`validate`](Self::validate), because `--input-tensor` takes other sizes.
-    ///
-    /// # Errors
-    /// Returns an error that names the branch's key.
+    /// part of [`validate`](Self::validate), because `--input-tensor` takes other sizes. Returns an
+    /// error that names the branch's key.
     pub fn check_image_sizes(&self) -> Result<(), ConfigError> {
         let mut checks = Checks::default();
         for &branch in Branch::ALL {
@@ -51,10 +47,8 @@ impl Config {
     }
 
     /// Checks that every value is in range and that the values fit each other. Every config that
-    /// [`Config::load`] returns has passed.
-    ///
-    /// # Errors
-    /// Returns [`ConfigError::Invalid`] with every problem found.
+    /// [`Config::load`] returns has passed. Returns [`ConfigError::Invalid`] with every problem
+    /// found.
     pub fn validate(&self) -> Result<(), ConfigError> {
         let mut checks = Checks::default();
         let named = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);

@@ -15,10 +15,8 @@ pub const BRANCH_WEIGHTS: [&str; 2] = ["weight_vit", "weight_mamba"];
 
 /// Predicts the images of one rank's shard, in order; with `data.test_time_flip` as the mean over
 /// each image and its mirror image. `progress` is called with the number of images of each batch.
-/// The fusion weights of a model with two branches are in the columns [`BRANCH_WEIGHTS`].
-///
-/// # Errors
-/// Returns an error if an image cannot be read or has a size that the model does not accept, or if
+/// The fusion weights of a model with two branches are in the columns [`BRANCH_WEIGHTS`]. Returns
+/// an error if an image cannot be read or has a size that the model does not accept, or if
 /// `progress` returns one, which ends the prediction.
 pub fn predict(
     net: &BeautyNet,

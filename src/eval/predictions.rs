@@ -100,11 +100,8 @@ impl Predictions {
     }
 
     /// Writes a CSV file atomically: `image,target,prediction`, then `group` where there are
-    /// groups, then the extra columns. Numbers have all their digits.
-    ///
-    /// # Errors
-    /// Returns an error if the columns are not equally long, two have one name, or the file cannot
-    /// be written.
+    /// groups, then the extra columns. Numbers have all their digits. Returns an error if the
+    /// columns are not equally long, two have one name, or the file cannot be written.
     pub fn write(&self, path: &Path) -> Result<()> {
         self.check().with_context(|| format!("cannot write {}", path.display()))?;
         files::write_atomic(path, |out| {
@@ -128,10 +125,8 @@ impl Predictions {
     }
 
     /// Reads a file that [`write`](Self::write) wrote. The columns may be in any order; all but
-    /// `image` and `group` hold numbers.
-    ///
-    /// # Errors
-    /// Returns an error that names the file, and the line and column of what is wrong.
+    /// `image` and `group` hold numbers. Returns an error that names the file, and the line and
+    /// column of what is wrong.
     pub fn read(path: &Path) -> Result<Self> {
         read(path).with_context(|| format!("cannot read the predictions in {}", path.display()))
     }

@@ -93,10 +93,8 @@ pub struct HiddenAttention {
 }
 
 impl HiddenAttention {
-    /// Copies the operands of one image of a batch.
-    ///
-    /// # Errors
-    /// Returns an error if the image does not exist or the operands' shapes do not match.
+    /// Copies the operands of one image of a batch. Returns an error if the image does not exist or
+    /// the operands' shapes do not match.
     pub fn new(operands: &ScanOperands, image: i64) -> Result<Self> {
         let (batch, length, channels) = operands.dt.size3()?;
         let (_, state) = operands.a.size2()?;
@@ -133,10 +131,7 @@ impl HiddenAttention {
     }
 
     /// Computes a channel's matrix (length, length): row i holds the weights of the inputs in
-    /// output i.
-    ///
-    /// # Errors
-    /// Returns an error if the channel does not exist.
+    /// output i. Returns an error if the channel does not exist.
     pub fn channel(&self, channel: usize) -> Result<Vec<f32>> {
         let channels = self.channels;
         ensure!(channel < channels, "there is no channel {channel}: the scan has {channels}");

@@ -58,11 +58,8 @@ impl PerImage {
 }
 
 /// Explains all images of a split and evaluates their maps. A constant map has no ranking and no
-/// attribution; its image is not counted.
-///
-/// # Errors
-/// Returns an error as [`explain`] does, and if an image cannot be read or the branches have
-/// different patch grids.
+/// attribution; its image is not counted. Returns an error as [`explain`] does, and if an image
+/// cannot be read or the branches have different patch grids.
 pub fn evaluate(
     net: &BeautyNet,
     images: &Arc<ImageDataset>,

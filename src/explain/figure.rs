@@ -73,10 +73,8 @@ impl ExplainedImage {
 
 /// Splits the explanation of a batch into its images: the content of their figures, and their maps
 /// as tensors: `vit`, `mamba` and `fused` from 0 to 1 over the model's input, `vit_grid` and
-/// `mamba_grid` as computed, `frame`, `score`.
-///
-/// # Errors
-/// Returns an error if the explanation has fewer images.
+/// `mamba_grid` as computed, `frame`, `score`. Returns an error if the explanation has fewer
+/// images.
 pub fn explained_images(
     net: &BeautyNet,
     options: &ExplainOptions,

@@ -43,10 +43,7 @@ pub struct FigureWriter<'a> {
 }
 
 impl<'a> FigureWriter<'a> {
-    /// Creates the folder.
-    ///
-    /// # Errors
-    /// Returns an error if the folder cannot be created.
+    /// Creates the folder. Returns an error if the folder cannot be created.
     pub fn create(folder: &Path, net: &'a BeautyNet, options: &'a ExplainOptions) -> Result<Self> {
         let folder = FigureFolder(folder.to_path_buf());
         let maps = folder.maps_folder();
@@ -66,10 +63,7 @@ impl<'a> FigureWriter<'a> {
     }
 
     /// Explains a dataset's images. Calls `skipped` with the error of each image that cannot be
-    /// read.
-    ///
-    /// # Errors
-    /// Returns an error as [`explain`] does, and if a file cannot be written.
+    /// read. Returns an error as [`explain`] does, and if a file cannot be written.
     pub fn explain_dataset(
         &mut self,
         images: &ImageDataset,
@@ -96,10 +90,8 @@ impl<'a> FigureWriter<'a> {
     }
 
     /// Explains normalized images (batch, 3, height, width), named `NAME_0`, `NAME_1` and so on,
-    /// and shows them with the normalization reversed.
-    ///
-    /// # Errors
-    /// Returns an error as [`explain`] does, and if a file cannot be written.
+    /// and shows them with the normalization reversed. Returns an error as [`explain`] does, and if
+    /// a file cannot be written.
     pub fn explain_tensor(&mut self, input: &Tensor, name: &str) -> Result<()> {
         let (count, channels, _, _) = input.size4().with_context(|| {
             let shape = input.size();
@@ -121,10 +113,7 @@ impl<'a> FigureWriter<'a> {
     }
 
     /// Writes the last contact sheet (there is none for a single image) and returns an entry for
-    /// each image.
-    ///
-    /// # Errors
-    /// Returns an error if the sheet cannot be written.
+    /// each image. Returns an error if the sheet cannot be written.
     pub fn finish(mut self) -> Result<Vec<ExplainedEntry>> {
         if !self.cells.is_empty() && self.entries.len() > 1 {
             self.write_sheet()?;

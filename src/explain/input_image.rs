@@ -21,10 +21,7 @@ pub struct InputImage {
 }
 
 impl InputImage {
-    /// Reads a sample, transformed as in evaluation.
-    ///
-    /// # Errors
-    /// Returns an error if the image cannot be read.
+    /// Reads a sample, transformed as in evaluation. Returns an error if the image cannot be read.
     pub fn read(images: &ImageDataset, index: usize) -> Result<Self> {
         let transform = images.transform().eval();
         let image = images.image(index)?;
@@ -38,10 +35,8 @@ impl InputImage {
         })
     }
 
-    /// Reverses a branch's normalization of an image (3, h, w) to show it.
-    ///
-    /// # Errors
-    /// Returns an error if the tensor has another shape or no pixels.
+    /// Reverses a branch's normalization of an image (3, h, w) to show it. Returns an error if the
+    /// tensor has another shape or no pixels.
     pub fn from_normalized(name: String, x: &Tensor, shape: &BackboneShape) -> Result<Self> {
         let (_, height, width) = x.size3()?;
         let channel = |values: [f32; 3]| Tensor::from_slice(&values).view([3, 1, 1]);

@@ -33,10 +33,8 @@ impl BranchMaps {
         Ok(scale_maps(&flat, self.side)?.f_reshape([b, maps, self.side, self.side])?)
     }
 
-    /// Returns the last block's map, or the only map: (b, grid, grid), from 0 to 1.
-    ///
-    /// # Errors
-    /// Returns an error if there is no map.
+    /// Returns the last block's map, or the only map: (b, grid, grid), from 0 to 1. Returns an
+    /// error if there is no map.
     pub fn last(&self) -> Result<Tensor> {
         let maps = self.grid.size4()?.1;
         min_max_scale(&self.grid.f_select(1, maps - 1)?)
@@ -93,11 +91,8 @@ impl Explanation {
 }
 
 /// Computes the attribution maps of each branch for every image of a batch. The parameters'
-/// gradients do not change.
-///
-/// # Errors
-/// Returns an error if the options do not fit the model, the images have the wrong shape, or the
-/// method needs gradients while autograd is off.
+/// gradients do not change. Returns an error if the options do not fit the model, the images have
+/// the wrong shape, or the method needs gradients while autograd is off.
 pub fn explain(net: &BeautyNet, images: Images, options: &ExplainOptions) -> Result<Explanation> {
     options.check(net)?;
     let mut recorder = Recorder::new(net, options)?;
@@ -190,10 +185,8 @@ fn gradients(
 }
 
 /// Resizes maps (b, g, g) to (b, side, side) with values from 0 to 1, as pytorch-grad-cam does:
-/// each map is min-max scaled, resized bilinearly, and min-max scaled again.
-///
-/// # Errors
-/// Returns libtorch's error if the maps have another shape.
+/// each map is min-max scaled, resized bilinearly, and min-max scaled again. Returns libtorch's
+/// error if the maps have another shape.
 pub fn scale_maps(maps: &Tensor, side: i64) -> Result<Tensor> {
     let resized = min_max_scale(maps)?
         .f_unsqueeze(1)?

@@ -120,10 +120,8 @@ impl ExplainOptions {
 
     /// Parses command-line values, each `VALUE` or `BRANCH=VALUE`: methods by name; layers as an
     /// index, as `all`, or as the weights name them (`vit.blocks.11`, `mamba.layers.23`). A value
-    /// without a branch applies to both.
-    ///
-    /// # Errors
-    /// Returns an error if a name is unknown, a branch lacks the method, or a block does not exist.
+    /// without a branch applies to both. Returns an error if a name is unknown, a branch lacks the
+    /// method, or a block does not exist.
     pub fn parse(net: &BeautyNet, methods: &[String], layers: &[String]) -> Result<Self> {
         let mut options = Self::new(Method::GradCam);
         for text in methods {
@@ -194,10 +192,8 @@ impl ExplainOptions {
         })
     }
 
-    /// Checks that the options fit the model.
-    ///
-    /// # Errors
-    /// Returns an error if a branch lacks the method (the message lists those it has) or a block.
+    /// Checks that the options fit the model. Returns an error if a branch lacks the method (the
+    /// message lists those it has) or a block.
     pub fn check(&self, net: &BeautyNet) -> Result<()> {
         for (branch, shape) in branches(net) {
             let options = self.branch(branch);

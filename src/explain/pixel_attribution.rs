@@ -34,10 +34,8 @@ impl Tap for ScaledImages {
 
 /// Computes integrated gradients (Sundararajan et al., arXiv 1703.01365) of the score for each
 /// branch: the contribution of each value of its normalized images (b, 3, s, s). Over both branches
-/// they sum to the difference between the scores of image and baseline.
-///
-/// # Errors
-/// Returns an error if the images have the wrong shape or autograd is off.
+/// they sum to the difference between the scores of image and baseline. Returns an error if the
+/// images have the wrong shape or autograd is off.
 pub fn integrated_gradients(
     net: &BeautyNet,
     images: Images,

@@ -83,10 +83,7 @@ fn stages(net: &BeautyNet, parameters: &[String]) -> Vec<Stage> {
 /// Randomizes a copy of the model from the top down, stage by stage, and compares each branch's
 /// maps with the trained model's. The random weights are those of a new model of this config, with
 /// a seed derived from the config's. Also returns the first `shown` images with the maps of all
-/// stages.
-///
-/// # Errors
-/// Returns an error as [`explain`] does, and if an image cannot be read.
+/// stages. Returns an error as [`explain`] does, and if an image cannot be read.
 pub fn sanity_check(
     net: &BeautyNet,
     config: &Config,
@@ -229,8 +226,6 @@ const STABLE: [f64; 2] = [1e-4, 9e-4];
 /// Computes the mean structural similarity (SSIM; Wang et al., IEEE TIP 13, 2004) of pairs of maps
 /// (b, h, w) with values from 0 to 1: (b), at most 1. The window is a Gaussian of 11 pixels per
 /// side, or smaller to fit the maps; only positions with the complete window inside the map count.
-///
-/// # Errors
 /// Returns an error if the maps differ in shape or have no pixels.
 pub fn ssim(a: &Tensor, b: &Tensor) -> Result<Tensor> {
     let (_, height, width) = a.size3()?;

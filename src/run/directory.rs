@@ -74,8 +74,6 @@ pub struct RunDir {
 
 impl RunDir {
     /// Refuses a folder that holds a run or a pretraining, or weights that would be overwritten.
-    ///
-    /// # Errors
     /// Returns an error that names what the folder holds.
     pub fn check_free(root: &Path, kind: RunKind) -> Result<()> {
         for held in [RunKind::Train, RunKind::Pretrain] {
@@ -117,10 +115,8 @@ impl RunDir {
         lock.is_ok_and(|lock| matches!(lock.try_lock(), Err(TryLockError::WouldBlock)))
     }
 
-    /// Refuses a folder whose run has another config, or that holds none.
-    ///
-    /// # Errors
-    /// Returns an error if there is nothing to resume, the config differs, or it cannot be read.
+    /// Refuses a folder whose run has another config, or that holds none. Returns an error if there
+    /// is nothing to resume, the config differs, or it cannot be read.
     pub fn check_config(root: &Path, kind: RunKind, config: &Config) -> Result<()> {
         let (path, folder) = (kind.config_in(root), root.display());
         ensure!(
@@ -138,11 +134,9 @@ impl RunDir {
         Ok(())
     }
 
-    /// Creates the folder of a new run and writes its config.
-    ///
-    /// # Errors
-    /// Returns an error if [`check_free`](Self::check_free) does, another process writes to the
-    /// folder, or it cannot be written.
+    /// Creates the folder of a new run and writes its config. Returns an error if
+    /// [`check_free`](Self::check_free) does, another process writes to the folder, or it cannot be
+    /// written.
     pub fn create(root: &Path, kind: RunKind, config: &Config) -> Result<Self> {
         let run = Self::lock(root, kind)?;
         Self::check_free(root, kind)?;
@@ -151,11 +145,8 @@ impl RunDir {
         Ok(run)
     }
 
-    /// Opens the folder of a run to continue it with the same config.
-    ///
-    /// # Errors
-    /// Returns an error if [`check_config`](Self::check_config) does, or another process writes to
-    /// the folder.
+    /// Opens the folder of a run to continue it with the same config. Returns an error if
+    /// [`check_config`](Self::check_config) does, or another process writes to the folder.
     pub fn resume(root: &Path, kind: RunKind, config: &Config) -> Result<Self> {
         Self::check_config(root, kind, config)?;
         let run = Self::lock(root, kind)?;
@@ -255,10 +246,7 @@ impl RunDir {
         root.join("tensorboard")
     }
 
-    /// Writes `metrics.jsonl`, one record per line.
-    ///
-    /// # Errors
-    /// Returns an error if the file cannot be written.
+    /// Writes `metrics.jsonl`, one record per line. Returns an error if the file cannot be written.
     pub fn write_metrics<'a, R: Serialize + 'a>(
         &self,
         records: impl IntoIterator<Item = &'a R>,
@@ -272,10 +260,8 @@ impl RunDir {
         })
     }
 
-    /// Reads the records of the run in a folder; none before its first epoch is done.
-    ///
-    /// # Errors
-    /// Returns an error if the file cannot be read.
+    /// Reads the records of the run in a folder; none before its first epoch is done. Returns an
+    /// error if the file cannot be read.
     pub fn metrics_in(root: &Path) -> Result<Vec<EpochRecord>> {
         let path = root.join(METRICS_FILE);
         if !path.exists() {
@@ -291,8 +277,6 @@ impl RunDir {
     }
 
     /// Appends a line to `provenance.jsonl`: where the numbers from this start on come from.
-    ///
-    /// # Errors
     /// Returns an error if the file cannot be read or written.
     pub fn add_start(&self, start: &StartRecord) -> Result<()> {
         let path = self.root.join("provenance.jsonl");

@@ -16,10 +16,8 @@ pub fn default_split<'a>(mut summaries: impl Iterator<Item = &'a Summary>) -> Sp
     if summaries.any(|summary| summary.test.is_none()) { Split::Val } else { Split::Test }
 }
 
-/// Reads the predictions of a finished run for the images of a split.
-///
-/// # Errors
-/// Returns an error if the predictions cannot be read.
+/// Reads the predictions of a finished run for the images of a split. Returns an error if the
+/// predictions cannot be read.
 pub fn evaluated_run(folder: &Path, summary: &Summary, split: Split) -> Result<EvaluatedRun> {
     Ok(EvaluatedRun {
         predictions: Predictions::read(&RunDir::predictions_in(folder, split))?,

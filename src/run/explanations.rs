@@ -110,10 +110,8 @@ pub struct MapSimilarity {
 
 impl MapMetrics {
     /// Reads the metrics of a split from a run directory: `explain_SPLIT.json`, or
-    /// `explain_evaluate.json` if it is of that split.
-    ///
-    /// # Errors
-    /// Returns an error if a file cannot be read or holds something else.
+    /// `explain_evaluate.json` if it is of that split. Returns an error if a file cannot be read or
+    /// holds something else.
     pub fn load(run: &Path, split: Split) -> Result<Option<Self>> {
         for path in [Self::file_in_run(run, split), run.join(METRICS_FILE)] {
             if !path.exists() {
@@ -134,18 +132,13 @@ impl MapMetrics {
         Ok(None)
     }
 
-    /// Writes `explain_SPLIT.json` to a run directory.
-    ///
-    /// # Errors
-    /// Returns an error if the file cannot be written.
+    /// Writes `explain_SPLIT.json` to a run directory. Returns an error if the file cannot be
+    /// written.
     pub fn save_in_run(&self, run: &Path) -> Result<()> {
         write_json(&Self::file_in_run(run, self.split), self)
     }
 
-    /// Writes `explain_evaluate.json` to a folder.
-    ///
-    /// # Errors
-    /// Returns an error if the file cannot be written.
+    /// Writes `explain_evaluate.json` to a folder. Returns an error if the file cannot be written.
     pub fn save(&self, folder: &Path) -> Result<()> {
         write_json(&folder.join(METRICS_FILE), self)
     }
@@ -206,10 +199,8 @@ impl FigureFolder {
         self.figure(&format!("{}_{number}", Self::CONTACT_SHEET))
     }
 
-    /// Lists the figures, sorted by file, each with the name of its image.
-    ///
-    /// # Errors
-    /// Returns an error if the folder cannot be listed or a file of maps cannot be read.
+    /// Lists the figures, sorted by file, each with the name of its image. Returns an error if the
+    /// folder cannot be listed or a file of maps cannot be read.
     pub fn figures(&self) -> Result<Vec<(PathBuf, String)>> {
         let unreadable = || format!("cannot list {}", self.0.display());
         let mut figures = Vec::new();

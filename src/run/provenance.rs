@@ -91,10 +91,8 @@ pub struct StartingWeights {
 }
 
 impl StartingWeights {
-    /// Returns the weights files that the config names, by branch.
-    ///
-    /// # Errors
-    /// Returns an error that names the file if it cannot be read.
+    /// Returns the weights files that the config names, by branch. Returns an error that names the
+    /// file if it cannot be read.
     pub fn of(config: &Config) -> Result<BTreeMap<String, Self>> {
         let model = &config.model;
         let mut found = BTreeMap::new();

@@ -28,10 +28,8 @@ pub enum Status {
 }
 
 impl Status {
-    /// Reads the status of the run in a folder.
-    ///
-    /// # Errors
-    /// Returns an error if `summary.json` or `failed.json` cannot be read.
+    /// Reads the status of the run in a folder. Returns an error if `summary.json` or `failed.json`
+    /// cannot be read.
     pub fn of(root: &Path) -> Result<Self> {
         let started = RunDir::holds_run(root);
         if started && Summary::exists(root) {
@@ -95,19 +93,13 @@ impl Failure {
         Ok(Some(failure))
     }
 
-    /// Writes the failure of the run in a folder.
-    ///
-    /// # Errors
-    /// Returns an error if the file cannot be written.
+    /// Writes the failure of the run in a folder. Returns an error if the file cannot be written.
     pub fn write(&self, root: &Path) -> Result<()> {
         write_json(&root.join(FAILURE_FILE), self)
     }
 
     /// Removes the failure of the run in a folder, if there is one, before the run is started
-    /// again.
-    ///
-    /// # Errors
-    /// Returns an error if the file cannot be removed.
+    /// again. Returns an error if the file cannot be removed.
     pub fn clear(root: &Path) -> Result<()> {
         if !Self::exists(root) {
             return Ok(());

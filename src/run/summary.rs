@@ -62,10 +62,8 @@ impl Summary {
         root.join(SUMMARY_FILE).exists()
     }
 
-    /// Reads the summary of the finished run in a folder.
-    ///
-    /// # Errors
-    /// Returns an error if there is no summary, or it cannot be read.
+    /// Reads the summary of the finished run in a folder. Returns an error if there is no summary,
+    /// or it cannot be read.
     pub fn read(root: &Path) -> Result<Self> {
         let path = root.join(SUMMARY_FILE);
         let text =
@@ -74,10 +72,7 @@ impl Summary {
             .with_context(|| format!("{} is not a summary of a run", path.display()))
     }
 
-    /// Writes the summary into the run's folder.
-    ///
-    /// # Errors
-    /// Returns an error if the file cannot be written.
+    /// Writes the summary into the run's folder. Returns an error if the file cannot be written.
     pub fn write(&self, root: &Path) -> Result<()> {
         write_json(&root.join(SUMMARY_FILE), self)
     }

@@ -23,10 +23,8 @@ pub struct Run {
 
 impl Run {
     /// Opens a run directory (its best weights) or one weights file in it. `overrides` change the
-    /// config, as `--set` does.
-    ///
-    /// # Errors
-    /// Returns an error if the path is neither, or the config or the weights cannot be read.
+    /// config, as `--set` does. Returns an error if the path is neither, or the config or the
+    /// weights cannot be read.
     pub fn open(path: &Path, overrides: &[String]) -> Result<Self> {
         let (folder, weights_file) = locate(path)?;
         let config = Config::load(&folder.join(CONFIG_FILE), overrides)
@@ -38,10 +36,7 @@ impl Run {
     }
 
     /// Reads the summary of a finished run that was opened with its best weights; `None` for other
-    /// weights or an unfinished run.
-    ///
-    /// # Errors
-    /// Returns an error if the summary cannot be read.
+    /// weights or an unfinished run. Returns an error if the summary cannot be read.
     pub fn summary(&self) -> Result<Option<Summary>> {
         let folder = self.weights.with_file_name("");
         if !self.weights.ends_with(BEST_FILE) || !Summary::exists(&folder) {

@@ -54,11 +54,8 @@ pub enum Search {
 }
 
 impl SweepConfig {
-    /// Reads a sweep file.
-    ///
-    /// # Errors
-    /// Returns an error that names the file and the line of what is wrong. The keys and values of
-    /// the axes are checked by [`Sweep::new`](super::Sweep::new).
+    /// Reads a sweep file. Returns an error that names the file and the line of what is wrong. The
+    /// keys and values of the axes are checked by [`Sweep::new`](super::Sweep::new).
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
         let text = fs::read_to_string(path)
             .map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;

@@ -56,11 +56,9 @@ pub struct Launch {
 impl Launch {
     /// Runs those of `runs` that have not finished, in order. A run that fails is recorded, and the
     /// others continue. The machine's threads are divided among the processes, unless a run's
-    /// config sets `train.threads`. The processes end when this one does, however it ends.
-    ///
-    /// # Errors
-    /// Returns an error if a folder holds another run or cannot be written, or the program cannot
-    /// be started; the runs that have started end first.
+    /// config sets `train.threads`. The processes end when this one does, however it ends. Returns
+    /// an error if a folder holds another run or cannot be written, or the program cannot be
+    /// started; the runs that have started end first.
     pub fn run(&self, runs: &[&SweepRun], on_event: &(dyn Fn(Event) + Sync)) -> Result<()> {
         let next = Mutex::new(runs.iter());
         let failed = AtomicBool::new(false);

@@ -67,10 +67,8 @@ pub(super) struct EpochSums {
     pub lr: [f64; 2],
 }
 
-/// Writes a checkpoint: parameters, state of the optimizer, EMA weights and `progress`.
-///
-/// # Errors
-/// Returns an error that names the file if it cannot be written.
+/// Writes a checkpoint: parameters, state of the optimizer, EMA weights and `progress`. Returns an
+/// error that names the file if it cannot be written.
 pub(super) fn write(
     path: &Path,
     parameters: Vec<(String, Tensor)>,
@@ -92,8 +90,6 @@ pub(super) fn write(
 }
 
 /// Loads a checkpoint that [`write`] wrote, and returns its progress; `None` if there is none yet.
-///
-/// # Errors
 /// Returns an error that names the file if it is damaged or of another model.
 pub(super) fn read<P: DeserializeOwned>(
     path: &Path,

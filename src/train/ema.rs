@@ -34,10 +34,7 @@ impl Ema {
 
     /// Updates the average after optimizer step `steps` (from 1): `average ← d average + (1 - d)
     /// weight`, where d is `(1 + steps) / (10 + steps)` until that exceeds the decay, so that the
-    /// first weights are soon forgotten.
-    ///
-    /// # Errors
-    /// Returns libtorch's error.
+    /// first weights are soon forgotten. Returns libtorch's error.
     pub fn update(&mut self, steps: u64) -> Result<()> {
         let _guard = tch::no_grad_guard();
         let steps = steps as f64;
@@ -49,10 +46,7 @@ impl Ema {
     }
 
     /// Exchanges the network's weights and the EMA weights: once to evaluate and save the EMA
-    /// weights, once more to resume training.
-    ///
-    /// # Errors
-    /// Returns libtorch's error if memory runs out.
+    /// weights, once more to resume training. Returns libtorch's error if memory runs out.
     pub fn exchange(&mut self) -> Result<()> {
         let _guard = tch::no_grad_guard();
         for Entry { weight, average, .. } in &mut self.entries {
@@ -69,10 +63,8 @@ impl Ema {
         entries.map(|entry| (entry.name.clone(), entry.average.shallow_clone())).collect()
     }
 
-    /// Restores what [`state`](Self::state) returned.
-    ///
-    /// # Errors
-    /// Returns an error that names a tensor if it is missing or has another shape.
+    /// Restores what [`state`](Self::state) returned. Returns an error that names a tensor if it is
+    /// missing or has another shape.
     pub fn restore(&mut self, saved: &HashMap<String, Tensor>) -> Result<()> {
         let _guard = tch::no_grad_guard();
         for entry in &mut self.entries {

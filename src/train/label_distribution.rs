@@ -17,10 +17,8 @@ pub(super) struct LabelDistribution {
 }
 
 impl LabelDistribution {
-    /// Creates the loss for these training images.
-    ///
-    /// # Errors
-    /// Returns an error if none of the images has votes.
+    /// Creates the loss for these training images. Returns an error if none of the images has
+    /// votes.
     pub(super) fn new(config: &LabelDistributionConfig, samples: &[Sample]) -> Result<Self> {
         let votes = || samples.iter().flat_map(|sample| &sample.votes);
         ensure!(

@@ -28,10 +28,8 @@ pub struct Criterion {
 }
 
 impl Criterion {
-    /// Creates the loss that the config names, for these training images.
-    ///
-    /// # Errors
-    /// Returns an error if the loss uses votes and no image has any.
+    /// Creates the loss that the config names, for these training images. Returns an error if the
+    /// loss uses votes and no image has any.
     pub fn new(config: &TrainConfig, samples: &[Sample]) -> Result<Self> {
         let votes = match config.loss {
             Loss::LabelDistribution => {
@@ -49,8 +47,6 @@ impl Criterion {
 
     /// Returns the outputs of the network that the loss uses, one row per image: the prediction
     /// (b), or the prediction followed by the log-probabilities of the distribution (b, 1 + k).
-    ///
-    /// # Errors
     /// Returns an error if the loss uses votes and the head predicts no distribution.
     pub fn predictions(&self, output: &Output) -> Result<Tensor> {
         let scaled = output.scaled.f_to_kind(Kind::Float)?;
@@ -62,10 +58,7 @@ impl Criterion {
         Ok(Tensor::f_cat(&[&scaled.f_unsqueeze(1)?, distribution], 1)?)
     }
 
-    /// Returns the [predictions](Self::predictions) of an empty batch.
-    ///
-    /// # Errors
-    /// Returns libtorch's error.
+    /// Returns the [predictions](Self::predictions) of an empty batch. Returns libtorch's error.
     pub fn empty_predictions(&self, device: Device) -> Result<Tensor> {
         let options = (Kind::Float, device);
         Ok(match &self.votes {
@@ -76,10 +69,7 @@ impl Criterion {
 
     /// Returns the targets of a batch on the head's device, (len, columns), one row per image, so
     /// that those of several ranks can be concatenated. The columns are scaled score, weight, and
-    /// the votes' distribution if the loss uses it.
-    ///
-    /// # Errors
-    /// Returns libtorch's error if memory runs out.
+    /// the votes' distribution if the loss uses it. Returns libtorch's error if memory runs out.
     pub fn targets(&self, batch: &HostBatch, head: &RegressionHead) -> Result<Tensor> {
         let column = |values: &[f32]| -> Result<Tensor> {
             Ok(Tensor::f_from_slice(values)?.f_to_device(head.device())?)
@@ -96,10 +86,7 @@ impl Criterion {
 
     /// Returns the sum of all weights in these [targets](Self::targets), a scalar, by which the
     /// losses of the microbatches of one optimizer step are divided. It is positive even if all
-    /// weights are 0.
-    ///
-    /// # Errors
-    /// Returns an error if there are no targets.
+    /// weights are 0. Returns an error if there are no targets.
     pub fn total_weight(targets: &[Tensor]) -> Result<Tensor> {
         let all = Tensor::f_cat(targets, 0)?;
         let sum = all.f_select(1, WEIGHT)?.f_sum(Kind::Float)?;
@@ -112,8 +99,6 @@ impl Criterion {
     /// no mean over images: its terms add up to the weighted mean of the microbatches' losses.
     ///
     /// Both [predictions](Self::predictions) and [targets](Self::targets) are of the same images.
-    ///
-    /// # Errors
     /// Returns an error if the shapes do not match.
     pub fn loss(&self, predictions: &Tensor, targets: &Tensor, total: &Tensor) -> Result<Tensor> {
         let predictions = predictions.f_to_kind(Kind::Float)?;

@@ -40,10 +40,8 @@ pub fn cpu_has_bf16() -> bool {
     }
 }
 
-/// Runs a forward pass under autocast, if there is a type for it.
-///
-/// # Errors
-/// Returns an error if autocast does not know the type, or `forward` fails.
+/// Runs a forward pass under autocast, if there is a type for it. Returns an error if autocast does
+/// not know the type, or `forward` fails.
 pub fn in_precision<R>(
     kind: Option<Kind>,
     device: Device,
@@ -72,10 +70,7 @@ impl LossScale {
         (kind == Some(Kind::Half)).then_some(Self { scale: FIRST_SCALE, steps: 0 })
     }
 
-    /// Runs backward from a loss, scaled up if there is a scale.
-    ///
-    /// # Errors
-    /// Returns libtorch's error.
+    /// Runs backward from a loss, scaled up if there is a scale. Returns libtorch's error.
     pub fn backward(scale: Option<Self>, loss: &Tensor) -> Result<()> {
         match scale {
             Some(Self { scale, .. }) => (loss * scale).f_backward()?,

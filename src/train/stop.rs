@@ -20,10 +20,7 @@ pub struct Stop(Arc<AtomicUsize>);
 impl Stop {
     /// Creates a stop that SIGINT (Ctrl-C) and SIGTERM (a scheduler) request from now on. A second
     /// signal ends the process at once, which loses no more than the steps since the last
-    /// checkpoint.
-    ///
-    /// # Errors
-    /// Returns an error if the system does not let the signals be caught.
+    /// checkpoint. Returns an error if the system does not let the signals be caught.
     pub fn on_signals() -> Result<Self> {
         let stop = Self::default();
         let requested = Arc::new(AtomicBool::new(false));
@@ -44,10 +41,8 @@ impl Stop {
         self.0.store(SIGTERM as usize, Ordering::SeqCst);
     }
 
-    /// Refuses to start a run if a stop was requested before its first step.
-    ///
-    /// # Errors
-    /// Returns [`Stopped`] if it was requested.
+    /// Refuses to start a run if a stop was requested before its first step. Returns [`Stopped`] if
+    /// it was requested.
     pub(crate) fn check(&self, kind: RunKind) -> Result<()> {
         let (signal, command) = (self.signal(), kind.command());
         let stopped = Stopped { signal, steps: 0, epoch: 0, config: None, command };

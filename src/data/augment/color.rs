@@ -50,10 +50,8 @@ impl ColorJitter {
         Self { steps: steps.collect() }
     }
 
-    /// Applies the steps to an image (pixels, 3), and writes it as planes (3, pixels).
-    ///
-    /// # Errors
-    /// Returns an error if `out` has another length.
+    /// Applies the steps to an image (pixels, 3), and writes it as planes (3, pixels). Returns an
+    /// error if `out` has another length.
     pub(super) fn apply(&self, interleaved: &[u8], out: &mut [u8]) -> Result<()> {
         if self.steps.is_empty() {
             return split_planes(interleaved, out);

@@ -54,10 +54,7 @@ struct SampledAugmentation {
 }
 
 impl TrainTransform {
-    /// Creates the configured transform.
-    ///
-    /// # Errors
-    /// Returns an error if [`EvalTransform::new`] does.
+    /// Creates the configured transform. Returns an error if [`EvalTransform::new`] does.
     pub fn new(config: &DataConfig) -> Result<Self> {
         Ok(Self { eval: EvalTransform::new(config)?, augment: config.augment.clone() })
     }
@@ -73,10 +70,8 @@ impl TrainTransform {
     }
 
     /// Writes the augmented image to `out`: (3, size, size), one plane per color. `seed`, `epoch`
-    /// and `index`, the image's index in its split, alone decide what is sampled.
-    ///
-    /// # Errors
-    /// Returns an error if the image has no pixels or `out` has another length.
+    /// and `index`, the image's index in its split, alone decide what is sampled. Returns an error
+    /// if the image has no pixels or `out` has another length.
     pub fn apply(
         &self,
         image: &RgbImage,

@@ -25,11 +25,9 @@ const MAX_DECODED: u64 = 512 << 20;
 /// The largest accepted file, in bytes.
 const MAX_FILE: u64 = 256 << 20;
 
-/// Reads the image in `path`.
-///
-/// # Errors
-/// Returns an error, starting with the path, if the file is missing, not a regular file, empty, not
-/// an image of a supported format, truncated, damaged, or larger than the limits above.
+/// Reads the image in `path`. Returns an error, starting with the path, if the file is missing, not
+/// a regular file, empty, not an image of a supported format, truncated, damaged, or larger than
+/// the limits above.
 pub fn read_image(path: &Path) -> Result<RgbImage> {
     read_image_over(path, NEUTRAL)
 }
@@ -57,10 +55,8 @@ pub(crate) fn read_file(path: &Path) -> Result<Vec<u8>> {
     fs::read(path).map_err(|error| anyhow!("cannot be read: {error}"))
 }
 
-/// Decodes an image from the content of a file.
-///
-/// # Errors
-/// Returns an error as [`read_image`] does, without a path.
+/// Decodes an image from the content of a file. Returns an error as [`read_image`] does, without a
+/// path.
 pub fn decode_image(bytes: &[u8]) -> Result<RgbImage> {
     decode_image_over(bytes, NEUTRAL)
 }

@@ -24,10 +24,7 @@ pub struct EvalTransform {
 }
 
 impl EvalTransform {
-    /// Creates the configured transform.
-    ///
-    /// # Errors
-    /// Returns an error if the image size is not positive.
+    /// Creates the configured transform. Returns an error if the image size is not positive.
     pub fn new(config: &DataConfig) -> Result<Self> {
         let size = u32::try_from(config.image_size).ok().filter(|&size| size > 0);
         let side = config.image_size;
@@ -48,10 +45,8 @@ impl EvalTransform {
         self.size as usize
     }
 
-    /// Writes the transformed image to `out`: (3, size, size), one plane per color.
-    ///
-    /// # Errors
-    /// Returns an error if the image has no pixels or `out` has another length.
+    /// Writes the transformed image to `out`: (3, size, size), one plane per color. Returns an
+    /// error if the image has no pixels or `out` has another length.
     pub fn apply(&self, image: &RgbImage, workspace: &mut Workspace, out: &mut [u8]) -> Result<()> {
         self.resample(image, self.frame(image), workspace)?;
         split_planes(&workspace.framed, out)

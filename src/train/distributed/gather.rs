@@ -13,10 +13,8 @@ use crate::ops::distributed::ProcessGroup;
 impl World {
     /// Concatenates the ranks' tensors (len, …) to that of the global batch (global_len, …), in
     /// which this rank's shard keeps its autograd graph: each rank gets its shard of the gradients
-    /// of a loss over the global batch, also of one that is no mean over images.
-    ///
-    /// # Errors
-    /// Returns an error if a rank is gone.
+    /// of a loss over the global batch, also of one that is no mean over images. Returns an error
+    /// if a rank is gone.
     pub fn gather_batch(&self, mine: &Tensor, global_len: usize) -> Result<Tensor> {
         let Some(job) = &self.0 else {
             return Ok(mine.shallow_clone());
@@ -43,8 +41,6 @@ impl World {
 
     /// Gathers the predictions of a split from those that each rank made for its shard of the
     /// batches, in order. Every rank gets the same numbers that a single process would compute.
-    ///
-    /// # Errors
     /// Returns an error if a rank is gone.
     pub fn gather_predictions(
         &self,
@@ -69,10 +65,7 @@ impl World {
         Ok(Predictions { predictions, extra, ..Predictions::unpredicted(samples) })
     }
 
-    /// Returns the largest of the ranks' numbers.
-    ///
-    /// # Errors
-    /// Returns an error if a rank is gone.
+    /// Returns the largest of the ranks' numbers. Returns an error if a rank is gone.
     pub fn max(&self, mine: i64) -> Result<i64> {
         let Some(job) = &self.0 else { return Ok(mine) };
         let (group, device) = job.group()?;

@@ -35,11 +35,8 @@ impl World {
 
     /// Joins the job that torchrun's environment variables describe; without them, the world is
     /// this process alone. `lost` is called, from another thread, when a rank is lost later on: it
-    /// must end the process.
-    ///
-    /// # Errors
-    /// Returns an error if variables are missing or wrong, if ranks do not join in time, or if the
-    /// program was built without the feature `distributed`.
+    /// must end the process. Returns an error if variables are missing or wrong, if ranks do not
+    /// join in time, or if the program was built without the feature `distributed`.
     pub fn of_job(lost: OnLost) -> Result<Self> {
         let Some(environment) = Environment::of_process()? else {
             return Ok(Self::single());
@@ -51,8 +48,6 @@ impl World {
     }
 
     /// Refuses a command that every process of a job would run in full, in the same folders.
-    ///
-    /// # Errors
     /// Returns an error if the environment describes several processes.
     pub fn refuse_job(command: &str) -> Result<()> {
         let job = Environment::of_process()?;
@@ -86,10 +81,8 @@ impl World {
     }
 
     /// Connects the ranks for tensors on `device`. Of several GPUs each process uses the one of its
-    /// LOCAL_RANK, which is returned.
-    ///
-    /// # Errors
-    /// Returns an error if the GPU does not exist or a rank cannot be reached.
+    /// LOCAL_RANK, which is returned. Returns an error if the GPU does not exist or a rank cannot
+    /// be reached.
     pub fn connect(&self, device: Device) -> Result<Device> {
         let Some(job) = &self.0 else {
             return Ok(device);
@@ -123,10 +116,8 @@ impl World {
     }
 
     /// Checks that all ranks were started alike: `facts` are named texts that must be the same on
-    /// all. Every rank gets the error.
-    ///
-    /// # Errors
-    /// Returns an error that names the fact and the first line that differs.
+    /// all. Every rank gets the error. Returns an error that names the fact and the first line that
+    /// differs.
     pub fn agree(&self, facts: &[(&str, String)]) -> Result<()> {
         let Some(job) = &self.0 else { return Ok(()) };
         let mine: BTreeMap<&str, &String> =
@@ -148,10 +139,8 @@ impl World {
         Ok(())
     }
 
-    /// Broadcasts a text that rank 0 makes. `key` names it, and is used once.
-    ///
-    /// # Errors
-    /// Returns the error of `make` on rank 0, and an error on the other ranks then.
+    /// Broadcasts a text that rank 0 makes. `key` names it, and is used once. Returns the error of
+    /// `make` on rank 0, and an error on the other ranks then.
     pub fn broadcast_text(
         &self,
         key: &str,
@@ -167,10 +156,7 @@ impl World {
         Ok(String::from_utf8(job.wait_for(&key)?)?)
     }
 
-    /// Broadcasts rank 0's values to all ranks, in place.
-    ///
-    /// # Errors
-    /// Returns an error if a rank is gone.
+    /// Broadcasts rank 0's values to all ranks, in place. Returns an error if a rank is gone.
     pub fn broadcast<'a>(&self, tensors: impl IntoIterator<Item = &'a Tensor>) -> Result<()> {
         let Some(job) = &self.0 else { return Ok(()) };
         let (group, _) = job.group()?;
@@ -180,10 +166,7 @@ impl World {
         Ok(())
     }
 
-    /// Waits until all ranks have called this.
-    ///
-    /// # Errors
-    /// Returns an error if a rank is gone.
+    /// Waits until all ranks have called this. Returns an error if a rank is gone.
     pub fn barrier(&self) -> Result<()> {
         match self.0.as_ref().and_then(|job| job.group.get()) {
             Some((group, _)) => Ok(group.barrier().map_err(Broken)?),
@@ -192,10 +175,7 @@ impl World {
     }
 
     /// Creates the all-reduce of these parameters' gradients, in the order in which backward
-    /// reaches them.
-    ///
-    /// # Errors
-    /// Returns an error if a parameter requires no gradient.
+    /// reaches them. Returns an error if a parameter requires no gradient.
     pub fn gradients(&self, parameters: &[Tensor]) -> Result<Gradients> {
         let Some(job) = &self.0 else { return Ok(Gradients::single()) };
         let (group, _) = job.group()?;
@@ -203,10 +183,8 @@ impl World {
     }
 
     /// Ends the job with this rank's result. Either all ranks succeed, or all end with an error:
-    /// one that had none itself names the rank that failed.
-    ///
-    /// # Errors
-    /// Returns the given error, or another rank's.
+    /// one that had none itself names the rank that failed. Returns the given error, or another
+    /// rank's.
     pub fn end<T>(self, result: Result<T>) -> Result<T> {
         let ended = result.and_then(|value| self.barrier().map(|()| value));
         let Some(job) = self.0 else { return ended };
@@ -240,17 +218,12 @@ impl Gradients {
     }
 
     /// Makes the next backward pass, the last of its optimizer step, sum the gradients that it and
-    /// those before it accumulated.
-    ///
-    /// # Errors
-    /// Returns libtorch's error.
+    /// those before it accumulated. Returns libtorch's error.
     pub fn arm(&mut self) -> Result<()> {
         Ok(self.0.as_mut().map_or(Ok(()), Reducer::arm)?)
     }
 
     /// Waits for the sums. Every rank must call it, also one whose shard of the batch is empty.
-    ///
-    /// # Errors
     /// Returns an error if a rank is gone.
     pub fn finish(&mut self) -> Result<()> {
         Ok(self.0.as_mut().map_or(Ok(()), Reducer::finish).map_err(Broken)?)

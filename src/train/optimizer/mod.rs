@@ -142,10 +142,7 @@ impl Optimizer {
 
     /// Clips the gradients to a total 2-norm of `clip`, and updates the parameters with the
     /// learning rates `lr` of head and backbones. Returns the norm before clipping; if it is not
-    /// finite, nothing is updated.
-    ///
-    /// # Errors
-    /// Returns libtorch's error.
+    /// finite, nothing is updated. Returns libtorch's error.
     pub fn step(&mut self, lr: [f64; 2], clip: Option<f64>) -> Result<f64> {
         let gradients: Vec<Vec<Tensor>> =
             self.unfrozen().map(|group| group.params.iter().map(gradient).collect()).collect();
@@ -168,10 +165,7 @@ impl Optimizer {
 
     /// Makes a [`step`](Self::step) with the gradients of a loss that was [scaled
     /// up](LossScale::backward): they are scaled down first, and the scale is updated by whether
-    /// they were finite.
-    ///
-    /// # Errors
-    /// Returns libtorch's error.
+    /// they were finite. Returns libtorch's error.
     pub fn step_scaled(
         &mut self,
         scale: &mut Option<LossScale>,
@@ -211,10 +205,8 @@ impl Optimizer {
         state
     }
 
-    /// Restores what [`state`](Self::state) returned.
-    ///
-    /// # Errors
-    /// Returns an error that names a tensor that is missing or has another shape.
+    /// Restores what [`state`](Self::state) returned. Returns an error that names a tensor that is
+    /// missing or has another shape.
     pub fn restore(&mut self, saved: &HashMap<String, Tensor>) -> Result<()> {
         let _guard = tch::no_grad_guard();
         for (name, mut target) in self.state() {

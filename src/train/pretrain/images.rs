@@ -20,10 +20,8 @@ pub(super) struct TrainAndVal {
 }
 
 impl TrainAndVal {
-    /// Loads the dataset with the augmentation of the config's section `pretrain`.
-    ///
-    /// # Errors
-    /// Returns an error that names missing or damaged data.
+    /// Loads the dataset with the augmentation of the config's section `pretrain`. Returns an error
+    /// that names missing or damaged data.
     pub(super) fn load(config: &Config) -> Result<Self> {
         let data = DataConfig { augment: config.pretrain.augment.clone(), ..config.data.clone() };
         let load = |split| data::load_split(&data, config.seed, split);

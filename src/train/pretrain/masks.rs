@@ -34,10 +34,7 @@ impl Masks {
     }
 
     /// Samples the masks (len, patches), true for a masked patch, of the training images with these
-    /// indices.
-    ///
-    /// # Errors
-    /// Returns libtorch's error if memory runs out.
+    /// indices. Returns libtorch's error if memory runs out.
     pub(super) fn train(&self, epoch: u64, indices: &[usize], device: Device) -> Result<Tensor> {
         let masks: Vec<bool> =
             indices.iter().flat_map(|&index| self.sample(epoch, index)).collect();
@@ -45,10 +42,8 @@ impl Masks {
         Ok(Tensor::f_from_slice(&masks)?.f_view(shape)?.f_to_device(device)?)
     }
 
-    /// Samples the masks of validation images, which are the same in every epoch.
-    ///
-    /// # Errors
-    /// Returns libtorch's error if memory runs out.
+    /// Samples the masks of validation images, which are the same in every epoch. Returns
+    /// libtorch's error if memory runs out.
     pub(super) fn val(&self, indices: &[usize], device: Device) -> Result<Tensor> {
         self.train(VALIDATION_EPOCH, indices, device)
     }

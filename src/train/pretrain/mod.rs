@@ -48,8 +48,6 @@ pub struct Outcome {
 /// their weights into the folder `root`. Validation images are evaluated after each epoch and never
 /// trained on; test images are not opened. A resumed pretraining continues from its last checkpoint
 /// and ends with the same weights, bit for bit on one machine, as one that was not interrupted.
-///
-/// # Errors
 /// Returns an error if data, weights or the folder do not fit, if masks would hide all patches or
 /// none, if a loss or gradient is not finite, or [`Stopped`](super::Stopped) if it was asked to
 /// stop.

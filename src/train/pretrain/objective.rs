@@ -76,10 +76,7 @@ impl<'a> MaskedImages<'a> {
         self.model.losses(&prediction, &x, mask, self.config.pretrain.normalized_pixels)
     }
 
-    /// Writes the backbone's weights.
-    ///
-    /// # Errors
-    /// Returns an error if the file cannot be written.
+    /// Writes the backbone's weights. Returns an error if the file cannot be written.
     pub(super) fn finish(
         &self,
         run: &RunDir,

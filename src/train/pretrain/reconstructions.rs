@@ -32,10 +32,8 @@ pub(super) struct Panels {
 }
 
 impl Panels {
-    /// Creates the sheet with one column: validation images, evenly spaced in their list.
-    ///
-    /// # Errors
-    /// Returns an error that names an image that cannot be read.
+    /// Creates the sheet with one column: validation images, evenly spaced in their list. Returns
+    /// an error that names an image that cannot be read.
     pub(super) fn new(images: &TrainAndVal, config: &Config) -> Result<Self> {
         let samples = images.val.samples();
         let rows = ROWS.min(samples.len());
@@ -50,8 +48,6 @@ impl Panels {
     }
 
     /// Adds two columns: the images masked as in validation, and the backbone's reconstructions.
-    ///
-    /// # Errors
     /// Returns an operator's error.
     pub(super) fn add(&mut self, model: &MaskedImageModel, config: &Config) -> Result<()> {
         let _guard = tch::no_grad_guard();

@@ -34,13 +34,11 @@ const CHECKPOINT: &str = "checkpoint";
 
 /// Trains a model as the config says, in the run directory `root`, and evaluates its best weights
 /// at the end. A resumed run continues from its last checkpoint and ends with the same weights, bit
-/// for bit on one machine, as one that was not interrupted.
-///
-/// # Errors
-/// Returns an error if data, weights or the run directory do not fit; a new run directory is
-/// created only when everything else is there. Returns an error with the step and its images if a
-/// loss or gradient is not finite, and [`Stopped`](super::Stopped) if the run was asked to stop.
-/// With several ranks, an error of one ends all.
+/// for bit on one machine, as one that was not interrupted. Returns an error if data, weights or
+/// the run directory do not fit; a new run directory is created only when everything else is there.
+/// Returns an error with the step and its images if a loss or gradient is not finite, and
+/// [`Stopped`](super::Stopped) if the run was asked to stop. With several ranks, an error of one
+/// ends all.
 pub fn train(
     config: &Config,
     root: &Path,

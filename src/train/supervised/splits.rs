@@ -18,10 +18,7 @@ pub(super) struct Splits {
 }
 
 impl Splits {
-    /// Loads the dataset of a config.
-    ///
-    /// # Errors
-    /// Returns an error that names data that are missing or damaged.
+    /// Loads the dataset of a config. Returns an error that names data that are missing or damaged.
     pub(super) fn load(config: &Config) -> Result<Self> {
         let dataset = data::load(&config.data, config.seed)?;
         let images = |samples: Vec<Sample>| {

@@ -68,11 +68,8 @@ impl<'a, O: Objective> Trainer<'a, O> {
         }
     }
 
-    /// Loads the last checkpoint, if there is one.
-    ///
-    /// # Errors
-    /// Returns an error if it is damaged, or was made with other data, another number of processes
-    /// or another precision.
+    /// Loads the last checkpoint, if there is one. Returns an error if it is damaged, or was made
+    /// with other data, another number of processes or another precision.
     pub(crate) fn load_checkpoint(&mut self) -> Result<()> {
         if !self.resumed || !self.world.is_first() {
             return Ok(());
@@ -106,8 +103,6 @@ impl<'a, O: Objective> Trainer<'a, O> {
     }
 
     /// Checks that all ranks were started alike, and copies rank 0's weights and progress to them.
-    ///
-    /// # Errors
     /// Returns an error if ranks differ in config, data or program, or if one is gone.
     pub(crate) fn synchronize(&mut self) -> Result<()> {
         if self.world.size() == 1 {
