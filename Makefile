@@ -11,7 +11,7 @@ help:
 	@echo "make test-kernels   run the CUDA kernels in a simulator and compare them with reference files; no GPU is needed"
 	@echo "make kernel-table   print what the CUDA kernels count there, the table of csrc/README.md"
 	@echo "make build   build target/release/vmbeauty"
-	@echo "make lint    check formatting, and clippy with warnings denied"
+	@echo "make lint    check formatting, clippy and rustdoc with warnings denied, and the structure and words of the code"
 	@echo "make setup   only fetch libtorch for the CPU; then plain cargo build and cargo test work"
 	@echo "make cuda    fetch libtorch with CUDA and nvcc instead, and build with it"
 	@echo "make distributed   build with the feature that trains with several processes, on one host or many"
