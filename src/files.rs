@@ -21,6 +21,8 @@ const PART_SUFFIX: &str = ".part";
 /// temporary file is renamed to `path`, replacing an older file. If anything fails, the temporary
 /// file is removed and the older file stays.
 ///
+/// Returns the error of `write` or of the failed file operation, with `path`.
+///
 /// # Examples
 /// ```
 /// use vm_beautynet::files::write_atomic;
@@ -35,7 +37,7 @@ const PART_SUFFIX: &str = ".part";
 /// assert_eq!(std::fs::read(&path)?, b"complete");
 /// # std::fs::remove_file(&path)?;
 /// # Ok::<(), anyhow::Error>(())
-/// ``` Returns the error of `write` or of the failed file operation, with `path`.
+/// ```
 pub fn write_atomic(path: &Path, write: impl FnOnce(&mut dyn Write) -> Result<()>) -> Result<()> {
     try_write(path, write).map_err(|error| {
         let message = format!("cannot write {}{}", path.display(), remedy(path, &error));

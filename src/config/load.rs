@@ -26,6 +26,8 @@ impl Config {
 
     /// Reads a config from a text, which errors call `origin`; otherwise as [`load`](Self::load).
     ///
+    /// Returns an error if the text is not YAML, or if a key or a value is wrong.
+    ///
     /// # Examples
     /// ```
     /// use vm_beautynet::config::Config;
@@ -37,7 +39,7 @@ impl Config {
     /// let error = Config::from_yaml("train: {epoch: 5}", "mine.yaml", &[]).unwrap_err();
     /// assert!(error.to_string().contains("epochs"), "the nearest known key");
     /// # Ok::<(), vm_beautynet::config::ConfigError>(())
-    /// ``` Returns an error if the text is not YAML, or if a key or a value is wrong.
+    /// ```
     pub fn from_yaml(text: &str, origin: &str, overrides: &[String]) -> Result<Self, ConfigError> {
         let mut documents = vec![Document::file(text, origin)?];
         for text in overrides {
