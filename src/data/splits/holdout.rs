@@ -67,16 +67,7 @@ pub(crate) fn complete_splits(
 mod tests {
     use super::*;
     use crate::data::splits::leakage::leaked_images;
-    use crate::data::{Sample, Source};
-
-    fn row(id: &str, score: f32) -> Row {
-        Row::new(Sample::new(id, Source::File(id.into()), score, None), id.to_string())
-    }
-
-    fn rows(range: std::ops::Range<u32>) -> Vec<Row> {
-        // Scores in an order that differs from that of the names.
-        range.map(|index| row(&format!("{index:04}"), (index * 37 % 101) as f32)).collect()
-    }
+    use crate::data::splits::test_rows::rows;
 
     fn ids(rows: &[Row]) -> Vec<&str> {
         rows.iter().map(|row| row.sample.id.as_str()).collect()

@@ -81,16 +81,7 @@ impl std::fmt::Display for LeakedImage {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::data::{Sample, Source};
-
-    fn row(id: &str, score: f32) -> Row {
-        Row::new(Sample::new(id, Source::File(id.into()), score, None), id.to_string())
-    }
-
-    fn rows(range: std::ops::Range<u32>) -> Vec<Row> {
-        // Scores in an order that differs from that of the names.
-        range.map(|index| row(&format!("{index:04}"), (index * 37 % 101) as f32)).collect()
-    }
+    use crate::data::splits::test_rows::rows;
 
     fn overlapping() -> Listing {
         Listing::new(rows(0..10), rows(8..14), rows(12..20))

@@ -25,19 +25,15 @@ fn three_runs() -> Sandbox {
     sandbox
 }
 
+/// The JSON of a report on the three runs, whose page is also written.
+fn report_of_three(sandbox: &Sandbox, page: &str) -> Value {
+    sandbox.json(&["report", "good-1", "good-2", "bad", "-o", page, "--no-images", "--json"])
+}
+
 #[test]
 fn a_model_has_the_mean_and_the_sd_over_its_seeds_and_an_interval_over_images() {
     let sandbox = three_runs();
-    let report = sandbox.json(&[
-        "report",
-        "good-1",
-        "good-2",
-        "bad",
-        "-o",
-        "out/report.html",
-        "--no-images",
-        "--json",
-    ]);
+    let report = report_of_three(&sandbox, "out/report.html");
     assert_eq!(report["split"], "test");
     let rows = csv_rows(&sandbox.path("out/report.csv"));
     let (good, bad) = (&rows[0], &rows[1]);
@@ -75,16 +71,7 @@ fn a_model_has_the_mean_and_the_sd_over_its_seeds_and_an_interval_over_images() 
 #[test]
 fn differences_are_from_the_best_model_and_corrected_for_their_number() {
     let sandbox = three_runs();
-    let report = sandbox.json(&[
-        "report",
-        "good-1",
-        "good-2",
-        "bad",
-        "-o",
-        "report.html",
-        "--no-images",
-        "--json",
-    ]);
+    let report = report_of_three(&sandbox, "report.html");
     let rows = csv_rows(&sandbox.path("report.differences.csv"));
     assert_eq!(rows.len(), 1);
     close(&rows[0]["mae"], 0.5);
