@@ -1,12 +1,15 @@
-//! Atomic writes of files.
+//! Atomic writes of files, and bounded reads of regular ones.
 //!
 //! A run may be killed at any moment, and a disk may fill up half-way through a checkpoint. A file
 //! under its final name is therefore always complete: the bytes are written to a temporary file in
 //! the same folder, synced to disk, and only then renamed.
+//!
+//! A file that a user names may be a pipe, a device or a link to one, whose reader would wait
+//! forever or never reach the end. Only regular files are opened.
 
 use std::ffi::OsString;
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, BufWriter, ErrorKind, Write};
+use std::fs::{self, File, Metadata, OpenOptions};
+use std::io::{self, BufWriter, ErrorKind, Read, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
@@ -70,6 +73,52 @@ pub fn remove_leftovers(folder: &Path) -> Result<usize> {
         }
     }
     Ok(removed)
+}
+
+/// Opens a regular file for reading, without waiting for a writer where it is a pipe.
+///
+/// Returns the error of opening it, or one that says what it is if it is a folder, a pipe, a
+/// socket or a device, or a link to one. Errors do not name the file. Files of `/proc` count as
+/// regular and may never end: read at most the length that the metadata state, as [`read_regular`]
+/// does.
+pub fn open_regular(path: &Path) -> io::Result<File> {
+    // Opening alone may rewind a tape or start a watchdog, so devices are not opened at all. The
+    // name may have another file by the time it is opened: what was opened counts.
+    ensure_regular(&fs::metadata(path)?)?;
+    let mut options = OpenOptions::new();
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::custom_flags(&mut options, libc::O_NONBLOCK);
+    let file = options.read(true).open(path)?;
+    ensure_regular(&file.metadata()?)?;
+    Ok(file)
+}
+
+/// Reads a regular file of at most `limit` bytes, as [`open_regular`] opens it. Returns an error as
+/// it does, and if the file is longer.
+pub fn read_regular(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
+    let file = open_regular(path)?;
+    let length = file.metadata()?.len();
+    if length > limit {
+        let (size, most) = (length.div_ceil(1 << 20), limit >> 20);
+        let reason = format!("the file has {size} MiB, more than the limit of {most} MiB");
+        return Err(io::Error::new(ErrorKind::FileTooLarge, reason));
+    }
+    let mut bytes = Vec::with_capacity(length as usize);
+    // What is appended meanwhile is not read.
+    file.take(length).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+fn ensure_regular(metadata: &Metadata) -> io::Result<()> {
+    if metadata.is_file() {
+        return Ok(());
+    }
+    let (kind, found) = if metadata.is_dir() {
+        (ErrorKind::IsADirectory, "a folder")
+    } else {
+        (ErrorKind::InvalidInput, "a pipe, a socket or a device")
+    };
+    Err(io::Error::new(kind, format!("is {found}, not a regular file")))
 }
 
 fn try_write(path: &Path, write: impl FnOnce(&mut dyn Write) -> Result<()>) -> Result<()> {
@@ -260,6 +309,50 @@ mod tests {
         assert_eq!(names(dir.path()), [leftover.as_str(), "a.txt"]);
         assert_eq!(remove_leftovers(dir.path()).unwrap(), 1);
         assert_eq!(names(dir.path()), ["a.txt"]);
+    }
+
+    #[test]
+    fn a_regular_file_is_read_up_to_the_limit() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.txt");
+        fs::write(&path, vec![7; 3 << 20]).unwrap();
+        assert_eq!(read_regular(&path, 3 << 20).unwrap().len(), 3 << 20);
+        let error = read_regular(&path, 2 << 20).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::FileTooLarge);
+        assert_eq!(error.to_string(), "the file has 3 MiB, more than the limit of 2 MiB");
+        let error = read_regular(&dir.path().join("b.txt"), 1).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::NotFound);
+        let error = read_regular(dir.path(), 1).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::IsADirectory);
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn pipes_devices_and_links_to_them_are_refused_at_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let pipe = dir.path().join("pipe");
+        assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+        let link = |name: &str, target: &Path| {
+            let link = dir.path().join(name);
+            std::os::unix::fs::symlink(target, &link).unwrap();
+            link
+        };
+        let links = [link("zero.jpg", Path::new("/dev/zero")), link("pipe.jpg", &pipe), pipe];
+        for path in links {
+            let error = open_regular(&path).unwrap_err();
+            assert_eq!(error.to_string(), "is a pipe, a socket or a device, not a regular file");
+        }
+        let socket = dir.path().join("socket");
+        let _listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+        assert!(open_regular(&socket).is_err());
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn an_endless_file_of_proc_is_read_as_empty() {
+        // It states the length 0 and holds eight bytes per page of the address space.
+        let bytes = read_regular(Path::new("/proc/self/pagemap"), 1 << 30).unwrap();
+        assert!(bytes.is_empty());
     }
 
     #[test]

@@ -25,7 +25,7 @@ pub use batch::{HostBatch, Vote};
 pub use dataset::{Dataset, Sample, Skipped, Source, Split, scores_by_group};
 pub use datasets::image_folder::image_files;
 pub use datasets::synthetic;
-pub use image::{EvalTransform, Frame, NEUTRAL, Workspace, decode_image, read_image};
+pub use image::{EvalTransform, Frame, ImageFormat, NEUTRAL, Workspace, decode_image, read_image};
 pub use image_dataset::{ImageDataset, Mode};
 pub use load::{load, load_split};
 pub use loader::{Loader, LoaderOptions, RankShard};

@@ -4,13 +4,15 @@
 //! 16-bit, float and CMYK images become RGB; transparent pixels are blended over a background,
 //! [`NEUTRAL`] by default. Files that are damaged, truncated, too large or not images are errors.
 
-use std::fs;
-use std::io::Cursor;
+use std::io::{Cursor, ErrorKind};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use image::{DynamicImage, ImageDecoder, ImageError, ImageReader, Limits, RgbImage};
+
+use super::format::{ImageFormat, unsupported};
+use crate::files::read_regular;
 
 /// The default background of transparent pixels and padding: the mean color of ImageNet, which
 /// normalization maps to about zero.
@@ -41,18 +43,12 @@ pub(crate) fn read_image_over(path: &Path, background: [u8; 3]) -> Result<RgbIma
 
 /// Reads the bytes of a regular file of bounded size. Errors do not name the file.
 pub(crate) fn read_file(path: &Path) -> Result<Vec<u8>> {
-    let metadata = fs::metadata(path).map_err(|error| match error.kind() {
-        std::io::ErrorKind::NotFound => anyhow!("no such file"),
-        _ => anyhow!("cannot be opened: {error}"),
-    })?;
-    // A pipe or a device would block or never end.
-    ensure!(metadata.is_file(), "is not a regular file; name an image file");
-    let (size, most) = (metadata.len() >> 20, MAX_FILE >> 20);
-    ensure!(
-        metadata.len() <= MAX_FILE,
-        "the file has {size} MiB, more than the limit of {most} MiB; shrink it"
-    );
-    fs::read(path).map_err(|error| anyhow!("cannot be read: {error}"))
+    read_regular(path, MAX_FILE).map_err(|error| match error.kind() {
+        ErrorKind::NotFound => anyhow!("no such file"),
+        ErrorKind::FileTooLarge => anyhow!("{error}; shrink it"),
+        ErrorKind::IsADirectory | ErrorKind::InvalidInput => anyhow!("{error}; name an image file"),
+        _ => anyhow!("cannot be read: {error}"),
+    })
 }
 
 /// Decodes an image from the content of a file. Returns an error as [`read_image`] does, without a
@@ -75,8 +71,7 @@ fn decode(bytes: &[u8], background: [u8; 3]) -> Result<RgbImage> {
     if bytes.starts_with(&[0xff, 0xd8]) && !jpeg_is_complete(bytes) {
         bail!("truncated: the JPEG's end is missing; download it again or remove it");
     }
-    let mut reader = ImageReader::new(Cursor::new(bytes)).with_guessed_format()?;
-    ensure!(reader.format().is_some(), unknown_format(bytes));
+    let mut reader = ImageReader::with_format(Cursor::new(bytes), decoder_of(bytes)?);
     let mut limits = Limits::default();
     limits.max_image_width = Some(MAX_SIDE);
     limits.max_image_height = Some(MAX_SIDE);
@@ -151,21 +146,27 @@ fn explain(error: ImageError) -> anyhow::Error {
     }
 }
 
-fn unknown_format(bytes: &[u8]) -> String {
-    let found = match bytes.get(4..12) {
-        Some(b"ftypheic" | b"ftypheix" | b"ftypmif1" | b"ftypmsf1") => "a HEIC image",
-        Some(b"ftypavif" | b"ftypavis") => "an AVIF image",
-        _ => "not an image",
-    };
-    format!("{found}; JPEG, PNG, WebP, BMP, GIF and TIFF are read: convert it or remove it")
+/// Returns the decoder for the format of a file.
+fn decoder_of(bytes: &[u8]) -> Result<image::ImageFormat> {
+    Ok(match ImageFormat::of(bytes) {
+        Some(ImageFormat::Jpeg) => image::ImageFormat::Jpeg,
+        Some(ImageFormat::Png) => image::ImageFormat::Png,
+        Some(ImageFormat::WebP) => image::ImageFormat::WebP,
+        Some(ImageFormat::Bmp) => image::ImageFormat::Bmp,
+        Some(ImageFormat::Gif) => image::ImageFormat::Gif,
+        Some(ImageFormat::Tiff) => image::ImageFormat::Tiff,
+        Some(ImageFormat::Unsupported(name)) => bail!(unsupported(name)),
+        None => bail!("not an image; {} are read: convert it or remove it", ImageFormat::SUPPORTED),
+    })
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
     use std::io::Write;
 
     use image::codecs::jpeg::JpegEncoder;
-    use image::{ImageBuffer, ImageFormat, Luma, Rgb, Rgba};
+    use image::{ImageBuffer, Luma, Rgb, Rgba};
 
     use super::*;
 
@@ -179,7 +180,7 @@ mod tests {
         })
     }
 
-    fn encode(image: &DynamicImage, format: ImageFormat) -> Vec<u8> {
+    fn encode(image: &DynamicImage, format: image::ImageFormat) -> Vec<u8> {
         let mut bytes = Cursor::new(Vec::new());
         image.write_to(&mut bytes, format).unwrap();
         bytes.into_inner()
@@ -211,12 +212,12 @@ mod tests {
         let image = quarters(24, 16);
         let folder = tempfile::tempdir().unwrap();
         for format in [
-            ImageFormat::Jpeg,
-            ImageFormat::Png,
-            ImageFormat::WebP,
-            ImageFormat::Bmp,
-            ImageFormat::Gif,
-            ImageFormat::Tiff,
+            image::ImageFormat::Jpeg,
+            image::ImageFormat::Png,
+            image::ImageFormat::WebP,
+            image::ImageFormat::Bmp,
+            image::ImageFormat::Gif,
+            image::ImageFormat::Tiff,
         ] {
             let path = folder.path().join("image.jpg");
             fs::write(&path, encode(&image.clone().into(), format)).unwrap();
@@ -244,14 +245,14 @@ mod tests {
     #[test]
     fn gray_and_deep_images_become_rgb() {
         let gray: ImageBuffer<Luma<u16>, _> = ImageBuffer::from_pixel(3, 2, Luma([40_000u16]));
-        let decoded = decode_image(&encode(&gray.into(), ImageFormat::Png)).unwrap();
+        let decoded = decode_image(&encode(&gray.into(), image::ImageFormat::Png)).unwrap();
         assert!(decoded.pixels().all(|pixel| pixel.0 == [156; 3]), "{decoded:?}");
     }
 
     #[test]
     fn transparent_pixels_are_blended_over_the_neutral_color() {
         let clear = ImageBuffer::from_fn(2, 1, |x, _| Rgba([255u8, 0, 0, x as u8 * 255]));
-        let decoded = decode_image(&encode(&clear.into(), ImageFormat::Png)).unwrap();
+        let decoded = decode_image(&encode(&clear.into(), image::ImageFormat::Png)).unwrap();
         assert_eq!(decoded.get_pixel(0, 0).0, NEUTRAL);
         assert_eq!(decoded.get_pixel(1, 0).0, [255, 0, 0]);
     }
@@ -259,7 +260,12 @@ mod tests {
     #[test]
     fn a_file_truncated_anywhere_is_an_error() {
         let image = quarters(40, 40);
-        for format in [ImageFormat::Jpeg, ImageFormat::Png, ImageFormat::WebP, ImageFormat::Bmp] {
+        for format in [
+            image::ImageFormat::Jpeg,
+            image::ImageFormat::Png,
+            image::ImageFormat::WebP,
+            image::ImageFormat::Bmp,
+        ] {
             let complete = encode(&image.clone().into(), format);
             for kept in [0, 1, 2, 3, 10, complete.len() / 2, complete.len() * 3 / 4] {
                 assert!(decode_image(&complete[..kept]).is_err(), "{format:?} of {kept} bytes");
@@ -296,7 +302,7 @@ mod tests {
     #[test]
     fn an_oversized_image_is_rejected_before_it_is_decoded() {
         // A PNG that claims 30,000 pixels a side.
-        let mut bomb = encode(&quarters(8, 8).into(), ImageFormat::Png);
+        let mut bomb = encode(&quarters(8, 8).into(), image::ImageFormat::Png);
         bomb[16..20].copy_from_slice(&30_000u32.to_be_bytes());
         bomb[20..24].copy_from_slice(&30_000u32.to_be_bytes());
         let checksum = crc32(&bomb[12..29]);
@@ -316,11 +322,11 @@ mod tests {
     fn damaged_bytes_never_panic() {
         let image = DynamicImage::from(quarters(24, 24));
         for format in [
-            ImageFormat::Jpeg,
-            ImageFormat::Png,
-            ImageFormat::WebP,
-            ImageFormat::Gif,
-            ImageFormat::Tiff,
+            image::ImageFormat::Jpeg,
+            image::ImageFormat::Png,
+            image::ImageFormat::WebP,
+            image::ImageFormat::Gif,
+            image::ImageFormat::Tiff,
         ] {
             let complete = encode(&image, format);
             let mut rng = crate::data::random_stream::RandomStream::new(5, 0, 0, "damage");

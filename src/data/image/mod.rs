@@ -2,11 +2,13 @@
 
 pub(super) mod cache;
 pub(super) mod decode;
+pub(super) mod format;
 pub(super) mod phash;
 pub(super) mod planes;
 pub(super) mod resample;
 pub(super) mod transform;
 
 pub use decode::{NEUTRAL, decode_image, read_image};
+pub use format::ImageFormat;
 pub use resample::{Frame, Workspace};
 pub use transform::EvalTransform;
