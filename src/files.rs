@@ -1,4 +1,4 @@
-//! Atomic writes of files, and bounded reads of regular ones.
+//! Atomic writes of files, bounded reads of regular ones, and names that are safe to print.
 //!
 //! A run may be killed at any moment, and a disk may fill up half-way through a checkpoint. A file
 //! under its final name is therefore always complete: the bytes are written to a temporary file in
@@ -8,6 +8,7 @@
 //! forever or never reach the end. Only regular files are opened.
 
 use std::ffi::OsString;
+use std::fmt::Display;
 use std::fs::{self, File, Metadata, OpenOptions};
 use std::io::{self, BufWriter, ErrorKind, Read, Write};
 use std::path::{Path, PathBuf};
@@ -119,6 +120,38 @@ fn ensure_regular(metadata: &Metadata) -> io::Result<()> {
         (ErrorKind::InvalidInput, "a pipe, a socket or a device")
     };
     Err(io::Error::new(kind, format!("is {found}, not a regular file")))
+}
+
+/// Formats a name for a terminal, on one line: control characters and those that reorder text are
+/// escaped (`\u{1b}`), for the name of a file may hold commands for the terminal, or a second line.
+pub fn printable(name: impl Display) -> String {
+    escaped(name.to_string(), "")
+}
+
+/// Formats a message for a terminal as [`printable`] does, but keeps its lines.
+pub fn printable_lines(message: &str) -> String {
+    escaped(message.to_string(), "\n\t")
+}
+
+fn escaped(text: String, kept: &str) -> String {
+    let hostile = |c: char| {
+        let reorders = matches!(
+            c,
+            '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}'
+        );
+        (c.is_control() || reorders) && !kept.contains(c)
+    };
+    if !text.contains(hostile) {
+        return text;
+    }
+    text.chars().fold(String::new(), |mut escaped, c| {
+        if hostile(c) {
+            escaped.extend(c.escape_default())
+        } else {
+            escaped.push(c)
+        }
+        escaped
+    })
 }
 
 fn try_write(path: &Path, write: impl FnOnce(&mut dyn Write) -> Result<()>) -> Result<()> {
@@ -292,6 +325,16 @@ mod tests {
         let report = report(write_atomic(&dir.path().join("gone/a.txt"), |_| Ok(())));
         assert!(report.contains("is there a folder"), "{report}");
         assert!(report.contains("gone"), "{report}");
+    }
+
+    #[test]
+    fn a_name_cannot_command_the_terminal() {
+        assert_eq!(
+            printable("a\u{1b}[2J\r\nb\u{9b}\u{202e}.png"),
+            "a\\u{1b}[2J\\r\\nb\\u{9b}\\u{202e}.png"
+        );
+        assert_eq!(printable_lines("one\n\ttwo\u{7}"), "one\n\ttwo\\u{7}");
+        assert_eq!(printable(Path::new("Nguyễn/好.jpg").display()), "Nguyễn/好.jpg");
     }
 
     #[test]

@@ -10,6 +10,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::output::say;
+use crate::files::printable_lines;
 
 /// The options of the messages on stderr.
 #[derive(Debug, Clone, Copy, Default, clap::Args)]
@@ -114,7 +115,7 @@ impl Console {
     }
 
     fn line(&self, text: &str) {
-        if self.bar.is_hidden() { say(text) } else { self.bar.println(text) }
+        if self.bar.is_hidden() { say(text) } else { self.bar.println(printable_lines(text)) }
     }
 
     fn write_event(&self, event: &str, about: &impl Serialize) {

@@ -6,6 +6,7 @@ use anyhow::{Context, Result};
 use serde::Serialize;
 
 use crate::eval::statistics::Interval;
+use crate::files::printable_lines;
 use crate::report::{group_thousands, text_table};
 
 /// Prints a result. A reader that stopped reading (`| head`) is no error.
@@ -17,9 +18,10 @@ pub(super) fn print(text: &str) -> Result<()> {
     }
 }
 
-/// Prints a line on stderr; work continues if it is closed.
+/// Prints a message on stderr, in which a file's name cannot command the terminal; work continues
+/// if stderr is closed.
 pub(super) fn say(text: &str) {
-    let _ = writeln!(std::io::stderr(), "{text}");
+    let _ = writeln!(std::io::stderr(), "{}", printable_lines(text));
 }
 
 /// Prints a result as one JSON object.
