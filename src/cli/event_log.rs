@@ -38,12 +38,15 @@ impl<R: Serialize> Observer<R> for EventLog {
             "resumed": start.resumed,
             "epochs_done": start.epochs_done,
             "steps_done": start.steps_done,
-            "notes": start.notes,
+            "notes": start.notes.iter().map(|note| &note.text).collect::<Vec<_>>(),
         });
         if let Some(branch) = start.branch {
             about["branch"] = json!(branch);
         }
         self.console.event("start", &about);
+        for note in start.notes.iter().filter(|note| note.is_warning) {
+            self.console.warn(&note.text);
+        }
         if !std::mem::replace(&mut self.started, true) {
             self.console.warn_of_skipped_rows(start.skipped_rows);
         }

@@ -86,7 +86,7 @@ fn open_model(path: &Path, overrides: &[String]) -> Result<(Config, BeautyNet)> 
     config.model.check_weights()?;
     tch::manual_seed(config.seed as i64);
     let net = BeautyNet::new(&config, device::select(config.device)?)?;
-    net.notes().iter().for_each(|note| say(note));
+    net.notes().iter().for_each(|note| say(&note.to_string()));
     Ok((config, net))
 }
 

@@ -152,7 +152,11 @@ impl<R: ConsoleRecord> Observer<R> for Progress {
             self.root.display()
         ));
         for note in start.notes {
-            self.console.info(note);
+            if note.is_warning {
+                self.console.warn(&note.text);
+            } else {
+                self.console.info(&note.text);
+            }
         }
         if !std::mem::replace(&mut self.started, true) {
             self.console.warn_of_skipped_rows(start.skipped_rows);

@@ -1,6 +1,7 @@
 //! `model`: the two backbones, their fusion, the head.
 
-use std::path::PathBuf;
+use std::fs;
+use std::path::{Path, PathBuf};
 
 use super::branch::Branch;
 use super::checks::Checks;
@@ -31,14 +32,14 @@ section! {
     pub struct BackboneConfig {
         /// Preset, which fixes the sizes and the normalization.
         pub name: String = "vit_tiny_patch16_224".into(),
-        /// File of pretrained weights: `.safetensors`, or a zip file of torch.save (`.pth`, `.pt`,
+        /// File of pretrained weights: `.safetensors`, or a checkpoint of torch.save (`.pth`, `.pt`,
         /// `.bin`); `null` starts from random weights.
         pub weights: Option<PathBuf> = None,
         /// Load the EMA weights of a training checkpoint (`model_ema`) instead of its trained
         /// weights.
         pub weights_ema: bool = false,
         /// Require every name and shape in the file to be the model's, except the classifier's;
-        /// `false` loads what fits.
+        /// `false` loads what fits, and warns of what changes the features.
         pub strict: bool = true,
         /// Largest probability of skipping a block in training (stochastic depth); it grows with
         /// depth up to this.
@@ -270,6 +271,23 @@ fn preset_names(wanted: impl Fn(Branch) -> bool) -> String {
     names.join(", ")
 }
 
+/// Returns which files in a folder are meant where the folder is given as a weights file.
+fn weights_in(folder: &Path) -> String {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
+    let is_weights = |path: &PathBuf| {
+        let ending = path.extension().and_then(|ending| ending.to_str());
+        ending.is_some_and(|ending| ["safetensors", "pth", "pt", "bin", "ckpt"].contains(&ending))
+    };
+    let mut files: Vec<PathBuf> = entries.filter(is_weights).collect();
+    files.sort();
+    let named: Vec<String> = files.iter().take(5).map(|file| file.display().to_string()).collect();
+    let folder = folder.display();
+    match named.len() {
+        0 => format!("must be a file, {folder} is a folder without a weights file"),
+        _ => format!("must be a file, {folder} is a folder: set it to {}", named.join(" or ")),
+    }
+}
+
 impl ModelConfig {
     /// Checks that the weights files of the branches in use exist. Not part of
     /// [`Config::validate`](super::Config::validate): a summary needs no weights, and neither does
@@ -283,11 +301,13 @@ impl ModelConfig {
             let Some(file) = backbone.weights.as_ref().filter(|_| used) else {
                 continue;
             };
-            if !file.is_file() {
+            let key = format!("model.{branch}.weights");
+            if file.is_dir() {
+                checks.fail(&key, format_args!(" {}", weights_in(file)));
+            } else if !file.exists() {
                 let published = backbone.published().first();
                 let published =
                     published.map_or(String::new(), |name| format!(" (published as {name})"));
-                let key = format!("model.{branch}.weights");
                 let rest = format_args!(
                     ": there is no file {}; put the weights there{published}, or set {key} to null \
                      to start from random weights",

@@ -10,7 +10,7 @@ use super::fusion::{BranchTokens, Fusion};
 use super::head::RegressionHead;
 use super::images::Images;
 use super::vim::ScanOperands;
-use super::weights::load_backbone;
+use super::weights::{Note, load_backbone};
 use crate::config::{BackboneShape, Branch, Config};
 
 /// The output of a forward pass.
@@ -55,7 +55,7 @@ pub struct BeautyNet {
     fusion: Fusion,
     head: RegressionHead,
     variables: nn::VarStore,
-    notes: Vec<String>,
+    notes: Vec<Note>,
 }
 
 impl BeautyNet {
@@ -87,9 +87,9 @@ impl BeautyNet {
         Ok(Self { vit, mamba, fusion, head, variables, notes: Vec::new() })
     }
 
-    /// Returns notes on the pretrained weights that were loaded, a line each: resampled embeddings,
-    /// and names that a file loaded without `strict` lacked.
-    pub fn notes(&self) -> &[String] {
+    /// Returns notes on the pretrained weights that were loaded: resampled embeddings, and a warning
+    /// of what changes the features of a file loaded without `strict`.
+    pub fn notes(&self) -> &[Note] {
         &self.notes
     }
 

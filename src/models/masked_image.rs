@@ -9,7 +9,7 @@ use super::forward_context::ForwardContext;
 use super::images::Images;
 use super::layers::{Init, Linear, Masked};
 use super::patch_embed::pixels_of_patches;
-use super::weights::load_backbone;
+use super::weights::{Note, load_backbone};
 use crate::config::{BackboneConfig, BackboneShape, Branch, Stem};
 
 /// Added to the variance of a patch's pixels.
@@ -42,7 +42,7 @@ pub struct MaskedImageModel {
     pixels: Linear,
     colors: Option<Linear>,
     variables: nn::VarStore,
-    notes: Vec<String>,
+    notes: Vec<Note>,
 }
 
 impl MaskedImageModel {
@@ -80,8 +80,8 @@ impl MaskedImageModel {
         &self.encoder.shape
     }
 
-    /// Returns notes on the weights that were loaded, a line each.
-    pub fn notes(&self) -> &[String] {
+    /// Returns notes on the weights that were loaded.
+    pub fn notes(&self) -> &[Note] {
         &self.notes
     }
 

@@ -14,6 +14,7 @@ use super::observer::Observer;
 use crate::config::{Branch, FreezeConfig, OptimizerConfig, ScheduleConfig};
 use crate::data::{HostBatch, ImageDataset, Split};
 use crate::models::ForwardContext;
+use crate::models::weights::Note;
 use crate::run::RunDir;
 
 /// The settings in which objectives differ.
@@ -42,7 +43,7 @@ pub(super) struct Description<'a> {
     /// Rows of the dataset that were skipped.
     pub skipped_rows: usize,
     /// Notes about the pretrained weights.
-    pub notes: &'a [String],
+    pub notes: &'a [Note],
 }
 
 /// One microbatch of an optimizer step.

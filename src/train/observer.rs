@@ -5,6 +5,7 @@ use crate::data::{HostBatch, ImageDataset};
 use crate::eval::metrics::Metrics;
 use crate::eval::predictions::Predictions;
 use crate::models::BeautyNet;
+use crate::models::weights::Note;
 use crate::run::EpochRecord;
 
 /// The start of a run, or of a backbone in a pretraining.
@@ -35,7 +36,7 @@ pub struct Start<'a> {
     /// Images trained on before, in the current epoch.
     pub images_done: usize,
     /// Notes about the pretrained weights.
-    pub notes: &'a [String],
+    pub notes: &'a [Note],
 }
 
 /// One optimizer step.

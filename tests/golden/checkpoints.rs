@@ -132,7 +132,11 @@ fn resampled_position_embeddings_are_timms() {
             let parameters = net.parameters();
             let (_, ours) = parameters.iter().find(|(name, _)| name == "vit.pos_embed").unwrap();
             assert_close(&format!("resampled to {name}"), ours, &expected, 1e-4);
-            assert!(net.notes()[0].contains("pos_embed was resampled from"), "{:?}", net.notes());
+            assert!(
+                net.notes()[0].text.contains("pos_embed was resampled from"),
+                "{:?}",
+                net.notes()
+            );
         }
     }
 }

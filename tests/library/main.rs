@@ -12,4 +12,5 @@ mod recompute;
 mod scan;
 mod statistics;
 mod torch_files;
+mod torch_formats;
 mod weights;

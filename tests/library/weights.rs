@@ -147,7 +147,10 @@ fn without_strict_what_fits_is_loaded_and_the_rest_is_noted() {
     let [note] = loaded.notes() else {
         panic!("{:?}", loaded.notes());
     };
-    assert!(note.contains("model.vit.weights: missing: blocks.1.attn.proj.bias"), "{note}");
+    assert!(note.is_warning && note.text.starts_with("model.vit.weights: "), "{note:?}");
+    for words in ["features are not the published model's", "missing: blocks.1.attn.proj.bias"] {
+        assert!(note.text.contains(words), "{note:?}");
+    }
 
     // A file of another model is refused nevertheless.
     let other = vec![("fc.weight".to_string(), Tensor::from(1.0f32))];
@@ -155,6 +158,177 @@ fn without_strict_what_fits_is_loaded_and_the_rest_is_noted() {
     let error = BeautyNet::new(&config(&[&weights, "model.vit.strict=false"]), Device::Cpu);
     let text = message(error.unwrap_err());
     assert!(text.contains("none of its names") && text.contains("unexpected: fc.weight"), "{text}");
+}
+
+/// Writes the ViT's weights with changes, and returns the override that names the file.
+fn changed_vit(
+    net: &BeautyNet,
+    path: &Path,
+    change: impl Fn(&mut Vec<(String, Tensor)>),
+) -> String {
+    let copy = |(name, tensor): (String, Tensor)| (name, tensor.detach().copy());
+    let mut tensors = net.branch_parameters(Branch::Vit).into_iter().map(copy).collect();
+    change(&mut tensors);
+    weights::save_torch(path, &tensors).unwrap();
+    format!("model.vit.weights={}", path.display())
+}
+
+fn refusal(overrides: &[&str]) -> String {
+    message(BeautyNet::new(&config(overrides), Device::Cpu).unwrap_err())
+}
+
+#[test]
+fn weights_that_are_not_finite_or_quantized_are_refused_with_file_and_parameter() {
+    let _alone = alone_with_the_generator();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("broken.pth");
+    let net = network(&[]);
+    for (value, at) in [(f64::NAN, 0), (f64::INFINITY, 95), (f64::NEG_INFINITY, 50)] {
+        let weights = changed_vit(&net, &path, |tensors| {
+            let (_, norm) = tensors.iter().find(|(name, _)| name == "blocks.1.norm2.bias").unwrap();
+            let _ = norm.get(at).fill_(value);
+        });
+        let text = refusal(&[&weights]);
+        for words in ["model.vit.weights", "broken.pth", "blocks.1.norm2.bias has NaN or infinity"]
+        {
+            assert!(text.contains(words), "{value}: {text}");
+        }
+    }
+    let weights = changed_vit(&net, &path, |tensors| {
+        let (_, norm) = tensors.iter_mut().find(|(name, _)| name == "norm.weight").unwrap();
+        *norm = norm.to_kind(Kind::Int8);
+    });
+    assert!(refusal(&[&weights]).contains("norm.weight is stored as Int8: quantized"));
+    // A run's own weights, too.
+    let own = folder.path().join("best.safetensors");
+    let (_, first) = &net.parameters()[0];
+    let _ = tch::no_grad(|| first.view(-1).get(0).fill_(f64::NAN));
+    weights::save(&own, &net.parameters(), HashMap::new()).unwrap();
+    let text = message(weights::load(&net.parameters(), &own).unwrap_err());
+    assert!(text.contains("best.safetensors") && text.contains("has NaN"), "{text}");
+}
+
+#[test]
+fn another_architecture_is_named_instead_of_its_parameters() {
+    let _alone = alone_with_the_generator();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("other.pth");
+    let net = network(&[]);
+    for (extra, words) in [
+        ("blocks.0.ls1.gamma", "LayerScale: blocks.0.ls1.gamma"),
+        ("fc_norm.weight", "average pooling"),
+        ("norm_pre.weight", "a norm before its blocks"),
+        ("blocks.0.attn.q_norm.weight", "norms of queries and keys"),
+        ("reg_token", "register tokens"),
+        ("dist_token", "a distillation token"),
+        ("blocks.1.mlp.w12.weight", "SwiGLU"),
+        ("blocks.0.attn.relative_position_bias_table", "relative position biases"),
+    ] {
+        let weights = changed_vit(&net, &path, |tensors| {
+            tensors.push((extra.to_string(), Tensor::from(1.0f32)));
+        });
+        let text = refusal(&[&weights]);
+        assert!(text.contains("another architecture than model.vit"), "{text}");
+        assert!(text.contains(words) && !text.contains("unexpected"), "{text}");
+        // What is dropped changes the features: a warning says so.
+        let loaded = network(&[&weights, "model.vit.strict=false"]);
+        let [note] = loaded.notes() else {
+            panic!("{:?}", loaded.notes());
+        };
+        assert!(note.is_warning && note.text.contains("1 of the file's parameters"), "{note}");
+        assert!(note.text.contains(words) && note.text.contains(extra), "{note}");
+    }
+    let lacking = changed_vit(&net, &path, |tensors| {
+        tensors.retain(|(name, _)| name != "cls_token");
+    });
+    assert!(refusal(&[&lacking]).contains("no class token"), "{}", refusal(&[&lacking]));
+    let vim = path.with_file_name("vim.pth");
+    weights::save_torch(&vim, &net.branch_parameters(Branch::Mamba)).unwrap();
+    let text = refusal(&[&format!("model.vit.weights={}", vim.display())]);
+    assert!(text.contains("Mamba layers, which model.mamba has"), "{text}");
+}
+
+#[test]
+fn a_file_with_the_attribute_of_a_training_framework_before_its_names_loads() {
+    let _alone = alone_with_the_generator();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("lightning.ckpt");
+    let net = network(&[]);
+    let prefixed = |prefixes: &'static [&str]| {
+        move |tensors: &mut Vec<(String, Tensor)>| {
+            let own = std::mem::take(tensors);
+            for prefix in prefixes {
+                let named = own.iter().map(|(name, t)| (format!("{prefix}{name}"), t.copy()));
+                tensors.extend(named);
+            }
+            tensors.push(("n_averaged".to_string(), Tensor::from(3i64)));
+        }
+    };
+    let weights = changed_vit(&net, &path, prefixed(&["model.backbone."]));
+    tch::manual_seed(7);
+    let loaded = network(&[&weights]);
+    for ((name, a), (_, b)) in vit_parameters(&net).iter().zip(vit_parameters(&loaded)) {
+        assert!(a.equal(&b), "{name}");
+    }
+    let notes: Vec<String> = loaded.notes().iter().map(ToString::to_string).collect();
+    let skipped = "model.vit.weights: skipped without the prefix model.backbone.: n_averaged";
+    assert_eq!(notes, [skipped]);
+    // With two networks in a file, which one is meant is not known.
+    let two = changed_vit(&net, &path, prefixed(&["student.", "teacher."]));
+    assert!(refusal(&[&two]).contains("unexpected: n_averaged, student.blocks.0"));
+}
+
+#[test]
+fn a_position_embedding_repeated_over_millions_of_tokens_is_refused() {
+    let _alone = alone_with_the_generator();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("repeated.pth");
+    // The writer stores each value, so the shape is put into the pickle afterwards.
+    let tokens = 1 + (1i64 << 24);
+    let weights = changed_vit(&network(&[]), &path, |_| ());
+    let mut bytes = fs::read(&path).unwrap();
+    let integer = |value: i64| [&[0x8a, 8], &value.to_le_bytes()[..]].concat();
+    let shape = |sizes: [i64; 3], strides: [i64; 3]| {
+        let tuple = |of: [i64; 3]| [&b"("[..], &of.map(integer).concat(), b"t"].concat();
+        [tuple(sizes), tuple(strides)].concat()
+    };
+    let (old, new) = (shape([1, 17, 96], [17 * 96, 96, 1]), shape([1, tokens, 96], [0, 0, 1]));
+    let at = bytes.windows(old.len()).position(|part| part == old).unwrap();
+    bytes[at..at + new.len()].copy_from_slice(&new);
+    fs::write(&path, bytes).unwrap();
+    let text = refusal(&[&weights]);
+    assert!(text.contains(&format!("pos_embed ([1, {tokens}, 96] in the file")), "{text}");
+}
+
+#[test]
+fn a_tensor_larger_than_all_memory_is_a_one_line_error() {
+    let _alone = alone_with_the_generator();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("sparse.safetensors");
+    let length = 1u64 << 43; // 8 TiB, of which the disk has none
+    let shape = format!("[{}]", length / 4);
+    let json = format!(r#"{{"x":{{"dtype":"F32","shape":{shape},"data_offsets":[0,{length}]}}}}"#);
+    let header = [&(json.len() as u64).to_le_bytes()[..], json.as_bytes()].concat();
+    fs::write(&path, &header).unwrap();
+    let file = fs::File::options().write(true).open(&path).unwrap();
+    if file.set_len(header.len() as u64 + length).is_err() {
+        return; // the file system has no files of this size
+    }
+    let mut file = weights::WeightsFile::open(&path).unwrap();
+    let text = message(file.tensor("x").unwrap_err());
+    assert!(text.contains("8192 GiB, more than the memory"), "{text}");
+}
+
+#[test]
+fn a_folder_in_place_of_a_weights_file_is_an_error_that_names_the_files_in_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let weights = format!("model.vit.weights={}", folder.path().display());
+    let check = || config(&[&weights]).model.check_weights().unwrap_err().to_string();
+    assert!(check().contains("a folder without a weights file"), "{}", check());
+    fs::write(folder.path().join("model.safetensors"), "").unwrap();
+    fs::write(folder.path().join("config.json"), "").unwrap();
+    let file = folder.path().join("model.safetensors");
+    assert!(check().ends_with(&format!("set it to {}", file.display())), "{}", check());
 }
 
 #[test]
@@ -183,9 +357,11 @@ fn another_patch_and_image_size_resample_the_embeddings_of_both_branches() {
             "data.image_size=24",
             &format!("model.{branch}.patch_size=4"),
         ]);
-        let notes = loaded.notes().join("; ");
+        let notes: Vec<String> = loaded.notes().iter().map(ToString::to_string).collect();
+        let notes = notes.join("; ");
         assert!(notes.contains("from 4x4 to 6x6 patches"), "{notes}");
         assert!(notes.contains("from 8x8 to 4x4 pixels"), "{notes}");
+        assert!(!notes.contains("warning"), "{notes}");
         let [old, new] = [&source, &loaded].map(|net| {
             let parameters = net.branch_parameters(branch);
             parameters.into_iter().find(|(name, _)| name == "pos_embed").unwrap().1

@@ -6,6 +6,7 @@ use std::path::Path;
 use anyhow::{Context, Result, bail, ensure};
 use tch::{Kind, Tensor};
 
+use super::architecture;
 use super::resample::{self, Grids};
 use super::{StateDict, WeightsFile};
 use crate::config::{BackboneConfig, Branch};
@@ -13,8 +14,23 @@ use crate::config::{BackboneConfig, Branch};
 const MAX_LISTED: usize = 20;
 /// Prefixes that PyTorch's wrappers add to every name.
 const WRAPPERS: [&str; 2] = ["module.", "_orig_mod."];
-/// Prefix of a published backbone's classifier, which is skipped.
-const CLASSIFIER: &str = "head.";
+/// Prefixes of a published backbone's classifiers, which are skipped.
+const CLASSIFIERS: [&str; 2] = ["head.", "head_dist."];
+
+/// A note on a weights file that was loaded.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Note {
+    /// The note, one line that begins with the config's key.
+    pub text: String,
+    /// Whether the features differ from those of the published model.
+    pub is_warning: bool,
+}
+
+impl std::fmt::Display for Note {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}{}", if self.is_warning { "warning: " } else { "" }, self.text)
+    }
+}
 
 /// Loads all `parameters` from a file with exactly their names and shapes: a run's own weights.
 /// Returns an error with the file, and the names that are missing, unexpected or of another shape.
@@ -22,28 +38,30 @@ pub fn load(parameters: &[(String, Tensor)], path: &Path) -> Result<()> {
     let mut file = WeightsFile::open(path)?;
     let matching = Matching::new(&file.shapes(), parameters, None);
     matching
-        .require_exact()
+        .require_exact(None)
         .and_then(|()| matching.load(&mut file))
         .with_context(|| format!("cannot use weights {}", path.display()))
 }
 
 /// Loads the published weights file that a branch's config names, if any, into the backbone's
-/// `parameters`, which have their published names. The file's names may have a wrapper's prefix;
-/// its classifier (`head.*`) is skipped, and position and patch embeddings of another size are
-/// resampled. Returns notes, a line each: what was resampled or skipped. Returns an error with the
-/// config's key and the file, and the names that are missing, unexpected or of another shape.
+/// `parameters`, which have their published names. The file's names may have a prefix; its
+/// classifier (`head.*`) is skipped, and position and patch embeddings of another size are
+/// resampled. Returns notes: what was resampled, skipped or dropped. Returns an error with the
+/// config's key and the file, and the architecture or the names that differ, or the parameter that
+/// is not of finite floating-point numbers.
 pub fn load_backbone(
     parameters: &[(String, Tensor)],
     branch: Branch,
     config: &BackboneConfig,
-) -> Result<Vec<String>> {
+) -> Result<Vec<Note>> {
     let Some(path) = &config.weights else {
         return Ok(Vec::new());
     };
     let (key, file) = (format!("model.{branch}.weights"), path.display());
     let notes = load_published(parameters, branch, config, path)
         .with_context(|| format!("{key}: {file} does not load into {}", config.name))?;
-    Ok(notes.into_iter().map(|note| format!("{key}: {note}")).collect())
+    let keyed = |note: Note| Note { text: format!("{key}: {}", note.text), ..note };
+    Ok(notes.into_iter().map(keyed).collect())
 }
 
 fn load_published(
@@ -51,12 +69,12 @@ fn load_published(
     branch: Branch,
     config: &BackboneConfig,
     path: &Path,
-) -> Result<Vec<String>> {
+) -> Result<Vec<Note>> {
     let state_dict = if config.weights_ema { StateDict::Ema } else { StateDict::Model };
     let mut file = WeightsFile::open_state_dict(path, state_dict)?;
     let matching = Matching::new(&file.shapes(), parameters, Some(branch));
     if config.strict {
-        matching.require_exact()?;
+        matching.require_exact(Some(branch))?;
     }
     ensure!(
         !matching.matched.is_empty(),
@@ -68,13 +86,23 @@ fn load_published(
         Change::None => None,
         change => Some(format!("{} was resampled {change}", matched.name)),
     });
-    Ok(resampled.chain(matching.differences()).collect())
+    let outside = format!("skipped without the prefix {}", matching.prefix);
+    let notes = resampled.chain(listed(&outside, &matching.outside));
+    let mut notes: Vec<Note> = notes.map(|text| Note { text, is_warning: false }).collect();
+    if let Some(text) = matching.changed_features(branch) {
+        notes.push(Note { text, is_warning: true });
+    }
+    Ok(notes)
 }
 
 /// The tensors of a file that fit the network's parameters, and the names that do not.
 #[derive(Default)]
 struct Matching {
     matched: Vec<Match>,
+    /// The prefix of the network's names in the file.
+    prefix: String,
+    /// Names in the file without the prefix.
+    outside: Vec<String>,
     missing: Vec<String>,
     unexpected: Vec<String>,
     misshaped: Vec<String>,
@@ -110,16 +138,20 @@ impl std::fmt::Display for Change {
 
 impl Matching {
     /// Matches names and shapes. With `branch`, the file is a published one, which may have a
-    /// classifier, a wrapper's prefix and embeddings of other sizes.
+    /// classifier, a prefix and embeddings of other sizes.
     fn new(
         shapes: &BTreeMap<String, Vec<i64>>,
         parameters: &[(String, Tensor)],
         branch: Option<Branch>,
     ) -> Self {
-        let wrapper = if branch.is_some() { wrapper(shapes) } else { String::new() };
+        let expected: BTreeSet<&str> = parameters.iter().map(|(name, _)| name.as_str()).collect();
+        let prefix = match branch {
+            Some(_) => prefix(shapes, &expected).unwrap_or_else(|| wrapper(shapes)),
+            None => String::new(),
+        };
         let mut matching = Self::default();
         for (name, parameter) in parameters {
-            let stored = format!("{wrapper}{name}");
+            let stored = format!("{prefix}{name}");
             let Some(shape) = shapes.get(&stored) else {
                 matching.missing.push(name.clone());
                 continue;
@@ -135,14 +167,18 @@ impl Matching {
                     .push(format!("{name} ({shape:?} in the file, {expected:?} in the model)")),
             }
         }
-        let expected: BTreeSet<&str> = parameters.iter().map(|(name, _)| name.as_str()).collect();
-        matching.unexpected = shapes
-            .keys()
-            .map(|name| name.strip_prefix(&wrapper).unwrap_or(name))
-            .filter(|name| !expected.contains(name))
-            .filter(|name| branch.is_none() || !name.starts_with(CLASSIFIER))
-            .map(|name| name.escape_debug().take(200).collect())
-            .collect();
+        let printable = |name: &str| name.escape_debug().take(200).collect();
+        for stored in shapes.keys() {
+            let Some(name) = stored.strip_prefix(&prefix) else {
+                matching.outside.push(printable(stored));
+                continue;
+            };
+            let is_classifier = CLASSIFIERS.iter().any(|prefix| name.starts_with(prefix));
+            if !expected.contains(name) && (branch.is_none() || !is_classifier) {
+                matching.unexpected.push(printable(name));
+            }
+        }
+        matching.prefix = prefix;
         matching
     }
 
@@ -157,7 +193,12 @@ impl Matching {
         .collect()
     }
 
-    fn require_exact(&self) -> Result<()> {
+    /// Returns an error if a name or shape differs: with the parts that the backbone of `branch`
+    /// does not have, if the names show them, or else with the names.
+    fn require_exact(&self, branch: Option<Branch>) -> Result<()> {
+        if let Some(architecture) = branch.and_then(|branch| self.architecture(branch)) {
+            bail!("{architecture}; use weights that were published for this preset");
+        }
         let differences = self.differences();
         if differences.is_empty() {
             return Ok(());
@@ -165,10 +206,42 @@ impl Matching {
         bail!("the names do not fit: {}; check the preset and its sizes", differences.join("; "))
     }
 
+    fn architecture(&self, branch: Branch) -> Option<String> {
+        // What a file lacks says something only where most of it is ours.
+        let is_ours = self.matched.len() > self.missing.len();
+        let missing = if is_ours { &self.missing[..] } else { &[] };
+        let parts = architecture::differences(branch, missing, &self.unexpected).join("; ");
+        (!parts.is_empty())
+            .then(|| format!("it is of another architecture than model.{branch} ({parts})"))
+    }
+
+    /// Returns what changes the features, if something does: every parameter but the classifier's
+    /// is on the way to them.
+    fn changed_features(&self, branch: Branch) -> Option<String> {
+        let differences = self.differences();
+        if differences.is_empty() {
+            return None;
+        }
+        let what: Vec<String> = self.architecture(branch).into_iter().chain(differences).collect();
+        Some(format!(
+            "the features are not the published model's, for strict is false and {} of the file's \
+             parameters were dropped and {} of the model's keep random values; {}",
+            self.unexpected.len() + self.misshaped.len(),
+            self.missing.len() + self.misshaped.len(),
+            what.join("; ")
+        ))
+    }
+
     fn load(&self, file: &mut WeightsFile) -> Result<()> {
         let _guard = tch::no_grad_guard();
         for Match { name, stored, parameter, change } in &self.matched {
             let tensor = file.tensor(stored)?;
+            ensure!(
+                tensor.is_floating_point(),
+                "{name} is stored as {:?}: quantized weights are not read; save them as \
+                 floating-point numbers",
+                tensor.kind()
+            );
             let tensor = match *change {
                 Change::None => tensor,
                 Change::Positions(grids) => {
@@ -179,9 +252,23 @@ impl Matching {
                 }
             };
             parameter.shallow_clone().f_copy_(&tensor).with_context(|| name.clone())?;
+            ensure!(
+                is_finite(parameter)?,
+                "{name} has NaN or infinity: the file is damaged, or its training diverged; use \
+                 other weights"
+            );
         }
         Ok(())
     }
+}
+
+fn is_finite(tensor: &Tensor) -> Result<bool> {
+    if tensor.numel() == 0 {
+        return Ok(true);
+    }
+    // NaN is the least and the largest value; unlike `isfinite`, this allocates nothing.
+    let (least, largest) = tensor.f_aminmax(None::<i64>, false)?;
+    Ok(least.double_value(&[]).is_finite() && largest.double_value(&[]).is_finite())
 }
 
 /// Returns the change from a tensor of shape `stored` to one of shape `wanted`; `None` if there is
@@ -196,12 +283,30 @@ fn change(name: &str, stored: &[i64], wanted: &[i64], branch: Option<Branch>) ->
             Some(Change::Positions(grids))
         }
         (_, "patch_embed.proj.weight", &[a, b, from, side], &[c, d, to, _])
-            if [a, b] == [c, d] && from == side && from > 0 =>
+            if [a, b] == [c, d] && from == side && resample::are_patches(from, to) =>
         {
             Some(Change::Patches { from, to })
         }
         _ => None,
     }
+}
+
+/// Returns the prefix under which a file has most of the `expected` names, as training frameworks
+/// save the attribute that holds the network; `None` if two prefixes have as many of them.
+fn prefix(shapes: &BTreeMap<String, Vec<i64>>, expected: &BTreeSet<&str>) -> Option<String> {
+    let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
+    for name in shapes.keys() {
+        let dots = name.match_indices('.').map(|(at, _)| at + 1);
+        for (prefix, rest) in std::iter::once(0).chain(dots).map(|at| name.split_at(at)) {
+            if expected.contains(rest) {
+                *counts.entry(prefix).or_default() += 1;
+            }
+        }
+    }
+    let most = *counts.values().max()?;
+    let mut prefixes = counts.iter().filter(|(_, count)| **count == most);
+    let (prefix, _) = prefixes.next()?;
+    (2 * most > expected.len() && prefixes.next().is_none()).then(|| prefix.to_string())
 }
 
 /// Returns the wrappers' prefixes that all names begin with.

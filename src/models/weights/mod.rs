@@ -1,22 +1,28 @@
-//! Weights files: reads and writes safetensors and PyTorch's zip files, tensor by tensor.
+//! Weights files: reads and writes safetensors and checkpoints of torch.save, tensor by tensor.
 
+mod architecture;
 mod fit;
 mod pickle;
 mod resample;
 mod safetensors_file;
 mod torch_file;
+mod torch_legacy;
 mod torch_writer;
+mod torch_zip;
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
-use std::io::{Read, Seek, SeekFrom};
+use std::io::{self, BufReader, Read, Seek, SeekFrom};
 use std::ops::Range;
 use std::path::Path;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use tch::{Device, Kind, Tensor};
+use zip::ZipArchive;
 
-pub use fit::{load, load_backbone};
+use crate::files::open_regular;
+
+pub use fit::{Note, load, load_backbone};
 pub use safetensors_file::save;
 pub use torch_writer::save_torch;
 
@@ -29,11 +35,16 @@ pub enum StateDict {
     Ema,
 }
 
-/// An open weights file of either format; tensors are read one at a time.
+type Archive = ZipArchive<BufReader<File>>;
+
+/// An open weights file of any format; tensors are read one at a time.
 #[derive(Debug)]
 pub struct WeightsFile {
     file: File,
+    /// For the values that are compressed.
+    archive: Option<Archive>,
     tensors: BTreeMap<String, StoredTensor>,
+    big_endian: bool,
     metadata: HashMap<String, String>,
 }
 
@@ -45,8 +56,10 @@ struct StoredTensor {
     size: Vec<i64>,
     /// `None` if the values are in row-major order.
     stride: Option<Vec<i64>>,
-    /// The range of the values in the file, in bytes.
+    /// The range of the values in bytes: in the file, or in the unpacked entry.
     range: Range<u64>,
+    /// Index of the compressed zip entry that holds the values.
+    entry: Option<usize>,
 }
 
 impl WeightsFile {
@@ -62,16 +75,20 @@ impl WeightsFile {
     }
 
     fn open_format(path: &Path, wanted: StateDict) -> Result<Self> {
+        let mut file = open_regular(path)?;
         let mut start = Vec::new();
-        File::open(path)?.take(32).read_to_end(&mut start)?;
+        Read::by_ref(&mut file).take(512).read_to_end(&mut start)?;
+        file.rewind()?;
         if start.starts_with(b"PK\x03\x04") {
-            let (file, tensors) = torch_file::open(path, wanted)?;
-            return Ok(Self { file, tensors, metadata: HashMap::new() });
+            return torch_zip::open(file, wanted);
         }
-        if start.starts_with(b"\x80\x02\x8a\x0a") {
+        if torch_legacy::begins(&start) {
+            return torch_legacy::open(file, wanted);
+        }
+        if start.get(257..).is_some_and(|rest| rest.starts_with(b"ustar")) {
             bail!(
-                "it is in the format of PyTorch before 1.6: open it with torch.load and save it \
-                 again with torch.save"
+                "it is a tar file; that of PyTorch before 0.1.10 is not read: open it with \
+                 torch.load and save it again with torch.save"
             );
         }
         if start.starts_with(b"version https://git-lfs") {
@@ -80,7 +97,7 @@ impl WeightsFile {
         if wanted == StateDict::Ema {
             bail!("it has no EMA weights: a safetensors file holds one state dict");
         }
-        safetensors_file::open(path)
+        safetensors_file::open(file)
     }
 
     /// Returns names and shapes, sorted by name.
@@ -97,20 +114,45 @@ impl WeightsFile {
     pub fn tensor(&mut self, name: &str) -> Result<Tensor> {
         let stored =
             self.tensors.get(name).with_context(|| format!("there is no tensor {name}"))?;
-        let StoredTensor { kind, size, stride, range } = stored;
+        let StoredTensor { kind, size, stride, range, entry } = stored;
         let kind = match kind {
             Ok(kind) => *kind,
             Err(kind) => bail!("tensor {name}: is stored as {kind}, which is not supported"),
         };
-        let mut bytes = vec![0; (range.end - range.start) as usize];
-        self.file.seek(SeekFrom::Start(range.start))?;
-        self.file.read_exact(&mut bytes)?;
+        let length = range.end - range.start;
+        let bytes = match (entry, &mut self.archive) {
+            (Some(entry), Some(archive)) => {
+                let mut unpacked = archive.by_index(*entry)?;
+                io::copy(&mut unpacked.by_ref().take(range.start), &mut io::sink())?;
+                read_values(unpacked, length)
+            }
+            _ => {
+                self.file.seek(SeekFrom::Start(range.start))?;
+                read_values(&self.file, length)
+            }
+        };
+        let mut bytes = bytes.with_context(|| format!("tensor {name} cannot be read"))?;
+        if self.big_endian {
+            let parts =
+                if matches!(kind, Kind::ComplexFloat | Kind::ComplexDouble) { 2 } else { 1 };
+            bytes.chunks_exact_mut(kind.elt_size_in_bytes() / parts).for_each(<[u8]>::reverse);
+        }
         let Some(stride) = stride else {
             return Ok(Tensor::f_from_data_size(&bytes, size, kind)?);
         };
         let values = (bytes.len() / kind.elt_size_in_bytes()) as i64;
         Ok(Tensor::f_from_data_size(&bytes, &[values], kind)?.f_as_strided(size, stride, 0)?)
     }
+}
+
+/// Reads a tensor's values. Returns an error if they do not fit into memory, or end early.
+fn read_values(source: impl Read, length: u64) -> Result<Vec<u8>> {
+    let too_long = || format!("it has {} GiB, more than the memory that is free", length >> 30);
+    let mut bytes = Vec::new();
+    bytes.try_reserve_exact(usize::try_from(length)?).with_context(too_long)?;
+    source.take(length).read_to_end(&mut bytes)?;
+    ensure!(bytes.len() as u64 == length, "the file ends within it");
+    Ok(bytes)
 }
 
 /// Returns a tensor's bytes in row-major order, as both formats store them.

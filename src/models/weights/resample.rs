@@ -1,6 +1,6 @@
 //! Resamples a published model's embeddings for another image or patch size.
 
-use anyhow::{Result, ensure};
+use anyhow::Result;
 use tch::{Kind, Tensor};
 
 use crate::config::Branch;
@@ -9,6 +9,9 @@ use crate::models::patch_embed::class_index;
 /// Largest side of a patch that is resampled, in pixels: the pseudo-inverse below takes the sixth
 /// power of it.
 const MAX_PATCH: i64 = 64;
+/// Largest side of a grid that is resampled, in patches: an image of 4096 pixels in patches of 16.
+/// The file decides this size, and may repeat one value over it.
+const MAX_SIDE: i64 = 256;
 
 /// Two square grids of patches, and the branch, which decides the class token's index.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,10 +25,15 @@ impl Grids {
     pub(super) fn new(branch: Branch, from: i64, to: i64) -> Option<Self> {
         let side = |patches: i64| {
             let side = patches.max(0).isqrt();
-            (side > 0 && side * side == patches).then_some(side)
+            ((1..=MAX_SIDE).contains(&side) && side * side == patches).then_some(side)
         };
         Some(Self { from: side(from)?, to: side(to)?, branch })
     }
+}
+
+/// Returns whether the kernels of one patch size can be resampled for another.
+pub(super) fn are_patches(from: i64, to: i64) -> bool {
+    from > 0 && from.max(to) <= MAX_PATCH
 }
 
 /// Resamples a position embedding (1, 1 + from², d) for another grid, (1, 1 + to², d): bicubic with
@@ -57,11 +65,6 @@ pub(super) fn position_embedding(embedding: &Tensor, grids: Grids) -> Result<Ten
 /// that resizes a flattened patch, they are pinv(Bᵀ) w.
 pub(super) fn patch_embedding(kernels: &Tensor, side: i64) -> Result<Tensor> {
     let (d, channels, old, _) = kernels.size4()?;
-    ensure!(
-        old.max(side) <= MAX_PATCH,
-        "a patch embedding of {old} pixels is not resampled to {side}: the largest side is \
-         {MAX_PATCH}"
-    );
     let units = Tensor::f_eye(old * old, (Kind::Float, kernels.device()))?;
     // Row i is the resized patch whose only nonzero pixel is i: that is Bᵀ.
     let resized = bicubic(&units.f_view([old * old, 1, old, old])?, side)?
@@ -120,6 +123,7 @@ mod tests {
         assert_eq!(Grids::new(Branch::Vit, 197, 576), None);
         assert_eq!(Grids::new(Branch::Vit, 196, 0), None);
         assert_eq!(Grids::new(Branch::Vit, -1, 4), None);
+        assert_eq!(Grids::new(Branch::Vit, 4096 * 4096, 4), None);
     }
 
     #[test]
@@ -152,7 +156,7 @@ mod tests {
 
     #[test]
     fn a_patch_too_large_to_resample_is_refused() {
-        let kernels = Tensor::zeros([1, 3, 2, 2], CPU);
-        assert!(patch_embedding(&kernels, 65).is_err());
+        assert!(are_patches(8, 64) && are_patches(64, 8));
+        assert!(!are_patches(8, 65) && !are_patches(60_000, 8) && !are_patches(0, 8));
     }
 }

@@ -16,15 +16,14 @@ use crate::files::write_atomic;
 const MAX_HEADER: u64 = 16 << 20;
 
 /// Opens a file and checks its header against its length.
-pub(super) fn open(path: &Path) -> Result<WeightsFile> {
-    let mut file = File::open(path)?;
+pub(super) fn open(mut file: File) -> Result<WeightsFile> {
     let length = file.metadata()?.len();
     let mut prefix = [0; 8];
     file.read_exact(&mut prefix).context("it is too short to be a safetensors file")?;
     let header_length = u64::from_le_bytes(prefix);
     ensure!(
         header_length <= MAX_HEADER.min(length.saturating_sub(8)),
-        "it is neither a safetensors file nor a zip file of torch.save, or it is cut short"
+        "it is neither a safetensors file nor one of torch.save, or it is cut short"
     );
     let mut header = vec![0; header_length as usize];
     file.read_exact(&mut header)?;
@@ -43,10 +42,12 @@ pub(super) fn open(path: &Path) -> Result<WeightsFile> {
         kind: kind_of(info.dtype).ok_or_else(|| format!("{:?}", info.dtype)),
         size: info.shape.iter().map(|&n| n as i64).collect(),
         stride: None,
+        entry: None,
         range: data_start + info.data_offsets.0 as u64..data_start + info.data_offsets.1 as u64,
     };
     let tensors = header.tensors().into_iter().map(|(name, info)| (name, stored(info))).collect();
-    Ok(WeightsFile { file, tensors, metadata: header.metadata().clone().unwrap_or_default() })
+    let metadata = header.metadata().clone().unwrap_or_default();
+    Ok(WeightsFile { file, archive: None, tensors, big_endian: false, metadata })
 }
 
 fn kind_of(dtype: Dtype) -> Option<Kind> {

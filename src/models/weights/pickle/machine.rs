@@ -9,6 +9,8 @@ use super::{Global, Id, Pickle, Storage, TensorView, Value};
 /// More values than any checkpoint of a backbone has, optimizer included; bounds the memory that a
 /// pickle can ask for.
 const MAX_VALUES: usize = 1_000_000;
+/// More bytes than any key of a storage has: a number, or before PyTorch 1.6 an address.
+const MAX_KEY: usize = 100;
 /// More dimensions than any weight has.
 const MAX_DIMENSIONS: usize = 8;
 
@@ -22,9 +24,10 @@ pub(super) struct Machine<'a> {
 }
 
 impl<'a> Machine<'a> {
-    pub(super) fn run(pickle: &'a [u8]) -> Result<Pickle> {
+    /// Runs the pickle that `input` begins with, and moves `input` behind it.
+    pub(super) fn run(input: &mut &'a [u8]) -> Result<Pickle> {
         let mut machine = Self {
-            input: pickle,
+            input,
             values: Vec::new(),
             stack: Vec::new(),
             marks: Vec::new(),
@@ -34,6 +37,7 @@ impl<'a> Machine<'a> {
             let [opcode] = machine.array()?;
             if opcode == b'.' {
                 let root = machine.pop()?;
+                *input = machine.input;
                 return Ok(Pickle { values: machine.values, root });
             }
             machine.step(opcode)?;
@@ -274,11 +278,19 @@ impl<'a> Machine<'a> {
         };
         let last = arguments.last().map(|&last| (last, &self.values[last]));
         let result = match (callee, last) {
-            (Global::RebuildTensor, _) => Value::Tensor(self.tensor(arguments)?),
-            (Global::RebuildParameter, _) => match arguments.first().map(|&i| &self.values[i]) {
-                Some(Value::Tensor(tensor)) => Value::Tensor(tensor.clone()),
-                _ => bail!("its pickle is damaged: a parameter without a tensor"),
-            },
+            (Global::RebuildTensor | Global::RebuildParameter, _) => {
+                Value::Tensor(self.rebuilt(callee, arguments)?)
+            }
+            // A tensor with attributes: (function, class, arguments of the function, attributes).
+            (Global::RebuildFromType, _) => {
+                let values = arguments.iter().take(3).map(|&id| &self.values[id]);
+                let [Value::Global(function), _, Value::Sequence(arguments)] =
+                    values.collect::<Vec<_>>()[..]
+                else {
+                    bail!("its pickle is damaged: a tensor's subclass without a tensor");
+                };
+                Value::Tensor(self.rebuilt(*function, arguments)?)
+            }
             // `Counter({…})` and `set([…])`: the argument is used instead of a copy, for many
             // copies of a long list would fill the memory.
             (Global::DictType, Some((id, Value::Dict(_))))
@@ -292,6 +304,15 @@ impl<'a> Machine<'a> {
             _ => bail!("its pickle builds a container in a way that torch.save does not write"),
         };
         self.push(result)
+    }
+
+    fn rebuilt(&self, function: Global, arguments: &[Id]) -> Result<TensorView> {
+        let first = arguments.first().map(|&id| &self.values[id]);
+        match (function, first) {
+            (Global::RebuildTensor, _) => self.tensor(arguments),
+            (Global::RebuildParameter, Some(Value::Tensor(tensor))) => Ok(tensor.clone()),
+            _ => bail!("its pickle is damaged: a parameter without a tensor"),
+        }
     }
 
     /// Returns the tensor of the arguments `(storage, offset, size, stride, …)`.
@@ -329,24 +350,33 @@ impl<'a> Machine<'a> {
             .collect()
     }
 
-    /// BINPERSID: `("storage", type, key, device, length)`.
+    /// BINPERSID: `("storage", type, key, device, length)`, before PyTorch 1.6 with a sixth field.
     fn persistent(&mut self) -> Result<()> {
         let id = self.pop()?;
         let Value::Sequence(fields) = &self.values[id] else {
             bail!("its pickle refers to something that is not a storage");
         };
-        let fields: Vec<&Value> = fields.iter().map(|&field| &self.values[field]).collect();
-        let storage = match fields[..] {
-            [
-                Value::Text(tag),
-                Value::Global(Global::StorageType(kind)),
-                Value::Text(key),
-                _,
-                Value::Int(len),
-                ..,
-            ] if **tag == *"storage" => Storage { key: key.clone(), kind: *kind, len: *len },
+        // One by one: a tuple may be of any length, and be used many times.
+        let field = |index: usize| fields.get(index).map(|&field| &self.values[field]);
+        let storage = match (field(0), field(1), field(2), field(4)) {
+            (
+                Some(Value::Text(tag)),
+                Some(Value::Global(Global::StorageType(kind))),
+                Some(Value::Text(key)),
+                Some(Value::Int(len)),
+            ) if **tag == *"storage" => Storage { key: key.clone(), kind: *kind, len: *len },
             _ => bail!("its pickle refers to something that is not a storage of numbers"),
         };
+        ensure!(
+            storage.key.len() <= MAX_KEY,
+            "its pickle is damaged: the key of a storage has {} bytes",
+            storage.key.len()
+        );
+        ensure!(
+            matches!(field(5), None | Some(Value::Plain)),
+            "its pickle has a view of a storage, which PyTorch wrote before 0.4: open it with \
+             torch.load and save it again with torch.save"
+        );
         self.push(Value::Storage(storage))
     }
 }

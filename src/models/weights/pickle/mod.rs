@@ -61,12 +61,33 @@ pub(super) struct Pickle {
 }
 
 impl Pickle {
-    pub(super) fn read(bytes: &[u8]) -> Result<Self> {
+    /// Reads the pickle that `bytes` begin with, and moves `bytes` behind it.
+    pub(super) fn read(bytes: &mut &[u8]) -> Result<Self> {
         Machine::run(bytes)
     }
 
     pub(super) fn root(&self) -> &Value {
         &self.values[self.root]
+    }
+
+    /// Returns the strings of a list; `None` if the pickle is not one.
+    pub(super) fn strings(&self) -> Option<Vec<&Arc<str>>> {
+        let Value::Sequence(items) = self.root() else {
+            return None;
+        };
+        let strings = items.iter().map(|&item| match &self.values[item] {
+            Value::Text(text) => Some(text),
+            _ => None,
+        });
+        strings.collect()
+    }
+
+    /// Returns every storage that the pickle names, as often as it does.
+    pub(super) fn storages(&self) -> impl Iterator<Item = &Storage> {
+        self.values.iter().filter_map(|value| match value {
+            Value::Storage(storage) => Some(storage),
+            _ => None,
+        })
     }
 
     pub(super) fn entries<'a>(&'a self, value: &'a Value) -> Option<Vec<(&'a str, &'a Value)>> {
@@ -84,7 +105,7 @@ impl Pickle {
 }
 
 /// PyTorch's storage types, by the type of their elements.
-const STORAGES: [(&str, Kind); 10] = [
+const STORAGES: [(&str, Kind); 12] = [
     ("FloatStorage", Kind::Float),
     ("DoubleStorage", Kind::Double),
     ("HalfStorage", Kind::Half),
@@ -95,6 +116,8 @@ const STORAGES: [(&str, Kind); 10] = [
     ("CharStorage", Kind::Int8),
     ("ByteStorage", Kind::Uint8),
     ("BoolStorage", Kind::Bool),
+    ("ComplexFloatStorage", Kind::ComplexFloat),
+    ("ComplexDoubleStorage", Kind::ComplexDouble),
 ];
 
 pub(super) fn storage_type(kind: Kind) -> Option<&'static str> {
@@ -106,6 +129,7 @@ pub(super) fn storage_type(kind: Kind) -> Option<&'static str> {
 pub(super) enum Global {
     RebuildTensor,
     RebuildParameter,
+    RebuildFromType,
     StorageType(Kind),
     DictType,
     SequenceType,
@@ -121,6 +145,9 @@ impl Global {
             ("torch._utils", "_rebuild_parameter" | "_rebuild_parameter_with_state") => {
                 Self::RebuildParameter
             }
+            ("torch._tensor", "_rebuild_from_type_v2") => Self::RebuildFromType,
+            ("torch", "Tensor") | ("torch.nn.parameter", "Parameter") => Self::PlainType,
+            ("torch.storage", "UntypedStorage") => Self::StorageType(Kind::Uint8),
             ("torch", storage) if storage.ends_with("Storage") => {
                 let (_, kind) = STORAGES.iter().find(|(name, _)| *name == storage)?;
                 Self::StorageType(*kind)
@@ -136,8 +163,12 @@ impl Global {
             }
             ("builtins" | "__builtin__", "bytearray" | "bytes") => Self::PlainType,
             ("argparse", "Namespace") => Self::PlainType,
-            ("torch", "device" | "float16" | "bfloat16" | "float32" | "float64") => Self::PlainType,
-            ("torch", "uint8" | "int8" | "int16" | "int32" | "int64" | "bool") => Self::PlainType,
+            ("torch", "device" | "bool") => Self::PlainType,
+            ("torch", dtype) if is_dtype(dtype) => Self::PlainType,
+            ("torch.serialization", "_get_layout") => Self::PlainType,
+            // Training loops store the folders of their data with their settings.
+            ("pathlib", "Path" | "PosixPath" | "PurePosixPath") => Self::PlainType,
+            ("pathlib", "WindowsPath" | "PureWindowsPath") => Self::PlainType,
             // numpy scalars, which training loops store as their best metrics.
             ("numpy", "dtype") => Self::PlainType,
             ("numpy.core.multiarray" | "numpy._core.multiarray", "scalar") => Self::PlainType,
@@ -146,4 +177,12 @@ impl Global {
             _ => return None,
         })
     }
+}
+
+/// Returns whether torch has a type of numbers of this name: `float32`, `uint8`, `float8_e4m3fn`.
+fn is_dtype(name: &str) -> bool {
+    let kinds = ["float", "bfloat", "complex", "int", "uint", "qint", "quint"];
+    let width =
+        |kind: &&str| name.strip_prefix(kind).is_some_and(|w| w.starts_with(char::is_numeric));
+    kinds.iter().any(width)
 }
