@@ -110,6 +110,21 @@ pub fn read_regular(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
+/// Reads a regular file of text, as [`read_regular`] does, without its byte order mark. Returns an
+/// error as it does, and if the file is not UTF-8.
+pub fn read_text(path: &Path, limit: u64) -> io::Result<String> {
+    let bytes = read_regular(path, limit)?;
+    let wrong = |reason: &str| io::Error::new(ErrorKind::InvalidData, reason);
+    if bytes.starts_with(b"\xff\xfe") || bytes.starts_with(b"\xfe\xff") {
+        return Err(wrong("is text in UTF-16: save it as UTF-8"));
+    }
+    let mut text = String::from_utf8(bytes).map_err(|_| wrong("is not text in UTF-8"))?;
+    if text.starts_with('\u{feff}') {
+        text.remove(0);
+    }
+    Ok(text)
+}
+
 fn ensure_regular(metadata: &Metadata) -> io::Result<()> {
     if metadata.is_file() {
         return Ok(());
@@ -367,6 +382,22 @@ mod tests {
         assert_eq!(error.kind(), ErrorKind::NotFound);
         let error = read_regular(dir.path(), 1).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::IsADirectory);
+    }
+
+    #[test]
+    fn text_is_read_without_its_byte_order_mark_and_only_in_utf_8() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.txt");
+        let read = |bytes: &[u8]| {
+            fs::write(&path, bytes).unwrap();
+            read_text(&path, 100).map_err(|error| error.to_string())
+        };
+        assert_eq!(read(b"\xef\xbb\xbfname: a"), Ok("name: a".into()));
+        assert_eq!(read("ä\u{feff}".as_bytes()), Ok("ä\u{feff}".into()));
+        for bytes in [&b"\xff\xfea\0"[..], b"\xfe\xff\0a"] {
+            assert_eq!(read(bytes), Err("is text in UTF-16: save it as UTF-8".into()));
+        }
+        assert_eq!(read(b"\xe4"), Err("is not text in UTF-8".into()));
     }
 
     #[cfg(unix)]

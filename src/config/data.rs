@@ -294,8 +294,7 @@ impl CsvConfig {
                 }
             }
         }
-        for column in &self.votes_columns {
-            checks.require(!column.is_empty(), "votes_columns", "names of columns", "empty");
-        }
+        let holds = self.votes_columns.iter().all(|column| !column.is_empty());
+        checks.require(holds, "votes_columns", "names of columns", "an empty one");
     }
 }

@@ -3,10 +3,16 @@
 use serde_yaml::{Mapping, Value};
 
 use super::Config;
+use super::assignment;
 use super::error::{ConfigError, Problem};
 use super::locate::line_of;
 use super::names::{ALIKE, likeness};
-use super::section::{Key, flow, join};
+use super::section::{Key, join};
+use super::write::flow;
+use super::yaml;
+
+/// Maximum number of problems that are listed.
+const MAX_PROBLEMS: usize = 20;
 
 /// A config file or an override.
 pub(super) struct Document<'a> {
@@ -20,38 +26,16 @@ pub(super) struct Document<'a> {
 impl<'a> Document<'a> {
     /// Parses the text of a file.
     pub(super) fn file(text: &'a str, origin: &str) -> Result<Self, ConfigError> {
-        let value = serde_yaml::from_str(text).map_err(|error| ConfigError::Syntax {
-            place: match error.location() {
-                Some(location) => format!("{origin}:{}", location.line()),
-                None => origin.to_owned(),
-            },
-            message: error.to_string(),
-        })?;
-        Ok(Self {
-            origin: origin.to_owned(),
-            text,
-            value: match value {
-                Value::Null => Value::Mapping(Mapping::new()),
-                value => value,
-            },
-        })
+        let value = match yaml::parse(text, origin)? {
+            Value::Null => Value::Mapping(Mapping::new()),
+            value => value,
+        };
+        Ok(Self { origin: origin.to_owned(), text, value })
     }
 
     /// Parses `a.b=1` to the document `{a: {b: 1}}`.
     pub(super) fn set(text: &str) -> Result<Self, ConfigError> {
-        let wrong = |message: String| ConfigError::Override { text: text.to_owned(), message };
-        let (key, value) = text
-            .split_once('=')
-            .ok_or_else(|| wrong("must be key.path=value, for example train.epochs=5".into()))?;
-        let value: Value = serde_yaml::from_str(value)
-            .map_err(|error| wrong(format!("the value is not valid YAML: {error}")))?;
-        Ok(Self {
-            origin: format!("--set {text}"),
-            text: "",
-            value: key.trim().rsplit('.').fold(value, |value, name| {
-                Value::Mapping(Mapping::from_iter([(name.into(), value)]))
-            }),
-        })
+        Ok(Self { origin: format!("--set {text}"), text: "", value: assignment::parse(text)? })
     }
 
     /// Returns `configs/a.yaml:12` for a path of keys, or for the nearest section around it.
@@ -81,45 +65,63 @@ impl<'a> Document<'a> {
         merge(base, &self.value, Config::KEYS);
     }
 
-    /// Returns the problems of its form: unknown keys, and sections that are not maps.
+    /// Returns the problems of its form, unknown keys and sections that are not maps: the first
+    /// [`MAX_PROBLEMS`], and the number of the others.
     pub(super) fn problems(&self) -> Vec<Problem> {
-        self.problems_of("", &self.value, Config::KEYS)
+        if let Some(message) = self.is_sweep() {
+            return vec![self.problem("", "", message)];
+        }
+        let mut found = Found::default();
+        self.check("", &self.value, Config::KEYS, &mut found);
+        if found.more > 0 {
+            found.problems.push(self.problem("", "", format!("and {} more problems", found.more)));
+        }
+        found.problems
     }
 
-    fn problems_of(&self, section: &str, value: &Value, keys: &[Key]) -> Vec<Problem> {
+    fn check(&self, section: &str, value: &Value, keys: &[Key], found: &mut Found) {
         let Value::Mapping(map) = value else {
-            let message = match (section, value) {
-                ("", _) => format!("a config is a map of keys, this is {}", flow(value)),
-                (_, Value::Null) => {
-                    let keys = list(keys);
-                    format!("{section} is empty; give it keys ({keys}) or remove it")
-                }
-                _ => format!("{section} must be a map ({}), is {}", list(keys), flow(value)),
-            };
-            return vec![self.problem(section, "", message)];
+            found.add(|| {
+                let message = match (section, value) {
+                    ("", _) => format!("a config is a map of keys, this is {}", flow(value)),
+                    (_, Value::Null) => {
+                        let keys = list(keys);
+                        format!("{section} is empty; give it keys ({keys}) or remove it")
+                    }
+                    _ => format!("{section} must be a map ({}), is {}", list(keys), flow(value)),
+                };
+                self.problem(section, "", message)
+            });
+            return;
         };
-        let mut found = Vec::new();
         for (name, value) in map {
             let Some(name) = name.as_str() else {
-                let message = format!("keys must be names, {} is not", flow(name));
-                found.push(self.problem(section, "", message));
+                let message = || format!("keys must be names, {} is not", flow(name));
+                found.add(|| self.problem(section, "", message()));
                 continue;
             };
             let path = join(section, name);
             match keys.iter().find(|key| key.name == name) {
                 Some(key) if key.keys.is_empty() => {}
-                Some(key) => found.extend(self.problems_of(&path, value, key.keys)),
-                None => {
+                Some(key) => self.check(&path, value, key.keys, found),
+                None => found.add(|| {
                     let message = if name.contains('.') {
                         format!("{path}: a file has nested keys; dots are for --set")
                     } else {
                         format!("unknown key {path}; {}", hint(&path, keys))
                     };
-                    found.push(self.problem(section, name, message));
-                }
+                    self.problem(section, name, message)
+                }),
             }
         }
-        found
+    }
+
+    /// Returns what to do with a sweep that is given as a config.
+    fn is_sweep(&self) -> Option<String> {
+        let has = |key: &str| self.value.get(key).is_some();
+        let is_sweep = has("base") && ["axes", "seeds", "folds", "search"].into_iter().any(has);
+        let message = "this is a sweep, not a config: run it with vmbeauty sweep";
+        is_sweep.then(|| message.to_owned())
     }
 
     /// Reports a problem at a key. `name` is not split: a key may have a dot in it.
@@ -127,6 +129,24 @@ impl<'a> Document<'a> {
         let path: Vec<&str> =
             section.split('.').chain([name]).filter(|key| !key.is_empty()).collect();
         Problem { place: Some(self.place(&path)), key: path.join("."), message }
+    }
+}
+
+/// The problems of a document's form.
+#[derive(Default)]
+struct Found {
+    problems: Vec<Problem>,
+    /// The number of those that are not listed: the line of each costs a pass over the text.
+    more: usize,
+}
+
+impl Found {
+    fn add(&mut self, problem: impl FnOnce() -> Problem) {
+        if self.problems.len() < MAX_PROBLEMS {
+            self.problems.push(problem());
+        } else {
+            self.more += 1;
+        }
     }
 }
 

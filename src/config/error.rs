@@ -1,37 +1,29 @@
 //! The errors of a config.
 
 use std::fmt;
-use std::io;
 use std::path::PathBuf;
 
 /// The reason why a config cannot be loaded. The command line exits with code 2 on any of these.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     /// The file cannot be read.
-    #[error("cannot read the config {}: {}", path.display(), reason(source))]
+    #[error("cannot read the config {}: {reason}", path.display())]
     Read {
         /// The file.
         path: PathBuf,
-        /// The operating system's error.
-        source: io::Error,
-    },
-    /// The text is not YAML.
-    #[error("{place}: not valid YAML: {message}")]
-    Syntax {
-        /// File and line.
-        place: String,
-        /// The parser's message.
-        message: String,
+        /// What the file is instead of a config, or why it cannot be read.
+        reason: String,
     },
     /// A `--set` that is not `key=value`.
-    #[error("--set {text}: {message}")]
+    #[error("--set {}: {}", shortened(text), shortened(message))]
     Override {
         /// The text after `--set`.
         text: String,
         /// What is wrong with the text.
         message: String,
     },
-    /// Unknown keys, wrong types, values out of range: every problem found, one per line.
+    /// Text that is not YAML, unknown keys, wrong types, values out of range: every problem found,
+    /// up to a number, one per line.
     #[error("{}", lines(.0))]
     Invalid(Vec<Problem>),
     /// A config that cannot be written as YAML (a path that is not Unicode).
@@ -54,9 +46,9 @@ pub struct Problem {
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if let Some(place) = &self.place {
-            write!(f, "{place}: ")?;
+            write!(f, "{}: ", shortened(place))?;
         }
-        f.write_str(&self.message)
+        f.write_str(&shortened(&self.message))
     }
 }
 
@@ -91,11 +83,15 @@ fn lines(problems: &[Problem]) -> String {
     lines.join("\n")
 }
 
-fn reason(error: &io::Error) -> String {
-    match error.kind() {
-        io::ErrorKind::NotFound => "there is no such file".into(),
-        io::ErrorKind::IsADirectory => "it is a folder, expected a YAML file".into(),
-        io::ErrorKind::InvalidData => "it is not UTF-8 text".into(),
-        _ => error.to_string(),
+/// Maximum length of a message, in characters: it may quote a value of any length.
+const MAX_LENGTH: usize = 1200;
+
+/// Cuts the middle out of a text that is too long: a message ends with the remedy.
+fn shortened(text: &str) -> String {
+    let length = text.chars().count();
+    if length <= MAX_LENGTH {
+        return text.to_owned();
     }
+    let part = |from: usize, count: usize| text.chars().skip(from).take(count).collect::<String>();
+    format!("{} … {}", part(0, 400), part(length - 400, 400))
 }

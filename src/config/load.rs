@@ -4,23 +4,23 @@
 //! their lines; an override is a small document and gets the same check. Then all documents are
 //! merged into the defaults and deserialized.
 
-use std::fs;
 use std::path::Path;
 
 use serde_path_to_error::Segment;
+use serde_yaml::Value;
 
 use super::Config;
 use super::document::Document;
 use super::error::ConfigError;
 use super::section::join;
+use super::{paths, write, yaml};
 
 impl Config {
     /// Reads a config file and merges `overrides` into it in order, each a `key.path=value` whose
     /// value is YAML; a map adds to the section it names. Returns an error if the file cannot be
     /// read, or if a key or a value is wrong.
     pub fn load(path: &Path, overrides: &[String]) -> Result<Self, ConfigError> {
-        let text = fs::read_to_string(path)
-            .map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
+        let text = yaml::read(path)?;
         Self::from_yaml(&text, &path.display().to_string(), overrides)
     }
 
@@ -55,16 +55,22 @@ impl Config {
         for document in &documents {
             document.merge_into(&mut merged);
         }
-        let config: Self = serde_path_to_error::deserialize(merged)
+        let mut config: Self = serde_path_to_error::deserialize(merged)
             .map_err(|error| with_places(wrong_type(&error), &documents))?;
+        paths::expand(&mut config).map_err(|error| with_places(error, &documents))?;
         config.validate().map_err(|error| with_places(error, &documents))?;
         Ok(config)
     }
 
-    /// Returns the config as YAML, defaults included; [`load`](Self::load) reads an equal one back.
-    /// Returns an error if a path in it is not Unicode.
+    /// Returns the config as YAML, defaults included; [`load`](Self::load) reads an equal one back,
+    /// and so does a reader of YAML 1.1, such as PyYAML. Returns an error if a path in it is not
+    /// Unicode.
     pub fn to_yaml(&self) -> Result<String, ConfigError> {
-        serde_yaml::to_string(self).map_err(|error| ConfigError::Unwritable(error.to_string()))
+        // Through text: a value would have a float32 as the nearest float64, 0.485 with noise.
+        let text = serde_yaml::to_string(self);
+        let value: serde_yaml::Result<Value> = text.and_then(|text| serde_yaml::from_str(&text));
+        let value = value.map_err(|error| ConfigError::Unwritable(error.to_string()))?;
+        Ok(write::block(&value))
     }
 }
 
@@ -111,13 +117,19 @@ fn plain_words(message: &str) -> Option<String> {
     // A wrong length has no kind: "length 3".
     let found =
         ["type: ", "value: "].iter().find_map(|kind| found.strip_prefix(kind)).unwrap_or(found);
+    let kinds = ["integer ", "floating point ", "string ", "boolean "];
     let found = match found {
         "unit value" => "empty".to_owned(),
-        found => found.replace('`', ""),
+        "map" => "a map".to_owned(),
+        "sequence" => "a list".to_owned(),
+        found => {
+            let value = kinds.iter().find_map(|kind| found.strip_prefix(kind));
+            value.unwrap_or(found).replace('`', "")
+        }
     };
     let expected = match expected {
-        "usize" | "u64" => "a whole number of 0 or more",
-        "i64" => "a whole number",
+        "usize" | "u64" | "u32" | "u8" if found.starts_with('-') => "positive",
+        "usize" | "u64" | "u32" | "u8" | "i64" => "a whole number",
         "f64" | "f32" => "a number",
         "a boolean" => "true or false",
         "a sequence" => "a list",
@@ -197,28 +209,16 @@ mod tests {
     #[test]
     fn a_wrong_type_is_reported_in_plain_words() {
         for (text, expected) in [
-            (
-                "train: {epochs: many}",
-                "train.epochs must be a whole number of 0 or more, is string \"many\"",
-            ),
-            (
-                "train: {epochs: 3.5}",
-                "train.epochs must be a whole number of 0 or more, is floating point 3.5",
-            ),
-            (
-                "train: {epochs: -1}",
-                "train.epochs must be a whole number of 0 or more, is integer -1",
-            ),
-            ("train: {epochs: }", "train.epochs must be a whole number of 0 or more, is empty"),
+            ("train: {epochs: many}", "train.epochs must be a whole number, is \"many\""),
+            ("train: {epochs: 3.5}", "train.epochs must be a whole number, is 3.5"),
+            ("train: {epochs: -1}", "train.epochs must be positive, is -1"),
+            ("train: {epochs: }", "train.epochs must be a whole number, is empty"),
             (
                 "model: {head: {hidden: [1, x]}}",
-                "model.head.hidden[1] must be a whole number, is string \"x\"",
+                "model.head.hidden[1] must be a whole number, is \"x\"",
             ),
-            ("data: {verify: 3}", "data.verify must be true or false, is integer 3"),
-            (
-                "name: 3",
-                "name must be a text (in quotes if it looks like something else), is integer 3",
-            ),
+            ("data: {verify: 3}", "data.verify must be true or false, is 3"),
+            ("name: 3", "name must be a text (in quotes if it looks like something else), is 3"),
             (
                 "data: {augment: {color_jitter: [1, 2]}}",
                 "data.augment.color_jitter must be an array of length 4, is length 2",
@@ -312,14 +312,14 @@ mod tests {
         let error = Config::load(&missing, &[]).unwrap_err().to_string();
         assert!(error.ends_with("none.yaml: there is no such file"), "{error}");
         let error = Config::load(dir.path(), &[]).unwrap_err().to_string();
-        assert!(error.ends_with("it is a folder, expected a YAML file"), "{error}");
+        assert!(error.contains("is a folder, expected a YAML file"), "{error}");
     }
 
     #[test]
     fn the_configs_that_come_with_the_project_are_valid() {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("configs");
         let mut read = 0;
-        for entry in fs::read_dir(folder).unwrap() {
+        for entry in std::fs::read_dir(folder).unwrap() {
             let path = entry.unwrap().path();
             let config = Config::load(&path, &[]).unwrap_or_else(|error| panic!("{error}"));
             assert_eq!(path.file_stem().unwrap(), config.name.as_str());

@@ -10,7 +10,7 @@ use serde::de::{self, DeserializeSeed, Deserializer, IgnoredAny, MapAccess, Visi
 
 /// Returns the line, from 1, of the key at `path`, or of the nearest section around it that is in
 /// the text; `None` if not even the first name is.
-pub(super) fn line_of(text: &str, path: &[&str]) -> Option<usize> {
+pub(crate) fn line_of(text: &str, path: &[&str]) -> Option<usize> {
     (1..=path.len()).rev().find_map(|depth| {
         let found = Cell::new(false);
         let find = Find { path: &path[..depth], found: &found };

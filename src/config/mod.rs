@@ -5,6 +5,7 @@
 //! changes: [`Config::load`] merges it into the defaults, so an empty file is a valid config.
 //! Relative paths count from the working directory.
 
+mod assignment;
 mod augment;
 mod branch;
 mod checks;
@@ -13,16 +14,19 @@ mod device;
 mod document;
 mod error;
 mod load;
-mod locate;
+pub(crate) mod locate;
 mod model;
 pub(crate) mod names;
 mod optimizer;
+pub(crate) mod paths;
 mod presets;
 mod pretrain;
 mod reference;
 mod section;
 mod train;
 mod validate;
+pub(crate) mod write;
+pub(crate) mod yaml;
 
 pub use augment::{
     AffineConfig, AugmentConfig, BlurConfig, EraseFill, ErasingConfig, TrivialAugmentConfig,

@@ -10,6 +10,9 @@ use super::names::{names, nearest};
 use super::presets::{BackboneShape, PRESETS, Stem, preset};
 use super::section::section;
 
+/// Maximum number of hidden layers.
+const MAX_LAYERS: usize = 16;
+
 section! {
     /// The network.
     pub struct ModelConfig {
@@ -344,7 +347,15 @@ impl ModelConfig {
             }
         }
         checks.size("fusion.dim", self.fusion.dim);
-        for &width in &self.head.hidden {
+        let hidden = &self.head.hidden;
+        let holds = hidden.len() <= MAX_LAYERS;
+        checks.require(
+            holds,
+            "head.hidden",
+            format_args!("at most {MAX_LAYERS} widths"),
+            hidden.len(),
+        );
+        for &width in hidden.iter().take(MAX_LAYERS) {
             checks.size("head.hidden", width);
         }
         checks.fraction("head.dropout", self.head.dropout);

@@ -59,7 +59,12 @@ macro_rules! serde_as_text {
 
         impl<'de> serde::Deserialize<'de> for $type {
             fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-                String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+                // A number or an empty value gets the error with the names, too.
+                let text = match serde_yaml::Value::deserialize(deserializer)? {
+                    serde_yaml::Value::String(text) => text,
+                    other => $crate::config::write::flow(&other),
+                };
+                text.parse().map_err(serde::de::Error::custom)
             }
         }
     };
@@ -67,9 +72,37 @@ macro_rules! serde_as_text {
 
 pub(crate) use {names, serde_as_text};
 
+/// What other programs call some of the values.
+const SYNONYMS: [(&str, &str); 22] = [
+    ("fp32", "float32"),
+    ("f32", "float32"),
+    ("32", "float32"),
+    ("full", "float32"),
+    ("float16", "fp16"),
+    ("half", "fp16"),
+    ("16", "fp16"),
+    ("16-mixed", "fp16"),
+    ("bfloat16", "bf16"),
+    ("bf16-mixed", "bf16"),
+    ("mae", "l1"),
+    ("smooth_l1", "huber"),
+    ("loss", "train_loss"),
+    ("pearson", "pc"),
+    ("spearman", "srcc"),
+    ("mse", "rmse"),
+    ("cat", "concat"),
+    ("add", "sum"),
+    ("attention", "cross_attention"),
+    ("vit", "vit_only"),
+    ("mamba", "mamba_only"),
+    ("vim", "mamba_only"),
+];
+
 /// Returns `must be one of a, b, is c; did you mean a?`
 pub(crate) fn unknown(name: &str, known: &[&str]) -> String {
-    let hint = match nearest(name, known.iter().copied()) {
+    let meant = SYNONYMS.iter().filter(|(other, _)| other.eq_ignore_ascii_case(name));
+    let meant = meant.map(|(_, meant)| *meant).find(|meant| known.contains(meant));
+    let hint = match meant.or_else(|| nearest(name, known.iter().copied())) {
         Some(nearest) => format!("; did you mean {nearest}?"),
         None => String::new(),
     };
@@ -93,6 +126,10 @@ pub(super) const ALIKE: f64 = 0.5;
 
 /// Returns a similarity from 0 (nothing in common) to 1 (equal except for case and `-` or `_`).
 pub(super) fn likeness(a: &str, b: &str) -> f64 {
+    let (short, long) = (a.len().min(b.len()), a.len().max(b.len()));
+    if 4 * short < long {
+        return 0.0; // not alike, and the time grows with the product of the lengths
+    }
     let plain = |name: &str| name.to_lowercase().replace('-', "_");
     strsim::normalized_damerau_levenshtein(&plain(a), &plain(b))
 }

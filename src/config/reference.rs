@@ -3,7 +3,8 @@
 use serde_yaml::Value;
 
 use super::Config;
-use super::section::{Key, flow, join};
+use super::section::{Key, join};
+use super::write::flow;
 
 /// A key that has a value (not a section).
 #[derive(Debug, Clone, PartialEq, Eq)]

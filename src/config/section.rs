@@ -1,7 +1,5 @@
 //! The declaration of a config section.
 
-use serde_yaml::Value;
-
 /// A declared key of a section.
 pub(super) struct Key {
     pub name: &'static str,
@@ -66,20 +64,5 @@ pub(super) fn join(section: &str, key: &str) -> String {
     match section {
         "" => key.to_owned(),
         section => format!("{section}.{key}"),
-    }
-}
-
-/// Returns a value on one line, in YAML's flow style.
-pub(super) fn flow(value: &Value) -> String {
-    match value {
-        Value::Sequence(items) => {
-            let items: Vec<String> = items.iter().map(flow).collect();
-            format!("[{}]", items.join(", "))
-        }
-        Value::Mapping(map) => {
-            let pairs = map.iter().map(|(key, value)| format!("{}: {}", flow(key), flow(value)));
-            format!("{{{}}}", pairs.collect::<Vec<_>>().join(", "))
-        }
-        scalar => serde_yaml::to_string(scalar).unwrap_or_default().trim_end().to_owned(),
     }
 }

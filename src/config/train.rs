@@ -5,7 +5,8 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use super::checks::Checks;
 use super::names::names;
 use super::optimizer::{OptimizerConfig, ScheduleConfig};
-use super::section::{flow, section};
+use super::section::section;
+use super::write::flow;
 
 section! {
     /// The training.

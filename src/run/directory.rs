@@ -13,7 +13,7 @@ use super::epoch::EpochRecord;
 use super::provenance::StartRecord;
 use crate::config::{Branch, Config};
 use crate::data::Split;
-use crate::files::{remove_leftovers, write_atomic};
+use crate::files::{read_text, remove_leftovers, write_atomic};
 
 /// The resolved config of a run.
 pub const CONFIG_FILE: &str = "config.yaml";
@@ -22,6 +22,8 @@ const PRETRAIN_CONFIG_FILE: &str = "pretrain.yaml";
 /// Weights with the best validation metric.
 pub const BEST_FILE: &str = "best.safetensors";
 const METRICS_FILE: &str = "metrics.jsonl";
+/// Maximum size of a text file in a run directory, in bytes: `metrics.jsonl` of 500,000 epochs.
+pub(super) const MAX_TEXT: u64 = 1 << 28;
 /// Folder of what resuming needs.
 const STATE: &str = "state";
 
@@ -267,8 +269,8 @@ impl RunDir {
         if !path.exists() {
             return Ok(Vec::new());
         }
-        let text =
-            fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+        let text = read_text(&path, MAX_TEXT)
+            .with_context(|| format!("cannot read {}", path.display()))?;
         let records = text.lines().enumerate().map(|(i, line)| {
             serde_json::from_str(line)
                 .with_context(|| format!("{}:{}: not an epoch's metrics", path.display(), i + 1))
@@ -280,7 +282,7 @@ impl RunDir {
     /// Returns an error if the file cannot be read or written.
     pub fn add_start(&self, start: &StartRecord) -> Result<()> {
         let path = self.root.join("provenance.jsonl");
-        let before = match fs::read_to_string(&path) {
+        let before = match read_text(&path, MAX_TEXT) {
             Err(error) if error.kind() == ErrorKind::NotFound => String::new(),
             read => read.with_context(|| format!("cannot read {}", path.display()))?,
         };

@@ -6,9 +6,10 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
+use super::directory::MAX_TEXT;
 use crate::data::Split;
 use crate::eval::statistics::Mean;
-use crate::files::write_json;
+use crate::files::{read_text, write_json};
 use crate::models::weights::WeightsFile;
 
 /// The file of [`MapMetrics`] in the folder of `--output`.
@@ -117,7 +118,7 @@ impl MapMetrics {
             if !path.exists() {
                 continue;
             }
-            let text = fs::read_to_string(&path)
+            let text = read_text(&path, MAX_TEXT)
                 .with_context(|| format!("cannot read {}", path.display()))?;
             let metrics: Self = serde_json::from_str(&text).with_context(|| {
                 format!(

@@ -6,9 +6,9 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
-use super::directory::RunDir;
+use super::directory::{MAX_TEXT, RunDir};
 use super::summary::Summary;
-use crate::files::write_json;
+use crate::files::{read_text, write_json};
 
 const FAILURE_FILE: &str = "failed.json";
 
@@ -86,8 +86,8 @@ impl Failure {
             return Ok(None);
         }
         let path = root.join(FAILURE_FILE);
-        let text =
-            fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+        let text = read_text(&path, MAX_TEXT)
+            .with_context(|| format!("cannot read {}", path.display()))?;
         let failure = serde_json::from_str(&text)
             .with_context(|| format!("{} does not describe a failed run", path.display()))?;
         Ok(Some(failure))

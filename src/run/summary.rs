@@ -1,17 +1,17 @@
 //! The result of a finished run: `summary.json`.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::path::Path;
 
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
+use super::directory::MAX_TEXT;
 use super::provenance::{Provenance, StartingWeights};
 use crate::config::Monitor;
 use crate::eval::baselines::Baselines;
 use crate::eval::statistics::MetricsWithCi;
-use crate::files::write_json;
+use crate::files::{read_text, write_json};
 
 /// The summary of a finished run.
 pub const SUMMARY_FILE: &str = "summary.json";
@@ -66,8 +66,8 @@ impl Summary {
     /// or it cannot be read.
     pub fn read(root: &Path) -> Result<Self> {
         let path = root.join(SUMMARY_FILE);
-        let text =
-            fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+        let text = read_text(&path, MAX_TEXT)
+            .with_context(|| format!("cannot read {}", path.display()))?;
         serde_json::from_str(&text)
             .with_context(|| format!("{} is not a summary of a run", path.display()))
     }

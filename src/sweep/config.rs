@@ -1,6 +1,5 @@
 //! The sweep file.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
@@ -8,7 +7,8 @@ use serde_yaml::{Mapping, Value};
 
 use super::folds::Folds;
 use super::naming::flow;
-use crate::config::{ConfigError, Problem};
+use crate::config::locate::line_of;
+use crate::config::{ConfigError, Problem, paths, yaml};
 
 /// The contents of a sweep file.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
@@ -57,23 +57,31 @@ impl SweepConfig {
     /// Reads a sweep file. Returns an error that names the file and the line of what is wrong. The
     /// keys and values of the axes are checked by [`Sweep::new`](super::Sweep::new).
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
-        let text = fs::read_to_string(path)
-            .map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
-        let mut config = Self::from_yaml(&text, &path.display().to_string())?;
-        if let Some(folder) = path.parent() {
-            config.base = folder.join(&config.base);
-        }
+        let mut config = Self::from_yaml(&yaml::read(path)?, &path.display().to_string())?;
+        let base = paths::expanded(&config.base);
+        let wrong = |reason| problem(Some(path.display().to_string()), "base", reason);
+        let base = base.map_err(|reason| wrong(format!("base: {reason}")))?;
+        config.base = path.parent().unwrap_or(Path::new("")).join(base);
         Ok(config)
     }
 
     /// Parses a sweep file; errors call it `origin`.
     pub fn from_yaml(text: &str, origin: &str) -> Result<Self, ConfigError> {
-        let config: Self = serde_yaml::from_str(text).map_err(|error| {
-            let place = match error.location() {
-                Some(location) => format!("{origin}:{}", location.line()),
+        let value = yaml::parse(text, origin)?;
+        let has = |key: &str| value.get(key).is_some();
+        if !has("base") && ["data", "model", "train"].into_iter().any(has) {
+            let message = "this is a config, not a sweep: run it with vmbeauty train, or write a \
+                           sweep that names it (name, base, axes)";
+            return Err(problem(Some(origin.to_string()), "", message.to_string()));
+        }
+        let config: Self = serde_path_to_error::deserialize(value).map_err(|error| {
+            let key = error.path().to_string();
+            let path: Vec<&str> = key.split('.').collect();
+            let place = match line_of(text, &path) {
+                Some(line) => format!("{origin}:{line}"),
                 None => origin.to_string(),
             };
-            problem(Some(place), "", error.to_string())
+            problem(Some(place), &key, error.inner().to_string())
         })?;
         config
             .check()

@@ -1,7 +1,6 @@
 //! The runs of a sweep: every point of the grid with every seed on every fold.
 
 use std::collections::HashSet;
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
@@ -10,7 +9,7 @@ use serde_yaml::Value;
 
 use super::config::{Search, SweepConfig, problem};
 use super::naming::{axis_names, flow, pairs, value_names};
-use crate::config::{Config, ConfigError};
+use crate::config::{Config, ConfigError, yaml};
 use crate::data::random_stream::RandomStream;
 use crate::run::{RunDir, RunKind, Status};
 
@@ -75,8 +74,7 @@ struct GridPoint {
 impl Sweep {
     /// Expands a sweep's config into its runs, whose configs are resolved and checked.
     pub fn new(sweep: &SweepConfig) -> Result<Self, ConfigError> {
-        let base = fs::read_to_string(&sweep.base)
-            .map_err(|source| ConfigError::Read { path: sweep.base.clone(), source })?;
+        let base = yaml::read(&sweep.base)?;
         let origin = sweep.base.display().to_string();
         let common: Vec<String> = pairs(&sweep.set).map(assignment).collect();
         let load = |overrides: &[String]| {
@@ -242,6 +240,8 @@ fn sample(size: usize, budget: usize, seed: u64) -> Vec<usize> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     fn sweep(rest: &str) -> Result<Sweep, ConfigError> {

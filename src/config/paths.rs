@@ -1,0 +1,87 @@
+//! Paths in a config, where no shell expands what a user writes: `~/` is the home folder, and a
+//! variable is refused.
+
+use std::env;
+use std::path::{Path, PathBuf};
+
+use super::Config;
+use super::checks::Checks;
+use super::error::ConfigError;
+
+/// Expands the paths of a config. Returns an error that names the keys of those that cannot be.
+pub(super) fn expand(config: &mut Config) -> Result<(), ConfigError> {
+    let (data, model) = (&mut config.data, &mut config.model);
+    let mut checks = Checks::default();
+    for (key, path) in [
+        ("data.root", Some(&mut data.root)),
+        ("data.cache_dir", data.cache_dir.as_mut()),
+        ("model.vit.weights", model.vit.weights.as_mut()),
+        ("model.mamba.weights", model.mamba.weights.as_mut()),
+    ] {
+        let Some(path) = path else { continue };
+        match expanded(path) {
+            Ok(full) => *path = full,
+            Err(reason) => checks.fail(key, format_args!(": {reason}")),
+        }
+    }
+    checks.finish()
+}
+
+/// Returns the path with the user's home folder in place of a `~` at its start. Returns an error
+/// that says what to write if it begins with another user's `~name` or with a variable.
+pub(crate) fn expanded(path: &Path) -> Result<PathBuf, String> {
+    let text = path.to_string_lossy();
+    let first = text.split('/').next().unwrap_or_default();
+    let is_variable = first.strip_prefix('$').is_some_and(|name| {
+        name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_' || c == '{')
+    });
+    if is_variable {
+        return Err(format!(
+            "{first} is not expanded: write the full path, or ~/ for the home folder (if a folder \
+             has this name, ./{text})"
+        ));
+    }
+    match path.strip_prefix("~") {
+        Ok(rest) => env::var_os("HOME")
+            .filter(|home| !home.is_empty())
+            .map(|home| Path::new(&home).join(rest))
+            .ok_or_else(|| format!("{text} needs the variable HOME: write the full path")),
+        Err(_) if first.starts_with('~') && first != text => Err(format!(
+            "{first} is not expanded: write the full path (if a folder has this name, ./{text})"
+        )),
+        Err(_) => Ok(path.to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn load(text: &str) -> Result<Config, ConfigError> {
+        Config::from_yaml(text, "a.yaml", &[])
+    }
+
+    #[test]
+    fn the_home_folder_is_expanded_and_written_out() {
+        let home = PathBuf::from(env::var_os("HOME").unwrap());
+        let config = load("data: {root: ~/faces/r.csv}\nmodel: {vit: {weights: ~/w.pth}}").unwrap();
+        assert_eq!(config.data.root, home.join("faces/r.csv"));
+        assert_eq!(config.model.vit.weights, Some(home.join("w.pth")));
+        let config = load(&config.to_yaml().unwrap()).unwrap();
+        assert_eq!(config.data.root, home.join("faces/r.csv"));
+    }
+
+    #[test]
+    fn a_variable_and_another_users_home_are_refused_with_what_to_write() {
+        for path in ["$HOME/faces", "${DATA}/faces", "$DATA", "~anna/faces"] {
+            let error = load(&format!("name: a\ndata:\n  root: {path}\n")).unwrap_err().to_string();
+            assert!(error.starts_with("a.yaml:3: data.root: "), "{error}");
+            assert!(error.contains("write the full path"), "{error}");
+            assert!(error.ends_with(&format!("./{path})")), "{error}");
+            load(&format!("data:\n  root: ./{path}\n")).unwrap();
+        }
+        for path in ["a/$b/~c", "~x", "$1/a", "a~/b"] {
+            assert_eq!(expanded(Path::new(path)).unwrap(), Path::new(path));
+        }
+    }
+}
