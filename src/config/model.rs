@@ -35,8 +35,8 @@ section! {
     pub struct BackboneConfig {
         /// Preset, which fixes the sizes and the normalization.
         pub name: String = "vit_tiny_patch16_224".into(),
-        /// File of pretrained weights: `.safetensors`, or a checkpoint of torch.save (`.pth`, `.pt`,
-        /// `.bin`); `null` starts from random weights.
+        /// File of pretrained weights: `.safetensors`, or a checkpoint of torch.save (`.pth`,
+        /// `.pt`, `.bin`); `null` starts from random weights.
         pub weights: Option<PathBuf> = None,
         /// Load the EMA weights of a training checkpoint (`model_ema`) instead of its trained
         /// weights.

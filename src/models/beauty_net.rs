@@ -87,8 +87,8 @@ impl BeautyNet {
         Ok(Self { vit, mamba, fusion, head, variables, notes: Vec::new() })
     }
 
-    /// Returns notes on the pretrained weights that were loaded: resampled embeddings, and a warning
-    /// of what changes the features of a file loaded without `strict`.
+    /// Returns notes on the pretrained weights that were loaded: resampled embeddings, and a
+    /// warning of what changes the features of a file loaded without `strict`.
     pub fn notes(&self) -> &[Note] {
         &self.notes
     }

@@ -5,7 +5,7 @@ use std::path::Path;
 use anyhow::Result;
 
 use super::directory::RunDir;
-use super::summary::Summary;
+use super::summary::{Summary, check_unchanged};
 use crate::data::Split;
 use crate::eval::comparison::EvaluatedRun;
 use crate::eval::predictions::Predictions;
@@ -16,11 +16,19 @@ pub fn default_split<'a>(mut summaries: impl Iterator<Item = &'a Summary>) -> Sp
     if summaries.any(|summary| summary.test.is_none()) { Split::Val } else { Split::Test }
 }
 
-/// Reads the predictions of a finished run for the images of a split. Returns an error if the
-/// predictions cannot be read.
+/// Reads the predictions of a finished run for the images of a split. Returns an error if they
+/// cannot be read, or are not those that the run wrote.
+pub fn finished_predictions(folder: &Path, split: Split) -> Result<Predictions> {
+    let path = RunDir::predictions_in(folder, split);
+    check_unchanged(&path)?;
+    Predictions::read(&path)
+}
+
+/// Reads what the comparison of models needs of a finished run, for the images of a split. Returns
+/// an error if [`finished_predictions`] does.
 pub fn evaluated_run(folder: &Path, summary: &Summary, split: Split) -> Result<EvaluatedRun> {
     Ok(EvaluatedRun {
-        predictions: Predictions::read(&RunDir::predictions_in(folder, split))?,
+        predictions: finished_predictions(folder, split)?,
         parameters: summary.parameters,
         images_per_second: summary.images_per_second,
         seconds: summary.seconds,

@@ -11,8 +11,8 @@ mod trained;
 
 pub use directory::{BEST_FILE, CONFIG_FILE, RunDir, RunKind};
 pub use epoch::{EpochRecord, PretrainEpochRecord};
-pub use evaluated::{default_split, evaluated_run};
-pub use provenance::{Provenance, StartRecord, StartingWeights};
+pub use evaluated::{default_split, evaluated_run, finished_predictions};
+pub use provenance::{Provenance, StartRecord, StartingWeights, content_hash};
 pub use status::{Failure, Status};
-pub use summary::{BaselinesBySplit, SUMMARY_FILE, Summary};
+pub use summary::{BaselinesBySplit, SUMMARY_FILE, Summary, check_unchanged};
 pub use trained::Run;

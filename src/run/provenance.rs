@@ -1,7 +1,7 @@
 //! Provenance of a run: versions, commits, machine and starting weights.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -10,6 +10,7 @@ use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
 use crate::config::{Branch, Config};
+use crate::files::open_regular;
 use crate::ops;
 
 const UNKNOWN: &str = "unknown";
@@ -107,10 +108,12 @@ impl StartingWeights {
     }
 }
 
-fn content_hash(path: &Path) -> Result<String> {
+/// Returns the BLAKE3 hash of a file's content, in hexadecimal. Returns an error that names the
+/// file if it cannot be read.
+pub fn content_hash(path: &Path) -> Result<String> {
     let unreadable = || format!("cannot read {}", path.display());
     let mut hasher = blake3::Hasher::new();
-    let mut file = File::open(path).with_context(unreadable)?;
+    let mut file = open_regular(path).with_context(unreadable)?;
     std::io::copy(&mut file, &mut hasher).with_context(unreadable)?;
     Ok(hasher.finalize().to_hex().to_string())
 }

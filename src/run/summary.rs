@@ -3,11 +3,12 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::directory::MAX_TEXT;
-use super::provenance::{Provenance, StartingWeights};
+use super::provenance::{Provenance, StartingWeights, content_hash};
 use crate::config::Monitor;
 use crate::eval::baselines::Baselines;
 use crate::eval::statistics::MetricsWithCi;
@@ -51,9 +52,49 @@ pub struct Summary {
     /// The weights files that the backbones were initialized from, by branch.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub starting_weights: BTreeMap<String, StartingWeights>,
+    /// BLAKE3 hashes of the best weights and the predictions, by file name.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub files: BTreeMap<String, String>,
     /// Versions, commit and device.
     #[serde(flatten)]
     pub provenance: Provenance,
+}
+
+/// The part of a summary that says what its files are.
+#[derive(Debug, Default, Deserialize)]
+struct Recorded {
+    #[serde(default)]
+    files: BTreeMap<String, String>,
+}
+
+/// Checks that a file of a run is the one that its summary was written with, if the run is
+/// finished. Returns an error that names the file and the remedy if it has changed, or if it or the
+/// summary cannot be read.
+pub fn check_unchanged(file: &Path) -> Result<()> {
+    let folder = file.with_file_name("");
+    if !Summary::exists(&folder) {
+        return Ok(());
+    }
+    let recorded: Recorded = read(&folder)?;
+    let name = file.file_name().unwrap_or_default().to_string_lossy();
+    let Some(written) = recorded.files.get(&*name) else {
+        return Ok(());
+    };
+    let (path, folder) = (file.display(), folder.display());
+    ensure!(
+        content_hash(file)? == *written,
+        "{path} is not what the run wrote: its BLAKE3 hash is not that in {folder}{SUMMARY_FILE}; \
+         use a copy of it, or train the run again"
+    );
+    Ok(())
+}
+
+fn read<T: DeserializeOwned>(root: &Path) -> Result<T> {
+    let path = root.join(SUMMARY_FILE);
+    let text =
+        read_text(&path, MAX_TEXT).with_context(|| format!("cannot read {}", path.display()))?;
+    serde_json::from_str(&text)
+        .with_context(|| format!("{} is not a summary of a run", path.display()))
 }
 
 impl Summary {
@@ -65,11 +106,7 @@ impl Summary {
     /// Reads the summary of the finished run in a folder. Returns an error if there is no summary,
     /// or it cannot be read.
     pub fn read(root: &Path) -> Result<Self> {
-        let path = root.join(SUMMARY_FILE);
-        let text = read_text(&path, MAX_TEXT)
-            .with_context(|| format!("cannot read {}", path.display()))?;
-        serde_json::from_str(&text)
-            .with_context(|| format!("{} is not a summary of a run", path.display()))
+        read(root)
     }
 
     /// Writes the summary into the run's folder. Returns an error if the file cannot be written.

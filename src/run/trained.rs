@@ -6,7 +6,7 @@ use anyhow::{Context, Result, ensure};
 use tch::Device;
 
 use super::directory::{BEST_FILE, CONFIG_FILE};
-use super::summary::Summary;
+use super::summary::{Summary, check_unchanged};
 use crate::config::Config;
 use crate::models::{BeautyNet, device, weights};
 
@@ -23,14 +23,15 @@ pub struct Run {
 
 impl Run {
     /// Opens a run directory (its best weights) or one weights file in it. `overrides` change the
-    /// config, as `--set` does. Returns an error if the path is neither, or the config or the
-    /// weights cannot be read.
+    /// config, as `--set` does. Returns an error if the path is neither, the config or the weights
+    /// cannot be read, or the best weights are not those that the run wrote.
     pub fn open(path: &Path, overrides: &[String]) -> Result<Self> {
         let (folder, weights_file) = locate(path)?;
         let config = Config::load(&folder.join(CONFIG_FILE), overrides)
             .with_context(|| format!("{} is not a run directory of vmbeauty", folder.display()))?;
         let device: Device = device::select(config.device)?;
         let net = BeautyNet::without_pretrained(&config, device)?;
+        check_unchanged(&weights_file)?;
         weights::load(&net.parameters(), &weights_file)?;
         Ok(Self { config, net, weights: weights_file })
     }

@@ -14,7 +14,7 @@ use crate::eval::metrics::Metric;
 use crate::eval::predictions::Predictions;
 use crate::eval::statistics::{MetricsWithCi, mean_and_sd};
 use crate::files::write_json;
-use crate::run::{RunDir, RunKind, Status, Summary};
+use crate::run::{RunDir, RunKind, Status, Summary, finished_predictions};
 use crate::train::{Observer, Options, Stop, train};
 
 /// The results of a cross-validation: `cross_validation.json`.
@@ -67,7 +67,7 @@ pub fn cross_validate(
         let Some(test) = summary.test else {
             bail!("{} has no test images", run.display());
         };
-        let predictions = Predictions::read(&RunDir::predictions_in(&run, Split::Test))?;
+        let predictions = finished_predictions(&run, Split::Test)?;
         append(&mut pooled, predictions, index + 1)?;
         seconds += summary.seconds;
         results.push(FoldResult { fold: fold.clone(), run: fold.into(), test });

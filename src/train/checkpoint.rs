@@ -84,7 +84,6 @@ pub(super) fn write(
     if let Some(ema) = ema {
         tensors.extend(prefixed(EMA, ema.state()));
     }
-    // One entry: several would be written in no fixed order.
     let metadata = HashMap::from([(PROGRESS_KEY.to_string(), serde_json::to_string(progress)?)]);
     weights::save(path, &tensors, metadata)
 }

@@ -1,6 +1,7 @@
 //! Tests that run the program, `vmbeauty`, as a user does.
 
 mod commands;
+mod damage;
 mod data;
 #[cfg(feature = "distributed")]
 mod distributed;

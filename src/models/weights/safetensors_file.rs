@@ -1,8 +1,8 @@
 //! Reads and writes safetensors files, tensor by tensor.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
-use std::io::Read;
+use std::io::{Read, Seek, SeekFrom};
 use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -14,8 +14,11 @@ use crate::files::write_atomic;
 
 /// Longer than any model's header; keeps a broken file from asking for all memory.
 const MAX_HEADER: u64 = 16 << 20;
+/// Metadata key of the BLAKE3 hash of the other metadata and the values, in files of this program.
+const CHECKSUM_KEY: &str = "blake3";
 
-/// Opens a file and checks its header against its length.
+/// Opens a file, checks its header against its length, and its values against their checksum if it
+/// has one.
 pub(super) fn open(mut file: File) -> Result<WeightsFile> {
     let length = file.metadata()?.len();
     let mut prefix = [0; 8];
@@ -46,7 +49,15 @@ pub(super) fn open(mut file: File) -> Result<WeightsFile> {
         range: data_start + info.data_offsets.0 as u64..data_start + info.data_offsets.1 as u64,
     };
     let tensors = header.tensors().into_iter().map(|(name, info)| (name, stored(info))).collect();
-    let metadata = header.metadata().clone().unwrap_or_default();
+    let mut metadata = header.metadata().clone().unwrap_or_default();
+    if let Some(written) = metadata.remove(CHECKSUM_KEY) {
+        file.seek(SeekFrom::Start(data_start))?;
+        ensure!(
+            checksum(&metadata.iter().collect(), &file)? == written,
+            "it is damaged: bytes of it have changed since it was written; use a copy of it, or \
+             write it again"
+        );
+    }
     Ok(WeightsFile { file, archive: None, tensors, big_endian: false, metadata })
 }
 
@@ -66,18 +77,58 @@ fn kind_of(dtype: Dtype) -> Option<Kind> {
     })
 }
 
-/// Writes tensors to a safetensors file, atomically.
+/// Returns the hash of a file's metadata and values.
+fn checksum(metadata: &BTreeMap<&String, &String>, mut values: impl Read) -> Result<String> {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(&serde_json::to_vec(metadata)?);
+    std::io::copy(&mut values, &mut hasher)?;
+    Ok(hasher.finalize().to_hex().to_string())
+}
+
+/// Writes tensors to a safetensors file with a checksum, atomically. Equal tensors and metadata
+/// make equal files.
 pub fn save(
     path: &Path,
     tensors: &[(String, Tensor)],
     metadata: HashMap<String, String>,
 ) -> Result<()> {
-    let bytes = serialize(tensors, metadata)
-        .with_context(|| format!("cannot write weights {}", path.display()))?;
-    write_atomic(path, |file| Ok(file.write_all(&bytes)?))
+    let bytes =
+        serialize(tensors).with_context(|| format!("cannot write weights {}", path.display()))?;
+    let (header, values) = split(&bytes)?;
+    let header = with_metadata(header, metadata, values)?;
+    write_atomic(path, |file| {
+        file.write_all(&(header.len() as u64).to_le_bytes())?;
+        file.write_all(header.as_bytes())?;
+        Ok(file.write_all(values)?)
+    })
 }
 
-fn serialize(tensors: &[(String, Tensor)], metadata: HashMap<String, String>) -> Result<Vec<u8>> {
+/// Splits a file into its header and its values.
+fn split(bytes: &[u8]) -> Result<(&str, &[u8])> {
+    let (length, rest) = bytes.split_first_chunk().context("there is no header")?;
+    let length = usize::try_from(u64::from_le_bytes(*length))?;
+    let (header, values) = rest.split_at_checked(length).context("the header is cut short")?;
+    Ok((std::str::from_utf8(header)?, values))
+}
+
+/// Puts the metadata, in the order of their keys, and the checksum into a header without any.
+fn with_metadata(
+    header: &str,
+    mut metadata: HashMap<String, String>,
+    values: &[u8],
+) -> Result<String> {
+    let checksum = checksum(&metadata.iter().collect(), values)?;
+    metadata.insert(CHECKSUM_KEY.to_string(), checksum);
+    let metadata = serde_json::to_string(&metadata.iter().collect::<BTreeMap<_, _>>())?;
+    let tensors = header.trim_end().strip_prefix('{').context("the header is no object")?;
+    let comma = if tensors == "}" { "" } else { "," };
+    let header = format!("{{\"__metadata__\":{metadata}{comma}{tensors}");
+    // The values begin at a multiple of eight bytes.
+    let length = header.len().next_multiple_of(8);
+    Ok(format!("{header:length$}"))
+}
+
+fn serialize(tensors: &[(String, Tensor)]) -> Result<Vec<u8>> {
     let mut stored = Vec::with_capacity(tensors.len());
     for (name, tensor) in tensors {
         let dtype = match tensor.kind() {
@@ -96,5 +147,5 @@ fn serialize(tensors: &[(String, Tensor)], metadata: HashMap<String, String>) ->
             Ok((*name, TensorView::new(*dtype, shape.clone(), bytes)?))
         })
         .collect::<Result<Vec<_>>>()?;
-    Ok(safetensors::serialize(views, Some(metadata))?)
+    Ok(safetensors::serialize(views, None)?)
 }

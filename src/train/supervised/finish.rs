@@ -1,5 +1,7 @@
 //! The end of a run: its best weights are evaluated, its predictions and summary written.
 
+use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
@@ -9,7 +11,7 @@ use crate::data::{ImageDataset, LoaderOptions, Split};
 use crate::eval::baselines::baselines;
 use crate::eval::statistics::MetricsWithCi;
 use crate::models::weights;
-use crate::run::{BaselinesBySplit, EpochRecord, RunDir, Summary};
+use crate::run::{BaselinesBySplit, EpochRecord, RunDir, Summary, check_unchanged, content_hash};
 use crate::train::objective::Objective;
 use crate::train::observer::Observer;
 use crate::train::trainer::Trainer;
@@ -48,6 +50,7 @@ impl Trainer<'_, Supervised<'_>> {
             skipped_rows: splits.skipped,
             seed: self.config.seed,
             starting_weights: self.progress.starting_weights.clone(),
+            files: self.hashes()?,
             provenance: self.provenance.clone(),
         };
         if self.world.is_first() {
@@ -59,10 +62,25 @@ impl Trainer<'_, Supervised<'_>> {
         Ok(summary)
     }
 
+    /// Returns the hashes of the best weights and the predictions, by file name; none on a rank
+    /// that does not write them.
+    fn hashes(&self) -> Result<BTreeMap<String, String>> {
+        let root = self.run.root();
+        let splits = [Some(Split::Val), self.objective.splits.test.as_ref().map(|_| Split::Test)];
+        let predictions = splits.into_iter().flatten().map(|s| RunDir::predictions_in(root, s));
+        let files = predictions.chain([self.run.best()]).filter(|_| self.world.is_first());
+        let named = |file: PathBuf| {
+            let name = file.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            Ok((name, content_hash(&file)?))
+        };
+        files.map(named).collect()
+    }
+
     /// Loads the best weights, on all ranks.
     fn load_best(&self) -> Result<()> {
         let parameters = self.objective.parameters();
         if self.world.is_first() {
+            check_unchanged(&self.run.best())?;
             weights::load(&parameters, &self.run.best())?;
         }
         let _guard = tch::no_grad_guard();

@@ -283,7 +283,6 @@ impl Objective for Supervised<'_> {
     fn save(&self, run: &RunDir, records: &[EpochRecord], mut origin: Value) -> Result<()> {
         let parameters = self.net.parameters();
         origin["epoch"] = records.len().into();
-        // One entry, so that equal weights make equal files: several would be in no fixed order.
         let metadata = HashMap::from([("run".to_string(), origin.to_string())]);
         if records.last().is_some_and(|record| record.best) {
             weights::save(&run.best(), &parameters, metadata.clone())?;
