@@ -23,6 +23,9 @@ use crate::run::explanations::MapMetrics;
 const SANITY_FIGURES: usize = 4;
 
 /// Draw attribution maps: what each branch of a trained model attends to
+///
+/// Crop the faces as those of the training images are: the model resizes the whole image to its
+/// input.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// A run directory, or a weights file in one

@@ -14,9 +14,13 @@ use crate::config::DataConfig;
 use crate::data::{self, ImageDataset, LoaderOptions, Sample, Source, read_image};
 use crate::eval::evaluate::predict;
 use crate::eval::predictions::Predictions;
+use crate::files::csv_cell;
 use crate::run::Run;
 
 /// Predict the rating of images
+///
+/// Crop the faces as those of the training images are: the whole image is resized to the model's
+/// input, and a face that fills less of it is rated wrongly.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// A run directory, or a weights file in one
@@ -105,7 +109,7 @@ fn as_csv(predictions: &Predictions) -> Result<String> {
     let mut csv = csv::Writer::from_writer(Vec::new());
     csv.write_record(header)?;
     for row in rows {
-        csv.write_record(row)?;
+        csv.write_record(row.iter().map(|cell| csv_cell(cell).into_owned()))?;
     }
     Ok(String::from_utf8(csv.into_inner()?)?)
 }

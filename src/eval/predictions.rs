@@ -2,15 +2,19 @@
 
 use std::cmp::Ordering;
 use std::collections::HashSet;
+use std::fs;
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 
 use crate::data::Sample;
 use crate::eval::metrics::Metrics;
-use crate::files;
+use crate::files::{csv_cell, csv_text, write_atomic};
 
 const COLUMNS: [&str; 3] = ["image", "target", "prediction"];
+/// What to do about a file that is not what was written.
+const WRITE_AGAIN: &str =
+    "`vmbeauty evaluate RUN --split SPLIT --predictions FILE` writes it again";
 /// The column of the images' groups, where the dataset has them.
 const GROUP: &str = "group";
 
@@ -64,14 +68,15 @@ impl Predictions {
         });
     }
 
-    /// Returns the rows sorted by image, those of one image by target.
+    /// Returns the rows sorted by image, those of one image by target and prediction: the order in
+    /// which every interval is computed, whatever the order of the rows was.
     pub fn sorted(&self) -> Self {
         let mut order: Vec<usize> = (0..self.images.len()).collect();
         order.sort_by(|&a, &b| {
+            // A list may name an image twice.
+            let by = |column: &[f64]| column[a].partial_cmp(&column[b]).unwrap_or(Ordering::Equal);
             let by_image = self.images[a].cmp(&self.images[b]);
-            // Where a list names an image twice, its rows differ by their targets.
-            let by_target = || self.targets[a].partial_cmp(&self.targets[b]);
-            by_image.then_with(|| by_target().unwrap_or(Ordering::Equal))
+            by_image.then_with(|| by(&self.targets)).then_with(|| by(&self.predictions))
         });
         let pick = |column: &[f64]| order.iter().map(|&row| column[row]).collect::<Vec<f64>>();
         let extra = self.extra.iter();
@@ -100,23 +105,24 @@ impl Predictions {
     }
 
     /// Writes a CSV file atomically: `image,target,prediction`, then `group` where there are
-    /// groups, then the extra columns. Numbers have all their digits. Returns an error if the
-    /// columns are not equally long, two have one name, or the file cannot be written.
+    /// groups, then the extra columns. Numbers have all their digits; names are written as
+    /// [`csv_cell`]s. Returns an error if the columns are not equally long, two have one name, or
+    /// the file cannot be written.
     pub fn write(&self, path: &Path) -> Result<()> {
         self.check().with_context(|| format!("cannot write {}", path.display()))?;
-        files::write_atomic(path, |out| {
+        write_atomic(path, |out| {
             let mut csv = csv::Writer::from_writer(out);
             let group = (!self.groups.is_empty()).then_some(GROUP);
             let header = COLUMNS.into_iter().chain(group);
             csv.write_record(header.chain(self.extra_names()))?;
             for row in 0..self.images.len() {
                 let mut record = vec![
-                    self.images[row].clone(),
+                    csv_cell(&self.images[row]).into_owned(),
                     self.targets[row].to_string(),
                     self.predictions[row].to_string(),
                 ];
-                let group = self.groups.get(row);
-                record.extend(group.map(|group| group.clone().unwrap_or_default()));
+                let group = self.groups.get(row).map(|group| group.as_deref().unwrap_or_default());
+                record.extend(group.map(|group| csv_cell(group).into_owned()));
                 record.extend(self.extra.iter().map(|(_, values)| values[row].to_string()));
                 csv.write_record(&record)?;
             }
@@ -126,7 +132,7 @@ impl Predictions {
 
     /// Reads a file that [`write`](Self::write) wrote. The columns may be in any order; all but
     /// `image` and `group` hold numbers. Returns an error that names the file, and the line and
-    /// column of what is wrong.
+    /// column of what is wrong; a file that does not end with a line is cut off.
     pub fn read(path: &Path) -> Result<Self> {
         read(path).with_context(|| format!("cannot read the predictions in {}", path.display()))
     }
@@ -153,7 +159,8 @@ impl Predictions {
 }
 
 fn read(path: &Path) -> Result<Predictions> {
-    let mut csv = csv::Reader::from_path(path)?;
+    let text = fs::read(path)?;
+    let mut csv = csv::Reader::from_reader(&text[..]);
     let header: Vec<String> = csv.headers()?.iter().map(str::to_owned).collect();
     let column = |name: &str| {
         header
@@ -175,17 +182,20 @@ fn read(path: &Path) -> Result<Predictions> {
     for record in csv.records() {
         let record = record?;
         let number = |index: usize| number(&record, index, &header[index]);
-        read.images.push(record[image].to_owned());
+        read.images.push(csv_text(&record[image]).to_owned());
         read.targets.push(number(target)?);
         read.predictions.push(number(prediction)?);
         if let Some(group) = group {
-            let name = &record[group];
+            let name = csv_text(&record[group]);
             read.groups.push((!name.is_empty()).then(|| name.to_owned()));
         }
         for ((_, values), &index) in read.extra.iter_mut().zip(&extra) {
             values.push(number(index)?);
         }
     }
+    // The last number of a file that is cut off may still be one.
+    let last = read.images.len() + 1;
+    ensure!(text.ends_with(b"\n"), "it is cut off in line {last}: {WRITE_AGAIN}");
     read.check()?;
     Ok(read)
 }

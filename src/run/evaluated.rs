@@ -2,10 +2,10 @@
 
 use std::path::Path;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 
 use super::directory::RunDir;
-use super::summary::{Summary, check_unchanged};
+use super::summary::{SUMMARY_FILE, Summary, check_unchanged};
 use crate::data::Split;
 use crate::eval::comparison::EvaluatedRun;
 use crate::eval::predictions::Predictions;
@@ -25,10 +25,24 @@ pub fn finished_predictions(folder: &Path, split: Split) -> Result<Predictions> 
 }
 
 /// Reads what the comparison of models needs of a finished run, for the images of a split. Returns
-/// an error if [`finished_predictions`] does.
+/// an error if [`finished_predictions`] does, or the predictions are not as many as the images that
+/// the run was evaluated on.
 pub fn evaluated_run(folder: &Path, summary: &Summary, split: Split) -> Result<EvaluatedRun> {
+    let path = RunDir::predictions_in(folder, split);
+    let predictions = finished_predictions(folder, split)?;
+    let [_, val, test] = summary.images;
+    let (rows, images) = (predictions.images.len(), if split == Split::Test { test } else { val });
+    ensure!(
+        rows == images,
+        "{} has {rows} predictions, but {} says that the run has {images} {split} images: \
+         `vmbeauty evaluate {} --split {split} --predictions {}` writes them again",
+        path.display(),
+        folder.join(SUMMARY_FILE).display(),
+        folder.display(),
+        path.display()
+    );
     Ok(EvaluatedRun {
-        predictions: finished_predictions(folder, split)?,
+        predictions,
         parameters: summary.parameters,
         images_per_second: summary.images_per_second,
         seconds: summary.seconds,

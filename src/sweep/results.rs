@@ -14,7 +14,7 @@ use crate::data::Split;
 use crate::eval::comparison::{Candidate, Comparison, RankedModel, rank};
 use crate::eval::metrics::Metric;
 use crate::eval::statistics::MetricsWithCi;
-use crate::files::{write_atomic, write_json};
+use crate::files::{csv_cell, write_atomic, write_json};
 use crate::run::{Status, default_split, evaluated_run};
 
 /// The results of a sweep: `results.json`.
@@ -225,5 +225,6 @@ impl Results {
 }
 
 fn column(name: &str, value: Option<impl ToString>) -> (String, String) {
-    (name.to_string(), value.map(|value| value.to_string()).unwrap_or_default())
+    let value = value.map(|value| value.to_string()).unwrap_or_default();
+    (name.to_string(), csv_cell(&value).into_owned())
 }

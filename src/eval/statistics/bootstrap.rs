@@ -186,8 +186,10 @@ pub struct MetricsWithCi {
 }
 
 impl MetricsWithCi {
-    /// Computes the metrics of predictions and their intervals, which depend on nothing else.
+    /// Computes the metrics of predictions and their intervals, which depend on nothing else, not
+    /// on the order of the rows either: every place that shows them shows the same digits.
     pub fn new(predictions: &Predictions) -> Result<Self> {
+        let predictions = predictions.sorted();
         let images = ScoredImages::new(&predictions.predictions, &predictions.targets)?;
         let distributions = Bootstrap::default().resample(&[images])?;
         let distribution = distributions.first().context("the bootstrap returned nothing")?;
@@ -204,6 +206,27 @@ impl MetricsWithCi {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn metrics_and_intervals_do_not_depend_on_the_order_of_the_rows() {
+        let mut stream = RandomStream::new(1, 0, 0, "test");
+        let mut column = || -> Vec<f64> { (0..40).map(|_| 1.0 + 4.0 * stream.unit()).collect() };
+        let rows = Predictions {
+            images: (0..40).map(|row| format!("{}.png", row / 2)).collect(), // each twice
+            targets: column(),
+            predictions: column(),
+            ..Predictions::default()
+        };
+        let reversed = Predictions {
+            images: rows.images.iter().rev().cloned().collect(),
+            targets: rows.targets.iter().rev().copied().collect(),
+            predictions: rows.predictions.iter().rev().copied().collect(),
+            ..Predictions::default()
+        };
+        let metrics = MetricsWithCi::new(&rows).unwrap();
+        assert!(metrics.pc_ci.is_some());
+        assert_eq!(metrics, MetricsWithCi::new(&reversed).unwrap());
+    }
 
     #[test]
     fn the_interval_of_a_mean_is_that_of_its_standard_error() {

@@ -1,18 +1,15 @@
-//! The formats of a table: CSV, HTML, LaTeX, Markdown and text.
+//! The formats of a table: CSV, HTML, Markdown and text.
 
 use anyhow::Result;
 use maud::{Markup, html};
 
 use super::{Cell, Table};
 use crate::eval::statistics::Interval;
-
-pub(crate) const LATEX_PREAMBLE: &str = "\
-% \\usepackage[T1]{fontenc} and \\usepackage{booktabs,graphicx} in the preamble; \
-then \\input{this file}, or copy a table.\n";
+use crate::files::csv_cell;
 
 impl Cell {
     /// Formats the value without its interval and standard deviation.
-    fn shown(&self) -> String {
+    pub(super) fn shown(&self) -> String {
         let or_dash = |value: &Option<f64>, format: &dyn Fn(f64) -> String| {
             value.filter(|v| v.is_finite()).map_or("–".to_string(), format)
         };
@@ -38,28 +35,28 @@ impl Cell {
         self.ci().map(|ci| (self.four_decimals(ci.lo), self.four_decimals(ci.hi)))
     }
 
-    fn ci(&self) -> Option<Interval> {
+    pub(super) fn ci(&self) -> Option<Interval> {
         let Cell::Metric { ci, .. } = self else { return None };
         *ci
     }
 
-    fn sd(&self) -> Option<f64> {
+    pub(super) fn sd(&self) -> Option<f64> {
         let Cell::Metric { sd, .. } = self else { return None };
         *sd
     }
 
-    fn is_best(&self) -> bool {
+    pub(super) fn is_best(&self) -> bool {
         matches!(self, Cell::Metric { best: true, .. })
     }
 
-    fn is_text(&self) -> bool {
+    pub(super) fn is_text(&self) -> bool {
         matches!(self, Cell::Text(_))
     }
 
-    /// Writes the value with all digits.
+    /// Writes the value with all digits, a text so that no spreadsheet takes it for a formula.
     fn exact(&self) -> String {
         match self {
-            Cell::Text(text) => text.clone(),
+            Cell::Text(text) => csv_cell(text).into_owned(),
             Cell::Count(count) => count.to_string(),
             Cell::Number { value, .. } | Cell::Metric { value, .. } | Cell::P(value) => {
                 exact(*value)
@@ -79,25 +76,6 @@ impl Cell {
             }
             @if let Some(sd) = self.sd() { small { "sd " (format!("{sd:.4}")) } }
         }
-    }
-
-    fn to_latex(&self) -> String {
-        let math = |text: &str| match text.strip_prefix('-') {
-            Some(rest) if !rest.starts_with('-') => format!("$-${rest}"),
-            _ => text.replacen('+', "$+$", 1),
-        };
-        let shown = escape_latex(&self.shown());
-        let mut text = if self.is_text() { shown } else { math(&shown) };
-        if self.is_best() {
-            text = format!("\\textbf{{{text}}}");
-        }
-        if let Some((lo, hi)) = self.interval() {
-            text += &format!(" {{\\scriptsize[{}, {}]}}", math(&lo), math(&hi));
-        }
-        if let Some(sd) = self.sd() {
-            text += &format!(" {{\\scriptsize sd {sd:.4}}}");
-        }
-        text
     }
 
     fn to_markdown(&self) -> String {
@@ -135,7 +113,7 @@ impl Table {
         }
         let mut csv = csv::Writer::from_writer(Vec::new());
         let header = fields.iter().map(|(i, suffix, _)| self.columns[*i].key.clone() + suffix);
-        csv.write_record(header)?;
+        csv.write_record(header.map(|name| csv_cell(&name).into_owned()))?;
         for row in &self.rows {
             csv.write_record(fields.iter().map(|(i, _, field)| field(&row[*i])))?;
         }
@@ -164,26 +142,6 @@ impl Table {
             }
             @for note in &self.notes { p.note { (note) } }
         }
-    }
-
-    /// Writes a `table` environment for the package booktabs.
-    pub fn to_latex(&self) -> String {
-        let line = |cells: Vec<String>| format!("    {} \\\\\n", cells.join(" & "));
-        let title = escape_latex(&self.title);
-        let notes: String =
-            self.notes.iter().map(|note| format!(" {}", escape_latex(note))).collect();
-        let layout: String = self.columns.iter().map(|c| if c.text { 'l' } else { 'r' }).collect();
-        let header = line(self.columns.iter().map(|c| escape_latex(&c.title)).collect());
-        let rows: String =
-            self.rows.iter().map(|row| line(row.iter().map(Cell::to_latex).collect())).collect();
-        format!(
-            "\\begin{{table}}\n  \\centering\n  \\caption{{{title}.{notes}}}\n  \
-             \\label{{tab:{}}}\n  \
-             \\resizebox{{\\ifdim\\width>\\linewidth\\linewidth\\else\\width\\fi}}{{!}}{{%\n  \
-             \\begin{{tabular}}{{{layout}}}\n    \\toprule\n{header}    \\midrule\n{rows}    \
-             \\bottomrule\n  \\end{{tabular}}}}\n\\end{{table}}\n",
-            self.key
-        )
     }
 
     /// Writes the title, the table as GitHub's Markdown, and the notes.
@@ -267,40 +225,13 @@ pub(crate) fn escape_markdown(text: &str) -> String {
     escaped
 }
 
-/// Escapes a text for LaTeX, on one line.
-fn escape_latex(text: &str) -> String {
-    let mut escaped = String::new();
-    for c in text.chars() {
-        match c {
-            '&' | '%' | '$' | '#' | '_' | '{' | '}' => escaped.extend(['\\', c]),
-            '~' => escaped += "\\textasciitilde{}",
-            '^' => escaped += "\\textasciicircum{}",
-            '\\' => escaped += "\\textbackslash{}",
-            '<' => escaped += "\\textless{}",
-            '>' => escaped += "\\textgreater{}",
-            '|' => escaped += "\\textbar{}",
-            '"' => escaped += "\\textquotedbl{}",
-            '`' => escaped += "\\textasciigrave{}",
-            '\'' => escaped += "\\textquotesingle{}",
-            '–' => escaped += "--",
-            'Δ' => escaped += "$\\Delta$",
-            '−' => escaped += "$-$",
-            '…' => escaped += "\\ldots{}",
-            '×' => escaped += "$\\times$",
-            c if c.is_control() => escaped.push(' '),
-            c => escaped.push(c),
-        }
-    }
-    escaped
-}
-
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::super::Column;
     use super::*;
 
     /// One row with every kind of cell, and with names that no format may take for markup.
-    fn hostile() -> Table {
+    pub(in crate::report::tables) fn hostile() -> Table {
         let ci = Some(Interval { lo: -0.5, hi: 0.25 });
         Table {
             key: "t".into(),
@@ -357,26 +288,6 @@ mod tests {
         for expected in [name, metric, "<p class=\"note\">100 % of &lt;all&gt;</p>"] {
             assert!(text.contains(expected), "{text}");
         }
-    }
-
-    #[test]
-    fn a_name_is_no_latex_command() {
-        let text = hostile().to_latex();
-        let row = text.lines().find(|line| line.contains("12,345")).unwrap();
-        assert_eq!(
-            row,
-            "    \\textless{}script\\textgreater{}alert(\\textquotedbl{}1\\textquotedbl{})\
-             \\textless{}/script\\textgreater{}\\textbar{}\\textasciigrave{}a\\textasciigrave{}\
-             \\_b\\%\\$\\#\\{\\}\\textasciitilde{}\\textasciicircum{}\\textbackslash{} \
-             \\textquotesingle{}x\\textquotesingle{} next & 12,345 & \\textbf{0.1250} \
-             {\\scriptsize[$-$0.5000, 0.2500]} {\\scriptsize sd 0.0100} & \\textless{} 0.001 & \
-             2.5 \\\\"
-        );
-        let caption = "\\caption{A \\& B. 100 \\% of \\textless{}all\\textgreater{}}";
-        for expected in [caption, "\\begin{tabular}{lrrrr}", "\\toprule"] {
-            assert!(text.contains(expected), "{text}");
-        }
-        assert_eq!(Cell::number(None, 1).to_latex(), "--");
     }
 
     #[test]

@@ -1,11 +1,13 @@
-//! The report's tables; [`formats`] writes each as CSV, HTML, LaTeX, Markdown and text.
+//! The report's tables; [`formats`] writes each as CSV, HTML, Markdown and text, [`latex`] as LaTeX.
 
 mod breakdowns;
 mod formats;
+mod latex;
 mod leaderboard;
 mod runs;
 
-pub(crate) use formats::{LATEX_PREAMBLE, escape_markdown, group_thousands, text_table};
+pub(crate) use formats::{escape_markdown, group_thousands, text_table};
+pub(crate) use latex::LATEX_PREAMBLE;
 
 use anyhow::Result;
 

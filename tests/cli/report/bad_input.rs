@@ -49,6 +49,31 @@ fn errors_name_the_file_and_the_remedy() {
 }
 
 #[test]
+fn predictions_that_are_cut_off_or_lack_rows_are_errors_that_name_the_file() {
+    let sandbox = Sandbox::new();
+    let test = grouped(0.5);
+    Run { set: "", seed: 1, val: &VAL, test: Some(&test) }.write(&sandbox, "run");
+    let path = sandbox.path("run/predictions_test.csv");
+    let whole = fs::read_to_string(&path).unwrap();
+    let last_line = whole.trim_end().rfind('\n').unwrap();
+    for (text, words) in [
+        (&whole[..whole.len() - 1], "predictions_test.csv: it is cut off in line 25"),
+        (&whole[..last_line + 4], "predictions_test.csv: "),
+        (
+            &whole[..last_line + 1],
+            "has 23 predictions, but run/summary.json says that the run has 24",
+        ),
+    ] {
+        fs::write(&path, text).unwrap();
+        let (code, error) = sandbox.fails(&["report", "run", "-o", "r.html", "--no-images"]);
+        assert!(code == 1 && error.contains(words), "{error}");
+    }
+    let again = "`vmbeauty evaluate run --split test --predictions run/predictions_test.csv`";
+    let (_, error) = sandbox.fails(&["report", "run", "-o", "r.html", "--no-images"]);
+    assert!(error.contains(again), "{error}");
+}
+
+#[test]
 fn predictions_of_different_images_are_not_compared_and_a_note_says_why() {
     let sandbox = Sandbox::new();
     let a: Vec<Row> = vec![("a", 1.0, 2.0, ""), ("b", 2.0, 2.5, ""), ("c", 4.0, 3.0, "")];

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use super::written::{Row, Run, VAL};
+use super::written::{Row, Run, VAL, csv_rows};
 use crate::sandbox::Sandbox;
 
 const NAME: &str = "<script>alert(1)<|script>_50%&$\"'";
@@ -45,6 +45,41 @@ fn hostile_names_stay_names_in_every_format() {
         "{markdown}"
     );
     let latex = fs::read_to_string(sandbox.path("r.tex")).unwrap();
-    assert!(latex.contains("\\_50\\%\\&\\$\\textquotedbl{}\\textquotesingle{} & 1 & "), "{latex}");
-    assert_eq!(latex.matches("\\begin{tabular}").count(), latex.matches("\\bottomrule").count());
+    let name =
+        latex.lines().find(|line| line.contains("alert")).unwrap().replace("\\allowbreak{}", "");
+    assert!(name.contains("\\_50\\%\\&\\$\\textquotedbl{}\\textquotesingle{} & 1 & "), "{latex}");
+    assert_eq!(latex.matches("\\begin{table}").count(), latex.matches("\\bottomrule").count());
+}
+
+#[test]
+fn no_name_is_a_formula_in_a_csv_file_and_none_starts_a_line_break_option_in_latex() {
+    let sandbox = Sandbox::new();
+    let test: Vec<Row> = vec![
+        ("=cmd|' /C calc'!A0.png", 1.0, 3.0, "@group"),
+        ("b.png", 2.0, 2.5, "-group"),
+        ("c.png", 3.0, 2.0, "[group"),
+    ];
+    for (folder, set) in [("=1+1", ""), ("[9em]", "model.fusion.strategy=sum")] {
+        let run = Run { set, seed: 1, val: &VAL, test: Some(&test) };
+        run.write(&sandbox, folder);
+    }
+    sandbox.done(&["report", "=1+1", "[9em]", "-o", "r.html", "--no-images"]);
+    for file in fs::read_dir(sandbox.path(".")).unwrap() {
+        let path = file.unwrap().path();
+        if path.extension().is_none_or(|extension| extension != "csv") {
+            continue;
+        }
+        let mut csv = csv::ReaderBuilder::new().has_headers(false).from_path(&path).unwrap();
+        for cell in csv
+            .records()
+            .flat_map(|row| row.unwrap().iter().map(str::to_string).collect::<Vec<_>>())
+        {
+            let formula = cell.starts_with(['=', '+', '-', '@', '\t', '\r']);
+            assert!(!formula || cell.parse::<f64>().is_ok(), "{}: {cell}", path.display());
+        }
+    }
+    let rows = csv_rows(&sandbox.path("r.by-group.csv"));
+    assert_eq!(rows[0]["group"], "'-group");
+    let latex = fs::read_to_string(sandbox.path("r.tex")).unwrap();
+    assert!(latex.contains("    {[}9em]"), "{latex}");
 }

@@ -1,9 +1,10 @@
 //! The numbers in the tables.
 
+use image::{Rgb, RgbImage};
 use serde_json::Value;
 
 use super::written::{Run, VAL, csv_rows, grouped, model};
-use crate::sandbox::Sandbox;
+use crate::sandbox::{SMALL, Sandbox};
 
 fn close(text: &str, expected: f64) {
     let value: f64 = text.parse().unwrap_or_else(|_| panic!("{text:?} is no number"));
@@ -154,4 +155,36 @@ fn on_val_nothing_about_the_test_images_is_read_or_shown() {
         }
     }
     assert!(!sandbox.path("report.by-sex.csv").exists());
+}
+
+#[test]
+fn one_number_has_one_interval_in_the_summary_and_the_report() {
+    let sandbox = Sandbox::new();
+    // The images of a split are not sorted by name.
+    let mut rows = String::from("image,score,split\n");
+    for i in 0..36u8 {
+        let name = format!("{:02}.png", i * 23 % 36);
+        let image = RgbImage::from_fn(16, 16, |x, y| Rgb([x as u8 * 9, y as u8 * 9, i * 7]));
+        image.save(sandbox.path(&name)).unwrap();
+        let split = ["train", "val", "test"][usize::from(i % 3)];
+        rows += &format!("{name},{},{split}\n", i % 7);
+    }
+    std::fs::write(sandbox.path("list.csv"), rows).unwrap();
+    let csv = SMALL.replace("dataset: synthetic", "dataset: csv, root: list.csv");
+    std::fs::write(sandbox.path("csv.yaml"), csv).unwrap();
+    sandbox.done(&["train", "csv.yaml", "--output", "run", "--set", "train.epochs=1"]);
+    let summary = std::fs::read(sandbox.path("run/summary.json")).unwrap();
+    let summary: Value = serde_json::from_slice(&summary).unwrap();
+    let names = csv_rows(&sandbox.path("run/predictions_test.csv"));
+    assert!(!names.is_sorted_by_key(|row| &row["image"]));
+    let report = sandbox.json(&["report", "run", "-o", "r.html", "--no-images", "--json"]);
+    let row = &csv_rows(&sandbox.path("r.csv"))[0];
+    for metric in ["pc", "mae", "rmse", "srcc"] {
+        let shown = &model(&report, "run")["metrics"][metric];
+        assert_eq!(shown["mean"], summary["test"][metric], "{metric}");
+        let ci = &summary["test"][format!("{metric}_ci")];
+        assert_eq!(&shown["ci_over_images"], ci, "{metric}");
+        let written = ["lo", "hi"].map(|end| row[&format!("{metric}_{end}")].parse().unwrap());
+        assert_eq!(written.map(Some), [ci[0].as_f64(), ci[1].as_f64()] as [Option<f64>; 2]);
+    }
 }

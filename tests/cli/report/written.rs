@@ -39,7 +39,7 @@ impl Run<'_> {
             "baselines": {"val": baseline},
             "epochs": 2, "best_epoch": 2, "monitor": "pc", "stopped_early": false, "seconds": 90.0,
             "skipped_steps": 0, "images_per_second": 12.5,
-            "parameters": 4321, "images": [8, self.val.len(), 4], "skipped_rows": 0,
+            "parameters": 4321, "images": [8, self.val.len(), self.test.map_or(0, <[Row]>::len)], "skipped_rows": 0,
             "seed": self.seed, "version": "0.1.0", "commit": "abc", "libtorch": "2.13.0",
             "host": "host", "system": "linux x86_64", "device": "cpu", "threads": 1,
         });
