@@ -13,7 +13,7 @@ use crate::eval::comparison::{
     Candidate, EvaluatedRun, Leaderboard, Leaderboards, RankedModel, rank,
 };
 use crate::run::explanations::MapMetrics;
-use crate::run::{default_split, evaluated_run};
+use crate::run::{RunDir, default_split, evaluated_run};
 
 /// Number of the best models of a leaderboard that are shown in detail: there are as many colors.
 pub(super) const MAX_DETAILED: usize = 8;
@@ -173,7 +173,10 @@ fn evaluated_folds(
     let Some(summaries) = summaries.filter(|_| folds == 0 || runs.len() == folds) else {
         return Ok(Err("not all of its runs are finished"));
     };
-    if split == Split::Test && summaries.iter().any(|summary| summary.test.is_none()) {
+    // `vmbeauty evaluate` writes the predictions of test images that training did not read.
+    let predicted = |run: &FoundRun| RunDir::predictions_in(&run.folder, split).exists();
+    let mut tested = runs.iter().zip(&summaries);
+    if split == Split::Test && tested.any(|(run, done)| done.test.is_none() && !predicted(run)) {
         return Ok(Err("it has no test images; --split val ranks it"));
     }
     let runs = runs.iter().zip(summaries);

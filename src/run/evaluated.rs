@@ -26,14 +26,15 @@ pub fn finished_predictions(folder: &Path, split: Split) -> Result<Predictions> 
 
 /// Reads what the comparison of models needs of a finished run, for the images of a split. Returns
 /// an error if [`finished_predictions`] does, or the predictions are not as many as the images that
-/// the run was evaluated on.
+/// the run was evaluated on; test images that training did not read (`train.evaluate_test: false`)
+/// are not counted.
 pub fn evaluated_run(folder: &Path, summary: &Summary, split: Split) -> Result<EvaluatedRun> {
     let path = RunDir::predictions_in(folder, split);
     let predictions = finished_predictions(folder, split)?;
     let [_, val, test] = summary.images;
     let (rows, images) = (predictions.images.len(), if split == Split::Test { test } else { val });
     ensure!(
-        rows == images,
+        rows == images || images == 0,
         "{} has {rows} predictions, but {} says that the run has {images} {split} images: \
          `vmbeauty evaluate {} --split {split} --predictions {}` writes them again",
         path.display(),

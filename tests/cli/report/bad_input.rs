@@ -132,4 +132,9 @@ fn a_run_without_test_images_is_compared_on_val() {
     ]);
     assert_eq!(report["leaderboards"], serde_json::json!([]));
     assert!(report["notes"].to_string().contains("--split val ranks it"));
+    // `vmbeauty evaluate run --split test --predictions run/predictions_test.csv` later.
+    let rows = "image,target,prediction\na,1,2\nb,3,2\n";
+    fs::write(sandbox.path("run/predictions_test.csv"), rows).unwrap();
+    let arguments = ["report", "run", "-o=r.html", "--no-images", "--split=test", "--json"];
+    assert_eq!(sandbox.json(&arguments)["leaderboards"][0]["images"], 2);
 }

@@ -163,7 +163,7 @@ fn one_number_has_one_interval_in_the_summary_and_the_report() {
     // The images of a split are not sorted by name.
     let mut rows = String::from("image,score,split\n");
     for i in 0..36u8 {
-        let name = format!("{:02}.png", i * 23 % 36);
+        let name = format!("{:02}.png", u16::from(i) * 23 % 36);
         let image = RgbImage::from_fn(16, 16, |x, y| Rgb([x as u8 * 9, y as u8 * 9, i * 7]));
         image.save(sandbox.path(&name)).unwrap();
         let split = ["train", "val", "test"][usize::from(i % 3)];
