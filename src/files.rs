@@ -7,7 +7,6 @@
 //! A file that a user names may be a pipe, a device or a link to one, whose reader would wait
 //! forever or never reach the end. Only regular files are opened.
 
-use std::borrow::Cow;
 use std::ffi::OsString;
 use std::fmt::Display;
 use std::fs::{self, File, Metadata, OpenOptions};
@@ -57,25 +56,6 @@ pub fn write_json(path: &Path, value: &impl Serialize) -> Result<()> {
         serde_json::to_writer_pretty(&mut *file, value)?;
         Ok(writeln!(file)?)
     })
-}
-
-/// Returns a text as a cell of a CSV file in which no spreadsheet takes it for a formula: one that
-/// begins with `=`, `+`, `-`, `@`, a tab or a carriage return gets an apostrophe in front, unless it
-/// is a number. [`csv_text`] reads it back.
-pub fn csv_cell(text: &str) -> Cow<'_, str> {
-    if is_formula(text) { Cow::Owned(format!("'{text}")) } else { Cow::Borrowed(text) }
-}
-
-/// Returns the text of a cell that [`csv_cell`] wrote.
-pub fn csv_text(cell: &str) -> &str {
-    cell.strip_prefix('\'').filter(|text| is_formula(text)).unwrap_or(cell)
-}
-
-/// Whether a spreadsheet may take a text for a formula, also behind apostrophes: a name that has
-/// some of its own gets one more, so that it reads back.
-fn is_formula(text: &str) -> bool {
-    let text = text.trim_start_matches('\'');
-    text.starts_with(['=', '+', '-', '@', '\t', '\r']) && text.parse::<f64>().is_err()
 }
 
 /// Removes the temporary files that a killed process left in `folder`, and returns their number.
@@ -292,27 +272,6 @@ fn remedy(path: &Path, error: &anyhow::Error) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn no_text_is_a_formula_in_a_csv_file_and_each_reads_back() {
-        for (text, cell) in [
-            ("=1+1", "'=1+1"),
-            ("+a.png", "'+a.png"),
-            ("-a.png", "'-a.png"),
-            ("@SUM(A1)", "'@SUM(A1)"),
-            ("\t=1", "'\t=1"),
-            ("\r=1", "'\r=1"),
-            ("'=1", "''=1"),
-            ("''-a", "'''-a"),
-            ("-1.5e-3", "-1.5e-3"),
-            ("a=b", "a=b"),
-            ("'tis.png", "'tis.png"),
-            ("", ""),
-        ] {
-            assert_eq!(csv_cell(text), cell);
-            assert_eq!(csv_text(cell), text);
-        }
-    }
 
     fn names(folder: &Path) -> Vec<String> {
         let mut names: Vec<String> = fs::read_dir(folder)

@@ -11,10 +11,9 @@ use serde_json::{Map, Value, json};
 
 use super::output::{print, print_json, say, table};
 use crate::config::DataConfig;
-use crate::data::{self, ImageDataset, LoaderOptions, Sample, Source, read_image};
+use crate::data::{self, ImageDataset, LoaderOptions, Sample, Source, csv_cell, read_image};
 use crate::eval::evaluate::predict;
 use crate::eval::predictions::Predictions;
-use crate::files::csv_cell;
 use crate::run::Run;
 
 /// Predict the rating of images

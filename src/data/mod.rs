@@ -7,6 +7,7 @@
 mod augment;
 mod batch;
 pub mod check;
+mod csv_cell;
 mod dataset;
 mod datasets;
 pub mod embed;
@@ -22,6 +23,7 @@ mod splits;
 
 pub use augment::TrainTransform;
 pub use batch::{HostBatch, Vote};
+pub use csv_cell::{csv_cell, csv_text};
 pub use dataset::{Dataset, Sample, Skipped, Source, Split, scores_by_group};
 pub use datasets::image_folder::image_files;
 pub use datasets::synthetic;

@@ -2,16 +2,17 @@
 
 use std::cmp::Ordering;
 use std::collections::HashSet;
-use std::fs;
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 
-use crate::data::Sample;
+use crate::data::{Sample, csv_cell, csv_text};
 use crate::eval::metrics::Metrics;
-use crate::files::{csv_cell, csv_text, write_atomic};
+use crate::files::{read_regular, write_atomic};
 
 const COLUMNS: [&str; 3] = ["image", "target", "prediction"];
+/// Size beyond which a file is refused: ten million images have less.
+const MAX_BYTES: u64 = 1 << 30;
 /// What to do about a file that is not what was written.
 const WRITE_AGAIN: &str =
     "`vmbeauty evaluate RUN --split SPLIT --predictions FILE` writes it again";
@@ -159,7 +160,7 @@ impl Predictions {
 }
 
 fn read(path: &Path) -> Result<Predictions> {
-    let text = fs::read(path)?;
+    let text = read_regular(path, MAX_BYTES)?;
     let mut csv = csv::Reader::from_reader(&text[..]);
     let header: Vec<String> = csv.headers()?.iter().map(str::to_owned).collect();
     let column = |name: &str| {

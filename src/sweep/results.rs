@@ -10,11 +10,11 @@ use serde_yaml::Value;
 
 use super::grid::{Sweep, SweepRun};
 use super::naming::text;
-use crate::data::Split;
+use crate::data::{Split, csv_cell};
 use crate::eval::comparison::{Candidate, Comparison, RankedModel, rank};
 use crate::eval::metrics::Metric;
 use crate::eval::statistics::MetricsWithCi;
-use crate::files::{csv_cell, write_atomic, write_json};
+use crate::files::{write_atomic, write_json};
 use crate::run::{Status, default_split, evaluated_run};
 
 /// The results of a sweep: `results.json`.

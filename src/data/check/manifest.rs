@@ -5,6 +5,7 @@ use std::path::Path;
 use anyhow::{Context, Result};
 
 use super::findings::DatasetCheck;
+use crate::data::csv_cell;
 use crate::files::write_atomic;
 
 impl DatasetCheck {
@@ -25,9 +26,9 @@ impl DatasetCheck {
                 };
                 table.write_record([
                     file.image.split.name(),
-                    &file.image.id,
+                    &csv_cell(&file.image.id),
                     &file.score.to_string(),
-                    file.group.as_deref().unwrap_or_default(),
+                    &csv_cell(file.group.as_deref().unwrap_or_default()),
                     &hash,
                     &width,
                     &height,

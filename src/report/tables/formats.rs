@@ -4,8 +4,8 @@ use anyhow::Result;
 use maud::{Markup, html};
 
 use super::{Cell, Table};
+use crate::data::csv_cell;
 use crate::eval::statistics::Interval;
-use crate::files::csv_cell;
 
 impl Cell {
     /// Formats the value without its interval and standard deviation.

@@ -4,8 +4,8 @@
 use super::{Cell, Column, Table};
 
 pub(crate) const LATEX_PREAMBLE: &str = "\
-% \\usepackage[T1]{fontenc} and \\usepackage{booktabs} in the preamble; then \\input{this file}, or \
-copy a table.\n% Names in other than Latin letters need XeLaTeX or LuaLaTeX.\n";
+% \\usepackage[T1]{fontenc} and \\usepackage{booktabs} in the preamble; then \\input{this file}, \
+or copy a table.\n% Names in other than Latin letters need XeLaTeX or LuaLaTeX.\n";
 
 /// The text width and the height of a table in points: those of `article` on A4, less a caption.
 const PAGE: (f64, f64) = (345.0, 470.0);

@@ -1,4 +1,5 @@
-//! The report's tables; [`formats`] writes each as CSV, HTML, Markdown and text, [`latex`] as LaTeX.
+//! The report's tables; [`formats`] writes each as CSV, HTML, Markdown and text, [`latex`] as
+//! LaTeX.
 
 mod breakdowns;
 mod formats;
