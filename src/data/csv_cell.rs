@@ -2,9 +2,9 @@
 
 use std::borrow::Cow;
 
-/// Returns a text as a cell of a CSV file in which no spreadsheet takes it for a formula: one that
-/// begins with `=`, `+`, `-`, `@`, a tab or a carriage return gets an apostrophe in front, unless it
-/// is a number. [`csv_text`] reads it back.
+/// Returns a text as a cell of a CSV file in which no spreadsheet takes it for a formula: unless it
+/// is a number, one that begins with `=`, `+`, `-`, `@`, a tab or a carriage return gets an
+/// apostrophe in front. [`csv_text`] reads it back.
 pub fn csv_cell(text: &str) -> Cow<'_, str> {
     if is_formula(text) { Cow::Owned(format!("'{text}")) } else { Cow::Borrowed(text) }
 }
