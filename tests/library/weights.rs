@@ -76,6 +76,12 @@ fn a_file_of_another_preset_is_refused_with_the_names_that_differ() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("vit.safetensors");
     published_vit(&network(&[]), &path);
+    let whole = folder.path().join("whole.safetensors");
+    published_vit(&network(&["model.vit.depth=null"]), &whole);
+    let error =
+        BeautyNet::new(&config(&[&format!("model.vit.weights={}", whole.display())]), Device::Cpu);
+    let text = message(error.unwrap_err());
+    assert!(text.contains("its sizes are those of vit_micro_patch8_64: set model.vit"), "{text}");
     for (overrides, words) in [
         ("model.vit.depth=3", vec!["missing: blocks.2.attn.proj.bias"]),
         ("model.vit.depth=1", vec!["unexpected: blocks.1.attn.proj.bias"]),

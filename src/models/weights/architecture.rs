@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::config::Branch;
+use crate::config::{Branch, PRESETS};
 
 /// Components of names that our ViT does not have, and what they are.
 const VIT: [(&str, &str); 28] = [
@@ -80,4 +80,29 @@ pub(super) fn differences(
     let lacking = MISSING.iter().find(|(name, _)| lacks(name));
     found.extend(lacking.map(|(_, what)| what.to_string()));
     found
+}
+
+/// Returns the presets of a branch that have the width and the number of blocks of a file with
+/// these names and shapes.
+pub(super) fn presets<'a>(
+    branch: Branch,
+    shapes: impl Iterator<Item = (&'a str, &'a [i64])>,
+) -> Vec<&'static str> {
+    let (mut width, mut blocks) = (None, BTreeSet::new());
+    for (name, shape) in shapes {
+        let mut components = name.split('.');
+        match (components.next(), components.next()) {
+            (Some("cls_token"), None) => width = shape.last().copied(),
+            (Some("blocks" | "layers"), Some(number)) => {
+                blocks.insert(number);
+            }
+            _ => {}
+        }
+    }
+    let depth = blocks.len() as i64;
+    let presets = PRESETS.iter().filter(|preset| preset.shape.branch == branch);
+    presets
+        .filter(|preset| Some(preset.shape.embed_dim) == width && preset.shape.depth == depth)
+        .map(|preset| preset.name)
+        .collect()
 }

@@ -99,6 +99,8 @@ fn load_published(
 #[derive(Default)]
 struct Matching {
     matched: Vec<Match>,
+    /// Presets with the width and the number of blocks of a published file.
+    presets: Vec<&'static str>,
     /// The prefix of the network's names in the file.
     prefix: String,
     /// Names in the file without the prefix.
@@ -178,6 +180,12 @@ impl Matching {
                 matching.unexpected.push(printable(name));
             }
         }
+        if let Some(branch) = branch {
+            let named = shapes
+                .iter()
+                .filter_map(|(name, shape)| Some((name.strip_prefix(&prefix)?, shape.as_slice())));
+            matching.presets = architecture::presets(branch, named);
+        }
         matching.prefix = prefix;
         matching
     }
@@ -203,7 +211,13 @@ impl Matching {
         if differences.is_empty() {
             return Ok(());
         }
-        bail!("the names do not fit: {}; check the preset and its sizes", differences.join("; "))
+        let remedy = match (branch, self.presets.join(" or ")) {
+            (Some(branch), presets) if !presets.is_empty() => {
+                format!("its sizes are those of {presets}: set model.{branch} to what the file is")
+            }
+            _ => "check the preset and its sizes".to_string(),
+        };
+        bail!("the names do not fit: {}; {remedy}", differences.join("; "))
     }
 
     fn architecture(&self, branch: Branch) -> Option<String> {

@@ -140,7 +140,8 @@ fn state_dict(pickle: &Pickle, wanted: StateDict) -> Result<BTreeMap<String, &Te
     }
     ensure!(
         !tensors.is_empty(),
-        "it holds no state dict, neither itself nor under {}; it has {}",
+        "it holds no state dict, neither itself nor under {}; it has {}: save the state dict alone \
+         with torch.save",
         MODEL_KEYS.join(", "),
         first_keys(&entries)
     );
