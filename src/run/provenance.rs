@@ -113,8 +113,8 @@ impl StartingWeights {
 pub fn content_hash(path: &Path) -> Result<String> {
     let unreadable = || format!("cannot read {}", path.display());
     let mut hasher = blake3::Hasher::new();
-    let mut file = open_regular(path).with_context(unreadable)?;
-    std::io::copy(&mut file, &mut hasher).with_context(unreadable)?;
+    let file = open_regular(path).with_context(unreadable)?;
+    hasher.update_reader(file).with_context(unreadable)?;
     Ok(hasher.finalize().to_hex().to_string())
 }
 

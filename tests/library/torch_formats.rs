@@ -157,3 +157,13 @@ fn devices_and_pipes_as_weights_are_refused_at_once() {
         assert!(error.contains(path) && error.contains("not a regular file"), "{error}");
     }
 }
+
+#[test]
+fn a_name_with_a_line_break_is_escaped_in_the_error() {
+    let _alone = alone_with_the_generator();
+    let pickle = one_tensor(&[4], &[1], 1, 4);
+    let at = pickle.windows(6).position(|part| part == b"X\x01\0\0\0x").unwrap();
+    let pickle = [&pickle[..at + 5], b"\n", &pickle[at + 6..]].concat();
+    let error = Archive::pickle(&pickle).error();
+    assert!(error.contains(r"tensor \n: of shape"), "{error}");
+}

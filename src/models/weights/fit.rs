@@ -8,7 +8,7 @@ use tch::{Kind, Tensor};
 
 use super::architecture;
 use super::resample::{self, Grids};
-use super::{StateDict, WeightsFile};
+use super::{StateDict, WeightsFile, printable};
 use crate::config::{BackboneConfig, Branch};
 
 const MAX_LISTED: usize = 20;
@@ -86,7 +86,7 @@ fn load_published(
         Change::None => None,
         change => Some(format!("{} was resampled {change}", matched.name)),
     });
-    let outside = format!("skipped without the prefix {}", matching.prefix);
+    let outside = format!("skipped without the prefix {}", printable(&matching.prefix));
     let notes = resampled.chain(listed(&outside, &matching.outside));
     let mut notes: Vec<Note> = notes.map(|text| Note { text, is_warning: false }).collect();
     if let Some(text) = matching.changed_features(branch) {
@@ -169,7 +169,6 @@ impl Matching {
                     .push(format!("{name} ({shape:?} in the file, {expected:?} in the model)")),
             }
         }
-        let printable = |name: &str| name.escape_debug().take(200).collect();
         for stored in shapes.keys() {
             let Some(name) = stored.strip_prefix(&prefix) else {
                 matching.outside.push(printable(stored));

@@ -112,12 +112,13 @@ impl WeightsFile {
 
     /// Reads one tensor, on the CPU, with the type and the strides that it is stored with.
     pub fn tensor(&mut self, name: &str) -> Result<Tensor> {
+        let shown = printable(name);
         let stored =
-            self.tensors.get(name).with_context(|| format!("there is no tensor {name}"))?;
+            self.tensors.get(name).with_context(|| format!("there is no tensor {shown}"))?;
         let StoredTensor { kind, size, stride, range, entry } = stored;
         let kind = match kind {
             Ok(kind) => *kind,
-            Err(kind) => bail!("tensor {name}: is stored as {kind}, which is not supported"),
+            Err(kind) => bail!("tensor {shown}: is stored as {kind}, which is not supported"),
         };
         let length = range.end - range.start;
         let bytes = match (entry, &mut self.archive) {
@@ -131,7 +132,7 @@ impl WeightsFile {
                 read_values(&self.file, length)
             }
         };
-        let mut bytes = bytes.with_context(|| format!("tensor {name} cannot be read"))?;
+        let mut bytes = bytes.with_context(|| format!("tensor {shown} cannot be read"))?;
         if self.big_endian {
             let parts =
                 if matches!(kind, Kind::ComplexFloat | Kind::ComplexDouble) { 2 } else { 1 };
@@ -143,6 +144,11 @@ impl WeightsFile {
         let values = (bytes.len() / kind.elt_size_in_bytes()) as i64;
         Ok(Tensor::f_from_data_size(&bytes, &[values], kind)?.f_as_strided(size, stride, 0)?)
     }
+}
+
+/// Returns a name from a file in a form that fits a one-line error.
+fn printable(name: &str) -> String {
+    name.escape_debug().take(200).collect()
 }
 
 /// Reads a tensor's values. Returns an error if they do not fit into memory, or end early.

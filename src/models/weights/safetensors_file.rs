@@ -78,10 +78,10 @@ fn kind_of(dtype: Dtype) -> Option<Kind> {
 }
 
 /// Returns the hash of a file's metadata and values.
-fn checksum(metadata: &BTreeMap<&String, &String>, mut values: impl Read) -> Result<String> {
+fn checksum(metadata: &BTreeMap<&String, &String>, values: impl Read) -> Result<String> {
     let mut hasher = blake3::Hasher::new();
     hasher.update(&serde_json::to_vec(metadata)?);
-    std::io::copy(&mut values, &mut hasher)?;
+    hasher.update_reader(values)?;
     Ok(hasher.finalize().to_hex().to_string())
 }
 

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 
 use anyhow::{Context, Result, bail, ensure};
 
+use super::super::printable;
 use super::{Global, Id, Pickle, Storage, TensorView, Value};
 
 /// More values than any checkpoint of a backbone has, optimizer included; bounds the memory that a
@@ -396,9 +397,4 @@ fn integer(bytes: &[u8]) -> Value {
     let mut wide = [if negative { 0xff } else { 0 }; 8];
     wide[..bytes.len()].copy_from_slice(bytes);
     Value::Int(i64::from_le_bytes(wide))
-}
-
-/// Returns a name from the file in a form that fits a one-line error.
-fn printable(name: &str) -> String {
-    name.chars().take(80).map(|c| if c.is_control() { '?' } else { c }).collect()
 }
