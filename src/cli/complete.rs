@@ -3,10 +3,13 @@
 use std::process::ExitCode;
 
 use anyhow::Result;
-use clap::CommandFactory;
+use clap::builder::PossibleValuesParser;
+use clap::{Arg, Command, CommandFactory, ValueHint};
 use clap_complete::Shell;
 
 use super::output::print;
+use crate::config;
+use crate::explain::Method;
 
 /// Print a shell's completion script
 #[derive(Debug, clap::Args)]
@@ -15,9 +18,75 @@ pub(super) struct Args {
     shell: Shell,
 }
 
+/// Wraps the function that is generated for bash. Without it, an empty word is completed to the
+/// dash that all options begin with, and the value of a key to an option.
+const BASH: &str = r#"
+_vmbeauty_words() {
+    local previous="$3" word
+    local words=()
+    COMPREPLY=()
+    # Bash splits words at an equals sign.
+    if [[ "$previous" == "=" ]]; then
+        previous="${COMP_WORDS[COMP_CWORD-2]}"
+    fi
+    if [[ "$3" == "=" || "${COMP_WORDS[COMP_CWORD]}" == "=" ]] && [[ "$previous" != -* ]]; then
+        return 0
+    fi
+    _vmbeauty "$1" "$2" "$previous"
+    for word in "${COMPREPLY[@]}"; do
+        if [[ "$2" == -* || "$word" != -* ]]; then
+            words+=("$word")
+        fi
+    done
+    COMPREPLY=("${words[@]}")
+}
+
+"#;
+
 pub(super) fn run(args: &Args) -> Result<ExitCode> {
     let mut script = Vec::new();
-    clap_complete::generate(args.shell, &mut super::Cli::command(), "vmbeauty", &mut script);
-    print(&String::from_utf8_lossy(&script))?;
+    let mut command = offered(&super::Cli::command());
+    clap_complete::generate(args.shell, &mut command, "vmbeauty", &mut script);
+    let script = String::from_utf8_lossy(&script);
+    if args.shell == Shell::Bash {
+        let script = script.replace("complete -F _vmbeauty ", "complete -F _vmbeauty_words ");
+        print(&format!("{BASH}{script}"))?;
+    } else {
+        print(&script)?;
+    }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Returns a command as it is offered: without hidden arguments, and with the values of those that
+/// only the library checks.
+fn offered(command: &Command) -> Command {
+    let shown = command.get_arguments().filter(|argument| !argument.is_hide_set());
+    let mut copy = Command::new(command.get_name().to_owned())
+        .args(shown.cloned().map(with_values))
+        .subcommands(command.get_subcommands().map(offered));
+    if let Some(about) = command.get_about() {
+        copy = copy.about(about.clone());
+    }
+    if let Some(version) = command.get_version() {
+        copy = copy.version(version.to_owned());
+    }
+    copy
+}
+
+fn with_values(argument: Arg) -> Arg {
+    let values: Vec<String> = match argument.get_long().unwrap_or_default() {
+        // No space follows: the value does.
+        "set" => {
+            let keys = config::reference().into_iter().map(|row| format!("{}=", row.key));
+            return argument
+                .value_parser(PossibleValuesParser::new(keys))
+                .value_hint(ValueHint::Other);
+        }
+        "method" => Method::ALL.iter().map(Method::to_string).collect(),
+        "split" | "evaluate" => ["train", "val", "test"].map(String::from).into(),
+        "layer" => vec!["all".into()],
+        "folds" => vec!["published".into()],
+        _ => return argument,
+    };
+    argument.value_parser(PossibleValuesParser::new(values))
 }

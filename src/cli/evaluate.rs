@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Error, Result, anyhow};
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use serde::Serialize;
 
@@ -42,7 +42,8 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
     let data_root = root.map(|root| format!("data.root={root}"));
     let run = Run::open(&args.run, data_root.as_slice())?;
     run.config.check_image_sizes()?;
-    let (samples, skipped) = data::load_split(&run.config.data, run.config.seed, args.split)?;
+    let (samples, skipped) = data::load_split(&run.config.data, run.config.seed, args.split)
+        .map_err(|error| with_data_root(&error))?;
     let images = Arc::new(ImageDataset::new(samples, &run.config.data)?);
     let options = LoaderOptions::for_evaluation(&run.config);
     let predictions = predict(&run.net, &images, options, &mut |_| Ok(()))?;
@@ -65,6 +66,15 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
     let (run, weights) = (&args.run, &run.weights);
     print_result(args.json, &Evaluation { run, weights, split, skipped, metrics }, text)?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Names the option in place of the key, which a finished run keeps.
+fn with_data_root(error: &Error) -> Error {
+    let text = format!("{error:#}");
+    if text.contains("data.root") {
+        return anyhow!(text.replace("data.root", "--data-root"));
+    }
+    anyhow!("{text} (--data-root names the dataset's folder if it has moved)")
 }
 
 /// The output of `--json`.

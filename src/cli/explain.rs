@@ -10,7 +10,7 @@ use serde_json::json;
 use super::features::read_input;
 use super::output::{interval, metric, print_json, print_result, say, table};
 use super::parse_split;
-use super::predict::image_samples;
+use super::predict::{image_samples, none_readable};
 use crate::config::Cache;
 use crate::data::preview::save;
 use crate::data::{self, ImageDataset, LoaderOptions, Split};
@@ -102,10 +102,7 @@ fn write_figures(args: &Args, run: &Run, options: &ExplainOptions) -> Result<Exi
         })?;
     }
     let entries = writer.finish()?;
-    ensure!(
-        !entries.is_empty(),
-        "there is no image to explain: {skipped} files were found, none can be read"
-    );
+    ensure!(!entries.is_empty(), none_readable(skipped));
     say(&format!("wrote {} figures to {}", entries.len(), folder.display()));
     if args.json {
         print_json(&json!({ "method": options.describe(&run.net), "images": entries }))?;

@@ -12,6 +12,7 @@ mod explain;
 mod export;
 mod features;
 mod output;
+mod parse;
 mod predict;
 mod pretrain;
 mod progress;
@@ -23,7 +24,7 @@ mod train;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
 
 use self::console::{Console, ConsoleArgs};
@@ -82,7 +83,7 @@ impl Command {
 /// Runs the program on the process's arguments. Exit codes: 0 done, 1 failed, 2 wrong usage or
 /// config, 130 and 143 stopped by SIGINT and SIGTERM.
 pub fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = parse::parse();
     crate::ops::keep_freed_memory();
     // A failure of libtorch in an infallible call (above all, out of memory) panics: it becomes an
     // error like any other.
@@ -96,6 +97,11 @@ pub fn main() -> ExitCode {
 }
 
 fn run(cli: Cli) -> Result<ExitCode> {
+    // Started at its first use, a pool without its threads would panic.
+    rayon::ThreadPoolBuilder::new().build_global().context(
+        "cannot start the threads that decode images: raise the limit of processes (ulimit -u), or \
+         set RAYON_NUM_THREADS to a smaller number",
+    )?;
     match cli.command {
         Command::Train(args) => train::run(&args),
         Command::Pretrain(args) => {

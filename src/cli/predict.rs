@@ -64,9 +64,17 @@ pub(super) fn open_images(paths: &[PathBuf], config: &DataConfig) -> Result<(Ima
         Source::File(path) => read_image(path).inspect_err(warn).is_ok(),
         Source::Synthetic(_) => true,
     });
-    ensure!(!samples.is_empty(), "there is no image: {found} files were found, none can be read");
+    ensure!(!samples.is_empty(), none_readable(found));
     let unread = found - samples.len();
     Ok((ImageDataset::new(samples, config)?, unread))
+}
+
+/// Says that no image is left after each was reported.
+pub(super) fn none_readable(found: usize) -> String {
+    match found {
+        1 => "the image cannot be read".to_string(),
+        _ => format!("none of the {found} images can be read"),
+    }
 }
 
 /// Returns files, and the images of folders sorted by name, without those in subfolders.

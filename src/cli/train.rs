@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use std::{io, thread};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use serde_json::json;
 
 use super::console::{Console, ConsoleArgs};
@@ -49,14 +49,16 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
     let stop = Stop::on_signals()?;
     if args.stop_with_stdin {
         let stop = stop.clone();
-        thread::spawn(move || {
+        let watch = move || {
             let _ = io::copy(&mut io::stdin().lock(), &mut io::sink());
             stop.request();
             thread::sleep(GRACE);
             // Other threads could block libtorch's cleanup, so there is none. Files are always
             // complete.
             process::abort();
-        });
+        };
+        let watcher = thread::Builder::new().name("stdin".to_string()).spawn(watch);
+        watcher.context("cannot start a thread: raise the limit of processes (ulimit -u)")?;
     }
     // The world comes before anything that can fail, so that the other ranks get the error.
     let console = Console::from(args.console);

@@ -65,13 +65,28 @@ impl Checks {
 
     /// Requires a count or size of at least 1, small enough that products of sizes do not overflow.
     pub(super) fn size(&mut self, key: &str, value: impl TryInto<i64> + Display + Copy) {
-        const MAX: i64 = 1 << 20;
+        self.size_up_to(key, 1 << 20, value);
+    }
+
+    /// Requires a count or size from 1 to `most`.
+    pub(super) fn size_up_to(
+        &mut self,
+        key: &str,
+        most: i64,
+        value: impl TryInto<i64> + Display + Copy,
+    ) {
         let size = value.try_into().unwrap_or(i64::MAX);
         if size < 1 {
             self.require(false, key, "at least 1", value);
         } else {
-            self.require(size <= MAX, key, format_args!("at most {MAX}"), value);
+            self.require(size <= most, key, format_args!("at most {most}"), value);
         }
+    }
+
+    /// Requires a number of threads. Each takes memory, and a system has a limit of threads, beyond
+    /// which OpenMP ends the process.
+    pub(super) fn threads(&mut self, key: &str, value: usize) {
+        self.size_up_to(key, 1024, value);
     }
 
     /// Adds the problems of another check, whose keys are complete, each once.

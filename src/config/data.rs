@@ -11,6 +11,9 @@ use super::checks::Checks;
 use super::names::{self, names};
 use super::section::section;
 
+/// Largest side of an image, in pixels.
+pub(super) const MAX_SIDE: i64 = 16_384;
+
 section! {
     /// The images and their ratings, and how an image becomes the model's input.
     pub struct DataConfig {
@@ -252,13 +255,13 @@ impl DataConfig {
                         than 1";
             checks.fail("test_fraction", rest);
         }
-        checks.size("image_size", self.image_size);
+        checks.size_up_to("image_size", MAX_SIDE, self.image_size);
         if let Some(short_side) = self.short_side {
-            let holds = i64::from(short_side) >= self.image_size && short_side <= 16_384;
-            let rule = "between data.image_size and 16384";
+            let holds = (self.image_size..=MAX_SIDE).contains(&i64::from(short_side));
+            let rule = format_args!("between data.image_size and {MAX_SIDE}");
             checks.require(holds, "short_side", rule, short_side);
         }
-        checks.size("workers", self.workers);
+        checks.threads("workers", self.workers);
         if let Some(Normalize { mean, std }) = self.normalize {
             let holds = mean.iter().all(|value| value.is_finite());
             checks.require(holds, "normalize.mean", "finite numbers", format_args!("{mean:?}"));

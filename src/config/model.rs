@@ -5,13 +5,20 @@ use std::path::{Path, PathBuf};
 
 use super::branch::Branch;
 use super::checks::Checks;
+use super::data::MAX_SIDE;
 use super::error::ConfigError;
 use super::names::{names, nearest};
 use super::presets::{BackboneShape, PRESETS, Stem, preset};
 use super::section::section;
 
-/// Maximum number of hidden layers.
+/// Maximum number of the head's hidden layers.
 const MAX_LAYERS: usize = 16;
+/// Largest width of the fusion and of the head's layers.
+const MAX_WIDTH: i64 = 16_384;
+/// Maximum number of patches on a side of the image.
+const MAX_GRID: i64 = 256;
+/// Maximum number of a backbone's parameters.
+const MAX_PARAMETERS: f64 = 32e9;
 
 section! {
     /// The network.
@@ -181,8 +188,8 @@ impl BackboneConfig {
     fn check_sizes(&self, shape: &BackboneShape) -> Result<(), ConfigError> {
         let mut checks = Checks::default();
         checks.fraction("drop_path", self.drop_path);
-        checks.size("image_size", shape.image_size);
-        checks.size("patch_size", shape.patch_size);
+        checks.size_up_to("image_size", MAX_SIDE, shape.image_size);
+        checks.size_up_to("patch_size", MAX_SIDE, shape.patch_size);
         checks.size("embed_dim", shape.embed_dim);
         checks.size("depth", shape.depth);
         let (own, size, other, set, kind) = match shape.branch {
@@ -201,8 +208,21 @@ impl BackboneConfig {
     /// Checks that the sizes fit each other.
     fn check_tiling(&self, shape: &BackboneShape) -> Result<(), ConfigError> {
         let mut checks = Checks::default();
-        if let Some(rest) = untiled(shape) {
+        if let Some(rest) = untiled(shape).or_else(|| too_many_patches(shape)) {
             checks.fail("image_size", rest);
+        }
+        let parameters = parameters(shape);
+        if parameters > MAX_PARAMETERS {
+            let rest = format_args!(
+                " {} makes {:.0} billion parameters, with depth {} and patch_size {}; no machine \
+                 has the memory for more than {:.0} billion: choose smaller sizes",
+                shape.embed_dim,
+                parameters / 1e9,
+                shape.depth,
+                shape.patch_size,
+                MAX_PARAMETERS / 1e9,
+            );
+            checks.fail("embed_dim", rest);
         }
         if shape.stem == Stem::Conv {
             let halves = shape.patch_size >= 2 && shape.patch_size.count_ones() == 1;
@@ -263,6 +283,33 @@ fn untiled(shape: &BackboneShape) -> Option<String> {
     let fitting =
         if below < patch { patch.to_string() } else { format!("{below} or {}", below + stride) };
     Some(format!(" must be {rule}, is {size}; the nearest that fits is {fitting}"))
+}
+
+/// Describes what is wrong with an image of more patches than the memory of any machine holds.
+fn too_many_patches(shape: &BackboneShape) -> Option<String> {
+    if shape.patches() <= MAX_GRID * MAX_GRID {
+        return None;
+    }
+    let largest = shape.patch_size + (MAX_GRID - 1) * shape.stride;
+    Some(format!(
+        " {} makes {} patches of {} pixels, at most {} fit into memory: at this patch_size the \
+         largest is {largest}",
+        shape.image_size,
+        shape.patches(),
+        shape.patch_size,
+        MAX_GRID * MAX_GRID,
+    ))
+}
+
+/// Returns about how many parameters a backbone has, as a float because sizes multiply.
+fn parameters(shape: &BackboneShape) -> f64 {
+    let [width, depth, patch] =
+        [shape.embed_dim, shape.depth, shape.patch_size].map(|size| size as f64);
+    let per_block = match shape.branch {
+        Branch::Vit => 12.0 * width * width,
+        Branch::Mamba => width * (6.0 * width + 8.0 * shape.d_state as f64),
+    };
+    depth * per_block + width * (3.0 * patch * patch + shape.patches() as f64)
 }
 
 fn preset_names(wanted: impl Fn(Branch) -> bool) -> String {
@@ -346,7 +393,7 @@ impl ModelConfig {
                 checks.include(error);
             }
         }
-        checks.size("fusion.dim", self.fusion.dim);
+        checks.size_up_to("fusion.dim", MAX_WIDTH, self.fusion.dim);
         let hidden = &self.head.hidden;
         let holds = hidden.len() <= MAX_LAYERS;
         checks.require(
@@ -356,7 +403,7 @@ impl ModelConfig {
             hidden.len(),
         );
         for &width in hidden.iter().take(MAX_LAYERS) {
-            checks.size("head.hidden", width);
+            checks.size_up_to("head.hidden", MAX_WIDTH, width);
         }
         checks.fraction("head.dropout", self.head.dropout);
     }

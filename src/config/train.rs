@@ -169,7 +169,7 @@ impl TrainConfig {
             }
         }
         if let Some(threads) = self.threads {
-            checks.size("threads", threads);
+            checks.threads("threads", threads);
         }
     }
 }
@@ -208,7 +208,7 @@ names! {
 
 impl LabelDistributionConfig {
     pub(super) fn check(&self, checks: &mut Checks) {
-        checks.size("bins", self.bins);
+        checks.size_up_to("bins", 1024, self.bins);
         checks.require(self.bins != 1, "bins", "at least 2", self.bins);
         if let Some([low, high]) = self.range {
             let holds = low < high && low.is_finite() && high.is_finite();

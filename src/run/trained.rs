@@ -1,8 +1,10 @@
 //! A run opened for inference.
 
+use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Error, Result, anyhow, bail, ensure};
 use tch::Device;
 
 use super::directory::{BEST_FILE, CONFIG_FILE};
@@ -27,8 +29,7 @@ impl Run {
     /// cannot be read, or the best weights are not those that the run wrote.
     pub fn open(path: &Path, overrides: &[String]) -> Result<Self> {
         let (folder, weights_file) = locate(path)?;
-        let config = Config::load(&folder.join(CONFIG_FILE), overrides)
-            .with_context(|| format!("{} is not a run directory of vmbeauty", folder.display()))?;
+        let config = Config::load(&folder.join(CONFIG_FILE), overrides)?;
         let device: Device = device::select(config.device)?;
         let net = BeautyNet::without_pretrained(&config, device)?;
         check_unchanged(&weights_file)?;
@@ -47,22 +48,106 @@ impl Run {
     }
 }
 
+/// Returns the folder of a run and its weights file.
 fn locate(path: &Path) -> Result<(PathBuf, PathBuf)> {
-    ensure!(
-        path.exists(),
-        "{} does not exist: name a run directory, or a weights file in one",
-        path.display()
-    );
-    if path.is_dir() {
+    let shown = path.display();
+    let unreadable = |path: &Path| format!("cannot open {}", path.display());
+    let is_folder = match fs::metadata(path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            bail!("there is no {shown}: name a run directory, or a weights file in one")
+        }
+        found => found.with_context(|| unreadable(path))?.is_dir(),
+    };
+    if is_folder {
         let best = path.join(BEST_FILE);
-        ensure!(
-            best.exists(),
-            "{} has no {BEST_FILE}: the run has not finished its first epoch, or this is no run \
-             directory",
-            path.display()
-        );
-        return Ok((path.to_path_buf(), best));
+        return match fs::metadata(&best) {
+            Err(error) if error.kind() == ErrorKind::NotFound => Err(no_weights(path)),
+            found => {
+                found.with_context(|| unreadable(&best))?;
+                Ok((path.to_path_buf(), best))
+            }
+        };
     }
+    let is_config = path.extension().is_some_and(|ending| ending == "yaml" || ending == "yml");
+    ensure!(!is_config, "{shown} is a config: name a run directory, or a weights file in one");
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
-    Ok((folder.unwrap_or(Path::new(".")).to_path_buf(), path.to_path_buf()))
+    let folder = folder.unwrap_or(Path::new("."));
+    ensure!(
+        folder.join(CONFIG_FILE).exists(),
+        "{shown} is no weights file of a run, which has a {CONFIG_FILE} in its folder; weights of \
+         other programs are named in model.vit.weights and model.mamba.weights"
+    );
+    Ok((folder.to_path_buf(), path.to_path_buf()))
+}
+
+/// Says why a folder has no weights of a run, and what to name instead.
+fn no_weights(folder: &Path) -> Error {
+    let (shown, has) = (folder.display(), |name: &str| folder.join(name).exists());
+    if has(CONFIG_FILE) {
+        return anyhow!(
+            "{shown} has no weights yet: the run has not finished its first epoch (vmbeauty train \
+             {shown}/{CONFIG_FILE} --output {shown} --resume continues it)"
+        );
+    }
+    if has("pretrain.yaml") {
+        return anyhow!(
+            "{shown} is a pretraining, which predicts nothing: name its weights in \
+             model.vit.weights and model.mamba.weights, and train"
+        );
+    }
+    let inside = [folder.to_path_buf(), folder.join("runs")].into_iter().find_map(|folder| {
+        let entries = fs::read_dir(folder).ok()?;
+        let runs = entries.flatten().map(|entry| entry.path());
+        runs.filter(|run| run.join(CONFIG_FILE).exists()).min()
+    });
+    match inside {
+        Some(run) => anyhow!("{shown} holds several runs: name one, as {}", run.display()),
+        None => anyhow!("{shown} is no run directory: it has no {CONFIG_FILE}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_without_a_run_says_what_it_is() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = |name: &str| dir.path().join(name);
+        for folder in ["empty", "started", "pretraining", "sweep/runs/a", "folds/fold_1"] {
+            fs::create_dir_all(path(folder)).unwrap();
+        }
+        for file in [
+            "started/config.yaml",
+            "pretraining/pretrain.yaml",
+            "sweep/runs/a/config.yaml",
+            "folds/fold_1/config.yaml",
+            "empty/w.pth",
+        ] {
+            fs::write(path(file), "").unwrap();
+        }
+        for (name, words) in [
+            ("gone", "there is no "),
+            ("empty", "is no run directory: it has no config.yaml"),
+            ("started", "the run has not finished its first epoch"),
+            ("pretraining", "is a pretraining"),
+            ("sweep", "sweep/runs/a"),
+            ("folds", "folds/fold_1"),
+            ("started/config.yaml", "is a config: name a run directory"),
+            ("empty/w.pth", "is no weights file of a run"),
+        ] {
+            let error = format!("{:#}", locate(&path(name)).unwrap_err());
+            assert!(error.contains(words), "{name}: {error}");
+        }
+    }
+
+    #[test]
+    #[cfg(unix)]
+    fn a_run_that_cannot_be_opened_is_not_said_to_lack_weights() {
+        let dir = tempfile::tempdir().unwrap();
+        let best = dir.path().join(BEST_FILE);
+        std::os::unix::fs::symlink(&best, &best).unwrap();
+        let error = format!("{:#}", locate(dir.path()).unwrap_err());
+        assert!(error.starts_with(&format!("cannot open {}: ", best.display())), "{error}");
+    }
 }

@@ -74,8 +74,12 @@ impl Launch {
             Ok(())
         };
         thread::scope(|scope| {
-            let workers: Vec<_> = (0..self.jobs.max(1)).map(|_| scope.spawn(work)).collect();
+            // More threads than runs would only start to stop.
+            let workers: Vec<_> = (0..self.jobs.clamp(1, runs.len().max(1)))
+                .map(|_| thread::Builder::new().spawn_scoped(scope, work))
+                .collect();
             let results = workers.into_iter().map(|worker| {
+                let worker = worker.context("cannot start a thread of the sweep; lower --jobs")?;
                 let panicked = |_| anyhow::anyhow!("internal: a thread of the sweep panicked");
                 worker.join().map_err(panicked)?
             });

@@ -371,7 +371,7 @@ fn failures_end_with_1_and_name_the_file() {
     assert!(errors.contains("nowhere"), "{errors}");
     fs::create_dir(sandbox.path("empty")).unwrap();
     let (_, errors) = sandbox.fails(&["predict", "empty", "x.jpg"]);
-    assert!(errors.contains("best.safetensors"), "{errors}");
+    assert!(errors.contains("empty is no run directory"), "{errors}");
     let (code, errors) =
         sandbox.fails(&["train", "small.yaml", "--set", "model.vit.weights=absent.safetensors"]);
     assert_ne!(code, 0);

@@ -1,6 +1,7 @@
 //! Tests that run the program, `vmbeauty`, as a user does.
 
 mod commands;
+mod completions;
 mod damage;
 mod data;
 #[cfg(feature = "distributed")]
@@ -21,3 +22,4 @@ mod sandbox;
 mod sweep;
 #[cfg(not(feature = "distributed"))]
 mod without_distributed;
+mod wrong_config;
