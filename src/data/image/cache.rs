@@ -18,7 +18,7 @@ use super::decode;
 use crate::files::write_atomic;
 
 /// The first bytes of an entry; the digit is the version of the decoder.
-const MAGIC: [u8; 8] = *b"vmbrgb1\n";
+const MAGIC: [u8; 8] = *b"vmbrgb2\n";
 const HEADER: usize = MAGIC.len() + 8;
 
 /// A folder of decoded images.

@@ -2,9 +2,12 @@
 
 pub(super) mod cache;
 pub(super) mod decode;
+mod exif;
 pub(super) mod format;
+mod jpeg;
 pub(super) mod phash;
 pub(super) mod planes;
+mod png;
 pub(super) mod resample;
 pub(super) mod transform;
 
