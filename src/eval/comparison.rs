@@ -143,6 +143,29 @@ impl RankedModel {
 }
 
 impl Leaderboard {
+    /// Returns the baselines' metrics on the same images, if the models have them.
+    pub fn baselines(&self) -> Option<Baselines> {
+        self.models.iter().find_map(|ranked| ranked.baselines)
+    }
+
+    /// Returns the value of the best row: of the models and of the baselines.
+    pub fn best(&self, metric: Metric) -> Option<f64> {
+        let models = self.models.iter().filter_map(|ranked| ranked.metric(metric).mean);
+        let baselines = self.baselines();
+        let baselines = baselines.iter().flat_map(Baselines::named).map(|(_, m)| metric.of(&m));
+        let all = models.chain(baselines).filter(|value| value.is_finite());
+        all.reduce(|best, value| if metric.is_better(value, best) { value } else { best })
+    }
+
+    /// Returns the name and the PC of the best baseline, if no model reaches it.
+    pub fn winning_baseline(&self) -> Option<(&'static str, f64)> {
+        let best = self.best(Metric::Pc)?;
+        let mut models = self.models.iter().filter_map(|ranked| ranked.metric(Metric::Pc).mean);
+        let baselines = self.baselines()?;
+        let mut baselines = baselines.named().map(|(name, metrics)| (name, metrics.pc));
+        if models.any(|pc| pc == best) { None } else { baselines.find(|(_, pc)| *pc == best) }
+    }
+
     /// Returns the comparison of the best model with the one at `rank`, from 0.
     pub fn with_best(&self, rank: usize, metric: Metric) -> Option<&Comparison> {
         let (best, other) = (self.models.first()?, self.models.get(rank)?);

@@ -31,6 +31,14 @@ impl Metric {
         ["pc", "mae", "rmse", "srcc"][self as usize]
     }
 
+    /// Returns whether the first value is better: higher for a correlation, lower for an error.
+    pub fn is_better(self, a: f64, b: f64) -> bool {
+        match self {
+            Metric::Pc | Metric::Srcc => a > b,
+            Metric::Mae | Metric::Rmse => a < b,
+        }
+    }
+
     /// Returns this metric's value.
     pub fn of(self, metrics: &Metrics) -> f64 {
         [metrics.pc, metrics.mae, metrics.rmse, metrics.srcc][self as usize]

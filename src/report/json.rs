@@ -8,6 +8,7 @@ use super::assemble::RunReport;
 use super::breakdown::Breakdown;
 use super::sources::FoundRun;
 use crate::data::Split;
+use crate::eval::baselines::Baselines;
 use crate::eval::comparison::{Comparison, Leaderboard, RankedModel};
 
 /// What `vmbeauty report --json` prints.
@@ -25,6 +26,9 @@ pub struct ReportJson<'a> {
 struct LeaderboardJson<'a> {
     images: usize,
     models: Vec<ModelJson<'a>>,
+    baselines: Option<Baselines>,
+    /// The best baseline, if no model reaches its PC.
+    winning_baseline: Option<&'static str>,
     comparisons: &'a [Comparison],
 }
 
@@ -64,6 +68,8 @@ impl RunReport {
         let board = |(at, board): (usize, &'a Leaderboard)| LeaderboardJson {
             images: board.images,
             models: (0..board.models.len()).map(|place| model(at, place)).collect(),
+            baselines: board.baselines(),
+            winning_baseline: board.winning_baseline().map(|(name, _)| name),
             comparisons: &board.comparisons,
         };
         let leaderboards = self.leaderboards.iter().enumerate().map(board).collect();

@@ -113,13 +113,19 @@ fn own_name(run: &FoundRun) -> String {
 }
 
 /// Gives every model a unique name. Several runs of one config outside of a sweep are named after
-/// the config. Equal names are prefixed with the runs' source and, if that is not enough, numbered.
+/// the config, or by what their own names have in common. Equal names are prefixed with the runs'
+/// source and, if that is not enough, numbered.
 fn set_unique_names(models: &mut [Model]) {
-    for model in models.iter_mut() {
+    let config_names: Vec<Option<String>> = models.iter().map(config_name).collect();
+    for (at, model) in models.iter_mut().enumerate() {
         let outside_sweep = model.runs.iter().all(|run| run.kind != SourceKind::Sweep);
         let several = model.runs.iter().any(|run| own_name(run) != model.name);
         if outside_sweep && several {
-            model.name = model.config.name.clone();
+            let unique = config_names.iter().filter(|name| **name == config_names[at]).count() == 1;
+            let config = config_names[at].clone();
+            model.name = config.clone().filter(|_| unique).unwrap_or_else(|| {
+                common_name(&model.runs).or(config).unwrap_or_else(|| model.config.name.clone())
+            });
         }
     }
     let names: Vec<String> = models.iter().map(|model| model.name.clone()).collect();
@@ -140,6 +146,71 @@ fn set_unique_names(models: &mut [Model]) {
         while !taken.insert(model.name.clone()) {
             model.name = format!("{name} ({number})");
             number += 1;
+        }
+    }
+}
+
+/// Returns the name in the configs of a model's runs; `None` where they differ.
+fn config_name(model: &Model) -> Option<String> {
+    let mut names = model.runs.iter().filter_map(|run| Some(&run.config.as_ref()?.name));
+    let first = names.next()?;
+    names.all(|name| name == first).then(|| first.clone())
+}
+
+const SEPARATORS: [char; 4] = ['-', '_', ',', ' '];
+
+/// Returns what the names of runs have in common: the name without the seed, or the first words;
+/// `None` if there is nothing.
+fn common_name(runs: &[FoundRun]) -> Option<String> {
+    let names: Vec<String> = runs.iter().map(own_name).collect();
+    let mut seedless = names.iter().zip(runs).map(|(name, run)| without_seed(name, slot(run).0));
+    let first = seedless.next().filter(|name| !name.is_empty())?;
+    if seedless.all(|name| name == first) {
+        return Some(first);
+    }
+    let words: Vec<&str> = names[0].split_inclusive(SEPARATORS).collect();
+    let shared = |count: &usize| {
+        let start = words[..*count].concat();
+        names.iter().all(|name| name.starts_with(&start))
+    };
+    let count = (1..words.len()).rev().find(shared)?;
+    let name = words[..count].concat().trim_end_matches(SEPARATORS).to_string();
+    Some(name).filter(|name| !name.is_empty())
+}
+
+/// Removes a run's seed from its name: `x-s1`, `x_seed1`, `x-seed_1` and `seed=1,x` become `x`.
+fn without_seed<'a>(name: &'a str, seed: u64) -> String {
+    let mut kept: Vec<&str> = Vec::new(); // words, each with the separator after it
+    let word_of = |piece: &'a str| piece.trim_end_matches(SEPARATORS);
+    for piece in name.split_inclusive(SEPARATORS) {
+        let word = word_of(piece);
+        let marked = ["seed=", "seed", "s"].iter().find_map(|front| word.strip_prefix(front));
+        if marked.unwrap_or(word).parse() != Ok(seed) {
+            kept.push(piece);
+        } else if kept.last().is_some_and(|last| ["seed", "s"].contains(&word_of(last))) {
+            kept.pop();
+        }
+    }
+    kept.concat().trim_end_matches(SEPARATORS).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_seed_is_no_part_of_a_models_name() {
+        for (name, seed, expected) in [
+            ("gated-s1", 1, "gated"),
+            ("gated_seed2", 2, "gated"),
+            ("gated-seed_3", 3, "gated"),
+            ("seed=4,lr=0.1", 4, "lr=0.1"),
+            ("lr_0.1-s5-long", 5, "lr_0.1-long"),
+            ("gated-s1", 2, "gated-s1"),
+            ("s7", 7, ""),
+            ("vit", 1, "vit"),
+        ] {
+            assert_eq!(without_seed(name, seed), expected);
         }
     }
 }

@@ -62,23 +62,35 @@ impl RunReport {
 
     /// States the result in a sentence or two for each leaderboard.
     fn lead(&self) -> Markup {
-        let results = self.leaderboards.iter().filter_map(|board| {
+        let result = |board: &Leaderboard| {
             let best = board.models.first()?;
             let pc = best.metric(Metric::Pc);
-            let (mean, Interval { lo, hi }) = (pc.mean?, pc.ci_over_images?);
+            let shown = pc.mean.map_or("undefined".to_string(), |pc| format!("{pc:.4}"));
             Some(html! {
                 p.lead {
+                    @if let Some((name, pc)) = board.winning_baseline() {
+                        strong { "A baseline wins: " (name) }
+                        ": PC " (format!("{pc:.4}")) ". The best model: "
+                    }
                     strong { (best.name) }
-                    ": PC " (format!("{mean:.4}")) " on " (best.images) " " (self.split)
-                    " images (95 % CI " (format!("{lo:.4} to {hi:.4}")) ")."
+                    ": PC " (shown) " on " (best.images) " " (self.split) " images"
+                    @if let Some(Interval { lo, hi }) = pc.ci_over_images {
+                        " (95 % CI " (format!("{lo:.4} to {hi:.4}")) ")"
+                    }
+                    "."
                     @if board.models.len() > 1 { " " (significance(board)) }
                 }
             })
-        });
-        let results: Vec<Markup> = results.take(3).collect();
+        };
+        let finished = self.runs.iter().any(|run| run.summary().is_some());
         html! {
-            @for result in &results { (result) }
-            @if results.is_empty() { p.lead { "No run has finished yet." } }
+            @for result in self.leaderboards.iter().filter_map(result).take(3) { (result) }
+            @if self.leaderboards.is_empty() {
+                p.lead {
+                    @if finished { "No finished run can be ranked: the notes say why." }
+                    @else { "No run has finished yet." }
+                }
+            }
         }
     }
 

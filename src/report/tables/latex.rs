@@ -10,8 +10,8 @@ or copy a table.\n% Names in other than Latin letters need XeLaTeX or LuaLaTeX.\
 /// The text width and the height of a table in points: those of `article` on A4, less a caption.
 const PAGE: (f64, f64) = (345.0, 470.0);
 /// Space on both sides of a column, the widest column of text, and the height of a line, in points.
-const PADDING: f64 = 6.0;
-const TEXT: f64 = 92.0;
+const PADDING: f64 = 7.0;
+const TEXT: f64 = 88.0;
 const LINE: f64 = 11.5;
 /// Mean width of a character in `\small` and in `\scriptsize`, in points.
 const SMALL: f64 = 4.6;
@@ -29,7 +29,7 @@ impl Table {
         let mut tables = String::new();
         for columns in fitting(&widths) {
             for rows in self.pages(&columns) {
-                tables += &self.latex_part(&columns, rows, &widths, tables.is_empty());
+                tables += &self.latex_part(&columns, &rows, &widths, tables.is_empty());
             }
         }
         tables
@@ -45,24 +45,28 @@ impl Table {
     }
 
     /// Splits the rows into tables that fit on a page; one without rows is a page too.
-    fn pages(&self, columns: &[usize]) -> Vec<&[Vec<Cell>]> {
-        let (mut pages, mut start, mut height) = (Vec::new(), 0, 0.0);
-        for (at, row) in self.rows.iter().enumerate() {
+    fn pages(&self, columns: &[usize]) -> Vec<Vec<&Vec<Cell>>> {
+        let (mut pages, mut height) = (vec![Vec::new()], 0.0);
+        for row in &self.rows {
+            // Baselines have metrics only.
+            if columns.iter().skip(1).all(|&column| row[column] == Cell::Empty) {
+                continue;
+            }
             let lines = columns.iter().map(|&column| row[column].lines()).max().unwrap_or(1);
-            if height + lines as f64 * LINE > PAGE.1 && at > start {
-                pages.push(&self.rows[start..at]);
-                (start, height) = (at, 0.0);
+            if height + lines as f64 * LINE > PAGE.1 {
+                pages.push(Vec::new());
+                height = 0.0;
             }
             height += lines as f64 * LINE;
+            pages.last_mut().into_iter().for_each(|page| page.push(row));
         }
-        pages.push(&self.rows[start..]);
         pages
     }
 
     fn latex_part(
         &self,
         columns: &[usize],
-        rows: &[Vec<Cell>],
+        rows: &[&Vec<Cell>],
         widths: &[f64],
         first: bool,
     ) -> String {
@@ -89,7 +93,7 @@ impl Table {
             stacked(&lines, if *text { 'l' } else { 'r' }, 'b')
         });
         let header = line(header.collect());
-        let cell = |row: &Vec<Cell>, at: usize| {
+        let cell = |row: &[Cell], at: usize| {
             if self.columns[at].text && widths[at] >= TEXT {
                 format!("\\raggedright {}", breakable(&row[at].shown()))
             } else {
@@ -101,7 +105,8 @@ impl Table {
             .map(|row| line(columns.iter().map(|&at| cell(row, at)).collect()))
             .collect();
         format!(
-            "\\begin{{table}}[!htbp]\n  \\centering\\small\\setlength{{\\tabcolsep}}{{{}pt}}\n  \
+            "\\begin{{table}}[!htbp]\n  \\centering\\small\\setlength{{\\tabcolsep}}{{{}pt}}%\n  \
+             \\setlength{{\\belowcaptionskip}}{{4pt}}\n  \
              {caption}\n  \\begin{{tabular}}{{{layout}}}\n    \\toprule\n{header}    \
              \\midrule\n{rows}    \\bottomrule\n  \\end{{tabular}}\n\\end{{table}}\n",
             PADDING / 2.0
@@ -257,7 +262,7 @@ mod tests {
              \\tabularnewline"
         );
         let caption = "\\caption{A \\& B. 100 \\% of \\textless{}all\\textgreater{}}";
-        for expected in [caption, "\\begin{tabular}{p{92pt}rrrr}", "\\toprule"] {
+        for expected in [caption, "\\begin{tabular}{p{88pt}rrrr}", "\\toprule"] {
             assert!(text.contains(expected), "{text}");
         }
         assert_eq!(Cell::number(None, 1).to_latex(), "--");

@@ -5,13 +5,6 @@ use crate::eval::comparison::{Leaderboard, RankedModel};
 use crate::eval::metrics::{Metric, Metrics};
 use crate::report::assemble::RunReport;
 
-fn better(metric: Metric, a: f64, b: f64) -> bool {
-    match metric {
-        Metric::Pc | Metric::Srcc => a > b,
-        Metric::Mae | Metric::Rmse => a < b,
-    }
-}
-
 fn metric_columns() -> [Column; 4] {
     Metric::ALL.map(|metric| Column::numbers(metric.name(), &metric.name().to_uppercase()))
 }
@@ -51,10 +44,7 @@ pub(super) fn leaderboard(report: &RunReport, at: usize) -> Table {
         row
     };
     let mut rows: Vec<Vec<Cell>> = board.models.iter().enumerate().map(row).collect();
-    if let Some(baselines) = board.models.iter().find_map(|ranked| ranked.baselines) {
-        let named = baselines.named();
-        rows.extend(named.map(|(name, metrics)| baseline(name, &metrics, &columns)));
-    }
+    rows.extend(baseline_rows(board, &columns));
     Table {
         key: key("leaderboard", at),
         title: format!("Leaderboard, {}", on(report, board)),
@@ -67,7 +57,8 @@ pub(super) fn leaderboard(report: &RunReport, at: usize) -> Table {
 fn notes(board: &Leaderboard, folds: bool) -> Vec<String> {
     let mut notes = vec![
         "Metrics are means over seeds, with 95 % bootstrap intervals over images in brackets. sd: \
-         standard deviation over seeds on the same images."
+         standard deviation over seeds on the same images. Bold: the best of all rows, baselines \
+         included."
             .to_string(),
     ];
     if folds {
@@ -89,23 +80,36 @@ fn notes(board: &Leaderboard, folds: bool) -> Vec<String> {
 
 fn metric_cell(board: &Leaderboard, ranked: &RankedModel, metric: Metric) -> Cell {
     let over_seeds = ranked.metric(metric);
-    let mut others = board.models.iter().filter_map(|other| other.metric(metric).mean);
-    let best = over_seeds.mean.is_some_and(|own| !others.any(|other| better(metric, other, own)));
     Cell::Metric {
         value: over_seeds.mean,
         ci: over_seeds.ci_over_images,
         sd: over_seeds.sd_over_seeds,
-        best: best && board.models.len() > 1,
+        best: is_best(board, metric, over_seeds.mean),
         signed: false,
     }
 }
 
-fn baseline(name: &str, metrics: &Metrics, columns: &[Column]) -> Vec<Cell> {
-    let cell = |column: &Column| {
+/// Whether no row has a better value, of the models or of the baselines; one row is not compared.
+fn is_best(board: &Leaderboard, metric: Metric, value: Option<f64>) -> bool {
+    let several = board.models.len() > 1 || board.baselines().is_some();
+    several && value.is_some() && value == board.best(metric)
+}
+
+/// The baselines as rows of a leaderboard.
+fn baseline_rows(board: &Leaderboard, columns: &[Column]) -> Vec<Vec<Cell>> {
+    let cell = |column: &Column, metrics: &Metrics| {
         let metric = Metric::ALL.into_iter().find(|metric| metric.name() == column.key);
-        metric.map_or(Cell::Empty, |metric| Cell::metric(Some(metric.of(metrics)), None))
+        metric.map_or(Cell::Empty, |metric| {
+            let value = Some(metric.of(metrics));
+            let best = is_best(board, metric, value);
+            Cell::Metric { value, ci: None, sd: None, best, signed: false }
+        })
     };
-    std::iter::once(Cell::text(name)).chain(columns.iter().skip(1).map(cell)).collect()
+    let row = |(name, metrics): (&str, Metrics)| {
+        let cells = columns.iter().skip(1).map(|column| cell(column, &metrics));
+        std::iter::once(Cell::text(name)).chain(cells).collect()
+    };
+    board.baselines().iter().flat_map(|baselines| baselines.named()).map(row).collect()
 }
 
 /// A leaderboard in a few columns, for the terminal.
@@ -133,11 +137,13 @@ pub(super) fn leaderboard_summary(report: &RunReport, at: usize) -> Table {
         row.extend(others);
         row
     };
+    let mut rows: Vec<Vec<Cell>> = board.models.iter().map(row).collect();
+    rows.extend(baseline_rows(board, &columns));
     Table {
         key: key("summary", at),
         title: format!("Leaderboard, {}", on(report, board)),
         columns,
-        rows: board.models.iter().map(row).collect(),
+        rows,
         notes: Vec::new(),
     }
 }

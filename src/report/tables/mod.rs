@@ -134,8 +134,12 @@ impl RunReport {
 
     /// Writes the leaderboards in a few columns, for a terminal.
     pub fn to_text(&self) -> String {
-        let boards = 0..self.leaderboards.len();
-        boards.map(|at| leaderboard_summary(self, at).to_text() + "\n").collect()
+        let text = |(at, board): (usize, &Leaderboard)| {
+            let wins = board.winning_baseline();
+            let wins = wins.map(|(name, _)| format!("a baseline wins: {name}\n"));
+            leaderboard_summary(self, at).to_text() + &wins.unwrap_or_default() + "\n"
+        };
+        self.leaderboards.iter().enumerate().map(text).collect()
     }
 }
 

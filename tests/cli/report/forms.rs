@@ -51,6 +51,29 @@ fn hostile_names_stay_names_in_every_format() {
 }
 
 #[test]
+fn no_name_reaches_the_terminal_as_a_control_character() {
+    let sandbox = Sandbox::new();
+    let test: Vec<Row> = vec![("a", 1.0, 3.0, ""), ("b", 2.0, 2.5, "")];
+    let other: Vec<Row> = vec![("\u{1b}[2Ja", 1.0, 3.0, ""), ("b", 2.0, 2.5, "")];
+    let hostile = "\u{1b}]0;title\u{7}run";
+    Run { set: "", seed: 1, val: &VAL, test: Some(&test) }.write(&sandbox, hostile);
+    let set = "model.fusion.strategy=sum";
+    Run { set, seed: 1, val: &VAL, test: Some(&other) }.write(&sandbox, "other");
+    for more in ["--no-images", "--json"] {
+        let output = sandbox.run(&["report", hostile, "other", "-o", "r.html", more]);
+        for text in [output.stdout, output.stderr] {
+            let text = String::from_utf8(text).unwrap();
+            let control = text.chars().find(|c| c.is_control() && *c != '\n');
+            assert_eq!(control, None, "{text:?}");
+        }
+    }
+    // An error names the folder.
+    std::fs::write(sandbox.path(&format!("{hostile}/summary.json")), "{}").unwrap();
+    let (_, error) = sandbox.fails(&["report", hostile, "-o", "r.html"]);
+    assert!(!error.contains('\u{1b}') && error.contains("summary.json"), "{error:?}");
+}
+
+#[test]
 fn no_name_is_a_formula_in_a_csv_file_and_none_starts_a_line_break_option_in_latex() {
     let sandbox = Sandbox::new();
     let test: Vec<Row> = vec![

@@ -38,7 +38,7 @@ fn a_model_has_the_mean_and_the_sd_over_its_seeds_and_an_interval_over_images() 
     assert_eq!(report["split"], "test");
     let rows = csv_rows(&sandbox.path("out/report.csv"));
     let (good, bad) = (&rows[0], &rows[1]);
-    assert_eq!((good["model"].as_str(), good["seeds"].as_str()), ("small", "2"));
+    assert_eq!((good["model"].as_str(), good["seeds"].as_str()), ("good", "2"));
     assert_eq!(bad["model"], "bad");
     close(&good["mae"], 0.5);
     close(&good["mae_sd_over_seeds"], 0.5 / 2f64.sqrt());
@@ -79,7 +79,7 @@ fn differences_are_from_the_best_model_and_corrected_for_their_number() {
     let comparisons = report["leaderboards"][0]["comparisons"].as_array().unwrap();
     assert_eq!(comparisons.len(), 4);
     for comparison in comparisons {
-        assert_eq!(comparison["first"], "small");
+        assert_eq!(comparison["first"], "good");
         // One comparison of each metric: nothing to correct for.
         assert_eq!(comparison["p"], comparison["p_holm"]);
     }
@@ -187,4 +187,44 @@ fn one_number_has_one_interval_in_the_summary_and_the_report() {
         let written = ["lo", "hi"].map(|end| row[&format!("{metric}_{end}")].parse().unwrap());
         assert_eq!(written.map(Some), [ci[0].as_f64(), ci[1].as_f64()] as [Option<f64>; 2]);
     }
+}
+
+#[test]
+fn a_baseline_that_wins_is_bold_and_in_the_headline() {
+    let sandbox = Sandbox::new();
+    let names = ["a", "b", "c", "d"];
+    let rows = names.map(|name| (name, f64::from(name.as_bytes()[0]), 0.0, ""));
+    let of = |predictions: [f64; 4]| {
+        rows.map(|(name, target, _, group)| {
+            let at = usize::from(name.as_bytes()[0] - b'a');
+            (name, target, predictions[at], group)
+        })
+    };
+    // The linear model reaches PC 0.25 and MAE 0.7.
+    let worse = of([2.0, 1.0, 2.0, 1.0]);
+    Run { set: "", seed: 1, val: &VAL, test: Some(&worse) }.write(&sandbox, "worse");
+    let report = ["report", "worse", "-o", "r.html", "--no-images"];
+    let text = sandbox.done(&report);
+    assert!(text.contains("a baseline wins: linear model on 16×16 gray pixels"), "{text}");
+    let page = std::fs::read_to_string(sandbox.path("r.html")).unwrap();
+    let lead = page.split("class=\"lead\"").nth(1).unwrap();
+    assert!(
+        lead.starts_with(
+            "><strong>A baseline wins: linear model on 16×16 gray pixels</strong>: PC 0.2500."
+        ),
+        "{lead}"
+    );
+    let markdown = std::fs::read_to_string(sandbox.path("r.md")).unwrap();
+    assert!(
+        markdown.contains("| linear model on 16×16 gray pixels |  | **0.2500** |"),
+        "{markdown}"
+    );
+    let better = of([97.0, 98.0, 99.0, 101.0]);
+    Run { set: "", seed: 1, val: &VAL, test: Some(&better) }.write(&sandbox, "better");
+    let report = ["report", "better", "worse", "-o", "r.html", "--no-images", "--json"];
+    let json = sandbox.json(&report);
+    assert_eq!(json["leaderboards"][0]["winning_baseline"], Value::Null);
+    assert_eq!(json["leaderboards"][0]["baselines"]["linear"]["pc"], 0.25);
+    let markdown = std::fs::read_to_string(sandbox.path("r.md")).unwrap();
+    assert!(markdown.contains("| linear model on 16×16 gray pixels |  | 0.2500 |"), "{markdown}");
 }

@@ -120,3 +120,25 @@ fn a_trained_run_has_groups_and_images() {
     let names = fs::read_to_string(sandbox.path("names.html")).unwrap();
     assert!(!names.contains("data:image") && names.contains("Largest errors"));
 }
+
+#[test]
+fn runs_that_differ_only_in_seed_have_the_name_that_they_share() {
+    let sandbox = Sandbox::new();
+    let test = grouped(0.5);
+    for (folder, set, seed) in [
+        ("gated-s1", "name=gated-s1", 1),
+        ("gated-s2", "name=gated-s2", 2),
+        ("sum-a", "name=same model.fusion.strategy=sum", 1),
+        ("sum-b", "name=same model.fusion.strategy=sum", 2),
+        ("concat-1", "name=same model.fusion.strategy=concat", 1),
+        ("concat-2", "name=same model.fusion.strategy=concat", 2),
+    ] {
+        run(set, seed, &test).write(&sandbox, folder);
+    }
+    let mut arguments = vec!["report", "gated-s1", "gated-s2", "sum-a", "sum-b"];
+    arguments.extend(["concat-1", "concat-2", "-o", "r.html", "--no-images", "--json"]);
+    let report = sandbox.json(&arguments);
+    for name in ["gated", "sum", "concat"] {
+        assert_eq!(model(&report, name)["seeds"], serde_json::json!([1, 2]));
+    }
+}
