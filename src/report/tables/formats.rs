@@ -6,6 +6,7 @@ use maud::{Markup, html};
 use super::{Cell, Table};
 use crate::data::csv_cell;
 use crate::eval::statistics::Interval;
+use crate::files::printable;
 
 impl Cell {
     /// Formats the value without its interval and standard deviation.
@@ -168,16 +169,17 @@ impl Table {
     }
 }
 
-/// Aligns cells in columns, two spaces apart, to the left in columns of text.
+/// Aligns cells in columns, two spaces apart, to the left in columns of text, for a terminal: a cell
+/// stays on its line and holds no command.
 pub(crate) fn text_table(
     header: &[&str],
     rows: &[Vec<String>],
     is_text: impl Fn(usize) -> bool,
 ) -> String {
-    let header = header.iter().map(|title| title.to_string()).collect();
-    let lines = || std::iter::once(&header).chain(rows);
-    let width =
-        |column: usize| lines().map(|line: &Vec<String>| line[column].chars().count()).max();
+    let title = header.iter().map(printable).collect();
+    let rows = rows.iter().map(|row| row.iter().map(printable).collect());
+    let lines: Vec<Vec<String>> = std::iter::once(title).chain(rows).collect();
+    let width = |column: usize| lines.iter().map(|line| line[column].chars().count()).max();
     let widths: Vec<usize> = (0..header.len()).filter_map(width).collect();
     let padded = |(i, cell): (usize, &String)| match (is_text(i), widths[i]) {
         (true, width) => format!("{cell:<width$}"),
@@ -187,7 +189,7 @@ pub(crate) fn text_table(
         let cells: Vec<String> = line.iter().enumerate().map(padded).collect();
         cells.join("  ").trim_end().to_string() + "\n"
     };
-    lines().map(line).collect()
+    lines.iter().map(line).collect()
 }
 
 fn exact(value: Option<f64>) -> String {
@@ -309,10 +311,10 @@ pub(super) mod tests {
             columns: vec![Column::named("name"), Column::numbers("n", "n")],
             rows: vec![
                 vec![Cell::text("a"), Cell::Count(1)],
-                vec![Cell::text("long"), Cell::Count(22)],
+                vec![Cell::text("l\u{1b}"), Cell::Count(22)],
             ],
             ..hostile()
         };
-        assert_eq!(table.to_text(), "name   n\na      1\nlong  22\n");
+        assert_eq!(table.to_text(), "name      n\na         1\nl\\u{1b}  22\n");
     }
 }
