@@ -9,6 +9,7 @@ use anyhow::{Result, bail};
 use serde::{Deserialize, Serialize};
 
 use super::datasets::synthetic::FaceSeed;
+use super::decimal::shortest;
 
 /// One rated image.
 #[derive(Debug, Clone, PartialEq)]
@@ -32,6 +33,12 @@ impl Sample {
     pub fn new(id: impl Into<String>, source: Source, score: f32, group: Option<String>) -> Self {
         Self { id: id.into(), source, score, group, weight: 1.0, votes: Vec::new() }
     }
+
+    /// Returns the score in double precision, as the number that the list says: 2.62 and not
+    /// 2.619999885559082.
+    pub fn target(&self) -> f64 {
+        shortest(self.score.into())
+    }
 }
 
 /// Collects the scores of each group's images; images of no group are skipped.
@@ -41,7 +48,7 @@ pub fn scores_by_group<'a>(
     let mut scores: BTreeMap<&str, Vec<f64>> = BTreeMap::new();
     for sample in samples {
         if let Some(group) = &sample.group {
-            scores.entry(group).or_default().push(sample.score.into());
+            scores.entry(group).or_default().push(sample.target());
         }
     }
     scores

@@ -74,7 +74,7 @@ pub fn baselines(
 }
 
 fn scores(images: &ImageDataset) -> Tensor {
-    let scores: Vec<f64> = images.samples().iter().map(|s| s.score.into()).collect();
+    let scores: Vec<f64> = images.samples().iter().map(Sample::target).collect();
     Tensor::from_slice(&scores)
 }
 

@@ -6,7 +6,7 @@ use anyhow::Result;
 use tch::{Kind, Tensor};
 
 use super::predictions::Predictions;
-use crate::data::{ImageDataset, Loader, LoaderOptions};
+use crate::data::{ImageDataset, Loader, LoaderOptions, shortest};
 use crate::models::images::upload;
 use crate::models::{BeautyNet, ForwardContext, Images};
 
@@ -39,10 +39,10 @@ pub fn predict(
             score = (score + mirrored.score) / 2.0;
             weights = weights.zip(mirrored.weights).map(|(a, b)| (a + b) / 2.0);
         }
-        predictions.predictions.extend(values(&score)?);
+        predictions.predictions.extend(short_values(&score)?);
         if let Some(weights) = &weights {
             for (branch, column) in branch_weights.iter_mut().enumerate() {
-                column.extend(values(&weights.select(1, branch as i64))?);
+                column.extend(short_values(&weights.select(1, branch as i64))?);
             }
         }
         progress(batch.len)?;
@@ -54,6 +54,12 @@ pub fn predict(
         .filter(|(_, values)| !values.is_empty())
         .collect();
     Ok(predictions)
+}
+
+/// Copies the values of a one-dimensional tensor, of single precision as [`shortest`] doubles:
+/// metrics are then computed from the very numbers that are written.
+fn short_values(tensor: &Tensor) -> Result<Vec<f64>> {
+    Ok(values(tensor)?.into_iter().map(shortest).collect())
 }
 
 /// Copies the values of a one-dimensional tensor.

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 
-use crate::data::{Sample, csv_cell, csv_text};
+use crate::data::{Sample, csv_cell, csv_text, shortest};
 use crate::eval::metrics::Metrics;
 use crate::files::{read_regular, write_atomic};
 
@@ -41,7 +41,7 @@ impl Predictions {
         let groups = samples.iter().map(|sample| sample.group.clone());
         Self {
             images: samples.iter().map(|sample| sample.id.clone()).collect(),
-            targets: samples.iter().map(|sample| sample.score.into()).collect(),
+            targets: samples.iter().map(Sample::target).collect(),
             groups: groups.filter(|_| grouped).collect(),
             ..Self::default()
         }
@@ -203,7 +203,7 @@ fn read(path: &Path) -> Result<Predictions> {
 
 fn number(record: &csv::StringRecord, index: usize, column: &str) -> Result<f64> {
     let (text, line) = (&record[index], record.position().map_or(0, csv::Position::line));
-    let number = text.trim().parse().ok();
+    let number = text.trim().parse().ok().map(shortest);
     number.with_context(|| format!("line {line}: {column} is {text:?}, not a number"))
 }
 
@@ -216,8 +216,8 @@ mod tests {
     fn some() -> Predictions {
         Predictions {
             images: vec!["AF1.jpg".into(), "female/asian/a, b \"c\".jpg".into()],
-            targets: vec![2.5, 1.0 / 3.0],
-            predictions: vec![f64::from(2.4f32), 1e-300],
+            targets: vec![2.62, 1.0 / 3.0],
+            predictions: vec![2.4, 1e-300],
             groups: Vec::new(),
             extra: vec![
                 ("weight_vit".into(), vec![0.25, 0.5]),
@@ -233,7 +233,9 @@ mod tests {
         some().write(&path).unwrap();
         assert_eq!(Predictions::read(&path).unwrap(), some());
         let text = fs::read_to_string(&path).unwrap();
-        assert!(text.starts_with("image,target,prediction,weight_vit,weight_mamba\nAF1.jpg,2.5,"));
+        assert!(
+            text.starts_with("image,target,prediction,weight_vit,weight_mamba\nAF1.jpg,2.62,2.4,")
+        );
     }
 
     #[test]

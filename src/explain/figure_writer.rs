@@ -13,8 +13,8 @@ use super::figure::{ExplainedImage, draw_figure, explained_images, paste};
 use super::input_image::InputImage;
 use super::maps::explain;
 use super::options::{ExplainOptions, branches};
-use crate::data::ImageDataset;
 use crate::data::preview::save;
+use crate::data::{ImageDataset, shortest};
 use crate::files::remove_leftovers;
 use crate::models::{BeautyNet, Images, weights};
 use crate::run::explanations::{ExplainedEntry, FigureFolder};
@@ -150,9 +150,9 @@ impl<'a> FigureWriter<'a> {
             weights::save(&self.folder.maps(name), tensors, metadata)?;
             self.entries.push(ExplainedEntry {
                 image: image.name.clone(),
-                score: image.score,
-                weight_vit: image.weights.map(|weights| weights[0]),
-                weight_mamba: image.weights.map(|weights| weights[1]),
+                score: shortest(image.score),
+                weight_vit: image.weights.map(|weights| shortest(weights[0])),
+                weight_mamba: image.weights.map(|weights| shortest(weights[1])),
                 figure: self.folder.figure(name),
             });
             self.cells.push(cell);

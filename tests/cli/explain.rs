@@ -291,7 +291,7 @@ fn the_command_writes_figures_maps_and_a_sheet_and_names_unreadable_images() {
     let (code, errors) =
         sandbox.fails(&["explain", "runs/small", "faces/broken.png", "--output", "none"]);
     assert_eq!(code, 1);
-    assert!(errors.contains("none can be read"), "{errors}");
+    assert!(errors.contains("the image cannot be read"), "{errors}");
 }
 
 #[test]

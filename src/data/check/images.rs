@@ -72,7 +72,7 @@ pub(super) fn outliers(rows: &[CheckedRow], config: &DataConfig) -> Vec<Skipped>
     let fences = fences(&scores);
     let mut found = Vec::new();
     for row in usable() {
-        let score = f64::from(row.row.sample.score);
+        let score = row.row.sample.target();
         if fences.is_some_and(|(low, high)| !(low..=high).contains(&score)) {
             found.push(row.finding(format!("the score {score} is far from all others")));
         }

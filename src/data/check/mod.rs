@@ -76,7 +76,7 @@ impl SplitCheck {
         let mut scores = Vec::new();
         let mut groups = BTreeMap::new();
         for row in rows().filter(|row| row.is_usable()) {
-            scores.push(f64::from(row.row.sample.score));
+            scores.push(row.row.sample.target());
             if let Some(group) = &row.row.sample.group {
                 *groups.entry(group.clone()).or_default() += 1;
             }

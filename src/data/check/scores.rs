@@ -36,7 +36,7 @@ impl ScoreSummary {
 /// Returns the bounds of ten bins of equal width over all usable scores; none if all are equal.
 pub(super) fn score_bins(usable: &[&Sample]) -> Vec<f64> {
     const BINS: usize = 10;
-    let scores: Vec<f64> = usable.iter().map(|sample| f64::from(sample.score)).collect();
+    let scores: Vec<f64> = usable.iter().map(|sample| sample.target()).collect();
     match ScoreSummary::new(&scores) {
         Some(ScoreSummary { min, max, .. }) if min < max => {
             (0..=BINS).map(|bound| min + (max - min) * bound as f64 / BINS as f64).collect()

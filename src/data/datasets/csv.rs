@@ -8,7 +8,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use csv::{ReaderBuilder, StringRecord, Trim};
 
 use super::locate::Locator;
@@ -30,7 +30,22 @@ pub(crate) fn read(config: &DataConfig, seed: u64) -> Result<Listing> {
     }
     let file = find_table(&config.root)?;
     let (rows, has_splits) = read_table(&file, &config.csv)?;
-    Ok(complete_splits(rows, has_splits, config, seed))
+    let listing = complete_splits(rows, has_splits, config, seed);
+    ensure_weights(&listing, &file, &config.csv)?;
+    Ok(listing)
+}
+
+/// Returns an error if no training image would count, so that nothing would be learned.
+fn ensure_weights(listing: &Listing, file: &Path, config: &CsvConfig) -> Result<()> {
+    let mut weights = listing.rows(Split::Train).iter().map(|row| row.sample.weight).peekable();
+    ensure!(
+        weights.peek().is_none() || weights.any(|weight| weight > 0.0),
+        "{}: all training images have the weight 0 in the column {:?}; give some a larger weight, \
+         or set data.csv.weight_column to another column",
+        file.display(),
+        config.weight_column
+    );
+    Ok(())
 }
 
 fn find_table(root: &Path) -> Result<PathBuf> {
@@ -320,6 +335,17 @@ mod tests {
             let error = format!("{:#}", error.unwrap_err());
             assert!(error.contains(expected), "{error}");
         }
+    }
+
+    #[test]
+    fn weights_of_zero_alone_are_an_error_that_names_the_column() {
+        let text = "image,score,weight,split\na,1,0,train\nb,2,0,train\nc,3,1,val\n";
+        let error = format!("{:#}", read_text("t.csv", text, |_| {}).unwrap_err());
+        assert!(error.contains("t.csv") && error.contains("in the column \"weight\""), "{error}");
+        let some = text.replace("a,1,0", "a,1,0.5");
+        assert!(read_text("t.csv", &some, |_| {}).is_ok());
+        let only_val = "image,score,weight,split\nc,3,0,val\n";
+        assert!(read_text("t.csv", only_val, |_| {}).is_ok());
     }
 
     #[test]
