@@ -96,9 +96,14 @@ pub fn main() -> ExitCode {
     }
 }
 
+/// Maximum number of threads that decode images.
+const MAX_THREADS: usize = 1024;
+
 fn run(cli: Cli) -> Result<ExitCode> {
     // Started at its first use, a pool without its threads would panic.
-    rayon::ThreadPoolBuilder::new().build_global().context(
+    let asked = std::env::var("RAYON_NUM_THREADS").ok().and_then(|number| number.parse().ok());
+    let threads = asked.unwrap_or(0usize).min(MAX_THREADS); // 0 is one per core
+    rayon::ThreadPoolBuilder::new().num_threads(threads).build_global().context(
         "cannot start the threads that decode images: raise the limit of processes (ulimit -u), or \
          set RAYON_NUM_THREADS to a smaller number",
     )?;

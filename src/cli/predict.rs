@@ -72,6 +72,7 @@ pub(super) fn open_images(paths: &[PathBuf], config: &DataConfig) -> Result<(Ima
 /// Says that no image is left after each was reported.
 pub(super) fn none_readable(found: usize) -> String {
     match found {
+        0 => "there is no image".to_string(),
         1 => "the image cannot be read".to_string(),
         _ => format!("none of the {found} images can be read"),
     }

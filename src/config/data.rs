@@ -236,7 +236,8 @@ impl DataConfig {
     pub(super) fn check(&self, checks: &mut Checks) {
         let dataset = self.dataset;
         if dataset != DatasetName::Synthetic && self.root == Path::new("") {
-            let rest = format_args!(" is missing: the dataset {dataset} needs its folder");
+            let what = if dataset == DatasetName::Csv { "CSV file" } else { "folder" };
+            let rest = format_args!(" is missing: the dataset {dataset} needs its {what}");
             checks.fail("root", rest);
         }
         let splits = dataset.splits();

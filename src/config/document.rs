@@ -88,7 +88,14 @@ impl<'a> Document<'a> {
                         let keys = list(keys);
                         format!("{section} is empty; give it keys ({keys}) or remove it")
                     }
-                    _ => format!("{section} must be a map ({}), is {}", list(keys), flow(value)),
+                    _ => {
+                        let (keys, first) = (list(keys), keys.first().map_or("", |key| key.name));
+                        let value = flow(value);
+                        format!(
+                            "{section} must be a map ({keys}), is {value}; did you mean \
+                             {section}.{first}?"
+                        )
+                    }
                 };
                 self.problem(section, "", message)
             });
@@ -231,7 +238,7 @@ mod tests {
         assert_error(
             "data: {normalize: {means: [0, 0, 0]}}",
             &[],
-            "a.yaml:1: data.normalize.means: unknown field `means`, expected `mean` or `std`",
+            "a.yaml:1: unknown key data.normalize.means; did you mean mean?",
         );
     }
 
@@ -267,7 +274,8 @@ mod tests {
             ),
             (
                 "model: {fusion: gated}",
-                "a.yaml:1: model.fusion must be a map (strategy, dim), is gated",
+                "a.yaml:1: model.fusion must be a map (strategy, dim), is gated; did you mean \
+                 model.fusion.strategy?",
             ),
             ("- a", "a.yaml: a config is a map of keys, this is [a]"),
             ("1: a", "a.yaml: keys must be names, 1 is not"),

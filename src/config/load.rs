@@ -6,14 +6,12 @@
 
 use std::path::Path;
 
-use serde_path_to_error::Segment;
 use serde_yaml::Value;
 
 use super::Config;
 use super::document::Document;
 use super::error::ConfigError;
-use super::section::join;
-use super::{paths, write, yaml};
+use super::{paths, write, wrong_type, yaml};
 
 impl Config {
     /// Reads a config file and merges `overrides` into it in order, each a `key.path=value` whose
@@ -55,8 +53,10 @@ impl Config {
         for document in &documents {
             document.merge_into(&mut merged);
         }
-        let mut config: Self = serde_path_to_error::deserialize(merged)
-            .map_err(|error| with_places(wrong_type(&error), &documents))?;
+        let mut config: Self = serde_path_to_error::deserialize(merged).map_err(|error| {
+            let (key, message) = wrong_type::describe(&error);
+            with_places(ConfigError::single(key, message), &documents)
+        })?;
         paths::expand(&mut config).map_err(|error| with_places(error, &documents))?;
         config.validate().map_err(|error| with_places(error, &documents))?;
         Ok(config)
@@ -87,56 +87,6 @@ fn with_places(error: ConfigError, documents: &[Document]) -> ConfigError {
         problem.place = document.map(|document| document.place(&path));
     }
     ConfigError::Invalid(problems)
-}
-
-/// Converts a deserialization error, for example to `train.epochs must be a whole number of 0 or
-/// more, is string "many"`.
-fn wrong_type(error: &serde_path_to_error::Error<serde_yaml::Error>) -> ConfigError {
-    let mut key = String::new();
-    let mut item = String::new();
-    for segment in error.path() {
-        match segment {
-            Segment::Map { key: name } => key = join(&key, name),
-            Segment::Seq { index } => item = format!("[{index}]"),
-            Segment::Enum { .. } | Segment::Unknown => {}
-        }
-    }
-    let message = error.inner().to_string();
-    let message = match plain_words(&message) {
-        Some(words) => format!("{key}{item} {words}"),
-        None if message.starts_with("must be") => format!("{key}{item} {message}"),
-        None => format!("{key}{item}: {message}"),
-    };
-    ConfigError::single(key, message)
-}
-
-/// Rewords serde's `invalid type: string "many", expected usize` for people who do not write Rust.
-/// Returns `None` for a message of another kind.
-fn plain_words(message: &str) -> Option<String> {
-    let (found, expected) = message.strip_prefix("invalid ")?.split_once(", expected ")?;
-    // A wrong length has no kind: "length 3".
-    let found =
-        ["type: ", "value: "].iter().find_map(|kind| found.strip_prefix(kind)).unwrap_or(found);
-    let kinds = ["integer ", "floating point ", "string ", "boolean "];
-    let found = match found {
-        "unit value" => "empty".to_owned(),
-        "map" => "a map".to_owned(),
-        "sequence" => "a list".to_owned(),
-        found => {
-            let value = kinds.iter().find_map(|kind| found.strip_prefix(kind));
-            value.unwrap_or(found).replace('`', "")
-        }
-    };
-    let expected = match expected {
-        "usize" | "u64" | "u32" | "u8" if found.starts_with('-') => "positive",
-        "usize" | "u64" | "u32" | "u8" | "i64" => "a whole number",
-        "f64" | "f32" => "a number",
-        "a boolean" => "true or false",
-        "a sequence" => "a list",
-        "a string" | "path string" => "a text (in quotes if it looks like something else)",
-        other => other,
-    };
-    Some(format!("must be {expected}, is {found}"))
 }
 
 #[cfg(test)]
@@ -211,7 +161,7 @@ mod tests {
         for (text, expected) in [
             ("train: {epochs: many}", "train.epochs must be a whole number, is \"many\""),
             ("train: {epochs: 3.5}", "train.epochs must be a whole number, is 3.5"),
-            ("train: {epochs: -1}", "train.epochs must be positive, is -1"),
+            ("train: {epochs: -1}", "train.epochs must not be negative, is -1"),
             ("train: {epochs: }", "train.epochs must be a whole number, is empty"),
             (
                 "model: {head: {hidden: [1, x]}}",
@@ -221,7 +171,18 @@ mod tests {
             ("name: 3", "name must be a text (in quotes if it looks like something else), is 3"),
             (
                 "data: {augment: {color_jitter: [1, 2]}}",
-                "data.augment.color_jitter must be an array of length 4, is length 2",
+                "data.augment.color_jitter must be a list of 4, is a list of 2",
+            ),
+            (
+                "data: {normalize: imagenet}",
+                "data.normalize must be {mean: [red, green, blue], std: [red, green, blue]}, is \
+                 \"imagenet\"",
+            ),
+            ("data: {normalize: {mean: [0, 0, 0]}}", "data.normalize.std is missing"),
+            (
+                "train: {precision: 32}",
+                "train.precision must be one of float32, bf16, fp16, auto, is 32; did you mean \
+                 float32?",
             ),
             (
                 "data: {root: }",

@@ -26,6 +26,7 @@ mod section;
 mod train;
 mod validate;
 pub(crate) mod write;
+pub(crate) mod wrong_type;
 pub(crate) mod yaml;
 
 pub use augment::{

@@ -339,7 +339,7 @@ mod tests {
     fn a_data_set_on_disk_needs_a_root_and_one_of_its_splits() {
         assert_eq!(
             messages(&["data.dataset=csv"]),
-            ["data.root is missing: the dataset csv needs its folder"]
+            ["data.root is missing: the dataset csv needs its CSV file"]
         );
         let scut = ["data.dataset=scut_fbp5500", "data.root=x"];
         config(&[scut[0], scut[1], "data.split=fold_3"]).unwrap();

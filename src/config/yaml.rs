@@ -156,7 +156,11 @@ fn folder_hint(path: &Path) -> String {
     let named = |name: &str| path.join(name).is_file().then(|| path.join(name));
     match ["config.yaml", "pretrain.yaml"].into_iter().find_map(named) {
         Some(config) => {
-            format!("is a run directory; its config is {}", config.display())
+            let (config, run) = (config.display(), path.display());
+            format!(
+                "is a run directory; its config is {config} (--output {run} --resume continues \
+                 the run)"
+            )
         }
         None => "is a folder, expected a YAML file; a config names a folder of images in \
                  data.root"

@@ -54,7 +54,7 @@ fn locate(path: &Path) -> Result<(PathBuf, PathBuf)> {
     let unreadable = |path: &Path| format!("cannot open {}", path.display());
     let is_folder = match fs::metadata(path) {
         Err(error) if error.kind() == ErrorKind::NotFound => {
-            bail!("there is no {shown}: name a run directory, or a weights file in one")
+            bail!("{shown} does not exist: name a run directory, or a weights file in one")
         }
         found => found.with_context(|| unreadable(path))?.is_dir(),
     };
@@ -127,7 +127,7 @@ mod tests {
             fs::write(path(file), "").unwrap();
         }
         for (name, words) in [
-            ("gone", "there is no "),
+            ("gone", "does not exist: name a run"),
             ("empty", "is no run directory: it has no config.yaml"),
             ("started", "the run has not finished its first epoch"),
             ("pretraining", "is a pretraining"),

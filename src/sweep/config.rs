@@ -8,7 +8,7 @@ use serde_yaml::{Mapping, Value};
 use super::folds::Folds;
 use super::naming::flow;
 use crate::config::locate::line_of;
-use crate::config::{ConfigError, Problem, paths, yaml};
+use crate::config::{ConfigError, Problem, paths, wrong_type, yaml};
 
 /// The contents of a sweep file.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
@@ -33,6 +33,9 @@ pub struct SweepConfig {
     /// Which points of the grid are run.
     #[serde(default)]
     pub search: Search,
+    /// The sweep's file, which errors name.
+    #[serde(skip)]
+    pub origin: String,
 }
 
 /// Which points of the grid are run.
@@ -74,18 +77,19 @@ impl SweepConfig {
                            sweep that names it (name, base, axes)";
             return Err(problem(Some(origin.to_string()), "", message.to_string()));
         }
-        let config: Self = serde_path_to_error::deserialize(value).map_err(|error| {
-            let key = error.path().to_string();
+        let mut config: Self = serde_path_to_error::deserialize(value).map_err(|error| {
+            let (key, message) = wrong_type::describe(&error);
             let path: Vec<&str> = key.split('.').collect();
             let place = match line_of(text, &path) {
                 Some(line) => format!("{origin}:{line}"),
                 None => origin.to_string(),
             };
-            problem(Some(place), &key, error.inner().to_string())
+            problem(Some(place), &key, message)
         })?;
         config
             .check()
             .map_err(|(key, message)| problem(Some(origin.to_string()), &key, message))?;
+        config.origin = origin.to_string();
         Ok(config)
     }
 
@@ -162,7 +166,7 @@ mod tests {
     #[test]
     fn errors_name_the_file_and_the_key() {
         for (rest, words) in [
-            ("axis: {}", "s.yaml:3: unknown field `axis`"),
+            ("axis: {}", "s.yaml:3: unknown key axis; did you mean axes?"),
             ("axes: {train.epochs: 3}", "axes.train.epochs must be a list"),
             ("axes: {train.epochs: []}", "axes.train.epochs must be a list"),
             ("axes: {train.epochs: [3, 4, 3]}", "train.epochs holds 3 twice"),
@@ -170,9 +174,15 @@ mod tests {
             ("axes: {data.split: [a]}\nfolds: 5", "axes and by folds"),
             ("axes: {seed: [1]}\nset: {seed: 2}", "remove it from set"),
             ("seeds: [1, 1]", "seeds holds 1 twice"),
-            ("folds: 1", "number of at least 2"),
-            ("search: {name: bayes}", "unknown variant `bayes`"),
+            ("folds: 1", "folds must be published or a number from 2"),
+            ("search: {name: bayes}", "search.name must be grid or random, is bayes"),
             ("search: {name: random, budget: 0}", "search.budget"),
+            ("search: {name: random}", "s.yaml:3: search.budget is missing"),
+            ("search: random", "search must be {name: grid} or {name: random, budget: N}"),
+            ("seeds: 3", "s.yaml:3: seeds must be a list, is 3"),
+            ("seeds: [1, a]", "s.yaml:3: seeds[1] must be a whole number, is \"a\""),
+            ("axes: [1]", "axes must be a map of keys, is a list"),
+            ("folds: 1000000000", "number from 2 to 10000"),
         ] {
             let text = format!("name: a\nbase: b.yaml\n{rest}\n");
             let error = SweepConfig::from_yaml(&text, "s.yaml").unwrap_err().to_string();

@@ -8,6 +8,9 @@ use serde_yaml::Value;
 
 use crate::config::{DatasetName, Fold};
 
+/// Maximum number of folds; each is a training.
+const MAX_FOLDS: usize = 10_000;
+
 /// The folds that a dataset is split into; in text `published` or their number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "Value")]
@@ -57,9 +60,9 @@ impl FromStr for Folds {
 
     fn from_str(text: &str) -> Result<Self, String> {
         match text.parse() {
-            Ok(count) if count >= 2 => Ok(Self::Random(count)),
+            Ok(count) if (2..=MAX_FOLDS).contains(&count) => Ok(Self::Random(count)),
             _ if text == "published" => Ok(Self::Published),
-            _ => Err(format!("must be published or a number of at least 2, is {text}")),
+            _ => Err(format!("must be published or a number from 2 to {MAX_FOLDS}, is {text}")),
         }
     }
 }
@@ -71,7 +74,7 @@ impl TryFrom<Value> for Folds {
         match value {
             Value::String(name) => name.parse(),
             Value::Number(count) => count.to_string().parse(),
-            _ => Err("must be published or a number of at least 2".to_string()),
+            _ => Err(format!("must be published or a number from 2 to {MAX_FOLDS}")),
         }
     }
 }

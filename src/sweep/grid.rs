@@ -78,11 +78,13 @@ impl Sweep {
         let origin = sweep.base.display().to_string();
         let common: Vec<String> = pairs(&sweep.set).map(assignment).collect();
         let load = |overrides: &[String]| {
-            Config::from_yaml(&base, &origin, &[&common, overrides].concat())
+            let config = Config::from_yaml(&base, &origin, &[&common, overrides].concat());
+            config.map_err(|error| in_sweep(error, &sweep.origin))
         };
         let unvaried = load(&[])?;
         let splits = sweep.folds.map(|folds| folds.splits(unvaried.data.dataset)).transpose();
-        let invalid = |error| problem(None, "folds", format!("folds: {error}"));
+        let place = || Some(sweep.origin.clone());
+        let invalid = |error| problem(place(), "folds", format!("folds: {error}"));
         let folds = dimension(splits.map_err(invalid)?.unwrap_or_default());
         let seeds = dimension(sweep.seeds.clone());
         let points = points(sweep)?;
@@ -91,7 +93,7 @@ impl Sweep {
                 "the sweep has more than {MAX_RUNS} runs: shorten its lists, or use search: \
                  {{name: random, budget: N}}"
             );
-            return Err(problem(None, "axes", message));
+            return Err(problem(place(), "axes", message));
         }
         let axes: Vec<String> = pairs(&sweep.axes).map(|(key, _)| key.to_string()).collect();
         let mut runs = Vec::new();
@@ -170,6 +172,19 @@ fn dimension<T>(values: Vec<T>) -> Vec<Option<T>> {
     if values.is_empty() { vec![None] } else { values.into_iter().map(Some).collect() }
 }
 
+/// Names the sweep in place of the `--set` that its values are passed on as.
+fn in_sweep(error: ConfigError, origin: &str) -> ConfigError {
+    let ConfigError::Invalid(mut problems) = error else {
+        return error;
+    };
+    for place in problems.iter_mut().filter_map(|problem| problem.place.as_mut()) {
+        if let Some(set) = place.strip_prefix("--set ") {
+            *place = format!("{origin}: {set}");
+        }
+    }
+    ConfigError::Invalid(problems)
+}
+
 /// Formats an override as `--set` takes it.
 fn assignment((key, value): (&str, &Value)) -> String {
     format!("{key}={}", flow(value))
@@ -191,7 +206,7 @@ fn points(sweep: &SweepConfig) -> Result<Vec<GridPoint>, ConfigError> {
         Search::Grid if size > MAX_RUNS => {
             let message =
                 format!("the grid has {size} points: use search: {{name: random, budget: N}}");
-            return Err(problem(None, "search", message));
+            return Err(problem(Some(sweep.origin.clone()), "search", message));
         }
         Search::Grid => (0..size).collect(),
         Search::Random { budget, seed } => sample(size, budget, seed),
@@ -326,7 +341,7 @@ mod tests {
         for (rest, words) in [
             ("axes: {train.epoch: [1]}\n", "did you mean train.epochs?"),
             ("axes: {model.fusion.strategy: [gated, gatd]}\n", "did you mean gated?"),
-            ("set: {train.epochs: 0}\n", "train.epochs must be at least 1"),
+            ("set: {train.epochs: 0}\n", "sweep.yaml: train.epochs=0: train.epochs must be at"),
             ("folds: published\n", "no published folds"),
         ] {
             let error = sweep(rest).unwrap_err().to_string();
