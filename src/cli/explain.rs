@@ -15,7 +15,9 @@ use crate::config::Cache;
 use crate::data::preview::save;
 use crate::data::{self, ImageDataset, LoaderOptions, Split};
 use crate::eval::statistics::Mean;
-use crate::explain::{ExplainOptions, FigureWriter, draw_figure, evaluate, sanity_check};
+use crate::explain::{
+    ExplainOptions, FigureOptions, FigureWriter, Method, draw_figure, evaluate, sanity_check,
+};
 use crate::run::Run;
 use crate::run::explanations::MapMetrics;
 
@@ -59,15 +61,27 @@ pub(super) struct Args {
         value_parser = clap::value_parser!(u32).range(1..)
     )]
     limit: Option<u32>,
-    /// grad-cam, grad-cam++, eigen-cam, layer-cam, integrated-gradients or occlusion; for the ViT
+    /// layer-cam, grad-cam, grad-cam++, eigen-cam, integrated-gradients or occlusion; for the ViT
     /// also attention-rollout, for the Mamba also hidden-attention. To choose one for each branch:
-    /// --method vit=M --method mamba=M
-    #[arg(long = "method", value_name = "[BRANCH=]M", default_value = "grad-cam")]
+    /// --method vit=M --method mamba=M. On synthetic faces layer-cam, integrated-gradients and
+    /// occlusion pass the checks of --evaluate where the score depends on the branch, and grad-cam
+    /// at the last block does not
+    #[arg(long = "method", value_name = "[BRANCH=]M", default_value = Method::DEFAULT.name())]
     methods: Vec<String>,
     /// The block to explain: its index from 0, its name in the weights (vit.blocks.11,
     /// mamba.layers.23), or all; may be repeated. Default: the last block
     #[arg(long = "layer", value_name = "[BRANCH=]LAYER")]
     layers: Vec<String>,
+    /// The long side of a figure's panels in pixels; the text grows with it [default: 288, or 112
+    /// for several maps per branch]
+    #[arg(
+        long, value_name = "PIXELS", conflicts_with = "evaluate",
+        value_parser = clap::value_parser!(u32).range(64..=1024)
+    )]
+    size: Option<u32>,
+    /// Also write each figure as SVG, for papers: text stays text, panels have --size
+    #[arg(long, conflicts_with = "evaluate")]
+    svg: bool,
     /// Print one JSON object: scores, branch weights and figure files, or metrics
     #[arg(long)]
     json: bool,
@@ -86,7 +100,11 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
 
 fn write_figures(args: &Args, run: &Run, options: &ExplainOptions) -> Result<ExitCode> {
     let folder = args.output.as_deref().context("--output is missing")?;
-    let mut writer = FigureWriter::create(folder, &run.net, options)?;
+    let (method, blocks) = (options.describe(&run.net), options.describe_blocks(&run.net)?);
+    let measured = MapMetrics::of_method(run_folder(run), &method, &blocks);
+    let checked = measured.as_ref().map_or("not checked on this model".into(), MapMetrics::verdict);
+    let figures = FigureOptions { side: args.size, svg: args.svg, checked: checked.clone() };
+    let mut writer = FigureWriter::create(folder, &run.net, options, figures)?;
     let mut skipped = 0;
     if let Some(path) = &args.input_tensor {
         let name = path.file_stem().unwrap_or_default().to_string_lossy();
@@ -104,8 +122,21 @@ fn write_figures(args: &Args, run: &Run, options: &ExplainOptions) -> Result<Exi
     let entries = writer.finish()?;
     ensure!(!entries.is_empty(), none_readable(skipped));
     say(&format!("wrote {} figures to {}", entries.len(), folder.display()));
+    say(&match measured {
+        Some(_) => format!("{method}: {checked}"),
+        None => format!(
+            "{method} is not checked on this model: `vmbeauty explain {} --evaluate val` says \
+             whether its maps show what the score depends on",
+            args.run.display()
+        ),
+    });
     if args.json {
-        print_json(&json!({ "method": options.describe(&run.net), "images": entries }))?;
+        let checked = measured.map(|metrics| {
+            json!({ "split": metrics.split, "images": metrics.images, "passed": metrics.verdicts() })
+        });
+        print_json(&json!({
+            "method": method, "blocks": blocks, "checked": checked, "images": entries
+        }))?;
     }
     Ok(ExitCode::from(u8::from(skipped > 0)))
 }
@@ -133,20 +164,28 @@ fn evaluate_split(
         let (result, explained) =
             sanity_check(net, config, &images, options, loading, SANITY_FIGURES)?;
         metrics.sanity = Some(result);
+        metrics.passed = metrics.verdicts();
         figures = explained;
     }
     // A read-only run can be evaluated too.
-    if let Err(error) = metrics.save_in_run(run.weights.parent().unwrap_or(Path::new("."))) {
+    if let Err(error) = metrics.save_in_run(run_folder(run)) {
         say(&format!("not saved in the run directory: {error:#}"));
     }
     if let Some(folder) = &args.output {
         metrics.save(folder)?;
         for (at, figure) in figures.iter().enumerate() {
-            save(&draw_figure(figure), &folder.join(format!("sanity_{}.png", at + 1)))?;
+            save(
+                &draw_figure(figure, None).to_image(),
+                &folder.join(format!("sanity_{}.png", at + 1)),
+            )?;
         }
     }
     print_result(args.json, &metrics, || as_table(&metrics))?;
     Ok(ExitCode::SUCCESS)
+}
+
+fn run_folder(run: &Run) -> &Path {
+    run.weights.parent().unwrap_or(Path::new("."))
 }
 
 fn as_table(metrics: &MapMetrics) -> String {
@@ -178,5 +217,10 @@ fn as_table(metrics: &MapMetrics) -> String {
             rows.push(row(of("SSIM"), &map.ssim));
         }
     }
-    table(&[metrics.method.as_str(), "mean", "95 % interval", "images"], rows)
+    let table = table(&[metrics.method.as_str(), "mean", "95 % interval", "images"], rows);
+    let failed = metrics
+        .passed
+        .iter()
+        .flat_map(|verdict| verdict.failed.iter().map(|why| format!("{}: {why}\n", verdict.map)));
+    table + &failed.collect::<String>() + &metrics.verdict() + "\n"
 }

@@ -19,7 +19,7 @@ pub fn embedded(image: &RgbImage, side: u32, quality: u8, alt: &str) -> Option<M
 }
 
 /// Encodes bytes in Base64 (RFC 4648).
-fn base64(bytes: &[u8]) -> String {
+pub(crate) fn base64(bytes: &[u8]) -> String {
     const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let mut text = String::with_capacity(bytes.len().div_ceil(3) * 4);
     for group in bytes.chunks(3) {

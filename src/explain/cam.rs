@@ -1,11 +1,13 @@
 //! Class activation maps (CAM) on the tokens of a block.
 //!
-//! The maps are computed on the input of a block's mixer. The model uses only the class token of
-//! the last block's output, so the gradient at its patch tokens is zero and a map computed there is
-//! blank. The golden tests compare Grad-CAM with pytorch-grad-cam; the other three methods follow
-//! its formulas, except that the sign of [`Method::EigenCam`] does not depend on the decomposition.
+//! The maps are computed on the input of a block's mixer: what `norm1` returns in a block of the
+//! ViT, where pytorch-grad-cam's examples for ViTs take theirs, and `norm` in one of the Vision
+//! Mamba. The model uses only the class token of the last block's output, so the gradient at its
+//! patch tokens is zero and a map computed there is blank. The golden tests compare Grad-CAM with
+//! pytorch-grad-cam; the other three methods follow its formulas, except that the sign of
+//! [`Method::EigenCam`] does not depend on the decomposition.
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use tch::{Kind, Tensor};
 
 use super::options::Method;
@@ -14,14 +16,13 @@ use super::options::Method;
 const EPS: f64 = 1e-6;
 
 /// Computes the map (b, patches) from patch tokens and the score's gradients with regard to them,
-/// both (b, patches, d). Eigen-CAM needs no gradients.
-pub(super) fn cam(method: Method, tokens: &Tensor, gradients: Option<&Tensor>) -> Result<Tensor> {
-    let gradients = || gradients.with_context(|| format!("{method} needs gradients"));
+/// both (b, patches, d).
+pub(super) fn cam(method: Method, tokens: &Tensor, gradients: &Tensor) -> Result<Tensor> {
     let map = match method {
-        Method::GradCam => weighted(tokens, &gradients()?.f_mean_dim(1, true, Kind::Float)?)?,
-        Method::GradCamPlusPlus => weighted(tokens, &plus_plus_weights(tokens, gradients()?)?)?,
-        Method::LayerCam => weighted(tokens, &gradients()?.f_relu()?)?,
-        Method::EigenCam => first_component(tokens)?,
+        Method::GradCam => weighted(tokens, &gradients.f_mean_dim(1, true, Kind::Float)?)?,
+        Method::GradCamPlusPlus => weighted(tokens, &plus_plus_weights(tokens, gradients)?)?,
+        Method::LayerCam => weighted(tokens, &gradients.f_relu()?)?,
+        Method::EigenCam => first_component(tokens, gradients)?,
         _ => bail!("{method} is not a class activation map"),
     };
     Ok(map.f_relu()?)
@@ -42,19 +43,16 @@ fn plus_plus_weights(tokens: &Tensor, gradients: &Tensor) -> Result<Tensor> {
     Ok((gradients.f_relu()? * alpha).f_sum_dim_intlist(1, true, Kind::Float)?)
 }
 
-/// Projects the tokens on their first principal component, with the sign that makes the projection
-/// correlate with the tokens' norms.
-fn first_component(tokens: &Tensor) -> Result<Tensor> {
+/// Projects the tokens on their first principal component. A decomposition leaves its sign open: it
+/// is the one along which the mean gradient raises the score.
+fn first_component(tokens: &Tensor, gradients: &Tensor) -> Result<Tensor> {
     let centered = tokens - tokens.f_mean_dim(1, true, Kind::Float)?;
     let covariance = centered.f_transpose(1, 2)?.f_matmul(&centered)?; // (b, d, d)
     let (_, directions) = covariance.f_linalg_eigh("L")?; // columns, by increasing variance
     let direction = directions.f_select(2, -1)?.f_unsqueeze(1)?; // (b, 1, d)
     let projection = weighted(&centered, &direction)?; // (b, patches)
-    let norms = tokens.f_norm_scalaropt_dim(2.0, [-1], false)?;
-    let norms = &norms - norms.f_mean_dim(1, true, Kind::Float)?;
-    let agreement = (&projection * norms).f_sum_dim_intlist(1, true, Kind::Float)?;
-    let sign = agreement.ge(0.0).to_kind(Kind::Float) * 2.0 - 1.0;
-    Ok(projection * sign)
+    let slope = weighted(&gradients.f_mean_dim(1, true, Kind::Float)?, &direction)?; // (b, 1)
+    Ok(projection * slope.f_sign()?)
 }
 
 #[cfg(test)]
@@ -80,7 +78,7 @@ mod tests {
 
     #[test]
     fn maps_equal_values_computed_by_hand() {
-        let of = |method| list(&cam(method, &tokens(), Some(&gradients())).unwrap());
+        let of = |method| list(&cam(method, &tokens(), &gradients()).unwrap());
         let close = |ours: Vec<f64>, theirs: [f64; 3]| {
             let errors = ours.iter().zip(theirs).map(|(a, b)| (a - b).abs());
             assert!(errors.fold(0.0, f64::max) < 1e-4, "{ours:?} {theirs:?}");
@@ -96,21 +94,29 @@ mod tests {
     }
 
     #[test]
-    fn eigen_cam_finds_salient_tokens_whatever_the_sign_of_the_decomposition() {
+    fn the_sign_of_eigen_cam_is_that_with_which_the_score_rises() {
         tch::manual_seed(3);
         let noise = Tensor::randn([2, 9, 5], OPTIONS) * 0.01;
-        for sign in [1.0, -1.0] {
+        // One token of each image is far from the others, on either side of them.
+        for side in [1.0, -1.0] {
             let tokens = noise.shallow_clone() + 1.0;
-            let _ = tokens.get(0).get(4).g_add_(&Tensor::from(7.0 * sign));
-            let _ = tokens.get(1).get(8).g_add_(&Tensor::from(7.0 * sign));
-            let map = cam(Method::EigenCam, &tokens, None).unwrap();
-            assert_eq!(list(&map.argmax(1, false)), [4.0, 8.0]);
+            let _ = tokens.get(0).get(4).g_add_(&Tensor::from(7.0 * side));
+            let _ = tokens.get(1).get(8).g_add_(&Tensor::from(7.0 * side));
+            let map = |slope: f64| {
+                let gradients = Tensor::full([2, 9, 5], slope, OPTIONS);
+                cam(Method::EigenCam, &tokens, &gradients).unwrap()
+            };
+            assert_eq!(list(&map(0.5 * side).argmax(1, false)), [4.0, 8.0]);
+            let others = map(-0.5 * side);
+            assert_eq!([[0, 4], [1, 8]].map(|at| others.double_value(&at)), [0.0, 0.0]);
+            assert!(others.amax([1], false).min().double_value(&[]) > 0.1);
+            // Without a gradient nothing raises the score.
+            assert_eq!(map(0.0).abs().max().double_value(&[]), 0.0);
         }
     }
 
     #[test]
-    fn a_cam_without_gradients_and_another_method_are_errors() {
-        assert!(cam(Method::GradCam, &tokens(), None).is_err());
-        assert!(cam(Method::Occlusion, &tokens(), Some(&gradients())).is_err());
+    fn another_method_is_an_error() {
+        assert!(cam(Method::Occlusion, &tokens(), &gradients()).is_err());
     }
 }

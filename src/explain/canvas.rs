@@ -1,7 +1,7 @@
 //! Drawing primitives: colors, text, thumbnails and heatmap overlays.
 
 use image::imageops::{self, FilterType};
-use image::{Rgb, RgbImage};
+use image::{GenericImage, Rgb, RgbImage};
 use noto_sans_mono_bitmap::{FontWeight, RasterHeight, get_raster, get_raster_width};
 
 use super::input_image::Heatmap;
@@ -39,6 +39,11 @@ impl Letters {
             Letters::Small => RasterHeight::Size16,
             Letters::Large => RasterHeight::Size20,
         }
+    }
+
+    /// Returns the size of a scalable monospaced font with letters as wide.
+    pub(super) fn font_size(self) -> f64 {
+        f64::from(self.width("m")) / 0.602 // the advance of DejaVu Sans Mono, in em
     }
 
     /// Returns the height of a line in pixels.
@@ -98,6 +103,78 @@ pub(crate) fn write(
     }
 }
 
+/// Writes one line as [`write`] does, its letters enlarged or reduced.
+pub(super) fn write_scaled(
+    canvas: &mut RgbImage,
+    at: (u32, u32),
+    text: &str,
+    letters: Letters,
+    scale: f64,
+    ink: Rgb<u8>,
+) {
+    if scale == 1.0 {
+        return write(canvas, at, text, letters, ink);
+    }
+    let source = RasterHeight::Size32;
+    let raster = |letter| get_raster(letter, FontWeight::Regular, source);
+    // Letters of another size have about the same proportions; widths are those of the layout.
+    let height = f64::from(letters.height()) * scale;
+    let width = f64::from(letters.width("m")) * scale;
+    for (column, letter) in text.chars().enumerate() {
+        let Some(raster) = raster(letter).or_else(|| raster('?')) else {
+            continue;
+        };
+        let rows: Vec<&[u8]> = raster.rows().collect();
+        let step = (raster.width() as f64 / width, rows.len() as f64 / height);
+        let left = f64::from(at.0) + column as f64 * width;
+        for x in left as u32..=(left + width) as u32 {
+            for dy in 0..height.ceil() as u32 {
+                // Coverage is the mean over the source pixels that this one covers.
+                let from = ((f64::from(x) - left) * step.0, f64::from(dy) * step.1);
+                let opacity = coverage(&rows, from, step);
+                if let Some(pixel) = canvas.get_pixel_mut_checked(x, at.1 + dy) {
+                    for (value, ink) in pixel.0.iter_mut().zip(ink.0) {
+                        *value = mix(*value, ink, opacity);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Returns the mean coverage of a letter in the box of size `step` from `from`; where the box is
+/// smaller than a pixel of the letter, interpolated between the nearest ones.
+fn coverage(rows: &[&[u8]], from: (f64, f64), step: (f64, f64)) -> f32 {
+    let value = |x: i64, y: i64| {
+        let row = usize::try_from(y).ok().and_then(|y| rows.get(y));
+        let value = row.and_then(|row| usize::try_from(x).ok().and_then(|x| row.get(x)));
+        value.map_or(0.0, |&value| f64::from(value) / 255.0)
+    };
+    // The weights of a tent as wide as the box, at least one pixel.
+    let weights = |from: f64, step: f64| {
+        let (center, reach) = (from + 0.5 * step - 0.5, step.max(1.0));
+        let first = (center - reach).ceil() as i64;
+        let last = (center + reach).floor() as i64;
+        (first..=last).map(move |at| (at, (1.0 - (at as f64 - center).abs() / reach).max(0.0)))
+    };
+    let (mut sum, mut total) = (0.0, 0.0);
+    for (y, weight_y) in weights(from.1, step.1) {
+        for (x, weight_x) in weights(from.0, step.0) {
+            sum += weight_x * weight_y * value(x, y);
+            total += weight_x * weight_y;
+        }
+    }
+    if total > 0.0 { (sum / total) as f32 } else { 0.0 }
+}
+
+pub(super) fn paste(canvas: &mut RgbImage, image: &RgbImage, left: u32, top: u32) {
+    // `copy_from` fails for an image that crosses the edge, by a pixel after rounding.
+    let width = image.width().min(canvas.width().saturating_sub(left));
+    let height = image.height().min(canvas.height().saturating_sub(top));
+    let inside = imageops::crop_imm(image, 0, 0, width, height);
+    let _ = canvas.copy_from(&*inside, left, top);
+}
+
 fn mix(from: u8, to: u8, weight: f32) -> u8 {
     (f32::from(from) * (1.0 - weight) + f32::from(to) * weight).round() as u8
 }
@@ -144,26 +221,13 @@ pub(super) fn overlay(thumbnail: &RgbImage, original: (u32, u32), heatmap: &Heat
     })
 }
 
-/// Draws the color bar, with 1 at the top, and its labels.
-pub(super) fn color_bar(canvas: &mut RgbImage, left: u32, top: u32, height: u32) {
-    const WIDTH: u32 = 14;
-    for y in 0..height {
+/// Renders the color bar, with 1 at the top.
+pub(super) fn color_bar(width: u32, height: u32) -> RgbImage {
+    RgbImage::from_fn(width, height, |_, y| {
         let value = 1.0 - (y as f32 + 0.5) / height.max(1) as f32;
-        for x in 0..WIDTH {
-            if let Some(pixel) = canvas.get_pixel_mut_checked(left + x, top + y) {
-                *pixel = Rgb(color(value).map(|c| mix(128, c, 0.5 + OPACITY / 2.0)));
-            }
-        }
-    }
-    let letters = Letters::Small;
-    for (label, half) in [("1.0", 0), ("0.5", 1), ("0.0", 2)] {
-        let y = top + (height.saturating_sub(letters.height())) * half / 2;
-        write(canvas, (left + WIDTH + 5, y), label, letters, FAINT);
-    }
+        Rgb(color(value).map(|c| mix(128, c, 0.5 + OPACITY / 2.0)))
+    })
 }
-
-/// The width of [`color_bar`] with its labels, in pixels.
-pub(super) const BAR_WIDTH: u32 = 46;
 
 #[cfg(test)]
 mod tests {

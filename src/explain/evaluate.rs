@@ -101,9 +101,10 @@ pub fn evaluate(
         }
         names = maps.into_iter().map(|(name, _)| name).collect();
     }
-    Ok(MapMetrics {
+    let mut metrics = MapMetrics {
         split,
         method: options.describe(net),
+        blocks: options.describe_blocks(net)?,
         images: images.len(),
         agreement: (names.len() > 1).then(|| Agreement {
             spearman: per_image.mean("spearman"),
@@ -113,7 +114,10 @@ pub fn evaluate(
         curves: names.iter().map(|map| summarize_curves(&per_image, map)).collect(),
         regions: names.iter().flat_map(|map| summarize_regions(&per_image, map)).collect(),
         sanity: None,
-    })
+        passed: Vec::new(),
+    };
+    metrics.passed = metrics.verdicts();
+    Ok(metrics)
 }
 
 fn summarize_curves(per_image: &PerImage, map: &str) -> InsertionDeletion {

@@ -1,12 +1,11 @@
 //! The figure of an explained image: the image, its heatmaps, the score and the branch weights.
 
 use anyhow::{Context, Result};
-use image::{GenericImage, RgbImage};
+use image::RgbImage;
 use tch::Tensor;
 
-use super::canvas::{
-    BAR_WIDTH, FAINT, INK, Letters, PAPER, color_bar, fitted, overlay, thumbnail, write,
-};
+use super::canvas::{FAINT, INK, Letters, color_bar, fitted, overlay, thumbnail};
+use super::drawing::Drawing;
 use super::input_image::{Heatmap, InputImage, to_cpu};
 use super::maps::Explanation;
 use super::options::ExplainOptions;
@@ -21,6 +20,8 @@ const SMALL_PANEL: u32 = 112;
 const PER_ROW: usize = 12;
 const MARGIN: u32 = 16;
 const GAP: u32 = 10;
+/// The width of the color bar with its labels.
+const BAR_WIDTH: u32 = 46;
 
 /// A heatmap with its label, such as its block.
 pub type LabeledHeatmap = (String, Heatmap);
@@ -39,8 +40,10 @@ pub struct ExplainedImage {
     pub score: f64,
     /// The fusion weights of ViT and Mamba, if the fusion strategy defines them.
     pub weights: Option<[f64; 2]>,
-    /// The attribution method, for people.
+    /// The attribution method and its blocks, for people.
     pub method: String,
+    /// Whether the method passed on this model, for people; empty to leave it out.
+    pub checked: String,
     /// The heatmaps of each branch, with the branch's title.
     pub heatmaps: Vec<(String, Vec<LabeledHeatmap>)>,
     /// The heatmap of the fused map.
@@ -73,15 +76,18 @@ impl ExplainedImage {
 
 /// Splits the explanation of a batch into its images: the content of their figures, and their maps
 /// as tensors: `vit`, `mamba` and `fused` from 0 to 1 over the model's input, `vit_grid` and
-/// `mamba_grid` as computed, `frame`, `score`. Returns an error if the explanation has fewer
-/// images.
+/// `mamba_grid` as computed, `frame`, `score`. `checked` says whether the method passed. Returns an
+/// error if the explanation has fewer images.
 pub fn explained_images(
     net: &BeautyNet,
     options: &ExplainOptions,
+    checked: &str,
     inputs: Vec<InputImage>,
     explanation: &Explanation,
 ) -> Result<Vec<(ExplainedImage, MapTensors)>> {
-    let method = options.describe(net);
+    let blocks = options.describe_blocks(net)?;
+    let blocks = if blocks.is_empty() { "pixels".to_string() } else { format!("blocks {blocks}") };
+    let method = format!("{}, {blocks}", options.describe(net));
     let scores = values(&explanation.score)?;
     let weights: Vec<f64> = match &explanation.weights {
         Some(weights) => values(&weights.reshape([-1]))?,
@@ -120,6 +126,7 @@ pub fn explained_images(
             score,
             weights: weights.chunks_exact(2).nth(row).map(|w| [w[0], w[1]]),
             method: method.clone(),
+            checked: checked.to_string(),
             heatmaps,
             fused: fused.as_ref().map(|fused| input.heatmap(&fused.get(at))).transpose()?,
             name: input.name,
@@ -133,11 +140,12 @@ pub fn explained_images(
 /// A row of panels: its title, and images with their labels.
 type Row = (String, Vec<(String, RgbImage)>);
 
-/// Renders a figure: large panels side by side for one map per branch, rows of small panels for
-/// several.
-pub fn draw_figure(explained: &ExplainedImage) -> RgbImage {
+/// Draws a figure: large panels side by side for one map per branch, rows of small panels for
+/// several. `side` is the long side of a panel in pixels; `None` for the default.
+pub fn draw_figure(explained: &ExplainedImage, side: Option<u32>) -> Drawing {
     let small = explained.heatmaps.iter().any(|(_, heatmaps)| heatmaps.len() > 1);
-    let side = if small { SMALL_PANEL } else { PANEL };
+    let units = if small { SMALL_PANEL } else { PANEL };
+    let side = side.unwrap_or(units);
     let image = thumbnail(&explained.image, side);
     let panel = |label: &str, heatmap: &Heatmap| {
         let panel = overlay(&image, explained.image.dimensions(), heatmap);
@@ -156,7 +164,7 @@ pub fn draw_figure(explained: &ExplainedImage) -> RgbImage {
         let heatmaps = explained.last_heatmaps();
         rows[0].1.extend(heatmaps.into_iter().map(|(title, heatmap)| panel(title, heatmap)));
     }
-    draw(explained, fitted(&explained.image, side), &rows)
+    draw(explained, fitted(&explained.image, units), rows, f64::from(side) / f64::from(units))
 }
 
 /// Returns the label below a heatmap, which also says that the heatmap is empty.
@@ -168,7 +176,7 @@ fn label_of(label: &str, heatmap: &Heatmap) -> String {
     }
 }
 
-fn draw(explained: &ExplainedImage, panel: (u32, u32), rows: &[Row]) -> RgbImage {
+fn draw(explained: &ExplainedImage, panel: (u32, u32), rows: Vec<Row>, scale: f64) -> Drawing {
     let (large, letters) = (Letters::Large, Letters::Small);
     let caption = explained.caption();
     let cell = panel.0.max(letters.width("image"));
@@ -176,42 +184,49 @@ fn draw(explained: &ExplainedImage, panel: (u32, u32), rows: &[Row]) -> RgbImage
     let titles = rows.iter().map(|(title, _)| letters.width(title)).max();
     let titles = titles.filter(|&width| width > 0).map_or(0, |width| width + GAP);
     let panels_width = titles + columns * cell + (columns.max(1) - 1) * GAP;
-    let content = (panels_width + GAP + BAR_WIDTH)
-        .max(letters.width(&caption))
-        .max(letters.width(&explained.method));
+    let lines = [&caption, &explained.method, &explained.checked];
+    let lines: Vec<&String> = lines.into_iter().filter(|line| !line.is_empty()).collect();
+    let widest = lines.iter().map(|line| letters.width(line)).max().unwrap_or(0);
+    let content = (panels_width + GAP + BAR_WIDTH).max(widest);
     let row_height = panel.1.max(letters.height()) + letters.height() + 4 + GAP;
-    let header = large.height() + 2 * letters.height() + 3 * 4;
+    let header = large.height() + 4 + lines.len() as u32 * (letters.height() + 4);
     let width = content + 2 * MARGIN;
     let height = 2 * MARGIN + header + GAP + rows.len() as u32 * row_height;
-    let mut canvas = RgbImage::from_pixel(width, height, PAPER);
+    let mut drawing = Drawing::new((width, height), scale);
 
     let mut top = MARGIN;
-    let name = large.fit(&explained.file_name(), content);
-    let header =
-        [(&name, large, INK), (&caption, letters, INK), (&explained.method, letters, FAINT)];
-    for (line, letters, ink) in header {
-        write(&mut canvas, (MARGIN, top), line, letters, ink);
+    drawing.text((MARGIN, top), &large.fit(&explained.file_name(), content), large, INK);
+    top += large.height() + 4;
+    for (at, line) in lines.into_iter().enumerate() {
+        drawing.text((MARGIN, top), line, letters, if at == 0 { INK } else { FAINT });
         top += letters.height() + 4;
     }
     top += GAP;
-    let bar = MARGIN + panels_width + GAP;
     let bar_height = rows.len() as u32 * row_height - GAP - letters.height() - 4;
-    color_bar(&mut canvas, bar, top, bar_height.clamp(3 * letters.height(), PANEL));
+    let bar_height = bar_height.clamp(3 * letters.height(), PANEL);
+    draw_bar(&mut drawing, (MARGIN + panels_width + GAP, top), bar_height, scale);
     for (title, panels) in rows {
-        write(&mut canvas, (MARGIN, top), title, letters, INK);
-        for (column, (label, image)) in panels.iter().enumerate() {
+        drawing.text((MARGIN, top), &title, letters, INK);
+        for (column, (label, image)) in panels.into_iter().enumerate() {
             let left = MARGIN + titles + column as u32 * (cell + GAP);
-            paste(&mut canvas, image, left, top);
+            drawing.image((left, top), panel, image);
             let below = top + panel.1.max(letters.height()) + 4;
-            let label = letters.fit(label, cell);
-            write(&mut canvas, (left, below), &label, letters, FAINT);
+            drawing.text((left, below), &letters.fit(&label, cell), letters, FAINT);
         }
         top += row_height;
     }
-    canvas
+    drawing
 }
 
-pub(super) fn paste(canvas: &mut RgbImage, image: &RgbImage, left: u32, top: u32) {
-    // `copy_from` fails for an image that crosses the edge; the canvas has room for every image.
-    let _ = canvas.copy_from(image, left, top);
+/// Draws the color bar with its labels.
+fn draw_bar(drawing: &mut Drawing, (left, top): (u32, u32), height: u32, scale: f64) {
+    const WIDTH: u32 = 14;
+    let pixels = |length: u32| (f64::from(length) * scale).round() as u32;
+    let bar = color_bar(pixels(WIDTH), pixels(height));
+    drawing.image((left, top), (WIDTH, height), bar);
+    let letters = Letters::Small;
+    for (label, half) in [("1.0", 0), ("0.5", 1), ("0.0", 2)] {
+        let y = top + height.saturating_sub(letters.height()) * half / 2;
+        drawing.text((left + WIDTH + 5, y), label, letters, FAINT);
+    }
 }

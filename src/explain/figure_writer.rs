@@ -8,14 +8,14 @@ use image::RgbImage;
 use rayon::prelude::*;
 use tch::{Kind, Tensor};
 
-use super::canvas::{FAINT, INK, Letters, PAPER, overlay, thumbnail, write};
-use super::figure::{ExplainedImage, draw_figure, explained_images, paste};
+use super::canvas::{FAINT, INK, Letters, PAPER, overlay, paste, thumbnail, write};
+use super::figure::{ExplainedImage, draw_figure, explained_images};
 use super::input_image::InputImage;
 use super::maps::explain;
 use super::options::{ExplainOptions, branches};
 use crate::data::preview::save;
 use crate::data::{ImageDataset, shortest};
-use crate::files::remove_leftovers;
+use crate::files::{remove_leftovers, write_atomic};
 use crate::models::{BeautyNet, Images, weights};
 use crate::run::explanations::{ExplainedEntry, FigureFolder};
 
@@ -29,11 +29,23 @@ const PER_ROW: usize = 3;
 const PER_SHEET: usize = 60;
 const LONGEST_NAME: usize = 100;
 
+/// How figures are drawn.
+#[derive(Debug, Clone, Default)]
+pub struct FigureOptions {
+    /// The long side of a panel in pixels; `None` for the default.
+    pub side: Option<u32>,
+    /// Whether each figure is also written as SVG.
+    pub svg: bool,
+    /// Whether the method passed on this model, for people.
+    pub checked: String,
+}
+
 /// Explains images and writes them batch by batch to a [`FigureFolder`], with a contact sheet for
 /// every sixty. Memory does not grow with the number of images.
 pub struct FigureWriter<'a> {
     net: &'a BeautyNet,
     options: &'a ExplainOptions,
+    figures: FigureOptions,
     folder: FigureFolder,
     /// Names of written files, in lower case.
     names: HashSet<String>,
@@ -44,7 +56,12 @@ pub struct FigureWriter<'a> {
 
 impl<'a> FigureWriter<'a> {
     /// Creates the folder. Returns an error if the folder cannot be created.
-    pub fn create(folder: &Path, net: &'a BeautyNet, options: &'a ExplainOptions) -> Result<Self> {
+    pub fn create(
+        folder: &Path,
+        net: &'a BeautyNet,
+        options: &'a ExplainOptions,
+        figures: FigureOptions,
+    ) -> Result<Self> {
         let folder = FigureFolder(folder.to_path_buf());
         let maps = folder.maps_folder();
         std::fs::create_dir_all(&maps)
@@ -54,6 +71,7 @@ impl<'a> FigureWriter<'a> {
         Ok(Self {
             net,
             options,
+            figures,
             folder,
             names: HashSet::new(),
             cells: Vec::new(),
@@ -123,17 +141,23 @@ impl<'a> FigureWriter<'a> {
 
     fn explain_batch(&mut self, images: Images, inputs: Vec<InputImage>) -> Result<()> {
         let explanation = explain(self.net, images, self.options)?;
-        let explained = explained_images(self.net, self.options, inputs, &explanation)?;
+        let checked = &self.figures.checked;
+        let explained = explained_images(self.net, self.options, checked, inputs, &explanation)?;
         let names: Vec<String> =
             explained.iter().map(|(image, _)| self.unique_name(&image.name)).collect();
-        let folder = &self.folder;
+        let (folder, figures) = (&self.folder, &self.figures);
         // Tensors stay on this thread.
         let images: Vec<&ExplainedImage> = explained.iter().map(|(image, _)| image).collect();
         let cells: Vec<RgbImage> = images
             .into_par_iter()
             .zip(&names)
             .map(|(image, name)| {
-                save(&draw_figure(image), &folder.figure(name))?;
+                let drawing = draw_figure(image, figures.side);
+                save(&drawing.to_image(), &folder.figure(name))?;
+                if figures.svg {
+                    let svg = drawing.to_svg()?;
+                    write_atomic(&folder.svg(name), |file| Ok(file.write_all(svg.as_bytes())?))?;
+                }
                 let (width, height) = image.image.dimensions();
                 for (title, heatmap) in image.last_heatmaps() {
                     let file = folder.map_image(name, title);

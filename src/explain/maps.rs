@@ -152,13 +152,9 @@ fn cam_maps(
     inputs
         .iter()
         .map(|tokens| {
-            let gradient = if method.needs_gradients() {
-                let gradient = gradients.next().context("a block got no gradient")?;
-                Some(without_class(&gradient, class)?)
-            } else {
-                None
-            };
-            cam(method, &without_class(&tokens.detach(), class)?, gradient.as_ref())
+            let gradient = gradients.next().context("a block got no gradient")?;
+            let gradient = without_class(&gradient, class)?;
+            cam(method, &without_class(&tokens.detach(), class)?, &gradient)
         })
         .collect()
 }

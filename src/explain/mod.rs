@@ -3,6 +3,7 @@
 mod attention;
 mod cam;
 pub(crate) mod canvas;
+mod drawing;
 mod evaluate;
 mod figure;
 mod figure_writer;
@@ -14,9 +15,10 @@ mod recorder;
 mod sanity;
 
 pub use attention::HiddenAttention;
+pub use drawing::Drawing;
 pub use evaluate::evaluate;
 pub use figure::{ExplainedImage, LabeledHeatmap, MapTensors, draw_figure, explained_images};
-pub use figure_writer::FigureWriter;
+pub use figure_writer::{FigureOptions, FigureWriter};
 pub use input_image::{Heatmap, InputImage};
 pub use maps::{BranchMaps, Explanation, explain, scale_maps};
 pub use options::{BranchOptions, ExplainOptions, Layers, Method, branches};

@@ -13,8 +13,8 @@ names! {
         GradCam = "grad-cam",
         /// Grad-CAM with weights that do not favor large regions (arXiv 1710.11063).
         GradCamPlusPlus = "grad-cam++",
-        /// The tokens' first principal component (arXiv 2008.00299): what is salient, independent
-        /// of the score.
+        /// The tokens' first principal component (arXiv 2008.00299), with the sign with which the
+        /// score rises: what is salient.
         EigenCam = "eigen-cam",
         /// Each token weighted by its own gradient (LayerCAM, IEEE TIP 30, 2021): what raises the
         /// score, token by token.
@@ -33,6 +33,9 @@ names! {
 }
 
 impl Method {
+    /// The method that passes the checks of docs/explanation.md at the cost of Grad-CAM.
+    pub const DEFAULT: Self = Method::LayerCam;
+
     /// Whether the method applies to this kind of branch.
     pub fn applies_to(self, branch: Branch) -> bool {
         match self {
@@ -54,7 +57,10 @@ impl Method {
 
     /// Whether the method needs the score's gradients with regard to the blocks' tokens.
     pub(super) fn needs_gradients(self) -> bool {
-        matches!(self, Method::GradCam | Method::GradCamPlusPlus | Method::LayerCam)
+        matches!(
+            self,
+            Method::GradCam | Method::GradCamPlusPlus | Method::EigenCam | Method::LayerCam
+        )
     }
 }
 
@@ -123,7 +129,7 @@ impl ExplainOptions {
     /// without a branch applies to both. Returns an error if a name is unknown, a branch lacks the
     /// method, or a block does not exist.
     pub fn parse(net: &BeautyNet, methods: &[String], layers: &[String]) -> Result<Self> {
-        let mut options = Self::new(Method::GradCam);
+        let mut options = Self::new(Method::DEFAULT);
         for text in methods {
             let (branch, name) = split_branch(text);
             let method: Method =
@@ -172,6 +178,19 @@ impl ExplainOptions {
             branches(net).map(|(branch, _)| self.branch(branch).method.name()).collect();
         methods.dedup();
         methods.join(" and ")
+    }
+
+    /// Describes the blocks for people: `ViT 2, Mamba 0 to 5`; empty for methods of the pixels.
+    pub fn describe_blocks(&self, net: &BeautyNet) -> Result<String> {
+        let mut blocks = Vec::new();
+        for (branch, shape) in branches(net) {
+            match self.branch(branch).blocks(branch, shape)?[..] {
+                [] => {}
+                [one] => blocks.push(format!("{} {one}", branch.title())),
+                [first, .., last] => blocks.push(format!("{} {first} to {last}", branch.title())),
+            }
+        }
+        Ok(blocks.join(", "))
     }
 
     /// Returns the options of the given branch, or of both if none is given.

@@ -194,6 +194,7 @@ fn figures_of(
             score,
             weights: None,
             method: method.clone(),
+            checked: String::new(),
             heatmaps: heatmaps.clone(),
             fused: None,
         };

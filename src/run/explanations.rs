@@ -22,6 +22,9 @@ pub struct MapMetrics {
     pub split: Split,
     /// The attribution method.
     pub method: String,
+    /// The explained blocks, such as `ViT 2, Mamba 5`; empty for a method of the pixels.
+    #[serde(default)]
+    pub blocks: String,
     /// The number of images.
     pub images: usize,
     /// The agreement of the branches' maps; `None` for a model of one branch.
@@ -32,6 +35,20 @@ pub struct MapMetrics {
     pub regions: Vec<RegionAttribution>,
     /// The result of `--sanity`.
     pub sanity: Option<SanityCheck>,
+    /// Whether each map passed, from the numbers above.
+    #[serde(default)]
+    pub passed: Vec<Verdict>,
+}
+
+/// Whether the maps of a branch, or the fused ones, show what the score depends on.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Verdict {
+    /// `vit`, `mamba` or `fused`.
+    pub map: String,
+    /// Whether every check passed.
+    pub passed: bool,
+    /// The checks that failed.
+    pub failed: Vec<String>,
 }
 
 /// The agreement of the two branches' maps.
@@ -109,7 +126,66 @@ pub struct MapSimilarity {
     pub ssim: Mean,
 }
 
+/// The rank correlation with the trained model's maps, in magnitude, from which maps of a model with
+/// random weights count as the same.
+const MAX_RANDOMIZED: f64 = 0.5;
+
 impl MapMetrics {
+    /// Says for each map whether it passed: its insertion is better than in random order, its
+    /// attribution on the features of synthetic faces exceeds their area (both with the whole 95 %
+    /// interval), and it does not stay the same when all weights are random. What was not measured
+    /// does not count.
+    pub fn verdicts(&self) -> Vec<Verdict> {
+        let above = |mean: &Mean| mean.ci.is_some_and(|ci| ci.lo > 0.0);
+        let verdict = |curves: &InsertionDeletion| {
+            let map = &curves.map;
+            let mut failed = Vec::new();
+            if !above(&curves.insertion_over_random) {
+                failed.push("insertion is not better than in random order".to_string());
+            }
+            let region =
+                |region: &&RegionAttribution| region.map == *map && region.region == "features";
+            if self.regions.iter().find(region).is_some_and(|region| !above(&region.over_chance)) {
+                failed.push("attribution on the features does not exceed their area".to_string());
+            }
+            let random = self.sanity.as_ref().and_then(|sanity| sanity.stages.last());
+            let random = random.and_then(|stage| stage.maps.iter().find(|own| own.map == *map));
+            let correlation = random.and_then(|random| random.rank_correlation.mean);
+            if correlation.is_some_and(|correlation| correlation.abs() >= MAX_RANDOMIZED) {
+                failed.push("random weights hardly change the maps".to_string());
+            }
+            Verdict { map: map.clone(), passed: failed.is_empty(), failed }
+        };
+        self.curves.iter().map(verdict).collect()
+    }
+
+    /// Says in a line which maps passed, for people.
+    pub fn verdict(&self) -> String {
+        let verdicts = self.verdicts();
+        let maps = |passed: bool| -> Vec<&str> {
+            let maps = verdicts.iter().filter(|verdict| verdict.passed == passed);
+            maps.map(|verdict| match verdict.map.as_str() {
+                "vit" => "ViT",
+                "mamba" => "Mamba",
+                other => other,
+            })
+            .collect()
+        };
+        let parts = [("passed", maps(true)), ("did not pass", maps(false))];
+        let parts = parts.iter().filter(|(_, maps)| !maps.is_empty());
+        let parts = parts.map(|(what, maps)| format!("{what}: {}", maps.join(", ")));
+        let parts = parts.collect::<Vec<_>>().join("; ");
+        format!("checked on {} {} images: {parts}", self.images, self.split)
+    }
+
+    /// Returns the metrics in a run directory that were measured with this method at these blocks,
+    /// on test, validation or training images, if there are any that can be read.
+    pub fn of_method(run: &Path, method: &str, blocks: &str) -> Option<Self> {
+        let splits = [Split::Test, Split::Val, Split::Train].into_iter();
+        let measured = splits.filter_map(|split| Self::load(run, split).ok().flatten());
+        measured.into_iter().find(|own| own.method == method && own.blocks == blocks)
+    }
+
     /// Reads the metrics of a split from a run directory: `explain_SPLIT.json`, or
     /// `explain_evaluate.json` if it is of that split. Returns an error if a file cannot be read or
     /// holds something else.
@@ -164,7 +240,7 @@ pub struct ExplainedEntry {
     pub figure: PathBuf,
 }
 
-/// A folder of figures: `NAME.png`, `contact_sheet_N.png`, and the maps `maps/NAME.safetensors` and
+/// A folder of figures: `NAME.png`, `NAME.svg` on request, `contact_sheet_N.png`, and the maps `maps/NAME.safetensors` and
 /// `maps/NAME_{vit,mamba,fused}.png`.
 #[derive(Debug, Clone)]
 pub struct FigureFolder(pub PathBuf);
@@ -178,6 +254,11 @@ impl FigureFolder {
     /// Returns the file of an image's figure.
     pub fn figure(&self, name: &str) -> PathBuf {
         self.0.join(format!("{name}.png"))
+    }
+
+    /// Returns the file of an image's figure as SVG.
+    pub fn svg(&self, name: &str) -> PathBuf {
+        self.0.join(format!("{name}.svg"))
     }
 
     /// Returns the folder of the maps.
@@ -222,5 +303,54 @@ impl FigureFolder {
         }
         figures.sort();
         Ok(figures)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_map_passes_where_every_check_that_was_made_is_better_than_chance() {
+        let mean = |mean: f64| serde_json::json!({"mean": mean, "ci": [mean - 0.1, 1.0], "n": 9});
+        let curve = |map: &str, over: f64| {
+            serde_json::json!({
+                "map": map, "insertion": mean(1.0), "insertion_over_random": mean(over),
+                "deletion": mean(1.0), "deletion_over_random": mean(0.0)
+            })
+        };
+        let region = |map: &str, over: f64| {
+            serde_json::json!({
+                "map": map, "region": "features", "attribution": mean(0.3), "area": mean(0.1),
+                "over_chance": mean(over)
+            })
+        };
+        let similar = |map: &str, rank: f64| serde_json::json!({"map": map, "rank_correlation": mean(rank), "ssim": mean(0.1)});
+        let stage = |vit: f64, mamba: f64| {
+            serde_json::json!({
+                "randomized": ["x"], "maps": [similar("vit", vit), similar("mamba", mamba)]
+            })
+        };
+        let metrics = serde_json::json!({
+            "split": "val", "method": "layer-cam", "images": 9, "agreement": null,
+            "curves": [curve("vit", 0.2), curve("mamba", 0.05), curve("fused", 0.2)],
+            "regions": [region("vit", 0.2), region("mamba", 0.2), region("fused", 0.05)],
+            "sanity": {"seed": 1, "stages": [stage(0.9, 0.9), stage(-0.7, 0.1)]},
+        });
+        let metrics: MapMetrics = serde_json::from_value(metrics).unwrap();
+        let failed: Vec<Vec<String>> = metrics.verdicts().into_iter().map(|v| v.failed).collect();
+        assert_eq!(
+            failed,
+            [
+                ["random weights hardly change the maps"],
+                ["insertion is not better than in random order"],
+                ["attribution on the features does not exceed their area"],
+            ]
+        );
+        let without = MapMetrics { sanity: None, regions: Vec::new(), ..metrics };
+        assert_eq!(
+            without.verdict(),
+            "checked on 9 val images: passed: ViT, fused; did not pass: Mamba"
+        );
     }
 }

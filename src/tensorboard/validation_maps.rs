@@ -12,8 +12,8 @@ use crate::train::Validated;
 /// Number of images that are explained.
 const SHOWN: usize = 4;
 
-/// Logs figures of the same validation images every N-th epoch (never after a failure), by Grad-CAM
-/// at the last blocks.
+/// Logs figures of the same validation images every N-th epoch (never after a failure), by the
+/// default method at the last blocks.
 pub(super) struct ValidationMaps {
     pub every: usize,
 }
@@ -42,7 +42,7 @@ impl ValidationMaps {
 
 fn figures(validated: &Validated) -> Result<Vec<RgbImage>> {
     let Validated { net, images, .. } = *validated;
-    let options = ExplainOptions::new(Method::GradCam);
+    let options = ExplainOptions::new(Method::DEFAULT);
     let originals = shown(images.samples())
         .into_iter()
         .map(|index| {
@@ -54,8 +54,8 @@ fn figures(validated: &Validated) -> Result<Vec<RgbImage>> {
         .collect::<Result<Vec<_>>>()?;
     let pixels = InputImage::stack(&originals, images.size(), net.device())?;
     let explanation = explain(net, Images::Pixels(&pixels), &options)?;
-    let pieces = explained_images(net, &options, originals, &explanation)?;
-    Ok(pieces.iter().map(|(explained, _)| draw_figure(explained)).collect())
+    let pieces = explained_images(net, &options, "", originals, &explanation)?;
+    Ok(pieces.iter().map(|(explained, _)| draw_figure(explained, None).to_image()).collect())
 }
 
 /// Returns evenly spaced images in the order of their scores: the middles of equal ranges of ranks.

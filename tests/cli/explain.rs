@@ -270,6 +270,8 @@ fn the_command_writes_figures_maps_and_a_sheet_and_names_unreadable_images() {
     let errors = String::from_utf8(output.stderr).unwrap();
     assert!(errors.contains("skipped: ") && errors.contains("broken.png"), "{errors}");
     let json: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!((&json["method"], &json["blocks"]), (&"layer-cam".into(), &"ViT 0, Mamba 0".into()));
+    assert!(errors.contains("not checked on this model") && json["checked"].is_null(), "{errors}");
     let rows = json["images"].as_array().unwrap();
     assert_eq!(rows.len(), 2);
     let weights =
@@ -295,6 +297,30 @@ fn the_command_writes_figures_maps_and_a_sheet_and_names_unreadable_images() {
 }
 
 #[test]
+fn figures_for_a_paper_are_as_large_as_asked_and_svg() {
+    let sandbox = Sandbox::new();
+    sandbox.train_one_epoch("runs/small");
+    with_spot(200, 100, (50, 50), 20).save(sandbox.path("<&>.png")).unwrap();
+    let explain = |more: &[&str]| {
+        let arguments = ["explain", "runs/small", "<&>.png", "--output", "out"];
+        sandbox.done(&[&arguments[..], more].concat());
+        image::open(sandbox.path("out/<&>.png")).unwrap().to_rgb8()
+    };
+    let usual = explain(&[]);
+    assert!(!sandbox.path("out/<&>.svg").exists());
+    let large = explain(&["--size", "576", "--svg"]);
+    assert_eq!(large.dimensions(), (2 * usual.width(), 2 * usual.height()));
+    let svg = fs::read_to_string(sandbox.path("out/<&>.svg")).unwrap();
+    assert!(svg.starts_with("<svg xmlns") && svg.ends_with("</svg>\n"));
+    assert!(svg.contains(">&lt;&amp;&gt;.png</text>") && svg.contains(">layer-cam, blocks ViT 0"));
+    // The image, three maps and the color bar.
+    assert_eq!(svg.matches("<image ").count(), 5);
+    let (code, errors) =
+        sandbox.fails(&["explain", "runs/small", "<&>.png", "--output", "out", "--size", "9000"]);
+    assert!(code == 2 && errors.contains("64..=1024"), "{errors}");
+}
+
+#[test]
 fn metrics_of_a_split_are_printed_and_saved_in_the_run() {
     let sandbox = Sandbox::new();
     sandbox.train_one_epoch("runs/small");
@@ -311,6 +337,20 @@ fn metrics_of_a_split_are_printed_and_saved_in_the_run() {
     }
     let kept = fs::read_to_string(sandbox.path("runs/small/explain_test.json")).unwrap();
     assert_eq!(serde_json::from_str::<serde_json::Value>(&kept).unwrap(), json);
+    let passed = json["passed"].as_array().unwrap();
+    assert_eq!(passed.len(), 3);
+    for (verdict, curves) in passed.iter().zip(json["curves"].as_array().unwrap()) {
+        assert_eq!(verdict["map"], curves["map"]);
+        let better = curves["insertion_over_random"]["ci"][0].as_f64().unwrap() > 0.0;
+        assert!(better || verdict["passed"] == false, "{verdict}");
+    }
+    // Figures of the same method say so, and those of another do not.
+    with_spot(64, 64, (30, 30), 9).save(sandbox.path("a.png")).unwrap();
+    let figures = |method: &str| {
+        sandbox.json(&["explain", "runs/small", "a.png", "-o", "out", "--method", method, "--json"])
+    };
+    assert_eq!(figures("layer-cam")["checked"]["passed"], json["passed"]);
+    assert!(figures("grad-cam")["checked"].is_null());
     assert_eq!(sandbox.json(&arguments), json);
 }
 
@@ -393,7 +433,7 @@ fn maps_of_an_input_tensor_equal_the_librarys() {
         "--json",
     ]);
     let run = Run::open(&sandbox.path("runs/small"), &[]).unwrap();
-    let options = ExplainOptions::new(Method::GradCam);
+    let options = ExplainOptions::new(Method::LayerCam);
     let ours = explain(&run.net, Images::Normalized(&input), &options).unwrap();
     let fused = ours.fused().unwrap().unwrap();
     let rows = json["images"].as_array().unwrap();

@@ -12,6 +12,7 @@ use crate::report::assemble::RunReport;
 use crate::report::config_keys::{differences, fold_of};
 use crate::report::sources::FoundRun;
 use crate::run::Status;
+use crate::run::explanations::MapMetrics;
 
 /// The metrics of the branches' attribution maps; `None` if no run has any.
 pub(super) fn maps_table(report: &RunReport) -> Option<Table> {
@@ -36,6 +37,9 @@ pub(super) fn maps_table(report: &RunReport) -> Option<Table> {
             row(format!("{}: deletion over random", curves.map), &curves.deletion_over_random);
         }
     }
+    let verdict = |(name, measures): &(String, MapMetrics)| {
+        format!("{name}, {}, {}.", measures.method, measures.verdict())
+    };
     (!rows.is_empty()).then(|| Table {
         key: "maps".to_string(),
         title: format!("Faithfulness and agreement of the maps, {} images", report.split),
@@ -47,12 +51,14 @@ pub(super) fn maps_table(report: &RunReport) -> Option<Table> {
             Column::numbers("mean", "mean"),
         ],
         rows,
-        notes: vec![
+        notes: iter::once(
             "Insertion: how much the score rises if a map's patches are revealed first, compared \
              with random orders (higher is better). Deletion: how much it falls if they are \
              hidden first (lower is better). 95 % intervals over images in brackets."
                 .to_string(),
-        ],
+        )
+        .chain(report.maps.iter().map(verdict))
+        .collect(),
     })
 }
 
