@@ -132,7 +132,8 @@ fn write_figures(args: &Args, run: &Run, options: &ExplainOptions) -> Result<Exi
     });
     if args.json {
         let checked = measured.map(|metrics| {
-            json!({ "split": metrics.split, "images": metrics.images, "passed": metrics.verdicts() })
+            let passed = metrics.verdicts();
+            json!({ "split": metrics.split, "images": metrics.images, "passed": passed })
         });
         print_json(&json!({
             "method": method, "blocks": blocks, "checked": checked, "images": entries

@@ -78,8 +78,8 @@ impl Drawing {
                         .context("cannot encode an image as PNG")?;
                     let source = format!("data:image/png;base64,{}", base64(png.get_ref()));
                     html! {
-                        image x=(x) y=(y) width=(width) height=(height) href=(source)
-                            xlink:href=(source) preserveAspectRatio="none" {}
+                        image x=(x) y=(y) width=(width) height=(height) xlink:href=(source)
+                            preserveAspectRatio="none" {}
                     }
                 }
             };

@@ -126,8 +126,8 @@ pub struct MapSimilarity {
     pub ssim: Mean,
 }
 
-/// The rank correlation with the trained model's maps, in magnitude, from which maps of a model with
-/// random weights count as the same.
+/// The rank correlation, in magnitude, from which the maps of a model with random weights count as
+/// the trained model's.
 const MAX_RANDOMIZED: f64 = 0.5;
 
 impl MapMetrics {
@@ -240,8 +240,8 @@ pub struct ExplainedEntry {
     pub figure: PathBuf,
 }
 
-/// A folder of figures: `NAME.png`, `NAME.svg` on request, `contact_sheet_N.png`, and the maps `maps/NAME.safetensors` and
-/// `maps/NAME_{vit,mamba,fused}.png`.
+/// A folder of figures: `NAME.png`, `NAME.svg` on request, `contact_sheet_N.png`, and the maps
+/// `maps/NAME.safetensors` and `maps/NAME_{vit,mamba,fused}.png`.
 #[derive(Debug, Clone)]
 pub struct FigureFolder(pub PathBuf);
 
@@ -325,7 +325,10 @@ mod tests {
                 "over_chance": mean(over)
             })
         };
-        let similar = |map: &str, rank: f64| serde_json::json!({"map": map, "rank_correlation": mean(rank), "ssim": mean(0.1)});
+        let similar = |map: &str, rank: f64| {
+            let rank = mean(rank);
+            serde_json::json!({"map": map, "rank_correlation": rank, "ssim": mean(0.1)})
+        };
         let stage = |vit: f64, mamba: f64| {
             serde_json::json!({
                 "randomized": ["x"], "maps": [similar("vit", vit), similar("mamba", mamba)]

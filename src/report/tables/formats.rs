@@ -169,7 +169,7 @@ impl Table {
     }
 }
 
-/// Aligns cells in columns, two spaces apart, to the left in columns of text, for a terminal: a cell
+/// Aligns cells for a terminal in columns, two spaces apart, to the left in columns of text. A cell
 /// stays on its line and holds no command.
 pub(crate) fn text_table(
     header: &[&str],

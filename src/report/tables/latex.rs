@@ -22,8 +22,8 @@ const TITLE: usize = 10;
 const UNBROKEN: usize = 12;
 
 impl Table {
-    /// Writes `table` environments for the package booktabs: the columns that do not fit beside the
-    /// first one follow in another table with the same first column, the rows likewise.
+    /// Writes `table` environments for the package booktabs. The columns that do not fit next to
+    /// the first one follow in another table with the same first column, the rows likewise.
     pub fn to_latex(&self) -> String {
         let widths: Vec<f64> = (0..self.columns.len()).map(|column| self.width(column)).collect();
         let mut tables = String::new();
