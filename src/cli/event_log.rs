@@ -52,6 +52,10 @@ impl<R: Serialize> Observer<R> for EventLog {
         }
     }
 
+    fn warning(&mut self, text: &str) {
+        self.console.warn(text);
+    }
+
     fn skipped(&mut self, skipped: &Skipped) {
         let about = json!({
             "run": self.run,

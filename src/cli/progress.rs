@@ -177,6 +177,10 @@ impl<R: ConsoleRecord> Observer<R> for Progress {
         }
     }
 
+    fn warning(&mut self, text: &str) {
+        self.console.warn(text);
+    }
+
     fn skipped(&mut self, skipped: &Skipped) {
         self.console.bar().inc(skipped.images as u64);
         self.console.warn(&format!("skipped: {}", skipped.reason));

@@ -3,7 +3,7 @@
 
 use std::fmt::Display;
 use std::fs::{self, File, TryLockError};
-use std::io::ErrorKind;
+use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -13,7 +13,7 @@ use super::epoch::EpochRecord;
 use super::provenance::StartRecord;
 use crate::config::{Branch, Config};
 use crate::data::Split;
-use crate::files::{read_text, remove_leftovers, write_atomic};
+use crate::files::{open_in_place, open_regular, read_text, remove_leftovers, write_atomic};
 
 /// The resolved config of a run.
 pub const CONFIG_FILE: &str = "config.yaml";
@@ -72,6 +72,7 @@ pub struct RunDir {
     kind: RunKind,
     /// Locked as long as the run writes.
     _lock: Option<File>,
+    warning: Option<String>,
 }
 
 impl RunDir {
@@ -113,7 +114,7 @@ impl RunDir {
 
     /// Returns whether a process is training in the folder right now.
     pub fn is_running(root: &Path) -> bool {
-        let lock = File::open(lock_in(root));
+        let lock = open_regular(&lock_in(root));
         lock.is_ok_and(|lock| matches!(lock.try_lock(), Err(TryLockError::WouldBlock)))
     }
 
@@ -151,37 +152,48 @@ impl RunDir {
     /// [`check_config`](Self::check_config) does, or another process writes to the folder.
     pub fn resume(root: &Path, kind: RunKind, config: &Config) -> Result<Self> {
         Self::check_config(root, kind, config)?;
-        let run = Self::lock(root, kind)?;
-        for folder in [&run.root, &run.root.join(STATE)] {
-            remove_leftovers(folder)?;
-        }
-        Ok(run)
+        Self::lock(root, kind)
     }
 
     /// The folder of a run that rank 0 writes; this process does not touch it, and need not see it.
     pub fn of_first_rank(root: &Path) -> Self {
-        Self { root: root.to_path_buf(), kind: RunKind::Train, _lock: None }
+        Self { root: root.to_path_buf(), kind: RunKind::Train, _lock: None, warning: None }
     }
 
-    /// Creates the folders, and locks them against other processes.
+    /// Creates the folders, locks them against other processes, and removes the temporary files of
+    /// a process that was killed in them.
     fn lock(root: &Path, kind: RunKind) -> Result<Self> {
         let state = root.join(STATE);
         fs::create_dir_all(&state)
             .with_context(|| format!("cannot make the folder {}", state.display()))?;
         let path = lock_in(root);
         let lock =
-            File::create(&path).with_context(|| format!("cannot write {}", path.display()))?;
-        match lock.try_lock() {
-            Ok(()) => Ok(Self { root: root.to_path_buf(), kind, _lock: Some(lock) }),
+            open_in_place(&path).with_context(|| format!("cannot write {}", path.display()))?;
+        let warning = match lock.try_lock() {
+            Ok(()) => None,
             Err(TryLockError::WouldBlock) => bail!(
                 "another process is training in {}: wait for it, or name another folder with \
                  --output",
                 root.display()
             ),
+            Err(TryLockError::Error(error)) if has_no_locks(&error) => Some(format!(
+                "the file system of {} cannot lock files ({error}): start no second process in \
+                 this folder, for nothing would stop it",
+                root.display()
+            )),
             Err(TryLockError::Error(error)) => {
-                Err(error).with_context(|| format!("cannot lock {}", path.display()))
+                return Err(error).with_context(|| format!("cannot lock {}", path.display()));
             }
+        };
+        for folder in [root, &state] {
+            remove_leftovers(folder)?;
         }
+        Ok(Self { root: root.to_path_buf(), kind, _lock: Some(lock), warning })
+    }
+
+    /// What a user should know of the folder, if anything.
+    pub fn warning(&self) -> Option<&str> {
+        self.warning.as_deref()
     }
 
     /// Returns `runs/NAME`, or the first of `runs/NAME-2`, `runs/NAME-3`, … that holds no run yet;
@@ -294,10 +306,64 @@ impl RunDir {
     }
 }
 
+/// Returns whether a file system without locks (some network file systems) gives this error.
+fn has_no_locks(error: &io::Error) -> bool {
+    #[cfg(unix)]
+    let without = [libc::ENOLCK, libc::ENOSYS, libc::EOPNOTSUPP, libc::ENOTSUP];
+    #[cfg(not(unix))]
+    let without: [i32; 0] = [];
+    error.kind() == ErrorKind::Unsupported
+        || error.raw_os_error().is_some_and(|code| without.contains(&code))
+}
+
 fn lock_in(root: &Path) -> PathBuf {
     root.join(STATE).join("lock")
 }
 
 fn weights_in(root: &Path, branch: Branch) -> PathBuf {
     root.join(format!("{branch}.safetensors"))
+}
+
+#[cfg(all(test, unix))]
+mod tests {
+    use super::*;
+
+    fn config() -> Config {
+        Config::from_yaml("seed: 1\n", "test", &[]).unwrap()
+    }
+
+    #[test]
+    fn a_linked_lock_is_refused_and_the_file_that_it_leads_to_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().join("run");
+        let precious = dir.path().join("precious");
+        fs::write(&precious, "kept").unwrap();
+        fs::create_dir_all(root.join(STATE)).unwrap();
+        std::os::unix::fs::symlink(&precious, lock_in(&root)).unwrap();
+        let error = RunDir::create(&root, RunKind::Train, &config()).unwrap_err();
+        let error = format!("{error:#}");
+        assert!(error.contains("lock") && error.contains("symbolic link"), "{error}");
+        assert_eq!(fs::read(&precious).unwrap(), b"kept");
+    }
+
+    #[test]
+    fn a_new_run_removes_what_a_killed_one_left() {
+        let dir = tempfile::tempdir().unwrap();
+        let leftover = dir.path().join(".config.yaml.12-0.part");
+        let own = dir.path().join(".film.part");
+        for path in [&leftover, &own] {
+            fs::write(path, "half").unwrap();
+        }
+        let run = RunDir::create(dir.path(), RunKind::Train, &config()).unwrap();
+        assert!(!leftover.exists() && own.exists());
+        assert_eq!(run.warning(), None);
+    }
+
+    #[test]
+    fn a_file_system_without_locks_is_told_from_one_that_fails() {
+        for code in [libc::ENOLCK, libc::ENOSYS, libc::EOPNOTSUPP] {
+            assert!(has_no_locks(&io::Error::from_raw_os_error(code)));
+        }
+        assert!(!has_no_locks(&io::Error::from_raw_os_error(libc::EIO)));
+    }
 }

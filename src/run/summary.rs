@@ -31,7 +31,7 @@ pub struct Summary {
     pub epochs: usize,
     /// The epoch of the best weights, from 1.
     pub best_epoch: usize,
-    /// The metric that selected the best epoch.
+    /// The metric that selected the best epoch: `train.monitor`, or MAE where that is undefined.
     pub monitor: Monitor,
     /// Whether early stopping ended the run.
     pub stopped_early: bool,

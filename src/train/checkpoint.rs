@@ -12,6 +12,7 @@ use tch::Tensor;
 use super::ema::Ema;
 use super::optimizer::Optimizer;
 use super::precision::LossScale;
+use crate::eval::metrics::nan_as_null;
 use crate::models::weights::{self, WeightsFile};
 use crate::run::StartingWeights;
 
@@ -54,6 +55,7 @@ pub(super) struct EpochSums {
     /// Microbatches done.
     pub batches: usize,
     /// Loss times images.
+    #[serde(with = "nan_as_null")]
     pub loss: f64,
     /// Images trained on.
     pub images: usize,

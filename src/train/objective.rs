@@ -155,6 +155,11 @@ pub(super) trait Objective {
     ) {
     }
 
+    /// Returns what there is to warn of after the last of these epochs.
+    fn warning(&self, _validation: &Self::Validation, _records: &[Self::Record]) -> Option<String> {
+        None
+    }
+
     /// Returns whether early stopping ends training after these epochs.
     fn stops_early(&self, _records: &[Self::Record]) -> bool {
         false

@@ -106,6 +106,8 @@ pub trait Observer<R = EpochRecord> {
     fn step(&mut self, _record: &StepRecord) {}
     /// A step was skipped.
     fn skipped(&mut self, _skipped: &Skipped) {}
+    /// Something is unusual, but training continues.
+    fn warning(&mut self, _text: &str) {}
     /// Images of the validation or test split were evaluated.
     fn evaluated(&mut self, _split: &str, _images: usize) {}
     /// The validation images were predicted. The network may be used, but not changed; the time

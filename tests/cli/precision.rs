@@ -7,7 +7,7 @@ use tch::Tensor;
 use vm_beautynet::train::precision::cpu_has_bf16;
 
 use crate::sandbox::Sandbox;
-use crate::sandbox::run::{epochs, largest_difference, progress, train_arguments};
+use crate::sandbox::run::{CHECKPOINT, epochs, largest_difference, progress, train_arguments};
 
 fn train(sandbox: &Sandbox, run: &str, set: &[&str]) {
     sandbox.done(&train_arguments(run, set));
@@ -195,4 +195,58 @@ fn a_run_that_diverges_stops_and_saves_the_batch_and_the_norms() {
     let reason =
         |errors: &str| errors.lines().find(|line| line.starts_with("error: ")).unwrap().to_string();
     assert_eq!(reason(&errors), reason(&again));
+}
+
+/// One step per epoch, so that no later one notices what it did.
+const ONE_STEP: [&str; 4] = [
+    "train.batch_size=48",
+    "train.epochs=1",
+    "train.clip_grad_norm=null",
+    "train.schedule.warmup_epochs=0",
+];
+
+#[test]
+fn weights_that_an_epochs_last_step_breaks_are_not_kept() {
+    let sandbox = Sandbox::new();
+    for (run, lr, words) in [
+        ("weights", "1.0e+39", "parameters not finite (fusion."),
+        // Finite weights whose predictions overflow.
+        ("predictions", "1.0e+30", "after epoch 1 predictions of validation images are not finite"),
+    ] {
+        let lr = format!("train.optimizer.lr={lr}");
+        let set = [&ONE_STEP[..], &[&lr]].concat();
+        let (code, errors) = sandbox.fails(&train_arguments(run, &set));
+        assert_eq!(code, 1, "{errors}");
+        assert!(errors.contains(words) && errors.contains("on_nan: skip"), "{errors}");
+        for file in ["best.safetensors", "last.safetensors", "metrics.jsonl", CHECKPOINT] {
+            assert!(!sandbox.path(run).join(file).exists(), "{file}");
+        }
+    }
+    let report = fs::read(sandbox.path("weights/not_finite/step_1.json")).unwrap();
+    let report: Value = serde_json::from_slice(&report).unwrap();
+    assert_eq!(report["updated"], true);
+    assert!(report["broken_parameters"].as_array().unwrap().len() > 10, "{report}");
+
+    // To skip such a step is to undo it.
+    let skip = [&ONE_STEP[..], &["train.optimizer.lr=1.0e+39", "train.on_nan=skip"]].concat();
+    let (code, errors) = sandbox.fails(&train_arguments("skip", &skip));
+    assert_eq!(code, 1, "{errors}");
+    assert!(errors.contains("warning: skipped: step 1") && errors.contains("was skipped"));
+}
+
+#[test]
+fn a_run_whose_metrics_are_undefined_is_resumed_and_reported() {
+    let sandbox = Sandbox::new();
+    // The predictions of every epoch overflow.
+    let skip = [&ONE_STEP[..], &["train.optimizer.lr=1.0e+30", "train.on_nan=skip"]].concat();
+    let arguments = train_arguments("run", &skip);
+    let output = sandbox.run(&arguments);
+    let errors = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.success(), "{errors}");
+    assert!(errors.contains("warning: train.monitor: the validation PC of epoch 1"), "{errors}");
+    let metrics = fs::read_to_string(sandbox.path("run/metrics.jsonl")).unwrap();
+    assert!(metrics.contains(r#""fusion_weights":[null,null]"#), "{metrics}");
+    fs::remove_file(sandbox.path("run/summary.json")).unwrap();
+    sandbox.done(&[&arguments[..], &["--resume"]].concat());
+    sandbox.done(&["report", "run", "--output", "report.html"]);
 }

@@ -12,6 +12,7 @@ use crate::eval::baselines::baselines;
 use crate::eval::statistics::MetricsWithCi;
 use crate::models::weights;
 use crate::run::{BaselinesBySplit, EpochRecord, RunDir, Summary, check_unchanged, content_hash};
+use crate::train::monitor;
 use crate::train::objective::Objective;
 use crate::train::observer::Observer;
 use crate::train::trainer::Trainer;
@@ -31,6 +32,9 @@ impl Trainer<'_, Supervised<'_>> {
         let by_split =
             baselines(&splits.train, &others, LoaderOptions::for_evaluation(self.config))?;
         let records = &self.progress.records;
+        let best = records.iter().rposition(|record| record.best);
+        let monitor = self.config.train.monitor;
+        let deciding = best.and_then(|best| monitor::deciding(monitor, &records[best]));
         let summary = Summary {
             val,
             test,
@@ -39,8 +43,8 @@ impl Trainer<'_, Supervised<'_>> {
                 test: by_split.get(1).copied(),
             },
             epochs: records.len(),
-            best_epoch: records.iter().rposition(|record| record.best).map_or(0, |at| at + 1),
-            monitor: self.config.train.monitor,
+            best_epoch: best.map_or(0, |best| best + 1),
+            monitor: deciding.unwrap_or(monitor),
             stopped_early: records.len() < self.config.train.epochs,
             seconds: self.progress.seconds,
             skipped_steps: records.iter().map(|record| record.skipped_steps).sum(),

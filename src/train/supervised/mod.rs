@@ -21,7 +21,7 @@ use super::objective::{
 use super::observer::{AfterEpoch, Observer, Validated};
 use super::precision::in_precision;
 use super::trainer::{Options, Trainer, batches, seed_of};
-use crate::config::Config;
+use crate::config::{Config, OnNan};
 use crate::data::{HostBatch, ImageDataset, Loader, LoaderOptions, Split};
 use crate::eval::evaluate;
 use crate::eval::predictions::Predictions;
@@ -262,11 +262,18 @@ impl Objective for Supervised<'_> {
         validation: &Predictions,
         before: &[EpochRecord],
     ) -> Result<EpochRecord> {
+        let val = validation.metrics()?;
+        ensure!(
+            val.mae.is_finite() || self.config.train.on_nan == OnNan::Skip,
+            "after epoch {} predictions of validation images are not finite, and the weights are \
+             not saved: lower train.optimizer.lr, or set train.on_nan: skip",
+            stats.epoch
+        );
         let mut record = EpochRecord {
             epoch: stats.epoch,
             step: stats.step,
             train_loss: stats.train_loss,
-            val: validation.metrics()?,
+            val,
             lr: stats.lr[0],
             backbone_lr: stats.lr[1],
             fusion_weights: mean_fusion_weights(validation),
@@ -299,6 +306,10 @@ impl Objective for Supervised<'_> {
     ) {
         let after = AfterEpoch { record, net: &self.net, predictions };
         observers.iter_mut().for_each(|observer| observer.after_epoch(&after));
+    }
+
+    fn warning(&self, validation: &Predictions, records: &[EpochRecord]) -> Option<String> {
+        monitor::warning(self.config.train.monitor, records, validation)
     }
 
     fn stops_early(&self, records: &[EpochRecord]) -> bool {

@@ -32,8 +32,8 @@ impl<'a, O: Objective> Trainer<'a, O> {
         let Options { resume, world, stop } = options;
         let device = objective.device();
         let images = objective.train_images().len();
-        let steps_per_epoch =
-            images.div_ceil(recipe.batch_size * world.size()).div_ceil(recipe.accumulate);
+        let batches_per_epoch = images.div_ceil(recipe.batch_size * world.size());
+        let steps_per_epoch = batches_per_epoch.div_ceil(recipe.accumulate);
         let autocast = autocast_kind(config.train.precision, device);
         let parameters = objective.parameters();
         Self {
@@ -57,6 +57,7 @@ impl<'a, O: Objective> Trainer<'a, O> {
             run,
             objective,
             recipe,
+            batches_per_epoch,
             steps_per_epoch,
             resumed: resume,
             world,

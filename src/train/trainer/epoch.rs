@@ -46,6 +46,9 @@ impl<O: Objective> Trainer<'_, O> {
             observers.iter_mut().for_each(|observer| observer.epoch(record));
             self.objective.after_epoch(record, &validation, observers);
         }
+        if let Some(text) = self.objective.warning(&validation, &self.progress.records) {
+            observers.iter_mut().for_each(|observer| observer.warning(&text));
+        }
         Ok(())
     }
 
@@ -67,10 +70,11 @@ impl<O: Objective> Trainer<'_, O> {
             if self.progress.steps == 0 {
                 observers.iter_mut().for_each(|observer| observer.first_step(&group));
             }
-            let stepped = self.train_step(&group)?;
+            let batches = self.progress.within.batches + group.len();
+            let stepped = self.train_step(&group, batches == self.batches_per_epoch)?;
             self.progress.within.seconds += self.lap();
             let within = &mut self.progress.within;
-            within.batches += group.len();
+            within.batches = batches;
             match stepped {
                 Stepped::Done(record) => {
                     within.loss += record.loss * record.images as f64;
@@ -141,6 +145,7 @@ impl<O: Objective> Trainer<'_, O> {
     /// Saves the validated weights, restores the trained ones, and writes the checkpoint last,
     /// after all files that it relies on.
     fn save(&mut self) -> Result<()> {
+        self.ensure_finite()?;
         if self.world.is_first() {
             self.objective.save(self.run, &self.progress.records, self.origin()?)?;
         }
@@ -148,11 +153,13 @@ impl<O: Objective> Trainer<'_, O> {
         self.save_checkpoint()
     }
 
-    /// Writes the checkpoint.
+    /// Writes the checkpoint. Returns an error, and keeps the one before it, if the weights are not
+    /// finite, or the file cannot be written.
     pub(super) fn save_checkpoint(&self) -> Result<()> {
         if !self.world.is_first() {
             return Ok(());
         }
+        self.ensure_finite()?;
         let mut progress = serde_json::to_value(&self.progress)?;
         progress["run"] = self.origin()?;
         checkpoint::write(

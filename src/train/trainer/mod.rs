@@ -53,6 +53,7 @@ pub(super) struct Trainer<'a, O: Objective> {
     optimizer: Optimizer,
     ema: Option<Ema>,
     schedule: Schedule,
+    batches_per_epoch: usize,
     steps_per_epoch: usize,
     pub progress: Progress<O::Record>,
     resumed: bool,
@@ -72,6 +73,9 @@ impl<O: Objective> Trainer<'_, O> {
     /// Runs the remaining epochs.
     pub(super) fn run(&mut self, observers: &mut [Box<dyn Observer<O::Record>>]) -> Result<()> {
         self.announce(observers);
+        if let Some(text) = self.run.warning() {
+            observers.iter_mut().for_each(|observer| observer.warning(text));
+        }
         self.lap = Instant::now();
         while self.progress.epochs < self.recipe.epochs
             && !self.objective.stops_early(&self.progress.records)

@@ -1,10 +1,10 @@
-//! Reports of steps whose loss or gradient is not finite.
+//! Reports of steps whose loss, gradient or updated weights are not finite.
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::fs;
 
-use anyhow::{Context, Error, Result, anyhow};
+use anyhow::{Context, Error, Result, anyhow, ensure};
 use serde::Serialize;
 use tch::Tensor;
 
@@ -14,10 +14,11 @@ use crate::data::HostBatch;
 use crate::files::write_json;
 use crate::models::images::upload;
 use crate::models::weights;
+use crate::train::ema::Ema;
 use crate::train::modules::gradient_norms;
 use crate::train::objective::Objective;
 
-/// The number of modules that an error names; the file has all.
+/// The number of modules or parameters that an error names; the file has all.
 const NAMED: usize = 5;
 
 /// A report of a step that is skipped, or ends the run.
@@ -39,28 +40,42 @@ pub(super) struct NotFinite {
     images: Vec<String>,
     /// The 2-norm of the gradients of each module, as text.
     gradient_norms: BTreeMap<String, String>,
-    /// Parameters that were not finite before the step.
+    /// Whether the weights were updated.
+    updated: bool,
+    /// Parameters that are not finite: after the update, or without one before the step.
     broken_parameters: Vec<String>,
+}
+
+/// Joins the first names, and says that there are more.
+fn first(names: &[String]) -> String {
+    let more = if names.len() > NAMED { ", …" } else { "" };
+    format!("{}{more}", names[..names.len().min(NAMED)].join(", "))
 }
 
 impl fmt::Display for NotFinite {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        let broken = |norm: &&String| matches!(norm.as_str(), "NaN" | "inf");
+        let not_finite = |norm: &&String| matches!(norm.as_str(), "NaN" | "inf");
         let modules = self.gradient_norms.iter();
         let modules: Vec<String> = modules
-            .filter(|(_, norm)| broken(norm))
+            .filter(|(_, norm)| not_finite(norm))
             .map(|(module, norm)| format!("{module} {norm}"))
             .collect();
+        let broken = (self.broken_parameters.len(), first(&self.broken_parameters));
         write!(f, "step {}: the loss is {}", self.step, self.loss)?;
-        match modules.len() {
-            0 => write!(f, " (all gradients are finite)")?,
-            n => {
-                let named = modules[..n.min(NAMED)].join(", ");
+        match (modules.len(), broken) {
+            (_, (n, names)) if self.updated => {
+                write!(f, ", but the update made {n} parameters not finite ({names})")?;
+            }
+            (_, (n, names)) if n > 0 => {
+                write!(f, ", {n} parameters were not finite before it ({names})")?;
+            }
+            (0, _) => write!(f, " (all gradients are finite)")?,
+            (n, _) => {
                 let total = self.gradient_norms.len();
                 write!(
                     f,
-                    ", the gradient norms of {n} of {total} modules are not finite ({named}{})",
-                    if n > NAMED { ", …" } else { "" }
+                    ", the gradient norms of {n} of {total} modules are not finite ({})",
+                    first(&modules)
                 )?;
             }
         }
@@ -69,11 +84,34 @@ impl fmt::Display for NotFinite {
 }
 
 impl<O: Objective> Trainer<'_, O> {
-    /// Describes the current step by its gradients, which are still there.
+    /// Returns whether all weights are finite.
+    pub(super) fn weights_are_finite(&self) -> bool {
+        self.objective.parameters().iter().all(is_finite)
+    }
+
+    /// Refuses to keep weights that are not finite. Returns an error that names some.
+    pub(super) fn ensure_finite(&self) -> Result<()> {
+        let mut weights = self.objective.parameters();
+        weights.extend(self.ema.iter().flat_map(Ema::state));
+        let broken = weights.into_iter().filter(|weight| !is_finite(weight));
+        let broken: Vec<String> = broken.map(|(name, _)| name).collect();
+        ensure!(
+            broken.is_empty(),
+            "after step {} weights are not finite ({}), and are not saved: lower {}",
+            self.progress.steps,
+            first(&broken),
+            self.recipe.lr_key
+        );
+        Ok(())
+    }
+
+    /// Describes the current step by its gradients, which are still there, after the update if the
+    /// weights were `updated`.
     pub(super) fn describe_not_finite(
         &self,
         batches: &[HostBatch],
         loss: f64,
+        updated: bool,
     ) -> Result<NotFinite> {
         let parameters = self.objective.parameters();
         let samples = self.objective.train_images().samples();
@@ -86,7 +124,6 @@ impl<O: Objective> Trainer<'_, O> {
             let all = all.iter().filter_map(|&index| samples.get(index as usize));
             images.extend(all.map(|sample| sample.id.clone()));
         }
-        let finite = |tensor: &Tensor| tensor.isfinite().all().int64_value(&[]) == 1;
         let [lr, backbone_lr] = self.optimizer.learning_rates(&self.schedule, self.progress.steps);
         Ok(NotFinite {
             step: self.progress.steps + 1,
@@ -102,9 +139,10 @@ impl<O: Objective> Trainer<'_, O> {
                 .into_iter()
                 .map(|(module, norm)| (module, norm.to_string()))
                 .collect(),
+            updated,
             broken_parameters: parameters
                 .iter()
-                .filter(|(_, tensor)| !finite(tensor))
+                .filter(|parameter| !is_finite(parameter))
                 .map(|(name, _)| name.clone())
                 .collect(),
         })
@@ -120,10 +158,15 @@ impl<O: Objective> Trainer<'_, O> {
         match saved {
             Ok(files) => anyhow!(
                 "{found}. Lower {}, or set train.on_nan: skip. {files}; `vmbeauty {} {} --output \
-                 {root} --resume` begins with this step",
+                 {root} --resume` begins with {}",
                 self.recipe.lr_key,
                 self.run.kind().command(),
-                self.run.config().display()
+                self.run.config().display(),
+                if found.broken_parameters.is_empty() {
+                    "this step"
+                } else {
+                    "the last checkpoint"
+                }
             ),
             Err(error) => error.context(format!("{found}; and it could not be saved")),
         }
@@ -160,4 +203,8 @@ impl<O: Objective> Trainer<'_, O> {
             tensors.display()
         ))
     }
+}
+
+fn is_finite((_, tensor): &(String, Tensor)) -> bool {
+    tensor.isfinite().all().int64_value(&[]) == 1
 }
