@@ -198,8 +198,9 @@ fn a_run_that_diverges_stops_and_saves_the_batch_and_the_norms() {
 }
 
 /// One step per epoch, so that no later one notices what it did.
-const ONE_STEP: [&str; 4] = [
+const ONE_STEP: [&str; 5] = [
     "train.batch_size=48",
+    "train.schedule.name=constant",
     "train.epochs=1",
     "train.clip_grad_norm=null",
     "train.schedule.warmup_epochs=0",
