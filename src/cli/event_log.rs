@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use super::console::Console;
 use crate::train::{Observer, Skipped, Start};
 
-/// Writes the events `start`, `epoch` and `skipped`; each line names its run.
+/// Writes the events `start`, `epoch`, `skipped` and `checkpoint`; each line names its run.
 pub(super) struct EventLog {
     run: String,
     console: Console,
@@ -50,6 +50,10 @@ impl<R: Serialize> Observer<R> for EventLog {
         if !std::mem::replace(&mut self.started, true) {
             self.console.warn_of_skipped_rows(start.skipped_rows);
         }
+    }
+
+    fn checkpoint(&mut self, step: u64) {
+        self.console.event("checkpoint", &json!({"run": self.run, "step": step}));
     }
 
     fn warning(&mut self, text: &str) {

@@ -81,7 +81,7 @@ impl Command {
 }
 
 /// Runs the program on the process's arguments. Exit codes: 0 done, 1 failed, 2 wrong usage or
-/// config, 130 and 143 stopped by SIGINT and SIGTERM.
+/// config, 128 + N stopped by signal N.
 pub fn main() -> ExitCode {
     let cli = parse::parse();
     crate::ops::keep_freed_memory();

@@ -177,6 +177,10 @@ impl<R: ConsoleRecord> Observer<R> for Progress {
         }
     }
 
+    fn checkpoint(&mut self, step: u64) {
+        self.console.info(&format!("checkpoint after step {step}, as SIGUSR1 asked"));
+    }
+
     fn warning(&mut self, text: &str) {
         self.console.warn(text);
     }

@@ -37,7 +37,7 @@ pub(super) struct Args {
     /// Resume the run in the run directory
     #[arg(long)]
     resume: bool,
-    /// Stop when stdin is closed, because the process that started this run is gone
+    /// Obey the sweep that started this run through stdin, and stop when it is closed
     #[arg(long, hide = true)]
     stop_with_stdin: bool,
     #[command(flatten)]
@@ -50,7 +50,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
     if args.stop_with_stdin {
         let stop = stop.clone();
         let watch = move || {
-            let _ = io::copy(&mut io::stdin().lock(), &mut io::sink());
+            stop.obey(io::stdin().lock());
             stop.request();
             thread::sleep(GRACE);
             // Other threads could block libtorch's cleanup, so there is none. Files are always

@@ -44,6 +44,17 @@ pub fn keep_freed_memory() {
     unsafe { ffi::vmb_keep_freed_memory() }
 }
 
+/// Returns whether a signal is ignored, as SIGHUP is in a process that `nohup` starts.
+pub fn ignores_signal(signal: i32) -> bool {
+    // SAFETY: without a new action, the call only writes the current one into `action`, which is
+    // plain data.
+    unsafe {
+        let mut action: libc::sigaction = std::mem::zeroed();
+        libc::sigaction(signal, std::ptr::null(), &mut action) == 0
+            && action.sa_sigaction == libc::SIG_IGN
+    }
+}
+
 impl From<tch::TchError> for OpError {
     fn from(error: tch::TchError) -> Self {
         Self(error.to_string())

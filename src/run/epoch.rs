@@ -92,7 +92,8 @@ mod tests {
     fn nulls_in_metrics_are_read_as_numbers_that_are_not_finite() {
         let line = r#"{"epoch":1,"step":2,"train_loss":null,"val":{"pc":null,"mae":null,"rmse":null,
             "srcc":null,"n":4},"lr":null,"backbone_lr":0.1,"fusion_weights":[null,0.5],
-            "images_per_second":null,"data_wait":null,"seconds":null,"skipped_steps":0,"best":true}"#;
+            "images_per_second":null,"data_wait":null,"seconds":null,"skipped_steps":0,
+            "best":true}"#;
         let record: EpochRecord = serde_json::from_str(line).unwrap();
         assert!(record.train_loss.is_nan() && record.lr.is_nan() && record.val.mae.is_nan());
         assert!(matches!(record.fusion_weights, Some([vit, 0.5]) if vit.is_nan()));

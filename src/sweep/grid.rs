@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 use serde_yaml::Value;
 
 use super::config::{Search, SweepConfig, problem};
-use super::naming::{axis_names, flow, pairs, value_names};
+use super::naming::{axis_names, flow, pairs, point_name, value_names};
 use crate::config::{Config, ConfigError, yaml};
 use crate::data::random_stream::RandomStream;
 use crate::run::{RunDir, RunKind, Status};
@@ -65,8 +65,8 @@ impl FromStr for Shard {
 
 /// A point of the grid.
 struct GridPoint {
-    /// `axis=value` for each axis.
-    name: Vec<String>,
+    /// `axis=value` for each axis, joined.
+    name: String,
     /// The value of each axis.
     values: Vec<Value>,
 }
@@ -106,7 +106,7 @@ impl Sweep {
                         // Runs of different seeds are compared on the same images.
                         config.data.seed = Some(unvaried.seed);
                     }
-                    let (point, values) = (joined(&point.name), point.values.clone());
+                    let (point, values) = (point.name.clone(), point.values.clone());
                     runs.push(SweepRun { name, point, values, config, fold: fold.clone() });
                 }
             }
@@ -129,7 +129,7 @@ impl GridPoint {
         seed: Option<u64>,
         fold: Option<&str>,
     ) -> (String, Vec<String>) {
-        let mut name = self.name.clone();
+        let mut name = vec![self.name.clone()];
         let values = axes.iter().map(String::as_str).zip(&self.values);
         let mut overrides: Vec<String> = values.map(assignment).collect();
         if let Some(seed) = seed {
@@ -141,7 +141,10 @@ impl GridPoint {
             name.push(format!("fold={}", number.replace("_of_", "of")));
             overrides.push(format!("data.split={fold}"));
         }
-        (joined(&name), overrides)
+        if self.values.is_empty() && name.len() > 1 {
+            name.remove(0);
+        }
+        (name.join(","), overrides)
     }
 }
 
@@ -190,11 +193,6 @@ fn assignment((key, value): (&str, &Value)) -> String {
     format!("{key}={}", flow(value))
 }
 
-/// Joins the parts of a name; a sweep without axes has one point, whose name is `base`.
-fn joined(parts: &[String]) -> String {
-    if parts.is_empty() { "base".to_string() } else { parts.join(",") }
-}
-
 /// Returns the points of the grid that are run, in the grid's order.
 fn points(sweep: &SweepConfig) -> Result<Vec<GridPoint>, ConfigError> {
     let axes: Vec<(&str, &[Value])> = pairs(&sweep.axes)
@@ -225,12 +223,11 @@ fn points(sweep: &SweepConfig) -> Result<Vec<GridPoint>, ConfigError> {
                 index /= axes[axis].1.len();
             }
             let each = || indices.iter().enumerate();
+            let parts: Vec<String> = each()
+                .map(|(axis, &index)| format!("{}={}", axis_names[axis], value_names[axis][index]))
+                .collect();
             GridPoint {
-                name: each()
-                    .map(|(axis, &index)| {
-                        format!("{}={}", axis_names[axis], value_names[axis][index])
-                    })
-                    .collect(),
+                name: point_name(&parts),
                 values: each().map(|(axis, &index)| axes[axis].1[index].clone()).collect(),
             }
         })

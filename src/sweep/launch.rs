@@ -2,9 +2,10 @@
 
 use std::collections::HashMap;
 use std::env;
-use std::fs::{self, File};
+use std::fs::{self, File, TryLockError};
+use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitStatus, Stdio};
+use std::process::{ChildStdin, Command, ExitStatus, Stdio};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -13,17 +14,17 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 
 use super::grid::SweepRun;
-use crate::files::write_atomic;
+use crate::files::{open_in_place, write_atomic};
 use crate::run::{Failure, RunDir, Status, Summary};
-use crate::train::Stopped;
+use crate::train::{Request, Stop, Stopped};
 
-/// Environment variables of OpenMP, and so of libtorch.
+/// The environment variable of OpenMP, and so of libtorch.
 const NUM_THREADS: &str = "OMP_NUM_THREADS";
-const WAIT_POLICY: &str = "OMP_WAIT_POLICY";
 /// What a run prints.
 const LOG_FILE: &str = "train.log";
 /// How long a run of a sweep that was just killed may take to end.
 const MAX_WAIT: Duration = Duration::from_secs(10);
+const POLL: Duration = Duration::from_millis(50);
 
 /// A change of a run's status.
 #[derive(Debug)]
@@ -51,22 +52,30 @@ pub struct Launch {
     pub jobs: usize,
     /// Whether runs that failed before are run again.
     pub retry_failed: bool,
+    /// Stops the runs, each with a checkpoint, and starts no more; its request of a checkpoint is
+    /// passed on.
+    pub stop: Stop,
 }
+
+/// The stdin of the processes that are running, by process id. It is held open until the process
+/// has ended: if this one ends before, however it does, the runs notice.
+type Inputs = Mutex<HashMap<u32, ChildStdin>>;
 
 impl Launch {
     /// Runs those of `runs` that have not finished, in order. A run that fails is recorded, and the
     /// others continue. The machine's threads are divided among the processes, unless a run's
     /// config sets `train.threads`. The processes end when this one does, however it ends. Returns
     /// an error if a folder holds another run or cannot be written, or the program cannot be
-    /// started; the runs that have started end first.
+    /// started; the runs that have started end first. Returns [`Stopped`] if a stop was requested.
     pub fn run(&self, runs: &[&SweepRun], on_event: &(dyn Fn(Event) + Sync)) -> Result<()> {
         let next = Mutex::new(runs.iter());
         let failed = AtomicBool::new(false);
+        let inputs = Inputs::default();
         let work = || -> Result<()> {
-            while !failed.load(Ordering::Relaxed) {
+            while !failed.load(Ordering::Relaxed) && self.stop.signal() == 0 {
                 let run = next.lock().ok().and_then(|mut runs| runs.next().copied());
                 let Some(run) = run else { break };
-                if let Err(error) = self.finish(run, on_event) {
+                if let Err(error) = self.finish(run, &inputs, on_event) {
                     failed.store(true, Ordering::Relaxed);
                     return Err(error);
                 }
@@ -74,33 +83,59 @@ impl Launch {
             Ok(())
         };
         thread::scope(|scope| {
-            // More threads than runs would only start to stop.
-            let workers: Vec<_> = (0..self.jobs.clamp(1, runs.len().max(1)))
-                .map(|_| thread::Builder::new().spawn_scoped(scope, work))
-                .collect();
+            let workers: Vec<_> = (0..self.jobs.max(1)).map(|_| scope.spawn(work)).collect();
+            while !workers.iter().all(|worker| worker.is_finished()) {
+                self.forward_requests(&inputs);
+                thread::sleep(POLL);
+            }
             let results = workers.into_iter().map(|worker| {
-                let worker = worker.context("cannot start a thread of the sweep; lower --jobs")?;
                 let panicked = |_| anyhow::anyhow!("internal: a thread of the sweep panicked");
                 worker.join().map_err(panicked)?
             });
-            results.collect::<Vec<Result<()>>>().into_iter().collect()
-        })
+            results.collect::<Vec<Result<()>>>().into_iter().collect::<Result<()>>()
+        })?;
+        self.stop.check_in("; run the sweep again to resume it")
+    }
+
+    /// Asks the processes to do what this one was asked to.
+    fn forward_requests(&self, inputs: &Inputs) {
+        let checkpoint = self.stop.take_checkpoint().then_some(Request::Checkpoint);
+        let stop = (self.stop.signal() > 0).then_some(Request::Stop);
+        if let (Some(request), Ok(mut inputs)) = (stop.or(checkpoint), inputs.lock()) {
+            for input in inputs.values_mut() {
+                // A process that is ending reads no more. To stop twice is to stop.
+                let _ = input.write_all(&[request as u8]);
+            }
+        }
     }
 
     /// Runs one run to its end, unless it has finished.
-    fn finish(&self, run: &SweepRun, on_event: &(dyn Fn(Event) + Sync)) -> Result<()> {
+    fn finish(
+        &self,
+        run: &SweepRun,
+        inputs: &Inputs,
+        on_event: &(dyn Fn(Event) + Sync),
+    ) -> Result<()> {
         let folder = run.folder(&self.root);
-        match self.status(run)? {
-            Status::Finished(_) => return Ok(()),
-            Status::Failed(_) if !self.retry_failed => return Ok(()),
-            Status::Running => {
-                on_event(Event::Running(run));
-                return Ok(());
-            }
-            Status::Failed(_) | Status::Pending | Status::Stopped => Failure::clear(&folder)?,
+        let is_left = |status: &Status| match status {
+            Status::Finished(_) => false,
+            Status::Failed(_) => self.retry_failed,
+            Status::Pending | Status::Stopped | Status::Running => true,
+        };
+        if !is_left(&run.status(&self.root)?) {
+            return Ok(());
         }
+        let Some(log) = self.claim(run, &folder)? else {
+            on_event(Event::Running(run));
+            return Ok(());
+        };
+        // Another sweep may have run it meanwhile.
+        if !is_left(&run.status(&self.root)?) {
+            return Ok(());
+        }
+        Failure::clear(&folder)?;
         on_event(Event::Started(run));
-        let status = self.process(run, &folder)?;
+        let status = self.process(run, &folder, log, inputs)?;
         if status.success() {
             on_event(Event::Finished(run, &Summary::read(&folder)?));
         } else if was_terminated(status) || status.code().is_some_and(Stopped::is_exit_code) {
@@ -113,33 +148,43 @@ impl Launch {
         Ok(())
     }
 
-    /// Returns the run's status once no process is training it, or after [`MAX_WAIT`].
-    fn status(&self, run: &SweepRun) -> Result<Status> {
+    /// Opens a run's log and locks it, so that no other sweep starts the run; its process inherits
+    /// the lock. Returns `None` if a process is still training the run after [`MAX_WAIT`], or
+    /// another sweep is about to.
+    fn claim(&self, run: &SweepRun, folder: &Path) -> Result<Option<File>> {
+        fs::create_dir_all(folder)
+            .with_context(|| format!("cannot create the folder {}", folder.display()))?;
+        let path = folder.join(LOG_FILE);
+        let log =
+            open_in_place(&path).with_context(|| format!("cannot write {}", path.display()))?;
         let start = Instant::now();
         loop {
-            match run.status(&self.root)? {
-                Status::Running if start.elapsed() < MAX_WAIT => {
-                    thread::sleep(Duration::from_millis(50));
-                }
-                status => return Ok(status),
+            // On a file system without locks, the sweep continues without one.
+            let claimed = !matches!(log.try_lock(), Err(TryLockError::WouldBlock));
+            if claimed && run.status(&self.root)? != Status::Running {
+                return Ok(Some(log));
             }
+            if start.elapsed() > MAX_WAIT || self.stop.signal() > 0 {
+                return Ok(None);
+            }
+            thread::sleep(POLL);
         }
     }
 
-    /// Runs one process to its end; it prints to `train.log` in the run's folder.
-    fn process(&self, run: &SweepRun, folder: &Path) -> Result<ExitStatus> {
+    /// Runs one process to its end; it prints to its log.
+    fn process(
+        &self,
+        run: &SweepRun,
+        folder: &Path,
+        log: File,
+        inputs: &Inputs,
+    ) -> Result<ExitStatus> {
         let configs = self.root.join("configs");
-        for folder in [folder, &configs] {
-            fs::create_dir_all(folder)
-                .with_context(|| format!("cannot create the folder {}", folder.display()))?;
-        }
+        fs::create_dir_all(&configs)
+            .with_context(|| format!("cannot create the folder {}", configs.display()))?;
         let config = configs.join(format!("{}.yaml", run.name));
         let yaml = run.config.to_yaml()?;
         write_atomic(&config, |file| Ok(file.write_all(yaml.as_bytes())?))?;
-        let path = folder.join(LOG_FILE);
-        let unwritable = || format!("cannot write {}", path.display());
-        let log = File::options().create(true).append(true).open(&path);
-        let log = log.with_context(unwritable)?;
         let threads = (threads() / self.jobs.max(1)).max(1).to_string();
         let mut command = Command::new(&self.program);
         command
@@ -147,23 +192,21 @@ impl Launch {
             .arg("--stop-with-stdin")
             .envs([NUM_THREADS, "RAYON_NUM_THREADS"].map(|name| (name, &threads)))
             .stdin(Stdio::piped())
-            .stdout(log.try_clone().with_context(unwritable)?)
+            .stdout(log.try_clone().context("cannot pass the log to a run")?)
             .stderr(log);
-        if self.jobs > 1 && env::var_os(WAIT_POLICY).is_none() {
-            // Threads that spin while they wait would occupy the cores of the other processes.
-            command.env(WAIT_POLICY, "passive");
-        }
         if RunDir::holds_run(folder) {
             command.arg("--resume");
         }
         let mut child =
             command.spawn().with_context(|| format!("cannot start {}", self.program.display()))?;
-        // Held open until the run has ended: if this process ends before, however it does, the
-        // run's stdin is closed.
-        let stdin = child.stdin.take();
+        if let (Some(stdin), Ok(mut inputs)) = (child.stdin.take(), inputs.lock()) {
+            inputs.insert(child.id(), stdin);
+        }
         let status =
             child.wait().with_context(|| format!("cannot wait for the run {}", run.name))?;
-        drop(stdin);
+        if let Ok(mut inputs) = inputs.lock() {
+            inputs.remove(&child.id());
+        }
         Ok(status)
     }
 }

@@ -6,6 +6,9 @@ use serde_yaml::{Mapping, Value};
 
 /// Maximum length of a value in a name.
 const MAX_LEN: usize = 40;
+/// Maximum length of a point's name. File systems allow 255 bytes, of which seed, fold and the
+/// endings of temporary files need some.
+const MAX_POINT: usize = 160;
 
 /// Returns each axis's short name: the shortest unique end of its key.
 pub(super) fn axis_names(keys: &[&str]) -> Vec<String> {
@@ -46,6 +49,18 @@ pub(super) fn value_names(values: &[Value]) -> Vec<String> {
             format!("{short}-{}", &hash[..8])
         })
         .collect()
+}
+
+/// Joins the parts of a point's name; one that is too long for a folder ends in a hash instead. A
+/// sweep without axes has one point, whose name is `base`.
+pub(super) fn point_name(parts: &[String]) -> String {
+    let name = if parts.is_empty() { "base".to_string() } else { parts.join(",") };
+    if name.len() <= MAX_POINT {
+        return name;
+    }
+    let hash = &blake3::hash(name.as_bytes()).to_hex()[..16];
+    let kept = name.floor_char_boundary(MAX_POINT - hash.len() - 1);
+    format!("{}-{hash}", &name[..kept])
 }
 
 /// Formats a value on one line, a string without quotes.
@@ -91,6 +106,21 @@ mod tests {
         let keys = ["model.vit.depth", "model.mamba.depth", "train.optimizer.lr", "lr"];
         assert_eq!(axis_names(&keys), ["vit.depth", "mamba.depth", "optimizer.lr", "lr"]);
         assert_eq!(axis_names(&["model.fusion.strategy"]), ["strategy"]);
+    }
+
+    #[test]
+    fn a_long_name_ends_in_a_hash_of_all_of_it() {
+        let parts = |last: &str| -> Vec<String> {
+            (0..9)
+                .map(|i| format!("axis{i}={}", "v".repeat(40)))
+                .chain([last.to_string()])
+                .collect()
+        };
+        let [a, b] = ["x=1", "x=2"].map(|last| point_name(&parts(last)));
+        assert!(a.len() == MAX_POINT && a.starts_with("axis0=vvvv"), "{a}");
+        assert_ne!(a, b);
+        assert_eq!(point_name(&["lr=0.1".to_string(), "x=1".to_string()]), "lr=0.1,x=1");
+        assert_eq!(point_name(&[]), "base");
     }
 
     #[test]

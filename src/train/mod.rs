@@ -20,6 +20,6 @@ mod trainer;
 
 pub use distributed::World;
 pub use observer::{AfterEpoch, Observer, Skipped, Start, StepRecord, Validated};
-pub use stop::{Stop, Stopped};
+pub use stop::{Request, Stop, Stopped};
 pub use supervised::train;
 pub use trainer::Options;

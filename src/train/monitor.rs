@@ -5,8 +5,8 @@ use crate::eval::predictions::Predictions;
 use crate::run::EpochRecord;
 
 /// Returns the score of an epoch by the monitored metric: more is better, so a metric of which less
-/// is better is negated. `None` where the metric is undefined, as the PC of one image is, or that of
-/// a model that predicts a constant.
+/// is better is negated. `None` where the metric is undefined, as the PC of one image is, or that
+/// of a model that predicts a constant.
 pub fn score(monitor: Monitor, record: &EpochRecord) -> Option<f64> {
     let score = match monitor {
         Monitor::Pc => record.val.pc,
@@ -37,8 +37,8 @@ fn is_better(monitor: Monitor, record: &EpochRecord, than: &EpochRecord, min_del
     false
 }
 
-/// Returns whether an epoch is better than all `before` it; the first one is. Where there is nothing
-/// to compare, the last epoch counts as the best.
+/// Returns whether an epoch is better than all `before` it; the first one is. Where there is
+/// nothing to compare, the last epoch counts as the best.
 pub fn is_best(monitor: Monitor, record: &EpochRecord, before: &[EpochRecord]) -> bool {
     let best = before.iter().rev().find(|record| record.best);
     best.is_none_or(|best| {

@@ -106,6 +106,8 @@ pub trait Observer<R = EpochRecord> {
     fn step(&mut self, _record: &StepRecord) {}
     /// A step was skipped.
     fn skipped(&mut self, _skipped: &Skipped) {}
+    /// A checkpoint was written after this step, because SIGUSR1 asked for one.
+    fn checkpoint(&mut self, _step: u64) {}
     /// Something is unusual, but training continues.
     fn warning(&mut self, _text: &str) {}
     /// Images of the validation or test split were evaluated.

@@ -1,103 +1,159 @@
-//! Stopping a run early by a signal, and the error that it then ends with.
+//! Requests to a run: to stop early, by a signal, and to write a checkpoint.
 
-use std::path::{Path, PathBuf};
+use std::io::Read;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use anyhow::{Context, Result};
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGUSR2};
 use signal_hook::flag;
 
-use crate::run::RunKind;
+use crate::ops;
 
 /// Shells add this to a signal's number for the exit code of a process that the signal ended.
 const SIGNAL_BASE: i32 = 128;
+/// The signals that stop a run: from a terminal or a scheduler.
+const STOPPING: [(i32, &str); 5] = [
+    (SIGINT, "SIGINT"),
+    (SIGTERM, "SIGTERM"),
+    (SIGHUP, "SIGHUP"),
+    (SIGUSR2, "SIGUSR2"),
+    (libc::SIGXCPU, "SIGXCPU"),
+];
 
-/// A request that a run stop after its current step; clones share it.
+/// What a sweep asks of its runs through their stdin, a byte each; its end asks to stop, too.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Request {
+    /// Stop after the current step.
+    Stop = b's',
+    /// Write a checkpoint after the current step, and continue.
+    Checkpoint = b'c',
+}
+
+/// A request that a run stop after its current step, or write a checkpoint; clones share it.
 #[derive(Debug, Clone, Default)]
-pub struct Stop(Arc<AtomicUsize>);
+pub struct Stop {
+    /// The number of the signal; 0 if no stop was requested.
+    signal: Arc<AtomicUsize>,
+    checkpoint: Arc<AtomicBool>,
+}
 
 impl Stop {
-    /// Creates a stop that SIGINT (Ctrl-C) and SIGTERM (a scheduler) request from now on. A second
-    /// signal ends the process at once, which loses no more than the steps since the last
-    /// checkpoint. Returns an error if the system does not let the signals be caught.
+    /// Creates a stop that SIGINT (Ctrl-C), SIGTERM, SIGHUP, SIGUSR2 and SIGXCPU request from now
+    /// on; SIGUSR1 requests a checkpoint. A second signal ends the process at once, which loses no
+    /// more than the steps since the last checkpoint. SIGHUP, SIGUSR1, SIGUSR2 and SIGXCPU stay
+    /// ignored where the process was started so, for example by `nohup`. Returns an error if the
+    /// system does not let the signals be caught.
     pub fn on_signals() -> Result<Self> {
         let stop = Self::default();
         let requested = Arc::new(AtomicBool::new(false));
-        for signal in [SIGINT, SIGTERM] {
-            let again = Arc::clone(&requested);
-            // Actions run in the order in which they are registered: at the first signal, nothing
-            // is requested yet.
-            flag::register_conditional_shutdown(signal, SIGNAL_BASE + signal, again)
-                .and_then(|_| flag::register(signal, Arc::clone(&requested)))
-                .and_then(|_| flag::register_usize(signal, Arc::clone(&stop.0), signal as usize))
-                .context("cannot catch SIGINT and SIGTERM")?;
+        for (signal, name) in STOPPING {
+            if ![SIGINT, SIGTERM].contains(&signal) && ops::ignores_signal(signal) {
+                continue;
+            }
+            let caught = || -> std::io::Result<()> {
+                // Actions run in the order in which they are registered: at the first signal,
+                // nothing is requested yet. Processor time is up again each second.
+                if signal != libc::SIGXCPU {
+                    let again = Arc::clone(&requested);
+                    flag::register_conditional_shutdown(signal, SIGNAL_BASE + signal, again)?;
+                }
+                flag::register(signal, Arc::clone(&requested))?;
+                flag::register_usize(signal, Arc::clone(&stop.signal), signal as usize)?;
+                Ok(())
+            };
+            caught().with_context(|| format!("cannot catch {name}"))?;
+        }
+        if !ops::ignores_signal(SIGUSR1) {
+            flag::register(SIGUSR1, Arc::clone(&stop.checkpoint))
+                .context("cannot catch SIGUSR1")?;
         }
         Ok(stop)
     }
 
     /// Requests the stop, as SIGTERM does.
     pub fn request(&self) {
-        self.0.store(SIGTERM as usize, Ordering::SeqCst);
+        self.signal.store(SIGTERM as usize, Ordering::SeqCst);
+    }
+
+    /// Obeys the [`Request`]s in `input` until its end.
+    pub fn obey(&self, input: impl Read) {
+        for byte in input.bytes().map_while(|byte| byte.ok()) {
+            if byte == Request::Stop as u8 {
+                self.request();
+            } else if byte == Request::Checkpoint as u8 {
+                self.checkpoint.store(true, Ordering::SeqCst);
+            }
+        }
     }
 
     /// Refuses to start a run if a stop was requested before its first step. Returns [`Stopped`] if
     /// it was requested.
-    pub(crate) fn check(&self, kind: RunKind) -> Result<()> {
-        let (signal, command) = (self.signal(), kind.command());
-        let stopped = Stopped { signal, steps: 0, epoch: 0, config: None, command };
-        if signal > 0 { Err(stopped.into()) } else { Ok(()) }
+    pub(crate) fn check(&self) -> Result<()> {
+        self.check_in(" before the first step")
+    }
+
+    /// Returns [`Stopped`] if a stop was requested, with a message that ends in `place`: after what
+    /// the run stopped, and what resumes it.
+    pub(crate) fn check_in(&self, place: &str) -> Result<()> {
+        let stopped = Stopped { signal: self.signal(), place: place.to_string() };
+        if stopped.signal > 0 { Err(stopped.into()) } else { Ok(()) }
     }
 
     /// Returns the signal's number; 0 if no stop was requested.
     pub(crate) fn signal(&self) -> i32 {
-        self.0.load(Ordering::SeqCst) as i32
+        self.signal.load(Ordering::SeqCst) as i32
+    }
+
+    /// Returns whether a checkpoint was requested since the last call.
+    pub(crate) fn take_checkpoint(&self) -> bool {
+        self.checkpoint.swap(false, Ordering::SeqCst)
     }
 }
 
 /// The error of a run that was stopped, with all of its steps in its checkpoint.
 #[derive(Debug, thiserror::Error)]
-#[error("stopped by {}{}", self.name(), self.remedy())]
+#[error("stopped by {}{place}", self.name())]
 pub struct Stopped {
-    pub(crate) signal: i32,
-    pub(crate) steps: u64,
-    pub(crate) epoch: usize,
-    /// The resolved config in the run directory, if there is one already.
-    pub(crate) config: Option<PathBuf>,
-    /// The subcommand that resumes.
-    pub(crate) command: &'static str,
+    signal: i32,
+    /// The rest of the message.
+    place: String,
 }
 
 impl Stopped {
-    /// Returns 130 after SIGINT, 143 after SIGTERM.
+    /// The error of a run after a number of steps, with the `command` that resumes it from its
+    /// resolved config.
+    pub(super) fn in_run(
+        signal: i32,
+        steps: u64,
+        epoch: usize,
+        config: &Path,
+        command: &str,
+    ) -> Self {
+        let place = format!(
+            " after {steps} steps, in epoch {epoch}; resume with: vmbeauty {command} {} --output \
+             {} --resume",
+            config.display(),
+            config.parent().unwrap_or(Path::new(".")).display()
+        );
+        Self { signal, place }
+    }
+
+    /// Returns 128 and the signal's number, for example 130 after SIGINT and 143 after SIGTERM.
     pub fn exit_code(&self) -> u8 {
         (SIGNAL_BASE + self.signal) as u8
     }
 
     /// Returns whether a process that ended with this code was stopped by a signal.
     pub fn is_exit_code(code: i32) -> bool {
-        [SIGINT, SIGTERM].contains(&(code - SIGNAL_BASE))
-    }
-
-    fn remedy(&self) -> String {
-        match &self.config {
-            Some(config) => format!(
-                " after {} steps, in epoch {}; resume with: vmbeauty {} {} --output {} --resume",
-                self.steps,
-                self.epoch,
-                self.command,
-                config.display(),
-                config.parent().unwrap_or(Path::new(".")).display()
-            ),
-            None => " before the first step".to_string(),
-        }
+        STOPPING.iter().any(|(signal, _)| SIGNAL_BASE + signal == code)
     }
 
     fn name(&self) -> &'static str {
-        match self.signal {
-            SIGINT => "SIGINT",
-            _ => "SIGTERM",
-        }
+        let named = STOPPING.iter().find(|(signal, _)| *signal == self.signal);
+        named.map_or("a signal", |(_, name)| name)
     }
 }
 
@@ -107,21 +163,18 @@ mod tests {
 
     #[test]
     fn the_message_names_the_resume_command_and_the_exit_code_the_signal() {
-        let stopped = |signal| Stopped {
-            signal,
-            steps: 12,
-            epoch: 2,
-            config: Some(PathBuf::from("runs/a/config.yaml")),
-            command: "train",
-        };
+        let stopped =
+            |signal| Stopped::in_run(signal, 12, 2, Path::new("runs/a/config.yaml"), "train");
         assert_eq!(
             stopped(SIGINT).to_string(),
             "stopped by SIGINT after 12 steps, in epoch 2; resume with: \
              vmbeauty train runs/a/config.yaml --output runs/a --resume"
         );
-        assert_eq!(stopped(SIGINT).exit_code(), 130);
-        assert_eq!(stopped(SIGTERM).exit_code(), 143);
-        assert!(Stopped::is_exit_code(130) && Stopped::is_exit_code(143));
+        let codes = STOPPING.map(|(signal, _)| stopped(signal).exit_code());
+        assert_eq!(codes[..3], [130, 143, 129]);
+        for code in codes {
+            assert!(Stopped::is_exit_code(code.into()), "{code}");
+        }
         assert!(!Stopped::is_exit_code(1));
     }
 
@@ -132,5 +185,17 @@ mod tests {
         assert_eq!(clone.signal(), 0);
         stop.request();
         assert_eq!(clone.signal(), SIGTERM);
+    }
+
+    #[test]
+    fn a_sweeps_requests_are_obeyed_and_others_ignored() {
+        let stop = Stop::default();
+        stop.obey(&b"xc\n"[..]);
+        assert!(stop.clone().take_checkpoint() && !stop.take_checkpoint());
+        assert_eq!(stop.signal(), 0);
+        stop.obey(&[Request::Stop as u8][..]);
+        assert_eq!(stop.signal(), SIGTERM);
+        let error = stop.check_in("; run it again").unwrap_err();
+        assert_eq!(error.to_string(), "stopped by SIGTERM; run it again");
     }
 }

@@ -145,7 +145,13 @@ fn stopped(
 fn signals_end_a_run_after_its_step_with_a_checkpoint() {
     let sandbox = Sandbox::new();
     sandbox.done(&train_arguments("whole", &SETTINGS));
-    for (signal, name, code) in [("-INT", "SIGINT", 130), ("-TERM", "SIGTERM", 143)] {
+    for (signal, name, code) in [
+        ("-INT", "SIGINT", 130),
+        ("-TERM", "SIGTERM", 143),
+        ("-HUP", "SIGHUP", 129),
+        ("-USR2", "SIGUSR2", 140),
+        ("-XCPU", "SIGXCPU", 152),
+    ] {
         let first = train_arguments(name, &SETTINGS);
         let (found, errors) = stopped(&sandbox, &first, name, signal);
         assert_eq!(found, Some(code), "{errors}");
@@ -156,6 +162,90 @@ fn signals_end_a_run_after_its_step_with_a_checkpoint() {
         sandbox.done(&command.split(' ').collect::<Vec<_>>());
         assert_same(&sandbox.path(name), &sandbox.path("whole"), name);
     }
+}
+
+/// A run that ends only when it is stopped, and writes no checkpoint within an epoch by itself.
+const ENDLESS: [&str; 3] = [
+    "data.synthetic={train: 100000, val: 16, test: 16}",
+    "train.checkpoint_minutes=null",
+    "train.tensorboard=false",
+];
+
+/// Waits until a run has made its first step.
+fn wait_for_first_step(sandbox: &Sandbox, run: &str) {
+    let provenance = sandbox.path(run).join("provenance.jsonl");
+    wait_for("the start", || provenance.exists());
+    sleep(Duration::from_millis(300));
+}
+
+#[test]
+fn usr1_asks_for_a_checkpoint_and_the_run_continues() {
+    let sandbox = Sandbox::new();
+    let child = start(&sandbox, &train_arguments("run", &ENDLESS));
+    wait_for_first_step(&sandbox, "run");
+    let run = sandbox.path("run");
+    let mut steps = 0;
+    for _ in 0..2 {
+        let earlier = steps;
+        send("-USR1", &child);
+        wait_for("a checkpoint", || {
+            let checkpoint = run.join(CHECKPOINT);
+            steps = if checkpoint.exists() { progress(&run)["steps"].as_u64().unwrap() } else { 0 };
+            steps > earlier
+        });
+    }
+    send("-TERM", &child);
+    let output = child.wait_with_output().unwrap();
+    let errors = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(143), "{errors}");
+    assert_eq!(errors.lines().filter(|line| line.ends_with("as SIGUSR1 asked")).count(), 2);
+}
+
+#[test]
+fn a_run_under_nohup_outlives_its_terminal() {
+    let sandbox = Sandbox::new();
+    let arguments = train_arguments("run", &ENDLESS).join("' '");
+    let program = env!("CARGO_BIN_EXE_vmbeauty");
+    let mut command = Command::new("sh");
+    command.args(["-c", &format!("trap '' HUP; exec '{program}' '{arguments}'")]);
+    command.current_dir(sandbox.path("")).stdout(Stdio::null()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    wait_for_first_step(&sandbox, "run");
+    send("-HUP", &child);
+    sleep(Duration::from_millis(500));
+    assert!(child.try_wait().unwrap().is_none(), "SIGHUP ended it");
+    assert!(!sandbox.path("run").join(CHECKPOINT).exists());
+    send("-TERM", &child);
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(143), "{output:?}");
+}
+
+#[test]
+fn a_sweeps_signals_reach_its_runs() {
+    let sandbox = Sandbox::new();
+    let set = ENDLESS.map(|set| set.replacen('=', ": ", 1)).join(", ");
+    let sweep = format!("name: s\nbase: small.yaml\nset: {{{set}}}\nseeds: [1, 2, 3]\n");
+    fs::write(sandbox.path("sweep.yaml"), sweep).unwrap();
+    let child =
+        start(&sandbox, &["sweep", "sweep.yaml", "--output", "out", "--jobs", "2", "--quiet"]);
+    let runs = [1, 2, 3].map(|seed| format!("out/runs/seed={seed}"));
+    let has = |run: &String| sandbox.path(run).join(CHECKPOINT).exists();
+    runs[..2].iter().for_each(|run| wait_for_first_step(&sandbox, run));
+    send("-USR1", &child);
+    wait_for("checkpoints", || runs[..2].iter().all(has));
+    let before = progress(&sandbox.path(&runs[0]))["steps"].as_u64();
+    send("-TERM", &child);
+    let output = child.wait_with_output().unwrap();
+    let errors = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(143), "{errors}");
+    let message = "stopped by SIGTERM; run the sweep again to resume it";
+    assert_eq!(errors.lines().last(), Some(message));
+    for run in &runs[..2] {
+        let log = fs::read_to_string(sandbox.path(run).join("train.log")).unwrap();
+        assert!(log.contains("stopped by SIGTERM after "), "{log}");
+    }
+    assert!(progress(&sandbox.path(&runs[0]))["steps"].as_u64() > before);
+    assert!(!sandbox.path(&runs[2]).exists());
 }
 
 #[test]

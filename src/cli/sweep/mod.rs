@@ -17,6 +17,7 @@ use super::console::{Console, ConsoleArgs};
 use super::output::print_result;
 use crate::run::Status;
 use crate::sweep::{Launch, Shard, Sweep, SweepConfig, collect};
+use crate::train::Stop;
 
 /// Run an experiment at every point of a grid, with every seed, on every fold
 ///
@@ -66,6 +67,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
         root: root.clone(),
         jobs: args.jobs.into(),
         retry_failed: args.retry_failed,
+        stop: Stop::on_signals()?,
     };
     let progress = Mutex::new(Progress::new(args, &runs, &statuses));
     launch.run(&runs, &|event| {

@@ -122,10 +122,11 @@ fn with_metadata(
     let metadata = serde_json::to_string(&metadata.iter().collect::<BTreeMap<_, _>>())?;
     let tensors = header.trim_end().strip_prefix('{').context("the header is no object")?;
     let comma = if tensors == "}" { "" } else { "," };
-    let header = format!("{{\"__metadata__\":{metadata}{comma}{tensors}");
-    // The values begin at a multiple of eight bytes.
-    let length = header.len().next_multiple_of(8);
-    Ok(format!("{header:length$}"))
+    let mut header = format!("{{\"__metadata__\":{metadata}{comma}{tensors}");
+    // The values begin at a multiple of eight bytes. (A width in `format!` has 16 bits.)
+    let padding = header.len().next_multiple_of(8) - header.len();
+    header.extend(std::iter::repeat_n(' ', padding));
+    Ok(header)
 }
 
 fn serialize(tensors: &[(String, Tensor)]) -> Result<Vec<u8>> {
@@ -148,4 +149,21 @@ fn serialize(tensors: &[(String, Tensor)]) -> Result<Vec<u8>> {
         })
         .collect::<Result<Vec<_>>>()?;
     Ok(safetensors::serialize(views, None)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_header_longer_than_64_kib_is_written_and_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.safetensors");
+        let tensors: Vec<(String, Tensor)> = (0..1200)
+            .map(|i| (format!("vit.blocks.{i}.weight"), Tensor::from_slice(&[i as f32])))
+            .collect();
+        super::super::save(&path, &tensors, HashMap::new()).unwrap();
+        let mut file = WeightsFile::open(&path).unwrap();
+        assert_eq!(file.tensor("vit.blocks.1199.weight").unwrap().double_value(&[0]), 1199.0);
+    }
 }

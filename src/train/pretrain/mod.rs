@@ -70,7 +70,7 @@ pub fn pretrain(
     }
     let device = device::select(config.device)?;
     let images = TrainAndVal::load(config)?;
-    options.stop.check(RunKind::Pretrain)?;
+    options.stop.check()?;
     let run = if options.resume {
         RunDir::resume(root, RunKind::Pretrain, config)?
     } else {

@@ -76,7 +76,7 @@ fn run(
         Some(run) => run,
         None => {
             if options.world.size() == 1 {
-                options.stop.check(RunKind::Train)?;
+                options.stop.check()?;
             }
             if is_first {
                 RunDir::create(root, RunKind::Train, config)?

@@ -92,19 +92,28 @@ impl<O: Objective> Trainer<'_, O> {
                     observers.iter_mut().for_each(|observer| observer.skipped(&skipped));
                 }
             }
-            self.stop_if_requested()?;
+            self.obey_requests(observers)?;
             self.save_if_due(&mut saved)?;
         }
         self.load_ahead()
     }
 
-    /// Saves a checkpoint and stops the run if a stop was requested on any rank.
-    fn stop_if_requested(&mut self) -> Result<()> {
-        let signal = self.world.max(self.stop.signal().into())? as i32;
-        if signal == 0 {
+    /// Saves a checkpoint if one, or a stop, was requested on any rank, and stops the run if that
+    /// was.
+    fn obey_requests(&mut self, observers: &mut [Box<dyn Observer<O::Record>>]) -> Result<()> {
+        // One number for both, because the ranks agree on it after each step.
+        let mine = 2 * i64::from(self.stop.signal()) + i64::from(self.stop.take_checkpoint());
+        let requested = self.world.max(mine)?;
+        if requested == 0 {
             return Ok(());
         }
         self.save_checkpoint()?;
+        let signal = (requested / 2) as i32;
+        if signal == 0 {
+            let steps = self.progress.steps;
+            observers.iter_mut().for_each(|observer| observer.checkpoint(steps));
+            return Ok(());
+        }
         self.world.barrier()?;
         Err(self.stopped(signal))
     }

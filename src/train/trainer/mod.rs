@@ -112,13 +112,13 @@ impl<O: Objective> Trainer<'_, O> {
     }
 
     fn stopped(&self, signal: i32) -> Error {
-        Error::new(Stopped {
+        Error::new(Stopped::in_run(
             signal,
-            steps: self.progress.steps,
-            epoch: self.recipe.epochs.min(self.progress.epochs + 1),
-            config: Some(self.run.config()),
-            command: self.run.kind().command(),
-        })
+            self.progress.steps,
+            self.recipe.epochs.min(self.progress.epochs + 1),
+            &self.run.config(),
+            self.run.kind().command(),
+        ))
     }
 
     /// Adds the seconds since the last call to the run's, and returns them.

@@ -321,3 +321,46 @@ fn a_folder_of_another_sweep_and_a_wrong_sweep_are_refused() {
     assert_eq!(sandbox.fails(&["sweep", "sweep.yaml", "--shard", "3/2"]).0, 2);
     assert_eq!(sandbox.fails(&["sweep", "sweep.yaml", "--jobs", "0"]).0, 2);
 }
+
+#[test]
+fn a_run_that_another_sweep_has_started_is_in_use_and_has_not_failed() {
+    let sandbox = sandbox(
+        "name: s\nbase: small.yaml\nset: {train.epochs: 1, train.tensorboard: false}\n\
+         seeds: [1, 2]\n",
+    );
+    // Another sweep's run holds the lock before its process has made the run directory.
+    let run = sandbox.path("out/runs/seed=1");
+    fs::create_dir_all(&run).unwrap();
+    let log = fs::File::create(run.join("train.log")).unwrap();
+    log.lock().unwrap();
+    let output = sandbox.run(&["sweep", "sweep.yaml", "--output", "out", "--json"]);
+    let errors = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.success(), "{errors}");
+    assert!(errors.contains("seed=1  skipped: another process is training it"), "{errors}");
+    assert!(!run.join("failed.json").exists());
+    let results: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(
+        (&results["runs"][0]["status"], &results["runs"][1]["status"]),
+        (&"pending".into(), &"finished".into())
+    );
+}
+
+#[test]
+fn names_that_are_too_long_for_a_folder_end_in_a_hash() {
+    let axes: String = (1..=6)
+        .map(|n| format!("  data.synthetic.{}: [{n}]\n", ["train", "val", "test"][n % 3]))
+        .take(3)
+        .collect();
+    let long = format!("[{}]", ["0.123456789012345"; 4].join(", "));
+    let sandbox = sandbox(&format!(
+        "name: s\nbase: small.yaml\nset: {{train.epochs: 1, train.tensorboard: false}}\naxes:\n\
+         {axes}  data.augment.color_jitter: [{long}]\n  data.augment.horizontal_flip: \
+         [0.12345678901234567]\n  train.optimizer.weight_decay: [0.12345678901234567]\n  \
+         train.optimizer.lr: [0.00012345678901234567]\n  model.head.dropout: \
+         [0.12345678901234567]\n  model.vit.drop_path: [0.12345678901234567]\n  \
+         model.mamba.drop_path: [0.12345678901234567]\nseeds: [18446744073709551615]\n"
+    ));
+    sandbox.done(&["sweep", "sweep.yaml", "--output", "out", "--quiet"]);
+    let names = names(&sandbox.path("out/runs"));
+    assert!(names[0].len() < 200 && names[0].ends_with(",seed=18446744073709551615"), "{names:?}");
+}
