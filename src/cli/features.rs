@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use tch::Tensor;
 
 use super::output::say;
@@ -93,14 +93,14 @@ fn open_model(path: &Path, overrides: &[String]) -> Result<(Config, BeautyNet)> 
 /// Reads the tensor `input` of a safetensors file.
 pub(super) fn read_input(path: &Path) -> Result<Tensor> {
     let mut file = WeightsFile::open(path)?;
-    file.tensor("input").with_context(|| {
-        let names: Vec<String> = file.shapes().into_keys().take(20).collect();
-        format!(
-            "{} must hold a tensor `input` of shape (batch, 3, height, width); it holds {}",
-            path.display(),
-            names.join(", ")
-        )
-    })
+    let names: Vec<String> = file.shapes().into_keys().collect();
+    ensure!(
+        names.iter().any(|name| name == "input"),
+        "{} must hold a tensor `input` of shape (batch, 3, height, width); it holds {}",
+        path.display(),
+        names[..names.len().min(20)].join(", ")
+    );
+    file.tensor("input").with_context(|| format!("cannot read {}", path.display()))
 }
 
 /// Concatenates the outputs of all batches, by name; a branch that the model lacks is skipped.

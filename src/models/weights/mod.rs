@@ -153,9 +153,12 @@ fn printable(name: &str) -> String {
 
 /// Reads a tensor's values. Returns an error if they do not fit into memory, or end early.
 fn read_values(source: impl Read, length: u64) -> Result<Vec<u8>> {
-    let too_long = || format!("it has {} GiB, more than the memory that is free", length >> 30);
     let mut bytes = Vec::new();
-    bytes.try_reserve_exact(usize::try_from(length)?).with_context(too_long)?;
+    ensure!(
+        bytes.try_reserve_exact(usize::try_from(length)?).is_ok(),
+        "it has {} GiB, more than the memory that is free",
+        length >> 30
+    );
     source.take(length).read_to_end(&mut bytes)?;
     ensure!(bytes.len() as u64 == length, "the file ends within it");
     Ok(bytes)
