@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 
 use super::output::{print, print_json, say};
 use super::parse_split;
@@ -31,6 +31,9 @@ pub(super) struct CheckArgs {
     /// Print one JSON object: short for --format json
     #[arg(long, conflicts_with = "format")]
     json: bool,
+    /// List every finding in the table; without it, the first 20 of each kind
+    #[arg(long)]
+    all: bool,
     /// Write each file's split, name, score, group, content hash and size to this CSV file
     #[arg(long, value_name = "FILE")]
     manifest: Option<PathBuf>,
@@ -70,7 +73,8 @@ enum Format {
     Html,
 }
 
-/// Runs the subcommand. The exit code is 0 whether or not problems are found.
+/// Runs the subcommand. A check succeeds whether or not problems are found, unless no image can be
+/// used.
 pub(super) fn run(command: &Command) -> Result<ExitCode> {
     match command {
         Command::Check(args) => run_check(args),
@@ -87,12 +91,14 @@ fn run_check(args: &CheckArgs) -> Result<ExitCode> {
     match args.format {
         Format::Json => print_json(&report)?,
         Format::Table if args.json => print_json(&report)?,
-        Format::Table => print(&report.to_string())?,
+        Format::Table => print(&report.to_text(args.all))?,
         Format::Html => {
             let root = config.data.root.display();
             print(&report.to_html(&format!("{} {root}", config.data.dataset)))?;
         }
     }
+    let (usable, rows) = report.usable_rows();
+    ensure!(usable > 0, "none of the {rows} images can be used");
     Ok(ExitCode::SUCCESS)
 }
 

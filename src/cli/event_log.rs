@@ -49,6 +49,7 @@ impl<R: Serialize> Observer<R> for EventLog {
         }
         if !std::mem::replace(&mut self.started, true) {
             self.console.warn_of_skipped_rows(start.skipped_rows);
+            start.warnings.iter().for_each(|warning| self.console.warn(warning));
         }
     }
 

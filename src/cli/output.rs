@@ -1,6 +1,6 @@
 //! Printing of results to stdout, and formats of numbers and tables.
 
-use std::io::{ErrorKind, Write};
+use std::io::{BufWriter, ErrorKind, Write};
 
 use anyhow::{Context, Result};
 use serde::Serialize;
@@ -12,7 +12,11 @@ use crate::report::{group_thousands, text_table};
 /// Prints a result. A reader that stopped reading (`| head`) is no error.
 pub(super) fn print(text: &str) -> Result<()> {
     let mut out = std::io::stdout().lock();
-    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+    printed(out.write_all(text.as_bytes()).and_then(|()| out.flush()))
+}
+
+fn printed(written: std::io::Result<()>) -> Result<()> {
+    match written {
         Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
         other => other.context("cannot write to stdout"),
     }
@@ -26,7 +30,10 @@ pub(super) fn say(text: &str) {
 
 /// Prints a result as one JSON object.
 pub(super) fn print_json(value: &impl Serialize) -> Result<()> {
-    print(&(serde_json::to_string_pretty(value)? + "\n"))
+    let mut out = BufWriter::new(std::io::stdout().lock());
+    // Not by way of a string: a check of a million rows has a long one.
+    let written = serde_json::to_writer_pretty(&mut out, value).map_err(std::io::Error::from);
+    printed(written.and_then(|()| writeln!(out)).and_then(|()| out.flush()))
 }
 
 /// Prints a result as one JSON object if `json` is set, else as text.

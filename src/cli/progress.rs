@@ -160,6 +160,7 @@ impl<R: ConsoleRecord> Observer<R> for Progress {
         }
         if !std::mem::replace(&mut self.started, true) {
             self.console.warn_of_skipped_rows(start.skipped_rows);
+            start.warnings.iter().for_each(|warning| self.console.warn(warning));
         }
         if start.steps_done > 0 {
             self.console.info(&format!(

@@ -81,6 +81,10 @@ section! {
 section! {
     /// Column names of a `csv` dataset.
     pub struct CsvConfig {
+        /// What separates the columns: `auto`, `,`, `;`, `tab` or `|`. `auto` is what a first line
+        /// such as `sep=;` states, or else what gives the header the columns below. Where it is no
+        /// comma, numbers may have a decimal comma.
+        pub delimiter: Delimiter = Delimiter::Auto,
         /// Path of the image, relative to the CSV file.
         pub image_column: String = "image".into(),
         /// The rating.
@@ -112,6 +116,22 @@ section! {
         pub test: usize = 400,
         /// Standard deviation of the noise on the ratings, in score units.
         pub rater_noise: f64 = 0.2,
+    }
+}
+
+names! {
+    /// What separates the columns of a CSV file.
+    pub enum Delimiter {
+        /// What the header shows.
+        Auto = "auto",
+        /// A comma.
+        Comma = ",",
+        /// A semicolon.
+        Semicolon = ";",
+        /// A tab.
+        Tab = "tab",
+        /// A vertical bar.
+        Bar = "|",
     }
 }
 

@@ -34,8 +34,8 @@ pub use augment::{
 };
 pub use branch::Branch;
 pub use data::{
-    Cache, CsvConfig, DataConfig, DatasetName, Fold, Interpolation, Normalize, Overlap, Resize,
-    SyntheticConfig,
+    Cache, CsvConfig, DataConfig, DatasetName, Delimiter, Fold, Interpolation, Normalize, Overlap,
+    Resize, SyntheticConfig,
 };
 pub use device::Device;
 pub use error::{ConfigError, Problem};

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use anyhow::{Result, bail};
 use serde::{Deserialize, Serialize};
@@ -114,9 +115,9 @@ pub struct Skipped {
     /// The split of its list.
     pub split: Split,
     /// The image's name in the dataset.
-    pub id: String,
+    pub id: Arc<str>,
     /// Why it is skipped.
-    pub reason: String,
+    pub reason: Arc<str>,
 }
 
 /// A dataset that is ready to train on.
@@ -130,6 +131,8 @@ pub struct Dataset {
     pub test: Vec<Sample>,
     /// Skipped rows: without an image, unreadable, or dropped in favor of another split.
     pub skipped: Vec<Skipped>,
+    /// What makes results on the dataset doubtful, a sentence each.
+    pub warnings: Vec<String>,
 }
 
 impl Dataset {

@@ -1,28 +1,38 @@
 //! Loads the samples of each split of the configured dataset.
 
+use std::collections::HashMap;
+use std::sync::Arc;
+
 use anyhow::{Context, Result, bail};
 use rayon::prelude::*;
 
-use super::dataset::{Dataset, Sample, Skipped, Source, Split};
+use super::dataset::{Dataset, Sample, Skipped, Split};
 use super::datasets::synthetic::{self, FaceSeed};
 use super::datasets::votes::{self, Votes};
 use super::datasets::{csv, image_folder, mebeauty, scut_fbp5500};
 use super::image::read_image;
-use super::listing::{Listing, Row};
+use super::listing::{Labels, Listing, Row, RowImage, first_by_key};
 use super::splits::{folds, leakage};
-use crate::config::{DataConfig, DatasetName, SyntheticConfig};
+use crate::config::{DataConfig, DatasetName, Overlap, SyntheticConfig};
+use crate::files::printable;
 
 /// Reads the configured dataset. `seed` determines the rows held out for validation and test,
 /// unless the dataset publishes splits, and the faces of the synthetic one. Returns an error, with
 /// the file or the key, if a list is missing or malformed, an image is in two splits (unless
 /// `data.overlap` allows it), or no readable image is left for train or val.
 pub fn load(config: &DataConfig, seed: u64) -> Result<Dataset> {
-    let (splits, skipped) = load_splits(config, seed, &Split::ALL)?;
+    let mut listing = list(config, seed)?;
+    let skipped = leakage::resolve_overlaps(&mut listing, config.overlap)?;
+    let warnings = match config.overlap {
+        Overlap::Allow => Vec::new(),
+        Overlap::Error | Overlap::Drop => leakage::copies_warning(&listing).into_iter().collect(),
+    };
+    let (splits, skipped) = open(listing, skipped, config, &Split::ALL);
     for split in [Split::Train, Split::Val] {
         require(config, split, &splits[split as usize], &skipped)?;
     }
     let [train, val, test] = splits;
-    Ok(Dataset { train, val, test, skipped })
+    Ok(Dataset { train, val, test, skipped, warnings })
 }
 
 /// Reads one split of the configured dataset, with the same samples as [`load`], without opening
@@ -33,42 +43,48 @@ pub fn load_split(
     seed: u64,
     split: Split,
 ) -> Result<(Vec<Sample>, Vec<Skipped>)> {
-    let (mut splits, skipped) = load_splits(config, seed, &[split])?;
+    let mut listing = list(config, seed)?;
+    let skipped = leakage::resolve_overlaps(&mut listing, config.overlap)?;
+    let (mut splits, skipped) = open(listing, skipped, config, &[split]);
     let samples = std::mem::take(&mut splits[split as usize]);
     require(config, split, &samples, &skipped)?;
     Ok((samples, skipped))
 }
 
-fn load_splits(
+/// Converts the rows of the wanted splits to samples, and those that cannot be used to skipped
+/// ones, which join those that were skipped before.
+fn open(
+    mut listing: Listing,
+    mut skipped: Vec<Skipped>,
     config: &DataConfig,
-    seed: u64,
     wanted: &[Split],
-) -> Result<([Vec<Sample>; 3], Vec<Skipped>)> {
-    let mut listing = list(config, seed)?;
-    let mut skipped = leakage::resolve_overlaps(&mut listing, config.overlap)?;
+) -> ([Vec<Sample>; 3], Vec<Skipped>) {
     skipped.retain(|row| wanted.contains(&row.split));
+    let problems = if config.verify { find_unreadable(&listing, wanted) } else { HashMap::new() };
     let mut splits: [Vec<Sample>; 3] = Default::default();
     for &split in wanted {
-        let rows = std::mem::take(listing.rows_mut(split));
-        // Images are decoded in parallel; the results keep the order of the rows.
-        let checked: Vec<(Sample, Option<String>)> =
-            rows.into_par_iter().map(|row| check_row(row, config.verify)).collect();
-        for (sample, problem) in checked {
-            match problem {
-                None => splits[split as usize].push(sample),
-                Some(reason) => skipped.push(Skipped { split, id: sample.id, reason }),
+        for row in std::mem::take(listing.rows_mut(split)) {
+            match row.missing_reason().or_else(|| problems.get(&row.key).map(|text| &**text)) {
+                Some(reason) => {
+                    skipped.push(Skipped { split, id: row.id.clone(), reason: reason.into() })
+                }
+                None => splits[split as usize].extend(row.into_sample()),
             }
         }
     }
-    Ok((splits, skipped))
+    (splits, skipped)
 }
 
-fn check_row(row: Row, verify: bool) -> (Sample, Option<String>) {
-    let problem = row.missing.or_else(|| match &row.sample.source {
-        Source::File(path) if verify => read_image(path).err().map(|error| format!("{error:#}")),
-        _ => None,
-    });
-    (row.sample, problem)
+/// Decodes each file of these splits once, in parallel. Returns the keys of those that cannot be
+/// read, and why.
+fn find_unreadable(listing: &Listing, wanted: &[Split]) -> HashMap<Arc<str>, Arc<str>> {
+    let rows = wanted.iter().flat_map(|&split| listing.rows(split));
+    let files = first_by_key(rows.filter(|row| row.path().is_some()));
+    let problem = |row: &&Row| {
+        let error = read_image(row.path()?).err()?;
+        Some((Arc::clone(&row.key), format!("{error:#}").into()))
+    };
+    files.par_iter().filter_map(problem).collect()
 }
 
 fn require(
@@ -93,13 +109,13 @@ fn require(
          data check` to list all of them",
         skipped.count() + 1,
         config.root.display(),
-        first.id,
-        first.reason
+        printable(&first.id),
+        printable(&first.reason)
     )
 }
 
-/// Reads the dataset's lists. No image is decoded, but for folds from the seed all files are read,
-/// to find those of the same content.
+/// Reads the dataset's lists. No image is decoded, but where splits are sampled, files of the same
+/// size are compared.
 pub(crate) fn list(config: &DataConfig, seed: u64) -> Result<Listing> {
     let seed = config.seed.unwrap_or(seed);
     let Some(fold) = config.fold() else {
@@ -175,9 +191,10 @@ fn list_synthetic(config: &SyntheticConfig, seed: u64) -> Listing {
                 let id = format!("synthetic/{split}/{index:06}");
                 let score = synthetic::rated_score(face, config.rater_noise);
                 let group = synthetic::Face::sample(face).tone_group().to_string();
-                let sample = Sample::new(&id, Source::Synthetic(face), score, Some(group));
                 let votes = synthetic::ratings(face, config.rater_noise);
-                Row::new(Sample { votes, ..sample }, id)
+                let labels = Labels { group: Some(group.into()), votes, ..Labels::default() };
+                let row = Row::new(&id, RowImage::Synthetic(face), id.as_str().into(), score);
+                Row { labels: Some(labels.into()), ..row }
             })
             .collect()
     };
@@ -216,8 +233,7 @@ mod tests {
         fs::write(folder.path().join("cut.png"), b"\x89PNG\r\n\x1a\n").unwrap();
         let dataset = load(&config, 1).unwrap();
         assert_eq!(Split::ALL.map(|split| dataset.samples(split).len()), [1, 1, 1]);
-        let reasons: Vec<_> =
-            dataset.skipped.iter().map(|row| (row.id.as_str(), row.reason.as_str())).collect();
+        let reasons: Vec<_> = dataset.skipped.iter().map(|row| (&*row.id, &*row.reason)).collect();
         assert!(reasons[0].0 == "gone.png" && reasons[0].1.contains("no such file"), "{reasons:?}");
         assert!(reasons[1].0 == "cut.png" && reasons[1].1.contains("damaged"), "{reasons:?}");
         config.verify = false;
@@ -290,8 +306,8 @@ mod tests {
         config.val_fraction = 0.0;
         let listing = list(&config, 1).unwrap();
         let train = listing.rows(Split::Train);
-        assert_eq!(train[0].sample.votes, [3.0, 4.0, 5.0]);
-        assert_eq!(train[1].sample.votes, [1.0, 2.0]);
+        assert_eq!(train[0].labels.as_ref().unwrap().votes, [3.0, 4.0, 5.0]);
+        assert_eq!(train[1].labels.as_ref().unwrap().votes, [1.0, 2.0]);
         let notes = listing.notes.join("; ");
         assert!(notes.contains("CF9.jpg") && notes.contains("the first is mty2.jpg"), "{notes}");
 
@@ -304,9 +320,10 @@ mod tests {
         fs::copy(format!("{ratings}/wide.xlsx"), target).unwrap();
         (config.dataset, config.split) = (DatasetName::Mebeauty, "official".to_string());
         let listing = list(&config, 1).unwrap();
-        assert_eq!(listing.rows(Split::Train)[0].sample.votes, [7.0, 10.0]);
-        assert_eq!(listing.rows(Split::Test)[0].sample.votes, [2.0, 3.0, 4.0]);
-        assert!(listing.rows(Split::Val)[0].sample.votes.is_empty());
+        let votes = |split| listing.rows(split)[0].labels.as_deref().map(|l| l.votes.as_slice());
+        assert_eq!(votes(Split::Train), Some([7.0, 10.0].as_slice()));
+        assert_eq!(votes(Split::Test), Some([2.0, 3.0, 4.0].as_slice()));
+        assert_eq!(votes(Split::Val), None);
     }
 
     #[test]

@@ -42,6 +42,8 @@ pub(super) struct Description<'a> {
     pub images: [usize; 3],
     /// Rows of the dataset that were skipped.
     pub skipped_rows: usize,
+    /// What makes results on the dataset doubtful.
+    pub warnings: &'a [String],
     /// Notes about the pretrained weights.
     pub notes: &'a [Note],
 }

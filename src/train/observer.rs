@@ -35,6 +35,8 @@ pub struct Start<'a> {
     pub steps_done: u64,
     /// Images trained on before, in the current epoch.
     pub images_done: usize,
+    /// What makes results on the dataset doubtful.
+    pub warnings: &'a [String],
     /// Notes about the pretrained weights.
     pub notes: &'a [Note],
 }

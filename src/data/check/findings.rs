@@ -112,6 +112,12 @@ pub(super) struct CheckedFile {
 }
 
 impl DatasetCheck {
+    /// Returns the number of rows that can be used, and of all rows.
+    pub fn usable_rows(&self) -> (usize, usize) {
+        let sum = |count: fn(&SplitCheck) -> usize| self.splits.iter().map(count).sum();
+        (sum(|split| split.usable), sum(|split| split.rows))
+    }
+
     /// Returns whether no problem was found.
     pub fn is_clean(&self) -> bool {
         self.missing.is_empty()

@@ -6,6 +6,7 @@ use std::path::Path;
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
 use super::findings::{DatasetCheck, SplitCheck, SplitImage};
+use super::table::list;
 use crate::data::dataset::{Skipped, Split};
 use crate::data::embed::embedded;
 use crate::data::image::read_image;
@@ -13,15 +14,24 @@ use crate::data::image::read_image;
 const SIDE: u32 = 112;
 /// The number of findings of one kind that are shown with their images; all of them are counted.
 const MAX_SHOWN: usize = 200;
+/// The number of images, or of scores, of one finding that are shown.
+const MAX_OF_ONE: usize = 20;
 
 const STYLE: &str = "\
-body{font:14px/1.5 system-ui,sans-serif;margin:2em auto;max-width:70em;padding:0 1em;color:#222;\
-background:#fff}table{border-collapse:collapse;margin:1em 0}\
-th,td{padding:.2em .8em;text-align:right;border-bottom:1px solid #ddd}\
+:root{color-scheme:light dark;--text:#222;--back:#fff;--line:#ddd;--bar:#47a;--leak:#a00}\
+@media(prefers-color-scheme:dark){:root{--text:#ddd;--back:#161616;--line:#444;--bar:#7ad;\
+--leak:#f88}}\
+body{font:14px/1.5 system-ui,sans-serif;margin:2em auto;max-width:70em;padding:0 1em;\
+color:var(--text);background:var(--back);overflow-wrap:anywhere}\
+.wide{overflow-x:auto}table{border-collapse:collapse;margin:1em 0;overflow-wrap:normal}\
+th,td{padding:.2em .8em;text-align:right;border-bottom:1px solid var(--line);white-space:nowrap}\
 th:first-child,td:first-child{text-align:left}\
-figure{display:inline-block;margin:0 .6em .6em 0;max-width:12em;vertical-align:top;font-size:12px;\
-overflow-wrap:anywhere}img{display:block}.pair{border-bottom:1px solid #ddd;padding:.5em 0}\
-.leak{color:#a00}svg rect{fill:#47a}";
+figure{display:inline-block;margin:0 .6em .6em 0;max-width:12em;vertical-align:top;font-size:12px}\
+img{display:block}.pair{border-bottom:1px solid var(--line);padding:.5em 0}\
+.leak{color:var(--leak)}\
+.histograms{display:grid;gap:1em;grid-template-columns:repeat(auto-fill,minmax(16em,1fr))}\
+.histograms figure{max-width:none;margin:0}svg{display:block;width:100%}\
+svg rect{fill:var(--bar)}svg line{stroke:var(--line)}svg text{fill:var(--text);font-size:10px}";
 
 impl DatasetCheck {
     /// Renders a page of HTML: the counts, the groups, a histogram of the scores, and each finding
@@ -30,7 +40,12 @@ impl DatasetCheck {
         let page = html! {
             (DOCTYPE)
             html lang="en" {
-                head { meta charset="utf-8"; title { (title) } style { (PreEscaped(STYLE)) } }
+                head {
+                    meta charset="utf-8";
+                    meta name="viewport" content="width=device-width, initial-scale=1";
+                    title { (title) }
+                    style { (PreEscaped(STYLE)) }
+                }
                 body {
                     h1 { (title) }
                     (self.counts_table())
@@ -52,6 +67,9 @@ impl DatasetCheck {
                 .collect(),
         );
         html! {
+            (section("Images in more than one split", &self.overlaps, |image| {
+                html! { p class="leak" { (image.to_string()) } }
+            }))
             (section("Files with the same content", &self.duplicates, |found| {
                 images.group(&found.images, found.across_splits, "")
             }))
@@ -59,23 +77,21 @@ impl DatasetCheck {
                 let note = format!("{} of 256 bits differ", found.distance);
                 images.group(&found.images, found.across_splits, &note)
             }))
-            (section("Outliers", &self.outliers, |row| images.row(row)))
-            (section("Rows whose image cannot be read", &self.unreadable, |row| images.row(row)))
             (section("Rows whose image is missing", &self.missing, |row| images.row(row)))
-            (section("Images in more than one split", &self.overlaps, |image| {
-                html! { p { (image.to_string()) } }
-            }))
+            (section("Rows whose image cannot be read", &self.unreadable, |row| images.row(row)))
             (section("Images listed more than once in a split", &self.repeated, |image| {
-                let scores = format!("{:?}", image.scores);
-                html! { p { (image.split) ": " (image.id) ": scores " (scores) } }
+                let scores = list(&image.scores, MAX_OF_ONE, ", ");
+                let rows = image.scores.len();
+                html! { p { (image.split) ": " (image.id) ": " (rows) " rows, scores " (scores) } }
             }))
+            (section("Outliers", &self.outliers, |row| images.row(row)))
             (section("Notes", &self.notes, |note| html! { p { (note) } }))
         }
     }
 
     fn counts_table(&self) -> Markup {
         html! {
-            table {
+            div class="wide" { table {
                 tr {
                     th { "split" } th { "rows" } th { "usable" } th { "missing" }
                     th { "unreadable" } th { "lowest" } th { "highest" } th { "mean" } th { "sd" }
@@ -93,7 +109,7 @@ impl DatasetCheck {
                         }
                     }
                 }
-            }
+            } }
         }
     }
 
@@ -105,7 +121,7 @@ impl DatasetCheck {
         html! {
             @if !self.group_scores.is_empty() {
                 h2 { "Groups" }
-                table {
+                div class="wide" { table {
                     tr {
                         th { "group" } th { "train" } th { "val" } th { "test" }
                         th { "mean score" } th { "sd" }
@@ -118,19 +134,21 @@ impl DatasetCheck {
                             td { (format!("{:.3}", score.sd)) }
                         }
                     }
-                }
+                } }
             }
         }
     }
 
     fn histograms(&self) -> Markup {
         html! {
-            @if let (Some(first), Some(last)) = (self.score_bins.first(), self.score_bins.last()) {
+            @if !self.score_bins.is_empty() {
                 h2 { "Scores" }
-                @for split in self.splits.iter().filter(|split| split.usable > 0) {
-                    figure {
-                        svg width="220" height="80" { (bars(&split.histogram)) }
-                        (split.split) ": " (first) " to " (last)
+                div class="histograms" {
+                    @for split in self.splits.iter().filter(|split| split.usable > 0) {
+                        figure {
+                            figcaption { (split.split) ": " (split.usable) " images by score" }
+                            (plot(&split.histogram, &self.score_bins))
+                        }
                     }
                 }
             }
@@ -138,15 +156,39 @@ impl DatasetCheck {
     }
 }
 
-fn bars(histogram: &[usize]) -> Markup {
-    let max = histogram.iter().copied().max().unwrap_or(0).max(1);
-    let height = |count: usize| 80.0 * count as f64 / max as f64;
+/// Renders a histogram with its axes: the scores below, the numbers of images to the left.
+fn plot(histogram: &[usize], bounds: &[f64]) -> Markup {
+    let (left, top, right, bottom) = (34.0, 8.0, 282.0, 132.0);
+    let most = histogram.iter().copied().max().unwrap_or(0).max(1);
+    let step = (right - left) / histogram.len().max(1) as f64;
+    let y = |count: usize| bottom - (bottom - top) * count as f64 / most as f64;
+    let x = |bin: usize| left + step * bin as f64;
+    let mut counts = vec![0, most / 2, most];
+    counts.dedup();
+    let number = |value: f64| format!("{value:.1}");
     html! {
-        @for (bin, &count) in histogram.iter().enumerate() {
-            rect x=(22 * bin) y=(format!("{:.1}", 80.0 - height(count))) width="20"
-                height=(format!("{:.1}", height(count))) { title { (count) } }
+        svg viewBox="0 0 300 156" role="img" {
+            @for &count in &counts {
+                line x1=(left) x2=(right) y1=(number(y(count))) y2=(number(y(count))) {}
+                text x=(left - 4.0) y=(number(y(count) + 3.5)) text-anchor="end" { (count) }
+            }
+            @for (bin, (&count, range)) in histogram.iter().zip(bounds.windows(2)).enumerate() {
+                rect x=(number(x(bin) + 1.0)) y=(number(y(count))) width=(number(step - 2.0))
+                    height=(number(bottom - y(count))) {
+                    title { (short(range[0])) " to " (short(range[1])) ": " (count) }
+                }
+            }
+            @for (bin, &bound) in bounds.iter().enumerate().filter(|(bin, _)| bin % 2 == 0) {
+                text x=(number(x(bin))) y="146" text-anchor="middle" { (short(bound)) }
+            }
         }
     }
+}
+
+/// Formats a score with up to two decimals.
+fn short(value: f64) -> String {
+    let text = format!("{value:.2}");
+    text.trim_end_matches('0').trim_end_matches('.').to_string()
 }
 
 struct Images<'a>(HashMap<(Split, &'a str), &'a Path>);
@@ -168,7 +210,10 @@ impl Images<'_> {
         html! {
             div class="pair" {
                 p { @if leak { strong class="leak" { "in more than one split" } " " } (note) }
-                @for image in images { (self.figure(image.split, &image.id, "")) }
+                @for image in images.iter().take(MAX_OF_ONE) {
+                    (self.figure(image.split, &image.id, ""))
+                }
+                @if images.len() > MAX_OF_ONE { "and " (images.len() - MAX_OF_ONE) " more" }
             }
         }
     }

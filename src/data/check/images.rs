@@ -15,7 +15,8 @@ use crate::data::image::phash::{PerceptualHash, SAME};
 const FENCES: f64 = 3.0;
 const MAX_ASPECT_RATIO: u32 = 3;
 
-/// Finds files of the same content under several names, in the order of their first rows.
+/// Finds files of the same content under several names, in the order of their first rows, those in
+/// several splits first.
 pub(super) fn duplicates(rows: &[CheckedRow]) -> Vec<DuplicateFiles> {
     let mut groups: Vec<Vec<&CheckedRow>> = Vec::new();
     let mut group_of: HashMap<blake3::Hash, usize> = HashMap::new();
@@ -28,16 +29,19 @@ pub(super) fn duplicates(rows: &[CheckedRow]) -> Vec<DuplicateFiles> {
     }
     let duplicates = groups.iter().filter_map(|same| {
         // One file in several rows is an overlap or a repetition, and listed there.
-        let files: HashSet<&str> = same.iter().map(|row| row.row.key.as_str()).collect();
+        let files: HashSet<&str> = same.iter().map(|row| &*row.row.key).collect();
         (files.len() > 1).then(|| DuplicateFiles {
             images: same.iter().map(|row| row.image()).collect(),
             across_splits: same.iter().any(|row| row.split != same[0].split),
         })
     });
-    duplicates.collect()
+    let mut duplicates: Vec<DuplicateFiles> = duplicates.collect();
+    duplicates.sort_by_key(|found| !found.across_splits);
+    duplicates
 }
 
-/// Finds all pairs of files of different content whose perceptual hashes are near.
+/// Finds all pairs of files of different content whose perceptual hashes are near, those in two
+/// splits first, then the most similar.
 pub(super) fn near_duplicates(rows: &[CheckedRow]) -> Vec<NearDuplicate> {
     let mut seen = HashSet::new();
     // A file that several rows name, or that has copies, counts once.
@@ -48,7 +52,7 @@ pub(super) fn near_duplicates(rows: &[CheckedRow]) -> Vec<NearDuplicate> {
             seen.insert(content.hash).then_some((row, content.phash?))
         })
         .collect();
-    hashed
+    let mut found: Vec<NearDuplicate> = hashed
         .par_iter()
         .enumerate()
         .flat_map_iter(|(index, (first, phash))| {
@@ -61,32 +65,39 @@ pub(super) fn near_duplicates(rows: &[CheckedRow]) -> Vec<NearDuplicate> {
                 })
             })
         })
-        .collect()
+        .collect();
+    found.sort_by_key(|found| (!found.across_splits, found.distance));
+    found
 }
 
 /// Finds scores beyond the fences, and files that are too small or too narrow.
-pub(super) fn outliers(rows: &[CheckedRow], config: &DataConfig) -> Vec<Skipped> {
-    let usable = || rows.iter().filter(|row| row.is_usable());
-    let mut scores: Vec<f32> = usable().map(|row| row.row.sample.score).collect();
-    scores.sort_by(f32::total_cmp);
+pub(super) fn outliers<'a>(
+    rows: impl Iterator<Item = CheckedRow<'a>>,
+    mut scores: Vec<f64>,
+    config: &DataConfig,
+) -> Vec<Skipped> {
+    scores.sort_by(f64::total_cmp);
     let fences = fences(&scores);
     let mut found = Vec::new();
-    for row in usable() {
-        let score = row.row.sample.target();
+    let mut seen = HashSet::new();
+    for row in rows.filter(CheckedRow::is_usable) {
+        let score = row.row.target();
         if fences.is_some_and(|(low, high)| !(low..=high).contains(&score)) {
-            found.push(row.finding(format!("the score {score} is far from all others")));
+            found.push(row.finding(&format!("the score {score} is far from all others")));
         }
-        if let Some(FileContent { width, height, .. }) = row.content() {
+        // A file that several rows name is said once.
+        let content = row.content().filter(|_| seen.insert((row.split, &*row.row.key)));
+        if let Some(FileContent { width, height, .. }) = content {
             let (short, long) = (*width.min(height), *width.max(height));
             if 2 * i64::from(short) < config.image_size {
-                found.push(row.finding(format!(
+                found.push(row.finding(&format!(
                     "{width}x{height} pixels, less than half of data.image_size {}",
                     config.image_size
                 )));
             }
             if long > MAX_ASPECT_RATIO * short {
                 let reason = format!("{width}x{height} pixels is a strip, not a portrait");
-                found.push(row.finding(reason));
+                found.push(row.finding(&reason));
             }
         }
     }
@@ -94,9 +105,9 @@ pub(super) fn outliers(rows: &[CheckedRow], config: &DataConfig) -> Vec<Skipped>
 }
 
 /// Returns the fences; `None` if there are too few scores or half of them are equal.
-fn fences(sorted: &[f32]) -> Option<(f64, f64)> {
+fn fences(sorted: &[f64]) -> Option<(f64, f64)> {
     let n = sorted.len();
-    let (low, high) = (f64::from(*sorted.get(n / 4)?), f64::from(*sorted.get(3 * n / 4)?));
+    let (low, high) = (*sorted.get(n / 4)?, *sorted.get(3 * n / 4)?);
     let reach = FENCES * (high - low);
     (n >= 8 && reach > 0.0).then_some((low - reach, high + reach))
 }
@@ -138,7 +149,7 @@ mod tests {
         assert_eq!(found.images.each_ref().map(|p| p.id.as_str()), ["4.png", "copy.jpg"]);
         assert_eq!(found.images[1].split, Split::Test);
         assert!(found.across_splits);
-        let outliers: Vec<&str> = report.outliers.iter().map(|row| row.id.as_str()).collect();
+        let outliers: Vec<&str> = report.outliers.iter().map(|row| &*row.id).collect();
         assert_eq!(outliers, ["11.png", "strip.png"]);
         let text = report.to_string();
         assert!(text.contains("4.png (train) ~ copy.jpg (test)"), "{text}");

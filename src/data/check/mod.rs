@@ -8,16 +8,16 @@ mod row;
 mod scores;
 mod table;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
 
 use anyhow::Result;
-use rayon::prelude::*;
 
 use self::images::{duplicates, near_duplicates, outliers};
-use self::row::CheckedRow;
+use self::row::{CheckedRow, Contents};
 use self::scores::{histogram, score_bins};
-use super::dataset::{Sample, Split, scores_by_group};
-use super::listing::Row;
+use super::dataset::{Skipped, Split};
+use super::listing::{self, Listing, RowImage};
 use super::load::list;
 use super::splits::leakage::leaked_images;
 use crate::config::DataConfig;
@@ -29,80 +29,118 @@ pub use self::scores::ScoreSummary;
 
 /// Reads every list and every file of the configured dataset, in parallel. Returns an error if a
 /// list is missing or malformed. Problems of rows and images are not errors, but part of the
-/// result.
+/// result; those across splits come first in their lists.
 pub fn check(config: &DataConfig, seed: u64) -> Result<DatasetCheck> {
     let listing = list(config, seed)?;
-    let rows: Vec<(Split, &Row)> = Split::ALL
-        .into_iter()
-        .flat_map(|split| listing.rows(split).iter().map(move |row| (split, row)))
-        .collect();
-    let rows: Vec<CheckedRow> =
-        rows.into_par_iter().map(|(split, row)| CheckedRow::new(split, row)).collect();
-    let usable: Vec<&Sample> =
-        rows.iter().filter(|row| row.is_usable()).map(|row| &row.row.sample).collect();
-    let score_bins = score_bins(&usable);
-    let unusable = rows.iter().filter_map(|row| Some((row, row.content.as_ref().err()?)));
-    let (missing, unreadable): (Vec<_>, Vec<_>) =
-        unusable.partition(|(row, _)| row.row.missing.is_some());
-    let findings = |rows: Vec<(&CheckedRow, &String)>| {
-        rows.into_iter().map(|(row, reason)| row.finding(reason)).collect()
-    };
-    let group_scores = scores_by_group(usable.iter().copied()).into_iter();
-    Ok(DatasetCheck {
-        splits: Split::ALL.map(|split| SplitCheck::new(split, &score_bins, &rows)).to_vec(),
-        missing: findings(missing),
-        unreadable: findings(unreadable),
+    let contents = Contents::read(&listing);
+    let rows = || contents.rows(&listing);
+    let scores: Vec<f64> =
+        rows().filter(CheckedRow::is_usable).map(|checked| checked.row.target()).collect();
+    let score_bins = score_bins(&scores);
+    let first = first_in_split(rows());
+    let found = DatasetCheck {
+        splits: Split::ALL.map(|split| SplitCheck::new(split, &score_bins, rows())).to_vec(),
+        missing: Vec::new(),
+        unreadable: unreadable(rows()),
         overlaps: leaked_images(&listing),
-        repeated: Split::ALL
-            .iter()
-            .flat_map(|&split| repeated(split, listing.rows(split)))
-            .collect(),
-        duplicates: duplicates(&rows),
-        near_duplicates: near_duplicates(&rows),
-        outliers: outliers(&rows, config),
-        group_scores: group_scores
-            .filter_map(|(group, scores)| Some((group.to_string(), ScoreSummary::new(&scores)?)))
-            .collect(),
+        repeated: Split::ALL.iter().flat_map(|&split| repeated(split, &listing)).collect(),
+        duplicates: duplicates(&first),
+        near_duplicates: near_duplicates(&first),
+        outliers: outliers(rows(), scores, config),
+        group_scores: group_scores(rows()),
         score_bins,
         notes: listing.notes.clone(),
-        files: rows.iter().filter_map(CheckedRow::file).collect(),
-    })
+        files: first.iter().filter_map(CheckedRow::file).collect(),
+    };
+    drop(first);
+    drop(contents);
+    Ok(DatasetCheck { missing: missing(listing), ..found })
+}
+
+/// Returns the first row of each image in each split: what is found in an image is said once.
+fn first_in_split<'a>(rows: impl Iterator<Item = CheckedRow<'a>>) -> Vec<CheckedRow<'a>> {
+    let mut seen = HashSet::new();
+    rows.filter(|checked| checked.row.path().is_some())
+        .filter(|checked| seen.insert((checked.split, &*checked.row.id)))
+        .collect()
+}
+
+fn unreadable<'a>(rows: impl Iterator<Item = CheckedRow<'a>>) -> Vec<Skipped> {
+    let mut reasons: HashMap<&str, Arc<str>> = HashMap::new();
+    rows.filter(|checked| checked.row.path().is_some())
+        .filter_map(|CheckedRow { split, row, content }| {
+            let reason = content.err()?;
+            let reason = reasons.entry(&row.key).or_insert_with(|| reason.into());
+            Some(Skipped { split, id: row.id.clone(), reason: Arc::clone(reason) })
+        })
+        .collect()
+}
+
+fn missing(listing: Listing) -> Vec<Skipped> {
+    let count = listing.all_rows().filter(|(_, row)| row.missing_reason().is_some()).count();
+    let mut missing = Vec::with_capacity(count);
+    for (split, rows) in Split::ALL.into_iter().zip(listing.rows) {
+        missing.extend(rows.into_iter().filter_map(|row| match row.image {
+            RowImage::Missing(reason) => Some(Skipped { split, id: row.id, reason }),
+            _ => None,
+        }));
+    }
+    missing
+}
+
+fn group_scores<'a>(rows: impl Iterator<Item = CheckedRow<'a>>) -> BTreeMap<String, ScoreSummary> {
+    let mut scores: BTreeMap<&str, Vec<f64>> = BTreeMap::new();
+    for row in rows.filter(CheckedRow::is_usable).map(|checked| checked.row) {
+        if let Some(group) = row.group() {
+            scores.entry(group).or_default().push(row.target());
+        }
+    }
+    scores
+        .into_iter()
+        .filter_map(|(group, scores)| Some((group.to_string(), ScoreSummary::new(&scores)?)))
+        .collect()
 }
 
 impl SplitCheck {
-    fn new(split: Split, bins: &[f64], rows: &[CheckedRow]) -> Self {
-        let rows = || rows.iter().filter(|row| row.split == split);
-        let missing = rows().filter(|row| row.row.missing.is_some()).count();
+    fn new<'a>(split: Split, bins: &[f64], rows: impl Iterator<Item = CheckedRow<'a>>) -> Self {
         let mut scores = Vec::new();
         let mut groups = BTreeMap::new();
-        for row in rows().filter(|row| row.is_usable()) {
-            scores.push(row.row.sample.target());
-            if let Some(group) = &row.row.sample.group {
-                *groups.entry(group.clone()).or_default() += 1;
+        let (mut count, mut missing) = (0, 0);
+        for checked in rows.filter(|checked| checked.split == split) {
+            count += 1;
+            missing += usize::from(checked.row.missing_reason().is_some());
+            if !checked.is_usable() {
+                continue;
+            }
+            scores.push(checked.row.target());
+            if let Some(group) = checked.row.group() {
+                *groups.entry(group).or_default() += 1;
             }
         }
         Self {
             split,
-            rows: rows().count(),
+            rows: count,
             usable: scores.len(),
             missing,
-            unreadable: rows().count() - scores.len() - missing,
+            unreadable: count - scores.len() - missing,
             score: ScoreSummary::new(&scores),
-            groups,
+            groups: groups.into_iter().map(|(group, count)| (group.to_string(), count)).collect(),
             histogram: histogram(&scores, bins),
         }
     }
 }
 
-fn repeated(split: Split, rows: &[Row]) -> Vec<RepeatedImage> {
+fn repeated(split: Split, listing: &Listing) -> Vec<RepeatedImage> {
+    let rows = listing.rows(split);
+    let keys = listing::repeated(rows.iter().map(|row| &*row.key));
     let mut scores: HashMap<&str, Vec<f32>> = HashMap::new();
-    for row in rows {
-        scores.entry(&row.key).or_default().push(row.sample.score);
+    for row in rows.iter().filter(|row| keys.contains(&*row.key)) {
+        scores.entry(&row.key).or_default().push(row.score);
     }
     rows.iter()
         .filter_map(|row| {
-            let scores = scores.remove(row.key.as_str()).filter(|scores| scores.len() > 1)?;
-            Some(RepeatedImage { split, id: row.sample.id.clone(), scores })
+            let scores = scores.remove(&*row.key)?;
+            Some(RepeatedImage { split, id: row.id.to_string(), scores })
         })
         .collect()
 }
@@ -115,7 +153,6 @@ mod tests {
 
     use super::*;
     use crate::config::DatasetName;
-    use crate::data::Skipped;
 
     #[test]
     fn every_kind_of_problem_is_found_and_named() {
@@ -144,7 +181,8 @@ mod tests {
         };
         let report = check(&config, 1).unwrap();
 
-        let ids = |found: &[Skipped]| found.iter().map(|row| row.id.clone()).collect::<Vec<_>>();
+        let ids =
+            |found: &[Skipped]| found.iter().map(|row| row.id.to_string()).collect::<Vec<_>>();
         assert_eq!(ids(&report.missing), ["gone.png"]);
         assert_eq!(ids(&report.unreadable), ["cut.png", "empty.jpg"]);
         assert!(report.unreadable[1].reason.contains("empty"));
@@ -161,7 +199,7 @@ mod tests {
         assert_eq!((score.min, score.max), (1.0, 4.0));
         assert!((score.sd - 1.527_525).abs() < 1e-5, "{}", score.sd);
         assert!(!report.is_clean());
-        assert_eq!(report.outliers.len(), 6, "{:?}", report.outliers);
+        assert_eq!(report.outliers.len(), 5, "{:?}", report.outliers);
         assert_eq!((report.score_bins[0], report.score_bins[10]), (1.0, 5.0));
         assert_eq!(train.histogram, [1, 0, 1, 0, 0, 0, 0, 1, 0, 0]);
         assert_eq!(report.group_scores["y"].mean, 3.0);

@@ -1,21 +1,20 @@
-//! The check of one row of a dataset's lists.
+//! The check of the rows of a dataset's lists.
 
+use std::collections::HashMap;
 use std::path::Path;
 
 use anyhow::Result;
+use rayon::prelude::*;
 
 use super::findings::{CheckedFile, SplitImage};
-use crate::data::dataset::{Skipped, Source, Split};
+use crate::data::dataset::{Skipped, Split};
 use crate::data::image::decode;
 use crate::data::image::phash::PerceptualHash;
-use crate::data::listing::Row;
+use crate::data::listing::{Listing, Row};
 
-pub(super) struct CheckedRow<'a> {
-    pub(super) split: Split,
-    pub(super) row: &'a Row,
-    /// What was read of a usable image, `None` for a synthetic one, or why it cannot be used.
-    pub(super) content: Result<Option<FileContent>, String>,
-}
+/// The content of each file, by its key, or why it cannot be read. A file that many rows name is
+/// read once.
+pub(super) struct Contents<'a>(HashMap<&'a str, Result<FileContent, String>>);
 
 pub(super) struct FileContent {
     pub(super) hash: blake3::Hash,
@@ -37,45 +36,63 @@ impl FileContent {
     }
 }
 
-impl<'a> CheckedRow<'a> {
-    pub(super) fn new(split: Split, row: &'a Row) -> Self {
-        let content = match (&row.missing, &row.sample.source) {
-            (Some(reason), _) => Err(reason.clone()),
-            (None, Source::Synthetic(_)) => Ok(None),
-            (None, Source::File(path)) => {
-                FileContent::read(path).map(Some).map_err(|error| format!("{error:#}"))
-            }
+impl<'a> Contents<'a> {
+    /// Reads every file of a listing, in parallel.
+    pub(super) fn read(listing: &'a Listing) -> Self {
+        let read = |row: &&'a Row| {
+            let content = FileContent::read(row.path()?);
+            Some((&*row.key, content.map_err(|error| format!("{error:#}"))))
         };
-        Self { split, row, content }
+        Self(listing.files().par_iter().filter_map(read).collect())
     }
 
+    /// Iterates over the rows of all splits.
+    pub(super) fn rows(&'a self, listing: &'a Listing) -> impl Iterator<Item = CheckedRow<'a>> {
+        listing.all_rows().map(|(split, row)| {
+            let content = match (row.missing_reason(), self.0.get(&*row.key)) {
+                (Some(reason), _) => Err(reason),
+                (None, Some(content)) => content.as_ref().map(Some).map_err(String::as_str),
+                (None, None) => Ok(None),
+            };
+            CheckedRow { split, row, content }
+        })
+    }
+}
+
+#[derive(Clone, Copy)]
+pub(super) struct CheckedRow<'a> {
+    pub(super) split: Split,
+    pub(super) row: &'a Row,
+    /// What was read of a usable image, `None` for a synthetic one, or why it cannot be used.
+    pub(super) content: Result<Option<&'a FileContent>, &'a str>,
+}
+
+impl<'a> CheckedRow<'a> {
     pub(super) fn image(&self) -> SplitImage {
-        SplitImage { split: self.split, id: self.row.sample.id.clone() }
+        SplitImage { split: self.split, id: self.row.id.to_string() }
     }
 
     pub(super) fn is_usable(&self) -> bool {
         self.content.is_ok()
     }
 
-    pub(super) fn content(&self) -> Option<&FileContent> {
-        self.content.as_ref().ok()?.as_ref()
+    pub(super) fn content(&self) -> Option<&'a FileContent> {
+        self.content.ok()?
     }
 
     pub(super) fn file(&self) -> Option<CheckedFile> {
-        let (Source::File(path), None) = (&self.row.sample.source, &self.row.missing) else {
-            return None;
-        };
-        let content = self.content();
         Some(CheckedFile {
             image: self.image(),
-            path: path.clone(),
-            score: self.row.sample.score,
-            group: self.row.sample.group.clone(),
-            content: content.map(|file| (file.hash.to_hex().to_string(), file.width, file.height)),
+            path: self.row.path()?.to_path_buf(),
+            score: self.row.score,
+            group: self.row.group().map(str::to_string),
+            content: self
+                .content()
+                .map(|file| (file.hash.to_hex().to_string(), file.width, file.height)),
         })
     }
 
-    pub(super) fn finding(&self, reason: impl Into<String>) -> Skipped {
-        Skipped { split: self.split, id: self.row.sample.id.clone(), reason: reason.into() }
+    pub(super) fn finding(&self, reason: &str) -> Skipped {
+        Skipped { split: self.split, id: self.row.id.clone(), reason: reason.into() }
     }
 }

@@ -2,8 +2,6 @@
 
 use serde::Serialize;
 
-use crate::data::dataset::Sample;
-
 /// Statistics of scores, on the dataset's own scale.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct ScoreSummary {
@@ -34,10 +32,9 @@ impl ScoreSummary {
 }
 
 /// Returns the bounds of ten bins of equal width over all usable scores; none if all are equal.
-pub(super) fn score_bins(usable: &[&Sample]) -> Vec<f64> {
+pub(super) fn score_bins(usable: &[f64]) -> Vec<f64> {
     const BINS: usize = 10;
-    let scores: Vec<f64> = usable.iter().map(|sample| sample.target()).collect();
-    match ScoreSummary::new(&scores) {
+    match ScoreSummary::new(usable) {
         Some(ScoreSummary { min, max, .. }) if min < max => {
             (0..=BINS).map(|bound| min + (max - min) * bound as f64 / BINS as f64).collect()
         }

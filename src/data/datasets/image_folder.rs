@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
 
@@ -9,6 +10,7 @@ use super::locate::is_image_name;
 use super::score_list::parse_score;
 use crate::config::DataConfig;
 use crate::data::dataset::Split;
+use crate::data::image::ImageFormat;
 use crate::data::listing::{Listing, Row};
 use crate::data::splits::holdout::complete_splits;
 
@@ -79,18 +81,26 @@ fn images(root: &Path, folder: &Path) -> Result<Vec<Row>> {
             folder.display()
         )
     })?;
+    let not_a_file: Arc<str> = "not a file".into();
     let row = |path: PathBuf| {
         let id = path.strip_prefix(root).unwrap_or(&path).to_string_lossy().into_owned();
-        let found = if path.is_file() { Ok(path.clone()) } else { Err("not a file".to_string()) };
-        Row::file(&id, path, found, score, None)
+        if path.is_file() {
+            Row::file(&id, &path, score)
+        } else {
+            Row::missing(&id, &id, &not_a_file, score)
+        }
     };
     Ok(image_files(folder)?.into_iter().map(row).collect())
 }
 
-/// Returns the images of a folder sorted by name, without those in its subfolders.
+/// Returns the images of a folder sorted by name, without those in its subfolders. These are the
+/// files whose name or content is that of an image, also of one that cannot be read.
 pub fn image_files(folder: &Path) -> Result<Vec<PathBuf>> {
     let mut paths = entries(folder)?;
-    paths.retain(|path| is_image_name(&name(path)));
+    paths.retain(|path| {
+        let by_content = || matches!(ImageFormat::of_file(path), Ok(Some(_)));
+        is_image_name(&name(path)) && !path.is_dir() || by_content()
+    });
     Ok(paths)
 }
 
@@ -131,12 +141,26 @@ mod tests {
         let listing = read(&config, 1).unwrap();
         assert_eq!(sizes(&listing), [2, 1, 1]);
         let row = |split: Split, at: usize| {
-            let sample = &listing.rows(split)[at].sample;
-            (sample.id.clone(), sample.score)
+            let row = &listing.rows(split)[at];
+            (row.id.to_string(), row.score)
         };
         assert_eq!(row(Split::Train, 0), ("train/-1/b.PNG".to_string(), -1.0));
         assert_eq!(row(Split::Train, 1), ("train/3.5/a.jpg".to_string(), 3.5));
         assert_eq!(row(Split::Test, 0).1, 10.0);
+    }
+
+    #[test]
+    fn the_content_decides_what_is_an_image_and_the_ending_what_was_meant_as_one() {
+        let names = ["3/a.jpg", "3/b.jfif", "3/c.JPE", "3/d", "3/e.heic", "3/f.dat", "3/g.avif"];
+        let (root, config) = tree(&[&names[..], &["3/notes.txt", "3/README"]].concat());
+        fs::write(root.path().join("3/d"), b"\x89PNG\r\n\x1a\n").unwrap();
+        fs::write(root.path().join("3/f.dat"), b"\0\0\0\x18ftypheic\0\0\0\0mif1heic").unwrap();
+        fs::create_dir(root.path().join("3/folder.jpg")).unwrap();
+        let files = image_files(&root.path().join("3")).unwrap();
+        let found: Vec<_> = files.iter().map(|path| format!("3/{}", name(path))).collect();
+        assert_eq!(found, names);
+        let listing = read(&config, 1).unwrap();
+        assert_eq!(sizes(&listing).iter().sum::<usize>(), names.len());
     }
 
     #[test]

@@ -3,37 +3,100 @@
 use std::collections::HashMap;
 use std::fs;
 use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
 
-use crate::data::listing::composed;
+use crate::data::listing::{Row, RowImage, composed};
 
-/// Finds the files that a label list names, even if list and file system encode accented letters
-/// differently: composed (NFC) in one, decomposed (NFD, as on macOS) in the other.
-#[derive(Default)]
+/// The most names that are remembered: a list of a million rows may name few images often.
+const MAX_REMEMBERED: usize = 1 << 16;
+
+/// Finds the files that a label list names, relative to a folder or absolute.
+///
+/// List and file system may encode accented letters differently: composed (NFC) in one, decomposed
+/// (NFD, as on macOS) in the other. A name with `\`, as Windows writes it, means `/` where there is
+/// no file of the literal name. A name costs one system call, and a repeated one none.
 pub(crate) struct Locator {
+    root: PathBuf,
+    /// Folder -> its canonical path; `None` if there is no such folder.
+    folders: HashMap<PathBuf, Option<PathBuf>>,
     /// Folder -> composed name -> path, filled on demand.
-    folders: HashMap<PathBuf, HashMap<String, PathBuf>>,
+    entries: HashMap<PathBuf, HashMap<String, PathBuf>>,
+    remembered: HashMap<Arc<str>, Row>,
+    no_such_file: Arc<str>,
+    not_a_file: Arc<str>,
+    of_another_machine: Arc<str>,
 }
 
 impl Locator {
-    /// Returns the file that `name`, relative to `root` or absolute, refers to, or why there is
-    /// none.
-    pub(crate) fn find(&mut self, root: &Path, name: &str) -> Result<PathBuf, String> {
-        let path = root.join(name);
-        let found = if path.exists() { Some(path) } else { self.resolve(root, name) };
-        match found {
-            Some(path) if path.is_file() => Ok(path),
-            Some(_) => Err("not a file".to_string()),
-            None => Err("no such file".to_string()),
+    /// Creates a locator of names relative to `root`.
+    pub(crate) fn new(root: &Path) -> Self {
+        Self {
+            root: root.to_path_buf(),
+            folders: HashMap::new(),
+            entries: HashMap::new(),
+            remembered: HashMap::new(),
+            no_such_file: "no such file".into(),
+            not_a_file: "not a file".into(),
+            of_another_machine: "no such file: a path of another machine; write it relative to \
+                                 the list's folder"
+                .into(),
         }
+    }
+
+    /// Creates the row of the image that `name` refers to.
+    pub(crate) fn row(&mut self, name: &str, score: f32) -> Row {
+        if let Some(row) = self.remembered.get(name) {
+            return Row { score, ..row.clone() };
+        }
+        let row = self.find(name, score);
+        if self.remembered.len() < MAX_REMEMBERED {
+            self.remembered.insert(Arc::clone(&row.id), row.clone());
+        }
+        row
+    }
+
+    fn find(&mut self, name_in_list: &str, score: f32) -> Row {
+        let forward = name_in_list.contains('\\').then(|| name_in_list.replace('\\', "/"));
+        let mut missing = Arc::clone(&self.no_such_file);
+        for name in std::iter::once(name_in_list).chain(forward.as_deref()) {
+            let literal = self.root.join(name);
+            let found = match look_up(&mut self.folders, &literal) {
+                Found::Nothing => self.resolve(name).map(|path| {
+                    let found = look_up(&mut self.folders, &path);
+                    (path, found)
+                }),
+                found => Some((literal, found)),
+            };
+            match found {
+                Some((path, Found::File(key))) => {
+                    let image = RowImage::File(path.into());
+                    return Row::new(name_in_list, image, key, score);
+                }
+                Some((_, Found::NotAFile)) => missing = Arc::clone(&self.not_a_file),
+                Some((_, Found::Nothing)) | None => {}
+            }
+        }
+        if name_in_list.as_bytes().get(1..3) == Some(b":\\") {
+            missing = Arc::clone(&self.of_another_machine);
+        }
+        let forward = forward.as_deref().unwrap_or(name_in_list);
+        let normal: PathBuf =
+            Path::new(forward).components().filter(|part| *part != Component::CurDir).collect();
+        let normal = normal.strip_prefix(&self.root).unwrap_or(&normal);
+        let mut row = Row::missing(name_in_list, &normal.to_string_lossy(), &missing, score);
+        if row.key == row.id {
+            row.key = Arc::clone(&row.id);
+        }
+        row
     }
 
     /// Resolves `name` component by component, trying another Unicode form where the exact one is
     /// missing.
-    fn resolve(&mut self, root: &Path, name: &str) -> Option<PathBuf> {
+    fn resolve(&mut self, name: &str) -> Option<PathBuf> {
         if name.is_ascii() {
             return None;
         }
-        let mut at = root.to_path_buf();
+        let mut at = self.root.clone();
         for component in Path::new(name).components() {
             let Component::Normal(name) = component else {
                 at.push(component);
@@ -43,12 +106,44 @@ impl Locator {
             at = if exact.exists() {
                 exact
             } else {
-                let folder = self.folders.entry(at).or_insert_with_key(|folder| list(folder));
+                let folder = self.entries.entry(at).or_insert_with_key(|folder| list(folder));
                 folder.get(&composed(name.to_str()?))?.clone()
             };
         }
         Some(at)
     }
+}
+
+enum Found {
+    /// A regular file, with its canonical path in composed form.
+    File(Arc<str>),
+    NotAFile,
+    Nothing,
+}
+
+/// Looks a path up. `folders` holds the canonical paths of the folders that were seen before.
+fn look_up(folders: &mut HashMap<PathBuf, Option<PathBuf>>, path: &Path) -> Found {
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+    let parent = parent.unwrap_or(Path::new("."));
+    if !folders.contains_key(parent) {
+        folders.insert(parent.to_path_buf(), fs::canonicalize(parent).ok());
+    }
+    let Some(parent) = folders.get(parent).and_then(Option::as_deref) else {
+        return Found::Nothing;
+    };
+    let Ok(metadata) = fs::symlink_metadata(path) else {
+        return Found::Nothing;
+    };
+    let canonical = match path.file_name() {
+        Some(name) if metadata.is_file() => parent.join(name),
+        // A link, or not a file.
+        _ => match fs::canonicalize(path) {
+            Ok(target) if target.is_file() => target,
+            Ok(_) => return Found::NotAFile,
+            Err(_) => return Found::Nothing,
+        },
+    };
+    Found::File(composed(&canonical.to_string_lossy()).into())
 }
 
 /// Lists the entries of a folder by their composed names; empty if the folder cannot be read.
@@ -61,11 +156,14 @@ pub(crate) fn list(folder: &Path) -> HashMap<String, PathBuf> {
         .collect()
 }
 
+/// Returns whether a name ends as those of images do, whether they can be read or not.
 pub(super) fn is_image_name(name: &str) -> bool {
-    const EXTENSIONS: [&str; 8] = ["jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff"];
-    name.rsplit_once('.').is_some_and(|(_, extension)| {
-        EXTENSIONS.iter().any(|known| extension.eq_ignore_ascii_case(known))
-    })
+    const ENDINGS: [&str; 16] = [
+        "jpg", "jpeg", "jpe", "jfif", "png", "webp", "bmp", "gif", "tif", "tiff", "heic", "heif",
+        "avif", "jxl", "jp2", "psd",
+    ];
+    name.rsplit_once('.')
+        .is_some_and(|(_, ending)| ENDINGS.iter().any(|known| ending.eq_ignore_ascii_case(known)))
 }
 
 #[cfg(test)]
@@ -81,8 +179,8 @@ mod tests {
             fs::create_dir_all(&folder).unwrap();
             fs::write(folder.join(stored), "x").unwrap();
             let name = format!("./gonc\u{327}alves/{asked}");
-            let found = Locator::default().find(root.path(), &name).unwrap();
-            assert_eq!(fs::read(found).unwrap(), b"x");
+            let row = Locator::new(root.path()).row(&name, 1.0);
+            assert_eq!(fs::read(row.path().unwrap()).unwrap(), b"x");
             fs::remove_dir_all(folder).unwrap();
         }
     }
@@ -91,9 +189,46 @@ mod tests {
     fn missing_names_and_folders_have_different_errors() {
         let root = tempfile::tempdir().unwrap();
         fs::create_dir(root.path().join("folder")).unwrap();
-        let mut locator = Locator::default();
-        assert_eq!(locator.find(root.path(), "gone.jpg"), Err("no such file".to_string()));
-        assert_eq!(locator.find(root.path(), "caf\u{e9}.jpg"), Err("no such file".to_string()));
-        assert_eq!(locator.find(root.path(), "folder"), Err("not a file".to_string()));
+        let mut locator = Locator::new(root.path());
+        for (name, reason) in [
+            ("gone.jpg", "no such file"),
+            ("nowhere/gone.jpg", "no such file"),
+            ("caf\u{e9}.jpg", "no such file"),
+            ("folder", "not a file"),
+        ] {
+            assert_eq!(locator.row(name, 1.0).missing_reason(), Some(reason));
+        }
+        let elsewhere = locator.row("C:\\Users\\anna\\a.jpg", 1.0);
+        assert!(elsewhere.missing_reason().unwrap().contains("another machine"));
+    }
+
+    #[test]
+    fn a_backslash_is_a_slash_where_no_file_has_the_literal_name() {
+        let root = tempfile::tempdir().unwrap();
+        fs::create_dir(root.path().join("p")).unwrap();
+        fs::write(root.path().join("p/a.jpg"), "x").unwrap();
+        let mut locator = Locator::new(root.path());
+        let (windows, unix) = (locator.row("p\\a.jpg", 1.0), locator.row("./p/a.jpg", 1.0));
+        assert_eq!(windows.key, unix.key);
+        assert_eq!(&*windows.id, "p\\a.jpg");
+        if cfg!(unix) {
+            fs::write(root.path().join("p\\a.jpg"), "y").unwrap();
+            let literal = Locator::new(root.path()).row("p\\a.jpg", 1.0);
+            assert_eq!(fs::read(literal.path().unwrap()).unwrap(), b"y");
+        }
+    }
+
+    #[test]
+    fn spellings_of_one_image_have_one_key() {
+        let root = tempfile::tempdir().unwrap();
+        fs::write(root.path().join("a.jpg"), "x").unwrap();
+        let mut locator = Locator::new(root.path());
+        for name in ["a.jpg", "gone.jpg"] {
+            let plain = locator.row(name, 1.0).key;
+            let absolute = root.path().join(name).display().to_string();
+            for spelling in [format!("./{name}"), format!(".//{name}"), absolute] {
+                assert_eq!(locator.row(&spelling, 2.0).key, plain, "{spelling}");
+            }
+        }
     }
 }

@@ -11,13 +11,13 @@ use anyhow::{Result, bail};
 use super::locate::Locator;
 use super::score_list::read_scores;
 use crate::data::dataset::Split;
-use crate::data::listing::{Listing, Row};
+use crate::data::listing::Listing;
 
 pub(crate) fn read(root: &Path, split: &str) -> Result<Listing> {
     if split != "official" {
         bail!("data.split: mebeauty has no split {split:?}; its one split is official");
     }
-    let mut locator = Locator::default();
+    let mut locator = Locator::new(root);
     let mut rows = |split: Split| -> Result<_> {
         let file = root.join("scores").join(format!("{split}_2022.txt"));
         if !file.is_file() {
@@ -27,10 +27,7 @@ pub(crate) fn read(root: &Path, split: &str) -> Result<Listing> {
                 file.display()
             );
         }
-        let row = |(name, score): (String, f32)| {
-            let found = locator.find(root, &name);
-            Row::file(&name, root.join(&name), found, score, group(&name))
-        };
+        let row = |(name, score): (String, f32)| locator.row(&name, score).with_group(group(&name));
         Ok(read_scores(&file)?.into_iter().map(row).collect())
     };
     Ok(Listing::new(rows(Split::Train)?, rows(Split::Val)?, rows(Split::Test)?))
@@ -48,7 +45,6 @@ mod tests {
     use std::fs;
 
     use super::*;
-    use crate::data::Source;
 
     fn tree(lists: [&str; 3], images: &[&str]) -> tempfile::TempDir {
         let root = tempfile::tempdir().unwrap();
@@ -77,16 +73,14 @@ mod tests {
         let listing = read(root.path(), "official").unwrap();
         let train = listing.rows(Split::Train);
         assert_eq!(train.len(), 2);
-        assert_eq!(train[0].sample.id, "./crops/female/asian/h\u{1ea3}i.jpg");
-        assert_eq!(train[0].sample.group.as_deref(), Some("female/asian"));
-        assert_eq!(train[0].sample.score, 7.5);
-        assert_eq!(train[0].missing, None);
-        let Source::File(path) = &train[0].sample.source else { panic!("not a file") };
-        assert!(path.is_file());
-        assert!(train[1].missing.is_some());
+        assert_eq!(&*train[0].id, "./crops/female/asian/h\u{1ea3}i.jpg");
+        assert_eq!(train[0].group(), Some("female/asian"));
+        assert_eq!(train[0].score, 7.5);
+        assert!(train[0].path().unwrap().is_file());
+        assert!(train[1].missing_reason().is_some());
         let val = &listing.rows(Split::Val)[0];
-        assert_eq!((val.sample.score, &val.missing), (6.25, &None));
-        assert_eq!(listing.rows(Split::Test)[0].sample.group, None);
+        assert_eq!((val.score, val.missing_reason()), (6.25, None));
+        assert_eq!(listing.rows(Split::Test)[0].group(), None);
     }
 
     #[test]

@@ -13,6 +13,7 @@ use super::locate;
 use super::score_list::read_scores;
 use crate::data::listing::{Listing, Row};
 use crate::data::splits::holdout::hold_out;
+use crate::data::splits::units;
 
 /// First release's prefix, second release's prefix, group.
 const PREFIXES: [(&str, &str, &str); 4] = [
@@ -31,6 +32,8 @@ pub(crate) fn read(root: &Path, split: &str, val_fraction: f64, seed: u64) -> Re
     let train = images.rows(read_scores(&folder.join(format!("train{suffix}.txt")))?);
     let test = images.rows(read_scores(&folder.join(format!("test{suffix}.txt")))?);
     let notes = disagreements(root, train.iter().chain(&test))?;
+    let mut train = train;
+    units::bind(&mut train);
     let (train, val) = hold_out(train, val_fraction, seed, "val");
     Ok(Listing { notes, ..Listing::new(train, val, test) })
 }
@@ -104,17 +107,18 @@ impl ImageFolder {
     }
 
     fn rows(&self, scores: Vec<(String, f32)>) -> Vec<Row> {
+        let reason = format!("no such file in {}", self.folder.display()).into();
         scores
             .into_iter()
             .map(|(name, score)| {
                 let found = self.by_name.get(&name);
                 let found = found.or_else(|| self.by_canonical_name.get(&canonical(&name)));
-                let found = found
-                    .cloned()
-                    .ok_or_else(|| format!("no such file in {}", self.folder.display()));
-                // The key of a missing image is the same in either release.
-                let expected = self.folder.join(format!("{}.jpg", canonical(&name)));
-                Row::file(&name, expected, found, score, group(&name))
+                let row = match found {
+                    Some(path) => Row::file(&name, path, score),
+                    // A missing image has the same key in either release.
+                    None => Row::missing(&name, &canonical(&name), &reason, score),
+                };
+                row.with_group(group(&name))
             })
             .collect()
     }
@@ -128,9 +132,8 @@ fn disagreements<'a>(root: &Path, rows: impl Iterator<Item = &'a Row>) -> Result
     let all: HashMap<String, f32> =
         read_scores(&file)?.into_iter().map(|(name, score)| (canonical(&name), score)).collect();
     let differing: Vec<&str> = rows
-        .map(|row| &row.sample)
-        .filter(|sample| all.get(&canonical(&sample.id)) != Some(&sample.score))
-        .map(|sample| sample.id.as_str())
+        .filter(|row| all.get(&canonical(&row.id)) != Some(&row.score))
+        .map(|row| &*row.id)
         .collect();
     Ok(match differing.first() {
         None => Vec::new(),
@@ -147,7 +150,7 @@ mod tests {
     use std::fs;
 
     use super::*;
-    use crate::data::{Source, Split};
+    use crate::data::Split;
 
     /// Writes a dataset of 12 faces: lists with the given prefix below `lists`, images below
     /// `images`.
@@ -170,7 +173,7 @@ mod tests {
     }
 
     fn names(listing: &Listing, split: Split) -> Vec<&str> {
-        listing.rows(split).iter().map(|row| row.sample.id.as_str()).collect()
+        listing.rows(split).iter().map(|row| &*row.id).collect()
     }
 
     #[test]
@@ -196,10 +199,8 @@ mod tests {
                     let test = names(&listing, Split::Test);
                     assert_eq!(test, [10, 11, 12].map(|number| format!("{listed}{number}.jpg")));
                     for row in Split::ALL.iter().flat_map(|&split| listing.rows(split)) {
-                        assert_eq!(row.missing, None);
-                        assert_eq!(row.sample.group.as_deref(), Some(group));
-                        let Source::File(path) = &row.sample.source else { panic!("not a file") };
-                        assert!(path.is_file());
+                        assert_eq!(row.group(), Some(group));
+                        assert!(row.path().unwrap().is_file());
                     }
                 }
             }
@@ -240,9 +241,9 @@ mod tests {
         fs::write(root.path().join("All_labels.txt"), all).unwrap();
         let listing = read(root.path(), "fold_2", 0.2, 1).unwrap();
         let missing: Vec<_> =
-            listing.rows(Split::Test).iter().filter(|row| row.missing.is_some()).collect();
+            listing.rows(Split::Test).iter().filter(|row| row.path().is_none()).collect();
         assert_eq!(missing.len(), 1);
-        assert_eq!(missing[0].sample.id, "ftw11.jpg");
+        assert_eq!(&*missing[0].id, "ftw11.jpg");
         assert_eq!(listing.notes.len(), 1);
         assert!(
             listing.notes[0].starts_with("1 rows") && listing.notes[0].ends_with("ftw1.jpg"),

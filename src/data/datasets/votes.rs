@@ -2,21 +2,27 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs::File;
-use std::io::{BufReader, Read};
+use std::io::{self, BufReader, Read, Seek};
 use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
 use calamine::{DataRef, Reader, Xlsx};
+use zip::ZipArchive;
 
 use super::locate::is_image_name;
 use crate::data::dataset::Split;
-use crate::data::listing::{Listing, Row, composed};
+use crate::data::listing::{Listing, composed};
 use crate::data::panic::catch_panic;
+use crate::files::open_regular;
 
 /// The largest spreadsheet that is opened, in bytes: SCUT-FBP5500's 330,000 ratings have ten
 /// megabytes.
-const MAX_FILE: u64 = 64 << 20;
-const MAX_CELLS: usize = 20_000_000;
+const MAX_FILE: u64 = 32 << 20;
+/// The most bytes of its sheets once they are unpacked, and of everything else in it, which the
+/// reader holds in memory.
+const MAX_SHEETS: u64 = 256 << 20;
+const MAX_OTHERS: u64 = 48 << 20;
+const MAX_CELLS: usize = 5_000_000;
 
 #[derive(Debug, Default, PartialEq)]
 pub(crate) struct Votes(HashMap<String, Vec<f32>>);
@@ -110,16 +116,16 @@ impl Votes {
     ) -> Vec<String> {
         let (mut without, mut differing) = (Vec::new(), Vec::new());
         for split in Split::ALL {
-            for Row { sample, .. } in listing.rows_mut(split) {
-                match self.0.get(&key(&sample.id)).filter(|votes| !votes.is_empty()) {
-                    None => without.push(sample.id.clone()),
+            for row in listing.rows_mut(split) {
+                match self.0.get(&key(&row.id)).filter(|votes| !votes.is_empty()) {
+                    None => without.push(row.id.to_string()),
                     Some(votes) => {
                         let mean = votes.iter().sum::<f32>() / votes.len() as f32;
                         // Lists round their scores.
-                        if (mean - sample.score).abs() > 0.02 {
-                            differing.push(sample.id.clone());
+                        if (mean - row.score).abs() > 0.02 {
+                            differing.push(row.id.to_string());
                         }
-                        sample.votes.clone_from(votes);
+                        row.labels_mut().votes.clone_from(votes);
                     }
                 }
             }
@@ -165,7 +171,8 @@ type Rows = BTreeMap<u32, BTreeMap<u32, Cell>>;
 /// Calls `take` with the name, the first row and the other rows of each sheet that is not empty.
 fn each_table(file: &Path, mut take: impl FnMut(&str, &Header, &Rows) -> Result<()>) -> Result<()> {
     let name = || file.display().to_string();
-    let length = std::fs::metadata(file).with_context(name)?.len();
+    let mut content = open_regular(file).with_context(name)?;
+    let length = content.metadata().with_context(name)?.len();
     ensure!(
         length <= MAX_FILE,
         "{}: has {} MiB, more than the {} MiB that are read",
@@ -173,8 +180,9 @@ fn each_table(file: &Path, mut take: impl FnMut(&str, &Header, &Rows) -> Result<
         length >> 20,
         MAX_FILE >> 20
     );
-    let mut book =
-        guarded(|| Ok(Xlsx::new(BufReader::new(File::open(file)?))?)).with_context(name)?;
+    guarded(|| ensure_bounded(&mut content)).with_context(name)?;
+    content.rewind().with_context(name)?;
+    let mut book = guarded(|| Ok(Xlsx::new(BufReader::new(content))?)).with_context(name)?;
     for sheet in book.sheet_names() {
         let table = guarded(|| read_sheet(&mut book, &sheet))
             .with_context(|| format!("{}: sheet {sheet:?}", file.display()))?;
@@ -185,16 +193,28 @@ fn each_table(file: &Path, mut take: impl FnMut(&str, &Header, &Rows) -> Result<
     Ok(())
 }
 
+/// Returns an error if a spreadsheet has more content than a table of ratings needs: a file of
+/// three megabytes can unpack to gigabytes. What the archive states of its sizes may be false.
+fn ensure_bounded(file: &mut File) -> Result<()> {
+    let mut archive = ZipArchive::new(BufReader::new(file))?;
+    let (mut sheets, mut others) = (MAX_SHEETS, MAX_OTHERS);
+    for index in 0..archive.len() {
+        let entry = archive.by_index(index)?;
+        let left =
+            if entry.name()?.starts_with("xl/worksheets/") { &mut sheets } else { &mut others };
+        let read = io::copy(&mut entry.take(*left + 1), &mut io::sink())?;
+        *left = left.checked_sub(read).context("unpacks to more than a table of ratings needs")?;
+    }
+    Ok(())
+}
+
 /// Treats a panic in the third-party reader as a damaged file.
 fn guarded<T>(read: impl FnOnce() -> Result<T>) -> Result<T> {
     catch_panic(read).context("is not a readable spreadsheet (.xlsx); download it again")
 }
 
 /// Reads a sheet cell by cell: one that claims a million empty rows costs nothing.
-fn read_sheet<R: Read + std::io::Seek>(
-    book: &mut Xlsx<R>,
-    sheet: &str,
-) -> Result<Option<(Header, Rows)>> {
+fn read_sheet<R: Read + Seek>(book: &mut Xlsx<R>, sheet: &str) -> Result<Option<(Header, Rows)>> {
     let mut cells = book.worksheet_cells_reader(sheet)?;
     let mut rows = Rows::new();
     let mut count = 0;
@@ -220,6 +240,7 @@ fn read_sheet<R: Read + std::io::Seek>(
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write;
     use std::path::PathBuf;
 
     use super::*;
@@ -244,6 +265,25 @@ mod tests {
         let votes = Votes::read_wide(&fixture("wide.xlsx"), 1.0..=10.0, file_name).unwrap();
         assert_eq!(votes.0["x.jpg"], [7.0, 10.0]);
         assert_eq!(votes.0["y (1).jpg"], [2.0, 3.0, 4.0]);
+    }
+
+    #[test]
+    fn a_spreadsheet_that_unpacks_to_gigabytes_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("All_Ratings.xlsx");
+        let mut archive = zip::ZipWriter::new(File::create(&path).unwrap());
+        let options = zip::write::SimpleFileOptions::default();
+        for name in ["xl/workbook.xml", "xl/sharedStrings.xml"] {
+            archive.start_file(name, options).unwrap();
+            for _ in 0..=MAX_OTHERS >> 20 {
+                archive.write_all(&[b' '; 1 << 20]).unwrap();
+            }
+        }
+        archive.finish().unwrap();
+        assert!(std::fs::metadata(&path).unwrap().len() < 1 << 20);
+        let error = format!("{:#}", Votes::read_long(&path, str::to_string).unwrap_err());
+        assert!(error.contains("All_Ratings.xlsx") && error.contains("unpacks to more"), "{error}");
+        assert!(!error.contains('\n'), "{error}");
     }
 
     #[test]

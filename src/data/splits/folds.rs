@@ -1,6 +1,6 @@
 //! Cross-validation folds from a seed: every image is in the test split of exactly one.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 
 use anyhow::{Result, ensure};
 
@@ -23,12 +23,13 @@ pub(crate) fn assign_folds(
 ) -> Result<Listing> {
     let notes = std::mem::take(&mut listing.notes);
     let rows = Split::ALL.into_iter().flat_map(|split| std::mem::take(listing.rows_mut(split)));
-    let (mut rows, missing): (Vec<Row>, Vec<Row>) = rows.partition(|row| row.missing.is_none());
-    units::bind_with_contents(&mut rows);
+    let (mut rows, missing): (Vec<Row>, Vec<Row>) =
+        rows.partition(|row| row.missing_reason().is_none());
+    units::bind(&mut rows);
     let fold_of = assign(&rows, fold.of, seed)?;
-    let (test, rest): (Vec<Row>, Vec<Row>) =
-        rows.into_iter().partition(|row| fold_of.get(&row.unit) == Some(&(fold.number - 1)));
-    let (mut train, val) = hold_out(rest, val_fraction, seed, "val");
+    let in_fold = |row: &mut Row| fold_of.get(&row.unit) == Some(&(fold.number - 1));
+    let test = rows.extract_if(.., in_fold).collect();
+    let (mut train, val) = hold_out(rows, val_fraction, seed, "val");
     // They are reported and skipped later, like every row without an image.
     train.extend(missing);
     Ok(Listing { notes, ..Listing::new(train, val, test) })
@@ -36,6 +37,8 @@ pub(crate) fn assign_folds(
 
 /// Rows that must stay in one fold.
 struct Unit<'a> {
+    number: u32,
+    /// The smallest key of its rows, which does not depend on the order of the list.
     name: &'a str,
     group: Option<&'a str>,
     score: f64,
@@ -44,16 +47,18 @@ struct Unit<'a> {
 
 /// Returns the fold, from 0, of each unit. Of the units sorted by group and score, each run of
 /// `count` contributes one to every fold, the largest to the fold with the fewest rows.
-fn assign(rows: &[Row], count: usize, seed: u64) -> Result<HashMap<String, usize>> {
-    let mut units: BTreeMap<&str, Unit> = BTreeMap::new();
+fn assign(rows: &[Row], count: usize, seed: u64) -> Result<HashMap<u32, usize>> {
+    let mut units: HashMap<u32, Unit> = HashMap::new();
     for row in rows {
-        let unit = units.entry(&row.unit).or_insert_with(|| Unit {
-            name: &row.unit,
-            group: row.sample.group.as_deref(),
+        let unit = units.entry(row.unit).or_insert_with(|| Unit {
+            number: row.unit,
+            name: &row.key,
+            group: row.group(),
             score: 0.0,
             rows: 0,
         });
-        unit.score += f64::from(row.sample.score);
+        unit.name = unit.name.min(&row.key);
+        unit.score += f64::from(row.score);
         unit.rows += 1;
     }
     ensure!(
@@ -62,10 +67,10 @@ fn assign(rows: &[Row], count: usize, seed: u64) -> Result<HashMap<String, usize
         units.len()
     );
     let mut units: Vec<Unit> = units.into_values().collect();
-    // Ties are broken by name: the units are in the order of their names.
     units.sort_by(|a, b| {
         let mean = |unit: &Unit| unit.score / unit.rows as f64;
-        a.group.cmp(&b.group).then_with(|| mean(a).total_cmp(&mean(b)))
+        let by_score = a.group.cmp(&b.group).then_with(|| mean(a).total_cmp(&mean(b)));
+        by_score.then_with(|| a.name.cmp(b.name))
     });
     let mut rng = RandomStream::new(seed, 0, 0, "folds");
     let mut sizes = vec![0; count];
@@ -80,7 +85,7 @@ fn assign(rows: &[Row], count: usize, seed: u64) -> Result<HashMap<String, usize
         }
         for (unit, &fold) in run.iter().zip(&folds) {
             sizes[fold] += unit.rows;
-            fold_of.insert(unit.name.to_string(), fold);
+            fold_of.insert(unit.number, fold);
         }
     }
     Ok(fold_of)
@@ -92,25 +97,17 @@ mod tests {
     use std::fs;
 
     use super::*;
-    use crate::data::{Sample, Source};
+    use crate::data::listing::RowImage;
+    use crate::data::splits::test_rows::row;
 
     /// Rows of a third as many persons in two groups; scores in an order that is not the names'.
     fn listing(count: usize, persons: bool) -> Listing {
         let row = |index: usize| {
-            let name = format!("{index:04}");
-            let sample = Sample::new(
-                &name,
-                Source::File(format!("/nowhere/{name}").into()),
-                (index * 37 % 101) as f32,
-                Some(["a", "b"][usize::from(index.is_multiple_of(4))].to_string()),
-            );
-            Row {
-                sample,
-                missing: None,
-                key: name.clone(),
-                person: persons.then(|| format!("person {}", index / 3)),
-                unit: name,
-            }
+            let group = ["a", "b"][usize::from(index.is_multiple_of(4))];
+            let row = row(&format!("{index:04}"), (index * 37 % 101) as f32);
+            let mut row = row.with_group(Some(group));
+            row.labels_mut().person = persons.then(|| format!("person {}", index / 3).into());
+            row
         };
         let rows = |range: std::ops::Range<usize>| range.map(row).collect::<Vec<_>>();
         let (a, b) = (count * 7 / 10, count * 8 / 10);
@@ -124,7 +121,7 @@ mod tests {
     }
 
     fn names(rows: &[Row]) -> Vec<&str> {
-        rows.iter().map(|row| row.sample.id.as_str()).collect()
+        rows.iter().map(|row| &*row.id).collect()
     }
 
     #[test]
@@ -152,9 +149,9 @@ mod tests {
         let folds = all_folds(&listing(400, false), 5, 3);
         for fold in &folds {
             let test = fold.rows(Split::Test);
-            let mean = test.iter().map(|row| row.sample.score).sum::<f32>() / test.len() as f32;
+            let mean = test.iter().map(|row| row.score).sum::<f32>() / test.len() as f32;
             assert!((mean - 50.0).abs() < 2.0, "{mean}");
-            let group = test.iter().filter(|row| row.sample.group.as_deref() == Some("b")).count();
+            let group = test.iter().filter(|row| row.group() == Some("b")).count();
             assert!((19..=21).contains(&group), "{group} of 100");
         }
     }
@@ -165,7 +162,7 @@ mod tests {
         for fold in &folds {
             let persons = Split::ALL.map(|split| {
                 let rows = fold.rows(split).iter();
-                rows.map(|row| row.person.clone()).collect::<HashSet<_>>()
+                rows.map(|row| row.person().map(str::to_string)).collect::<HashSet<_>>()
             });
             for (a, b) in [(0, 1), (0, 2), (1, 2)] {
                 assert!(persons[a].is_disjoint(&persons[b]));
@@ -181,9 +178,9 @@ mod tests {
         for split in Split::ALL {
             for row in all.rows_mut(split) {
                 let number: usize = row.key.parse().unwrap();
-                let path = folder.path().join(&row.key);
+                let path = folder.path().join(&*row.key);
                 fs::write(&path, [number as u8 % 20]).unwrap();
-                row.sample.source = Source::File(path);
+                row.image = RowImage::File(path.into());
             }
         }
         for fold in all_folds(&all, 5, 2) {

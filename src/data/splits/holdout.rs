@@ -10,39 +10,36 @@ use crate::data::random_stream::RandomStream;
 /// Moves `fraction` of the images out of `rows`: returns those that stay and those that were held
 /// out, each in their order. The choice depends on the seed and `purpose` alone, and is stratified:
 /// sorted by score, each run of 1/`fraction` images contributes one. Rows of one unit (an image, or
-/// a person) stay together.
+/// a person) stay together: [`units`] has bound them.
 pub(crate) fn hold_out(
-    rows: Vec<Row>,
+    mut rows: Vec<Row>,
     fraction: f64,
     seed: u64,
     purpose: &str,
 ) -> (Vec<Row>, Vec<Row>) {
     let mut seen = HashSet::new();
-    let mut images: Vec<&Row> = rows.iter().filter(|row| seen.insert(&row.unit)).collect();
+    let mut images: Vec<&Row> = rows.iter().filter(|row| seen.insert(row.unit)).collect();
     // Ties are broken by name, so that the order of the list does not matter.
-    images.sort_by(|a, b| {
-        let by_score = a.sample.score.total_cmp(&b.sample.score);
-        by_score.then_with(|| a.sample.id.cmp(&b.sample.id))
-    });
+    images.sort_by(|a, b| a.score.total_cmp(&b.score).then_with(|| a.id.cmp(&b.id)));
     let total = images.len();
     if fraction <= 0.0 || total < 2 {
         return (rows, Vec::new());
     }
     let held = ((total as f64 * fraction).round() as usize).clamp(1, total - 1);
     let mut rng = RandomStream::new(seed, 0, 0, purpose);
-    let units: HashSet<String> = (0..held)
+    let units: HashSet<u32> = (0..held)
         .map(|stratum| {
             let (start, end) = (stratum * total / held, (stratum + 1) * total / held);
-            images[start + rng.below(end - start)].unit.clone()
+            images[start + rng.below(end - start)].unit
         })
         .collect();
-    let (held, kept) = rows.into_iter().partition(|row| units.contains(&row.unit));
-    (kept, held)
+    let held = rows.extract_if(.., |row| units.contains(&row.unit)).collect();
+    (rows, held)
 }
 
 /// Completes the splits of a dataset: without `has_splits`, all rows are in train, and test and
 /// validation rows are held out by the seed; with it, validation rows are held out if there are
-/// none. Rows of one image or person stay together.
+/// none. Rows of one image, one content or one person stay together.
 pub(crate) fn complete_splits(
     mut splits: [Vec<Row>; 3],
     has_splits: bool,
@@ -70,7 +67,7 @@ mod tests {
     use crate::data::splits::test_rows::rows;
 
     fn ids(rows: &[Row]) -> Vec<&str> {
-        rows.iter().map(|row| row.sample.id.as_str()).collect()
+        rows.iter().map(|row| &*row.id).collect()
     }
 
     #[test]
@@ -90,7 +87,7 @@ mod tests {
     fn a_hold_out_covers_the_range_of_scores() {
         for seed in 0..20 {
             let (_, held) = hold_out(rows(0..101), 0.1, seed, "val");
-            let mut scores: Vec<f32> = held.iter().map(|row| row.sample.score).collect();
+            let mut scores: Vec<f32> = held.iter().map(|row| row.score).collect();
             scores.sort_by(f32::total_cmp);
             // One from each tenth of the scores 0 to 100.
             assert_eq!(scores.len(), 10);
@@ -102,8 +99,9 @@ mod tests {
 
     #[test]
     fn rows_of_one_image_stay_together() {
-        let doubled: Vec<Row> =
+        let mut doubled: Vec<Row> =
             rows(0..50).into_iter().flat_map(|row| [row.clone(), row]).collect();
+        units::bind(&mut doubled);
         let (kept, held) = hold_out(doubled, 0.2, 1, "val");
         assert_eq!((kept.len(), held.len()), (80, 20));
         assert!(leaked_images(&Listing::new(kept, held, Vec::new())).is_empty());

@@ -1,13 +1,16 @@
 //! Images that more than one split holds, and what `data.overlap` does with them.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 
 use anyhow::{Result, bail};
 use serde::Serialize;
 
+use super::contents;
 use crate::config::Overlap;
 use crate::data::dataset::{Skipped, Split};
-use crate::data::listing::{Listing, Row};
+use crate::data::listing::{Listing, Row, repeated};
+use crate::files::printable;
 
 /// An image that is in more than one split.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -20,28 +23,64 @@ pub struct LeakedImage {
 
 /// Finds the images that are in more than one split, in the order in which the splits list them.
 pub(crate) fn leaked_images(listing: &Listing) -> Vec<LeakedImage> {
-    let keys = Split::ALL.map(|split| listing.keys(split));
-    let mut seen = HashSet::new();
-    let mut leaked = Vec::new();
-    for row in Split::ALL.iter().flat_map(|&split| listing.rows(split)) {
-        let key = row.key.as_str();
-        let splits: Vec<Split> =
-            Split::ALL.into_iter().filter(|&split| keys[split as usize].contains(key)).collect();
-        if splits.len() > 1 && seen.insert(key) {
-            leaked.push(LeakedImage { id: row.sample.id.clone(), splits });
+    leaked_keys(listing).into_iter().map(|(_, image)| image).collect()
+}
+
+fn leaked_keys(listing: &Listing) -> Vec<(Arc<str>, LeakedImage)> {
+    let repeated = repeated(listing.all_rows().map(|(_, row)| &*row.key));
+    let mut at: HashMap<&str, usize> = HashMap::new();
+    let mut images: Vec<(Arc<str>, LeakedImage)> = Vec::new();
+    for (split, row) in listing.all_rows().filter(|(_, row)| repeated.contains(&*row.key)) {
+        let at = *at.entry(&row.key).or_insert_with(|| {
+            let image = LeakedImage { id: row.id.to_string(), splits: Vec::new() };
+            images.push((Arc::clone(&row.key), image));
+            images.len() - 1
+        });
+        // The rows of a split follow each other.
+        let splits = &mut images[at].1.splits;
+        if splits.last() != Some(&split) {
+            splits.push(split);
         }
     }
-    leaked
+    images.retain(|(_, image)| image.splits.len() > 1);
+    images
+}
+
+/// Returns a warning if files of different splits have the same content, as copies and hard links
+/// have. It is not an error: published splits have copies too, and results on them are compared.
+pub(crate) fn copies_warning(listing: &Listing) -> Option<String> {
+    let copies = contents::copies(&listing.files());
+    let mut classes: BTreeMap<u32, Vec<(Split, &Row)>> = BTreeMap::new();
+    for (split, row) in listing.all_rows() {
+        if let Some(&class) = copies.get(&*row.key) {
+            classes.entry(class).or_default().push((split, row));
+        }
+    }
+    let other = |rows: &[(Split, &Row)]| rows.iter().position(|(split, _)| *split != rows[0].0);
+    classes.retain(|_, rows| other(rows).is_some());
+    let rows = classes.values().next()?;
+    let ((a_split, a), (b_split, b)) = (rows[0], rows[other(rows)?]);
+    let count = classes.len();
+    let images = if count == 1 { "image is" } else { "images are" };
+    Some(format!(
+        "{count} {images} in more than one split under different names, which inflates the \
+         results: {} ({a_split}) and {} ({b_split}){}. `vmbeauty data check` lists them first; \
+         remove their rows from all splits but one, or set data.overlap to allow",
+        printable(&a.id),
+        printable(&b.id),
+        if count == 1 { "" } else { ", ..." }
+    ))
 }
 
 /// Applies the configured rule to images that are in two splits. Returns the removed rows.
 pub(crate) fn resolve_overlaps(listing: &mut Listing, rule: Overlap) -> Result<Vec<Skipped>> {
-    let leaked = leaked_images(listing);
+    let leaked = leaked_keys(listing);
     if leaked.is_empty() || rule == Overlap::Allow {
         return Ok(Vec::new());
     }
     if rule == Overlap::Error {
-        let named: Vec<String> = leaked.iter().take(3).map(LeakedImage::to_string).collect();
+        let named: Vec<String> =
+            leaked.iter().take(3).map(|(_, image)| image.to_string()).collect();
         let images = if leaked.len() == 1 { "image is" } else { "images are" };
         let more = if leaked.len() > named.len() { ", ..." } else { "" };
         bail!(
@@ -52,21 +91,15 @@ pub(crate) fn resolve_overlaps(listing: &mut Listing, rule: Overlap) -> Result<V
             named.join(", "),
         );
     }
+    let reason: Arc<str> = "is in a later split too (data.overlap: drop)".into();
+    let last: HashMap<Arc<str>, Split> =
+        leaked.into_iter().filter_map(|(key, image)| Some((key, *image.splits.last()?))).collect();
     let mut removed = Vec::new();
-    for (split, later) in
-        [(Split::Train, &[Split::Val, Split::Test][..]), (Split::Val, &[Split::Test])]
-    {
-        let taken: HashSet<String> =
-            later.iter().flat_map(|&later| listing.keys(later)).map(str::to_string).collect();
-        let rows = std::mem::take(listing.rows_mut(split));
-        let (gone, kept): (Vec<Row>, _) =
-            rows.into_iter().partition(|row| taken.contains(&row.key));
-        *listing.rows_mut(split) = kept;
-        removed.extend(gone.into_iter().map(|row| Skipped {
-            split,
-            id: row.sample.id,
-            reason: "is in a later split too (data.overlap: drop)".to_string(),
-        }));
+    for split in [Split::Train, Split::Val] {
+        let is_later = |row: &mut Row| last.get(&row.key).is_some_and(|&last| last > split);
+        let gone = listing.rows_mut(split).extract_if(.., is_later);
+        let skipped = |row: Row| Skipped { split, id: row.id, reason: Arc::clone(&reason) };
+        removed.extend(gone.map(skipped));
     }
     Ok(removed)
 }
@@ -74,7 +107,7 @@ pub(crate) fn resolve_overlaps(listing: &mut Listing, rule: Overlap) -> Result<V
 impl std::fmt::Display for LeakedImage {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let splits: Vec<&str> = self.splits.iter().map(|split| split.name()).collect();
-        write!(f, "{} ({})", self.id, splits.join(" and "))
+        write!(f, "{} ({})", printable(&self.id), splits.join(" and "))
     }
 }
 

@@ -2,131 +2,88 @@
 
 use std::collections::HashMap;
 
-use rayon::prelude::*;
+use super::contents;
+use crate::data::listing::{Row, first_by_key, repeated};
 
-use crate::data::dataset::Source;
-use crate::data::image::decode;
-use crate::data::listing::Row;
-
-/// Assigns the same [`Row::unit`] to rows of the same image file or, if the dataset names persons,
-/// the same person.
+/// Assigns the same [`Row::unit`] to rows of one image file, of files of the same content, and,
+/// if the dataset names persons, of the same person.
 pub(crate) fn bind(rows: &mut [Row]) {
-    bind_all(rows, &vec![None; rows.len()]);
-}
-
-/// Binds rows as [`bind`] does, and also those whose files have the same content: every file is
-/// read. A file that cannot be read binds nothing; loading reports it.
-pub(crate) fn bind_with_contents(rows: &mut [Row]) {
-    let contents: Vec<Option<blake3::Hash>> = rows
-        .par_iter()
-        .map(|row| match &row.sample.source {
-            Source::File(path) if row.missing.is_none() => {
-                Some(blake3::hash(&decode::read_file(path).ok()?))
-            }
-            _ => None,
-        })
-        .collect();
-    bind_all(rows, &contents);
-}
-
-fn bind_all(rows: &mut [Row], contents: &[Option<blake3::Hash>]) {
+    let copies = contents::copies(&first_by_key(rows.iter()));
+    let keys = repeated(rows.iter().map(|row| &*row.key));
     let mut sets = DisjointSets::new(rows.len());
     let mut by_key: HashMap<&str, usize> = HashMap::new();
     let mut by_person: HashMap<&str, usize> = HashMap::new();
-    let mut by_content: HashMap<blake3::Hash, usize> = HashMap::new();
+    let mut by_content: HashMap<u32, usize> = HashMap::new();
     for (index, row) in rows.iter().enumerate() {
-        sets.join(index, *by_key.entry(&row.key).or_insert(index));
-        if let Some(person) = &row.person {
+        if let Some(&key) = keys.get(&*row.key) {
+            sets.join(index, *by_key.entry(key).or_insert(index));
+        }
+        if let Some(person) = row.person() {
             sets.join(index, *by_person.entry(person).or_insert(index));
         }
-        if let Some(content) = contents[index] {
+        if let Some(&content) = copies.get(&*row.key) {
             sets.join(index, *by_content.entry(content).or_insert(index));
         }
     }
-    // The smallest key, so that the unit's name does not depend on the order of the list.
-    let mut names: HashMap<usize, String> = HashMap::new();
-    for (index, row) in rows.iter().enumerate() {
-        let name = names.entry(sets.root(index)).or_insert_with(|| row.key.clone());
-        if row.key < *name {
-            *name = row.key.clone();
-        }
-    }
+    drop((copies, keys, by_key, by_person));
     for (index, row) in rows.iter_mut().enumerate() {
-        if let Some(name) = names.get(&sets.root(index)) {
-            row.unit = name.clone();
-        }
+        row.unit = sets.root(index) as u32;
     }
 }
 
 /// Disjoint sets (union-find) with path halving.
-struct DisjointSets(Vec<usize>);
+struct DisjointSets(Vec<u32>);
 
 impl DisjointSets {
     fn new(count: usize) -> Self {
-        Self((0..count).collect())
+        Self((0..count as u32).collect())
     }
 
     fn root(&mut self, mut item: usize) -> usize {
-        while self.0[item] != item {
-            self.0[item] = self.0[self.0[item]];
-            item = self.0[item];
+        while self.0[item] as usize != item {
+            self.0[item] = self.0[self.0[item] as usize];
+            item = self.0[item] as usize;
         }
         item
     }
 
     fn join(&mut self, a: usize, b: usize) {
         let (a, b) = (self.root(a), self.root(b));
-        self.0[a.max(b)] = a.min(b);
+        self.0[a.max(b)] = a.min(b) as u32;
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-    use crate::data::Sample;
+    use std::fs;
 
-    fn row(key: &str, person: Option<&str>) -> Row {
-        let sample = Sample::new(key, Source::File(key.into()), 0.0, None);
-        Row {
-            sample,
-            missing: None,
-            key: key.to_string(),
-            person: person.map(str::to_string),
-            unit: key.to_string(),
-        }
-    }
+    use super::*;
+    use crate::data::listing::RowImage;
 
     #[test]
     fn persons_and_contents_bind_rows_through_each_other() {
-        let (anna, ben) = (Some("anna"), Some("ben"));
+        let folder = tempfile::tempdir().unwrap();
+        let row = |key: &str, person: &str, content: &str| {
+            let path = folder.path().join(key);
+            fs::write(&path, content).unwrap();
+            let mut row = Row::new(key, RowImage::File(path.into()), key.into(), 0.0);
+            row.labels_mut().person = Some(person).filter(|name| !name.is_empty()).map(Into::into);
+            row
+        };
         let mut rows = [
-            row("c", anna),
-            row("b", None),
-            row("a", anna),
-            row("e", ben),
-            row("d", None),
-            row("c", None),
+            row("c", "anna", "1"),
+            row("b", "", "2"),
+            row("a", "anna", "3"),
+            row("e", "ben", "2"),
+            row("d", "", "4"),
+            row("c", "", "1"),
+            row("f", "ben", "3"),
+            row("g", "", "5"),
         ];
+        bind(&mut rows[..6]);
+        let units = |rows: &[Row]| rows.iter().map(|row| row.unit).collect::<Vec<_>>();
+        assert_eq!(units(&rows[..6]), [0, 1, 0, 1, 4, 0]);
         bind(&mut rows);
-        let units = |rows: &[Row]| rows.iter().map(|row| row.unit.clone()).collect::<Vec<_>>();
-        assert_eq!(units(&rows), ["a", "b", "a", "e", "d", "a"]);
-        let content = |byte: u8| Some(blake3::hash(&[byte]));
-        let contents = [content(1), content(2), content(3), content(2), None, None];
-        bind_all(&mut rows, &contents);
-        assert_eq!(units(&rows), ["a", "b", "a", "b", "d", "a"]);
-    }
-
-    #[test]
-    fn units_do_not_depend_on_the_order_of_the_list() {
-        let mut rows = [row("b", Some("x")), row("a", Some("x")), row("c", None)];
-        bind(&mut rows);
-        let forward: Vec<(String, String)> =
-            rows.iter().map(|r| (r.key.clone(), r.unit.clone())).collect();
-        rows.reverse();
-        bind(&mut rows);
-        rows.reverse();
-        let again: Vec<(String, String)> =
-            rows.iter().map(|r| (r.key.clone(), r.unit.clone())).collect();
-        assert_eq!(forward, again);
+        assert_eq!(units(&rows), [0, 0, 0, 0, 4, 0, 0, 7]);
     }
 }

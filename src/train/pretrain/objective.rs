@@ -112,6 +112,7 @@ impl Objective for MaskedImages<'_> {
             branch: Some(self.branch()),
             images: [self.images.train.len(), self.images.val.len(), 0],
             skipped_rows: self.images.skipped,
+            warnings: &[],
             notes: self.model.notes(),
         }
     }

@@ -189,6 +189,7 @@ impl Objective for Supervised<'_> {
             branch: None,
             images: self.splits.counts(),
             skipped_rows: self.splits.skipped,
+            warnings: &self.splits.warnings,
             notes: self.net.notes(),
         }
     }

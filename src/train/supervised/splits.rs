@@ -15,6 +15,8 @@ pub(super) struct Splits {
     pub test: Option<Arc<ImageDataset>>,
     /// Rows that were skipped.
     pub skipped: usize,
+    /// What makes results on the dataset doubtful.
+    pub warnings: Vec<String>,
 }
 
 impl Splits {
@@ -26,6 +28,7 @@ impl Splits {
         };
         Ok(Self {
             skipped: dataset.skipped.len(),
+            warnings: dataset.warnings,
             train: images(dataset.train)?,
             val: images(dataset.val)?,
             test: if config.train.evaluate_test && !dataset.test.is_empty() {

@@ -155,6 +155,7 @@ impl<'a, O: Objective> Trainer<'a, O> {
             epochs_done: self.progress.epochs,
             steps_done: self.progress.steps,
             images_done: self.progress.within.images,
+            warnings: about.warnings,
             notes: about.notes,
         };
         observers.iter_mut().for_each(|observer| observer.start(&start));
