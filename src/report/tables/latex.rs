@@ -1,6 +1,8 @@
 //! Tables in LaTeX, in the text width of an A4 page: a table that is wider or longer continues in
 //! another one.
 
+use std::collections::HashSet;
+
 use super::{Cell, Column, Table};
 
 pub(crate) const LATEX_PREAMBLE: &str = "\
@@ -9,6 +11,8 @@ or copy a table.\n% Names in other than Latin letters need XeLaTeX or LuaLaTeX.\
 
 /// The text width and the height of a table in points: those of `article` on A4, less a caption.
 const PAGE: (f64, f64) = (345.0, 470.0);
+/// The fraction of the text width that columns may take which identify a row, and their number.
+const LABELS: (f64, usize) = (0.6, 3);
 /// Space on both sides of a column, the widest column of text, and the height of a line, in points.
 const PADDING: f64 = 7.0;
 const TEXT: f64 = 88.0;
@@ -22,37 +26,60 @@ const TITLE: usize = 10;
 const UNBROKEN: usize = 12;
 
 impl Table {
-    /// Writes `table` environments for the package booktabs. The columns that do not fit next to
-    /// the first one follow in another table with the same first column, the rows likewise.
+    /// Writes `table` environments for the package booktabs. The columns that do not fit follow in
+    /// another table with the same first ones, which identify a row; the rows likewise.
     pub fn to_latex(&self) -> String {
-        let widths: Vec<f64> = (0..self.columns.len()).map(|column| self.width(column)).collect();
+        let labels = self.labels();
+        let text = (LABELS.0 * PAGE.0 / labels as f64 - PADDING).min(TEXT);
+        let widths: Vec<f64> = (0..self.columns.len())
+            .map(|column| self.width(column, if column < labels { text } else { TEXT }))
+            .collect();
         let mut tables = String::new();
-        for columns in fitting(&widths) {
-            for rows in self.pages(&columns) {
+        for columns in fitting(&widths, labels) {
+            for rows in self.pages(&columns, &widths) {
                 tables += &self.latex_part(&columns, &rows, &widths, tables.is_empty());
             }
         }
         tables
     }
 
-    /// Estimates the width of a column, at most [`TEXT`] for one of text.
-    fn width(&self, column: usize) -> f64 {
+    /// Returns the number of first columns without which rows are the same.
+    fn labels(&self) -> usize {
+        let distinct = |count: &usize| {
+            let mut seen = HashSet::new();
+            self.rows.iter().all(|row| {
+                let labels = row.iter().take(*count).map(Cell::shown);
+                seen.insert(labels.collect::<Vec<String>>())
+            })
+        };
+        (1..LABELS.1).find(distinct).unwrap_or(LABELS.1).min(self.columns.len())
+    }
+
+    /// Estimates the width of a column, at most `text` for one of text.
+    fn width(&self, column: usize, text: f64) -> f64 {
         let cells = self.rows.iter().map(|row| row[column].width());
         let title = title_lines(&self.columns[column].title);
         let title = title.iter().map(|line| line.chars().count() as f64 * SMALL);
         let width = cells.chain(title).fold(0.0, f64::max);
-        if self.columns[column].text { width.min(TEXT) } else { width }
+        if self.columns[column].text { width.min(text) } else { width }
+    }
+
+    /// Whether a column of text is narrower than its widest cell.
+    fn wraps(&self, column: usize, widths: &[f64]) -> bool {
+        self.columns[column].text && self.width(column, f64::INFINITY) > widths[column]
     }
 
     /// Splits the rows into tables that fit on a page; one without rows is a page too.
-    fn pages(&self, columns: &[usize]) -> Vec<Vec<&Vec<Cell>>> {
+    fn pages(&self, columns: &[usize], widths: &[f64]) -> Vec<Vec<&Vec<Cell>>> {
         let (mut pages, mut height) = (vec![Vec::new()], 0.0);
         for row in &self.rows {
             // Baselines have metrics only.
-            if columns.iter().skip(1).all(|&column| row[column] == Cell::Empty) {
+            if columns.len() > 1 && columns.iter().skip(1).all(|&column| row[column] == Cell::Empty)
+            {
                 continue;
             }
-            let lines = columns.iter().map(|&column| row[column].lines()).max().unwrap_or(1);
+            let lines = columns.iter().map(|&column| row[column].lines(widths[column]));
+            let lines = lines.max().unwrap_or(1);
             if height + lines as f64 * LINE > PAGE.1 {
                 pages.push(Vec::new());
                 height = 0.0;
@@ -81,7 +108,7 @@ impl Table {
             format!("\\caption{{{title}, continued.}}")
         };
         let layout = columns.iter().map(|&at| match &self.columns[at] {
-            Column { text: true, .. } if widths[at] >= TEXT => format!("p{{{TEXT}pt}}"),
+            Column { text: true, .. } if self.wraps(at, widths) => format!("p{{{}pt}}", widths[at]),
             Column { text: true, .. } => "l".to_string(),
             Column { text: false, .. } => "r".to_string(),
         });
@@ -94,7 +121,7 @@ impl Table {
         });
         let header = line(header.collect());
         let cell = |row: &[Cell], at: usize| {
-            if self.columns[at].text && widths[at] >= TEXT {
+            if self.wraps(at, widths) {
                 format!("\\raggedright {}", breakable(&row[at].shown()))
             } else {
                 row[at].to_latex()
@@ -114,15 +141,15 @@ impl Table {
     }
 }
 
-/// Groups columns so that each group fits on the page; each begins with the first column.
-fn fitting(widths: &[f64]) -> Vec<Vec<usize>> {
-    let width = |column: usize| widths[column] + PADDING;
-    let mut groups: Vec<Vec<usize>> = vec![vec![0]];
-    for column in 1..widths.len() {
+/// Groups columns so that each group fits on the page; each begins with the first `labels` columns.
+fn fitting(widths: &[f64], labels: usize) -> Vec<Vec<usize>> {
+    let first = || (0..labels).collect::<Vec<usize>>();
+    let mut groups = vec![first()];
+    for column in labels..widths.len() {
         let group = &groups[groups.len() - 1];
-        let used: f64 = group.iter().map(|&column| width(column)).sum();
-        if group.len() > 1 && used + width(column) > PAGE.0 {
-            groups.push(vec![0]);
+        let used: f64 = group.iter().chain([&column]).map(|&at| widths[at] + PADDING).sum();
+        if group.len() > labels && used > PAGE.0 {
+            groups.push(first());
         }
         groups.last_mut().into_iter().for_each(|group| group.push(column));
     }
@@ -136,11 +163,11 @@ impl Cell {
         small.fold(self.shown().chars().count() as f64 * SMALL, f64::max)
     }
 
-    /// Estimates the number of lines.
-    fn lines(&self) -> usize {
+    /// Estimates the number of lines in a column of this width.
+    fn lines(&self, width: f64) -> usize {
         match self {
             Cell::Text(text) => {
-                ((text.chars().count() as f64 * SMALL / TEXT).ceil() as usize).max(1)
+                ((text.chars().count() as f64 * SMALL / width).ceil() as usize).max(1)
             }
             _ => 1 + self.small_lines().len(),
         }
@@ -289,6 +316,17 @@ mod tests {
             let width = 3.0 + 9.0 * line.matches("1,000,000").count() as f64;
             assert!(width * SMALL < PAGE.0, "{line}");
         }
+        // Where the first column does not identify a row, the second one is repeated as well.
+        let columns = [Column::named("first"), Column::named("second")].into_iter();
+        let columns = columns.chain((0..9).map(|_| Column::numbers("n", "count")));
+        let row = |at: usize| {
+            let counts = (0..9).map(|_| Cell::Count(1_000_000));
+            let names = ["a".to_string(), format!("m{at}")].map(Cell::text);
+            names.into_iter().chain(counts).collect::<Vec<_>>()
+        };
+        let rows = (0..3).map(row).collect();
+        let text = Table { columns: columns.collect(), rows, ..hostile() }.to_latex();
+        assert_eq!((text.matches("a & m2 & ").count(), text.matches("m2").count()), (2, 2));
         let empty = Table { rows: Vec::new(), ..hostile() };
         assert!(empty.to_latex().contains("\\bottomrule"));
     }
