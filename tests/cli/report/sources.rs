@@ -142,3 +142,31 @@ fn runs_that_differ_only_in_seed_have_the_name_that_they_share() {
         assert_eq!(model(&report, name)["seeds"], serde_json::json!([1, 2]));
     }
 }
+
+#[test]
+fn epochs_without_numbers_leave_gaps_in_the_curves() {
+    let sandbox = Sandbox::new();
+    run("", 1, &VAL).write(&sandbox, "r");
+    let path = sandbox.path("r/metrics.jsonl");
+    let lines = fs::read_to_string(&path).unwrap();
+    let mut undefined: Value = serde_json::from_str(lines.lines().next().unwrap()).unwrap();
+    undefined["epoch"] = 3.into();
+    for key in ["train_loss", "lr", "backbone_lr", "images_per_second", "data_wait", "seconds"] {
+        undefined[key] = Value::Null;
+    }
+    undefined["fusion_weights"] = serde_json::json!([null, null]);
+    for metric in ["pc", "mae", "rmse", "srcc"] {
+        undefined["val"][metric] = Value::Null;
+    }
+    fs::write(&path, format!("{lines}{undefined}\n")).unwrap();
+    sandbox.done(&["report", "r", "-o", "r.html", "--no-images"]);
+    let page = fs::read_to_string(sandbox.path("r.html")).unwrap();
+    let curves = page.split("id=\"curves\"").nth(1).unwrap().split("</section>").next().unwrap();
+    assert_eq!(curves.matches("<path class=\"l s0\" d=\"M").count(), 4, "{curves}");
+    assert!(!curves.contains("NaN"), "{curves}");
+    // Nothing is defined in any epoch.
+    fs::write(&path, format!("{undefined}\n")).unwrap();
+    sandbox.done(&["report", "r", "-o", "r.html", "--no-images"]);
+    let page = fs::read_to_string(sandbox.path("r.html")).unwrap();
+    assert!(!page.contains("NaN") && page.contains("Validation PC"));
+}
