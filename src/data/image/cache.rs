@@ -6,7 +6,7 @@
 //! folder; it may be deleted whenever none is running.
 
 use std::env;
-use std::fs::{self, File};
+use std::fs;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,7 +15,7 @@ use anyhow::{Context, Result};
 use image::RgbImage;
 
 use super::decode;
-use crate::files::write_atomic;
+use crate::files::{open_regular, write_atomic};
 
 /// The first bytes of an entry; the digit is the version of the decoder.
 const MAGIC: [u8; 8] = *b"vmbrgb2\n";
@@ -81,7 +81,7 @@ fn user_cache() -> Option<PathBuf> {
 
 /// Reads an entry; `None` if there is no complete one.
 fn read_entry(path: &Path) -> Option<RgbImage> {
-    let mut file = File::open(path).ok()?;
+    let mut file = open_regular(path).ok()?;
     let length = file.metadata().ok()?.len();
     let mut header = [0; HEADER];
     file.read_exact(&mut header).ok()?;

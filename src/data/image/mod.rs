@@ -2,9 +2,10 @@
 
 pub(super) mod cache;
 pub(super) mod decode;
-mod exif;
+mod directory;
 pub(super) mod format;
 mod jpeg;
+mod nested;
 pub(super) mod phash;
 pub(super) mod planes;
 mod png;

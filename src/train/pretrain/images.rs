@@ -1,6 +1,5 @@
 //! The images of a pretraining run.
 
-use std::fs;
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
@@ -8,6 +7,7 @@ use rayon::prelude::*;
 
 use crate::config::{Config, DataConfig};
 use crate::data::{self, ImageDataset, Sample, Source, Split};
+use crate::files::open_regular;
 
 /// Training and validation images. Test images are not opened.
 pub(super) struct TrainAndVal {
@@ -41,9 +41,9 @@ fn fingerprint(samples: &[Sample]) -> Result<String> {
         .par_iter()
         .map(|sample| match &sample.source {
             Source::File(path) => {
-                let bytes = fs::read(path);
-                bytes
-                    .map(|bytes| blake3::hash(&bytes))
+                let mut hasher = blake3::Hasher::new();
+                open_regular(path)
+                    .and_then(|file| Ok(hasher.update_reader(file)?.finalize()))
                     .with_context(|| format!("cannot read {}", path.display()))
             }
             Source::Synthetic(face) => Ok(blake3::hash(format!("{face:?}").as_bytes())),

@@ -10,14 +10,14 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
-use image::error::UnsupportedErrorKind;
+use image::error::{LimitErrorKind, UnsupportedErrorKind};
 use image::metadata::Orientation;
 use image::{
     DynamicImage, ExtendedColorType, ImageDecoder, ImageError, ImageReader, Limits, RgbImage,
 };
 
 use super::format::{ImageFormat, unsupported};
-use super::{exif, jpeg, png};
+use super::{directory, jpeg, nested, png};
 use crate::files::read_regular;
 
 /// The default background of transparent pixels and padding: the mean color of ImageNet, which
@@ -34,6 +34,9 @@ const MAX_DECODED: u64 = 512 << 20;
 const ROOM: u64 = 1 << 20;
 /// The largest accepted file, in bytes.
 const MAX_FILE: u64 = 256 << 20;
+
+const CLAIMS_MEMORY: &str =
+    "damaged: a part of the image claims more memory than its pixels; remove it";
 
 /// Reads the image in `path`. Returns an error, starting with the path, if the file is missing, not
 /// a regular file, empty, not an image of a supported format, truncated, damaged, or larger than
@@ -70,7 +73,10 @@ pub(crate) fn decode_image_over(bytes: &[u8], background: [u8; 3]) -> Result<Rgb
     // The decoders are third-party code on untrusted input: a panic in one is a damaged file.
     match catch_unwind(AssertUnwindSafe(|| decode(bytes, background))) {
         Ok(decoded) => decoded,
-        Err(_) => bail!("damaged: the decoder panicked; save the image again or remove it"),
+        Err(_) => bail!(
+            "damaged, or of a kind that the decoder does not know: save the image again as PNG or \
+             remove it"
+        ),
     }
 }
 
@@ -93,22 +99,23 @@ fn decode(bytes: &[u8], background: [u8; 3]) -> Result<RgbImage> {
     let mut decoder = reader.into_decoder().map_err(explain)?;
     let (width, height) = decoder.dimensions();
     ensure!(width > 0 && height > 0, "damaged: the image has no pixels; remove it");
-    if u64::from(width) * u64::from(height) > MAX_PIXELS || decoder.total_bytes() > MAX_DECODED {
+    let pixels = u64::from(width) * u64::from(height);
+    if pixels > MAX_PIXELS || decoder.total_bytes() > MAX_DECODED {
         bail!(
             "the image has {width}x{height} pixels, more than the limit of {} million; shrink it",
             MAX_PIXELS >> 20
         );
     }
+    if matches!(format, image::ImageFormat::Tiff | image::ImageFormat::WebP) {
+        let most = 4 * decoder.total_bytes() + (1 << 26);
+        ensure!(!nested::claims_more_than(pixels, &bytes), CLAIMS_MEMORY);
+        ensure!(directory::row_bytes(&bytes, width) <= most, CLAIMS_MEMORY);
+    }
     // What the file claims about its parts may need more memory than its pixels and itself.
     limits.max_alloc = Some(2 * decoder.total_bytes() + bytes.len() as u64 + ROOM);
     decoder.set_limits(limits).map_err(explain)?;
     let orientation = orientation(&mut decoder);
-    let mut image = DynamicImage::from_decoder(decoder).map_err(|error| match error {
-        ImageError::Limits(_) => {
-            anyhow!("damaged: parts of the image claim more memory than its pixels; remove it")
-        }
-        error => explain(error),
-    })?;
+    let mut image = DynamicImage::from_decoder(decoder).map_err(explain)?;
     ensure_levels(&image)?;
     image.apply_orientation(orientation);
     Ok(if image.color().has_alpha() { over(image, background) } else { image.into_rgb8() })
@@ -118,7 +125,7 @@ fn decode(bytes: &[u8], background: [u8; 3]) -> Result<RgbImage> {
 /// unusable.
 fn orientation(decoder: &mut impl ImageDecoder) -> Orientation {
     match decoder.exif_metadata() {
-        Ok(Some(exif)) => exif::orientation(&exif),
+        Ok(Some(exif)) => directory::orientation(&exif),
         _ => decoder.orientation().ok(),
     }
     .unwrap_or(Orientation::NoTransforms)
@@ -154,6 +161,9 @@ fn over(image: DynamicImage, background: [u8; 3]) -> RgbImage {
 
 fn explain(error: ImageError) -> anyhow::Error {
     match error {
+        ImageError::Limits(error) if error.kind() != LimitErrorKind::DimensionError => {
+            anyhow!(CLAIMS_MEMORY)
+        }
         ImageError::Limits(_) => anyhow!(
             "the image exceeds the limit of {MAX_SIDE} pixels a side or {} million; shrink it",
             MAX_PIXELS >> 20

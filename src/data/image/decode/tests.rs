@@ -277,7 +277,7 @@ fn memory_beyond_the_pixels_is_not_allocated() {
     let length = [&279u16.to_le_bytes()[..], &[4, 0, 1, 0, 0, 0]].concat();
     let at = bytes.windows(8).position(|window| window == length).unwrap() + 8;
     bytes[at..at + 4].copy_from_slice(&400_000_000u32.to_le_bytes());
-    assert!(message(&bytes).contains("claim more memory"), "{}", message(&bytes));
+    assert!(message(&bytes).contains("claims more memory"), "{}", message(&bytes));
     // A frame of 60,000 pixels a side in a GIF of 8 by 8.
     let mut bytes = encode(&quarters(8, 8).into(), image::ImageFormat::Gif);
     let frame = [0x2c, 0, 0, 0, 0, 8, 0, 8, 0];
