@@ -15,6 +15,10 @@ use super::section::section;
 const MAX_LAYERS: usize = 16;
 /// Largest width of the fusion and of the head's layers.
 const MAX_WIDTH: i64 = 16_384;
+/// Maximum number of a backbone's blocks.
+const MAX_DEPTH: i64 = 1024;
+/// Maximum number of attention heads, and largest state of the scan.
+const MAX_SIZE: i64 = 1024;
 /// Maximum number of patches on a side of the image.
 const MAX_GRID: i64 = 256;
 /// Maximum number of a backbone's parameters.
@@ -191,14 +195,14 @@ impl BackboneConfig {
         checks.size_up_to("image_size", MAX_SIDE, shape.image_size);
         checks.size_up_to("patch_size", MAX_SIDE, shape.patch_size);
         checks.size("embed_dim", shape.embed_dim);
-        checks.size("depth", shape.depth);
+        checks.size_up_to("depth", MAX_DEPTH, shape.depth);
         let (own, size, other, set, kind) = match shape.branch {
             Branch::Vit => ("num_heads", shape.num_heads, "d_state", self.d_state, "ViT"),
             Branch::Mamba => {
                 ("d_state", shape.d_state, "num_heads", self.num_heads, "Vision Mamba")
             }
         };
-        checks.size(own, size);
+        checks.size_up_to(own, MAX_SIZE, size);
         if set.is_some() {
             checks.fail(other, format_args!(" does not apply: {} is a {kind}", self.name));
         }

@@ -240,6 +240,8 @@ mod tests {
         for (key, most) in [
             ("train.threads", 1024),
             ("data.workers", 1024),
+            ("model.vit.depth", 1024),
+            ("model.mamba.d_state", 1024),
             ("model.fusion.dim", 16_384),
             ("train.label_distribution.bins", 1024),
         ] {

@@ -76,6 +76,9 @@ fn parse_bounded(text: &str) -> Result<Value, (Option<usize>, String)> {
         let line = error.location().map(|location| location.line());
         match line.and_then(|line| tab_indented(text, line)) {
             Some(line) => (Some(line), "a tab indents the line; YAML indents with spaces".into()),
+            None if error.to_string().contains("more than one document") => {
+                (line, "a line --- begins a second document; a config is one".into())
+            }
             None => (line, format!("not valid YAML: {error}")),
         }
     })
@@ -226,6 +229,12 @@ mod tests {
         let expected = "a.yaml:2: a tab indents the line; YAML indents with spaces";
         assert_eq!(error("train:\n\tepochs: 3\n"), expected);
         assert_eq!(error("train:\n  \tepochs: 3\n  seed: 1\n"), expected);
+    }
+
+    #[test]
+    fn a_second_document_is_named() {
+        let expected = "a.yaml: a line --- begins a second document; a config is one";
+        assert_eq!(error("name: a\n---\nname: b\n"), expected);
     }
 
     #[test]
