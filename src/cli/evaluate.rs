@@ -4,16 +4,16 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use anyhow::{Context, Error, Result, anyhow};
+use anyhow::Result;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use serde::Serialize;
 
+use super::data_root;
 use super::output::{interval, metric, print_result, say, table};
-use crate::data::{self, ImageDataset, LoaderOptions, Split};
+use crate::data::{ImageDataset, LoaderOptions, Split};
 use crate::eval::evaluate::predict;
 use crate::eval::metrics::Metric;
 use crate::eval::statistics::MetricsWithCi;
-use crate::run::Run;
 
 /// Evaluate a trained model on a split of its dataset
 #[derive(Debug, clap::Args)]
@@ -37,13 +37,9 @@ pub(super) struct Args {
 }
 
 pub(super) fn run(args: &Args) -> Result<ExitCode> {
-    let root = args.data_root.as_ref().map(serde_json::to_string).transpose();
-    let root = root.context("--data-root is not Unicode")?;
-    let data_root = root.map(|root| format!("data.root={root}"));
-    let run = Run::open(&args.run, data_root.as_slice())?;
+    let run = data_root::open(&args.run, args.data_root.as_deref())?;
     run.config.check_image_sizes()?;
-    let (samples, skipped) = data::load_split(&run.config.data, run.config.seed, args.split)
-        .map_err(|error| with_data_root(&error))?;
+    let (samples, skipped) = data_root::load_split(&run, args.split)?;
     let images = Arc::new(ImageDataset::new(samples, &run.config.data)?);
     let options = LoaderOptions::for_evaluation(&run.config);
     let predictions = predict(&run.net, &images, options, &mut |_| Ok(()))?;
@@ -66,15 +62,6 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
     let (run, weights) = (&args.run, &run.weights);
     print_result(args.json, &Evaluation { run, weights, split, skipped, metrics }, text)?;
     Ok(ExitCode::SUCCESS)
-}
-
-/// Names the option in place of the key, which a finished run keeps.
-fn with_data_root(error: &Error) -> Error {
-    let text = format!("{error:#}");
-    if text.contains("data.root") {
-        return anyhow!(text.replace("data.root", "--data-root"));
-    }
-    anyhow!("{text} (--data-root names the dataset's folder if it has moved)")
 }
 
 /// The output of `--json`.

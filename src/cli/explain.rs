@@ -7,13 +7,14 @@ use std::sync::Arc;
 use anyhow::{Context, Result, ensure};
 use serde_json::json;
 
+use super::data_root;
 use super::features::read_input;
 use super::output::{interval, metric, print_json, print_result, say, table};
 use super::parse_split;
 use super::predict::{image_samples, none_readable};
 use crate::config::Cache;
 use crate::data::preview::save;
-use crate::data::{self, ImageDataset, LoaderOptions, Split};
+use crate::data::{ImageDataset, LoaderOptions, Split};
 use crate::eval::statistics::Mean;
 use crate::explain::{
     ExplainOptions, FigureOptions, FigureWriter, Method, draw_figure, evaluate, sanity_check,
@@ -50,6 +51,9 @@ pub(super) struct Args {
         conflicts_with_all = ["images", "input_tensor"]
     )]
     evaluate: Option<Split>,
+    /// Folder of the dataset, if it has moved since the run
+    #[arg(long, value_name = "DIR", requires = "evaluate")]
+    data_root: Option<PathBuf>,
     /// Also measure how the maps change when the model's weights are randomized, from the head down
     /// (Adebayo et al., arXiv 1810.03292)
     #[arg(long, requires = "evaluate", conflicts_with_all = ["images", "input_tensor"])]
@@ -89,7 +93,7 @@ pub(super) struct Args {
 
 /// Runs the subcommand. The exit code is 1 if an image could not be read; the others are explained.
 pub(super) fn run(args: &Args) -> Result<ExitCode> {
-    let mut run = Run::open(&args.run, &[])?;
+    let mut run = data_root::open(&args.run, args.data_root.as_deref())?;
     run.config.data.cache = Cache::None; // each image is read once
     let options = ExplainOptions::parse(&run.net, &args.methods, &args.layers)?;
     match args.evaluate {
@@ -153,7 +157,7 @@ fn evaluate_split(
         std::fs::create_dir_all(folder)
             .with_context(|| format!("cannot create the folder {}", folder.display()))?;
     }
-    let (mut samples, _) = data::load_split(&run.config.data, run.config.seed, split)?;
+    let (mut samples, _) = data_root::load_split(run, split)?;
     samples.truncate(args.limit.map_or(usize::MAX, |limit| limit as usize));
     ensure!(!samples.is_empty(), "the split {split} has no images");
     let images = Arc::new(ImageDataset::new(samples, &run.config.data)?);

@@ -5,6 +5,7 @@ mod complete;
 mod console;
 mod cross_validate;
 mod data;
+mod data_root;
 mod doctor;
 mod evaluate;
 mod event_log;

@@ -96,6 +96,9 @@ fn a_run_whose_dataset_has_moved_is_told_of_the_option() {
         let (code, error) = sandbox.fails(&["evaluate", "run", "--data-root", "gone"]);
         assert!(code == 1 && error.contains("--data-root"), "{error}");
         assert!(!error.contains(" data.root"), "{error}");
+        let explain = ["explain", "run", "--evaluate", "test", "--data-root", "gone"];
+        let (_, error) = sandbox.fails(&explain);
+        assert!(error.contains("--data-root") && !error.contains(" data.root"), "{error}");
     }
 }
 

@@ -1,0 +1,27 @@
+//! `--data-root`: a run whose dataset has moved.
+
+use std::path::Path;
+
+use anyhow::{Context, Result, anyhow};
+
+use crate::data::{self, Sample, Skipped, Split};
+use crate::run::Run;
+
+/// Opens a run with its dataset in another folder, if one is given.
+pub(super) fn open(run: &Path, data_root: Option<&Path>) -> Result<Run> {
+    let root = data_root.map(serde_json::to_string).transpose();
+    let root = root.context("--data-root is not Unicode")?;
+    let root = root.map(|root| format!("data.root={root}"));
+    Run::open(run, root.as_slice())
+}
+
+/// Loads a split of a run's dataset. Errors name the option in place of the key, which a run keeps.
+pub(super) fn load_split(run: &Run, split: Split) -> Result<(Vec<Sample>, Vec<Skipped>)> {
+    data::load_split(&run.config.data, run.config.seed, split).map_err(|error| {
+        let text = format!("{error:#}");
+        if text.contains("data.root") {
+            return anyhow!(text.replace("data.root", "--data-root"));
+        }
+        anyhow!("{text} (--data-root names the dataset's folder if it has moved)")
+    })
+}
