@@ -76,8 +76,8 @@ pub(super) struct Args {
     /// mamba.layers.23), or all; may be repeated. Default: the last block
     #[arg(long = "layer", value_name = "[BRANCH=]LAYER")]
     layers: Vec<String>,
-    /// The long side of a figure's panels in pixels; the text grows with it [default: 288, or 112
-    /// for several maps per branch]
+    /// The long side of a figure's panels in pixels; the text grows with it [default: 288; for
+    /// several maps per branch 112, and at most 320]
     #[arg(
         long, value_name = "PIXELS", conflicts_with = "evaluate",
         value_parser = clap::value_parser!(u32).range(64..=1024)

@@ -12,7 +12,7 @@ use crate::files::{read_regular, write_atomic};
 
 const COLUMNS: [&str; 3] = ["image", "target", "prediction"];
 /// Size beyond which a file is refused: ten million images have less.
-const MAX_BYTES: u64 = 1 << 30;
+pub const MAX_BYTES: u64 = 1 << 30;
 /// What to do about a file that is not what was written.
 const WRITE_AGAIN: &str =
     "`vmbeauty evaluate RUN --split SPLIT --predictions FILE` writes it again";

@@ -17,6 +17,8 @@ use crate::models::BeautyNet;
 const PANEL: u32 = 288;
 /// The long side of the panels with several maps per branch.
 const SMALL_PANEL: u32 = 112;
+/// The longest side of the small panels, of which there may be dozens.
+const MAX_SMALL_PANEL: u32 = 320;
 const PER_ROW: usize = 12;
 const MARGIN: u32 = 16;
 const GAP: u32 = 10;
@@ -145,7 +147,7 @@ type Row = (String, Vec<(String, RgbImage)>);
 pub fn draw_figure(explained: &ExplainedImage, side: Option<u32>) -> Drawing {
     let small = explained.heatmaps.iter().any(|(_, heatmaps)| heatmaps.len() > 1);
     let units = if small { SMALL_PANEL } else { PANEL };
-    let side = side.unwrap_or(units);
+    let side = side.map_or(units, |side| if small { side.min(MAX_SMALL_PANEL) } else { side });
     let image = thumbnail(&explained.image, side);
     let panel = |label: &str, heatmap: &Heatmap| {
         let panel = overlay(&image, explained.image.dimensions(), heatmap);

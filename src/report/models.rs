@@ -1,7 +1,6 @@
 //! Grouping of runs by model: runs of one model have the same config but for seed and fold.
 
 use std::collections::{BTreeMap, HashSet};
-use std::fs;
 
 use anyhow::{Context, Result};
 
@@ -9,6 +8,8 @@ use super::config_keys::{fold_of, model_keys};
 use super::sources::{FoundRun, SourceKind, folder_name};
 use crate::config::Config;
 use crate::data::Split;
+use crate::eval::predictions::MAX_BYTES;
+use crate::files::read_regular;
 use crate::run::RunDir;
 
 /// A model: one config, trained with one or more seeds and on one or more folds.
@@ -86,7 +87,7 @@ fn is_copy(a: &FoundRun, b: &FoundRun, split: Split) -> Result<bool> {
         if !path.exists() {
             return Ok(Vec::new());
         }
-        fs::read(&path).with_context(|| format!("cannot read {}", path.display()))
+        read_regular(&path, MAX_BYTES).with_context(|| format!("cannot read {}", path.display()))
     };
     Ok(read(a)? == read(b)?)
 }
