@@ -39,8 +39,8 @@ pub(super) struct CheckArgs {
     manifest: Option<PathBuf>,
 }
 
-/// Render a grid of what the network sees: each row an image, first without augmentation, then
-/// augmented as in the first epochs
+/// Render a grid of what the network sees: each row an image with its name and score, first without
+/// augmentation, then augmented as in the first epochs
 #[derive(Debug, clap::Args)]
 pub(super) struct PreviewArgs {
     /// The experiment, a YAML file
@@ -111,8 +111,8 @@ fn run_preview(args: &PreviewArgs) -> Result<ExitCode> {
     samples.truncate(args.images.into());
     let images = ImageDataset::new(samples, &config.data)?;
     let epochs = args.epochs.into();
-    let grid = preview::grid(&images, args.images.into(), epochs, config.seed)?;
-    preview::save(&grid, &args.output)?;
+    let sheet = preview::sheet(&images, args.images.into(), epochs, config.seed)?;
+    preview::save(&sheet, &args.output)?;
     say(&format!("wrote {}", args.output.display()));
     if let Some(folder) = &args.gallery {
         preview::save_gallery(folder, GALLERY_SIZE, epochs)?;

@@ -14,6 +14,7 @@ mod decimal;
 pub mod embed;
 mod image;
 mod image_dataset;
+pub(crate) mod lettering;
 mod listing;
 mod load;
 mod loader;

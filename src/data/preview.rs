@@ -4,6 +4,7 @@ use std::io::Cursor;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
+use image::imageops::{self, FilterType};
 use image::{ImageBuffer, ImageFormat, PixelWithColorType, Rgb, RgbImage};
 
 use super::augment::mix;
@@ -12,9 +13,10 @@ use super::dataset::{Sample, Source};
 use super::datasets::synthetic::FaceSeed;
 use super::image::Workspace;
 use super::image_dataset::{ImageDataset, Mode};
+use super::lettering::{FAINT, INK, Letters, PAPER, write};
 use super::random_stream::RandomStream;
 use crate::config::{AugmentConfig, DataConfig};
-use crate::files::write_atomic;
+use crate::files::{printable, write_atomic};
 
 const GAP: usize = 4;
 const MAX_PIXELS: usize = 64 << 20;
@@ -26,10 +28,7 @@ pub fn grid(images: &ImageDataset, rows: usize, epochs: usize, seed: u64) -> Res
     let rows = rows.min(images.len());
     let size = images.size();
     let (width, height) = ((epochs + 1) * (size + GAP) + GAP, rows * (size + GAP) + GAP);
-    ensure!(
-        width.saturating_mul(height) <= MAX_PIXELS,
-        "a grid of {width}x{height} pixels is too large; reduce the number of images or epochs"
-    );
+    ensure_size(width, height)?;
     let mut grid = RgbImage::from_pixel(width as u32, height as u32, Rgb([255; 3]));
     let mut workspace = Workspace::default();
     for column in 0..=epochs {
@@ -43,6 +42,50 @@ pub fn grid(images: &ImageDataset, rows: usize, epochs: usize, seed: u64) -> Res
         }
     }
     Ok(grid)
+}
+
+/// Renders [`grid`] for people: enlarged where the images are small, each column under its epoch,
+/// each row under the name and the score of its image. Returns an error as [`grid`] does.
+pub fn sheet(images: &ImageDataset, rows: usize, epochs: usize, seed: u64) -> Result<RgbImage> {
+    const LEAST_SIDE: usize = 160;
+    const LETTERS: Letters = Letters::Small;
+    let (size, rows, gap) = (images.size(), rows.min(images.len()), GAP as u32);
+    let side = (size * LEAST_SIDE.div_ceil(size)) as u32;
+    let line = LETTERS.height() + gap;
+    let (columns, step) = (epochs as u32 + 1, side + line + 2 * gap);
+    let (width, height) = (columns * (side + gap) + gap, line + rows as u32 * step + gap);
+    ensure_size(width as usize, height as usize)?;
+    let grid = grid(images, rows, epochs, seed)?;
+    let mut sheet = RgbImage::from_pixel(width, height, PAPER);
+    let left = |column: u32| gap + column * (side + gap);
+    for column in 0..columns {
+        let heading =
+            if column == 0 { "evaluation".to_string() } else { format!("epoch {column}") };
+        write(&mut sheet, (left(column), gap), &heading, LETTERS, FAINT);
+    }
+    for (row, sample) in images.samples().iter().take(rows).enumerate() {
+        let top = line + row as u32 * step + 2 * gap;
+        let score = format!("  score {}", sample.target());
+        let room = (width - 2 * gap).saturating_sub(LETTERS.width(&score));
+        let caption = LETTERS.fit(&printable(&sample.id), room) + &score;
+        write(&mut sheet, (gap, top), &caption, LETTERS, INK);
+        for column in 0..columns {
+            let at = |cell: u32| gap + cell * (size as u32 + gap);
+            let cell =
+                imageops::crop_imm(&grid, at(column), at(row as u32), size as u32, size as u32);
+            let cell = imageops::resize(&*cell, side, side, FilterType::Nearest);
+            imageops::replace(&mut sheet, &cell, left(column).into(), (top + line).into());
+        }
+    }
+    Ok(sheet)
+}
+
+fn ensure_size(width: usize, height: usize) -> Result<()> {
+    ensure!(
+        width.saturating_mul(height) <= MAX_PIXELS,
+        "a grid of {width}x{height} pixels is too large; reduce the number of images or epochs"
+    );
+    Ok(())
 }
 
 /// Renders the first `max_images` images of a batch in rows of `columns`, as they are before
@@ -174,6 +217,32 @@ mod tests {
             let plain = cell(&image, 0, 0, 48);
             let differing = (1..=4).filter(|&column| cell(&image, column, 0, 48) != plain);
             assert!(differing.count() >= 1, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_sheet_has_the_enlarged_grid_under_headings_names_and_scores() {
+        let mut config = DataConfig { image_size: 32, ..DataConfig::default() };
+        config.synthetic.train = 2;
+        let samples = crate::data::load(&config, 4).unwrap().train;
+        let images = ImageDataset::new(samples, &config).unwrap();
+        let (grid, sheet) = (grid(&images, 2, 1, 4).unwrap(), sheet(&images, 2, 1, 4).unwrap());
+        assert_eq!(sheet.dimensions(), (2 * 164 + 4, 20 + 2 * 188 + 4));
+        let inked = |top: u32, height: u32| {
+            let line = imageops::crop_imm(&sheet, 0, top, sheet.width(), height).to_image();
+            line.pixels().any(|pixel| *pixel != PAPER)
+        };
+        for row in 0..2 {
+            let top = 20 + 188 * row + 8;
+            assert!(inked(4, 16) && inked(top, 16), "heading and caption");
+            for column in 0..2 {
+                let shown = imageops::crop_imm(&sheet, 4 + 164 * column, top + 20, 160, 160);
+                let shown = shown.to_image();
+                let plain = cell(&grid, column, row, 32);
+                assert!(
+                    shown.enumerate_pixels().all(|(x, y, p)| p == plain.get_pixel(x / 5, y / 5))
+                );
+            }
         }
     }
 

@@ -15,7 +15,7 @@ fn a_preview_is_the_same_grid_each_time_and_says_where_it_is() {
         fs::read(sandbox.path(name)).unwrap()
     };
     let first = preview("grid.png", &[]);
-    assert_eq!(image::load_from_memory(&first).unwrap().width(), 3 * 36 + 4);
+    assert_eq!(image::load_from_memory(&first).unwrap().width(), 3 * 164 + 4);
     assert_eq!(first, preview("again.png", &[]));
     assert_ne!(first, preview("other.png", &["--set", "seed=8"]));
     assert_ne!(first, preview("val.png", &["--split", "val"]));

@@ -201,7 +201,7 @@ impl Images<'_> {
         html! {
             figure {
                 (image.and_then(|image| embedded(&image, SIDE, 80, "")).unwrap_or_default())
-                (id) br; (split) " " (note)
+                (id) br; (split) @if !note.is_empty() { ": " (note) }
             }
         }
     }
