@@ -19,8 +19,8 @@ use crate::eval::statistics::Mean;
 use crate::explain::{
     ExplainOptions, FigureOptions, FigureWriter, Method, draw_figure, evaluate, sanity_check,
 };
-use crate::run::Run;
 use crate::run::explanations::MapMetrics;
+use crate::run::{Run, content_hash};
 
 /// Images that `--sanity` draws a figure of.
 const SANITY_FIGURES: usize = 4;
@@ -105,7 +105,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
 fn write_figures(args: &Args, run: &Run, options: &ExplainOptions) -> Result<ExitCode> {
     let folder = args.output.as_deref().context("--output is missing")?;
     let (method, blocks) = (options.describe(&run.net), options.describe_blocks(&run.net)?);
-    let measured = MapMetrics::of_method(run_folder(run), &method, &blocks);
+    let measured = MapMetrics::of_method(&run.weights, &method, &blocks)?;
     let checked = measured.as_ref().map_or("not checked on this model".into(), MapMetrics::verdict);
     let figures = FigureOptions { side: args.size, svg: args.svg, checked: checked.clone() };
     let mut writer = FigureWriter::create(folder, &run.net, options, figures)?;
@@ -163,6 +163,7 @@ fn evaluate_split(
     let images = Arc::new(ImageDataset::new(samples, &run.config.data)?);
     let loading = LoaderOptions::for_evaluation(&run.config);
     let mut metrics = evaluate(&run.net, &images, split, options, loading)?;
+    metrics.weights = content_hash(&run.weights)?;
     let mut figures = Vec::new();
     if args.sanity {
         let (net, config) = (&run.net, &run.config);
@@ -173,7 +174,7 @@ fn evaluate_split(
         figures = explained;
     }
     // A read-only run can be evaluated too.
-    if let Err(error) = metrics.save_in_run(run_folder(run)) {
+    if let Err(error) = metrics.save_in_run(run.weights.parent().unwrap_or(Path::new("."))) {
         say(&format!("not saved in the run directory: {error:#}"));
     }
     if let Some(folder) = &args.output {
@@ -187,10 +188,6 @@ fn evaluate_split(
     }
     print_result(args.json, &metrics, || as_table(&metrics))?;
     Ok(ExitCode::SUCCESS)
-}
-
-fn run_folder(run: &Run) -> &Path {
-    run.weights.parent().unwrap_or(Path::new("."))
 }
 
 fn as_table(metrics: &MapMetrics) -> String {

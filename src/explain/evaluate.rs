@@ -105,6 +105,7 @@ pub fn evaluate(
         split,
         method: options.describe(net),
         blocks: options.describe_blocks(net)?,
+        weights: String::new(),
         images: images.len(),
         agreement: (names.len() > 1).then(|| Agreement {
             spearman: per_image.mean("spearman"),

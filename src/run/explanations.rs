@@ -7,6 +7,7 @@ use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
 use super::directory::MAX_TEXT;
+use super::provenance::content_hash;
 use crate::data::Split;
 use crate::eval::statistics::Mean;
 use crate::files::{read_text, write_json};
@@ -25,6 +26,9 @@ pub struct MapMetrics {
     /// The explained blocks, such as `ViT 2, Mamba 5`; empty for a method of the pixels.
     #[serde(default)]
     pub blocks: String,
+    /// The BLAKE3 hash of the weights file; empty if it is unknown.
+    #[serde(default)]
+    pub weights: String,
     /// The number of images.
     pub images: usize,
     /// The agreement of the branches' maps; `None` for a model of one branch.
@@ -178,12 +182,20 @@ impl MapMetrics {
         format!("checked on {} {} images: {parts}", self.images, self.split)
     }
 
-    /// Returns the metrics in a run directory that were measured with this method at these blocks,
-    /// on test, validation or training images, if there are any that can be read.
-    pub fn of_method(run: &Path, method: &str, blocks: &str) -> Option<Self> {
+    /// Returns the metrics of a weights file's maps by this method at these blocks that its run
+    /// directory has, on test, validation or training images. Metrics that cannot be read, or are
+    /// of other weights, are none. Returns an error if the weights cannot be read.
+    pub fn of_method(weights: &Path, method: &str, blocks: &str) -> Result<Option<Self>> {
+        let run = weights.parent().unwrap_or(Path::new("."));
         let splits = [Split::Test, Split::Val, Split::Train].into_iter();
         let measured = splits.filter_map(|split| Self::load(run, split).ok().flatten());
-        measured.into_iter().find(|own| own.method == method && own.blocks == blocks)
+        let measured: Vec<Self> =
+            measured.filter(|own| own.method == method && own.blocks == blocks).collect();
+        if measured.is_empty() {
+            return Ok(None);
+        }
+        let hash = content_hash(weights)?;
+        Ok(measured.into_iter().find(|own| own.weights == hash))
     }
 
     /// Reads the metrics of a split from a run directory: `explain_SPLIT.json`, or

@@ -351,6 +351,10 @@ fn metrics_of_a_split_are_printed_and_saved_in_the_run() {
     };
     assert_eq!(figures("layer-cam")["checked"]["passed"], json["passed"]);
     assert!(figures("grad-cam")["checked"].is_null());
+    let last = ["explain", "runs/small/last.safetensors", "a.png", "-o", "out", "--json"];
+    let same = fs::read(sandbox.path("runs/small/last.safetensors")).unwrap()
+        == fs::read(sandbox.path("runs/small/best.safetensors")).unwrap();
+    assert_eq!(sandbox.json(&last)["checked"].is_null(), !same, "other weights are not checked");
     assert_eq!(sandbox.json(&arguments), json);
 }
 

@@ -2,6 +2,8 @@
 
 use image::{Rgb, RgbImage};
 use serde_json::Value;
+use vm_beautynet::eval::predictions::Predictions;
+use vm_beautynet::eval::statistics::MetricsWithCi;
 
 use super::written::{Run, VAL, csv_rows, grouped, model};
 use crate::sandbox::{SMALL, Sandbox};
@@ -186,6 +188,13 @@ fn one_number_has_one_interval_in_the_summary_and_the_report() {
         assert_eq!(&shown["ci_over_images"], ci, "{metric}");
         let written = ["lo", "hi"].map(|end| row[&format!("{metric}_{end}")].parse().unwrap());
         assert_eq!(written.map(Some), [ci[0].as_f64(), ci[1].as_f64()] as [Option<f64>; 2]);
+    }
+    // Written by evaluate and read again, the predictions have the intervals that it printed.
+    let evaluated = sandbox.json(&["evaluate", "run", "--predictions", "asked.csv", "--json"]);
+    let asked = Predictions::read(&sandbox.path("asked.csv")).unwrap();
+    let asked = serde_json::to_value(MetricsWithCi::new(&asked).unwrap()).unwrap();
+    for key in ["pc", "pc_ci", "mae", "mae_ci", "rmse", "rmse_ci", "srcc", "srcc_ci"] {
+        assert_eq!(asked[key], evaluated[key], "{key}");
     }
 }
 
