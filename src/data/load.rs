@@ -12,7 +12,7 @@ use super::datasets::votes::{self, Votes};
 use super::datasets::{csv, image_folder, mebeauty, scut_fbp5500};
 use super::image::read_image;
 use super::listing::{Labels, Listing, Row, RowImage, first_by_key};
-use super::splits::{folds, leakage};
+use super::splits::{folds, leakage, shortage};
 use crate::config::{DataConfig, DatasetName, Overlap, SyntheticConfig};
 use crate::files::printable;
 
@@ -27,9 +27,10 @@ pub fn load(config: &DataConfig, seed: u64) -> Result<Dataset> {
         Overlap::Allow => Vec::new(),
         Overlap::Error | Overlap::Drop => leakage::copies_warning(&listing).into_iter().collect(),
     };
+    let reasons = shortage::reasons(&listing, config);
     let (splits, skipped) = open(listing, skipped, config, &Split::ALL);
     for split in [Split::Train, Split::Val] {
-        require(config, split, &splits[split as usize], &skipped)?;
+        require(config, split, &splits[split as usize], &skipped, &reasons)?;
     }
     let [train, val, test] = splits;
     Ok(Dataset { train, val, test, skipped, warnings })
@@ -45,9 +46,10 @@ pub fn load_split(
 ) -> Result<(Vec<Sample>, Vec<Skipped>)> {
     let mut listing = list(config, seed)?;
     let skipped = leakage::resolve_overlaps(&mut listing, config.overlap)?;
+    let reasons = shortage::reasons(&listing, config);
     let (mut splits, skipped) = open(listing, skipped, config, &[split]);
     let samples = std::mem::take(&mut splits[split as usize]);
-    require(config, split, &samples, &skipped)?;
+    require(config, split, &samples, &skipped, &reasons)?;
     Ok((samples, skipped))
 }
 
@@ -92,23 +94,23 @@ fn require(
     split: Split,
     samples: &[Sample],
     skipped: &[Skipped],
+    reasons: &[Option<String>; 3],
 ) -> Result<()> {
     if !samples.is_empty() {
         return Ok(());
     }
-    let mut skipped = skipped.iter().filter(|row| row.split == split);
-    let Some(first) = skipped.next() else {
-        bail!(
-            "the dataset {} has no image for {split}; add some to its lists, or raise \
-             data.{split}_fraction",
-            config.root.display()
-        );
+    let root = config.root.display();
+    let skipped: Vec<&Skipped> = skipped.iter().filter(|row| row.split == split).collect();
+    let Some(first) = skipped.first() else {
+        let reason = reasons[split as usize].as_deref().unwrap_or("add some");
+        bail!("the dataset {root} has no image for {split}: {reason}");
+    };
+    let which = match skipped.len() {
+        1 => format!("the one image for {split} in {root} cannot be used"),
+        count => format!("none of the {count} images for {split} in {root} can be used; the first"),
     };
     bail!(
-        "none of the {} images for {split} in {} can be used; the first: {}: {}. Run `vmbeauty \
-         data check` to list all of them",
-        skipped.count() + 1,
-        config.root.display(),
+        "{which}: {}: {}. Run `vmbeauty data check` to list all of them",
         printable(&first.id),
         printable(&first.reason)
     )
@@ -253,7 +255,39 @@ mod tests {
         assert_eq!((test.len(), skipped.len()), (1, 0));
         let (_folder, config) = csv("image,score\na.png,1\n", &["a.png"]);
         let error = format!("{:#}", load(&config, 1).unwrap_err());
-        assert!(error.contains("data.val_fraction"), "{error}");
+        assert!(error.contains("no image for val: too few images"), "{error}");
+    }
+
+    #[test]
+    fn a_split_without_images_names_what_helps() {
+        let images = ["a.png", "b.png", "c.png", "d.png"];
+        let of = |persons: [u32; 4], test_fraction: f64, val_fraction: f64| {
+            let rows = images
+                .iter()
+                .zip(persons)
+                .map(|(image, person)| format!("{image},{},{person}\n", image.as_bytes()[0] % 4));
+            let table = format!("image,score,person\n{}", rows.collect::<String>());
+            let (folder, config) = csv(&table, &images);
+            for (shade, image) in images.iter().enumerate() {
+                let pixels = RgbImage::from_pixel(6, 6, Rgb([60 * shade as u8, 2, 3]));
+                pixels.save(folder.path().join(image)).unwrap();
+            }
+            let config = DataConfig { test_fraction, val_fraction, ..config };
+            load(&config, 1).map_err(|error| format!("{error:#}"))
+        };
+        let two = of([0, 1, 0, 1], 0.1, 0.4).unwrap_err();
+        assert!(
+            two.contains("the images show 2 persons, too few for train, val and test"),
+            "{two}"
+        );
+        assert!(two.contains("set data.test_fraction to 0") && !two.contains("raise"), "{two}");
+        of([0, 1, 0, 1], 0.0, 0.4).unwrap();
+        of([0, 1, 2, 2], 0.1, 0.4).unwrap();
+        let one = of([0; 4], 0.0, 0.4).unwrap_err();
+        assert!(one.contains("show 1 person, too few for train and val,"), "{one}");
+        assert!(!one.contains("test_fraction"), "{one}");
+        let none = of([0, 1, 2, 3], 0.1, 0.0).unwrap_err();
+        assert!(none.contains("data.val_fraction is 0: raise it"), "{none}");
     }
 
     #[test]

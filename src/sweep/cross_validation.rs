@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Result, bail, ensure};
 use serde::Serialize;
 
 use super::config::problem;
@@ -15,7 +15,7 @@ use crate::eval::predictions::Predictions;
 use crate::eval::statistics::{MetricsWithCi, mean_and_sd};
 use crate::files::write_json;
 use crate::run::{RunDir, RunKind, Status, Summary, finished_predictions};
-use crate::train::{Observer, Options, Stop, train};
+use crate::train::{Observer, Options, Stop, Stopped, train};
 
 /// The results of a cross-validation: `cross_validation.json`.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -61,8 +61,11 @@ pub fn cross_validate(
     let mut seconds = 0.0;
     for (index, (fold, config)) in fold_configs(config, folds)?.into_iter().enumerate() {
         let run = root.join(&fold);
-        let summary = finish(&config, &run, stop.clone(), observers).with_context(|| {
-            format!("{fold} of the cross-validation in {} (run it again to resume)", root.display())
+        let summary = finish(&config, &run, stop.clone(), observers).map_err(|error| {
+            let stopped = error.chain().any(|cause| cause.is::<Stopped>());
+            let remedy = if stopped { " (run it again to resume)" } else { "" };
+            let folder = root.display();
+            error.context(format!("{fold} of the cross-validation in {folder}{remedy}"))
         })?;
         let Some(test) = summary.test else {
             bail!("{} has no test images", run.display());

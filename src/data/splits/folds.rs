@@ -63,7 +63,8 @@ fn assign(rows: &[Row], count: usize, seed: u64) -> Result<HashMap<u32, usize>> 
     }
     ensure!(
         units.len() >= count,
-        "data.split: {count} folds need at least {count} distinct images or persons; there are {}",
+        "data.split: {count} folds need at least {count} distinct images or persons; there are {}: \
+         choose fewer folds",
         units.len()
     );
     let mut units: Vec<Unit> = units.into_values().collect();

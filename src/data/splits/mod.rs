@@ -4,6 +4,7 @@ pub(super) mod contents;
 pub(super) mod folds;
 pub(super) mod holdout;
 pub(super) mod leakage;
+pub(super) mod shortage;
 pub(super) mod units;
 
 pub use leakage::LeakedImage;
