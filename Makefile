@@ -1,13 +1,14 @@
 # `make demo` and `make test` set up everything that they need; `make help` lists the rest.
 CONFIG ?= configs/quickstart.yaml
 
-.PHONY: help python setup gloo cuda distributed build demo test test-distributed test-explain test-report test-kernels kernel-table kernel-tools lint clean
+.PHONY: help python setup gloo cuda distributed build demo test test-distributed test-explain test-report test-attacks test-kernels kernel-table kernel-tools lint clean
 
 help:
 	@echo "make demo    train VM-BeautyNet on synthetic faces and print PC, MAE and RMSE (CONFIG=FILE for another experiment)"
 	@echo "make test    run the tests"
 	@echo "make test-report    check a report in headless Chromium; skipped where there is none, unless VMB_REQUIRE_CHROMIUM=1"
 	@echo "make test-explain   train a Vision Mamba on synthetic faces and measure whether its maps lie on what the score is made of; minutes"
+	@echo "make test-attacks   kill and stop runs, fill disks, feed hostile files, and count what goes wrong; up to ten minutes"
 	@echo "make test-kernels   run the CUDA kernels in a simulator and compare them with reference files; no GPU is needed"
 	@echo "make kernel-table   print what the CUDA kernels count there, the table of csrc/README.md"
 	@echo "make build   build target/release/vmbeauty"
@@ -56,6 +57,9 @@ test-report: build
 
 test-explain: setup
 	cargo test --release --test cli explain_faces -- --ignored --nocapture --test-threads 1
+
+test-attacks: build
+	python3 -B tests/attacks
 
 kernel-tools: python
 	@python3 scripts/setup.py --kernel-tests
