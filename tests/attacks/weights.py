@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import pickle
 import random
 import struct
@@ -69,9 +70,9 @@ def archive(opcodes, storages=(("0", bytes(64)),), folder="archive", method=zipf
     return out.getvalue()
 
 
-class Print:
+class Execute:
     def __reduce__(self):
-        return print, ("executed",)
+        return os.system, ("touch executed",)
 
 
 def pickles():
@@ -101,7 +102,7 @@ def pickles():
     yield "long_text", PROTO + b"X" + struct.pack("<I", 2**32 - 1) + b"x" + STOP
     yield "long_text_8", PROTO + b"\x8d" + struct.pack("<Q", 2**63) + b"x" + STOP
     yield "long_number", PROTO + b"\x8b" + struct.pack("<I", 2**31 - 1) + b"x" + STOP
-    yield "code", pickle.dumps(Print(), protocol=2)
+    yield "code", pickle.dumps(Execute(), protocol=2)
     yield "system", b"cos\nsystem\n(S'touch executed'\ntR."
     yield "build", PROTO + b"ctorch\nTensor\n)\x81}b" + STOP
     yield "empty", b""
@@ -158,7 +159,7 @@ def archives():
     yield "only_end.pth", b"PK\5\6" + b"\xff" * 18
     yield "legacy.pth", pickle.dumps(0x1950A86A20F9469CFC6C, 2) + pickle.dumps(1001, 2) + pickle.dumps(
         {}, 2
-    ) + pickle.dumps(Print(), 2)
+    ) + pickle.dumps(Execute(), 2)
     generator = random.Random(2)
     for at in range(20):
         changed = bytearray(good)
@@ -217,6 +218,9 @@ def attacks(place):
         return Attack(
             "weights files", name, command, codes=codes, mentions=name if mentions is None else mentions
         )
+
+    def executed():
+        return "code in a file was executed" if (place.folder / "executed").exists() else None
 
     yield of("weights/vit.safetensors", (0,))
     for name, opcodes in pickles():
