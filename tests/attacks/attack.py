@@ -120,6 +120,8 @@ class Attack:
     # What the command on honest input takes: seconds and bytes.
     honest: tuple = (1, 400 << 20)
     options: dict = field(default_factory=dict)
+    # Lines of stderr that are right: a command on a folder reports each file.
+    lines: int = 30
     lost: object = None
 
     def faults(self, folder):
@@ -154,7 +156,7 @@ class Attack:
             text = outcome.stderr.strip()
             if not text:
                 yield "wrong", "it failed without a word"
-            elif len(text) > 4000 or text.count("\n") > 30:
+            elif len(text) > 150 * self.lines or text.count("\n") > self.lines:
                 yield "wrong", f"{len(text)} characters of error: {text[:200]}"
             elif self.mentions not in text:
                 yield "wrong", f"the error does not mention {self.mentions!r}: {text[-300:]}"

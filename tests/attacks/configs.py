@@ -156,7 +156,8 @@ def attacks(place):
         "nowhere.yaml",
         "p.png",
     ):
-        yield config(name, (0, 1, 2) if name == "/dev/null" else (1, 2))
+        # Files of /proc say that they are empty, and an empty config is valid.
+        yield config(name, (0, 1, 2) if name.startswith("/proc") else (1, 2))
     for at, value in enumerate(VALUES):
         yield Attack(
             "configs and command lines",

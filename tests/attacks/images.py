@@ -245,6 +245,7 @@ def attacks(place):
             sorted(str(p.relative_to(place.folder)) for p in place.folder.glob("damaged/*"))
         )
     ]
+    rows += [f"{place.write(f'good/{at}.png', png(40 + at, 50))},{at % 5 + 1}" for at in range(40)]
     rows += [f"odd/{name},3" for name in ("zero.png", "fifo.png", "kmsg.png", "folder.png", "sparse.png")]
     place.write("images.csv", "\n".join(["image,score", *rows]).encode())
     dataset = ("small.yaml", "--set", "data.dataset=csv", "--set", "data.root=images.csv")
@@ -261,6 +262,7 @@ def attacks(place):
         "image files",
         "predict a folder of bombs",
         place.command("predict", "run", "bombs"),
+        lines=100,
         codes=(0, 1),
         honest=(10, 400 << 20),
     )
