@@ -106,3 +106,37 @@ pub(super) fn presets<'a>(
         .map(|preset| preset.name)
         .collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn found(branch: Branch, missing: &[&str], unexpected: &[&str]) -> String {
+        let owned = |names: &[&str]| names.iter().map(ToString::to_string).collect::<Vec<_>>();
+        differences(branch, &owned(missing), &owned(unexpected)).join("; ")
+    }
+
+    #[test]
+    fn variants_of_vision_mamba_are_told_apart() {
+        for (missing, unexpected, expected) in [
+            (&["layers.0.mixer.A_b_log"][..], &[][..], "scans in one direction"),
+            (&["layers.0.mixer.conv1d_b.weight"], &[], "one convolution for both directions"),
+            (&["cls_token"], &["cls_token_head"], "class tokens at both ends: cls_token_head"),
+            (&[], &["layers.0.mixer.dt_bias"], "Mamba-2 layers: layers.0.mixer.dt_bias"),
+            (&[], &["rope.freqs_cos"], "rotary position embeddings: rope.freqs_cos"),
+            (&["pos_embed"], &[], "no position embedding"),
+            (&["layers.3.norm.weight"], &["layers.0.mixer.other"], ""),
+        ] {
+            let found = found(Branch::Mamba, missing, unexpected);
+            assert!(found.starts_with(expected) && (expected.is_empty() == found.is_empty()));
+        }
+    }
+
+    #[test]
+    fn a_part_is_named_once_with_the_first_parameter_that_shows_it() {
+        let names = ["blocks.0.ls1.gamma", "blocks.0.ls2.gamma", "fc_norm.bias", "head_norm"];
+        let expected = "LayerScale: blocks.0.ls1.gamma; \
+                        average pooling of its tokens, with a norm behind it: fc_norm.bias";
+        assert_eq!(found(Branch::Vit, &[], &names), expected);
+    }
+}

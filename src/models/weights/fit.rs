@@ -237,8 +237,8 @@ impl Matching {
         }
         let what: Vec<String> = self.architecture(branch).into_iter().chain(differences).collect();
         Some(format!(
-            "the features are not the published model's, for strict is false and {} of the file's \
-             parameters were dropped and {} of the model's keep random values; {}",
+            "the features are not the published model's: strict is false, {} of the file's \
+             parameters were dropped, and {} of the model's keep random values; {}",
             self.unexpected.len() + self.misshaped.len(),
             self.missing.len() + self.misshaped.len(),
             what.join("; ")
