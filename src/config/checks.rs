@@ -4,6 +4,11 @@ use std::fmt::Display;
 
 use super::error::{ConfigError, Problem};
 
+/// Largest side of an image, in pixels.
+pub(super) const MAX_SIDE: i64 = 16_384;
+/// Largest count or size.
+const MAX_SIZE: i64 = 1 << 20;
+
 /// The problems found so far, in the order of the keys.
 #[derive(Default)]
 pub(super) struct Checks {
@@ -65,7 +70,7 @@ impl Checks {
 
     /// Requires a count or size of at least 1, small enough that products of sizes do not overflow.
     pub(super) fn size(&mut self, key: &str, value: impl TryInto<i64> + Display + Copy) {
-        self.size_up_to(key, 1 << 20, value);
+        self.size_up_to(key, MAX_SIZE, value);
     }
 
     /// Requires a count or size from 1 to `most`.
@@ -87,6 +92,27 @@ impl Checks {
     /// which OpenMP ends the process.
     pub(super) fn threads(&mut self, key: &str, value: usize) {
         self.size_up_to(key, 1024, value);
+    }
+
+    /// Requires that the pixels of a batch fit into the memory of a machine; `remedy` ends the
+    /// sentence.
+    pub(super) fn batch(&mut self, key: &str, size: usize, image_size: i64, remedy: &str) {
+        const MOST: i64 = 16 << 30;
+        let size = i64::try_from(size).unwrap_or(i64::MAX);
+        if !(1..=MAX_SIDE).contains(&image_size) || size > MAX_SIZE {
+            return; // reported already
+        }
+        let image = 3 * image_size * image_size;
+        let most = MOST / image;
+        if size > most {
+            let rest = format_args!(
+                " {size} makes {} GiB of pixels at an image size of {image_size}: at most {most} \
+                 images fit into {} GiB{remedy}",
+                (size * image) >> 30,
+                MOST >> 30,
+            );
+            self.fail(key, rest);
+        }
     }
 
     /// Adds the problems of another check, whose keys are complete, each once.

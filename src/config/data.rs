@@ -7,12 +7,9 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 use super::augment::AugmentConfig;
-use super::checks::Checks;
+use super::checks::{Checks, MAX_SIDE};
 use super::names::{self, names};
 use super::section::section;
-
-/// Largest side of an image, in pixels.
-pub(super) const MAX_SIDE: i64 = 16_384;
 
 section! {
     /// The images and their ratings, and how an image becomes the model's input.

@@ -4,8 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::branch::Branch;
-use super::checks::Checks;
-use super::data::MAX_SIDE;
+use super::checks::{Checks, MAX_SIDE};
 use super::error::ConfigError;
 use super::names::{names, nearest};
 use super::presets::{BackboneShape, PRESETS, Stem, preset};

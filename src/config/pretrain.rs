@@ -63,9 +63,9 @@ impl PretrainConfig {
         checks.within("augment", |checks| self.augment.check(checks));
     }
 
-    /// Checks that a backbone's images can be masked: some squares hidden, some visible. Not part
-    /// of [`Config::validate`](super::Config::validate), which also accepts configs that are never
-    /// pretrained. Returns an error that names the key.
+    /// Checks that a batch fits into memory, and that a backbone's images can be masked: some
+    /// squares hidden, some visible. Not part of [`Config::validate`](super::Config::validate),
+    /// which also accepts configs that are never pretrained. Returns an error that names the key.
     pub fn check_masks(&self, shape: &BackboneShape) -> Result<(), ConfigError> {
         let (branch, mut checks) = (shape.branch, Checks::default());
         if shape.stride < shape.patch_size {
@@ -77,6 +77,7 @@ impl PretrainConfig {
         let rule =
             format_args!("less than the {grid} patches on a side of model.{branch}'s images");
         checks.require(self.mask_patch < grid, "pretrain.mask_patch", rule, self.mask_patch);
+        checks.batch("pretrain.batch_size", self.batch_size, shape.image_size, "");
         checks.finish()
     }
 }

@@ -1,7 +1,6 @@
 //! Checks that the values of a config are in range and fit each other.
 
 use super::checks::Checks;
-use super::data::MAX_SIDE;
 use super::{
     BackboneShape, Branch, Config, ConfigError, DataConfig, DatasetName, FrozenBlocks,
     FusionStrategy, HeadOutput, Loss, Normalize,
@@ -60,32 +59,11 @@ impl Config {
         checks.within("model", |checks| self.model.check(self.data.image_size, checks));
         checks.within("train", |checks| self.train.check(checks));
         checks.within("pretrain", |checks| self.pretrain.check(checks));
-        self.check_batches(&mut checks);
+        let remedy = "; train.accumulate adds batches up";
+        checks.batch("train.batch_size", self.train.batch_size, self.data.image_size, remedy);
         self.check_frozen(&mut checks);
         self.check_votes(&mut checks);
         checks.finish()
-    }
-
-    /// Checks that the pixels of a batch fit into the memory of a machine.
-    fn check_batches(&self, checks: &mut Checks) {
-        const MOST: i64 = 16 << 30;
-        let image = self.data.image_size.clamp(1, MAX_SIDE).pow(2) * 3;
-        let most = MOST / image;
-        for (key, size, remedy) in [
-            ("train.batch_size", self.train.batch_size, "; train.accumulate adds batches up"),
-            ("pretrain.batch_size", self.pretrain.batch_size, ""),
-        ] {
-            if i64::try_from(size).is_ok_and(|size| (most + 1..=1 << 20).contains(&size)) {
-                let rest = format_args!(
-                    " {size} makes {} GiB of pixels at data.image_size {}: at most {most} images \
-                     fit into {} GiB{remedy}",
-                    (size as i64 * image) >> 30,
-                    self.data.image_size,
-                    MOST >> 30,
-                );
-                checks.fail(key, rest);
-            }
-        }
     }
 
     /// Checks that a loss on the raters' votes has votes, and a head that predicts a distribution.
@@ -229,13 +207,14 @@ mod tests {
             messages(&["data.image_size=100000"])[0],
             "data.image_size must be at most 16384, is 100000"
         );
+        assert_eq!(messages(&["data.image_size=100000"]).len(), 1);
         config(&["data.image_size=4096", "model.fusion.strategy=vit_only"]).unwrap();
         let found = messages(&["model.vit={embed_dim: 1048576, num_heads: 1}"]);
         let words = "model.vit.embed_dim 1048576 makes 158331 billion parameters, with depth 12";
         assert!(found[0].starts_with(words), "{found:?}");
         let found = messages(&["train.batch_size=1000000"]);
-        let words = "train.batch_size 1000000 makes 140 GiB of pixels at data.image_size 224: at \
-                     most 114130 images fit into 16 GiB; train.accumulate";
+        let words = "train.batch_size 1000000 makes 140 GiB of pixels at an image size of 224: \
+                     at most 114130 images fit into 16 GiB; train.accumulate";
         assert!(found[0].starts_with(words), "{found:?}");
         for (key, most) in [
             ("train.threads", 1024),

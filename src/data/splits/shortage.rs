@@ -36,9 +36,9 @@ fn reason(listing: &Listing, split: Split, config: &DataConfig) -> String {
         };
         let noun = if count == 1 { "person" } else { "persons" };
         return format!(
-            "the images show {count} {noun}, too few for {splits}, as the images of one stay in one \
-             split: add images of others, {test}or ignore the persons (set data.csv.person_column \
-             to a name that no column has)"
+            "the images show {count} {noun}, too few for {splits}, as the images of one stay in \
+             one split: add images of others, {test}or ignore the persons (set \
+             data.csv.person_column to a name that no column has)"
         );
     }
     let images: HashSet<&str> = train.iter().map(|row| &*row.key).collect();
