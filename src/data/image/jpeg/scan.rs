@@ -11,6 +11,8 @@ pub(super) type Tables<'a> = (&'a [Option<Codes>; 4], &'a [Option<Codes>; 4]);
 /// The quantization steps of a table, in the order of the coefficients.
 pub(super) type Steps = [i64; 64];
 
+/// The most bits of the difference of two first coefficients of 8-bit pixels.
+const MAX_CATEGORY: u8 = 11;
 /// The coefficients of 8-bit pixels reach 1024, and some encoders overshoot; out of step, the bits
 /// of a damaged file soon decode to more.
 const MAX_COEFFICIENT: i64 = 1280;
@@ -261,6 +263,9 @@ impl Scan {
         codes: &Codes,
     ) -> Result<(), Fault> {
         let category = bits.symbol(codes)?;
+        if category > MAX_CATEGORY {
+            return Err(Fault::Invalid);
+        }
         let difference = bits.difference(category)?;
         let part = &mut self.parts[part];
         part.predicted += i64::from(difference) << self.shift;

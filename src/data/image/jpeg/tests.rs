@@ -254,6 +254,11 @@ fn scans_of_one_component_are_read_and_a_missing_one_is_damage() {
 
 #[test]
 fn impossible_huffman_tables_are_refused() {
+    // A table whose symbols would be differences of up to 255 bits.
+    let mut bytes = Encoder { factors: &[(1, 1)], interval: 0 }.encode();
+    let at = bytes.windows(12).position(|symbols| symbols == Vec::from_iter(0..12)).unwrap();
+    bytes[at..at + 12].fill(255);
+    assert!(message(&bytes).contains("damaged"), "{}", message(&bytes));
     assert!(
         super::Codes::new(&[3, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0], &[1, 2, 3]).is_none()
     );
