@@ -60,12 +60,26 @@ fn main() {
     // With +whole-archive: the operators register themselves in static constructors that nothing
     // refers to.
     cpp().objects(objects).link_lib_modifier("+whole-archive").compile("vmb_ops");
+    bound_spinning_of_the_program();
     if wants_cuda {
         compile_cuda_kernels(links_cuda);
     }
     // ATen's parallel_for is OpenMP; libtorch brings its own libgomp, found by the same rpath.
     println!("cargo:rustc-link-arg=-Wl,-rpath,{}", lib.display());
     search_path_for_doc_tests(&lib);
+}
+
+/// Links csrc/program into the program, and into nothing else.
+fn bound_spinning_of_the_program() {
+    let target = |key: &str| env::var(format!("CARGO_CFG_TARGET_{key}")).unwrap_or_default();
+    if (target("OS"), target("ENV")) != ("linux".into(), "gnu".into()) {
+        return;
+    }
+    let mut build = cc::Build::new();
+    build.opt_level(2).file("csrc/program/bounded_spin.c");
+    for object in build.compile_intermediates() {
+        println!("cargo:rustc-link-arg-bins={}", object.display());
+    }
 }
 
 /// Doc tests get no link arguments, and so no rpath. Cargo adds search paths to LD_LIBRARY_PATH if

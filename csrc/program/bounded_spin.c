@@ -7,7 +7,7 @@
  * libgomp reads its settings in its constructor, before any code of a program but this: the dynamic
  * linker calls the functions in .preinit_array before the constructors of all libraries. What they
  * put into the environment would be overwritten by the C library's constructor, so the program is
- * started again with the setting, which costs no more than loading it (10 ms): it is the same
+ * started again with the setting, which costs no more than loading it (some 20 ms): it is the same
  * process, nothing has run in it yet, and signals, files and arguments are as they were. A setting
  * of the user wins, and so the program is started again once at most.
  */
@@ -17,7 +17,7 @@
 #include <sys/auxv.h>
 #include <unistd.h>
 
-static char setting[] = "GOMP_SPINCOUNT=10000";
+static char setting[] = "GOMP_SPINCOUNT=1000";
 static const char *const settings[] = {"GOMP_SPINCOUNT=", "OMP_WAIT_POLICY="};
 
 static void bound_spinning(int argc, char **argv, char **environment) {

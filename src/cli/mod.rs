@@ -147,17 +147,75 @@ fn report_error(error: &anyhow::Error, console: &Console) -> ExitCode {
     if let Some(stopped) = stopped {
         return console.end_with("stopped", &text, stopped.exit_code());
     }
+    let text = out_of_memory(&text).unwrap_or_else(|| without_frames(&text).to_string());
     let config = error.chain().any(|cause| cause.is::<ConfigError>());
     console.end_with("failed", &text, if config { 2 } else { 1 })
 }
 
-/// Returns the first line of a panic's message; libtorch's have stack frames below it.
+/// Returns a panic's message. libtorch's errors in infallible calls are panics with the debug
+/// format of the error.
 fn panic_message(panic: &(dyn std::any::Any + Send)) -> String {
     let text = panic
         .downcast_ref::<String>()
         .map(String::as_str)
         .or_else(|| panic.downcast_ref::<&str>().copied())
         .unwrap_or("unknown");
-    let line = text.split("\\n").next().unwrap_or(text).lines().next().unwrap_or(text);
-    format!("internal: {line}")
+    let text = text.replace("\\n", "\n").replace("\\\"", "\"");
+    let line = text.lines().next().unwrap_or("unknown");
+    out_of_memory(&text).unwrap_or_else(|| match line.split_once("` on an `Err` value: Torch(\"") {
+        Some((_, error)) => format!("libtorch: {}", error.trim_end_matches("\")")),
+        None => format!("internal: {line}"),
+    })
+}
+
+/// Cuts the stack frames off a message of libtorch.
+fn without_frames(text: &str) -> &str {
+    let ends = ["\nException raised from", "\nframe #"].map(|end| text.find(end));
+    &text[..ends.into_iter().flatten().min().unwrap_or(text.len())]
+}
+
+/// Returns the message if libtorch's is about memory: what it tried to allocate, and the remedy.
+fn out_of_memory(text: &str) -> Option<String> {
+    const SIGNS: [&str; 4] =
+        ["can't allocate memory", "not enough memory", "out of memory", "std::bad_alloc"];
+    let text = without_frames(text);
+    let lower = text.to_lowercase();
+    SIGNS.iter().find(|sign| lower.contains(**sign))?;
+    let size = lower.split_once("tried to allocate ").map(|(_, rest)| {
+        let mut words = rest.split([' ', '\n']);
+        let (number, unit) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
+        match (number.parse::<f64>(), unit.starts_with("bytes")) {
+            (Ok(bytes), true) => format!(" for {:.1} GiB more", bytes / f64::from(1 << 30)),
+            _ => format!(" for {number} {} more", unit.trim_end_matches('.').replace("gib", "GiB")),
+        }
+    });
+    Some(format!(
+        "there is not enough memory{}: lower train.batch_size, data.image_size or the model's \
+         sizes, set train.checkpoint_activations: true, or end other programs",
+        size.unwrap_or_default()
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_of_libtorch_have_one_line_and_want_of_memory_a_remedy() {
+        let panicked = |text: &str| panic_message(&text.to_string());
+        let cpu = "called `Result::unwrap()` on an `Err` value: Torch(\"[enforce fail at \
+                   alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: you \
+                   tried to allocate 5368709120 bytes. Error code 12 (Cannot allocate \
+                   memory)\\nframe #0: c10::ThrowEnforceNotMet\")";
+        let text = panicked(cpu);
+        assert!(text.starts_with("there is not enough memory for 5.0 GiB more: lower"), "{text}");
+        let cuda = "CUDA out of memory. Tried to allocate 20.50 GiB. GPU 0 has a total capacity of \
+                    4 GiB\nException raised from malloc at Cache.cpp:1";
+        assert!(out_of_memory(cuda).unwrap().contains("for 20.50 GiB more"));
+        let other = "called `Result::unwrap()` on an `Err` value: Torch(\"The size of tensor a (3) \
+                     must match\\nException raised from infer_size\")";
+        assert_eq!(panicked(other), "libtorch: The size of tensor a (3) must match");
+        assert_eq!(panicked("index out of bounds"), "internal: index out of bounds");
+        assert_eq!(without_frames("a: b\nException raised from c"), "a: b");
+    }
 }

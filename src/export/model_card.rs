@@ -34,8 +34,9 @@ pub(super) fn markdown(run: &Run, layout: Layout) -> Result<String> {
     let summary = summary(run)?;
     let trained = summary.as_ref().map(|summary| {
         let made = &summary.provenance;
-        let (version, commit, device) = (&made.version, &made.commit, &made.device);
-        format!(" {version} (commit {commit}) in {:.0} s on {device}", summary.seconds)
+        let commit = made.commit.as_ref().map(|commit| format!(" (commit {commit})"));
+        let (version, commit) = (&made.version, commit.unwrap_or_default());
+        format!(" {version}{commit} in {:.0} s on {}", summary.seconds, made.device)
     });
     let results = match &summary {
         Some(summary) => results(summary),

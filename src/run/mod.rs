@@ -8,6 +8,7 @@ mod provenance;
 mod status;
 mod summary;
 mod trained;
+mod working_tree;
 
 pub use directory::{BEST_FILE, CONFIG_FILE, RunDir, RunKind};
 pub use epoch::{EpochRecord, PretrainEpochRecord};

@@ -9,6 +9,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
+use super::working_tree;
 use crate::config::{Branch, Config};
 use crate::files::open_regular;
 use crate::ops;
@@ -20,11 +21,11 @@ const UNKNOWN: &str = "unknown";
 pub struct Provenance {
     /// Version of this program.
     pub version: String,
-    /// Commit of the program's source tree when the run started; ends in `-dirty` if files had
-    /// changed; `unknown` if the source tree is not there.
-    pub commit: String,
+    /// Commit of the source tree that this program was built from; ends in `-dirty` if sources had
+    /// changed; `None` if the tree was no git repository.
+    pub commit: Option<String>,
     /// Commit of the folder that the program was started in, which may hold the user's configs;
-    /// `None` if that is no git repository.
+    /// `None` if that is in no git repository.
     pub working_tree: Option<String>,
     /// Version of libtorch.
     pub libtorch: String,
@@ -41,11 +42,10 @@ pub struct Provenance {
 impl Provenance {
     /// Collects the provenance of this process, which computes on `device`.
     pub fn collect(device: &str) -> Self {
-        let program = Path::new(env!("CARGO_MANIFEST_DIR"));
         Self {
             version: env!("CARGO_PKG_VERSION").to_string(),
-            commit: commit(program).unwrap_or_else(|| UNKNOWN.to_string()),
-            working_tree: commit(Path::new(".")),
+            commit: source_commit::COMMIT.map(str::to_string),
+            working_tree: working_tree::commit(Path::new(".")),
             libtorch: ops::libtorch_version(),
             host: host().unwrap_or_else(|| UNKNOWN.to_string()),
             system: format!("{} {}", std::env::consts::OS, std::env::consts::ARCH),
@@ -116,18 +116,6 @@ pub fn content_hash(path: &Path) -> Result<String> {
     let file = open_regular(path).with_context(unreadable)?;
     hasher.update_reader(file).with_context(unreadable)?;
     Ok(hasher.finalize().to_hex().to_string())
-}
-
-fn commit(folder: &Path) -> Option<String> {
-    let output = Command::new("git")
-        .arg("-C")
-        .arg(folder)
-        .args(["describe", "--always", "--dirty", "--abbrev=12", "--match="])
-        .output()
-        .ok()
-        .filter(|output| output.status.success())?;
-    let text = String::from_utf8(output.stdout).ok()?.trim().to_string();
-    (!text.is_empty()).then_some(text)
 }
 
 fn host() -> Option<String> {

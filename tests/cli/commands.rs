@@ -59,7 +59,7 @@ fn a_run_fills_its_directory_and_the_other_commands_read_it() {
     let summary: Value = serde_json::from_slice(&bytes(&run.join("summary.json"))).unwrap();
     assert_eq!(summary["test"]["n"], 16);
     assert_eq!(summary["epochs"], 3);
-    assert!(summary["commit"].is_string());
+    assert_eq!(summary["commit"].as_str(), source_commit::COMMIT);
     assert_eq!(metrics(&run).len(), 3);
     let predictions = fs::read_to_string(run.join("predictions_test.csv")).unwrap();
     assert!(predictions.starts_with("image,target,prediction"));

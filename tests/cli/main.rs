@@ -19,6 +19,8 @@ mod readme;
 mod recipe;
 mod report;
 mod sandbox;
+#[cfg(target_os = "linux")]
+mod spinning;
 mod sweep;
 #[cfg(not(feature = "distributed"))]
 mod without_distributed;

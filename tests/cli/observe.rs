@@ -306,12 +306,42 @@ fn every_start_and_every_weights_file_records_its_provenance() {
         assert_eq!(config, fs::read_to_string(run.join("config.yaml")).unwrap());
     }
     for origin in [&starts[0], &summary, &best["provenance"], &checkpoint["provenance"]] {
-        for key in ["version", "commit", "libtorch", "host", "system", "device"] {
+        for key in ["version", "libtorch", "host", "system", "device"] {
             let text = origin[key].as_str().unwrap_or_default();
             assert!(!text.is_empty(), "{key} is missing in {origin}");
         }
+        assert_eq!(origin["commit"].as_str(), source_commit::COMMIT);
         assert_eq!(origin["threads"], 1);
         // The sandbox is no git repository.
         assert!(origin["working_tree"].is_null());
     }
+}
+
+#[cfg(unix)]
+#[test]
+fn training_runs_no_other_program() {
+    use std::os::unix::fs::PermissionsExt;
+    let sandbox = Sandbox::new();
+    let (bin, trace) = (sandbox.path("bin"), sandbox.path("trace"));
+    fs::create_dir_all(&bin).unwrap();
+    // Each leaves a file when it is run.
+    for name in ["git", "hostname", "sh", "uname"] {
+        let program = bin.join(name);
+        fs::write(&program, format!("#!/bin/sh\necho {name} >> '{}'\n", trace.display())).unwrap();
+        fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    // A repository whose settings name a program for git to run.
+    fs::create_dir_all(sandbox.path(".git/refs/heads")).unwrap();
+    let hash = "0123456789abcdef".repeat(3)[..40].to_string();
+    fs::write(sandbox.path(".git/HEAD"), "ref: refs/heads/main\n").unwrap();
+    fs::write(sandbox.path(".git/refs/heads/main"), &hash).unwrap();
+    fs::write(sandbox.path(".git/config"), "[core]\n\tfsmonitor = git\n").unwrap();
+    let mut command = sandbox.command(&train_arguments("run", &[SHORT]));
+    let output = command.env("PATH", &bin).output().unwrap();
+    assert!(output.status.success(), "{}", errors(&output));
+    assert!(!trace.exists(), "{:?}", fs::read_to_string(&trace));
+    let summary = fs::read(sandbox.path("run/summary.json")).unwrap();
+    let summary: Value = serde_json::from_slice(&summary).unwrap();
+    assert_eq!(summary["working_tree"], hash[..12]);
+    assert_eq!(summary["commit"].as_str(), source_commit::COMMIT);
 }

@@ -134,6 +134,6 @@ fn run_row(report: &RunReport, run: &FoundRun) -> Vec<Cell> {
         metrics.map_or(Cell::Empty, |split| Cell::metric(Some(split.metrics.pc), split.pc_ci)),
         summary.map_or(Cell::Empty, |summary| Cell::minutes(summary.seconds)),
         text(provenance.map(|provenance| provenance.device.as_str())),
-        text(provenance.map(|provenance| provenance.commit.as_str())),
+        text(provenance.and_then(|provenance| provenance.commit.as_deref())),
     ]
 }
