@@ -77,13 +77,15 @@ fn unreadable<'a>(rows: impl Iterator<Item = CheckedRow<'a>>) -> Vec<Skipped> {
 }
 
 fn missing(listing: Listing) -> Vec<Skipped> {
-    let count = listing.all_rows().filter(|(_, row)| row.missing_reason().is_some()).count();
-    let mut missing = Vec::with_capacity(count);
+    let mut missing = Vec::new();
     for (split, rows) in Split::ALL.into_iter().zip(listing.rows) {
-        missing.extend(rows.into_iter().filter_map(|row| match row.image {
+        let rows = rows.into_iter().filter_map(|row| match row.image {
             RowImage::Missing(reason) => Some(Skipped { split, id: row.id, reason }),
             _ => None,
-        }));
+        });
+        // The findings take the memory of the rows.
+        let rows: Vec<Skipped> = rows.collect();
+        if missing.is_empty() { missing = rows } else { missing.extend(rows) }
     }
     missing
 }

@@ -1,14 +1,19 @@
 //! Label files with an image's name and its score on each line.
 
-use std::fs;
 use std::path::Path;
 
 use anyhow::{Context, Result, anyhow, bail};
 
+use crate::files::read_regular;
+
+/// The largest label file that is read, in bytes: millions of lines.
+const MAX_FILE: u64 = 256 << 20;
+
 /// Reads a label file with an image's name and its score on each line, separated by white space; a
 /// name that holds spaces may be quoted. Empty lines are skipped.
 pub(crate) fn read_scores(file: &Path) -> Result<Vec<(String, f32)>> {
-    let bytes = fs::read(file).with_context(|| format!("{}: cannot be read", file.display()))?;
+    let bytes = read_regular(file, MAX_FILE)
+        .with_context(|| format!("{}: cannot be read", file.display()))?;
     let mut rows = Vec::new();
     for (index, line) in bytes.split(|&byte| byte == b'\n').enumerate() {
         let parsed = std::str::from_utf8(line)
@@ -56,6 +61,8 @@ pub(crate) fn parse_score(text: &str) -> Result<f32> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     fn read(text: impl AsRef<[u8]>) -> Result<Vec<(String, f32)>> {
