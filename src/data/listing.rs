@@ -204,6 +204,21 @@ mod tests {
     }
 
     #[test]
+    fn a_file_that_many_rows_name_is_one_file() {
+        let row = |index: usize| {
+            let name: Arc<str> = ["a", "b", "gone"][index % 3].into();
+            let path: Arc<Path> = Path::new(&*name).into();
+            let file = RowImage::File(path);
+            let image = if index % 3 == 2 { RowImage::Missing(name.clone()) } else { file };
+            Row::new(&format!("{index}"), image, name, 1.0)
+        };
+        let rows = |range: std::ops::Range<usize>| range.map(row).collect();
+        let listing = Listing::new(rows(1..900), rows(900..950), Vec::new());
+        let files: Vec<&str> = listing.files().iter().map(|row| &*row.id).collect();
+        assert_eq!(files, ["1", "3"]);
+    }
+
+    #[test]
     fn a_row_is_small() {
         assert!(size_of::<Row>() <= 72, "{} bytes", size_of::<Row>());
     }
