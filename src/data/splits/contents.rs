@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::fs::{self, File};
+use std::hash::Hash;
 use std::io::{Read, Seek, SeekFrom};
 use std::path::Path;
 
@@ -19,9 +20,11 @@ const TAIL: u64 = 4096;
 /// opened, and only those with the same end are read completely. A file that cannot be read has no
 /// copy; loading reports it.
 pub(crate) fn copies<'a>(rows: &[&'a Row]) -> HashMap<&'a str, u32> {
-    let files = rows.iter().filter_map(|row| Some((&*row.key, row.path()?)));
-    let files: Vec<(&str, &Path)> = files.collect();
-    let sized = refine(files.into_iter().map(|file| (file, ())).collect(), |path| {
+    let files = rows.iter().filter_map(|row| {
+        let path = row.path()?;
+        Some(Candidate { key: &row.key, path, class: () })
+    });
+    let sized = refine(files.collect(), |path| {
         // Failed downloads are empty, and no copies of one image.
         fs::metadata(path).ok().map(|metadata| metadata.len()).filter(|&length| length > 0)
     });
@@ -33,29 +36,38 @@ pub(crate) fn copies<'a>(rows: &[&'a Row]) -> HashMap<&'a str, u32> {
     });
     let mut numbers = HashMap::new();
     same.into_iter()
-        .map(|((key, _), class)| {
+        .map(|file| {
             let next = numbers.len() as u32;
-            (key, *numbers.entry(class).or_insert(next))
+            (file.key, *numbers.entry(file.class).or_insert(next))
         })
         .collect()
 }
 
+/// A file that may have a copy, among those of its class.
+struct Candidate<'a, C> {
+    key: &'a str,
+    path: &'a Path,
+    class: C,
+}
+
 /// Splits the classes of files by a property, and drops the files that are alone in their class.
 fn refine<'a, C, P>(
-    files: Vec<((&'a str, &'a Path), C)>,
+    files: Vec<Candidate<'a, C>>,
     property: impl Fn(&Path) -> Option<P> + Sync,
-) -> Vec<((&'a str, &'a Path), (C, P))>
+) -> Vec<Candidate<'a, (C, P)>>
 where
-    C: Copy + Eq + std::hash::Hash + Send,
-    P: Copy + Eq + std::hash::Hash + Send,
+    C: Copy + Eq + Hash + Send,
+    P: Copy + Eq + Hash + Send,
 {
     let files: Vec<_> = files
         .into_par_iter()
-        .filter_map(|(file, class)| Some((file, (class, property(file.1)?))))
+        .filter_map(|Candidate { key, path, class }| {
+            Some(Candidate { key, path, class: (class, property(path)?) })
+        })
         .collect();
     let mut sizes: HashMap<(C, P), u32> = HashMap::new();
-    files.iter().for_each(|(_, class)| *sizes.entry(*class).or_default() += 1);
-    files.into_iter().filter(|(_, class)| sizes[class] > 1).collect()
+    files.iter().for_each(|file| *sizes.entry(file.class).or_default() += 1);
+    files.into_iter().filter(|file| sizes[&file.class] > 1).collect()
 }
 
 fn tail_hash(file: &mut File) -> Option<blake3::Hash> {
