@@ -268,7 +268,9 @@ impl DataConfig {
         }
         checks.fraction("val_fraction", self.val_fraction);
         checks.fraction("test_fraction", self.test_fraction);
-        if self.val_fraction + self.test_fraction >= 1.0 {
+        let fractions = [self.val_fraction, self.test_fraction];
+        let valid = fractions.iter().all(|fraction| (0.0..1.0).contains(fraction));
+        if valid && fractions.iter().sum::<f64>() >= 1.0 {
             let rest = " and data.val_fraction leave no training images: their sum must be less \
                         than 1";
             checks.fail("test_fraction", rest);

@@ -180,6 +180,10 @@ mod tests {
             ),
             ("data: {normalize: {mean: [0, 0, 0]}}", "data.normalize.std is missing"),
             (
+                "data: {background: [300, 0, 0]}",
+                "data.background[0] must be a whole number from 0 to 255, is 300",
+            ),
+            (
                 "train: {precision: 32}",
                 "train.precision must be one of float32, bf16, fp16, auto, is 32; did you mean \
                  float32?",

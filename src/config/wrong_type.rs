@@ -74,7 +74,8 @@ fn plain_words(message: &str) -> Option<String> {
         return Some(format!("must not be negative, is {found}"));
     }
     let expected = match expected {
-        "usize" | "u64" | "u32" | "u8" | "i64" => "a whole number",
+        "u8" => "a whole number from 0 to 255",
+        "usize" | "u64" | "u32" | "i64" => "a whole number",
         "f64" | "f32" => "a number",
         "a boolean" => "true or false",
         "a sequence" => "a list",

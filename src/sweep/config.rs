@@ -77,6 +77,11 @@ impl SweepConfig {
                            sweep that names it (name, base, axes)";
             return Err(problem(Some(origin.to_string()), "", message.to_string()));
         }
+        if !value.is_mapping() {
+            let message = "a sweep is a map of keys: name, base (the config that every run starts \
+                           from) and axes";
+            return Err(problem(Some(origin.to_string()), "", message.to_string()));
+        }
         let mut config: Self = serde_path_to_error::deserialize(value).map_err(|error| {
             let (key, message) = wrong_type::describe(&error);
             let path: Vec<&str> = key.split('.').collect();
@@ -101,6 +106,9 @@ impl SweepConfig {
             let message =
                 "name must consist of letters, digits, -, _ and . (not first): it names a folder";
             return problem("name", message.to_string());
+        }
+        if let Some(key) = self.set.keys().find(|key| !key.is_string()) {
+            return problem("set", format!("set: keys must be names, {} is not", flow(key)));
         }
         for (key, values) in &self.axes {
             let Value::String(key) = key else {
@@ -164,6 +172,14 @@ mod tests {
     }
 
     #[test]
+    fn a_file_without_keys_is_told_which_a_sweep_has() {
+        for text in ["", "- a", "# nothing"] {
+            let error = SweepConfig::from_yaml(text, "s.yaml").unwrap_err().to_string();
+            assert!(error.starts_with("s.yaml: a sweep is a map of keys: name, base"), "{error}");
+        }
+    }
+
+    #[test]
     fn errors_name_the_file_and_the_key() {
         for (rest, words) in [
             ("axis: {}", "s.yaml:3: unknown key axis; did you mean axes?"),
@@ -181,6 +197,7 @@ mod tests {
             ("search: random", "search must be {name: grid} or {name: random, budget: N}"),
             ("seeds: 3", "s.yaml:3: seeds must be a list, is 3"),
             ("seeds: [1, a]", "s.yaml:3: seeds[1] must be a whole number, is \"a\""),
+            ("set: {1: 2}", "set: keys must be names, 1 is not"),
             ("axes: [1]", "axes must be a map of keys, is a list"),
             ("folds: 1000000000", "number from 2 to 10000"),
         ] {

@@ -8,8 +8,8 @@ use anyhow::{Context, Result};
 use serde_yaml::Value;
 
 use super::config::{Search, SweepConfig, problem};
-use super::naming::{axis_names, flow, pairs, point_name, value_names};
-use crate::config::{Config, ConfigError, yaml};
+use super::naming::{axis_names, pairs, point_name, value_names};
+use crate::config::{Config, ConfigError, write, yaml};
 use crate::data::random_stream::RandomStream;
 use crate::run::{RunDir, RunKind, Status};
 
@@ -190,7 +190,7 @@ fn in_sweep(error: ConfigError, origin: &str) -> ConfigError {
 
 /// Formats an override as `--set` takes it.
 fn assignment((key, value): (&str, &Value)) -> String {
-    format!("{key}={}", flow(value))
+    format!("{key}={}", write::flow(value))
 }
 
 /// Returns the points of the grid that are run, in the grid's order.
@@ -340,6 +340,8 @@ mod tests {
             ("axes: {model.fusion.strategy: [gated, gatd]}\n", "did you mean gated?"),
             ("set: {train.epochs: 0}\n", "sweep.yaml: train.epochs=0: train.epochs must be at"),
             ("folds: published\n", "no published folds"),
+            ("axes: {train.optimizer.lr: [.inf]}\n", "sweep.yaml: train.optimizer.lr=.inf: "),
+            ("axes: {data.root: ['a #b']}\nset: {data.dataset: csv, data.seed: -1}\n", "data.seed"),
         ] {
             let error = sweep(rest).unwrap_err().to_string();
             assert!(error.contains(words), "{error}");
