@@ -22,15 +22,18 @@ pub(super) struct Args {
 /// dash that all options begin with, and the value of a key to an option.
 const BASH: &str = r#"
 _vmbeauty_words() {
-    local previous="$3" word
+    local previous="$3" equals=$COMP_CWORD word
     local words=()
     COMPREPLY=()
     # Bash splits words at an equals sign.
-    if [[ "$previous" == "=" ]]; then
-        previous="${COMP_WORDS[COMP_CWORD-2]}"
-    fi
-    if [[ "$3" == "=" || "${COMP_WORDS[COMP_CWORD]}" == "=" ]] && [[ "$previous" != -* ]]; then
-        return 0
+    [[ "${COMP_WORDS[equals]}" == "=" ]] || equals=$((equals - 1))
+    if [[ "${COMP_WORDS[equals]}" == "=" ]]; then
+        previous="${COMP_WORDS[equals-1]}"
+        if [[ "$previous" != -* ]]; then
+            # The value of a key, or a branch's method.
+            previous="${COMP_WORDS[equals-2]}"
+            [[ "$previous" == "--method" ]] || return 0
+        fi
     fi
     _vmbeauty "$1" "$2" "$previous"
     for word in "${COMPREPLY[@]}"; do

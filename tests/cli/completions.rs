@@ -53,6 +53,8 @@ fn bash_offers_values_and_keys_and_no_dash_for_an_empty_word() {
     assert!(methods.contains(&"grad-cam++".into()) && methods.len() > 6, "{methods:?}");
     let methods = of(&["vmbeauty", "explain", "run", "--method", "=", "layer"]);
     assert_eq!(methods, ["layer-cam"]);
+    let methods = of(&["vmbeauty", "explain", "run", "--method", "vit", "=", "layer"]);
+    assert_eq!(methods, ["layer-cam"]);
     let splits = of(&["vmbeauty", "explain", "run", "--evaluate", ""]);
     assert_eq!(splits, ["train", "val", "test"]);
     let options = of(&["vmbeauty", "train", "a.yaml", "--"]);
