@@ -66,6 +66,9 @@ pub(super) fn open_images(paths: &[PathBuf], config: &DataConfig) -> Result<(Ima
     });
     ensure!(!samples.is_empty(), none_readable(found));
     let unread = found - samples.len();
+    if unread > 1 {
+        say(&format!("{unread} of {found} images were skipped"));
+    }
     Ok((ImageDataset::new(samples, config)?, unread))
 }
 

@@ -78,9 +78,9 @@ section! {
 section! {
     /// Column names of a `csv` dataset.
     pub struct CsvConfig {
-        /// What separates the columns: `auto`, `,`, `;`, `tab` or `|`. `auto` is what a first line
-        /// such as `sep=;` states, or else what gives the header the columns below. Where it is no
-        /// comma, numbers may have a decimal comma.
+        /// What separates the columns: `auto`, `comma`, `semicolon`, `tab` or `bar`, or the quoted
+        /// character. `auto` is what a first line such as `sep=;` states, or else what gives the
+        /// header the columns below. Where it is no comma, numbers may have a decimal comma.
         pub delimiter: Delimiter = Delimiter::Auto,
         /// Path of the image, relative to the CSV file.
         pub image_column: String = "image".into(),
@@ -122,13 +122,13 @@ names! {
         /// What the header shows.
         Auto = "auto",
         /// A comma.
-        Comma = ",",
+        Comma = "comma" | ",",
         /// A semicolon.
-        Semicolon = ";",
+        Semicolon = "semicolon" | ";",
         /// A tab.
-        Tab = "tab",
+        Tab = "tab" | "\t",
         /// A vertical bar.
-        Bar = "|",
+        Bar = "bar" | "|",
     }
 }
 

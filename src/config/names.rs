@@ -1,12 +1,13 @@
 //! Values that are chosen by name, and suggestions for misspelled names.
 
-/// Declares an enum whose variants have names in the config, with `ALL`, `name()`, `Display`,
+/// Declares an enum whose variants have names in the config, and perhaps others by which they are
+/// read too, with `ALL`, `name()`, `Display`,
 /// `FromStr` and serde. The error for an unknown name suggests the nearest one.
 macro_rules! names {
     (
         $(#[doc = $about:literal])+
         pub enum $enum:ident {
-            $( $(#[doc = $doc:literal])+ $variant:ident = $name:literal, )+
+            $( $(#[doc = $doc:literal])+ $variant:ident = $name:literal $(| $other:literal)*, )+
         }
     ) => {
         $(#[doc = $about])+
@@ -38,7 +39,7 @@ macro_rules! names {
 
             fn from_str(name: &str) -> Result<Self, String> {
                 match name {
-                    $( $name => Ok(Self::$variant), )+
+                    $( $name $(| $other)* => Ok(Self::$variant), )+
                     _ => Err($crate::config::names::unknown(name, &[$( $name ),+])),
                 }
             }

@@ -207,6 +207,21 @@ fn tables_are_read_as_spreadsheet_programs_write_them() {
 }
 
 #[test]
+fn a_delimiter_is_named_by_its_word_or_its_character() {
+    for (delimiter, character) in [
+        (Delimiter::Comma, ","),
+        (Delimiter::Semicolon, ";"),
+        (Delimiter::Tab, "\t"),
+        (Delimiter::Bar, "|"),
+    ] {
+        assert_eq!(character.parse(), Ok(delimiter));
+        assert_eq!(delimiter.name().parse(), Ok(delimiter));
+    }
+    let error = "x".parse::<Delimiter>().unwrap_err();
+    assert!(error.contains("auto, comma, semicolon, tab, bar"), "{error}");
+}
+
+#[test]
 fn the_configured_delimiter_wins() {
     let text = "image,a;score;image\nx;1;y\n";
     let read = |delimiter| {
