@@ -185,7 +185,7 @@ fn out_of_memory(text: &str) -> Option<String> {
         let mut words = rest.split([' ', '\n']);
         let (number, unit) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
         match (number.parse::<f64>(), unit.starts_with("bytes")) {
-            (Ok(bytes), true) => format!(" for {:.1} GiB more", bytes / f64::from(1 << 30)),
+            (Ok(bytes), true) => format!(" for {:.0} MiB more", bytes / f64::from(1 << 20)),
             _ => format!(" for {number} {} more", unit.trim_end_matches('.').replace("gib", "GiB")),
         }
     });
@@ -208,7 +208,7 @@ mod tests {
                    tried to allocate 5368709120 bytes. Error code 12 (Cannot allocate \
                    memory)\\nframe #0: c10::ThrowEnforceNotMet\")";
         let text = panicked(cpu);
-        assert!(text.starts_with("there is not enough memory for 5.0 GiB more: lower"), "{text}");
+        assert!(text.starts_with("there is not enough memory for 5120 MiB more: lower"), "{text}");
         let cuda = "CUDA out of memory. Tried to allocate 20.50 GiB. GPU 0 has a total capacity of \
                     4 GiB\nException raised from malloc at Cache.cpp:1";
         assert!(out_of_memory(cuda).unwrap().contains("for 20.50 GiB more"));

@@ -59,8 +59,9 @@ pub(super) fn point_name(parts: &[String]) -> String {
         return name;
     }
     let hash = &blake3::hash(name.as_bytes()).to_hex()[..16];
-    let kept = name.floor_char_boundary(MAX_POINT - hash.len() - 1);
-    format!("{}-{hash}", &name[..kept])
+    // Axes and values have ASCII names.
+    let kept: String = name.chars().take(MAX_POINT - hash.len() - 1).collect();
+    format!("{kept}-{hash}")
 }
 
 /// Formats a value on one line, a string without quotes.

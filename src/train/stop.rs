@@ -1,6 +1,6 @@
 //! Requests to a run: to stop early, by a signal, and to write a checkpoint.
 
-use std::io::Read;
+use std::io::BufRead;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -79,7 +79,7 @@ impl Stop {
     }
 
     /// Obeys the [`Request`]s in `input` until its end.
-    pub fn obey(&self, input: impl Read) {
+    pub fn obey(&self, input: impl BufRead) {
         for byte in input.bytes().map_while(|byte| byte.ok()) {
             if byte == Request::Stop as u8 {
                 self.request();
