@@ -124,7 +124,7 @@ fn write_figures(args: &Args, run: &Run, options: &ExplainOptions) -> Result<Exi
         })?;
     }
     let entries = writer.finish()?;
-    ensure!(!entries.is_empty(), none_readable(skipped));
+    ensure!(!entries.is_empty(), none_readable(skipped, &args.images));
     say(&format!("wrote {} figures to {}", entries.len(), folder.display()));
     say(&match measured {
         Some(_) => format!("{method}: {checked}"),

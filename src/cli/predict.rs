@@ -64,7 +64,7 @@ pub(super) fn open_images(paths: &[PathBuf], config: &DataConfig) -> Result<(Ima
         Source::File(path) => read_image(path).inspect_err(warn).is_ok(),
         Source::Synthetic(_) => true,
     });
-    ensure!(!samples.is_empty(), none_readable(found));
+    ensure!(!samples.is_empty(), none_readable(found, paths));
     let unread = found - samples.len();
     if unread > 1 {
         say(&format!("{unread} of {found} images were skipped"));
@@ -73,9 +73,10 @@ pub(super) fn open_images(paths: &[PathBuf], config: &DataConfig) -> Result<(Ima
 }
 
 /// Says that no image is left after each was reported.
-pub(super) fn none_readable(found: usize) -> String {
+pub(super) fn none_readable(found: usize, paths: &[PathBuf]) -> String {
+    let first = paths.first().map_or("no file".into(), |path| path.display().to_string());
     match found {
-        0 => "there is no image".to_string(),
+        0 => format!("there is no image in {first}"),
         1 => "the image cannot be read".to_string(),
         _ => format!("none of the {found} images can be read"),
     }

@@ -15,7 +15,7 @@ pub enum ConfigError {
         reason: String,
     },
     /// A `--set` that is not `key=value`.
-    #[error("--set {}: {}", shortened(text), shortened(message))]
+    #[error("--set {text}: {message}")]
     Override {
         /// The text after `--set`.
         text: String,
@@ -46,9 +46,9 @@ pub struct Problem {
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if let Some(place) = &self.place {
-            write!(f, "{}: ", shortened(place))?;
+            write!(f, "{place}: ")?;
         }
-        f.write_str(&shortened(&self.message))
+        f.write_str(&self.message)
     }
 }
 
@@ -81,17 +81,4 @@ impl ConfigError {
 fn lines(problems: &[Problem]) -> String {
     let lines: Vec<String> = problems.iter().map(Problem::to_string).collect();
     lines.join("\n")
-}
-
-/// Maximum length of a message, in characters: it may quote a value of any length.
-const MAX_LENGTH: usize = 1200;
-
-/// Cuts the middle out of a text that is too long: a message ends with the remedy.
-fn shortened(text: &str) -> String {
-    let length = text.chars().count();
-    if length <= MAX_LENGTH {
-        return text.to_owned();
-    }
-    let part = |from: usize, count: usize| text.chars().skip(from).take(count).collect::<String>();
-    format!("{} … {}", part(0, 400), part(length - 400, 400))
 }

@@ -9,6 +9,7 @@
 
 mod regular;
 
+use std::borrow::Cow;
 use std::ffi::OsString;
 use std::fmt::Display;
 use std::fs::{self, File, OpenOptions};
@@ -66,11 +67,24 @@ pub fn write_json(path: &Path, value: &impl Serialize) -> Result<()> {
 /// returns their number. Only for a folder that no other process writes to. Returns an error if
 /// `folder` cannot be listed or a file in it cannot be removed.
 pub fn remove_leftovers(folder: &Path) -> Result<usize> {
+    remove_parts(folder, ".")
+}
+
+/// Removes the temporary files that a killed process left of `file` alone, for a folder that other
+/// processes write other files to. Returns an error as [`remove_leftovers`] does.
+pub fn remove_leftovers_of(file: &Path) -> Result<usize> {
+    let name = file.file_name().context("the path names no file")?.to_string_lossy();
+    remove_parts(folder_of(file), &format!(".{name}."))
+}
+
+fn remove_parts(folder: &Path, start: &str) -> Result<usize> {
     let unreadable = || format!("cannot tidy up {}", folder.display());
     let mut removed = 0;
     for entry in fs::read_dir(folder).with_context(unreadable)? {
         let entry = entry.with_context(unreadable)?;
-        if is_leftover(&entry.file_name().to_string_lossy()) {
+        let name = entry.file_name();
+        let name = name.to_string_lossy();
+        if name.starts_with(start) && is_leftover(&name) {
             fs::remove_file(entry.path()).with_context(unreadable)?;
             removed += 1;
         }
@@ -94,9 +108,24 @@ pub fn printable(name: impl Display) -> String {
     escaped(name.to_string(), "")
 }
 
-/// Formats a message for a terminal as [`printable`] does, but keeps its lines.
+/// Maximum length of a line of a message, in characters: it may quote a value or a path of any
+/// length.
+const MAX_LINE: usize = 2000;
+
+/// Formats a message for a terminal as [`printable`] does, but keeps its lines. Cuts the middle out
+/// of a line that is too long: it ends with the remedy.
 pub fn printable_lines(message: &str) -> String {
-    escaped(message.to_string(), "\n\t")
+    let lines: Vec<_> = message.split('\n').map(shortened).collect();
+    escaped(lines.join("\n"), "\n\t")
+}
+
+fn shortened(line: &str) -> Cow<'_, str> {
+    let length = line.chars().count();
+    if length <= MAX_LINE {
+        return line.into();
+    }
+    let cut = |from, count| line.chars().skip(from).take(count).collect::<String>();
+    format!("{} … {}", cut(0, MAX_LINE / 2), cut(length - MAX_LINE / 4, MAX_LINE / 4)).into()
 }
 
 fn escaped(text: String, kept: &str) -> String {
@@ -301,6 +330,15 @@ mod tests {
         );
         assert_eq!(printable_lines("one\n\ttwo\u{7}"), "one\n\ttwo\\u{7}");
         assert_eq!(printable(Path::new("Nguyễn/好.jpg").display()), "Nguyễn/好.jpg");
+    }
+
+    #[test]
+    fn a_long_line_of_a_message_keeps_its_start_and_its_end() {
+        let message =
+            printable_lines(&format!("first\ncannot read {}: rename it", "x".repeat(9000)));
+        let (first, second) = message.split_once('\n').unwrap();
+        assert!(first == "first" && second.chars().count() < 2000, "{second}");
+        assert!(second.starts_with("cannot read x") && second.ends_with(": rename it"), "{second}");
     }
 
     #[test]

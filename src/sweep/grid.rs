@@ -14,7 +14,7 @@ use crate::data::random_stream::RandomStream;
 use crate::run::{RunDir, RunKind, Status};
 
 /// The maximum number of runs of a sweep: a sweep with more is probably a mistake.
-const MAX_RUNS: usize = 100_000;
+const MAX_RUNS: usize = 10_000;
 
 /// A sweep: its runs, in the order in which they are run.
 #[derive(Debug, Clone)]

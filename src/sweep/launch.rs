@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 
 use super::grid::SweepRun;
-use crate::files::{open_in_place, write_atomic};
+use crate::files::{open_in_place, remove_leftovers_of, write_atomic};
 use crate::run::{Failure, RunDir, Status, Summary};
 use crate::train::{Request, Stop, Stopped};
 
@@ -183,6 +183,8 @@ impl Launch {
         fs::create_dir_all(&configs)
             .with_context(|| format!("cannot create the folder {}", configs.display()))?;
         let config = configs.join(format!("{}.yaml", run.name));
+        // Other runs' processes write to the same folder; the claim keeps them from this file.
+        remove_leftovers_of(&config)?;
         let yaml = run.config.to_yaml()?;
         write_atomic(&config, |file| Ok(file.write_all(yaml.as_bytes())?))?;
         let threads = (threads() / self.jobs.max(1)).max(1).to_string();

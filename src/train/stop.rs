@@ -80,7 +80,7 @@ impl Stop {
 
     /// Obeys the [`Request`]s in `input` until its end.
     pub fn obey(&self, input: impl BufRead) {
-        for byte in input.bytes().map_while(|byte| byte.ok()) {
+        for byte in input.bytes().map_while(Result::ok) {
             if byte == Request::Stop as u8 {
                 self.request();
             } else if byte == Request::Checkpoint as u8 {

@@ -28,8 +28,9 @@ pub const NEUTRAL: [u8; 3] = [124, 116, 104];
 const MAX_SIDE: u32 = 16_384;
 /// The most accepted pixels: enough for any camera's 48-megapixel images.
 const MAX_PIXELS: u64 = 64 << 20;
-/// The memory limit of decoding one image, in bytes.
-const MAX_DECODED: u64 = 512 << 20;
+/// The most bytes of an image's pixels as they are in the file: decoding and converting them takes
+/// three times as much.
+const MAX_DECODED: u64 = 384 << 20;
 /// The memory that decoding may take beyond two copies of the pixels and the file, in bytes.
 const ROOM: u64 = 1 << 20;
 /// The largest accepted file, in bytes.
@@ -100,12 +101,18 @@ fn decode(bytes: &[u8], background: [u8; 3]) -> Result<RgbImage> {
     let (width, height) = decoder.dimensions();
     ensure!(width > 0 && height > 0, "damaged: the image has no pixels; remove it");
     let pixels = u64::from(width) * u64::from(height);
-    if pixels > MAX_PIXELS || decoder.total_bytes() > MAX_DECODED {
-        bail!(
-            "the image has {width}x{height} pixels, more than the limit of {} million; shrink it",
-            MAX_PIXELS >> 20
-        );
-    }
+    ensure!(
+        pixels <= MAX_PIXELS,
+        "the image has {width}x{height} pixels, more than the limit of {} million; shrink it",
+        MAX_PIXELS >> 20
+    );
+    ensure!(
+        decoder.total_bytes() <= MAX_DECODED,
+        "the image has {width}x{height} pixels of {} bytes each, more than the limit of {} MiB; \
+         shrink it, or save it with 8 bits per color",
+        decoder.total_bytes() / pixels,
+        MAX_DECODED >> 20
+    );
     if matches!(format, image::ImageFormat::Tiff | image::ImageFormat::WebP) {
         let most = 4 * decoder.total_bytes() + (1 << 26);
         ensure!(!nested::claims_more_than(pixels, &bytes), CLAIMS_MEMORY);
