@@ -102,8 +102,9 @@ class Interrupted(Attack):
         self.options = self.options_of(seconds)
         outcome = run(self.command, folder, timeout=seconds + 2 * MAX_SECONDS, **self.options)
         found = list(self.of(outcome))
-        resume = (self.job.place.folder / output / "config.yaml").exists()
-        rest = run(self.job.command(output, resume), folder, timeout=seconds + 3 * MAX_SECONDS)
+        root = self.job.place.folder / output
+        begun = any((root / name).exists() for name in ("config.yaml", "pretrain.yaml", "runs"))
+        rest = run(self.job.command(output, begun), folder, timeout=seconds + 3 * MAX_SECONDS)
         left = (
             f"it does not resume: {rest.stderr.strip()[-300:]}"
             if rest.code
@@ -274,7 +275,7 @@ def attacks(place):
             ),
             12,
         ),
-        (Job(place, "sweep", ("sweep", "sweep.yaml"), None), 12),
+        (Job(place, "sweep", ("sweep", "sweep.yaml"), "--retry-failed"), 12),
         (Job(place, "cross-validate", ("cross-validate", "small.yaml", "--folds", "2"), None), 12),
     ]
     generator = random.Random(os.getpid())  # other moments each time
