@@ -45,7 +45,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
     let predictions = predict(&run.net, &images, options, &mut |_| Ok(()))?;
     let metrics = MetricsWithCi::new(&predictions)?;
     if let Some(file) = &args.predictions {
-        predictions.write(file)?;
+        run.write_predictions(&predictions, args.split, file)?;
     }
     let (split, skipped) = (args.split.name(), skipped.len());
     if skipped > 0 {

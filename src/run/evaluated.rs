@@ -5,7 +5,7 @@ use std::path::Path;
 use anyhow::{Result, ensure};
 
 use super::directory::RunDir;
-use super::summary::{SUMMARY_FILE, Summary, check_unchanged};
+use super::summary::{SUMMARY_FILE, Summary, check_recorded};
 use crate::data::Split;
 use crate::eval::comparison::EvaluatedRun;
 use crate::eval::predictions::Predictions;
@@ -20,8 +20,18 @@ pub fn default_split<'a>(mut summaries: impl Iterator<Item = &'a Summary>) -> Sp
 /// cannot be read, or are not those that the run wrote.
 pub fn finished_predictions(folder: &Path, split: Split) -> Result<Predictions> {
     let path = RunDir::predictions_in(folder, split);
-    check_unchanged(&path)?;
+    check_recorded(&path, &format!("write it again: {}", writing_again(folder, split)))?;
     Predictions::read(&path)
+}
+
+/// Returns the command that writes the predictions of a run again.
+fn writing_again(folder: &Path, split: Split) -> String {
+    let file = RunDir::predictions_in(folder, split);
+    format!(
+        "vmbeauty evaluate {} --split {split} --predictions {}",
+        folder.display(),
+        file.display()
+    )
 }
 
 /// Reads what the comparison of models needs of a finished run, for the images of a split. Returns
@@ -36,11 +46,10 @@ pub fn evaluated_run(folder: &Path, summary: &Summary, split: Split) -> Result<E
     ensure!(
         rows == images || images == 0,
         "{} has {rows} predictions, but {} says that the run has {images} {split} images: \
-         `vmbeauty evaluate {} --split {split} --predictions {}` writes them again",
+         `{}` writes them again",
         path.display(),
         folder.join(SUMMARY_FILE).display(),
-        folder.display(),
-        path.display()
+        writing_again(folder, split)
     );
     Ok(EvaluatedRun {
         predictions,

@@ -67,10 +67,15 @@ struct Recorded {
     files: BTreeMap<String, String>,
 }
 
-/// Checks that a file of a run is the one that its summary was written with, if the run is
-/// finished. Returns an error that names the file and the remedy if it has changed, or if it or the
-/// summary cannot be read.
-pub fn check_unchanged(file: &Path) -> Result<()> {
+/// Checks that weights of a run are those that its summary was written with, if the run is
+/// finished. Returns an error that names the file and the remedy if they have changed, or if they
+/// or the summary cannot be read.
+pub fn check_unchanged(weights: &Path) -> Result<()> {
+    check_recorded(weights, "use a copy of it, or train the run again")
+}
+
+/// Checks a file of a run as [`check_unchanged`] does weights, with the remedy for a changed one.
+pub(super) fn check_recorded(file: &Path, remedy: &str) -> Result<()> {
     let folder = file.with_file_name("");
     if !Summary::exists(&folder) {
         return Ok(());
@@ -84,7 +89,7 @@ pub fn check_unchanged(file: &Path) -> Result<()> {
     ensure!(
         content_hash(file)? == *written,
         "{path} is not what the run wrote: its BLAKE3 hash is not that in {folder}{SUMMARY_FILE}; \
-         use a copy of it, or train the run again"
+         {remedy}"
     );
     Ok(())
 }
@@ -107,6 +112,18 @@ impl Summary {
     /// or it cannot be read.
     pub fn read(root: &Path) -> Result<Self> {
         read(root)
+    }
+
+    /// Records the hash of a file of a finished run that was written again. Returns an error if the
+    /// file or the summary cannot be read, or the summary cannot be written.
+    pub(super) fn record(root: &Path, file: &Path) -> Result<()> {
+        let mut summary = Self::read(root)?;
+        let name = file.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let hash = content_hash(file)?;
+        if summary.files.insert(name, hash.clone()).is_none_or(|before| before != hash) {
+            summary.write(root)?;
+        }
+        Ok(())
     }
 
     /// Writes the summary into the run's folder. Returns an error if the file cannot be written.

@@ -7,9 +7,11 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Error, Result, anyhow, bail, ensure};
 use tch::Device;
 
-use super::directory::{BEST_FILE, CONFIG_FILE};
+use super::directory::{BEST_FILE, CONFIG_FILE, RunDir};
 use super::summary::{Summary, check_unchanged};
 use crate::config::Config;
+use crate::data::Split;
+use crate::eval::predictions::Predictions;
 use crate::models::{BeautyNet, device, weights};
 
 /// A run opened for inference: its config, and the network with its weights.
@@ -45,6 +47,27 @@ impl Run {
             return Ok(None);
         }
         Summary::read(&folder).map(Some)
+    }
+
+    /// Writes predictions for the images of a split. Where `file` is the one that the finished run
+    /// has for them, and its best weights made them, the summary gets the new file's hash. Returns
+    /// an error if the file cannot be written, or the summary cannot be read or written.
+    pub fn write_predictions(
+        &self,
+        predictions: &Predictions,
+        split: Split,
+        file: &Path,
+    ) -> Result<()> {
+        predictions.write(file)?;
+        let folder = self.weights.with_file_name("");
+        if !self.weights.ends_with(BEST_FILE) || !Summary::exists(&folder) {
+            return Ok(());
+        }
+        let own = RunDir::predictions_in(&folder, split);
+        if fs::canonicalize(&own).ok() == fs::canonicalize(file).ok() {
+            Summary::record(&folder, &own)?;
+        }
+        Ok(())
     }
 }
 

@@ -5,6 +5,38 @@ use std::fs;
 use crate::sandbox::Sandbox;
 
 #[test]
+fn predictions_that_evaluate_writes_into_the_run_are_the_runs_own() {
+    let sandbox = Sandbox::new();
+    sandbox.train_one_epoch("run");
+    let file = sandbox.path("run/predictions_test.csv");
+    let summary = sandbox.path("run/summary.json");
+    let written = fs::read_to_string(&summary).unwrap();
+    // As where another device computes another last digit.
+    let recorded: serde_json::Value = serde_json::from_str(&written).unwrap();
+    let hash = recorded["files"]["predictions_test.csv"].as_str().unwrap();
+    let changed = written.replace(hash, &"0".repeat(64));
+    fs::write(&summary, &changed).unwrap();
+    let report = ["report", "run", "-o", "r.html", "--no-images"];
+    let (_, error) = sandbox.fails(&report);
+    let again = ["evaluate", "run", "--split", "test", "--predictions", "run/predictions_test.csv"];
+    let remedy = format!("write it again: vmbeauty {}", again.join(" "));
+    assert!(error.contains(&remedy) && !error.contains("train the run"), "{error}");
+    // Other files, splits and weights are not the run's.
+    let own = file.to_str().unwrap();
+    for other in [
+        ["evaluate", "run", "--split", "test", "--predictions", "p.csv"],
+        ["evaluate", "run", "--split", "val", "--predictions", own],
+        ["evaluate", "run/last.safetensors", "--split", "test", "--predictions", own],
+    ] {
+        sandbox.done(&other);
+        assert_eq!(fs::read_to_string(&summary).unwrap(), changed);
+    }
+    sandbox.done(&again);
+    sandbox.done(&report);
+    assert_eq!(fs::read_to_string(&summary).unwrap(), written);
+}
+
+#[test]
 fn changed_weights_predictions_and_checkpoints_are_errors_that_name_the_file() {
     let sandbox = Sandbox::new();
     let train = ["train", "small.yaml", "--quiet", "--output", "run"];
