@@ -1,5 +1,6 @@
 //! `--data-root`: a run whose dataset has moved.
 
+use std::io::{self, ErrorKind};
 use std::path::Path;
 
 use anyhow::{Context, Result, anyhow};
@@ -15,13 +16,21 @@ pub(super) fn open(run: &Path, data_root: Option<&Path>) -> Result<Run> {
     Run::open(run, root.as_slice())
 }
 
-/// Loads a split of a run's dataset. Errors name the option in place of the key, which a run keeps.
+/// Loads a split of a run's dataset. Errors name the option in place of the key, which a run keeps,
+/// and where the dataset, or a file of it, is missing.
 pub(super) fn load_split(run: &Run, split: Split) -> Result<(Vec<Sample>, Vec<Skipped>)> {
     data::load_split(&run.config.data, run.config.seed, split).map_err(|error| {
         let text = format!("{error:#}");
         if text.contains("data.root") {
             return anyhow!(text.replace("data.root", "--data-root"));
         }
-        anyhow!("{text} (--data-root names the dataset's folder if it has moved)")
+        if !text.contains("no such file") && !error.chain().any(is_not_found) {
+            return error;
+        }
+        error.context("--data-root names the dataset's folder if it has moved")
     })
+}
+
+fn is_not_found(cause: &(dyn std::error::Error + 'static)) -> bool {
+    cause.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == ErrorKind::NotFound)
 }

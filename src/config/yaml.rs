@@ -19,9 +19,9 @@ const MAX_BYTES: u64 = 1 << 20;
 const MAX_DEPTH: usize = 64;
 
 /// Reads the text of a config or a sweep. Returns an error that says what the file is instead if it
-/// is a folder, no regular file, too large, or not text.
+/// is a folder, too large, not text, or no regular file; a shell's pipe is read.
 pub(crate) fn read(path: &Path) -> Result<String, ConfigError> {
-    files::read_text(path, MAX_BYTES).map_err(|error| {
+    files::read_given_text(path, MAX_BYTES).map_err(|error| {
         let reason = match error.kind() {
             ErrorKind::NotFound => "there is no such file".to_string(),
             ErrorKind::IsADirectory => folder_hint(path),
@@ -114,16 +114,20 @@ fn apply_merges(value: &mut Value, path: &str) -> Result<(), String> {
     }
 }
 
-/// Returns the line on which brackets are nested too deep. Brackets in quotes and comments count.
+/// Returns the line on which brackets are nested too deep. Brackets in quotes count, those in
+/// comments do not.
 fn too_deep(text: &str) -> Option<usize> {
-    let (mut depth, mut line) = (0usize, 1);
+    let (mut depth, mut line, mut before, mut comment) = (0usize, 1, b'\n', false);
     for byte in text.bytes() {
         match byte {
+            b'\n' => (line, comment) = (line + 1, false),
+            _ if comment => {}
+            b'#' => comment = before.is_ascii_whitespace(),
             b'[' | b'{' => depth += 1,
             b']' | b'}' => depth = depth.saturating_sub(1),
-            b'\n' => line += 1,
             _ => {}
         }
+        before = byte;
         if depth > MAX_DEPTH {
             return Some(line);
         }
@@ -204,6 +208,16 @@ mod tests {
         }
         let text = format!("a: {}1{}", "[".repeat(MAX_DEPTH), "]".repeat(MAX_DEPTH));
         assert!(parse(&text, "a.yaml").is_ok());
+    }
+
+    #[test]
+    fn brackets_in_comments_are_not_nested() {
+        let comments = "# crop in [0, 1)\n".repeat(MAX_DEPTH + 1);
+        assert!(parse(&format!("{comments}a: 1\n"), "a.yaml").is_ok());
+        let values: String = (0..=MAX_DEPTH).map(|i| format!("a{i}: 1  # in [0, 1)\n")).collect();
+        assert!(parse(&values, "a.yaml").is_ok());
+        let deep = format!("# [\na: x#{}", "[".repeat(MAX_DEPTH + 1));
+        assert!(error(&deep).starts_with("a.yaml:2: brackets are nested"), "{}", error(&deep));
     }
 
     #[test]

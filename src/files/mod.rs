@@ -5,7 +5,8 @@
 //! the same folder, synced to disk, and only then renamed.
 //!
 //! A file that a user names may be a pipe, a device or a link to one, whose reader would wait
-//! forever or never reach the end. Only regular files are opened.
+//! forever or never reach the end. Only regular files are opened, and for a config the pipe that a
+//! shell hands over.
 
 mod regular;
 
@@ -19,7 +20,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use serde::Serialize;
 
-pub use self::regular::{open_in_place, open_regular, read_regular, read_text};
+pub use self::regular::{open_in_place, open_regular, read_given_text, read_regular, read_text};
 
 /// The suffix of the names of temporary files, which begin with a dot.
 const PART_SUFFIX: &str = ".part";

@@ -4,6 +4,8 @@
 use std::fs::{self, File, Metadata, OpenOptions};
 use std::io::{self, ErrorKind, Read};
 use std::path::Path;
+use std::thread;
+use std::time::Duration;
 
 /// Opens a regular file for reading, without waiting for a writer where it is a pipe.
 ///
@@ -12,14 +14,19 @@ use std::path::Path;
 /// regular and may never end: read at most the length that the metadata state, as [`read_regular`]
 /// does.
 pub fn open_regular(path: &Path) -> io::Result<File> {
+    open_if(path, ensure_regular)
+}
+
+/// Opens a file without waiting, if `check` accepts its metadata.
+fn open_if(path: &Path, check: impl Fn(&Metadata) -> io::Result<()>) -> io::Result<File> {
     // Opening alone may rewind a tape or start a watchdog, so devices are not opened at all. The
     // name may have another file by the time it is opened: what was opened counts.
-    ensure_regular(&fs::metadata(path)?)?;
+    check(&fs::metadata(path)?)?;
     let mut options = OpenOptions::new();
     #[cfg(unix)]
     std::os::unix::fs::OpenOptionsExt::custom_flags(&mut options, libc::O_NONBLOCK);
     let file = options.read(true).open(path)?;
-    ensure_regular(&file.metadata()?)?;
+    check(&file.metadata()?)?;
     Ok(file)
 }
 
@@ -42,7 +49,50 @@ pub fn read_regular(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
 /// Reads a regular file of text, as [`read_regular`] does, without its byte order mark. Returns an
 /// error as it does, and if the file is not UTF-8.
 pub fn read_text(path: &Path, limit: u64) -> io::Result<String> {
-    let bytes = read_regular(path, limit)?;
+    decode(read_regular(path, limit)?)
+}
+
+/// Reads text of at most `limit` bytes from a regular file, or from a pipe that a shell hands over
+/// (`/dev/stdin`, and `/dev/fd/63` for `<(command)`), up to its end. Returns an error as
+/// [`read_text`] does; other pipes, which may have no writer, are refused.
+pub fn read_given_text(path: &Path, limit: u64) -> io::Result<String> {
+    let handed_over = is_handed_over(path);
+    let file = open_if(path, |metadata| {
+        if handed_over && is_pipe(metadata) { Ok(()) } else { ensure_regular(metadata) }
+    })?;
+    // What the metadata state is not the length of a pipe or a file of /proc.
+    let (mut file, mut bytes) = (file.take(limit + 1), Vec::new());
+    while let Err(error) = file.read_to_end(&mut bytes) {
+        // The pipe is empty, but its writer has not closed it.
+        if !handed_over || error.kind() != ErrorKind::WouldBlock {
+            return Err(error);
+        }
+        thread::sleep(Duration::from_millis(10));
+    }
+    if bytes.len() as u64 > limit {
+        let reason = format!("has more than the limit of {} MiB", limit >> 20);
+        return Err(io::Error::new(ErrorKind::FileTooLarge, reason));
+    }
+    decode(bytes)
+}
+
+/// Returns whether a path names an open file of this process, which its parent opened.
+fn is_handed_over(path: &Path) -> bool {
+    let folder = path.parent().unwrap_or(Path::new(""));
+    path == Path::new("/dev/stdin")
+        || folder == Path::new("/dev/fd")
+        || folder == Path::new("/proc/self/fd")
+}
+
+fn is_pipe(metadata: &Metadata) -> bool {
+    #[cfg(unix)]
+    let is_pipe = std::os::unix::fs::FileTypeExt::is_fifo(&metadata.file_type());
+    #[cfg(not(unix))]
+    let is_pipe = !metadata.is_file() && !metadata.is_dir();
+    is_pipe
+}
+
+fn decode(bytes: Vec<u8>) -> io::Result<String> {
     let wrong = |reason: &str| io::Error::new(ErrorKind::InvalidData, reason);
     if bytes.starts_with(b"\xff\xfe") || bytes.starts_with(b"\xfe\xff") {
         return Err(wrong("is text in UTF-16: save it as UTF-8"));
@@ -149,6 +199,14 @@ mod tests {
     fn an_endless_file_of_proc_is_read_as_empty() {
         // It states the length 0 and holds eight bytes per page of the address space.
         assert!(read_regular(Path::new("/proc/self/pagemap"), 1 << 30).unwrap().is_empty());
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn text_of_proc_is_read_up_to_the_limit() {
+        assert!(read_given_text(Path::new("/proc/version"), 1 << 20).unwrap().contains("Linux"));
+        assert!(read_given_text(Path::new("/proc/version"), 1).is_err());
+        assert!(read_given_text(Path::new("/proc/self/pagemap"), 1 << 20).is_err());
     }
 
     #[test]

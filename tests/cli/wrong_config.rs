@@ -54,6 +54,38 @@ fn a_pipe_in_place_of_a_config_does_not_wait_for_a_writer() {
 }
 
 #[test]
+#[cfg(unix)]
+fn a_config_or_a_sweep_may_come_through_a_pipe_of_the_shell() {
+    use std::io::Write;
+    use std::process::Stdio;
+    let sandbox = Sandbox::new();
+    let piped = |arguments: &[&str], text: &[u8]| {
+        let mut command = sandbox.command(arguments);
+        command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        let mut stdin = child.stdin.take().unwrap();
+        let (head, tail) = text.split_at(text.len() / 2);
+        // The reader may have seen enough.
+        let _ = stdin.write_all(head);
+        // It finds the pipe empty for a while.
+        std::thread::sleep(std::time::Duration::from_millis(300));
+        let _ = stdin.write_all(tail);
+        drop(stdin);
+        let output = child.wait_with_output().unwrap();
+        (output.status.code(), String::from_utf8(output.stderr).unwrap())
+    };
+    let small = fs::read(sandbox.path("small.yaml")).unwrap();
+    for path in ["/dev/stdin", "/dev/fd/0"] {
+        let (code, error) = piped(&["summary", path], &small);
+        assert_eq!(code, Some(0), "{error}");
+    }
+    let (code, error) = piped(&["sweep", "/dev/stdin"], &small);
+    assert!(code == Some(2) && error.contains("this is a config, not a sweep"), "{error}");
+    let (code, error) = piped(&["summary", "/dev/stdin"], &vec![b'#'; 3 << 20]);
+    assert!(code == Some(2) && error.contains("more than the limit of 1 MiB"), "{error}");
+}
+
+#[test]
 fn a_value_that_yaml_cuts_is_refused_by_every_command_that_sets() {
     let sandbox = Sandbox::new();
     for (set, words) in [
@@ -100,6 +132,12 @@ fn a_run_whose_dataset_has_moved_is_told_of_the_option() {
         let (_, error) = sandbox.fails(&explain);
         assert!(error.contains("--data-root") && !error.contains(" data.root"), "{error}");
     }
+    // A dataset that is there and wrong has not moved.
+    let moved = config.replace("dataset: synthetic", "dataset: csv");
+    fs::write(sandbox.path("run/config.yaml"), moved).unwrap();
+    fs::write(sandbox.path("faces.csv"), "image,score\na.png,three\n").unwrap();
+    let (_, error) = sandbox.fails(&["evaluate", "run", "--data-root", "faces.csv"]);
+    assert!(error.contains("faces.csv:2") && !error.contains("--data-root"), "{error}");
 }
 
 #[test]
