@@ -22,15 +22,19 @@ mod summary;
 mod sweep;
 mod train;
 
+use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
+use std::sync::mpsc;
 
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
+use tch::TchError;
 
 use self::console::{Console, ConsoleArgs};
 use crate::config::ConfigError;
 use crate::data::Split;
+use crate::ops::OpError;
 use crate::train::{Stopped, World};
 
 /// Train VM-BeautyNet: a Vision Transformer and a Vision Mamba that predict how people rate the
@@ -68,6 +72,19 @@ enum Command {
 }
 
 impl Command {
+    /// Returns whether the command reads a config, whose sizes its user can lower.
+    fn reads_config(&self) -> bool {
+        matches!(
+            self,
+            Command::Train(_)
+                | Command::Pretrain(_)
+                | Command::CrossValidate(_)
+                | Command::Sweep(_)
+                | Command::Summary(_)
+                | Command::Benchmark(_)
+        )
+    }
+
     /// Returns the console for the command's errors.
     fn console(&self) -> Console {
         let args = match self {
@@ -89,11 +106,11 @@ pub fn main() -> ExitCode {
     // A failure of libtorch in an infallible call (above all, out of memory) panics: it becomes an
     // error like any other.
     std::panic::set_hook(Box::new(|_| {}));
-    let console = cli.command.console();
+    let (console, reads_config) = (cli.command.console(), cli.command.reads_config());
     match catch_unwind(AssertUnwindSafe(|| run(cli))) {
         Ok(Ok(code)) => code,
-        Ok(Err(error)) => report_error(&error, &console),
-        Err(panic) => console.end_with("failed", &panic_message(&*panic), 1),
+        Ok(Err(error)) => report_error(&error, &console, reads_config),
+        Err(panic) => console.end_with("failed", &panic_message(&*panic, reads_config), 1),
     }
 }
 
@@ -101,13 +118,7 @@ pub fn main() -> ExitCode {
 const MAX_THREADS: usize = 1024;
 
 fn run(cli: Cli) -> Result<ExitCode> {
-    // Started at its first use, a pool without its threads would panic.
-    let asked = std::env::var("RAYON_NUM_THREADS").ok().and_then(|number| number.parse().ok());
-    let threads = asked.unwrap_or(0usize).min(MAX_THREADS); // 0 is one per core
-    rayon::ThreadPoolBuilder::new().num_threads(threads).build_global().context(
-        "cannot start the threads that decode images: raise the limit of processes (ulimit -u), or \
-         set RAYON_NUM_THREADS to a smaller number",
-    )?;
+    start_threads()?;
     match cli.command {
         Command::Train(args) => train::run(&args),
         Command::Pretrain(args) => {
@@ -136,25 +147,68 @@ fn run(cli: Cli) -> Result<ExitCode> {
     }
 }
 
+/// Starts the threads that decode images. Started at its first use, a pool without its threads
+/// would panic; where the limit of processes (`ulimit -u`) allows fewer, there are fewer.
+fn start_threads() -> Result<()> {
+    let asked = std::env::var("RAYON_NUM_THREADS").ok().and_then(|number| number.parse().ok());
+    let threads = match asked {
+        None | Some(0) => std::thread::available_parallelism().map_or(1, usize::from),
+        Some(threads) => threads,
+    };
+    let threads = threads.min(MAX_THREADS);
+    // The pool itself starts all of its threads or none, and only once: each waits for its work.
+    let mut waiting = Vec::with_capacity(threads);
+    for _ in 0..threads {
+        let (sender, receiver) = mpsc::channel::<rayon::ThreadBuilder>();
+        let work = move || receiver.recv().into_iter().for_each(|thread| thread.run());
+        if std::thread::Builder::new().spawn(work).is_err() {
+            // Half of them end, for the loader and libtorch start threads as well.
+            waiting.truncate(waiting.len() / 2);
+            break;
+        }
+        waiting.push(sender);
+    }
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(waiting.len().max(1));
+    if waiting.is_empty() {
+        return pool.use_current_thread().build_global().context("cannot decode images");
+    }
+    let start = |thread: rayon::ThreadBuilder| {
+        let sender = waiting.pop().ok_or(io::ErrorKind::WouldBlock)?;
+        sender.send(thread).map_err(|_| io::ErrorKind::BrokenPipe.into())
+    };
+    pool.spawn_handler(start).build_global().context("cannot start the threads that decode images")
+}
+
 fn parse_split(text: &str) -> Result<Split, String> {
     text.parse().map_err(|error| format!("{error:#}"))
 }
 
 /// Writes the error, and returns the exit code.
-fn report_error(error: &anyhow::Error, console: &Console) -> ExitCode {
+fn report_error(error: &anyhow::Error, console: &Console, reads_config: bool) -> ExitCode {
     let stopped = error.chain().find_map(|cause| cause.downcast_ref::<Stopped>());
     let text = format!("{error:#}");
     if let Some(stopped) = stopped {
         return console.end_with("stopped", &text, stopped.exit_code());
     }
-    let text = out_of_memory(&text).unwrap_or_else(|| without_frames(&text).to_string());
+    let text = libtorch_out_of_memory(error, reads_config)
+        .unwrap_or_else(|| without_frames(&text).to_string());
     let config = error.chain().any(|cause| cause.is::<ConfigError>());
     console.end_with("failed", &text, if config { 2 } else { 1 })
 }
 
+/// Returns the message if an error of libtorch or csrc is about memory, after its context.
+fn libtorch_out_of_memory(error: &anyhow::Error, reads_config: bool) -> Option<String> {
+    let causes: Vec<_> = error.chain().collect();
+    let libtorch = causes.iter().position(|cause| cause.is::<TchError>() || cause.is::<OpError>());
+    let (context, cause) = causes.split_at(libtorch?);
+    let message = out_of_memory(&cause[0].to_string(), reads_config)?;
+    let context = context.iter().map(|cause| format!("{cause}: "));
+    Some(context.collect::<String>() + &message)
+}
+
 /// Returns a panic's message. libtorch's errors in infallible calls are panics with the debug
 /// format of the error.
-fn panic_message(panic: &(dyn std::any::Any + Send)) -> String {
+fn panic_message(panic: &(dyn std::any::Any + Send), reads_config: bool) -> String {
     let text = panic
         .downcast_ref::<String>()
         .map(String::as_str)
@@ -162,10 +216,11 @@ fn panic_message(panic: &(dyn std::any::Any + Send)) -> String {
         .unwrap_or("unknown");
     let text = text.replace("\\n", "\n").replace("\\\"", "\"");
     let line = text.lines().next().unwrap_or("unknown");
-    out_of_memory(&text).unwrap_or_else(|| match line.split_once("` on an `Err` value: Torch(\"") {
-        Some((_, error)) => format!("libtorch: {}", error.trim_end_matches("\")")),
+    match line.split_once("` on an `Err` value: Torch(\"") {
+        Some((_, error)) => out_of_memory(&text, reads_config)
+            .unwrap_or_else(|| format!("libtorch: {}", error.trim_end_matches("\")"))),
         None => format!("internal: {line}"),
-    })
+    }
 }
 
 /// Cuts the stack frames off a message of libtorch.
@@ -175,7 +230,7 @@ fn without_frames(text: &str) -> &str {
 }
 
 /// Returns the message if libtorch's is about memory: what it tried to allocate, and the remedy.
-fn out_of_memory(text: &str) -> Option<String> {
+fn out_of_memory(text: &str, reads_config: bool) -> Option<String> {
     const SIGNS: [&str; 4] =
         ["can't allocate memory", "not enough memory", "out of memory", "std::bad_alloc"];
     let text = without_frames(text);
@@ -189,11 +244,13 @@ fn out_of_memory(text: &str) -> Option<String> {
             _ => format!(" for {number} {} more", unit.trim_end_matches('.').replace("gib", "GiB")),
         }
     });
-    Some(format!(
-        "there is not enough memory{}: lower train.batch_size, data.image_size or the model's \
-         sizes, set train.checkpoint_activations: true, or end other programs",
-        size.unwrap_or_default()
-    ))
+    let remedy = if reads_config {
+        "lower train.batch_size, data.image_size or the model's sizes, set \
+         train.checkpoint_activations: true, or end other programs"
+    } else {
+        "end other programs, or use a machine with more"
+    };
+    Some(format!("there is not enough memory{}: {remedy}", size.unwrap_or_default()))
 }
 
 #[cfg(test)]
@@ -202,7 +259,7 @@ mod tests {
 
     #[test]
     fn errors_of_libtorch_have_one_line_and_want_of_memory_a_remedy() {
-        let panicked = |text: &str| panic_message(&text.to_string());
+        let panicked = |text: &str| panic_message(&text.to_string(), true);
         let cpu = "called `Result::unwrap()` on an `Err` value: Torch(\"[enforce fail at \
                    alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: you \
                    tried to allocate 5368709120 bytes. Error code 12 (Cannot allocate \
@@ -211,11 +268,27 @@ mod tests {
         assert!(text.starts_with("there is not enough memory for 5120 MiB more: lower"), "{text}");
         let cuda = "CUDA out of memory. Tried to allocate 20.50 GiB. GPU 0 has a total capacity of \
                     4 GiB\nException raised from malloc at Cache.cpp:1";
-        assert!(out_of_memory(cuda).unwrap().contains("for 20.50 GiB more"));
+        assert!(out_of_memory(cuda, true).unwrap().contains("for 20.50 GiB more"));
         let other = "called `Result::unwrap()` on an `Err` value: Torch(\"The size of tensor a (3) \
                      must match\\nException raised from infer_size\")";
         assert_eq!(panicked(other), "libtorch: The size of tensor a (3) must match");
         assert_eq!(panicked("index out of bounds"), "internal: index out of bounds");
         assert_eq!(without_frames("a: b\nException raised from c"), "a: b");
+    }
+
+    #[test]
+    fn only_want_of_memory_in_libtorch_gets_its_remedy_and_keeps_the_context() {
+        let cause = || TchError::Torch("CUDA out of memory. Tried to allocate 2.00 GiB".into());
+        let error = anyhow::Error::from(cause()).context("the batch of 3 images");
+        assert_eq!(
+            libtorch_out_of_memory(&error, false).unwrap(),
+            "the batch of 3 images: there is not enough memory for 2.00 GiB more: end other \
+             programs, or use a machine with more"
+        );
+        let text = libtorch_out_of_memory(&error, true).unwrap();
+        assert!(text.contains("lower train.batch_size"), "{text}");
+        let other = anyhow::anyhow!("cannot read out of memory.png");
+        assert_eq!(libtorch_out_of_memory(&other, true), None);
+        assert!(panic_message(&"out of memory".to_string(), true).starts_with("internal: "));
     }
 }
