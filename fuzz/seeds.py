@@ -79,7 +79,7 @@ def safetensors():
         "model.pos_embed": ("BF16", [1, 10, 4]),
         "patch_embed.proj.weight": ("F64", [4, 3, 4, 4]),
     }
-    header, end = {"__metadata__": {"format": "pt", "blake3": "0"}}, 0
+    header, end = {"__metadata__": {"format": "pt", "vmbeauty.blake3": "0"}}, 0
     for name, (kind, shape) in shapes.items():
         size = int(kind.strip("BF")) // 8
         for side in shape:

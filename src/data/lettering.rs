@@ -11,6 +11,8 @@ pub(crate) const PAPER: Rgb<u8> = Rgb([255; 3]);
 pub(crate) enum Letters {
     Small,
     Large,
+    /// The largest that there are, to be resized.
+    Largest,
 }
 
 impl Letters {
@@ -18,6 +20,7 @@ impl Letters {
         match self {
             Letters::Small => RasterHeight::Size16,
             Letters::Large => RasterHeight::Size20,
+            Letters::Largest => RasterHeight::Size32,
         }
     }
 

@@ -133,7 +133,7 @@ impl Predictions {
 
     /// Reads a file that [`write`](Self::write) wrote. The columns may be in any order; all but
     /// `image` and `group` hold numbers. Returns an error that names the file, and the line and
-    /// column of what is wrong; a file that does not end with a line is cut off.
+    /// column of what is wrong. The newline at the end may be missing.
     pub fn read(path: &Path) -> Result<Self> {
         read(path).with_context(|| format!("cannot read the predictions in {}", path.display()))
     }
@@ -161,7 +161,16 @@ impl Predictions {
 
 fn read(path: &Path) -> Result<Predictions> {
     let text = read_regular(path, MAX_BYTES)?;
-    let mut csv = csv::Reader::from_reader(&text[..]);
+    parse(&text).map_err(|error| {
+        if text.ends_with(b"\n") {
+            return error;
+        }
+        error.context(format!("it is cut off or was edited: {WRITE_AGAIN}"))
+    })
+}
+
+fn parse(text: &[u8]) -> Result<Predictions> {
+    let mut csv = csv::Reader::from_reader(text);
     let header: Vec<String> = csv.headers()?.iter().map(str::to_owned).collect();
     let column = |name: &str| {
         header
@@ -194,9 +203,6 @@ fn read(path: &Path) -> Result<Predictions> {
             values.push(number(index)?);
         }
     }
-    // The last number of a file that is cut off may still be one.
-    let last = read.images.len() + 1;
-    ensure!(text.ends_with(b"\n"), "it is cut off in line {last}: {WRITE_AGAIN}");
     read.check()?;
     Ok(read)
 }
@@ -289,6 +295,22 @@ mod tests {
         let mut twice = some();
         twice.extra[1].0 = "target".into();
         assert!(twice.write(&path).is_err());
+    }
+
+    #[test]
+    fn the_last_newline_may_be_missing_and_the_last_number_may_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("p.csv");
+        some().write(&path).unwrap();
+        let text = fs::read_to_string(&path).unwrap();
+        fs::write(&path, text.trim_end()).unwrap();
+        assert_eq!(Predictions::read(&path).unwrap(), some());
+        for end in [",0.5", "0.5"] {
+            fs::write(&path, text.trim_end().strip_suffix(end).unwrap()).unwrap();
+            let error = format!("{:#}", Predictions::read(&path).unwrap_err());
+            assert!(error.contains("p.csv: it is cut off or was edited"), "{error}");
+            assert!(error.contains("writes it again: ") && error.contains("line"), "{error}");
+        }
     }
 
     #[test]

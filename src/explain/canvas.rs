@@ -2,7 +2,6 @@
 
 use image::imageops::{self, FilterType};
 use image::{GenericImage, Rgb, RgbImage};
-use noto_sans_mono_bitmap::{FontWeight, RasterHeight, get_raster};
 
 use super::input_image::Heatmap;
 use crate::data::lettering::mix;
@@ -26,7 +25,7 @@ const OPACITY: f32 = 0.6;
 /// The brightness of the image outside the model's input.
 const OUTSIDE: f32 = 0.45;
 
-/// Writes one line as [`write`] does, its letters enlarged or reduced.
+/// Writes one line as [`write`] does, on paper, its letters enlarged or reduced.
 pub(super) fn write_scaled(
     canvas: &mut RgbImage,
     at: (u32, u32),
@@ -35,59 +34,16 @@ pub(super) fn write_scaled(
     scale: f64,
     ink: Rgb<u8>,
 ) {
-    if scale == 1.0 {
+    if scale == 1.0 || text.is_empty() {
         return write(canvas, at, text, letters, ink);
     }
-    let source = RasterHeight::Size32;
-    let raster = |letter| get_raster(letter, FontWeight::Regular, source);
+    let drawn = Letters::Largest;
+    let mut line = RgbImage::from_pixel(drawn.width(text), drawn.height(), PAPER);
+    write(&mut line, (0, 0), text, drawn, ink);
     // Letters of another size have about the same proportions; widths are those of the layout.
-    let height = f64::from(letters.height()) * scale;
-    let width = f64::from(letters.width("m")) * scale;
-    for (column, letter) in text.chars().enumerate() {
-        let Some(raster) = raster(letter).or_else(|| raster('?')) else {
-            continue;
-        };
-        let rows: Vec<&[u8]> = raster.rows().collect();
-        let step = (raster.width() as f64 / width, rows.len() as f64 / height);
-        let left = f64::from(at.0) + column as f64 * width;
-        for x in left as u32..=(left + width) as u32 {
-            for dy in 0..height.ceil() as u32 {
-                // Coverage is the mean over the source pixels that this one covers.
-                let from = ((f64::from(x) - left) * step.0, f64::from(dy) * step.1);
-                let opacity = coverage(&rows, from, step);
-                if let Some(pixel) = canvas.get_pixel_mut_checked(x, at.1 + dy) {
-                    for (value, ink) in pixel.0.iter_mut().zip(ink.0) {
-                        *value = mix(*value, ink, opacity);
-                    }
-                }
-            }
-        }
-    }
-}
-
-/// Returns the mean coverage of a letter in the box of size `step` from `from`; where the box is
-/// smaller than a pixel of the letter, interpolated between the nearest ones.
-fn coverage(rows: &[&[u8]], from: (f64, f64), step: (f64, f64)) -> f32 {
-    let value = |x: i64, y: i64| {
-        let row = usize::try_from(y).ok().and_then(|y| rows.get(y));
-        let value = row.and_then(|row| usize::try_from(x).ok().and_then(|x| row.get(x)));
-        value.map_or(0.0, |&value| f64::from(value) / 255.0)
-    };
-    // The weights of a tent as wide as the box, at least one pixel.
-    let weights = |from: f64, step: f64| {
-        let (center, reach) = (from + 0.5 * step - 0.5, step.max(1.0));
-        let first = (center - reach).ceil() as i64;
-        let last = (center + reach).floor() as i64;
-        (first..=last).map(move |at| (at, (1.0 - (at as f64 - center).abs() / reach).max(0.0)))
-    };
-    let (mut sum, mut total) = (0.0, 0.0);
-    for (y, weight_y) in weights(from.1, step.1) {
-        for (x, weight_x) in weights(from.0, step.0) {
-            sum += weight_x * weight_y * value(x, y);
-            total += weight_x * weight_y;
-        }
-    }
-    if total > 0.0 { (sum / total) as f32 } else { 0.0 }
+    let [width, height] = [letters.width(text), letters.height()]
+        .map(|length| (f64::from(length) * scale).round().max(1.0) as u32);
+    paste(canvas, &imageops::resize(&line, width, height, FilterType::Triangle), at.0, at.1);
 }
 
 pub(super) fn paste(canvas: &mut RgbImage, image: &RgbImage, left: u32, top: u32) {

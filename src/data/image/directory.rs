@@ -1,12 +1,21 @@
 //! The first directory of a TIFF file, which EXIF data are too.
 
+use std::ops::Range;
+
 use image::metadata::Orientation;
 
+const NEW_SUBFILE_TYPE: u64 = 0x00fe;
+const STRIPS: [u64; 2] = [0x0111, 0x0117];
+const TILES: [u64; 2] = [0x0144, 0x0145];
+const JPEG_TABLES: u64 = 0x015b;
+const DNG_VERSION: u64 = 0xc612;
 const ORIENTATION: u64 = 0x0112;
 const SAMPLES_PER_PIXEL: u64 = 0x0115;
 const TILE_WIDTH: u64 = 0x0142;
 /// The most bytes of a sample.
 const SAMPLE: u64 = 8;
+/// The most strips or tiles that are listed.
+const MAX_PARTS: u64 = 1 << 20;
 
 /// Returns the orientation that EXIF data state, as an integer of any width: the standard says 16
 /// bits, and some programs write 8 or 32.
@@ -23,6 +32,47 @@ pub(super) fn row_bytes(tiff: &[u8], width: u32) -> u64 {
     let tile = integer(TILE_WIDTH).unwrap_or(0);
     let samples = integer(SAMPLES_PER_PIXEL).unwrap_or(1);
     tile.max(width.into()).saturating_mul(samples).saturating_mul(SAMPLE)
+}
+
+/// Returns whether a TIFF is a camera's raw file (DNG, NEF, ARW, CR2), whose first image is only a
+/// preview or no colors yet.
+pub(super) fn is_camera_raw(tiff: &[u8]) -> bool {
+    let integer = |tag| Directory::new(tiff)?.integer(tag);
+    tiff.get(8..12) == Some(b"CR\x02\0")
+        || integer(DNG_VERSION).is_some()
+        || integer(NEW_SUBFILE_TYPE).is_some_and(|kind| kind & 1 == 1)
+}
+
+/// Returns where a TIFF's first image is, in order: its strips or tiles, and the tables that its
+/// JPEGs share. `None` if the directory does not list them as every reader would.
+pub(super) fn parts(tiff: &[u8]) -> Option<Vec<Range<usize>>> {
+    let directory = Directory::new(tiff)?;
+    let mut parts = Vec::new();
+    for [offsets, lengths] in [STRIPS, TILES] {
+        let (offsets, lengths) = (directory.integers(offsets)?, directory.integers(lengths)?);
+        if offsets.len() != lengths.len() {
+            return None;
+        }
+        parts.extend(offsets.into_iter().zip(lengths));
+    }
+    if let Some(tables) = directory.find(JPEG_TABLES) {
+        let Values { at, width, count } = directory.values(tables)?;
+        parts.push((at, count.checked_mul(width)?));
+    }
+    parts.sort_unstable();
+    let range = |(at, length)| {
+        let start = usize::try_from(at).ok()?;
+        Some(start..start.checked_add(usize::try_from(length).ok()?)?)
+    };
+    parts.into_iter().map(range).collect()
+}
+
+/// The place and the size of a tag's values.
+struct Values {
+    at: u64,
+    /// Bytes of one.
+    width: u64,
+    count: u64,
 }
 
 struct Directory<'a> {
@@ -56,27 +106,52 @@ impl<'a> Directory<'a> {
         })
     }
 
-    /// Returns the integer that a tag has, its first if there are few.
-    fn integer(&self, tag: u64) -> Option<u64> {
-        // Of the file's header: where the offset is. Of the directory: the widths of its count, of
-        // an entry, and of what precedes an entry's value.
-        let (offset, count, entry, value) =
-            if self.big { ((8, 8), 8, 20, 12) } else { ((4, 4), 2, 12, 8) };
+    /// Returns where a tag's entry is; the last, as decoders do, if it has several.
+    fn find(&self, tag: u64) -> Option<u64> {
+        // Of the file's header: where the offset is. Of the directory: the widths of its count and
+        // of an entry.
+        let (offset, count, entry) = if self.big { ((8, 8), 8, 20) } else { ((4, 4), 2, 12) };
         let start = self.read(offset.0, offset.1)?;
         let number = self.read(start, count)?;
-        let at = (0..number)
+        (0..number)
             .map_while(|index| start.checked_add(count)?.checked_add(index.checked_mul(entry)?))
             .map_while(|at| Some((at, self.read(at, 2)?)))
-            .find_map(|(at, found)| (found == tag).then_some(at))?;
-        // Unsigned and signed integers.
+            .filter_map(|(at, found)| (found == tag).then_some(at))
+            .last()
+    }
+
+    /// Returns where the values of the entry at `at` are, if they are integers or bytes. A few are
+    /// in the entry itself.
+    fn values(&self, at: u64) -> Option<Values> {
+        // Unsigned and signed integers, and bytes of no type.
         let width = match self.read(at + 2, 2)? {
-            1 | 6 => 1,
+            1 | 6 | 7 => 1,
             3 | 8 => 2,
             4 | 9 => 4,
             16 | 17 => 8,
             _ => return None,
         };
-        self.read(at + value, width)
+        let field = if self.big { 8 } else { 4 };
+        let (count, value) = (self.read(at + 4, field)?, at + 4 + field);
+        let inside = count.checked_mul(width)? <= field;
+        let at = if inside { value } else { self.read(value, field)? };
+        Some(Values { at, width, count })
+    }
+
+    /// Returns the first integer that a tag has.
+    fn integer(&self, tag: u64) -> Option<u64> {
+        let Values { at, width, .. } = self.values(self.find(tag)?)?;
+        self.read(at, width)
+    }
+
+    /// Returns the integers that a tag has, none without the tag; `None` if they cannot be read.
+    fn integers(&self, tag: u64) -> Option<Vec<u64>> {
+        let Some(entry) = self.find(tag) else {
+            return Some(Vec::new());
+        };
+        let Values { at, width, count } = self.values(entry)?;
+        let integer = |index: u64| self.read(at.checked_add(index.checked_mul(width)?)?, width);
+        if count > MAX_PARTS { None } else { (0..count).map(integer).collect() }
     }
 }
 

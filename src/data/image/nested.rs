@@ -1,17 +1,30 @@
 //! Images inside of others: the JPEGs in a TIFF and the frames in a WebP state sizes of their own.
 //! The decoders allocate memory for them before they compare them with the image's.
 
+use super::directory;
+
 /// Pixels that an inner image may have beyond four times those of the image, for the padding of
 /// tiles.
 const ROOM: u64 = 1 << 22;
 
 /// Returns whether a JPEG in a TIFF or a frame in a WebP claims far more pixels than the image has.
+/// Of a TIFF, only the first image is decoded.
 pub(super) fn claims_more_than(pixels: u64, bytes: &[u8]) -> bool {
     let most = 4 * pixels + ROOM;
-    (0..bytes.len()).any(|at| match bytes[at] {
+    let claims = |at: usize| match bytes[at] {
         0xff => jpeg_frame(&bytes[at..]).is_some_and(|inner| inner > most),
         b'V' => webp_frame(&bytes[at..]).is_some_and(|inner| inner > most),
         _ => false,
+    };
+    let Some(parts) = directory::parts(bytes) else {
+        return (0..bytes.len()).any(claims);
+    };
+    // Parts may overlap; no byte is read twice.
+    let mut end = 0;
+    parts.into_iter().any(|part| {
+        let start = part.start.max(end);
+        end = end.max(part.end.min(bytes.len()));
+        (start..end).any(claims)
     })
 }
 

@@ -8,7 +8,7 @@ use tch::{Kind, Tensor};
 
 use super::architecture;
 use super::resample::{self, Grids};
-use super::{StateDict, WeightsFile, printable};
+use super::{StateDict, WeightsFile, printable_start};
 use crate::config::{BackboneConfig, Branch};
 
 const MAX_LISTED: usize = 20;
@@ -86,7 +86,7 @@ fn load_published(
         Change::None => None,
         change => Some(format!("{} was resampled {change}", matched.name)),
     });
-    let outside = format!("skipped without the prefix {}", printable(&matching.prefix));
+    let outside = format!("skipped without the prefix {}", printable_start(&matching.prefix));
     let notes = resampled.chain(listed(&outside, &matching.outside));
     let mut notes: Vec<Note> = notes.map(|text| Note { text, is_warning: false }).collect();
     if let Some(text) = matching.changed_features(branch) {
@@ -171,12 +171,12 @@ impl Matching {
         }
         for stored in shapes.keys() {
             let Some(name) = stored.strip_prefix(&prefix) else {
-                matching.outside.push(printable(stored));
+                matching.outside.push(printable_start(stored));
                 continue;
             };
             let is_classifier = CLASSIFIERS.iter().any(|prefix| name.starts_with(prefix));
             if !expected.contains(name) && (branch.is_none() || !is_classifier) {
-                matching.unexpected.push(printable(name));
+                matching.unexpected.push(printable_start(name));
             }
         }
         if let Some(branch) = branch {

@@ -20,7 +20,7 @@ use anyhow::{Context, Result, bail, ensure};
 use tch::{Device, Kind, Tensor};
 use zip::ZipArchive;
 
-use crate::files::open_regular;
+use crate::files::{open_regular, printable};
 
 pub use fit::{Note, load, load_backbone};
 pub use safetensors_file::save;
@@ -112,7 +112,7 @@ impl WeightsFile {
 
     /// Reads one tensor, on the CPU, with the type and the strides that it is stored with.
     pub fn tensor(&mut self, name: &str) -> Result<Tensor> {
-        let shown = printable(name);
+        let shown = printable_start(name);
         let stored =
             self.tensors.get(name).with_context(|| format!("there is no tensor {shown}"))?;
         let StoredTensor { kind, size, stride, range, entry } = stored;
@@ -146,9 +146,9 @@ impl WeightsFile {
     }
 }
 
-/// Returns a name from a file in a form that fits a one-line error.
-fn printable(name: &str) -> String {
-    name.escape_debug().take(200).collect()
+/// Returns the start of a name from a file in a form that fits a one-line error.
+fn printable_start(name: &str) -> String {
+    printable(name.chars().take(200).collect::<String>())
 }
 
 /// Reads a tensor's values. Returns an error if they do not fit into memory, or end early.

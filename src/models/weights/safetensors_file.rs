@@ -15,7 +15,7 @@ use crate::files::write_atomic;
 /// Longer than any model's header; keeps a broken file from asking for all memory.
 const MAX_HEADER: u64 = 16 << 20;
 /// Metadata key of the BLAKE3 hash of the other metadata and the values, in files of this program.
-const CHECKSUM_KEY: &str = "blake3";
+const CHECKSUM_KEY: &str = "vmbeauty.blake3";
 
 /// Opens a file, checks its header against its length, and its values against their checksum if it
 /// has one.
@@ -54,8 +54,9 @@ pub(super) fn open(mut file: File) -> Result<WeightsFile> {
         file.seek(SeekFrom::Start(data_start))?;
         ensure!(
             checksum(&metadata.iter().collect(), &file)? == written,
-            "it is damaged: bytes of it have changed since it was written; use a copy of it, or \
-             write it again"
+            "it is damaged, or another program has rewritten it: its checksum is not that of its \
+             content; use a copy of it, or, to accept it as it is, remove the key {CHECKSUM_KEY} \
+             from its metadata"
         );
     }
     Ok(WeightsFile { file, archive: None, tensors, big_endian: false, metadata })
@@ -154,6 +155,23 @@ fn serialize(tensors: &[(String, Tensor)]) -> Result<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_checksum_is_that_of_this_program_and_one_that_is_wrong_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.safetensors");
+        let open_with = |key: &str| {
+            let metadata = HashMap::from([key, "author"].map(|key| (key.into(), "me".into())));
+            let view = TensorView::new(Dtype::U8, vec![2], &[1, 2]).unwrap();
+            let bytes = safetensors::serialize([("x", view)], Some(metadata)).unwrap();
+            std::fs::write(&path, bytes).unwrap();
+            WeightsFile::open(&path)
+        };
+        assert_eq!(open_with("blake3").unwrap().metadata()["blake3"], "me");
+        let error = format!("{:#}", open_with(CHECKSUM_KEY).unwrap_err());
+        assert!(error.contains("another program has rewritten it"), "{error}");
+        assert!(error.contains("remove the key vmbeauty.blake3 from its metadata"), "{error}");
+    }
 
     #[test]
     fn a_header_longer_than_64_kib_is_written_and_read() {

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use anyhow::{Context, Result, bail, ensure};
 
 use super::pickle::{Pickle, Storage, TensorView, Value};
-use super::{StateDict, StoredTensor, printable};
+use super::{StateDict, StoredTensor, printable_start};
 
 /// The tensors of a file by name.
 type Tensors = BTreeMap<String, StoredTensor>;
@@ -45,7 +45,7 @@ pub(super) fn tensors(
     let mut tensors = Tensors::new();
     for (name, view) in state_dict(pickle, wanted)? {
         let stored =
-            find(view, &mut place).with_context(|| format!("tensor {}", printable(&name)))?;
+            find(view, &mut place).with_context(|| format!("tensor {}", printable_start(&name)))?;
         tensors.insert(name, stored);
     }
     Ok(tensors)
@@ -153,7 +153,7 @@ fn first_keys(entries: &[(&str, &Value)]) -> String {
     if entries.is_empty() {
         return "nothing in it".to_string();
     }
-    let shortened = |(key, _): &(&str, &Value)| printable(key).chars().take(40).collect();
+    let shortened = |(key, _): &(&str, &Value)| printable_start(key).chars().take(40).collect();
     let keys: Vec<String> = entries.iter().take(10).map(shortened).collect();
     format!("the keys {}", keys.join(", "))
 }

@@ -12,7 +12,7 @@ use anyhow::{Context, Result};
 use super::pickle::Pickle;
 use super::torch_file::{Place, tensors};
 use super::torch_zip::MAX_PICKLE;
-use super::{StateDict, WeightsFile, printable};
+use super::{StateDict, WeightsFile, printable_start};
 
 /// The first pickle without its two bytes of protocol: LONG1 of 10 bytes, and STOP.
 const MAGIC: &[u8] = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.";
@@ -38,7 +38,9 @@ pub(super) fn open(mut file: File, wanted: StateDict) -> Result<WeightsFile> {
     let places = places(&mut file, length, values, &pickle, &keys)?;
     let tensors = tensors(&pickle, wanted, |storage| {
         let place = places.get(&storage.key);
-        place.copied().with_context(|| format!("it has no storage {}", printable(&storage.key)))
+        place
+            .copied()
+            .with_context(|| format!("it has no storage {}", printable_start(&storage.key)))
     })?;
     let (archive, metadata) = (None, HashMap::new());
     Ok(WeightsFile { file, archive, tensors, big_endian: false, metadata })

@@ -15,7 +15,7 @@ use zip::{CompressionMethod, ZipArchive};
 
 use super::pickle::Pickle;
 use super::torch_file::{Place, tensors};
-use super::{Archive, StateDict, WeightsFile, printable};
+use super::{Archive, StateDict, WeightsFile, printable_start};
 
 /// Longer than any pickle of a ViT's or Vim's training checkpoint, which has less than a megabyte.
 pub(super) const MAX_PICKLE: u64 = 16 << 20;
@@ -74,12 +74,15 @@ impl Entries {
     }
 
     fn index(&self, name: &str) -> Result<usize> {
-        self.indices.get(name).copied().with_context(|| format!("it has no {}", printable(name)))
+        self.indices
+            .get(name)
+            .copied()
+            .with_context(|| format!("it has no {}", printable_start(name)))
     }
 
     /// Returns where an entry's values are.
     fn place(&mut self, name: &str) -> Result<Place> {
-        let (index, name) = (self.index(name)?, printable(name));
+        let (index, name) = (self.index(name)?, printable_start(name));
         let entry = self
             .archive
             .by_index_raw(index)

@@ -87,6 +87,10 @@ fn decode(bytes: &[u8], background: [u8; 3]) -> Result<RgbImage> {
     if format == image::ImageFormat::Jpeg {
         jpeg::check(bytes, MAX_PIXELS)?;
     }
+    ensure!(
+        format != image::ImageFormat::Tiff || !directory::is_camera_raw(bytes),
+        "a camera's raw file, of which only a preview can be read; export it as JPEG or PNG"
+    );
     let bytes = match format {
         image::ImageFormat::Png => png::without_texts(bytes),
         _ => Cow::Borrowed(bytes),

@@ -270,6 +270,36 @@ fn a_big_tiff_is_read() {
 }
 
 #[test]
+fn what_a_tiff_has_beyond_its_first_page_is_not_checked() {
+    let gray: [(u16, u16, &[u32]); 3] = [(258, 3, &[8]), (262, 3, &[1]), (277, 3, &[1])];
+    // The header of a JPEG of 16,384 pixels a side.
+    let large = [0xff, 0xc0, 0, 17, 8, 0x40, 0, 0x40, 0, 3];
+    let second = [tiff(4, &gray, &[9; 16]), large.to_vec()].concat();
+    assert_eq!(decode_image(&second).unwrap().dimensions(), (4, 4));
+    let first = tiff(4, &gray, &[large.as_slice(), &[9; 6]].concat());
+    assert!(message(&first).contains("claims more memory"), "{}", message(&first));
+    // The tables that JPEGs share are part of the first page.
+    let tables: Vec<u32> =
+        large.chunks(2).map(|two| u32::from(two[1]) << 8 | u32::from(two[0])).collect();
+    let shared = tiff(4, &[&gray[..], &[(347, 3, &tables)]].concat(), &[9; 16]);
+    assert!(message(&shared).contains("claims more memory"), "{}", message(&shared));
+}
+
+#[test]
+fn a_raw_file_of_a_camera_is_refused_and_its_preview_not_taken_for_the_image() {
+    let gray: [(u16, u16, &[u32]); 3] = [(258, 3, &[8]), (262, 3, &[1]), (277, 3, &[1])];
+    for (tag, value) in [(254, 1), (50706, 1)] {
+        let raw = tiff(2, &[&gray[..], &[(tag, 4, &[value])]].concat(), &[1, 2, 3, 4]);
+        assert!(message(&raw).contains("raw file"), "{}", message(&raw));
+        assert!(message(&raw).contains("export it as JPEG or PNG"), "{}", message(&raw));
+    }
+    assert!(decode_image(&tiff(2, &gray, &[1, 2, 3, 4])).is_ok());
+    assert!(
+        decode_image(&tiff(2, &[&gray[..], &[(254, 4, &[0])]].concat(), &[1, 2, 3, 4])).is_ok()
+    );
+}
+
+#[test]
 fn memory_beyond_the_pixels_is_not_allocated() {
     // A strip that claims 400 MB of a file of 100 bytes.
     let gray: [(u16, u16, &[u32]); 3] = [(258, 3, &[8]), (262, 3, &[1]), (277, 3, &[1])];

@@ -15,9 +15,11 @@ use scan::{Frame, Scan, Steps};
 
 /// The most scans of a file; encoders write about ten.
 const MAX_SCANS: usize = 100;
-/// The most bytes between the last block of a scan and the next marker that may be anything. Some
-/// cameras leave a few behind.
+/// The most bytes between the last block of a scan and the next marker that may be anything, or a
+/// sixteenth of the scan's bytes if that is more. Some cameras and editors leave them behind; more is
+/// what damage leaves over.
 const MAX_EXTRA: usize = 64;
+const MAX_EXTRA_PART: usize = 16;
 
 /// Returns an error if the decoder would return wrong pixels without a word: the file is truncated
 /// or damaged, or has a sampling that the decoder does not support. An image of more than
@@ -157,7 +159,7 @@ impl Reader<'_> {
         let mut bits = Bits::new(self.bytes, at);
         for first in (0..units).step_by(interval) {
             if first > 0 {
-                let marker = end_of_data(&bits)?;
+                let marker = end_of_data(&bits, at)?;
                 let expected = 0xd0 + ((first / interval - 1) % 8) as u8;
                 match next_marker(self.bytes, marker) {
                     Some((found, start)) if found == expected => {
@@ -176,7 +178,7 @@ impl Reader<'_> {
             }
         }
         scan.finish(frame);
-        end_of_data(&bits).map(Some)
+        end_of_data(&bits, at).map(Some)
     }
 
     /// Returns an error if what was read up to the end does not make an image.
@@ -190,13 +192,15 @@ impl Reader<'_> {
     }
 }
 
-/// Returns where the next marker is. Returns an error if data are before it that cannot be padding
-/// or what a careless encoder left behind: then blocks are missing from what was read.
-fn end_of_data(bits: &Bits) -> Result<usize> {
+/// Returns where the next marker is, in the scan whose data start at `start`. Returns an error if
+/// data are before it that cannot be padding or what a careless encoder left behind: then blocks
+/// are missing from what was read.
+fn end_of_data(bits: &Bits, start: usize) -> Result<usize> {
     let (marker, extra) = bits.remainder();
     let is_padding = extra.iter().all(|byte| *byte == extra[0]);
+    let most = MAX_EXTRA.max((marker - start) / MAX_EXTRA_PART);
     ensure!(
-        is_padding || (extra.len() <= MAX_EXTRA && bits.is_filled()),
+        is_padding || (extra.len() <= most && bits.is_filled()),
         "damaged: data are left over after the JPEG's last block; {REMEDY}"
     );
     Ok(marker)

@@ -212,6 +212,10 @@ fn what_other_programs_read_is_read_to_the_same_pixels() {
     for (what, bytes) in [
         ("no end marker", data.to_vec()),
         ("some bytes before the end marker", [data, b"camera 1.0", end].concat()),
+        (
+            "a twentieth of stray bytes",
+            [data, &b"stray "[..].repeat(data.len() / 120), end].concat(),
+        ),
         ("zeros before the end marker", [data, &[0; 1000], end].concat()),
         ("a repeated 0xff", [data, &[0xff; 9], end].concat()),
         ("a restart marker at the end", [data, &[0xff, 0xd0], end].concat()),

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use anyhow::{Context, Result, bail, ensure};
 
-use super::super::printable;
+use super::super::printable_start;
 use super::{Global, Id, Pickle, Storage, TensorView, Value};
 
 /// More values than any checkpoint of a backbone has, optimizer included; bounds the memory that a
@@ -258,8 +258,8 @@ impl<'a> Machine<'a> {
             format!(
                 "its pickle names {}.{}, and only tensors, plain containers and \
                  argparse.Namespace are read; nothing in it was run",
-                printable(&module),
-                printable(&name)
+                printable_start(&module),
+                printable_start(&name)
             )
         })?;
         self.push(Value::Global(global))
