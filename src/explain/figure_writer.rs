@@ -66,8 +66,8 @@ impl<'a> FigureWriter<'a> {
         let maps = folder.maps_folder();
         std::fs::create_dir_all(&maps)
             .with_context(|| format!("cannot create the folder {}", maps.display()))?;
-        remove_leftovers(&folder.0)?;
-        remove_leftovers(&maps)?;
+        remove_leftovers(&folder.0);
+        remove_leftovers(&maps);
         Ok(Self {
             net,
             options,

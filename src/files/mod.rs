@@ -64,33 +64,29 @@ pub fn write_json(path: &Path, value: &impl Serialize) -> Result<()> {
     })
 }
 
-/// Removes the temporary files that a killed process left in `folder` (`.NAME.PID-N.part`), and
-/// returns their number. Only for a folder that no other process writes to. Returns an error if
-/// `folder` cannot be listed or a file in it cannot be removed.
-pub fn remove_leftovers(folder: &Path) -> Result<usize> {
-    remove_parts(folder, ".")
+/// Removes the temporary files that a killed process left in `folder` (`.NAME.PID-N.part`), as far
+/// as possible: they harm nothing. Only for a folder that no other process writes to.
+pub fn remove_leftovers(folder: &Path) {
+    remove_parts(folder, ".");
 }
 
 /// Removes the temporary files that a killed process left of `file` alone, for a folder that other
-/// processes write other files to. Returns an error as [`remove_leftovers`] does.
-pub fn remove_leftovers_of(file: &Path) -> Result<usize> {
-    let name = file.file_name().context("the path names no file")?.to_string_lossy();
-    remove_parts(folder_of(file), &format!(".{name}."))
+/// processes write other files to.
+pub fn remove_leftovers_of(file: &Path) {
+    if let Some(name) = file.file_name() {
+        remove_parts(folder_of(file), &format!(".{}.", name.to_string_lossy()));
+    }
 }
 
-fn remove_parts(folder: &Path, start: &str) -> Result<usize> {
-    let unreadable = || format!("cannot tidy up {}", folder.display());
-    let mut removed = 0;
-    for entry in fs::read_dir(folder).with_context(unreadable)? {
-        let entry = entry.with_context(unreadable)?;
+fn remove_parts(folder: &Path, start: &str) {
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
         let name = entry.file_name();
         let name = name.to_string_lossy();
         if name.starts_with(start) && is_leftover(&name) {
-            fs::remove_file(entry.path()).with_context(unreadable)?;
-            removed += 1;
+            // Another user's file may have to stay.
+            let _ = fs::remove_file(entry.path());
         }
     }
-    Ok(removed)
 }
 
 /// Returns whether [`TemporaryFile`] gives such names. The folder may be the user's, with other
@@ -355,7 +351,7 @@ mod tests {
         fs::write(dir.path().join(&leftover), "half").unwrap();
         write_atomic(&dir.path().join("a.txt"), |out| Ok(out.write_all(b"complete")?)).unwrap();
         assert_eq!(names(dir.path()), [leftover.as_str(), "a.txt"]);
-        assert_eq!(remove_leftovers(dir.path()).unwrap(), 1);
+        remove_leftovers(dir.path());
         assert_eq!(names(dir.path()), ["a.txt"]);
     }
 

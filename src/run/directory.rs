@@ -22,6 +22,8 @@ const PRETRAIN_CONFIG_FILE: &str = "pretrain.yaml";
 /// Weights with the best validation metric.
 pub const BEST_FILE: &str = "best.safetensors";
 const METRICS_FILE: &str = "metrics.jsonl";
+/// The summary of a finished run.
+pub const SUMMARY_FILE: &str = "summary.json";
 /// Maximum size of a text file in a run directory, in bytes: `metrics.jsonl` of 500,000 epochs.
 pub(super) const MAX_TEXT: u64 = 1 << 28;
 /// Folder of what resuming needs.
@@ -137,12 +139,20 @@ impl RunDir {
         Ok(())
     }
 
-    /// Creates the folder of a new run and writes its config. Returns an error if
+    /// Creates the folder of a new run and writes its config. The summary of a run whose config was
+    /// removed is removed, too: it does not describe this one. Returns an error if
     /// [`check_free`](Self::check_free) does, another process writes to the folder, or it cannot be
     /// written.
     pub fn create(root: &Path, kind: RunKind, config: &Config) -> Result<Self> {
         let run = Self::lock(root, kind)?;
         Self::check_free(root, kind)?;
+        let stale = root.join(SUMMARY_FILE);
+        match fs::remove_file(&stale) {
+            Err(error) if error.kind() != ErrorKind::NotFound => {
+                return Err(error).with_context(|| format!("cannot remove {}", stale.display()));
+            }
+            _ => (),
+        }
         let yaml = config.to_yaml()?;
         write_atomic(&run.config(), |file| Ok(file.write_all(yaml.as_bytes())?))?;
         Ok(run)
@@ -160,8 +170,7 @@ impl RunDir {
         Self { root: root.to_path_buf(), kind: RunKind::Train, _lock: None, warning: None }
     }
 
-    /// Creates the folders, locks them against other processes, and removes the temporary files of
-    /// a process that was killed in them.
+    /// Creates the folders and locks them against other processes.
     fn lock(root: &Path, kind: RunKind) -> Result<Self> {
         let state = root.join(STATE);
         fs::create_dir_all(&state)
@@ -169,26 +178,33 @@ impl RunDir {
         let path = lock_in(root);
         let lock =
             open_in_place(&path).with_context(|| format!("cannot write {}", path.display()))?;
-        let warning = match lock.try_lock() {
-            Ok(()) => None,
+        let warning = Self::locked(root, lock.try_lock())?;
+        Ok(Self { root: root.to_path_buf(), kind, _lock: Some(lock), warning })
+    }
+
+    /// Checks the attempt to lock a folder, and returns a warning if its file system has no locks.
+    /// If it succeeded, no other process writes there, and what a killed one left is removed.
+    fn locked(root: &Path, attempt: Result<(), TryLockError>) -> Result<Option<String>> {
+        match attempt {
+            Ok(()) => {
+                remove_leftovers(root);
+                remove_leftovers(&root.join(STATE));
+                Ok(None)
+            }
             Err(TryLockError::WouldBlock) => bail!(
                 "another process is training in {}: wait for it, or name another folder with \
                  --output",
                 root.display()
             ),
-            Err(TryLockError::Error(error)) if has_no_locks(&error) => Some(format!(
+            Err(TryLockError::Error(error)) if has_no_locks(&error) => Ok(Some(format!(
                 "the file system of {} cannot lock files ({error}): start no second process in \
                  this folder, for nothing would stop it",
                 root.display()
-            )),
+            ))),
             Err(TryLockError::Error(error)) => {
-                return Err(error).with_context(|| format!("cannot lock {}", path.display()));
+                Err(error).with_context(|| format!("cannot lock {}", lock_in(root).display()))
             }
-        };
-        for folder in [root, &state] {
-            remove_leftovers(folder)?;
         }
-        Ok(Self { root: root.to_path_buf(), kind, _lock: Some(lock), warning })
     }
 
     /// What a user should know of the folder, if anything.
@@ -357,6 +373,21 @@ mod tests {
         let run = RunDir::create(dir.path(), RunKind::Train, &config()).unwrap();
         assert!(!leftover.exists() && own.exists());
         assert_eq!(run.warning(), None);
+    }
+
+    #[test]
+    fn a_temporary_file_stays_where_nothing_is_locked_or_it_cannot_be_removed() {
+        let dir = tempfile::tempdir().unwrap();
+        let written = dir.path().join(".best.safetensors.12-0.part");
+        fs::write(&written, "of a process that is writing it").unwrap();
+        let without = TryLockError::Error(io::Error::from_raw_os_error(libc::ENOLCK));
+        let warning = RunDir::locked(dir.path(), Err(without)).unwrap();
+        assert!(warning.is_some() && written.exists());
+        // A folder is no file that could be removed, as another user's file is none.
+        let stuck = dir.path().join(".last.safetensors.12-1.part");
+        fs::create_dir(&stuck).unwrap();
+        RunDir::create(dir.path(), RunKind::Train, &config()).unwrap();
+        assert!(stuck.exists() && !written.exists());
     }
 
     #[test]

@@ -4,8 +4,8 @@ use std::path::Path;
 
 use anyhow::{Result, ensure};
 
-use super::directory::RunDir;
-use super::summary::{SUMMARY_FILE, Summary, check_recorded};
+use super::directory::{RunDir, SUMMARY_FILE};
+use super::summary::{Summary, check_recorded};
 use crate::data::Split;
 use crate::eval::comparison::EvaluatedRun;
 use crate::eval::predictions::Predictions;

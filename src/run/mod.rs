@@ -10,10 +10,10 @@ mod summary;
 mod trained;
 mod working_tree;
 
-pub use directory::{BEST_FILE, CONFIG_FILE, RunDir, RunKind};
+pub use directory::{BEST_FILE, CONFIG_FILE, RunDir, RunKind, SUMMARY_FILE};
 pub use epoch::{EpochRecord, PretrainEpochRecord};
 pub use evaluated::{default_split, evaluated_run, finished_predictions};
 pub use provenance::{Provenance, StartRecord, StartingWeights, content_hash};
 pub use status::{Failure, Status};
-pub use summary::{BaselinesBySplit, SUMMARY_FILE, Summary, check_unchanged};
+pub use summary::{BaselinesBySplit, Summary, check_unchanged};
 pub use trained::Run;

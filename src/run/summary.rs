@@ -7,15 +7,12 @@ use anyhow::{Context, Result, ensure};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use super::directory::MAX_TEXT;
+use super::directory::{MAX_TEXT, SUMMARY_FILE};
 use super::provenance::{Provenance, StartingWeights, content_hash};
 use crate::config::Monitor;
 use crate::eval::baselines::Baselines;
 use crate::eval::statistics::MetricsWithCi;
 use crate::files::{read_text, write_json};
-
-/// The summary of a finished run.
-pub const SUMMARY_FILE: &str = "summary.json";
 
 /// The result of a finished run: `summary.json`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -140,4 +137,27 @@ pub struct BaselinesBySplit {
     /// Baselines on the test images, if the dataset has some.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub test: Option<Baselines>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Config;
+    use crate::run::{RunDir, RunKind};
+
+    #[test]
+    fn the_summary_of_a_removed_run_does_not_refuse_the_weights_of_the_next() {
+        let dir = tempfile::tempdir().unwrap();
+        let (best, summary) = (dir.path().join("best.safetensors"), dir.path().join(SUMMARY_FILE));
+        let config = Config::from_yaml("seed: 1\n", "test", &[]).unwrap();
+        let finished = r#"{"files": {"best.safetensors": "0"}}"#;
+        std::fs::write(&best, "weights").unwrap();
+        std::fs::write(&summary, finished).unwrap();
+        assert!(check_unchanged(&best).is_err());
+        RunDir::create(dir.path(), RunKind::Train, &config).unwrap();
+        check_unchanged(&best).unwrap();
+        std::fs::write(&summary, finished).unwrap();
+        RunDir::resume(dir.path(), RunKind::Train, &config).unwrap();
+        assert!(summary.exists());
+    }
 }

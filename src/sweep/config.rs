@@ -6,7 +6,7 @@ use serde::Deserialize;
 use serde_yaml::{Mapping, Value};
 
 use super::folds::Folds;
-use super::naming::flow;
+use super::naming::json;
 use crate::config::locate::line_of;
 use crate::config::{ConfigError, Problem, paths, wrong_type, yaml};
 
@@ -108,7 +108,7 @@ impl SweepConfig {
             return problem("name", message.to_string());
         }
         if let Some(key) = self.set.keys().find(|key| !key.is_string()) {
-            return problem("set", format!("set: keys must be names, {} is not", flow(key)));
+            return problem("set", format!("set: keys must be names, {} is not", json(key)));
         }
         for (key, values) in &self.axes {
             let Value::String(key) = key else {
@@ -120,7 +120,7 @@ impl SweepConfig {
                 return problem(key, message);
             };
             if let Some(twice) = repeated(list) {
-                let message = format!("axes.{key} holds {} twice", flow(twice));
+                let message = format!("axes.{key} holds {} twice", json(twice));
                 return problem(key, message);
             }
             if self.set.contains_key(key) {

@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 use serde_yaml::Value;
 
 use super::config::{Search, SweepConfig, problem};
-use super::naming::{axis_names, pairs, point_name, value_names};
+use super::naming::{axis_names, pairs, run_name, value_names};
 use crate::config::{Config, ConfigError, write, yaml};
 use crate::data::random_stream::RandomStream;
 use crate::run::{RunDir, RunKind, Status};
@@ -65,7 +65,7 @@ impl FromStr for Shard {
 
 /// A point of the grid.
 struct GridPoint {
-    /// `axis=value` for each axis, joined.
+    /// `axis=value` for each axis, joined; `base` without axes.
     name: String,
     /// The value of each axis.
     values: Vec<Value>,
@@ -129,22 +129,20 @@ impl GridPoint {
         seed: Option<u64>,
         fold: Option<&str>,
     ) -> (String, Vec<String>) {
-        let mut name = vec![self.name.clone()];
+        let mut rest = Vec::new();
         let values = axes.iter().map(String::as_str).zip(&self.values);
         let mut overrides: Vec<String> = values.map(assignment).collect();
         if let Some(seed) = seed {
-            name.push(format!("seed={seed}"));
+            rest.push(format!("seed={seed}"));
             overrides.push(format!("seed={seed}"));
         }
         if let Some(fold) = fold {
             let number = fold.trim_start_matches("fold_");
-            name.push(format!("fold={}", number.replace("_of_", "of")));
+            rest.push(format!("fold={}", number.replace("_of_", "of")));
             overrides.push(format!("data.split={fold}"));
         }
-        if self.values.is_empty() && name.len() > 1 {
-            name.remove(0);
-        }
-        (name.join(","), overrides)
+        let alone = self.values.is_empty() && !rest.is_empty();
+        (if alone { rest.join(",") } else { run_name(&self.name, &rest) }, overrides)
     }
 }
 
@@ -227,7 +225,7 @@ fn points(sweep: &SweepConfig) -> Result<Vec<GridPoint>, ConfigError> {
                 .map(|(axis, &index)| format!("{}={}", axis_names[axis], value_names[axis][index]))
                 .collect();
             GridPoint {
-                name: point_name(&parts),
+                name: if parts.is_empty() { "base".to_string() } else { parts.join(",") },
                 values: each().map(|(axis, &index)| axes[axis].1[index].clone()).collect(),
             }
         })

@@ -66,18 +66,24 @@ impl Launch {
     /// others continue. The machine's threads are divided among the processes, unless a run's
     /// config sets `train.threads`. The processes end when this one does, however it ends. Returns
     /// an error if a folder holds another run or cannot be written, or the program cannot be
-    /// started; the runs that have started end first. Returns [`Stopped`] if a stop was requested.
+    /// started; the runs that have started end first. Returns [`Stopped`] if a stop was requested
+    /// before all runs had ended.
     pub fn run(&self, runs: &[&SweepRun], on_event: &(dyn Fn(Event) + Sync)) -> Result<()> {
         let next = Mutex::new(runs.iter());
         let failed = AtomicBool::new(false);
+        let left = AtomicBool::new(false);
         let inputs = Inputs::default();
         let work = || -> Result<()> {
-            while !failed.load(Ordering::Relaxed) && self.stop.signal() == 0 {
+            while !failed.load(Ordering::Relaxed) {
                 let run = next.lock().ok().and_then(|mut runs| runs.next().copied());
                 let Some(run) = run else { break };
-                if let Err(error) = self.finish(run, &inputs, on_event) {
-                    failed.store(true, Ordering::Relaxed);
-                    return Err(error);
+                match self.finish(run, &inputs, on_event) {
+                    Ok(true) => (),
+                    Ok(false) => left.store(true, Ordering::Relaxed),
+                    Err(error) => {
+                        failed.store(true, Ordering::Relaxed);
+                        return Err(error);
+                    }
                 }
             }
             Ok(())
@@ -94,7 +100,8 @@ impl Launch {
             });
             results.collect::<Vec<Result<()>>>().into_iter().collect::<Result<()>>()
         })?;
-        self.stop.check_in("; run the sweep again to resume it")
+        let left = left.into_inner();
+        if left { self.stop.check_in("; run the sweep again to resume it") } else { Ok(()) }
     }
 
     /// Asks the processes to do what this one was asked to.
@@ -109,13 +116,14 @@ impl Launch {
         }
     }
 
-    /// Runs one run to its end, unless it has finished.
+    /// Runs one run to its end, unless it has finished. Returns whether nothing of it is left: a
+    /// stop has neither kept it from starting nor ended it.
     fn finish(
         &self,
         run: &SweepRun,
         inputs: &Inputs,
         on_event: &(dyn Fn(Event) + Sync),
-    ) -> Result<()> {
+    ) -> Result<bool> {
         let folder = run.folder(&self.root);
         let is_left = |status: &Status| match status {
             Status::Finished(_) => false,
@@ -123,29 +131,34 @@ impl Launch {
             Status::Pending | Status::Stopped | Status::Running => true,
         };
         if !is_left(&run.status(&self.root)?) {
-            return Ok(());
+            return Ok(true);
+        }
+        if self.stop.signal() > 0 {
+            return Ok(false);
         }
         let Some(log) = self.claim(run, &folder)? else {
             on_event(Event::Running(run));
-            return Ok(());
+            return Ok(self.stop.signal() == 0);
         };
         // Another sweep may have run it meanwhile.
         if !is_left(&run.status(&self.root)?) {
-            return Ok(());
+            return Ok(true);
         }
         Failure::clear(&folder)?;
         on_event(Event::Started(run));
-        let status = self.process(run, &folder, log, inputs)?;
+        // The claim lasts until what became of the run is written.
+        let status = self.process(run, &folder, &log, inputs)?;
         if status.success() {
             on_event(Event::Finished(run, &Summary::read(&folder)?));
-        } else if was_terminated(status) || status.code().is_some_and(Stopped::is_exit_code) {
+        } else if Stopped::ended(status) {
             on_event(Event::Stopped(run));
+            return Ok(false);
         } else {
             let failure = Failure { error: last_error(&folder, status), code: status.code() };
             failure.write(&folder)?;
             on_event(Event::Failed(run, &failure));
         }
-        Ok(())
+        Ok(true)
     }
 
     /// Opens a run's log and locks it, so that no other sweep starts the run; its process inherits
@@ -176,7 +189,7 @@ impl Launch {
         &self,
         run: &SweepRun,
         folder: &Path,
-        log: File,
+        log: &File,
         inputs: &Inputs,
     ) -> Result<ExitStatus> {
         let configs = self.root.join("configs");
@@ -184,7 +197,7 @@ impl Launch {
             .with_context(|| format!("cannot create the folder {}", configs.display()))?;
         let config = configs.join(format!("{}.yaml", run.name));
         // Other runs' processes write to the same folder; the claim keeps them from this file.
-        remove_leftovers_of(&config)?;
+        remove_leftovers_of(&config);
         let yaml = run.config.to_yaml()?;
         write_atomic(&config, |file| Ok(file.write_all(yaml.as_bytes())?))?;
         let threads = (threads() / self.jobs.max(1)).max(1).to_string();
@@ -195,7 +208,7 @@ impl Launch {
             .envs([NUM_THREADS, "RAYON_NUM_THREADS"].map(|name| (name, &threads)))
             .stdin(Stdio::piped())
             .stdout(log.try_clone().context("cannot pass the log to a run")?)
-            .stderr(log);
+            .stderr(log.try_clone().context("cannot pass the log to a run")?);
         if RunDir::holds_run(folder) {
             command.arg("--resume");
         }
@@ -245,22 +258,59 @@ fn threads() -> usize {
     set.unwrap_or_else(|| thread::available_parallelism().map_or(1, |threads| threads.get()))
 }
 
-/// Returns whether a user or a scheduler ended the process, so that nothing is wrong with the run.
-#[cfg(unix)]
-fn was_terminated(status: ExitStatus) -> bool {
-    use std::os::unix::process::ExitStatusExt;
-    matches!(status.signal(), Some(1 | 2 | 15)) // SIGHUP, SIGINT, SIGTERM
-}
-
-#[cfg(not(unix))]
-fn was_terminated(_status: ExitStatus) -> bool {
-    false
-}
-
 /// Returns the last error that a run printed; how it ended if it printed none.
 fn last_error(folder: &Path, status: ExitStatus) -> String {
     let text = fs::read(folder.join(LOG_FILE)).unwrap_or_default();
     let text = format!("\n{}", String::from_utf8_lossy(&text));
     let error = text.rsplit_once("\nerror: ").map(|(_, error)| error.trim().to_string());
     error.unwrap_or_else(|| format!("it ended without an error message: {status}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Config;
+
+    fn runs(names: &[&str]) -> Vec<SweepRun> {
+        let config = Config::from_yaml("seed: 1\n", "test", &[]).unwrap();
+        let named = |name: &&str| SweepRun {
+            name: name.to_string(),
+            point: name.to_string(),
+            values: Vec::new(),
+            config: config.clone(),
+            fold: None,
+        };
+        names.iter().map(named).collect()
+    }
+
+    #[test]
+    fn a_sweep_is_stopped_only_if_a_run_is_left_and_a_run_is_claimed_until_its_end_is_written() {
+        for (names, stopped) in [(&["a"][..], false), (&["a", "b"], true)] {
+            let dir = tempfile::tempdir().unwrap();
+            let launch = Launch {
+                program: "false".into(),
+                root: dir.path().to_path_buf(),
+                jobs: 1,
+                retry_failed: false,
+                stop: Stop::default(),
+            };
+            let runs = runs(names);
+            let ended = launch.run(&runs.iter().collect::<Vec<_>>(), &|event| {
+                if let Event::Failed(run, failure) = event {
+                    assert_eq!(failure.code, Some(1));
+                    let folder = run.folder(dir.path());
+                    assert!(Failure::exists(&folder));
+                    let log = File::open(folder.join(LOG_FILE)).unwrap();
+                    assert!(matches!(log.try_lock(), Err(TryLockError::WouldBlock)));
+                    launch.stop.request();
+                }
+            });
+            assert_eq!(ended.is_err_and(|error| error.is::<Stopped>()), stopped, "{names:?}");
+            assert!(!runs[names.len() - 1].folder(dir.path()).exists() || !stopped);
+            if !stopped {
+                // All of it has ended before the request: its results can be collected again.
+                launch.run(&runs.iter().collect::<Vec<_>>(), &|_| ()).unwrap();
+            }
+        }
+    }
 }

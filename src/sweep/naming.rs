@@ -6,9 +6,11 @@ use serde_yaml::{Mapping, Value};
 
 /// Maximum length of a value in a name.
 const MAX_LEN: usize = 40;
-/// Maximum length of a point's name. File systems allow 255 bytes, of which seed, fold and the
-/// endings of temporary files need some.
-const MAX_POINT: usize = 160;
+/// Maximum length of a run's name. File systems allow 255 bytes, of which the temporary file of its
+/// config needs 21: `.NAME.yaml.1234567-0.part`.
+const MAX_NAME: usize = 234;
+/// Length of the name of a point that is shortened, so that seed and fold have room.
+const SHORTENED: usize = 160;
 
 /// Returns each axis's short name: the shortest unique end of its key.
 pub(super) fn axis_names(keys: &[&str]) -> Vec<String> {
@@ -51,29 +53,31 @@ pub(super) fn value_names(values: &[Value]) -> Vec<String> {
         .collect()
 }
 
-/// Joins the parts of a point's name; one that is too long for a folder ends in a hash instead. A
-/// sweep without axes has one point, whose name is `base`.
-pub(super) fn point_name(parts: &[String]) -> String {
-    let name = if parts.is_empty() { "base".to_string() } else { parts.join(",") };
-    if name.len() <= MAX_POINT {
+/// Joins a point's name with the `rest` of a run's: its seed and fold. A point whose run has no
+/// room for its name ends in a hash instead; other names never change, for folders have them.
+pub(super) fn run_name(point: &str, rest: &[String]) -> String {
+    let joined = |point: &str| [&[point.to_string()], rest].concat().join(",");
+    let name = joined(point);
+    if name.len() <= MAX_NAME {
         return name;
     }
-    let hash = &blake3::hash(name.as_bytes()).to_hex()[..16];
+    let hash = &blake3::hash(point.as_bytes()).to_hex()[..16];
     // Axes and values have ASCII names.
-    let kept: String = name.chars().take(MAX_POINT - hash.len() - 1).collect();
-    format!("{kept}-{hash}")
+    let kept: String = point.chars().take(SHORTENED - hash.len() - 1).collect();
+    joined(&format!("{kept}-{hash}"))
 }
 
 /// Formats a value on one line, a string without quotes.
 pub(super) fn text(value: &Value) -> String {
     match value {
         Value::String(text) => text.clone(),
-        other => flow(other),
+        other => json(other),
     }
 }
 
 /// Formats a value as JSON, which YAML is a superset of; a string is quoted, so that it stays one.
-pub(super) fn flow(value: &Value) -> String {
+/// The names of folders depend on this form: with another, a sweep would not find its runs.
+pub(super) fn json(value: &Value) -> String {
     serde_json::to_string(value).unwrap_or_else(|_| {
         // Keys that are not strings have no JSON; the config rejects them.
         serde_yaml::to_string(value).unwrap_or_default()
@@ -110,18 +114,17 @@ mod tests {
     }
 
     #[test]
-    fn a_long_name_ends_in_a_hash_of_all_of_it() {
-        let parts = |last: &str| -> Vec<String> {
-            (0..9)
-                .map(|i| format!("axis{i}={}", "v".repeat(40)))
-                .chain([last.to_string()])
-                .collect()
-        };
-        let [a, b] = ["x=1", "x=2"].map(|last| point_name(&parts(last)));
-        assert!(a.len() == MAX_POINT && a.starts_with("axis0=vvvv"), "{a}");
+    fn a_name_that_fits_stays_and_a_longer_one_ends_in_a_hash_of_all_of_it() {
+        let rest = ["seed=1".to_string(), "fold=1of5".to_string()];
+        let fits = "v".repeat(MAX_NAME - ",seed=1,fold=1of5".len());
+        assert_eq!(run_name(&fits, &rest), format!("{fits},seed=1,fold=1of5"));
+        let temporary = format!(".{}.yaml.1234567-0.part", run_name(&fits, &rest));
+        assert_eq!(temporary.len(), 255);
+        let [a, b] = ["x", "y"].map(|last| run_name(&format!("{fits}{last}"), &rest));
+        assert!(a.starts_with("vvvv") && a.ends_with(",seed=1,fold=1of5"), "{a}");
+        assert_eq!(a.len(), SHORTENED + ",seed=1,fold=1of5".len());
         assert_ne!(a, b);
-        assert_eq!(point_name(&["lr=0.1".to_string(), "x=1".to_string()]), "lr=0.1,x=1");
-        assert_eq!(point_name(&[]), "base");
+        assert_eq!(run_name("lr=0.1,x=1", &[]), "lr=0.1,x=1");
     }
 
     #[test]

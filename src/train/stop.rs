@@ -1,7 +1,9 @@
 //! Requests to a run: to stop early, by a signal, and to write a checkpoint.
 
 use std::io::BufRead;
+use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
+use std::process::ExitStatus;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
@@ -13,7 +15,8 @@ use crate::ops;
 
 /// Shells add this to a signal's number for the exit code of a process that the signal ended.
 const SIGNAL_BASE: i32 = 128;
-/// The signals that stop a run: from a terminal or a scheduler.
+/// The signals that stop a run: from a terminal or a scheduler. The first [`URGENT`] ones come from
+/// someone who waits.
 const STOPPING: [(i32, &str); 5] = [
     (SIGINT, "SIGINT"),
     (SIGTERM, "SIGTERM"),
@@ -21,6 +24,7 @@ const STOPPING: [(i32, &str); 5] = [
     (SIGUSR2, "SIGUSR2"),
     (libc::SIGXCPU, "SIGXCPU"),
 ];
+const URGENT: usize = 2;
 
 /// What a sweep asks of its runs through their stdin, a byte each; its end asks to stop, too.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,25 +46,28 @@ pub struct Stop {
 
 impl Stop {
     /// Creates a stop that SIGINT (Ctrl-C), SIGTERM, SIGHUP, SIGUSR2 and SIGXCPU request from now
-    /// on; SIGUSR1 requests a checkpoint. A second signal ends the process at once, which loses no
-    /// more than the steps since the last checkpoint. SIGHUP, SIGUSR1, SIGUSR2 and SIGXCPU stay
-    /// ignored where the process was started so, for example by `nohup`. Returns an error if the
-    /// system does not let the signals be caught.
+    /// on; SIGUSR1 requests a checkpoint. A second SIGINT or SIGTERM ends the process at once, and
+    /// loses no more than the steps since the last checkpoint; the others never do. SIGHUP,
+    /// SIGUSR1, SIGUSR2 and SIGXCPU stay ignored where the process was started so, for example by
+    /// `nohup`. Returns an error if the system does not let the signals be caught.
     pub fn on_signals() -> Result<Self> {
         let stop = Self::default();
-        let requested = Arc::new(AtomicBool::new(false));
-        for (signal, name) in STOPPING {
-            if ![SIGINT, SIGTERM].contains(&signal) && ops::ignores_signal(signal) {
+        let urged = Arc::new(AtomicBool::new(false));
+        for (index, (signal, name)) in STOPPING.into_iter().enumerate() {
+            let urgent = index < URGENT;
+            if !urgent && ops::ignores_signal(signal) {
                 continue;
             }
             let caught = || -> std::io::Result<()> {
                 // Actions run in the order in which they are registered: at the first signal,
-                // nothing is requested yet. Processor time is up again each second.
-                if signal != libc::SIGXCPU {
-                    let again = Arc::clone(&requested);
+                // nothing is urged yet. The others come twice without being meant so: SIGHUP from
+                // a terminal and from the kernel, or after SIGTERM from a service manager; SIGXCPU
+                // each second.
+                if urgent {
+                    let again = Arc::clone(&urged);
                     flag::register_conditional_shutdown(signal, SIGNAL_BASE + signal, again)?;
+                    flag::register(signal, Arc::clone(&urged))?;
                 }
-                flag::register(signal, Arc::clone(&requested))?;
                 flag::register_usize(signal, Arc::clone(&stop.signal), signal as usize)?;
                 Ok(())
             };
@@ -146,9 +153,11 @@ impl Stopped {
         (SIGNAL_BASE + self.signal) as u8
     }
 
-    /// Returns whether a process that ended with this code was stopped by a signal.
-    pub fn is_exit_code(code: i32) -> bool {
-        STOPPING.iter().any(|(signal, _)| SIGNAL_BASE + signal == code)
+    /// Returns whether a process was stopped by a signal, which it obeyed, or which ended it before
+    /// it could. A process that starts does not obey SIGUSR1 yet either.
+    pub fn ended(status: ExitStatus) -> bool {
+        let signal = status.signal().or(status.code().map(|code| code - SIGNAL_BASE));
+        STOPPING.iter().map(|(stopping, _)| *stopping).chain([SIGUSR1]).any(|s| signal == Some(s))
     }
 
     fn name(&self) -> &'static str {
@@ -172,10 +181,19 @@ mod tests {
         );
         let codes = STOPPING.map(|(signal, _)| stopped(signal).exit_code());
         assert_eq!(codes[..3], [130, 143, 129]);
-        for code in codes {
-            assert!(Stopped::is_exit_code(code.into()), "{code}");
+    }
+
+    #[test]
+    fn a_process_that_a_signal_ended_was_stopped_whether_it_caught_it_or_not() {
+        for (signal, name) in STOPPING.into_iter().chain([(SIGUSR1, "SIGUSR1")]) {
+            // The system's form: the signal in the lowest bits, or the exit code above them.
+            for raw in [signal, (SIGNAL_BASE + signal) << 8] {
+                assert!(Stopped::ended(ExitStatus::from_raw(raw)), "{name}");
+            }
         }
-        assert!(!Stopped::is_exit_code(1));
+        for raw in [0, 1 << 8, libc::SIGSEGV, libc::SIGKILL] {
+            assert!(!Stopped::ended(ExitStatus::from_raw(raw)), "{raw}");
+        }
     }
 
     #[test]

@@ -179,6 +179,19 @@ fn wait_for_first_step(sandbox: &Sandbox, run: &str) {
 }
 
 #[test]
+fn a_second_signal_of_a_closed_terminal_does_not_cost_the_checkpoint() {
+    let sandbox = Sandbox::new();
+    let child = start(&sandbox, &train_arguments("run", &ENDLESS));
+    wait_for_first_step(&sandbox, "run");
+    // The shell sends both before the run has ended.
+    let twice = format!("kill -HUP {0}; sleep 0.001; kill -HUP {0}", child.id());
+    assert!(Command::new("sh").args(["-c", &twice]).status().unwrap().success());
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(129), "{output:?}");
+    assert!(sandbox.path("run").join(CHECKPOINT).exists(), "{output:?}");
+}
+
+#[test]
 fn usr1_asks_for_a_checkpoint_and_the_run_continues() {
     let sandbox = Sandbox::new();
     let child = start(&sandbox, &train_arguments("run", &ENDLESS));

@@ -218,7 +218,8 @@ fn weights_that_an_epochs_last_step_breaks_are_not_kept() {
         let set = [&ONE_STEP[..], &[&lr]].concat();
         let (code, errors) = sandbox.fails(&train_arguments(run, &set));
         assert_eq!(code, 1, "{errors}");
-        assert!(errors.contains(words) && errors.contains("on_nan: skip"), "{errors}");
+        assert!(errors.contains(words), "{errors}");
+        assert!(errors.to_lowercase().contains("lower train.optimizer.lr"), "{errors}");
         for file in ["best.safetensors", "last.safetensors", "metrics.jsonl", CHECKPOINT] {
             assert!(!sandbox.path(run).join(file).exists(), "{file}");
         }
@@ -227,12 +228,27 @@ fn weights_that_an_epochs_last_step_breaks_are_not_kept() {
     let report: Value = serde_json::from_slice(&report).unwrap();
     assert_eq!(report["updated"], true);
     assert!(report["broken_parameters"].as_array().unwrap().len() > 10, "{report}");
+}
 
-    // To skip such a step is to undo it.
-    let skip = [&ONE_STEP[..], &["train.optimizer.lr=1.0e+39", "train.on_nan=skip"]].concat();
-    let (code, errors) = sandbox.fails(&train_arguments("skip", &skip));
-    assert_eq!(code, 1, "{errors}");
-    assert!(errors.contains("warning: skipped: step 1") && errors.contains("was skipped"));
+#[test]
+fn weights_that_are_not_finite_end_a_run_that_skips_steps_too() {
+    let sandbox = Sandbox::new();
+    // After the epoch's only step, and where the next step has a loss that is not finite.
+    for (run, batch, words) in [
+        ("last", 48, "step 1: the loss is"),
+        ("next", 16, "parameters were not finite before it (fusion."),
+    ] {
+        let batch = format!("train.batch_size={batch}");
+        let set = [&ONE_STEP[..], &[&batch, "train.optimizer.lr=1.0e+39", "train.on_nan=skip"]];
+        let (code, errors) = sandbox.fails(&train_arguments(run, &set.concat()));
+        assert_eq!(code, 1, "{errors}");
+        assert!(
+            errors.contains(words) && errors.contains("Lower train.optimizer.lr. "),
+            "{errors}"
+        );
+        assert!(!errors.contains("skip"), "{errors}");
+        assert!(!sandbox.path(run).join(CHECKPOINT).exists());
+    }
 }
 
 #[test]

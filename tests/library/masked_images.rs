@@ -269,9 +269,14 @@ fn a_step_or_weights_that_are_not_finite_end_pretraining() {
     let broken = ["pretrain={lr: 1.0e+38, warmup_epochs: 0, epochs: 1}"];
     let found = error(&broken, &root.join("a"), &Options::default());
     assert!(found.contains("not finite") && found.contains("pretrain.lr"), "{found}");
-    let skip = [broken[0], "train.on_nan=skip"];
-    let found = error(&skip, &root.join("b"), &Options::default());
-    assert!(found.contains("after epoch 1") && found.contains("pretrain.lr"), "{found}");
+    // Skipping steps repairs neither such weights nor finite ones whose validation loss overflows.
+    let overflows = "pretrain={lr: 1.0e+30, warmup_epochs: 0, epochs: 1, batch_size: 12}";
+    for (run, set, words) in
+        [("b", broken[0], "were not finite before it"), ("c", overflows, "after epoch 1")]
+    {
+        let found = error(&[set, "train.on_nan=skip"], &root.join(run), &Options::default());
+        assert!(found.contains(words) && found.contains("pretrain.lr"), "{found}");
+    }
 }
 
 #[test]

@@ -205,19 +205,6 @@ impl Optimizer {
         state
     }
 
-    /// Copies the parameters and the state. Returns libtorch's error if memory runs out.
-    pub fn snapshot(&self) -> Result<Snapshot> {
-        let _guard = tch::no_grad_guard();
-        let parameters = self.unfrozen().flat_map(|group| &group.params).map(Tensor::detach);
-        let state = self.state().into_iter().map(|(_, tensor)| tensor);
-        let copied = parameters.chain(state).map(|tensor| {
-            let copy = tensor.f_empty_like()?;
-            copy.shallow_clone().f_copy_(&tensor)?;
-            Ok((tensor, copy))
-        });
-        Ok(Snapshot(copied.collect::<Result<_>>()?))
-    }
-
     /// Restores what [`state`](Self::state) returned. Returns an error that names a tensor that is
     /// missing or has another shape.
     pub fn restore(&mut self, saved: &HashMap<String, Tensor>) -> Result<()> {
@@ -232,21 +219,6 @@ impl Optimizer {
                 target.size()
             );
             target.f_copy_(tensor)?;
-        }
-        Ok(())
-    }
-}
-
-/// Parameters and state of an optimizer before a step, each tensor with its copy.
-#[derive(Debug)]
-pub struct Snapshot(Vec<(Tensor, Tensor)>);
-
-impl Snapshot {
-    /// Undoes all steps since. Returns libtorch's error.
-    pub fn restore(self) -> Result<()> {
-        let _guard = tch::no_grad_guard();
-        for (mut tensor, copy) in self.0 {
-            tensor.f_copy_(&copy)?;
         }
         Ok(())
     }

@@ -82,28 +82,6 @@ fn a_gradient_that_is_not_finite_changes_nothing() {
     assert_eq!(parameter.double_value(&[0, 0]), 1.0);
 }
 
-#[test]
-fn a_step_is_undone_with_its_moments() {
-    for config in recipes() {
-        let parameter = leaf(&[1.0, -2.0]);
-        let named = [("head.w".to_string(), parameter.shallow_clone())];
-        let mut optimizer = Optimizer::new(&named, &config, &FreezeConfig::default());
-        let mut step = |factor: f64| {
-            optimizer.zero_grad();
-            (parameter.sum(Kind::Float) * factor).backward();
-            let before = optimizer.snapshot().unwrap();
-            optimizer.step([0.1, 0.1], None).unwrap();
-            (before, parameter.detach().copy(), optimizer.state())
-        };
-        let (_, first, _) = step(1.0);
-        let (before, second, _) = step(3.0);
-        before.restore().unwrap();
-        assert_eq!(parameter.detach(), first);
-        let (_, again, _) = step(3.0);
-        assert_eq!(again, second);
-    }
-}
-
 /// SGD and Lion with each of their options.
 fn recipes() -> Vec<OptimizerConfig> {
     let named = |name| OptimizerConfig { name, ..config() };

@@ -21,8 +21,8 @@ impl<O: Objective> Trainer<'_, O> {
         let sums = self.progress.within;
         ensure!(
             sums.images > 0,
-            "every step of epoch {} was skipped, because its loss, gradient or update was not \
-             finite: lower {}",
+            "every step of epoch {} was skipped, because its loss or gradient was not finite: \
+             lower {}",
             self.progress.epochs + 1,
             self.recipe.lr_key
         );

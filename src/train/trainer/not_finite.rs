@@ -46,6 +46,13 @@ pub(super) struct NotFinite {
     broken_parameters: Vec<String>,
 }
 
+impl NotFinite {
+    /// Returns whether weights are not finite, which no later step changes.
+    pub(super) fn is_beyond_repair(&self) -> bool {
+        !self.broken_parameters.is_empty()
+    }
+}
+
 /// Joins the first names, and says that there are more.
 fn first(names: &[String]) -> String {
     let more = if names.len() > NAMED { ", …" } else { "" };
@@ -85,16 +92,15 @@ impl fmt::Display for NotFinite {
 
 impl<O: Objective> Trainer<'_, O> {
     /// Returns whether all weights are finite.
-    pub(super) fn weights_are_finite(&self) -> bool {
-        self.objective.parameters().iter().all(is_finite)
+    pub(super) fn weights_are_finite(&self) -> Result<bool> {
+        Ok(broken(&self.objective.parameters())?.is_empty())
     }
 
     /// Refuses to keep weights that are not finite. Returns an error that names some.
     pub(super) fn ensure_finite(&self) -> Result<()> {
         let mut weights = self.objective.parameters();
         weights.extend(self.ema.iter().flat_map(Ema::state));
-        let broken = weights.into_iter().filter(|weight| !is_finite(weight));
-        let broken: Vec<String> = broken.map(|(name, _)| name).collect();
+        let broken = broken(&weights)?;
         ensure!(
             broken.is_empty(),
             "after step {} weights are not finite ({}), and are not saved: lower {}",
@@ -140,11 +146,7 @@ impl<O: Objective> Trainer<'_, O> {
                 .map(|(module, norm)| (module, norm.to_string()))
                 .collect(),
             updated,
-            broken_parameters: parameters
-                .iter()
-                .filter(|parameter| !is_finite(parameter))
-                .map(|(name, _)| name.clone())
-                .collect(),
+            broken_parameters: broken(&parameters)?,
         })
     }
 
@@ -156,18 +158,20 @@ impl<O: Objective> Trainer<'_, O> {
             Ok(folder)
         });
         match saved {
-            Ok(files) => anyhow!(
-                "{found}. Lower {}, or set train.on_nan: skip. {files}; `vmbeauty {} {} --output \
-                 {root} --resume` begins with {}",
-                self.recipe.lr_key,
-                self.run.kind().command(),
-                self.run.config().display(),
-                if found.broken_parameters.is_empty() {
-                    "this step"
+            Ok(files) => {
+                let (or_skip, first) = if found.is_beyond_repair() {
+                    ("", "the last checkpoint")
                 } else {
-                    "the last checkpoint"
-                }
-            ),
+                    (", or set train.on_nan: skip", "this step")
+                };
+                anyhow!(
+                    "{found}. Lower {}{or_skip}. {files}; `vmbeauty {} {} --output {root} \
+                     --resume` begins with {first}",
+                    self.recipe.lr_key,
+                    self.run.kind().command(),
+                    self.run.config().display(),
+                )
+            }
             Err(error) => error.context(format!("{found}; and it could not be saved")),
         }
     }
@@ -193,7 +197,7 @@ impl<O: Objective> Trainer<'_, O> {
                 ("targets".to_string(), Tensor::f_from_slice(&targets)?),
             ];
             weights::save(&tensors, &batch, Default::default())?;
-            if found.broken_parameters.is_empty() {
+            if !found.is_beyond_repair() {
                 self.save_checkpoint()?;
             }
         }
@@ -205,6 +209,14 @@ impl<O: Objective> Trainer<'_, O> {
     }
 }
 
-fn is_finite((_, tensor): &(String, Tensor)) -> bool {
-    tensor.isfinite().all().int64_value(&[]) == 1
+/// Returns the names of the tensors that are not finite, with one wait for the device.
+fn broken(tensors: &[(String, Tensor)]) -> Result<Vec<String>> {
+    let flags = tensors.iter().map(|(_, tensor)| Ok(tensor.f_isfinite()?.f_all()?));
+    let flags: Vec<Tensor> = flags.collect::<Result<_>>()?;
+    if flags.is_empty() {
+        return Ok(Vec::new());
+    }
+    let finite = Vec::<bool>::try_from(Tensor::f_stack(&flags, 0)?)?;
+    let broken = tensors.iter().zip(finite).filter(|(_, finite)| !finite);
+    Ok(broken.map(|((name, _), _)| name.clone()).collect())
 }

@@ -9,7 +9,6 @@ use crate::data::HostBatch;
 use crate::models::ForwardContext;
 use crate::train::objective::{Microbatch, Objective};
 use crate::train::observer::StepRecord;
-use crate::train::optimizer::Snapshot;
 use crate::train::precision::LossScale;
 
 /// The result of a step.
@@ -22,15 +21,13 @@ pub(super) enum Stepped {
 
 impl<O: Objective> Trainer<'_, O> {
     /// Makes one optimizer step with the images of all microbatches. The next step would notice
-    /// weights that this one makes not finite; after the `last` of an epoch they are checked.
+    /// weights that this one makes not finite; after the `last` of an epoch they are checked. No
+    /// step is skipped once they are: nothing repairs them.
     pub(super) fn train_step(&mut self, batches: &[HostBatch], last: bool) -> Result<Stepped> {
         self.optimizer.zero_grad();
         let loss = self.backward(batches)?.double_value(&[]);
         self.gradients.finish()?;
         let lr = self.optimizer.learning_rates(&self.schedule, self.progress.steps);
-        let skips = self.config.train.on_nan == OnNan::Skip;
-        let before =
-            if skips && loss.is_finite() { Some(self.optimizer.snapshot()?) } else { None };
         let grad_norm = if loss.is_finite() {
             let clip = self.config.train.clip_grad_norm;
             self.optimizer.step_scaled(&mut self.progress.loss_scale, lr, clip)?
@@ -41,13 +38,12 @@ impl<O: Objective> Trainer<'_, O> {
             && loss.is_finite()
             && (self.progress.loss_scale).is_some_and(|scale| !scale.is_exhausted());
         let updated = grad_norm.is_finite();
-        let broken = updated && (skips || last) && !self.weights_are_finite();
+        let broken = updated && last && !self.weights_are_finite()?;
         if broken || (!updated && !scaled_down) {
             let found = self.describe_not_finite(batches, loss, updated)?;
-            if !skips {
+            if self.config.train.on_nan != OnNan::Skip || found.is_beyond_repair() {
                 return Err(self.end_not_finite(batches, &found));
             }
-            before.map_or(Ok(()), Snapshot::restore)?;
             self.progress.steps += 1;
             return Ok(Stepped::Skipped(found.to_string()));
         }
