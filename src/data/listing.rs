@@ -129,11 +129,13 @@ impl Row {
 pub(crate) struct Listing {
     pub(crate) rows: [Vec<Row>; 3],
     pub(crate) notes: Vec<String>,
+    /// Whether all splits were drawn here, so that no two hold copies of one image.
+    pub(crate) copies_united: bool,
 }
 
 impl Listing {
     pub(crate) fn new(train: Vec<Row>, val: Vec<Row>, test: Vec<Row>) -> Self {
-        Self { rows: [train, val, test], notes: Vec::new() }
+        Self { rows: [train, val, test], ..Self::default() }
     }
 
     pub(crate) fn rows(&self, split: Split) -> &Vec<Row> {

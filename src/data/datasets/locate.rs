@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::fs;
+use std::io::{self, ErrorKind};
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
@@ -17,8 +18,8 @@ const MAX_REMEMBERED: usize = 1 << 16;
 /// no file of the literal name. A name costs one system call, and a repeated one none.
 pub(crate) struct Locator {
     root: PathBuf,
-    /// Folder -> its canonical path; `None` if there is no such folder.
-    folders: HashMap<PathBuf, Option<PathBuf>>,
+    /// Folder -> its canonical path.
+    folders: HashMap<PathBuf, io::Result<PathBuf>>,
     /// Folder -> composed name -> path, filled on demand.
     entries: HashMap<PathBuf, HashMap<String, PathBuf>>,
     remembered: HashMap<Arc<str>, Row>,
@@ -73,6 +74,7 @@ impl Locator {
                     return Row::new(name_in_list, image, key, score);
                 }
                 Some((_, Found::NotAFile)) => missing = Arc::clone(&self.not_a_file),
+                Some((_, Found::Unreadable(reason))) => missing = reason,
                 Some((_, Found::Nothing)) | None => {}
             }
         }
@@ -119,20 +121,33 @@ enum Found {
     File(Arc<str>),
     NotAFile,
     Nothing,
+    /// The file system cannot tell, for this reason.
+    Unreadable(Arc<str>),
+}
+
+impl Found {
+    fn failed(error: &io::Error) -> Self {
+        match error.kind() {
+            ErrorKind::NotFound | ErrorKind::NotADirectory => Self::Nothing,
+            _ => Self::Unreadable(format!("cannot be read: {error}").into()),
+        }
+    }
 }
 
 /// Looks a path up. `folders` holds the canonical paths of the folders that were seen before.
-fn look_up(folders: &mut HashMap<PathBuf, Option<PathBuf>>, path: &Path) -> Found {
+fn look_up(folders: &mut HashMap<PathBuf, io::Result<PathBuf>>, path: &Path) -> Found {
     let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
     let parent = parent.unwrap_or(Path::new("."));
     if !folders.contains_key(parent) {
-        folders.insert(parent.to_path_buf(), fs::canonicalize(parent).ok());
+        folders.insert(parent.to_path_buf(), fs::canonicalize(parent));
     }
-    let Some(parent) = folders.get(parent).and_then(Option::as_deref) else {
-        return Found::Nothing;
+    let parent = match &folders[parent] {
+        Ok(parent) => parent,
+        Err(error) => return Found::failed(error),
     };
-    let Ok(metadata) = fs::symlink_metadata(path) else {
-        return Found::Nothing;
+    let metadata = match fs::symlink_metadata(path) {
+        Ok(metadata) => metadata,
+        Err(error) => return Found::failed(&error),
     };
     let canonical = match path.file_name() {
         Some(name) if metadata.is_file() => parent.join(name),
@@ -140,7 +155,7 @@ fn look_up(folders: &mut HashMap<PathBuf, Option<PathBuf>>, path: &Path) -> Foun
         _ => match fs::canonicalize(path) {
             Ok(target) if target.is_file() => target,
             Ok(_) => return Found::NotAFile,
-            Err(_) => return Found::Nothing,
+            Err(error) => return Found::failed(&error),
         },
     };
     Found::File(composed(&canonical.to_string_lossy()).into())
@@ -189,10 +204,12 @@ mod tests {
     fn missing_names_and_folders_have_different_errors() {
         let root = tempfile::tempdir().unwrap();
         fs::create_dir(root.path().join("folder")).unwrap();
+        fs::write(root.path().join("file"), "x").unwrap();
         let mut locator = Locator::new(root.path());
         for (name, reason) in [
             ("gone.jpg", "no such file"),
             ("nowhere/gone.jpg", "no such file"),
+            ("file/gone.jpg", "no such file"),
             ("caf\u{e9}.jpg", "no such file"),
             ("folder", "not a file"),
         ] {
@@ -200,6 +217,19 @@ mod tests {
         }
         let elsewhere = locator.row("C:\\Users\\anna\\a.jpg", 1.0);
         assert!(elsewhere.missing_reason().unwrap().contains("another machine"));
+    }
+
+    #[test]
+    #[cfg(unix)]
+    fn a_name_that_the_file_system_refuses_is_not_called_missing() {
+        let root = tempfile::tempdir().unwrap();
+        std::os::unix::fs::symlink("loop.jpg", root.path().join("loop.jpg")).unwrap();
+        let mut locator = Locator::new(root.path());
+        for name in ["loop.jpg", "loop.jpg/a.jpg", &"a".repeat(300)] {
+            let row = locator.row(name, 1.0);
+            let reason = row.missing_reason().unwrap();
+            assert!(reason.starts_with("cannot be read: "), "{name}: {reason}");
+        }
     }
 
     #[test]

@@ -35,6 +35,9 @@ pub(crate) fn read(root: &Path, split: &str, val_fraction: f64, seed: u64) -> Re
     let mut train = train;
     units::bind(&mut train);
     let (train, val) = hold_out(train, val_fraction, seed, "val");
+    let mut drawn = [train, val];
+    units::unite_copies(&mut drawn);
+    let [train, val] = drawn;
     Ok(Listing { notes, ..Listing::new(train, val, test) })
 }
 

@@ -25,14 +25,14 @@ pub(crate) fn assign_folds(
     let rows = Split::ALL.into_iter().flat_map(|split| std::mem::take(listing.rows_mut(split)));
     let (mut rows, missing): (Vec<Row>, Vec<Row>) =
         rows.partition(|row| row.missing_reason().is_none());
-    units::bind(&mut rows);
+    units::bind_with_copies(&mut rows);
     let fold_of = assign(&rows, fold.of, seed)?;
     let in_fold = |row: &mut Row| fold_of.get(&row.unit) == Some(&(fold.number - 1));
     let test = rows.extract_if(.., in_fold).collect();
     let (mut train, val) = hold_out(rows, val_fraction, seed, "val");
     // They are reported and skipped later, like every row without an image.
     train.extend(missing);
-    Ok(Listing { notes, ..Listing::new(train, val, test) })
+    Ok(Listing { notes, copies_united: true, ..Listing::new(train, val, test) })
 }
 
 /// Rows that must stay in one fold.

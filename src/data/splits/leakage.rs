@@ -49,6 +49,9 @@ fn leaked_keys(listing: &Listing) -> Vec<(Arc<str>, LeakedImage)> {
 /// Returns a warning if files of different splits have the same content, as copies and hard links
 /// have. It is not an error: published splits have copies too, and results on them are compared.
 pub(crate) fn copies_warning(listing: &Listing) -> Option<String> {
+    if listing.copies_united {
+        return None;
+    }
     let copies = contents::copies(&listing.files());
     let mut classes: BTreeMap<u32, Vec<(Split, &Row)>> = BTreeMap::new();
     for (split, row) in listing.all_rows() {

@@ -21,6 +21,7 @@ use self::text::{Header, Separator, Table};
 use super::locate::Locator;
 use super::score_list::parse_score;
 use crate::config::{CsvConfig, DataConfig};
+use crate::data::csv_cell::csv_text;
 use crate::data::dataset::Split;
 use crate::data::listing::{Labels, Listing, Row};
 use crate::data::splits::holdout::complete_splits;
@@ -97,9 +98,6 @@ fn read_table(file: &Path, config: &CsvConfig) -> Result<([Vec<Row>; 3], bool)> 
     let mut locator = Locator::new(file.parent().unwrap_or(Path::new("")));
     let mut names = HashSet::new();
     let mut rows: [Vec<Row>; 3] = Default::default();
-    if columns.split.is_none() {
-        rows[Split::Train as usize].reserve_exact(table.max_rows);
-    }
     let decimal_comma = table.header.separator != Separator(b',');
     let mut record = StringRecord::new();
     while let Some(place) = table.next(&mut record)? {
@@ -179,7 +177,10 @@ impl RowReader<'_> {
         let weight = columns.weight.map_or(Ok(1.0), |column| self.weight(self.field(column)))?;
         let split = columns.split.map_or(Ok(Split::Train), |column| self.field(column).parse())?;
         let mut named = |column: Option<usize>| {
-            let name = column.map(|column| self.field(column)).filter(|name| !name.is_empty())?;
+            let name = csv_text(self.field(column?));
+            if name.is_empty() {
+                return None;
+            }
             if let Some(known) = names.get(name) {
                 return Some(Arc::clone(known));
             }
@@ -189,7 +190,13 @@ impl RowReader<'_> {
         };
         let labels =
             Labels { group: named(columns.group), person: named(columns.person), weight, votes };
-        let row = locator.row(image, score);
+        let row = match locator.row(image, score) {
+            // The name may be one that `csv_cell` wrote.
+            row if row.path().is_none() && csv_text(image) != image => {
+                locator.row(csv_text(image), score)
+            }
+            row => row,
+        };
         let labels = (labels != Labels::default()).then(|| Box::new(labels));
         Ok((split, Row { labels, ..row }))
     }

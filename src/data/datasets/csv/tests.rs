@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::config::Delimiter;
+use crate::data::csv_cell;
 
 fn read_text(
     name: &str,
@@ -250,4 +251,39 @@ fn the_table_has_to_be_the_only_one_or_named() {
     assert_eq!(sizes(&read(&config, 1).unwrap()).iter().sum::<usize>(), 5);
     config.split = "fold_1".to_string();
     assert!(message(&config).contains("data.split"));
+}
+
+#[test]
+fn names_that_were_kept_from_being_formulas_are_read_back() {
+    let folder = tempfile::tempdir().unwrap();
+    for name in ["-1.jpg", "@x.jpg", "'=literal.jpg"] {
+        fs::write(folder.path().join(name), "x").unwrap();
+    }
+    let names = ["-1.jpg", "@x.jpg", "+gone.jpg"];
+    let mut table = "image,score,group,person,split\n".to_string();
+    for name in names {
+        table += &format!("{},1,{},{},train\n", csv_cell(name), csv_cell("=g"), csv_cell("+p"));
+    }
+    table += "'=literal.jpg,1,'tis,,val\n";
+    let file = folder.path().join("t.csv");
+    fs::write(&file, table).unwrap();
+    let config = DataConfig { root: file, ..DataConfig::default() };
+    let listing = read(&config, 1).unwrap();
+    let train = listing.rows(Split::Train);
+    assert_eq!(train.iter().map(|row| &*row.id).collect::<Vec<_>>(), names);
+    assert_eq!([0, 1, 2].map(|row| train[row].path().is_some()), [true, true, false]);
+    assert!(train.iter().all(|row| row.group() == Some("=g") && row.person() == Some("+p")));
+    let literal = &listing.rows(Split::Val)[0];
+    assert_eq!((&*literal.id, literal.group()), ("'=literal.jpg", Some("'tis")));
+    assert!(literal.path().is_some());
+}
+
+#[test]
+fn empty_lines_take_no_memory() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("t.csv");
+    fs::write(&file, format!("image,score\na,1\n{}", "\n".repeat(1 << 18))).unwrap();
+    let (rows, _) = read_table(&file, &CsvConfig::default()).unwrap();
+    let train = &rows[Split::Train as usize];
+    assert!(train.len() == 1 && train.capacity() < 100, "{}", train.capacity());
 }

@@ -5,7 +5,7 @@
 
 use std::fmt;
 use std::fs::File;
-use std::io::{BufRead, BufReader, Cursor, Read, Seek, SeekFrom};
+use std::io::{Cursor, Read, Seek, SeekFrom};
 use std::path::Path;
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
@@ -27,8 +27,6 @@ pub(super) struct Table {
     pub(super) header: Header,
     /// The number of lines before the header.
     lines_before: u64,
-    /// An upper bound of the number of rows.
-    pub(super) max_rows: usize,
 }
 
 /// The names of the columns, and what separates them.
@@ -102,13 +100,12 @@ impl Table {
             (Delimiter::Auto, Some(stated)) => stated,
             (Delimiter::Auto, None) => detect(&head[start.bytes..], is_complete).separator,
         };
-        let max_rows = text.count_lines().with_context(|| name.clone())?;
         let text = text.from(start.bytes).with_context(|| name.clone())?;
         let mut reader = builder(separator).from_reader(text);
         let lines_before = start.lines;
         let names = reader.headers().cloned();
         let names = names.map_err(|error| explain(&name, lines_before, &error))?;
-        Ok(Self { name, reader, header: Header { names, separator }, lines_before, max_rows })
+        Ok(Self { name, reader, header: Header { names, separator }, lines_before })
     }
 
     /// Returns the file and the line of the header, for messages.
@@ -257,20 +254,6 @@ impl Text {
         let mut head = Vec::new();
         self.from(0)?.take(HEAD).read_to_end(&mut head).context("cannot be read")?;
         Ok(head)
-    }
-
-    fn count_lines(&mut self) -> Result<usize> {
-        let mut text = BufReader::with_capacity(1 << 16, self.from(0)?);
-        let mut lines = 1;
-        loop {
-            let buffer = text.fill_buf().context("cannot be read")?;
-            if buffer.is_empty() {
-                return Ok(lines);
-            }
-            lines += buffer.iter().filter(|&&byte| byte == b'\n').count();
-            let length = buffer.len();
-            text.consume(length);
-        }
     }
 
     /// Returns a reader of the text from this byte on.
