@@ -16,8 +16,8 @@ use scan::{Frame, Scan, Steps};
 /// The most scans of a file; encoders write about ten.
 const MAX_SCANS: usize = 100;
 /// The most bytes between the last block of a scan and the next marker that may be anything, or a
-/// sixteenth of the scan's bytes if that is more. Some cameras and editors leave them behind; more is
-/// what damage leaves over.
+/// sixteenth of the scan's bytes if that is more. Some cameras and editors leave them behind; what
+/// damage leaves over is mostly more.
 const MAX_EXTRA: usize = 64;
 const MAX_EXTRA_PART: usize = 16;
 
