@@ -10,6 +10,9 @@ use super::naming::json;
 use crate::config::locate::line_of;
 use crate::config::{ConfigError, Problem, paths, wrong_type, yaml};
 
+/// The maximum number of runs of a sweep: a sweep with more is probably a mistake.
+pub(super) const MAX_RUNS: usize = 10_000;
+
 /// The contents of a sweep file.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -119,6 +122,10 @@ impl SweepConfig {
                 let message = format!("axes.{key} must be a list of values, for example [1, 2]");
                 return problem(key, message);
             };
+            if list.len() > MAX_RUNS {
+                let message = format!("axes.{key} has {} values, more than {MAX_RUNS}", list.len());
+                return problem(key, message);
+            }
             if let Some(twice) = repeated(list) {
                 let message = format!("axes.{key} holds {} twice", json(twice));
                 return problem(key, message);
@@ -134,6 +141,10 @@ impl SweepConfig {
                 let message = format!("{key} is varied by axes and by {other}: keep one of them");
                 return problem(key, message);
             }
+        }
+        if self.seeds.len() > MAX_RUNS {
+            let message = format!("seeds has {} values, more than {MAX_RUNS}", self.seeds.len());
+            return problem("seeds", message);
         }
         if let Some(seed) = repeated(&self.seeds) {
             return problem("seeds", format!("seeds holds {seed} twice"));
@@ -181,6 +192,7 @@ mod tests {
 
     #[test]
     fn errors_name_the_file_and_the_key() {
+        let many = format!("axes: {{train.epochs: {:?}}}", Vec::from_iter(0..=10_000));
         for (rest, words) in [
             ("axis: {}", "s.yaml:3: unknown key axis; did you mean axes?"),
             ("axes: {train.epochs: 3}", "axes.train.epochs must be a list"),
@@ -190,6 +202,7 @@ mod tests {
             ("axes: {data.split: [a]}\nfolds: 5", "axes and by folds"),
             ("axes: {seed: [1]}\nset: {seed: 2}", "remove it from set"),
             ("seeds: [1, 1]", "seeds holds 1 twice"),
+            (many.as_str(), "train.epochs has 10001 values, more than 10000"),
             ("folds: 1", "folds must be published or a number from 2"),
             ("search: {name: bayes}", "search.name must be grid or random, is bayes"),
             ("search: {name: random, budget: 0}", "search.budget"),

@@ -7,14 +7,11 @@ use std::str::FromStr;
 use anyhow::{Context, Result};
 use serde_yaml::Value;
 
-use super::config::{Search, SweepConfig, problem};
+use super::config::{MAX_RUNS, Search, SweepConfig, problem};
 use super::naming::{axis_names, pairs, run_name, value_names};
 use crate::config::{Config, ConfigError, write, yaml};
 use crate::data::random_stream::RandomStream;
 use crate::run::{RunDir, RunKind, Status};
-
-/// The maximum number of runs of a sweep: a sweep with more is probably a mistake.
-const MAX_RUNS: usize = 10_000;
 
 /// A sweep: its runs, in the order in which they are run.
 #[derive(Debug, Clone)]
