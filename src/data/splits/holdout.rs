@@ -36,6 +36,8 @@ pub(crate) fn hold_out(
         })
         .collect();
     let held = rows.extract_if(.., |row| units.contains(&row.unit)).collect();
+    // A list may have a million rows.
+    rows.shrink_to_fit();
     (rows, held)
 }
 
