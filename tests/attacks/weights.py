@@ -6,6 +6,7 @@ import os
 import pickle
 import random
 import struct
+import warnings
 import zipfile
 
 from attack import Attack
@@ -61,7 +62,8 @@ def state_dict(tensors):
 
 def archive(opcodes, storages=(("0", bytes(64)),), folder="archive", method=zipfile.ZIP_STORED):
     out = io.BytesIO()
-    with zipfile.ZipFile(out, "w", method) as file:
+    with zipfile.ZipFile(out, "w", method) as file, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # two entries of one name
         file.writestr(f"{folder}/data.pkl", opcodes)
         file.writestr(f"{folder}/byteorder", "little")
         for key, data in storages:
@@ -211,16 +213,21 @@ def headers():
 def attacks(place):
     valid = place.path("weights/vit.safetensors").read_bytes()
 
+    def executed():
+        return "code in a file was executed" if (place.folder / "executed").exists() else None
+
     def of(name, codes=(1, 2), mentions=None):
         command = place.command(
             "features", "small.yaml", "p.png", "--output", f"{name}.out", "--set", f"model.vit.weights={name}"
         )
         return Attack(
-            "weights files", name, command, codes=codes, mentions=name if mentions is None else mentions
+            "weights files",
+            name,
+            command,
+            codes=codes,
+            mentions=name if mentions is None else mentions,
+            lost=executed,
         )
-
-    def executed():
-        return "code in a file was executed" if (place.folder / "executed").exists() else None
 
     yield of("weights/vit.safetensors", (0,))
     for name, opcodes in pickles():
