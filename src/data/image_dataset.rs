@@ -1,5 +1,6 @@
 //! The images of one split: from a sample to the pixels that the model sees.
 
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
@@ -12,7 +13,7 @@ use super::dataset::{Sample, Source};
 use super::datasets::synthetic;
 use super::image::Workspace;
 use super::image::cache::DiskCache;
-use super::image::decode::read_image_over;
+use super::image::decode::{decode_again_over, decode_image_over, read_file};
 use super::panic::catch_panic;
 use crate::config::{AugmentConfig, Cache, DataConfig};
 
@@ -43,6 +44,8 @@ pub struct ImageDataset {
     background: [u8; 3],
     keep_files: bool,
     disk: Option<DiskCache>,
+    /// The hash of each file's content when it was first decoded.
+    decoded: Vec<OnceLock<blake3::Hash>>,
     cache: Vec<OnceLock<Arc<RgbImage>>>,
     cached: AtomicU64,
 }
@@ -51,6 +54,7 @@ impl ImageDataset {
     /// Creates the dataset of a split from its samples.
     pub fn new(samples: Vec<Sample>, config: &DataConfig) -> Result<Self> {
         let cache = samples.iter().map(|_| OnceLock::new()).collect();
+        let decoded = samples.iter().map(|_| OnceLock::new()).collect();
         Ok(Self {
             samples,
             transform: TrainTransform::new(config)?,
@@ -60,6 +64,7 @@ impl ImageDataset {
                 .then(|| DiskCache::open(config.cache_dir.as_deref(), config.background))
                 .transpose()?,
             keep_files: config.cache == Cache::Memory,
+            decoded,
             cache,
             cached: AtomicU64::new(0),
         })
@@ -112,7 +117,9 @@ impl ImageDataset {
             Source::File(path) => {
                 let image = match &self.disk {
                     Some(disk) => disk.image(path)?,
-                    None => read_image_over(path, self.background)?,
+                    None => self
+                        .decode(path, &self.decoded[index])
+                        .with_context(|| path.display().to_string())?,
                 };
                 (image, self.keep_files)
             }
@@ -126,6 +133,19 @@ impl ImageDataset {
                 self.cached.fetch_add(bytes, Ordering::Relaxed);
             }
         }
+        Ok(image)
+    }
+
+    /// Decodes a file, whose content is checked unless it was decoded before.
+    fn decode(&self, path: &Path, decoded: &OnceLock<blake3::Hash>) -> Result<RgbImage> {
+        let bytes = read_file(path)?;
+        let hash = blake3::hash(&bytes);
+        if decoded.get() == Some(&hash) {
+            return decode_again_over(&bytes, self.background);
+        }
+        let image = decode_image_over(&bytes, self.background)?;
+        // Of a file that changes, only the first content is known.
+        let _ = decoded.set(hash);
         Ok(image)
     }
 
@@ -198,6 +218,27 @@ mod tests {
             fs::remove_file(folder.path().join("a.png")).unwrap();
             assert_eq!(images.image(0).is_ok(), survives);
         }
+    }
+
+    #[test]
+    fn a_jpeg_decodes_alike_again_and_is_checked_when_it_changes() {
+        let (folder, images) = stored(Cache::None);
+        let path = folder.path().join("a.png");
+        let levels = |x: u32, y: u32| image::Rgb([x as u8 * 3, y as u8 * 3, (x * y) as u8]);
+        RgbImage::from_fn(80, 80, levels)
+            .save_with_format(&path, image::ImageFormat::Jpeg)
+            .unwrap();
+        let first = images.image(0).unwrap();
+        assert_eq!(images.image(0).unwrap(), first);
+        let bytes = fs::read(&path).unwrap();
+        // The end marker hides from the decoder that half of the blocks are missing.
+        fs::write(&path, [&bytes[..bytes.len() * 2 / 3], &[0xff, 0xd9]].concat()).unwrap();
+        for _ in 0..2 {
+            let error = format!("{:#}", images.image(0).unwrap_err());
+            assert!(error.contains("a.png: damaged"), "{error}");
+        }
+        fs::write(&path, bytes).unwrap();
+        assert_eq!(images.image(0).unwrap(), first);
     }
 
     #[test]

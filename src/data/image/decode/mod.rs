@@ -43,13 +43,8 @@ const CLAIMS_MEMORY: &str =
 /// a regular file, empty, not an image of a supported format, truncated, damaged, or larger than
 /// the limits above.
 pub fn read_image(path: &Path) -> Result<RgbImage> {
-    read_image_over(path, NEUTRAL)
-}
-
-/// Reads the image in `path` as [`read_image`] does, with transparent pixels over `background`.
-pub(crate) fn read_image_over(path: &Path, background: [u8; 3]) -> Result<RgbImage> {
     read_file(path)
-        .and_then(|bytes| decode_image_over(&bytes, background))
+        .and_then(|bytes| decode_image(&bytes))
         .with_context(|| path.display().to_string())
 }
 
@@ -71,8 +66,24 @@ pub fn decode_image(bytes: &[u8]) -> Result<RgbImage> {
 
 /// Decodes an image as [`decode_image`] does, with transparent pixels over `background`.
 pub(crate) fn decode_image_over(bytes: &[u8], background: [u8; 3]) -> Result<RgbImage> {
-    // The decoders are third-party code on untrusted input: a panic in one is a damaged file.
-    match catch_unwind(AssertUnwindSafe(|| decode(bytes, background))) {
+    decode_caught(|| {
+        let format = supported_format(bytes)?;
+        if format == image::ImageFormat::Jpeg {
+            jpeg::check(bytes, MAX_PIXELS)?;
+        }
+        decode(bytes, format, background)
+    })
+}
+
+/// Decodes bytes that [`decode_image_over`] has decoded before, to an equal image: the blocks of a
+/// JPEG are not checked again, which takes as long as decoding them.
+pub(crate) fn decode_again_over(bytes: &[u8], background: [u8; 3]) -> Result<RgbImage> {
+    decode_caught(|| decode(bytes, supported_format(bytes)?, background))
+}
+
+/// Runs a decoder. It is third-party code on untrusted input: a panic in it is a damaged file.
+fn decode_caught(decode: impl FnOnce() -> Result<RgbImage>) -> Result<RgbImage> {
+    match catch_unwind(AssertUnwindSafe(decode)) {
         Ok(decoded) => decoded,
         Err(_) => bail!(
             "damaged, or of a kind that the decoder does not know: save the image again as PNG or \
@@ -81,12 +92,7 @@ pub(crate) fn decode_image_over(bytes: &[u8], background: [u8; 3]) -> Result<Rgb
     }
 }
 
-fn decode(bytes: &[u8], background: [u8; 3]) -> Result<RgbImage> {
-    ensure!(!bytes.is_empty(), "the file is empty; download it again or remove it");
-    let format = supported_format(bytes)?;
-    if format == image::ImageFormat::Jpeg {
-        jpeg::check(bytes, MAX_PIXELS)?;
-    }
+fn decode(bytes: &[u8], format: image::ImageFormat, background: [u8; 3]) -> Result<RgbImage> {
     ensure!(
         format != image::ImageFormat::Tiff || !directory::is_camera_raw(bytes),
         "a camera's raw file, of which only a preview can be read; export it as JPEG or PNG"
@@ -198,6 +204,7 @@ fn explain(error: ImageError) -> anyhow::Error {
 
 /// Returns the format of a file that can be decoded.
 fn supported_format(bytes: &[u8]) -> Result<image::ImageFormat> {
+    ensure!(!bytes.is_empty(), "the file is empty; download it again or remove it");
     Ok(match ImageFormat::of(bytes) {
         Some(ImageFormat::Jpeg) => image::ImageFormat::Jpeg,
         Some(ImageFormat::Png) => image::ImageFormat::Png,
