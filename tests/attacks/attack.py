@@ -208,21 +208,11 @@ def table(counts):
 class Place:
     """A folder with a small config, an image, a run and its exported weights, all made by the program."""
 
-    CONFIG = """
-name: small
-seed: 7
-data: {dataset: synthetic, image_size: 32, synthetic: {train: 48, val: 16, test: 16}}
-model:
-  vit: {name: vit_micro_patch8_64, embed_dim: 24, depth: 1}
-  mamba: {name: vim_micro_patch8_64, embed_dim: 24, depth: 1}
-  fusion: {dim: 16}
-  head: {hidden: [16]}
-train: {epochs: 3, batch_size: 16, threads: 1, optimizer: {lr: 1.0e-3}, schedule: {warmup_epochs: 1}}
-"""
+    CONFIG = Path(__file__).resolve().parents[1] / "fixtures/small.yaml"
 
     def __init__(self, folder, program):
         self.folder, self.program = Path(folder), str(program)
-        self.write("small.yaml", self.CONFIG.encode())
+        self.write("small.yaml", self.CONFIG.read_bytes())
         self.honest("train", "small.yaml", "--output", "run", "--quiet")
         self.honest("export", "run", "--output", "weights")
 

@@ -18,7 +18,7 @@ pub(crate) fn hold_out(
     purpose: &str,
 ) -> (Vec<Row>, Vec<Row>) {
     let mut images: Vec<&Row> = rows.iter().collect();
-    // Ties are broken by name, and the lowest row stands for its unit, so that the order of the
+    // Ties are broken by name, and the lowest row represents its unit, so that the order of the
     // list does not matter.
     images.sort_by(|a, b| a.score.total_cmp(&b.score).then_with(|| a.id.cmp(&b.id)));
     let mut seen = HashSet::new();

@@ -22,7 +22,7 @@ const EMA_KEYS: [&str; 3] = ["model_ema", "state_dict_ema", "model_state_ema"];
 /// Longer than the name of any parameter; without a limit, one long name could be that of many.
 const MAX_NAME: usize = 500;
 /// A compressed storage is unpacked for each of its tensors. It may be this many times as long as
-/// the tensor, and so many bytes longer: a bomb of zeros ends here.
+/// the tensor, and this many bytes longer: a bomb of zeros ends here.
 const MAX_UNPACKED: (u64, u64) = (16, 1 << 20);
 
 /// Where a storage's values are.

@@ -11,17 +11,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 /// A model and dataset that train in a second or two.
-pub(crate) const SMALL: &str = "
-name: small
-seed: 7
-data: {dataset: synthetic, image_size: 32, synthetic: {train: 48, val: 16, test: 16}}
-model:
-  vit: {name: vit_micro_patch8_64, embed_dim: 24, depth: 1}
-  mamba: {name: vim_micro_patch8_64, embed_dim: 24, depth: 1}
-  fusion: {dim: 16}
-  head: {hidden: [16]}
-train: {epochs: 3, batch_size: 16, threads: 1, optimizer: {lr: 1.0e-3}, schedule: {warmup_epochs: 1}}
-";
+pub(crate) const SMALL: &str = concat!("\n", include_str!("../../fixtures/small.yaml"));
 
 /// A temporary directory with `small.yaml` in it, which the program runs in.
 pub(crate) struct Sandbox(TempDir);
