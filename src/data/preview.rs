@@ -65,7 +65,7 @@ pub fn sheet(images: &ImageDataset, rows: usize, epochs: usize, seed: u64) -> Re
     }
     for (row, sample) in images.samples().iter().take(rows).enumerate() {
         let top = line + row as u32 * step + 2 * gap;
-        let score = format!("  score {}", sample.target());
+        let score = format!("  score {:.2}", sample.target());
         let room = (width - 2 * gap).saturating_sub(LETTERS.width(&score));
         let caption = LETTERS.fit(&printable(&sample.id), room) + &score;
         write(&mut sheet, (gap, top), &caption, LETTERS, INK);
