@@ -1,7 +1,7 @@
 # `make demo` and `make test` set up everything that they need; `make help` lists the rest.
 CONFIG ?= configs/quickstart.yaml
 
-.PHONY: help python setup gloo cuda distributed build demo test test-distributed test-explain test-report test-attacks test-kernels kernel-table kernel-tools lint clean
+.PHONY: help python setup gloo cuda distributed build demo test test-distributed test-explain test-report test-attacks test-gpu test-kernels kernel-table kernel-tools lint clean
 
 help:
 	@echo "make demo    train VM-BeautyNet on synthetic faces and print PC, MAE and RMSE (CONFIG=FILE for another experiment)"
@@ -9,12 +9,13 @@ help:
 	@echo "make test-report    check a report in headless Chromium; skipped where there is none, unless VMB_REQUIRE_CHROMIUM=1"
 	@echo "make test-explain   train a Vision Mamba on synthetic faces and measure whether its maps lie on what the score is made of; minutes"
 	@echo "make test-attacks   kill and stop runs, fill disks, feed hostile files, and count what goes wrong; up to ten minutes"
+	@echo "make test-gpu       run on a GPU what computes there, and compare it with the reference files; fails where there is none"
 	@echo "make test-kernels   run the CUDA kernels in a simulator and compare them with reference files; no GPU is needed"
 	@echo "make kernel-table   print what the CUDA kernels count there, the table of csrc/README.md"
 	@echo "make build   build target/release/vmbeauty"
 	@echo "make lint    check formatting, clippy and rustdoc with warnings denied, and the structure and words of the code"
 	@echo "make setup   only fetch libtorch for the CPU; then plain cargo build and cargo test work"
-	@echo "make cuda    fetch libtorch with CUDA and nvcc instead, and build with it"
+	@echo "make cuda    fetch libtorch with CUDA and nvcc instead, and build with it; the other targets keep it"
 	@echo "make distributed   build with the feature that trains with several processes, on one host or many"
 	@echo "make test-distributed   run its tests"
 	@echo "make clean   remove build outputs (libtorch stays in its cache)"
@@ -27,20 +28,17 @@ setup: python
 
 cuda: python
 	@python3 scripts/setup.py --cuda
-	cargo build --release --features cuda
-
-# With CUDA as well, if this checkout is set up for it.
-FEATURES = distributed$(shell grep -q CUDA_HOME .cargo/config.toml 2>/dev/null && echo ,cuda)
+	cargo build --release
 
 gloo: python
 	@python3 scripts/setup.py --distributed
 
 distributed: gloo
-	cargo build --release --features $(FEATURES)
+	cargo build --release --features distributed
 
 test-distributed: gloo
-	cargo test --release --features $(FEATURES) --lib distributed
-	cargo test --release --features $(FEATURES) --test cli distributed
+	cargo test --release --features distributed --lib distributed
+	cargo test --release --features distributed --test cli distributed
 
 build: setup
 	cargo build --release
@@ -51,6 +49,12 @@ demo: build
 test: setup
 	python3 -B -m unittest discover -s tests -p "test_*.py"
 	cargo test
+
+# The tests that run on a GPU as well as on the CPU, by their names.
+test-gpu: python
+	@python3 scripts/setup.py --require-gpu
+	@python3 scripts/setup.py --distributed
+	VMB_REQUIRE_GPU=1 cargo test --release --features distributed --lib --test golden --test library --test cli on_a_gpu
 
 test-report: build
 	python3 -B tests/browser/check_report.py

@@ -26,32 +26,26 @@ const X86_KERNELS: [(&str, usize, &[&str]); 2] = [
 
 const CUDA_KERNELS: [&str; 4] = ["scan_forward", "scan_backward", "conv", "sum_parts"];
 /// From Turing to Blackwell.
-const CUDA_ARCHITECTURES: [u32; 7] = [75, 80, 86, 89, 90, 100, 120];
+const CUDA_ARCHITECTURES: &str = "75,80,86,89,90,100,120";
 
 fn main() {
     println!("cargo:rerun-if-changed=csrc");
     println!("cargo:rustc-check-cfg=cfg(vmb_cuda)");
-    for variable in ["LIBTORCH_INCLUDE", "CUDA_HOME", "NVCC", "GLOO_INCLUDE"] {
+    let variables = ["LIBTORCH_INCLUDE", "CUDA_HOME", "NVCC", ARCHITECTURES_KEY, "GLOO_INCLUDE"];
+    for variable in variables {
         println!("cargo:rerun-if-env-changed={variable}");
     }
     let lib =
         PathBuf::from(env::var_os("DEP_TCH_LIBTORCH_LIB").expect("torch-sys names its libtorch"));
     let lib = lib.canonicalize().unwrap_or(lib);
-    let wants_cuda = env::var_os("CARGO_FEATURE_CUDA").is_some();
-    let links_cuda = wants_cuda && lib.join("libtorch_cuda.so").exists();
-    if wants_cuda && !links_cuda {
-        println!(
-            "cargo:warning=the CUDA kernels are compiled, but not linked: the libtorch in {} has \
-             no CUDA (`make cuda` fetches one that has)",
-            lib.display()
-        );
-    }
+    // The libtorch decides: one with CUDA would run the scan step by step without the kernels.
+    let cuda = lib.join("libtorch_cuda.so").exists().then(Cuda::find);
     // At the same time: the compiler's headers of libtorch keep one core busy as long as the
     // kernels keep another.
     let objects = thread::scope(|scope| {
         let kernels = scope.spawn(kernel_objects);
-        let distributed = scope.spawn(|| distributed_objects(&lib, links_cuda));
-        let mut objects = operator_objects(&lib, links_cuda);
+        let distributed = scope.spawn(|| distributed_objects(&lib, cuda.as_ref()));
+        let mut objects = operator_objects(&lib, cuda.as_ref());
         for compiled in [kernels, distributed] {
             objects.extend(compiled.join().expect("the compiler's error is printed above"));
         }
@@ -61,9 +55,11 @@ fn main() {
     // refers to.
     cpp().objects(objects).link_lib_modifier("+whole-archive").compile("vmb_ops");
     bound_spinning_of_the_program();
-    if wants_cuda {
-        compile_cuda_kernels(links_cuda);
+    if let Some(cuda) = &cuda {
+        cuda.compile_kernels();
     }
+    let architectures = cuda.map_or(String::new(), |cuda| cuda.architectures.join(" "));
+    println!("cargo:rustc-env=VMB_CUDA_KERNELS={architectures}");
     // ATen's parallel_for is OpenMP; libtorch brings its own libgomp, found by the same rpath.
     println!("cargo:rustc-link-arg=-Wl,-rpath,{}", lib.display());
     search_path_for_doc_tests(&lib);
@@ -157,7 +153,7 @@ fn system_include(build: &mut cc::Build, folder: &Path) {
 }
 
 /// Compiles csrc/distributed. libtorch_cpu contains Gloo, but not its headers.
-fn distributed_objects(lib: &Path, cuda: bool) -> Vec<PathBuf> {
+fn distributed_objects(lib: &Path, cuda: Option<&Cuda>) -> Vec<PathBuf> {
     if env::var_os("CARGO_FEATURE_DISTRIBUTED").is_none() {
         return Vec::new();
     }
@@ -177,26 +173,24 @@ fn distributed_objects(lib: &Path, cuda: bool) -> Vec<PathBuf> {
         .define("USE_C10D_GLOO", None);
     // PyTorch's wheel with CUDA depends on NCCL's, which brings its header.
     let nccl = lib.join("../../nvidia/nccl/include");
-    if let (true, true, Some(home)) = (cuda, nccl.join("nccl.h").is_file(), cuda_home()) {
+    if let (Some(cuda), true) = (cuda, nccl.join("nccl.h").is_file()) {
         build.define("VMB_NCCL", None).define("USE_C10D_NCCL", None);
         system_include(&mut build, &nccl);
-        system_include(&mut build, &home.join("include"));
+        system_include(&mut build, &cuda.home.join("include"));
     }
     build.compile_intermediates()
 }
 
 /// The operators and their C interface: what includes ATen.
-fn operator_objects(lib: &Path, cuda: bool) -> Vec<PathBuf> {
+fn operator_objects(lib: &Path, cuda: Option<&Cuda>) -> Vec<PathBuf> {
     let mut build = with_libtorch(lib);
     build.file("csrc/ops/all.cpp");
     if env::var_os("CARGO_FEATURE_DISTRIBUTED").is_some() {
         build.define("VMB_DISTRIBUTED", None);
     }
-    if cuda {
+    if let Some(cuda) = cuda {
         build.define("VMB_CUDA", None);
-        if let Some(home) = cuda_home() {
-            system_include(&mut build, &home.join("include"));
-        }
+        system_include(&mut build, &cuda.home.join("include"));
         println!("cargo:rustc-link-lib=c10_cuda");
         println!("cargo:rustc-cfg=vmb_cuda");
         // libtorch finds a GPU through the hooks that libtorch_cuda registers when it is loaded. No
@@ -206,57 +200,79 @@ fn operator_objects(lib: &Path, cuda: bool) -> Vec<PathBuf> {
     build.compile_intermediates()
 }
 
-/// Returns the CUDA toolkit: CUDA_HOME, else the one of the nvcc in PATH.
-fn cuda_home() -> Option<PathBuf> {
-    println!("cargo:rerun-if-env-changed=PATH");
-    env::var_os("CUDA_HOME").map(PathBuf::from).or_else(|| {
-        env::split_paths(&env::var_os("PATH")?)
-            .find(|folder| folder.join("nvcc").is_file())?
-            .parent()
-            .map(Path::to_path_buf)
-    })
+/// The variable that names other architectures than [`CUDA_ARCHITECTURES`].
+const ARCHITECTURES_KEY: &str = "VMB_CUDA_ARCHITECTURES";
+
+/// The CUDA toolkit, and the architectures that the kernels are compiled for.
+struct Cuda {
+    /// The toolkit's folder.
+    home: PathBuf,
+    /// As in 90 for sm_90, in ascending order.
+    architectures: Vec<String>,
 }
 
-/// Compiles csrc/cuda: native code for every architecture, so that nothing is compiled when a
-/// program starts, and PTX of the last one for later architectures.
-fn compile_cuda_kernels(link: bool) {
-    // cc uses the nvcc that NVCC names, else the one in PATH.
-    if env::var_os("NVCC").is_none()
-        && cuda_home().is_none_or(|home| !home.join("bin/nvcc").is_file())
-    {
-        panic!(
-            "the feature `cuda` needs nvcc 13.0: run `make cuda`, or put it on the PATH or in \
-             NVCC, and its toolkit in CUDA_HOME"
-        );
+impl Cuda {
+    /// Finds the compiler as cc does: the one that NVCC names, else the one in PATH. Panics with the
+    /// remedy if there is none.
+    fn find() -> Self {
+        println!("cargo:rerun-if-env-changed=PATH");
+        let in_path = || {
+            let folders = env::var_os("PATH")?;
+            env::split_paths(&folders).map(|folder| folder.join("nvcc")).find(|nvcc| nvcc.is_file())
+        };
+        let named = env::var_os("NVCC").map(PathBuf::from);
+        let Some(nvcc) = named.or_else(in_path).and_then(|nvcc| nvcc.canonicalize().ok()) else {
+            panic!(
+                "this libtorch has CUDA, so the CUDA kernels are compiled, which needs nvcc 13.0: \
+                 run `make cuda`, which fetches it, or name it in NVCC or PATH; a libtorch for the \
+                 CPU (`python3 scripts/setup.py --cpu`) needs none"
+            );
+        };
+        let home = env::var_os("CUDA_HOME").map(PathBuf::from);
+        let home = home.or_else(|| Some(nvcc.parent()?.parent()?.into())).unwrap_or_default();
+        Self { home, architectures: architectures() }
     }
-    let mut build = cc::Build::new();
-    build
-        .cuda(true)
-        .cudart(if link { "static" } else { "none" })
-        .cargo_metadata(link)
-        // Debug code for the device (-G) is not optimized.
-        .debug(false)
-        .warnings(false)
-        .std("c++17")
-        .opt_level(3)
-        .pic(true)
-        .flag("--expt-relaxed-constexpr");
-    for arch in CUDA_ARCHITECTURES {
-        build.flag("-gencode").flag(format!("arch=compute_{arch},code=sm_{arch}"));
-    }
-    let newest = CUDA_ARCHITECTURES[CUDA_ARCHITECTURES.len() - 1];
-    build
-        .flag("-gencode")
-        .flag(format!("arch=compute_{newest},code=compute_{newest}"))
-        // Registers, shared memory and spills of every kernel, in cargo's output file of this
-        // script.
-        .flag("-Xptxas")
-        .flag("-v")
-        .files(CUDA_KERNELS.map(|name| format!("csrc/cuda/{name}.cu")))
-        .compile("vmb_cuda");
-    if let (true, Some(home)) = (link, cuda_home()) {
+
+    /// Compiles csrc/cuda: native code for every architecture, so that nothing is compiled when a
+    /// program starts, and PTX of the last one for later architectures.
+    fn compile_kernels(&self) {
+        let mut build = cc::Build::new();
+        build
+            .cuda(true)
+            .cudart("static")
+            // Debug code for the device (-G) is not optimized.
+            .debug(false)
+            .warnings(false)
+            .std("c++17")
+            .opt_level(3)
+            .pic(true)
+            .flag("--expt-relaxed-constexpr");
+        let newest = self.architectures.last().map(|arch| (arch, "compute"));
+        for (arch, code) in self.architectures.iter().map(|arch| (arch, "sm")).chain(newest) {
+            build.flag("-gencode").flag(format!("arch=compute_{arch},code={code}_{arch}"));
+        }
+        build.files(CUDA_KERNELS.map(|name| format!("csrc/cuda/{name}.cu"))).compile("vmb_cuda");
         for folder in ["lib", "lib64"] {
-            println!("cargo:rustc-link-search=native={}", home.join(folder).display());
+            let folder = self.home.join(folder);
+            println!("cargo:rustc-link-search=native={}", folder.display());
         }
     }
+}
+
+/// Returns the architectures to compile for. Panics where the variable names none, or one that the
+/// kernels do not support.
+fn architectures() -> Vec<String> {
+    let given = env::var(ARCHITECTURES_KEY).ok().filter(|given| !given.is_empty());
+    let given = given.as_deref().unwrap_or(CUDA_ARCHITECTURES);
+    let parsed: Option<Vec<u32>> =
+        given.split(',').map(|arch| arch.trim().parse().ok().filter(|&arch| arch >= 75)).collect();
+    let Some(mut parsed) = parsed else {
+        panic!(
+            "{ARCHITECTURES_KEY} is {given}: it must be compute capabilities from 75 on, without \
+             their point and separated by commas, as in 80,90"
+        );
+    };
+    parsed.sort_unstable();
+    parsed.dedup();
+    parsed.iter().map(u32::to_string).collect()
 }

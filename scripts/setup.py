@@ -2,10 +2,11 @@
 """Set up what `cargo build` needs: libtorch, found through .cargo/config.toml.
 
     python3 scripts/setup.py              libtorch for the CPU (450 MB on disk)
-    python3 scripts/setup.py --cuda       libtorch with CUDA, and nvcc (about 12 GB while it is set up)
+    python3 scripts/setup.py --cuda       libtorch with CUDA, and nvcc (4.8 GB on disk, 7.4 GB while it is set up)
     python3 scripts/setup.py --cpu        back to the CPU variant after --cuda
     python3 scripts/setup.py --distributed   Gloo's headers too, for training with several processes (1 MB)
     python3 scripts/setup.py --kernel-tests   nvcc and numpy, for `make test-kernels` (400 MB on disk; no GPU is needed)
+    python3 scripts/setup.py --require-gpu   fail where `make test-gpu` cannot run
     python3 scripts/setup.py --check      only say what is missing
 
 libtorch comes out of the PyTorch wheel, by pip, into a cache that survives a clean clone: $VMB_CACHE_DIR, else
@@ -101,15 +102,18 @@ def check_platform():
                          f"{TORCH_VERSION} yourself and set LIBTORCH, or PyTorch {TORCH_VERSION} and LIBTORCH_USE_PYTORCH=1")
 
 
-def run(command, what, cwd=None):
-    result = subprocess.run(command, stdout=sys.stderr, cwd=cwd)
+def run(command, what, cwd=None, env=None):
+    result = subprocess.run(command, stdout=sys.stderr, cwd=cwd, env=env)
     if result.returncode != 0:
         raise SetupError(f"{what} failed (exit {result.returncode}); what it printed is above. Run the same command again")
 
 
 def pip_install(folder, packages, extra=()):
     command = [sys.executable, "-m", "pip", "install", "--target", str(folder), "--only-binary", ":all:", "--disable-pip-version-check"]
-    run(command + ["--no-cache-dir", "--no-compile", *extra, *packages], "the installation by pip")
+    # pip unpacks in TMPDIR and moves the result: on the same disk, that needs no second copy.
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix="pip-") as temporary:
+        env = {**os.environ, "TMPDIR": temporary}
+        run(command + ["--no-cache-dir", "--no-compile", *extra, *packages], "the installation by pip", env=env)
 
 
 def pip_download(folder, requirements, extra):
@@ -229,8 +233,8 @@ def libtorch_cuda(root):
     """The full wheel with everything it depends on, as pip lays it out: its libraries find each other by rpath."""
     final = root / f"libtorch-{TORCH_VERSION}-cuda"
     if not is_whole(final):
-        need_space(root, 12)
-        say(f"fetching PyTorch {TORCH_VERSION} with CUDA, and nvcc (about 3 GB, once) into {final}")
+        need_space(root, 8)
+        say(f"fetching PyTorch {TORCH_VERSION} with CUDA, and nvcc (2.6 GB, once) into {final}")
         with building(final) as folder:
             pip_install(folder, [f"torch=={TORCH_VERSION}", *NVCC_PACKAGES])
             (folder / "torch/build-version").write_text(f"{TORCH_VERSION}\n")
@@ -321,16 +325,33 @@ def user_libtorch():
     return given
 
 
+def require_gpu(root, dev=Path("/dev")):
+    """What the GPU tests need: a GPU, and a libtorch with CUDA."""
+    if not any(dev.glob("nvidia[0-9]*")) and not (dev / "dxg").exists():
+        raise SetupError(f"no GPU: the tests of `make test-gpu` run on an NVIDIA GPU, and {dev}/nvidia0 is not there. Without one, "
+                         "`make test-kernels` executes the CUDA kernels in a simulator")
+    given = user_libtorch()
+    own = given and not os.environ.get("LIBTORCH_USE_PYTORCH")
+    if own and not (Path(given) / "lib/libtorch_cuda.so").exists():
+        raise SetupError(f"LIBTORCH is {given}, which has no CUDA: unset it and run `make cuda`, or name a libtorch with CUDA")
+    if not given and not uses_cuda(root):
+        raise SetupError("this checkout is set up for the CPU: run `make cuda`, then `make test-gpu`")
+
+
 def main():
     parser = argparse.ArgumentParser(description="Set up libtorch for vm-beautynet.")
     parser.add_argument("--cuda", action="store_true", help="the GPU variant: full wheel and nvcc")
     parser.add_argument("--cpu", action="store_true", help="the CPU variant, even if the GPU variant is set up")
     parser.add_argument("--distributed", action="store_true", help="Gloo's headers too, for training with several processes")
     parser.add_argument("--kernel-tests", action="store_true", help="nvcc and numpy for `make test-kernels`, nothing else")
+    parser.add_argument("--require-gpu", action="store_true", help="only check that there is a GPU, and a libtorch with CUDA")
     parser.add_argument("--check", action="store_true", help="only check the tools")
     args = parser.parse_args()
     check_tools()
     if args.check:
+        return
+    if args.require_gpu:
+        require_gpu(cache_root())
         return
     if args.kernel_tests:
         check_platform()

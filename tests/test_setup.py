@@ -81,6 +81,21 @@ class SetupTest(unittest.TestCase):
         (self.root / "libtorch/complete.json").write_text(json.dumps({}))
         self.assertFalse(setup.is_whole(self.root / "libtorch"))
 
+    def test_the_gpu_tests_need_a_gpu_and_a_libtorch_with_cuda(self):
+        settings = mock.patch.dict(os.environ, {"LIBTORCH": "", "LIBTORCH_USE_PYTORCH": ""})
+        with settings, mock.patch.object(setup, "PROJECT", self.root):
+            with self.assertRaisesRegex(setup.SetupError, "no GPU.*make test-kernels"):
+                setup.require_gpu(self.root, dev=self.root)
+            (self.root / "nvidia0").touch()
+            with self.assertRaisesRegex(setup.SetupError, "for the CPU: run `make cuda`"):
+                setup.require_gpu(self.root, dev=self.root)
+            (self.root / "lib").mkdir()
+            os.environ["LIBTORCH"] = str(self.root)
+            with self.assertRaisesRegex(setup.SetupError, "has no CUDA"):
+                setup.require_gpu(self.root, dev=self.root)
+            (self.root / "lib/libtorch_cuda.so").touch()
+            setup.require_gpu(self.root, dev=self.root)
+
 
 if __name__ == "__main__":
     unittest.main()

@@ -1,5 +1,5 @@
 // The operators on CUDA tensors: allocation and launches around the kernels of csrc/cuda. Only in
-// builds with the feature `cuda` (VMB_CUDA); elsewhere, and for double, CUDA tensors take
+// builds against a libtorch with CUDA (VMB_CUDA); elsewhere, and for double, CUDA tensors take
 // libtorch's own operations.
 #pragma once
 

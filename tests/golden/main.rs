@@ -4,6 +4,8 @@
 mod backbones;
 mod checkpoints;
 mod files;
+#[path = "../gpu/mod.rs"]
+mod gpu;
 mod grad_cam;
 mod preprocess;
 mod scan;

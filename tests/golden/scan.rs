@@ -4,29 +4,89 @@ use tch::{Device, Kind, Tensor};
 use vm_beautynet::ops::{self, Path, ScanInputs};
 
 use crate::files::{Reference, assert_close, matching};
+use crate::gpu::gpu;
 
 const NAMES: [&str; 8] = ["u", "delta", "A", "B", "C", "D", "z", "delta_bias"];
 
-/// Returns the operands of a case as leaves that require gradients; absent ones are None.
-fn leaves(
-    case: &Reference,
+/// How a reference case is computed.
+#[derive(Clone, Copy, Debug)]
+struct Form {
     device: Device,
+    /// The type of the sequences; parameters are float32, or float64 like the sequences.
     kind: Kind,
+    /// `None` is the eager formulation.
+    path: Option<Path>,
     channels_last: bool,
-) -> Vec<Option<Tensor>> {
-    NAMES
-        .iter()
-        .map(|name| {
-            let tensor = case.optional(name)?.to_kind(kind).copy().to_device(device);
-            let sequence = tensor.dim() == 3;
-            let tensor = if channels_last && sequence {
-                tensor.transpose(1, 2).contiguous().transpose(1, 2)
+    /// The reversed sequence, scanned in reverse.
+    flip: bool,
+}
+
+impl Form {
+    /// Returns the tolerance, relative to the largest reference value.
+    ///
+    /// A half type has p bits after the point, so that every operand and result is off by 2^-(p+1)
+    /// of itself: 2^-9 for bfloat16, 2^-12 for float16. A result depends on half a dozen such
+    /// operands, and a step size's error grows with the states it passes through: 16 times the
+    /// unit, 3e-2 and 4e-3, is what the type allows.
+    fn tolerance(self) -> f64 {
+        match self.kind {
+            Kind::BFloat16 => 16.0 / 512.0,
+            Kind::Half => 16.0 / 4096.0,
+            _ => 1e-4,
+        }
+    }
+
+    /// Returns the operands of a case as leaves that require gradients; absent ones are None.
+    fn leaves(self, case: &Reference) -> Vec<Option<Tensor>> {
+        let leaf = |name: &&str| {
+            let tensor = case.optional(name)?;
+            let tensor = if tensor.dim() == 3 {
+                let tensor = self.turned(&tensor).to_kind(self.kind);
+                if self.channels_last {
+                    tensor.transpose(1, 2).contiguous().transpose(1, 2)
+                } else {
+                    tensor
+                }
             } else {
-                tensor
+                let double = self.kind == Kind::Double;
+                tensor.to_kind(if double { Kind::Double } else { Kind::Float })
             };
-            Some(tensor.set_requires_grad(true))
-        })
-        .collect()
+            Some(tensor.copy().to_device(self.device).set_requires_grad(true))
+        };
+        NAMES.iter().map(leaf).collect()
+    }
+
+    /// Flips a sequence where the form is reversed: from the case's order, or back to it.
+    fn turned(self, t: &Tensor) -> Tensor {
+        if self.flip && t.dim() == 3 { t.flip([2]) } else { t.shallow_clone() }
+    }
+
+    /// Checks the output and all gradients of a case, and their types.
+    fn check(self, case: &Reference) {
+        let leaves = self.leaves(case);
+        let inputs = inputs(case, &leaves, self.flip);
+        let out = match self.path {
+            Some(path) => ops::selective_scan(&inputs, path),
+            None => ops::selective_scan_eager(&inputs),
+        }
+        .unwrap();
+        let name = format!("{} {self:?}", case.path.display());
+        let close = |what: &str, found: &Tensor, kind: Kind, reference: &str| {
+            assert_eq!(found.kind(), kind, "{name}: {what}");
+            let found = self.turned(&found.to_device(Device::Cpu));
+            let what = format!("{name}: {what}");
+            assert_close(&what, &found, &case.tensor(reference), self.tolerance());
+        };
+        close("out", &out, self.kind, "out");
+        let dout = self.turned(&case.tensor("dout")).to_kind(self.kind).to_device(self.device);
+        (out * dout).to_kind(Kind::Double).sum(Kind::Double).backward();
+        for (leaf, leaf_name) in leaves.iter().zip(NAMES) {
+            if let Some(leaf) = leaf {
+                let gradient = format!("d{leaf_name}");
+                close(&gradient, &leaf.grad(), leaf.kind(), &gradient);
+            }
+        }
+    }
 }
 
 fn inputs<'a>(case: &Reference, leaves: &'a [Option<Tensor>], reverse: bool) -> ScanInputs<'a> {
@@ -45,142 +105,41 @@ fn inputs<'a>(case: &Reference, leaves: &'a [Option<Tensor>], reverse: bool) -> 
     }
 }
 
-/// Checks the output and all gradients of a case; with `flip`, of the reversed sequence, scanned in
-/// reverse.
-fn check(
-    case: &Reference,
-    label: &str,
-    device: Device,
-    kind: Kind,
-    path: Option<Path>,
-    channels_last: bool,
-    flip: bool,
-) {
-    let mut leaves = leaves(case, device, kind, channels_last);
-    if flip {
-        for leaf in leaves.iter_mut().flatten() {
-            if leaf.dim() == 3 {
-                *leaf = leaf.detach().flip([2]).set_requires_grad(true);
-            }
-        }
-    }
-    let inputs = inputs(case, &leaves, flip);
-    let out = match path {
-        Some(path) => ops::selective_scan(&inputs, path),
-        None => ops::selective_scan_eager(&inputs),
-    }
-    .unwrap();
-    let upright = |t: &Tensor| {
-        let t = t.to_device(Device::Cpu);
-        if flip && t.dim() == 3 { t.flip([2]) } else { t }
-    };
-    let name = format!("{} {label}", case.path.display());
-    assert_close(&format!("{name}: out"), &upright(&out), &case.tensor("out"), 1e-4);
-    let dout = upright(&case.tensor("dout").to_kind(kind)).to_device(device);
-    (out * dout).sum(kind).backward();
-    for (leaf, leaf_name) in leaves.iter().zip(NAMES) {
-        if let Some(leaf) = leaf {
-            let expected = case.tensor(&format!("d{leaf_name}"));
-            assert_close(&format!("{name}: d{leaf_name}"), &upright(&leaf.grad()), &expected, 1e-4);
-        }
-    }
-}
-
-#[test]
-fn every_path_and_layout_matches_the_reference_scan_and_its_gradients() {
+/// Checks every case on a device in all types, both layouts and both directions.
+fn check_every_form(device: Device, paths: &[Option<Path>]) {
     for case in matching("scan_", "") {
-        for path in Path::ALL.into_iter().filter(|path| path.available()) {
-            for channels_last in [false, true] {
-                let label = format!("({}, channels last: {channels_last})", path.name());
-                check(&case, &label, Device::Cpu, Kind::Float, Some(path), channels_last, false);
-                check(
-                    &case,
-                    &format!("{label} reversed"),
-                    Device::Cpu,
-                    Kind::Float,
-                    Some(path),
-                    channels_last,
-                    true,
-                );
-            }
-        }
-        check(&case, "(double)", Device::Cpu, Kind::Double, Some(Path::Auto), false, false);
-    }
-}
-
-#[test]
-fn the_eager_formulation_matches_the_reference_scan_and_its_gradients() {
-    for case in matching("scan_", "") {
-        check(&case, "(eager)", Device::Cpu, Kind::Float, None, false, false);
-        check(&case, "(eager) reversed", Device::Cpu, Kind::Float, None, false, true);
-    }
-}
-
-/// On a machine without a GPU there is nothing to run: `make test-kernels` executes the same
-/// kernels in a simulator.
-#[cfg(feature = "cuda")]
-#[test]
-fn the_cuda_kernels_match_the_reference_scan_and_its_gradients_on_every_gpu() {
-    for index in 0..usize::try_from(tch::Cuda::device_count()).unwrap_or(0) {
-        for case in matching("scan_", "") {
-            for channels_last in [false, true] {
-                for flip in [false, true] {
-                    let label =
-                        format!("(GPU {index}, channels last: {channels_last}, reversed: {flip})");
-                    let device = Device::Cuda(index);
-                    check(
-                        &case,
-                        &label,
-                        device,
-                        Kind::Float,
-                        Some(Path::Auto),
-                        channels_last,
-                        flip,
-                    );
+        for &path in paths {
+            for kind in [Kind::Float, Kind::BFloat16, Kind::Half, Kind::Double] {
+                for (channels_last, flip) in
+                    [(false, false), (false, true), (true, false), (true, true)]
+                {
+                    Form { device, kind, path, channels_last, flip }.check(&case);
                 }
             }
         }
     }
 }
 
-/// Checks the output and every gradient with sequences rounded to a half type and parameters in
-/// float.
-///
-/// The type has p bits after the point, so that every operand and result is off by 2^-(p+1) of
-/// itself: 2^-9 for bfloat16, 2^-12 for float16. A result depends on half a dozen such operands,
-/// and a step size's error grows with the states it passes through: 16 times the unit, 3e-2 and
-/// 4e-3 of the largest reference value, is what the type allows.
 #[test]
-fn half_types_match_the_reference_scan_within_what_the_type_allows() {
+fn every_path_type_layout_and_direction_matches_the_reference_scan_and_its_gradients() {
+    let paths = Path::ALL.into_iter().filter(|path| path.available());
+    check_every_form(Device::Cpu, &paths.map(Some).collect::<Vec<_>>());
+}
+
+#[test]
+fn the_eager_formulation_matches_the_reference_scan_and_its_gradients() {
     for case in matching("scan_", "") {
-        for (kind, tolerance) in [(Kind::BFloat16, 16.0 / 512.0), (Kind::Half, 16.0 / 4096.0)] {
-            for path in Path::ALL.into_iter().filter(|path| path.available()) {
-                check_half(&case, kind, path, tolerance);
-            }
+        for flip in [false, true] {
+            let (device, kind) = (Device::Cpu, Kind::Float);
+            Form { device, kind, path: None, channels_last: false, flip }.check(&case);
         }
     }
 }
 
-fn check_half(case: &Reference, kind: Kind, path: Path, tolerance: f64) {
-    let leaves: Vec<Option<Tensor>> = leaves(case, Device::Cpu, Kind::Float, false)
-        .into_iter()
-        .map(|leaf| {
-            let leaf = leaf?;
-            let low = leaf.dim() == 3;
-            let leaf = if low { leaf.detach().to_kind(kind) } else { leaf };
-            Some(leaf.set_requires_grad(true))
-        })
-        .collect();
-    let out = ops::selective_scan(&inputs(case, &leaves, false), path).unwrap();
-    assert_eq!(out.kind(), kind);
-    let name = format!("{} ({kind:?}, {})", case.path.display(), path.name());
-    assert_close(&format!("{name}: out"), &out, &case.tensor("out"), tolerance);
-    (out * case.tensor("dout").to_kind(kind)).to_kind(Kind::Float).sum(Kind::Float).backward();
-    for (leaf, leaf_name) in leaves.iter().zip(NAMES) {
-        if let Some(leaf) = leaf {
-            assert_eq!(leaf.grad().kind(), leaf.kind(), "{name}: d{leaf_name}");
-            let expected = case.tensor(&format!("d{leaf_name}"));
-            assert_close(&format!("{name}: d{leaf_name}"), &leaf.grad(), &expected, tolerance);
-        }
+/// Without a GPU, `make test-kernels` executes the same kernels in a simulator.
+#[test]
+fn on_a_gpu_every_type_layout_and_direction_matches_the_reference_scan_and_its_gradients() {
+    if let Some(device) = gpu() {
+        check_every_form(device, &[Some(Path::Auto)]);
     }
 }

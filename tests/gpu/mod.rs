@@ -1,0 +1,20 @@
+//! The GPU that tests run on, with the same code as on the CPU.
+
+use std::io::Write;
+use std::{env, io, thread};
+
+use tch::{Cuda, Device};
+
+/// Returns the first GPU. Without one, says on stderr that the test is skipped, or fails if
+/// VMB_REQUIRE_GPU is set, as by `make test-gpu`.
+pub(crate) fn gpu() -> Option<Device> {
+    if Cuda::is_available() {
+        return Some(Device::Cuda(0));
+    }
+    let thread = thread::current();
+    let test = thread.name().unwrap_or_default();
+    assert!(env::var_os("VMB_REQUIRE_GPU").is_none(), "{test}: no GPU");
+    // Not eprintln!, whose text the test harness keeps to itself where a test passes.
+    let _ = writeln!(io::stderr(), "SKIPPED: {test} (no GPU)");
+    None
+}
