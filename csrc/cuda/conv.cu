@@ -81,11 +81,13 @@ struct Taps {
 
 // kWidth: 4, or 8 for kernels wider than that.
 template <class T, int kWidth>
-__global__ void __launch_bounds__(kThreads) conv_forward_kernel(const ConvForwardArgs args) {
+__global__ void __launch_bounds__(kThreads)
+    conv_forward_kernel(const Problems<ConvForwardArgs> all) {
+  const ConvForwardArgs& args = all.of[blockIdx.y];
   const ConvArgs& in = args.in;
   __shared__ float xs[kSteps + kWidth - 1][kRow];
   const Tile tile(in);
-  const int length = static_cast<int>(in.length), start = static_cast<int>(blockIdx.y) * kSteps,
+  const int length = static_cast<int>(in.length), start = static_cast<int>(blockIdx.z) * kSteps,
             steps = min(kSteps, length - start);
   load_tile<T>(xs, in.x, tile, start - (kWidth - 1), steps + kWidth - 1, length);
   __syncthreads();
@@ -100,7 +102,9 @@ __global__ void __launch_bounds__(kThreads) conv_forward_kernel(const ConvForwar
 }
 
 template <class T, int kWidth>
-__global__ void __launch_bounds__(kThreads) conv_backward_kernel(const ConvBackwardArgs args) {
+__global__ void __launch_bounds__(kThreads)
+    conv_backward_kernel(const Problems<ConvBackwardArgs> all) {
+  const ConvBackwardArgs& args = all.of[blockIdx.y];
   const ConvArgs& in = args.in;
   constexpr int kHalo = kWidth - 1;
   // Inputs from kHalo steps before the tile to kHalo steps behind it.
@@ -176,36 +180,39 @@ __global__ void __launch_bounds__(kThreads) conv_backward_kernel(const ConvBackw
 }
 
 template <class Args>
-int launch(void (*f32_kernel)(Args), void (*f16_kernel)(Args), void (*bf16_kernel)(Args),
-           const Args& args, Type type, int64_t tiles, void* stream) {
-  const int64_t blocks = args.in.batch * ((args.in.dim + kChannels - 1) / kChannels);
-  if (blocks == 0 || args.in.length == 0) return cudaSuccess;
-  if (blocks > 0x7fffffff || tiles > 0xffff || args.in.width > kMaxConvWidth)
+int launch(void (*f32_kernel)(Problems<Args>), void (*f16_kernel)(Problems<Args>),
+           void (*bf16_kernel)(Problems<Args>), const Args* args, int count, Type type,
+           int64_t tiles, void* stream) {
+  const ConvArgs& in = args->in;
+  const int64_t blocks = in.batch * ((in.dim + kChannels - 1) / kChannels);
+  if (blocks == 0 || in.length == 0) return cudaSuccess;
+  if (blocks > 0x7fffffff || tiles > 0xffff || in.width > kMaxConvWidth)
     return cudaErrorInvalidConfiguration;
+  const dim3 grid(static_cast<unsigned>(blocks), static_cast<unsigned>(count),
+                  static_cast<unsigned>(tiles));
   const auto kernel = of_type(type, f32_kernel, f16_kernel, bf16_kernel);
-  kernel<<<dim3(static_cast<unsigned>(blocks), static_cast<unsigned>(tiles)), kThreads, 0,
-           static_cast<cudaStream_t>(stream)>>>(args);
+  kernel<<<grid, kThreads, 0, static_cast<cudaStream_t>(stream)>>>(problems(args, count));
   return cudaGetLastError();
 }
 
 }  // namespace
 
-int conv_forward(const ConvForwardArgs& args, Type type, void* stream) {
-  const int64_t tiles = (args.in.length + kSteps - 1) / kSteps;
-  if (args.in.width <= 4)
+int conv_forward(const ConvForwardArgs* args, int count, Type type, void* stream) {
+  const int64_t tiles = (args->in.length + kSteps - 1) / kSteps;
+  if (args->in.width <= 4)
     return launch(conv_forward_kernel<float, 4>, conv_forward_kernel<f16, 4>,
-                  conv_forward_kernel<bf16, 4>, args, type, tiles, stream);
+                  conv_forward_kernel<bf16, 4>, args, count, type, tiles, stream);
   return launch(conv_forward_kernel<float, kMaxConvWidth>, conv_forward_kernel<f16, kMaxConvWidth>,
-                conv_forward_kernel<bf16, kMaxConvWidth>, args, type, tiles, stream);
+                conv_forward_kernel<bf16, kMaxConvWidth>, args, count, type, tiles, stream);
 }
 
-int conv_backward(const ConvBackwardArgs& args, Type type, void* stream) {
-  if (args.in.width <= 4)
+int conv_backward(const ConvBackwardArgs* args, int count, Type type, void* stream) {
+  if (args->in.width <= 4)
     return launch(conv_backward_kernel<float, 4>, conv_backward_kernel<f16, 4>,
-                  conv_backward_kernel<bf16, 4>, args, type, 1, stream);
+                  conv_backward_kernel<bf16, 4>, args, count, type, 1, stream);
   return launch(conv_backward_kernel<float, kMaxConvWidth>,
                 conv_backward_kernel<f16, kMaxConvWidth>, conv_backward_kernel<bf16, kMaxConvWidth>,
-                args, type, 1, stream);
+                args, count, type, 1, stream);
 }
 
 }  // namespace vmb::cuda

@@ -56,6 +56,17 @@ cuda::ScanArgs kernel_args(const ScanInputs& x) {
   return args;
 }
 
+// One launch computes problems of the same sizes and types.
+void check_problems(c10::ArrayRef<ScanInputs> problems) {
+  TORCH_INTERNAL_ASSERT(!problems.empty() && problems.size() <= cuda::kMaxProblems);
+  const ScanInputs &a = problems.front(), &b = problems.back();
+  TORCH_INTERNAL_ASSERT(a.u.sizes() == b.u.sizes() && a.state() == b.state() &&
+                        a.u.scalar_type() == b.u.scalar_type() && a.u.device() == b.u.device() &&
+                        a.D.defined() == b.D.defined() && a.z.defined() == b.z.defined() &&
+                        a.delta_bias.defined() == b.delta_bias.defined() &&
+                        a.delta_softplus == b.delta_softplus);
+}
+
 int warps_for(const ScanInputs& x) {
   return cuda::scan_warps(x.batch(), x.dim(), cuda::multiprocessors(x.u.get_device()));
 }
@@ -80,138 +91,223 @@ void* stream_of(const Tensor& x) {
 
 }  // namespace
 
-ScanResult scan_forward_cuda(const ScanInputs& operands, bool keep_states) {
-  const Tensor& u = operands.u;
+std::vector<ScanResult> scan_forward_cuda(c10::ArrayRef<ScanInputs> problems, bool keep_states) {
+  check_problems(problems);
+  const Tensor& u = problems[0].u;
   const c10::cuda::CUDAGuard device(u.device());
-  const ScanInputs x = cast(operands);
   const auto floats = u.options().dtype(at::kFloat);
-  Tensor out = empty_in_layout_of(u, u.scalar_type());
-  Tensor states = at::empty({0}, floats);
-  if (out.numel() == 0) return {out, states};
-  cuda::ScanForwardArgs args{kernel_args(x), operand(out, x.reverse), nullptr, 0};
-  const int64_t slot = x.batch() * x.dim() * cuda::padded_state(x.state());
-  if (keep_states) {
-    states = at::empty({cuda::tiles(x.length()) * slot}, floats);
-    args.states_stride = slot;
-  } else if (x.state() > cuda::kStates) {
-    states = at::empty({slot}, floats);
+  std::vector<ScanInputs> cast_problems;  // in memory until the launch
+  std::vector<cuda::ScanForwardArgs> args;
+  std::vector<ScanResult> results;
+  for (const ScanInputs& operands : problems) {
+    const ScanInputs& x = cast_problems.emplace_back(cast(operands));
+    Tensor out = empty_in_layout_of(operands.u, u.scalar_type());
+    Tensor states = at::empty({0}, floats);
+    cuda::ScanForwardArgs& a = args.emplace_back(cuda::ScanForwardArgs{});
+    if (out.numel() > 0) {
+      a.in = kernel_args(x), a.out = operand(out, x.reverse);
+      const int64_t slot = x.batch() * x.dim() * cuda::padded_state(x.state());
+      if (keep_states) {
+        states = at::empty({cuda::tiles(x.length()) * slot}, floats);
+        a.states_stride = slot;
+      } else if (x.state() > cuda::kStates) {
+        states = at::empty({slot}, floats);
+      }
+      if (states.numel() > 0) a.states = states.mutable_data_ptr<float>();
+    }
+    results.emplace_back(std::move(out), std::move(states));
   }
-  if (states.numel() > 0) args.states = states.mutable_data_ptr<float>();
-  check_launch(cuda::scan_forward(args, type_of(u), warps_for(x), stream_of(u)), "selective_scan");
-  return {out, states};
+  if (u.numel() > 0)
+    check_launch(cuda::scan_forward(args.data(), static_cast<int>(args.size()), type_of(u),
+                                    warps_for(problems[0]), stream_of(u)),
+                 "selective_scan");
+  return results;
 }
 
-ScanGradients scan_backward_cuda(const ScanInputs& operands, const Tensor& states,
-                                 const Tensor& dout_) {
-  const Tensor& u = operands.u;
-  const c10::cuda::CUDAGuard device(u.device());
-  const ScanInputs x = cast(operands);
-  void* const stream = stream_of(u);
-  const auto type = u.scalar_type();
-  const auto floats = u.options().dtype(at::kFloat);
-  const int warps = warps_for(x);
-  const int64_t batch = x.batch(), dim = x.dim(), length = x.length(), state = x.state();
-  const int64_t padded = cuda::padded_state(state);
-  const Tensor dout = dout_.to(type);
-  Tensor du = empty_in_layout_of(u, type), ddelta = empty_in_layout_of(operands.delta, type);
-  Tensor dz = x.z.defined() ? empty_in_layout_of(x.z, type) : Tensor();
-  Tensor dA = at::empty({1, batch, dim, padded}, floats);
-  Tensor dD = at::empty({1, batch, dim}, floats), dbias = at::empty({1, batch, dim}, floats);
-  Tensor dBC = at::empty(
-      {batch, cuda::channel_blocks(dim, warps), length, cuda::passes(state), 2, cuda::kStates},
-      floats);
-  if (u.numel() == 0) {
-    for (Tensor* t : {&dA, &dD, &dbias, &dBC}) t->zero_();
-  } else {
-    Tensor adjoint = state > cuda::kStates ? at::empty({batch, dim, padded}, floats) : Tensor();
+namespace {
+
+// What the backward kernel writes for one problem; partial sums have the dimension that sum_parts
+// adds over second.
+struct ScanPartials {
+  Tensor du, ddelta, dz, dA, dD, dbias, dBC, adjoint;
+
+  ScanPartials(const ScanInputs& x, int warps) {
+    const auto type = x.u.scalar_type();
+    const auto floats = x.u.options().dtype(at::kFloat);
+    const int64_t batch = x.batch(), dim = x.dim(), padded = cuda::padded_state(x.state());
+    du = empty_in_layout_of(x.u, type), ddelta = empty_in_layout_of(x.delta, type);
+    if (x.z.defined()) dz = empty_in_layout_of(x.z, type);
+    dA = at::empty({1, batch, dim, padded}, floats);
+    dD = at::empty({1, batch, dim}, floats), dbias = at::empty({1, batch, dim}, floats);
+    dBC = at::empty({batch, cuda::channel_blocks(dim, warps), x.length(), cuda::passes(x.state()),
+                     2, cuda::kStates},
+                    floats);
+    if (x.state() > cuda::kStates) adjoint = at::empty({batch, dim, padded}, floats);
+    if (x.u.numel() == 0)
+      for (Tensor* t : {&dA, &dD, &dbias, &dBC}) t->zero_();
+  }
+
+  cuda::ScanBackwardArgs args(const ScanInputs& x, const Tensor& states, const Tensor& dout) {
     cuda::ScanBackwardArgs args{};
     args.in = kernel_args(x);
     args.dout = operand(dout, x.reverse);
     args.states = states.const_data_ptr<float>();
-    args.states_stride = batch * dim * padded;
+    args.states_stride = x.batch() * x.dim() * cuda::padded_state(x.state());
     args.du = operand(du, x.reverse), args.ddelta = operand(ddelta, x.reverse);
     args.dz = operand(dz, x.reverse);
     args.dA = dA.mutable_data_ptr<float>(), args.dD = dD.mutable_data_ptr<float>();
     args.ddelta_bias = dbias.mutable_data_ptr<float>();
     args.dBC = dBC.mutable_data_ptr<float>(), args.reverse_dBC = x.reverse;
     args.adjoint = adjoint.defined() ? adjoint.mutable_data_ptr<float>() : nullptr;
-    check_launch(cuda::scan_backward(args, type_of(u), warps, stream), "selective_scan's backward");
+    return args;
   }
-  const Tensor both = sum_parts(dBC, stream);  // (b, l, passes, {dB, dC}, states of a pass)
-  const auto rows = [&](int64_t which, const Tensor& like) {
-    return both.select(3, which)
-        .reshape({batch, length, padded})
-        .narrow(2, 0, state)
-        .transpose(1, 2)
-        .to(like.scalar_type());
-  };
-  const auto over_batch = [&](const Tensor& partials, const Tensor& like) {
-    return like.defined() ? sum_parts(partials, stream).squeeze(0).to(like.scalar_type())
-                          : Tensor();
-  };
-  return {du,
-          ddelta.to(operands.delta.scalar_type()),
-          sum_parts(dA, stream).squeeze(0).narrow(1, 0, state).to(operands.A.scalar_type()),
-          rows(0, operands.B),
-          rows(1, operands.C),
-          over_batch(dD, operands.D),
-          dz.defined() ? dz.to(operands.z.scalar_type()) : dz,
-          over_batch(dbias, operands.delta_bias)};
-}
 
-namespace {
-
-struct ConvOperands {
-  Tensor x, weight, bias;
-  ConvOperands(const Tensor& x_, const Tensor& weight_, const OptionalTensor& bias_)
-      : x(x_), weight(weight_.to(at::kFloat).contiguous()), bias(optional_to(bias_, at::kFloat)) {
-    if (bias.defined()) bias = bias.contiguous();
-  }
-  cuda::ConvArgs args(bool reverse) const {
-    return {x.size(0),
-            x.size(1),
-            x.size(2),
-            weight.size(2),
-            operand(x, reverse),
-            weight.const_data_ptr<float>(),
-            bias.defined() ? bias.const_data_ptr<float>() : nullptr};
+  ScanGradients gradients(const ScanInputs& operands, void* stream) const {
+    const int64_t length = operands.length(), state = operands.state();
+    const Tensor both = sum_parts(dBC, stream);  // (b, l, passes, {dB, dC}, states of a pass)
+    const auto rows = [&](int64_t which, const Tensor& like) {
+      return both.select(3, which)
+          .reshape({operands.batch(), length, cuda::padded_state(state)})
+          .narrow(2, 0, state)
+          .transpose(1, 2)
+          .to(like.scalar_type());
+    };
+    const auto over_batch = [&](const Tensor& partials, const Tensor& like) {
+      return like.defined() ? sum_parts(partials, stream).squeeze(0).to(like.scalar_type())
+                            : Tensor();
+    };
+    return {du,
+            ddelta.to(operands.delta.scalar_type()),
+            sum_parts(dA, stream).squeeze(0).narrow(1, 0, state).to(operands.A.scalar_type()),
+            rows(0, operands.B),
+            rows(1, operands.C),
+            over_batch(dD, operands.D),
+            dz.defined() ? dz.to(operands.z.scalar_type()) : dz,
+            over_batch(dbias, operands.delta_bias)};
   }
 };
 
 }  // namespace
 
-Tensor conv_forward_cuda(const Tensor& x_, const Tensor& weight, const OptionalTensor& bias,
-                         bool reverse) {
-  const c10::cuda::CUDAGuard device(x_.device());
-  const ConvOperands x(x_, weight, bias);
-  Tensor out = empty_in_layout_of(x_, x_.scalar_type());
-  if (out.numel() == 0) return out;
-  const cuda::ConvForwardArgs args{x.args(reverse), operand(out, reverse)};
-  check_launch(cuda::conv_forward(args, type_of(x_), stream_of(x_)), "causal_conv1d_silu");
-  return out;
+std::vector<ScanGradients> scan_backward_cuda(c10::ArrayRef<ScanInputs> problems,
+                                              at::TensorList states, at::TensorList douts) {
+  check_problems(problems);
+  const Tensor& u = problems[0].u;
+  const c10::cuda::CUDAGuard device(u.device());
+  void* const stream = stream_of(u);
+  const int warps = warps_for(problems[0]);
+  std::vector<ScanInputs> cast_problems;  // these and their gradients in memory until the launch
+  std::vector<Tensor> cast_douts;
+  std::vector<ScanPartials> partials;
+  std::vector<cuda::ScanBackwardArgs> args;
+  for (size_t i = 0; i < problems.size(); ++i) {
+    const ScanInputs& x = cast_problems.emplace_back(cast(problems[i]));
+    const Tensor& dout = cast_douts.emplace_back(douts[i].to(u.scalar_type()));
+    partials.emplace_back(x, warps);
+    if (u.numel() > 0) args.push_back(partials.back().args(x, states[i], dout));
+  }
+  if (u.numel() > 0)
+    check_launch(cuda::scan_backward(args.data(), static_cast<int>(args.size()), type_of(u), warps,
+                                     stream),
+                 "selective_scan's backward");
+  std::vector<ScanGradients> gradients;
+  for (size_t i = 0; i < problems.size(); ++i)
+    gradients.push_back(partials[i].gradients(problems[i], stream));
+  return gradients;
 }
 
-std::tuple<Tensor, Tensor, Tensor> conv_backward_cuda(const Tensor& dout_, const Tensor& x_,
-                                                      const Tensor& weight,
-                                                      const OptionalTensor& bias, bool reverse) {
-  const c10::cuda::CUDAGuard device(x_.device());
-  const ConvOperands x(x_, weight, bias);
-  void* const stream = stream_of(x_);
-  const auto floats = x_.options().dtype(at::kFloat);
-  const Tensor dout = dout_.to(x_.scalar_type());
-  const int64_t batch = x_.size(0), dim = x_.size(1), width = weight.size(2);
-  Tensor dx = empty_in_layout_of(x_, x_.scalar_type());
-  Tensor dweight = at::zeros({1, batch, dim, width}, floats),
-         dbias = at::zeros({1, batch, dim}, floats);
-  if (x_.numel() > 0) {
-    const cuda::ConvBackwardArgs args{x.args(reverse), operand(dout, reverse), operand(dx, reverse),
-                                      dweight.mutable_data_ptr<float>(),
-                                      dbias.mutable_data_ptr<float>()};
-    check_launch(cuda::conv_backward(args, type_of(x_), stream), "causal_conv1d_silu's backward");
+namespace {
+
+// The operands of a convolution as its kernels see them.
+struct ConvOperands {
+  Tensor x, weight, bias;
+  bool reverse;
+
+  explicit ConvOperands(const ConvInputs& in)
+      : x(in.x),
+        weight(in.weight.to(at::kFloat).contiguous()),
+        bias(optional_to(in.bias, at::kFloat)),
+        reverse(in.reverse) {
+    if (bias.defined()) bias = bias.contiguous();
   }
-  return {
-      dx, sum_parts(dweight, stream).view({dim, 1, width}).to(weight.scalar_type()),
-      x.bias.defined() ? sum_parts(dbias, stream).squeeze(0).to(bias->scalar_type()) : Tensor()};
+  cuda::ConvArgs args() const {
+    return {x.size(0),
+            x.size(1),
+            x.size(2),
+            weight.size(2),
+            operand(x, reverse),
+            pointer(weight),
+            pointer(bias)};
+  }
+};
+
+void check_problems(c10::ArrayRef<ConvInputs> problems) {
+  TORCH_INTERNAL_ASSERT(!problems.empty() && problems.size() <= cuda::kMaxProblems);
+  const ConvInputs &a = problems.front(), &b = problems.back();
+  TORCH_INTERNAL_ASSERT(a.x.sizes() == b.x.sizes() && a.weight.sizes() == b.weight.sizes() &&
+                        a.x.scalar_type() == b.x.scalar_type() && a.x.device() == b.x.device() &&
+                        value_or_undefined(a.bias).defined() ==
+                            value_or_undefined(b.bias).defined());
+}
+
+}  // namespace
+
+std::vector<Tensor> conv_forward_cuda(c10::ArrayRef<ConvInputs> problems) {
+  check_problems(problems);
+  const Tensor& first = problems[0].x;
+  const c10::cuda::CUDAGuard device(first.device());
+  std::vector<ConvOperands> operands;  // in memory until the launch
+  std::vector<Tensor> outs;
+  std::vector<cuda::ConvForwardArgs> args;
+  for (const ConvInputs& problem : problems) {
+    const ConvOperands& x = operands.emplace_back(problem);
+    const Tensor& out = outs.emplace_back(empty_in_layout_of(x.x, x.x.scalar_type()));
+    if (out.numel() > 0) args.push_back({x.args(), operand(out, x.reverse)});
+  }
+  if (first.numel() > 0)
+    check_launch(cuda::conv_forward(args.data(), static_cast<int>(args.size()), type_of(first),
+                                    stream_of(first)),
+                 "causal_conv1d_silu");
+  return outs;
+}
+
+std::vector<ConvGradients> conv_backward_cuda(c10::ArrayRef<ConvInputs> problems,
+                                              at::TensorList douts) {
+  check_problems(problems);
+  const Tensor& first = problems[0].x;
+  const c10::cuda::CUDAGuard device(first.device());
+  void* const stream = stream_of(first);
+  const auto floats = first.options().dtype(at::kFloat);
+  const int64_t batch = first.size(0), dim = first.size(1), width = problems[0].weight.size(2);
+  std::vector<ConvOperands> operands;  // these and their gradients in memory until the launch
+  std::vector<Tensor> cast_douts;
+  std::vector<ConvGradients> partials;
+  std::vector<cuda::ConvBackwardArgs> args;
+  for (size_t i = 0; i < problems.size(); ++i) {
+    const ConvOperands& x = operands.emplace_back(problems[i]);
+    const Tensor& dout = cast_douts.emplace_back(douts[i].to(first.scalar_type()));
+    const auto& [dx, dweight, dbias] = partials.emplace_back(
+        empty_in_layout_of(x.x, first.scalar_type()), at::zeros({1, batch, dim, width}, floats),
+        at::zeros({1, batch, dim}, floats));
+    if (first.numel() > 0)
+      args.push_back({x.args(), operand(dout, x.reverse), operand(dx, x.reverse),
+                      dweight.mutable_data_ptr<float>(), dbias.mutable_data_ptr<float>()});
+  }
+  if (first.numel() > 0)
+    check_launch(cuda::conv_backward(args.data(), static_cast<int>(args.size()), type_of(first),
+                                     stream),
+                 "causal_conv1d_silu's backward");
+  std::vector<ConvGradients> gradients;
+  for (size_t i = 0; i < problems.size(); ++i) {
+    const auto& [dx, dweight, dbias] = partials[i];
+    const Tensor& weight = problems[i].weight;
+    Tensor bias;
+    if (operands[i].bias.defined())
+      bias = sum_parts(dbias, stream).squeeze(0).to(problems[i].bias->scalar_type());
+    gradients.emplace_back(
+        dx, sum_parts(dweight, stream).view({dim, 1, width}).to(weight.scalar_type()), bias);
+  }
+  return gradients;
 }
 
 }  // namespace vmb

@@ -9,17 +9,13 @@ namespace {
 }
 }  // namespace
 
-ScanResult scan_forward_cuda(const ScanInputs&, bool) { absent(); }
-ScanGradients scan_backward_cuda(const ScanInputs&, const at::Tensor&, const at::Tensor&) {
+std::vector<ScanResult> scan_forward_cuda(c10::ArrayRef<ScanInputs>, bool) { absent(); }
+std::vector<ScanGradients> scan_backward_cuda(c10::ArrayRef<ScanInputs>, at::TensorList,
+                                              at::TensorList) {
   absent();
 }
-at::Tensor conv_forward_cuda(const at::Tensor&, const at::Tensor&, const OptionalTensor&, bool) {
-  absent();
-}
-std::tuple<at::Tensor, at::Tensor, at::Tensor> conv_backward_cuda(const at::Tensor&,
-                                                                  const at::Tensor&,
-                                                                  const at::Tensor&,
-                                                                  const OptionalTensor&, bool) {
+std::vector<at::Tensor> conv_forward_cuda(c10::ArrayRef<ConvInputs>) { absent(); }
+std::vector<ConvGradients> conv_backward_cuda(c10::ArrayRef<ConvInputs>, at::TensorList) {
   absent();
 }
 

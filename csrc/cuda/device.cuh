@@ -33,6 +33,12 @@ VMB_DEVICE void assign(bf16& x, float y) {
   x.bits = static_cast<unsigned short>(y == y ? rounded : 0x7fffu);
 }
 
+// The arguments of a launch as the kernel's parameter; of one problem, the second is a copy.
+template <class Args>
+Problems<Args> problems(const Args* args, int count) {
+  return {args[0], args[count - 1]};
+}
+
 // The kernel that was compiled for the type.
 template <class Kernel>
 Kernel of_type(Type type, Kernel f32_kernel, Kernel f16_kernel, Kernel bf16_kernel) {

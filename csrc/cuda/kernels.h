@@ -81,6 +81,14 @@ struct ConvBackwardArgs {
   float* dbias;    // (batch, dim), partial sums, or null
 };
 
+// What one launch computes: one problem, or two of the same sizes and types, such as both
+// directions of a mixer (the second index of the grid). Passed to the kernel by value.
+constexpr int kMaxProblems = 2;
+template <class Args>
+struct Problems {
+  Args of[kMaxProblems];
+};
+
 constexpr int64_t passes(int64_t state) { return (state + kStates - 1) / kStates; }
 constexpr int64_t padded_state(int64_t state) { return passes(state) * kStates; }
 constexpr int64_t tiles(int64_t length) { return (length + kTile - 1) / kTile; }
@@ -100,10 +108,11 @@ inline int scan_warps(int64_t batch, int64_t dim, int64_t multiprocessors) {
 }
 
 // Each launches on the stream (a cudaStream_t) and returns a cudaError_t as int, 0 for success.
-int scan_forward(const ScanForwardArgs& args, Type type, int warps, void* stream);
-int scan_backward(const ScanBackwardArgs& args, Type type, int warps, void* stream);
-int conv_forward(const ConvForwardArgs& args, Type type, void* stream);
-int conv_backward(const ConvBackwardArgs& args, Type type, void* stream);
+// `args` are those of `count` problems, 1 to kMaxProblems.
+int scan_forward(const ScanForwardArgs* args, int count, Type type, int warps, void* stream);
+int scan_backward(const ScanBackwardArgs* args, int count, Type type, int warps, void* stream);
+int conv_forward(const ConvForwardArgs* args, int count, Type type, void* stream);
+int conv_backward(const ConvBackwardArgs* args, int count, Type type, void* stream);
 // out[o][i] = sum over p of parts[o][p][i], in the order of p.
 int sum_parts(const float* parts, float* out, int64_t outer, int64_t count, int64_t inner,
               void* stream);

@@ -42,9 +42,7 @@ VMB_DEVICE float sum_over_channels(float (&dB)[kStatesPerLane], float (&dC)[kSta
 }
 
 template <class T, bool kOnePass>
-__global__ void __launch_bounds__(kMaxThreads,
-                                  kOnePass ? kResidentBlocks : (kResidentBlocks + 1) / 2)
-    scan_backward_kernel(const ScanBackwardArgs args) {
+VMB_DEVICE void scan_backward_problem(const ScanBackwardArgs& args) {
   const ScanArgs& in = args.in;
   __shared__ float2
       steps[kTile][kStepsRow];  // (dt, dt u); then (sum of dh_t A', sum of dh_t B) over states
@@ -272,14 +270,24 @@ __global__ void __launch_bounds__(kMaxThreads,
   }
 }
 
+template <class T, bool kOnePass>
+__global__ void __launch_bounds__(kMaxThreads,
+                                  kOnePass ? kResidentBlocks : (kResidentBlocks + 1) / 2)
+    scan_backward_kernel(const Problems<ScanBackwardArgs> all) {
+  if (blockIdx.y == 0)
+    scan_backward_problem<T, kOnePass>(all.of[0]);
+  else
+    scan_backward_problem<T, kOnePass>(all.of[1]);
+}
+
 }  // namespace
 
-int scan_backward(const ScanBackwardArgs& args, Type type, int warps, void* stream) {
-  if (args.in.state <= kStates)
+int scan_backward(const ScanBackwardArgs* args, int count, Type type, int warps, void* stream) {
+  if (args->in.state <= kStates)
     return launch_scan(scan_backward_kernel<float, true>, scan_backward_kernel<f16, true>,
-                       scan_backward_kernel<bf16, true>, args, type, warps, stream);
+                       scan_backward_kernel<bf16, true>, args, count, type, warps, stream);
   return launch_scan(scan_backward_kernel<float, false>, scan_backward_kernel<f16, false>,
-                     scan_backward_kernel<bf16, false>, args, type, warps, stream);
+                     scan_backward_kernel<bf16, false>, args, count, type, warps, stream);
 }
 
 }  // namespace vmb::cuda

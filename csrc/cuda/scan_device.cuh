@@ -121,14 +121,16 @@ VMB_DEVICE float sum_over_lanes(const float (&x)[kLanes], int lane) {
 }
 
 template <class Args>
-int launch_scan(void (*f32_kernel)(Args), void (*f16_kernel)(Args), void (*bf16_kernel)(Args),
-                const Args& args, Type type, int warps, void* stream) {
-  const int64_t blocks = args.in.batch * channel_blocks(args.in.dim, warps);
-  if (blocks == 0 || args.in.length == 0) return cudaSuccess;
-  if (blocks > 0x7fffffff || args.in.length > 0x7fffffff - kTile)
-    return cudaErrorInvalidConfiguration;
+int launch_scan(void (*f32_kernel)(Problems<Args>), void (*f16_kernel)(Problems<Args>),
+                void (*bf16_kernel)(Problems<Args>), const Args* args, int count, Type type,
+                int warps, void* stream) {
+  const ScanArgs& in = args->in;
+  const int64_t blocks = in.batch * channel_blocks(in.dim, warps);
+  if (blocks == 0 || in.length == 0) return cudaSuccess;
+  if (blocks > 0x7fffffff || in.length > 0x7fffffff - kTile) return cudaErrorInvalidConfiguration;
+  const dim3 grid(static_cast<unsigned>(blocks), static_cast<unsigned>(count));
   const auto kernel = of_type(type, f32_kernel, f16_kernel, bf16_kernel);
-  kernel<<<static_cast<unsigned>(blocks), 32 * warps, 0, static_cast<cudaStream_t>(stream)>>>(args);
+  kernel<<<grid, 32 * warps, 0, static_cast<cudaStream_t>(stream)>>>(problems(args, count));
   return cudaGetLastError();
 }
 

@@ -8,7 +8,7 @@ namespace {
 
 // kOnePass: the state size is at most kStates, so states stay in registers from tile to tile.
 template <class T, bool kOnePass>
-__global__ void __launch_bounds__(kMaxThreads) scan_forward_kernel(const ScanForwardArgs args) {
+VMB_DEVICE void scan_forward_problem(const ScanForwardArgs& args) {
   const ScanArgs& in = args.in;
   __shared__ float2 steps[kTile][kStepsRow];  // (dt, dt u) of a step and channel; then its y, in x
   alignas(16) __shared__ float rows_B[kTile][kStates + kRowPad], rows_C[kTile][kStates + kRowPad];
@@ -118,14 +118,23 @@ __global__ void __launch_bounds__(kMaxThreads) scan_forward_kernel(const ScanFor
   }
 }
 
+template <class T, bool kOnePass>
+__global__ void __launch_bounds__(kMaxThreads, 4)
+    scan_forward_kernel(const Problems<ScanForwardArgs> all) {
+  if (blockIdx.y == 0)
+    scan_forward_problem<T, kOnePass>(all.of[0]);
+  else
+    scan_forward_problem<T, kOnePass>(all.of[1]);
+}
+
 }  // namespace
 
-int scan_forward(const ScanForwardArgs& args, Type type, int warps, void* stream) {
-  if (args.in.state <= kStates)
+int scan_forward(const ScanForwardArgs* args, int count, Type type, int warps, void* stream) {
+  if (args->in.state <= kStates)
     return launch_scan(scan_forward_kernel<float, true>, scan_forward_kernel<f16, true>,
-                       scan_forward_kernel<bf16, true>, args, type, warps, stream);
+                       scan_forward_kernel<bf16, true>, args, count, type, warps, stream);
   return launch_scan(scan_forward_kernel<float, false>, scan_forward_kernel<f16, false>,
-                     scan_forward_kernel<bf16, false>, args, type, warps, stream);
+                     scan_forward_kernel<bf16, false>, args, count, type, warps, stream);
 }
 
 }  // namespace vmb::cuda

@@ -116,7 +116,7 @@ Tensor conv(const Tensor& x, const Tensor& weight, const OptionalTensor& bias, b
             std::string_view path) {
   if (!has_kernels(x)) return conv_eager(x, weight, bias, reverse);
   check_arguments(x, weight, bias);
-  return x.is_cuda() ? conv_forward_cuda(x, weight, bias, reverse)
+  return x.is_cuda() ? conv_forward_cuda(ConvInputs{x, weight, bias, reverse})[0]
                      : forward_cpu(x, weight, bias, reverse, path);
 }
 
@@ -138,10 +138,11 @@ struct ConvFunction : torch::autograd::Function<ConvFunction> {
     TORCH_CHECK_NOT_IMPLEMENTED(!at::GradMode::is_enabled(),
                                 "causal_conv1d_silu: double backward is not implemented");
     const bool reverse = context->saved_data["reverse"].toBool();
-    auto [dx, dweight, dbias] = s[0].is_cuda()
-                                    ? conv_backward_cuda(gradients[0], s[0], s[1], s[2], reverse)
-                                    : backward_cpu(gradients[0], s[0], s[1], s[2], reverse,
-                                                   context->saved_data["path"].toStringRef());
+    auto [dx, dweight, dbias] =
+        s[0].is_cuda()
+            ? conv_backward_cuda(ConvInputs{s[0], s[1], s[2], reverse}, gradients[0])[0]
+            : backward_cpu(gradients[0], s[0], s[1], s[2], reverse,
+                           context->saved_data["path"].toStringRef());
     variable_list result{dx, dweight, dbias};
     result.resize(5);  // the flags have no gradient
     return result;

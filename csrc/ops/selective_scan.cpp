@@ -152,7 +152,7 @@ ScanGradients backward_cpu(const ScanInputs& operands, const Tensor& states, con
 // On whichever device has kernels.
 ScanResult forward(const ScanInputs& x, bool keep_states, std::string_view path) {
   check_operands(x);
-  return x.u.is_cuda() ? scan_forward_cuda(x, keep_states) : forward_cpu(x, keep_states, path);
+  return x.u.is_cuda() ? scan_forward_cuda(x, keep_states)[0] : forward_cpu(x, keep_states, path);
 }
 
 Tensor scan_meta(const ScanInputs& x, std::string_view) {
@@ -234,7 +234,7 @@ struct ScanFunction : torch::autograd::Function<ScanFunction> {
                                 "selective_scan: double backward is not implemented; use "
                                 "selective_scan_eager where create_graph is needed");
     ScanGradients gradients =
-        x.u.is_cuda() ? scan_backward_cuda(x, s[8], douts[0])
+        x.u.is_cuda() ? scan_backward_cuda(x, s[8], douts[0])[0]
                       : backward_cpu(x, s[8], douts[0], context->saved_data["path"].toStringRef());
     // One for each tensor of the list, then none for x and path.
     gradients.erase(std::remove_if(gradients.begin(), gradients.end(),

@@ -2,6 +2,7 @@
 
 Structs follow csrc/cuda/kernels.h, where every field has eight bytes.
 """
+import copy
 import json
 import re
 import struct
@@ -90,6 +91,12 @@ class Device:
         self.gpu, self.dtype = ptxsim.Gpu(bytes_), dtype
         self.rows_innermost, self.reverse = rows_innermost, reverse
 
+    def reversed(self):
+        """The same memory, for operands of the opposite direction."""
+        other = copy.copy(self)
+        other.reverse = not self.reverse
+        return other
+
     def _pack(self, array, shape):
         batch, rows, steps = shape
         strides = [rows * steps, 1, rows] if self.rows_innermost else [rows * steps, steps, 1]
@@ -124,6 +131,12 @@ class Device:
         return self.gpu.empty(shape, np.float32)
 
 
+def problems(args):
+    """(count, Problems struct) of one problem's argument struct or a list of two."""
+    args = [args] if isinstance(args, bytes) else list(args)
+    return len(args), args[0] + args[-1]
+
+
 def scan_warps(dim):
     """What scan_warps of kernels.h gives on a full device."""
     return min(MAX_WARPS, -(-dim // CHANNELS_PER_WARP))
@@ -148,11 +161,13 @@ class Scan:
         self.slot = self.batch * self.dim * self.padded
 
     def _launch(self, name, args):
+        """Launches the kernel for one problem's argument struct, or for a list of two."""
         kernel = find(self.kernels, name, self.device.dtype, f"Lb{int(self.state <= STATES)}E")
-        return self.device.gpu.launch(kernel, (self.batch * self.blocks,), (32 * self.warps,), [args], backwards=self.backwards)
+        count, packed = problems(args)
+        return self.device.gpu.launch(kernel, (self.batch * self.blocks, count), (32 * self.warps,), [packed], backwards=self.backwards)
 
-    def forward(self, keep_states=True):
-        """(out, counts)"""
+    def _forward_args(self, keep_states=True):
+        """(argument struct, read)"""
         out, read = self.device.output(self.case["u"].shape)
         states, stride = 0, 0
         if keep_states:
@@ -160,14 +175,25 @@ class Scan:
             states, stride = self.states.address, self.slot
         elif self.state > STATES:
             states = self.device.workspace((self.batch, self.dim, self.padded)).address
-        stats = self._launch("scan_forward_kernel", self.args + out + struct.pack("<Qq", states, stride))
+        return self.args + out + struct.pack("<Qq", states, stride), read
+
+    def forward(self, keep_states=True):
+        """(out, counts)"""
+        args, read = self._forward_args(keep_states)
+        stats = self._launch("scan_forward_kernel", args)
         return read(), stats
+
+    def forward_with(self, other):
+        """The results of forward for this scan and another of the same sizes on the same device, in one launch."""
+        args, reads = zip(*(scan._forward_args() for scan in (self, other)))
+        self._launch("scan_forward_kernel", args)
+        return [read() for read in reads]
 
     def last_state(self):
         return self.states.get()[-1][:, :, :self.state]
 
-    def backward(self):
-        """({name: gradient}, counts): the counts include the kernels that add up the partial sums."""
+    def _backward_args(self):
+        """(argument struct, results): results(counts) gives {name: gradient} after the launch, and adds to the counts."""
         device, case = self.device, self.case
         shape = case["u"].shape
         dout = device.input(case["dout"])
@@ -183,18 +209,31 @@ class Scan:
         args += outputs["du"][0] + outputs["ddelta"][0] + (outputs["dz"][0] if "z" in case else device.input(None))
         args += struct.pack("<QQQQ", *(x.address if x else 0 for x in (dA, dD, dbias, dBC)))
         args += struct.pack("<qQ", device.reverse, adjoint.address if adjoint else 0)
-        stats = self._launch("scan_backward_kernel", args)
 
-        gradients = {name: read() for name, (_, read) in outputs.items()}
-        gradients["dA"] = self._sum(dA, 1, self.batch, stats).reshape(self.dim, self.padded)[:, :self.state]
-        if dD:
-            gradients["dD"] = self._sum(dD, 1, self.batch, stats).reshape(self.dim)
-        if dbias:
-            gradients["ddelta_bias"] = self._sum(dbias, 1, self.batch, stats).reshape(self.dim)
-        both = self._sum(dBC, self.batch, self.blocks, stats).reshape(self.batch, self.length, self.padded // STATES, 2, STATES)
-        for index, name in enumerate(("dB", "dC")):
-            gradients[name] = both[:, :, :, index].reshape(self.batch, self.length, self.padded).transpose(0, 2, 1)[:, :self.state]
-        return gradients, stats
+        def results(stats):
+            gradients = {name: read() for name, (_, read) in outputs.items()}
+            gradients["dA"] = self._sum(dA, 1, self.batch, stats).reshape(self.dim, self.padded)[:, :self.state]
+            if dD:
+                gradients["dD"] = self._sum(dD, 1, self.batch, stats).reshape(self.dim)
+            if dbias:
+                gradients["ddelta_bias"] = self._sum(dbias, 1, self.batch, stats).reshape(self.dim)
+            both = self._sum(dBC, self.batch, self.blocks, stats).reshape(self.batch, self.length, self.padded // STATES, 2, STATES)
+            for index, name in enumerate(("dB", "dC")):
+                gradients[name] = both[:, :, :, index].reshape(self.batch, self.length, self.padded).transpose(0, 2, 1)[:, :self.state]
+            return gradients
+        return args, results
+
+    def backward(self):
+        """({name: gradient}, counts): the counts include the kernels that add up the partial sums."""
+        args, results = self._backward_args()
+        stats = self._launch("scan_backward_kernel", args)
+        return results(stats), stats
+
+    def backward_with(self, other):
+        """The gradients of this scan and of another, in one launch."""
+        args, results = zip(*(scan._backward_args() for scan in (self, other)))
+        stats = self._launch("scan_backward_kernel", args)
+        return [read(stats) for read in results]
 
     def _sum(self, parts, outer, count, stats):
         inner = int(np.prod(parts.shape)) // (outer * count)
@@ -214,20 +253,44 @@ class Conv:
         self.args = struct.pack("<qqqq", *x.shape, self.width) + device.input(x) + struct.pack("<QQ", device.floats(weight), device.floats(bias))
         self.blocks, self.variant = x.shape[0] * -(-x.shape[1] // 32), f"Li{4 if self.width <= 4 else 8}E"
 
-    def forward(self):
+    def _launch(self, name, args, tiles):
+        count, packed = problems(args)
+        return self.device.gpu.launch(find(self.kernels, name, self.device.dtype, self.variant), (self.blocks, count, tiles), (128,), [packed])
+
+    def _forward_args(self):
         out, read = self.device.output(self.shape)
-        grid = (self.blocks, -(-self.shape[2] // 32))
-        stats = self.device.gpu.launch(find(self.kernels, "conv_forward_kernel", self.device.dtype, self.variant), grid, (128,), [self.args + out])
+        return self.args + out, read
+
+    def forward(self):
+        args, read = self._forward_args()
+        stats = self._launch("conv_forward_kernel", args, -(-self.shape[2] // 32))
         return read(), stats
 
-    def backward(self, dout):
+    def forward_with(self, other):
+        args, reads = zip(*(conv._forward_args() for conv in (self, other)))
+        self._launch("conv_forward_kernel", args, -(-self.shape[2] // 32))
+        return [read() for read in reads]
+
+    def _backward_args(self, dout):
         batch, dim, _ = self.shape
         dx, read = self.device.output(self.shape)
         dweight = self.device.workspace((batch, dim, self.width))
         dbias = self.device.workspace((batch, dim)) if self.has_bias else None
         args = self.args + self.device.input(dout) + dx + struct.pack("<QQ", dweight.address, dbias.address if dbias else 0)
-        stats = self.device.gpu.launch(find(self.kernels, "conv_backward_kernel", self.device.dtype, self.variant), (self.blocks,), (128,), [args])
-        gradients = {"dx": read(), "dweight": dweight.get().sum(0)}
-        if dbias:
-            gradients["dbias"] = dbias.get().sum(0)
-        return gradients, stats
+
+        def results():
+            gradients = {"dx": read(), "dweight": dweight.get().sum(0)}
+            if dbias:
+                gradients["dbias"] = dbias.get().sum(0)
+            return gradients
+        return args, results
+
+    def backward(self, dout):
+        args, results = self._backward_args(dout)
+        stats = self._launch("conv_backward_kernel", args, 1)
+        return results(), stats
+
+    def backward_with(self, other, douts):
+        args, results = zip(*(conv._backward_args(dout) for conv, dout in zip((self, other), douts)))
+        self._launch("conv_backward_kernel", args, 1)
+        return [read() for read in results]

@@ -152,6 +152,39 @@ class CausalConv(KernelTest):
                                 self.close(name, got, want[name], dtype)
 
 
+class TwoDirections(unittest.TestCase):
+    """A bidirectional mixer launches both directions at once."""
+
+    def equal(self, together, apart):
+        for name in apart:
+            np.testing.assert_array_equal(together[name], apart[name], name)
+
+    def test_both_directions_of_a_scan_in_one_launch_equal_two_launches_bit_for_bit(self):
+        # One and several passes of states; blocks with and without missing channels.
+        for dtype, batch, dim, length, state in (("f32", 2, 40, 37, 16), ("bf16", 1, 9, 21, 20), ("f16", 2, 32, 16, 16)):
+            with self.subTest(dtype=dtype, state=state):
+                cases = [reference.random_scan(seed, batch, dim, length, state) for seed in (1, 2)]
+                forward = k.Device(dtype, rows_innermost=True)
+                scans = [k.Scan(device, case, 1, KERNELS) for device, case in zip((forward, forward.reversed()), cases)]
+                apart = [{"out": scan.forward()[0], "states": scan.states.get(), **scan.backward()[0]} for scan in scans]
+                outs = scans[0].forward_with(scans[1])
+                states = [scan.states.get() for scan in scans]
+                for out, stored, gradients, want in zip(outs, states, scans[0].backward_with(scans[1]), apart):
+                    self.equal({"out": out, "states": stored, **gradients}, want)
+
+    def test_both_directions_of_a_convolution_in_one_launch_equal_two_launches_bit_for_bit(self):
+        rng = np.random.default_rng(0)
+        for dtype, width in (("f32", 4), ("bf16", 6)):
+            with self.subTest(dtype=dtype, width=width):
+                forward = k.Device(dtype, rows_innermost=True)
+                normal = lambda *shape: rng.normal(size=shape).astype(np.float32)
+                douts = [normal(2, 40, 70) for _ in range(2)]
+                convs = [k.Conv(device, normal(2, 40, 70), normal(40, width), normal(40), KERNELS) for device in (forward, forward.reversed())]
+                apart = [{"out": conv.forward()[0], **conv.backward(dout)[0]} for conv, dout in zip(convs, douts)]
+                for out, gradients, want in zip(convs[0].forward_with(convs[1]), convs[0].backward_with(convs[1], douts), apart):
+                    self.equal({"out": out, **gradients}, want)
+
+
 class PlantedFaults(unittest.TestCase):
     """The simulator finds what these tests rely on it to find, in these kernels. (Not a missing __syncwarp: it treats the shuffles before
     it as one, like present hardware.)"""
