@@ -1,13 +1,16 @@
 #include "cuda_ops.h"
 
 #include <ATen/ATen.h>
-#include <c10/cuda/CUDAGuard.h>
+#include <c10/core/DeviceGuard.h>
+#ifdef VMB_CUDA
 #include <c10/cuda/CUDAStream.h>
+#endif
 
 #include <limits>
 
 #include "kernels.h"
 #include "ops/dispatch.h"
+#include "ops/launches.h"
 
 namespace vmb {
 namespace {
@@ -20,8 +23,16 @@ cuda::Type type_of(const Tensor& x) {
                                         : cuda::Type::bf16;
 }
 
-void check_launch(int error, const char* what) {
+// Runs kernel(stream) on the device of x, one launch. For a CPU tensor it is only counted.
+template <class Kernel>
+void launch(const char* what, const Tensor& x, const Kernel& kernel) {
+  if (!x.is_cuda()) return launch_counter->add(what);
+#ifdef VMB_CUDA
+  const int error = kernel(c10::cuda::getCurrentCUDAStream(x.device().index()).stream());
   TORCH_CHECK(error == 0, what, " did not start on the GPU: ", cuda::error_text(error));
+#else
+  (void)kernel;
+#endif
 }
 
 // A (batch, rows, steps) tensor; reversed: its last step first. The kernels compute offsets in 32
@@ -68,25 +79,26 @@ void check_problems(c10::ArrayRef<ScanInputs> problems) {
 }
 
 int warps_for(const ScanInputs& x) {
-  return cuda::scan_warps(x.batch(), x.dim(), cuda::multiprocessors(x.u.get_device()));
+  int64_t multiprocessors = 1;
+#ifdef VMB_CUDA
+  if (x.u.is_cuda()) multiprocessors = cuda::multiprocessors(x.u.get_device());
+#endif
+  return cuda::scan_warps(x.batch(), x.dim(), multiprocessors);
 }
 
 // sum over p of partials[:, p]: (outer, count, ...) -> (outer, ...), in the order of p.
-Tensor sum_parts(const Tensor& partials, void* stream) {
+Tensor sum_parts(const Tensor& partials) {
   if (partials.size(1) == 1) return partials.squeeze(1);
   auto shape = partials.sizes().vec();
   shape.erase(shape.begin() + 1);
   Tensor out = at::empty(shape, partials.options());
   const int64_t outer = partials.size(0), count = partials.size(1);
   if (out.numel() == 0 || count == 0) return out.zero_();
-  check_launch(cuda::sum_parts(partials.const_data_ptr<float>(), out.mutable_data_ptr<float>(),
-                               outer, count, out.numel() / outer, stream),
-               "sum_parts");
+  launch("sum_parts", partials, [&](void* stream) {
+    return cuda::sum_parts(partials.const_data_ptr<float>(), out.mutable_data_ptr<float>(), outer,
+                           count, out.numel() / outer, stream);
+  });
   return out;
-}
-
-void* stream_of(const Tensor& x) {
-  return c10::cuda::getCurrentCUDAStream(x.device().index()).stream();
 }
 
 }  // namespace
@@ -94,7 +106,7 @@ void* stream_of(const Tensor& x) {
 std::vector<ScanResult> scan_forward_cuda(c10::ArrayRef<ScanInputs> problems, bool keep_states) {
   check_problems(problems);
   const Tensor& u = problems[0].u;
-  const c10::cuda::CUDAGuard device(u.device());
+  const c10::DeviceGuard device(u.device());
   const auto floats = u.options().dtype(at::kFloat);
   std::vector<ScanInputs> cast_problems;  // in memory until the launch
   std::vector<cuda::ScanForwardArgs> args;
@@ -118,9 +130,10 @@ std::vector<ScanResult> scan_forward_cuda(c10::ArrayRef<ScanInputs> problems, bo
     results.emplace_back(std::move(out), std::move(states));
   }
   if (u.numel() > 0)
-    check_launch(cuda::scan_forward(args.data(), static_cast<int>(args.size()), type_of(u),
-                                    warps_for(problems[0]), stream_of(u)),
-                 "selective_scan");
+    launch("selective_scan", u, [&](void* stream) {
+      return cuda::scan_forward(args.data(), static_cast<int>(args.size()), type_of(u),
+                                warps_for(problems[0]), stream);
+    });
   return results;
 }
 
@@ -162,9 +175,9 @@ struct ScanPartials {
     return args;
   }
 
-  ScanGradients gradients(const ScanInputs& operands, void* stream) const {
+  ScanGradients gradients(const ScanInputs& operands) const {
     const int64_t length = operands.length(), state = operands.state();
-    const Tensor both = sum_parts(dBC, stream);  // (b, l, passes, {dB, dC}, states of a pass)
+    const Tensor both = sum_parts(dBC);  // (b, l, passes, {dB, dC}, states of a pass)
     const auto rows = [&](int64_t which, const Tensor& like) {
       return both.select(3, which)
           .reshape({operands.batch(), length, cuda::padded_state(state)})
@@ -173,12 +186,12 @@ struct ScanPartials {
           .to(like.scalar_type());
     };
     const auto over_batch = [&](const Tensor& partials, const Tensor& like) {
-      return like.defined() ? sum_parts(partials, stream).squeeze(0).to(like.scalar_type())
+      return like.defined() ? sum_parts(partials).squeeze(0).to(like.scalar_type())
                             : Tensor();
     };
     return {du,
             ddelta.to(operands.delta.scalar_type()),
-            sum_parts(dA, stream).squeeze(0).narrow(1, 0, state).to(operands.A.scalar_type()),
+            sum_parts(dA).squeeze(0).narrow(1, 0, state).to(operands.A.scalar_type()),
             rows(0, operands.B),
             rows(1, operands.C),
             over_batch(dD, operands.D),
@@ -193,8 +206,7 @@ std::vector<ScanGradients> scan_backward_cuda(c10::ArrayRef<ScanInputs> problems
                                               at::TensorList states, at::TensorList douts) {
   check_problems(problems);
   const Tensor& u = problems[0].u;
-  const c10::cuda::CUDAGuard device(u.device());
-  void* const stream = stream_of(u);
+  const c10::DeviceGuard device(u.device());
   const int warps = warps_for(problems[0]);
   std::vector<ScanInputs> cast_problems;  // these and their gradients in memory until the launch
   std::vector<Tensor> cast_douts;
@@ -207,12 +219,13 @@ std::vector<ScanGradients> scan_backward_cuda(c10::ArrayRef<ScanInputs> problems
     if (u.numel() > 0) args.push_back(partials.back().args(x, states[i], dout));
   }
   if (u.numel() > 0)
-    check_launch(cuda::scan_backward(args.data(), static_cast<int>(args.size()), type_of(u), warps,
-                                     stream),
-                 "selective_scan's backward");
+    launch("selective_scan's backward", u, [&](void* stream) {
+      return cuda::scan_backward(args.data(), static_cast<int>(args.size()), type_of(u), warps,
+                                 stream);
+    });
   std::vector<ScanGradients> gradients;
   for (size_t i = 0; i < problems.size(); ++i)
-    gradients.push_back(partials[i].gradients(problems[i], stream));
+    gradients.push_back(partials[i].gradients(problems[i]));
   return gradients;
 }
 
@@ -255,7 +268,7 @@ void check_problems(c10::ArrayRef<ConvInputs> problems) {
 std::vector<Tensor> conv_forward_cuda(c10::ArrayRef<ConvInputs> problems) {
   check_problems(problems);
   const Tensor& first = problems[0].x;
-  const c10::cuda::CUDAGuard device(first.device());
+  const c10::DeviceGuard device(first.device());
   std::vector<ConvOperands> operands;  // in memory until the launch
   std::vector<Tensor> outs;
   std::vector<cuda::ConvForwardArgs> args;
@@ -265,9 +278,9 @@ std::vector<Tensor> conv_forward_cuda(c10::ArrayRef<ConvInputs> problems) {
     if (out.numel() > 0) args.push_back({x.args(), operand(out, x.reverse)});
   }
   if (first.numel() > 0)
-    check_launch(cuda::conv_forward(args.data(), static_cast<int>(args.size()), type_of(first),
-                                    stream_of(first)),
-                 "causal_conv1d_silu");
+    launch("causal_conv1d_silu", first, [&](void* stream) {
+      return cuda::conv_forward(args.data(), static_cast<int>(args.size()), type_of(first), stream);
+    });
   return outs;
 }
 
@@ -275,8 +288,7 @@ std::vector<ConvGradients> conv_backward_cuda(c10::ArrayRef<ConvInputs> problems
                                               at::TensorList douts) {
   check_problems(problems);
   const Tensor& first = problems[0].x;
-  const c10::cuda::CUDAGuard device(first.device());
-  void* const stream = stream_of(first);
+  const c10::DeviceGuard device(first.device());
   const auto floats = first.options().dtype(at::kFloat);
   const int64_t batch = first.size(0), dim = first.size(1), width = problems[0].weight.size(2);
   std::vector<ConvOperands> operands;  // these and their gradients in memory until the launch
@@ -294,18 +306,19 @@ std::vector<ConvGradients> conv_backward_cuda(c10::ArrayRef<ConvInputs> problems
                       dweight.mutable_data_ptr<float>(), dbias.mutable_data_ptr<float>()});
   }
   if (first.numel() > 0)
-    check_launch(cuda::conv_backward(args.data(), static_cast<int>(args.size()), type_of(first),
-                                     stream),
-                 "causal_conv1d_silu's backward");
+    launch("causal_conv1d_silu's backward", first, [&](void* stream) {
+      return cuda::conv_backward(args.data(), static_cast<int>(args.size()), type_of(first),
+                                 stream);
+    });
   std::vector<ConvGradients> gradients;
   for (size_t i = 0; i < problems.size(); ++i) {
     const auto& [dx, dweight, dbias] = partials[i];
     const Tensor& weight = problems[i].weight;
     Tensor bias;
     if (operands[i].bias.defined())
-      bias = sum_parts(dbias, stream).squeeze(0).to(problems[i].bias->scalar_type());
+      bias = sum_parts(dbias).squeeze(0).to(problems[i].bias->scalar_type());
     gradients.emplace_back(
-        dx, sum_parts(dweight, stream).view({dim, 1, width}).to(weight.scalar_type()), bias);
+        dx, sum_parts(dweight).view({dim, 1, width}).to(weight.scalar_type()), bias);
   }
   return gradients;
 }

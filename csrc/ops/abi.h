@@ -49,6 +49,12 @@ void vmb_memory_watch_end(void* watch);
 /* Runs only the arithmetic of a scan of these sizes in float, on all threads. */
 char* vmb_scan_limit(int64_t batch, int64_t dim, int64_t length, int64_t state, int backward,
                      const char* path);
+/* Counts the CUDA kernels that this thread's operators on CPU tensors would launch on a GPU
+ * (launches.cpp), until vmb_count_launches_end on the same thread. */
+char* vmb_count_launches_begin(void** counter);
+/* Returns lines of a number, a space and an operator; the caller frees them with vmb_free_message.
+ */
+char* vmb_count_launches_end(void* counter);
 /* Enables torch.autocast for a device on this thread; vmb_autocast_end restores the state before.
  */
 char* vmb_autocast_begin(int device_type, int scalar_type, void** previous);

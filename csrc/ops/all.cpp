@@ -5,14 +5,11 @@
 #include "ops/autocast.cpp"
 #include "ops/benchmark.cpp"
 #include "ops/causal_conv1d.cpp"
+#include "ops/launches.cpp"
 #include "ops/optimizer.cpp"
 #include "ops/recompute.cpp"
 #include "ops/selective_scan.cpp"
-#ifdef VMB_CUDA
 #include "cuda/cuda_ops.cpp"
-#else
-#include "cuda/cuda_ops_absent.cpp"
-#endif
 #ifndef VMB_DISTRIBUTED
 #include "distributed/distributed_absent.cpp"
 #endif

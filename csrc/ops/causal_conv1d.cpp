@@ -6,6 +6,7 @@
 
 #include "cuda/cuda_ops.h"
 #include "dispatch.h"
+#include "launches.h"
 
 namespace vmb {
 namespace {
@@ -116,8 +117,9 @@ Tensor conv(const Tensor& x, const Tensor& weight, const OptionalTensor& bias, b
             std::string_view path) {
   if (!has_kernels(x)) return conv_eager(x, weight, bias, reverse);
   check_arguments(x, weight, bias);
-  return x.is_cuda() ? conv_forward_cuda(ConvInputs{x, weight, bias, reverse})[0]
-                     : forward_cpu(x, weight, bias, reverse, path);
+  return on_device_of(
+      x, [&] { return conv_forward_cuda(ConvInputs{x, weight, bias, reverse})[0]; },
+      [&] { return forward_cpu(x, weight, bias, reverse, path); });
 }
 
 using torch::autograd::AutogradContext;
@@ -138,11 +140,13 @@ struct ConvFunction : torch::autograd::Function<ConvFunction> {
     TORCH_CHECK_NOT_IMPLEMENTED(!at::GradMode::is_enabled(),
                                 "causal_conv1d_silu: double backward is not implemented");
     const bool reverse = context->saved_data["reverse"].toBool();
-    auto [dx, dweight, dbias] =
-        s[0].is_cuda()
-            ? conv_backward_cuda(ConvInputs{s[0], s[1], s[2], reverse}, gradients[0])[0]
-            : backward_cpu(gradients[0], s[0], s[1], s[2], reverse,
-                           context->saved_data["path"].toStringRef());
+    auto [dx, dweight, dbias] = on_device_of(
+        s[0],
+        [&] { return conv_backward_cuda(ConvInputs{s[0], s[1], s[2], reverse}, gradients[0])[0]; },
+        [&] {
+          return backward_cpu(gradients[0], s[0], s[1], s[2], reverse,
+                              context->saved_data["path"].toStringRef());
+        });
     variable_list result{dx, dweight, dbias};
     result.resize(5);  // the flags have no gradient
     return result;

@@ -16,6 +16,7 @@
 
 #include "cuda/cuda_ops.h"
 #include "dispatch.h"
+#include "launches.h"
 #include "scan_inputs.h"
 
 namespace vmb {
@@ -152,7 +153,9 @@ ScanGradients backward_cpu(const ScanInputs& operands, const Tensor& states, con
 // On whichever device has kernels.
 ScanResult forward(const ScanInputs& x, bool keep_states, std::string_view path) {
   check_operands(x);
-  return x.u.is_cuda() ? scan_forward_cuda(x, keep_states)[0] : forward_cpu(x, keep_states, path);
+  return on_device_of(
+      x.u, [&] { return scan_forward_cuda(x, keep_states)[0]; },
+      [&] { return forward_cpu(x, keep_states, path); });
 }
 
 Tensor scan_meta(const ScanInputs& x, std::string_view) {
@@ -233,9 +236,9 @@ struct ScanFunction : torch::autograd::Function<ScanFunction> {
     TORCH_CHECK_NOT_IMPLEMENTED(!at::GradMode::is_enabled(),
                                 "selective_scan: double backward is not implemented; use "
                                 "selective_scan_eager where create_graph is needed");
-    ScanGradients gradients =
-        x.u.is_cuda() ? scan_backward_cuda(x, s[8], douts[0])[0]
-                      : backward_cpu(x, s[8], douts[0], context->saved_data["path"].toStringRef());
+    ScanGradients gradients = on_device_of(
+        x.u, [&] { return scan_backward_cuda(x, s[8], douts[0])[0]; },
+        [&] { return backward_cpu(x, s[8], douts[0], context->saved_data["path"].toStringRef()); });
     // One for each tensor of the list, then none for x and path.
     gradients.erase(std::remove_if(gradients.begin(), gradients.end(),
                                    [](const Tensor& t) { return !t.defined(); }),

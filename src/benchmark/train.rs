@@ -13,6 +13,7 @@ use crate::data::{self, HostBatch, ImageDataset, Loader, LoaderOptions, Mode};
 use crate::eval::evaluate;
 use crate::models::images::upload;
 use crate::models::{BeautyNet, ForwardContext, Images, device, summary};
+use crate::ops::{Launches, count_launches};
 use crate::train::loss::Criterion;
 use crate::train::optimizer::Optimizer;
 use crate::train::precision::{autocast_kind, in_precision};
@@ -55,6 +56,8 @@ pub struct TrainBenchmark {
     pub steps: usize,
     /// The phases of a step.
     pub step: StepTimes,
+    /// The CUDA kernels that a step would launch on a GPU; `None` where it ran on one.
+    pub launches: Option<Launches>,
     /// Multiply-adds of one image's forward pass.
     pub multiply_adds: i64,
     /// Floating point operations per second of training, in units of 10⁹: two per multiply-add,
@@ -75,20 +78,9 @@ pub fn benchmark_train(
     steps: usize,
     progress: &mut dyn FnMut(&str),
 ) -> Result<TrainBenchmark> {
-    if let Some(threads) = config.train.threads {
-        tch::set_num_threads(threads as i32);
-    }
-    config.check_image_sizes()?;
     let device = device::select(config.device)?;
     progress("loading the dataset");
-    let dataset = data::load(&config.data, config.seed)?;
-    let images = Arc::new(ImageDataset::new(dataset.train, &config.data)?);
-    tch::manual_seed(config.seed as i64);
-    let mut net = BeautyNet::without_pretrained(config, device)?;
-    if config.train.checkpoint_activations {
-        net.recompute_blocks();
-    }
-    let mut bench = Bench { config, images, net };
+    let mut bench = Bench::new(config, device)?;
     progress("training");
     let (step, train_rate) = bench.train(steps.max(1))?;
     let peak_bytes = peak_bytes();
@@ -96,6 +88,8 @@ pub fn benchmark_train(
     let infer_images_per_second = bench.infer(steps.max(1))?;
     progress("multiplying matrices");
     let gemm_gflops = gemm_gflops(config, device)?;
+    progress("counting launches");
+    let launches = bench.launches()?;
     let multiply_adds = summary::summarize(config)?.multiply_adds;
     let train_gflops = 6e-9 * multiply_adds as f64 * train_rate;
     Ok(TrainBenchmark {
@@ -105,11 +99,19 @@ pub fn benchmark_train(
         batch_size: config.train.batch_size,
         steps: steps.max(1),
         step,
+        launches,
         multiply_adds,
         train_gflops,
         gemm_gflops,
         gemm_fraction: train_gflops / gemm_gflops,
     })
+}
+
+/// Returns the CUDA kernels that a training step would launch on a GPU, counted on the CPU whatever
+/// the config's device: forward, backward, gradient clipping and the optimizer's step. Returns an
+/// error as [`benchmark_train`] does.
+pub fn step_launches(config: &Config) -> Result<Launches> {
+    Bench::new(config, Device::Cpu)?.launches()?.context("internal: the device is the CPU")
 }
 
 struct Bench<'a> {
@@ -118,7 +120,22 @@ struct Bench<'a> {
     net: BeautyNet,
 }
 
-impl Bench<'_> {
+impl<'a> Bench<'a> {
+    fn new(config: &'a Config, device: Device) -> Result<Self> {
+        if let Some(threads) = config.train.threads {
+            tch::set_num_threads(threads as i32);
+        }
+        config.check_image_sizes()?;
+        let dataset = data::load(&config.data, config.seed)?;
+        let images = Arc::new(ImageDataset::new(dataset.train, &config.data)?);
+        tch::manual_seed(config.seed as i64);
+        let mut net = BeautyNet::without_pretrained(config, device)?;
+        if config.train.checkpoint_activations {
+            net.recompute_blocks();
+        }
+        Ok(Self { config, images, net })
+    }
+
     /// Iterates over full batches, epoch after epoch.
     fn batches(&self, train: bool) -> impl Iterator<Item = Result<HostBatch>> + use<> {
         let (seed, batch_size) = (self.config.seed, self.config.train.batch_size);
@@ -137,31 +154,13 @@ impl Bench<'_> {
 
     /// Times training steps. Returns the phases of a step, and images per second.
     fn train(&mut self, steps: usize) -> Result<(StepTimes, f64)> {
-        let settings = &self.config.train;
-        let mut optimizer =
-            Optimizer::new(&self.net.parameters(), &settings.optimizer, &settings.freeze);
-        let autocast = autocast_kind(settings.precision, self.net.device());
-        let criterion = Criterion::new(settings, self.images.samples())?;
-        let learning_rates = [settings.optimizer.lr, settings.optimizer.backbone_lr()];
+        let mut trainer = StepTrainer::new(self)?;
         let mut times: [Vec<f64>; 4] = Default::default();
         let mut clock = Instant::now();
         let mut seconds = 0.0;
         for (number, batch) in self.batches(true).take(WARM_UP + steps).enumerate() {
-            let batch = batch?;
-            let pixels = upload(&batch, self.net.device())?;
-            let targets = criterion.targets(&batch, self.net.head())?;
-            let total = Criterion::total_weight(std::slice::from_ref(&targets))?;
-            let mut marks = [self.lap(&mut clock), 0.0, 0.0, 0.0];
-            optimizer.zero_grad();
-            let output = in_precision(autocast, self.net.device(), || {
-                self.net.forward(Images::Pixels(&pixels), ForwardContext::train())
-            })?;
-            let loss = criterion.loss(&criterion.predictions(&output)?, &targets, &total)?;
-            marks[1] = self.lap(&mut clock);
-            loss.f_backward()?;
-            marks[2] = self.lap(&mut clock);
-            optimizer.step(learning_rates, settings.clip_grad_norm)?;
-            marks[3] = self.lap(&mut clock);
+            let mut marks = Vec::with_capacity(4);
+            trainer.step(&batch?, &mut || marks.push(self.lap(&mut clock)))?;
             if number >= WARM_UP {
                 seconds += marks.iter().sum::<f64>();
                 times.iter_mut().zip(marks).for_each(|(times, mark)| times.push(mark));
@@ -170,7 +169,24 @@ impl Bench<'_> {
         let [data_ms, forward_ms, backward_ms, optimizer_ms] =
             times.map(|times| 1e3 * median(times));
         let phases = StepTimes { data_ms, forward_ms, backward_ms, optimizer_ms };
-        Ok((phases, (steps * settings.batch_size) as f64 / seconds))
+        Ok((phases, (steps * self.config.train.batch_size) as f64 / seconds))
+    }
+
+    /// Counts the second of two training steps, so that what the optimizer allocates once is not
+    /// counted; `None` on a GPU.
+    fn launches(&self) -> Result<Option<Launches>> {
+        if self.net.device() != Device::Cpu {
+            return Ok(None);
+        }
+        let mut trainer = StepTrainer::new(self)?;
+        let mut launches = None;
+        for batch in self.batches(true).take(2) {
+            let batch = batch?;
+            let (done, counted) = count_launches(|| trainer.step(&batch, &mut || ()))?;
+            done?;
+            launches = Some(counted);
+        }
+        Ok(launches)
     }
 
     fn infer(&self, steps: usize) -> Result<f64> {
@@ -195,6 +211,50 @@ impl Bench<'_> {
         let seconds = clock.elapsed().as_secs_f64();
         *clock = Instant::now();
         seconds
+    }
+}
+
+/// Runs training steps of a benchmark's network.
+struct StepTrainer<'a> {
+    net: &'a BeautyNet,
+    optimizer: Optimizer,
+    criterion: Criterion,
+    autocast: Option<Kind>,
+    learning_rates: [f64; 2],
+    clip_grad_norm: Option<f64>,
+}
+
+impl<'a> StepTrainer<'a> {
+    fn new(bench: &'a Bench) -> Result<Self> {
+        let (net, settings) = (&bench.net, &bench.config.train);
+        Ok(Self {
+            net,
+            optimizer: Optimizer::new(&net.parameters(), &settings.optimizer, &settings.freeze),
+            criterion: Criterion::new(settings, bench.images.samples())?,
+            autocast: autocast_kind(settings.precision, net.device()),
+            learning_rates: [settings.optimizer.lr, settings.optimizer.backbone_lr()],
+            clip_grad_norm: settings.clip_grad_norm,
+        })
+    }
+
+    /// Runs one step, and `mark` after each phase of [`StepTimes`].
+    fn step(&mut self, batch: &HostBatch, mark: &mut dyn FnMut()) -> Result<()> {
+        let device = self.net.device();
+        let pixels = upload(batch, device)?;
+        let targets = self.criterion.targets(batch, self.net.head())?;
+        let total = Criterion::total_weight(std::slice::from_ref(&targets))?;
+        mark();
+        self.optimizer.zero_grad();
+        let output = in_precision(self.autocast, device, || {
+            self.net.forward(Images::Pixels(&pixels), ForwardContext::train())
+        })?;
+        let loss = self.criterion.loss(&self.criterion.predictions(&output)?, &targets, &total)?;
+        mark();
+        loss.f_backward()?;
+        mark();
+        self.optimizer.step(self.learning_rates, self.clip_grad_norm)?;
+        mark();
+        Ok(())
     }
 }
 

@@ -105,6 +105,8 @@ unsafe extern "C" {
         backward: c_int,
         path: *const c_char,
     ) -> *mut c_char;
+    pub(super) fn vmb_count_launches_begin(counter: *mut *mut c_void) -> *mut c_char;
+    pub(super) fn vmb_count_launches_end(counter: *mut c_void) -> *mut c_char;
     pub(super) fn vmb_autocast_begin(
         device_type: c_int,
         scalar_type: c_int,

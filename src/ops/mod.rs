@@ -5,6 +5,7 @@
 mod autocast;
 pub mod distributed;
 mod ffi;
+mod launches;
 mod optimizer;
 pub mod profiler;
 mod recompute;
@@ -12,6 +13,7 @@ mod scan;
 pub mod self_test;
 
 pub use autocast::autocast;
+pub use launches::{Launches, count_launches};
 pub use optimizer::{
     AdamWStep, LionStep, SgdStep, adamw_step, clip_grad_norm, lion_step, sgd_step,
 };

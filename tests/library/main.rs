@@ -4,6 +4,7 @@ mod batch_shard;
 mod elementwise;
 mod fusion;
 mod generator;
+mod launches;
 mod masked_images;
 mod model;
 mod mutations;

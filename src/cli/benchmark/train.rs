@@ -80,13 +80,17 @@ fn step_table(found: &TrainBenchmark) -> String {
 }
 
 fn throughput(found: &TrainBenchmark) -> String {
+    let launches = match &found.launches {
+        Some(launches) => format!("\n{} CUDA kernels per step on a GPU, counted", launches.total),
+        None => String::new(),
+    };
     let peak = match found.peak_bytes {
         Some(bytes) => format!("{:.2} GB at the peak", bytes as f64 / 1e9),
         None => "peak memory unknown".to_string(),
     };
     format!(
         "{:.2} images/s training, {:.2} images/s inference, {peak}\n\
-         {:.0} GFLOP/s in training, {:.0} % of the {:.0} GFLOP/s of one matrix product",
+         {:.0} GFLOP/s in training, {:.0} % of the {:.0} GFLOP/s of one matrix product{launches}",
         found.train_images_per_second,
         found.infer_images_per_second,
         found.train_gflops,
