@@ -86,8 +86,8 @@ struct CausalConv {
                    [&](auto count, int64_t t) { sigmoids<count>(w.value + t, w.gate + t); });
   }
 
-  static void forward(const ConvArgs<T>& in, const View<T>& out, int64_t begin, int64_t end,
-                      void* memory) {
+  static void forward(const ConvForwardArgs<T>& args, int64_t begin, int64_t end, void* memory) {
+    const ConvArgs<T>& in = args.in;
     Workspaces& w = *static_cast<Workspaces*>(memory);
     for_lines(
         in, begin, end, [&](const ScanSizes& size, const typename Rows::Item& item, int64_t block) {
@@ -96,13 +96,13 @@ struct CausalConv {
           for (int64_t step = 0; step < in.length; step += kSteps) {
             const Strip strip(size, item, block, step), next(size, item, block, step + kSteps);
             const typename Rows::Runs ahead[] = {{in.x, size, next, strip.vectors()},
-                                                 {out, size, next, strip.vectors()}};
+                                                 {args.out, size, next, strip.vectors()}};
             for (int v = 0; v < strip.vectors(); ++v) {
               Workspace& a = w.vector[v];
               for (const auto& runs : ahead) runs.prefetch(v);
               activate(a, in, strip, v);
               for (int64_t t = 0; t < strip.steps; ++t) a.out[t] = a.value[t] * a.gate[t];
-              Rows::unpack(a.out, out, item.batch, strip.channel(v),
+              Rows::unpack(a.out, args.out, item.batch, strip.channel(v),
                            Rows::lanes_of(size, strip.channel(v)), step, strip.steps);
             }
           }
@@ -158,6 +158,10 @@ struct CausalConv {
       }
       for (int64_t k = 0; k < width; ++k) w.dweight[k] = sums.of[k];
     });
+    if (args.add_dx) {
+      Rows::pack(w.value, args.dx.read(), strip.item.batch, channel, lanes, strip.step, steps);
+      for (int64_t t = 0; t < steps; ++t) w.dout[t] += w.value[t];
+    }
     Rows::unpack(w.dout, args.dx, strip.item.batch, channel, lanes, strip.step, steps);
   }
 

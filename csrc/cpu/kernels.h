@@ -23,6 +23,7 @@ struct View {
     return data + b * batch + r * row + s * step;
   }
   VMB_INLINE explicit operator bool() const { return data != nullptr; }
+  VMB_INLINE View<const T> read() const { return {data, batch, row, step}; }
 };
 
 // Channels of one work item; fixed, so that the order of every sum does not depend on the number of
@@ -58,6 +59,8 @@ struct ScanForwardArgs {
   ScanArgs<T> in;
   View<T> out;
   T* checkpoints;  // null without backward
+  T scale;         // a factor of the output
+  bool add;        // to what `out` holds
 };
 
 template <class T>
@@ -65,7 +68,9 @@ struct ScanBackwardArgs {
   ScanArgs<T> in;
   View<const T> dout;
   const T* checkpoints;
-  View<T> du, ddelta, dz;
+  View<T> du, ddelta, dz;  // ddelta may be delta's own memory
+  T scale;                 // a factor of dout
+  bool add_dz;             // to what `dz` holds
   // Partial sums, one slot per work item; the caller adds them in order.
   T* dA;           // (batch, dim, state)
   T* dD;           // (batch, dim)
@@ -88,10 +93,17 @@ struct ConvArgs {
 };
 
 template <class T>
+struct ConvForwardArgs {
+  ConvArgs<T> in;
+  View<T> out;
+};
+
+template <class T>
 struct ConvBackwardArgs {
   ConvArgs<T> in;
   View<const T> dout;
   View<T> dx;
+  bool add_dx;   // to what `dx` holds
   T* dweight;  // (batch, dim, width), partial sums over the steps
   T* dbias;    // (batch, dim)
 };
@@ -104,8 +116,7 @@ struct KernelTable {
   void (*scan_forward)(const ScanForwardArgs<T>&, int64_t begin, int64_t end, void* workspace);
   void (*scan_backward)(const ScanBackwardArgs<T>&, int64_t begin, int64_t end, void* workspace);
   int64_t conv_workspace;
-  void (*conv_forward)(const ConvArgs<T>&, const View<T>& out, int64_t begin, int64_t end,
-                       void* workspace);
+  void (*conv_forward)(const ConvForwardArgs<T>&, int64_t begin, int64_t end, void* workspace);
   void (*conv_backward)(const ConvBackwardArgs<T>&, int64_t begin, int64_t end, void* workspace);
   // Only the arithmetic of a scan (limit_kernel.h). The result is meaningless, and keeps the
   // compiler from removing the work.

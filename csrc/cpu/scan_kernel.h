@@ -189,6 +189,7 @@ struct Scan {
         for (const Runs& runs : ahead) runs.prefetch(tile);
         ++tile;
       });
+    if (args.add) add_strip(w.out, w.u, args.out, in.size, strip);
     Rows::unpack_strip(w.out, args.out, in.size, strip);
   }
 
@@ -212,6 +213,17 @@ struct Scan {
     }
     if (in.z)
       for (int64_t t = 0; t < steps; ++t) w.out[t] *= w.z[t] * w.gate[t];
+    if (args.scale != T(1))
+      for (int64_t t = 0; t < steps; ++t) w.out[t] *= args.scale;
+  }
+
+  // Adds what the strip of `view` holds to rows; `scratch` is as large as they are.
+  static void add_strip(V* rows, V* scratch, const View<T>& view, const ScanSizes& size,
+                        const Strip& strip) {
+    if (!view) return;
+    Rows::pack_strip(scratch, view.read(), size, strip);
+    for (int v = 0; v < strip.vectors(); ++v)
+      for (int64_t t = 0; t < strip.steps; ++t) rows[v * kStrip + t] += scratch[v * kStrip + t];
   }
 
   // kAhead states, from the i-th on, of W channels over one strip:
@@ -360,6 +372,7 @@ struct Scan {
       });
     Rows::unpack_strip(w.u, args.du, in.size, strip);
     Rows::unpack_strip(w.dt, args.ddelta, in.size, strip);
+    if (args.add_dz) add_strip(w.z, w.out, args.dz, in.size, strip);
     Rows::unpack_strip(w.z, args.dz, in.size, strip);
   }
 
@@ -374,6 +387,7 @@ struct Scan {
     const bool in_range = discretize<true>(w, in, block, strip.channel(v), lanes, steps);
     const V D = Rows::pack_channels(in.D, strip.channel(v), lanes);
     for (int64_t t = 0; t < steps; ++t) {
+      w.out[t] *= args.scale;
       w.dy[t] = in.z ? w.out[t] * w.z[t] * w.gate[t] : w.out[t];
       w.y[t] = D * w.u[t];
       w.sum_dtu[t] = w.sum_dt[t] = V{};

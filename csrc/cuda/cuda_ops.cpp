@@ -67,10 +67,10 @@ cuda::ScanArgs kernel_args(const ScanInputs& x) {
   return args;
 }
 
-// One launch computes problems of the same sizes and types.
-void check_problems(c10::ArrayRef<ScanInputs> problems) {
-  TORCH_INTERNAL_ASSERT(!problems.empty() && problems.size() <= cuda::kMaxProblems);
-  const ScanInputs &a = problems.front(), &b = problems.back();
+// One launch computes scans of the same sizes and types.
+void check_scans(Scans scans) {
+  TORCH_INTERNAL_ASSERT(!scans.empty() && scans.size() <= cuda::kMaxProblems);
+  const ScanInputs &a = scans.front(), &b = scans.back();
   TORCH_INTERNAL_ASSERT(a.u.sizes() == b.u.sizes() && a.state() == b.state() &&
                         a.u.scalar_type() == b.u.scalar_type() && a.u.device() == b.u.device() &&
                         a.D.defined() == b.D.defined() && a.z.defined() == b.z.defined() &&
@@ -103,224 +103,194 @@ Tensor sum_parts(const Tensor& partials) {
 
 }  // namespace
 
-std::vector<ScanResult> scan_forward_cuda(c10::ArrayRef<ScanInputs> problems, bool keep_states) {
-  check_problems(problems);
-  const Tensor& u = problems[0].u;
+ScanResult scan_forward_cuda(Scans scans, bool keep_states) {
+  check_scans(scans);
+  const Tensor& u = scans[0].u;
   const c10::DeviceGuard device(u.device());
-  const auto floats = u.options().dtype(at::kFloat);
-  std::vector<ScanInputs> cast_problems;  // in memory until the launch
+  const int64_t count = scans.size(), state = scans[0].state(),
+                slot = u.size(0) * u.size(1) * cuda::padded_state(state);
+  const Tensor outs = empty_stack_in_layout_of(u, count, u.scalar_type());
+  const bool needs_states = u.numel() > 0 && (keep_states || state > cuda::kStates);
+  const int64_t slots = !needs_states ? 0 : keep_states ? cuda::tiles(u.size(2)) : 1;
+  const Tensor states = at::empty({count, slots * slot}, u.options().dtype(at::kFloat));
+  std::vector<ScanInputs> operands;  // in memory until the launch
   std::vector<cuda::ScanForwardArgs> args;
-  std::vector<ScanResult> results;
-  for (const ScanInputs& operands : problems) {
-    const ScanInputs& x = cast_problems.emplace_back(cast(operands));
-    Tensor out = empty_in_layout_of(operands.u, u.scalar_type());
-    Tensor states = at::empty({0}, floats);
-    cuda::ScanForwardArgs& a = args.emplace_back(cuda::ScanForwardArgs{});
-    if (out.numel() > 0) {
-      a.in = kernel_args(x), a.out = operand(out, x.reverse);
-      const int64_t slot = x.batch() * x.dim() * cuda::padded_state(x.state());
-      if (keep_states) {
-        states = at::empty({cuda::tiles(x.length()) * slot}, floats);
-        a.states_stride = slot;
-      } else if (x.state() > cuda::kStates) {
-        states = at::empty({slot}, floats);
-      }
-      if (states.numel() > 0) a.states = states.mutable_data_ptr<float>();
-    }
-    results.emplace_back(std::move(out), std::move(states));
+  for (const ScanInputs& scan : scans) {
+    const int64_t i = args.size();
+    const ScanInputs& x = operands.emplace_back(cast(scan));
+    args.push_back({kernel_args(x), operand(outs[i], x.reverse),
+                    needs_states ? states[i].mutable_data_ptr<float>() : nullptr,
+                    keep_states ? slot : 0});
   }
   if (u.numel() > 0)
     launch("selective_scan", u, [&](void* stream) {
-      return cuda::scan_forward(args.data(), static_cast<int>(args.size()), type_of(u),
-                                warps_for(problems[0]), stream);
+      return cuda::scan_forward(args.data(), static_cast<int>(count), type_of(u),
+                                warps_for(scans[0]), stream);
     });
-  return results;
+  return {count == 1 ? outs[0] : outs.mean(0), states};
 }
 
 namespace {
 
-// What the backward kernel writes for one problem; partial sums have the dimension that sum_parts
+// What the backward kernel writes for all scans; partial sums have the dimension that sum_parts
 // adds over second.
 struct ScanPartials {
-  Tensor du, ddelta, dz, dA, dD, dbias, dBC, adjoint;
+  Tensor du, ddelta, dz;
+  Tensor dA, dD_dbias, dBC, adjoint;
 
-  ScanPartials(const ScanInputs& x, int warps) {
+  ScanPartials(Scans scans, const ScanGradients& targets, int warps) {
+    const ScanInputs& x = scans[0];
     const auto type = x.u.scalar_type();
     const auto floats = x.u.options().dtype(at::kFloat);
-    const int64_t batch = x.batch(), dim = x.dim(), padded = cuda::padded_state(x.state());
-    du = empty_in_layout_of(x.u, type), ddelta = empty_in_layout_of(x.delta, type);
-    if (x.z.defined()) dz = empty_in_layout_of(x.z, type);
-    dA = at::empty({1, batch, dim, padded}, floats);
-    dD = at::empty({1, batch, dim}, floats), dbias = at::empty({1, batch, dim}, floats);
-    dBC = at::empty({batch, cuda::channel_blocks(dim, warps), x.length(), cuda::passes(x.state()),
-                     2, cuda::kStates},
+    const int64_t count = scans.size(), batch = x.batch(), dim = x.dim(),
+                  padded = cuda::padded_state(x.state());
+    du = targets.du, ddelta = writable_as(targets.ddelta, type);
+    if (x.z.defined())
+      dz = count == 1 && targets.dz.scalar_type() == type
+               ? targets.dz.unsqueeze(0)
+               : empty_stack_in_layout_of(x.z, count, type);
+    dA = at::empty({count, batch, dim, padded}, floats);
+    dD_dbias = at::empty({2 * count, batch, dim}, floats);
+    dBC = at::empty({count * batch, cuda::channel_blocks(dim, warps), x.length(),
+                     cuda::passes(x.state()), 2, cuda::kStates},
                     floats);
-    if (x.state() > cuda::kStates) adjoint = at::empty({batch, dim, padded}, floats);
+    if (x.state() > cuda::kStates) adjoint = at::empty({count, batch, dim, padded}, floats);
     if (x.u.numel() == 0)
-      for (Tensor* t : {&dA, &dD, &dbias, &dBC}) t->zero_();
+      for (Tensor* t : {&dA, &dD_dbias, &dBC}) t->zero_();
   }
 
-  cuda::ScanBackwardArgs args(const ScanInputs& x, const Tensor& states, const Tensor& dout) {
+  // Those of the i-th scan, x.
+  cuda::ScanBackwardArgs args(const ScanInputs& x, int64_t i, const Tensor& states,
+                              const Tensor& dout) const {
+    const auto data = [](const Tensor& t) { return t.mutable_data_ptr<float>(); };
+    const int64_t count = dA.size(0), batch = x.batch();
     cuda::ScanBackwardArgs args{};
     args.in = kernel_args(x);
     args.dout = operand(dout, x.reverse);
-    args.states = states.const_data_ptr<float>();
-    args.states_stride = x.batch() * x.dim() * cuda::padded_state(x.state());
-    args.du = operand(du, x.reverse), args.ddelta = operand(ddelta, x.reverse);
-    args.dz = operand(dz, x.reverse);
-    args.dA = dA.mutable_data_ptr<float>(), args.dD = dD.mutable_data_ptr<float>();
-    args.ddelta_bias = dbias.mutable_data_ptr<float>();
-    args.dBC = dBC.mutable_data_ptr<float>(), args.reverse_dBC = x.reverse;
-    args.adjoint = adjoint.defined() ? adjoint.mutable_data_ptr<float>() : nullptr;
+    args.states = states[i].const_data_ptr<float>();
+    args.states_stride = batch * x.dim() * cuda::padded_state(x.state());
+    args.du = operand(du[i], x.reverse), args.ddelta = operand(ddelta[i], x.reverse);
+    args.dz = dz.defined() ? operand(dz[i], x.reverse) : operand(dz, false);
+    args.dA = data(dA[i]), args.dD = data(dD_dbias[i]);
+    args.ddelta_bias = data(dD_dbias[count + i]);
+    args.dBC = data(dBC.narrow(0, i * batch, batch)), args.reverse_dBC = x.reverse;
+    args.adjoint = adjoint.defined() ? data(adjoint[i]) : nullptr;
     return args;
   }
 
-  ScanGradients gradients(const ScanInputs& operands) const {
-    const int64_t length = operands.length(), state = operands.state();
-    const Tensor both = sum_parts(dBC);  // (b, l, passes, {dB, dC}, states of a pass)
-    const auto rows = [&](int64_t which, const Tensor& like) {
-      return both.select(3, which)
-          .reshape({operands.batch(), length, cuda::padded_state(state)})
-          .narrow(2, 0, state)
-          .transpose(1, 2)
-          .to(like.scalar_type());
-    };
-    const auto over_batch = [&](const Tensor& partials, const Tensor& like) {
-      return like.defined() ? sum_parts(partials).squeeze(0).to(like.scalar_type())
-                            : Tensor();
-    };
-    return {du,
-            ddelta.to(operands.delta.scalar_type()),
-            sum_parts(dA).squeeze(0).narrow(1, 0, state).to(operands.A.scalar_type()),
-            rows(0, operands.B),
-            rows(1, operands.C),
-            over_batch(dD, operands.D),
-            dz.defined() ? dz.to(operands.z.scalar_type()) : dz,
-            over_batch(dbias, operands.delta_bias)};
+  void sum(int64_t state, ScanGradients& gradients) const {
+    const int64_t count = dA.size(0);
+    if (dz.defined() && count > 1)
+      at::sum_out(gradients.dz, dz, 0);
+    else if (dz.defined())
+      copy_back(gradients.dz, dz.squeeze(0));
+    copy_back(gradients.ddelta, ddelta);
+    gradients.dA = sum_parts(dA).narrow(2, 0, state);
+    // (b, l, passes, {dB, dC}, states of a pass)
+    gradients.dBC = sum_parts(dBC)
+                        .transpose(2, 3)
+                        .flatten(3)
+                        .narrow(3, 0, state)
+                        .unflatten(0, {count, -1});
+    const Tensor sums = sum_parts(dD_dbias);
+    gradients.dD = sums.narrow(0, 0, count), gradients.ddelta_bias = sums.narrow(0, count, count);
   }
 };
 
 }  // namespace
 
-std::vector<ScanGradients> scan_backward_cuda(c10::ArrayRef<ScanInputs> problems,
-                                              at::TensorList states, at::TensorList douts) {
-  check_problems(problems);
-  const Tensor& u = problems[0].u;
+void scan_backward_cuda(Scans scans, const Tensor& states, const Tensor& dout_,
+                        ScanGradients& gradients) {
+  check_scans(scans);
+  const Tensor& u = scans[0].u;
   const c10::DeviceGuard device(u.device());
-  const int warps = warps_for(problems[0]);
-  std::vector<ScanInputs> cast_problems;  // these and their gradients in memory until the launch
-  std::vector<Tensor> cast_douts;
-  std::vector<ScanPartials> partials;
+  const int warps = warps_for(scans[0]);
+  const int64_t count = scans.size();
+  Tensor dout = dout_.to(u.scalar_type());
+  if (count > 1) dout = dout * (1.0 / count);
+  const ScanPartials partials(scans, gradients, warps);
+  std::vector<ScanInputs> operands;  // in memory until the launch
   std::vector<cuda::ScanBackwardArgs> args;
-  for (size_t i = 0; i < problems.size(); ++i) {
-    const ScanInputs& x = cast_problems.emplace_back(cast(problems[i]));
-    const Tensor& dout = cast_douts.emplace_back(douts[i].to(u.scalar_type()));
-    partials.emplace_back(x, warps);
-    if (u.numel() > 0) args.push_back(partials.back().args(x, states[i], dout));
-  }
-  if (u.numel() > 0)
+  if (u.numel() > 0) {
+    for (const ScanInputs& scan : scans) {
+      const ScanInputs& x = operands.emplace_back(cast(scan));
+      args.push_back(partials.args(x, args.size(), states, dout));
+    }
     launch("selective_scan's backward", u, [&](void* stream) {
-      return cuda::scan_backward(args.data(), static_cast<int>(args.size()), type_of(u), warps,
-                                 stream);
+      return cuda::scan_backward(args.data(), static_cast<int>(count), type_of(u), warps, stream);
     });
-  std::vector<ScanGradients> gradients;
-  for (size_t i = 0; i < problems.size(); ++i)
-    gradients.push_back(partials[i].gradients(problems[i]));
-  return gradients;
+  }
+  partials.sum(scans[0].state(), gradients);
 }
 
 namespace {
 
-// The operands of a convolution as its kernels see them.
-struct ConvOperands {
-  Tensor x, weight, bias;
-  bool reverse;
+// The operands of convolutions in the types that kernels compute in.
+std::vector<ConvInputs> cast_parameters(Convs convs) {
+  TORCH_INTERNAL_ASSERT(!convs.empty() && convs.size() <= cuda::kMaxProblems);
+  TORCH_INTERNAL_ASSERT(convs.front().weight.sizes() == convs.back().weight.sizes());
+  std::vector<ConvInputs> all;
+  for (const ConvInputs& in : convs)
+    all.push_back({in.x, in.weight.to(at::kFloat).contiguous(),
+                   in.bias.defined() ? in.bias.to(at::kFloat).contiguous() : in.bias, in.reverse});
+  return all;
+}
 
-  explicit ConvOperands(const ConvInputs& in)
-      : x(in.x),
-        weight(in.weight.to(at::kFloat).contiguous()),
-        bias(optional_to(in.bias, at::kFloat)),
-        reverse(in.reverse) {
-    if (bias.defined()) bias = bias.contiguous();
-  }
-  cuda::ConvArgs args() const {
-    return {x.size(0),
-            x.size(1),
-            x.size(2),
-            weight.size(2),
-            operand(x, reverse),
-            pointer(weight),
-            pointer(bias)};
-  }
-};
-
-void check_problems(c10::ArrayRef<ConvInputs> problems) {
-  TORCH_INTERNAL_ASSERT(!problems.empty() && problems.size() <= cuda::kMaxProblems);
-  const ConvInputs &a = problems.front(), &b = problems.back();
-  TORCH_INTERNAL_ASSERT(a.x.sizes() == b.x.sizes() && a.weight.sizes() == b.weight.sizes() &&
-                        a.x.scalar_type() == b.x.scalar_type() && a.x.device() == b.x.device() &&
-                        value_or_undefined(a.bias).defined() ==
-                            value_or_undefined(b.bias).defined());
+cuda::ConvArgs kernel_args(const ConvInputs& in) {
+  return {in.x.size(0),
+          in.x.size(1),
+          in.x.size(2),
+          in.weight.size(2),
+          operand(in.x, in.reverse),
+          pointer(in.weight),
+          pointer(in.bias)};
 }
 
 }  // namespace
 
-std::vector<Tensor> conv_forward_cuda(c10::ArrayRef<ConvInputs> problems) {
-  check_problems(problems);
-  const Tensor& first = problems[0].x;
-  const c10::DeviceGuard device(first.device());
-  std::vector<ConvOperands> operands;  // in memory until the launch
-  std::vector<Tensor> outs;
+Tensor conv_forward_cuda(Convs convs) {
+  const Tensor& x = convs[0].x;
+  const c10::DeviceGuard device(x.device());
+  const auto operands = cast_parameters(convs);
+  const Tensor outs = empty_stack_in_layout_of(x, convs.size(), x.scalar_type());
+  if (outs.numel() == 0) return outs;
   std::vector<cuda::ConvForwardArgs> args;
-  for (const ConvInputs& problem : problems) {
-    const ConvOperands& x = operands.emplace_back(problem);
-    const Tensor& out = outs.emplace_back(empty_in_layout_of(x.x, x.x.scalar_type()));
-    if (out.numel() > 0) args.push_back({x.args(), operand(out, x.reverse)});
-  }
-  if (first.numel() > 0)
-    launch("causal_conv1d_silu", first, [&](void* stream) {
-      return cuda::conv_forward(args.data(), static_cast<int>(args.size()), type_of(first), stream);
-    });
+  for (const ConvInputs& in : operands)
+    args.push_back({kernel_args(in), operand(outs[args.size()], in.reverse)});
+  launch("causal_conv1d_silu", x, [&](void* stream) {
+    return cuda::conv_forward(args.data(), static_cast<int>(args.size()), type_of(x), stream);
+  });
   return outs;
 }
 
-std::vector<ConvGradients> conv_backward_cuda(c10::ArrayRef<ConvInputs> problems,
-                                              at::TensorList douts) {
-  check_problems(problems);
-  const Tensor& first = problems[0].x;
-  const c10::DeviceGuard device(first.device());
-  const auto floats = first.options().dtype(at::kFloat);
-  const int64_t batch = first.size(0), dim = first.size(1), width = problems[0].weight.size(2);
-  std::vector<ConvOperands> operands;  // these and their gradients in memory until the launch
-  std::vector<Tensor> cast_douts;
-  std::vector<ConvGradients> partials;
-  std::vector<cuda::ConvBackwardArgs> args;
-  for (size_t i = 0; i < problems.size(); ++i) {
-    const ConvOperands& x = operands.emplace_back(problems[i]);
-    const Tensor& dout = cast_douts.emplace_back(douts[i].to(first.scalar_type()));
-    const auto& [dx, dweight, dbias] = partials.emplace_back(
-        empty_in_layout_of(x.x, first.scalar_type()), at::zeros({1, batch, dim, width}, floats),
-        at::zeros({1, batch, dim}, floats));
-    if (first.numel() > 0)
-      args.push_back({x.args(), operand(dout, x.reverse), operand(dx, x.reverse),
-                      dweight.mutable_data_ptr<float>(), dbias.mutable_data_ptr<float>()});
-  }
-  if (first.numel() > 0)
-    launch("causal_conv1d_silu's backward", first, [&](void* stream) {
-      return cuda::conv_backward(args.data(), static_cast<int>(args.size()), type_of(first),
-                                 stream);
+void conv_backward_cuda(Convs convs, const Tensor& dout_, ConvGradients& gradients) {
+  const Tensor& x = convs[0].x;
+  const c10::DeviceGuard device(x.device());
+  const auto operands = cast_parameters(convs);
+  const auto floats = x.options().dtype(at::kFloat);
+  const int64_t count = convs.size(), batch = x.size(0), dim = x.size(1),
+                width = convs[0].weight.size(2);
+  const Tensor dout = dout_.to(x.scalar_type());
+  const Tensor dx = count == 1 ? gradients.dx.unsqueeze(0)
+                               : empty_stack_in_layout_of(x, count, x.scalar_type());
+  const Tensor dweight = at::empty({count, batch, dim, 1, width}, floats);
+  const Tensor dbias = at::empty({count, batch, dim}, floats);
+  if (x.numel() > 0) {
+    std::vector<cuda::ConvBackwardArgs> args;
+    for (const ConvInputs& in : operands) {
+      const int64_t i = args.size();
+      args.push_back({kernel_args(in), operand(dout[i], in.reverse), operand(dx[i], in.reverse),
+                      dweight[i].mutable_data_ptr<float>(), dbias[i].mutable_data_ptr<float>()});
+    }
+    launch("causal_conv1d_silu's backward", x, [&](void* stream) {
+      return cuda::conv_backward(args.data(), static_cast<int>(count), type_of(x), stream);
     });
-  std::vector<ConvGradients> gradients;
-  for (size_t i = 0; i < problems.size(); ++i) {
-    const auto& [dx, dweight, dbias] = partials[i];
-    const Tensor& weight = problems[i].weight;
-    Tensor bias;
-    if (operands[i].bias.defined())
-      bias = sum_parts(dbias).squeeze(0).to(problems[i].bias->scalar_type());
-    gradients.emplace_back(
-        dx, sum_parts(dweight).view({dim, 1, width}).to(weight.scalar_type()), bias);
+  } else {
+    dweight.zero_(), dbias.zero_();
   }
-  return gradients;
+  if (count > 1) at::sum_out(gradients.dx, dx, 0);
+  gradients.dweight = sum_parts(dweight);
+  gradients.dbias = sum_parts(dbias);
 }
 
 }  // namespace vmb

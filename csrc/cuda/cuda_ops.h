@@ -4,10 +4,6 @@
 #pragma once
 
 #include <ATen/core/Tensor.h>
-#include <c10/util/ArrayRef.h>
-
-#include <tuple>
-#include <vector>
 
 #include "ops/scan_inputs.h"
 
@@ -27,26 +23,12 @@ inline bool has_cuda_kernels(const at::Tensor& x) {
 // Whether the operators have kernels for this tensor; without, they take libtorch's own operations.
 inline bool has_kernels(const at::Tensor& x) { return x.is_cpu() || has_cuda_kernels(x); }
 
-// The operands of causal_conv1d_silu.
-struct ConvInputs {
-  at::Tensor x;         // (batch, dim, length)
-  at::Tensor weight;    // (dim, 1, width)
-  OptionalTensor bias;  // (dim), may be absent
-  bool reverse = false;
-};
-using ConvGradients = std::tuple<at::Tensor, at::Tensor, at::Tensor>;  // of x, weight and bias
-
-// One problem, or two that a launch computes together, such as both directions of a mixer: sizes,
-// types, device, delta_softplus and the optional operands that are given must be the same. Results
-// are those of separate calls, bit for bit, in the order of the problems: those of forward_cpu and
-// backward_cpu in selective_scan.cpp and causal_conv1d.cpp. The caller checks the arguments of each
-// problem.
-std::vector<ScanResult> scan_forward_cuda(c10::ArrayRef<ScanInputs> problems, bool keep_states);
-// `states` and `douts` have one tensor for each problem.
-std::vector<ScanGradients> scan_backward_cuda(c10::ArrayRef<ScanInputs> problems,
-                                              at::TensorList states, at::TensorList douts);
-std::vector<at::Tensor> conv_forward_cuda(c10::ArrayRef<ConvInputs> problems);
-std::vector<ConvGradients> conv_backward_cuda(c10::ArrayRef<ConvInputs> problems,
-                                              at::TensorList douts);
+// The functions of ops/scan_inputs.h: one launch computes one scan or convolution, or two. A result
+// is that of separate launches, bit for bit, before the mean or sum over them.
+ScanResult scan_forward_cuda(Scans scans, bool keep_states);
+void scan_backward_cuda(Scans scans, const at::Tensor& states, const at::Tensor& dout,
+                        ScanGradients& gradients);
+at::Tensor conv_forward_cuda(Convs convs);
+void conv_backward_cuda(Convs convs, const at::Tensor& dout, ConvGradients& gradients);
 
 }  // namespace vmb

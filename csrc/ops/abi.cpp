@@ -34,6 +34,7 @@ vmb::ScanInputs operands(const vmb_scan_inputs& x) {
 }
 
 using Conv = Tensor(const Tensor&, const Tensor&, const OptionalTensor&, bool, std::string_view);
+using Bimamba = Tensor(const Tensor&, at::TensorList, at::TensorList, std::string_view);
 
 }  // namespace
 
@@ -57,6 +58,16 @@ char* vmb_causal_conv1d_silu(const void* x, const void* weight, const void* bias
     static const auto conv = op<Conv>("vm_beautynet::causal_conv1d_silu");
     *out = new Tensor(conv.call(tensor(x), tensor(weight),
                                 OptionalTensor(tensor_or_undefined(bias)), reverse != 0, path));
+  });
+}
+
+char* vmb_bimamba_inner(const void* xz, void* const* forward, void* const* backward,
+                        const char* path, void** out) {
+  return guarded([&] {
+    constexpr int64_t kParameters = 7;
+    static const auto bimamba = op<Bimamba>("vm_beautynet::bimamba_inner");
+    *out = new Tensor(bimamba.call(tensor(xz), tensors(forward, kParameters),
+                                   tensors(backward, kParameters), path));
   });
 }
 

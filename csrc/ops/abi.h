@@ -19,6 +19,9 @@ char* vmb_selective_scan(const vmb_scan_inputs* x, const char* path, void** out)
 char* vmb_selective_scan_eager(const vmb_scan_inputs* x, void** out);
 char* vmb_causal_conv1d_silu(const void* x, const void* weight, const void* bias, int reverse,
                              const char* path, void** out);
+/* The parameters of each direction: 7 tensors in the order of bimamba_inner.cpp. */
+char* vmb_bimamba_inner(const void* xz, void* const* forward, void* const* backward,
+                        const char* path, void** out);
 
 /* Takes one AdamW step over many parameters at once; steps are scalar float tensors, incremented by
  * one. */

@@ -4,6 +4,7 @@
 #include "ops/abi.cpp"
 #include "ops/autocast.cpp"
 #include "ops/benchmark.cpp"
+#include "ops/bimamba_inner.cpp"
 #include "ops/causal_conv1d.cpp"
 #include "ops/launches.cpp"
 #include "ops/optimizer.cpp"

@@ -1,9 +1,9 @@
 // The operators under torch.autocast, and an autocast switch for use outside Python.
 //
-// Sequences (u, delta, B, C, z of the scan; x and the kernel of the convolution) take the
-// current low-precision type, like the inputs of linear and conv1d, so that the result has the type
-// that the next linear expects. A, D and the step sizes' bias are float32: decays are computed from
-// them, and the state is float32 anyway. Double is never cast.
+// Sequences (u, delta, B, C, z of the scan; x of the convolution; xz of the mixer) take the
+// current low-precision type, like the inputs of linear, so that the result has the type that the
+// next linear expects. The parameters stay float32, in which the kernels compute; only the weights
+// of the mixer's projections are low-precision. Double is never cast.
 #include <ATen/autocast_mode.h>
 #include <torch/library.h>
 
@@ -37,12 +37,21 @@ struct Autocast {
     using Conv = decltype(conv);
     static const auto inner = op<Conv>("vm_beautynet::causal_conv1d_silu");
     const c10::impl::ExcludeDispatchKeyGuard no_autocast(key);
-    return inner.call(low(x), low(weight), low(bias), reverse, path);
+    return inner.call(low(x), weight, bias, reverse, path);
+  }
+
+  static Tensor bimamba(const Tensor& xz, at::TensorList forward, at::TensorList backward,
+                        std::string_view path) {
+    using Bimamba = decltype(bimamba);
+    static const auto inner = op<Bimamba>("vm_beautynet::bimamba_inner");
+    const c10::impl::ExcludeDispatchKeyGuard no_autocast(key);
+    return inner.call(low(xz), forward, backward, path);
   }
 
   static void implement(torch::Library& m) {
     m.impl("selective_scan", &ScanOp::unpacked<&scan>);
     m.impl("causal_conv1d_silu", conv);
+    m.impl("bimamba_inner", bimamba);
   }
 };
 

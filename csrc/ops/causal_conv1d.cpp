@@ -7,24 +7,26 @@
 #include "cuda/cuda_ops.h"
 #include "dispatch.h"
 #include "launches.h"
+#include "scan_inputs.h"
 
 namespace vmb {
 namespace {
 
 using at::Tensor;
 
-void check_arguments(const Tensor& x, const Tensor& weight, const OptionalTensor& bias) {
+void check_arguments(const ConvInputs& in) {
+  const Tensor &x = in.x, &weight = in.weight, &bias = in.bias;
   TORCH_CHECK_VALUE(x.dim() == 3,
                     "causal_conv1d_silu: x must have shape (batch, dim, length), has ", x.sizes());
   TORCH_CHECK_VALUE(weight.dim() == 3 && weight.size(0) == x.size(1) && weight.size(1) == 1 &&
                         weight.size(2) >= 1 && weight.size(2) <= kMaxConvWidth,
                     "causal_conv1d_silu: weight must have shape (dim, 1, width) = [", x.size(1),
                     ", 1, 1..", kMaxConvWidth, "], has ", weight.sizes());
-  if (bias && bias->defined())
-    TORCH_CHECK_VALUE(bias->dim() == 1 && bias->size(0) == x.size(1),
+  if (bias.defined())
+    TORCH_CHECK_VALUE(bias.dim() == 1 && bias.size(0) == x.size(1),
                       "causal_conv1d_silu: bias must have shape (dim) = [", x.size(1), "], has ",
-                      bias->sizes());
-  for (const Tensor& t : {x, weight, value_or_undefined(bias)}) {
+                      bias.sizes());
+  for (const Tensor& t : {x, weight, bias}) {
     if (!t.defined()) continue;
     TORCH_CHECK_TYPE(at::isFloatingType(t.scalar_type()),
                      "causal_conv1d_silu: inputs must be floating point, one is ", t.scalar_type());
@@ -33,93 +35,122 @@ void check_arguments(const Tensor& x, const Tensor& weight, const OptionalTensor
   }
 }
 
-struct Operands {
-  Tensor x, weight, bias;
-  Operands(const Tensor& x_, const Tensor& weight_, const OptionalTensor& bias_)
-      : x(x_.to(compute_type(x_))),
-        weight(weight_.to(x.scalar_type())),
-        bias(optional_to(bias_, x.scalar_type())) {
-    if (bias.defined()) bias = bias.contiguous();
-  }
-  template <class T>
-  ConvArgs<T> args(bool reverse) const {
-    return {x.size(0),
-            x.size(1),
-            x.size(2),
-            weight.size(2),
-            view_of<const T>(x, reverse),
-            {weight.const_data_ptr<T>(), 0, weight.stride(0), weight.stride(2)},
-            bias.defined() ? bias.const_data_ptr<T>() : nullptr};
-  }
-};
-
-Tensor forward_cpu(const Tensor& x_, const Tensor& weight, const OptionalTensor& bias, bool reverse,
-                   std::string_view path) {
-  const Operands x(x_, weight, bias);
-  Tensor out = empty_in_layout_of(x_, x.x.scalar_type());
-  if (out.numel() == 0) return out.to(x_.scalar_type());
-  AT_DISPATCH_FLOATING_TYPES(x.x.scalar_type(), "causal_conv1d_silu", [&] {
-    const auto& table = kernels<scalar_t>(path);
-    const auto args = x.args<scalar_t>(reverse);
-    const auto target = view_of<scalar_t>(out, reverse);
-    parallel_items(args.items(), table.conv_workspace,
-                   [&](int64_t begin, int64_t end, void* workspace) {
-                     table.conv_forward(args, target, begin, end, workspace);
-                   });
-  });
-  return out.to(x_.scalar_type());
+// The operands of all convolutions in the type that kernels compute in. x is converted once.
+std::vector<ConvInputs> cast(Convs convs) {
+  const auto type = compute_type(convs[0].x);
+  std::vector<ConvInputs> all;
+  for (const ConvInputs& in : convs)
+    all.push_back({all.empty() ? in.x.to(type) : all[0].x, in.weight.to(type),
+                   in.bias.defined() ? in.bias.to(type).contiguous() : in.bias, in.reverse});
+  return all;
 }
 
-std::tuple<Tensor, Tensor, Tensor> backward_cpu(const Tensor& dout_, const Tensor& x_,
-                                                const Tensor& weight, const OptionalTensor& bias,
-                                                bool reverse, std::string_view path) {
-  const Operands x(x_, weight, bias);
-  const auto type = x.x.scalar_type();
-  const Tensor dout = dout_.to(type);
-  Tensor dx = empty_in_layout_of(x_, type);
-  Tensor dweight = at::zeros({x_.size(0), weight.size(0), weight.size(2)}, x.x.options());
-  Tensor dbias = at::zeros({x_.size(0), weight.size(0)}, x.x.options());
-  if (x_.numel() > 0)
+// The operands, cast to T, as the kernels see them.
+template <class T>
+ConvArgs<T> kernel_args(const ConvInputs& in) {
+  return {in.x.size(0),
+          in.x.size(1),
+          in.x.size(2),
+          in.weight.size(2),
+          view_of<const T>(in.x, in.reverse),
+          {in.weight.const_data_ptr<T>(), 0, in.weight.stride(0), in.weight.stride(2)},
+          in.bias.defined() ? in.bias.const_data_ptr<T>() : nullptr};
+}
+
+Tensor conv_forward_cpu(Convs operands, std::string_view path) {
+  const Tensor& x = operands[0].x;
+  const auto convs = cast(operands);
+  const auto type = convs[0].x.scalar_type();
+  const Tensor out = empty_stack_in_layout_of(x, convs.size(), type);
+  AT_DISPATCH_FLOATING_TYPES(type, "causal_conv1d_silu", [&] {
+    const auto& table = kernels<scalar_t>(path);
+    std::vector<ConvForwardArgs<scalar_t>> all;
+    for (const ConvInputs& in : convs)
+      all.push_back({kernel_args<scalar_t>(in), view_of<scalar_t>(out[all.size()], in.reverse)});
+    if (out.numel() > 0)
+      parallel_items(all[0].in.items(), table.conv_workspace,
+                     [&](int64_t begin, int64_t end, void* workspace) {
+                       for (const auto& args : all) table.conv_forward(args, begin, end, workspace);
+                     });
+  });
+  return out.to(x.scalar_type());
+}
+
+void conv_backward_cpu(Convs operands, const Tensor& dout_, ConvGradients& gradients,
+                       std::string_view path) {
+  const auto convs = cast(operands);
+  const Tensor &x = convs[0].x, &weight = convs[0].weight;
+  const auto type = x.scalar_type();
+  const int64_t count = convs.size(), batch = x.size(0), dim = x.size(1), width = weight.size(2);
+  const Tensor dout = dout_.to(type), dx = writable_as(gradients.dx, type);
+  const Tensor dweight = at::zeros({count, batch, dim, 1, width}, x.options());
+  const Tensor dbias = at::zeros({count, batch, dim}, x.options());
+  if (x.numel() > 0)
     AT_DISPATCH_FLOATING_TYPES(type, "causal_conv1d_silu_backward", [&] {
       const auto& table = kernels<scalar_t>(path);
-      ConvBackwardArgs<scalar_t> args{
-          x.args<scalar_t>(reverse), view_of<const scalar_t>(dout, reverse),
-          view_of<scalar_t>(dx, reverse), dweight.mutable_data_ptr<scalar_t>(),
-          dbias.mutable_data_ptr<scalar_t>()};
-      parallel_items(args.in.items(), table.conv_workspace,
+      std::vector<ConvBackwardArgs<scalar_t>> all;
+      for (const ConvInputs& in : convs) {
+        const int64_t i = all.size();
+        all.push_back({kernel_args<scalar_t>(in), view_of<const scalar_t>(dout[i], in.reverse),
+                       view_of<scalar_t>(dx, in.reverse), /*add_dx=*/i > 0,
+                       dweight[i].mutable_data_ptr<scalar_t>(),
+                       dbias[i].mutable_data_ptr<scalar_t>()});
+      }
+      // One thread computes an item of all convolutions, which add to the same dx.
+      parallel_items(all[0].in.items(), table.conv_workspace,
                      [&](int64_t begin, int64_t end, void* workspace) {
-                       table.conv_backward(args, begin, end, workspace);
+                       for (const auto& args : all)
+                         table.conv_backward(args, begin, end, workspace);
                      });
     });
-  return {dx.to(x_.scalar_type()), ordered_sum(dweight).unsqueeze(1).to(weight.scalar_type()),
-          x.bias.defined() ? ordered_sum(dbias).to(bias->scalar_type()) : Tensor()};
+  copy_back(gradients.dx, dx);
+  gradients.dweight = ordered_sum(dweight);
+  gradients.dbias = ordered_sum(dbias);
 }
 
-Tensor conv_meta(const Tensor& x, const Tensor& weight, const OptionalTensor& bias, bool,
-                 std::string_view) {
-  check_arguments(x, weight, bias);
-  return empty_in_layout_of(x, x.scalar_type());
+}  // namespace
+
+Tensor conv_forward(Convs convs, std::string_view path) {
+  return on_device_of(
+      convs[0].x, [&] { return conv_forward_cuda(convs); },
+      [&] { return conv_forward_cpu(convs, path); });
 }
+
+void conv_backward(Convs convs, const Tensor& dout, ConvGradients& gradients,
+                   std::string_view path) {
+  on_device_of(
+      convs[0].x, [&] { conv_backward_cuda(convs, dout, gradients); },
+      [&] { conv_backward_cpu(convs, dout, gradients, path); });
+}
+
+namespace {
+
+Tensor conv_meta(const ConvInputs& in, std::string_view) {
+  check_arguments(in);
+  return empty_in_layout_of(in.x, in.x.scalar_type());
+}
+
+}  // namespace
 
 // The same in ATen operations, for devices without kernels.
-Tensor conv_eager(const Tensor& x, const Tensor& weight, const OptionalTensor& bias, bool reverse) {
-  check_arguments(x, weight, bias);
-  const int64_t back = weight.size(2) - 1;
-  const Tensor input = reverse ? x.flip(2) : x;
-  const Tensor out =
-      at::silu(at::conv1d(at::constant_pad_nd(input, {back, 0}), weight, bias, at::IntArrayRef{1},
-                          at::IntArrayRef{0}, at::IntArrayRef{1}, x.size(1)));
-  return reverse ? out.flip(2) : out;
+Tensor conv_eager(const ConvInputs& in) {
+  check_arguments(in);
+  const auto type = in.x.scalar_type();
+  const int64_t back = in.weight.size(2) - 1;
+  const Tensor x = at::constant_pad_nd(in.reverse ? in.x.flip(2) : in.x, {back, 0});
+  const OptionalTensor bias = in.bias.defined() ? OptionalTensor(in.bias.to(type)) : std::nullopt;
+  const Tensor out = at::silu(at::conv1d(x, in.weight.to(type), bias, at::IntArrayRef{1},
+                                         at::IntArrayRef{0}, at::IntArrayRef{1}, x.size(1)));
+  return in.reverse ? out.flip(2) : out;
 }
 
+namespace {
+
 // On whichever device has kernels, else in ATen operations.
-Tensor conv(const Tensor& x, const Tensor& weight, const OptionalTensor& bias, bool reverse,
-            std::string_view path) {
-  if (!has_kernels(x)) return conv_eager(x, weight, bias, reverse);
-  check_arguments(x, weight, bias);
-  return on_device_of(
-      x, [&] { return conv_forward_cuda(ConvInputs{x, weight, bias, reverse})[0]; },
-      [&] { return forward_cpu(x, weight, bias, reverse, path); });
+Tensor conv(const ConvInputs& in, std::string_view path) {
+  if (!has_kernels(in.x)) return conv_eager(in);
+  check_arguments(in);
+  return conv_forward(in, path)[0];
 }
 
 using torch::autograd::AutogradContext;
@@ -129,25 +160,23 @@ struct ConvFunction : torch::autograd::Function<ConvFunction> {
   static Tensor forward(AutogradContext* context, const Tensor& x, const Tensor& weight,
                         const OptionalTensor& bias, bool reverse, const std::string& path) {
     at::AutoDispatchBelowADInplaceOrView guard;
-    context->save_for_backward({x, weight, value_or_undefined(bias)});
+    const ConvInputs in{x, weight, bias.value_or(Tensor()), reverse};
+    context->save_for_backward({in.x, in.weight, in.bias});
     context->saved_data["reverse"] = reverse;
     context->saved_data["path"] = path;
-    return conv(x, weight, bias, reverse, path);
+    return conv(in, path);
   }
   static variable_list backward(AutogradContext* context, const variable_list& gradients) {
     const auto s = context->get_saved_variables();
     if (!gradients[0].defined()) return variable_list(5);
     TORCH_CHECK_NOT_IMPLEMENTED(!at::GradMode::is_enabled(),
                                 "causal_conv1d_silu: double backward is not implemented");
-    const bool reverse = context->saved_data["reverse"].toBool();
-    auto [dx, dweight, dbias] = on_device_of(
-        s[0],
-        [&] { return conv_backward_cuda(ConvInputs{s[0], s[1], s[2], reverse}, gradients[0])[0]; },
-        [&] {
-          return backward_cpu(gradients[0], s[0], s[1], s[2], reverse,
-                              context->saved_data["path"].toStringRef());
-        });
-    variable_list result{dx, dweight, dbias};
+    const ConvInputs in{s[0], s[1], s[2], context->saved_data["reverse"].toBool()};
+    ConvGradients g;
+    g.dx = empty_in_layout_of(in.x, in.x.scalar_type());
+    conv_backward(in, gradients[0].unsqueeze(0), g, context->saved_data["path"].toStringRef());
+    variable_list result{g.dx, g.dweight[0].to(in.weight.scalar_type()),
+                         in.bias.defined() ? g.dbias[0].to(in.bias.scalar_type()) : Tensor()};
     result.resize(5);  // the flags have no gradient
     return result;
   }
@@ -155,15 +184,29 @@ struct ConvFunction : torch::autograd::Function<ConvFunction> {
 
 Tensor conv_autograd(const Tensor& x, const Tensor& weight, const OptionalTensor& bias,
                      bool reverse, std::string_view path) {
-  if (x.is_meta()) return conv_meta(x, weight, bias, reverse, path);
-  if (!has_kernels(x)) return conv_eager(x, weight, bias, reverse);
+  const ConvInputs in{x, weight, bias.value_or(Tensor()), reverse};
+  if (x.is_meta()) return conv_meta(in, path);
+  if (!has_kernels(x)) return conv_eager(in);
   return ConvFunction::apply(x, weight, bias, reverse, std::string(path));
+}
+
+// f as a function of the argument list, for registration.
+template <Tensor (*f)(const ConvInputs&, std::string_view)>
+Tensor unpacked(const Tensor& x, const Tensor& weight, const OptionalTensor& bias, bool reverse,
+                std::string_view path) {
+  return f({x, weight, bias.value_or(Tensor()), reverse}, path);
 }
 
 }  // namespace
 }  // namespace vmb
 
-TORCH_LIBRARY_IMPL(vm_beautynet, CPU, m) { m.impl("causal_conv1d_silu", vmb::conv); }
-TORCH_LIBRARY_IMPL(vm_beautynet, CUDA, m) { m.impl("causal_conv1d_silu", vmb::conv); }
-TORCH_LIBRARY_IMPL(vm_beautynet, Meta, m) { m.impl("causal_conv1d_silu", vmb::conv_meta); }
+TORCH_LIBRARY_IMPL(vm_beautynet, CPU, m) {
+  m.impl("causal_conv1d_silu", vmb::unpacked<&vmb::conv>);
+}
+TORCH_LIBRARY_IMPL(vm_beautynet, CUDA, m) {
+  m.impl("causal_conv1d_silu", vmb::unpacked<&vmb::conv>);
+}
+TORCH_LIBRARY_IMPL(vm_beautynet, Meta, m) {
+  m.impl("causal_conv1d_silu", vmb::unpacked<&vmb::conv_meta>);
+}
 TORCH_LIBRARY_IMPL(vm_beautynet, Autograd, m) { m.impl("causal_conv1d_silu", vmb::conv_autograd); }

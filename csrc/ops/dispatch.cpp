@@ -52,11 +52,47 @@ at::Tensor empty_in_layout_of(const at::Tensor& like, at::ScalarType type) {
   return at::empty(like.sizes(), options);
 }
 
+at::Tensor empty_stack_in_layout_of(const at::Tensor& like, int64_t count, at::ScalarType type) {
+  const auto options = like.options().dtype(type);
+  if (like.stride(1) == 1)
+    return at::empty({count, like.size(0), like.size(2), like.size(1)}, options).transpose(2, 3);
+  return at::empty({count, like.size(0), like.size(1), like.size(2)}, options);
+}
+
+at::Tensor writable_as(const at::Tensor& target, at::ScalarType type) {
+  if (!target.defined() || target.scalar_type() == type) return target;
+  return at::empty_like(target, target.options().dtype(type));
+}
+
 at::Tensor ordered_sum(const at::Tensor& partials) {
-  if (partials.size(0) == 0) return at::zeros(partials.sizes().slice(1), partials.options());
-  at::Tensor sum = partials.select(0, 0).clone();
-  for (int64_t i = 1; i < partials.size(0); ++i) sum.add_(partials.select(0, i));
-  return sum;
+  // Elements of one task.
+  constexpr int64_t kBlock = 2048;
+  auto shape = partials.sizes().vec();
+  shape.erase(shape.begin() + 1);
+  const int64_t count = partials.size(1);
+  if (count == 0) return at::zeros(shape, partials.options());
+  at::Tensor sums = at::empty(shape, partials.options());
+  if (sums.numel() == 0) return sums;
+  const int64_t outer = partials.size(0), inner = sums.numel() / outer,
+                blocks = (inner + kBlock - 1) / kBlock;
+  AT_DISPATCH_FLOATING_TYPES(partials.scalar_type(), "ordered_sum", [&] {
+    const scalar_t* const from = partials.const_data_ptr<scalar_t>();
+    scalar_t* const to = sums.mutable_data_ptr<scalar_t>();
+    at::parallel_for(0, outer * blocks, 16 / count + 1, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) {
+        const int64_t o = i / blocks, first = i % blocks * kBlock,
+                      elements = std::min(kBlock, inner - first);
+        const scalar_t* part = from + o * count * inner + first;
+        scalar_t* const sum = to + o * inner + first;
+        std::copy_n(part, elements, sum);
+        for (int64_t p = 1; p < count; ++p) {
+          part += inner;
+          for (int64_t j = 0; j < elements; ++j) sum[j] += part[j];
+        }
+      }
+    });
+  });
+  return sums;
 }
 
 }  // namespace vmb

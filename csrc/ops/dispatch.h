@@ -60,17 +60,24 @@ View<T> view_of(const at::Tensor& x, bool reverse = false) {
 // innermost.
 at::Tensor empty_in_layout_of(const at::Tensor& like, at::ScalarType type);
 
-// The sum over the first dimension, in index order for any number of threads.
+// As many of those, stacked: (count, batch, dim, length).
+at::Tensor empty_stack_in_layout_of(const at::Tensor& like, int64_t count, at::ScalarType type);
+
+// The tensor to write in the type, for the caller's `target`: itself if it has the type.
+at::Tensor writable_as(const at::Tensor& target, at::ScalarType type);
+// Copies what was written to the target, unless it is the target.
+inline void copy_back(const at::Tensor& target, const at::Tensor& written) {
+  if (!target.is_same(written)) target.copy_(written);
+}
+
+// The sum over the second dimension of (outer, count, ...) partial sums, in index order for any
+// number of threads.
 at::Tensor ordered_sum(const at::Tensor& partials);
 
 // The type in which the kernels compute for an input of this type: double for double, float for
 // every other.
 inline at::ScalarType compute_type(const at::Tensor& x) {
   return x.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
-}
-
-inline at::Tensor optional_to(const std::optional<at::Tensor>& x, at::ScalarType type) {
-  return x && x->defined() ? x->to(type) : at::Tensor();
 }
 
 inline at::Tensor value_or_undefined(const std::optional<at::Tensor>& x) {

@@ -15,6 +15,8 @@ namespace vmb {
 
 using OptionalTensor = std::optional<at::Tensor>;
 
+constexpr int64_t kMaxState = 256;
+
 // Named as in mamba-ssm. An absent operand is an undefined tensor.
 struct ScanInputs {
   at::Tensor u, delta;    // (batch, dim, length)
@@ -51,10 +53,56 @@ struct ScanInputs {
   }
 };
 
-// (output, states that backward starts from; empty unless kept).
-using ScanResult = std::tuple<at::Tensor, at::Tensor>;
-// In the order of ScanInputs::tensors(); undefined for an absent operand.
-using ScanGradients = std::vector<at::Tensor>;
+// One scan, or several of the same sizes and types (the directions of a mixer) that are computed
+// together: they share z, and the output is the mean of theirs.
+using Scans = at::ArrayRef<ScanInputs>;
+
+struct ScanResult {
+  at::Tensor out;     // (batch, dim, length), in u's type
+  at::Tensor states;  // that backward starts from; empty unless kept
+};
+
+// The gradients of scans. The caller allocates those of the sequences, in the operands' types; on
+// the CPU, ddelta may be delta's own memory. The others are in the type that kernels compute in.
+struct ScanGradients {
+  at::Tensor du, ddelta;       // (scans, batch, dim, length)
+  at::Tensor dz;               // (batch, dim, length), the sum over the scans; may be absent
+  at::Tensor dA;               // (scans, dim, state)
+  at::Tensor dBC;              // (scans, batch, length, {dB, dC}, state)
+  at::Tensor dD, ddelta_bias;  // (scans, dim)
+};
+
+// The operands of vm_beautynet::causal_conv1d_silu.
+struct ConvInputs {
+  at::Tensor x;       // (batch, dim, length)
+  at::Tensor weight;  // (dim, 1, width)
+  at::Tensor bias;    // (dim), may be absent
+  bool reverse = false;
+};
+
+// One convolution, or several of the same sizes and types of the same x.
+using Convs = at::ArrayRef<ConvInputs>;
+
+// As ScanGradients.
+struct ConvGradients {
+  at::Tensor dx;       // (batch, dim, length), the sum over the convolutions
+  at::Tensor dweight;  // (convolutions, dim, 1, width)
+  at::Tensor dbias;    // (convolutions, dim)
+};
+
+// In ATen operations, differentiable any number of times.
+at::Tensor scan_eager(const ScanInputs& x);
+at::Tensor conv_eager(const ConvInputs& in);
+
+// The operators on a device with kernels; the caller has checked the arguments.
+ScanResult scan_forward(Scans scans, bool keep_states, std::string_view path);
+void scan_backward(Scans scans, const at::Tensor& states, const at::Tensor& dout,
+                   ScanGradients& gradients, std::string_view path);
+// (convolutions, batch, dim, length), in x's type.
+at::Tensor conv_forward(Convs convs, std::string_view path);
+// dout (convolutions, batch, dim, length).
+void conv_backward(Convs convs, const at::Tensor& dout, ConvGradients& gradients,
+                   std::string_view path);
 
 // The argument lists of selective_scan (Path is std::string_view) and of selective_scan_eager
 // (without a path).

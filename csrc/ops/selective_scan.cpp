@@ -24,8 +24,6 @@ namespace {
 
 using at::Tensor;
 
-constexpr int64_t kMaxState = 256;
-
 void check_tensor(const Tensor& x, const char* name, at::IntArrayRef shape, const char* meaning,
                   const Tensor& u) {
   TORCH_CHECK_VALUE(x.sizes() == shape, "selective_scan: ", name, " must have shape ", meaning,
@@ -73,95 +71,120 @@ ScanArgs<T> kernel_args(const ScanInputs& x) {
   return args;
 }
 
-ScanResult forward_cpu(const ScanInputs& operands, bool keep_states, std::string_view path) {
-  const auto type = compute_type(operands.u);
-  const ScanInputs x = operands.cast(type, type);
-  Tensor out = empty_in_layout_of(operands.u, type);
-  Tensor states = at::empty({0}, x.u.options());
+// The operands of all scans in the types that kernels compute in. z is converted once.
+std::vector<ScanInputs> cast(Scans scans, at::ScalarType type) {
+  std::vector<ScanInputs> all;
+  for (ScanInputs x : scans) {
+    if (!all.empty()) x.z = all[0].z;
+    all.push_back(x.cast(type, type));
+  }
+  return all;
+}
+
+ScanResult scan_forward_cpu(Scans operands, bool keep_states, std::string_view path) {
+  const Tensor& u = operands[0].u;
+  const auto type = compute_type(u);
+  const auto scans = cast(operands, type);
+  const int64_t count = operands.size();
+  Tensor out = empty_in_layout_of(u, type);
+  Tensor states = at::empty({0}, out.options());
   AT_DISPATCH_FLOATING_TYPES(type, "selective_scan", [&] {
     const auto& table = kernels<scalar_t>(path);
-    ScanForwardArgs<scalar_t> args{kernel_args<scalar_t>(x), view_of<scalar_t>(out, x.reverse),
-                                   nullptr};
-    const ScanSizes& size = args.in.size;
+    std::vector<ScanForwardArgs<scalar_t>> all;
+    for (const ScanInputs& x : scans)
+      all.push_back({kernel_args<scalar_t>(x), view_of<scalar_t>(out, x.reverse), nullptr,
+                     scalar_t(1) / count, /*add=*/!all.empty()});
+    const ScanSizes& size = all[0].in.size;
     if (keep_states) {
-      states = at::empty({size.checkpoint_elements()}, x.u.options());
-      args.checkpoints = states.mutable_data_ptr<scalar_t>();
+      states = at::empty({count, size.checkpoint_elements()}, states.options());
+      for (int64_t i = 0; i < count; ++i)
+        all[i].checkpoints = states[i].mutable_data_ptr<scalar_t>();
     }
+    // One thread computes an item of all scans, which add to the same output.
     if (out.numel() > 0)
       parallel_items(size.items(), table.scan_workspace(size),
                      [&](int64_t begin, int64_t end, void* workspace) {
-                       table.scan_forward(args, begin, end, workspace);
+                       for (const auto& args : all)
+                         table.scan_forward(args, begin, end, workspace);
                      });
   });
-  return {out.to(operands.u.scalar_type()), states};
+  return {out.to(u.scalar_type()), states};
 }
 
-ScanGradients backward_cpu(const ScanInputs& operands, const Tensor& states, const Tensor& dout_,
-                           std::string_view path) {
-  const auto type = compute_type(operands.u);
-  const ScanInputs x = operands.cast(type, type);
-  const auto options = x.u.options();
-  const Tensor dout = dout_.to(type);
-  const int64_t batch = x.batch(), dim = x.dim(), length = x.length(), state = x.state();
-  Tensor du = empty_in_layout_of(operands.u, type);
-  Tensor ddelta = empty_in_layout_of(operands.delta, type);
-  Tensor dz = x.z.defined() ? empty_in_layout_of(x.z, type) : Tensor();
-  const int64_t groups = ScanSizes{batch, dim, length, state}.groups();
-  Tensor dA = at::empty({batch, dim, state}, options);
-  Tensor dD = at::empty({batch, dim}, options), dbias = at::empty({batch, dim}, options);
-  // One slot per (batch, group); states innermost, as the kernels write them.
-  Tensor dB = at::empty({batch * groups, length, state}, options), dC = at::empty_like(dB);
-  if (x.u.numel() == 0) {
-    for (Tensor* t : {&dA, &dD, &dbias, &dB, &dC}) t->zero_();
+void scan_backward_cpu(Scans operands, const Tensor& states, const Tensor& dout_,
+                       ScanGradients& gradients, std::string_view path) {
+  const auto type = compute_type(operands[0].u);
+  const auto scans = cast(operands, type);
+  const ScanInputs& like = scans[0];
+  const int64_t count = scans.size(), batch = like.batch(), dim = like.dim(),
+                length = like.length(), state = like.state(),
+                groups = ScanSizes{batch, dim, length, state}.groups();
+  const auto options = like.u.options();
+  const Tensor dout = dout_.to(type), du = writable_as(gradients.du, type),
+               ddelta = writable_as(gradients.ddelta, type), dz = writable_as(gradients.dz, type);
+  // Partial sums; states are innermost, as the kernels write them.
+  Tensor dA = at::empty({count, batch, dim, state}, options);
+  Tensor dD = at::empty({count, batch, dim}, options), dbias = at::empty_like(dD);
+  Tensor dBC = at::empty({count * batch, groups, length, 2, state}, options);
+  if (like.u.numel() == 0) {
+    for (Tensor* t : {&dA, &dD, &dbias, &dBC}) t->zero_();
   } else {
     AT_DISPATCH_FLOATING_TYPES(type, "selective_scan_backward", [&] {
       const auto& table = kernels<scalar_t>(path);
-      const auto view = [&](const Tensor& t) { return view_of<scalar_t>(t, x.reverse); };
-      ScanBackwardArgs<scalar_t> args;
-      args.in = kernel_args<scalar_t>(x);
-      args.dout = view_of<const scalar_t>(dout, x.reverse);
-      args.checkpoints = states.const_data_ptr<scalar_t>();
-      args.du = view(du), args.ddelta = view(ddelta), args.dz = view(dz);
-      args.dA = dA.mutable_data_ptr<scalar_t>(), args.dD = dD.mutable_data_ptr<scalar_t>();
-      args.ddelta_bias = dbias.mutable_data_ptr<scalar_t>();
-      args.dB = view(dB.transpose(1, 2)), args.dC = view(dC.transpose(1, 2));
-      parallel_items(args.in.size.items(), table.scan_workspace(args.in.size),
+      const auto of_items = dBC.view({count, batch * groups, length, 2, state});
+      std::vector<ScanBackwardArgs<scalar_t>> all(count);
+      for (int64_t i = 0; i < count; ++i) {
+        ScanBackwardArgs<scalar_t>& args = all[i];
+        const bool reverse = scans[i].reverse;
+        const auto view = [&](const Tensor& t) { return view_of<scalar_t>(t, reverse); };
+        args.in = kernel_args<scalar_t>(scans[i]);
+        args.dout = view_of<const scalar_t>(dout, reverse);
+        args.checkpoints = states[i].const_data_ptr<scalar_t>();
+        args.du = view(du[i]), args.ddelta = view(ddelta[i]), args.dz = view(dz);
+        args.scale = scalar_t(1) / count, args.add_dz = i > 0;
+        args.dA = dA[i].mutable_data_ptr<scalar_t>(), args.dD = dD[i].mutable_data_ptr<scalar_t>();
+        args.ddelta_bias = dbias[i].mutable_data_ptr<scalar_t>();
+        args.dB = view(of_items[i].select(2, 0).transpose(1, 2));
+        args.dC = view(of_items[i].select(2, 1).transpose(1, 2));
+      }
+      const ScanSizes& size = all[0].in.size;
+      parallel_items(size.items(), table.scan_workspace(size),
                      [&](int64_t begin, int64_t end, void* workspace) {
-                       table.scan_backward(args, begin, end, workspace);
+                       for (const auto& args : all)
+                         table.scan_backward(args, begin, end, workspace);
                      });
     });
   }
-  const auto over_groups = [&](const Tensor& partials, const Tensor& like) {
-    if (x.u.numel() == 0) return at::zeros({batch, state, length}, like.options());
-    return ordered_sum(partials.view({batch, groups, length, state}).transpose(0, 1))
-        .transpose(1, 2)
-        .to(like.scalar_type());
-  };
-  const auto over_batch = [](const Tensor& partials, const Tensor& like) {
-    return like.defined() ? ordered_sum(partials).to(like.scalar_type()) : Tensor();
-  };
-  return {du.to(operands.u.scalar_type()),
-          ddelta.to(operands.delta.scalar_type()),
-          over_batch(dA, operands.A),
-          over_groups(dB, operands.B),
-          over_groups(dC, operands.C),
-          over_batch(dD, operands.D),
-          dz.defined() ? dz.to(operands.z.scalar_type()) : dz,
-          over_batch(dbias, operands.delta_bias)};
+  copy_back(gradients.du, du), copy_back(gradients.ddelta, ddelta), copy_back(gradients.dz, dz);
+  gradients.dA = ordered_sum(dA);
+  gradients.dBC = ordered_sum(dBC).unflatten(0, {count, batch});
+  gradients.dD = ordered_sum(dD);
+  gradients.ddelta_bias = ordered_sum(dbias);
 }
 
-// On whichever device has kernels.
-ScanResult forward(const ScanInputs& x, bool keep_states, std::string_view path) {
-  check_operands(x);
+}  // namespace
+
+ScanResult scan_forward(Scans scans, bool keep_states, std::string_view path) {
   return on_device_of(
-      x.u, [&] { return scan_forward_cuda(x, keep_states)[0]; },
-      [&] { return forward_cpu(x, keep_states, path); });
+      scans[0].u, [&] { return scan_forward_cuda(scans, keep_states); },
+      [&] { return scan_forward_cpu(scans, keep_states, path); });
 }
+
+void scan_backward(Scans scans, const Tensor& states, const Tensor& dout, ScanGradients& gradients,
+                   std::string_view path) {
+  on_device_of(
+      scans[0].u, [&] { scan_backward_cuda(scans, states, dout, gradients); },
+      [&] { scan_backward_cpu(scans, states, dout, gradients, path); });
+}
+
+namespace {
 
 Tensor scan_meta(const ScanInputs& x, std::string_view) {
   check_operands(x);
   return empty_in_layout_of(x.u, x.u.scalar_type());
 }
+
+}  // namespace
 
 // The recurrence in ATen operations, differentiable by autograd: (length, batch, dim, state)
 // tensors are built at once, unbound along the length once, and the outputs stacked at the end. The
@@ -196,8 +219,12 @@ Tensor scan_eager(const ScanInputs& x) {
   return y.to(x.u.scalar_type());
 }
 
+namespace {
+
 Tensor scan(const ScanInputs& x, std::string_view path) {
-  return has_kernels(x.u) ? std::get<0>(forward(x, false, path)) : scan_eager(x);
+  if (!has_kernels(x.u)) return scan_eager(x);
+  check_operands(x);
+  return scan_forward(x, /*keep_states=*/false, path).out;
 }
 
 using torch::autograd::AutogradContext;
@@ -208,7 +235,8 @@ struct ScanFunction : torch::autograd::Function<ScanFunction> {
   static Tensor forward(AutogradContext* context, at::TensorList, const ScanInputs& x,
                         const std::string& path) {
     at::AutoDispatchBelowADInplaceOrView guard;
-    auto [out, states] = vmb::forward(x, /*keep_states=*/true, path);
+    check_operands(x);
+    auto [out, states] = scan_forward(x, /*keep_states=*/true, path);
     const auto tensors = x.tensors();
     variable_list saved(tensors.begin(), tensors.end());
     saved.push_back(states);
@@ -236,9 +264,25 @@ struct ScanFunction : torch::autograd::Function<ScanFunction> {
     TORCH_CHECK_NOT_IMPLEMENTED(!at::GradMode::is_enabled(),
                                 "selective_scan: double backward is not implemented; use "
                                 "selective_scan_eager where create_graph is needed");
-    ScanGradients gradients = on_device_of(
-        x.u, [&] { return scan_backward_cuda(x, s[8], douts[0])[0]; },
-        [&] { return backward_cpu(x, s[8], douts[0], context->saved_data["path"].toStringRef()); });
+    ScanGradients g;
+    g.du = empty_stack_in_layout_of(x.u, 1, x.u.scalar_type());
+    g.ddelta = empty_stack_in_layout_of(x.delta, 1, x.delta.scalar_type());
+    if (x.z.defined()) g.dz = empty_in_layout_of(x.z, x.z.scalar_type());
+    scan_backward(x, s[8], douts[0], g, context->saved_data["path"].toStringRef());
+    const auto state_rows = [&](int64_t which, const Tensor& like) {
+      return g.dBC[0].select(2, which).transpose(1, 2).to(like.scalar_type());
+    };
+    const auto parameter = [](const Tensor& gradient, const Tensor& like) {
+      return like.defined() ? gradient[0].to(like.scalar_type()) : Tensor();
+    };
+    variable_list gradients{g.du[0],
+                            g.ddelta[0],
+                            parameter(g.dA, x.A),
+                            state_rows(0, x.B),
+                            state_rows(1, x.C),
+                            parameter(g.dD, x.D),
+                            g.dz,
+                            parameter(g.ddelta_bias, x.delta_bias)};
     // One for each tensor of the list, then none for x and path.
     gradients.erase(std::remove_if(gradients.begin(), gradients.end(),
                                    [](const Tensor& t) { return !t.defined(); }),

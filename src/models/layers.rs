@@ -83,6 +83,11 @@ impl Linear {
         }
     }
 
+    /// Returns the weight (outputs, inputs).
+    pub fn weight(&self) -> &Tensor {
+        &self.weight
+    }
+
     /// (…, inputs) to (…, outputs).
     pub fn forward(&self, x: &Tensor) -> Tensor {
         x.linear(&self.weight, self.bias.as_deref())

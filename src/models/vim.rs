@@ -14,7 +14,7 @@ use super::patch_embed::{PatchEmbed, class_index};
 use super::recompute::Recompute;
 use super::vit::drop_path_by_block;
 use crate::config::{BackboneShape, Branch};
-use crate::ops::{self, Path, ScanInputs};
+use crate::ops::{self, MambaParameters, Path, ScanInputs};
 
 const NORM_EPS: f64 = 1e-5;
 const EXPAND: i64 = 2;
@@ -54,12 +54,16 @@ impl Direction {
         }
     }
 
-    /// Returns the gated output (b, l, inner) of x and z, (b, l, inner) each.
-    fn forward(&self, x: &Tensor, z: &Tensor) -> Result<Tensor> {
-        let u = self.convolve(x)?;
-        let projected = self.project(&u);
-        let delta = self.step_sizes(&projected[0]);
-        self.scan(&u, &delta, &projected[1], &projected[2], z)
+    fn parameters(&self) -> MambaParameters<'_> {
+        MambaParameters {
+            conv1d_weight: &self.conv1d_weight,
+            conv1d_bias: &self.conv1d_bias,
+            x_proj: self.x_proj.weight(),
+            dt_proj_weight: &self.dt_proj_weight,
+            dt_proj_bias: &self.dt_proj_bias,
+            a_log: &self.a_log,
+            d: &self.d,
+        }
     }
 
     /// Causal convolution and SiLU of x (b, l, inner).
@@ -182,10 +186,10 @@ impl Mixer {
 
     /// Mixes the tokens `hidden` (b, l, embed_dim).
     pub(crate) fn forward(&self, hidden: &Tensor) -> Result<Tensor> {
-        let xz = self.in_proj.forward(hidden).chunk(2, -1); // 2 of (b, l, inner)
-        let forward = self.forward.forward(&xz[0], &xz[1])?;
-        let backward = self.backward.forward(&xz[0], &xz[1])?;
-        Ok(self.out_proj.forward(&Self::merge(&forward, &backward)))
+        let xz = self.in_proj.forward(hidden); // (b, l, 2 inner)
+        let (forward, backward) = (self.forward.parameters(), self.backward.parameters());
+        let mixed = ops::bimamba_inner(&xz, &forward, &backward, Path::Auto)?;
+        Ok(self.out_proj.forward(&mixed))
     }
 
     pub(crate) fn merge(forward: &Tensor, backward: &Tensor) -> Tensor {

@@ -48,6 +48,13 @@ unsafe extern "C" {
         path: *const c_char,
         out: *mut *mut c_void,
     ) -> *mut c_char;
+    pub(super) fn vmb_bimamba_inner(
+        xz: *const c_void,
+        forward: *const *mut c_void,
+        backward: *const *mut c_void,
+        path: *const c_char,
+        out: *mut *mut c_void,
+    ) -> *mut c_char;
     pub(super) fn vmb_adamw_step(
         params: *const *mut c_void,
         grads: *const *mut c_void,

@@ -18,7 +18,10 @@ pub use optimizer::{
     AdamWStep, LionStep, SgdStep, adamw_step, clip_grad_norm, lion_step, sgd_step,
 };
 pub use recompute::recomputed;
-pub use scan::{Path, ScanInputs, causal_conv1d_silu, selective_scan, selective_scan_eager};
+pub use scan::{
+    MambaParameters, Path, ScanInputs, bimamba_inner, causal_conv1d_silu, selective_scan,
+    selective_scan_eager,
+};
 
 /// The message of csrc or libtorch when an operator fails: the argument and what it must be.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -1,6 +1,6 @@
 //! The selective scan of Mamba (arXiv 2312.00752, algorithm 2) and the convolution in front of it.
 
-use std::ffi::CStr;
+use std::ffi::{CStr, c_void};
 
 use tch::Tensor;
 
@@ -181,6 +181,65 @@ pub fn causal_conv1d_silu(
             ffi::pointer(weight),
             ffi::optional_pointer(bias),
             reverse.into(),
+            path.as_ptr(),
+            out,
+        )
+    })
+}
+
+/// The parameters of one direction of a bidirectional mixer, under the names of Vim's checkpoints.
+#[derive(Debug, Clone, Copy)]
+pub struct MambaParameters<'a> {
+    /// `(inner, 1, width)`, width at most 8.
+    pub conv1d_weight: &'a Tensor,
+    /// `(inner)`.
+    pub conv1d_bias: &'a Tensor,
+    /// `(rank + 2 state, inner)`.
+    pub x_proj: &'a Tensor,
+    /// `(inner, rank)`.
+    pub dt_proj_weight: &'a Tensor,
+    /// `(inner)`.
+    pub dt_proj_bias: &'a Tensor,
+    /// `(inner, state)`: the logarithm of -A.
+    pub a_log: &'a Tensor,
+    /// `(inner)`: the skip connection.
+    pub d: &'a Tensor,
+}
+
+impl MambaParameters<'_> {
+    fn pointers(&self) -> Vec<*mut c_void> {
+        ffi::pointers(&[
+            self.conv1d_weight,
+            self.conv1d_bias,
+            self.x_proj,
+            self.dt_proj_weight,
+            self.dt_proj_bias,
+            self.a_log,
+            self.d,
+        ])
+    }
+}
+
+/// Computes the inner part of a bidirectional Vision Mamba mixer (arXiv 2401.09417), between its
+/// `in_proj` and its `out_proj`: xz `(batch, length, 2 inner)` to `(batch, length, inner)`, the
+/// mean of a forward and a backward direction. Each is a [causal convolution](causal_conv1d_silu), the
+/// projections to step sizes, B and C, and a gated [selective scan](selective_scan).
+///
+/// Differentiable once, as one node that saves xz, the projections and the scans' states; backward
+/// recomputes the convolutions and the step sizes. An error names the argument that does not fit.
+pub fn bimamba_inner(
+    xz: &Tensor,
+    forward: &MambaParameters,
+    backward: &MambaParameters,
+    path: Path,
+) -> Result<Tensor, OpError> {
+    let (forward, backward, path) = (forward.pointers(), backward.pointers(), path.c_name());
+    // SAFETY: as in `selective_scan`; both lists have the seven tensors that the function reads.
+    ffi::returned_tensor(|out| unsafe {
+        ffi::vmb_bimamba_inner(
+            ffi::pointer(xz),
+            forward.as_ptr(),
+            backward.as_ptr(),
             path.as_ptr(),
             out,
         )

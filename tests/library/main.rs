@@ -1,6 +1,7 @@
 //! Tests of the library, each module's facts in a module of the same name.
 
 mod batch_shard;
+mod bimamba;
 mod elementwise;
 mod fusion;
 mod generator;

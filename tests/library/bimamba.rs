@@ -1,0 +1,223 @@
+//! The inner part of the bidirectional mixer against the operators that it is composed of.
+
+use crate::generator::alone_with_the_generator;
+use tch::{Device, Kind, Tensor};
+use vm_beautynet::ops::profiler::MemoryWatch;
+use vm_beautynet::ops::{self, MambaParameters, Path, ScanInputs};
+
+/// Batch, length, inner, rank, state and width.
+const SIZES: [[i64; 6]; 3] = [[2, 37, 20, 3, 16, 4], [1, 1, 5, 1, 1, 1], [3, 70, 70, 2, 5, 3]];
+
+/// xz, then seven parameters of each direction, as leaves that require gradients.
+struct Operands(Vec<Tensor>);
+
+impl Operands {
+    fn random([batch, length, inner, rank, state, width]: [i64; 6], kind: Kind) -> Self {
+        let normal = |shape: &[i64], scale: f64| {
+            (Tensor::randn(shape, (kind, Device::Cpu)) * scale).detach().set_requires_grad(true)
+        };
+        let mut all = vec![normal(&[batch, length, 2 * inner], 1.0)];
+        for _ in 0..2 {
+            all.extend([
+                normal(&[inner, 1, width], 0.5),
+                normal(&[inner], 0.5),
+                normal(&[rank + 2 * state, inner], (inner as f64).powf(-0.5)),
+                normal(&[inner, rank], 1.0),
+                normal(&[inner], 1.0),
+                normal(&[inner, state], 0.5),
+                normal(&[inner], 1.0),
+            ]);
+        }
+        Self(all)
+    }
+
+    fn direction(&self, index: usize) -> MambaParameters<'_> {
+        let p = &self.0[1 + 7 * index..];
+        MambaParameters {
+            conv1d_weight: &p[0],
+            conv1d_bias: &p[1],
+            x_proj: &p[2],
+            dt_proj_weight: &p[3],
+            dt_proj_bias: &p[4],
+            a_log: &p[5],
+            d: &p[6],
+        }
+    }
+
+    fn fused(&self, path: Path) -> Tensor {
+        ops::bimamba_inner(&self.0[0], &self.direction(0), &self.direction(1), path).unwrap()
+    }
+
+    /// The same by the separate operators.
+    fn composed(&self) -> Tensor {
+        let xz = self.0[0].transpose(1, 2).chunk(2, 1);
+        let scanned = [0, 1].map(|index| {
+            let (p, reverse) = (self.direction(index), index == 1);
+            let [rank, state] = [p.dt_proj_weight.size()[1], p.a_log.size()[1]];
+            let (weight, bias) = (p.conv1d_weight, Some(p.conv1d_bias));
+            let u = ops::causal_conv1d_silu(&xz[0], weight, bias, reverse, Path::Auto).unwrap();
+            let low = u.transpose(1, 2).linear(p.x_proj, None::<&Tensor>);
+            let low = low.split_with_sizes([rank, state, state], -1);
+            let delta = low[0].linear(p.dt_proj_weight, None::<&Tensor>);
+            let inputs = ScanInputs {
+                u: &u,
+                delta: &delta.transpose(1, 2),
+                a: &-p.a_log.exp(),
+                b: &low[1].transpose(1, 2),
+                c: &low[2].transpose(1, 2),
+                d: Some(p.d),
+                z: Some(&xz[1]),
+                delta_bias: Some(p.dt_proj_bias),
+                delta_softplus: true,
+                reverse,
+            };
+            ops::selective_scan(&inputs, Path::Auto).unwrap()
+        });
+        ((&scanned[0] + &scanned[1]) * 0.5).transpose(1, 2)
+    }
+
+    /// Returns the output and the gradients of all operands for a fixed gradient of the output.
+    fn run(&self, out: Tensor) -> Vec<Tensor> {
+        let weights = Tensor::arange(out.numel() as i64, (Kind::Float, Device::Cpu)).cos();
+        let loss =
+            out.to_kind(self.0[0].kind()).reshape([-1]).dot(&weights.to_kind(self.0[0].kind()));
+        let mut all = Tensor::run_backward(&[loss], &self.0, false, false);
+        all.push(out.detach());
+        all
+    }
+}
+
+fn largest(t: &Tensor) -> f64 {
+    t.abs().max().double_value(&[])
+}
+
+fn assert_close(found: &[Tensor], expected: &[Tensor], tolerance: f64, label: &str) {
+    for (i, (found, expected)) in found.iter().zip(expected).enumerate() {
+        assert_eq!(
+            (found.size(), found.kind()),
+            (expected.size(), expected.kind()),
+            "{label}: {i}"
+        );
+        let error = largest(&(found - expected).to_kind(Kind::Double));
+        let bound = tolerance * largest(&expected.to_kind(Kind::Double)).max(1e-3);
+        assert!(error <= bound, "{label}: operand {i} is off by {error}, more than {bound}");
+    }
+}
+
+#[test]
+fn the_mixer_and_its_gradients_are_those_of_the_separate_operators() {
+    let _alone = alone_with_the_generator();
+    tch::manual_seed(1);
+    for sizes in SIZES {
+        for (kind, tolerance) in [(Kind::Float, 1e-4), (Kind::Double, 1e-10)] {
+            let operands = Operands::random(sizes, kind);
+            let expected = operands.run(operands.composed());
+            for path in Path::ALL.into_iter().filter(|path| path.available()) {
+                let found = operands.run(operands.fused(path));
+                assert_close(&found, &expected, tolerance, &format!("{sizes:?}, {}", path.name()));
+            }
+        }
+    }
+}
+
+#[test]
+fn the_gradients_of_the_mixer_are_finite_differences() {
+    let _alone = alone_with_the_generator();
+    tch::manual_seed(2);
+    let operands = Operands::random([2, 5, 4, 2, 3, 4], Kind::Double);
+    let gradients = operands.run(operands.fused(Path::Auto));
+    let out = &gradients[15];
+    let weights = Tensor::arange(out.numel() as i64, (Kind::Float, Device::Cpu)).cos();
+    let loss = || {
+        let _guard = tch::no_grad_guard();
+        let out = operands.fused(Path::Auto).reshape([-1]);
+        out.dot(&weights.to_kind(Kind::Double)).double_value(&[])
+    };
+    for (operand, gradient) in operands.0.iter().zip(&gradients) {
+        let values = operand.detach().view([-1]);
+        let gradient = gradient.reshape([-1]);
+        for i in 0..values.size()[0] {
+            let value = values.double_value(&[i]);
+            let [above, below] = [1e-5, -1e-5].map(|step| {
+                let _ = values.get(i).fill_(value + step);
+                loss()
+            });
+            let _ = values.get(i).fill_(value);
+            let (expected, found) = ((above - below) / 2e-5, gradient.double_value(&[i]));
+            let bound = 1e-7 * expected.abs().max(1.0);
+            assert!(
+                (expected - found).abs() < bound,
+                "{:?}: {found} for {expected}",
+                operand.size()
+            );
+        }
+    }
+}
+
+#[test]
+fn outputs_and_gradients_of_the_mixer_are_the_same_bit_for_bit_on_one_and_two_threads() {
+    let _alone = alone_with_the_generator();
+    tch::manual_seed(3);
+    let operands = Operands::random([3, 70, 200, 2, 16, 4], Kind::Float);
+    for path in Path::ALL.into_iter().filter(|path| path.available()) {
+        tch::set_num_threads(1);
+        let one = operands.run(operands.fused(path));
+        tch::set_num_threads(2);
+        assert_eq!(one, operands.run(operands.fused(path)), "{}", path.name());
+    }
+}
+
+#[test]
+fn under_autocast_the_mixer_is_that_of_the_separate_operators() {
+    let _alone = alone_with_the_generator();
+    tch::manual_seed(4);
+    let operands = Operands::random(SIZES[0], Kind::Float);
+    let exact = operands.run(operands.fused(Path::Auto));
+    for (kind, tolerance) in [(Kind::BFloat16, 3e-2), (Kind::Half, 4e-3)] {
+        let autocast = |f: &dyn Fn() -> Tensor| ops::autocast(Device::Cpu, kind, f).unwrap();
+        let out = autocast(&|| operands.fused(Path::Auto));
+        assert_eq!(out.kind(), kind);
+        let found = operands.run(out);
+        let composed = operands.run(autocast(&|| operands.composed()));
+        assert_close(&found, &composed, tolerance, &format!("{kind:?}, composed"));
+        assert_close(&found[..15], &exact[..15], 3.0 * tolerance, &format!("{kind:?}, exact"));
+    }
+}
+
+#[test]
+fn the_mixer_saves_at_most_half_of_what_the_separate_operators_save() {
+    let _alone = alone_with_the_generator();
+    tch::manual_seed(5);
+    let operands = Operands::random([4, 128, 192, 12, 16, 4], Kind::Float);
+    let saved = |f: &dyn Fn() -> Tensor| {
+        let mut watch = MemoryWatch::start().unwrap();
+        let outs: Vec<Tensor> = (0..8).map(|_| f()).collect();
+        let bytes = watch.peak();
+        drop(outs);
+        bytes
+    };
+    let fused = saved(&|| operands.fused(Path::Auto));
+    let composed = saved(&|| operands.composed());
+    assert!(2 * fused < composed, "{fused} of {composed}");
+}
+
+#[test]
+fn a_parameter_that_does_not_fit_is_named() {
+    let _alone = alone_with_the_generator();
+    let operands = Operands::random(SIZES[0], Kind::Float);
+    let names =
+        ["conv1d.weight", "conv1d.bias", "x_proj", "dt_proj.weight", "dt_proj.bias", "A_log", "D"];
+    for (i, name) in names.into_iter().enumerate() {
+        for wrong in [Kind::Float, Kind::Int64] {
+            let mut all: Vec<Tensor> = operands.0.iter().map(Tensor::detach).collect();
+            let shape = all[8 + i].size();
+            let longer: Vec<i64> =
+                shape.iter().map(|n| n + i64::from(wrong == Kind::Float)).collect();
+            all[8 + i] = Tensor::zeros(&longer, (wrong, Device::Cpu));
+            let all = Operands(all);
+            let (forward, backward) = (all.direction(0), all.direction(1));
+            let error = ops::bimamba_inner(&all.0[0], &forward, &backward, Path::Auto).unwrap_err();
+            assert!(error.0.contains(&format!("bimamba_inner: {name} must")), "{name}: {error}");
+        }
+    }
+}
