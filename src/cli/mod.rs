@@ -2,6 +2,7 @@
 
 mod benchmark;
 mod complete;
+mod config;
 mod console;
 mod cross_validate;
 mod data;
@@ -61,6 +62,9 @@ enum Command {
     Sweep(sweep::Args),
     Report(report::Args),
     Summary(summary::Args),
+    /// Show, describe and compare configs
+    #[command(subcommand)]
+    Config(config::Command),
     /// Inspect a dataset
     #[command(subcommand)]
     Data(data::Command),
@@ -140,6 +144,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
         }
         Command::Report(args) => report::run(&args),
         Command::Summary(args) => summary::run(&args),
+        Command::Config(command) => config::run(&command),
         Command::Data(command) => data::run(&command),
         Command::Benchmark(command) => benchmark::run(&command),
         Command::Doctor(args) => doctor::run(&args),

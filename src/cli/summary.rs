@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use serde_json::json;
 
-use super::output::{print, print_json, table, thousands};
+use super::output::{print, print_json, say, table, thousands};
 use crate::config::{Branch, Config};
 use crate::models::summary::summarize;
 
@@ -25,6 +25,7 @@ pub(super) struct Args {
 
 pub(super) fn run(args: &Args) -> Result<ExitCode> {
     let config = Config::load(&args.config, &args.set)?;
+    config.warnings().iter().for_each(|warning| say(&format!("warning: {warning}")));
     let summary = summarize(&config)?;
     let batch_bytes = summary.batch_size as i64 * summary.activation_bytes;
     if args.json {

@@ -71,11 +71,14 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
         Ok(config) => config,
         Err(error) => return world.end(Err(error.into())),
     };
+    let first = world.is_first();
+    if first {
+        config.warnings().iter().for_each(|warning| console.warn(warning));
+    }
     let root = match &args.output {
         Some(root) => root.clone(),
         None => RunDir::default_root(&config.name, args.resume),
     };
-    let first = world.is_first();
     let mut observers = if first { observers(&config, &root, &console) } else { Vec::new() };
     let options = Options { resume: args.resume, world, stop };
     let outcome = train(&config, &root, options, &mut observers)?;

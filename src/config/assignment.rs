@@ -19,10 +19,14 @@ pub(super) fn parse(text: &str) -> Result<Value, ConfigError> {
         .split_once('=')
         .ok_or_else(|| wrong("must be key.path=value, for example train.epochs=5".into()))?;
     let key = key.trim();
+    parse_value(key, value).and_then(|value| nested(key, value)).map_err(wrong)
+}
+
+/// Returns the document `{a: {b: value}}` for the key `a.b`.
+pub(super) fn nested(key: &str, value: Value) -> Result<Value, String> {
     if key.split('.').count() > MAX_NAMES {
-        return Err(wrong("there is no such key".into()));
+        return Err("there is no such key".into());
     }
-    let value = parse_value(key, value).map_err(wrong)?;
     Ok(key
         .rsplit('.')
         .fold(value, |value, name| Value::Mapping(Mapping::from_iter([(name.into(), value)]))))

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::augment::AugmentConfig;
 use super::checks::{Checks, MAX_SIDE};
 use super::names::{self, names};
-use super::section::section;
+use super::section::{KeyType, section};
 
 section! {
     /// The images and their ratings, and how an image becomes the model's input.
@@ -140,6 +140,18 @@ pub struct Normalize {
     pub mean: [f32; 3],
     /// Then divided by.
     pub std: [f32; 3],
+}
+
+impl KeyType for Normalize {
+    fn schema() -> serde_json::Value {
+        let channels = <[f32; 3]>::schema();
+        serde_json::json!({
+            "type": "object",
+            "properties": {"mean": channels, "std": channels},
+            "required": ["mean", "std"],
+            "additionalProperties": false,
+        })
+    }
 }
 
 names! {

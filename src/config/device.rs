@@ -4,6 +4,8 @@ use std::fmt;
 use std::str::FromStr;
 
 use super::names::serde_as_text;
+use super::schema::VARIABLE;
+use super::section::KeyType;
 
 /// The device to compute on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,6 +44,15 @@ impl FromStr for Device {
 }
 
 serde_as_text!(Device);
+
+impl KeyType for Device {
+    fn schema() -> serde_json::Value {
+        serde_json::json!({
+            "type": "string",
+            "pattern": format!("^(auto|cpu|cuda(:[0-9]+)?)$|{VARIABLE}"),
+        })
+    }
+}
 
 #[cfg(test)]
 mod tests {

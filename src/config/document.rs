@@ -2,45 +2,84 @@
 
 use serde_yaml::{Mapping, Value};
 
-use super::Config;
 use super::assignment;
 use super::error::{ConfigError, Problem};
 use super::locate::line_of;
 use super::names::{ALIKE, likeness};
+use super::schema::types;
 use super::section::{Key, join};
+use super::variables;
 use super::write::flow;
 use super::yaml;
 
 /// Maximum number of problems that are listed.
 const MAX_PROBLEMS: usize = 20;
 
-/// A config file or an override.
-pub(super) struct Document<'a> {
+/// A file or an override, before it is merged.
+#[derive(Debug, Clone)]
+pub(crate) struct Document {
     /// The file's name, or `--set train.epochs=5`.
     origin: String,
     /// The text that lines are looked up in; empty for an override, which has none.
-    text: &'a str,
+    text: String,
+    is_file: bool,
     value: Value,
+    /// The dotted keys whose values have variables of the environment, with their names.
+    variables: Vec<(String, Vec<String>)>,
 }
 
-impl<'a> Document<'a> {
+impl Document {
     /// Parses the text of a file.
-    pub(super) fn file(text: &'a str, origin: &str) -> Result<Self, ConfigError> {
+    pub(crate) fn file(text: &str, origin: &str) -> Result<Self, ConfigError> {
         let value = match yaml::parse(text, origin)? {
             Value::Null => Value::Mapping(Mapping::new()),
             value => value,
         };
-        Ok(Self { origin: origin.to_owned(), text, value })
+        Ok(Self { text: text.to_owned(), is_file: true, ..Self::new(origin, value) })
     }
 
     /// Parses `a.b=1` to the document `{a: {b: 1}}`.
     pub(super) fn set(text: &str) -> Result<Self, ConfigError> {
-        Ok(Self { origin: format!("--set {text}"), text: "", value: assignment::parse(text)? })
+        Ok(Self::new(&format!("--set {text}"), assignment::parse(text)?))
+    }
+
+    /// Sets one dotted key; errors say that this is done at `origin`.
+    pub(crate) fn assigned(key: &str, value: Value, origin: &str) -> Result<Self, ConfigError> {
+        let value = assignment::nested(key, value).map_err(|message| {
+            let place = Some(origin.to_owned());
+            ConfigError::Invalid(vec![Problem { place, key: key.to_owned(), message }])
+        })?;
+        Ok(Self::new(origin, value))
+    }
+
+    fn new(origin: &str, value: Value) -> Self {
+        let origin = origin.to_owned();
+        Self { origin, text: String::new(), is_file: false, value, variables: Vec::new() }
+    }
+
+    /// Returns whether this is a file, not an override.
+    pub(super) fn is_file(&self) -> bool {
+        self.is_file
+    }
+
+    /// The file's name, or the override.
+    pub(crate) fn origin(&self) -> &str {
+        &self.origin
+    }
+
+    /// The parsed content.
+    pub(crate) fn value(&self) -> &Value {
+        &self.value
+    }
+
+    /// Removes a key of the top, and returns its value.
+    pub(super) fn take(&mut self, key: &str) -> Option<Value> {
+        self.value.as_mapping_mut()?.remove(key)
     }
 
     /// Returns `configs/a.yaml:12` for a path of keys, or for the nearest section around it.
-    pub(super) fn place(&self, path: &[&str]) -> String {
-        match line_of(self.text, path) {
+    pub(crate) fn place(&self, path: &[&str]) -> String {
+        match line_of(&self.text, path) {
             Some(line) => format!("{}:{line}", self.origin),
             None => self.origin.clone(),
         }
@@ -59,27 +98,49 @@ impl<'a> Document<'a> {
         true
     }
 
+    /// Returns where a dotted key has its value from, `a.yaml:3` or `--set`, and the variables that
+    /// are in it.
+    pub(super) fn source(&self, key: &str) -> String {
+        let place = if self.origin.starts_with("--set ") {
+            "--set".to_owned()
+        } else {
+            self.place(&key.split('.').collect::<Vec<_>>())
+        };
+        let variables = self.variables.iter().filter(|(known, _)| known == key);
+        let names: Vec<&str> = variables.flat_map(|(_, names)| names).map(String::as_str).collect();
+        if names.is_empty() { place } else { format!("{place}, environment {}", names.join(", ")) }
+    }
+
     /// Merges this document into `base`, section by section; keys that it does not set stay as they
     /// are.
-    pub(super) fn merge_into(&self, base: &mut Value) {
-        merge(base, &self.value, Config::KEYS);
+    pub(crate) fn merge_into(&self, base: &mut Value, keys: &[Key]) {
+        merge(base, &self.value, keys);
+    }
+
+    /// Expands the variables of the environment. What is wrong with one is added to `found`.
+    pub(super) fn expand(&mut self, keys: &[Key], found: &mut Vec<Problem>) {
+        let mut value = std::mem::take(&mut self.value);
+        let mut wrong = Vec::new();
+        variables_of(&mut value, "", keys, None, &mut self.variables, &mut wrong);
+        self.value = value;
+        for (key, message) in wrong.into_iter().take(MAX_PROBLEMS) {
+            let place = Some(self.place(&key.split('.').collect::<Vec<_>>()));
+            found.push(Problem { place, message: format!("{key}: {message}"), key });
+        }
     }
 
     /// Returns the problems of its form, unknown keys and sections that are not maps: the first
     /// [`MAX_PROBLEMS`], and the number of the others.
-    pub(super) fn problems(&self) -> Vec<Problem> {
-        if let Some(message) = self.is_sweep() {
-            return vec![self.problem("", "", message)];
-        }
-        let mut found = Found::default();
-        self.check("", &self.value, Config::KEYS, &mut found);
+    pub(crate) fn problems(&self, keys: &[Key]) -> Vec<Problem> {
+        let mut found = Found { root: keys, problems: Vec::new(), more: 0 };
+        self.check("", &self.value, keys, &mut found);
         if found.more > 0 {
             found.problems.push(self.problem("", "", format!("and {} more problems", found.more)));
         }
         found.problems
     }
 
-    fn check(&self, section: &str, value: &Value, keys: &[Key], found: &mut Found) {
+    fn check(&self, section: &str, value: &Value, keys: &[Key], found: &mut Found<'_>) {
         let Value::Mapping(map) = value else {
             found.add(|| {
                 let message = match (section, value) {
@@ -101,6 +162,7 @@ impl<'a> Document<'a> {
             });
             return;
         };
+        let root = found.root;
         for (name, value) in map {
             let Some(name) = name.as_str() else {
                 let message = || format!("keys must be names, {} is not", flow(name));
@@ -115,20 +177,12 @@ impl<'a> Document<'a> {
                     let message = if name.contains('.') {
                         format!("{path}: a file has nested keys; dots are for --set")
                     } else {
-                        format!("unknown key {path}; {}", hint(&path, keys))
+                        format!("unknown key {path}; {}", hint(&path, keys, root))
                     };
                     self.problem(section, name, message)
                 }),
             }
         }
-    }
-
-    /// Returns what to do with a sweep that is given as a config.
-    fn is_sweep(&self) -> Option<String> {
-        let has = |key: &str| self.value.get(key).is_some();
-        let is_sweep = has("base") && ["axes", "seeds", "folds", "search"].into_iter().any(has);
-        let message = "this is a sweep, not a config: run it with vmbeauty sweep";
-        is_sweep.then(|| message.to_owned())
     }
 
     /// Reports a problem at a key. `name` is not split: a key may have a dot in it.
@@ -140,14 +194,15 @@ impl<'a> Document<'a> {
 }
 
 /// The problems of a document's form.
-#[derive(Default)]
-struct Found {
+struct Found<'a> {
+    /// The keys of the top, which suggestions are from.
+    root: &'a [Key],
     problems: Vec<Problem>,
     /// The number of those that are not listed: the line of each costs a pass over the text.
     more: usize,
 }
 
-impl Found {
+impl Found<'_> {
     fn add(&mut self, problem: impl FnOnce() -> Problem) {
         if self.problems.len() < MAX_PROBLEMS {
             self.problems.push(problem());
@@ -172,10 +227,73 @@ fn merge(base: &mut Value, over: &Value, keys: &[Key]) {
     }
 }
 
+/// Expands the variables in a value of these keys, which is at the dotted `path`; `schema` is that
+/// of a key's value. Adds what is expanded to `variables`, and the keys of what cannot be to
+/// `wrong`.
+fn variables_of(
+    value: &mut Value,
+    path: &str,
+    keys: &[Key],
+    schema: Option<&serde_json::Value>,
+    variables: &mut Vec<(String, Vec<String>)>,
+    wrong: &mut Vec<(String, String)>,
+) {
+    match value {
+        Value::Mapping(map) => {
+            for (name, value) in map.iter_mut() {
+                let name = name.as_str().unwrap_or_default();
+                let key = keys.iter().find(|key| key.name == name);
+                let inner = key.map_or(&[][..], |key| key.keys);
+                let below = schema.map(|schema| &schema["properties"][name]);
+                let schema = key.map(|key| (key.schema)());
+                let schema = schema.as_ref().or(below);
+                variables_of(value, &join(path, name), inner, schema, variables, wrong);
+            }
+        }
+        Value::Sequence(items) => {
+            let schema = schema.map(|schema| &schema["items"]);
+            for item in items {
+                variables_of(item, path, &[], schema, variables, wrong);
+            }
+        }
+        Value::String(text) => match variables::expand(text, |name| std::env::var(name).ok()) {
+            Ok(None) => {}
+            Ok(Some(expanded)) => {
+                variables.push((path.to_owned(), expanded.names));
+                *value = match schema {
+                    Some(schema) if expanded.alone => typed(expanded.text, &types(schema)),
+                    _ => Value::String(expanded.text),
+                };
+            }
+            Err(message) => wrong.push((path.to_owned(), message)),
+        },
+        _ => {}
+    }
+}
+
+/// Returns the value that a text has for a key of these types: a number or a boolean where the key
+/// takes one, else the text.
+fn typed(text: String, types: &[String]) -> Value {
+    let has = |name: &str| types.iter().any(|known| known == name);
+    if has("null") && text == "null" {
+        return Value::Null;
+    }
+    if ["integer", "number", "boolean", "array", "object"].into_iter().any(has)
+        && let Ok(value) = yaml::parse_value(&text)
+        && !value.is_null()
+    {
+        return value;
+    }
+    Value::String(text)
+}
+
 /// Suggests what to write instead of an unknown key.
-fn hint(path: &str, siblings: &[Key]) -> String {
+fn hint(path: &str, siblings: &[Key], root: &[Key]) -> String {
+    if path == "base" {
+        return "a base is stated in a file: base: other.yaml".into();
+    }
     let mut known = Vec::new();
-    all_paths("", Config::KEYS, &mut known);
+    all_paths("", root, &mut known);
     let (section, name) = path.rsplit_once('.').unwrap_or(("", path));
     let top = path.split('.').next();
 
@@ -215,6 +333,7 @@ fn list(keys: &[Key]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Config;
 
     fn load(text: &str, overrides: &[&str]) -> Result<Config, ConfigError> {
         let overrides: Vec<String> = overrides.iter().map(|&text| text.to_owned()).collect();

@@ -1,8 +1,8 @@
 //! Reads a [`Config`] from a YAML file and `--set`, and writes it back.
 //!
-//! Every document is checked for unknown keys separately, so that all of them are reported, with
-//! their lines; an override is a small document and gets the same check. Then all documents are
-//! merged into the defaults and deserialized.
+//! Every document (a file, the files that it is based on, an override) is checked for unknown keys
+//! separately, so that all of them are reported, with their lines. Then all documents are merged
+//! into the defaults and deserialized.
 
 use std::path::Path;
 
@@ -11,15 +11,31 @@ use serde_yaml::Value;
 use super::Config;
 use super::document::Document;
 use super::error::ConfigError;
-use super::{paths, write, wrong_type, yaml};
+use super::layers::Layers;
+use super::section::KeyType;
+use super::{variables, write, wrong_type};
 
 impl Config {
-    /// Reads a config file and merges `overrides` into it in order, each a `key.path=value` whose
-    /// value is YAML; a map adds to the section it names. Returns an error if the file cannot be
-    /// read, or if a key or a value is wrong.
+    /// Reads a config file and those that it is based on, and merges `overrides` into it in order,
+    /// each a `key.path=value` whose value is YAML; a map adds to the section it names. Returns an
+    /// error if a file cannot be read, or if a key or a value is wrong.
     pub fn load(path: &Path, overrides: &[String]) -> Result<Self, ConfigError> {
-        let text = yaml::read(path)?;
-        Self::from_yaml(&text, &path.display().to_string(), overrides)
+        Layers::read(path)?.resolve(&set(overrides)?)
+    }
+
+    /// Reads a config as [`load`](Self::load), and where its values come from.
+    pub fn load_with_sources(
+        path: &Path,
+        overrides: &[String],
+    ) -> Result<(Self, Sources), ConfigError> {
+        let (layers, overrides) = (Layers::read(path)?, set(overrides)?);
+        let config = layers.resolve(&overrides)?;
+        let mut documents = layers.documents;
+        for mut document in overrides {
+            document.expand(Self::KEYS, &mut Vec::new());
+            documents.push(document);
+        }
+        Ok((config, Sources(documents)))
     }
 
     /// Reads a config from a text, which errors call `origin`; otherwise as [`load`](Self::load).
@@ -39,54 +55,72 @@ impl Config {
     /// # Ok::<(), vm_beautynet::config::ConfigError>(())
     /// ```
     pub fn from_yaml(text: &str, origin: &str, overrides: &[String]) -> Result<Self, ConfigError> {
-        let mut documents = vec![Document::file(text, origin)?];
-        for text in overrides {
-            documents.push(Document::set(text)?);
-        }
-        let problems: Vec<_> = documents.iter().flat_map(Document::problems).collect();
-        if !problems.is_empty() {
-            return Err(ConfigError::Invalid(problems));
-        }
+        Layers::parse(text, origin)?.resolve(&set(overrides)?)
+    }
 
+    /// Merges documents into the defaults, the later ones over the earlier, without checks of the
+    /// values. `documents` have known keys only.
+    pub(super) fn merge<'a>(
+        documents: impl Iterator<Item = &'a Document>,
+    ) -> Result<Self, ConfigError> {
         let mut merged = serde_yaml::to_value(Self::default())
             .map_err(|error| ConfigError::Unwritable(error.to_string()))?;
-        for document in &documents {
-            document.merge_into(&mut merged);
-        }
-        let mut config: Self = serde_path_to_error::deserialize(merged).map_err(|error| {
+        documents.for_each(|document| document.merge_into(&mut merged, Self::KEYS));
+        serde_path_to_error::deserialize(merged).map_err(|error| {
             let (key, message) = wrong_type::describe(&error);
-            with_places(ConfigError::single(key, message), &documents)
-        })?;
-        paths::expand(&mut config).map_err(|error| with_places(error, &documents))?;
-        config.validate().map_err(|error| with_places(error, &documents))?;
-        Ok(config)
+            ConfigError::single(key, message)
+        })
     }
 
     /// Returns the config as YAML, defaults included; [`load`](Self::load) reads an equal one back,
     /// and so does a reader of YAML 1.1, such as PyYAML. Returns an error if a path in it is not
     /// Unicode.
     pub fn to_yaml(&self) -> Result<String, ConfigError> {
+        Ok(write::block(&self.to_value()?))
+    }
+
+    /// Returns [`to_yaml`](Self::to_yaml) with a comment after each value: the file and the line
+    /// that it comes from, `--set`, a variable of the environment, or the default.
+    pub fn to_yaml_with(&self, sources: &Sources) -> Result<String, ConfigError> {
+        Ok(write::annotated(&self.to_value()?, &|key| Some(sources.of(key))))
+    }
+
+    fn to_value(&self) -> Result<Value, ConfigError> {
         // Through text: a value would have a float32 as the nearest float64, 0.485 with noise.
         let text = serde_yaml::to_string(self);
         let value: serde_yaml::Result<Value> = text.and_then(|text| serde_yaml::from_str(&text));
-        let value = value.map_err(|error| ConfigError::Unwritable(error.to_string()))?;
-        Ok(write::block(&value))
+        let mut value = value.map_err(|error| ConfigError::Unwritable(error.to_string()))?;
+        escape(&mut value);
+        Ok(value)
     }
 }
 
-/// Adds the place where the key of each problem got its value: the last override that sets it,
-/// else the file.
-fn with_places(error: ConfigError, documents: &[Document]) -> ConfigError {
-    let ConfigError::Invalid(mut problems) = error else {
-        return error;
-    };
-    for problem in &mut problems {
-        let path: Vec<&str> = problem.key.split('.').collect();
-        let stated = documents.iter().rfind(|document| document.states(&problem.key));
-        let document = stated.or(documents.first());
-        problem.place = document.map(|document| document.place(&path));
+/// Where the values of a config come from.
+#[derive(Debug)]
+pub struct Sources(Vec<Document>);
+
+impl Sources {
+    /// Returns where the value of a dotted key comes from: `a.yaml:3`, `--set` or `default`, with
+    /// the variables of the environment in it.
+    pub fn of(&self, key: &str) -> String {
+        let stated = self.0.iter().rfind(|document| document.states(key));
+        stated.map_or("default".to_owned(), |document| document.source(key))
     }
-    ConfigError::Invalid(problems)
+}
+
+/// Parses the values of `--set`.
+fn set(overrides: &[String]) -> Result<Vec<Document>, ConfigError> {
+    overrides.iter().map(|text| Document::set(text)).collect()
+}
+
+/// Keeps a text that looks like a variable of the environment a text.
+fn escape(value: &mut Value) {
+    match value {
+        Value::String(text) => *text = variables::escape(text),
+        Value::Sequence(items) => items.iter_mut().for_each(escape),
+        Value::Mapping(map) => map.values_mut().for_each(escape),
+        _ => {}
+    }
 }
 
 #[cfg(test)]

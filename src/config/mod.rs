@@ -11,8 +11,9 @@ mod branch;
 mod checks;
 mod data;
 mod device;
-mod document;
+pub(crate) mod document;
 mod error;
+pub(crate) mod layers;
 mod load;
 pub(crate) mod locate;
 mod model;
@@ -22,9 +23,11 @@ pub(crate) mod paths;
 mod presets;
 mod pretrain;
 mod reference;
-mod section;
+pub(crate) mod schema;
+pub(crate) mod section;
 mod train;
 mod validate;
+mod variables;
 pub(crate) mod write;
 pub(crate) mod wrong_type;
 pub(crate) mod yaml;
@@ -39,13 +42,15 @@ pub use data::{
 };
 pub use device::Device;
 pub use error::{ConfigError, Problem};
+pub use load::Sources;
 pub use model::{
     BackboneConfig, FusionConfig, FusionStrategy, HeadConfig, HeadOutput, ModelConfig,
 };
 pub use optimizer::{OptimizerConfig, OptimizerName, ScheduleConfig, ScheduleName};
 pub use presets::{BackboneShape, PRESETS, Preset, Stem, preset};
 pub use pretrain::PretrainConfig;
-pub use reference::{KeyReference, reference, reference_markdown};
+pub use reference::{KeyReference, nearest_key, reference, reference_markdown};
+pub use schema::json_schema;
 pub use train::{
     EarlyStoppingConfig, FreezeConfig, FrozenBlocks, LabelDistributionConfig, Loss, Monitor, OnNan,
     Precision, TrainConfig,

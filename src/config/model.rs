@@ -315,6 +315,28 @@ fn parameters(shape: &BackboneShape) -> f64 {
     depth * per_block + width * (3.0 * patch * patch + shape.patches() as f64)
 }
 
+/// Describes a number of patches that is far from what a preset is designed for, as that of a
+/// preset for large images on small ones.
+fn unusual_patches(key: &str, backbone: &BackboneConfig, shape: &BackboneShape) -> Option<String> {
+    /// The largest factor between the number of patches and that of the preset.
+    const FACTOR: i64 = 8;
+    let (count, usual) = (shape.patches(), preset(&backbone.name)?.shape.patches());
+    let few = FACTOR * count < usual;
+    if !few && count <= FACTOR * usual {
+        return None;
+    }
+    let (size, patch) = (shape.image_size, shape.patch_size);
+    let how = if few { "few details" } else { "slow, and much memory" };
+    let (set, raise) = if few { ("smaller", "raise") } else { ("larger", "lower") };
+    let grid = shape.grid();
+    Some(format!(
+        "{key}: {} cuts an image of {size} pixels into {grid}x{grid} = {count} patches of {patch} \
+         pixels ({how}); it is designed for {usual}: choose a preset with {set} patches, set \
+         {key}.patch_size, or {raise} data.image_size",
+        backbone.name,
+    ))
+}
+
 fn preset_names(wanted: impl Fn(Branch) -> bool) -> String {
     let names: Vec<&str> = PRESETS
         .iter()
@@ -370,6 +392,17 @@ impl ModelConfig {
             }
         }
         checks.finish()
+    }
+
+    /// Returns warnings about values that are valid, but hardly meant.
+    pub(super) fn warnings(&self, data_image_size: i64) -> Vec<String> {
+        let used = Branch::ALL.iter().filter(|&&branch| self.fusion.strategy.uses(branch));
+        let warning = |&branch: &Branch| {
+            let (backbone, key) = (self.backbone(branch), format!("model.{branch}"));
+            let shape = backbone.resolve(data_image_size).ok()?;
+            unusual_patches(&key, backbone, &shape)
+        };
+        used.filter_map(warning).collect()
     }
 
     /// Returns the section of a branch.

@@ -46,6 +46,12 @@ macro_rules! names {
         }
 
         $crate::config::names::serde_as_text!($enum);
+
+        impl $crate::config::section::KeyType for $enum {
+            fn schema() -> serde_json::Value {
+                $crate::config::schema::one_of(&[$( $name ),+], &[$( $( $other, )* )+])
+            }
+        }
     };
 }
 
@@ -114,7 +120,7 @@ pub(crate) fn unknown(name: &str, known: &[&str]) -> String {
 }
 
 /// Returns the known name most similar to `name`, if one is similar enough.
-pub(super) fn nearest<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+pub(crate) fn nearest<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     known
         .map(|known| (likeness(name, known), known))
         .filter(|(likeness, _)| *likeness >= ALIKE)

@@ -1,8 +1,8 @@
 //! Paths in a config, where no shell expands what a user writes: `~/` is the home folder, and a
-//! variable is refused.
+//! shell's variable is refused.
 
-use std::env;
-use std::path::{Path, PathBuf};
+use std::path::{self, Path, PathBuf};
+use std::{env, io};
 
 use super::Config;
 use super::checks::Checks;
@@ -10,21 +10,38 @@ use super::error::ConfigError;
 
 /// Expands the paths of a config. Returns an error that names the keys of those that cannot be.
 pub(super) fn expand(config: &mut Config) -> Result<(), ConfigError> {
-    let (data, model) = (&mut config.data, &mut config.model);
     let mut checks = Checks::default();
-    for (key, path) in [
-        ("data.root", Some(&mut data.root)),
-        ("data.cache_dir", data.cache_dir.as_mut()),
-        ("model.vit.weights", model.vit.weights.as_mut()),
-        ("model.mamba.weights", model.mamba.weights.as_mut()),
-    ] {
-        let Some(path) = path else { continue };
+    for (key, path) in paths_of(config) {
         match expanded(path) {
             Ok(full) => *path = full,
             Err(reason) => checks.fail(key, format_args!(": {reason}")),
         }
     }
     checks.finish()
+}
+
+/// Returns the paths of a config that count from the working folder, with their keys.
+fn paths_of(config: &mut Config) -> impl Iterator<Item = (&'static str, &mut PathBuf)> {
+    let (data, model) = (&mut config.data, &mut config.model);
+    let paths = [
+        ("data.root", Some(&mut data.root)),
+        ("data.cache_dir", data.cache_dir.as_mut()),
+        ("model.vit.weights", model.vit.weights.as_mut()),
+        ("model.mamba.weights", model.mamba.weights.as_mut()),
+    ];
+    paths.into_iter().filter_map(|(key, path)| Some((key, path?)))
+}
+
+impl Config {
+    /// Returns the config with absolute paths, which mean the same in every folder. Returns an
+    /// error if the working folder cannot be read.
+    pub fn with_absolute_paths(&self) -> io::Result<Self> {
+        let mut config = self.clone();
+        for (_, path) in paths_of(&mut config).filter(|(_, path)| **path != Path::new("")) {
+            *path = path::absolute(&path)?;
+        }
+        Ok(config)
+    }
 }
 
 /// Returns the path with the user's home folder in place of a `~` at its start. Returns an error
@@ -36,9 +53,10 @@ pub(crate) fn expanded(path: &Path) -> Result<PathBuf, String> {
         name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_' || c == '{')
     });
     if is_variable {
+        let name = first.trim_matches(['$', '{', '}']);
         return Err(format!(
-            "{first} is not expanded: write the full path, or ~/ for the home folder (if a folder \
-             has this name, ./{text})"
+            "{first} is not expanded: write the full path, or ${{env:{name}}} (if a folder has \
+             this name, ./{text})"
         ));
     }
     match path.strip_prefix("~") {

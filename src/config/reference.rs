@@ -1,16 +1,21 @@
 //! The reference of all keys, with defaults and documentation, generated from the types.
 
+use serde::Serialize;
 use serde_yaml::Value;
 
 use super::Config;
-use super::section::{Key, join};
+use super::names::nearest;
+use super::schema::type_name;
+use super::section::{Key, KeyType, join};
 use super::write::flow;
 
 /// A key that has a value (not a section).
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct KeyReference {
     /// The dotted key, `train.optimizer.lr`.
     pub key: String,
+    /// The type in plain words, `whole number | null`.
+    pub kind: String,
     /// The default, as YAML on one line.
     pub default: String,
     /// What the key does, in a few sentences of Markdown.
@@ -26,11 +31,24 @@ pub fn reference() -> Vec<KeyReference> {
     rows
 }
 
+/// Returns the key that is most like a misspelled one, if one is like it.
+pub fn nearest_key(name: &str) -> Option<String> {
+    let rows = reference();
+    let whole = nearest(name, rows.iter().map(|row| row.key.as_str()));
+    let last = |row: &KeyReference| row.key.rsplit('.').next().map(str::to_owned);
+    let lasts: Vec<String> = rows.iter().filter_map(last).collect();
+    let by_last = || {
+        let found = nearest(name, lasts.iter().map(String::as_str))?;
+        lasts.iter().position(|last| last == found).map(|at| rows[at].key.as_str())
+    };
+    whole.or_else(by_last).map(str::to_owned)
+}
+
 /// Returns the reference as Markdown, a heading and a table per section: the generated part of
 /// docs/config.md.
 pub fn reference_markdown() -> String {
     let mut sections: Vec<(String, String)> = Vec::new();
-    for KeyReference { key, default, doc } in reference() {
+    for KeyReference { key, default, doc, .. } in reference() {
         let section = key.rsplit_once('.').map_or("", |(section, _)| section);
         let at = sections.iter().position(|(name, _)| name == section).unwrap_or_else(|| {
             sections.push((section.to_owned(), String::new()));
@@ -50,8 +68,9 @@ fn describe(section: &str, keys: &[Key], defaults: &Value, rows: &mut Vec<KeyRef
         let path = join(section, key.name);
         let default = defaults.get(key.name).unwrap_or(&Value::Null);
         if key.keys.is_empty() {
-            let doc = key.doc.iter().map(|line| line.trim()).collect::<Vec<_>>().join(" ");
-            rows.push(KeyReference { key: path, default: flow(default), doc });
+            let kind = type_name(&(key.schema)());
+            let (default, doc) = (flow(default), key.documentation());
+            rows.push(KeyReference { key: path, kind, default, doc });
         } else {
             describe(&path, key.keys, default, rows);
         }

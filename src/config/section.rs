@@ -1,24 +1,35 @@
 //! The declaration of a config section.
 
 /// A declared key of a section.
-pub(super) struct Key {
-    pub name: &'static str,
+pub(crate) struct Key {
+    pub(crate) name: &'static str,
     /// The keys of the section that the field is; empty for a value.
-    pub keys: &'static [Key],
+    pub(crate) keys: &'static [Key],
+    /// The JSON Schema of a value.
+    pub(crate) schema: fn() -> serde_json::Value,
     /// The lines of the doc comment.
-    pub doc: &'static [&'static str],
+    pub(crate) doc: &'static [&'static str],
 }
 
-/// Gives types that are not sections no keys: an inherent `KEYS` takes precedence over a trait's.
-pub(super) trait Leaf {
+/// The type of a key: a section, or of a value.
+pub(crate) trait KeyType {
+    /// The keys of a section; empty for a value.
     const KEYS: &'static [Key] = &[];
+
+    /// Returns the JSON Schema of a value.
+    fn schema() -> serde_json::Value;
 }
 
-impl<T> Leaf for T {}
+impl Key {
+    /// Returns the doc comment as one line of Markdown.
+    pub(crate) fn documentation(&self) -> String {
+        self.doc.iter().map(|line| line.trim()).collect::<Vec<_>>().join(" ")
+    }
+}
 
 /// Declares a section: a struct whose fields have documentation and a default. Generates the
-/// struct, its `Default`, and `KEYS`, which unknown keys are checked against and the reference is
-/// generated from.
+/// struct, its `Default`, and the keys, which unknown keys are checked against and the reference
+/// and the JSON Schema are generated from.
 ///
 /// Deserializing requires every field on purpose: `load.rs` merges the user's keys into the
 /// serialized defaults of the entire config first. A default per section would give `model.mamba`
@@ -43,24 +54,27 @@ macro_rules! section {
             }
         }
 
-        impl $name {
-            pub(in crate::config) const KEYS: &'static [$crate::config::section::Key] = {
-                #[allow(unused_imports)] // `Leaf` is unused where every field is a section
-                use $crate::config::section::{Key, Leaf as _};
-                &[$( Key {
+        impl $crate::config::section::KeyType for $name {
+            const KEYS: &'static [$crate::config::section::Key] = &[$(
+                $crate::config::section::Key {
                     name: stringify!($key),
-                    keys: <$type>::KEYS,
+                    keys: <$type as $crate::config::section::KeyType>::KEYS,
+                    schema: <$type as $crate::config::section::KeyType>::schema,
                     doc: &[$( $doc ),+],
-                }, )+]
-            };
+                },
+            )+];
+
+            fn schema() -> serde_json::Value {
+                serde_json::json!({"type": "object"})
+            }
         }
     };
 }
 
-pub(super) use section;
+pub(crate) use section;
 
 /// Returns `section.key`; the top has no name.
-pub(super) fn join(section: &str, key: &str) -> String {
+pub(crate) fn join(section: &str, key: &str) -> String {
     match section {
         "" => key.to_owned(),
         section => format!("{section}.{key}"),

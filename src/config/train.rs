@@ -5,7 +5,8 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use super::checks::Checks;
 use super::names::names;
 use super::optimizer::{OptimizerConfig, ScheduleConfig};
-use super::section::section;
+use super::schema::VARIABLE;
+use super::section::{KeyType, section};
 use super::write::flow;
 
 section! {
@@ -100,6 +101,16 @@ impl Serialize for FrozenBlocks {
             Self::First(blocks) => serializer.serialize_u64(*blocks as u64),
             Self::All => serializer.serialize_str("all"),
         }
+    }
+}
+
+impl KeyType for FrozenBlocks {
+    fn schema() -> serde_json::Value {
+        serde_json::json!({
+            "type": ["integer", "string"],
+            "minimum": 0,
+            "pattern": format!("^all$|{VARIABLE}"),
+        })
     }
 }
 

@@ -5,11 +5,19 @@
 
 use serde_yaml::{Mapping, Value};
 
+use super::section::join;
+
 /// Writes a value in YAML's block style.
 pub(super) fn block(value: &Value) -> String {
+    annotated(value, &|_| None)
+}
+
+/// Writes a value in YAML's block style, with the comment that `note` has for each dotted key; a
+/// list with a comment is on its line.
+pub(super) fn annotated(value: &Value, note: &dyn Fn(&str) -> Option<String>) -> String {
     let mut text = String::new();
     match value {
-        Value::Mapping(map) => write_map(map, 0, &mut text),
+        Value::Mapping(map) => write_map(map, "", note, &mut text),
         value => {
             text.push_str(&flow(value));
             text.push('\n');
@@ -18,22 +26,31 @@ pub(super) fn block(value: &Value) -> String {
     text
 }
 
-fn write_map(map: &Mapping, indent: usize, text: &mut String) {
-    let margin = " ".repeat(indent);
+fn write_map(
+    map: &Mapping,
+    section: &str,
+    note: &dyn Fn(&str) -> Option<String>,
+    text: &mut String,
+) {
+    let depth = if section.is_empty() { 0 } else { section.split('.').count() };
+    let margin = "  ".repeat(depth);
     for (key, value) in map {
-        text.push_str(&format!("{margin}{}:", flow(key)));
+        let name = flow(key);
+        let path = join(section, &name);
+        let comment = || note(&path).map_or(String::new(), |note| format!("  # {note}"));
+        text.push_str(&format!("{margin}{name}:"));
         match value {
             Value::Mapping(inner) if !inner.is_empty() => {
                 text.push('\n');
-                write_map(inner, indent + 2, text);
+                write_map(inner, &path, note, text);
             }
-            Value::Sequence(items) if !items.is_empty() => {
+            Value::Sequence(items) if !items.is_empty() && note(&path).is_none() => {
                 text.push('\n');
                 for item in items {
                     text.push_str(&format!("{margin}- {}\n", flow(item)));
                 }
             }
-            value => text.push_str(&format!(" {}\n", flow(value))),
+            value => text.push_str(&format!(" {}{}\n", flow(value), comment())),
         }
     }
 }

@@ -129,8 +129,9 @@ impl RunDir {
             "{folder} holds no {} to resume: omit --resume to start one",
             kind.noun()
         );
+        let same = absolute(&Config::load(&path, &[])?)? == absolute(config)?;
         ensure!(
-            Config::load(&path, &[])? == *config,
+            same,
             "{folder} was started with another config; resume with that one (vmbeauty {} {} \
              --output {folder} --resume), or start from scratch in another folder",
             kind.command(),
@@ -139,10 +140,10 @@ impl RunDir {
         Ok(())
     }
 
-    /// Creates the folder of a new run and writes its config. The summary of a run whose config was
-    /// removed is removed, too: it does not describe this one. Returns an error if
-    /// [`check_free`](Self::check_free) does, another process writes to the folder, or it cannot be
-    /// written.
+    /// Creates the folder of a new run and writes its config, with absolute paths. The summary of a
+    /// run whose config was removed is removed, too: it does not describe this one. Returns an
+    /// error if [`check_free`](Self::check_free) does, another process writes to the folder, or it
+    /// cannot be written.
     pub fn create(root: &Path, kind: RunKind, config: &Config) -> Result<Self> {
         let run = Self::lock(root, kind)?;
         Self::check_free(root, kind)?;
@@ -153,7 +154,7 @@ impl RunDir {
             }
             _ => (),
         }
-        let yaml = config.to_yaml()?;
+        let yaml = absolute(config)?.to_yaml()?;
         write_atomic(&run.config(), |file| Ok(file.write_all(yaml.as_bytes())?))?;
         Ok(run)
     }
@@ -320,6 +321,11 @@ impl RunDir {
             Ok(writeln!(file)?)
         })
     }
+}
+
+/// Returns the config with paths that mean the same in every folder.
+fn absolute(config: &Config) -> Result<Config> {
+    config.with_absolute_paths().context("cannot read the working folder")
 }
 
 /// Returns whether a file system without locks (some network file systems) gives this error.

@@ -3,46 +3,42 @@
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
+use serde_json::json;
 use serde_yaml::{Mapping, Value};
 
 use super::folds::Folds;
-use super::naming::json;
-use crate::config::locate::line_of;
-use crate::config::{ConfigError, Problem, paths, wrong_type, yaml};
+use super::naming;
+use crate::config::document::Document;
+use crate::config::layers::Layers;
+use crate::config::schema;
+use crate::config::section::{KeyType, section};
+use crate::config::{Config, ConfigError, Problem, paths, wrong_type, yaml};
 
 /// The maximum number of runs of a sweep: a sweep with more is probably a mistake.
 pub(super) const MAX_RUNS: usize = 10_000;
 
-/// The contents of a sweep file.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct SweepConfig {
-    /// Name of the sweep and of its folder.
-    pub name: String,
-    /// The config that every run starts from, relative to the sweep's file.
-    pub base: PathBuf,
-    /// Changes for all runs: dotted keys and their values.
-    #[serde(default)]
-    pub set: Mapping,
-    /// The axes of the grid: dotted keys, each with a list of values.
-    #[serde(default)]
-    pub axes: Mapping,
-    /// Seeds that every point of the grid is run with; without any, the config's.
-    #[serde(default)]
-    pub seeds: Vec<u64>,
-    /// Folds that every point of the grid is run on.
-    #[serde(default)]
-    pub folds: Option<Folds>,
-    /// Which points of the grid are run.
-    #[serde(default)]
-    pub search: Search,
-    /// The sweep's file, which errors name.
-    #[serde(skip)]
-    pub origin: String,
+section! {
+    /// The contents of a sweep file.
+    pub struct SweepConfig {
+        /// Name of the sweep and of its folder.
+        pub name: String = String::new(),
+        /// Config that every run starts from, relative to the sweep's file.
+        pub base: PathBuf = PathBuf::new(),
+        /// Changes for all runs: dotted keys and their values.
+        pub set: Mapping = Mapping::new(),
+        /// The axes of the grid: dotted keys, each with a list of values.
+        pub axes: Mapping = Mapping::new(),
+        /// Seeds that every point of the grid is run with; without any, the config's.
+        pub seeds: Vec<u64> = Vec::new(),
+        /// Folds that every point of the grid is run on: `published`, `column`, or their number.
+        pub folds: Option<Folds> = None,
+        /// Which points of the grid are run.
+        pub search: Search = Search::Grid,
+    }
 }
 
 /// Which points of the grid are run.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, Deserialize)]
 #[serde(tag = "name", rename_all = "lowercase", deny_unknown_fields)]
 pub enum Search {
     /// All points.
@@ -59,101 +55,217 @@ pub enum Search {
     },
 }
 
-impl SweepConfig {
-    /// Reads a sweep file. Returns an error that names the file and the line of what is wrong. The
-    /// keys and values of the axes are checked by [`Sweep::new`](super::Sweep::new).
+impl KeyType for Search {
+    fn schema() -> serde_json::Value {
+        json!({
+            "type": "object",
+            "required": ["name"],
+            "properties": {
+                "name": {"enum": ["grid", "random"]},
+                "budget": {"type": "integer", "minimum": 1},
+                "seed": {"type": "integer", "minimum": 0},
+            },
+            "additionalProperties": false,
+        })
+    }
+}
+
+/// A map from dotted keys of the config.
+impl KeyType for Mapping {
+    fn schema() -> serde_json::Value {
+        json!({"type": "object"})
+    }
+}
+
+/// Returns the JSON Schema (draft 7) of a sweep file.
+pub fn json_schema() -> serde_json::Value {
+    let defaults = schema::defaults(&SweepConfig::default());
+    let mut sweep = schema::object(SweepConfig::KEYS, &defaults);
+    let keys = schema::dotted();
+    let lists = keys.iter().map(|(key, of)| {
+        let list = json!({
+            "type": "array", "minItems": 1, "items": of, "description": of["description"],
+        });
+        (key.clone(), list)
+    });
+    for (section, keys) in [("axes", lists.collect()), ("set", keys.clone())] {
+        let section = &mut sweep["properties"][section];
+        section["properties"] = serde_json::Value::Object(keys);
+        section["additionalProperties"] = false.into();
+    }
+    sweep["required"] = json!(["name", "base"]);
+    schema::titled(sweep, "Sweep of vmbeauty sweep")
+}
+
+/// A sweep file: its contents, and where they are.
+#[derive(Debug, Clone)]
+pub struct SweepFile {
+    /// The contents.
+    pub config: SweepConfig,
+    /// The config that every run starts from, before changes.
+    pub(super) base: Layers,
+    document: Document,
+}
+
+impl SweepFile {
+    /// Reads a sweep file and its base. Returns an error that names the file and the line of what
+    /// is wrong. Whether the values fit each other is checked by [`Sweep::new`](super::Sweep::new).
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
-        let mut config = Self::from_yaml(&yaml::read(path)?, &path.display().to_string())?;
+        let document = Document::file(&yaml::read(path)?, &path.display().to_string())?;
+        let mut config = parse(&document)?;
         let base = paths::expanded(&config.base);
-        let wrong = |reason| problem(Some(path.display().to_string()), "base", reason);
+        let wrong = |message| problem(Some(document.place(&["base"])), "base", message);
         let base = base.map_err(|reason| wrong(format!("base: {reason}")))?;
         config.base = path.parent().unwrap_or(Path::new("")).join(base);
-        Ok(config)
-    }
-
-    /// Parses a sweep file; errors call it `origin`.
-    pub fn from_yaml(text: &str, origin: &str) -> Result<Self, ConfigError> {
-        let value = yaml::parse(text, origin)?;
-        let has = |key: &str| value.get(key).is_some();
-        if !has("base") && ["data", "model", "train"].into_iter().any(has) {
-            let message = "this is a config, not a sweep: run it with vmbeauty train, or write a \
-                           sweep that names it (name, base, axes)";
-            return Err(problem(Some(origin.to_string()), "", message.to_string()));
-        }
-        if !value.is_mapping() {
-            let message = "a sweep is a map of keys: name, base (the config that every run starts \
-                           from) and axes";
-            return Err(problem(Some(origin.to_string()), "", message.to_string()));
-        }
-        let mut config: Self = serde_path_to_error::deserialize(value).map_err(|error| {
-            let (key, message) = wrong_type::describe(&error);
-            let path: Vec<&str> = key.split('.').collect();
-            let place = match line_of(text, &path) {
-                Some(line) => format!("{origin}:{line}"),
-                None => origin.to_string(),
-            };
-            problem(Some(place), &key, message)
+        let base = Layers::read(&config.base).map_err(|error| match error {
+            ConfigError::Read { .. } => wrong(format!("base: {error}")),
+            error => error,
         })?;
-        config
-            .check()
-            .map_err(|(key, message)| problem(Some(origin.to_string()), &key, message))?;
-        config.origin = origin.to_string();
-        Ok(config)
+        let sweep = Self { config, base, document };
+        sweep.check_form()?;
+        Ok(sweep)
     }
 
-    /// Returns the key that is wrong and a message about it, if one is.
-    fn check(&self) -> Result<(), (String, String)> {
-        let problem = |key: &str, message: String| Err((key.to_string(), message));
+    /// Returns `sweep.yaml:12` for a path of keys, or for the nearest section around it.
+    pub(super) fn place(&self, path: &[&str]) -> String {
+        self.document.place(path)
+    }
+
+    /// Returns the assignment of a value to a key of the config, by `section` of the sweep.
+    pub(super) fn assigned(
+        &self,
+        section: &str,
+        key: &str,
+        value: Value,
+    ) -> Result<Document, ConfigError> {
+        let origin = format!("{}: {section}", self.place(&[section, key]));
+        Document::assigned(key, value, &origin)
+    }
+
+    /// Checks the keys and the types of all changes and axes, so that all problems are reported at
+    /// once.
+    fn check_form(&self) -> Result<(), ConfigError> {
+        let mut problems: Vec<Problem> = Vec::new();
+        let mut check = |section: &str, key: &str, value: &Value| {
+            let found = self.assigned(section, key, value.clone());
+            let found = found.and_then(|document| Layers::check_form(&document));
+            if let Err(ConfigError::Invalid(found)) = found {
+                problems.extend(found);
+            }
+        };
+        for (key, value) in naming::pairs(&self.config.set) {
+            check("set", key, value);
+        }
+        for (key, values) in naming::pairs(&self.config.axes) {
+            for value in values.as_sequence().into_iter().flatten() {
+                check("axes", key, value);
+            }
+        }
+        problems.dedup();
+        if problems.is_empty() { Ok(()) } else { Err(ConfigError::Invalid(problems)) }
+    }
+}
+
+/// Reads the contents of a sweep file.
+fn parse(document: &Document) -> Result<SweepConfig, ConfigError> {
+    let value = document.value();
+    let has = |key: &str| value.get(key).is_some();
+    let problem = |path: &[&str], message: String| Problem {
+        place: Some(document.place(path)),
+        key: path.join("."),
+        message,
+    };
+    let sections = ["data", "model", "train", "pretrain", "device", "seed"];
+    let own = ["axes", "set", "seeds", "folds", "search"];
+    if sections.into_iter().any(has) && !own.into_iter().any(has) {
+        let message = "this is a config, not a sweep: run it with vmbeauty train, or write a \
+                       sweep that names it (name, base, axes)";
+        let place = Some(document.origin().to_string());
+        return Err(self::problem(place, "", message.to_string()));
+    }
+    if value.as_mapping().is_none_or(Mapping::is_empty) {
+        let message = "a sweep is a map of keys: name, base (the config that every run starts \
+                       from) and axes";
+        return Err(self::problem(Some(document.origin().to_string()), "", message.to_string()));
+    }
+    let mut problems = document.problems(SweepConfig::KEYS);
+    for problem in &mut problems {
+        if Config::KEYS.iter().any(|key| key.name == problem.key) {
+            let key = &problem.key;
+            problem.message = format!(
+                "unknown key {key}; a sweep changes keys of the config in set or axes, as in set: \
+                 {{train.epochs: 3}}"
+            );
+        }
+    }
+    for key in ["name", "base"].into_iter().filter(|key| !has(key)) {
+        problems.push(problem(&[key], format!("{key} is missing")));
+    }
+    if !problems.is_empty() {
+        return Err(ConfigError::Invalid(problems));
+    }
+    let defaults = serde_yaml::to_value(SweepConfig::default());
+    let mut merged = defaults.map_err(|error| ConfigError::Unwritable(error.to_string()))?;
+    document.merge_into(&mut merged, SweepConfig::KEYS);
+    let config: SweepConfig = serde_path_to_error::deserialize(merged).map_err(|error| {
+        let (key, message) = wrong_type::describe(&error);
+        ConfigError::Invalid(vec![problem(&key.split('.').collect::<Vec<_>>(), message)])
+    })?;
+    let mut found = Vec::new();
+    config.check(&mut |path, message| found.push(problem(path, message)));
+    if found.is_empty() { Ok(config) } else { Err(ConfigError::Invalid(found)) }
+}
+
+impl SweepConfig {
+    /// Calls `wrong` with the keys that lead to each wrong value, and a message about it.
+    fn check(&self, wrong: &mut dyn FnMut(&[&str], String)) {
         let allowed = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
         if self.name.is_empty() || self.name.starts_with('.') || !self.name.chars().all(allowed) {
             let message =
                 "name must consist of letters, digits, -, _ and . (not first): it names a folder";
-            return problem("name", message.to_string());
+            wrong(&["name"], message.to_string());
         }
         if let Some(key) = self.set.keys().find(|key| !key.is_string()) {
-            return problem("set", format!("set: keys must be names, {} is not", json(key)));
+            wrong(&["set"], format!("set: keys must be names, {} is not", naming::json(key)));
         }
         for (key, values) in &self.axes {
-            let Value::String(key) = key else {
-                return problem("axes", "axes: keys must be names".to_string());
-            };
-            let list = values.as_sequence().filter(|values| !values.is_empty());
-            let Some(list) = list else {
-                let message = format!("axes.{key} must be a list of values, for example [1, 2]");
-                return problem(key, message);
-            };
-            if list.len() > MAX_RUNS {
-                let message = format!("axes.{key} has {} values, more than {MAX_RUNS}", list.len());
-                return problem(key, message);
-            }
-            if let Some(twice) = repeated(list) {
-                let message = format!("axes.{key} holds {} twice", json(twice));
-                return problem(key, message);
-            }
-            if self.set.contains_key(key) {
-                let message = format!("{key} is in axes and in set: remove it from set");
-                return problem(key, message);
-            }
-            if (key == "seed" && !self.seeds.is_empty())
-                || (key == "data.split" && self.folds.is_some())
-            {
-                let other = if key == "seed" { "seeds" } else { "folds" };
-                let message = format!("{key} is varied by axes and by {other}: keep one of them");
-                return problem(key, message);
+            match key {
+                Value::String(key) => self.check_axis(key, values, wrong),
+                _ => wrong(&["axes"], "axes: keys must be names".to_string()),
             }
         }
         if self.seeds.len() > MAX_RUNS {
             let message = format!("seeds has {} values, more than {MAX_RUNS}", self.seeds.len());
-            return problem("seeds", message);
-        }
-        if let Some(seed) = repeated(&self.seeds) {
-            return problem("seeds", format!("seeds holds {seed} twice"));
+            wrong(&["seeds"], message);
+        } else if let Some(seed) = repeated(&self.seeds) {
+            wrong(&["seeds"], format!("seeds holds {seed} twice"));
         }
         if let Search::Random { budget: 0, .. } = self.search {
             let message = "search.budget must be at least 1, is 0".to_string();
-            return problem("search.budget", message);
+            wrong(&["search", "budget"], message);
         }
-        Ok(())
+    }
+
+    fn check_axis(&self, key: &str, values: &Value, wrong: &mut dyn FnMut(&[&str], String)) {
+        let mut wrong = |message: String| wrong(&["axes", key], message);
+        let Some(list) = values.as_sequence().filter(|values| !values.is_empty()) else {
+            return wrong(format!("axes.{key} must be a list of values, for example [1, 2]"));
+        };
+        if list.len() > MAX_RUNS {
+            return wrong(format!("axes.{key} has {} values, more than {MAX_RUNS}", list.len()));
+        }
+        if let Some(twice) = repeated(list) {
+            wrong(format!("axes.{key} holds {} twice", naming::json(twice)));
+        }
+        if self.set.contains_key(key) {
+            wrong(format!("{key} is in axes and in set: remove it from set"));
+        }
+        if (key == "seed" && !self.seeds.is_empty())
+            || (key == "data.split" && self.folds.is_some())
+        {
+            let other = if key == "seed" { "seeds" } else { "folds" };
+            wrong(format!("{key} is varied by axes and by {other}: keep one of them"));
+        }
     }
 }
 
@@ -171,13 +283,17 @@ pub(super) fn problem(place: Option<String>, key: &str, message: String) -> Conf
 mod tests {
     use super::*;
 
+    fn from_yaml(text: &str) -> Result<SweepConfig, ConfigError> {
+        parse(&Document::file(text, "s.yaml")?)
+    }
+
     #[test]
     fn a_sweep_states_only_what_it_needs() {
-        let sweep = SweepConfig::from_yaml("{name: a, base: b.yaml}", "s.yaml").unwrap();
+        let sweep = from_yaml("{name: a, base: b.yaml}").unwrap();
         assert_eq!((sweep.search, sweep.folds), (Search::Grid, None));
         let text = "name: a\nbase: b.yaml\nset: {train.epochs: 3}\naxes: {train.loss: [mse]}\n\
                     seeds: [1, 2]\nfolds: published\nsearch: {name: random, budget: 4}\n";
-        let sweep = SweepConfig::from_yaml(text, "s.yaml").unwrap();
+        let sweep = from_yaml(text).unwrap();
         assert_eq!(sweep.search, Search::Random { budget: 4, seed: 0 });
         assert_eq!(sweep.folds, Some(Folds::Published));
     }
@@ -185,7 +301,7 @@ mod tests {
     #[test]
     fn a_file_without_keys_is_told_which_a_sweep_has() {
         for text in ["", "- a", "# nothing"] {
-            let error = SweepConfig::from_yaml(text, "s.yaml").unwrap_err().to_string();
+            let error = from_yaml(text).unwrap_err().to_string();
             assert!(error.starts_with("s.yaml: a sweep is a map of keys: name, base"), "{error}");
         }
     }
@@ -215,7 +331,7 @@ mod tests {
             ("folds: 1000000000", "number from 2 to 10000"),
         ] {
             let text = format!("name: a\nbase: b.yaml\n{rest}\n");
-            let error = SweepConfig::from_yaml(&text, "s.yaml").unwrap_err().to_string();
+            let error = from_yaml(&text).unwrap_err().to_string();
             assert!(error.starts_with("s.yaml") && error.contains(words), "{error}");
         }
     }

@@ -3,9 +3,10 @@
 use std::fmt;
 use std::str::FromStr;
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize, Serializer};
 use serde_yaml::Value;
 
+use crate::config::section::KeyType;
 use crate::config::{DatasetName, Fold};
 
 /// Maximum number of folds; each is a training.
@@ -52,6 +53,23 @@ impl fmt::Display for Folds {
             Self::Published => f.write_str("published"),
             Self::Random(count) => write!(f, "{count}"),
         }
+    }
+}
+
+impl KeyType for Folds {
+    fn schema() -> serde_json::Value {
+        serde_json::json!({
+            "type": ["integer", "string"],
+            "minimum": 2,
+            "maximum": MAX_FOLDS,
+            "pattern": "^published$",
+        })
+    }
+}
+
+impl Serialize for Folds {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
     }
 }
 

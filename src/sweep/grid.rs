@@ -7,9 +7,10 @@ use std::str::FromStr;
 use anyhow::{Context, Result};
 use serde_yaml::Value;
 
-use super::config::{MAX_RUNS, Search, SweepConfig, problem};
+use super::config::{MAX_RUNS, Search, SweepFile, problem};
 use super::naming::{axis_names, pairs, run_name, value_names};
-use crate::config::{Config, ConfigError, write, yaml};
+use crate::config::document::Document;
+use crate::config::{Config, ConfigError};
 use crate::data::random_stream::RandomStream;
 use crate::run::{RunDir, RunKind, Status};
 
@@ -66,45 +67,45 @@ struct GridPoint {
     name: String,
     /// The value of each axis.
     values: Vec<Value>,
+    /// What sets the axes to them.
+    overrides: Vec<Document>,
 }
 
 impl Sweep {
     /// Expands a sweep's config into its runs, whose configs are resolved and checked.
-    pub fn new(sweep: &SweepConfig) -> Result<Self, ConfigError> {
-        let base = yaml::read(&sweep.base)?;
-        let origin = sweep.base.display().to_string();
-        let common: Vec<String> = pairs(&sweep.set).map(assignment).collect();
-        let load = |overrides: &[String]| {
-            let config = Config::from_yaml(&base, &origin, &[&common, overrides].concat());
-            config.map_err(|error| in_sweep(error, &sweep.origin))
-        };
-        let unvaried = load(&[])?;
+    pub fn new(file: &SweepFile) -> Result<Self, ConfigError> {
+        let sweep = &file.config;
+        let set = pairs(&sweep.set).map(|(key, value)| file.assigned("set", key, value.clone()));
+        let common: Vec<Document> = set.collect::<Result<_, _>>()?;
+        let unvaried = file.base.resolve(&common)?;
         let splits = sweep.folds.map(|folds| folds.splits(unvaried.data.dataset)).transpose();
-        let place = || Some(sweep.origin.clone());
-        let invalid = |error| problem(place(), "folds", format!("folds: {error}"));
-        let folds = dimension(splits.map_err(invalid)?.unwrap_or_default());
-        let seeds = dimension(sweep.seeds.clone());
-        let points = points(sweep)?;
+        let place = |key: &str| Some(file.place(&[key]));
+        let invalid = |error| problem(place("folds"), "folds", format!("folds: {error}"));
+        let folds = splits.map_err(invalid)?.unwrap_or_default();
+        let folds = file.dimension("folds", "data.split", folds)?;
+        let seeds = file.dimension("seeds", "seed", sweep.seeds.clone())?;
+        let points = points(file)?;
         if points.len().saturating_mul(folds.len() * seeds.len()) > MAX_RUNS {
             let message = format!(
                 "the sweep has more than {MAX_RUNS} runs: shorten its lists, or use search: \
                  {{name: random, budget: N}}"
             );
-            return Err(problem(place(), "axes", message));
+            return Err(problem(place("axes"), "axes", message));
         }
         let axes: Vec<String> = pairs(&sweep.axes).map(|(key, _)| key.to_string()).collect();
         let mut runs = Vec::new();
         for seed in &seeds {
             for fold in &folds {
                 for point in &points {
-                    let (name, overrides) = point.with(&axes, *seed, fold.as_deref());
-                    let mut config = load(&overrides)?;
-                    if seed.is_some() && config.data.seed.is_none() {
+                    let name = point.run_name(seed.value, fold.value.as_deref());
+                    let overrides = [&common[..], &point.overrides, &seed.set, &fold.set].concat();
+                    let mut config = file.base.resolve(&overrides)?;
+                    if seed.value.is_some() && config.data.seed.is_none() {
                         // Runs of different seeds are compared on the same images.
                         config.data.seed = Some(unvaried.seed);
                     }
                     let (point, values) = (point.name.clone(), point.values.clone());
-                    runs.push(SweepRun { name, point, values, config, fold: fold.clone() });
+                    runs.push(SweepRun { name, point, values, config, fold: fold.value.clone() });
                 }
             }
         }
@@ -119,27 +120,16 @@ impl Sweep {
 }
 
 impl GridPoint {
-    /// Returns the name of this point's run with a seed on a fold, and its overrides of the config.
-    fn with(
-        &self,
-        axes: &[String],
-        seed: Option<u64>,
-        fold: Option<&str>,
-    ) -> (String, Vec<String>) {
-        let mut rest = Vec::new();
-        let values = axes.iter().map(String::as_str).zip(&self.values);
-        let mut overrides: Vec<String> = values.map(assignment).collect();
-        if let Some(seed) = seed {
-            rest.push(format!("seed={seed}"));
-            overrides.push(format!("seed={seed}"));
-        }
-        if let Some(fold) = fold {
+    /// Returns the name of this point's run with a seed on a fold.
+    fn run_name(&self, seed: Option<u64>, fold: Option<&str>) -> String {
+        let seed = seed.map(|seed| format!("seed={seed}"));
+        let fold = fold.map(|fold| {
             let number = fold.trim_start_matches("fold_");
-            rest.push(format!("fold={}", number.replace("_of_", "of")));
-            overrides.push(format!("data.split={fold}"));
-        }
+            format!("fold={}", number.replace("_of_", "of"))
+        });
+        let rest: Vec<String> = seed.into_iter().chain(fold).collect();
         let alone = self.values.is_empty() && !rest.is_empty();
-        (if alone { rest.join(",") } else { run_name(&self.name, &rest) }, overrides)
+        if alone { rest.join(",") } else { run_name(&self.name, &rest) }
     }
 }
 
@@ -165,31 +155,37 @@ impl SweepRun {
     }
 }
 
-/// Returns the values of a dimension of the grid: one `None` if it is not varied.
-fn dimension<T>(values: Vec<T>) -> Vec<Option<T>> {
-    if values.is_empty() { vec![None] } else { values.into_iter().map(Some).collect() }
+/// A seed or a fold of the grid.
+struct Coordinate<T> {
+    /// `None` if it is not varied.
+    value: Option<T>,
+    /// What sets it.
+    set: Vec<Document>,
 }
 
-/// Names the sweep in place of the `--set` that its values are passed on as.
-fn in_sweep(error: ConfigError, origin: &str) -> ConfigError {
-    let ConfigError::Invalid(mut problems) = error else {
-        return error;
-    };
-    for place in problems.iter_mut().filter_map(|problem| problem.place.as_mut()) {
-        if let Some(set) = place.strip_prefix("--set ") {
-            *place = format!("{origin}: {set}");
+impl SweepFile {
+    /// Returns the coordinates of a dimension of the grid, a `section` of the sweep that varies
+    /// `key`: one without a value if it is not varied.
+    fn dimension<T: Into<Value> + Clone>(
+        &self,
+        section: &str,
+        key: &str,
+        values: Vec<T>,
+    ) -> Result<Vec<Coordinate<T>>, ConfigError> {
+        if values.is_empty() {
+            return Ok(vec![Coordinate { value: None, set: Vec::new() }]);
         }
+        let of = |value: T| {
+            let set = vec![self.assigned(section, key, value.clone().into())?];
+            Ok(Coordinate { value: Some(value), set })
+        };
+        values.into_iter().map(of).collect()
     }
-    ConfigError::Invalid(problems)
-}
-
-/// Formats an override as `--set` takes it.
-fn assignment((key, value): (&str, &Value)) -> String {
-    format!("{key}={}", write::flow(value))
 }
 
 /// Returns the points of the grid that are run, in the grid's order.
-fn points(sweep: &SweepConfig) -> Result<Vec<GridPoint>, ConfigError> {
+fn points(file: &SweepFile) -> Result<Vec<GridPoint>, ConfigError> {
+    let sweep = &file.config;
     let axes: Vec<(&str, &[Value])> = pairs(&sweep.axes)
         .filter_map(|(key, values)| Some((key, values.as_sequence()?.as_slice())))
         .collect();
@@ -199,7 +195,7 @@ fn points(sweep: &SweepConfig) -> Result<Vec<GridPoint>, ConfigError> {
         Search::Grid if size > MAX_RUNS => {
             let message =
                 format!("the grid has {size} points: use search: {{name: random, budget: N}}");
-            return Err(problem(Some(sweep.origin.clone()), "search", message));
+            return Err(problem(Some(file.place(&["search"])), "search", message));
         }
         Search::Grid => (0..size).collect(),
         Search::Random { budget, seed } => sample(size, budget, seed),
@@ -208,6 +204,10 @@ fn points(sweep: &SweepConfig) -> Result<Vec<GridPoint>, ConfigError> {
     let axis_names = axis_names(&keys);
     let value_names: Vec<Vec<String>> =
         axes.iter().map(|(_, values)| value_names(values)).collect();
+    let set = |&(key, values): &(&str, &[Value])| {
+        values.iter().map(|value| file.assigned("axes", key, value.clone())).collect()
+    };
+    let set: Vec<Vec<Document>> = axes.iter().map(set).collect::<Result<_, _>>()?;
     Ok(chosen
         .into_iter()
         .map(|mut index| {
@@ -224,6 +224,7 @@ fn points(sweep: &SweepConfig) -> Result<Vec<GridPoint>, ConfigError> {
             GridPoint {
                 name: if parts.is_empty() { "base".to_string() } else { parts.join(",") },
                 values: each().map(|(axis, &index)| axes[axis].1[index].clone()).collect(),
+                overrides: each().map(|(axis, &index)| set[axis][index].clone()).collect(),
             }
         })
         .collect())
@@ -256,7 +257,7 @@ mod tests {
         fs::write(folder.path().join("base.yaml"), "seed: 7\ntrain: {epochs: 9}\n").unwrap();
         let file = folder.path().join("sweep.yaml");
         fs::write(&file, format!("name: s\nbase: base.yaml\n{rest}")).unwrap();
-        Sweep::new(&SweepConfig::load(&file)?)
+        Sweep::new(&SweepFile::load(&file)?)
     }
 
     fn names(sweep: &Sweep) -> Vec<&str> {
@@ -333,13 +334,44 @@ mod tests {
         for (rest, words) in [
             ("axes: {train.epoch: [1]}\n", "did you mean train.epochs?"),
             ("axes: {model.fusion.strategy: [gated, gatd]}\n", "did you mean gated?"),
-            ("set: {train.epochs: 0}\n", "sweep.yaml: train.epochs=0: train.epochs must be at"),
+            ("set: {train.epochs: 0}\n", "sweep.yaml:3: set: train.epochs must be at least"),
             ("folds: published\n", "no published folds"),
-            ("axes: {train.optimizer.lr: [.inf]}\n", "sweep.yaml: train.optimizer.lr=.inf: "),
+            ("axes: {train.optimizer.lr: [.inf]}\n", "sweep.yaml:3: axes: train.optimizer.lr must"),
             ("axes: {data.root: ['a #b']}\nset: {data.dataset: csv, data.seed: -1}\n", "data.seed"),
         ] {
             let error = sweep(rest).unwrap_err().to_string();
             assert!(error.contains(words), "{error}");
         }
+    }
+
+    #[test]
+    fn all_problems_of_a_sweep_are_reported_each_with_its_axis_and_line() {
+        let rest = "set:\n  train.epoch: 3\naxes:\n  train.los: [mse]\n  train.optimizer.lr: \
+                    [1e-3, high]\n  model.fusion.strategy: [gatd]\n";
+        let error = sweep(rest).unwrap_err().to_string();
+        let expected = [
+            ":4: set: unknown key train.epoch; did you mean train.epochs?",
+            ":6: axes: unknown key train.los; did you mean train.loss?",
+            ":7: axes: train.optimizer.lr must be a number, is \"high\"",
+            ":8: axes: model.fusion.strategy must be one of",
+        ];
+        assert_eq!(error.lines().count(), expected.len(), "{error}");
+        for (line, expected) in error.lines().zip(expected) {
+            assert!(line.contains(&format!("sweep.yaml{expected}")), "{line}");
+        }
+        let rest = "seed: [1]\nbse: x.yaml\nsearch: {name: random, budget: 0}\n";
+        let error = sweep(rest).unwrap_err().to_string();
+        assert!(error.contains("yaml:3: unknown key seed; a sweep changes keys"), "{error}");
+        assert!(error.contains("yaml:4: unknown key bse; did you mean base?"), "{error}");
+    }
+
+    #[test]
+    fn values_of_a_sweep_may_be_variables_of_the_environment() {
+        let rest = "set: {name: '${env:VMB_NOT_SET:x}'}\n\
+                    axes: {train.epochs: ['${env:VMB_NOT_SET:3}', 4]}\n";
+        let sweep = sweep(rest).unwrap();
+        let epochs: Vec<usize> = sweep.runs.iter().map(|run| run.config.train.epochs).collect();
+        assert_eq!(epochs, [3, 4]);
+        assert_eq!(sweep.runs[0].config.name, "x");
     }
 }

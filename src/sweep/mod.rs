@@ -9,7 +9,7 @@ mod launch;
 mod naming;
 mod results;
 
-pub use config::{Search, SweepConfig};
+pub use config::{Search, SweepConfig, SweepFile, json_schema};
 pub use cross_validation::cross_validate;
 pub use folds::Folds;
 pub use grid::{Shard, Sweep, SweepRun};

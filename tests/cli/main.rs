@@ -2,6 +2,7 @@
 
 mod commands;
 mod completions;
+mod config;
 mod damage;
 mod data;
 #[cfg(feature = "distributed")]

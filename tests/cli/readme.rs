@@ -83,7 +83,7 @@ fn every_command_in_the_documentation_has_a_subcommand_with_its_flags() {
         let joined = text.replace("\\\n", " ");
         for line in joined.lines().filter_map(|line| line.trim().strip_prefix("vmbeauty ")) {
             let words: Vec<&str> = line.split('#').next().unwrap().split_whitespace().collect();
-            let nested = ["data", "benchmark"].contains(&words[0]);
+            let nested = ["data", "benchmark", "config"].contains(&words[0]);
             let command = &words[..if nested { 2 } else { 1 }];
             let help = helps
                 .entry(command.join(" "))

@@ -16,7 +16,7 @@ use self::tables::{list, points_table};
 use super::console::{Console, ConsoleArgs};
 use super::output::print_result;
 use crate::run::Status;
-use crate::sweep::{Launch, Shard, Sweep, SweepConfig, collect};
+use crate::sweep::{Launch, Shard, Sweep, SweepFile, collect};
 use crate::train::Stop;
 
 /// Run an experiment at every point of a grid, with every seed, on every fold
@@ -52,7 +52,7 @@ pub(super) struct Args {
 
 /// Runs the subcommand. The exit code is 1 if a run failed.
 pub(super) fn run(args: &Args) -> Result<ExitCode> {
-    let sweep = Sweep::new(&SweepConfig::load(&args.sweep)?)?;
+    let sweep = Sweep::new(&SweepFile::load(&args.sweep)?)?;
     let default_root = || Path::new("runs").join(format!("{}-sweep", sweep.name));
     let root = args.output.clone().unwrap_or_else(default_root);
     let runs = sweep.shard(args.shard.unwrap_or(Shard { number: 1, of: 1 }));
