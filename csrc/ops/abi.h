@@ -35,6 +35,9 @@ char* vmb_sgd_step(void* const* params, void* const* grads, void* const* momentu
 /* Takes one Lion step. */
 char* vmb_lion_step(void* const* params, void* const* grads, void* const* exp_avgs, int64_t count,
                     double lr, double beta1, double beta2, double weight_decay);
+/* Removes the gradients of parameters, so that the next backward pass keeps those that it computes
+ * instead of adding them to zeros. */
+void vmb_remove_gradients(void* const* params, int64_t count);
 /* Computes the 2-norm of all gradients, and scales them in place to max_norm where that is above 0
  * and smaller. */
 char* vmb_clip_grad_norm(void* const* grads, int64_t count, double max_norm, double* norm);

@@ -35,6 +35,10 @@ void check_alike(const char* name, const Tensor& parameter, int64_t index,
 
 }  // namespace
 
+void vmb_remove_gradients(void* const* params, int64_t count) {
+  for (int64_t i = 0; i < count; ++i) tensor(params[i]).mutable_grad().reset();
+}
+
 char* vmb_adamw_step(void* const* params, void* const* grads, void* const* exp_avgs,
                      void* const* exp_avg_sqs, void* const* steps, int64_t count, double lr,
                      double beta1, double beta2, double weight_decay, double eps) {

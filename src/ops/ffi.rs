@@ -88,6 +88,7 @@ unsafe extern "C" {
         beta2: c_double,
         weight_decay: c_double,
     ) -> *mut c_char;
+    pub(super) fn vmb_remove_gradients(params: *const *mut c_void, count: i64);
     pub(super) fn vmb_clip_grad_norm(
         grads: *const *mut c_void,
         count: i64,

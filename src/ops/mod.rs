@@ -15,7 +15,7 @@ pub mod self_test;
 pub use autocast::autocast;
 pub use launches::{Launches, count_launches};
 pub use optimizer::{
-    AdamWStep, LionStep, SgdStep, adamw_step, clip_grad_norm, lion_step, sgd_step,
+    AdamWStep, LionStep, SgdStep, adamw_step, clip_grad_norm, lion_step, remove_gradients, sgd_step,
 };
 pub use recompute::recomputed;
 pub use scan::{

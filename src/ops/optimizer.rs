@@ -134,6 +134,15 @@ fn check_counts(name: &str, count: usize, lists: &[&[Tensor]]) -> Result<(), OpE
     }
 }
 
+/// Removes the gradients of parameters: the next backward pass keeps those that it computes, where
+/// it would otherwise add them to zeros.
+pub fn remove_gradients(parameters: &[Tensor]) {
+    // SAFETY: the tensors are borrowed for the call, which resets a field of theirs.
+    unsafe {
+        ffi::vmb_remove_gradients(ffi::pointers(parameters).as_ptr(), parameters.len() as i64)
+    }
+}
+
 /// Returns the 2-norm of all gradients together; scales them in place to `max_norm` if it is
 /// larger.
 pub fn clip_grad_norm(grads: &[Tensor], max_norm: Option<f64>) -> Result<f64, OpError> {

@@ -222,7 +222,7 @@ impl MambaParameters<'_> {
 
 /// Computes the inner part of a bidirectional Vision Mamba mixer (arXiv 2401.09417), between its
 /// `in_proj` and its `out_proj`: xz `(batch, length, 2 inner)` to `(batch, length, inner)`, the
-/// mean of a forward and a backward direction. Each is a [causal convolution](causal_conv1d_silu), the
+/// mean of a forward and a backward direction. Each is a causal convolution with SiLU, the
 /// projections to step sizes, B and C, and a gated [selective scan](selective_scan).
 ///
 /// Differentiable once, as one node that saves xz, the projections and the scans' states; backward

@@ -133,11 +133,9 @@ impl Optimizer {
         [self.config.lr, self.config.backbone_lr()].map(|base| schedule.lr(base, step))
     }
 
-    /// Resets the gradients of the parameters that are not frozen.
+    /// Removes the gradients of the parameters that are not frozen.
     pub fn zero_grad(&self) {
-        for parameter in self.unfrozen().flat_map(|group| &group.params) {
-            parameter.shallow_clone().zero_grad();
-        }
+        self.unfrozen().for_each(|group| ops::remove_gradients(&group.params));
     }
 
     /// Clips the gradients to a total 2-norm of `clip`, and updates the parameters with the
