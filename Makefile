@@ -1,7 +1,7 @@
 # `make demo` and `make test` set up everything that they need; `make help` lists the rest.
 CONFIG ?= configs/quickstart.yaml
 
-.PHONY: help python setup gloo cuda distributed build demo test test-distributed test-explain test-report test-attacks test-gpu test-kernels kernel-table kernel-tools lint clean
+.PHONY: help python setup gloo cuda distributed build demo test test-distributed test-explain test-report test-attacks test-gpu test-kernels test-python kernel-table kernel-tools lint clean
 
 help:
 	@echo "make demo    train VM-BeautyNet on synthetic faces and print PC, MAE and RMSE (CONFIG=FILE for another experiment)"
@@ -11,6 +11,7 @@ help:
 	@echo "make test-attacks   kill and stop runs, fill disks, feed hostile files, and count what goes wrong; up to ten minutes"
 	@echo "make test-gpu       run on a GPU what computes there, and compare it with the reference files; fails where there is none"
 	@echo "make test-kernels   run the CUDA kernels in a simulator and compare them with reference files; no GPU is needed"
+	@echo "make test-python    build the operators for PyTorch, examples/python, and run their tests; fetches what make cuda fetches"
 	@echo "make kernel-table   print what the CUDA kernels count there, the table of csrc/README.md"
 	@echo "make build   build target/release/vmbeauty"
 	@echo "make lint    check formatting, clippy and rustdoc with warnings denied, and the structure and words of the code"
@@ -70,6 +71,9 @@ kernel-tools: python
 
 test-kernels: kernel-tools
 	cd tests/ptx && python3 -B -m unittest test_kernels
+
+test-python: python
+	@python3 -B examples/python/run_tests.py
 
 kernel-table: kernel-tools
 	@cd tests/ptx && python3 -B counts.py

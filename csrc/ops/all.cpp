@@ -1,16 +1,18 @@
 // The files that include libtorch's headers, as one translation unit: each of them alone would
 // spend most of its compile time on the same headers.
 #include "ops/dispatch.cpp"  // first: it specializes templates that the others use
-#include "ops/abi.cpp"
 #include "ops/autocast.cpp"
-#include "ops/benchmark.cpp"
 #include "ops/bimamba_inner.cpp"
 #include "ops/causal_conv1d.cpp"
+#include "ops/selective_scan.cpp"
+#include "cuda/cuda_ops.cpp"
+#ifndef VMB_OPERATORS_ONLY  // as in the PyTorch extension, examples/python
+#include "ops/abi.cpp"
+#include "ops/benchmark.cpp"
 #include "ops/launches.cpp"
 #include "ops/optimizer.cpp"
 #include "ops/recompute.cpp"
-#include "ops/selective_scan.cpp"
-#include "cuda/cuda_ops.cpp"
 #ifndef VMB_DISTRIBUTED
 #include "distributed/distributed_absent.cpp"
+#endif
 #endif

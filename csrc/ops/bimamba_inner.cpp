@@ -15,6 +15,7 @@
 
 #include <array>
 
+#include "border.h"
 #include "cuda/cuda_ops.h"
 #include "dispatch.h"
 #include "launches.h"
@@ -299,16 +300,16 @@ Tensor bimamba_autograd(const Tensor& xz, at::TensorList forward, at::TensorList
                         std::string_view path) {
   if (xz.is_meta()) return bimamba_meta(xz, forward, backward, path);
   const auto parameters = joined(forward, backward);
-  const bool wants_gradients =
-      at::GradMode::is_enabled() &&
-      (xz.requires_grad() || torch::autograd::any_variable_requires_grad(parameters));
-  if (wants_gradients) {
+  auto operands = parameters;
+  operands.push_back(xz);
+  if (records_gradients("bimamba_inner", operands)) {
     check_arguments(xz, forward, backward);
     if (!has_kernels(xz)) return bimamba_eager(xz, parameters);
     return BimambaInner::apply(xz, at::TensorList(parameters), std::string(path));
   }
+  static const auto inner = op<decltype(bimamba)>("vm_beautynet::bimamba_inner");
   at::AutoDispatchBelowADInplaceOrView guard;
-  return bimamba(xz, forward, backward, path);
+  return inner.call(xz, forward, backward, path);
 }
 
 }  // namespace

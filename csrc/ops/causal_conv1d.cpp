@@ -4,6 +4,7 @@
 #include <torch/csrc/autograd/custom_function.h>
 #include <torch/library.h>
 
+#include "border.h"
 #include "cuda/cuda_ops.h"
 #include "dispatch.h"
 #include "launches.h"
@@ -187,6 +188,11 @@ Tensor conv_autograd(const Tensor& x, const Tensor& weight, const OptionalTensor
   const ConvInputs in{x, weight, bias.value_or(Tensor()), reverse};
   if (x.is_meta()) return conv_meta(in, path);
   if (!has_kernels(x)) return conv_eager(in);
+  if (!records_gradients("causal_conv1d_silu", {in.x, in.weight, in.bias})) {
+    static const auto inner = op<decltype(conv_autograd)>("vm_beautynet::causal_conv1d_silu");
+    at::AutoDispatchBelowADInplaceOrView guard;
+    return inner.call(x, weight, bias, reverse, path);
+  }
   return ConvFunction::apply(x, weight, bias, reverse, std::string(path));
 }
 

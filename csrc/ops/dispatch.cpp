@@ -1,6 +1,7 @@
 #include "dispatch.h"
 
 #include <ATen/ATen.h>
+#include <c10/core/GradMode.h>
 
 namespace vmb {
 
@@ -43,6 +44,18 @@ template <>
 const KernelTable<double>& kernels<double>(std::string_view path) {
   check_path(path);
   return kPortableDouble;
+}
+
+bool records_gradients(const char* name, at::TensorList operands) {
+  if (!c10::GradMode::is_enabled() ||
+      std::none_of(operands.begin(), operands.end(),
+                   [](const at::Tensor& t) { return t.defined() && t.requires_grad(); }))
+    return false;
+  for (const at::Tensor& t : operands)
+    TORCH_CHECK_NOT_IMPLEMENTED(!t.defined() || !t.key_set().has(c10::DispatchKey::Python), name,
+                                ": tensor subclasses, such as the fake tensors of torch.compile, "
+                                "have no gradient here: exclude the call from compilation");
+  return true;
 }
 
 at::Tensor empty_in_layout_of(const at::Tensor& like, at::ScalarType type) {

@@ -56,6 +56,10 @@ View<T> view_of(const at::Tensor& x, bool reverse = false) {
   return view;
 }
 
+// Whether autograd has to record the operator. Throws where it cannot: for a Python subclass, such
+// as a fake tensor of torch.compile, that has no data and operators of its own.
+bool records_gradients(const char* name, at::TensorList operands);
+
 // An uninitialized dense (batch, dim, length) tensor in the layout of `like`: channels or steps
 // innermost.
 at::Tensor empty_in_layout_of(const at::Tensor& like, at::ScalarType type);

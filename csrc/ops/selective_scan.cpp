@@ -14,6 +14,7 @@
 
 #include <algorithm>
 
+#include "border.h"
 #include "cuda/cuda_ops.h"
 #include "dispatch.h"
 #include "launches.h"
@@ -298,11 +299,10 @@ Tensor scan_autograd(const ScanInputs& x, std::string_view path) {
   variable_list given;
   for (const Tensor& t : x.tensors())
     if (t.defined()) given.push_back(t);
-  const bool wants_gradients =
-      at::GradMode::is_enabled() && torch::autograd::any_variable_requires_grad(given);
-  if (!wants_gradients) {
+  if (!records_gradients("selective_scan", given)) {
+    static const auto inner = op<ScanOp::Function>("vm_beautynet::selective_scan");
     at::AutoDispatchBelowADInplaceOrView guard;
-    return scan(x, path);
+    return ScanOp::call(inner, x, path);
   }
   return ScanFunction::apply(at::TensorList(given), x, std::string(path));
 }
