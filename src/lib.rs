@@ -25,3 +25,9 @@ pub mod run;
 pub mod sweep;
 pub mod tensorboard;
 pub mod train;
+
+#[cfg(test)]
+extern crate self as vm_beautynet;
+#[cfg(test)]
+#[path = "../tests/gpu/mod.rs"]
+mod test_gpu;

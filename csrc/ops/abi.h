@@ -46,7 +46,7 @@ char* vmb_clip_grad_norm(void* const* grads, int64_t count, double max_norm, dou
  * `out`, as new tensors; null where a leaf has none. */
 char* vmb_gradients(const void* out, const void* dout, void* const* leaves, int64_t count,
                     void** gradients);
-/* Counts the CPU memory that libtorch allocates for this thread, until the watch ends on the same
+/* Counts the memory that libtorch allocates for this thread, until the watch ends on the same
  * thread. */
 char* vmb_memory_watch_begin(void** watch);
 /* The peak of allocated bytes since the watch began or was last read, minus those at that time. */
@@ -85,6 +85,22 @@ const char* vmb_libtorch_version(void);
 /* Whether libtorch's CUDA libraries are loaded: true in every build against a libtorch with CUDA,
  * with or without a GPU. */
 int vmb_cuda_loaded(void);
+/* A GPU; compute_capability is 90 for 9.0. */
+typedef struct {
+  char name[256];
+  unsigned char uuid[16];
+  int compute_capability;
+  int64_t memory_bytes;
+} vmb_gpu;
+/* Counts the GPUs that CUDA finds; the message says why there is none. 0 in a build for the CPU. */
+char* vmb_gpu_count(int* count);
+char* vmb_gpu_properties(int index, vmb_gpu* gpu);
+/* CUDA's versions, as in 13000 for 13.0; 0 without a driver, and both in a build for the CPU. */
+void vmb_cuda_versions(int* driver, int* runtime);
+/* Sets for the process whether GPUs multiply float32 in TF32, and whether cuDNN and attention are
+ * bit for bit reproducible. */
+void vmb_set_gpu_math(int tf32, int deterministic);
+int vmb_gpu_math_uses_tf32(void);
 /* The instruction set that path "auto" selects on this machine; a static string. */
 const char* vmb_best_path(void);
 int vmb_path_available(const char* path);

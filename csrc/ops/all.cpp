@@ -9,6 +9,7 @@
 #ifndef VMB_OPERATORS_ONLY  // as in the PyTorch extension, examples/python
 #include "ops/abi.cpp"
 #include "ops/benchmark.cpp"
+#include "ops/gpu.cpp"
 #include "ops/launches.cpp"
 #include "ops/optimizer.cpp"
 #include "ops/recompute.cpp"

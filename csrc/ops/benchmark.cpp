@@ -18,14 +18,13 @@ namespace {
 using at::Tensor;
 using vmb::guarded, vmb::tensor, vmb::tensors;
 
-// libtorch reports every block of CPU memory that it allocates or frees to the current object of
+// libtorch reports every block of memory that it allocates or frees to the current object of
 // the thread, and passes that object to the threads of the autograd engine. Its own profiler counts
 // memory in the same way.
 struct MemoryCounter : c10::MemoryReportingInfoBase {
   int64_t now = 0, start = 0, peak = 0;
 
-  void reportMemoryUsage(void*, int64_t bytes, size_t, size_t, c10::Device device) override {
-    if (!device.is_cpu()) return;
+  void reportMemoryUsage(void*, int64_t bytes, size_t, size_t, c10::Device) override {
     now += bytes;
     peak = std::max(peak, now);
   }

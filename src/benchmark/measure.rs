@@ -1,6 +1,8 @@
-//! The median of several runs, and the memory of this process.
+//! The median of several runs, the end of what a device computes, and the memory of this process.
 
 use std::fs;
+
+use tch::{Cuda, Device};
 
 /// Returns the median: of an even number of values the mean of the two in the middle; NaN of none.
 pub fn median(mut values: Vec<f64>) -> f64 {
@@ -9,6 +11,13 @@ pub fn median(mut values: Vec<f64>) -> f64 {
         0 => f64::NAN,
         n if n % 2 == 1 => values[n / 2],
         n => (values[n / 2 - 1] + values[n / 2]) / 2.0,
+    }
+}
+
+/// Waits until the device has computed all that it was given.
+pub fn synchronize(device: Device) {
+    if let Device::Cuda(index) = device {
+        Cuda::synchronize(index as i64);
     }
 }
 

@@ -6,7 +6,7 @@ use std::time::Instant;
 use serde::Serialize;
 use tch::{Device, Kind, Tensor};
 
-use crate::benchmark::measure::median;
+use crate::benchmark::measure::{median, synchronize};
 use crate::ops::profiler::{MemoryWatch, Pass, gradients, run_scan_arithmetic};
 use crate::ops::{OpError, Path, ScanInputs, selective_scan, selective_scan_eager};
 
@@ -28,7 +28,9 @@ pub struct ScanBenchmarkSettings {
     pub cases: Vec<([i64; 4], Layout)>,
     /// Runs of each implementation; the medians are reported.
     pub runs: usize,
-    /// The instruction set of our kernels.
+    /// The device.
+    pub device: Device,
+    /// The instruction set of our kernels on the CPU.
     pub path: Path,
 }
 
@@ -37,10 +39,10 @@ impl ScanBenchmarkSettings {
     pub const SHAPES: [[i64; 4]; 2] = [[8, 384, 197, 16], [2, 384, 4096, 16]];
 
     /// Returns settings with every shape in both layouts, those of mamba-ssm's interface first.
-    pub fn in_both_layouts(shapes: &[[i64; 4]], runs: usize, path: Path) -> Self {
+    pub fn in_both_layouts(shapes: &[[i64; 4]], runs: usize, device: Device, path: Path) -> Self {
         let with = |layout| shapes.iter().map(move |&shape| (shape, layout));
         let cases = with(Layout::ChannelsFirst).chain(with(Layout::ChannelsLast)).collect();
-        Self { cases, runs, path }
+        Self { cases, runs, device, path }
     }
 }
 
@@ -59,10 +61,11 @@ pub struct ScanMeasurement {
     pub eager_ms: f64,
     /// `eager_ms / ours_ms`.
     pub ratio: f64,
-    /// Median time of the arithmetic alone, milliseconds ([`run_scan_arithmetic`]).
-    pub limit_ms: f64,
+    /// Median time of the arithmetic alone, milliseconds ([`run_scan_arithmetic`]); `None` on a
+    /// GPU.
+    pub limit_ms: Option<f64>,
     /// `limit_ms / ours_ms`: 1 would be a scan that costs nothing but its arithmetic.
-    pub limit_fraction: f64,
+    pub limit_fraction: Option<f64>,
     /// Peak memory during the pass beyond what was allocated before it: results, saved tensors and
     /// workspaces.
     pub ours_peak_bytes: i64,
@@ -90,9 +93,9 @@ struct Operands {
 
 impl Operands {
     /// Samples operands of the magnitudes in a freshly initialized Vim from torch's generator.
-    fn random(shape: [i64; 4], layout: Layout) -> Result<Self, OpError> {
+    fn random(shape: [i64; 4], layout: Layout, device: Device) -> Result<Self, OpError> {
         let [b, d, l, n] = shape;
-        let options = (Kind::Float, Device::Cpu);
+        let options = (Kind::Float, device);
         let sequence = |rows: i64, scale: f64| -> Result<Tensor, OpError> {
             let tensor = match layout {
                 Layout::ChannelsFirst => Tensor::f_randn([b, rows, l], options)?,
@@ -131,12 +134,15 @@ impl Operands {
         let leaves: Vec<&Tensor> = self.leaves.iter().collect();
         let inputs = ScanInputs::from_operands(&self.leaves, false);
         let mut watch = MemoryWatch::start()?;
+        synchronize(self.dout.device());
         let start = Instant::now();
         let out = scan(&inputs, path)?;
+        synchronize(self.dout.device());
         let forward = start.elapsed().as_secs_f64();
         let forward_peak = watch.peak();
         let start = Instant::now();
         let found = gradients(&out, &self.dout, &leaves)?;
+        synchronize(self.dout.device());
         let backward = start.elapsed().as_secs_f64();
         let backward_peak = watch.peak();
         drop(found);
@@ -174,13 +180,15 @@ fn measure(
     layout: Layout,
     settings: &ScanBenchmarkSettings,
 ) -> Result<[ScanMeasurement; 2], OpError> {
-    let operands = Operands::random(shape, layout)?;
+    let operands = Operands::random(shape, layout, settings.device)?;
     let (mut ours, mut eager, mut limit) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..settings.runs.max(1) {
         ours.push(operands.warm_run(selective_scan, settings.path)?);
         eager.push(operands.warm_run(|inputs, _| selective_scan_eager(inputs), settings.path)?);
-        let forward = time_arithmetic(shape, Pass::Forward, settings.path)?;
-        limit.push([forward, time_arithmetic(shape, Pass::Backward, settings.path)?]);
+        if settings.device == Device::Cpu {
+            let forward = time_arithmetic(shape, Pass::Forward, settings.path)?;
+            limit.push([forward, time_arithmetic(shape, Pass::Backward, settings.path)?]);
+        }
     }
     let bytes = operands.inputs_outputs_bytes();
     Ok([Pass::Forward, Pass::Backward].map(|pass| {
@@ -189,7 +197,8 @@ fn measure(
             |runs: &[Run]| 1e3 * median(runs.iter().map(|run| run.seconds[index]).collect());
         let peak = |runs: &[Run]| runs.iter().map(|run| run.peak_bytes[index]).max().unwrap_or(0);
         let (ours_ms, eager_ms) = (milliseconds(&ours), milliseconds(&eager));
-        let limit_ms = 1e3 * median(limit.iter().map(|seconds| seconds[index]).collect());
+        let limit = || 1e3 * median(limit.iter().map(|seconds| seconds[index]).collect());
+        let limit_ms = (settings.device == Device::Cpu).then(limit);
         ScanMeasurement {
             shape,
             pass,
@@ -198,7 +207,7 @@ fn measure(
             eager_ms,
             ratio: eager_ms / ours_ms,
             limit_ms,
-            limit_fraction: limit_ms / ours_ms,
+            limit_fraction: limit_ms.map(|limit_ms| limit_ms / ours_ms),
             ours_peak_bytes: peak(&ours),
             eager_peak_bytes: peak(&eager),
             inputs_outputs_bytes: bytes[index],
@@ -215,18 +224,33 @@ fn time_arithmetic(shape: [i64; 4], pass: Pass, path: Path) -> Result<f64, OpErr
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::test_gpu::gpu;
 
     #[test]
     fn the_scan_allocates_little_and_the_eager_one_every_state() {
+        check_memory(Device::Cpu);
+    }
+
+    #[test]
+    fn on_a_gpu_the_scan_allocates_little_and_the_eager_one_every_state() {
+        if let Some(device) = gpu() {
+            check_memory(device);
+        }
+    }
+
+    fn check_memory(device: Device) {
         let shape = [2, 64, 200, 16];
-        let settings = ScanBenchmarkSettings::in_both_layouts(&[shape], 1, Path::Auto);
+        let settings = ScanBenchmarkSettings::in_both_layouts(&[shape], 1, device, Path::Auto);
         let found = benchmark_scan(&settings, |_, _| ()).unwrap();
         assert_eq!(found.len(), 4);
         let states = 4 * shape.iter().product::<i64>();
         for one in found {
             assert!(2 * one.ours_peak_bytes <= 3 * one.inputs_outputs_bytes, "{one:?}");
             assert!(one.eager_peak_bytes >= states, "{one:?}");
-            assert!(one.ours_ms > 0.0 && one.eager_ms > 0.0 && one.limit_ms > 0.0, "{one:?}");
+            assert!(
+                one.ours_ms > 0.0 && one.eager_ms > 0.0 && one.limit_ms.is_none_or(|ms| ms > 0.0),
+                "{one:?}"
+            );
         }
     }
 }

@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 use serde::Serialize;
 use tch::{Device, Kind, Tensor};
 
-use crate::benchmark::measure::{median, peak_bytes};
+use crate::benchmark::measure::{median, peak_bytes, synchronize};
 use crate::config::{BackboneShape, Branch, Config};
 use crate::data::{self, HostBatch, ImageDataset, Loader, LoaderOptions, Mode};
 use crate::eval::evaluate;
@@ -78,7 +78,7 @@ pub fn benchmark_train(
     steps: usize,
     progress: &mut dyn FnMut(&str),
 ) -> Result<TrainBenchmark> {
-    let device = device::select(config.device)?;
+    let device = device::select(config)?;
     progress("loading the dataset");
     let mut bench = Bench::new(config, device)?;
     progress("training");
@@ -205,9 +205,7 @@ impl<'a> Bench<'a> {
 
     /// Returns the seconds since the last call, after synchronizing the device.
     fn lap(&self, clock: &mut Instant) -> f64 {
-        if let Device::Cuda(index) = self.net.device() {
-            tch::Cuda::synchronize(index as i64);
-        }
+        synchronize(self.net.device());
         let seconds = clock.elapsed().as_secs_f64();
         *clock = Instant::now();
         seconds
@@ -274,9 +272,7 @@ fn gemm_gflops(config: &Config, device: Device) -> Result<f64> {
     for _ in 0..RUNS {
         let start = Instant::now();
         let product = x.f_linear(&weight, None::<&Tensor>)?;
-        if let Device::Cuda(index) = device {
-            tch::Cuda::synchronize(index as i64);
-        }
+        synchronize(device);
         seconds.push(start.elapsed().as_secs_f64());
         drop(product);
     }

@@ -85,7 +85,7 @@ fn open_model(path: &Path, overrides: &[String]) -> Result<(Config, BeautyNet)> 
     let config = Config::load(path, overrides)?;
     config.model.check_weights()?;
     tch::manual_seed(config.seed as i64);
-    let net = BeautyNet::new(&config, device::select(config.device)?)?;
+    let net = BeautyNet::new(&config, device::select(&config)?)?;
     net.notes().iter().for_each(|note| say(&note.to_string()));
     Ok((config, net))
 }

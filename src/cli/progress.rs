@@ -145,10 +145,10 @@ impl<R: ConsoleRecord> Observer<R> for Progress {
         if self.console.is_verbose() {
             self.show_bar(start);
         }
+        self.console.info(&start.compute.to_string());
         self.console.info(&format!(
-            "{name}: {images}; {} parameters on {}; writing {}",
+            "{name}: {images}; {} parameters; writing {}",
             thousands(start.parameters),
-            start.device,
             self.root.display()
         ));
         for note in start.notes {

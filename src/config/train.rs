@@ -46,9 +46,19 @@ section! {
         /// each block again in backward. Less memory, more time, the same results.
         pub checkpoint_activations: bool = false,
         /// `float32`; `bf16` or `fp16` (mixed precision: matrix products in it, the rest and all
-        /// weights in float32; fp16 with a loss scale); `auto`: bf16 on GPUs and on CPUs with
-        /// AVX512-BF16, float32 on others. Validation is always in float32.
+        /// weights in float32; fp16 with a loss scale); `auto`: bf16 on GPUs of compute capability
+        /// 8.0 or later (older ones have no tensor cores for it) and on CPUs with AVX512-BF16,
+        /// float32 on others. Validation is always in float32.
         pub precision: Precision = Precision::Float32,
+        /// Let GPUs round the operands of float32 products to TF32, which has 10 bits after the
+        /// point in place of 23, for their tensor cores. `false`: float32 is float32, on every
+        /// device.
+        pub tf32: bool = false,
+        /// Train the same weights bit for bit in every run on one GPU, also when resumed: cuDNN and
+        /// the ViT's attention take only algorithms that add in a fixed order. They are slower, and
+        /// attention then stores its weights, batch × heads × tokens² numbers in each block. The
+        /// selective scan adds in a fixed order anyway, and on a CPU everything does.
+        pub deterministic: bool = false,
         /// What happens when a loss or gradient is not finite: `stop` with a report of where it
         /// began, or `skip` the step.
         pub on_nan: OnNan = OnNan::Stop,

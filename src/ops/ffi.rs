@@ -30,6 +30,15 @@ pub(super) struct RawScanInputs {
     pub reverse: c_int,
 }
 
+/// `vmb_gpu`.
+#[repr(C)]
+pub(super) struct RawGpu {
+    pub name: [c_char; 256],
+    pub uuid: [u8; 16],
+    pub compute_capability: c_int,
+    pub memory_bytes: i64,
+}
+
 unsafe extern "C" {
     pub(super) fn vmb_selective_scan(
         x: *const RawScanInputs,
@@ -134,6 +143,11 @@ unsafe extern "C" {
     pub(super) fn vmb_keep_freed_memory();
     pub(super) fn vmb_libtorch_version() -> *const c_char;
     pub(super) fn vmb_cuda_loaded() -> c_int;
+    pub(super) fn vmb_gpu_count(count: *mut c_int) -> *mut c_char;
+    pub(super) fn vmb_gpu_properties(index: c_int, gpu: *mut RawGpu) -> *mut c_char;
+    pub(super) fn vmb_cuda_versions(driver: *mut c_int, runtime: *mut c_int);
+    pub(super) fn vmb_set_gpu_math(tf32: c_int, deterministic: c_int);
+    pub(super) fn vmb_gpu_math_uses_tf32() -> c_int;
     pub(super) fn vmb_best_path() -> *const c_char;
     pub(super) fn vmb_path_available(path: *const c_char) -> c_int;
     fn vmb_free_message(message: *mut c_char);

@@ -5,6 +5,7 @@
 mod autocast;
 pub mod distributed;
 mod ffi;
+pub mod gpu;
 mod launches;
 mod optimizer;
 pub mod profiler;
@@ -34,13 +35,6 @@ pub fn libtorch_version() -> String {
     unsafe { std::ffi::CStr::from_ptr(ffi::vmb_libtorch_version()) }.to_string_lossy().into_owned()
 }
 
-/// Returns whether libtorch's CUDA libraries are loaded: true in every build with CUDA, with or
-/// without a GPU, and in no other.
-pub fn cuda_loaded() -> bool {
-    // SAFETY: reads a table that libtorch fills when its libraries are loaded.
-    unsafe { ffi::vmb_cuda_loaded() != 0 }
-}
-
 /// Makes the allocator keep freed memory for the next step: training allocates the same sizes in
 /// every step, and returning pages to the system in between costs a tenth of a small model's step.
 /// Applies to the entire process; call it once, at the start.
@@ -63,15 +57,5 @@ pub fn ignores_signal(signal: i32) -> bool {
 impl From<tch::TchError> for OpError {
     fn from(error: tch::TchError) -> Self {
         Self(error.to_string())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn cuda_is_loaded_exactly_in_builds_with_cuda() {
-        assert_eq!(cuda_loaded(), cfg!(vmb_cuda));
     }
 }

@@ -38,8 +38,8 @@ pub fn gradients(
         .collect())
 }
 
-/// Counts the CPU memory that libtorch allocates and frees for this thread until it is dropped:
-/// tensors, what autograd saves, and the workspaces of this project's kernels.
+/// Counts the memory, of the CPU and of GPUs, that libtorch allocates and frees for this thread
+/// until it is dropped: tensors, what autograd saves, and the workspaces of this project's kernels.
 #[derive(Debug)]
 pub struct MemoryWatch(*mut c_void);
 

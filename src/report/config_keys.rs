@@ -8,7 +8,7 @@ use serde_yaml::Value;
 use crate::config::{Config, DatasetName};
 
 /// Keys that do not affect what a model is.
-const IGNORED: [&str; 10] = [
+const IGNORED: [&str; 11] = [
     "name",
     "seed",
     "device",
@@ -18,6 +18,7 @@ const IGNORED: [&str; 10] = [
     "data.cache_dir",
     "train.threads",
     "train.checkpoint_minutes",
+    "train.deterministic",
     "train.tensorboard",
 ];
 

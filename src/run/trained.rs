@@ -32,7 +32,7 @@ impl Run {
     pub fn open(path: &Path, overrides: &[String]) -> Result<Self> {
         let (folder, weights_file) = locate(path)?;
         let config = Config::load(&folder.join(CONFIG_FILE), overrides)?;
-        let device: Device = device::select(config.device)?;
+        let device: Device = device::select(&config)?;
         let net = BeautyNet::without_pretrained(&config, device)?;
         check_unchanged(&weights_file)?;
         weights::load(&net.parameters(), &weights_file)?;

@@ -21,7 +21,7 @@ use crate::train::{AfterEpoch, Observer, Start, StepRecord, Validated};
 const TILES: usize = 32;
 const TILE_COLUMNS: usize = 8;
 /// Keys that affect where and how a run is trained, but not its result.
-const NOT_COMPARED: [&str; 12] = [
+const NOT_COMPARED: [&str; 13] = [
     "name",
     "device",
     "data.root",
@@ -34,6 +34,7 @@ const NOT_COMPARED: [&str; 12] = [
     "train.threads",
     "train.checkpoint_minutes",
     "train.checkpoint_activations",
+    "train.deterministic",
 ];
 
 /// Logs the scalars of every step and epoch, the first batch and the predictions as images, weights

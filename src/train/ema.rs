@@ -85,10 +85,17 @@ impl Ema {
 
 #[cfg(test)]
 mod tests {
+    use tch::Device;
+
     use super::*;
+    use crate::test_gpu::gpu;
 
     fn parameter(value: f32) -> (String, Tensor) {
-        ("w".to_string(), Tensor::from_slice(&[value]))
+        parameter_on(Device::Cpu, value)
+    }
+
+    fn parameter_on(device: Device, value: f32) -> (String, Tensor) {
+        ("w".to_string(), Tensor::from_slice(&[value]).to_device(device))
     }
 
     fn value(list: &[(String, Tensor)]) -> f64 {
@@ -97,7 +104,19 @@ mod tests {
 
     #[test]
     fn the_average_follows_the_weights_slowly_but_for_the_first_steps() {
-        let parameters = [parameter(0.0)];
+        check_average(Device::Cpu);
+    }
+
+    #[test]
+    fn on_a_gpu_the_average_follows_the_weights_and_is_exchanged_with_them() {
+        if let Some(device) = gpu() {
+            check_average(device);
+            check_exchange(device);
+        }
+    }
+
+    fn check_average(device: Device) {
+        let parameters = [parameter_on(device, 0.0)];
         let mut ema = Ema::new(&parameters, 0.5);
         let _ = parameters[0].1.shallow_clone().fill_(1.0);
         ema.update(1).unwrap(); // decay 2/11
@@ -108,7 +127,11 @@ mod tests {
 
     #[test]
     fn exchanging_twice_changes_nothing() {
-        let parameters = [parameter(0.1)];
+        check_exchange(Device::Cpu);
+    }
+
+    fn check_exchange(device: Device) {
+        let parameters = [parameter_on(device, 0.1)];
         let mut ema = Ema::new(&parameters, 0.9);
         let _ = parameters[0].1.shallow_clone().fill_(0.7);
         ema.exchange().unwrap();

@@ -1,6 +1,7 @@
 //! Training and pretraining: one loop over optimizer steps, and what it is made of.
 
 mod checkpoint;
+pub mod compute;
 pub mod distributed;
 pub mod ema;
 pub mod groups;
@@ -18,6 +19,7 @@ pub mod stop;
 mod supervised;
 mod trainer;
 
+pub use compute::Compute;
 pub use distributed::World;
 pub use observer::{AfterEpoch, Observer, Skipped, Start, StepRecord, Validated};
 pub use stop::{Request, Stop, Stopped};

@@ -1,5 +1,6 @@
 //! What observers of a run are told.
 
+use super::compute::Compute;
 use crate::config::{Branch, Config};
 use crate::data::{HostBatch, ImageDataset};
 use crate::eval::metrics::Metrics;
@@ -21,8 +22,8 @@ pub struct Start<'a> {
     pub skipped_rows: usize,
     /// Number of trained parameters.
     pub parameters: i64,
-    /// The name of the device.
-    pub device: &'a str,
+    /// What computes.
+    pub compute: &'a Compute,
     /// Number of epochs.
     pub epochs: usize,
     /// Optimizer steps in an epoch.

@@ -7,6 +7,7 @@ use tch::{Device, Kind, Tensor};
 
 use crate::config::Precision;
 use crate::ops;
+use crate::ops::gpu::{self, Gpu};
 
 /// The initial scale, and how it changes; PyTorch's values.
 const FIRST_SCALE: f64 = 65536.0;
@@ -16,16 +17,28 @@ const GROWTH_INTERVAL: u32 = 2000;
 
 /// Returns the type that autocast uses for this precision on this device, if any.
 ///
-/// `auto` is bfloat16 on GPUs (from Ampere on they have tensor cores for it, and it needs no loss
-/// scale) and on CPUs that multiply in it (AVX512-BF16, which
-/// is 1.5 times as fast); float32 on other CPUs, which would have to emulate it.
+/// `auto` is bfloat16, which needs no loss scale, on GPUs with tensor cores for it (from Ampere on)
+/// and on CPUs that multiply in it (AVX512-BF16, which is 1.5 times as fast); float32 on others,
+/// which would have to emulate it.
 pub fn autocast_kind(precision: Precision, device: Device) -> Option<Kind> {
     match precision {
         Precision::Float32 => None,
         Precision::Bf16 => Some(Kind::BFloat16),
         Precision::Fp16 => Some(Kind::Half),
-        Precision::Auto => (device.is_cuda() || cpu_has_bf16()).then_some(Kind::BFloat16),
+        Precision::Auto => {
+            let native = match device {
+                Device::Cuda(index) => {
+                    gpu::gpus().is_ok_and(|gpus| gpus.get(index).is_some_and(gpu_has_bf16))
+                }
+                _ => cpu_has_bf16(),
+            };
+            native.then_some(Kind::BFloat16)
+        }
     }
+}
+
+fn gpu_has_bf16(gpu: &Gpu) -> bool {
+    gpu.compute_capability >= gpu::AMPERE
 }
 
 /// Returns whether this processor multiplies in bfloat16.
@@ -122,7 +135,17 @@ mod tests {
         assert!(LossScale::of(Some(Kind::BFloat16)).is_none() && LossScale::of(None).is_none());
         let auto = autocast_kind(Precision::Auto, Device::Cpu);
         assert_eq!(auto, cpu_has_bf16().then_some(Kind::BFloat16));
-        assert_eq!(autocast_kind(Precision::Auto, Device::Cuda(0)), Some(Kind::BFloat16));
+        let card = |compute_capability| Gpu {
+            name: String::new(),
+            uuid: String::new(),
+            compute_capability,
+            memory_bytes: 0,
+            kernels: None,
+        };
+        assert_eq!(
+            [75, 80, 90].map(|capability| gpu_has_bf16(&card(capability))),
+            [false, true, true]
+        );
         assert_eq!(autocast_kind(Precision::Fp16, Device::Cpu), Some(Kind::Half));
     }
 }

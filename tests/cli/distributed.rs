@@ -76,12 +76,23 @@ fn with<'a>(first: &[&'a str], rest: &[&'a str]) -> Vec<&'a str> {
 
 #[test]
 fn two_processes_with_batch_8_are_one_with_batch_16() {
-    let sandbox = Sandbox::new();
+    check_two_processes(&Sandbox::new());
+}
+
+/// NCCL refuses two ranks on one GPU, so that Gloo connects them.
+#[test]
+fn on_a_gpu_two_processes_with_batch_8_are_one_with_batch_16() {
+    if let Some(sandbox) = Sandbox::on_a_gpu() {
+        check_two_processes(&sandbox);
+    }
+}
+
+fn check_two_processes(sandbox: &Sandbox) {
     let one = with(&["train", "small.yaml", "--output", "one"], &STEPS);
     sandbox.done(&with(&one, &["--set", "train.batch_size=16"]));
     let two = with(&["train", "small.yaml", "--output", "two"], &STEPS);
     let two = with(&two, &["--set", "train.batch_size=8"]);
-    for output in ended(start(&sandbox, [&two, &two])) {
+    for output in ended(start(sandbox, [&two, &two])) {
         let errors = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success(), "{errors}");
     }

@@ -69,6 +69,33 @@ fn assert_same(run: &Path, whole: &Path, what: &str) {
     }
 }
 
+/// The model computes every kind of layer; the interruption is in the middle of an epoch.
+#[test]
+fn a_run_stopped_within_an_epoch_ends_as_a_whole_one() {
+    check_stopped_and_resumed(&Sandbox::new());
+}
+
+#[test]
+fn on_a_gpu_a_deterministic_run_stopped_within_an_epoch_ends_as_a_whole_one() {
+    if let Some(sandbox) = Sandbox::on_a_gpu() {
+        check_stopped_and_resumed(&sandbox);
+    }
+}
+
+fn check_stopped_and_resumed(sandbox: &Sandbox) {
+    let arguments = |run| train_arguments(run, &SETTINGS);
+    sandbox.done(&arguments("whole"));
+    let mut child = start(sandbox, &arguments("stopped"));
+    wait_for("a checkpoint within an epoch", || {
+        let checkpoint = sandbox.path("stopped").join(CHECKPOINT);
+        checkpoint.exists() && progress(&sandbox.path("stopped"))["within"]["batches"] != 0
+    });
+    child.kill().unwrap();
+    child.wait().unwrap();
+    sandbox.done(&[&arguments("stopped")[..], &["--resume"]].concat());
+    assert_same(&sandbox.path("stopped"), &sandbox.path("whole"), "stopped");
+}
+
 #[test]
 fn runs_killed_at_twenty_random_moments_end_as_one_that_was_not() {
     let sandbox = Sandbox::new();

@@ -5,11 +5,14 @@ mod completions;
 mod config;
 mod damage;
 mod data;
+mod devices;
 #[cfg(feature = "distributed")]
 mod distributed;
 mod examples;
 mod explain;
 mod explain_faces;
+#[path = "../gpu/mod.rs"]
+mod gpu;
 mod images;
 #[cfg(unix)]
 mod interrupted;

@@ -37,13 +37,24 @@ fn mixed_precision_rounds_and_auto_uses_bf16_only_where_it_is_native() {
 
 #[test]
 fn checkpointed_activations_change_nothing_but_the_memory() {
-    let sandbox = Sandbox::new();
+    check_checkpointed_activations(&Sandbox::new());
+}
+
+#[test]
+fn on_a_gpu_checkpointed_activations_change_nothing_and_mixed_precision_is_finite() {
+    if let Some(sandbox) = Sandbox::on_a_gpu() {
+        check_checkpointed_activations(&sandbox);
+        check_deep_stack(&sandbox);
+    }
+}
+
+fn check_checkpointed_activations(sandbox: &Sandbox) {
     for precision in ["float32", "bf16"] {
         let precision = format!("train.precision={precision}");
         let set = [&precision, "model.vit.drop_path=0.3", "model.mamba.depth=2"];
-        train(&sandbox, "kept", &set);
+        train(sandbox, "kept", &set);
         let again = [&set[..], &["train.checkpoint_activations=true"]].concat();
-        train(&sandbox, "again", &again);
+        train(sandbox, "again", &again);
         let [kept, again] = ["kept", "again"].map(|run| sandbox.path(run));
         assert_eq!(largest_difference([&kept, &again]), 0.0, "{precision}");
         for run in [kept, again] {
@@ -54,11 +65,14 @@ fn checkpointed_activations_change_nothing_but_the_memory() {
 
 #[test]
 fn a_deep_stack_trains_in_mixed_precision_without_a_nan() {
+    check_deep_stack(&Sandbox::new());
+}
+
+fn check_deep_stack(sandbox: &Sandbox) {
     // hustvl/Vim's issue 30: under autocast the loss becomes NaN within a few hundred steps.
-    let sandbox = Sandbox::new();
     for precision in ["bf16", "fp16"] {
         train(
-            &sandbox,
+            sandbox,
             precision,
             &[
                 &format!("train.precision={precision}"),

@@ -6,11 +6,18 @@ use vm_beautynet::config::Config;
 use vm_beautynet::models::{BeautyNet, ForwardContext, Images};
 
 use crate::files::{Reference, assert_close, matching};
+use crate::gpu::gpu;
 use crate::{VIM_SIZES, VIT_SIZES};
 
 /// Returns a network of one branch, in the sizes of the reference file's metadata and with its
 /// weights; the head is one linear layer.
-pub(crate) fn network(case: &Reference, branch: &str, preset: &str, sizes: &[&str]) -> BeautyNet {
+pub(crate) fn network(
+    case: &Reference,
+    branch: &str,
+    preset: &str,
+    sizes: &[&str],
+    device: Device,
+) -> BeautyNet {
     let mut overrides = vec![
         format!("model.fusion.strategy={branch}_only"),
         format!("model.{branch}.name={preset}"),
@@ -22,7 +29,7 @@ pub(crate) fn network(case: &Reference, branch: &str, preset: &str, sizes: &[&st
         }
     }
     let config = Config::from_yaml("", "reference", &overrides).unwrap();
-    let net = BeautyNet::new(&config, Device::Cpu).unwrap();
+    let net = BeautyNet::new(&config, device).unwrap();
     let _guard = tch::no_grad_guard();
     let weights = case.with_prefix("model.");
     let prefix = format!("{branch}.");
@@ -40,12 +47,13 @@ pub(crate) fn network(case: &Reference, branch: &str, preset: &str, sizes: &[&st
 }
 
 fn check(case: &Reference, branch: &str, net: &BeautyNet) {
-    let input = case.tensor("input").copy().set_requires_grad(true);
+    let input = case.tensor("input").copy().to_device(net.device()).set_requires_grad(true);
     let output = net.forward(Images::Normalized(&input), ForwardContext::eval()).unwrap();
     let features = output.vit.or(output.mamba).unwrap();
     let name = case.path.display();
     assert_close(&format!("{name}: features"), &features, &case.tensor("features"), 1e-4);
-    (features * case.tensor("dfeatures")).sum(Kind::Float).backward();
+    let gradient = case.tensor("dfeatures").to_device(net.device());
+    (features * gradient).sum(Kind::Float).backward();
     assert_close(&format!("{name}: dinput"), &input.grad(), &case.tensor("dinput"), 1e-4);
     let expected = case.with_prefix("grad.");
     assert!(!expected.is_empty(), "{name}: no gradients");
@@ -57,16 +65,34 @@ fn check(case: &Reference, branch: &str, net: &BeautyNet) {
     }
 }
 
-#[test]
-fn vit_features_and_gradients_are_timms() {
+fn check_vit(device: Device) {
     for case in matching("vit_", "_case") {
-        check(&case, "vit", &network(&case, "vit", "vit_tiny_patch16_224", &VIT_SIZES));
+        let net = network(&case, "vit", "vit_tiny_patch16_224", &VIT_SIZES, device);
+        check(&case, "vit", &net);
+    }
+}
+
+fn check_vim(device: Device) {
+    for case in matching("vim_", "_case") {
+        let net = network(&case, "mamba", "vim_tiny_patch16_224", &VIM_SIZES, device);
+        check(&case, "mamba", &net);
     }
 }
 
 #[test]
+fn vit_features_and_gradients_are_timms() {
+    check_vit(Device::Cpu);
+}
+
+#[test]
 fn vim_features_and_gradients_are_the_published_codes() {
-    for case in matching("vim_", "_case") {
-        check(&case, "mamba", &network(&case, "mamba", "vim_tiny_patch16_224", &VIM_SIZES));
+    check_vim(Device::Cpu);
+}
+
+#[test]
+fn on_a_gpu_the_features_and_gradients_of_both_backbones_are_the_published_codes() {
+    if let Some(device) = gpu() {
+        check_vit(device);
+        check_vim(device);
     }
 }

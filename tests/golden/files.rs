@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use safetensors::SafeTensors;
-use tch::{Kind, Tensor};
+use tch::{Device, Kind, Tensor};
 
 /// A reference file: its tensors by name (float32) and its metadata.
 pub(crate) struct Reference {
@@ -91,7 +91,8 @@ pub(crate) fn assert_close(what: &str, found: &Tensor, expected: &Tensor, tolera
     if expected.numel() == 0 {
         return;
     }
-    let (found, expected) = (found.to_kind(Kind::Double), expected.to_kind(Kind::Double));
+    let found = found.to_device(Device::Cpu).to_kind(Kind::Double);
+    let expected = expected.to_kind(Kind::Double);
     let error = (&found - &expected).abs().max().double_value(&[]);
     let scale = expected.abs().max().double_value(&[]).max(1e-30);
     assert!(

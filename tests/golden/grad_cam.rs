@@ -35,7 +35,7 @@ fn check(prefix: &str, branch: &str, preset: &str, sizes: &[&str]) {
             .iter()
             .find(|file| file.path.file_name() == Path::new(&weights).file_name())
             .unwrap_or_else(|| panic!("{name}: no {weights}"));
-        let net = network(backbone, branch, preset, sizes);
+        let net = network(backbone, branch, preset, sizes, Device::Cpu);
         {
             let _guard = tch::no_grad_guard();
             for (ours, value) in net.parameters().into_iter().filter_map(|(name, tensor)| {

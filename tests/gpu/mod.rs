@@ -4,11 +4,14 @@ use std::io::Write;
 use std::{env, io, thread};
 
 use tch::{Cuda, Device};
+use vm_beautynet::ops::gpu::set_math;
 
 /// Returns the first GPU. Without one, says on stderr that the test is skipped, or fails if
 /// VMB_REQUIRE_GPU is set, as by `make test-gpu`.
 pub(crate) fn gpu() -> Option<Device> {
     if Cuda::is_available() {
+        // Float32 in the products too, and the same bits in every run.
+        set_math(false, true);
         return Some(Device::Cuda(0));
     }
     let thread = thread::current();

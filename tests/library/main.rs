@@ -5,6 +5,8 @@ mod bimamba;
 mod elementwise;
 mod fusion;
 mod generator;
+#[path = "../gpu/mod.rs"]
+mod gpu;
 mod launches;
 mod masked_images;
 mod model;

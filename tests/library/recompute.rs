@@ -1,6 +1,7 @@
 //! Activation checkpointing: the same gradients, less memory.
 
 use crate::generator::alone_with_the_generator;
+use crate::gpu::gpu;
 use tch::{Device, Kind, Tensor};
 use vm_beautynet::config::Config;
 use vm_beautynet::models::{BeautyNet, ForwardContext, Images};
@@ -9,7 +10,11 @@ use vm_beautynet::ops::{OpError, autocast, recomputed};
 use vm_beautynet::train::{Options, train};
 
 fn leaf(shape: &[i64]) -> Tensor {
-    Tensor::randn(shape, (Kind::Float, Device::Cpu)).set_requires_grad(true)
+    leaf_on(Device::Cpu, shape)
+}
+
+fn leaf_on(device: Device, shape: &[i64]) -> Tensor {
+    Tensor::randn(shape, (Kind::Float, device)).set_requires_grad(true)
 }
 
 fn layers(x: &Tensor, weight: &Tensor) -> Tensor {
@@ -28,7 +33,8 @@ struct Run {
 }
 
 fn run(x: &Tensor, weight: &Tensor, checkpointed: bool, half: bool) -> Run {
-    let sample = || Tensor::rand([1], (Kind::Double, Device::Cpu)).double_value(&[0]);
+    let device = x.device();
+    let sample = || Tensor::rand([1], (Kind::Double, device)).double_value(&[0]);
     tch::manual_seed(3);
     let mut watch = MemoryWatch::start().unwrap();
     let inside = weight.shallow_clone();
@@ -40,8 +46,7 @@ fn run(x: &Tensor, weight: &Tensor, checkpointed: bool, half: bool) -> Run {
             layers(x, weight)
         }
     };
-    let out =
-        if half { autocast(Device::Cpu, Kind::BFloat16, forward).unwrap() } else { forward() };
+    let out = if half { autocast(device, Kind::BFloat16, forward).unwrap() } else { forward() };
     let saved_bytes = watch.peak();
     drop(watch);
     let next = sample();
@@ -52,7 +57,20 @@ fn run(x: &Tensor, weight: &Tensor, checkpointed: bool, half: bool) -> Run {
 #[test]
 fn gradients_and_random_numbers_are_the_same_with_a_fraction_of_the_memory() {
     let _alone = alone_with_the_generator();
-    let (x, weight) = (leaf(&[4096, 16]), leaf(&[16, 16]));
+    check_layers(Device::Cpu);
+}
+
+#[test]
+fn on_a_gpu_recomputed_activations_have_the_same_gradients_with_a_fraction_of_the_memory() {
+    let _alone = alone_with_the_generator();
+    if let Some(device) = gpu() {
+        check_layers(device);
+        check_ensemble(device);
+    }
+}
+
+fn check_layers(device: Device) {
+    let (x, weight) = (leaf_on(device, &[4096, 16]), leaf_on(device, &[16, 16]));
     for half in [false, true] {
         let plain = run(&x, &weight, false, half);
         let again = run(&x, &weight, true, half);
@@ -86,15 +104,15 @@ fn a_gradient_of_gradients_is_refused() {
 
 /// Returns the gradients of a training step of the tiny ensemble on two images, and its peak
 /// memory.
-fn step(checkpointed: bool) -> (Vec<(String, Tensor)>, i64) {
+fn step(device: Device, checkpointed: bool) -> (Vec<(String, Tensor)>, i64) {
     let sizes = "{model: {vit: {drop_path: 0.2}, mamba: {drop_path: 0.2}}}";
     let config = Config::from_yaml(sizes, "test", &[]).unwrap();
     tch::manual_seed(1);
-    let mut net = BeautyNet::new(&config, Device::Cpu).unwrap();
+    let mut net = BeautyNet::new(&config, device).unwrap();
     if checkpointed {
         net.recompute_blocks();
     }
-    let pixels = Tensor::randint(256, [2, 3, 224, 224], (Kind::Uint8, Device::Cpu));
+    let pixels = Tensor::randint(256, [2, 3, 224, 224], (Kind::Uint8, device));
     tch::manual_seed(2);
     let mut watch = MemoryWatch::start().unwrap();
     // As a process with the second half of a batch of four: backward must sample what forward
@@ -141,8 +159,12 @@ fn a_run_that_checkpoints_activations_needs_less_memory() {
 #[test]
 fn the_tiny_ensemble_has_the_same_gradients_in_half_the_memory() {
     let _alone = alone_with_the_generator();
-    let (plain, kept) = step(false);
-    let (again, peak) = step(true);
+    check_ensemble(Device::Cpu);
+}
+
+fn check_ensemble(device: Device) {
+    let (plain, kept) = step(device, false);
+    let (again, peak) = step(device, true);
     assert!(plain.len() > 400 && plain == again);
     eprintln!("{kept} bytes, {peak} with checkpoints");
     assert!(2 * peak <= kept, "{peak} of {kept} bytes");

@@ -1,6 +1,7 @@
 //! Properties of the operators, and the arguments that they reject.
 
 use crate::generator::alone_with_the_generator;
+use crate::gpu::gpu;
 use tch::{Device, IndexOp, Kind, Tensor};
 use vm_beautynet::ops::{self, Path, ScanInputs};
 
@@ -9,10 +10,13 @@ struct Operands(Vec<Tensor>);
 
 impl Operands {
     fn random(b: i64, d: i64, l: i64, n: i64) -> Self {
-        let normal = |shape: &[i64]| {
-            Tensor::randn(shape, (Kind::Float, Device::Cpu)).set_requires_grad(true)
-        };
-        let a = (-Tensor::rand([d, n], (Kind::Float, Device::Cpu)) * 3.0).set_requires_grad(true);
+        Self::random_on(Device::Cpu, [b, d, l, n])
+    }
+
+    fn random_on(device: Device, [b, d, l, n]: [i64; 4]) -> Self {
+        let options = (Kind::Float, device);
+        let normal = |shape: &[i64]| Tensor::randn(shape, options).set_requires_grad(true);
+        let a = (-Tensor::rand([d, n], options) * 3.0).set_requires_grad(true);
         Self(vec![
             normal(&[b, d, l]),
             normal(&[b, d, l]),
@@ -385,11 +389,23 @@ fn a_nan_in_any_sequence_stays_in_its_batch_and_a_channels_own_in_its_channel() 
 #[test]
 fn under_autocast_sequences_are_low_precision_and_parameters_keep_their_type() {
     let _alone = alone_with_the_generator();
+    check_autocast(Device::Cpu);
+}
+
+#[test]
+fn on_a_gpu_under_autocast_sequences_are_low_precision_and_parameters_keep_their_type() {
+    let _alone = alone_with_the_generator();
+    if let Some(device) = gpu() {
+        check_autocast(device);
+    }
+}
+
+fn check_autocast(device: Device) {
     seeded(10);
-    let operands = Operands::random(2, 20, 50, 16);
+    let operands = Operands::random_on(device, [2, 20, 50, 16]);
     let expected = ops::selective_scan(&operands.inputs(), Path::Auto).unwrap();
-    let x = Tensor::randn([2, 20, 50], (Kind::Float, Device::Cpu)).set_requires_grad(true);
-    let weight = Tensor::randn([20, 1, 4], (Kind::Float, Device::Cpu)).set_requires_grad(true);
+    let x = Tensor::randn([2, 20, 50], (Kind::Float, device)).set_requires_grad(true);
+    let weight = Tensor::randn([20, 1, 4], (Kind::Float, device)).set_requires_grad(true);
     let convolved = ops::causal_conv1d_silu(&x, &weight, None, false, Path::Auto).unwrap();
     for (kind, tolerance) in [(Kind::BFloat16, 3e-2), (Kind::Half, 4e-3)] {
         let run = || {
@@ -397,7 +413,7 @@ fn under_autocast_sequences_are_low_precision_and_parameters_keep_their_type() {
             let conv = ops::causal_conv1d_silu(&x, &weight, None, false, Path::Auto).unwrap();
             (out, conv)
         };
-        let (out, conv) = ops::autocast(Device::Cpu, kind, run).unwrap();
+        let (out, conv) = ops::autocast(device, kind, run).unwrap();
         assert_eq!([out.kind(), conv.kind()], [kind; 2]);
         for (found, exact) in [(&out, &expected), (&conv, &convolved)] {
             let error = largest(&(found.to_kind(Kind::Float) - exact));
@@ -415,11 +431,11 @@ fn under_autocast_sequences_are_low_precision_and_parameters_keep_their_type() {
     // Autocast ends, and double is not cast.
     assert_eq!(ops::selective_scan(&operands.inputs(), Path::Auto).unwrap().kind(), Kind::Float);
     let double = Operands(operands.0.iter().map(|t| t.detach().to_kind(Kind::Double)).collect());
-    let out = ops::autocast(Device::Cpu, Kind::BFloat16, || {
+    let out = ops::autocast(device, Kind::BFloat16, || {
         ops::selective_scan(&double.inputs(), Path::Auto).unwrap()
     });
     assert_eq!(out.unwrap().kind(), Kind::Double);
-    assert!(ops::autocast(Device::Cpu, Kind::Float, || ()).is_err());
+    assert!(ops::autocast(device, Kind::Float, || ()).is_err());
 }
 
 #[test]

@@ -5,13 +5,16 @@ mod train;
 
 use std::process::ExitCode;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use serde_json::json;
+use tch::Device;
 
 use super::output::{print_result, say, table};
 use crate::benchmark::mixer::{MixerProfile, profile_mixer};
 use crate::benchmark::scan::{Layout, ScanBenchmarkSettings, ScanMeasurement, benchmark_scan};
-use crate::config::BackboneConfig;
+use crate::config::{self, BackboneConfig};
+use crate::models::device;
+use crate::ops::gpu;
 use crate::ops::profiler::Pass;
 use crate::ops::{self, Path};
 
@@ -23,7 +26,7 @@ pub(super) enum Command {
     Data(data::Args),
 }
 
-/// Time the selective scan on the CPU, compared with libtorch's own operations
+/// Time the selective scan compared with libtorch's own operations
 #[derive(Debug, clap::Args)]
 pub(super) struct ScanArgs {
     /// Batch, channels, length and state size; may be repeated. Default: 8,384,197,16 and
@@ -33,11 +36,14 @@ pub(super) struct ScanArgs {
     /// Runs of each implementation, in turn; medians are printed
     #[arg(long, default_value_t = 7, value_parser = clap::value_parser!(u16).range(1..))]
     runs: u16,
-    /// Our kernels: auto (the widest), portable, avx2 or avx512
+    /// The device: cpu, cuda or cuda:N
+    #[arg(long, value_name = "DEVICE", default_value = "cpu")]
+    device: config::Device,
+    /// Our kernels on the CPU: auto (the widest), portable, avx2 or avx512
     #[arg(long, value_name = "PATH", default_value = "auto", value_parser = parse_path)]
     path: Path,
     /// Time the parts of a whole Vim-Ti mixer (8 images of 224 pixels) instead
-    #[arg(long, conflicts_with_all = ["shapes", "path"])]
+    #[arg(long, conflicts_with_all = ["shapes", "path", "device"])]
     mixer: bool,
     /// Print one JSON object
     #[arg(long)]
@@ -69,12 +75,18 @@ pub(super) fn run(command: &Command) -> Result<ExitCode> {
 }
 
 fn scan(args: &ScanArgs) -> Result<ExitCode> {
+    let device = device::find(args.device)?;
+    ensure!(
+        device == Device::Cpu || args.path == Path::Auto,
+        "--path names kernels of the CPU: leave it out on a GPU"
+    );
     tch::manual_seed(0);
     let shapes = match &args.shapes[..] {
         [] => &ScanBenchmarkSettings::SHAPES[..],
         given => given,
     };
-    let settings = ScanBenchmarkSettings::in_both_layouts(shapes, args.runs.into(), args.path);
+    let settings =
+        ScanBenchmarkSettings::in_both_layouts(shapes, args.runs.into(), device, args.path);
     let cases = benchmark_scan(&settings, |shape, layout| {
         let order = match layout {
             Layout::ChannelsFirst => "channels first",
@@ -82,16 +94,24 @@ fn scan(args: &ScanArgs) -> Result<ExitCode> {
         };
         say(&format!("measuring {shape:?}, {order}"));
     })?;
-    let (threads, path) = (tch::get_num_threads(), resolved(args.path));
+    let threads = tch::get_num_threads();
+    let (name, place, path) = match device {
+        Device::Cuda(index) => {
+            let gpu = gpu::gpus()?.into_iter().nth(index);
+            let (title, kernels) = gpu.map(|gpu| (gpu.title(), gpu.kernels)).unwrap_or_default();
+            (format!("cuda:{index}"), title, kernels.unwrap_or_default())
+        }
+        _ => ("cpu".to_string(), format!("{threads} threads"), resolved(args.path)),
+    };
     let runs = args.runs;
     let json = json!({
-        "cases": cases, "threads": threads, "path": path, "runs": runs,
+        "cases": cases, "device": name, "threads": threads, "path": path, "runs": runs,
         "version": env!("CARGO_PKG_VERSION"), "libtorch": ops::libtorch_version(),
     });
     print_result(args.json, &json, || {
         format!(
-            "{}\n{path} kernels, {threads} threads, medians of {runs} runs; peak: MiB beyond those \
-             allocated before the pass\n",
+            "{}\n{path} kernels, {place}, medians of {runs} runs; peak: MiB beyond those allocated \
+             before the pass\n",
             cases_table(&cases)
         )
     })?;
@@ -166,7 +186,7 @@ fn cases_table(cases: &[ScanMeasurement]) -> String {
             format!("{:.2}", case.ours_ms),
             format!("{:.2}", case.eager_ms),
             format!("{:.1}", case.ratio),
-            format!("{:.2}", case.limit_fraction),
+            case.limit_fraction.map_or("-".to_string(), |limit| format!("{limit:.2}")),
             mebibytes(case.ours_peak_bytes),
             mebibytes(case.eager_peak_bytes),
             mebibytes(case.inputs_outputs_bytes),

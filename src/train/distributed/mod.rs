@@ -7,17 +7,18 @@ mod gather;
 mod heartbeat;
 mod job;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail, ensure};
-use tch::{Cuda, Device, Tensor};
+use tch::{Device, Tensor};
 
 use self::environment::Environment;
 pub use self::heartbeat::OnLost;
 use self::job::{Broken, COLLECTIVE_TIMEOUT, Job};
 use crate::data::RankShard;
 use crate::ops::distributed::{Backend, ProcessGroup, Reducer, has_nccl};
+use crate::ops::gpu;
 
 /// Bytes of a gradient bucket: small enough that a small model has several, large enough that
 /// latency does not matter.
@@ -81,30 +82,31 @@ impl World {
     }
 
     /// Connects the ranks for tensors on `device`. Of several GPUs each process uses the one of its
-    /// LOCAL_RANK, which is returned. Returns an error if the GPU does not exist or a rank cannot
-    /// be reached.
+    /// LOCAL_RANK, of one that one; it is returned. Returns an error if the GPU does not exist or a
+    /// rank cannot be reached.
     pub fn connect(&self, device: Device) -> Result<Device> {
         let Some(job) = &self.0 else {
             return Ok(device);
         };
         let Environment { rank, size, local_rank, .. } = job.environment;
-        let device = match device {
-            Device::Cuda(_) => Device::Cuda(local_rank),
-            other => other,
+        let (device, card) = match device {
+            Device::Cuda(_) => {
+                let gpus = gpu::gpus()?;
+                let index = gpu_of_rank(local_rank, gpus.len())?;
+                (Device::Cuda(index), gpus[index].uuid.clone())
+            }
+            other => (other, format!("the CPU of rank {rank}")),
         };
-        let gpus = Cuda::device_count();
-        ensure!(
-            !device.is_cuda() || (local_rank as i64) < gpus,
-            "LOCAL_RANK is {local_rank}, but libtorch sees {gpus} GPUs here: start one process per \
-             GPU"
-        );
         // Connecting waits for the others without noticing that they fail, so all get ready first.
         let ready = |rank: usize| format!("ready/{rank}");
-        job.store.set(&ready(rank), b"").map_err(Broken)?;
+        job.store.set(&ready(rank), card.as_bytes()).map_err(Broken)?;
+        let mut cards = BTreeSet::new();
         for other in 0..size {
-            job.wait_for(&ready(other))?;
+            cards.insert(job.wait_for(&ready(other))?);
         }
-        let backend = if device.is_cuda() && has_nccl() { Backend::Nccl } else { Backend::Gloo };
+        // NCCL refuses two ranks on one GPU.
+        let nccl = device.is_cuda() && has_nccl() && cards.len() == size;
+        let backend = if nccl { Backend::Nccl } else { Backend::Gloo };
         let group = ProcessGroup::join(&job.store, rank, size, backend, COLLECTIVE_TIMEOUT)
             .map_err(Broken)
             .context(
@@ -230,6 +232,17 @@ impl Gradients {
     }
 }
 
+/// Returns the index of a process's GPU among those that it sees: that of its LOCAL_RANK or, where
+/// each process sees its own alone, as with SLURM's `--gpus-per-task=1`, the only one.
+fn gpu_of_rank(local_rank: usize, gpus: usize) -> Result<usize> {
+    ensure!(
+        local_rank < gpus || gpus == 1,
+        "LOCAL_RANK is {local_rank}, but this process sees {gpus} GPUs: start one process per GPU, \
+         or let each see its own alone (SLURM: --gpus-per-task=1; else CUDA_VISIBLE_DEVICES)"
+    );
+    Ok(if gpus == 1 { 0 } else { local_rank })
+}
+
 fn compare_facts(
     first: &BTreeMap<String, String>,
     other: &BTreeMap<String, String>,
@@ -269,6 +282,17 @@ mod tests {
         ] {
             let error = compare_facts(&facts("a\nb"), &facts(theirs), 3).unwrap_err();
             assert!(error.to_string().contains(expected), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_process_takes_the_gpu_of_its_local_rank_or_the_only_one() {
+        assert_eq!(gpu_of_rank(3, 4).unwrap(), 3);
+        assert_eq!([0, 1, 7].map(|rank| gpu_of_rank(rank, 1).unwrap()), [0; 3]);
+        for gpus in [0, 2] {
+            let error = gpu_of_rank(3, gpus).unwrap_err().to_string();
+            assert!(error.contains(&format!("sees {gpus} GPUs")), "{error}");
+            assert!(error.contains("--gpus-per-task=1"), "{error}");
         }
     }
 

@@ -1,7 +1,8 @@
-use tch::Kind;
+use tch::{Device, Kind};
 
 use super::*;
 use crate::config::{FrozenBlocks, ScheduleConfig};
+use crate::test_gpu::gpu;
 
 fn config() -> OptimizerConfig {
     OptimizerConfig {
@@ -17,14 +18,19 @@ fn new_adamw(named: &[(String, Tensor)]) -> Optimizer {
 }
 
 fn leaf(values: &[f32]) -> Tensor {
-    Tensor::from_slice(values).view([1, values.len() as i64]).set_requires_grad(true)
+    leaf_on(Device::Cpu, values)
+}
+
+fn leaf_on(device: Device, values: &[f32]) -> Tensor {
+    let tensor = Tensor::from_slice(values).view([1, values.len() as i64]);
+    tensor.to_device(device).set_requires_grad(true)
 }
 
 /// Returns a decayed weight and an undecayed bias of the head, and a decayed weight of a backbone,
 /// with and without their names.
-fn three_groups() -> ([(String, Tensor); 3], [Tensor; 3]) {
-    let bias = Tensor::from_slice(&[3.0f32]).set_requires_grad(true);
-    let tensors = [leaf(&[1.0, -2.0]), bias, leaf(&[4.0])];
+fn three_groups(device: Device) -> ([(String, Tensor); 3], [Tensor; 3]) {
+    let bias = Tensor::from_slice(&[3.0f32]).to_device(device).set_requires_grad(true);
+    let tensors = [leaf_on(device, &[1.0, -2.0]), bias, leaf_on(device, &[4.0])];
     let names = ["head.layers.0.weight", "head.layers.0.bias", "vit.blocks.0.mlp.fc1.weight"];
     let named = std::array::from_fn(|i| (names[i].to_string(), tensors[i].shallow_clone()));
     (named, tensors)
@@ -46,7 +52,20 @@ fn reference(mut p: f64, gradients: &[f64], lr: f64, decay: f64) -> f64 {
 
 #[test]
 fn steps_are_adamws_with_each_groups_lr_and_decay() {
-    let (named, [head, bias, backbone]) = three_groups();
+    check_adamw(Device::Cpu);
+}
+
+#[test]
+fn on_a_gpu_every_optimizers_steps_are_its_formulas_also_from_a_restored_state() {
+    if let Some(device) = gpu() {
+        check_adamw(device);
+        check_sgd_and_lion(device);
+        check_restored(device);
+    }
+}
+
+fn check_adamw(device: Device) {
+    let (named, [head, bias, backbone]) = three_groups(device);
     let mut adamw = new_adamw(&named);
     for _ in 0..3 {
         adamw.zero_grad();
@@ -136,6 +155,10 @@ fn lion_reference(
 
 #[test]
 fn steps_of_sgd_and_lion_are_their_formulas_with_each_groups_lr_and_decay() {
+    check_sgd_and_lion(Device::Cpu);
+}
+
+fn check_sgd_and_lion(device: Device) {
     // The gradient changes its sign and size, so that momentum matters.
     let factors = [1.0, -0.2, -3.0, 0.5, 0.7, 0.0, 4.0, -0.1];
     for config in recipes() {
@@ -144,7 +167,7 @@ fn steps_of_sgd_and_lion_are_their_formulas_with_each_groups_lr_and_decay() {
             OptimizerName::Sgd => sgd_reference,
             OptimizerName::Lion => lion_reference,
         };
-        let (named, [head, bias, backbone]) = three_groups();
+        let (named, [head, bias, backbone]) = three_groups(device);
         let mut optimizer = Optimizer::new(&named, &config, &FreezeConfig::default());
         for factor in factors {
             optimizer.zero_grad();
@@ -168,9 +191,13 @@ fn steps_of_sgd_and_lion_are_their_formulas_with_each_groups_lr_and_decay() {
 
 #[test]
 fn restored_state_continues_as_if_nothing_had_happened() {
+    check_restored(Device::Cpu);
+}
+
+fn check_restored(device: Device) {
     for config in recipes() {
         let run = |interrupt: bool| {
-            let parameter = leaf(&[1.0, 2.0]);
+            let parameter = leaf_on(device, &[1.0, 2.0]);
             let named = [("head.w".to_string(), parameter.shallow_clone())];
             let new = || Optimizer::new(&named, &config, &FreezeConfig::default());
             let mut optimizer = new();

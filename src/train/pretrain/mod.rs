@@ -68,7 +68,7 @@ pub fn pretrain(
     } else {
         RunDir::check_free(root, RunKind::Pretrain)?
     }
-    let device = device::select(config.device)?;
+    let device = device::select(config)?;
     let images = TrainAndVal::load(config)?;
     options.stop.check()?;
     let run = if options.resume {

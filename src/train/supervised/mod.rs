@@ -136,7 +136,7 @@ impl<'a> Supervised<'a> {
         world: &World,
         from_scratch: bool,
     ) -> Result<(Self, Option<Loader>)> {
-        let device = world.connect(device::select(config.device)?)?;
+        let device = world.connect(device::select(config)?)?;
         let splits = Splits::load(config)?;
         let ahead = if from_scratch {
             Some(batches(config, world, &splits.train, config.train.batch_size, 0, 0)?)

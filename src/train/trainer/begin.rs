@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use anyhow::{Result, ensure};
-use tch::{Device, Kind};
+use tch::Kind;
 
 use super::{Options, Trainer};
 use crate::config::Config;
@@ -11,6 +11,7 @@ use crate::data::Loader;
 use crate::ops;
 use crate::run::{Provenance, RunDir};
 use crate::train::checkpoint::{self, Progress};
+use crate::train::compute::Compute;
 use crate::train::distributed::Gradients;
 use crate::train::ema::Ema;
 use crate::train::objective::{Objective, Recipe};
@@ -35,6 +36,7 @@ impl<'a, O: Objective> Trainer<'a, O> {
         let batches_per_epoch = images.div_ceil(recipe.batch_size * world.size());
         let steps_per_epoch = batches_per_epoch.div_ceil(recipe.accumulate);
         let autocast = autocast_kind(config.train.precision, device);
+        let compute = Compute::new(config, device, autocast);
         let parameters = objective.parameters();
         Self {
             schedule: Schedule::new(&recipe.schedule, recipe.epochs, steps_per_epoch),
@@ -52,7 +54,8 @@ impl<'a, O: Objective> Trainer<'a, O> {
                 processes: world.size(),
                 records: Vec::new(),
             },
-            provenance: Provenance::collect(&device_name(device)),
+            provenance: Provenance::collect(&compute.place()),
+            compute,
             config,
             run,
             objective,
@@ -148,7 +151,7 @@ impl<'a, O: Objective> Trainer<'a, O> {
             images: about.images,
             skipped_rows: about.skipped_rows,
             parameters: self.parameter_count(),
-            device: &self.provenance.device,
+            compute: &self.compute,
             epochs: self.recipe.epochs,
             steps_per_epoch: self.steps_per_epoch,
             resumed: self.resumed,
@@ -159,13 +162,5 @@ impl<'a, O: Objective> Trainer<'a, O> {
             notes: about.notes,
         };
         observers.iter_mut().for_each(|observer| observer.start(&start));
-    }
-}
-
-fn device_name(device: Device) -> String {
-    match device {
-        Device::Cpu => "cpu".to_string(),
-        Device::Cuda(index) => format!("cuda:{index}"),
-        other => format!("{other:?}"),
     }
 }

@@ -14,6 +14,7 @@ use tch::Kind;
 pub(super) use self::loading::batches;
 pub(super) use self::step::seed_of;
 use super::checkpoint::Progress;
+use super::compute::Compute;
 use super::distributed::{Gradients, World};
 use super::ema::Ema;
 use super::objective::{Evaluation, Objective, Recipe};
@@ -23,6 +24,7 @@ use super::schedule::Schedule;
 use super::stop::{Stop, Stopped};
 use crate::config::Config;
 use crate::data::Loader;
+use crate::models::device;
 use crate::run::{Provenance, RunDir};
 
 /// The options of a run that are not in its config.
@@ -58,6 +60,7 @@ pub(super) struct Trainer<'a, O: Objective> {
     pub progress: Progress<O::Record>,
     resumed: bool,
     pub provenance: Provenance,
+    compute: Compute,
     pub world: World,
     gradients: Gradients,
     /// The loader of the next epoch, started early.
@@ -73,8 +76,9 @@ impl<O: Objective> Trainer<'_, O> {
     /// Runs the remaining epochs.
     pub(super) fn run(&mut self, observers: &mut [Box<dyn Observer<O::Record>>]) -> Result<()> {
         self.announce(observers);
-        if let Some(text) = self.run.warning() {
-            observers.iter_mut().for_each(|observer| observer.warning(text));
+        let warnings = [device::warning(self.config.device), self.run.warning().map(Into::into)];
+        for text in warnings.into_iter().flatten() {
+            observers.iter_mut().for_each(|observer| observer.warning(&text));
         }
         self.lap = Instant::now();
         while self.progress.epochs < self.recipe.epochs

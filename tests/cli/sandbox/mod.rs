@@ -10,26 +10,47 @@ use std::process::{Command, Output};
 use serde_json::Value;
 use tempfile::TempDir;
 
+use crate::gpu::gpu;
+
 /// A model and dataset that train in a second or two.
 pub(crate) const SMALL: &str = concat!("\n", include_str!("../../fixtures/small.yaml"));
 
-/// A temporary directory with `small.yaml` in it, which the program runs in.
-pub(crate) struct Sandbox(TempDir);
+/// A temporary directory with `small.yaml` in it, which the program runs in, on the CPU unless it
+/// is a sandbox with a GPU.
+pub(crate) struct Sandbox {
+    folder: TempDir,
+    gpu: bool,
+}
 
 impl Sandbox {
     pub(crate) fn new() -> Self {
-        let sandbox = Self(tempfile::tempdir().unwrap());
+        let sandbox = Self { folder: tempfile::tempdir().unwrap(), gpu: false };
         fs::write(sandbox.path("small.yaml"), SMALL).unwrap();
         sandbox
     }
 
+    /// A sandbox whose program trains on the first GPU, in float32 and reproducibly; `None` where
+    /// the test is skipped.
+    pub(crate) fn on_a_gpu() -> Option<Self> {
+        gpu()?;
+        let sandbox = Self { gpu: true, ..Self::new() };
+        let train = "train: {deterministic: true, epochs";
+        let small = format!("device: cuda{}", SMALL.replace("train: {epochs", train));
+        assert!(small.contains(train));
+        fs::write(sandbox.path("small.yaml"), small).unwrap();
+        Some(sandbox)
+    }
+
     pub(crate) fn path(&self, name: &str) -> PathBuf {
-        self.0.path().join(name)
+        self.folder.path().join(name)
     }
 
     pub(crate) fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_vmbeauty"));
-        command.args(arguments).current_dir(self.0.path());
+        command.args(arguments).current_dir(self.folder.path());
+        if !self.gpu {
+            command.env("CUDA_VISIBLE_DEVICES", "");
+        }
         command
     }
 
