@@ -45,7 +45,7 @@ pub fn profile_mixer(shape: &BackboneShape, batch: i64, runs: usize) -> Result<M
     let store = nn::VarStore::new(Device::Cpu);
     let mixer = Mixer::new(store.root(), shape);
     let parameters: Vec<Tensor> = store.trainable_variables();
-    let (length, dim) = (1 + shape.patches(), shape.embed_dim);
+    let (length, dim) = (shape.tokens(), shape.embed_dim);
     let hidden = Tensor::randn([batch, length, dim], (Kind::Float, Device::Cpu));
     let hidden = hidden.set_requires_grad(true);
 

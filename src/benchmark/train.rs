@@ -264,7 +264,7 @@ fn gemm_gflops(config: &Config, device: Device) -> Result<f64> {
         Some(shape) => shape,
         None => config.shape(Branch::Mamba)?.context("a model has a branch")?,
     };
-    let (rows, dim) = (config.train.batch_size as i64 * (1 + shape.patches()), shape.embed_dim);
+    let (rows, dim) = (config.train.batch_size as i64 * shape.tokens(), shape.embed_dim);
     let options = (Kind::Float, device);
     let x = Tensor::f_randn([rows, dim], options)?;
     let weight = Tensor::f_randn([4 * dim, dim], options)?;

@@ -47,7 +47,7 @@ pub use model::{
     BackboneConfig, FusionConfig, FusionStrategy, HeadConfig, HeadOutput, ModelConfig,
 };
 pub use optimizer::{OptimizerConfig, OptimizerName, ScheduleConfig, ScheduleName};
-pub use presets::{BackboneShape, PRESETS, Preset, Stem, preset};
+pub use presets::{BackboneShape, Features, PRESETS, Preset, Stem, Variant, preset};
 pub use pretrain::PretrainConfig;
 pub use reference::{KeyReference, nearest_key, reference, reference_markdown};
 pub use schema::json_schema;

@@ -7,7 +7,7 @@ use super::branch::Branch;
 use super::checks::{Checks, MAX_SIDE};
 use super::error::ConfigError;
 use super::names::{names, nearest};
-use super::presets::{BackboneShape, PRESETS, Stem, preset};
+use super::presets::{BackboneShape, Features, PRESETS, Stem, preset};
 use super::section::section;
 
 /// Maximum number of the head's hidden layers.
@@ -54,6 +54,9 @@ section! {
         /// Require every name and shape in the file to be the model's, except the classifier's;
         /// `false` loads what fits, and warns of what changes the features.
         pub strict: bool = true,
+        /// Feature vector: `cls` (the class token, or the mean of a DeiT's class and distillation
+        /// token), `mean` (the mean of the patch tokens) or `cls_mean` (both, concatenated).
+        pub features: Features = Features::Cls,
         /// Largest probability of skipping a block in training (stochastic depth); it grows with
         /// depth up to this.
         pub drop_path: f64 = 0.1,
@@ -180,6 +183,7 @@ impl BackboneConfig {
             num_heads: self.num_heads.unwrap_or(preset.num_heads),
             d_state: self.d_state.unwrap_or(preset.d_state),
             drop_path: self.drop_path,
+            features: self.features,
             ..preset
         };
         self.check_sizes(&shape)?;

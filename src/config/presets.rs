@@ -1,7 +1,8 @@
 //! Backbones by name: their sizes, and the normalization that they were trained with.
 //!
-//! Sizes are from the papers (ViT: arXiv 2010.11929; DeiT: 2012.12877; Vision Mamba: 2401.09417)
-//! and the published checkpoints.
+//! Sizes are from the papers (ViT: arXiv 2010.11929; DeiT: 2012.12877; DINOv2: 2304.07193;
+//! registers: 2309.16588; CLIP: 2103.00020; Vision Mamba: 2401.09417) and the published
+//! checkpoints.
 
 use serde::Serialize;
 
@@ -18,10 +19,42 @@ names! {
     }
 }
 
+names! {
+    /// The tokens that a backbone's feature vector is made of, after the last norm.
+    pub enum Features {
+        /// The class tokens.
+        Cls = "cls",
+        /// The mean of the patch tokens.
+        Mean = "mean",
+        /// Both, concatenated.
+        ClsMean = "cls_mean",
+    }
+}
+
+/// What a preset's architecture adds to the plain ViT and Vision Mamba.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Variant {
+    /// Class tokens: 1, or 2 in a ViT with a distillation token, whose feature is their mean.
+    pub class_tokens: i64,
+    /// Register tokens, which no feature is made of.
+    pub register_tokens: i64,
+    /// Whether only the patches have position embeddings.
+    pub patch_positions: bool,
+    /// Whether a learned factor per channel (LayerScale) multiplies what each layer of a block
+    /// adds.
+    pub layer_scale: bool,
+    /// Whether a norm precedes the first block; the patch embedding then has no bias.
+    pub pre_norm: bool,
+    /// Whether the MLPs have `x · sigmoid(1.702 x)` in place of GELU.
+    pub quick_gelu: bool,
+    /// Added to the variance in a ViT's norms.
+    pub norm_eps: f64,
+}
+
 /// The sizes of a backbone: those of the preset, unless the config overrides them.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct BackboneShape {
-    /// The branch, which has one architecture.
+    /// The branch, which is of one family.
     pub branch: Branch,
     /// Side of the square image, in pixels: `patch_size` and a multiple of `stride`.
     pub image_size: i64,
@@ -32,7 +65,7 @@ pub struct BackboneShape {
     /// How pixels become tokens. A convolutional one has a power of two of at least 2 for
     /// `patch_size` and `stride`.
     pub stem: Stem,
-    /// Width of the tokens and of the feature vector; a multiple of `num_heads`.
+    /// Width of the tokens; a multiple of `num_heads`.
     pub embed_dim: i64,
     /// Number of blocks.
     pub depth: i64,
@@ -46,10 +79,27 @@ pub struct BackboneShape {
     pub std: [f32; 3],
     /// Largest probability of skipping a block in training.
     pub drop_path: f64,
+    /// What the feature vector is made of.
+    pub features: Features,
+    /// What the architecture adds to the plain one.
+    pub variant: Variant,
 }
 
 impl BackboneShape {
-    /// Returns the number of patches in an image; the tokens are these and the class token.
+    /// Returns the number of tokens of an image: patches, class tokens and registers.
+    pub fn tokens(&self) -> i64 {
+        self.patches() + self.variant.class_tokens + self.variant.register_tokens
+    }
+
+    /// Returns the width of the feature vector.
+    pub fn feature_width(&self) -> i64 {
+        match self.features {
+            Features::Cls | Features::Mean => self.embed_dim,
+            Features::ClsMean => 2 * self.embed_dim,
+        }
+    }
+
+    /// Returns the number of patches in an image.
     pub fn patches(&self) -> i64 {
         self.grid() * self.grid()
     }
@@ -67,14 +117,30 @@ pub struct Preset {
     pub name: &'static str,
     /// The sizes and normalization of the published checkpoints.
     pub shape: BackboneShape,
-    /// Published weights of these sizes: names on timm's hub, and of DeiT's and Vim's files
-    /// (`.pth`). The first is the usual choice.
+    /// Published weights of these sizes: names on timm's hub, and of the authors' files (`.pth`).
+    /// The first is the usual choice.
     pub published: &'static [&'static str],
 }
 
 const IMAGENET: ([f32; 3], [f32; 3]) = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]);
 /// The normalization of timm's augreg checkpoints: pixels from -1 to 1.
 const HALF: ([f32; 3], [f32; 3]) = ([0.5; 3], [0.5; 3]);
+const OPENAI: ([f32; 3], [f32; 3]) =
+    ([0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.261_302_6, 0.275_777_1]);
+
+const PLAIN: Variant = Variant {
+    class_tokens: 1,
+    register_tokens: 0,
+    patch_positions: false,
+    layer_scale: false,
+    pre_norm: false,
+    quick_gelu: false,
+    norm_eps: 1e-6,
+};
+const DINOV2: Variant = Variant { layer_scale: true, ..PLAIN };
+const DINOV2_REG4: Variant = Variant { register_tokens: 4, patch_positions: true, ..DINOV2 };
+const DISTILLED: Variant = Variant { class_tokens: 2, ..PLAIN };
+const CLIP: Variant = Variant { pre_norm: true, quick_gelu: true, norm_eps: 1e-5, ..PLAIN };
 
 /// Width, depth, and the attention heads of a ViT or the state size of a Vim.
 type Sizes = (i64, i64, i64);
@@ -109,8 +175,17 @@ const fn sized(
         mean,
         std,
         drop_path: 0.0,
+        features: Features::Cls,
+        variant: PLAIN,
     };
     Preset { name, shape, published }
+}
+
+impl Preset {
+    const fn with(mut self, variant: Variant) -> Self {
+        self.shape.variant = variant;
+        self
+    }
 }
 
 /// A ViT. The names of published weights are given by what follows the preset's name in them.
@@ -151,6 +226,22 @@ pub const PRESETS: &[Preset] = &[
     vit!("deit_tiny_patch16_224", TINY, 16, 224, IMAGENET, [".fb_in1k", "-a1311bcf.pth"]),
     vit!("deit_small_patch16_224", SMALL, 16, 224, IMAGENET, [".fb_in1k", "-cd65a155.pth"]),
     vit!("deit_base_patch16_224", BASE, 16, 224, IMAGENET, [".fb_in1k", "-b5f2ef4d.pth"]),
+    vit!("deit_tiny_distilled_patch16_224", TINY, 16, 224, IMAGENET, [".fb_in1k", "-b40b3cf7.pth"])
+        .with(DISTILLED),
+    vit!(
+        "deit_small_distilled_patch16_224",
+        SMALL,
+        16,
+        224,
+        IMAGENET,
+        [".fb_in1k", "-649709d9.pth"]
+    )
+    .with(DISTILLED),
+    vit!("vit_small_patch14_dinov2", SMALL, 14, 518, IMAGENET, [".lvd142m"]).with(DINOV2),
+    vit!("vit_base_patch14_dinov2", BASE, 14, 518, IMAGENET, [".lvd142m"]).with(DINOV2),
+    vit!("vit_small_patch14_reg4_dinov2", SMALL, 14, 518, IMAGENET, [".lvd142m"]).with(DINOV2_REG4),
+    vit!("vit_base_patch14_reg4_dinov2", BASE, 14, 518, IMAGENET, [".lvd142m"]).with(DINOV2_REG4),
+    vit!("vit_base_patch16_clip_quickgelu_224", BASE, 16, 224, OPENAI, [".openai"]).with(CLIP),
     vit!("vit_micro_patch8_64", (96, 4, 3), 8, 64, IMAGENET, []),
     vim("vim_tiny_patch16_224", VIM_T, (16, 16, 224), &["vim_t_midclstok_76p1acc.pth"]),
     vim("vim_small_patch16_224", VIM_S, (16, 16, 224), &["vim_s_midclstok_80p5acc.pth"]),
@@ -188,9 +279,11 @@ mod tests {
             } else {
                 format!("_stride{}", preset.shape.stride)
             };
-            let sizes =
-                format!("_patch{}{stride}_{}", preset.shape.patch_size, preset.shape.image_size);
-            assert!(preset.name.ends_with(&sizes), "{}", preset.name);
+            let patch = format!("_patch{}{stride}_", preset.shape.patch_size);
+            assert!(preset.name.contains(&patch), "{}", preset.name);
+            let image = preset.name.rsplit('_').next().unwrap_or_default();
+            let image = if image == "dinov2" { "518" } else { image };
+            assert_eq!(preset.shape.image_size.to_string(), image, "{}", preset.name);
             assert_eq!(preset.name.starts_with("vim_"), preset.shape.branch == Branch::Mamba);
         }
     }
@@ -233,7 +326,9 @@ mod tests {
     #[test]
     fn only_the_augreg_checkpoints_are_normalized_to_half() {
         for preset in PRESETS {
-            let augreg = preset.name.starts_with("vit_") && !preset.name.contains("micro");
+            let others = ["micro", "dinov2", "clip"];
+            let augreg = preset.name.starts_with("vit_")
+                && !others.iter().any(|other| preset.name.contains(other));
             assert_eq!(preset.shape.mean == [0.5; 3], augreg, "{}", preset.name);
             assert_eq!(preset.shape.std == [0.5; 3], augreg, "{}", preset.name);
         }

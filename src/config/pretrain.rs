@@ -21,8 +21,8 @@ section! {
         /// Predict each patch's pixels normalized by its own mean and standard deviation (as MAE,
         /// arXiv 2111.06377); `false` predicts the pixels as the backbone gets them.
         pub normalized_pixels: bool = true,
-        /// Weight of a second task: the class token, whose output is the feature that the rating is
-        /// predicted from, predicts the mean color of every masked patch. 0 leaves that token's
+        /// Weight of a second task: the feature vector that the rating is predicted from, usually
+        /// the class token's output, predicts the mean color of every masked patch. 0 leaves that
         /// output untrained, as SimMIM does.
         pub class_token_weight: f64 = 1.0,
         /// Learning rate of `adamw` after warm-up; its betas are 0.9 and 0.95.

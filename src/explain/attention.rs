@@ -9,13 +9,14 @@ use anyhow::{Context, Result, ensure};
 use rayon::prelude::*;
 use tch::{Kind, Tensor};
 
-use super::recorder::without_class;
 use crate::config::Branch;
 use crate::models::BeautyNet;
+use crate::models::tokens::TokenLayout;
 use crate::models::vim::ScanOperands;
 
-/// Computes the class token's rolled-out attention to the patches after each block, each (b,
-/// patches), from the inputs of every block's mixer.
+/// Computes the rolled-out attention to the patches after each block, each (b, patches), from the
+/// inputs of every block's mixer: the mean over the tokens that the branch's feature vector is made
+/// of, which is the class token's if there is one.
 ///
 /// A block's matrix is half the identity (the residual connection) and half its attention. A ViT's
 /// attention is the mean over heads; a Vision Mamba's is the magnitude of its scans' hidden
@@ -23,7 +24,7 @@ use crate::models::vim::ScanOperands;
 pub(super) fn rollout(
     net: &BeautyNet,
     branch: Branch,
-    class: i64,
+    layout: TokenLayout,
     inputs: &[Tensor],
 ) -> Result<Vec<Tensor>> {
     let mut rolled: Option<Tensor> = None; // (b, l, l)
@@ -40,10 +41,8 @@ pub(super) fn rollout(
             Some(rolled) => mixing.f_matmul(rolled)?,
             None => mixing,
         };
-        maps.push(
-            without_class(&product.f_select(1, class)?.f_unsqueeze(-1)?, class)?
-                .f_squeeze_dim(-1)?,
-        );
+        let row = layout.feature_mean(&product)?; // (b, l)
+        maps.push(layout.patches_of(&row)?);
         rolled = Some(product);
     }
     Ok(maps)

@@ -2,7 +2,7 @@
 //!
 //! The maps are computed on the input of a block's mixer: what `norm1` returns in a block of the
 //! ViT, where pytorch-grad-cam's examples for ViTs take theirs, and `norm` in one of the Vision
-//! Mamba. The model uses only the class token of the last block's output, so the gradient at its
+//! Mamba. If the feature vector is the class token of the last block's output, the gradient at its
 //! patch tokens is zero and a map computed there is blank. The golden tests compare Grad-CAM with
 //! pytorch-grad-cam; the other three methods follow its formulas, except that the sign of
 //! [`Method::EigenCam`] does not depend on the decomposition.

@@ -7,8 +7,9 @@ use super::attention::rollout;
 use super::cam::cam;
 use super::options::{ExplainOptions, Method, branches};
 use super::pixel_attribution::{PATH_STEPS, integrated_gradients, occlusion, sum_by_patch};
-use super::recorder::{Recorder, without_class};
+use super::recorder::Recorder;
 use crate::config::Branch;
+use crate::models::tokens::TokenLayout;
 use crate::models::{BeautyNet, Images};
 
 /// Avoids a division by zero when a map is scaled; pytorch-grad-cam's value.
@@ -110,7 +111,7 @@ pub fn explain(net: &BeautyNet, images: Images, options: &ExplainOptions) -> Res
     for (branch, shape) in branches(net) {
         let method = options.branch(branch).method;
         let layers = options.branch(branch).blocks(branch, shape)?;
-        let class = net.class_index(branch).context("the branch has no class token")?;
+        let layout = net.token_layout(branch).context("the model lacks the branch")?;
         let inputs = recorder.inputs(branch);
         let maps: Vec<Tensor> = match method {
             Method::IntegratedGradients => {
@@ -126,10 +127,10 @@ pub fn explain(net: &BeautyNet, images: Images, options: &ExplainOptions) -> Res
             }
             _ if method.is_rollout() => {
                 let _guard = tch::no_grad_guard();
-                let mut maps = rollout(net, branch, class, inputs)?;
+                let mut maps = rollout(net, branch, layout, inputs)?;
                 maps.split_off(maps.len().saturating_sub(layers.len()))
             }
-            _ => cam_maps(method, inputs, &mut gradients, class)?,
+            _ => cam_maps(method, inputs, &mut gradients, layout)?,
         };
         let shape_of_maps = [-1, maps.len() as i64, shape.grid(), shape.grid()];
         let grid = Tensor::f_stack(&maps, 1)?.f_reshape(shape_of_maps)?.detach();
@@ -142,19 +143,19 @@ pub fn explain(net: &BeautyNet, images: Images, options: &ExplainOptions) -> Res
     Ok(explanation)
 }
 
-/// Computes a class activation map of each block from its input tokens (b, 1 + patches, d).
+/// Computes a class activation map of each block from its input tokens (b, tokens, d).
 fn cam_maps(
     method: Method,
     inputs: &[Tensor],
     gradients: &mut impl Iterator<Item = Tensor>,
-    class: i64,
+    layout: TokenLayout,
 ) -> Result<Vec<Tensor>> {
     inputs
         .iter()
         .map(|tokens| {
             let gradient = gradients.next().context("a block got no gradient")?;
-            let gradient = without_class(&gradient, class)?;
-            cam(method, &without_class(&tokens.detach(), class)?, &gradient)
+            let gradient = layout.patches_of(&gradient)?;
+            cam(method, &layout.patches_of(&tokens.detach())?, &gradient)
         })
         .collect()
 }

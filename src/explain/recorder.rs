@@ -51,7 +51,7 @@ impl Recorder {
         Ok(Self { recordings, guard: None })
     }
 
-    /// Returns the inputs of a branch's recorded blocks, each (b, 1 + patches, d).
+    /// Returns the inputs of a branch's recorded blocks, each (b, tokens, d).
     pub(super) fn inputs(&self, branch: Branch) -> &[Tensor] {
         &self.recordings[slot(branch)].inputs
     }
@@ -82,10 +82,4 @@ impl Tap for Recorder {
         }
         tokens
     }
-}
-
-/// Removes the class token from tokens (b, 1 + patches, d): (b, patches, d).
-pub(super) fn without_class(tokens: &Tensor, class: i64) -> Result<Tensor> {
-    let after = tokens.size3()?.1 - class - 1;
-    Ok(Tensor::f_cat(&[tokens.f_narrow(1, 0, class)?, tokens.f_narrow(1, class + 1, after)?], 1)?)
 }

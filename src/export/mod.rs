@@ -12,7 +12,7 @@ use clap::ValueEnum;
 use serde::Serialize;
 use tch::Tensor;
 
-use crate::config::{BackboneConfig, BackboneShape, Branch, Stem};
+use crate::config::{BackboneConfig, BackboneShape, Branch, Features, Stem};
 use crate::files::write_atomic;
 use crate::models::weights;
 use crate::run::{CONFIG_FILE, Run};
@@ -120,6 +120,15 @@ struct TimmModelArgs {
     embed_dim: i64,
     depth: i64,
     num_heads: i64,
+    #[serde(flatten)]
+    pool: Option<TimmPool>,
+}
+
+/// The mean of the patch tokens after the last norm, where timm would pool before it.
+#[derive(Serialize)]
+struct TimmPool {
+    global_pool: &'static str,
+    fc_norm: bool,
 }
 
 #[derive(Serialize)]
@@ -138,6 +147,9 @@ struct TimmPretrainedCfg {
 
 impl<'a> TimmConfig<'a> {
     fn new(backbone: &'a BackboneConfig, shape: &BackboneShape) -> Self {
+        // timm's distilled models have no other feature than that of their two tokens.
+        let is_mean = shape.features == Features::Mean && shape.variant.class_tokens == 1;
+        let global_pool = if is_mean { "avg" } else { "token" };
         Self {
             architecture: match backbone.published() {
                 [] => "vit_tiny_patch16_224",
@@ -145,13 +157,14 @@ impl<'a> TimmConfig<'a> {
             },
             num_classes: 0,
             num_features: shape.embed_dim,
-            global_pool: "token",
+            global_pool,
             model_args: TimmModelArgs {
                 img_size: shape.image_size,
                 patch_size: shape.patch_size,
                 embed_dim: shape.embed_dim,
                 depth: shape.depth,
                 num_heads: shape.num_heads,
+                pool: is_mean.then_some(TimmPool { global_pool, fc_norm: false }),
             },
             pretrained_cfg: TimmPretrainedCfg {
                 input_size: [3, shape.image_size, shape.image_size],

@@ -95,9 +95,11 @@ fn branch_line(branch: Branch, backbone: &BackboneConfig, shape: &BackboneShape)
         Stem::Conv => "a convolutional stem, ",
     };
     let BackboneShape { depth, embed_dim, patch_size, stride, image_size, mean, std, .. } = shape;
+    let features = shape.features;
     format!(
         "- {}: `{}`, {stem}{depth} blocks of width {embed_dim}, patches of {patch_size} px every \
-         {stride} px, images of {image_size} px, mean {mean:?}, std {std:?}; {initialization}\n",
+         {stride} px, features `{features}`, images of {image_size} px, mean {mean:?}, std \
+         {std:?}; {initialization}\n",
         branch.title(),
         backbone.name
     )

@@ -9,9 +9,10 @@ use super::forward_context::ForwardContext;
 use super::fusion::{BranchTokens, Fusion};
 use super::head::RegressionHead;
 use super::images::Images;
+use super::tokens::TokenLayout;
 use super::vim::ScanOperands;
 use super::weights::{Note, load_backbone};
-use crate::config::{BackboneShape, Branch, Config};
+use crate::config::{BackboneShape, Branch, Config, FusionStrategy};
 
 /// The output of a forward pass.
 #[derive(Debug)]
@@ -40,8 +41,8 @@ pub trait Tap {
         x
     }
 
-    /// Gets the normalized input (b, 1 + patches, d) of a block's mixer (a ViT's attention, a
-    /// Vision Mamba's scans), and returns the input to use instead.
+    /// Gets the normalized input (b, tokens, d) of a block's mixer (a ViT's attention, a Vision
+    /// Mamba's scans), and returns the input to use instead.
     fn mixer_input(&mut self, _branch: Branch, _layer: usize, tokens: Tensor) -> Tensor {
         tokens
     }
@@ -79,7 +80,10 @@ impl BeautyNet {
         let encoder = |shape| Encoder::new(&root, shape);
         let vit = config.shape(Branch::Vit)?.map(encoder);
         let mamba = config.shape(Branch::Mamba)?.map(encoder);
-        let width = |encoder: &Encoder| encoder.shape.embed_dim;
+        let width = |encoder: &Encoder| match config.model.fusion.strategy {
+            FusionStrategy::CrossAttention => encoder.shape.embed_dim,
+            _ => encoder.shape.feature_width(),
+        };
         let (vit_width, mamba_width) = (vit.as_ref().map(width), mamba.as_ref().map(width));
         let fusion = Fusion::new(&(&root / "fusion"), &config.model, vit_width, mamba_width)?;
         let (path, output) = (&root / "head", config.head_output());
@@ -162,8 +166,8 @@ impl BeautyNet {
         let fused = self.fusion.forward(vit.as_ref(), mamba.as_ref(), ctx)?;
         let (scaled, log_probabilities) = self.head.forward(&fused.vector, ctx);
         Ok(Output {
-            vit: vit.map(|tokens| tokens.class()),
-            mamba: mamba.map(|tokens| tokens.class()),
+            vit: vit.map(|tokens| tokens.features().shallow_clone()),
+            mamba: mamba.map(|tokens| tokens.features().shallow_clone()),
             fused: fused.vector,
             weights: fused.weights,
             log_probabilities,
@@ -184,9 +188,9 @@ impl BeautyNet {
         self.encoder(branch).map(|encoder| &encoder.shape)
     }
 
-    /// Returns the index of the class token among a branch's tokens, if the model has the branch.
-    pub fn class_index(&self, branch: Branch) -> Option<i64> {
-        self.encoder(branch).map(Encoder::class_index)
+    /// Returns the order of a branch's tokens, if the model has the branch.
+    pub fn token_layout(&self, branch: Branch) -> Option<TokenLayout> {
+        self.encoder(branch).map(|encoder| encoder.layout)
     }
 
     /// Returns the attention of the ViT's block `layer` for the mixer input `normed` (b, l, d): (b,

@@ -50,14 +50,14 @@ impl Cost {
         }
     }
 
-    /// Returns the cost of the norm after the blocks: it keeps its input, and a root mean square
-    /// norm also its output before the weight.
+    /// Returns the cost of the norm before or after the blocks: it keeps its input, and a root mean
+    /// square norm also its output before the weight.
     pub fn norm(shape: &BackboneShape) -> Self {
         let kept = match shape.branch {
             Branch::Vit => 1,
             Branch::Mamba => 2,
         };
-        Self::new(0, kept * (shape.patches() + 1) * shape.embed_dim)
+        Self::new(0, kept * shape.tokens() * shape.embed_dim)
     }
 
     /// Counts qkv and projection, queries times keys and weights times values, and the MLP of ratio
@@ -65,10 +65,13 @@ impl Cost {
     ///
     /// Kept for each token: the inputs and outputs of both norms (4 d), queries, keys and values (3
     /// d), the attention's output (d) and its log-sum-exp by head, and the MLP's hidden layer
-    /// before and after its GELU (8 d).
+    /// before and after its GELU (8 d). QuickGELU keeps its sigmoid too (4 d), LayerScale what it
+    /// scales (2 d).
     fn vit_block(shape: &BackboneShape) -> Self {
-        let (l, d) = (shape.patches() + 1, shape.embed_dim);
-        Self::new(l * d * 4 * d + 2 * l * l * d + l * d * 8 * d, l * (16 * d + shape.num_heads))
+        let (l, d) = (shape.tokens(), shape.embed_dim);
+        let variant = &shape.variant;
+        let widths = 16 + 4 * i64::from(variant.quick_gelu) + 2 * i64::from(variant.layer_scale);
+        Self::new(l * d * 4 * d + 2 * l * l * d + l * d * 8 * d, l * (widths * d + shape.num_heads))
     }
 
     /// Counts the projections, and for each direction the convolution (4 taps), the step sizes, and
@@ -79,7 +82,7 @@ impl Cost {
     /// z, and the input of the last projection; for each direction the convolution's output, its
     /// projection, the step sizes, and a state every [`STEPS_PER_STATE`] steps.
     fn vim_block(shape: &BackboneShape) -> Self {
-        let (l, d, n) = (shape.patches() + 1, shape.embed_dim, shape.d_state);
+        let (l, d, n) = (shape.tokens(), shape.embed_dim, shape.d_state);
         let (inner, rank) = (2 * d, dt_rank(d));
         let direction =
             l * inner * 4 + l * inner * (rank + 2 * n) + l * rank * inner + 4 * l * inner * n;

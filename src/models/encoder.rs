@@ -7,15 +7,16 @@ use super::forward_context::ForwardContext;
 use super::fusion::BranchTokens;
 use super::images::{Images, Normalization};
 use super::layers::Masked;
-use super::patch_embed::class_index;
+use super::tokens::TokenLayout;
 use super::vim::VisionMamba;
 use super::vit::VisionTransformer;
-use crate::config::{BackboneShape, Branch};
+use crate::config::{BackboneShape, Branch, Features};
 
 #[derive(Debug)]
 pub(super) struct Encoder {
     pub backbone: Backbone,
     pub shape: BackboneShape,
+    pub layout: TokenLayout,
     pub normalization: Normalization,
 }
 
@@ -33,11 +34,7 @@ impl Encoder {
             Branch::Mamba => Backbone::Mamba(VisionMamba::new(&path, &shape)),
         };
         let normalization = Normalization::new(shape.mean, shape.std, root.device());
-        Self { backbone, shape, normalization }
-    }
-
-    pub(super) fn class_index(&self) -> i64 {
-        class_index(self.shape.branch, self.shape.patches())
+        Self { backbone, shape, layout: TokenLayout::new(&shape), normalization }
     }
 
     pub(super) fn normalize(&self, images: Images) -> Result<Tensor> {
@@ -64,10 +61,10 @@ impl Encoder {
         masked: Option<&Masked>,
         ctx: ForwardContext,
     ) -> Result<BranchTokens> {
-        Ok(self.tokens(match &self.backbone {
+        self.tokens(match &self.backbone {
             Backbone::Vit(vit) => vit.forward(x, masked, ctx)?,
             Backbone::Mamba(mamba) => mamba.forward(x, masked, ctx)?,
-        }))
+        })
     }
 
     pub(super) fn forward_tapped(
@@ -75,14 +72,22 @@ impl Encoder {
         x: &Tensor,
         tap: &mut dyn FnMut(usize, Tensor) -> Tensor,
     ) -> Result<BranchTokens> {
-        Ok(self.tokens(match &self.backbone {
-            Backbone::Vit(vit) => vit.forward_tapped(x, tap),
+        self.tokens(match &self.backbone {
+            Backbone::Vit(vit) => vit.forward_tapped(x, tap)?,
             Backbone::Mamba(mamba) => mamba.forward_tapped(x, tap)?,
-        }))
+        })
     }
 
-    fn tokens(&self, tokens: Tensor) -> BranchTokens {
-        BranchTokens::new(tokens, self.class_index())
+    /// Makes the feature vector of tokens (b, tokens, d).
+    fn tokens(&self, tokens: Tensor) -> Result<BranchTokens> {
+        let class = || self.layout.class_mean(&tokens);
+        let mean = || self.layout.patch_mean(&tokens);
+        let features = match self.shape.features {
+            Features::Cls => class()?,
+            Features::Mean => mean()?,
+            Features::ClsMean => Tensor::f_cat(&[class()?, mean()?], -1)?,
+        };
+        Ok(BranchTokens::new(tokens, self.layout, features))
     }
 
     pub(super) fn recompute_blocks(&mut self, variables: &nn::VarStore) {

@@ -21,7 +21,7 @@ const WEIGHT: Init = Init::TruncNormal { std: 0.02 };
 pub struct Prediction {
     /// (b, patches, 3·p·p), from each patch's own token: by channel, then row, then column.
     pub pixels: Tensor,
-    /// (b, patches, 3): each patch's mean color, from the class token.
+    /// (b, patches, 3): each patch's mean color, from the feature vector.
     pub colors: Option<Tensor>,
 }
 
@@ -47,7 +47,7 @@ pub struct MaskedImageModel {
 
 impl MaskedImageModel {
     /// Returns a model with random parameters, sampled from torch's generator (seed it first), then
-    /// loads the weights that the backbone's config names. `colors` adds the class token's task.
+    /// loads the weights that the backbone's config names. `colors` adds the feature vector's task.
     pub fn new(
         config: &BackboneConfig,
         shape: BackboneShape,
@@ -61,8 +61,10 @@ impl MaskedImageModel {
             encoder: Encoder::new(&root, shape),
             mask_token: WEIGHT.parameter(&root, "mask_token", &[dim]),
             pixels: Linear::new(&root / "pixels", dim, 3 * patch * patch, true, WEIGHT),
-            colors: colors
-                .then(|| Linear::new(&root / "colors", dim, 3 * shape.patches(), true, WEIGHT)),
+            colors: colors.then(|| {
+                let (path, patches) = (&root / "colors", shape.patches());
+                Linear::new(path, shape.feature_width(), 3 * patches, true, WEIGHT)
+            }),
             variables,
             notes: Vec::new(),
         };
@@ -107,10 +109,9 @@ impl MaskedImageModel {
         let x = masked_x.as_ref().unwrap_or(x);
         let tokens = self.encoder.forward(x, Some(&masked), ctx)?;
         let patches = self.shape().patches();
-        let of_patches = tokens.class_first().narrow(1, 1, patches);
-        let colors = |layer: &Linear| layer.forward(&tokens.class()).view([-1, patches, 3]);
+        let colors = |layer: &Linear| layer.forward(tokens.features()).view([-1, patches, 3]);
         Ok(Prediction {
-            pixels: self.pixels.forward(&of_patches),
+            pixels: self.pixels.forward(&tokens.patches()?),
             colors: self.colors.as_ref().map(colors),
         })
     }

@@ -14,6 +14,7 @@ pub mod masked_image;
 pub mod patch_embed;
 mod recompute;
 pub mod summary;
+pub mod tokens;
 pub mod vim;
 pub mod vit;
 pub mod weights;

@@ -3,7 +3,7 @@
 use tch::{Tensor, nn};
 
 use super::layers::{Init, LayerNorm, Masked};
-use crate::config::{BackboneShape, Branch, Stem};
+use crate::config::{BackboneShape, Stem};
 
 const NORM_EPS: f64 = 1e-6;
 const MIN_WIDTH: i64 = 16;
@@ -12,7 +12,7 @@ const MIN_WIDTH: i64 = 16;
 #[derive(Debug)]
 pub struct PatchEmbed {
     weight: Tensor,
-    bias: Tensor,
+    bias: Option<Tensor>,
     features: PatchFeatures,
 }
 
@@ -25,7 +25,7 @@ enum PatchFeatures {
 
 impl PatchEmbed {
     /// Returns a patch embedding of this shape. `init` maps the projection's number of inputs to
-    /// the distribution of its weight; its bias is initialized to zero.
+    /// the distribution of its weight; its bias, if the variant has one, is initialized to zero.
     pub fn new(path: nn::Path, shape: &BackboneShape, init: fn(i64) -> Init) -> Self {
         let (dim, p) = (shape.embed_dim, shape.patch_size);
         let (features, inputs) = match shape.stem {
@@ -37,9 +37,10 @@ impl PatchEmbed {
         };
         let path = path / "proj";
         let weight = [&[dim], &inputs[..]].concat();
+        let bias = || Init::Constant(0.0).parameter(&path, "bias", &[dim]);
         Self {
             weight: init(inputs.iter().product()).parameter(&path, "weight", &weight),
-            bias: Init::Constant(0.0).parameter(&path, "bias", &[dim]),
+            bias: (!shape.variant.pre_norm).then(bias),
             features,
         }
     }
@@ -58,7 +59,7 @@ impl PatchEmbed {
                 x.flatten(2, 3).transpose(1, 2)
             }
         };
-        let patches = features.linear(&self.weight.flatten(1, -1), Some(&self.bias));
+        let patches = features.linear(&self.weight.flatten(1, -1), self.bias.as_ref());
         match masked {
             Some(masked) => masked.replace(&patches),
             None => patches,
@@ -106,15 +107,6 @@ impl Stage {
         let x = x.conv2d(&self.weight, None::<&Tensor>, [2, 2], [1, 1], [1, 1], 1);
         let channels_last = x.permute([0, 2, 3, 1]);
         self.norm.forward(&channels_last).relu().permute([0, 3, 1, 2])
-    }
-}
-
-/// Returns the index of the class token among the tokens of `patches` patches: first in a ViT, in
-/// the middle in a Vision Mamba.
-pub fn class_index(branch: Branch, patches: i64) -> i64 {
-    match branch {
-        Branch::Vit => 0,
-        Branch::Mamba => patches / 2,
     }
 }
 

@@ -68,7 +68,7 @@ pub fn summarize(config: &Config) -> Result<Summary> {
         let cost = match names.next() {
             Some("patch_embed") => Cost::patch_embed(shape),
             Some("blocks" | "layers") => Cost::block(shape),
-            Some("norm" | "norm_f") => Cost::norm(shape),
+            Some("norm_pre" | "norm" | "norm_f") => Cost::norm(shape),
             _ => continue,
         };
         (layer.multiply_adds, layer.activation_bytes) = (cost.multiply_adds, cost.activation_bytes);
@@ -105,10 +105,11 @@ fn order(module: &str) -> usize {
     };
     let inside = match names.next() {
         Some("patch_embed") => 0,
-        Some("cls_token") => 1,
+        Some("cls_token" | "dist_token" | "reg_token") => 1,
         Some("pos_embed") => 2,
-        Some("blocks" | "layers") => 3,
-        _ => 4,
+        Some("norm_pre") => 3,
+        Some("blocks" | "layers") => 4,
+        _ => 5,
     };
     branch + inside
 }

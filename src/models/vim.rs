@@ -10,10 +10,11 @@ use tch::{Kind, Tensor, nn};
 
 use super::forward_context::ForwardContext;
 use super::layers::{DropPath, Init, Linear, Masked, Parameter, RmsNorm};
-use super::patch_embed::{PatchEmbed, class_index};
+use super::patch_embed::PatchEmbed;
 use super::recompute::Recompute;
+use super::tokens::TokenLayout;
 use super::vit::drop_path_by_block;
-use crate::config::{BackboneShape, Branch};
+use crate::config::BackboneShape;
 use crate::ops::{self, MambaParameters, Path, ScanInputs};
 
 const NORM_EPS: f64 = 1e-5;
@@ -220,6 +221,7 @@ impl Block {
 /// A Vision Mamba without a classifier.
 #[derive(Debug)]
 pub struct VisionMamba {
+    layout: TokenLayout,
     patch_embed: PatchEmbed,
     cls_token: Tensor,
     pos_embed: Tensor,
@@ -242,6 +244,7 @@ impl VisionMamba {
             *last = shape.drop_path;
         }
         Self {
+            layout: TokenLayout::new(shape),
             patch_embed: PatchEmbed::new(path / "patch_embed", shape, projection),
             cls_token: token.parameter(path, "cls_token", &[1, 1, dim]),
             pos_embed: token.parameter(path, "pos_embed", &[1, 1 + shape.patches(), dim]),
@@ -267,9 +270,8 @@ impl VisionMamba {
         self.recompute = Recompute::blocks(named, "layers.", self.layers.len());
     }
 
-    /// Normalized images (b, 3, s, s) to the tokens (b, 1 + patches, embed_dim) after the last
-    /// norm; the class token is at index `patches / 2`. With `masked`, some of the patches are
-    /// masked.
+    /// Normalized images (b, 3, s, s) to the tokens (b, tokens, embed_dim) after the last norm, in
+    /// the order of the [layout](TokenLayout). With `masked`, some of the patches are masked.
     pub fn forward(
         &self,
         x: &Tensor,
@@ -284,7 +286,7 @@ impl VisionMamba {
     }
 
     /// As [`forward`](Self::forward) in evaluation, with `tap` between each block's norm and its
-    /// mixer: it gets the block's index and the tokens (b, 1 + patches, embed_dim), and returns the
+    /// mixer: it gets the block's index and the tokens (b, tokens, embed_dim), and returns the
     /// tokens to use instead.
     pub fn forward_tapped(
         &self,
@@ -314,11 +316,7 @@ impl VisionMamba {
     /// their positions.
     fn embed(&self, x: &Tensor, masked: Option<&Masked>) -> Result<Tensor> {
         let patches = self.patch_embed.forward(x, masked); // (b, patches, embed_dim)
-        let (b, count, _) = patches.size3()?;
-        let middle = class_index(Branch::Mamba, count);
-        let cls_token = self.cls_token.expand([b, -1, -1], false);
-        let tokens =
-            [patches.narrow(1, 0, middle), cls_token, patches.narrow(1, middle, count - middle)];
-        Ok(Tensor::cat(&tokens, 1) + &self.pos_embed)
+        let cls_token = self.cls_token.expand([patches.size()[0], -1, -1], false);
+        Ok(self.layout.join(&cls_token, &patches)? + &self.pos_embed)
     }
 }

@@ -1,17 +1,19 @@
-//! Vision Transformer (arXiv 2010.11929), as timm's `vit_*` and `deit_*`: parameters have timm's
-//! names and shapes.
+//! Vision Transformer (arXiv 2010.11929), as timm's `vit_*` and `deit_*` with the variants DeiT
+//! distilled (2012.12877), DINOv2 (2304.07193), DINOv2 with registers (2309.16588) and CLIP
+//! (2103.00020): parameters have timm's names and shapes.
 
 use anyhow::{Context, Result};
 use tch::{Kind, Tensor, nn};
 
 use super::forward_context::ForwardContext;
-use super::layers::{DropPath, Init, LayerNorm, Linear, Masked};
+use super::layers::{DropPath, Init, LayerNorm, Linear, Masked, Parameter};
 use super::patch_embed::PatchEmbed;
 use super::recompute::Recompute;
+use super::tokens::TokenLayout;
 use crate::config::BackboneShape;
 
-const NORM_EPS: f64 = 1e-6;
 const MLP_RATIO: i64 = 4;
+const LAYER_SCALE: f64 = 1e-5;
 const WEIGHT: Init = Init::TruncNormal { std: 0.02 };
 
 #[derive(Debug, Clone)]
@@ -56,18 +58,45 @@ impl Attention {
 struct Mlp {
     fc1: Linear,
     fc2: Linear,
+    quick_gelu: bool,
 }
 
 impl Mlp {
-    fn new(path: nn::Path, dim: i64) -> Self {
+    fn new(path: nn::Path, dim: i64, quick_gelu: bool) -> Self {
         Self {
             fc1: Linear::new(&path / "fc1", dim, MLP_RATIO * dim, true, WEIGHT),
             fc2: Linear::new(&path / "fc2", MLP_RATIO * dim, dim, true, WEIGHT),
+            quick_gelu,
         }
     }
 
     fn forward(&self, x: &Tensor) -> Tensor {
-        self.fc2.forward(&self.fc1.forward(x).gelu("none"))
+        let hidden = self.fc1.forward(x);
+        self.fc2.forward(&if self.quick_gelu {
+            &hidden * (&hidden * 1.702).sigmoid()
+        } else {
+            hidden.gelu("none")
+        })
+    }
+}
+
+/// LayerScale (CaiT, arXiv 2103.17239): a learned factor per channel on what a layer adds to the
+/// tokens.
+#[derive(Debug, Clone)]
+struct LayerScale(Option<Parameter>);
+
+impl LayerScale {
+    fn new(path: nn::Path, shape: &BackboneShape) -> Self {
+        let init = Init::Constant(LAYER_SCALE);
+        let gamma = || init.parameter(&path, "gamma", &[shape.embed_dim]).into();
+        Self(shape.variant.layer_scale.then(gamma))
+    }
+
+    fn forward(&self, x: Tensor) -> Tensor {
+        match &self.0 {
+            Some(gamma) => x * &**gamma,
+            None => x,
+        }
     }
 }
 
@@ -75,19 +104,23 @@ impl Mlp {
 struct Block {
     norm1: LayerNorm,
     attn: Attention,
+    ls1: LayerScale,
     norm2: LayerNorm,
     mlp: Mlp,
+    ls2: LayerScale,
     drop_path: DropPath,
 }
 
 impl Block {
     fn new(path: nn::Path, shape: &BackboneShape, drop_path: f64) -> Self {
-        let dim = shape.embed_dim;
+        let (dim, eps) = (shape.embed_dim, shape.variant.norm_eps);
         Self {
-            norm1: LayerNorm::new(&path / "norm1", dim, NORM_EPS),
+            norm1: LayerNorm::new(&path / "norm1", dim, eps),
             attn: Attention::new(&path / "attn", dim, shape.num_heads),
-            norm2: LayerNorm::new(&path / "norm2", dim, NORM_EPS),
-            mlp: Mlp::new(&path / "mlp", dim),
+            ls1: LayerScale::new(&path / "ls1", shape),
+            norm2: LayerNorm::new(&path / "norm2", dim, eps),
+            mlp: Mlp::new(&path / "mlp", dim, shape.variant.quick_gelu),
+            ls2: LayerScale::new(&path / "ls2", shape),
             drop_path: DropPath(drop_path),
         }
     }
@@ -98,17 +131,24 @@ impl Block {
 
     /// As [`forward`](Self::forward), with the attention's input given separately.
     fn forward_normed(&self, x: &Tensor, normed: &Tensor, ctx: ForwardContext) -> Tensor {
-        let x = x + self.drop_path.forward(self.attn.forward(normed), ctx);
-        &x + self.drop_path.forward(self.mlp.forward(&self.norm2.forward(&x)), ctx)
+        let attended = self.ls1.forward(self.attn.forward(normed));
+        let x = x + self.drop_path.forward(attended, ctx);
+        let mapped = self.ls2.forward(self.mlp.forward(&self.norm2.forward(&x)));
+        &x + self.drop_path.forward(mapped, ctx)
     }
 }
 
 /// A Vision Transformer without a classifier.
 #[derive(Debug)]
 pub struct VisionTransformer {
+    layout: TokenLayout,
     patch_embed: PatchEmbed,
     cls_token: Tensor,
+    dist_token: Option<Tensor>,
+    reg_token: Option<Tensor>,
     pos_embed: Tensor,
+    patch_positions: bool,
+    norm_pre: Option<LayerNorm>,
     blocks: Vec<Block>,
     norm: LayerNorm,
     recompute: Recompute,
@@ -117,19 +157,28 @@ pub struct VisionTransformer {
 impl VisionTransformer {
     /// Returns a model with new parameters under `path`, initialized as timm does.
     pub fn new(path: &nn::Path, shape: &BackboneShape) -> Self {
-        let dim = shape.embed_dim;
+        let (dim, variant) = (shape.embed_dim, shape.variant);
         let drop_path = drop_path_by_block(shape.drop_path, shape.depth);
         let blocks = path / "blocks";
+        let token =
+            |init: Init, name: &str, count: i64| init.parameter(path, name, &[1, count, dim]);
+        let (near_zero, registers) = (Init::TruncNormal { std: 1e-6 }, variant.register_tokens);
+        let norm = |name: &str| LayerNorm::new(path / name, dim, variant.norm_eps);
         Self {
+            layout: TokenLayout::new(shape),
             patch_embed: PatchEmbed::new(path / "patch_embed", shape, Init::pytorch_default),
-            cls_token: Init::TruncNormal { std: 1e-6 }.parameter(path, "cls_token", &[1, 1, dim]),
-            pos_embed: WEIGHT.parameter(path, "pos_embed", &[1, 1 + shape.patches(), dim]),
+            cls_token: token(near_zero, "cls_token", 1),
+            dist_token: (variant.class_tokens > 1).then(|| token(WEIGHT, "dist_token", 1)),
+            reg_token: (registers > 0).then(|| token(near_zero, "reg_token", registers)),
+            pos_embed: token(WEIGHT, "pos_embed", TokenLayout::of_positions(shape).len()),
+            patch_positions: variant.patch_positions,
+            norm_pre: variant.pre_norm.then(|| norm("norm_pre")),
             blocks: drop_path
                 .iter()
                 .enumerate()
                 .map(|(i, &drop_path)| Block::new(&blocks / i, shape, drop_path))
                 .collect(),
-            norm: LayerNorm::new(path / "norm", dim, NORM_EPS),
+            norm: norm("norm"),
             recompute: Recompute::default(),
         }
     }
@@ -139,15 +188,15 @@ impl VisionTransformer {
         self.recompute = Recompute::blocks(named, "blocks.", self.blocks.len());
     }
 
-    /// Normalized images (b, 3, s, s) to the tokens (b, 1 + patches, embed_dim) after the last
-    /// norm; the class token is the first. With `masked`, some of the patches are masked.
+    /// Normalized images (b, 3, s, s) to the tokens (b, tokens, embed_dim) after the last norm, in
+    /// the order of the [layout](TokenLayout). With `masked`, some of the patches are masked.
     pub fn forward(
         &self,
         x: &Tensor,
         masked: Option<&Masked>,
         ctx: ForwardContext,
     ) -> Result<Tensor> {
-        let mut x = self.embed(x, masked);
+        let mut x = self.embed(x, masked)?;
         for (i, block) in self.blocks.iter().enumerate() {
             let forward = |block: &Block, x: &Tensor, ctx| Ok(block.forward(x, ctx));
             x = self.recompute.run(i, block, &x, ctx, forward)?;
@@ -156,23 +205,23 @@ impl VisionTransformer {
     }
 
     /// As [`forward`](Self::forward) in evaluation, with `tap` between each block's first norm and
-    /// its attention: it gets the block's index and the tokens (b, 1 + patches, embed_dim), and
-    /// returns the tokens to use instead.
+    /// its attention: it gets the block's index and the tokens (b, tokens, embed_dim), and returns
+    /// the tokens to use instead.
     pub fn forward_tapped(
         &self,
         x: &Tensor,
         tap: &mut dyn FnMut(usize, Tensor) -> Tensor,
-    ) -> Tensor {
-        let mut x = self.embed(x, None);
+    ) -> Result<Tensor> {
+        let mut x = self.embed(x, None)?;
         for (layer, block) in self.blocks.iter().enumerate() {
             let normed = tap(layer, block.norm1.forward(&x));
             x = block.forward_normed(&x, &normed, ForwardContext::eval());
         }
-        self.norm.forward(&x)
+        Ok(self.norm.forward(&x))
     }
 
-    /// Returns the attention of block `layer` for the input `normed`: (b, heads, 1 + patches, 1 +
-    /// patches), rows sum to 1. Returns an error if there is no such block.
+    /// Returns the attention of block `layer` for the input `normed` (b, l, embed_dim): (b, heads,
+    /// l, l), rows sum to 1. Returns an error if there is no such block.
     pub fn attention(&self, layer: usize, normed: &Tensor) -> Result<Tensor> {
         let block = self.blocks.get(layer).with_context(|| {
             format!("there is no block {layer}: the ViT has {}", self.blocks.len())
@@ -183,13 +232,26 @@ impl VisionTransformer {
         Ok(logits.softmax(-1, Kind::Float))
     }
 
-    /// Returns the first block's input: the class token, then the embedded patches, at their
-    /// positions.
-    fn embed(&self, x: &Tensor, masked: Option<&Masked>) -> Tensor {
+    /// Returns the first block's input: the class tokens and registers, then the embedded patches,
+    /// at their positions.
+    fn embed(&self, x: &Tensor, masked: Option<&Masked>) -> Result<Tensor> {
         let patches = self.patch_embed.forward(x, masked); // (b, patches, embed_dim)
-        let b = patches.size()[0];
-        let cls_token = self.cls_token.expand([b, -1, -1], false);
-        Tensor::cat(&[cls_token, patches], 1) + &self.pos_embed
+        let special = [Some(&self.cls_token), self.dist_token.as_ref(), self.reg_token.as_ref()];
+        let special: Vec<&Tensor> = special.into_iter().flatten().collect();
+        let special = match special[..] {
+            [only] => only.shallow_clone(),
+            _ => Tensor::cat(&special, 1),
+        };
+        let special = special.expand([patches.size()[0], -1, -1], false);
+        let x = if self.patch_positions {
+            self.layout.join(&special, &(patches + &self.pos_embed))?
+        } else {
+            self.layout.join(&special, &patches)? + &self.pos_embed
+        };
+        Ok(match &self.norm_pre {
+            Some(norm) => norm.forward(&x),
+            None => x,
+        })
     }
 }
 

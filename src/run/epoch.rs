@@ -64,7 +64,7 @@ pub struct PretrainEpochRecord {
     /// The same error on the validation images after the epoch, with masks that never change.
     #[serde(with = "nan_as_null")]
     pub val_loss: f64,
-    /// Mean squared error of the mean colors that the class token predicts, on the validation
+    /// Mean squared error of the mean colors that the feature vector predicts, on the validation
     /// images; `None` without that task.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub val_color_loss: Option<f64>,

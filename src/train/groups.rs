@@ -7,7 +7,8 @@ use crate::config::{FreezeConfig, FrozenBlocks, OptimizerConfig};
 
 /// Last components of the names of parameters that are not decayed, whatever their shape (Vision
 /// Mamba's and timm's rule).
-const NOT_DECAYED: [&str; 6] = ["A_log", "A_b_log", "D", "D_b", "cls_token", "pos_embed"];
+const NOT_DECAYED: [&str; 8] =
+    ["A_log", "A_b_log", "D", "D_b", "cls_token", "dist_token", "reg_token", "pos_embed"];
 
 /// Returns whether weight decay applies: to matrices and kernels, not to biases, norms, tokens, or
 /// the scan's A and D.
@@ -19,7 +20,7 @@ pub fn is_decayed(name: &str, parameter: &Tensor) -> bool {
 /// A section of a backbone that has its own learning rate under layer decay, from the bottom up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Layer {
-    /// The patch embedding, class token and position embedding.
+    /// The patch embedding, special tokens, position embedding, and the norm before the blocks.
     Embedding,
     /// The block with this index, from 0.
     Block(usize),

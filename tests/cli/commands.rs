@@ -315,14 +315,38 @@ fn predict_and_features_read_images_and_report_those_that_cannot_be_read() {
 fn features_of_an_input_tensor_equal_the_reference_implementations() {
     let sandbox = Sandbox::new();
     let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/golden");
-    for (branch, sizes) in [("vit", "num_heads: 3"), ("mamba", "d_state: 16")] {
-        let prefix = if branch == "vit" { "vit" } else { "vim" };
-        let weights = golden.join(format!("{prefix}_small_case_weights.safetensors"));
+    let old = "image_size: 48, patch_size: 8, embed_dim: 48, depth: 3";
+    let vit = "embed_dim: 48, depth: 2, num_heads: 3, image_size";
+    for (branch, file, preset, sizes, features) in [
+        ("vit", "vit_small", "vit_tiny_patch16_224", format!("{old}, num_heads: 3"), ""),
+        ("mamba", "vim_small", "vim_tiny_patch16_224", format!("{old}, d_state: 16"), ""),
+        ("vit", "dinov2_small", "vit_base_patch14_dinov2", format!("{vit}: 70"), "cls"),
+        ("vit", "dinov2_reg4_small", "vit_base_patch14_reg4_dinov2", format!("{vit}: 70"), "mean"),
+        (
+            "vit",
+            "deit_distilled_small",
+            "deit_small_distilled_patch16_224",
+            format!("{vit}: 64"),
+            "",
+        ),
+        (
+            "vit",
+            "clip_small",
+            "vit_base_patch16_clip_quickgelu_224",
+            format!("{vit}: 64"),
+            "cls_mean",
+        ),
+    ] {
+        let weights = golden.join(format!("{file}_case_weights.safetensors"));
+        let (features, expected) = match features {
+            "" => ("cls", "features".to_string()),
+            _ => (features, format!("features_{features}")),
+        };
         let config = format!(
-            "model:\n  {branch}: {{name: {prefix}_tiny_patch16_224, weights: {weights:?}, image_size: 48, patch_size: 8, embed_dim: 48, depth: 3, {sizes}}}\n  fusion: {{strategy: {branch}_only}}\n"
+            "model:\n  {branch}: {{name: {preset}, weights: {weights:?}, features: {features}, {sizes}}}\n  fusion: {{strategy: {branch}_only}}\n"
         );
         fs::write(sandbox.path("golden.yaml"), config).unwrap();
-        let case = golden.join(format!("{prefix}_small_case.safetensors"));
+        let case = golden.join(format!("{file}_case.safetensors"));
         sandbox.done(&[
             "features",
             "golden.yaml",
@@ -338,11 +362,11 @@ fn features_of_an_input_tensor_equal_the_reference_implementations() {
             data.chunks(4).map(|c| f32::from_le_bytes(c.try_into().unwrap())).collect()
         };
         let (ours, expected) =
-            (read(&sandbox.path("f.safetensors"), branch), read(&case, "features"));
+            (read(&sandbox.path("f.safetensors"), branch), read(&case, &expected));
         assert_eq!(ours.len(), expected.len());
         let largest = expected.iter().fold(0f32, |m, x| m.max(x.abs()));
         for (a, b) in ours.iter().zip(&expected) {
-            assert!((a - b).abs() <= 1e-4 * largest, "{branch}: {a} is not {b}");
+            assert!((a - b).abs() <= 1e-4 * largest, "{file}: {a} is not {b}");
         }
     }
 }

@@ -56,6 +56,18 @@ impl Reference {
         Self { path, tensors, metadata }
     }
 
+    /// Returns a model's weights under their published names: from this file, or from the
+    /// `_weights` file next to it.
+    pub(crate) fn weights(&self) -> Vec<(String, Tensor)> {
+        let own = self.with_prefix("model.");
+        if !own.is_empty() {
+            return own;
+        }
+        let stem = self.path.file_stem().unwrap().to_string_lossy();
+        let path = self.path.with_file_name(format!("{stem}_weights.safetensors"));
+        Self::read(path).with_prefix("")
+    }
+
     /// Returns the tensor of that name; a missing one fails the test.
     pub(crate) fn tensor(&self, name: &str) -> Tensor {
         self.optional(name).unwrap_or_else(|| panic!("{}: no tensor {name}", self.path.display()))

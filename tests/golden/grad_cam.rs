@@ -4,7 +4,7 @@ use std::path::Path;
 
 use tch::{Device, Kind, Tensor};
 use vm_beautynet::config::Config;
-use vm_beautynet::explain::{ExplainOptions, Explanation, Layers, Method, explain, scale_maps};
+use vm_beautynet::explain::{ExplainOptions, Explanation, Layers, Method, explain};
 use vm_beautynet::models::{BeautyNet, ForwardContext, Images};
 
 use crate::backbones::network;
@@ -48,24 +48,10 @@ fn check(prefix: &str, branch: &str, preset: &str, sizes: &[&str]) {
         let cam = grad_cam(&net, &case.tensor("input"), Layers::Last, Layers::Last).unwrap();
         let map = cam.vit.or(cam.mamba).unwrap();
         assert_close(&format!("{name}: score"), &cam.score, &case.tensor("score"), 1e-4);
-        let cam = case.tensor("cam");
         let image = map.image().unwrap().select(1, 0);
-        assert_close(&format!("{name}: cam"), &image, &cam, 1e-4);
-        // pytorch-grad-cam makes `cam` of the map on the patch grid, so a file whose `cam_grid`
-        // does not scale to its `cam` holds two different maps, and only `cam` is compared. Both
-        // `small_case` files are such. pytorch-grad-cam 1.5.5 itself, on timm 1.0.31 and the ViT
-        // file's input, gives that file's `cam` within 1e-6 from a grid that is not its `cam_grid`;
-        // nor is that a map of any linear head on that input at any block: least squares for the
-        // head's weights leave 14 to 36 % of its positive values. `gradcam_vit_patch_grid`, made by
-        // the same package on the same weights, has the grid that its `cam` comes from.
-        let grid = case.tensor("cam_grid");
-        let side = cam.size()[2];
-        let apart = (scale_maps(&grid, side).unwrap() - &cam).abs().max().double_value(&[]);
-        if apart < 1e-3 {
-            assert_close(&format!("{name}: cam_grid"), &map.grid.select(1, 0), &grid, 1e-4)
-        } else {
-            eprintln!("{name}: cam_grid is not compared, it is off its own cam by {apart:.2}")
-        }
+        assert_close(&format!("{name}: cam"), &image, &case.tensor("cam"), 1e-4);
+        let (ours, theirs) = (map.grid.select(1, 0), case.tensor("cam_grid"));
+        assert_close(&format!("{name}: cam_grid"), &ours, &theirs, 1e-4);
         let unused = net.parameters().into_iter().all(|(_, p)| !p.grad().defined());
         assert!(unused, "{name}: a map left gradients in the network");
     }

@@ -8,6 +8,7 @@ use tch::{Device, Kind, Tensor, nn};
 use vm_beautynet::config::{Branch, Config, FusionStrategy, HeadOutput};
 use vm_beautynet::models::fusion::{BranchTokens, Fused, Fusion};
 use vm_beautynet::models::head::RegressionHead;
+use vm_beautynet::models::tokens::TokenLayout;
 use vm_beautynet::models::vim::VisionMamba;
 use vm_beautynet::models::vit::VisionTransformer;
 use vm_beautynet::models::{BeautyNet, ForwardContext, Images};
@@ -29,6 +30,14 @@ fn config(strategy: FusionStrategy, overrides: &[&str]) -> Config {
     all.push(format!("model.fusion.strategy={strategy}"));
     all.extend(overrides.iter().map(|text| text.to_string()));
     Config::from_yaml("", "test", &all).unwrap()
+}
+
+/// Wraps the tokens of a branch, whose feature vector is its class token.
+fn tokens(config: &Config, branch: Branch, tokens: Tensor) -> BranchTokens {
+    let layout = TokenLayout::new(&config.shape(branch).unwrap().unwrap());
+    let layout = layout.with_patches(tokens.size()[1] - 1);
+    let features = layout.class_mean(&tokens).unwrap();
+    BranchTokens::new(tokens, layout, features)
 }
 
 fn difference(a: &Tensor, b: &Tensor) -> f64 {
@@ -73,6 +82,7 @@ fn every_parameter_of_every_strategy_receives_gradient_within_a_few_steps() {
 /// A fusion whose parameters are all random, and tokens of both branches to put in: (5, 1 + 4, 24)
 /// and (5, 1 + 6, 20).
 struct Case {
+    config: Config,
     fusion: Fusion,
     parameters: BTreeMap<String, Tensor>,
     vit: Tensor,
@@ -95,6 +105,7 @@ impl Case {
             let _ = parameter.shallow_clone().g_add_(&noise);
         }
         Self {
+            config,
             fusion,
             parameters,
             vit: Tensor::randn([5, 5, 24], CPU),
@@ -103,8 +114,8 @@ impl Case {
     }
 
     fn forward(&self) -> Fused {
-        let vit = BranchTokens::new(self.vit.shallow_clone(), 0);
-        let mamba = BranchTokens::new(self.mamba.shallow_clone(), MIDDLE);
+        let vit = tokens(&self.config, Branch::Vit, self.vit.shallow_clone());
+        let mamba = tokens(&self.config, Branch::Mamba, self.mamba.shallow_clone());
         self.fusion.forward(Some(&vit), Some(&mamba), ForwardContext::eval()).unwrap()
     }
 
@@ -321,8 +332,10 @@ fn trained_vit_weight(strategy: FusionStrategy, vit_has_signal: bool, seed: i64)
         let noise = Tensor::randn([b, 3, 16, 16], CPU);
         let (for_vit, for_mamba) = if vit_has_signal { (signal, noise) } else { (noise, signal) };
         let train = ForwardContext::train();
-        let vit = BranchTokens::new(vit.forward(&for_vit, None, train).unwrap(), 0);
-        let mamba = BranchTokens::new(mamba.forward(&for_mamba, None, train).unwrap(), 2);
+        let vit = vit.forward(&for_vit, None, train).unwrap();
+        let mamba = mamba.forward(&for_mamba, None, train).unwrap();
+        let vit = tokens(&config, Branch::Vit, vit);
+        let mamba = tokens(&config, Branch::Mamba, mamba);
         let fused = fusion.forward(Some(&vit), Some(&mamba), train).unwrap();
         let loss = head.forward(&fused.vector, train).0.mse_loss(&scores, tch::Reduction::Mean);
         (loss, fused.weights.unwrap())

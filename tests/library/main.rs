@@ -17,4 +17,5 @@ mod scan;
 mod statistics;
 mod torch_files;
 mod torch_formats;
+mod variants;
 mod weights;

@@ -26,13 +26,17 @@ fn manifests() -> BTreeMap<String, Shapes> {
         .join("tests/fixtures/golden/checkpoint_manifests.json");
     let manifests: BTreeMap<String, Shapes> =
         serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
-    assert_eq!(manifests.len(), 7);
+    assert_eq!(manifests.len(), 14);
     manifests
 }
 
 fn without_classifier(shapes: &Shapes) -> Shapes {
     let shapes = shapes.clone().into_iter();
-    shapes.filter(|(name, _)| !name.starts_with("head.")).collect()
+    shapes.filter(|(name, _)| !is_classifier(name)).collect()
+}
+
+fn is_classifier(name: &str) -> bool {
+    name.starts_with("head.") || name.starts_with("head_dist.")
 }
 
 fn branch(name: &str) -> Branch {
@@ -100,7 +104,7 @@ fn check_round_trip(name: &str, published: &Shapes) {
         for exported in [format!("{branch}.safetensors"), timm.to_string()] {
             let mut file = WeightsFile::open(&output.join(&exported)).unwrap();
             assert_eq!(file.shapes(), without_classifier(published), "{exported}");
-            for (name, tensor) in tensors.iter().filter(|(name, _)| !name.starts_with("head.")) {
+            for (name, tensor) in tensors.iter().filter(|(name, _)| !is_classifier(name)) {
                 assert!(file.tensor(name).unwrap().equal(tensor), "{exported}: {name}");
             }
         }
@@ -111,8 +115,35 @@ fn check_round_trip(name: &str, published: &Shapes) {
 fn a_published_file_loads_runs_and_is_exported_bit_for_bit() {
     let _alone = alone_with_the_generator();
     let manifests = manifests();
-    for name in ["vit_tiny_patch16_224", "vim_tiny_patch16_224"] {
+    for name in ["vit_tiny_patch16_224", "deit_tiny_distilled_patch16_224", "vim_tiny_patch16_224"]
+    {
         check_round_trip(name, &manifests[name]);
+    }
+}
+
+#[test]
+fn a_dinov2_file_of_518_pixels_loads_for_224() {
+    let _alone = alone_with_the_generator();
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("dinov2.safetensors");
+    for (name, special) in [("vit_small_patch14_dinov2", 1), ("vit_small_patch14_reg4_dinov2", 0)] {
+        let mut published = random(&manifests()[name]);
+        // What DINOv2's own files have in addition.
+        published.push(("mask_token".into(), Tensor::zeros([1, 384], (Kind::Float, Device::Cpu))));
+        weights::save(&file, &published, Default::default()).unwrap();
+        let set = [format!("model.vit.weights={}", file.display()), "data.image_size=224".into()];
+        let net = BeautyNet::new(&config(name, &set), Device::Cpu).unwrap();
+        let notes: Vec<String> = net.notes().iter().map(ToString::to_string).collect();
+        let resampled = "model.vit.weights: pos_embed was resampled from 37x37 to 16x16 patches";
+        assert_eq!(notes, [resampled]);
+        let find = |all: &[(String, Tensor)]| {
+            let (_, tensor) = all.iter().find(|(name, _)| name == "pos_embed").unwrap();
+            tensor.shallow_clone()
+        };
+        let (ours, theirs) = (find(&net.branch_parameters(Branch::Vit)), find(&published));
+        assert_eq!(ours.size(), [1, special + 256, 384]);
+        let rows = |tensor: &Tensor| tensor.narrow(1, 0, special);
+        assert!(rows(&ours).equal(&rows(&theirs)), "{name}");
     }
 }
 

@@ -255,6 +255,87 @@ fn another_architecture_is_named_instead_of_its_parameters() {
 }
 
 #[test]
+fn the_remedy_for_another_architecture_is_the_preset_that_has_it() {
+    let _alone = alone_with_the_generator();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("published.safetensors");
+    let of = |name: &str| {
+        network(&[&format!("model.vit={{name: {name}, depth: null}}"), "data.image_size=112"])
+    };
+    for (published, chosen, words) in [
+        ("vit_small_patch14_dinov2", "vit_small_patch16_224", "LayerScale: blocks.0.ls1.gamma"),
+        ("vit_small_patch14_reg4_dinov2", "vit_small_patch14_dinov2", "register tokens: reg_token"),
+        ("deit_tiny_distilled_patch16_224", "vit_tiny_patch16_224", "a distillation token"),
+        ("deit_tiny_patch16_224", "deit_tiny_distilled_patch16_224", "no distillation token"),
+    ] {
+        weights::save(&path, &of(published).branch_parameters(Branch::Vit), HashMap::new())
+            .unwrap();
+        let weights = path.display();
+        let weights = format!("model.vit={{name: {chosen}, depth: null, weights: {weights}}}");
+        let text = refusal(&[&weights, "data.image_size=112"]);
+        let (_, remedy) = text.split_once(", or set model.vit.name to ").expect(&text);
+        assert!(text.contains(words) && remedy.contains(published), "{text}");
+        assert!(!remedy.contains(chosen), "{text}");
+    }
+}
+
+#[test]
+fn openais_names_load_as_timms() {
+    let _alone = alone_with_the_generator();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("FaRL-Base-Patch16-LAIONFace20M-ep16.pth");
+    let clip = "model.vit={name: vit_base_patch16_clip_quickgelu_224, embed_dim: 48, depth: 2, \
+                num_heads: 3, patch_size: 8}";
+    tch::manual_seed(1);
+    let source = network(&[clip]);
+    let names = [
+        ("cls_token", "class_embedding"),
+        ("pos_embed", "positional_embedding"),
+        ("patch_embed.proj", "conv1"),
+        ("norm_pre", "ln_pre"),
+        ("blocks", "transformer.resblocks"),
+        ("norm1", "ln_1"),
+        ("norm2", "ln_2"),
+        ("attn.qkv.", "attn.in_proj_"),
+        ("attn.proj", "attn.out_proj"),
+        ("mlp.fc1", "mlp.c_fc"),
+        ("mlp.fc2", "mlp.c_proj"),
+    ];
+    let mut tensors = Vec::new();
+    for (name, tensor) in source.branch_parameters(Branch::Vit) {
+        let name = match name.strip_prefix("norm.") {
+            Some(rest) => format!("ln_post.{rest}"),
+            None => names.iter().fold(name, |name, (timm, clip)| name.replacen(timm, clip, 1)),
+        };
+        let tensor = match &name[..] {
+            "class_embedding" => tensor.squeeze(),
+            "positional_embedding" => tensor.squeeze_dim(0),
+            _ => tensor,
+        };
+        tensors.push((format!("visual.{name}"), tensor.to_kind(Kind::Half)));
+    }
+    let text_encoder =
+        ["transformer.resblocks.0.ln_1.weight", "positional_embedding", "logit_scale"];
+    for name in text_encoder.into_iter().chain(["visual.proj"]) {
+        tensors.push((name.to_string(), Tensor::ones([48, 48], (Kind::Half, Device::Cpu))));
+    }
+    weights::save_torch(&path, &tensors).unwrap();
+    tch::manual_seed(2);
+    let loaded = network(&[clip, &format!("model.vit.weights={}", path.display())]);
+    for ((name, a), (_, b)) in vit_parameters(&source).iter().zip(vit_parameters(&loaded)) {
+        assert!(a.to_kind(Kind::Half).equal(&b.to_kind(Kind::Half)), "{name}");
+    }
+    let notes: Vec<String> = loaded.notes().iter().map(ToString::to_string).collect();
+    let skipped = "model.vit.weights: skipped without the prefix visual.: logit_scale, \
+                   positional_embedding, transformer.resblocks.0.ln_1.weight";
+    assert_eq!(notes, [skipped]);
+    // In a preset of another architecture, the file is named for what it is.
+    let plain = clip.replace("clip_quickgelu_", "");
+    let text = refusal(&[&plain, &format!("model.vit.weights={}", path.display())]);
+    assert!(text.contains("a norm before its blocks: norm_pre."), "{text}");
+}
+
+#[test]
 fn a_file_with_the_attribute_of_a_training_framework_before_its_names_loads() {
     let _alone = alone_with_the_generator();
     let folder = tempfile::tempdir().unwrap();

@@ -1,5 +1,6 @@
 //! Attention between the two token sequences.
 
+use anyhow::Result;
 use tch::{Kind, Tensor, nn};
 
 use super::{BranchTokens, Fused, Projections};
@@ -12,7 +13,8 @@ const MIN_HEAD_DIM: i64 = 16;
 /// `cross_attention` (CrossViT, arXiv 2103.14899). With all tokens projected to `dim` channels,
 /// each branch's class token attends to itself and the other branch's patch tokens: `x = LN([c_A;
 /// T_B])`, `y_A = c_A + W softmax(q kᵀ / √d_h) v` by head, with `q` from the class token in `x`,
-/// `k` and `v` from all of `x`; `z = y_A + y_B`, as CrossViT adds its branches' logits.
+/// `k` and `v` from all of `x`; `z = y_A + y_B`, as CrossViT adds its branches' logits. In place of
+/// the class token is the mean of the tokens that the branch's feature vector is made of.
 ///
 /// The weight of a branch is the attention to its tokens, the mean over heads and over both
 /// directions; the residual's contribution to `z` is not counted.
@@ -32,16 +34,16 @@ impl CrossAttention {
         }
     }
 
-    pub(super) fn forward(&self, vit: &BranchTokens, mamba: &BranchTokens) -> Fused {
-        let [vit, mamba] = self.project.tokens(vit, mamba);
+    pub(super) fn forward(&self, vit: &BranchTokens, mamba: &BranchTokens) -> Result<Fused> {
+        let [vit, mamba] = self.project.tokens(vit, mamba)?;
         let (from_vit, vit_to_itself) = self.from_vit.forward(&vit, &mamba);
         let (from_mamba, mamba_to_itself) = self.from_mamba.forward(&mamba, &vit);
         // The attention that a class token does not pay to itself goes to the other branch.
         let vit_weight = (vit_to_itself + 1.0 - mamba_to_itself) * 0.5; // (b, 1)
-        Fused {
+        Ok(Fused {
             vector: from_vit + from_mamba,
             weights: Some(Tensor::cat(&[&vit_weight, &(1.0 - &vit_weight)], -1)),
-        }
+        })
     }
 }
 

@@ -1,8 +1,8 @@
 //! Fusion of the two branches into one vector.
 //!
-//! In the equations, `v` and `m` are the class tokens of the ViT and of the Vision Mamba, `P₁` and
-//! `P₂` learned affine projections to `model.fusion.dim` channels, `⊙` is the product by channel,
-//! `σ` the logistic function.
+//! In the equations, `v` and `m` are the feature vectors of the ViT and of the Vision Mamba, `P₁`
+//! and `P₂` learned affine projections to `model.fusion.dim` channels, `⊙` is the product by
+//! channel, `σ` the logistic function.
 
 mod cross_attention;
 
@@ -13,44 +13,49 @@ use self::cross_attention::CrossAttention;
 use super::forward_context::ForwardContext;
 use super::head::Regressor;
 use super::layers::{Init, Linear};
+use super::tokens::TokenLayout;
 use crate::config::{FusionStrategy, ModelConfig};
 
 /// The tokens of a branch, the fusion's input.
 #[derive(Debug)]
 pub struct BranchTokens {
-    /// (b, 1 + patches, d), after the backbone's last norm.
+    /// (b, tokens, d), after the backbone's last norm.
     tokens: Tensor,
-    class_index: i64,
+    layout: TokenLayout,
+    features: Tensor,
 }
 
 impl BranchTokens {
-    /// Wraps tokens (b, 1 + patches, d) with the class token at `class_index`.
-    pub fn new(tokens: Tensor, class_index: i64) -> Self {
-        Self { tokens, class_index }
+    /// Wraps tokens (b, tokens, d) and the feature vector (b, width) that is made of them.
+    pub fn new(tokens: Tensor, layout: TokenLayout, features: Tensor) -> Self {
+        Self { tokens, layout, features }
     }
 
     /// Returns the same tokens without a copy.
     pub fn shallow_clone(&self) -> Self {
-        Self::new(self.tokens.shallow_clone(), self.class_index)
+        Self::new(self.tokens.shallow_clone(), self.layout, self.features.shallow_clone())
     }
 
-    /// Returns the class token, which is the branch's feature vector: (b, d).
-    pub fn class(&self) -> Tensor {
-        self.tokens.select(1, self.class_index)
+    /// Returns the tokens (b, tokens, d), in the order of the branch's layout.
+    pub fn tokens(&self) -> &Tensor {
+        &self.tokens
     }
 
-    /// Returns all tokens, the class token first: (b, 1 + patches, d).
-    pub(in crate::models) fn class_first(&self) -> Tensor {
-        if self.class_index == 0 {
-            return self.tokens.shallow_clone();
-        }
-        let (at, count) = (self.class_index, self.tokens.size()[1]);
-        let tokens = [
-            self.tokens.narrow(1, at, 1),
-            self.tokens.narrow(1, 0, at),
-            self.tokens.narrow(1, at + 1, count - at - 1),
-        ];
-        Tensor::cat(&tokens, 1)
+    /// Returns the branch's feature vector: (b, width).
+    pub fn features(&self) -> &Tensor {
+        &self.features
+    }
+
+    /// Returns the patch tokens: (b, patches, d).
+    pub(in crate::models) fn patches(&self) -> Result<Tensor> {
+        self.layout.patches_of(&self.tokens)
+    }
+
+    /// Returns the mean of the tokens that the feature vector is made of, then the patch tokens:
+    /// (b, 1 + patches, d).
+    fn sequence(&self) -> Result<Tensor> {
+        let first = self.layout.feature_mean(&self.tokens)?.unsqueeze(1);
+        Ok(Tensor::f_cat(&[first, self.patches()?], 1)?)
     }
 }
 
@@ -149,8 +154,13 @@ impl Join {
         })
     }
 
-    fn forward(&self, vit: &BranchTokens, mamba: &BranchTokens, ctx: ForwardContext) -> Fused {
-        match self {
+    fn forward(
+        &self,
+        vit: &BranchTokens,
+        mamba: &BranchTokens,
+        ctx: ForwardContext,
+    ) -> Result<Fused> {
+        Ok(match self {
             Self::Concat { project } => {
                 Fused::without_weights(Tensor::cat(&project.forward(vit, mamba), -1))
             }
@@ -169,7 +179,7 @@ impl Join {
             }
             Self::Gmu { project, gate } => {
                 let [vit_hidden, mamba_hidden] = project.forward(vit, mamba).map(|x| x.tanh());
-                let features = Tensor::cat(&[vit.class(), mamba.class()], -1);
+                let features = Tensor::cat(&[vit.features(), mamba.features()], -1);
                 let gate = gate.forward(&features).sigmoid(); // (b, dim)
                 let vit_weight = gate.mean_dim([-1i64].as_slice(), true, Kind::Float); // (b, 1)
                 Fused {
@@ -181,13 +191,15 @@ impl Join {
                 let [vit, mamba] = project.forward(vit, mamba).map(|x| x.tanh());
                 Fused::without_weights(pool.forward(&(vit * mamba)))
             }
-            Self::CrossAttention(attention) => attention.forward(vit, mamba),
+            Self::CrossAttention(attention) => attention.forward(vit, mamba)?,
             Self::Score { vit_head, mamba_head, weights } => {
-                let scores =
-                    [vit_head.forward(&vit.class(), ctx), mamba_head.forward(&mamba.class(), ctx)];
+                let scores = [
+                    vit_head.forward(vit.features(), ctx),
+                    mamba_head.forward(mamba.features(), ctx),
+                ];
                 Fused::weighted_sum(&scores, &weights.softmax(-1, Kind::Float))
             }
-        }
+        })
     }
 }
 
@@ -209,15 +221,15 @@ impl Projections {
         }
     }
 
-    /// Returns the projected class tokens, 2 of (b, dim).
+    /// Returns the projected feature vectors, 2 of (b, dim).
     fn forward(&self, vit: &BranchTokens, mamba: &BranchTokens) -> [Tensor; 2] {
-        [self.vit_proj.forward(&vit.class()), self.mamba_proj.forward(&mamba.class())]
+        [self.vit_proj.forward(vit.features()), self.mamba_proj.forward(mamba.features())]
     }
 
-    /// Returns all projected tokens with the class token first, (b, 1 + patches, dim) for each
-    /// branch.
-    fn tokens(&self, vit: &BranchTokens, mamba: &BranchTokens) -> [Tensor; 2] {
-        [self.vit_proj.forward(&vit.class_first()), self.mamba_proj.forward(&mamba.class_first())]
+    /// Returns the branches' projected [sequences](BranchTokens::sequence), (b, 1 + patches, dim)
+    /// each.
+    fn tokens(&self, vit: &BranchTokens, mamba: &BranchTokens) -> Result<[Tensor; 2]> {
+        Ok([self.vit_proj.forward(&vit.sequence()?), self.mamba_proj.forward(&mamba.sequence()?)])
     }
 }
 
@@ -231,8 +243,9 @@ pub struct Fusion {
 }
 
 impl Fusion {
-    /// Returns a fusion with new parameters under `path` for branches of these feature widths,
-    /// `None` for an absent branch. A single branch needs no parameters.
+    /// Returns a fusion with new parameters under `path` for branches of these widths, `None` for
+    /// an absent branch: of the tokens for `cross_attention`, else of the feature vectors. A single
+    /// branch needs no parameters.
     pub fn new(
         path: &nn::Path,
         config: &ModelConfig,
@@ -265,9 +278,9 @@ impl Fusion {
         ctx: ForwardContext,
     ) -> Result<Fused> {
         match (&self.join, vit, mamba) {
-            (Some(join), Some(vit), Some(mamba)) => Ok(join.forward(vit, mamba, ctx)),
+            (Some(join), Some(vit), Some(mamba)) => join.forward(vit, mamba, ctx),
             (None, Some(single), None) | (None, None, Some(single)) => {
-                Ok(Fused::without_weights(single.class()))
+                Ok(Fused::without_weights(single.features().shallow_clone()))
             }
             _ => bail!("internal: the fusion got other branches than it was built for"),
         }

@@ -2,10 +2,10 @@
 
 use std::collections::BTreeSet;
 
-use crate::config::{Branch, PRESETS};
+use crate::config::{Branch, PRESETS, Preset};
 
-/// Components of names that our ViT does not have, and what they are.
-const VIT: [(&str, &str); 28] = [
+/// Components of names that our ViT does not have, or some presets alone, and what they are.
+const VIT: [(&str, &str); 27] = [
     ("ls1", "LayerScale"),
     ("ls2", "LayerScale"),
     ("gamma_1", "LayerScale"),
@@ -15,7 +15,7 @@ const VIT: [(&str, &str); 28] = [
     ("q_norm", "norms of queries and keys"),
     ("k_norm", "norms of queries and keys"),
     ("reg_token", "register tokens"),
-    ("register_tokens", "register tokens"),
+    ("register_tokens", "the names of DINOv2's own files, which differ from timm's"),
     ("dist_token", "a distillation token"),
     ("w12", "SwiGLU blocks"),
     ("fc1_g", "SwiGLU blocks"),
@@ -29,7 +29,6 @@ const VIT: [(&str, &str); 28] = [
     ("pre_logits", "a layer between features and classifier"),
     ("embeddings", "the names of Hugging Face's transformers, which differ from timm's"),
     ("conv_proj", "the names of torchvision, which differ from timm's"),
-    ("resblocks", "the names of CLIP, which differ from timm's"),
     ("relative_position_index", "the windows of a Swin Transformer"),
     ("mixer", "Mamba layers, which model.mamba has"),
     ("layer1", "the layers of a ResNet"),
@@ -47,9 +46,13 @@ const VIM: [(&str, &str); 8] = [
     ("dist_token", "a distillation token"),
 ];
 /// Parameters that our architectures have and others lack, and what is without them.
-const MISSING: [(&str, &str); 5] = [
+const MISSING: [(&str, &str); 9] = [
     ("cls_token", "no class token"),
+    ("dist_token", "no distillation token"),
+    ("reg_token", "no register tokens"),
     ("pos_embed", "no position embedding"),
+    ("norm_pre.weight", "no norm before its blocks"),
+    ("blocks.0.ls1.gamma", "no LayerScale"),
     ("blocks.0.attn.qkv.bias", "no biases of queries, keys and values"),
     ("layers.0.mixer.A_b_log", "scans in one direction"),
     ("layers.0.mixer.conv1d_b.weight", "one convolution for both directions"),
@@ -82,29 +85,42 @@ pub(super) fn differences(
     found
 }
 
-/// Returns the presets of a branch that have the width and the number of blocks of a file with
-/// these names and shapes.
+/// Returns the presets of a branch that have the width, the number of blocks and the variant of a
+/// file with these names and shapes.
 pub(super) fn presets<'a>(
     branch: Branch,
     shapes: impl Iterator<Item = (&'a str, &'a [i64])>,
 ) -> Vec<&'static str> {
     let (mut width, mut blocks) = (None, BTreeSet::new());
+    let (mut class_tokens, mut register_tokens) = (0, 0);
+    let (mut layer_scale, mut pre_norm) = (false, false);
     for (name, shape) in shapes {
-        let mut components = name.split('.');
-        match (components.next(), components.next()) {
-            (Some("cls_token"), None) => width = shape.last().copied(),
-            (Some("blocks" | "layers"), Some(number)) => {
+        let count = shape.get(1).copied().unwrap_or(0);
+        match name.split('.').collect::<Vec<_>>()[..] {
+            ["cls_token"] => {
+                width = shape.last().copied();
+                class_tokens += count;
+            }
+            ["dist_token"] => class_tokens += count,
+            ["reg_token"] => register_tokens = count,
+            ["norm_pre", ..] => pre_norm = true,
+            ["blocks" | "layers", number, ref rest @ ..] => {
                 blocks.insert(number);
+                layer_scale |= rest.first() == Some(&"ls1");
             }
             _ => {}
         }
     }
     let depth = blocks.len() as i64;
-    let presets = PRESETS.iter().filter(|preset| preset.shape.branch == branch);
-    presets
-        .filter(|preset| Some(preset.shape.embed_dim) == width && preset.shape.depth == depth)
-        .map(|preset| preset.name)
-        .collect()
+    let presets = PRESETS.iter().filter(|Preset { shape, .. }| {
+        let variant = &shape.variant;
+        shape.branch == branch
+            && Some(shape.embed_dim) == width
+            && shape.depth == depth
+            && [variant.class_tokens, variant.register_tokens] == [class_tokens, register_tokens]
+            && [variant.layer_scale, variant.pre_norm] == [layer_scale, pre_norm]
+    });
+    presets.map(|preset| preset.name).collect()
 }
 
 #[cfg(test)]

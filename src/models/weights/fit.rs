@@ -9,13 +9,15 @@ use tch::{Kind, Tensor};
 use super::architecture;
 use super::resample::{self, Grids};
 use super::{StateDict, WeightsFile, printable_start};
-use crate::config::{BackboneConfig, Branch};
+use crate::config::{BackboneConfig, BackboneShape, Branch, preset};
+use crate::models::tokens::TokenLayout;
 
 const MAX_LISTED: usize = 20;
 /// Prefixes that PyTorch's wrappers add to every name.
 const WRAPPERS: [&str; 2] = ["module.", "_orig_mod."];
-/// Prefixes of a published backbone's classifiers, which are skipped.
-const CLASSIFIERS: [&str; 2] = ["head.", "head_dist."];
+/// Prefixes of what is skipped: a published backbone's classifiers, and the token that masked
+/// patches in its pretraining.
+const SKIPPED: [&str; 3] = ["head.", "head_dist.", "mask_token"];
 
 /// A note on a weights file that was loaded.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -72,7 +74,11 @@ fn load_published(
 ) -> Result<Vec<Note>> {
     let state_dict = if config.weights_ema { StateDict::Ema } else { StateDict::Model };
     let mut file = WeightsFile::open_state_dict(path, state_dict)?;
-    let matching = Matching::new(&file.shapes(), parameters, Some(branch));
+    if branch == Branch::Vit {
+        file.rename_clip();
+    }
+    let preset = preset(&config.name).with_context(|| format!("no preset {}", config.name))?;
+    let matching = Matching::new(&file.shapes(), parameters, Some(&preset.shape));
     if config.strict {
         matching.require_exact(Some(branch))?;
     }
@@ -99,7 +105,7 @@ fn load_published(
 #[derive(Default)]
 struct Matching {
     matched: Vec<Match>,
-    /// Presets with the width and the number of blocks of a published file.
+    /// Presets with the width, the number of blocks and the variant of a published file.
     presets: Vec<&'static str>,
     /// The prefix of the network's names in the file.
     prefix: String,
@@ -139,15 +145,15 @@ impl std::fmt::Display for Change {
 }
 
 impl Matching {
-    /// Matches names and shapes. With `branch`, the file is a published one, which may have a
-    /// classifier, a prefix and embeddings of other sizes.
+    /// Matches names and shapes. With the shape of a `preset`, the file is a published one, which
+    /// may have a classifier, a prefix and embeddings of other sizes.
     fn new(
         shapes: &BTreeMap<String, Vec<i64>>,
         parameters: &[(String, Tensor)],
-        branch: Option<Branch>,
+        preset: Option<&BackboneShape>,
     ) -> Self {
         let expected: BTreeSet<&str> = parameters.iter().map(|(name, _)| name.as_str()).collect();
-        let prefix = match branch {
+        let prefix = match preset {
             Some(_) => prefix(shapes, &expected).unwrap_or_else(|| wrapper(shapes)),
             None => String::new(),
         };
@@ -159,7 +165,7 @@ impl Matching {
                 continue;
             };
             let expected = parameter.size();
-            match change(name, shape, &expected, branch) {
+            match change(name, shape, &expected, preset) {
                 Some(change) => {
                     let (name, parameter) = (name.clone(), parameter.shallow_clone());
                     matching.matched.push(Match { name, stored, parameter, change });
@@ -174,16 +180,16 @@ impl Matching {
                 matching.outside.push(printable_start(stored));
                 continue;
             };
-            let is_classifier = CLASSIFIERS.iter().any(|prefix| name.starts_with(prefix));
-            if !expected.contains(name) && (branch.is_none() || !is_classifier) {
+            let is_skipped = SKIPPED.iter().any(|prefix| name.starts_with(prefix));
+            if !expected.contains(name) && (preset.is_none() || !is_skipped) {
                 matching.unexpected.push(printable_start(name));
             }
         }
-        if let Some(branch) = branch {
+        if let Some(preset) = preset {
             let named = shapes
                 .iter()
                 .filter_map(|(name, shape)| Some((name.strip_prefix(&prefix)?, shape.as_slice())));
-            matching.presets = architecture::presets(branch, named);
+            matching.presets = architecture::presets(preset.branch, named);
         }
         matching.prefix = prefix;
         matching
@@ -203,14 +209,21 @@ impl Matching {
     /// Returns an error if a name or shape differs: with the parts that the backbone of `branch`
     /// does not have, if the names show them, or else with the names.
     fn require_exact(&self, branch: Option<Branch>) -> Result<()> {
-        if let Some(architecture) = branch.and_then(|branch| self.architecture(branch)) {
-            bail!("{architecture}; use weights that were published for this preset");
+        let presets = self.presets.join(" or ");
+        if let Some((branch, architecture)) =
+            branch.and_then(|branch| Some((branch, self.architecture(branch)?)))
+        {
+            let other = match &presets[..] {
+                "" => String::new(),
+                presets => format!(", or set model.{branch}.name to {presets}"),
+            };
+            bail!("{architecture}; use weights that were published for this preset{other}");
         }
         let differences = self.differences();
         if differences.is_empty() {
             return Ok(());
         }
-        let remedy = match (branch, self.presets.join(" or ")) {
+        let remedy = match (branch, presets) {
             (Some(branch), presets) if !presets.is_empty() => {
                 format!("its sizes are those of {presets}: set model.{branch} to what the file is")
             }
@@ -286,13 +299,18 @@ fn is_finite(tensor: &Tensor) -> Result<bool> {
 
 /// Returns the change from a tensor of shape `stored` to one of shape `wanted`; `None` if there is
 /// none.
-fn change(name: &str, stored: &[i64], wanted: &[i64], branch: Option<Branch>) -> Option<Change> {
+fn change(
+    name: &str,
+    stored: &[i64],
+    wanted: &[i64],
+    preset: Option<&BackboneShape>,
+) -> Option<Change> {
     if stored == wanted {
         return Some(Change::None);
     }
-    match (branch?, name, stored, wanted) {
-        (branch, "pos_embed", &[1, from, width], &[1, to, same]) if width == same => {
-            let grids = Grids::new(branch, from - 1, to - 1)?;
+    match (preset?, name, stored, wanted) {
+        (preset, "pos_embed", &[1, from, width], &[1, to, same]) if width == same => {
+            let grids = Grids::new(TokenLayout::of_positions(preset), from, to)?;
             Some(Change::Positions(grids))
         }
         (_, "patch_embed.proj.weight", &[a, b, from, side], &[c, d, to, _])

@@ -1,6 +1,7 @@
 //! Weights files: reads and writes safetensors and checkpoints of torch.save, tensor by tensor.
 
 mod architecture;
+mod clip;
 mod fit;
 mod pickle;
 mod resample;

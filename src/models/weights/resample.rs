@@ -3,8 +3,7 @@
 use anyhow::Result;
 use tch::{Kind, Tensor};
 
-use crate::config::Branch;
-use crate::models::patch_embed::class_index;
+use crate::models::tokens::TokenLayout;
 
 /// Largest side of a patch that is resampled, in pixels: the pseudo-inverse below takes the sixth
 /// power of it.
@@ -13,21 +12,24 @@ const MAX_PATCH: i64 = 64;
 /// The file decides this size, and may repeat one value over it.
 const MAX_SIDE: i64 = 256;
 
-/// Two square grids of patches, and the branch, which decides the class token's index.
+/// Two square grids of patches, and the layout of the rows of a position embedding over them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Grids {
     pub from: i64,
     pub to: i64,
-    branch: Branch,
+    layout: TokenLayout,
 }
 
 impl Grids {
-    pub(super) fn new(branch: Branch, from: i64, to: i64) -> Option<Self> {
-        let side = |patches: i64| {
-            let side = patches.max(0).isqrt();
+    /// Returns the grids of two position embeddings with these numbers of rows; `None` if one has
+    /// no square grid of patches, or a grid that is too large.
+    pub(super) fn new(layout: TokenLayout, from: i64, to: i64) -> Option<Self> {
+        let side = |rows: i64| {
+            let patches = rows.saturating_sub(layout.with_patches(0).len()).max(0);
+            let side = patches.isqrt();
             ((1..=MAX_SIDE).contains(&side) && side * side == patches).then_some(side)
         };
-        Some(Self { from: side(from)?, to: side(to)?, branch })
+        Some(Self { from: side(from)?, to: side(to)?, layout })
     }
 }
 
@@ -36,27 +38,17 @@ pub(super) fn are_patches(from: i64, to: i64) -> bool {
     from > 0 && from.max(to) <= MAX_PATCH
 }
 
-/// Resamples a position embedding (1, 1 + from², d) for another grid, (1, 1 + to², d): bicubic with
-/// antialias, as timm's `resample_abs_pos_embed`. The class token's row is kept as it is, and moves
-/// to its index in the new grid: first for a ViT, in the middle for a Vision Mamba.
+/// Resamples a position embedding (1, rows, d) for another grid: bicubic with antialias, as timm's
+/// `resample_abs_pos_embed`. The rows of special tokens are kept as they are, and move to their
+/// indices in the new grid: first for a ViT, in the middle for a Vision Mamba.
 pub(super) fn position_embedding(embedding: &Tensor, grids: Grids) -> Result<Tensor> {
-    let Grids { from, to, branch } = grids;
+    let Grids { from, to, layout } = grids;
     let width = embedding.size()[2];
-    let [before, after] = [from, to].map(|side| class_index(branch, side * side));
-    let class = embedding.f_narrow(1, before, 1)?;
-    let patches = Tensor::f_cat(
-        &[
-            embedding.f_narrow(1, 0, before)?,
-            embedding.f_narrow(1, before + 1, from * from - before)?,
-        ],
-        1,
-    )?;
+    let [before, after] = [from, to].map(|side| layout.with_patches(side * side));
+    let patches = before.patches_of(embedding)?;
     let plane = patches.f_reshape([1, from, from, width])?.f_permute([0, 3, 1, 2])?;
     let patches = bicubic(&plane, to)?.f_permute([0, 2, 3, 1])?.f_reshape([1, to * to, width])?;
-    Ok(Tensor::f_cat(
-        &[patches.f_narrow(1, 0, after)?, class, patches.f_narrow(1, after, to * to - after)?],
-        1,
-    )?)
+    after.join(&before.special_of(embedding)?, &patches)
 }
 
 /// Resamples a patch embedding's kernels (d, 3, p, p) for patches of `side`²: the kernels whose
@@ -85,9 +77,14 @@ fn bicubic(planes: &Tensor, side: i64) -> Result<Tensor> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::preset;
     use tch::Device;
 
     const CPU: (Kind, Device) = (Kind::Float, Device::Cpu);
+
+    fn layout(name: &str) -> TokenLayout {
+        TokenLayout::of_positions(&preset(name).unwrap().shape)
+    }
 
     fn difference(a: &Tensor, b: &Tensor) -> f64 {
         (a - b).abs().max().double_value(&[])
@@ -96,7 +93,7 @@ mod tests {
     #[test]
     fn a_vision_mambas_class_token_is_unchanged_in_the_middle_of_the_new_grid() {
         let embedding = Tensor::randn([1, 1 + 14 * 14, 6], CPU);
-        let grids = Grids::new(Branch::Mamba, 14 * 14, 27 * 27).unwrap();
+        let grids = Grids::new(layout("vim_tiny_patch16_224"), 197, 730).unwrap();
         let resampled = position_embedding(&embedding, grids).unwrap();
         assert_eq!(resampled.size(), [1, 730, 6]);
         assert!(resampled.select(1, 364).equal(&embedding.select(1, 98)));
@@ -112,18 +109,40 @@ mod tests {
                 1,
             )
         };
-        let vit = Grids::new(Branch::Vit, 14 * 14, 27 * 27).unwrap();
+        let vit = Grids::new(layout("vit_tiny_patch16_224"), 197, 730).unwrap();
         let expected = position_embedding(&front(&embedding, 98), vit).unwrap();
         assert!(front(&resampled, 364).equal(&expected));
     }
 
     #[test]
     fn grids_are_squares() {
-        assert!(Grids::new(Branch::Vit, 196, 576).is_some());
-        assert_eq!(Grids::new(Branch::Vit, 197, 576), None);
-        assert_eq!(Grids::new(Branch::Vit, 196, 0), None);
-        assert_eq!(Grids::new(Branch::Vit, -1, 4), None);
-        assert_eq!(Grids::new(Branch::Vit, 4096 * 4096, 4), None);
+        let grids = |from, to| Grids::new(layout("vit_tiny_patch16_224"), from, to);
+        assert!(grids(197, 577).is_some());
+        for (from, to) in [(198, 577), (197, 1), (0, 5), (i64::MIN, 5), (1 + 4096 * 4096, 5)] {
+            assert_eq!(grids(from, to), None);
+        }
+    }
+
+    #[test]
+    fn every_special_token_keeps_its_row_and_registers_may_have_none() {
+        for (name, special) in
+            [("deit_tiny_distilled_patch16_224", 2), ("vit_small_patch14_reg4_dinov2", 0)]
+        {
+            let embedding = Tensor::randn([1, special + 37 * 37, 3], CPU);
+            let grids = Grids::new(layout(name), special + 37 * 37, special + 16 * 16).unwrap();
+            let resampled = position_embedding(&embedding, grids).unwrap();
+            assert_eq!(resampled.size(), [1, special + 256, 3], "{name}");
+            let rows = |tensor: &Tensor| tensor.narrow(1, 0, special);
+            assert!(rows(&resampled).equal(&rows(&embedding)), "{name}");
+            // The patches do not depend on the rows before them.
+            let plain = Tensor::cat(
+                &[Tensor::zeros([1, 1, 3], CPU), embedding.narrow(1, special, 37 * 37)],
+                1,
+            );
+            let grids = Grids::new(layout("vit_tiny_patch16_224"), 1370, 257).unwrap();
+            let expected = position_embedding(&plain, grids).unwrap().narrow(1, 1, 256);
+            assert!(resampled.narrow(1, special, 256).equal(&expected), "{name}");
+        }
     }
 
     #[test]

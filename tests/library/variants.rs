@@ -1,0 +1,204 @@
+//! The presets with more tokens or layers than the plain backbones, and the choice of features:
+//! everything that reads tokens knows them.
+
+use crate::generator::alone_with_the_generator;
+use tch::{Device, Kind, Tensor};
+use vm_beautynet::config::{Branch, Config, Features, FusionStrategy};
+use vm_beautynet::explain::{ExplainOptions, Layers, Method, explain};
+use vm_beautynet::models::masked_image::MaskedImageModel;
+use vm_beautynet::models::summary::summarize;
+use vm_beautynet::models::{BeautyNet, ForwardContext, Images};
+
+/// A preset of each variant, with sizes that fit a test.
+const VITS: [&str; 5] = [
+    "name: vit_micro_patch8_64, embed_dim: 24",
+    "name: deit_tiny_distilled_patch16_224, embed_dim: 24",
+    "name: vit_small_patch14_dinov2, embed_dim: 24, num_heads: 3",
+    "name: vit_small_patch14_reg4_dinov2, embed_dim: 24, num_heads: 3",
+    "name: vit_base_patch16_clip_quickgelu_224, embed_dim: 24, num_heads: 3",
+];
+const MAMBAS: [&str; 1] = ["name: vim_micro_patch8_64, embed_dim: 16"];
+
+fn config(vit: &str, mamba: &str, features: Features, strategy: FusionStrategy) -> Config {
+    let small = format!("patch_size: 8, depth: 2, drop_path: 0, features: {features}");
+    let set = [
+        "data.image_size=24".to_string(),
+        format!("model.vit={{{vit}, {small}}}"),
+        format!("model.mamba={{{mamba}, {small}}}"),
+        format!("model.fusion={{strategy: {strategy}, dim: 16}}"),
+    ];
+    Config::from_yaml("", "variants", &set).unwrap()
+}
+
+/// Calls `check` with a config of each variant and each kind of features.
+fn for_each(strategy: FusionStrategy, check: impl Fn(&Config, &str)) {
+    for &features in Features::ALL {
+        for vit in VITS {
+            let config = config(vit, MAMBAS[0], features, strategy);
+            check(&config, &format!("{vit}, {features}"));
+        }
+        for mamba in &MAMBAS[1..] {
+            let config = config(VITS[0], mamba, features, strategy);
+            check(&config, &format!("{mamba}, {features}"));
+        }
+    }
+}
+
+fn images(count: i64) -> Tensor {
+    Tensor::randint(256, [count, 3, 24, 24], (Kind::Uint8, Device::Cpu))
+}
+
+#[test]
+fn every_fusion_takes_every_feature_vector() {
+    let _alone = alone_with_the_generator();
+    tch::manual_seed(1);
+    for &strategy in FusionStrategy::ALL {
+        for_each(strategy, |config, what| {
+            let net = BeautyNet::new(config, Device::Cpu).unwrap();
+            let output = net.forward(Images::Pixels(&images(2)), ForwardContext::train()).unwrap();
+            let width = |branch| Some(config.shape(branch).unwrap()?.feature_width());
+            let found = [&output.vit, &output.mamba].map(|f| f.as_ref().map(|f| f.size()[1]));
+            assert_eq!(found, [width(Branch::Vit), width(Branch::Mamba)], "{strategy}, {what}");
+            output.score.square().sum(Kind::Float).backward();
+            for (name, parameter) in net.parameters() {
+                let unused = !parameter.requires_grad() || parameter.grad().defined();
+                assert!(unused, "{strategy}, {what}: {name} has no gradient");
+            }
+        });
+    }
+}
+
+#[test]
+fn features_of_cls_and_mean_are_the_halves_of_cls_mean() {
+    let _alone = alone_with_the_generator();
+    for vit in VITS {
+        let of = |features| {
+            tch::manual_seed(4);
+            let config = config(vit, MAMBAS[0], features, FusionStrategy::VitOnly);
+            let net = BeautyNet::new(&config, Device::Cpu).unwrap();
+            tch::manual_seed(5);
+            let ctx = ForwardContext::eval();
+            net.forward(Images::Pixels(&images(2)), ctx).unwrap().vit.unwrap()
+        };
+        let halves = Tensor::cat(&[of(Features::Cls), of(Features::Mean)], -1);
+        assert!(halves.equal(&of(Features::ClsMean)), "{vit}");
+    }
+}
+
+#[test]
+fn every_method_explains_every_patch_and_no_other_token() {
+    let _alone = alone_with_the_generator();
+    tch::manual_seed(2);
+    for_each(FusionStrategy::Gated, |config, what| {
+        let net = BeautyNet::new(config, Device::Cpu).unwrap();
+        let x = images(2);
+        for (vit, mamba) in [
+            (Method::GradCam, Method::GradCam),
+            (Method::EigenCam, Method::LayerCam),
+            (Method::AttentionRollout, Method::HiddenAttention),
+            (Method::IntegratedGradients, Method::Occlusion),
+        ] {
+            let mut options = ExplainOptions::new(vit);
+            options.mamba.method = mamba;
+            if vit.has_layers() {
+                (options.vit.layers, options.mamba.layers) = (Layers::All, Layers::All);
+            }
+            let found = explain(&net, Images::Pixels(&x), &options).unwrap();
+            for maps in [found.vit.unwrap(), found.mamba.unwrap()] {
+                let count = maps.layers.len().max(1) as i64;
+                assert_eq!(maps.grid.size(), [2, count, 3, 3], "{what}, {vit}");
+                assert_eq!(maps.grid.isfinite().all().int64_value(&[]), 1, "{what}, {vit}");
+            }
+        }
+    });
+}
+
+#[test]
+fn rollout_is_the_attention_of_the_tokens_that_the_features_are_made_of() {
+    let _alone = alone_with_the_generator();
+    // Two class tokens, four registers in no feature, nine patches.
+    for (vit, classes, special) in [(VITS[1], 2, 2), (VITS[3], 1, 5)] {
+        for &features in Features::ALL {
+            tch::manual_seed(3);
+            let config = config(vit, MAMBAS[0], features, FusionStrategy::VitOnly);
+            let net = BeautyNet::new(&config, Device::Cpu).unwrap();
+            let x = images(1);
+            let mut options = ExplainOptions::new(Method::AttentionRollout);
+            options.vit.layers = Layers::One(0);
+            let found = explain(&net, Images::Pixels(&x), &options).unwrap().vit.unwrap();
+            // Of one block: half of the mean over heads, half of the identity.
+            struct First(Option<Tensor>);
+            impl vm_beautynet::models::Tap for First {
+                fn mixer_input(&mut self, _: Branch, layer: usize, x: Tensor) -> Tensor {
+                    if layer == 0 {
+                        self.0 = Some(x.shallow_clone());
+                    }
+                    x
+                }
+            }
+            let mut first = First(None);
+            net.branch_tokens(Branch::Vit, Images::Pixels(&x), &mut first).unwrap();
+            let attention = net.attention(0, &first.0.unwrap()).unwrap();
+            let identity = Tensor::eye(special + 9, (Kind::Float, Device::Cpu));
+            let mixing = (attention.mean_dim(1, false, Kind::Float) + identity) * 0.5;
+            let rows =
+                |from, count: i64| mixing.narrow(1, from, count).mean_dim(1, false, Kind::Float);
+            let (class, patches) = (rows(0, classes), rows(special, 9));
+            let row = match features {
+                Features::Cls => class,
+                Features::Mean => patches,
+                Features::ClsMean => (class + patches) * 0.5,
+            };
+            let expected = row.narrow(1, special, 9).view([1, 1, 3, 3]);
+            let error = (found.grid - expected).abs().max().double_value(&[]);
+            assert!(error < 1e-6, "{vit}, {features}: {error}");
+        }
+    }
+}
+
+#[test]
+fn masked_pretraining_trains_every_parameter() {
+    let _alone = alone_with_the_generator();
+    tch::manual_seed(6);
+    for_each(FusionStrategy::Gated, |config, what| {
+        for &branch in Branch::ALL {
+            let shape = config.shape(branch).unwrap().unwrap();
+            let backbone = config.model.backbone(branch);
+            let model = MaskedImageModel::new(backbone, shape, true, Device::Cpu).unwrap();
+            let x = model.normalize(&images(2)).unwrap();
+            let mask =
+                Tensor::from_slice(&[true, false, true, false, false, true, true, false, true]);
+            let mask = mask.expand([2, 9], false);
+            let prediction = model.predict(&x, &mask, ForwardContext::train()).unwrap();
+            let losses = model.losses(&prediction, &x, &mask, true).unwrap();
+            (losses.pixels + losses.colors.unwrap()).backward();
+            for (name, parameter) in model.parameters() {
+                assert!(parameter.grad().defined(), "{what}: {name} has no gradient");
+            }
+        }
+    });
+}
+
+#[test]
+fn dinov2_has_timms_parameters_and_multiply_adds() {
+    let summary = |name: &str| {
+        let set = [
+            format!("model.vit.name={name}"),
+            "data.image_size=518".to_string(),
+            "model.fusion.strategy=vit_only".to_string(),
+            "model.head.hidden=[]".to_string(),
+        ];
+        summarize(&Config::from_yaml("", "summary", &set).unwrap()).unwrap()
+    };
+    // timm: 22.06 M parameters, and 46.8 G multiply-adds at 518 pixels.
+    let found = summary("vit_small_patch14_dinov2");
+    assert_eq!(found.parameters - 385, 22_056_192);
+    let multiply_adds = found.multiply_adds as f64;
+    assert!((multiply_adds / 46.8e9 - 1.0).abs() < 0.01, "{multiply_adds}");
+    let names: Vec<&str> = found.layers.iter().map(|layer| &layer.name[..]).collect();
+    assert_eq!(names[..4], ["vit.patch_embed", "vit.cls_token", "vit.pos_embed", "vit.blocks.0"]);
+    // Four registers, but no position of the class token; their work in every block.
+    let registers = summary("vit_small_patch14_reg4_dinov2");
+    assert_eq!(registers.parameters - found.parameters, (4 - 1) * 384);
+    assert!(registers.multiply_adds > found.multiply_adds + 12 * 4 * 12 * 384 * 384);
+}
