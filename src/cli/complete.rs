@@ -88,7 +88,7 @@ fn with_values(argument: Arg) -> Arg {
         "method" => Method::ALL.iter().map(Method::to_string).collect(),
         "split" | "evaluate" => ["train", "val", "test"].map(String::from).into(),
         "layer" => vec!["all".into()],
-        "folds" => vec!["published".into()],
+        "folds" => ["published", "column"].map(String::from).into(),
         _ => return argument,
     };
     argument.value_parser(PossibleValuesParser::new(values))

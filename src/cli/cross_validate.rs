@@ -26,8 +26,8 @@ pub(super) struct Args {
     /// Change a key of the config; may be repeated
     #[arg(long = "set", value_name = "KEY=VALUE")]
     set: Vec<String>,
-    /// `published`, or the number of random folds [default: SCUT-FBP5500's five published folds, 5
-    /// random folds of other datasets]
+    /// `published`, `column` (data.csv.fold_column), or the number of random folds [default:
+    /// SCUT-FBP5500's five published folds, 5 random folds of other datasets]
     #[arg(long, value_name = "FOLDS")]
     folds: Option<Folds>,
     /// Folder of the folds' run directories [default: runs/NAME-cross-validation]

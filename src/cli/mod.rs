@@ -13,6 +13,7 @@ mod event_log;
 mod explain;
 mod export;
 mod features;
+mod init;
 mod output;
 mod parse;
 mod predict;
@@ -51,6 +52,7 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Init(init::Args),
     Train(train::Args),
     Pretrain(pretrain::Args),
     Evaluate(evaluate::Args),
@@ -124,6 +126,7 @@ const MAX_THREADS: usize = 1024;
 fn run(cli: Cli) -> Result<ExitCode> {
     start_threads()?;
     match cli.command {
+        Command::Init(args) => init::run(&args),
         Command::Train(args) => train::run(&args),
         Command::Pretrain(args) => {
             World::refuse_job("pretrain")?;

@@ -22,7 +22,8 @@ section! {
         /// all but `synthetic`.
         pub root: PathBuf = PathBuf::new(),
         /// Published split: `official`; for `scut_fbp5500` one of `fold_1` to `fold_5` and
-        /// `split_60_40`. For any dataset also a fold sampled with the seed: `fold_2_of_10`.
+        /// `split_60_40`. For any dataset also a fold sampled with the seed: `fold_2_of_10`. For a
+        /// `csv` also a fold of its column `data.csv.fold_column`: `fold_a` for those with `a`.
         pub split: String = "official".into(),
         /// Seed of what the dataset does not fix: folds, hold-outs and synthetic faces; `null`
         /// uses `seed`. Set it to vary the training seed alone.
@@ -82,8 +83,10 @@ section! {
         /// character. `auto` is what a first line such as `sep=;` states, or else what gives the
         /// header the columns below. Where it is no comma, numbers may have a decimal comma.
         pub delimiter: Delimiter = Delimiter::Auto,
-        /// Path of the image, relative to the CSV file.
+        /// Path of the image, relative to the CSV file's folder or to `image_dir`.
         pub image_column: String = "image".into(),
+        /// Folder of the images, relative to the CSV file's folder; `null` is that folder.
+        pub image_dir: Option<PathBuf> = None,
         /// The rating.
         pub score_column: String = "score".into(),
         /// `train`, `val` or `test`. Without this column the split is sampled with the seed.
@@ -93,6 +96,9 @@ section! {
         /// Person in the image: nobody is on both sides of a split sampled with the seed. May be
         /// missing.
         pub person_column: String = "person".into(),
+        /// Fold of the image, for `data.split: fold_NAME`, whose test images are those of the fold
+        /// NAME, and for `vmbeauty cross-validate --folds column`. May be missing.
+        pub fold_column: String = "fold".into(),
         /// Weight of the image in every loss, 0 or more. May be missing.
         pub weight_column: String = "weight".into(),
         /// Columns with each rater's score of the image; `rater_*` matches every column that begins
@@ -274,6 +280,8 @@ impl DataConfig {
             if let Err(problem) = self.split.parse::<Fold>() {
                 checks.fail("split", format_args!(" {problem}"));
             }
+        } else if dataset == DatasetName::Csv && self.split.starts_with("fold_") {
+            // The table has the names of its folds.
         } else if !splits.contains(&self.split.as_str()) {
             let problem = names::unknown(&self.split, splits);
             checks.fail("split", format_args!(" of {dataset} {problem}"));
@@ -318,6 +326,7 @@ impl CsvConfig {
             ("split_column", &self.split_column),
             ("group_column", &self.group_column),
             ("person_column", &self.person_column),
+            ("fold_column", &self.fold_column),
             ("weight_column", &self.weight_column),
         ];
         for (index, (key, column)) in columns.iter().enumerate() {

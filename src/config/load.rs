@@ -13,7 +13,7 @@ use super::document::Document;
 use super::error::ConfigError;
 use super::layers::Layers;
 use super::section::KeyType;
-use super::{variables, write, wrong_type};
+use super::{write, wrong_type};
 
 impl Config {
     /// Reads a config file and those that it is based on, and merges `overrides` into it in order,
@@ -90,7 +90,7 @@ impl Config {
         let text = serde_yaml::to_string(self);
         let value: serde_yaml::Result<Value> = text.and_then(|text| serde_yaml::from_str(&text));
         let mut value = value.map_err(|error| ConfigError::Unwritable(error.to_string()))?;
-        escape(&mut value);
+        write::escape(&mut value);
         Ok(value)
     }
 }
@@ -111,16 +111,6 @@ impl Sources {
 /// Parses the values of `--set`.
 fn set(overrides: &[String]) -> Result<Vec<Document>, ConfigError> {
     overrides.iter().map(|text| Document::set(text)).collect()
-}
-
-/// Keeps a text that looks like a variable of the environment a text.
-fn escape(value: &mut Value) {
-    match value {
-        Value::String(text) => *text = variables::escape(text),
-        Value::Sequence(items) => items.iter_mut().for_each(escape),
-        Value::Mapping(map) => map.values_mut().for_each(escape),
-        _ => {}
-    }
 }
 
 #[cfg(test)]

@@ -57,6 +57,7 @@ pub use train::{
 };
 
 use section::section;
+pub(crate) use write::yaml_value;
 
 section! {
     /// An experiment: every setting that `vmbeauty train` reads.

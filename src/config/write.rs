@@ -6,6 +6,7 @@
 use serde_yaml::{Mapping, Value};
 
 use super::section::join;
+use super::variables;
 
 /// Writes a value in YAML's block style.
 pub(super) fn block(value: &Value) -> String {
@@ -52,6 +53,23 @@ fn write_map(
             }
             value => text.push_str(&format!(" {}{}\n", flow(value), comment())),
         }
+    }
+}
+
+/// Writes a value as a config states it: on one line, without variables of the environment.
+pub(crate) fn yaml_value(value: &Value) -> String {
+    let mut value = value.clone();
+    escape(&mut value);
+    flow(&value)
+}
+
+/// Keeps a text that looks like a variable of the environment a text.
+pub(super) fn escape(value: &mut Value) {
+    match value {
+        Value::String(text) => *text = variables::escape(text),
+        Value::Sequence(items) => items.iter_mut().for_each(escape),
+        Value::Mapping(map) => map.values_mut().for_each(escape),
+        _ => {}
     }
 }
 

@@ -27,6 +27,8 @@ pub use augment::TrainTransform;
 pub use batch::{HostBatch, Vote};
 pub use csv_cell::{csv_cell, csv_text};
 pub use dataset::{Dataset, Sample, Skipped, Source, Split, scores_by_group};
+pub(crate) use datasets::csv::fold_names;
+pub use datasets::csv::guess::{Finding, Guess, guess};
 pub use datasets::image_folder::image_files;
 pub use datasets::synthetic;
 pub use decimal::shortest;

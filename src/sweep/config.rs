@@ -319,7 +319,7 @@ mod tests {
             ("axes: {seed: [1]}\nset: {seed: 2}", "remove it from set"),
             ("seeds: [1, 1]", "seeds holds 1 twice"),
             (many.as_str(), "train.epochs has 10001 values, more than 10000"),
-            ("folds: 1", "folds must be published or a number from 2"),
+            ("folds: 1", "folds must be published, column or a number from 2"),
             ("search: {name: bayes}", "search.name must be grid or random, is bayes"),
             ("search: {name: random, budget: 0}", "search.budget"),
             ("search: {name: random}", "s.yaml:3: search.budget is missing"),

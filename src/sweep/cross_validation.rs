@@ -95,7 +95,7 @@ pub fn cross_validate(
 /// Returns the name of each fold with its config.
 fn fold_configs(config: &Config, folds: Folds) -> Result<Vec<(String, Config)>, ConfigError> {
     let splits = folds
-        .splits(config.data.dataset)
+        .splits(&config.data)
         .map_err(|message| problem(None, "folds", format!("--folds {folds}: {message}")))?;
     let config_of = |split: String| {
         let mut config = config.clone();

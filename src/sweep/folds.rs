@@ -7,17 +7,20 @@ use serde::{Deserialize, Serialize, Serializer};
 use serde_yaml::Value;
 
 use crate::config::section::KeyType;
-use crate::config::{DatasetName, Fold};
+use crate::config::{DataConfig, DatasetName, Fold};
+use crate::data::fold_names;
 
 /// Maximum number of folds; each is a training.
 const MAX_FOLDS: usize = 10_000;
 
-/// The folds that a dataset is split into; in text `published` or their number.
+/// The folds that a dataset is split into; in text `published`, `column` or their number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "Value")]
 pub enum Folds {
     /// The folds that come with the dataset: SCUT-FBP5500's five.
     Published,
+    /// The folds in the column `data.csv.fold_column` of a table.
+    Column,
     /// N folds, split at random from the seed.
     Random(usize),
 }
@@ -32,16 +35,23 @@ impl Folds {
     }
 
     /// Returns each fold's name in `data.split`.
-    pub fn splits(self, dataset: DatasetName) -> Result<Vec<String>, String> {
-        match (self, dataset) {
+    pub fn splits(self, data: &DataConfig) -> Result<Vec<String>, String> {
+        match (self, data.dataset) {
             (Self::Random(of), _) => {
                 Ok((1..=of).map(|number| Fold { number, of }.to_string()).collect())
             }
             (Self::Published, DatasetName::ScutFbp5500) => {
                 Ok((1..=5).map(|fold| format!("fold_{fold}")).collect())
             }
-            (Self::Published, _) => Err(format!(
+            (Self::Column, DatasetName::Csv) => {
+                fold_names(data).map_err(|error| format!("{error:#}"))
+            }
+            (Self::Published, dataset) => Err(format!(
                 "the dataset {dataset} has no published folds: give their number, for example 5"
+            )),
+            (Self::Column, dataset) => Err(format!(
+                "the dataset {dataset} has no column of folds, as a csv may: give their number, \
+                 for example 5"
             )),
         }
     }
@@ -51,6 +61,7 @@ impl fmt::Display for Folds {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Published => f.write_str("published"),
+            Self::Column => f.write_str("column"),
             Self::Random(count) => write!(f, "{count}"),
         }
     }
@@ -62,7 +73,7 @@ impl KeyType for Folds {
             "type": ["integer", "string"],
             "minimum": 2,
             "maximum": MAX_FOLDS,
-            "pattern": "^published$",
+            "pattern": "^(published|column)$",
         })
     }
 }
@@ -80,7 +91,10 @@ impl FromStr for Folds {
         match text.parse() {
             Ok(count) if (2..=MAX_FOLDS).contains(&count) => Ok(Self::Random(count)),
             _ if text == "published" => Ok(Self::Published),
-            _ => Err(format!("must be published or a number from 2 to {MAX_FOLDS}, is {text}")),
+            _ if text == "column" => Ok(Self::Column),
+            _ => Err(format!(
+                "must be published, column or a number from 2 to {MAX_FOLDS}, is {text}"
+            )),
         }
     }
 }
@@ -92,7 +106,7 @@ impl TryFrom<Value> for Folds {
         match value {
             Value::String(name) => name.parse(),
             Value::Number(count) => count.to_string().parse(),
-            _ => Err(format!("must be published or a number from 2 to {MAX_FOLDS}")),
+            _ => Err(format!("must be published, column or a number from 2 to {MAX_FOLDS}")),
         }
     }
 }
@@ -103,11 +117,13 @@ mod tests {
 
     #[test]
     fn folds_have_their_names_in_data_split() {
-        let scut = DatasetName::ScutFbp5500;
-        assert_eq!(Folds::default_for(scut).splits(scut).unwrap()[4], "fold_5");
+        let dataset = DatasetName::ScutFbp5500;
+        let scut = &DataConfig { dataset, ..DataConfig::default() };
+        assert_eq!(Folds::default_for(dataset).splits(scut).unwrap()[4], "fold_5");
         let random: Folds = "3".parse().unwrap();
         assert_eq!(random.splits(scut).unwrap(), ["fold_1_of_3", "fold_2_of_3", "fold_3_of_3"]);
-        assert!(Folds::Published.splits(DatasetName::Csv).is_err());
+        assert!(Folds::Published.splits(&DataConfig::default()).is_err());
+        assert!(Folds::Column.splits(scut).is_err());
         for text in ["1", "0", "-2", "five", ""] {
             assert!(text.parse::<Folds>().is_err(), "{text}");
         }

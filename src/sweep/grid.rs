@@ -78,7 +78,7 @@ impl Sweep {
         let set = pairs(&sweep.set).map(|(key, value)| file.assigned("set", key, value.clone()));
         let common: Vec<Document> = set.collect::<Result<_, _>>()?;
         let unvaried = file.base.resolve(&common)?;
-        let splits = sweep.folds.map(|folds| folds.splits(unvaried.data.dataset)).transpose();
+        let splits = sweep.folds.map(|folds| folds.splits(&unvaried.data)).transpose();
         let place = |key: &str| Some(file.place(&[key]));
         let invalid = |error| problem(place("folds"), "folds", format!("folds: {error}"));
         let folds = splits.map_err(invalid)?.unwrap_or_default();

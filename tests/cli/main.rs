@@ -14,6 +14,7 @@ mod explain_faces;
 #[path = "../gpu/mod.rs"]
 mod gpu;
 mod images;
+mod init;
 #[cfg(unix)]
 mod interrupted;
 mod observe;

@@ -41,7 +41,7 @@ pub(crate) fn read(root: &Path, split: &str, val_fraction: f64, seed: u64) -> Re
     Ok(Listing { notes, ..Listing::new(train, val, test) })
 }
 
-fn find_lists(root: &Path, split: &str) -> Result<PathBuf> {
+pub(super) fn find_lists(root: &Path, split: &str) -> Result<PathBuf> {
     let (candidates, list) = match split {
         "fold_1" | "fold_2" | "fold_3" | "fold_4" | "fold_5" => {
             let fold = &split["fold_".len()..];

@@ -53,7 +53,7 @@ impl Votes {
                 let image = key(image);
                 let rater = rater.and_then(|column| cells.get(&column)).map(Cell::text);
                 if rater.is_none_or(|rater| seen.insert((image.clone(), rater))) {
-                    votes.0.entry(image).or_default().push(*vote);
+                    votes.0.entry(image).or_default().push(*vote as f32);
                 }
             }
             Ok(())
@@ -93,9 +93,11 @@ impl Votes {
                 let Some(image) = image else {
                     continue;
                 };
-                let is_rating = |vote: &f32| range.contains(vote) && vote.fract() == 0.0;
+                let is_rating = |vote: f32| range.contains(&vote) && vote.fract() == 0.0;
                 let given = cells.iter().filter_map(|(column, cell)| match cell {
-                    Cell::Number(vote) if is_rater(column) && is_rating(vote) => Some(*vote),
+                    Cell::Number(vote) if is_rater(column) && is_rating(*vote as f32) => {
+                        Some(*vote as f32)
+                    }
                     _ => None,
                 });
                 votes.0.entry(key(image)).or_default().extend(given);
@@ -149,13 +151,14 @@ pub(crate) fn file_name(path: &str) -> String {
     composed(path.rsplit(['/', '\\']).next().unwrap_or(path).trim())
 }
 
-enum Cell {
-    Number(f32),
+/// A cell of a spreadsheet.
+pub(super) enum Cell {
+    Number(f64),
     Text(String),
 }
 
 impl Cell {
-    fn text(&self) -> String {
+    pub(super) fn text(&self) -> String {
         match self {
             Cell::Number(number) => number.to_string(),
             Cell::Text(text) => text.clone(),
@@ -164,12 +167,15 @@ impl Cell {
 }
 
 /// Column -> heading.
-type Header = BTreeMap<u32, String>;
+pub(super) type Header = BTreeMap<u32, String>;
 /// Row number as the spreadsheet counts -> column -> cell.
-type Rows = BTreeMap<u32, BTreeMap<u32, Cell>>;
+pub(super) type Rows = BTreeMap<u32, BTreeMap<u32, Cell>>;
 
 /// Calls `take` with the name, the first row and the other rows of each sheet that is not empty.
-fn each_table(file: &Path, mut take: impl FnMut(&str, &Header, &Rows) -> Result<()>) -> Result<()> {
+pub(super) fn each_table(
+    file: &Path,
+    mut take: impl FnMut(&str, &Header, &Rows) -> Result<()>,
+) -> Result<()> {
     let name = || file.display().to_string();
     let mut content = open_regular(file).with_context(name)?;
     let length = content.metadata().with_context(name)?.len();
@@ -221,8 +227,8 @@ fn read_sheet<R: Read + Seek>(book: &mut Xlsx<R>, sheet: &str) -> Result<Option<
     while let Some(cell) = cells.next_cell()? {
         let (row, column) = cell.get_position();
         let value = match cell.get_value() {
-            DataRef::Int(value) => Cell::Number(*value as f32),
-            DataRef::Float(value) => Cell::Number(*value as f32),
+            DataRef::Int(value) => Cell::Number(*value as f64),
+            DataRef::Float(value) => Cell::Number(*value),
             DataRef::String(text) => Cell::Text(text.trim().to_string()),
             DataRef::SharedString(text) => Cell::Text(text.trim().to_string()),
             _ => continue,

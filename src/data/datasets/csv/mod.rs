@@ -5,11 +5,12 @@
 //! renames them. Without a split column, test and validation rows are held out by the seed; with
 //! one that has no validation rows, those are held out of train.
 
+pub(in crate::data) mod guess;
 #[cfg(test)]
 mod tests;
 mod text;
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -20,7 +21,7 @@ use csv::StringRecord;
 use self::text::{Header, Separator, Table};
 use super::locate::Locator;
 use super::score_list::parse_score;
-use crate::config::{CsvConfig, DataConfig};
+use crate::config::{CsvConfig, DataConfig, Fold};
 use crate::data::csv_cell::csv_text;
 use crate::data::dataset::Split;
 use crate::data::listing::{Labels, Listing, Row};
@@ -29,19 +30,60 @@ use crate::files::printable;
 
 /// Reads the table that `data.root` names: the file, or the folder that holds one such file.
 pub(crate) fn read(config: &DataConfig, seed: u64) -> Result<Listing> {
-    if config.split != "official" {
-        bail!(
+    let fold = match config.split.strip_prefix("fold_") {
+        Some(fold) => Some(fold),
+        None if config.split == "official" => None,
+        None => bail!(
             "data.split: a csv dataset has no split {:?}; remove the key, and name each row's \
              split in the column {:?}",
             config.split,
             config.csv.split_column
+        ),
+    };
+    let file = find_table(&config.root)?;
+    let (rows, has_splits) = read_table(&file, &config.csv, fold)?;
+    if fold.is_some() && rows[Split::Test as usize].is_empty() {
+        bail!(
+            "data.split: no row has the fold {:?} in the column {:?}, which has {}",
+            config.split,
+            config.csv.fold_column,
+            fold_names(config)?.join(", ")
         );
     }
-    let file = find_table(&config.root)?;
-    let (rows, has_splits) = read_table(&file, &config.csv)?;
     let listing = complete_splits(rows, has_splits, config, seed);
     ensure_weights(&listing, &file, &config.csv)?;
     Ok(listing)
+}
+
+/// Maximum number of folds in a column; each is a training.
+const MAX_FOLDS: usize = 1000;
+
+/// Returns the names in `data.split` of the folds that the table's column `data.csv.fold_column`
+/// has. Returns an error if there is no such column, or if it has no folds.
+pub(crate) fn fold_names(config: &DataConfig) -> Result<Vec<String>> {
+    let file = find_table(&config.root)?;
+    let (mut table, columns) = open_table(&file, &config.csv)?;
+    let key = &config.csv.fold_column;
+    let column = columns.fold.ok_or_else(|| missing_column(&table.header, "fold_column", key))?;
+    let (mut names, mut record) = (BTreeSet::new(), StringRecord::new());
+    while let Some(place) = table.next(&mut record)? {
+        let name = record.get(column).unwrap_or_default();
+        let plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+        let text = format!("fold_{}", name.strip_prefix("fold_").unwrap_or(name));
+        ensure!(
+            !name.is_empty() && name.chars().all(plain) && text.parse::<Fold>().is_err(),
+            "{place}: the fold {name:?} must be named by letters, digits, -, _ or ."
+        );
+        names.insert((name.parse::<u32>().unwrap_or(u32::MAX), text));
+        ensure!(names.len() <= MAX_FOLDS, "{place}: {key:?} has more than {MAX_FOLDS} folds");
+    }
+    ensure!(
+        names.len() > 1,
+        "{}: the column {key:?} has {} fold: two are the fewest",
+        file.display(),
+        names.len()
+    );
+    Ok(names.into_iter().map(|(_, name)| name).collect())
 }
 
 /// Returns an error if no training image would count, so that nothing would be learned.
@@ -89,26 +131,44 @@ fn has_extension(path: &Path, extension: &str) -> bool {
     path.extension().is_some_and(|found| found.eq_ignore_ascii_case(extension))
 }
 
-/// Returns the rows by split, all in train if there is no split column, and whether there is one.
-fn read_table(file: &Path, config: &CsvConfig) -> Result<([Vec<Row>; 3], bool)> {
+/// Opens a table with the columns that the config names.
+fn open_table(file: &Path, config: &CsvConfig) -> Result<(Table, Columns)> {
     let is_complete = |header: &Header| Columns::find(header, config).is_ok();
-    let mut table = Table::open(file, config.delimiter, is_complete)?;
+    let table = Table::open(file, config.delimiter, is_complete)?;
     let columns =
         Columns::find(&table.header, config).with_context(|| table.header_place().to_string())?;
-    let mut locator = Locator::new(file.parent().unwrap_or(Path::new("")));
+    Ok((table, columns))
+}
+
+/// Returns the rows by split, all in train if there is no split column, and whether there is one.
+/// With a `fold`, its rows are in test, and all others in train.
+fn read_table(
+    file: &Path,
+    config: &CsvConfig,
+    fold: Option<&str>,
+) -> Result<([Vec<Row>; 3], bool)> {
+    let (mut table, columns) = open_table(file, config)?;
+    if fold.is_some() && columns.fold.is_none() {
+        let error = missing_column(&table.header, "fold_column", &config.fold_column);
+        return Err(error.context(format!("{}: data.split names a fold", table.header_place())));
+    }
+    let folder = file.parent().unwrap_or(Path::new(""));
+    let images = config.image_dir.as_deref().unwrap_or(Path::new(""));
+    let mut locator = Locator::new(&folder.join(images));
     let mut names = HashSet::new();
     let mut rows: [Vec<Row>; 3] = Default::default();
     let decimal_comma = table.header.separator != Separator(b',');
     let mut record = StringRecord::new();
     while let Some(place) = table.next(&mut record)? {
         let row = RowReader { columns: &columns, record: &record, decimal_comma };
-        let (split, row) = row.read(&mut locator, &mut names).with_context(|| place.to_string())?;
+        let (split, row) =
+            row.read(fold, &mut locator, &mut names).with_context(|| place.to_string())?;
         rows[split as usize].push(row);
     }
     if rows.iter().all(Vec::is_empty) {
         bail!("{}: has a header but no rows", file.display());
     }
-    Ok((rows, columns.split.is_some()))
+    Ok((rows, fold.is_some() || columns.split.is_some()))
 }
 
 struct Columns {
@@ -120,6 +180,7 @@ struct Columns {
     split: Option<usize>,
     group: Option<usize>,
     person: Option<usize>,
+    fold: Option<usize>,
 }
 
 impl Columns {
@@ -145,6 +206,7 @@ impl Columns {
             split: optional("split_column", &config.split_column, &default.split_column)?,
             group: optional("group_column", &config.group_column, &default.group_column)?,
             person: optional("person_column", &config.person_column, &default.person_column)?,
+            fold: optional("fold_column", &config.fold_column, &default.fold_column)?,
         })
     }
 }
@@ -159,7 +221,12 @@ struct RowReader<'a> {
 
 impl RowReader<'_> {
     /// Reads the split and the row. `names` holds the groups and persons of the rows before.
-    fn read(&self, locator: &mut Locator, names: &mut HashSet<Arc<str>>) -> Result<(Split, Row)> {
+    fn read(
+        &self,
+        fold: Option<&str>,
+        locator: &mut Locator,
+        names: &mut HashSet<Arc<str>>,
+    ) -> Result<(Split, Row)> {
         let columns = self.columns;
         let image = self.field(columns.image);
         if image.is_empty() {
@@ -175,7 +242,15 @@ impl RowReader<'_> {
             None => mean(&votes),
         };
         let weight = columns.weight.map_or(Ok(1.0), |column| self.weight(self.field(column)))?;
-        let split = columns.split.map_or(Ok(Split::Train), |column| self.field(column).parse())?;
+        let split = match (fold, columns.fold, columns.split) {
+            (Some(fold), Some(column), _) => {
+                let own = self.field(column);
+                let is_test = own.strip_prefix("fold_").unwrap_or(own) == fold;
+                if is_test { Split::Test } else { Split::Train }
+            }
+            (_, _, Some(column)) => self.field(column).parse()?,
+            _ => Split::Train,
+        };
         let mut named = |column: Option<usize>| {
             let name = csv_text(self.field(column?));
             if name.is_empty() {

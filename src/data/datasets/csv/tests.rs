@@ -160,7 +160,8 @@ fn a_bad_row_is_named_by_file_and_line() {
         ),
         (b"image,score\na,\"1,5\"\n", "t.csv:2: the score \"1,5\" is not a finite number; write"),
         (b"image,score,score\na,1,2\n", "t.csv:1: two columns are named \"score\"; rename"),
-        (b"PK\x03\x04\0\0", "t.csv: is a spreadsheet, not a CSV file; open it and save it"),
+        (b"PK\x03\x04\0\0", "t.csv: is not a readable spreadsheet (.xlsx)"),
+        (b"\xd0\xcf\x11\xe0\0", "t.csv: is an old spreadsheet (.xls); save it as .xlsx"),
         (b"\x7fELF\0\0", "t.csv: is not a text file"),
         (b"\xff\xfe\0\xd8", "t.csv: is damaged UTF-16"),
         (b"image,score\n", "t.csv: has a header but no rows"),
@@ -283,7 +284,44 @@ fn empty_lines_take_no_memory() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("t.csv");
     fs::write(&file, format!("image,score\na,1\n{}", "\n".repeat(1 << 18))).unwrap();
-    let (rows, _) = read_table(&file, &CsvConfig::default()).unwrap();
+    let (rows, _) = read_table(&file, &CsvConfig::default(), None).unwrap();
     let train = &rows[Split::Train as usize];
     assert!(train.len() == 1 && train.capacity() < 100, "{}", train.capacity());
+}
+
+#[test]
+fn images_may_be_in_a_folder_of_their_own_and_folds_in_a_column() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    fs::create_dir(path("images")).unwrap();
+    let mut text = "image,score,split,part\n".to_string();
+    for row in 0..12 {
+        fs::write(path(&format!("images/{row}.png")), [row]).unwrap();
+        text += &format!("{row}.png,{row},train,{}\n", [10, 9, 2][usize::from(row) % 3]);
+    }
+    fs::write(path("t.csv"), text).unwrap();
+    let mut config = DataConfig { root: path("t.csv"), ..DataConfig::default() };
+    config.csv.image_dir = Some("images".into());
+    config.csv.fold_column = "part".into();
+    assert_eq!(fold_names(&config).unwrap(), ["fold_2", "fold_9", "fold_10"]);
+    config.split = "fold_9".into();
+    let listing = read(&config, 1).unwrap();
+    assert_eq!(sizes(&listing), [7, 1, 4]);
+    assert!(listing.rows(Split::Test).iter().all(|row| row.path().is_some()));
+    for (split, column, words) in [
+        (
+            "fold_3",
+            "part",
+            "no row has the fold \"fold_3\" in the column \"part\", which has fold_2",
+        ),
+        ("fold_2", "fold", "no column \"fold\""),
+    ] {
+        (config.split, config.csv.fold_column) = (split.into(), column.into());
+        let error = format!("{:#}", read(&config, 1).unwrap_err());
+        assert!(error.contains(words), "{error}");
+    }
+    config.csv.fold_column = "score".into();
+    fs::write(path("t.csv"), "image,score\na/b,1_of_2\n").unwrap();
+    let error = format!("{:#}", fold_names(&config).unwrap_err());
+    assert!(error.contains("t.csv:2: the fold \"1_of_2\" must be named by letters"), "{error}");
 }

@@ -12,10 +12,15 @@ use anyhow::{Context, Result, anyhow, bail, ensure};
 use csv::{ReaderBuilder, StringRecord, Trim};
 
 use crate::config::Delimiter;
+use crate::data::datasets::votes::{self, Cell};
 use crate::files::{open_regular, printable};
 
 /// The bytes in which the header has to end.
 const HEAD: u64 = 1 << 16;
+/// The most columns of a spreadsheet.
+const MAX_COLUMNS: u32 = 4096;
+/// The most empty rows in a row of a spreadsheet that are kept.
+const MAX_GAP: u32 = 1000;
 /// The largest UTF-16 file, which is converted in memory.
 const MAX_UTF16: u64 = 256 << 20;
 
@@ -89,10 +94,14 @@ impl Table {
     ) -> Result<Self> {
         let name = file.display().to_string();
         let mut text = Text::open(file).with_context(|| name.clone())?;
+        if text.is_spreadsheet() {
+            text = Text::Sheet(sheet_text(file)?);
+        }
         let head = text.head().with_context(|| name.clone())?;
         ensure!(!head.trim_ascii().is_empty(), "{name}: is empty; it needs a header and rows");
         let start = Start::of(&head, &is_complete);
         let separator = match (delimiter, start.separator) {
+            _ if text.is_spreadsheet() => Separator(b'\t'),
             (Delimiter::Comma, _) => Separator(b','),
             (Delimiter::Semicolon, _) => Separator(b';'),
             (Delimiter::Tab, _) => Separator(b'\t'),
@@ -215,10 +224,16 @@ fn stated_separator(line: &[u8]) -> Option<Separator> {
     }
 }
 
-/// UTF-8 in a file, or UTF-16 that was converted.
+/// UTF-8 in a file, or what was converted to it.
 enum Text {
-    File { file: File, bom: u64 },
+    File {
+        file: File,
+        bom: u64,
+    },
+    /// UTF-16.
     Converted(Vec<u8>),
+    /// The first sheet of a spreadsheet, its columns separated by tabs; empty until it is read.
+    Sheet(Vec<u8>),
 }
 
 impl Text {
@@ -230,8 +245,9 @@ impl Text {
             [0xef, 0xbb, 0xbf, ..] => return Ok(Self::File { file, bom: 3 }),
             [0xff, 0xfe, ..] => u16::from_le_bytes,
             [0xfe, 0xff, ..] => u16::from_be_bytes,
-            [b'P', b'K', 3, 4, ..] | [0xd0, 0xcf, 0x11, 0xe0, ..] => {
-                bail!("is a spreadsheet, not a CSV file; open it and save it as CSV (UTF-8)")
+            [b'P', b'K', 3, 4, ..] => return Ok(Self::Sheet(Vec::new())),
+            [0xd0, 0xcf, 0x11, 0xe0, ..] => {
+                bail!("is an old spreadsheet (.xls); save it as .xlsx or as CSV (UTF-8)")
             }
             [0x1f, 0x8b, ..] => bail!("is compressed; unpack it first"),
             bytes if bytes.contains(&0) => {
@@ -249,6 +265,10 @@ impl Text {
         Ok(Self::Converted(text.map_err(|_| anyhow!("is damaged UTF-16"))?.into_bytes()))
     }
 
+    fn is_spreadsheet(&self) -> bool {
+        matches!(self, Self::Sheet(_))
+    }
+
     /// Returns the first bytes of the text.
     fn head(&mut self) -> Result<Vec<u8>> {
         let mut head = Vec::new();
@@ -264,9 +284,41 @@ impl Text {
                 file.seek(SeekFrom::Start(*bom + offset as u64)).context("cannot be read")?;
                 Box::new(file)
             }
-            Self::Converted(bytes) => Box::new(Cursor::new(bytes[offset..].to_vec())),
+            Self::Converted(bytes) | Self::Sheet(bytes) => {
+                Box::new(Cursor::new(bytes[offset..].to_vec()))
+            }
         })
     }
+}
+
+/// Returns the first sheet of a spreadsheet (.xlsx) that has cells, as text with tabs.
+fn sheet_text(path: &Path) -> Result<Vec<u8>> {
+    let mut writer = csv::WriterBuilder::new().delimiter(b'\t').from_writer(Vec::new());
+    let mut found = false;
+    votes::each_table(path, |_, header, rows| {
+        let last = header.last_key_value().map_or(0, |(&column, _)| column);
+        if found || last >= MAX_COLUMNS {
+            ensure!(found, "{}: has more than {MAX_COLUMNS} columns", path.display());
+            return Ok(());
+        }
+        found = true;
+        let cells = |of: &dyn Fn(u32) -> String| (0..=last).map(of).collect::<Vec<_>>();
+        writer.write_record(cells(&|column| header.get(&column).cloned().unwrap_or_default()))?;
+        let mut line = 1;
+        for (&number, row) in rows {
+            // Rows keep their numbers, which messages name.
+            for _ in line + 1..number.min(line + MAX_GAP) {
+                writer.write_record(cells(&|_| String::new()))?;
+            }
+            line = number;
+            writer.write_record(cells(&|column| {
+                row.get(&column).map_or(String::new(), Cell::text)
+            }))?;
+        }
+        Ok(())
+    })?;
+    ensure!(found, "{}: has no sheet with a table", path.display());
+    writer.into_inner().map_err(|error| anyhow!("{error}"))
 }
 
 /// Explains why a row cannot be read.
