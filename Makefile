@@ -1,7 +1,7 @@
 # `make demo` and `make test` set up everything that they need; `make help` lists the rest.
 CONFIG ?= configs/quickstart.yaml
 
-.PHONY: help python setup gloo cuda distributed build demo test test-distributed test-explain test-report test-attacks test-gpu test-kernels test-python kernel-table kernel-tools lint clean
+.PHONY: help python setup gloo cuda distributed build demo test test-distributed test-explain test-report test-attacks test-gpu test-kernels test-python kernel-table kernel-latency kernel-tools lint clean
 
 help:
 	@echo "make demo    train VM-BeautyNet on synthetic faces and print PC, MAE and RMSE (CONFIG=FILE for another experiment)"
@@ -13,6 +13,7 @@ help:
 	@echo "make test-kernels   run the CUDA kernels in a simulator and compare them with reference files; no GPU is needed"
 	@echo "make test-python    build the operators for PyTorch, examples/python, and run their tests; fetches what make cuda fetches"
 	@echo "make kernel-table   print what the CUDA kernels count there, the table of csrc/README.md"
+	@echo "make kernel-latency   print how long a model of the GPU estimates that they take"
 	@echo "make build   build target/release/vmbeauty"
 	@echo "make lint    check formatting, clippy and rustdoc with warnings denied, and the structure and words of the code"
 	@echo "make setup   only fetch libtorch for the CPU; then plain cargo build and cargo test work"
@@ -77,6 +78,9 @@ test-python: python
 
 kernel-table: kernel-tools
 	@cd tests/ptx && python3 -B counts.py
+
+kernel-latency: kernel-tools
+	@cd tests/ptx && python3 -B latency.py
 
 lint: setup
 	cargo fmt --check

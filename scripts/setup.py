@@ -5,7 +5,7 @@
     python3 scripts/setup.py --cuda       libtorch with CUDA, and nvcc (4.8 GB on disk, 7.4 GB while it is set up)
     python3 scripts/setup.py --cpu        back to the CPU variant after --cuda
     python3 scripts/setup.py --distributed   Gloo's headers too, for training with several processes (1 MB)
-    python3 scripts/setup.py --kernel-tests   nvcc and numpy, for `make test-kernels` (400 MB on disk; no GPU is needed)
+    python3 scripts/setup.py --kernel-tests   nvcc, nvdisasm and numpy, for `make test-kernels` (400 MB on disk; no GPU is needed)
     python3 scripts/setup.py --require-gpu   fail where `make test-gpu` cannot run
     python3 scripts/setup.py --check      only say what is missing
 
@@ -54,6 +54,8 @@ CPU_FILES = {
 NVCC_VERSION = "13.0.88"
 NVCC_PACKAGES = [f"{name}=={NVCC_VERSION}" for name in ("nvidia-cuda-nvcc", "nvidia-nvvm", "nvidia-cuda-crt")]
 NVCC_PACKAGES += ["nvidia-cuda-cccl==13.0.85", "nvidia-cuda-runtime==13.0.96"]
+# No earlier version is packed; it reads the code of earlier compilers.
+NVDISASM_VERSION = "13.2.78"
 PROJECT = Path(__file__).resolve().parent.parent
 
 
@@ -245,19 +247,20 @@ def libtorch_cuda(root):
 
 
 def kernel_tests_folder(root):
-    """Named after what is in it: nvcc's version, and the Python that numpy was built for."""
-    return root / f"kernel-tests-{NVCC_VERSION}-python{sys.version_info.major}.{sys.version_info.minor}"
+    """Named after what is in it: nvcc's and nvdisasm's versions, and the Python that numpy was built for."""
+    python = f"python{sys.version_info.major}.{sys.version_info.minor}"
+    return root / f"kernel-tests-{NVCC_VERSION}-nvdisasm{NVDISASM_VERSION}-{python}"
 
 
 def kernel_tests(root):
-    """nvcc to compile the CUDA kernels, and numpy, in which tests/ptx executes them."""
+    """nvcc to compile the CUDA kernels, numpy, in which tests/ptx executes them, and nvdisasm for the latency model."""
     final = kernel_tests_folder(root)
     if is_whole(final):
         return
     need_space(root, 1)
-    say(f"fetching nvcc {NVCC_VERSION} and numpy (100 MB, once) into {final}")
+    say(f"fetching nvcc {NVCC_VERSION}, nvdisasm and numpy (100 MB, once) into {final}")
     with building(final) as folder:
-        pip_install(folder, ["numpy", *NVCC_PACKAGES], ["--no-deps", "--quiet"])
+        pip_install(folder, ["numpy", *NVCC_PACKAGES, f"nvidia-cuda-nvdisasm=={NVDISASM_VERSION}"], ["--no-deps", "--quiet"])
 
 
 def gloo_include(root):
@@ -343,7 +346,7 @@ def main():
     parser.add_argument("--cuda", action="store_true", help="the GPU variant: full wheel and nvcc")
     parser.add_argument("--cpu", action="store_true", help="the CPU variant, even if the GPU variant is set up")
     parser.add_argument("--distributed", action="store_true", help="Gloo's headers too, for training with several processes")
-    parser.add_argument("--kernel-tests", action="store_true", help="nvcc and numpy for `make test-kernels`, nothing else")
+    parser.add_argument("--kernel-tests", action="store_true", help="nvcc, nvdisasm and numpy for `make test-kernels`, nothing else")
     parser.add_argument("--require-gpu", action="store_true", help="only check that there is a GPU, and a libtorch with CUDA")
     parser.add_argument("--check", action="store_true", help="only check the tools")
     args = parser.parse_args()

@@ -7,12 +7,11 @@
 namespace vmb::cuda {
 namespace {
 
-constexpr int kThreads = 128, kWarps = kThreads / 32;
-constexpr int kSteps = 32, kChannels = 32;
+constexpr int kSteps = 32;
 constexpr int kRow = kChannels + 1;  // without bank conflicts for lanes along the steps
 
-// The position of a block, and the distribution of 32 channels of some steps over its threads:
-// lanes run along the contiguous dimension.
+// The position of a block, and the distribution of kChannels channels of some steps over its
+// threads: lanes run along the contiguous dimension.
 struct Tile {
   int batch, first_channel, lane, warp, channels;
   bool along_steps;

@@ -78,14 +78,6 @@ void check_scans(Scans scans) {
                         a.delta_softplus == b.delta_softplus);
 }
 
-int warps_for(const ScanInputs& x) {
-  int64_t multiprocessors = 1;
-#ifdef VMB_CUDA
-  if (x.u.is_cuda()) multiprocessors = cuda::multiprocessors(x.u.get_device());
-#endif
-  return cuda::scan_warps(x.batch(), x.dim(), multiprocessors);
-}
-
 // sum over p of partials[:, p]: (outer, count, ...) -> (outer, ...), in the order of p.
 Tensor sum_parts(const Tensor& partials) {
   if (partials.size(1) == 1) return partials.squeeze(1);
@@ -124,8 +116,7 @@ ScanResult scan_forward_cuda(Scans scans, bool keep_states) {
   }
   if (u.numel() > 0)
     launch("selective_scan", u, [&](void* stream) {
-      return cuda::scan_forward(args.data(), static_cast<int>(count), type_of(u),
-                                warps_for(scans[0]), stream);
+      return cuda::scan_forward(args.data(), static_cast<int>(count), type_of(u), stream);
     });
   return {count == 1 ? outs[0] : outs.mean(0), states};
 }
@@ -138,7 +129,7 @@ struct ScanPartials {
   Tensor du, ddelta, dz;
   Tensor dA, dD_dbias, dBC, adjoint;
 
-  ScanPartials(Scans scans, const ScanGradients& targets, int warps) {
+  ScanPartials(Scans scans, const ScanGradients& targets) {
     const ScanInputs& x = scans[0];
     const auto type = x.u.scalar_type();
     const auto floats = x.u.options().dtype(at::kFloat);
@@ -151,8 +142,8 @@ struct ScanPartials {
                : empty_stack_in_layout_of(x.z, count, type);
     dA = at::empty({count, batch, dim, padded}, floats);
     dD_dbias = at::empty({2 * count, batch, dim}, floats);
-    dBC = at::empty({count * batch, cuda::channel_blocks(dim, warps), x.length(),
-                     cuda::passes(x.state()), 2, cuda::kStates},
+    dBC = at::empty({count * batch, cuda::channel_blocks(dim), x.length(), cuda::passes(x.state()),
+                     2, cuda::kStates},
                     floats);
     if (x.state() > cuda::kStates) adjoint = at::empty({count, batch, dim, padded}, floats);
     if (x.u.numel() == 0)
@@ -204,11 +195,10 @@ void scan_backward_cuda(Scans scans, const Tensor& states, const Tensor& dout_,
   check_scans(scans);
   const Tensor& u = scans[0].u;
   const c10::DeviceGuard device(u.device());
-  const int warps = warps_for(scans[0]);
   const int64_t count = scans.size();
   Tensor dout = dout_.to(u.scalar_type());
   if (count > 1) dout = dout * (1.0 / count);
-  const ScanPartials partials(scans, gradients, warps);
+  const ScanPartials partials(scans, gradients);
   std::vector<ScanInputs> operands;  // in memory until the launch
   std::vector<cuda::ScanBackwardArgs> args;
   if (u.numel() > 0) {
@@ -217,7 +207,7 @@ void scan_backward_cuda(Scans scans, const Tensor& states, const Tensor& dout_,
       args.push_back(partials.args(x, args.size(), states, dout));
     }
     launch("selective_scan's backward", u, [&](void* stream) {
-      return cuda::scan_backward(args.data(), static_cast<int>(count), type_of(u), warps, stream);
+      return cuda::scan_backward(args.data(), static_cast<int>(count), type_of(u), stream);
     });
   }
   partials.sum(scans[0].state(), gradients);

@@ -8,6 +8,8 @@
 
 namespace vmb::cuda {
 
+constexpr int kThreads = 32 * kWarps;
+
 // ---- types, with our own conversions: cuda_fp16.h and cuda_bf16.h would double the compile time.
 struct f16 {
   unsigned short bits;
@@ -28,9 +30,13 @@ VMB_DEVICE void assign(float& x, float y) { x = y; }
 VMB_DEVICE void assign(f16& x, float y) { asm("cvt.rn.f16.f32 %0, %1;" : "=h"(x.bits) : "f"(y)); }
 // Rounds to nearest, ties to even; NaN stays NaN.
 VMB_DEVICE void assign(bf16& x, float y) {
+#if __CUDA_ARCH__ >= 800
+  asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(x.bits) : "f"(y));
+#else
   const unsigned bits = __float_as_uint(y);
   const unsigned rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
   x.bits = static_cast<unsigned short>(y == y ? rounded : 0x7fffu);
+#endif
 }
 
 // The arguments of a launch as the kernel's parameter; of one problem, the second is a copy.
@@ -79,23 +85,23 @@ VMB_DEVICE float softplus(float x, float& slope) {
 // ---- a tile in global memory
 VMB_DEVICE bool steps_innermost(const Operand& x) { return llabs(x.step) <= llabs(x.row); }
 
-// The elements of a tile of (channels, kTile steps) that a thread loads and stores: kElements of
+// The elements of a tile of (kChannels, kTile steps) that a thread loads and stores: kCount of
 // them, whose (channel, step) differ by a constant. Lanes run along whichever is contiguous in
 // memory, so a warp touches whole sectors in either layout.
-constexpr int kElements = kChannelsPerWarp * kTile / 32;
-
+template <int kChannels>
 struct Elements {
+  static constexpr int kCount = kChannels * kTile / kThreads;
   int channel, step;                // of the first element
   int channel_stride, step_stride;  // from one to the next
 
-  VMB_DEVICE Elements(bool along_steps, int channels) {
-    const int thread = threadIdx.x, threads = blockDim.x;
+  VMB_DEVICE explicit Elements(bool along_steps) {
+    const unsigned thread = threadIdx.x;
     if (along_steps) {
       channel = thread / kTile, step = thread % kTile;
-      channel_stride = threads / kTile, step_stride = 0;
+      channel_stride = kThreads / kTile, step_stride = 0;
     } else {
-      channel = thread % channels, step = thread / channels;
-      channel_stride = 0, step_stride = threads / channels;
+      channel = thread % kChannels, step = thread / kChannels;
+      channel_stride = 0, step_stride = kThreads / kChannels;
     }
   }
   VMB_DEVICE int channel_of(int i) const { return channel + i * channel_stride; }
@@ -110,6 +116,7 @@ struct Cursor {
   T* data;
   int offset, stride;
 
+  template <class Elements>
   VMB_DEVICE Cursor(const Operand& x, int batch, int channel, int step, const Elements& at) {
     const int row = static_cast<int>(x.row), along = static_cast<int>(x.step);
     data = static_cast<T*>(x.data);
@@ -117,6 +124,7 @@ struct Cursor {
         batch * static_cast<int>(x.batch) + (channel + at.channel) * row + (step + at.step) * along;
     stride = at.channel_stride * row + at.step_stride * along;
   }
+  VMB_DEVICE auto get(int i) const { return data[offset + i * stride]; }
   VMB_DEVICE float load(int i) const { return to_float(data[offset + i * stride]); }
   VMB_DEVICE void store(int i, float value) const { assign(data[offset + i * stride], value); }
   // Advances by a number of tiles of its operand.

@@ -13,8 +13,9 @@ constexpr int kStatesPerLane = 4;  // states of a lane, in registers
 constexpr int kStates =
     kLanes * kStatesPerLane;  // states of one pass; larger state sizes take several
 constexpr int kChannelsPerWarp = 32 / kLanes;
-constexpr int kMaxWarps = 4;  // of a block
-constexpr int kTile = 16;     // steps between two stored states
+constexpr int kWarps = 4;  // of a block, one for each scheduler of a multiprocessor
+constexpr int kChannels = kWarps * kChannelsPerWarp;  // of a block
+constexpr int kTile = 16;                             // steps between two stored states
 constexpr int kMaxConvWidth = 8;
 
 // The type of the activations. Parameters (A, D, biases, convolution weights), states and partial
@@ -92,32 +93,17 @@ struct Problems {
 constexpr int64_t passes(int64_t state) { return (state + kStates - 1) / kStates; }
 constexpr int64_t padded_state(int64_t state) { return passes(state) * kStates; }
 constexpr int64_t tiles(int64_t length) { return (length + kTile - 1) / kTile; }
-constexpr int64_t channel_blocks(int64_t dim, int64_t warps) {
-  return (dim + warps * kChannelsPerWarp - 1) / (warps * kChannelsPerWarp);
-}
-
-// Warps of a block: the number that share the rows of B and C, fewer where SMs would be idle.
-// The sums over channels depend on it, so forward and backward of one call, and every call of one
-// shape on one device, use the same number.
-inline int scan_warps(int64_t batch, int64_t dim, int64_t multiprocessors) {
-  int warps = dim >= kMaxWarps * kChannelsPerWarp
-                  ? kMaxWarps
-                  : static_cast<int>((dim + kChannelsPerWarp - 1) / kChannelsPerWarp);
-  while (warps > 1 && batch * channel_blocks(dim, warps) < multiprocessors) warps = (warps + 1) / 2;
-  return warps;
-}
+constexpr int64_t channel_blocks(int64_t dim) { return (dim + kChannels - 1) / kChannels; }
 
 // Each launches on the stream (a cudaStream_t) and returns a cudaError_t as int, 0 for success.
 // `args` are those of `count` problems, 1 to kMaxProblems.
-int scan_forward(const ScanForwardArgs* args, int count, Type type, int warps, void* stream);
-int scan_backward(const ScanBackwardArgs* args, int count, Type type, int warps, void* stream);
+int scan_forward(const ScanForwardArgs* args, int count, Type type, void* stream);
+int scan_backward(const ScanBackwardArgs* args, int count, Type type, void* stream);
 int conv_forward(const ConvForwardArgs* args, int count, Type type, void* stream);
 int conv_backward(const ConvBackwardArgs* args, int count, Type type, void* stream);
 // out[o][i] = sum over p of parts[o][p][i], in the order of p.
 int sum_parts(const float* parts, float* out, int64_t outer, int64_t count, int64_t inner,
               void* stream);
-// The number of multiprocessors of the device with this index; 1 if the query fails.
-int multiprocessors(int device);
 // The text of an error that one of these returned.
 const char* error_text(int error);
 

@@ -7,7 +7,7 @@ namespace vmb::cuda {
 namespace {
 
 constexpr int kCopyRow = kLanes * kStates + kRowPad;  // four orders of a row of B or C
-constexpr int kDoutRow = kMaxChannels + 4;
+constexpr int kDoutRow = kChannels + 4;
 
 // Resident blocks per multiprocessor: what the architecture's shared memory has room for, minus one
 // on Hopper and Blackwell, where four would leave 128 registers and cause a few spills. Several
@@ -42,15 +42,17 @@ VMB_DEVICE float sum_over_channels(float (&dB)[kStatesPerLane], float (&dC)[kSta
 }
 
 template <class T, bool kOnePass>
-VMB_DEVICE void scan_backward_problem(const ScanBackwardArgs& args) {
+__global__ void __launch_bounds__(kThreads, kOnePass ? kResidentBlocks : (kResidentBlocks + 1) / 2)
+    scan_backward_kernel(const Problems<ScanBackwardArgs> all) {
+  const ScanBackwardArgs& args = all.of[blockIdx.y];
   const ScanArgs& in = args.in;
-  __shared__ float2
-      steps[kTile][kStepsRow];  // (dt, dt u); then (sum of dh_t A', sum of dh_t B) over states
+  // (dt, dt u); then (sum of dh_t A', sum of dh_t B) over states
+  __shared__ float2 steps[kTile][kChannels + kStepsPad];
   __shared__ float douts[kTile][kDoutRow];  // dL/dy; then y
   alignas(16) __shared__ float rows_B[kTile][kCopyRow], rows_C[kTile][kCopyRow];
   // After each step; behind the steps already processed, the warps' sums for dB and dC.
-  __shared__ float4 states[kTile][kMaxThreads];
-  const Place at(in);
+  __shared__ float4 states[kTile][kThreads];
+  const Place<kLanes> at(in);
   const int length = static_cast<int>(in.length),
             pass_count = kOnePass ? 1 : static_cast<int>(passes(in.state));
   const int last_tile = (length - 1) / kTile;
@@ -58,9 +60,10 @@ VMB_DEVICE void scan_backward_problem(const ScanBackwardArgs& args) {
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, swap = at.channel % kStatesPerLane;
   const bool upper_half = lane >= 16;
   // The index of the lane's sum of sum_over_channels in a row of kStates of dB, then kStates of dC.
-  const int sum_index = (upper_half ? kStates : 0) + at.quarter * kStatesPerLane + swap;
+  const int sum_index = (upper_half ? kStates : 0) + at.lane * kStatesPerLane + swap;
 
-  const Elements mine(steps_innermost(in.u), at.channels);
+  const Elements<kChannels> mine(steps_innermost(in.u));
+  constexpr int kElements = Elements<kChannels>::kCount;
   const int first_step = last_tile * kTile;
   Cursor<const T> u_at(in.u, at.batch, at.first_channel, first_step, mine),
       delta_at(in.delta, at.batch, at.first_channel, first_step, mine);
@@ -113,7 +116,9 @@ VMB_DEVICE void scan_backward_problem(const ScanBackwardArgs& args) {
         steps[mine.step_of(i)][mine.channel_of(i)] = make_float2(dt[i], dt[i] * u[i]);
         douts[mine.step_of(i)][mine.channel_of(i)] = dy[i];
       }
-      rows.stage(in, pass, length - start, [&](int step, int n, float B, float C) {
+      typename Rows<T>::Values values;
+      rows.load(values, in, pass, length - start);
+      rows.stage(values, [&](int step, int n, float B, float C) {
 #pragma unroll
         for (int order = 0; order < kStatesPerLane; ++order)
           rows_B[step][order * kStates + (n ^ order)] = B,
@@ -136,9 +141,9 @@ VMB_DEVICE void scan_backward_problem(const ScanBackwardArgs& args) {
       __syncthreads();
 
       const float4* const B_at =
-          reinterpret_cast<const float4*>(&rows_B[0][swap * kStates + at.quarter * kStatesPerLane]);
+          reinterpret_cast<const float4*>(&rows_B[0][swap * kStates + at.lane * kStatesPerLane]);
       const float4* const C_at =
-          reinterpret_cast<const float4*>(&rows_C[0][swap * kStates + at.quarter * kStatesPerLane]);
+          reinterpret_cast<const float4*>(&rows_C[0][swap * kStates + at.lane * kStatesPerLane]);
       const int rounds = (min(kTile, length - start) + kLanes - 1) / kLanes;
       float h[kStatesPerLane];
 #pragma unroll
@@ -187,12 +192,12 @@ VMB_DEVICE void scan_backward_problem(const ScanBackwardArgs& args) {
           }
           sums[j] = sum_over_channels(dB, dC, upper_half);
         }
-        const float sum_A_now = sum_over_lanes(sums_A, at.quarter),
-                    sum_B_now = sum_over_lanes(sums_B, at.quarter);
-        const float y_now = gated ? sum_over_lanes(ys, at.quarter) : 0.0f;
+        const float sum_A_now = sum_over_lanes(sums_A, at.lane),
+                    sum_B_now = sum_over_lanes(sums_B, at.lane);
+        const float y_now = gated ? sum_over_lanes(ys, at.lane) : 0.0f;
         __syncwarp();  // every lane has read the steps of this round, and the states behind them
-        steps[round * kLanes + at.quarter][at.channel] = make_float2(sum_A_now, sum_B_now);
-        douts[round * kLanes + at.quarter][at.channel] = y_now;
+        steps[round * kLanes + at.lane][at.channel] = make_float2(sum_A_now, sum_B_now);
+        douts[round * kLanes + at.lane][at.channel] = y_now;
 #pragma unroll
         for (int j = 0; j < kLanes; ++j)
           reinterpret_cast<float*>(&states[round * kLanes + j][warp * 32])[sum_index] = sums[j];
@@ -209,12 +214,12 @@ VMB_DEVICE void scan_backward_problem(const ScanBackwardArgs& args) {
         sum_A[i] += both.x, sum_B[i] += both.y, y[i] += douts[mine.step_of(i)][mine.channel_of(i)];
       }
       // The warps' sums, in order: one for each step, dB or dC, and state.
-      const int warps = blockDim.x / 32, first_row = static_cast<int>(blockIdx.x) * length;
+      const int first_row = static_cast<int>(blockIdx.x) * length;
       constexpr int kQuads = 2 * kStates / 4;
-      for (int i = threadIdx.x; i < min(kTile, length - start) * kQuads; i += blockDim.x) {
+      for (int i = threadIdx.x; i < min(kTile, length - start) * kQuads; i += kThreads) {
         const int step = i / kQuads, quad = i % kQuads;
         float4 sum = states[step][quad];
-        for (int w = 1; w < warps; ++w) {
+        for (int w = 1; w < kWarps; ++w) {
           const float4 x = states[step][w * 32 + quad];
           sum.x += x.x, sum.y += x.y, sum.z += x.z, sum.w += x.w;
         }
@@ -258,7 +263,7 @@ VMB_DEVICE void scan_backward_problem(const ScanBackwardArgs& args) {
       parts[mine.channel_of(i) * (kTile + 1) + mine.step] = make_float2(dD[i], dbias[i]);
   __syncthreads();
   const int channel = at.first_channel + threadIdx.x;
-  if (threadIdx.x < at.channels && channel < in.dim) {
+  if (threadIdx.x < kChannels && channel < in.dim) {
     float2 sum = make_float2(0.0f, 0.0f);
     for (int i = 0; i < (along_steps ? kTile : kElements); ++i) {
       const float2 part = parts[threadIdx.x * (kTile + 1) + i];
@@ -270,24 +275,16 @@ VMB_DEVICE void scan_backward_problem(const ScanBackwardArgs& args) {
   }
 }
 
-template <class T, bool kOnePass>
-__global__ void __launch_bounds__(kMaxThreads,
-                                  kOnePass ? kResidentBlocks : (kResidentBlocks + 1) / 2)
-    scan_backward_kernel(const Problems<ScanBackwardArgs> all) {
-  if (blockIdx.y == 0)
-    scan_backward_problem<T, kOnePass>(all.of[0]);
-  else
-    scan_backward_problem<T, kOnePass>(all.of[1]);
-}
-
 }  // namespace
 
-int scan_backward(const ScanBackwardArgs* args, int count, Type type, int warps, void* stream) {
+int scan_backward(const ScanBackwardArgs* args, int count, Type type, void* stream) {
   if (args->in.state <= kStates)
-    return launch_scan(scan_backward_kernel<float, true>, scan_backward_kernel<f16, true>,
-                       scan_backward_kernel<bf16, true>, args, count, type, warps, stream);
-  return launch_scan(scan_backward_kernel<float, false>, scan_backward_kernel<f16, false>,
-                     scan_backward_kernel<bf16, false>, args, count, type, warps, stream);
+    return launch_scan<kChannels>(scan_backward_kernel<float, true>,
+                                  scan_backward_kernel<f16, true>, scan_backward_kernel<bf16, true>,
+                                  args, count, type, stream);
+  return launch_scan<kChannels>(scan_backward_kernel<float, false>,
+                                scan_backward_kernel<f16, false>, scan_backward_kernel<bf16, false>,
+                                args, count, type, stream);
 }
 
 }  // namespace vmb::cuda

@@ -1,11 +1,9 @@
 // Sums of partial results in a fixed order, so that gradients do not depend on the order in which
-// blocks run; and queries of the CUDA runtime for the ATen side.
+// blocks run.
 #include "device.cuh"
 
 namespace vmb::cuda {
 namespace {
-
-constexpr int kThreads = 256;
 
 __global__ void __launch_bounds__(kThreads)
     sum_parts_kernel(const float* parts, float* out, int64_t outer, int64_t count, int64_t inner) {
@@ -28,14 +26,6 @@ int sum_parts(const float* parts, float* out, int64_t outer, int64_t count, int6
   sum_parts_kernel<<<static_cast<unsigned>(blocks), kThreads, 0,
                      static_cast<cudaStream_t>(stream)>>>(parts, out, outer, count, inner);
   return cudaGetLastError();
-}
-
-int multiprocessors(int device) {
-  int count = 0;
-  return cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device) == cudaSuccess &&
-                 count > 0
-             ? count
-             : 1;
 }
 
 const char* error_text(int error) { return cudaGetErrorString(static_cast<cudaError_t>(error)); }

@@ -4,22 +4,28 @@ import tempfile
 import kernels as k
 import reference
 
-SHAPES = [(1, 24, 197, 16), (1, 8, 1500, 16)]
-# mamba-ssm's float32 kernels, nvcc 13.0, sm_90, gated, with softplus, D and bias, in the same simulator at the first shape: lane instructions
-# and atomics for each (b, d, l, n), bytes of 32-byte sectors for each (b, d, l).
+SHAPES = [(1, 32, 197, 16), (1, 32, 1500, 16)]
+# mamba-ssm's float32 kernels, nvcc 13.0, sm_90, gated, with softplus, D and bias, in the same simulator at the first shape with 24 channels (it
+# computes each channel alone, so their number does not matter): lane instructions and atomics for each (b, d, l, n), bytes of 32-byte
+# sectors for each (b, d, l).
 MAMBA_SSM = {"forward": {"instructions": 68, "load_bytes": 178, "atomics": 0, "registers": 123},
              "backward": {"instructions": 135, "load_bytes": 193, "store_bytes": 175, "atomics": 2, "registers": 202}}
 
 
+# Sixteen lanes for a channel.
+SMALL = "forward of a small grid"
+
+
 def measure(kernels):
-    """{shape: {"forward" | "backward": counts}}; backward includes the kernels that add partial sums."""
+    """{shape: {"forward" | SMALL | "backward": counts}}; backward includes the kernels that add partial sums."""
     result = {}
     for shape in SHAPES:
         batch, dim, length, state = shape
         scan = k.Scan(k.Device("f32", bytes_=1 << 25), reference.random_scan(0, *shape), 1, kernels)
         elements = batch * dim * length
         result[shape] = {}
-        for direction, stats in (("forward", scan.forward()[1]), ("backward", scan.backward()[1])):
+        runs = {SMALL: scan.forward(lanes=k.STATES), "forward": scan.forward(), "backward": scan.backward()}
+        for direction, (_, stats) in runs.items():
             result[shape][direction] = {
                 "instructions": stats["warp instructions"] * 32 / (elements * state),
                 "special": stats["  special"] * 32 / (elements * state),
@@ -39,8 +45,9 @@ def markdown(measured, folder):
     compiled = {}
     for direction in ("forward", "backward"):
         for entry in k.resources(folder, f"scan_{direction}.cu", archs=(90,)):
-            if k.MANGLED["f32"] + "Lb1E" in entry["kernel"]:
-                compiled[direction] = entry
+            for kind, variant in ((SMALL, "Li16ELb1E"), (direction, "Li4ELb1E" if direction == "forward" else "Lb1E")):
+                if k.MANGLED["f32"] + variant in entry["kernel"]:
+                    compiled[kind] = entry
     for shape, directions in measured.items():
         for direction, c in directions.items():
             entry = compiled[direction]

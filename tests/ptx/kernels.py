@@ -15,7 +15,7 @@ import numpy as np
 import ptxsim
 
 SOURCES = PROJECT / "csrc/cuda"
-STATES, TILE, CHANNELS_PER_WARP, MAX_WARPS = 16, 16, 8, 4
+STATES, TILE, THREADS, LANES = 16, 16, 128, 4
 DTYPES = {"f32": np.float32, "f16": np.float16, "bf16": np.uint16}
 MANGLED = {"f32": "If", "f16": "INS0_3f16E", "bf16": "INS0_4bf16E"}
 
@@ -37,7 +37,11 @@ def resources(folder, source, archs=ARCHITECTURES):
     """What ptxas says of every kernel of a file, for every architecture."""
     targets = [flag for arch in archs for flag in ("-gencode", f"arch=compute_{arch},code=sm_{arch}")]
     command = [nvcc(), *FLAGS, *targets, "-Xptxas", "-v", "-c", "-o", str(Path(folder) / "resources.o"), str(SOURCES / source)]
-    log = subprocess.run(command, check=True, capture_output=True, text=True).stderr
+    return parse_resources(subprocess.run(command, check=True, capture_output=True, text=True).stderr)
+
+
+def parse_resources(log):
+    """[{kernel, arch, registers, shared, spill_stores, spill_loads, stack}] of what `ptxas -v` printed."""
     entries = []
     for line in log.splitlines():
         if m := re.search(r"Compiling entry function '(\w+)' for 'sm_(\d+)'", line):
@@ -137,34 +141,38 @@ def problems(args):
     return len(args), args[0] + args[-1]
 
 
-def scan_warps(dim):
-    """What scan_warps of kernels.h gives on a full device."""
-    return min(MAX_WARPS, -(-dim // CHANNELS_PER_WARP))
+def blocks(batch, dim, lanes=LANES):
+    """Blocks of a scan in which so many lanes share a channel."""
+    return batch * -(-dim // (THREADS // lanes))
+
+
+def forward_lanes(shape, multiprocessors):
+    """What scan_forward.cu decides: the lanes that share a channel."""
+    batch, dim, _, state = shape
+    return STATES if state <= STATES and blocks(batch, dim, STATES) <= 3 * multiprocessors else LANES
 
 
 class Scan:
     """One selective scan, forward and then backward, from a reference file's tensors."""
 
-    def __init__(self, device, case, softplus, kernels, warps=None, backwards=False):
+    def __init__(self, device, case, softplus, kernels, backwards=False):
         """`backwards` runs the blocks of every launch in the opposite order."""
         self.device, self.case, self.kernels, self.backwards = device, case, kernels, backwards
         self.batch, self.dim, self.length = case["u"].shape
         self.state = case["A"].shape[1]
         self.padded = -(-self.state // STATES) * STATES
         self.tiles = -(-self.length // TILE)
-        self.warps = warps or scan_warps(self.dim)
-        self.blocks = -(-self.dim // (self.warps * CHANNELS_PER_WARP))
         operands = b"".join(device.input(case.get(name)) for name in ("u", "delta", "z", "B", "C"))
         self.args = struct.pack("<qqqq", self.batch, self.dim, self.length, self.state) + operands
         self.args += struct.pack("<QQQq", device.floats(case["A"]), device.floats(case.get("D")), device.floats(case.get("delta_bias")), softplus)
         self.states = None
         self.slot = self.batch * self.dim * self.padded
 
-    def _launch(self, name, args):
+    def _launch(self, name, args, lanes=LANES, variant=""):
         """Launches the kernel for one problem's argument struct, or for a list of two."""
-        kernel = find(self.kernels, name, self.device.dtype, f"Lb{int(self.state <= STATES)}E")
+        kernel = find(self.kernels, name, self.device.dtype, f"{variant}Lb{int(self.state <= STATES)}E")
         count, packed = problems(args)
-        return self.device.gpu.launch(kernel, (self.batch * self.blocks, count), (32 * self.warps,), [packed], backwards=self.backwards)
+        return self.device.gpu.launch(kernel, (blocks(self.batch, self.dim, lanes), count), (THREADS,), [packed], backwards=self.backwards)
 
     def _forward_args(self, keep_states=True):
         """(argument struct, read)"""
@@ -177,16 +185,16 @@ class Scan:
             states = self.device.workspace((self.batch, self.dim, self.padded)).address
         return self.args + out + struct.pack("<Qq", states, stride), read
 
-    def forward(self, keep_states=True):
+    def forward(self, keep_states=True, lanes=LANES):
         """(out, counts)"""
         args, read = self._forward_args(keep_states)
-        stats = self._launch("scan_forward_kernel", args)
+        stats = self._launch("scan_forward_kernel", args, lanes, f"Li{lanes}E")
         return read(), stats
 
-    def forward_with(self, other):
+    def forward_with(self, other, lanes=LANES):
         """The results of forward for this scan and another of the same sizes on the same device, in one launch."""
         args, reads = zip(*(scan._forward_args() for scan in (self, other)))
-        self._launch("scan_forward_kernel", args)
+        self._launch("scan_forward_kernel", args, lanes, f"Li{lanes}E")
         return [read() for read in reads]
 
     def last_state(self):
@@ -203,7 +211,8 @@ class Scan:
         dA = device.workspace((self.batch, self.dim, self.padded))
         dD = device.workspace((self.batch, self.dim)) if "D" in case else None
         dbias = device.workspace((self.batch, self.dim)) if "delta_bias" in case else None
-        dBC = device.workspace((self.batch, self.blocks, self.length, self.padded // STATES, 2, STATES))
+        channel_blocks = blocks(1, self.dim)
+        dBC = device.workspace((self.batch, channel_blocks, self.length, self.padded // STATES, 2, STATES))
         adjoint = device.workspace((self.batch, self.dim, self.padded)) if self.state > STATES else None
         args = self.args + dout + struct.pack("<Qq", self.states.address, self.slot)
         args += outputs["du"][0] + outputs["ddelta"][0] + (outputs["dz"][0] if "z" in case else device.input(None))
@@ -217,7 +226,7 @@ class Scan:
                 gradients["dD"] = self._sum(dD, 1, self.batch, stats).reshape(self.dim)
             if dbias:
                 gradients["ddelta_bias"] = self._sum(dbias, 1, self.batch, stats).reshape(self.dim)
-            both = self._sum(dBC, self.batch, self.blocks, stats).reshape(self.batch, self.length, self.padded // STATES, 2, STATES)
+            both = self._sum(dBC, self.batch, channel_blocks, stats).reshape(self.batch, self.length, self.padded // STATES, 2, STATES)
             for index, name in enumerate(("dB", "dC")):
                 gradients[name] = both[:, :, :, index].reshape(self.batch, self.length, self.padded).transpose(0, 2, 1)[:, :self.state]
             return gradients
@@ -241,7 +250,7 @@ class Scan:
             return parts.get()
         out = self.device.workspace((outer * inner,))
         kernel = find(self.kernels, "sum_parts_kernel")
-        stats.update(self.device.gpu.launch(kernel, (-(-outer * inner // 256),), (256,), [parts, out, np.int64(outer), np.int64(count), np.int64(inner)]))
+        stats.update(self.device.gpu.launch(kernel, (-(-outer * inner // THREADS),), (THREADS,), [parts, out, np.int64(outer), np.int64(count), np.int64(inner)]))
         return out.get()
 
 

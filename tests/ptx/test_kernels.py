@@ -11,6 +11,7 @@ from pathlib import Path
 
 import counts
 import kernels as k
+import latency
 import numpy as np
 import ptxsim
 import reference
@@ -56,6 +57,9 @@ class KernelTest(unittest.TestCase):
         """Forward and backward against `want`, which belongs to the forward direction."""
         turn = flipped if reverse else (lambda tensors: tensors)
         scan = k.Scan(k.Device(dtype, rows_innermost, reverse), turn(case), softplus, KERNELS, **options)
+        if scan.state <= k.STATES:
+            self.close("out", turn({"out": scan.forward(lanes=k.STATES)[0]})["out"], want["out"], dtype)
+            self.close("last_state", scan.last_state(), want["last_state"], dtype)
         out, _ = scan.forward()
         gradients, _ = scan.backward()
         results = turn({"out": out, **gradients})
@@ -101,18 +105,17 @@ class OtherSizes(KernelTest):
                     case = reference.random_scan(state, 2, 9, 37, state, gated)
                     self.check_scan(case, 1, reference.scan(case, 1), rows_innermost=gated, reverse=gated)
 
-    def test_any_number_of_warps_in_a_block_gives_the_same_forward_result(self):
-        case = reference.random_scan(5, 2, 45, 21, 16)
-        want = reference.scan(case, 1)
-        outs = [self.check_scan(case, 1, want, rows_innermost=inner, warps=warps)["out"] for warps in (1, 2, 3, 4) for inner in (False, True)]
-        for out in outs[1:]:
-            np.testing.assert_array_equal(out, outs[0])
-
     def test_forward_without_stored_states_is_the_same(self):
-        for state in (16, 33):
+        for state, lanes in ((16, 4), (16, 16), (33, 4)):
             case = reference.random_scan(state, 1, 12, 40, state)
             scan = k.Scan(k.Device("f32"), case, 1, KERNELS)
-            np.testing.assert_array_equal(scan.forward(keep_states=False)[0], scan.forward()[0])
+            np.testing.assert_array_equal(scan.forward(keep_states=False, lanes=lanes)[0], scan.forward(lanes=lanes)[0])
+
+    def test_any_number_of_channels(self):
+        for dim in (1, 8, 31, 45):
+            with self.subTest(dim=dim):
+                case = reference.random_scan(dim, 2, dim, 21, 16)
+                self.check_scan(case, 1, reference.scan(case, 1), rows_innermost=dim % 2)
 
     def test_results_do_not_depend_on_the_order_of_blocks(self):
         case = reference.random_scan(8, 3, 70, 19, 16)
@@ -161,13 +164,14 @@ class TwoDirections(unittest.TestCase):
 
     def test_both_directions_of_a_scan_in_one_launch_equal_two_launches_bit_for_bit(self):
         # One and several passes of states; blocks with and without missing channels.
-        for dtype, batch, dim, length, state in (("f32", 2, 40, 37, 16), ("bf16", 1, 9, 21, 20), ("f16", 2, 32, 16, 16)):
-            with self.subTest(dtype=dtype, state=state):
+        for dtype, lanes, batch, dim, length, state in (("f32", 4, 2, 40, 37, 16), ("f32", 16, 2, 12, 37, 16), ("bf16", 4, 1, 9, 21, 20),
+                                                        ("f16", 4, 2, 32, 16, 16)):
+            with self.subTest(dtype=dtype, lanes=lanes, state=state):
                 cases = [reference.random_scan(seed, batch, dim, length, state) for seed in (1, 2)]
                 forward = k.Device(dtype, rows_innermost=True)
                 scans = [k.Scan(device, case, 1, KERNELS) for device, case in zip((forward, forward.reversed()), cases)]
-                apart = [{"out": scan.forward()[0], "states": scan.states.get(), **scan.backward()[0]} for scan in scans]
-                outs = scans[0].forward_with(scans[1])
+                apart = [{"out": scan.forward(lanes=lanes)[0], "states": scan.states.get(), **scan.backward()[0]} for scan in scans]
+                outs = scans[0].forward_with(scans[1], lanes)
                 states = [scan.states.get() for scan in scans]
                 for out, stored, gradients, want in zip(outs, states, scans[0].backward_with(scans[1]), apart):
                     self.equal({"out": out, "states": stored, **gradients}, want)
@@ -228,8 +232,8 @@ class PlantedFaults(unittest.TestCase):
                 self.fault("conv.cu", barrier, nothing, lambda kernels: self.conv(kernels, backward), occurrence)
 
     def test_a_read_out_of_bounds_is_found(self):
+        self.assertIn("out of bounds", self.fault("scan_forward.cu", "start < end[i] ? u_at.get(i) : T{}", "u_at.get(i)", self.scan))
         in_bounds = " && start + mine.step_of(i) < length;"
-        self.assertIn("out of bounds", self.fault("scan_forward.cu", in_bounds, ";", self.scan))
         self.assertIn("out of bounds", self.fault("scan_backward.cu", in_bounds, ";", lambda kernels: self.scan(kernels, True)))
         in_sequence = "static_cast<unsigned>(start + step) < static_cast<unsigned>(length)"
         for backward in (False, True):
@@ -262,6 +266,14 @@ class Counts(unittest.TestCase):
     def test_the_table_in_the_readme_is_what_the_command_prints(self):
         text = (k.PROJECT / "csrc/README.md").read_text()
         self.assertIn(counts.markdown(self.measured, FOLDER.name), text, "run `make kernel-table` and put its output into csrc/README.md")
+
+
+class Latency(unittest.TestCase):
+    def test_both_directions_take_half_of_two_launches_before_at_small_batches_and_no_longer_at_large_ones(self):
+        kernels = latency.Kernels(FOLDER.name)
+        for batch, bound in ((1, 0.5), (8, 0.5), (64, 1.0)):
+            together = kernels.microseconds("forward", (batch, *latency.SHAPES[0][1:]), 2)
+            self.assertLessEqual(together, bound * 2 * latency.BEFORE["forward"][batch], batch)
 
 
 if __name__ == "__main__":

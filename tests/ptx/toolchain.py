@@ -1,4 +1,4 @@
-"""Where nvcc and numpy are: what the environment has, else what `scripts/setup.py --kernel-tests` fetched."""
+"""Where nvcc, nvdisasm and numpy are: what the environment has, else what `scripts/setup.py --kernel-tests` fetched."""
 import importlib.util
 import os
 import sys
@@ -20,3 +20,11 @@ def nvcc():
     if os.environ.get("CUDA_HOME"):
         return os.environ["CUDA_HOME"] + "/bin/nvcc"
     return str(FETCHED / "nvidia/cu13/bin/nvcc")
+
+
+def nvdisasm():
+    if os.environ.get("NVDISASM"):
+        return os.environ["NVDISASM"]
+    if os.environ.get("CUDA_HOME") and (Path(os.environ["CUDA_HOME"]) / "bin/nvdisasm").exists():
+        return os.environ["CUDA_HOME"] + "/bin/nvdisasm"
+    return str(FETCHED / "nvidia/cu13/bin/nvdisasm")
