@@ -11,7 +11,7 @@ help:
 	@echo "make test-attacks   kill and stop runs, fill disks, feed hostile files, and count what goes wrong; up to ten minutes"
 	@echo "make test-gpu       run on a GPU what computes there, and compare it with the reference files; fails where there is none"
 	@echo "make test-kernels   run the CUDA kernels in a simulator and compare them with reference files; no GPU is needed"
-	@echo "make test-python    build the operators for PyTorch, examples/python, and run their tests; fetches what make cuda fetches"
+	@echo "make test-python    build the operators for PyTorch, examples/python, and run their tests and tests/gpu on the CPU; fetches what make cuda fetches"
 	@echo "make kernel-table   print what the CUDA kernels count there, the table of csrc/README.md"
 	@echo "make kernel-latency   print how long a model of the GPU estimates that they take"
 	@echo "make build   build target/release/vmbeauty"

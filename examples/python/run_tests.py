@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""Builds the extension against the project's PyTorch and runs its tests: `make test-python`.
+"""Builds the extension against the project's PyTorch, and runs its tests and those of tests/gpu on the CPU:
+`make test-python`.
 
 PyTorch is the one of `make cuda`, which is fetched where it is missing (2.6 GB, 4.8 GB on disk). A virtual
 environment beside it in the cache uses it and holds the extension, which is built again where sources changed.
@@ -57,7 +58,9 @@ def main():
             setup.run([*pip, *install], "building the extension", env={**os.environ, "VMB_CUDA": "0"})
             built.write_text(now)
     quiet = ["-W", "ignore:Failed to initialize NumPy"]  # not needed
-    return subprocess.run([str(python), "-B", *quiet, "-m", "unittest", "test_operators"], cwd=HERE).returncode
+    tests = {HERE: ["test_operators"], PROJECT / "tests/gpu": ["test_numbers", "test_timing"]}
+    runs = [subprocess.run([str(python), "-B", *quiet, "-m", "unittest", *names], cwd=folder) for folder, names in tests.items()]
+    return max(run.returncode for run in runs)
 
 
 if __name__ == "__main__":
