@@ -54,8 +54,9 @@ section! {
         /// Require every name and shape in the file to be the model's, except the classifier's;
         /// `false` loads what fits, and warns of what changes the features.
         pub strict: bool = true,
-        /// Feature vector: `cls` (the class token, or the mean of a DeiT's class and distillation
-        /// token), `mean` (the mean of the patch tokens) or `cls_mean` (both, concatenated).
+        /// Feature vector: `cls` (the class token, the mean of a DeiT's class and distillation
+        /// token, or a Mamba-Reg's class tokens, concatenated), `mean` (the mean of the patch
+        /// tokens) or `cls_mean` (both, concatenated).
         pub features: Features = Features::Cls,
         /// Largest probability of skipping a block in training (stochastic depth); it grows with
         /// depth up to this.
@@ -218,7 +219,7 @@ impl BackboneConfig {
         if let Some(rest) = untiled(shape).or_else(|| too_many_patches(shape)) {
             checks.fail("image_size", rest);
         }
-        let parameters = parameters(shape);
+        let parameters = shape.parameters();
         if parameters > MAX_PARAMETERS {
             let rest = format_args!(
                 " {} makes {:.0} billion parameters, with depth {} and patch_size {}; no machine \
@@ -250,6 +251,9 @@ impl BackboneConfig {
             let holds = shape.embed_dim % shape.num_heads == 0;
             checks.require(holds, "embed_dim", rule, shape.embed_dim);
         }
+        let reduction = shape.variant.class_reduction;
+        let rule = format_args!("a multiple of {reduction}, by which the neck divides it");
+        checks.require(shape.embed_dim % reduction == 0, "embed_dim", rule, shape.embed_dim);
         checks.finish()
     }
 
@@ -306,17 +310,6 @@ fn too_many_patches(shape: &BackboneShape) -> Option<String> {
         shape.patch_size,
         MAX_GRID * MAX_GRID,
     ))
-}
-
-/// Returns about how many parameters a backbone has, as a float because sizes multiply.
-fn parameters(shape: &BackboneShape) -> f64 {
-    let [width, depth, patch] =
-        [shape.embed_dim, shape.depth, shape.patch_size].map(|size| size as f64);
-    let per_block = match shape.branch {
-        Branch::Vit => 12.0 * width * width,
-        Branch::Mamba => width * (6.0 * width + 8.0 * shape.d_state as f64),
-    };
-    depth * per_block + width * (3.0 * patch * patch + shape.patches() as f64)
 }
 
 /// Describes a number of patches that is far from what a preset is designed for, as that of a

@@ -1,8 +1,8 @@
 //! Backbones by name: their sizes, and the normalization that they were trained with.
 //!
 //! Sizes are from the papers (ViT: arXiv 2010.11929; DeiT: 2012.12877; DINOv2: 2304.07193;
-//! registers: 2309.16588; CLIP: 2103.00020; Vision Mamba: 2401.09417) and the published
-//! checkpoints.
+//! registers: 2309.16588; CLIP: 2103.00020; Vision Mamba: 2401.09417; Mamba-Reg: 2405.14858) and
+//! the published checkpoints.
 
 use serde::Serialize;
 
@@ -34,11 +34,13 @@ names! {
 /// What a preset's architecture adds to the plain ViT and Vision Mamba.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Variant {
-    /// Class tokens: 1, or 2 in a ViT with a distillation token, whose feature is their mean.
+    /// Class tokens: 1; 2 in a ViT with a distillation token, whose feature is their mean; or more
+    /// in a Vision Mamba with registers (Mamba-Reg), whose feature is their concatenation.
     pub class_tokens: i64,
-    /// Register tokens, which no feature is made of.
+    /// Register tokens of a ViT, which no feature is made of.
     pub register_tokens: i64,
-    /// Whether only the patches have position embeddings.
+    /// Whether the patches have a position embedding of their own. A Vision Mamba's class tokens
+    /// have another, a ViT's none.
     pub patch_positions: bool,
     /// Whether a learned factor per channel (LayerScale) multiplies what each layer of a block
     /// adds.
@@ -49,6 +51,9 @@ pub struct Variant {
     pub quick_gelu: bool,
     /// Added to the variance in a ViT's norms.
     pub norm_eps: f64,
+    /// The divisor of a Vision Mamba's class tokens' width before they are concatenated: beyond 1
+    /// a linear layer (the neck) and a norm are there.
+    pub class_reduction: i64,
 }
 
 /// The sizes of a backbone: those of the preset, unless the config overrides them.
@@ -93,10 +98,29 @@ impl BackboneShape {
 
     /// Returns the width of the feature vector.
     pub fn feature_width(&self) -> i64 {
+        let mean = self.embed_dim;
+        let cls = match self.branch {
+            Branch::Vit => self.embed_dim,
+            Branch::Mamba => {
+                self.variant.class_tokens * (self.embed_dim / self.variant.class_reduction)
+            }
+        };
         match self.features {
-            Features::Cls | Features::Mean => self.embed_dim,
-            Features::ClsMean => 2 * self.embed_dim,
+            Features::Cls => cls,
+            Features::Mean => mean,
+            Features::ClsMean => cls + mean,
         }
+    }
+
+    /// Returns about how many parameters it has, as a float because sizes multiply.
+    pub(super) fn parameters(&self) -> f64 {
+        let [width, depth, patch] =
+            [self.embed_dim, self.depth, self.patch_size].map(|size| size as f64);
+        let per_block = match self.branch {
+            Branch::Vit => 12.0 * width * width,
+            Branch::Mamba => width * (6.0 * width + 8.0 * self.d_state as f64),
+        };
+        depth * per_block + width * (3.0 * patch * patch + self.patches() as f64)
     }
 
     /// Returns the number of patches in an image.
@@ -136,11 +160,16 @@ const PLAIN: Variant = Variant {
     pre_norm: false,
     quick_gelu: false,
     norm_eps: 1e-6,
+    class_reduction: 1,
 };
 const DINOV2: Variant = Variant { layer_scale: true, ..PLAIN };
 const DINOV2_REG4: Variant = Variant { register_tokens: 4, patch_positions: true, ..DINOV2 };
 const DISTILLED: Variant = Variant { class_tokens: 2, ..PLAIN };
 const CLIP: Variant = Variant { pre_norm: true, quick_gelu: true, norm_eps: 1e-5, ..PLAIN };
+
+const fn mamba_reg(class_tokens: i64, class_reduction: i64) -> Variant {
+    Variant { class_tokens, class_reduction, patch_positions: true, ..PLAIN }
+}
 
 /// Width, depth, and the attention heads of a ViT or the state size of a Vim.
 type Sizes = (i64, i64, i64);
@@ -150,6 +179,7 @@ const BASE: Sizes = (768, 12, 12);
 const VIM_T: Sizes = (192, 24, 16);
 const VIM_S: Sizes = (384, 24, 16);
 const VIM_B: Sizes = (768, 24, 16);
+const VIM_L: Sizes = (1024, 48, 16);
 
 /// Builds a preset. `last_size` is the heads of a ViT, the state of a Vim.
 const fn sized(
@@ -250,6 +280,13 @@ pub const PRESETS: &[Preset] = &[
     vim("vim_small_patch16_stride8_224", VIM_S, (16, 8, 224), &["vim_s_midclstok_ft_81p6acc.pth"]),
     vim("vim_base_patch16_stride8_224", VIM_B, (16, 8, 224), &[]),
     vim("vim_micro_patch8_64", (96, 6, 8), (8, 8, 64), &[]),
+    vim("mambar_small_patch16_224", VIM_S, (16, 16, 224), &["mambar_small_patch16_224.pth"])
+        .with(mamba_reg(12, 2)),
+    vim("mambar_base_patch16_224", VIM_B, (16, 16, 224), &["mambar_base_patch16_224.pth"])
+        .with(mamba_reg(12, 4)),
+    vim("mambar_large_patch16_224", VIM_L, (16, 16, 224), &["mambar_large_patch16_224.pth"])
+        .with(mamba_reg(16, 8)),
+    vim("mambar_micro_patch8_64", (96, 6, 8), (8, 8, 64), &[]).with(mamba_reg(5, 1)),
 ];
 
 /// Returns the preset with this name.
@@ -284,7 +321,8 @@ mod tests {
             let image = preset.name.rsplit('_').next().unwrap_or_default();
             let image = if image == "dinov2" { "518" } else { image };
             assert_eq!(preset.shape.image_size.to_string(), image, "{}", preset.name);
-            assert_eq!(preset.name.starts_with("vim_"), preset.shape.branch == Branch::Mamba);
+            let is_mamba = preset.name.starts_with("vim_") || preset.name.starts_with("mambar_");
+            assert_eq!(is_mamba, preset.shape.branch == Branch::Mamba);
         }
     }
 
@@ -309,6 +347,9 @@ mod tests {
                 let letter = preset.name.split('_').nth(1).and_then(|size| size.chars().next());
                 let named = match preset.shape.branch {
                     Branch::Vit => file.starts_with(preset.name),
+                    Branch::Mamba if preset.name.starts_with("mambar_") => {
+                        file.strip_suffix(".pth") == Some(preset.name)
+                    }
                     Branch::Mamba => file.starts_with(&format!("vim_{}_", letter.unwrap())),
                 };
                 assert!(named, "{}: {file}", preset.name);

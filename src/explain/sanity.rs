@@ -39,8 +39,8 @@ impl Stage {
 }
 
 /// Splits the network's parameters into stages from the top down: head, fusion, the last block of
-/// both branches with the norm after it, the blocks below, and the embeddings. A branch with fewer
-/// blocks is finished first. No stage has the scale of the scores.
+/// both branches with the norm and the neck after it, the blocks below, and the embeddings. A
+/// branch with fewer blocks is finished first. No stage has the scale of the scores.
 fn stages(net: &BeautyNet, parameters: &[String]) -> Vec<Stage> {
     let deepest = branches(net).map(|(_, shape)| shape.depth).max().unwrap_or(0);
     // Per stage, its modules with the prefixes of their parameters.
@@ -51,13 +51,17 @@ fn stages(net: &BeautyNet, parameters: &[String]) -> Vec<Stage> {
     for above in 0..deepest {
         let blocks =
             branches(net).filter(|(_, shape)| above < shape.depth).map(|(branch, shape)| {
-                let (blocks, norm) = match branch {
-                    Branch::Vit => ("vit.blocks", "vit.norm."),
-                    Branch::Mamba => ("mamba.layers", "mamba.norm_f."),
+                let (blocks, above_blocks): (_, &[&str]) = match branch {
+                    Branch::Vit => ("vit.blocks", &["vit.norm."]),
+                    Branch::Mamba => {
+                        ("mamba.layers", &["mamba.norm_f.", "mamba.neck.", "mamba.norm_neck."])
+                    }
                 };
                 let name = format!("{blocks}.{}", shape.depth - above - 1);
                 let mut prefixes = vec![format!("{name}.")];
-                prefixes.extend((above == 0).then(|| norm.to_string()));
+                if above == 0 {
+                    prefixes.extend(above_blocks.iter().map(ToString::to_string));
+                }
                 (name, prefixes)
             });
         modules.push(blocks.collect());

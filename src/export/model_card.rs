@@ -167,7 +167,7 @@ fn files(config: &Config, layout: Layout) -> String {
         Layout::Timm => [
             "`vit/`: the ViT's features, for \
              `timm.create_model(\"local-dir:vit\", pretrained=True)`",
-            "`mamba/model.pth`: a checkpoint for Vim's code, \
+            "`mamba/model.pth`: a checkpoint for Vim's or Mamba-Reg's code, \
              `model.load_state_dict(torch.load(path)[\"model\"], strict=False)`; only `head` is \
              missing",
             "`README.md`: this model card",

@@ -2,7 +2,7 @@
 
 use super::patch_embed::stem_widths;
 use super::vim::dt_rank;
-use crate::config::{BackboneShape, Branch, Stem};
+use crate::config::{BackboneShape, Branch, Features, Stem};
 
 /// Steps of the sequence between two states that the scan keeps for backward (csrc/README.md).
 const STEPS_PER_STATE: i64 = 32;
@@ -58,6 +58,17 @@ impl Cost {
             Branch::Mamba => 2,
         };
         Self::new(0, kept * shape.tokens() * shape.embed_dim)
+    }
+
+    /// Returns the cost of a Vision Mamba's neck and of the norm after it, which keep their inputs,
+    /// the norm also its output before the weight. The feature `mean` does not run them.
+    pub fn neck(shape: &BackboneShape) -> Self {
+        if shape.features == Features::Mean {
+            return Self::new(0, 0);
+        }
+        let (n, d) = (shape.variant.class_tokens, shape.embed_dim);
+        let width = d / shape.variant.class_reduction;
+        Self::new(n * d * width, n * d + 2 * n * width)
     }
 
     /// Counts qkv and projection, queries times keys and weights times values, and the MLP of ratio

@@ -80,7 +80,10 @@ impl Encoder {
 
     /// Makes the feature vector of tokens (b, tokens, d).
     fn tokens(&self, tokens: Tensor) -> Result<BranchTokens> {
-        let class = || self.layout.class_mean(&tokens);
+        let class = || match &self.backbone {
+            Backbone::Vit(_) => self.layout.class_mean(&tokens),
+            Backbone::Mamba(mamba) => mamba.class_features(&tokens),
+        };
         let mean = || self.layout.patch_mean(&tokens);
         let features = match self.shape.features {
             Features::Cls => class()?,

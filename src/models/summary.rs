@@ -69,6 +69,7 @@ pub fn summarize(config: &Config) -> Result<Summary> {
             Some("patch_embed") => Cost::patch_embed(shape),
             Some("blocks" | "layers") => Cost::block(shape),
             Some("norm_pre" | "norm" | "norm_f") => Cost::norm(shape),
+            Some("neck") => Cost::neck(shape),
             _ => continue,
         };
         (layer.multiply_adds, layer.activation_bytes) = (cost.multiply_adds, cost.activation_bytes);
@@ -106,10 +107,11 @@ fn order(module: &str) -> usize {
     let inside = match names.next() {
         Some("patch_embed") => 0,
         Some("cls_token" | "dist_token" | "reg_token") => 1,
-        Some("pos_embed") => 2,
+        Some("pos_embed" | "pos_embed_cls") => 2,
         Some("norm_pre") => 3,
         Some("blocks" | "layers") => 4,
-        _ => 5,
+        Some("norm" | "norm_f") => 5,
+        _ => 6,
     };
     branch + inside
 }

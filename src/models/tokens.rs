@@ -148,8 +148,8 @@ fn take(tokens: &Tensor, ranges: impl Iterator<Item = (i64, i64)>) -> Result<Ten
     }
 }
 
-/// Returns a range of tokens (b, tokens, d). All of them are the tensor itself: the backward pass of
-/// a slice would copy its gradient into zeros.
+/// Returns a range of tokens (b, tokens, d). All of them are the tensor itself: the backward pass
+/// of a slice would copy its gradient into zeros.
 fn range(tokens: &Tensor, start: i64, length: i64) -> Result<Tensor> {
     if tokens.size()[1] == length {
         return Ok(tokens.shallow_clone());
@@ -179,6 +179,9 @@ mod tests {
         assert_eq!(special("deit_tiny_distilled_patch16_224"), [0, 1]);
         assert_eq!(special("vit_small_patch14_reg4_dinov2"), [0, 1, 2, 3, 4]);
         assert_eq!(special("vim_tiny_patch16_224"), [98]);
+        let spread = special("mambar_small_patch16_224");
+        assert_eq!((&spread[..3], spread.len()), (&[15, 31, 47][..], 12));
+        assert_eq!(spread[11], 191); // 16 of the 196 patches follow
     }
 
     #[test]
@@ -188,6 +191,7 @@ mod tests {
             "deit_tiny_distilled_patch16_224",
             "vit_small_patch14_reg4_dinov2",
             "vim_tiny_patch16_224",
+            "mambar_small_patch16_224",
         ] {
             for patches in [1, 4, 9, 36] {
                 let layout = layout(name, Features::Cls).with_patches(patches);

@@ -1,5 +1,6 @@
-//! Vision Mamba (arXiv 2401.09417), bidirectional v2 with the class token in the middle: parameters
-//! have the names and shapes of the published checkpoints.
+//! Vision Mamba (arXiv 2401.09417), bidirectional v2 with the class token in the middle, and
+//! Mamba-Reg (2405.14858), with several of them: parameters have the names and shapes of the
+//! published checkpoints.
 //!
 //! Tokens stay (b, l, channels) in memory throughout: the convolution and the scan read that layout
 //! as (b, channels, l) views, and the backward direction scans from the last token to the first, so
@@ -218,6 +219,30 @@ impl Block {
     }
 }
 
+/// Narrows the class tokens before they are concatenated.
+#[derive(Debug)]
+struct Neck {
+    neck: Linear,
+    norm_neck: RmsNorm,
+}
+
+impl Neck {
+    fn new(path: &nn::Path, shape: &BackboneShape) -> Self {
+        let (dim, variant) = (shape.embed_dim, shape.variant);
+        let width = dim / variant.class_reduction;
+        let init = Init::TruncNormal { std: 0.02 };
+        Self {
+            neck: Linear::new(path / "neck", dim, width, false, init),
+            norm_neck: RmsNorm::new(path / "norm_neck", variant.class_tokens * width, NORM_EPS),
+        }
+    }
+
+    /// (b, class tokens, d) to (b, class tokens · d / reduction).
+    fn forward(&self, class_tokens: &Tensor) -> Tensor {
+        self.norm_neck.forward(&self.neck.forward(class_tokens).flatten(1, 2))
+    }
+}
+
 /// A Vision Mamba without a classifier.
 #[derive(Debug)]
 pub struct VisionMamba {
@@ -225,16 +250,20 @@ pub struct VisionMamba {
     patch_embed: PatchEmbed,
     cls_token: Tensor,
     pos_embed: Tensor,
+    pos_embed_cls: Option<Tensor>,
     layers: Vec<Block>,
     norm_f: RmsNorm,
+    neck: Option<Neck>,
     recompute: Recompute,
 }
 
 impl VisionMamba {
     /// Returns a model with new parameters under `path`, initialized as the published code does.
     pub fn new(path: &nn::Path, shape: &BackboneShape) -> Self {
-        let dim = shape.embed_dim;
-        let token = Init::TruncNormal { std: 0.02 };
+        let (dim, variant) = (shape.embed_dim, shape.variant);
+        let token = |name: &str, count: i64| {
+            Init::TruncNormal { std: 0.02 }.parameter(path, name, &[1, count, dim])
+        };
         // LeCun normal.
         let projection = |inputs: i64| Init::TruncNormal { std: (inputs as f64).powf(-0.5) };
         let layers = path / "layers";
@@ -246,8 +275,11 @@ impl VisionMamba {
         Self {
             layout: TokenLayout::new(shape),
             patch_embed: PatchEmbed::new(path / "patch_embed", shape, projection),
-            cls_token: token.parameter(path, "cls_token", &[1, 1, dim]),
-            pos_embed: token.parameter(path, "pos_embed", &[1, 1 + shape.patches(), dim]),
+            cls_token: token("cls_token", variant.class_tokens),
+            pos_embed: token("pos_embed", TokenLayout::of_positions(shape).len()),
+            pos_embed_cls: variant
+                .patch_positions
+                .then(|| token("pos_embed_cls", variant.class_tokens)),
             layers: drop_path
                 .into_iter()
                 .enumerate()
@@ -261,6 +293,7 @@ impl VisionMamba {
                 })
                 .collect(),
             norm_f: RmsNorm::new(path / "norm_f", dim, NORM_EPS),
+            neck: (variant.class_reduction > 1).then(|| Neck::new(path, shape)),
             recompute: Recompute::default(),
         }
     }
@@ -312,11 +345,29 @@ impl VisionMamba {
         Ok([mixer.forward.operands(&xz[0])?, mixer.backward.operands(&xz[0])?])
     }
 
-    /// Returns the first block's input: the embedded patches with the class token in the middle, at
+    /// Makes the feature `cls` (b, width) of the tokens (b, tokens, embed_dim) after the last norm:
+    /// the class token, or the concatenation of several. Returns libtorch's error if the shape does
+    /// not match.
+    pub(super) fn class_features(&self, tokens: &Tensor) -> Result<Tensor> {
+        match &self.neck {
+            Some(neck) => Ok(neck.forward(&self.layout.special_of(tokens)?)),
+            None if self.cls_token.size()[1] == 1 => self.layout.class_mean(tokens),
+            None => Ok(self.layout.special_of(tokens)?.f_flatten(1, 2)?),
+        }
+    }
+
+    /// Returns the first block's input: the class tokens spread among the embedded patches, at
     /// their positions.
     fn embed(&self, x: &Tensor, masked: Option<&Masked>) -> Result<Tensor> {
         let patches = self.patch_embed.forward(x, masked); // (b, patches, embed_dim)
-        let cls_token = self.cls_token.expand([patches.size()[0], -1, -1], false);
-        Ok(self.layout.join(&cls_token, &patches)? + &self.pos_embed)
+        let b = patches.size()[0];
+        let expanded = |class: &Tensor| class.expand([b, -1, -1], false);
+        Ok(match &self.pos_embed_cls {
+            Some(positions) => {
+                let class = expanded(&(&self.cls_token + positions));
+                self.layout.join(&class, &(patches + &self.pos_embed))?
+            }
+            None => self.layout.join(&expanded(&self.cls_token), &patches)? + &self.pos_embed,
+        })
     }
 }

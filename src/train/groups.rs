@@ -7,8 +7,17 @@ use crate::config::{FreezeConfig, FrozenBlocks, OptimizerConfig};
 
 /// Last components of the names of parameters that are not decayed, whatever their shape (Vision
 /// Mamba's and timm's rule).
-const NOT_DECAYED: [&str; 8] =
-    ["A_log", "A_b_log", "D", "D_b", "cls_token", "dist_token", "reg_token", "pos_embed"];
+const NOT_DECAYED: [&str; 9] = [
+    "A_log",
+    "A_b_log",
+    "D",
+    "D_b",
+    "cls_token",
+    "dist_token",
+    "reg_token",
+    "pos_embed",
+    "pos_embed_cls",
+];
 
 /// Returns whether weight decay applies: to matrices and kernels, not to biases, norms, tokens, or
 /// the scan's A and D.
@@ -24,7 +33,7 @@ enum Layer {
     Embedding,
     /// The block with this index, from 0.
     Block(usize),
-    /// The norm behind the last block.
+    /// The norm behind the last block, and the neck.
     Norm,
 }
 
@@ -37,7 +46,7 @@ fn layer_of(name: &str) -> Option<(usize, Layer)> {
     let mut components = rest.split('.');
     let layer = match (components.next(), components.next().map(str::parse)) {
         (Some("blocks" | "layers"), Some(Ok(block))) => Layer::Block(block),
-        (Some("norm" | "norm_f"), _) => Layer::Norm,
+        (Some("norm" | "norm_f" | "neck" | "norm_neck"), _) => Layer::Norm,
         _ => Layer::Embedding,
     };
     Some((branch, layer))

@@ -320,6 +320,13 @@ fn features_of_an_input_tensor_equal_the_reference_implementations() {
     for (branch, file, preset, sizes, features) in [
         ("vit", "vit_small", "vit_tiny_patch16_224", format!("{old}, num_heads: 3"), ""),
         ("mamba", "vim_small", "vim_tiny_patch16_224", format!("{old}, d_state: 16"), ""),
+        (
+            "mamba",
+            "mambar_small",
+            "mambar_small_patch16_224",
+            "embed_dim: 48, depth: 2, image_size: 64".into(),
+            "",
+        ),
         ("vit", "dinov2_small", "vit_base_patch14_dinov2", format!("{vit}: 70"), "cls"),
         ("vit", "dinov2_reg4_small", "vit_base_patch14_reg4_dinov2", format!("{vit}: 70"), "mean"),
         (

@@ -1,4 +1,4 @@
-//! The backbones against timm's ViTs and the published Vim: tokens, features, and the gradient of
+//! The backbones against timm's ViTs and the published Vim and Mamba-Reg: tokens, features, and the gradient of
 //! every parameter and of the input.
 
 use tch::{Device, Kind, Tensor};
@@ -136,6 +136,22 @@ fn check_vim(device: Device) {
     }
 }
 
+fn check_mamba_reg(device: Device) {
+    let presets =
+        [("mambar_small_", "mambar_small_patch16_224"), ("mambar_few_", "mambar_micro_patch8_64")];
+    for (prefix, preset) in presets {
+        for case in matching(prefix, "_case") {
+            let net = network(&case, "mamba", preset, &VIM_SIZES, device);
+            check(&case, "mamba", &net, "features");
+        }
+    }
+}
+
+#[test]
+fn mamba_reg_features_and_gradients_are_the_published_codes() {
+    check_mamba_reg(Device::Cpu);
+}
+
 #[test]
 fn vit_features_and_gradients_are_timms() {
     check_vit(Device::Cpu);
@@ -163,5 +179,6 @@ fn on_a_gpu_the_features_and_gradients_of_every_backbone_are_the_published_codes
         check_dinov2_and_clip(device);
         check_distilled(device);
         check_vim(device);
+        check_mamba_reg(device);
     }
 }

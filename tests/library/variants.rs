@@ -6,7 +6,7 @@ use tch::{Device, Kind, Tensor};
 use vm_beautynet::config::{Branch, Config, Features, FusionStrategy};
 use vm_beautynet::explain::{ExplainOptions, Layers, Method, explain};
 use vm_beautynet::models::masked_image::MaskedImageModel;
-use vm_beautynet::models::summary::summarize;
+use vm_beautynet::models::summary::{Summary, summarize};
 use vm_beautynet::models::{BeautyNet, ForwardContext, Images};
 
 /// A preset of each variant, with sizes that fit a test.
@@ -17,7 +17,11 @@ const VITS: [&str; 5] = [
     "name: vit_small_patch14_reg4_dinov2, embed_dim: 24, num_heads: 3",
     "name: vit_base_patch16_clip_quickgelu_224, embed_dim: 24, num_heads: 3",
 ];
-const MAMBAS: [&str; 1] = ["name: vim_micro_patch8_64, embed_dim: 16"];
+const MAMBAS: [&str; 3] = [
+    "name: vim_micro_patch8_64, embed_dim: 16",
+    "name: mambar_micro_patch8_64, embed_dim: 16",
+    "name: mambar_small_patch16_224, embed_dim: 16, d_state: 8",
+];
 
 fn config(vit: &str, mamba: &str, features: Features, strategy: FusionStrategy) -> Config {
     let small = format!("patch_size: 8, depth: 2, drop_path: 0, features: {features}");
@@ -61,8 +65,15 @@ fn every_fusion_takes_every_feature_vector() {
             assert_eq!(found, [width(Branch::Vit), width(Branch::Mamba)], "{strategy}, {what}");
             output.score.square().sum(Kind::Float).backward();
             for (name, parameter) in net.parameters() {
-                let unused = !parameter.requires_grad() || parameter.grad().defined();
-                assert!(unused, "{strategy}, {what}: {name} has no gradient");
+                // The neck makes the feature of class tokens, and cross-attention reads tokens.
+                let is_used = !name.starts_with("mamba.n")
+                    || name == "mamba.norm_f.weight"
+                    || (strategy != FusionStrategy::CrossAttention
+                        && config.model.mamba.features != Features::Mean);
+                assert!(
+                    !parameter.requires_grad() || parameter.grad().defined() == is_used,
+                    "{strategy}, {what}: {name}"
+                );
             }
         });
     }
@@ -173,7 +184,9 @@ fn masked_pretraining_trains_every_parameter() {
             let losses = model.losses(&prediction, &x, &mask, true).unwrap();
             (losses.pixels + losses.colors.unwrap()).backward();
             for (name, parameter) in model.parameters() {
-                assert!(parameter.grad().defined(), "{what}: {name} has no gradient");
+                let is_neck = name.starts_with("mamba.n") && name != "mamba.norm_f.weight";
+                let is_used = !is_neck || shape.features != Features::Mean;
+                assert_eq!(parameter.grad().defined(), is_used, "{what}: {name}");
             }
         }
     });
@@ -181,6 +194,7 @@ fn masked_pretraining_trains_every_parameter() {
 
 #[test]
 fn dinov2_has_timms_parameters_and_multiply_adds() {
+    let _alone = alone_with_the_generator();
     let summary = |name: &str| {
         let set = [
             format!("model.vit.name={name}"),
@@ -201,4 +215,31 @@ fn dinov2_has_timms_parameters_and_multiply_adds() {
     let registers = summary("vit_small_patch14_reg4_dinov2");
     assert_eq!(registers.parameters - found.parameters, (4 - 1) * 384);
     assert!(registers.multiply_adds > found.multiply_adds + 12 * 4 * 12 * 384 * 384);
+}
+
+#[test]
+fn mamba_reg_counts_its_registers_and_its_neck() {
+    let _alone = alone_with_the_generator();
+    let summary = |name: &str, features: &str| {
+        let set = [
+            format!("model.mamba={{name: {name}, features: {features}}}"),
+            "model.fusion.strategy=mamba_only".to_string(),
+            "model.head.hidden=[]".to_string(),
+        ];
+        summarize(&Config::from_yaml("", "summary", &set).unwrap()).unwrap()
+    };
+    let cls = summary("mambar_small_patch16_224", "cls");
+    // 27.8 M with 1000 classes; the head has one output for 2304 features.
+    assert_eq!(cls.parameters - 2305, 27_801_064 - 2_305_000);
+    let layer = |name: &str| cls.layers.iter().find(|layer| layer.name == name).unwrap();
+    assert_eq!(layer("mamba.neck").multiply_adds, 12 * 384 * 192);
+    let vim = summary("vim_small_patch16_224", "cls");
+    let block = |summary: &Summary| {
+        summary.layers.iter().find(|l| l.name == "mamba.layers.5").map(|l| l.multiply_adds).unwrap()
+    };
+    assert_eq!(block(&cls) * 197, block(&vim) * 208);
+    let mean = summary("mambar_small_patch16_224", "mean");
+    assert_eq!(mean.parameters, cls.parameters - 2304 + 384);
+    let order: Vec<&str> = cls.layers.iter().map(|layer| &layer.name[..]).collect();
+    assert_eq!(order[order.len() - 4..], ["mamba.norm_f", "mamba.neck", "mamba.norm_neck", "head"]);
 }

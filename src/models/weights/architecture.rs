@@ -34,10 +34,13 @@ const VIT: [(&str, &str); 27] = [
     ("layer1", "the layers of a ResNet"),
     ("stages", "stages of a hierarchical or convolutional network"),
 ];
-/// Components of names that our Vision Mamba does not have, and what they are.
-const VIM: [(&str, &str); 8] = [
+/// Components of names that our Vision Mamba does not have, or some presets alone, and what they
+/// are.
+const VIM: [(&str, &str); 10] = [
     ("cls_token_head", "class tokens at both ends"),
     ("cls_token_tail", "class tokens at both ends"),
+    ("pos_embed_cls", "the class tokens of a Mamba-Reg"),
+    ("neck", "the class tokens of a Mamba-Reg"),
     ("rope", "rotary position embeddings"),
     ("dt_bias", "Mamba-2 layers"),
     ("init_layer_scale", "LayerScale"),
@@ -46,10 +49,11 @@ const VIM: [(&str, &str); 8] = [
     ("dist_token", "a distillation token"),
 ];
 /// Parameters that our architectures have and others lack, and what is without them.
-const MISSING: [(&str, &str); 9] = [
+const MISSING: [(&str, &str); 10] = [
     ("cls_token", "no class token"),
     ("dist_token", "no distillation token"),
     ("reg_token", "no register tokens"),
+    ("pos_embed_cls", "one class token, where a Mamba-Reg has several"),
     ("pos_embed", "no position embedding"),
     ("norm_pre.weight", "no norm before its blocks"),
     ("blocks.0.ls1.gamma", "no LayerScale"),
