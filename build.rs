@@ -1,6 +1,8 @@
 //! Compiles csrc with `cc` against the libtorch that torch-sys found, and makes the binaries find
 //! it by rpath.
 
+use std::ffi::OsStr;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
 use std::{env, fs, thread};
 
@@ -56,7 +58,7 @@ fn main() {
     cpp().objects(objects).link_lib_modifier("+whole-archive").compile("vmb_ops");
     bound_spinning_of_the_program();
     if let Some(cuda) = &cuda {
-        cuda.compile_kernels();
+        cuda.link_kernels();
     }
     let architectures = cuda.map_or(String::new(), |cuda| cuda.architectures.join(" "));
     println!("cargo:rustc-env=VMB_CUDA_KERNELS={architectures}");
@@ -205,6 +207,7 @@ const ARCHITECTURES_KEY: &str = "VMB_CUDA_ARCHITECTURES";
 
 /// The CUDA toolkit, and the architectures that the kernels are compiled for.
 struct Cuda {
+    nvcc: PathBuf,
     /// The toolkit's folder.
     home: PathBuf,
     /// As in 90 for sm_90, in ascending order.
@@ -215,8 +218,8 @@ impl Cuda {
     /// Finds the compiler as cc does: the one that NVCC names, else the one in PATH. Panics with the
     /// remedy if there is none.
     fn find() -> Self {
-        println!("cargo:rerun-if-env-changed=PATH");
         let in_path = || {
+            println!("cargo:rerun-if-env-changed=PATH");
             let folders = env::var_os("PATH")?;
             env::split_paths(&folders).map(|folder| folder.join("nvcc")).find(|nvcc| nvcc.is_file())
         };
@@ -230,16 +233,61 @@ impl Cuda {
         };
         let home = env::var_os("CUDA_HOME").map(PathBuf::from);
         let home = home.or_else(|| Some(nvcc.parent()?.parent()?.into())).unwrap_or_default();
-        Self { home, architectures: architectures() }
+        Self { nvcc, home, architectures: architectures() }
+    }
+
+    /// Links the kernels. They are compiled once per content of csrc/cuda, into the target
+    /// directory: nvcc takes many minutes, and release, tests and features have a build each.
+    fn link_kernels(&self) {
+        let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
+        // OUT_DIR is PROFILE/build/NAME/out.
+        let profile = out.ancestors().nth(3).expect("OUT_DIR is in a target directory");
+        let cache = profile.with_file_name("cuda-kernels");
+        let folder = cache.join(self.content_hash());
+        if !folder.is_dir() {
+            let partial = out.join("cuda-kernels");
+            let _ = fs::remove_dir_all(&partial);
+            self.compile_kernels(&partial);
+            fs::create_dir_all(&cache).expect("the target directory is writable");
+            // Where another build was first, its folder has the same content.
+            let renamed = fs::rename(&partial, &folder);
+            assert!(renamed.is_ok() || folder.is_dir(), "cannot create {}", folder.display());
+        }
+        let libraries = [folder, self.home.join("lib"), self.home.join("lib64")];
+        for folder in libraries {
+            println!("cargo:rustc-link-search=native={}", folder.display());
+        }
+        println!("cargo:rustc-link-lib=static=vmb_cuda");
+        for system in ["cudart_static", "rt", "dl", "pthread"] {
+            println!("cargo:rustc-link-lib={system}");
+        }
+    }
+
+    /// Returns a hash of what the kernels are compiled from, and of how.
+    fn content_hash(&self) -> String {
+        let files = fs::read_dir("csrc/cuda").expect("csrc/cuda is part of the source tree");
+        let mut files: Vec<PathBuf> = files.flatten().map(|file| file.path()).collect();
+        files.retain(|file| {
+            file.extension().is_some_and(|end| ["cu", "cuh", "h"].map(OsStr::new).contains(&end))
+        });
+        files.sort();
+        let mut hasher = DefaultHasher::new();
+        for file in files.iter().map(PathBuf::as_path).chain([Path::new("build.rs")]) {
+            fs::read(file).expect("csrc is readable").hash(&mut hasher);
+        }
+        (&self.nvcc, &self.architectures).hash(&mut hasher);
+        format!("{:016x}", hasher.finish())
     }
 
     /// Compiles csrc/cuda: native code for every architecture, so that nothing is compiled when a
     /// program starts, and PTX of the last one for later architectures.
-    fn compile_kernels(&self) {
+    fn compile_kernels(&self, out: &Path) {
+        fs::create_dir_all(out).expect("OUT_DIR is writable");
         let mut build = cc::Build::new();
         build
             .cuda(true)
-            .cudart("static")
+            .cargo_metadata(false)
+            .out_dir(out)
             // Debug code for the device (-G) is not optimized.
             .debug(false)
             .warnings(false)
@@ -252,10 +300,6 @@ impl Cuda {
             build.flag("-gencode").flag(format!("arch=compute_{arch},code={code}_{arch}"));
         }
         build.files(CUDA_KERNELS.map(|name| format!("csrc/cuda/{name}.cu"))).compile("vmb_cuda");
-        for folder in ["lib", "lib64"] {
-            let folder = self.home.join(folder);
-            println!("cargo:rustc-link-search=native={}", folder.display());
-        }
     }
 }
 

@@ -1,7 +1,8 @@
 // Which GPUs there are, and how they compute float32.
 #include <ATen/Context.h>
 #ifdef VMB_CUDA
-#include <c10/cuda/CUDAFunctions.h>
+#include <c10/cuda/CUDAException.h>
+#include <cuda_runtime_api.h>
 #endif
 
 #include <cstring>
@@ -13,7 +14,7 @@ char* vmb_gpu_count(int* count) {
   *count = 0;
 #ifdef VMB_CUDA
   // Unlike at::cuda::device_count, this says why there is none, and prints nothing.
-  const cudaError_t error = c10::cuda::GetDeviceCount(count);
+  const cudaError_t error = cudaGetDeviceCount(count);
   if (error == cudaSuccess) return nullptr;
   (void)cudaGetLastError();  // the next call must not find this error
   return vmb::copy_message(cudaGetErrorString(error));
