@@ -28,7 +28,7 @@ pub fn find(device: config::Device) -> Result<Device> {
 }
 
 /// Returns why the CPU computes although the config leaves the choice open, if there is or may be a
-/// GPU.
+/// GPU that CUDA_VISIBLE_DEVICES does not hide.
 pub fn warning(device: config::Device) -> Option<String> {
     if device == config::Device::Auto { Machine::this().unused() } else { None }
 }
@@ -38,18 +38,20 @@ struct Machine {
     /// Whether this build has CUDA.
     cuda: bool,
     gpus: Result<Vec<Gpu>, OpError>,
-    /// Whether the system has a GPU, and does not hide it from this process.
+    /// Whether the system has a GPU.
     installed: bool,
+    /// Whether CUDA_VISIBLE_DEVICES hides all GPUs from this process.
+    hidden: bool,
 }
 
 impl Machine {
     fn this() -> Self {
-        let hidden = std::env::var("CUDA_VISIBLE_DEVICES");
-        let hidden = hidden.is_ok_and(|devices| ["", "-1"].contains(&devices.trim()));
+        let visible = std::env::var("CUDA_VISIBLE_DEVICES");
         Self {
             cuda: !gpu::architectures().is_empty(),
             gpus: gpu::gpus(),
-            installed: !hidden && has_gpu(Path::new("/dev")),
+            installed: has_gpu(Path::new("/dev")),
+            hidden: visible.is_ok_and(|devices| ["", "-1"].contains(&devices.trim())),
         }
     }
 
@@ -93,6 +95,7 @@ impl Machine {
 
     fn unused(&self) -> Option<String> {
         match (&self.gpus, self.gpus().first()) {
+            _ if self.hidden => None,
             (_, Some(gpu)) if gpu.kernels.is_some() => None,
             (_, Some(gpu)) => Some(format!("{}; training on the CPU", without_kernels(gpu))),
             (Err(reason), _) => {
@@ -149,7 +152,8 @@ mod tests {
         let gpus: Vec<Gpu> = gpus.iter().copied().map(card).collect();
         let none = cuda && gpus.is_empty();
         let reason = OpError("no CUDA-capable device is detected".to_string());
-        Machine { cuda, gpus: if none { Err(reason) } else { Ok(gpus) }, installed }
+        let gpus = if none { Err(reason) } else { Ok(gpus) };
+        Machine { cuda, gpus, installed, hidden: false }
     }
 
     fn error(machine: &Machine, device: config::Device) -> String {
@@ -171,7 +175,10 @@ mod tests {
             assert!(warning.contains(words), "{warning}");
         }
         let plain = machine(false, &[], false);
-        assert_eq!((auto(&plain), plain.unused()), (Device::Cpu, None));
+        let hidden = Machine { hidden: true, ..machine(true, &[], true) };
+        for machine in [plain, hidden] {
+            assert_eq!((auto(&machine), machine.unused()), (Device::Cpu, None));
+        }
     }
 
     #[test]

@@ -21,8 +21,8 @@ fn training_says_first_which_device_precision_and_kernels_compute() {
     let best = Path::best();
     let first = format!("device cpu (1 thread), bf16, selective scan: {best}");
     assert_eq!(lines.lines().next(), Some(first.as_str()), "{lines}");
-    let warning = "warning: no GPU found, training on the CPU";
-    assert_eq!(lines.contains(warning), has_cuda(), "{lines}");
+    // CUDA_VISIBLE_DEVICES hides GPUs from a sandbox, so that their absence is not worth a warning.
+    assert!(!lines.contains("GPU"), "{lines}");
 
     let json = [&train_arguments("json", &one)[..], &["--log-format", "json"]].concat();
     let lines = String::from_utf8(sandbox.run(&json).stderr).unwrap();
@@ -58,7 +58,6 @@ fn doctor_reports_devices_and_kernels_and_tests_every_type() {
     assert_eq!((&doctor["passed"], &doctor["tf32"]), (&true.into(), &false.into()));
     assert_eq!(doctor["gpus"].as_array().map(Vec::len), Some(0));
     assert_eq!(doctor["cuda"].is_null(), !has_cuda());
-    assert_eq!(doctor["warnings"].as_array().unwrap().len(), usize::from(has_cuda()));
     let checks = doctor["checks"].as_array().unwrap();
     for dtype in ["float32", "bf16", "fp16"] {
         let tested = checks.iter().filter(|check| check["dtype"] == dtype).count();
