@@ -23,6 +23,10 @@ char* vmb_causal_conv1d_silu(const void* x, const void* weight, const void* bias
 char* vmb_bimamba_inner(const void* xz, void* const* forward, void* const* backward,
                         const char* path, void** out);
 
+/* Computes a linear layer, x weightᵀ + bias, by oneDNN; writes null where libtorch's own is as good
+ * (linear.cpp). */
+char* vmb_linear(const void* x, const void* weight, const void* bias, void** out);
+
 /* Takes one AdamW step over many parameters at once; steps are scalar float tensors, incremented by
  * one. */
 char* vmb_adamw_step(void* const* params, void* const* grads, void* const* exp_avgs,

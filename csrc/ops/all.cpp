@@ -11,6 +11,7 @@
 #include "ops/benchmark.cpp"
 #include "ops/gpu.cpp"
 #include "ops/launches.cpp"
+#include "ops/linear.cpp"
 #include "ops/optimizer.cpp"
 #include "ops/recompute.cpp"
 #ifndef VMB_DISTRIBUTED

@@ -19,6 +19,7 @@
 #include "cuda/cuda_ops.h"
 #include "dispatch.h"
 #include "launches.h"
+#include "linear.h"
 #include "scan_inputs.h"
 
 namespace vmb {
@@ -53,10 +54,7 @@ void multiply(Tensor out, const Tensor& a, const Tensor& b) {
   on_device_of(
       out, [&] { at::bmm_out(out, a, b); },
       [&] {
-        for (int64_t i = 0; i < out.size(0); ++i) {
-          Tensor one = out[i];
-          at::mm_out(one, a[i], b[i]);
-        }
+        for (int64_t i = 0; i < out.size(0); ++i) multiply_matrices(out[i], a[i], b[i]);
       });
 }
 
@@ -64,7 +62,8 @@ void add_product(const Tensor& out, const Tensor& a, const Tensor& b) {
   on_device_of(
       out, [&] { out.baddbmm_(a, b); },
       [&] {
-        for (int64_t i = 0; i < out.size(0); ++i) out[i].addmm_(a[i], b[i]);
+        for (int64_t i = 0; i < out.size(0); ++i)
+          multiply_matrices(out[i], a[i], b[i], /*add=*/true);
       });
 }
 

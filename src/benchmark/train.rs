@@ -13,7 +13,7 @@ use crate::data::{self, HostBatch, ImageDataset, Loader, LoaderOptions, Mode};
 use crate::eval::evaluate;
 use crate::models::images::upload;
 use crate::models::{BeautyNet, ForwardContext, Images, device, summary};
-use crate::ops::{Launches, count_launches};
+use crate::ops::{Launches, count_launches, linear};
 use crate::train::loss::Criterion;
 use crate::train::optimizer::Optimizer;
 use crate::train::precision::{autocast_kind, in_precision};
@@ -271,7 +271,7 @@ fn gemm_gflops(config: &Config, device: Device) -> Result<f64> {
     let mut seconds = Vec::new();
     for _ in 0..RUNS {
         let start = Instant::now();
-        let product = x.f_linear(&weight, None::<&Tensor>)?;
+        let product = linear(&x, &weight, None);
         synchronize(device);
         seconds.push(start.elapsed().as_secs_f64());
         drop(product);

@@ -6,6 +6,7 @@ use std::ops::Deref;
 use tch::{Kind, Tensor, nn};
 
 use super::forward_context::ForwardContext;
+use crate::ops;
 
 /// The initial distribution of a parameter.
 #[derive(Debug, Clone, Copy)]
@@ -90,7 +91,7 @@ impl Linear {
 
     /// (…, inputs) to (…, outputs).
     pub fn forward(&self, x: &Tensor) -> Tensor {
-        x.linear(&self.weight, self.bias.as_deref())
+        ops::linear(x, &self.weight, self.bias.as_deref())
     }
 }
 

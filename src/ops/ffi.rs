@@ -64,6 +64,12 @@ unsafe extern "C" {
         path: *const c_char,
         out: *mut *mut c_void,
     ) -> *mut c_char;
+    pub(super) fn vmb_linear(
+        x: *const c_void,
+        weight: *const c_void,
+        bias: *const c_void,
+        out: *mut *mut c_void,
+    ) -> *mut c_char;
     pub(super) fn vmb_adamw_step(
         params: *const *mut c_void,
         grads: *const *mut c_void,

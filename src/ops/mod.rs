@@ -7,6 +7,7 @@ pub mod distributed;
 mod ffi;
 pub mod gpu;
 mod launches;
+mod linear;
 mod optimizer;
 pub mod profiler;
 mod recompute;
@@ -15,6 +16,7 @@ pub mod self_test;
 
 pub use autocast::autocast;
 pub use launches::{Launches, count_launches};
+pub use linear::linear;
 pub use optimizer::{
     AdamWStep, LionStep, SgdStep, adamw_step, clip_grad_norm, lion_step, remove_gradients, sgd_step,
 };

@@ -6,7 +6,13 @@ use vm_beautynet::ops::profiler::MemoryWatch;
 use vm_beautynet::ops::{self, MambaParameters, Path, ScanInputs};
 
 /// Batch, length, inner, rank, state and width.
-const SIZES: [[i64; 6]; 3] = [[2, 37, 20, 3, 16, 4], [1, 1, 5, 1, 1, 1], [3, 70, 70, 2, 5, 3]];
+const SIZES: [[i64; 6]; 4] = [
+    [2, 37, 20, 3, 16, 4],
+    [1, 1, 5, 1, 1, 1],
+    [3, 70, 70, 2, 5, 3],
+    // Products so large that oneDNN may compute them.
+    [2, 130, 192, 12, 16, 4],
+];
 
 /// xz, then seven parameters of each direction, as leaves that require gradients.
 struct Operands(Vec<Tensor>);

@@ -8,6 +8,7 @@ mod generator;
 #[path = "../gpu/mod.rs"]
 mod gpu;
 mod launches;
+mod linear;
 mod masked_images;
 mod model;
 mod mutations;

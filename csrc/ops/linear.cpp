@@ -1,0 +1,138 @@
+// Matrix products of float32 on the CPU, and the linear layer that they make.
+//
+// libtorch multiplies float32 matrices with MKL, which takes its AVX-512 kernels on some of the
+// processors that have AVX-512 and its AVX2 kernels on the others. oneDNN, which libtorch has for
+// other types, takes AVX-512 wherever there is AVX-512. So oneDNN multiplies where the processor
+// has it and MKL says that it does not use it, and where a product is large enough to be worth
+// oneDNN's set-up; the choice depends on nothing else, and so is the same in every run.
+#include "linear.h"
+
+#include <ATen/ATen.h>
+#include <ATen/autocast_mode.h>
+#include <torch/csrc/autograd/custom_function.h>
+
+#include "abi.h"
+#include "border.h"
+#include "dispatch.h"
+#include "launches.h"
+
+#if defined(__x86_64__) && defined(__linux__)
+// libtorch exports both, and headers declare neither. Null where a libtorch has none.
+namespace at::native {
+__attribute__((weak)) void mkldnn_matmul(const Tensor& a, const Tensor& b, const Tensor& out,
+                                         float beta, float alpha);
+}
+// The instruction set that MKL selects, as MKL_CBWR_Get_Auto_Branch of its public interface.
+extern "C" __attribute__((weak)) int mkl_serv_cbwr_get_auto_branch();
+#endif
+
+namespace vmb {
+namespace {
+
+using at::Tensor;
+using torch::autograd::AutogradContext;
+using torch::autograd::variable_list;
+
+// Multiply-adds of a product from which on oneDNN is faster; below, both take microseconds.
+constexpr int64_t kMinMultiplyAdds = 1 << 19;
+
+bool mkl_lacks_avx512() {
+#if defined(__x86_64__) && defined(__linux__)
+  constexpr int kFirstAvx512 = 11;  // MKL_CBWR_AVX512_MIC of mkl_types.h
+  static const bool lacks = path_available("avx512") && at::native::mkldnn_matmul &&
+                            mkl_serv_cbwr_get_auto_branch &&
+                            mkl_serv_cbwr_get_auto_branch() < kFirstAvx512;
+  return lacks;
+#else
+  return false;
+#endif
+}
+
+bool by_onednn(const Tensor& a, const Tensor& b, int64_t multiply_adds) {
+  return multiply_adds >= kMinMultiplyAdds && a.is_cpu() && b.is_cpu() &&
+         a.scalar_type() == at::kFloat && b.scalar_type() == at::kFloat && mkl_lacks_avx512();
+}
+
+void multiply_by_onednn(const Tensor& out, const Tensor& a, const Tensor& b, bool add) {
+#if defined(__x86_64__) && defined(__linux__)
+  at::native::mkldnn_matmul(a, b, out, add ? 1.0f : 0.0f, 1.0f);
+#endif
+}
+
+// Computes x weightᵀ + bias by oneDNN: x (…, inputs), weight (outputs, inputs), bias (outputs).
+Tensor linear(const Tensor& x, const Tensor& weight, const Tensor& bias) {
+  using Linear = Tensor(const Tensor& x, const Tensor& weight, const std::optional<Tensor>& bias,
+                        std::string_view activation, c10::List<std::optional<at::Scalar>> scalars,
+                        std::optional<std::string_view> algorithm);
+  static const auto pointwise = op<Linear>("mkldnn::_linear_pointwise");
+  return pointwise.call(x, weight, bias.defined() ? std::optional(bias) : std::nullopt, "none",
+                        c10::List<std::optional<at::Scalar>>(), "");
+}
+
+struct LinearFunction : torch::autograd::Function<LinearFunction> {
+  static Tensor forward(AutogradContext* context, const Tensor& x, const Tensor& weight,
+                        const std::optional<Tensor>& bias) {
+    at::AutoDispatchBelowADInplaceOrView guard;
+    context->save_for_backward({x, weight});
+    context->saved_data["has_bias"] = bias.has_value();
+    return linear(x, weight, bias.value_or(Tensor()));
+  }
+
+  static variable_list backward(AutogradContext* context, const variable_list& douts) {
+    TORCH_CHECK_NOT_IMPLEMENTED(!at::GradMode::is_enabled(),
+                                "linear: double backward is not implemented");
+    const auto saved = context->get_saved_variables();
+    const Tensor &x = saved[0], &weight = saved[1];
+    const Tensor dout = douts[0].reshape({-1, weight.size(0)});
+    variable_list gradients(3);
+    if (context->needs_input_grad(0)) {
+      gradients[0] = at::empty(x.sizes(), x.options());
+      multiply_matrices(gradients[0].view({-1, x.size(-1)}), dout, weight);
+    }
+    if (context->needs_input_grad(1)) {
+      gradients[1] = at::empty(weight.sizes(), weight.options());
+      multiply_matrices(gradients[1], dout.t(), x.reshape({-1, x.size(-1)}));
+    }
+    const bool has_bias = context->saved_data["has_bias"].toBool();
+    if (has_bias && context->needs_input_grad(2)) gradients[2] = dout.sum(0);
+    return gradients;
+  }
+};
+
+}  // namespace
+
+void multiply_matrices(const Tensor& out, const Tensor& a, const Tensor& b, bool add) {
+  if (by_onednn(a, b, a.size(0) * a.size(1) * b.size(1))) {
+    multiply_by_onednn(out, a, b, add);
+  } else if (add) {
+    out.addmm_(a, b);
+  } else {
+    Tensor target = out;
+    at::mm_out(target, a, b);
+  }
+}
+
+}  // namespace vmb
+
+char* vmb_linear(const void* x_, const void* weight_, const void* bias_, void** out) {
+  return vmb::guarded([&] {
+    const at::Tensor &x = vmb::tensor(x_), &weight = vmb::tensor(weight_);
+    const at::Tensor bias = bias_ ? vmb::tensor(bias_) : at::Tensor();
+    *out = nullptr;
+    // Autocast multiplies in another type; launches are counted as on a GPU.
+    if (vmb::launch_counter || at::autocast::is_autocast_enabled(at::kCPU) || x.dim() < 2 ||
+        weight.dim() != 2 || x.size(-1) != weight.size(1) ||
+        !vmb::by_onednn(x, weight, x.numel() * weight.size(0)))
+      return;
+    const bool wants_gradients =
+        at::GradMode::is_enabled() &&
+        (x.requires_grad() || weight.requires_grad() || (bias.defined() && bias.requires_grad()));
+    if (wants_gradients) {
+      *out = new at::Tensor(vmb::LinearFunction::apply(
+          x, weight, bias.defined() ? std::optional(bias) : std::nullopt));
+      return;
+    }
+    at::AutoDispatchBelowADInplaceOrView guard;
+    *out = new at::Tensor(vmb::linear(x, weight, bias));
+  });
+}
