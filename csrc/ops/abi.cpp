@@ -1,6 +1,7 @@
 #include "abi.h"
 
 #include <ATen/ATen.h>
+#include <ATen/Parallel.h>
 #include <ATen/detail/CUDAHooksInterface.h>
 #include <torch/version.h>
 
@@ -71,14 +72,13 @@ char* vmb_bimamba_inner(const void* xz, void* const* forward, void* const* backw
   });
 }
 
-char* vmb_clip_grad_norm(void* const* grads, int64_t count, double max_norm, double* norm) {
-  return guarded([&] {
-    *norm = 0;
-    if (count == 0) return;
-    at::NoGradGuard no_grad;
-    auto list = tensors(grads, count);
-    *norm = at::linalg_vector_norm(at::stack(at::_foreach_norm(list, 2))).item<double>();
-    if (max_norm > 0 && *norm > max_norm) at::_foreach_mul_(list, max_norm / (*norm + 1e-6));
+char* vmb_use_one_thread(void) {
+  return guarded([] {
+    // A thread takes libtorch's number of threads when it first needs it, here and in libtorch, for
+    // each has its own copy of this: both must have done so.
+    at::internal::lazy_init_num_threads();
+    at::get_num_threads();
+    at::set_num_threads(1);
   });
 }
 

@@ -42,6 +42,10 @@ char* vmb_lion_step(void* const* params, void* const* grads, void* const* exp_av
 /* Removes the gradients of parameters, so that the next backward pass keeps those that it computes
  * instead of adding them to zeros. */
 void vmb_remove_gradients(void* const* params, int64_t count);
+/* Adds a gradient, unless it is undefined, to that of a parameter. */
+char* vmb_add_gradient(const void* parameter, const void* gradient);
+/* Moves averages in place towards the values, by `weight` of the difference. */
+char* vmb_ema_update(void* const* averages, void* const* values, int64_t count, double weight);
 /* Computes the 2-norm of all gradients, and scales them in place to max_norm where that is above 0
  * and smaller. */
 char* vmb_clip_grad_norm(void* const* grads, int64_t count, double max_norm, double* norm);
@@ -80,6 +84,9 @@ typedef void (*vmb_drop_fn)(void* data);
 char* vmb_recomputed(vmb_segment_fn run, void* data, vmb_drop_fn destroy, const void* x,
                      void* const* parameters, int64_t count, void** out);
 
+/* Makes every operator of the calling thread run on this thread alone, from now on. New threads get
+ * the same number until at::set_num_threads is called again. */
+char* vmb_use_one_thread(void);
 /* Makes the allocator keep freed memory for the next step instead of returning it to the system
  * page by page: every training step allocates and frees the same sizes. Applies to the entire
  * process; call it once, at the start. */

@@ -1,5 +1,6 @@
 //! Measures the throughput of training and inference, and the phases of a training step.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -11,9 +12,10 @@ use crate::benchmark::measure::{median, peak_bytes, synchronize};
 use crate::config::{BackboneShape, Branch, Config};
 use crate::data::{self, HostBatch, ImageDataset, Loader, LoaderOptions, Mode};
 use crate::eval::evaluate;
-use crate::models::images::upload;
-use crate::models::{BeautyNet, ForwardContext, Images, device, summary};
+use crate::models::images::{upload, upload_rows};
+use crate::models::{BeautyNet, ForwardContext, Images, Slicer, device, summary};
 use crate::ops::{Launches, count_launches, linear};
+use crate::train::gradient_sum::GradientSum;
 use crate::train::loss::Criterion;
 use crate::train::optimizer::Optimizer;
 use crate::train::precision::{autocast_kind, in_precision};
@@ -118,6 +120,7 @@ struct Bench<'a> {
     config: &'a Config,
     images: Arc<ImageDataset>,
     net: BeautyNet,
+    slicer: Slicer,
 }
 
 impl<'a> Bench<'a> {
@@ -133,7 +136,8 @@ impl<'a> Bench<'a> {
         if config.train.checkpoint_activations {
             net.recompute_blocks();
         }
-        Ok(Self { config, images, net })
+        let slicer = Slicer::new(config.train.slice, device)?;
+        Ok(Self { config, images, net, slicer })
     }
 
     /// Iterates over full batches, epoch after epoch.
@@ -154,13 +158,16 @@ impl<'a> Bench<'a> {
 
     /// Times training steps. Returns the phases of a step, and images per second.
     fn train(&mut self, steps: usize) -> Result<(StepTimes, f64)> {
-        let mut trainer = StepTrainer::new(self)?;
+        let mut trainer = StepTrainer::new(self, &self.slicer)?;
         let mut times: [Vec<f64>; 4] = Default::default();
         let mut clock = Instant::now();
         let mut seconds = 0.0;
         for (number, batch) in self.batches(true).take(WARM_UP + steps).enumerate() {
-            let mut marks = Vec::with_capacity(4);
-            trainer.step(&batch?, &mut || marks.push(self.lap(&mut clock)))?;
+            let batch = batch?;
+            let data = lap(&mut clock, self.net.device());
+            let [forward, backward, optimizer] = trainer.step(&batch)?;
+            clock = Instant::now();
+            let marks = [data, forward, backward, optimizer];
             if number >= WARM_UP {
                 seconds += marks.iter().sum::<f64>();
                 times.iter_mut().zip(marks).for_each(|(times, mark)| times.push(mark));
@@ -178,11 +185,13 @@ impl<'a> Bench<'a> {
         if self.net.device() != Device::Cpu {
             return Ok(None);
         }
-        let mut trainer = StepTrainer::new(self)?;
+        // A GPU computes batches as a whole.
+        let whole = Slicer::whole();
+        let mut trainer = StepTrainer::new(self, &whole)?;
         let mut launches = None;
         for batch in self.batches(true).take(2) {
             let batch = batch?;
-            let (done, counted) = count_launches(|| trainer.step(&batch, &mut || ()))?;
+            let (done, counted) = count_launches(|| trainer.step(&batch))?;
             done?;
             launches = Some(counted);
         }
@@ -190,11 +199,10 @@ impl<'a> Bench<'a> {
     }
 
     fn infer(&self, steps: usize) -> Result<f64> {
-        let _guard = tch::no_grad_guard();
         let mut clock = Instant::now();
         for (number, batch) in self.batches(false).take(WARM_UP + steps).enumerate() {
             let pixels = upload(&batch?, self.net.device())?;
-            let output = self.net.forward(Images::Pixels(&pixels), ForwardContext::eval())?;
+            let output = self.net.infer(Images::Pixels(&pixels), &self.slicer)?;
             evaluate::values(&output.score)?;
             if number + 1 == WARM_UP {
                 clock = Instant::now();
@@ -202,57 +210,89 @@ impl<'a> Bench<'a> {
         }
         Ok((steps * self.config.train.batch_size) as f64 / clock.elapsed().as_secs_f64())
     }
+}
 
-    /// Returns the seconds since the last call, after synchronizing the device.
-    fn lap(&self, clock: &mut Instant) -> f64 {
-        synchronize(self.net.device());
-        let seconds = clock.elapsed().as_secs_f64();
-        *clock = Instant::now();
-        seconds
+/// Returns the seconds since the last call, after synchronizing the device.
+fn lap(clock: &mut Instant, device: Device) -> f64 {
+    synchronize(device);
+    let seconds = clock.elapsed().as_secs_f64();
+    *clock = Instant::now();
+    seconds
+}
+
+/// The loss of a benchmark's network.
+struct TrainingLoss<'a> {
+    net: &'a BeautyNet,
+    criterion: Criterion,
+    autocast: Option<Kind>,
+    seed: u64,
+}
+
+impl TrainingLoss<'_> {
+    /// Computes the term of these images of a batch, whose weight is `total`.
+    fn of_slice(&self, batch: &HostBatch, rows: &Range<usize>, total: f64) -> Result<Tensor> {
+        let device = self.net.device();
+        let pixels = upload_rows(batch, rows, device)?;
+        let ctx = match device {
+            Device::Cpu => ForwardContext::train().with_seed(self.seed),
+            _ => ForwardContext::train(),
+        };
+        let ctx = ctx.with_batch_shard(rows, batch.len);
+        let output =
+            in_precision(self.autocast, device, || self.net.forward(Images::Pixels(&pixels), ctx))?;
+        let targets = self.criterion.targets(batch, rows, self.net.head())?;
+        self.criterion.loss(&self.criterion.predictions(&output)?, &targets, total)
     }
 }
 
 /// Runs training steps of a benchmark's network.
 struct StepTrainer<'a> {
-    net: &'a BeautyNet,
+    loss: TrainingLoss<'a>,
+    slicer: &'a Slicer,
     optimizer: Optimizer,
-    criterion: Criterion,
-    autocast: Option<Kind>,
     learning_rates: [f64; 2],
     clip_grad_norm: Option<f64>,
 }
 
 impl<'a> StepTrainer<'a> {
-    fn new(bench: &'a Bench) -> Result<Self> {
+    fn new(bench: &'a Bench, slicer: &'a Slicer) -> Result<Self> {
         let (net, settings) = (&bench.net, &bench.config.train);
         Ok(Self {
-            net,
+            loss: TrainingLoss {
+                net,
+                criterion: Criterion::new(settings, bench.images.samples())?,
+                autocast: autocast_kind(settings.precision, net.device()),
+                seed: bench.config.seed,
+            },
+            slicer,
             optimizer: Optimizer::new(&net.parameters(), &settings.optimizer, &settings.freeze),
-            criterion: Criterion::new(settings, bench.images.samples())?,
-            autocast: autocast_kind(settings.precision, net.device()),
             learning_rates: [settings.optimizer.lr, settings.optimizer.backbone_lr()],
             clip_grad_norm: settings.clip_grad_norm,
         })
     }
 
-    /// Runs one step, and `mark` after each phase of [`StepTimes`].
-    fn step(&mut self, batch: &HostBatch, mark: &mut dyn FnMut()) -> Result<()> {
-        let device = self.net.device();
-        let pixels = upload(batch, device)?;
-        let targets = self.criterion.targets(batch, self.net.head())?;
-        let total = Criterion::total_weight(std::slice::from_ref(&targets))?;
-        mark();
-        self.optimizer.zero_grad();
-        let output = in_precision(self.autocast, device, || {
-            self.net.forward(Images::Pixels(&pixels), ForwardContext::train())
+    /// Runs one step. Returns the seconds of forward, backward and the optimizer.
+    fn step(&mut self, batch: &HostBatch) -> Result<[f64; 3]> {
+        let (loss, net) = (&self.loss, self.loss.net);
+        let device = net.device();
+        let mut clock = Instant::now();
+        let sum = GradientSum::new(net.trainable_parameters(), self.slicer);
+        let total = Criterion::total_weight(std::slice::from_ref(batch));
+        let slices = self.slicer.slices(batch.len);
+        let seconds = self.slicer.map(slices.len(), |slice| {
+            let mut clock = Instant::now();
+            let loss = loss.of_slice(batch, &slices[slice], total)?;
+            let forward = lap(&mut clock, device);
+            sum.add(slice, &loss)?;
+            Ok([forward, lap(&mut clock, device)])
         })?;
-        let loss = self.criterion.loss(&self.criterion.predictions(&output)?, &targets, &total)?;
-        mark();
-        loss.f_backward()?;
-        mark();
+        let computing = lap(&mut clock, device);
+        // Slices run forward while others run backward.
+        let forward: f64 = seconds.iter().map(|[forward, _]| forward).sum();
+        let both: f64 = seconds.iter().flatten().sum();
+        let forward = computing * forward / both;
         self.optimizer.step(self.learning_rates, self.clip_grad_norm)?;
-        mark();
-        Ok(())
+        Ok([forward, computing - forward, lap(&mut clock, device)])
     }
 }
 

@@ -14,7 +14,7 @@ use crate::config::Config;
 use crate::data::{Loader, LoaderOptions, Mode};
 use crate::models::images::upload;
 use crate::models::weights::{self, WeightsFile};
-use crate::models::{BeautyNet, ForwardContext, Images, Output, device};
+use crate::models::{BeautyNet, Images, Output, Slicer, device};
 use crate::run::Run;
 
 /// Images of an input tensor in a forward pass.
@@ -47,7 +47,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
     let mut batches = Vec::new();
     let mut metadata = HashMap::new();
     let mut code = 0;
-    let _guard = tch::no_grad_guard();
+    let slicer = Slicer::new(config.train.slice, net.device())?;
     if let Some(path) = &args.input_tensor {
         let input = read_input(path)?;
         let (count, _, _, _) = input.size4().with_context(|| {
@@ -56,7 +56,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
         })?;
         for start in (0..count).step_by(BATCH as usize) {
             let batch = input.narrow(0, start, BATCH.min(count - start)).to_device(net.device());
-            batches.push(net.forward(Images::Normalized(&batch), ForwardContext::eval())?);
+            batches.push(net.infer(Images::Normalized(&batch), &slicer)?);
         }
     } else {
         config.check_image_sizes()?;
@@ -67,10 +67,10 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
         let options = LoaderOptions::new(Mode::Eval, config.train.batch_size, config.data.workers);
         for batch in Loader::new(Arc::new(images), options)? {
             let pixels = upload(&batch?, net.device())?;
-            batches.push(net.forward(Images::Pixels(&pixels), ForwardContext::eval())?);
+            batches.push(net.infer(Images::Pixels(&pixels), &slicer)?);
         }
     }
-    weights::save(&args.output, &columns(&batches), metadata)?;
+    weights::save(&args.output, &columns(Output::concatenate(batches)?), metadata)?;
     say(&format!("wrote {}", args.output.display()));
     Ok(ExitCode::from(code))
 }
@@ -103,20 +103,11 @@ pub(super) fn read_input(path: &Path) -> Result<Tensor> {
     file.tensor("input").with_context(|| format!("cannot read {}", path.display()))
 }
 
-/// Concatenates the outputs of all batches, by name; a branch that the model lacks is skipped.
-fn columns(batches: &[Output]) -> Vec<(String, Tensor)> {
-    let concatenated = |get: &dyn Fn(&Output) -> Option<Tensor>| {
-        let tensors: Option<Vec<Tensor>> = batches.iter().map(get).collect();
-        tensors.filter(|tensors| !tensors.is_empty()).map(|tensors| Tensor::cat(&tensors, 0))
-    };
-    let copy = |tensor: &Tensor| tensor.shallow_clone();
-    [
-        ("vit", concatenated(&|output| output.vit.as_ref().map(copy))),
-        ("mamba", concatenated(&|output| output.mamba.as_ref().map(copy))),
-        ("fused", concatenated(&|output| Some(copy(&output.fused)))),
-        ("score", concatenated(&|output| Some(copy(&output.score)))),
-    ]
-    .into_iter()
-    .filter_map(|(name, tensor)| Some((name.to_string(), tensor?)))
-    .collect()
+/// Returns the outputs by name; a branch that the model lacks is skipped.
+fn columns(output: Output) -> Vec<(String, Tensor)> {
+    let Output { vit, mamba, fused, score, .. } = output;
+    [("vit", vit), ("mamba", mamba), ("fused", Some(fused)), ("score", Some(score))]
+        .into_iter()
+        .filter_map(|(name, tensor)| Some((name.to_string(), tensor?)))
+        .collect()
 }

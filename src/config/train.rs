@@ -80,6 +80,12 @@ section! {
         pub explain_every: Option<usize> = None,
         /// Threads for computing on the CPU; `null` is one per core.
         pub threads: Option<usize> = None,
+        /// Images that one CPU thread computes at a time: a batch is divided into slices of this
+        /// size, and their gradients are added in order, so that weights do not depend on the
+        /// number of threads. Smaller slices occupy more threads and need less memory, larger ones
+        /// less overhead. `null` is a quarter of a batch of up to 16 images, 4 up to 256, and a
+        /// 64th of a larger one.
+        pub slice: Option<usize> = None,
     }
 }
 
@@ -191,6 +197,9 @@ impl TrainConfig {
         }
         if let Some(threads) = self.threads {
             checks.threads("threads", threads);
+        }
+        if let Some(slice) = self.slice {
+            checks.size("slice", slice);
         }
     }
 }

@@ -8,7 +8,7 @@ use tch::{Kind, Tensor};
 use super::predictions::Predictions;
 use crate::data::{ImageDataset, Loader, LoaderOptions, shortest};
 use crate::models::images::upload;
-use crate::models::{BeautyNet, ForwardContext, Images};
+use crate::models::{BeautyNet, Images, Slicer};
 
 /// The columns of the branches' fusion weights, where the model has two branches.
 pub const BRANCH_WEIGHTS: [&str; 2] = ["weight_vit", "weight_mamba"];
@@ -24,6 +24,17 @@ pub fn predict(
     options: LoaderOptions,
     progress: &mut dyn FnMut(usize) -> Result<()>,
 ) -> Result<Predictions> {
+    predict_sliced(net, images, options, &Slicer::new(None, net.device())?, progress)
+}
+
+/// As [`predict`], with a slicer that is there already.
+pub fn predict_sliced(
+    net: &BeautyNet,
+    images: &Arc<ImageDataset>,
+    options: LoaderOptions,
+    slicer: &Slicer,
+    progress: &mut dyn FnMut(usize) -> Result<()>,
+) -> Result<Predictions> {
     let range = options.shard.image_range(images.len(), options.batch_size);
     let mut predictions = Predictions::unpredicted(&images.samples()[range]);
     let mut branch_weights: [Vec<f64>; 2] = Default::default();
@@ -31,11 +42,10 @@ pub fn predict(
     for batch in Loader::new(Arc::clone(images), options)? {
         let batch = batch?;
         let pixels = upload(&batch, net.device())?;
-        let output = net.forward(Images::Pixels(&pixels), ForwardContext::eval())?;
+        let output = net.infer(Images::Pixels(&pixels), slicer)?;
         let (mut score, mut weights) = (output.score, output.weights);
         if images.test_time_flip() {
-            let mirrored =
-                net.forward(Images::Pixels(&pixels.f_flip([3])?), ForwardContext::eval())?;
+            let mirrored = net.infer(Images::Pixels(&pixels.f_flip([3])?), slicer)?;
             score = (score + mirrored.score) / 2.0;
             weights = weights.zip(mirrored.weights).map(|(a, b)| (a + b) / 2.0);
         }

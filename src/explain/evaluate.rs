@@ -15,7 +15,7 @@ use crate::eval::correlation::spearman;
 use crate::eval::evaluate::values;
 use crate::eval::statistics::{Bootstrap, Mean};
 use crate::models::images::upload;
-use crate::models::{BeautyNet, ForwardContext, Images};
+use crate::models::{BeautyNet, Images, Slicer};
 use crate::run::explanations::{Agreement, InsertionDeletion, MapMetrics, RegionAttribution};
 
 /// Points of a deletion or insertion curve between its ends.
@@ -214,11 +214,12 @@ fn insertion_and_deletion(
     let noise = Tensor::from_slice(&random).view([b, patches]).to_device(x.device());
     let mean_color =
         x.to_kind(Kind::Float).mean_dim([2i64, 3].as_slice(), true, Kind::Float).expand_as(x);
+    let slicer = Slicer::new(None, net.device())?;
     // `shown` (b, 1, s, s) is 1 where the image is visible.
     let score = |shown: &Tensor| -> Result<Tensor> {
         let mixed: Tensor = shown * x + (1.0 - shown) * &mean_color;
         let pixels = mixed.round().to_kind(Kind::Uint8);
-        Ok(net.forward(Images::Pixels(&pixels), ForwardContext::eval())?.score)
+        Ok(net.infer(Images::Pixels(&pixels), &slicer)?.score)
     };
     let intact = score(&Tensor::ones([1, 1, 1, 1], (Kind::Float, x.device())))?;
     let hidden = score(&Tensor::zeros([1, 1, 1, 1], (Kind::Float, x.device())))?;

@@ -1,7 +1,9 @@
 //! VM-BeautyNet (arXiv 2510.16220): a Vision Transformer and a Vision Mamba encode the same image,
 //! a fusion combines their features, a head predicts the mean rating.
 
-use anyhow::{Result, bail};
+use std::ops::Range;
+
+use anyhow::{Context, Result, bail};
 use tch::{Device, Tensor, nn};
 
 use super::encoder::{Backbone, Encoder, branch_parameters, named_parameters};
@@ -9,10 +11,12 @@ use super::forward_context::ForwardContext;
 use super::fusion::{BranchTokens, Fusion};
 use super::head::RegressionHead;
 use super::images::Images;
+use super::slicer::Slicer;
 use super::tokens::TokenLayout;
 use super::vim::ScanOperands;
 use super::weights::{Note, load_backbone};
 use crate::config::{BackboneShape, Branch, Config, FusionStrategy};
+use crate::ops::SharedTensor;
 
 /// The output of a forward pass.
 #[derive(Debug)]
@@ -32,6 +36,29 @@ pub struct Output {
     pub log_probabilities: Option<Tensor>,
     /// (b): the prediction on the dataset's own scale.
     pub score: Tensor,
+}
+
+impl Output {
+    /// Joins the outputs for several batches, in order. Returns an error if there are none.
+    pub fn concatenate(mut outputs: Vec<Self>) -> Result<Self> {
+        if outputs.len() == 1 {
+            return Ok(outputs.remove(0));
+        }
+        let optional = |of: fn(&Self) -> Option<&Tensor>| -> Result<Option<Tensor>> {
+            let tensors: Option<Vec<&Tensor>> = outputs.iter().map(of).collect();
+            Ok(tensors.map(|tensors| Tensor::f_cat(&tensors, 0)).transpose()?)
+        };
+        let joined = |of: fn(&Self) -> Option<&Tensor>| optional(of)?.context("there is no output");
+        Ok(Self {
+            vit: optional(|output| output.vit.as_ref())?,
+            mamba: optional(|output| output.mamba.as_ref())?,
+            fused: joined(|output| Some(&output.fused))?,
+            weights: optional(|output| output.weights.as_ref())?,
+            scaled: joined(|output| Some(&output.scaled))?,
+            log_probabilities: optional(|output| output.log_probabilities.as_ref())?,
+            score: joined(|output| Some(&output.score))?,
+        })
+    }
 }
 
 /// Observes a forward pass, and may replace tensors in it.
@@ -125,12 +152,29 @@ impl BeautyNet {
     /// # Ok::<(), anyhow::Error>(())
     /// ```
     pub fn forward(&self, images: Images, ctx: ForwardContext) -> Result<Output> {
-        let encode = |encoder: &Option<Encoder>| {
+        let encode = |encoder: &Option<Encoder>, part: usize| {
+            let ctx = ctx.of_part(part);
             let encode =
                 |encoder: &Encoder| encoder.forward(&encoder.normalize(images)?, None, ctx);
             encoder.as_ref().map(encode).transpose()
         };
-        self.join_tokens(encode(&self.vit)?, encode(&self.mamba)?, ctx)
+        self.join_tokens(encode(&self.vit, 0)?, encode(&self.mamba, 1)?, ctx)
+    }
+
+    /// As [`forward`](Self::forward) in evaluation, without gradients, slice by slice.
+    pub fn infer(&self, images: Images, slicer: &Slicer) -> Result<Output> {
+        let (Images::Pixels(x) | Images::Normalized(x)) = images;
+        let count = x.size().first().map_or(0, |&count| count as usize);
+        let part = |rows: Range<usize>| x.narrow(0, rows.start as i64, rows.len() as i64).into();
+        let slices: Vec<SharedTensor> = slicer.slices(count).into_iter().map(part).collect();
+        let normalized = matches!(images, Images::Normalized(_));
+        let outputs = slicer.map(slices.len(), |slice| {
+            let _guard = tch::no_grad_guard();
+            let x = &*slices[slice];
+            let images = if normalized { Images::Normalized(x) } else { Images::Pixels(x) };
+            self.forward(images, ForwardContext::eval())
+        })?;
+        Output::concatenate(outputs)
     }
 
     /// As [`forward`](Self::forward) in evaluation, with a tap: the ViT first, then the Vision
@@ -163,8 +207,8 @@ impl BeautyNet {
         mamba: Option<BranchTokens>,
         ctx: ForwardContext,
     ) -> Result<Output> {
-        let fused = self.fusion.forward(vit.as_ref(), mamba.as_ref(), ctx)?;
-        let (scaled, log_probabilities) = self.head.forward(&fused.vector, ctx);
+        let fused = self.fusion.forward(vit.as_ref(), mamba.as_ref(), ctx.of_part(2))?;
+        let (scaled, log_probabilities) = self.head.forward(&fused.vector, ctx.of_part(3));
         Ok(Output {
             vit: vit.map(|tokens| tokens.features().shallow_clone()),
             mamba: mamba.map(|tokens| tokens.features().shallow_clone()),

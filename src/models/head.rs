@@ -3,7 +3,7 @@
 use tch::{Device, Kind, Tensor, nn};
 
 use super::forward_context::ForwardContext;
-use super::layers::{Init, Linear};
+use super::layers::{Init, Linear, Parameter};
 use crate::config::{HeadConfig, HeadOutput};
 
 /// A multilayer perceptron: linear layers with GELU between them and dropout before each.
@@ -31,7 +31,7 @@ impl Regressor {
             if i > 0 {
                 x = x.gelu("none");
             }
-            x = layer.forward(&ctx.dropout(&x, self.dropout));
+            x = layer.forward(&ctx.of_part(i).dropout(&x, self.dropout));
         }
         x
     }
@@ -42,10 +42,10 @@ impl Regressor {
 #[derive(Debug)]
 pub struct RegressionHead {
     regressor: Option<Regressor>,
-    score_mean: Tensor,
-    score_std: Tensor,
+    score_mean: Parameter,
+    score_std: Parameter,
     /// (k): the ratings whose probabilities the regressor predicts, on the dataset's own scale.
-    score_bins: Option<Tensor>,
+    score_bins: Option<Parameter>,
 }
 
 impl RegressionHead {
@@ -58,9 +58,9 @@ impl RegressionHead {
         };
         Self {
             regressor: outputs.map(|outputs| Regressor::new(path, width, config, outputs)),
-            score_bins: bins.map(|bins| path.zeros_no_train("score_bins", &[bins])),
-            score_mean: path.zeros_no_train("score_mean", &[]),
-            score_std: path.ones_no_train("score_std", &[]),
+            score_bins: bins.map(|bins| path.zeros_no_train("score_bins", &[bins]).into()),
+            score_mean: path.zeros_no_train("score_mean", &[]).into(),
+            score_std: path.ones_no_train("score_std", &[]).into(),
         }
     }
 
@@ -83,17 +83,17 @@ impl RegressionHead {
     /// Sets the scale of the scores to the training set's mean and standard deviation.
     pub fn set_score_scale(&mut self, mean: f64, std: f64) {
         let _guard = tch::no_grad_guard();
-        let _ = self.score_mean.fill_(mean);
-        let _ = self.score_std.fill_(std);
+        let _ = self.score_mean.shallow_clone().fill_(mean);
+        let _ = self.score_std.shallow_clone().fill_(std);
     }
 
     /// Sets the ratings of a distribution, evenly spaced from `low` to `high`; does nothing if the
     /// head predicts a score.
     pub fn set_score_range(&mut self, [low, high]: [f64; 2]) {
         let _guard = tch::no_grad_guard();
-        if let Some(bins) = &mut self.score_bins {
+        if let Some(bins) = &self.score_bins {
             let ratings = Tensor::linspace(low, high, bins.size()[0], (Kind::Float, bins.device()));
-            bins.copy_(&ratings);
+            bins.shallow_clone().copy_(&ratings);
         }
     }
 
@@ -104,11 +104,11 @@ impl RegressionHead {
 
     /// Scaled scores to the dataset's own scale.
     pub fn to_scores(&self, scaled: &Tensor) -> Tensor {
-        scaled.to_kind(Kind::Float) * &self.score_std + &self.score_mean
+        scaled.to_kind(Kind::Float) * &*self.score_std + &*self.score_mean
     }
 
     /// Scores on the dataset's own scale to scaled scores.
     pub fn to_scaled(&self, scores: &Tensor) -> Tensor {
-        (scores - &self.score_mean) / &self.score_std
+        (scores - &*self.score_mean) / &*self.score_std
     }
 }

@@ -1,9 +1,12 @@
 //! Images on their way into the network: upload and normalization.
 
-use anyhow::Result;
+use std::ops::Range;
+
+use anyhow::{Context, Result};
 use tch::{Device, Kind, Tensor};
 
 use crate::data::HostBatch;
+use crate::ops::SharedTensor;
 
 /// Images as the network takes them.
 #[derive(Debug, Clone, Copy)]
@@ -16,8 +19,16 @@ pub enum Images<'a> {
 
 /// Uploads a host batch to the device: uint8 (b, 3, s, s).
 pub fn upload(batch: &HostBatch, device: Device) -> Result<Tensor> {
-    let (len, size) = (batch.len as i64, batch.size as i64);
-    let pixels = Tensor::f_from_data_size(&batch.pixels, &[len, 3, size, size], Kind::Uint8)?;
+    upload_rows(batch, &(0..batch.len), device)
+}
+
+/// Uploads these images of a host batch to the device: uint8 (b, 3, s, s).
+pub fn upload_rows(batch: &HostBatch, rows: &Range<usize>, device: Device) -> Result<Tensor> {
+    let bytes = 3 * batch.size * batch.size;
+    let pixels = batch.pixels.get(rows.start * bytes..rows.end * bytes);
+    let pixels = pixels.context("internal: the batch has no such images")?;
+    let (len, size) = (rows.len() as i64, batch.size as i64);
+    let pixels = Tensor::f_from_data_size(pixels, &[len, 3, size, size], Kind::Uint8)?;
     Ok(pixels.f_to_device(device)?)
 }
 
@@ -25,26 +36,26 @@ pub fn upload(batch: &HostBatch, device: Device) -> Result<Tensor> {
 #[derive(Debug)]
 pub(super) struct Normalization {
     /// (1, 3, 1, 1).
-    mean: Tensor,
+    mean: SharedTensor,
     /// (1, 3, 1, 1).
-    std: Tensor,
+    std: SharedTensor,
 }
 
 impl Normalization {
     pub(super) fn new(mean: [f32; 3], std: [f32; 3], device: Device) -> Self {
         let [mean, std] = [mean, std]
-            .map(|values| Tensor::from_slice(&values).view([1, 3, 1, 1]).to_device(device));
+            .map(|values| Tensor::from_slice(&values).view([1, 3, 1, 1]).to_device(device).into());
         Self { mean, std }
     }
 
     /// Uint8 (b, 3, h, w) to normalized floats.
     pub(super) fn normalize(&self, pixels: &Tensor) -> Tensor {
-        (pixels.to_kind(Kind::Float) / 255.0 - &self.mean) / &self.std
+        (pixels.to_kind(Kind::Float) / 255.0 - &*self.mean) / &*self.std
     }
 
     /// Normalized floats (b, 3, h, w) to uint8.
     pub(super) fn denormalize(&self, x: &Tensor) -> Tensor {
-        let levels = (x * &self.std + &self.mean) * 255.0;
+        let levels = (x * &*self.std + &*self.mean) * 255.0;
         levels.round().clamp(0.0, 255.0).to_kind(Kind::Uint8)
     }
 }

@@ -1,12 +1,10 @@
 //! Layers of both backbones, the fusion and the head. Fields have the names of the published
 //! checkpoints.
 
-use std::ops::Deref;
-
 use tch::{Kind, Tensor, nn};
 
 use super::forward_context::ForwardContext;
-use crate::ops;
+use crate::ops::{self, SharedTensor};
 
 /// The initial distribution of a parameter.
 #[derive(Debug, Clone, Copy)]
@@ -32,40 +30,19 @@ impl Init {
     }
 
     /// Returns a new parameter with values of this distribution.
-    pub fn parameter(self, path: &nn::Path, name: &str, shape: &[i64]) -> Tensor {
+    pub fn parameter(self, path: &nn::Path, name: &str, shape: &[i64]) -> Parameter {
         let options = (Kind::Float, path.device());
         let value = match self {
             Init::TruncNormal { std } => (Tensor::randn(shape, options) * std).clamp(-2.0, 2.0),
             Init::Uniform { bound } => Tensor::rand(shape, options) * (2.0 * bound) - bound,
             Init::Constant(value) => Tensor::full(shape, value, options),
         };
-        path.var_copy(name, &value)
+        path.var_copy(name, &value).into()
     }
 }
 
-/// A learned tensor. Clones share its values and its gradient.
-#[derive(Debug)]
-pub struct Parameter(Tensor);
-
-impl Clone for Parameter {
-    fn clone(&self) -> Self {
-        Self(self.0.shallow_clone())
-    }
-}
-
-impl Deref for Parameter {
-    type Target = Tensor;
-
-    fn deref(&self) -> &Tensor {
-        &self.0
-    }
-}
-
-impl From<Tensor> for Parameter {
-    fn from(tensor: Tensor) -> Self {
-        Self(tensor)
-    }
-}
+/// A learned tensor, or one that is saved with them.
+pub type Parameter = SharedTensor;
 
 /// A linear layer over the last dimension: `x · weightᵀ + bias`.
 #[derive(Debug, Clone)]
@@ -79,8 +56,8 @@ impl Linear {
     /// zero.
     pub fn new(path: nn::Path, inputs: i64, outputs: i64, bias: bool, init: Init) -> Self {
         Self {
-            weight: init.parameter(&path, "weight", &[outputs, inputs]).into(),
-            bias: bias.then(|| Init::Constant(0.0).parameter(&path, "bias", &[outputs]).into()),
+            weight: init.parameter(&path, "weight", &[outputs, inputs]),
+            bias: bias.then(|| Init::Constant(0.0).parameter(&path, "bias", &[outputs])),
         }
     }
 
@@ -107,8 +84,8 @@ impl LayerNorm {
     /// Returns a norm over `dim` channels.
     pub fn new(path: nn::Path, dim: i64, eps: f64) -> Self {
         Self {
-            weight: Init::Constant(1.0).parameter(&path, "weight", &[dim]).into(),
-            bias: Init::Constant(0.0).parameter(&path, "bias", &[dim]).into(),
+            weight: Init::Constant(1.0).parameter(&path, "weight", &[dim]),
+            bias: Init::Constant(0.0).parameter(&path, "bias", &[dim]),
             eps,
         }
     }
@@ -130,7 +107,7 @@ pub struct RmsNorm {
 impl RmsNorm {
     /// Returns a norm over `dim` channels.
     pub fn new(path: nn::Path, dim: i64, eps: f64) -> Self {
-        Self { weight: Init::Constant(1.0).parameter(&path, "weight", &[dim]).into(), eps }
+        Self { weight: Init::Constant(1.0).parameter(&path, "weight", &[dim]), eps }
     }
 
     /// Normalizes x (…, dim).
@@ -169,13 +146,8 @@ impl DropPath {
         }
         let keep = 1.0 - self.0;
         let mut shape = vec![1; x.dim()];
-        let options = (Kind::Float, x.device());
-        let mask = ctx
-            .sample(x.size()[0], |images| {
-                shape[0] = images;
-                Tensor::rand(&shape, options)
-            })
-            .lt(keep);
-        x * mask.to_kind(Kind::Float) * (1.0 / keep)
+        shape[0] = x.size()[0];
+        let mask = ctx.keep_mask(&shape, keep, x.device());
+        x * (mask * (1.0 / keep))
     }
 }

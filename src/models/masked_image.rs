@@ -7,7 +7,7 @@ use tch::{Device, Kind, Tensor, nn};
 use super::encoder::{Encoder, branch_parameters, named_parameters};
 use super::forward_context::ForwardContext;
 use super::images::Images;
-use super::layers::{Init, Linear, Masked};
+use super::layers::{Init, Linear, Masked, Parameter};
 use super::patch_embed::pixels_of_patches;
 use super::weights::{Note, load_backbone};
 use crate::config::{BackboneConfig, BackboneShape, Branch, Stem};
@@ -38,7 +38,7 @@ pub struct Losses {
 #[derive(Debug)]
 pub struct MaskedImageModel {
     encoder: Encoder,
-    mask_token: Tensor,
+    mask_token: Parameter,
     pixels: Linear,
     colors: Option<Linear>,
     variables: nn::VarStore,

@@ -2,7 +2,7 @@
 
 use tch::{Tensor, nn};
 
-use super::layers::{Init, LayerNorm, Masked};
+use super::layers::{Init, LayerNorm, Masked, Parameter};
 use crate::config::{BackboneShape, Stem};
 
 const NORM_EPS: f64 = 1e-6;
@@ -11,8 +11,8 @@ const MIN_WIDTH: i64 = 16;
 /// A patch embedding: an image to a token for each patch.
 #[derive(Debug)]
 pub struct PatchEmbed {
-    weight: Tensor,
-    bias: Option<Tensor>,
+    weight: Parameter,
+    bias: Option<Parameter>,
     features: PatchFeatures,
 }
 
@@ -59,7 +59,7 @@ impl PatchEmbed {
                 x.flatten(2, 3).transpose(1, 2)
             }
         };
-        let patches = features.linear(&self.weight.flatten(1, -1), self.bias.as_ref());
+        let patches = features.linear(&self.weight.flatten(1, -1), self.bias.as_deref());
         match masked {
             Some(masked) => masked.replace(&patches),
             None => patches,
@@ -73,7 +73,7 @@ impl PatchEmbed {
 /// output for an image does not depend on other images, neither in training nor in evaluation.
 #[derive(Debug)]
 struct Stage {
-    weight: Tensor,
+    weight: Parameter,
     norm: LayerNorm,
 }
 

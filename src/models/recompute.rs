@@ -5,13 +5,14 @@ use anyhow::Result;
 use tch::Tensor;
 
 use super::forward_context::ForwardContext;
+use super::layers::Parameter;
 use crate::ops::{OpError, recomputed};
 
 /// Runs the blocks of a backbone, with activation checkpointing if it is on.
 #[derive(Debug, Default)]
 pub(super) struct Recompute {
     /// The parameters of each block; empty if activation checkpointing is off.
-    parameters: Vec<Vec<Tensor>>,
+    parameters: Vec<Vec<Parameter>>,
 }
 
 impl Recompute {
@@ -21,7 +22,7 @@ impl Recompute {
         let of_block = |index: usize| {
             let prefix = format!("{prefix}{index}.");
             let own = named.iter().filter(|(name, _)| name.starts_with(&prefix));
-            own.map(|(_, tensor)| tensor.shallow_clone()).collect()
+            own.map(|(_, tensor)| tensor.shallow_clone().into()).collect()
         };
         Self { parameters: (0..count).map(of_block).collect() }
     }

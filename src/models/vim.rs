@@ -45,13 +45,13 @@ impl Direction {
         let options = (Kind::Float, path.device());
         let a = Tensor::arange_start(1, d_state + 1, options).log();
         Self {
-            conv1d_weight: init(D_CONV).parameter(&conv1d, "weight", &[inner, 1, D_CONV]).into(),
-            conv1d_bias: init(D_CONV).parameter(&conv1d, "bias", &[inner]).into(),
+            conv1d_weight: init(D_CONV).parameter(&conv1d, "weight", &[inner, 1, D_CONV]),
+            conv1d_bias: init(D_CONV).parameter(&conv1d, "bias", &[inner]),
             x_proj: Linear::new(named("x_proj"), inner, dt_rank + 2 * d_state, false, init(inner)),
-            dt_proj_weight: init(dt_rank).parameter(&dt_proj, "weight", &[inner, dt_rank]).into(),
+            dt_proj_weight: init(dt_rank).parameter(&dt_proj, "weight", &[inner, dt_rank]),
             dt_proj_bias: dt_proj.var_copy("bias", &initial_dt_bias(inner, options)).into(),
             a_log: path.var_copy(a_log_name, &a.repeat([inner, 1])).into(),
-            d: Init::Constant(1.0).parameter(path, &format!("D{suffix}"), &[inner]).into(),
+            d: Init::Constant(1.0).parameter(path, &format!("D{suffix}"), &[inner]),
             reverse,
         }
     }
@@ -248,9 +248,9 @@ impl Neck {
 pub struct VisionMamba {
     layout: TokenLayout,
     patch_embed: PatchEmbed,
-    cls_token: Tensor,
-    pos_embed: Tensor,
-    pos_embed_cls: Option<Tensor>,
+    cls_token: Parameter,
+    pos_embed: Parameter,
+    pos_embed_cls: Option<Parameter>,
     layers: Vec<Block>,
     norm_f: RmsNorm,
     neck: Option<Neck>,
@@ -313,7 +313,7 @@ impl VisionMamba {
     ) -> Result<Tensor> {
         let mut x = self.embed(x, masked)?;
         for (i, block) in self.layers.iter().enumerate() {
-            x = self.recompute.run(i, block, &x, ctx, Block::forward)?;
+            x = self.recompute.run(i, block, &x, ctx.of_part(i), Block::forward)?;
         }
         Ok(self.norm_f.forward(&x))
     }
@@ -364,10 +364,10 @@ impl VisionMamba {
         let expanded = |class: &Tensor| class.expand([b, -1, -1], false);
         Ok(match &self.pos_embed_cls {
             Some(positions) => {
-                let class = expanded(&(&self.cls_token + positions));
-                self.layout.join(&class, &(patches + &self.pos_embed))?
+                let class = expanded(&(&*self.cls_token + &**positions));
+                self.layout.join(&class, &(patches + &*self.pos_embed))?
             }
-            None => self.layout.join(&expanded(&self.cls_token), &patches)? + &self.pos_embed,
+            None => self.layout.join(&expanded(&self.cls_token), &patches)? + &*self.pos_embed,
         })
     }
 }

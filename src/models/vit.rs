@@ -132,9 +132,9 @@ impl Block {
     /// As [`forward`](Self::forward), with the attention's input given separately.
     fn forward_normed(&self, x: &Tensor, normed: &Tensor, ctx: ForwardContext) -> Tensor {
         let attended = self.ls1.forward(self.attn.forward(normed));
-        let x = x + self.drop_path.forward(attended, ctx);
+        let x = x + self.drop_path.forward(attended, ctx.of_part(0));
         let mapped = self.ls2.forward(self.mlp.forward(&self.norm2.forward(&x)));
-        &x + self.drop_path.forward(mapped, ctx)
+        &x + self.drop_path.forward(mapped, ctx.of_part(1))
     }
 }
 
@@ -143,10 +143,10 @@ impl Block {
 pub struct VisionTransformer {
     layout: TokenLayout,
     patch_embed: PatchEmbed,
-    cls_token: Tensor,
-    dist_token: Option<Tensor>,
-    reg_token: Option<Tensor>,
-    pos_embed: Tensor,
+    cls_token: Parameter,
+    dist_token: Option<Parameter>,
+    reg_token: Option<Parameter>,
+    pos_embed: Parameter,
     patch_positions: bool,
     norm_pre: Option<LayerNorm>,
     blocks: Vec<Block>,
@@ -199,7 +199,7 @@ impl VisionTransformer {
         let mut x = self.embed(x, masked)?;
         for (i, block) in self.blocks.iter().enumerate() {
             let forward = |block: &Block, x: &Tensor, ctx| Ok(block.forward(x, ctx));
-            x = self.recompute.run(i, block, &x, ctx, forward)?;
+            x = self.recompute.run(i, block, &x, ctx.of_part(i), forward)?;
         }
         Ok(self.norm.forward(&x))
     }
@@ -237,16 +237,16 @@ impl VisionTransformer {
     fn embed(&self, x: &Tensor, masked: Option<&Masked>) -> Result<Tensor> {
         let patches = self.patch_embed.forward(x, masked); // (b, patches, embed_dim)
         let special = [Some(&self.cls_token), self.dist_token.as_ref(), self.reg_token.as_ref()];
-        let special: Vec<&Tensor> = special.into_iter().flatten().collect();
+        let special: Vec<&Tensor> = special.into_iter().flatten().map(|token| &**token).collect();
         let special = match special[..] {
             [only] => only.shallow_clone(),
             _ => Tensor::cat(&special, 1),
         };
         let special = special.expand([patches.size()[0], -1, -1], false);
         let x = if self.patch_positions {
-            self.layout.join(&special, &(patches + &self.pos_embed))?
+            self.layout.join(&special, &(patches + &*self.pos_embed))?
         } else {
-            self.layout.join(&special, &patches)? + &self.pos_embed
+            self.layout.join(&special, &patches)? + &*self.pos_embed
         };
         Ok(match &self.norm_pre {
             Some(norm) => norm.forward(&x),

@@ -104,6 +104,16 @@ unsafe extern "C" {
         weight_decay: c_double,
     ) -> *mut c_char;
     pub(super) fn vmb_remove_gradients(params: *const *mut c_void, count: i64);
+    pub(super) fn vmb_add_gradient(
+        parameter: *const c_void,
+        gradient: *const c_void,
+    ) -> *mut c_char;
+    pub(super) fn vmb_ema_update(
+        averages: *const *mut c_void,
+        values: *const *mut c_void,
+        count: i64,
+        weight: c_double,
+    ) -> *mut c_char;
     pub(super) fn vmb_clip_grad_norm(
         grads: *const *mut c_void,
         count: i64,
@@ -146,6 +156,7 @@ unsafe extern "C" {
         out: *mut *mut c_void,
     ) -> *mut c_char;
     pub(super) fn vmb_copy_message(text: *const c_char) -> *mut c_char;
+    pub(super) fn vmb_use_one_thread() -> *mut c_char;
     pub(super) fn vmb_keep_freed_memory();
     pub(super) fn vmb_libtorch_version() -> *const c_char;
     pub(super) fn vmb_cuda_loaded() -> c_int;

@@ -13,18 +13,21 @@ pub mod profiler;
 mod recompute;
 mod scan;
 pub mod self_test;
+mod shared_tensor;
 
 pub use autocast::autocast;
 pub use launches::{Launches, count_launches};
 pub use linear::linear;
 pub use optimizer::{
-    AdamWStep, LionStep, SgdStep, adamw_step, clip_grad_norm, lion_step, remove_gradients, sgd_step,
+    AdamWStep, LionStep, SgdStep, adamw_step, add_gradient, clip_grad_norm, ema_update, lion_step,
+    remove_gradients, sgd_step,
 };
 pub use recompute::recomputed;
 pub use scan::{
     MambaParameters, Path, ScanInputs, bimamba_inner, causal_conv1d_silu, selective_scan,
     selective_scan_eager,
 };
+pub use shared_tensor::SharedTensor;
 
 /// The message of csrc or libtorch when an operator fails: the argument and what it must be.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -35,6 +38,13 @@ pub struct OpError(pub String);
 pub fn libtorch_version() -> String {
     // SAFETY: the function returns a static NUL-terminated string.
     unsafe { std::ffi::CStr::from_ptr(ffi::vmb_libtorch_version()) }.to_string_lossy().into_owned()
+}
+
+/// Makes every operator of the calling thread run on this thread alone, from now on. New threads
+/// get the same number until [`tch::set_num_threads`] is called.
+pub fn use_one_thread() -> Result<(), OpError> {
+    // SAFETY: sets numbers of this thread, and the default of new ones.
+    ffi::check(unsafe { ffi::vmb_use_one_thread() })
 }
 
 /// Makes the allocator keep freed memory for the next step: training allocates the same sizes in

@@ -143,6 +143,27 @@ pub fn remove_gradients(parameters: &[Tensor]) {
     }
 }
 
+/// Adds `gradient`, unless it is undefined, to that of `parameter`.
+pub fn add_gradient(parameter: &Tensor, gradient: &Tensor) -> Result<(), OpError> {
+    // SAFETY: both are valid for the call; csrc writes to the gradient of `parameter` alone.
+    ffi::check(unsafe { ffi::vmb_add_gradient(ffi::pointer(parameter), ffi::pointer(gradient)) })
+}
+
+/// Updates averages in place, one for each of the values: `average ← average + weight (value -
+/// average)`.
+pub fn ema_update(averages: &[Tensor], values: &[Tensor], weight: f64) -> Result<(), OpError> {
+    check_counts("ema_update", averages.len(), &[values])?;
+    // SAFETY: the lists hold as many valid tensors each, borrowed for the call.
+    ffi::check(unsafe {
+        ffi::vmb_ema_update(
+            ffi::pointers(averages).as_ptr(),
+            ffi::pointers(values).as_ptr(),
+            averages.len() as i64,
+            weight,
+        )
+    })
+}
+
 /// Returns the 2-norm of all gradients together; scales them in place to `max_norm` if it is
 /// larger.
 pub fn clip_grad_norm(grads: &[Tensor], max_norm: Option<f64>) -> Result<f64, OpError> {

@@ -9,6 +9,7 @@ use torch_sys::{C_tensor, at_shallow_clone};
 
 use super::OpError;
 use super::ffi;
+use super::shared_tensor::SharedTensor;
 
 type Segment = Box<dyn Fn(&Tensor) -> Result<Tensor, OpError> + Send>;
 
@@ -20,7 +21,7 @@ type Segment = Box<dyn Fn(&Tensor) -> Result<Tensor, OpError> + Send>;
 pub fn recomputed(
     segment: impl Fn(&Tensor) -> Result<Tensor, OpError> + Send + 'static,
     x: &Tensor,
-    parameters: &[Tensor],
+    parameters: &[SharedTensor],
 ) -> Result<Tensor, OpError> {
     let segment: Box<Segment> = Box::new(Box::new(segment));
     // SAFETY: the tensors are borrowed for the call. `data` is a `Box<Segment>` that the call owns

@@ -6,6 +6,8 @@ use std::collections::HashMap;
 use anyhow::{Context, Result, ensure};
 use tch::Tensor;
 
+use crate::ops;
+
 /// The EMA weights, with the network's weights that they follow.
 #[derive(Debug)]
 pub struct Ema {
@@ -36,12 +38,13 @@ impl Ema {
     /// weight`, where d is `(1 + steps) / (10 + steps)` until that exceeds the decay, so that the
     /// first weights are soon forgotten. Returns libtorch's error.
     pub fn update(&mut self, steps: u64) -> Result<()> {
-        let _guard = tch::no_grad_guard();
         let steps = steps as f64;
         let decay = self.decay.min((1.0 + steps) / (10.0 + steps));
-        for entry in &mut self.entries {
-            let _ = entry.average.f_lerp_(&entry.weight, 1.0 - decay)?;
-        }
+        let tensors = |of: fn(&Entry) -> &Tensor| -> Vec<Tensor> {
+            self.entries.iter().map(|entry| of(entry).shallow_clone()).collect()
+        };
+        let (averages, weights) = (tensors(|entry| &entry.average), tensors(|entry| &entry.weight));
+        ops::ema_update(&averages, &weights, 1.0 - decay)?;
         Ok(())
     }
 

@@ -1,8 +1,10 @@
 //! The losses, computed over a global batch, in float32, on scores scaled to mean 0 and standard
 //! deviation 1.
 
+use std::ops::Range;
+
 use anyhow::{Context, Result};
-use tch::{Device, Kind, Reduction, Tensor};
+use tch::{Kind, Reduction, Tensor};
 
 use super::label_distribution::LabelDistribution;
 use crate::config::{Loss, TrainConfig};
@@ -58,49 +60,51 @@ impl Criterion {
         Ok(Tensor::f_cat(&[&scaled.f_unsqueeze(1)?, distribution], 1)?)
     }
 
-    /// Returns the [predictions](Self::predictions) of an empty batch. Returns libtorch's error.
-    pub fn empty_predictions(&self, device: Device) -> Result<Tensor> {
-        let options = (Kind::Float, device);
-        Ok(match &self.votes {
-            Some(votes) => Tensor::f_zeros([0, 1 + votes.bins() as i64], options)?,
-            None => Tensor::f_zeros([0], options)?,
-        })
+    /// Returns whether the loss is a sum over images, so that each slice of a batch has its own
+    /// term.
+    pub fn is_sum(&self) -> bool {
+        self.loss != Loss::Pearson
     }
 
-    /// Returns the targets of a batch on the head's device, (len, columns), one row per image, so
-    /// that those of several ranks can be concatenated. The columns are scaled score, weight, and
-    /// the votes' distribution if the loss uses it. Returns libtorch's error if memory runs out.
-    pub fn targets(&self, batch: &HostBatch, head: &RegressionHead) -> Result<Tensor> {
+    /// Returns the targets of these images of a batch on the head's device, (len, columns), one row
+    /// per image, so that those of several ranks can be concatenated. The columns are scaled score,
+    /// weight, and the votes' distribution if the loss uses it. Returns libtorch's error if memory
+    /// runs out.
+    pub fn targets(
+        &self,
+        batch: &HostBatch,
+        rows: &Range<usize>,
+        head: &RegressionHead,
+    ) -> Result<Tensor> {
+        let rows = rows.clone();
         let column = |values: &[f32]| -> Result<Tensor> {
             Ok(Tensor::f_from_slice(values)?.f_to_device(head.device())?)
         };
-        let scores = head.to_scaled(&column(&batch.targets)?);
-        let columns = Tensor::f_stack(&[scores, column(&batch.weights)?], 1)?;
+        let scores = head.to_scaled(&column(&batch.targets[rows.clone()])?);
+        let columns = Tensor::f_stack(&[scores, column(&batch.weights[rows.clone()])?], 1)?;
         let Some(votes) = &self.votes else {
             return Ok(columns);
         };
-        let histograms = column(&votes.histograms(&batch.votes))?;
-        let shape = [batch.len as i64, votes.bins() as i64];
+        let shape = [rows.len() as i64, votes.bins() as i64];
+        let histograms = column(&votes.histograms(&batch.votes[rows]))?;
         Ok(Tensor::f_cat(&[columns, histograms.f_view(shape)?], 1)?)
     }
 
-    /// Returns the sum of all weights in these [targets](Self::targets), a scalar, by which the
-    /// losses of the microbatches of one optimizer step are divided. It is positive even if all
-    /// weights are 0. Returns an error if there are no targets.
-    pub fn total_weight(targets: &[Tensor]) -> Result<Tensor> {
-        let all = Tensor::f_cat(targets, 0)?;
-        let sum = all.f_select(1, WEIGHT)?.f_sum(Kind::Float)?;
-        Ok(sum.f_clamp_min(f64::from(f32::MIN_POSITIVE))?)
+    /// Returns the sum of the images' weights, by which the losses of the slices of one optimizer
+    /// step are divided. It is positive even if all weights are 0.
+    pub fn total_weight(batches: &[HostBatch]) -> f64 {
+        let weights = batches.iter().flat_map(|batch| &batch.weights);
+        weights.map(|&weight| f64::from(weight)).sum::<f64>().max(f64::from(f32::MIN_POSITIVE))
     }
 
-    /// Computes a microbatch's term of the loss of its optimizer step, a scalar: the sum over its
-    /// images of weight times loss, divided by the step's `total` [weight](Self::total_weight). The
-    /// terms of all microbatches add up to the weighted mean over all images. The Pearson loss is
-    /// no mean over images: its terms add up to the weighted mean of the microbatches' losses.
+    /// Computes the term of these images of the loss of their optimizer step, a scalar: the sum
+    /// over them of weight times loss, divided by the step's `total` [weight](Self::total_weight).
+    /// The terms of all slices add up to the weighted mean over all images. The Pearson loss is no
+    /// mean over images: the terms of microbatches add up to the weighted mean of their losses.
     ///
     /// Both [predictions](Self::predictions) and [targets](Self::targets) are of the same images.
     /// Returns an error if the shapes do not match.
-    pub fn loss(&self, predictions: &Tensor, targets: &Tensor, total: &Tensor) -> Result<Tensor> {
+    pub fn loss(&self, predictions: &Tensor, targets: &Tensor, total: f64) -> Result<Tensor> {
         let predictions = predictions.f_to_kind(Kind::Float)?;
         let scores = targets.f_select(1, SCORE)?;
         let weights = targets.f_select(1, WEIGHT)?;
@@ -121,7 +125,7 @@ impl Criterion {
                 )?
             }
         };
-        Ok(by_image.f_mul(&weights)?.f_sum(Kind::Float)?.f_div(total)?)
+        Ok(by_image.f_mul(&weights)?.f_sum(Kind::Float)?.f_div_scalar(total)?)
     }
 }
 
@@ -157,11 +161,18 @@ mod tests {
         Tensor::stack(&[Tensor::from_slice(scores), Tensor::from_slice(weights)], 1)
     }
 
+    fn total_of(targets: &Tensor) -> f64 {
+        targets
+            .select(1, WEIGHT)
+            .sum(Kind::Float)
+            .clamp_min(f64::from(f32::MIN_POSITIVE))
+            .double_value(&[])
+    }
+
     /// Computes the loss of one batch and its gradient.
     fn loss_of(loss: Loss, predicted: &[f32], targets: &Tensor) -> (f64, Vec<f64>) {
         let leaf = Tensor::from_slice(predicted).set_requires_grad(true);
-        let total = Criterion::total_weight(&[targets.shallow_clone()]).unwrap();
-        let value = criterion(loss).loss(&leaf, targets, &total).unwrap();
+        let value = criterion(loss).loss(&leaf, targets, total_of(targets)).unwrap();
         value.backward();
         let gradient = Vec::<f64>::try_from(leaf.grad().to_kind(Kind::Double)).unwrap();
         (value.double_value(&[]), gradient)
@@ -274,11 +285,11 @@ mod tests {
             let leaf = Tensor::from_slice(&PREDICTED).set_requires_grad(true);
             let columns = targets(&SCORES, &WEIGHTS);
             let batches = [(0, 2), (2, 3)].map(|(from, count)| columns.narrow(0, from, count));
-            let total = Criterion::total_weight(&batches).unwrap();
+            let total = total_of(&columns);
             let mut sum = 0.0;
             for (batch, (from, count)) in batches.iter().zip([(0, 2), (2, 3)]) {
                 let predicted = leaf.narrow(0, from, count);
-                let value = criterion(loss).loss(&predicted, batch, &total).unwrap();
+                let value = criterion(loss).loss(&predicted, batch, total).unwrap();
                 value.backward();
                 sum += value.double_value(&[]);
             }

@@ -1,6 +1,7 @@
 //! What the training loop asks of an objective: supervised training and masked-image pretraining
 //! are two.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use anyhow::Result;
@@ -10,11 +11,13 @@ use serde_json::Value;
 use tch::{Device, Kind, Tensor};
 
 use super::distributed::World;
+
 use super::observer::Observer;
+use super::slice_loss::{JointLoss, SliceLoss};
 use crate::config::{Branch, FreezeConfig, OptimizerConfig, ScheduleConfig};
 use crate::data::{HostBatch, ImageDataset, Split};
-use crate::models::ForwardContext;
 use crate::models::weights::Note;
+use crate::models::{ForwardContext, Slicer};
 use crate::run::RunDir;
 
 /// The settings in which objectives differ.
@@ -48,25 +51,26 @@ pub(super) struct Description<'a> {
     pub notes: &'a [Note],
 }
 
-/// One microbatch of an optimizer step.
+/// One microbatch of an optimizer step, this rank's shard of it.
 pub(super) struct Microbatch<'a> {
     pub batch: &'a HostBatch,
-    /// Its index among the microbatches of the step.
-    pub index: usize,
+    pub slices: Vec<Slice<'a>>,
+    /// The weight of the step's images.
+    pub total: f64,
+    pub world: &'a World,
+    pub slicer: &'a Slicer,
+}
+
+/// One slice of a microbatch.
+pub(super) struct Slice<'a> {
+    pub batch: &'a HostBatch,
+    /// Its images in the batch.
+    pub rows: Range<usize>,
     /// The epoch, from 0.
     pub epoch: usize,
     pub ctx: ForwardContext,
     /// The type that autocast computes in, if any.
     pub autocast: Option<Kind>,
-    pub world: &'a World,
-}
-
-/// The loss of a microbatch; scalars.
-pub(super) struct MicrobatchLoss {
-    /// The loss to differentiate.
-    pub total: Tensor,
-    /// The loss to report.
-    pub reported: Tensor,
 }
 
 /// Sums over the training steps of an epoch that is done.
@@ -93,6 +97,7 @@ pub(super) struct Evaluation<'a, R> {
     /// Optimizer steps since the start.
     pub step: u64,
     pub world: &'a World,
+    pub slicer: &'a Slicer,
     pub observers: &'a mut [Box<dyn Observer<R>>],
     /// Returns the error of a run that was asked to stop.
     pub check_stop: &'a dyn Fn() -> Result<()>,
@@ -107,11 +112,9 @@ impl<R> Evaluation<'_, R> {
 }
 
 /// A model with its data and its loss, trained by the [trainer](super::trainer::Trainer).
-pub(super) trait Objective {
+pub(super) trait Objective: Sync {
     /// A line of `metrics.jsonl`.
     type Record: Serialize + DeserializeOwned;
-    /// The targets of a step's microbatches, on all ranks.
-    type Targets;
     /// The result of a validation.
     type Validation;
 
@@ -130,10 +133,17 @@ pub(super) trait Objective {
     /// A hash of the data: a run resumes with the same data only.
     fn fingerprint(&self) -> String;
 
-    fn targets(&self, batches: &[HostBatch], world: &World) -> Result<Self::Targets>;
+    /// Returns the weight of these images of an epoch, by the sum of which over all microbatches
+    /// and ranks the step's loss is divided.
+    fn weight(&self, batches: &[HostBatch], epoch: usize) -> f64;
 
-    /// Computes this microbatch's term of the step's loss.
-    fn loss(&self, microbatch: &Microbatch, targets: &Self::Targets) -> Result<MicrobatchLoss>;
+    /// Computes a slice's term of the step's loss, which is divided by `total`.
+    fn loss(&self, slice: &Slice, total: f64) -> Result<SliceLoss>;
+
+    /// Computes a microbatch's loss if it has no terms that depend on one slice each.
+    fn joint_loss(&self, _microbatch: &Microbatch) -> Result<Option<JointLoss>> {
+        Ok(None)
+    }
 
     fn validate(&self, evaluation: &mut Evaluation<Self::Record>) -> Result<Self::Validation>;
 

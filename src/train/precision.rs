@@ -83,13 +83,12 @@ impl LossScale {
         (kind == Some(Kind::Half)).then_some(Self { scale: FIRST_SCALE, steps: 0 })
     }
 
-    /// Runs backward from a loss, scaled up if there is a scale. Returns libtorch's error.
-    pub fn backward(scale: Option<Self>, loss: &Tensor) -> Result<()> {
+    /// Returns the loss to run backward from, scaled up if there is a scale.
+    pub fn scaled(scale: Option<Self>, loss: Tensor) -> Tensor {
         match scale {
-            Some(Self { scale, .. }) => (loss * scale).f_backward()?,
-            None => loss.f_backward()?,
+            Some(Self { scale, .. }) => loss * scale,
+            None => loss,
         }
-        Ok(())
     }
 
     /// Updates the scale after a step whose gradients were finite, or not.

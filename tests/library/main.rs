@@ -15,6 +15,7 @@ mod mutations;
 mod published;
 mod recompute;
 mod scan;
+mod slices;
 mod statistics;
 mod torch_files;
 mod torch_formats;

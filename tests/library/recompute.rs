@@ -41,7 +41,7 @@ fn run(x: &Tensor, weight: &Tensor, checkpointed: bool, half: bool) -> Run {
     let forward = || {
         if checkpointed {
             let segment = move |x: &Tensor| Ok(layers(x, &inside));
-            recomputed(segment, x, &[weight.shallow_clone()]).unwrap()
+            recomputed(segment, x, &[weight.shallow_clone().into()]).unwrap()
         } else {
             layers(x, weight)
         }
@@ -136,7 +136,7 @@ data: {dataset: synthetic, image_size: 64, workers: 1, synthetic: {train: 32, va
 model:
   vit: {name: vit_micro_patch8_64, embed_dim: 48, depth: 6}
   mamba: {name: vim_micro_patch8_64, embed_dim: 48, depth: 6}
-train: {epochs: 1, batch_size: 16, tensorboard: false}
+train: {epochs: 1, batch_size: 16, slice: 16, threads: 1, tensorboard: false}
 ";
     let config = Config::from_yaml(small, "test", &[set.to_string()]).unwrap();
     let mut watch = MemoryWatch::start().unwrap();

@@ -12,7 +12,7 @@ use tch::{Kind, Tensor, nn};
 use self::cross_attention::CrossAttention;
 use super::forward_context::ForwardContext;
 use super::head::Regressor;
-use super::layers::{Init, Linear};
+use super::layers::{Init, Linear, Parameter};
 use super::tokens::TokenLayout;
 use crate::config::{FusionStrategy, ModelConfig};
 
@@ -96,7 +96,7 @@ enum Join {
     Sum { project: Projections },
     /// `weighted`: `w = softmax(a)` with two learned scalars `a`, the same for all images;
     /// `z = w₁ P₁v + w₂ P₂m`. The softmax-based fusion of EfficientDet (arXiv 1911.09070).
-    Weighted { project: Projections, weights: Tensor },
+    Weighted { project: Projections, weights: Parameter },
     /// `gated`: `w = softmax(G [P₁v; P₂m] + c)`, for each image; `z = w₁ P₁v + w₂ P₂m`. The dynamic
     /// weighting of VM-BeautyNet (arXiv 2510.16220).
     Gated { project: Projections, gate: Linear },
@@ -115,7 +115,7 @@ enum Join {
     /// scalars, where `f₁` and `f₂` are regressors with the layers of `model.head`, one for each
     /// branch. A linear opinion pool (Stone, "The opinion pool", Annals of Mathematical Statistics
     /// 32, 1961) with learned weights. The fused vector is the prediction itself.
-    Score { vit_head: Regressor, mamba_head: Regressor, weights: Tensor },
+    Score { vit_head: Regressor, mamba_head: Regressor, weights: Parameter },
 }
 
 impl Join {
@@ -194,8 +194,8 @@ impl Join {
             Self::CrossAttention(attention) => attention.forward(vit, mamba)?,
             Self::Score { vit_head, mamba_head, weights } => {
                 let scores = [
-                    vit_head.forward(vit.features(), ctx),
-                    mamba_head.forward(mamba.features(), ctx),
+                    vit_head.forward(vit.features(), ctx.of_part(0)),
+                    mamba_head.forward(mamba.features(), ctx.of_part(1)),
                 ];
                 Fused::weighted_sum(&scores, &weights.softmax(-1, Kind::Float))
             }

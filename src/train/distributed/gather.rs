@@ -65,6 +65,15 @@ impl World {
         Ok(Predictions { predictions, extra, ..Predictions::unpredicted(samples) })
     }
 
+    /// Returns the sum of the ranks' numbers, added by rank. Returns an error if a rank is gone.
+    pub fn sum(&self, mine: f64) -> Result<f64> {
+        let Some(job) = &self.0 else { return Ok(mine) };
+        let (group, device) = job.group()?;
+        let own = Tensor::f_from_slice(&[mine])?.f_to_device(*device)?;
+        let all = group.all_gather(&own).map_err(Broken)?;
+        Ok(all.iter().map(|number| number.double_value(&[0])).sum())
+    }
+
     /// Returns the largest of the ranks' numbers. Returns an error if a rank is gone.
     pub fn max(&self, mine: i64) -> Result<i64> {
         let Some(job) = &self.0 else { return Ok(mine) };

@@ -162,7 +162,7 @@ impl Optimizer {
     }
 
     /// Makes a [`step`](Self::step) with the gradients of a loss that was [scaled
-    /// up](LossScale::backward): they are scaled down first, and the scale is updated by whether
+    /// up](LossScale::scaled): they are scaled down first, and the scale is updated by whether
     /// they were finite. Returns libtorch's error.
     pub fn step_scaled(
         &mut self,

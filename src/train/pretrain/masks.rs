@@ -8,7 +8,7 @@ use crate::config::{BackboneShape, PretrainConfig};
 use crate::data::random_stream::RandomStream;
 
 /// The epoch of the masks of validation images, which are the same after each epoch.
-const VALIDATION_EPOCH: u64 = u64::MAX;
+pub(super) const VALIDATION_EPOCH: u64 = u64::MAX;
 
 /// A sampler of masks: random cells of a grid whose cells are squares of patches.
 #[derive(Debug, Clone, Copy)]
@@ -33,23 +33,23 @@ impl Masks {
         Self { seed, grid, square, masked: masked.clamp(1, (squares - 1).max(1)) }
     }
 
-    /// Samples the masks (len, patches), true for a masked patch, of the training images with these
-    /// indices. Returns libtorch's error if memory runs out.
-    pub(super) fn train(&self, epoch: u64, indices: &[usize], device: Device) -> Result<Tensor> {
+    /// Samples the masks (len, patches), true for a masked patch, of the images with these indices
+    /// in an epoch. Returns libtorch's error if memory runs out.
+    pub(super) fn sample(&self, epoch: u64, indices: &[usize], device: Device) -> Result<Tensor> {
         let masks: Vec<bool> =
-            indices.iter().flat_map(|&index| self.sample(epoch, index)).collect();
+            indices.iter().flat_map(|&index| self.of_image(epoch, index)).collect();
         let shape = [indices.len() as i64, (self.grid * self.grid) as i64];
         Ok(Tensor::f_from_slice(&masks)?.f_view(shape)?.f_to_device(device)?)
     }
 
-    /// Samples the masks of validation images, which are the same in every epoch. Returns
-    /// libtorch's error if memory runs out.
-    pub(super) fn val(&self, indices: &[usize], device: Device) -> Result<Tensor> {
-        self.train(VALIDATION_EPOCH, indices, device)
+    /// Counts the patches that they mask.
+    pub(super) fn count(&self, epoch: u64, indices: &[usize]) -> usize {
+        let masks = indices.iter().flat_map(|&index| self.of_image(epoch, index));
+        masks.filter(|&masked| masked).count()
     }
 
     /// Samples the mask of one image (patches), in row-major order.
-    fn sample(&self, epoch: u64, index: usize) -> Vec<bool> {
+    fn of_image(&self, epoch: u64, index: usize) -> Vec<bool> {
         let side = self.grid.div_ceil(self.square);
         let mut squares: Vec<bool> = (0..side * side).map(|i| i < self.masked).collect();
         RandomStream::new(self.seed, epoch, index as u64, "mask").shuffle(&mut squares);
@@ -87,7 +87,7 @@ mod tests {
         for (ratio, expected) in [(0.6, 38), (0.75, 48), (0.5, 32), (0.001, 1), (0.999, 63)] {
             let masks = masks(64, ratio, 1);
             for index in 0..20 {
-                assert_eq!(count(&masks.sample(3, index)), expected, "{ratio}");
+                assert_eq!(count(&masks.of_image(3, index)), expected, "{ratio}");
             }
         }
     }
@@ -96,7 +96,7 @@ mod tests {
     fn all_patches_of_a_square_are_masked_together() {
         let masks = masks(64, 0.5, 2);
         for index in 0..20 {
-            let mask = masks.sample(0, index);
+            let mask = masks.of_image(0, index);
             assert_eq!(count(&mask), 32);
             for at in 0..64 {
                 let corner = at / 16 * 16 + at % 8 / 2 * 2;
@@ -110,22 +110,23 @@ mod tests {
         let masks = masks(64, 0.5, 3); // 3 x 3 squares, of which 5 are masked (4.5, rounded)
         let (low, high) = (2 * 2 + 2 * 6 + 2 * 6, 4 * 9 + 6);
         for index in 0..20 {
-            assert!((low..=high).contains(&count(&masks.sample(0, index))));
+            assert!((low..=high).contains(&count(&masks.of_image(0, index))));
         }
     }
 
     #[test]
     fn masks_depend_on_seed_epoch_and_image_and_validation_masks_stay() {
         let masks = masks(64, 0.6, 1);
-        let reference = masks.sample(3, 7);
-        assert_eq!(reference, masks.sample(3, 7));
-        assert_ne!(reference, masks.sample(4, 7));
-        assert_ne!(reference, masks.sample(3, 8));
-        assert_ne!(reference, Masks { seed: 6, ..masks }.sample(3, 7));
-        let batch = masks.train(3, &[1, 7], Device::Cpu).unwrap();
+        let reference = masks.of_image(3, 7);
+        assert_eq!(reference, masks.of_image(3, 7));
+        assert_ne!(reference, masks.of_image(4, 7));
+        assert_ne!(reference, masks.of_image(3, 8));
+        assert_ne!(reference, Masks { seed: 6, ..masks }.of_image(3, 7));
+        let batch = masks.sample(3, &[1, 7], Device::Cpu).unwrap();
         assert_eq!(batch.size(), [2, 64]);
         assert_eq!(Vec::<bool>::try_from(batch.get(1)).unwrap(), reference);
-        let [a, b] = [[7, 8], [9, 7]].map(|of| masks.val(&of, Device::Cpu).unwrap());
+        let [a, b] =
+            [[7, 8], [9, 7]].map(|of| masks.sample(VALIDATION_EPOCH, &of, Device::Cpu).unwrap());
         assert_eq!(a.get(0), b.get(1));
         assert_ne!(a.get(0), batch.get(1));
     }
@@ -135,7 +136,7 @@ mod tests {
         let masks = masks(32, 0.5, 1);
         let mut times = [0; 16];
         for index in 0..400 {
-            for (time, masked) in times.iter_mut().zip(masks.sample(0, index)) {
+            for (time, masked) in times.iter_mut().zip(masks.of_image(0, index)) {
                 *time += usize::from(masked);
             }
         }

@@ -83,7 +83,7 @@ pub fn pretrain(
         let objective = MaskedImages::new(config, backbone, shape, &images, &records, device)?;
         let branch = objective.branch();
         let recipe = recipe(config, branch);
-        let mut trainer = Trainer::new(config, &run, recipe, objective, None, options.clone());
+        let mut trainer = Trainer::new(config, &run, recipe, objective, None, options.clone())?;
         trainer.load_checkpoint()?;
         trainer.run(observers)?;
         pretrained.push(trainer.objective.finish(&run, &trainer.progress.records)?);

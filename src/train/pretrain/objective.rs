@@ -1,6 +1,7 @@
 //! The objective of masked image modeling, for one backbone.
 
 use std::collections::HashMap;
+use std::ops::Range;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, ensure};
@@ -9,19 +10,17 @@ use tch::{Device, Kind, Tensor};
 
 use super::Pretrained;
 use super::images::TrainAndVal;
-use super::masks::Masks;
+use super::masks::{Masks, VALIDATION_EPOCH};
 use crate::config::{BackboneConfig, BackboneShape, Branch, Config};
 use crate::data::{HostBatch, ImageDataset, Loader, LoaderOptions, Mode, Split};
 use crate::models::ForwardContext;
-use crate::models::images::upload;
+use crate::models::images::upload_rows;
 use crate::models::masked_image::{Losses, MaskedImageModel};
 use crate::models::weights;
 use crate::run::{PretrainEpochRecord, RunDir};
-use crate::train::distributed::World;
-use crate::train::objective::{
-    Description, EpochStats, Evaluation, Microbatch, MicrobatchLoss, Objective,
-};
+use crate::train::objective::{Description, EpochStats, Evaluation, Objective, Slice};
 use crate::train::precision::in_precision;
+use crate::train::slice_loss::SliceLoss;
 
 /// A backbone that reconstructs masked images.
 pub(super) struct MaskedImages<'a> {
@@ -62,18 +61,24 @@ impl<'a> MaskedImages<'a> {
         &self.model
     }
 
-    /// Computes the losses of a batch in which `mask` hides patches.
+    /// Computes the losses of these images of a batch with the masks of an epoch: means over the
+    /// masked patches, times their number divided by `total`.
     fn losses(
         &self,
-        batch: &HostBatch,
-        mask: &Tensor,
-        ctx: ForwardContext,
-        autocast: Option<Kind>,
+        (batch, rows): (&HostBatch, &Range<usize>),
+        epoch: u64,
+        (ctx, autocast): (ForwardContext, Option<Kind>),
+        total: f64,
     ) -> Result<Losses> {
         let device = self.model.device();
-        let x = self.model.normalize(&upload(batch, device)?)?;
-        let prediction = in_precision(autocast, device, || self.model.predict(&x, mask, ctx))?;
-        self.model.losses(&prediction, &x, mask, self.config.pretrain.normalized_pixels)
+        let indices = &batch.indices[rows.clone()];
+        let mask = self.masks.sample(epoch, indices, device)?;
+        let x = self.model.normalize(&upload_rows(batch, rows, device)?)?;
+        let prediction = in_precision(autocast, device, || self.model.predict(&x, &mask, ctx))?;
+        let normalized = self.config.pretrain.normalized_pixels;
+        let Losses { pixels, colors } = self.model.losses(&prediction, &x, &mask, normalized)?;
+        let fraction = self.masks.count(epoch, indices) as f64 / total;
+        Ok(Losses { pixels: pixels * fraction, colors: colors.map(|colors| colors * fraction) })
     }
 
     /// Writes the backbone's weights. Returns an error if the file cannot be written.
@@ -103,7 +108,6 @@ impl<'a> MaskedImages<'a> {
 
 impl Objective for MaskedImages<'_> {
     type Record = PretrainEpochRecord;
-    type Targets = ();
     /// The mean losses of pixels and colors.
     type Validation = (f64, Option<f64>);
 
@@ -137,39 +141,48 @@ impl Objective for MaskedImages<'_> {
         self.images.fingerprint.clone()
     }
 
-    fn targets(&self, _batches: &[HostBatch], _ranks: &World) -> Result<()> {
-        Ok(())
+    fn weight(&self, batches: &[HostBatch], epoch: usize) -> f64 {
+        let count = |batch: &HostBatch| self.masks.count(epoch as u64, &batch.indices);
+        batches.iter().map(count).sum::<usize>() as f64
     }
 
-    fn loss(&self, microbatch: &Microbatch, (): &()) -> Result<MicrobatchLoss> {
-        let Microbatch { batch, epoch, ctx, autocast, .. } = *microbatch;
-        let device = self.model.device();
-        let mask = self.masks.train(epoch as u64, &batch.indices, device)?;
-        let Losses { pixels, colors } = self.losses(batch, &mask, ctx, autocast)?;
+    fn loss(&self, slice: &Slice, total: f64) -> Result<SliceLoss> {
+        let Slice { batch, ref rows, epoch, ctx, autocast } = *slice;
+        let Losses { pixels, colors } =
+            self.losses((batch, rows), epoch as u64, (ctx, autocast), total)?;
         let reported = pixels.shallow_clone();
         let total = match colors {
             Some(colors) => pixels + colors * self.config.pretrain.class_token_weight,
             None => pixels,
         };
-        Ok(MicrobatchLoss { total, reported })
+        Ok(SliceLoss { total, reported })
     }
 
     fn validate(
         &self,
         evaluation: &mut Evaluation<PretrainEpochRecord>,
     ) -> Result<Self::Validation> {
-        let _guard = tch::no_grad_guard();
         let (batch_size, workers) = (self.config.pretrain.batch_size, self.config.data.workers);
         let options = LoaderOptions::new(Mode::Eval, batch_size, workers);
         let (mut pixels, mut colors, mut images) = (0.0, None, 0.0);
         for batch in Loader::new(Arc::clone(&self.images.val), options)? {
             let batch = batch?;
-            let mask = self.masks.val(&batch.indices, self.model.device())?;
-            let losses = self.losses(&batch, &mask, ForwardContext::eval(), None)?;
+            let slices = evaluation.slicer.slices(batch.len);
+            let masked = self.masks.count(VALIDATION_EPOCH, &batch.indices) as f64;
+            let losses = evaluation.slicer.map(slices.len(), |slice| {
+                let _guard = tch::no_grad_guard();
+                let rows = (&batch, &slices[slice]);
+                let mode = (ForwardContext::eval(), None);
+                let losses = self.losses(rows, VALIDATION_EPOCH, mode, masked)?;
+                let colors = losses.colors.map(|colors| colors.double_value(&[]));
+                Ok((losses.pixels.double_value(&[]), colors))
+            })?;
             let count = batch.len as f64;
-            pixels += losses.pixels.double_value(&[]) * count;
-            if let Some(loss) = losses.colors {
-                *colors.get_or_insert(0.0) += loss.double_value(&[]) * count;
+            for (pixel_loss, color_loss) in losses {
+                pixels += pixel_loss * count;
+                if let Some(loss) = color_loss {
+                    *colors.get_or_insert(0.0) += loss * count;
+                }
             }
             images += count;
             evaluation.advance(Split::Val, batch.len)?;

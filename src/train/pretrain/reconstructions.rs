@@ -8,7 +8,7 @@ use image::{Rgb, RgbImage};
 use tch::{Device, Tensor};
 
 use super::images::TrainAndVal;
-use super::masks::Masks;
+use super::masks::{Masks, VALIDATION_EPOCH};
 use crate::config::Config;
 use crate::data::{ImageDataset, Loader, LoaderOptions, Mode};
 use crate::models::ForwardContext;
@@ -53,7 +53,7 @@ impl Panels {
         let _guard = tch::no_grad_guard();
         let device = model.device();
         let masks = Masks::new(config.seed, &config.pretrain, model.shape());
-        let mask = masks.val(&self.indices, device)?;
+        let mask = masks.sample(VALIDATION_EPOCH, &self.indices, device)?;
         let x = model.normalize(&self.images.f_to_device(device)?)?;
         let prediction = model.predict(&x, &mask, ForwardContext::eval())?;
         let reconstructed =

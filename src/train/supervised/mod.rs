@@ -15,17 +15,16 @@ use self::splits::Splits;
 use super::distributed::World;
 use super::loss::Criterion;
 use super::monitor;
-use super::objective::{
-    Description, EpochStats, Evaluation, Microbatch, MicrobatchLoss, Objective, Recipe,
-};
+use super::objective::{Description, EpochStats, Evaluation, Microbatch, Objective, Recipe, Slice};
 use super::observer::{AfterEpoch, Observer, Validated};
 use super::precision::in_precision;
+use super::slice_loss::{JointLoss, SliceLoss};
 use super::trainer::{Options, Trainer, batches, seed_of};
 use crate::config::{Config, OnNan};
 use crate::data::{HostBatch, ImageDataset, Loader, LoaderOptions, Split};
 use crate::eval::evaluate;
 use crate::eval::predictions::Predictions;
-use crate::models::images::upload;
+use crate::models::images::upload_rows;
 use crate::models::{BeautyNet, Images, device, weights};
 use crate::run::{EpochRecord, RunDir, RunKind, StartRecord, StartingWeights, Summary};
 
@@ -86,7 +85,7 @@ fn run(
         }
     };
     let recipe = recipe(config);
-    let mut trainer = Trainer::new(config, &run, recipe, objective, ahead, options);
+    let mut trainer = Trainer::new(config, &run, recipe, objective, ahead, options)?;
     if from_scratch && is_first {
         trainer.progress.starting_weights = StartingWeights::of(config)?;
     }
@@ -162,6 +161,16 @@ impl<'a> Supervised<'a> {
         Ok((Self { config, splits, net, criterion }, ahead))
     }
 
+    /// Returns what the loss uses of the network's outputs for a slice.
+    fn outputs(&self, slice: &Slice) -> Result<Tensor> {
+        let Slice { batch, ref rows, ctx, autocast, .. } = *slice;
+        let pixels = upload_rows(batch, rows, self.net.device())?;
+        let output = in_precision(autocast, self.net.device(), || {
+            self.net.forward(Images::Pixels(&pixels), ctx)
+        })?;
+        self.criterion.predictions(&output)
+    }
+
     /// Predicts the images of a split: the same predictions on all ranks.
     fn predict(
         &self,
@@ -169,19 +178,17 @@ impl<'a> Supervised<'a> {
         images: &Arc<ImageDataset>,
         evaluation: &mut Evaluation<EpochRecord>,
     ) -> Result<Predictions> {
-        let world = evaluation.world;
+        let (world, slicer) = (evaluation.world, evaluation.slicer);
         let options =
             LoaderOptions { shard: world.shard(), ..LoaderOptions::for_evaluation(self.config) };
         let mut advance = |images| evaluation.advance(split, images);
-        let mine = evaluate::predict(&self.net, images, options, &mut advance)?;
+        let mine = evaluate::predict_sliced(&self.net, images, options, slicer, &mut advance)?;
         world.gather_predictions(mine, images.samples(), options.batch_size)
     }
 }
 
 impl Objective for Supervised<'_> {
     type Record = EpochRecord;
-    /// The targets of each microbatch, and the weight of all images together.
-    type Targets = (Vec<Tensor>, Tensor);
     type Validation = Predictions;
 
     fn describe(&self) -> Description<'_> {
@@ -214,35 +221,27 @@ impl Objective for Supervised<'_> {
         self.splits.fingerprint()
     }
 
-    fn targets(&self, batches: &[HostBatch], world: &World) -> Result<Self::Targets> {
-        let targets = batches.iter().map(|batch| {
-            let targets = self.criterion.targets(batch, self.net.head())?;
-            world.gather_batch(&targets, batch.global_len)
-        });
-        let targets = targets.collect::<Result<Vec<_>>>()?;
-        let total = Criterion::total_weight(&targets)?;
-        Ok((targets, total))
+    fn weight(&self, batches: &[HostBatch], _epoch: usize) -> f64 {
+        Criterion::total_weight(batches)
     }
 
-    fn loss(
-        &self,
-        microbatch: &Microbatch,
-        (targets, total): &Self::Targets,
-    ) -> Result<MicrobatchLoss> {
-        let Microbatch { batch, ctx, autocast, .. } = *microbatch;
-        // The last batch may have fewer images than there are ranks.
-        let predictions = if batch.len == 0 {
-            self.criterion.empty_predictions(self.net.device())?
-        } else {
-            let pixels = upload(batch, self.net.device())?;
-            let output = in_precision(autocast, self.net.device(), || {
-                self.net.forward(Images::Pixels(&pixels), ctx)
-            })?;
-            self.criterion.predictions(&output)?
-        };
-        let predictions = microbatch.world.gather_batch(&predictions, batch.global_len)?;
-        let loss = self.criterion.loss(&predictions, &targets[microbatch.index], total)?;
-        Ok(MicrobatchLoss { reported: loss.shallow_clone(), total: loss })
+    fn loss(&self, slice: &Slice, total: f64) -> Result<SliceLoss> {
+        let targets = self.criterion.targets(slice.batch, &slice.rows, self.net.head())?;
+        let loss = self.criterion.loss(&self.outputs(slice)?, &targets, total)?;
+        Ok(SliceLoss { reported: loss.shallow_clone(), total: loss })
+    }
+
+    fn joint_loss(&self, microbatch: &Microbatch) -> Result<Option<JointLoss>> {
+        if self.criterion.is_sum() {
+            return Ok(None);
+        }
+        let Microbatch { batch, ref slices, total, world, slicer } = *microbatch;
+        let outputs = slicer.map(slices.len(), |slice| self.outputs(&slices[slice]))?;
+        let targets = self.criterion.targets(batch, &(0..batch.len), self.net.head())?;
+        let targets = world.gather_batch(&targets, batch.global_len)?;
+        let loss = |outputs: &Tensor| self.criterion.loss(outputs, &targets, total);
+        let place = (world, self.net.device());
+        JointLoss::new(outputs, batch.global_len, place, loss).map(Some)
     }
 
     fn validate(&self, evaluation: &mut Evaluation<EpochRecord>) -> Result<Predictions> {

@@ -8,6 +8,7 @@ use tch::Kind;
 use super::{Options, Trainer};
 use crate::config::Config;
 use crate::data::Loader;
+use crate::models::Slicer;
 use crate::ops;
 use crate::run::{Provenance, RunDir};
 use crate::train::checkpoint::{self, Progress};
@@ -21,7 +22,8 @@ use crate::train::precision::{LossScale, autocast_kind};
 use crate::train::schedule::Schedule;
 
 impl<'a, O: Objective> Trainer<'a, O> {
-    /// Prepares to train an objective from scratch. `ahead` is a loader of the first epoch.
+    /// Prepares to train an objective from scratch. `ahead` is a loader of the first epoch. Returns
+    /// an error if threads cannot be started.
     pub(crate) fn new(
         config: &'a Config,
         run: &'a RunDir,
@@ -29,7 +31,7 @@ impl<'a, O: Objective> Trainer<'a, O> {
         objective: O,
         ahead: Option<Loader>,
         options: Options,
-    ) -> Self {
+    ) -> Result<Self> {
         let Options { resume, world, stop } = options;
         let device = objective.device();
         let images = objective.train_images().len();
@@ -38,7 +40,7 @@ impl<'a, O: Objective> Trainer<'a, O> {
         let autocast = autocast_kind(config.train.precision, device);
         let compute = Compute::new(config, device, autocast);
         let parameters = objective.parameters();
-        Self {
+        Ok(Self {
             schedule: Schedule::new(&recipe.schedule, recipe.epochs, steps_per_epoch),
             optimizer: Optimizer::new(&parameters, &recipe.optimizer, &recipe.freeze),
             ema: recipe.ema_decay.map(|decay| Ema::new(&parameters, decay)),
@@ -67,9 +69,10 @@ impl<'a, O: Objective> Trainer<'a, O> {
             gradients: Gradients::single(),
             ahead,
             autocast,
+            slicer: Slicer::new(config.train.slice, device)?,
             stop,
             lap: Instant::now(),
-        }
+        })
     }
 
     /// Loads the last checkpoint, if there is one. Returns an error if it is damaged, or was made

@@ -24,7 +24,7 @@ use super::schedule::Schedule;
 use super::stop::{Stop, Stopped};
 use crate::config::Config;
 use crate::data::Loader;
-use crate::models::device;
+use crate::models::{Slicer, device};
 use crate::run::{Provenance, RunDir};
 
 /// The options of a run that are not in its config.
@@ -67,6 +67,7 @@ pub(super) struct Trainer<'a, O: Objective> {
     ahead: Option<Loader>,
     /// The type that autocast computes in, if any.
     autocast: Option<Kind>,
+    slicer: Slicer,
     stop: Stop,
     /// The time up to which wall time is counted.
     lap: Instant,
@@ -104,6 +105,7 @@ impl<O: Objective> Trainer<'_, O> {
             epoch: self.progress.epochs + 1,
             step: self.progress.steps,
             world: &self.world,
+            slicer: &self.slicer,
             observers,
             check_stop: &check_stop,
         };

@@ -1,13 +1,17 @@
 //! One optimizer step.
 
-use anyhow::{Context, Result};
-use tch::Tensor;
+use std::ops::Range;
+
+use anyhow::Result;
+use tch::{Device, Kind, Tensor};
 
 use super::Trainer;
 use crate::config::OnNan;
 use crate::data::HostBatch;
+use crate::data::random_stream::mix;
 use crate::models::ForwardContext;
-use crate::train::objective::{Microbatch, Objective};
+use crate::train::gradient_sum::GradientSum;
+use crate::train::objective::{Microbatch, Objective, Slice};
 use crate::train::observer::StepRecord;
 use crate::train::precision::LossScale;
 
@@ -24,8 +28,7 @@ impl<O: Objective> Trainer<'_, O> {
     /// weights that this one makes not finite; after the `last` of an epoch they are checked. No
     /// step is skipped once they are: nothing repairs them.
     pub(super) fn train_step(&mut self, batches: &[HostBatch], last: bool) -> Result<Stepped> {
-        self.optimizer.zero_grad();
-        let loss = self.backward(batches)?.double_value(&[]);
+        let loss = self.backward(batches)?;
         self.gradients.finish()?;
         let lr = self.optimizer.learning_rates(&self.schedule, self.progress.steps);
         let grad_norm = if loss.is_finite() {
@@ -61,40 +64,69 @@ impl<O: Objective> Trainer<'_, O> {
         }))
     }
 
-    /// Accumulates this rank's gradients of the step's loss over all microbatches, and returns that
-    /// loss.
-    fn backward(&mut self, batches: &[HostBatch]) -> Result<Tensor> {
-        let targets = self.objective.targets(batches, &self.world)?;
-        let mut sum: Option<Tensor> = None;
+    /// Sums this rank's gradients of the step's loss over all microbatches, and returns that loss.
+    fn backward(&mut self, batches: &[HostBatch]) -> Result<f64> {
+        let objective = &self.objective;
+        let total = self.world.sum(objective.weight(batches, self.progress.epochs))?;
+        let gradients = GradientSum::new(objective.trained_parameters(), &self.slicer);
+        let mut terms: Vec<Tensor> = Vec::new();
         for (index, batch) in batches.iter().enumerate() {
-            // Dropout and stochastic depth depend only on the seed, the step and the microbatch's
-            // index, so a resumed run samples the same.
-            let seed = match (index, seed_of(self.config.seed, self.progress.steps)) {
-                (0, seed) => seed,
-                (index, seed) => seed_of(seed as u64, index as u64),
-            };
-            tch::manual_seed(seed);
             if index + 1 == batches.len() {
                 self.gradients.arm()?;
             }
-            let rows = self.world.shard().range(batch.global_len);
             let microbatch = Microbatch {
                 batch,
-                index,
-                epoch: self.progress.epochs,
-                ctx: ForwardContext::train().with_batch_shard(&rows, batch.global_len),
-                autocast: self.autocast,
+                slices: self.slices(index, batch),
+                total,
                 world: &self.world,
+                slicer: &self.slicer,
             };
-            let loss = self.objective.loss(&microbatch, &targets)?;
-            // A rank without images in the microbatch has no graph.
-            if loss.total.requires_grad() {
-                LossScale::backward(self.progress.loss_scale, &loss.total)?;
-            }
-            let reported = loss.reported.detach();
-            sum = Some(sum.map_or_else(|| reported.shallow_clone(), |sum| sum + &reported));
+            let joint = objective.joint_loss(&microbatch)?;
+            let (slices, before) = (&microbatch.slices, terms.len());
+            let scale = self.progress.loss_scale;
+            terms.extend(self.slicer.map(slices.len(), |slice| {
+                let loss = match &joint {
+                    Some(joint) => joint.term(slice)?,
+                    None => objective.loss(&slices[slice], total)?,
+                };
+                gradients.add(before + slice, &LossScale::scaled(scale, loss.total))?;
+                Ok(loss.reported.detach())
+            })?);
         }
-        sum.context("internal: a step without microbatches")
+        let mine = if terms.is_empty() {
+            0.0
+        } else {
+            Tensor::f_stack(&terms, 0)?.f_sum(Kind::Double)?.double_value(&[])
+        };
+        self.world.sum(mine)
+    }
+
+    /// Returns the slices of this rank's shard of a microbatch.
+    fn slices<'b>(&self, index: usize, batch: &'b HostBatch) -> Vec<Slice<'b>> {
+        // Dropout and stochastic depth depend only on the seed, the step and the microbatch's
+        // index, so a resumed run samples the same.
+        let seed = match (index, seed_of(self.config.seed, self.progress.steps)) {
+            (0, seed) => seed,
+            (index, seed) => seed_of(seed as u64, index as u64),
+        };
+        // On a GPU they sample from its generator.
+        tch::manual_seed(seed);
+        let ctx = match self.objective.device() {
+            Device::Cpu => ForwardContext::train().with_seed(seed as u64),
+            _ => ForwardContext::train(),
+        };
+        let start = self.world.shard().range(batch.global_len).start;
+        let slice = |rows: Range<usize>| {
+            let global = start + rows.start..start + rows.end;
+            Slice {
+                batch,
+                rows,
+                epoch: self.progress.epochs,
+                ctx: ctx.with_batch_shard(&global, batch.global_len),
+                autocast: self.autocast,
+            }
+        };
+        self.slicer.slices(batch.len).into_iter().map(slice).collect()
     }
 }
 
@@ -103,11 +135,8 @@ pub(super) fn images_in(batches: &[HostBatch]) -> usize {
     batches.iter().map(|batch| batch.global_len).sum()
 }
 
-/// Returns the seed of torch's generator for one step of a run (SplitMix64's mixing), so that no
-/// two steps use the same random numbers.
+/// Returns the seed of torch's generator for one step of a run, so that no two steps use the same
+/// random numbers.
 pub(in crate::train) fn seed_of(seed: u64, step: u64) -> i64 {
-    let mut z = seed ^ step.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    (z ^ (z >> 31)) as i64
+    mix(seed, step) as i64
 }
