@@ -2,6 +2,7 @@
 
 mod batch_shard;
 mod bimamba;
+mod convolution;
 mod elementwise;
 mod fusion;
 mod generator;
