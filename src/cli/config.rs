@@ -9,7 +9,7 @@ use serde_yaml::Value;
 
 use super::output::{print, print_json, print_result, say, table};
 use crate::config::{self, Config, KeyReference, json_schema, reference};
-use crate::report::{flat_keys, plain_text};
+use crate::report::plain_text;
 use crate::run::{CONFIG_FILE, RunKind};
 use crate::sweep;
 
@@ -87,7 +87,7 @@ fn show(args: &ShowArgs) -> Result<()> {
     if !args.json {
         return print(&config.to_yaml_with(&sources)?);
     }
-    let values = flat_keys(&config)?.into_iter().map(|(key, value)| {
+    let values = config.flat_keys()?.into_iter().map(|(key, value)| {
         let source = sources.of(&key);
         (key, json!({"value": value, "source": source}))
     });
@@ -119,7 +119,7 @@ fn keys(args: &KeysArgs) -> Result<()> {
 }
 
 fn diff(args: &DiffArgs) -> Result<()> {
-    let (a, b) = (flat_keys(&load(&args.a)?)?, flat_keys(&load(&args.b)?)?);
+    let (a, b) = (load(&args.a)?.flat_keys()?, load(&args.b)?.flat_keys()?);
     let of = |keys: &[(String, Value)], key: &str| {
         keys.iter().find(|(known, _)| known == key).map_or(Value::Null, |(_, value)| value.clone())
     };

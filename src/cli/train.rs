@@ -13,10 +13,10 @@ use serde_json::json;
 use super::console::{Console, ConsoleArgs};
 use super::output::{metric, print, table};
 use super::progress::console_observer;
-use crate::config::Config;
+use crate::config::{Config, yaml_value};
 use crate::eval::metrics::Metrics;
 use crate::ops::distributed::exit_now;
-use crate::run::{RunDir, Summary};
+use crate::run::{RunDir, Summary, weights_of};
 use crate::tensorboard::training_log::TrainingLog;
 use crate::train::{Observer, Options, Stop, World, train};
 
@@ -37,6 +37,10 @@ pub(super) struct Args {
     /// Resume the run in the run directory
     #[arg(long)]
     resume: bool,
+    /// Start a new run from the weights of another one, a run directory or a weights file in one;
+    /// the section model must be that of the run
+    #[arg(long, value_name = "RUN", conflicts_with = "resume")]
+    from: Option<PathBuf>,
     /// Obey the sweep that started this run through stdin, and stop when it is closed
     #[arg(long, hide = true)]
     stop_with_stdin: bool,
@@ -67,9 +71,9 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
         alarm.end_with("failed", reason, 1);
         exit_now(1);
     }))?;
-    let config = match Config::load(&args.config, &args.set) {
+    let config = match load(args) {
         Ok(config) => config,
-        Err(error) => return world.end(Err(error.into())),
+        Err(error) => return world.end(Err(error)),
     };
     let first = world.is_first();
     if first {
@@ -105,6 +109,17 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
     });
     console.event("end", &end);
     Ok(ExitCode::SUCCESS)
+}
+
+/// Loads the config; `--from` sets the weights that training starts from.
+fn load(args: &Args) -> Result<Config> {
+    let mut set = args.set.clone();
+    if let Some(run) = &args.from {
+        let weights = weights_of(run)?;
+        let file = weights.to_str().context("--from is not Unicode")?;
+        set.push(format!("model.weights={}", yaml_value(&file.into())));
+    }
+    Ok(Config::load(&args.config, &set)?)
 }
 
 /// Returns the observers of a run in the folder `root`: the console or the event log, and

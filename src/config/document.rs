@@ -366,7 +366,7 @@ mod tests {
         for (text, expected) in [
             ("train: {lr: 1}", "train.lr; did you mean train.optimizer.lr?"),
             ("epochs: 3", "epochs; did you mean train.epochs?"),
-            ("model: {q: 1}", "model.q; known here are vit, mamba, fusion, head"),
+            ("model: {q: 1}", "model.q; known here are weights, vit, mamba, fusion, head"),
         ] {
             assert_error(text, &[], &format!("a.yaml:1: unknown key {expected}"));
         }

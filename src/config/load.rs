@@ -12,7 +12,7 @@ use super::Config;
 use super::document::Document;
 use super::error::ConfigError;
 use super::layers::Layers;
-use super::section::KeyType;
+use super::section::{KeyType, join};
 use super::{write, wrong_type};
 
 impl Config {
@@ -76,20 +76,41 @@ impl Config {
     /// and so does a reader of YAML 1.1, such as PyYAML. Returns an error if a path in it is not
     /// Unicode.
     pub fn to_yaml(&self) -> Result<String, ConfigError> {
-        Ok(write::block(&self.to_value()?))
+        Ok(write::block(&self.to_stated_value()?))
+    }
+
+    /// Returns the dotted keys with their values, in order. Returns an error if a path is not
+    /// Unicode.
+    pub(crate) fn flat_keys(&self) -> Result<Vec<(String, Value)>, ConfigError> {
+        fn flatten(value: Value, section: &str, keys: &mut Vec<(String, Value)>) {
+            let Value::Mapping(map) = value else {
+                return keys.push((section.to_owned(), value));
+            };
+            for (name, value) in map {
+                flatten(value, &join(section, name.as_str().unwrap_or_default()), keys);
+            }
+        }
+        let mut keys = Vec::new();
+        flatten(self.to_value()?, "", &mut keys);
+        Ok(keys)
     }
 
     /// Returns [`to_yaml`](Self::to_yaml) with a comment after each value: the file and the line
     /// that it comes from, `--set`, a variable of the environment, or the default.
     pub fn to_yaml_with(&self, sources: &Sources) -> Result<String, ConfigError> {
-        Ok(write::annotated(&self.to_value()?, &|key| Some(sources.of(key))))
+        Ok(write::annotated(&self.to_stated_value()?, &|key| Some(sources.of(key))))
     }
 
     fn to_value(&self) -> Result<Value, ConfigError> {
         // Through text: a value would have a float32 as the nearest float64, 0.485 with noise.
         let text = serde_yaml::to_string(self);
         let value: serde_yaml::Result<Value> = text.and_then(|text| serde_yaml::from_str(&text));
-        let mut value = value.map_err(|error| ConfigError::Unwritable(error.to_string()))?;
+        value.map_err(|error| ConfigError::Unwritable(error.to_string()))
+    }
+
+    /// Returns the values as a config states them, without variables of the environment.
+    fn to_stated_value(&self) -> Result<Value, ConfigError> {
+        let mut value = self.to_value()?;
         write::escape(&mut value);
         Ok(value)
     }

@@ -28,6 +28,7 @@ pub(crate) mod section;
 mod train;
 mod validate;
 mod variables;
+mod warnings;
 pub(crate) mod write;
 pub(crate) mod wrong_type;
 pub(crate) mod yaml;

@@ -26,6 +26,10 @@ const MAX_PARAMETERS: f64 = 32e9;
 section! {
     /// The network.
     pub struct ModelConfig {
+        /// File of the weights of an entire network, as a run's `best.safetensors`, that training
+        /// starts from; `vmbeauty train --from RUN` sets it. `null` starts from those of the
+        /// backbones, or random ones.
+        pub weights: Option<PathBuf> = None,
         /// The Vision Transformer.
         pub vit: BackboneConfig = BackboneConfig::default(),
         /// The Vision Mamba.
@@ -312,28 +316,6 @@ fn too_many_patches(shape: &BackboneShape) -> Option<String> {
     ))
 }
 
-/// Describes a number of patches that is far from what a preset is designed for, as that of a
-/// preset for large images on small ones.
-fn unusual_patches(key: &str, backbone: &BackboneConfig, shape: &BackboneShape) -> Option<String> {
-    /// The largest factor between the number of patches and that of the preset.
-    const FACTOR: i64 = 8;
-    let (count, usual) = (shape.patches(), preset(&backbone.name)?.shape.patches());
-    let few = FACTOR * count < usual;
-    if !few && count <= FACTOR * usual {
-        return None;
-    }
-    let (size, patch) = (shape.image_size, shape.patch_size);
-    let how = if few { "few details" } else { "slow, and much memory" };
-    let (set, raise) = if few { ("smaller", "raise") } else { ("larger", "lower") };
-    let grid = shape.grid();
-    Some(format!(
-        "{key}: {} cuts an image of {size} pixels into {grid}x{grid} = {count} patches of {patch} \
-         pixels ({how}); it is designed for {usual}: choose a preset with {set} patches, set \
-         {key}.patch_size, or {raise} data.image_size",
-        backbone.name,
-    ))
-}
-
 fn preset_names(wanted: impl Fn(Branch) -> bool) -> String {
     let names: Vec<&str> = PRESETS
         .iter()
@@ -367,6 +349,16 @@ impl ModelConfig {
     /// file.
     pub fn check_weights(&self) -> Result<(), ConfigError> {
         let mut checks = Checks::default();
+        if let Some(file) = &self.weights {
+            let rest = format_args!(
+                ": there is no file {}; name a run's best.safetensors, or set it to null",
+                file.display()
+            );
+            if !file.is_file() {
+                checks.fail("model.weights", rest);
+            }
+            return checks.finish();
+        }
         for &branch in Branch::ALL {
             let backbone = self.backbone(branch);
             let used = self.fusion.strategy.uses(branch);
@@ -389,17 +381,6 @@ impl ModelConfig {
             }
         }
         checks.finish()
-    }
-
-    /// Returns warnings about values that are valid, but hardly meant.
-    pub(super) fn warnings(&self, data_image_size: i64) -> Vec<String> {
-        let used = Branch::ALL.iter().filter(|&&branch| self.fusion.strategy.uses(branch));
-        let warning = |&branch: &Branch| {
-            let (backbone, key) = (self.backbone(branch), format!("model.{branch}"));
-            let shape = backbone.resolve(data_image_size).ok()?;
-            unusual_patches(&key, backbone, &shape)
-        };
-        used.filter_map(warning).collect()
     }
 
     /// Returns the section of a branch.

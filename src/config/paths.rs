@@ -26,6 +26,7 @@ fn paths_of(config: &mut Config) -> impl Iterator<Item = (&'static str, &mut Pat
     let paths = [
         ("data.root", Some(&mut data.root)),
         ("data.cache_dir", data.cache_dir.as_mut()),
+        ("model.weights", model.weights.as_mut()),
         ("model.vit.weights", model.vit.weights.as_mut()),
         ("model.mamba.weights", model.mamba.weights.as_mut()),
     ];

@@ -66,11 +66,6 @@ impl Config {
         checks.finish()
     }
 
-    /// Returns warnings about values that are valid, but hardly meant.
-    pub fn warnings(&self) -> Vec<String> {
-        self.model.warnings(self.data.image_size)
-    }
-
     /// Checks that a loss on the raters' votes has votes, and a head that predicts a distribution.
     fn check_votes(&self, checks: &mut Checks) {
         if self.train.loss != Loss::LabelDistribution {
@@ -269,27 +264,6 @@ mod tests {
             messages(&["model.vit.image_size=10"]),
             [format!("model.vit.image_size {says} 10; the nearest that fits is 16")]
         );
-    }
-
-    #[test]
-    fn a_number_of_patches_far_from_that_of_the_preset_is_warned_about() {
-        let warnings = |overrides: &[&str]| config(overrides).unwrap().warnings();
-        let found = warnings(&["data.image_size=64"]);
-        assert_eq!(found.len(), 2, "{found:?}");
-        let words = "model.vit: vit_tiny_patch16_224 cuts an image of 64 pixels into 4x4 = 16 \
-                     patches of 16 pixels (few details); it is designed for 196: choose a preset \
-                     with smaller patches, set model.vit.patch_size, or raise data.image_size";
-        assert_eq!(found[0], words);
-        let micro = ["model.vit.name=vit_micro_patch8_64", "model.fusion.strategy=vit_only"];
-        let found = warnings(&micro);
-        assert!(found.len() == 1 && found[0].contains("= 784 patches"), "{found:?}");
-        assert!(found[0].contains("lower data.image_size"), "{found:?}");
-        for fits in ["data.image_size=112", "data.image_size=384", "data.image_size=224"] {
-            assert_eq!(warnings(&[fits]), [""; 0]);
-        }
-        let patches =
-            ["data.image_size=64", "model={vit: {patch_size: 8}, mamba: {patch_size: 8}}"];
-        assert_eq!(warnings(&patches), [""; 0]);
     }
 
     #[test]

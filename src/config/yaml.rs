@@ -79,6 +79,10 @@ fn parse_bounded(text: &str) -> Result<Value, (Option<usize>, String)> {
             None if error.to_string().contains("more than one document") => {
                 (line, "a line --- begins a second document; a config is one".into())
             }
+            None if text.contains("${env:") => {
+                let hint = "a value with ${env:NAME} needs quotes within {...} and [...]";
+                (line, format!("not valid YAML: {error}; {hint}"))
+            }
             None => (line, format!("not valid YAML: {error}")),
         }
     })

@@ -14,7 +14,7 @@ use super::images::Images;
 use super::slicer::Slicer;
 use super::tokens::TokenLayout;
 use super::vim::ScanOperands;
-use super::weights::{Note, load_backbone};
+use super::weights::{Note, load as load_weights, load_backbone};
 use crate::config::{BackboneShape, Branch, Config, FusionStrategy};
 use crate::ops::SharedTensor;
 
@@ -91,6 +91,11 @@ impl BeautyNet {
     /// then loads the pretrained weights that the config names.
     pub fn new(config: &Config, device: Device) -> Result<Self> {
         let mut net = Self::without_pretrained(config, device)?;
+        if let Some(file) = &config.model.weights {
+            let of = "model.weights must be of a network as the section model describes it";
+            load_weights(&net.parameters(), file).context(of)?;
+            return Ok(net);
+        }
         for &branch in Branch::ALL {
             if net.encoder(branch).is_some() {
                 let backbone = config.model.backbone(branch);

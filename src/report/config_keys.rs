@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use serde_yaml::Value;
 
 use crate::config::{Config, DatasetName};
@@ -31,7 +31,8 @@ pub(super) fn fold_of(config: &Config) -> Option<&str> {
 /// fold, [`IGNORED`] keys and the folder of a published dataset.
 pub(super) fn model_keys(config: &Config) -> Result<Vec<(String, String)>> {
     let own_images = matches!(config.data.dataset, DatasetName::Csv | DatasetName::Folder);
-    let keys = flat_keys(config)?
+    let keys = config
+        .flat_keys()?
         .into_iter()
         .filter(|(key, _)| !IGNORED.contains(&key.as_str()) && (own_images || key != "data.root"));
     let text = |(key, value): (String, Value)| match key.as_str() {
@@ -54,26 +55,6 @@ pub(super) fn differences(configs: &[&Config]) -> Result<Vec<(String, Vec<String
     let values = |key: &str| all.iter().map(|keys| value(keys, key)).collect::<Vec<_>>();
     let different = keys.map(|(key, _)| (key.clone(), values(key)));
     Ok(different.filter(|(_, values)| values.windows(2).any(|pair| pair[0] != pair[1])).collect())
-}
-
-/// Returns the dotted keys of a config with their values, in order.
-pub(crate) fn flat_keys(config: &Config) -> Result<Vec<(String, Value)>> {
-    let value = serde_yaml::to_value(config).context("cannot write a config as YAML")?;
-    let mut keys = Vec::new();
-    flatten(value, "", &mut keys);
-    Ok(keys)
-}
-
-fn flatten(value: Value, key: &str, keys: &mut Vec<(String, Value)>) {
-    let Value::Mapping(mapping) = value else {
-        keys.push((key.to_string(), value));
-        return;
-    };
-    for (name, value) in mapping {
-        let name = plain_text(&name);
-        let key = if key.is_empty() { name } else { format!("{key}.{name}") };
-        flatten(value, &key, keys);
-    }
 }
 
 /// Returns a string as it is, and any other value as JSON.

@@ -9,16 +9,14 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail, ensure};
 use serde::Serialize;
 
+use super::changes::{self, Change, Changes};
 use super::epoch::EpochRecord;
+use super::kind::RunKind;
 use super::provenance::StartRecord;
 use crate::config::{Branch, Config};
 use crate::data::Split;
 use crate::files::{open_in_place, open_regular, read_text, remove_leftovers, write_atomic};
 
-/// The resolved config of a run.
-pub const CONFIG_FILE: &str = "config.yaml";
-/// The resolved config of a pretraining.
-const PRETRAIN_CONFIG_FILE: &str = "pretrain.yaml";
 /// Weights with the best validation metric.
 pub const BEST_FILE: &str = "best.safetensors";
 const METRICS_FILE: &str = "metrics.jsonl";
@@ -26,46 +24,10 @@ const METRICS_FILE: &str = "metrics.jsonl";
 pub const SUMMARY_FILE: &str = "summary.json";
 /// Maximum size of a text file in a run directory, in bytes: `metrics.jsonl` of 500,000 epochs.
 pub(super) const MAX_TEXT: u64 = 1 << 28;
+/// The name of a training's checkpoint.
+pub const CHECKPOINT: &str = "checkpoint";
 /// Folder of what resuming needs.
 const STATE: &str = "state";
-
-/// The subcommand that writes a folder.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum RunKind {
-    /// `vmbeauty train`.
-    Train,
-    /// `vmbeauty pretrain`.
-    Pretrain,
-}
-
-impl RunKind {
-    /// Returns the name of the subcommand.
-    pub fn command(self) -> &'static str {
-        match self {
-            Self::Train => "train",
-            Self::Pretrain => "pretrain",
-        }
-    }
-
-    fn noun(self) -> &'static str {
-        match self {
-            Self::Train => "run",
-            Self::Pretrain => "pretraining",
-        }
-    }
-
-    /// Returns the path of the resolved config in a folder.
-    pub fn config_in(self, root: &Path) -> PathBuf {
-        root.join(self.config_file())
-    }
-
-    fn config_file(self) -> &'static str {
-        match self {
-            Self::Train => CONFIG_FILE,
-            Self::Pretrain => PRETRAIN_CONFIG_FILE,
-        }
-    }
-}
 
 /// The folder of a run or a pretraining. Every write is atomic.
 #[derive(Debug)]
@@ -75,6 +37,8 @@ pub struct RunDir {
     /// Locked as long as the run writes.
     _lock: Option<File>,
     warning: Option<String>,
+    changes: Vec<Change>,
+    epochs_before: Option<usize>,
 }
 
 impl RunDir {
@@ -120,22 +84,37 @@ impl RunDir {
         lock.is_ok_and(|lock| matches!(lock.try_lock(), Err(TryLockError::WouldBlock)))
     }
 
-    /// Refuses a folder whose run has another config, or that holds none. Returns an error if there
-    /// is nothing to resume, the config differs, or it cannot be read.
+    /// Refuses a folder whose run has another config, but for keys that do not change the weights,
+    /// or that holds none. Returns an error if there is nothing to resume, a key differs, or the
+    /// config cannot be read.
     pub fn check_config(root: &Path, kind: RunKind, config: &Config) -> Result<()> {
-        let (path, folder) = (kind.config_in(root), root.display());
+        let changes = Self::changes_of(root, kind, config)?;
+        Self::refuse(root, kind, &changes)
+    }
+
+    /// Compares the config of the run in a folder with another one.
+    fn changes_of(root: &Path, kind: RunKind, config: &Config) -> Result<Changes> {
+        let path = kind.config_in(root);
         ensure!(
             path.exists(),
-            "{folder} holds no {} to resume: omit --resume to start one",
+            "{} holds no {} to resume: omit --resume to start one",
+            root.display(),
             kind.noun()
         );
-        let same = absolute(&Config::load(&path, &[])?)? == absolute(config)?;
+        let (old, new) = (absolute(&Config::load(&path, &[])?)?, absolute(config)?);
+        // A pretraining has a checkpoint of each backbone, and reads weights at the start of each.
+        let started = kind == RunKind::Train && checkpoint_in(root, CHECKPOINT).exists();
+        Ok(Changes::between(&old, &new, kind, started)?)
+    }
+
+    fn refuse(root: &Path, kind: RunKind, changes: &Changes) -> Result<()> {
+        let (folder, refusal) = (root.display(), changes.refusal());
         ensure!(
-            same,
-            "{folder} was started with another config; resume with that one (vmbeauty {} {} \
-             --output {folder} --resume), or start from scratch in another folder",
+            changes.refused.is_empty(),
+            "{folder} was started with another config: {refusal}; resume with its own (vmbeauty {} \
+             {} --output {folder} --resume), or start from scratch in another folder",
             kind.command(),
-            path.display(),
+            kind.config_in(root).display(),
         );
         Ok(())
     }
@@ -147,28 +126,74 @@ impl RunDir {
     pub fn create(root: &Path, kind: RunKind, config: &Config) -> Result<Self> {
         let run = Self::lock(root, kind)?;
         Self::check_free(root, kind)?;
-        let stale = root.join(SUMMARY_FILE);
-        match fs::remove_file(&stale) {
-            Err(error) if error.kind() != ErrorKind::NotFound => {
-                return Err(error).with_context(|| format!("cannot remove {}", stale.display()));
-            }
-            _ => (),
-        }
+        run.remove_summary()?;
         let yaml = absolute(config)?.to_yaml()?;
         write_atomic(&run.config(), |file| Ok(file.write_all(yaml.as_bytes())?))?;
         Ok(run)
     }
 
-    /// Opens the folder of a run to continue it with the same config. Returns an error if
+    /// Opens the folder of a run to continue it. The config may differ in keys that do not change
+    /// the weights, and a training may have more epochs. Returns an error if
     /// [`check_config`](Self::check_config) does, or another process writes to the folder.
     pub fn resume(root: &Path, kind: RunKind, config: &Config) -> Result<Self> {
-        Self::check_config(root, kind, config)?;
-        Self::lock(root, kind)
+        let mut changes = Self::changes_of(root, kind, config)?;
+        let epochs_before = match kind {
+            RunKind::Train => changes.allow_more_epochs(),
+            RunKind::Pretrain => None,
+        };
+        Self::refuse(root, kind, &changes)?;
+        let run = Self::lock(root, kind)?;
+        Ok(Self { changes: changes.allowed, epochs_before, ..run })
+    }
+
+    /// Writes the changed config of a resumed run, once the checkpoint fits it. A finished run that
+    /// has more epochs now is no longer finished. Returns an error if a file cannot be written.
+    pub fn accept_changes(&self, config: &Config) -> Result<()> {
+        if self.changes.is_empty() {
+            return Ok(());
+        }
+        let old = Config::load(&self.config(), &[])?;
+        let yaml = changes::resumed(&old, &absolute(config)?).to_yaml()?;
+        if self.epochs_before.is_some() {
+            self.remove_summary()?;
+        }
+        write_atomic(&self.config(), |file| Ok(file.write_all(yaml.as_bytes())?))
+    }
+
+    /// The keys that a resumed run has changed.
+    pub fn changes(&self) -> &[Change] {
+        &self.changes
+    }
+
+    /// The number of epochs that a resumed run had, if it has more now.
+    pub fn epochs_before(&self) -> Option<usize> {
+        self.epochs_before
+    }
+
+    fn remove_summary(&self) -> Result<()> {
+        let summary = self.root.join(SUMMARY_FILE);
+        match fs::remove_file(&summary) {
+            Err(error) if error.kind() != ErrorKind::NotFound => {
+                Err(error).with_context(|| format!("cannot remove {}", summary.display()))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// The folder of a run that rank 0 writes; this process does not touch it, and need not see it.
     pub fn of_first_rank(root: &Path) -> Self {
-        Self { root: root.to_path_buf(), kind: RunKind::Train, _lock: None, warning: None }
+        Self::new(root, RunKind::Train)
+    }
+
+    fn new(root: &Path, kind: RunKind) -> Self {
+        Self {
+            root: root.to_path_buf(),
+            kind,
+            _lock: None,
+            warning: None,
+            changes: Vec::new(),
+            epochs_before: None,
+        }
     }
 
     /// Creates the folders and locks them against other processes.
@@ -180,7 +205,7 @@ impl RunDir {
         let lock =
             open_in_place(&path).with_context(|| format!("cannot write {}", path.display()))?;
         let warning = Self::locked(root, lock.try_lock())?;
-        Ok(Self { root: root.to_path_buf(), kind, _lock: Some(lock), warning })
+        Ok(Self { _lock: Some(lock), warning, ..Self::new(root, kind) })
     }
 
     /// Checks the attempt to lock a folder, and returns a warning if its file system has no locks.
@@ -264,7 +289,7 @@ impl RunDir {
 
     /// State that resuming needs: of the run (`checkpoint`), or of a backbone's pretraining.
     pub fn checkpoint(&self, name: impl Display) -> PathBuf {
-        self.root.join(STATE).join(format!("{name}.safetensors"))
+        checkpoint_in(&self.root, name)
     }
 
     /// Predictions on one split of the run in a folder.
@@ -336,6 +361,10 @@ fn has_no_locks(error: &io::Error) -> bool {
     let without: [i32; 0] = [];
     error.kind() == ErrorKind::Unsupported
         || error.raw_os_error().is_some_and(|code| without.contains(&code))
+}
+
+fn checkpoint_in(root: &Path, name: impl Display) -> PathBuf {
+    root.join(STATE).join(format!("{name}.safetensors"))
 }
 
 fn lock_in(root: &Path) -> PathBuf {

@@ -9,6 +9,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
+use super::changes::Change;
 use super::working_tree;
 use crate::config::{Branch, Config};
 use crate::files::open_regular;
@@ -64,6 +65,9 @@ pub struct StartRecord {
     pub steps_done: u64,
     /// The seed of the run.
     pub seed: u64,
+    /// The keys that were changed by this start, with the old and the new value.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub changed: Vec<String>,
     /// Versions, commits and machine.
     #[serde(flatten)]
     pub provenance: Provenance,
@@ -71,18 +75,19 @@ pub struct StartRecord {
 
 impl StartRecord {
     /// Records a start at this moment, after `steps_done` steps.
-    pub fn now(steps_done: u64, seed: u64, provenance: &Provenance) -> Self {
+    pub fn now(steps_done: u64, seed: u64, changed: &[Change], provenance: &Provenance) -> Self {
         let since = SystemTime::now().duration_since(UNIX_EPOCH);
         Self {
             time: since.map_or(0, |since| since.as_secs()),
             steps_done,
             seed,
+            changed: changed.iter().map(Change::to_string).collect(),
             provenance: provenance.clone(),
         }
     }
 }
 
-/// A weights file that a backbone was initialized from.
+/// A weights file that a backbone, or the network, was initialized from.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StartingWeights {
     /// The path in the config.
@@ -92,11 +97,15 @@ pub struct StartingWeights {
 }
 
 impl StartingWeights {
-    /// Returns the weights files that the config names, by branch. Returns an error that names the
-    /// file if it cannot be read.
+    /// Returns the weights files that the config names, by branch, or that of the `model`. Returns
+    /// an error that names the file if it cannot be read.
     pub fn of(config: &Config) -> Result<BTreeMap<String, Self>> {
         let model = &config.model;
         let mut found = BTreeMap::new();
+        if let Some(file) = &model.weights {
+            let weights = Self { file: file.clone(), blake3: content_hash(file)? };
+            return Ok(BTreeMap::from([("model".to_string(), weights)]));
+        }
         for &branch in Branch::ALL {
             let used = model.fusion.strategy.uses(branch);
             if let Some(file) = model.backbone(branch).weights.as_ref().filter(|_| used) {

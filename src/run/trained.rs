@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Error, Result, anyhow, bail, ensure};
 use tch::Device;
 
-use super::directory::{BEST_FILE, CONFIG_FILE, RunDir};
+use super::directory::{BEST_FILE, RunDir};
+use super::kind::CONFIG_FILE;
 use super::summary::{Summary, check_unchanged};
 use crate::config::Config;
 use crate::data::Split;
@@ -69,6 +70,14 @@ impl Run {
         }
         Ok(())
     }
+}
+
+/// Returns the weights file of a run directory (the best weights), or of a weights file in one.
+/// Returns an error if the path is neither, or the weights are not those that the run wrote.
+pub fn weights_of(path: &Path) -> Result<PathBuf> {
+    let (_, weights_file) = locate(path)?;
+    check_unchanged(&weights_file)?;
+    Ok(weights_file)
 }
 
 /// Returns the folder of a run and its weights file.

@@ -13,7 +13,6 @@ use crate::data::{HostBatch, preview};
 use crate::eval::metrics::{Metric, Metrics};
 use crate::models::BeautyNet;
 use crate::models::summary::module_of;
-use crate::report::flat_keys;
 use crate::run::EpochRecord;
 use crate::train::{AfterEpoch, Observer, Start, StepRecord, Validated};
 
@@ -99,12 +98,12 @@ impl Observer for TrainingLog {
             if let Ok(yaml) = start.config.to_yaml() {
                 self.board.text("config", 0, &format!("```yaml\n{yaml}```"));
             }
-            match flat_keys(start.config) {
+            match start.config.flat_keys() {
                 Ok(mut keys) => {
                     keys.retain(|(key, _)| !NOT_COMPARED.contains(&key.as_str()));
                     self.board.session_start(&keys);
                 }
-                Err(error) => self.board.missing("hparams", &error),
+                Err(error) => self.board.missing("hparams", &error.into()),
             }
         }
         self.board.flush();

@@ -17,12 +17,14 @@ mod images;
 mod init;
 #[cfg(unix)]
 mod interrupted;
+mod mistakes;
 mod observe;
 mod precision;
 mod pretrain;
 mod readme;
 mod recipe;
 mod report;
+mod resumed;
 mod sandbox;
 #[cfg(target_os = "linux")]
 mod spinning;

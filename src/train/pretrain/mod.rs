@@ -85,6 +85,7 @@ pub fn pretrain(
         let recipe = recipe(config, branch);
         let mut trainer = Trainer::new(config, &run, recipe, objective, None, options.clone())?;
         trainer.load_checkpoint()?;
+        run.accept_changes(config)?;
         trainer.run(observers)?;
         pretrained.push(trainer.objective.finish(&run, &trainer.progress.records)?);
         panels.add(trainer.objective.model(), config)?;

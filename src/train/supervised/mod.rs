@@ -26,10 +26,7 @@ use crate::eval::evaluate;
 use crate::eval::predictions::Predictions;
 use crate::models::images::upload_rows;
 use crate::models::{BeautyNet, Images, device, weights};
-use crate::run::{EpochRecord, RunDir, RunKind, StartRecord, StartingWeights, Summary};
-
-/// The name of the checkpoint in the run directory.
-const CHECKPOINT: &str = "checkpoint";
+use crate::run::{CHECKPOINT, EpochRecord, RunDir, RunKind, StartRecord, StartingWeights, Summary};
 
 /// Trains a model as the config says, in the run directory `root`, and evaluates its best weights
 /// at the end. A resumed run continues from its last checkpoint and ends with the same weights, bit
@@ -90,6 +87,9 @@ fn run(
         trainer.progress.starting_weights = StartingWeights::of(config)?;
     }
     trainer.load_checkpoint()?;
+    if is_first {
+        run.accept_changes(config)?;
+    }
     ensure!(
         !is_first || trainer.progress.records.is_empty() || run.best().exists(),
         "{} is missing: it cannot be restored, so the run cannot be resumed",
@@ -98,7 +98,7 @@ fn run(
     trainer.synchronize()?;
     if is_first {
         let steps = trainer.progress.steps;
-        run.add_start(&StartRecord::now(steps, config.seed, &trainer.provenance))?;
+        run.add_start(&StartRecord::now(steps, config.seed, run.changes(), &trainer.provenance))?;
     }
     trainer.run(observers)?;
     trainer.finish(observers)

@@ -9,6 +9,7 @@ use super::{Options, Trainer};
 use crate::config::Config;
 use crate::data::Loader;
 use crate::models::Slicer;
+use crate::models::weights::Note;
 use crate::ops;
 use crate::run::{Provenance, RunDir};
 use crate::train::checkpoint::{self, Progress};
@@ -148,6 +149,8 @@ impl<'a, O: Objective> Trainer<'a, O> {
     /// Notifies the observers of the start.
     pub(super) fn announce(&self, observers: &mut [Box<dyn Observer<O::Record>>]) {
         let about = self.objective.describe();
+        let mut notes = about.notes.to_vec();
+        notes.extend(self.note_on_changes());
         let start = Start {
             config: self.config,
             branch: about.branch,
@@ -162,8 +165,34 @@ impl<'a, O: Objective> Trainer<'a, O> {
             steps_done: self.progress.steps,
             images_done: self.progress.within.images,
             warnings: about.warnings,
-            notes: about.notes,
+            notes: &notes,
         };
         observers.iter_mut().for_each(|observer| observer.start(&start));
+    }
+}
+
+impl<O: Objective> Trainer<'_, O> {
+    /// Returns a note on the keys that a resumed run has changed. With more epochs, it says how the
+    /// learning rate continues.
+    fn note_on_changes(&self) -> Option<Note> {
+        let changes: Vec<String> = self.run.changes().iter().map(ToString::to_string).collect();
+        if changes.is_empty() {
+            return None;
+        }
+        let mut text = format!("resumed with {}", changes.join("; "));
+        if let Some(before) = self.run.epochs_before() {
+            let (recipe, step) = (&self.recipe, self.progress.steps);
+            let before = Schedule::new(&recipe.schedule, before, self.steps_per_epoch);
+            let lr = |schedule: &Schedule, step| schedule.lr(recipe.optimizer.lr, step);
+            text += &format!(
+                ". From here on, the learning rate follows the {} schedule of {} epochs: {:.1e} at \
+                 the last step, {:.1e} at the next",
+                recipe.schedule.name,
+                recipe.epochs,
+                lr(&before, step.saturating_sub(1)),
+                lr(&self.schedule, step),
+            );
+        }
+        Some(Note { text, is_warning: false })
     }
 }
