@@ -26,6 +26,8 @@ char* vmb_bimamba_inner(const void* xz, void* const* forward, void* const* backw
 /* Computes a linear layer, x weightᵀ + bias, by oneDNN; writes null where libtorch's own is as good
  * (linear.cpp). */
 char* vmb_linear(const void* x, const void* weight, const void* bias, void** out);
+/* Computes root mean square normalization on the CPU in float or double; writes null elsewhere. */
+char* vmb_rms_norm(const void* x, const void* weight, double eps, void** out);
 
 /* Takes one AdamW step over many parameters at once; steps are scalar float tensors, incremented by
  * one. */

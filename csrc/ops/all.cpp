@@ -4,6 +4,7 @@
 #include "ops/autocast.cpp"
 #include "ops/bimamba_inner.cpp"
 #include "ops/causal_conv1d.cpp"
+#include "ops/rms_norm.cpp"
 #include "ops/selective_scan.cpp"
 #include "cuda/cuda_ops.cpp"
 #ifndef VMB_OPERATORS_ONLY  // as in the PyTorch extension, examples/python

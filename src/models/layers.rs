@@ -112,7 +112,7 @@ impl RmsNorm {
 
     /// Normalizes x (…, dim).
     pub fn forward(&self, x: &Tensor) -> Tensor {
-        x.rms_norm(self.weight.size(), Some(&*self.weight), self.eps)
+        ops::rms_norm(x, &self.weight, self.eps)
     }
 }
 

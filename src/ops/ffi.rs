@@ -70,6 +70,12 @@ unsafe extern "C" {
         bias: *const c_void,
         out: *mut *mut c_void,
     ) -> *mut c_char;
+    pub(super) fn vmb_rms_norm(
+        x: *const c_void,
+        weight: *const c_void,
+        eps: c_double,
+        out: *mut *mut c_void,
+    ) -> *mut c_char;
     pub(super) fn vmb_adamw_step(
         params: *const *mut c_void,
         grads: *const *mut c_void,

@@ -7,7 +7,7 @@ pub mod distributed;
 mod ffi;
 pub mod gpu;
 mod launches;
-mod linear;
+mod layers;
 mod optimizer;
 pub mod profiler;
 mod recompute;
@@ -17,7 +17,7 @@ mod shared_tensor;
 
 pub use autocast::autocast;
 pub use launches::{Launches, count_launches};
-pub use linear::linear;
+pub use layers::{linear, rms_norm};
 pub use optimizer::{
     AdamWStep, LionStep, SgdStep, adamw_step, add_gradient, clip_grad_norm, ema_update, lion_step,
     remove_gradients, sgd_step,

@@ -9,7 +9,7 @@ mod generator;
 #[path = "../gpu/mod.rs"]
 mod gpu;
 mod launches;
-mod linear;
+mod layers;
 mod masked_images;
 mod model;
 mod mutations;

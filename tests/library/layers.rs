@@ -1,4 +1,4 @@
-//! The linear layer against libtorch's own.
+//! The linear layer and RMS normalization against libtorch's own.
 
 use crate::generator::alone_with_the_generator;
 use tch::{Device, Kind, Tensor};
@@ -26,7 +26,7 @@ fn assert_close(found: &[Tensor], expected: &[Tensor]) {
 }
 
 #[test]
-fn outputs_and_gradients_are_libtorchs_for_any_size_layout_and_bias() {
+fn a_linear_layer_and_its_gradients_are_libtorchs_for_any_size_layout_and_bias() {
     let _alone = alone_with_the_generator();
     tch::manual_seed(1);
     // Products below and above the size from which on oneDNN may multiply.
@@ -66,7 +66,7 @@ fn frozen_weights_and_inputs_get_no_gradient_and_the_others_theirs() {
 }
 
 #[test]
-fn under_autocast_and_in_double_it_is_libtorchs_bit_for_bit() {
+fn under_autocast_and_in_double_the_linear_layer_is_libtorchs_bit_for_bit() {
     let _alone = alone_with_the_generator();
     tch::manual_seed(3);
     let [x, weight] = [leaf(&[197, 96]), leaf(&[96, 96])];
@@ -78,7 +78,7 @@ fn under_autocast_and_in_double_it_is_libtorchs_bit_for_bit() {
 }
 
 #[test]
-fn two_runs_are_equal_bit_for_bit() {
+fn two_runs_of_a_linear_layer_are_equal_bit_for_bit() {
     let _alone = alone_with_the_generator();
     tch::manual_seed(4);
     let [x, weight, bias] = [leaf(&[8, 197, 192]), leaf(&[768, 192]), leaf(&[768])];
@@ -88,4 +88,41 @@ fn two_runs_are_equal_bit_for_bit() {
     for _ in 0..3 {
         assert_eq!(first, once());
     }
+}
+
+#[test]
+fn rms_norm_and_its_gradients_are_libtorchs_in_every_type_and_layout() {
+    let _alone = alone_with_the_generator();
+    tch::manual_seed(5);
+    for (batch, length, dim) in [(2, 3, 5), (3, 41, 192), (1, 1, 3), (0, 3, 8)] {
+        let weight = leaf(&[dim]);
+        let x = leaf(&[batch, length, dim]);
+        let swapped = x.detach().transpose(1, 2).contiguous().transpose(1, 2);
+        for kind in [Kind::Float, Kind::Double, Kind::BFloat16] {
+            let weight = weight.detach().to_kind(kind).set_requires_grad(true);
+            for x in [&x, &swapped] {
+                let x = x.detach().to_kind(kind).set_requires_grad(true);
+                let dout = Tensor::randn([batch, length, dim], (Kind::Float, Device::Cpu));
+                let leaves = [&x, &weight];
+                let found = run(&ops::rms_norm(&x, &weight, 1e-5), &dout, &leaves);
+                let theirs = x.rms_norm(weight.size(), Some(&weight), 1e-5);
+                if batch > 0 {
+                    assert_close(&found, &run(&theirs, &dout, &leaves));
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn rms_norms_gradients_are_the_same_bit_for_bit_on_one_and_two_threads() {
+    let _alone = alone_with_the_generator();
+    tch::manual_seed(6);
+    let [x, weight] = [leaf(&[8, 197, 192]), leaf(&[192])];
+    let dout = Tensor::randn([8, 197, 192], (Kind::Float, Device::Cpu));
+    let [one, two] = [1, 2].map(|threads| {
+        tch::set_num_threads(threads);
+        run(&ops::rms_norm(&x, &weight, 1e-5), &dout, &[&x, &weight])
+    });
+    assert_eq!(one, two);
 }
