@@ -170,6 +170,37 @@ fn every_published_file_loads_runs_and_is_exported_bit_for_bit() {
     }
 }
 
+#[test]
+fn timm_pools_an_exported_vit_as_its_features_are_made() {
+    let _alone = alone_with_the_generator();
+    let folder = tempfile::tempdir().unwrap();
+    for (name, features, pool) in [
+        ("vit_small_patch14_dinov2", "cls", "token"),
+        ("vit_small_patch14_dinov2", "mean", "avg"),
+        ("vit_small_patch14_dinov2", "cls_mean", "token"),
+        // timm's distilled models accept no other.
+        ("deit_tiny_distilled_patch16_224", "mean", "token"),
+    ] {
+        let small = format!(
+            "model.vit={{embed_dim: 24, depth: 1, num_heads: 3, image_size: 28, patch_size: 14, \
+             features: {features}}}"
+        );
+        let config = config(name, &[small]);
+        let net = BeautyNet::new(&config, Device::Cpu).unwrap();
+        let run = Run { config, net, weights: "best.safetensors".into() };
+        export(&run, Layout::Timm, folder.path()).unwrap();
+        let text = std::fs::read_to_string(folder.path().join("vit/config.json")).unwrap();
+        let found: serde_json::Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(found["architecture"], name);
+        assert_eq!(found["global_pool"], pool, "{name}, {features}");
+        // timm would pool before the norm, and name it otherwise.
+        let arguments = &found["model_args"];
+        let expected = if pool == "avg" { "avg" } else { "" };
+        assert_eq!(arguments["global_pool"].as_str().unwrap_or(""), expected, "{name}, {features}");
+        assert_eq!(arguments["fc_norm"].as_bool().is_some(), pool == "avg", "{name}, {features}");
+    }
+}
+
 /// Memory can be measured only if the C library returns freed memory immediately.
 fn check_allocator() {
     assert!(
@@ -219,9 +250,14 @@ fn a_vit_base_file_loads_within_a_second_without_a_second_copy_in_memory() {
 fn the_forward_pass_keeps_the_memory_of_the_summary() {
     let _alone = alone_with_the_generator();
     check_allocator();
-    let batch = 16;
-    for name in ["vit_tiny_patch16_224", "vim_tiny_patch16_224"] {
-        let config = config(name, &[]);
+    for (name, batch) in [
+        ("vit_tiny_patch16_224", 16),
+        ("vit_small_patch14_reg4_dinov2", 8),
+        ("vit_base_patch16_clip_quickgelu_224", 4),
+        ("vim_tiny_patch16_224", 16),
+        ("mambar_small_patch16_224", 8),
+    ] {
+        let config = config(name, &["data.image_size=224".into()]);
         let net = BeautyNet::new(&config, Device::Cpu).unwrap();
         let images = |count: i64| Tensor::randn([count, 3, 224, 224], (Kind::Float, Device::Cpu));
         drop(net.forward(Images::Normalized(&images(1)), ForwardContext::train()).unwrap());
