@@ -46,6 +46,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
     let default_root = || Path::new("runs").join(format!("{}-cross-validation", config.name));
     let root = args.output.clone().unwrap_or_else(default_root);
     let console = Console::from(args.console);
+    config.warnings().iter().for_each(|warning| console.warn(warning));
     let mut observers = |config: &Config, run: &Path| observers(config, run, &console);
     let result = cross_validate(&config, folds, &root, &Stop::on_signals()?, &mut observers)?;
     print_result(args.json, &result, || as_table(&result))?;

@@ -49,6 +49,9 @@ fn bash_offers_values_and_keys_and_no_dash_for_an_empty_word() {
     let keys = of(&["vmbeauty", "train", "a.yaml", "--set", "train.opt"]);
     assert!(keys.contains(&"train.optimizer.lr=".into()), "{keys:?}");
     assert!(keys.iter().all(|key| key.starts_with("train.optimizer.") && key.ends_with('=')));
+    assert_eq!(of(&["vmbeauty", "config", ""]), ["show", "keys", "schema", "diff", "help"]);
+    let keys = of(&["vmbeauty", "config", "show", "a.yaml", "--set", "train.opt"]);
+    assert!(keys.contains(&"train.optimizer.lr=".into()), "{keys:?}");
     let methods = of(&["vmbeauty", "explain", "run", "--method", ""]);
     assert!(methods.contains(&"grad-cam++".into()) && methods.len() > 6, "{methods:?}");
     let methods = of(&["vmbeauty", "explain", "run", "--method", "=", "layer"]);

@@ -73,6 +73,21 @@ fn diff_lists_the_keys_in_which_two_runs_or_configs_differ() {
 }
 
 #[test]
+fn a_preset_for_larger_images_is_warned_about_once() {
+    let sandbox = Sandbox::new();
+    fs::write(sandbox.path("big.yaml"), "data: {image_size: 64}\n").unwrap();
+    let sweep = "name: s\nbase: big.yaml\naxes: {train.optimizer.lr: [1e-3, 2e-3]}\n";
+    fs::write(sandbox.path("sweep.yaml"), sweep).unwrap();
+    for arguments in [["config", "show", "big.yaml"], ["sweep", "sweep.yaml", "--dry-run"]] {
+        let errors = String::from_utf8(sandbox.run(&arguments).stderr).unwrap();
+        for branch in ["vit: vit", "mamba: vim"] {
+            let words = format!("warning: model.{branch}_tiny_patch16_224 cuts an image of 64");
+            assert_eq!(errors.matches(&words).count(), 1, "{errors}");
+        }
+    }
+}
+
+#[test]
 fn a_run_is_evaluated_from_another_folder() {
     let sandbox = Sandbox::new();
     let rows = (0..8).map(|i| {

@@ -3,6 +3,7 @@
 mod progress;
 mod tables;
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -56,6 +57,9 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
     let default_root = || Path::new("runs").join(format!("{}-sweep", sweep.name));
     let root = args.output.clone().unwrap_or_else(default_root);
     let runs = sweep.shard(args.shard.unwrap_or(Shard { number: 1, of: 1 }));
+    let console = Console::from(args.console);
+    let warnings: BTreeSet<String> = runs.iter().flat_map(|run| run.config.warnings()).collect();
+    warnings.iter().for_each(|warning| console.warn(warning));
     let statuses: Vec<Status> = runs.iter().map(|run| run.status(&root)).collect::<Result<_>>()?;
     if args.dry_run {
         return list(args, &runs, &statuses);
@@ -77,7 +81,6 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
     })?;
     let results = collect(&sweep, &root)?;
     print_result(args.json, &results, || points_table(&results))?;
-    let console = Console::from(args.console);
     console.info(&format!("all metrics: {0}/results.csv, {0}/results.json", root.display()));
     let failed = results.runs.iter().filter(|run| run.status == "failed");
     let failed: Vec<_> = failed.filter(|run| runs.iter().any(|own| own.name == run.name)).collect();
