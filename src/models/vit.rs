@@ -88,7 +88,7 @@ struct LayerScale(Option<Parameter>);
 impl LayerScale {
     fn new(path: nn::Path, shape: &BackboneShape) -> Self {
         let init = Init::Constant(LAYER_SCALE);
-        let gamma = || init.parameter(&path, "gamma", &[shape.embed_dim]).into();
+        let gamma = || init.parameter(&path, "gamma", &[shape.embed_dim]);
         Self(shape.variant.layer_scale.then(gamma))
     }
 
