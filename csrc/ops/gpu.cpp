@@ -17,7 +17,10 @@ char* vmb_gpu_count(int* count) {
   const cudaError_t error = cudaGetDeviceCount(count);
   if (error == cudaSuccess) return nullptr;
   (void)cudaGetLastError();  // the next call must not find this error
-  return vmb::copy_message(cudaGetErrorString(error));
+  int driver = 0;
+  const bool has_driver = cudaDriverGetVersion(&driver) == cudaSuccess && driver > 0;
+  // CUDA would say that the driver is too old.
+  return vmb::copy_message(has_driver ? cudaGetErrorString(error) : "no NVIDIA driver");
 #else
   return nullptr;
 #endif
