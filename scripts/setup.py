@@ -286,7 +286,11 @@ def cargo_settings(libtorch):
     """The variables by which cargo finds libtorch and its compiler; None removes one that an earlier set-up wrote."""
     cuda_home = libtorch.parent / "nvidia/cu13"
     nvcc = cuda_home / "bin/nvcc"
-    return {"LIBTORCH": libtorch, "CUDA_HOME": cuda_home if nvcc.exists() else None, "NVCC": nvcc if nvcc.exists() else None}
+    found = nvcc.exists()
+    # Kept, so that later builds compile the kernels for the same GPUs, which is to say not again.
+    architectures = os.environ.get("VMB_CUDA_ARCHITECTURES") or None
+    return {"LIBTORCH": libtorch, "CUDA_HOME": cuda_home if found else None, "NVCC": nvcc if found else None,
+            "VMB_CUDA_ARCHITECTURES": architectures if found else None}
 
 
 def write_cargo_config(changes):

@@ -81,6 +81,19 @@ class SetupTest(unittest.TestCase):
         (self.root / "libtorch/complete.json").write_text(json.dumps({}))
         self.assertFalse(setup.is_whole(self.root / "libtorch"))
 
+    def test_later_builds_compile_the_kernels_for_the_same_gpus(self):
+        nvcc = self.root / "nvidia/cu13/bin/nvcc"
+        nvcc.parent.mkdir(parents=True)
+        nvcc.touch()
+        config = self.root / ".cargo/config.toml"
+        with mock.patch.object(setup, "PROJECT", self.root):
+            with mock.patch.dict(os.environ, VMB_CUDA_ARCHITECTURES="90"):
+                setup.write_cargo_config(setup.cargo_settings(self.root / "torch"))
+            self.assertIn('VMB_CUDA_ARCHITECTURES = "90"', config.read_text())
+            with mock.patch.dict(os.environ, VMB_CUDA_ARCHITECTURES=""):
+                setup.write_cargo_config(setup.cargo_settings(self.root / "torch"))
+            self.assertNotIn("VMB_CUDA_ARCHITECTURES", config.read_text())
+
     def test_the_gpu_tests_need_a_gpu_and_a_libtorch_with_cuda(self):
         settings = mock.patch.dict(os.environ, {"LIBTORCH": "", "LIBTORCH_USE_PYTORCH": ""})
         with settings, mock.patch.object(setup, "PROJECT", self.root):
