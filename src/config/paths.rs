@@ -45,6 +45,20 @@ impl Config {
     }
 }
 
+impl Config {
+    /// Returns the config with the names of files and folders in place of their paths, which say
+    /// something of the machine: for a model that is published.
+    pub fn without_folders(&self) -> Self {
+        let mut config = self.clone();
+        for (_, path) in paths_of(&mut config) {
+            if let Some(name) = path.file_name() {
+                *path = name.into();
+            }
+        }
+        config
+    }
+}
+
 /// Returns the path with the user's home folder in place of a `~` at its start. Returns an error
 /// that says what to write if it begins with another user's `~name` or with a variable.
 pub(crate) fn expanded(path: &Path) -> Result<PathBuf, String> {
@@ -88,6 +102,20 @@ mod tests {
         assert_eq!(config.model.vit.weights, Some(home.join("w.pth")));
         let config = load(&config.to_yaml().unwrap()).unwrap();
         assert_eq!(config.data.root, home.join("faces/r.csv"));
+    }
+
+    #[test]
+    fn paths_are_absolute_in_a_run_and_names_in_a_published_model() {
+        let text = "data: {root: faces/r.csv, csv: {image_dir: images}}\n\
+                    model: {vit: {weights: /w/vit.pth}}";
+        let config = load(text).unwrap();
+        let absolute = config.with_absolute_paths().unwrap();
+        assert_eq!(absolute.data.root, env::current_dir().unwrap().join("faces/r.csv"));
+        assert_eq!(absolute.data.csv.image_dir, Some("images".into()), "relative to the table");
+        assert_eq!(Config::default().with_absolute_paths().unwrap(), Config::default());
+        let published = absolute.without_folders();
+        assert_eq!(published.data.root, Path::new("r.csv"));
+        assert_eq!(published.model.vit.weights, Some("vit.pth".into()));
     }
 
     #[test]

@@ -75,7 +75,7 @@ fn safetensors(run: &Run, writer: &mut Writer) -> Result<()> {
         }
     }
     writer.tensors("model.safetensors", &run.net.parameters())?;
-    writer.text(CONFIG_FILE, &run.config.to_yaml()?)
+    writer.text(CONFIG_FILE, &run.config.without_folders().to_yaml()?)
 }
 
 fn timm(run: &Run, writer: &mut Writer) -> Result<()> {

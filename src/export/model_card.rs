@@ -53,7 +53,7 @@ pub(super) fn markdown(run: &Run, layout: Layout) -> Result<String> {
         model(run)?,
         data(config, summary.as_ref()),
         files(config, layout),
-        config.to_yaml()?
+        config.without_folders().to_yaml()?
     ))
 }
 
