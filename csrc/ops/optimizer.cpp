@@ -149,6 +149,9 @@ char* vmb_add_gradient(const void* parameter, const void* gradient) {
     if (!added.defined()) return;
     if (sum.defined()) {
       sum.add_(added);
+    } else if (added.use_count() == 1 && added.storage().use_count() == 1 &&
+               added.is_non_overlapping_and_dense() && same_layout(added, tensor(parameter))) {
+      sum = added.detach();  // nothing else has these elements
     } else {
       sum = at::empty_like(tensor(parameter).detach()).copy_(added);
     }
