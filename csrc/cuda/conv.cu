@@ -7,7 +7,7 @@
 namespace vmb::cuda {
 namespace {
 
-constexpr int kSteps = 32;
+constexpr int kSteps = kConvSteps;
 constexpr int kRow = kChannels + 1;  // without bank conflicts for lanes along the steps
 
 // The position of a block, and the distribution of kChannels channels of some steps over its
@@ -114,7 +114,11 @@ __global__ void __launch_bounds__(kThreads)
   const int length = static_cast<int>(in.length);
   float dweight[kWidth] = {}, dbias = 0.0f;
 
-  for (int start = 0; start < length; start += kSteps) {
+  // Of a chunk.
+  const int tiles = ((length + kSteps - 1u) / kSteps + gridDim.z - 1) / gridDim.z;
+  const int first_step = static_cast<int>(blockIdx.z) * tiles * kSteps,
+            end = min(length, first_step + tiles * kSteps);
+  for (int start = first_step; start < end; start += kSteps) {
     const int steps = min(kSteps, length - start);
     load_tile<T>(xs, in.x, tile, start - kHalo, kSteps + 2 * kHalo, length);
     load_tile<T>(gs, args.dout, tile, start, kSteps + kHalo, length);
@@ -169,7 +173,9 @@ __global__ void __launch_bounds__(kThreads)
     if (lane >= tile.channels) continue;
     float sum = 0.0f;
     for (int w = 0; w < kWarps; ++w) sum += parts[w][k][lane];
-    const int64_t row = static_cast<int64_t>(tile.batch) * in.dim + tile.first_channel + lane;
+    const int64_t row =
+        static_cast<int64_t>(tile.batch * gridDim.z + blockIdx.z) * in.dim + tile.first_channel +
+        lane;
     if (k == kWidth) {
       if (args.dbias) args.dbias[row] = sum;
     } else if (k >= missing) {
@@ -181,14 +187,14 @@ __global__ void __launch_bounds__(kThreads)
 template <class Args>
 int launch(void (*f32_kernel)(Problems<Args>), void (*f16_kernel)(Problems<Args>),
            void (*bf16_kernel)(Problems<Args>), const Args* args, int count, Type type,
-           int64_t tiles, void* stream) {
+           int64_t parts, void* stream) {
   const ConvArgs& in = args->in;
   const int64_t blocks = in.batch * ((in.dim + kChannels - 1) / kChannels);
   if (blocks == 0 || in.length == 0) return cudaSuccess;
-  if (blocks > 0x7fffffff || tiles > 0xffff || in.width > kMaxConvWidth)
+  if (blocks > 0x7fffffff || parts > 0xffff || in.width > kMaxConvWidth)
     return cudaErrorInvalidConfiguration;
   const dim3 grid(static_cast<unsigned>(blocks), static_cast<unsigned>(count),
-                  static_cast<unsigned>(tiles));
+                  static_cast<unsigned>(parts));
   const auto kernel = of_type(type, f32_kernel, f16_kernel, bf16_kernel);
   kernel<<<grid, kThreads, 0, static_cast<cudaStream_t>(stream)>>>(problems(args, count));
   return cudaGetLastError();
@@ -206,12 +212,13 @@ int conv_forward(const ConvForwardArgs* args, int count, Type type, void* stream
 }
 
 int conv_backward(const ConvBackwardArgs* args, int count, Type type, void* stream) {
+  const int64_t chunks = conv_chunks(args->in.batch, args->in.dim, args->in.length);
   if (args->in.width <= 4)
     return launch(conv_backward_kernel<float, 4>, conv_backward_kernel<f16, 4>,
-                  conv_backward_kernel<bf16, 4>, args, count, type, 1, stream);
+                  conv_backward_kernel<bf16, 4>, args, count, type, chunks, stream);
   return launch(conv_backward_kernel<float, kMaxConvWidth>,
                 conv_backward_kernel<f16, kMaxConvWidth>, conv_backward_kernel<bf16, kMaxConvWidth>,
-                args, count, type, 1, stream);
+                args, count, type, chunks, stream);
 }
 
 }  // namespace vmb::cuda

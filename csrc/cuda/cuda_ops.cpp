@@ -78,19 +78,31 @@ void check_scans(Scans scans) {
                         a.delta_softplus == b.delta_softplus);
 }
 
-// sum over p of partials[:, p]: (outer, count, ...) -> (outer, ...), in the order of p.
-Tensor sum_parts(const Tensor& partials) {
-  if (partials.size(1) == 1) return partials.squeeze(1);
-  auto shape = partials.sizes().vec();
-  shape.erase(shape.begin() + 1);
-  Tensor out = at::empty(shape, partials.options());
-  const int64_t outer = partials.size(0), count = partials.size(1);
-  if (out.numel() == 0 || count == 0) return out.zero_();
-  launch("sum_parts", partials, [&](void* stream) {
-    return cuda::sum_parts(partials.const_data_ptr<float>(), out.mutable_data_ptr<float>(), outer,
-                           count, out.numel() / outer, stream);
-  });
-  return out;
+// The sums over p of partials[:, p], in the order of p, in one launch: (outer, count, ...) ->
+// (outer, ...).
+std::vector<Tensor> sum_parts(at::TensorList all) {
+  std::vector<Tensor> sums;
+  std::vector<cuda::SumJob> jobs;
+  for (const Tensor& partials : all) {
+    auto shape = partials.sizes().vec();
+    shape.erase(shape.begin() + 1);
+    const int64_t outer = partials.size(0), count = partials.size(1);
+    if (count == 1) {
+      sums.push_back(partials.squeeze(1));
+      continue;
+    }
+    const Tensor& out = sums.emplace_back(at::empty(shape, partials.options()));
+    if (count == 0) out.zero_();
+    if (partials.numel() > 0)
+      jobs.push_back({partials.const_data_ptr<float>(), out.mutable_data_ptr<float>(), outer, count,
+                      out.numel() / outer});
+  }
+  TORCH_INTERNAL_ASSERT(jobs.size() <= cuda::kMaxSums);
+  if (!jobs.empty())
+    launch("sum_parts", all[0], [&](void* stream) {
+      return cuda::sum_parts(jobs.data(), static_cast<int>(jobs.size()), stream);
+    });
+  return sums;
 }
 
 }  // namespace
@@ -176,15 +188,13 @@ struct ScanPartials {
     else if (dz.defined())
       copy_back(gradients.dz, dz.squeeze(0));
     copy_back(gradients.ddelta, ddelta);
-    gradients.dA = sum_parts(dA).narrow(2, 0, state);
+    const auto sums = sum_parts({dA, dBC, dD_dbias});
+    gradients.dA = sums[0].narrow(2, 0, state);
     // (b, l, passes, {dB, dC}, states of a pass)
-    gradients.dBC = sum_parts(dBC)
-                        .transpose(2, 3)
-                        .flatten(3)
-                        .narrow(3, 0, state)
-                        .unflatten(0, {count, -1});
-    const Tensor sums = sum_parts(dD_dbias);
-    gradients.dD = sums.narrow(0, 0, count), gradients.ddelta_bias = sums.narrow(0, count, count);
+    gradients.dBC =
+        sums[1].transpose(2, 3).flatten(3).narrow(3, 0, state).unflatten(0, {count, -1});
+    gradients.dD = sums[2].narrow(0, 0, count);
+    gradients.ddelta_bias = sums[2].narrow(0, count, count);
   }
 };
 
@@ -263,8 +273,9 @@ void conv_backward_cuda(Convs convs, const Tensor& dout_, ConvGradients& gradien
   const Tensor dout = dout_.to(x.scalar_type());
   const Tensor dx = count == 1 ? gradients.dx.unsqueeze(0)
                                : empty_stack_in_layout_of(x, count, x.scalar_type());
-  const Tensor dweight = at::empty({count, batch, dim, 1, width}, floats);
-  const Tensor dbias = at::empty({count, batch, dim}, floats);
+  const int64_t parts = batch * cuda::conv_chunks(batch, dim, x.size(2));
+  const Tensor dweight = at::empty({count, parts, dim, 1, width}, floats);
+  const Tensor dbias = at::empty({count, parts, dim}, floats);
   if (x.numel() > 0) {
     std::vector<cuda::ConvBackwardArgs> args;
     for (const ConvInputs& in : operands) {
@@ -279,8 +290,8 @@ void conv_backward_cuda(Convs convs, const Tensor& dout_, ConvGradients& gradien
     dweight.zero_(), dbias.zero_();
   }
   if (count > 1) at::sum_out(gradients.dx, dx, 0);
-  gradients.dweight = sum_parts(dweight);
-  gradients.dbias = sum_parts(dbias);
+  const auto sums = sum_parts({dweight, dbias});
+  gradients.dweight = sums[0], gradients.dbias = sums[1];
 }
 
 }  // namespace vmb

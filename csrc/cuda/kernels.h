@@ -78,8 +78,8 @@ struct ConvForwardArgs {
 struct ConvBackwardArgs {
   ConvArgs in;
   Operand dout, dx;
-  float* dweight;  // (batch, dim, width), partial sums
-  float* dbias;    // (batch, dim), partial sums, or null
+  float* dweight;  // (batch, conv_chunks, dim, width), partial sums
+  float* dbias;    // (batch, conv_chunks, dim), partial sums, or null
 };
 
 // What one launch computes: one problem, or two of the same sizes and types, such as both
@@ -90,10 +90,28 @@ struct Problems {
   Args of[kMaxProblems];
 };
 
+// A sum of partial results: out[o][i] = sum over p of parts[o][p][i], in the order of p.
+struct SumJob {
+  const float* parts;
+  float* out;
+  int64_t outer, count, inner;
+};
+constexpr int kMaxSums = 4;  // of a launch
+
 constexpr int64_t passes(int64_t state) { return (state + kStates - 1) / kStates; }
 constexpr int64_t padded_state(int64_t state) { return passes(state) * kStates; }
 constexpr int64_t tiles(int64_t length) { return (length + kTile - 1) / kTile; }
 constexpr int64_t channel_blocks(int64_t dim) { return (dim + kChannels - 1) / kChannels; }
+
+// The chunks of the length that blocks of conv_backward share: as many as give a GPU some hundred
+// blocks. It depends on the sizes alone, so every device adds up the same sums.
+constexpr int kConvSteps = 32;  // of a tile
+constexpr int64_t conv_chunks(int64_t batch, int64_t dim, int64_t length) {
+  const int64_t blocks = batch * channel_blocks(dim),
+                tiles = (length + kConvSteps - 1) / kConvSteps,
+                wanted = blocks > 0 ? (512 + blocks - 1) / blocks : 1;
+  return wanted < tiles ? wanted : tiles;
+}
 
 // Each launches on the stream (a cudaStream_t) and returns a cudaError_t as int, 0 for success.
 // `args` are those of `count` problems, 1 to kMaxProblems.
@@ -101,9 +119,8 @@ int scan_forward(const ScanForwardArgs* args, int count, Type type, void* stream
 int scan_backward(const ScanBackwardArgs* args, int count, Type type, void* stream);
 int conv_forward(const ConvForwardArgs* args, int count, Type type, void* stream);
 int conv_backward(const ConvBackwardArgs* args, int count, Type type, void* stream);
-// out[o][i] = sum over p of parts[o][p][i], in the order of p.
-int sum_parts(const float* parts, float* out, int64_t outer, int64_t count, int64_t inner,
-              void* stream);
+// `count` sums, 1 to kMaxSums, in one launch.
+int sum_parts(const SumJob* jobs, int count, void* stream);
 // The text of an error that one of these returned.
 const char* error_text(int error);
 

@@ -52,8 +52,9 @@ __global__ void __launch_bounds__(kThreads, kOnePass ? kResidentBlocks : (kResid
   alignas(16) __shared__ float rows_B[kTile][kCopyRow], rows_C[kTile][kCopyRow];
   // After each step; behind the steps already processed, the warps' sums for dB and dC.
   __shared__ float4 states[kTile][kThreads];
+  __shared__ float biases[kChannels], skips[kChannels];  // registers are scarce
   const Place<kLanes> at(in);
-  const int length = static_cast<int>(in.length),
+  const int length = static_cast<int>(in.length), dim = static_cast<int>(in.dim),
             pass_count = kOnePass ? 1 : static_cast<int>(passes(in.state));
   const int last_tile = (length - 1) / kTile;
   const bool gated = in.z.data != nullptr;
@@ -74,17 +75,50 @@ __global__ void __launch_bounds__(kThreads, kOnePass ? kResidentBlocks : (kResid
   Cursor<T> dz_at(args.dz, at.batch, at.first_channel, first_step, mine);
   Rows<T> rows(in, at.batch, first_step);
   float dD[kElements] = {}, dbias[kElements] = {};
-  // Parameters are read again for every tile: they are in the L1 cache, and registers are scarce in
-  // this kernel.
-  auto exists = [&](int i, int start) {
-    return at.first_channel + mine.channel_of(i) < in.dim && start + mine.step_of(i) < length;
+  const auto exists = [&](int i, int start) {
+    return at.first_channel + mine.channel_of(i) < dim && start + mine.step_of(i) < length;
   };
-  auto parameter = [&](const float* values, int i) {
-    return values ? values[at.first_channel + mine.channel_of(i)] : 0.0f;
-  };
+  if (threadIdx.x < kChannels) {
+    const int channel = at.first_channel + static_cast<int>(threadIdx.x);
+    biases[threadIdx.x] = in.delta_bias && channel < dim ? in.delta_bias[channel] : 0.0f;
+    skips[threadIdx.x] = in.D && channel < dim ? in.D[channel] : 0.0f;
+  }
 
   float A[kStatesPerLane], dA[kStatesPerLane] = {}, adjoint[kStatesPerLane] = {};
   if (kOnePass) load_decay_rates(A, in, at, 0, swap);
+
+  // The operands of a tile are loaded while the sums of the one before it are added up: while
+  // states are computed, there are no registers for them.
+  T u_next[kElements], delta_next[kElements], dout_next[kElements], z_next[kElements];
+  typename Rows<T>::Values rows_next;
+  float before[kStatesPerLane];  // the state before the tile's first step
+  const auto load_before = [&](int tile, int64_t state_index) {
+    if (tile > 0 && at.active) {
+      load_states(before, args.states + (tile - 1) * args.states_stride + state_index);
+    } else {
+#pragma unroll
+      for (int k = 0; k < kStatesPerLane; ++k) before[k] = 0.0f;
+    }
+  };
+  const auto fetch = [&](int tile) {
+    const int start = tile * kTile;
+#pragma unroll
+    for (int i = 0; i < kElements; ++i) {
+      const bool valid = exists(i, start);
+      u_next[i] = valid ? u_at.get(i) : T{};
+      delta_next[i] = valid ? delta_at.get(i) : T{};
+      dout_next[i] = valid ? dout_at.get(i) : T{};
+      z_next[i] = gated && valid ? z_at.get(i) : T{};
+    }
+    u_at.move(in.u, -1), delta_at.move(in.delta, -1), z_at.move(in.z, -1);
+    dout_at.move(args.dout, -1);
+    if (kOnePass) {
+      rows.load(rows_next, in, 0, length - start), rows.move(in, -1);
+      load_before(tile, at.state_index(in, 0));
+    }
+  };
+  fetch(last_tile);
+  __syncthreads();
 
   for (int tile = last_tile; tile >= 0; --tile) {
     const int start = tile * kTile;
@@ -92,18 +126,19 @@ __global__ void __launch_bounds__(kThreads, kOnePass ? kResidentBlocks : (kResid
     float sum_A[kElements] = {}, sum_B[kElements] = {}, y[kElements] = {};
 #pragma unroll
     for (int i = 0; i < kElements; ++i) {
-      const bool valid = exists(i, start);
-      u[i] = valid ? u_at.load(i) : 0.0f;
-      dt[i] = valid ? delta_at.load(i) + parameter(in.delta_bias, i) : 0.0f;
-      dy[i] = valid ? dout_at.load(i) : 0.0f;
-      dgate[i] = gated && valid ? z_at.load(i) : 0.0f;
+      u[i] = to_float(u_next[i]), dy[i] = to_float(dout_next[i]), dgate[i] = to_float(z_next[i]);
+      dt[i] = to_float(delta_next[i]) + biases[mine.channel_of(i)], slope[i] = 1.0f;
+    }
+    if (in.delta_softplus) {
+#pragma unroll
+      for (int i = 0; i < kElements; ++i) dt[i] = softplus(dt[i], slope[i]);
     }
 #pragma unroll
-    for (int i = 0; i < kElements; ++i) {
-      slope[i] = 1.0f;
-      if (in.delta_softplus) dt[i] = softplus(dt[i], slope[i]);
+    for (int i = 0; i < kElements; ++i)
       if (!exists(i, start)) dt[i] = 0.0f;
-      if (gated) {  // out = y z s, s = sigmoid(z)
+    if (gated) {  // out = y z s, s = sigmoid(z)
+#pragma unroll
+      for (int i = 0; i < kElements; ++i) {
         const float z = dgate[i], s = sigmoid(z);
         dgate[i] = dy[i] * s * fmaf(z, 1.0f - s, 1.0f);
         dy[i] *= z * s;
@@ -116,18 +151,15 @@ __global__ void __launch_bounds__(kThreads, kOnePass ? kResidentBlocks : (kResid
         steps[mine.step_of(i)][mine.channel_of(i)] = make_float2(dt[i], dt[i] * u[i]);
         douts[mine.step_of(i)][mine.channel_of(i)] = dy[i];
       }
-      typename Rows<T>::Values values;
-      rows.load(values, in, pass, length - start);
-      rows.stage(values, [&](int step, int n, float B, float C) {
+      if (!kOnePass) rows.load(rows_next, in, pass, length - start);
+      rows.stage(rows_next, [&](int step, int n, float B, float C) {
 #pragma unroll
         for (int order = 0; order < kStatesPerLane; ++order)
           rows_B[step][order * kStates + (n ^ order)] = B,
                                               rows_C[step][order * kStates + (n ^ order)] = C;
       });
       const int64_t state_index = at.state_index(in, pass);
-      float before[kStatesPerLane] = {};  // the state before the tile's first step
-      if (tile > 0 && at.active)
-        load_states(before, args.states + (tile - 1) * args.states_stride + state_index);
+      if (!kOnePass) load_before(tile, state_index);
       permute(before, swap);
       if (!kOnePass) {
         load_decay_rates(A, in, at, pass, swap);
@@ -206,6 +238,7 @@ __global__ void __launch_bounds__(kThreads, kOnePass ? kResidentBlocks : (kResid
         store_states(adjoint, args.adjoint + state_index);
         permute(dA, swap), store_states(dA, args.dA + state_index);
       }
+      if (kOnePass && tile > 0) fetch(tile - 1);
       __syncthreads();
 
 #pragma unroll
@@ -213,26 +246,28 @@ __global__ void __launch_bounds__(kThreads, kOnePass ? kResidentBlocks : (kResid
         const float2 both = steps[mine.step_of(i)][mine.channel_of(i)];
         sum_A[i] += both.x, sum_B[i] += both.y, y[i] += douts[mine.step_of(i)][mine.channel_of(i)];
       }
-      // The warps' sums, in order: one for each step, dB or dC, and state.
-      const int first_row = static_cast<int>(blockIdx.x) * length;
+      // The warps' sums, in order: a thread adds four of a step's, of dB or dC.
       constexpr int kQuads = 2 * kStates / 4;
-      for (int i = threadIdx.x; i < min(kTile, length - start) * kQuads; i += kThreads) {
-        const int step = i / kQuads, quad = i % kQuads;
+      static_assert(kTile * kQuads == kThreads, "one for each thread");
+      const int step = threadIdx.x / kQuads, quad = threadIdx.x % kQuads;
+      if (start + step < length) {
         float4 sum = states[step][quad];
+#pragma unroll
         for (int w = 1; w < kWarps; ++w) {
           const float4 x = states[step][w * 32 + quad];
           sum.x += x.x, sum.y += x.y, sum.z += x.z, sum.w += x.w;
         }
-        const int row = first_row + (args.reverse_dBC ? length - 1 - start - step : start + step);
-        reinterpret_cast<float4*>(args.dBC + static_cast<int64_t>(row * pass_count + pass) *
-                                                 (2 * kStates))[quad] = sum;
+        const int at_step = args.reverse_dBC ? length - 1 - start - step : start + step;
+        const int64_t row =
+            static_cast<int64_t>(static_cast<int>(blockIdx.x) * length + at_step) * pass_count;
+        reinterpret_cast<float4*>(args.dBC + (row + pass) * (2 * kStates))[quad] = sum;
       }
     }
 
 #pragma unroll
     for (int i = 0; i < kElements; ++i) {
       if (exists(i, start)) {
-        const float skip = parameter(in.D, i),
+        const float skip = skips[mine.channel_of(i)],
                     ddelta = slope[i] * fmaf(u[i], sum_B[i], kLn2 * sum_A[i]);
         du_at.store(i, fmaf(dt[i], sum_B[i], skip * dy[i]));
         ddelta_at.store(i, ddelta);
@@ -241,10 +276,8 @@ __global__ void __launch_bounds__(kThreads, kOnePass ? kResidentBlocks : (kResid
         dbias[i] += ddelta;
       }
     }
-    u_at.move(in.u, -1), delta_at.move(in.delta, -1), z_at.move(in.z, -1),
-        dout_at.move(args.dout, -1);
-    du_at.move(args.du, -1), ddelta_at.move(args.ddelta, -1), dz_at.move(args.dz, -1),
-        rows.move(in, -1);
+    du_at.move(args.du, -1), ddelta_at.move(args.ddelta, -1), dz_at.move(args.dz, -1);
+    if (!kOnePass && tile > 0) rows.move(in, -1), fetch(tile - 1);
   }
 
   if (kOnePass && at.active) permute(dA, swap), store_states(dA, args.dA + at.state_index(in, 0));

@@ -5,9 +5,9 @@ import kernels as k
 import reference
 
 SHAPES = [(1, 32, 197, 16), (1, 32, 1500, 16)]
-# mamba-ssm's float32 kernels, nvcc 13.0, sm_90, gated, with softplus, D and bias, in the same simulator at the first shape with 24 channels (it
-# computes each channel alone, so their number does not matter): lane instructions and atomics for each (b, d, l, n), bytes of 32-byte
-# sectors for each (b, d, l).
+# mamba-ssm's float32 kernels, nvcc 13.0, sm_90, gated, with softplus, D and bias, in the same simulator (it computes each channel alone, so
+# their number does not matter): lane instructions and atomics for each (b, d, l, n), bytes of 32-byte sectors for each (b, d, l).
+MAMBA_SSM_SHAPE = (1, 24, 197, 16)
 MAMBA_SSM = {"forward": {"instructions": 68, "load_bytes": 178, "atomics": 0, "registers": 123},
              "backward": {"instructions": 135, "load_bytes": 193, "store_bytes": 175, "atomics": 2, "registers": 202}}
 
@@ -56,7 +56,7 @@ def markdown(measured, folder):
         if shape == SHAPES[0]:
             for direction, c in MAMBA_SSM.items():
                 stored = f"{c['store_bytes']}" if "store_bytes" in c else "not recorded"
-                rows.append(f"| mamba-ssm, {direction} | {shape} | {c['instructions']} | not recorded | {c['load_bytes']} | {stored} | {c['atomics']} | "
+                rows.append(f"| mamba-ssm, {direction} | {MAMBA_SSM_SHAPE} | {c['instructions']} | not recorded | {c['load_bytes']} | {stored} | {c['atomics']} | "
                             f"not recorded | {c['registers']} | not recorded |")
     return "\n".join(rows)
 

@@ -15,7 +15,7 @@ import numpy as np
 import ptxsim
 
 SOURCES = PROJECT / "csrc/cuda"
-STATES, TILE, THREADS, LANES = 16, 16, 128, 4
+STATES, TILE, THREADS, LANES, MAX_SUMS = 16, 16, 128, 4, 4
 DTYPES = {"f32": np.float32, "f16": np.float16, "bf16": np.uint16}
 MANGLED = {"f32": "If", "f16": "INS0_3f16E", "bf16": "INS0_4bf16E"}
 
@@ -221,12 +221,14 @@ class Scan:
 
         def results(stats):
             gradients = {name: read() for name, (_, read) in outputs.items()}
-            gradients["dA"] = self._sum(dA, 1, self.batch, stats).reshape(self.dim, self.padded)[:, :self.state]
+            dA_sum, dD_sum, dbias_sum, both = sum_parts(
+                device, self.kernels, stats, [(x, 1, self.batch) for x in (dA, dD, dbias)] + [(dBC, self.batch, channel_blocks)])
+            gradients["dA"] = dA_sum.reshape(self.dim, self.padded)[:, :self.state]
             if dD:
-                gradients["dD"] = self._sum(dD, 1, self.batch, stats).reshape(self.dim)
+                gradients["dD"] = dD_sum
             if dbias:
-                gradients["ddelta_bias"] = self._sum(dbias, 1, self.batch, stats).reshape(self.dim)
-            both = self._sum(dBC, self.batch, channel_blocks, stats).reshape(self.batch, self.length, self.padded // STATES, 2, STATES)
+                gradients["ddelta_bias"] = dbias_sum
+            both = both.reshape(self.batch, self.length, self.padded // STATES, 2, STATES)
             for index, name in enumerate(("dB", "dC")):
                 gradients[name] = both[:, :, :, index].reshape(self.batch, self.length, self.padded).transpose(0, 2, 1)[:, :self.state]
             return gradients
@@ -244,20 +246,32 @@ class Scan:
         stats = self._launch("scan_backward_kernel", args)
         return [read(stats) for read in results]
 
-    def _sum(self, parts, outer, count, stats):
-        inner = int(np.prod(parts.shape)) // (outer * count)
-        if count == 1:
-            return parts.get()
-        out = self.device.workspace((outer * inner,))
-        kernel = find(self.kernels, "sum_parts_kernel")
-        stats.update(self.device.gpu.launch(kernel, (-(-outer * inner // THREADS),), (THREADS,), [parts, out, np.int64(outer), np.int64(count), np.int64(inner)]))
-        return out.get()
+
+def sum_parts(device, kernels, stats, jobs):
+    """The sums of (parts, outer, count), in one launch: parts is (outer, count, ...) in memory, or None. Adds to the counts."""
+    outs = [parts if parts is None or count == 1 else device.workspace((int(np.prod(parts.shape)) // count,)) for parts, outer, count in jobs]
+    packed, blocks = b"", 0
+    for out, (parts, outer, count) in zip(outs, jobs):
+        if out is not parts:
+            packed += struct.pack("<QQqqq", parts.address, out.address, outer, count, out.shape[0] // outer)
+            blocks += -(-out.shape[0] // THREADS)
+    if packed:
+        packed += bytes(MAX_SUMS * 40 - len(packed))
+        stats.update(device.gpu.launch(find(kernels, "sum_parts_kernel"), (blocks,), (THREADS,), [packed]))
+    return [out.get().reshape(-1) if out else None for out in outs]
+
+
+def conv_chunks(batch, dim, length):
+    """What conv_chunks of kernels.h gives."""
+    return min(-(-512 // blocks(batch, dim)), -(-length // 32))
 
 
 class Conv:
     """One causal conv1d with SiLU; x and dout (batch, dim, length), weight (dim, width), bias (dim) or None."""
 
-    def __init__(self, device, x, weight, bias, kernels):
+    def __init__(self, device, x, weight, bias, kernels, chunks=None):
+        """`chunks` of the length that blocks of backward share, if not what conv_chunks gives."""
+        self.chunks = chunks or conv_chunks(*x.shape)
         self.device, self.kernels, self.shape, self.width, self.has_bias = device, kernels, x.shape, weight.shape[1], bias is not None
         self.args = struct.pack("<qqqq", *x.shape, self.width) + device.input(x) + struct.pack("<QQ", device.floats(weight), device.floats(bias))
         self.blocks, self.variant = x.shape[0] * -(-x.shape[1] // 32), f"Li{4 if self.width <= 4 else 8}E"
@@ -283,23 +297,25 @@ class Conv:
     def _backward_args(self, dout):
         batch, dim, _ = self.shape
         dx, read = self.device.output(self.shape)
-        dweight = self.device.workspace((batch, dim, self.width))
-        dbias = self.device.workspace((batch, dim)) if self.has_bias else None
+        parts = batch * self.chunks
+        dweight = self.device.workspace((parts, dim, self.width))
+        dbias = self.device.workspace((parts, dim)) if self.has_bias else None
         args = self.args + self.device.input(dout) + dx + struct.pack("<QQ", dweight.address, dbias.address if dbias else 0)
 
-        def results():
-            gradients = {"dx": read(), "dweight": dweight.get().sum(0)}
+        def results(stats):
+            dweight_sum, dbias_sum = sum_parts(self.device, self.kernels, stats, [(dweight, 1, parts), (dbias, 1, parts)])
+            gradients = {"dx": read(), "dweight": dweight_sum.reshape(dim, self.width)}
             if dbias:
-                gradients["dbias"] = dbias.get().sum(0)
+                gradients["dbias"] = dbias_sum
             return gradients
         return args, results
 
     def backward(self, dout):
         args, results = self._backward_args(dout)
-        stats = self._launch("conv_backward_kernel", args, 1)
-        return results(), stats
+        stats = self._launch("conv_backward_kernel", args, self.chunks)
+        return results(stats), stats
 
     def backward_with(self, other, douts):
         args, results = zip(*(conv._backward_args(dout) for conv, dout in zip((self, other), douts)))
-        self._launch("conv_backward_kernel", args, 1)
-        return [read() for read in results]
+        stats = self._launch("conv_backward_kernel", args, self.chunks)
+        return [read(stats) for read in results]

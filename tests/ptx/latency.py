@@ -173,18 +173,18 @@ class Kernels:
         return max(Multiprocessor(queue, resident).cycles / CLOCK, count * batch * dim * length * BYTES[direction] / BANDWIDTH) * 1e6
 
 
-def markdown(kernels):
-    """The table of csrc/README.md."""
+def markdown(kernels, shapes=SHAPES):
+    """The lines of the table of csrc/README.md."""
     rows = ["| batch | forward, one direction | both | both before | backward, one direction | both | both before |",
             "| --- | --- | --- | --- | --- | --- | --- |"]
-    for shape in SHAPES:
+    for shape in shapes:
         values = []
         for direction in ("forward", "backward"):
             values += [kernels.microseconds(direction, shape, count) for count in (1, 2)] + [2 * BEFORE[direction][shape[0]]]
         rows.append(f"| {shape[0]} | " + " | ".join(f"{value:.0f}" for value in values) + " |")
-    return "\n".join(rows)
+    return rows
 
 
 if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as folder:
-        print(markdown(Kernels(folder)))
+        print(*markdown(Kernels(folder)), sep="\n")

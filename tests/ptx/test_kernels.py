@@ -135,7 +135,9 @@ class OtherSizes(KernelTest):
 
 class CausalConv(KernelTest):
     def test_conv_agrees_with_float64_for_every_width_type_layout_and_direction(self):
-        for width, (batch, dim, length) in ((1, (1, 33, 65)), (2, (1, 5, 3)), (4, (2, 40, 70)), (8, (1, 9, 50))):
+        # Blocks of backward that take the length alone, one tile of it, and several.
+        for width, chunks, (batch, dim, length) in ((1, 1, (1, 33, 65)), (2, None, (1, 5, 3)), (4, None, (2, 40, 70)), (4, 2, (1, 5, 130)),
+                                                    (8, None, (1, 9, 50))):
             rng = np.random.default_rng(width)
             weight = rng.normal(size=(dim, width)).astype(np.float32)
             bias = rng.normal(size=dim).astype(np.float32) if width != 2 else None
@@ -144,9 +146,9 @@ class CausalConv(KernelTest):
                 want = reference.conv(x, weight, bias, dout)
                 for rows_innermost in (False, True):
                     for reverse in (False, True):
-                        with self.subTest(width=width, dtype=dtype, rows_innermost=rows_innermost, reverse=reverse):
+                        with self.subTest(width=width, chunks=chunks, dtype=dtype, rows_innermost=rows_innermost, reverse=reverse):
                             turn = (lambda a: a[:, :, ::-1]) if reverse else (lambda a: a)
-                            conv = k.Conv(k.Device(dtype, rows_innermost, reverse), turn(x), weight, bias, KERNELS)
+                            conv = k.Conv(k.Device(dtype, rows_innermost, reverse), turn(x), weight, bias, KERNELS, chunks)
                             out, _ = conv.forward()
                             gradients, _ = conv.backward(turn(dout))
                             self.close("out", turn(out), want["out"], dtype)
@@ -223,7 +225,7 @@ class PlantedFaults(unittest.TestCase):
 
     def test_a_missing_barrier_is_found(self):
         barrier, nothing = "__syncthreads();", ";"
-        for source, run, barriers in (("scan_forward.cu", self.scan, 2), ("scan_backward.cu", lambda kernels: self.scan(kernels, True), 4)):
+        for source, run, barriers in (("scan_forward.cu", self.scan, 2), ("scan_backward.cu", lambda kernels: self.scan(kernels, True), 5)):
             for occurrence in range(barriers):
                 with self.subTest(source=source, barrier=occurrence):
                     self.fault(source, barrier, nothing, run, occurrence)
@@ -238,7 +240,7 @@ class PlantedFaults(unittest.TestCase):
         in_sequence = "static_cast<unsigned>(start + step) < static_cast<unsigned>(length)"
         for backward in (False, True):
             self.assertIn("out of bounds", self.fault("conv.cu", in_sequence, "length > 0", lambda kernels: self.conv(kernels, backward)))
-        self.assertIn("out of bounds", self.fault("sum_parts.cu", "if (index >= outer * inner) return;", "", lambda kernels: self.scan(kernels, True)))
+        self.assertIn("out of bounds", self.fault("sum_parts.cu", "if (index >= job.outer * job.inner) return;", "", lambda kernels: self.scan(kernels, True)))
 
 
 class Compilation(unittest.TestCase):
@@ -269,11 +271,19 @@ class Counts(unittest.TestCase):
 
 
 class Latency(unittest.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        cls.kernels = latency.Kernels(FOLDER.name)
+
     def test_both_directions_take_half_of_two_launches_before_at_small_batches_and_no_longer_at_large_ones(self):
-        kernels = latency.Kernels(FOLDER.name)
         for batch, bound in ((1, 0.5), (8, 0.5), (64, 1.0)):
-            together = kernels.microseconds("forward", (batch, *latency.SHAPES[0][1:]), 2)
+            together = self.kernels.microseconds("forward", (batch, *latency.SHAPES[0][1:]), 2)
             self.assertLessEqual(together, bound * 2 * latency.BEFORE["forward"][batch], batch)
+
+    def test_the_rows_of_small_batches_in_the_readme_are_what_the_command_prints(self):
+        text = (k.PROJECT / "csrc/README.md").read_text()
+        for line in latency.markdown(self.kernels, latency.SHAPES[:2]):
+            self.assertIn(line, text, "run `make kernel-latency` and put its output into csrc/README.md")
 
 
 if __name__ == "__main__":
