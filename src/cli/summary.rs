@@ -54,8 +54,8 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
     let total = [summary.parameters, summary.multiply_adds, summary.activation_bytes];
     let header = ["layer", "parameters", "multiply-adds per image", "activation bytes per image"];
     print(&format!(
-        "{}{} FLOPs per image forward; a training step of {} images keeps {:.1} MiB of activations \
-         (float32)\n",
+        "{}{} FLOPs per image forward; in training a batch of {} images keeps {:.1} MiB of \
+         activations in float32, on a CPU only those of the slices in progress (train.slice)\n",
         table(&header, layers.chain([row("total", total)])),
         thousands(2 * summary.multiply_adds),
         summary.batch_size,

@@ -42,33 +42,34 @@ impl Cost {
         Self::new(multiply_adds + tokens * channels * shape.embed_dim, kept)
     }
 
-    /// Returns the cost of one block.
-    pub fn block(shape: &BackboneShape) -> Self {
-        match shape.branch {
+    /// Returns the cost of one block, which keeps its input only if backward runs it again
+    /// (`recomputed`).
+    pub fn block(shape: &BackboneShape, recomputed: bool) -> Self {
+        let cost = match shape.branch {
             Branch::Vit => Self::vit_block(shape),
             Branch::Mamba => Self::vim_block(shape),
-        }
-    }
-
-    /// Returns the cost of the norm before or after the blocks: it keeps its input, and a root mean
-    /// square norm also its output before the weight.
-    pub fn norm(shape: &BackboneShape) -> Self {
-        let kept = match shape.branch {
-            Branch::Vit => 1,
-            Branch::Mamba => 2,
         };
-        Self::new(0, kept * shape.tokens() * shape.embed_dim)
+        if recomputed {
+            return Self::new(cost.multiply_adds, shape.tokens() * shape.embed_dim);
+        }
+        cost
     }
 
-    /// Returns the cost of a Vision Mamba's neck and of the norm after it, which keep their inputs,
-    /// the norm also its output before the weight. The feature `mean` does not run them.
+    /// Returns the cost of the norm before or after the blocks, which keeps its input. What a norm
+    /// keeps of each token besides, one or two numbers, is not counted.
+    pub fn norm(shape: &BackboneShape) -> Self {
+        Self::new(0, shape.tokens() * shape.embed_dim)
+    }
+
+    /// Returns the cost of a Vision Mamba's neck and of the norm after it, which keep their inputs.
+    /// The feature `mean` does not run them.
     pub fn neck(shape: &BackboneShape) -> Self {
         if shape.features == Features::Mean {
             return Self::new(0, 0);
         }
         let (n, d) = (shape.variant.class_tokens, shape.embed_dim);
         let width = d / shape.variant.class_reduction;
-        Self::new(n * d * width, n * d + 2 * n * width)
+        Self::new(n * d * width, n * (d + width))
     }
 
     /// Counts qkv and projection, queries times keys and weights times values, and the MLP of ratio
@@ -89,19 +90,21 @@ impl Cost {
     /// the scan: per channel, step and state one multiplication for dt times A, two for the state
     /// and one for the output.
     ///
-    /// Kept for each token: the norm's input, its output before and after its weight (3 d), x and
-    /// z, and the input of the last projection; for each direction the convolution's output, its
-    /// projection, the step sizes, and a state every [`STEPS_PER_STATE`] steps.
+    /// Kept for each token: the norm's input and output (2 d), x and z, the input of the last
+    /// projection, and for each direction its low-rank step sizes, B and C, and a state every
+    /// [`STEPS_PER_STATE`] steps; backward computes the rest of the mixer again. The small matrices
+    /// that the mixer keeps in the computing type are as many for any number of images, and are not
+    /// counted.
     fn vim_block(shape: &BackboneShape) -> Self {
         let (l, d, n) = (shape.tokens(), shape.embed_dim, shape.d_state);
         let (inner, rank) = (2 * d, dt_rank(d));
+        let projected = rank + 2 * n;
         let direction =
-            l * inner * 4 + l * inner * (rank + 2 * n) + l * rank * inner + 4 * l * inner * n;
+            l * inner * 4 + l * inner * projected + l * rank * inner + 4 * l * inner * n;
         let states = (l + STEPS_PER_STATE - 1) / STEPS_PER_STATE * inner * n;
-        let kept_by_direction = l * (2 * inner + rank + 2 * n) + states;
         Self::new(
             l * d * 2 * inner + 2 * direction + l * inner * d,
-            l * (3 * d + 3 * inner) + 2 * kept_by_direction,
+            l * (2 * d + 3 * inner) + 2 * (l * projected + states),
         )
     }
 }

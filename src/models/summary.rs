@@ -20,7 +20,7 @@ pub struct Layer {
     /// Multiply-adds for one image; element-wise work (norms, activations) is not counted.
     pub multiply_adds: i64,
     /// Bytes that the forward pass of one image keeps for backward, in float32; 0 for fusion and
-    /// head, whose input is one vector.
+    /// head, which keep little.
     pub activation_bytes: i64,
 }
 
@@ -35,7 +35,8 @@ pub struct Summary {
     pub multiply_adds: i64,
     /// Sum over the layers.
     pub activation_bytes: i64,
-    /// `train.batch_size`: a training step keeps `batch_size * activation_bytes`.
+    /// `train.batch_size`: a training step that computes a batch at once, as on a GPU, keeps
+    /// `batch_size * activation_bytes`.
     pub batch_size: usize,
 }
 
@@ -67,7 +68,7 @@ pub fn summarize(config: &Config) -> Result<Summary> {
         let Some(shape) = shape else { continue };
         let cost = match names.next() {
             Some("patch_embed") => Cost::patch_embed(shape),
-            Some("blocks" | "layers") => Cost::block(shape),
+            Some("blocks" | "layers") => Cost::block(shape, config.train.checkpoint_activations),
             Some("norm_pre" | "norm" | "norm_f") => Cost::norm(shape),
             Some("neck") => Cost::neck(shape),
             _ => continue,
@@ -180,6 +181,21 @@ mod tests {
         assert_eq!(block(&narrow) * 197, block(&wide) * 730);
         assert!(narrow.activation_bytes > 3 * wide.activation_bytes);
         assert_eq!(narrow.parameters - wide.parameters, (730 - 197) * 192);
+    }
+
+    #[test]
+    fn recomputed_blocks_keep_their_input_only() {
+        let sizes = "model.fusion.strategy=mamba_only";
+        let [kept, recomputed] = [false, true]
+            .map(|value| summary(&[sizes, &format!("train.checkpoint_activations={value}")]));
+        for (before, after) in kept.layers.iter().zip(&recomputed.layers) {
+            assert_eq!(before.multiply_adds, after.multiply_adds);
+            if before.name.starts_with("mamba.layers.") {
+                assert_eq!(after.activation_bytes, 4 * 197 * 192);
+            } else {
+                assert_eq!(before, after);
+            }
+        }
     }
 
     #[test]
