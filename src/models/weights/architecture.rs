@@ -62,6 +62,17 @@ const MISSING: [(&str, &str); 10] = [
     ("layers.0.mixer.conv1d_b.weight", "one convolution for both directions"),
 ];
 
+/// The components among these that some preset has.
+const OF_PRESETS: [&str; 7] =
+    ["ls1", "ls2", "norm_pre", "reg_token", "dist_token", "pos_embed_cls", "neck"];
+
+fn parts(branch: Branch) -> &'static [(&'static str, &'static str)] {
+    match branch {
+        Branch::Vit => &VIT,
+        Branch::Mamba => &VIM,
+    }
+}
+
 /// Returns what sets a file's architecture apart: the parts that a branch's backbone does not have,
 /// each with the first name that shows it, and what it lacks. Empty if the names show nothing.
 pub(super) fn differences(
@@ -69,14 +80,10 @@ pub(super) fn differences(
     missing: &[String],
     unexpected: &[String],
 ) -> Vec<String> {
-    let parts = match branch {
-        Branch::Vit => &VIT[..],
-        Branch::Mamba => &VIM[..],
-    };
     let (mut known, mut found) = (BTreeSet::new(), Vec::new());
     for name in unexpected {
-        let part =
-            parts.iter().find(|(part, _)| name.split('.').any(|component| component == *part));
+        let mut parts = parts(branch).iter();
+        let part = parts.find(|(part, _)| name.split('.').any(|component| component == *part));
         if let Some((_, what)) = part
             && known.insert(*what)
         {
@@ -90,7 +97,7 @@ pub(super) fn differences(
 }
 
 /// Returns the presets of a branch that have the width, the number of blocks and the variant of a
-/// file with these names and shapes.
+/// file with these names and shapes; none if it has a part that no preset has.
 pub(super) fn presets<'a>(
     branch: Branch,
     shapes: impl Iterator<Item = (&'a str, &'a [i64])>,
@@ -98,7 +105,13 @@ pub(super) fn presets<'a>(
     let (mut width, mut blocks) = (None, BTreeSet::new());
     let (mut class_tokens, mut register_tokens) = (0, 0);
     let (mut layer_scale, mut pre_norm) = (false, false);
+    let is_foreign = |component: &str| {
+        !OF_PRESETS.contains(&component) && parts(branch).iter().any(|(part, _)| *part == component)
+    };
     for (name, shape) in shapes {
+        if name.split('.').any(is_foreign) {
+            return Vec::new();
+        }
         let count = shape.get(1).copied().unwrap_or(0);
         match name.split('.').collect::<Vec<_>>()[..] {
             ["cls_token"] => {
@@ -150,6 +163,21 @@ mod tests {
             let found = found(Branch::Mamba, missing, unexpected);
             assert!(found.starts_with(expected) && (expected.is_empty() == found.is_empty()));
         }
+    }
+
+    #[test]
+    fn no_preset_is_named_for_a_file_with_a_part_that_none_has() {
+        let blocks: Vec<String> =
+            (0..12).map(|block| format!("blocks.{block}.ls1.gamma")).collect();
+        let of = |more: &str| {
+            let names = blocks.iter().map(|name| (name.as_str(), &[384][..]));
+            let more = [("cls_token", &[1, 1, 384][..]), (more, &[1, 4, 384][..])];
+            presets(Branch::Vit, names.chain(more))
+        };
+        assert_eq!(of("reg_token"), ["vit_small_patch14_reg4_dinov2"]);
+        assert_eq!(of("norm.weight"), ["vit_small_patch14_dinov2"]);
+        assert_eq!(of("register_tokens"), [""; 0]);
+        assert_eq!(of("fc_norm.weight"), [""; 0]);
     }
 
     #[test]
