@@ -96,6 +96,17 @@ impl TokenLayout {
         Ok(Tensor::f_cat(&parts, 1)?)
     }
 
+    /// Puts special tokens (1, special, d) among patches (b, patches, d), at these positions
+    /// (1, …, d) of all tokens, or of the patches alone: (b, tokens, d). Returns libtorch's error
+    /// if the shapes do not match.
+    pub fn embed(self, special: &Tensor, patches: &Tensor, positions: &Tensor) -> Result<Tensor> {
+        let special = special.f_expand([patches.size()[0], -1, -1], false)?;
+        if positions.size()[1] == self.len() {
+            return Ok(self.join(&special, patches)?.f_add(positions)?);
+        }
+        self.join(&special, &patches.f_add(positions)?)
+    }
+
     /// Returns the special tokens (b, special, d) among tokens (b, tokens, d). Returns libtorch's
     /// error if the shape does not match.
     pub fn special_of(self, tokens: &Tensor) -> Result<Tensor> {
@@ -151,7 +162,7 @@ fn take(tokens: &Tensor, ranges: impl Iterator<Item = (i64, i64)>) -> Result<Ten
 /// Returns a range of tokens (b, tokens, d). All of them are the tensor itself: the backward pass
 /// of a slice would copy its gradient into zeros.
 fn range(tokens: &Tensor, start: i64, length: i64) -> Result<Tensor> {
-    if tokens.size()[1] == length {
+    if start == 0 && tokens.size()[1] == length {
         return Ok(tokens.shallow_clone());
     }
     Ok(tokens.f_narrow(1, start, length)?)
@@ -202,6 +213,16 @@ mod tests {
                 assert!(layout.special_of(&tokens).unwrap().equal(&special), "{name}");
                 assert!(layout.patches_of(&tokens).unwrap().equal(&patches), "{name}");
             }
+        }
+    }
+
+    #[test]
+    fn tokens_of_another_number_are_an_error() {
+        for name in ["vit_tiny_patch16_224", "vim_tiny_patch16_224"] {
+            let layout = layout(name, Features::Cls).with_patches(16);
+            // As many tokens as patches.
+            let tokens = Tensor::zeros([2, 16, 3], (Kind::Float, Device::Cpu));
+            assert!(layout.patches_of(&tokens).is_err(), "{name}");
         }
     }
 

@@ -351,7 +351,6 @@ impl VisionMamba {
     pub(super) fn class_features(&self, tokens: &Tensor) -> Result<Tensor> {
         match &self.neck {
             Some(neck) => Ok(neck.forward(&self.layout.special_of(tokens)?)),
-            None if self.cls_token.size()[1] == 1 => self.layout.class_mean(tokens),
             None => Ok(self.layout.special_of(tokens)?.f_flatten(1, 2)?),
         }
     }
@@ -360,14 +359,10 @@ impl VisionMamba {
     /// their positions.
     fn embed(&self, x: &Tensor, masked: Option<&Masked>) -> Result<Tensor> {
         let patches = self.patch_embed.forward(x, masked); // (b, patches, embed_dim)
-        let b = patches.size()[0];
-        let expanded = |class: &Tensor| class.expand([b, -1, -1], false);
-        Ok(match &self.pos_embed_cls {
-            Some(positions) => {
-                let class = expanded(&(&*self.cls_token + &**positions));
-                self.layout.join(&class, &(patches + &*self.pos_embed))?
-            }
-            None => self.layout.join(&expanded(&self.cls_token), &patches)? + &*self.pos_embed,
-        })
+        let class = match &self.pos_embed_cls {
+            Some(positions) => &*self.cls_token + &**positions,
+            None => self.cls_token.shallow_clone(),
+        };
+        self.layout.embed(&class, &patches, &self.pos_embed)
     }
 }

@@ -147,7 +147,6 @@ pub struct VisionTransformer {
     dist_token: Option<Parameter>,
     reg_token: Option<Parameter>,
     pos_embed: Parameter,
-    patch_positions: bool,
     norm_pre: Option<LayerNorm>,
     blocks: Vec<Block>,
     norm: LayerNorm,
@@ -171,7 +170,6 @@ impl VisionTransformer {
             dist_token: (variant.class_tokens > 1).then(|| token(WEIGHT, "dist_token", 1)),
             reg_token: (registers > 0).then(|| token(near_zero, "reg_token", registers)),
             pos_embed: token(WEIGHT, "pos_embed", TokenLayout::of_positions(shape).len()),
-            patch_positions: variant.patch_positions,
             norm_pre: variant.pre_norm.then(|| norm("norm_pre")),
             blocks: drop_path
                 .iter()
@@ -242,12 +240,7 @@ impl VisionTransformer {
             [only] => only.shallow_clone(),
             _ => Tensor::cat(&special, 1),
         };
-        let special = special.expand([patches.size()[0], -1, -1], false);
-        let x = if self.patch_positions {
-            self.layout.join(&special, &(patches + &*self.pos_embed))?
-        } else {
-            self.layout.join(&special, &patches)? + &*self.pos_embed
-        };
+        let x = self.layout.embed(&special, &patches, &self.pos_embed)?;
         Ok(match &self.norm_pre {
             Some(norm) => norm.forward(&x),
             None => x,
