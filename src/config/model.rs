@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::branch::Branch;
 use super::checks::{Checks, MAX_SIDE};
-use super::error::ConfigError;
+use super::error::{ConfigError, Problem};
 use super::names::{names, nearest};
 use super::presets::{BackboneShape, Features, PRESETS, Stem, preset};
 use super::section::section;
@@ -176,9 +176,16 @@ impl BackboneConfig {
             };
             ConfigError::single("name", format!("name: unknown backbone {}; {message}", self.name))
         })?;
-        let preset = preset.shape;
+        let shape = self.override_sizes(preset.shape, data_image_size);
+        self.check_sizes(&shape)?;
+        self.check_tiling(&shape)?;
+        Ok(shape)
+    }
+
+    /// Returns a preset's shape with the sizes of this section, which may not fit.
+    fn override_sizes(&self, preset: BackboneShape, data_image_size: i64) -> BackboneShape {
         let patch_size = self.patch_size.unwrap_or(preset.patch_size);
-        let shape = BackboneShape {
+        BackboneShape {
             image_size: self.image_size.unwrap_or(data_image_size),
             patch_size,
             stride: if preset.stride == preset.patch_size { patch_size } else { preset.stride },
@@ -190,10 +197,7 @@ impl BackboneConfig {
             drop_path: self.drop_path,
             features: self.features,
             ..preset
-        };
-        self.check_sizes(&shape)?;
-        self.check_tiling(&shape)?;
-        Ok(shape)
+        }
     }
 
     /// Checks each size on its own.
@@ -220,7 +224,7 @@ impl BackboneConfig {
     /// Checks that the sizes fit each other.
     fn check_tiling(&self, shape: &BackboneShape) -> Result<(), ConfigError> {
         let mut checks = Checks::default();
-        if let Some(rest) = untiled(shape).or_else(|| too_many_patches(shape)) {
+        if let Some(rest) = shape.untiled().or_else(|| too_many_patches(shape)) {
             checks.fail("image_size", rest);
         }
         let parameters = shape.parameters();
@@ -281,23 +285,6 @@ impl BackboneConfig {
             error => error,
         })
     }
-}
-
-/// Describes what is wrong with an image size that the patches do not tile.
-fn untiled(shape: &BackboneShape) -> Option<String> {
-    let (size, patch, stride) = (shape.image_size, shape.patch_size, shape.stride);
-    if size >= patch && (size - patch) % stride == 0 {
-        return None;
-    }
-    let rule = if stride == patch {
-        format!("a multiple of the patch size {patch}")
-    } else {
-        format!("the patch size {patch} and a multiple of the stride {stride}")
-    };
-    let below = patch + (size - patch).div_euclid(stride) * stride;
-    let fitting =
-        if below < patch { patch.to_string() } else { format!("{below} or {}", below + stride) };
-    Some(format!(" must be {rule}, is {size}; the nearest that fits is {fitting}"))
 }
 
 /// Describes what is wrong with an image of more patches than the memory of any machine holds.
@@ -391,7 +378,28 @@ impl ModelConfig {
         }
     }
 
+    /// Returns the image sizes nearest to `size` that the patches of both branches tile; `None` if
+    /// `size` is one, or if the branches have patches or image sizes of their own.
+    fn sizes_for_both(&self, size: i64) -> Option<String> {
+        let shape = |branch: Branch| {
+            let backbone = self.backbone(branch);
+            let takes = self.fusion.strategy.uses(branch) && backbone.image_size.is_none();
+            Some(backbone.override_sizes(preset(&backbone.name).filter(|_| takes)?.shape, size))
+        };
+        let (vit, mamba) = (shape(Branch::Vit)?, shape(Branch::Mamba)?);
+        let fits = |size: &i64| vit.tiles(*size) && mamba.tiles(*size);
+        let same = (vit.patch_size, vit.stride) == (mamba.patch_size, mamba.stride);
+        if same || fits(&size) {
+            return None;
+        }
+        let below = (1..size.min(MAX_SIDE)).rev().find(fits);
+        let sizes = below.into_iter().chain((size.max(1)..=MAX_SIDE).find(fits));
+        let sizes: Vec<String> = sizes.map(|size| size.to_string()).collect();
+        (!sizes.is_empty()).then(|| sizes.join(" or "))
+    }
+
     pub(super) fn check(&self, data_image_size: i64, checks: &mut Checks) {
+        let for_both = self.sizes_for_both(data_image_size);
         for &branch in Branch::ALL {
             let backbone = self.backbone(branch);
             let used = self.fusion.strategy.uses(branch);
@@ -401,8 +409,15 @@ impl ModelConfig {
                 let rule = format!("one of {}", preset_names(|known| known == branch));
                 checks.require(false, &format!("{branch}.name"), rule, preset.name);
             } else if (used || preset(&backbone.name).is_none())
-                && let Err(error) = backbone.resolve_as(&format!("model.{branch}"), data_image_size)
+                && let Err(mut error) =
+                    backbone.resolve_as(&format!("model.{branch}"), data_image_size)
             {
+                if let (ConfigError::Invalid(problems), Some(sizes)) = (&mut error, &for_both) {
+                    let is_size = |problem: &&mut Problem| problem.key == "data.image_size";
+                    for problem in problems.iter_mut().filter(is_size) {
+                        problem.message += &format!("; both branches take {sizes}");
+                    }
+                }
                 // The sizes of an unused branch need not fit the images.
                 checks.include(error);
             }

@@ -123,6 +123,31 @@ impl BackboneShape {
         depth * per_block + width * (3.0 * patch * patch + self.patches() as f64)
     }
 
+    /// Returns whether its patches tile a square image of this side.
+    pub(super) fn tiles(&self, side: i64) -> bool {
+        side >= self.patch_size && self.stride > 0 && (side - self.patch_size) % self.stride == 0
+    }
+
+    /// Describes what is wrong with an image size that the patches do not tile.
+    pub(super) fn untiled(&self) -> Option<String> {
+        let (size, patch, stride) = (self.image_size, self.patch_size, self.stride);
+        if self.tiles(size) {
+            return None;
+        }
+        let rule = if stride == patch {
+            format!("a multiple of the patch size {patch}")
+        } else {
+            format!("the patch size {patch} and a multiple of the stride {stride}")
+        };
+        let below = patch + (size - patch).div_euclid(stride) * stride;
+        let fitting = if below < patch {
+            patch.to_string()
+        } else {
+            format!("{below} or {}", below + stride)
+        };
+        Some(format!(" must be {rule}, is {size}; the nearest that fits is {fitting}"))
+    }
+
     /// Returns the number of patches in an image.
     pub fn patches(&self) -> i64 {
         self.grid() * self.grid()

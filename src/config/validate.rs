@@ -272,6 +272,29 @@ mod tests {
     }
 
     #[test]
+    fn branches_with_other_patches_are_told_the_sizes_that_fit_both() {
+        let dinov2 = "model.vit.name=vit_small_patch14_dinov2";
+        let message = |size: i64, patch: i64, nearest: &str, both: &str| {
+            format!(
+                "data.image_size must be a multiple of the patch size {patch}, is {size}; the \
+                 nearest that fits is {nearest}; both branches take {both}"
+            )
+        };
+        assert_eq!(
+            messages(&["data.image_size=250", dinov2]),
+            [
+                message(250, 14, "238 or 252", "224 or 336"),
+                message(250, 16, "240 or 256", "224 or 336"),
+            ]
+        );
+        assert_eq!(messages(&["data.image_size=56", dinov2]), [message(56, 16, "48 or 64", "112")]);
+        config(&["data.image_size=224", dinov2]).unwrap();
+        config(&["data.image_size=518", dinov2, "model.fusion.strategy=vit_only"]).unwrap();
+        // Patches of any size do not end the search.
+        assert!(config(&["model.vit.patch_size=-3"]).is_err());
+    }
+
+    #[test]
     fn an_unused_branch_need_not_fit_the_images() {
         assert!(config(&["model.mamba.patch_size=15"]).is_err());
         config(&["model.mamba.patch_size=15", "model.fusion.strategy=vit_only"]).unwrap();

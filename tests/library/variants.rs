@@ -80,19 +80,29 @@ fn every_fusion_takes_every_feature_vector() {
 }
 
 #[test]
-fn features_of_cls_and_mean_are_the_halves_of_cls_mean() {
+fn cls_mean_is_cls_and_then_the_mean_of_the_patch_tokens() {
     let _alone = alone_with_the_generator();
-    for vit in VITS {
+    struct Nothing;
+    impl vm_beautynet::models::Tap for Nothing {}
+    let x = images(2);
+    let backbones = VITS.map(|vit| (vit, MAMBAS[0], Branch::Vit)).into_iter();
+    for (vit, mamba, branch) in backbones.chain(MAMBAS.map(|mamba| (VITS[0], mamba, Branch::Mamba)))
+    {
         let of = |features| {
             tch::manual_seed(4);
-            let config = config(vit, MAMBAS[0], features, FusionStrategy::VitOnly);
+            let config = config(vit, mamba, features, FusionStrategy::Gated);
             let net = BeautyNet::new(&config, Device::Cpu).unwrap();
-            tch::manual_seed(5);
-            let ctx = ForwardContext::eval();
-            net.forward(Images::Pixels(&images(2)), ctx).unwrap().vit.unwrap()
+            let tokens = net.branch_tokens(branch, Images::Pixels(&x), &mut Nothing);
+            (tokens.unwrap().unwrap(), net.token_layout(branch).unwrap())
         };
-        let halves = Tensor::cat(&[of(Features::Cls), of(Features::Mean)], -1);
-        assert!(halves.equal(&of(Features::ClsMean)), "{vit}");
+        let (both, layout) = of(Features::ClsMean);
+        let patches = layout.patches_of(both.tokens()).unwrap();
+        assert_eq!(patches.size()[1], 9, "{vit}, {mamba}");
+        let mean = patches.mean_dim(1, false, Kind::Float);
+        let (cls, _) = of(Features::Cls);
+        let expected = Tensor::cat(&[cls.features(), &mean], -1);
+        assert!(both.features().equal(&expected), "{vit}, {mamba}");
+        assert!(of(Features::Mean).0.features().equal(&mean), "{vit}, {mamba}");
     }
 }
 
