@@ -111,6 +111,25 @@ class OtherSizes(KernelTest):
             scan = k.Scan(k.Device("f32"), case, 1, KERNELS)
             np.testing.assert_array_equal(scan.forward(keep_states=False, lanes=lanes)[0], scan.forward(lanes=lanes)[0])
 
+    def test_stored_states_do_not_depend_on_the_number_of_lanes_of_a_channel(self):
+        # Backward starts from them, whichever forward wrote them; only the sum over states is in another order.
+        for dtype, gated in (("f32", True), ("bf16", False)):
+            with self.subTest(dtype=dtype):
+                case = reference.random_scan(7, 2, 40, 37, 16, gated)
+                outs, states = [], []
+                for lanes in (k.LANES, k.STATES):
+                    scan = k.Scan(k.Device(dtype), case, 1, KERNELS)
+                    outs.append(scan.forward(lanes=lanes)[0])
+                    states.append(scan.states.get())
+                np.testing.assert_array_equal(*states)
+                self.close("out", *outs, dtype)
+
+    def test_any_length(self):
+        for length, state in ((1, 20), (5, 16), (15, 3), (16, 16), (17, 17), (32, 16), (33, 16)):
+            with self.subTest(length=length, state=state):
+                case = reference.random_scan(length, 2, 9, length, state)
+                self.check_scan(case, 1, reference.scan(case, 1), rows_innermost=length % 2, reverse=length < 17)
+
     def test_any_number_of_channels(self):
         for dim in (1, 8, 31, 45):
             with self.subTest(dim=dim):
@@ -135,9 +154,9 @@ class OtherSizes(KernelTest):
 
 class CausalConv(KernelTest):
     def test_conv_agrees_with_float64_for_every_width_type_layout_and_direction(self):
-        # Blocks of backward that take the length alone, one tile of it, and several.
+        # Blocks of backward that take the length alone, one tile of it, several, and none.
         for width, chunks, (batch, dim, length) in ((1, 1, (1, 33, 65)), (2, None, (1, 5, 3)), (4, None, (2, 40, 70)), (4, 2, (1, 5, 130)),
-                                                    (8, None, (1, 9, 50))):
+                                                    (4, 4, (1, 3, 130)), (3, None, (2, 3, 1)), (7, None, (1, 9, 32)), (8, None, (1, 9, 50))):
             rng = np.random.default_rng(width)
             weight = rng.normal(size=(dim, width)).astype(np.float32)
             bias = rng.normal(size=dim).astype(np.float32) if width != 2 else None
@@ -169,7 +188,7 @@ class TwoDirections(unittest.TestCase):
         for dtype, lanes, batch, dim, length, state in (("f32", 4, 2, 40, 37, 16), ("f32", 16, 2, 12, 37, 16), ("bf16", 4, 1, 9, 21, 20),
                                                         ("f16", 4, 2, 32, 16, 16)):
             with self.subTest(dtype=dtype, lanes=lanes, state=state):
-                cases = [reference.random_scan(seed, batch, dim, length, state) for seed in (1, 2)]
+                cases = [reference.random_scan(seed, batch, dim, length, state, gated=dtype != "f16") for seed in (1, 2)]
                 forward = k.Device(dtype, rows_innermost=True)
                 scans = [k.Scan(device, case, 1, KERNELS) for device, case in zip((forward, forward.reversed()), cases)]
                 apart = [{"out": scan.forward(lanes=lanes)[0], "states": scan.states.get(), **scan.backward()[0]} for scan in scans]
