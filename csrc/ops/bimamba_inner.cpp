@@ -74,8 +74,9 @@ struct Inner {
   Tensor x_proj, dt_proj;  // (2, rank + 2 state, inner), (2, inner, rank), in xz's type
   Tensor A;                // (2, inner, state)
 
+  // Channels are innermost: what the operators write in xz's layout is also written as rows.
   Inner(const Tensor& xz_, at::TensorList parameters)
-      : xz(xz_.unflatten(2, {2, -1})),
+      : xz((xz_.stride(2) == 1 ? xz_ : xz_.contiguous()).unflatten(2, {2, -1})),
         directions{Direction(parameters.slice(0, kParameters), false),
                    Direction(parameters.slice(kParameters), true)} {}
 

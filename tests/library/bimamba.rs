@@ -190,6 +190,129 @@ fn under_autocast_the_mixer_is_that_of_the_separate_operators() {
     }
 }
 
+/// Asserts that the operator gives what the separate ones do.
+fn assert_composed(operands: &Operands, tolerance: f64, label: &str) {
+    let found = operands.run(operands.fused(Path::Auto));
+    assert_close(&found, &operands.run(operands.composed()), tolerance, label);
+}
+
+#[test]
+fn the_mixer_reads_its_input_in_any_layout() {
+    let _alone = alone_with_the_generator();
+    tch::manual_seed(6);
+    for sizes in [SIZES[0], SIZES[3], [3, 1, 4, 2, 3, 4], [2, 6, 1, 1, 2, 2]] {
+        let mut operands = Operands::random(sizes, Kind::Float);
+        let xz = operands.0[0].detach();
+        let layouts = [
+            ("steps innermost", xz.transpose(1, 2).contiguous().transpose(1, 2)),
+            ("a batch between the steps", xz.transpose(0, 1).contiguous().transpose(0, 1)),
+            ("part of a wider tensor", Tensor::cat(&[&xz, &xz], 2).narrow(2, 0, xz.size()[2])),
+            ("one sequence repeated", xz.narrow(0, 0, 1).expand_as(&xz)),
+        ];
+        for (label, xz) in layouts {
+            operands.0[0] = xz.set_requires_grad(true);
+            assert_composed(&operands, 1e-4, &format!("{sizes:?}, {label}"));
+        }
+    }
+}
+
+#[test]
+fn an_empty_batch_and_an_empty_sequence_pass_through_the_mixer() {
+    let _alone = alone_with_the_generator();
+    for sizes in [[0, 5, 4, 2, 3, 4], [2, 0, 4, 2, 3, 4]] {
+        for kind in [Kind::Float, Kind::BFloat16] {
+            let operands = Operands::random(sizes, kind);
+            let gradients = operands.run(operands.fused(Path::Auto));
+            assert_eq!(gradients[15].size(), sizes[..3]);
+            for (operand, gradient) in operands.0.iter().zip(&gradients) {
+                assert_eq!((gradient.size(), gradient.kind()), (operand.size(), kind));
+                let sum = gradient.abs().sum(Kind::Double).double_value(&[]);
+                assert_eq!(sum, 0.0, "{:?}", operand.size());
+            }
+        }
+    }
+}
+
+#[test]
+fn what_is_frozen_changes_no_other_gradient_of_the_mixer() {
+    let _alone = alone_with_the_generator();
+    tch::manual_seed(7);
+    let all = Operands::random(SIZES[0], Kind::Float);
+    let expected = all.run(all.fused(Path::Auto));
+    for trained in [&[0][..], &[1, 8], &[3, 6, 13], &[14]] {
+        let some = Operands(all.0.iter().map(Tensor::detach).collect());
+        let leaves: Vec<Tensor> =
+            trained.iter().map(|&i| some.0[i].set_requires_grad(true)).collect();
+        let out = some.fused(Path::Auto);
+        let weights = Tensor::arange(out.numel() as i64, (Kind::Float, Device::Cpu)).cos();
+        let loss = out.reshape([-1]).dot(&weights);
+        // Twice: backward changes nothing that it needs again.
+        for _ in 0..2 {
+            for (i, found) in
+                trained.iter().zip(Tensor::run_backward(&[&loss], &leaves, true, false))
+            {
+                assert_eq!(found, expected[*i], "{i} of {trained:?}");
+            }
+        }
+    }
+    assert!(!tch::no_grad(|| all.fused(Path::Auto)).requires_grad());
+}
+
+#[test]
+fn low_precision_inputs_of_the_mixer_keep_the_parameters_types() {
+    let _alone = alone_with_the_generator();
+    tch::manual_seed(8);
+    for (kind, tolerance) in [(Kind::BFloat16, 5e-2), (Kind::Half, 6e-3), (Kind::Double, 1e-4)] {
+        let mut operands = Operands::random(SIZES[0], Kind::Float);
+        let expected = operands.run(operands.composed());
+        operands.0[0] = operands.0[0].detach().to_kind(kind).set_requires_grad(true);
+        let out = operands.fused(Path::Auto);
+        assert_eq!(out.kind(), kind);
+        let loss = out
+            .to_kind(Kind::Float)
+            .reshape([-1])
+            .dot(&Tensor::arange(out.numel() as i64, (Kind::Float, Device::Cpu)).cos());
+        let mut found = Tensor::run_backward(&[loss], &operands.0, false, false);
+        assert_eq!(found[0].kind(), kind);
+        found[0] = found[0].to_kind(Kind::Float);
+        assert_close(&found, &expected[..15], tolerance, &format!("{kind:?}"));
+    }
+}
+
+#[test]
+fn a_gradient_of_gradients_of_the_mixer_is_refused() {
+    let _alone = alone_with_the_generator();
+    let operands = Operands::random([1, 3, 4, 1, 2, 2], Kind::Float);
+    let loss = operands.fused(Path::Auto).sum(Kind::Float);
+    let error = Tensor::f_run_backward(&[loss], &operands.0, true, true).unwrap_err().to_string();
+    assert!(error.contains("bimamba_inner: double backward is not implemented"), "{error}");
+}
+
+#[test]
+fn threads_that_share_the_mixers_parameters_get_the_gradients_of_one() {
+    let _alone = alone_with_the_generator();
+    tch::manual_seed(9);
+    let operands = Operands::random(SIZES[3], Kind::Float);
+    tch::set_num_threads(1);
+    let once = |operands: Operands| operands.run(operands.fused(Path::Auto));
+    let shared = || Operands(operands.0.iter().map(Tensor::shallow_clone).collect());
+    let expected = once(shared());
+    std::thread::scope(|scope| {
+        let threads: Vec<_> = [shared(), shared(), shared()]
+            .map(|operands| {
+                scope.spawn(move || {
+                    ops::use_one_thread().unwrap();
+                    once(operands)
+                })
+            })
+            .into_iter()
+            .collect();
+        for thread in threads {
+            assert_eq!(thread.join().unwrap(), expected);
+        }
+    });
+}
+
 #[test]
 fn the_mixer_saves_at_most_half_of_what_the_separate_operators_save() {
     let _alone = alone_with_the_generator();
