@@ -4,6 +4,7 @@
 #include "ops/autocast.cpp"
 #include "ops/bimamba_inner.cpp"
 #include "ops/causal_conv1d.cpp"
+#include "ops/linear.cpp"
 #include "ops/rms_norm.cpp"
 #include "ops/selective_scan.cpp"
 #include "cuda/cuda_ops.cpp"
@@ -12,7 +13,6 @@
 #include "ops/benchmark.cpp"
 #include "ops/gpu.cpp"
 #include "ops/launches.cpp"
-#include "ops/linear.cpp"
 #include "ops/optimizer.cpp"
 #include "ops/recompute.cpp"
 #ifndef VMB_DISTRIBUTED
