@@ -39,8 +39,8 @@ constexpr int64_t kMinMultiplyAdds = 1 << 19;
 bool mkl_lacks_avx512() {
 #if defined(__x86_64__) && defined(__linux__)
   constexpr int kFirstAvx512 = 11;  // MKL_CBWR_AVX512_MIC of mkl_types.h
-  static const bool lacks = path_available("avx512") && at::native::mkldnn_matmul &&
-                            mkl_serv_cbwr_get_auto_branch &&
+  static const bool lacks = path_available("avx512") && at::hasMKLDNN() &&
+                            at::native::mkldnn_matmul && mkl_serv_cbwr_get_auto_branch &&
                             mkl_serv_cbwr_get_auto_branch() < kFirstAvx512;
   return lacks;
 #else
@@ -73,7 +73,9 @@ struct LinearFunction : torch::autograd::Function<LinearFunction> {
   static Tensor forward(AutogradContext* context, const Tensor& x, const Tensor& weight,
                         const std::optional<Tensor>& bias) {
     at::AutoDispatchBelowADInplaceOrView guard;
-    context->save_for_backward({x, weight});
+    // Each is for the gradient of the other.
+    context->save_for_backward({weight.requires_grad() ? x : Tensor(),
+                                x.requires_grad() ? weight : Tensor()});
     context->saved_data["has_bias"] = bias.has_value();
     return linear(x, weight, bias.value_or(Tensor()));
   }
@@ -83,15 +85,17 @@ struct LinearFunction : torch::autograd::Function<LinearFunction> {
                                 "linear: double backward is not implemented");
     const auto saved = context->get_saved_variables();
     const Tensor &x = saved[0], &weight = saved[1];
-    const Tensor dout = douts[0].reshape({-1, weight.size(0)});
+    const Tensor dout = douts[0].flatten(0, -2);
     variable_list gradients(3);
     if (context->needs_input_grad(0)) {
-      gradients[0] = at::empty(x.sizes(), x.options());
-      multiply_matrices(gradients[0].view({-1, x.size(-1)}), dout, weight);
+      auto shape = douts[0].sizes().vec();
+      shape.back() = weight.size(1);
+      gradients[0] = at::empty(shape, dout.options());
+      multiply_matrices(gradients[0].flatten(0, -2), dout, weight);
     }
     if (context->needs_input_grad(1)) {
-      gradients[1] = at::empty(weight.sizes(), weight.options());
-      multiply_matrices(gradients[1], dout.t(), x.reshape({-1, x.size(-1)}));
+      gradients[1] = at::empty({dout.size(1), x.size(-1)}, dout.options());
+      multiply_matrices(gradients[1], dout.t(), x.flatten(0, -2));
     }
     const bool has_bias = context->saved_data["has_bias"].toBool();
     if (has_bias && context->needs_input_grad(2)) gradients[2] = dout.sum(0);

@@ -59,6 +59,9 @@ fn frozen_weights_and_inputs_get_no_gradient_and_the_others_theirs() {
         let found = run(&ops::linear(x, weight, None), &dout, &leaves);
         assert_close(&found, &run(&x.linear(weight, None::<&Tensor>), &dout, &leaves));
     }
+    let bias = leaf(&[96]);
+    let found = run(&ops::linear(&x.detach(), &weight.detach(), Some(&bias)), &dout, &[&bias]);
+    assert_close(&found[..1], &[dout.sum_dim_intlist([0].as_slice(), false, Kind::Float)]);
     let out = tch::no_grad(|| ops::linear(&x, &weight, None));
     assert!(
         !out.requires_grad() && !ops::linear(&x.detach(), &weight.detach(), None).requires_grad()
