@@ -82,8 +82,8 @@ class Reducer {
     std::lock_guard<std::mutex> lock(mutex_);
     TORCH_CHECK(armed_, "reducer: finish without arm");
     armed_ = false;
-    // The hooks have moved what the last backward reached; the rest are zeros, or the sums of
-    // earlier backward passes of the step.
+    // The hooks have moved what the last backward reached; the rest are zeros, the sums of earlier
+    // backward passes of the step, or those of slices, which are added without hooks.
     for (Bucket& bucket : buckets_) {
       for (size_t i = 0; i < bucket.parameters.size(); ++i) gather(bucket, i);
     }
@@ -120,8 +120,8 @@ class Reducer {
     buckets_.push_back(std::move(bucket));
   }
 
-  // Moves the gradient of a parameter into the bucket, where it stays: from the second step on
-  // nothing is copied, unless the gradient was replaced or removed.
+  // Moves the gradient of a parameter into the bucket, where it stays until the next step removes
+  // it from the parameter.
   static void gather(Bucket& bucket, size_t index) {
     Tensor& gradient = bucket.parameters[index].mutable_grad();
     Tensor& view = bucket.gradients[index];

@@ -1,6 +1,6 @@
 //! Data-parallel training over several processes and hosts, one process per device: each has its
-//! shard of every batch, gradients are summed while backward runs (arXiv 2006.15704), and together
-//! they compute what one process would with the global batch.
+//! shard of every batch, gradients are summed, on GPUs while backward runs (arXiv 2006.15704), and
+//! together they compute what one process would with the global batch.
 
 mod environment;
 mod gather;
