@@ -313,6 +313,27 @@ mod tests {
         assert_eq!(names[0], ["fusion"]);
     }
 
+    #[test]
+    fn a_mamba_regs_neck_is_randomized_with_the_last_block() {
+        let yaml = "{data: {image_size: 32}, model: {fusion: {strategy: mamba_only}, \
+            mamba: {name: mambar_small_patch16_224, patch_size: 8, embed_dim: 24, depth: 2}}}";
+        let config = Config::from_yaml(yaml, "small", &[]).unwrap();
+        let net = BeautyNet::without_pretrained(&config, Device::Cpu).unwrap();
+        let names: Vec<String> = net.parameters().into_iter().map(|(name, _)| name).collect();
+        let stages = stages(&net, &names);
+        let of = |wanted: &str| {
+            let has = |stage: &Stage| stage.parameters.iter().any(|&at| names[at] == wanted);
+            stages.iter().find(|stage| has(stage)).map(|stage| stage.names.join(" "))
+        };
+        for (parameter, stage) in [
+            ("mamba.neck.weight", "mamba.layers.1"),
+            ("mamba.norm_neck.weight", "mamba.layers.1"),
+            ("mamba.pos_embed_cls", "mamba.embeddings"),
+        ] {
+            assert_eq!(of(parameter).as_deref(), Some(stage), "{parameter}");
+        }
+    }
+
     /// `structural_similarity(a, b, gaussian_weights=True, sigma=1.5, use_sample_covariance=False,
     /// data_range=1)` of scikit-image 0.26.0.
     const SCIKIT: f64 = 0.66152108;

@@ -100,6 +100,15 @@ fn timm(run: &Run, writer: &mut Writer) -> Result<()> {
     Ok(())
 }
 
+/// Returns the features of a ViT that is exported for timm, which has no `cls_mean`; its distilled
+/// models have no other features than `cls`.
+fn timm_features(shape: &BackboneShape) -> Features {
+    match shape.features {
+        Features::Mean if shape.variant.class_tokens == 1 => Features::Mean,
+        _ => Features::Cls,
+    }
+}
+
 /// `config.json`, which timm's hub code reads: the architecture, its arguments, and the
 /// normalization of images. The sizes are always stated, so that presets which timm does not know
 /// work too.
@@ -147,8 +156,7 @@ struct TimmPretrainedCfg {
 
 impl<'a> TimmConfig<'a> {
     fn new(backbone: &'a BackboneConfig, shape: &BackboneShape) -> Self {
-        // timm's distilled models have no other feature than that of their two tokens.
-        let is_mean = shape.features == Features::Mean && shape.variant.class_tokens == 1;
+        let is_mean = timm_features(shape) == Features::Mean;
         let global_pool = if is_mean { "avg" } else { "token" };
         Self {
             architecture: match backbone.published() {

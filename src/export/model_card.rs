@@ -5,7 +5,7 @@ use std::fmt::Write;
 
 use anyhow::Result;
 
-use super::Layout;
+use super::{Layout, timm_features};
 use crate::config::{BackboneConfig, BackboneShape, Branch, Config, DatasetName, Stem};
 use crate::eval::baselines::Baselines;
 use crate::eval::metrics::{Metric, Metrics};
@@ -52,7 +52,7 @@ pub(super) fn markdown(run: &Run, layout: Layout) -> Result<String> {
         trained.unwrap_or_default(),
         model(run)?,
         data(config, summary.as_ref()),
-        files(config, layout),
+        files(config, layout)?,
         config.without_folders().to_yaml()?
     ))
 }
@@ -156,7 +156,16 @@ fn results(summary: &Summary) -> String {
 }
 
 /// Lists the files and the code that opens them.
-fn files(config: &Config, layout: Layout) -> String {
+fn files(config: &Config, layout: Layout) -> Result<String> {
+    let of_timm = |shape: BackboneShape| (shape.features, timm_features(&shape));
+    let of_vit = match config.shape(Branch::Vit)?.map(of_timm) {
+        Some((ours, timms)) if ours != timms => {
+            format!("the ViT, whose features in timm are `{timms}`, not `{ours}`")
+        }
+        _ => "the ViT's features".to_string(),
+    };
+    let vit_for_timm =
+        format!("`vit/`: {of_vit}, for `timm.create_model(\"local-dir:vit\", pretrained=True)`");
     let [vit, mamba, other] = match layout {
         Layout::Safetensors => [
             "`vit.safetensors`: the ViT under timm's names, without a classifier",
@@ -165,8 +174,7 @@ fn files(config: &Config, layout: Layout) -> String {
              `vmbeauty predict model.safetensors IMAGE`",
         ],
         Layout::Timm => [
-            "`vit/`: the ViT's features, for \
-             `timm.create_model(\"local-dir:vit\", pretrained=True)`",
+            &vit_for_timm,
             "`mamba/model.pth`: a checkpoint for Vim's or Mamba-Reg's code, \
              `model.load_state_dict(torch.load(path)[\"model\"], strict=False)`; only `head` is \
              missing",
@@ -176,5 +184,5 @@ fn files(config: &Config, layout: Layout) -> String {
     let mut lines = vec![(Branch::Vit, vit), (Branch::Mamba, mamba)];
     lines.retain(|(branch, _)| config.model.fusion.strategy.uses(*branch));
     let lines = lines.into_iter().map(|(_, line)| line).chain([other]);
-    lines.map(|line| format!("- {line}\n")).collect()
+    Ok(lines.map(|line| format!("- {line}\n")).collect())
 }

@@ -131,6 +131,9 @@ mod tests {
             "mamba.layers.0.mixer.A_b_log",
             "vit.cls_token",
             "mamba.pos_embed",
+            "vit.dist_token",
+            "vit.reg_token",
+            "mamba.pos_embed_cls",
         ] {
             assert!(!is_decayed(name, &matrix), "{name}");
         }
@@ -156,6 +159,32 @@ mod tests {
         keys.dedup();
         assert_eq!(keys.len(), 4);
         assert!(keys.iter().all(|key| key.lr_scale() == 1.0 && !key.freezable));
+    }
+
+    #[test]
+    fn tokens_and_the_norm_before_the_blocks_are_below_them_and_a_neck_is_above() {
+        let matrix = Tensor::zeros([2, 2], (Kind::Float, Device::Cpu));
+        let config = OptimizerConfig { layer_decay: 0.5, ..OptimizerConfig::default() };
+        let freeze = FreezeConfig {
+            vit: FrozenBlocks::First(1),
+            mamba: FrozenBlocks::First(2),
+            ..FreezeConfig::default()
+        };
+        for (name, below_the_top, frozen) in [
+            ("vit.norm_pre.weight", 4, true),
+            ("vit.reg_token", 4, true),
+            ("vit.dist_token", 4, true),
+            ("vit.blocks.0.ls1.gamma", 3, true),
+            ("vit.blocks.2.ls2.gamma", 1, false),
+            ("vit.norm.weight", 0, false),
+            ("mamba.pos_embed_cls", 3, true),
+            ("mamba.neck.weight", 0, false),
+            ("mamba.norm_neck.weight", 0, false),
+        ] {
+            let key = GroupKey::new(name, &matrix, [3, 2], &config, &freeze);
+            assert_eq!(key.lr_scale(), 0.5f64.powi(below_the_top), "{name}");
+            assert_eq!(key.freezable, frozen, "{name}");
+        }
     }
 
     #[test]

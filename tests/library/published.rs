@@ -198,6 +198,10 @@ fn timm_pools_an_exported_vit_as_its_features_are_made() {
         let expected = if pool == "avg" { "avg" } else { "" };
         assert_eq!(arguments["global_pool"].as_str().unwrap_or(""), expected, "{name}, {features}");
         assert_eq!(arguments["fc_norm"].as_bool().is_some(), pool == "avg", "{name}, {features}");
+        let card = std::fs::read_to_string(folder.path().join("README.md")).unwrap();
+        let timms = if pool == "avg" { "mean" } else { "cls" };
+        let differs = format!("whose features in timm are `{timms}`, not `{features}`");
+        assert_eq!(card.contains(&differs), features != timms, "{name}: {card}");
     }
 }
 
