@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
-use vm_beautynet::data::{ImageDataset, LoaderOptions, Sample, Source};
+use vm_beautynet::data::{ImageDataset, Sample, Source};
 use vm_beautynet::eval::evaluate::predict;
 use vm_beautynet::eval::predictions::Predictions;
 use vm_beautynet::run::Run;
@@ -21,8 +21,7 @@ pub(crate) fn run(run: &Path, images: &[PathBuf]) -> Result<Predictions> {
         .iter()
         .map(|file| Sample::new(file.display().to_string(), Source::File(file.clone()), 0.0, None));
     let images = ImageDataset::new(samples.collect(), &run.config.data)?;
-    let options = LoaderOptions::for_evaluation(&run.config);
-    predict(&run.net, &Arc::new(images), options, &mut |_| Ok(()))
+    predict(&run.net, &Arc::new(images), &run.config, &mut |_| Ok(()))
 }
 
 fn main() -> Result<()> {

@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use super::data_root;
 use super::output::{interval, metric, print_result, say, table};
-use crate::data::{ImageDataset, LoaderOptions, Split};
+use crate::data::{ImageDataset, Split};
 use crate::eval::evaluate::predict;
 use crate::eval::metrics::Metric;
 use crate::eval::statistics::MetricsWithCi;
@@ -41,8 +41,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
     run.config.check_image_sizes()?;
     let (samples, skipped) = data_root::load_split(&run, args.split)?;
     let images = Arc::new(ImageDataset::new(samples, &run.config.data)?);
-    let options = LoaderOptions::for_evaluation(&run.config);
-    let predictions = predict(&run.net, &images, options, &mut |_| Ok(()))?;
+    let predictions = predict(&run.net, &images, &run.config, &mut |_| Ok(()))?;
     let metrics = MetricsWithCi::new(&predictions)?;
     if let Some(file) = &args.predictions {
         run.write_predictions(&predictions, args.split, file)?;

@@ -11,7 +11,7 @@ use serde_json::{Map, Value, json};
 
 use super::output::{print, print_json, say, table};
 use crate::config::DataConfig;
-use crate::data::{self, ImageDataset, LoaderOptions, Sample, Source, csv_cell, read_image};
+use crate::data::{self, ImageDataset, Sample, Source, csv_cell, read_image};
 use crate::eval::evaluate::predict;
 use crate::eval::predictions::Predictions;
 use crate::run::Run;
@@ -44,8 +44,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
     let run = Run::open(&args.run, &[])?;
     run.config.check_image_sizes()?;
     let (images, unread) = open_images(&args.images, &run.config.data)?;
-    let options = LoaderOptions::for_evaluation(&run.config);
-    let predictions = predict(&run.net, &Arc::new(images), options, &mut |_| Ok(()))?;
+    let predictions = predict(&run.net, &Arc::new(images), &run.config, &mut |_| Ok(()))?;
     match args.format {
         Format::Table => print(&as_table(&predictions))?,
         Format::Csv => print(&as_csv(&predictions)?)?,

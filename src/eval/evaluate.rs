@@ -6,6 +6,7 @@ use anyhow::Result;
 use tch::{Kind, Tensor};
 
 use super::predictions::Predictions;
+use crate::config::Config;
 use crate::data::{ImageDataset, Loader, LoaderOptions, shortest};
 use crate::models::images::upload;
 use crate::models::{BeautyNet, Images, Slicer};
@@ -13,22 +14,23 @@ use crate::models::{BeautyNet, Images, Slicer};
 /// The columns of the branches' fusion weights, where the model has two branches.
 pub const BRANCH_WEIGHTS: [&str; 2] = ["weight_vit", "weight_mamba"];
 
-/// Predicts the images of one rank's shard, in order; with `data.test_time_flip` as the mean over
-/// each image and its mirror image. `progress` is called with the number of images of each batch.
-/// The fusion weights of a model with two branches are in the columns [`BRANCH_WEIGHTS`]. Returns
-/// an error if an image cannot be read or has a size that the model does not accept, or if
-/// `progress` returns one, which ends the prediction.
+/// Predicts images, in order, as training with this config does: in the same batches and slices;
+/// with `data.test_time_flip` as the mean over each image and its mirror image. `progress` is
+/// called with the number of images of each batch. The fusion weights of a model with two branches
+/// are in the columns [`BRANCH_WEIGHTS`]. Returns an error if an image cannot be read or has a size
+/// that the model does not accept, or if `progress` returns one, which ends the prediction.
 pub fn predict(
     net: &BeautyNet,
     images: &Arc<ImageDataset>,
-    options: LoaderOptions,
+    config: &Config,
     progress: &mut dyn FnMut(usize) -> Result<()>,
 ) -> Result<Predictions> {
-    predict_sliced(net, images, options, &Slicer::new(None, net.device())?, progress)
+    let slicer = Slicer::new(config.train.slice, net.device())?;
+    predict_shard(net, images, LoaderOptions::for_evaluation(config), &slicer, progress)
 }
 
-/// As [`predict`], with a slicer that is there already.
-pub fn predict_sliced(
+/// As [`predict`], for the images of one rank's shard.
+pub fn predict_shard(
     net: &BeautyNet,
     images: &Arc<ImageDataset>,
     options: LoaderOptions,

@@ -151,6 +151,15 @@ mod tests {
     }
 
     #[test]
+    fn a_panic_in_a_thread_reaches_the_caller_with_its_message() {
+        let slicer = slicer(None);
+        let panics = || slicer.map(9, |n| if n == 4 { panic!("number {n}") } else { Ok(n) });
+        let caught = std::panic::catch_unwind(std::panic::AssertUnwindSafe(panics)).unwrap_err();
+        assert_eq!(caught.downcast_ref::<String>().unwrap(), "number 4");
+        assert_eq!(slicer.map(3, Ok).unwrap(), [0, 1, 2]);
+    }
+
+    #[test]
     fn a_thread_that_computes_slices_starts_no_others() {
         let before = tch::get_num_threads();
         let slicer = slicer(None);

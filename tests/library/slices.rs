@@ -3,11 +3,15 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
+use std::sync::Arc;
 
 use crate::generator::alone_with_the_generator;
 use tch::{Device, Kind, Tensor};
 use vm_beautynet::config::Config;
+use vm_beautynet::data::{ImageDataset, Split, load_split};
+use vm_beautynet::eval::evaluate::predict;
 use vm_beautynet::models::{BeautyNet, Images, Slicer};
+use vm_beautynet::run::Run;
 use vm_beautynet::train::pretrain::pretrain;
 use vm_beautynet::train::{Options, train};
 
@@ -100,6 +104,21 @@ fn slices_train_what_a_whole_batch_does() {
             }
         }
     }
+}
+
+#[test]
+fn a_run_is_evaluated_in_the_slices_that_it_trained_in() {
+    let _alone = alone_with_the_generator();
+    let folder = tempfile::tempdir().unwrap();
+    train(&config(&["train.slice=1"]), folder.path(), Options::default(), &mut []).unwrap();
+    let run = Run::open(folder.path(), &[]).unwrap();
+    let (samples, _) = load_split(&run.config.data, run.config.seed, Split::Val).unwrap();
+    let images = Arc::new(ImageDataset::new(samples, &run.config.data).unwrap());
+    let predictions = predict(&run.net, &images, &run.config, &mut |_| Ok(())).unwrap();
+    let file = folder.path().join("again.csv");
+    run.write_predictions(&predictions, Split::Val, &file).unwrap();
+    let [again, first] = [file, folder.path().join("predictions_val.csv")].map(fs::read);
+    assert!(again.unwrap() == first.unwrap());
 }
 
 #[test]

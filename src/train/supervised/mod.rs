@@ -182,7 +182,7 @@ impl<'a> Supervised<'a> {
         let options =
             LoaderOptions { shard: world.shard(), ..LoaderOptions::for_evaluation(self.config) };
         let mut advance = |images| evaluation.advance(split, images);
-        let mine = evaluate::predict_sliced(&self.net, images, options, slicer, &mut advance)?;
+        let mine = evaluate::predict_shard(&self.net, images, options, slicer, &mut advance)?;
         world.gather_predictions(mine, images.samples(), options.batch_size)
     }
 }
