@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use tch::{Kind, Tensor};
 
 use super::maps::{explain, scale_maps};
@@ -58,8 +58,9 @@ impl PerImage {
 }
 
 /// Explains all images of a split and evaluates their maps. A constant map has no ranking and no
-/// attribution; its image is not counted. Returns an error as [`explain`] does, and if an image
-/// cannot be read or the branches have different patch grids.
+/// attribution; its image is not counted. If the branches have different patch grids, the maps of
+/// the coarser one are resized to the finer. Returns an error as [`explain`] does, and if an image
+/// cannot be read.
 pub fn evaluate(
     net: &BeautyNet,
     images: &Arc<ImageDataset>,
@@ -67,11 +68,7 @@ pub fn evaluate(
     options: &ExplainOptions,
     loading: LoaderOptions,
 ) -> Result<MapMetrics> {
-    let grids: Vec<i64> = branches(net).map(|(_, shape)| shape.grid()).collect();
-    ensure!(
-        grids.windows(2).all(|pair| pair[0] == pair[1]),
-        "the branches have {grids:?} patches per side: maps on different grids cannot be compared"
-    );
+    let finest = branches(net).map(|(_, shape)| shape.grid()).max().unwrap_or(0);
     let mut per_image = PerImage::default();
     let mut names = Vec::new();
     for batch in Loader::new(Arc::clone(images), loading)? {
@@ -80,7 +77,11 @@ pub fn evaluate(
         let explanation = explain(net, Images::Pixels(&x), options)?;
         let mut maps: NamedMaps = explanation
             .branches()
-            .map(|(branch, maps)| Ok((branch.name(), maps.last()?)))
+            .map(|(branch, maps)| {
+                let map = maps.last()?;
+                let is_finest = map.size()[1] == finest;
+                Ok((branch.name(), if is_finest { map } else { scale_maps(&map, finest)? }))
+            })
             .collect::<Result<_>>()?;
         if let [(_, vit), (_, mamba)] = &maps[..] {
             agreement(&mut per_image, vit, mamba)?;

@@ -359,6 +359,24 @@ fn metrics_of_a_split_are_printed_and_saved_in_the_run() {
 }
 
 #[test]
+fn maps_on_different_patch_grids_are_evaluated_on_the_finer_one() {
+    let sandbox = Sandbox::new();
+    // 2x2 patches next to 4x4.
+    let train = ["train", "small.yaml", "--output", "run", "--set", "model.vit.patch_size=16"];
+    sandbox.done(&[&train[..], &["--set", "train.epochs=1"]].concat());
+    let json = sandbox.json(&["explain", "run", "--evaluate", "test", "--json"]);
+    let curves = json["curves"].as_array().unwrap();
+    assert_eq!(curves.len(), 3);
+    for of in curves.iter().map(|curve| &curve["insertion"]).chain([&json["agreement"]["spearman"]])
+    {
+        assert!(of["n"].as_i64().unwrap() > 0, "{of}");
+        assert!(of["mean"].as_f64().unwrap().is_finite(), "{of}");
+    }
+    let overlap = json["agreement"]["top20_overlap"]["mean"].as_f64().unwrap();
+    assert!((0.0..=1.0).contains(&overlap), "{overlap}");
+}
+
+#[test]
 fn metrics_are_saved_in_the_output_folder_and_randomized_weights_change_the_maps() {
     let sandbox = Sandbox::new();
     sandbox.train_one_epoch("runs/small");
