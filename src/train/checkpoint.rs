@@ -117,7 +117,11 @@ fn restore<P: DeserializeOwned>(
         .metadata()
         .get(PROGRESS_KEY)
         .context("it has no progress of a run")
-        .and_then(|text| Ok(serde_json::from_str(text)?))?;
+        .and_then(|text| {
+            let of_another = "another version of vmbeauty wrote it: resume with that version, or \
+                              train without --resume in another directory";
+            serde_json::from_str(text).context(of_another)
+        })?;
     {
         let _guard = tch::no_grad_guard();
         for (name, target) in parameters {

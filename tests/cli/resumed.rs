@@ -5,7 +5,7 @@ use std::fs;
 use serde_json::Value;
 
 use crate::sandbox::Sandbox;
-use crate::sandbox::run::{epochs, largest_difference, tensors, train_arguments};
+use crate::sandbox::run::{CHECKPOINT, epochs, largest_difference, tensors, train_arguments};
 
 /// Trains `small.yaml` in the run directory `run` with these values and options.
 fn arguments<'a>(run: &'a str, set: &[&'a str], options: &[&'a str]) -> Vec<&'a str> {
@@ -49,6 +49,22 @@ fn a_resumed_run_may_move_and_compute_elsewhere_and_ends_with_the_same_weights()
     let (_, error) = sandbox.fails(&arguments("moved", &[a, constant], &["--resume"]));
     assert!(error.contains("the dataset is not the one that moved was started with"), "{error}");
     assert_eq!(fs::read_to_string(sandbox.path("moved/config.yaml")).unwrap(), config);
+}
+
+#[test]
+fn a_checkpoint_with_other_fields_is_refused_as_one_of_another_version() {
+    let sandbox = Sandbox::new();
+    sandbox.done(&arguments("run", &["train.epochs=1"], &[]));
+    let file = sandbox.path("run").join(CHECKPOINT);
+    let mut bytes = fs::read(&file).unwrap();
+    // The checksum goes, and the progress has a field of another name.
+    for text in [&b"vmbeauty.blake3"[..], b"precision\\\":"] {
+        let at = bytes.windows(text.len()).position(|window| window == text).unwrap();
+        bytes[at] = b'_';
+    }
+    fs::write(&file, bytes).unwrap();
+    let (_, error) = sandbox.fails(&arguments("run", &["train.epochs=2"], &["--resume"]));
+    assert!(error.contains("another version of vmbeauty wrote it: resume with"), "{error}");
 }
 
 #[test]
