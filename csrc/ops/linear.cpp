@@ -22,7 +22,8 @@ namespace at::native {
 __attribute__((weak)) void mkldnn_matmul(const Tensor& a, const Tensor& b, const Tensor& out,
                                          float beta, float alpha);
 }
-// The instruction set that MKL selects, as MKL_CBWR_Get_Auto_Branch of its public interface.
+// The instruction set that MKL selects, as MKL_CBWR_Get_Auto_Branch of its public interface: below
+// 0 where it does not know the processor, and MKL_CBWR_AUTO where that is not Intel's.
 extern "C" __attribute__((weak)) int mkl_serv_cbwr_get_auto_branch();
 #endif
 
@@ -39,9 +40,10 @@ constexpr int64_t kMinMultiplyAdds = 1 << 19;
 bool mkl_lacks_avx512() {
 #if defined(__x86_64__) && defined(__linux__)
   constexpr int kFirstAvx512 = 11;  // MKL_CBWR_AVX512_MIC of mkl_types.h
+  static const int branch =
+      mkl_serv_cbwr_get_auto_branch ? mkl_serv_cbwr_get_auto_branch() : kFirstAvx512;
   static const bool lacks = path_available("avx512") && at::hasMKLDNN() &&
-                            at::native::mkldnn_matmul && mkl_serv_cbwr_get_auto_branch &&
-                            mkl_serv_cbwr_get_auto_branch() < kFirstAvx512;
+                            at::native::mkldnn_matmul && branch >= 0 && branch < kFirstAvx512;
   return lacks;
 #else
   return false;
