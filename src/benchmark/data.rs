@@ -24,6 +24,8 @@ use crate::data::{
 const BATCH: usize = 32;
 /// Rounds of each measurement, of which the median is reported.
 const ROUNDS: usize = 3;
+/// Batches of a pass over the files.
+const BATCHES: usize = 8;
 /// Quality of the generated JPEGs.
 const QUALITY: u8 = 90;
 
@@ -34,12 +36,19 @@ pub struct DataBenchmarkSettings {
     pub config: DataConfig,
     /// A folder of the user's images, measured in addition to the generated ones.
     pub folder: Option<PathBuf>,
-    /// The approximate duration of a round.
+    /// The approximate duration of a round; 0 to try all of it once, with few files.
     pub round: Duration,
     /// The number of worker threads whose throughput is compared with that of one.
     pub workers: usize,
     /// Images to load at the end while watching the memory; 0 to skip that.
     pub memory_images: usize,
+}
+
+impl DataBenchmarkSettings {
+    /// Returns the number of files, images or rounds: one of each where no time is to be spent.
+    fn count(&self, usual: usize) -> usize {
+        if self.round.is_zero() { 1 } else { usual }
+    }
 }
 
 /// The result of [`benchmark_data`].
@@ -100,8 +109,8 @@ pub fn benchmark_data(
 ) -> Result<DataBenchmark> {
     let scratch = Scratch::new()?;
     let mut sets = vec![
-        ("generated 224 px".to_string(), scratch.generate(224, 64)?),
-        ("generated 1024 px".to_string(), scratch.generate(1024, 16)?),
+        ("generated 224 px".to_string(), scratch.generate(224, settings.count(64))?),
+        ("generated 1024 px".to_string(), scratch.generate(1024, settings.count(16))?),
     ];
     if let Some(folder) = &settings.folder {
         sets.push((folder.display().to_string(), readable_files(folder)?));
@@ -141,7 +150,7 @@ impl Scratch {
     }
 
     /// Writes synthetic faces as JPEGs, `size` pixels square.
-    fn generate(&self, size: u32, count: u64) -> Result<Vec<PathBuf>> {
+    fn generate(&self, size: u32, count: usize) -> Result<Vec<PathBuf>> {
         let write = |index: u64| -> Result<PathBuf> {
             let path = self.0.join(format!("{size}_{index}.jpg"));
             let image = synthetic::render(FaceSeed { seed: 1, index }, size);
@@ -149,7 +158,7 @@ impl Scratch {
             JpegEncoder::new_with_quality(BufWriter::new(file), QUALITY).encode_image(&image)?;
             Ok(path)
         };
-        (0..count)
+        (0..count as u64)
             .map(|index| {
                 write(index).with_context(|| format!("writing to {}; set TMPDIR", self.0.display()))
             })
@@ -176,14 +185,14 @@ fn readable_files(folder: &Path) -> Result<Vec<PathBuf>> {
     Ok(files)
 }
 
-/// Opens the files as a split, repeated to fill at least eight batches.
-fn open_dataset(files: &[PathBuf], config: &DataConfig) -> Result<Arc<ImageDataset>> {
-    let repeats = (8 * BATCH).div_ceil(files.len());
+/// Opens the files as a split, repeated to fill the batches of a pass.
+fn open_dataset(files: &[PathBuf], settings: &DataBenchmarkSettings) -> Result<Arc<ImageDataset>> {
+    let repeats = settings.count(BATCHES * BATCH).div_ceil(files.len());
     let samples = (0..repeats).flat_map(|_| files).map(|file| {
         let id = file.display().to_string();
         Sample::new(id, Source::File(file.clone()), 0.0, None)
     });
-    let config = DataConfig { cache: Cache::None, ..config.clone() };
+    let config = DataConfig { cache: Cache::None, ..settings.config.clone() };
     Ok(Arc::new(ImageDataset::new(samples.collect(), &config)?))
 }
 
@@ -192,13 +201,13 @@ fn measure_set(
     files: &[PathBuf],
     settings: &DataBenchmarkSettings,
 ) -> Result<FileSetBenchmark> {
-    let images = open_dataset(files, &settings.config)?;
+    let images = open_dataset(files, settings)?;
     let train = |epoch| Mode::Train { seed: 1, epoch };
     let evaluate = |_| Mode::Eval;
     let round = settings.round;
     // All are measured in turn, so that a slower phase of the machine affects all of them.
     let mut speeds: [Vec<f64>; 5] = Default::default();
-    for _ in 0..ROUNDS {
+    for _ in 0..settings.count(ROUNDS) {
         let measured = [
             decode_speed(files, round)?,
             speed(&images, &train, 0, round)?,
@@ -275,7 +284,7 @@ fn normalize(batch: &HostBatch, out: &mut Vec<f32>) {
 }
 
 fn watch_memory(files: &[PathBuf], settings: &DataBenchmarkSettings) -> Result<MemoryGrowth> {
-    let dataset = open_dataset(files, &settings.config)?;
+    let dataset = open_dataset(files, settings)?;
     let (mut done, mut epoch, mut early) = (0, 0, None);
     while done < settings.memory_images {
         let mode = Mode::Train { seed: 1, epoch };

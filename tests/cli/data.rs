@@ -220,6 +220,9 @@ fn the_benchmark_reports_its_keys_for_generated_files_and_a_folder() {
         "benchmark",
         "data",
         "mine",
+        // The images are small.
+        "--config",
+        "small.yaml",
         "--seconds",
         "0",
         "--memory-images",

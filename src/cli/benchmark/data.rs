@@ -25,7 +25,8 @@ pub(crate) struct Args {
     /// Worker threads whose throughput is compared with that of one
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..=1024))]
     workers: u16,
-    /// Seconds of a round; each of the five measurements of a set has three rounds
+    /// Seconds of a round; each of the five measurements of a set has three rounds, and one with
+    /// few files if this is 0
     #[arg(long, default_value_t = 1.0, value_parser = parse_seconds)]
     seconds: f64,
     /// Watch the memory while loading N images with the training transform
