@@ -5,7 +5,6 @@ use std::process::ExitCode;
 
 use anyhow::{Result, bail};
 use serde_json::{Map, json};
-use serde_yaml::Value;
 
 use super::output::{print, print_json, print_result, say, table};
 use crate::config::{self, Config, KeyReference, json_schema, reference};
@@ -38,7 +37,8 @@ pub(super) struct ShowArgs {
 /// List the keys of a config with their types, defaults and documentation
 #[derive(Debug, clap::Args)]
 pub(super) struct KeysArgs {
-    /// Only keys that begin with this, as train.optimizer; or else that contain it, as lr
+    /// Only keys that begin with this, as train.optimizer; or else that contain it, as lr; or else
+    /// whose documentation does, as learning
     prefix: Option<String>,
     /// Print one JSON object
     #[arg(long)]
@@ -100,13 +100,16 @@ fn keys(args: &KeysArgs) -> Result<()> {
     let begins = |row: &KeyReference| row.key.starts_with(prefix);
     if rows.iter().any(begins) {
         rows.retain(begins);
-    } else {
+    } else if rows.iter().any(|row| row.key.contains(prefix)) {
         rows.retain(|row| row.key.contains(prefix));
+    } else {
+        let word = prefix.to_lowercase();
+        rows.retain(|row| row.doc.to_lowercase().contains(&word));
     }
     if rows.is_empty() {
         let hint = config::nearest_key(prefix);
         let hint = hint.map_or(String::new(), |key| format!("; did you mean {key}?"));
-        bail!("no key of the config begins with {prefix} or contains it{hint}");
+        bail!("no key of the config has {prefix} in its name or documentation{hint}");
     }
     let text = || {
         let row = |row: &KeyReference| {
@@ -119,24 +122,17 @@ fn keys(args: &KeysArgs) -> Result<()> {
 }
 
 fn diff(args: &DiffArgs) -> Result<()> {
-    let (a, b) = (load(&args.a)?.flat_keys()?, load(&args.b)?.flat_keys()?);
-    let of = |keys: &[(String, Value)], key: &str| {
-        keys.iter().find(|(known, _)| known == key).map_or(Value::Null, |(_, value)| value.clone())
-    };
-    // A map, as data.normalize, has keys of its own in one of them only.
-    let only_b = b.iter().filter(|(key, _)| a.iter().all(|(known, _)| known != key));
-    let keys = a.iter().chain(only_b).map(|(key, _)| (key, of(&a, key), of(&b, key)));
-    let differing: Vec<_> = keys.filter(|(_, a, b)| a != b).collect();
+    let differing = load(&args.a)?.differences(&load(&args.b)?)?;
     let text = || {
         if differing.is_empty() {
             return "no key differs\n".to_owned();
         }
         let (a, b) = (args.a.display().to_string(), args.b.display().to_string());
         let rows =
-            differing.iter().map(|(key, a, b)| [key.to_string(), plain_text(a), plain_text(b)]);
+            differing.iter().map(|(key, [a, b])| [key.clone(), plain_text(a), plain_text(b)]);
         table(&["key", &a, &b], rows)
     };
-    let keys = differing.iter().map(|(key, a, b)| (key.to_string(), json!({"a": a, "b": b})));
+    let keys = differing.iter().map(|(key, [a, b])| (key.clone(), json!({"a": a, "b": b})));
     let result = json!({"a": args.a, "b": args.b, "keys": keys.collect::<Map<_, _>>()});
     print_result(args.json, &result, text)
 }

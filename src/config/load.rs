@@ -95,6 +95,22 @@ impl Config {
         Ok(keys)
     }
 
+    /// Returns the dotted keys in which two configs differ, with both values; null for a key of a
+    /// map that one of them does not have, as in `data.normalize`. Returns an error if a path is
+    /// not Unicode.
+    pub(crate) fn differences(
+        &self,
+        other: &Self,
+    ) -> Result<Vec<(String, [Value; 2])>, ConfigError> {
+        let (a, b) = (self.flat_keys()?, other.flat_keys()?);
+        let of = |keys: &[(String, Value)], key: &str| {
+            keys.iter().find(|(known, _)| known == key).map_or(Value::Null, |(_, v)| v.clone())
+        };
+        let only_b = b.iter().filter(|(key, _)| a.iter().all(|(known, _)| known != key));
+        let keys = a.iter().chain(only_b).map(|(key, _)| (key.clone(), [of(&a, key), of(&b, key)]));
+        Ok(keys.filter(|(_, [a, b])| a != b).collect())
+    }
+
     /// Returns [`to_yaml`](Self::to_yaml) with a comment after each value: the file and the line
     /// that it comes from, `--set`, a variable of the environment, or the default.
     pub fn to_yaml_with(&self, sources: &Sources) -> Result<String, ConfigError> {

@@ -67,19 +67,8 @@ impl Changes {
         kind: RunKind,
         started: bool,
     ) -> Result<Self, ConfigError> {
-        let (old_keys, new_keys) = (old.flat_keys()?, new.flat_keys()?);
-        let value = |keys: &[(String, Value)], key: &str| {
-            keys.iter().find(|(known, _)| known == key).map_or(Value::Null, |(_, v)| v.clone())
-        };
-        let only_new =
-            new_keys.iter().filter(|(key, _)| old_keys.iter().all(|(old, _)| old != key));
-        let keys = old_keys.iter().chain(only_new).map(|(key, _)| key);
-        let changes = keys.map(|key| Change {
-            key: key.clone(),
-            old: value(&old_keys, key),
-            new: value(&new_keys, key),
-        });
-        let changed = changes.filter(|change| change.old != change.new);
+        let changed = old.differences(new)?.into_iter();
+        let changed = changed.map(|(key, [old, new])| Change { key, old, new });
         let is_starting = |key: &str| STARTING.contains(&key);
         let (allowed, refused) = changed
             .filter(|change| !(started && is_starting(&change.key)))

@@ -47,6 +47,8 @@ fn keys_are_listed_by_their_beginning_or_else_by_a_word_in_them() {
     assert!(!listed.contains("train.epochs"), "{listed}");
     let listed = sandbox.done(&["config", "keys", "backbone_lr"]);
     assert!(listed.contains("train.optimizer.backbone_lr: number | null (default null)"));
+    let listed = sandbox.done(&["config", "keys", "learning rate"]);
+    assert!(listed.contains("train.optimizer.lr: number"), "{listed}");
     let keys = sandbox.json(&["config", "keys", "--json"]);
     assert!(keys["keys"].as_array().unwrap().len() > 100);
     let (_, error) = sandbox.fails(&["config", "keys", "epcohs"]);
