@@ -8,6 +8,7 @@
 //! forever or never reach the end. Only regular files are opened, and for a config the pipe that a
 //! shell hands over.
 
+mod own_folders;
 mod regular;
 
 use std::borrow::Cow;
@@ -20,6 +21,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use serde::Serialize;
 
+pub use self::own_folders::without_own_folders;
 pub use self::regular::{open_in_place, open_regular, read_given_text, read_regular, read_text};
 
 /// The suffix of the names of temporary files, which begin with a dot.

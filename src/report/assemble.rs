@@ -12,6 +12,7 @@ use crate::data::Split;
 use crate::eval::comparison::{
     Candidate, EvaluatedRun, Leaderboard, Leaderboards, RankedModel, rank,
 };
+use crate::files::without_own_folders;
 use crate::run::explanations::MapMetrics;
 use crate::run::{RunDir, default_split, evaluated_run};
 
@@ -102,6 +103,7 @@ impl RunReport {
                 "{skipped} explained images are skipped: they may not belong to the {split} split"
             ));
         }
+        let notes = notes.iter().map(|note| without_own_folders(note)).collect();
         let title = options.title.clone().unwrap_or_else(|| title(&options.folders));
         Ok(Self { title, split, runs, models, leaderboards, details, maps, explained, notes })
     }

@@ -8,6 +8,7 @@ use maud::{Markup, html};
 
 use crate::data::embed::embedded;
 use crate::data::{Source, Split, load_split, read_image, synthetic};
+use crate::files::without_own_folders;
 use crate::report::assemble::{DetailedModel, RunReport};
 use crate::report::explained::ExplainedImage;
 use crate::report::models::Model;
@@ -140,9 +141,10 @@ pub(super) fn explained(report: &RunReport, images: &EmbeddedImages) -> Markup {
             @if let Some(name) = model { h3 { (name) } }
             div.maps { @for explained in all.iter().take(EXPLAINED) { (figure(explained)) } }
             @if all.len() > EXPLAINED {
-                @let folder = all[0].file.with_file_name("");
+                @let folder = all[0].file.with_file_name("").display().to_string();
+                @let folder = without_own_folders(&folder);
                 p.note {
-                    (EXPLAINED) " of " (all.len()) ". All of them are in " (folder.display()) "."
+                    (EXPLAINED) " of " (all.len()) ". All of them are in " (folder) "."
                 }
             }
         }

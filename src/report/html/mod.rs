@@ -15,6 +15,7 @@ use super::tables::Table;
 use crate::eval::comparison::Leaderboard;
 use crate::eval::metrics::Metric;
 use crate::eval::statistics::Interval;
+use crate::files::without_own_folders;
 
 const STYLE: &str = include_str!("style.css");
 const MAX_CONFIGS: usize = 40;
@@ -198,7 +199,8 @@ impl RunReport {
 
     fn configs(&self) -> Result<Markup> {
         let models = self.models.iter().take(MAX_CONFIGS);
-        let configs = models.map(|model| Ok((&model.name, model.config.to_yaml()?)));
+        let configs =
+            models.map(|model| Ok((&model.name, without_own_folders(&model.config.to_yaml()?))));
         let configs: Vec<(&String, String)> = configs.collect::<Result<_>>()?;
         Ok(html! {
             @for (name, yaml) in &configs {

@@ -18,6 +18,7 @@ use self::runs::{config_table, maps_table, runs_table};
 use super::assemble::RunReport;
 use crate::eval::comparison::Leaderboard;
 use crate::eval::statistics::Interval;
+use crate::files::without_own_folders;
 
 /// Tables of model pairs with more rows are only written as CSV.
 const MAX_PAIRS: usize = 120;
@@ -46,8 +47,9 @@ pub enum Cell {
 }
 
 impl Cell {
+    /// Creates a cell of text, in which paths are without the folders of the user.
     pub fn text(text: impl Into<String>) -> Self {
-        Self::Text(text.into())
+        Self::Text(without_own_folders(&text.into()))
     }
 
     pub fn metric(value: Option<f64>, ci: Option<Interval>) -> Self {

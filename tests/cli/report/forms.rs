@@ -105,3 +105,25 @@ fn no_name_is_a_formula_in_a_csv_file_and_none_starts_a_line_break_option_in_lat
     let latex = fs::read_to_string(sandbox.path("r.tex")).unwrap();
     assert!(latex.contains("    {[}9em]"), "{latex}");
 }
+
+#[test]
+fn paths_are_without_the_working_folder_and_home_folders() {
+    let sandbox = Sandbox::new();
+    let folder = sandbox.path("").canonicalize().unwrap().display().to_string();
+    for (name, root) in [("a", "/home/anna/a.csv".to_owned()), ("b", format!("{folder}/b.csv"))] {
+        let set = format!("data.dataset=csv data.root={root}");
+        let run = Run { set: &set, seed: 1, val: &VAL, test: None };
+        run.write(&sandbox, name);
+    }
+    let [a, b] = ["a", "b"].map(|name| format!("{folder}/{name}"));
+    sandbox.done(&["report", &a, &b, "-o", "r.html", "--no-images"]);
+    for file in ["r.html", "r.md", "r.tex"] {
+        let text = fs::read_to_string(sandbox.path(file)).unwrap();
+        for path in [&folder, "/home/anna"] {
+            assert!(!text.contains(path), "{path} is in {file}");
+        }
+        if file == "r.html" {
+            assert!(text.contains("~/a.csv") && text.contains("./b.csv"), "{text}");
+        }
+    }
+}
