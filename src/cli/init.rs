@@ -182,12 +182,14 @@ fn config_text(name: &str, output: &Path, guess: &Guess, dataset: &Dataset) -> S
 fn csv_lines(csv: &CsvConfig) -> Vec<String> {
     let default = CsvConfig::default();
     let path = csv.image_dir.as_ref().map(|path| path.to_string_lossy().into_owned());
+    let is_relative = csv.image_dir.as_ref().is_some_and(|path| path.is_relative());
+    let counts_from = if is_relative { "    # relative to the table" } else { "" };
     let votes: Vec<Value> = csv.votes_columns.iter().map(|name| name.as_str().into()).collect();
     let column = |name: &String, default: &String| (name != default).then(|| name.as_str().into());
     let keys: [(&str, Option<Value>, &str); 9] = [
         // Stated even where they are the defaults: they are what a user looks for.
         ("image_column", Some(csv.image_column.as_str().into()), ""),
-        ("image_dir", path.map(Value::from), "    # relative to the table"),
+        ("image_dir", path.map(Value::from), counts_from),
         ("score_column", Some(csv.score_column.as_str().into()), ""),
         ("votes_columns", (!votes.is_empty()).then_some(Value::Sequence(votes)), ""),
         ("split_column", column(&csv.split_column, &default.split_column), ""),

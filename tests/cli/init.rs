@@ -188,7 +188,27 @@ fn a_folder_of_scored_images_is_recognized_and_what_is_no_dataset_is_said() {
         ("gone.csv", "", "No such file"),
         ("a.csv", "a.png,3\nb.png,4\n", "its first line is an image, not the names of the columns"),
         ("b.csv", "image,score\nx.png,3\n", "none of the images in the column \"image\" is in ."),
-        ("c.csv", "name,score\nx,3\ny,4\n", "no column names images"),
+        (
+            "e.csv",
+            "image,score\nanna,3\nbo,4\n",
+            "write the ending of the files in each row, as anna.jpg",
+        ),
+        ("c.csv", "name,score\nx,3\ny,4\n", "no column names image files"),
+        (
+            "u.csv",
+            "url,score\nhttps://a.org/1.png,3\nhttps://a.org/2.png,4\n",
+            "download images that are named by a web address",
+        ),
+        (
+            "s.csv",
+            "image,score,hot\nfaces/4/1.png,3,1\nfaces/4/2.png,,2\nfaces/4/3.png,4,2\n",
+            "s.csv:3: the score \"\" is not a finite number; correct it, or remove the row",
+        ),
+        (
+            "p.csv",
+            "image,score\nfaces/4/1.png,\"3,5\"\nfaces/4/2.png,\"2,5\"\n",
+            "p.csv:2: the score \"3,5\" is not a finite number; write decimals with a point",
+        ),
         (
             "d.csv",
             "image,note\nfaces/4/1.png,a\n",
@@ -202,4 +222,23 @@ fn a_folder_of_scored_images_is_recognized_and_what_is_no_dataset_is_said() {
         assert!(code == 1 && error.contains(words), "{table}: {error}");
         assert!(!sandbox.path("new.yaml").exists() && error.lines().count() == 1, "{error}");
     }
+}
+
+#[test]
+fn files_are_preferred_to_addresses_and_what_is_odd_in_a_table_is_said() {
+    let sandbox = Sandbox::new();
+    let mut table = "url,filename,rater,score\n".to_string();
+    for name in save_images(&sandbox.path("a/b/c"), 12) {
+        for rater in ["ann", "bo"] {
+            writeln!(table, "https://a.org/{name},{name},{rater},3").unwrap();
+        }
+    }
+    fs::write(sandbox.path("r.csv"), table).unwrap();
+    let printed = sandbox.done(&["init", "r.csv", "--image-dir", "a", "--output", "exp.yaml"]);
+    assert!(printed.contains("? 12 rows name an image again: each of them counts"), "{printed}");
+    assert!(printed.contains("from 3 to 3") && printed.contains("? all are equal"), "{printed}");
+    let config = config(&sandbox);
+    assert_eq!(config["data"]["csv"]["image_column"], "filename");
+    assert_eq!(config["data"]["csv"]["image_dir"], "a/b/c");
+    assert!(config["data"]["csv"].get("group_column").is_none());
 }

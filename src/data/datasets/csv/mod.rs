@@ -287,6 +287,7 @@ impl RowReader<'_> {
                 parse_score(&text.replace(',', "."))
             }
             Err(error) if with_comma => bail!("{error}; write decimals with a point"),
+            Err(error) => bail!("{error}; correct it, or remove the row"),
             other => other,
         }
     }

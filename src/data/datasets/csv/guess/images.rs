@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Result, ensure};
 
 use super::sheet::Column;
-use crate::data::datasets::locate::Locator;
+use crate::data::datasets::locate::{Locator, is_image_name};
 
 /// Maximum number of images that are looked for.
 const MAX_IMAGES: usize = 50;
@@ -29,17 +29,20 @@ pub(super) fn find_images(
         let mut locator = Locator::new(folder);
         names.iter().filter(|name| locator.row(name, 0.0).path().is_some()).count()
     };
-    let folders = match image_dir {
-        Some(folder) => vec![folder.to_path_buf()],
-        None => [vec![root.to_path_buf()], folders_below(root)].concat(),
-    };
-    // The first of equals, the table's own folder before those in it.
+    let start = image_dir.unwrap_or(root);
+    let folders = [vec![start.to_path_buf()], folders_below(start)].concat();
+    // The first of equals, the outer folder before those in it.
     let best = folders.iter().map(|folder| (found(folder), folder));
     let (count, folder) = best.rev().max_by_key(|(count, _)| *count).unwrap_or((0, &folders[0]));
+    let remedy = if names.iter().any(|name| is_image_name(name)) {
+        "name their folder with --image-dir"
+    } else {
+        "write the ending of the files in each row, as anna.jpg"
+    };
     ensure!(
         count > 0,
         "{}: none of the images in the column {:?} is in {} or a folder in it, for example {}: \
-         name their folder with --image-dir",
+         {remedy}",
         file.display(),
         column.name,
         folders[0].display(),
@@ -50,10 +53,8 @@ pub(super) fn find_images(
         0 => String::new(),
         _ => format!("{missing} of {} images were not found there", names.len()),
     };
-    let relative = match folder.strip_prefix(root) {
-        Ok(relative) => relative.to_path_buf(),
-        Err(_) => fs::canonicalize(folder)?,
-    };
+    let folder = fs::canonicalize(folder)?;
+    let relative = folder.strip_prefix(fs::canonicalize(root)?).unwrap_or(&folder).to_path_buf();
     Ok(((relative != Path::new("")).then_some(relative), unsure))
 }
 

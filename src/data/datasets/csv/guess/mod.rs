@@ -57,7 +57,8 @@ pub fn guess(path: &Path, image_dir: Option<&Path>) -> Result<Guess> {
             let file = find_table(path).with_context(|| {
                 format!(
                     "{} is no table (.csv, .tsv, .xlsx), and no folder of MEBeauty, of \
-                     SCUT-FBP5500, or of folders that are named for the score of their images",
+                     SCUT-FBP5500, or of folders that are named for the score of their images: \
+                     name the table of the scores",
                     path.display()
                 )
             })?;
@@ -137,7 +138,12 @@ impl<'a> Guesser<'a> {
         let (folder, unsure) = find_images(image, self.file, image_dir)?;
         let example = image.example();
         let found = format!("column {}, for example {example}", image.name);
-        self.add("image", found, String::new());
+        let again = image.repetitions();
+        let repeated = match again {
+            0 => String::new(),
+            _ => format!("{again} rows name an image again: each of them counts"),
+        };
+        self.add("image", found, repeated);
         let shown = match &folder {
             Some(folder) if folder.is_absolute() => folder.display().to_string(),
             Some(folder) => format!("{}, next to the table", folder.display()),
@@ -168,7 +174,8 @@ impl<'a> Guesser<'a> {
                 self.csv.score_column.clone_from(&column.name);
                 let [low, high] = column.range();
                 let found = format!("column {}, from {low} to {high}", column.name);
-                self.add("score", found, others(&score));
+                let unsure = if low == high { "all are equal".into() } else { others(&score) };
+                self.add("score", found, unsure);
             }
             None => self.add("score", "the mean of the votes".into(), String::new()),
         }

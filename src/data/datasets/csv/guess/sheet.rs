@@ -56,6 +56,8 @@ const NO_SCORE: &[&str] = &[
 const SPLIT: &[&str] = &["split", "set", "subset", "partition", "phase"];
 const PERSON: &[&str] = &["person", "subject", "identity", "participant", "people", "individual"];
 const GROUP: &[&str] = &["group", "ethnicity", "race", "gender", "sex", "country", "category"];
+/// Who rated, which says nothing of who is shown.
+const RATER: &[&str] = &["rater", "judge", "annotator", "user", "worker"];
 
 /// The first rows of a table, by column.
 pub(super) struct Sheet {
@@ -108,10 +110,10 @@ impl Sheet {
         found.into_iter().map(|(_, column)| column).collect()
     }
 
-    /// Returns the column that names the images.
+    /// Returns the column that names the images, which are files, not addresses on the web.
     pub(super) fn image(&self, file: &Path) -> Result<&Column> {
-        let images =
-            |column: &&Column| column.values.iter().filter(|value| is_image_name(value)).count();
+        let is_file = |value: &&String| is_image_name(value) && !value.contains("://");
+        let images = |column: &&Column| column.values.iter().filter(is_file).count();
         let most = self.columns.iter().rev().max_by_key(images);
         match most.filter(|column| 2 * images(column) > self.rows) {
             Some(column) => Ok(column),
@@ -119,7 +121,9 @@ impl Sheet {
                 self.named(IMAGE).into_iter().find(|column| column.numbers.is_none()).with_context(
                     || {
                         format!(
-                            "{}: no column names images, as anna.jpg or faces/anna.png",
+                            "{}: no column names image files, as anna.jpg or faces/anna.png: \
+                             download images that are named by a web address, and write the \
+                             ending of the files in each row",
                             file.display()
                         )
                     },
@@ -130,14 +134,23 @@ impl Sheet {
 
     /// Returns the columns that the score may be in, the likeliest first.
     pub(super) fn score(&self, votes: &[&Column], image: &Column) -> Vec<&Column> {
-        let numeric = |column: &&Column| {
-            column.numbers.as_ref().is_some_and(|numbers| numbers.len() == self.rows)
-                && column.name != image.name
+        let is_free = |column: &&Column| {
+            column.name != image.name
                 && column.rank(NO_SCORE).is_none()
                 && votes.iter().all(|vote| vote.name != column.name)
         };
-        let named: Vec<&Column> = self.named(SCORE).into_iter().filter(numeric).collect();
-        if !named.is_empty() || !votes.is_empty() {
+        let numeric = |column: &&Column| {
+            is_free(column)
+                && column.numbers.as_ref().is_some_and(|numbers| numbers.len() == self.rows)
+        };
+        let mut named: Vec<&Column> = self.named(SCORE).into_iter().filter(is_free).collect();
+        if named.iter().any(numeric) || !votes.is_empty() {
+            named.retain(numeric);
+            return named;
+        }
+        // Reading it fails at the first row without a number, which says what is wrong there.
+        named.retain(|column| column.is_mostly_numbers());
+        if !named.is_empty() {
             return named;
         }
         let is_fraction =
@@ -207,6 +220,8 @@ impl Sheet {
             let is_text = |column: &&Column| column.numbers.is_none() && few(column, MAX_GROUPS);
             found.extend(self.columns.iter().filter(is_text).filter(|column| {
                 2 * column.distinct().len() <= self.rows
+                    && column.rank(RATER).is_none()
+                    && column.values.iter().all(|value| !is_image_name(value))
                     && column.values.iter().any(|value| value.parse::<Split>().is_err())
             }));
         }
@@ -235,6 +250,12 @@ impl Column {
         words.iter().position(|word| self.words.iter().any(|own| own == word))
     }
 
+    /// Returns whether most values begin as numbers do, as `3,4`, `85%` and `4/5`.
+    fn is_mostly_numbers(&self) -> bool {
+        let begins = |value: &&String| value.starts_with(|c: char| c.is_ascii_digit());
+        2 * self.values.iter().filter(begins).count() > self.values.len()
+    }
+
     /// The name without the number at its end.
     fn stem(&self) -> &str {
         self.name.trim_end_matches(|c: char| c.is_ascii_digit())
@@ -251,6 +272,12 @@ impl Column {
 
     pub(super) fn distinct(&self) -> BTreeSet<&str> {
         self.values.iter().map(String::as_str).filter(|value| !value.is_empty()).collect()
+    }
+
+    /// Returns the number of values that an earlier row has.
+    pub(super) fn repetitions(&self) -> usize {
+        let given = self.values.iter().filter(|value| !value.is_empty()).count();
+        given - self.distinct().len()
     }
 
     pub(super) fn example(&self) -> String {
