@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use serde::Serialize;
@@ -299,7 +299,9 @@ impl<'a> StepTrainer<'a> {
 /// Measures the GFLOP/s of (tokens of a batch, d) times (d, 4 d), the largest product of a ViT
 /// block, with the sizes of the first branch.
 fn gemm_gflops(config: &Config, device: Device) -> Result<f64> {
-    const RUNS: usize = 25;
+    // The threads of a product are at their full rate after some time only.
+    const UNTIMED: Duration = Duration::from_millis(200);
+    const TIMED: Duration = Duration::from_millis(400);
     let shape: BackboneShape = match config.shape(Branch::Vit)? {
         Some(shape) => shape,
         None => config.shape(Branch::Mamba)?.context("a model has a branch")?,
@@ -309,11 +311,14 @@ fn gemm_gflops(config: &Config, device: Device) -> Result<f64> {
     let x = Tensor::f_randn([rows, dim], options)?;
     let weight = Tensor::f_randn([4 * dim, dim], options)?;
     let mut seconds = Vec::new();
-    for _ in 0..RUNS {
+    let begin = Instant::now();
+    while seconds.is_empty() || begin.elapsed() < UNTIMED + TIMED {
         let start = Instant::now();
         let product = linear(&x, &weight, None);
         synchronize(device);
-        seconds.push(start.elapsed().as_secs_f64());
+        if start - begin >= UNTIMED {
+            seconds.push(start.elapsed().as_secs_f64());
+        }
         drop(product);
     }
     Ok(2e-9 * (rows * dim * 4 * dim) as f64 / median(seconds))
