@@ -84,8 +84,4 @@ inline at::ScalarType compute_type(const at::Tensor& x) {
   return x.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
 }
 
-inline at::Tensor value_or_undefined(const std::optional<at::Tensor>& x) {
-  return x ? *x : at::Tensor();
-}
-
 }  // namespace vmb

@@ -62,13 +62,13 @@ void multiply_by_onednn(const Tensor& out, const Tensor& a, const Tensor& b, boo
 }
 
 // Computes x weightᵀ + bias by oneDNN: x (…, inputs), weight (outputs, inputs), bias (outputs).
-Tensor linear(const Tensor& x, const Tensor& weight, const Tensor& bias) {
+Tensor linear_by_onednn(const Tensor& x, const Tensor& weight,
+                        const std::optional<Tensor>& bias) {
   using Linear = Tensor(const Tensor& x, const Tensor& weight, const std::optional<Tensor>& bias,
                         std::string_view activation, c10::List<std::optional<at::Scalar>> scalars,
                         std::optional<std::string_view> algorithm);
   static const auto pointwise = op<Linear>("mkldnn::_linear_pointwise");
-  return pointwise.call(x, weight, bias.defined() ? std::optional(bias) : std::nullopt, "none",
-                        c10::List<std::optional<at::Scalar>>(), "");
+  return pointwise.call(x, weight, bias, "none", c10::List<std::optional<at::Scalar>>(), "");
 }
 
 struct LinearFunction : torch::autograd::Function<LinearFunction> {
@@ -79,7 +79,7 @@ struct LinearFunction : torch::autograd::Function<LinearFunction> {
     context->save_for_backward({weight.requires_grad() ? x : Tensor(),
                                 x.requires_grad() ? weight : Tensor()});
     context->saved_data["has_bias"] = bias.has_value();
-    return linear(x, weight, bias.value_or(Tensor()));
+    return linear_by_onednn(x, weight, bias);
   }
 
   static variable_list backward(AutogradContext* context, const variable_list& douts) {
@@ -123,22 +123,18 @@ void multiply_matrices(const Tensor& out, const Tensor& a, const Tensor& b, bool
 char* vmb_linear(const void* x_, const void* weight_, const void* bias_, void** out) {
   return vmb::guarded([&] {
     const at::Tensor &x = vmb::tensor(x_), &weight = vmb::tensor(weight_);
-    const at::Tensor bias = bias_ ? vmb::tensor(bias_) : at::Tensor();
+    const auto bias = bias_ ? std::optional(vmb::tensor(bias_)) : std::nullopt;
     *out = nullptr;
     // Autocast multiplies in another type; launches are counted as on a GPU.
     if (vmb::launch_counter || at::autocast::is_autocast_enabled(at::kCPU) || x.dim() < 2 ||
         weight.dim() != 2 || x.size(-1) != weight.size(1) ||
         !vmb::by_onednn(x, weight, x.numel() * weight.size(0)))
       return;
-    const bool wants_gradients =
-        at::GradMode::is_enabled() &&
-        (x.requires_grad() || weight.requires_grad() || (bias.defined() && bias.requires_grad()));
-    if (wants_gradients) {
-      *out = new at::Tensor(vmb::LinearFunction::apply(
-          x, weight, bias.defined() ? std::optional(bias) : std::nullopt));
+    if (vmb::records_gradients("linear", {x, weight, bias.value_or(at::Tensor())})) {
+      *out = new at::Tensor(vmb::LinearFunction::apply(x, weight, bias));
       return;
     }
     at::AutoDispatchBelowADInplaceOrView guard;
-    *out = new at::Tensor(vmb::linear(x, weight, bias));
+    *out = new at::Tensor(vmb::linear_by_onednn(x, weight, bias));
   });
 }

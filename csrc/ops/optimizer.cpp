@@ -74,7 +74,6 @@ char* vmb_adamw_step(void* const* params, void* const* grads, void* const* exp_a
                      double beta1, double beta2, double weight_decay, double eps) {
   return guarded([&] {
     if (count == 0) return;
-    at::NoGradGuard no_grad;
     for (int64_t i = 0; i < count; ++i) {
       check_alike("adamw_step", tensor(params[i]), i, {grads[i], exp_avgs[i], exp_avg_sqs[i]});
       TORCH_CHECK_VALUE(tensor(steps[i]).numel() == 1, "adamw_step: steps must be scalars");
@@ -95,7 +94,6 @@ char* vmb_sgd_step(void* const* params, void* const* grads, void* const* momentu
                    int64_t count, double lr, double momentum, int nesterov, double weight_decay) {
   return guarded([&] {
     if (count == 0) return;
-    at::NoGradGuard no_grad;
     const bool buffered = momentum_buffers != nullptr;
     TORCH_CHECK_VALUE(buffered || momentum == 0, "sgd_step: momentum needs its buffers");
     for (int64_t i = 0; i < count; ++i) {
@@ -117,7 +115,6 @@ char* vmb_lion_step(void* const* params, void* const* grads, void* const* exp_av
                     double lr, double beta1, double beta2, double weight_decay) {
   return guarded([&] {
     if (count == 0) return;
-    at::NoGradGuard no_grad;
     for (int64_t i = 0; i < count; ++i)
       check_alike("lion_step", tensor(params[i]), i, {grads[i], exp_avgs[i]});
     const List p = tensors(params, count), g = tensors(grads, count), m = tensors(exp_avgs, count);

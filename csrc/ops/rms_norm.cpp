@@ -125,7 +125,7 @@ char* vmb_rms_norm(const void* x_, const void* weight_, double eps, void** out) 
         weight.scalar_type() != type || weight.dim() != 1 || x.dim() < 1 || x.numel() == 0 ||
         x.size(-1) != weight.size(0) || !weight.is_contiguous())
       return;
-    if (at::GradMode::is_enabled() && (x.requires_grad() || weight.requires_grad())) {
+    if (vmb::records_gradients("rms_norm", {x, weight})) {
       *out = new at::Tensor(vmb::RmsNorm::apply(x, weight, eps));
       return;
     }

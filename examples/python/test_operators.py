@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from torch._subclasses import FakeTensorMode
 
+from benchmark import causal_conv1d_eager
 from vm_beautynet_ops import causal_conv1d_fn, selective_scan_fn
 
 GOLDEN = Path(__file__).resolve().parent.parent.parent / "tests/fixtures/golden"
@@ -49,11 +50,6 @@ def random_convolution(dtype=torch.float32, batch=2, dim=5, length=7, width=4):
     generator = torch.Generator().manual_seed(2)
     return [torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype)
             for shape in ((batch, dim, length), (dim, width), (dim,))]
-
-
-def eager_convolution(x, weight, bias):
-    padded = torch.nn.functional.pad(x, (weight.size(1) - 1, 0))
-    return torch.nn.functional.silu(torch.nn.functional.conv1d(padded, weight.unsqueeze(1), bias, groups=x.size(1)))
 
 
 class Values(unittest.TestCase):
@@ -97,7 +93,7 @@ class Values(unittest.TestCase):
         for dtype in (torch.float32, torch.float64, torch.bfloat16, torch.float16):
             operands = [x.requires_grad_() for x in random_convolution(dtype, length=70)]
             exact = [x.detach().double().requires_grad_() for x in operands]
-            out, expected = causal_conv1d_fn(*operands, activation="silu"), eager_convolution(*exact)
+            out, expected = causal_conv1d_fn(*operands, activation="silu"), causal_conv1d_eager(*exact)
             self.assert_close("out", out, expected, dtype)
             out.backward(torch.ones_like(out))
             expected.backward(torch.ones_like(expected))

@@ -203,26 +203,37 @@ pub(super) fn pointers<T: Borrow<Tensor>>(tensors: &[T]) -> Vec<*mut c_void> {
 
 /// Converts a returned message to an error, and frees it.
 pub(super) fn check(message: *mut c_char) -> Result<(), OpError> {
-    if message.is_null() {
-        return Ok(());
+    taken_text(message).map_or(Ok(()), |text| Err(OpError(text.trim().to_string())))
+}
+
+/// Returns the text that csrc returned, and frees it; `None` for null.
+pub(super) fn taken_text(text: *mut c_char) -> Option<String> {
+    if text.is_null() {
+        return None;
     }
     // SAFETY: csrc returns null or a NUL-terminated string that the caller owns and frees once,
     // here.
-    let text = unsafe {
-        let text = CStr::from_ptr(message).to_string_lossy().into_owned();
-        vmb_free_message(message);
-        text
-    };
-    Err(OpError(text.trim().to_string()))
+    unsafe {
+        let copy = CStr::from_ptr(text).to_string_lossy().into_owned();
+        vmb_free_message(text);
+        Some(copy)
+    }
 }
 
 /// Calls a function that writes one new tensor, and takes ownership of that tensor.
 pub(super) fn returned_tensor(
     call: impl FnOnce(*mut *mut c_void) -> *mut c_char,
 ) -> Result<Tensor, OpError> {
+    optional_tensor(call)?.ok_or_else(|| OpError("internal: csrc returned no tensor".to_string()))
+}
+
+/// Calls a function that writes one new tensor or null, and takes ownership of the tensor.
+pub(super) fn optional_tensor(
+    call: impl FnOnce(*mut *mut c_void) -> *mut c_char,
+) -> Result<Option<Tensor>, OpError> {
     let mut out: *mut c_void = std::ptr::null_mut();
     check(call(&mut out))?;
-    // SAFETY: without a message, csrc has stored a tensor allocated with `new` that nothing else
-    // owns.
-    Ok(unsafe { Tensor::from_ptr(out as *mut C_tensor) })
+    // SAFETY: without a message, csrc has stored null, or a tensor allocated with `new` that
+    // nothing else owns.
+    Ok((!out.is_null()).then(|| unsafe { Tensor::from_ptr(out as *mut C_tensor) }))
 }

@@ -1,6 +1,7 @@
 //! The GPUs of this machine, the kernels of this build for them, and how they compute float32.
 
 use std::ffi::CStr;
+use std::sync::OnceLock;
 
 use serde::Serialize;
 
@@ -45,6 +46,12 @@ pub fn architectures() -> Vec<u32> {
 /// Returns the GPUs that CUDA finds, in its order. Returns an error with CUDA's reason if there is
 /// none, or it cannot be used. A build for the CPU finds none.
 pub fn gpus() -> Result<Vec<Gpu>, OpError> {
+    // A process sees the same GPUs as long as it runs.
+    static GPUS: OnceLock<Result<Vec<Gpu>, OpError>> = OnceLock::new();
+    GPUS.get_or_init(find_gpus).clone()
+}
+
+fn find_gpus() -> Result<Vec<Gpu>, OpError> {
     let mut count = 0;
     // SAFETY: the function writes the count.
     ffi::check(unsafe { ffi::vmb_gpu_count(&mut count) })?;

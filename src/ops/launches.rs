@@ -1,7 +1,7 @@
 //! The CUDA kernels that operators would launch on a GPU, counted on a CPU.
 
 use std::collections::BTreeMap;
-use std::ffi::{CStr, c_void};
+use std::ffi::c_void;
 use std::ptr::null_mut;
 
 use serde::Serialize;
@@ -28,15 +28,7 @@ impl Counter {
         // makes the type `!Send`), and it is ended once.
         let lines =
             unsafe { ffi::vmb_count_launches_end(std::mem::replace(&mut self.0, null_mut())) };
-        if lines.is_null() {
-            return launches;
-        }
-        // SAFETY: csrc returned a NUL-terminated string that is freed once, here.
-        let text = unsafe {
-            let text = CStr::from_ptr(lines).to_string_lossy().into_owned();
-            ffi::free_message(lines);
-            text
-        };
+        let text = ffi::taken_text(lines).unwrap_or_default();
         for (count, name) in text.lines().filter_map(|line| line.split_once(' ')) {
             let count = count.parse().unwrap_or(0);
             launches.total += count;

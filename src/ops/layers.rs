@@ -1,10 +1,8 @@
 //! Layers that this project computes where libtorch is slow, and libtorch elsewhere.
 
 use std::ffi::{c_char, c_void};
-use std::ptr::null_mut;
 
 use tch::Tensor;
-use torch_sys::C_tensor;
 
 use super::ffi;
 
@@ -35,10 +33,5 @@ pub fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64) -> Tensor {
 /// Returns the tensor that the function writes; `None` where it writes null, because libtorch's
 /// layer is to be used, and where it fails, because libtorch's layer reports what is wrong.
 fn ours(call: impl FnOnce(*mut *mut c_void) -> *mut c_char) -> Option<Tensor> {
-    let mut out = null_mut();
-    if ffi::check(call(&mut out)).is_err() || out.is_null() {
-        return None;
-    }
-    // SAFETY: csrc has stored a tensor allocated with `new` that nothing else owns.
-    Some(unsafe { Tensor::from_ptr(out as *mut C_tensor) })
+    ffi::optional_tensor(call).ok().flatten()
 }
