@@ -10,6 +10,7 @@ use serde_json::json;
 use serde_yaml::Value;
 
 use super::output::{print, print_json};
+use crate::config::names::is_plain;
 use crate::config::{Config, CsvConfig, DataConfig, DatasetName, Overlap, yaml_value};
 use crate::data::{self, Dataset, Finding, Guess, Split, guess};
 use crate::files::printable_lines;
@@ -116,7 +117,7 @@ fn summary(findings: &[Finding], output: &Path) -> String {
 fn experiment_name(path: &Path) -> String {
     let path = std::path::absolute(path).unwrap_or(path.to_path_buf());
     let name = path.file_stem().unwrap_or_default().to_string_lossy();
-    let plain = |c: char| if c.is_ascii_alphanumeric() || "-_.".contains(c) { c } else { '_' };
+    let plain = |c: char| if is_plain(c) { c } else { '_' };
     let name: String = name.chars().map(plain).take(60).collect();
     let name = name.trim_start_matches('.');
     if name.is_empty() { "experiment".to_string() } else { name.to_string() }

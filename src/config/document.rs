@@ -45,10 +45,8 @@ impl Document {
 
     /// Sets one dotted key; errors say that this is done at `origin`.
     pub(crate) fn assigned(key: &str, value: Value, origin: &str) -> Result<Self, ConfigError> {
-        let value = assignment::nested(key, value).map_err(|message| {
-            let place = Some(origin.to_owned());
-            ConfigError::Invalid(vec![Problem { place, key: key.to_owned(), message }])
-        })?;
+        let value = assignment::nested(key, value)
+            .map_err(|message| ConfigError::at(origin, key, message))?;
         Ok(Self::new(origin, value))
     }
 
@@ -101,10 +99,10 @@ impl Document {
     /// Returns where a dotted key has its value from, `a.yaml:3` or `--set`, and the variables that
     /// are in it.
     pub(super) fn source(&self, key: &str) -> String {
-        let place = if self.origin.starts_with("--set ") {
-            "--set".to_owned()
-        } else {
+        let place = if self.is_file {
             self.place(&key.split('.').collect::<Vec<_>>())
+        } else {
+            "--set".to_owned()
         };
         let variables = self.variables.iter().filter(|(known, _)| known == key);
         let names: Vec<&str> = variables.flat_map(|(_, names)| names).map(String::as_str).collect();
@@ -117,8 +115,14 @@ impl Document {
         merge(base, &self.value, keys);
     }
 
-    /// Expands the variables of the environment. What is wrong with one is added to `found`.
-    pub(super) fn expand(&mut self, keys: &[Key], found: &mut Vec<Problem>) {
+    /// Expands the variables of the environment. The problems of its form, and what is wrong with a
+    /// variable, are added to `found`.
+    pub(super) fn prepare(&mut self, keys: &[Key], found: &mut Vec<Problem>) {
+        found.extend(self.problems(keys));
+        self.expand(keys, found);
+    }
+
+    fn expand(&mut self, keys: &[Key], found: &mut Vec<Problem>) {
         let mut value = std::mem::take(&mut self.value);
         let mut wrong = Vec::new();
         variables_of(&mut value, "", keys, None, &mut self.variables, &mut wrong);

@@ -61,7 +61,18 @@ impl ConfigError {
         }
     }
 
-    pub(super) fn single(key: impl Into<String>, message: impl Into<String>) -> Self {
+    /// Returns the error of one problem at a place, `configs/a.yaml:12`.
+    pub(crate) fn at(
+        place: impl Into<String>,
+        key: impl Into<String>,
+        message: impl Into<String>,
+    ) -> Self {
+        let (place, key, message) = (Some(place.into()), key.into(), message.into());
+        Self::Invalid(vec![Problem { place, key, message }])
+    }
+
+    /// Returns the error of one problem of a key that has no place in a file.
+    pub(crate) fn single(key: impl Into<String>, message: impl Into<String>) -> Self {
         Self::Invalid(vec![Problem { place: None, key: key.into(), message: message.into() }])
     }
 

@@ -39,7 +39,7 @@ impl Layers {
             refuse_sweep(document)?;
             let Some((path, place)) = base(document)? else { break };
             let file = canonical(&path);
-            let wrong = |message: String| single(place.clone(), format!("base: {message}"));
+            let wrong = |message: String| ConfigError::at(&place, "", format!("base: {message}"));
             if files.contains(&file) || files.len() == MAX_FILES {
                 let chain = documents.iter().rev().map(|document| document.origin());
                 let chain = chain.chain([origin]).collect::<Vec<_>>().join(" is based on ");
@@ -55,8 +55,7 @@ impl Layers {
         }
         let mut problems = Vec::new();
         for document in documents.iter_mut().rev() {
-            problems.extend(document.problems(Config::KEYS));
-            document.expand(Config::KEYS, &mut problems);
+            document.prepare(Config::KEYS, &mut problems);
         }
         Ok(Self { documents, problems })
     }
@@ -65,29 +64,35 @@ impl Layers {
     /// Returns an error with the problems.
     pub(crate) fn check_form(document: &Document) -> Result<(), ConfigError> {
         let mut document = document.clone();
-        let mut problems = document.problems(Config::KEYS);
-        document.expand(Config::KEYS, &mut problems);
+        let mut problems = Vec::new();
+        document.prepare(Config::KEYS, &mut problems);
         if !problems.is_empty() {
             return Err(ConfigError::Invalid(problems));
         }
         let typed = Config::merge([&document].into_iter());
-        typed.map(drop).map_err(|error| with_places(error, &[document]))
+        typed.map(drop).map_err(|error| with_places(error, &[&document]))
     }
 
     /// Merges the overrides in order, and returns the config. Returns an error with all problems of
     /// form, or else with those of the values.
     pub(crate) fn resolve(&self, overrides: &[Document]) -> Result<Config, ConfigError> {
-        let mut overrides = overrides.to_vec();
+        self.resolve_prepared(&mut overrides.to_vec())
+    }
+
+    /// Resolves as [`resolve`](Self::resolve), and expands the variables of the overrides.
+    pub(super) fn resolve_prepared(
+        &self,
+        overrides: &mut [Document],
+    ) -> Result<Config, ConfigError> {
         let mut problems = self.problems.clone();
-        for document in &mut overrides {
-            problems.extend(document.problems(Config::KEYS));
-            document.expand(Config::KEYS, &mut problems);
+        for document in &mut *overrides {
+            document.prepare(Config::KEYS, &mut problems);
         }
         if !problems.is_empty() {
             return Err(ConfigError::Invalid(problems));
         }
-        let documents = [&self.documents[..], &overrides].concat();
-        let config = Config::merge(documents.iter()).and_then(|mut config| {
+        let documents: Vec<&Document> = self.documents.iter().chain(&*overrides).collect();
+        let config = Config::merge(documents.iter().copied()).and_then(|mut config| {
             paths::expand(&mut config)?;
             config.validate()?;
             Ok(config)
@@ -98,7 +103,7 @@ impl Layers {
 
 /// Adds the place where the key of each problem got its value: the last document that sets it,
 /// else the last file.
-fn with_places(error: ConfigError, documents: &[Document]) -> ConfigError {
+fn with_places(error: ConfigError, documents: &[&Document]) -> ConfigError {
     let ConfigError::Invalid(mut problems) = error else {
         return error;
     };
@@ -113,11 +118,11 @@ fn with_places(error: ConfigError, documents: &[Document]) -> ConfigError {
 
 /// Removes the key `base` from a file, and returns the file that it names, and its place.
 fn base(document: &mut Document) -> Result<Option<(PathBuf, String)>, ConfigError> {
-    let place = document.place(&["base"]);
     let Some(value) = document.take("base") else {
         return Ok(None);
     };
-    let wrong = |message: String| single(place.clone(), format!("base{message}"));
+    let place = document.place(&["base"]);
+    let wrong = |message: String| ConfigError::at(&place, "", format!("base{message}"));
     let Value::String(text) = value else {
         return Err(wrong(" must be the path of a config, relative to this file".into()));
     };
@@ -133,13 +138,9 @@ fn refuse_sweep(document: &Document) -> Result<(), ConfigError> {
     let has = |key: &str| document.value().get(key).is_some();
     if has("base") && ["axes", "set", "seeds", "folds", "search"].into_iter().any(has) {
         let message = "this is a sweep, not a config: run it with vmbeauty sweep";
-        return Err(single(document.origin().to_owned(), message.to_owned()));
+        return Err(ConfigError::at(document.origin(), "", message));
     }
     Ok(())
-}
-
-fn single(place: String, message: String) -> ConfigError {
-    ConfigError::Invalid(vec![Problem { place: Some(place), key: String::new(), message }])
 }
 
 /// Returns a path by which a file is recognized; of a file that is not there, the path as given.

@@ -28,13 +28,10 @@ impl Config {
         path: &Path,
         overrides: &[String],
     ) -> Result<(Self, Sources), ConfigError> {
-        let (layers, overrides) = (Layers::read(path)?, set(overrides)?);
-        let config = layers.resolve(&overrides)?;
+        let (layers, mut overrides) = (Layers::read(path)?, set(overrides)?);
+        let config = layers.resolve_prepared(&mut overrides)?;
         let mut documents = layers.documents;
-        for mut document in overrides {
-            document.expand(Self::KEYS, &mut Vec::new());
-            documents.push(document);
-        }
+        documents.append(&mut overrides);
         Ok((config, Sources(documents)))
     }
 
@@ -102,6 +99,9 @@ impl Config {
         &self,
         other: &Self,
     ) -> Result<Vec<(String, [Value; 2])>, ConfigError> {
+        if self == other {
+            return Ok(Vec::new());
+        }
         let (a, b) = (self.flat_keys()?, other.flat_keys()?);
         let of = |keys: &[(String, Value)], key: &str| {
             keys.iter().find(|(known, _)| known == key).map_or(Value::Null, |(_, v)| v.clone())

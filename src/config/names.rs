@@ -1,5 +1,10 @@
 //! Values that are chosen by name, and suggestions for misspelled names.
 
+/// Returns whether a character may be in the name of a folder that this program makes.
+pub(crate) fn is_plain(c: char) -> bool {
+    c.is_ascii_alphanumeric() || "-_.".contains(c)
+}
+
 /// Declares an enum whose variants have names in the config, and perhaps others by which they are
 /// read too, with `ALL`, `name()`, `Display`,
 /// `FromStr` and serde. The error for an unknown name suggests the nearest one.

@@ -1,6 +1,7 @@
 //! Checks that the values of a config are in range and fit each other.
 
 use super::checks::Checks;
+use super::names::is_plain;
 use super::{
     BackboneShape, Branch, Config, ConfigError, DataConfig, DatasetName, FrozenBlocks,
     FusionStrategy, HeadOutput, Loss, Normalize,
@@ -51,8 +52,7 @@ impl Config {
     /// found.
     pub fn validate(&self) -> Result<(), ConfigError> {
         let mut checks = Checks::default();
-        let named = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
-        let holds = (1..=100).contains(&self.name.len()) && self.name.chars().all(named);
+        let holds = (1..=100).contains(&self.name.len()) && self.name.chars().all(is_plain);
         let rule = "1 to 100 letters, digits, -, _ or . (not first), because it names a folder";
         checks.require(holds && !self.name.starts_with('.'), "name", rule, &self.name);
         checks.within("data", |checks| self.data.check(checks));

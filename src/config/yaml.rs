@@ -8,7 +8,7 @@ use std::path::Path;
 
 use serde_yaml::Value;
 
-use super::error::{ConfigError, Problem};
+use super::error::ConfigError;
 use super::locate::line_of;
 use super::section::join;
 use crate::files;
@@ -38,7 +38,7 @@ pub(crate) fn read(path: &Path) -> Result<String, ConfigError> {
 pub(crate) fn parse(text: &str, origin: &str) -> Result<Value, ConfigError> {
     let problem = |line: Option<usize>, message: String| {
         let place = line.map_or(origin.to_owned(), |line| format!("{origin}:{line}"));
-        ConfigError::Invalid(vec![Problem { place: Some(place), key: String::new(), message }])
+        ConfigError::at(place, "", message)
     };
     let value = parse_bounded(text);
     let scalar = matches!(value, Ok(Value::String(_) | Value::Number(_) | Value::Bool(_)));

@@ -10,6 +10,7 @@ use super::folds::Folds;
 use super::naming;
 use crate::config::document::Document;
 use crate::config::layers::Layers;
+use crate::config::names::is_plain;
 use crate::config::schema;
 use crate::config::section::{KeyType, section};
 use crate::config::{Config, ConfigError, Problem, paths, wrong_type, yaml};
@@ -114,7 +115,7 @@ impl SweepFile {
         let document = Document::file(&yaml::read(path)?, &path.display().to_string())?;
         let mut config = parse(&document)?;
         let base = paths::expanded(&config.base);
-        let wrong = |message| problem(Some(document.place(&["base"])), "base", message);
+        let wrong = |message| ConfigError::at(document.place(&["base"]), "base", message);
         let base = base.map_err(|reason| wrong(format!("base: {reason}")))?;
         config.base = path.parent().unwrap_or(Path::new("")).join(base);
         let base = Layers::read(&config.base).map_err(|error| match error {
@@ -131,35 +132,35 @@ impl SweepFile {
         self.document.place(path)
     }
 
-    /// Returns the assignment of a value to a key of the config, by `section` of the sweep.
+    /// Returns the assignment of each value to a key of the config, by `section` of the sweep.
     pub(super) fn assigned(
         &self,
         section: &str,
         key: &str,
-        value: Value,
-    ) -> Result<Document, ConfigError> {
+        values: impl IntoIterator<Item = Value>,
+    ) -> Result<Vec<Document>, ConfigError> {
         let origin = format!("{}: {section}", self.place(&[section, key]));
-        Document::assigned(key, value, &origin)
+        values.into_iter().map(|value| Document::assigned(key, value, &origin)).collect()
     }
 
     /// Checks the keys and the types of all changes and axes, so that all problems are reported at
     /// once.
     fn check_form(&self) -> Result<(), ConfigError> {
         let mut problems: Vec<Problem> = Vec::new();
-        let mut check = |section: &str, key: &str, value: &Value| {
-            let found = self.assigned(section, key, value.clone());
-            let found = found.and_then(|document| Layers::check_form(&document));
-            if let Err(ConfigError::Invalid(found)) = found {
-                problems.extend(found);
+        let mut check = |section: &str, key: &str, values: &[Value]| {
+            let found = match self.assigned(section, key, values.iter().cloned()) {
+                Ok(documents) => documents.iter().map(Layers::check_form).collect(),
+                Err(error) => vec![Err(error)],
+            };
+            for error in found.into_iter().filter_map(Result::err) {
+                problems.extend_from_slice(error.problems());
             }
         };
         for (key, value) in naming::pairs(&self.config.set) {
-            check("set", key, value);
+            check("set", key, std::slice::from_ref(value));
         }
         for (key, values) in naming::pairs(&self.config.axes) {
-            for value in values.as_sequence().into_iter().flatten() {
-                check("axes", key, value);
-            }
+            check("axes", key, values.as_sequence().map_or(&[], Vec::as_slice));
         }
         problems.dedup();
         if problems.is_empty() { Ok(()) } else { Err(ConfigError::Invalid(problems)) }
@@ -180,13 +181,12 @@ fn parse(document: &Document) -> Result<SweepConfig, ConfigError> {
     if sections.into_iter().any(has) && !own.into_iter().any(has) {
         let message = "this is a config, not a sweep: run it with vmbeauty train, or write a \
                        sweep that names it (name, base, axes)";
-        let place = Some(document.origin().to_string());
-        return Err(self::problem(place, "", message.to_string()));
+        return Err(ConfigError::at(document.origin(), "", message));
     }
     if value.as_mapping().is_none_or(Mapping::is_empty) {
         let message = "a sweep is a map of keys: name, base (the config that every run starts \
                        from) and axes";
-        return Err(self::problem(Some(document.origin().to_string()), "", message.to_string()));
+        return Err(ConfigError::at(document.origin(), "", message));
     }
     let mut problems = document.problems(SweepConfig::KEYS);
     for problem in &mut problems {
@@ -219,8 +219,7 @@ fn parse(document: &Document) -> Result<SweepConfig, ConfigError> {
 impl SweepConfig {
     /// Calls `wrong` with the keys that lead to each wrong value, and a message about it.
     fn check(&self, wrong: &mut dyn FnMut(&[&str], String)) {
-        let allowed = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
-        if self.name.is_empty() || self.name.starts_with('.') || !self.name.chars().all(allowed) {
+        if self.name.is_empty() || self.name.starts_with('.') || !self.name.chars().all(is_plain) {
             let message =
                 "name must consist of letters, digits, -, _ and . (not first): it names a folder";
             wrong(&["name"], message.to_string());
@@ -273,10 +272,6 @@ impl SweepConfig {
 fn repeated<T: PartialEq>(items: &[T]) -> Option<&T> {
     let repeats = |&index: &usize| items[..index].contains(&items[index]);
     (0..items.len()).find(repeats).map(|index| &items[index])
-}
-
-pub(super) fn problem(place: Option<String>, key: &str, message: String) -> ConfigError {
-    ConfigError::Invalid(vec![Problem { place, key: key.to_string(), message }])
 }
 
 #[cfg(test)]

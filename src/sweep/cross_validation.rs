@@ -6,7 +6,6 @@ use std::path::{Path, PathBuf};
 use anyhow::{Result, bail, ensure};
 use serde::Serialize;
 
-use super::config::problem;
 use super::folds::Folds;
 use crate::config::{Config, ConfigError};
 use crate::data::Split;
@@ -96,7 +95,7 @@ pub fn cross_validate(
 fn fold_configs(config: &Config, folds: Folds) -> Result<Vec<(String, Config)>, ConfigError> {
     let splits = folds
         .splits(&config.data)
-        .map_err(|message| problem(None, "folds", format!("--folds {folds}: {message}")))?;
+        .map_err(|message| ConfigError::single("folds", format!("--folds {folds}: {message}")))?;
     let config_of = |split: String| {
         let mut config = config.clone();
         config.data.split = split.clone();

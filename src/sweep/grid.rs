@@ -7,7 +7,7 @@ use std::str::FromStr;
 use anyhow::{Context, Result};
 use serde_yaml::Value;
 
-use super::config::{MAX_RUNS, Search, SweepFile, problem};
+use super::config::{MAX_RUNS, Search, SweepFile};
 use super::naming::{axis_names, pairs, run_name, value_names};
 use crate::config::document::Document;
 use crate::config::{Config, ConfigError};
@@ -75,12 +75,12 @@ impl Sweep {
     /// Expands a sweep's config into its runs, whose configs are resolved and checked.
     pub fn new(file: &SweepFile) -> Result<Self, ConfigError> {
         let sweep = &file.config;
-        let set = pairs(&sweep.set).map(|(key, value)| file.assigned("set", key, value.clone()));
-        let common: Vec<Document> = set.collect::<Result<_, _>>()?;
+        let set = pairs(&sweep.set).map(|(key, value)| file.assigned("set", key, [value.clone()]));
+        let common = set.collect::<Result<Vec<_>, _>>()?.concat();
         let unvaried = file.base.resolve(&common)?;
         let splits = sweep.folds.map(|folds| folds.splits(&unvaried.data)).transpose();
-        let place = |key: &str| Some(file.place(&[key]));
-        let invalid = |error| problem(place("folds"), "folds", format!("folds: {error}"));
+        let problem = |key: &str, message| ConfigError::at(file.place(&[key]), key, message);
+        let invalid = |error| problem("folds", format!("folds: {error}"));
         let folds = splits.map_err(invalid)?.unwrap_or_default();
         let folds = file.dimension("folds", "data.split", folds)?;
         let seeds = file.dimension("seeds", "seed", sweep.seeds.clone())?;
@@ -90,7 +90,7 @@ impl Sweep {
                 "the sweep has more than {MAX_RUNS} runs: shorten its lists, or use search: \
                  {{name: random, budget: N}}"
             );
-            return Err(problem(place("axes"), "axes", message));
+            return Err(problem("axes", message));
         }
         let axes: Vec<String> = pairs(&sweep.axes).map(|(key, _)| key.to_string()).collect();
         let mut runs = Vec::new();
@@ -175,11 +175,9 @@ impl SweepFile {
         if values.is_empty() {
             return Ok(vec![Coordinate { value: None, set: Vec::new() }]);
         }
-        let of = |value: T| {
-            let set = vec![self.assigned(section, key, value.clone().into())?];
-            Ok(Coordinate { value: Some(value), set })
-        };
-        values.into_iter().map(of).collect()
+        let assigned = self.assigned(section, key, values.iter().cloned().map(T::into))?;
+        let of = |(value, set)| Coordinate { value: Some(value), set: vec![set] };
+        Ok(values.into_iter().zip(assigned).map(of).collect())
     }
 }
 
@@ -195,7 +193,7 @@ fn points(file: &SweepFile) -> Result<Vec<GridPoint>, ConfigError> {
         Search::Grid if size > MAX_RUNS => {
             let message =
                 format!("the grid has {size} points: use search: {{name: random, budget: N}}");
-            return Err(problem(Some(file.place(&["search"])), "search", message));
+            return Err(ConfigError::at(file.place(&["search"]), "search", message));
         }
         Search::Grid => (0..size).collect(),
         Search::Random { budget, seed } => sample(size, budget, seed),
@@ -204,9 +202,8 @@ fn points(file: &SweepFile) -> Result<Vec<GridPoint>, ConfigError> {
     let axis_names = axis_names(&keys);
     let value_names: Vec<Vec<String>> =
         axes.iter().map(|(_, values)| value_names(values)).collect();
-    let set = |&(key, values): &(&str, &[Value])| {
-        values.iter().map(|value| file.assigned("axes", key, value.clone())).collect()
-    };
+    let set =
+        |&(key, values): &(&str, &[Value])| file.assigned("axes", key, values.iter().cloned());
     let set: Vec<Vec<Document>> = axes.iter().map(set).collect::<Result<_, _>>()?;
     Ok(chosen
         .into_iter()
