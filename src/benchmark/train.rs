@@ -233,11 +233,7 @@ impl TrainingLoss<'_> {
     fn of_slice(&self, batch: &HostBatch, rows: &Range<usize>, total: f64) -> Result<Tensor> {
         let device = self.net.device();
         let pixels = upload_rows(batch, rows, device)?;
-        let ctx = match device {
-            Device::Cpu => ForwardContext::train().with_seed(self.seed),
-            _ => ForwardContext::train(),
-        };
-        let ctx = ctx.with_batch_shard(rows, batch.len);
+        let ctx = ForwardContext::train_on(device, self.seed).with_batch_shard(rows, batch.len);
         let output =
             in_precision(self.autocast, device, || self.net.forward(Images::Pixels(&pixels), ctx))?;
         let targets = self.criterion.targets(batch, rows, self.net.head())?;

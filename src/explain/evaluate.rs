@@ -69,6 +69,7 @@ pub fn evaluate(
     loading: LoaderOptions,
 ) -> Result<MapMetrics> {
     let finest = branches(net).map(|(_, shape)| shape.grid()).max().unwrap_or(0);
+    let slicer = Slicer::new(None, net.device())?;
     let mut per_image = PerImage::default();
     let mut names = Vec::new();
     for batch in Loader::new(Arc::clone(images), loading)? {
@@ -88,7 +89,7 @@ pub fn evaluate(
             let fused = explanation.fuse(vit, mamba);
             maps.push(("fused", fused));
         }
-        insertion_and_deletion(&mut per_image, net, &x, &maps, &batch.indices)?;
+        insertion_and_deletion(&mut per_image, (net, &slicer), &x, &maps, &batch.indices)?;
         let faces: Option<Vec<Face>> = batch
             .indices
             .iter()
@@ -195,7 +196,7 @@ fn top_overlap(a: &[f64], b: &[f64]) -> f64 {
 /// image by image.
 fn insertion_and_deletion(
     per_image: &mut PerImage,
-    net: &BeautyNet,
+    (net, slicer): (&BeautyNet, &Slicer),
     x: &Tensor,
     maps: &NamedMaps,
     indices: &[usize],
@@ -215,12 +216,11 @@ fn insertion_and_deletion(
     let noise = Tensor::from_slice(&random).view([b, patches]).to_device(x.device());
     let mean_color =
         x.to_kind(Kind::Float).mean_dim([2i64, 3].as_slice(), true, Kind::Float).expand_as(x);
-    let slicer = Slicer::new(None, net.device())?;
     // `shown` (b, 1, s, s) is 1 where the image is visible.
     let score = |shown: &Tensor| -> Result<Tensor> {
         let mixed: Tensor = shown * x + (1.0 - shown) * &mean_color;
         let pixels = mixed.round().to_kind(Kind::Uint8);
-        Ok(net.infer(Images::Pixels(&pixels), &slicer)?.score)
+        Ok(net.infer(Images::Pixels(&pixels), slicer)?.score)
     };
     let intact = score(&Tensor::ones([1, 1, 1, 1], (Kind::Float, x.device())))?;
     let hidden = score(&Tensor::zeros([1, 1, 1, 1], (Kind::Float, x.device())))?;

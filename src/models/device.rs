@@ -24,7 +24,10 @@ pub fn select(config: &Config) -> Result<Device> {
 /// GPU.
 pub fn find(device: config::Device) -> Result<Device> {
     gpu::set_math(false, false);
-    Machine::this().choose(device)
+    match device {
+        config::Device::Cpu => Ok(Device::Cpu),
+        _ => Machine::this().choose(device),
+    }
 }
 
 /// Returns why the CPU computes although the config leaves the choice open, if there is or may be a

@@ -32,11 +32,11 @@ impl ForwardContext {
         Self { train: true, shard: None, seed: None }
     }
 
-    /// Samples from `seed` instead of torch's generator, on the CPU: what is dropped of an image
-    /// depends on the seed and on the image's row in the global batch alone, so that several
-    /// threads may compute slices of a batch.
-    pub fn with_seed(self, seed: u64) -> Self {
-        Self { seed: Some(seed), ..self }
+    /// Training on a device. On the CPU it samples from `seed` instead of torch's generator: what
+    /// is dropped of an image depends on the seed and on the image's row in the global batch alone,
+    /// so that several threads may compute slices of a batch.
+    pub fn train_on(device: Device, seed: u64) -> Self {
+        Self { seed: (device == Device::Cpu).then_some(seed), ..Self::train() }
     }
 
     /// Marks the images as those at `rows` of a global batch: dropout and stochastic depth drop
@@ -124,7 +124,7 @@ mod tests {
 
     #[test]
     fn parts_of_the_network_drop_other_things() {
-        let ctx = ForwardContext::train().with_seed(3);
+        let ctx = ForwardContext::train_on(Device::Cpu, 3);
         let mask = |ctx: ForwardContext| {
             let mask = ctx.keep_mask(&[4, 50], 0.5, Device::Cpu);
             Vec::<f32>::try_from(mask.view(-1)).unwrap()

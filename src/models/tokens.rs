@@ -45,19 +45,9 @@ impl TokenLayout {
         Self { patches, ..self }
     }
 
-    /// Returns the number of patches.
-    pub fn patch_count(self) -> i64 {
-        self.patches
-    }
-
     /// Returns the number of tokens.
-    pub fn len(self) -> i64 {
+    pub fn count(self) -> i64 {
         self.patches + self.special_tokens
-    }
-
-    /// Returns whether there are no tokens.
-    pub fn is_empty(self) -> bool {
-        self.len() == 0
     }
 
     /// Returns the index of each special token, in increasing order.
@@ -73,7 +63,7 @@ impl TokenLayout {
     /// length.
     fn runs(self) -> impl Iterator<Item = (i64, i64)> {
         let mut start = 0;
-        self.special().chain([self.len()]).map(move |end| {
+        self.special().chain([self.count()]).map(move |end| {
             let run = (start, end - start);
             start = end + 1;
             run
@@ -101,7 +91,7 @@ impl TokenLayout {
     /// if the shapes do not match.
     pub fn embed(self, special: &Tensor, patches: &Tensor, positions: &Tensor) -> Result<Tensor> {
         let special = special.f_expand([patches.size()[0], -1, -1], false)?;
-        if positions.size()[1] == self.len() {
+        if positions.size()[1] == self.count() {
             return Ok(self.join(&special, patches)?.f_add(positions)?);
         }
         self.join(&special, &patches.f_add(positions)?)
@@ -209,7 +199,7 @@ mod tests {
                 let random = |count| Tensor::randn([2, count, 3], (Kind::Float, Device::Cpu));
                 let (special, patches) = (random(layout.special_tokens), random(patches));
                 let tokens = layout.join(&special, &patches).unwrap();
-                assert_eq!(tokens.size()[1], layout.len(), "{name}");
+                assert_eq!(tokens.size()[1], layout.count(), "{name}");
                 assert!(layout.special_of(&tokens).unwrap().equal(&special), "{name}");
                 assert!(layout.patches_of(&tokens).unwrap().equal(&patches), "{name}");
             }

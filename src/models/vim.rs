@@ -276,7 +276,7 @@ impl VisionMamba {
             layout: TokenLayout::new(shape),
             patch_embed: PatchEmbed::new(path / "patch_embed", shape, projection),
             cls_token: token("cls_token", variant.class_tokens),
-            pos_embed: token("pos_embed", TokenLayout::of_positions(shape).len()),
+            pos_embed: token("pos_embed", TokenLayout::of_positions(shape).count()),
             pos_embed_cls: variant
                 .patch_positions
                 .then(|| token("pos_embed_cls", variant.class_tokens)),

@@ -169,7 +169,7 @@ impl VisionTransformer {
             cls_token: token(near_zero, "cls_token", 1),
             dist_token: (variant.class_tokens > 1).then(|| token(WEIGHT, "dist_token", 1)),
             reg_token: (registers > 0).then(|| token(near_zero, "reg_token", registers)),
-            pos_embed: token(WEIGHT, "pos_embed", TokenLayout::of_positions(shape).len()),
+            pos_embed: token(WEIGHT, "pos_embed", TokenLayout::of_positions(shape).count()),
             norm_pre: variant.pre_norm.then(|| norm("norm_pre")),
             blocks: drop_path
                 .iter()

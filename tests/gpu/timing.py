@@ -5,7 +5,7 @@
     python timing.py metrics REPORT.csv   the key metrics of `ncu --import FILE --page raw --csv` per kernel
     python timing.py rehearse             on a CPU: that everything above runs, with small shapes
 
-Times are medians over replays of a CUDA graph, so that no launch is waited for. `cold`: so many sets of operands in turn
+Times are medians over replays of a CUDA graph, so that no launch is waited for. `cold`: sets of operands in turn, enough
 that none is in the L2 cache; `warm`: one set. `of copy`: the bytes of operands and results over the time, compared with
 those of a copy in device memory.
 """

@@ -142,7 +142,7 @@ def problems(args):
 
 
 def blocks(batch, dim, lanes=LANES):
-    """Blocks of a scan in which so many lanes share a channel."""
+    """Blocks of a scan in which this many lanes share a channel."""
     return batch * -(-dim // (THREADS // lanes))
 
 

@@ -25,7 +25,7 @@ impl Grids {
     /// no square grid of patches, or a grid that is too large.
     pub(super) fn new(layout: TokenLayout, from: i64, to: i64) -> Option<Self> {
         let side = |rows: i64| {
-            let patches = rows.saturating_sub(layout.with_patches(0).len()).max(0);
+            let patches = rows.saturating_sub(layout.with_patches(0).count()).max(0);
             let side = patches.isqrt();
             ((1..=MAX_SIDE).contains(&side) && side * side == patches).then_some(side)
         };

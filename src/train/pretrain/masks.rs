@@ -34,15 +34,22 @@ impl Masks {
     }
 
     /// Samples the masks (len, patches), true for a masked patch, of the images with these indices
-    /// in an epoch. Returns libtorch's error if memory runs out.
-    pub(super) fn sample(&self, epoch: u64, indices: &[usize], device: Device) -> Result<Tensor> {
+    /// in an epoch, and counts the patches that they mask. Returns libtorch's error if memory runs
+    /// out.
+    pub(super) fn sample(
+        &self,
+        epoch: u64,
+        indices: &[usize],
+        device: Device,
+    ) -> Result<(Tensor, usize)> {
         let masks: Vec<bool> =
             indices.iter().flat_map(|&index| self.of_image(epoch, index)).collect();
         let shape = [indices.len() as i64, (self.grid * self.grid) as i64];
-        Ok(Tensor::f_from_slice(&masks)?.f_view(shape)?.f_to_device(device)?)
+        let tensor = Tensor::f_from_slice(&masks)?.f_view(shape)?.f_to_device(device)?;
+        Ok((tensor, masks.into_iter().filter(|&masked| masked).count()))
     }
 
-    /// Counts the patches that they mask.
+    /// Counts the patches that the masks of these images hide.
     pub(super) fn count(&self, epoch: u64, indices: &[usize]) -> usize {
         let masks = indices.iter().flat_map(|&index| self.of_image(epoch, index));
         masks.filter(|&masked| masked).count()
@@ -122,11 +129,12 @@ mod tests {
         assert_ne!(reference, masks.of_image(4, 7));
         assert_ne!(reference, masks.of_image(3, 8));
         assert_ne!(reference, Masks { seed: 6, ..masks }.of_image(3, 7));
-        let batch = masks.sample(3, &[1, 7], Device::Cpu).unwrap();
+        let (batch, masked) = masks.sample(3, &[1, 7], Device::Cpu).unwrap();
+        assert_eq!(masked, masks.count(3, &[1, 7]));
         assert_eq!(batch.size(), [2, 64]);
         assert_eq!(Vec::<bool>::try_from(batch.get(1)).unwrap(), reference);
         let [a, b] =
-            [[7, 8], [9, 7]].map(|of| masks.sample(VALIDATION_EPOCH, &of, Device::Cpu).unwrap());
+            [[7, 8], [9, 7]].map(|of| masks.sample(VALIDATION_EPOCH, &of, Device::Cpu).unwrap().0);
         assert_eq!(a.get(0), b.get(1));
         assert_ne!(a.get(0), batch.get(1));
     }

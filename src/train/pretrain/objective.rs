@@ -72,12 +72,12 @@ impl<'a> MaskedImages<'a> {
     ) -> Result<Losses> {
         let device = self.model.device();
         let indices = &batch.indices[rows.clone()];
-        let mask = self.masks.sample(epoch, indices, device)?;
+        let (mask, masked) = self.masks.sample(epoch, indices, device)?;
         let x = self.model.normalize(&upload_rows(batch, rows, device)?)?;
         let prediction = in_precision(autocast, device, || self.model.predict(&x, &mask, ctx))?;
         let normalized = self.config.pretrain.normalized_pixels;
         let Losses { pixels, colors } = self.model.losses(&prediction, &x, &mask, normalized)?;
-        let fraction = self.masks.count(epoch, indices) as f64 / total;
+        let fraction = masked as f64 / total;
         Ok(Losses { pixels: pixels * fraction, colors: colors.map(|colors| colors * fraction) })
     }
 

@@ -53,7 +53,7 @@ impl Panels {
         let _guard = tch::no_grad_guard();
         let device = model.device();
         let masks = Masks::new(config.seed, &config.pretrain, model.shape());
-        let mask = masks.sample(VALIDATION_EPOCH, &self.indices, device)?;
+        let (mask, _) = masks.sample(VALIDATION_EPOCH, &self.indices, device)?;
         let x = model.normalize(&self.images.f_to_device(device)?)?;
         let prediction = model.predict(&x, &mask, ForwardContext::eval())?;
         let reconstructed =

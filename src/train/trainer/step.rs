@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use anyhow::Result;
-use tch::{Device, Kind, Tensor};
+use tch::{Kind, Tensor};
 
 use super::Trainer;
 use crate::config::OnNan;
@@ -111,10 +111,7 @@ impl<O: Objective> Trainer<'_, O> {
         };
         // On a GPU they sample from its generator.
         tch::manual_seed(seed);
-        let ctx = match self.objective.device() {
-            Device::Cpu => ForwardContext::train().with_seed(seed as u64),
-            _ => ForwardContext::train(),
-        };
+        let ctx = ForwardContext::train_on(self.objective.device(), seed as u64);
         let start = self.world.shard().range(batch.global_len).start;
         let slice = |rows: Range<usize>| {
             let global = start + rows.start..start + rows.end;

@@ -21,6 +21,7 @@ use csv::StringRecord;
 use self::text::{Header, Separator, Table};
 use super::locate::Locator;
 use super::score_list::parse_score;
+use crate::config::names::is_plain;
 use crate::config::{CsvConfig, DataConfig, Fold};
 use crate::data::csv_cell::csv_text;
 use crate::data::dataset::Split;
@@ -68,10 +69,9 @@ pub(crate) fn fold_names(config: &DataConfig) -> Result<Vec<String>> {
     let (mut names, mut record) = (BTreeSet::new(), StringRecord::new());
     while let Some(place) = table.next(&mut record)? {
         let name = record.get(column).unwrap_or_default();
-        let plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
         let text = format!("fold_{}", name.strip_prefix("fold_").unwrap_or(name));
         ensure!(
-            !name.is_empty() && name.chars().all(plain) && text.parse::<Fold>().is_err(),
+            !name.is_empty() && name.chars().all(is_plain) && text.parse::<Fold>().is_err(),
             "{place}: the fold {name:?} must be named by letters, digits, -, _ or ."
         );
         names.insert((name.parse::<u32>().unwrap_or(u32::MAX), text));
