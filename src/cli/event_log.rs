@@ -61,6 +61,10 @@ impl<R: Serialize> Observer<R> for EventLog {
         self.console.event("checkpoint", &json!({"run": self.run, "step": step}));
     }
 
+    fn note(&mut self, text: &str) {
+        self.console.event("note", &json!({"run": self.run, "message": text}));
+    }
+
     fn warning(&mut self, text: &str) {
         self.console.warn(text);
     }

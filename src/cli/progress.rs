@@ -182,6 +182,15 @@ impl<R: ConsoleRecord> Observer<R> for Progress {
         self.console.info(&format!("checkpoint after step {step}, as SIGUSR1 asked"));
     }
 
+    fn note(&mut self, text: &str) {
+        self.console.info(text);
+    }
+
+    fn computing(&mut self, name: &str, done: usize, total: usize) {
+        let percent = 100 * done / total.max(1);
+        self.console.bar().set_message(format!("computing the features of {name}: {percent} %"));
+    }
+
     fn warning(&mut self, text: &str) {
         self.console.warn(text);
     }

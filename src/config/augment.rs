@@ -109,6 +109,26 @@ impl AugmentConfig {
         }
     }
 
+    /// Returns whether training sees every image as evaluation does.
+    pub fn is_off(&self) -> bool {
+        let jitter = self.color_jitter == [0.0; 4] && self.grayscale == 0.0;
+        let shape = self.horizontal_flip == 0.0
+            && self.rotation == 0.0
+            && self.random_resized_crop.is_none()
+            && self.affine == AffineConfig::default();
+        let others = [
+            self.trivial_augment.probability,
+            self.gaussian_blur.probability,
+            self.random_erasing.probability,
+        ];
+        jitter && shape && others == [0.0; 3] && !self.mixes()
+    }
+
+    /// Returns whether images are mixed with others of their batch.
+    pub fn mixes(&self) -> bool {
+        self.mixup > 0.0 || self.cutmix > 0.0
+    }
+
     pub(super) fn check(&self, checks: &mut Checks) {
         checks.probability("horizontal_flip", self.horizontal_flip);
         let holds = (0.0..=180.0).contains(&self.rotation);

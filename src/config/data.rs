@@ -62,8 +62,9 @@ section! {
         /// Where decoded images are kept between epochs: `none`, `memory`, or `disk`, which other
         /// runs use too.
         pub cache: Cache = Cache::None,
-        /// Folder of the `disk` cache; several processes may use the same one. `null` is
-        /// `vm-beautynet/images` in the user's cache folder.
+        /// Folder of the `disk` cache, and of the features of frozen backbones (`features/` in it);
+        /// several processes may use the same one. `null` is `vm-beautynet/images` and
+        /// `vm-beautynet/features` in the user's cache folder.
         pub cache_dir: Option<PathBuf> = None,
         /// In evaluation, average the predictions of each image and its mirror image.
         pub test_time_flip: bool = false,

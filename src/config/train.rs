@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
+use super::branch::Branch;
 use super::checks::Checks;
 use super::names::names;
 use super::optimizer::{OptimizerConfig, ScheduleConfig};
@@ -84,7 +85,7 @@ section! {
         /// size, and their gradients are added in order, so that weights do not depend on the
         /// number of threads. Smaller slices occupy more threads and need less memory, larger ones
         /// less overhead. `null` is a quarter of a batch of up to 16 images, 4 up to 256, and a
-        /// 64th of a larger one.
+        /// 64th of a larger one; 64 where cached feature vectors are trained on.
         pub slice: Option<usize> = None,
     }
 }
@@ -99,6 +100,34 @@ section! {
         pub mamba: FrozenBlocks = FrozenBlocks::First(0),
         /// Epochs after which the layers are unfrozen; `null` keeps them frozen for the entire run.
         pub epochs: Option<usize> = None,
+        /// Compute the features of each image once, and keep them on disk for all runs, where the
+        /// backbones in use are frozen entirely and for the entire run. Augmented images need
+        /// `views` for it.
+        pub cache: bool = true,
+        /// Augmented views of each training image whose features are cached, with those of the
+        /// image as it is. Each epoch trains on one view of each image, in turn. 0 trains on the
+        /// images as they are, whatever `data.augment` says; `null` caches features only where
+        /// nothing is augmented.
+        pub views: Option<usize> = None,
+    }
+}
+
+/// The largest number of cached views of an image.
+const MAX_VIEWS: usize = 1000;
+
+impl FreezeConfig {
+    /// Returns the frozen layers of a branch.
+    pub fn of(&self, branch: Branch) -> FrozenBlocks {
+        match branch {
+            Branch::Vit => self.vit,
+            Branch::Mamba => self.mamba,
+        }
+    }
+
+    /// Returns whether the entire backbone of a branch is frozen in an epoch, from 0.
+    pub fn freezes(&self, branch: Branch, epoch: usize) -> bool {
+        let frozen = self.epochs.is_none_or(|epochs| epoch < epochs);
+        frozen && self.of(branch) == FrozenBlocks::All
     }
 }
 
@@ -187,6 +216,13 @@ impl TrainConfig {
             checks.positive("checkpoint_minutes", minutes);
         }
         checks.within("early_stopping", |checks| self.early_stopping.check(checks));
+        let views = self.freeze.views.unwrap_or(0);
+        checks.require(
+            views <= MAX_VIEWS,
+            "freeze.views",
+            format_args!("at most {MAX_VIEWS}"),
+            views,
+        );
         if let Some(epochs) = self.explain_every {
             checks.size("explain_every", epochs);
             if !self.tensorboard {

@@ -62,6 +62,7 @@ impl Config {
         let remedy = "; train.accumulate adds batches up";
         checks.batch("train.batch_size", self.train.batch_size, self.data.image_size, remedy);
         self.check_frozen(&mut checks);
+        self.check_views(&mut checks);
         self.check_votes(&mut checks);
         checks.finish()
     }
@@ -97,11 +98,48 @@ impl Config {
         }
     }
 
+    /// Returns whether training computes the features of each image once: the backbones in use are
+    /// frozen entirely and for the entire run, and images are not augmented differently in each epoch.
+    pub fn caches_features(&self) -> bool {
+        let fixed = self.train.freeze.views.is_some() || self.data.augment.is_off();
+        self.train.freeze.cache && fixed && self.freezes_backbones()
+    }
+
+    /// Returns whether the backbones in use are frozen entirely and for the entire run.
+    pub fn freezes_backbones(&self) -> bool {
+        let freeze = &self.train.freeze;
+        let used = |branch: &&Branch| self.model.fusion.strategy.uses(**branch);
+        let mut used = Branch::ALL.iter().filter(used);
+        freeze.epochs.is_none() && used.all(|&branch| freeze.of(branch) == FrozenBlocks::All)
+    }
+
+    /// Checks that cached views are of backbones that do not change, and of single images.
+    fn check_views(&self, checks: &mut Checks) {
+        let freeze = &self.train.freeze;
+        let Some(views) = freeze.views else { return };
+        let fails = [
+            (
+                !self.freezes_backbones(),
+                "are of backbones that are frozen for the entire run: set train.freeze.vit and \
+                 train.freeze.mamba to all and train.freeze.epochs to null",
+            ),
+            (!freeze.cache, "are cached: set train.freeze.cache to true"),
+            (
+                self.data.augment.mixes(),
+                "are of one image each: set data.augment.mixup and data.augment.cutmix to 0",
+            ),
+        ];
+        for (_, rule) in fails.into_iter().filter(|(fails, _)| *fails) {
+            checks.fail("train.freeze.views", format_args!(" {views}: views {rule}, or remove it"));
+        }
+    }
+
     /// Checks that no more blocks are frozen than the backbones have.
     fn check_frozen(&self, checks: &mut Checks) {
         let freeze = &self.train.freeze;
-        for (branch, frozen) in [(Branch::Vit, freeze.vit), (Branch::Mamba, freeze.mamba)] {
-            if let (FrozenBlocks::First(blocks), Ok(Some(shape))) = (frozen, self.shape(branch)) {
+        for &branch in Branch::ALL {
+            let shape = self.shape(branch);
+            if let (FrozenBlocks::First(blocks), Ok(Some(shape))) = (freeze.of(branch), shape) {
                 let key = format!("train.freeze.{branch}");
                 let rule = format!("all, or at most the depth of model.{branch}, {}", shape.depth);
                 checks.require(blocks as u64 <= shape.depth as u64, &key, rule, blocks);

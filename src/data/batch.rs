@@ -4,7 +4,7 @@
 /// copied there.
 #[derive(Debug, Clone, PartialEq)]
 pub struct HostBatch {
-    /// (len, 3, size, size), RGB, 0..=255.
+    /// (len, 3, size, size), RGB, 0..=255; empty in a batch of labels.
     pub pixels: Vec<u8>,
     /// The number of images.
     pub len: usize,

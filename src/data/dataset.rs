@@ -6,11 +6,12 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::sync::Arc;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 
 use super::datasets::synthetic::FaceSeed;
 use super::decimal::shortest;
+use crate::files::open_regular;
 
 /// One rated image.
 #[derive(Debug, Clone, PartialEq)]
@@ -33,6 +34,20 @@ impl Sample {
     /// Creates a sample of weight 1 whose individual ratings are unknown.
     pub fn new(id: impl Into<String>, source: Source, score: f32, group: Option<String>) -> Self {
         Self { id: id.into(), source, score, group, weight: 1.0, votes: Vec::new() }
+    }
+
+    /// Returns the hash of what its pixels depend on: the content of its file, or the seed of its
+    /// face. Returns an error that names the file if it cannot be read.
+    pub fn content_hash(&self) -> Result<blake3::Hash> {
+        match &self.source {
+            Source::File(path) => {
+                let mut hasher = blake3::Hasher::new();
+                open_regular(path)
+                    .and_then(|file| Ok(hasher.update_reader(file)?.finalize()))
+                    .with_context(|| format!("cannot read {}", path.display()))
+            }
+            Source::Synthetic(face) => Ok(blake3::hash(format!("{face:?}").as_bytes())),
+        }
     }
 
     /// Returns the score in double precision, as the number that the list says: 2.62 and not

@@ -173,25 +173,30 @@ impl ImageDataset {
         mode: Mode,
         workspace: &mut Workspace,
     ) -> Result<HostBatch> {
-        let (len, size) = (indices.len(), self.size());
-        let mut pixels = vec![0; len * 3 * size * size];
+        let size = self.size();
+        let mut pixels = vec![0; indices.len() * 3 * size * size];
         for (&index, out) in indices.iter().zip(pixels.chunks_exact_mut(3 * size * size)) {
             catch_panic(|| self.pixels(index, mode, workspace, out)).with_context(|| {
                 let id = self.samples.get(index).map_or("?", |sample| &sample.id);
                 format!("the image {id}")
             })?;
         }
+        Ok(HostBatch { pixels, ..self.labels(indices) })
+    }
+
+    /// Returns the labels of the images of these indices, without their pixels.
+    pub(super) fn labels(&self, indices: Vec<usize>) -> HostBatch {
         let samples = || indices.iter().map(|&index| &self.samples[index]);
-        Ok(HostBatch {
-            pixels,
-            len,
-            global_len: len,
-            size,
+        HostBatch {
+            pixels: Vec::new(),
+            len: indices.len(),
+            global_len: indices.len(),
+            size: self.size(),
             targets: samples().map(|sample| sample.score).collect(),
             weights: samples().map(|sample| sample.weight).collect(),
             votes: samples().map(|sample| Vote::with_equal_probabilities(&sample.votes)).collect(),
             indices,
-        })
+        }
     }
 }
 

@@ -4,18 +4,21 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor};
 
 use super::evaluate::values;
 use super::metrics::Metrics;
+use super::ridge::Ridge;
+use crate::config::Config;
 use crate::data::{ImageDataset, Loader, LoaderOptions, Sample, scores_by_group};
+use crate::features;
 use crate::models::images::upload;
 
 /// Side of the gray images.
 const SIDE: i64 = 16;
-/// Ridge penalties to choose from, relative to the number of training images.
+/// Ridge penalties to choose from.
 const PENALTIES: [f64; 9] = [1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0, 3.0, 10.0];
 
 /// The baselines' metrics on one split.
@@ -51,29 +54,53 @@ pub fn baselines(
     others: &[&Arc<ImageDataset>],
     options: LoaderOptions,
 ) -> Result<Vec<Baselines>> {
-    let _guard = tch::no_grad_guard();
-    let (x, y) = (gray_pixels(train, options)?, scores(train));
-    let mean_y = y.mean(Kind::Double).double_value(&[]);
-    let ridge = Ridge::fit(&x, &y);
-    let group_means = GroupMeans::new(train.samples());
-    others
-        .iter()
-        .map(|images| {
-            let targets = values(&scores(images))?;
-            let linear = values(&ridge.predict(&gray_pixels(images, options)?))?;
-            Ok(Baselines {
-                constant: Metrics::new(&vec![mean_y; targets.len()], &targets)?,
-                linear: Metrics::new(&linear, &targets)?,
-                group: group_means
-                    .as_ref()
-                    .map(|means| Metrics::new(&means.predict(images.samples(), mean_y), &targets))
-                    .transpose()?,
-            })
-        })
-        .collect()
+    let pixels: Result<Vec<Tensor>> =
+        std::iter::once(&train).chain(others).map(|images| gray_pixels(images, options)).collect();
+    evaluate(train, others, &pixels?)
 }
 
-fn scores(images: &ImageDataset) -> Tensor {
+/// As [`baselines`], from gray pixels that are kept with the features of frozen backbones.
+pub fn kept_baselines(
+    train: &Arc<ImageDataset>,
+    others: &[&Arc<ImageDataset>],
+    config: &Config,
+) -> Result<Vec<Baselines>> {
+    let splits: Vec<_> = std::iter::once(train).chain(others.iter().copied()).collect();
+    let name = ("gray pixels", (SIDE * SIDE) as usize);
+    let pixels = features::pixel_features(name, gray, config, &splits)?;
+    let pixels = pixels.iter().map(|pixels| pixels.to_kind(Kind::Double) / 255.0);
+    evaluate(train, others, &pixels.collect::<Vec<_>>())
+}
+
+/// Fits the baselines on the training images, whose gray pixels are the first.
+fn evaluate(
+    train: &ImageDataset,
+    others: &[&Arc<ImageDataset>],
+    pixels: &[Tensor],
+) -> Result<Vec<Baselines>> {
+    let _guard = tch::no_grad_guard();
+    let (x, of_others) = pixels.split_first().context("internal: there are no pixels")?;
+    let y = scores(train);
+    let mean_y = y.mean(Kind::Double).double_value(&[]);
+    let ridge = Ridge::fit(x, &y, &PENALTIES);
+    let group_means = GroupMeans::new(train.samples());
+    let evaluate = |(images, x): (&&Arc<ImageDataset>, &Tensor)| {
+        let targets = values(&scores(images))?;
+        let linear = values(&ridge.predict(x))?;
+        Ok(Baselines {
+            constant: Metrics::new(&vec![mean_y; targets.len()], &targets)?,
+            linear: Metrics::new(&linear, &targets)?,
+            group: group_means
+                .as_ref()
+                .map(|means| Metrics::new(&means.predict(images.samples(), mean_y), &targets))
+                .transpose()?,
+        })
+    };
+    others.iter().zip(of_others).map(evaluate).collect()
+}
+
+/// Returns the scores in double precision: (n).
+pub(crate) fn scores(images: &ImageDataset) -> Tensor {
     let scores: Vec<f64> = images.samples().iter().map(Sample::target).collect();
     Tensor::from_slice(&scores)
 }
@@ -102,55 +129,15 @@ impl<'a> GroupMeans<'a> {
 fn gray_pixels(images: &Arc<ImageDataset>, options: LoaderOptions) -> Result<Tensor> {
     let mut rows = Vec::new();
     for batch in Loader::new(Arc::clone(images), options)? {
-        let gray = upload(&batch?, Device::Cpu)?
-            .to_kind(Kind::Float)
-            .mean_dim([1i64].as_slice(), true, Kind::Float)
-            .adaptive_avg_pool2d([SIDE, SIDE]);
-        rows.push(gray.flatten(1, -1).to_kind(Kind::Double) / 255.0);
+        rows.push(gray(&upload(&batch?, Device::Cpu)?)?.to_kind(Kind::Double) / 255.0);
     }
-    Ok(Tensor::cat(&rows, 0))
+    Ok(Tensor::f_cat(&rows, 0)?)
 }
 
-/// Ridge regression in the eigenvectors of the covariance, so that every penalty costs one product.
-struct Ridge {
-    mean_x: Tensor,
-    mean_y: Tensor,
-    weights: Tensor,
-}
-
-impl Ridge {
-    fn fit(x: &Tensor, y: &Tensor) -> Self {
-        let n = x.size()[0] as f64;
-        let mean_x = x.mean_dim([0i64].as_slice(), true, Kind::Double);
-        let mean_y = y.mean(Kind::Double);
-        let (centered, target) = (x - &mean_x, y - &mean_y);
-        let (eigenvalues, basis) = centered.transpose(0, 1).matmul(&centered).linalg_eigh("L");
-        let rotated = centered.matmul(&basis); // (n, 256), orthogonal columns
-        let projected = rotated.transpose(0, 1).matmul(&target);
-        let best = PENALTIES
-            .iter()
-            .map(|penalty| {
-                let shrunk = (&eigenvalues + penalty * n).reciprocal();
-                let residual = &target - rotated.matmul(&(&projected * &shrunk));
-                // The hat matrix's diagonal gives the leave-one-out residuals in closed form; 1/n
-                // is the intercept's.
-                let leverage: Tensor = (rotated.square() * &shrunk).sum_dim_intlist(
-                    [1i64].as_slice(),
-                    false,
-                    Kind::Double,
-                ) + 1.0 / n;
-                let leave_one_out = residual / (leverage.neg() + 1.0).clamp_min(1e-9);
-                (leave_one_out.square().mean(Kind::Double).double_value(&[]), shrunk)
-            })
-            .min_by(|a, b| a.0.total_cmp(&b.0))
-            .map(|(_, shrunk)| shrunk)
-            .unwrap_or_else(|| eigenvalues.zeros_like());
-        Self { weights: basis.matmul(&(projected * best)), mean_x, mean_y }
-    }
-
-    fn predict(&self, x: &Tensor) -> Tensor {
-        (x - &self.mean_x).matmul(&self.weights) + &self.mean_y
-    }
+/// Returns uint8 pixels (n, 3, h, w) as rows of gray ones: (n, 256), from 0 to 255.
+fn gray(pixels: &Tensor) -> Result<Tensor> {
+    let mean = pixels.to_kind(Kind::Float).f_mean_dim([1i64].as_slice(), true, Kind::Float)?;
+    Ok(mean.f_adaptive_avg_pool2d([SIDE, SIDE])?.f_flatten(1, -1)?)
 }
 
 #[cfg(test)]
@@ -175,17 +162,5 @@ mod tests {
         assert_eq!(means.predict(&asked, 4.25), [5.0, 1.5, 4.25, 4.25]);
         assert!(GroupMeans::new(&train[..2]).is_none());
         assert!(GroupMeans::new(&train[3..]).is_none());
-    }
-
-    #[test]
-    fn ridge_finds_a_linear_rule_and_ignores_noise_columns() {
-        tch::manual_seed(1);
-        let x = Tensor::randn([400, 20], (Kind::Double, Device::Cpu));
-        let y = x.select(1, 0) * 2.0 - x.select(1, 3) + 5.0;
-        let ridge = Ridge::fit(&x, &y);
-        let fresh = Tensor::randn([100, 20], (Kind::Double, Device::Cpu));
-        let expected = fresh.select(1, 0) * 2.0 - fresh.select(1, 3) + 5.0;
-        let error = (ridge.predict(&fresh) - expected).abs().max().double_value(&[]);
-        assert!(error < 0.05, "{error}");
     }
 }

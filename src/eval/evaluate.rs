@@ -8,8 +8,9 @@ use tch::{Kind, Tensor};
 use super::predictions::Predictions;
 use crate::config::Config;
 use crate::data::{ImageDataset, Loader, LoaderOptions, shortest};
+use crate::features::{SplitFeatures, View};
 use crate::models::images::upload;
-use crate::models::{BeautyNet, Images, Slicer};
+use crate::models::{BeautyNet, Images, Output, Slicer};
 
 /// The columns of the branches' fusion weights, where the model has two branches.
 pub const BRANCH_WEIGHTS: [&str; 2] = ["weight_vit", "weight_mamba"];
@@ -37,35 +38,87 @@ pub fn predict_shard(
     slicer: &Slicer,
     progress: &mut dyn FnMut(usize) -> Result<()>,
 ) -> Result<Predictions> {
-    let range = options.shard.image_range(images.len(), options.batch_size);
-    let mut predictions = Predictions::unpredicted(&images.samples()[range]);
-    let mut branch_weights: [Vec<f64>; 2] = Default::default();
+    let mut predicted = Predicted::new(images, options);
     let _guard = tch::no_grad_guard();
     for batch in Loader::new(Arc::clone(images), options)? {
         let batch = batch?;
         let pixels = upload(&batch, net.device())?;
         let output = net.infer(Images::Pixels(&pixels), slicer)?;
+        let mirrored = if images.test_time_flip() {
+            Some(net.infer(Images::Pixels(&pixels.f_flip([3])?), slicer)?)
+        } else {
+            None
+        };
+        predicted.add(output, mirrored)?;
+        progress(batch.len)?;
+    }
+    Ok(predicted.finish())
+}
+
+/// As [`predict_shard`], from the features of the images in [`evaluation_views`].
+pub fn predict_features(
+    net: &BeautyNet,
+    (images, features): (&ImageDataset, &SplitFeatures),
+    options: LoaderOptions,
+    slicer: &Slicer,
+    progress: &mut dyn FnMut(usize) -> Result<()>,
+) -> Result<Predictions> {
+    let range = options.shard.image_range(images.len(), options.batch_size);
+    let mut predicted = Predicted::new(images, options);
+    let _guard = tch::no_grad_guard();
+    for start in range.clone().step_by(options.batch_size) {
+        let batch = start..range.end.min(start + options.batch_size);
+        let infer = |view| features.infer(net, batch.clone(), view, slicer);
+        let mirrored = images.test_time_flip().then(|| infer(1)).transpose()?;
+        predicted.add(infer(0)?, mirrored)?;
+        progress(batch.len())?;
+    }
+    Ok(predicted.finish())
+}
+
+/// Returns the views of an image that its prediction is made from.
+pub fn evaluation_views(images: &ImageDataset) -> Vec<View> {
+    if images.test_time_flip() { vec![View::Plain, View::Mirrored] } else { vec![View::Plain] }
+}
+
+/// The predictions for a range of images so far.
+struct Predicted {
+    predictions: Predictions,
+    branch_weights: [Vec<f64>; 2],
+}
+
+impl Predicted {
+    fn new(images: &ImageDataset, options: LoaderOptions) -> Self {
+        let range = options.shard.image_range(images.len(), options.batch_size);
+        let predictions = Predictions::unpredicted(&images.samples()[range]);
+        Self { predictions, branch_weights: Default::default() }
+    }
+
+    /// Adds a batch: the mean with the predictions for its mirror images, if there are any.
+    fn add(&mut self, output: Output, mirrored: Option<Output>) -> Result<()> {
         let (mut score, mut weights) = (output.score, output.weights);
-        if images.test_time_flip() {
-            let mirrored = net.infer(Images::Pixels(&pixels.f_flip([3])?), slicer)?;
+        if let Some(mirrored) = mirrored {
             score = (score + mirrored.score) / 2.0;
             weights = weights.zip(mirrored.weights).map(|(a, b)| (a + b) / 2.0);
         }
-        predictions.predictions.extend(short_values(&score)?);
+        self.predictions.predictions.extend(short_values(&score)?);
         if let Some(weights) = &weights {
-            for (branch, column) in branch_weights.iter_mut().enumerate() {
+            for (branch, column) in self.branch_weights.iter_mut().enumerate() {
                 column.extend(short_values(&weights.select(1, branch as i64))?);
             }
         }
-        progress(batch.len)?;
+        Ok(())
     }
-    predictions.extra = BRANCH_WEIGHTS
-        .map(str::to_string)
-        .into_iter()
-        .zip(branch_weights)
-        .filter(|(_, values)| !values.is_empty())
-        .collect();
-    Ok(predictions)
+
+    fn finish(mut self) -> Predictions {
+        self.predictions.extra = BRANCH_WEIGHTS
+            .map(str::to_string)
+            .into_iter()
+            .zip(self.branch_weights)
+            .filter(|(_, values)| !values.is_empty())
+            .collect();
+        self.predictions
+    }
 }
 
 /// Copies the values of a one-dimensional tensor, of single precision as [`shortest`] doubles:

@@ -7,4 +7,5 @@ pub mod correlation;
 pub mod evaluate;
 pub mod metrics;
 pub mod predictions;
+pub mod ridge;
 pub mod statistics;

@@ -10,6 +10,7 @@
 
 mod own_folders;
 mod regular;
+mod user_cache;
 
 use std::borrow::Cow;
 use std::ffi::OsString;
@@ -23,6 +24,7 @@ use serde::Serialize;
 
 pub use self::own_folders::without_own_folders;
 pub use self::regular::{open_in_place, open_regular, read_given_text, read_regular, read_text};
+pub use self::user_cache::user_cache;
 
 /// The suffix of the names of temporary files, which begin with a dot.
 const PART_SUFFIX: &str = ".part";

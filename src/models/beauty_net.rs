@@ -157,13 +157,21 @@ impl BeautyNet {
     /// # Ok::<(), anyhow::Error>(())
     /// ```
     pub fn forward(&self, images: Images, ctx: ForwardContext) -> Result<Output> {
-        let encode = |encoder: &Option<Encoder>, part: usize| {
-            let ctx = ctx.of_part(part);
-            let encode =
-                |encoder: &Encoder| encoder.forward(&encoder.normalize(images)?, None, ctx);
-            encoder.as_ref().map(encode).transpose()
+        let encode = |branch| self.encode(branch, images, ctx);
+        self.join_tokens(encode(Branch::Vit)?, encode(Branch::Mamba)?, ctx)
+    }
+
+    /// Returns a branch's tokens; `None` if the model lacks the branch.
+    pub fn encode(
+        &self,
+        branch: Branch,
+        images: Images,
+        ctx: ForwardContext,
+    ) -> Result<Option<BranchTokens>> {
+        let Some(encoder) = self.encoder(branch) else {
+            return Ok(None);
         };
-        self.join_tokens(encode(&self.vit, 0)?, encode(&self.mamba, 1)?, ctx)
+        encoder.forward(&encoder.normalize(images)?, None, ctx.of_branch(branch)).map(Some)
     }
 
     /// As [`forward`](Self::forward) in evaluation, without gradients, slice by slice.

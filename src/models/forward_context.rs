@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use tch::{Device, Kind, Tensor};
 
+use crate::config::Branch;
 use crate::data::random_stream::mix;
 
 /// The mode of a forward pass, and the place of its images in the global batch.
@@ -13,6 +14,8 @@ pub struct ForwardContext {
     shard: Option<BatchShard>,
     /// The seed of what is dropped here; `None` samples from torch's generator.
     seed: Option<u64>,
+    /// The branches whose backbones are frozen.
+    frozen: [bool; 2],
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -24,12 +27,12 @@ struct BatchShard {
 impl ForwardContext {
     /// Evaluation: dropout and stochastic depth are off.
     pub const fn eval() -> Self {
-        Self { train: false, shard: None, seed: None }
+        Self { train: false, shard: None, seed: None, frozen: [false; 2] }
     }
 
     /// Training: dropout and stochastic depth are on, and sample from torch's generator.
     pub const fn train() -> Self {
-        Self { train: true, shard: None, seed: None }
+        Self { train: true, ..Self::eval() }
     }
 
     /// Training on a device. On the CPU it samples from `seed` instead of torch's generator: what
@@ -45,6 +48,16 @@ impl ForwardContext {
     pub fn with_batch_shard(self, rows: &Range<usize>, global_batch: usize) -> Self {
         let shard = BatchShard { start: rows.start as i64, global_batch: global_batch as i64 };
         Self { shard: (rows.len() < global_batch).then_some(shard), ..self }
+    }
+
+    /// Marks branches, which `frozen` tells by, as frozen: their backbones run as in evaluation.
+    pub fn with_frozen(self, frozen: impl Fn(Branch) -> bool) -> Self {
+        Self { frozen: [Branch::Vit, Branch::Mamba].map(frozen), ..self }
+    }
+
+    /// Returns the context of a branch's backbone.
+    pub(super) fn of_branch(self, branch: Branch) -> Self {
+        if self.frozen[branch as usize] { Self::eval() } else { self.of_part(branch as usize) }
     }
 
     /// Returns the context of a part of the network with this index among those of the whole:

@@ -63,6 +63,32 @@ pub fn depths<'a>(names: impl Iterator<Item = &'a str>) -> [usize; 2] {
     depths
 }
 
+fn is_freezable(branch: usize, layer: Layer, freeze: &FreezeConfig) -> bool {
+    match [freeze.vit, freeze.mamba][branch] {
+        FrozenBlocks::All => true,
+        FrozenBlocks::First(blocks) => blocks > 0 && layer < Layer::Block(blocks),
+    }
+}
+
+/// Freezes the parameters that stay frozen for the entire run, and returns the others.
+pub fn freeze_for_the_run(
+    parameters: Vec<(String, Tensor)>,
+    freeze: &FreezeConfig,
+) -> Vec<(String, Tensor)> {
+    if freeze.epochs.is_some() {
+        return parameters;
+    }
+    let stays = |name: &str| {
+        layer_of(name).is_some_and(|(branch, layer)| is_freezable(branch, layer, freeze))
+    };
+    let (frozen, others): (Vec<_>, Vec<_>) =
+        parameters.into_iter().partition(|(name, _)| stays(name));
+    for (_, parameter) in frozen {
+        let _ = parameter.set_requires_grad(false);
+    }
+    others
+}
+
 /// The properties that the parameters of one group share.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct GroupKey {
@@ -99,11 +125,7 @@ impl GroupKey {
             };
             config.layer_decay.powi(below_the_top as i32)
         });
-        let freezable =
-            layer.is_some_and(|(branch, layer)| match [freeze.vit, freeze.mamba][branch] {
-                FrozenBlocks::All => true,
-                FrozenBlocks::First(blocks) => blocks > 0 && layer < Layer::Block(blocks),
-            });
+        let freezable = layer.is_some_and(|(branch, layer)| is_freezable(branch, layer, freeze));
         Self {
             backbone: layer.is_some(),
             decayed: is_decayed(name, parameter),

@@ -1,6 +1,7 @@
 //! What the training loop asks of an objective: supervised training and masked-image pretraining
 //! are two.
 
+use std::borrow::Cow;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -35,6 +36,8 @@ pub(super) struct Recipe {
     pub lr_key: &'static str,
     /// The name of the checkpoint in the run directory.
     pub checkpoint: String,
+    /// Images per slice on the CPU; `None` chooses by the size of the batch.
+    pub slice: Option<usize>,
 }
 
 /// What observers are told of an objective before it starts.
@@ -129,6 +132,21 @@ pub(super) trait Objective: Sync {
     fn trained_parameters(&self) -> Vec<Tensor>;
 
     fn train_images(&self) -> &Arc<ImageDataset>;
+
+    /// Whether training needs the pixels of its batches.
+    fn needs_pixels(&self) -> bool {
+        true
+    }
+
+    /// Returns a batch of an epoch with the pixels that it is trained on.
+    fn with_pixels<'b>(&self, batch: &'b HostBatch, _epoch: usize) -> Result<Cow<'b, HostBatch>> {
+        Ok(Cow::Borrowed(batch))
+    }
+
+    /// Prepares to train, once the weights are those that training starts from.
+    fn prepare(&self, _evaluation: &mut Evaluation<Self::Record>) -> Result<()> {
+        Ok(())
+    }
 
     /// A hash of the data: a run resumes with the same data only.
     fn fingerprint(&self) -> String;

@@ -111,6 +111,10 @@ pub trait Observer<R = EpochRecord> {
     fn skipped(&mut self, _skipped: &Skipped) {}
     /// A checkpoint was written after this step, because SIGUSR1 asked for one.
     fn checkpoint(&mut self, _step: u64) {}
+    /// A note on how the run is computed.
+    fn note(&mut self, _text: &str) {}
+    /// Features of frozen backbones are computed: rows of the encoder with this name.
+    fn computing(&mut self, _name: &str, _done: usize, _total: usize) {}
     /// Something is unusual, but training continues.
     fn warning(&mut self, _text: &str) {}
     /// Images of the validation or test split were evaluated.

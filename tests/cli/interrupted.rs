@@ -60,7 +60,7 @@ fn assert_same(run: &Path, whole: &Path, what: &str) {
         assert_eq!(without_times(&run.join(file)), without_times(&whole.join(file)), "{what}");
     }
     let [a, b] = [run, whole].map(|root| tensors(&root.join(CHECKPOINT)));
-    assert!(a.len() > 100 && a == b, "{what}: the checkpoint's tensors");
+    assert!(a.len() > 50 && a == b, "{what}: the checkpoint's tensors");
     for folder in [run.to_path_buf(), run.join("state")] {
         for entry in fs::read_dir(folder).unwrap() {
             let name = entry.unwrap().file_name();
@@ -72,18 +72,31 @@ fn assert_same(run: &Path, whole: &Path, what: &str) {
 /// The model computes every kind of layer; the interruption is in the middle of an epoch.
 #[test]
 fn a_run_stopped_within_an_epoch_ends_as_a_whole_one() {
-    check_stopped_and_resumed(&Sandbox::new());
+    check_stopped_and_resumed(&Sandbox::new(), &SETTINGS);
+}
+
+/// It trains on views of which the features are cached.
+#[test]
+fn a_run_on_frozen_features_stopped_within_an_epoch_ends_as_a_whole_one() {
+    let settings = [
+        "train.epochs=40",
+        "train.ema_decay=0.9",
+        "train.freeze={vit: all, mamba: all, views: 2}",
+        "train.checkpoint_minutes=0.00001",
+        "data.synthetic={train: 96, val: 16, test: 16}",
+    ];
+    check_stopped_and_resumed(&Sandbox::new(), &settings);
 }
 
 #[test]
 fn on_a_gpu_a_deterministic_run_stopped_within_an_epoch_ends_as_a_whole_one() {
     if let Some(sandbox) = Sandbox::on_a_gpu() {
-        check_stopped_and_resumed(&sandbox);
+        check_stopped_and_resumed(&sandbox, &SETTINGS);
     }
 }
 
-fn check_stopped_and_resumed(sandbox: &Sandbox) {
-    let arguments = |run| train_arguments(run, &SETTINGS);
+fn check_stopped_and_resumed(sandbox: &Sandbox, settings: &[&str]) {
+    let arguments = |run| train_arguments(run, settings);
     sandbox.done(&arguments("whole"));
     let mut child = start(sandbox, &arguments("stopped"));
     wait_for("a checkpoint within an epoch", || {

@@ -5,16 +5,11 @@ use crate::config::AugmentConfig;
 use crate::data::batch::{HostBatch, Vote};
 use crate::data::random_stream::RandomStream;
 
-/// Returns whether images are mixed with others of their batch.
-pub(in crate::data) fn mixes(config: &AugmentConfig) -> bool {
-    config.mixup > 0.0 || config.cutmix > 0.0
-}
-
 /// Mixes each image of a batch with the one before it, as torchvision's `MixUp` and `CutMix` do:
 /// scores, weights and votes in the proportion of the images. If both are configured, the batch
 /// gets one of them at random. `rng` is the batch's own stream.
 pub(crate) fn mix(config: &AugmentConfig, batch: &mut HostBatch, rng: &mut RandomStream) {
-    if batch.len < 2 || !mixes(config) {
+    if batch.len < 2 || !config.mixes() {
         return;
     }
     let blends = match (config.mixup > 0.0, config.cutmix > 0.0) {

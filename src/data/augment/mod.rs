@@ -19,7 +19,7 @@ use super::image::{EvalTransform, Frame, Workspace};
 use super::random_stream::RandomStream;
 use crate::config::{AffineConfig, AugmentConfig, DataConfig};
 
-pub(super) use self::mix::{mix, mixes};
+pub(super) use self::mix::mix;
 
 /// The range of aspect ratios of random crops, as in torchvision.
 const RATIO: (f64, f64) = (3.0 / 4.0, 4.0 / 3.0);

@@ -5,7 +5,6 @@
 //! another name. Entries are written atomically, so that any number of processes may share a
 //! folder; it may be deleted whenever none is running.
 
-use std::env;
 use std::fs;
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -15,7 +14,7 @@ use anyhow::{Context, Result};
 use image::RgbImage;
 
 use super::decode;
-use crate::files::{open_regular, write_atomic};
+use crate::files::{open_regular, user_cache, write_atomic};
 
 /// The first bytes of an entry; the digit is the version of the decoder.
 const MAGIC: [u8; 8] = *b"vmbrgb2\n";
@@ -69,14 +68,6 @@ impl DiskCache {
         // Some file systems are slow with many thousand files in one folder.
         self.folder.join(&name[..2]).join(&name[2..])
     }
-}
-
-/// Returns `XDG_CACHE_HOME`, or else `.cache` in the home folder.
-fn user_cache() -> Option<PathBuf> {
-    let folder = |variable| env::var_os(variable).filter(|value| !value.is_empty());
-    folder("XDG_CACHE_HOME")
-        .map(PathBuf::from)
-        .or_else(|| Some(PathBuf::from(folder("HOME")?).join(".cache")))
 }
 
 /// Reads an entry; `None` if there is no complete one.

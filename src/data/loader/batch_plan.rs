@@ -43,7 +43,7 @@ impl BatchPlan {
     }
 
     pub(super) fn load(&self, batch: usize, workspace: &mut Workspace) -> Result<HostBatch> {
-        let LoaderOptions { mode, batch_size, shard, .. } = self.options;
+        let LoaderOptions { mode, batch_size, shard, pixels, .. } = self.options;
         let start = batch * batch_size;
         let end = (start + batch_size).min(self.order.len());
         let order = self.order.get(start..end).unwrap_or_default();
@@ -51,10 +51,14 @@ impl BatchPlan {
             Mode::Train { .. } => shard.range(order.len()),
             Mode::Eval => 0..order.len(),
         };
+        if !pixels {
+            let labels = self.images.labels(order[mine].to_vec());
+            return Ok(HostBatch { global_len: order.len(), ..labels });
+        }
         let config = self.images.augment();
         // Each image is mixed with the one before it: the first of a shard needs the last of the
         // shard before.
-        let partner = mine.len() < order.len() && !mine.is_empty() && augment::mixes(config);
+        let partner = mine.len() < order.len() && !mine.is_empty() && config.mixes();
         let mut indices = order[mine.clone()].to_vec();
         if partner {
             let before = (mine.start + order.len() - 1) % order.len();

@@ -20,6 +20,8 @@ pub struct LoaderOptions {
     pub drop_last: bool,
     /// The index of the first batch, for a run that resumes within an epoch.
     pub start_batch: usize,
+    /// Whether pixels are loaded; batches without them have scores and indices only.
+    pub pixels: bool,
     /// This process's shard of each training batch, or of the list of evaluation batches.
     pub shard: RankShard,
 }
@@ -34,6 +36,7 @@ impl LoaderOptions {
             prefetch: 2 * workers,
             drop_last: false,
             start_batch: 0,
+            pixels: true,
             shard: RankShard::SINGLE,
         }
     }

@@ -31,6 +31,12 @@ impl BranchTokens {
         Self { tokens, layout, features }
     }
 
+    /// Wraps a feature vector (b, width) alone, for every strategy but `cross_attention`.
+    pub fn of_features(features: Tensor, layout: TokenLayout) -> Self {
+        let none = features.narrow(-1, 0, 0).unsqueeze(1); // (b, 1, 0)
+        Self::new(none, layout, features)
+    }
+
     /// Returns the same tokens without a copy.
     pub fn shallow_clone(&self) -> Self {
         Self::new(self.tokens.shallow_clone(), self.layout, self.features.shallow_clone())

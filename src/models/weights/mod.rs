@@ -165,8 +165,18 @@ fn read_values(source: impl Read, length: u64) -> Result<Vec<u8>> {
     Ok(bytes)
 }
 
+/// Returns the BLAKE3 hash of parameters: their names, shapes and values.
+pub fn content_hash(parameters: &[(String, Tensor)]) -> Result<blake3::Hash> {
+    let mut hasher = blake3::Hasher::new();
+    for (name, tensor) in parameters {
+        hasher.update(format!("{name} {:?}\n", tensor.size()).as_bytes());
+        hasher.update(&bytes(tensor)?);
+    }
+    Ok(hasher.finalize())
+}
+
 /// Returns a tensor's bytes in row-major order, as both formats store them.
-fn bytes(tensor: &Tensor) -> Result<Vec<u8>> {
+pub(crate) fn bytes(tensor: &Tensor) -> Result<Vec<u8>> {
     let tensor = tensor.detach().to_device(Device::Cpu).contiguous();
     let mut bytes = vec![0; tensor.numel() * tensor.kind().elt_size_in_bytes()];
     tensor.f_copy_data_u8(&mut bytes, tensor.numel())?;

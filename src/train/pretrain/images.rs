@@ -2,12 +2,11 @@
 
 use std::sync::Arc;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use rayon::prelude::*;
 
 use crate::config::{Config, DataConfig};
-use crate::data::{self, ImageDataset, Sample, Source, Split};
-use crate::files::open_regular;
+use crate::data::{self, ImageDataset, Sample, Split};
 
 /// Training and validation images. Test images are not opened.
 pub(super) struct TrainAndVal {
@@ -37,18 +36,8 @@ impl TrainAndVal {
 }
 
 fn fingerprint(samples: &[Sample]) -> Result<String> {
-    let contents: Vec<blake3::Hash> = samples
-        .par_iter()
-        .map(|sample| match &sample.source {
-            Source::File(path) => {
-                let mut hasher = blake3::Hasher::new();
-                open_regular(path)
-                    .and_then(|file| Ok(hasher.update_reader(file)?.finalize()))
-                    .with_context(|| format!("cannot read {}", path.display()))
-            }
-            Source::Synthetic(face) => Ok(blake3::hash(format!("{face:?}").as_bytes())),
-        })
-        .collect::<Result<_>>()?;
+    let contents = samples.par_iter().map(Sample::content_hash);
+    let contents: Vec<blake3::Hash> = contents.collect::<Result<_>>()?;
     let mut hasher = blake3::Hasher::new();
     for (sample, content) in samples.iter().zip(contents) {
         hasher.update(&(sample.id.len() as u64).to_le_bytes());

@@ -118,6 +118,7 @@ fn recipe(config: &Config, branch: Branch) -> Recipe {
         ema_decay: None,
         lr_key: "pretrain.lr",
         checkpoint: branch.to_string(),
+        slice: config.train.slice,
     }
 }
 

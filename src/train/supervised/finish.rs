@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 
 use super::Supervised;
 use crate::data::{ImageDataset, LoaderOptions, Split};
-use crate::eval::baselines::baselines;
+use crate::eval::baselines::{baselines, kept_baselines};
 use crate::eval::statistics::MetricsWithCi;
 use crate::models::weights;
 use crate::run::{BaselinesBySplit, EpochRecord, RunDir, Summary, check_unchanged, content_hash};
@@ -29,8 +29,11 @@ impl Trainer<'_, Supervised<'_>> {
         };
         let others: Vec<&Arc<ImageDataset>> =
             std::iter::once(&splits.val).chain(&splits.test).collect();
-        let by_split =
-            baselines(&splits.train, &others, LoaderOptions::for_evaluation(self.config))?;
+        let by_split = if self.config.caches_features() {
+            kept_baselines(&splits.train, &others, self.config)?
+        } else {
+            baselines(&splits.train, &others, LoaderOptions::for_evaluation(self.config))?
+        };
         let records = &self.progress.records;
         let best = records.iter().rposition(|record| record.best);
         let monitor = self.config.train.monitor;

@@ -1,16 +1,19 @@
 //! Supervised training: BeautyNet on rated images.
 
+mod features;
 mod finish;
 mod splits;
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use anyhow::{Result, ensure};
 use serde_json::Value;
 use tch::{Device, Tensor};
 
+use self::features::FrozenFeatures;
 use self::splits::Splits;
 use super::distributed::World;
 use super::loss::Criterion;
@@ -20,7 +23,7 @@ use super::observer::{AfterEpoch, Observer, Validated};
 use super::precision::in_precision;
 use super::slice_loss::{JointLoss, SliceLoss};
 use super::trainer::{Options, Trainer, batches, seed_of};
-use crate::config::{Config, OnNan};
+use crate::config::{Config, FusionStrategy, OnNan};
 use crate::data::{HostBatch, ImageDataset, Loader, LoaderOptions, Split};
 use crate::eval::evaluate;
 use crate::eval::predictions::Predictions;
@@ -106,6 +109,8 @@ fn run(
 
 fn recipe(config: &Config) -> Recipe {
     let settings = &config.train;
+    let strategy = config.model.fusion.strategy;
+    let small = config.caches_features() && strategy != FusionStrategy::CrossAttention;
     Recipe {
         epochs: settings.epochs,
         batch_size: settings.batch_size,
@@ -116,8 +121,12 @@ fn recipe(config: &Config) -> Recipe {
         ema_decay: settings.ema_decay,
         lr_key: "train.optimizer.lr",
         checkpoint: CHECKPOINT.to_string(),
+        slice: settings.slice.or(small.then_some(FEATURES_SLICE)),
     }
 }
+
+/// Images of a slice where training reads features: fusion and head are small.
+const FEATURES_SLICE: usize = 64;
 
 /// BeautyNet with its data and its loss.
 struct Supervised<'a> {
@@ -125,6 +134,8 @@ struct Supervised<'a> {
     splits: Splits,
     net: BeautyNet,
     criterion: Criterion,
+    /// The features of the backbones, if they are cached; once training starts.
+    features: OnceLock<FrozenFeatures>,
 }
 
 impl<'a> Supervised<'a> {
@@ -138,7 +149,8 @@ impl<'a> Supervised<'a> {
         let device = world.connect(device::select(config)?)?;
         let splits = Splits::load(config)?;
         let ahead = if from_scratch {
-            Some(batches(config, world, &splits.train, config.train.batch_size, 0, 0)?)
+            let pixels = !config.caches_features();
+            Some(batches(config, world, &splits.train, config.train.batch_size, (0, 0), pixels)?)
         } else {
             None
         };
@@ -158,17 +170,22 @@ impl<'a> Supervised<'a> {
         if config.train.checkpoint_activations {
             net.recompute_blocks();
         }
-        Ok((Self { config, splits, net, criterion }, ahead))
+        Ok((Self { config, splits, net, criterion, features: OnceLock::new() }, ahead))
     }
 
     /// Returns what the loss uses of the network's outputs for a slice.
     fn outputs(&self, slice: &Slice) -> Result<Tensor> {
-        let Slice { batch, ref rows, ctx, autocast, .. } = *slice;
-        let pixels = upload_rows(batch, rows, self.net.device())?;
-        let output = in_precision(autocast, self.net.device(), || {
-            self.net.forward(Images::Pixels(&pixels), ctx)
-        })?;
-        self.criterion.predictions(&output)
+        let Slice { batch, ref rows, epoch, ctx, autocast } = *slice;
+        let device = self.net.device();
+        let output = if let Some(features) = self.features.get() {
+            let [vit, mamba] = features.of_batch(self.config, batch, rows, epoch, device)?;
+            in_precision(autocast, device, || self.net.join_tokens(vit, mamba, ctx))
+        } else {
+            let pixels = upload_rows(batch, rows, device)?;
+            let ctx = ctx.with_frozen(|branch| self.config.train.freeze.freezes(branch, epoch));
+            in_precision(autocast, device, || self.net.forward(Images::Pixels(&pixels), ctx))
+        };
+        self.criterion.predictions(&output?)
     }
 
     /// Predicts the images of a split: the same predictions on all ranks.
@@ -182,7 +199,13 @@ impl<'a> Supervised<'a> {
         let options =
             LoaderOptions { shard: world.shard(), ..LoaderOptions::for_evaluation(self.config) };
         let mut advance = |images| evaluation.advance(split, images);
-        let mine = evaluate::predict_shard(&self.net, images, options, slicer, &mut advance)?;
+        let mine = match self.features.get().and_then(|features| features.of_split(split)) {
+            Some(features) => {
+                let images = (&**images, features);
+                evaluate::predict_features(&self.net, images, options, slicer, &mut advance)?
+            }
+            None => evaluate::predict_shard(&self.net, images, options, slicer, &mut advance)?,
+        };
         world.gather_predictions(mine, images.samples(), options.batch_size)
     }
 }
@@ -215,6 +238,26 @@ impl Objective for Supervised<'_> {
 
     fn train_images(&self) -> &Arc<ImageDataset> {
         &self.splits.train
+    }
+
+    fn needs_pixels(&self) -> bool {
+        !self.config.caches_features()
+    }
+
+    fn with_pixels<'b>(&self, batch: &'b HostBatch, epoch: usize) -> Result<Cow<'b, HostBatch>> {
+        if self.needs_pixels() {
+            return Ok(Cow::Borrowed(batch));
+        }
+        let pixels = features::pixels(self.config, &self.splits.train, batch, epoch)?;
+        Ok(Cow::Owned(HostBatch { pixels, ..batch.clone() }))
+    }
+
+    fn prepare(&self, evaluation: &mut Evaluation<EpochRecord>) -> Result<()> {
+        if let Some(features) = self.frozen_features(evaluation)? {
+            // It is empty: training is prepared once.
+            let _ = self.features.set(features);
+        }
+        Ok(())
     }
 
     fn fingerprint(&self) -> String {

@@ -16,6 +16,7 @@ use crate::train::checkpoint::{self, Progress};
 use crate::train::compute::Compute;
 use crate::train::distributed::Gradients;
 use crate::train::ema::Ema;
+use crate::train::groups::freeze_for_the_run;
 use crate::train::objective::{Objective, Recipe};
 use crate::train::observer::{Observer, Start};
 use crate::train::optimizer::Optimizer;
@@ -38,9 +39,10 @@ impl<'a, O: Objective> Trainer<'a, O> {
         let images = objective.train_images().len();
         let batches_per_epoch = images.div_ceil(recipe.batch_size * world.size());
         let steps_per_epoch = batches_per_epoch.div_ceil(recipe.accumulate);
+        let slice = recipe.slice;
         let autocast = autocast_kind(config.train.precision, device);
         let compute = Compute::new(config, device, autocast);
-        let parameters = objective.parameters();
+        let parameters = freeze_for_the_run(objective.parameters(), &recipe.freeze);
         Ok(Self {
             schedule: Schedule::new(&recipe.schedule, recipe.epochs, steps_per_epoch),
             optimizer: Optimizer::new(&parameters, &recipe.optimizer, &recipe.freeze),
@@ -70,7 +72,7 @@ impl<'a, O: Objective> Trainer<'a, O> {
             gradients: Gradients::single(),
             ahead,
             autocast,
-            slicer: Slicer::new(config.train.slice, device)?,
+            slicer: Slicer::new(slice, device)?,
             stop,
             lap: Instant::now(),
         })

@@ -68,7 +68,8 @@ impl<O: Objective> Trainer<'_, O> {
             }
             self.progress.within.waiting += requested.elapsed().as_secs_f64();
             if self.progress.steps == 0 {
-                observers.iter_mut().for_each(|observer| observer.first_step(&group));
+                let shown = self.with_pixels(&group)?;
+                observers.iter_mut().for_each(|observer| observer.first_step(&shown));
             }
             let batches = self.progress.within.batches + group.len();
             let stepped = self.train_step(&group, batches == self.batches_per_epoch)?;
@@ -96,6 +97,14 @@ impl<O: Objective> Trainer<'_, O> {
             self.save_if_due(&mut saved)?;
         }
         self.load_ahead()
+    }
+
+    /// Returns microbatches of the current epoch with the pixels that they are trained on.
+    pub(super) fn with_pixels(&self, batches: &[HostBatch]) -> Result<Vec<HostBatch>> {
+        let shown = batches
+            .iter()
+            .map(|batch| Ok(self.objective.with_pixels(batch, self.progress.epochs)?.into_owned()));
+        shown.collect()
     }
 
     /// Saves a checkpoint if one, or a stop, was requested on any rank, and stops the run if that

@@ -11,20 +11,22 @@ use crate::train::distributed::World;
 use crate::train::objective::Objective;
 
 /// Starts a loader of an epoch's batches, from `start_batch` on; its workers prepare the first ones
-/// at once. `batch_size` is per process.
+/// at once, if they have pixels. `batch_size` is per process.
 pub(in crate::train) fn batches(
     config: &Config,
     world: &World,
     images: &Arc<ImageDataset>,
     batch_size: usize,
-    epoch: usize,
-    start_batch: usize,
+    (epoch, start_batch): (usize, usize),
+    pixels: bool,
 ) -> Result<Loader> {
     let pass = Mode::Train { seed: config.seed, epoch: epoch as u64 };
+    let workers = if pixels { config.data.workers } else { 0 };
     let options = LoaderOptions {
         shard: world.shard(),
         start_batch,
-        ..LoaderOptions::new(pass, batch_size * world.size(), config.data.workers)
+        pixels,
+        ..LoaderOptions::new(pass, batch_size * world.size(), workers)
     };
     Loader::new(Arc::clone(images), options)
 }
@@ -50,6 +52,7 @@ impl<O: Objective> Trainer<'_, O> {
 
     fn batches(&self, epoch: usize, start_batch: usize) -> Result<Loader> {
         let (images, batch_size) = (self.objective.train_images(), self.recipe.batch_size);
-        batches(self.config, &self.world, images, batch_size, epoch, start_batch)
+        let pixels = self.objective.needs_pixels();
+        batches(self.config, &self.world, images, batch_size, (epoch, start_batch), pixels)
     }
 }

@@ -82,6 +82,8 @@ impl<O: Objective> Trainer<'_, O> {
             observers.iter_mut().for_each(|observer| observer.warning(&text));
         }
         self.lap = Instant::now();
+        self.evaluate(observers, O::prepare)?;
+        self.lap();
         while self.progress.epochs < self.recipe.epochs
             && !self.objective.stops_early(&self.progress.records)
         {

@@ -189,6 +189,7 @@ impl<O: Objective> Trainer<'_, O> {
             fs::create_dir_all(&folder)
                 .with_context(|| format!("cannot make the folder {}", folder.display()))?;
             write_json(&report, found)?;
+            let batches = self.with_pixels(batches)?;
             let pixels = batches.iter().map(|batch| upload(batch, self.objective.device()));
             let pixels = Tensor::f_cat(&pixels.collect::<Result<Vec<_>>>()?, 0)?;
             let targets: Vec<f32> = batches.iter().flat_map(|b| b.targets.clone()).collect();
