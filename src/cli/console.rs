@@ -2,7 +2,7 @@
 
 use std::io::{self, Write};
 use std::process::ExitCode;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use clap::ValueEnum;
 use indicatif::ProgressBar;
@@ -21,6 +21,10 @@ pub(super) struct ConsoleArgs {
     /// The format of stderr: text with a progress bar, or one JSON object per line
     #[arg(long, value_name = "FORMAT", value_enum, default_value_t)]
     log_format: LogFormat,
+    /// Seconds between two lines within an epoch where there is no progress bar, the first after 5
+    /// at most; 0 writes one for each step
+    #[arg(long, value_name = "SECONDS", default_value_t = 30)]
+    log_every: u16,
 }
 
 /// The format of stderr.
@@ -55,6 +59,11 @@ impl Console {
     /// Returns whether messages and a progress bar are shown.
     pub(super) fn is_verbose(&self) -> bool {
         !self.args.quiet && !self.is_json()
+    }
+
+    /// Returns the time between two lines within an epoch.
+    pub(super) fn log_every(&self) -> Duration {
+        Duration::from_secs(self.args.log_every.into())
     }
 
     /// Returns the progress bar, which is hidden until it gets a draw target.

@@ -1,24 +1,35 @@
 //! The events of a training run as lines of JSON, for `--log-format json`.
 
 use std::path::Path;
+use std::time::Instant;
 
 use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::console::Console;
-use crate::train::{Observer, Skipped, Start};
+use super::pace::Pace;
+use crate::train::{Observer, Skipped, Start, StepRecord};
 
-/// Writes the events `start`, `epoch`, `skipped` and `checkpoint`; each line names its run.
+/// Writes the events `start`, `step`, `epoch`, `skipped` and `checkpoint`; each line names its run.
 pub(super) struct EventLog {
     run: String,
     console: Console,
     started: bool,
+    /// `None` before the start.
+    pace: Option<Pace>,
+    epochs_done: usize,
 }
 
 impl EventLog {
     /// Creates the log of the run in this folder.
     pub(super) fn new(root: &Path, console: Console) -> Self {
-        Self { run: root.display().to_string(), console, started: false }
+        Self {
+            run: root.display().to_string(),
+            console,
+            started: false,
+            pace: None,
+            epochs_done: 0,
+        }
     }
 }
 
@@ -48,6 +59,8 @@ impl<R: Serialize> Observer<R> for EventLog {
             about["branch"] = json!(branch);
         }
         self.console.event("start", &about);
+        self.pace = Some(Pace::new(self.console.log_every(), start, Instant::now()));
+        self.epochs_done = start.epochs_done;
         for note in start.notes.iter().filter(|note| note.is_warning) {
             self.console.warn(&note.text);
         }
@@ -69,7 +82,31 @@ impl<R: Serialize> Observer<R> for EventLog {
         self.console.warn(text);
     }
 
+    fn step(&mut self, record: &StepRecord) {
+        let now = Instant::now();
+        let Some(pace) = &mut self.pace else { return };
+        pace.step(record.images, now);
+        if pace.is_due(now) {
+            let about = json!({
+                "run": self.run,
+                "epoch": self.epochs_done + 1,
+                "step": record.step,
+                "loss": record.loss,
+                "lr": record.lr,
+                "images_per_second": pace.images_per_second(now),
+                "seconds_left": pace.seconds_left(now),
+            });
+            pace.restart_window(now);
+            self.console.event("step", &about);
+        }
+    }
+
+    fn evaluated(&mut self, _split: &str, images: usize) {
+        self.pace.iter_mut().for_each(|pace| pace.evaluated(images));
+    }
+
     fn skipped(&mut self, skipped: &Skipped) {
+        self.pace.iter_mut().for_each(|pace| pace.step(skipped.images, Instant::now()));
         let about = json!({
             "run": self.run,
             "step": skipped.step,
@@ -80,6 +117,9 @@ impl<R: Serialize> Observer<R> for EventLog {
     }
 
     fn epoch(&mut self, record: &R) {
+        self.epochs_done += 1;
+        let epochs_done = self.epochs_done;
+        self.pace.iter_mut().for_each(|pace| pace.epoch(epochs_done, Instant::now()));
         let mut about = json!({"run": self.run});
         // The fields of the line in metrics.jsonl.
         if let (Some(about), Ok(Value::Object(record))) =

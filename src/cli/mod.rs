@@ -15,11 +15,13 @@ mod export;
 mod features;
 mod init;
 mod output;
+mod pace;
 mod parse;
 mod predict;
 mod pretrain;
 mod progress;
 mod report;
+mod runs;
 mod summary;
 mod sweep;
 mod train;
@@ -62,6 +64,7 @@ enum Command {
     Export(export::Args),
     CrossValidate(cross_validate::Args),
     Sweep(sweep::Args),
+    Runs(runs::Args),
     Report(report::Args),
     Summary(summary::Args),
     /// Show, describe and compare configs
@@ -145,6 +148,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
             World::refuse_job("sweep")?;
             sweep::run(&args)
         }
+        Command::Runs(args) => runs::run(&args),
         Command::Report(args) => report::run(&args),
         Command::Summary(args) => summary::run(&args),
         Command::Config(command) => config::run(&command),

@@ -80,6 +80,28 @@ pub(super) fn duration(seconds: f64) -> String {
     }
 }
 
+/// Cuts a text after `width` characters, the last of which is then `…`.
+pub(super) fn cut(text: &str, width: usize) -> String {
+    match text.char_indices().nth(width) {
+        None => text.to_string(),
+        Some(_) => {
+            let kept = text.chars().take(width.saturating_sub(1));
+            kept.chain((width > 0).then_some('…')).collect()
+        }
+    }
+}
+
+/// Shortens a text to `width` characters with `…` in its middle: names differ at both ends.
+pub(super) fn shorten(text: &str, width: usize) -> String {
+    let length = text.chars().count();
+    if length <= width {
+        return text.to_string();
+    }
+    let tail = width.saturating_sub(1) / 2;
+    let head = cut(text, width - tail);
+    head + &text.chars().skip(length - tail).collect::<String>()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -89,6 +111,18 @@ mod tests {
         assert_eq!(
             [0, 999, 1000, 1234567, -1000].map(thousands),
             ["0", "999", "1,000", "1,234,567", "-1,000"]
+        );
+    }
+
+    #[test]
+    fn a_text_is_cut_at_its_end_or_in_its_middle() {
+        assert_eq!(
+            [0, 1, 4, 6, 7].map(|width| cut("abcdef", width)),
+            ["", "…", "abc…", "abcdef", "abcdef"]
+        );
+        assert_eq!(
+            [1, 4, 5, 6].map(|width| shorten("abcdef", width)),
+            ["…", "ab…f", "ab…ef", "abcdef"]
         );
     }
 }

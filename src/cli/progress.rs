@@ -1,23 +1,25 @@
-//! The progress of a training run on stderr: a bar on a terminal, and a line per epoch.
+//! The progress of a training run on stderr: a line per epoch, and within an epoch a bar on a
+//! terminal, or a line every so many seconds.
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use indicatif::{ProgressDrawTarget, ProgressState, ProgressStyle};
+use indicatif::{ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
 
 use super::console::Console;
 use super::event_log::EventLog;
-use super::output::{duration, thousands};
+use super::output::thousands;
+use super::pace::Pace;
 use crate::run::{EpochRecord, PretrainEpochRecord};
 use crate::train::{Observer, Skipped, Start, StepRecord};
 
-const BAR: &str = "{prefix} {bar:30} {pos}/{len}  {speed}  eta {eta}  {msg}";
+/// The message is cut where the terminal ends.
+const BAR: &str = "{prefix} {bar:10} {pos}/{len}  {wide_msg}";
 
 /// The console's line of an epoch.
 pub(super) struct EpochLine {
     epoch: usize,
-    seconds: f64,
     metrics: String,
     best: bool,
 }
@@ -38,7 +40,7 @@ impl ConsoleRecord for EpochRecord {
             "loss {:.4}  val {}{weights}  lr {:.1e}  {:.0} images/s",
             self.train_loss, self.val, self.lr, self.images_per_second
         );
-        EpochLine { epoch: self.epoch, seconds: self.seconds, metrics, best: self.best }
+        EpochLine { epoch: self.epoch, metrics, best: self.best }
     }
 }
 
@@ -52,7 +54,7 @@ impl ConsoleRecord for PretrainEpochRecord {
             "loss {:.4}  val {:.4}{colors}  lr {:.1e}  {:.0} images/s",
             self.train_loss, self.val_loss, self.lr, self.images_per_second
         );
-        EpochLine { epoch: self.epoch, seconds: self.seconds, metrics, best: false }
+        EpochLine { epoch: self.epoch, metrics, best: false }
     }
 }
 
@@ -76,9 +78,13 @@ struct Progress {
     /// `epoch`, or the backbone and `epoch`.
     label: String,
     epochs: usize,
+    /// The current epoch, from 1.
     epoch: usize,
-    /// The number of epochs since the start or the resumption, and their total wall time.
-    timed: (usize, f64),
+    steps_per_epoch: usize,
+    /// `None` before the start.
+    pace: Option<Pace>,
+    /// The split that is evaluated, and how many of its images are.
+    evaluated: (String, usize),
 }
 
 impl Progress {
@@ -91,18 +97,17 @@ impl Progress {
             label: String::new(),
             epochs: 0,
             epoch: 0,
-            timed: (0, 0.0),
+            steps_per_epoch: 0,
+            pace: None,
+            evaluated: Default::default(),
         }
     }
 
-    fn show_bar(&self, start: &Start) {
+    fn show_bar(&self) {
         let bar = self.console.bar();
-        bar.set_length(start.images[0] as u64);
+        bar.set_length(self.steps_per_epoch as u64);
         if let Ok(style) = ProgressStyle::with_template(BAR) {
-            let speed = |state: &ProgressState, out: &mut dyn std::fmt::Write| {
-                let _ = write!(out, "{:.0} images/s", state.per_sec());
-            };
-            bar.set_style(style.with_key("speed", speed));
+            bar.set_style(style);
         }
         // The bar stays hidden if stderr is not a terminal.
         bar.set_draw_target(ProgressDrawTarget::stderr());
@@ -117,13 +122,16 @@ impl Progress {
         bar.set_prefix(format!("{} {}/{}", self.label, self.epoch, self.epochs));
     }
 
-    /// Estimates the time of the remaining epochs by that of the past ones.
-    fn time_left(&self, epoch: usize) -> String {
-        let (epochs, seconds) = self.timed;
-        match self.epochs.saturating_sub(epoch) {
-            0 => String::new(),
-            left => format!("  {} left", duration(seconds / epochs.max(1) as f64 * left as f64)),
-        }
+    /// Shows a step, counted from the start of the run, as one of its epoch.
+    fn show_step(&self, step: u64) {
+        let before = self.epoch.saturating_sub(1) * self.steps_per_epoch;
+        self.console.bar().set_position(step.saturating_sub(before as u64));
+    }
+
+    /// Counts a step with the images of its global batch.
+    fn advance(&mut self, step: u64, images: usize) {
+        self.show_step(step);
+        self.pace.iter_mut().for_each(|pace| pace.step(images, Instant::now()));
     }
 }
 
@@ -142,8 +150,9 @@ impl<R: ConsoleRecord> Observer<R> for Progress {
                 self.label = "epoch".to_string();
             }
         }
+        self.steps_per_epoch = start.steps_per_epoch;
         if self.console.is_verbose() {
-            self.show_bar(start);
+            self.show_bar();
         }
         self.console.info(&start.compute.to_string());
         self.console.info(&format!(
@@ -169,12 +178,12 @@ impl<R: ConsoleRecord> Observer<R> for Progress {
                 (start.epochs_done + 1).min(start.epochs)
             ));
         }
-        self.timed = (0, 0.0);
+        self.pace = Some(Pace::new(self.console.log_every(), start, Instant::now()));
         self.epochs = start.epochs;
         self.epoch = start.epochs_done;
         if self.epoch < self.epochs {
             self.begin_epoch();
-            self.console.bar().inc(start.images_done as u64);
+            self.show_step(start.steps_done);
         }
     }
 
@@ -196,31 +205,54 @@ impl<R: ConsoleRecord> Observer<R> for Progress {
     }
 
     fn skipped(&mut self, skipped: &Skipped) {
-        self.console.bar().inc(skipped.images as u64);
+        self.advance(skipped.step, skipped.images);
         self.console.warn(&format!("skipped: {}", skipped.reason));
     }
 
     fn step(&mut self, record: &StepRecord) {
-        let bar = self.console.bar();
-        bar.inc(record.images as u64);
-        bar.set_message(format!("loss {:.4}  lr {:.1e}", record.loss, record.lr));
+        self.advance(record.step, record.images);
+        let now = Instant::now();
+        let (Some(pace), bar) = (&mut self.pace, self.console.bar()) else { return };
+        let (loss, lr) = (record.loss, record.lr);
+        let (speed, left) = (pace.speed(now), pace.time_left(now));
+        bar.set_message(format!("loss {loss:.4}{speed}{left}  lr {lr:.1e}"));
+        if bar.is_hidden() && pace.is_due(now) {
+            let (label, step) = (&self.label, bar.position());
+            let (epoch, epochs, steps) = (self.epoch, self.epochs, self.steps_per_epoch);
+            self.console.info(&format!(
+                "{label} {epoch:>3}/{epochs}  step {step}/{steps}  loss {loss:.4}  \
+                 lr {lr:.1e}{speed}{left}"
+            ));
+            pace.restart_window(now);
+        }
     }
 
-    fn evaluated(&mut self, split: &str, _images: usize) {
-        self.console.bar().set_message(format!("evaluating {split}"));
+    fn evaluated(&mut self, split: &str, images: usize) {
+        if self.evaluated.0 != split {
+            self.evaluated = (split.to_string(), 0);
+        }
+        self.evaluated.1 += images;
+        let Some(pace) = &mut self.pace else { return };
+        pace.evaluated(images);
+        let (done, left) = (self.evaluated.1, pace.time_left(Instant::now()));
+        self.console.bar().set_message(format!("evaluating {split}: {done} images{left}"));
     }
 
     fn epoch(&mut self, record: &R) {
-        let EpochLine { epoch, seconds, metrics, best } = record.line();
-        self.timed.0 += 1;
-        self.timed.1 += seconds;
+        let EpochLine { epoch, metrics, best } = record.line();
+        let now = Instant::now();
+        self.pace.iter_mut().for_each(|pace| pace.epoch(epoch, now));
+        let left = match &self.pace {
+            Some(pace) if epoch < self.epochs => pace.time_left(now),
+            _ => String::new(),
+        };
         self.console.info(&format!(
-            "{} {epoch:>3}/{}  {metrics}{}{}",
+            "{} {epoch:>3}/{}  {metrics}{left}{}",
             self.label,
             self.epochs,
-            self.time_left(epoch),
             if best { "  *" } else { "" }
         ));
+        self.evaluated = Default::default();
         if epoch < self.epochs {
             self.begin_epoch();
         }

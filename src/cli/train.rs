@@ -14,7 +14,7 @@ use super::console::{Console, ConsoleArgs};
 use super::output::{metric, print, table};
 use super::progress::console_observer;
 use crate::config::{Config, yaml_value};
-use crate::eval::metrics::Metrics;
+use crate::eval::metrics::{Metric, Metrics};
 use crate::ops::distributed::exit_now;
 use crate::run::{RunDir, Summary, weights_of};
 use crate::tensorboard::training_log::TrainingLog;
@@ -134,18 +134,14 @@ pub(super) fn observers(config: &Config, root: &Path, console: &Console) -> Vec<
     observers
 }
 
-/// Formats the model's metrics next to the baselines', by split.
+/// Formats the model's metrics, with 95 % intervals, next to the baselines', by split.
 fn report(outcome: &Summary) -> String {
-    let row = |split: &str, model: &str, m: &Metrics| {
-        vec![
-            split.to_string(),
-            model.to_string(),
-            m.n.to_string(),
-            metric(m.pc),
-            metric(m.mae),
-            metric(m.rmse),
-            metric(m.srcc),
-        ]
+    let row = |split: &str, model: &str, n: &str, value: &dyn Fn(Metric) -> Option<f64>| {
+        let values = Metric::ALL.map(|of| value(of).map(metric).unwrap_or_default());
+        [split, model, n].map(str::to_string).into_iter().chain(values).collect::<Vec<_>>()
+    };
+    let measured = |split: &str, model: &str, metrics: &Metrics| {
+        row(split, model, &metrics.n.to_string(), &|of| Some(of.of(metrics)))
     };
     let mut rows = Vec::new();
     let baselines = &outcome.baselines;
@@ -154,9 +150,10 @@ fn report(outcome: &Summary) -> String {
         outcome.test.zip(baselines.test).map(|(test, baselines)| ("test", test, baselines)),
     );
     for (split, model, baselines) in &splits {
-        rows.push(row(split, "this model", &model.metrics));
-        let named = baselines.named();
-        rows.extend(named.map(|(name, metrics)| row(split, name, &metrics)));
+        rows.push(measured(split, "this model", &model.metrics));
+        rows.push(row(split, "95 % interval from", "", &|of| Some(model.interval(of)?.lo)));
+        rows.push(row(split, "to", "", &|of| Some(model.interval(of)?.hi)));
+        rows.extend(baselines.named().map(|(name, metrics)| measured(split, name, &metrics)));
     }
     let header = ["split", "model", "n", "PC", "MAE", "RMSE", "SRCC"];
     let early =

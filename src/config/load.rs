@@ -13,7 +13,7 @@ use super::document::Document;
 use super::error::ConfigError;
 use super::layers::Layers;
 use super::section::{KeyType, join};
-use super::{write, wrong_type};
+use super::{write, wrong_type, yaml};
 
 impl Config {
     /// Reads a config file and those that it is based on, and merges `overrides` into it in order,
@@ -79,14 +79,6 @@ impl Config {
     /// Returns the dotted keys with their values, in order. Returns an error if a path is not
     /// Unicode.
     pub(crate) fn flat_keys(&self) -> Result<Vec<(String, Value)>, ConfigError> {
-        fn flatten(value: Value, section: &str, keys: &mut Vec<(String, Value)>) {
-            let Value::Mapping(map) = value else {
-                return keys.push((section.to_owned(), value));
-            };
-            for (name, value) in map {
-                flatten(value, &join(section, name.as_str().unwrap_or_default()), keys);
-            }
-        }
         let mut keys = Vec::new();
         flatten(self.to_value()?, "", &mut keys);
         Ok(keys)
@@ -129,6 +121,26 @@ impl Config {
         let mut value = self.to_value()?;
         write::escape(&mut value);
         Ok(value)
+    }
+}
+
+/// Returns the dotted keys that a config file states, with their values. They are not checked, and
+/// files that it is based on are not read: it is for the resolved config of a run. Returns an error
+/// if the file cannot be read.
+pub fn stated_keys(path: &Path) -> Result<Vec<(String, Value)>, ConfigError> {
+    let value = yaml::parse(&yaml::read(path)?, &path.display().to_string())?;
+    let mut keys = Vec::new();
+    flatten(value, "", &mut keys);
+    Ok(keys)
+}
+
+/// Adds the dotted keys of a `section` with their values, in order.
+fn flatten(value: Value, section: &str, keys: &mut Vec<(String, Value)>) {
+    let Value::Mapping(map) = value else {
+        return keys.push((section.to_owned(), value));
+    };
+    for (name, value) in map {
+        flatten(value, &join(section, name.as_str().unwrap_or_default()), keys);
     }
 }
 

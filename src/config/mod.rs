@@ -43,7 +43,7 @@ pub use data::{
 };
 pub use device::Device;
 pub use error::{ConfigError, Problem};
-pub use load::Sources;
+pub use load::{Sources, stated_keys};
 pub use model::{
     BackboneConfig, FusionConfig, FusionStrategy, HeadConfig, HeadOutput, ModelConfig,
 };

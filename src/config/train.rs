@@ -313,6 +313,11 @@ names! {
 }
 
 impl Monitor {
+    /// Returns whether a higher value is better.
+    pub fn is_higher_better(self) -> bool {
+        matches!(self, Self::Pc | Self::Srcc)
+    }
+
     /// Returns the name of the metric in a sentence.
     pub fn title(self) -> &'static str {
         match self {
@@ -321,6 +326,17 @@ impl Monitor {
             Self::Rmse => "validation RMSE",
             Self::Srcc => "validation SRCC",
             Self::TrainLoss => "training loss",
+        }
+    }
+
+    /// Returns the name of the metric over a column.
+    pub fn heading(self) -> &'static str {
+        match self {
+            Self::Pc => "val PC",
+            Self::Mae => "val MAE",
+            Self::Rmse => "val RMSE",
+            Self::Srcc => "val SRCC",
+            Self::TrainLoss => "train loss",
         }
     }
 }

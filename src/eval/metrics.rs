@@ -7,6 +7,7 @@ use anyhow::{Result, ensure};
 use serde::{Deserialize, Serialize};
 
 use super::correlation::{SortedValues, weighted_pearson};
+use crate::config::Monitor;
 
 /// One of the four metrics, by name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -84,6 +85,19 @@ impl Metrics {
         let pairs = ScoredImages::new(predictions, targets)?;
         let [pc, mae, rmse, srcc] = pairs.metrics(|_| 1, &mut RankBuffers::default());
         Ok(Self { pc, mae, rmse, srcc, n: targets.len() })
+    }
+}
+
+impl Metrics {
+    /// Returns the metric by which epochs are compared; `None` for the training loss.
+    pub fn monitored(&self, monitor: Monitor) -> Option<f64> {
+        match monitor {
+            Monitor::Pc => Some(self.pc),
+            Monitor::Mae => Some(self.mae),
+            Monitor::Rmse => Some(self.rmse),
+            Monitor::Srcc => Some(self.srcc),
+            Monitor::TrainLoss => None,
+        }
     }
 }
 

@@ -23,7 +23,9 @@ use anyhow::{Context, Result};
 use serde::Serialize;
 
 pub use self::own_folders::without_own_folders;
-pub use self::regular::{open_in_place, open_regular, read_given_text, read_regular, read_text};
+pub use self::regular::{
+    open_in_place, open_regular, read_given_text, read_regular, read_text, try_lock,
+};
 pub use self::user_cache::user_cache;
 
 /// The suffix of the names of temporary files, which begin with a dot.

@@ -1,11 +1,14 @@
 //! Regular files, opened without waiting and read up to a limit; locks and logs, which are changed
 //! in place.
 
-use std::fs::{self, File, Metadata, OpenOptions};
+use std::fs::{self, File, Metadata, OpenOptions, TryLockError};
 use std::io::{self, ErrorKind, Read};
 use std::path::Path;
 use std::thread;
 use std::time::Duration;
+
+/// How often a locked file is tried again.
+const LOCK_ATTEMPTS: usize = 5;
 
 /// Opens a regular file for reading, without waiting for a writer where it is a pipe.
 ///
@@ -102,6 +105,18 @@ fn decode(bytes: Vec<u8>) -> io::Result<String> {
         text.remove(0);
     }
     Ok(text)
+}
+
+/// Locks a file, unless another process holds it for longer than a moment: one that reads the
+/// status of a run only tries the lock. Returns an error as [`File::try_lock`] does.
+pub fn try_lock(file: &File) -> Result<(), TryLockError> {
+    for _ in 0..LOCK_ATTEMPTS {
+        match file.try_lock() {
+            Err(TryLockError::WouldBlock) => thread::sleep(Duration::from_millis(20)),
+            other => return other,
+        }
+    }
+    file.try_lock()
 }
 
 /// Opens a file that is changed in place, a lock or a log, and creates it where there is none. What

@@ -22,6 +22,11 @@ const IGNORED: [&str; 11] = [
     "train.tensorboard",
 ];
 
+/// Returns whether a key affects what a model is, or is the seed.
+pub(crate) fn affects_results(key: &str) -> bool {
+    key == "seed" || !IGNORED.contains(&key)
+}
+
 /// Returns the fold that a config holds out, if there is one.
 pub(super) fn fold_of(config: &Config) -> Option<&str> {
     Some(config.data.split.as_str()).filter(|split| split.starts_with("fold_"))

@@ -15,11 +15,16 @@ use super::kind::RunKind;
 use super::provenance::StartRecord;
 use crate::config::{Branch, Config};
 use crate::data::Split;
-use crate::files::{open_in_place, open_regular, read_text, remove_leftovers, write_atomic};
+use crate::files::{
+    open_in_place, open_regular, read_text, remove_leftovers, try_lock, write_atomic,
+};
 
 /// Weights with the best validation metric.
 pub const BEST_FILE: &str = "best.safetensors";
-const METRICS_FILE: &str = "metrics.jsonl";
+/// A line per epoch.
+pub(super) const METRICS_FILE: &str = "metrics.jsonl";
+/// A line per start.
+pub(super) const PROVENANCE_FILE: &str = "provenance.jsonl";
 /// The summary of a finished run.
 pub const SUMMARY_FILE: &str = "summary.json";
 /// Maximum size of a text file in a run directory, in bytes: `metrics.jsonl` of 500,000 epochs.
@@ -76,6 +81,11 @@ impl RunDir {
     /// Returns whether a run was started in the folder.
     pub fn holds_run(root: &Path) -> bool {
         RunKind::Train.config_in(root).exists()
+    }
+
+    /// Returns whether the folder has what a run that has started makes first.
+    pub(super) fn has_state(root: &Path) -> bool {
+        root.join(STATE).exists()
     }
 
     /// Returns whether a process is training in the folder right now.
@@ -204,7 +214,7 @@ impl RunDir {
         let path = lock_in(root);
         let lock =
             open_in_place(&path).with_context(|| format!("cannot write {}", path.display()))?;
-        let warning = Self::locked(root, lock.try_lock())?;
+        let warning = Self::locked(root, try_lock(&lock))?;
         Ok(Self { _lock: Some(lock), warning, ..Self::new(root, kind) })
     }
 
@@ -335,7 +345,7 @@ impl RunDir {
     /// Appends a line to `provenance.jsonl`: where the numbers from this start on come from.
     /// Returns an error if the file cannot be read or written.
     pub fn add_start(&self, start: &StartRecord) -> Result<()> {
-        let path = self.root.join("provenance.jsonl");
+        let path = self.root.join(PROVENANCE_FILE);
         let before = match read_text(&path, MAX_TEXT) {
             Err(error) if error.kind() == ErrorKind::NotFound => String::new(),
             read => read.with_context(|| format!("cannot read {}", path.display()))?,

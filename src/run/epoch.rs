@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Deserializer, Serialize};
 
-use crate::config::Branch;
+use crate::config::{Branch, Monitor};
 use crate::eval::metrics::{Metrics, nan_as_null};
 
 /// One epoch of `vmbeauty train`: a line of `metrics.jsonl`. A number that is not finite is `null`
@@ -41,6 +41,13 @@ pub struct EpochRecord {
     pub skipped_steps: usize,
     /// Whether it is the best epoch so far.
     pub best: bool,
+}
+
+impl EpochRecord {
+    /// Returns a metric by which epochs are compared; NaN where it is undefined.
+    pub fn monitored(&self, monitor: Monitor) -> f64 {
+        self.val.monitored(monitor).unwrap_or(self.train_loss)
+    }
 }
 
 /// Reads a pair of numbers, either of which may be `null`, or `null` for none.

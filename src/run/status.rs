@@ -65,10 +65,10 @@ impl Status {
     }
 }
 
-/// Why a run of a sweep failed: `failed.json` in its folder.
+/// Why a run failed: `failed.json` in its folder.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Failure {
-    /// The last error that the run printed, without `error: `.
+    /// The error: of a run that a sweep started, the last that it printed, without `error: `.
     pub error: String,
     /// The exit code; `None` if a signal ended the process.
     pub code: Option<i32>,

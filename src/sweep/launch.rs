@@ -55,6 +55,8 @@ pub struct Launch {
     /// Stops the runs, each with a checkpoint, and starts no more; its request of a checkpoint is
     /// passed on.
     pub stop: Stop,
+    /// The command that continues the sweep once it is stopped.
+    pub command: String,
 }
 
 /// The stdin of the processes that are running, by process id. It is held open until the process
@@ -101,7 +103,8 @@ impl Launch {
             results.collect::<Vec<Result<()>>>().into_iter().collect::<Result<()>>()
         })?;
         let left = left.into_inner();
-        if left { self.stop.check_in("; run the sweep again to resume it") } else { Ok(()) }
+        let place = format!("; continue with: {}", self.command);
+        if left { self.stop.check_in(&place) } else { Ok(()) }
     }
 
     /// Asks the processes to do what this one was asked to.
@@ -226,6 +229,11 @@ impl Launch {
     }
 }
 
+/// Returns the file that a run in a sweep's folder prints to.
+pub fn log_of(run: &SweepRun, root: &Path) -> PathBuf {
+    run.folder(root).join(LOG_FILE)
+}
+
 /// An estimate of how long runs take, from those that have finished.
 #[derive(Debug, Clone, Default)]
 pub struct Estimate {
@@ -293,6 +301,7 @@ mod tests {
                 jobs: 1,
                 retry_failed: false,
                 stop: Stop::default(),
+                command: "vmbeauty sweep".to_string(),
             };
             let runs = runs(names);
             let ended = launch.run(&runs.iter().collect::<Vec<_>>(), &|event| {

@@ -13,5 +13,6 @@ pub use config::{Search, SweepConfig, SweepFile, json_schema};
 pub use cross_validation::cross_validate;
 pub use folds::Folds;
 pub use grid::{Shard, Sweep, SweepRun};
-pub use launch::{Estimate, Event, Launch};
+pub use launch::{Estimate, Event, Launch, log_of};
+pub(crate) use naming::axis_names;
 pub use results::{Point, Results, RunResult, collect};

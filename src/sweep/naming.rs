@@ -13,7 +13,7 @@ const MAX_NAME: usize = 234;
 const SHORTENED: usize = 160;
 
 /// Returns each axis's short name: the shortest unique end of its key.
-pub(super) fn axis_names(keys: &[&str]) -> Vec<String> {
+pub(crate) fn axis_names(keys: &[&str]) -> Vec<String> {
     let tail = |key: &str, components: usize| -> String {
         let all: Vec<&str> = key.split('.').collect();
         all[all.len().saturating_sub(components)..].join(".")

@@ -8,13 +8,8 @@ use crate::run::EpochRecord;
 /// is better is negated. `None` where the metric is undefined, as the PC of one image is, or that
 /// of a model that predicts a constant.
 pub fn score(monitor: Monitor, record: &EpochRecord) -> Option<f64> {
-    let score = match monitor {
-        Monitor::Pc => record.val.pc,
-        Monitor::Srcc => record.val.srcc,
-        Monitor::Mae => -record.val.mae,
-        Monitor::Rmse => -record.val.rmse,
-        Monitor::TrainLoss => -record.train_loss,
-    };
+    let value = record.monitored(monitor);
+    let score = if monitor.is_higher_better() { value } else { -value };
     score.is_finite().then_some(score)
 }
 

@@ -291,7 +291,8 @@ fn a_sweeps_signals_reach_its_runs() {
     let output = child.wait_with_output().unwrap();
     let errors = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(143), "{errors}");
-    let message = "stopped by SIGTERM; run the sweep again to resume it";
+    let message = "stopped by SIGTERM; continue with: vmbeauty sweep sweep.yaml --output out \
+                   --jobs 2 --quiet";
     assert_eq!(errors.lines().last(), Some(message));
     for run in &runs[..2] {
         let log = fs::read_to_string(sandbox.path(run).join("train.log")).unwrap();

@@ -26,6 +26,7 @@ mod readme;
 mod recipe;
 mod report;
 mod resumed;
+mod runs;
 mod sandbox;
 #[cfg(target_os = "linux")]
 mod spinning;

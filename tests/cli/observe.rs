@@ -163,11 +163,38 @@ fn quiet_prints_only_the_table_and_errors() {
     let loud = sandbox.run(&train_arguments("loud", &["train.epochs=1"]));
     assert_eq!(String::from_utf8_lossy(&loud.stdout), table);
     assert!(errors(&loud).contains("epoch   1/1  loss "));
+    // Intervals of the model on each split.
+    assert_eq!(table.lines().filter(|line| line.contains("95 % interval from")).count(), 2);
 
     let (code, text) = sandbox.fails(&[&arguments[..], &["-q"]].concat());
     assert_eq!(code, 1);
     assert!(text.starts_with("error: run holds a run already"), "{text}");
     assert_eq!(text.lines().count(), 1);
+}
+
+#[test]
+fn a_log_has_lines_within_an_epoch_at_the_rate_that_is_asked_for() {
+    let sandbox = Sandbox::new();
+    let arguments = train_arguments("run", &[SHORT]);
+    let output = sandbox.run(&[&arguments[..], &["--log-every", "0"]].concat());
+    let text = errors(&output);
+    let within: Vec<&str> = text.lines().filter(|line| line.contains("  step ")).collect();
+    // 48 images in batches of 16.
+    assert_eq!(within.len(), 2 * 3, "{text}");
+    for words in ["epoch   2/2  step 2/3  loss ", "  lr ", " images/s  ", " s left"] {
+        assert!(within[4].contains(words), "{text}");
+    }
+    assert!(text.starts_with("device cpu (1 thread), float32"), "{text}");
+    // By default a run of seconds has a line for each epoch only.
+    let quick = errors(&sandbox.run(&train_arguments("quick", &[SHORT])));
+    assert!(!quick.contains("  step "), "{quick}");
+
+    let json = ["--log-format", "json", "--log-every", "0"];
+    let output = sandbox.run(&[&train_arguments("json", &["train.epochs=1"])[..], &json].concat());
+    let lines = json_lines(&output);
+    assert_eq!(named(&lines), ["start", "step", "step", "step", "epoch", "end"]);
+    assert_eq!((&lines[3]["epoch"], &lines[3]["step"]), (&1.into(), &3.into()));
+    assert!(lines[3]["loss"].is_f64() && lines[3]["seconds_left"].is_f64(), "{}", lines[3]);
 }
 
 #[test]
@@ -248,7 +275,7 @@ axes: {train.optimizer.lr: [1.0e-3, 2.0e-3]}
 /// skipped.
 #[cfg(target_os = "linux")]
 #[test]
-fn a_terminal_shows_a_bar_with_loss_learning_rate_speed_and_remaining_time() {
+fn a_terminal_shows_a_bar_with_step_loss_learning_rate_speed_and_time_left() {
     use std::process::{Command, Stdio};
 
     let sandbox = Sandbox::new();
@@ -272,7 +299,7 @@ fn a_terminal_shows_a_bar_with_loss_learning_rate_speed_and_remaining_time() {
         assert!(output.status.success(), "{output:?}");
         let shown = String::from_utf8_lossy(&output.stdout);
         let bar = |line: &str| {
-            ["epoch ", "/600", "images/s", "eta ", "loss ", "lr "]
+            ["epoch ", "/38", "images/s", " left", "loss ", "lr "]
                 .iter()
                 .all(|part| line.contains(part))
         };

@@ -1,5 +1,6 @@
 //! `vmbeauty sweep`.
 
+mod live_table;
 mod progress;
 mod tables;
 
@@ -7,7 +8,9 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::Mutex;
+use std::sync::{Mutex, mpsc};
+use std::thread;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use serde_json::json;
@@ -17,8 +20,11 @@ use self::tables::{list, points_table};
 use super::console::{Console, ConsoleArgs};
 use super::output::print_result;
 use crate::run::Status;
-use crate::sweep::{Launch, Shard, Sweep, SweepFile, collect};
-use crate::train::Stop;
+use crate::sweep::{Launch, Shard, Sweep, SweepFile, SweepRun, collect};
+use crate::train::{Stop, Stopped};
+
+/// The time between two refreshes of the table.
+const REFRESH: Duration = Duration::from_secs(1);
 
 /// Run an experiment at every point of a grid, with every seed, on every fold
 ///
@@ -66,19 +72,16 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
     }
     fs::create_dir_all(&root)
         .with_context(|| format!("cannot create the folder {}", root.display()))?;
+    let stop = Stop::on_signals()?;
     let launch = Launch {
         program: std::env::current_exe().context("cannot find the path of this program")?,
         root: root.clone(),
         jobs: args.jobs.into(),
         retry_failed: args.retry_failed,
-        stop: Stop::on_signals()?,
+        stop: stop.clone(),
+        command: own_command(std::env::args_os().map(|text| text.to_string_lossy().into_owned())),
     };
-    let progress = Mutex::new(Progress::new(args, &runs, &statuses));
-    launch.run(&runs, &|event| {
-        if let Ok(mut progress) = progress.lock() {
-            progress.update(&event);
-        }
-    })?;
+    follow(&launch, &runs, Progress::new(args, &root, &runs, &statuses, stop))?;
     let results = collect(&sweep, &root)?;
     print_result(args.json, &results, || points_table(&results))?;
     console.info(&format!("all metrics: {0}/results.csv, {0}/results.json", root.display()));
@@ -101,4 +104,54 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
     });
     console.event("end", &end);
     Ok(ExitCode::from(code))
+}
+
+/// Runs the runs, and reports their progress.
+fn follow(launch: &Launch, runs: &[&SweepRun], progress: Progress) -> Result<()> {
+    let progress = Mutex::new(progress);
+    let with_progress = |report: &dyn Fn(&mut Progress)| {
+        if let Ok(mut progress) = progress.lock() {
+            report(&mut progress);
+        }
+    };
+    let (end, ended) = mpsc::channel::<()>();
+    let result = thread::scope(|scope| {
+        scope.spawn(|| {
+            // The other end is dropped when the sweep ends.
+            let ended = ended;
+            while ended.recv_timeout(REFRESH) == Err(mpsc::RecvTimeoutError::Timeout) {
+                with_progress(&Progress::refresh);
+            }
+        });
+        let result = launch.run(runs, &|event| with_progress(&|progress| progress.update(&event)));
+        drop(end);
+        result
+    });
+    if result.as_ref().is_err_and(|error| error.is::<Stopped>()) {
+        with_progress(&|progress| progress.say_stopped());
+    }
+    result
+}
+
+/// Returns the command of this process as a shell takes it.
+fn own_command(arguments: impl Iterator<Item = String>) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "_-+=./,:@%".contains(c);
+    let quoted = |argument: String| match argument.chars().all(plain) && !argument.is_empty() {
+        true => argument,
+        false => format!("'{}'", argument.replace('\'', r"'\''")),
+    };
+    let arguments = arguments.skip(1).map(quoted);
+    ["vmbeauty".to_string()].into_iter().chain(arguments).collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_that_continues_a_sweep_is_its_own_quoted_for_a_shell() {
+        let arguments = ["/opt/vmbeauty", "sweep", "my sweep's.yaml", "--jobs", "2", "--shard=1/2"];
+        let command = own_command(arguments.map(str::to_string).into_iter());
+        assert_eq!(command, r"vmbeauty sweep 'my sweep'\''s.yaml' --jobs 2 --shard=1/2");
+    }
 }

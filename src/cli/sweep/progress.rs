@@ -1,59 +1,109 @@
-//! The progress of a sweep, on stderr.
+//! The progress of a sweep on stderr: a live table on a terminal, and a line per event.
 
-use std::collections::HashMap;
-use std::time::Instant;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant, SystemTime};
 
+use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::json;
 
 use super::Args;
+use super::live_table::{Row, lines};
 use crate::cli::console::Console;
-use crate::cli::output::duration;
-use crate::run::Status;
-use crate::sweep::{Estimate, Event, SweepRun};
+use crate::cli::output::{duration, metric};
+use crate::run::{Course, Status};
+use crate::sweep::{Estimate, Event, SweepRun, log_of};
+use crate::train::Stop;
 
 /// Reports the progress of a sweep.
 pub(super) struct Progress {
+    root: PathBuf,
     total: usize,
-    /// Runs that need no more work.
-    completed: usize,
+    counts: Counts,
     estimate: Estimate,
-    /// The runs that are left.
-    left: Vec<SweepRun>,
-    jobs: f64,
-    started: HashMap<String, Instant>,
+    /// The runs that have not started.
+    waiting: Vec<SweepRun>,
+    /// The runs under way, in the order of their start.
+    active: Vec<Active>,
+    jobs: usize,
+    stop: Stop,
+    /// When the last milestones were written.
+    milestones: Instant,
     console: Console,
+    table: MultiProgress,
+    rows: Vec<ProgressBar>,
+}
+
+/// The numbers of runs that need no more work, or were stopped.
+#[derive(Debug, Default, Clone, Copy)]
+struct Counts {
+    finished: usize,
+    failed: usize,
+    /// Runs that another process is training.
+    skipped: usize,
+    stopped: usize,
+}
+
+impl Counts {
+    fn done(self) -> usize {
+        self.finished + self.failed + self.skipped
+    }
+}
+
+/// A run under way.
+struct Active {
+    run: SweepRun,
+    begun: Instant,
+    course: Course,
+    /// The epoch of the last milestone.
+    milestone: usize,
+}
+
+impl Active {
+    fn epochs(&self) -> usize {
+        self.run.config.train.epochs
+    }
 }
 
 impl Progress {
-    pub(super) fn new(args: &Args, runs: &[&SweepRun], statuses: &[Status]) -> Self {
+    pub(super) fn new(
+        args: &Args,
+        root: &Path,
+        runs: &[&SweepRun],
+        statuses: &[Status],
+        stop: Stop,
+    ) -> Self {
         let mut progress = Self {
+            root: root.to_path_buf(),
             total: runs.len(),
-            completed: 0,
+            counts: Counts::default(),
             estimate: Estimate::default(),
-            left: Vec::new(),
-            jobs: f64::from(args.jobs),
-            started: HashMap::new(),
+            waiting: Vec::new(),
+            active: Vec::new(),
+            jobs: usize::from(args.jobs),
+            stop,
+            milestones: Instant::now(),
             console: args.console.into(),
+            table: MultiProgress::with_draw_target(ProgressDrawTarget::hidden()),
+            rows: Vec::new(),
         };
-        let mut failed = 0;
         for (run, status) in runs.iter().zip(statuses) {
             match status {
-                Status::Finished(summary) => progress.estimate.add(run, summary.seconds),
-                Status::Failed(_) if !args.retry_failed => failed += 1,
-                _ => {
-                    progress.left.push((*run).clone());
-                    continue;
+                Status::Finished(summary) => {
+                    progress.estimate.add(run, summary.seconds);
+                    progress.counts.finished += 1;
                 }
+                Status::Failed(_) if !args.retry_failed => progress.counts.failed += 1,
+                _ => progress.waiting.push((*run).clone()),
             }
-            progress.completed += 1;
         }
-        let start =
-            json!({"runs": progress.total, "completed": progress.completed, "failed": failed});
+        let Counts { finished, failed, .. } = progress.counts;
+        let start = json!({
+            "runs": progress.total, "completed": finished + failed, "failed": failed,
+        });
         progress.console.event("start", &start);
-        if progress.completed > 0 {
+        if finished + failed > 0 {
             progress.console.info(&format!(
-                "{} of {} runs are already finished{}",
-                progress.completed - failed,
+                "{finished} of {} runs are already finished{}",
                 progress.total,
                 match failed {
                     0 => String::new(),
@@ -61,40 +111,195 @@ impl Progress {
                 }
             ));
         }
+        if progress.console.is_verbose() && !progress.waiting.is_empty() {
+            // The table stays hidden if stderr is not a terminal.
+            progress.table.set_draw_target(ProgressDrawTarget::stderr());
+            progress.table.add(progress.console.bar().clone());
+            progress.console.bar().set_style(style());
+        }
         progress
+    }
+
+    /// Returns whether the table is shown.
+    fn is_live(&self) -> bool {
+        !self.table.is_hidden()
     }
 
     /// Reports a change of a run's status.
     pub(super) fn update(&mut self, event: &Event) {
         let (run, status, text) = match event {
             Event::Started(run) => {
-                self.started.insert(run.name.clone(), Instant::now());
-                self.log_event(run, "started", "");
+                self.start(run);
                 return;
             }
             Event::Finished(run, summary) => {
                 self.estimate.add(run, summary.seconds);
+                self.counts.finished += 1;
                 let metrics = summary.test.unwrap_or(summary.val);
                 (run, "finished", metrics.metrics.to_string())
             }
-            Event::Failed(run, failure) => (run, "failed", format!("FAILED: {}", failure.error)),
+            Event::Failed(run, failure) => {
+                self.counts.failed += 1;
+                let error = failure.error.lines().next().unwrap_or_default();
+                let log = log_of(run, &self.root);
+                (run, "failed", format!("FAILED: {error} (log: {})", log.display()))
+            }
             Event::Stopped(run) => {
+                self.counts.stopped += 1;
                 (run, "stopped", "stopped; run the sweep again to resume it".to_string())
             }
             Event::Running(run) => {
+                self.counts.skipped += 1;
                 (run, "running", "skipped: another process is training it".to_string())
             }
         };
-        self.completed += 1;
-        self.left.retain(|left| left.name != run.name);
-        let took = self.started.remove(&run.name).map(|start| start.elapsed().as_secs_f64());
+        let begun = self.active.iter().find(|active| active.run.name == run.name);
+        let took = begun.map(|active| active.begun.elapsed().as_secs_f64());
         let took = took.map(|took| format!("  {}", duration(took))).unwrap_or_default();
-        let left = self.seconds_left().filter(|_| !self.left.is_empty());
-        let left = left.map(|left| format!("  (about {} left)", duration(left)));
-        let left = left.unwrap_or_default();
+        self.active.retain(|active| active.run.name != run.name);
+        self.waiting.retain(|waiting| waiting.name != run.name);
         self.log_event(run, status, &text);
-        self.console
-            .info(&format!("[{}/{}] {}  {text}{took}{left}", self.completed, self.total, run.name));
+        // The table has the time left.
+        let left = if self.is_live() { String::new() } else { self.time_left("  (about ", ")") };
+        self.line(run, &format!("{text}{took}{left}"));
+        self.refresh();
+    }
+
+    fn start(&mut self, run: &SweepRun) {
+        self.waiting.retain(|waiting| waiting.name != run.name);
+        let mut active = Active {
+            run: run.clone(),
+            begun: Instant::now(),
+            course: Course::default(),
+            milestone: 0,
+        };
+        self.read(&mut active);
+        active.milestone = active.course.epoch;
+        let resumes = match active.course.epoch {
+            0 => "started".to_string(),
+            epoch => format!("resumes after epoch {epoch}/{}", active.epochs()),
+        };
+        self.active.push(active);
+        self.log_event(run, "started", "");
+        if !self.is_live() {
+            self.line(run, &resumes);
+        }
+        self.refresh();
+    }
+
+    fn line(&self, run: &SweepRun, text: &str) {
+        self.console.info(&format!("[{}/{}] {}  {text}", self.counts.done(), self.total, run.name));
+    }
+
+    /// Reads how far a run is; metrics that cannot be read are none.
+    fn read(&self, active: &mut Active) {
+        let (folder, monitor) = (active.run.folder(&self.root), active.run.config.train.monitor);
+        if let Ok(course) = Course::of_unfinished(&folder, monitor) {
+            active.course = course;
+        }
+    }
+
+    /// Reads how far the runs under way are. On a terminal the table shows it; elsewhere the runs
+    /// that have done an epoch get a line, at the rate of `--log-every`.
+    pub(super) fn refresh(&mut self) {
+        let mut active = std::mem::take(&mut self.active);
+        active.iter_mut().for_each(|active| self.read(active));
+        self.active = active;
+        if self.is_live() {
+            self.show_table();
+        } else if self.milestones.elapsed() >= self.console.log_every() {
+            self.write_milestones();
+        }
+    }
+
+    fn write_milestones(&mut self) {
+        self.milestones = Instant::now();
+        let mut active = std::mem::take(&mut self.active);
+        for active in &mut active {
+            let epoch = active.course.epoch;
+            if std::mem::replace(&mut active.milestone, epoch) == epoch {
+                continue;
+            }
+            let (best, epochs) = (active.course.best, active.epochs());
+            let left = self.seconds_left_of(active);
+            let about = json!({
+                "name": active.run.name,
+                "epoch": epoch,
+                "epochs": epochs,
+                "best": best.map(|best| best.value),
+                "seconds_left": left,
+            });
+            self.console.event("progress", &about);
+            let best = best
+                .map(|best| format!("  best {} {}", best.monitor.heading(), metric(best.value)));
+            let left = left.map(|left| format!("  {} left", duration(left)));
+            let (best, left) = (best.unwrap_or_default(), left.unwrap_or_default());
+            self.line(&active.run, &format!("epoch {epoch}/{epochs}{best}{left}"));
+        }
+        self.active = active;
+    }
+
+    fn show_table(&mut self) {
+        let row = |active: &Active| Row {
+            name: active.run.name.clone(),
+            state: self.state(active),
+            epochs: format!("{}/{}", active.course.epoch, active.epochs()),
+            best: active.course.best,
+            left: self.seconds_left_of(active).map(duration).unwrap_or_default(),
+        };
+        let rows: Vec<Row> = self.active.iter().map(row).collect();
+        let (height, width) = console::Term::stderr().size();
+        let lines = lines(rows, width.into(), height.into());
+        while self.rows.len() > lines.len() {
+            self.rows.pop().iter().for_each(ProgressBar::finish_and_clear);
+        }
+        while self.rows.len() < lines.len() {
+            let bar = ProgressBar::new(1).with_style(style());
+            self.rows.push(self.table.insert(self.rows.len(), bar));
+        }
+        for (bar, line) in self.rows.iter().zip(lines) {
+            bar.set_message(line);
+        }
+        self.console.bar().set_message(self.totals());
+    }
+
+    fn state(&self, active: &Active) -> &'static str {
+        match active.course.epoch {
+            _ if self.stop.signal() > 0 => "stopping",
+            0 if active.begun.elapsed() < Duration::from_secs(2) => "starting",
+            epoch if epoch >= active.epochs() => "evaluating",
+            _ => "training",
+        }
+    }
+
+    /// Returns how many runs there are in each state, and the time left.
+    fn totals(&self) -> String {
+        let Counts { finished, failed, skipped, .. } = self.counts;
+        let skipped = match skipped {
+            0 => String::new(),
+            skipped => format!(", {skipped} skipped"),
+        };
+        format!(
+            "{finished} of {} finished, {failed} failed{skipped}, {} under way, {} waiting{}",
+            self.total,
+            self.active.len(),
+            self.waiting.len(),
+            match self.stop.signal() {
+                0 => self.time_left("; about ", ""),
+                _ => "; stopping after the current steps, with checkpoints".to_string(),
+            }
+        )
+    }
+
+    /// Says what a sweep that was stopped leaves.
+    pub(super) fn say_stopped(&self) {
+        let Counts { finished, failed, stopped, .. } = self.counts;
+        self.console.info(&format!(
+            "{finished} of {} runs are finished, {failed} failed, {stopped} stopped with a \
+             checkpoint, {} not started",
+            self.total,
+            self.waiting.len()
+        ));
     }
 
     fn log_event(&self, run: &SweepRun, status: &str, text: &str) {
@@ -102,16 +307,52 @@ impl Progress {
             "name": run.name,
             "status": status,
             "message": text,
-            "completed": self.completed,
+            "completed": self.counts.done(),
             "runs": self.total,
             "seconds_left": self.seconds_left(),
         });
         self.console.event("run", &about);
     }
 
-    /// Estimates the seconds until all runs have finished.
-    fn seconds_left(&self) -> Option<f64> {
-        let seconds: Option<f64> = self.left.iter().map(|run| self.estimate.of(run)).sum();
-        Some(seconds? / self.jobs)
+    /// Estimates the seconds until a run under way is done: by its last epoch, else by runs that
+    /// have finished.
+    fn seconds_left_of(&self, active: &Active) -> Option<f64> {
+        active.course.seconds_left(active.epochs(), SystemTime::now()).or_else(|| {
+            let elapsed = active.begun.elapsed().as_secs_f64();
+            self.estimate.of(&active.run).map(|seconds| (seconds - elapsed).max(0.0))
+        })
     }
+
+    /// Estimates the seconds until all runs have finished; those that wait take as long as the
+    /// finished ones, else as those under way.
+    fn seconds_left(&self) -> Option<f64> {
+        let left: Vec<f64> =
+            self.active.iter().map(|active| self.seconds_left_of(active)).collect::<Option<_>>()?;
+        let done = self.active.iter().map(|active| active.course.seconds);
+        let typical =
+            done.zip(&left).map(|(done, left)| done + left).sum::<f64>() / self.active.len() as f64;
+        let typical = typical.is_finite().then_some(typical);
+        let waiting = self.waiting.iter().map(|run| self.estimate.of(run).or(typical));
+        let sum = waiting.sum::<Option<f64>>()? + left.iter().sum::<f64>();
+        let longest = left.iter().copied().fold(0.0, f64::max);
+        Some((sum / self.jobs as f64).max(longest))
+    }
+
+    fn time_left(&self, before: &str, after: &str) -> String {
+        let is_left = !(self.waiting.is_empty() && self.active.is_empty());
+        let left = self.seconds_left().filter(|_| is_left);
+        left.map(|left| format!("{before}{} left{after}", duration(left))).unwrap_or_default()
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        self.rows.iter().for_each(ProgressBar::finish_and_clear);
+        self.console.bar().finish_and_clear();
+    }
+}
+
+/// A line that is cut where the terminal ends.
+fn style() -> ProgressStyle {
+    ProgressStyle::with_template("{wide_msg}").unwrap_or_else(|_| ProgressStyle::default_bar())
 }

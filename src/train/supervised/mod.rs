@@ -22,6 +22,7 @@ use super::objective::{Description, EpochStats, Evaluation, Microbatch, Objectiv
 use super::observer::{AfterEpoch, Observer, Validated};
 use super::precision::in_precision;
 use super::slice_loss::{JointLoss, SliceLoss};
+use super::stop::Stopped;
 use super::trainer::{Options, Trainer, batches, seed_of};
 use crate::config::{Config, FusionStrategy, OnNan};
 use crate::data::{HostBatch, ImageDataset, Loader, LoaderOptions, Split};
@@ -29,7 +30,9 @@ use crate::eval::evaluate;
 use crate::eval::predictions::Predictions;
 use crate::models::images::upload_rows;
 use crate::models::{BeautyNet, Images, device, weights};
-use crate::run::{CHECKPOINT, EpochRecord, RunDir, RunKind, StartRecord, StartingWeights, Summary};
+use crate::run::{
+    CHECKPOINT, EpochRecord, Failure, RunDir, RunKind, StartRecord, StartingWeights, Summary,
+};
 
 /// Trains a model as the config says, in the run directory `root`, and evaluates its best weights
 /// at the end. A resumed run continues from its last checkpoint and ends with the same weights, bit
@@ -84,8 +87,31 @@ fn run(
             }
         }
     };
-    let recipe = recipe(config);
-    let mut trainer = Trainer::new(config, &run, recipe, objective, ahead, options)?;
+    if is_first {
+        Failure::clear(root)?;
+    }
+    let outcome = run_in(&run, config, (objective, ahead), from_scratch, options, observers);
+    if let Err(error) = &outcome
+        && is_first
+        && !error.chain().any(|cause| cause.is::<Stopped>())
+    {
+        // It is the error that counts, also where it cannot be recorded.
+        let _ = Failure { error: format!("{error:#}"), code: Some(1) }.write(root);
+    }
+    outcome
+}
+
+/// Trains in a run directory that no other process writes to.
+fn run_in(
+    run: &RunDir,
+    config: &Config,
+    (objective, ahead): (Supervised, Option<Loader>),
+    from_scratch: bool,
+    options: Options,
+    observers: &mut [Box<dyn Observer>],
+) -> Result<Summary> {
+    let is_first = options.world.is_first();
+    let mut trainer = Trainer::new(config, run, recipe(config), objective, ahead, options)?;
     if from_scratch && is_first {
         trainer.progress.starting_weights = StartingWeights::of(config)?;
     }
