@@ -1,25 +1,38 @@
 //! `vmbeauty evaluate`.
 
+use std::collections::HashSet;
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use serde::Serialize;
 
-use super::data_root;
 use super::output::{interval, metric, print_result, say, table};
-use crate::data::{ImageDataset, Split};
+use super::predict::{check_once, parse_level};
+use super::{WrongUsage, data_root};
+use crate::config::DataConfig;
+use crate::data::synthetic::FaceSeed;
+use crate::data::{ImageDataset, Sample, Source, Split, load_split};
+use crate::eval::conformal::Coverage;
+use crate::eval::ensemble::mean_predictions;
 use crate::eval::evaluate::predict;
 use crate::eval::metrics::Metric;
+use crate::eval::predictions::Predictions;
 use crate::eval::statistics::MetricsWithCi;
+use crate::run::{Run, RunDir, calibrate, data_differences};
 
 /// Evaluate a trained model on a split of its dataset
+///
+/// Several runs, such as seeds, are evaluated on the same images, each and the mean of their
+/// predictions.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// A run directory, or a weights file in one
-    run: PathBuf,
+    /// Run directories, or weights files in them
+    #[arg(required = true, value_name = "RUN")]
+    runs: Vec<PathBuf>,
     /// Images to evaluate on
     #[arg(long, default_value = "test", value_parser =
         PossibleValuesParser::new(["train", "val", "test"]).try_map(|name| name.parse::<Split>()))]
@@ -27,49 +40,212 @@ pub(super) struct Args {
     /// Folder of the dataset, if it has moved since the run
     #[arg(long, value_name = "DIR")]
     data_root: Option<PathBuf>,
-    /// Also write each image's prediction to a CSV file; `vmbeauty report` reads
-    /// RUN/predictions_SPLIT.csv
+    /// Also write each image's prediction to a CSV file, of several runs the mean; `vmbeauty
+    /// report` reads RUN/predictions_SPLIT.csv
     #[arg(long, value_name = "FILE")]
     predictions: Option<PathBuf>,
+    /// Also measure the interval of `predict --interval` on the test images: how many of their
+    /// ratings it covers
+    #[arg(long, value_name = "LEVEL", value_parser = parse_level)]
+    interval: Option<f64>,
     /// Print one JSON object
     #[arg(long)]
     json: bool,
 }
 
 pub(super) fn run(args: &Args) -> Result<ExitCode> {
-    let run = data_root::open(&args.run, args.data_root.as_deref())?;
-    run.config.check_image_sizes()?;
-    let (samples, skipped) = data_root::load_split(&run, args.split)?;
-    let images = Arc::new(ImageDataset::new(samples, &run.config.data)?);
-    let predictions = predict(&run.net, &images, &run.config, &mut |_| Ok(()))?;
-    let metrics = MetricsWithCi::new(&predictions)?;
-    if let Some(file) = &args.predictions {
-        run.write_predictions(&predictions, args.split, file)?;
+    let runs = open_runs(args)?;
+    let conformal = args.interval.map(|level| calibrate(&runs, level)).transpose()?;
+    let (samples, skipped) = data_root::load_split(&runs[0], args.split)?;
+    check_same_images(args, &runs)?;
+    let predict = |run: &Run| {
+        run.config.check_image_sizes()?;
+        let images = Arc::new(ImageDataset::new(samples.clone(), &run.config.data)?);
+        predict(&run.net, &images, &run.config, &mut |_| Ok(()))
+    };
+    let predictions: Vec<Predictions> = runs.iter().map(predict).collect::<Result<_>>()?;
+    let metrics =
+        |(run, predictions): (&Run, &Predictions)| RunMetrics::new(args, run, predictions);
+    let of_runs = runs.iter().zip(&predictions).map(metrics).collect::<Result<Vec<_>>>()?;
+    let mean = (runs.len() > 1).then(|| mean_predictions(&predictions));
+    match (&args.predictions, &mean) {
+        (None, _) => {}
+        (Some(file), None) => runs[0].write_predictions(&predictions[0], args.split, file)?,
+        (Some(file), Some(mean)) => mean.write(file)?,
     }
     let (split, skipped) = (args.split.name(), skipped.len());
     if skipped > 0 {
         say(&format!("{skipped} rows of the split were skipped: `vmbeauty data check` lists them"));
     }
-    let row = |which: Metric| {
-        let (value, ci) = (which.of(&metrics.metrics), metrics.interval(which));
-        [which.name().to_uppercase(), metric(value), interval(ci)]
+    let evaluation = Evaluation {
+        split,
+        skipped,
+        interval: conformal.map(|of| of.coverage(&predictions)),
+        mean: mean.as_ref().map(MetricsWithCi::new).transpose()?,
+        runs: of_runs,
     };
-    let text = || {
-        let text = table(&[split, "", "95 % interval"], Metric::ALL.map(row));
-        format!("{text}{} images\n", metrics.metrics.n)
-    };
-    let (run, weights) = (&args.run, &run.weights);
-    print_result(args.json, &Evaluation { run, weights, split, skipped, metrics }, text)?;
+    match (&evaluation.mean, &evaluation.runs[..]) {
+        (None, [run]) => {
+            let Evaluation { split, skipped, interval, .. } = evaluation;
+            let alone = EvaluationOfOne { run, split, skipped, interval };
+            print_result(args.json, &alone, || alone.text())?;
+        }
+        _ => print_result(args.json, &evaluation, || evaluation.text())?,
+    }
     Ok(ExitCode::SUCCESS)
 }
 
-/// The output of `--json`.
+fn open_runs(args: &Args) -> Result<Vec<Run>> {
+    let wrong = "--interval is measured on --split test: it is calibrated on the other images";
+    let measured = args.interval.is_none() || args.split == Split::Test;
+    ensure!(measured, WrongUsage(wrong.to_string()));
+    let mut opened = HashSet::new();
+    let mut runs = Vec::new();
+    for path in &args.runs {
+        let run = data_root::open(path, args.data_root.as_deref())?;
+        check_once(&run.weights, &mut opened)?;
+        runs.push(run);
+    }
+    let Some(file) = args.predictions.as_ref().filter(|_| runs.len() > 1) else {
+        return Ok(runs);
+    };
+    for folder in runs.iter().map(|run| run.weights.with_file_name("")) {
+        let own = RunDir::predictions_in(&folder, args.split);
+        let same = own.exists() && fs::canonicalize(&own).ok() == fs::canonicalize(file).ok();
+        ensure!(
+            !same,
+            "{} holds the predictions of one run: name another file for the mean of several",
+            file.display()
+        );
+    }
+    Ok(runs)
+}
+
+/// Returns an error that names the keys if a run's split has other images or ratings than that of
+/// the first run.
+fn check_same_images(args: &Args, runs: &[Run]) -> Result<()> {
+    let images = |run: &Run| -> Result<Vec<(String, f32, Option<FaceSeed>)>> {
+        // The lists are compared, not the files.
+        let config = DataConfig { verify: false, ..run.config.data.clone() };
+        let (samples, _) = load_split(&config, run.config.seed, args.split)?;
+        let face = |source| match source {
+            Source::Synthetic(face) => Some(face),
+            Source::File(_) => None,
+        };
+        let of = |sample: Sample| (sample.id, sample.score, face(sample.source));
+        Ok(samples.into_iter().map(of).collect())
+    };
+    let mut first = None;
+    for (run, path) in runs.iter().zip(&args.runs).skip(1) {
+        let changes = data_differences(&runs[0].config, &run.config)?;
+        if changes.is_empty() {
+            continue;
+        }
+        let first = match &first {
+            Some(first) => first,
+            None => &*first.insert(images(&runs[0])?),
+        };
+        let keys: Vec<String> = changes.iter().map(ToString::to_string).collect();
+        ensure!(
+            images(run)? == *first,
+            "several runs are evaluated on the same images: {} has other {} images than {}: {}",
+            path.display(),
+            args.split,
+            args.runs[0].display(),
+            keys.join("; ")
+        );
+    }
+    Ok(())
+}
+
+/// The metrics of a run.
 #[derive(Serialize)]
-struct Evaluation<'a> {
-    run: &'a Path,
-    weights: &'a Path,
-    split: &'a str,
-    skipped: usize,
+struct RunMetrics {
+    run: PathBuf,
+    weights: PathBuf,
     #[serde(flatten)]
     metrics: MetricsWithCi,
+}
+
+impl RunMetrics {
+    fn new(args: &Args, run: &Run, predictions: &Predictions) -> Result<Self> {
+        let (weights, metrics) = (run.weights.clone(), MetricsWithCi::new(predictions)?);
+        let named = |path: &&PathBuf| run.weights.starts_with(path);
+        let run = args.runs.iter().find(named).map_or(Path::new(""), PathBuf::as_path);
+        Ok(Self { run: run.to_path_buf(), weights, metrics })
+    }
+}
+
+/// The output of `--json` for several runs.
+#[derive(Serialize)]
+struct Evaluation {
+    split: &'static str,
+    skipped: usize,
+    runs: Vec<RunMetrics>,
+    /// Metrics of the mean of the runs' predictions.
+    #[serde(rename = "ensemble")]
+    mean: Option<MetricsWithCi>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    interval: Option<Coverage>,
+}
+
+impl Evaluation {
+    fn text(&self) -> String {
+        let row = |name: String, metrics: &MetricsWithCi| {
+            let metrics = Metric::ALL.map(|of| metric(of.of(&metrics.metrics)));
+            [name].into_iter().chain(metrics)
+        };
+        let runs = self.runs.iter().map(|run| row(run.run.display().to_string(), &run.metrics));
+        let ensemble = format!("mean of {} runs", self.runs.len());
+        let rows = runs.chain(self.mean.as_ref().map(|mean| row(ensemble, mean)));
+        let mut text = table(&[self.split, "PC", "MAE", "RMSE", "SRCC"], rows);
+        if let Some(mean) = &self.mean {
+            text += "95 % intervals of the mean's metrics:";
+            for of in Metric::ALL {
+                let name = of.name().to_uppercase();
+                text += &format!("  {name} {}", interval(mean.interval(of)));
+            }
+            text += &format!("\n{} images\n", mean.metrics.n);
+        }
+        text + &coverage_text(self.interval.as_ref())
+    }
+}
+
+/// The output of `--json` for one run.
+#[derive(Serialize)]
+struct EvaluationOfOne<'a> {
+    #[serde(flatten)]
+    run: &'a RunMetrics,
+    split: &'static str,
+    skipped: usize,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    interval: Option<Coverage>,
+}
+
+impl EvaluationOfOne<'_> {
+    fn text(&self) -> String {
+        let metrics = &self.run.metrics;
+        let row = |which: Metric| {
+            let (value, ci) = (which.of(&metrics.metrics), metrics.interval(which));
+            [which.name().to_uppercase(), metric(value), interval(ci)]
+        };
+        let text = table(&[self.split, "", "95 % interval"], Metric::ALL.map(row));
+        let images = format!("{} images\n", metrics.metrics.n);
+        text + &images + &coverage_text(self.interval.as_ref())
+    }
+}
+
+fn coverage_text(coverage: Option<&Coverage>) -> String {
+    let text = |of: &Coverage| {
+        format!(
+            "the interval of level {} covers {:.1} % of the ratings; its mean width is {:.3} \
+             ({}, calibrated on {} images)\n",
+            of.level,
+            100.0 * of.coverage,
+            of.mean_width,
+            of.method,
+            of.calibration_images
+        )
+    };
+    coverage.map(text).unwrap_or_default()
 }

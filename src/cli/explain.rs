@@ -9,12 +9,12 @@ use serde_json::json;
 
 use super::data_root;
 use super::features::read_input;
+use super::inputs::{image_paths, none_readable};
 use super::output::{interval, metric, print_json, print_result, say, table};
 use super::parse_split;
-use super::predict::{image_samples, none_readable};
 use crate::config::Cache;
 use crate::data::preview::save;
-use crate::data::{ImageDataset, LoaderOptions, Split};
+use crate::data::{ImageDataset, LoaderOptions, Sample, Source, Split};
 use crate::eval::statistics::Mean;
 use crate::explain::{
     ExplainOptions, FigureOptions, FigureWriter, Method, draw_figure, evaluate, sanity_check,
@@ -33,7 +33,7 @@ const SANITY_FIGURES: usize = 4;
 pub(super) struct Args {
     /// A run directory, or a weights file in one
     run: PathBuf,
-    /// Images, or folders of images
+    /// Images, folders, which are searched with their subfolders, or - for a list on stdin
     #[arg(required_unless_present_any = ["input_tensor", "evaluate"], value_name = "IMAGE_OR_DIR")]
     images: Vec<PathBuf>,
     /// Instead of images, a safetensors file with `input` (batch, 3, height, width), already
@@ -117,7 +117,11 @@ fn write_figures(args: &Args, run: &Run, options: &ExplainOptions) -> Result<Exi
             .with_context(|| path.display().to_string())?;
     } else {
         run.config.check_image_sizes()?;
-        let images = ImageDataset::new(image_samples(&args.images)?, &run.config.data)?;
+        // The target scores are unknown, and not shown.
+        let sample =
+            |file: PathBuf| Sample::new(file.display().to_string(), Source::File(file), 0.0, None);
+        let samples = image_paths(&args.images)?.into_iter().map(sample).collect();
+        let images = ImageDataset::new(samples, &run.config.data)?;
         writer.explain_dataset(&images, run.config.train.batch_size, |error| {
             say(&format!("skipped: {error:#}"));
             skipped += 1;

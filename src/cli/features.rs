@@ -3,16 +3,15 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::Arc;
 
 use anyhow::{Context, Result, ensure};
 use tch::Tensor;
 
+use super::inputs::{Unread, image_paths, none_readable};
 use super::output::say;
-use super::predict::open_images;
 use crate::config::Config;
-use crate::data::{Loader, LoaderOptions, Mode};
-use crate::models::images::upload;
+use crate::data::{EvalTransform, FileLoader};
+use crate::models::images::upload_pixels;
 use crate::models::weights::{self, WeightsFile};
 use crate::models::{BeautyNet, Images, Output, Slicer, device};
 use crate::run::Run;
@@ -26,7 +25,7 @@ pub(super) struct Args {
     /// A config (with pretrained or random weights), a run directory, or a weights file in one
     #[arg(value_name = "CONFIG_OR_RUN")]
     model: PathBuf,
-    /// Images, or folders of images
+    /// Images, folders, which are searched with their subfolders, or - for a list on stdin
     #[arg(required_unless_present = "input_tensor", value_name = "IMAGE")]
     images: Vec<PathBuf>,
     /// Instead of images: a safetensors file with `input` (batch, 3, height, width), normalized
@@ -60,19 +59,45 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
         }
     } else {
         config.check_image_sizes()?;
-        let (images, unread) = open_images(&args.images, &config.data)?;
+        let files = image_paths(&args.images)?;
+        let (names, unread) = infer_files(&files, &config, &net, &slicer, &mut batches)?;
+        ensure!(!names.is_empty(), none_readable(files.len(), &args.images));
         code = u8::from(unread > 0);
-        let names: Vec<&str> = images.samples().iter().map(|sample| sample.id.as_str()).collect();
         metadata.insert("images".to_string(), serde_json::to_string(&names)?);
-        let options = LoaderOptions::new(Mode::Eval, config.train.batch_size, config.data.workers);
-        for batch in Loader::new(Arc::new(images), options)? {
-            let pixels = upload(&batch?, net.device())?;
-            batches.push(net.infer(Images::Pixels(&pixels), &slicer)?);
-        }
     }
     weights::save(&args.output, &columns(Output::concatenate(batches)?), metadata)?;
     say(&format!("wrote {}", args.output.display()));
     Ok(ExitCode::from(code))
+}
+
+/// Appends the outputs for image files to `batches`. Returns the names of those that could be read,
+/// and the number of the others, which are reported on stderr.
+fn infer_files(
+    files: &[PathBuf],
+    config: &Config,
+    net: &BeautyNet,
+    slicer: &Slicer,
+    batches: &mut Vec<Output>,
+) -> Result<(Vec<String>, usize)> {
+    let transform = EvalTransform::new(&config.data)?;
+    let (size, workers) = (transform.size(), rayon::current_num_threads());
+    let batch_size = config.train.batch_size;
+    let loader = FileLoader::new(files.to_vec(), vec![transform], batch_size, workers)?;
+    let mut remaining = files.iter();
+    let (mut names, mut unread) = (Vec::new(), Unread::default());
+    for batch in loader {
+        for (read, file) in batch.files.iter().zip(remaining.by_ref()) {
+            match read {
+                Ok(()) => names.push(file.display().to_string()),
+                Err(error) => unread.add(file, error),
+            }
+        }
+        if batch.len > 0 {
+            let pixels = upload_pixels(&batch.views[0], batch.len, size, net.device())?;
+            batches.push(net.infer(Images::Pixels(&pixels), slicer)?);
+        }
+    }
+    Ok((names, unread.finish(files.len())))
 }
 
 /// Opens a run with its weights, or a config with the weights that it names.

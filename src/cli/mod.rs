@@ -14,6 +14,7 @@ mod explain;
 mod export;
 mod features;
 mod init;
+mod inputs;
 mod output;
 mod pace;
 mod parse;
@@ -106,6 +107,11 @@ impl Command {
         args.into()
     }
 }
+
+/// Arguments that do not fit together.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct WrongUsage(String);
 
 /// Runs the program on the process's arguments. Exit codes: 0 done, 1 failed, 2 wrong usage or
 /// config, 128 + N stopped by signal N.
@@ -204,8 +210,8 @@ fn report_error(error: &anyhow::Error, console: &Console, reads_config: bool) ->
     }
     let text = libtorch_out_of_memory(error, reads_config)
         .unwrap_or_else(|| without_frames(&text).to_string());
-    let config = error.chain().any(|cause| cause.is::<ConfigError>());
-    console.end_with("failed", &text, if config { 2 } else { 1 })
+    let wrong = error.chain().any(|cause| cause.is::<ConfigError>() || cause.is::<WrongUsage>());
+    console.end_with("failed", &text, if wrong { 2 } else { 1 })
 }
 
 /// Returns the message if an error of libtorch or csrc is about memory, after its context.

@@ -19,6 +19,12 @@ pub fn shortest(value: f64) -> f64 {
     single.to_string().parse().unwrap_or(value)
 }
 
+/// Rounds to single precision, in which models predict: a mean of predictions has no more digits.
+/// Returns the double that is written in as few.
+pub fn single(value: f64) -> f64 {
+    shortest(f64::from(value as f32))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

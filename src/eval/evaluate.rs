@@ -43,13 +43,7 @@ pub fn predict_shard(
     for batch in Loader::new(Arc::clone(images), options)? {
         let batch = batch?;
         let pixels = upload(&batch, net.device())?;
-        let output = net.infer(Images::Pixels(&pixels), slicer)?;
-        let mirrored = if images.test_time_flip() {
-            Some(net.infer(Images::Pixels(&pixels.f_flip([3])?), slicer)?)
-        } else {
-            None
-        };
-        predicted.add(output, mirrored)?;
+        predicted.add(score_pixels(net, &pixels, images.test_time_flip(), slicer)?)?;
         progress(batch.len)?;
     }
     Ok(predicted.finish())
@@ -70,7 +64,7 @@ pub fn predict_features(
         let batch = start..range.end.min(start + options.batch_size);
         let infer = |view| features.infer(net, batch.clone(), view, slicer);
         let mirrored = images.test_time_flip().then(|| infer(1)).transpose()?;
-        predicted.add(infer(0)?, mirrored)?;
+        predicted.add(mean_of_views(infer(0)?, mirrored))?;
         progress(batch.len())?;
     }
     Ok(predicted.finish())
@@ -94,13 +88,8 @@ impl Predicted {
         Self { predictions, branch_weights: Default::default() }
     }
 
-    /// Adds a batch: the mean with the predictions for its mirror images, if there are any.
-    fn add(&mut self, output: Output, mirrored: Option<Output>) -> Result<()> {
-        let (mut score, mut weights) = (output.score, output.weights);
-        if let Some(mirrored) = mirrored {
-            score = (score + mirrored.score) / 2.0;
-            weights = weights.zip(mirrored.weights).map(|(a, b)| (a + b) / 2.0);
-        }
+    /// Adds the scores of a batch and the branches' weights.
+    fn add(&mut self, (score, weights): (Tensor, Option<Tensor>)) -> Result<()> {
         self.predictions.predictions.extend(short_values(&score)?);
         if let Some(weights) = &weights {
             for (branch, column) in self.branch_weights.iter_mut().enumerate() {
@@ -121,9 +110,35 @@ impl Predicted {
     }
 }
 
+/// Predicts a batch (b, 3, s, s) of pixels: the scores (b) and, where the model defines them, the
+/// branches' weights (b, 2); with `flip` their means over each image and its mirror image.
+pub fn score_pixels(
+    net: &BeautyNet,
+    pixels: &Tensor,
+    flip: bool,
+    slicer: &Slicer,
+) -> Result<(Tensor, Option<Tensor>)> {
+    let output = net.infer(Images::Pixels(pixels), slicer)?;
+    let mirrored = if flip {
+        Some(net.infer(Images::Pixels(&pixels.f_flip([3])?), slicer)?)
+    } else {
+        None
+    };
+    Ok(mean_of_views(output, mirrored))
+}
+
+/// Returns scores and weights, the means with those of the mirror images, if there are any.
+fn mean_of_views(output: Output, mirrored: Option<Output>) -> (Tensor, Option<Tensor>) {
+    let Some(mirrored) = mirrored else {
+        return (output.score, output.weights);
+    };
+    let weights = output.weights.zip(mirrored.weights).map(|(a, b)| (a + b) / 2.0);
+    ((output.score + mirrored.score) / 2.0, weights)
+}
+
 /// Copies the values of a one-dimensional tensor, of single precision as [`shortest`] doubles:
 /// metrics are then computed from the very numbers that are written.
-fn short_values(tensor: &Tensor) -> Result<Vec<f64>> {
+pub fn short_values(tensor: &Tensor) -> Result<Vec<f64>> {
     Ok(values(tensor)?.into_iter().map(shortest).collect())
 }
 

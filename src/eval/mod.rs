@@ -3,7 +3,9 @@
 
 pub mod baselines;
 pub mod comparison;
+pub mod conformal;
 pub mod correlation;
+pub mod ensemble;
 pub mod evaluate;
 pub mod metrics;
 pub mod predictions;

@@ -27,9 +27,14 @@ pub fn upload_rows(batch: &HostBatch, rows: &Range<usize>, device: Device) -> Re
     let bytes = 3 * batch.size * batch.size;
     let pixels = batch.pixels.get(rows.start * bytes..rows.end * bytes);
     let pixels = pixels.context("internal: the batch has no such images")?;
-    let (len, size) = (rows.len() as i64, batch.size as i64);
-    let pixels = Tensor::f_from_data_size(pixels, &[len, 3, size, size], Kind::Uint8)?;
-    Ok(pixels.f_to_device(device)?)
+    upload_pixels(pixels, rows.len(), batch.size, device)
+}
+
+/// Uploads the pixels of `len` images of side `size` to the device: uint8 (b, 3, s, s). Returns an
+/// error if there are fewer or more.
+pub fn upload_pixels(pixels: &[u8], len: usize, size: usize, device: Device) -> Result<Tensor> {
+    let shape = [len as i64, 3, size as i64, size as i64];
+    Ok(Tensor::f_from_data_size(pixels, &shape, Kind::Uint8)?.f_to_device(device)?)
 }
 
 /// Normalization by channel, for pixels from 0 to 1.

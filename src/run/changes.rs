@@ -45,6 +45,13 @@ pub struct Change {
     new: Value,
 }
 
+impl Change {
+    /// Returns the dotted key.
+    pub fn key(&self) -> &str {
+        &self.key
+    }
+}
+
 impl fmt::Display for Change {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} {}, was {}", self.key, yaml_value(&self.new), yaml_value(&self.old))
@@ -103,6 +110,38 @@ impl Change {
     }
 }
 
+/// Keys below `data.` that decide how an image is read, not which images a split has.
+const READING: &[&str] = &[
+    "data.votes",
+    "data.verify",
+    "data.image_size",
+    "data.resize",
+    "data.short_side",
+    "data.background",
+    "data.interpolation",
+    "data.workers",
+    "data.cache",
+    "data.cache_dir",
+    "data.test_time_flip",
+];
+
+/// Returns the keys that decide which images and ratings a run's splits have, where two runs differ
+/// in them: the data set, its splits, and the seed that samples them.
+pub fn data_differences(run: &Config, other: &Config) -> Result<Vec<Change>, ConfigError> {
+    let mut run = run.clone();
+    // What samples the splits is the data's seed.
+    run.data.seed = Some(run.data.seed.unwrap_or(run.seed));
+    let mut other = other.clone();
+    other.data.seed = Some(other.data.seed.unwrap_or(other.seed));
+    let decides = |key: &str| {
+        let read = ["data.normalize", "data.augment."].iter().any(|start| key.starts_with(start));
+        key.starts_with("data.") && !read && !READING.contains(&key)
+    };
+    let differences = run.differences(&other)?.into_iter();
+    let changes = differences.map(|(key, [old, new])| Change { key, old, new });
+    Ok(changes.filter(|change| decides(&change.key)).collect())
+}
+
 /// Returns the config that a resumed run has: the new one, with the starting weights of the old.
 pub(super) fn resumed(old: &Config, new: &Config) -> Config {
     let mut config = new.clone();
@@ -159,6 +198,21 @@ mod tests {
     }
 
     #[test]
+    fn runs_differ_in_their_data_where_a_key_decides_which_images_a_split_has() {
+        let keys = |a: &[&str], b: &[&str]| {
+            let changes = data_differences(&config(a), &config(b)).unwrap();
+            changes.iter().map(Change::to_string).collect::<Vec<_>>()
+        };
+        let read = ["data.image_size=64", "data.resize=pad", "data.augment.rotation=9", "name=b"];
+        assert!(keys(&[], &read).is_empty());
+        assert_eq!(keys(&["seed=1"], &["seed=2"]), ["data.seed 2, was 1"]);
+        assert!(keys(&["seed=1"], &["seed=2", "data.seed=1"]).is_empty());
+        let folds = keys(&["data.split=fold_1_of_5"], &["data.split=fold_2_of_5"]);
+        assert_eq!(folds, ["data.split fold_2_of_5, was fold_1_of_5"]);
+        assert_eq!(keys(&[], &["data.synthetic.test=9"]), ["data.synthetic.test 9, was 400"]);
+    }
+
+    #[test]
     fn epochs_may_grow_and_not_shrink() {
         let of = |epochs: usize| config(&[&format!("train.epochs={epochs}")]);
         let mut longer = Changes::between(&of(3), &of(5), RunKind::Train, true).unwrap();
@@ -175,7 +229,7 @@ mod tests {
     #[test]
     fn every_key_that_may_change_exists() {
         let keys: Vec<String> = reference().into_iter().map(|row| row.key).collect();
-        for key in FREE.iter().chain(STARTING).chain([&EPOCHS]) {
+        for key in FREE.iter().chain(STARTING).chain(READING).chain([&EPOCHS]) {
             assert!(keys.iter().any(|known| known == key), "{key}");
         }
     }

@@ -1,7 +1,9 @@
 //! The run directory: its files, its status, and what they hold.
 
+mod calibration;
 mod changes;
 mod directory;
+mod ensemble;
 mod epoch;
 mod evaluated;
 pub mod explanations;
@@ -13,8 +15,10 @@ mod summary;
 mod trained;
 mod working_tree;
 
-pub use changes::Change;
+pub use calibration::calibrate;
+pub use changes::{Change, data_differences};
 pub use directory::{BEST_FILE, CHECKPOINT, RunDir, SUMMARY_FILE};
+pub use ensemble::{Ensemble, Score};
 pub use epoch::{EpochRecord, PretrainEpochRecord};
 pub use evaluated::{default_split, evaluated_run, finished_predictions};
 pub use kind::{CONFIG_FILE, RunKind};
@@ -22,4 +26,4 @@ pub use overview::{Best, Course, FoundRuns, Overview};
 pub use provenance::{Provenance, StartRecord, StartingWeights, content_hash};
 pub use status::{Failure, Status};
 pub use summary::{BaselinesBySplit, Summary, check_unchanged};
-pub use trained::{Run, weights_of};
+pub use trained::{Run, names_run, weights_of};

@@ -1,5 +1,6 @@
 //! A run opened for inference.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
@@ -43,11 +44,14 @@ impl Run {
     /// Reads the summary of a finished run that was opened with its best weights; `None` for other
     /// weights or an unfinished run. Returns an error if the summary cannot be read.
     pub fn summary(&self) -> Result<Option<Summary>> {
+        self.finished_folder().map(|folder| Summary::read(&folder)).transpose()
+    }
+
+    /// Returns the run directory, if the weights are the best ones of a finished run, whose
+    /// predictions it holds.
+    pub fn finished_folder(&self) -> Option<PathBuf> {
         let folder = self.weights.with_file_name("");
-        if !self.weights.ends_with(BEST_FILE) || !Summary::exists(&folder) {
-            return Ok(None);
-        }
-        Summary::read(&folder).map(Some)
+        (self.weights.ends_with(BEST_FILE) && Summary::exists(&folder)).then_some(folder)
     }
 
     /// Writes predictions for the images of a split. Where `file` is the one that the finished run
@@ -60,10 +64,9 @@ impl Run {
         file: &Path,
     ) -> Result<()> {
         predictions.write(file)?;
-        let folder = self.weights.with_file_name("");
-        if !self.weights.ends_with(BEST_FILE) || !Summary::exists(&folder) {
+        let Some(folder) = self.finished_folder() else {
             return Ok(());
-        }
+        };
         let own = RunDir::predictions_in(&folder, split);
         if fs::canonicalize(&own).ok() == fs::canonicalize(file).ok() {
             Summary::record(&folder, &own)?;
@@ -78,6 +81,21 @@ pub fn weights_of(path: &Path) -> Result<PathBuf> {
     let (_, weights_file) = locate(path)?;
     check_unchanged(&weights_file)?;
     Ok(weights_file)
+}
+
+/// The endings of files that are a run, or meant as one, and no image.
+const RUN_FILES: [&str; 7] = ["safetensors", "pth", "pt", "bin", "ckpt", "yaml", "yml"];
+
+/// Returns whether a path names a run or is meant to, and not an image or a folder of images: a
+/// folder with what a run, a pretraining or a sweep has in it, or the name of a weights file or
+/// config. [`Run::open`] says what is wrong with one that has no weights.
+pub fn names_run(path: &Path) -> bool {
+    if !path.is_dir() {
+        let is_run_file = |ending: &OsStr| RUN_FILES.iter().any(|known| ending == *known);
+        return path.extension().is_some_and(is_run_file);
+    }
+    let files = [CONFIG_FILE, "pretrain.yaml", BEST_FILE];
+    files.iter().any(|name| path.join(name).exists()) || run_inside(path).is_some()
 }
 
 /// Returns the folder of a run and its weights file.
@@ -127,15 +145,19 @@ fn no_weights(folder: &Path) -> Error {
              model.vit.weights and model.mamba.weights, and train"
         );
     }
-    let inside = [folder.to_path_buf(), folder.join("runs")].into_iter().find_map(|folder| {
+    match run_inside(folder) {
+        Some(run) => anyhow!("{shown} holds several runs: name them, as {}", run.display()),
+        None => anyhow!("{shown} is no run directory: it has no {CONFIG_FILE}"),
+    }
+}
+
+/// Returns the first run in the folder of a sweep or a cross-validation.
+fn run_inside(folder: &Path) -> Option<PathBuf> {
+    [folder.to_path_buf(), folder.join("runs")].into_iter().find_map(|folder| {
         let entries = fs::read_dir(folder).ok()?;
         let runs = entries.flatten().map(|entry| entry.path());
         runs.filter(|run| run.join(CONFIG_FILE).exists()).min()
-    });
-    match inside {
-        Some(run) => anyhow!("{shown} holds several runs: name one, as {}", run.display()),
-        None => anyhow!("{shown} is no run directory: it has no {CONFIG_FILE}"),
-    }
+    })
 }
 
 #[cfg(test)]
@@ -170,7 +192,11 @@ mod tests {
         ] {
             let error = format!("{:#}", locate(&path(name)).unwrap_err());
             assert!(error.contains(words), "{name}: {error}");
+            assert_eq!(names_run(&path(name)), !["gone", "empty"].contains(&name), "{name}");
         }
+        fs::write(path("empty/a.png"), "").unwrap();
+        assert!(!names_run(&path("empty/a.png")) && !names_run(&path("gone.png")));
+        assert!(names_run(&path("gone.safetensors")));
     }
 
     #[test]

@@ -280,7 +280,7 @@ fn image(path: &Path) {
 }
 
 #[test]
-fn predict_and_features_read_images_and_report_those_that_cannot_be_read() {
+fn predict_and_features_read_images_and_features_reports_those_that_cannot_be_read() {
     let sandbox = Sandbox::new();
     sandbox.train_one_epoch("run");
     fs::create_dir(sandbox.path("faces")).unwrap();
@@ -292,18 +292,12 @@ fn predict_and_features_read_images_and_report_those_that_cannot_be_read() {
     assert_eq!(predicted["predictions"].as_array().unwrap().len(), 2);
     assert!(predicted["predictions"][0]["weight_vit"].is_number());
     let csv = sandbox.done(&["predict", "run", "faces/a.png", "--format", "csv"]);
-    assert!(csv.starts_with("image,score,weight_vit,weight_mamba\nfaces/a.png,"), "{csv}");
+    assert!(csv.starts_with("image,score,weight_vit,weight_mamba,error\nfaces/a.png,"), "{csv}");
 
     fs::write(sandbox.path("faces/broken.jpg"), b"not an image").unwrap();
-    let output = sandbox.run(&["predict", "run", "faces"]);
-    assert_eq!(output.status.code(), Some(1));
-    assert!(String::from_utf8_lossy(&output.stderr).contains("broken.jpg"));
-    assert!(
-        String::from_utf8_lossy(&output.stdout).contains("b.jpg"),
-        "the other images are predicted"
-    );
-
-    sandbox.done(&["features", "run", "faces/a.png", "faces/b.jpg", "--output", "f.safetensors"]);
+    let features = ["features", "run", "faces", "--output", "f.safetensors"];
+    let (code, errors) = sandbox.fails(&features);
+    assert!(code == 1 && errors.contains("skipped: faces/broken.jpg: not an image"), "{errors}");
     let file = bytes(&sandbox.path("f.safetensors"));
     let features = safetensors::SafeTensors::deserialize(&file).unwrap();
     let shape = |name: &str| features.tensor(name).unwrap().shape().to_vec();

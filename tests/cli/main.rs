@@ -21,6 +21,7 @@ mod interrupted;
 mod mistakes;
 mod observe;
 mod precision;
+mod predict;
 mod pretrain;
 mod readme;
 mod recipe;

@@ -1,16 +1,14 @@
 //! Images in folders named after their score: `3.5/anna.jpg`, or `train/3.5/anna.jpg` with splits.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
 
-use super::locate::is_image_name;
 use super::score_list::parse_score;
 use crate::config::DataConfig;
 use crate::data::dataset::Split;
-use crate::data::image::ImageFormat;
+use crate::data::image_files::{entries, image_files, name};
 use crate::data::listing::{Listing, Row};
 use crate::data::splits::holdout::complete_splits;
 
@@ -51,23 +49,6 @@ pub(crate) fn read(config: &DataConfig, seed: u64) -> Result<Listing> {
     Ok(complete_splits(splits, has_splits, config, seed))
 }
 
-fn name(path: &Path) -> String {
-    path.file_name().unwrap_or_default().to_string_lossy().into_owned()
-}
-
-fn entries(folder: &Path) -> Result<Vec<PathBuf>> {
-    let unreadable = || format!("{}: cannot be listed", folder.display());
-    let mut paths = Vec::new();
-    for entry in fs::read_dir(folder).with_context(unreadable)? {
-        let path = entry.with_context(unreadable)?.path();
-        if !name(&path).starts_with('.') {
-            paths.push(path);
-        }
-    }
-    paths.sort();
-    Ok(paths)
-}
-
 fn folders(folder: &Path) -> Result<Vec<PathBuf>> {
     let mut paths = entries(folder)?;
     paths.retain(|path| path.is_dir());
@@ -93,19 +74,10 @@ fn images(root: &Path, folder: &Path) -> Result<Vec<Row>> {
     Ok(image_files(folder)?.into_iter().map(row).collect())
 }
 
-/// Returns the images of a folder sorted by name, without those in its subfolders. These are the
-/// files whose name or content is that of an image, also of one that cannot be read.
-pub fn image_files(folder: &Path) -> Result<Vec<PathBuf>> {
-    let mut paths = entries(folder)?;
-    paths.retain(|path| {
-        let by_content = || matches!(ImageFormat::of_file(path), Ok(Some(_)));
-        is_image_name(&name(path)) && !path.is_dir() || by_content()
-    });
-    Ok(paths)
-}
-
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
     use crate::config::DatasetName;
 

@@ -172,7 +172,7 @@ pub(crate) fn list(folder: &Path) -> HashMap<String, PathBuf> {
 }
 
 /// Returns whether a name ends as those of images do, whether they can be read or not.
-pub(super) fn is_image_name(name: &str) -> bool {
+pub fn is_image_name(name: &str) -> bool {
     const ENDINGS: [&str; 16] = [
         "jpg", "jpeg", "jpe", "jfif", "png", "webp", "bmp", "gif", "tif", "tiff", "heic", "heif",
         "avif", "jxl", "jp2", "psd",

@@ -2,7 +2,7 @@
 
 pub(super) mod csv;
 pub(super) mod image_folder;
-mod locate;
+pub(super) mod locate;
 pub(super) mod mebeauty;
 mod score_list;
 pub(super) mod scut_fbp5500;

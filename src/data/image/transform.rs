@@ -13,7 +13,7 @@ use crate::config::{DataConfig, Interpolation, Resize};
 /// Resizes an image to a square of `data.image_size`, as `data.resize` says: `squash` ignores the
 /// aspect ratio, `crop` resizes the short side to the size and takes the center, `pad` resizes the
 /// long side to the size and fills the rest with `data.background`.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct EvalTransform {
     size: u32,
     resize: Resize,
@@ -43,6 +43,11 @@ impl EvalTransform {
     /// Returns the side of the square, in pixels.
     pub fn size(&self) -> usize {
         self.size as usize
+    }
+
+    /// Returns the color behind transparent pixels and around padded images.
+    pub fn background(&self) -> [u8; 3] {
+        self.background
     }
 
     /// Writes the transformed image to `out`: (3, size, size), one plane per color. Returns an

@@ -1,22 +1,22 @@
 //! Loads batches of pixels in order, in worker threads ahead of the training step.
 
 mod batch_plan;
+mod files;
 mod options;
+mod prefetch;
 mod queue;
 mod shard;
 
 use std::sync::Arc;
-use std::thread::{Builder, JoinHandle};
 
 use anyhow::{Context, Result};
 
 use self::batch_plan::BatchPlan;
-use self::queue::Queue;
+use self::prefetch::Prefetch;
 use super::batch::HostBatch;
-use super::image::Workspace;
 use super::image_dataset::ImageDataset;
-use super::panic::catch_panic;
 
+pub use self::files::{FileBatch, FileLoader};
 pub use self::options::LoaderOptions;
 pub use self::shard::RankShard;
 
@@ -46,39 +46,20 @@ pub use self::shard::RankShard;
 /// # Ok::<(), anyhow::Error>(())
 /// ```
 pub struct Loader {
-    plan: Arc<BatchPlan>,
-    next: usize,
-    /// For batches that the calling thread loads.
-    workspace: Workspace,
-    queue: Arc<Queue>,
-    workers: Vec<JoinHandle<()>>,
+    batches: Prefetch<HostBatch>,
 }
 
 impl Loader {
     /// Starts a pass over the images. Returns an error if the batch size is 0, `drop_last` leaves
     /// no batch, or threads cannot be started.
     pub fn new(images: Arc<ImageDataset>, options: LoaderOptions) -> Result<Self> {
-        let plan = Arc::new(BatchPlan::new(images, options)?);
-        let start = plan.batches.start.max(options.start_batch);
-        let queue = Arc::new(Queue::new(start));
-        let mut loader = Self {
-            next: start,
-            workspace: Workspace::default(),
-            queue: Arc::clone(&queue),
-            workers: Vec::new(),
-            plan: Arc::clone(&plan),
-        };
-        // More threads than batches would only start to stop.
-        for _ in 0..options.workers.min(loader.len()) {
-            let (plan, queue) = (Arc::clone(&plan), Arc::clone(&queue));
-            let window = options.prefetch.max(options.workers);
-            let worker = Builder::new()
-                .name("data".to_string())
-                .spawn(move || work(&plan, &queue, window))
-                .context("starting a data worker; lower data.workers")?;
-            loader.workers.push(worker);
-        }
-        Ok(loader)
+        let plan = BatchPlan::new(images, options)?;
+        let batches = plan.batches.start.max(options.start_batch)..plan.batches.end;
+        let window = options.prefetch.max(options.workers);
+        let load = move |batch, workspace: &mut _| plan.load(batch, workspace);
+        let batches = Prefetch::new(batches, options.workers, window, load)
+            .context("starting a data worker; lower data.workers")?;
+        Ok(Self { batches })
     }
 }
 
@@ -86,44 +67,20 @@ impl Iterator for Loader {
     type Item = Result<HostBatch>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        if self.next >= self.plan.batches.end {
-            return None;
+        let batch = self.batches.next()?;
+        if batch.is_err() {
+            // An error ends the pass.
+            self.batches.end();
         }
-        let batch = if self.workers.is_empty() {
-            self.plan.load(self.next, &mut self.workspace)
-        } else {
-            self.queue.take(self.next)
-        };
-        // An error ends the pass.
-        self.next = if batch.is_ok() { self.next + 1 } else { self.plan.batches.end };
         Some(batch)
     }
 
     fn size_hint(&self) -> (usize, Option<usize>) {
-        let left = self.plan.batches.end.saturating_sub(self.next);
-        (left, Some(left))
+        (self.batches.left(), Some(self.batches.left()))
     }
 }
 
 impl ExactSizeIterator for Loader {}
-
-impl Drop for Loader {
-    fn drop(&mut self) {
-        self.queue.stop();
-        for worker in self.workers.drain(..) {
-            // A worker catches its panics, so that its result carries nothing.
-            let _ = worker.join();
-        }
-    }
-}
-
-fn work(plan: &BatchPlan, queue: &Queue, window: usize) {
-    let mut workspace = Workspace::default();
-    while let Some(batch) = queue.claim(plan.batches.end, window) {
-        // A panic that escapes `load`, such as a failed allocation, must still answer the claim.
-        queue.put(batch, catch_panic(|| plan.load(batch, &mut workspace)));
-    }
-}
 
 #[cfg(test)]
 mod tests {

@@ -1,0 +1,192 @@
+//! `vmbeauty predict`.
+
+mod rows;
+
+use std::collections::HashSet;
+use std::fs;
+use std::io::{self, ErrorKind, IsTerminal, Write};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Context, Result, bail, ensure};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+use self::rows::{Format, Row, RowWriter};
+use super::inputs::{Unread, image_paths, none_readable, sort};
+use super::output::say;
+use crate::eval::conformal::Conformal;
+use crate::files::write_atomic;
+use crate::run::{Ensemble, Run, Score, calibrate};
+
+const BAR: &str = "{bar:30} {pos}/{len} images  {per_sec}  eta {eta}";
+
+/// Predict the rating of images
+///
+/// Several runs are averaged, such as seeds or the folds of a cross-validation; a column `sd` and
+/// the scores of each run in JSON show how far they agree.
+///
+/// Crop the faces as those of the training images are: the whole image is resized to the model's
+/// input, and a face that fills less of it is rated wrongly.
+#[derive(Debug, clap::Args)]
+#[command(override_usage = "vmbeauty predict [OPTIONS] <RUN>... <IMAGE_OR_DIR_OR_->...")]
+pub(super) struct Args {
+    /// Run directories, or weights files in them; and images, folders, which are searched with
+    /// their subfolders, or - for a list of paths on stdin, separated by newlines or NUL
+    #[arg(required = true, value_name = "RUN_OR_IMAGE")]
+    arguments: Vec<PathBuf>,
+    /// Add an interval to each prediction that covers this fraction of ratings, for example 0.9
+    ///
+    /// The interval follows from the runs' errors on their validation images, or of the folds of a
+    /// cross-validation on their test images (conformal prediction). It holds for images like
+    /// those.
+    #[arg(long, value_name = "LEVEL", value_parser = parse_level)]
+    interval: Option<f64>,
+    /// Output format [default: that of --output's ending, or table]
+    #[arg(long, value_enum)]
+    format: Option<Format>,
+    /// Write to a file, which is complete or not there, instead of stdout
+    #[arg(long, short, value_name = "FILE")]
+    output: Option<PathBuf>,
+    /// Show no progress on stderr
+    #[arg(long, short)]
+    quiet: bool,
+}
+
+/// Parses the level of an interval.
+pub(super) fn parse_level(text: &str) -> Result<f64, String> {
+    let level = text.parse().ok().filter(|level| (0.0..1.0).contains(level) && *level > 0.0);
+    level.ok_or_else(|| "must be a fraction between 0 and 1, for example 0.9".to_string())
+}
+
+/// Runs the subcommand. Images that cannot be read have a row that says why; the command fails if
+/// there is no other.
+pub(super) fn run(args: &Args) -> Result<ExitCode> {
+    let (runs, images) = sort(&args.arguments)?;
+    let ensemble = Ensemble::new(open_runs(&runs)?)?;
+    let interval = args.interval.map(|level| calibrate(ensemble.runs(), level)).transpose()?;
+    let files = image_paths(&images)?;
+    let prediction = Prediction { args, runs, ensemble, interval };
+    let found = files.len();
+    let scored = match &args.output {
+        None => match prediction.write(files, &mut io::stdout().lock()) {
+            // A reader that stopped reading (`| head`) is no error.
+            Err(error) if is_broken_pipe(&error) => return Ok(ExitCode::SUCCESS),
+            scored => scored?,
+        },
+        Some(file) => {
+            let mut scored = 0;
+            write_atomic(file, |out| {
+                scored = prediction.write(files, out)?;
+                Ok(())
+            })?;
+            if !args.quiet {
+                say(&format!("wrote {}", file.display()));
+            }
+            scored
+        }
+    };
+    ensure!(scored > 0, none_readable(found, &images));
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Opens runs. Returns an error if one cannot be opened or is named twice, so that it would count
+/// twice.
+pub(super) fn open_runs(paths: &[PathBuf]) -> Result<Vec<Run>> {
+    let mut opened = HashSet::new();
+    let open = |path: &PathBuf| {
+        let run = Run::open(path, &[])?;
+        check_once(&run.weights, &mut opened)?;
+        Ok(run)
+    };
+    paths.iter().map(open).collect()
+}
+
+/// Returns an error if weights were opened before.
+pub(super) fn check_once(weights: &Path, opened: &mut HashSet<PathBuf>) -> Result<()> {
+    let file = fs::canonicalize(weights).unwrap_or_else(|_| weights.to_path_buf());
+    if !opened.insert(file) {
+        bail!("{} is named twice: name each run once", weights.display());
+    }
+    Ok(())
+}
+
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    let is_one = |error: &io::Error| error.kind() == ErrorKind::BrokenPipe;
+    error.chain().any(|cause| cause.downcast_ref().is_some_and(is_one))
+}
+
+struct Prediction<'a> {
+    args: &'a Args,
+    runs: Vec<PathBuf>,
+    ensemble: Ensemble,
+    interval: Option<Conformal>,
+}
+
+impl Prediction<'_> {
+    /// Writes a row for each file, and returns the number of those that were scored.
+    fn write(&self, files: Vec<PathBuf>, out: &mut dyn Write) -> Result<usize> {
+        let format = self.format();
+        let mut rows = RowWriter::new(out, format, &self.runs, self.interval.as_ref())?;
+        let (found, bar) = (files.len(), self.progress(format, files.len()));
+        let names = files.clone();
+        let mut unread = Unread::default();
+        self.ensemble.predict(files, &mut |file, score| {
+            let name = names.get(file).context("internal: there is no such file")?;
+            if let Err(error) = &score {
+                bar.suspend(|| unread.add(name, error));
+            }
+            rows.add(self.row(name, score))?;
+            bar.inc(1);
+            Ok(())
+        })?;
+        bar.finish_and_clear();
+        rows.finish()?;
+        Ok(found - unread.finish(found))
+    }
+
+    fn row(&self, file: &Path, score: Result<Score>) -> Row {
+        let image = file.display().to_string();
+        let score = match score {
+            Ok(score) => score,
+            Err(error) => {
+                return Row { image, error: Some(format!("{error:#}")), ..Row::default() };
+            }
+        };
+        let interval = self.interval.as_ref().map(|of| of.interval(&score.runs));
+        Row {
+            image,
+            score: Some(score.mean),
+            sd: score.sd,
+            lower: interval.map(|interval| interval.lo),
+            upper: interval.map(|interval| interval.hi),
+            weight_vit: score.weights.map(|[vit, _]| vit),
+            weight_mamba: score.weights.map(|[_, mamba]| mamba),
+            scores: (score.runs.len() > 1).then_some(score.runs),
+            error: None,
+        }
+    }
+
+    /// Returns the format that is asked for, or that the output's name has.
+    fn format(&self) -> Format {
+        let ending = self.args.output.as_deref().and_then(Path::extension);
+        self.args.format.unwrap_or(match ending.and_then(|ending| ending.to_str()) {
+            Some("csv") => Format::Csv,
+            Some("json") => Format::Json,
+            Some("jsonl") => Format::Jsonl,
+            _ => Format::Table,
+        })
+    }
+
+    /// Returns a bar on stderr, if it is a terminal to which no rows are written meanwhile.
+    fn progress(&self, format: Format, files: usize) -> ProgressBar {
+        let rows = self.args.output.is_none() && format != Format::Table;
+        let hidden = self.args.quiet || files < 2 || rows && io::stdout().is_terminal();
+        let target =
+            if hidden { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() };
+        let bar = ProgressBar::with_draw_target(Some(files as u64), target);
+        match ProgressStyle::with_template(BAR) {
+            Ok(style) => bar.with_style(style),
+            Err(_) => bar,
+        }
+    }
+}

@@ -1,0 +1,129 @@
+//! Several runs whose predictions are averaged.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use anyhow::{Error, Result, ensure};
+
+use super::trained::Run;
+use crate::data::{EvalTransform, FileBatch, FileLoader, single};
+use crate::eval::evaluate::{score_pixels, short_values, values};
+use crate::eval::statistics::mean_and_sd;
+use crate::models::Slicer;
+use crate::models::images::upload_pixels;
+
+/// One run or several, whose predictions are averaged.
+#[derive(Debug)]
+pub struct Ensemble {
+    runs: Vec<Run>,
+    /// For each run, the index of its transform.
+    views: Vec<usize>,
+    slicers: Vec<Arc<Slicer>>,
+    /// The transforms of all runs, each once.
+    transforms: Vec<EvalTransform>,
+    batch_size: usize,
+}
+
+/// The prediction for an image.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Score {
+    /// The mean over the runs, in the dataset's score units.
+    pub mean: f64,
+    /// The standard deviation over the runs (n - 1), if there are several.
+    pub sd: Option<f64>,
+    /// Each run's prediction.
+    pub runs: Vec<f64>,
+    /// The weights of the ViT and the Mamba branch, the mean over the runs, if all runs have some.
+    pub weights: Option<[f64; 2]>,
+}
+
+impl Ensemble {
+    /// Creates the ensemble of these runs. Returns an error if a run's weights cannot be applied
+    /// to images of its configured size, or there is no run.
+    pub fn new(runs: Vec<Run>) -> Result<Self> {
+        let (mut transforms, mut views, mut slicers) = (Vec::new(), Vec::new(), Vec::new());
+        for (index, run) in runs.iter().enumerate() {
+            run.config.check_image_sizes()?;
+            let transform = EvalTransform::new(&run.config.data)?;
+            let known = transforms.iter().position(|known| *known == transform);
+            views.push(known.unwrap_or(transforms.len()));
+            if known.is_none() {
+                transforms.push(transform);
+            }
+            let settings = |run: &Run| (run.config.train.slice, run.net.device());
+            let same = (0..index).find(|&other| settings(&runs[other]) == settings(run));
+            slicers.push(match same {
+                Some(other) => Arc::clone(&slicers[other]),
+                None => Arc::new(Slicer::new(run.config.train.slice, run.net.device())?),
+            });
+        }
+        let batch_size = runs.iter().map(|run| run.config.train.batch_size).min();
+        ensure!(batch_size.is_some(), "an ensemble needs a run");
+        Ok(Self { views, slicers, transforms, batch_size: batch_size.unwrap_or(1), runs })
+    }
+
+    /// Returns the runs.
+    pub fn runs(&self) -> &[Run] {
+        &self.runs
+    }
+
+    /// Predicts image files with every run, each file decoded once, by as many threads as rayon
+    /// has. `each` is called with the index of a file and its score, or why it cannot be read, in
+    /// order. Memory does not grow with the number of files. Returns an error if the threads cannot
+    /// be started, a network fails, or `each` returns one, which ends the prediction.
+    pub fn predict(
+        &self,
+        files: Vec<PathBuf>,
+        each: &mut dyn FnMut(usize, Result<Score, Error>) -> Result<()>,
+    ) -> Result<()> {
+        let workers = rayon::current_num_threads();
+        let loader = FileLoader::new(files, self.transforms.clone(), self.batch_size, workers)?;
+        let mut index = 0;
+        for batch in loader {
+            let mut scores = self.score(&batch)?.into_iter();
+            for file in batch.files {
+                let score = file.and_then(|()| {
+                    scores.next().ok_or_else(|| Error::msg("internal: the image has no score"))
+                });
+                each(index, score)?;
+                index += 1;
+            }
+        }
+        Ok(())
+    }
+
+    fn score(&self, batch: &FileBatch) -> Result<Vec<Score>> {
+        if batch.len == 0 {
+            return Ok(Vec::new());
+        }
+        let _guard = tch::no_grad_guard();
+        let mut of_runs: Vec<Vec<f64>> = Vec::with_capacity(self.runs.len());
+        let mut weights: Option<Vec<[f64; 2]>> = Some(vec![[0.0; 2]; batch.len]);
+        for ((run, &view), slicer) in self.runs.iter().zip(&self.views).zip(&self.slicers) {
+            let size = self.transforms[view].size();
+            let pixels = upload_pixels(&batch.views[view], batch.len, size, run.net.device())?;
+            let flip = run.config.data.test_time_flip;
+            let (scores, of_run) = score_pixels(&run.net, &pixels, flip, slicer)?;
+            of_runs.push(short_values(&scores)?);
+            weights = match (weights, of_run) {
+                (Some(mut sums), Some(of_run)) => {
+                    for branch in 0..2 {
+                        let of_branch = values(&of_run.select(1, branch as i64))?;
+                        for (sum, weight) in sums.iter_mut().zip(of_branch) {
+                            sum[branch] += weight / self.runs.len() as f64;
+                        }
+                    }
+                    Some(sums)
+                }
+                _ => None,
+            };
+        }
+        let score = |image: usize| {
+            let runs: Vec<f64> = of_runs.iter().map(|scores| scores[image]).collect();
+            let (mean, sd) = mean_and_sd(&runs);
+            let weights = weights.as_ref().map(|weights| weights[image].map(single));
+            Score { mean: single(mean.unwrap_or(f64::NAN)), sd: sd.map(single), runs, weights }
+        };
+        Ok((0..batch.len).map(score).collect())
+    }
+}
