@@ -119,11 +119,8 @@ pub fn score_pixels(
     slicer: &Slicer,
 ) -> Result<(Tensor, Option<Tensor>)> {
     let output = net.infer(Images::Pixels(pixels), slicer)?;
-    let mirrored = if flip {
-        Some(net.infer(Images::Pixels(&pixels.f_flip([3])?), slicer)?)
-    } else {
-        None
-    };
+    let mirrored =
+        if flip { Some(net.infer(Images::Pixels(&pixels.f_flip([3])?), slicer)?) } else { None };
     Ok(mean_of_views(output, mirrored))
 }
 
