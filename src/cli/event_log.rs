@@ -7,13 +7,17 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::console::Console;
+use super::downloads::Downloads;
 use super::pace::Pace;
+use crate::models::weights::Download;
 use crate::train::{Observer, Skipped, Start, StepRecord};
 
-/// Writes the events `start`, `step`, `epoch`, `skipped` and `checkpoint`; each line names its run.
+/// Writes the events `download`, `start`, `step`, `epoch`, `skipped` and `checkpoint`; the lines of
+/// a run name it.
 pub(super) struct EventLog {
     run: String,
     console: Console,
+    downloads: Downloads,
     started: bool,
     /// `None` before the start.
     pace: Option<Pace>,
@@ -25,6 +29,7 @@ impl EventLog {
     pub(super) fn new(root: &Path, console: Console) -> Self {
         Self {
             run: root.display().to_string(),
+            downloads: Downloads::new(&console),
             console,
             started: false,
             pace: None,
@@ -34,6 +39,10 @@ impl EventLog {
 }
 
 impl<R: Serialize> Observer<R> for EventLog {
+    fn download(&mut self, download: &Download) {
+        self.downloads.show(download);
+    }
+
     fn start(&mut self, start: &Start) {
         let [train, val, test] = start.images;
         let mut about = json!({

@@ -7,6 +7,8 @@ use std::process::ExitCode;
 use anyhow::{Context, Result, ensure};
 use tch::Tensor;
 
+use super::console::{Console, ConsoleArgs};
+use super::downloads::Downloads;
 use super::inputs::{Unread, image_paths, none_readable};
 use super::output::say;
 use crate::config::Config;
@@ -109,6 +111,11 @@ fn open_model(path: &Path, overrides: &[String]) -> Result<(Config, BeautyNet)> 
     }
     let config = Config::load(path, overrides)?;
     config.model.check_weights()?;
+    let mut downloads = Downloads::new(&Console::from(ConsoleArgs::default()));
+    weights::download(&config.model, &mut |download| {
+        downloads.show(download);
+        Ok(())
+    })?;
     tch::manual_seed(config.seed as i64);
     let net = BeautyNet::new(&config, device::select(&config)?)?;
     net.notes().iter().for_each(|note| say(&note.to_string()));

@@ -8,6 +8,7 @@ mod cross_validate;
 mod data;
 mod data_root;
 mod doctor;
+mod downloads;
 mod evaluate;
 mod event_log;
 mod explain;

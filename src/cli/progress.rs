@@ -8,9 +8,11 @@ use indicatif::{ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
 
 use super::console::Console;
+use super::downloads::Downloads;
 use super::event_log::EventLog;
 use super::output::thousands;
 use super::pace::Pace;
+use crate::models::weights::Download;
 use crate::run::{EpochRecord, PretrainEpochRecord};
 use crate::train::{Observer, Skipped, Start, StepRecord};
 
@@ -74,6 +76,7 @@ pub(super) fn console_observer<R: ConsoleRecord + Serialize>(
 struct Progress {
     root: PathBuf,
     console: Console,
+    downloads: Downloads,
     started: bool,
     /// `epoch`, or the backbone and `epoch`.
     label: String,
@@ -92,6 +95,7 @@ impl Progress {
     fn new(root: &Path, console: Console) -> Self {
         Self {
             root: root.to_path_buf(),
+            downloads: Downloads::new(&console),
             console,
             started: false,
             label: String::new(),
@@ -136,6 +140,10 @@ impl Progress {
 }
 
 impl<R: ConsoleRecord> Observer<R> for Progress {
+    fn download(&mut self, download: &Download) {
+        self.downloads.show(download);
+    }
+
     fn start(&mut self, start: &Start) {
         let [train, val, test] = start.images.map(|n| thousands(n as i64));
         let mut name = start.config.name.clone();

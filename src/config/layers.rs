@@ -225,7 +225,7 @@ mod tests {
         assert_eq!((config.device, config.train.optimizer.lr), (Device::Cuda(1), 1e-3));
         assert_eq!(config.model.head.hidden, [8, 4]);
         assert_eq!(config.model.vit.depth, None);
-        assert_eq!(config.model.vit.weights, Some("a/${env:X}".into()));
+        assert_eq!(config.model.vit.weights, Some(std::path::PathBuf::from("a/${env:X}").into()));
         let written = config.to_yaml().unwrap();
         assert_eq!(Config::from_yaml(&written, "a.yaml", &[]).unwrap(), config);
         let set = ["name=${env:VMB_NOT_SET:set}".to_owned()];

@@ -212,7 +212,7 @@ mod tests {
         });
         config.data.augment.random_resized_crop = None;
         config.model.fusion.strategy = FusionStrategy::MambaOnly;
-        config.model.vit.weights = Some("null".into());
+        config.model.vit.weights = Some(std::path::PathBuf::from("null").into());
         config.model.head.hidden = vec![];
         config.train.optimizer.lr = 1e-4 / 3.0;
         config.train.schedule.min_lr = 1e-300;

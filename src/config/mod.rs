@@ -7,6 +7,7 @@
 
 mod assignment;
 mod augment;
+mod backbone_shape;
 mod branch;
 mod checks;
 mod data;
@@ -29,6 +30,7 @@ mod train;
 mod validate;
 mod variables;
 mod warnings;
+mod weights_source;
 pub(crate) mod write;
 pub(crate) mod wrong_type;
 pub(crate) mod yaml;
@@ -36,6 +38,7 @@ pub(crate) mod yaml;
 pub use augment::{
     AffineConfig, AugmentConfig, BlurConfig, EraseFill, ErasingConfig, TrivialAugmentConfig,
 };
+pub use backbone_shape::{BackboneShape, Features, Stem, Variant};
 pub use branch::Branch;
 pub use data::{
     Cache, CsvConfig, DataConfig, DatasetName, Delimiter, Fold, Interpolation, Normalize, Overlap,
@@ -48,7 +51,7 @@ pub use model::{
     BackboneConfig, FusionConfig, FusionStrategy, HeadConfig, HeadOutput, ModelConfig,
 };
 pub use optimizer::{OptimizerConfig, OptimizerName, ScheduleConfig, ScheduleName};
-pub use presets::{BackboneShape, Features, PRESETS, Preset, Stem, Variant, preset};
+pub use presets::{PRESETS, Preset, preset};
 pub use pretrain::PretrainConfig;
 pub use reference::{KeyReference, nearest_key, reference, reference_markdown};
 pub use schema::json_schema;
@@ -56,6 +59,7 @@ pub use train::{
     EarlyStoppingConfig, FreezeConfig, FrozenBlocks, LabelDistributionConfig, Loss, Monitor, OnNan,
     Precision, TrainConfig,
 };
+pub use weights_source::{HubFile, WeightsSource};
 
 use section::section;
 pub(crate) use write::yaml_value;

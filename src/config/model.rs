@@ -1,14 +1,15 @@
 //! `model`: the two backbones, their fusion, the head.
 
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
+use super::backbone_shape::{BackboneShape, Features, Stem};
 use super::branch::Branch;
 use super::checks::{Checks, MAX_SIDE};
 use super::error::{ConfigError, Problem};
 use super::names::{names, nearest};
-use super::presets::{BackboneShape, Features, PRESETS, Stem, preset};
+use super::presets::{PRESETS, Preset, preset};
 use super::section::section;
+use super::weights_source::{WeightsSource, weights_in};
 
 /// Maximum number of the head's hidden layers.
 const MAX_LAYERS: usize = 16;
@@ -49,9 +50,10 @@ section! {
     pub struct BackboneConfig {
         /// Preset, which fixes the sizes and the normalization.
         pub name: String = "vit_tiny_patch16_224".into(),
-        /// File of pretrained weights: `.safetensors`, or a checkpoint of torch.save (`.pth`,
-        /// `.pt`, `.bin`); `null` starts from random weights.
-        pub weights: Option<PathBuf> = None,
+        /// Pretrained weights: `pretrained` (those published for the preset), a name on the Hugging
+        /// Face hub (`hf://ORG/NAME[@REVISION][/FILE]`), or a file: `.safetensors`, or a checkpoint
+        /// of torch.save (`.pth`, `.pt`, `.bin`). `null` starts from random weights.
+        pub weights: Option<WeightsSource> = None,
         /// Load the EMA weights of a training checkpoint (`model_ema`) instead of its trained
         /// weights.
         pub weights_ema: bool = false,
@@ -161,6 +163,28 @@ impl BackboneConfig {
     /// Returns the names of published weights for the preset; none for an unknown preset.
     pub fn published(&self) -> &'static [&'static str] {
         preset(&self.name).map_or(&[], |preset| preset.published)
+    }
+
+    /// Returns where the weights are, the name on the hub in place of `pretrained`; `None` for
+    /// random weights. Returns an error, with the key relative to this section, if none are
+    /// published for the preset.
+    pub fn weights_source(&self) -> Result<Option<WeightsSource>, ConfigError> {
+        if self.weights != Some(WeightsSource::Pretrained) {
+            return Ok(self.weights.clone());
+        }
+        let published = preset(&self.name).and_then(Preset::pretrained);
+        published.map(|file| Some(WeightsSource::Hub(file))).ok_or_else(|| {
+            let branch = preset(&self.name).map(|preset| preset.shape.branch);
+            let others = preset_names(|known| {
+                Some(known.shape.branch) == branch && known.pretrained().is_some()
+            });
+            let message = format!(
+                "weights: none are published for {}; there are some for {others}: set name to one \
+                 of these, or weights to a file or null",
+                self.name
+            );
+            ConfigError::single("weights", message)
+        })
     }
 
     /// Returns the shape to build, for images of `data_image_size` unless `image_size` overrides
@@ -303,30 +327,10 @@ fn too_many_patches(shape: &BackboneShape) -> Option<String> {
     ))
 }
 
-fn preset_names(wanted: impl Fn(Branch) -> bool) -> String {
-    let names: Vec<&str> = PRESETS
-        .iter()
-        .filter(|preset| wanted(preset.shape.branch))
-        .map(|preset| preset.name)
-        .collect();
+fn preset_names(wanted: impl Fn(&Preset) -> bool) -> String {
+    let names: Vec<&str> =
+        PRESETS.iter().filter(|preset| wanted(preset)).map(|preset| preset.name).collect();
     names.join(", ")
-}
-
-/// Returns which files in a folder are meant where the folder is given as a weights file.
-fn weights_in(folder: &Path) -> String {
-    let entries = fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
-    let is_weights = |path: &PathBuf| {
-        let ending = path.extension().and_then(|ending| ending.to_str());
-        ending.is_some_and(|ending| ["safetensors", "pth", "pt", "bin", "ckpt"].contains(&ending))
-    };
-    let mut files: Vec<PathBuf> = entries.filter(is_weights).collect();
-    files.sort();
-    let named: Vec<String> = files.iter().take(5).map(|file| file.display().to_string()).collect();
-    let folder = folder.display();
-    match named.len() {
-        0 => format!("must be a file, {folder} is a folder without a weights file"),
-        _ => format!("must be a file, {folder} is a folder: set it to {}", named.join(" or ")),
-    }
 }
 
 impl ModelConfig {
@@ -349,18 +353,19 @@ impl ModelConfig {
         for &branch in Branch::ALL {
             let backbone = self.backbone(branch);
             let used = self.fusion.strategy.uses(branch);
-            let Some(file) = backbone.weights.as_ref().filter(|_| used) else {
+            let Some(WeightsSource::File(file)) = backbone.weights.as_ref().filter(|_| used) else {
                 continue;
             };
             let key = format!("model.{branch}.weights");
             if file.is_dir() {
                 checks.fail(&key, format_args!(" {}", weights_in(file)));
             } else if !file.exists() {
-                let published = backbone.published().first();
-                let published =
-                    published.map_or(String::new(), |name| format!(" (published as {name})"));
+                let published = match backbone.published().first() {
+                    Some(name) => format!(", set {key} to pretrained, which downloads {name},"),
+                    None => String::new(),
+                };
                 let rest = format_args!(
-                    ": there is no file {}; put the weights there{published}, or set {key} to null \
+                    ": there is no file {}; put the weights there{published} or set {key} to null \
                      to start from random weights",
                     file.display(),
                 );
@@ -406,7 +411,7 @@ impl ModelConfig {
             if let Some(preset) = preset(&backbone.name)
                 && preset.shape.branch != branch
             {
-                let rule = format!("one of {}", preset_names(|known| known == branch));
+                let rule = format!("one of {}", preset_names(|known| known.shape.branch == branch));
                 checks.require(false, &format!("{branch}.name"), rule, preset.name);
             } else if (used || preset(&backbone.name).is_none())
                 && let Err(mut error) =
@@ -420,6 +425,12 @@ impl ModelConfig {
                 }
                 // The sizes of an unused branch need not fit the images.
                 checks.include(error);
+            }
+            if used
+                && preset(&backbone.name).is_some()
+                && let Err(error) = backbone.weights_source()
+            {
+                checks.include(error.under(&format!("model.{branch}")));
             }
         }
         checks.size_up_to("fusion.dim", MAX_WIDTH, self.fusion.dim);

@@ -7,6 +7,7 @@ use std::{env, io};
 use super::Config;
 use super::checks::Checks;
 use super::error::ConfigError;
+use super::weights_source::WeightsSource;
 
 /// Expands the paths of a config. Returns an error that names the keys of those that cannot be.
 pub(super) fn expand(config: &mut Config) -> Result<(), ConfigError> {
@@ -27,8 +28,8 @@ fn paths_of(config: &mut Config) -> impl Iterator<Item = (&'static str, &mut Pat
         ("data.root", Some(&mut data.root)),
         ("data.cache_dir", data.cache_dir.as_mut()),
         ("model.weights", model.weights.as_mut()),
-        ("model.vit.weights", model.vit.weights.as_mut()),
-        ("model.mamba.weights", model.mamba.weights.as_mut()),
+        ("model.vit.weights", model.vit.weights.as_mut().and_then(WeightsSource::file_mut)),
+        ("model.mamba.weights", model.mamba.weights.as_mut().and_then(WeightsSource::file_mut)),
     ];
     paths.into_iter().filter_map(|(key, path)| Some((key, path?)))
 }
@@ -99,7 +100,7 @@ mod tests {
         let home = PathBuf::from(env::var_os("HOME").unwrap());
         let config = load("data: {root: ~/faces/r.csv}\nmodel: {vit: {weights: ~/w.pth}}").unwrap();
         assert_eq!(config.data.root, home.join("faces/r.csv"));
-        assert_eq!(config.model.vit.weights, Some(home.join("w.pth")));
+        assert_eq!(config.model.vit.weights, Some(home.join("w.pth").into()));
         let config = load(&config.to_yaml().unwrap()).unwrap();
         assert_eq!(config.data.root, home.join("faces/r.csv"));
     }
@@ -115,7 +116,7 @@ mod tests {
         assert_eq!(Config::default().with_absolute_paths().unwrap(), Config::default());
         let published = absolute.without_folders();
         assert_eq!(published.data.root, Path::new("r.csv"));
-        assert_eq!(published.model.vit.weights, Some("vit.pth".into()));
+        assert_eq!(published.model.vit.weights, Some(PathBuf::from("vit.pth").into()));
     }
 
     #[test]

@@ -1,9 +1,9 @@
 //! `pretrain`: masked image modeling on the training images, which needs no scores.
 
 use super::augment::AugmentConfig;
+use super::backbone_shape::BackboneShape;
 use super::checks::Checks;
 use super::error::ConfigError;
-use super::presets::BackboneShape;
 use super::section::section;
 
 section! {

@@ -434,7 +434,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("vit.safetensors");
         let mut config = Config::default();
-        config.model.vit.weights = Some(file.clone());
+        config.model.vit.weights = Some(file.clone().into());
         config.validate().unwrap();
         let error = config.model.check_weights().unwrap_err();
         assert_eq!(error.problems()[0].key, "model.vit.weights");

@@ -6,7 +6,9 @@ use std::fmt::Write;
 use anyhow::Result;
 
 use super::{Layout, timm_features};
-use crate::config::{BackboneConfig, BackboneShape, Branch, Config, DatasetName, Stem};
+use crate::config::{
+    BackboneConfig, BackboneShape, Branch, Config, DatasetName, Stem, WeightsSource,
+};
 use crate::eval::baselines::Baselines;
 use crate::eval::metrics::{Metric, Metrics};
 use crate::eval::statistics::MetricsWithCi;
@@ -86,10 +88,14 @@ fn model(run: &Run) -> Result<String> {
 
 fn branch_line(branch: Branch, backbone: &BackboneConfig, shape: &BackboneShape) -> String {
     // The folder of the weights is private.
-    let file = backbone.weights.as_ref().map(|path| path.file_name().unwrap_or(path.as_os_str()));
-    let initialization = file.map_or("randomly initialized".to_string(), |name| {
-        format!("initialized from `{}`", name.to_string_lossy())
-    });
+    let initialization = match &backbone.weights {
+        None => "randomly initialized".to_string(),
+        Some(WeightsSource::File(path)) => {
+            let name = path.file_name().unwrap_or(path.as_os_str());
+            format!("initialized from `{}`", name.to_string_lossy())
+        }
+        Some(published) => format!("initialized from `{published}`"),
+    };
     let stem = match shape.stem {
         Stem::Patchify => "",
         Stem::Conv => "a convolutional stem, ",

@@ -11,8 +11,9 @@ use serde::{Deserialize, Serialize};
 
 use super::changes::Change;
 use super::working_tree;
-use crate::config::{Branch, Config};
+use crate::config::{Branch, Config, WeightsSource};
 use crate::files::open_regular;
+use crate::models::weights::{Located, locate, sha256};
 use crate::ops;
 
 const UNKNOWN: &str = "unknown";
@@ -90,10 +91,24 @@ impl StartRecord {
 /// A weights file that a backbone, or the network, was initialized from.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StartingWeights {
-    /// The path in the config.
+    /// The path in the config, or the name on the Hugging Face hub.
     pub file: PathBuf,
     /// BLAKE3 hash of its content, in hexadecimal.
     pub blake3: String,
+    /// What it is on the hub, if it is from there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hub: Option<HubOrigin>,
+}
+
+/// A file of the Hugging Face hub.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HubOrigin {
+    /// The repository, `ORG/NAME`.
+    pub repository: String,
+    /// The commit.
+    pub revision: String,
+    /// SHA-256 hash of the content, in hexadecimal, which the hub shows too.
+    pub sha256: String,
 }
 
 impl StartingWeights {
@@ -103,17 +118,30 @@ impl StartingWeights {
         let model = &config.model;
         let mut found = BTreeMap::new();
         if let Some(file) = &model.weights {
-            let weights = Self { file: file.clone(), blake3: content_hash(file)? };
+            let weights = Self { file: file.clone(), blake3: content_hash(file)?, hub: None };
             return Ok(BTreeMap::from([("model".to_string(), weights)]));
         }
         for &branch in Branch::ALL {
-            let used = model.fusion.strategy.uses(branch);
-            if let Some(file) = model.backbone(branch).weights.as_ref().filter(|_| used) {
-                let weights = Self { file: file.clone(), blake3: content_hash(file)? };
-                found.insert(branch.to_string(), weights);
+            if !model.fusion.strategy.uses(branch) {
+                continue;
+            }
+            if let Some(located) = locate(branch, model.backbone(branch), &mut |_| Ok(()))? {
+                found.insert(branch.to_string(), Self::located(&located)?);
             }
         }
         Ok(found)
+    }
+
+    fn located(Located { path, source, commit }: &Located) -> Result<Self> {
+        let hub = match (source, commit) {
+            (WeightsSource::Hub(file), Some(commit)) => Some(HubOrigin {
+                repository: file.repository.clone(),
+                revision: commit.clone(),
+                sha256: sha256(path)?,
+            }),
+            _ => None,
+        };
+        Ok(Self { file: source.to_string().into(), blake3: content_hash(path)?, hub })
     }
 }
 

@@ -6,7 +6,7 @@ use crate::data::{HostBatch, ImageDataset};
 use crate::eval::metrics::Metrics;
 use crate::eval::predictions::Predictions;
 use crate::models::BeautyNet;
-use crate::models::weights::Note;
+use crate::models::weights::{Download, Note};
 use crate::run::EpochRecord;
 
 /// The start of a run, or of a backbone in a pretraining.
@@ -100,6 +100,8 @@ pub struct AfterEpoch<'a> {
 /// pretraining): a progress bar, TensorBoard. An observer never changes the training: it leaves
 /// tensors and torch's generator as they are.
 pub trait Observer<R = EpochRecord> {
+    /// Pretrained weights are being downloaded, before the run starts.
+    fn download(&mut self, _download: &Download) {}
     /// The run starts; a pretraining does so for each backbone.
     fn start(&mut self, _start: &Start) {}
     /// The run's first step is about to be made with these microbatches, before the model

@@ -14,6 +14,7 @@ mod explain_faces;
 mod frozen;
 #[path = "../gpu/mod.rs"]
 mod gpu;
+mod hub;
 mod images;
 mod init;
 #[cfg(unix)]

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::{env, fs};
 
-use vm_beautynet::config::{Config, reference, reference_markdown};
+use vm_beautynet::config::{Config, PRESETS, reference, reference_markdown};
 
 use crate::sandbox::Sandbox;
 
@@ -29,6 +29,35 @@ fn the_config_page_is_the_reference_that_the_types_give() {
     assert!(
         page == expected,
         "docs/config.md is out of date: run VMB_UPDATE_DOCS=1 cargo test --test cli readme"
+    );
+}
+
+#[test]
+fn the_table_of_published_weights_is_that_of_the_presets() {
+    let path = project().join("docs/pretrained.md");
+    let page = fs::read_to_string(&path).unwrap();
+    let begin =
+        "<!-- Generated from the presets: VMB_UPDATE_DOCS=1 cargo test --test cli readme -->\n";
+    let end = "<!-- End of the generated part -->\n";
+    let (before, rest) = page.split_once(begin).expect("docs/pretrained.md has its marker");
+    let (_, after) = rest.split_once(end).expect("docs/pretrained.md has its second marker");
+    let code = |name: &str| format!("`{name}`");
+    let rows = PRESETS.iter().map(|preset| {
+        let others = preset.published.iter().skip(1).map(|name| code(name));
+        let others = others.collect::<Vec<_>>().join(", ");
+        let first = preset.published.first().map_or("none".into(), |name| code(name));
+        format!("| `{}` | {first} | {others} |\n", preset.name)
+    });
+    let table: String = rows.collect();
+    let head = "| preset | `weights: pretrained` | others |\n| --- | --- | --- |\n";
+    let expected = format!("{before}{begin}\n{head}{table}\n{end}{after}");
+    if env::var_os("VMB_UPDATE_DOCS").is_some() {
+        fs::write(&path, &expected).unwrap();
+        return;
+    }
+    assert!(
+        page == expected,
+        "docs/pretrained.md is out of date: run VMB_UPDATE_DOCS=1 cargo test --test cli readme"
     );
 }
 
@@ -114,7 +143,8 @@ fn every_config_key_in_the_documentation_exists() {
             let section = key.split_once('.').map(|(section, _)| section);
             let config =
                 section.is_some_and(|s| ["data", "model", "train", "pretrain"].contains(&s));
-            let is_file = key.ends_with(".log") || key.ends_with(".yaml") || key.ends_with(".pth");
+            let is_file =
+                [".log", ".yaml", ".pth", ".safetensors"].iter().any(|end| key.ends_with(end));
             if config && !is_file && !key.contains(['*', '/', '|']) {
                 assert!(exists(key), "{} names the key {key}", page.display());
                 checked += 1;

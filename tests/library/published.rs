@@ -235,7 +235,8 @@ fn a_vit_base_file_loads_within_a_second_without_a_second_copy_in_memory() {
             _ => weights::save(&file, &tensors, Default::default()).unwrap(),
         }
         drop(tensors);
-        let backbone = BackboneConfig { weights: Some(file.clone()), ..config.model.vit.clone() };
+        let backbone =
+            BackboneConfig { weights: Some(file.clone().into()), ..config.model.vit.clone() };
         std::fs::write("/proc/self/clear_refs", "5").unwrap(); // resets the peak
         let (before, start) = (mebibytes(resident_bytes()), Instant::now());
         weights::load_backbone(&parameters, Branch::Vit, &backbone).unwrap();

@@ -360,9 +360,67 @@ fn a_file_with_the_attribute_of_a_training_framework_before_its_names_loads() {
     let notes: Vec<String> = loaded.notes().iter().map(ToString::to_string).collect();
     let skipped = "model.vit.weights: skipped without the prefix model.backbone.: n_averaged";
     assert_eq!(notes, [skipped]);
-    // With two networks in a file, which one is meant is not known.
-    let two = changed_vit(&net, &path, prefixed(&["student.", "teacher."]));
-    assert!(refusal(&[&two]).contains("unexpected: n_averaged, student.blocks.0"));
+}
+
+#[test]
+fn of_a_student_and_a_teacher_the_teacher_loads_and_of_other_networks_none() {
+    let _alone = alone_with_the_generator();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("two.pth");
+    let net = network(&[]);
+    let under = |prefixes: [&'static str; 2]| {
+        changed_vit(&net, &path, |tensors| {
+            let own = std::mem::take(tensors);
+            for (index, prefix) in prefixes.into_iter().enumerate() {
+                let scaled = |(name, t): &(String, Tensor)| {
+                    (format!("{prefix}{name}"), t * (index as f64 + 1.0))
+                };
+                tensors.extend(own.iter().map(scaled));
+            }
+        })
+    };
+    let loaded = network(&[&under(["module.student.backbone.", "module.teacher.backbone."])]);
+    for ((name, a), (_, b)) in vit_parameters(&net).iter().zip(vit_parameters(&loaded)) {
+        assert!((a * 2.0).equal(&b), "{name}");
+    }
+    let notes: Vec<String> = loaded.notes().iter().map(ToString::to_string).collect();
+    let chosen = "model.vit.weights: it holds several networks: module.student.backbone., \
+                  module.teacher.backbone.; loaded module.teacher.backbone.";
+    assert_eq!(notes[0], chosen);
+    let text = refusal(&[&under(["a.", "b."])]);
+    assert!(text.contains("it holds several networks: a., b.: save the state dict"), "{text}");
+}
+
+#[test]
+fn the_prefixes_of_wrappers_and_frameworks_load_also_nested() {
+    let _alone = alone_with_the_generator();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("wrapped.pth");
+    let net = network(&[]);
+    for prefix in [
+        "model.",
+        "module.",
+        "_orig_mod.",
+        "backbone.",
+        "net.",
+        "encoder.",
+        "student.",
+        "teacher.",
+        "module.encoder.",
+        "model.net._orig_mod.backbone.",
+    ] {
+        let weights = changed_vit(&net, &path, |tensors| {
+            tensors.iter_mut().for_each(|(name, _)| *name = format!("{prefix}{name}"));
+            tensors.push(("n_averaged".to_string(), Tensor::from(3i64)));
+        });
+        let loaded = network(&[&weights]);
+        for ((name, a), (_, b)) in vit_parameters(&net).iter().zip(vit_parameters(&loaded)) {
+            assert!(a.equal(&b), "{prefix}: {name}");
+        }
+        let notes: Vec<String> = loaded.notes().iter().map(ToString::to_string).collect();
+        let skipped = format!("model.vit.weights: skipped without the prefix {prefix}: n_averaged");
+        assert_eq!(notes, [skipped]);
+    }
 }
 
 #[test]

@@ -18,7 +18,9 @@ use serde_json::json;
 use self::progress::Progress;
 use self::tables::{list, points_table};
 use super::console::{Console, ConsoleArgs};
+use super::downloads::Downloads;
 use super::output::print_result;
+use crate::models::weights;
 use crate::run::Status;
 use crate::sweep::{Launch, Shard, Sweep, SweepFile, SweepRun, collect};
 use crate::train::{Stop, Stopped};
@@ -81,6 +83,18 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
         stop: stop.clone(),
         command: own_command(std::env::args_os().map(|text| text.to_string_lossy().into_owned())),
     };
+    let is_done = |status: &Status| match status {
+        Status::Finished(_) => true,
+        Status::Failed(_) => !args.retry_failed,
+        Status::Pending | Status::Stopped | Status::Running => false,
+    };
+    let mut downloads = Downloads::new(&console);
+    for (run, _) in runs.iter().zip(&statuses).filter(|(_, status)| !is_done(status)) {
+        weights::download(&run.config.model, &mut |download| {
+            downloads.show(download);
+            stop.check()
+        })?;
+    }
     follow(&launch, &runs, Progress::new(args, &root, &runs, &statuses, stop))?;
     let results = collect(&sweep, &root)?;
     print_result(args.json, &results, || points_table(&results))?;

@@ -7,6 +7,7 @@ use anyhow::{Context, Result, bail, ensure};
 use tch::{Kind, Tensor};
 
 use super::architecture;
+use super::locate::{Located, locate};
 use super::resample::{self, Grids};
 use super::{StateDict, WeightsFile, printable_start};
 use crate::config::{BackboneConfig, BackboneShape, Branch, preset};
@@ -38,30 +39,30 @@ impl std::fmt::Display for Note {
 /// Returns an error with the file, and the names that are missing, unexpected or of another shape.
 pub fn load(parameters: &[(String, Tensor)], path: &Path) -> Result<()> {
     let mut file = WeightsFile::open(path)?;
-    let matching = Matching::new(&file.shapes(), parameters, None);
+    let matching = Matching::new(&file.shapes(), parameters, None)?;
     matching
         .require_exact(None)
         .and_then(|()| matching.load(&mut file))
         .with_context(|| format!("cannot use weights {}", path.display()))
 }
 
-/// Loads the published weights file that a branch's config names, if any, into the backbone's
-/// `parameters`, which have their published names. The file's names may have a prefix; its
-/// classifier (`head.*`) is skipped, and position and patch embeddings of another size are
-/// resampled. Returns notes: what was resampled, skipped or dropped. Returns an error with the
-/// config's key and the file, and the architecture or the names that differ, or the parameter that
-/// is not of finite floating-point numbers.
+/// Loads the published weights that a branch's config names, if any, into the backbone's
+/// `parameters`, which have their published names, and downloads them before if need be. The file's
+/// names may have a prefix; its classifier (`head.*`) is skipped, and position and patch embeddings
+/// of another size are resampled. Returns notes: what was resampled, skipped or dropped. Returns an
+/// error with the config's key and the file, and the architecture or the names that differ, or the
+/// parameter that is not of finite floating-point numbers.
 pub fn load_backbone(
     parameters: &[(String, Tensor)],
     branch: Branch,
     config: &BackboneConfig,
 ) -> Result<Vec<Note>> {
-    let Some(path) = &config.weights else {
+    let Some(Located { path, source, .. }) = locate(branch, config, &mut |_| Ok(()))? else {
         return Ok(Vec::new());
     };
-    let (key, file) = (format!("model.{branch}.weights"), path.display());
-    let notes = load_published(parameters, branch, config, path)
-        .with_context(|| format!("{key}: {file} does not load into {}", config.name))?;
+    let key = format!("model.{branch}.weights");
+    let notes = load_published(parameters, branch, config, &path)
+        .with_context(|| format!("{key}: {source} does not load into {}", config.name))?;
     let keyed = |note: Note| Note { text: format!("{key}: {}", note.text), ..note };
     Ok(notes.into_iter().map(keyed).collect())
 }
@@ -78,7 +79,7 @@ fn load_published(
         file.rename_clip();
     }
     let preset = preset(&config.name).with_context(|| format!("no preset {}", config.name))?;
-    let matching = Matching::new(&file.shapes(), parameters, Some(&preset.shape));
+    let matching = Matching::new(&file.shapes(), parameters, Some(&preset.shape))?;
     if config.strict {
         matching.require_exact(Some(branch))?;
     }
@@ -93,7 +94,8 @@ fn load_published(
         change => Some(format!("{} was resampled {change}", matched.name)),
     });
     let outside = format!("skipped without the prefix {}", printable_start(&matching.prefix));
-    let notes = resampled.chain(listed(&outside, &matching.outside));
+    let chosen = file.note.clone().into_iter().chain(matching.chosen.clone());
+    let notes = chosen.chain(resampled).chain(listed(&outside, &matching.outside));
     let mut notes: Vec<Note> = notes.map(|text| Note { text, is_warning: false }).collect();
     if let Some(text) = matching.changed_features(branch) {
         notes.push(Note { text, is_warning: true });
@@ -109,6 +111,8 @@ struct Matching {
     presets: Vec<&'static str>,
     /// The prefix of the network's names in the file.
     prefix: String,
+    /// Which of several networks in the file the prefix is of.
+    chosen: Option<String>,
     /// Names in the file without the prefix.
     outside: Vec<String>,
     missing: Vec<String>,
@@ -146,18 +150,19 @@ impl std::fmt::Display for Change {
 
 impl Matching {
     /// Matches names and shapes. With the shape of a `preset`, the file is a published one, which
-    /// may have a classifier, a prefix and embeddings of other sizes.
+    /// may have a classifier, a prefix and embeddings of other sizes. Returns an error if it has
+    /// several such networks.
     fn new(
         shapes: &BTreeMap<String, Vec<i64>>,
         parameters: &[(String, Tensor)],
         preset: Option<&BackboneShape>,
-    ) -> Self {
+    ) -> Result<Self> {
         let expected: BTreeSet<&str> = parameters.iter().map(|(name, _)| name.as_str()).collect();
-        let prefix = match preset {
-            Some(_) => prefix(shapes, &expected).unwrap_or_else(|| wrapper(shapes)),
-            None => String::new(),
+        let (prefix, chosen) = match preset {
+            Some(_) => prefix(shapes, &expected)?.unwrap_or_else(|| (wrapper(shapes), None)),
+            None => Default::default(),
         };
-        let mut matching = Self::default();
+        let mut matching = Self { chosen, ..Self::default() };
         for (name, parameter) in parameters {
             let stored = format!("{prefix}{name}");
             let Some(shape) = shapes.get(&stored) else {
@@ -192,7 +197,7 @@ impl Matching {
             matching.presets = architecture::presets(preset.branch, named);
         }
         matching.prefix = prefix;
-        matching
+        Ok(matching)
     }
 
     fn differences(&self) -> Vec<String> {
@@ -323,8 +328,12 @@ fn change(
 }
 
 /// Returns the prefix under which a file has most of the `expected` names, as training frameworks
-/// save the attribute that holds the network; `None` if two prefixes have as many of them.
-fn prefix(shapes: &BTreeMap<String, Vec<i64>>, expected: &BTreeSet<&str>) -> Option<String> {
+/// and wrappers save the attributes that hold the network; `None` if it has less than half of them.
+/// Where several have as many, that of a teacher is meant, with a note; otherwise returns an error.
+fn prefix(
+    shapes: &BTreeMap<String, Vec<i64>>,
+    expected: &BTreeSet<&str>,
+) -> Result<Option<(String, Option<String>)>> {
     let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
     for name in shapes.keys() {
         let dots = name.match_indices('.').map(|(at, _)| at + 1);
@@ -334,10 +343,26 @@ fn prefix(shapes: &BTreeMap<String, Vec<i64>>, expected: &BTreeSet<&str>) -> Opt
             }
         }
     }
-    let most = *counts.values().max()?;
-    let mut prefixes = counts.iter().filter(|(_, count)| **count == most);
-    let (prefix, _) = prefixes.next()?;
-    (2 * most > expected.len() && prefixes.next().is_none()).then(|| prefix.to_string())
+    let most = counts.values().max().copied().unwrap_or(0);
+    if 2 * most <= expected.len() {
+        return Ok(None);
+    }
+    let prefixes = counts.into_iter().filter(|(_, count)| *count == most).map(|(prefix, _)| prefix);
+    let prefixes: Vec<&str> = prefixes.collect();
+    if let [only] = prefixes[..] {
+        return Ok(Some((only.to_string(), None)));
+    }
+    let is_teacher = |prefix: &&&str| prefix.split('.').any(|attribute| attribute == "teacher");
+    let mut teachers = prefixes.iter().filter(is_teacher);
+    let all: Vec<String> = prefixes.iter().map(|prefix| printable_start(prefix)).collect();
+    let listed = listed("it holds several networks", &all).unwrap_or_default();
+    match (teachers.next(), teachers.next()) {
+        (Some(teacher), None) => {
+            let note = format!("{listed}; loaded {}", printable_start(teacher));
+            Ok(Some((teacher.to_string(), Some(note))))
+        }
+        _ => bail!("{listed}: save the state dict of one of them with torch.save"),
+    }
 }
 
 /// Returns the wrappers' prefixes that all names begin with.

@@ -1,8 +1,11 @@
-//! Weights files: reads and writes safetensors and checkpoints of torch.save, tensor by tensor.
+//! Weights files: finds them here or on the Hugging Face hub, reads and writes safetensors and
+//! checkpoints of torch.save, tensor by tensor.
 
 mod architecture;
 mod clip;
 mod fit;
+mod hub;
+mod locate;
 mod pickle;
 mod resample;
 mod safetensors_file;
@@ -24,6 +27,8 @@ use zip::ZipArchive;
 use crate::files::{open_regular, printable};
 
 pub use fit::{Note, load, load_backbone};
+pub use hub::{Download, OnDownload, sha256};
+pub use locate::{Located, download, locate};
 pub use safetensors_file::save;
 pub use torch_writer::save_torch;
 
@@ -47,6 +52,8 @@ pub struct WeightsFile {
     tensors: BTreeMap<String, StoredTensor>,
     big_endian: bool,
     metadata: HashMap<String, String>,
+    /// Which of several state dicts it is.
+    note: Option<String>,
 }
 
 /// The place and the layout of a tensor's values in a file.

@@ -59,7 +59,7 @@ pub(super) fn open(mut file: File) -> Result<WeightsFile> {
              from its metadata"
         );
     }
-    Ok(WeightsFile { file, archive: None, tensors, big_endian: false, metadata })
+    Ok(WeightsFile { file, archive: None, tensors, big_endian: false, metadata, note: None })
 }
 
 fn kind_of(dtype: Dtype) -> Option<Kind> {

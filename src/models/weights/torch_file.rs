@@ -4,6 +4,7 @@
 //! The file is not mapped into memory: if another program truncates it meanwhile, the result must
 //! be an error, not a signal.
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -14,11 +15,15 @@ use super::{StateDict, StoredTensor, printable_start};
 /// The tensors of a file by name.
 type Tensors = BTreeMap<String, StoredTensor>;
 
-/// Keys of the state dict, in the order in which they are tried; without any of them, the file is a
-/// state dict itself.
-const MODEL_KEYS: [&str; 4] = ["model", "state_dict", "model_state", "model_state_dict"];
-/// Keys of the EMA weights: Vim's, DeiT's and timm's names.
-const EMA_KEYS: [&str; 3] = ["model_ema", "state_dict_ema", "model_state_ema"];
+/// The entries of a dictionary whose keys are strings.
+type Entries<'a> = Vec<(&'a str, &'a Value)>;
+
+/// Keys of the state dict, in the order in which they are tried. (Self-distillation trains a
+/// student to follow a teacher, its moving average, which is the better network.)
+const MODEL_KEYS: [&str; 5] = ["model", "state_dict", "model_state", "model_state_dict", "teacher"];
+/// More dictionaries than any checkpoint has; without a limit, a long one could be that of many
+/// keys.
+const MAX_DICTS: usize = 100;
 /// Longer than the name of any parameter; without a limit, one long name could be that of many.
 const MAX_NAME: usize = 500;
 /// A compressed storage is unpacked for each of its tensors. It may be this many times as long as
@@ -36,19 +41,25 @@ pub(super) struct Place {
     pub entry: Option<usize>,
 }
 
-/// Finds every tensor of a pickle's state dict in its storage; `place` finds a storage.
+/// Finds every tensor of a pickle's state dict in its storage; `place` finds a storage. Returns a
+/// note, too, if there were several state dicts.
 pub(super) fn tensors(
     pickle: &Pickle,
     wanted: StateDict,
     mut place: impl FnMut(&Storage) -> Result<Place>,
-) -> Result<Tensors> {
+) -> Result<(Tensors, Option<String>)> {
+    let (entries, note) = state_dict(pickle, wanted)?;
     let mut tensors = Tensors::new();
-    for (name, view) in state_dict(pickle, wanted)? {
+    for (name, value) in entries {
+        let Value::Tensor(view) = value else {
+            continue;
+        };
+        ensure!(name.len() <= MAX_NAME, "the name of a tensor has {} bytes", name.len());
         let stored =
-            find(view, &mut place).with_context(|| format!("tensor {}", printable_start(&name)))?;
-        tensors.insert(name, stored);
+            find(view, &mut place).with_context(|| format!("tensor {}", printable_start(name)))?;
+        tensors.insert(name.to_string(), stored);
     }
-    Ok(tensors)
+    Ok((tensors, note))
 }
 
 /// Finds a tensor, which must be inside its storage. The range is the tensor's own, even if other
@@ -115,45 +126,73 @@ fn span(view: &TensorView) -> Result<i64> {
     }
 }
 
-fn state_dict(pickle: &Pickle, wanted: StateDict) -> Result<BTreeMap<String, &TensorView>> {
+/// Chooses the state dict: of a model that under a known key, or else the dictionary with the most
+/// tensors, which may be the file itself; of the EMA weights the first whose key says so. Returns a
+/// note if there was a choice that the user may not expect.
+fn state_dict(pickle: &Pickle, wanted: StateDict) -> Result<(Entries<'_>, Option<String>)> {
     let root = pickle.entries(pickle.root()).context("it holds no dictionary of tensors")?;
-    let find = |keys: &[&str]| {
-        let found = keys.iter().find_map(|name| {
-            let (_, value) = root.iter().rfind(|(key, _)| key == name)?;
-            pickle.entries(value)
-        });
-        found.filter(|entries| entries.iter().any(|(_, value)| matches!(value, Value::Tensor(_))))
+    let count = |entries: &Entries| {
+        entries.iter().filter(|(_, value)| matches!(value, Value::Tensor(_))).count()
     };
-    let entries = match wanted {
-        StateDict::Model => find(&MODEL_KEYS).unwrap_or_else(|| root.clone()),
-        StateDict::Ema => find(&EMA_KEYS).with_context(|| {
-            let keys = EMA_KEYS.join(", ");
-            format!("it has no EMA weights ({keys}); it has {}", first_keys(&root))
-        })?,
+    let dicts = || root.iter().filter(|(_, value)| matches!(value, Value::Dict(_)));
+    ensure!(
+        dicts().count() <= MAX_DICTS,
+        "it holds more than {MAX_DICTS} dictionaries: save the state dict alone with torch.save"
+    );
+    let mut found: Vec<(&str, Entries)> = Vec::new();
+    for (key, value) in dicts() {
+        if let Some(entries) = pickle.entries(value).filter(|entries| count(entries) > 0) {
+            found.retain(|(known, _)| known != key); // of equal keys the last counts
+            found.push((key, entries));
+        }
+    }
+    let (ema, mut models): (Vec<_>, Vec<_>) = found.into_iter().partition(|(key, _)| is_ema(key));
+    if wanted == StateDict::Ema {
+        let first = ema.into_iter().next().with_context(|| {
+            format!("it has no EMA weights, as under model_ema; it has {}", first_keys(&root))
+        })?;
+        return Ok((first.1, None));
+    }
+    let rank = |(key, entries): &(&str, Entries)| {
+        let known = MODEL_KEYS.iter().position(|known| known == key);
+        (known.unwrap_or(MODEL_KEYS.len()), Reverse(count(entries)))
     };
-    let mut tensors = BTreeMap::new();
-    for (name, value) in &entries {
-        let Value::Tensor(view) = value else {
-            continue;
-        };
-        ensure!(name.len() <= MAX_NAME, "the name of a tensor has {} bytes", name.len());
-        tensors.insert(name.to_string(), view);
+    models.sort_by_key(rank);
+    let note = match &models[..] {
+        [(first, _), others @ ..] if !others.is_empty() => {
+            let others: Vec<String> = others.iter().map(|(key, _)| shown_key(key)).collect();
+            Some(format!("loaded what is under {}, not {}", shown_key(first), others.join(", ")))
+        }
+        _ => None,
+    };
+    if let Some((_, first)) = models.into_iter().next() {
+        return Ok((first, note));
+    }
+    if let ([(key, _), ..], 0) = (&ema[..], count(&root)) {
+        bail!("it has EMA weights alone, under {}: set weights_ema: true", shown_key(key));
     }
     ensure!(
-        !tensors.is_empty(),
-        "it holds no state dict, neither itself nor under {}; it has {}: save the state dict alone \
-         with torch.save",
-        MODEL_KEYS.join(", "),
-        first_keys(&entries)
+        count(&root) > 0,
+        "it holds no state dict, neither itself nor under a key; it has {}: save the state dict \
+         alone with torch.save",
+        first_keys(&root)
     );
-    Ok(tensors)
+    Ok((root, None))
+}
+
+/// Returns whether a key is that of EMA weights: `model_ema`, `state_dict_ema`, `ema`.
+fn is_ema(key: &str) -> bool {
+    key.split(['_', '.', '-']).any(|word| word.eq_ignore_ascii_case("ema"))
+}
+
+fn shown_key(key: &str) -> String {
+    printable_start(key).chars().take(40).collect()
 }
 
 fn first_keys(entries: &[(&str, &Value)]) -> String {
     if entries.is_empty() {
         return "nothing in it".to_string();
     }
-    let shortened = |(key, _): &(&str, &Value)| printable_start(key).chars().take(40).collect();
-    let keys: Vec<String> = entries.iter().take(10).map(shortened).collect();
+    let keys: Vec<String> = entries.iter().take(10).map(|(key, _)| shown_key(key)).collect();
     format!("the keys {}", keys.join(", "))
 }

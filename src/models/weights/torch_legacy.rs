@@ -36,14 +36,14 @@ pub(super) fn open(mut file: File, wanted: StateDict) -> Result<WeightsFile> {
     let keys = keys.strings().context("its list of storages is damaged")?;
     let values = (start.len() - rest.len()) as u64;
     let places = places(&mut file, length, values, &pickle, &keys)?;
-    let tensors = tensors(&pickle, wanted, |storage| {
+    let (tensors, note) = tensors(&pickle, wanted, |storage| {
         let place = places.get(&storage.key);
         place
             .copied()
             .with_context(|| format!("it has no storage {}", printable_start(&storage.key)))
     })?;
     let (archive, metadata) = (None, HashMap::new());
-    Ok(WeightsFile { file, archive, tensors, big_endian: false, metadata })
+    Ok(WeightsFile { file, archive, tensors, big_endian: false, metadata, note })
 }
 
 /// Returns where the values of each storage are; the first one begins at `at`.

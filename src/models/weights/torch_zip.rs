@@ -27,7 +27,7 @@ pub(super) fn open(file: File, wanted: StateDict) -> Result<WeightsFile> {
     let pickle = Pickle::read(&mut &pickle[..])?;
     let big_endian = entries.is_big_endian()?;
     let mut found = HashMap::new();
-    let tensors = tensors(&pickle, wanted, |storage| {
+    let (tensors, note) = tensors(&pickle, wanted, |storage| {
         if let Some(place) = found.get(&storage.key) {
             return Ok(*place);
         }
@@ -36,7 +36,7 @@ pub(super) fn open(file: File, wanted: StateDict) -> Result<WeightsFile> {
         Ok(place)
     })?;
     let archive = Some(entries.archive);
-    Ok(WeightsFile { file, archive, tensors, big_endian, metadata: HashMap::new() })
+    Ok(WeightsFile { file, archive, tensors, big_endian, metadata: HashMap::new(), note })
 }
 
 struct Entries {

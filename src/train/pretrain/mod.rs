@@ -20,7 +20,7 @@ use crate::config::{
     BackboneConfig, BackboneShape, Branch, Config, FreezeConfig, OptimizerConfig, ScheduleConfig,
 };
 use crate::data::preview;
-use crate::models::device;
+use crate::models::{device, weights};
 use crate::run::{PretrainEpochRecord, RunDir, RunKind};
 
 /// A pretrained backbone.
@@ -62,6 +62,10 @@ pub fn pretrain(
     }
     config.check_image_sizes()?;
     config.model.check_weights()?;
+    weights::download(&config.model, &mut |download| {
+        observers.iter_mut().for_each(|observer| observer.download(download));
+        options.stop.check()
+    })?;
     let backbones = backbones(config)?;
     if options.resume {
         RunDir::check_config(root, RunKind::Pretrain, config)?

@@ -69,10 +69,16 @@ fn run(
     };
     if resumed.is_none() && is_first {
         RunDir::check_free(root, RunKind::Train)?;
-        config.model.check_weights()?;
     }
     // A checkpoint holds all weights: published files are read only if there is none yet.
     let from_scratch = resumed.as_ref().is_none_or(|run| !run.checkpoint(CHECKPOINT).exists());
+    if from_scratch && is_first {
+        config.model.check_weights()?;
+        weights::download(&config.model, &mut |download| {
+            observers.iter_mut().for_each(|observer| observer.download(download));
+            options.stop.check()
+        })?;
+    }
     let (objective, ahead) = Supervised::new(config, &options.world, from_scratch)?;
     let run = match resumed {
         Some(run) => run,
