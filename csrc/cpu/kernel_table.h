@@ -1,8 +1,10 @@
 // All kernels of one instruction set; included by the file that is compiled for it.
 #pragma once
 
+#include "attention_kernel.h"
 #include "conv_kernel.h"
 #include "limit_kernel.h"
+#include "norm_kernel.h"
 #include "scan_kernel.h"
 
 namespace {
@@ -13,8 +15,12 @@ constexpr vmb::KernelTable<T> kernel_table() {
   using S = Scan<T, W, N>;
   using C = CausalConv<T, W>;
   using L = Limit<T, W, N>;
+  using M = Norm<T, W>;
+  using A = Attention<T, W>;
   return {S::workspace, S::forward,  S::backward, sizeof(typename C::Workspaces),
-          C::forward,   C::backward, L::forward,  L::backward};
+          C::forward,   C::backward, M::forward,  M::backward,
+          A::workspace, A::forward,  A::backward, L::forward,
+          L::backward};
 }
 
 }  // namespace

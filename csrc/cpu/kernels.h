@@ -108,6 +108,59 @@ struct ConvBackwardArgs {
   T* dbias;    // (batch, dim)
 };
 
+// Rows of one partial sum of a norm's parameters; fixed, so that no sum depends on the threads.
+constexpr int64_t kNormRows = 32;
+
+// sum = x + factor update, out = (sum - mean) rstd weight + bias, over rows; RMS norms have neither
+// mean nor bias. Work items are blocks of kNormRows rows.
+template <class T>
+struct NormForwardArgs {
+  int64_t rows, dim;
+  const T *x, *update;  // (rows, dim); without an update, the sum is x
+  const T* factors;     // (rows / rows_per_factor), or null
+  int64_t rows_per_factor;
+  const T *weight, *bias;  // (dim); without a weight, only the sum is computed
+  T eps;
+  T *sum, *out;    // (rows, dim); no sum without an update
+  T *mean, *rstd;  // (rows)
+};
+
+template <class T>
+struct NormBackwardArgs {
+  int64_t rows, dim;
+  const T* x;              // (rows, dim): the sum
+  const T *dout, *dsum;    // (rows, dim); dsum may be null
+  const T* factors;        // as in forward
+  int64_t rows_per_factor;
+  const T* weight;         // (dim)
+  const T *mean, *rstd;    // (rows)
+  T *dx, *dupdate;         // (rows, dim); dupdate, which is factor dx, may be null
+  T *dweight, *dbias;      // (item, dim): partial sums; null without a bias
+};
+
+// Softmax attention: out = softmax(scale q k^T) v. Work items are the heads of the images.
+struct AttentionSizes {
+  int64_t batch, heads, length, width;  // width of a head
+  VMB_INLINE int64_t items() const { return batch * heads; }
+};
+
+template <class T>
+struct AttentionForwardArgs {
+  AttentionSizes size;
+  T scale;
+  const T* qkv;  // (batch, length, {q, k, v}, heads, width)
+  T* out;        // (batch, length, heads, width)
+  T* lse;        // (batch, heads, length): logarithms of the softmax's denominators; or null
+};
+
+template <class T>
+struct AttentionBackwardArgs {
+  AttentionSizes size;
+  T scale;
+  const T *qkv, *out, *lse, *dout;  // as in forward
+  T* dqkv;
+};
+
 // The kernels of one instruction set; each call does work items [begin, end) with `workspace` bytes
 // of scratch memory, aligned to 64.
 template <class T>
@@ -118,6 +171,13 @@ struct KernelTable {
   int64_t conv_workspace;
   void (*conv_forward)(const ConvForwardArgs<T>&, int64_t begin, int64_t end, void* workspace);
   void (*conv_backward)(const ConvBackwardArgs<T>&, int64_t begin, int64_t end, void* workspace);
+  void (*norm_forward)(const NormForwardArgs<T>&, int64_t begin, int64_t end);
+  void (*norm_backward)(const NormBackwardArgs<T>&, int64_t begin, int64_t end);
+  int64_t (*attention_workspace)(const AttentionSizes&, bool backward);
+  void (*attention_forward)(const AttentionForwardArgs<T>&, int64_t begin, int64_t end,
+                            void* workspace);
+  void (*attention_backward)(const AttentionBackwardArgs<T>&, int64_t begin, int64_t end,
+                             void* workspace);
   // Only the arithmetic of a scan (limit_kernel.h). The result is meaningless, and keeps the
   // compiler from removing the work.
   T (*limit_forward)(const ScanSizes&, int64_t begin, int64_t end);

@@ -17,9 +17,8 @@ namespace {
 
 using at::Tensor;
 using vmb::EagerScanOp, vmb::OptionalTensor, vmb::ScanOp;
-using vmb::guarded, vmb::op, vmb::tensor, vmb::tensors;
+using vmb::guarded, vmb::op, vmb::tensor, vmb::tensor_or_undefined, vmb::tensors;
 
-Tensor tensor_or_undefined(const void* pointer) { return pointer ? tensor(pointer) : Tensor(); }
 
 vmb::ScanInputs operands(const vmb_scan_inputs& x) {
   return {tensor(x.u),

@@ -26,8 +26,14 @@ char* vmb_bimamba_inner(const void* xz, void* const* forward, void* const* backw
 /* Computes a linear layer, x weightᵀ + bias, by oneDNN; writes null where libtorch's own is as good
  * (linear.cpp). */
 char* vmb_linear(const void* x, const void* weight, const void* bias, void** out);
-/* Computes root mean square normalization on the CPU in float or double; writes null elsewhere. */
-char* vmb_rms_norm(const void* x, const void* weight, double eps, void** out);
+/* Computes softmax attention of qkv (batch, length, {q, k, v} heads width) on the CPU in float or
+ * double; writes null elsewhere. */
+char* vmb_attention(const void* qkv, int64_t heads, void** out);
+/* Computes x + factors update, and its layer norm, or its RMS norm without a bias, on the CPU in
+ * float or double; writes null elsewhere. All but x may be null: `out` is null without a weight.
+ * factors: one for each x[i]. */
+char* vmb_norm(const void* x, const void* update, const void* factors, const void* weight,
+               const void* bias, double eps, void** sum, void** out);
 
 /* Takes one AdamW step over many parameters at once; steps are scalar float tensors, incremented by
  * one. */

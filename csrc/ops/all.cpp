@@ -5,14 +5,15 @@
 #include "ops/bimamba_inner.cpp"
 #include "ops/causal_conv1d.cpp"
 #include "ops/linear.cpp"
-#include "ops/rms_norm.cpp"
 #include "ops/selective_scan.cpp"
 #include "cuda/cuda_ops.cpp"
 #ifndef VMB_OPERATORS_ONLY  // as in the PyTorch extension, examples/python
 #include "ops/abi.cpp"
+#include "ops/attention.cpp"
 #include "ops/benchmark.cpp"
 #include "ops/gpu.cpp"
 #include "ops/launches.cpp"
+#include "ops/norm.cpp"
 #include "ops/optimizer.cpp"
 #include "ops/recompute.cpp"
 #ifndef VMB_DISTRIBUTED

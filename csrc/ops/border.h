@@ -17,6 +17,11 @@ inline const at::Tensor& tensor(const void* pointer) {
   return *static_cast<const at::Tensor*>(pointer);
 }
 
+// An undefined tensor for null.
+inline at::Tensor tensor_or_undefined(const void* pointer) {
+  return pointer ? tensor(pointer) : at::Tensor();
+}
+
 inline std::vector<at::Tensor> tensors(void* const* pointers, int64_t count) {
   std::vector<at::Tensor> list;
   list.reserve(count);

@@ -4,7 +4,7 @@
 use tch::{Kind, Tensor, nn};
 
 use super::forward_context::ForwardContext;
-use crate::ops::{self, SharedTensor};
+use crate::ops::{self, Norm, SharedTensor};
 
 /// The initial distribution of a parameter.
 #[derive(Debug, Clone, Copy)]
@@ -92,8 +92,12 @@ impl LayerNorm {
 
     /// Normalizes x (…, dim).
     pub fn forward(&self, x: &Tensor) -> Tensor {
-        let dim = self.weight.size();
-        x.layer_norm(dim, Some(&*self.weight), Some(&*self.bias), self.eps, false)
+        self.operator().of(x)
+    }
+
+    /// Returns the operator.
+    pub fn operator(&self) -> Norm<'_> {
+        Norm { weight: &self.weight, bias: Some(&self.bias), eps: self.eps }
     }
 }
 
@@ -112,7 +116,12 @@ impl RmsNorm {
 
     /// Normalizes x (…, dim).
     pub fn forward(&self, x: &Tensor) -> Tensor {
-        ops::rms_norm(x, &self.weight, self.eps)
+        self.operator().of(x)
+    }
+
+    /// Returns the operator.
+    pub fn operator(&self) -> Norm<'_> {
+        Norm { weight: &self.weight, bias: None, eps: self.eps }
     }
 }
 
@@ -139,15 +148,15 @@ impl Masked<'_> {
 pub struct DropPath(pub f64);
 
 impl DropPath {
-    /// Drops samples of x (b, …). Kept samples are scaled by 1 / (1 − p), which preserves the mean.
-    pub fn forward(self, x: Tensor, ctx: ForwardContext) -> Tensor {
+    /// Returns the factor (b, 1, …) of each sample of x (b, …): 0 for those that are dropped, and
+    /// 1 / (1 − p) for the others, which preserves the mean. `None` where nothing is dropped.
+    pub fn factors(self, x: &Tensor, ctx: ForwardContext) -> Option<Tensor> {
         if !ctx.is_train() || self.0 <= 0.0 {
-            return x;
+            return None;
         }
         let keep = 1.0 - self.0;
         let mut shape = vec![1; x.dim()];
         shape[0] = x.size()[0];
-        let mask = ctx.keep_mask(&shape, keep, x.device());
-        x * (mask * (1.0 / keep))
+        Some(ctx.keep_mask(&shape, keep, x.device()) * (1.0 / keep))
     }
 }

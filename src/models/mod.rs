@@ -13,6 +13,7 @@ pub mod layers;
 pub mod masked_image;
 pub mod patch_embed;
 mod recompute;
+mod residual;
 mod slicer;
 pub mod summary;
 pub mod tokens;

@@ -4,6 +4,7 @@ use tch::{Tensor, nn};
 
 use super::layers::{Init, LayerNorm, Masked, Parameter};
 use crate::config::{BackboneShape, Stem};
+use crate::ops;
 
 const NORM_EPS: f64 = 1e-6;
 const MIN_WIDTH: i64 = 16;
@@ -59,7 +60,7 @@ impl PatchEmbed {
                 x.flatten(2, 3).transpose(1, 2)
             }
         };
-        let patches = features.linear(&self.weight.flatten(1, -1), self.bias.as_deref());
+        let patches = ops::linear(&features, &self.weight.flatten(1, -1), self.bias.as_deref());
         match masked {
             Some(masked) => masked.replace(&patches),
             None => patches,

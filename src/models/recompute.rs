@@ -6,6 +6,7 @@ use tch::Tensor;
 
 use super::forward_context::ForwardContext;
 use super::layers::Parameter;
+use super::residual::Residual;
 use crate::ops::{OpError, recomputed};
 
 /// Runs the blocks of a backbone, with activation checkpointing if it is on.
@@ -31,17 +32,18 @@ impl Recompute {
         &self,
         index: usize,
         block: &B,
-        x: &Tensor,
+        x: Residual,
         ctx: ForwardContext,
-        forward: impl Fn(&B, &Tensor, ForwardContext) -> Result<Tensor> + Send + 'static,
-    ) -> Result<Tensor> {
+        forward: impl Fn(&B, Residual, ForwardContext) -> Result<Residual> + Send + 'static,
+    ) -> Result<Residual> {
         let Some(parameters) = self.parameters.get(index).filter(|_| ctx.is_train()) else {
             return forward(block, x, ctx);
         };
         let block = block.clone();
         let again = move |x: &Tensor| {
-            forward(&block, x, ctx).map_err(|error| OpError(format!("{error:#}")))
+            let x = forward(&block, Residual::new(x.shallow_clone()), ctx);
+            x.map(Residual::into_tokens).map_err(|error| OpError(format!("{error:#}")))
         };
-        Ok(recomputed(again, x, parameters)?)
+        Ok(Residual::new(recomputed(again, &x.into_tokens(), parameters)?))
     }
 }

@@ -13,6 +13,7 @@ use super::forward_context::ForwardContext;
 use super::layers::{DropPath, Init, Linear, Masked, Parameter, RmsNorm};
 use super::patch_embed::PatchEmbed;
 use super::recompute::Recompute;
+use super::residual::Residual;
 use super::tokens::TokenLayout;
 use super::vit::drop_path_by_block;
 use crate::config::BackboneShape;
@@ -89,7 +90,7 @@ impl Direction {
 
     /// Low-rank step sizes (b, l, dt_rank) to step sizes (b, l, inner) before bias and softplus.
     pub(crate) fn step_sizes(&self, low_rank: &Tensor) -> Tensor {
-        low_rank.linear(&self.dt_proj_weight, None::<&Tensor>)
+        ops::linear(low_rank, &self.dt_proj_weight, None)
     }
 
     /// Selective scan of u, delta and z (b, l, inner) with B and C (b, l, d_state): the gated
@@ -212,10 +213,9 @@ struct Block {
 }
 
 impl Block {
-    fn forward(&self, x: &Tensor, ctx: ForwardContext) -> Result<Tensor> {
-        let hidden = self.mixer.forward(&self.norm.forward(x))?;
-        // Not in place: backward needs the norm's input.
-        Ok(x + self.drop_path.forward(hidden, ctx))
+    fn forward(&self, mut x: Residual, ctx: ForwardContext) -> Result<Residual> {
+        let hidden = self.mixer.forward(&x.norm(&self.norm.operator()))?;
+        Ok(x.add(hidden, self.drop_path, ctx))
     }
 }
 
@@ -311,11 +311,11 @@ impl VisionMamba {
         masked: Option<&Masked>,
         ctx: ForwardContext,
     ) -> Result<Tensor> {
-        let mut x = self.embed(x, masked)?;
+        let mut x = Residual::new(self.embed(x, masked)?);
         for (i, block) in self.layers.iter().enumerate() {
-            x = self.recompute.run(i, block, &x, ctx.of_part(i), Block::forward)?;
+            x = self.recompute.run(i, block, x, ctx.of_part(i), Block::forward)?;
         }
-        Ok(self.norm_f.forward(&x))
+        Ok(x.norm(&self.norm_f.operator()))
     }
 
     /// As [`forward`](Self::forward) in evaluation, with `tap` between each block's norm and its
@@ -326,12 +326,12 @@ impl VisionMamba {
         x: &Tensor,
         tap: &mut dyn FnMut(usize, Tensor) -> Tensor,
     ) -> Result<Tensor> {
-        let mut residual = self.embed(x, None)?;
+        let mut x = Residual::new(self.embed(x, None)?);
         for (layer, block) in self.layers.iter().enumerate() {
-            let normed = tap(layer, block.norm.forward(&residual));
-            residual = &residual + block.mixer.forward(&normed)?;
+            let normed = tap(layer, x.norm(&block.norm.operator()));
+            x = x.add(block.mixer.forward(&normed)?, block.drop_path, ForwardContext::eval());
         }
-        Ok(self.norm_f.forward(&residual))
+        Ok(x.norm(&self.norm_f.operator()))
     }
 
     /// Returns the operands of both scans, forward and backward, of block `layer` for the mixer

@@ -9,8 +9,10 @@ use super::forward_context::ForwardContext;
 use super::layers::{DropPath, Init, LayerNorm, Linear, Masked, Parameter};
 use super::patch_embed::PatchEmbed;
 use super::recompute::Recompute;
+use super::residual::Residual;
 use super::tokens::TokenLayout;
 use crate::config::BackboneShape;
+use crate::ops;
 
 const MLP_RATIO: i64 = 4;
 const LAYER_SCALE: f64 = 1e-5;
@@ -32,25 +34,8 @@ impl Attention {
         }
     }
 
-    /// Queries, keys and values, each (b, heads, l, d / heads), of x (b, l, d).
-    fn qkv(&self, x: &Tensor) -> Vec<Tensor> {
-        let qkv = self.qkv.forward(x).unflatten(-1, [3, self.num_heads, -1]);
-        qkv.permute([2, 0, 3, 1, 4]).unbind(0)
-    }
-
     fn forward(&self, x: &Tensor) -> Tensor {
-        let qkv = self.qkv(x);
-        let out = Tensor::scaled_dot_product_attention(
-            &qkv[0],
-            &qkv[1],
-            &qkv[2],
-            None::<&Tensor>,
-            0.0,
-            false,
-            None,
-            false,
-        );
-        self.proj.forward(&out.transpose(1, 2).flatten(2, 3))
+        self.proj.forward(&ops::attention(&self.qkv.forward(x), self.num_heads))
     }
 }
 
@@ -125,16 +110,17 @@ impl Block {
         }
     }
 
-    fn forward(&self, x: &Tensor, ctx: ForwardContext) -> Tensor {
-        self.forward_normed(x, &self.norm1.forward(x), ctx)
+    fn forward(&self, mut x: Residual, ctx: ForwardContext) -> Residual {
+        let normed = x.norm(&self.norm1.operator());
+        self.forward_normed(x, &normed, ctx)
     }
 
     /// As [`forward`](Self::forward), with the attention's input given separately.
-    fn forward_normed(&self, x: &Tensor, normed: &Tensor, ctx: ForwardContext) -> Tensor {
+    fn forward_normed(&self, x: Residual, normed: &Tensor, ctx: ForwardContext) -> Residual {
         let attended = self.ls1.forward(self.attn.forward(normed));
-        let x = x + self.drop_path.forward(attended, ctx.of_part(0));
-        let mapped = self.ls2.forward(self.mlp.forward(&self.norm2.forward(&x)));
-        &x + self.drop_path.forward(mapped, ctx.of_part(1))
+        let mut x = x.add(attended, self.drop_path, ctx.of_part(0));
+        let mapped = self.mlp.forward(&x.norm(&self.norm2.operator()));
+        x.add(self.ls2.forward(mapped), self.drop_path, ctx.of_part(1))
     }
 }
 
@@ -194,12 +180,12 @@ impl VisionTransformer {
         masked: Option<&Masked>,
         ctx: ForwardContext,
     ) -> Result<Tensor> {
-        let mut x = self.embed(x, masked)?;
+        let mut x = Residual::new(self.embed(x, masked)?);
         for (i, block) in self.blocks.iter().enumerate() {
-            let forward = |block: &Block, x: &Tensor, ctx| Ok(block.forward(x, ctx));
-            x = self.recompute.run(i, block, &x, ctx.of_part(i), forward)?;
+            let forward = |block: &Block, x, ctx| Ok(block.forward(x, ctx));
+            x = self.recompute.run(i, block, x, ctx.of_part(i), forward)?;
         }
-        Ok(self.norm.forward(&x))
+        Ok(x.norm(&self.norm.operator()))
     }
 
     /// As [`forward`](Self::forward) in evaluation, with `tap` between each block's first norm and
@@ -210,12 +196,12 @@ impl VisionTransformer {
         x: &Tensor,
         tap: &mut dyn FnMut(usize, Tensor) -> Tensor,
     ) -> Result<Tensor> {
-        let mut x = self.embed(x, None)?;
+        let mut x = Residual::new(self.embed(x, None)?);
         for (layer, block) in self.blocks.iter().enumerate() {
-            let normed = tap(layer, block.norm1.forward(&x));
-            x = block.forward_normed(&x, &normed, ForwardContext::eval());
+            let normed = tap(layer, x.norm(&block.norm1.operator()));
+            x = block.forward_normed(x, &normed, ForwardContext::eval());
         }
-        Ok(self.norm.forward(&x))
+        Ok(x.norm(&self.norm.operator()))
     }
 
     /// Returns the attention of block `layer` for the input `normed` (b, l, embed_dim): (b, heads,
@@ -224,7 +210,8 @@ impl VisionTransformer {
         let block = self.blocks.get(layer).with_context(|| {
             format!("there is no block {layer}: the ViT has {}", self.blocks.len())
         })?;
-        let qkv = block.attn.qkv(normed);
+        let attn = &block.attn;
+        let qkv = ops::split_heads(&attn.qkv.forward(normed), attn.num_heads);
         let scale = (qkv[0].size()[3] as f64).powf(-0.5);
         let logits = qkv[0].matmul(&qkv[1].transpose(-2, -1)) * scale;
         Ok(logits.softmax(-1, Kind::Float))

@@ -70,10 +70,19 @@ unsafe extern "C" {
         bias: *const c_void,
         out: *mut *mut c_void,
     ) -> *mut c_char;
-    pub(super) fn vmb_rms_norm(
+    pub(super) fn vmb_attention(
+        qkv: *const c_void,
+        heads: i64,
+        out: *mut *mut c_void,
+    ) -> *mut c_char;
+    pub(super) fn vmb_norm(
         x: *const c_void,
+        update: *const c_void,
+        factors: *const c_void,
         weight: *const c_void,
+        bias: *const c_void,
         eps: c_double,
+        sum: *mut *mut c_void,
         out: *mut *mut c_void,
     ) -> *mut c_char;
     pub(super) fn vmb_adamw_step(
@@ -233,7 +242,12 @@ pub(super) fn optional_tensor(
 ) -> Result<Option<Tensor>, OpError> {
     let mut out: *mut c_void = std::ptr::null_mut();
     check(call(&mut out))?;
+    Ok(taken_tensor(out))
+}
+
+/// Takes ownership of a tensor that csrc wrote, or of null.
+pub(super) fn taken_tensor(out: *mut c_void) -> Option<Tensor> {
     // SAFETY: without a message, csrc has stored null, or a tensor allocated with `new` that
     // nothing else owns.
-    Ok((!out.is_null()).then(|| unsafe { Tensor::from_ptr(out as *mut C_tensor) }))
+    (!out.is_null()).then(|| unsafe { Tensor::from_ptr(out as *mut C_tensor) })
 }

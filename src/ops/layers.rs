@@ -18,20 +18,109 @@ pub fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Tensor {
         .unwrap_or_else(|| x.linear(weight, bias))
 }
 
-/// Computes root mean square normalization (arXiv 1910.07467) of x `(…, dim)` over the last
-/// dimension: `x / sqrt(mean(x²) + eps) · weight`, with weight `(dim)`.
+/// Computes softmax attention (arXiv 1706.03762) of the queries, keys and values in qkv
+/// `(b, l, 3 · heads · width)`: `(b, l, heads · width)`.
 ///
-/// On the CPU, libtorch composes it of several operators; ours is one. It is differentiable once
-/// there.
-pub fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64) -> Tensor {
-    let (x_, weight_) = (ffi::pointer(x), ffi::pointer(weight));
-    // SAFETY: the tensors are borrowed for the call.
-    ours(|out| unsafe { ffi::vmb_rms_norm(x_, weight_, eps, out) })
-        .unwrap_or_else(|| x.rms_norm(weight.size(), Some(weight), eps))
+/// On the CPU, float32 and float64 are one operator; elsewhere libtorch's computes it. It is
+/// differentiable once on the CPU.
+pub fn attention(qkv: &Tensor, heads: i64) -> Tensor {
+    let qkv_ = ffi::pointer(qkv);
+    // SAFETY: the tensor is borrowed for the call.
+    ours(|out| unsafe { ffi::vmb_attention(qkv_, heads, out) }).unwrap_or_else(|| {
+        let qkv = split_heads(qkv, heads);
+        let [q, k, v] = [&qkv[0], &qkv[1], &qkv[2]];
+        let mask = None::<&Tensor>;
+        let out = Tensor::scaled_dot_product_attention(q, k, v, mask, 0.0, false, None, false);
+        out.transpose(1, 2).flatten(2, 3)
+    })
+}
+
+/// Returns queries, keys and values, each `(b, heads, l, width)`, of qkv
+/// `(b, l, 3 · heads · width)`.
+pub fn split_heads(qkv: &Tensor, heads: i64) -> Vec<Tensor> {
+    qkv.unflatten(-1, [3, heads, -1]).permute([2, 0, 3, 1, 4]).unbind(0)
+}
+
+/// A norm over the last dimension: layer normalization (arXiv 1607.06450), or root mean square
+/// normalization (arXiv 1910.07467) without a bias.
+#[derive(Debug, Clone, Copy)]
+pub struct Norm<'a> {
+    /// (dim).
+    pub weight: &'a Tensor,
+    /// (dim).
+    pub bias: Option<&'a Tensor>,
+    /// Added to the variance, or to the mean square.
+    pub eps: f64,
+}
+
+impl Norm<'_> {
+    /// Normalizes x `(…, dim)`. It is differentiable once on the CPU.
+    pub fn of(&self, x: &Tensor) -> Tensor {
+        add_and_norm(x, None, Some(self)).1.unwrap_or_else(|| self.by_libtorch(x))
+    }
+
+    fn by_libtorch(&self, x: &Tensor) -> Tensor {
+        let (dim, weight) = (self.weight.size(), Some(self.weight));
+        match self.bias {
+            Some(bias) => x.layer_norm(dim, weight, Some(bias), self.eps, false),
+            None => x.rms_norm(dim, weight, self.eps),
+        }
+    }
+}
+
+/// What a layer adds to a residual stream.
+#[derive(Debug)]
+pub struct Update {
+    /// `(b, …)`, of the stream's shape.
+    pub value: Tensor,
+    /// `(b, 1, …)`: a factor for each sample, without a gradient.
+    pub factors: Option<Tensor>,
+}
+
+/// Returns `x + update`, and its norm if one is given.
+///
+/// On the CPU both are one pass over x, and backward adds their gradients in another; elsewhere
+/// libtorch's operators compute them. It is differentiable once on the CPU.
+pub fn add_and_norm(
+    x: &Tensor,
+    update: Option<&Update>,
+    norm: Option<&Norm>,
+) -> (Tensor, Option<Tensor>) {
+    let factors = update.and_then(|update| update.factors.as_ref());
+    let mut out: *mut c_void = std::ptr::null_mut();
+    // SAFETY: the tensors are borrowed for the call, and `out` outlives it.
+    let sum = ours(|sum| unsafe {
+        ffi::vmb_norm(
+            ffi::pointer(x),
+            ffi::optional_pointer(update.map(|update| &update.value)),
+            ffi::optional_pointer(factors),
+            ffi::optional_pointer(norm.map(|norm| norm.weight)),
+            ffi::optional_pointer(norm.and_then(|norm| norm.bias)),
+            norm.map_or(0.0, |norm| norm.eps),
+            sum,
+            &mut out,
+        )
+    });
+    if let Some(sum) = sum {
+        return (sum, ffi::taken_tensor(out));
+    }
+    let sum = match update {
+        Some(Update { value, factors: Some(factors) }) => x + value * factors,
+        Some(Update { value, factors: None }) => x + value,
+        None => x.shallow_clone(),
+    };
+    let of_sum = |norm: &Norm| match update {
+        Some(_) => norm.of(&sum),
+        None => norm.by_libtorch(&sum),
+    };
+    let out = norm.map(of_sum);
+    (sum, out)
 }
 
 /// Returns the tensor that the function writes; `None` where it writes null, because libtorch's
 /// layer is to be used, and where it fails, because libtorch's layer reports what is wrong.
 fn ours(call: impl FnOnce(*mut *mut c_void) -> *mut c_char) -> Option<Tensor> {
-    ffi::optional_tensor(call).ok().flatten()
+    let result = ffi::optional_tensor(call);
+    debug_assert!(result.is_ok(), "{result:?}");
+    result.ok().flatten()
 }

@@ -18,7 +18,8 @@ fn shards_drop_what_the_global_batch_would() {
     let dropped = |rows: Range<usize>, ctx: ForwardContext| {
         tch::manual_seed(5);
         let x = Tensor::ones([rows.len() as i64, 40], (Kind::Float, Device::Cpu));
-        regressor.forward(&DropPath(0.5).forward(x, ctx), ctx)
+        let factors = DropPath(0.5).factors(&x, ctx).unwrap();
+        regressor.forward(&(x * factors), ctx)
     };
     let train = ForwardContext::train();
     let shard = |rows: Range<usize>| dropped(rows.clone(), train.with_batch_shard(&rows, 6));

@@ -1,6 +1,7 @@
 //! The inner part of the bidirectional mixer against the operators that it is composed of.
 
 use crate::generator::alone_with_the_generator;
+use crate::gradcheck::assert_gradients_are_finite_differences;
 use tch::{Device, Kind, Tensor};
 use vm_beautynet::ops::profiler::MemoryWatch;
 use vm_beautynet::ops::{self, MambaParameters, Path, ScanInputs};
@@ -131,33 +132,7 @@ fn the_gradients_of_the_mixer_are_finite_differences() {
     let _alone = alone_with_the_generator();
     tch::manual_seed(2);
     let operands = Operands::random([2, 5, 4, 2, 3, 4], Kind::Double);
-    let gradients = operands.run(operands.fused(Path::Auto));
-    let out = &gradients[15];
-    let weights = Tensor::arange(out.numel() as i64, (Kind::Float, Device::Cpu)).cos();
-    let loss = || {
-        let _guard = tch::no_grad_guard();
-        let out = operands.fused(Path::Auto).reshape([-1]);
-        out.dot(&weights.to_kind(Kind::Double)).double_value(&[])
-    };
-    for (operand, gradient) in operands.0.iter().zip(&gradients) {
-        let values = operand.detach().view([-1]);
-        let gradient = gradient.reshape([-1]);
-        for i in 0..values.size()[0] {
-            let value = values.double_value(&[i]);
-            let [above, below] = [1e-5, -1e-5].map(|step| {
-                let _ = values.get(i).fill_(value + step);
-                loss()
-            });
-            let _ = values.get(i).fill_(value);
-            let (expected, found) = ((above - below) / 2e-5, gradient.double_value(&[i]));
-            let bound = 1e-7 * expected.abs().max(1.0);
-            assert!(
-                (expected - found).abs() < bound,
-                "{:?}: {found} for {expected}",
-                operand.size()
-            );
-        }
-    }
+    assert_gradients_are_finite_differences(&operands.0, || operands.fused(Path::Auto));
 }
 
 #[test]

@@ -1,8 +1,9 @@
-//! The linear layer and RMS normalization against libtorch's own.
+//! The linear layer, norms and attention against libtorch's own.
 
 use crate::generator::alone_with_the_generator;
+use crate::gradcheck::assert_gradients_are_finite_differences;
 use tch::{Device, Kind, Tensor};
-use vm_beautynet::ops;
+use vm_beautynet::ops::{self, Norm, Update, add_and_norm, attention, split_heads};
 
 fn leaf(shape: &[i64]) -> Tensor {
     Tensor::randn(shape, (Kind::Float, Device::Cpu)).set_requires_grad(true)
@@ -93,39 +94,209 @@ fn two_runs_of_a_linear_layer_are_equal_bit_for_bit() {
     }
 }
 
+/// Random operands of a residual addition and a norm; layer normalization if there is a bias.
+struct Residual {
+    x: Tensor,
+    update: Option<Update>,
+    weight: Tensor,
+    bias: Option<Tensor>,
+}
+
+impl Residual {
+    fn random(kind: Kind, shape: [i64; 3], has_bias: bool, update: &str) -> Self {
+        let leaf = |shape: &[i64]| leaf(shape).detach().to_kind(kind).set_requires_grad(true);
+        let factors = || Tensor::from_slice(&[0.0f32, 1.25, 1.25]).view([3, 1, 1]).to_kind(kind);
+        let factors = (update == "scaled").then(factors);
+        let update = (update != "none").then(|| Update { value: leaf(&shape), factors });
+        let dim = &shape[2..];
+        Self { x: leaf(&shape), update, weight: leaf(dim), bias: has_bias.then(|| leaf(dim)) }
+    }
+
+    fn leaves(&self) -> Vec<&Tensor> {
+        let update = self.update.as_ref().map(|update| &update.value);
+        [Some(&self.x), update, Some(&self.weight), self.bias.as_ref()]
+            .into_iter()
+            .flatten()
+            .collect()
+    }
+
+    /// The sum and its norm, as `(2, …)`.
+    fn ours(&self) -> Tensor {
+        let norm = Norm { weight: &self.weight, bias: self.bias.as_ref(), eps: 1e-5 };
+        let (sum, out) = add_and_norm(&self.x, self.update.as_ref(), Some(&norm));
+        Tensor::stack(&[sum, out.unwrap()], 0)
+    }
+
+    fn composed(&self) -> Tensor {
+        let sum = match &self.update {
+            Some(Update { value, factors: Some(factors) }) => &self.x + value * factors,
+            Some(Update { value, factors: None }) => &self.x + value,
+            None => self.x.shallow_clone(),
+        };
+        let (dim, weight) = (self.weight.size(), Some(&self.weight));
+        let out = match &self.bias {
+            Some(bias) => sum.layer_norm(dim, weight, Some(bias), 1e-5, false),
+            None => sum.rms_norm(dim, weight, 1e-5),
+        };
+        Tensor::stack(&[sum, out], 0)
+    }
+}
+
 #[test]
-fn rms_norm_and_its_gradients_are_libtorchs_in_every_type_and_layout() {
+fn norms_with_the_addition_before_them_are_libtorchs_in_every_type() {
     let _alone = alone_with_the_generator();
     tch::manual_seed(5);
-    for (batch, length, dim) in [(2, 3, 5), (3, 41, 192), (1, 1, 3), (0, 3, 8)] {
-        let weight = leaf(&[dim]);
-        let x = leaf(&[batch, length, dim]);
-        let swapped = x.detach().transpose(1, 2).contiguous().transpose(1, 2);
+    for shape in [[3, 3, 5], [3, 41, 192], [3, 1, 33]] {
         for kind in [Kind::Float, Kind::Double, Kind::BFloat16] {
-            let weight = weight.detach().to_kind(kind).set_requires_grad(true);
-            for x in [&x, &swapped] {
-                let x = x.detach().to_kind(kind).set_requires_grad(true);
-                let dout = Tensor::randn([batch, length, dim], (Kind::Float, Device::Cpu));
-                let leaves = [&x, &weight];
-                let found = run(&ops::rms_norm(&x, &weight, 1e-5), &dout, &leaves);
-                let theirs = x.rms_norm(weight.size(), Some(&weight), 1e-5);
-                if batch > 0 {
-                    assert_close(&found, &run(&theirs, &dout, &leaves));
-                }
+            for (has_bias, update) in
+                [false, true].into_iter().flat_map(|b| ["none", "plain", "scaled"].map(|u| (b, u)))
+            {
+                let operands = Residual::random(kind, shape, has_bias, update);
+                let dout = Tensor::randn([2, 3, shape[1], shape[2]], (Kind::Float, Device::Cpu));
+                let leaves = operands.leaves();
+                let found = run(&operands.ours(), &dout, &leaves);
+                assert_close(&found, &run(&operands.composed(), &dout, &leaves));
             }
         }
     }
 }
 
 #[test]
-fn rms_norms_gradients_are_the_same_bit_for_bit_on_one_and_two_threads() {
+fn a_norm_of_transposed_or_no_tokens_is_libtorchs() {
     let _alone = alone_with_the_generator();
     tch::manual_seed(6);
-    let [x, weight] = [leaf(&[8, 197, 192]), leaf(&[192])];
-    let dout = Tensor::randn([8, 197, 192], (Kind::Float, Device::Cpu));
+    let (weight, x) = (leaf(&[41]), leaf(&[3, 41, 7]));
+    let dout = Tensor::randn([3, 7, 41], (Kind::Float, Device::Cpu));
+    let norm = Norm { weight: &weight, bias: None, eps: 1e-5 };
+    let found = run(&norm.of(&x.transpose(1, 2)), &dout, &[&x, &weight]);
+    let expected = x.transpose(1, 2).rms_norm([41], Some(&weight), 1e-5);
+    assert_close(&found, &run(&expected, &dout, &[&x, &weight]));
+    assert_eq!(norm.of(&x.narrow(0, 0, 0).transpose(1, 2)).size(), [0, 7, 41]);
+}
+
+#[test]
+fn under_autocast_an_update_in_half_precision_is_added_in_single() {
+    let _alone = alone_with_the_generator();
+    tch::manual_seed(7);
+    let mut operands = Residual::random(Kind::Float, [3, 5, 33], true, "scaled");
+    let half = leaf(&[3, 5, 33]).detach().to_kind(Kind::BFloat16).set_requires_grad(true);
+    if let Some(update) = &mut operands.update {
+        update.value = half;
+    }
+    let dout = Tensor::randn([2, 3, 5, 33], (Kind::Float, Device::Cpu));
+    let leaves = operands.leaves();
+    let found = run(&operands.ours(), &dout, &leaves);
+    assert_eq!(found[1].kind(), Kind::BFloat16);
+    let expected = run(&operands.composed(), &dout, &leaves);
+    assert_close(&found[2..], &expected[2..]);
+}
+
+#[test]
+fn gradients_of_norms_are_finite_differences() {
+    let _alone = alone_with_the_generator();
+    tch::manual_seed(8);
+    for (has_bias, update) in [(false, "plain"), (true, "scaled"), (true, "none")] {
+        let operands = Residual::random(Kind::Double, [3, 4, 5], has_bias, update);
+        let leaves: Vec<Tensor> =
+            operands.leaves().into_iter().map(Tensor::shallow_clone).collect();
+        assert_gradients_are_finite_differences(&leaves, || operands.ours());
+    }
+}
+
+#[test]
+fn without_a_norm_the_addition_has_the_same_bits_and_gradients() {
+    let _alone = alone_with_the_generator();
+    tch::manual_seed(9);
+    for update in ["plain", "scaled"] {
+        let operands = Residual::random(Kind::Float, [3, 5, 33], true, update);
+        let (sum, none) = add_and_norm(&operands.x, operands.update.as_ref(), None);
+        assert!(none.is_none());
+        let dout = Tensor::randn([3, 5, 33], (Kind::Float, Device::Cpu));
+        let leaves = &operands.leaves()[..2];
+        let found = run(&sum, &dout, leaves);
+        assert_eq!(found, run(&operands.ours().get(0), &dout, leaves));
+    }
+}
+
+#[test]
+fn gradients_of_norms_are_the_same_bit_for_bit_on_one_and_two_threads() {
+    let _alone = alone_with_the_generator();
+    tch::manual_seed(10);
+    let operands = Residual::random(Kind::Float, [3, 197, 192], true, "scaled");
+    let dout = Tensor::randn([2, 3, 197, 192], (Kind::Float, Device::Cpu));
     let [one, two] = [1, 2].map(|threads| {
         tch::set_num_threads(threads);
-        run(&ops::rms_norm(&x, &weight, 1e-5), &dout, &[&x, &weight])
+        run(&operands.ours(), &dout, &operands.leaves())
+    });
+    assert_eq!(one, two);
+}
+
+/// Softmax attention by its definition.
+fn composed_attention(qkv: &Tensor, heads: i64) -> Tensor {
+    let qkv = split_heads(qkv, heads);
+    let scale = (qkv[0].size()[3] as f64).powf(-0.5);
+    let weights = (qkv[0].matmul(&qkv[1].transpose(-2, -1)) * scale).softmax(-1, None::<Kind>);
+    weights.matmul(&qkv[2]).transpose(1, 2).flatten(2, 3)
+}
+
+#[test]
+fn attention_and_its_gradients_are_those_of_its_definition() {
+    let _alone = alone_with_the_generator();
+    tch::manual_seed(11);
+    // Lengths and widths with and without padding.
+    let sizes = [(2, 197, 3, 64), (1, 65, 2, 32), (2, 1, 1, 3), (1, 16, 3, 5), (1, 49, 1, 80)];
+    for (batch, length, heads, width) in sizes {
+        for kind in [Kind::Float, Kind::Double] {
+            let qkv = leaf(&[batch, length, 3 * heads * width]).detach().to_kind(kind);
+            let qkv = qkv.set_requires_grad(true);
+            let shape = [batch, length, heads * width];
+            let dout = Tensor::randn(shape, (Kind::Float, Device::Cpu));
+            let found = run(&attention(&qkv, heads), &dout, &[&qkv]);
+            assert_close(&found, &run(&composed_attention(&qkv, heads), &dout, &[&qkv]));
+            let without = tch::no_grad(|| attention(&qkv, heads));
+            assert_eq!(without, found[1]);
+        }
+    }
+}
+
+#[test]
+fn attention_in_half_precision_is_libtorchs() {
+    let _alone = alone_with_the_generator();
+    tch::manual_seed(12);
+    let qkv = leaf(&[2, 17, 48]).detach().to_kind(Kind::BFloat16);
+    let (out, exact) = (attention(&qkv, 2), composed_attention(&qkv.to_kind(Kind::Float), 2));
+    assert_eq!((out.kind(), out.size()), (Kind::BFloat16, exact.size()));
+    assert!((out.to_kind(Kind::Float) - exact).abs().max().double_value(&[]) < 0.02);
+}
+
+#[test]
+fn large_logits_and_values_that_are_not_finite_pass_through_attention() {
+    let _alone = alone_with_the_generator();
+    tch::manual_seed(13);
+    let qkv = leaf(&[1, 33, 24]).detach() * 1e3;
+    let (out, exact) = (attention(&qkv, 1), composed_attention(&qkv, 1));
+    assert!((out - &exact).abs().max().double_value(&[]) <= 1e-5 * 1e4);
+    let _ = qkv.get(0).get(32).fill_(f64::NAN);
+    assert_eq!(attention(&qkv, 1).isnan().all().int64_value(&[]), 1);
+}
+
+#[test]
+fn gradients_of_attention_are_finite_differences() {
+    let _alone = alone_with_the_generator();
+    tch::manual_seed(14);
+    let qkv = leaf(&[2, 5, 12]).detach().to_kind(Kind::Double).set_requires_grad(true);
+    assert_gradients_are_finite_differences(&[qkv.shallow_clone()], || attention(&qkv, 2));
+}
+
+#[test]
+fn attention_is_the_same_bit_for_bit_on_one_and_two_threads() {
+    let _alone = alone_with_the_generator();
+    tch::manual_seed(15);
+    let qkv = leaf(&[2, 197, 576]);
+    let dout = Tensor::randn([2, 197, 192], (Kind::Float, Device::Cpu));
+    let [one, two] = [1, 2].map(|threads| {
+        tch::set_num_threads(threads);
+        run(&attention(&qkv, 3), &dout, &[&qkv])
     });
     assert_eq!(one, two);
 }

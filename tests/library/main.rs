@@ -8,6 +8,7 @@ mod fusion;
 mod generator;
 #[path = "../gpu/mod.rs"]
 mod gpu;
+mod gradcheck;
 mod launches;
 mod layers;
 mod masked_images;
