@@ -316,3 +316,22 @@ fn pretrained_is_the_name_on_the_hub_of_the_preset() {
     let hub = "model.vit.weights: hf://timm/vit_tiny_patch16_224.augreg_in21k_ft_in1k: ";
     assert!(errors.contains(hub), "{errors}");
 }
+
+#[test]
+fn a_sweep_downloads_before_its_runs_begin_and_logs_it() {
+    let sandbox = Sandbox::new();
+    let bytes = weights(&sandbox);
+    let hub = Hub::new(Fault::None, &[("model.safetensors", &bytes)]);
+    let sweep = "name: s\nbase: small.yaml\nset: {train.epochs: 1, \
+                 model.vit.weights: 'hf://org/tiny'}\nseeds: [1, 2]\n";
+    fs::write(sandbox.path("sweep.yaml"), sweep).unwrap();
+    let arguments =
+        ["sweep", "sweep.yaml", "--output", "runs", "--jobs", "2", "--log-format", "json"];
+    let errors = done(&mut command(&sandbox, &hub.endpoint, &arguments));
+    let events: Vec<serde_json::Value> =
+        errors.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(events[0]["event"], "download", "{errors}");
+    assert_eq!(events[0]["bytes"], bytes.len());
+    assert_eq!(events.last().unwrap()["status"], "finished", "{errors}");
+    assert_eq!(hub.downloads("model.safetensors"), 1);
+}

@@ -2,12 +2,15 @@
 
 use std::collections::HashMap;
 use std::fs;
+use std::io::Read;
 use std::path::Path;
 
 use crate::generator::alone_with_the_generator;
+use crate::torch_files::Archive;
 use tch::{Device, Kind, Tensor};
 use vm_beautynet::config::{Branch, Config};
 use vm_beautynet::models::{BeautyNet, weights};
+use zip::ZipArchive;
 
 const MICRO: [&str; 4] = [
     "data.image_size=32",
@@ -205,6 +208,13 @@ fn weights_that_are_not_finite_or_quantized_are_refused_with_file_and_parameter(
         *norm = norm.to_kind(Kind::Int8);
     });
     assert!(refusal(&[&weights]).contains("norm.weight is stored as Int8: quantized"));
+    // Before the names, to which a quantized model adds scales.
+    let weights = changed_vit(&net, &path, |tensors| {
+        let (name, norm) = tensors.iter_mut().find(|(name, _)| name == "norm.weight").unwrap();
+        (*name, *norm) = ("norm.weight._data".into(), norm.to_kind(Kind::Int8));
+        tensors.push(("norm.weight._scale".into(), Tensor::from(0.5f32)));
+    });
+    assert!(refusal(&[&weights]).contains("norm.weight._data is stored as Int8: quantized"));
     // A run's own weights, too.
     let own = folder.path().join("best.safetensors");
     let (_, first) = &net.parameters()[0];
@@ -389,6 +399,32 @@ fn of_a_student_and_a_teacher_the_teacher_loads_and_of_other_networks_none() {
     assert_eq!(notes[0], chosen);
     let text = refusal(&[&under(["a.", "b."])]);
     assert!(text.contains("it holds several networks: a., b.: save the state dict"), "{text}");
+}
+
+#[test]
+fn the_run_says_which_of_several_state_dicts_it_loads() {
+    let _alone = alone_with_the_generator();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("dino.pth");
+    let net = network(&[]);
+    let weights = changed_vit(&net, &path, |_| ());
+    // The writer's pickle has no memo: the dictionary of the model can be there twice.
+    let mut zip = ZipArchive::new(fs::File::open(&path).unwrap()).unwrap();
+    let mut entries: Vec<(String, Vec<u8>)> = Vec::new();
+    for index in 0..zip.len() {
+        let (mut entry, mut bytes) = (zip.by_index(index).unwrap(), Vec::new());
+        entry.read_to_end(&mut bytes).unwrap();
+        entries.push((entry.name().unwrap().into_owned(), bytes));
+    }
+    let (start, key) = (b"\x80\x02}", b"X\x05\0\0\0model");
+    let pickle = &mut entries.iter_mut().find(|(name, _)| name.ends_with("data.pkl")).unwrap().1;
+    let model = &pickle[start.len() + key.len()..pickle.len() - 1];
+    let (student, teacher) = (b"X\x07\0\0\0student", b"X\x07\0\0\0teacher");
+    *pickle = [&start[..], student, model, teacher, model, b"."].concat();
+    let entries: Vec<(&str, &[u8])> = entries.iter().map(|(a, b)| (&**a, &b[..])).collect();
+    fs::copy(Archive::new(&entries).path(), &path).unwrap();
+    let notes: Vec<String> = network(&[&weights]).notes().iter().map(ToString::to_string).collect();
+    assert_eq!(notes, ["model.vit.weights: loaded what is under teacher, not student"]);
 }
 
 #[test]

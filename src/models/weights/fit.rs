@@ -14,6 +14,8 @@ use crate::config::{BackboneConfig, BackboneShape, Branch, preset};
 use crate::models::tokens::TokenLayout;
 
 const MAX_LISTED: usize = 20;
+const QUANTIZED: &str =
+    "quantized weights are not read; use those of the same model in floating-point numbers";
 /// Prefixes that PyTorch's wrappers add to every name.
 const WRAPPERS: [&str; 2] = ["module.", "_orig_mod."];
 /// Prefixes of what is skipped: a published backbone's classifiers, and the token that masked
@@ -75,6 +77,9 @@ fn load_published(
 ) -> Result<Vec<Note>> {
     let state_dict = if config.weights_ema { StateDict::Ema } else { StateDict::Model };
     let mut file = WeightsFile::open_state_dict(path, state_dict)?;
+    if let Some((name, kind)) = file.quantized() {
+        bail!("{} is stored as {kind}: {QUANTIZED}", printable_start(name));
+    }
     if branch == Branch::Vit {
         file.rename_clip();
     }
@@ -269,8 +274,7 @@ impl Matching {
             let tensor = file.tensor(stored)?;
             ensure!(
                 tensor.is_floating_point(),
-                "{name} is stored as {:?}: quantized weights are not read; save them as \
-                 floating-point numbers",
+                "{name} is stored as {:?}: {QUANTIZED}",
                 tensor.kind()
             );
             let tensor = match *change {

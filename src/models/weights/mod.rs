@@ -118,6 +118,17 @@ impl WeightsFile {
         self.metadata.clone()
     }
 
+    /// Returns the name and the type of a tensor of a quantized model, if it is one.
+    fn quantized(&self) -> Option<(&str, String)> {
+        let weights = self.tensors.iter().filter(|(name, _)| name.contains("weight"));
+        let mut quantized = weights.filter_map(|(name, stored)| match &stored.kind {
+            Ok(kind @ (Kind::Int8 | Kind::Uint8)) => Some((name.as_str(), format!("{kind:?}"))),
+            Ok(_) => None,
+            Err(kind) => Some((name.as_str(), kind.clone())),
+        });
+        quantized.next()
+    }
+
     /// Reads one tensor, on the CPU, with the type and the strides that it is stored with.
     pub fn tensor(&mut self, name: &str) -> Result<Tensor> {
         let shown = printable_start(name);

@@ -68,6 +68,10 @@ fn find(
     view: &TensorView,
     place: &mut impl FnMut(&Storage) -> Result<Place>,
 ) -> Result<StoredTensor> {
+    if let Some(kind) = view.unreadable {
+        let (kind, size) = (Err(kind.to_string()), view.size.clone());
+        return Ok(StoredTensor { kind, size, stride: None, range: 0..0, entry: None });
+    }
     let (span, storage) = (span(view)?, &view.storage);
     let room = storage.len.checked_sub(view.offset);
     ensure!(

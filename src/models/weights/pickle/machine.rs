@@ -279,7 +279,7 @@ impl<'a> Machine<'a> {
         };
         let last = arguments.last().map(|&last| (last, &self.values[last]));
         let result = match (callee, last) {
-            (Global::RebuildTensor | Global::RebuildParameter, _) => {
+            (Global::RebuildTensor(_) | Global::RebuildParameter, _) => {
                 Value::Tensor(self.rebuilt(callee, arguments)?)
             }
             // A tensor with attributes: (function, class, arguments of the function, attributes).
@@ -310,14 +310,14 @@ impl<'a> Machine<'a> {
     fn rebuilt(&self, function: Global, arguments: &[Id]) -> Result<TensorView> {
         let first = arguments.first().map(|&id| &self.values[id]);
         match (function, first) {
-            (Global::RebuildTensor, _) => self.tensor(arguments),
+            (Global::RebuildTensor(unreadable), _) => self.tensor(arguments, unreadable),
             (Global::RebuildParameter, Some(Value::Tensor(tensor))) => Ok(tensor.clone()),
             _ => bail!("its pickle is damaged: a parameter without a tensor"),
         }
     }
 
     /// Returns the tensor of the arguments `(storage, offset, size, stride, …)`.
-    fn tensor(&self, arguments: &[Id]) -> Result<TensorView> {
+    fn tensor(&self, arguments: &[Id], unreadable: Option<&'static str>) -> Result<TensorView> {
         let [storage, offset, size, stride, ..] = arguments[..] else {
             bail!("its pickle is damaged: a tensor without its four arguments");
         };
@@ -327,6 +327,7 @@ impl<'a> Machine<'a> {
                 offset,
                 size: self.integers(size)?,
                 stride: self.integers(stride)?,
+                unreadable,
             }),
             _ => bail!("its pickle is damaged: a tensor without a storage"),
         }

@@ -52,6 +52,8 @@ pub(super) struct TensorView {
     pub offset: i64,
     pub size: Vec<i64>,
     pub stride: Vec<i64>,
+    /// The name of its type, if that is none of [`Kind`]: its values are not read.
+    pub unreadable: Option<&'static str>,
 }
 
 #[derive(Debug)]
@@ -127,7 +129,8 @@ pub(super) fn storage_type(kind: Kind) -> Option<&'static str> {
 /// A Python object that a pickle may name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Global {
-    RebuildTensor,
+    /// A function that builds a tensor, perhaps of a type that is not read.
+    RebuildTensor(Option<&'static str>),
     RebuildParameter,
     RebuildFromType,
     StorageType(Kind),
@@ -141,13 +144,21 @@ impl Global {
     /// `argparse.Namespace`. All of them only hold values in Python too.
     pub(super) fn named(module: &str, name: &str) -> Option<Self> {
         Some(match (module, name) {
-            ("torch._utils", "_rebuild_tensor" | "_rebuild_tensor_v2") => Self::RebuildTensor,
+            ("torch._utils", "_rebuild_tensor" | "_rebuild_tensor_v2") => Self::RebuildTensor(None),
+            ("torch._utils", "_rebuild_qtensor") => Self::RebuildTensor(Some("a quantized tensor")),
+            ("torch._utils", "_rebuild_tensor_v3") => {
+                Self::RebuildTensor(Some("float8 or wide unsigned integers"))
+            }
             ("torch._utils", "_rebuild_parameter" | "_rebuild_parameter_with_state") => {
                 Self::RebuildParameter
             }
             ("torch._tensor", "_rebuild_from_type_v2") => Self::RebuildFromType,
             ("torch", "Tensor") | ("torch.nn.parameter", "Parameter") => Self::PlainType,
             ("torch.storage", "UntypedStorage") => Self::StorageType(Kind::Uint8),
+            // Of quantized tensors, whose values are not read.
+            ("torch", "QInt8Storage" | "QUInt8Storage") => Self::StorageType(Kind::Int8),
+            ("torch", "QInt32Storage") => Self::StorageType(Kind::Int),
+            ("torch", "per_tensor_affine" | "per_channel_affine") => Self::PlainType,
             ("torch", storage) if storage.ends_with("Storage") => {
                 let (_, kind) = STORAGES.iter().find(|(name, _)| *name == storage)?;
                 Self::StorageType(*kind)
