@@ -41,6 +41,10 @@ pub(super) struct Args {
     /// the section model must be that of the run
     #[arg(long, value_name = "RUN", conflicts_with = "resume")]
     from: Option<PathBuf>,
+    /// Stop after this many epochs in all, with the learning rates of train.epochs; --resume
+    /// continues the run
+    #[arg(long, value_name = "EPOCHS", value_parser = clap::value_parser!(u32).range(1..))]
+    stop_after: Option<u32>,
     /// Obey the sweep that started this run through stdin, and stop when it is closed
     #[arg(long, hide = true)]
     stop_with_stdin: bool,
@@ -84,7 +88,8 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
         None => RunDir::default_root(&config.name, args.resume),
     };
     let mut observers = if first { observers(&config, &root, &console) } else { Vec::new() };
-    let options = Options { resume: args.resume, world, stop };
+    let stop_after = args.stop_after.map(|epochs| epochs as usize);
+    let options = Options { resume: args.resume, world, stop, stop_after };
     let outcome = train(&config, &root, options, &mut observers)?;
     drop(observers);
     if !first {

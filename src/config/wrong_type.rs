@@ -82,7 +82,6 @@ fn plain_words(message: &str) -> Option<String> {
         "a YAML mapping" => "a map of keys",
         "a string" | "path string" => "a text (in quotes if it looks like something else)",
         "struct Normalize" => "{mean: [red, green, blue], std: [red, green, blue]}",
-        "internally tagged enum Search" => "{name: grid} or {name: random, budget: N}",
         other => match other.strip_prefix("an array of length ") {
             Some(length) => return Some(format!("must be a list of {length}, is {found}")),
             None => other,

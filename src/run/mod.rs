@@ -24,6 +24,6 @@ pub use evaluated::{default_split, evaluated_run, finished_predictions};
 pub use kind::{CONFIG_FILE, RunKind};
 pub use overview::{Best, Course, FoundRuns, Overview};
 pub use provenance::{HubOrigin, Provenance, StartRecord, StartingWeights, content_hash};
-pub use status::{Failure, Status};
+pub use status::{Failure, Pause, PauseRule, Status};
 pub use summary::{BaselinesBySplit, Summary, check_unchanged};
 pub use trained::{Run, names_run, weights_of};

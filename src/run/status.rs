@@ -1,9 +1,10 @@
-//! The status of a run, and why it failed.
+//! The status of a run, and why it failed or was paused.
 
 use std::fs;
 use std::path::Path;
 
 use anyhow::{Context, Result};
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::directory::{MAX_TEXT, RunDir};
@@ -11,6 +12,7 @@ use super::summary::Summary;
 use crate::files::{read_text, write_json};
 
 const FAILURE_FILE: &str = "failed.json";
+const PAUSE_FILE: &str = "paused.json";
 
 /// The status of the run in a folder.
 #[derive(Debug, Clone, PartialEq)]
@@ -19,6 +21,8 @@ pub enum Status {
     Pending,
     /// The run was stopped before its end; `--resume` continues it.
     Stopped,
+    /// The search of a sweep has stopped the run before its end; `--resume` continues it.
+    Paused(Pause),
     /// A process is training in the folder.
     Running,
     /// The run ended with an error.
@@ -28,8 +32,8 @@ pub enum Status {
 }
 
 impl Status {
-    /// Reads the status of the run in a folder. Returns an error if `summary.json` or `failed.json`
-    /// cannot be read.
+    /// Reads the status of the run in a folder. Returns an error if `summary.json`, `failed.json`
+    /// or `paused.json` cannot be read.
     pub fn of(root: &Path) -> Result<Self> {
         let started = RunDir::holds_run(root);
         if started && Summary::exists(root) {
@@ -38,18 +42,22 @@ impl Status {
         if RunDir::is_running(root) {
             return Ok(Self::Running);
         }
-        Ok(match Failure::read(root)? {
-            Some(failure) => Self::Failed(failure),
-            None if started => Self::Stopped,
-            None => Self::Pending,
-        })
+        if let Some(failure) = read_if_any(&root.join(FAILURE_FILE), "a failed run")? {
+            return Ok(Self::Failed(failure));
+        }
+        if !started {
+            return Ok(Self::Pending);
+        }
+        let pause = read_if_any(&root.join(PAUSE_FILE), "a paused run")?;
+        Ok(pause.map_or(Self::Stopped, Self::Paused))
     }
 
-    /// Returns `pending`, `stopped`, `running`, `failed` or `finished`.
+    /// Returns `pending`, `stopped`, `paused`, `running`, `failed` or `finished`.
     pub fn name(&self) -> &'static str {
         match self {
             Self::Pending => "pending",
             Self::Stopped => "stopped",
+            Self::Paused(_) => "paused",
             Self::Running => "running",
             Self::Failed(_) => "failed",
             Self::Finished(_) => "finished",
@@ -80,19 +88,6 @@ impl Failure {
         root.join(FAILURE_FILE).exists()
     }
 
-    /// Reads the failure of the run in a folder; `None` if it has not failed.
-    fn read(root: &Path) -> Result<Option<Self>> {
-        if !Self::exists(root) {
-            return Ok(None);
-        }
-        let path = root.join(FAILURE_FILE);
-        let text = read_text(&path, MAX_TEXT)
-            .with_context(|| format!("cannot read {}", path.display()))?;
-        let failure = serde_json::from_str(&text)
-            .with_context(|| format!("{} does not describe a failed run", path.display()))?;
-        Ok(Some(failure))
-    }
-
     /// Writes the failure of the run in a folder. Returns an error if the file cannot be written.
     pub fn write(&self, root: &Path) -> Result<()> {
         write_json(&root.join(FAILURE_FILE), self)
@@ -101,10 +96,57 @@ impl Failure {
     /// Removes the failure of the run in a folder, if there is one, before the run is started
     /// again. Returns an error if the file cannot be removed.
     pub fn clear(root: &Path) -> Result<()> {
-        if !Self::exists(root) {
-            return Ok(());
-        }
-        let path = root.join(FAILURE_FILE);
-        fs::remove_file(&path).with_context(|| format!("cannot remove {}", path.display()))
+        remove_if_any(&root.join(FAILURE_FILE))
     }
+}
+
+/// Why the search of a sweep has stopped a run before its end: `paused.json` in its folder.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Pause {
+    /// What stopped it.
+    pub rule: PauseRule,
+    /// The epoch after which that was decided.
+    pub epoch: usize,
+    /// What happened and why, as `paused at rung 1 of 3, epoch 1`.
+    pub reason: String,
+}
+
+/// A rule by which a search stops runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PauseRule {
+    /// The run is at the end of a rung of successive halving, and may be promoted.
+    Rung,
+    /// The run was worse than the median of the others.
+    Median,
+}
+
+impl Pause {
+    /// Writes why the run in a folder is paused. Returns an error if the file cannot be written.
+    pub fn write(&self, root: &Path) -> Result<()> {
+        write_json(&root.join(PAUSE_FILE), self)
+    }
+
+    /// Removes what [`write`](Self::write) wrote in a folder, if it did, before the run is resumed.
+    /// Returns an error if the file cannot be removed.
+    pub fn clear(root: &Path) -> Result<()> {
+        remove_if_any(&root.join(PAUSE_FILE))
+    }
+}
+
+fn read_if_any<T: DeserializeOwned>(path: &Path, what: &str) -> Result<Option<T>> {
+    if !path.exists() {
+        return Ok(None);
+    }
+    let text =
+        read_text(path, MAX_TEXT).with_context(|| format!("cannot read {}", path.display()))?;
+    let read = serde_json::from_str(&text);
+    read.map(Some).with_context(|| format!("{} does not describe {what}", path.display()))
+}
+
+fn remove_if_any(path: &Path) -> Result<()> {
+    if !path.exists() {
+        return Ok(());
+    }
+    fs::remove_file(path).with_context(|| format!("cannot remove {}", path.display()))
 }

@@ -2,12 +2,13 @@
 
 use std::path::{Path, PathBuf};
 
-use serde::Deserialize;
 use serde_json::json;
 use serde_yaml::{Mapping, Value};
 
+use super::axis;
 use super::folds::Folds;
 use super::naming;
+use super::search::{SearchConfig, SearchName};
 use crate::config::document::Document;
 use crate::config::layers::Layers;
 use crate::config::names::is_plain;
@@ -27,47 +28,14 @@ section! {
         pub base: PathBuf = PathBuf::new(),
         /// Changes for all runs: dotted keys and their values.
         pub set: Mapping = Mapping::new(),
-        /// The axes of the grid: dotted keys, each with a list of values.
+        /// The axes: dotted keys, each with a list of values, or with a distribution.
         pub axes: Mapping = Mapping::new(),
-        /// Seeds that every point of the grid is run with; without any, the config's.
+        /// Seeds that every point is run with; without any, the config's.
         pub seeds: Vec<u64> = Vec::new(),
-        /// Folds that every point of the grid is run on: `published`, `column`, or their number.
+        /// Folds that every point is run on: `published`, `column`, or their number.
         pub folds: Option<Folds> = None,
-        /// Which points of the grid are run.
-        pub search: Search = Search::Grid,
-    }
-}
-
-/// Which points of the grid are run.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, Deserialize)]
-#[serde(tag = "name", rename_all = "lowercase", deny_unknown_fields)]
-pub enum Search {
-    /// All points.
-    #[default]
-    Grid,
-    /// A random sample without replacement (Bergstra and Bengio, "Random search for hyper-parameter
-    /// optimization", JMLR 13, 2012). A larger budget adds points to those of a smaller one.
-    Random {
-        /// Number of points, each of which is run with every seed on every fold.
-        budget: usize,
-        /// Seed of the sample.
-        #[serde(default)]
-        seed: u64,
-    },
-}
-
-impl KeyType for Search {
-    fn schema() -> serde_json::Value {
-        json!({
-            "type": "object",
-            "required": ["name"],
-            "properties": {
-                "name": {"enum": ["grid", "random"]},
-                "budget": {"type": "integer", "minimum": 1},
-                "seed": {"type": "integer", "minimum": 0},
-            },
-            "additionalProperties": false,
-        })
+        /// Which points are run, and for how long.
+        pub search: SearchConfig = SearchConfig::default(),
     }
 }
 
@@ -83,13 +51,8 @@ pub fn json_schema() -> serde_json::Value {
     let defaults = schema::defaults(&SweepConfig::default());
     let mut sweep = schema::object(SweepConfig::KEYS, &defaults);
     let keys = schema::dotted();
-    let lists = keys.iter().map(|(key, of)| {
-        let list = json!({
-            "type": "array", "minItems": 1, "items": of, "description": of["description"],
-        });
-        (key.clone(), list)
-    });
-    for (section, keys) in [("axes", lists.collect()), ("set", keys.clone())] {
+    let axes = keys.iter().map(|(key, of)| (key.clone(), axis::schema(of)));
+    for (section, keys) in [("axes", axes.collect()), ("set", keys.clone())] {
         let section = &mut sweep["properties"][section];
         section["properties"] = serde_json::Value::Object(keys);
         section["additionalProperties"] = false.into();
@@ -160,7 +123,7 @@ impl SweepFile {
             check("set", key, std::slice::from_ref(value));
         }
         for (key, values) in naming::pairs(&self.config.axes) {
-            check("axes", key, values.as_sequence().map_or(&[], Vec::as_slice));
+            check("axes", key, &axis::examples(values));
         }
         problems.dedup();
         if problems.is_empty() { Ok(()) } else { Err(ConfigError::Invalid(problems)) }
@@ -239,17 +202,29 @@ impl SweepConfig {
         } else if let Some(seed) = repeated(&self.seeds) {
             wrong(&["seeds"], format!("seeds holds {seed} twice"));
         }
-        if let Search::Random { budget: 0, .. } = self.search {
-            let message = "search.budget must be at least 1, is 0".to_string();
-            wrong(&["search", "budget"], message);
-        }
+        self.search.check(wrong);
+    }
+
+    /// Returns whether an axis has a distribution.
+    pub(super) fn is_sampled(&self) -> bool {
+        self.axes.values().any(axis::is_sampled)
     }
 
     fn check_axis(&self, key: &str, values: &Value, wrong: &mut dyn FnMut(&[&str], String)) {
         let mut wrong = |message: String| wrong(&["axes", key], message);
-        let Some(list) = values.as_sequence().filter(|values| !values.is_empty()) else {
-            return wrong(format!("axes.{key} must be a list of values, for example [1, 2]"));
-        };
+        if let Err(reason) = axis::check(values) {
+            return wrong(format!("axes.{key}{reason}"));
+        }
+        let list = values.as_sequence().map_or(&[][..], Vec::as_slice);
+        if axis::is_sampled(values) && self.search.points().is_none() {
+            let remedy = match self.search.name {
+                SearchName::Asha => "set search.max_runs",
+                _ => {
+                    "use search: {name: random, budget: N} or {name: asha, max_runs: N}, or a list"
+                }
+            };
+            return wrong(format!("axes.{key} is sampled, so the sweep has no end: {remedy}"));
+        }
         if list.len() > MAX_RUNS {
             return wrong(format!("axes.{key} has {} values, more than {MAX_RUNS}", list.len()));
         }
@@ -285,11 +260,13 @@ mod tests {
     #[test]
     fn a_sweep_states_only_what_it_needs() {
         let sweep = from_yaml("{name: a, base: b.yaml}").unwrap();
-        assert_eq!((sweep.search, sweep.folds), (Search::Grid, None));
+        assert_eq!((sweep.search.name, sweep.folds), (SearchName::Grid, None));
         let text = "name: a\nbase: b.yaml\nset: {train.epochs: 3}\naxes: {train.loss: [mse]}\n\
                     seeds: [1, 2]\nfolds: published\nsearch: {name: random, budget: 4}\n";
         let sweep = from_yaml(text).unwrap();
-        assert_eq!(sweep.search, Search::Random { budget: 4, seed: 0 });
+        let budget = Some(4);
+        let random = SearchConfig { name: SearchName::Random, budget, ..SearchConfig::default() };
+        assert_eq!(sweep.search, random);
         assert_eq!(sweep.folds, Some(Folds::Published));
     }
 
@@ -315,10 +292,28 @@ mod tests {
             ("seeds: [1, 1]", "seeds holds 1 twice"),
             (many.as_str(), "train.epochs has 10001 values, more than 10000"),
             ("folds: 1", "folds must be published, column or a number from 2"),
-            ("search: {name: bayes}", "search.name must be grid or random, is bayes"),
-            ("search: {name: random, budget: 0}", "search.budget"),
+            ("search: {name: bayes}", "search.name must be one of grid, random, asha, is bayes"),
+            ("search: {name: random, budget: 0}", "search.budget must be at least 1, is 0"),
             ("search: {name: random}", "s.yaml:3: search.budget is missing"),
-            ("search: random", "search must be {name: grid} or {name: random, budget: N}"),
+            ("search: random", "search must be a map (name, budget, seed"),
+            ("search:\n  name: asha\n  ets: 3", "s.yaml:5: unknown key search.ets; did you mean"),
+            ("search: {name: asha, eta: 1}", "search.eta must be at least 2, is 1"),
+            ("search: {eta: 4}", "search.eta is for name: asha, not for name: grid; remove it"),
+            ("search: {name: random, budget: 2, max_runs: 2}", "search.max_runs is for name: asha"),
+            ("search: {median_stop: {margin: -1}}", "median_stop.margin must be 0 or more, is -1"),
+            (
+                "search: {name: asha, median_stop: {margin: 0.1}}",
+                "search.median_stop is for name: grid or random",
+            ),
+            (
+                "axes:\n  model.head.dropout: {uniform: [0, 0.5]}",
+                "s.yaml:4: axes.model.head.dropout is sampled, so the sweep has no end: use",
+            ),
+            (
+                "axes: {train.optimizer.lr: {uniform: [1, 2]}}\nsearch: {name: asha}",
+                "axes.train.optimizer.lr is sampled, so the sweep has no end: set search.max_runs",
+            ),
+            ("axes: {train.epochs: {int: [3, 1]}}", "axes.train.epochs: int must be two whole"),
             ("seeds: 3", "s.yaml:3: seeds must be a list, is 3"),
             ("seeds: [1, a]", "s.yaml:3: seeds[1] must be a whole number, is \"a\""),
             ("set: {1: 2}", "set: keys must be names, 1 is not"),

@@ -1,17 +1,18 @@
-//! The runs of a sweep: every point of the grid with every seed on every fold.
+//! The runs of a sweep: every point with every seed on every fold.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use anyhow::{Context, Result};
 use serde_yaml::Value;
 
-use super::config::{MAX_RUNS, Search, SweepFile};
-use super::naming::{axis_names, pairs, run_name, value_names};
+use super::config::{MAX_RUNS, SweepFile};
+use super::naming::pairs;
+use super::points::points;
+use super::search::{Search, SearchName};
 use crate::config::document::Document;
-use crate::config::{Config, ConfigError};
-use crate::data::random_stream::RandomStream;
+use crate::config::{Config, ConfigError, Problem};
 use crate::run::{RunDir, RunKind, Status};
 
 /// A sweep: its runs, in the order in which they are run.
@@ -21,6 +22,8 @@ pub struct Sweep {
     pub name: String,
     /// The axes' keys.
     pub axes: Vec<String>,
+    /// Which points are run, and for how long.
+    pub search: Search,
     /// The runs, those of the first seed first: an unfinished sweep can already be compared.
     pub runs: Vec<SweepRun>,
 }
@@ -61,16 +64,6 @@ impl FromStr for Shard {
     }
 }
 
-/// A point of the grid.
-struct GridPoint {
-    /// `axis=value` for each axis, joined; `base` without axes.
-    name: String,
-    /// The value of each axis.
-    values: Vec<Value>,
-    /// What sets the axes to them.
-    overrides: Vec<Document>,
-}
-
 impl Sweep {
     /// Expands a sweep's config into its runs, whose configs are resolved and checked.
     pub fn new(file: &SweepFile) -> Result<Self, ConfigError> {
@@ -88,7 +81,7 @@ impl Sweep {
         if points.len().saturating_mul(folds.len() * seeds.len()) > MAX_RUNS {
             let message = format!(
                 "the sweep has more than {MAX_RUNS} runs: shorten its lists, or use search: \
-                 {{name: random, budget: N}}"
+                 {{name: random, budget: N}} or {{name: asha, max_runs: N}}"
             );
             return Err(problem("axes", message));
         }
@@ -109,27 +102,32 @@ impl Sweep {
                 }
             }
         }
-        Ok(Self { name: sweep.name.clone(), axes, runs })
-    }
-
-    /// Returns the runs of one shard.
-    pub fn shard(&self, shard: Shard) -> Vec<&SweepRun> {
-        let mine = |(index, run)| (index % shard.of + 1 == shard.number).then_some(run);
-        self.runs.iter().enumerate().filter_map(mine).collect()
-    }
-}
-
-impl GridPoint {
-    /// Returns the name of this point's run with a seed on a fold.
-    fn run_name(&self, seed: Option<u64>, fold: Option<&str>) -> String {
-        let seed = seed.map(|seed| format!("seed={seed}"));
-        let fold = fold.map(|fold| {
-            let number = fold.trim_start_matches("fold_");
-            format!("fold={}", number.replace("_of_", "of"))
+        let mut problems = Vec::new();
+        let configs = runs.iter().map(|run| &run.config);
+        let search = Search::new(&sweep.search, configs, &mut |key, message| {
+            let place = Some(file.place(&["search", key]));
+            problems.push(Problem { place, key: format!("search.{key}"), message });
         });
-        let rest: Vec<String> = seed.into_iter().chain(fold).collect();
-        let alone = self.values.is_empty() && !rest.is_empty();
-        if alone { rest.join(",") } else { run_name(&self.name, &rest) }
+        if !problems.is_empty() {
+            return Err(ConfigError::Invalid(problems));
+        }
+        Ok(Self { name: sweep.name.clone(), axes, search, runs })
+    }
+
+    /// Returns the runs of one shard. A search that compares points has all runs of a point in one
+    /// shard.
+    pub fn shard(&self, shard: Shard) -> Vec<&SweepRun> {
+        let mut points: HashMap<&str, usize> = HashMap::new();
+        let mut mine = Vec::new();
+        for (index, run) in self.runs.iter().enumerate() {
+            let count = points.len();
+            let point = *points.entry(&run.point).or_insert(count);
+            let number = if self.search.name == SearchName::Asha { point } else { index };
+            if number % shard.of + 1 == shard.number {
+                mine.push(run);
+            }
+        }
+        mine
     }
 }
 
@@ -181,73 +179,13 @@ impl SweepFile {
     }
 }
 
-/// Returns the points of the grid that are run, in the grid's order.
-fn points(file: &SweepFile) -> Result<Vec<GridPoint>, ConfigError> {
-    let sweep = &file.config;
-    let axes: Vec<(&str, &[Value])> = pairs(&sweep.axes)
-        .filter_map(|(key, values)| Some((key, values.as_sequence()?.as_slice())))
-        .collect();
-    let sizes = axes.iter().map(|(_, values)| values.len());
-    let size = sizes.fold(1usize, |size, values| size.saturating_mul(values));
-    let chosen: Vec<usize> = match sweep.search {
-        Search::Grid if size > MAX_RUNS => {
-            let message =
-                format!("the grid has {size} points: use search: {{name: random, budget: N}}");
-            return Err(ConfigError::at(file.place(&["search"]), "search", message));
-        }
-        Search::Grid => (0..size).collect(),
-        Search::Random { budget, seed } => sample(size, budget, seed),
-    };
-    let keys: Vec<&str> = axes.iter().map(|(key, _)| *key).collect();
-    let axis_names = axis_names(&keys);
-    let value_names: Vec<Vec<String>> =
-        axes.iter().map(|(_, values)| value_names(values)).collect();
-    let set =
-        |&(key, values): &(&str, &[Value])| file.assigned("axes", key, values.iter().cloned());
-    let set: Vec<Vec<Document>> = axes.iter().map(set).collect::<Result<_, _>>()?;
-    Ok(chosen
-        .into_iter()
-        .map(|mut index| {
-            // The last axis varies fastest.
-            let mut indices = vec![0; axes.len()];
-            for axis in (0..axes.len()).rev() {
-                indices[axis] = index % axes[axis].1.len();
-                index /= axes[axis].1.len();
-            }
-            let each = || indices.iter().enumerate();
-            let parts: Vec<String> = each()
-                .map(|(axis, &index)| format!("{}={}", axis_names[axis], value_names[axis][index]))
-                .collect();
-            GridPoint {
-                name: if parts.is_empty() { "base".to_string() } else { parts.join(",") },
-                values: each().map(|(axis, &index)| axes[axis].1[index].clone()).collect(),
-                overrides: each().map(|(axis, &index)| set[axis][index].clone()).collect(),
-            }
-        })
-        .collect())
-}
-
-/// Samples `budget` different numbers below `size`, sorted; a larger budget holds those of a
-/// smaller one.
-fn sample(size: usize, budget: usize, seed: u64) -> Vec<usize> {
-    if budget >= size {
-        return (0..size).collect();
-    }
-    let mut stream = RandomStream::new(seed, 0, 0, "sweep");
-    let mut sampled = HashSet::new();
-    while sampled.len() < budget {
-        sampled.insert(stream.below(size));
-    }
-    let mut sampled: Vec<usize> = sampled.into_iter().collect();
-    sampled.sort_unstable();
-    sampled
-}
-
 #[cfg(test)]
 mod tests {
+    use std::collections::HashSet;
     use std::fs;
 
     use super::*;
+    use crate::config::Monitor;
 
     fn sweep(rest: &str) -> Result<Sweep, ConfigError> {
         let folder = tempfile::tempdir().unwrap();
@@ -306,6 +244,33 @@ mod tests {
         assert!(points(8, 1).is_subset(&points(20, 1)));
         assert_ne!(points(8, 1), points(8, 2));
         assert_eq!(points(100, 1).len(), 30);
+    }
+
+    #[test]
+    fn a_search_that_compares_runs_needs_one_metric_and_one_schedule() {
+        let asha = |axes: &str, rest: &str| {
+            sweep(&format!("axes: {{{axes}}}\nsearch:\n  name: asha\n{rest}"))
+        };
+        let search = asha("seed: [1, 2]", "  min_epochs: 2\n  eta: 2\n").unwrap().search;
+        assert_eq!((search.rungs, search.metric), (vec![2, 4, 8, 9], Monitor::Pc));
+        for (axes, rest, words) in [
+            ("train.epochs: [3, 4]", "", ":5: search: asha compares runs at the same epoch"),
+            ("train.monitor: [pc, mae]", "", "search.metric is missing: train.monitor differs"),
+            ("seed: [1]", "  min_epochs: 9\n", ":6: search.min_epochs must be less than"),
+        ] {
+            let error = asha(axes, rest).unwrap_err().to_string();
+            assert!(error.contains(words), "{error}");
+        }
+        assert!(asha("train.monitor: [pc, mae]", "  metric: mae\n").is_ok());
+    }
+
+    #[test]
+    fn a_shard_of_asha_has_all_seeds_of_its_points() {
+        let rest = "axes: {train.batch_size: [1, 2, 3]}\nseeds: [1, 2]\nsearch: {name: asha}\n";
+        let sweep = sweep(rest).unwrap();
+        let shard = sweep.shard(Shard { number: 2, of: 2 });
+        let names: Vec<&str> = shard.iter().map(|run| run.name.as_str()).collect();
+        assert_eq!(names, ["batch_size=2,seed=1", "batch_size=2,seed=2"]);
     }
 
     #[test]

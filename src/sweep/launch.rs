@@ -6,16 +6,19 @@ use std::fs::{self, File, TryLockError};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{ChildStdin, Command, ExitStatus, Stdio};
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Condvar, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
+use super::curves::Curves;
 use super::grid::SweepRun;
+use super::halving::{Next, Outcome, Scheduler};
+use super::search::Search;
 use crate::files::{open_in_place, remove_leftovers_of, write_atomic};
-use crate::run::{Failure, RunDir, Status, Summary};
+use crate::run::{Failure, Pause, RunDir, Status, Summary};
 use crate::train::{Request, Stop, Stopped};
 
 /// The environment variable of OpenMP, and so of libtorch.
@@ -35,6 +38,8 @@ pub enum Event<'a> {
     Finished(&'a SweepRun, &'a Summary),
     /// The run ended with an error, which is recorded in its folder.
     Failed(&'a SweepRun, &'a Failure),
+    /// The search has stopped the run, at the end of a rung or by the median rule.
+    Paused(&'a SweepRun, &'a Pause),
     /// The run was stopped; it resumes when the sweep is started again.
     Stopped(&'a SweepRun),
     /// Another process is training in the run's folder: it is skipped.
@@ -63,48 +68,93 @@ pub struct Launch {
 /// has ended: if this one ends before, however it does, the runs notice.
 type Inputs = Mutex<HashMap<u32, ChildStdin>>;
 
+/// What the threads that run the runs share.
+struct Work<'a> {
+    runs: &'a [&'a SweepRun],
+    search: &'a Search,
+    curves: Curves<'a>,
+    scheduler: Mutex<Scheduler>,
+    /// Notified when a run is reported to the scheduler.
+    reported: Condvar,
+    inputs: Inputs,
+    on_event: &'a (dyn Fn(Event) + Sync),
+    /// Whether an error ends the sweep.
+    failed: AtomicBool,
+}
+
 impl Launch {
-    /// Runs those of `runs` that have not finished, in order. A run that fails is recorded, and the
-    /// others continue. The machine's threads are divided among the processes, unless a run's
-    /// config sets `train.threads`. The processes end when this one does, however it ends. Returns
-    /// an error if a folder holds another run or cannot be written, or the program cannot be
-    /// started; the runs that have started end first. Returns [`Stopped`] if a stop was requested
-    /// before all runs had ended.
-    pub fn run(&self, runs: &[&SweepRun], on_event: &(dyn Fn(Event) + Sync)) -> Result<()> {
-        let next = Mutex::new(runs.iter());
-        let failed = AtomicBool::new(false);
-        let left = AtomicBool::new(false);
-        let inputs = Inputs::default();
-        let work = || -> Result<()> {
-            while !failed.load(Ordering::Relaxed) {
-                let run = next.lock().ok().and_then(|mut runs| runs.next().copied());
-                let Some(run) = run else { break };
-                match self.finish(run, &inputs, on_event) {
-                    Ok(true) => (),
-                    Ok(false) => left.store(true, Ordering::Relaxed),
-                    Err(error) => {
-                        failed.store(true, Ordering::Relaxed);
-                        return Err(error);
-                    }
-                }
-            }
-            Ok(())
+    /// Runs those of `runs` that have not finished, in order, as far as the search wants them. A
+    /// run that fails is recorded, and the others continue. The machine's threads are divided among
+    /// the processes, unless a run's config sets `train.threads`. The processes end when this one
+    /// does, however it ends. Returns an error if a folder holds another run or cannot be written,
+    /// or the program cannot be started; the runs that have started end first. Returns [`Stopped`]
+    /// if a stop was requested before all runs had ended.
+    pub fn run(
+        &self,
+        runs: &[&SweepRun],
+        search: &Search,
+        on_event: &(dyn Fn(Event) + Sync),
+    ) -> Result<()> {
+        let (curves, scheduler) = Curves::read(search, runs, &self.root, self.retry_failed)?;
+        let work = Work {
+            runs,
+            search,
+            curves,
+            scheduler: Mutex::new(scheduler),
+            reported: Condvar::new(),
+            inputs: Inputs::default(),
+            on_event,
+            failed: AtomicBool::new(false),
         };
-        thread::scope(|scope| {
-            let workers: Vec<_> = (0..self.jobs.max(1)).map(|_| scope.spawn(work)).collect();
+        let left = thread::scope(|scope| {
+            let workers: Vec<_> =
+                (0..self.jobs.max(1)).map(|_| scope.spawn(|| self.work(&work))).collect();
             while !workers.iter().all(|worker| worker.is_finished()) {
-                self.forward_requests(&inputs);
+                self.forward_requests(&work.inputs);
                 thread::sleep(POLL);
             }
             let results = workers.into_iter().map(|worker| {
                 let panicked = |_| anyhow::anyhow!("internal: a thread of the sweep panicked");
                 worker.join().map_err(panicked)?
             });
-            results.collect::<Vec<Result<()>>>().into_iter().collect::<Result<()>>()
+            results.collect::<Vec<Result<bool>>>().into_iter().collect::<Result<Vec<bool>>>()
         })?;
-        let left = left.into_inner();
         let place = format!("; continue with: {}", self.command);
-        if left { self.stop.check_in(&place) } else { Ok(()) }
+        if left.contains(&true) { self.stop.check_in(&place) } else { Ok(()) }
+    }
+
+    /// Runs runs until none is left. Returns whether a stop left one.
+    fn work(&self, work: &Work) -> Result<bool> {
+        let mut left = false;
+        while let Some((run, rung)) = self.next(work) {
+            let outcome = self.finish(run, rung, work).inspect_err(|_| {
+                work.failed.store(true, Ordering::Relaxed);
+            })?;
+            match (outcome, work.scheduler.lock()) {
+                (Some(outcome), Ok(mut scheduler)) => {
+                    scheduler.report(run, outcome);
+                    work.reported.notify_all();
+                }
+                _ => left = true,
+            }
+        }
+        Ok(left)
+    }
+
+    /// Returns the index of the run to train next, and up to which rung. Waits where that depends
+    /// on runs that are being trained.
+    fn next(&self, work: &Work) -> Option<(usize, usize)> {
+        let mut scheduler = work.scheduler.lock().ok()?;
+        while !work.failed.load(Ordering::Relaxed) {
+            match scheduler.suggest() {
+                Next::Train { run, rung } => return Some((run, rung)),
+                Next::Wait if self.stop.signal() == 0 => {
+                    scheduler = work.reported.wait_timeout(scheduler, POLL).ok()?.0;
+                }
+                Next::Wait | Next::Done => return None,
+            }
+        }
+        None
     }
 
     /// Asks the processes to do what this one was asked to.
@@ -119,49 +169,49 @@ impl Launch {
         }
     }
 
-    /// Runs one run to its end, unless it has finished. Returns whether nothing of it is left: a
-    /// stop has neither kept it from starting nor ended it.
-    fn finish(
-        &self,
-        run: &SweepRun,
-        inputs: &Inputs,
-        on_event: &(dyn Fn(Event) + Sync),
-    ) -> Result<bool> {
+    /// Trains a run up to a rung, unless that is done. Returns `None` if a stop has kept it from
+    /// starting or ended it before.
+    fn finish(&self, index: usize, rung: usize, work: &Work) -> Result<Option<Outcome>> {
+        let run = work.runs[index];
         let folder = run.folder(&self.root);
-        let is_left = |status: &Status| match status {
-            Status::Finished(_) => false,
-            Status::Failed(_) => self.retry_failed,
-            Status::Pending | Status::Stopped | Status::Running => true,
-        };
-        if !is_left(&run.status(&self.root)?) {
-            return Ok(true);
+        if let Some(outcome) = work.curves.outcome(run, rung)? {
+            return Ok(Some(outcome));
         }
         if self.stop.signal() > 0 {
-            return Ok(false);
+            return Ok(None);
         }
         let Some(log) = self.claim(run, &folder)? else {
-            on_event(Event::Running(run));
-            return Ok(self.stop.signal() == 0);
+            (work.on_event)(Event::Running(run));
+            return Ok((self.stop.signal() == 0).then_some(Outcome::Ended));
         };
         // Another sweep may have run it meanwhile.
-        if !is_left(&run.status(&self.root)?) {
-            return Ok(true);
+        if let Some(outcome) = work.curves.outcome(run, rung)? {
+            return Ok(Some(outcome));
         }
         Failure::clear(&folder)?;
-        on_event(Event::Started(run));
+        Pause::clear(&folder)?;
+        (work.on_event)(Event::Started(run));
         // The claim lasts until what became of the run is written.
-        let status = self.process(run, &folder, &log, inputs)?;
-        if status.success() {
-            on_event(Event::Finished(run, &Summary::read(&folder)?));
+        let (status, pause) = self.process(index, rung, &log, work)?;
+        if status.success() && Summary::exists(&folder) {
+            Pause::clear(&folder)?;
+            (work.on_event)(Event::Finished(run, &Summary::read(&folder)?));
+        } else if status.success() && work.search.stop_after(rung).is_some() {
+            let pause = work.search.pause(rung);
+            pause.write(&folder)?;
+            (work.on_event)(Event::Paused(run, &pause));
+        } else if let (true, Some(pause)) = (Stopped::ended(status), pause) {
+            (work.on_event)(Event::Paused(run, &pause));
         } else if Stopped::ended(status) {
-            on_event(Event::Stopped(run));
-            return Ok(false);
+            (work.on_event)(Event::Stopped(run));
+            return Ok(None);
         } else {
             let failure = Failure { error: last_error(&folder, status), code: status.code() };
             failure.write(&folder)?;
-            on_event(Event::Failed(run, &failure));
+            (work.on_event)(Event::Failed(run, &failure));
+            return Ok(Some(Outcome::Ended));
         }
-        Ok(true)
+        work.curves.outcome(run, rung)
     }
 
     /// Opens a run's log and locks it, so that no other sweep starts the run; its process inherits
@@ -187,14 +237,17 @@ impl Launch {
         }
     }
 
-    /// Runs one process to its end; it prints to its log.
+    /// Runs one process to its end; it prints to its log. Returns how it ended, and why the median
+    /// rule stopped it, if it did.
     fn process(
         &self,
-        run: &SweepRun,
-        folder: &Path,
+        index: usize,
+        rung: usize,
         log: &File,
-        inputs: &Inputs,
-    ) -> Result<ExitStatus> {
+        work: &Work,
+    ) -> Result<(ExitStatus, Option<Pause>)> {
+        let run = work.runs[index];
+        let folder = &run.folder(&self.root);
         let configs = self.root.join("configs");
         fs::create_dir_all(&configs)
             .with_context(|| format!("cannot create the folder {}", configs.display()))?;
@@ -215,17 +268,44 @@ impl Launch {
         if RunDir::holds_run(folder) {
             command.arg("--resume");
         }
+        if let Some(epochs) = work.search.stop_after(rung) {
+            command.args(["--stop-after", &epochs.to_string()]);
+        }
         let mut child =
             command.spawn().with_context(|| format!("cannot start {}", self.program.display()))?;
-        if let (Some(stdin), Ok(mut inputs)) = (child.stdin.take(), inputs.lock()) {
-            inputs.insert(child.id(), stdin);
+        let id = child.id();
+        if let (Some(stdin), Ok(mut inputs)) = (child.stdin.take(), work.inputs.lock()) {
+            inputs.insert(id, stdin);
         }
-        let status =
-            child.wait().with_context(|| format!("cannot wait for the run {}", run.name))?;
-        if let Ok(mut inputs) = inputs.lock() {
-            inputs.remove(&child.id());
+        let mut stopped = None;
+        let failed = || format!("cannot wait for the run {}", run.name);
+        let status = loop {
+            if work.search.median_stop.is_none() {
+                break child.wait().with_context(failed)?;
+            }
+            if let Some(status) = child.try_wait().with_context(failed)? {
+                break status;
+            }
+            if stopped.is_none()
+                && let Some(pause) = work.curves.compare(index)?
+            {
+                pause.write(folder)?;
+                stopped = Some(pause);
+                if let Some(input) = work.inputs.lock().ok().as_mut().and_then(|i| i.get_mut(&id)) {
+                    // A process that is ending reads no more.
+                    let _ = input.write_all(&[Request::Stop as u8]);
+                }
+            }
+            thread::sleep(POLL);
+        };
+        if stopped.is_none() {
+            // The others are compared with its last epochs, too.
+            work.curves.compare(index)?;
         }
-        Ok(status)
+        if let Ok(mut inputs) = work.inputs.lock() {
+            inputs.remove(&id);
+        }
+        Ok((status, stopped))
     }
 }
 
@@ -278,6 +358,7 @@ fn last_error(folder: &Path, status: ExitStatus) -> String {
 mod tests {
     use super::*;
     use crate::config::Config;
+    use crate::sweep::SearchConfig;
 
     fn runs(names: &[&str]) -> Vec<SweepRun> {
         let config = Config::from_yaml("seed: 1\n", "test", &[]).unwrap();
@@ -304,7 +385,9 @@ mod tests {
                 command: "vmbeauty sweep".to_string(),
             };
             let runs = runs(names);
-            let ended = launch.run(&runs.iter().collect::<Vec<_>>(), &|event| {
+            let configs = runs.iter().map(|run| &run.config);
+            let search = Search::new(&SearchConfig::default(), configs, &mut |_, _| ());
+            let ended = launch.run(&runs.iter().collect::<Vec<_>>(), &search, &|event| {
                 if let Event::Failed(run, failure) = event {
                     assert_eq!(failure.code, Some(1));
                     let folder = run.folder(dir.path());
@@ -318,7 +401,7 @@ mod tests {
             assert!(!runs[names.len() - 1].folder(dir.path()).exists() || !stopped);
             if !stopped {
                 // All of it has ended before the request: its results can be collected again.
-                launch.run(&runs.iter().collect::<Vec<_>>(), &|_| ()).unwrap();
+                launch.run(&runs.iter().collect::<Vec<_>>(), &search, &|_| ()).unwrap();
             }
         }
     }

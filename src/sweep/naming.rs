@@ -46,11 +46,27 @@ pub(super) fn value_names(values: &[Value]) -> Vec<String> {
             if name.len() <= MAX_LEN && !name.is_empty() && count[name.as_str()] == 1 {
                 return name.clone();
             }
-            let hash = blake3::hash(text(value).as_bytes()).to_hex();
-            let short: String = name.chars().take(MAX_LEN / 2).collect();
-            format!("{short}-{}", &hash[..8])
+            hashed(name, &text(value))
         })
         .collect()
+}
+
+/// Returns the text of a sampled value in a run's name, which does not depend on other values:
+/// itself if short and plain, else with a hash.
+pub(super) fn sampled_name(value: &Value) -> String {
+    let text = text(value);
+    let plain = clean(&text);
+    if value.is_number() || (plain == text && text.len() <= MAX_LEN && !text.is_empty()) {
+        return text;
+    }
+    hashed(&plain, &text)
+}
+
+/// Returns the beginning of a name, and a hash of the text.
+fn hashed(name: &str, text: &str) -> String {
+    let hash = blake3::hash(text.as_bytes()).to_hex();
+    let short: String = name.chars().take(MAX_LEN / 2).collect();
+    format!("{short}-{}", &hash[..8])
 }
 
 /// Joins a point's name with the `rest` of a run's: its seed and fold. A point whose run has no

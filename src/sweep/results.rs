@@ -10,12 +10,13 @@ use serde_yaml::Value;
 
 use super::grid::{Sweep, SweepRun};
 use super::naming::text;
+use super::search::{MedianStop, Search};
 use crate::data::{Split, csv_cell};
 use crate::eval::comparison::{Candidate, Comparison, RankedModel, rank};
 use crate::eval::metrics::Metric;
 use crate::eval::statistics::MetricsWithCi;
 use crate::files::{write_atomic, write_json};
-use crate::run::{Status, default_split, evaluated_run};
+use crate::run::{RunDir, Status, default_split, evaluated_run};
 
 /// The results of a sweep: `results.json`.
 #[derive(Debug, Serialize)]
@@ -26,7 +27,10 @@ pub struct Results {
     pub axes: Vec<String>,
     /// The runs, in the order in which they are run.
     pub runs: Vec<RunResult>,
-    /// The points that have all runs of a seed finished, the best first by mean PC on `split`.
+    /// What the search has trained.
+    pub search: SearchResult,
+    /// The points that have all runs of a seed finished, and none that the search stopped, the best
+    /// first by mean PC on `split`.
     pub points: Vec<Point>,
     /// The split that the points are evaluated on: `test`, or `val` if there are no test images.
     pub split: String,
@@ -52,8 +56,16 @@ pub struct RunResult {
     pub seed: u64,
     /// The fold's name in `data.split`, where the sweep has folds.
     pub fold: Option<String>,
-    /// `pending`, `stopped`, `running`, `failed` or `finished`.
+    /// `pending`, `stopped`, `paused`, `running`, `failed` or `finished`.
     pub status: String,
+    /// Number of epochs trained.
+    pub epochs: usize,
+    /// The rung of `asha` whose end it has reached, from 1; 0 before the first.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rung: Option<usize>,
+    /// Why it ended where it did: `trained to the end`, `early stopping`, or why the search stopped
+    /// it.
+    pub ended: Option<String>,
     /// The error that it failed with.
     pub error: Option<String>,
     /// Metrics on the validation images.
@@ -68,6 +80,22 @@ pub struct RunResult {
     pub images_per_second: Option<f64>,
     /// Number of trained parameters.
     pub parameters: Option<i64>,
+}
+
+/// What a search has trained: its budget.
+#[derive(Debug, Serialize)]
+pub struct SearchResult {
+    /// The search.
+    #[serde(flatten)]
+    pub search: Search,
+    /// Epochs that all runs together have trained.
+    pub epochs: usize,
+    /// Epochs of all runs, were each trained to the end.
+    pub all_epochs: usize,
+    /// Number of runs that have finished.
+    pub finished: usize,
+    /// Number of runs that the search stopped before their end; they are not ranked.
+    pub paused: usize,
 }
 
 /// A point of the grid, over its seeds and folds.
@@ -88,10 +116,20 @@ pub fn collect(sweep: &Sweep, root: &Path) -> Result<Results> {
     let split = default_split(statuses.iter().filter_map(Status::summary));
     let (points, comparisons, note) = rank_points(sweep, &statuses, root, split)?;
     let runs = sweep.runs.iter().zip(&statuses);
+    let runs = runs.map(|(run, status)| run_result(sweep, run, status, root));
+    let runs = runs.collect::<Result<Vec<_>>>()?;
+    let count = |status: &str| runs.iter().filter(|run| run.status == status).count();
     let results = Results {
         name: sweep.name.clone(),
         axes: sweep.axes.clone(),
-        runs: runs.map(|(run, status)| run_result(sweep, run, status)).collect(),
+        search: SearchResult {
+            search: sweep.search.clone(),
+            epochs: runs.iter().map(|run| run.epochs).sum(),
+            all_epochs: sweep.runs.iter().map(|run| run.config.train.epochs).sum(),
+            finished: count("finished"),
+            paused: count("paused"),
+        },
+        runs,
         points,
         split: split.to_string(),
         comparisons,
@@ -102,13 +140,27 @@ pub fn collect(sweep: &Sweep, root: &Path) -> Result<Results> {
     Ok(results)
 }
 
-fn run_result(sweep: &Sweep, run: &SweepRun, status: &Status) -> RunResult {
+fn run_result(sweep: &Sweep, run: &SweepRun, status: &Status, root: &Path) -> Result<RunResult> {
     let summary = status.summary();
     let error = match status {
         Status::Failed(failure) => Some(failure.error.clone()),
         _ => None,
     };
-    RunResult {
+    let epochs = match summary {
+        Some(summary) => summary.epochs,
+        None => RunDir::metrics_in(&run.folder(root))?.len(),
+    };
+    let (rungs, finished) = (&sweep.search.rungs, summary.is_some());
+    let last = run.config.train.epochs;
+    let reached = |rung: &&usize| **rung <= epochs && (finished || **rung < last);
+    let rung = rungs.iter().filter(reached).count();
+    let ended = match status {
+        Status::Finished(summary) if summary.stopped_early => Some("early stopping".to_string()),
+        Status::Finished(_) => Some("trained to the end".to_string()),
+        Status::Paused(pause) => Some(pause.reason.clone()),
+        _ => None,
+    };
+    Ok(RunResult {
         name: run.name.clone(),
         point: run.point.clone(),
         run: run.folder(Path::new("")),
@@ -116,6 +168,9 @@ fn run_result(sweep: &Sweep, run: &SweepRun, status: &Status) -> RunResult {
         seed: run.config.seed,
         fold: run.fold.clone(),
         status: status.name().to_string(),
+        epochs,
+        rung: (!rungs.is_empty()).then_some(rung),
+        ended,
         error,
         val: summary.map(|summary| summary.val),
         test: summary.and_then(|summary| summary.test),
@@ -123,15 +178,16 @@ fn run_result(sweep: &Sweep, run: &SweepRun, status: &Status) -> RunResult {
         seconds: summary.map(|summary| summary.seconds),
         images_per_second: summary.and_then(|summary| summary.images_per_second),
         parameters: summary.map(|summary| summary.parameters),
-    }
+    })
 }
 
 fn values(sweep: &Sweep, run: &SweepRun) -> BTreeMap<String, Value> {
     sweep.axes.iter().cloned().zip(run.values.iter().cloned()).collect()
 }
 
-/// Ranks the points that have a seed with all runs done, the best first. Where their images differ,
-/// they are not compared, and the note says why.
+/// Ranks the points that have a seed with all runs done, the best first. A point of which the
+/// search stopped a run is not ranked: its other runs alone are the better ones. Where their images
+/// differ, they are not compared, and the note says why.
 fn rank_points(
     sweep: &Sweep,
     statuses: &[Status],
@@ -148,6 +204,8 @@ fn rank_points(
         }
         by_point[index].1.entry(run.config.seed).or_default().push((run, status));
     }
+    let is_paused = |(_, status): &(_, &Status)| matches!(status, Status::Paused(_));
+    by_point.retain(|(_, by_seed)| !by_seed.values().flatten().any(is_paused));
     let mut candidates = Vec::new();
     for (first, by_seed) in &by_point {
         let mut seeds = Vec::new();
@@ -176,6 +234,31 @@ fn rank_points(
     points.sort_by(|a, b| b.model.ranking_pc().total_cmp(&a.model.ranking_pc()));
     let note = (!ranked.notes.is_empty()).then(|| ranked.notes.join("; "));
     Ok((points, comparisons, note))
+}
+
+impl SearchResult {
+    /// Says what was trained and what is ranked; empty for a search that trains all runs to the
+    /// end.
+    pub fn statement(&self) -> String {
+        let Search { name, metric, rungs, eta, median_stop } = &self.search;
+        let how = match median_stop {
+            Some(MedianStop { margin, .. }) => format!("{name}, median rule with margin {margin}"),
+            None if rungs.is_empty() => return String::new(),
+            None => {
+                let rungs: Vec<String> = rungs.iter().map(usize::to_string).collect();
+                format!("{name} with eta {eta} and rungs at epochs {}", rungs.join(", "))
+            }
+        };
+        format!(
+            "{how}, by {}: {} runs trained to the end, {} stopped before; only points with all of \
+             their runs trained to the end are ranked; {} of {} epochs trained",
+            metric.title(),
+            self.finished,
+            self.paused,
+            self.epochs,
+            self.all_epochs
+        )
+    }
 }
 
 impl Results {
@@ -214,6 +297,9 @@ impl Results {
             }
         }
         cells.extend([
+            column("epochs", Some(run.epochs)),
+            column("rung", run.rung),
+            column("ended", run.ended.as_ref()),
             column("best_epoch", run.best_epoch),
             column("seconds", run.seconds),
             column("images_per_second", run.images_per_second),

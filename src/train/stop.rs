@@ -122,8 +122,9 @@ impl Stop {
 
 /// The error of a run that was stopped, with all of its steps in its checkpoint.
 #[derive(Debug, thiserror::Error)]
-#[error("stopped by {}{place}", self.name())]
+#[error("stopped{}{place}", self.by())]
 pub struct Stopped {
+    /// The number of the signal; 0 for a run that was to stop after this epoch.
     signal: i32,
     /// The rest of the message.
     place: String,
@@ -139,18 +140,21 @@ impl Stopped {
         config: &Path,
         command: &str,
     ) -> Self {
-        let place = format!(
-            " after {steps} steps, in epoch {epoch}; resume with: vmbeauty {command} {} --output \
-             {} --resume",
-            config.display(),
-            config.parent().unwrap_or(Path::new(".")).display()
-        );
-        Self { signal, place }
+        let resume = resume(config, command);
+        Self { signal, place: format!(" after {steps} steps, in epoch {epoch}; {resume}") }
     }
 
-    /// Returns 128 and the signal's number, for example 130 after SIGINT and 143 after SIGTERM.
+    /// The error of a run that was to stop after an `epoch` of `epochs`, with the `command` that
+    /// resumes it.
+    pub(super) fn after_epoch(epoch: usize, epochs: usize, config: &Path, command: &str) -> Self {
+        let resume = resume(config, command);
+        Self { signal: 0, place: format!(" after epoch {epoch} of {epochs}; {resume}") }
+    }
+
+    /// Returns 128 and the signal's number, for example 130 after SIGINT and 143 after SIGTERM; 0
+    /// for a run that was to stop where it did.
     pub fn exit_code(&self) -> u8 {
-        (SIGNAL_BASE + self.signal) as u8
+        if self.signal == 0 { 0 } else { (SIGNAL_BASE + self.signal) as u8 }
     }
 
     /// Returns whether a process was stopped by a signal, which it obeyed, or which ended it before
@@ -160,10 +164,21 @@ impl Stopped {
         STOPPING.iter().map(|(stopping, _)| *stopping).chain([SIGUSR1]).any(|s| signal == Some(s))
     }
 
-    fn name(&self) -> &'static str {
+    fn by(&self) -> String {
         let named = STOPPING.iter().find(|(signal, _)| *signal == self.signal);
-        named.map_or("a signal", |(_, name)| name)
+        match named {
+            Some((_, name)) => format!(" by {name}"),
+            None if self.signal == 0 => String::new(),
+            None => " by a signal".to_string(),
+        }
     }
+}
+
+/// Returns how a run is resumed from its resolved config.
+fn resume(config: &Path, command: &str) -> String {
+    let folder = config.parent().unwrap_or(Path::new("."));
+    let (config, folder) = (config.display(), folder.display());
+    format!("resume with: vmbeauty {command} {config} --output {folder} --resume")
 }
 
 #[cfg(test)]
@@ -181,6 +196,13 @@ mod tests {
         );
         let codes = STOPPING.map(|(signal, _)| stopped(signal).exit_code());
         assert_eq!(codes[..3], [130, 143, 129]);
+        let asked = Stopped::after_epoch(3, 9, Path::new("a/config.yaml"), "train");
+        assert_eq!(
+            asked.to_string(),
+            "stopped after epoch 3 of 9; resume with: vmbeauty train a/config.yaml --output a \
+             --resume"
+        );
+        assert_eq!(asked.exit_code(), 0);
     }
 
     #[test]

@@ -174,6 +174,20 @@ fn every_shipped_config_and_sweep_fits_the_schema_and_mistakes_do_not() {
             assert_eq!(errors, "", "{name}");
         }
     }
+    let sweeps = [
+        "axes: {train.optimizer.lr: {log_uniform: [1e-5, 1e-3]}}\nsearch: {name: asha, max_runs: 9}",
+        "axes: {train.optimizer: [{name: sgd, lr: {uniform: [0.1, 1]}}, {name: lion}]}",
+        "search: {name: grid, median_stop: {margin: 0.1}}",
+        "search: {name: bayes}",
+        "search: {name: asha, et: 3}",
+        "axes: {train.optimizer.lr: {lognormal: [1, 2]}}",
+        "axes: {train.optimizer: [{name: sgd, lr: {int: [0.5, 1]}}]}",
+    ];
+    let files = sweeps.map(|text| (String::new(), format!("name: s\nbase: b.yaml\n{text}\n")));
+    let schema = sandbox.done(&["config", "schema", "--sweep"]);
+    for (index, errors) in validate(&schema, &files).unwrap_or_default().iter().enumerate() {
+        assert_eq!(errors.is_empty(), index < 3, "{index}: {errors}");
+    }
     let schema = sandbox.done(&["config", "schema"]);
     let resolved = sandbox.done(&["config", "show", "small.yaml"]);
     let variable = "train: {epochs: '${env:N}', loss: '${env:LOSS:mse}'}\nbase: a.yaml\n";

@@ -22,7 +22,7 @@ use super::downloads::Downloads;
 use super::output::print_result;
 use crate::models::weights;
 use crate::run::Status;
-use crate::sweep::{Launch, Shard, Sweep, SweepFile, SweepRun, collect};
+use crate::sweep::{Launch, Search, Shard, Sweep, SweepFile, SweepRun, collect};
 use crate::train::{Stop, Stopped};
 
 /// The time between two refreshes of the table.
@@ -86,7 +86,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
     let is_done = |status: &Status| match status {
         Status::Finished(_) => true,
         Status::Failed(_) => !args.retry_failed,
-        Status::Pending | Status::Stopped | Status::Running => false,
+        Status::Pending | Status::Stopped | Status::Paused(_) | Status::Running => false,
     };
     let mut downloads = Downloads::new(&console);
     for (run, _) in runs.iter().zip(&statuses).filter(|(_, status)| !is_done(status)) {
@@ -95,7 +95,8 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
             stop.check()
         })?;
     }
-    follow(&launch, &runs, Progress::new(args, &root, &runs, &statuses, stop))?;
+    let progress = Progress::new(args, &root, &runs, &statuses, stop);
+    follow(&launch, &runs, &sweep.search, progress)?;
     let results = collect(&sweep, &root)?;
     print_result(args.json, &results, || points_table(&results))?;
     console.info(&format!("all metrics: {0}/results.csv, {0}/results.json", root.display()));
@@ -121,7 +122,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
 }
 
 /// Runs the runs, and reports their progress.
-fn follow(launch: &Launch, runs: &[&SweepRun], progress: Progress) -> Result<()> {
+fn follow(launch: &Launch, runs: &[&SweepRun], search: &Search, progress: Progress) -> Result<()> {
     let progress = Mutex::new(progress);
     let with_progress = |report: &dyn Fn(&mut Progress)| {
         if let Ok(mut progress) = progress.lock() {
@@ -137,7 +138,8 @@ fn follow(launch: &Launch, runs: &[&SweepRun], progress: Progress) -> Result<()>
                 with_progress(&Progress::refresh);
             }
         });
-        let result = launch.run(runs, &|event| with_progress(&|progress| progress.update(&event)));
+        let result =
+            launch.run(runs, search, &|event| with_progress(&|progress| progress.update(&event)));
         drop(end);
         result
     });

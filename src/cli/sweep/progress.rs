@@ -1,5 +1,6 @@
 //! The progress of a sweep on stderr: a live table on a terminal, and a line per event.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -19,6 +20,8 @@ pub(super) struct Progress {
     root: PathBuf,
     total: usize,
     counts: Counts,
+    /// The names of the runs that the search has paused.
+    paused: BTreeSet<String>,
     estimate: Estimate,
     /// The runs that have not started.
     waiting: Vec<SweepRun>,
@@ -40,13 +43,20 @@ struct Counts {
     failed: usize,
     /// Runs that another process is training.
     skipped: usize,
+    /// Runs that the search has paused.
+    paused: usize,
     stopped: usize,
 }
 
 impl Counts {
     fn done(self) -> usize {
-        self.finished + self.failed + self.skipped
+        self.finished + self.failed + self.skipped + self.paused
     }
+}
+
+/// Returns the number of runs that the search has paused, after others; nothing for none.
+fn with_paused(paused: usize) -> String {
+    if paused == 0 { String::new() } else { format!(", {paused} paused by the search") }
 }
 
 /// A run under way.
@@ -76,6 +86,7 @@ impl Progress {
             root: root.to_path_buf(),
             total: runs.len(),
             counts: Counts::default(),
+            paused: BTreeSet::new(),
             estimate: Estimate::default(),
             waiting: Vec::new(),
             active: Vec::new(),
@@ -93,18 +104,23 @@ impl Progress {
                     progress.counts.finished += 1;
                 }
                 Status::Failed(_) if !args.retry_failed => progress.counts.failed += 1,
+                Status::Paused(_) => {
+                    progress.paused.insert(run.name.clone());
+                }
                 _ => progress.waiting.push((*run).clone()),
             }
         }
-        let Counts { finished, failed, .. } = progress.counts;
+        progress.counts.paused = progress.paused.len();
+        let Counts { finished, failed, paused, .. } = progress.counts;
         let start = json!({
             "runs": progress.total, "completed": finished + failed, "failed": failed,
         });
         progress.console.event("start", &start);
-        if finished + failed > 0 {
+        if finished + failed + paused > 0 {
             progress.console.info(&format!(
-                "{finished} of {} runs are already finished{}",
+                "{finished} of {} runs are already finished{}{}",
                 progress.total,
+                with_paused(paused),
                 match failed {
                     0 => String::new(),
                     failed => format!(", {failed} failed (--retry-failed runs them again)"),
@@ -144,6 +160,11 @@ impl Progress {
                 let log = log_of(run, &self.root);
                 (run, "failed", format!("FAILED: {error} (log: {})", log.display()))
             }
+            Event::Paused(run, pause) => {
+                self.paused.insert(run.name.clone());
+                self.counts.paused = self.paused.len();
+                (run, "paused", pause.reason.clone())
+            }
             Event::Stopped(run) => {
                 self.counts.stopped += 1;
                 (run, "stopped", "stopped; run the sweep again to resume it".to_string())
@@ -167,6 +188,8 @@ impl Progress {
 
     fn start(&mut self, run: &SweepRun) {
         self.waiting.retain(|waiting| waiting.name != run.name);
+        self.paused.remove(&run.name);
+        self.counts.paused = self.paused.len();
         let mut active = Active {
             run: run.clone(),
             begun: Instant::now(),
@@ -274,14 +297,15 @@ impl Progress {
 
     /// Returns how many runs there are in each state, and the time left.
     fn totals(&self) -> String {
-        let Counts { finished, failed, skipped, .. } = self.counts;
+        let Counts { finished, failed, skipped, paused, .. } = self.counts;
         let skipped = match skipped {
             0 => String::new(),
             skipped => format!(", {skipped} skipped"),
         };
         format!(
-            "{finished} of {} finished, {failed} failed{skipped}, {} under way, {} waiting{}",
+            "{finished} of {} finished, {failed} failed{skipped}{}, {} under way, {} waiting{}",
             self.total,
+            with_paused(paused),
             self.active.len(),
             self.waiting.len(),
             match self.stop.signal() {
@@ -293,11 +317,12 @@ impl Progress {
 
     /// Says what a sweep that was stopped leaves.
     pub(super) fn say_stopped(&self) {
-        let Counts { finished, failed, stopped, .. } = self.counts;
+        let Counts { finished, failed, paused, stopped, .. } = self.counts;
         self.console.info(&format!(
-            "{finished} of {} runs are finished, {failed} failed, {stopped} stopped with a \
+            "{finished} of {} runs are finished, {failed} failed{}, {stopped} stopped with a \
              checkpoint, {} not started",
             self.total,
+            with_paused(paused),
             self.waiting.len()
         ));
     }

@@ -18,7 +18,7 @@ pub(super) fn list(args: &Args, runs: &[&SweepRun], statuses: &[Status]) -> Resu
         summary.into_iter().for_each(|summary| estimate.add(run, summary.seconds));
     }
     let is_left = |status: &Status| match status {
-        Status::Finished(_) => false,
+        Status::Finished(_) | Status::Paused(_) => false,
         Status::Failed(_) => args.retry_failed,
         Status::Pending | Status::Stopped | Status::Running => true,
     };
@@ -65,7 +65,8 @@ pub(super) fn list(args: &Args, runs: &[&SweepRun], statuses: &[Status]) -> Resu
 /// Formats the points, the best first, with p of the differences from the best.
 pub(super) fn points_table(results: &Results) -> String {
     let Some(Point { model: best, .. }) = results.points.first() else {
-        return "no point of the sweep has all runs of a seed finished\n".to_string();
+        let text = "no point of the sweep has all runs of a seed finished\n".to_string();
+        return text + &search_line(results);
     };
     let with_best = |name: &str| {
         let mut all = results.comparisons.iter();
@@ -104,5 +105,10 @@ pub(super) fn points_table(results: &Results) -> String {
             best.name
         );
     }
-    text + "\n"
+    text + "\n" + &search_line(results)
+}
+
+fn search_line(results: &Results) -> String {
+    let statement = results.search.statement();
+    if statement.is_empty() { statement } else { format!("search: {statement}\n") }
 }

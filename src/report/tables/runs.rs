@@ -113,6 +113,7 @@ pub(super) fn runs_table(report: &RunReport) -> Table {
 fn run_row(report: &RunReport, run: &FoundRun) -> Vec<Cell> {
     let status = match &run.status {
         Status::Failed(failure) => format!("failed: {}", failure.error),
+        Status::Paused(pause) => pause.reason.clone(),
         status => status.name().to_string(),
     };
     let text = |text: Option<&str>| Cell::text(text.unwrap_or_default());

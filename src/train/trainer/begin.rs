@@ -34,7 +34,7 @@ impl<'a, O: Objective> Trainer<'a, O> {
         ahead: Option<Loader>,
         options: Options,
     ) -> Result<Self> {
-        let Options { resume, world, stop } = options;
+        let Options { resume, world, stop, stop_after } = options;
         let device = objective.device();
         let images = objective.train_images().len();
         let batches_per_epoch = images.div_ceil(recipe.batch_size * world.size());
@@ -64,6 +64,7 @@ impl<'a, O: Objective> Trainer<'a, O> {
             config,
             run,
             objective,
+            last_epoch: stop_after.unwrap_or(recipe.epochs).min(recipe.epochs),
             recipe,
             batches_per_epoch,
             steps_per_epoch,

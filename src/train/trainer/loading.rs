@@ -40,11 +40,11 @@ impl<O: Objective> Trainer<'_, O> {
         }
     }
 
-    /// Starts the loader of the epoch after this one, if there is one, so that its batches are
-    /// ready when validation is done.
+    /// Starts the loader of the epoch after this one, if this process trains one, so that its
+    /// batches are ready when validation is done.
     pub(super) fn load_ahead(&mut self) -> Result<()> {
         let next = self.progress.epochs + 1;
-        if next < self.recipe.epochs {
+        if next < self.last_epoch {
             self.ahead = Some(self.batches(next, 0)?);
         }
         Ok(())

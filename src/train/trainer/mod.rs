@@ -38,11 +38,14 @@ pub struct Options {
     pub world: World,
     /// Stops the run early.
     pub stop: Stop,
+    /// Epochs after which the run stops as if it were asked to, and can be resumed. The learning
+    /// rate schedule stays that of all epochs.
+    pub stop_after: Option<usize>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { resume: false, world: World::single(), stop: Stop::default() }
+        Self { resume: false, world: World::single(), stop: Stop::default(), stop_after: None }
     }
 }
 
@@ -69,12 +72,14 @@ pub(super) struct Trainer<'a, O: Objective> {
     autocast: Option<Kind>,
     slicer: Slicer,
     stop: Stop,
+    /// The number of epochs that this process ends at.
+    last_epoch: usize,
     /// The time up to which wall time is counted.
     lap: Instant,
 }
 
 impl<O: Objective> Trainer<'_, O> {
-    /// Runs the remaining epochs.
+    /// Runs the remaining epochs. Returns [`Stopped`] if the options end the run before its last.
     pub(super) fn run(&mut self, observers: &mut [Box<dyn Observer<O::Record>>]) -> Result<()> {
         self.announce(observers);
         let warnings = [device::warning(self.config.device), self.run.warning().map(Into::into)];
@@ -87,6 +92,12 @@ impl<O: Objective> Trainer<'_, O> {
         while self.progress.epochs < self.recipe.epochs
             && !self.objective.stops_early(&self.progress.records)
         {
+            if self.progress.epochs >= self.last_epoch {
+                self.world.barrier()?;
+                let (done, all) = (self.progress.epochs, self.recipe.epochs);
+                let (config, command) = (self.run.config(), self.run.kind().command());
+                return Err(Error::new(Stopped::after_epoch(done, all, &config, command)));
+            }
             self.epoch(observers)?;
         }
         Ok(())
