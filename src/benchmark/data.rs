@@ -13,12 +13,13 @@ use anyhow::{Context, Result, ensure};
 use image::codecs::jpeg::JpegEncoder;
 use serde::Serialize;
 
-use crate::benchmark::measure::{median, resident_bytes};
+use crate::benchmark::measure::median;
 use crate::config::{Cache, DataConfig};
 use crate::data::synthetic::{self, FaceSeed};
 use crate::data::{
     HostBatch, ImageDataset, Loader, LoaderOptions, Mode, Sample, Source, read_image,
 };
+use crate::run::memory::resident_bytes;
 
 /// Images per batch.
 const BATCH: usize = 32;

@@ -1,6 +1,4 @@
-//! The median of several runs, the end of what a device computes, and the memory of this process.
-
-use std::fs;
+//! The median of several runs, and the end of what a device computes.
 
 use tch::{Cuda, Device};
 
@@ -19,24 +17,6 @@ pub fn synchronize(device: Device) {
     if let Device::Cuda(index) = device {
         Cuda::synchronize(index as i64);
     }
-}
-
-/// Returns the resident memory of this process, in bytes; `None` if the system has no `/proc`.
-pub fn resident_bytes() -> Option<u64> {
-    memory("VmRSS:")
-}
-
-/// Returns the peak resident memory of this process so far, in bytes; `None` if the system has no
-/// `/proc`.
-pub fn peak_bytes() -> Option<u64> {
-    memory("VmHWM:")
-}
-
-fn memory(key: &str) -> Option<u64> {
-    let status = fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find(|line| line.starts_with(key))?;
-    let kibibytes: u64 = line.split_whitespace().nth(1)?.parse().ok()?;
-    Some(kibibytes << 10)
 }
 
 #[cfg(test)]

@@ -8,13 +8,14 @@ use anyhow::{Context, Result};
 use serde::Serialize;
 use tch::{Device, Kind, Tensor};
 
-use crate::benchmark::measure::{median, peak_bytes, synchronize};
+use crate::benchmark::measure::{median, synchronize};
 use crate::config::{BackboneShape, Branch, Config};
 use crate::data::{self, HostBatch, ImageDataset, Loader, LoaderOptions, Mode};
 use crate::eval::evaluate;
 use crate::models::images::{upload, upload_rows};
 use crate::models::{BeautyNet, ForwardContext, Images, Slicer, device, summary};
 use crate::ops::{Launches, count_launches, linear};
+use crate::run::memory::peak_bytes;
 use crate::train::gradient_sum::GradientSum;
 use crate::train::loss::Criterion;
 use crate::train::optimizer::Optimizer;

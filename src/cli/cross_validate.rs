@@ -47,7 +47,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
     let root = args.output.clone().unwrap_or_else(default_root);
     let console = Console::from(args.console);
     config.warnings().iter().for_each(|warning| console.warn(warning));
-    let mut observers = |config: &Config, run: &Path| observers(config, run, &console);
+    let mut observers = |config: &Config, run: &Path| observers(config, run, Some(&root), &console);
     let result = cross_validate(&config, folds, &root, &Stop::on_signals()?, &mut observers)?;
     print_result(args.json, &result, || as_table(&result))?;
     console.info(&format!("predictions and metrics of all folds: {}", root.display()));

@@ -25,6 +25,14 @@ pub(super) struct Args {
     /// images is read or shown [default: test, or val if a run has no test images]
     #[arg(long, value_name = "SPLIT", value_parser = parse_split)]
     split: Option<Split>,
+    /// The split whose PC ranks the models, val or test; ranked by test, the first model's test
+    /// metrics are too good [default: val]
+    #[arg(long, value_name = "SPLIT", value_parser = parse_split)]
+    rank_by: Option<Split>,
+    /// Compare two models in depth, by their names in the leaderboard: the same images, the largest
+    /// disagreements, errors by group
+    #[arg(long, num_args = 2, value_names = ["MODEL", "MODEL"])]
+    compare: Option<Vec<String>>,
     /// A folder with figures that `vmbeauty explain` wrote; may be repeated. explain/ in a run
     /// directory is always included
     #[arg(long, value_name = "DIR")]
@@ -49,6 +57,8 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
     let report = RunReport::new(&ReportOptions {
         folders: args.folders.clone(),
         split: args.split,
+        rank_by: args.rank_by,
+        compare: args.compare.clone().and_then(|names| names.try_into().ok()),
         explain: args.explain.clone(),
         title: args.title.clone(),
     })?;

@@ -87,7 +87,9 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
         Some(root) => root.clone(),
         None => RunDir::default_root(&config.name, args.resume),
     };
-    let mut observers = if first { observers(&config, &root, &console) } else { Vec::new() };
+    // The folder of runs is this program's own where no other was named.
+    let above = root.parent().filter(|_| args.output.is_none());
+    let mut observers = if first { observers(&config, &root, above, &console) } else { Vec::new() };
     let stop_after = args.stop_after.map(|epochs| epochs as usize);
     let options = Options { resume: args.resume, world, stop, stop_after };
     let outcome = train(&config, &root, options, &mut observers)?;
@@ -96,9 +98,10 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     print(&report(&outcome))?;
-    let root = root.display();
+    let logdir = RunDir::tensorboard_in(above.unwrap_or(&root));
+    let (root, logdir) = (root.display(), logdir.display());
     console.info(&format!(
-        "run directory: {root}  (vmbeauty predict {root} IMAGE; tensorboard --logdir {root})"
+        "run directory: {root}  (vmbeauty predict {root} IMAGE; tensorboard --logdir {logdir})"
     ));
     let end = json!({
         "status": "finished",
@@ -128,13 +131,18 @@ fn load(args: &Args) -> Result<Config> {
 }
 
 /// Returns the observers of a run in the folder `root`: the console or the event log, and
-/// TensorBoard if the config enables it.
-pub(super) fn observers(config: &Config, root: &Path, console: &Console) -> Vec<Box<dyn Observer>> {
+/// TensorBoard if the config enables it, with a link in a folder `above` the run's.
+pub(super) fn observers(
+    config: &Config,
+    root: &Path,
+    above: Option<&Path>,
+    console: &Console,
+) -> Vec<Box<dyn Observer>> {
     let mut observers = vec![console_observer(root, console)];
     if config.train.tensorboard {
         let console = console.clone();
         let warn = Rc::new(move |text: &str| console.warn(text));
-        observers.push(Box::new(TrainingLog::new(RunDir::tensorboard_in(root), warn)));
+        observers.push(Box::new(TrainingLog::new(root, above, warn)));
     }
     observers
 }

@@ -79,6 +79,9 @@ section! {
         /// Epochs between explanations in TensorBoard: one figure of four validation images each
         /// time; `null` writes none.
         pub explain_every: Option<usize> = None,
+        /// Epochs between images of the largest errors in TensorBoard: up to twelve validation
+        /// images each time, with the last epoch in any case; `null` writes none.
+        pub errors_every: Option<usize> = Some(10),
         /// Threads for computing on the CPU; `null` is one per core.
         pub threads: Option<usize> = None,
         /// Images that one CPU thread computes at a time: a batch is divided into slices of this
@@ -230,6 +233,9 @@ impl TrainConfig {
                             that to true, or remove this key";
                 checks.fail("explain_every", rest);
             }
+        }
+        if let Some(epochs) = self.errors_every {
+            checks.size("errors_every", epochs);
         }
         if let Some(threads) = self.threads {
             checks.threads("threads", threads);

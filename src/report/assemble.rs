@@ -2,9 +2,10 @@
 
 use std::path::PathBuf;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 
 use super::breakdown::{Breakdown, by_group, by_score};
+use super::compare::{TwoModels, compare};
 use super::explained::{self, ExplainedImage};
 use super::models::{Model, group};
 use super::sources::{FoundRun, find, folder_name};
@@ -26,6 +27,10 @@ pub struct ReportOptions {
     pub folders: Vec<PathBuf>,
     /// The split of the images; `None` for test, or val if a run has no test images.
     pub split: Option<Split>,
+    /// The split whose PC ranks the models; `None` for validation.
+    pub rank_by: Option<Split>,
+    /// The names of two models to compare in depth.
+    pub compare: Option<[String; 2]>,
     /// Folders that `vmbeauty explain` wrote.
     pub explain: Vec<PathBuf>,
     /// The title; `None` for the folders' names.
@@ -56,6 +61,8 @@ pub struct RunReport {
     pub leaderboards: Vec<Leaderboard>,
     /// Breakdowns of the models, leaderboard by leaderboard.
     pub details: Vec<DetailedModel>,
+    /// Two models compared in depth.
+    pub compared: Option<TwoModels>,
     /// The metrics of attribution maps, by model.
     pub maps: Vec<(String, MapMetrics)>,
     /// Explained images with their figures.
@@ -71,9 +78,16 @@ impl RunReport {
         let finished = runs.iter().filter_map(FoundRun::summary);
         let split = options.split.unwrap_or_else(|| default_split(finished));
         let (models, mut notes) = group(&runs, split)?;
-        let ranked = leaderboards(&models, split)?;
+        let rank_by = options.rank_by.unwrap_or(Split::Val);
+        ensure!(
+            rank_by == split || rank_by == Split::Val,
+            "--rank-by {rank_by} needs --split {rank_by}: the models are compared on {split} images"
+        );
+        let ranked = leaderboards(&models, split, rank_by)?;
         notes.extend(ranked.notes);
         let leaderboards = ranked.boards;
+        let compared = options.compare.as_ref().map(|names| compare(&leaderboards, names));
+        let compared = compared.transpose()?;
         let mut details = Vec::new();
         for (index, board) in leaderboards.iter().enumerate() {
             for (place, ranked) in board.models.iter().take(MAX_DETAILED).enumerate() {
@@ -105,7 +119,18 @@ impl RunReport {
         }
         let notes = notes.iter().map(|note| without_own_folders(note)).collect();
         let title = options.title.clone().unwrap_or_else(|| title(&options.folders));
-        Ok(Self { title, split, runs, models, leaderboards, details, maps, explained, notes })
+        Ok(Self {
+            title,
+            split,
+            runs,
+            models,
+            leaderboards,
+            details,
+            compared,
+            maps,
+            explained,
+            notes,
+        })
     }
 
     /// Returns the place on a leaderboard that the details belong to.
@@ -143,7 +168,7 @@ fn title(folders: &[PathBuf]) -> String {
 }
 
 /// Ranks every model that has a seed with all its runs finished.
-fn leaderboards(models: &[Model], split: Split) -> Result<Leaderboards> {
+fn leaderboards(models: &[Model], split: Split, rank_by: Split) -> Result<Leaderboards> {
     let mut notes = Vec::new();
     let mut candidates = Vec::new();
     for model in models {
@@ -157,7 +182,7 @@ fn leaderboards(models: &[Model], split: Split) -> Result<Leaderboards> {
         let (name, config, folds) = (&model.name, &model.config, model.folds().len());
         candidates.push(Candidate { name, config, folds, seeds });
     }
-    let mut ranked = rank(candidates)?;
+    let mut ranked = rank(candidates, split, rank_by)?;
     ranked.notes.splice(0..0, notes);
     Ok(ranked)
 }

@@ -43,11 +43,18 @@ pub struct Breakdown {
     pub subsets: Vec<Subset>,
 }
 
-/// Breaks a model's errors down by group and, if groups are like `female/asian`, by each attribute.
-pub(super) fn by_group(ranked: &RankedModel) -> Result<Vec<Breakdown>> {
+/// Images divided into disjoint subsets: their indices by label.
+pub(super) struct Partition {
+    /// As in [`Breakdown`].
+    pub by: &'static str,
+    pub subsets: Vec<(String, Vec<usize>)>,
+}
+
+/// Divides the images by group and, if groups are like `female/asian`, by each attribute.
+pub(super) fn partitions_by_group(ranked: &RankedModel) -> Vec<Partition> {
     let Some(groups) = ranked.predictions.iter().map(|set| &set.groups).find(|g| !g.is_empty())
     else {
-        return Ok(Vec::new());
+        return Vec::new();
     };
     let split = |group: &str| {
         let (sex, ethnicity) = group.split_once('/')?;
@@ -62,19 +69,18 @@ pub(super) fn by_group(ranked: &RankedModel) -> Result<Vec<Breakdown>> {
             labelings.push((by, groups.iter().map(label).collect()));
         }
     }
-    let breakdown = |(by, labels): (&'static str, Vec<Option<String>>)| {
+    let partition = |(by, labels): (&'static str, Vec<Option<String>>)| {
         let mut rows: BTreeMap<String, Vec<usize>> = BTreeMap::new();
         for (row, label) in labels.into_iter().enumerate() {
             rows.entry(label.unwrap_or_else(|| "(none)".to_string())).or_default().push(row);
         }
-        let subsets = rows.into_iter().map(|(label, rows)| subset(ranked, label, &rows));
-        Ok(Breakdown { by, subsets: subsets.collect::<Result<_>>()? })
+        Partition { by, subsets: rows.into_iter().collect() }
     };
-    labelings.into_iter().map(breakdown).collect()
+    labelings.into_iter().map(partition).collect()
 }
 
-/// Breaks a model's errors down by true score, in ranges with round ends; empty ones are omitted.
-pub(super) fn by_score(ranked: &RankedModel) -> Result<Breakdown> {
+/// Divides the images by true score, in ranges with round ends; empty ones are omitted.
+pub(super) fn partition_by_score(ranked: &RankedModel) -> Partition {
     let targets = ranked.predictions.first().map_or(&[][..], |set| &set.targets);
     let ends = ends(targets);
     let mut subsets = Vec::new();
@@ -83,11 +89,28 @@ pub(super) fn by_score(ranked: &RankedModel) -> Result<Breakdown> {
         let inside = |score: f64| pair[0] <= score && (score < pair[1] || last);
         let rows: Vec<usize> = (0..targets.len()).filter(|&row| inside(targets[row])).collect();
         if !rows.is_empty() {
-            let label = format!("{} to {}", short(pair[0]), short(pair[1]));
-            subsets.push(subset(ranked, label, &rows)?);
+            subsets.push((format!("{} to {}", short(pair[0]), short(pair[1])), rows));
         }
     }
-    Ok(Breakdown { by: "score range", subsets })
+    Partition { by: "score range", subsets }
+}
+
+/// Breaks a model's errors down by the subsets of a partition.
+pub(super) fn breakdown(ranked: &RankedModel, partition: Partition) -> Result<Breakdown> {
+    let subsets = partition.subsets.into_iter();
+    let subsets = subsets.map(|(label, rows)| subset(ranked, label, &rows));
+    Ok(Breakdown { by: partition.by, subsets: subsets.collect::<Result<_>>()? })
+}
+
+/// Breaks a model's errors down by group, as [`partitions_by_group`] divides the images.
+pub(super) fn by_group(ranked: &RankedModel) -> Result<Vec<Breakdown>> {
+    let partitions = partitions_by_group(ranked).into_iter();
+    partitions.map(|partition| breakdown(ranked, partition)).collect()
+}
+
+/// Breaks a model's errors down by true score, as [`partition_by_score`] divides the images.
+pub(super) fn by_score(ranked: &RankedModel) -> Result<Breakdown> {
+    breakdown(ranked, partition_by_score(ranked))
 }
 
 fn subset(ranked: &RankedModel, label: String, rows: &[usize]) -> Result<Subset> {

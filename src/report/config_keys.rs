@@ -8,7 +8,7 @@ use serde_yaml::Value;
 use crate::config::{Config, DatasetName};
 
 /// Keys that do not affect what a model is.
-const IGNORED: [&str; 11] = [
+const IGNORED: [&str; 13] = [
     "name",
     "seed",
     "device",
@@ -20,6 +20,8 @@ const IGNORED: [&str; 11] = [
     "train.checkpoint_minutes",
     "train.deterministic",
     "train.tensorboard",
+    "train.explain_every",
+    "train.errors_every",
 ];
 
 /// Returns whether a key affects what a model is, or is the seed.

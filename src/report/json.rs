@@ -1,15 +1,19 @@
 //! The report's numbers as JSON.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
 use super::assemble::RunReport;
 use super::breakdown::Breakdown;
+use super::compare::TwoModels;
+use super::selection::selection;
 use super::sources::FoundRun;
 use crate::data::Split;
 use crate::eval::baselines::Baselines;
 use crate::eval::comparison::{Comparison, Leaderboard, RankedModel};
+use crate::eval::metrics::Metric;
 
 /// What `vmbeauty report --json` prints.
 #[derive(Debug, Serialize)]
@@ -17,6 +21,7 @@ pub struct ReportJson<'a> {
     title: &'a str,
     split: Split,
     leaderboards: Vec<LeaderboardJson<'a>>,
+    compared: Option<&'a TwoModels>,
     runs: Vec<RunJson<'a>>,
     notes: &'a [String],
     files: &'a [PathBuf],
@@ -25,9 +30,15 @@ pub struct ReportJson<'a> {
 #[derive(Debug, Serialize)]
 struct LeaderboardJson<'a> {
     images: usize,
+    /// The split whose PC ranks the models.
+    ranked_by: Split,
     models: Vec<ModelJson<'a>>,
+    /// The best model on the evaluated images, by metric.
+    winners: BTreeMap<&'static str, &'a str>,
+    /// What was selected, and how, in sentences.
+    selection: Vec<String>,
     baselines: Option<Baselines>,
-    /// The best baseline, if no model reaches its PC.
+    /// The best baseline, if its PC is higher than that of the model that is ranked first.
     winning_baseline: Option<&'static str>,
     comparisons: &'a [Comparison],
 }
@@ -67,14 +78,26 @@ impl RunReport {
         };
         let board = |(at, board): (usize, &'a Leaderboard)| LeaderboardJson {
             images: board.images,
+            ranked_by: board.ranked_by,
+            winners: winners(board),
+            selection: selection(self, board),
             models: (0..board.models.len()).map(|place| model(at, place)).collect(),
             baselines: board.baselines(),
-            winning_baseline: board.winning_baseline().map(|(name, _)| name),
+            winning_baseline: board.winning_baseline(Metric::Pc).map(|(name, _)| name),
             comparisons: &board.comparisons,
         };
         let leaderboards = self.leaderboards.iter().enumerate().map(board).collect();
         let runs = self.runs.iter().map(run).collect();
         let Self { title, split, notes, .. } = self;
-        ReportJson { title, split: *split, leaderboards, runs, notes, files }
+        let compared = self.compared.as_ref();
+        ReportJson { title, split: *split, leaderboards, compared, runs, notes, files }
     }
+}
+
+fn winners(board: &Leaderboard) -> BTreeMap<&'static str, &str> {
+    let winner = |metric: Metric| {
+        let place = board.winner(metric)?;
+        Some((metric.name(), board.models[place].name.as_str()))
+    };
+    Metric::ALL.into_iter().filter_map(winner).collect()
 }

@@ -3,11 +3,13 @@
 mod assemble;
 pub(crate) mod axis;
 mod breakdown;
+mod compare;
 mod config_keys;
 mod explained;
 mod html;
 mod json;
 mod models;
+mod selection;
 mod sources;
 mod tables;
 mod write;

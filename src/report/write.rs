@@ -7,6 +7,7 @@ use anyhow::{Context, Result, ensure};
 
 use super::assemble::RunReport;
 use super::html::EmbeddedImages;
+use super::selection::selection;
 use super::tables::{LATEX_PREAMBLE, Table, escape_markdown};
 use crate::files::write_atomic;
 
@@ -49,10 +50,11 @@ pub fn check_name(page: &Path) -> Result<()> {
 
 fn markdown(report: &RunReport, tables: &[Table]) -> String {
     let mut text = format!("# {}\n\n", escape_markdown(&report.title));
-    for note in &report.notes {
-        text += &format!("- {}\n", escape_markdown(note));
+    let selected = report.leaderboards.iter().flat_map(|board| selection(report, board));
+    for note in selected.chain(report.notes.iter().cloned()) {
+        text += &format!("- {}\n", escape_markdown(&note));
     }
-    if !report.notes.is_empty() {
+    if text.ends_with("\n") && !text.ends_with("\n\n") {
         text += "\n";
     }
     let short = tables.iter().filter(|table| table.is_short());

@@ -22,6 +22,7 @@ const FREE: &[&str] = &[
     "train.checkpoint_minutes",
     "train.tensorboard",
     "train.explain_every",
+    "train.errors_every",
     "train.threads",
 ];
 /// Keys that are read at the start only: once there is a checkpoint, the run keeps its own.

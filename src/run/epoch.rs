@@ -16,6 +16,10 @@ pub struct EpochRecord {
     /// Mean loss over the epoch's images, on the scaled scores.
     #[serde(with = "nan_as_null")]
     pub train_loss: f64,
+    /// The same loss on the validation images, with the weights after this epoch; NaN for label
+    /// distributions.
+    #[serde(default = "undefined", with = "nan_as_null")]
+    pub val_loss: f64,
     /// Metrics on the validation images, with the weights after this epoch.
     pub val: Metrics,
     /// Learning rate of fusion and head at the epoch's last step.
@@ -48,6 +52,10 @@ impl EpochRecord {
     pub fn monitored(&self, monitor: Monitor) -> f64 {
         self.val.monitored(monitor).unwrap_or(self.train_loss)
     }
+}
+
+fn undefined() -> f64 {
+    f64::NAN
 }
 
 /// Reads a pair of numbers, either of which may be `null`, or `null` for none.
@@ -97,12 +105,17 @@ mod tests {
 
     #[test]
     fn nulls_in_metrics_are_read_as_numbers_that_are_not_finite() {
-        let line = r#"{"epoch":1,"step":2,"train_loss":null,"val":{"pc":null,"mae":null,"rmse":null,
-            "srcc":null,"n":4},"lr":null,"backbone_lr":0.1,"fusion_weights":[null,0.5],
+        let line = r#"{"epoch":1,"step":2,"train_loss":null,"val_loss":null,
+            "val":{"pc":null,"mae":null,"rmse":null,"srcc":null,"n":4},"lr":null,
+            "backbone_lr":0.1,"fusion_weights":[null,0.5],
             "images_per_second":null,"data_wait":null,"seconds":null,"skipped_steps":0,
             "best":true}"#;
         let record: EpochRecord = serde_json::from_str(line).unwrap();
         assert!(record.train_loss.is_nan() && record.lr.is_nan() && record.val.mae.is_nan());
+        // As versions before the validation loss wrote it.
+        let older: EpochRecord =
+            serde_json::from_str(&line.replacen("\"val_loss\":null,", "", 1)).unwrap();
+        assert!(record.val_loss.is_nan() && older.val_loss.is_nan());
         assert!(matches!(record.fusion_weights, Some([vit, 0.5]) if vit.is_nan()));
         let written = serde_json::to_string(&record).unwrap();
         let spaces = |c: char| c == '\n' || c == ' ';

@@ -53,6 +53,7 @@ pub fn evaluated_run(folder: &Path, summary: &Summary, split: Split) -> Result<E
     );
     Ok(EvaluatedRun {
         predictions,
+        val: summary.val.metrics,
         parameters: summary.parameters,
         images_per_second: summary.images_per_second,
         seconds: summary.seconds,

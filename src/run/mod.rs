@@ -8,10 +8,12 @@ mod epoch;
 mod evaluated;
 pub mod explanations;
 mod kind;
+pub mod memory;
 mod overview;
 mod provenance;
 mod status;
 mod summary;
+mod tensorboard_link;
 mod trained;
 mod working_tree;
 
@@ -26,4 +28,5 @@ pub use overview::{Best, Course, FoundRuns, Overview};
 pub use provenance::{HubOrigin, Provenance, StartRecord, StartingWeights, content_hash};
 pub use status::{Failure, Pause, PauseRule, Status};
 pub use summary::{BaselinesBySplit, Summary, check_unchanged};
+pub use tensorboard_link::link_tensorboard;
 pub use trained::{Run, names_run, weights_of};

@@ -18,7 +18,7 @@ use super::grid::SweepRun;
 use super::halving::{Next, Outcome, Scheduler};
 use super::search::Search;
 use crate::files::{open_in_place, remove_leftovers_of, write_atomic};
-use crate::run::{Failure, Pause, RunDir, Status, Summary};
+use crate::run::{Failure, Pause, RunDir, Status, Summary, link_tensorboard};
 use crate::train::{Request, Stop, Stopped};
 
 /// The environment variable of OpenMP, and so of libtorch.
@@ -256,6 +256,9 @@ impl Launch {
         remove_leftovers_of(&config);
         let yaml = run.config.to_yaml()?;
         write_atomic(&config, |file| Ok(file.write_all(yaml.as_bytes())?))?;
+        if run.config.train.tensorboard {
+            link_tensorboard(&self.root, folder);
+        }
         let threads = (threads() / self.jobs.max(1)).max(1).to_string();
         let mut command = Command::new(&self.program);
         command

@@ -30,7 +30,7 @@ pub struct Results {
     /// What the search has trained.
     pub search: SearchResult,
     /// The points that have all runs of a seed finished, and none that the search stopped, the best
-    /// first by mean PC on `split`.
+    /// first by mean validation PC.
     pub points: Vec<Point>,
     /// The split that the points are evaluated on: `test`, or `val` if there are no test images.
     pub split: String,
@@ -220,7 +220,7 @@ fn rank_points(
             first.fold.as_ref().map_or(0, |_| by_seed.values().map(Vec::len).max().unwrap_or(0));
         candidates.push(Candidate { name: &first.point, config: &first.config, folds, seeds });
     }
-    let ranked = rank(candidates)?;
+    let ranked = rank(candidates, split, Split::Val)?;
     let one_board = ranked.boards.len() == 1;
     let (mut points, mut comparisons) = (Vec::new(), Vec::new());
     for board in ranked.boards {
@@ -231,7 +231,8 @@ fn rank_points(
             comparisons = board.comparisons;
         }
     }
-    points.sort_by(|a, b| b.model.ranking_pc().total_cmp(&a.model.ranking_pc()));
+    let pc = |point: &Point| point.model.ranking_pc(split, Split::Val);
+    points.sort_by(|a, b| pc(b).total_cmp(&pc(a)));
     let note = (!ranked.notes.is_empty()).then(|| ranked.notes.join("; "));
     Ok((points, comparisons, note))
 }

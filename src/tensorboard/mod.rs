@@ -2,6 +2,8 @@
 
 mod histogram;
 mod hparams;
+mod largest_errors;
+mod run_texts;
 mod scatter;
 pub mod training_log;
 mod validation_maps;

@@ -1,11 +1,13 @@
 //! Logging of a training run to TensorBoard.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use tch::{Kind, Tensor};
 
+use super::largest_errors::largest_errors;
+use super::run_texts::{hparams, run_texts};
 use super::scatter::scatter;
 use super::validation_maps::ValidationMaps;
 use super::{TensorBoard, Warn};
@@ -13,51 +15,71 @@ use crate::data::{HostBatch, preview};
 use crate::eval::metrics::{Metric, Metrics};
 use crate::models::BeautyNet;
 use crate::models::summary::module_of;
-use crate::run::EpochRecord;
+use crate::run::memory::resident_bytes;
+use crate::run::{EpochRecord, RunDir, link_tensorboard};
 use crate::train::{AfterEpoch, Observer, Start, StepRecord, Validated};
 
 /// Maximum number of images of the first batch that are shown, and their number in a row.
 const TILES: usize = 32;
 const TILE_COLUMNS: usize = 8;
-/// Keys that affect where and how a run is trained, but not its result.
-const NOT_COMPARED: [&str; 13] = [
-    "name",
-    "device",
-    "data.root",
-    "data.workers",
-    "data.cache",
-    "data.cache_dir",
-    "train.evaluate_test",
-    "train.explain_every",
-    "train.tensorboard",
-    "train.threads",
-    "train.checkpoint_minutes",
-    "train.checkpoint_activations",
-    "train.deterministic",
-];
-
-/// Logs the scalars of every step and epoch, the first batch and the predictions as images, weights
-/// and gradients as histograms, the config as text and as hyperparameters and, if
-/// `train.explain_every` is set, attribution maps of validation images.
+/// Logs the scalars of every step and epoch, the first batch, the predictions and the largest
+/// errors as images, weights and gradients as histograms, config, data and environment as texts,
+/// the config as hyperparameters and, if `train.explain_every` is set, attribution maps of
+/// validation images.
 pub struct TrainingLog {
-    folder: PathBuf,
+    root: PathBuf,
+    /// A folder that holds the run's, where it is linked from.
+    above: Option<PathBuf>,
     warn: Warn,
     board: TensorBoard,
     steps: u64,
+    epochs: usize,
     maps: Option<ValidationMaps>,
+    /// Epochs between images of the largest errors; `None` writes none.
+    errors_every: Option<usize>,
 }
 
 impl TrainingLog {
-    /// Logs to an event file in this folder; a failure is reported to `warn`, once.
-    pub fn new(folder: PathBuf, warn: Warn) -> Self {
-        Self { folder, warn, board: TensorBoard::off(), steps: 0, maps: None }
+    /// Logs to an event file in the run directory `root`, with a link in a folder `above` it, if
+    /// one is given; a failure is reported to `warn`, once.
+    pub fn new(root: &Path, above: Option<&Path>, warn: Warn) -> Self {
+        Self {
+            root: root.to_path_buf(),
+            above: above.map(Path::to_path_buf),
+            warn,
+            board: TensorBoard::off(),
+            steps: 0,
+            epochs: 0,
+            maps: None,
+            errors_every: None,
+        }
     }
 
-    fn metrics(&mut self, split: &str, metrics: &Metrics) {
+    /// Logs metrics as `PREFIXpc` and so on, but for undefined ones.
+    fn metrics(&mut self, prefix: &str, metrics: &Metrics) {
         for metric in Metric::ALL {
-            let value = metric.of(metrics);
-            if value.is_finite() {
-                self.board.scalar(&format!("{split}/{}", metric.name()), self.steps, value);
+            self.finite(&format!("{prefix}{}", metric.name()), metric.of(metrics));
+        }
+    }
+
+    fn finite(&mut self, tag: &str, value: f64) {
+        if value.is_finite() {
+            self.board.scalar(tag, self.steps, value);
+        }
+    }
+
+    /// Logs the images with the largest errors, if they are due. A failure is a warning, and turns
+    /// them off, so that training continues.
+    fn largest_errors(&mut self, validated: &Validated) {
+        let Some(every) = self.errors_every.filter(|_| self.board.is_on()) else { return };
+        if !validated.epoch.is_multiple_of(every.max(1)) && validated.epoch != self.epochs {
+            return;
+        }
+        match largest_errors(validated) {
+            Ok(image) => self.board.image("val/largest_errors", validated.step, &image),
+            Err(error) => {
+                self.errors_every = None;
+                self.board.missing("val/largest_errors", &error);
             }
         }
     }
@@ -87,22 +109,25 @@ impl TrainingLog {
 
 impl Observer for TrainingLog {
     fn start(&mut self, start: &Start) {
-        self.board = TensorBoard::create_or_warn(&self.folder, Rc::clone(&self.warn));
+        let folder = RunDir::tensorboard_in(&self.root);
+        self.board = TensorBoard::create_or_warn(&folder, Rc::clone(&self.warn));
+        if let Some(above) = self.above.as_ref().filter(|_| self.board.is_on()) {
+            link_tensorboard(above, &self.root);
+        }
         self.steps = start.steps_done;
+        self.epochs = start.epochs;
         self.maps = (start.config.train.explain_every).map(|every| ValidationMaps { every });
+        self.errors_every = start.config.train.errors_every;
         if start.resumed {
             // The interrupted run may have logged steps after its last checkpoint.
             self.board.restart(self.steps + 1);
         }
         if self.steps == 0 {
-            if let Ok(yaml) = start.config.to_yaml() {
-                self.board.text("config", 0, &format!("```yaml\n{yaml}```"));
+            for (tag, text) in run_texts(start) {
+                self.board.text(tag, 0, &text);
             }
-            match start.config.flat_keys() {
-                Ok(mut keys) => {
-                    keys.retain(|(key, _)| !NOT_COMPARED.contains(&key.as_str()));
-                    self.board.session_start(&keys);
-                }
+            match hparams(start.config) {
+                Ok(keys) => self.board.session_start(&keys),
                 Err(error) => self.board.missing("hparams", &error.into()),
             }
         }
@@ -132,6 +157,7 @@ impl Observer for TrainingLog {
     }
 
     fn validated(&mut self, validated: &Validated) {
+        self.largest_errors(validated);
         if let Some(maps) = &mut self.maps {
             maps.log(&mut self.board, validated);
         }
@@ -139,11 +165,14 @@ impl Observer for TrainingLog {
 
     fn epoch(&mut self, record: &EpochRecord) {
         self.steps = record.step;
-        self.metrics("val", &record.val);
+        self.metrics("val/", &record.val);
+        self.finite("val/loss", record.val_loss);
+        self.finite("system/memory_gib", resident_bytes().map_or(f64::NAN, gibibytes));
         let board = &mut self.board;
         board.scalar("train/epoch_loss", record.step, record.train_loss);
-        board.scalar("speed/images_per_second", record.step, record.images_per_second);
-        board.scalar("speed/data_wait", record.step, record.data_wait);
+        board.scalar("system/images_per_second", record.step, record.images_per_second);
+        board.scalar("system/data_wait", record.step, record.data_wait);
+        board.scalar("system/epoch_seconds", record.step, record.seconds);
         if let Some([vit, mamba]) = record.fusion_weights {
             board.scalar("fusion/weight_vit", record.step, vit);
             board.scalar("fusion/weight_mamba", record.step, mamba);
@@ -163,9 +192,15 @@ impl Observer for TrainingLog {
 
     fn finish(&mut self, metrics: &[(&str, Metrics)]) {
         for (split, metrics) in metrics {
-            self.metrics(&format!("best_{split}"), metrics);
+            // Validation has a curve of the epochs, too.
+            let prefix = if *split == "val" { "val/best_" } else { "test/" };
+            self.metrics(prefix, metrics);
         }
         self.board.session_end(self.steps);
         self.board.flush();
     }
+}
+
+fn gibibytes(bytes: u64) -> f64 {
+    bytes as f64 / f64::from(1u32 << 30)
 }

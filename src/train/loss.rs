@@ -9,6 +9,7 @@ use tch::{Kind, Reduction, Tensor};
 use super::label_distribution::LabelDistribution;
 use crate::config::{Loss, TrainConfig};
 use crate::data::{HostBatch, Sample};
+use crate::eval::predictions::Predictions;
 use crate::models::Output;
 use crate::models::head::RegressionHead;
 
@@ -126,6 +127,30 @@ impl Criterion {
             }
         };
         Ok(by_image.f_mul(&weights)?.f_sum(Kind::Float)?.f_div_scalar(total)?)
+    }
+
+    /// Computes the loss of predicted scores, on the scale of the loss in training; NaN for a loss
+    /// that is not one of scores, [`Loss::LabelDistribution`]. There is a weight for each image.
+    /// Returns an error if the shapes do not match.
+    pub fn loss_of_scores(
+        &self,
+        predictions: &Predictions,
+        weights: &[f32],
+        head: &RegressionHead,
+    ) -> Result<f64> {
+        if self.votes.is_some() {
+            return Ok(f64::NAN);
+        }
+        let scaled = |scores: &[f64]| -> Result<Tensor> {
+            let scores = Tensor::f_from_slice(scores)?.f_to_kind(Kind::Float)?;
+            Ok(head.to_scaled(&scores.f_to_device(head.device())?))
+        };
+        let column = Tensor::f_from_slice(weights)?.f_to_device(head.device())?;
+        let targets = Tensor::f_stack(&[scaled(&predictions.targets)?, column], 1)?;
+        let total: f64 = weights.iter().map(|&weight| f64::from(weight)).sum();
+        let total = total.max(f64::from(f32::MIN_POSITIVE));
+        let loss = self.loss(&scaled(&predictions.predictions)?, &targets, total)?;
+        Ok(loss.f_double_value(&[])?)
     }
 }
 

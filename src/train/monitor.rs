@@ -113,6 +113,7 @@ mod tests {
             epoch: 1,
             step: 1,
             train_loss: 4.0 * metric,
+            val_loss: 5.0 * metric,
             val: Metrics {
                 pc: metric,
                 mae: 2.0 * metric,

@@ -82,6 +82,8 @@ pub struct Validated<'a> {
     pub net: &'a BeautyNet,
     /// The validation images.
     pub images: &'a ImageDataset,
+    /// Predictions for them.
+    pub predictions: &'a Predictions,
 }
 
 /// The state of a run when an epoch is done. Nothing of it was computed or copied for observers.

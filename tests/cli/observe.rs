@@ -57,6 +57,30 @@ fn tensorboard_has_images_histograms_and_hyperparameters() {
     let colors: BTreeSet<[u8; 3]> = grid.to_rgb8().pixels().map(|pixel| pixel.0).collect();
     assert!(colors.len() > 500, "{} colors", colors.len());
     assert_eq!(steps("val/predicted_vs_true"), ends);
+    // By default every tenth epoch, and the last one.
+    assert_eq!(steps("val/largest_errors"), [last_step]);
+    for tag in ["train/epoch_loss", "val/loss", "val/pc", "system/images_per_second"] {
+        assert_eq!(steps(tag), ends, "{tag}");
+    }
+    let (_, text) = &values(&events, "run/data")[0];
+    let text = String::from_utf8_lossy(&text.get_tensor().get_string_val()[0]).into_owned();
+    assert!(text.contains("| training images | 48 |"), "{text}");
+    let tags = events.iter().flat_map(|event| event.get_summary().get_value());
+    let groups: BTreeSet<&str> =
+        tags.filter_map(|value| Some(value.get_tag().split_once('/')?.0)).collect();
+    let expected = [
+        "_hparams_",
+        "fusion",
+        "gradients",
+        "lr",
+        "run",
+        "system",
+        "test",
+        "train",
+        "val",
+        "weights",
+    ];
+    assert_eq!(groups, BTreeSet::from(expected));
 
     for module in ["vit.blocks.0", "mamba.layers.0", "mamba.patch_embed", "fusion", "head"] {
         for kind in ["weights", "gradients"] {
@@ -83,7 +107,8 @@ fn tensorboard_has_images_histograms_and_hyperparameters() {
     // The metrics by which runs are compared.
     for split in ["val", "test"] {
         for metric in ["pc", "mae", "rmse", "srcc"] {
-            let tag = format!("best_{split}/{metric}");
+            let tag = if split == "val" { "val/best_" } else { "test/" };
+            let tag = format!("{tag}{metric}");
             assert_eq!(steps(&tag), [last_step], "{tag}");
         }
     }

@@ -10,13 +10,13 @@ use std::time::Instant;
 
 use crate::generator::alone_with_the_generator;
 use tch::{Device, Kind, Tensor};
-use vm_beautynet::benchmark::measure::{peak_bytes, resident_bytes};
 use vm_beautynet::config::{BackboneConfig, Branch, Config, preset};
 use vm_beautynet::export::{Layout, export};
 use vm_beautynet::models::summary::summarize;
 use vm_beautynet::models::weights::{self, WeightsFile};
 use vm_beautynet::models::{BeautyNet, ForwardContext, Images};
 use vm_beautynet::run::Run;
+use vm_beautynet::run::memory::{peak_bytes, resident_bytes};
 
 type Shapes = BTreeMap<String, Vec<i64>>;
 

@@ -197,6 +197,72 @@ fn a_paired_interval_covers_the_difference_and_p_errs_as_often_as_it_says() {
     assert!(fraction(found) > 0.1, "a difference is found in {} only", fraction(found));
 }
 
+/// How often two equal models, whose runs vary with the seed, differ with p of at most 0.05: over
+/// images alone, and over images and seeds.
+fn falsely_different(seeds: u64, seed_sd: f64) -> [f64; 2] {
+    const DATA_SETS: usize = 300;
+    const FEW_IMAGES: usize = 60;
+    let numbers: Vec<u64> = (0..seeds).collect();
+    let mut wrong = [0; 2];
+    for data_set in 0..DATA_SETS {
+        let mut normal = Normal::new(2_000_000 + data_set as u64);
+        let targets = normal.sample_n(FEW_IMAGES);
+        let bootstrap = Bootstrap { resamples: 400, seed: data_set as u64 };
+        let mut model = || -> Vec<ScoredImages> {
+            let run = |_| {
+                let sd = 0.5 * (seed_sd * normal.sample()).exp();
+                ScoredImages::new(&normal.predict(&targets, sd), &targets).unwrap()
+            };
+            (0..seeds).map(run).collect()
+        };
+        let [a, b] = [model(), model()].map(|runs| bootstrap.resample(&runs).unwrap());
+        let mean = |runs: &[BootstrapDistribution]| BootstrapDistribution::mean(runs).unwrap();
+        let over = |runs: &[BootstrapDistribution]| bootstrap.over_seeds(runs, &numbers).unwrap();
+        for (wrong, [a, b]) in wrong.iter_mut().zip([[mean(&a), mean(&b)], [over(&a), over(&b)]]) {
+            let p = Difference::new(&a, &b, Metric::Rmse).p.unwrap();
+            *wrong += usize::from(p <= 0.05);
+        }
+    }
+    wrong.map(|count| count as f64 / DATA_SETS as f64)
+}
+
+#[test]
+fn equal_models_whose_seeds_vary_seldom_differ_once_seeds_are_resampled() {
+    for seeds in [3, 5] {
+        let [images, both] = falsely_different(seeds, 0.2);
+        println!("{seeds} seeds: falsely different {images} over images, {both} over both");
+        assert!(images > 0.15, "{seeds} seeds: {images}");
+        assert!(both <= 0.08, "{seeds} seeds: {both}");
+    }
+}
+
+#[test]
+fn few_seeds_are_not_resampled_and_equal_ones_are_resampled_alike() {
+    let mut normal = Normal::new(5);
+    let targets = normal.sample_n(IMAGES);
+    let runs: Vec<ScoredImages> = [0.2, 0.4, 0.6]
+        .iter()
+        .map(|sd| ScoredImages::new(&normal.predict(&targets, *sd), &targets).unwrap())
+        .collect();
+    let bootstrap = Bootstrap { resamples: 1000, seed: 1 };
+    let distributions = bootstrap.resample(&runs).unwrap();
+    let width = |of: BootstrapDistribution| {
+        let ci = of.interval(Metric::Rmse).unwrap();
+        ci.hi - ci.lo
+    };
+    let mean = |of: &[BootstrapDistribution]| width(BootstrapDistribution::mean(of).unwrap());
+    let over =
+        |of: &[BootstrapDistribution], seeds: &[u64]| bootstrap.over_seeds(of, seeds).unwrap();
+    assert_eq!(width(over(&distributions[..2], &[1, 2])), mean(&distributions[..2]));
+    assert!(width(over(&distributions, &[1, 2, 3])) > 2.0 * mean(&distributions));
+    let [same, other] = [[1, 2, 3], [4, 5, 6]].map(|seeds| over(&distributions, &seeds));
+    let again = over(&distributions, &[1, 2, 3]);
+    assert_eq!(Difference::new(&same, &again, Metric::Pc).p, Some(1.0));
+    let apart = Difference::new(&same, &other, Metric::Pc).ci.unwrap();
+    assert!(apart.hi - apart.lo > 0.0);
+    assert!(bootstrap.over_seeds(&[], &[]).is_none());
+}
+
 #[test]
 fn two_equal_models_differ_by_nothing() {
     let images = ScoredImages::new(&FIRST, &TARGETS).unwrap();

@@ -95,7 +95,7 @@ pub(super) fn points_table(results: &Results) -> String {
     let metrics = ["point", "seeds", "PC", "95 % over images", "sd over seeds", "p"];
     let others = ["MAE", "RMSE", "SRCC", "parameters", "MFLOPs", "images/s"];
     let mut text = table(&[metrics, others].concat(), rows);
-    text += &format!("on {} {} images", best.images, results.split);
+    text += &format!("ranked by validation PC; on {} {} images", best.images, results.split);
     if let Some(note) = &results.note {
         text += &format!("; {note}");
     } else if results.points.len() > 1 {

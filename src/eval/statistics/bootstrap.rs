@@ -5,12 +5,14 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use super::interval::{Interval, Resampled};
-use crate::data::random_stream::RandomStream;
+use crate::data::random_stream::{RandomStream, mix};
 use crate::eval::metrics::{Metric, Metrics, RankBuffers, ScoredImages};
 use crate::eval::predictions::Predictions;
 
 /// The confidence level of every interval.
 const CONFIDENCE: f64 = 0.95;
+/// The least number of seeds for a claim about a model rather than its trained weights.
+pub const MIN_SEEDS: usize = 3;
 
 /// How images are resampled (Efron and Tibshirani, "An introduction to the bootstrap", 1993).
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -79,6 +81,40 @@ impl Bootstrap {
                 jackknife: column(&jackknife, i),
             })
             .collect())
+    }
+
+    /// Returns the mean of the distributions of a model's seeds, over images and seeds: to the mean
+    /// on each resample of the images comes the deviation of as many seeds, sampled with
+    /// replacement, from the mean of all. Models with the same `seeds` have the same ones, so that
+    /// their difference is paired. `None` of none; of fewer than [`MIN_SEEDS`] the mean over images
+    /// alone, for they do not show how much seeds vary.
+    ///
+    /// A few seeds vary less than all that could have been, and by how much is uncertain: each
+    /// deviation is multiplied by √(n / χ²) for a sampled χ² of n - 1 degrees of freedom, with
+    /// which the mean of n normal values has Student's t distribution.
+    pub fn over_seeds(
+        &self,
+        of: &[BootstrapDistribution],
+        seeds: &[u64],
+    ) -> Option<BootstrapDistribution> {
+        let mut mean = BootstrapDistribution::mean(of)?;
+        let n = of.len();
+        if n < MIN_SEEDS {
+            return Some(mean);
+        }
+        let estimate = mean.estimate;
+        let key = seeds.iter().fold(n as u64, |key, seed| mix(key, *seed));
+        for (resample, row) in mean.resampled.iter_mut().enumerate() {
+            let mut stream = RandomStream::new(self.seed, key, resample as u64, "seeds");
+            let sampled: Vec<usize> = (0..n).map(|_| stream.below(n)).collect();
+            let chi_square: f64 = (1..n).map(|_| stream.normal().powi(2)).sum();
+            let scale = (n as f64 / chi_square.max(f64::MIN_POSITIVE)).sqrt();
+            for (metric, value) in row.iter_mut().enumerate() {
+                let sum: f64 = sampled.iter().map(|&seed| of[seed].estimate[metric]).sum();
+                *value += scale * (sum / n as f64 - estimate[metric]);
+            }
+        }
+        Some(mean)
     }
 
     /// Computes the mean of those values that are finite, one for each image.

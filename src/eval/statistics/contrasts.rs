@@ -48,7 +48,8 @@ pub fn mean_and_sd(values: &[f64]) -> (Option<f64>, Option<f64>) {
 pub struct Difference {
     /// The first model's metric minus the second's.
     pub difference: Option<f64>,
-    /// 95 % interval of the difference, over images.
+    /// 95 % interval of the difference, over what was resampled: images, and seeds if there are
+    /// enough of them.
     pub ci: Option<Interval>,
     /// Two-sided p of no difference.
     pub p: Option<f64>,

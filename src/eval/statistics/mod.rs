@@ -9,6 +9,6 @@ mod bootstrap;
 mod contrasts;
 mod interval;
 
-pub use bootstrap::{Bootstrap, BootstrapDistribution, Mean, MetricsWithCi};
+pub use bootstrap::{Bootstrap, BootstrapDistribution, MIN_SEEDS, Mean, MetricsWithCi};
 pub use contrasts::{Difference, MetricOverSeeds, holm, mean_and_sd};
 pub use interval::Interval;

@@ -10,6 +10,7 @@ use crate::eval::statistics::Interval;
 use crate::report::assemble::{DetailedModel, MAX_DETAILED, RunReport};
 use crate::report::axis::Axis;
 use crate::report::breakdown::{Breakdown, Estimate, Subset};
+use crate::report::compare::TwoModels;
 use crate::run::EpochRecord;
 
 const MAX_ROWS: usize = 40;
@@ -112,7 +113,18 @@ pub(super) fn metrics(report: &RunReport, board: &Leaderboard) -> Markup {
     row_of(&[chart(Metric::Pc, "correlation"), chart(Metric::Mae, "score units")])
 }
 
-/// Draws validation PC and MAE and the training loss by epoch, a line for each run.
+/// The mean of several runs by epoch, up to the last epoch that all of them have.
+fn mean_curve(runs: &[&[EpochRecord]], value: fn(&EpochRecord) -> f64) -> Vec<(f64, f64)> {
+    let shared = runs.iter().map(|epochs| epochs.len()).min().unwrap_or(0);
+    let mean = |at: usize| {
+        let sum: f64 = runs.iter().map(|epochs| value(&epochs[at])).sum();
+        (runs[0][at].epoch as f64, sum / runs.len() as f64)
+    };
+    (0..shared).map(mean).collect()
+}
+
+/// Draws validation PC and MAE and the losses by epoch: a thin line for each run, and a thick one
+/// for the mean of a model's runs.
 pub(super) fn curves(report: &RunReport) -> Option<Markup> {
     let mut lines: Vec<(usize, &str, &[EpochRecord])> = Vec::new();
     for (i, model) in colored(report).into_iter().enumerate() {
@@ -126,11 +138,22 @@ pub(super) fn curves(report: &RunReport) -> Option<Markup> {
         for &(i, name, epochs) in &lines {
             let class = series_class(Some(i));
             let points: Vec<_> = epochs.iter().map(|e| (e.epoch as f64, value(e))).collect();
-            chart.line(&points, &class, DASHES[i], name);
+            let alone = lines.iter().filter(|(model, ..)| *model == i).count() == 1;
+            let thin = if alone { class.clone() } else { format!("thin {class}") };
+            chart.line(&points, &thin, DASHES[i], name);
             // The best weights are those of the last epoch that was the best so far.
             if let Some(best) = epochs.iter().rev().find(|epoch| epoch.best) {
                 let title = format!("{name}: best epoch {}, {:.4}", best.epoch, value(best));
-                chart.dot((best.epoch as f64, value(best)), 3.0, &class, &title);
+                chart.dot((best.epoch as f64, value(best)), 3.0, &thin, &title);
+            }
+        }
+        for (i, model) in colored(report).into_iter().enumerate() {
+            let runs: Vec<&[EpochRecord]> =
+                lines.iter().filter(|(own, ..)| *own == i).map(|(_, _, epochs)| *epochs).collect();
+            if runs.len() > 1 {
+                let title = format!("{}: mean of {} runs", report.models[model].name, runs.len());
+                let class = series_class(Some(i));
+                chart.line(&mean_curve(&runs, value), &class, DASHES[i], &title);
             }
         }
         chart.finish()
@@ -139,6 +162,7 @@ pub(super) fn curves(report: &RunReport) -> Option<Markup> {
         chart("Validation PC", "PC", |epoch| epoch.val.pc),
         chart("Validation MAE", "MAE (score units)", |epoch| epoch.val.mae),
         chart("Training loss", "loss (scaled scores)", |epoch| epoch.train_loss),
+        chart("Validation loss", "loss (scaled scores)", |epoch| epoch.val_loss),
     ]))
 }
 
@@ -176,6 +200,36 @@ pub(super) fn scatter(report: &RunReport, detail: &DetailedModel) -> Markup {
         residual.dot((target, prediction - target), 2.2, &class, &title);
     }
     html! { (predicted.finish()) (residual.finish()) }
+}
+
+/// Draws the predictions and the errors of two models against each other, means over their seeds.
+pub(super) fn two_models(report: &RunReport, two: &TwoModels) -> Markup {
+    let models = two.places.map(|place| &report.leaderboards[two.board].models[place]);
+    let Some(set) = models[0].predictions.first() else {
+        return Markup::default();
+    };
+    let errors = models.map(|model| model.errors(|error| error));
+    let predictions =
+        [0, 1].map(|at: usize| set.targets.iter().zip(&errors[at]).map(|(t, e)| t + e).collect());
+    let chart = |caption: &str, what: &str, values: &[Vec<f64>; 2]| {
+        let axis = Axis::around(values.iter().flatten().copied());
+        let titles = [0, 1].map(|at: usize| format!("{what}, {}", two.names[at]));
+        let titles = [titles[0].as_str(), titles[1].as_str()];
+        let mut chart = Chart::new(caption, axis, axis, titles);
+        chart.reference_line((axis.from, axis.from), (axis.to, axis.to));
+        let step = set.images.len().div_ceil(MAX_POINTS).max(1);
+        for row in (0..set.images.len()).step_by(step) {
+            let (x, y) = (values[0][row], values[1][row]);
+            let title = format!("{}: {x:.2} and {y:.2}", set.images[row]);
+            chart.dot((x, y), 2.2, "p s0", &title);
+        }
+        chart.finish()
+    };
+    let absolute = models.map(|model| model.errors(f64::abs));
+    row_of(&[
+        chart("Predictions of both models", "predicted", &predictions),
+        chart("Absolute errors of both models", "error", &absolute),
+    ])
 }
 
 /// Draws MAE and bias by score range, the detailed models of a leaderboard side by side.

@@ -1,4 +1,5 @@
-//! Images embedded in the page: those with the largest errors, and attribution maps.
+//! Images embedded in the page: those with the largest errors or disagreements, and attribution
+//! maps.
 
 use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
@@ -8,8 +9,10 @@ use maud::{Markup, html};
 
 use crate::data::embed::embedded;
 use crate::data::{Source, Split, load_split, read_image, synthetic};
+use crate::eval::comparison::RankedModel;
 use crate::files::without_own_folders;
 use crate::report::assemble::{DetailedModel, RunReport};
+use crate::report::compare::{Disagreement, TwoModels};
 use crate::report::explained::ExplainedImage;
 use crate::report::models::Model;
 
@@ -54,6 +57,34 @@ impl EmbeddedImages {
     }
 }
 
+/// The images of a model's runs, if they are shown.
+struct Shown(Result<HashMap<String, Source>>);
+
+impl Shown {
+    fn of(report: &RunReport, ranked: &RankedModel, images: &EmbeddedImages) -> Self {
+        if images.names_only {
+            return Self(Ok(HashMap::new()));
+        }
+        Self(images.sources(&report.models[ranked.candidate], report.split))
+    }
+
+    fn image(&self, name: &str) -> Option<Markup> {
+        image(self.0.as_ref().ok()?.get(name)?, file_name(name))
+    }
+
+    /// Says why the images are not shown, if they cannot be.
+    fn note(&self) -> Markup {
+        html! {
+            @if let Err(error) = &self.0 {
+                p.note {
+                    "The images are not shown: " (format!("{error:#}"))
+                    ". --data-root names the folder of the dataset."
+                }
+            }
+        }
+    }
+}
+
 fn image(source: &Source, name: &str) -> Option<Markup> {
     let image = match source {
         Source::File(path) => read_image(path).ok()?,
@@ -86,30 +117,45 @@ fn worst_of(report: &RunReport, detail: &DetailedModel, images: &EmbeddedImages)
     let mut order: Vec<usize> = (0..absolute.len()).collect();
     order.sort_by(|&a, &b| absolute[b].total_cmp(&absolute[a]));
     order.truncate(WORST_IMAGES);
-    let sources = if images.names_only {
-        Ok(HashMap::new())
-    } else {
-        images.sources(&report.models[ranked.candidate], report.split)
-    };
+    let shown = Shown::of(report, ranked, images);
     html! {
-        @if let Err(error) = &sources {
-            p.note {
-                "The images are not shown: " (format!("{error:#}"))
-                ". --data-root names the folder of the dataset."
-            }
-        }
+        (shown.note())
         div.faces {
             @for row in order {
                 @let (name, target, error) = (&set.images[row], set.targets[row], errors[row]);
                 figure title=(name) {
-                    @if let Some(source) = sources.as_ref().ok().and_then(|s| s.get(name)) {
-                        @if let Some(image) = image(source, file_name(name)) { (image) }
-                    }
+                    @if let Some(image) = shown.image(name) { (image) }
                     figcaption {
                         b { (format!("{error:+.2}")) }
                         (format!(" (true {target:.2}, predicted {:.2})", target + error))
                         br; (file_name(name))
                         @if let Some(Some(group)) = set.groups.get(row) { br; (group) }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// The images that two models rate most differently.
+pub(super) fn disagreements(
+    report: &RunReport,
+    two: &TwoModels,
+    images: &EmbeddedImages,
+) -> Markup {
+    let ranked = &report.leaderboards[two.board].models[two.places[0]];
+    let shown = Shown::of(report, ranked, images);
+    html! {
+        (shown.note())
+        div.faces {
+            @for row in &two.disagreements {
+                @let Disagreement { image, target, predictions: [first, second] } = row;
+                figure title=(image) {
+                    @if let Some(shown) = shown.image(image) { (shown) }
+                    figcaption {
+                        b { (format!("{first:.2} and {second:.2}")) }
+                        (format!(" (true {target:.2})"))
+                        br; (file_name(image))
                     }
                 }
             }

@@ -11,10 +11,11 @@ pub use embedded_images::EmbeddedImages;
 
 use self::charts::row_of;
 use super::assemble::{DetailedModel, RunReport};
+use super::selection::{SIGNIFICANT, selection};
 use super::tables::Table;
-use crate::eval::comparison::Leaderboard;
+use crate::eval::comparison::{Comparison, Leaderboard};
 use crate::eval::metrics::Metric;
-use crate::eval::statistics::Interval;
+use crate::eval::statistics::{Interval, MIN_SEEDS};
 use crate::files::without_own_folders;
 
 const STYLE: &str = include_str!("style.css");
@@ -69,9 +70,9 @@ impl RunReport {
             let shown = pc.mean.map_or("undefined".to_string(), |pc| format!("{pc:.4}"));
             Some(html! {
                 p.lead {
-                    @if let Some((name, pc)) = board.winning_baseline() {
+                    @if let Some((name, pc)) = board.winning_baseline(Metric::Pc) {
                         strong { "A baseline wins: " (name) }
-                        ": PC " (format!("{pc:.4}")) ". The best model: "
+                        ": PC " (format!("{pc:.4}")) ". The selected model: "
                     }
                     strong { (best.name) }
                     ": PC " (shown) " on " (best.images) " " (self.split) " images"
@@ -81,6 +82,7 @@ impl RunReport {
                     "."
                     @if board.models.len() > 1 { " " (significance(board)) }
                 }
+                @for sentence in selection(self, board) { p { (sentence) } }
             })
         };
         let finished = self.runs.iter().any(|run| run.summary().is_some());
@@ -115,8 +117,9 @@ impl RunReport {
             html! {
                 (legend) (curves)
                 p.note {
-                    "A line for each run. The dot marks the epoch of the best weights. Hover over \
-                     a line for its name."
+                    "A line for each run, thin where a model has several, and a thick one for \
+                     their mean, up to the last epoch that all of them have. The dot marks the \
+                     epoch of the best weights. Hover over a line for its name."
                 }
             }
         });
@@ -129,6 +132,7 @@ impl RunReport {
         let sections = [
             ("models", "Leaderboard", self.leaderboard_section(tables)),
             ("differences", "Significance of differences", differences(tables)),
+            ("compare", "Two models compared", self.comparison_section(tables, images)),
             ("curves", "Learning curves", curves.unwrap_or_default()),
             ("predictions", "Predicted vs. true scores", self.scatters()),
             (
@@ -175,6 +179,25 @@ impl RunReport {
         }
     }
 
+    fn comparison_section(&self, tables: &[Table], images: &EmbeddedImages) -> Markup {
+        let Some(two) = &self.compared else {
+            return Markup::default();
+        };
+        let [first, second] = &two.names;
+        html! {
+            @for table in named(tables, "compare") { (with_title(table)) }
+            (charts::two_models(self, two))
+            p.note {
+                "Predictions are means over each model's seeds. On the dashed line both models \
+                 agree; an error above it is larger for " (second) "."
+            }
+            @if !two.disagreements.is_empty() {
+                h3 { "Largest disagreements: predictions of " (first) " and " (second) }
+                (embedded_images::disagreements(self, two, images))
+            }
+        }
+    }
+
     fn scatters(&self) -> Markup {
         let (open, folded): (Vec<&DetailedModel>, Vec<&DetailedModel>) =
             self.details.iter().partition(|detail| detail.place < OPEN_SCATTERS);
@@ -215,15 +238,21 @@ impl RunReport {
 
 fn significance(board: &Leaderboard) -> String {
     let others = board.models.len() - 1;
-    let significant = (1..board.models.len()).filter(|&place| {
-        let comparison = board.with_best(place, Metric::Pc);
-        comparison.and_then(|c| c.p_holm).is_some_and(|p| p < 0.05)
+    let with_first = || {
+        let comparison = |place| board.with_best(place, Metric::Pc);
+        (1..board.models.len()).filter_map(comparison)
+    };
+    if !with_first().any(Comparison::has_enough_seeds) {
+        return format!("Fewer than {MIN_SEEDS} seeds: too few to claim a difference in PC.");
+    }
+    let significant = with_first().filter(|comparison| {
+        comparison.has_enough_seeds() && comparison.p_holm.is_some_and(|p| p < SIGNIFICANT)
     });
     let several = format!("of the {others} other models");
     match (significant.count(), others) {
         (0, 1) => "The other model's PC does not differ significantly (p ≥ 0.05).".to_string(),
         (0, _) => format!("None {several} differs significantly in PC (p ≥ 0.05, Holm)."),
-        (1, 1) => "The other model's PC is significantly lower (p < 0.05).".to_string(),
+        (1, 1) => "The other model's PC differs significantly (p < 0.05).".to_string(),
         (n, _) => format!("{n} {several} differ significantly in PC (p < 0.05, Holm)."),
     }
 }

@@ -3,7 +3,9 @@
 use super::{Cell, Column, Table, key, on};
 use crate::eval::comparison::{Leaderboard, RankedModel};
 use crate::eval::metrics::{Metric, Metrics};
+use crate::eval::statistics::MIN_SEEDS;
 use crate::report::assemble::RunReport;
+use crate::report::selection::{SIGNIFICANT, correction};
 
 fn metric_columns() -> [Column; 4] {
     Metric::ALL.map(|metric| Column::numbers(metric.name(), &metric.name().to_uppercase()))
@@ -21,8 +23,11 @@ pub(super) fn leaderboard(report: &RunReport, at: usize) -> Table {
     };
     let mut columns = vec![Column::named("model"), Column::numbers("seeds", "seeds")];
     columns.extend(folds.then(|| Column::numbers("folds", "folds")));
+    let by_val = several && board.ranked_by != board.split;
+    columns.extend(by_val.then(|| Column::numbers("val_pc", "val PC")));
     columns.extend(metric_columns());
-    columns.extend(several.then(|| Column::numbers("p_best", "p (PC vs. best)")));
+    columns.extend(by_val.then(|| Column::numbers("rank_on_split", &rank_title(board))));
+    columns.extend(several.then(|| Column::numbers("p_best", "p (PC vs. first)")));
     columns.extend([
         Column::numbers("parameters", "parameters"),
         Column::numbers("flops", unit),
@@ -32,7 +37,9 @@ pub(super) fn leaderboard(report: &RunReport, at: usize) -> Table {
     let row = |(place, ranked): (usize, &RankedModel)| {
         let mut row = vec![Cell::text(&ranked.name), Cell::Count(ranked.seeds.len() as i64)];
         row.extend(folds.then_some(Cell::Count(ranked.folds as i64)));
+        row.extend(by_val.then(|| Cell::metric(ranked.val_pc, None)));
         row.extend(Metric::ALL.map(|metric| metric_cell(board, ranked, metric)));
+        row.extend(by_val.then(|| Cell::Count(board.rank_on_split(place))));
         let p = || board.with_best(place, Metric::Pc).map_or(Cell::Empty, |c| Cell::P(c.p_holm));
         row.extend(several.then(p));
         row.extend([
@@ -54,6 +61,10 @@ pub(super) fn leaderboard(report: &RunReport, at: usize) -> Table {
     }
 }
 
+fn rank_title(board: &Leaderboard) -> String {
+    format!("{} rank (PC)", board.split)
+}
+
 fn notes(board: &Leaderboard, folds: bool) -> Vec<String> {
     let mut notes = vec![
         "Metrics are means over seeds, with 95 % bootstrap intervals over images in brackets. sd: \
@@ -61,6 +72,9 @@ fn notes(board: &Leaderboard, folds: bool) -> Vec<String> {
          included."
             .to_string(),
     ];
+    if board.models.len() > 1 {
+        notes.push(format!("Ranked by mean PC on the {} images.", board.ranked_by));
+    }
     if folds {
         notes.push(
             "Predictions of all folds are pooled: each image is predicted by the model of the \
@@ -70,8 +84,8 @@ fn notes(board: &Leaderboard, folds: bool) -> Vec<String> {
     }
     if let [best, _, ..] = &board.models[..] {
         notes.push(format!(
-            "p: two-sided paired bootstrap test of equal PC with {}, Holm-corrected for all \
-             comparisons of PC.",
+            "p: two-sided paired bootstrap test of equal PC with {} over images and, of \
+             {MIN_SEEDS} and more, seeds; Holm-corrected for all comparisons of PC.",
             best.name
         ));
     }
@@ -148,7 +162,18 @@ pub(super) fn leaderboard_summary(report: &RunReport, at: usize) -> Table {
     }
 }
 
-/// Each model's differences from the best model, metric by metric.
+fn difference_notes(board: &Leaderboard) -> Vec<String> {
+    let mut notes = vec![format!(
+        "Paired bootstrap: the same images, and the same seeds where both models have them, are \
+         resampled for both; of fewer than {MIN_SEEDS} seeds images alone. Means over seeds, with \
+         95 % intervals in brackets; p is Holm-corrected for all comparisons of a metric. A \
+         difference with p < 0.05 is significant."
+    )];
+    notes.extend(correction(board));
+    notes
+}
+
+/// Each model's differences from the first model, metric by metric.
 pub(super) fn differences_to_best(report: &RunReport, at: usize) -> Table {
     let board = &report.leaderboards[at];
     let mut columns = vec![Column::named("model")];
@@ -162,7 +187,7 @@ pub(super) fn differences_to_best(report: &RunReport, at: usize) -> Table {
         for metric in Metric::ALL {
             let comparison = board.with_best(place, metric);
             let difference = comparison.map(|comparison| comparison.difference);
-            // The comparison is the best model minus this one.
+            // The comparison is the first model minus this one.
             let value = difference.and_then(|d| d.difference).map(|d| 0.0 - d);
             let ci = difference.and_then(|d| d.ci).map(|ci| [0.0 - ci.hi, 0.0 - ci.lo].into());
             row.push(Cell::difference(value, ci));
@@ -175,12 +200,7 @@ pub(super) fn differences_to_best(report: &RunReport, at: usize) -> Table {
         title: format!("Differences from {}", board.models[0].name),
         columns,
         rows: board.models.iter().enumerate().skip(1).map(row).collect(),
-        notes: vec![
-            "Paired bootstrap on the same images; means over seeds, with 95 % intervals in \
-             brackets; p is Holm-corrected for all comparisons of a metric. A difference with \
-             p < 0.05 is significant."
-                .to_string(),
-        ],
+        notes: difference_notes(board),
     }
 }
 
@@ -196,9 +216,10 @@ pub(super) fn comparisons(report: &RunReport, at: usize) -> Table {
             Cell::P(difference.p),
             Cell::P(comparison.p_holm),
             Cell::text(match comparison.p_holm {
-                Some(p) if p < 0.05 => "yes",
-                Some(_) => "no",
                 None => "",
+                Some(_) if !comparison.has_enough_seeds() => "too few seeds",
+                Some(p) if p < SIGNIFICANT => "yes",
+                Some(_) => "no",
             }),
         ]
     });

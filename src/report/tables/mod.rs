@@ -2,6 +2,7 @@
 //! LaTeX.
 
 mod breakdowns;
+mod compare;
 mod formats;
 mod latex;
 mod leaderboard;
@@ -13,12 +14,15 @@ pub(crate) use latex::LATEX_PREAMBLE;
 use anyhow::Result;
 
 use self::breakdowns::breakdown_tables;
+use self::compare::compare_tables;
 use self::leaderboard::{comparisons, differences_to_best, leaderboard, leaderboard_summary};
 use self::runs::{config_table, maps_table, runs_table};
 use super::assemble::RunReport;
+use super::selection::selection;
 use crate::eval::comparison::Leaderboard;
+use crate::eval::metrics::Metric;
 use crate::eval::statistics::Interval;
-use crate::files::without_own_folders;
+use crate::files::{printable_lines, without_own_folders};
 
 /// Tables of model pairs with more rows are only written as CSV.
 const MAX_PAIRS: usize = 120;
@@ -125,6 +129,7 @@ impl RunReport {
             }
             tables.extend(breakdown_tables(self, at));
         }
+        tables.extend(self.compared.iter().flat_map(|two| compare_tables(self, two)));
         tables.extend(maps_table(self));
         tables.extend(config_table(self)?);
         tables.push(runs_table(self));
@@ -137,9 +142,13 @@ impl RunReport {
     /// Writes the leaderboards in a few columns, for a terminal.
     pub fn to_text(&self) -> String {
         let text = |(at, board): (usize, &Leaderboard)| {
-            let wins = board.winning_baseline();
+            let wins = board.winning_baseline(Metric::Pc);
             let wins = wins.map(|(name, _)| format!("a baseline wins: {name}\n"));
-            leaderboard_summary(self, at).to_text() + &wins.unwrap_or_default() + "\n"
+            let selection = selection(self, board).join("\n");
+            leaderboard_summary(self, at).to_text()
+                + &wins.unwrap_or_default()
+                + &printable_lines(&without_own_folders(&selection))
+                + "\n\n"
         };
         self.leaderboards.iter().enumerate().map(text).collect()
     }

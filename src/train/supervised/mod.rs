@@ -220,6 +220,13 @@ impl<'a> Supervised<'a> {
         self.criterion.predictions(&output?)
     }
 
+    /// Computes the loss of the predictions of the validation images.
+    fn validation_loss(&self, validation: &Predictions) -> Result<f64> {
+        let samples = self.splits.val.samples().iter();
+        let weights: Vec<f32> = samples.map(|sample| sample.weight).collect();
+        self.criterion.loss_of_scores(validation, &weights, self.net.head())
+    }
+
     /// Predicts the images of a split: the same predictions on all ranks.
     fn predict(
         &self,
@@ -326,6 +333,7 @@ impl Objective for Supervised<'_> {
             step: evaluation.step,
             net: &self.net,
             images: &self.splits.val,
+            predictions: &predictions,
         };
         evaluation.observers.iter_mut().for_each(|observer| observer.validated(&validated));
         Ok(predictions)
@@ -348,6 +356,7 @@ impl Objective for Supervised<'_> {
             epoch: stats.epoch,
             step: stats.step,
             train_loss: stats.train_loss,
+            val_loss: self.validation_loss(validation)?,
             val,
             lr: stats.lr[0],
             backbone_lr: stats.lr[1],

@@ -6,4 +6,5 @@ mod bad_input;
 mod explained;
 mod forms;
 mod numbers;
+mod selection;
 mod sources;

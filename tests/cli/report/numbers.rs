@@ -235,5 +235,8 @@ fn a_baseline_that_wins_is_bold_and_in_the_headline() {
     assert_eq!(json["leaderboards"][0]["winning_baseline"], Value::Null);
     assert_eq!(json["leaderboards"][0]["baselines"]["linear"]["pc"], 0.25);
     let markdown = std::fs::read_to_string(sandbox.path("r.md")).unwrap();
-    assert!(markdown.contains("| linear model on 16×16 gray pixels |  | 0.2500 |"), "{markdown}");
+    assert!(
+        markdown.contains("| linear model on 16×16 gray pixels |  |  | 0.2500 |"),
+        "{markdown}"
+    );
 }

@@ -151,7 +151,9 @@ fn epochs_without_numbers_leave_gaps_in_the_curves() {
     let lines = fs::read_to_string(&path).unwrap();
     let mut undefined: Value = serde_json::from_str(lines.lines().next().unwrap()).unwrap();
     undefined["epoch"] = 3.into();
-    for key in ["train_loss", "lr", "backbone_lr", "images_per_second", "data_wait", "seconds"] {
+    for key in
+        ["train_loss", "val_loss", "lr", "backbone_lr", "images_per_second", "data_wait", "seconds"]
+    {
         undefined[key] = Value::Null;
     }
     undefined["fusion_weights"] = serde_json::json!([null, null]);
@@ -162,7 +164,7 @@ fn epochs_without_numbers_leave_gaps_in_the_curves() {
     sandbox.done(&["report", "r", "-o", "r.html", "--no-images"]);
     let page = fs::read_to_string(sandbox.path("r.html")).unwrap();
     let curves = page.split("id=\"curves\"").nth(1).unwrap().split("</section>").next().unwrap();
-    assert_eq!(curves.matches("<path class=\"l s0\" d=\"M").count(), 4, "{curves}");
+    assert_eq!(curves.matches("<path class=\"l s0\" d=\"M").count(), 5, "{curves}");
     assert!(!curves.contains("NaN"), "{curves}");
     // Nothing is defined in any epoch.
     fs::write(&path, format!("{undefined}\n")).unwrap();

@@ -74,6 +74,7 @@ pub(super) fn write_config(folder: &Path, set: &str, seed: u64) {
 fn epoch_line(epoch: usize) -> String {
     json!({
         "epoch": epoch, "step": epoch, "train_loss": 1.0 / epoch as f64,
+        "val_loss": 1.5 / epoch as f64,
         "val": {"pc": 0.1 * epoch as f64, "mae": 0.5, "rmse": 0.6, "srcc": 0.1, "n": 4},
         "lr": 0.001, "backbone_lr": 0.001, "fusion_weights": null, "images_per_second": 12.5, "data_wait": 0.0,
         "seconds": 1.0, "skipped_steps": 0, "best": true,

@@ -93,7 +93,7 @@ fn a_grid_has_a_folder_per_run_and_a_point_per_combination() {
         assert_eq!(metric["ci_over_images"].as_array().unwrap().len(), 2);
         assert!(point["flops"].as_i64().unwrap() > 0);
     }
-    let pc = |point: &Value| point["metrics"]["pc"]["mean"].as_f64().unwrap();
+    let pc = |point: &Value| point["val_pc"].as_f64().unwrap();
     assert!(points.windows(2).all(|pair| pc(&pair[0]) >= pc(&pair[1])));
     // Six pairs of points, four metrics.
     let comparisons = results["comparisons"].as_array().unwrap();

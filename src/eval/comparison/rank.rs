@@ -1,192 +1,31 @@
-//! Models compared on the same images: leaderboards with intervals over images, the variation over
-//! seeds, and paired differences.
+//! Ranking of models by a split, and their comparisons.
 
 use std::cmp::Reverse;
 
-use anyhow::{Context, Result};
-use serde::{Serialize, Serializer};
+use anyhow::{Context, Result, ensure};
 
-use super::baselines::Baselines;
-use super::metrics::{Metric, ScoredImages};
-use super::predictions::Predictions;
-use super::statistics::{Bootstrap, BootstrapDistribution, Difference, MetricOverSeeds, holm};
+use super::{Candidate, Comparison, EvaluatedRun, Leaderboard, Leaderboards, RankedModel};
 use crate::config::Config;
+use crate::data::Split;
+use crate::eval::metrics::{Metric, ScoredImages};
+use crate::eval::predictions::Predictions;
+use crate::eval::statistics::{
+    Bootstrap, BootstrapDistribution, Difference, MetricOverSeeds, holm,
+};
 use crate::models::summary::summarize;
 
-/// Up to this number of models, each is compared with each; beyond it, each with the best.
+/// Up to this number of models, each is compared with each; beyond it, each with the first.
 const MAX_PAIRWISE: usize = 25;
 
-/// A model to rank: one config, trained with several seeds and on several folds.
-#[derive(Debug)]
-pub struct Candidate<'a> {
-    /// Name of the model.
-    pub name: &'a str,
-    /// Config of one of its runs.
-    pub config: &'a Config,
-    /// Number of folds that each seed's predictions are pooled from; 0 for a model without folds.
-    pub folds: usize,
-    /// The finished runs by seed, those of the folds together.
-    pub seeds: Vec<(u64, Vec<EvaluatedRun>)>,
-}
+/// A model with the distribution of its metrics over resampled images and seeds.
+type Resampled = (RankedModel, BootstrapDistribution);
 
-/// A finished run: its predictions for the images of a split, and what training it took.
-#[derive(Debug)]
-pub struct EvaluatedRun {
-    /// Predictions of the best weights.
-    pub predictions: Predictions,
-    /// Number of trained parameters.
-    pub parameters: i64,
-    /// Training images per second.
-    pub images_per_second: Option<f64>,
-    /// Wall time spent training.
-    pub seconds: f64,
-    /// The baselines' metrics on the same images.
-    pub baselines: Option<Baselines>,
-}
-
-/// Models ranked on the same images with the same targets.
-#[derive(Debug, Serialize)]
-pub struct Leaderboard {
-    /// Number of images.
-    pub images: usize,
-    /// The models, the best first by mean PC.
-    pub models: Vec<RankedModel>,
-    /// The models' differences.
-    pub comparisons: Vec<Comparison>,
-}
-
-/// A model's metrics over its seeds; the predictions of its folds are pooled first.
-#[derive(Debug, Clone, Serialize)]
-pub struct RankedModel {
-    /// Name of the model.
-    pub name: String,
-    /// Index of the candidate that it is.
-    #[serde(skip)]
-    pub candidate: usize,
-    /// The seeds whose runs are all finished.
-    pub seeds: Vec<u64>,
-    /// Number of folds that each seed's predictions are pooled from; 0 for a model without folds.
-    pub folds: usize,
-    /// Number of images that each seed's model is evaluated on.
-    pub images: usize,
-    /// The metrics in the order of [`Metric::ALL`]; in JSON an object by name.
-    #[serde(serialize_with = "by_name")]
-    pub metrics: [MetricOverSeeds; 4],
-    /// Number of trained parameters.
-    pub parameters: i64,
-    /// Floating-point operations for one image: twice the multiply-adds.
-    pub flops: i64,
-    /// Training images per second, mean of the runs.
-    pub images_per_second: Option<f64>,
-    /// Wall time spent training, mean of the runs.
-    pub seconds: f64,
-    /// The baselines' metrics on the same images, where the model has no folds.
-    #[serde(skip)]
-    pub baselines: Option<Baselines>,
-    /// Each seed's predictions, sorted by image.
-    #[serde(skip)]
-    pub predictions: Vec<Predictions>,
-}
-
-fn by_name<S: Serializer>(
-    metrics: &[MetricOverSeeds; 4],
-    serializer: S,
-) -> Result<S::Ok, S::Error> {
-    serializer.collect_map(Metric::ALL.iter().zip(metrics))
-}
-
-/// Two models on the same images, by the paired bootstrap.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Comparison {
-    /// Name of the model with the higher PC.
-    pub first: String,
-    /// Name of the other model.
-    pub second: String,
-    /// The metric that they are compared by.
-    pub metric: Metric,
-    /// The first model's metric minus the second's, means over seeds.
-    #[serde(flatten)]
-    pub difference: Difference,
-    /// p corrected for all comparisons of this metric (Holm).
-    pub p_holm: Option<f64>,
-}
-
-/// The leaderboards of models that may have been evaluated on different images.
-#[derive(Debug, Default)]
-pub struct Leaderboards {
-    /// One for each list of images, that with the most models first.
-    pub boards: Vec<Leaderboard>,
-    /// Why models are not compared.
-    pub notes: Vec<String>,
-}
-
-impl RankedModel {
-    /// Returns one metric.
-    pub fn metric(&self, metric: Metric) -> &MetricOverSeeds {
-        &self.metrics[metric as usize]
-    }
-
-    /// Returns the PC that models are ranked by: an undefined one is worse than any other.
-    pub fn ranking_pc(&self) -> f64 {
-        self.metric(Metric::Pc).mean.unwrap_or(f64::NEG_INFINITY)
-    }
-
-    /// Returns each image's error, prediction minus target, after `map`, mean over the seeds.
-    pub fn errors(&self, map: impl Fn(f64) -> f64) -> Vec<f64> {
-        let error = |set: &Predictions, row: usize| map(set.predictions[row] - set.targets[row]);
-        let mean = |row| {
-            let sum: f64 = self.predictions.iter().map(|set| error(set, row)).sum();
-            sum / self.predictions.len() as f64
-        };
-        (0..self.images).map(mean).collect()
-    }
-}
-
-impl Leaderboard {
-    /// Returns the baselines' metrics on the same images, if the models have them.
-    pub fn baselines(&self) -> Option<Baselines> {
-        self.models.iter().find_map(|ranked| ranked.baselines)
-    }
-
-    /// Returns the value of the best row: of the models and of the baselines.
-    pub fn best(&self, metric: Metric) -> Option<f64> {
-        let models = self.models.iter().filter_map(|ranked| ranked.metric(metric).mean);
-        let baselines = self.baselines();
-        let baselines = baselines.iter().flat_map(Baselines::named).map(|(_, m)| metric.of(&m));
-        let all = models.chain(baselines).filter(|value| value.is_finite());
-        all.reduce(|best, value| if metric.is_better(value, best) { value } else { best })
-    }
-
-    /// Returns the name and the PC of the best baseline, if no model reaches it.
-    pub fn winning_baseline(&self) -> Option<(&'static str, f64)> {
-        let best = self.best(Metric::Pc)?;
-        let mut models = self.models.iter().filter_map(|ranked| ranked.metric(Metric::Pc).mean);
-        let baselines = self.baselines()?;
-        let mut baselines = baselines.named().map(|(name, metrics)| (name, metrics.pc));
-        if models.any(|pc| pc == best) { None } else { baselines.find(|(_, pc)| *pc == best) }
-    }
-
-    /// Returns the comparison of the best model with the one at `rank`, from 0.
-    pub fn with_best(&self, rank: usize, metric: Metric) -> Option<&Comparison> {
-        let (best, other) = (self.models.first()?, self.models.get(rank)?);
-        let mut all = self.comparisons.iter();
-        all.find(|c| c.first == best.name && c.second == other.name && c.metric == metric)
-    }
-
-    fn new(mut models: Vec<(RankedModel, BootstrapDistribution)>) -> Self {
-        models.sort_by(|(a, _), (b, _)| b.ranking_pc().total_cmp(&a.ranking_pc()));
-        let comparisons = compare(&models);
-        let models: Vec<RankedModel> = models.into_iter().map(|(model, _)| model).collect();
-        let images = models.first().map_or(0, |model| model.images);
-        Self { images, models, comparisons }
-    }
-}
-
-/// Ranks candidates on the images that their runs were evaluated on. Those with the same images and
-/// targets are compared; a candidate whose seeds have different images is ranked once for each.
-/// Candidates without a seed are skipped.
-pub fn rank(candidates: Vec<Candidate>) -> Result<Leaderboards> {
-    let mut boards: Vec<(Images, Vec<(RankedModel, BootstrapDistribution)>)> = Vec::new();
+/// Ranks candidates that were evaluated on the images of `split` by their mean PC on those of
+/// `ranked_by`, validation or the same. Those with the same images and targets are compared; a
+/// candidate whose seeds have different images is ranked once for each. Candidates without a seed
+/// are skipped.
+pub fn rank(candidates: Vec<Candidate>, split: Split, ranked_by: Split) -> Result<Leaderboards> {
+    let mut boards: Vec<(Images, Vec<Resampled>)> = Vec::new();
     let mut notes = Vec::new();
     for (index, candidate) in candidates.into_iter().enumerate() {
         let name = candidate.name;
@@ -224,8 +63,18 @@ pub fn rank(candidates: Vec<Candidate>) -> Result<Leaderboards> {
             notes.push(format!("{a} and {b} are not compared: {why}"));
         }
     }
-    let boards = boards.into_iter().map(|(_, models)| Leaderboard::new(models)).collect();
+    let boards =
+        boards.into_iter().map(|(_, models)| leaderboard(models, split, ranked_by)).collect();
     Ok(Leaderboards { boards, notes })
+}
+
+fn leaderboard(mut models: Vec<Resampled>, split: Split, ranked_by: Split) -> Leaderboard {
+    let pc = |(model, _): &Resampled| model.ranking_pc(split, ranked_by);
+    models.sort_by(|a, b| pc(b).total_cmp(&pc(a)));
+    let comparisons = compare(&models);
+    let models: Vec<RankedModel> = models.into_iter().map(|(model, _)| model).collect();
+    let images = models.first().map_or(0, |model| model.images);
+    Leaderboard { images, split, ranked_by, models, comparisons }
 }
 
 /// One seed's predictions of all folds, and its runs without theirs.
@@ -254,19 +103,15 @@ fn pool_folds(seeds: Vec<(u64, Vec<EvaluatedRun>)>) -> Vec<(Images, Vec<PooledSe
 }
 
 /// Computes the metrics of seeds with the same images; the caller sets the name.
-fn over_seeds(
-    seeds: Vec<PooledSeed>,
-    config: &Config,
-) -> Result<(RankedModel, BootstrapDistribution)> {
-    let images: Vec<ScoredImages> = seeds
-        .iter()
-        .map(|seed| ScoredImages::new(&seed.predictions.predictions, &seed.predictions.targets))
-        .collect::<Result<_>>()?;
-    let distributions = Bootstrap::default().resample(&images)?;
+fn over_seeds(seeds: Vec<PooledSeed>, config: &Config) -> Result<Resampled> {
+    let images = scored(seeds.iter().map(|seed| &seed.predictions))?;
+    let bootstrap = Bootstrap::default();
+    let distributions = bootstrap.resample(&images)?;
     let runs = || seeds.iter().flat_map(|seed| &seed.runs);
     let first = runs().next().context("there is no run")?;
     let speeds: Vec<f64> = runs().filter_map(|run| run.images_per_second).collect();
     let seconds: Vec<f64> = runs().map(|run| run.seconds).collect();
+    let val_pcs: Vec<f64> = runs().map(|run| run.val.pc).collect();
     let mean = |values: &[f64]| values.iter().sum::<f64>() / values.len() as f64;
     let model = RankedModel {
         name: String::new(),
@@ -274,6 +119,7 @@ fn over_seeds(
         seeds: seeds.iter().map(|seed| seed.seed).collect(),
         folds: 0,
         images: images.first().map_or(0, ScoredImages::len),
+        val_pc: Some(mean(&val_pcs)).filter(|pc| pc.is_finite()),
         metrics: Metric::ALL.map(|metric| MetricOverSeeds::new(&distributions, metric)),
         parameters: first.parameters,
         flops: 2 * summarize(config)?.multiply_adds,
@@ -282,13 +128,39 @@ fn over_seeds(
         baselines: first.baselines,
         predictions: seeds.into_iter().map(|seed| seed.predictions).collect(),
     };
-    let distribution = BootstrapDistribution::mean(&distributions).context("there is no seed")?;
+    let distribution = bootstrap.over_seeds(&distributions, &model.seeds);
+    let distribution = distribution.context("there is no seed")?;
     Ok((model, distribution))
 }
 
+/// Compares two models that were evaluated on the same images by the paired bootstrap: the first's
+/// metrics minus the second's, in the order of [`Metric::ALL`]. Returns an error if the images are
+/// not the same.
+pub fn compare_two(first: &RankedModel, second: &RankedModel) -> Result<[Difference; 4]> {
+    ensure!(
+        Images::of(&first.predictions[0]) == Images::of(&second.predictions[0]),
+        "{} and {} were evaluated on different images",
+        first.name,
+        second.name
+    );
+    let distribution = |model: &RankedModel| {
+        let bootstrap = Bootstrap::default();
+        let images = scored(model.predictions.iter())?;
+        let distributions = bootstrap.resample(&images)?;
+        bootstrap.over_seeds(&distributions, &model.seeds).context("there is no seed")
+    };
+    let (first, second) = (distribution(first)?, distribution(second)?);
+    Ok(Metric::ALL.map(|metric| Difference::new(&first, &second, metric)))
+}
+
+fn scored<'a>(sets: impl Iterator<Item = &'a Predictions>) -> Result<Vec<ScoredImages>> {
+    sets.map(|set| ScoredImages::new(&set.predictions, &set.targets)).collect()
+}
+
 /// Compares ranked models by the paired bootstrap, metric by metric. Their distributions are over
-/// the same resamples, for the images are the same and so is the bootstrap's seed.
-fn compare(models: &[(RankedModel, BootstrapDistribution)]) -> Vec<Comparison> {
+/// the same resamples, for the images are the same and so is the bootstrap's seed; models with the
+/// same seeds have the same ones of seeds.
+fn compare(models: &[Resampled]) -> Vec<Comparison> {
     let firsts = if models.len() <= MAX_PAIRWISE { models.len() } else { 1 };
     let pairs: Vec<(usize, usize)> =
         (0..firsts).flat_map(|a| (a + 1..models.len()).map(move |b| (a, b))).collect();
@@ -301,7 +173,8 @@ fn compare(models: &[(RankedModel, BootstrapDistribution)]) -> Vec<Comparison> {
         let p_holm = holm(&differences.iter().map(|difference| difference.p).collect::<Vec<_>>());
         for ((&(a, b), difference), p_holm) in pairs.iter().zip(differences).zip(p_holm) {
             let [first, second] = [a, b].map(|index| models[index].0.name.clone());
-            comparisons.push(Comparison { first, second, metric, difference, p_holm });
+            let seeds = models[a].0.seeds.len().min(models[b].0.seeds.len());
+            comparisons.push(Comparison { first, second, metric, difference, p_holm, seeds });
         }
     }
     comparisons
@@ -336,7 +209,7 @@ impl Images {
     }
 }
 
-fn names(models: &[(RankedModel, BootstrapDistribution)]) -> String {
+fn names(models: &[Resampled]) -> String {
     match models {
         [(only, _)] => only.name.clone(),
         [(first, _), rest @ ..] => format!("{} (and {} more)", first.name, rest.len()),
@@ -347,6 +220,7 @@ fn names(models: &[(RankedModel, BootstrapDistribution)]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::eval::metrics::Metrics;
 
     /// Images called by letters, each rated by its place and predicted with `error`.
     fn run(images: &str, error: f64) -> EvaluatedRun {
@@ -358,6 +232,7 @@ mod tests {
                 predictions: images.chars().map(|image| rating(image) + error).collect(),
                 ..Predictions::default()
             },
+            val: Metrics { pc: 0.5, mae: error, rmse: error, srcc: 0.5, n: 4 },
             parameters: 7,
             images_per_second: None,
             seconds: 2.0,
@@ -370,7 +245,7 @@ mod tests {
     fn boards(runs: Vec<(&str, RunsBySeed)>) -> Leaderboards {
         let config = Config::default();
         let candidate = |(name, seeds)| Candidate { name, config: &config, folds: 0, seeds };
-        rank(runs.into_iter().map(candidate).collect()).unwrap()
+        rank(runs.into_iter().map(candidate).collect(), Split::Val, Split::Val).unwrap()
     }
 
     #[test]
@@ -413,5 +288,32 @@ mod tests {
         ]) {
             assert!(note.contains(words), "{note}");
         }
+    }
+
+    #[test]
+    fn models_are_ranked_by_validation_and_the_winner_on_test_is_known() {
+        let config = Config::default();
+        let candidate = |name, val_pc: f64, noise: f64| {
+            let mut run = run("abcdef", 0.0);
+            run.val.pc = val_pc;
+            let signs = [1.0, -1.0, 1.0, -1.0, -1.0, 1.0];
+            run.predictions.predictions.iter_mut().zip(signs).for_each(|(p, s)| *p += s * noise);
+            Candidate { name, config: &config, folds: 0, seeds: vec![(1, vec![run])] }
+        };
+        let candidates = || vec![candidate("lucky", 0.7, 0.1), candidate("chosen", 0.8, 0.9)];
+        let board = |by| rank(candidates(), Split::Test, by).unwrap().boards.remove(0);
+        let names = |board: &Leaderboard| -> Vec<String> {
+            board.models.iter().map(|model| model.name.clone()).collect()
+        };
+        let by_val = board(Split::Val);
+        assert_eq!(names(&by_val), ["chosen", "lucky"]);
+        assert_eq!((by_val.winner(Metric::Pc), by_val.winner(Metric::Mae)), (Some(1), Some(1)));
+        let pc = by_val.with_best(1, Metric::Pc).unwrap();
+        assert!(pc.difference.difference.unwrap() < 0.0 && !pc.has_enough_seeds());
+        let by_test = board(Split::Test);
+        assert_eq!(
+            (names(&by_test), by_test.winner(Metric::Pc)),
+            (vec!["lucky".to_string(), "chosen".to_string()], Some(0),)
+        );
     }
 }

@@ -1,0 +1,140 @@
+//! What was selected, on which images and among how many: the sentences that keep a reader from
+//! taking a lucky model for a better one.
+
+use std::collections::BTreeSet;
+
+use super::assemble::RunReport;
+use super::axis::short;
+use crate::data::Split;
+use crate::eval::comparison::Leaderboard;
+use crate::eval::metrics::Metric;
+use crate::eval::statistics::MIN_SEEDS;
+
+/// The level at which a corrected p is significant.
+pub(super) const SIGNIFICANT: f64 = 0.05;
+
+/// States how a leaderboard's first model was selected, which models and baselines are better on
+/// the evaluated images, and whether there are enough seeds for claims.
+pub(super) fn selection(report: &RunReport, board: &Leaderboard) -> Vec<String> {
+    let mut sentences = vec![how(report, board)];
+    sentences.extend(better_models(board));
+    sentences.extend(better_baselines(board));
+    sentences.extend(too_few_seeds(board));
+    sentences
+}
+
+fn how(report: &RunReport, board: &Leaderboard) -> String {
+    let Some(first) = board.models.first() else {
+        return String::new();
+    };
+    let monitors: BTreeSet<&str> =
+        report.runs.iter().filter_map(|run| Some(run.summary()?.monitor.title())).collect();
+    let monitors: Vec<&str> = monitors.into_iter().collect();
+    let epochs =
+        format!("Each run's weights are those of its best epoch by {}", monitors.join(" or "));
+    let (name, split, n) = (&first.name, board.split, board.models.len());
+    if n == 1 {
+        return format!("{epochs}.");
+    }
+    match (board.split, board.ranked_by) {
+        (Split::Test, Split::Test) => format!(
+            "{epochs}; the {n} models are ranked by PC on the {split} images. {name} is ranked \
+             first because of the images that it is evaluated on, so its metrics are optimistic: \
+             without --rank-by, validation ranks."
+        ),
+        (Split::Test, _) => {
+            let pc = shown(first.val_pc);
+            format!(
+                "{epochs}, and {name} is selected among {n} models by its mean validation PC \
+                 ({pc}). The {split} images had no part in it."
+            )
+        }
+        _ => format!(
+            "{epochs}, and {name} is selected among {n} models by PC on the same {split} images: \
+             its metrics are optimistic. Images that chose nothing, as a test split, show how good \
+             it is."
+        ),
+    }
+}
+
+/// Names the models that beat the first one on the evaluated images.
+fn better_models(board: &Leaderboard) -> Option<String> {
+    let first = board.models.first()?;
+    let better = |metric: Metric| {
+        let place = board.winner(metric).filter(|&place| place > 0)?;
+        let winner = &board.models[place];
+        let value = winner.metric(metric).mean?;
+        let than = shown(first.metric(metric).mean);
+        let comparison = board.with_best(place, metric)?;
+        let p = match comparison.p_holm {
+            _ if !comparison.has_enough_seeds() => "too few seeds to tell",
+            Some(p) if p < SIGNIFICANT => "significant",
+            _ => "not significant",
+        };
+        let metric = metric.name().to_uppercase();
+        Some(format!("{} has the better {metric} ({value:.4}, not {than}; {p})", winner.name))
+    };
+    let found: Vec<String> = Metric::ALL.into_iter().filter_map(better).collect();
+    if found.is_empty() {
+        return None;
+    }
+    let (found, name, split) = (found.join(", "), &first.name, board.split);
+    let by_pc = board.winner(Metric::Pc).is_some_and(|place| place > 0);
+    Some(if board.ranked_by != split && by_pc {
+        format!(
+            "Validation's winner is not {split}'s: on the {split} images {found}. To choose by \
+             that would be to select on the {split} images."
+        )
+    } else {
+        format!("{name} is not the best in everything: on the {split} images {found}.")
+    })
+}
+
+/// Names the baselines that beat the first model.
+fn better_baselines(board: &Leaderboard) -> Option<String> {
+    let first = board.models.first()?;
+    let mut by_name: Vec<(&str, Vec<String>)> = Vec::new();
+    for metric in Metric::ALL {
+        let Some((name, value)) = board.winning_baseline(metric) else { continue };
+        let than = shown(first.metric(metric).mean);
+        let won = format!("{} ({value:.4}, not {than})", metric.name().to_uppercase());
+        match by_name.iter_mut().find(|(known, _)| *known == name) {
+            Some((_, metrics)) => metrics.push(won),
+            None => by_name.push((name, vec![won])),
+        }
+    }
+    let found = by_name.iter().map(|(name, won)| format!("{name} in {}", won.join(", ")));
+    let found: Vec<String> = found.collect();
+    (!found.is_empty())
+        .then(|| format!("A baseline is better than {}: {}.", first.name, found.join("; ")))
+}
+
+fn shown(metric: Option<f64>) -> String {
+    metric.map_or("undefined".to_string(), |value| format!("{value:.4}"))
+}
+
+fn too_few_seeds(board: &Leaderboard) -> Option<String> {
+    let few = board.models.iter().filter(|model| model.seeds.len() < MIN_SEEDS).count();
+    (board.models.len() > 1 && few > 0).then(|| {
+        format!(
+            "{few} of {} models have fewer than {MIN_SEEDS} seeds: their differences are those of \
+             the trained weights, over images alone, and no claim about the models.",
+            board.models.len()
+        )
+    })
+}
+
+/// Explains the correction for many comparisons; `None` of one or none.
+pub(super) fn correction(board: &Leaderboard) -> Option<String> {
+    let pc = board.comparisons.iter().filter(|comparison| comparison.metric == Metric::Pc);
+    let n = pc.filter(|comparison| comparison.p_holm.is_some()).count();
+    (n > 1).then(|| {
+        format!(
+            "Of {n} comparisons of equal models about {} would have p < 0.05 by chance; Holm's \
+             correction multiplies the smallest p by {n}, the next by {}, and so on, so that among \
+             all comparisons of a metric even one wrong p < 0.05 has a probability of at most 5 %.",
+            short(n as f64 * SIGNIFICANT),
+            n - 1
+        )
+    })
+}
