@@ -103,7 +103,7 @@ fn infer_files(
 }
 
 /// Opens a run with its weights, or a config with the weights that it names.
-fn open_model(path: &Path, overrides: &[String]) -> Result<(Config, BeautyNet)> {
+pub(super) fn open_model(path: &Path, overrides: &[String]) -> Result<(Config, BeautyNet)> {
     let is_config = path.extension().is_some_and(|e| e == "yaml" || e == "yml");
     if !is_config {
         let run = Run::open(path, overrides)?;

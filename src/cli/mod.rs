@@ -21,6 +21,7 @@ mod pace;
 mod parse;
 mod predict;
 mod pretrain;
+mod probe;
 mod progress;
 mod report;
 mod runs;
@@ -59,6 +60,7 @@ enum Command {
     Init(init::Args),
     Train(train::Args),
     Pretrain(pretrain::Args),
+    Probe(probe::Args),
     Evaluate(evaluate::Args),
     Predict(predict::Args),
     Explain(explain::Args),
@@ -89,6 +91,7 @@ impl Command {
             self,
             Command::Train(_)
                 | Command::Pretrain(_)
+                | Command::Probe(_)
                 | Command::CrossValidate(_)
                 | Command::Sweep(_)
                 | Command::Summary(_)
@@ -142,6 +145,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
             World::refuse_job("pretrain")?;
             pretrain::run(&args)
         }
+        Command::Probe(args) => probe::run(&args),
         Command::Evaluate(args) => evaluate::run(&args),
         Command::Predict(args) => predict::run(&args),
         Command::Explain(args) => explain::run(&args),

@@ -99,7 +99,7 @@ impl Config {
     }
 
     /// Returns whether training computes the features of each image once: the backbones in use are
-    /// frozen entirely and for the entire run, and images are not augmented differently in each epoch.
+    /// frozen entirely and for the entire run, and each image has a fixed number of views.
     pub fn caches_features(&self) -> bool {
         let fixed = self.train.freeze.views.is_some() || self.data.augment.is_off();
         self.train.freeze.cache && fixed && self.freezes_backbones()

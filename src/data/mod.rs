@@ -22,6 +22,7 @@ mod loader;
 mod panic;
 pub mod preview;
 pub(crate) mod random_stream;
+mod run_images;
 mod splits;
 
 pub use augment::TrainTransform;
@@ -38,4 +39,5 @@ pub use image_dataset::{ImageDataset, Mode};
 pub use image_files::{ImageTree, image_tree};
 pub use load::{load, load_split};
 pub use loader::{FileBatch, FileLoader, Loader, LoaderOptions, RankShard};
+pub use run_images::RunImages;
 pub use splits::LeakedImage;

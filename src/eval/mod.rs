@@ -9,5 +9,6 @@ pub mod ensemble;
 pub mod evaluate;
 pub mod metrics;
 pub mod predictions;
+pub mod probe;
 pub mod ridge;
 pub mod statistics;

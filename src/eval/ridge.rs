@@ -103,6 +103,32 @@ mod tests {
         assert_eq!(Ridge::fit(&x, &noise, &[1e-9, 1e-3, 1e3]).penalty, 1e3);
     }
 
+    /// Computed with NumPy: least squares on rows that are augmented by the penalty, without each row
+    /// in turn.
+    #[test]
+    fn fit_penalty_and_leave_one_out_error_are_those_of_separate_fits() {
+        let entry = |i: usize, j: usize| (1.0 + 3.0 * i as f64 + (j * j) as f64).sin();
+        let x: Vec<f64> = (0..8).flat_map(|i| (0..3).map(move |j| entry(i, j))).collect();
+        let target = |i: usize| (i as f64 * 1.7).cos() + 0.5 * entry(i, 0) - 2.0 * entry(i, 2);
+        let y: Vec<f64> = (0..8).map(target).collect();
+        let (x, y) = (Tensor::from_slice(&x).view([8, 3]), Tensor::from_slice(&y));
+        let fresh = Tensor::from_slice(&[0.3, -0.2, 0.9, -1.0, 2.0, 0.5]).view([2, 3]);
+        let expected = [
+            (0.01, 0.9989250955164396, [-0.3486464293373048, -0.7443389214530077]),
+            (0.03, 0.9942251532553739, [-0.4534303073007921, -0.32889503596320024]),
+            (0.1, 0.9971090801021076, [-0.5899556127905367, 0.26654246417499017]),
+        ];
+        for (penalty, error, predictions) in expected {
+            let ridge = Ridge::fit(&x, &y, &[penalty]);
+            assert!((ridge.leave_one_out_rmse - error).abs() < 1e-12, "{ridge:?}");
+            for (found, expected) in values(&ridge.predict(&fresh)).unwrap().iter().zip(predictions)
+            {
+                assert!((found - expected).abs() < 1e-12, "{found} is not {expected}");
+            }
+        }
+        assert_eq!(Ridge::fit(&x, &y, &[0.001, 0.01, 0.03, 0.1, 1.0]).penalty, 0.03);
+    }
+
     #[test]
     fn more_columns_than_rows_and_constant_columns_have_a_fit() {
         tch::manual_seed(2);

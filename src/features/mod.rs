@@ -19,7 +19,7 @@ use tch::{Device, Kind, Tensor};
 
 use self::compute::Encoder;
 use self::fetch::{Rows, fetch};
-use crate::config::{Branch, Config, FusionStrategy};
+use crate::config::{BackboneShape, Branch, Config};
 use crate::data::ImageDataset;
 use crate::models::fusion::BranchTokens;
 use crate::models::tokens::TokenLayout;
@@ -144,17 +144,17 @@ impl SplitFeatures {
     }
 }
 
-/// Returns the features of images that the network's backbones compute: for `cross_attention` with
-/// all tokens. They are computed in float32, as in evaluation. `report` is told of the progress,
-/// and ends it with an error.
+/// Returns the features of images that the network's backbones compute, in float32, as in
+/// evaluation; with all tokens if `with_tokens`. `report` is told of the progress, and ends it with
+/// an error.
 pub fn branch_features(
     net: &BeautyNet,
     config: &Config,
     splits: &[ViewedSplit],
-    slicer: &Slicer,
+    with_tokens: bool,
     report: &mut dyn FnMut(Progress) -> Result<()>,
 ) -> Result<Fetched<SplitFeatures>> {
-    let with_tokens = config.model.fusion.strategy == FusionStrategy::CrossAttention;
+    let slicer = Slicer::new(config.train.slice, net.device())?;
     let (mut encoders, mut empty) = (Vec::new(), Vec::new());
     for &branch in Branch::ALL {
         let (Some(shape), Some(layout)) = (net.branch(branch), net.token_layout(branch)) else {
@@ -163,7 +163,7 @@ pub fn branch_features(
         let width = shape.feature_width() as usize;
         let token_width = with_tokens.then_some(shape.embed_dim as usize);
         let tokens = token_width.unwrap_or(0) * layout.count() as usize;
-        let shape = crate::config::BackboneShape { drop_path: 0.0, ..*shape };
+        let shape = BackboneShape { drop_path: 0.0, ..*shape };
         let weights = weights::content_hash(&net.branch_parameters(branch))?;
         encoders.push(Encoder {
             name: config.model.backbone(branch).name.clone(),
@@ -175,7 +175,7 @@ pub fn branch_features(
         empty.push((branch, layout, width, token_width));
     }
     let Fetched { splits: fetched, rows, computed, bytes, problem } =
-        fetch(&encoders, &config.data, splits, slicer, report)?;
+        fetch(&encoders, &config.data, splits, &slicer, report)?;
     let splits =
         splits.iter().zip(fetched).map(|(split, of_encoders)| {
             let branches = empty.iter().zip(of_encoders);

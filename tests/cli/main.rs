@@ -24,6 +24,7 @@ mod observe;
 mod precision;
 mod predict;
 mod pretrain;
+mod probe;
 mod readme;
 mod recipe;
 mod report;

@@ -8,12 +8,11 @@ use anyhow::Result;
 use tch::Device;
 
 use super::Supervised;
-use crate::config::{Branch, Config};
+use crate::config::{Branch, Config, FusionStrategy};
 use crate::data::random_stream::RandomStream;
 use crate::data::{HostBatch, ImageDataset, Split};
 use crate::eval::evaluate::evaluation_views;
 use crate::features::{self, Progress, SplitFeatures, View, ViewedSplit, branch_features};
-use crate::models::Slicer;
 use crate::models::fusion::BranchTokens;
 use crate::run::EpochRecord;
 use crate::train::objective::Evaluation;
@@ -64,16 +63,14 @@ impl Supervised<'_> {
             }
             return Ok(None);
         }
-        let of_evaluation = |images: &Arc<ImageDataset>| ViewedSplit {
+        let train = Arc::clone(&self.splits.train);
+        let mut splits = vec![ViewedSplit { images: train, views: views(self.config) }];
+        splits.extend(self.splits.evaluated().map(|(_, images)| ViewedSplit {
             images: Arc::clone(images),
             views: evaluation_views(images),
-        };
-        let views = views(self.config);
-        let mut splits = vec![ViewedSplit { images: Arc::clone(&self.splits.train), views }];
-        splits.push(of_evaluation(&self.splits.val));
-        splits.extend(self.splits.test.iter().map(of_evaluation));
+        }));
         let (start, mut waits) = (Instant::now(), false);
-        let slicer = Slicer::new(self.config.train.slice, self.net.device())?;
+        let with_tokens = self.config.model.fusion.strategy == FusionStrategy::CrossAttention;
         let mut report = |progress: Progress| {
             for observer in evaluation.observers.iter_mut() {
                 match progress {
@@ -89,7 +86,7 @@ impl Supervised<'_> {
             waits = matches!(progress, Progress::Waiting);
             (evaluation.check_stop)()
         };
-        let fetched = branch_features(&self.net, self.config, &splits, &slicer, &mut report)?;
+        let fetched = branch_features(&self.net, self.config, &splits, with_tokens, &mut report)?;
         let text = format!(
             "features of the frozen backbones: {} of {} rows computed in {:.1} s, {:.1} MiB in all",
             fetched.computed,

@@ -2,7 +2,6 @@
 
 mod features;
 mod finish;
-mod splits;
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -14,7 +13,6 @@ use serde_json::Value;
 use tch::{Device, Tensor};
 
 use self::features::FrozenFeatures;
-use self::splits::Splits;
 use super::distributed::World;
 use super::loss::Criterion;
 use super::monitor;
@@ -25,7 +23,7 @@ use super::slice_loss::{JointLoss, SliceLoss};
 use super::stop::Stopped;
 use super::trainer::{Options, Trainer, batches, seed_of};
 use crate::config::{Config, FusionStrategy, OnNan};
-use crate::data::{HostBatch, ImageDataset, Loader, LoaderOptions, Split};
+use crate::data::{HostBatch, ImageDataset, Loader, LoaderOptions, RunImages, Split};
 use crate::eval::evaluate;
 use crate::eval::predictions::Predictions;
 use crate::models::images::upload_rows;
@@ -163,7 +161,7 @@ const FEATURES_SLICE: usize = 64;
 /// BeautyNet with its data and its loss.
 struct Supervised<'a> {
     config: &'a Config,
-    splits: Splits,
+    splits: RunImages,
     net: BeautyNet,
     criterion: Criterion,
     /// The features of the backbones, if they are cached; once training starts.
@@ -179,7 +177,7 @@ impl<'a> Supervised<'a> {
         from_scratch: bool,
     ) -> Result<(Self, Option<Loader>)> {
         let device = world.connect(device::select(config)?)?;
-        let splits = Splits::load(config)?;
+        let splits = RunImages::load(config)?;
         let ahead = if from_scratch {
             let pixels = !config.caches_features();
             Some(batches(config, world, &splits.train, config.train.batch_size, (0, 0), pixels)?)
