@@ -21,6 +21,7 @@ mod init;
 mod interrupted;
 mod mistakes;
 mod observe;
+mod paper;
 mod precision;
 mod predict;
 mod pretrain;
