@@ -161,7 +161,7 @@ pub(super) fn weights_in(folder: &Path) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::Config;
+    use crate::config::{Branch, Config};
 
     #[test]
     fn a_name_on_the_hub_parses_back_from_its_display() {
@@ -194,6 +194,17 @@ mod tests {
             let error = text.parse::<WeightsSource>().unwrap_err();
             assert_eq!(error, format!("must be hf://ORG/NAME[@REVISION][/FILE], is {text}"));
         }
+    }
+
+    #[test]
+    fn the_first_run_of_the_papers_config_needs_the_data_set_alone() {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("configs/scut_fbp5500_paper.yaml");
+        let model = Config::load(&path, &[]).unwrap().model;
+        for &branch in Branch::ALL {
+            let source = model.backbone(branch).weights_source().unwrap();
+            assert!(matches!(source, Some(WeightsSource::Hub(_))), "{branch}: {source:?}");
+        }
+        model.check_weights().unwrap();
     }
 
     #[test]

@@ -29,6 +29,8 @@ enum Fault {
     Truncated,
     /// It sends another byte than the file has.
     Damaged,
+    /// It sends the file at once, without the hub's headers.
+    Foreign,
     /// It never answers.
     Silent,
 }
@@ -101,7 +103,7 @@ fn answer(
     let Some(bytes) = files.get(name) else {
         return send("404 Not Found", "X-Error-Code: EntryNotFound\r\n", b"");
     };
-    if path.starts_with(start) {
+    if path.starts_with(start) && fault != Fault::Foreign {
         let hash = hash(bytes);
         let headers = format!(
             "Location: {endpoint}/cdn/{name}\r\nX-Repo-Commit: {COMMIT}\r\n\
@@ -256,8 +258,36 @@ fn a_download_that_is_cut_short_or_damaged_leaves_nothing_that_loads() {
         let errors = refusal(&mut features(&sandbox, NOWHERE, "hf://org/tiny"));
         assert!(errors.contains("set weights to the file"), "{errors}");
     }
+    // More than the file has, to which nothing can be added.
+    let part = sandbox.path(&format!("hf/hub/models--org--tiny/blobs/{}.part", hash(&bytes)));
+    fs::write(&part, [&bytes[..], b"more"].concat()).unwrap();
+    let hub = Hub::new(Fault::None, &files);
+    let errors = refusal(&mut features(&sandbox, &hub.endpoint, "hf://org/tiny"));
+    assert!(errors.contains("an earlier download of"), "{errors}");
+    assert!(!part.exists());
+    done(&mut features(&sandbox, &hub.endpoint, "hf://org/tiny"));
+}
+
+#[test]
+fn a_download_that_was_cut_short_continues_where_it_ended() {
+    let sandbox = Sandbox::new();
+    let bytes = weights(&sandbox);
+    let files = [("model.safetensors", &bytes[..])];
+    let hub = Hub::new(Fault::Truncated, &files);
+    refusal(&mut features(&sandbox, &hub.endpoint, "hf://org/tiny"));
     let hub = Hub::new(Fault::None, &files);
     done(&mut features(&sandbox, &hub.endpoint, "hf://org/tiny"));
+    let rest = format!("/cdn/model.safetensors bytes={}-", bytes.len() / 2);
+    assert!(hub.asked.lock().unwrap().contains(&rest), "{:?}", hub.asked);
+}
+
+#[test]
+fn a_server_that_is_not_the_hub_is_refused_by_its_name() {
+    let sandbox = Sandbox::new();
+    let hub = Hub::new(Fault::Foreign, &[("model.safetensors", &weights(&sandbox))]);
+    let errors = refusal(&mut features(&sandbox, &hub.endpoint, "hf://org/tiny"));
+    let words = format!("{} does not answer as the Hugging Face hub does: check", hub.endpoint);
+    assert!(errors.contains(&words), "{errors}");
 }
 
 #[test]

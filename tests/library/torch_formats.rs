@@ -92,9 +92,12 @@ pub(crate) fn legacy() -> Vec<u8> {
     legacy_file(&checkpoint, b"\x80\x02]q\0X\x01\0\0\0\x30a.", &[(4, &little_endian())])
 }
 
-/// Returns the pickle of a dictionary of tensors, each of a name, the type and the key (one letter)
-/// of its storage, the storage's length, offset, size and strides.
-fn checkpoint(tensors: &[(&str, &str, char, u8, u8, [u8; 2], [u8; 2])]) -> Vec<u8> {
+/// A tensor: its name, the type, the key (one letter) and the length of its storage, its offset, its
+/// size and its strides.
+type Stored<'a> = (&'a str, &'a str, char, u8, u8, [u8; 2], [u8; 2]);
+
+/// Returns the pickle of a dictionary of tensors.
+fn checkpoint(tensors: &[Stored]) -> Vec<u8> {
     let text =
         |text: &str| [&b"X"[..], &(text.len() as u32).to_le_bytes(), text.as_bytes()].concat();
     let mut out = b"\x80\x02}(".to_vec();

@@ -82,8 +82,8 @@ pub(super) fn fetch(wanted: &HubFile, on_download: &mut OnDownload) -> Result<Ca
         }
     }
     bail!(
-        "{} has no {} at the revision {}: check the name, or add the file's: \
-         hf://ORG/NAME@REVISION/FILE",
+        "{} has no {} at the revision {}: check the name, or name the file, as in \
+         hf://ORG/NAME/FILE",
         wanted.repository,
         files.join(" or "),
         wanted.revision
@@ -137,13 +137,18 @@ impl Hub {
         Repo::with_revision(repository, RepoType::Model, revision)
     }
 
+    /// Returns the repository's folder in the cache.
+    fn folder(&self, wanted: &HubFile) -> PathBuf {
+        self.cache.path().join(self.repo(wanted).folder_name())
+    }
+
     fn url(&self, wanted: &HubFile, file: &str) -> String {
         let (endpoint, repository) = (self.endpoint.trim_end_matches('/'), &wanted.repository);
         format!("{endpoint}/{repository}/resolve/{}/{file}", wanted.revision)
     }
 
     fn cached(&self, wanted: &HubFile) -> Option<CachedFile> {
-        let folder = self.cache.path().join(self.repo(wanted).folder_name());
+        let folder = self.folder(wanted);
         let is_commit =
             |text: &str| text.len() == 40 && text.bytes().all(|b| b.is_ascii_hexdigit());
         let commit = if is_commit(&wanted.revision) {
@@ -163,7 +168,7 @@ impl Hub {
     /// Waits until no other process downloads files of the repository. The lock lasts until the
     /// file that this returns is closed.
     fn lock(&self, wanted: &HubFile, url: &str, on_download: &mut OnDownload) -> Result<File> {
-        let folder = self.cache.path().join(self.repo(wanted).folder_name());
+        let folder = self.folder(wanted);
         let path = folder.join(".vmbeauty.lock");
         let unwritable = || {
             let path = path.display();
@@ -197,7 +202,7 @@ impl Hub {
         let arrived = self.run(api.repo(self.repo(wanted)), file, &mut download, on_download);
         let path = match arrived? {
             Ok(path) => path,
-            Err(error) => return refused(&error, &url).map(|()| false),
+            Err(error) => return self.refused(wanted, &error, &url).map(|()| false),
         };
         if !is_intact(&path, download.total)? {
             for damaged in [fs::canonicalize(&path)?, path] {
@@ -242,29 +247,51 @@ impl Hub {
             on_download(download)?;
         }
         // hf-hub panics where an answer lacks what the hub's have.
-        let broken = || format!("{} is not the Hugging Face hub: check HF_ENDPOINT", self.endpoint);
-        thread.join().ok().with_context(broken)
+        thread.join().ok().with_context(|| self.is_no_hub())
     }
-}
 
-/// Returns an error that says why a download failed, unless the hub does not have the file.
-fn refused(error: &ApiError, url: &str) -> Result<()> {
-    if let ApiError::RequestError(error) = error
-        && let ureq::Error::StatusCode(status) = **error
-    {
+    fn is_no_hub(&self) -> String {
+        format!("{} does not answer as the Hugging Face hub does: check HF_ENDPOINT", self.endpoint)
+    }
+
+    /// Returns an error that says why a download failed, unless the hub does not have the file.
+    fn refused(&self, wanted: &HubFile, error: &ApiError, url: &str) -> Result<()> {
+        let status = match error {
+            ApiError::RequestError(error) => match **error {
+                ureq::Error::StatusCode(status) => status,
+                _ => 0,
+            },
+            ApiError::MissingHeader(_) | ApiError::InvalidHeader(_) => bail!(self.is_no_hub()),
+            // More than the file has: like 416, nothing can be added to it.
+            ApiError::InvalidResume => 416,
+            _ => 0,
+        };
         match status {
-            404 => return Ok(()),
+            404 => Ok(()),
             401 | 403 => bail!(
                 "the hub refuses {url} (HTTP {status}): the name is wrong, or the repository needs \
                  a token: set HF_TOKEN, and accept its terms on its page"
             ),
-            _ => {}
+            416 => {
+                self.remove_unfinished(wanted);
+                bail!("an earlier download of {url} was damaged: run the command again")
+            }
+            _ => bail!(
+                "cannot download {url}: {error}; run the command again, or download it elsewhere \
+                 and set weights to the file"
+            ),
         }
     }
-    bail!(
-        "cannot download {url}: {error}; run the command again, or download it elsewhere and set \
-         weights to the file"
-    )
+
+    /// Removes what hf-hub has begun to download of a repository.
+    fn remove_unfinished(&self, wanted: &HubFile) {
+        let blobs = self.folder(wanted).join("blobs");
+        for entry in fs::read_dir(blobs).into_iter().flatten().flatten() {
+            if entry.path().extension().is_some_and(|ending| ending == "part") {
+                let _ = fs::remove_file(entry.path());
+            }
+        }
+    }
 }
 
 /// Returns whether a file has its length, and the SHA-256 hash that is its name in the cache. (A
