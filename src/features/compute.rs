@@ -17,16 +17,23 @@ const CHUNK: usize = 32;
 /// Chunks of pixels that may be ready ahead of the encoder.
 const AHEAD: usize = 2;
 
+/// The rows of an encoder.
+pub(super) struct RowKind {
+    /// What they depend on, but for the image and the device.
+    pub identity: String,
+    /// Values of a row.
+    pub width: usize,
+}
+
 /// What turns images into rows of numbers.
 pub(super) struct Encoder<'a> {
     /// Its name in messages.
     pub name: String,
-    /// What its rows depend on, but for the image and the device.
-    pub identity: String,
-    /// Values of a row.
-    pub width: usize,
+    pub rows: RowKind,
+    /// Those of an encoder whose rows begin with this one's.
+    pub longer: Option<RowKind>,
     pub device: Device,
-    /// Encodes pixels, uint8 (b, 3, s, s): float (b, width).
+    /// Encodes pixels, uint8 (b, 3, s, s): float (b, values of a row).
     pub encode: Box<dyn Fn(&Tensor) -> Result<Tensor> + Sync + 'a>,
 }
 

@@ -1,5 +1,6 @@
 //! Finds the rows of images, and computes those that are missing.
 
+use std::collections::HashSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread;
@@ -7,9 +8,9 @@ use std::time::Duration;
 
 use anyhow::Result;
 use rayon::prelude::*;
-use tch::{Kind, Tensor};
+use tch::{Device, Kind, Tensor};
 
-use super::compute::Encoder;
+use super::compute::{Encoder, RowKind};
 use super::shard::Key;
 use super::store::Store;
 use super::view::ViewedImage;
@@ -77,11 +78,12 @@ pub(super) fn fetch(
     report: &mut dyn FnMut(Progress) -> Result<()>,
 ) -> Result<Fetched<Vec<Rows>>> {
     let images = splits.iter().map(viewed).collect::<Result<Vec<Vec<(ViewedImage, Key)>>>>()?;
-    let open = |encoder: &Encoder| {
-        let row = encoder.width * Kind::Float.elt_size_in_bytes();
-        Store::open(folder(encoder, config, splits), row)
+    let open = |rows: &RowKind, device: Device| {
+        let row = rows.width * Kind::Float.elt_size_in_bytes();
+        Store::open(folder(rows, device, config, splits), row)
     };
-    let mut stores: Vec<Store> = encoders.iter().map(open).collect();
+    let mut stores: Vec<Store> =
+        encoders.iter().map(|encoder| open(&encoder.rows, encoder.device)).collect();
     let mut computed = 0;
     let mut left: Vec<usize> = (0..encoders.len()).collect();
     while !left.is_empty() {
@@ -95,6 +97,10 @@ pub(super) fn fetch(
                 busy.push(of);
                 continue;
             };
+            if let Some(longer) = &encoders[of].longer {
+                let longer = open(longer, encoders[of].device);
+                copy_starts(&longer, &mut stores[of], &images)?;
+            }
             computed += complete(&encoders[of], &mut stores[of], &images, slicer, report)?;
         }
         left = busy;
@@ -137,9 +143,23 @@ fn missing<'a>(
     store: &Store,
     images: &[Vec<(ViewedImage<'a>, Key)>],
 ) -> Vec<(ViewedImage<'a>, Key)> {
-    let mut seen = std::collections::HashSet::new();
+    let mut seen = HashSet::new();
     let all = images.iter().flatten();
     all.filter(|(_, key)| !store.has(key) && seen.insert(*key)).copied().collect()
+}
+
+/// Adds the missing rows that the rows of another store begin with.
+fn copy_starts(
+    longer: &Store,
+    store: &mut Store,
+    images: &[Vec<(ViewedImage, Key)>],
+) -> Result<()> {
+    let mut row = vec![0; longer.row()];
+    for (_, key) in missing(store, images).iter().filter(|(_, key)| longer.has(key)) {
+        longer.read(key, &mut row)?;
+        store.add(&[*key], &row[..store.row()])?;
+    }
+    store.flush()
 }
 
 /// Computes the missing rows, and returns their number.
@@ -163,14 +183,19 @@ fn complete(
 }
 
 /// Returns the folder of an encoder's rows; `None` if the user has no cache folder.
-fn folder(encoder: &Encoder, config: &DataConfig, splits: &[ViewedSplit]) -> Option<PathBuf> {
+fn folder(
+    rows: &RowKind,
+    device: Device,
+    config: &DataConfig,
+    splits: &[ViewedSplit],
+) -> Option<PathBuf> {
     let root = match &config.cache_dir {
         Some(folder) => folder.join("features"),
         None => user_cache()?.join("vm-beautynet/features"),
     };
     let transform = splits.first().map(|split| split.images.transform().eval());
-    let device = if encoder.device.is_cuda() { "cuda" } else { "cpu" };
-    let Encoder { identity, width, .. } = encoder;
+    let device = if device.is_cuda() { "cuda" } else { "cpu" };
+    let RowKind { identity, width } = rows;
     let program = env!("CARGO_PKG_VERSION");
     let name = format!("{VERSION} {program} {identity} {width} {transform:?} {device}");
     Some(root.join(&blake3::hash(name.as_bytes()).to_hex()[..32]))

@@ -17,7 +17,7 @@ use std::sync::Arc;
 use anyhow::{Context, Result};
 use tch::{Device, Kind, Tensor};
 
-use self::compute::Encoder;
+use self::compute::{Encoder, RowKind};
 use self::fetch::{Rows, fetch};
 use crate::config::{BackboneShape, Branch, Config};
 use crate::data::ImageDataset;
@@ -162,13 +162,18 @@ pub fn branch_features(
         };
         let width = shape.feature_width() as usize;
         let token_width = with_tokens.then_some(shape.embed_dim as usize);
-        let tokens = token_width.unwrap_or(0) * layout.count() as usize;
+        let tokens = (shape.embed_dim * layout.count()) as usize;
         let shape = BackboneShape { drop_path: 0.0, ..*shape };
         let weights = weights::content_hash(&net.branch_parameters(branch))?;
+        let tf32 = config.train.tf32;
+        let rows = |with_tokens: bool| RowKind {
+            identity: format!("{shape:?} {weights} tokens: {with_tokens} tf32: {tf32}"),
+            width: if with_tokens { width + tokens } else { width },
+        };
         encoders.push(Encoder {
             name: config.model.backbone(branch).name.clone(),
-            identity: format!("{shape:?} {weights} tokens: {with_tokens} tf32: {}", tf32(config)),
-            width: width + tokens,
+            rows: rows(with_tokens),
+            longer: (!with_tokens).then(|| rows(true)),
             device: net.device(),
             encode: Box::new(move |pixels| encode(net, branch, pixels, with_tokens)),
         });
@@ -185,11 +190,6 @@ pub fn branch_features(
             SplitFeatures { branches: branches.collect(), views: split.views.len() }
         });
     Ok(Fetched { splits: splits.collect(), rows, computed, bytes, problem })
-}
-
-/// Returns whether a GPU rounds products to TF32.
-fn tf32(config: &Config) -> bool {
-    config.train.tf32
 }
 
 /// Encodes pixels: the feature vector of each image, then its tokens if `with_tokens`.
@@ -221,8 +221,8 @@ pub fn pixel_features(
 ) -> Result<Vec<Tensor>> {
     let encoder = Encoder {
         name: name.to_string(),
-        identity: name.to_string(),
-        width,
+        rows: RowKind { identity: name.to_string(), width },
+        longer: None,
         device: Device::Cpu,
         encode: Box::new(encode),
     };

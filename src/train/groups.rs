@@ -70,23 +70,23 @@ fn is_freezable(branch: usize, layer: Layer, freeze: &FreezeConfig) -> bool {
     }
 }
 
-/// Freezes the parameters that stay frozen for the entire run, and returns the others.
+/// Freezes the parameters that stay frozen for the entire run, and returns these and the others.
 pub fn freeze_for_the_run(
     parameters: Vec<(String, Tensor)>,
     freeze: &FreezeConfig,
-) -> Vec<(String, Tensor)> {
+) -> (Vec<(String, Tensor)>, Vec<(String, Tensor)>) {
     if freeze.epochs.is_some() {
-        return parameters;
+        return (Vec::new(), parameters);
     }
     let stays = |name: &str| {
         layer_of(name).is_some_and(|(branch, layer)| is_freezable(branch, layer, freeze))
     };
     let (frozen, others): (Vec<_>, Vec<_>) =
         parameters.into_iter().partition(|(name, _)| stays(name));
-    for (_, parameter) in frozen {
+    for (_, parameter) in &frozen {
         let _ = parameter.set_requires_grad(false);
     }
-    others
+    (frozen, others)
 }
 
 /// The properties that the parameters of one group share.

@@ -80,6 +80,8 @@ fn training_on_cached_features_is_training_on_the_images() {
         let state = tensors(&features.join("state/checkpoint.safetensors"));
         let of = |prefix: &str| state.keys().filter(|name| name.starts_with(prefix)).count();
         assert!(of("optimizer.exp_avg.") > 0 && of("optimizer.exp_avg.mamba.") == 0);
+        assert!(of("model.head.") > 0 && of("model.mamba.") == 0);
+        assert!(tensors(&features.join("state/frozen.safetensors")).len() > 20);
     }
 }
 
@@ -107,6 +109,15 @@ fn features_are_computed_once_for_all_runs_and_again_where_files_are_damaged() {
         let errors = run(name, strategy, seed);
         assert!(errors.contains("features of the frozen backbones: 0 of "), "{errors}");
     }
+    // Tokens are others, and hold the feature vectors.
+    let tokens = run("tokens", "cross_attention", "1");
+    assert!(tokens.contains("160 of 160 rows computed"), "{tokens}");
+    for file in shards(&sandbox).iter().filter(|file| fs::metadata(file).unwrap().len() < 20_000) {
+        fs::remove_file(file).unwrap();
+    }
+    let copied = run("copied", "gated", "1");
+    assert!(copied.contains(" 0 of 160 rows computed"), "{copied}");
+    assert_eq!(largest_difference([&sandbox.path("first"), &sandbox.path("copied")]), 0.0);
     for (damage, file) in shards(&sandbox).into_iter().enumerate() {
         let mut bytes = fs::read(&file).unwrap();
         let middle = bytes.len() / 2;

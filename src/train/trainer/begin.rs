@@ -1,15 +1,16 @@
 //! The start of training: from scratch or from a checkpoint, in the same state on all ranks.
 
+use std::cell::Cell;
 use std::time::Instant;
 
 use anyhow::{Result, ensure};
 use tch::Kind;
 
-use super::{Options, Trainer};
+use super::{FROZEN, Frozen, Options, Trainer, named};
 use crate::config::Config;
 use crate::data::Loader;
 use crate::models::Slicer;
-use crate::models::weights::Note;
+use crate::models::weights::{self, Note};
 use crate::ops;
 use crate::run::{Provenance, RunDir};
 use crate::train::checkpoint::{self, Progress};
@@ -42,11 +43,13 @@ impl<'a, O: Objective> Trainer<'a, O> {
         let slice = recipe.slice;
         let autocast = autocast_kind(config.train.precision, device);
         let compute = Compute::new(config, device, autocast);
-        let parameters = freeze_for_the_run(objective.parameters(), &recipe.freeze);
+        let (frozen, parameters) = freeze_for_the_run(objective.parameters(), &recipe.freeze);
         Ok(Self {
             schedule: Schedule::new(&recipe.schedule, recipe.epochs, steps_per_epoch),
             optimizer: Optimizer::new(&parameters, &recipe.optimizer, &recipe.freeze),
             ema: recipe.ema_decay.map(|decay| Ema::new(&parameters, decay)),
+            frozen: Frozen { parameters: frozen, saved: Cell::new(false) },
+            parameters,
             progress: Progress {
                 epochs: 0,
                 steps: 0,
@@ -86,7 +89,12 @@ impl<'a, O: Objective> Trainer<'a, O> {
             return Ok(());
         }
         let path = self.run.checkpoint(&self.recipe.checkpoint);
-        let parameters = self.objective.parameters();
+        let (frozen, frozen_file) = (&self.frozen.parameters, self.run.checkpoint(FROZEN));
+        let mut parameters: Vec<_> = self.parameters.iter().chain(frozen).map(named).collect();
+        if !frozen.is_empty() && frozen_file.exists() {
+            weights::load(frozen, &frozen_file)?;
+            parameters = self.parameters.iter().map(named).collect();
+        }
         let saved: Option<Progress<O::Record>> =
             checkpoint::read(&path, &parameters, &mut self.optimizer, self.ema.as_mut())?;
         let Some(saved) = saved else { return Ok(()) };

@@ -5,9 +5,10 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, ensure};
 use serde_json::{Value, json};
 
-use super::Trainer;
 use super::step::{Stepped, images_in};
+use super::{FROZEN, Trainer, named};
 use crate::data::HostBatch;
+use crate::models::weights;
 use crate::train::checkpoint::{self, EpochSums};
 use crate::train::ema::Ema;
 use crate::train::objective::{EpochStats, Objective};
@@ -178,11 +179,15 @@ impl<O: Objective> Trainer<'_, O> {
             return Ok(());
         }
         self.ensure_finite()?;
+        if !self.frozen.parameters.is_empty() && !self.frozen.saved.replace(true) {
+            let file = self.run.checkpoint(FROZEN);
+            weights::save(&file, &self.frozen.parameters, Default::default())?;
+        }
         let mut progress = serde_json::to_value(&self.progress)?;
         progress["run"] = self.origin()?;
         checkpoint::write(
             &self.run.checkpoint(&self.recipe.checkpoint),
-            self.objective.parameters(),
+            self.parameters.iter().map(named).collect(),
             &self.optimizer,
             self.ema.as_ref(),
             &progress,

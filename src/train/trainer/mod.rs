@@ -6,10 +6,11 @@ mod loading;
 mod not_finite;
 mod step;
 
+use std::cell::Cell;
 use std::time::Instant;
 
 use anyhow::{Error, Result};
-use tch::Kind;
+use tch::{Kind, Tensor};
 
 pub(super) use self::loading::batches;
 pub(super) use self::step::seed_of;
@@ -49,6 +50,21 @@ impl Default for Options {
     }
 }
 
+/// The name of the file of the parameters that are frozen for the entire run.
+const FROZEN: &str = "frozen";
+
+/// The parameters that are frozen for the entire run: they are saved once, apart from the
+/// checkpoint.
+struct Frozen {
+    parameters: Vec<(String, Tensor)>,
+    saved: Cell<bool>,
+}
+
+/// Returns a named tensor without a copy.
+fn named((name, tensor): &(String, Tensor)) -> (String, Tensor) {
+    (name.clone(), tensor.shallow_clone())
+}
+
 /// The state of training an objective.
 pub(super) struct Trainer<'a, O: Objective> {
     pub config: &'a Config,
@@ -57,6 +73,9 @@ pub(super) struct Trainer<'a, O: Objective> {
     recipe: Recipe,
     optimizer: Optimizer,
     ema: Option<Ema>,
+    frozen: Frozen,
+    /// The parameters that are not frozen for the entire run, by name.
+    parameters: Vec<(String, Tensor)>,
     schedule: Schedule,
     batches_per_epoch: usize,
     steps_per_epoch: usize,
