@@ -40,6 +40,9 @@ pub(super) struct KeysArgs {
     /// Only keys that begin with this, as train.optimizer; or else that contain it, as lr; or else
     /// whose documentation does, as learning
     prefix: Option<String>,
+    /// The keys of a sweep file instead
+    #[arg(long)]
+    sweep: bool,
     /// Print one JSON object
     #[arg(long)]
     json: bool,
@@ -96,7 +99,7 @@ fn show(args: &ShowArgs) -> Result<()> {
 
 fn keys(args: &KeysArgs) -> Result<()> {
     let prefix = args.prefix.as_deref().unwrap_or_default();
-    let mut rows = reference();
+    let mut rows = if args.sweep { sweep::reference() } else { reference() };
     let begins = |row: &KeyReference| row.key.starts_with(prefix);
     if rows.iter().any(begins) {
         rows.retain(begins);
@@ -107,9 +110,9 @@ fn keys(args: &KeysArgs) -> Result<()> {
         rows.retain(|row| row.doc.to_lowercase().contains(&word));
     }
     if rows.is_empty() {
-        let hint = config::nearest_key(prefix);
+        let hint = config::nearest_key(prefix).filter(|_| !args.sweep);
         let hint = hint.map_or(String::new(), |key| format!("; did you mean {key}?"));
-        bail!("no key of the config has {prefix} in its name or documentation{hint}");
+        bail!("no key has {prefix} in its name or documentation{hint}");
     }
     let text = || {
         let row = |row: &KeyReference| {

@@ -53,6 +53,7 @@ pub use model::{
 pub use optimizer::{OptimizerConfig, OptimizerName, ScheduleConfig, ScheduleName};
 pub use presets::{PRESETS, Preset, preset};
 pub use pretrain::PretrainConfig;
+pub(crate) use reference::reference_of;
 pub use reference::{KeyReference, nearest_key, reference, reference_markdown};
 pub use schema::json_schema;
 pub use train::{

@@ -24,10 +24,15 @@ pub struct KeyReference {
 
 /// Returns every key in the order of the config.
 pub fn reference() -> Vec<KeyReference> {
+    reference_of::<Config>()
+}
+
+/// Returns every key of a file, in its order.
+pub(crate) fn reference_of<T: KeyType + Default + Serialize>() -> Vec<KeyReference> {
     let mut rows = Vec::new();
     // Only a path that is not Unicode cannot be serialized, and no default is one.
-    let defaults = serde_yaml::to_value(Config::default()).unwrap_or_default();
-    describe("", Config::KEYS, &defaults, &mut rows);
+    let defaults = serde_yaml::to_value(T::default()).unwrap_or_default();
+    describe("", T::KEYS, &defaults, &mut rows);
     rows
 }
 

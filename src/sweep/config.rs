@@ -14,7 +14,9 @@ use crate::config::layers::Layers;
 use crate::config::names::is_plain;
 use crate::config::schema;
 use crate::config::section::{KeyType, section};
-use crate::config::{Config, ConfigError, Problem, paths, wrong_type, yaml};
+use crate::config::{
+    Config, ConfigError, KeyReference, Problem, paths, reference_of, wrong_type, yaml,
+};
 
 /// The maximum number of runs of a sweep: a sweep with more is probably a mistake.
 pub(super) const MAX_RUNS: usize = 10_000;
@@ -44,6 +46,11 @@ impl KeyType for Mapping {
     fn schema() -> serde_json::Value {
         json!({"type": "object"})
     }
+}
+
+/// Returns every key of a sweep file.
+pub fn reference() -> Vec<KeyReference> {
+    reference_of::<SweepConfig>()
 }
 
 /// Returns the JSON Schema (draft 7) of a sweep file.

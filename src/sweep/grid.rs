@@ -1,6 +1,6 @@
 //! The runs of a sweep: every point with every seed on every fold.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
@@ -11,6 +11,7 @@ use super::config::{MAX_RUNS, SweepFile};
 use super::naming::pairs;
 use super::points::points;
 use super::search::{Search, SearchName};
+use super::simulation::simulate;
 use crate::config::document::Document;
 use crate::config::{Config, ConfigError, Problem};
 use crate::run::{RunDir, RunKind, Status};
@@ -114,6 +115,21 @@ impl Sweep {
         Ok(Self { name: sweep.name.clone(), axes, search, runs })
     }
 
+    /// Says how many epochs of the runs successive halving will train; `None` for another search.
+    pub fn forecast(&self, runs: &[&SweepRun]) -> Option<String> {
+        let Search { name, rungs, eta, .. } = &self.search;
+        let epochs = *rungs.last()?;
+        let points: HashSet<&str> = runs.iter().map(|run| run.point.as_str()).collect();
+        let curves = vec![vec![0.0; epochs]; points.len()];
+        let trained = simulate(&curves, rungs, *eta).epochs;
+        // Each point has as many runs.
+        let trained = trained * runs.len() / points.len().max(1);
+        Some(format!(
+            "{name} trains {trained} of {} epochs; with several jobs it may train some more",
+            epochs * runs.len()
+        ))
+    }
+
     /// Returns the runs of one shard. A search that compares points has all runs of a point in one
     /// shard.
     pub fn shard(&self, shard: Shard) -> Vec<&SweepRun> {
@@ -181,7 +197,6 @@ impl SweepFile {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::HashSet;
     use std::fs;
 
     use super::*;

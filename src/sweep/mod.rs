@@ -15,7 +15,7 @@ mod results;
 mod search;
 pub mod simulation;
 
-pub use config::{SweepConfig, SweepFile, json_schema};
+pub use config::{SweepConfig, SweepFile, json_schema, reference};
 pub use cross_validation::cross_validate;
 pub use folds::Folds;
 pub use grid::{Shard, Sweep, SweepRun};

@@ -9,6 +9,8 @@ pub struct Simulation {
     pub steps: Vec<(usize, usize)>,
     /// Epochs of all steps together; none is trained twice.
     pub epochs: usize,
+    /// The epochs of each run.
+    pub trained: Vec<usize>,
     /// The runs that are trained to the end.
     pub complete: Vec<usize>,
 }
@@ -31,7 +33,7 @@ pub fn simulate(curves: &[Vec<f64>], rungs: &[usize], eta: usize) -> Simulation 
         complete.extend(finished.then_some(run));
         scheduler.report(run, outcome);
     }
-    Simulation { steps, epochs: trained.iter().sum(), complete }
+    Simulation { steps, epochs: trained.iter().sum(), trained, complete }
 }
 
 #[cfg(test)]

@@ -1,5 +1,8 @@
 //! The programs in examples/, called as their `main` calls them.
 
+#[path = "../../examples/compare_searches.rs"]
+#[allow(dead_code, reason = "main is for cargo run --example")]
+mod compare_searches;
 #[path = "../../examples/predict.rs"]
 #[allow(dead_code, reason = "main is for cargo run --example")]
 mod predict;
@@ -11,6 +14,8 @@ mod selective_scan;
 mod train;
 
 use vm_beautynet::data::synthetic::{FaceSeed, render};
+
+use crate::sandbox::Sandbox;
 
 #[test]
 fn the_examples_train_a_model_and_predict_a_new_face_with_it() {
@@ -28,4 +33,24 @@ fn the_examples_train_a_model_and_predict_a_new_face_with_it() {
 fn the_fused_scan_of_the_example_agrees_with_the_eager_one() {
     let differences = selective_scan::run().unwrap();
     assert!(differences.iter().all(|&difference| difference < 1e-5), "{differences:?}");
+}
+
+#[test]
+fn the_comparison_of_searches_simulates_what_the_search_does() {
+    let sandbox = Sandbox::new();
+    let grid = "name: grid\nbase: small.yaml\nset: {train.epochs: 4, train.tensorboard: false}\n\
+                axes: {train.optimizer.lr: [1e-5, 1e-4, 1e-3, 1e-2]}\n";
+    let asha = grid.replace("name: grid", "name: asha\nsearch: {name: asha, eta: 2}");
+    let files = [("grid.yaml", grid), ("asha.yaml", &asha)].map(|(name, text)| {
+        std::fs::write(sandbox.path(name), text).unwrap();
+        sandbox.path(name)
+    });
+    let program = env!("CARGO_BIN_EXE_vmbeauty").into();
+    let files = files.each_ref().map(|file| file.as_path());
+    let rows = compare_searches::run(files, &sandbox.path("runs"), program).unwrap();
+    let epochs: Vec<usize> = rows.iter().map(|row| row.epochs).collect();
+    assert_eq!(epochs[..3], [16, 4 + 2 + 2, 4 + 2 + 2]);
+    let [asha, simulated] = &rows[1..3] else { panic!() };
+    assert_eq!((&asha.run, asha.pc), (&simulated.run, simulated.pc));
+    assert!(rows[0].pc >= asha.pc && rows[0].wall.is_some());
 }

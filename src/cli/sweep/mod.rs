@@ -70,7 +70,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
     warnings.iter().for_each(|warning| console.warn(warning));
     let statuses: Vec<Status> = runs.iter().map(|run| run.status(&root)).collect::<Result<_>>()?;
     if args.dry_run {
-        return list(args, &runs, &statuses);
+        return list(args, &sweep, &runs, &statuses);
     }
     fs::create_dir_all(&root)
         .with_context(|| format!("cannot create the folder {}", root.display()))?;

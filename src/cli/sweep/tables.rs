@@ -9,10 +9,15 @@ use super::Args;
 use crate::cli::output::{duration, interval, metric, print, print_json, table, thousands};
 use crate::eval::metrics::Metric;
 use crate::run::Status;
-use crate::sweep::{Estimate, Point, Results, SweepRun};
+use crate::sweep::{Estimate, Point, Results, Sweep, SweepRun};
 
 /// Lists the runs with their status, and estimates the time of those that are left.
-pub(super) fn list(args: &Args, runs: &[&SweepRun], statuses: &[Status]) -> Result<ExitCode> {
+pub(super) fn list(
+    args: &Args,
+    sweep: &Sweep,
+    runs: &[&SweepRun],
+    statuses: &[Status],
+) -> Result<ExitCode> {
     let mut estimate = Estimate::default();
     for (run, summary) in runs.iter().zip(statuses.iter().map(Status::summary)) {
         summary.into_iter().for_each(|summary| estimate.add(run, summary.seconds));
@@ -54,10 +59,11 @@ pub(super) fn list(args: &Args, runs: &[&SweepRun], statuses: &[Status]) -> Resu
         None => "; no run has finished yet to estimate the time from".to_string(),
     };
     print(&format!(
-        "{}{} of {} runs are left{time}\n",
+        "{}{} of {} runs are left{time}\n{}",
         table(&["run", "status", "time"], rows),
         left.len(),
-        runs.len()
+        runs.len(),
+        sweep.forecast(runs).map_or(String::new(), |forecast| format!("{forecast}\n"))
     ))?;
     Ok(ExitCode::SUCCESS)
 }
