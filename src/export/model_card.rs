@@ -88,7 +88,7 @@ fn model(run: &Run) -> Result<String> {
 
 fn branch_line(branch: Branch, backbone: &BackboneConfig, shape: &BackboneShape) -> String {
     // The folder of the weights is private.
-    let initialization = match &backbone.weights {
+    let initialization = match backbone.weights_source().ok().flatten() {
         None => "randomly initialized".to_string(),
         Some(WeightsSource::File(path)) => {
             let name = path.file_name().unwrap_or(path.as_os_str());

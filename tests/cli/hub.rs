@@ -207,6 +207,9 @@ fn weights_of_the_hub_are_downloaded_once_and_recorded_in_the_run() {
         "repository": "org/tiny", "revision": COMMIT, "sha256": hash(&bytes),
     });
     assert_eq!(began["hub"], expected);
+    sandbox.done(&["export", "run", "--format", "safetensors", "--output", "exported"]);
+    let card = fs::read_to_string(sandbox.path("exported/README.md")).unwrap();
+    assert!(card.contains("initialized from `hf://org/tiny`"), "{card}");
     done(&mut features(&sandbox, NOWHERE, &format!("{name}@{COMMIT}")));
     assert_eq!(hub.downloads("model.safetensors"), 1);
     // A cache anywhere else, and without a network.
