@@ -233,6 +233,11 @@ fn the_state_dict_is_found_under_the_keys_that_training_loops_use() {
             assert_eq!(read, expected.map(|index: usize| VALUES[index]), "{keys:?} {wanted:?}");
         }
     }
+    // A file that is a state dict itself, with a tensor among its settings.
+    let (own, of_settings) = (one_tensor(&[1], &[1], 2, 4), one_tensor(&[1], &[1], 3, 4));
+    let settings = [b"X\x04\0\0\0meta", &of_settings[2..of_settings.len() - 1], b"s."].concat();
+    let pickle = [&own[..own.len() - 1], &settings].concat();
+    assert_eq!(read(&Archive::new(&[("a/data.pkl", &pickle), ("a/data/0", &values)])), [VALUES[2]]);
     let error = file(&["ema"]).error();
     assert!(error.contains("EMA weights alone, under ema: set weights_ema: true"), "{error}");
     let many: Vec<String> = (0..101).map(|number| number.to_string()).collect();

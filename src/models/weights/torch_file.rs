@@ -130,9 +130,9 @@ fn span(view: &TensorView) -> Result<i64> {
     }
 }
 
-/// Chooses the state dict: of a model that under a known key, or else the dictionary with the most
-/// tensors, which may be the file itself; of the EMA weights the first whose key says so. Returns a
-/// note if there was a choice that the user may not expect.
+/// Chooses the state dict. Of a model it is what is under a known key, or else the dictionary with
+/// the most tensors, which may be the file itself; of EMA weights the first whose key says so.
+/// Returns a note if others could have been meant.
 fn state_dict(pickle: &Pickle, wanted: StateDict) -> Result<(Entries<'_>, Option<String>)> {
     let root = pickle.entries(pickle.root()).context("it holds no dictionary of tensors")?;
     let count = |entries: &Entries| {
@@ -161,6 +161,8 @@ fn state_dict(pickle: &Pickle, wanted: StateDict) -> Result<(Entries<'_>, Option
         let known = MODEL_KEYS.iter().position(|known| known == key);
         (known.unwrap_or(MODEL_KEYS.len()), Reverse(count(entries)))
     };
+    let loose = count(&root);
+    models.retain(|(key, entries)| MODEL_KEYS.contains(key) || count(entries) > loose);
     models.sort_by_key(rank);
     let note = match &models[..] {
         [(first, _), others @ ..] if !others.is_empty() => {
@@ -172,11 +174,11 @@ fn state_dict(pickle: &Pickle, wanted: StateDict) -> Result<(Entries<'_>, Option
     if let Some((_, first)) = models.into_iter().next() {
         return Ok((first, note));
     }
-    if let ([(key, _), ..], 0) = (&ema[..], count(&root)) {
+    if let ([(key, _), ..], 0) = (&ema[..], loose) {
         bail!("it has EMA weights alone, under {}: set weights_ema: true", shown_key(key));
     }
     ensure!(
-        count(&root) > 0,
+        loose > 0,
         "it holds no state dict, neither itself nor under a key; it has {}: save the state dict \
          alone with torch.save",
         first_keys(&root)
