@@ -22,7 +22,7 @@ use crate::train::optimizer::Optimizer;
 use crate::train::precision::{autocast_kind, in_precision};
 
 /// Untimed steps at the start, which fill the allocator and the queues.
-const WARM_UP: usize = 2;
+pub(super) const WARM_UP: usize = 2;
 
 /// The times of the phases of a training step: medians over the steps, in milliseconds.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -117,21 +117,31 @@ pub fn step_launches(config: &Config) -> Result<Launches> {
     Bench::new(config, Device::Cpu)?.launches()?.context("internal: the device is the CPU")
 }
 
-struct Bench<'a> {
-    config: &'a Config,
+/// A network to measure, with images.
+pub(super) struct Bench<'a> {
+    pub config: &'a Config,
     images: Arc<ImageDataset>,
-    net: BeautyNet,
-    slicer: Slicer,
+    pub net: BeautyNet,
+    pub slicer: Slicer,
 }
 
 impl<'a> Bench<'a> {
     fn new(config: &'a Config, device: Device) -> Result<Self> {
+        let dataset = data::load(&config.data, config.seed)?;
+        let images = Arc::new(ImageDataset::new(dataset.train, &config.data)?);
+        Self::with_images(config, device, images)
+    }
+
+    /// Builds the config's network, with new weights, and sets the number of threads.
+    pub(super) fn with_images(
+        config: &'a Config,
+        device: Device,
+        images: Arc<ImageDataset>,
+    ) -> Result<Self> {
         if let Some(threads) = config.train.threads {
             tch::set_num_threads(threads as i32);
         }
         config.check_image_sizes()?;
-        let dataset = data::load(&config.data, config.seed)?;
-        let images = Arc::new(ImageDataset::new(dataset.train, &config.data)?);
         tch::manual_seed(config.seed as i64);
         let mut net = BeautyNet::without_pretrained(config, device)?;
         if config.train.checkpoint_activations {
@@ -142,7 +152,7 @@ impl<'a> Bench<'a> {
     }
 
     /// Iterates over full batches, epoch after epoch.
-    fn batches(&self, train: bool) -> impl Iterator<Item = Result<HostBatch>> + use<> {
+    pub(super) fn batches(&self, train: bool) -> impl Iterator<Item = Result<HostBatch>> + use<> {
         let (seed, batch_size) = (self.config.seed, self.config.train.batch_size);
         let (workers, images) = (self.config.data.workers, Arc::clone(&self.images));
         (0..).flat_map(move |epoch| {
@@ -243,7 +253,7 @@ impl TrainingLoss<'_> {
 }
 
 /// Runs training steps of a benchmark's network.
-struct StepTrainer<'a> {
+pub(super) struct StepTrainer<'a> {
     loss: TrainingLoss<'a>,
     slicer: &'a Slicer,
     optimizer: Optimizer,
@@ -252,7 +262,7 @@ struct StepTrainer<'a> {
 }
 
 impl<'a> StepTrainer<'a> {
-    fn new(bench: &'a Bench, slicer: &'a Slicer) -> Result<Self> {
+    pub(super) fn new(bench: &'a Bench, slicer: &'a Slicer) -> Result<Self> {
         let (net, settings) = (&bench.net, &bench.config.train);
         Ok(Self {
             loss: TrainingLoss {
@@ -269,7 +279,7 @@ impl<'a> StepTrainer<'a> {
     }
 
     /// Runs one step. Returns the seconds of forward, backward and the optimizer.
-    fn step(&mut self, batch: &HostBatch) -> Result<[f64; 3]> {
+    pub(super) fn step(&mut self, batch: &HostBatch) -> Result<[f64; 3]> {
         let (loss, net) = (&self.loss, self.loss.net);
         let device = net.device();
         let mut clock = Instant::now();

@@ -11,12 +11,13 @@ use anyhow::{Context, Result};
 use serde_json::json;
 
 use super::console::{Console, ConsoleArgs};
-use super::output::{metric, print, table};
+use super::output::{duration, metric, print, table, thousands};
 use super::progress::console_observer;
+use crate::benchmark::estimate::{TrainEstimate, estimate_train};
 use crate::config::{Config, yaml_value};
 use crate::eval::metrics::{Metric, Metrics};
 use crate::ops::distributed::exit_now;
-use crate::run::{RunDir, Summary, weights_of};
+use crate::run::{RunDir, RunKind, Summary, weights_of};
 use crate::tensorboard::training_log::TrainingLog;
 use crate::train::{Observer, Options, Stop, World, train};
 
@@ -45,6 +46,10 @@ pub(super) struct Args {
     /// continues the run
     #[arg(long, value_name = "EPOCHS", value_parser = clap::value_parser!(u32).range(1..))]
     stop_after: Option<u32>,
+    /// Only check config and data, and estimate the time from a few measured steps; nothing is
+    /// written
+    #[arg(long, conflicts_with = "resume")]
+    dry_run: bool,
     /// Obey the sweep that started this run through stdin, and stop when it is closed
     #[arg(long, hide = true)]
     stop_with_stdin: bool,
@@ -54,6 +59,9 @@ pub(super) struct Args {
 
 /// Runs the subcommand.
 pub(super) fn run(args: &Args) -> Result<ExitCode> {
+    if args.dry_run {
+        return dry_run(args);
+    }
     let stop = Stop::on_signals()?;
     if args.stop_with_stdin {
         let stop = stop.clone();
@@ -117,6 +125,63 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
     });
     console.event("end", &end);
     Ok(ExitCode::SUCCESS)
+}
+
+/// Checks the config, the data and that the run directory is free, and estimates the time.
+fn dry_run(args: &Args) -> Result<ExitCode> {
+    World::refuse_job("train --dry-run")?;
+    let console = Console::from(args.console);
+    let config = load(args)?;
+    config.warnings().iter().for_each(|warning| console.warn(warning));
+    if let Some(root) = &args.output {
+        RunDir::check_free(root, RunKind::Train)?;
+    }
+    config.model.check_weights()?;
+    console.info("measuring a few steps");
+    let estimate = estimate_train(&config)?;
+    let seconds = estimate.seconds(config.train.epochs);
+    console.event("estimate", &json!({"estimate": estimate, "seconds": seconds}));
+    print(&estimate_text(&config, &estimate))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Says how long a training takes, what was measured, and what is assumed.
+fn estimate_text(config: &Config, estimate: &TrainEstimate) -> String {
+    let [train, val, test] = estimate.images.map(|images| thousands(images as i64));
+    let epochs = config.train.epochs;
+    let most = if config.train.early_stopping.patience.is_some() { "at most " } else { "" };
+    let mut text = format!(
+        "{}: {train} images to train, {val} to validate, {test} to test; {epochs} epochs\n\
+         {most}about {} in all",
+        config.name,
+        duration(estimate.seconds(epochs))
+    );
+    let evaluated = format!("{:.0} images/s evaluated", estimate.evaluated_images_per_second);
+    let once = duration(estimate.once_seconds);
+    match estimate.train_images_per_second {
+        Some(rate) => {
+            text += &format!(
+                ": {} an epoch ({} of training, {} of validation), and {once} once (loading for \
+                 the first time, evaluation at the end)\nmeasured: {rate:.0} images/s in {} steps \
+                 of {} images, {evaluated}",
+                duration(estimate.train_seconds + estimate.val_seconds),
+                duration(estimate.train_seconds),
+                duration(estimate.val_seconds),
+                estimate.steps,
+                estimate.batch_size,
+            );
+            if let Some(rate) = estimate.first_loaded_images_per_second {
+                text += &format!(", {rate:.0} images/s loaded for the first time");
+            }
+        }
+        None => {
+            text += &format!(
+                ": the features of frozen backbones, once, if none are cached; steps on features \
+                 take little and were not measured\nmeasured: {evaluated}"
+            );
+        }
+    }
+    text + "\nassumes that nothing else runs; start-up, checkpoints and logs are not counted\n"
 }
 
 /// Loads the config; `--from` sets the weights that training starts from.

@@ -98,9 +98,6 @@ pub struct Course {
     pub best: Option<Best>,
     /// Wall time of the epochs that are done, in seconds.
     pub seconds: f64,
-    /// Wall time of the last epoch, in seconds; `None` before the first one is done, and for a
-    /// finished run.
-    pub last_seconds: Option<f64>,
     /// When the run started or resumed, or its last epoch or the run was done.
     pub updated: Option<SystemTime>,
 }
@@ -114,7 +111,6 @@ impl Course {
             epoch: records.len(),
             best: best_of(monitor, &records),
             seconds: records.iter().map(|record| record.seconds).sum(),
-            last_seconds: records.last().map(|record| record.seconds),
             updated: last_written(folder, &[METRICS_FILE, PROVENANCE_FILE, CONFIG_FILE]),
         })
     }
@@ -132,16 +128,16 @@ impl Course {
             epoch: summary.epochs,
             best,
             seconds: summary.seconds,
-            last_seconds: None,
             updated: last_written(folder, &[SUMMARY_FILE]),
         })
     }
 
-    /// Estimates the seconds until a running run has done `epochs`, if its last one is typical.
+    /// Estimates the seconds until a running run has done `epochs`, each of which takes as long as
+    /// the mean of those that are done; `None` before the first is.
     pub fn seconds_left(&self, epochs: usize, now: SystemTime) -> Option<f64> {
         let since = now.duration_since(self.updated?).unwrap_or_default().as_secs_f64();
-        let left = epochs.saturating_sub(self.epoch) as f64 * self.last_seconds?;
-        Some((left - since).max(0.0))
+        let mean = Some(self.seconds / self.epoch as f64).filter(|mean| mean.is_finite())?;
+        Some((epochs.saturating_sub(self.epoch) as f64 * mean - since).max(0.0))
     }
 }
 

@@ -117,17 +117,28 @@ impl Sweep {
 
     /// Says how many epochs of the runs successive halving will train; `None` for another search.
     pub fn forecast(&self, runs: &[&SweepRun]) -> Option<String> {
-        let Search { name, rungs, eta, .. } = &self.search;
+        let [trained, all] = self.epochs_trained(runs)?;
+        let name = self.search.name;
+        Some(format!(
+            "{name} trains {trained} of {all} epochs; with several jobs it may train some more"
+        ))
+    }
+
+    /// Returns the fraction of all epochs of the runs that the search trains; 1 for a search that
+    /// trains each run to its end.
+    pub fn fraction_trained(&self, runs: &[&SweepRun]) -> f64 {
+        self.epochs_trained(runs).map_or(1.0, |[trained, all]| trained as f64 / all.max(1) as f64)
+    }
+
+    /// Returns how many epochs of the runs successive halving trains, and how many there are.
+    fn epochs_trained(&self, runs: &[&SweepRun]) -> Option<[usize; 2]> {
+        let Search { rungs, eta, .. } = &self.search;
         let epochs = *rungs.last()?;
         let points: HashSet<&str> = runs.iter().map(|run| run.point.as_str()).collect();
         let curves = vec![vec![0.0; epochs]; points.len()];
         let trained = simulate(&curves, rungs, *eta).epochs;
         // Each point has as many runs.
-        let trained = trained * runs.len() / points.len().max(1);
-        Some(format!(
-            "{name} trains {trained} of {} epochs; with several jobs it may train some more",
-            epochs * runs.len()
-        ))
+        Some([trained * runs.len() / points.len().max(1), epochs * runs.len()])
     }
 
     /// Returns the runs of one shard. A search that compares points has all runs of a point in one

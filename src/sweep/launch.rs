@@ -254,12 +254,11 @@ impl Launch {
         let config = configs.join(format!("{}.yaml", run.name));
         // Other runs' processes write to the same folder; the claim keeps them from this file.
         remove_leftovers_of(&config);
-        let yaml = run.config.to_yaml()?;
-        write_atomic(&config, |file| Ok(file.write_all(yaml.as_bytes())?))?;
+        write_atomic(&config, |file| Ok(file.write_all(run.config.to_yaml()?.as_bytes())?))?;
         if run.config.train.tensorboard {
             link_tensorboard(&self.root, folder);
         }
-        let threads = (threads() / self.jobs.max(1)).max(1).to_string();
+        let threads = threads_per_run(self.jobs).to_string();
         let mut command = Command::new(&self.program);
         command
             .args(["train".as_ref(), config.as_os_str(), "--output".as_ref(), folder.as_os_str()])
@@ -335,18 +334,26 @@ impl Estimate {
         }
     }
 
+    /// Returns the mean seconds of the runs at the same point of the grid; `None` if none has
+    /// finished.
+    pub fn of_point(&self, run: &SweepRun) -> Option<f64> {
+        self.by_point.get(&run.point).map(|(sum, count)| sum / *count as f64)
+    }
+
     /// Returns the seconds that a run will take: the mean of those at the same point of the grid,
     /// else of all; `None` if none has finished.
     pub fn of(&self, run: &SweepRun) -> Option<f64> {
-        let (sum, count) = self.by_point.get(&run.point).unwrap_or(&self.all);
-        (*count > 0).then(|| sum / *count as f64)
+        let (sum, count) = self.all;
+        self.of_point(run).or_else(|| (count > 0).then(|| sum / count as f64))
     }
 }
 
-/// Returns the number of threads that OpenMP is set to, by default that of the machine.
-fn threads() -> usize {
+/// Returns the number of threads of each of `jobs` processes: those that OpenMP is set to, or else
+/// those of the machine, divided among them.
+pub fn threads_per_run(jobs: usize) -> usize {
     let set = env::var(NUM_THREADS).ok().and_then(|text| text.parse().ok());
-    set.unwrap_or_else(|| thread::available_parallelism().map_or(1, |threads| threads.get()))
+    let machine = || thread::available_parallelism().map_or(1, |threads| threads.get());
+    (set.unwrap_or_else(machine) / jobs.max(1)).max(1)
 }
 
 /// Returns the last error that a run printed; how it ended if it printed none.

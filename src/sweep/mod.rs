@@ -19,7 +19,7 @@ pub use config::{SweepConfig, SweepFile, json_schema, reference};
 pub use cross_validation::cross_validate;
 pub use folds::Folds;
 pub use grid::{Shard, Sweep, SweepRun};
-pub use launch::{Estimate, Event, Launch, log_of};
+pub use launch::{Estimate, Event, Launch, log_of, threads_per_run};
 pub(crate) use naming::axis_names;
 pub use results::{Point, Results, RunResult, SearchResult, collect};
 pub use search::{MedianStop, Search, SearchConfig, SearchName};

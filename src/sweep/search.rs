@@ -221,8 +221,8 @@ impl Search {
 }
 
 impl Search {
-    /// Returns whether runs are compared while they are trained.
-    pub(super) fn compares(&self) -> bool {
+    /// Returns whether runs are compared while they are trained, so that some end early.
+    pub fn compares(&self) -> bool {
         !self.rungs.is_empty() || self.median_stop.is_some()
     }
 

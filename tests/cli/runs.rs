@@ -111,3 +111,37 @@ fn five_hundred_runs_are_listed_in_seconds_and_a_damaged_one_does_not_hide_the_o
     assert!(text.contains("500 runs: 499 finished, 1 unreadable"), "{text}");
     assert!(text.contains("unreadable: 7: ") && text.contains("summary.json"), "{text}");
 }
+
+#[test]
+fn a_dry_run_of_a_training_measures_steps_and_leaves_nothing() {
+    let sandbox = Sandbox::new();
+    let cache = sandbox.path("cache");
+    let keys = ["data.cache=disk", "data.cache_dir=cache", "train.early_stopping.patience=2"];
+    let arguments = [&train_arguments("run", &keys)[..], &["--dry-run"]].concat();
+    let text = sandbox.done(&arguments);
+    assert!(
+        text.starts_with(
+            "small: 48 images to train, 16 to validate, 16 to test; 3 epochs\nat most about "
+        ),
+        "{text}"
+    );
+    for words in
+        [" an epoch (", " of validation)", " steps of 16 images", "assumes that nothing else"]
+    {
+        assert!(text.contains(words), "{text}");
+    }
+    assert!(!cache.exists() && !sandbox.path("run").exists());
+    let json = sandbox.run(&[&arguments[..], &["--log-format", "json"]].concat());
+    let errors = String::from_utf8(json.stderr).unwrap();
+    let event: Value = serde_json::from_str(errors.lines().last().unwrap()).unwrap();
+    assert_eq!(event["event"], "estimate");
+    assert!(
+        event["seconds"].as_f64().unwrap() > 0.0 && event["estimate"]["steps"].as_u64() > Some(0)
+    );
+    // What a training would refuse, it refuses.
+    sandbox.train_one_epoch("run");
+    assert!(sandbox.fails(&arguments).1.contains("holds a run already"));
+    let frozen = ["train.freeze={vit: all, mamba: all, views: 2}"];
+    let frozen = [&train_arguments("frozen", &frozen)[..], &["--dry-run"]].concat();
+    assert!(sandbox.done(&frozen).contains("the features of frozen backbones, once"));
+}

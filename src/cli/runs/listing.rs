@@ -16,7 +16,7 @@ use crate::report::text_table;
 use crate::run::{Best, Course, Overview, Status};
 
 /// The least width of the column of names.
-const MIN_NAME: usize = 16;
+const MIN_NAME: usize = 12;
 /// The maximum number of failed runs whose errors follow the list.
 const MAX_ERRORS: usize = 10;
 
@@ -141,11 +141,14 @@ pub(super) fn as_text(list: &List, width: Option<usize>, height: Option<usize>) 
         Some(room) if list.runs.len() > room => room.saturating_sub(1),
         _ => list.runs.len(),
     };
-    let mut text =
-        if shown > 0 { as_table(list, &list.runs[..shown], width) } else { String::new() };
+    let table = match shown {
+        0 => String::new(),
+        _ => as_table(list, &list.runs[..shown], width),
+    };
     let hidden = list.runs.len() - shown;
     let more = (hidden > 0).then(|| format!("… and {hidden} more"));
-    for line in more.into_iter().chain(footer) {
+    let mut text = String::new();
+    for line in table.lines().map(str::to_string).chain(more).chain(footer) {
         let line = printable(line);
         text += &width.map_or(line.clone(), |width| cut(&line, width));
         text += "\n";
@@ -161,21 +164,20 @@ fn as_table(list: &List, shown: &[Listed], width: Option<usize>) -> String {
         [only] => only.heading(),
         _ => "best",
     };
-    let rows: Vec<Vec<String>> =
+    let mut rows: Vec<Vec<String>> =
         shown.iter().map(|run| row(run, list.now, heading == "best")).collect();
-    let header = ["run", "status", "epoch", heading, "test PC", "time", "age", "differs"];
-    let rows = match width {
-        Some(width) => fitted(&header, rows, width),
-        None => rows,
-    };
+    let mut header = vec!["run", "status", "epoch", heading, "test PC", "time", "age", "differs"];
+    if let Some(width) = width {
+        fit(&mut header, &mut rows, width);
+    }
     text_table(&header, &rows, |column| matches!(column, 0 | 1 | 7))
 }
 
 fn row(listed: &Listed, now: SystemTime, names_metric: bool) -> Vec<String> {
     let differs = listed.differs.iter().map(|(key, value)| format!("{key}={value}"));
-    let best = listed.best().map(|best| match names_metric {
-        true => format!("{} {}", best.monitor.heading(), metric(best.value)),
-        false => metric(best.value),
+    let best = listed.best().map(|best| {
+        let name = if names_metric { best.monitor.heading() } else { "" };
+        format!("{name} {}", metric(best.value)).trim_start().to_string()
     });
     let run = listed.run.as_ref().ok();
     let epoch = run.map(|run| match run.epochs() {
@@ -196,23 +198,30 @@ fn row(listed: &Listed, now: SystemTime, names_metric: bool) -> Vec<String> {
     ]
 }
 
-/// Shortens the names and what differs, so that no line is wider than `width`.
-fn fitted(header: &[&str], mut rows: Vec<Vec<String>>, width: usize) -> Vec<Vec<String>> {
-    let widest = |rows: &[Vec<String>], column: usize| {
+/// Shortens the names, and what differs or omits it, to a table of this width. Names come first:
+/// those of a sweep's runs say what differs.
+fn fit(header: &mut Vec<&str>, rows: &mut [Vec<String>], width: usize) {
+    let widest = |column: usize| {
         let cells = rows.iter().map(|row| row[column].chars().count());
         cells.chain([header[column].len()]).max().unwrap_or(0)
     };
     let last = header.len() - 1;
-    let others: usize = (1..last).map(|column| widest(&rows, column) + 2).sum();
+    let others: usize = (1..last).map(|column| widest(column) + 2).sum();
     let room = width.saturating_sub(others);
-    let (name, differs) = (widest(&rows, 0), widest(&rows, last) + 2);
-    // What differs yields first, down to half of the room, then the name.
-    let name = name.min(room.saturating_sub(differs).max(room / 2).max(MIN_NAME));
-    for row in &mut rows {
+    let name = widest(0).min(room.max(MIN_NAME));
+    let differs = room.saturating_sub(name + 2);
+    let omitted = differs < header[last].len();
+    for row in rows {
         row[0] = shorten(&row[0], name);
-        row[last] = cut(&row[last], room.saturating_sub(name + 2));
+        if omitted {
+            row.pop();
+        } else {
+            row[last] = cut(&row[last], differs);
+        }
     }
-    rows
+    if omitted {
+        header.pop();
+    }
 }
 
 /// Returns the lines below the list: how many runs there are by status, and why runs failed.
@@ -261,7 +270,7 @@ mod tests {
     fn listed(name: &str, status: Status, best: Option<f64>, age: u64, now: SystemTime) -> Listed {
         let best = best.map(|value| Best { monitor: Monitor::Pc, value, epoch: 1 });
         let updated = Some(now - Duration::from_secs(age));
-        let course = Course { epoch: 1, best, seconds: 61.0, last_seconds: None, updated };
+        let course = Course { epoch: 1, best, seconds: 61.0, updated };
         let run = Overview { status, config: Vec::new(), course };
         let differs = vec![("strategy".to_string(), "cross_attention".to_string())];
         Listed { name: name.to_string(), folder: name.into(), run: Ok(run), differs }
@@ -298,11 +307,13 @@ mod tests {
         assert!(text.contains(&"long,".repeat(20)) && text.contains("strategy=cross_attention"));
         assert!(text.contains("1 min 1 s") && text.contains("2 h") && text.contains("1 d"));
         assert!(text.ends_with("4 runs: 1 pending, 1 running, 2 stopped\n"), "{text}");
-        for width in [80, 100, 200] {
+        for width in [40, 80, 100, 200] {
             let text = as_text(&list, Some(width), None);
             let widest = text.lines().map(|line| line.chars().count()).max();
             assert!(widest <= Some(width), "{text}");
         }
+        assert!(!as_text(&list, Some(80), None).contains("differs"));
+        assert!(as_text(&list, Some(200), None).contains("differs"));
         let text = as_text(&list, Some(80), Some(5));
         assert_eq!(text.lines().count(), 5, "{text}");
         assert!(text.contains("… and 2 more"), "{text}");

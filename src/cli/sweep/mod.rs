@@ -1,5 +1,6 @@
 //! `vmbeauty sweep`.
 
+mod dry_run;
 mod live_table;
 mod progress;
 mod tables;
@@ -15,8 +16,9 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use serde_json::json;
 
+use self::dry_run::list;
 use self::progress::Progress;
-use self::tables::{list, points_table};
+use self::tables::points_table;
 use super::console::{Console, ConsoleArgs};
 use super::downloads::Downloads;
 use super::output::print_result;
@@ -49,7 +51,7 @@ pub(super) struct Args {
     /// Run the runs again that have failed
     #[arg(long)]
     retry_failed: bool,
-    /// Only list the runs, and estimate how long they take
+    /// Only list the runs, and estimate how long they take from a few measured steps
     #[arg(long)]
     dry_run: bool,
     /// Print one JSON object
@@ -70,7 +72,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
     warnings.iter().for_each(|warning| console.warn(warning));
     let statuses: Vec<Status> = runs.iter().map(|run| run.status(&root)).collect::<Result<_>>()?;
     if args.dry_run {
-        return list(args, &sweep, &runs, &statuses);
+        return list(args, &root, &sweep, (&runs, &statuses));
     }
     fs::create_dir_all(&root)
         .with_context(|| format!("cannot create the folder {}", root.display()))?;
@@ -95,7 +97,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
             stop.check()
         })?;
     }
-    let progress = Progress::new(args, &root, &runs, &statuses, stop);
+    let progress = Progress::new(args, &root, (&runs, &statuses), &sweep.search, stop);
     follow(&launch, &runs, &sweep.search, progress)?;
     let results = collect(&sweep, &root)?;
     print_result(args.json, &results, || points_table(&results))?;
@@ -152,9 +154,11 @@ fn follow(launch: &Launch, runs: &[&SweepRun], search: &Search, progress: Progre
 /// Returns the command of this process as a shell takes it.
 fn own_command(arguments: impl Iterator<Item = String>) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "_-+=./,:@%".contains(c);
-    let quoted = |argument: String| match argument.chars().all(plain) && !argument.is_empty() {
-        true => argument,
-        false => format!("'{}'", argument.replace('\'', r"'\''")),
+    let quoted = |argument: String| {
+        if !argument.is_empty() && argument.chars().all(plain) {
+            return argument;
+        }
+        format!("'{}'", argument.replace('\'', r"'\''"))
     };
     let arguments = arguments.skip(1).map(quoted);
     ["vmbeauty".to_string()].into_iter().chain(arguments).collect::<Vec<_>>().join(" ")

@@ -10,10 +10,13 @@ use serde_json::json;
 use super::Args;
 use super::live_table::{Row, lines};
 use crate::cli::console::Console;
-use crate::cli::output::{duration, metric};
+use crate::cli::output::{cut, duration, metric};
 use crate::run::{Course, Status};
-use crate::sweep::{Estimate, Event, SweepRun, log_of};
+use crate::sweep::{Estimate, Event, Search, SweepRun, log_of};
 use crate::train::Stop;
+
+/// Maximum length of a reason of a failure, in characters; the log has all of it.
+const MAX_REASON: usize = 200;
 
 /// Reports the progress of a sweep.
 pub(super) struct Progress {
@@ -28,6 +31,8 @@ pub(super) struct Progress {
     /// The runs under way, in the order of their start.
     active: Vec<Active>,
     jobs: usize,
+    /// How exact the time left is: runs may end early.
+    about: &'static str,
     stop: Stop,
     /// When the last milestones were written.
     milestones: Instant,
@@ -78,11 +83,14 @@ impl Progress {
     pub(super) fn new(
         args: &Args,
         root: &Path,
-        runs: &[&SweepRun],
-        statuses: &[Status],
+        (runs, statuses): (&[&SweepRun], &[Status]),
+        search: &Search,
         stop: Stop,
     ) -> Self {
+        let patient = |run: &&SweepRun| run.config.train.early_stopping.patience.is_some();
+        let ends_early = search.compares() || runs.iter().any(patient);
         let mut progress = Self {
+            about: if ends_early { "at most" } else { "about" },
             root: root.to_path_buf(),
             total: runs.len(),
             counts: Counts::default(),
@@ -156,7 +164,7 @@ impl Progress {
             }
             Event::Failed(run, failure) => {
                 self.counts.failed += 1;
-                let error = failure.error.lines().next().unwrap_or_default();
+                let error = cut(failure.error.lines().next().unwrap_or_default(), MAX_REASON);
                 let log = log_of(run, &self.root);
                 (run, "failed", format!("FAILED: {error} (log: {})", log.display()))
             }
@@ -167,7 +175,7 @@ impl Progress {
             }
             Event::Stopped(run) => {
                 self.counts.stopped += 1;
-                (run, "stopped", "stopped; run the sweep again to resume it".to_string())
+                (run, "stopped", "stopped with a checkpoint".to_string())
             }
             Event::Running(run) => {
                 self.counts.skipped += 1;
@@ -181,7 +189,7 @@ impl Progress {
         self.waiting.retain(|waiting| waiting.name != run.name);
         self.log_event(run, status, &text);
         // The table has the time left.
-        let left = if self.is_live() { String::new() } else { self.time_left("  (about ", ")") };
+        let left = if self.is_live() { String::new() } else { self.time_left("  (", ")") };
         self.line(run, &format!("{text}{took}{left}"));
         self.refresh();
     }
@@ -274,7 +282,7 @@ impl Progress {
         let (height, width) = console::Term::stderr().size();
         let lines = lines(rows, width.into(), height.into());
         while self.rows.len() > lines.len() {
-            self.rows.pop().iter().for_each(ProgressBar::finish_and_clear);
+            self.rows.pop().iter().for_each(|row| self.table.remove(row));
         }
         while self.rows.len() < lines.len() {
             let bar = ProgressBar::new(1).with_style(style());
@@ -309,7 +317,7 @@ impl Progress {
             self.active.len(),
             self.waiting.len(),
             match self.stop.signal() {
-                0 => self.time_left("; about ", ""),
+                0 => self.time_left("; ", ""),
                 _ => "; stopping after the current steps, with checkpoints".to_string(),
             }
         )
@@ -366,13 +374,15 @@ impl Progress {
     fn time_left(&self, before: &str, after: &str) -> String {
         let is_left = !(self.waiting.is_empty() && self.active.is_empty());
         let left = self.seconds_left().filter(|_| is_left);
-        left.map(|left| format!("{before}{} left{after}", duration(left))).unwrap_or_default()
+        let left =
+            left.map(|left| format!("{before}{} {} left{after}", self.about, duration(left)));
+        left.unwrap_or_default()
     }
 }
 
 impl Drop for Progress {
     fn drop(&mut self) {
-        self.rows.iter().for_each(ProgressBar::finish_and_clear);
+        self.rows.iter().for_each(|row| self.table.remove(row));
         self.console.bar().finish_and_clear();
     }
 }

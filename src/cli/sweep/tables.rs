@@ -1,72 +1,8 @@
-//! Tables of a sweep: its runs, and the ranked points.
+//! The table of the ranked points of a sweep.
 
-use std::process::ExitCode;
-
-use anyhow::Result;
-use serde_json::json;
-
-use super::Args;
-use crate::cli::output::{duration, interval, metric, print, print_json, table, thousands};
+use crate::cli::output::{interval, metric, table, thousands};
 use crate::eval::metrics::Metric;
-use crate::run::Status;
-use crate::sweep::{Estimate, Point, Results, Sweep, SweepRun};
-
-/// Lists the runs with their status, and estimates the time of those that are left.
-pub(super) fn list(
-    args: &Args,
-    sweep: &Sweep,
-    runs: &[&SweepRun],
-    statuses: &[Status],
-) -> Result<ExitCode> {
-    let mut estimate = Estimate::default();
-    for (run, summary) in runs.iter().zip(statuses.iter().map(Status::summary)) {
-        summary.into_iter().for_each(|summary| estimate.add(run, summary.seconds));
-    }
-    let is_left = |status: &Status| match status {
-        Status::Finished(_) | Status::Paused(_) => false,
-        Status::Failed(_) => args.retry_failed,
-        Status::Pending | Status::Stopped | Status::Running => true,
-    };
-    let seconds = |run: &SweepRun, status: &Status| match status {
-        Status::Finished(summary) => Some(summary.seconds),
-        _ => estimate.of(run),
-    };
-    let both = || runs.iter().zip(statuses);
-    let left: Vec<_> = both().filter(|(_, status)| is_left(status)).collect();
-    let total: Option<f64> = left.iter().map(|(run, _)| estimate.of(run)).sum();
-    let total = total.map(|seconds| seconds / f64::from(args.jobs));
-    if args.json {
-        let run = |(run, status): (&&SweepRun, &Status)| {
-            let seconds = seconds(run, status);
-            json!({"name": run.name, "status": status.name(), "seconds": seconds})
-        };
-        let runs: Vec<_> = both().map(run).collect();
-        print_json(&json!({"runs": runs, "left": left.len(), "seconds_left": total}))?;
-        return Ok(ExitCode::SUCCESS);
-    }
-    let rows = both().map(|(run, status)| {
-        let about = if status.summary().is_some() { "" } else { "about " };
-        let seconds = seconds(run, status).map(|seconds| format!("{about}{}", duration(seconds)));
-        [run.name.clone(), status.name().to_string(), seconds.unwrap_or_default()]
-    });
-    let time = match total {
-        _ if left.is_empty() => String::new(),
-        Some(total) => format!(
-            ": about {} with --jobs {}, estimated from the finished runs",
-            duration(total),
-            args.jobs
-        ),
-        None => "; no run has finished yet to estimate the time from".to_string(),
-    };
-    print(&format!(
-        "{}{} of {} runs are left{time}\n{}",
-        table(&["run", "status", "time"], rows),
-        left.len(),
-        runs.len(),
-        sweep.forecast(runs).map_or(String::new(), |forecast| format!("{forecast}\n"))
-    ))?;
-    Ok(ExitCode::SUCCESS)
-}
+use crate::sweep::{Point, Results};
 
 /// Formats the points, the best first, with p of the differences from the best.
 pub(super) fn points_table(results: &Results) -> String {
