@@ -52,16 +52,23 @@ impl Status {
         Ok(pause.map_or(Self::Stopped, Self::Paused))
     }
 
-    /// Returns `pending`, `stopped`, `paused`, `running`, `failed` or `finished`.
+    /// Returns `pending`, `stopped`, `paused`, `stopped by median rule`, `running`, `failed` or
+    /// `finished`.
     pub fn name(&self) -> &'static str {
         match self {
             Self::Pending => "pending",
             Self::Stopped => "stopped",
-            Self::Paused(_) => "paused",
+            Self::Paused(Pause { rule: PauseRule::Rung, .. }) => "paused",
+            Self::Paused(Pause { rule: PauseRule::Median, .. }) => "stopped by median rule",
             Self::Running => "running",
             Self::Failed(_) => "failed",
             Self::Finished(_) => "finished",
         }
+    }
+
+    /// Returns whether the search of a sweep has stopped the run.
+    pub fn is_paused(&self) -> bool {
+        matches!(self, Self::Paused(_))
     }
 
     /// Returns the summary of a finished run.

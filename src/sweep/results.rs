@@ -56,7 +56,7 @@ pub struct RunResult {
     pub seed: u64,
     /// The fold's name in `data.split`, where the sweep has folds.
     pub fold: Option<String>,
-    /// `pending`, `stopped`, `paused`, `running`, `failed` or `finished`.
+    /// `pending`, `stopped`, `paused`, `stopped by median rule`, `running`, `failed` or `finished`.
     pub status: String,
     /// Number of epochs trained.
     pub epochs: usize,
@@ -118,7 +118,7 @@ pub fn collect(sweep: &Sweep, root: &Path) -> Result<Results> {
     let runs = sweep.runs.iter().zip(&statuses);
     let runs = runs.map(|(run, status)| run_result(sweep, run, status, root));
     let runs = runs.collect::<Result<Vec<_>>>()?;
-    let count = |status: &str| runs.iter().filter(|run| run.status == status).count();
+    let count = |is: fn(&Status) -> bool| statuses.iter().filter(|status| is(status)).count();
     let results = Results {
         name: sweep.name.clone(),
         axes: sweep.axes.clone(),
@@ -126,8 +126,8 @@ pub fn collect(sweep: &Sweep, root: &Path) -> Result<Results> {
             search: sweep.search.clone(),
             epochs: runs.iter().map(|run| run.epochs).sum(),
             all_epochs: sweep.runs.iter().map(|run| run.config.train.epochs).sum(),
-            finished: count("finished"),
-            paused: count("paused"),
+            finished: count(|status| status.summary().is_some()),
+            paused: count(Status::is_paused),
         },
         runs,
         points,
@@ -204,7 +204,7 @@ fn rank_points(
         }
         by_point[index].1.entry(run.config.seed).or_default().push((run, status));
     }
-    let is_paused = |(_, status): &(_, &Status)| matches!(status, Status::Paused(_));
+    let is_paused = |(_, status): &(_, &Status)| status.is_paused();
     by_point.retain(|(_, by_seed)| !by_seed.values().flatten().any(is_paused));
     let mut candidates = Vec::new();
     for (first, by_seed) in &by_point {

@@ -203,12 +203,18 @@ search: {name: grid, metric: train_loss, median_stop: {margin: 0.05, min_epochs:
     );
     let results = sandbox.json(&[&RUN[..], &["out", "--json"]].concat());
     let last = run_named(&results, "lr=1e-9");
-    assert_eq!(last["status"], "paused", "{last}");
+    assert_eq!(last["status"], "stopped by median rule", "{last}");
     let ended = last["ended"].as_str().unwrap();
     assert!(ended.starts_with("stopped by the median rule after epoch "), "{ended}");
     assert!(ended.contains(": training loss ") && ended.contains(", median "), "{ended}");
     assert!((5..40).contains(&last["epochs"].as_u64().unwrap()), "{last}");
     assert_eq!(results["points"].as_array().unwrap().len(), 3);
+    assert_eq!(
+        (&results["search"]["paused"], &results["search"]["finished"]),
+        (&1.into(), &3.into())
+    );
+    let listed = sandbox.done(&["runs", "out"]);
+    assert!(listed.contains("stopped by median rule"), "{listed}");
     // It stays stopped, and is trained to the end without the rule.
     let again = sandbox.json(&[&RUN[..], &["out", "--json"]].concat());
     assert_eq!(run_named(&again, "lr=1e-9"), last);
