@@ -35,7 +35,7 @@ const COSTLESS: [&str; 19] = [
 ];
 
 /// Estimates of the runs of a sweep.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct RunsEstimate {
     /// Of each run, in order: the estimate of its configuration, and the factor of its time.
     runs: Vec<(usize, f64)>,

@@ -36,8 +36,11 @@ pub(super) fn sort(arguments: &[PathBuf]) -> Result<(Vec<PathBuf>, Vec<PathBuf>)
         ensure!(!images.is_empty(), WrongUsage(wrong.to_string()));
         return Ok((runs, images));
     };
-    let error = weights_of(first).err().map(|error| format!(": {error:#}")).unwrap_or_default();
-    bail!(WrongUsage(format!("a run is missing{error}")))
+    let reason = match weights_of(first) {
+        Err(error) if first.is_dir() => format!("{error:#}"),
+        _ => "name a run directory, or a weights file in one".to_string(),
+    };
+    bail!(WrongUsage(format!("a run is missing: {reason}")))
 }
 
 /// Returns the files that arguments name: files, the images of folders and of their subfolders, and

@@ -19,6 +19,7 @@ use serde::Serialize;
 
 use super::predictions::Predictions;
 use super::statistics::Interval;
+use crate::data::single;
 
 /// Calibration images of models that were trained on none of them.
 #[derive(Debug, Clone)]
@@ -47,12 +48,15 @@ impl Conformal {
     pub fn new(sets: Vec<CalibrationSet>, level: f64) -> Result<Self> {
         ensure!(0.0 < level && level < 1.0, "the level must be between 0 and 1, is {level}");
         let residuals = || sets.iter().flat_map(|set| &set.residuals);
-        ensure!(residuals().all(|r| r.is_finite()), "a validation prediction is not finite");
+        ensure!(
+            residuals().all(|r| r.is_finite()),
+            "a prediction for a calibration image is not finite"
+        );
         let images = residuals().count();
         let Some(rank) = rank(images, level) else {
             bail!(
-                "an interval of level {level} needs {} validation images, there are {images}: the \
-                 interval would be infinite; ask for a lower level, or validate on more images",
+                "an interval of level {level} needs {} images to calibrate on, there are {images}: it \
+                 would be infinite; ask for a lower level, or hold out more images",
                 images_needed(level)
             );
         };
@@ -86,7 +90,7 @@ impl Conformal {
             }
             *ends.select_nth_unstable_by(self.rank - 1, f64::total_cmp).1
         };
-        Interval { lo: -ends(-1.0), hi: ends(1.0) }
+        Interval { lo: single(-ends(-1.0)), hi: single(ends(1.0)) }
     }
 }
 
@@ -120,7 +124,7 @@ impl Conformal {
         Coverage {
             level: self.level,
             coverage: covered as f64 / images,
-            mean_width: width / images,
+            mean_width: single(width / images),
             method: self.method(),
             calibration_images: self.images,
         }
@@ -165,7 +169,7 @@ mod tests {
             let of = |n: usize| Conformal::new(single(vec![1.0; n]), level);
             assert!(of(needed).is_ok(), "{level}");
             let error = of(needed - 1).unwrap_err().to_string();
-            assert!(error.contains(&format!("needs {needed} validation images")), "{error}");
+            assert!(error.contains(&format!("needs {needed} images to calibrate on")), "{error}");
             assert!(error.contains("infinite"), "{error}");
         }
         assert!(Conformal::new(single(vec![f64::NAN; 20]), 0.9).is_err());

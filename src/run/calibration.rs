@@ -99,6 +99,11 @@ fn fold_sets(runs: &[Run], folders: &[PathBuf], other: usize) -> Result<Vec<Cali
             None => folds.push(vec![run]),
         }
     }
+    ensure!(
+        folds.len() > 1,
+        "{neither} have others, and share their test images: set data.seed when several seeds \
+         are trained on one data set, so that they share all splits"
+    );
     let mut seen = HashSet::new();
     for fold in &folds {
         let images: HashSet<&String> = tests[fold[0]].images.iter().collect();

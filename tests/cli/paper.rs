@@ -4,6 +4,7 @@ use std::fmt::Write;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use serde_json::Value;
 use serde_yaml::Value as Yaml;
 use vm_beautynet::data::synthetic::{FaceSeed, rated_score, render};
 
@@ -86,6 +87,7 @@ fn each_table_of_the_paper_lists_its_runs() {
         let file = sweep_file(name);
         let listed = sandbox.json(&["sweep", file.to_str().unwrap(), "--dry-run", "--json"]);
         assert_eq!(listed["runs"].as_array().unwrap().len(), runs, "{name}");
+        assert_eq!((&listed["left"], &listed["seconds_left"]), (&runs.into(), &Value::Null));
         let readme = fs::read_to_string(project("experiments/paper/README.md")).unwrap();
         assert!(readme.contains(&format!("| [{name}.yaml]({name}.yaml) | {runs} |")), "{name}");
     }

@@ -137,7 +137,8 @@ fn arguments_that_name_no_run_or_no_image_are_wrong_usage() {
     fs::create_dir(sandbox.path("empty")).unwrap();
     for (arguments, words) in [
         (&["predict", "run"][..], "images are missing"),
-        (&["predict", "face.png"], "a run is missing"),
+        (&["predict", "face.png"], "a run is missing: name a run directory"),
+        (&["predict", "empty", "face.png"], "a run is missing: empty is no run directory"),
         (&["predict", "run", "runn", "face.png"], "runn does not exist"),
         (&["predict", "run", "face.png", "--interval", "90"], "for example 0.9"),
         (&["evaluate", "run", "--split", "val", "--interval", "0.9"], "--split test"),
@@ -168,6 +169,17 @@ fn residuals(sandbox: &Sandbox, files: &[&str]) -> Vec<f64> {
     residuals
 }
 
+/// Writes a table whose test images are fixed; its validation images follow the seed.
+fn write_csv(sandbox: &Sandbox) {
+    let mut table = "image,score,split\n".to_string();
+    for index in 0..30 {
+        image(&sandbox.path(&format!("{index}.png")), index * 8);
+        let split = if index % 3 == 0 { "test" } else { "train" };
+        table += &format!("{index}.png,{},{split}\n", 1 + index % 5);
+    }
+    fs::write(sandbox.path("faces.csv"), table).unwrap();
+}
+
 #[test]
 fn an_interval_is_as_wide_as_the_residual_of_its_rank_on_the_shared_validation_images() {
     let sandbox = Sandbox::new();
@@ -191,7 +203,10 @@ fn an_interval_is_as_wide_as_the_residual_of_its_rank_on_the_shared_validation_i
         assert!(close(number(row, "score") - number(row, "lower"), half), "{row}");
     }
     let (code, error) = sandbox.fails(&["predict", "a", "face.png", "--interval", "0.99"]);
-    assert!(code == 1 && error.contains("needs 99 validation images, there are 30"), "{error}");
+    assert!(
+        code == 1 && error.contains("needs 99 images to calibrate on, there are 30"),
+        "{error}"
+    );
     let last = ["predict", "a/last.safetensors", "face.png", "--interval", "0.5"];
     let (_, error) = sandbox.fails(&last);
     assert!(error.contains("name its run directory"), "{error}");
@@ -199,6 +214,13 @@ fn an_interval_is_as_wide_as_the_residual_of_its_rank_on_the_shared_validation_i
     train(&sandbox, "c", &["data.seed=9"]);
     let (_, error) = sandbox.fails(&["predict", "a", "c", "face.png", "--interval", "0.5"]);
     assert!(error.contains("share their validation images") && error.contains("data."), "{error}");
+    // Shared test images are no folds, and calibrate nothing.
+    for (run, seed) in [("d", "seed=1"), ("e", "seed=2")] {
+        write_csv(&sandbox);
+        train(&sandbox, run, &[seed, "data.dataset=csv", "data.root=faces.csv"]);
+    }
+    let (_, error) = sandbox.fails(&["evaluate", "d", "e", "--interval", "0.5"]);
+    assert!(error.contains("share their test images: set data.seed"), "{error}");
     // The interval's coverage of the test images.
     let evaluated = sandbox.json(&["evaluate", "a", "b", "--interval", "0.8", "--json"]);
     let test = residuals(&sandbox, &["a/predictions_test.csv", "b/predictions_test.csv"]);

@@ -1,5 +1,6 @@
 //! `vmbeauty predict`.
 
+mod progress;
 mod rows;
 
 use std::collections::HashSet;
@@ -9,16 +10,14 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail, ensure};
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
+use self::progress::Progress;
 use self::rows::{Format, Row, RowWriter};
-use super::inputs::{Unread, image_paths, none_readable, sort};
+use super::inputs::{image_paths, none_readable, sort};
 use super::output::say;
 use crate::eval::conformal::Conformal;
 use crate::files::write_atomic;
 use crate::run::{Ensemble, Run, Score, calibrate};
-
-const BAR: &str = "{bar:30} {pos}/{len} images  {per_sec}  eta {eta}";
 
 /// Predict the rating of images
 ///
@@ -127,21 +126,23 @@ impl Prediction<'_> {
     fn write(&self, files: Vec<PathBuf>, out: &mut dyn Write) -> Result<usize> {
         let format = self.format();
         let mut rows = RowWriter::new(out, format, &self.runs, self.interval.as_ref())?;
-        let (found, bar) = (files.len(), self.progress(format, files.len()));
+        // A bar on the terminal that rows are written to would be among them.
+        let rows_shown = self.args.output.is_none() && format != Format::Table;
+        let shown = !self.args.quiet && !(rows_shown && io::stdout().is_terminal());
+        let mut progress = Progress::new(files.len(), shown);
         let names = files.clone();
-        let mut unread = Unread::default();
         self.ensemble.predict(files, &mut |file, score| {
             let name = names.get(file).context("internal: there is no such file")?;
             if let Err(error) = &score {
-                bar.suspend(|| unread.add(name, error));
+                progress.unread(name, error);
             }
             rows.add(self.row(name, score))?;
-            bar.inc(1);
+            progress.advance();
             Ok(())
         })?;
-        bar.finish_and_clear();
+        let scored = progress.finish();
         rows.finish()?;
-        Ok(found - unread.finish(found))
+        Ok(scored)
     }
 
     fn row(&self, file: &Path, score: Result<Score>) -> Row {
@@ -175,18 +176,5 @@ impl Prediction<'_> {
             Some("jsonl") => Format::Jsonl,
             _ => Format::Table,
         })
-    }
-
-    /// Returns a bar on stderr, if it is a terminal to which no rows are written meanwhile.
-    fn progress(&self, format: Format, files: usize) -> ProgressBar {
-        let rows = self.args.output.is_none() && format != Format::Table;
-        let hidden = self.args.quiet || files < 2 || rows && io::stdout().is_terminal();
-        let target =
-            if hidden { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() };
-        let bar = ProgressBar::with_draw_target(Some(files as u64), target);
-        match ProgressStyle::with_template(BAR) {
-            Ok(style) => bar.with_style(style),
-            Err(_) => bar,
-        }
     }
 }

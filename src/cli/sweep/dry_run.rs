@@ -22,7 +22,8 @@ struct Listed<'a> {
 }
 
 /// Lists the runs with their status, and estimates the time of those that are left: from finished
-/// runs of the same point, else from a few measured steps of each configuration.
+/// runs of the same point, else from a few measured steps of each configuration. What cannot be
+/// measured, as without the dataset, is listed without a time.
 pub(super) fn list(
     args: &Args,
     root: &Path,
@@ -42,7 +43,7 @@ pub(super) fn list(
     let unknown =
         both().filter(|(run, status)| is_left(status) && finished.of_point(run).is_none());
     let unknown: Vec<&SweepRun> = unknown.map(|(run, _)| run).collect();
-    let measured = measure(args, &unknown)?;
+    let measured = measure(args, &unknown);
     let mut unknown = 0..;
     let mut listed = Vec::new();
     for (run, status) in both() {
@@ -57,11 +58,12 @@ pub(super) fn list(
         };
         listed.push(Listed { run, status, is_left, seconds });
     }
-    let left: Vec<f64> =
-        listed.iter().filter(|run| run.is_left).filter_map(|run| run.seconds).collect();
-    let longest = left.iter().copied().fold(0.0, f64::max);
-    let trained = left.iter().sum::<f64>() * sweep.fraction_trained(runs);
-    let total = (trained / f64::from(args.jobs)).max(longest);
+    let left: Vec<Option<f64>> =
+        listed.iter().filter(|run| run.is_left).map(|run| run.seconds).collect();
+    let longest = left.iter().flatten().copied().fold(0.0, f64::max);
+    let trained = left.iter().copied().sum::<Option<f64>>();
+    let trained = trained.map(|seconds| seconds * sweep.fraction_trained(runs));
+    let total = trained.map(|seconds| (seconds / f64::from(args.jobs)).max(longest));
     if args.json {
         let run = |listed: &Listed| {
             let status = listed.status.name();
@@ -82,22 +84,27 @@ pub(super) fn list(
         [listed.run.name.clone(), listed.status.name().to_string(), time.unwrap_or_default()]
     });
     let count = format!("{} of {} runs are left", left.len(), runs.len());
-    let time = match left.len() {
-        0 => String::new(),
-        _ => format!(": about {} with --jobs {}", duration(total), args.jobs),
+    let time = match total {
+        _ if left.is_empty() => String::new(),
+        Some(total) => format!(": about {} with --jobs {}", duration(total), args.jobs),
+        None => "; how long they take is not known".to_string(),
     };
     let table = table(&["run", "status", "time"], rows);
     let forecast = sweep.forecast(runs).map_or(String::new(), |forecast| format!("{forecast}\n"));
-    let basis = basis(&listed, &measured, &sweep.search);
+    let basis = total.map(|_| basis(&listed, &measured, &sweep.search)).unwrap_or_default();
     print(&format!("{table}{count}{time}\n{forecast}{basis}"))?;
     Ok(ExitCode::SUCCESS)
 }
 
-fn measure(args: &Args, runs: &[&SweepRun]) -> Result<RunsEstimate> {
+fn measure(args: &Args, runs: &[&SweepRun]) -> RunsEstimate {
     let console = Console::from(args.console);
     let threads = threads_per_run(args.jobs.into());
     estimate_runs(runs, threads, &mut |name, number, total| {
         console.info(&format!("measuring configuration {number} of {total}: {name}"));
+    })
+    .unwrap_or_else(|error| {
+        console.warn(&format!("the time is not estimated: {error:#}"));
+        RunsEstimate::default()
     })
 }
 
