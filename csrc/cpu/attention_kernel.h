@@ -7,8 +7,7 @@
 // weights again.
 #pragma once
 
-#include "kernels.h"
-#include "rows.h"
+#include "gemm_kernel.h"
 
 namespace {
 
@@ -17,8 +16,8 @@ using namespace vmb;
 template <class T, int W>
 struct Attention {
   using V = Vec<T, W>;
-  // Rows and vectors of a tile of a product, whose sums stay in registers.
-  static constexpr int kRows = W == 16 ? 6 : 4, kVectors = W == 16 ? 4 : 2;
+  using Gemm = ::Gemm<T, W>;
+  static constexpr int kRows = Gemm::kRows;
   // Queries of a block.
   static constexpr int64_t kQueries = 8 * kRows;
 
@@ -57,51 +56,17 @@ struct Attention {
     return Workspace(nullptr, size, backward).end - static_cast<char*>(nullptr);
   }
 
-  // A tile of `multiply` of C vectors.
-  template <int C>
-  static void multiply_tile(int64_t inner, const T* a, int64_t a_row, int64_t a_step, const T* b,
-                            int64_t b_step, T* c, int64_t c_row, bool add) {
-    V sums[kRows][C];
-#pragma GCC unroll 8
-    for (int r = 0; r < kRows; ++r)
-#pragma GCC unroll 8
-      for (int i = 0; i < C; ++i) sums[r][i] = add ? load<V>(c + r * c_row + i * W) : V{};
-    for (int64_t p = 0; p < inner; ++p) {
-      V right[C];
-#pragma GCC unroll 8
-      for (int i = 0; i < C; ++i) right[i] = load<V>(b + p * b_step + i * W);
-#pragma GCC unroll 8
-      for (int r = 0; r < kRows; ++r) {
-        const T left = a[r * a_row + p * a_step];
-#pragma GCC unroll 8
-        for (int i = 0; i < C; ++i) sums[r][i] += left * right[i];
-      }
-    }
-#pragma GCC unroll 8
-    for (int r = 0; r < kRows; ++r)
-#pragma GCC unroll 8
-      for (int i = 0; i < C; ++i) store<V>(c + r * c_row + i * W, sums[r][i]);
-  }
-
   // c = a b, or c += a b, for a (rows, inner) in any strides, b (inner, columns) and c (rows,
   // columns) in rows of columns. rows is a multiple of kRows, columns of W.
   static void multiply(int64_t rows, int64_t columns, int64_t inner, const T* a, int64_t a_row,
                        int64_t a_step, const T* b, T* c, bool add = false) {
-    for (int64_t j = 0; j < columns; j += kVectors * W)
+    for (int64_t j = 0; j < columns; j += Gemm::kPanel)
       for (int64_t i = 0; i < rows; i += kRows) {
-        const auto tile = [&](auto vectors) {
-          multiply_tile<vectors>(inner, a + i * a_row, a_row, a_step, b + j, columns,
-                                 c + i * columns + j, columns, add);
-        };
-        const int64_t left = (columns - j) / W;
-        if (left >= kVectors)
-          tile(std::integral_constant<int, kVectors>());
-        else if (left == 3)
-          tile(std::integral_constant<int, 3>());
-        else if (left == 2)
-          tile(std::integral_constant<int, 2>());
-        else
-          tile(std::integral_constant<int, 1>());
+        T* const to = c + i * columns + j;
+        Gemm::for_vectors((columns - j) / W, [&](auto vectors) {
+          Gemm::template tile<kRows, vectors>(inner, a + i * a_row, a_row, a_step, b + j, columns,
+                                              add ? to : nullptr, columns, to, columns, W);
+        });
       }
   }
 
@@ -110,13 +75,9 @@ struct Attention {
     const int64_t width = whole(size.width, W);
     for (int64_t t = 0; t < size.length; ++t)
       for (int64_t j = 0; j < width; j += W)
-        store<V>(rows + t * width + j, scale * some(from + t * apart + j, size.width - j));
+        store<V>(rows + t * width + j, scale * Gemm::some(from + t * apart + j, size.width - j));
     for (int64_t i = size.length * width; i < whole(size.length, kQueries) * width; i += W)
       store<V>(rows + i, V{});
-  }
-
-  static V some(const T* from, int64_t left) {
-    return left >= W ? load<V>(from) : load_first<V>(from, static_cast<int>(left));
   }
 
   static void unpack(const T* rows, int64_t count, int64_t width, T* to, int64_t apart, T scale) {
@@ -139,7 +100,7 @@ struct Attention {
         V block[W];
         for (int t = 0; t < W; ++t)
           block[t] = first + t < size.length
-                         ? some(from + (first + t) * apart + j, size.width - j)
+                         ? Gemm::some(from + (first + t) * apart + j, size.width - j)
                          : V{};
         transpose<W / 2, T, W>(block);
         for (int c = 0; c < W; ++c) store<V>(columns + (j + c) * keys + first, block[c]);
@@ -276,7 +237,7 @@ struct Attention {
 
   static T dot(const T* a, const T* b, int64_t count) {
     V sum{};
-    for (int64_t j = 0; j < count; j += W) sum += some(a + j, count - j) * some(b + j, count - j);
+    for (int64_t j = 0; j < count; j += W) sum += Gemm::some(a + j, count - j) * Gemm::some(b + j, count - j);
     return lane_sum<V>(sum);
   }
 };

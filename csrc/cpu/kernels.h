@@ -138,6 +138,24 @@ struct NormBackwardArgs {
   T *dweight, *dbias;      // (item, dim): partial sums; null without a bias
 };
 
+// A matrix product: c = a b + bias, or c += a b. Work items are panels of gemm_columns columns.
+struct GemmSizes {
+  int64_t rows, columns, inner;
+};
+
+template <class T>
+struct GemmArgs {
+  GemmSizes size;
+  const T* a;  // (rows, inner), any strides
+  int64_t a_row, a_step;
+  const T* b;  // (inner, columns); one of the strides is 1
+  int64_t b_step, b_column;
+  const T* bias;  // (columns) or null
+  T* c;           // (rows, columns), columns adjacent
+  int64_t c_row;
+  bool add;  // to what `c` holds
+};
+
 // Softmax attention: out = softmax(scale q k^T) v. Work items are the heads of the images.
 struct AttentionSizes {
   int64_t batch, heads, length, width;  // width of a head
@@ -173,6 +191,9 @@ struct KernelTable {
   void (*conv_backward)(const ConvBackwardArgs<T>&, int64_t begin, int64_t end, void* workspace);
   void (*norm_forward)(const NormForwardArgs<T>&, int64_t begin, int64_t end);
   void (*norm_backward)(const NormBackwardArgs<T>&, int64_t begin, int64_t end);
+  int64_t gemm_columns;
+  int64_t (*gemm_workspace)(const GemmSizes&);
+  void (*gemm)(const GemmArgs<T>&, int64_t begin, int64_t end, void* workspace);
   int64_t (*attention_workspace)(const AttentionSizes&, bool backward);
   void (*attention_forward)(const AttentionForwardArgs<T>&, int64_t begin, int64_t end,
                             void* workspace);

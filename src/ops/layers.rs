@@ -9,8 +9,8 @@ use super::ffi;
 /// Computes `x · weightᵀ + bias` over the last dimension: x `(…, inputs)`, weight
 /// `(outputs, inputs)`, bias `(outputs)`.
 ///
-/// It is libtorch's linear layer, except that oneDNN computes float32 on the CPU where the
-/// processor has AVX-512 and libtorch's MKL does not use it. It is differentiable once there.
+/// It is libtorch's linear layer, except for float32 on a CPU that has AVX-512 where libtorch's MKL
+/// does not use it: our kernels do. It is differentiable once there.
 pub fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Tensor {
     let (x_, weight_, bias_) = (ffi::pointer(x), ffi::pointer(weight), ffi::optional_pointer(bias));
     // SAFETY: the tensors are borrowed for the call.

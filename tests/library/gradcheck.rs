@@ -3,7 +3,7 @@
 use tch::{Device, Kind, Tensor};
 
 /// Checks the gradients of every element of the leaves, which are float64 and contiguous.
-pub fn assert_gradients_are_finite_differences(leaves: &[Tensor], f: impl Fn() -> Tensor) {
+pub(crate) fn assert_gradients_are_finite_differences(leaves: &[Tensor], f: impl Fn() -> Tensor) {
     let out = f();
     let weights = Tensor::arange(out.numel() as i64, (Kind::Double, Device::Cpu)).cos();
     let gradients = Tensor::run_backward(&[out.reshape([-1]).dot(&weights)], leaves, false, false);

@@ -30,8 +30,16 @@ fn assert_close(found: &[Tensor], expected: &[Tensor]) {
 fn a_linear_layer_and_its_gradients_are_libtorchs_for_any_size_layout_and_bias() {
     let _alone = alone_with_the_generator();
     tch::manual_seed(1);
-    // Products below and above the size from which on oneDNN may multiply.
-    for (batch, length, inputs, outputs) in [(2, 3, 5, 7), (3, 65, 96, 192), (1, 197, 384, 44)] {
+    // Too few rows for our product, and whole and partial tiles, panels and vectors of it.
+    let sizes = [
+        (2, 3, 5, 7),
+        (3, 65, 96, 192),
+        (1, 197, 384, 44),
+        (2, 5, 33, 70),
+        (1, 9, 3, 1),
+        (1, 8, 1, 17),
+    ];
+    for (batch, length, inputs, outputs) in sizes {
         let (weight, bias) = (leaf(&[outputs, inputs]), leaf(&[outputs]));
         let dense = leaf(&[batch, length, inputs]);
         let wide = leaf(&[batch, length, 2 * inputs]);
