@@ -8,6 +8,7 @@ use super::breakdown::{Breakdown, by_group, by_score};
 use super::compare::{TwoModels, compare};
 use super::explained::{self, ExplainedImage};
 use super::models::{Model, group};
+use super::search::{SearchOverview, searches};
 use super::sources::{FoundRun, find, folder_name};
 use crate::data::Split;
 use crate::eval::comparison::{
@@ -15,7 +16,7 @@ use crate::eval::comparison::{
 };
 use crate::files::without_own_folders;
 use crate::run::explanations::MapMetrics;
-use crate::run::{RunDir, default_split, evaluated_run};
+use crate::run::{RunDir, Status, default_split, evaluated_run};
 
 /// Number of the best models of a leaderboard that are shown in detail: there are as many colors.
 pub(super) const MAX_DETAILED: usize = 8;
@@ -63,6 +64,8 @@ pub struct RunReport {
     pub details: Vec<DetailedModel>,
     /// Two models compared in depth.
     pub compared: Option<TwoModels>,
+    /// The searches of sweeps.
+    pub searches: Vec<SearchOverview>,
     /// The metrics of attribution maps, by model.
     pub maps: Vec<(String, MapMetrics)>,
     /// Explained images with their figures.
@@ -102,6 +105,7 @@ impl RunReport {
                 ));
             }
         }
+        let searches = searches(&runs)?;
         let mut maps = Vec::new();
         for model in &models {
             for run in model.runs.iter().filter(|run| run.summary().is_some()) {
@@ -127,6 +131,7 @@ impl RunReport {
             leaderboards,
             details,
             compared,
+            searches,
             maps,
             explained,
             notes,
@@ -171,9 +176,15 @@ fn title(folders: &[PathBuf]) -> String {
 fn leaderboards(models: &[Model], split: Split, rank_by: Split) -> Result<Leaderboards> {
     let mut notes = Vec::new();
     let mut candidates = Vec::new();
+    let paused = |run: &FoundRun| matches!(run.status, Status::Paused(_));
+    let given_up = |model: &Model| model.runs.iter().all(paused);
+    let stopped = models.iter().filter(|model| given_up(model)).count();
+    if stopped > 0 {
+        notes.push(format!("{stopped} models are not ranked: the search stopped their runs"));
+    }
     for model in models {
         let mut seeds = Vec::new();
-        for (seed, runs) in model.by_seed() {
+        for (seed, runs) in model.by_seed().into_iter().filter(|_| !given_up(model)) {
             match evaluated_folds(model, &runs, split)? {
                 Ok(runs) => seeds.push((seed, runs)),
                 Err(why) => notes.push(format!("{}, seed {seed}, is skipped: {why}", model.name)),

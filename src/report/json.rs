@@ -8,6 +8,7 @@ use serde::Serialize;
 use super::assemble::RunReport;
 use super::breakdown::Breakdown;
 use super::compare::TwoModels;
+use super::search::SearchOverview;
 use super::selection::selection;
 use super::sources::FoundRun;
 use crate::data::Split;
@@ -22,6 +23,7 @@ pub struct ReportJson<'a> {
     split: Split,
     leaderboards: Vec<LeaderboardJson<'a>>,
     compared: Option<&'a TwoModels>,
+    searches: &'a [SearchOverview],
     runs: Vec<RunJson<'a>>,
     notes: &'a [String],
     files: &'a [PathBuf],
@@ -90,7 +92,8 @@ impl RunReport {
         let runs = self.runs.iter().map(run).collect();
         let Self { title, split, notes, .. } = self;
         let compared = self.compared.as_ref();
-        ReportJson { title, split: *split, leaderboards, compared, runs, notes, files }
+        let (split, searches) = (*split, &self.searches);
+        ReportJson { title, split, leaderboards, compared, searches, runs, notes, files }
     }
 }
 

@@ -9,6 +9,7 @@ mod explained;
 mod html;
 mod json;
 mod models;
+mod search;
 mod selection;
 mod sources;
 mod tables;

@@ -60,25 +60,26 @@ fn how(report: &RunReport, board: &Leaderboard) -> String {
 /// Names the models that beat the first one on the evaluated images.
 fn better_models(board: &Leaderboard) -> Option<String> {
     let first = board.models.first()?;
-    let better = |metric: Metric| {
-        let place = board.winner(metric).filter(|&place| place > 0)?;
+    let mut by_name: Vec<(&str, Vec<String>)> = Vec::new();
+    for metric in Metric::ALL {
+        let Some(place) = board.winner(metric).filter(|&place| place > 0) else { continue };
         let winner = &board.models[place];
-        let value = winner.metric(metric).mean?;
-        let than = shown(first.metric(metric).mean);
-        let comparison = board.with_best(place, metric)?;
-        let p = match comparison.p_holm {
-            _ if !comparison.has_enough_seeds() => "too few seeds to tell",
-            Some(p) if p < SIGNIFICANT => "significant",
+        let p = match board.with_best(place, metric) {
+            Some(pair) if !pair.has_enough_seeds() => "too few seeds to tell",
+            Some(pair) if pair.p_holm.is_some_and(|p| p < SIGNIFICANT) => "significant",
             _ => "not significant",
         };
-        let metric = metric.name().to_uppercase();
-        Some(format!("{} has the better {metric} ({value:.4}, not {than}; {p})", winner.name))
-    };
-    let found: Vec<String> = Metric::ALL.into_iter().filter_map(better).collect();
+        let [value, than] = [winner, first].map(|model| shown(model.metric(metric).mean));
+        let won = format!("{} ({value}, not {than}; {p})", metric.name().to_uppercase());
+        add(&mut by_name, &winner.name, won);
+    }
+    let found =
+        by_name.iter().map(|(name, won)| format!("{name} has the better {}", won.join(", ")));
+    let found: Vec<String> = found.collect();
     if found.is_empty() {
         return None;
     }
-    let (found, name, split) = (found.join(", "), &first.name, board.split);
+    let (found, name, split) = (found.join("; "), &first.name, board.split);
     let by_pc = board.winner(Metric::Pc).is_some_and(|place| place > 0);
     Some(if board.ranked_by != split && by_pc {
         format!(
@@ -98,15 +99,19 @@ fn better_baselines(board: &Leaderboard) -> Option<String> {
         let Some((name, value)) = board.winning_baseline(metric) else { continue };
         let than = shown(first.metric(metric).mean);
         let won = format!("{} ({value:.4}, not {than})", metric.name().to_uppercase());
-        match by_name.iter_mut().find(|(known, _)| *known == name) {
-            Some((_, metrics)) => metrics.push(won),
-            None => by_name.push((name, vec![won])),
-        }
+        add(&mut by_name, name, won);
     }
     let found = by_name.iter().map(|(name, won)| format!("{name} in {}", won.join(", ")));
     let found: Vec<String> = found.collect();
     (!found.is_empty())
         .then(|| format!("A baseline is better than {}: {}.", first.name, found.join("; ")))
+}
+
+fn add<'a>(by_name: &mut Vec<(&'a str, Vec<String>)>, name: &'a str, won: String) {
+    match by_name.iter_mut().find(|(known, _)| *known == name) {
+        Some((_, all)) => all.push(won),
+        None => by_name.push((name, vec![won])),
+    }
 }
 
 fn shown(metric: Option<f64>) -> String {

@@ -39,6 +39,16 @@ impl Chart {
         chart
     }
 
+    /// Creates a chart whose x axis is logarithmic: `x` and the points have decimal logarithms.
+    pub(super) fn logarithmic(caption: &str, x: Axis, y: Axis, titles: [&str; 2]) -> Self {
+        let mut chart = Self::without_axes(caption, x, y, HEIGHT, LEFT);
+        let powers = (x.from.ceil() as i64)..=(x.to.floor() as i64);
+        let ticks = powers.map(|power| (power as f64, format!("1e{power}").replace('-', "−")));
+        chart.labeled_x_axis(ticks.collect(), titles[0]);
+        chart.y_axis(titles[1]);
+        chart
+    }
+
     /// Creates a chart over epochs, from 1 to `last`.
     pub(super) fn epochs(caption: &str, last: usize, y: Axis, title: &str) -> Self {
         let x = if last == 1 { Axis::new(0.5, 1.5) } else { Axis::new(1.0, last as f64) };
@@ -92,12 +102,16 @@ impl Chart {
     }
 
     fn x_axis(&mut self, ticks: &[f64], title: &str) {
+        self.labeled_x_axis(ticks.iter().map(|&tick| (tick, tick_label(tick))).collect(), title);
+    }
+
+    fn labeled_x_axis(&mut self, ticks: Vec<(f64, String)>, title: &str) {
         let floor = self.floor();
-        for &tick in ticks {
+        for (tick, label) in ticks {
             let x = px(self.x(tick));
             self.add(html! {
                 path.g d={ "M" (x) " " (TOP) "V" (px(floor)) } {}
-                text x=(x) y=(px(floor + 15.0)) text-anchor="middle" { (tick_label(tick)) }
+                text x=(x) y=(px(floor + 15.0)) text-anchor="middle" { (label) }
             });
         }
         self.add(html! {

@@ -3,6 +3,7 @@
 mod chart;
 mod charts;
 mod embedded_images;
+mod search;
 
 use anyhow::Result;
 use maud::{DOCTYPE, Markup, PreEscaped, html};
@@ -132,6 +133,7 @@ impl RunReport {
         let sections = [
             ("models", "Leaderboard", self.leaderboard_section(tables)),
             ("differences", "Significance of differences", differences(tables)),
+            ("search", "Search", self.search_section(tables)),
             ("compare", "Two models compared", self.comparison_section(tables, images)),
             ("curves", "Learning curves", curves.unwrap_or_default()),
             ("predictions", "Predicted vs. true scores", self.scatters()),
@@ -175,6 +177,14 @@ impl RunReport {
             }
             @if !self.notes.is_empty() {
                 ul.notes { @for note in &self.notes { li { (note) } } }
+            }
+        }
+    }
+
+    fn search_section(&self, tables: &[Table]) -> Markup {
+        html! {
+            @for (table, search) in named(tables, "search").zip(&self.searches) {
+                (with_title(table)) (search::search_charts(search))
             }
         }
     }

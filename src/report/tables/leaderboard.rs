@@ -1,6 +1,7 @@
 //! Tables that compare models: their metrics, and which models differ.
 
 use super::{Cell, Column, Table, key, on};
+use crate::data::Split;
 use crate::eval::comparison::{Leaderboard, RankedModel};
 use crate::eval::metrics::{Metric, Metrics};
 use crate::eval::statistics::MIN_SEEDS;
@@ -73,7 +74,8 @@ fn notes(board: &Leaderboard, folds: bool) -> Vec<String> {
             .to_string(),
     ];
     if board.models.len() > 1 {
-        notes.push(format!("Ranked by mean PC on the {} images.", board.ranked_by));
+        let split = if board.ranked_by == Split::Val { "validation" } else { "test" };
+        notes.push(format!("Ranked by mean PC on the {split} images."));
     }
     if folds {
         notes.push(

@@ -7,6 +7,7 @@ mod formats;
 mod latex;
 mod leaderboard;
 mod runs;
+mod search;
 
 pub(crate) use formats::{escape_markdown, group_thousands, text_table};
 pub(crate) use latex::LATEX_PREAMBLE;
@@ -17,6 +18,7 @@ use self::breakdowns::breakdown_tables;
 use self::compare::compare_tables;
 use self::leaderboard::{comparisons, differences_to_best, leaderboard, leaderboard_summary};
 use self::runs::{config_table, maps_table, runs_table};
+use self::search::search_table;
 use super::assemble::RunReport;
 use super::selection::selection;
 use crate::eval::comparison::Leaderboard;
@@ -130,6 +132,8 @@ impl RunReport {
             tables.extend(breakdown_tables(self, at));
         }
         tables.extend(self.compared.iter().flat_map(|two| compare_tables(self, two)));
+        let searches = self.searches.iter().enumerate();
+        tables.extend(searches.map(|(at, search)| search_table(search, key("search", at))));
         tables.extend(maps_table(self));
         tables.extend(config_table(self)?);
         tables.push(runs_table(self));
