@@ -15,7 +15,7 @@ const MIN_POINTS: usize = 4;
 /// Maximum number of bins of a numeric axis.
 const MAX_BINS: usize = 4;
 /// An axis of positive numbers is logarithmic if the largest is this many times the smallest.
-const LOG_RANGE: f64 = 50.0;
+const LOG_RANGE: f64 = 20.0;
 
 /// The runs of a sweep as points of a search.
 #[derive(Debug, Clone, PartialEq, Serialize)]

@@ -113,3 +113,81 @@ fn curves_have_a_line_for_each_seed_and_one_for_their_mean() {
     assert_eq!(count(": mean of 2 runs</title>"), 4);
     assert_eq!((count("l thin s0"), count("<title>gated-s1</title>")), (8, 4));
 }
+
+#[test]
+fn two_models_are_compared_on_the_same_images_by_group_and_where_they_disagree() {
+    let sandbox = Sandbox::new();
+    write(&sandbox, "good", "", &[1], 0.1, 0.8);
+    write(&sandbox, "bad", SUM, &[1], 0.9, 0.7);
+    let report = report(&sandbox, &["--compare", "bad-s1", "good-s1"]);
+    let two = &report["compared"];
+    assert_eq!(two["names"], serde_json::json!(["bad-s1", "good-s1"]));
+    // Errors 0.91 and 0.11 on each image.
+    assert!((two["differences"][1]["difference"].as_f64().unwrap() - 0.8).abs() < 1e-9);
+    assert_eq!(two["closer"], serde_json::json!([0, 24]));
+    assert_eq!(two["disagreements"].as_array().unwrap().len(), 12);
+    let rows = csv_rows(&sandbox.path("r.compare-by-group.csv"));
+    let women = rows.iter().find(|row| row["subset"] == "female").unwrap();
+    let close = |key: &str, expected: f64| {
+        assert!((women[key].parse::<f64>().unwrap() - expected).abs() < 1e-9, "{key}");
+    };
+    close("mae_difference", 0.8);
+    close("bias_first", 0.91);
+    close("bias_second", 0.11);
+    assert!(women["mae_difference_lo"].parse::<f64>().is_ok());
+    let page = fs::read_to_string(sandbox.path("r.html")).unwrap();
+    assert!(page.contains("good-s1 on 24.") && page.contains("Largest disagreements"), "{page}");
+    let wrong = ["report", "good-s1", "bad-s1", "-o", "r.html", "--compare", "good-s1", "gone"];
+    let (_, error) = sandbox.fails(&wrong);
+    assert!(error.contains("name two models of one leaderboard: good-s1, bad-s1"), "{error}");
+}
+
+/// Writes a sweep of this many points and seeds.
+fn write_sweep(sandbox: &Sandbox, points: usize, seeds: u64) {
+    for point in 0..points {
+        for seed in 1..=seeds {
+            let set = format!(
+                "train.optimizer.lr={:.6} model.head.dropout={}",
+                1e-5 * 1.7f64.powi(point as i32),
+                0.02 * ((point * 7) % points) as f64
+            );
+            let test = grouped(0.1 + point as f64 / 50.0);
+            let run = Run { set: &set, seed, val: &VAL, test: Some(&test) };
+            let folder = format!("sweep/runs/lr={point},seed={seed}");
+            run.write(sandbox, &folder);
+            let path = sandbox.path(&format!("{folder}/metrics.jsonl"));
+            let lines = fs::read_to_string(&path).unwrap();
+            let pc = format!("\"pc\":{}", 0.9 - 0.03 * point as f64);
+            fs::write(path, lines.replace("\"pc\":0.2", &pc)).unwrap();
+        }
+    }
+}
+
+#[test]
+fn a_search_is_shown_with_the_importance_of_its_axes_and_its_budget() {
+    let sandbox = Sandbox::new();
+    write_sweep(&sandbox, 8, 1);
+    let stopped = sandbox.path("sweep/runs/lr=7,seed=1");
+    fs::remove_file(stopped.join("summary.json")).unwrap();
+    let report = sandbox.json(&["report", "sweep", "-o", "r.html", "--no-images", "--json"]);
+    let search = &report["searches"][0];
+    assert_eq!(search["axes"][0]["key"], "train.optimizer.lr");
+    assert!(search["axes"][0]["importance"].as_f64().unwrap() > 0.7, "{search:#}");
+    assert!(search["axes"][1]["importance"].as_f64().unwrap() < 0.5, "{search:#}");
+    assert_eq!((&search["epochs"], &search["all_epochs"]), (&16.into(), &24.into()));
+    assert_eq!((&search["finished"], &search["points"][0]["epochs"]), (&7.into(), &2.into()));
+    let page = fs::read_to_string(sandbox.path("r.html")).unwrap();
+    assert!(page.contains("8 runs trained 16 of 24 epochs (67 %): 7 are finished."), "{page}");
+    // A logarithmic axis has powers of ten.
+    assert!(page.contains(">1e−5</text>") || page.contains(">1e−4</text>"), "{page}");
+}
+
+#[test]
+fn a_report_of_sixty_runs_stays_under_five_megabytes() {
+    let sandbox = Sandbox::new();
+    write_sweep(&sandbox, 20, 3);
+    let report = sandbox.json(&["report", "sweep", "-o", "r.html", "--no-images", "--json"]);
+    assert_eq!(report["runs"].as_array().unwrap().len(), 60);
+    let bytes = fs::metadata(sandbox.path("r.html")).unwrap().len();
+    assert!(bytes < 5_000_000, "{bytes} bytes");
+}
