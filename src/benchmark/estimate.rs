@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use serde::Serialize;
+use tch::Device;
 
 use super::train::{Bench, StepTrainer, WARM_UP};
 use crate::config::{Cache, Config, DatasetName};
@@ -76,7 +77,7 @@ pub fn estimate_train(config: &Config) -> Result<TrainEstimate> {
         val_seconds: train_rate.map_or(0.0, |_| images[1] as f64 / evaluated_rate),
         once_seconds: 0.0,
     };
-    estimate.once_seconds = estimate.once(&config);
+    estimate.once_seconds = estimate.once(&config, bench.net.device() == Device::Cpu);
     Ok(estimate)
 }
 
@@ -86,18 +87,22 @@ impl TrainEstimate {
         epochs as f64 * (self.train_seconds + self.val_seconds) + self.once_seconds
     }
 
-    fn once(&self, config: &Config) -> f64 {
+    fn once(&self, config: &Config, on_cpu: bool) -> f64 {
         let [train, val, test] = self.images.map(|images| images as f64);
         let Some(train_rate) = self.train_images_per_second else {
             let views = config.train.freeze.views.unwrap_or(0) + 1;
             return (views as f64 * train + val + test) / self.evaluated_images_per_second;
         };
-        // What is loaded more slowly than it is computed on waits for it, once.
-        let waiting = self.first_loaded_images_per_second.map_or(0.0, |loaded| {
-            let wait = |images: f64, rate: f64| (images / loaded - images / rate).max(0.0);
-            wait(train, train_rate) + wait(val + test, self.evaluated_images_per_second)
+        let evaluated_rate = self.evaluated_images_per_second;
+        // A CPU loads and computes with the same cores. A GPU waits for what is loaded more slowly.
+        let loading = self.first_loaded_images_per_second.map_or(0.0, |loaded| {
+            let wait = |images: f64, rate: f64| {
+                let meanwhile = if on_cpu { 0.0 } else { images / rate };
+                (images / loaded - meanwhile).max(0.0)
+            };
+            wait(train, train_rate) + wait(val + test, evaluated_rate)
         });
-        waiting + (val + test) / self.evaluated_images_per_second
+        loading + (val + test) / evaluated_rate
     }
 }
 
@@ -209,6 +214,10 @@ mod tests {
         assert!(found.first_loaded_images_per_second.is_some());
         let per_epoch = found.train_seconds + found.val_seconds;
         assert!((found.seconds(5) - found.seconds(3) - 2.0 * per_epoch).abs() < 1e-9);
+        let once = |on_cpu| found.once(&config(""), on_cpu);
+        let evaluation = 30.0 / found.evaluated_images_per_second;
+        let loading = 70.0 / found.first_loaded_images_per_second.unwrap();
+        assert!((once(true) - evaluation - loading).abs() < 1e-9 && once(false) < once(true));
         // A batch larger than the dataset is one of all images.
         let found = estimate_train(&config("train: {batch_size: 64}")).unwrap();
         assert_eq!(found.batch_size, 40);

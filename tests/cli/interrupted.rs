@@ -279,8 +279,7 @@ fn a_sweeps_signals_reach_its_runs() {
     let set = ENDLESS.map(|set| set.replacen('=', ": ", 1)).join(", ");
     let sweep = format!("name: s\nbase: small.yaml\nset: {{{set}}}\nseeds: [1, 2, 3]\n");
     fs::write(sandbox.path("sweep.yaml"), sweep).unwrap();
-    let child =
-        start(&sandbox, &["sweep", "sweep.yaml", "--output", "out", "--jobs", "2", "--quiet"]);
+    let child = start(&sandbox, &["sweep", "sweep.yaml", "--output", "out", "--jobs", "2"]);
     let runs = [1, 2, 3].map(|seed| format!("out/runs/seed={seed}"));
     let has = |run: &String| sandbox.path(run).join(CHECKPOINT).exists();
     runs[..2].iter().for_each(|run| wait_for_first_step(&sandbox, run));
@@ -292,8 +291,10 @@ fn a_sweeps_signals_reach_its_runs() {
     let errors = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(143), "{errors}");
     let message = "stopped by SIGTERM; continue with: vmbeauty sweep sweep.yaml --output out \
-                   --jobs 2 --quiet";
+                   --jobs 2";
     assert_eq!(errors.lines().last(), Some(message));
+    let left = "0 of 3 runs are finished, 0 failed, 2 stopped with a checkpoint, 1 not started";
+    assert!(errors.lines().any(|line| line == left), "{errors}");
     for run in &runs[..2] {
         let log = fs::read_to_string(sandbox.path(run).join("train.log")).unwrap();
         assert!(log.contains("stopped by SIGTERM after "), "{log}");

@@ -5,7 +5,10 @@ use crate::report::text_table;
 use crate::run::Best;
 
 /// Lines of the terminal that the table leaves for what is above and below it.
-const SPARE: usize = 3;
+const SPARE: usize = 4;
+/// The echo of Ctrl-C moves a terminal's cursor to the next line, so that the table's first line
+/// stays above what follows: it is blank (and not of spaces, which are trimmed).
+const BLANK: &str = "\u{2800}";
 /// The least width of the column of names.
 const MIN_NAME: usize = 12;
 
@@ -18,7 +21,7 @@ pub(super) struct Row {
     pub left: String,
 }
 
-/// Returns the lines of the table: a header, and a line for each run, as many as fit. Names are
+/// Returns the lines of the table: a blank one, a header, and a line for each run, as many as fit. Names are
 /// shortened so that no line is wider than `width`.
 pub(super) fn lines(rows: Vec<Row>, width: usize, height: usize) -> Vec<String> {
     if rows.is_empty() {
@@ -43,7 +46,8 @@ pub(super) fn lines(rows: Vec<Row>, width: usize, height: usize) -> Vec<String> 
     rows.iter_mut().for_each(|row| row[0] = shorten(&row[0], name));
     let table = text_table(&header, &rows, |column| column < 2);
     let more = (total > shown).then(|| format!("… and {} more", total - shown));
-    table.lines().map(str::to_string).chain(more).collect()
+    let table = table.lines().map(str::to_string);
+    [BLANK.to_string()].into_iter().chain(table).chain(more).collect()
 }
 
 #[cfg(test)]
@@ -67,11 +71,11 @@ mod tests {
         let rows = || vec![row(&name, Some(0.61234)), row("short", None)];
         for width in [80, 200] {
             let lines = lines(rows(), width, 24);
-            assert_eq!(lines.len(), 3);
+            assert_eq!(lines.len(), 4);
             assert!(lines.iter().all(|line| line.chars().count() <= width), "{lines:?}");
-            assert!(lines[0].contains("best val PC"), "{lines:?}");
-            assert!(lines[1].starts_with("strategy=") && lines[1].contains(",seed=1"), "{lines:?}");
-            assert!(lines[1].contains("12/30") && lines[1].ends_with("12 min 34 s"), "{lines:?}");
+            assert!(lines[1].contains("best val PC"), "{lines:?}");
+            assert!(lines[2].starts_with("strategy=") && lines[2].contains(",seed=1"), "{lines:?}");
+            assert!(lines[2].contains("12/30") && lines[2].ends_with("12 min 34 s"), "{lines:?}");
         }
         assert!(lines(Vec::new(), 80, 24).is_empty());
     }
@@ -80,7 +84,8 @@ mod tests {
     fn runs_that_do_not_fit_are_counted() {
         let rows = (0..50).map(|n| row(&format!("seed={n}"), None)).collect();
         let lines = lines(rows, 80, 10);
+        // Of ten lines, the totals and two more stay free.
         assert_eq!(lines.len(), 7);
-        assert_eq!(lines.last().unwrap(), "… and 45 more");
+        assert_eq!(lines.last().unwrap(), "… and 46 more");
     }
 }

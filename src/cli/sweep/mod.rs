@@ -109,7 +109,9 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
         console.warn(&format!("failed: {}: {error}", run.name));
     }
     if !failed.is_empty() {
-        console.warn(&format!("{} runs failed; --retry-failed runs them again", failed.len()));
+        let (s, them) = if failed.len() == 1 { ("", "it") } else { ("s", "them") };
+        let failed = failed.len();
+        console.warn(&format!("{failed} run{s} failed; --retry-failed runs {them} again"));
     }
     let code = u8::from(!failed.is_empty());
     let end = json!({

@@ -159,8 +159,12 @@ impl Progress {
             Event::Finished(run, summary) => {
                 self.estimate.add(run, summary.seconds);
                 self.counts.finished += 1;
-                let metrics = summary.test.unwrap_or(summary.val);
-                (run, "finished", metrics.metrics.to_string())
+                let (split, of) = match summary.test {
+                    Some(test) => ("test", test.metrics),
+                    None => ("val", summary.val.metrics),
+                };
+                let [pc, mae] = [of.pc, of.mae].map(metric);
+                (run, "finished", format!("{split} PC {pc}  MAE {mae}"))
             }
             Event::Failed(run, failure) => {
                 self.counts.failed += 1;
@@ -248,7 +252,9 @@ impl Progress {
         let mut active = std::mem::take(&mut self.active);
         for active in &mut active {
             let epoch = active.course.epoch;
-            if std::mem::replace(&mut active.milestone, epoch) == epoch {
+            // The last epoch gets the line of the run's end.
+            let seen = std::mem::replace(&mut active.milestone, epoch) == epoch;
+            if seen || epoch >= active.epochs() {
                 continue;
             }
             let (best, epochs) = (active.course.best, active.epochs());
@@ -311,15 +317,15 @@ impl Progress {
             skipped => format!(", {skipped} skipped"),
         };
         format!(
-            "{finished} of {} finished, {failed} failed{skipped}{}, {} under way, {} waiting{}",
+            "{finished} of {} finished{}; {failed} failed{skipped}{}, {} under way, {} waiting",
             self.total,
+            match self.stop.signal() {
+                0 => self.time_left(", ", ""),
+                _ => ", stopping with checkpoints".to_string(),
+            },
             with_paused(paused),
             self.active.len(),
             self.waiting.len(),
-            match self.stop.signal() {
-                0 => self.time_left("; ", ""),
-                _ => "; stopping after the current steps, with checkpoints".to_string(),
-            }
         )
     }
 
