@@ -55,8 +55,8 @@ impl Conformal {
         let images = residuals().count();
         let Some(rank) = rank(images, level) else {
             bail!(
-                "an interval of level {level} needs {} images to calibrate on, there are {images}: it \
-                 would be infinite; ask for a lower level, or hold out more images",
+                "an interval of level {level} needs {} images to calibrate on, there are {images}: \
+                 it would be infinite; ask for a lower level, or hold out more images",
                 images_needed(level)
             );
         };

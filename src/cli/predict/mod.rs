@@ -128,7 +128,7 @@ impl Prediction<'_> {
         let mut rows = RowWriter::new(out, format, &self.runs, self.interval.as_ref())?;
         // A bar on the terminal that rows are written to would be among them.
         let rows_shown = self.args.output.is_none() && format != Format::Table;
-        let shown = !self.args.quiet && !(rows_shown && io::stdout().is_terminal());
+        let shown = !(self.args.quiet || rows_shown && io::stdout().is_terminal());
         let mut progress = Progress::new(files.len(), shown);
         let names = files.clone();
         self.ensemble.predict(files, &mut |file, score| {

@@ -58,12 +58,8 @@ pub(super) fn list(
         };
         listed.push(Listed { run, status, is_left, seconds });
     }
-    let left: Vec<Option<f64>> =
-        listed.iter().filter(|run| run.is_left).map(|run| run.seconds).collect();
-    let longest = left.iter().flatten().copied().fold(0.0, f64::max);
-    let trained = left.iter().copied().sum::<Option<f64>>();
-    let trained = trained.map(|seconds| seconds * sweep.fraction_trained(runs));
-    let total = trained.map(|seconds| (seconds / f64::from(args.jobs)).max(longest));
+    let left = listed.iter().filter(|run| run.is_left).count();
+    let total = seconds_left(&listed, sweep.fraction_trained(runs) / f64::from(args.jobs));
     if args.json {
         let run = |listed: &Listed| {
             let status = listed.status.name();
@@ -71,7 +67,7 @@ pub(super) fn list(
         };
         print_json(&json!({
             "runs": listed.iter().map(run).collect::<Vec<_>>(),
-            "left": left.len(),
+            "left": left,
             "seconds_left": total,
             "configurations": measured.configurations,
             "measured": measured.measured(),
@@ -83,9 +79,9 @@ pub(super) fn list(
         let time = listed.seconds.map(|seconds| format!("{about}{}", duration(seconds)));
         [listed.run.name.clone(), listed.status.name().to_string(), time.unwrap_or_default()]
     });
-    let count = format!("{} of {} runs are left", left.len(), runs.len());
+    let count = format!("{left} of {} runs are left", runs.len());
     let time = match total {
-        _ if left.is_empty() => String::new(),
+        _ if left == 0 => String::new(),
         Some(total) => format!(": about {} with --jobs {}", duration(total), args.jobs),
         None => "; how long they take is not known".to_string(),
     };
@@ -94,6 +90,14 @@ pub(super) fn list(
     let basis = total.map(|_| basis(&listed, &measured, &sweep.search)).unwrap_or_default();
     print(&format!("{table}{count}{time}\n{forecast}{basis}"))?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Returns the seconds of the runs that are left, times a fraction, and at least those of the
+/// longest run; `None` if one of them is not known.
+fn seconds_left(listed: &[Listed], fraction: f64) -> Option<f64> {
+    let left = || listed.iter().filter(|run| run.is_left).map(|run| run.seconds);
+    let longest = left().flatten().fold(0.0, f64::max);
+    Some((left().sum::<Option<f64>>()? * fraction).max(longest))
 }
 
 fn measure(args: &Args, runs: &[&SweepRun]) -> RunsEstimate {
