@@ -210,6 +210,11 @@ impl SweepConfig {
             wrong(&["seeds"], format!("seeds holds {seed} twice"));
         }
         self.search.check(wrong);
+        let SearchConfig { name, max_runs, .. } = self.search;
+        if name == SearchName::Asha && max_runs.is_none() && self.is_sampled() {
+            let message = "search.max_runs is missing: with sampled axes, the search has no end";
+            wrong(&["search", "max_runs"], message.to_string());
+        }
     }
 
     /// Returns whether an axis has a distribution.
@@ -223,14 +228,11 @@ impl SweepConfig {
             return wrong(format!("axes.{key}{reason}"));
         }
         let list = values.as_sequence().map_or(&[][..], Vec::as_slice);
-        if axis::is_sampled(values) && self.search.points().is_none() {
-            let remedy = match self.search.name {
-                SearchName::Asha => "set search.max_runs",
-                _ => {
-                    "use search: {name: random, budget: N} or {name: asha, max_runs: N}, or a list"
-                }
-            };
-            return wrong(format!("axes.{key} is sampled, so the sweep has no end: {remedy}"));
+        if axis::is_sampled(values) && self.search.name == SearchName::Grid {
+            return wrong(format!(
+                "axes.{key} is sampled, which a grid is not: use search: {{name: random, budget: \
+                 N}} or {{name: asha, max_runs: N}}, or a list"
+            ));
         }
         if list.len() > MAX_RUNS {
             return wrong(format!("axes.{key} has {} values, more than {MAX_RUNS}", list.len()));
@@ -314,11 +316,11 @@ mod tests {
             ),
             (
                 "axes:\n  model.head.dropout: {uniform: [0, 0.5]}",
-                "s.yaml:4: axes.model.head.dropout is sampled, so the sweep has no end: use",
+                "s.yaml:4: axes.model.head.dropout is sampled, which a grid is not: use search:",
             ),
             (
                 "axes: {train.optimizer.lr: {uniform: [1, 2]}}\nsearch: {name: asha}",
-                "axes.train.optimizer.lr is sampled, so the sweep has no end: set search.max_runs",
+                "s.yaml:4: search.max_runs is missing: with sampled axes, the search has no end",
             ),
             ("axes: {train.epochs: {int: [3, 1]}}", "axes.train.epochs: int must be two whole"),
             ("seeds: 3", "s.yaml:3: seeds must be a list, is 3"),

@@ -123,9 +123,10 @@ impl Scheduler {
         };
         let finished = members.iter().all(|(_, run)| run.finished);
         let left = members.iter().filter(|(_, run)| !run.finished);
-        let done = match finished {
-            true => members.iter().map(|(_, run)| reached(run)).max(),
-            false => left.clone().map(|(_, run)| reached(run)).min(),
+        let done = if finished {
+            members.iter().map(|(_, run)| reached(run)).max()
+        } else {
+            left.clone().map(|(_, run)| reached(run)).min()
         };
         let done = done.unwrap_or(0).min(rungs.len());
         for rung in 0..done {

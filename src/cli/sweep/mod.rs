@@ -30,7 +30,7 @@ use crate::train::{Stop, Stopped};
 /// The time between two refreshes of the table.
 const REFRESH: Duration = Duration::from_secs(1);
 
-/// Run an experiment at every point of a grid, with every seed, on every fold
+/// Run an experiment at the points of a grid or a search, with every seed, on every fold
 ///
 /// Run the command again to resume a stopped sweep: finished runs are kept, stopped ones resume
 /// from their last epoch.
