@@ -10,6 +10,7 @@ screenshots are written to the folder.
 import json
 import os
 import pathlib
+import shutil
 import struct
 import subprocess
 import sys
@@ -37,6 +38,8 @@ base: small.yaml
 axes: {model.fusion.strategy: [gated, score, vit_only]}
 seeds: [1, 2]
 """
+SECTIONS = ["models", "differences", "search", "compare", "curves", "predictions", "worst", "maps"]
+MAX_BYTES = 5_000_000
 
 # Lists the faults of the rendered page.
 FAULTS = """(() => {
@@ -111,18 +114,38 @@ def make_report(folder):
     run = "out/runs/strategy=gated,seed=1"
     vmbeauty("explain", run, "images/005.png", "images/008.png", "--output", f"{run}/explain")
     vmbeauty("explain", run, "--evaluate", "test", "--limit", "4")
-    vmbeauty("report", "out", "--output", "report.html")
+    vmbeauty("report", "out", "--output", "report.html", "--compare", "strategy=gated", "strategy=score")
+    copies = sixty_runs(folder / "out/runs", folder / "sixty/runs")
+    vmbeauty("report", "sixty", "--output", "sixty.html")
+    size = (folder / "sixty.html").stat().st_size
+    if size > MAX_BYTES:
+        sys.exit(f"error: the report of {copies} runs has {size} bytes, more than {MAX_BYTES}")
     return folder / "report.html"
 
 
-def check(browser, page, shots):
+def sixty_runs(trained, to):
+    """Copies six runs ten times, each time with another learning rate in the config."""
+    count = 0
+    for run in sorted(trained.iterdir()):
+        config = (run / "config.yaml").read_text()
+        lines = [line for line in config.splitlines() if line.strip().startswith("lr: ")]
+        for at in range(10):
+            copy = to / f"lr={at + 1},{run.name}"
+            shutil.copytree(run, copy, ignore=shutil.ignore_patterns("tensorboard", "state"))
+            (copy / "config.yaml").write_text(config.replace(lines[0], lines[0].split("lr:")[0] + f"lr: 0.00{at + 1}", 1))
+            count += 1
+    return count
+
+
+def check(browser, page, shots, made):
     faults, papers = [], {}
     for width in WIDTHS:
         for scheme in ["light", "dark"]:
             browser.open(page.resolve().as_uri(), width, scheme)
             if shots:
                 browser.screenshot(shots / f"report-{width}-{scheme}.png")
-            least = 3 if "Learning curves" in page.read_text() else 0
+            text = page.read_text()
+            least = 3 if "Learning curves" in text else 0
             found = json.loads(browser.evaluate(FAULTS.replace("LEAST", str(least))))
             if shots:
                 browser.screenshot(shots / f"report-{width}-{scheme}-open.png")
@@ -139,6 +162,11 @@ def check(browser, page, shots):
                     if not url.startswith(("file:", "data:", "about:")):
                         here.append(f"fetches {url}")
             faults += [f"{width} px, {scheme}: {fault}" for fault in here]
+    if made:
+        text = page.read_text()
+        faults += [f"there is no section {name}" for name in SECTIONS if f'<section id="{name}"' not in text]
+        for words in ["is selected among 3 models", "fewer than 3 seeds", "Largest disagreements", "mean of 2 runs"]:
+            faults += [] if words in text else [f"the page does not say: {words}"]
     if not papers["dark"] < 0.1 < 0.8 < papers["light"]:
         faults.append(f"the luminance of the page is {papers}")
     return faults
@@ -157,7 +185,7 @@ def main():
         shots = pathlib.Path(sys.argv[2]) if len(sys.argv) > 2 else None
         if shots:
             shots.mkdir(parents=True, exist_ok=True)
-        faults = check(browser, page, shots)
+        faults = check(browser, page, shots, made=len(sys.argv) < 2)
     for fault in faults:
         print(fault)
     if faults:

@@ -142,31 +142,28 @@ fn two_models_are_compared_on_the_same_images_by_group_and_where_they_disagree()
     assert!(error.contains("name two models of one leaderboard: good-s1, bad-s1"), "{error}");
 }
 
-/// Writes a sweep of this many points and seeds.
-fn write_sweep(sandbox: &Sandbox, points: usize, seeds: u64) {
+/// Writes a sweep of this many points.
+fn write_sweep(sandbox: &Sandbox, points: usize) {
     for point in 0..points {
-        for seed in 1..=seeds {
-            let set = format!(
-                "train.optimizer.lr={:.6} model.head.dropout={}",
-                1e-5 * 1.7f64.powi(point as i32),
-                0.02 * ((point * 7) % points) as f64
-            );
-            let test = grouped(0.1 + point as f64 / 50.0);
-            let run = Run { set: &set, seed, val: &VAL, test: Some(&test) };
-            let folder = format!("sweep/runs/lr={point},seed={seed}");
-            run.write(sandbox, &folder);
-            let path = sandbox.path(&format!("{folder}/metrics.jsonl"));
-            let lines = fs::read_to_string(&path).unwrap();
-            let pc = format!("\"pc\":{}", 0.9 - 0.03 * point as f64);
-            fs::write(path, lines.replace("\"pc\":0.2", &pc)).unwrap();
-        }
+        let set = format!(
+            "train.optimizer.lr={:.6} model.head.dropout={}",
+            1e-5 * 1.7f64.powi(point as i32),
+            0.02 * ((point * 3) % points) as f64
+        );
+        let test = grouped(0.1 + point as f64 / 50.0);
+        let folder = format!("sweep/runs/lr={point},seed=1");
+        Run { set: &set, seed: 1, val: &VAL, test: Some(&test) }.write(sandbox, &folder);
+        let path = sandbox.path(&format!("{folder}/metrics.jsonl"));
+        let lines = fs::read_to_string(&path).unwrap();
+        let pc = format!("\"pc\":{}", 0.9 - 0.03 * point as f64);
+        fs::write(path, lines.replace("\"pc\":0.2", &pc)).unwrap();
     }
 }
 
 #[test]
 fn a_search_is_shown_with_the_importance_of_its_axes_and_its_budget() {
     let sandbox = Sandbox::new();
-    write_sweep(&sandbox, 8, 1);
+    write_sweep(&sandbox, 8);
     let stopped = sandbox.path("sweep/runs/lr=7,seed=1");
     fs::remove_file(stopped.join("summary.json")).unwrap();
     let report = sandbox.json(&["report", "sweep", "-o", "r.html", "--no-images", "--json"]);
@@ -180,14 +177,4 @@ fn a_search_is_shown_with_the_importance_of_its_axes_and_its_budget() {
     assert!(page.contains("8 runs trained 16 of 24 epochs (67 %): 7 are finished."), "{page}");
     // A logarithmic axis has powers of ten.
     assert!(page.contains(">1e−5</text>") || page.contains(">1e−4</text>"), "{page}");
-}
-
-#[test]
-fn a_report_of_sixty_runs_stays_under_five_megabytes() {
-    let sandbox = Sandbox::new();
-    write_sweep(&sandbox, 20, 3);
-    let report = sandbox.json(&["report", "sweep", "-o", "r.html", "--no-images", "--json"]);
-    assert_eq!(report["runs"].as_array().unwrap().len(), 60);
-    let bytes = fs::metadata(sandbox.path("r.html")).unwrap().len();
-    assert!(bytes < 5_000_000, "{bytes} bytes");
 }
