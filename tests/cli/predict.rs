@@ -219,6 +219,10 @@ fn an_interval_is_as_wide_as_the_residual_of_its_rank_on_the_shared_validation_i
         write_csv(&sandbox);
         train(&sandbox, run, &[seed, "data.dataset=csv", "data.root=faces.csv"]);
     }
+    let output = sandbox.run(&["predict", "a", "d", "face.png"]);
+    let warning = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && warning.contains("data.dataset csv, was"), "{warning}");
+    assert!(sandbox.run(&["predict", "a", "b", "face.png"]).stderr.is_empty());
     let (_, error) = sandbox.fails(&["evaluate", "d", "e", "--interval", "0.5"]);
     assert!(error.contains("share their test images: set data.seed"), "{error}");
     // The interval's coverage of the test images.

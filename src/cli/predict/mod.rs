@@ -17,7 +17,7 @@ use super::inputs::{image_paths, none_readable, sort};
 use super::output::say;
 use crate::eval::conformal::Conformal;
 use crate::files::write_atomic;
-use crate::run::{Ensemble, Run, Score, calibrate};
+use crate::run::{Ensemble, Run, Score, calibrate, data_differences};
 
 /// Predict the rating of images
 ///
@@ -62,6 +62,7 @@ pub(super) fn parse_level(text: &str) -> Result<f64, String> {
 pub(super) fn run(args: &Args) -> Result<ExitCode> {
     let (runs, images) = sort(&args.arguments)?;
     let ensemble = Ensemble::new(open_runs(&runs)?)?;
+    warn_of_other_scales(ensemble.runs(), &runs)?;
     let interval = args.interval.map(|level| calibrate(ensemble.runs(), level)).transpose()?;
     let files = image_paths(&images)?;
     let prediction = Prediction { args, runs, ensemble, interval };
@@ -105,6 +106,24 @@ pub(super) fn check_once(weights: &Path, opened: &mut HashSet<PathBuf>) -> Resul
     let file = fs::canonicalize(weights).unwrap_or_else(|_| weights.to_path_buf());
     if !opened.insert(file) {
         bail!("{} is named twice: name each run once", weights.display());
+    }
+    Ok(())
+}
+
+/// Warns of runs whose scores may have another scale than those of the first, so that their mean
+/// means nothing.
+fn warn_of_other_scales(runs: &[Run], paths: &[PathBuf]) -> Result<()> {
+    let keys = ["data.dataset", "data.root", "data.csv.score_column"];
+    for (run, path) in runs.iter().zip(paths).skip(1) {
+        let changes = data_differences(&runs[0].config, &run.config)?;
+        if let Some(change) = changes.iter().find(|change| keys.contains(&change.key())) {
+            say(&format!(
+                "warning: {} was trained on other data than {} ({change}): their mean is right \
+                 only if both have the same scale",
+                path.display(),
+                paths[0].display()
+            ));
+        }
     }
     Ok(())
 }
