@@ -152,6 +152,7 @@ impl<'a, O: Objective> Trainer<'a, O> {
             ("program", format!("{version} with libtorch {libtorch}")),
             ("config", config.to_yaml()?),
             ("flag --resume", self.resumed.to_string()),
+            ("flag --stop-after", self.last_epoch.to_string()),
             ("dataset", self.progress.data.clone()),
             ("parameters", parameters.collect()),
         ])
