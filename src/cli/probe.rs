@@ -154,7 +154,7 @@ fn as_table(rows: &[Row], probed: &Probed) -> String {
         let named = baselines.iter().flat_map(|baselines| baselines.named());
         lines.extend(named.map(|(name, m)| row(split, name, &m, None, String::new())));
     }
-    let header = ["split", "model", "n", "PC", "95 %", "MAE", "RMSE", "SRCC", "penalty"];
+    let header = ["split", "model", "n", "PC", "95 % interval", "MAE", "RMSE", "SRCC", "penalty"];
     table(&header, &lines)
 }
 

@@ -14,6 +14,7 @@ mod data;
 mod device;
 pub(crate) mod document;
 mod error;
+mod freeze;
 pub(crate) mod layers;
 mod load;
 pub(crate) mod locate;
@@ -46,6 +47,7 @@ pub use data::{
 };
 pub use device::Device;
 pub use error::{ConfigError, Problem};
+pub use freeze::{FreezeConfig, FrozenBlocks};
 pub use load::{Sources, stated_keys};
 pub use model::{
     BackboneConfig, FusionConfig, FusionStrategy, HeadConfig, HeadOutput, ModelConfig,
@@ -57,8 +59,7 @@ pub(crate) use reference::reference_of;
 pub use reference::{KeyReference, nearest_key, reference, reference_markdown};
 pub use schema::json_schema;
 pub use train::{
-    EarlyStoppingConfig, FreezeConfig, FrozenBlocks, LabelDistributionConfig, Loss, Monitor, OnNan,
-    Precision, TrainConfig,
+    EarlyStoppingConfig, LabelDistributionConfig, Loss, Monitor, OnNan, Precision, TrainConfig,
 };
 pub use weights_source::{HubFile, WeightsSource};
 

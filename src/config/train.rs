@@ -1,14 +1,10 @@
 //! `train`: loss, optimizer, schedule and the training loop.
 
-use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
-
-use super::branch::Branch;
 use super::checks::Checks;
+use super::freeze::FreezeConfig;
 use super::names::names;
 use super::optimizer::{OptimizerConfig, ScheduleConfig};
-use super::schema::VARIABLE;
-use super::section::{KeyType, section};
-use super::write::flow;
+use super::section::section;
 
 section! {
     /// The training.
@@ -93,89 +89,6 @@ section! {
     }
 }
 
-section! {
-    /// The frozen layers.
-    pub struct FreezeConfig {
-        /// Frozen layers of the ViT: `all`, or a number of blocks from the first on, with the
-        /// embeddings below them; 0 freezes nothing.
-        pub vit: FrozenBlocks = FrozenBlocks::First(0),
-        /// Frozen layers of the Vision Mamba, likewise.
-        pub mamba: FrozenBlocks = FrozenBlocks::First(0),
-        /// Epochs after which the layers are unfrozen; `null` keeps them frozen for the entire run.
-        pub epochs: Option<usize> = None,
-        /// Compute the features of each image once, and keep them on disk for all runs, where the
-        /// backbones in use are frozen entirely and for the entire run. Augmented images need
-        /// `views` for it.
-        pub cache: bool = true,
-        /// Augmented views of each training image whose features are cached, with those of the
-        /// image as it is. Each epoch trains on one view of each image, in turn. 0 trains on the
-        /// images as they are, whatever `data.augment` says; `null` caches features only where
-        /// nothing is augmented.
-        pub views: Option<usize> = None,
-    }
-}
-
-/// The largest number of cached views of an image.
-const MAX_VIEWS: usize = 1000;
-
-impl FreezeConfig {
-    /// Returns the frozen layers of a branch.
-    pub fn of(&self, branch: Branch) -> FrozenBlocks {
-        match branch {
-            Branch::Vit => self.vit,
-            Branch::Mamba => self.mamba,
-        }
-    }
-
-    /// Returns whether the entire backbone of a branch is frozen in an epoch, from 0.
-    pub fn freezes(&self, branch: Branch, epoch: usize) -> bool {
-        let frozen = self.epochs.is_none_or(|epochs| epoch < epochs);
-        frozen && self.of(branch) == FrozenBlocks::All
-    }
-}
-
-/// The frozen layers of a backbone, from its embeddings upwards.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum FrozenBlocks {
-    /// This many blocks and the embeddings below them; 0 freezes nothing.
-    First(usize),
-    /// The entire backbone.
-    All,
-}
-
-impl Serialize for FrozenBlocks {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        match self {
-            Self::First(blocks) => serializer.serialize_u64(*blocks as u64),
-            Self::All => serializer.serialize_str("all"),
-        }
-    }
-}
-
-impl KeyType for FrozenBlocks {
-    fn schema() -> serde_json::Value {
-        serde_json::json!({
-            "type": ["integer", "string"],
-            "minimum": 0,
-            "pattern": format!("^all$|{VARIABLE}"),
-        })
-    }
-}
-
-impl<'de> Deserialize<'de> for FrozenBlocks {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let value = serde_yaml::Value::deserialize(deserializer)?;
-        match (value.as_u64(), value.as_str()) {
-            (Some(blocks), _) => Ok(Self::First(blocks as usize)),
-            (_, Some("all")) => Ok(Self::All),
-            _ => Err(de::Error::custom(format!(
-                "must be all or a number of blocks, is {}",
-                flow(&value)
-            ))),
-        }
-    }
-}
-
 names! {
     /// The type that the forward pass computes in.
     pub enum Precision {
@@ -219,13 +132,7 @@ impl TrainConfig {
             checks.positive("checkpoint_minutes", minutes);
         }
         checks.within("early_stopping", |checks| self.early_stopping.check(checks));
-        let views = self.freeze.views.unwrap_or(0);
-        checks.require(
-            views <= MAX_VIEWS,
-            "freeze.views",
-            format_args!("at most {MAX_VIEWS}"),
-            views,
-        );
+        checks.within("freeze", |checks| self.freeze.check(checks));
         if let Some(epochs) = self.explain_every {
             checks.size("explain_every", epochs);
             if !self.tensorboard {

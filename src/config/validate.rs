@@ -3,8 +3,8 @@
 use super::checks::Checks;
 use super::names::is_plain;
 use super::{
-    BackboneShape, Branch, Config, ConfigError, DataConfig, DatasetName, FrozenBlocks,
-    FusionStrategy, HeadOutput, Loss, Normalize,
+    BackboneShape, Branch, Config, ConfigError, DataConfig, DatasetName, FusionStrategy,
+    HeadOutput, Loss, Normalize,
 };
 
 impl Config {
@@ -95,55 +95,6 @@ impl Config {
             let rest = " is label_distribution, whose distribution the head predicts, and \
                         model.fusion.strategy score has no head: change one of the two";
             checks.fail("train.loss", rest);
-        }
-    }
-
-    /// Returns whether training computes the features of each image once: the backbones in use are
-    /// frozen entirely and for the entire run, and each image has a fixed number of views.
-    pub fn caches_features(&self) -> bool {
-        let fixed = self.train.freeze.views.is_some() || self.data.augment.is_off();
-        self.train.freeze.cache && fixed && self.freezes_backbones()
-    }
-
-    /// Returns whether the backbones in use are frozen entirely and for the entire run.
-    pub fn freezes_backbones(&self) -> bool {
-        let freeze = &self.train.freeze;
-        let used = |branch: &&Branch| self.model.fusion.strategy.uses(**branch);
-        let mut used = Branch::ALL.iter().filter(used);
-        freeze.epochs.is_none() && used.all(|&branch| freeze.of(branch) == FrozenBlocks::All)
-    }
-
-    /// Checks that cached views are of backbones that do not change, and of single images.
-    fn check_views(&self, checks: &mut Checks) {
-        let freeze = &self.train.freeze;
-        let Some(views) = freeze.views else { return };
-        let fails = [
-            (
-                !self.freezes_backbones(),
-                "are of backbones that are frozen for the entire run: set train.freeze.vit and \
-                 train.freeze.mamba to all and train.freeze.epochs to null",
-            ),
-            (!freeze.cache, "are cached: set train.freeze.cache to true"),
-            (
-                self.data.augment.mixes(),
-                "are of one image each: set data.augment.mixup and data.augment.cutmix to 0",
-            ),
-        ];
-        for (_, rule) in fails.into_iter().filter(|(fails, _)| *fails) {
-            checks.fail("train.freeze.views", format_args!(" {views}: views {rule}, or remove it"));
-        }
-    }
-
-    /// Checks that no more blocks are frozen than the backbones have.
-    fn check_frozen(&self, checks: &mut Checks) {
-        let freeze = &self.train.freeze;
-        for &branch in Branch::ALL {
-            let shape = self.shape(branch);
-            if let (FrozenBlocks::First(blocks), Ok(Some(shape))) = (freeze.of(branch), shape) {
-                let key = format!("train.freeze.{branch}");
-                let rule = format!("all, or at most the depth of model.{branch}, {}", shape.depth);
-                checks.require(blocks as u64 <= shape.depth as u64, &key, rule, blocks);
-            }
         }
     }
 }

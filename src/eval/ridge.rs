@@ -103,8 +103,8 @@ mod tests {
         assert_eq!(Ridge::fit(&x, &noise, &[1e-9, 1e-3, 1e3]).penalty, 1e3);
     }
 
-    /// Computed with NumPy: least squares on rows that are augmented by the penalty, without each row
-    /// in turn.
+    /// Computed with NumPy: least squares on rows that are augmented by the penalty, without each
+    /// row in turn.
     #[test]
     fn fit_penalty_and_leave_one_out_error_are_those_of_separate_fits() {
         let entry = |i: usize, j: usize| (1.0 + 3.0 * i as f64 + (j * j) as f64).sin();

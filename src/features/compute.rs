@@ -17,6 +17,11 @@ const CHUNK: usize = 32;
 /// Chunks of pixels that may be ready ahead of the encoder.
 const AHEAD: usize = 2;
 
+/// Encodes pixels.
+pub(super) type Encode<'a> = dyn Fn(&Tensor) -> Result<Tensor> + Sync + 'a;
+/// Gets rows with their keys.
+pub(super) type Done<'a> = dyn FnMut(&[Key], &[u8]) -> Result<()> + 'a;
+
 /// The rows of an encoder.
 pub(super) struct RowKind {
     /// What they depend on, but for the image and the device.
@@ -34,7 +39,7 @@ pub(super) struct Encoder<'a> {
     pub longer: Option<RowKind>,
     pub device: Device,
     /// Encodes pixels, uint8 (b, 3, s, s): float (b, values of a row).
-    pub encode: Box<dyn Fn(&Tensor) -> Result<Tensor> + Sync + 'a>,
+    pub encode: Box<Encode<'a>>,
 }
 
 impl Encoder<'_> {
@@ -43,7 +48,7 @@ impl Encoder<'_> {
         &self,
         images: &[(ViewedImage, Key)],
         slicer: &Slicer,
-        done: &mut dyn FnMut(&[Key], &[u8]) -> Result<()>,
+        done: &mut Done,
     ) -> Result<()> {
         let (sender, receiver) = sync_channel(AHEAD);
         thread::scope(|scope| {

@@ -88,8 +88,8 @@ impl TrainingLog {
     fn histograms(&mut self, net: &BeautyNet) {
         let (mut weights, mut gradients) = (BTreeMap::new(), BTreeMap::<_, Vec<Tensor>>::new());
         for (name, parameter) in net.parameters() {
-            // The scale of the scores and the bins of a label distribution are not trained.
-            if parameter.kind() != Kind::Float || name.starts_with("head.score_") {
+            // Frozen weights do not change, and neither does the scale of the scores.
+            if parameter.kind() != Kind::Float || !parameter.requires_grad() {
                 continue;
             }
             let module = module_of(&name).to_string();

@@ -74,9 +74,9 @@ fn is_freezable(branch: usize, layer: Layer, freeze: &FreezeConfig) -> bool {
 pub fn freeze_for_the_run(
     parameters: Vec<(String, Tensor)>,
     freeze: &FreezeConfig,
-) -> (Vec<(String, Tensor)>, Vec<(String, Tensor)>) {
+) -> [Vec<(String, Tensor)>; 2] {
     if freeze.epochs.is_some() {
-        return (Vec::new(), parameters);
+        return [Vec::new(), parameters];
     }
     let stays = |name: &str| {
         layer_of(name).is_some_and(|(branch, layer)| is_freezable(branch, layer, freeze))
@@ -86,7 +86,7 @@ pub fn freeze_for_the_run(
     for (_, parameter) in &frozen {
         let _ = parameter.set_requires_grad(false);
     }
-    (frozen, others)
+    [frozen, others]
 }
 
 /// The properties that the parameters of one group share.

@@ -69,12 +69,15 @@ impl Supervised<'_> {
             images: Arc::clone(images),
             views: evaluation_views(images),
         }));
-        let (start, mut waits) = (Instant::now(), false);
+        let (start, mut waits, mut computing) = (Instant::now(), false, String::new());
         let with_tokens = self.config.model.fusion.strategy == FusionStrategy::CrossAttention;
         let mut report = |progress: Progress| {
             for observer in evaluation.observers.iter_mut() {
                 match progress {
                     Progress::Computed { name, done, total } => {
+                        if computing != name {
+                            observer.note(&format!("computing the features of {name}: {total}"));
+                        }
                         observer.computing(name, done, total)
                     }
                     Progress::Waiting if !waits => {
@@ -84,6 +87,9 @@ impl Supervised<'_> {
                 }
             }
             waits = matches!(progress, Progress::Waiting);
+            if let Progress::Computed { name, .. } = progress {
+                computing = name.to_string();
+            }
             (evaluation.check_stop)()
         };
         let fetched = branch_features(&self.net, self.config, &splits, with_tokens, &mut report)?;

@@ -43,7 +43,7 @@ impl<'a, O: Objective> Trainer<'a, O> {
         let slice = recipe.slice;
         let autocast = autocast_kind(config.train.precision, device);
         let compute = Compute::new(config, device, autocast);
-        let (frozen, parameters) = freeze_for_the_run(objective.parameters(), &recipe.freeze);
+        let [frozen, parameters] = freeze_for_the_run(objective.parameters(), &recipe.freeze);
         Ok(Self {
             schedule: Schedule::new(&recipe.schedule, recipe.epochs, steps_per_epoch),
             optimizer: Optimizer::new(&parameters, &recipe.optimizer, &recipe.freeze),

@@ -8,8 +8,8 @@ use anyhow::{Context, Error, Result, anyhow, ensure};
 use serde::Serialize;
 use tch::Tensor;
 
-use super::Trainer;
 use super::step::seed_of;
+use super::{Trainer, named};
 use crate::data::HostBatch;
 use crate::files::write_json;
 use crate::models::images::upload;
@@ -91,14 +91,14 @@ impl fmt::Display for NotFinite {
 }
 
 impl<O: Objective> Trainer<'_, O> {
-    /// Returns whether all weights are finite.
+    /// Returns whether all weights are finite that are not frozen for the entire run.
     pub(super) fn weights_are_finite(&self) -> Result<bool> {
-        Ok(broken(&self.objective.parameters())?.is_empty())
+        Ok(broken(&self.parameters)?.is_empty())
     }
 
     /// Refuses to keep weights that are not finite. Returns an error that names some.
     pub(super) fn ensure_finite(&self) -> Result<()> {
-        let mut weights = self.objective.parameters();
+        let mut weights: Vec<_> = self.parameters.iter().map(named).collect();
         weights.extend(self.ema.iter().flat_map(Ema::state));
         let broken = broken(&weights)?;
         ensure!(
