@@ -88,7 +88,7 @@ pub(super) fn list(
     let table = table(&["run", "status", "time"], rows);
     let forecast = sweep.forecast(runs).map_or(String::new(), |forecast| format!("{forecast}\n"));
     let basis = total.map(|_| basis(&listed, &measured, &sweep.search)).unwrap_or_default();
-    print(&format!("{table}{count}{time}\n{forecast}{basis}"))?;
+    print(&format!("{table}{count}{time}\n{basis}{forecast}"))?;
     Ok(ExitCode::SUCCESS)
 }
 
