@@ -21,8 +21,8 @@ pub(super) struct Row {
     pub left: String,
 }
 
-/// Returns the lines of the table: a blank one, a header, and a line for each run, as many as fit. Names are
-/// shortened so that no line is wider than `width`.
+/// Returns the lines of the table: a blank one, a header, and a line for each run, as many as fit.
+/// Names are shortened so that no line is wider than `width`.
 pub(super) fn lines(rows: Vec<Row>, width: usize, height: usize) -> Vec<String> {
     if rows.is_empty() {
         return Vec::new();
