@@ -200,7 +200,7 @@ fn a_paired_interval_covers_the_difference_and_p_errs_as_often_as_it_says() {
 /// How often two equal models, whose runs vary with the seed, differ with p of at most 0.05: over
 /// images alone, and over images and seeds.
 fn falsely_different(seeds: u64, seed_sd: f64) -> [f64; 2] {
-    const DATA_SETS: usize = 300;
+    const DATA_SETS: usize = 150;
     const FEW_IMAGES: usize = 60;
     let numbers: Vec<u64> = (0..seeds).collect();
     let mut wrong = [0; 2];
@@ -228,12 +228,9 @@ fn falsely_different(seeds: u64, seed_sd: f64) -> [f64; 2] {
 
 #[test]
 fn equal_models_whose_seeds_vary_seldom_differ_once_seeds_are_resampled() {
-    for seeds in [3, 5] {
-        let [images, both] = falsely_different(seeds, 0.2);
-        println!("{seeds} seeds: falsely different {images} over images, {both} over both");
-        assert!(images > 0.15, "{seeds} seeds: {images}");
-        assert!(both <= 0.08, "{seeds} seeds: {both}");
-    }
+    let [images, both] = falsely_different(3, 0.2);
+    println!("falsely different in {images} over images, {both} over both");
+    assert!(images > 0.3 && both <= 0.09, "{images} over images, {both} over both");
 }
 
 #[test]
