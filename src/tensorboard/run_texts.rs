@@ -112,11 +112,11 @@ mod tests {
         };
         let mut default = names(&Config::default());
         let mut always = ALWAYS.map(str::to_string);
-        (default.sort(), always.sort());
+        default.sort();
+        always.sort();
         assert_eq!(default, always);
 
-        let mut config = Config::default();
-        config.name = "x".to_string();
+        let mut config = Config { name: "x".to_string(), ..Config::default() };
         config.train.ema_decay = Some(0.9);
         config.train.threads = Some(3);
         let added: Vec<String> =
