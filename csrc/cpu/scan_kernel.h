@@ -43,7 +43,9 @@ struct Scan {
     V* dBC;             // (step, state / kHalf): gradients of B and C, kHalf of each
     V *u, *dt, *z;      // (vector, step): as packed; in backward they become their gradients
     V* out;             // (vector, step): forward's result; in backward its gradient as packed
-    V *dtu, *y, *dy, *sum_dtu, *sum_dt;  // (step)
+    V *dtu, *y, *dy, *sum_dtu, *sum_dt;  // (step), one after the other
+    // From dtu to the others.
+    static constexpr int kY = kStrip, kDy = 2 * kStrip, kSumDtu = 3 * kStrip, kSumDt = 4 * kStrip;
     V *slope, *gate;                     // (step): of softplus, and sigmoid(z)
     V *dD, *dbias;                       // (block)
     T *B, *C;                            // (step, state)
@@ -99,12 +101,12 @@ struct Scan {
                      int lanes) {
     const int64_t n = padded(in.size.state);
     V *rows = w.A + block * n, largest{};
-    for (int64_t i = 0; i < n; ++i) rows[i] = V{};
+    Rows::pack(rows, in.A, 0, channel, lanes, 0, in.size.state);
     for (int64_t i = 0; i < in.size.state; ++i) {
-      for (int c = 0; c < lanes; ++c)
-        rows[i][c] = *in.A.at(0, channel + c, i) * static_cast<T>(kLog2e);
+      rows[i] *= static_cast<T>(kLog2e);
       largest = larger(largest, rows[i]);
     }
+    for (int64_t i = in.size.state; i < n; ++i) rows[i] = V{};
     w.largest_A[block] = largest;
   }
 
@@ -232,20 +234,20 @@ struct Scan {
   static void forward_tile(const Workspace& w, int64_t block, int64_t i, int64_t state, T* saved,
                            int64_t steps) {
     const int64_t n = padded(state);
-    const V* A = w.A + block * n + i;
-    V h[kAhead], *carried = w.h + block * n + i;
+    const V *A = w.A + block * n + i, *dt = w.dt, *dtus = w.dtu;
+    V h[kAhead], *carried = w.h + block * n + i, *out = w.out;
+    const T *B = w.B + i, *C = w.C + i;
     Power<V> decay[kAhead];
-    for (int j = 0; j < kAhead; ++j) h[j] = carried[j], decay[j] = split<W, InRange>(w.dt[0], A[j]);
+    for (int j = 0; j < kAhead; ++j) h[j] = carried[j], decay[j] = split<W, InRange>(dt[0], A[j]);
     for (int64_t first = 0; first < steps; first += T_) {
       if (saved) {
         for (int j = 0; j < kAhead && i + j < state; ++j) store<V>(saved + (i + j) * W, h[j]);
         saved += state * kGroup;
       }
       const int64_t end = steps - first < T_ ? steps : first + T_;
-      for (int64_t t = first; t < end; ++t) {
-        const T *B = w.B + t * n + i, *C = w.C + t * n + i;
-        const V dtu = w.dtu[t], next = w.dt[t + 1 < steps ? t + 1 : t];
-        V y = w.out[t];
+      for (int64_t t = first; t < end; ++t, B += n, C += n) {
+        const V dtu = dtus[t], next = dt[t + 1 < steps ? t + 1 : t];
+        V y = out[t];
 #pragma GCC unroll 8
         for (int j = 0; j < kAhead; ++j) {
           const V e = join<V>(decay[j]);
@@ -253,7 +255,7 @@ struct Scan {
           h[j] = e * h[j] + dtu * B[j];
           y += h[j] * C[j];
         }
-        w.out[t] = y;
+        out[t] = y;
       }
     }
     for (int j = 0; j < kAhead; ++j) carried[j] = h[j];
@@ -266,19 +268,19 @@ struct Scan {
                              int64_t n, int64_t steps) {
     const V *dt = w.dt + first, *dtu = w.dtu + first, *A = w.A + block * n + i + j;
     const T* B = w.B + first * n + i + j;
-    V h[kAhead], *states = w.states + N + j, *decays = w.decay + j;
+    V h[kAhead], *state = w.states + N + j, *decays = w.decay + j;
     Power<V> decay[kAhead];
     for (int k = 0; k < kAhead; ++k)
       h[k] = w.states[j + k], decay[k] = split<W, InRange>(dt[0], A[k]);
-    for (int64_t t = 0; t < steps; ++t) {
+    for (int64_t t = 0; t < steps; ++t, B += n, decays += N, state += N) {
       const V next = dt[t + 1 < steps ? t + 1 : t];
 #pragma GCC unroll 8
       for (int k = 0; k < kAhead; ++k) {
         const V e = join<V>(decay[k]);
         decay[k] = split<W, InRange>(next, A[k]);
-        h[k] = e * h[k] + dtu[t] * B[t * n + k];
-        decays[t * N + k] = e;
-        states[t * N + k] = h[k];
+        h[k] = e * h[k] + dtu[t] * B[k];
+        decays[k] = e;
+        state[k] = h[k];
       }
     }
   }
@@ -288,32 +290,37 @@ struct Scan {
                             int64_t n, int64_t steps) {
     static_assert(N % kHalf == 0, "states fill vectors of sums");
     const V* A = w.A + block * n + state;
-    const V *dy = w.dy + first, *dt = w.dt + first, *dtu = w.dtu + first;
-    V *y = w.y + first, *sum_dtu = w.sum_dtu + first, *sum_dt = w.sum_dt + first,
-      *dBC = w.dBC + (first * n + state) / kHalf;
     V dh[N], dA[N];
     for (int i = 0; i < N; ++i)
       dh[i] = w.h[block * n + state + i], dA[i] = w.dA[block * n + state + i];
-    for (int64_t t = steps - 1; t >= 0; --t) {
-      const T *B = w.B + (first + t) * n + state, *C = w.C + (first + t) * n + state;
-      V sums[N], y_t = y[t], sum_dtu_t = sum_dtu[t], sum_dt_t = sum_dt[t];
+    // One pointer for each matrix, from the last step on: the compiler would take one for each
+    // column, more than there are registers.
+    const int64_t last = steps - 1;
+    const V *states = w.states + last * N, *decay = w.decay + last * N, *dt = w.dt + first + last;
+    const T *B = w.B + (first + last) * n + state, *C = w.C + (first + last) * n + state;
+    V *row = w.dtu + first + last, *dBC = w.dBC + ((first + last) * n + state) / kHalf;
+    for (int64_t t = last; t >= 0; --t) {
+      const V dtu = row[0], dy = row[Workspace::kDy];
+      V sums[N], y = row[Workspace::kY], sum_dtu = row[Workspace::kSumDtu],
+                 sum_dt = row[Workspace::kSumDt];
 #pragma GCC unroll 8
       for (int i = 0; i < N; ++i) {
-        const V after = w.states[(t + 1) * N + i], before = w.states[t * N + i];
-        dh[i] += dy[t] * C[i];
-        y_t += after * C[i];
-        sum_dtu_t += dh[i] * B[i];
-        sums[i] = add_halves<kHalf>(dh[i] * dtu[t], dy[t] * after);
-        dh[i] *= w.decay[t * N + i];
+        const V after = states[N + i], before = states[i];
+        dh[i] += dy * C[i];
+        y += after * C[i];
+        sum_dtu += dh[i] * B[i];
+        sums[i] = add_halves<kHalf>(dh[i] * dtu, dy * after);
+        dh[i] *= decay[i];
         const V through = dh[i] * before;  // gradient of dt * A
-        sum_dt_t += through * A[i];
-        dA[i] += through * dt[t];
+        sum_dt += through * A[i];
+        dA[i] += through * *dt;
       }
-      y[t] = y_t, sum_dtu[t] = sum_dtu_t, sum_dt[t] = sum_dt_t;
+      row[Workspace::kY] = y, row[Workspace::kSumDtu] = sum_dtu, row[Workspace::kSumDt] = sum_dt;
       for (int k = 0; k < kSums; ++k) {
         add_rest<kHalf / 2>(sums + k * kHalf);
-        dBC[t * (n / kHalf) + k] += sums[k * kHalf];
+        dBC[k] += sums[k * kHalf];
       }
+      states -= N, decay -= N, B -= n, C -= n, dBC -= n / kHalf, --row, --dt;
     }
     for (int i = 0; i < N; ++i)
       w.h[block * n + state + i] = dh[i], w.dA[block * n + state + i] = dA[i];
@@ -424,14 +431,13 @@ struct Scan {
                                  const Item& item) {
     const ScanSizes& size = args.in.size;
     const int64_t n = padded(size.state);
+    const View<T> dA{args.dA, size.dim * size.state, size.state, 1};
     for (int64_t block = 0; block < item.blocks; ++block) {
       const int64_t channel = item.first_channel + block * W, row = item.batch * size.dim + channel;
-      for (int c = 0; c < Rows::lanes_of(size, channel); ++c) {
-        for (int64_t i = 0; i < size.state; ++i)
-          args.dA[(row + c) * size.state + i] = w.dA[block * n + i][c];
-        args.dD[row + c] = w.dD[block][c];
-        args.ddelta_bias[row + c] = w.dbias[block][c];
-      }
+      const int lanes = Rows::lanes_of(size, channel);
+      Rows::unpack(w.dA + block * n, dA, item.batch, channel, lanes, 0, size.state);
+      store_first<V>(args.dD + row, w.dD[block], lanes);
+      store_first<V>(args.ddelta_bias + row, w.dbias[block], lanes);
     }
   }
 };
