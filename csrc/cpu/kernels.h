@@ -138,47 +138,6 @@ struct NormBackwardArgs {
   T *dweight, *dbias;      // (item, dim): partial sums; null without a bias
 };
 
-// A matrix product: c = a b + bias, or c += a b. Work items are panels of gemm_columns columns.
-struct GemmSizes {
-  int64_t rows, columns, inner;
-};
-
-template <class T>
-struct GemmArgs {
-  GemmSizes size;
-  const T* a;  // (rows, inner), any strides
-  int64_t a_row, a_step;
-  const T* b;  // (inner, columns); one of the strides is 1
-  int64_t b_step, b_column;
-  const T* bias;  // (columns) or null
-  T* c;           // (rows, columns), columns adjacent
-  int64_t c_row;
-  bool add;  // to what `c` holds
-};
-
-// Softmax attention: out = softmax(scale q k^T) v. Work items are the heads of the images.
-struct AttentionSizes {
-  int64_t batch, heads, length, width;  // width of a head
-  VMB_INLINE int64_t items() const { return batch * heads; }
-};
-
-template <class T>
-struct AttentionForwardArgs {
-  AttentionSizes size;
-  T scale;
-  const T* qkv;  // (batch, length, {q, k, v}, heads, width)
-  T* out;        // (batch, length, heads, width)
-  T* lse;        // (batch, heads, length): logarithms of the softmax's denominators; or null
-};
-
-template <class T>
-struct AttentionBackwardArgs {
-  AttentionSizes size;
-  T scale;
-  const T *qkv, *out, *lse, *dout;  // as in forward
-  T* dqkv;
-};
-
 // The kernels of one instruction set; each call does work items [begin, end) with `workspace` bytes
 // of scratch memory, aligned to 64.
 template <class T>
@@ -191,14 +150,6 @@ struct KernelTable {
   void (*conv_backward)(const ConvBackwardArgs<T>&, int64_t begin, int64_t end, void* workspace);
   void (*norm_forward)(const NormForwardArgs<T>&, int64_t begin, int64_t end);
   void (*norm_backward)(const NormBackwardArgs<T>&, int64_t begin, int64_t end);
-  int64_t gemm_columns;
-  int64_t (*gemm_workspace)(const GemmSizes&);
-  void (*gemm)(const GemmArgs<T>&, int64_t begin, int64_t end, void* workspace);
-  int64_t (*attention_workspace)(const AttentionSizes&, bool backward);
-  void (*attention_forward)(const AttentionForwardArgs<T>&, int64_t begin, int64_t end,
-                            void* workspace);
-  void (*attention_backward)(const AttentionBackwardArgs<T>&, int64_t begin, int64_t end,
-                             void* workspace);
   // Only the arithmetic of a scan (limit_kernel.h). The result is meaningless, and keeps the
   // compiler from removing the work.
   T (*limit_forward)(const ScanSizes&, int64_t begin, int64_t end);

@@ -23,12 +23,9 @@ char* vmb_causal_conv1d_silu(const void* x, const void* weight, const void* bias
 char* vmb_bimamba_inner(const void* xz, void* const* forward, void* const* backward,
                         const char* path, void** out);
 
-/* Computes a linear layer, x weightᵀ + bias; writes null where libtorch's own is as good
+/* Computes a linear layer, x weightᵀ + bias, by oneDNN; writes null where libtorch's own is as good
  * (linear.cpp). */
 char* vmb_linear(const void* x, const void* weight, const void* bias, void** out);
-/* Computes softmax attention of qkv (batch, length, {q, k, v} heads width) on the CPU in float or
- * double; writes null elsewhere. */
-char* vmb_attention(const void* qkv, int64_t heads, void** out);
 /* Computes x + factors update, and its layer norm, or its RMS norm without a bias, on the CPU in
  * float or double; writes null elsewhere. All but x may be null: `out` is null without a weight.
  * factors: one for each x[i]. */

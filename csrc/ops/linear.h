@@ -1,4 +1,4 @@
-// Matrix products of float32 on the CPU by our kernels where libtorch's are not made for the
+// Matrix products of float32 on the CPU by whichever of libtorch's two libraries is made for the
 // processor.
 #pragma once
 

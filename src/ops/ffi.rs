@@ -70,11 +70,6 @@ unsafe extern "C" {
         bias: *const c_void,
         out: *mut *mut c_void,
     ) -> *mut c_char;
-    pub(super) fn vmb_attention(
-        qkv: *const c_void,
-        heads: i64,
-        out: *mut *mut c_void,
-    ) -> *mut c_char;
     pub(super) fn vmb_norm(
         x: *const c_void,
         update: *const c_void,

@@ -9,36 +9,13 @@ use super::ffi;
 /// Computes `x · weightᵀ + bias` over the last dimension: x `(…, inputs)`, weight
 /// `(outputs, inputs)`, bias `(outputs)`.
 ///
-/// It is libtorch's linear layer, except for float32 on a CPU that has AVX-512 where libtorch's MKL
-/// does not use it: our kernels do. It is differentiable once there.
+/// It is libtorch's linear layer, except that oneDNN computes float32 on the CPU where the
+/// processor has AVX-512 and libtorch's MKL does not use it. It is differentiable once there.
 pub fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Tensor {
     let (x_, weight_, bias_) = (ffi::pointer(x), ffi::pointer(weight), ffi::optional_pointer(bias));
     // SAFETY: the tensors are borrowed for the call.
     ours(|out| unsafe { ffi::vmb_linear(x_, weight_, bias_, out) })
         .unwrap_or_else(|| x.linear(weight, bias))
-}
-
-/// Computes softmax attention (arXiv 1706.03762) of the queries, keys and values in qkv
-/// `(b, l, 3 · heads · width)`: `(b, l, heads · width)`.
-///
-/// On the CPU, float32 and float64 are one operator; elsewhere libtorch's computes it. It is
-/// differentiable once on the CPU.
-pub fn attention(qkv: &Tensor, heads: i64) -> Tensor {
-    let qkv_ = ffi::pointer(qkv);
-    // SAFETY: the tensor is borrowed for the call.
-    ours(|out| unsafe { ffi::vmb_attention(qkv_, heads, out) }).unwrap_or_else(|| {
-        let qkv = split_heads(qkv, heads);
-        let [q, k, v] = [&qkv[0], &qkv[1], &qkv[2]];
-        let mask = None::<&Tensor>;
-        let out = Tensor::scaled_dot_product_attention(q, k, v, mask, 0.0, false, None, false);
-        out.transpose(1, 2).flatten(2, 3)
-    })
-}
-
-/// Returns queries, keys and values, each `(b, heads, l, width)`, of qkv
-/// `(b, l, 3 · heads · width)`.
-pub fn split_heads(qkv: &Tensor, heads: i64) -> Vec<Tensor> {
-    qkv.unflatten(-1, [3, heads, -1]).permute([2, 0, 3, 1, 4]).unbind(0)
 }
 
 /// A norm over the last dimension: layer normalization (arXiv 1607.06450), or root mean square

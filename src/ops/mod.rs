@@ -17,7 +17,7 @@ mod shared_tensor;
 
 pub use autocast::autocast;
 pub use launches::{Launches, count_launches};
-pub use layers::{Norm, Update, add_and_norm, attention, linear, split_heads};
+pub use layers::{Norm, Update, add_and_norm, linear};
 pub use optimizer::{
     AdamWStep, LionStep, SgdStep, adamw_step, add_gradient, clip_grad_norm, ema_update, lion_step,
     remove_gradients, sgd_step,
