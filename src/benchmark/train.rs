@@ -14,7 +14,7 @@ use crate::data::{self, HostBatch, ImageDataset, Loader, LoaderOptions, Mode};
 use crate::eval::evaluate;
 use crate::models::images::{upload, upload_rows};
 use crate::models::{BeautyNet, ForwardContext, Images, Slicer, device, summary};
-use crate::ops::{Launches, count_launches, linear};
+use crate::ops::{Launches, SharedTensor, count_launches, linear};
 use crate::run::memory::peak_bytes;
 use crate::train::gradient_sum::GradientSum;
 use crate::train::loss::Criterion;
@@ -257,6 +257,7 @@ pub(super) struct StepTrainer<'a> {
     loss: TrainingLoss<'a>,
     slicer: &'a Slicer,
     optimizer: Optimizer,
+    trained: Vec<SharedTensor>,
     learning_rates: [f64; 2],
     clip_grad_norm: Option<f64>,
 }
@@ -273,6 +274,7 @@ impl<'a> StepTrainer<'a> {
             },
             slicer,
             optimizer: Optimizer::new(&net.parameters(), &settings.optimizer, &settings.freeze),
+            trained: net.trainable_parameters().into_iter().map(Into::into).collect(),
             learning_rates: [settings.optimizer.lr, settings.optimizer.backbone_lr()],
             clip_grad_norm: settings.clip_grad_norm,
         })
@@ -280,10 +282,10 @@ impl<'a> StepTrainer<'a> {
 
     /// Runs one step. Returns the seconds of forward, backward and the optimizer.
     pub(super) fn step(&mut self, batch: &HostBatch) -> Result<[f64; 3]> {
-        let (loss, net) = (&self.loss, self.loss.net);
-        let device = net.device();
+        let loss = &self.loss;
+        let device = loss.net.device();
         let mut clock = Instant::now();
-        let sum = GradientSum::new(net.trainable_parameters(), self.slicer);
+        let sum = GradientSum::new(&self.trained, self.slicer);
         let total = Criterion::total_weight(std::slice::from_ref(batch));
         let slices = self.slicer.slices(batch.len);
         let seconds = self.slicer.map(slices.len(), |slice| {

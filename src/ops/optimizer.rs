@@ -1,6 +1,8 @@
 //! Optimizer steps over many parameters in one call, by libtorch's fused and foreach
 //! operations.
 
+use std::borrow::Borrow;
+
 use tch::Tensor;
 
 use super::OpError;
@@ -136,7 +138,7 @@ fn check_counts(name: &str, count: usize, lists: &[&[Tensor]]) -> Result<(), OpE
 
 /// Removes the gradients of parameters: the next backward pass keeps those that it computes, where
 /// it would otherwise add them to zeros.
-pub fn remove_gradients(parameters: &[Tensor]) {
+pub fn remove_gradients(parameters: &[impl Borrow<Tensor>]) {
     // SAFETY: the tensors are borrowed for the call, which resets a field of theirs.
     unsafe {
         ffi::vmb_remove_gradients(ffi::pointers(parameters).as_ptr(), parameters.len() as i64)

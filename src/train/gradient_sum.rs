@@ -12,8 +12,8 @@ use crate::ops::{self, SharedTensor};
 /// Sums the gradients of the slices of an optimizer step in the order of the slices, whatever the
 /// order in which threads compute them: the sum is the same to the bit for any number of threads.
 /// What comes early waits, one gradient of each parameter for each slice that did.
-pub struct GradientSum {
-    parameters: Vec<SharedTensor>,
+pub struct GradientSum<'a> {
+    parameters: &'a [SharedTensor],
     /// One for each parameter; `None` if batches are whole, as on a GPU.
     sums: Option<Vec<Mutex<Sum>>>,
 }
@@ -27,15 +27,12 @@ struct Sum {
     waiting: BTreeMap<usize, Tensor>,
 }
 
-impl GradientSum {
+impl<'a> GradientSum<'a> {
     /// Starts the sum for the parameters, which must be leaves that require gradients.
-    pub fn new(parameters: Vec<Tensor>, slicer: &Slicer) -> Self {
+    pub fn new(parameters: &'a [SharedTensor], slicer: &Slicer) -> Self {
         let sums = (!slicer.is_whole()).then(|| parameters.iter().map(|_| Mutex::default()));
-        ops::remove_gradients(&parameters);
-        Self {
-            sums: sums.map(Iterator::collect),
-            parameters: parameters.into_iter().map(SharedTensor::from).collect(),
-        }
+        ops::remove_gradients(parameters);
+        Self { sums: sums.map(Iterator::collect), parameters }
     }
 
     /// Runs backward from the loss of a slice, and adds the gradients to those of the slices before
@@ -45,7 +42,7 @@ impl GradientSum {
         let Some(sums) = &self.sums else {
             return Ok(loss.f_backward()?);
         };
-        let gradients = Tensor::f_run_backward(&[loss], &self.parameters, false, false)?;
+        let gradients = Tensor::f_run_backward(&[loss], self.parameters, false, false)?;
         for ((parameter, sum), gradient) in self.parameters.iter().zip(sums).zip(gradients) {
             let mut sum = sum.lock().unwrap_or_else(PoisonError::into_inner);
             sum.waiting.insert(slice, gradient);
@@ -80,7 +77,8 @@ mod tests {
         for order in [[0, 1, 2], [2, 1, 0], [1, 2, 0], [0, 2, 1]] {
             let parameter = leaf();
             (&parameter * 7.0).sum(Kind::Float).backward(); // of the step before
-            let sum = GradientSum::new(vec![parameter.shallow_clone()], &slicer);
+            let parameters = [parameter.shallow_clone().into()];
+            let sum = GradientSum::new(&parameters, &slicer);
             for slice in order {
                 let loss = (&parameter * factors[slice]).sum(Kind::Float);
                 sum.add(slice, &loss).unwrap();
@@ -94,8 +92,8 @@ mod tests {
         let (used, unused) = (leaf(), leaf());
         (&used * 7.0 + &unused).sum(Kind::Float).backward(); // of the step before
         let slicer = Slicer::new(None, Device::Cpu).unwrap();
-        let parameters = vec![used.shallow_clone(), unused.shallow_clone()];
-        GradientSum::new(parameters, &slicer).add(0, &used.sum(Kind::Float)).unwrap();
+        let parameters = [&used, &unused].map(|leaf| leaf.shallow_clone().into());
+        GradientSum::new(&parameters, &slicer).add(0, &used.sum(Kind::Float)).unwrap();
         assert_eq!(values(&used.grad()), [1.0; 2]);
         assert!(!unused.grad().defined());
     }

@@ -74,6 +74,7 @@ impl<'a, O: Objective> Trainer<'a, O> {
             resumed: resume,
             world,
             gradients: Gradients::single(),
+            trained: Vec::new(),
             ahead,
             autocast,
             slicer: Slicer::new(slice, device)?,

@@ -58,7 +58,9 @@ impl<O: Objective> Trainer<'_, O> {
         let mut loader = self.remaining_batches()?;
         let frozen_epochs = self.recipe.freeze.epochs;
         self.optimizer.freeze(frozen_epochs.is_none_or(|epochs| self.progress.epochs < epochs));
-        self.gradients = self.world.gradients(&self.objective.trained_parameters())?;
+        let trained = self.objective.trained_parameters();
+        self.gradients = self.world.gradients(&trained)?;
+        self.trained = trained.into_iter().map(Into::into).collect();
         let mut saved = Instant::now();
         loop {
             let requested = Instant::now();

@@ -26,6 +26,7 @@ use super::stop::{Stop, Stopped};
 use crate::config::Config;
 use crate::data::Loader;
 use crate::models::{Slicer, device};
+use crate::ops::SharedTensor;
 use crate::run::{Provenance, RunDir};
 
 /// The options of a run that are not in its config.
@@ -85,6 +86,8 @@ pub(super) struct Trainer<'a, O: Objective> {
     compute: Compute,
     pub world: World,
     gradients: Gradients,
+    /// The parameters that the epoch trains, in the order in which backward reaches them.
+    trained: Vec<SharedTensor>,
     /// The loader of the next epoch, started early.
     ahead: Option<Loader>,
     /// The type that autocast computes in, if any.

@@ -68,7 +68,7 @@ impl<O: Objective> Trainer<'_, O> {
     fn backward(&mut self, batches: &[HostBatch]) -> Result<f64> {
         let objective = &self.objective;
         let total = self.world.sum(objective.weight(batches, self.progress.epochs))?;
-        let gradients = GradientSum::new(objective.trained_parameters(), &self.slicer);
+        let gradients = GradientSum::new(&self.trained, &self.slicer);
         let mut terms: Vec<Tensor> = Vec::new();
         for (index, batch) in batches.iter().enumerate() {
             if index + 1 == batches.len() {
