@@ -1,4 +1,4 @@
-//! The pace of a training: when its next line within an epoch is due, its speed, and the time left.
+//! When lines of progress are due; and the pace of a training: its speed, and the time left.
 
 use std::time::{Duration, Instant};
 
@@ -10,11 +10,37 @@ const FORWARD: f64 = 1.0 / 3.0;
 /// The first line comes early: it shows that the run computes, and how fast.
 const FIRST: Duration = Duration::from_secs(5);
 
+/// When lines are due: every so often, and never several at once after a pause.
+#[derive(Debug)]
+pub(super) struct Schedule {
+    every: Duration,
+    next: Instant,
+}
+
+impl Schedule {
+    /// Creates the schedule of a line after `first`, and then one `every` so often.
+    pub(super) fn new(first: Duration, every: Duration, now: Instant) -> Self {
+        Self { every, next: now + first }
+    }
+
+    /// Returns whether a line is due, and puts off the next one if so.
+    pub(super) fn is_due(&mut self, now: Instant) -> bool {
+        let due = now >= self.next;
+        if due {
+            self.put_off(now);
+        }
+        due
+    }
+
+    fn put_off(&mut self, now: Instant) {
+        self.next = now + self.every;
+    }
+}
+
 /// The pace of a training. Work is counted in training images, evaluated ones as [`FORWARD`] each.
 #[derive(Debug)]
 pub(super) struct Pace {
-    every: Duration,
-    next: Instant,
+    lines: Schedule,
     work_per_epoch: f64,
     total: f64,
     done: f64,
@@ -32,8 +58,7 @@ impl Pace {
         let work_per_epoch = train + FORWARD * val;
         let at_the_end = if start.branch.is_none() { FORWARD * (val + test) } else { 0.0 };
         Self {
-            every,
-            next: now + every.min(FIRST),
+            lines: Schedule::new(every.min(FIRST), every, now),
             work_per_epoch,
             total: start.epochs as f64 * work_per_epoch + at_the_end,
             done: start.epochs_done as f64 * work_per_epoch + start.images_done as f64,
@@ -64,16 +89,12 @@ impl Pace {
         // Other ranks evaluate images too.
         self.done = epoch as f64 * self.work_per_epoch;
         self.window = None;
-        self.next = now + self.every;
+        self.lines.put_off(now);
     }
 
     /// Returns whether a line is due, and puts off the next one if so.
     pub(super) fn is_due(&mut self, now: Instant) -> bool {
-        let due = now >= self.next;
-        if due {
-            self.next = now + self.every;
-        }
-        due
+        self.lines.is_due(now)
     }
 
     /// Starts to measure the speed again.
@@ -116,8 +137,7 @@ mod tests {
 
     fn pace(now: Instant) -> Pace {
         Pace {
-            every: Duration::from_secs(30),
-            next: now + FIRST,
+            lines: Schedule::new(FIRST, Duration::from_secs(30), now),
             work_per_epoch: 110.0,
             total: 330.0,
             done: 0.0,
@@ -135,6 +155,16 @@ mod tests {
         assert!(!pace.is_due(at(4)) && pace.is_due(at(5)) && !pace.is_due(at(34)));
         pace.epoch(1, at(20));
         assert!(!pace.is_due(at(49)) && pace.is_due(at(50)));
+    }
+
+    #[test]
+    fn one_line_follows_a_long_pause() {
+        let begun = Instant::now();
+        let at = |seconds| begun + Duration::from_secs(seconds);
+        let every = Duration::from_secs(30);
+        let mut lines = Schedule::new(every, every, begun);
+        assert!(!lines.is_due(at(29)) && lines.is_due(at(100)));
+        assert!(!lines.is_due(at(101)) && !lines.is_due(at(129)) && lines.is_due(at(130)));
     }
 
     #[test]

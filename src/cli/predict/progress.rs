@@ -10,6 +10,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 
 use crate::cli::inputs::Unread;
 use crate::cli::output::{say, thousands};
+use crate::cli::pace::Schedule;
 
 const BAR: &str = "{bar:30} {pos}/{len} images  {speed}  eta {eta}";
 /// How often a log gets a line.
@@ -18,8 +19,8 @@ const EVERY: Duration = Duration::from_secs(30);
 pub(super) struct Progress {
     images: usize,
     bar: ProgressBar,
-    /// When the next line is due, where there is no bar and one is wanted.
-    next_line: Option<Instant>,
+    /// When a line is due, where there is no bar and one is wanted.
+    lines: Option<Schedule>,
     unread: Unread,
 }
 
@@ -39,8 +40,8 @@ impl Progress {
             };
             bar.set_style(style.with_key("speed", speed));
         }
-        let next_line = (shown && !terminal).then(|| Instant::now() + EVERY);
-        Self { images, bar, next_line, unread: Unread::default() }
+        let lines = (shown && !terminal).then(|| Schedule::new(EVERY, EVERY, Instant::now()));
+        Self { images, bar, lines, unread: Unread::default() }
     }
 
     /// Reports an image that cannot be read.
@@ -51,10 +52,9 @@ impl Progress {
     /// Counts an image.
     pub(super) fn advance(&mut self) {
         self.bar.inc(1);
-        let Some(due) = self.next_line.filter(|due| *due <= Instant::now()) else {
+        if !self.lines.as_mut().is_some_and(|lines| lines.is_due(Instant::now())) {
             return;
-        };
-        self.next_line = Some(due + EVERY);
+        }
         let done = self.bar.position();
         let speed = done as f64 / self.bar.elapsed().as_secs_f64();
         let [done, images] = [done as i64, self.images as i64].map(thousands);
