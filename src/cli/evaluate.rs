@@ -1,6 +1,5 @@
 //! `vmbeauty evaluate`.
 
-use std::collections::HashSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -11,14 +10,14 @@ use clap::builder::{PossibleValuesParser, TypedValueParser};
 use serde::Serialize;
 
 use super::output::{interval, metric, print_result, say, table};
-use super::predict::{check_once, parse_level};
+use super::predict::{self, parse_level};
 use super::{WrongUsage, data_root};
 use crate::config::DataConfig;
 use crate::data::synthetic::FaceSeed;
 use crate::data::{ImageDataset, Sample, Source, Split, load_split};
 use crate::eval::conformal::Coverage;
 use crate::eval::ensemble::mean_predictions;
-use crate::eval::evaluate::predict;
+use crate::eval::evaluate;
 use crate::eval::metrics::Metric;
 use crate::eval::predictions::Predictions;
 use crate::eval::statistics::MetricsWithCi;
@@ -58,15 +57,10 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
     let conformal = args.interval.map(|level| calibrate(&runs, level)).transpose()?;
     let (samples, skipped) = data_root::load_split(&runs[0], args.split)?;
     check_same_images(args, &runs)?;
-    let predict = |run: &Run| {
-        run.config.check_image_sizes()?;
-        let images = Arc::new(ImageDataset::new(samples.clone(), &run.config.data)?);
-        predict(&run.net, &images, &run.config, &mut |_| Ok(()))
-    };
-    let predictions: Vec<Predictions> = runs.iter().map(predict).collect::<Result<_>>()?;
-    let metrics =
-        |(run, predictions): (&Run, &Predictions)| RunMetrics::new(args, run, predictions);
-    let of_runs = runs.iter().zip(&predictions).map(metrics).collect::<Result<Vec<_>>>()?;
+    let predictions = predict_each(&runs, &samples)?;
+    let named = args.runs.iter().zip(&runs).zip(&predictions);
+    let metrics = named.map(|((name, run), predictions)| RunMetrics::new(name, run, predictions));
+    let of_runs = metrics.collect::<Result<Vec<_>>>()?;
     let mean = (runs.len() > 1).then(|| mean_predictions(&predictions));
     match (&args.predictions, &mean) {
         (None, _) => {}
@@ -95,30 +89,50 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// Opens the runs, in the order of the arguments.
 fn open_runs(args: &Args) -> Result<Vec<Run>> {
     let wrong = "--interval is measured on --split test: it is calibrated on the other images";
     let measured = args.interval.is_none() || args.split == Split::Test;
     ensure!(measured, WrongUsage(wrong.to_string()));
-    let mut opened = HashSet::new();
-    let mut runs = Vec::new();
-    for path in &args.runs {
-        let run = data_root::open(path, args.data_root.as_deref())?;
-        check_once(&run.weights, &mut opened)?;
-        runs.push(run);
-    }
+    let runs = predict::open_runs(&args.runs, args.data_root.as_deref())?;
+    runs.iter().try_for_each(|run| run.config.check_image_sizes())?;
     let Some(file) = args.predictions.as_ref().filter(|_| runs.len() > 1) else {
         return Ok(runs);
     };
     for folder in runs.iter().map(|run| run.weights.with_file_name("")) {
         let own = RunDir::predictions_in(&folder, args.split);
-        let same = own.exists() && fs::canonicalize(&own).ok() == fs::canonicalize(file).ok();
         ensure!(
-            !same,
-            "{} holds the predictions of one run: name another file for the mean of several",
+            canonical(file) != canonical(&own),
+            "{} is for the predictions of one run: name another file for the mean of several",
             file.display()
         );
     }
     Ok(runs)
+}
+
+/// Returns the canonical path of a file, which need not exist; `None` if its folder does not.
+fn canonical(file: &Path) -> Option<PathBuf> {
+    let in_folder = || {
+        let folder = fs::canonicalize(Path::new(".").join(file.parent()?)).ok()?;
+        Some(folder.join(file.file_name()?))
+    };
+    fs::canonicalize(file).ok().or_else(in_folder)
+}
+
+/// Predicts the same samples with each run. Runs in a row that read images alike share those that
+/// are kept in memory.
+fn predict_each(runs: &[Run], samples: &[Sample]) -> Result<Vec<Predictions>> {
+    let mut last: Option<(&DataConfig, Arc<ImageDataset>)> = None;
+    let predict = |run| {
+        let Run { config, net, .. }: &Run = run;
+        let images = match last.take() {
+            Some((of, images)) if *of == config.data => images,
+            _ => Arc::new(ImageDataset::new(samples.to_vec(), &config.data)?),
+        };
+        last = Some((&config.data, Arc::clone(&images)));
+        evaluate::predict(net, &images, config, &mut |_| Ok(()))
+    };
+    runs.iter().map(predict).collect()
 }
 
 /// Returns an error that names the keys if a run's split has other images or ratings than that of
@@ -158,7 +172,7 @@ fn check_same_images(args: &Args, runs: &[Run]) -> Result<()> {
     Ok(())
 }
 
-/// The metrics of a run.
+/// The metrics of a run, by the argument that names it.
 #[derive(Serialize)]
 struct RunMetrics {
     run: PathBuf,
@@ -168,11 +182,9 @@ struct RunMetrics {
 }
 
 impl RunMetrics {
-    fn new(args: &Args, run: &Run, predictions: &Predictions) -> Result<Self> {
+    fn new(name: &Path, run: &Run, predictions: &Predictions) -> Result<Self> {
         let (weights, metrics) = (run.weights.clone(), MetricsWithCi::new(predictions)?);
-        let named = |path: &&PathBuf| run.weights.starts_with(path);
-        let run = args.runs.iter().find(named).map_or(Path::new(""), PathBuf::as_path);
-        Ok(Self { run: run.to_path_buf(), weights, metrics })
+        Ok(Self { run: name.to_path_buf(), weights, metrics })
     }
 }
 

@@ -287,8 +287,18 @@ fn several_runs_are_evaluated_on_the_same_images_each_and_their_mean() {
     assert!(close(number(&json["ensemble"], "mae"), mae), "{json}");
     let table = sandbox.done(&["evaluate", "a", "b"]);
     assert!(table.contains("mean of 2 runs") && table.contains("16 images"), "{table}");
-    let (_, error) = sandbox.fails(&["evaluate", "a", "b", "--predictions", &own[0]]);
-    assert!(error.contains("holds the predictions of one run"), "{error}");
+    let taken = |file: &str| {
+        let (_, error) = sandbox.fails(&["evaluate", "a", "b", "--predictions", file]);
+        assert!(error.contains("is for the predictions of one run"), "{error}");
+    };
+    taken(&own[0]);
+    // As after training with `train.evaluate_test: false`.
+    fs::remove_file(sandbox.path(&own[0])).unwrap();
+    taken("b/../a/predictions_test.csv");
+    assert!(!sandbox.path(&own[0]).exists());
+    let named = ["a", "a/last.safetensors"];
+    let json = sandbox.json(&["evaluate", named[0], named[1], "--json"]);
+    assert_eq!([&json["runs"][0]["run"], &json["runs"][1]["run"]], named);
     train(&sandbox, "c", &["seed=9"]);
     let (code, error) = sandbox.fails(&["evaluate", "a", "c"]);
     assert!(code == 1 && error.contains("c has other test images than a"), "{error}");

@@ -9,10 +9,11 @@ use std::io::{self, ErrorKind, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 
 use self::progress::Progress;
 use self::rows::{Format, Row, RowWriter};
+use super::data_root;
 use super::inputs::{image_paths, none_readable, sort};
 use super::output::say;
 use crate::eval::conformal::Conformal;
@@ -61,7 +62,7 @@ pub(super) fn parse_level(text: &str) -> Result<f64, String> {
 /// there is no other.
 pub(super) fn run(args: &Args) -> Result<ExitCode> {
     let (runs, images) = sort(&args.arguments)?;
-    let ensemble = Ensemble::new(open_runs(&runs)?)?;
+    let ensemble = Ensemble::new(open_runs(&runs, None)?)?;
     warn_of_other_scales(ensemble.runs(), &runs)?;
     let interval = args.interval.map(|level| calibrate(ensemble.runs(), level)).transpose()?;
     let files = image_paths(&images)?;
@@ -89,25 +90,18 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Opens runs. Returns an error if one cannot be opened or is named twice, so that it would count
-/// twice.
-pub(super) fn open_runs(paths: &[PathBuf]) -> Result<Vec<Run>> {
+/// Opens runs in their order, with their dataset in another folder if one is given. Returns an
+/// error if one cannot be opened or is named twice, so that it would count twice.
+pub(super) fn open_runs(paths: &[PathBuf], data_root: Option<&Path>) -> Result<Vec<Run>> {
     let mut opened = HashSet::new();
     let open = |path: &PathBuf| {
-        let run = Run::open(path, &[])?;
-        check_once(&run.weights, &mut opened)?;
+        let run = data_root::open(path, data_root)?;
+        let file = fs::canonicalize(&run.weights).unwrap_or_else(|_| run.weights.clone());
+        let shown = run.weights.display();
+        ensure!(opened.insert(file), "{shown} is named twice: name each run once");
         Ok(run)
     };
     paths.iter().map(open).collect()
-}
-
-/// Returns an error if weights were opened before.
-pub(super) fn check_once(weights: &Path, opened: &mut HashSet<PathBuf>) -> Result<()> {
-    let file = fs::canonicalize(weights).unwrap_or_else(|_| weights.to_path_buf());
-    if !opened.insert(file) {
-        bail!("{} is named twice: name each run once", weights.display());
-    }
-    Ok(())
 }
 
 /// Warns of runs whose scores may have another scale than those of the first, so that their mean
