@@ -226,9 +226,13 @@ names! {
 }
 
 impl Monitor {
-    /// Returns whether a higher value is better.
-    pub fn is_higher_better(self) -> bool {
-        matches!(self, Self::Pc | Self::Srcc)
+    /// Returns the score of a value, of which more is better: a metric of which less is better is
+    /// negated. The score of a score is the value.
+    pub fn score(self, value: f64) -> f64 {
+        match self {
+            Self::Pc | Self::Srcc => value,
+            Self::Mae | Self::Rmse | Self::TrainLoss => -value,
+        }
     }
 
     /// Returns the name of the metric in a sentence.

@@ -241,10 +241,7 @@ impl Search {
 
     /// Returns the metric that a score is of.
     pub(super) fn value(&self, score: f64) -> f64 {
-        match self.metric {
-            Monitor::Pc | Monitor::Srcc => score,
-            Monitor::Mae | Monitor::Rmse | Monitor::TrainLoss => -score,
-        }
+        self.metric.score(score)
     }
 }
 

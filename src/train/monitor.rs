@@ -4,12 +4,10 @@ use crate::config::{EarlyStoppingConfig, Monitor};
 use crate::eval::predictions::Predictions;
 use crate::run::EpochRecord;
 
-/// Returns the score of an epoch by the monitored metric: more is better, so a metric of which less
-/// is better is negated. `None` where the metric is undefined, as the PC of one image is, or that
-/// of a model that predicts a constant.
+/// Returns the score of an epoch by the monitored metric ([`Monitor::score`]). `None` where the
+/// metric is undefined, as the PC of one image is, or that of a model that predicts a constant.
 pub fn score(monitor: Monitor, record: &EpochRecord) -> Option<f64> {
-    let value = record.monitored(monitor);
-    let score = if monitor.is_higher_better() { value } else { -value };
+    let score = monitor.score(record.monitored(monitor));
     score.is_finite().then_some(score)
 }
 

@@ -67,8 +67,8 @@ impl Row {
 pub(super) struct RowWriter<'a> {
     out: &'a mut dyn Write,
     format: Format,
-    /// The columns of numbers, which the first scored image shows.
-    columns: Option<Vec<&'static str>>,
+    /// The columns of numbers, those of the first scored row; empty before it.
+    columns: Vec<&'static str>,
     /// Rows before the columns are known; of a table, all.
     held: Vec<Row>,
     /// What is between two objects of a JSON list.
@@ -83,7 +83,7 @@ impl<'a> RowWriter<'a> {
         runs: &[PathBuf],
         interval: Option<&Conformal>,
     ) -> Result<Self> {
-        let mut writer = Self { out, format, columns: None, held: Vec::new(), comma: "  " };
+        let mut writer = Self { out, format, columns: Vec::new(), held: Vec::new(), comma: "  " };
         if format == Format::Json {
             let runs: Vec<_> = runs.iter().map(|run| run.display().to_string()).collect();
             writer.line(format!("{{\"runs\": {},", json!(runs)))?;
@@ -106,20 +106,19 @@ impl<'a> RowWriter<'a> {
                 let comma = std::mem::replace(&mut self.comma, ", ");
                 self.line(format!("{comma}{}", json(&row)?))
             }
-            Format::Csv => {
-                if self.columns.is_none() && row.score.is_none() {
+            Format::Csv | Format::Table => {
+                let begins = self.columns.is_empty() && row.score.is_some();
+                if begins {
+                    self.columns = row.numbers().map(|(name, _)| name).collect();
+                }
+                if self.format == Format::Table || self.columns.is_empty() {
                     self.held.push(row);
                     return Ok(());
                 }
-                self.begin_csv(&row)?;
-                self.csv_row(&row)
-            }
-            Format::Table => {
-                if self.columns.is_none() && row.score.is_some() {
-                    self.columns = Some(row.numbers().map(|(name, _)| name).collect());
+                if begins {
+                    self.begin_csv()?;
                 }
-                self.held.push(row);
-                Ok(())
+                self.csv_row(&row)
             }
         }
     }
@@ -129,7 +128,11 @@ impl<'a> RowWriter<'a> {
         match self.format {
             Format::Jsonl => Ok(()),
             Format::Json => self.line("]}".to_string()),
-            Format::Csv => self.begin_csv(&Row { score: Some(f64::NAN), ..Row::default() }),
+            Format::Csv if self.columns.is_empty() => {
+                self.columns = vec!["score"];
+                self.begin_csv()
+            }
+            Format::Csv => Ok(()),
             Format::Table => {
                 let text = self.table();
                 self.write(text.as_bytes())
@@ -137,29 +140,21 @@ impl<'a> RowWriter<'a> {
         }
     }
 
-    /// Writes the header with the columns of a scored row, unless it is written, and the rows
-    /// before it.
-    fn begin_csv(&mut self, scored: &Row) -> Result<()> {
-        if self.columns.is_some() {
-            return Ok(());
-        }
-        let columns: Vec<&str> = scored.numbers().map(|(name, _)| name).collect();
-        let header = ["image"].into_iter().chain(columns.iter().copied()).chain(["error"]);
-        self.record(header.map(str::to_string))?;
-        self.columns = Some(columns);
-        for row in std::mem::take(&mut self.held) {
-            self.csv_row(&row)?;
-        }
-        Ok(())
+    /// Writes the header and the rows before the columns were known.
+    fn begin_csv(&mut self) -> Result<()> {
+        let header = ["image"].iter().chain(&self.columns).chain(&["error"]);
+        let header: Vec<String> = header.map(ToString::to_string).collect();
+        self.record(header.into_iter())?;
+        let held = std::mem::take(&mut self.held);
+        held.iter().try_for_each(|row| self.csv_row(row))
     }
 
     fn csv_row(&mut self, row: &Row) -> Result<()> {
-        let columns = self.columns.as_deref().unwrap_or_default();
         let number = |column: &&str| {
             let found = row.numbers().find(|(name, _)| name == column);
             found.map(|(_, number)| number.to_string()).unwrap_or_default()
         };
-        let numbers: Vec<String> = columns.iter().map(number).collect();
+        let numbers: Vec<String> = self.columns.iter().map(number).collect();
         let text = |text: &str| csv_cell(text).into_owned();
         let error = row.error.as_deref().unwrap_or_default();
         self.record([text(&row.image)].into_iter().chain(numbers).chain([text(error)]))
@@ -173,7 +168,7 @@ impl<'a> RowWriter<'a> {
     }
 
     fn table(&self) -> String {
-        let columns = self.columns.as_deref().unwrap_or_default();
+        let columns = &self.columns;
         let failed = self.held.iter().any(|row| row.error.is_some());
         let header = ["image"].into_iter().chain(columns.iter().copied());
         let header: Vec<&str> = header.chain(failed.then_some("error")).collect();

@@ -97,9 +97,7 @@ impl Order {
 /// Compares the best epochs: runs of the same metric are together, the better one first.
 fn by_metric(a: Option<Best>, b: Option<Best>) -> Ordering {
     let (Some(a), Some(b)) = (a, b) else { return b.is_some().cmp(&a.is_some()) };
-    let score = |best: &Best| {
-        if best.monitor.is_higher_better() { best.value } else { -best.value }
-    };
+    let score = |best: &Best| best.monitor.score(best.value);
     a.monitor.name().cmp(b.monitor.name()).then(score(&b).total_cmp(&score(&a)))
 }
 
@@ -297,6 +295,8 @@ mod tests {
     fn running_runs_come_first_then_the_newest_or_the_best() {
         assert_eq!(names(Order::Updated), ["none", "new", "old"]);
         assert_eq!(names(Order::Metric), ["old", "new", "none"]);
+        let mae = |value| Some(Best { monitor: Monitor::Mae, value, epoch: 1 });
+        assert_eq!(by_metric(mae(0.25), mae(0.5)), Ordering::Less);
         assert_eq!(names(Order::Name), ["new", "none", "old"]);
     }
 

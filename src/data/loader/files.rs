@@ -8,7 +8,6 @@ use image::RgbImage;
 use super::prefetch::Prefetch;
 use crate::data::image::decode::{decode_image_over, read_file};
 use crate::data::image::{EvalTransform, Workspace};
-use crate::data::panic::catch_panic;
 
 /// A batch of image files as models see them.
 #[derive(Debug)]
@@ -55,7 +54,7 @@ impl FileLoader {
         let batch_size = batch_size.max(1);
         let (count, of_transforms) = (files.len(), transforms.len());
         let load = move |index: usize, workspace: &mut Workspace| {
-            catch_panic(|| views(&files[index], &transforms, workspace))
+            views(&files[index], &transforms, workspace)
         };
         let files = Prefetch::new(0..count, workers, batch_size + workers, load).context(
             "cannot start the threads that decode images; set RAYON_NUM_THREADS to fewer",

@@ -57,7 +57,7 @@ impl<T: Send + 'static> Prefetch<T> {
     pub(super) fn next(&mut self) -> Option<Result<T>> {
         let item = self.items.next()?;
         Some(if self.workers.is_empty() {
-            (self.load)(item, &mut self.workspace)
+            catch_panic(|| (self.load)(item, &mut self.workspace))
         } else {
             self.queue.take(item)
         })
@@ -89,7 +89,27 @@ impl<T> Drop for Prefetch<T> {
 fn work<T>(load: &Load<T>, queue: &Queue<T>, end: usize, window: usize) {
     let mut workspace = Workspace::default();
     while let Some(item) = queue.claim(end, window) {
-        // A panic that escapes `load`, such as a failed allocation, must still answer the claim.
+        // A panic must still answer the claim.
         queue.put(item, catch_panic(|| load(item, &mut workspace)));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_panic_is_the_error_of_its_item_with_any_number_of_workers() {
+        for workers in [0, 2] {
+            let load = |item: usize, _: &mut Workspace| {
+                assert_ne!(item, 1, "the second item");
+                Ok(item)
+            };
+            let mut pass = Prefetch::new(0..3, workers, 2, load).unwrap();
+            let items: Vec<_> = std::iter::from_fn(|| pass.next()).collect();
+            assert!(matches!(items[..], [Ok(0), Err(_), Ok(2)]), "{items:?}");
+            let error = items[1].as_ref().unwrap_err().to_string();
+            assert!(error.contains("the second item"), "{error}");
+        }
     }
 }
