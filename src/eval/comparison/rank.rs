@@ -14,8 +14,9 @@ use crate::eval::statistics::{
 };
 use crate::models::summary::summarize;
 
-/// Up to this number of models, each is compared with each; beyond it, each with the first.
-const MAX_PAIRWISE: usize = 25;
+/// Up to this number of models, each is compared with each; beyond it, each with the first. Of many
+/// more pairs, Holm's correction would raise the least p of the bootstrap above 0.05.
+const MAX_PAIRWISE: usize = 20;
 
 /// A model with the distribution of its metrics over resampled images and seeds.
 type Resampled = (RankedModel, BootstrapDistribution);
@@ -161,9 +162,7 @@ fn scored<'a>(sets: impl Iterator<Item = &'a Predictions>) -> Result<Vec<ScoredI
 /// the same resamples, for the images are the same and so is the bootstrap's seed; models with the
 /// same seeds have the same ones of seeds.
 fn compare(models: &[Resampled]) -> Vec<Comparison> {
-    let firsts = if models.len() <= MAX_PAIRWISE { models.len() } else { 1 };
-    let pairs: Vec<(usize, usize)> =
-        (0..firsts).flat_map(|a| (a + 1..models.len()).map(move |b| (a, b))).collect();
+    let pairs = pairs(models.len());
     let mut comparisons = Vec::new();
     for metric in Metric::ALL {
         let differences: Vec<Difference> = pairs
@@ -178,6 +177,12 @@ fn compare(models: &[Resampled]) -> Vec<Comparison> {
         }
     }
     comparisons
+}
+
+/// Returns the places of the models that are compared with each other.
+fn pairs(models: usize) -> Vec<(usize, usize)> {
+    let firsts = if models <= MAX_PAIRWISE { models } else { 1 };
+    (0..firsts).flat_map(|a| (a + 1..models).map(move |b| (a, b))).collect()
 }
 
 /// Image names and the bits of their targets, in one order.
@@ -287,6 +292,15 @@ mod tests {
             "evaluated on 3 and 2 images",
         ]) {
             assert!(note.contains(words), "{note}");
+        }
+    }
+
+    #[test]
+    fn a_clear_difference_stays_significant_among_any_number_of_pairs() {
+        let least = 2.0 / (Bootstrap::default().resamples + 1) as f64;
+        for models in 2..=200 {
+            let p = holm(&vec![Some(least); pairs(models).len()])[0].unwrap();
+            assert!(p < 0.05, "{models} models: {p}");
         }
     }
 

@@ -166,10 +166,10 @@ pub(super) fn leaderboard_summary(report: &RunReport, at: usize) -> Table {
 
 fn difference_notes(board: &Leaderboard) -> Vec<String> {
     let mut notes = vec![format!(
-        "Paired bootstrap: the same images, and the same seeds where both models have them, are \
-         resampled for both; of fewer than {MIN_SEEDS} seeds images alone. Means over seeds, with \
-         95 % intervals in brackets; p is Holm-corrected for all comparisons of a metric. A \
-         difference with p < 0.05 is significant."
+        "Paired bootstrap: the same images are resampled for both models, and the seeds of a model \
+         that has {MIN_SEEDS} and more, the same ones where both models have the same seeds. Means \
+         over seeds, with 95 % intervals in brackets; p is Holm-corrected for all comparisons of a \
+         metric. A difference with p < 0.05 is significant."
     )];
     notes.extend(correction(board));
     notes
