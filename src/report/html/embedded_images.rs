@@ -1,7 +1,7 @@
 //! Images embedded in the page: those with the largest errors or disagreements, and attribution
 //! maps.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::path::PathBuf;
 
 use anyhow::Result;
@@ -37,14 +37,11 @@ pub struct EmbeddedImages {
 }
 
 impl EmbeddedImages {
-    fn sources(&self, model: &Model, split: Split) -> Result<HashMap<String, Source>> {
+    /// Finds the images of a model's runs of one seed: all folds.
+    fn sources(&self, model: &Model, seed: u64, split: Split) -> Result<HashMap<String, Source>> {
         let mut sources = HashMap::new();
-        let mut seen = HashSet::new();
-        for config in model.runs.iter().filter_map(|run| run.config.as_ref()) {
-            // Runs that differ in the seed have the same images.
-            if !seen.insert(&config.data.split) {
-                continue;
-            }
+        let configs = model.runs.iter().filter_map(|run| run.config.as_ref());
+        for config in configs.filter(|config| config.seed == seed) {
             let mut data = config.data.clone();
             (data.verify, data.votes) = (false, false);
             if let Some(root) = &self.data_root {
@@ -65,7 +62,14 @@ impl Shown {
         if images.names_only {
             return Self(Ok(HashMap::new()));
         }
-        Self(images.sources(&report.models[ranked.candidate], report.split))
+        // All seeds of a ranked model have the same images.
+        let model = &report.models[ranked.candidate];
+        Self(
+            ranked.seeds.first().map_or_else(
+                || Ok(HashMap::new()),
+                |seed| images.sources(model, *seed, report.split),
+            ),
+        )
     }
 
     fn image(&self, name: &str) -> Option<Markup> {
@@ -193,6 +197,35 @@ pub(super) fn explained(report: &RunReport, images: &EmbeddedImages) -> Markup {
                     (EXPLAINED) " of " (all.len()) ". All of them are in " (folder) "."
                 }
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Config;
+    use crate::report::sources::{FoundRun, SourceKind};
+    use crate::run::Status;
+
+    #[test]
+    fn images_of_each_seed_are_found_where_seeds_have_splits_of_their_own() {
+        let run = |seed: u64| FoundRun {
+            folder: PathBuf::new(),
+            name: format!("seed-{seed}"),
+            source: PathBuf::new(),
+            kind: SourceKind::Run,
+            config: Some(Config { seed, ..Config::default() }),
+            status: Status::Stopped,
+            epochs: Vec::new(),
+        };
+        let (name, config) = ("model".to_string(), Config::default());
+        let model = Model { name, config: config.clone(), runs: vec![run(1), run(2)] };
+        for seed in [1, 2] {
+            let (samples, _) = load_split(&config.data, seed, Split::Val).unwrap();
+            let found = EmbeddedImages::default().sources(&model, seed, Split::Val).unwrap();
+            assert_eq!(found.len(), samples.len());
+            assert!(samples.iter().all(|sample| found.contains_key(&sample.id)), "seed {seed}");
         }
     }
 }
