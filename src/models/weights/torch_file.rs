@@ -134,56 +134,56 @@ fn span(view: &TensorView) -> Result<i64> {
 /// the most tensors, which may be the file itself; of EMA weights the first whose key says so.
 /// Returns a note if others could have been meant.
 fn state_dict(pickle: &Pickle, wanted: StateDict) -> Result<(Entries<'_>, Option<String>)> {
-    let root = pickle.entries(pickle.root()).context("it holds no dictionary of tensors")?;
-    let count = |entries: &Entries| {
-        entries.iter().filter(|(_, value)| matches!(value, Value::Tensor(_))).count()
-    };
-    let dicts = || root.iter().filter(|(_, value)| matches!(value, Value::Dict(_)));
+    let root = pickle.root();
+    ensure!(matches!(root, Value::Dict(_)), "it holds no dictionary of tensors");
+    let is_tensor = |(_, value): &(&str, &Value)| matches!(value, Value::Tensor(_));
+    // Dictionaries are counted, not copied: a file may name a long one many times.
+    let count = |value| pickle.entries(value).filter(is_tensor).count();
+    let dicts = || pickle.entries(root).filter(|(_, value)| matches!(value, Value::Dict(_)));
     ensure!(
         dicts().count() <= MAX_DICTS,
         "it holds more than {MAX_DICTS} dictionaries: save the state dict alone with torch.save"
     );
-    let mut found: Vec<(&str, Entries)> = Vec::new();
+    let mut found: Vec<(&str, &Value, usize)> = Vec::new();
     for (key, value) in dicts() {
-        if let Some(entries) = pickle.entries(value).filter(|entries| count(entries) > 0) {
-            found.retain(|(known, _)| known != key); // of equal keys the last counts
-            found.push((key, entries));
-        }
+        found.retain(|(known, ..)| *known != key); // of equal keys the last counts
+        found.push((key, value, count(value)));
     }
-    let (ema, mut models): (Vec<_>, Vec<_>) = found.into_iter().partition(|(key, _)| is_ema(key));
+    found.retain(|(.., tensors)| *tensors > 0);
+    let (ema, mut models): (Vec<_>, Vec<_>) = found.into_iter().partition(|(key, ..)| is_ema(key));
     if wanted == StateDict::Ema {
-        let first = ema.into_iter().next().with_context(|| {
-            format!("it has no EMA weights, as under model_ema; it has {}", first_keys(&root))
+        let (_, first, _) = ema.first().with_context(|| {
+            let keys = first_keys(pickle, root);
+            format!("it has no EMA weights, as under model_ema; it has {keys}")
         })?;
-        return Ok((first.1, None));
+        return Ok((pickle.entries(first).collect(), None));
     }
-    let rank = |(key, entries): &(&str, Entries)| {
-        let known = MODEL_KEYS.iter().position(|known| known == key);
-        (known.unwrap_or(MODEL_KEYS.len()), Reverse(count(entries)))
-    };
-    let loose = count(&root);
-    models.retain(|(key, entries)| MODEL_KEYS.contains(key) || count(entries) > loose);
-    models.sort_by_key(rank);
+    let known = |key: &str| MODEL_KEYS.iter().position(|known| *known == key);
+    let loose = count(root);
+    models.retain(|(key, _, tensors)| known(key).is_some() || *tensors > loose);
+    models.sort_by_key(|(key, _, tensors)| {
+        (known(key).unwrap_or(MODEL_KEYS.len()), Reverse(*tensors))
+    });
     let note = match &models[..] {
-        [(first, _), others @ ..] if !others.is_empty() => {
-            let others: Vec<String> = others.iter().map(|(key, _)| shown_key(key)).collect();
+        [(first, ..), others @ ..] if !others.is_empty() => {
+            let others: Vec<String> = others.iter().map(|(key, ..)| shown_key(key)).collect();
             Some(format!("loaded what is under {}, not {}", shown_key(first), others.join(", ")))
         }
         _ => None,
     };
-    if let Some((_, first)) = models.into_iter().next() {
-        return Ok((first, note));
+    if let Some((_, first, _)) = models.first() {
+        return Ok((pickle.entries(first).collect(), note));
     }
-    if let ([(key, _), ..], 0) = (&ema[..], loose) {
+    if let ([(key, ..), ..], 0) = (&ema[..], loose) {
         bail!("it has EMA weights alone, under {}: set weights_ema: true", shown_key(key));
     }
     ensure!(
         loose > 0,
         "it holds no state dict, neither itself nor under a key; it has {}: save the state dict \
          alone with torch.save",
-        first_keys(&root)
+        first_keys(pickle, root)
     );
-    Ok((root, None))
+    Ok((pickle.entries(root).collect(), None))
 }
 
 /// Returns whether a key is that of EMA weights: `model_ema`, `state_dict_ema`, `ema`.
@@ -195,10 +195,10 @@ fn shown_key(key: &str) -> String {
     printable_start(key).chars().take(40).collect()
 }
 
-fn first_keys(entries: &[(&str, &Value)]) -> String {
-    if entries.is_empty() {
-        return "nothing in it".to_string();
+fn first_keys(pickle: &Pickle, dict: &Value) -> String {
+    let keys: Vec<String> = pickle.entries(dict).take(10).map(|(key, _)| shown_key(key)).collect();
+    match keys[..] {
+        [] => "nothing in it".to_string(),
+        _ => format!("the keys {}", keys.join(", ")),
     }
-    let keys: Vec<String> = entries.iter().take(10).map(|(key, _)| shown_key(key)).collect();
-    format!("the keys {}", keys.join(", "))
 }

@@ -64,7 +64,9 @@ fn places(
         file.read_exact(&mut count).context("it is cut short")?;
         let bytes = u64::from_le_bytes(count).checked_mul(kind.elt_size_in_bytes() as u64);
         let start = at + count.len() as u64;
-        let bytes = bytes.filter(|bytes| *bytes <= length - start).context("it is cut short")?;
+        let bytes = bytes
+            .filter(|bytes| *bytes <= length.saturating_sub(start))
+            .context("it is cut short")?;
         places.insert(key.clone(), Place { start, length: bytes, entry: None });
         at = start + bytes;
     }

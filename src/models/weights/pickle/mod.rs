@@ -92,17 +92,19 @@ impl Pickle {
         })
     }
 
-    pub(super) fn entries<'a>(&'a self, value: &'a Value) -> Option<Vec<(&'a str, &'a Value)>> {
-        let Value::Dict(entries) = value else {
-            return None;
+    /// Iterates over the entries of a dictionary whose keys are strings; another value has none.
+    pub(super) fn entries<'a>(
+        &'a self,
+        value: &'a Value,
+    ) -> impl Iterator<Item = (&'a str, &'a Value)> {
+        let entries = match value {
+            Value::Dict(entries) => &entries[..],
+            _ => &[],
         };
-        let named = entries.iter().filter_map(|&(key, value)| {
-            let Value::Text(key) = &self.values[key] else {
-                return None;
-            };
-            Some((&**key, &self.values[value]))
-        });
-        Some(named.collect())
+        entries.iter().filter_map(|&(key, value)| match &self.values[key] {
+            Value::Text(key) => Some((&**key, &self.values[value])),
+            _ => None,
+        })
     }
 }
 
