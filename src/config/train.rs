@@ -76,7 +76,7 @@ section! {
         /// time; `null` writes none.
         pub explain_every: Option<usize> = None,
         /// Epochs between images of the largest errors in TensorBoard: up to twelve validation
-        /// images each time, with the last epoch in any case; `null` writes none.
+        /// images each time, and once more after the last of `epochs`; `null` writes none.
         pub errors_every: Option<usize> = Some(10),
         /// Threads for computing on the CPU; `null` is one per core.
         pub threads: Option<usize> = None,

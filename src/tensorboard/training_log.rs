@@ -22,6 +22,7 @@ use crate::train::{AfterEpoch, Observer, Start, StepRecord, Validated};
 /// Maximum number of images of the first batch that are shown, and their number in a row.
 const TILES: usize = 32;
 const TILE_COLUMNS: usize = 8;
+
 /// Logs the scalars of every step and epoch, the first batch, the predictions and the largest
 /// errors as images, weights and gradients as histograms, config, data and environment as texts,
 /// the config as hyperparameters and, if `train.explain_every` is set, attribution maps of
