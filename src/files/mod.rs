@@ -24,7 +24,7 @@ use serde::Serialize;
 
 pub use self::own_folders::without_own_folders;
 pub use self::regular::{
-    open_in_place, open_regular, read_given_text, read_regular, read_text, try_lock,
+    has_no_locks, open_in_place, open_regular, read_given_text, read_regular, read_text, try_lock,
 };
 pub use self::user_cache::user_cache;
 

@@ -119,6 +119,16 @@ pub fn try_lock(file: &File) -> Result<(), TryLockError> {
     file.try_lock()
 }
 
+/// Returns whether a file system without locks (some network file systems) gives this error.
+pub fn has_no_locks(error: &io::Error) -> bool {
+    #[cfg(unix)]
+    let without = [libc::ENOLCK, libc::ENOSYS, libc::EOPNOTSUPP, libc::ENOTSUP];
+    #[cfg(not(unix))]
+    let without: [i32; 0] = [];
+    error.kind() == ErrorKind::Unsupported
+        || error.raw_os_error().is_some_and(|code| without.contains(&code))
+}
+
 /// Opens a file that is changed in place, a lock or a log, and creates it where there is none. What
 /// it holds stays, and writes append to it.
 ///
@@ -235,5 +245,13 @@ mod tests {
         let error = open_in_place(&link).unwrap_err().to_string();
         assert!(error.contains("symbolic link"), "{error}");
         assert!(open_in_place(dir.path()).is_err());
+    }
+
+    #[test]
+    fn a_file_system_without_locks_is_told_from_one_that_fails() {
+        for code in [libc::ENOLCK, libc::ENOSYS, libc::EOPNOTSUPP] {
+            assert!(has_no_locks(&io::Error::from_raw_os_error(code)));
+        }
+        assert!(!has_no_locks(&io::Error::from_raw_os_error(libc::EIO)));
     }
 }

@@ -3,7 +3,7 @@
 
 use std::fmt::Display;
 use std::fs::{self, File, TryLockError};
-use std::io::{self, ErrorKind};
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -16,7 +16,7 @@ use super::provenance::StartRecord;
 use crate::config::{Branch, Config};
 use crate::data::Split;
 use crate::files::{
-    open_in_place, open_regular, read_text, remove_leftovers, try_lock, write_atomic,
+    has_no_locks, open_in_place, open_regular, read_text, remove_leftovers, try_lock, write_atomic,
 };
 
 /// Weights with the best validation metric.
@@ -363,16 +363,6 @@ fn absolute(config: &Config) -> Result<Config> {
     config.with_absolute_paths().context("cannot read the working folder")
 }
 
-/// Returns whether a file system without locks (some network file systems) gives this error.
-fn has_no_locks(error: &io::Error) -> bool {
-    #[cfg(unix)]
-    let without = [libc::ENOLCK, libc::ENOSYS, libc::EOPNOTSUPP, libc::ENOTSUP];
-    #[cfg(not(unix))]
-    let without: [i32; 0] = [];
-    error.kind() == ErrorKind::Unsupported
-        || error.raw_os_error().is_some_and(|code| without.contains(&code))
-}
-
 fn checkpoint_in(root: &Path, name: impl Display) -> PathBuf {
     root.join(STATE).join(format!("{name}.safetensors"))
 }
@@ -425,7 +415,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let written = dir.path().join(".best.safetensors.12-0.part");
         fs::write(&written, "of a process that is writing it").unwrap();
-        let without = TryLockError::Error(io::Error::from_raw_os_error(libc::ENOLCK));
+        let without = TryLockError::Error(std::io::Error::from_raw_os_error(libc::ENOLCK));
         let warning = RunDir::locked(dir.path(), Err(without)).unwrap();
         assert!(warning.is_some() && written.exists());
         // A folder is no file that could be removed, as another user's file is none.
@@ -433,13 +423,5 @@ mod tests {
         fs::create_dir(&stuck).unwrap();
         RunDir::create(dir.path(), RunKind::Train, &config()).unwrap();
         assert!(stuck.exists() && !written.exists());
-    }
-
-    #[test]
-    fn a_file_system_without_locks_is_told_from_one_that_fails() {
-        for code in [libc::ENOLCK, libc::ENOSYS, libc::EOPNOTSUPP] {
-            assert!(has_no_locks(&io::Error::from_raw_os_error(code)));
-        }
-        assert!(!has_no_locks(&io::Error::from_raw_os_error(libc::EIO)));
     }
 }

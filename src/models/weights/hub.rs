@@ -6,7 +6,6 @@
 //! check what arrived: that is here.
 
 use std::fs::{self, File, TryLockError};
-use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{self, RecvTimeoutError, Sender};
 use std::time::{Duration, Instant};
@@ -19,7 +18,7 @@ use hf_hub::{Cache, Repo, RepoType};
 use sha2::{Digest, Sha256};
 
 use crate::config::HubFile;
-use crate::files::{open_in_place, read_text};
+use crate::files::{has_no_locks, open_in_place, read_text, user_cache};
 
 /// The files of a repository without a name, the first that is there.
 const FILES: [&str; 2] = ["model.safetensors", "pytorch_model.bin"];
@@ -110,13 +109,9 @@ impl Hub {
     fn from_environment() -> Result<Self> {
         let set = |name: &str| env::var_os(name).filter(|value| !value.is_empty());
         let text = |name: &str| set(name)?.into_string().ok();
-        let cache = || {
-            let user = set("XDG_CACHE_HOME").map(PathBuf::from);
-            user.or_else(|| Some(Path::new(&set("HOME")?).join(".cache")))
-        };
         let home = set("HF_HOME").map(PathBuf::from);
         let home = home
-            .or_else(|| Some(cache()?.join("huggingface")))
+            .or_else(|| Some(user_cache()?.join("huggingface")))
             .context("set HF_HOME to the folder for files of the Hugging Face hub")?;
         let token_file = set("HF_TOKEN_PATH").map_or_else(|| home.join("token"), PathBuf::from);
         let token = text("HF_TOKEN").or_else(|| read_text(&token_file, MAX_TEXT).ok());
@@ -183,10 +178,7 @@ impl Hub {
                     on_download(&Download { url, done: 0, total: 0 })?;
                     thread::sleep(POLL);
                 }
-                // Some network file systems have no locks.
-                Err(TryLockError::Error(error)) if error.kind() == ErrorKind::Unsupported => {
-                    return Ok(file);
-                }
+                Err(TryLockError::Error(error)) if has_no_locks(&error) => return Ok(file),
                 Err(TryLockError::Error(error)) => return Err(error).with_context(unwritable),
             }
         }
