@@ -5,6 +5,7 @@ use std::fmt::Display;
 use std::fs::{self, File, TryLockError};
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use anyhow::{Context, Result, bail, ensure};
 use serde::Serialize;
@@ -340,6 +341,13 @@ impl RunDir {
                 .with_context(|| format!("{}:{}: not an epoch's metrics", path.display(), i + 1))
         });
         records.collect()
+    }
+
+    /// Returns when the records of the run in a folder were last written, and their length: one of
+    /// the two differs where the records do.
+    pub fn metrics_written(root: &Path) -> Option<(Option<SystemTime>, u64)> {
+        let metadata = fs::metadata(root.join(METRICS_FILE)).ok()?;
+        Some((metadata.modified().ok(), metadata.len()))
     }
 
     /// Appends a line to `provenance.jsonl`: where the numbers from this start on come from.

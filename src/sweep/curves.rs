@@ -6,7 +6,7 @@ use std::sync::Mutex;
 use anyhow::Result;
 
 use super::grid::SweepRun;
-use super::halving::{Outcome, Recorded, Scheduler};
+use super::halving::{Next, Outcome, Recorded, Scheduler};
 use super::search::{Search, SearchName};
 use crate::run::{Pause, PauseRule, RunDir, Status};
 
@@ -52,42 +52,45 @@ impl<'a> Curves<'a> {
         let mut recorded = Recorded {
             started: matches!(status, Status::Stopped | Status::Paused(_)),
             finished: matches!(status, Status::Finished(_)),
-            ended: self.is_over(&status),
+            ended: self.has_ended(&status),
             curve: Vec::new(),
         };
         if self.search.compares() && !matches!(status, Status::Pending) {
             recorded.curve = self.search.curve(&RunDir::metrics_in(&folder)?);
         }
-        match status {
+        if let Status::Paused(pause) = status
+            && pause.rule == PauseRule::Median
+        {
             // What it trained until it obeyed was compared with nothing.
-            Status::Paused(pause) if pause.rule == PauseRule::Median => {
-                recorded.curve.truncate(pause.epoch);
-            }
-            // The sweep was killed when the run was at the end of a rung.
-            Status::Stopped => {
-                let rung = self.search.rungs.iter().position(|&at| at == recorded.curve.len());
-                rung.map_or(Ok(()), |rung| self.search.pause(rung).write(&folder))?;
-            }
-            _ => {}
+            recorded.curve.truncate(pause.epoch);
         }
         Ok(recorded)
     }
 
-    /// Returns whether a run with this status is not run again, though it has not finished.
-    fn is_over(&self, status: &Status) -> bool {
-        match status {
-            Status::Failed(_) => !self.retry_failed,
-            Status::Paused(pause) => {
-                pause.rule == PauseRule::Median && self.search.median_stop.is_some()
+    /// Records the pause of each run that was at the end of a rung when the sweep was killed.
+    /// Returns an error if a folder cannot be read or written.
+    pub(super) fn pause_at_rungs(&self) -> Result<()> {
+        let Some((_, rungs)) = self.search.rungs.split_last() else { return Ok(()) };
+        for run in self.runs {
+            if run.status(self.root)? == Status::Stopped {
+                let folder = run.folder(self.root);
+                let trained = RunDir::metrics_in(&folder)?.len();
+                let rung = rungs.iter().position(|&at| at == trained);
+                rung.map_or(Ok(()), |rung| self.search.pause(rung).write(&folder))?;
             }
-            _ => false,
         }
+        Ok(())
+    }
+
+    /// Returns whether a run with this status is not run again, though it has not finished.
+    fn has_ended(&self, status: &Status) -> bool {
+        status.summary().is_none() && self.search.is_over(status, self.retry_failed)
     }
 
     /// Returns the outcome of training a run up to a rung, if nothing of that is left.
     pub(super) fn outcome(&self, run: &SweepRun, rung: usize) -> Result<Option<Outcome>> {
         let status = run.status(self.root)?;
-        if self.is_over(&status) {
+        if self.has_ended(&status) {
             return Ok(Some(Outcome::Ended));
         }
         let finished = matches!(status, Status::Finished(_));
@@ -101,6 +104,20 @@ impl<'a> Curves<'a> {
         }
         let limit = self.search.stop_after(rung).filter(|limit| *limit <= curve.len());
         Ok(limit.map(|limit| Outcome::Paused(score(limit - 1))))
+    }
+
+    /// [Compares](Self::compare) a run that is to stop if the median rule says so. Records the
+    /// pause.
+    pub(super) fn stop(&self, index: usize) -> Result<Option<Pause>> {
+        let pause = self.compare(index)?;
+        if let Some(pause) = &pause {
+            pause.write(&self.runs[index].folder(self.root))?;
+            // What it trains until it obeys is compared with nothing.
+            if let Ok(mut curves) = self.curves.lock() {
+                curves[index].truncate(pause.epoch);
+            }
+        }
+        Ok(pause)
     }
 
     /// Compares a run with the others after each epoch that it has trained since the last call.
@@ -125,12 +142,27 @@ impl<'a> Curves<'a> {
                     self.search.value(now[epoch - 1]),
                     self.search.value(median),
                 );
-                curves[index].truncate(epoch);
                 return Ok(Some(Pause { rule: PauseRule::Median, epoch, reason }));
             }
         }
         Ok(None)
     }
+}
+
+/// Returns of each run in the sweep's folder `root` whether the sweep may train it yet, if that
+/// runs failed ones again as stated; nothing is written. Returns an error as [`Curves::read`] does.
+pub fn left(
+    search: &Search,
+    runs: &[&SweepRun],
+    root: &Path,
+    retry_failed: bool,
+) -> Result<Vec<bool>> {
+    let (_, mut scheduler) = Curves::read(search, runs, root, retry_failed)?;
+    // Which paused runs are promoted depends on those that are trained before.
+    let done = scheduler.suggest() == Next::Done;
+    let left =
+        runs.iter().map(|run| Ok(!done && !search.is_over(&run.status(root)?, retry_failed)));
+    left.collect()
 }
 
 /// Returns the indices of the runs of each point.
@@ -143,4 +175,89 @@ fn trials(runs: &[&SweepRun]) -> Vec<Vec<usize>> {
         }
     }
     trials.into_iter().map(|(_, runs)| runs).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use serde_json::json;
+
+    use super::super::SearchConfig;
+    use super::super::launch::tests::{median_stop, runs, search};
+    use super::*;
+    use crate::config::Monitor;
+    use crate::run::{Failure, RunKind};
+
+    /// Writes a run that was stopped after epochs with these training losses.
+    fn write(run: &SweepRun, root: &Path, losses: &[f64]) {
+        let folder = run.folder(root);
+        fs::create_dir_all(&folder).unwrap();
+        let records = losses.iter().zip(1..).map(|(loss, epoch)| {
+            json!({
+                "epoch": epoch, "step": epoch, "train_loss": loss, "lr": 0.1, "backbone_lr": 0.1,
+                "val": {"pc": 0.5, "mae": 0.5, "rmse": 0.5, "srcc": 0.5, "n": 9},
+                "fusion_weights": null, "images_per_second": 1.0, "data_wait": 0.0,
+                "seconds": 1.0, "skipped_steps": 0, "best": true,
+            })
+        });
+        let records: Vec<_> = records.collect();
+        let folder = RunDir::create(&folder, RunKind::Train, &run.config).unwrap();
+        folder.write_metrics(&records).unwrap();
+    }
+
+    fn by_loss(config: SearchConfig) -> SearchConfig {
+        SearchConfig { metric: Some(Monitor::TrainLoss), ..config }
+    }
+
+    #[test]
+    fn a_curve_is_cut_only_where_the_median_rule_stops_its_run() {
+        let dir = tempfile::tempdir().unwrap();
+        let runs = runs(&["a", "b", "c", "d"]);
+        let search = search(&by_loss(median_stop(Some(0.0))), &runs);
+        runs[1..].iter().for_each(|run| write(run, dir.path(), &[0.3; 3]));
+        let all: Vec<&SweepRun> = runs.iter().collect();
+        for stops in [false, true] {
+            let (curves, _) = Curves::read(&search, &all, dir.path(), false).unwrap();
+            write(&runs[0], dir.path(), &[0.5, 0.2, 0.1]);
+            let pause = if stops { curves.stop(0) } else { curves.compare(0) };
+            assert_eq!(pause.unwrap().unwrap().epoch, 1);
+            assert_eq!(runs[0].status(dir.path()).unwrap().is_paused(), stops);
+            assert_eq!(curves.curves.lock().unwrap()[0].len(), if stops { 1 } else { 3 });
+            fs::remove_dir_all(runs[0].folder(dir.path())).unwrap();
+        }
+    }
+
+    #[test]
+    fn paused_runs_are_left_while_one_may_be_promoted_and_asking_writes_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let runs = runs(&["a", "b", "c"]);
+        let all: Vec<&SweepRun> = runs.iter().collect();
+        let config = SearchConfig { name: SearchName::Asha, ..SearchConfig::default() };
+        let search = search(&by_loss(config), &runs);
+        runs.iter().for_each(|run| write(run, dir.path(), &[0.3]));
+        let left = |retry_failed| left(&search, &all, dir.path(), retry_failed).unwrap();
+        assert_eq!(left(false), [true; 3]);
+        assert!(runs.iter().all(|run| run.status(dir.path()).unwrap() == Status::Stopped));
+        let (curves, _) = Curves::read(&search, &all, dir.path(), false).unwrap();
+        curves.pause_at_rungs().unwrap();
+        assert!(runs.iter().all(|run| run.status(dir.path()).unwrap().is_paused()));
+        assert_eq!(left(false), [true; 3]);
+        let failure = Failure { error: String::new(), code: Some(1) };
+        runs.iter().for_each(|run| failure.write(&run.folder(dir.path())).unwrap());
+        assert_eq!((left(false), left(true)), (vec![false; 3], vec![true; 3]));
+    }
+
+    #[test]
+    fn a_run_that_the_median_rule_stopped_is_left_once_the_rule_is_removed() {
+        let dir = tempfile::tempdir().unwrap();
+        let runs = runs(&["a"]);
+        write(&runs[0], dir.path(), &[0.3]);
+        let pause = Pause { rule: PauseRule::Median, epoch: 1, reason: String::new() };
+        pause.write(&runs[0].folder(dir.path())).unwrap();
+        for (margin, expected) in [(Some(0.1), false), (None, true)] {
+            let search = search(&median_stop(margin), &runs);
+            assert_eq!(left(&search, &[&runs[0]], dir.path(), false).unwrap(), [expected]);
+        }
+    }
 }

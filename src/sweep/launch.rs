@@ -3,9 +3,9 @@
 use std::collections::HashMap;
 use std::env;
 use std::fs::{self, File, TryLockError};
-use std::io::Write;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
-use std::process::{ChildStdin, Command, ExitStatus, Stdio};
+use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Condvar, Mutex};
 use std::thread;
@@ -96,6 +96,7 @@ impl Launch {
         on_event: &(dyn Fn(Event) + Sync),
     ) -> Result<()> {
         let (curves, scheduler) = Curves::read(search, runs, &self.root, self.retry_failed)?;
+        curves.pause_at_rungs()?;
         let work = Work {
             runs,
             search,
@@ -237,8 +238,8 @@ impl Launch {
         }
     }
 
-    /// Runs one process to its end; it prints to its log. Returns how it ended, and why the median
-    /// rule stopped it, if it did.
+    /// Runs one process to its end. Returns how it ended, and why the median rule stopped it, if it
+    /// did.
     fn process(
         &self,
         index: usize,
@@ -247,6 +248,61 @@ impl Launch {
         work: &Work,
     ) -> Result<(ExitStatus, Option<Pause>)> {
         let run = work.runs[index];
+        let mut child = self.spawn(run, rung, log, work.search)?;
+        let id = child.id();
+        if let (Some(stdin), Ok(mut inputs)) = (child.stdin.take(), work.inputs.lock()) {
+            inputs.insert(id, stdin);
+        }
+        let ended = match work.search.median_stop {
+            Some(_) => self.watch(index, &mut child, work),
+            None => child.wait().map(|status| (status, Ok(None))),
+        };
+        if let Ok(mut inputs) = work.inputs.lock() {
+            inputs.remove(&id);
+        }
+        let (status, pause) =
+            ended.with_context(|| format!("cannot wait for the run {}", run.name))?;
+        Ok((status, pause?))
+    }
+
+    /// Waits for the process of a run, and stops it if the median rule says so, or cannot be
+    /// applied. Returns how it ended, and why the rule stopped it, if it did.
+    fn watch(
+        &self,
+        index: usize,
+        child: &mut Child,
+        work: &Work,
+    ) -> io::Result<(ExitStatus, Result<Option<Pause>>)> {
+        let folder = work.runs[index].folder(&self.root);
+        let (mut pause, mut seen) = (Ok(None), None);
+        let status = loop {
+            if let Some(status) = child.try_wait()? {
+                break status;
+            }
+            // Taken before the metrics are read: what is written meanwhile is a change.
+            let written = RunDir::metrics_written(&folder);
+            if matches!(pause, Ok(None)) && written != seen {
+                seen = written;
+                pause = work.curves.stop(index);
+                if !matches!(pause, Ok(None))
+                    && let Ok(mut inputs) = work.inputs.lock()
+                    && let Some(input) = inputs.get_mut(&child.id())
+                {
+                    // A process that is ending reads no more.
+                    let _ = input.write_all(&[Request::Stop as u8]);
+                }
+            }
+            thread::sleep(POLL);
+        };
+        if matches!(pause, Ok(None)) {
+            // The others are compared with its last epochs, too.
+            pause = work.curves.compare(index).map(|_| None);
+        }
+        Ok((status, pause))
+    }
+
+    /// Starts the process of a run, which prints to its log.
+    fn spawn(&self, run: &SweepRun, rung: usize, log: &File, search: &Search) -> Result<Child> {
         let folder = &run.folder(&self.root);
         let configs = self.root.join("configs");
         fs::create_dir_all(&configs)
@@ -270,82 +326,16 @@ impl Launch {
         if RunDir::holds_run(folder) {
             command.arg("--resume");
         }
-        if let Some(epochs) = work.search.stop_after(rung) {
+        if let Some(epochs) = search.stop_after(rung) {
             command.args(["--stop-after", &epochs.to_string()]);
         }
-        let mut child =
-            command.spawn().with_context(|| format!("cannot start {}", self.program.display()))?;
-        let id = child.id();
-        if let (Some(stdin), Ok(mut inputs)) = (child.stdin.take(), work.inputs.lock()) {
-            inputs.insert(id, stdin);
-        }
-        let mut stopped = None;
-        let failed = || format!("cannot wait for the run {}", run.name);
-        let status = loop {
-            if work.search.median_stop.is_none() {
-                break child.wait().with_context(failed)?;
-            }
-            if let Some(status) = child.try_wait().with_context(failed)? {
-                break status;
-            }
-            if stopped.is_none()
-                && let Some(pause) = work.curves.compare(index)?
-            {
-                pause.write(folder)?;
-                stopped = Some(pause);
-                if let Some(input) = work.inputs.lock().ok().as_mut().and_then(|i| i.get_mut(&id)) {
-                    // A process that is ending reads no more.
-                    let _ = input.write_all(&[Request::Stop as u8]);
-                }
-            }
-            thread::sleep(POLL);
-        };
-        if stopped.is_none() {
-            // The others are compared with its last epochs, too.
-            work.curves.compare(index)?;
-        }
-        if let Ok(mut inputs) = work.inputs.lock() {
-            inputs.remove(&id);
-        }
-        Ok((status, stopped))
+        command.spawn().with_context(|| format!("cannot start {}", self.program.display()))
     }
 }
 
 /// Returns the file that a run in a sweep's folder prints to.
 pub fn log_of(run: &SweepRun, root: &Path) -> PathBuf {
     run.folder(root).join(LOG_FILE)
-}
-
-/// An estimate of how long runs take, from those that have finished.
-#[derive(Debug, Clone, Default)]
-pub struct Estimate {
-    /// Sum of the seconds and number of runs.
-    by_point: HashMap<String, (f64, usize)>,
-    all: (f64, usize),
-}
-
-impl Estimate {
-    /// Adds a finished run.
-    pub fn add(&mut self, run: &SweepRun, seconds: f64) {
-        let of_point = self.by_point.entry(run.point.clone()).or_default();
-        for (sum, count) in [of_point, &mut self.all] {
-            *sum += seconds;
-            *count += 1;
-        }
-    }
-
-    /// Returns the mean seconds of the runs at the same point of the grid; `None` if none has
-    /// finished.
-    pub fn of_point(&self, run: &SweepRun) -> Option<f64> {
-        self.by_point.get(&run.point).map(|(sum, count)| sum / *count as f64)
-    }
-
-    /// Returns the seconds that a run will take: the mean of those at the same point of the grid,
-    /// else of all; `None` if none has finished.
-    pub fn of(&self, run: &SweepRun) -> Option<f64> {
-        let (sum, count) = self.all;
-        self.of_point(run).or_else(|| (count > 0).then(|| sum / count as f64))
-    }
 }
 
 /// Returns the number of threads of each of `jobs` processes: those that OpenMP is set to, or else
@@ -365,12 +355,33 @@ fn last_error(folder: &Path, status: ExitStatus) -> String {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::config::Config;
     use crate::sweep::SearchConfig;
+    use crate::sweep::search::MedianStopConfig;
 
-    fn runs(names: &[&str]) -> Vec<SweepRun> {
+    pub(in super::super) fn search(config: &SearchConfig, runs: &[SweepRun]) -> Search {
+        Search::new(config, runs.iter().map(|run| &run.config), &mut |_, _| ())
+    }
+
+    pub(in super::super) fn median_stop(margin: Option<f64>) -> SearchConfig {
+        let median_stop = MedianStopConfig { margin, min_epochs: 1 };
+        SearchConfig { median_stop, ..SearchConfig::default() }
+    }
+
+    fn launch(program: &Path, root: &Path) -> Launch {
+        Launch {
+            program: program.to_path_buf(),
+            root: root.to_path_buf(),
+            jobs: 1,
+            retry_failed: false,
+            stop: Stop::default(),
+            command: "vmbeauty sweep".to_string(),
+        }
+    }
+
+    pub(in super::super) fn runs(names: &[&str]) -> Vec<SweepRun> {
         let config = Config::from_yaml("seed: 1\n", "test", &[]).unwrap();
         let named = |name: &&str| SweepRun {
             name: name.to_string(),
@@ -386,17 +397,9 @@ mod tests {
     fn a_sweep_is_stopped_only_if_a_run_is_left_and_a_run_is_claimed_until_its_end_is_written() {
         for (names, stopped) in [(&["a"][..], false), (&["a", "b"], true)] {
             let dir = tempfile::tempdir().unwrap();
-            let launch = Launch {
-                program: "false".into(),
-                root: dir.path().to_path_buf(),
-                jobs: 1,
-                retry_failed: false,
-                stop: Stop::default(),
-                command: "vmbeauty sweep".to_string(),
-            };
+            let launch = launch("false".as_ref(), dir.path());
             let runs = runs(names);
-            let configs = runs.iter().map(|run| &run.config);
-            let search = Search::new(&SearchConfig::default(), configs, &mut |_, _| ());
+            let search = search(&SearchConfig::default(), &runs);
             let ended = launch.run(&runs.iter().collect::<Vec<_>>(), &search, &|event| {
                 if let Event::Failed(run, failure) = event {
                     assert_eq!(failure.code, Some(1));
@@ -414,5 +417,25 @@ mod tests {
                 launch.run(&runs.iter().collect::<Vec<_>>(), &search, &|_| ()).unwrap();
             }
         }
+    }
+    #[cfg(unix)]
+    #[test]
+    fn a_run_whose_metrics_cannot_be_compared_is_stopped_and_ends_before_the_sweep() {
+        use std::os::unix::fs::PermissionsExt;
+        let dir = tempfile::tempdir().unwrap();
+        let program = dir.path().join("program");
+        // Its fourth argument is the run's folder.
+        let script = "#!/bin/sh\necho no metrics > $4/metrics.jsonl\nhead -c 1 > $4/request\n\
+                      sleep 0.2\ntouch $4/ended\nexec false\n";
+        fs::write(&program, script).unwrap();
+        fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+        let runs = runs(&["a"]);
+        let search = search(&median_stop(Some(0.1)), &runs);
+        let launch = launch(&program, dir.path());
+        let error = launch.run(&[&runs[0]], &search, &|_| ()).unwrap_err();
+        assert!(format!("{error:#}").contains("metrics.jsonl:1: not an epoch's"), "{error:#}");
+        let folder = runs[0].folder(dir.path());
+        assert_eq!(fs::read(folder.join("request")).unwrap(), [Request::Stop as u8]);
+        assert!(folder.join("ended").exists());
     }
 }

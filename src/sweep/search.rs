@@ -5,7 +5,7 @@ use serde::Serialize;
 use crate::config::names::names;
 use crate::config::section::section;
 use crate::config::{Config, Monitor};
-use crate::run::{EpochRecord, Pause, PauseRule};
+use crate::run::{EpochRecord, Pause, PauseRule, Status};
 use crate::train::monitor;
 
 names! {
@@ -224,6 +224,17 @@ impl Search {
     /// Returns whether runs are compared while they are trained, so that some end early.
     pub fn compares(&self) -> bool {
         !self.rungs.is_empty() || self.median_stop.is_some()
+    }
+
+    /// Returns whether a run with this status is not trained any more. One that is paused at the
+    /// end of a rung may be promoted.
+    pub fn is_over(&self, status: &Status, retry_failed: bool) -> bool {
+        match status {
+            Status::Finished(_) => true,
+            Status::Failed(_) => !retry_failed,
+            Status::Paused(pause) => pause.rule == PauseRule::Median && self.median_stop.is_some(),
+            Status::Pending | Status::Stopped | Status::Running => false,
+        }
     }
 
     /// Returns the epochs that a run is stopped after at the end of a rung; `None` for the last.

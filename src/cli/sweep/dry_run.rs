@@ -28,26 +28,19 @@ pub(super) fn list(
     args: &Args,
     root: &Path,
     sweep: &Sweep,
-    (runs, statuses): (&[&SweepRun], &[Status]),
+    (runs, statuses, left): (&[&SweepRun], &[Status], &[bool]),
 ) -> Result<ExitCode> {
     let mut finished = Estimate::default();
     for (run, summary) in runs.iter().zip(statuses.iter().map(Status::summary)) {
         summary.into_iter().for_each(|summary| finished.add(run, summary.seconds));
     }
-    let is_left = |status: &Status| match status {
-        Status::Finished(_) | Status::Paused(_) => false,
-        Status::Failed(_) => args.retry_failed,
-        Status::Pending | Status::Stopped | Status::Running => true,
-    };
-    let both = || runs.iter().copied().zip(statuses);
-    let unknown =
-        both().filter(|(run, status)| is_left(status) && finished.of_point(run).is_none());
-    let unknown: Vec<&SweepRun> = unknown.map(|(run, _)| run).collect();
+    let each = || runs.iter().copied().zip(statuses).zip(left.iter().copied());
+    let unknown = each().filter(|((run, _), left)| *left && finished.of_point(run).is_none());
+    let unknown: Vec<&SweepRun> = unknown.map(|((run, _), _)| run).collect();
     let measured = measure(args, &unknown);
     let mut unknown = 0..;
     let mut listed = Vec::new();
-    for (run, status) in both() {
-        let is_left = is_left(status);
+    for ((run, status), is_left) in each() {
         let seconds = match (status, finished.of_point(run)) {
             (Status::Finished(summary), _) => Some(summary.seconds),
             (_, Some(seconds)) => Some(seconds * epochs_left(run, root) / epochs(run)),

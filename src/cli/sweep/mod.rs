@@ -24,7 +24,7 @@ use super::downloads::Downloads;
 use super::output::print_result;
 use crate::models::weights;
 use crate::run::Status;
-use crate::sweep::{Launch, Search, Shard, Sweep, SweepFile, SweepRun, collect};
+use crate::sweep::{Launch, Search, Shard, Sweep, SweepFile, SweepRun, collect, left};
 use crate::train::{Stop, Stopped};
 
 /// The time between two refreshes of the table.
@@ -71,8 +71,9 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
     let warnings: BTreeSet<String> = runs.iter().flat_map(|run| run.config.warnings()).collect();
     warnings.iter().for_each(|warning| console.warn(warning));
     let statuses: Vec<Status> = runs.iter().map(|run| run.status(&root)).collect::<Result<_>>()?;
+    let left = left(&sweep.search, &runs, &root, args.retry_failed)?;
     if args.dry_run {
-        return list(args, &root, &sweep, (&runs, &statuses));
+        return list(args, &root, &sweep, (&runs, &statuses, &left));
     }
     fs::create_dir_all(&root)
         .with_context(|| format!("cannot create the folder {}", root.display()))?;
@@ -85,13 +86,8 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
         stop: stop.clone(),
         command: own_command(std::env::args_os().map(|text| text.to_string_lossy().into_owned())),
     };
-    let is_done = |status: &Status| match status {
-        Status::Finished(_) => true,
-        Status::Failed(_) => !args.retry_failed,
-        Status::Pending | Status::Stopped | Status::Paused(_) | Status::Running => false,
-    };
     let mut downloads = Downloads::new(&console);
-    for (run, _) in runs.iter().zip(&statuses).filter(|(_, status)| !is_done(status)) {
+    for (run, _) in runs.iter().zip(left).filter(|(_, left)| *left) {
         weights::download(&run.config.model, &mut |download| {
             downloads.show(download);
             stop.check()

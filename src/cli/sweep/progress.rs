@@ -105,16 +105,18 @@ impl Progress {
             table: MultiProgress::with_draw_target(ProgressDrawTarget::hidden()),
             rows: Vec::new(),
         };
+        let is_over = |status: &Status| search.is_over(status, args.retry_failed);
         for (run, status) in runs.iter().zip(statuses) {
             match status {
                 Status::Finished(summary) => {
                     progress.estimate.add(run, summary.seconds);
                     progress.counts.finished += 1;
                 }
-                Status::Failed(_) if !args.retry_failed => progress.counts.failed += 1,
-                Status::Paused(_) => {
+                // A run at the end of a rung waits for its promotion only.
+                Status::Paused(_) if is_over(status) || !search.rungs.is_empty() => {
                     progress.paused.insert(run.name.clone());
                 }
+                Status::Failed(_) if is_over(status) => progress.counts.failed += 1,
                 _ => progress.waiting.push((*run).clone()),
             }
         }

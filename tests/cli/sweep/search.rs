@@ -124,10 +124,16 @@ fn asha_trains_the_best_to_the_end_with_the_weights_of_a_grid_and_ranks_those_al
     assert!(text.contains("only points with all of their runs trained to the end are"), "{text}");
     let csv = fs::read_to_string(sandbox.path("asha/results.csv")).unwrap();
     assert!(csv.lines().next().unwrap().contains(",epochs,rung,ended,best_epoch,"), "{csv}");
+    let count_left = || {
+        let listed = sandbox.json(&[&RUN[..], &["asha", "--dry-run", "--json"]].concat());
+        listed["left"].as_u64().unwrap() as usize
+    };
+    assert_eq!(count_left(), 0);
     // A grid over the same folder trains what was paused to the end.
     let longer =
         ASHA.replace("asha, max_runs: 7, min_epochs: 1, metric: rmse", "random, budget: 7");
     fs::write(sandbox.path("sweep.yaml"), longer).unwrap();
+    assert_eq!(count_left(), of("paused"));
     let results = sandbox.json(&[&RUN[..], &["asha", "--json", "--jobs", "2"]].concat());
     assert_eq!(results["search"]["epochs"], 42);
     assert_eq!(results["points"].as_array().unwrap().len(), 7);
