@@ -33,7 +33,9 @@ impl FoundRuns {
     /// cross-validations. Hidden folders and links are not followed. Returns an error if the folder
     /// cannot be read.
     pub fn below(root: &Path) -> Result<Self> {
-        fs::read_dir(root).with_context(|| format!("cannot list {}", root.display()))?;
+        fs::read_dir(root).with_context(|| {
+            format!("cannot list {} (is it a folder with runs in it?)", root.display())
+        })?;
         let mut found = Self::default();
         let (mut open, mut searched) = (vec![(root.to_path_buf(), 0)], 0);
         while let Some((folder, depth)) = open.pop() {

@@ -63,7 +63,7 @@ fn runs_below_a_folder_are_listed_with_status_metrics_and_what_differs() {
 
     let (code, errors) = sandbox.fails(&["runs", "absent"]);
     assert_eq!(code, 1);
-    assert!(errors.contains("absent"), "{errors}");
+    assert!(errors.contains("absent (is it a folder with runs in it?)"), "{errors}");
     assert!(sandbox.fails(&["runs", "all", "--watch"]).1.contains("--watch refreshes a terminal"));
 }
 
