@@ -61,8 +61,8 @@ pub fn estimate_train(config: &Config) -> Result<TrainEstimate> {
     let test = if config.train.evaluate_test { test.len() } else { 0 };
     let images = [train.len(), val.len(), test];
     config.train.batch_size = config.train.batch_size.min(train.len()).max(1);
-    let (subset, first_loaded) = Subset::new(&train, &config, kept)?;
-    let bench = Bench::with_images(&config, device::select(&config)?, subset.0)?;
+    let (chosen, first_loaded) = subset(&train, &config, kept)?;
+    let bench = Bench::with_images(&config, device::select(&config)?, chosen)?;
     let timed = if config.caches_features() { None } else { Some(time_steps(&bench)?) };
     let (steps, train_rate) = timed.unzip();
     let evaluated_rate = time_evaluation(&bench, &val, kept)?;
@@ -106,22 +106,21 @@ impl TrainEstimate {
     }
 }
 
-/// Images of a split, of which those that are kept in memory are loaded.
-struct Subset(Arc<ImageDataset>);
-
-impl Subset {
-    /// Chooses as many batches as can be loaded in [`OTHER`]. Returns how many images were loaded
-    /// per second too, if they are `kept`.
-    fn new(samples: &[Sample], config: &Config, kept: bool) -> Result<(Self, Option<f64>)> {
-        if !kept {
-            return Ok((Self(choose(samples, MAX_BATCHES, config)?), None));
-        }
-        let first = choose(samples, 1, config)?;
-        let seconds = first.len() as f64 / load(&first, config)?;
-        let images = choose(samples, fitting(seconds), config)?;
-        let rate = load(&images, config)?;
-        Ok((Self(images), Some(rate)))
+/// Chooses as many batches of a split as can be loaded in [`OTHER`]. Those that are `kept` in
+/// memory are loaded, and how many images per second is returned too.
+fn subset(
+    samples: &[Sample],
+    config: &Config,
+    kept: bool,
+) -> Result<(Arc<ImageDataset>, Option<f64>)> {
+    if !kept {
+        return Ok((choose(samples, MAX_BATCHES, config)?, None));
     }
+    let first = choose(samples, 1, config)?;
+    let seconds = first.len() as f64 / load(&first, config)?;
+    let images = choose(samples, fitting(seconds), config)?;
+    let rate = load(&images, config)?;
+    Ok((images, Some(rate)))
 }
 
 /// Returns how many batches fit into [`OTHER`] if one takes this number of seconds.

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Instant;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use indicatif::{ProgressBar, ProgressDrawTarget};
 use serde_json::{Value, json};
 
@@ -70,10 +70,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
     bar.finish_and_clear();
     let others: Vec<_> = images.evaluated().map(|(_, images)| images).collect();
     let baselines = kept_baselines(&images.train, &others, &config)?;
-    let baselines = BaselinesBySplit {
-        val: *baselines.first().context("the baselines were measured on no split")?,
-        test: baselines.get(1).copied(),
-    };
+    let baselines = BaselinesBySplit::new(&baselines)?;
     let probed = Probed {
         starting_weights,
         baselines,

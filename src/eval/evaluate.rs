@@ -7,8 +7,8 @@ use tch::{Kind, Tensor};
 
 use super::predictions::Predictions;
 use crate::config::Config;
-use crate::data::{ImageDataset, Loader, LoaderOptions, shortest};
-use crate::features::{SplitFeatures, View};
+use crate::data::{ImageDataset, Loader, LoaderOptions, RunImages, shortest};
+use crate::features::{SplitFeatures, View, ViewedSplit};
 use crate::models::images::upload;
 use crate::models::{BeautyNet, Images, Output, Slicer};
 
@@ -71,8 +71,19 @@ pub fn predict_features(
 }
 
 /// Returns the views of an image that its prediction is made from.
-pub fn evaluation_views(images: &ImageDataset) -> Vec<View> {
+pub(super) fn evaluation_views(images: &ImageDataset) -> Vec<View> {
     if images.test_time_flip() { vec![View::Plain, View::Mirrored] } else { vec![View::Plain] }
+}
+
+/// Returns the training images with these views, and then the evaluated splits with the views that
+/// predictions are made from.
+pub fn viewed_splits(images: &RunImages, train_views: Vec<View>) -> Vec<ViewedSplit> {
+    let train = ViewedSplit { images: Arc::clone(&images.train), views: train_views };
+    let evaluated = images.evaluated().map(|(_, images)| ViewedSplit {
+        images: Arc::clone(images),
+        views: evaluation_views(images),
+    });
+    std::iter::once(train).chain(evaluated).collect()
 }
 
 /// The predictions for a range of images so far.

@@ -1,17 +1,15 @@
 //! Linear probes: ridge regression on the feature vectors of frozen backbones.
 
-use std::sync::Arc;
-
 use anyhow::{Context, Result};
 use tch::Tensor;
 
 use super::baselines::scores;
-use super::evaluate::{evaluation_views, values};
+use super::evaluate::{evaluation_views, values, viewed_splits};
 use super::predictions::Predictions;
 use super::ridge::{Ridge, Standardization};
 use crate::config::{Branch, Config, FusionStrategy};
 use crate::data::{RunImages, Split};
-use crate::features::{Progress, SplitFeatures, View, ViewedSplit, branch_features};
+use crate::features::{Progress, SplitFeatures, View, branch_features};
 use crate::models::BeautyNet;
 
 /// Ridge penalties to choose from, for features of standard deviation 1: 1e-5 to 1e3, two for each
@@ -48,12 +46,7 @@ pub fn probe(
     images: &RunImages,
     report: &mut dyn FnMut(Progress) -> Result<()>,
 ) -> Result<Vec<Probe>> {
-    let mut splits =
-        vec![ViewedSplit { images: Arc::clone(&images.train), views: vec![View::Plain] }];
-    splits.extend(images.evaluated().map(|(_, images)| ViewedSplit {
-        images: Arc::clone(images),
-        views: evaluation_views(images),
-    }));
+    let splits = viewed_splits(images, vec![View::Plain]);
     let fetched = branch_features(net, config, &splits, false, report)?;
     let (train, evaluated) =
         fetched.splits.split_first().context("internal: there are no features")?;

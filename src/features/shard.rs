@@ -4,9 +4,10 @@
 //! BLAKE3 hash of all before it.
 
 use std::fs::File;
-use std::io::{Read, Seek, SeekFrom};
+use std::io::Read;
+#[cfg(unix)]
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Context, Result};
 
@@ -26,7 +27,7 @@ pub(super) type Key = [u8; HASH as usize];
 #[derive(Debug)]
 pub(super) struct Shard {
     path: PathBuf,
-    file: Mutex<File>,
+    file: File,
     keys: Vec<Key>,
     row: usize,
 }
@@ -62,12 +63,7 @@ impl Shard {
         hasher.update_reader((&file).take(count * row as u64)).ok()?;
         let mut hash = Key::default();
         file.read_exact(&mut hash).ok()?;
-        (hasher.finalize() == hash).then(|| Self {
-            path: path.to_path_buf(),
-            file: Mutex::new(file),
-            keys,
-            row,
-        })
+        (hasher.finalize() == hash).then(|| Self { path: path.to_path_buf(), file, keys, row })
     }
 
     /// Writes rows to a file in `folder`, named by its hash, and opens it.
@@ -99,11 +95,26 @@ impl Shard {
     /// Reads a row into `out`.
     pub(super) fn read(&self, index: usize, out: &mut [u8]) -> Result<()> {
         let start = HEADER + HASH * self.keys.len() as u64 + (index * self.row) as u64;
-        let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
-        file.seek(SeekFrom::Start(start))
-            .and_then(|_| file.read_exact(out))
-            .with_context(|| format!("cannot read {}", self.path.display()))
+        #[cfg(unix)]
+        let read = self.file.read_exact_at(out, start);
+        #[cfg(not(unix))]
+        let read = read_exact_at(&self.file, out, start);
+        read.with_context(|| format!("cannot read {}", self.path.display()))
     }
+}
+
+#[cfg(not(unix))]
+fn read_exact_at(file: &File, mut out: &mut [u8], mut start: u64) -> std::io::Result<()> {
+    while !out.is_empty() {
+        let count = std::os::windows::fs::FileExt::seek_read(file, out, start)?;
+        if count == 0 {
+            return Err(std::io::ErrorKind::UnexpectedEof.into());
+        }
+        let rest = out;
+        out = &mut rest[count..];
+        start += count as u64;
+    }
+    Ok(())
 }
 
 #[cfg(test)]

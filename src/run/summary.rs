@@ -139,6 +139,15 @@ pub struct BaselinesBySplit {
     pub test: Option<Baselines>,
 }
 
+impl BaselinesBySplit {
+    /// Takes the baselines on the splits of [`evaluated`](crate::data::RunImages::evaluated), in
+    /// that order. Returns an error if there are none.
+    pub fn new(evaluated: &[Baselines]) -> Result<Self> {
+        let val = *evaluated.first().context("internal: there are no baselines")?;
+        Ok(Self { val, test: evaluated.get(1).copied() })
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -212,7 +212,7 @@ impl Scheduler {
 
     /// Returns the trials that have come to the end of a rung, the best first; of equals, the one
     /// that comes first in the sweep.
-    pub fn ranked(&self, rung: usize) -> Vec<usize> {
+    fn ranked(&self, rung: usize) -> Vec<usize> {
         let mut results = self.results[rung].clone();
         results.sort_unstable_by(|(a, x), (b, y)| y.total_cmp(x).then(a.cmp(b)));
         results.into_iter().map(|(trial, _)| trial).collect()

@@ -1,7 +1,6 @@
 //! What the training loop asks of an objective: supervised training and masked-image pretraining
 //! are two.
 
-use std::borrow::Cow;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -138,9 +137,10 @@ pub(super) trait Objective: Sync {
         true
     }
 
-    /// Returns a batch of an epoch with the pixels that it is trained on.
-    fn with_pixels<'b>(&self, batch: &'b HostBatch, _epoch: usize) -> Result<Cow<'b, HostBatch>> {
-        Ok(Cow::Borrowed(batch))
+    /// Returns a batch of an epoch with the pixels that it stands for, where training
+    /// [needs none](Self::needs_pixels).
+    fn with_pixels(&self, batch: &HostBatch, _epoch: usize) -> Result<HostBatch> {
+        Ok(batch.clone())
     }
 
     /// Prepares to train, once the weights are those that training starts from.

@@ -1,7 +1,6 @@
 //! Training on the features of frozen backbones, which are computed once.
 
 use std::ops::Range;
-use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::Result;
@@ -11,8 +10,8 @@ use super::Supervised;
 use crate::config::{Branch, Config, FusionStrategy};
 use crate::data::random_stream::RandomStream;
 use crate::data::{HostBatch, ImageDataset, Split};
-use crate::eval::evaluate::evaluation_views;
-use crate::features::{self, Progress, SplitFeatures, View, ViewedSplit, branch_features};
+use crate::eval::evaluate::viewed_splits;
+use crate::features::{self, Progress, SplitFeatures, View, branch_features};
 use crate::models::fusion::BranchTokens;
 use crate::run::EpochRecord;
 use crate::train::objective::Evaluation;
@@ -63,12 +62,7 @@ impl Supervised<'_> {
             }
             return Ok(None);
         }
-        let train = Arc::clone(&self.splits.train);
-        let mut splits = vec![ViewedSplit { images: train, views: views(self.config) }];
-        splits.extend(self.splits.evaluated().map(|(_, images)| ViewedSplit {
-            images: Arc::clone(images),
-            views: evaluation_views(images),
-        }));
+        let splits = viewed_splits(&self.splits, views(self.config));
         let (start, mut waits, mut computing) = (Instant::now(), false, String::new());
         let with_tokens = self.config.model.fusion.strategy == FusionStrategy::CrossAttention;
         let mut report = |progress: Progress| {

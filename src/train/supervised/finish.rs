@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 
 use super::Supervised;
 use crate::data::{ImageDataset, LoaderOptions, Split};
@@ -27,8 +27,7 @@ impl Trainer<'_, Supervised<'_>> {
             Some(images) => Some(self.write_predictions(Split::Test, images, observers)?),
             None => None,
         };
-        let others: Vec<&Arc<ImageDataset>> =
-            std::iter::once(&splits.val).chain(&splits.test).collect();
+        let others: Vec<_> = splits.evaluated().map(|(_, images)| images).collect();
         let by_split = if self.config.caches_features() {
             kept_baselines(&splits.train, &others, self.config)?
         } else {
@@ -41,10 +40,7 @@ impl Trainer<'_, Supervised<'_>> {
         let summary = Summary {
             val,
             test,
-            baselines: BaselinesBySplit {
-                val: *by_split.first().context("the baselines were measured on no split")?,
-                test: by_split.get(1).copied(),
-            },
+            baselines: BaselinesBySplit::new(&by_split)?,
             epochs: records.len(),
             best_epoch: best.map_or(0, |best| best + 1),
             monitor: deciding.unwrap_or(monitor),

@@ -3,7 +3,6 @@
 mod features;
 mod finish;
 
-use std::borrow::Cow;
 use std::collections::HashMap;
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
@@ -281,12 +280,9 @@ impl Objective for Supervised<'_> {
         !self.config.caches_features()
     }
 
-    fn with_pixels<'b>(&self, batch: &'b HostBatch, epoch: usize) -> Result<Cow<'b, HostBatch>> {
-        if self.needs_pixels() {
-            return Ok(Cow::Borrowed(batch));
-        }
+    fn with_pixels(&self, batch: &HostBatch, epoch: usize) -> Result<HostBatch> {
         let pixels = features::pixels(self.config, &self.splits.train, batch, epoch)?;
-        Ok(Cow::Owned(HostBatch { pixels, ..batch.clone() }))
+        Ok(HostBatch { pixels, ..batch.clone() })
     }
 
     fn prepare(&self, evaluation: &mut Evaluation<EpochRecord>) -> Result<()> {

@@ -1,5 +1,6 @@
 //! One epoch: its steps, its validation, and what is saved.
 
+use std::borrow::Cow;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
@@ -103,11 +104,13 @@ impl<O: Objective> Trainer<'_, O> {
     }
 
     /// Returns microbatches of the current epoch with the pixels that they are trained on.
-    pub(super) fn with_pixels(&self, batches: &[HostBatch]) -> Result<Vec<HostBatch>> {
-        let shown = batches
-            .iter()
-            .map(|batch| Ok(self.objective.with_pixels(batch, self.progress.epochs)?.into_owned()));
-        shown.collect()
+    pub(super) fn with_pixels<'b>(&self, batches: &'b [HostBatch]) -> Result<Cow<'b, [HostBatch]>> {
+        if self.objective.needs_pixels() {
+            return Ok(Cow::Borrowed(batches));
+        }
+        let epoch = self.progress.epochs;
+        let shown = batches.iter().map(|batch| self.objective.with_pixels(batch, epoch));
+        Ok(Cow::Owned(shown.collect::<Result<_>>()?))
     }
 
     /// Saves a checkpoint if one, or a stop, was requested on any rank, and stops the run if that
