@@ -55,7 +55,7 @@ impl Probed {
     /// summary.
     pub fn write(&self, root: &Path, probe: &Probe) -> Result<()> {
         let root = root.join(probe.name);
-        RunDir::create(&root, RunKind::Train, &self.config_of(probe))?;
+        let _locked = RunDir::create(&root, RunKind::Train, &self.config_of(probe))?;
         let mut files = BTreeMap::new();
         for (split, predictions) in &probe.predictions {
             let path = RunDir::predictions_in(&root, *split);
