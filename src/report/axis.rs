@@ -63,8 +63,12 @@ pub(crate) fn round_step(min: f64) -> f64 {
     steps.into_iter().find(|step| *step >= min * (1.0 - 1e-9)).unwrap_or(10.0 * power)
 }
 
-/// Formats a number with up to six decimals, without trailing zeros; a large one with an exponent.
+/// Formats a number with up to six decimals, without trailing zeros; a large one, or one too small
+/// for them, with an exponent.
 pub(crate) fn short(value: f64) -> String {
+    if value != 0.0 && value.abs() < 1e-6 {
+        return format!("{value:.1e}");
+    }
     if value.abs() >= 1e5 {
         return format!("{value:.0e}");
     }
@@ -103,7 +107,7 @@ mod tests {
         for (min, step) in [(0.8, 1.0), (1.1, 2.0), (2.2, 2.5), (0.03, 0.05), (600.0, 1000.0)] {
             assert!((round_step(min) - step).abs() < 1e-9, "{min}");
         }
-        let labels = [2.5, -0.0, 0.125, 3e5, 0.6000000000000001].map(short);
-        assert_eq!(labels, ["2.5", "0", "0.125", "3e5", "0.6"]);
+        let labels = [2.5, -0.0, 0.125, 3e5, 0.6000000000000001, 2.5e-7].map(short);
+        assert_eq!(labels, ["2.5", "0", "0.125", "3e5", "0.6", "2.5e-7"]);
     }
 }

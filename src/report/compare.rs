@@ -4,6 +4,7 @@ use anyhow::{Context, Result};
 use serde::Serialize;
 
 use super::breakdown::{Estimate, MIN_IMAGES, partition_by_score, partitions_by_group};
+use crate::data::single;
 use crate::eval::comparison::{Leaderboard, RankedModel, compare_two};
 use crate::eval::statistics::{Bootstrap, Difference};
 
@@ -127,7 +128,7 @@ fn disagreements(ranked: &RankedModel, errors: &[Vec<f64>; 2]) -> Vec<Disagreeme
     let of = |row: usize| Disagreement {
         image: set.images[row].clone(),
         target: set.targets[row],
-        predictions: [0, 1].map(|model: usize| set.targets[row] + errors[model][row]),
+        predictions: [0, 1].map(|model: usize| single(set.targets[row] + errors[model][row])),
     };
     rows.into_iter().map(of).collect()
 }

@@ -27,11 +27,15 @@ fn how(report: &RunReport, board: &Leaderboard) -> String {
     let Some(first) = board.models.first() else {
         return String::new();
     };
-    let monitors: BTreeSet<&str> =
-        report.runs.iter().filter_map(|run| Some(run.summary()?.monitor.title())).collect();
+    // A probe has no epochs.
+    let summaries = report.runs.iter().filter_map(|run| run.summary());
+    let trained = summaries.filter(|summary| summary.epochs > 0);
+    let monitors: BTreeSet<&str> = trained.map(|summary| summary.monitor.title()).collect();
     let monitors: Vec<&str> = monitors.into_iter().collect();
-    let epochs =
-        format!("Each run's weights are those of its best epoch by {}", monitors.join(" or "));
+    let epochs = match monitors[..] {
+        [] => "Probes are fitted to the training images alone".to_string(),
+        _ => format!("Each run's weights are those of its best epoch by {}", monitors.join(" or ")),
+    };
     let (name, split, n) = (&first.name, board.split, board.models.len());
     if n == 1 {
         return format!("{epochs}.");

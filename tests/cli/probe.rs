@@ -33,6 +33,9 @@ fn a_probe_has_the_metrics_of_any_run_and_a_report_reads_it() {
     assert_eq!(summary["baselines"], result["baselines"]);
     let report = sandbox.json(&["report", "run", "probe", "-o", "r.html", "--no-images", "--json"]);
     assert_eq!(report["leaderboards"][0]["models"].as_array().unwrap().len(), 4, "{report:#}");
+    let report = sandbox.json(&["report", "probe", "-o", "r.html", "--no-images", "--json"]);
+    let selection = report["leaderboards"][0]["selection"][0].as_str().unwrap();
+    assert!(selection.starts_with("Probes are fitted to the training images alone"), "{selection}");
 }
 
 #[test]

@@ -126,6 +126,12 @@ fn two_models_are_compared_on_the_same_images_by_group_and_where_they_disagree()
     assert!((two["differences"][1]["difference"].as_f64().unwrap() - 0.8).abs() < 1e-9);
     assert_eq!(two["closer"], serde_json::json!([0, 24]));
     assert_eq!(two["disagreements"].as_array().unwrap().len(), 12);
+    for disagreement in two["disagreements"].as_array().unwrap() {
+        for prediction in disagreement["predictions"].as_array().unwrap() {
+            let digits = prediction.to_string().len();
+            assert!(digits <= "4.8333335".len(), "{prediction} has more digits than a prediction");
+        }
+    }
     let rows = csv_rows(&sandbox.path("r.compare-by-group.csv"));
     let women = rows.iter().find(|row| row["subset"] == "female").unwrap();
     let close = |key: &str, expected: f64| {
