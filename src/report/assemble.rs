@@ -16,7 +16,7 @@ use crate::eval::comparison::{
 };
 use crate::files::without_own_folders;
 use crate::run::explanations::MapMetrics;
-use crate::run::{RunDir, Status, default_split, evaluated_run};
+use crate::run::{RunDir, default_split, evaluated_run};
 
 /// Number of the best models of a leaderboard that are shown in detail: there are as many colors.
 pub(super) const MAX_DETAILED: usize = 8;
@@ -176,8 +176,7 @@ fn title(folders: &[PathBuf]) -> String {
 fn leaderboards(models: &[Model], split: Split, rank_by: Split) -> Result<Leaderboards> {
     let mut notes = Vec::new();
     let mut candidates = Vec::new();
-    let paused = |run: &FoundRun| matches!(run.status, Status::Paused(_));
-    let given_up = |model: &Model| model.runs.iter().all(paused);
+    let given_up = |model: &Model| model.runs.iter().all(|run| run.status.is_paused());
     let stopped = models.iter().filter(|model| given_up(model)).count();
     if stopped > 0 {
         notes.push(format!("{stopped} models are not ranked: the search stopped their runs"));

@@ -8,7 +8,6 @@ use serde::Serialize;
 use super::config_keys::differences;
 use super::sources::{FoundRun, SourceKind, folder_name};
 use crate::config::Config;
-use crate::run::Status;
 
 /// Fewer points show no search.
 const MIN_POINTS: usize = 4;
@@ -117,7 +116,7 @@ fn search(runs: Vec<&FoundRun>) -> Result<Option<SearchOverview>> {
         epochs: started().map(|(run, _)| run.epochs.len()).sum(),
         all_epochs: started().map(|(_, config)| config.train.epochs).sum(),
         finished: runs.iter().filter(|run| run.summary().is_some()).count(),
-        paused: runs.iter().filter(|run| matches!(run.status, Status::Paused(_))).count(),
+        paused: runs.iter().filter(|run| run.status.is_paused()).count(),
         points: tried.iter().map(point).collect(),
         axes,
     }))

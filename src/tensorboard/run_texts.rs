@@ -3,26 +3,13 @@
 use serde_yaml::Value;
 
 use crate::config::{Config, ConfigError};
+use crate::report::affects_results;
 use crate::run::Provenance;
 use crate::train::Start;
 
-/// Keys that affect where and how a run is trained, but not its result.
-const NOT_COMPARED: [&str; 14] = [
-    "name",
-    "device",
-    "data.root",
-    "data.workers",
-    "data.cache",
-    "data.cache_dir",
-    "train.evaluate_test",
-    "train.explain_every",
-    "train.errors_every",
-    "train.tensorboard",
-    "train.threads",
-    "train.checkpoint_minutes",
-    "train.checkpoint_activations",
-    "train.deterministic",
-];
+/// Keys that are not compared, with those that do not affect results.
+const NOT_COMPARED: [&str; 3] =
+    ["data.root", "train.evaluate_test", "train.checkpoint_activations"];
 /// Keys that are compared even where they have their default.
 const ALWAYS: [&str; 10] = [
     "seed",
@@ -44,7 +31,10 @@ pub(super) fn hparams(config: &Config) -> Result<Vec<(String, Value)>, ConfigErr
     let mut keys = config.flat_keys()?;
     keys.retain(|key| {
         let name = key.0.as_str();
-        !NOT_COMPARED.contains(&name) && (ALWAYS.contains(&name) || !defaults.contains(key))
+        // Another sampling of the splits is no other model, but it changes the metrics.
+        let affects = affects_results(name) || name == "data.seed";
+        let compared = affects && !NOT_COMPARED.contains(&name);
+        compared && (ALWAYS.contains(&name) || !defaults.contains(key))
     });
     Ok(keys)
 }
@@ -119,9 +109,11 @@ mod tests {
         let mut config = Config { name: "x".to_string(), ..Config::default() };
         config.train.ema_decay = Some(0.9);
         config.train.threads = Some(3);
+        config.train.evaluate_test = !config.train.evaluate_test;
+        config.data.seed = Some(3);
         let added: Vec<String> =
             names(&config).into_iter().filter(|key| !default.contains(key)).collect();
-        assert_eq!(added, ["train.ema_decay"]);
+        assert_eq!(added, ["data.seed", "train.ema_decay"]);
     }
 
     #[test]
