@@ -49,7 +49,7 @@ pub fn predict_shard(
     Ok(predicted.finish())
 }
 
-/// As [`predict_shard`], from the features of the images in [`evaluation_views`].
+/// As [`predict_shard`], from the features of the images in `evaluation_views`.
 pub fn predict_features(
     net: &BeautyNet,
     (images, features): (&ImageDataset, &SplitFeatures),

@@ -150,7 +150,7 @@ impl<'a> Curves<'a> {
 }
 
 /// Returns of each run in the sweep's folder `root` whether the sweep may train it yet, if that
-/// runs failed ones again as stated; nothing is written. Returns an error as [`Curves::read`] does.
+/// runs failed ones again as stated; nothing is written. Returns an error as `Curves::read` does.
 pub fn left(
     search: &Search,
     runs: &[&SweepRun],

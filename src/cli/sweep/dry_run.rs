@@ -124,9 +124,11 @@ fn basis(listed: &[Listed], measured: &RunsEstimate, search: &Search) -> String 
     let (done, all) = (measured.measured(), measured.configurations);
     let from = match (done, all - done) {
         (0, _) => "finished runs of the same points".to_string(),
-        (done, 0) => format!("seconds of training of each of {done} configurations, one at a time"),
+        (done, 0) => {
+            format!("a few training steps of each of {done} configurations, one at a time")
+        }
         (done, others) => format!(
-            "seconds of training of {done} of {all} configurations, one at a time; the other \
+            "a few training steps of {done} of {all} configurations, one at a time; the other \
              {others} in proportion to their multiply-adds"
         ),
     };

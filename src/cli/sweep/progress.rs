@@ -381,7 +381,7 @@ impl Progress {
 
     fn time_left(&self, before: &str, after: &str) -> String {
         let is_left = !(self.waiting.is_empty() && self.active.is_empty());
-        let left = self.seconds_left().filter(|_| is_left);
+        let left = self.seconds_left().filter(|left| is_left && *left >= 1.0);
         let left =
             left.map(|left| format!("{before}{} {} left{after}", self.about, duration(left)));
         left.unwrap_or_default()
