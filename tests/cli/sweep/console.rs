@@ -5,23 +5,25 @@ use std::process::{Command, Stdio};
 
 use crate::sandbox::Sandbox;
 
-/// Two runs that end and one that fails.
-const SWEEP: &str = "
+/// A sweep of two runs that end and one that fails. A run of 1,600 images takes seconds: what is
+/// shown of it is refreshed each second.
+fn sandbox(images: usize) -> Sandbox {
+    let sandbox = Sandbox::new();
+    let sweep = format!(
+        "
 name: s
 base: small.yaml
-set: {train.epochs: 6, train.tensorboard: false, data.synthetic: {train: 160, val: 16, test: 16}}
-axes: {train.optimizer.lr: [1e-3, 2e-3, 1e30]}
-";
-
-fn sandbox() -> Sandbox {
-    let sandbox = Sandbox::new();
-    fs::write(sandbox.path("s.yaml"), SWEEP).unwrap();
+set: {{train.epochs: 6, train.tensorboard: false, data.synthetic: {{train: {images}, val: 16}}}}
+axes: {{train.optimizer.lr: [1e-3, 2e-3, 1e30]}}
+"
+    );
+    fs::write(sandbox.path("s.yaml"), sweep).unwrap();
     sandbox
 }
 
 #[test]
 fn a_log_of_a_sweep_has_a_line_for_each_event_and_for_epochs_at_the_rate_that_is_asked_for() {
-    let sandbox = sandbox();
+    let sandbox = sandbox(1600);
     let output = sandbox.run(&["sweep", "s.yaml", "--output", "out", "--log-every", "0"]);
     assert_eq!(output.status.code(), Some(1));
     let text = String::from_utf8(output.stderr).unwrap();
@@ -33,7 +35,7 @@ fn a_log_of_a_sweep_has_a_line_for_each_event_and_for_epochs_at_the_rate_that_is
     assert!(failed.contains("(log: out/runs/lr=1e+30/train.log)"), "{text}");
     assert!(sandbox.path("out/runs/lr=1e+30/train.log").exists());
     // By default a sweep of seconds has no line within a run.
-    fs::remove_dir_all(sandbox.path("out")).unwrap();
+    let sandbox = self::sandbox(160);
     let output = sandbox.run(&["sweep", "s.yaml", "--output", "out"]);
     assert!(!String::from_utf8(output.stderr).unwrap().contains("best val PC"));
 }
@@ -43,7 +45,7 @@ fn a_log_of_a_sweep_has_a_line_for_each_event_and_for_epochs_at_the_rate_that_is
 #[cfg(target_os = "linux")]
 #[test]
 fn a_terminal_shows_a_table_of_the_runs_under_way_that_fits_it() {
-    let sandbox = sandbox();
+    let sandbox = sandbox(1600);
     let program = sandbox.command(&[]);
     let line = format!(
         "stty cols 60 rows 24; {} sweep s.yaml --output out --jobs 2",
