@@ -11,7 +11,7 @@ use super::output::say;
 use crate::data::{image_tree, is_image_name};
 use crate::run::{names_run, weights_of};
 
-/// The argument that stands for a list on stdin.
+/// The argument for a list on stdin.
 const STDIN: &str = "-";
 /// Size beyond which a list on stdin is refused: two million paths have less.
 const MAX_LIST: u64 = 1 << 28;

@@ -1,5 +1,5 @@
 //! The progress of a training run on stderr: a line per epoch, and within an epoch a bar on a
-//! terminal, or a line every so many seconds.
+//! terminal, or a line at an interval.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};

@@ -207,13 +207,14 @@ impl SweepFile {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::fs;
 
     use super::*;
     use crate::config::Monitor;
 
-    fn sweep(rest: &str) -> Result<Sweep, ConfigError> {
+    /// A sweep over a base config with these other keys.
+    pub(in crate::sweep) fn sweep(rest: &str) -> Result<Sweep, ConfigError> {
         let folder = tempfile::tempdir().unwrap();
         fs::write(folder.path().join("base.yaml"), "seed: 7\ntrain: {epochs: 9}\n").unwrap();
         let file = folder.path().join("sweep.yaml");
@@ -221,7 +222,7 @@ mod tests {
         Sweep::new(&SweepFile::load(&file)?)
     }
 
-    fn names(sweep: &Sweep) -> Vec<&str> {
+    pub(in crate::sweep) fn names(sweep: &Sweep) -> Vec<&str> {
         sweep.runs.iter().map(|run| run.name.as_str()).collect()
     }
 

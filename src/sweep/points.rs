@@ -156,22 +156,7 @@ fn sample(size: usize, budget: usize, seed: u64) -> Vec<usize> {
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
-
-    use super::super::grid::Sweep;
-    use super::*;
-
-    fn sweep(rest: &str) -> Result<Sweep, ConfigError> {
-        let folder = tempfile::tempdir().unwrap();
-        fs::write(folder.path().join("base.yaml"), "").unwrap();
-        let file = folder.path().join("sweep.yaml");
-        fs::write(&file, format!("name: s\nbase: base.yaml\n{rest}")).unwrap();
-        Sweep::new(&SweepFile::load(&file)?)
-    }
-
-    fn names(sweep: &Sweep) -> Vec<&str> {
-        sweep.runs.iter().map(|run| run.name.as_str()).collect()
-    }
+    use super::super::grid::tests::{names, sweep};
 
     #[test]
     fn distributions_are_sampled_by_index_so_that_more_points_do_not_change_the_first() {

@@ -137,7 +137,7 @@ pub(super) trait Objective: Sync {
         true
     }
 
-    /// Returns a batch of an epoch with the pixels that it stands for, where training
+    /// Returns a batch of an epoch with the pixels of its images, where training
     /// [needs none](Self::needs_pixels).
     fn with_pixels(&self, batch: &HostBatch, _epoch: usize) -> Result<HostBatch> {
         Ok(batch.clone())

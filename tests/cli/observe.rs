@@ -296,31 +296,15 @@ axes: {train.optimizer.lr: [1.0e-3, 2.0e-3]}
     }
 }
 
-/// Requires `script`, which runs a program in a terminal; without it the test reports that and is
-/// skipped.
 #[cfg(target_os = "linux")]
 #[test]
 fn a_terminal_shows_a_bar_with_step_loss_learning_rate_speed_and_time_left() {
-    use std::process::{Command, Stdio};
-
     let sandbox = Sandbox::new();
     let many = "data.synthetic={train: 600, val: 16, test: 16}";
     for (name, extra, drawn) in [("bar", "", true), ("quiet", "--quiet", false)] {
-        let program = sandbox.command(&[]);
-        let line = format!(
-            "stty cols 160; {} train small.yaml --set '{many}' --set {SHORT} --output {name} {extra}",
-            program.get_program().display()
-        );
-        let output = Command::new("script")
-            .args(["--quiet", "--return", "--command", &line, "/dev/null"])
-            .current_dir(sandbox.path("."))
-            .stdin(Stdio::null())
-            .env("TERM", "xterm")
-            .output();
-        let Ok(output) = output else {
-            eprintln!("not tested: there is no `script`");
-            return;
-        };
+        let arguments =
+            format!("train small.yaml --set '{many}' --set {SHORT} --output {name} {extra}");
+        let Some(output) = sandbox.run_in_terminal(160, &arguments) else { return };
         assert!(output.status.success(), "{output:?}");
         let shown = String::from_utf8_lossy(&output.stdout);
         let bar = |line: &str| {

@@ -5,7 +5,7 @@ pub(crate) mod run;
 
 use std::fs;
 use std::path::PathBuf;
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 
 use serde_json::Value;
 use tempfile::TempDir;
@@ -53,6 +53,25 @@ impl Sandbox {
             command.env("CUDA_VISIBLE_DEVICES", "");
         }
         command
+    }
+
+    /// Runs the program in a terminal of this size, by `script`; `None` without it, where the test
+    /// reports that and is skipped.
+    #[cfg(target_os = "linux")]
+    pub(crate) fn run_in_terminal(&self, columns: usize, arguments: &str) -> Option<Output> {
+        let program = self.command(&[]);
+        let program = program.get_program().display();
+        let line = format!("stty cols {columns} rows 24; {program} {arguments}");
+        let output = Command::new("script")
+            .args(["--quiet", "--return", "--command", &line, "/dev/null"])
+            .current_dir(self.path("."))
+            .stdin(Stdio::null())
+            .env("TERM", "xterm")
+            .output();
+        if output.is_err() {
+            eprintln!("not tested: there is no `script`");
+        }
+        output.ok()
     }
 
     pub(crate) fn run(&self, arguments: &[&str]) -> Output {

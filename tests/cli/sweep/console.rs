@@ -1,7 +1,6 @@
 //! What a sweep shows while it runs.
 
 use std::fs;
-use std::process::{Command, Stdio};
 
 use crate::sandbox::Sandbox;
 
@@ -40,27 +39,12 @@ fn a_log_of_a_sweep_has_a_line_for_each_event_and_for_epochs_at_the_rate_that_is
     assert!(!String::from_utf8(output.stderr).unwrap().contains("best val PC"));
 }
 
-/// Requires `script`, which runs a program in a terminal; without it the test reports that and is
-/// skipped.
 #[cfg(target_os = "linux")]
 #[test]
 fn a_terminal_shows_a_table_of_the_runs_under_way_that_fits_it() {
     let sandbox = sandbox(1600);
-    let program = sandbox.command(&[]);
-    let line = format!(
-        "stty cols 60 rows 24; {} sweep s.yaml --output out --jobs 2",
-        program.get_program().display()
-    );
-    let output = Command::new("script")
-        .args(["--quiet", "--return", "--command", &line, "/dev/null"])
-        .current_dir(sandbox.path("."))
-        .stdin(Stdio::null())
-        .env("TERM", "xterm")
-        .output();
-    let Ok(output) = output else {
-        eprintln!("not tested: there is no `script`");
-        return;
-    };
+    let arguments = "sweep s.yaml --output out --jobs 2";
+    let Some(output) = sandbox.run_in_terminal(60, arguments) else { return };
     let shown = String::from_utf8_lossy(&output.stdout);
     // A line is filled with spaces up to the terminal's end: a wider one would move those after it.
     let drawn = shown.split("\u{1b}[").map(without_command);
