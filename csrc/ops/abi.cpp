@@ -19,7 +19,6 @@ using at::Tensor;
 using vmb::EagerScanOp, vmb::OptionalTensor, vmb::ScanOp;
 using vmb::guarded, vmb::op, vmb::tensor, vmb::tensor_or_undefined, vmb::tensors;
 
-
 vmb::ScanInputs operands(const vmb_scan_inputs& x) {
   return {tensor(x.u),
           tensor(x.delta),

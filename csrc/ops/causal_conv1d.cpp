@@ -55,7 +55,7 @@ ConvArgs<T> kernel_args(const ConvInputs& in) {
           in.weight.size(2),
           view_of<const T>(in.x, in.reverse),
           {in.weight.const_data_ptr<T>(), 0, in.weight.stride(0), in.weight.stride(2)},
-          in.bias.defined() ? in.bias.const_data_ptr<T>() : nullptr};
+          data_of<T>(in.bias)};
 }
 
 Tensor conv_forward_cpu(Convs operands, std::string_view path) {

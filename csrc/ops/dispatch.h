@@ -43,6 +43,12 @@ void parallel_items(int64_t items, int64_t workspace_bytes, const F& f) {
   });
 }
 
+// The data of a tensor, null if it is undefined.
+template <class T>
+const T* data_of(const at::Tensor& x) {
+  return x.defined() ? x.const_data_ptr<T>() : nullptr;
+}
+
 // A (batch, rows, steps) tensor as a view for the kernels; reversed: its last step first.
 template <class T>
 View<T> view_of(const at::Tensor& x, bool reverse = false) {

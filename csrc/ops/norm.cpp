@@ -40,11 +40,6 @@ struct NormOperands {
 };
 
 template <class T>
-const T* data_of(const Tensor& x) {
-  return x.defined() ? x.const_data_ptr<T>() : nullptr;
-}
-
-template <class T>
 T* writable_data_of(const Tensor& x) {
   return x.defined() ? x.mutable_data_ptr<T>() : nullptr;
 }

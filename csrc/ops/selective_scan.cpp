@@ -58,16 +58,13 @@ void check_operands(const ScanInputs& x) {
 // The operands, cast to T, as the kernels see them.
 template <class T>
 ScanArgs<T> kernel_args(const ScanInputs& x) {
-  const auto pointer = [](const Tensor& t) {
-    return t.defined() ? t.const_data_ptr<T>() : nullptr;
-  };
   ScanArgs<T> args;
   args.size = {x.batch(), x.dim(), x.length(), x.state()};
   args.u = view_of<const T>(x.u, x.reverse), args.delta = view_of<const T>(x.delta, x.reverse);
   args.z = view_of<const T>(x.z, x.reverse);
   args.B = view_of<const T>(x.B, x.reverse), args.C = view_of<const T>(x.C, x.reverse);
   args.A = {x.A.const_data_ptr<T>(), 0, x.A.stride(0), x.A.stride(1)};
-  args.D = pointer(x.D), args.delta_bias = pointer(x.delta_bias);
+  args.D = data_of<T>(x.D), args.delta_bias = data_of<T>(x.delta_bias);
   args.delta_softplus = x.delta_softplus;
   return args;
 }

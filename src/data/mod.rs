@@ -39,5 +39,6 @@ pub use image_dataset::{ImageDataset, Mode};
 pub use image_files::{ImageTree, image_tree};
 pub use load::{load, load_split};
 pub use loader::{FileBatch, FileLoader, Loader, LoaderOptions, RankShard};
+pub(crate) use panic::catch_panic;
 pub use run_images::RunImages;
 pub use splits::LeakedImage;

@@ -10,6 +10,7 @@ use tch::{Device, Kind, Tensor};
 
 use super::shard::Key;
 use super::view::ViewedImage;
+use crate::models::images::upload_pixels;
 use crate::models::{Slicer, weights};
 
 /// Images of a pass through the encoder.
@@ -80,9 +81,8 @@ impl Encoder<'_> {
         let encode = |rows: &Range<usize>| {
             let _guard = tch::no_grad_guard();
             let pixels = &pixels[rows.start * bytes..rows.end * bytes];
-            let shape = [rows.len() as i64, 3, size as i64, size as i64];
-            let pixels = Tensor::f_from_data_size(pixels, &shape, Kind::Uint8)?;
-            let encoded = (self.encode)(&pixels.f_to_device(self.device)?)?;
+            let pixels = upload_pixels(pixels, rows.len(), size, self.device)?;
+            let encoded = (self.encode)(&pixels)?;
             weights::bytes(&encoded.to_kind(Kind::Float))
         };
         let slices = slicer.slices(chunk.len());

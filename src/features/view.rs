@@ -3,7 +3,7 @@
 use anyhow::{Context, Result};
 
 use super::shard::Key;
-use crate::data::{ImageDataset, Workspace};
+use crate::data::{ImageDataset, Workspace, catch_panic};
 
 /// A view of an image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,7 +43,7 @@ impl ViewedImage<'_> {
     /// read.
     pub(super) fn pixels(&self) -> Result<Vec<u8>> {
         let id = || self.images.samples().get(self.index).map_or("?", |sample| &sample.id);
-        self.read().with_context(|| format!("the image {}", id()))
+        catch_panic(|| self.read()).with_context(|| format!("the image {}", id()))
     }
 
     fn read(&self) -> Result<Vec<u8>> {
