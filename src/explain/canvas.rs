@@ -63,7 +63,7 @@ pub(super) fn color(value: f32) -> [u8; 3] {
 }
 
 /// Returns the size of an image after its long side is resized to `side`.
-pub(super) fn fitted(image: &RgbImage, side: u32) -> (u32, u32) {
+pub(crate) fn fitted(image: &RgbImage, side: u32) -> (u32, u32) {
     let (width, height) = image.dimensions();
     let scale = f64::from(side) / f64::from(width.max(height).max(1));
     let scaled = |length: u32| ((f64::from(length) * scale).round() as u32).clamp(1, side);

@@ -61,6 +61,14 @@ pub struct SearchAxis {
 }
 
 impl SearchAxis {
+    /// Returns the different values, sorted.
+    pub fn distinct(&self) -> Vec<&str> {
+        let mut values: Vec<&str> = self.values.iter().map(String::as_str).collect();
+        values.sort_unstable();
+        values.dedup();
+        values
+    }
+
     /// Whether the numbers are spread over orders of magnitude.
     pub fn is_logarithmic(&self) -> bool {
         let Some(numbers) = &self.numbers else { return false };

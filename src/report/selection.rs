@@ -118,7 +118,8 @@ fn add<'a>(by_name: &mut Vec<(&'a str, Vec<String>)>, name: &'a str, won: String
     }
 }
 
-fn shown(metric: Option<f64>) -> String {
+/// Returns a metric as text.
+pub(super) fn shown(metric: Option<f64>) -> String {
     metric.map_or("undefined".to_string(), |value| format!("{value:.4}"))
 }
 

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use anyhow::{Error, Result, ensure};
+use anyhow::{Context, Error, Result};
 
 use super::trained::Run;
 use crate::data::{EvalTransform, FileBatch, FileLoader, single};
@@ -58,8 +58,8 @@ impl Ensemble {
             });
         }
         let batch_size = runs.iter().map(|run| run.config.train.batch_size).min();
-        ensure!(batch_size.is_some(), "an ensemble needs a run");
-        Ok(Self { views, slicers, transforms, batch_size: batch_size.unwrap_or(1), runs })
+        let batch_size = batch_size.context("an ensemble needs a run")?;
+        Ok(Self { views, slicers, transforms, batch_size, runs })
     }
 
     /// Returns the runs.

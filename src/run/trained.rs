@@ -9,7 +9,7 @@ use anyhow::{Context, Error, Result, anyhow, bail, ensure};
 use tch::Device;
 
 use super::directory::{BEST_FILE, RunDir};
-use super::kind::CONFIG_FILE;
+use super::kind::{CONFIG_FILE, RunKind};
 use super::summary::{Summary, check_unchanged};
 use crate::config::Config;
 use crate::data::Split;
@@ -94,7 +94,7 @@ pub fn names_run(path: &Path) -> bool {
         let is_run_file = |ending: &OsStr| RUN_FILES.iter().any(|known| ending == *known);
         return path.extension().is_some_and(is_run_file);
     }
-    let files = [CONFIG_FILE, "pretrain.yaml", BEST_FILE];
+    let files = [CONFIG_FILE, RunKind::Pretrain.config_file(), BEST_FILE];
     files.iter().any(|name| path.join(name).exists()) || run_inside(path).is_some()
 }
 
@@ -139,7 +139,7 @@ fn no_weights(folder: &Path) -> Error {
              {shown}/{CONFIG_FILE} --output {shown} --resume continues it)"
         );
     }
-    if has("pretrain.yaml") {
+    if has(RunKind::Pretrain.config_file()) {
         return anyhow!(
             "{shown} is a pretraining, which predicts nothing: name its weights in \
              model.vit.weights and model.mamba.weights, and train"

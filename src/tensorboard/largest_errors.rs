@@ -6,7 +6,7 @@ use anyhow::Result;
 use image::imageops::{self, FilterType};
 use image::{Rgb, RgbImage};
 
-use crate::explain::canvas::{FAINT, INK, Letters, PAPER, write};
+use crate::explain::canvas::{self, FAINT, INK, Letters, PAPER, write};
 use crate::train::Validated;
 
 /// Number of images, and their number in a row.
@@ -62,10 +62,7 @@ fn stem(image: &str) -> &str {
 
 /// Resizes an image so that its longer side is [`SIDE`].
 fn fitted(image: &RgbImage) -> RgbImage {
-    let (width, height) = image.dimensions();
-    let scale = f64::from(SIDE) / f64::from(width.max(height).max(1));
-    let [width, height] =
-        [width, height].map(|side| ((f64::from(side) * scale) as u32).clamp(1, SIDE));
+    let (width, height) = canvas::fitted(image, SIDE);
     imageops::resize(image, width, height, FilterType::Triangle)
 }
 

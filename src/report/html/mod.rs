@@ -12,7 +12,7 @@ pub use embedded_images::EmbeddedImages;
 
 use self::charts::row_of;
 use super::assemble::{DetailedModel, RunReport};
-use super::selection::{SIGNIFICANT, selection};
+use super::selection::{SIGNIFICANT, selection, shown};
 use super::tables::Table;
 use crate::eval::comparison::{Comparison, Leaderboard};
 use crate::eval::metrics::Metric;
@@ -68,7 +68,6 @@ impl RunReport {
         let result = |board: &Leaderboard| {
             let best = board.models.first()?;
             let pc = best.metric(Metric::Pc);
-            let shown = pc.mean.map_or("undefined".to_string(), |pc| format!("{pc:.4}"));
             Some(html! {
                 p.lead {
                     @if let Some((name, pc)) = board.winning_baseline(Metric::Pc) {
@@ -76,7 +75,7 @@ impl RunReport {
                         ": PC " (format!("{pc:.4}")) ". The selected model: "
                     }
                     strong { (best.name) }
-                    ": PC " (shown) " on " (best.images) " " (self.split) " images"
+                    ": PC " (shown(pc.mean)) " on " (best.images) " " (self.split) " images"
                     @if let Some(Interval { lo, hi }) = pc.ci_over_images {
                         " (95 % CI " (format!("{lo:.4} to {hi:.4}")) ")"
                     }

@@ -44,9 +44,7 @@ fn axis_chart(search: &SearchOverview, axis: &SearchAxis) -> Option<Markup> {
             (Chart::new(&caption, x, y, titles), numbers.clone())
         }
         None => {
-            let mut values: Vec<&str> = axis.values.iter().map(String::as_str).collect();
-            values.sort_unstable();
-            values.dedup();
+            let values = axis.distinct();
             if values.len() > MAX_VALUES {
                 return None;
             }

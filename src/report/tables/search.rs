@@ -58,8 +58,5 @@ fn tried(axis: &SearchAxis) -> String {
         let max = numbers.iter().copied().fold(f64::NEG_INFINITY, f64::max);
         return format!("{} to {}", short(min), short(max));
     }
-    let mut values: Vec<&str> = axis.values.iter().map(String::as_str).collect();
-    values.sort_unstable();
-    values.dedup();
-    values.join(", ")
+    axis.distinct().join(", ")
 }

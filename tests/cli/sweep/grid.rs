@@ -9,7 +9,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use serde_json::Value;
 
-use crate::sandbox::Sandbox;
+use super::sandbox;
 
 /// A grid of four points with two seeds each.
 const GRID: &str = "
@@ -21,12 +21,6 @@ axes:
   train.optimizer.lr: [1e-3, 3e-3]
 seeds: [1, 2]
 ";
-
-fn sandbox(sweep: &str) -> Sandbox {
-    let sandbox = Sandbox::new();
-    fs::write(sandbox.path("sweep.yaml"), sweep).unwrap();
-    sandbox
-}
 
 fn names(folder: &Path) -> Vec<String> {
     let mut names: Vec<String> = fs::read_dir(folder)

@@ -11,6 +11,7 @@ use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde_json::Value;
 
+use super::sandbox;
 use crate::sandbox::Sandbox;
 use crate::sandbox::run::{epochs, tensors, train_arguments};
 
@@ -25,12 +26,6 @@ axes:
 search: {name: asha, max_runs: 7, min_epochs: 1, metric: rmse}
 ";
 const RUN: [&str; 3] = ["sweep", "sweep.yaml", "--output"];
-
-fn sandbox(sweep: &str) -> Sandbox {
-    let sandbox = Sandbox::new();
-    fs::write(sandbox.path("sweep.yaml"), sweep).unwrap();
-    sandbox
-}
 
 /// The epochs of each run in a sweep's folder; each is there once, in order.
 fn trained(sweep: &Path) -> BTreeMap<String, usize> {
