@@ -149,20 +149,19 @@ impl<'a> Curves<'a> {
     }
 }
 
-/// Returns of each run in the sweep's folder `root` whether the sweep may train it yet, if that
-/// runs failed ones again as stated; nothing is written. Returns an error as `Curves::read` does.
+/// Returns of each run in the sweep's folder `root`, with its status, whether the sweep may train it
+/// yet, if that runs failed ones again as stated; nothing is written. Returns an error as `Curves::read` does.
 pub fn left(
     search: &Search,
-    runs: &[&SweepRun],
+    (runs, statuses): (&[&SweepRun], &[Status]),
     root: &Path,
     retry_failed: bool,
 ) -> Result<Vec<bool>> {
     let (_, mut scheduler) = Curves::read(search, runs, root, retry_failed)?;
     // Which paused runs are promoted depends on those that are trained before.
     let done = scheduler.suggest() == Next::Done;
-    let left =
-        runs.iter().map(|run| Ok(!done && !search.is_over(&run.status(root)?, retry_failed)));
-    left.collect()
+    let left = statuses.iter().map(|status| !done && !search.is_over(status, retry_failed));
+    Ok(left.collect())
 }
 
 /// Returns the indices of the runs of each point.
@@ -236,7 +235,11 @@ mod tests {
         let config = SearchConfig { name: SearchName::Asha, ..SearchConfig::default() };
         let search = search(&by_loss(config), &runs);
         runs.iter().for_each(|run| write(run, dir.path(), &[0.3]));
-        let left = |retry_failed| left(&search, &all, dir.path(), retry_failed).unwrap();
+        let left = |retry_failed| {
+            let statuses: Vec<Status> =
+                runs.iter().map(|run| run.status(dir.path()).unwrap()).collect();
+            left(&search, (&all, &statuses), dir.path(), retry_failed).unwrap()
+        };
         assert_eq!(left(false), [true; 3]);
         assert!(runs.iter().all(|run| run.status(dir.path()).unwrap() == Status::Stopped));
         let (curves, _) = Curves::read(&search, &all, dir.path(), false).unwrap();
@@ -257,7 +260,9 @@ mod tests {
         pause.write(&runs[0].folder(dir.path())).unwrap();
         for (margin, expected) in [(Some(0.1), false), (None, true)] {
             let search = search(&median_stop(margin), &runs);
-            assert_eq!(left(&search, &[&runs[0]], dir.path(), false).unwrap(), [expected]);
+            let statuses = [runs[0].status(dir.path()).unwrap()];
+            let left = left(&search, (&[&runs[0]], &statuses), dir.path(), false).unwrap();
+            assert_eq!(left, [expected]);
         }
     }
 }

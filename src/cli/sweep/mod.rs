@@ -71,7 +71,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
     let warnings: BTreeSet<String> = runs.iter().flat_map(|run| run.config.warnings()).collect();
     warnings.iter().for_each(|warning| console.warn(warning));
     let statuses: Vec<Status> = runs.iter().map(|run| run.status(&root)).collect::<Result<_>>()?;
-    let left = left(&sweep.search, &runs, &root, args.retry_failed)?;
+    let left = left(&sweep.search, (&runs, &statuses), &root, args.retry_failed)?;
     if args.dry_run {
         return list(args, &root, &sweep, (&runs, &statuses, &left));
     }
