@@ -149,8 +149,9 @@ impl<'a> Curves<'a> {
     }
 }
 
-/// Returns of each run in the sweep's folder `root`, with its status, whether the sweep may train it
-/// yet, if that runs failed ones again as stated; nothing is written. Returns an error as `Curves::read` does.
+/// Returns of each run in the sweep's folder `root`, with its status, whether the sweep may train
+/// it yet, if that runs failed ones again as stated; nothing is written. Returns an error as
+/// `Curves::read` does.
 pub fn left(
     search: &Search,
     (runs, statuses): (&[&SweepRun], &[Status]),
