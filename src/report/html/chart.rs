@@ -11,7 +11,10 @@ const LEFT: f64 = 50.0;
 const RIGHT: f64 = WIDTH - 16.0;
 const TOP: f64 = 10.0;
 const BOTTOM: f64 = 40.0;
+/// Characters that fit above a row or below the x axis.
 const LABEL_LENGTH: usize = 56;
+/// Characters that fit beside the y axis.
+const Y_TITLE_LENGTH: usize = 34;
 
 /// Dash patterns of the series' lines, which distinguish them in addition to their colors.
 pub(super) const DASHES: [&str; 8] = ["", "6 3", "2 2", "8 3 2 3", "", "6 3", "2 2", "8 3 2 3"];
@@ -117,7 +120,7 @@ impl Chart {
         self.add(html! {
             path.ax d={ "M" (self.left) " " (px(floor)) "H" (RIGHT) } {}
             text.t x=(px((self.left + RIGHT) / 2.0)) y=(px(floor + 33.0)) text-anchor="middle" {
-                (title)
+                (shortened(title, LABEL_LENGTH)) title { (title) }
             }
         });
     }
@@ -135,7 +138,7 @@ impl Chart {
         self.add(html! {
             path.ax d={ "M" (left) " " (TOP) "V" (px(self.floor())) } {}
             text.t transform={ "translate(11 " (middle) ") rotate(-90)" } text-anchor="middle" {
-                (title)
+                (shortened(title, Y_TITLE_LENGTH)) title { (title) }
             }
         });
     }
@@ -188,13 +191,10 @@ impl Chart {
     }
 
     pub(super) fn row_label(&mut self, row: f64, label: &str) {
-        let shown: String = if label.chars().count() > LABEL_LENGTH {
-            label.chars().take(LABEL_LENGTH - 1).chain(['…']).collect()
-        } else {
-            label.to_string()
-        };
         self.add(html! {
-            text.n x=(px(self.left)) y=(px(self.y(row) - 4.0)) { (shown) title { (label) } }
+            text.n x=(px(self.left)) y=(px(self.y(row) - 4.0)) {
+                (shortened(label, LABEL_LENGTH)) title { (label) }
+            }
         });
     }
 
@@ -206,6 +206,15 @@ impl Chart {
                     aria-label=(self.caption) { (PreEscaped(self.body)) }
             }
         }
+    }
+}
+
+/// Returns a label, or its beginning with an ellipsis if it has more characters than `length`.
+fn shortened(label: &str, length: usize) -> String {
+    if label.chars().count() > length {
+        label.chars().take(length - 1).chain(['…']).collect()
+    } else {
+        label.to_string()
     }
 }
 
@@ -221,6 +230,15 @@ fn tick_label(value: f64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_title_longer_than_its_axis_is_shortened_and_shown_whole_on_hover() {
+        let axis = Axis::new(0.0, 1.0);
+        let name = "predicted, lr=0.0001,backbone_lr=0.001";
+        let svg = Chart::new("c", axis, axis, ["x", name]).finish().into_string();
+        let title = format!("<title>{name}</title>");
+        assert!(svg.contains(&format!("predicted, lr=0.0001,backbone_lr=…{title}")), "{svg}");
+    }
 
     #[test]
     fn values_are_between_the_axes_and_non_finite_ones_are_not_drawn() {
