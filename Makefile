@@ -1,7 +1,7 @@
 # `make demo` and `make test` set up everything that they need; `make help` lists the rest.
 CONFIG ?= configs/quickstart.yaml
 
-.PHONY: help python setup gloo cuda distributed build demo test test-distributed test-explain test-interval test-paper test-report test-attacks test-gpu test-kernels test-python kernel-table kernel-latency kernel-tools lint clean
+.PHONY: help python setup gloo cuda distributed build demo test test-distributed test-explain test-interval test-paper test-report test-attacks test-gpu test-kernels test-python test-onnx kernel-table kernel-latency kernel-tools lint clean
 
 help:
 	@echo "make demo    train VM-BeautyNet on synthetic faces and print PC, MAE and RMSE (CONFIG=FILE for another experiment)"
@@ -14,6 +14,7 @@ help:
 	@echo "make test-gpu       run on a GPU what computes there, and compare it with the reference files; fails where there is none"
 	@echo "make test-kernels   run the CUDA kernels in a simulator and compare them with reference files; no GPU is needed"
 	@echo "make test-python    build the operators for PyTorch, examples/python, and run their tests and tests/gpu on the CPU; fetches what make cuda fetches"
+	@echo "make test-onnx      export models as ONNX, check the files and compare them in onnxruntime with the program; fetches onnx and onnxruntime"
 	@echo "make kernel-table   print what the CUDA kernels count there, the table of csrc/README.md"
 	@echo "make kernel-latency   print how long a model of the GPU estimates that they take"
 	@echo "make build   build target/release/vmbeauty"
@@ -83,6 +84,9 @@ test-kernels: kernel-tools
 
 test-python: python
 	@python3 -B examples/python/run_tests.py
+
+test-onnx: build
+	@python3 -B tests/onnx/run_tests.py
 
 kernel-table: kernel-tools
 	@cd tests/ptx && python3 -B counts.py

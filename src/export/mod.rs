@@ -1,7 +1,8 @@
-//! Export of a trained model's weights: the backbones under the parameter names of timm and Vim,
-//! and a model card.
+//! Export of a trained model: its weights under the parameter names of timm and Vim, or all of it
+//! as ONNX, and a model card.
 
 mod model_card;
+mod onnx;
 
 use std::collections::HashMap;
 use std::fs;
@@ -14,10 +15,11 @@ use tch::Tensor;
 
 use crate::config::{BackboneConfig, BackboneShape, Branch, Features, Stem};
 use crate::files::write_atomic;
+use crate::models::onnx::OnnxOptions;
 use crate::models::weights;
 use crate::run::{CONFIG_FILE, Run};
 
-/// The files in which the backbones are written; the variants' comments are the program's help.
+/// The files in which the model is written; the variants' comments are the program's help.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Layout {
     /// A .safetensors file for each backbone under its published names, and the complete model
@@ -25,14 +27,23 @@ pub enum Layout {
     /// A folder for timm with the ViT, and a .pth checkpoint for Vim's code with the Vision
     /// Mamba
     Timm,
+    /// The whole model as one .onnx file, with preprocess.json and programs that use both
+    Onnx,
 }
 
-/// Writes a run's weights and its model card into `folder`; returns the files' paths.
-pub fn export(run: &Run, layout: Layout, folder: &Path) -> Result<Vec<PathBuf>> {
+/// Writes a run's model and its model card into `folder`, as ONNX with these options; returns the
+/// files' paths.
+pub fn export(
+    run: &Run,
+    layout: Layout,
+    options: OnnxOptions,
+    folder: &Path,
+) -> Result<Vec<PathBuf>> {
     let mut writer = Writer { folder, files: Vec::new() };
     match layout {
         Layout::Safetensors => safetensors(run, &mut writer)?,
         Layout::Timm => timm(run, &mut writer)?,
+        Layout::Onnx => onnx::write(run, options, &mut writer)?,
     }
     let card = model_card::markdown(run, layout)?;
     writer.text("README.md", &card)?;
@@ -55,8 +66,12 @@ impl Writer<'_> {
     }
 
     fn text(&mut self, name: &str, text: &str) -> Result<()> {
+        self.bytes(name, text.as_bytes())
+    }
+
+    fn bytes(&mut self, name: &str, bytes: &[u8]) -> Result<()> {
         let path = self.create_path(name)?;
-        write_atomic(&path, |file| Ok(file.write_all(text.as_bytes())?))
+        write_atomic(&path, |file| Ok(file.write_all(bytes)?))
     }
 
     fn tensors(&mut self, name: &str, tensors: &[(String, Tensor)]) -> Result<()> {

@@ -30,6 +30,13 @@ It must not be used to evaluate, rank, select or identify people, nor shown to t
   trained on them.
 ";
 
+const ONNX_FILES: &str = "\
+- `model.onnx`: the whole model, from `images` to `score`, `features` and, where the fusion has
+  them, `branch_weights`
+- `preprocess.json`: how an image becomes `images`
+- `predict.py`, `predict.mjs`: programs that score images with onnxruntime and onnxruntime-web
+";
+
 /// Writes the card as Markdown.
 pub(super) fn markdown(run: &Run, layout: Layout) -> Result<String> {
     let config = &run.config;
@@ -163,6 +170,9 @@ fn results(summary: &Summary) -> String {
 
 /// Lists the files and the code that opens them.
 fn files(config: &Config, layout: Layout) -> Result<String> {
+    if layout == Layout::Onnx {
+        return Ok(ONNX_FILES.to_string());
+    }
     let of_timm = |shape: BackboneShape| (shape.features, timm_features(&shape));
     let of_vit = match config.shape(Branch::Vit)?.map(of_timm) {
         Some((ours, timms)) if ours != timms => {
@@ -179,7 +189,7 @@ fn files(config: &Config, layout: Layout) -> Result<String> {
             "`model.safetensors`, `config.yaml`: the complete model, for \
              `vmbeauty predict model.safetensors IMAGE`",
         ],
-        Layout::Timm => [
+        Layout::Timm | Layout::Onnx => [
             &vit_for_timm,
             "`mamba/model.pth`: a checkpoint for Vim's or Mamba-Reg's code, \
              `model.load_state_dict(torch.load(path)[\"model\"], strict=False)`; only `head` is \

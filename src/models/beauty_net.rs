@@ -11,6 +11,7 @@ use super::forward_context::ForwardContext;
 use super::fusion::{BranchTokens, Fusion};
 use super::head::RegressionHead;
 use super::images::Images;
+use super::onnx::{Graph, InputType, OnnxModel, OnnxOptions, Value, int};
 use super::slicer::Slicer;
 use super::tokens::TokenLayout;
 use super::vim::ScanOperands;
@@ -233,6 +234,49 @@ impl BeautyNet {
         })
     }
 
+    /// Returns the network in evaluation as ONNX. From its input `images` it computes `score`
+    /// (batch) on the dataset's own scale, `features` (batch, width), which is the fused vector,
+    /// and `branch_weights` (batch, 2) if the fusion strategy defines them. The branches must take
+    /// images of the same size.
+    pub fn onnx(&self, options: OnnxOptions) -> Result<OnnxModel> {
+        let mut graph = Graph::new(&self.parameters(), options.scan);
+        let encoders = [&self.vit, &self.mamba].map(Option::as_ref);
+        let shape = encoders.iter().flatten().map(|encoder| &encoder.shape).next();
+        let side = shape.context("internal: the model has no branch")?.image_size;
+        let mut pixels = pixels_onnx(&mut graph, options.input, side);
+        if options.test_time_flip {
+            // The mirror images are a second half of the batch.
+            let [last, end, axis, back] =
+                [-1, i64::from(i32::MIN), 3, -1].map(|value| graph.integers(&[value]));
+            let mirrored = graph.op("Slice", &[&pixels, &last, &end, &axis, &back]);
+            pixels = graph.concat(&[&pixels, &mirrored], 0);
+        }
+        let [vit, mamba] = encoders.map(|encoder| {
+            encoder.map(|encoder| {
+                let name = encoder.shape.branch.name();
+                graph.scoped(name, |graph| encoder.onnx(graph, &pixels))
+            })
+        });
+        let fused = graph
+            .scoped("fusion", |graph| self.fusion.onnx(graph, vit.as_ref(), mamba.as_ref()))?;
+        let score = graph.scoped("head", |graph| self.head.onnx(graph, &fused.vector));
+        let mut output = |name: &str, value: &Value, rest: &[i64], mean: bool| {
+            let mut value = value.clone();
+            if options.test_time_flip {
+                let halves = graph.reshape(&value, &[&[2, -1], rest].concat());
+                value =
+                    if mean { graph.mean(&halves, 0, false) } else { graph.select(&halves, 0, 0) };
+            }
+            graph.output(name, &value, rest);
+        };
+        output("score", &score, &[], true);
+        if let Some(weights) = &fused.weights {
+            output("branch_weights", weights, &[2], true);
+        }
+        output("features", &fused.vector, &[self.fusion.width()], false);
+        graph.into_model()
+    }
+
     fn encoder(&self, branch: Branch) -> Option<&Encoder> {
         match branch {
             Branch::Vit => self.vit.as_ref(),
@@ -307,5 +351,19 @@ impl BeautyNet {
     /// Returns the device of the parameters.
     pub fn device(&self) -> Device {
         self.variables.device()
+    }
+}
+
+/// Adds the input to a graph, and returns its pixels from 0 to 1 (b, 3, side, side).
+fn pixels_onnx(graph: &mut Graph, input: InputType, side: i64) -> Value {
+    match input {
+        InputType::Float => graph.input("images", false, &[3, side, side]),
+        InputType::Uint8 => {
+            let images = graph.input("images", true, &[side, side, 3]);
+            let levels = graph.op_with("Cast", &[&images], vec![int("to", 1)]);
+            let planes = graph.transpose(&levels, &[0, 3, 1, 2]);
+            let most = graph.number(255.0);
+            graph.op("Div", &[&planes, &most])
+        }
     }
 }

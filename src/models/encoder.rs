@@ -4,9 +4,10 @@ use anyhow::{Result, ensure};
 use tch::{Kind, Tensor, nn};
 
 use super::forward_context::ForwardContext;
-use super::fusion::BranchTokens;
+use super::fusion::{BranchTokens, BranchValues};
 use super::images::{Images, Normalization};
 use super::layers::Masked;
+use super::onnx::{Graph, Value};
 use super::tokens::TokenLayout;
 use super::vim::VisionMamba;
 use super::vit::VisionTransformer;
@@ -91,6 +92,28 @@ impl Encoder {
             Features::ClsMean => Tensor::f_cat(&[class()?, mean()?], -1)?,
         };
         Ok(BranchTokens::new(tokens, self.layout, features))
+    }
+
+    /// Adds the encoder in evaluation to a graph, for pixels from 0 to 1 (b, 3, s, s).
+    pub(super) fn onnx(&self, graph: &mut Graph, pixels: &Value) -> BranchValues {
+        let x = self.normalization.onnx(graph, pixels);
+        let tokens = match &self.backbone {
+            Backbone::Vit(vit) => vit.onnx(graph, &x),
+            Backbone::Mamba(mamba) => mamba.onnx(graph, &x),
+        };
+        let class = |graph: &mut Graph| match &self.backbone {
+            Backbone::Vit(_) => self.layout.class_mean_onnx(graph, &tokens),
+            Backbone::Mamba(mamba) => mamba.class_features_onnx(graph, &tokens),
+        };
+        let features = match self.shape.features {
+            Features::Cls => class(graph),
+            Features::Mean => self.layout.patch_mean_onnx(graph, &tokens),
+            Features::ClsMean => {
+                let both = [class(graph), self.layout.patch_mean_onnx(graph, &tokens)];
+                graph.concat(&[&both[0], &both[1]], -1)
+            }
+        };
+        BranchValues { tokens, layout: self.layout, features }
     }
 
     pub(super) fn recompute_blocks(&mut self, variables: &nn::VarStore) {

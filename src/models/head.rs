@@ -4,6 +4,7 @@ use tch::{Device, Kind, Tensor, nn};
 
 use super::forward_context::ForwardContext;
 use super::layers::{Init, Linear, Parameter};
+use super::onnx::{Graph, Value};
 use crate::config::{HeadConfig, HeadOutput};
 
 /// A multilayer perceptron: linear layers with GELU between them and dropout before each.
@@ -32,6 +33,18 @@ impl Regressor {
                 x = x.gelu("none");
             }
             x = layer.forward(&ctx.of_part(i).dropout(&x, self.dropout));
+        }
+        x
+    }
+
+    /// Adds the regressor in evaluation to a graph.
+    pub(super) fn onnx(&self, graph: &mut Graph, x: &Value) -> Value {
+        let mut x = x.clone();
+        for (i, layer) in self.layers.iter().enumerate() {
+            if i > 0 {
+                x = graph.gelu(&x);
+            }
+            x = layer.onnx(graph, &x);
         }
         x
     }
@@ -78,6 +91,28 @@ impl RegressionHead {
         let weighted = log_probabilities.exp() * self.to_scaled(bins);
         let mean = weighted.sum_dim_intlist([-1i64].as_slice(), false, Kind::Float);
         (mean, Some(log_probabilities))
+    }
+
+    /// Adds the head in evaluation to a graph: fused vectors (b, width) to scores (b) on the
+    /// dataset's own scale.
+    pub(super) fn onnx(&self, graph: &mut Graph, fused: &Value) -> Value {
+        let outputs = match &self.regressor {
+            Some(regressor) => regressor.onnx(graph, fused),
+            None => fused.clone(),
+        };
+        let scaled = match &self.score_bins {
+            Some(bins) => {
+                let probabilities = graph.softmax(&outputs);
+                let scaled = || self.to_scaled(bins).unsqueeze(-1);
+                let bins = graph.derived(bins, ".scaled", scaled);
+                graph.matmul(&probabilities, &bins)
+            }
+            None => outputs,
+        };
+        let scaled = graph.squeeze(&scaled, -1);
+        let (mean, std) = (graph.parameter(&self.score_mean), graph.parameter(&self.score_std));
+        let scores = graph.mul(&scaled, &std);
+        graph.add(&scores, &mean)
     }
 
     /// Sets the scale of the scores to the training set's mean and standard deviation.

@@ -5,6 +5,7 @@ use std::ops::Range;
 use anyhow::{Context, Result};
 use tch::{Device, Kind, Tensor};
 
+use super::onnx::{Graph, Value};
 use crate::data::HostBatch;
 use crate::ops::SharedTensor;
 
@@ -56,6 +57,13 @@ impl Normalization {
     /// Uint8 (b, 3, h, w) to normalized floats.
     pub(super) fn normalize(&self, pixels: &Tensor) -> Tensor {
         (pixels.to_kind(Kind::Float) / 255.0 - &*self.mean) / &*self.std
+    }
+
+    /// Adds the normalization of pixels from 0 to 1 (b, 3, h, w) to a graph.
+    pub(super) fn onnx(&self, graph: &mut Graph, pixels: &Value) -> Value {
+        let (mean, std) = (graph.constant("mean", &self.mean), graph.constant("std", &self.std));
+        let centered = graph.op("Sub", &[pixels, &mean]);
+        graph.op("Div", &[&centered, &std])
     }
 
     /// Normalized floats (b, 3, h, w) to uint8.

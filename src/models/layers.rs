@@ -4,6 +4,7 @@
 use tch::{Kind, Tensor, nn};
 
 use super::forward_context::ForwardContext;
+use super::onnx::{Graph, Value, float, int};
 use crate::ops::{self, Norm, SharedTensor};
 
 /// The initial distribution of a parameter.
@@ -70,6 +71,19 @@ impl Linear {
     pub fn forward(&self, x: &Tensor) -> Tensor {
         ops::linear(x, &self.weight, self.bias.as_deref())
     }
+
+    /// Adds the layer to a graph.
+    pub(super) fn onnx(&self, graph: &mut Graph, x: &Value) -> Value {
+        let transposed = graph.derived(&self.weight, ".T", || self.weight.tr());
+        let product = graph.matmul(x, &transposed);
+        match &self.bias {
+            Some(bias) => {
+                let bias = graph.parameter(bias);
+                graph.add(&product, &bias)
+            }
+            None => product,
+        }
+    }
 }
 
 /// Layer normalization over the last dimension (arXiv 1607.06450).
@@ -99,6 +113,13 @@ impl LayerNorm {
     pub fn operator(&self) -> Norm<'_> {
         Norm { weight: &self.weight, bias: Some(&self.bias), eps: self.eps }
     }
+
+    /// Adds the norm to a graph.
+    pub(super) fn onnx(&self, graph: &mut Graph, x: &Value) -> Value {
+        let (weight, bias) = (graph.parameter(&self.weight), graph.parameter(&self.bias));
+        let attributes = vec![int("axis", -1), float("epsilon", self.eps)];
+        graph.op_with("LayerNormalization", &[x, &weight, &bias], attributes)
+    }
 }
 
 /// Root mean square normalization over the last dimension (arXiv 1910.07467).
@@ -122,6 +143,18 @@ impl RmsNorm {
     /// Returns the operator.
     pub fn operator(&self) -> Norm<'_> {
         Norm { weight: &self.weight, bias: None, eps: self.eps }
+    }
+
+    /// Adds the norm to a graph: ONNX has an operator for it from opset 23 on.
+    pub(super) fn onnx(&self, graph: &mut Graph, x: &Value) -> Value {
+        let (two, eps) = (graph.number(2.0), graph.number(self.eps));
+        let squares = graph.op("Pow", &[x, &two]);
+        let mean = graph.mean(&squares, -1, true);
+        let mean = graph.add(&mean, &eps);
+        let root = graph.op("Sqrt", &[&mean]);
+        let normed = graph.op("Div", &[x, &root]);
+        let weight = graph.parameter(&self.weight);
+        graph.mul(&normed, &weight)
     }
 }
 

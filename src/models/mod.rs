@@ -11,6 +11,7 @@ pub mod head;
 pub mod images;
 pub mod layers;
 pub mod masked_image;
+pub mod onnx;
 pub mod patch_embed;
 mod recompute;
 mod residual;

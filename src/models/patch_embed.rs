@@ -3,6 +3,7 @@
 use tch::{Tensor, nn};
 
 use super::layers::{Init, LayerNorm, Masked, Parameter};
+use super::onnx::{Graph, Value, ints};
 use crate::config::{BackboneShape, Stem};
 use crate::ops;
 
@@ -66,6 +67,33 @@ impl PatchEmbed {
             None => patches,
         }
     }
+
+    /// Adds the layers to a graph: images (b, 3, h, w) to tokens (b, patches, dim).
+    pub(super) fn onnx(&self, graph: &mut Graph, x: &Value) -> Value {
+        let dim = self.weight.size()[0];
+        let patches = match &self.features {
+            &PatchFeatures::Pixels { patch_size: p, stride } => {
+                let (weight, window) =
+                    (graph.parameter(&self.weight), ints("kernel_shape", &[p; 2]));
+                graph.op_with("Conv", &[x, &weight], vec![window, ints("strides", &[stride; 2])])
+            }
+            PatchFeatures::Conv(stages) => {
+                let x = stages.iter().fold(x.clone(), |x, stage| stage.onnx(graph, &x));
+                let kernel = || self.weight.view([dim, -1, 1, 1]);
+                let weight = graph.derived(&self.weight, ".1x1", kernel);
+                graph.op("Conv", &[&x, &weight])
+            }
+        };
+        let patches = graph.reshape(&patches, &[0, dim, -1]);
+        let patches = graph.transpose(&patches, &[0, 2, 1]);
+        match &self.bias {
+            Some(bias) => {
+                let bias = graph.parameter(bias);
+                graph.add(&patches, &bias)
+            }
+            None => patches,
+        }
+    }
 }
 
 /// A 3x3 convolution that halves the side, a norm and a ReLU: a convolutional stem has as many as
@@ -108,6 +136,17 @@ impl Stage {
         let x = x.conv2d(&self.weight, None::<&Tensor>, [2, 2], [1, 1], [1, 1], 1);
         let channels_last = x.permute([0, 2, 3, 1]);
         self.norm.forward(&channels_last).relu().permute([0, 3, 1, 2])
+    }
+
+    fn onnx(&self, graph: &mut Graph, x: &Value) -> Value {
+        let weight = graph.parameter(&self.weight);
+        let attributes =
+            vec![ints("kernel_shape", &[3; 2]), ints("strides", &[2; 2]), ints("pads", &[1; 4])];
+        let x = graph.op_with("Conv", &[x, &weight], attributes);
+        let channels_last = graph.transpose(&x, &[0, 2, 3, 1]);
+        let normed = self.norm.onnx(graph, &channels_last);
+        let x = graph.op("Relu", &[&normed]);
+        graph.transpose(&x, &[0, 3, 1, 2])
     }
 }
 

@@ -3,6 +3,7 @@
 use anyhow::Result;
 use tch::{Kind, Tensor};
 
+use super::onnx::{Graph, Value};
 use crate::config::{BackboneShape, Branch, Features};
 
 /// Where the special tokens are among those of the patches: in front in a ViT, first the class
@@ -135,6 +136,84 @@ impl TokenLayout {
             Features::Mean => self.patch_mean(tokens),
             Features::ClsMean => Ok((self.class_mean(tokens)? + self.patch_mean(tokens)?) * 0.5),
         }
+    }
+}
+
+/// The same in an ONNX graph.
+impl TokenLayout {
+    fn join_onnx(self, graph: &mut Graph, special: &Value, patches: &Value) -> Value {
+        let (mut parts, mut taken) = (Vec::new(), 0);
+        for (index, (_, length)) in self.runs().enumerate() {
+            if length > 0 {
+                parts.push(graph.slice(patches, 1, taken, length));
+                taken += length;
+            }
+            if (index as i64) < self.special_tokens {
+                parts.push(graph.slice(special, 1, index as i64, 1));
+            }
+        }
+        graph.concat(&parts.iter().collect::<Vec<_>>(), 1)
+    }
+
+    /// Adds [`embed`](Self::embed) to a graph. The special tokens are (1, special, d).
+    pub(super) fn embed_onnx(
+        self,
+        graph: &mut Graph,
+        special: &Value,
+        patches: &Value,
+        positions: &Tensor,
+    ) -> Value {
+        let (of_all, d) = (positions.size()[1] == self.count(), positions.size()[2]);
+        let positions = graph.parameter(positions);
+        let special = graph.expand_to_batch(special, patches, &[self.special_tokens, d]);
+        if of_all {
+            let tokens = self.join_onnx(graph, &special, patches);
+            return graph.add(&tokens, &positions);
+        }
+        let patches = graph.add(patches, &positions);
+        self.join_onnx(graph, &special, &patches)
+    }
+
+    pub(super) fn special_of_onnx(self, graph: &mut Graph, tokens: &Value) -> Value {
+        take_onnx(graph, tokens, self.special().map(|index| (index, 1)))
+    }
+
+    pub(super) fn patches_of_onnx(self, graph: &mut Graph, tokens: &Value) -> Value {
+        take_onnx(graph, tokens, self.runs().filter(|(_, length)| *length > 0))
+    }
+
+    pub(super) fn class_mean_onnx(self, graph: &mut Graph, tokens: &Value) -> Value {
+        let classes = self.special().take(self.class_tokens as usize).map(|index| (index, 1));
+        let classes = take_onnx(graph, tokens, classes);
+        graph.mean(&classes, 1, false)
+    }
+
+    pub(super) fn patch_mean_onnx(self, graph: &mut Graph, tokens: &Value) -> Value {
+        let patches = self.patches_of_onnx(graph, tokens);
+        graph.mean(&patches, 1, false)
+    }
+
+    pub(super) fn feature_mean_onnx(self, graph: &mut Graph, tokens: &Value) -> Value {
+        match self.features {
+            Features::Cls => self.class_mean_onnx(graph, tokens),
+            Features::Mean => self.patch_mean_onnx(graph, tokens),
+            Features::ClsMean => {
+                let class = self.class_mean_onnx(graph, tokens);
+                let patches = self.patch_mean_onnx(graph, tokens);
+                let sum = graph.add(&class, &patches);
+                graph.scale(&sum, 0.5)
+            }
+        }
+    }
+}
+
+/// Adds [`take`] to a graph.
+fn take_onnx(graph: &mut Graph, tokens: &Value, ranges: impl Iterator<Item = (i64, i64)>) -> Value {
+    let slice = |(start, length)| graph.slice(tokens, 1, start, length);
+    let mut ranges: Vec<Value> = ranges.map(slice).collect();
+    match ranges.len() {
+        1 => ranges.remove(0),
+        _ => graph.concat(&ranges.iter().collect::<Vec<_>>(), 1),
     }
 }
 

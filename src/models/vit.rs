@@ -7,6 +7,7 @@ use tch::{Kind, Tensor, nn};
 
 use super::forward_context::ForwardContext;
 use super::layers::{DropPath, Init, LayerNorm, Linear, Masked, Parameter};
+use super::onnx::{Graph, Value};
 use super::patch_embed::PatchEmbed;
 use super::recompute::Recompute;
 use super::residual::Residual;
@@ -48,6 +49,25 @@ impl Attention {
         let out = Tensor::scaled_dot_product_attention(q, k, v, mask, 0.0, false, None, false);
         self.proj.forward(&out.transpose(1, 2).flatten(2, 3))
     }
+
+    fn onnx(&self, graph: &mut Graph, x: &Value) -> Value {
+        let dim = self.proj.weight().size()[0];
+        let qkv = self.qkv.onnx(graph, x);
+        let qkv = graph.split(&qkv, &[dim; 3]);
+        let mut by_head = |x: &Value, order: [i64; 4]| {
+            let x = graph.reshape(x, &[0, 0, self.num_heads, dim / self.num_heads]);
+            graph.transpose(&x, &order)
+        };
+        let [q, v] = [&qkv[0], &qkv[2]].map(|x| by_head(x, [0, 2, 1, 3])); // (b, heads, l, d)
+        let k = by_head(&qkv[1], [0, 2, 3, 1]);
+        let logits = graph.matmul(&q, &k);
+        let logits = graph.scale(&logits, ((dim / self.num_heads) as f64).powf(-0.5));
+        let attention = graph.softmax(&logits);
+        let out = graph.matmul(&attention, &v);
+        let out = graph.transpose(&out, &[0, 2, 1, 3]);
+        let out = graph.reshape(&out, &[0, 0, dim]);
+        self.proj.onnx(graph, &out)
+    }
 }
 
 #[derive(Debug, Clone)]
@@ -74,6 +94,18 @@ impl Mlp {
             hidden.gelu("none")
         })
     }
+
+    fn onnx(&self, graph: &mut Graph, x: &Value) -> Value {
+        let hidden = self.fc1.onnx(graph, x);
+        let hidden = if self.quick_gelu {
+            let gate = graph.scale(&hidden, 1.702);
+            let gate = graph.op("Sigmoid", &[&gate]);
+            graph.mul(&hidden, &gate)
+        } else {
+            graph.gelu(&hidden)
+        };
+        self.fc2.onnx(graph, &hidden)
+    }
 }
 
 /// LayerScale (CaiT, arXiv 2103.17239): a learned factor per channel on what a layer adds to the
@@ -91,6 +123,16 @@ impl LayerScale {
     fn forward(&self, x: Tensor) -> Tensor {
         match &self.0 {
             Some(gamma) => x * &**gamma,
+            None => x,
+        }
+    }
+
+    fn onnx(&self, graph: &mut Graph, x: Value) -> Value {
+        match &self.0 {
+            Some(gamma) => {
+                let gamma = graph.parameter(gamma);
+                graph.mul(&x, &gamma)
+            }
             None => x,
         }
     }
@@ -132,6 +174,17 @@ impl Block {
         let mut x = x.add(attended, self.drop_path, ctx.of_part(0));
         let mapped = self.mlp.forward(&x.norm(&self.norm2.operator()));
         x.add(self.ls2.forward(mapped), self.drop_path, ctx.of_part(1))
+    }
+
+    fn onnx(&self, graph: &mut Graph, x: &Value) -> Value {
+        let normed = self.norm1.onnx(graph, x);
+        let attended = self.attn.onnx(graph, &normed);
+        let attended = self.ls1.onnx(graph, attended);
+        let x = graph.add(x, &attended);
+        let normed = self.norm2.onnx(graph, &x);
+        let mapped = self.mlp.onnx(graph, &normed);
+        let mapped = self.ls2.onnx(graph, mapped);
+        graph.add(&x, &mapped)
     }
 }
 
@@ -215,6 +268,22 @@ impl VisionTransformer {
         Ok(x.norm(&self.norm.operator()))
     }
 
+    /// Adds the model in evaluation to a graph: normalized images (b, 3, s, s) to tokens (b,
+    /// tokens, embed_dim).
+    pub(super) fn onnx(&self, graph: &mut Graph, x: &Value) -> Value {
+        let patches = self.patch_embed.onnx(graph, x);
+        let special = self.special_tokens();
+        let special = graph.derived(&self.cls_token, ".special", || special);
+        let mut x = self.layout.embed_onnx(graph, &special, &patches, &self.pos_embed);
+        if let Some(norm) = &self.norm_pre {
+            x = norm.onnx(graph, &x);
+        }
+        for (i, block) in self.blocks.iter().enumerate() {
+            x = graph.scoped(&format!("blocks.{i}"), |graph| block.onnx(graph, &x));
+        }
+        self.norm.onnx(graph, &x)
+    }
+
     /// Returns the attention of block `layer` for the input `normed` (b, l, embed_dim): (b, heads,
     /// l, l), rows sum to 1. Returns an error if there is no such block.
     pub fn attention(&self, layer: usize, normed: &Tensor) -> Result<Tensor> {
@@ -227,17 +296,21 @@ impl VisionTransformer {
         Ok(logits.softmax(-1, Kind::Float))
     }
 
+    /// Returns the class tokens and registers: (1, special, embed_dim).
+    fn special_tokens(&self) -> Tensor {
+        let special = [Some(&self.cls_token), self.dist_token.as_ref(), self.reg_token.as_ref()];
+        let special: Vec<&Tensor> = special.into_iter().flatten().map(|token| &**token).collect();
+        match special[..] {
+            [only] => only.shallow_clone(),
+            _ => Tensor::cat(&special, 1),
+        }
+    }
+
     /// Returns the first block's input: the class tokens and registers, then the embedded patches,
     /// at their positions.
     fn embed(&self, x: &Tensor, masked: Option<&Masked>) -> Result<Tensor> {
         let patches = self.patch_embed.forward(x, masked); // (b, patches, embed_dim)
-        let special = [Some(&self.cls_token), self.dist_token.as_ref(), self.reg_token.as_ref()];
-        let special: Vec<&Tensor> = special.into_iter().flatten().map(|token| &**token).collect();
-        let special = match special[..] {
-            [only] => only.shallow_clone(),
-            _ => Tensor::cat(&special, 1),
-        };
-        let x = self.layout.embed(&special, &patches, &self.pos_embed)?;
+        let x = self.layout.embed(&self.special_tokens(), &patches, &self.pos_embed)?;
         Ok(match &self.norm_pre {
             Some(norm) => norm.forward(&x),
             None => x,

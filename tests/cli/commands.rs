@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 
 use image::{Rgb, RgbImage};
-use serde_json::Value;
+use serde_json::{Value, json};
 use vm_beautynet::eval::predictions::Predictions;
 
 use crate::sandbox::{SMALL, Sandbox};
@@ -273,6 +273,32 @@ fn an_export_has_the_published_names_and_a_model_card() {
     sandbox.done(&["export", "run/last.safetensors", "--output", "last"]);
     let card = fs::read_to_string(sandbox.path("last/README.md")).unwrap();
     assert!(card.contains("No metrics") && !card.contains(&mae), "{card}");
+}
+
+#[test]
+fn an_onnx_export_says_how_images_become_its_input() {
+    let sandbox = Sandbox::new();
+    let set = ["--set", "data={resize: crop, short_side: 40, test_time_flip: true}"];
+    sandbox.done(&[&["train", "small.yaml", "--output", "run"], &set[..]].concat());
+    let export = |more: &[&str]| {
+        let all = ["export", "run", "--output", "out", "--format", "onnx"];
+        sandbox.done(&[&all[..], more].concat())
+    };
+    let names = ["model.onnx", "preprocess.json", "predict.py", "predict.mjs", "README.md"];
+    let listed = names.map(|name| format!("out/{name}\n")).concat();
+    assert_eq!(export(&["--scan", "unrolled", "--input", "float"]), listed);
+    assert_eq!(export(&[]), listed);
+    let how: Value = serde_json::from_slice(&bytes(&sandbox.path("out/preprocess.json"))).unwrap();
+    assert_eq!(how["input"]["shape"], json!(["batch", 32, 32, 3]));
+    assert_eq!((&how["resize"], &how["short_side"]), (&json!("crop"), &json!(40)));
+    assert_eq!(how["outputs"], json!(["score", "branch_weights", "features"]));
+    assert_eq!(how["test_time_flip"]["value"], true);
+    let summary: Value = serde_json::from_slice(&bytes(&sandbox.path("run/summary.json"))).unwrap();
+    assert_eq!(how["weights_blake3"], summary["files"]["best.safetensors"]);
+    let card = fs::read_to_string(sandbox.path("out/README.md")).unwrap();
+    assert!(card.contains("`model.onnx`: the whole model"), "{card}");
+    let (code, error) = sandbox.fails(&["export", "run", "--output", "no", "--scan", "unrolled"]);
+    assert!(code == 2 && error.contains("--scan applies to --format onnx only"), "{error}");
 }
 
 fn image(path: &Path) {

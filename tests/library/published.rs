@@ -12,6 +12,7 @@ use crate::generator::alone_with_the_generator;
 use tch::{Device, Kind, Tensor};
 use vm_beautynet::config::{BackboneConfig, Branch, Config, preset};
 use vm_beautynet::export::{Layout, export};
+use vm_beautynet::models::onnx::OnnxOptions;
 use vm_beautynet::models::summary::summarize;
 use vm_beautynet::models::weights::{self, WeightsFile};
 use vm_beautynet::models::{BeautyNet, ForwardContext, Images};
@@ -105,8 +106,8 @@ fn check_round_trip(name: &str, published: &Shapes) {
 
         let run = Run { config, net, weights: "best.safetensors".into() };
         let output = folder.path().join(format);
-        export(&run, Layout::Safetensors, &output).unwrap();
-        export(&run, Layout::Timm, &output).unwrap();
+        export(&run, Layout::Safetensors, OnnxOptions::default(), &output).unwrap();
+        export(&run, Layout::Timm, OnnxOptions::default(), &output).unwrap();
         let timm = match branch {
             Branch::Vit => "vit/model.safetensors",
             Branch::Mamba => "mamba/model.pth",
@@ -188,7 +189,7 @@ fn timm_pools_an_exported_vit_as_its_features_are_made() {
         let config = config(name, &[small]);
         let net = BeautyNet::new(&config, Device::Cpu).unwrap();
         let run = Run { config, net, weights: "best.safetensors".into() };
-        export(&run, Layout::Timm, folder.path()).unwrap();
+        export(&run, Layout::Timm, OnnxOptions::default(), folder.path()).unwrap();
         let text = std::fs::read_to_string(folder.path().join("vit/config.json")).unwrap();
         let found: serde_json::Value = serde_json::from_str(&text).unwrap();
         assert_eq!(found["architecture"], name);

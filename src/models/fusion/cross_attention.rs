@@ -3,8 +3,9 @@
 use anyhow::Result;
 use tch::{Kind, Tensor, nn};
 
-use super::{BranchTokens, Fused, Projections};
+use super::{BranchTokens, BranchValues, Fused, FusedValue, Projections};
 use crate::models::layers::{Init, LayerNorm, Linear};
+use crate::models::onnx::{Graph, Value};
 
 const NORM_EPS: f64 = 1e-6;
 const MAX_HEADS: i64 = 8;
@@ -44,6 +45,26 @@ impl CrossAttention {
             vector: from_vit + from_mamba,
             weights: Some(Tensor::cat(&[&vit_weight, &(1.0 - &vit_weight)], -1)),
         })
+    }
+
+    /// Adds the fusion to a graph.
+    pub(super) fn onnx(
+        &self,
+        graph: &mut Graph,
+        vit: &BranchValues,
+        mamba: &BranchValues,
+    ) -> FusedValue {
+        let [vit, mamba] = self.project.tokens_onnx(graph, vit, mamba);
+        let (from_vit, vit_to_itself) = self.from_vit.onnx(graph, &vit, &mamba);
+        let (from_mamba, mamba_to_itself) = self.from_mamba.onnx(graph, &mamba, &vit);
+        let difference = graph.op("Sub", &[&vit_to_itself, &mamba_to_itself]);
+        let half = graph.number(0.5);
+        let vit_weight = graph.scale(&difference, 0.5);
+        let vit_weight = graph.add(&vit_weight, &half);
+        FusedValue {
+            vector: graph.add(&from_vit, &from_mamba),
+            weights: Some(FusedValue::weights_of(graph, &vit_weight)),
+        }
     }
 }
 
@@ -105,6 +126,34 @@ impl ClassAttention {
             Kind::Float,
         );
         (class.squeeze_dim(1) + self.proj.forward(&read), to_itself)
+    }
+
+    fn onnx(&self, graph: &mut Graph, own: &Value, other: &Value) -> (Value, Value) {
+        let dim = self.proj.weight().size()[0];
+        let class = graph.slice(own, 1, 0, 1);
+        let patches = graph.slice(other, 1, 1, i64::from(i32::MAX) - 1);
+        let x = graph.concat(&[&class, &patches], 1);
+        let x = self.norm.onnx(graph, &x);
+        let mut by_head = |linear: &Linear, x: &Value, order: [i64; 4]| {
+            let x = linear.onnx(graph, x);
+            let x = graph.reshape(&x, &[0, 0, self.heads, dim / self.heads]);
+            graph.transpose(&x, &order)
+        };
+        let k = by_head(&self.k, &x, [0, 2, 3, 1]);
+        let v = by_head(&self.v, &x, [0, 2, 1, 3]);
+        let first = graph.slice(&x, 1, 0, 1);
+        let q = self.q.onnx(graph, &first);
+        let q = graph.reshape(&q, &[0, self.heads, 1, dim / self.heads]);
+        let scores = graph.matmul(&q, &k);
+        let scores = graph.scale(&scores, ((dim / self.heads) as f64).powf(-0.5));
+        let attention = graph.softmax(&scores); // (b, heads, 1, 1 + patches)
+        let read = graph.matmul(&attention, &v); // (b, heads, 1, dim / heads)
+        let read = graph.reshape(&read, &[0, -1]);
+        let to_itself = graph.slice(&attention, 3, 0, 1);
+        let to_itself = graph.reshape(&to_itself, &[0, -1]);
+        let to_itself = graph.mean(&to_itself, -1, true);
+        let (class, read) = (graph.squeeze(&class, 1), self.proj.onnx(graph, &read));
+        (graph.add(&class, &read), to_itself)
     }
 }
 

@@ -13,6 +13,7 @@ use self::cross_attention::CrossAttention;
 use super::forward_context::ForwardContext;
 use super::head::Regressor;
 use super::layers::{Init, Linear, Parameter};
+use super::onnx::{Graph, Value};
 use super::tokens::TokenLayout;
 use crate::config::{FusionStrategy, ModelConfig};
 
@@ -62,6 +63,48 @@ impl BranchTokens {
     fn sequence(&self) -> Result<Tensor> {
         let first = self.layout.feature_mean(&self.tokens)?.unsqueeze(1);
         Ok(Tensor::f_cat(&[first, self.patches()?], 1)?)
+    }
+}
+
+/// The tokens of a branch in an ONNX graph.
+#[derive(Debug)]
+pub(super) struct BranchValues {
+    pub tokens: Value,
+    pub layout: TokenLayout,
+    pub features: Value,
+}
+
+impl BranchValues {
+    fn sequence(&self, graph: &mut Graph) -> Value {
+        let first = self.layout.feature_mean_onnx(graph, &self.tokens);
+        let first = graph.unsqueeze(&first, 1);
+        let patches = self.layout.patches_of_onnx(graph, &self.tokens);
+        graph.concat(&[&first, &patches], 1)
+    }
+}
+
+/// [`Fused`] in an ONNX graph.
+#[derive(Debug)]
+pub(super) struct FusedValue {
+    pub vector: Value,
+    pub weights: Option<Value>,
+}
+
+impl FusedValue {
+    fn weighted_sum(graph: &mut Graph, features: &[Value; 2], weights: Value) -> Self {
+        let mut weighted = |branch: usize| {
+            let weight = graph.slice(&weights, -1, branch as i64, 1);
+            graph.mul(&features[branch], &weight)
+        };
+        let [vit, mamba] = [weighted(0), weighted(1)];
+        Self { vector: graph.add(&vit, &mamba), weights: Some(weights) }
+    }
+
+    /// Returns the weights (b, 2) of both branches from that of the ViT (b, 1).
+    fn weights_of(graph: &mut Graph, vit_weight: &Value) -> Value {
+        let one = graph.number(1.0);
+        let mamba_weight = graph.op("Sub", &[&one, vit_weight]);
+        graph.concat(&[vit_weight, &mamba_weight], -1)
     }
 }
 
@@ -207,6 +250,62 @@ impl Join {
             }
         })
     }
+
+    fn onnx(&self, graph: &mut Graph, vit: &BranchValues, mamba: &BranchValues) -> FusedValue {
+        let learned = |graph: &mut Graph, weights: &Parameter| {
+            let softmax = || weights.softmax(-1, Kind::Float);
+            let weights = graph.derived(weights, ".softmax", softmax);
+            graph.expand_to_batch(&weights, &vit.features, &[2])
+        };
+        let (vector, weights) = match self {
+            Self::Concat { project } => {
+                let [vit, mamba] = project.onnx(graph, vit, mamba);
+                (graph.concat(&[&vit, &mamba], -1), None)
+            }
+            Self::Sum { project } => {
+                let [vit, mamba] = project.onnx(graph, vit, mamba);
+                (graph.add(&vit, &mamba), None)
+            }
+            Self::Weighted { project, weights } => {
+                let projected = project.onnx(graph, vit, mamba);
+                let weights = learned(graph, weights);
+                return FusedValue::weighted_sum(graph, &projected, weights);
+            }
+            Self::Gated { project, gate } => {
+                let projected = project.onnx(graph, vit, mamba);
+                let both = graph.concat(&[&projected[0], &projected[1]], -1);
+                let scores = gate.onnx(graph, &both);
+                let weights = graph.softmax(&scores);
+                return FusedValue::weighted_sum(graph, &projected, weights);
+            }
+            Self::Gmu { project, gate } => {
+                let projected = project.onnx(graph, vit, mamba);
+                let [vit_hidden, mamba_hidden] = projected.map(|x| graph.op("Tanh", &[&x]));
+                let features = graph.concat(&[&vit.features, &mamba.features], -1);
+                let gate = gate.onnx(graph, &features);
+                let gate = graph.op("Sigmoid", &[&gate]);
+                let vit_weight = graph.mean(&gate, -1, true);
+                let difference = graph.op("Sub", &[&vit_hidden, &mamba_hidden]);
+                let gated = graph.mul(&gate, &difference);
+                let weights = FusedValue::weights_of(graph, &vit_weight);
+                (graph.add(&mamba_hidden, &gated), Some(weights))
+            }
+            Self::Bilinear { project, pool } => {
+                let projected = project.onnx(graph, vit, mamba);
+                let [vit, mamba] = projected.map(|x| graph.op("Tanh", &[&x]));
+                let product = graph.mul(&vit, &mamba);
+                (pool.onnx(graph, &product), None)
+            }
+            Self::CrossAttention(attention) => return attention.onnx(graph, vit, mamba),
+            Self::Score { vit_head, mamba_head, weights } => {
+                let scores =
+                    [vit_head.onnx(graph, &vit.features), mamba_head.onnx(graph, &mamba.features)];
+                let weights = learned(graph, weights);
+                return FusedValue::weighted_sum(graph, &scores, weights);
+            }
+        };
+        FusedValue { vector, weights }
+    }
 }
 
 /// `P₁` and `P₂`: affine maps of the branches to the same number of channels.
@@ -236,6 +335,20 @@ impl Projections {
     /// each.
     fn tokens(&self, vit: &BranchTokens, mamba: &BranchTokens) -> Result<[Tensor; 2]> {
         Ok([self.vit_proj.forward(&vit.sequence()?), self.mamba_proj.forward(&mamba.sequence()?)])
+    }
+
+    fn onnx(&self, graph: &mut Graph, vit: &BranchValues, mamba: &BranchValues) -> [Value; 2] {
+        [self.vit_proj.onnx(graph, &vit.features), self.mamba_proj.onnx(graph, &mamba.features)]
+    }
+
+    fn tokens_onnx(
+        &self,
+        graph: &mut Graph,
+        vit: &BranchValues,
+        mamba: &BranchValues,
+    ) -> [Value; 2] {
+        let (vit, mamba) = (vit.sequence(graph), mamba.sequence(graph));
+        [self.vit_proj.onnx(graph, &vit), self.mamba_proj.onnx(graph, &mamba)]
     }
 }
 
@@ -287,6 +400,22 @@ impl Fusion {
             (Some(join), Some(vit), Some(mamba)) => join.forward(vit, mamba, ctx),
             (None, Some(single), None) | (None, None, Some(single)) => {
                 Ok(Fused::without_weights(single.features().shallow_clone()))
+            }
+            _ => bail!("internal: the fusion got other branches than it was built for"),
+        }
+    }
+
+    /// Adds the fusion of the branches that the model has to a graph.
+    pub(super) fn onnx(
+        &self,
+        graph: &mut Graph,
+        vit: Option<&BranchValues>,
+        mamba: Option<&BranchValues>,
+    ) -> Result<FusedValue> {
+        match (&self.join, vit, mamba) {
+            (Some(join), Some(vit), Some(mamba)) => Ok(join.onnx(graph, vit, mamba)),
+            (None, Some(single), None) | (None, None, Some(single)) => {
+                Ok(FusedValue { vector: single.features.clone(), weights: None })
             }
             _ => bail!("internal: the fusion got other branches than it was built for"),
         }

@@ -1,0 +1,61 @@
+#!/usr/bin/env python3
+"""Fetches onnx and onnxruntime into the cache and runs the tests of exported ONNX files with them: `make test-onnx`."""
+
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+PROJECT = HERE.parent.parent
+PYTHON = ["onnx==1.23.2", "onnxruntime==1.32.0", "numpy==2.4.6", "pillow==13.0.0"]
+NODE = ["onnxruntime-web@1.30.0", "sharp@0.35.5"]
+
+spec = importlib.util.spec_from_file_location("vmb_setup", PROJECT / "scripts/setup.py")
+setup = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(setup)
+
+
+def python_packages(root):
+    """The folder of the Python packages, named after what is in it."""
+    versions = "-".join(package.replace("==", "") for package in PYTHON[:2])
+    final = root / f"onnx-tests-{versions}-python{sys.version_info.major}.{sys.version_info.minor}"
+    if not setup.is_whole(final):
+        setup.need_space(root, 1)
+        setup.say(f"fetching {', '.join(PYTHON)} (60 MB, once) into {final}")
+        with setup.building(final) as folder:
+            setup.pip_install(folder, PYTHON, ["--quiet"])
+    return final
+
+
+def node_packages(root):
+    """The folder whose node_modules has the packages; None where there is no Node."""
+    if not shutil.which("node") or not shutil.which("npm"):
+        setup.say("SKIPPED: predict.mjs needs Node and npm")
+        return None
+    final = root / f"onnx-tests-{'-'.join(package.replace('@', '') for package in NODE)}"
+    if not setup.is_whole(final):
+        setup.need_space(root, 1)
+        setup.say(f"fetching {', '.join(NODE)} (once) into {final}")
+        with setup.building(final) as folder:
+            (folder / "package.json").write_text("{}")
+            setup.run(["npm", "install", "--silent", "--no-audit", "--no-fund", *NODE], "the installation by npm", cwd=folder)
+    return final
+
+
+def main():
+    with setup.cache_alone() as root:
+        packages, node = python_packages(root), node_packages(root)
+    env = {**os.environ, "PYTHONPATH": str(packages)}
+    if node:
+        env["VMB_NODE_PACKAGES"] = str(node)
+    return subprocess.run([sys.executable, "-B", "-m", "unittest", "-v", *(sys.argv[1:] or ["test_onnx"])], cwd=HERE, env=env).returncode
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except setup.SetupError as error:
+        sys.exit(f"set-up: {error}")
