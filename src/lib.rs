@@ -4,11 +4,11 @@
 //!
 //! Each module imports only modules listed above it: [`files`] (atomic writes), [`config`] (YAML to
 //! typed config), [`data`] (dataset to batches), [`ops`] (the selective scan), [`models`] (the
-//! network), [`features`] (the outputs of frozen backbones, computed once), [`eval`] (metrics and
-//! predictions), [`run`] (the run directory), [`explain`] (what each branch attends to), [`train`]
-//! (the loop), [`sweep`] (folds and grids), [`report`] (tables and the HTML report),
-//! [`tensorboard`] (event files), [`export`] (weights for timm and Vim), [`benchmark`] (what
-//! `vmbeauty benchmark` times).
+//! network), [`faces`] (detection and aligned crops), [`features`] (the outputs of frozen
+//! backbones, computed once), [`eval`] (metrics and predictions), [`run`] (the run directory),
+//! [`explain`] (what each branch attends to), [`train`] (the loop), [`sweep`] (folds and grids),
+//! [`report`] (tables and the HTML report), [`tensorboard`] (event files), [`export`] (weights for
+//! timm and Vim), [`benchmark`] (what `vmbeauty benchmark` times).
 
 pub mod benchmark;
 pub mod cli;
@@ -17,6 +17,7 @@ pub mod data;
 pub mod eval;
 pub mod explain;
 pub mod export;
+pub mod faces;
 pub mod features;
 pub mod files;
 

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use anyhow::{Result, ensure};
 
 use super::output::{print, print_json, say};
-use super::parse_split;
+use super::{crop, parse_split};
 use crate::config::Config;
 use crate::data::{self, ImageDataset, Split, check, preview};
 
@@ -15,6 +15,7 @@ use crate::data::{self, ImageDataset, Split, check, preview};
 pub(super) enum Command {
     Check(CheckArgs),
     Preview(PreviewArgs),
+    Crop(crop::Args),
 }
 
 /// Count a dataset's images, and list what is missing, unreadable, repeated, or in two splits
@@ -79,6 +80,7 @@ pub(super) fn run(command: &Command) -> Result<ExitCode> {
     match command {
         Command::Check(args) => run_check(args),
         Command::Preview(args) => run_preview(args),
+        Command::Crop(args) => crop::run(args),
     }
 }
 

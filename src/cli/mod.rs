@@ -4,6 +4,7 @@ mod benchmark;
 mod complete;
 mod config;
 mod console;
+mod crop;
 mod cross_validate;
 mod data;
 mod data_root;

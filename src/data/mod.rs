@@ -30,7 +30,7 @@ pub use batch::{HostBatch, Vote};
 pub use csv_cell::{csv_cell, csv_text};
 pub use dataset::{Dataset, Sample, Skipped, Source, Split, scores_by_group};
 pub(crate) use datasets::csv::fold_names;
-pub use datasets::csv::guess::{Finding, Guess, guess};
+pub use datasets::csv::guess::{Finding, Guess, TableImages, guess, table_images};
 pub use datasets::locate::is_image_name;
 pub use datasets::synthetic;
 pub use decimal::{shortest, single};
@@ -38,6 +38,7 @@ pub use image::{EvalTransform, Frame, ImageFormat, NEUTRAL, Workspace, decode_im
 pub use image_dataset::{ImageDataset, Mode};
 pub use image_files::{ImageTree, image_tree};
 pub use load::{load, load_split};
+pub(crate) use loader::Prefetch;
 pub use loader::{FileBatch, FileLoader, Loader, LoaderOptions, RankShard};
 pub(crate) use panic::catch_panic;
 pub use run_images::RunImages;

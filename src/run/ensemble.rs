@@ -4,11 +4,13 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::{Context, Error, Result};
+use image::RgbImage;
 
 use super::trained::Run;
 use crate::data::{EvalTransform, FileBatch, FileLoader, single};
 use crate::eval::evaluate::{score_pixels, short_values, values};
 use crate::eval::statistics::mean_and_sd;
+use crate::faces::{Cropper, Found};
 use crate::models::Slicer;
 use crate::models::images::upload_pixels;
 
@@ -22,6 +24,7 @@ pub struct Ensemble {
     /// The transforms of all runs, each once.
     transforms: Vec<EvalTransform>,
     batch_size: usize,
+    cropper: Option<Arc<Cropper>>,
 }
 
 /// The prediction for an image.
@@ -35,6 +38,8 @@ pub struct Score {
     pub runs: Vec<f64>,
     /// The weights of the ViT and the Mamba branch, the mean over the runs, if all runs have some.
     pub weights: Option<[f64; 2]>,
+    /// The faces of the image, if one was cropped.
+    pub found: Option<Found>,
 }
 
 impl Ensemble {
@@ -59,7 +64,13 @@ impl Ensemble {
         }
         let batch_size = runs.iter().map(|run| run.config.train.batch_size).min();
         let batch_size = batch_size.context("an ensemble needs a run")?;
-        Ok(Self { views, slicers, transforms, batch_size, runs })
+        Ok(Self { views, slicers, transforms, batch_size, runs, cropper: None })
+    }
+
+    /// Returns the ensemble that predicts the face that is cropped from each image; one without a
+    /// face has no score.
+    pub fn with_cropper(self, cropper: Cropper) -> Self {
+        Self { cropper: Some(Arc::new(cropper)), ..self }
     }
 
     /// Returns the runs.
@@ -77,13 +88,24 @@ impl Ensemble {
         each: &mut dyn FnMut(usize, Result<Score, Error>) -> Result<()>,
     ) -> Result<()> {
         let workers = rayon::current_num_threads();
-        let loader = FileLoader::new(files, self.transforms.clone(), self.batch_size, workers)?;
+        let cropper = self.cropper.clone();
+        let crop = move |image: RgbImage| match &cropper {
+            None => Ok((image, None)),
+            Some(cropper) => {
+                let crop = cropper.crop(&image)?.context("no face was found")?;
+                Ok((crop.image, Some(crop.found)))
+            }
+        };
+        let transforms = self.transforms.clone();
+        let loader = FileLoader::prepared(files, transforms, self.batch_size, workers, crop)?;
         let mut index = 0;
         for batch in loader {
             let mut scores = self.score(&batch)?.into_iter();
             for file in batch.files {
-                let score = file.and_then(|()| {
-                    scores.next().ok_or_else(|| Error::msg("internal: the image has no score"))
+                let score = file.and_then(|found| {
+                    let score = scores.next();
+                    let score = score.context("internal: the image has no score")?;
+                    Ok(Score { found, ..score })
                 });
                 each(index, score)?;
                 index += 1;
@@ -92,7 +114,7 @@ impl Ensemble {
         Ok(())
     }
 
-    fn score(&self, batch: &FileBatch) -> Result<Vec<Score>> {
+    fn score<T>(&self, batch: &FileBatch<T>) -> Result<Vec<Score>> {
         if batch.len == 0 {
             return Ok(Vec::new());
         }
@@ -122,7 +144,8 @@ impl Ensemble {
             let runs: Vec<f64> = of_runs.iter().map(|scores| scores[image]).collect();
             let (mean, sd) = mean_and_sd(&runs);
             let weights = weights.as_ref().map(|weights| weights[image].map(single));
-            Score { mean: single(mean.unwrap_or(f64::NAN)), sd: sd.map(single), runs, weights }
+            let mean = single(mean.unwrap_or(f64::NAN));
+            Score { mean, sd: sd.map(single), runs, weights, found: None }
         };
         Ok((0..batch.len).map(score).collect())
     }

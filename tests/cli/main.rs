@@ -11,6 +11,7 @@ mod distributed;
 mod examples;
 mod explain;
 mod explain_faces;
+mod faces;
 mod frozen;
 #[path = "../gpu/mod.rs"]
 mod gpu;

@@ -1,6 +1,6 @@
 //! `vmbeauty predict`.
 
-mod progress;
+pub(super) mod progress;
 mod rows;
 
 use std::collections::HashSet;
@@ -13,9 +13,11 @@ use anyhow::{Context, Result, ensure};
 
 use self::progress::Progress;
 use self::rows::{Format, Row, RowWriter};
+use super::crop::{Warnings, cropper};
 use super::data_root;
 use super::inputs::{image_paths, none_readable, sort};
 use super::output::say;
+use crate::config::{Config, DatasetName};
 use crate::eval::conformal::Conformal;
 use crate::files::write_atomic;
 use crate::run::{Ensemble, Run, Score, calibrate, data_differences};
@@ -25,8 +27,8 @@ use crate::run::{Ensemble, Run, Score, calibrate, data_differences};
 /// Several runs are averaged, such as seeds or the folds of a cross-validation; a column `sd` and
 /// the scores of each run in JSON show how far they agree.
 ///
-/// Crop the faces as those of the training images are: the whole image is resized to the model's
-/// input, and a face that fills less of it is rated wrongly.
+/// The whole image is resized to the model's input, and a face that fills less of it than those of
+/// the training images is rated wrongly: --crop crops it as they are.
 #[derive(Debug, clap::Args)]
 #[command(override_usage = "vmbeauty predict [OPTIONS] <RUN>... <IMAGE_OR_DIR_OR_->...")]
 pub(super) struct Args {
@@ -41,6 +43,17 @@ pub(super) struct Args {
     /// those.
     #[arg(long, value_name = "LEVEL", value_parser = parse_level)]
     interval: Option<f64>,
+    /// Score the largest face of each image, cropped as the training images are: by the convention
+    /// mebeauty or scut [default: that of the run's dataset, or mebeauty], or as in a folder of
+    /// crops. An image without a face has a row that says so
+    #[arg(
+        long, value_name = "NAME_OR_FOLDER", num_args = 0..=1, require_equals = true,
+        default_missing_value = ""
+    )]
+    crop: Option<String>,
+    /// The folder of the face detector's weights, if the set-up has not fetched them
+    #[arg(long, value_name = "DIR", requires = "crop")]
+    detector: Option<PathBuf>,
     /// Output format [default: that of --output's ending, or table]
     #[arg(long, value_enum)]
     format: Option<Format>,
@@ -62,7 +75,14 @@ pub(super) fn parse_level(text: &str) -> Result<f64, String> {
 /// there is no other.
 pub(super) fn run(args: &Args) -> Result<ExitCode> {
     let (runs, images) = sort(&args.arguments)?;
-    let ensemble = Ensemble::new(open_runs(&runs, None)?)?;
+    let mut ensemble = Ensemble::new(open_runs(&runs, None)?)?;
+    if let Some(convention) = &args.crop {
+        let convention = match &convention[..] {
+            "" => default_convention(&ensemble.runs()[0].config),
+            named => named,
+        };
+        ensemble = ensemble.with_cropper(cropper(convention, args.detector.as_deref())?);
+    }
     warn_of_other_scales(ensemble.runs(), &runs)?;
     let interval = args.interval.map(|level| calibrate(ensemble.runs(), level)).transpose()?;
     let files = image_paths(&images)?;
@@ -88,6 +108,11 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
     };
     ensure!(scored > 0, none_readable(found, &images));
     Ok(ExitCode::SUCCESS)
+}
+
+/// Returns the convention of the crops that a run was trained on, as far as its dataset says.
+fn default_convention(config: &Config) -> &'static str {
+    if config.data.dataset == DatasetName::ScutFbp5500 { "scut" } else { "mebeauty" }
 }
 
 /// Opens runs in their order, with their dataset in another folder if one is given. Returns an
@@ -122,6 +147,11 @@ fn warn_of_other_scales(runs: &[Run], paths: &[PathBuf]) -> Result<()> {
     Ok(())
 }
 
+/// Rounds a coordinate to tenths of a pixel.
+fn tenths(edge: f32) -> f64 {
+    (f64::from(edge) * 10.0).round() / 10.0
+}
+
 fn is_broken_pipe(error: &anyhow::Error) -> bool {
     let is_one = |error: &io::Error| error.kind() == ErrorKind::BrokenPipe;
     error.chain().any(|cause| cause.downcast_ref().is_some_and(is_one))
@@ -144,17 +174,22 @@ impl Prediction<'_> {
         let shown = !(self.args.quiet || rows_shown && io::stdout().is_terminal());
         let mut progress = Progress::new(files.len(), shown);
         let names = files.clone();
+        let mut warnings = Warnings::default();
         self.ensemble.predict(files, &mut |file, score| {
             let name = names.get(file).context("internal: there is no such file")?;
             if let Err(error) = &score {
                 progress.unread(name, error);
             }
+            score.iter().flat_map(|score| &score.found).for_each(|found| warnings.add(found));
             rows.add(self.row(name, score))?;
             progress.advance();
             Ok(())
         })?;
         let scored = progress.finish();
         rows.finish()?;
+        if let Some(warnings) = warnings.text() {
+            say(&format!("warning: of the faces {warnings}"));
+        }
         Ok(scored)
     }
 
@@ -167,6 +202,7 @@ impl Prediction<'_> {
             }
         };
         let interval = self.interval.as_ref().map(|of| of.interval(&score.runs));
+        let bounds = score.found.as_ref().map(|found| found.face.bounds);
         Row {
             image,
             score: Some(score.mean),
@@ -176,6 +212,10 @@ impl Prediction<'_> {
             weight_vit: score.weights.map(|[vit, _]| vit),
             weight_mamba: score.weights.map(|[_, mamba]| mamba),
             scores: (score.runs.len() > 1).then_some(score.runs),
+            faces: score.found.map(|found| found.faces),
+            bounds: bounds.map(|bounds| {
+                [bounds.left, bounds.top, bounds.right, bounds.bottom].map(|edge| tenths(edge))
+            }),
             error: None,
         }
     }

@@ -16,7 +16,7 @@ const BAR: &str = "{bar:30} {pos}/{len} images  {speed}  eta {eta}";
 /// How often a log gets a line.
 const EVERY: Duration = Duration::from_secs(30);
 
-pub(super) struct Progress {
+pub(in crate::cli) struct Progress {
     images: usize,
     bar: ProgressBar,
     /// When a line is due, where there is no bar and one is wanted.
@@ -26,7 +26,7 @@ pub(super) struct Progress {
 
 impl Progress {
     /// Starts the progress; unless it is `shown`, only images that cannot be read are reported.
-    pub(super) fn new(images: usize, shown: bool) -> Self {
+    pub(in crate::cli) fn new(images: usize, shown: bool) -> Self {
         let terminal = io::stderr().is_terminal();
         let target = if shown && terminal {
             ProgressDrawTarget::stderr()
@@ -45,12 +45,12 @@ impl Progress {
     }
 
     /// Reports an image that cannot be read.
-    pub(super) fn unread(&mut self, image: &Path, error: &Error) {
+    pub(in crate::cli) fn unread(&mut self, image: &Path, error: &Error) {
         self.bar.suspend(|| self.unread.add(image, error));
     }
 
     /// Counts an image.
-    pub(super) fn advance(&mut self) {
+    pub(in crate::cli) fn advance(&mut self) {
         self.bar.inc(1);
         if !self.lines.as_mut().is_some_and(|lines| lines.is_due(Instant::now())) {
             return;
@@ -62,7 +62,7 @@ impl Progress {
     }
 
     /// Ends the progress, and returns the number of images that could be read.
-    pub(super) fn finish(self) -> usize {
+    pub(in crate::cli) fn finish(self) -> usize {
         self.bar.finish_and_clear();
         self.images - self.unread.finish(self.images)
     }

@@ -44,6 +44,12 @@ pub(super) struct Row {
     /// Each run's score.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) scores: Option<Vec<f64>>,
+    /// The number of faces, where one was cropped.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) faces: Option<usize>,
+    /// Left, upper, right and lower edge of the face that was cropped, in pixels.
+    #[serde(rename = "box", skip_serializing_if = "Option::is_none")]
+    pub(super) bounds: Option<[f64; 4]>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) error: Option<String>,
 }
@@ -51,6 +57,7 @@ pub(super) struct Row {
 impl Row {
     /// Returns the numbers that the row has, with their columns.
     fn numbers(&self) -> impl Iterator<Item = (&'static str, f64)> {
+        let edge = |edge: usize| self.bounds.map(|bounds| bounds[edge]);
         let all = [
             ("score", self.score),
             ("sd", self.sd),
@@ -58,8 +65,22 @@ impl Row {
             ("upper", self.upper),
             ("weight_vit", self.weight_vit),
             ("weight_mamba", self.weight_mamba),
+            ("faces", self.faces.map(|faces| faces as f64)),
+            ("left", edge(0)),
+            ("top", edge(1)),
+            ("right", edge(2)),
+            ("bottom", edge(3)),
         ];
         all.into_iter().filter_map(|(name, number)| Some((name, number?)))
+    }
+}
+
+/// Returns the digits behind the point that a table shows of a column's numbers.
+fn digits(column: &str) -> usize {
+    match column {
+        "faces" => 0,
+        "left" | "top" | "right" | "bottom" => 1,
+        _ => 3,
     }
 }
 
@@ -174,7 +195,7 @@ impl<'a> RowWriter<'a> {
         let header: Vec<&str> = header.chain(failed.then_some("error")).collect();
         let cells = |row: &Row| {
             let number = |column: &&str| match row.numbers().find(|(name, _)| name == column) {
-                Some((_, number)) => format!("{number:.3}"),
+                Some((name, number)) => format!("{number:.*}", digits(name)),
                 None => "-".to_string(),
             };
             let error = failed.then(|| row.error.clone().unwrap_or_default());

@@ -11,9 +11,10 @@ use crate::data::image::{EvalTransform, Workspace};
 
 /// A batch of image files as models see them.
 #[derive(Debug)]
-pub struct FileBatch {
-    /// Whether each file could be read, or why not, in order. Errors do not name the file.
-    pub files: Vec<Result<(), Error>>,
+pub struct FileBatch<T = ()> {
+    /// What the preparation found in each file, or why it could not be read, in order. Errors do
+    /// not name the file.
+    pub files: Vec<Result<T, Error>>,
     /// The number of those that could.
     pub len: usize,
     /// For each transform (len, 3, size, size), RGB, 0..=255.
@@ -36,8 +37,8 @@ pub struct FileBatch {
 /// assert!(batch.files[0].is_ok() && batch.files[1].is_err());
 /// # Ok::<(), anyhow::Error>(())
 /// ```
-pub struct FileLoader {
-    files: Prefetch<Vec<Vec<u8>>>,
+pub struct FileLoader<T = ()> {
+    files: Prefetch<(Vec<Vec<u8>>, T)>,
     batch_size: usize,
     transforms: usize,
 }
@@ -51,10 +52,25 @@ impl FileLoader {
         batch_size: usize,
         workers: usize,
     ) -> Result<Self> {
+        Self::prepared(files, transforms, batch_size, workers, |image| Ok((image, ())))
+    }
+}
+
+impl<T: Send + 'static> FileLoader<T> {
+    /// As [`new`](FileLoader::new), with images that `prepare` changes before the transforms see
+    /// them; its errors are those of the file. It is called once for each background that the
+    /// transforms have.
+    pub fn prepared(
+        files: Vec<PathBuf>,
+        transforms: Vec<EvalTransform>,
+        batch_size: usize,
+        workers: usize,
+        prepare: impl Fn(RgbImage) -> Result<(RgbImage, T)> + Send + Sync + 'static,
+    ) -> Result<Self> {
         let batch_size = batch_size.max(1);
         let (count, of_transforms) = (files.len(), transforms.len());
         let load = move |index: usize, workspace: &mut Workspace| {
-            views(&files[index], &transforms, workspace)
+            views(&files[index], &transforms, &prepare, workspace)
         };
         let files = Prefetch::new(0..count, workers, batch_size + workers, load).context(
             "cannot start the threads that decode images; set RAYON_NUM_THREADS to fewer",
@@ -63,18 +79,19 @@ impl FileLoader {
     }
 }
 
-impl Iterator for FileLoader {
-    type Item = FileBatch;
+impl<T: Send + 'static> Iterator for FileLoader<T> {
+    type Item = FileBatch<T>;
 
-    fn next(&mut self) -> Option<FileBatch> {
+    fn next(&mut self) -> Option<FileBatch<T>> {
         let views = vec![Vec::new(); self.transforms];
         let mut batch = FileBatch { files: Vec::new(), len: 0, views };
         while batch.len < self.batch_size
             && let Some(loaded) = self.files.next()
         {
-            let loaded = loaded.map(|views| {
+            let loaded = loaded.map(|(views, found)| {
                 batch.len += 1;
                 batch.views.iter_mut().zip(views).for_each(|(all, view)| all.extend(view));
+                found
             });
             batch.files.push(loaded);
             // Of many files in a row that cannot be read, the first ones need not wait.
@@ -86,27 +103,30 @@ impl Iterator for FileLoader {
     }
 }
 
-/// Reads a file and returns what each transform makes of it.
-fn views(
+/// Reads a file and returns what each transform makes of it, and what the preparation found.
+fn views<T>(
     file: &Path,
     transforms: &[EvalTransform],
+    prepare: &dyn Fn(RgbImage) -> Result<(RgbImage, T)>,
     workspace: &mut Workspace,
-) -> Result<Vec<Vec<u8>>> {
+) -> Result<(Vec<Vec<u8>>, T)> {
     let bytes = read_file(file)?;
     // Transforms with another background see transparent pixels in another color.
-    let mut decoded: Option<([u8; 3], RgbImage)> = None;
-    let view = |transform: &EvalTransform| {
+    let mut prepared: Option<([u8; 3], (RgbImage, T))> = None;
+    let mut views = Vec::with_capacity(transforms.len());
+    for transform in transforms {
         let background = transform.background();
-        let image = match decoded.take() {
-            Some((over, image)) if over == background => image,
-            _ => decode_image_over(&bytes, background)?,
+        let (image, found) = match prepared.take() {
+            Some((over, prepared)) if over == background => prepared,
+            _ => prepare(decode_image_over(&bytes, background)?)?,
         };
         let mut out = vec![0; 3 * transform.size().pow(2)];
         transform.apply(&image, workspace, &mut out)?;
-        decoded = Some((background, image));
-        Ok(out)
-    };
-    transforms.iter().map(view).collect()
+        views.push(out);
+        prepared = Some((background, (image, found)));
+    }
+    let (_, (_, found)) = prepared.context("internal: there is no transform")?;
+    Ok((views, found))
 }
 
 #[cfg(test)]

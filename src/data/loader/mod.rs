@@ -12,12 +12,12 @@ use std::sync::Arc;
 use anyhow::{Context, Result};
 
 use self::batch_plan::BatchPlan;
-use self::prefetch::Prefetch;
 use super::batch::HostBatch;
 use super::image_dataset::ImageDataset;
 
 pub use self::files::{FileBatch, FileLoader};
 pub use self::options::LoaderOptions;
+pub(crate) use self::prefetch::Prefetch;
 pub use self::shard::RankShard;
 
 /// Iterates over the batches of one pass.

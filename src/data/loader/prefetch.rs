@@ -15,7 +15,7 @@ type Load<T> = dyn Fn(usize, &mut Workspace) -> Result<T> + Send + Sync;
 
 /// Loads the items of a pass. A panic while loading one is its error. Dropping it early stops its
 /// threads.
-pub(super) struct Prefetch<T> {
+pub(crate) struct Prefetch<T> {
     load: Arc<Load<T>>,
     items: Range<usize>,
     /// For items that the calling thread loads.
@@ -28,7 +28,7 @@ impl<T: Send + 'static> Prefetch<T> {
     /// Starts a pass over `items` with up to `workers` threads, which load up to `window` items
     /// ahead of the next one; without any, the calling thread loads each item on demand. Returns an
     /// error if a thread cannot be started.
-    pub(super) fn new(
+    pub(crate) fn new(
         items: Range<usize>,
         workers: usize,
         window: usize,
@@ -54,7 +54,7 @@ impl<T: Send + 'static> Prefetch<T> {
     }
 
     /// Returns the next item; `None` at the end.
-    pub(super) fn next(&mut self) -> Option<Result<T>> {
+    pub(crate) fn next(&mut self) -> Option<Result<T>> {
         let item = self.items.next()?;
         Some(if self.workers.is_empty() {
             catch_panic(|| (self.load)(item, &mut self.workspace))

@@ -1,17 +1,56 @@
 //! Where the images of a table are.
 
+use std::collections::HashSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
+use csv::StringRecord;
 
-use super::sheet::Column;
+use super::sheet::{Column, Sheet};
+use crate::config::Delimiter;
+use crate::data::csv_cell::csv_text;
+use crate::data::datasets::csv::text::{Header, Table};
 use crate::data::datasets::locate::{Locator, is_image_name};
 
 /// Maximum number of images that are looked for.
 const MAX_IMAGES: usize = 50;
 /// Maximum number of folders in which images are looked for.
 const MAX_FOLDERS: usize = 500;
+
+/// The images that a table names.
+#[derive(Debug)]
+pub struct TableImages {
+    /// Their folder, relative to the table's unless that is not possible; empty for the table's
+    /// own.
+    pub folder: PathBuf,
+    /// Each image once: its name in the table, and its file or why there is none.
+    pub images: Vec<(String, Result<PathBuf, String>)>,
+}
+
+/// Finds the images of a table, whose column and folder are guessed as [`guess`](super::guess)
+/// does. Returns an error if it is no table, or none of its images is found.
+pub fn table_images(file: &Path, image_dir: Option<&Path>) -> Result<TableImages> {
+    let sheet = Sheet::read(file)?;
+    let column = sheet.image(file)?;
+    let (folder, _) = find_images(column, file, image_dir)?;
+    let folder = folder.unwrap_or_default();
+    let mut locator = Locator::new(&file.parent().unwrap_or(Path::new("")).join(&folder));
+    let position = |header: &Header| header.names.iter().position(|name| name == column.name);
+    let mut table = Table::open(file, Delimiter::Auto, |header| position(header).is_some())?;
+    let position = position(&table.header).context("internal: the column is not there")?;
+    let (mut images, mut names) = (Vec::new(), HashSet::new());
+    let mut record = StringRecord::new();
+    while table.next(&mut record)?.is_some() {
+        let name = csv_text(record.get(position).unwrap_or_default());
+        if !name.is_empty() && names.insert(name.to_string()) {
+            let row = locator.row(name, 0.0);
+            let missing = row.missing_reason().unwrap_or("no such file").to_string();
+            images.push((name.to_string(), row.path().map(Path::to_path_buf).ok_or(missing)));
+        }
+    }
+    Ok(TableImages { folder, images })
+}
 
 /// Finds the folder that the images are in, relative to the table's unless that is not possible;
 /// `None` for the table's own. Also returns what is not certain.

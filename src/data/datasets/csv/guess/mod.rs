@@ -9,6 +9,7 @@ use std::path::Path;
 use anyhow::{Context, Result, ensure};
 
 use self::images::find_images;
+pub use self::images::{TableImages, table_images};
 use self::sheet::{Column, Sheet, others};
 use super::find_table;
 use crate::config::{CsvConfig, DataConfig, DatasetName, Overlap};

@@ -1,0 +1,187 @@
+//! Conventions: where the face is in a crop.
+
+use anyhow::{Result, bail, ensure};
+use image::RgbImage;
+
+use super::align::{Cut, Similarity};
+use super::detect::Face;
+
+/// How the crops of a dataset show a face.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Convention {
+    /// The side of a crop, in pixels.
+    pub size: u32,
+    /// Where the face is.
+    pub placement: Placement,
+}
+
+/// Where the face is in a crop.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Placement {
+    /// The box of the face, as far as it is in the image, fills the longer side. It is turned about
+    /// its center until the eyes are level, and what it does not show is black.
+    Box,
+    /// The landmarks come as near as a similarity allows to these: left eye, right eye, nose, left
+    /// and right corner of the mouth, as fractions of the side. Around the face is what the image
+    /// has there.
+    Landmarks([[f64; 2]; 5]),
+}
+
+/// The conventions of datasets. That of MEBeauty was seen on its crops: 224x224 pixels, the eyes
+/// level within 1.5 degrees, black beside a box that fills the height and is turned. Of
+/// SCUT-FBP5500 only the size is published: that the eyes are level, with hair and chin in sight,
+/// is an assumption.
+const PUBLISHED: [(&str, Convention); 2] = [
+    ("mebeauty", Convention { size: 224, placement: Placement::Box }),
+    (
+        "scut",
+        Convention {
+            size: 350,
+            placement: Placement::Landmarks([
+                [0.36, 0.44],
+                [0.64, 0.44],
+                [0.5, 0.59],
+                [0.385, 0.72],
+                [0.615, 0.72],
+            ]),
+        },
+    ),
+];
+
+/// The most crops in which a convention is measured.
+pub(super) const MOST_MEASURED: usize = 500;
+
+impl Convention {
+    /// The names of the conventions that are known.
+    pub fn names() -> [&'static str; 2] {
+        PUBLISHED.map(|(name, _)| name)
+    }
+
+    /// Returns the convention of a dataset.
+    pub fn named(name: &str) -> Option<Self> {
+        PUBLISHED.into_iter().find(|(known, _)| *known == name).map(|(_, convention)| convention)
+    }
+
+    /// Measures the convention of square crops of one face each: the size of the first, and the
+    /// median of each landmark. Returns an error if one is no square, or none shows one face.
+    pub(super) fn measure(
+        crops: impl IntoIterator<Item = Result<(RgbImage, Vec<Face>)>>,
+    ) -> Result<Self> {
+        let mut size = None;
+        let mut found: [[Vec<f64>; 2]; 5] = Default::default();
+        for crop in crops {
+            let (image, faces) = crop?;
+            let (width, height) = image.dimensions();
+            if width != height {
+                bail!("an image has {width}x{height} pixels: name a folder of square crops");
+            }
+            size.get_or_insert(width);
+            let [face] = faces[..] else { continue };
+            for (found, at) in found.iter_mut().flatten().zip(face.landmarks.as_flattened()) {
+                found.push(f64::from(*at) / f64::from(width));
+            }
+        }
+        let measured = !found[0][0].is_empty();
+        ensure!(measured, "no image shows one face: name a folder of cropped faces");
+        let median = |mut values: Vec<f64>| {
+            values.sort_by(f64::total_cmp);
+            values[values.len() / 2]
+        };
+        let landmarks = found.map(|axes| axes.map(median));
+        Ok(Self { size: size.unwrap_or(1), placement: Placement::Landmarks(landmarks) })
+    }
+
+    /// Returns the part of an image of `width` times `height` pixels that the crop of a face shows;
+    /// `None` if its landmarks or its box are one point.
+    pub(super) fn cut(&self, face: &Face, width: u32, height: u32) -> Option<Cut> {
+        let side = f64::from(self.size);
+        let landmarks = face.landmarks.map(|point| point.map(f64::from));
+        let (to_image, bounds) = match &self.placement {
+            Placement::Landmarks(places) => {
+                let places = places.map(|place| place.map(|at| at * side));
+                (Similarity::fit(&places, &landmarks)?, None)
+            }
+            Placement::Box => {
+                let bounds = face.bounds.within(width as f32, height as f32);
+                if bounds.width().min(bounds.height()) <= 0.0 {
+                    return None;
+                }
+                let longer = bounds.width().max(bounds.height());
+                let [left, right, ..] = landmarks;
+                let center = [bounds.left + bounds.right, bounds.top + bounds.bottom];
+                let center = center.map(|sum| f64::from(sum) / 2.0);
+                let eyes = (right[1] - left[1]).atan2(right[0] - left[0]);
+                let scale = f64::from(longer) / side;
+                let about = [side / 2.0, side / 2.0];
+                (Similarity::about(about, center, scale, eyes)?, Some(bounds))
+            }
+        };
+        Some(Cut { to_image, size: self.size, bounds })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::faces::boxes::FaceBox;
+
+    fn face(left: f32, top: f32, side: f32) -> Face {
+        let bounds = FaceBox { left, top, right: left + 0.8 * side, bottom: top + side };
+        let at = |x: f32, y: f32| [left + side * x, top + side * y];
+        let landmarks = [at(0.2, 0.4), at(0.6, 0.4), at(0.4, 0.6), at(0.25, 0.8), at(0.55, 0.8)];
+        Face { bounds, probability: 1.0, landmarks }
+    }
+
+    fn close(a: [f64; 2], b: [f64; 2]) -> bool {
+        a.iter().zip(b).all(|(a, b)| (a - b).abs() < 1e-3)
+    }
+
+    #[test]
+    fn the_box_of_a_face_fills_the_height_of_a_crop_and_its_eyes_are_level() {
+        let convention = Convention::named("mebeauty").unwrap();
+        let cut = convention.cut(&face(100.0, 50.0, 56.0), 400, 400).unwrap();
+        assert!(close(cut.to_image.apply([112.0, 112.0]), [122.4, 78.0]));
+        assert!((cut.to_image.scale() - 0.25).abs() < 1e-6);
+        assert!(close(cut.to_image.apply([112.0, 0.0]), [122.4, 50.0]));
+        // An eye that is lower by as much as it is to the side: the crop's rows fall to the right.
+        let mut tilted = face(100.0, 50.0, 56.0);
+        tilted.landmarks[1] = [tilted.landmarks[0][0] + 20.0, tilted.landmarks[0][1] + 20.0];
+        let cut = convention.cut(&tilted, 400, 400).unwrap();
+        let right = cut.to_image.apply([168.0, 112.0]);
+        assert!(close(right, [122.4 + 14.0 * 0.5_f64.sqrt(), 78.0 + 14.0 * 0.5_f64.sqrt()]));
+        // What is beyond the image is no part of the box.
+        let cut = convention.cut(&face(100.0, 50.0, 56.0), 400, 92).unwrap();
+        assert!((cut.to_image.scale() - 44.8 / 224.0).abs() < 1e-6);
+        assert_eq!(cut.bounds.unwrap().bottom, 92.0);
+    }
+
+    #[test]
+    fn crops_are_like_those_that_a_convention_is_measured_on() {
+        let crop = |left, top| Ok((RgbImage::new(100, 100), vec![face(left, top, 80.0)]));
+        let none = Ok((RgbImage::new(100, 100), Vec::new()));
+        let crops = [crop(10.0, 5.0), crop(14.0, 9.0), none, crop(90.0, 6.0)];
+        let measured = Convention::measure(crops).unwrap();
+        assert_eq!(measured.size, 100);
+        let cut = measured.cut(&face(300.0, 200.0, 160.0), 900, 900).unwrap();
+        assert!((cut.to_image.scale() - 2.0).abs() < 1e-6 && cut.bounds.is_none());
+        // The median left eye is at 30 and 38 pixels of the crop.
+        assert!(close(cut.to_image.apply([30.0, 38.0]), [332.0, 264.0]));
+        for (crops, words) in [
+            (vec![Ok((RgbImage::new(9, 8), Vec::new()))], "9x8 pixels"),
+            (vec![Ok((RgbImage::new(9, 9), Vec::new()))], "no image shows one face"),
+        ] {
+            let error = Convention::measure(crops).unwrap_err().to_string();
+            assert!(error.contains(words), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_face_without_an_extent_has_no_crop() {
+        for name in Convention::names() {
+            let convention = Convention::named(name).unwrap();
+            assert_eq!(convention.cut(&face(5.0, 5.0, 0.0), 100, 100), None, "{name}");
+        }
+        let outside = Convention::named("mebeauty").unwrap();
+        assert_eq!(outside.cut(&face(500.0, 5.0, 10.0), 100, 100), None);
+    }
+}

@@ -1,0 +1,284 @@
+//! MTCNN (Zhang et al. 2016, arXiv 1604.02878): three small networks, of which each sees only what
+//! the one before it took for a face.
+
+use std::borrow::Cow;
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use fast_image_resize::images::Image;
+use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer};
+use image::RgbImage;
+use tch::{Kind, Tensor};
+
+use super::boxes::{Candidate, FaceBox, Overlap, suppress};
+use super::nets::{Architecture, Net, OUTPUT, PROPOSAL, REFINEMENT};
+
+/// The least side of a face that is found, in pixels.
+const LEAST_FACE: f64 = 20.0;
+/// The image's shorter side in units of the least face that is found: in a photograph of one
+/// person, what is smaller is somebody or something else.
+const FACES_ACROSS: f64 = 25.0;
+/// The ratio of the sides of successive levels of the pyramid.
+const FACTOR: f64 = 0.709;
+/// The least probability that each network asks for.
+const PROBABILITIES: [f32; 3] = [0.6, 0.7, 0.7];
+/// Pixels beyond which an image is reduced before faces are looked for: the networks see a face at
+/// 48 pixels a side.
+const MOST_PIXELS: f64 = 1.5e6;
+/// Boxes in a forward pass.
+const BATCH: usize = 512;
+
+/// A face in an image. Coordinates are in pixels from the image's left and upper edge.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Face {
+    /// The box of the face, from the forehead to the chin.
+    pub bounds: FaceBox,
+    /// The probability that it is one.
+    pub probability: f32,
+    /// Left eye, right eye, nose, left and right corner of the mouth, as the image shows them.
+    pub landmarks: [[f32; 2]; 5],
+}
+
+/// Finds faces and five landmarks of each. Threads may share it.
+#[derive(Debug)]
+pub struct Detector {
+    proposal: Net,
+    refinement: Net,
+    output: Net,
+}
+
+impl Detector {
+    /// Reads the weights pnet.pt, rnet.pt and onet.pt in a folder. Returns an error with the file
+    /// if one is not there or not what it should be.
+    pub fn open(folder: &Path) -> Result<Self> {
+        Ok(Self {
+            proposal: Net::open(folder, &PROPOSAL)?,
+            refinement: Net::open(folder, &REFINEMENT)?,
+            output: Net::open(folder, &OUTPUT)?,
+        })
+    }
+
+    /// Finds the faces in an image, the most probable one first. Returns an error if a network
+    /// fails.
+    pub fn detect(&self, image: &RgbImage) -> Result<Vec<Face>> {
+        let _guard = tch::no_grad_guard();
+        let (reduced, scale) = reduce(image)?;
+        let (width, height) = reduced.dimensions();
+        let pixels = Tensor::f_from_data_size(
+            &reduced,
+            &[1, i64::from(height), i64::from(width), 3],
+            Kind::Uint8,
+        )?;
+        let pixels = pixels.f_permute([0, 3, 1, 2])?.f_to_kind(Kind::Float)?;
+        let (width, height) = (width as usize, height as usize);
+        let candidates = self.propose(&pixels, width, height)?;
+        let candidates = self.refine(&pixels, candidates)?;
+        let faces = self.finish(&pixels, candidates)?.into_iter().map(|candidate| {
+            let Candidate { bounds: FaceBox { left, top, right, bottom }, probability, .. } =
+                candidate;
+            let [left, top, right, bottom] = [left, top, right, bottom].map(|edge| edge * scale);
+            let landmarks = candidate.landmarks.map(|point| point.map(|at| at * scale));
+            Face { bounds: FaceBox { left, top, right, bottom }, probability, landmarks }
+        });
+        Ok(faces.collect())
+    }
+
+    /// Slides the first network over each level of the pyramid. Returns squares about what may be
+    /// faces.
+    fn propose(&self, pixels: &Tensor, width: usize, height: usize) -> Result<Vec<Candidate>> {
+        let mut all = Vec::new();
+        for scale in pyramid(width, height) {
+            let side = |side: usize| (side as f64 * scale + 1.0) as i64;
+            let level = levels(&pixels.f_adaptive_avg_pool2d([side(height), side(width)])?)?;
+            let outputs = self.proposal.forward(&level)?;
+            let [classes, offsets] = take_outputs(&outputs)?;
+            let columns = *classes.size().last().unwrap_or(&1) as usize;
+            let probabilities = values(&classes.f_select(1, 1)?)?;
+            let offsets = values(&offsets.f_permute([0, 2, 3, 1])?)?;
+            let cells = probabilities.into_iter().zip(offsets.as_chunks::<4>().0).enumerate();
+            let found = cells.filter(|(_, (probability, _))| *probability >= PROBABILITIES[0]);
+            let found = found.map(|(cell, (probability, &offsets))| {
+                let bounds = cell_bounds(cell % columns, cell / columns, scale as f32);
+                Candidate { bounds, probability, offsets, ..Candidate::default() }
+            });
+            all.extend(suppress(found.collect(), 0.5, Overlap::Union));
+        }
+        let mut all = suppress(all, 0.7, Overlap::Union);
+        for candidate in &mut all {
+            candidate.bounds = candidate.bounds.moved(candidate.offsets, 0.0).square();
+        }
+        Ok(all)
+    }
+
+    fn refine(&self, pixels: &Tensor, candidates: Vec<Candidate>) -> Result<Vec<Candidate>> {
+        let mut kept = Vec::new();
+        classify(&self.refinement, &REFINEMENT, pixels, &candidates, |candidate, outputs| {
+            if outputs[1] > PROBABILITIES[1] {
+                let offsets = std::array::from_fn(|edge| outputs[2 + edge]);
+                kept.push(Candidate { probability: outputs[1], offsets, ..*candidate });
+            }
+        })?;
+        let mut kept = suppress(kept, 0.7, Overlap::Union);
+        for candidate in &mut kept {
+            candidate.bounds = candidate.bounds.moved(candidate.offsets, 1.0).square();
+        }
+        Ok(kept)
+    }
+
+    fn finish(&self, pixels: &Tensor, candidates: Vec<Candidate>) -> Result<Vec<Candidate>> {
+        let mut kept = Vec::new();
+        classify(&self.output, &OUTPUT, pixels, &candidates, |candidate, outputs| {
+            if outputs[1] <= PROBABILITIES[2] {
+                return;
+            }
+            let bounds = candidate.bounds;
+            // Five columns, then five rows, as fractions of the box, whose edges count from 1.
+            let landmarks = std::array::from_fn(|point| {
+                let (x, y) = (outputs[6 + point], outputs[11 + point]);
+                [
+                    (bounds.width() + 1.0) * x + bounds.left - 1.0,
+                    (bounds.height() + 1.0) * y + bounds.top - 1.0,
+                ]
+            });
+            let offsets = std::array::from_fn(|edge| outputs[2 + edge]);
+            let bounds = bounds.moved(offsets, 1.0);
+            kept.push(Candidate { bounds, probability: outputs[1], offsets, landmarks });
+        })?;
+        Ok(suppress(kept, 0.7, Overlap::Smaller))
+    }
+}
+
+/// Computes a network's outputs for each box, all in a row, and calls `take` with them.
+fn classify(
+    net: &Net,
+    of: &Architecture,
+    pixels: &Tensor,
+    candidates: &[Candidate],
+    mut take: impl FnMut(&Candidate, &[f32]),
+) -> Result<()> {
+    let (_, _, height, width) = pixels.size4()?;
+    let window = |candidate: &Candidate| {
+        let window = candidate.bounds.window(width as usize, height as usize)?;
+        Some((*candidate, window.map(|at| at as i64)))
+    };
+    let windows: Vec<_> = candidates.iter().filter_map(window).collect();
+    for batch in windows.chunks(BATCH) {
+        let cut = |(_, [x, x_end, y, y_end]): &(Candidate, [i64; 4])| {
+            let part = pixels.f_narrow(2, *y, y_end - y)?.f_narrow(3, *x, x_end - x)?;
+            part.f_adaptive_avg_pool2d([of.side, of.side])
+        };
+        let parts = batch.iter().map(cut).collect::<Result<Vec<_>, _>>()?;
+        let outputs = net.forward(&levels(&Tensor::f_cat(&parts, 0)?)?)?;
+        let outputs = Tensor::f_cat(&outputs, 1)?;
+        let (_, columns) = outputs.size2()?;
+        let outputs = values(&outputs)?;
+        let rows = outputs.chunks_exact(columns as usize);
+        batch.iter().zip(rows).for_each(|((candidate, _), row)| take(candidate, row));
+    }
+    Ok(())
+}
+
+fn take_outputs(outputs: &[Tensor]) -> Result<[&Tensor; 2]> {
+    match outputs {
+        [classes, offsets] => Ok([classes, offsets]),
+        _ => anyhow::bail!("internal: the network has {} outputs", outputs.len()),
+    }
+}
+
+/// Pixels from 0 to 255 to levels from -1 to 1.
+fn levels(pixels: &Tensor) -> Result<Tensor> {
+    Ok((pixels.f_sub_scalar(127.5)?).f_mul_scalar(0.0078125)?)
+}
+
+fn values(tensor: &Tensor) -> Result<Vec<f32>> {
+    Vec::<f32>::try_from(&tensor.f_contiguous()?.f_view(-1)?).context("a network's output")
+}
+
+/// Returns the box that a cell of the first network's output sees, at a level of this scale.
+fn cell_bounds(column: usize, row: usize, scale: f32) -> FaceBox {
+    let stride = 2.0;
+    let first = |cell: usize| ((stride * cell as f32 + 1.0) / scale).floor();
+    let last = |cell: usize| ((stride * cell as f32 + PROPOSAL.side as f32) / scale).floor();
+    FaceBox { left: first(column), top: first(row), right: last(column), bottom: last(row) }
+}
+
+/// Returns the scales at which the first network, which sees 12 pixels, finds faces from the least
+/// one to those that fill an image of this size.
+fn pyramid(width: usize, height: usize) -> Vec<f64> {
+    let shorter = width.min(height) as f64;
+    let first = PROPOSAL.side as f64 / LEAST_FACE.max(shorter / FACES_ACROSS);
+    let scales = std::iter::successors(Some(first), |scale| Some(scale * FACTOR));
+    scales.take_while(|scale| shorter * scale >= PROPOSAL.side as f64).collect()
+}
+
+/// Reduces a large image, and returns by what its coordinates are to be multiplied.
+fn reduce(image: &RgbImage) -> Result<(Cow<'_, RgbImage>, f32)> {
+    let (width, height) = image.dimensions();
+    let scale = (f64::from(width) * f64::from(height) / MOST_PIXELS).sqrt();
+    if scale <= 1.0 {
+        return Ok((Cow::Borrowed(image), 1.0));
+    }
+    let side = |side: u32| ((f64::from(side) / scale) as u32).max(1);
+    Ok((Cow::Owned(shrink(image, side(width), side(height))?), scale as f32))
+}
+
+/// Shrinks an image to this size, each pixel the mean of those that it covers.
+pub(super) fn shrink(image: &RgbImage, width: u32, height: u32) -> Result<RgbImage> {
+    let mut shrunk = RgbImage::new(width, height);
+    let pixels = fast_image_resize::images::ImageRef::new(
+        image.width(),
+        image.height(),
+        image,
+        PixelType::U8x3,
+    )?;
+    let mut target = Image::from_slice_u8(width, height, &mut shrunk, PixelType::U8x3)?;
+    let options = ResizeOptions::new().resize_alg(ResizeAlg::Convolution(FilterType::Box));
+    Resizer::new().resize(&pixels, &mut target, &options)?;
+    Ok(shrunk)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pyramid_ends_where_a_face_would_be_larger_than_the_image() {
+        let scales = pyramid(100, 400);
+        assert_eq!(scales[0], 0.6);
+        assert!(scales.windows(2).all(|pair| (pair[1] / pair[0] - FACTOR).abs() < 1e-12));
+        let (last, next) =
+            (scales[scales.len() - 1] * 100.0, 100.0 * scales[scales.len() - 1] * FACTOR);
+        assert!(last >= 12.0 && next < 12.0);
+        assert!(pyramid(19, 400).is_empty() && pyramid(20, 20).len() == 1);
+    }
+
+    #[test]
+    fn the_least_face_is_a_fraction_of_a_large_image() {
+        assert_eq!(pyramid(500, 900)[0], 0.6);
+        assert_eq!(pyramid(1000, 1500)[0], 0.3);
+        // Each level is small, whatever the image.
+        assert!(pyramid(1200, 1250)[0] * 1200.0 <= 300.0 + 1e-9);
+    }
+
+    #[test]
+    fn a_cell_sees_twelve_pixels_of_its_level() {
+        let at = |column, row, scale| {
+            let FaceBox { left, top, right, bottom } = cell_bounds(column, row, scale);
+            [left, top, right, bottom]
+        };
+        assert_eq!(at(0, 0, 1.0), [1.0, 1.0, 12.0, 12.0]);
+        assert_eq!(at(3, 1, 0.5), [14.0, 6.0, 36.0, 28.0]);
+    }
+
+    #[test]
+    fn a_large_image_is_reduced_and_a_small_one_is_not() {
+        let small = RgbImage::new(1000, 1500);
+        assert!(matches!(reduce(&small).unwrap(), (Cow::Borrowed(_), 1.0)));
+        for (width, height, expected) in [(4000, 1500, (2000, 750)), (16_384, 100, (15_676, 95))] {
+            let large = RgbImage::new(width, height);
+            let (reduced, scale) = reduce(&large).unwrap();
+            assert_eq!(reduced.dimensions(), expected);
+            assert!((scale - width as f32 / expected.0 as f32).abs() < 1e-3);
+        }
+    }
+}

@@ -1,0 +1,17 @@
+//! Faces in photographs: detection, five landmarks, and aligned crops as a dataset has them.
+
+mod align;
+mod boxes;
+mod convention;
+mod crop;
+mod detect;
+mod files;
+mod locate;
+mod nets;
+
+pub use boxes::FaceBox;
+pub use convention::{Convention, Placement};
+pub use crop::{Crop, CropWarning, Cropper, Found};
+pub use detect::{Detector, Face};
+pub use files::{CropFiles, Cropped, Job, Outcome, write_table};
+pub use locate::detector_folder;
