@@ -248,7 +248,8 @@ impl TrainingLoss<'_> {
         let output =
             in_precision(self.autocast, device, || self.net.forward(Images::Pixels(&pixels), ctx))?;
         let targets = self.criterion.targets(batch, rows, self.net.head())?;
-        self.criterion.loss(&self.criterion.predictions(&output)?, &targets, total)
+        let loss = self.criterion.loss(&self.criterion.predictions(&output)?, &targets, total)?;
+        Ok(loss.total)
     }
 }
 

@@ -34,13 +34,18 @@ pub(super) trait ConsoleRecord {
 
 impl ConsoleRecord for EpochRecord {
     fn line(&self) -> EpochLine {
-        let weights = match self.fusion_weights {
-            Some([vit, mamba]) => format!("  vit {vit:.2} mamba {mamba:.2}"),
+        let pair = |what: &str, pair: Option<[f64; 2]>| match pair {
+            Some([vit, mamba]) => format!("  {what}vit {vit:.2} mamba {mamba:.2}"),
             None => String::new(),
         };
         let metrics = format!(
-            "loss {:.4}  val {}{weights}  lr {:.1e}  {:.0} images/s",
-            self.train_loss, self.val, self.lr, self.images_per_second
+            "loss {:.4}  val {}{}{}  lr {:.1e}  {:.0} images/s",
+            self.train_loss,
+            self.val,
+            pair("PC of ", self.branch_pc),
+            pair("weight of ", self.fusion_weights),
+            self.lr,
+            self.images_per_second
         );
         EpochLine { epoch: self.epoch, metrics, best: self.best }
     }

@@ -25,6 +25,12 @@ section! {
         pub loss: Loss = Loss::Mse,
         /// Error above which `huber` grows linearly, in standard deviations of the training scores.
         pub huber_delta: f64 = 1.0,
+        /// Weight of each branch's own loss, which is added to that of the ensemble: the same loss of
+        /// a linear head on the branch's feature vector (the losses of Gradient-Blending, arXiv
+        /// 1905.12681, with one weight for both branches). Each branch then trains on its own, also
+        /// where the fusion prefers the other, and the run reports the PC of both. 0 has no such
+        /// heads, and neither has a model of one branch.
+        pub branch_loss: f64 = 0.0,
         /// The `label_distribution` loss.
         pub label_distribution: LabelDistributionConfig = LabelDistributionConfig::default(),
         /// The optimizer and its learning rates.
@@ -119,6 +125,7 @@ impl TrainConfig {
         checks.size("batch_size", self.batch_size);
         checks.size("accumulate", self.accumulate);
         checks.positive("huber_delta", self.huber_delta);
+        checks.not_negative("branch_loss", self.branch_loss);
         checks.within("label_distribution", |checks| self.label_distribution.check(checks));
         checks.within("optimizer", |checks| self.optimizer.check(checks));
         checks.within("schedule", |checks| self.schedule.check(&self.optimizer, checks));

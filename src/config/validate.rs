@@ -33,6 +33,12 @@ impl Config {
         }
     }
 
+    /// Returns whether each branch has its own head, which `train.branch_loss` trains.
+    pub fn has_branch_heads(&self) -> bool {
+        let strategy = self.model.fusion.strategy;
+        self.train.branch_loss > 0.0 && Branch::ALL.iter().all(|&branch| strategy.uses(branch))
+    }
+
     /// Checks that the branches take images of `data.image_size`, which the dataset provides. Not
     /// part of [`validate`](Self::validate), because `--input-tensor` takes other sizes. Returns an
     /// error that names the branch's key.
@@ -144,7 +150,7 @@ mod tests {
             train.optimizer.lr=0; train.optimizer.lr=.inf; train.optimizer.backbone_lr=-1; \
             train.optimizer.weight_decay=-1; train.optimizer.betas=[0.9, 1]; \
             train.optimizer.eps=0; train.schedule.warmup_epochs=-1; train.huber_delta=0; \
-            train.label_distribution.bins=1; train.label_distribution.range=[5, 1]; \
+            train.branch_loss=-1; train.label_distribution.bins=1; train.label_distribution.range=[5, 1]; \
             train.label_distribution.expectation_weight=-1; train.accumulate=0; \
             train.monitor=loss; train.early_stopping.patience=0; \
             train.early_stopping.min_delta=-1; train.optimizer.momentum=1; \

@@ -12,13 +12,18 @@ use crate::features::{SplitFeatures, View, ViewedSplit};
 use crate::models::images::upload;
 use crate::models::{BeautyNet, Images, Output, Slicer};
 
-/// The columns of the branches' fusion weights, where the model has two branches.
+/// The columns of the branches' fusion weights, where the model defines them.
 pub const BRANCH_WEIGHTS: [&str; 2] = ["weight_vit", "weight_mamba"];
+/// The columns of the predictions of the branches' own heads, where the model has them.
+pub const BRANCH_PREDICTIONS: [&str; 2] = ["prediction_vit", "prediction_mamba"];
+/// Both.
+pub const BRANCH_COLUMNS: [&str; 4] =
+    [BRANCH_WEIGHTS[0], BRANCH_WEIGHTS[1], BRANCH_PREDICTIONS[0], BRANCH_PREDICTIONS[1]];
 
 /// Predicts images, in order, as training with this config does: in the same batches and slices;
 /// with `data.test_time_flip` as the mean over each image and its mirror image. `progress` is
-/// called with the number of images of each batch. The fusion weights of a model with two branches
-/// are in the columns [`BRANCH_WEIGHTS`]. Returns an error if an image cannot be read or has a size
+/// called with the number of images of each batch. What the model says of its branches is in the
+/// columns [`BRANCH_COLUMNS`]. Returns an error if an image cannot be read or has a size
 /// that the model does not accept, or if `progress` returns one, which ends the prediction.
 pub fn predict(
     net: &BeautyNet,
@@ -89,59 +94,82 @@ pub fn viewed_splits(images: &RunImages, train_views: Vec<View>) -> Vec<ViewedSp
 /// The predictions for a range of images so far.
 struct Predicted {
     predictions: Predictions,
-    branch_weights: [Vec<f64>; 2],
+    branch_columns: [Vec<f64>; 4],
 }
 
 impl Predicted {
     fn new(images: &ImageDataset, options: LoaderOptions) -> Self {
         let range = options.shard.image_range(images.len(), options.batch_size);
         let predictions = Predictions::unpredicted(&images.samples()[range]);
-        Self { predictions, branch_weights: Default::default() }
+        Self { predictions, branch_columns: Default::default() }
     }
 
-    /// Adds the scores of a batch and the branches' weights.
-    fn add(&mut self, (score, weights): (Tensor, Option<Tensor>)) -> Result<()> {
-        self.predictions.predictions.extend(short_values(&score)?);
-        if let Some(weights) = &weights {
-            for (branch, column) in self.branch_weights.iter_mut().enumerate() {
-                column.extend(short_values(&weights.select(1, branch as i64))?);
+    /// Adds the scores of a batch.
+    fn add(&mut self, scores: Scores) -> Result<()> {
+        self.predictions.predictions.extend(short_values(&scores.scores)?);
+        let pairs = [scores.weights, scores.of_branches];
+        for (columns, pair) in self.branch_columns.chunks_exact_mut(2).zip(pairs) {
+            let Some(pair) = pair else { continue };
+            for (branch, column) in columns.iter_mut().enumerate() {
+                column.extend(short_values(&pair.select(1, branch as i64))?);
             }
         }
         Ok(())
     }
 
     fn finish(mut self) -> Predictions {
-        self.predictions.extra = BRANCH_WEIGHTS
+        self.predictions.extra = BRANCH_COLUMNS
             .map(str::to_string)
             .into_iter()
-            .zip(self.branch_weights)
+            .zip(self.branch_columns)
             .filter(|(_, values)| !values.is_empty())
             .collect();
         self.predictions
     }
 }
 
-/// Predicts a batch (b, 3, s, s) of pixels: the scores (b) and, where the model defines them, the
-/// branches' weights (b, 2); with `flip` their means over each image and its mirror image.
+/// The scores of a batch.
+#[derive(Debug)]
+pub struct Scores {
+    /// (b).
+    pub scores: Tensor,
+    /// (b, 2): the branches' weights, where the model defines them.
+    pub weights: Option<Tensor>,
+    /// (b, 2): the scores by the branches' own heads, where the model has them.
+    pub of_branches: Option<Tensor>,
+}
+
+/// Predicts a batch (b, 3, s, s) of pixels, with `flip` as the mean over each image and its mirror
+/// image.
 pub fn score_pixels(
     net: &BeautyNet,
     pixels: &Tensor,
     flip: bool,
     slicer: &Slicer,
-) -> Result<(Tensor, Option<Tensor>)> {
+) -> Result<Scores> {
     let output = net.infer(Images::Pixels(pixels), slicer)?;
     let mirrored =
         if flip { Some(net.infer(Images::Pixels(&pixels.f_flip([3])?), slicer)?) } else { None };
     Ok(mean_of_views(output, mirrored))
 }
 
-/// Returns scores and weights, the means with those of the mirror images, if there are any.
-fn mean_of_views(output: Output, mirrored: Option<Output>) -> (Tensor, Option<Tensor>) {
-    let Some(mirrored) = mirrored else {
-        return (output.score, output.weights);
+/// Returns the scores, the means with those of the mirror images, if there are any.
+fn mean_of_views(output: Output, mirrored: Option<Output>) -> Scores {
+    let scores = |output: Output| Scores {
+        scores: output.score,
+        weights: output.weights,
+        of_branches: output.branch_scores,
     };
-    let weights = output.weights.zip(mirrored.weights).map(|(a, b)| (a + b) / 2.0);
-    ((output.score + mirrored.score) / 2.0, weights)
+    let plain = scores(output);
+    let Some(mirrored) = mirrored.map(scores) else {
+        return plain;
+    };
+    let mean = |a: Option<Tensor>, b: Option<Tensor>| a.zip(b).map(|(a, b)| (a + b) / 2.0);
+    Scores {
+        scores: (plain.scores + mirrored.scores) / 2.0,
+        weights: mean(plain.weights, mirrored.weights),
+        of_branches: mean(plain.of_branches, mirrored.of_branches),
+    }
 }
 
 /// Copies the values of a one-dimensional tensor, of single precision as [`shortest`] doubles:

@@ -105,6 +105,16 @@ impl Predictions {
         Metrics::new(&self.predictions, &self.targets)
     }
 
+    /// Computes the metrics of the predictions in a further column, if there is one.
+    pub fn metrics_of(&self, name: &str) -> Result<Option<Metrics>> {
+        self.column(name).map(|column| Metrics::new(column, &self.targets)).transpose()
+    }
+
+    /// Returns the mean of a further column, if there is one.
+    pub fn mean_of(&self, name: &str) -> Option<f64> {
+        self.column(name).map(|column| column.iter().sum::<f64>() / column.len() as f64)
+    }
+
     /// Writes a CSV file atomically: `image,target,prediction`, then `group` where there are
     /// groups, then the extra columns. Numbers have all their digits; names are written as
     /// [`csv_cell`]s. Returns an error if the columns are not equally long, two have one name, or

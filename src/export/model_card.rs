@@ -12,6 +12,7 @@ use crate::config::{
 use crate::eval::baselines::Baselines;
 use crate::eval::metrics::{Metric, Metrics};
 use crate::eval::statistics::MetricsWithCi;
+use crate::models::head::BRANCH_HEADS;
 use crate::run::{BEST_FILE, Run, Summary};
 
 const LIMITS: &str = "\
@@ -85,8 +86,18 @@ fn model(run: &Run) -> Result<String> {
     writeln!(text, "- Fusion: `{}`, width {}", fusion.strategy, fusion.dim)?;
     let parameters = run.net.parameters();
     let trained = parameters.iter().filter(|(_, p)| p.requires_grad());
-    let count: usize = trained.map(|(_, p)| p.numel()).sum();
+    let (heads, used): (Vec<_>, Vec<_>) =
+        trained.partition(|(name, _)| name.starts_with(BRANCH_HEADS));
+    let count: usize = used.iter().map(|(_, p)| p.numel()).sum();
     writeln!(text, "- {:.2} M parameters", count as f64 / 1e6)?;
+    if !heads.is_empty() {
+        let weight = config.train.branch_loss;
+        writeln!(
+            text,
+            "- A linear head of each branch, which trained it (`train.branch_loss: {weight}`) and \
+             is not used to predict"
+        )?;
+    }
     if let Some(decay) = config.train.ema_decay {
         writeln!(text, "- EMA weights (decay {decay})")?;
     }

@@ -9,13 +9,14 @@ use tch::{Device, Tensor, nn};
 use super::encoder::{Backbone, Encoder, branch_parameters, named_parameters};
 use super::forward_context::ForwardContext;
 use super::fusion::{BranchTokens, Fusion};
-use super::head::RegressionHead;
+use super::head::{BRANCH_HEADS, Prediction, RegressionHead};
 use super::images::Images;
+use super::layers::{Init, Linear};
 use super::onnx::{Graph, InputType, OnnxModel, OnnxOptions, Value, int};
 use super::slicer::Slicer;
 use super::tokens::TokenLayout;
 use super::vim::ScanOperands;
-use super::weights::{Note, load as load_weights, load_backbone};
+use super::weights::{Note, load_backbone, load_model};
 use crate::config::{BackboneShape, Branch, Config, FusionStrategy};
 use crate::ops::SharedTensor;
 
@@ -30,13 +31,15 @@ pub struct Output {
     pub fused: Tensor,
     /// (b, 2): the weights of the ViT and the Mamba branch, if the fusion strategy defines them.
     pub weights: Option<Tensor>,
-    /// (b): the prediction on the scale that the loss is computed in.
-    pub scaled: Tensor,
-    /// (b, k): the log-probabilities of k ratings, if the head predicts a distribution; the
-    /// prediction is its mean.
-    pub log_probabilities: Option<Tensor>,
+    /// The head's prediction.
+    pub prediction: Prediction,
+    /// The predictions of the branches' own heads, of the ViT's and the Mamba's; empty without
+    /// them.
+    pub branches: Vec<Prediction>,
     /// (b): the prediction on the dataset's own scale.
     pub score: Tensor,
+    /// (b, 2): the predictions of the branches' own heads on that scale, if there are such heads.
+    pub branch_scores: Option<Tensor>,
 }
 
 impl Output {
@@ -50,14 +53,22 @@ impl Output {
             Ok(tensors.map(|tensors| Tensor::f_cat(&tensors, 0)).transpose()?)
         };
         let joined = |of: fn(&Self) -> Option<&Tensor>| optional(of)?.context("there is no output");
+        let predictions: Vec<&Prediction> =
+            outputs.iter().map(|output| &output.prediction).collect();
+        let heads = outputs.first().map_or(0, |output| output.branches.len());
+        let of_branch = |branch: usize| {
+            let all: Vec<_> = outputs.iter().filter_map(|o| o.branches.get(branch)).collect();
+            Prediction::concatenate(&all)
+        };
         Ok(Self {
             vit: optional(|output| output.vit.as_ref())?,
             mamba: optional(|output| output.mamba.as_ref())?,
             fused: joined(|output| Some(&output.fused))?,
             weights: optional(|output| output.weights.as_ref())?,
-            scaled: joined(|output| Some(&output.scaled))?,
-            log_probabilities: optional(|output| output.log_probabilities.as_ref())?,
+            prediction: Prediction::concatenate(&predictions)?,
+            branches: (0..heads).map(of_branch).collect::<Result<_>>()?,
             score: joined(|output| Some(&output.score))?,
+            branch_scores: optional(|output| output.branch_scores.as_ref())?,
         })
     }
 }
@@ -83,6 +94,8 @@ pub struct BeautyNet {
     mamba: Option<Encoder>,
     fusion: Fusion,
     head: RegressionHead,
+    /// The ViT's and the Mamba's own heads, or none.
+    branch_heads: Vec<Linear>,
     variables: nn::VarStore,
     notes: Vec<Note>,
 }
@@ -94,7 +107,7 @@ impl BeautyNet {
         let mut net = Self::without_pretrained(config, device)?;
         if let Some(file) = &config.model.weights {
             let of = "model.weights must be of a network as the section model describes it";
-            load_weights(&net.parameters(), file).context(of)?;
+            load_model(&net.parameters(), file).context(of)?;
             return Ok(net);
         }
         for &branch in Branch::ALL {
@@ -121,7 +134,16 @@ impl BeautyNet {
         let fusion = Fusion::new(&(&root / "fusion"), &config.model, vit_width, mamba_width)?;
         let (path, output) = (&root / "head", config.head_output());
         let head = RegressionHead::new(&path, fusion.width(), &config.model.head, output);
-        Ok(Self { vit, mamba, fusion, head, variables, notes: Vec::new() })
+        // The last ones, so that all other parameters are those of a network without them.
+        let branch_head = |encoder: &Encoder| {
+            let (width, outputs) = (encoder.shape.feature_width(), head.outputs());
+            let path = &root / BRANCH_HEADS / encoder.shape.branch.name();
+            Linear::new(path, width, outputs, true, Init::pytorch_default(width))
+        };
+        let encoders = [&vit, &mamba].into_iter().flatten();
+        let encoders = encoders.filter(|_| config.has_branch_heads());
+        let branch_heads = encoders.map(branch_head).collect();
+        Ok(Self { vit, mamba, fusion, head, branch_heads, variables, notes: Vec::new() })
     }
 
     /// Returns notes on the pretrained weights that were loaded: resampled embeddings, and a
@@ -222,15 +244,24 @@ impl BeautyNet {
         ctx: ForwardContext,
     ) -> Result<Output> {
         let fused = self.fusion.forward(vit.as_ref(), mamba.as_ref(), ctx.of_part(2))?;
-        let (scaled, log_probabilities) = self.head.forward(&fused.vector, ctx.of_part(3));
+        let prediction = self.head.forward(&fused.vector, ctx.of_part(3));
+        let branches: Vec<Prediction> = (self.branch_heads.iter())
+            .zip([&vit, &mamba].into_iter().flatten())
+            .map(|(head, tokens)| self.head.prediction(&head.forward(tokens.features())))
+            .collect();
+        let scores = |of: &Prediction| self.head.to_scores(&of.scaled);
+        let branch_scores: Vec<Tensor> = branches.iter().map(scores).collect();
+        let branch_scores =
+            (!branches.is_empty()).then(|| Tensor::f_stack(&branch_scores, 1)).transpose()?;
         Ok(Output {
             vit: vit.map(|tokens| tokens.features().shallow_clone()),
             mamba: mamba.map(|tokens| tokens.features().shallow_clone()),
             fused: fused.vector,
             weights: fused.weights,
-            log_probabilities,
-            score: self.head.to_scores(&scaled),
-            scaled,
+            score: scores(&prediction),
+            prediction,
+            branches,
+            branch_scores,
         })
     }
 
@@ -336,6 +367,11 @@ impl BeautyNet {
     /// Returns the fusion of the branches.
     pub fn fusion(&self) -> &Fusion {
         &self.fusion
+    }
+
+    /// Returns the number of the branches' own heads: 2, or 0 without them.
+    pub fn branch_heads(&self) -> usize {
+        self.branch_heads.len()
     }
 
     /// Returns the regression head.

@@ -1,11 +1,16 @@
 //! The regression head: the fused vector to a score.
 
+use anyhow::Result;
 use tch::{Device, Kind, Tensor, nn};
 
 use super::forward_context::ForwardContext;
 use super::layers::{Init, Linear, Parameter};
 use super::onnx::{Graph, Value};
 use crate::config::{HeadConfig, HeadOutput};
+
+/// The first component of the names of the branches' own heads, which training and the evaluation
+/// of the branches use, and the prediction does not.
+pub const BRANCH_HEADS: &str = "branch_heads";
 
 /// A multilayer perceptron: linear layers with GELU between them and dropout before each.
 #[derive(Debug)]
@@ -50,6 +55,27 @@ impl Regressor {
     }
 }
 
+/// What a head predicts.
+#[derive(Debug)]
+pub struct Prediction {
+    /// (b): the scaled score, which the loss is computed of.
+    pub scaled: Tensor,
+    /// (b, k): the log-probabilities of k ratings, whose mean is the scaled score, if the head
+    /// predicts a distribution.
+    pub log_probabilities: Option<Tensor>,
+}
+
+impl Prediction {
+    /// Joins the predictions for several batches, in order. Returns an error if there are none.
+    pub(super) fn concatenate(all: &[&Self]) -> Result<Self> {
+        let scaled: Vec<&Tensor> = all.iter().map(|prediction| &prediction.scaled).collect();
+        let log_probabilities: Option<Vec<&Tensor>> =
+            all.iter().map(|prediction| prediction.log_probabilities.as_ref()).collect();
+        let log_probabilities = log_probabilities.map(|all| Tensor::f_cat(&all, 0)).transpose()?;
+        Ok(Self { scaled: Tensor::f_cat(&scaled, 0)?, log_probabilities })
+    }
+}
+
 /// The regression head. It predicts scaled scores, whose mean is 0 and whose standard deviation is
 /// 1 over the training set, so that a learning rate suits every rating scale.
 #[derive(Debug)]
@@ -77,20 +103,24 @@ impl RegressionHead {
         }
     }
 
-    /// Predicts scaled scores (b) from fused vectors (b, width), with the log-probabilities of the
-    /// ratings (b, k) if the head predicts a distribution.
-    pub fn forward(&self, fused: &Tensor, ctx: ForwardContext) -> (Tensor, Option<Tensor>) {
-        let Some(regressor) = &self.regressor else {
-            return (fused.squeeze_dim(-1), None);
-        };
-        let outputs = regressor.forward(fused, ctx);
+    /// Predicts from fused vectors (b, width).
+    pub fn forward(&self, fused: &Tensor, ctx: ForwardContext) -> Prediction {
+        match &self.regressor {
+            Some(regressor) => self.prediction(&regressor.forward(fused, ctx)),
+            None => self.prediction(fused),
+        }
+    }
+
+    /// Returns the prediction that a regressor's outputs stand for: scaled scores (b, 1), or the
+    /// logits of the ratings (b, k) if this head predicts a distribution.
+    pub(super) fn prediction(&self, outputs: &Tensor) -> Prediction {
         let Some(bins) = &self.score_bins else {
-            return (outputs.squeeze_dim(-1), None);
+            return Prediction { scaled: outputs.squeeze_dim(-1), log_probabilities: None };
         };
         let log_probabilities = outputs.log_softmax(-1, Kind::Float);
         let weighted = log_probabilities.exp() * self.to_scaled(bins);
-        let mean = weighted.sum_dim_intlist([-1i64].as_slice(), false, Kind::Float);
-        (mean, Some(log_probabilities))
+        let scaled = weighted.sum_dim_intlist([-1i64].as_slice(), false, Kind::Float);
+        Prediction { scaled, log_probabilities: Some(log_probabilities) }
     }
 
     /// Adds the head in evaluation to a graph: fused vectors (b, width) to scores (b) on the
@@ -130,6 +160,11 @@ impl RegressionHead {
             let ratings = Tensor::linspace(low, high, bins.size()[0], (Kind::Float, bins.device()));
             bins.shallow_clone().copy_(&ratings);
         }
+    }
+
+    /// Returns the number of outputs that a [prediction](Self::prediction) is made of.
+    pub(super) fn outputs(&self) -> i64 {
+        self.score_bins.as_ref().map_or(1, |bins| bins.numel() as i64)
     }
 
     /// Returns the device of the parameters.

@@ -8,6 +8,7 @@ use tch::Device;
 
 use super::beauty_net::BeautyNet;
 use super::cost::Cost;
+use super::head::BRANCH_HEADS;
 use crate::config::{Branch, Config};
 
 /// A module of the network.
@@ -45,6 +46,10 @@ pub fn summarize(config: &Config) -> Result<Summary> {
     let net = BeautyNet::without_pretrained(config, Device::Cpu)?;
     let mut by_module: BTreeMap<(usize, usize, String), Layer> = BTreeMap::new();
     for (name, tensor) in net.parameters().iter().filter(|(_, t)| t.requires_grad()) {
+        // They are for training: a prediction does not need them.
+        if name.starts_with(BRANCH_HEADS) {
+            continue;
+        }
         let module = module_of(name).to_string();
         let key = (order(&module), block_index(&module), module.clone());
         let new = || Layer { name: module, ..Layer::default() };

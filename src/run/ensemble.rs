@@ -125,9 +125,9 @@ impl Ensemble {
             let size = self.transforms[view].size();
             let pixels = upload_pixels(&batch.views[view], batch.len, size, run.net.device())?;
             let flip = run.config.data.test_time_flip;
-            let (scores, of_run) = score_pixels(&run.net, &pixels, flip, slicer)?;
-            of_runs.push(short_values(&scores)?);
-            weights = match (weights, of_run) {
+            let scored = score_pixels(&run.net, &pixels, flip, slicer)?;
+            of_runs.push(short_values(&scored.scores)?);
+            weights = match (weights, scored.weights) {
                 (Some(mut sums), Some(of_run)) => {
                     for branch in 0..2 {
                         let of_branch = values(&of_run.select(1, branch as i64))?;

@@ -32,6 +32,10 @@ pub struct EpochRecord {
     /// a model without both.
     #[serde(deserialize_with = "pair_or_none")]
     pub fusion_weights: Option<[f64; 2]>,
+    /// PC on the validation images of the ViT's and the Mamba's own head, with the weights after
+    /// this epoch; `None` without `train.branch_loss`.
+    #[serde(default, deserialize_with = "pair_or_none", skip_serializing_if = "Option::is_none")]
+    pub branch_pc: Option<[f64; 2]>,
     /// Training images per second, without validation.
     #[serde(with = "nan_as_null")]
     pub images_per_second: f64,
@@ -61,7 +65,7 @@ fn undefined() -> f64 {
 /// Reads a pair of numbers, either of which may be `null`, or `null` for none.
 fn pair_or_none<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<[f64; 2]>, D::Error> {
     let pair: Option<[Option<f64>; 2]> = Option::deserialize(deserializer)?;
-    Ok(pair.map(|pair| pair.map(|weight| weight.unwrap_or(f64::NAN))))
+    Ok(pair.map(|pair| pair.map(|number| number.unwrap_or(f64::NAN))))
 }
 
 /// One epoch of a backbone in `vmbeauty pretrain`: a line of `metrics.jsonl`.
@@ -122,7 +126,10 @@ mod tests {
         assert_eq!(written, line.replace(spaces, ""));
         let none = line.replace("[null,0.5]", "null");
         let record: EpochRecord = serde_json::from_str(&none).unwrap();
-        assert_eq!(record.fusion_weights, None);
+        assert_eq!((record.fusion_weights, record.branch_pc), (None, None));
+        let with_heads = none.replace("\"lr\":null,", "\"branch_pc\":[0.25,null],\"lr\":null,");
+        let record: EpochRecord = serde_json::from_str(&with_heads).unwrap();
+        assert!(matches!(record.branch_pc, Some([0.25, mamba]) if mamba.is_nan()));
 
         let line = r#"{"branch":"vit","epoch":1,"step":2,"train_loss":null,"val_loss":null,
             "lr":0.1,"images_per_second":null,"data_wait":0,"seconds":1,"skipped_steps":0}"#;

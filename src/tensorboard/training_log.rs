@@ -168,6 +168,10 @@ impl Observer for TrainingLog {
         self.steps = record.step;
         self.metrics("val/", &record.val);
         self.finite("val/loss", record.val_loss);
+        if let Some([vit, mamba]) = record.branch_pc {
+            self.finite("branches/pc_vit", vit);
+            self.finite("branches/pc_mamba", mamba);
+        }
         self.finite("system/memory_gib", resident_bytes().map_or(f64::NAN, gibibytes));
         let board = &mut self.board;
         board.scalar("train/epoch_loss", record.step, record.train_loss);

@@ -11,7 +11,7 @@ use crate::config::{Loss, TrainConfig};
 use crate::data::{HostBatch, Sample};
 use crate::eval::predictions::Predictions;
 use crate::models::Output;
-use crate::models::head::RegressionHead;
+use crate::models::head::{Prediction, RegressionHead};
 
 /// Columns of [`Criterion::targets`]; those of the votes' distribution follow.
 const SCORE: i64 = 0;
@@ -21,11 +21,22 @@ const VOTES: i64 = 2;
 /// Keeps the correlation of a constant side defined; the scaled scores have a variance of about 1.
 const PEARSON_EPS: f64 = 1e-6;
 
+/// The loss of a slice of a batch; scalars.
+#[derive(Debug)]
+pub struct SliceLoss {
+    /// The loss to differentiate.
+    pub total: Tensor,
+    /// The loss to report.
+    pub reported: Tensor,
+}
+
 /// The loss that the config names, with its settings.
 #[derive(Debug, Clone)]
 pub struct Criterion {
     loss: Loss,
     huber_delta: f64,
+    /// The weight of each branch's own loss.
+    branch_loss: f64,
     /// The settings of [`Loss::LabelDistribution`], for that loss only.
     votes: Option<LabelDistribution>,
 }
@@ -40,7 +51,8 @@ impl Criterion {
             }
             _ => None,
         };
-        Ok(Self { loss: config.loss, huber_delta: config.huber_delta, votes })
+        let TrainConfig { loss, huber_delta, branch_loss, .. } = *config;
+        Ok(Self { loss, huber_delta, branch_loss, votes })
     }
 
     /// Returns the lowest and the highest rating of the head's distribution, if the loss uses one.
@@ -48,17 +60,23 @@ impl Criterion {
         self.votes.as_ref().map(LabelDistribution::range)
     }
 
-    /// Returns the outputs of the network that the loss uses, one row per image: the prediction
-    /// (b), or the prediction followed by the log-probabilities of the distribution (b, 1 + k).
-    /// Returns an error if the loss uses votes and the head predicts no distribution.
+    /// Returns the outputs of the network that the loss uses, one row per image, those of the head
+    /// and then those of the branches' own heads: predictions (b, heads), or each prediction
+    /// followed by the log-probabilities of the distribution (b, heads, 1 + k). Returns an error if
+    /// the loss uses votes and a head predicts no distribution.
     pub fn predictions(&self, output: &Output) -> Result<Tensor> {
-        let scaled = output.scaled.f_to_kind(Kind::Float)?;
-        if self.votes.is_none() {
-            return Ok(scaled);
-        }
-        let distribution = output.log_probabilities.as_ref();
-        let distribution = distribution.context("internal: the head predicts no distribution")?;
-        Ok(Tensor::f_cat(&[&scaled.f_unsqueeze(1)?, distribution], 1)?)
+        let of_head = |prediction: &Prediction| -> Result<Tensor> {
+            let scaled = prediction.scaled.f_to_kind(Kind::Float)?;
+            if self.votes.is_none() {
+                return Ok(scaled);
+            }
+            let distribution = prediction.log_probabilities.as_ref();
+            let distribution = distribution.context("internal: a head predicts no distribution")?;
+            Ok(Tensor::f_cat(&[&scaled.f_unsqueeze(1)?, distribution], 1)?)
+        };
+        let heads = std::iter::once(&output.prediction).chain(&output.branches);
+        let heads: Vec<Tensor> = heads.map(of_head).collect::<Result<_>>()?;
+        Ok(Tensor::f_stack(&heads, 1)?)
     }
 
     /// Returns whether the loss is a sum over images, so that each slice of a batch has its own
@@ -98,14 +116,28 @@ impl Criterion {
         weights.map(|&weight| f64::from(weight)).sum::<f64>().max(f64::from(f32::MIN_POSITIVE))
     }
 
-    /// Computes the term of these images of the loss of their optimizer step, a scalar: the sum
-    /// over them of weight times loss, divided by the step's `total` [weight](Self::total_weight).
+    /// Computes the term of these images of the loss of their optimizer step: that of the head,
+    /// which is reported, and its sum with those of the branches' own heads times
+    /// `train.branch_loss`. Both [predictions](Self::predictions) and [targets](Self::targets) are
+    /// of the same images. Returns an error if the shapes do not match.
+    pub fn loss(&self, predictions: &Tensor, targets: &Tensor, total: f64) -> Result<SliceLoss> {
+        let of_head =
+            |head: i64| self.loss_of_head(&predictions.f_select(1, head)?, targets, total);
+        let reported = of_head(0)?;
+        let mut sum = reported.shallow_clone();
+        for branch in 1..predictions.size()[1] {
+            sum = sum.f_add(&of_head(branch)?.f_mul_scalar(self.branch_loss)?)?;
+        }
+        Ok(SliceLoss { total: sum, reported })
+    }
+
+    /// Computes the term of these images of the loss of one head, a scalar: the sum over them of weight times loss, divided by the step's `total` [weight](Self::total_weight).
     /// The terms of all slices add up to the weighted mean over all images. The Pearson loss is no
     /// mean over images: the terms of microbatches add up to the weighted mean of their losses.
     ///
-    /// Both [predictions](Self::predictions) and [targets](Self::targets) are of the same images.
-    /// Returns an error if the shapes do not match.
-    pub fn loss(&self, predictions: &Tensor, targets: &Tensor, total: f64) -> Result<Tensor> {
+    /// The predictions (b), or (b, 1 + k), and the targets are of the same images. Returns an error
+    /// if the shapes do not match.
+    fn loss_of_head(&self, predictions: &Tensor, targets: &Tensor, total: f64) -> Result<Tensor> {
         let predictions = predictions.f_to_kind(Kind::Float)?;
         let scores = targets.f_select(1, SCORE)?;
         let weights = targets.f_select(1, WEIGHT)?;
@@ -149,7 +181,7 @@ impl Criterion {
         let targets = Tensor::f_stack(&[scaled(&predictions.targets)?, column], 1)?;
         let total: f64 = weights.iter().map(|&weight| f64::from(weight)).sum();
         let total = total.max(f64::from(f32::MIN_POSITIVE));
-        let loss = self.loss(&scaled(&predictions.predictions)?, &targets, total)?;
+        let loss = self.loss_of_head(&scaled(&predictions.predictions)?, &targets, total)?;
         Ok(loss.f_double_value(&[])?)
     }
 }
@@ -197,7 +229,7 @@ mod tests {
     /// Computes the loss of one batch and its gradient.
     fn loss_of(loss: Loss, predicted: &[f32], targets: &Tensor) -> (f64, Vec<f64>) {
         let leaf = Tensor::from_slice(predicted).set_requires_grad(true);
-        let value = criterion(loss).loss(&leaf, targets, total_of(targets)).unwrap();
+        let value = criterion(loss).loss_of_head(&leaf, targets, total_of(targets)).unwrap();
         value.backward();
         let gradient = Vec::<f64>::try_from(leaf.grad().to_kind(Kind::Double)).unwrap();
         (value.double_value(&[]), gradient)
@@ -314,7 +346,7 @@ mod tests {
             let mut sum = 0.0;
             for (batch, (from, count)) in batches.iter().zip([(0, 2), (2, 3)]) {
                 let predicted = leaf.narrow(0, from, count);
-                let value = criterion(loss).loss(&predicted, batch, total).unwrap();
+                let value = criterion(loss).loss_of_head(&predicted, batch, total).unwrap();
                 value.backward();
                 sum += value.double_value(&[]);
             }

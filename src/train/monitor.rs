@@ -122,6 +122,7 @@ mod tests {
             lr: 0.1,
             backbone_lr: 0.1,
             fusion_weights: None,
+            branch_pc: None,
             images_per_second: 1.0,
             data_wait: 0.0,
             seconds: 1.0,

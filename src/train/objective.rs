@@ -11,9 +11,9 @@ use serde_json::Value;
 use tch::{Device, Kind, Tensor};
 
 use super::distributed::World;
-
+use super::loss::SliceLoss;
 use super::observer::Observer;
-use super::slice_loss::{JointLoss, SliceLoss};
+use super::slice_loss::JointLoss;
 use crate::config::{Branch, FreezeConfig, OptimizerConfig, ScheduleConfig};
 use crate::data::{HostBatch, ImageDataset, Split};
 use crate::models::weights::Note;

@@ -6,40 +6,33 @@ use anyhow::{Context, Result};
 use tch::{Device, Kind, Tensor};
 
 use super::distributed::World;
-
-/// The loss of a slice; scalars.
-pub(super) struct SliceLoss {
-    /// The loss to differentiate.
-    pub total: Tensor,
-    /// The loss to report.
-    pub reported: Tensor,
-}
+use super::loss::SliceLoss;
 
 /// The loss of a global batch whose slices have run forward, and not backward yet.
 pub(super) struct JointLoss(Vec<Mutex<Option<SliceLoss>>>);
 
 impl JointLoss {
-    /// Computes the loss of the slices' outputs (b), and its gradient. `loss` gets the outputs of
-    /// the global batch. Returns an error if a rank is gone.
+    /// Computes the loss of the slices' outputs (b, columns), and its gradient. `loss` gets the
+    /// outputs of the global batch. Returns an error if a rank is gone.
     pub(super) fn new(
         outputs: Vec<Tensor>,
-        global_len: usize,
+        [global_len, columns]: [usize; 2],
         (world, device): (&World, Device),
-        loss: impl FnOnce(&Tensor) -> Result<Tensor>,
+        loss: impl FnOnce(&Tensor) -> Result<SliceLoss>,
     ) -> Result<Self> {
-        let mut own = vec![Tensor::f_zeros([0], (Kind::Float, device))?];
+        let mut own = vec![Tensor::f_zeros([0, columns as i64], (Kind::Float, device))?];
         own.extend(outputs.iter().map(Tensor::detach));
         let own = Tensor::f_cat(&own, 0)?.set_requires_grad(true);
         let loss = loss(&world.gather_batch(&own, global_len)?)?;
-        loss.f_backward()?;
+        loss.total.f_backward()?;
         let gradient = own.grad();
         let mut start = 0;
         let mut terms = Vec::new();
         for output in outputs {
-            let len = output.size1()?;
+            let len = output.size()[0];
             // Its gradient is that of the loss.
             let total = (output * gradient.narrow(0, start, len)).f_sum(Kind::Float)?;
-            let reported = loss.detach() * (len as f64 / global_len as f64);
+            let reported = loss.reported.detach() * (len as f64 / global_len as f64);
             terms.push(Mutex::new(Some(SliceLoss { total, reported })));
             start += len;
         }

@@ -1,5 +1,6 @@
 //! Tests that run the program, `vmbeauty`, as a user does.
 
+mod branches;
 mod commands;
 mod completions;
 mod config;

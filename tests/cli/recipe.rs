@@ -53,6 +53,7 @@ fn each_option_of_the_recipe_changes_the_weights() {
         ("train.optimizer={name: sgd, nesterov: true}", "train.optimizer.name=sgd"),
         ("train.optimizer={name: sgd, weight_decay: 10}", "train.optimizer.name=sgd"),
         ("train.accumulate=2", "train.accumulate=1"),
+        ("train.branch_loss=1", "train.branch_loss=0.5"),
         ("train={optimizer: {name: sgd}, clip_grad_norm: 0.01}", "train.optimizer.name=sgd"),
         ("train.ema_decay=0.5", "train.ema_decay=null"),
         ("train.precision=bf16", "train.precision=float32"),
@@ -121,7 +122,8 @@ fn the_rate_rises_in_a_line_while_it_warms_up() {
 
 /// 40 images are two batches of 16 and one of 8, or ten of 4: the last optimizer step has two
 /// micro-batches instead of four.
-const STILL: [&str; 6] = [
+const STILL: [&str; 7] = [
+    "train.branch_loss=0.5",
     "data.synthetic.train=40",
     "model.head.dropout=0",
     "model.vit.drop_path=0",

@@ -62,7 +62,7 @@ fn every_parameter_of_every_strategy_receives_gradient_within_a_few_steps() {
             optimizer.zero_grad();
             let output = net.forward(Images::Pixels(&images), ForwardContext::train()).unwrap();
             let targets = Tensor::randn([6], CPU);
-            output.scaled.mse_loss(&targets, tch::Reduction::Mean).backward();
+            output.prediction.scaled.mse_loss(&targets, tch::Reduction::Mean).backward();
             for (name, parameter) in trained() {
                 let gradient = parameter.grad();
                 assert!(gradient.defined(), "{strategy}: {name} has no gradient");
@@ -337,7 +337,8 @@ fn trained_vit_weight(strategy: FusionStrategy, vit_has_signal: bool, seed: i64)
         let vit = tokens(&config, Branch::Vit, vit);
         let mamba = tokens(&config, Branch::Mamba, mamba);
         let fused = fusion.forward(Some(&vit), Some(&mamba), train).unwrap();
-        let loss = head.forward(&fused.vector, train).0.mse_loss(&scores, tch::Reduction::Mean);
+        let loss =
+            head.forward(&fused.vector, train).scaled.mse_loss(&scores, tch::Reduction::Mean);
         (loss, fused.weights.unwrap())
     };
     for step in 0..STEPS {

@@ -2,6 +2,7 @@
 
 mod batch_shard;
 mod bimamba;
+mod branches;
 mod convolution;
 mod elementwise;
 mod fusion;

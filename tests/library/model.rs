@@ -58,7 +58,7 @@ fn every_parameter_receives_gradient() {
             let _ = parameter.shallow_clone().g_add_(&noise);
         }
         let output = net.forward(Images::Pixels(&pixels(3)), ForwardContext::eval()).unwrap();
-        output.scaled.square().sum(Kind::Float).backward();
+        output.prediction.scaled.square().sum(Kind::Float).backward();
         for (name, parameter) in net.parameters().iter().filter(|(_, p)| p.requires_grad()) {
             let gradient = parameter.grad();
             assert!(gradient.defined(), "{strategy}: {name} has no gradient");
@@ -155,7 +155,7 @@ fn convolutional_stems_encode_each_image_alone_and_train_every_parameter() {
             net.forward(Images::Pixels(&images.narrow(0, 2, 1)), ForwardContext::eval()).unwrap();
         let difference = last.score.double_value(&[0]) - batch.score.double_value(&[2]);
         assert!(difference.abs() < 1e-5, "{difference}");
-        batch.scaled.square().sum(Kind::Float).backward();
+        batch.prediction.scaled.square().sum(Kind::Float).backward();
         let parameters = net.parameters();
         let stem = parameters.iter().filter(|(name, _)| name.contains(".patch_embed."));
         // Three of each convolution, which is one less for patches half as wide, and two of the

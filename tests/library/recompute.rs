@@ -119,7 +119,7 @@ fn step(device: Device, checkpointed: bool) -> (Vec<(String, Tensor)>, i64) {
     // sampled.
     let ctx = ForwardContext::train().with_batch_shard(&(2..4), 4);
     let output = net.forward(Images::Pixels(&pixels), ctx);
-    output.unwrap().scaled.square().sum(Kind::Float).backward();
+    output.unwrap().prediction.scaled.square().sum(Kind::Float).backward();
     let peak = watch.peak();
     let gradients = net.parameters().into_iter().map(|(name, tensor)| {
         let gradient = tensor.grad();

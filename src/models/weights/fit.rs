@@ -11,6 +11,7 @@ use super::locate::{Located, locate};
 use super::resample::{self, Grids};
 use super::{StateDict, WeightsFile, printable_start};
 use crate::config::{BackboneConfig, BackboneShape, Branch, preset};
+use crate::models::head::BRANCH_HEADS;
 use crate::models::tokens::TokenLayout;
 
 const MAX_LISTED: usize = 20;
@@ -40,8 +41,27 @@ impl std::fmt::Display for Note {
 /// Loads all `parameters` from a file with exactly their names and shapes: a run's own weights.
 /// Returns an error with the file, and the names that are missing, unexpected or of another shape.
 pub fn load(parameters: &[(String, Tensor)], path: &Path) -> Result<()> {
+    load_with(parameters, path, |_| {})
+}
+
+/// As [`load`], for a network that starts from another one's weights: of the branches' own heads,
+/// which a network has for its training, those that either lacks are skipped.
+pub fn load_model(parameters: &[(String, Tensor)], path: &Path) -> Result<()> {
+    load_with(parameters, path, |matching| {
+        for names in [&mut matching.missing, &mut matching.unexpected] {
+            names.retain(|name| !name.starts_with(BRANCH_HEADS));
+        }
+    })
+}
+
+fn load_with(
+    parameters: &[(String, Tensor)],
+    path: &Path,
+    permit: impl Fn(&mut Matching),
+) -> Result<()> {
     let mut file = WeightsFile::open(path)?;
-    let matching = Matching::new(&file.shapes(), parameters, None)?;
+    let mut matching = Matching::new(&file.shapes(), parameters, None)?;
+    permit(&mut matching);
     matching
         .require_exact(None)
         .and_then(|()| matching.load(&mut file))

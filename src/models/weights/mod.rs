@@ -26,7 +26,7 @@ use zip::ZipArchive;
 
 use crate::files::{open_regular, printable};
 
-pub use fit::{Note, load, load_backbone};
+pub use fit::{Note, load, load_backbone, load_model};
 pub use hub::{Download, OnDownload, sha256};
 pub use locate::{Located, download, locate};
 pub use safetensors_file::save;

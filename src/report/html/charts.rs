@@ -123,8 +123,8 @@ fn mean_curve(runs: &[&[EpochRecord]], value: fn(&EpochRecord) -> f64) -> Vec<(f
     (0..shared).map(mean).collect()
 }
 
-/// Draws validation PC and MAE and the losses by epoch: a thin line for each run, and a thick one
-/// for the mean of a model's runs.
+/// Draws validation PC and MAE, the losses, the PC of the branches' own heads and the ViT's weight
+/// by epoch: a thin line for each run, and a thick one for the mean of a model's runs.
 pub(super) fn curves(report: &RunReport) -> Option<Markup> {
     let mut lines: Vec<(usize, &str, &[EpochRecord])> = Vec::new();
     for (i, model) in colored(report).into_iter().enumerate() {
@@ -158,12 +158,29 @@ pub(super) fn curves(report: &RunReport) -> Option<Markup> {
         }
         chart.finish()
     };
-    Some(row_of(&[
+    let mut charts = vec![
         chart("Validation PC", "PC", |epoch| epoch.val.pc),
         chart("Validation MAE", "MAE (score units)", |epoch| epoch.val.mae),
         chart("Training loss", "loss (scaled scores)", |epoch| epoch.train_loss),
         chart("Validation loss", "loss (scaled scores)", |epoch| epoch.val_loss),
-    ]))
+    ];
+    let any = |of: fn(&EpochRecord) -> Option<[f64; 2]>| {
+        lines.iter().flat_map(|(_, _, epochs)| *epochs).any(|epoch| of(epoch).is_some())
+    };
+    if any(|epoch| epoch.branch_pc) {
+        let [vit, mamba]: [fn(&EpochRecord) -> f64; 2] = [
+            |epoch| epoch.branch_pc.map_or(f64::NAN, |[vit, _]| vit),
+            |epoch| epoch.branch_pc.map_or(f64::NAN, |[_, mamba]| mamba),
+        ];
+        charts.push(chart("Validation PC of the ViT's own head", "PC", vit));
+        charts.push(chart("Validation PC of the Mamba's own head", "PC", mamba));
+    }
+    if any(|epoch| epoch.fusion_weights) {
+        charts.push(chart("Mean weight of the ViT", "weight (1 − weight of Mamba)", |epoch| {
+            epoch.fusion_weights.map_or(f64::NAN, |[vit, _]| vit)
+        }));
+    }
+    Some(row_of(&charts))
 }
 
 /// Draws one seed's predictions and residuals, on the same axes for all models of a leaderboard.

@@ -154,7 +154,11 @@ impl RunReport {
                     @for by in ["by-sex", "by-ethnicity", "by-group"] { (folded(by)) }
                 },
             ),
-            ("weights", "Branch weights", html! { @if !weights.is_empty() { (row_of(&weights)) } }),
+            (
+                "branches",
+                "Branches",
+                html! { (titled("branches")) @if !weights.is_empty() { (row_of(&weights)) } },
+            ),
             ("worst", "Largest errors", embedded_images::worst(self, images)),
             (
                 "maps",

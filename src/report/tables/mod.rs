@@ -1,6 +1,7 @@
 //! The report's tables; [`formats`] writes each as CSV, HTML, Markdown and text, [`latex`] as
 //! LaTeX.
 
+mod branches;
 mod breakdowns;
 mod compare;
 mod formats;
@@ -14,6 +15,7 @@ pub(crate) use latex::LATEX_PREAMBLE;
 
 use anyhow::Result;
 
+use self::branches::branch_table;
 use self::breakdowns::breakdown_tables;
 use self::compare::compare_tables;
 use self::leaderboard::{comparisons, differences_to_best, leaderboard, leaderboard_summary};
@@ -129,6 +131,7 @@ impl RunReport {
             if self.leaderboards[at].models.len() > 1 {
                 tables.push(differences_to_best(self, at));
             }
+            tables.extend(branch_table(self, at)?);
             tables.extend(breakdown_tables(self, at));
         }
         tables.extend(self.compared.iter().flat_map(|two| compare_tables(self, two)));

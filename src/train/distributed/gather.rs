@@ -6,7 +6,7 @@ use tch::{Device, Tensor};
 use super::World;
 use super::job::Broken;
 use crate::data::{RankShard, Sample};
-use crate::eval::evaluate::{BRANCH_WEIGHTS, values};
+use crate::eval::evaluate::{BRANCH_COLUMNS, values};
 use crate::eval::predictions::Predictions;
 use crate::ops::distributed::ProcessGroup;
 
@@ -54,13 +54,15 @@ impl World {
         let (group, device) = job.group()?;
         let gather = |column: &[f64]| gather_column(group, *device, column, &counts);
         let predictions = gather(&mine.predictions)?;
-        // A rank without images has no extra columns, but the others do.
-        let columns = self.max(mine.extra.len() as i64)? as usize;
+        // A rank without images has no extra columns, but the others do, all the same ones.
+        let bit = |(at, name): (usize, &&str)| i64::from(mine.column(name).is_some()) << at;
+        let present = self.max(BRANCH_COLUMNS.iter().enumerate().map(bit).sum())?;
         let mut extra = Vec::new();
-        for name in BRANCH_WEIGHTS.into_iter().take(columns) {
-            let column = mine.extra.iter().find(|(own, _)| *own == name);
-            let column = column.map_or(&[][..], |(_, values)| values);
-            extra.push((name.to_string(), gather(column)?));
+        for (at, name) in BRANCH_COLUMNS.into_iter().enumerate() {
+            if present >> at & 1 == 1 {
+                let column = mine.column(name).unwrap_or_default();
+                extra.push((name.to_string(), gather(column)?));
+            }
         }
         Ok(Predictions { predictions, extra, ..Predictions::unpredicted(samples) })
     }

@@ -18,9 +18,9 @@ use crate::models::images::upload_rows;
 use crate::models::masked_image::{Losses, MaskedImageModel};
 use crate::models::weights;
 use crate::run::{PretrainEpochRecord, RunDir};
+use crate::train::loss::SliceLoss;
 use crate::train::objective::{Description, EpochStats, Evaluation, Objective, Slice};
 use crate::train::precision::in_precision;
-use crate::train::slice_loss::SliceLoss;
 
 /// A backbone that reconstructs masked images.
 pub(super) struct MaskedImages<'a> {

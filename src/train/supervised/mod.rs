@@ -13,17 +13,17 @@ use tch::{Device, Tensor};
 
 use self::features::FrozenFeatures;
 use super::distributed::World;
-use super::loss::Criterion;
+use super::loss::{Criterion, SliceLoss};
 use super::monitor;
 use super::objective::{Description, EpochStats, Evaluation, Microbatch, Objective, Recipe, Slice};
 use super::observer::{AfterEpoch, Observer, Validated};
 use super::precision::in_precision;
-use super::slice_loss::{JointLoss, SliceLoss};
+use super::slice_loss::JointLoss;
 use super::stop::Stopped;
 use super::trainer::{Options, Trainer, batches, seed_of};
 use crate::config::{Config, FusionStrategy, OnNan};
 use crate::data::{HostBatch, ImageDataset, Loader, LoaderOptions, RunImages, Split};
-use crate::eval::evaluate;
+use crate::eval::evaluate::{self, BRANCH_PREDICTIONS, BRANCH_WEIGHTS};
 use crate::eval::predictions::Predictions;
 use crate::models::images::upload_rows;
 use crate::models::{BeautyNet, Images, device, weights};
@@ -303,8 +303,7 @@ impl Objective for Supervised<'_> {
 
     fn loss(&self, slice: &Slice, total: f64) -> Result<SliceLoss> {
         let targets = self.criterion.targets(slice.batch, &slice.rows, self.net.head())?;
-        let loss = self.criterion.loss(&self.outputs(slice)?, &targets, total)?;
-        Ok(SliceLoss { reported: loss.shallow_clone(), total: loss })
+        self.criterion.loss(&self.outputs(slice)?, &targets, total)
     }
 
     fn joint_loss(&self, microbatch: &Microbatch) -> Result<Option<JointLoss>> {
@@ -316,8 +315,8 @@ impl Objective for Supervised<'_> {
         let targets = self.criterion.targets(batch, &(0..batch.len), self.net.head())?;
         let targets = world.gather_batch(&targets, batch.global_len)?;
         let loss = |outputs: &Tensor| self.criterion.loss(outputs, &targets, total);
-        let place = (world, self.net.device());
-        JointLoss::new(outputs, batch.global_len, place, loss).map(Some)
+        let sizes = [batch.global_len, 1 + self.net.branch_heads()];
+        JointLoss::new(outputs, sizes, (world, self.net.device()), loss).map(Some)
     }
 
     fn validate(&self, evaluation: &mut Evaluation<EpochRecord>) -> Result<Predictions> {
@@ -355,6 +354,7 @@ impl Objective for Supervised<'_> {
             lr: stats.lr[0],
             backbone_lr: stats.lr[1],
             fusion_weights: mean_fusion_weights(validation),
+            branch_pc: branch_pc(validation)?,
             images_per_second: stats.images_per_second,
             data_wait: stats.data_wait,
             seconds: stats.seconds,
@@ -396,12 +396,16 @@ impl Objective for Supervised<'_> {
     }
 }
 
+/// Returns the mean fusion weights, if the strategy defines them.
 fn mean_fusion_weights(predictions: &Predictions) -> Option<[f64; 2]> {
-    let mean = |(_, column): &(String, Vec<f64>)| column.iter().sum::<f64>() / column.len() as f64;
-    match &predictions.extra[..] {
-        [vit, mamba] => Some([mean(vit), mean(mamba)]),
-        _ => None,
-    }
+    let [vit, mamba] = BRANCH_WEIGHTS.map(|name| predictions.mean_of(name));
+    Some([vit?, mamba?])
+}
+
+/// Returns the PC of the branches' own heads, if there are any.
+fn branch_pc(predictions: &Predictions) -> Result<Option<[f64; 2]>> {
+    let [vit, mamba] = BRANCH_PREDICTIONS.map(|name| predictions.metrics_of(name));
+    Ok(vit?.zip(mamba?).map(|(vit, mamba)| [vit.pc, mamba.pc]))
 }
 
 /// Returns mean and standard deviation. A deviation of 0 (one image, or all scores the same) counts

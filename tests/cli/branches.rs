@@ -1,0 +1,125 @@
+//! Balanced training of the two branches, as a run of the program.
+
+use std::fs;
+
+use serde_json::Value;
+use vm_beautynet::eval::metrics::Metrics;
+use vm_beautynet::eval::predictions::Predictions;
+
+use crate::sandbox::Sandbox;
+use crate::sandbox::events::{events, values};
+use crate::sandbox::run::{epochs, tensors, train_arguments};
+
+const HEADS: &str = "train.branch_loss=0.5";
+
+fn last(sandbox: &Sandbox, run: &str) -> Vec<u8> {
+    fs::read(sandbox.path(run).join("last.safetensors")).unwrap()
+}
+
+#[test]
+fn a_run_reports_the_pc_of_each_branch_by_epoch_and_each_prediction_of_its_head() {
+    let sandbox = Sandbox::new();
+    let output = sandbox.run(&train_arguments("run", &[HEADS]));
+    let console = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.success(), "{console}");
+    let (run, log) = (sandbox.path("run"), events(&sandbox.path("run")));
+    let logged = ["branches/pc_vit", "branches/pc_mamba"].map(|tag| values(&log, tag));
+    let epochs = epochs(&run);
+    for (at, epoch) in epochs.iter().enumerate() {
+        let pc = [0, 1].map(|branch| epoch["branch_pc"][branch].as_f64().unwrap());
+        for (pc, logged) in pc.iter().zip(&logged) {
+            let (step, value) = &logged[at];
+            assert_eq!(*step, epoch["step"].as_i64().unwrap());
+            assert!((f64::from(value.get_simple_value()) - pc).abs() < 1e-6);
+        }
+        let shown = format!("  PC of vit {:.2} mamba {:.2}  weight of vit 0.", pc[0], pc[1]);
+        assert!(console.contains(&shown), "{console}");
+    }
+    let best = epochs.iter().rposition(|epoch| epoch["best"] == true).unwrap();
+    let predictions = Predictions::read(&run.join("predictions_val.csv")).unwrap();
+    for (branch, name) in ["prediction_vit", "prediction_mamba"].into_iter().enumerate() {
+        let column = predictions.column(name).unwrap();
+        let pc = Metrics::new(column, &predictions.targets).unwrap().pc;
+        let recorded = epochs[best]["branch_pc"][branch].as_f64().unwrap();
+        assert!((pc - recorded).abs() < 1e-9, "{name}: {pc} {recorded}");
+    }
+    // The same from the weights, which have the heads.
+    let again = ["evaluate", "run", "--split", "val", "--predictions", "again.csv"];
+    sandbox.done(&again);
+    let again = Predictions::read(&sandbox.path("again.csv")).unwrap();
+    for (name, column) in &predictions.extra {
+        let pairs = column.iter().zip(again.column(name).unwrap());
+        assert!(pairs.clone().count() == 16 && pairs.clone().all(|(a, b)| (a - b).abs() < 1e-5));
+    }
+
+    sandbox.done(&["report", "run", "-o", "r.html", "--no-images"]);
+    let table = fs::read_to_string(sandbox.path("r.branches.csv")).unwrap();
+    let test = Predictions::read(&run.join("predictions_test.csv")).unwrap();
+    let pc = test.metrics_of("prediction_vit").unwrap().unwrap().pc;
+    assert!(table.starts_with("model,pc,") && table.contains(&format!(",{pc},")), "{table}");
+    let page = fs::read_to_string(sandbox.path("r.html")).unwrap();
+    for title in ["Branches", "Validation PC of the ViT's own head", "Mean weight of the ViT"] {
+        assert!(page.contains(title), "{title}");
+    }
+
+    sandbox.done(&train_arguments("plain", &["train.epochs=1"]));
+    let text = fs::read_to_string(sandbox.path("plain/metrics.jsonl")).unwrap();
+    assert!(!text.contains("branch_pc"), "{text}");
+    let csv = fs::read_to_string(sandbox.path("plain/predictions_val.csv")).unwrap();
+    assert!(csv.starts_with("image,target,prediction,weight_vit,weight_mamba\n"), "{csv}");
+}
+
+#[test]
+fn a_balanced_run_resumes_bit_for_bit() {
+    let sandbox = Sandbox::new();
+    let set = [HEADS, "train.ema_decay=0.5"];
+    sandbox.done(&train_arguments("whole", &set));
+    let stopped = [&train_arguments("stopped", &set)[..], &["--stop-after", "1"]].concat();
+    sandbox.fails(&stopped);
+    sandbox.done(&[&train_arguments("stopped", &set)[..], &["--resume"]].concat());
+    assert!(last(&sandbox, "whole") == last(&sandbox, "stopped"));
+    let lines = |run: &str| -> Vec<Value> {
+        let lines = epochs(&sandbox.path(run)).into_iter();
+        lines.map(|line| line["branch_pc"].clone()).collect()
+    };
+    assert_eq!(lines("whole"), lines("stopped"));
+    let other = train_arguments("whole", &["train.branch_loss=0.25", set[1]]);
+    let (_, error) = sandbox.fails(&[&other[..], &["--resume"]].concat());
+    assert!(error.contains("train.branch_loss 0.25, was 0.5"), "{error}");
+}
+
+#[test]
+fn a_run_starts_from_one_with_or_without_the_branches_own_heads() {
+    let sandbox = Sandbox::new();
+    let frozen = ["train.epochs=1", "train.optimizer.lr=1e-12", "train.schedule.min_lr=0"];
+    for (first, second) in [(HEADS, "train.branch_loss=0"), ("train.branch_loss=0", HEADS)] {
+        let [from, to] = [format!("from-{second}"), format!("to-{second}")];
+        sandbox.done(&train_arguments(&from, &["train.epochs=1", first]));
+        let arguments = train_arguments(&to, &[&frozen[..], &[second]].concat());
+        sandbox.done(&[&arguments[..], &["--from", &from]].concat());
+        let [before, after] = [(&from, "best"), (&to, "last")]
+            .map(|(run, file)| tensors(&sandbox.path(run).join(format!("{file}.safetensors"))));
+        for (name, tensor) in before.iter().filter(|(name, _)| !name.starts_with("branch_heads")) {
+            assert!((tensor - &after[name]).abs().max().double_value(&[]) < 1e-6, "{name}");
+        }
+        assert_eq!(after.contains_key("branch_heads.vit.weight"), second == HEADS);
+    }
+}
+
+#[test]
+fn an_exported_model_predicts_and_its_card_names_the_heads() {
+    let sandbox = Sandbox::new();
+    sandbox.done(&train_arguments("run", &[HEADS, "train.epochs=1"]));
+    sandbox.done(&["export", "run", "--output", "out"]);
+    let card = fs::read_to_string(sandbox.path("out/README.md")).unwrap();
+    assert!(card.contains("- A linear head of each branch, which trained it"), "{card}");
+    let vit = tensors(&sandbox.path("out/vit.safetensors"));
+    assert!(vit.keys().all(|name| !name.contains("branch_heads")));
+    let image = image::RgbImage::from_fn(32, 32, |x, y| image::Rgb([x as u8 * 7, y as u8, 90]));
+    image.save(sandbox.path("a.png")).unwrap();
+    let scores = ["run", "out/model.safetensors"].map(|model| {
+        let rows = sandbox.json(&["predict", model, "a.png", "--format", "json"]);
+        rows["predictions"][0]["score"].as_f64().unwrap()
+    });
+    assert_eq!(scores[0], scores[1]);
+}
