@@ -393,12 +393,13 @@ mod tests {
             ),
             (
                 "model:\n  fusion:\n",
-                "a.yaml:2: model.fusion is empty; give it keys (strategy, dim) or remove it",
+                "a.yaml:2: model.fusion is empty; give it keys (strategy, dim, branch_dropout) or \
+                 remove it",
             ),
             (
                 "model: {fusion: gated}",
-                "a.yaml:1: model.fusion must be a map (strategy, dim), is gated; did you mean \
-                 model.fusion.strategy?",
+                "a.yaml:1: model.fusion must be a map (strategy, dim, branch_dropout), is gated; did \
+                 you mean model.fusion.strategy?",
             ),
             ("- a", "a.yaml: a config is a map of keys, this is [a]"),
             ("1: a", "a.yaml: keys must be names, 1 is not"),

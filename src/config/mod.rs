@@ -15,6 +15,7 @@ mod device;
 pub(crate) mod document;
 mod error;
 mod freeze;
+mod fusion;
 pub(crate) mod layers;
 mod load;
 pub(crate) mod locate;
@@ -48,10 +49,9 @@ pub use data::{
 pub use device::Device;
 pub use error::{ConfigError, Problem};
 pub use freeze::{FreezeConfig, FrozenBlocks};
+pub use fusion::{FusionConfig, FusionStrategy, HeadConfig, HeadOutput};
 pub use load::{Sources, stated_keys};
-pub use model::{
-    BackboneConfig, FusionConfig, FusionStrategy, HeadConfig, HeadOutput, ModelConfig,
-};
+pub use model::{BackboneConfig, ModelConfig};
 pub use optimizer::{OptimizerConfig, OptimizerName, ScheduleConfig, ScheduleName};
 pub use presets::{PRESETS, Preset, preset};
 pub use pretrain::PretrainConfig;

@@ -6,15 +6,12 @@ use super::backbone_shape::{BackboneShape, Features, Stem};
 use super::branch::Branch;
 use super::checks::{Checks, MAX_SIDE};
 use super::error::{ConfigError, Problem};
-use super::names::{names, nearest};
+use super::fusion::{FusionConfig, HeadConfig};
+use super::names::nearest;
 use super::presets::{PRESETS, Preset, preset};
 use super::section::section;
 use super::weights_source::{WeightsSource, weights_in};
 
-/// Maximum number of the head's hidden layers.
-const MAX_LAYERS: usize = 16;
-/// Largest width of the fusion and of the head's layers.
-const MAX_WIDTH: i64 = 16_384;
 /// Maximum number of a backbone's blocks.
 const MAX_DEPTH: i64 = 1024;
 /// Maximum number of attention heads, and largest state of the scan.
@@ -83,79 +80,6 @@ section! {
         pub num_heads: Option<i64> = None,
         /// Size of the scan's state, for a Vision Mamba only; `null` is the preset's.
         pub d_state: Option<i64> = None,
-    }
-}
-
-section! {
-    /// How the two feature vectors are combined.
-    pub struct FusionConfig {
-        /// `concat`, `sum`, `weighted` (two learned weights), `gated` (weights from each image),
-        /// `gmu` (a gate per channel), `bilinear` (low rank), `cross_attention` (between the two
-        /// token sequences), `score` (learned weights average the branches' predictions),
-        /// `vit_only` or `mamba_only`.
-        pub strategy: FusionStrategy = FusionStrategy::Gated,
-        /// Width to which both branches are projected before fusion.
-        pub dim: i64 = 256,
-    }
-}
-
-section! {
-    /// How the fused vector becomes a score.
-    pub struct HeadConfig {
-        /// Widths of the hidden layers; `[]` is one linear layer.
-        pub hidden: Vec<i64> = vec![128],
-        /// Dropout before each layer of the head.
-        pub dropout: f64 = 0.1,
-    }
-}
-
-/// What the head predicts.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum HeadOutput {
-    /// The fused vector is the prediction already: the head only scales it.
-    Fused,
-    /// One score.
-    Score,
-    /// The probabilities of ratings, whose mean is the score.
-    Distribution {
-        /// Number of ratings.
-        bins: i64,
-    },
-}
-
-names! {
-    /// How the two branches are combined.
-    pub enum FusionStrategy {
-        /// Concatenation.
-        Concat = "concat",
-        /// Sum.
-        Sum = "sum",
-        /// Two learned scalars through a softmax.
-        Weighted = "weighted",
-        /// Weights from the image itself: the paper's dynamic weighting.
-        Gated = "gated",
-        /// A gate per channel (gated multimodal unit).
-        Gmu = "gmu",
-        /// Low-rank bilinear pooling.
-        Bilinear = "bilinear",
-        /// Attention between the two token sequences.
-        CrossAttention = "cross_attention",
-        /// Late fusion: learned weights average the predictions of the branches.
-        Score = "score",
-        /// The Vision Transformer alone.
-        VitOnly = "vit_only",
-        /// The Vision Mamba alone.
-        MambaOnly = "mamba_only",
-    }
-}
-
-impl FusionStrategy {
-    /// Returns whether the model has the branch.
-    pub fn uses(self, branch: Branch) -> bool {
-        match branch {
-            Branch::Vit => self != Self::MambaOnly,
-            Branch::Mamba => self != Self::VitOnly,
-        }
     }
 }
 
@@ -433,18 +357,7 @@ impl ModelConfig {
                 checks.include(error.under(&format!("model.{branch}")));
             }
         }
-        checks.size_up_to("fusion.dim", MAX_WIDTH, self.fusion.dim);
-        let hidden = &self.head.hidden;
-        let holds = hidden.len() <= MAX_LAYERS;
-        checks.require(
-            holds,
-            "head.hidden",
-            format_args!("at most {MAX_LAYERS} widths"),
-            hidden.len(),
-        );
-        for &width in hidden.iter().take(MAX_LAYERS) {
-            checks.size_up_to("head.hidden", MAX_WIDTH, width);
-        }
-        checks.fraction("head.dropout", self.head.dropout);
+        checks.within("fusion", |checks| self.fusion.check(checks));
+        checks.within("head", |checks| self.head.check(checks));
     }
 }

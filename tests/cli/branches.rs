@@ -72,7 +72,7 @@ fn a_run_reports_the_pc_of_each_branch_by_epoch_and_each_prediction_of_its_head(
 #[test]
 fn a_balanced_run_resumes_bit_for_bit() {
     let sandbox = Sandbox::new();
-    let set = [HEADS, "train.ema_decay=0.5"];
+    let set = [HEADS, "train.ema_decay=0.5", "model.fusion.branch_dropout=0.5"];
     sandbox.done(&train_arguments("whole", &set));
     let stopped = [&train_arguments("stopped", &set)[..], &["--stop-after", "1"]].concat();
     sandbox.fails(&stopped);
@@ -83,7 +83,7 @@ fn a_balanced_run_resumes_bit_for_bit() {
         lines.map(|line| line["branch_pc"].clone()).collect()
     };
     assert_eq!(lines("whole"), lines("stopped"));
-    let other = train_arguments("whole", &["train.branch_loss=0.25", set[1]]);
+    let other = train_arguments("whole", &["train.branch_loss=0.25", set[1], set[2]]);
     let (_, error) = sandbox.fails(&[&other[..], &["--resume"]].concat());
     assert!(error.contains("train.branch_loss 0.25, was 0.5"), "{error}");
 }

@@ -128,7 +128,8 @@ fn two_processes_are_one_with_each_loss_and_with_accumulation() {
             arguments.push(accumulate(size));
             arguments.extend(STEPS.map(str::to_string));
             let optimizer = "train.optimizer={name: sgd, lr: 0.02}";
-            arguments.extend(["--set", optimizer].map(str::to_string));
+            let dropout = "model.fusion.branch_dropout=0.4";
+            arguments.extend(["--set", optimizer, "--set", dropout].map(str::to_string));
             arguments
         };
         let runs = [format!("{loss}-one"), format!("{loss}-two")];

@@ -25,7 +25,11 @@ const MISTAKES: [Mistake; 20] = [
     mistake("train: {epochs: 0}", 2, "train.epochs must be at least 1, is 0"),
     mistake("train:\n\tepochs: 3", 3, "a tab indents the line; YAML indents with spaces"),
     mistake("data:\n  image_size: 100", 3, "is 100; the nearest that fits is 96 or 112"),
-    mistake("model:\n  fusion:\n", 3, "model.fusion is empty; give it keys (strategy, dim)"),
+    mistake(
+        "model:\n  fusion:\n",
+        3,
+        "model.fusion is empty; give it keys (strategy, dim, branch_dropout)",
+    ),
     mistake("model: {fusion: gated}", 2, "is gated; did you mean model.fusion.strategy?"),
     mistake("model: {vit: {name: vim_tiny_patch16_224}}", 2, "model.vit.name must be one of vit_"),
     mistake("device: gpu", 2, "device must be auto, cpu, cuda or cuda:N, is gpu"),

@@ -94,9 +94,13 @@ const MIDDLE: i64 = 3;
 
 impl Case {
     fn new(strategy: FusionStrategy) -> Self {
+        Self::with(strategy, &[])
+    }
+
+    fn with(strategy: FusionStrategy, overrides: &[&str]) -> Self {
         tch::manual_seed(11);
         let variables = nn::VarStore::new(Device::Cpu);
-        let config = config(strategy, &[]);
+        let config = config(strategy, overrides);
         let fusion = Fusion::new(&variables.root(), &config.model, Some(24), Some(20)).unwrap();
         let _guard = tch::no_grad_guard();
         let parameters: BTreeMap<String, Tensor> = variables.variables().into_iter().collect();
@@ -114,9 +118,13 @@ impl Case {
     }
 
     fn forward(&self) -> Fused {
-        let vit = tokens(&self.config, Branch::Vit, self.vit.shallow_clone());
-        let mamba = tokens(&self.config, Branch::Mamba, self.mamba.shallow_clone());
-        self.fusion.forward(Some(&vit), Some(&mamba), ForwardContext::eval()).unwrap()
+        self.forward_of(&self.vit, &self.mamba, ForwardContext::eval())
+    }
+
+    fn forward_of(&self, vit: &Tensor, mamba: &Tensor, ctx: ForwardContext) -> Fused {
+        let vit = tokens(&self.config, Branch::Vit, vit.shallow_clone());
+        let mamba = tokens(&self.config, Branch::Mamba, mamba.shallow_clone());
+        self.fusion.forward(Some(&vit), Some(&mamba), ctx).unwrap()
     }
 
     /// The class tokens.
@@ -275,6 +283,77 @@ fn the_weights_of_cross_attention_are_the_attention_to_each_branch() {
         vit_weights.push(((vit_to_itself + 1.0 - mamba_to_itself) / 2.0) as f32);
     }
     case.check(&Tensor::stack(&vectors, 0), Some(&Tensor::from_slice(&vit_weights)));
+}
+
+#[test]
+fn branch_dropout_predicts_an_image_from_one_branch_or_from_both() {
+    let _alone = alone_with_the_generator();
+    let images = 600;
+    let strategies = FusionStrategy::ALL.iter();
+    for &strategy in strategies.filter(|of| Branch::ALL.iter().all(|&branch| of.uses(branch))) {
+        let case = Case::with(strategy, &["model.fusion.branch_dropout=0.4"]);
+        let random = |l: i64, d: i64| Tensor::randn([images, l, d], CPU);
+        let (vit, mamba) = (random(5, 24), random(7, 20));
+        let train = ForwardContext::train_on(Device::Cpu, 8);
+        let fused = case.forward_of(&vit, &mamba, train);
+        // Whether each image's vector stays the same if the tokens of a branch change.
+        let ignored = |vit: &Tensor, mamba: &Tensor, ctx: ForwardContext, than: &Tensor| {
+            let changed = case.forward_of(vit, mamba, ctx).vector - than;
+            let largest = changed.abs().flatten(1, -1).amax([1i64].as_slice(), false);
+            Vec::<f64>::try_from(largest.to_kind(Kind::Double)).unwrap()
+        };
+        let of_vit = ignored(&random(5, 24), &mamba, train, &fused.vector);
+        let of_mamba = ignored(&vit, &random(7, 20), train, &fused.vector);
+        let [mut vit_dropped, mut mamba_dropped] = [0, 0];
+        for (row, (of_vit, of_mamba)) in of_vit.into_iter().zip(of_mamba).enumerate() {
+            assert!(of_vit > 0.0 || of_mamba > 0.0, "{strategy}: an image lacks both");
+            vit_dropped += i32::from(of_vit == 0.0);
+            mamba_dropped += i32::from(of_mamba == 0.0);
+            if let Some(weights) = &fused.weights
+                && strategy != FusionStrategy::CrossAttention
+            {
+                let weight = weights.double_value(&[row as i64, 0]);
+                assert!(of_vit > 0.0 || weight == 0.0, "{strategy}: {weight}");
+                assert!(of_mamba > 0.0 || weight == 1.0, "{strategy}: {weight}");
+            }
+        }
+        for dropped in [vit_dropped, mamba_dropped] {
+            assert!((90..150).contains(&dropped), "{strategy}: {dropped} of {images}, not 120");
+        }
+        // Evaluation drops none; a gate in float32 may close on a branch all the same.
+        let eval = ForwardContext::eval();
+        let both = case.forward_of(&vit, &mamba, eval).vector;
+        let of_vit = ignored(&random(5, 24), &mamba, eval, &both);
+        assert!(of_vit.into_iter().filter(|&change| change == 0.0).count() < 10, "{strategy}");
+    }
+}
+
+#[test]
+fn a_gate_with_branch_dropout_has_finite_gradients_and_the_present_branch_its_projection() {
+    let _alone = alone_with_the_generator();
+    for strategy in [FusionStrategy::Weighted, FusionStrategy::Gated] {
+        let case = Case::with(strategy, &["model.fusion.branch_dropout=0.9"]);
+        let train = ForwardContext::train_on(Device::Cpu, 3);
+        let fused = case.forward_of(&case.vit, &case.mamba, train);
+        let [vit, mamba] = case.projected();
+        let weights = fused.weights.unwrap();
+        let mut alone = 0;
+        for image in 0..5 {
+            for (branch, projected) in [&vit, &mamba].into_iter().enumerate() {
+                if weights.double_value(&[image, branch as i64]) == 1.0 {
+                    let (found, expected) = (fused.vector.get(image), projected.get(image));
+                    assert!(difference(&found, &expected) < 1e-6);
+                    alone += 1;
+                }
+            }
+        }
+        assert!(alone >= 3, "{alone}");
+        fused.vector.square().sum(Kind::Float).backward();
+        for (name, parameter) in &case.parameters {
+            let gradient = parameter.grad();
+            assert!(bool::try_from(gradient.isfinite().all()).unwrap(), "{strategy}: {name}");
+        }
+    }
 }
 
 #[test]

@@ -70,7 +70,10 @@ fn weights_and_predictions_do_not_depend_on_the_number_of_threads() {
         &["train.slice=1", "train.accumulate=2", "train.ema_decay=0.5"][..],
         &["train.loss=pearson", "train.optimizer.name=lion", "train.clip_grad_norm=0.1"],
         &["train={loss: pearson, branch_loss: 0.5, slice: 1}"],
-        &["train={loss: label_distribution, branch_loss: 0.5, slice: 1, accumulate: 2}"],
+        &[
+            "train={loss: label_distribution, branch_loss: 0.5, slice: 1, accumulate: 2}",
+            "model.fusion.branch_dropout=0.5",
+        ],
         &["train.checkpoint_activations=true", "train.precision=bf16", "train.slice=4"],
         &["train.optimizer.name=sgd", "train.freeze.vit=1", "train.precision=fp16"],
     ] {
@@ -95,8 +98,9 @@ fn slices_train_what_a_whole_batch_does() {
         let run = |slice: usize| {
             let folder = folder.path().join(slice.to_string());
             let slice = format!("train.slice={slice}");
-            let heads = "train.branch_loss=0.5";
-            trained(&[&loss, sgd, heads, &slice, "train.threads=2", "train.accumulate=2"], &folder)
+            let balanced = ["train.branch_loss=0.5", "model.fusion.branch_dropout=0.5"];
+            let set = [&loss, sgd, &slice, "train.threads=2", "train.accumulate=2"];
+            trained(&[&set[..], &balanced].concat(), &folder)
         };
         let whole = run(6);
         for slice in [1, 4] {

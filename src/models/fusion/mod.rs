@@ -5,11 +5,13 @@
 //! channel, `σ` the logistic function.
 
 mod cross_attention;
+mod dropout;
 
 use anyhow::{Result, bail};
 use tch::{Kind, Tensor, nn};
 
 use self::cross_attention::CrossAttention;
+use self::dropout::Present;
 use super::forward_context::ForwardContext;
 use super::head::Regressor;
 use super::layers::{Init, Linear, Parameter};
@@ -203,12 +205,17 @@ impl Join {
         })
     }
 
+    /// Joins the branches; `present` has dropped those of some images.
     fn forward(
         &self,
-        vit: &BranchTokens,
-        mamba: &BranchTokens,
+        [vit, mamba]: [&BranchTokens; 2],
+        present: Option<&Present>,
         ctx: ForwardContext,
     ) -> Result<Fused> {
+        let softmax = |scores: &Tensor| match present {
+            Some(present) => present.mask_scores(scores).softmax(-1, Kind::Float),
+            None => scores.softmax(-1, Kind::Float),
+        };
         Ok(match self {
             Self::Concat { project } => {
                 Fused::without_weights(Tensor::cat(&project.forward(vit, mamba), -1))
@@ -219,17 +226,18 @@ impl Join {
             }
             Self::Weighted { project, weights } => {
                 let projected = project.forward(vit, mamba);
-                Fused::weighted_sum(&projected, &weights.softmax(-1, Kind::Float))
+                Fused::weighted_sum(&projected, &softmax(weights))
             }
             Self::Gated { project, gate } => {
                 let projected = project.forward(vit, mamba);
                 let scores = gate.forward(&Tensor::cat(&projected, -1)); // (b, 2)
-                Fused::weighted_sum(&projected, &scores.softmax(-1, Kind::Float))
+                Fused::weighted_sum(&projected, &softmax(&scores))
             }
             Self::Gmu { project, gate } => {
                 let [vit_hidden, mamba_hidden] = project.forward(vit, mamba).map(|x| x.tanh());
                 let features = Tensor::cat(&[vit.features(), mamba.features()], -1);
                 let gate = gate.forward(&features).sigmoid(); // (b, dim)
+                let gate = present.map_or_else(|| gate.shallow_clone(), |of| of.mask_gate(&gate));
                 let vit_weight = gate.mean_dim([-1i64].as_slice(), true, Kind::Float); // (b, 1)
                 Fused {
                     vector: &mamba_hidden + &gate * (vit_hidden - &mamba_hidden),
@@ -246,7 +254,7 @@ impl Join {
                     vit_head.forward(vit.features(), ctx.of_part(0)),
                     mamba_head.forward(mamba.features(), ctx.of_part(1)),
                 ];
-                Fused::weighted_sum(&scores, &weights.softmax(-1, Kind::Float))
+                Fused::weighted_sum(&scores, &softmax(weights))
             }
         })
     }
@@ -359,6 +367,7 @@ pub struct Fusion {
     join: Option<Join>,
     widths: [i64; 2],
     width: i64,
+    branch_dropout: f64,
 }
 
 impl Fusion {
@@ -381,7 +390,8 @@ impl Fusion {
             (_, Some(_), Some(_)) => dim,
             _ => bail!("model.fusion.strategy {strategy} needs a branch that the model lacks"),
         };
-        Ok(Self { join: Join::new(path, config, widths), widths, width })
+        let branch_dropout = config.fusion.branch_dropout;
+        Ok(Self { join: Join::new(path, config, widths), widths, width, branch_dropout })
     }
 
     /// Returns the number of channels of the fused vector.
@@ -397,7 +407,14 @@ impl Fusion {
         ctx: ForwardContext,
     ) -> Result<Fused> {
         match (&self.join, vit, mamba) {
-            (Some(join), Some(vit), Some(mamba)) => join.forward(vit, mamba, ctx),
+            (Some(join), Some(vit), Some(mamba)) => {
+                let (b, device) = (vit.features.size()[0], vit.features.device());
+                let Some(present) = Present::sample(self.branch_dropout, b, device, ctx) else {
+                    return join.forward([vit, mamba], None, ctx);
+                };
+                let (vit, mamba) = (present.apply(0, vit), present.apply(1, mamba));
+                join.forward([&vit, &mamba], Some(&present), ctx)
+            }
             (None, Some(single), None) | (None, None, Some(single)) => {
                 Ok(Fused::without_weights(single.features().shallow_clone()))
             }
