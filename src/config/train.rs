@@ -31,6 +31,12 @@ section! {
         /// where the fusion prefers the other, and the run reports the PC of both. 0 has no such
         /// heads, and neither has a model of one branch.
         pub branch_loss: f64 = 0.0,
+        /// Gradient modulation (OGM-GE, arXiv 2203.15332), which slows down the branch that is ahead:
+        /// where the loss of a branch's own head is lower than the other's by a factor ρ > 1, its
+        /// backbone's gradient is multiplied by 1 − tanh(α ρ), and noise is added to the gradients
+        /// of both. The value is α. It needs `branch_loss`, and an optimizer that does not normalize
+        /// gradients, as `sgd`. `null` leaves gradients as they are.
+        pub gradient_modulation: Option<f64> = None,
         /// The `label_distribution` loss.
         pub label_distribution: LabelDistributionConfig = LabelDistributionConfig::default(),
         /// The optimizer and its learning rates.
@@ -126,6 +132,16 @@ impl TrainConfig {
         checks.size("accumulate", self.accumulate);
         checks.positive("huber_delta", self.huber_delta);
         checks.not_negative("branch_loss", self.branch_loss);
+        if let Some(alpha) = self.gradient_modulation {
+            checks.positive("gradient_modulation", alpha);
+            if self.branch_loss == 0.0 {
+                let rest = format_args!(
+                    " {alpha} compares the losses of the branches' own heads, and \
+                     train.branch_loss is 0: set that to 1, or remove this key"
+                );
+                checks.fail("gradient_modulation", rest);
+            }
+        }
         checks.within("label_distribution", |checks| self.label_distribution.check(checks));
         checks.within("optimizer", |checks| self.optimizer.check(checks));
         checks.within("schedule", |checks| self.schedule.check(&self.optimizer, checks));

@@ -150,7 +150,9 @@ mod tests {
             train.optimizer.lr=0; train.optimizer.lr=.inf; train.optimizer.backbone_lr=-1; \
             train.optimizer.weight_decay=-1; train.optimizer.betas=[0.9, 1]; \
             train.optimizer.eps=0; train.schedule.warmup_epochs=-1; train.huber_delta=0; \
-            train.branch_loss=-1; train.label_distribution.bins=1; train.label_distribution.range=[5, 1]; \
+            train.branch_loss=-1; train={branch_loss: 1, gradient_modulation: 0}; \
+            train.gradient_modulation=0.1; train.label_distribution.bins=1; \
+            train.label_distribution.range=[5, 1]; \
             train.label_distribution.expectation_weight=-1; train.accumulate=0; \
             train.monitor=loss; train.early_stopping.patience=0; \
             train.early_stopping.min_delta=-1; train.optimizer.momentum=1; \

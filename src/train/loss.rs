@@ -26,8 +26,10 @@ const PEARSON_EPS: f64 = 1e-6;
 pub struct SliceLoss {
     /// The loss to differentiate.
     pub total: Tensor,
-    /// The loss to report.
+    /// The loss to report, the ensemble's.
     pub reported: Tensor,
+    /// The losses of the branches' own heads, to compare; empty without them.
+    pub branches: Vec<Tensor>,
 }
 
 /// The loss that the config names, with its settings.
@@ -123,12 +125,13 @@ impl Criterion {
     pub fn loss(&self, predictions: &Tensor, targets: &Tensor, total: f64) -> Result<SliceLoss> {
         let of_head =
             |head: i64| self.loss_of_head(&predictions.f_select(1, head)?, targets, total);
-        let reported = of_head(0)?;
+        let (reported, heads) = (of_head(0)?, predictions.size()[1]);
+        let branches: Vec<Tensor> = (1..heads).map(of_head).collect::<Result<_>>()?;
         let mut sum = reported.shallow_clone();
-        for branch in 1..predictions.size()[1] {
-            sum = sum.f_add(&of_head(branch)?.f_mul_scalar(self.branch_loss)?)?;
+        for loss in &branches {
+            sum = sum.f_add(&loss.f_mul_scalar(self.branch_loss)?)?;
         }
-        Ok(SliceLoss { total: sum, reported })
+        Ok(SliceLoss { total: sum, reported, branches })
     }
 
     /// Computes the term of these images of the loss of one head, a scalar: the sum over them of weight times loss, divided by the step's `total` [weight](Self::total_weight).

@@ -8,6 +8,7 @@ pub mod gradient_sum;
 pub mod groups;
 mod label_distribution;
 pub mod loss;
+mod modulation;
 pub mod modules;
 pub mod monitor;
 mod objective;

@@ -155,6 +155,11 @@ pub(super) trait Objective: Sync {
     /// and ranks the step's loss is divided.
     fn weight(&self, batches: &[HostBatch], epoch: usize) -> f64;
 
+    /// Returns the number of branches that have losses of their own.
+    fn branch_heads(&self) -> usize {
+        0
+    }
+
     /// Computes a slice's term of the step's loss, which is divided by `total`.
     fn loss(&self, slice: &Slice, total: f64) -> Result<SliceLoss>;
 

@@ -32,8 +32,10 @@ impl JointLoss {
             let len = output.size()[0];
             // Its gradient is that of the loss.
             let total = (output * gradient.narrow(0, start, len)).f_sum(Kind::Float)?;
-            let reported = loss.reported.detach() * (len as f64 / global_len as f64);
-            terms.push(Mutex::new(Some(SliceLoss { total, reported })));
+            let own = |loss: &Tensor| loss.detach() * (len as f64 / global_len as f64);
+            let branches = loss.branches.iter().map(own).collect();
+            let reported = own(&loss.reported);
+            terms.push(Mutex::new(Some(SliceLoss { total, reported, branches })));
             start += len;
         }
         Ok(Self(terms))

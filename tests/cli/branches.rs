@@ -66,7 +66,7 @@ fn a_run_reports_the_pc_of_each_branch_by_epoch_and_each_prediction_of_its_head(
     let text = fs::read_to_string(sandbox.path("plain/metrics.jsonl")).unwrap();
     assert!(!text.contains("branch_pc"), "{text}");
     let csv = fs::read_to_string(sandbox.path("plain/predictions_val.csv")).unwrap();
-    assert!(csv.starts_with("image,target,prediction,weight_vit,weight_mamba\n"), "{csv}");
+    assert!(csv.starts_with("image,target,prediction,group,weight_vit,weight_mamba\n"), "{csv}");
 }
 
 #[test]
@@ -75,7 +75,7 @@ fn a_balanced_run_resumes_bit_for_bit() {
     let set = [HEADS, "train.ema_decay=0.5", "model.fusion.branch_dropout=0.5"];
     sandbox.done(&train_arguments("whole", &set));
     let stopped = [&train_arguments("stopped", &set)[..], &["--stop-after", "1"]].concat();
-    sandbox.fails(&stopped);
+    sandbox.done(&stopped);
     sandbox.done(&[&train_arguments("stopped", &set)[..], &["--resume"]].concat());
     assert!(last(&sandbox, "whole") == last(&sandbox, "stopped"));
     let lines = |run: &str| -> Vec<Value> {
@@ -122,4 +122,49 @@ fn an_exported_model_predicts_and_its_card_names_the_heads() {
         rows["predictions"][0]["score"].as_f64().unwrap()
     });
     assert_eq!(scores[0], scores[1]);
+}
+
+#[test]
+fn a_run_starts_from_the_branches_of_two_runs_of_one_branch_each() {
+    let sandbox = Sandbox::new();
+    let alone = |branch: &str| {
+        let strategy = format!("model.fusion.strategy={branch}_only");
+        sandbox.done(&train_arguments(branch, &["train.epochs=1", &strategy, HEADS]));
+        tensors(&sandbox.path(branch).join("best.safetensors"))
+    };
+    let stages = [alone("vit"), alone("mamba")];
+    let set = [
+        "model.vit.weights=vit/best.safetensors",
+        "model.mamba.weights=mamba/best.safetensors",
+        "train.freeze={vit: all, mamba: all, epochs: 1}",
+        HEADS,
+    ];
+    let frozen = [&set[..], &["train.epochs=1"]].concat();
+    sandbox.done(&train_arguments("frozen", &frozen));
+    let both = tensors(&sandbox.path("frozen/last.safetensors"));
+    for (branch, stage) in ["vit.", "mamba."].into_iter().zip(&stages) {
+        let backbone = stage.iter().filter(|(name, _)| name.starts_with(branch));
+        assert!(backbone.clone().count() > 10);
+        for (name, tensor) in backbone {
+            assert!(*tensor == both[name], "{name}");
+        }
+    }
+    sandbox.done(&train_arguments("unfrozen", &[&set[..], &["train.epochs=2"]].concat()));
+    let unfrozen = tensors(&sandbox.path("unfrozen/last.safetensors"));
+    assert!(unfrozen["vit.pos_embed"] != both["vit.pos_embed"]);
+}
+
+#[test]
+fn gradient_modulation_needs_the_branches_losses_and_resumes_bit_for_bit() {
+    let sandbox = Sandbox::new();
+    let (code, error) = sandbox.fails(&train_arguments("run", &["train.gradient_modulation=0.3"]));
+    let words = "train.gradient_modulation 0.3 compares the losses of the branches' own heads, and \
+                 train.branch_loss is 0: set that to 1, or remove this key";
+    assert!(code == 2 && error.contains(words), "{error}");
+    let set = [HEADS, "train.gradient_modulation=0.3", "train.optimizer.name=sgd"];
+    sandbox.done(&train_arguments("whole", &set));
+    let stopped = [&train_arguments("stopped", &set)[..], &["--stop-after", "2"]].concat();
+    sandbox.done(&stopped);
+    sandbox.done(&[&train_arguments("stopped", &set)[..], &["--resume"]].concat());
+    assert!(last(&sandbox, "whole") == last(&sandbox, "stopped"));
 }

@@ -118,8 +118,10 @@ fn two_processes_are_one_with_each_loss_and_with_accumulation() {
     let sandbox = Sandbox::new();
     // The last step of an epoch has one batch of 8. SGD, for AdamW would blow up the rounding in
     // gradients that are 0: PC does not depend on the last bias.
-    let accumulate =
-        |size: usize| format!("train={{batch_size: {size}, accumulate: 2, branch_loss: 0.5}}");
+    let accumulate = |size: usize| {
+        let balance = "branch_loss: 0.5, gradient_modulation: 0.3";
+        format!("train={{batch_size: {size}, accumulate: 2, {balance}}}")
+    };
     for loss in ["pearson", "label_distribution"] {
         let name = format!("train.loss={loss}");
         let arguments = |run: &str, size: usize| -> Vec<String> {

@@ -53,7 +53,10 @@ fn each_option_of_the_recipe_changes_the_weights() {
         ("train.optimizer={name: sgd, nesterov: true}", "train.optimizer.name=sgd"),
         ("train.optimizer={name: sgd, weight_decay: 10}", "train.optimizer.name=sgd"),
         ("train.accumulate=2", "train.accumulate=1"),
-        ("train.branch_loss=1", "train.branch_loss=0.5"),
+        (
+            "train={branch_loss: 1, optimizer: {name: sgd}, gradient_modulation: 0.5}",
+            "train={branch_loss: 1, optimizer: {name: sgd}, gradient_modulation: 0.1}",
+        ),
         ("model.fusion.branch_dropout=0.5", "model.fusion.branch_dropout=0"),
         ("train={optimizer: {name: sgd}, clip_grad_norm: 0.01}", "train.optimizer.name=sgd"),
         ("train.ema_decay=0.5", "train.ema_decay=null"),

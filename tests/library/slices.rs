@@ -69,7 +69,10 @@ fn weights_and_predictions_do_not_depend_on_the_number_of_threads() {
     for set in [
         &["train.slice=1", "train.accumulate=2", "train.ema_decay=0.5"][..],
         &["train.loss=pearson", "train.optimizer.name=lion", "train.clip_grad_norm=0.1"],
-        &["train={loss: pearson, branch_loss: 0.5, slice: 1}"],
+        &[
+            "train={loss: pearson, branch_loss: 0.5, gradient_modulation: 0.5, slice: 1}",
+            "train.optimizer.name=sgd",
+        ],
         &[
             "train={loss: label_distribution, branch_loss: 0.5, slice: 1, accumulate: 2}",
             "model.fusion.branch_dropout=0.5",

@@ -155,7 +155,7 @@ impl Objective for MaskedImages<'_> {
             Some(colors) => pixels + colors * self.config.pretrain.class_token_weight,
             None => pixels,
         };
-        Ok(SliceLoss { total, reported })
+        Ok(SliceLoss { total, reported, branches: Vec::new() })
     }
 
     fn validate(

@@ -301,6 +301,10 @@ impl Objective for Supervised<'_> {
         Criterion::total_weight(batches)
     }
 
+    fn branch_heads(&self) -> usize {
+        self.net.branch_heads()
+    }
+
     fn loss(&self, slice: &Slice, total: f64) -> Result<SliceLoss> {
         let targets = self.criterion.targets(slice.batch, &slice.rows, self.net.head())?;
         self.criterion.loss(&self.outputs(slice)?, &targets, total)

@@ -11,9 +11,22 @@ use crate::data::HostBatch;
 use crate::data::random_stream::mix;
 use crate::models::ForwardContext;
 use crate::train::gradient_sum::GradientSum;
+use crate::train::modulation::modulate;
 use crate::train::objective::{Microbatch, Objective, Slice};
 use crate::train::observer::StepRecord;
 use crate::train::precision::LossScale;
+
+/// The index of the noise of gradient modulation among a step's random numbers, which no microbatch
+/// has.
+const MODULATION: u64 = u64::MAX;
+
+/// The loss of a step over the global batch.
+struct StepLoss {
+    /// The ensemble's.
+    reported: f64,
+    /// Those of the branches' own heads, if gradients are modulated by them.
+    branches: Vec<f64>,
+}
 
 /// The result of a step.
 pub(super) enum Stepped {
@@ -28,8 +41,17 @@ impl<O: Objective> Trainer<'_, O> {
     /// weights that this one makes not finite; after the `last` of an epoch they are checked. No
     /// step is skipped once they are: nothing repairs them.
     pub(super) fn train_step(&mut self, batches: &[HostBatch], last: bool) -> Result<Stepped> {
-        let loss = self.backward(batches)?;
+        let StepLoss { reported: loss, branches } = self.backward(batches)?;
         self.gradients.finish()?;
+        if let (Some(alpha), &[vit, mamba]) = (self.config.train.gradient_modulation, &branches[..])
+        {
+            // All ranks have the same noise.
+            tch::manual_seed(seed_of(
+                seed_of(self.config.seed, self.progress.steps) as u64,
+                MODULATION,
+            ));
+            modulate(&self.parameters, alpha, [vit, mamba])?;
+        }
         let lr = self.optimizer.learning_rates(&self.schedule, self.progress.steps);
         let grad_norm = if loss.is_finite() {
             let clip = self.config.train.clip_grad_norm;
@@ -64,12 +86,13 @@ impl<O: Objective> Trainer<'_, O> {
         }))
     }
 
-    /// Sums this rank's gradients of the step's loss over all microbatches, and returns that loss.
-    fn backward(&mut self, batches: &[HostBatch]) -> Result<f64> {
+    /// Sums this rank's gradients of the step's loss over all microbatches, and returns that loss,
+    /// over all ranks.
+    fn backward(&mut self, batches: &[HostBatch]) -> Result<StepLoss> {
         let objective = &self.objective;
         let total = self.world.sum(objective.weight(batches, self.progress.epochs))?;
         let gradients = GradientSum::new(&self.trained, &self.slicer);
-        let mut terms: Vec<Tensor> = Vec::new();
+        let mut terms: Vec<(Tensor, Vec<Tensor>)> = Vec::new();
         for (index, batch) in batches.iter().enumerate() {
             if index + 1 == batches.len() {
                 self.gradients.arm()?;
@@ -90,15 +113,30 @@ impl<O: Objective> Trainer<'_, O> {
                     None => objective.loss(&slices[slice], total)?,
                 };
                 gradients.add(before + slice, &LossScale::scaled(scale, loss.total))?;
-                Ok(loss.reported.detach())
+                let branches = loss.branches.iter().map(Tensor::detach).collect();
+                Ok((loss.reported.detach(), branches))
             })?);
         }
-        let mine = if terms.is_empty() {
-            0.0
-        } else {
-            Tensor::f_stack(&terms, 0)?.f_sum(Kind::Double)?.double_value(&[])
+        let sum = |terms: Vec<&Tensor>| -> Result<f64> {
+            let mine = if terms.is_empty() {
+                0.0
+            } else {
+                Tensor::f_stack(&terms, 0)?.f_sum(Kind::Double)?.double_value(&[])
+            };
+            self.world.sum(mine)
         };
-        self.world.sum(mine)
+        // Nothing else compares the branches' losses.
+        let compared = if self.config.train.gradient_modulation.is_some() {
+            self.objective.branch_heads()
+        } else {
+            0
+        };
+        let of_branch =
+            |branch: usize| sum(terms.iter().filter_map(|(_, all)| all.get(branch)).collect());
+        Ok(StepLoss {
+            reported: sum(terms.iter().map(|(reported, _)| reported).collect())?,
+            branches: (0..compared).map(of_branch).collect::<Result<_>>()?,
+        })
     }
 
     /// Returns the slices of this rank's shard of a microbatch.
