@@ -398,8 +398,8 @@ mod tests {
             ),
             (
                 "model: {fusion: gated}",
-                "a.yaml:1: model.fusion must be a map (strategy, dim, branch_dropout), is gated; did \
-                 you mean model.fusion.strategy?",
+                "a.yaml:1: model.fusion must be a map (strategy, dim, branch_dropout), is gated; \
+                 did you mean model.fusion.strategy?",
             ),
             ("- a", "a.yaml: a config is a map of keys, this is [a]"),
             ("1: a", "a.yaml: keys must be names, 1 is not"),

@@ -25,17 +25,17 @@ section! {
         pub loss: Loss = Loss::Mse,
         /// Error above which `huber` grows linearly, in standard deviations of the training scores.
         pub huber_delta: f64 = 1.0,
-        /// Weight of each branch's own loss, which is added to that of the ensemble: the same loss of
-        /// a linear head on the branch's feature vector (the losses of Gradient-Blending, arXiv
+        /// Weight of each branch's own loss, which is added to that of the ensemble: the same loss
+        /// of a linear head on the branch's feature vector (the losses of Gradient-Blending, arXiv
         /// 1905.12681, with one weight for both branches). Each branch then trains on its own, also
         /// where the fusion prefers the other, and the run reports the PC of both. 0 has no such
         /// heads, and neither has a model of one branch.
         pub branch_loss: f64 = 0.0,
-        /// Gradient modulation (OGM-GE, arXiv 2203.15332), which slows down the branch that is ahead:
-        /// where the loss of a branch's own head is lower than the other's by a factor ρ > 1, its
-        /// backbone's gradient is multiplied by 1 − tanh(α ρ), and noise is added to the gradients
-        /// of both. The value is α. It needs `branch_loss`, and an optimizer that does not normalize
-        /// gradients, as `sgd`. `null` leaves gradients as they are.
+        /// Gradient modulation (OGM-GE, arXiv 2203.15332), which slows down the branch that is
+        /// ahead: where the loss of a branch's own head is lower than the other's by a factor ρ >
+        /// 1, its backbone's gradient is multiplied by 1 − tanh(α ρ), and noise is added to the
+        /// gradients of both. The value is α. It needs `branch_loss`, and an optimizer that does
+        /// not normalize gradients, as `sgd`. `null` leaves gradients as they are.
         pub gradient_modulation: Option<f64> = None,
         /// The `label_distribution` loss.
         pub label_distribution: LabelDistributionConfig = LabelDistributionConfig::default(),

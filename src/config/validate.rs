@@ -143,7 +143,8 @@ mod tests {
             data.synthetic.rater_noise=-1; model.vit.drop_path=1; model.mamba.drop_path=-0.1; \
             model.vit.depth=0; model.mamba.d_state=0; model.vit.patch_size=0; \
             model.vit.patch_size=-16; model.vit.num_heads=0; model.vit.num_heads=5; \
-            model.fusion.dim=0; model.fusion.branch_dropout=1; model.head.dropout=1; model.head.hidden=[0]; train.freeze.vit=13; \
+            model.fusion.dim=0; model.fusion.branch_dropout=1; model.head.dropout=1; \
+            model.head.hidden=[0]; train.freeze.vit=13; \
             train.freeze.mamba=some; train.freeze.vit=-1; train.ema_decay=1; \
             train.ema_decay=-0.1; train.optimizer.layer_decay=0; train.optimizer.layer_decay=1.1; \
             train.epochs=0; train.batch_size=0; train.threads=0; train.clip_grad_norm=0; \

@@ -134,9 +134,10 @@ impl Criterion {
         Ok(SliceLoss { total: sum, reported, branches })
     }
 
-    /// Computes the term of these images of the loss of one head, a scalar: the sum over them of weight times loss, divided by the step's `total` [weight](Self::total_weight).
-    /// The terms of all slices add up to the weighted mean over all images. The Pearson loss is no
-    /// mean over images: the terms of microbatches add up to the weighted mean of their losses.
+    /// Computes the term of these images of the loss of one head, a scalar: the sum over them of
+    /// weight times loss, divided by the step's `total` [weight](Self::total_weight). The terms of
+    /// all slices add up to the weighted mean over all images. The Pearson loss is no mean over
+    /// images: the terms of microbatches add up to the weighted mean of their losses.
     ///
     /// The predictions (b), or (b, 1 + k), and the targets are of the same images. Returns an error
     /// if the shapes do not match.

@@ -6,8 +6,8 @@
 //! none: here a branch is ahead by the ratio of the losses of the branches' own heads,
 //! `ρ_vit = L_mamba / L_vit` over the step's images, and its reciprocal for the other. The gradient
 //! of the backbone that is ahead (ρ > 1) is multiplied by `1 − tanh(α ρ)`; the other's stays. As in
-//! the paper's code, noise is added to each tensor's gradient, with the root mean square of its elements
-//! before as its standard deviation.
+//! the paper's code, noise is added to each tensor's gradient. Its standard deviation is the root
+//! mean square of the gradient's elements.
 
 use anyhow::Result;
 use tch::{Device, Tensor};

@@ -36,8 +36,8 @@ impl Present {
         scores.to_kind(Kind::Float) + self.0.log()
     }
 
-    /// Returns a gate (b, d), the weight of the ViT, of which the other branch has the rest: 0 where
-    /// the ViT is dropped, 1 where the Mamba is.
+    /// Returns a gate (b, d), the weight of the ViT, of which the other branch has the rest: 0
+    /// where the ViT is dropped, 1 where the Mamba is.
     pub(super) fn mask_gate(&self, gate: &Tensor) -> Tensor {
         let [vit, mamba] = [0, 1].map(|branch| self.0.narrow(1, branch, 1)); // (b, 1)
         gate * (vit * &mamba) + (1.0 - mamba)
