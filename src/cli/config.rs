@@ -7,8 +7,7 @@ use anyhow::{Result, bail};
 use serde_json::{Map, json};
 
 use super::output::{print, print_json, print_result, say, table};
-use crate::config::{self, Config, KeyReference, json_schema, reference};
-use crate::report::plain_text;
+use crate::config::{self, Config, KeyReference, json_schema, plain_text, reference};
 use crate::run::{CONFIG_FILE, RunKind};
 use crate::sweep;
 

@@ -64,7 +64,7 @@ pub use train::{
 pub use weights_source::{HubFile, WeightsSource};
 
 use section::section;
-pub(crate) use write::yaml_value;
+pub(crate) use write::{as_json, plain_text, yaml_value};
 
 section! {
     /// An experiment: every setting that `vmbeauty train` reads.

@@ -1,5 +1,6 @@
 //! The reference of all keys, with defaults and documentation, generated from the types.
 
+use indexmap::IndexMap;
 use serde::Serialize;
 use serde_yaml::Value;
 
@@ -52,14 +53,11 @@ pub fn nearest_key(name: &str) -> Option<String> {
 /// Returns the reference as Markdown, a heading and a table per section: the generated part of
 /// docs/config.md.
 pub fn reference_markdown() -> String {
-    let mut sections: Vec<(String, String)> = Vec::new();
+    let mut sections: IndexMap<String, String> = IndexMap::new();
     for KeyReference { key, default, doc, .. } in reference() {
         let section = key.rsplit_once('.').map_or("", |(section, _)| section);
-        let at = sections.iter().position(|(name, _)| name == section).unwrap_or_else(|| {
-            sections.push((section.to_owned(), String::new()));
-            sections.len() - 1
-        });
-        sections[at].1.push_str(&format!("| `{key}` | `{default}` | {doc} |\n"));
+        let rows = sections.entry(section.to_owned()).or_default();
+        rows.push_str(&format!("| `{key}` | `{default}` | {doc} |\n"));
     }
     let page = sections.iter().map(|(name, rows)| {
         let title = if name.is_empty() { "Top level".into() } else { format!("`{name}`") };

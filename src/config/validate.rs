@@ -122,11 +122,6 @@ mod tests {
     }
 
     #[test]
-    fn the_default_config_is_valid() {
-        Config::default().validate().unwrap();
-    }
-
-    #[test]
     fn each_value_out_of_range_is_refused() {
         for bad in "\
             name=; name=../a; name=.a; name=a b; data.val_fraction=1; data.val_fraction=-0.1; \

@@ -73,6 +73,22 @@ pub(super) fn escape(value: &mut Value) {
     }
 }
 
+/// Returns a text as it is, and any other value as JSON, which YAML is a superset of.
+pub(crate) fn plain_text(value: &Value) -> String {
+    match value {
+        Value::String(text) => text.clone(),
+        other => as_json(other),
+    }
+}
+
+/// Formats a value as JSON, in which a text is quoted, so that it stays one.
+pub(crate) fn as_json(value: &Value) -> String {
+    serde_json::to_string(value).unwrap_or_else(|_| {
+        // Keys that are not strings have no JSON; the config rejects them.
+        serde_yaml::to_string(value).unwrap_or_default()
+    })
+}
+
 /// Writes a value on one line, in YAML's flow style.
 pub(crate) fn flow(value: &Value) -> String {
     match value {

@@ -1,5 +1,7 @@
 //! Images embedded in HTML.
 
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
 use image::RgbImage;
 use image::codecs::jpeg::JpegEncoder;
 use image::imageops::{FilterType, resize};
@@ -14,43 +16,6 @@ pub fn embedded(image: &RgbImage, side: u32, quality: u8, alt: &str) -> Option<M
     let small = resize(image, width, height, FilterType::Triangle);
     let mut jpeg = Vec::new();
     JpegEncoder::new_with_quality(&mut jpeg, quality).encode_image(&small).ok()?;
-    let source = format!("data:image/jpeg;base64,{}", base64(&jpeg));
+    let source = format!("data:image/jpeg;base64,{}", BASE64_STANDARD.encode(&jpeg));
     Some(html! { img width=(width) height=(height) alt=(alt) src=(source); })
-}
-
-/// Encodes bytes in Base64 (RFC 4648).
-pub(crate) fn base64(bytes: &[u8]) -> String {
-    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    let mut text = String::with_capacity(bytes.len().div_ceil(3) * 4);
-    for group in bytes.chunks(3) {
-        let word = group.iter().fold(0u32, |word, &byte| word << 8 | u32::from(byte));
-        let word = word << (8 * (3 - group.len()));
-        for digit in 0..4 {
-            text.push(if digit <= group.len() {
-                char::from(DIGITS[(word >> (18 - 6 * digit)) as usize & 63])
-            } else {
-                '='
-            });
-        }
-    }
-    text
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn base64_agrees_with_the_examples_of_rfc_4648() {
-        for (bytes, text) in [
-            ("", ""),
-            ("f", "Zg=="),
-            ("fo", "Zm8="),
-            ("foo", "Zm9v"),
-            ("foob", "Zm9vYg=="),
-            ("foobar", "Zm9vYmFy"),
-        ] {
-            assert_eq!(base64(bytes.as_bytes()), text);
-        }
-    }
 }

@@ -3,11 +3,12 @@
 use std::io::Cursor;
 
 use anyhow::{Context, Result};
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
 use image::{ImageFormat, Rgb, RgbImage};
 use maud::{PreEscaped, html};
 
 use super::canvas::{Letters, PAPER, paste, write_scaled};
-use crate::data::embed::base64;
 use crate::files::printable;
 
 /// A drawing in units that are pixels at scale 1.
@@ -76,7 +77,8 @@ impl Drawing {
                     image
                         .write_to(&mut png, ImageFormat::Png)
                         .context("cannot encode an image as PNG")?;
-                    let source = format!("data:image/png;base64,{}", base64(png.get_ref()));
+                    let source =
+                        format!("data:image/png;base64,{}", BASE64_STANDARD.encode(png.get_ref()));
                     html! {
                         image x=(x) y=(y) width=(width) height=(height) xlink:href=(source)
                             preserveAspectRatio="none" {}

@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use anyhow::Result;
 use serde_yaml::Value;
 
-use crate::config::{Config, DatasetName};
+use crate::config::{Config, DatasetName, plain_text};
 
 /// Keys that do not affect what a model is.
 const IGNORED: [&str; 13] = [
@@ -62,14 +62,6 @@ pub(super) fn differences(configs: &[&Config]) -> Result<Vec<(String, Vec<String
     let values = |key: &str| all.iter().map(|keys| value(keys, key)).collect::<Vec<_>>();
     let different = keys.map(|(key, _)| (key.clone(), values(key)));
     Ok(different.filter(|(_, values)| values.windows(2).any(|pair| pair[0] != pair[1])).collect())
-}
-
-/// Returns a string as it is, and any other value as JSON.
-pub(crate) fn plain_text(value: &Value) -> String {
-    match value {
-        Value::String(text) => text.clone(),
-        other => serde_json::to_string(other).unwrap_or_else(|_| "?".to_string()),
-    }
 }
 
 #[cfg(test)]

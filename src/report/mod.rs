@@ -16,7 +16,7 @@ mod tables;
 mod write;
 
 pub use assemble::{ReportOptions, RunReport};
-pub(crate) use config_keys::{affects_results, plain_text};
+pub(crate) use config_keys::affects_results;
 pub use html::EmbeddedImages;
 pub(crate) use tables::{group_thousands, text_table};
 pub use write::{check_name, write};

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use anyhow::Result;
+use indexmap::{IndexMap, IndexSet};
 use serde::Serialize;
 
 use super::config_keys::differences;
@@ -80,14 +81,11 @@ impl SearchAxis {
 /// Returns the search of each sweep among the runs. Returns an error if a path in a config is not
 /// Unicode.
 pub(super) fn searches(runs: &[FoundRun]) -> Result<Vec<SearchOverview>> {
-    let mut sources: Vec<&Path> = Vec::new();
+    let mut by_source: IndexMap<&Path, Vec<&FoundRun>> = IndexMap::new();
     for run in runs.iter().filter(|run| run.kind == SourceKind::Sweep) {
-        if !sources.contains(&run.source.as_path()) {
-            sources.push(&run.source);
-        }
+        by_source.entry(&run.source).or_default().push(run);
     }
-    let of = |source: &Path| search(runs.iter().filter(|run| run.source == source).collect());
-    sources.into_iter().filter_map(|source| of(source).transpose()).collect()
+    by_source.into_values().filter_map(|runs| search(runs).transpose()).collect()
 }
 
 fn search(runs: Vec<&FoundRun>) -> Result<Option<SearchOverview>> {
@@ -132,14 +130,8 @@ fn search(runs: Vec<&FoundRun>) -> Result<Option<SearchOverview>> {
 
 /// Numbers equal values alike, from 0.
 fn labels(values: &[String]) -> Vec<usize> {
-    let mut known: Vec<&String> = Vec::new();
-    let number = |value| {
-        known.iter().position(|other| *other == value).unwrap_or_else(|| {
-            known.push(value);
-            known.len() - 1
-        })
-    };
-    values.iter().map(number).collect()
+    let mut known = IndexSet::new();
+    values.iter().map(|value| known.insert_full(value).0).collect()
 }
 
 /// Divides numbers into bins of about equally many by rank, equal numbers in one bin; few different

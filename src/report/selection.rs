@@ -3,6 +3,8 @@
 
 use std::collections::BTreeSet;
 
+use indexmap::IndexMap;
+
 use super::assemble::RunReport;
 use super::axis::short;
 use crate::data::Split;
@@ -64,7 +66,7 @@ fn how(report: &RunReport, board: &Leaderboard) -> String {
 /// Names the models that beat the first one on the evaluated images.
 fn better_models(board: &Leaderboard) -> Option<String> {
     let first = board.models.first()?;
-    let mut by_name: Vec<(&str, Vec<String>)> = Vec::new();
+    let mut by_name: IndexMap<&str, Vec<String>> = IndexMap::new();
     for metric in Metric::ALL {
         let Some(place) = board.winner(metric).filter(|&place| place > 0) else { continue };
         let winner = &board.models[place];
@@ -75,7 +77,7 @@ fn better_models(board: &Leaderboard) -> Option<String> {
         };
         let [value, than] = [winner, first].map(|model| shown(model.metric(metric).mean));
         let won = format!("{} ({value}, not {than}; {p})", metric.name().to_uppercase());
-        add(&mut by_name, &winner.name, won);
+        by_name.entry(&winner.name).or_default().push(won);
     }
     let found =
         by_name.iter().map(|(name, won)| format!("{name} has the better {}", won.join(", ")));
@@ -98,24 +100,17 @@ fn better_models(board: &Leaderboard) -> Option<String> {
 /// Names the baselines that beat the first model.
 fn better_baselines(board: &Leaderboard) -> Option<String> {
     let first = board.models.first()?;
-    let mut by_name: Vec<(&str, Vec<String>)> = Vec::new();
+    let mut by_name: IndexMap<&str, Vec<String>> = IndexMap::new();
     for metric in Metric::ALL {
         let Some((name, value)) = board.winning_baseline(metric) else { continue };
         let than = shown(first.metric(metric).mean);
         let won = format!("{} ({value:.4}, not {than})", metric.name().to_uppercase());
-        add(&mut by_name, name, won);
+        by_name.entry(name).or_default().push(won);
     }
     let found = by_name.iter().map(|(name, won)| format!("{name} in {}", won.join(", ")));
     let found: Vec<String> = found.collect();
     (!found.is_empty())
         .then(|| format!("A baseline is better than {}: {}.", first.name, found.join("; ")))
-}
-
-fn add<'a>(by_name: &mut Vec<(&'a str, Vec<String>)>, name: &'a str, won: String) {
-    match by_name.iter_mut().find(|(known, _)| *known == name) {
-        Some((_, all)) => all.push(won),
-        None => by_name.push((name, vec![won])),
-    }
 }
 
 /// Returns a metric as text.

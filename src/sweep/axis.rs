@@ -4,6 +4,7 @@ use serde_json::json;
 use serde_yaml::{Mapping, Value};
 
 use super::naming;
+use crate::config::as_json;
 use crate::config::names::nearest;
 use crate::data::random_stream::RandomStream;
 
@@ -35,33 +36,23 @@ impl<'a> Distribution<'a> {
 
     fn parse(name: &str, bounds: &'a Value) -> Result<Self, String> {
         let list = bounds.as_sequence().map_or(&[][..], Vec::as_slice);
-        let wrong = |rule: &str| format!("{name} must be {rule}, is {}", naming::json(bounds));
-        if name == "choice" {
-            let choice = Some(list).filter(|list| !list.is_empty()).map(Self::Choice);
-            return choice.ok_or_else(|| wrong("a list of values"));
-        }
-        if name == "int" {
-            let rule = "two whole numbers, the smaller first";
-            let bounds = match list {
-                [low, high] => low.as_i64().zip(high.as_i64()),
-                _ => None,
-            };
-            let bounds = bounds.filter(|(low, high)| low < high);
-            return bounds.map(|(low, high)| Self::Int([low, high])).ok_or_else(|| wrong(rule));
-        }
-        let bounds = match list {
-            [low, high] => low.as_f64().zip(high.as_f64()),
-            _ => None,
+        let numbers = || {
+            let [low, high] = ascending(list, Value::as_f64)?;
+            (low.is_finite() && high.is_finite()).then_some([low, high])
         };
-        let finite = |(low, high): &(f64, f64)| low < high && low.is_finite() && high.is_finite();
-        let bounds = bounds.filter(finite);
-        if name == "uniform" {
-            let rule = "two numbers, the smaller first";
-            return bounds.map(|(low, high)| Self::Uniform([low, high])).ok_or_else(|| wrong(rule));
-        }
-        let rule = "two numbers above 0, the smaller first";
-        let bounds = bounds.filter(|(low, _)| *low > 0.0);
-        bounds.map(|(low, high)| Self::LogUniform([low, high])).ok_or_else(|| wrong(rule))
+        let (parsed, rule) = match name {
+            "choice" => ((!list.is_empty()).then_some(Self::Choice(list)), "a list of values"),
+            "int" => {
+                let bounds = ascending(list, Value::as_i64);
+                (bounds.map(Self::Int), "two whole numbers, the smaller first")
+            }
+            "uniform" => (numbers().map(Self::Uniform), "two numbers, the smaller first"),
+            _ => {
+                let bounds = numbers().filter(|[low, _]| *low > 0.0);
+                (bounds.map(Self::LogUniform), "two numbers above 0, the smaller first")
+            }
+        };
+        parsed.ok_or_else(|| format!("{name} must be {rule}, is {}", as_json(bounds)))
     }
 
     fn sample(&self, stream: &mut RandomStream) -> Value {
@@ -90,23 +81,34 @@ impl<'a> Distribution<'a> {
     }
 }
 
+/// Returns the two numbers of a list, if the first is the smaller one.
+fn ascending<T: PartialOrd>(list: &[Value], number: fn(&Value) -> Option<T>) -> Option<[T; 2]> {
+    let [low, high] = list else { return None };
+    let bounds = [number(low)?, number(high)?];
+    (bounds[0] < bounds[1]).then_some(bounds)
+}
+
 /// Rounds a number to a few digits, within its bounds.
 fn number(value: f64, low: f64, high: f64) -> Value {
     let rounded = format!("{value:.0$e}", DIGITS - 1).parse().unwrap_or(value);
     rounded.clamp(low, high).into()
 }
 
-/// Samples the distributions within a value.
-fn sample_within(value: &Value, stream: &mut RandomStream) -> Value {
+/// Returns a value with others in place of the distributions within it.
+fn replaced(value: &Value, by: &mut dyn FnMut(&Distribution) -> Value) -> Value {
     match (Distribution::of(value), value) {
-        (Some(Ok(distribution)), _) => distribution.sample(stream),
+        (Some(Ok(distribution)), _) => by(&distribution),
         (None, Value::Mapping(map)) => {
-            let sampled =
-                map.iter().map(|(key, value)| (key.clone(), sample_within(value, stream)));
-            Value::Mapping(sampled.collect::<Mapping>())
+            let pairs = map.iter().map(|(key, value)| (key.clone(), replaced(value, by)));
+            Value::Mapping(pairs.collect())
         }
         _ => value.clone(),
     }
+}
+
+/// Samples the distributions within a value.
+fn sample_within(value: &Value, stream: &mut RandomStream) -> Value {
+    replaced(value, &mut |distribution| distribution.sample(stream))
 }
 
 /// Samples a value of an axis.
@@ -120,14 +122,12 @@ pub(super) fn sample(axis: &Value, stream: &mut RandomStream) -> Value {
 }
 
 fn example(value: &Value, index: usize) -> Value {
-    match (Distribution::of(value), value) {
-        (Some(Ok(distribution)), _) => distribution.example(index),
-        (None, Value::Mapping(map)) => {
-            let of = |(key, value): (&Value, &Value)| (key.clone(), example(value, index));
-            Value::Mapping(map.iter().map(of).collect())
-        }
-        _ => value.clone(),
-    }
+    replaced(value, &mut |distribution| distribution.example(index))
+}
+
+/// Returns the values that a list has, or the one that an axis is.
+fn entries(axis: &Value) -> &[Value] {
+    axis.as_sequence().map_or(std::slice::from_ref(axis), Vec::as_slice)
 }
 
 /// Returns values of an axis that its checks are made with: all of a list, the bounds of a
@@ -141,18 +141,12 @@ pub(super) fn examples(axis: &Value) -> Vec<Value> {
         };
         (0..count).map(|index| example(value, index)).collect()
     };
-    match axis {
-        Value::Sequence(values) => values.iter().flat_map(of).collect(),
-        axis => of(axis),
-    }
+    entries(axis).iter().flat_map(of).collect()
 }
 
 /// Returns whether there is a distribution in the value of an axis.
 pub(super) fn is_sampled(axis: &Value) -> bool {
-    match axis {
-        Value::Sequence(values) => values.iter().any(is_sampled_within),
-        axis => is_sampled_within(axis),
-    }
+    entries(axis).iter().any(is_sampled_within)
 }
 
 fn is_sampled_within(value: &Value) -> bool {
@@ -198,10 +192,7 @@ pub(super) fn schema(of: &serde_json::Value) -> serde_json::Value {
 }
 
 fn distribution_schema(of: &serde_json::Value) -> serde_json::Value {
-    let bounds = |name: &str| {
-        json!({"type": "array", "items": {"type": name}, "minItems": 2,
-        "maxItems": 2})
-    };
+    let bounds = |name: &str| json!({"type": "array", "items": {"type": name}, "minItems": 2, "maxItems": 2});
     json!({
         "type": "object",
         "properties": {

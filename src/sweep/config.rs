@@ -15,7 +15,7 @@ use crate::config::names::is_plain;
 use crate::config::schema;
 use crate::config::section::{KeyType, section};
 use crate::config::{
-    Config, ConfigError, KeyReference, Problem, paths, reference_of, wrong_type, yaml,
+    Config, ConfigError, KeyReference, Problem, as_json, paths, reference_of, wrong_type, yaml,
 };
 
 /// The maximum number of runs of a sweep: a sweep with more is probably a mistake.
@@ -195,7 +195,7 @@ impl SweepConfig {
             wrong(&["name"], message.to_string());
         }
         if let Some(key) = self.set.keys().find(|key| !key.is_string()) {
-            wrong(&["set"], format!("set: keys must be names, {} is not", naming::json(key)));
+            wrong(&["set"], format!("set: keys must be names, {} is not", as_json(key)));
         }
         for (key, values) in &self.axes {
             match key {
@@ -238,7 +238,7 @@ impl SweepConfig {
             return wrong(format!("axes.{key} has {} values, more than {MAX_RUNS}", list.len()));
         }
         if let Some(twice) = repeated(list) {
-            wrong(format!("axes.{key} holds {} twice", naming::json(twice)));
+            wrong(format!("axes.{key} holds {} twice", as_json(twice)));
         }
         if self.set.contains_key(key) {
             wrong(format!("{key} is in axes and in set: remove it from set"));

@@ -4,6 +4,7 @@ use std::path::Path;
 use std::sync::Mutex;
 
 use anyhow::Result;
+use indexmap::IndexMap;
 
 use super::grid::SweepRun;
 use super::halving::{Next, Outcome, Recorded, Scheduler};
@@ -167,14 +168,11 @@ pub fn left(
 
 /// Returns the indices of the runs of each point.
 fn trials(runs: &[&SweepRun]) -> Vec<Vec<usize>> {
-    let mut trials: Vec<(&str, Vec<usize>)> = Vec::new();
+    let mut trials: IndexMap<&str, Vec<usize>> = IndexMap::new();
     for (index, run) in runs.iter().enumerate() {
-        match trials.iter_mut().find(|(point, _)| *point == run.point) {
-            Some((_, runs)) => runs.push(index),
-            None => trials.push((&run.point, vec![index])),
-        }
+        trials.entry(&run.point).or_default().push(index);
     }
-    trials.into_iter().map(|(_, runs)| runs).collect()
+    trials.into_values().collect()
 }
 
 #[cfg(test)]

@@ -1,10 +1,11 @@
 //! The runs of a sweep: every point with every seed on every fold.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use anyhow::{Context, Result};
+use indexmap::IndexSet;
 use serde_yaml::Value;
 
 use super::config::{MAX_RUNS, SweepFile};
@@ -144,17 +145,13 @@ impl Sweep {
     /// Returns the runs of one shard. A search that compares points has all runs of a point in one
     /// shard.
     pub fn shard(&self, shard: Shard) -> Vec<&SweepRun> {
-        let mut points: HashMap<&str, usize> = HashMap::new();
-        let mut mine = Vec::new();
-        for (index, run) in self.runs.iter().enumerate() {
-            let count = points.len();
-            let point = *points.entry(&run.point).or_insert(count);
+        let mut points: IndexSet<&str> = IndexSet::new();
+        let is_in_shard = |&(index, run): &(usize, &SweepRun)| {
+            let (point, _) = points.insert_full(&run.point);
             let number = if self.search.name == SearchName::Asha { point } else { index };
-            if number % shard.of + 1 == shard.number {
-                mine.push(run);
-            }
-        }
-        mine
+            number % shard.of + 1 == shard.number
+        };
+        self.runs.iter().enumerate().filter(is_in_shard).map(|(_, run)| run).collect()
     }
 }
 

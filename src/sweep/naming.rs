@@ -4,6 +4,8 @@ use std::collections::HashMap;
 
 use serde_yaml::{Mapping, Value};
 
+use crate::config::plain_text;
+
 /// Maximum length of a value in a name.
 const MAX_LEN: usize = 40;
 /// Maximum length of a run's name. File systems allow 255 bytes, of which the temporary file of its
@@ -34,7 +36,8 @@ pub(crate) fn axis_names(keys: &[&str]) -> Vec<String> {
 
 /// Returns each value's unique text in a run's name: itself if short and plain, else with a hash.
 pub(super) fn value_names(values: &[Value]) -> Vec<String> {
-    let plain: Vec<String> = values.iter().map(text).map(|text| clean(&text)).collect();
+    // With another form than this, a sweep would not find the folders of its runs.
+    let plain: Vec<String> = values.iter().map(|value| clean(&plain_text(value))).collect();
     let mut count: HashMap<&str, usize> = HashMap::new();
     for name in &plain {
         *count.entry(name).or_default() += 1;
@@ -46,7 +49,7 @@ pub(super) fn value_names(values: &[Value]) -> Vec<String> {
             if name.len() <= MAX_LEN && !name.is_empty() && count[name.as_str()] == 1 {
                 return name.clone();
             }
-            hashed(name, &text(value))
+            hashed(name, &plain_text(value))
         })
         .collect()
 }
@@ -54,7 +57,7 @@ pub(super) fn value_names(values: &[Value]) -> Vec<String> {
 /// Returns the text of a sampled value in a run's name, which does not depend on other values:
 /// itself if short and plain, else with a hash.
 pub(super) fn sampled_name(value: &Value) -> String {
-    let text = text(value);
+    let text = plain_text(value);
     let plain = clean(&text);
     if value.is_number() || (plain == text && text.len() <= MAX_LEN && !text.is_empty()) {
         return text;
@@ -81,23 +84,6 @@ pub(super) fn run_name(point: &str, rest: &[String]) -> String {
     // Axes and values have ASCII names.
     let kept: String = point.chars().take(SHORTENED - hash.len() - 1).collect();
     joined(&format!("{kept}-{hash}"))
-}
-
-/// Formats a value on one line, a string without quotes.
-pub(super) fn text(value: &Value) -> String {
-    match value {
-        Value::String(text) => text.clone(),
-        other => json(other),
-    }
-}
-
-/// Formats a value as JSON, which YAML is a superset of; a string is quoted, so that it stays one.
-/// The names of folders depend on this form: with another, a sweep would not find its runs.
-pub(super) fn json(value: &Value) -> String {
-    serde_json::to_string(value).unwrap_or_else(|_| {
-        // Keys that are not strings have no JSON; the config rejects them.
-        serde_yaml::to_string(value).unwrap_or_default()
-    })
 }
 
 /// Keeps letters, digits, `.`, `_`, `+` and `-`; a sequence of others becomes one `-`.

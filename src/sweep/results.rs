@@ -5,12 +5,13 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
+use indexmap::IndexMap;
 use serde::Serialize;
 use serde_yaml::Value;
 
 use super::grid::{Sweep, SweepRun};
-use super::naming::text;
 use super::search::{MedianStop, Search};
+use crate::config::plain_text;
 use crate::data::{Split, csv_cell};
 use crate::eval::comparison::{Candidate, Comparison, RankedModel, rank};
 use crate::eval::metrics::Metric;
@@ -195,19 +196,15 @@ fn rank_points(
     split: Split,
 ) -> Result<(Vec<Point>, Vec<Comparison>, Option<String>)> {
     type RunsBySeed<'a> = BTreeMap<u64, Vec<(&'a SweepRun, &'a Status)>>;
-    let mut by_point: Vec<(&SweepRun, RunsBySeed)> = Vec::new();
+    let mut by_point: IndexMap<&str, (&SweepRun, RunsBySeed)> = IndexMap::new();
     for (run, status) in sweep.runs.iter().zip(statuses) {
-        let index = by_point.iter().position(|(first, _)| first.point == run.point);
-        let index = index.unwrap_or(by_point.len());
-        if index == by_point.len() {
-            by_point.push((run, BTreeMap::new()));
-        }
-        by_point[index].1.entry(run.config.seed).or_default().push((run, status));
+        let (_, by_seed) = by_point.entry(&run.point).or_insert((run, BTreeMap::new()));
+        by_seed.entry(run.config.seed).or_default().push((run, status));
     }
     let is_paused = |(_, status): &(_, &Status)| status.is_paused();
-    by_point.retain(|(_, by_seed)| !by_seed.values().flatten().any(is_paused));
+    by_point.retain(|_, (_, by_seed)| !by_seed.values().flatten().any(is_paused));
     let mut candidates = Vec::new();
-    for (first, by_seed) in &by_point {
+    for (first, by_seed) in by_point.values() {
         let mut seeds = Vec::new();
         for (seed, runs) in by_seed {
             let summaries = runs.iter().map(|(run, status)| Some((run, status.summary()?)));
@@ -282,7 +279,9 @@ impl Results {
     /// Returns the names of the columns with a run's values.
     fn cells(&self, run: &RunResult) -> Vec<(String, String)> {
         let mut cells = vec![column("run", Some(&run.name)), column("status", Some(&run.status))];
-        cells.extend(self.axes.iter().map(|axis| column(axis, run.values.get(axis).map(text))));
+        cells.extend(
+            self.axes.iter().map(|axis| column(axis, run.values.get(axis).map(plain_text))),
+        );
         cells.extend([column("seed", Some(run.seed)), column("fold", run.fold.as_ref())]);
         for (split, metrics) in [("val", &run.val), ("test", &run.test)] {
             cells.push(column(&format!("{split}_n"), metrics.map(|metrics| metrics.metrics.n)));

@@ -15,7 +15,7 @@ use tensorboard_proto::summary::Summary;
 use tensorboard_proto::types::DataType;
 
 use super::{metadata_of, summary_of, vector, wall_time};
-use crate::report::plain_text;
+use crate::config::plain_text;
 
 /// Converts a config's value: a bool and a number stay one, any other value becomes text.
 fn proto_value(value: &serde_yaml::Value) -> Value {

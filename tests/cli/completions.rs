@@ -66,10 +66,14 @@ fn bash_offers_values_and_keys_and_no_dash_for_an_empty_word() {
 }
 
 #[test]
-fn no_script_offers_hidden_options() {
+fn every_script_offers_all_subcommands_and_no_hidden_options() {
     let sandbox = Sandbox::new();
+    let commands = "train evaluate predict features cross-validate sweep export summary data \
+                    benchmark doctor";
     for shell in ["bash", "zsh", "fish", "powershell", "elvish"] {
         let script = sandbox.done(&["completions", shell]);
+        let missing = commands.split(' ').find(|command| !script.contains(command));
+        assert_eq!(missing, None, "{shell}");
         assert!(!script.contains("stop-with-stdin"), "{shell}");
         assert!(
             script.contains("train.optimizer.lr=") || shell == "powershell" || shell == "elvish"

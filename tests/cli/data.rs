@@ -2,8 +2,10 @@
 
 use std::fs;
 
-use crate::sandbox::Sandbox;
 use serde_json::Value;
+
+use crate::sandbox::Sandbox;
+use crate::sandbox::run::train_arguments;
 
 #[test]
 fn a_preview_is_the_same_grid_each_time_and_says_where_it_is() {
@@ -21,9 +23,8 @@ fn a_preview_is_the_same_grid_each_time_and_says_where_it_is() {
     assert_ne!(first, preview("val.png", &["--split", "val"]));
     preview("with_gallery.jpg", &["--gallery", "gallery"]);
     assert_eq!(fs::read_dir(sandbox.path("gallery")).unwrap().count(), 11);
-    let refused = sandbox.run(&["data", "preview", "small.yaml", "--output", "grid.txt"]);
-    let message = String::from_utf8_lossy(&refused.stderr);
-    assert!(!refused.status.success() && message.contains("grid.txt"), "{message}");
+    let (_, message) = sandbox.fails(&["data", "preview", "small.yaml", "--output", "grid.txt"]);
+    assert!(message.contains("grid.txt"), "{message}");
 }
 
 #[test]
@@ -41,15 +42,8 @@ fn a_check_is_printed_as_table_json_or_page() {
         }
     }
     let check = |more: &[&str]| {
-        let arguments = [
-            "data",
-            "check",
-            "small.yaml",
-            "--set",
-            "data.dataset=folder",
-            "--set",
-            "data.root=faces",
-        ];
+        let set = "data={dataset: folder, root: faces}";
+        let arguments = ["data", "check", "small.yaml", "--set", set];
         sandbox.done(&[&arguments, more].concat())
     };
     let table = check(&["--manifest", "manifest.csv"]);
@@ -84,10 +78,9 @@ fn copies_of_an_image_stay_in_one_split_and_in_stated_splits_they_are_warned_of(
         table += &format!("{image},{index}\n{copy},{}\n", index * 5 % 7);
     }
     fs::write(sandbox.path("ours.csv"), table).unwrap();
-    let set = |root: &str| format!("data.root={root}");
     let check = |root: &str, more: &[&str]| {
-        let arguments =
-            ["data", "check", "small.yaml", "--set", "data.dataset=csv", "--set", &set(root)];
+        let set = format!("data={{dataset: csv, root: {root}}}");
+        let arguments = ["data", "check", "small.yaml", "--set", &set];
         sandbox.done(&[&arguments, more].concat())
     };
     let json: Value = serde_json::from_str(&check("ours.csv", &["--json"])).unwrap();
@@ -106,23 +99,8 @@ fn copies_of_an_image_stay_in_one_split_and_in_stated_splits_they_are_warned_of(
     );
     let train = |overlap: &str| {
         let overlap = format!("data.overlap={overlap}");
-        let run = sandbox.run(&[
-            "train",
-            "small.yaml",
-            "--quiet",
-            "--set",
-            "data.dataset=csv",
-            "--set",
-            &set("theirs.csv"),
-            "--set",
-            &overlap,
-            "--set",
-            "train.epochs=1",
-            "--output",
-            &overlap,
-        ]);
-        assert!(run.status.success());
-        String::from_utf8(run.stderr).unwrap()
+        let set = ["data.dataset=csv", "data.root=theirs.csv", &overlap, "train.epochs=1"];
+        sandbox.log(&[&train_arguments(&overlap, &set)[..], &["--quiet"]].concat())
     };
     let warning = train("error");
     assert!(
@@ -167,15 +145,8 @@ fn a_check_lists_the_first_findings_and_all_on_demand_and_fails_without_any_imag
     let rows: String = [rows("goneN.png,1,train\n"), rows("lost.png,2,val\n")].concat();
     fs::write(sandbox.path("faces.csv"), format!("image,score,split\n{rows}")).unwrap();
     let check = |more: &[&str]| {
-        let arguments = [
-            "data",
-            "check",
-            "small.yaml",
-            "--set",
-            "data.dataset=csv",
-            "--set",
-            "data.root=faces.csv",
-        ];
+        let set = "data={dataset: csv, root: faces.csv}";
+        let arguments = ["data", "check", "small.yaml", "--set", set];
         let run = sandbox.run(&[&arguments, more].concat());
         assert_eq!(run.status.code(), Some(1));
         let error = String::from_utf8(run.stderr).unwrap();
@@ -216,20 +187,9 @@ fn the_benchmark_reports_its_keys_for_generated_files_and_a_folder() {
     let sandbox = Sandbox::new();
     fs::create_dir(sandbox.path("mine")).unwrap();
     image::RgbImage::new(30, 20).save(sandbox.path("mine/a.png")).unwrap();
-    let report = sandbox.done(&[
-        "benchmark",
-        "data",
-        "mine",
-        // The images are small.
-        "--config",
-        "small.yaml",
-        "--seconds",
-        "0",
-        "--memory-images",
-        "64",
-        "--json",
-    ]);
-    let report: Value = serde_json::from_str(&report).unwrap();
+    // The images are small.
+    let command = "benchmark data mine --config small.yaml --seconds 0 --memory-images 64 --json";
+    let report = sandbox.json(&command.split(' ').collect::<Vec<_>>());
     for key in ["train_images_per_second_per_core", "eval_images_per_second_per_core", "scaling"] {
         assert!(report[key].as_f64().unwrap() > 0.0, "{report}");
     }
@@ -242,23 +202,8 @@ fn the_benchmark_reports_its_keys_for_generated_files_and_a_folder() {
 #[test]
 fn test_time_flip_changes_predictions_and_mixing_trains() {
     let sandbox = Sandbox::new();
-    sandbox.done(&[
-        "train",
-        "small.yaml",
-        "--output",
-        "run",
-        "--set",
-        "train.epochs=1",
-        "--set",
-        "data.augment.mixup=0.4",
-        "--set",
-        "data.augment.cutmix=1",
-    ]);
-    fs::copy(sandbox.path("run/config.yaml"), sandbox.path("resolved.yaml")).unwrap();
-    let evaluate = || {
-        let text = sandbox.done(&["evaluate", "run", "--split", "test", "--json"]);
-        serde_json::from_str::<Value>(&text).unwrap()
-    };
+    sandbox.train("run", &["train.epochs=1", "data.augment={mixup: 0.4, cutmix: 1}"]);
+    let evaluate = || sandbox.json(&["evaluate", "run", "--split", "test", "--json"]);
     let plain = evaluate();
     let config = fs::read_to_string(sandbox.path("run/config.yaml")).unwrap();
     assert!(config.contains("test_time_flip: false"));

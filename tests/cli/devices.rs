@@ -56,6 +56,7 @@ fn doctor_reports_devices_and_kernels_and_tests_every_type() {
     let sandbox = Sandbox::new();
     let doctor = sandbox.json(&["doctor", "--json"]);
     assert_eq!((&doctor["passed"], &doctor["tf32"]), (&true.into(), &false.into()));
+    assert!(doctor["libtorch"].as_str().unwrap().starts_with("2."));
     assert_eq!(doctor["gpus"].as_array().map(Vec::len), Some(0));
     assert_eq!(doctor["cuda"].is_null(), !has_cuda());
     let checks = doctor["checks"].as_array().unwrap();
@@ -70,13 +71,4 @@ fn doctor_reports_devices_and_kernels_and_tests_every_type() {
     for part in [kernels.as_str(), "no GPU found", "all kernels passed"] {
         assert!(text.contains(part), "{part} is not in {text}");
     }
-}
-
-#[test]
-fn the_scans_benchmark_names_the_device() {
-    let sandbox = Sandbox::new();
-    let scan = ["benchmark", "scan", "--runs", "1", "--shape", "1,8,16,4", "--json"];
-    let found = sandbox.json(&[&scan[..], &["--device", "cpu"]].concat());
-    assert_eq!(found["device"], "cpu");
-    assert!(found["cases"][0]["limit_ms"].as_f64().unwrap() > 0.0);
 }

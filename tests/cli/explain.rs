@@ -213,34 +213,16 @@ fn maps_lie_on_the_right_pixels_of_portrait_and_landscape_originals() {
     let sandbox = Sandbox::new();
     for resize in ["squash", "crop", "pad"] {
         let run = format!("runs/{resize}");
-        sandbox.done(&[
-            "train",
-            "small.yaml",
-            "--output",
-            &run,
-            "--set",
-            "train.epochs=1",
-            "--set",
-            &format!("data.resize={resize}"),
-            "--set",
-            MEAN_COLOR,
-        ]);
+        sandbox.train(&run, &["train.epochs=1", &format!("data.resize={resize}"), MEAN_COLOR]);
         let cases = [("wide", 600, 400, (420, 100)), ("tall", 300, 500, (80, 340))];
         for (name, width, height, spot) in cases {
             with_spot(width, height, spot, 50).save(sandbox.path(&format!("{name}.png"))).unwrap();
         }
         // An image of the mean color has no attribution, so all of it is on the spot, whatever the
         // model has learned.
-        sandbox.done(&[
-            "explain",
-            &run,
-            "wide.png",
-            "tall.png",
-            "--output",
-            &format!("out/{resize}"),
-            "--method",
-            "integrated-gradients",
-        ]);
+        let out = format!("out/{resize}");
+        let explain = ["explain", &run, "wide.png", "tall.png", "--output", &out];
+        sandbox.done(&[&explain[..], &["--method", "integrated-gradients"]].concat());
         for (name, width, height, spot) in cases {
             let file = sandbox.path(&format!("out/{resize}/maps/{name}_fused.png"));
             let map = image::open(file).unwrap().to_luma8();
@@ -335,8 +317,7 @@ fn metrics_of_a_split_are_printed_and_saved_in_the_run() {
         let mean = |key: &str| region[key]["mean"].as_f64().unwrap();
         assert!(mean("attribution") <= 1.0 && mean("area") > 0.0, "{region}");
     }
-    let kept = fs::read_to_string(sandbox.path("runs/small/explain_test.json")).unwrap();
-    assert_eq!(serde_json::from_str::<serde_json::Value>(&kept).unwrap(), json);
+    assert_eq!(sandbox.read_json("runs/small/explain_test.json"), json);
     let passed = json["passed"].as_array().unwrap();
     assert_eq!(passed.len(), 3);
     for (verdict, curves) in passed.iter().zip(json["curves"].as_array().unwrap()) {
@@ -362,8 +343,7 @@ fn metrics_of_a_split_are_printed_and_saved_in_the_run() {
 fn maps_on_different_patch_grids_are_evaluated_on_the_finer_one() {
     let sandbox = Sandbox::new();
     // 2x2 patches next to 4x4.
-    let train = ["train", "small.yaml", "--output", "run", "--set", "model.vit.patch_size=16"];
-    sandbox.done(&[&train[..], &["--set", "train.epochs=1"]].concat());
+    sandbox.train("run", &["model.vit.patch_size=16", "train.epochs=1"]);
     let json = sandbox.json(&["explain", "run", "--evaluate", "test", "--json"]);
     let curves = json["curves"].as_array().unwrap();
     assert_eq!(curves.len(), 3);
@@ -381,19 +361,10 @@ fn metrics_are_saved_in_the_output_folder_and_randomized_weights_change_the_maps
     let sandbox = Sandbox::new();
     sandbox.train_one_epoch("runs/small");
     let weights = fs::read(sandbox.path("runs/small/best.safetensors")).unwrap();
-    let arguments = [
-        "explain",
-        "runs/small",
-        "--evaluate",
-        "val",
-        "--sanity",
-        "--output",
-        "out/maps",
-        "--json",
-    ];
+    let command = "explain runs/small --evaluate val --sanity --output out/maps --json";
+    let arguments: Vec<&str> = command.split(' ').collect();
     let json = sandbox.json(&arguments);
-    let kept = fs::read_to_string(sandbox.path("out/maps/explain_evaluate.json")).unwrap();
-    assert_eq!(serde_json::from_str::<Value>(&kept).unwrap(), json);
+    assert_eq!(sandbox.read_json("out/maps/explain_evaluate.json"), json);
     assert_eq!(json["split"], "val");
     let stages = json["sanity"]["stages"].as_array().unwrap();
     let names: Vec<&Value> = stages.iter().map(|stage| &stage["randomized"]).collect();
@@ -445,15 +416,8 @@ fn maps_of_an_input_tensor_equal_the_librarys() {
         Tensor::write_safetensors(tensors, sandbox.path(name)).unwrap();
     };
     save("batch.safetensors", &[("input", &input)]);
-    let json = sandbox.json(&[
-        "explain",
-        "runs/small",
-        "--input-tensor",
-        "batch.safetensors",
-        "--output",
-        "out",
-        "--json",
-    ]);
+    let command = "explain runs/small --input-tensor batch.safetensors --output out --json";
+    let json = sandbox.json(&command.split(' ').collect::<Vec<_>>());
     let run = Run::open(&sandbox.path("runs/small"), &[]).unwrap();
     let options = ExplainOptions::new(Method::LayerCam);
     let ours = explain(&run.net, Images::Normalized(&input), &options).unwrap();
@@ -516,16 +480,13 @@ fn figures_do_not_change_training() {
         "model.vit.drop_path=0.2",
         "model.head.dropout=0.2",
     ];
-    sandbox.done(&train_arguments("plain", &set));
+    sandbox.train("plain", &set);
     let set = [&set[..], &["train.explain_every=2"]].concat();
-    sandbox.done(&train_arguments("watched", &set));
+    sandbox.train("watched", &set);
     let runs = ["plain", "watched"].map(|run| sandbox.path(run));
     for file in ["best.safetensors", "last.safetensors", CHECKPOINT] {
         let [plain, watched] = [0, 1].map(|run| tensors(&runs[run].join(file)));
-        assert_eq!(plain.len(), watched.len());
-        for (name, tensor) in &plain {
-            assert!(tensor.equal(&watched[name]), "{file}: {name}");
-        }
+        assert!(plain == watched, "{file}");
     }
     for file in ["predictions_val.csv", "predictions_test.csv"] {
         let [plain, watched] = [0, 1].map(|run| fs::read(runs[run].join(file)).unwrap());
@@ -540,12 +501,10 @@ fn figures_do_not_change_training() {
     assert_eq!(tags(&runs[0], "explain/1"), 0);
     assert_eq!(tags(&runs[1], "explain/1"), 2);
     assert_eq!(tags(&runs[1], "explain/4"), 2);
-    let (code, errors) = sandbox
-        .fails(&train_arguments("off", &["train.explain_every=2", "train.tensorboard=false"]));
-    assert!(
-        code == 2 && errors.contains("train.explain_every renders figures for TensorBoard"),
-        "{errors}"
-    );
+    let off = ["train.explain_every=2", "train.tensorboard=false"];
+    let (code, errors) = sandbox.fails(&train_arguments("off", &off));
+    let words = "train.explain_every renders figures for TensorBoard";
+    assert!(code == 2 && errors.contains(words), "{errors}");
 }
 
 /// Returns the peak memory of a command in MB.

@@ -4,9 +4,13 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use crate::sandbox::Sandbox;
 use image::{Rgb, RgbImage};
-use vm_beautynet::data::{NEUTRAL, read_image};
+use vm_beautynet::config::{DataConfig, Resize};
+use vm_beautynet::data::{
+    ImageDataset, Loader, LoaderOptions, Mode, NEUTRAL, Sample, Source, read_image,
+};
+
+use crate::sandbox::Sandbox;
 
 /// Files that Pillow wrote, all of the same 48x32 image; `*_as_rgb.png` is what Pillow decodes from
 /// the file of that name.
@@ -80,22 +84,12 @@ fn difference_at(image: &RgbImage, row: u32, color: Rgb<u8>) -> u8 {
 fn the_configured_background_shows_through_and_around() {
     let sandbox = Sandbox::new();
     fs::copy(fixture("alpha.webp"), sandbox.path("a.webp")).unwrap();
-    let config = vm_beautynet::config::DataConfig {
-        background: [9, 200, 30],
-        image_size: 16,
-        resize: vm_beautynet::config::Resize::Pad,
-        ..Default::default()
-    };
-    let sample = vm_beautynet::data::Sample::new(
-        "a",
-        vm_beautynet::data::Source::File(sandbox.path("a.webp")),
-        0.0,
-        None,
-    );
-    let images = vm_beautynet::data::ImageDataset::new(vec![sample], &config).unwrap();
-    assert!(difference_at(&images.image(0).unwrap(), 0, Rgb([9, 200, 30])) <= 8);
-    let options = vm_beautynet::data::LoaderOptions::new(vm_beautynet::data::Mode::Eval, 1, 0);
-    let mut loader = vm_beautynet::data::Loader::new(images.into(), options).unwrap();
+    let (background, resize) = ([9, 200, 30], Resize::Pad);
+    let config = DataConfig { background, resize, image_size: 16, ..DataConfig::default() };
+    let sample = Sample::new("a", Source::File(sandbox.path("a.webp")), 0.0, None);
+    let images = ImageDataset::new(vec![sample], &config).unwrap();
+    assert!(difference_at(&images.image(0).unwrap(), 0, Rgb(background)) <= 8);
+    let mut loader = Loader::new(images.into(), LoaderOptions::new(Mode::Eval, 1, 0)).unwrap();
     let batch = loader.next().unwrap().unwrap();
     assert_eq!([batch.pixels[0], batch.pixels[256], batch.pixels[512]], [9, 200, 30]);
 }
@@ -107,11 +101,7 @@ fn png_bomb(side: u32) -> Vec<u8> {
     RgbImage::new(1, 1).write_with_encoder(encoder).unwrap();
     bytes[16..20].copy_from_slice(&side.to_be_bytes());
     bytes[20..24].copy_from_slice(&side.to_be_bytes());
-    let crc = !bytes[12..29].iter().fold(!0u32, |crc, &byte| {
-        (0..8).fold(crc ^ u32::from(byte), |crc, _| {
-            (crc >> 1) ^ (0xedb8_8320 & (crc & 1).wrapping_neg())
-        })
-    });
+    let crc = crc32fast::hash(&bytes[12..29]);
     bytes[29..33].copy_from_slice(&crc.to_be_bytes());
     bytes
 }
@@ -154,9 +144,8 @@ fn a_data_set_with_every_broken_file_is_checked_and_trained_on_without_them() {
     let strange = std::ffi::OsStr::from_bytes(b"caf\xe9.png");
     fs::copy(sandbox.path("1.png"), sandbox.path("x").with_file_name(strange)).unwrap();
 
-    let set = ["--set", "data.dataset=csv", "--set", "data.root=faces.csv"];
-    let check = [&["data", "check", "small.yaml", "--json"], &set[..]].concat();
-    let report = sandbox.json(&check);
+    let set = "data={dataset: csv, root: faces.csv}";
+    let report = sandbox.json(&["data", "check", "small.yaml", "--json", "--set", set]);
     let mut named: Vec<&str> = ["missing", "unreadable"]
         .iter()
         .flat_map(|kind| report[kind].as_array().unwrap())
@@ -167,26 +156,8 @@ fn a_data_set_with_every_broken_file_is_checked_and_trained_on_without_them() {
     expected.sort_unstable();
     assert_eq!(named, expected);
 
-    let train = [
-        &[
-            "train",
-            "small.yaml",
-            "--output",
-            "run",
-            "--set",
-            "train.epochs=1",
-            "--set",
-            "data.cache=disk",
-            "--set",
-            "data.cache_dir=cache",
-        ],
-        &set[..],
-    ]
-    .concat();
-    sandbox.done(&train);
-    let summary = fs::read_to_string(sandbox.path("run/summary.json")).unwrap();
-    let summary: serde_json::Value = serde_json::from_str(&summary).unwrap();
-    assert_eq!(summary["skipped_rows"], bad.len());
+    sandbox.train("run", &["train.epochs=1", set, "data={cache: disk, cache_dir: cache}"]);
+    assert_eq!(sandbox.read_json("run/summary.json")["skipped_rows"], bad.len());
     assert!(sandbox.path("cache").is_dir());
 
     // The name that is not Unicode is read like any other.

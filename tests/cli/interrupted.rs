@@ -113,7 +113,7 @@ fn check_stopped_and_resumed(sandbox: &Sandbox, settings: &[&str]) {
 fn runs_killed_at_twenty_random_moments_end_as_one_that_was_not() {
     let sandbox = Sandbox::new();
     let asked = Instant::now();
-    sandbox.done(&train_arguments("whole", &SETTINGS));
+    sandbox.train("whole", &SETTINGS);
     let whole_time = asked.elapsed();
     // Other moments on every run: what they hit depends on the machine's pace anyway.
     let mut random = ChaCha8Rng::seed_from_u64(std::process::id().into());
@@ -184,7 +184,7 @@ fn stopped(
 #[test]
 fn signals_end_a_run_after_its_step_with_a_checkpoint() {
     let sandbox = Sandbox::new();
-    sandbox.done(&train_arguments("whole", &SETTINGS));
+    sandbox.train("whole", &SETTINGS);
     for (signal, name, code) in [
         ("-INT", "SIGINT", 130),
         ("-TERM", "SIGTERM", 143),
@@ -307,12 +307,13 @@ fn a_sweeps_signals_reach_its_runs() {
 fn a_stopped_run_with_tensorboard_ends_as_a_whole_one_without() {
     let sandbox = Sandbox::new();
     let off = [&SETTINGS[..], &["train.tensorboard=false"]].concat();
-    sandbox.done(&train_arguments("whole", &off));
+    sandbox.train("whole", &off);
     let first = train_arguments("run", &SETTINGS);
     let (code, errors) = stopped(&sandbox, &first, "run", "-TERM");
     assert_eq!(code, Some(143), "{errors}");
     sandbox.done(&[&first[..], &["--resume"]].concat());
     let [run, whole] = ["run", "whole"].map(|run| sandbox.path(run));
+    assert!(run.join("tensorboard").exists() && !whole.join("tensorboard").exists());
     for file in ["best.safetensors", "last.safetensors", CHECKPOINT] {
         let [a, b] = [&run, &whole].map(|root| tensors(&root.join(file)));
         assert!(a.len() > 20 && a == b, "{file}");
@@ -331,7 +332,7 @@ fn a_signal_while_validating_keeps_the_epochs_steps() {
         "train.ema_decay=0.9",
         "train.epochs=2",
     ];
-    sandbox.done(&train_arguments("whole", &set));
+    sandbox.train("whole", &set);
     let first = train_arguments("run", &[&set[..], &["train.checkpoint_minutes=0.00001"]].concat());
     let child = start(&sandbox, &first);
     let run = sandbox.path("run");

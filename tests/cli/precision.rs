@@ -9,16 +9,12 @@ use vm_beautynet::train::precision::cpu_has_bf16;
 use crate::sandbox::Sandbox;
 use crate::sandbox::run::{CHECKPOINT, epochs, largest_difference, progress, train_arguments};
 
-fn train(sandbox: &Sandbox, run: &str, set: &[&str]) {
-    sandbox.done(&train_arguments(run, set));
-}
-
 #[test]
 fn mixed_precision_rounds_and_auto_uses_bf16_only_where_it_is_native() {
     let sandbox = Sandbox::new();
     for name in ["float32", "auto", "bf16", "fp16"] {
         let precision = format!("train.precision={name}");
-        train(&sandbox, name, &[&precision, "device=cpu"]);
+        sandbox.train(name, &[&precision, "device=cpu"]);
     }
     let [float32, auto, bf16, fp16] =
         ["float32", "auto", "bf16", "fp16"].map(|run| sandbox.path(run));
@@ -52,9 +48,9 @@ fn check_checkpointed_activations(sandbox: &Sandbox) {
     for precision in ["float32", "bf16"] {
         let precision = format!("train.precision={precision}");
         let set = [&precision, "model.vit.drop_path=0.3", "model.mamba.depth=2"];
-        train(sandbox, "kept", &set);
+        sandbox.train("kept", &set);
         let again = [&set[..], &["train.checkpoint_activations=true"]].concat();
-        train(sandbox, "again", &again);
+        sandbox.train("again", &again);
         let [kept, again] = ["kept", "again"].map(|run| sandbox.path(run));
         assert_eq!(largest_difference([&kept, &again]), 0.0, "{precision}");
         for run in [kept, again] {
@@ -71,8 +67,7 @@ fn a_deep_stack_trains_in_mixed_precision_without_a_nan() {
 fn check_deep_stack(sandbox: &Sandbox) {
     // hustvl/Vim's issue 30: under autocast the loss becomes NaN within a few hundred steps.
     for precision in ["bf16", "fp16"] {
-        train(
-            sandbox,
+        sandbox.train(
             precision,
             &[
                 &format!("train.precision={precision}"),
@@ -127,9 +122,7 @@ fn steps_that_are_not_finite_are_skipped_and_the_run_continues() {
          color_jitter: [0, 0, 0, 0]}",
     ];
     let skip = [&set[..], &["train.on_nan=skip"]].concat();
-    let output = sandbox.run(&train_arguments("run", &skip));
-    let errors = String::from_utf8(output.stderr).unwrap();
-    assert!(output.status.success(), "{errors}");
+    let errors = sandbox.log(&train_arguments("run", &skip));
     // The image is in one batch of each epoch.
     let skipped: Vec<&str> =
         errors.lines().filter(|line| line.starts_with("warning: skipped: step ")).collect();
@@ -143,15 +136,13 @@ fn steps_that_are_not_finite_are_skipped_and_the_run_continues() {
     }
     // The steps between them change the weights.
     assert_ne!(epochs[0]["train_loss"], epochs[2]["train_loss"]);
-    let summary = fs::read(run.join("summary.json")).unwrap();
-    let summary: Value = serde_json::from_slice(&summary).unwrap();
-    assert_eq!(summary["skipped_steps"], 3);
+    assert_eq!(sandbox.read_json("run/summary.json")["skipped_steps"], 3);
     for (name, tensor) in Tensor::read_safetensors(run.join("last.safetensors")).unwrap() {
         assert_eq!(tensor.isfinite().all().int64_value(&[]), 1, "{name}");
     }
     // The JSON log has a line for each.
     let json = [&train_arguments("json", &skip)[..], &["--log-format", "json"]].concat();
-    let lines = String::from_utf8(sandbox.run(&json).stderr).unwrap();
+    let lines = sandbox.log(&json);
     let lines = lines.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
     assert_eq!(lines.filter(|line| line["event"] == "skipped").count(), 3);
 
@@ -178,8 +169,7 @@ fn a_run_that_diverges_stops_and_saves_the_batch_and_the_norms() {
         assert!(errors.contains(expected), "{expected} is not in {errors}");
     }
     let kept = sandbox.path("run/not_finite");
-    let report: Value =
-        serde_json::from_slice(&fs::read(kept.join("step_2.json")).unwrap()).unwrap();
+    let report = sandbox.read_json("run/not_finite/step_2.json");
     assert_eq!(
         (&report["step"], &report["epoch"], &report["batch"]),
         (&2.into(), &1.into(), &2.into())
@@ -238,8 +228,7 @@ fn weights_that_an_epochs_last_step_breaks_are_not_kept() {
             assert!(!sandbox.path(run).join(file).exists(), "{file}");
         }
     }
-    let report = fs::read(sandbox.path("weights/not_finite/step_1.json")).unwrap();
-    let report: Value = serde_json::from_slice(&report).unwrap();
+    let report = sandbox.read_json("weights/not_finite/step_1.json");
     assert_eq!(report["updated"], true);
     assert!(report["broken_parameters"].as_array().unwrap().len() > 10, "{report}");
 }
@@ -271,9 +260,7 @@ fn a_run_whose_metrics_are_undefined_is_resumed_and_reported() {
     // The predictions of every epoch overflow.
     let skip = [&ONE_STEP[..], &["train.optimizer.lr=1.0e+30", "train.on_nan=skip"]].concat();
     let arguments = train_arguments("run", &skip);
-    let output = sandbox.run(&arguments);
-    let errors = String::from_utf8(output.stderr).unwrap();
-    assert!(output.status.success(), "{errors}");
+    let errors = sandbox.log(&arguments);
     assert!(errors.contains("warning: train.monitor: the validation PC of epoch 1"), "{errors}");
     let metrics = fs::read_to_string(sandbox.path("run/metrics.jsonl")).unwrap();
     assert!(metrics.contains(r#""fusion_weights":[null,null]"#), "{metrics}");

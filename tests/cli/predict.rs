@@ -18,10 +18,7 @@ fn image(path: &Path, shade: u8) {
 
 /// Trains for an epoch with these keys.
 fn train(sandbox: &Sandbox, run: &str, set: &[&str]) {
-    let mut arguments = vec!["train", "small.yaml", "--quiet", "--output", run];
-    arguments.extend(["--set", "train.epochs=1", "--set", "train.tensorboard=false"]);
-    arguments.extend(set.iter().flat_map(|set| ["--set", set]));
-    sandbox.done(&arguments);
+    sandbox.train(run, &[&["train.epochs=1", "train.tensorboard=false"], set].concat());
 }
 
 /// Runs `predict` with a list on stdin.
@@ -51,11 +48,8 @@ fn rows(sandbox: &Sandbox, arguments: &[&str]) -> Vec<Value> {
 fn runs_of_different_sizes_and_transforms_are_averaged_and_each_sees_its_own_view() {
     let sandbox = Sandbox::new();
     train(&sandbox, "a", &["data.test_time_flip=true"]);
-    train(
-        &sandbox,
-        "b",
-        &["seed=8", "data.image_size=48", "data.resize=pad", "train.batch_size=4"],
-    );
+    let second = ["seed=8", "data={image_size: 48, resize: pad}", "train.batch_size=4"];
+    train(&sandbox, "b", &second);
     let third = ["seed=9", "data.background=[255, 0, 0]", "model.fusion.strategy=concat"];
     train(&sandbox, "c", &third);
     for shade in 0..9 {
@@ -219,10 +213,9 @@ fn an_interval_is_as_wide_as_the_residual_of_its_rank_on_the_shared_validation_i
         write_csv(&sandbox);
         train(&sandbox, run, &[seed, "data.dataset=csv", "data.root=faces.csv"]);
     }
-    let output = sandbox.run(&["predict", "a", "d", "face.png"]);
-    let warning = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success() && warning.contains("data.dataset csv, was"), "{warning}");
-    assert!(sandbox.run(&["predict", "a", "b", "face.png"]).stderr.is_empty());
+    let warning = sandbox.log(&["predict", "a", "d", "face.png"]);
+    assert!(warning.contains("data.dataset csv, was"), "{warning}");
+    assert_eq!(sandbox.log(&["predict", "a", "b", "face.png"]), "");
     let (_, error) = sandbox.fails(&["evaluate", "d", "e", "--interval", "0.5"]);
     assert!(error.contains("share their test images: set data.seed"), "{error}");
     // The interval's coverage of the test images.
@@ -332,9 +325,7 @@ fn the_interval_of_ninety_percent_covers_it_over_ten_seeds() {
     let coverage = (1..=10).map(|seed| {
         // Another seed is other faces.
         let (run, seed) = (format!("run{seed}"), format!("seed={seed}"));
-        let train = ["train", "small.yaml", "--quiet", "--output", &run, "--set", &seed];
-        let set = ["--set", sizes, "--set", "train.tensorboard=false"];
-        sandbox.done(&[&train[..], &set].concat());
+        sandbox.train(&run, &[&seed, sizes, "train.tensorboard=false"]);
         let json = sandbox.json(&["evaluate", &run, "--interval", "0.9", "--json"]);
         let interval = &json["interval"];
         println!("{seed}: {interval}");

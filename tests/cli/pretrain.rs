@@ -32,10 +32,9 @@ fn a_run_begins_from_what_pretraining_wrote_and_says_so() {
         ["model.vit.weights=faces/vit.safetensors", "model.mamba.weights=faces/mamba.safetensors"];
     // A rate of 0 holds the backbones where they began.
     let still = "train={epochs: 1, optimizer: {backbone_lr: 0}}";
-    sandbox.done(&train_arguments("run", &[weights[0], weights[1], still]));
+    sandbox.train("run", &[weights[0], weights[1], still]);
     let run = tensors(&sandbox.path("run/last.safetensors"));
-    let summary = fs::read_to_string(sandbox.path("run/summary.json")).unwrap();
-    let summary: Value = serde_json::from_str(&summary).unwrap();
+    let summary = sandbox.read_json("run/summary.json");
     for branch in ["vit", "mamba"] {
         let file = faces.join(format!("{branch}.safetensors"));
         for (name, tensor) in tensors(&file) {
@@ -46,9 +45,8 @@ fn a_run_begins_from_what_pretraining_wrote_and_says_so() {
         let hash = blake3::hash(&fs::read(file).unwrap()).to_hex().to_string();
         assert_eq!(began["blake3"], hash);
     }
-    sandbox.done(&train_arguments("random", &["train.epochs=1"]));
-    let summary = fs::read_to_string(sandbox.path("random/summary.json")).unwrap();
-    assert!(!summary.contains("starting_weights"));
+    sandbox.train("random", &["train.epochs=1"]);
+    assert!(sandbox.read_json("random/summary.json").get("starting_weights").is_none());
 
     let input =
         [("input", tch::Tensor::zeros([1, 3, 32, 32], (tch::Kind::Float, tch::Device::Cpu)))];
@@ -88,11 +86,10 @@ fn keys_that_are_wrong_are_refused_by_name_and_a_folder_in_use_too() {
 #[test]
 fn the_console_is_that_of_train() {
     let sandbox = Sandbox::new();
-    let quiet = sandbox.run(&[&pretrain_arguments("quiet", &[QUICK])[..], &["--quiet"]].concat());
-    assert!(quiet.status.success() && quiet.stderr.is_empty());
+    let quiet = sandbox.log(&[&pretrain_arguments("quiet", &[QUICK])[..], &["--quiet"]].concat());
+    assert_eq!(quiet, "");
     let json = ["--log-format", "json"];
-    let output = sandbox.run(&[&pretrain_arguments("json", &[QUICK])[..], &json].concat());
-    let errors = String::from_utf8(output.stderr).unwrap();
+    let errors = sandbox.log(&[&pretrain_arguments("json", &[QUICK])[..], &json].concat());
     let lines: Vec<Value> =
         errors.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     let events: Vec<&Value> = lines.iter().map(|line| &line["event"]).collect();

@@ -153,11 +153,3 @@ fn every_config_key_in_the_documentation_exists() {
     }
     assert!(checked > 100, "only {checked} keys were found");
 }
-
-#[test]
-fn every_ready_made_config_is_valid() {
-    for entry in fs::read_dir(project().join("configs")).unwrap() {
-        let path = entry.unwrap().path();
-        Config::load(&path, &[]).unwrap_or_else(|error| panic!("{error}"));
-    }
-}

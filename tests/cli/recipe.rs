@@ -10,8 +10,7 @@ use crate::sandbox::run::{self, largest_difference, tensors, train_arguments};
 
 /// Trains `small.yaml` in the folder `run`, for as long as `set` says.
 fn train(sandbox: &Sandbox, run: &str, set: &[&str]) -> String {
-    let quiet = [set, &["train.tensorboard=false"]].concat();
-    sandbox.done(&train_arguments(run, &quiet))
+    sandbox.train(run, &[set, &["train.tensorboard=false"]].concat())
 }
 
 /// The largest difference of a weight.
@@ -25,8 +24,7 @@ fn epochs(sandbox: &Sandbox, run: &str) -> Vec<Value> {
 }
 
 fn summary(sandbox: &Sandbox, run: &str) -> Value {
-    let text = fs::read_to_string(sandbox.path(run).join("summary.json")).unwrap();
-    serde_json::from_str(&text).unwrap()
+    sandbox.read_json(&format!("{run}/summary.json"))
 }
 
 #[test]
@@ -196,11 +194,8 @@ fn the_monitored_metric_chooses_the_best_epoch() {
 #[test]
 fn without_the_monitored_metric_the_smallest_mae_chooses_the_best_epoch() {
     let sandbox = Sandbox::new();
-    let set = [
-        "data.synthetic={train: 16, val: 1, test: 4}",
-        "train.epochs=4",
-        "train.optimizer.lr=0.01",
-    ];
+    let set =
+        ["data.synthetic={train: 16, val: 1, test: 4}", "train={epochs: 4, optimizer: {lr: 0.01}}"];
     let output = sandbox.run(&train_arguments("run", &set));
     let errors = String::from_utf8(output.stderr).unwrap();
     assert!(output.status.success(), "{errors}");
@@ -303,15 +298,6 @@ fn a_model_that_learns_from_votes_gives_their_distribution_to_every_command() {
     let before = fs::read(sandbox.path("run/last.safetensors")).unwrap();
     sandbox.done(&resumed);
     assert!(before == fs::read(sandbox.path("run/last.safetensors")).unwrap());
-}
-
-#[test]
-fn without_votes_the_error_says_where_to_get_them() {
-    let sandbox = Sandbox::new();
-    let loss = ["train", "small.yaml", "--set", "train.loss=label_distribution", "--set"];
-    let (code, error) =
-        sandbox.fails(&[&loss[..], &["data={dataset: mebeauty, root: x}"]].concat());
-    assert!(code == 2 && error.contains("set data.votes to true"), "{error}");
 }
 
 #[test]

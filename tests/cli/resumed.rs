@@ -2,8 +2,6 @@
 
 use std::fs;
 
-use serde_json::Value;
-
 use crate::sandbox::Sandbox;
 use crate::sandbox::run::{CHECKPOINT, epochs, largest_difference, tensors, train_arguments};
 
@@ -30,13 +28,11 @@ fn a_resumed_run_may_move_and_compute_elsewhere_and_ends_with_the_same_weights()
     }
     let (a, b) = ("data={dataset: csv, root: a/r.csv}", "data={dataset: csv, root: b/r.csv}");
     let constant = "train.schedule.name=constant";
-    sandbox.done(&arguments("whole", &[a, constant], &[]));
-    sandbox.done(&arguments("moved", &[a, constant, "train.epochs=2"], &[]));
+    sandbox.train("whole", &[a, constant]);
+    sandbox.train("moved", &[a, constant, "train.epochs=2"]);
     let faster = ["data.workers=1", "data.cache=memory", "train.explain_every=9", "device=cpu"];
     let set = [&[b, constant][..], &faster].concat();
-    let output = sandbox.run(&arguments("moved", &set, &["--resume"]));
-    let errors = String::from_utf8(output.stderr).unwrap();
-    assert!(output.status.success(), "{errors}");
+    let errors = sandbox.log(&arguments("moved", &set, &["--resume"]));
     assert!(errors.contains("data.workers 1, was 2; data.cache memory, was none"), "{errors}");
     let runs = ["whole", "moved"].map(|run| sandbox.path(run));
     assert_eq!(largest_difference([&runs[0], &runs[1]]), 0.0);
@@ -54,7 +50,7 @@ fn a_resumed_run_may_move_and_compute_elsewhere_and_ends_with_the_same_weights()
 #[test]
 fn a_checkpoint_with_other_fields_is_refused_as_one_of_another_version() {
     let sandbox = Sandbox::new();
-    sandbox.done(&arguments("run", &["train.epochs=1"], &[]));
+    sandbox.train("run", &["train.epochs=1"]);
     let file = sandbox.path("run").join(CHECKPOINT);
     let mut bytes = fs::read(&file).unwrap();
     // The checksum goes, and the progress has a field of another name.
@@ -70,16 +66,13 @@ fn a_checkpoint_with_other_fields_is_refused_as_one_of_another_version() {
 #[test]
 fn a_finished_run_is_lengthened_and_the_schedule_is_stated() {
     let sandbox = Sandbox::new();
-    sandbox.done(&arguments("run", &["train.epochs=2"], &[]));
-    let output = sandbox.run(&arguments("run", &["train.epochs=4"], &["--resume"]));
-    let errors = String::from_utf8(output.stderr).unwrap();
-    assert!(output.status.success(), "{errors}");
+    sandbox.train("run", &["train.epochs=2"]);
+    let errors = sandbox.log(&arguments("run", &["train.epochs=4"], &["--resume"]));
     let words = "resumed with train.epochs 4, was 2. From here on, the learning rate follows the \
                  cosine schedule of 4 epochs: 1.0e-6 at the last step, ";
     assert!(errors.contains(words), "{errors}");
     assert_eq!(epochs(&sandbox.path("run")).len(), 4);
-    let summary: Value =
-        serde_json::from_slice(&fs::read(sandbox.path("run/summary.json")).unwrap()).unwrap();
+    let summary = sandbox.read_json("run/summary.json");
     assert_eq!((&summary["epochs"], &summary["stopped_early"]), (&4.into(), &false.into()));
     let (code, error) = sandbox.fails(&arguments("run", &["train.epochs=3"], &["--resume"]));
     assert_eq!(code, 1);

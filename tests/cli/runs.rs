@@ -28,20 +28,15 @@ fn runs_below_a_folder_are_listed_with_status_metrics_and_what_differs() {
     let broken = with_key("all/broken", "train.optimizer.lr=1e30");
     let (_, errors) = sandbox.fails(&broken);
     let listed = sandbox.json(&["runs", "all", "--json"]);
-    let names: Vec<&str> = listed["runs"]
-        .as_array()
-        .unwrap()
-        .iter()
-        .map(|run| run["name"].as_str().unwrap())
-        .collect();
+    let names: Vec<&Value> =
+        listed["runs"].as_array().unwrap().iter().map(|run| &run["name"]).collect();
     assert_eq!(names, ["broken", "deep/second", "first"], "the newest comes first");
     let first = named(&listed, "first");
     assert_eq!(
         (&first["status"], &first["epoch"], &first["epochs"]),
         (&"finished".into(), &1.into(), &1.into())
     );
-    let summary = fs::read_to_string(sandbox.path("all/first/summary.json")).unwrap();
-    let summary: Value = serde_json::from_str(&summary).unwrap();
+    let summary = sandbox.read_json("all/first/summary.json");
     assert_eq!((&first["monitor"], &first["best"]), (&"pc".into(), &summary["val"]["pc"]));
     assert_eq!(first["test"]["pc"], summary["test"]["pc"]);
     assert_eq!(first["seconds"], summary["seconds"]);
@@ -131,8 +126,7 @@ fn a_dry_run_of_a_training_measures_steps_and_leaves_nothing() {
         assert!(text.contains(words), "{text}");
     }
     assert!(!cache.exists() && !sandbox.path("run").exists());
-    let json = sandbox.run(&[&arguments[..], &["--log-format", "json"]].concat());
-    let errors = String::from_utf8(json.stderr).unwrap();
+    let errors = sandbox.log(&[&arguments[..], &["--log-format", "json"]].concat());
     let event: Value = serde_json::from_str(errors.lines().last().unwrap()).unwrap();
     assert_eq!(event["event"], "estimate");
     assert!(

@@ -15,32 +15,6 @@ fn a_byte_order_mark_is_no_part_of_the_first_key() {
 }
 
 #[test]
-fn what_is_no_config_is_named_in_one_line_with_exit_code_2() {
-    let sandbox = Sandbox::new();
-    let table: String = (0..1000).map(|row| format!("p/{row}.png,{}\n", row % 5)).collect();
-    fs::write(sandbox.path("r.csv"), format!("image,score\n{table}")).unwrap();
-    fs::write(sandbox.path("deep.yaml"), "[".repeat(200_000)).unwrap();
-    let utf16: Vec<u8> = SMALL.encode_utf16().flat_map(u16::to_le_bytes).collect();
-    fs::write(sandbox.path("utf16.yaml"), [&b"\xff\xfe"[..], &utf16].concat()).unwrap();
-    fs::write(sandbox.path("s.yaml"), "name: s\nbase: small.yaml\naxes: {seed: [1, 2]}\n").unwrap();
-    for (config, words) in [
-        ("r.csv", "r.csv: this is a table, not a config"),
-        ("deep.yaml", "brackets are nested more than 64 deep"),
-        ("utf16.yaml", "is text in UTF-16: save it as UTF-8"),
-        ("s.yaml", "run it with vmbeauty sweep"),
-        (".", "is a folder, expected a YAML file"),
-        ("/dev/zero", "is a pipe, a socket or a device"),
-    ] {
-        let (code, error) = sandbox.fails(&["summary", config]);
-        assert_eq!(code, 2, "{error}");
-        assert!(error.contains(words), "{error}");
-        assert!(error.lines().count() == 1 && error.len() < 300, "{error}");
-    }
-    let (_, error) = sandbox.fails(&["sweep", "small.yaml"]);
-    assert!(error.contains("this is a config, not a sweep"), "{error}");
-}
-
-#[test]
 #[cfg(unix)]
 fn a_pipe_in_place_of_a_config_does_not_wait_for_a_writer() {
     let sandbox = Sandbox::new();
@@ -97,24 +71,6 @@ fn a_value_that_yaml_cuts_is_refused_by_every_command_that_sets() {
             assert!(code == 2 && error.contains(words), "{error}");
         }
     }
-}
-
-#[test]
-fn a_key_in_place_of_an_argument_gets_the_hint_of_set() {
-    let sandbox = Sandbox::new();
-    let (code, error) = sandbox.fails(&["train", "small.yaml", "epochs=3"]);
-    assert!(code == 2 && error.contains("--set train.epochs=3"), "{error}");
-}
-
-#[test]
-#[cfg(unix)]
-fn threads_that_cannot_be_started_are_one_line() {
-    let sandbox = Sandbox::new();
-    let (code, error) = sandbox.fails(&["summary", "small.yaml", "--set", "train.threads=100000"]);
-    assert!(code == 2 && error.contains("train.threads must be at most 1024"), "{error}");
-    let size = ["summary", "small.yaml", "--set", "data.image_size=100000"];
-    let (code, error) = sandbox.fails(&size);
-    assert!(code == 2 && error.contains("data.image_size must be at most 16384"), "{error}");
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! The inner part of the bidirectional mixer against the operators that it is composed of.
 
-use crate::generator::alone_with_the_generator;
+use crate::generator::{alone_with_seed, alone_with_the_generator};
 use crate::gradcheck::assert_gradients_are_finite_differences;
 use tch::{Device, Kind, Tensor};
 use vm_beautynet::ops::profiler::MemoryWatch;
@@ -113,8 +113,7 @@ fn assert_close(found: &[Tensor], expected: &[Tensor], tolerance: f64, label: &s
 
 #[test]
 fn the_mixer_and_its_gradients_are_those_of_the_separate_operators() {
-    let _alone = alone_with_the_generator();
-    tch::manual_seed(1);
+    let _alone = alone_with_seed(1);
     for sizes in SIZES {
         for (kind, tolerance) in [(Kind::Float, 1e-4), (Kind::Double, 1e-10)] {
             let operands = Operands::random(sizes, kind);
@@ -129,16 +128,14 @@ fn the_mixer_and_its_gradients_are_those_of_the_separate_operators() {
 
 #[test]
 fn the_gradients_of_the_mixer_are_finite_differences() {
-    let _alone = alone_with_the_generator();
-    tch::manual_seed(2);
+    let _alone = alone_with_seed(2);
     let operands = Operands::random([2, 5, 4, 2, 3, 4], Kind::Double);
     assert_gradients_are_finite_differences(&operands.0, || operands.fused(Path::Auto));
 }
 
 #[test]
 fn outputs_and_gradients_of_the_mixer_are_the_same_bit_for_bit_on_one_and_two_threads() {
-    let _alone = alone_with_the_generator();
-    tch::manual_seed(3);
+    let _alone = alone_with_seed(3);
     let operands = Operands::random([3, 70, 200, 2, 16, 4], Kind::Float);
     for path in Path::ALL.into_iter().filter(|path| path.available()) {
         tch::set_num_threads(1);
@@ -150,8 +147,7 @@ fn outputs_and_gradients_of_the_mixer_are_the_same_bit_for_bit_on_one_and_two_th
 
 #[test]
 fn under_autocast_the_mixer_is_that_of_the_separate_operators() {
-    let _alone = alone_with_the_generator();
-    tch::manual_seed(4);
+    let _alone = alone_with_seed(4);
     let operands = Operands::random(SIZES[0], Kind::Float);
     let exact = operands.run(operands.fused(Path::Auto));
     for (kind, tolerance) in [(Kind::BFloat16, 3e-2), (Kind::Half, 4e-3)] {
@@ -173,8 +169,7 @@ fn assert_composed(operands: &Operands, tolerance: f64, label: &str) {
 
 #[test]
 fn the_mixer_reads_its_input_in_any_layout() {
-    let _alone = alone_with_the_generator();
-    tch::manual_seed(6);
+    let _alone = alone_with_seed(6);
     for sizes in [SIZES[0], SIZES[3], [3, 1, 4, 2, 3, 4], [2, 6, 1, 1, 2, 2]] {
         let mut operands = Operands::random(sizes, Kind::Float);
         let xz = operands.0[0].detach();
@@ -210,8 +205,7 @@ fn an_empty_batch_and_an_empty_sequence_pass_through_the_mixer() {
 
 #[test]
 fn what_is_frozen_changes_no_other_gradient_of_the_mixer() {
-    let _alone = alone_with_the_generator();
-    tch::manual_seed(7);
+    let _alone = alone_with_seed(7);
     let all = Operands::random(SIZES[0], Kind::Float);
     let expected = all.run(all.fused(Path::Auto));
     for trained in [&[0][..], &[1, 8], &[3, 6, 13], &[14]] {
@@ -235,8 +229,7 @@ fn what_is_frozen_changes_no_other_gradient_of_the_mixer() {
 
 #[test]
 fn low_precision_inputs_of_the_mixer_keep_the_parameters_types() {
-    let _alone = alone_with_the_generator();
-    tch::manual_seed(8);
+    let _alone = alone_with_seed(8);
     for (kind, tolerance) in [(Kind::BFloat16, 5e-2), (Kind::Half, 6e-3), (Kind::Double, 1e-4)] {
         let mut operands = Operands::random(SIZES[0], Kind::Float);
         let expected = operands.run(operands.composed());
@@ -265,8 +258,7 @@ fn a_gradient_of_gradients_of_the_mixer_is_refused() {
 
 #[test]
 fn threads_that_share_the_mixers_parameters_get_the_gradients_of_one() {
-    let _alone = alone_with_the_generator();
-    tch::manual_seed(9);
+    let _alone = alone_with_seed(9);
     let operands = Operands::random(SIZES[3], Kind::Float);
     tch::set_num_threads(1);
     let once = |operands: Operands| operands.run(operands.fused(Path::Auto));
@@ -290,8 +282,7 @@ fn threads_that_share_the_mixers_parameters_get_the_gradients_of_one() {
 
 #[test]
 fn the_mixer_saves_at_most_half_of_what_the_separate_operators_save() {
-    let _alone = alone_with_the_generator();
-    tch::manual_seed(5);
+    let _alone = alone_with_seed(5);
     let operands = Operands::random([4, 128, 192, 12, 16, 4], Kind::Float);
     let saved = |f: &dyn Fn() -> Tensor| {
         let mut watch = MemoryWatch::start().unwrap();

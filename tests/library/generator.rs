@@ -8,3 +8,10 @@ pub(crate) fn alone_with_the_generator() -> MutexGuard<'static, ()> {
     static GENERATOR: Mutex<()> = Mutex::new(());
     GENERATOR.lock().unwrap_or_else(PoisonError::into_inner)
 }
+
+/// Held likewise; the numbers are those of the seed.
+pub(crate) fn alone_with_seed(seed: i64) -> MutexGuard<'static, ()> {
+    let alone = alone_with_the_generator();
+    tch::manual_seed(seed);
+    alone
+}

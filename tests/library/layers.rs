@@ -1,6 +1,6 @@
 //! The linear layer and norms against libtorch's own.
 
-use crate::generator::alone_with_the_generator;
+use crate::generator::alone_with_seed;
 use crate::gradcheck::assert_gradients_are_finite_differences;
 use tch::{Device, Kind, Tensor};
 use vm_beautynet::ops::{self, Norm, Update, add_and_norm};
@@ -28,8 +28,7 @@ fn assert_close(found: &[Tensor], expected: &[Tensor]) {
 
 #[test]
 fn a_linear_layer_and_its_gradients_are_libtorchs_for_any_size_layout_and_bias() {
-    let _alone = alone_with_the_generator();
-    tch::manual_seed(1);
+    let _alone = alone_with_seed(1);
     // Products below and above the size from which on oneDNN may multiply.
     for (batch, length, inputs, outputs) in [(2, 3, 5, 7), (3, 65, 96, 192), (1, 197, 384, 44)] {
         let (weight, bias) = (leaf(&[outputs, inputs]), leaf(&[outputs]));
@@ -51,8 +50,7 @@ fn a_linear_layer_and_its_gradients_are_libtorchs_for_any_size_layout_and_bias()
 
 #[test]
 fn frozen_weights_and_inputs_get_no_gradient_and_the_others_theirs() {
-    let _alone = alone_with_the_generator();
-    tch::manual_seed(2);
+    let _alone = alone_with_seed(2);
     let [x, weight] = [leaf(&[197, 96]), leaf(&[96, 96])];
     let dout = Tensor::randn([197, 96], (Kind::Float, Device::Cpu));
     for (x, weight) in [(&x, &weight.detach()), (&x.detach(), &weight)] {
@@ -71,8 +69,7 @@ fn frozen_weights_and_inputs_get_no_gradient_and_the_others_theirs() {
 
 #[test]
 fn under_autocast_and_in_double_the_linear_layer_is_libtorchs_bit_for_bit() {
-    let _alone = alone_with_the_generator();
-    tch::manual_seed(3);
+    let _alone = alone_with_seed(3);
     let [x, weight] = [leaf(&[197, 96]), leaf(&[96, 96])];
     let both = || (ops::linear(&x, &weight, None), x.linear(&weight, None::<&Tensor>));
     let (ours, theirs) = ops::autocast(Device::Cpu, Kind::BFloat16, both).unwrap();
@@ -83,8 +80,7 @@ fn under_autocast_and_in_double_the_linear_layer_is_libtorchs_bit_for_bit() {
 
 #[test]
 fn two_runs_of_a_linear_layer_are_equal_bit_for_bit() {
-    let _alone = alone_with_the_generator();
-    tch::manual_seed(4);
+    let _alone = alone_with_seed(4);
     let [x, weight, bias] = [leaf(&[8, 197, 192]), leaf(&[768, 192]), leaf(&[768])];
     let dout = Tensor::randn([8, 197, 768], (Kind::Float, Device::Cpu));
     let once = || run(&ops::linear(&x, &weight, Some(&bias)), &dout, &[&x, &weight, &bias]);
@@ -144,8 +140,7 @@ impl Residual {
 
 #[test]
 fn norms_with_the_addition_before_them_are_libtorchs_in_every_type() {
-    let _alone = alone_with_the_generator();
-    tch::manual_seed(5);
+    let _alone = alone_with_seed(5);
     for shape in [[3, 3, 5], [3, 41, 192], [3, 1, 33]] {
         for kind in [Kind::Float, Kind::Double, Kind::BFloat16] {
             for (has_bias, update) in
@@ -163,8 +158,7 @@ fn norms_with_the_addition_before_them_are_libtorchs_in_every_type() {
 
 #[test]
 fn a_norm_of_transposed_or_no_tokens_is_libtorchs() {
-    let _alone = alone_with_the_generator();
-    tch::manual_seed(6);
+    let _alone = alone_with_seed(6);
     let (weight, x) = (leaf(&[41]), leaf(&[3, 41, 7]));
     let dout = Tensor::randn([3, 7, 41], (Kind::Float, Device::Cpu));
     let norm = Norm { weight: &weight, bias: None, eps: 1e-5 };
@@ -176,8 +170,7 @@ fn a_norm_of_transposed_or_no_tokens_is_libtorchs() {
 
 #[test]
 fn under_autocast_an_update_in_half_precision_is_added_in_single() {
-    let _alone = alone_with_the_generator();
-    tch::manual_seed(7);
+    let _alone = alone_with_seed(7);
     let mut operands = Residual::random(Kind::Float, [3, 5, 33], true, "scaled");
     let half = leaf(&[3, 5, 33]).detach().to_kind(Kind::BFloat16).set_requires_grad(true);
     if let Some(update) = &mut operands.update {
@@ -193,8 +186,7 @@ fn under_autocast_an_update_in_half_precision_is_added_in_single() {
 
 #[test]
 fn gradients_of_norms_are_finite_differences() {
-    let _alone = alone_with_the_generator();
-    tch::manual_seed(8);
+    let _alone = alone_with_seed(8);
     for (has_bias, update) in [(false, "plain"), (true, "scaled"), (true, "none")] {
         let operands = Residual::random(Kind::Double, [3, 4, 5], has_bias, update);
         let leaves: Vec<Tensor> =
@@ -205,8 +197,7 @@ fn gradients_of_norms_are_finite_differences() {
 
 #[test]
 fn without_a_norm_the_addition_has_the_same_bits_and_gradients() {
-    let _alone = alone_with_the_generator();
-    tch::manual_seed(9);
+    let _alone = alone_with_seed(9);
     for update in ["plain", "scaled"] {
         let operands = Residual::random(Kind::Float, [3, 5, 33], true, update);
         let (sum, none) = add_and_norm(&operands.x, operands.update.as_ref(), None);
@@ -220,8 +211,7 @@ fn without_a_norm_the_addition_has_the_same_bits_and_gradients() {
 
 #[test]
 fn gradients_of_norms_are_the_same_bit_for_bit_on_one_and_two_threads() {
-    let _alone = alone_with_the_generator();
-    tch::manual_seed(10);
+    let _alone = alone_with_seed(10);
     let operands = Residual::random(Kind::Float, [3, 197, 192], true, "scaled");
     let dout = Tensor::randn([2, 3, 197, 192], (Kind::Float, Device::Cpu));
     let [one, two] = [1, 2].map(|threads| {

@@ -1,24 +1,29 @@
 //! Damaged image and label files are read or rejected by name, at once and without a panic.
 
 use std::fs;
+use std::io::Cursor;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use image::ImageFormat;
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
 use vm_beautynet::config::{Config, DataConfig, DatasetName};
 use vm_beautynet::data::{self, read_image};
 
 /// A limit far above what any file needs, to detect a hang.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// A small generator (xorshift64*), so that the files are the same everywhere.
-struct Dice(u64);
+/// A generator with a fixed seed, so that the files are the same everywhere.
+struct Dice(ChaCha8Rng);
 
 impl Dice {
+    fn new(seed: u64) -> Self {
+        Self(ChaCha8Rng::seed_from_u64(seed))
+    }
+
     fn roll(&mut self, sides: usize) -> usize {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        (self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33) as usize % sides.max(1)
+        self.0.random_range(0..sides.max(1))
     }
 
     /// One to eight changes: bytes set, bits flipped, stretches removed, repeated, or taken from
@@ -50,19 +55,27 @@ impl Dice {
     }
 }
 
+/// The fixtures, and images in the formats that they are not in.
 fn image_fixtures() -> Vec<Vec<u8>> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/images");
     let mut files: Vec<PathBuf> =
         fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
     files.sort();
-    files.iter().map(|file| fs::read(file).unwrap()).collect()
+    let mut files: Vec<Vec<u8>> = files.iter().map(|file| fs::read(file).unwrap()).collect();
+    let image = image::RgbImage::from_fn(24, 24, |x, y| image::Rgb([x as u8 * 9, y as u8, 90]));
+    for format in [ImageFormat::Gif, ImageFormat::Bmp] {
+        let mut bytes = Cursor::new(Vec::new());
+        image.write_to(&mut bytes, format).unwrap();
+        files.push(bytes.into_inner());
+    }
+    files
 }
 
 /// Returns the number that were read nevertheless.
 fn read_damaged_images(count: usize) -> usize {
     let folder = tempfile::tempdir().unwrap();
     let originals = image_fixtures();
-    let mut dice = Dice(11);
+    let mut dice = Dice::new(11);
     let mut read = 0;
     for index in 0..count {
         let name = format!("image_{index}.jpg");
@@ -144,23 +157,9 @@ const LABELS: [Labels; 4] = [
 /// Returns the number that were read nevertheless.
 fn read_damaged_labels(count: usize) -> usize {
     let folder = tempfile::tempdir().unwrap();
-    let images = [
-        "a.jpg",
-        "b.jpg",
-        "c.jpg",
-        "d.jpg",
-        "b, c.jpg",
-        "å.jpg",
-        "v.jpg",
-        "t.jpg",
-        "CF1.jpg",
-        "CF2.jpg",
-        "AM3.jpg",
-        "CF4.jpg",
-        "a/female/asian/x.jpg",
-        "a/male/black/y (1).jpg",
-    ];
-    let mut dice = Dice(5);
+    let images = "a.jpg; b.jpg; c.jpg; d.jpg; b, c.jpg; å.jpg; v.jpg; t.jpg; CF1.jpg; CF2.jpg; \
+                  AM3.jpg; CF4.jpg; a/female/asian/x.jpg; a/male/black/y (1).jpg";
+    let mut dice = Dice::new(5);
     let mut read = 0;
     for labels in &LABELS {
         let root = folder.path().join(labels.file.replace('/', "_"));
@@ -168,7 +167,7 @@ fn read_damaged_labels(count: usize) -> usize {
             fs::create_dir_all(root.join(name).parent().unwrap()).unwrap();
             fs::write(root.join(name), text).unwrap();
         }
-        for image in images {
+        for image in images.split("; ") {
             fs::create_dir_all(root.join(image).parent().unwrap()).unwrap();
             fs::write(root.join(image), "").unwrap();
         }
@@ -199,7 +198,7 @@ fn read_damaged_configs(count: usize) {
     let path = folder.path().join("damaged.yaml");
     let original = fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("configs/quickstart.yaml"));
     let original = original.unwrap();
-    let mut dice = Dice(3);
+    let mut dice = Dice::new(3);
     for _ in 0..count {
         fs::write(&path, dice.damage(&original, &original)).unwrap();
         let started = Instant::now();

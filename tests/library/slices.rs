@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::generator::alone_with_the_generator;
+use crate::generator::{alone_with_seed, alone_with_the_generator};
 use tch::{Device, Kind, Tensor};
 use vm_beautynet::config::Config;
 use vm_beautynet::data::{ImageDataset, Split, load_split};
@@ -133,8 +133,7 @@ fn a_run_is_evaluated_in_the_slices_that_it_trained_in() {
 
 #[test]
 fn the_outputs_of_slices_are_those_of_the_batch() {
-    let _alone = alone_with_the_generator();
-    tch::manual_seed(1);
+    let _alone = alone_with_seed(1);
     let net = BeautyNet::new(&config(&[]), Device::Cpu).unwrap();
     let pixels = Tensor::randint(256, [5, 3, 32, 32], (Kind::Uint8, Device::Cpu));
     let whole = net.infer(Images::Pixels(&pixels), &Slicer::whole()).unwrap();

@@ -9,7 +9,6 @@ use vm_beautynet::models::weights::{StateDict, WeightsFile};
 use zip::write::SimpleFileOptions;
 use zip::{CompressionMethod, ZipWriter};
 
-use crate::generator::alone_with_the_generator;
 use crate::torch_files::{Archive, one_tensor};
 
 const VALUES: [f32; 4] = [1.0, -2.0, 3.5, 1e-20];
@@ -43,7 +42,6 @@ fn packed_again(pickle: &[u8], storage: &[u8]) -> Archive {
 
 #[test]
 fn a_checkpoint_that_was_packed_again_and_compressed_is_read() {
-    let _alone = alone_with_the_generator();
     let archive = packed_again(&one_tensor(&[4], &[1], 0, 4), &little_endian());
     assert_eq!(read(&archive), VALUES);
     let middle = packed_again(&one_tensor(&[2], &[1], 1, 4), &little_endian());
@@ -52,7 +50,6 @@ fn a_checkpoint_that_was_packed_again_and_compressed_is_read() {
 
 #[test]
 fn a_compressed_storage_far_longer_than_its_tensor_is_refused() {
-    let _alone = alone_with_the_generator();
     let bomb = packed_again(&one_tensor(&[4], &[1], 0, 1 << 19), &vec![0; 1 << 21]);
     assert!(bomb.error().contains("compressed storage of 2097152"), "{}", bomb.error());
     let long = packed_again(&vec![b'N'; 17 << 20], &little_endian());
@@ -61,7 +58,6 @@ fn a_compressed_storage_far_longer_than_its_tensor_is_refused() {
 
 #[test]
 fn a_checkpoint_of_a_big_endian_machine_is_read() {
-    let _alone = alone_with_the_generator();
     let storage: Vec<u8> = VALUES.iter().flat_map(|value| value.to_be_bytes()).collect();
     let pickle = one_tensor(&[4], &[1], 0, 4);
     let archive =
@@ -124,7 +120,6 @@ fn key_list(keys: &str) -> Vec<u8> {
 
 #[test]
 fn views_shared_storages_and_half_precision_of_the_old_format_are_read() {
-    let _alone = alone_with_the_generator();
     let pickle = checkpoint(&[
         ("all", "FloatStorage", 'a', 6, 0, [2, 3], [3, 1]),
         ("transposed", "FloatStorage", 'a', 6, 0, [3, 2], [1, 3]),
@@ -156,7 +151,6 @@ fn views_shared_storages_and_half_precision_of_the_old_format_are_read() {
 
 #[test]
 fn hostile_files_of_the_old_format_are_refused() {
-    let _alone = alone_with_the_generator();
     let archive = Archive::pickle(b"");
     let refused = |bytes: Vec<u8>, words: &str| {
         fs::write(archive.path(), bytes).unwrap();
@@ -186,7 +180,6 @@ fn hostile_files_of_the_old_format_are_refused() {
 
 #[test]
 fn a_checkpoint_of_pytorch_before_1_6_is_read() {
-    let _alone = alone_with_the_generator();
     let archive = Archive::pickle(b"");
     let bytes = legacy();
     fs::write(archive.path(), &bytes).unwrap();
@@ -204,7 +197,6 @@ fn a_checkpoint_of_pytorch_before_1_6_is_read() {
 
 #[test]
 fn the_state_dict_is_found_under_the_keys_that_training_loops_use() {
-    let _alone = alone_with_the_generator();
     let values = little_endian();
     // Each key has a tensor of another value.
     let file = |keys: &[&str]| {
@@ -247,7 +239,6 @@ fn the_state_dict_is_found_under_the_keys_that_training_loops_use() {
 
 #[test]
 fn a_quantized_tensor_is_listed_and_refused_by_its_name() {
-    let _alone = alone_with_the_generator();
     let plain = one_tensor(&[4], &[1], 0, 4);
     let at = plain.windows(3).position(|part| part == b"_v2").unwrap();
     let name = at - "_rebuild_tensor".len();
@@ -263,7 +254,6 @@ fn a_quantized_tensor_is_listed_and_refused_by_its_name() {
 
 #[test]
 fn tensors_with_attributes_and_paths_next_to_them_are_read() {
-    let _alone = alone_with_the_generator();
     // The call of _rebuild_tensor_v2 becomes an argument of _rebuild_from_type_v2.
     let plain = one_tensor(&[4], &[1], 0, 4);
     let function = b"ctorch._utils\n_rebuild_tensor_v2\n";
@@ -286,7 +276,6 @@ fn tensors_with_attributes_and_paths_next_to_them_are_read() {
 
 #[test]
 fn a_long_tuple_that_is_used_again_and_again_costs_no_time() {
-    let _alone = alone_with_the_generator();
     let tuple = [
         &b"\x80\x02(X\x07\0\0\0storagectorch\nFloatStorage\nX\x01\0\0\0\x30X\x03\0\0\0cpuK\x04N"[..],
         &b"N".repeat(500_000),
@@ -320,7 +309,6 @@ fn devices_and_pipes_as_weights_are_refused_at_once() {
 
 #[test]
 fn a_name_with_a_line_break_is_escaped_in_the_error() {
-    let _alone = alone_with_the_generator();
     let pickle = one_tensor(&[4], &[1], 1, 4);
     let at = pickle.windows(6).position(|part| part == b"X\x01\0\0\0x").unwrap();
     let pickle = [&pickle[..at + 5], b"\n", &pickle[at + 6..]].concat();

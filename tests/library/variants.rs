@@ -1,7 +1,7 @@
 //! The presets with more tokens or layers than the plain backbones, and the choice of features:
 //! everything that reads tokens knows them.
 
-use crate::generator::alone_with_the_generator;
+use crate::generator::{alone_with_seed, alone_with_the_generator};
 use tch::{Device, Kind, Tensor};
 use vm_beautynet::config::{Branch, Config, Features, FusionStrategy};
 use vm_beautynet::explain::{ExplainOptions, Layers, Method, explain};
@@ -54,8 +54,7 @@ fn images(count: i64) -> Tensor {
 
 #[test]
 fn every_fusion_takes_every_feature_vector() {
-    let _alone = alone_with_the_generator();
-    tch::manual_seed(1);
+    let _alone = alone_with_seed(1);
     for &strategy in FusionStrategy::ALL {
         for_each(strategy, |config, what| {
             let net = BeautyNet::new(config, Device::Cpu).unwrap();
@@ -108,8 +107,7 @@ fn cls_mean_is_cls_and_then_the_mean_of_the_patch_tokens() {
 
 #[test]
 fn every_method_explains_every_patch_and_no_other_token() {
-    let _alone = alone_with_the_generator();
-    tch::manual_seed(2);
+    let _alone = alone_with_seed(2);
     for_each(FusionStrategy::Gated, |config, what| {
         let net = BeautyNet::new(config, Device::Cpu).unwrap();
         let x = images(2);
@@ -179,8 +177,7 @@ fn rollout_is_the_attention_of_the_tokens_that_the_features_are_made_of() {
 
 #[test]
 fn masked_pretraining_trains_every_parameter() {
-    let _alone = alone_with_the_generator();
-    tch::manual_seed(6);
+    let _alone = alone_with_seed(6);
     for_each(FusionStrategy::Gated, |config, what| {
         for &branch in Branch::ALL {
             let shape = config.shape(branch).unwrap().unwrap();

@@ -3,11 +3,12 @@
 use std::collections::HashMap;
 use std::fs;
 use std::io::Read;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::generator::alone_with_the_generator;
 use crate::torch_files::Archive;
 use tch::{Device, Kind, Tensor};
+use tempfile::TempDir;
 use vm_beautynet::config::{Branch, Config};
 use vm_beautynet::models::{BeautyNet, weights};
 use zip::ZipArchive;
@@ -28,6 +29,13 @@ fn network(overrides: &[&str]) -> BeautyNet {
     BeautyNet::new(&config(overrides), Device::Cpu).unwrap()
 }
 
+/// Returns the lock of the generator, and a file in a folder of its own.
+fn alone_with(file: &str) -> (impl Sized + use<>, TempDir, PathBuf) {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join(file);
+    (alone_with_the_generator(), folder, path)
+}
+
 fn message(error: anyhow::Error) -> String {
     format!("{error:#}")
 }
@@ -43,9 +51,7 @@ fn published_vit(net: &BeautyNet, path: &Path) {
 
 #[test]
 fn saved_weights_load_bit_for_bit_with_the_scale_of_the_scores() {
-    let _alone = alone_with_the_generator();
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("w.safetensors");
+    let (_alone, _folder, path) = alone_with("w.safetensors");
     tch::manual_seed(1);
     let mut net = network(&[]);
     net.head_mut().set_score_scale(5.5, 1.25);
@@ -60,30 +66,22 @@ fn saved_weights_load_bit_for_bit_with_the_scale_of_the_scores() {
 
 #[test]
 fn a_published_backbone_loads_without_its_classifier() {
-    let _alone = alone_with_the_generator();
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("vit.safetensors");
+    let (_alone, _folder, path) = alone_with("vit.safetensors");
     tch::manual_seed(1);
     let source = network(&[]);
     published_vit(&source, &path);
     tch::manual_seed(2);
     let loaded = network(&[&format!("model.vit.weights={}", path.display())]);
-    for ((name, a), (_, b)) in vit_parameters(&source).iter().zip(vit_parameters(&loaded)) {
-        assert!(a.equal(&b), "{name}");
-    }
+    assert_same_vit(&source, &loaded);
 }
 
 #[test]
 fn a_file_of_another_preset_is_refused_with_the_names_that_differ() {
-    let _alone = alone_with_the_generator();
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("vit.safetensors");
+    let (_alone, folder, path) = alone_with("vit.safetensors");
     published_vit(&network(&[]), &path);
     let whole = folder.path().join("whole.safetensors");
     published_vit(&network(&["model.vit.depth=null"]), &whole);
-    let error =
-        BeautyNet::new(&config(&[&format!("model.vit.weights={}", whole.display())]), Device::Cpu);
-    let text = message(error.unwrap_err());
+    let text = refusal(&[&format!("model.vit.weights={}", whole.display())]);
     assert!(text.contains("its sizes are those of vit_micro_patch8_64: set model.vit"), "{text}");
     for (overrides, words) in [
         ("model.vit.depth=3", vec!["missing: blocks.2.attn.proj.bias"]),
@@ -94,8 +92,7 @@ fn a_file_of_another_preset_is_refused_with_the_names_that_differ() {
         ),
     ] {
         let weights = format!("model.vit.weights={}", path.display());
-        let error = BeautyNet::new(&config(&[overrides, &weights]), Device::Cpu).unwrap_err();
-        let text = message(error);
+        let text = refusal(&[overrides, &weights]);
         for word in words.iter().chain(&["model.vit.weights", "vit.safetensors"]) {
             assert!(text.contains(word), "{text:?} does not contain {word}");
         }
@@ -104,13 +101,10 @@ fn a_file_of_another_preset_is_refused_with_the_names_that_differ() {
 
 #[test]
 fn an_error_lists_at_most_twenty_names_of_each_kind() {
-    let _alone = alone_with_the_generator();
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("vit.safetensors");
+    let (_alone, _folder, path) = alone_with("vit.safetensors");
     published_vit(&network(&[]), &path);
     let weights = format!("model.vit.weights={}", path.display());
-    let error = BeautyNet::new(&config(&["model.vit.depth=8", &weights]), Device::Cpu).unwrap_err();
-    let text = message(error);
+    let text = refusal(&["model.vit.depth=8", &weights]);
     assert!(text.contains("and 52 more"), "{text}");
     assert_eq!(text.matches("blocks.").count(), 20, "{text}");
 }
@@ -120,29 +114,19 @@ fn vit_parameters(net: &BeautyNet) -> Vec<(String, Tensor)> {
     all.filter(|(name, _)| name.starts_with("vit.")).collect()
 }
 
-#[test]
-fn a_file_with_a_wrappers_prefix_loads() {
-    let _alone = alone_with_the_generator();
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("vit.pth");
-    let source = network(&[]);
-    let tensors: Vec<(String, Tensor)> = vit_parameters(&source)
-        .into_iter()
-        .map(|(name, tensor)| (name.replacen("vit.", "module._orig_mod.", 1), tensor))
-        .collect();
-    weights::save_torch(&path, &tensors).unwrap();
-    let loaded = network(&[&format!("model.vit.weights={}", path.display())]);
-    for ((name, a), (_, b)) in vit_parameters(&source).iter().zip(vit_parameters(&loaded)) {
+fn assert_same_vit(a: &BeautyNet, b: &BeautyNet) {
+    for ((name, a), (_, b)) in vit_parameters(a).iter().zip(vit_parameters(b)) {
         assert!(a.equal(&b), "{name}");
     }
-    assert!(loaded.notes().is_empty(), "{:?}", loaded.notes());
+}
+
+fn notes(net: &BeautyNet) -> Vec<String> {
+    net.notes().iter().map(ToString::to_string).collect()
 }
 
 #[test]
 fn without_strict_what_fits_is_loaded_and_the_rest_is_noted() {
-    let _alone = alone_with_the_generator();
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("vit.safetensors");
+    let (_alone, _folder, path) = alone_with("vit.safetensors");
     let source = network(&["model.vit.depth=1"]);
     published_vit(&source, &path);
     let weights = format!("model.vit.weights={}", path.display());
@@ -164,8 +148,7 @@ fn without_strict_what_fits_is_loaded_and_the_rest_is_noted() {
     // A file of another model is refused nevertheless.
     let other = vec![("fc.weight".to_string(), Tensor::from(1.0f32))];
     weights::save(&path, &other, HashMap::new()).unwrap();
-    let error = BeautyNet::new(&config(&[&weights, "model.vit.strict=false"]), Device::Cpu);
-    let text = message(error.unwrap_err());
+    let text = refusal(&[&weights, "model.vit.strict=false"]);
     assert!(text.contains("none of its names") && text.contains("unexpected: fc.weight"), "{text}");
 }
 
@@ -188,9 +171,7 @@ fn refusal(overrides: &[&str]) -> String {
 
 #[test]
 fn weights_that_are_not_finite_or_quantized_are_refused_with_file_and_parameter() {
-    let _alone = alone_with_the_generator();
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("broken.pth");
+    let (_alone, folder, path) = alone_with("broken.pth");
     let net = network(&[]);
     for (value, at) in [(f64::NAN, 0), (f64::INFINITY, 95), (f64::NEG_INFINITY, 50)] {
         let weights = changed_vit(&net, &path, |tensors| {
@@ -226,9 +207,7 @@ fn weights_that_are_not_finite_or_quantized_are_refused_with_file_and_parameter(
 
 #[test]
 fn another_architecture_is_named_instead_of_its_parameters() {
-    let _alone = alone_with_the_generator();
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("other.pth");
+    let (_alone, _folder, path) = alone_with("other.pth");
     let net = network(&[]);
     for (extra, words) in [
         ("blocks.0.ls1.gamma", "LayerScale: blocks.0.ls1.gamma"),
@@ -266,9 +245,7 @@ fn another_architecture_is_named_instead_of_its_parameters() {
 
 #[test]
 fn the_remedy_for_another_architecture_is_the_preset_that_has_it() {
-    let _alone = alone_with_the_generator();
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("published.safetensors");
+    let (_alone, _folder, path) = alone_with("published.safetensors");
     let of = |name: &str| {
         network(&[&format!("model.vit={{name: {name}, depth: null}}"), "data.image_size=112"])
     };
@@ -291,9 +268,7 @@ fn the_remedy_for_another_architecture_is_the_preset_that_has_it() {
 
 #[test]
 fn openais_names_load_as_timms() {
-    let _alone = alone_with_the_generator();
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("FaRL-Base-Patch16-LAIONFace20M-ep16.pth");
+    let (_alone, _folder, path) = alone_with("FaRL-Base-Patch16-LAIONFace20M-ep16.pth");
     let clip = "model.vit={name: vit_base_patch16_clip_quickgelu_224, embed_dim: 48, depth: 2, \
                 num_heads: 3, patch_size: 8}";
     tch::manual_seed(1);
@@ -335,10 +310,9 @@ fn openais_names_load_as_timms() {
     for ((name, a), (_, b)) in vit_parameters(&source).iter().zip(vit_parameters(&loaded)) {
         assert!(a.to_kind(Kind::Half).equal(&b.to_kind(Kind::Half)), "{name}");
     }
-    let notes: Vec<String> = loaded.notes().iter().map(ToString::to_string).collect();
     let skipped = "model.vit.weights: skipped without the prefix visual.: logit_scale, \
                    positional_embedding, transformer.resblocks.0.ln_1.weight";
-    assert_eq!(notes, [skipped]);
+    assert_eq!(notes(&loaded), [skipped]);
     // In a preset of another architecture, the file is named for what it is.
     let plain = clip.replace("clip_quickgelu_", "");
     let text = refusal(&[&plain, &format!("model.vit.weights={}", path.display())]);
@@ -346,37 +320,8 @@ fn openais_names_load_as_timms() {
 }
 
 #[test]
-fn a_file_with_the_attribute_of_a_training_framework_before_its_names_loads() {
-    let _alone = alone_with_the_generator();
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("lightning.ckpt");
-    let net = network(&[]);
-    let prefixed = |prefixes: &'static [&str]| {
-        move |tensors: &mut Vec<(String, Tensor)>| {
-            let own = std::mem::take(tensors);
-            for prefix in prefixes {
-                let named = own.iter().map(|(name, t)| (format!("{prefix}{name}"), t.copy()));
-                tensors.extend(named);
-            }
-            tensors.push(("n_averaged".to_string(), Tensor::from(3i64)));
-        }
-    };
-    let weights = changed_vit(&net, &path, prefixed(&["model.backbone."]));
-    tch::manual_seed(7);
-    let loaded = network(&[&weights]);
-    for ((name, a), (_, b)) in vit_parameters(&net).iter().zip(vit_parameters(&loaded)) {
-        assert!(a.equal(&b), "{name}");
-    }
-    let notes: Vec<String> = loaded.notes().iter().map(ToString::to_string).collect();
-    let skipped = "model.vit.weights: skipped without the prefix model.backbone.: n_averaged";
-    assert_eq!(notes, [skipped]);
-}
-
-#[test]
 fn of_a_student_and_a_teacher_the_teacher_loads_and_of_other_networks_none() {
-    let _alone = alone_with_the_generator();
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("two.pth");
+    let (_alone, _folder, path) = alone_with("two.pth");
     let net = network(&[]);
     let under = |prefixes: [&'static str; 2]| {
         changed_vit(&net, &path, |tensors| {
@@ -403,9 +348,7 @@ fn of_a_student_and_a_teacher_the_teacher_loads_and_of_other_networks_none() {
 
 #[test]
 fn the_run_says_which_of_several_state_dicts_it_loads() {
-    let _alone = alone_with_the_generator();
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("dino.pth");
+    let (_alone, _folder, path) = alone_with("dino.pth");
     let net = network(&[]);
     let weights = changed_vit(&net, &path, |_| ());
     // The writer's pickle has no memo: the dictionary of the model can be there twice.
@@ -423,15 +366,12 @@ fn the_run_says_which_of_several_state_dicts_it_loads() {
     *pickle = [&start[..], student, model, teacher, model, b"."].concat();
     let entries: Vec<(&str, &[u8])> = entries.iter().map(|(a, b)| (&**a, &b[..])).collect();
     fs::copy(Archive::new(&entries).path(), &path).unwrap();
-    let notes: Vec<String> = network(&[&weights]).notes().iter().map(ToString::to_string).collect();
-    assert_eq!(notes, ["model.vit.weights: loaded what is under teacher, not student"]);
+    assert_eq!(notes(&network(&[&weights])), ["model.vit.weights: loaded what is under teacher, not student"]);
 }
 
 #[test]
 fn the_prefixes_of_wrappers_and_frameworks_load_also_nested() {
-    let _alone = alone_with_the_generator();
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("wrapped.pth");
+    let (_alone, _folder, path) = alone_with("wrapped.pth");
     let net = network(&[]);
     for prefix in [
         "model.",
@@ -443,27 +383,28 @@ fn the_prefixes_of_wrappers_and_frameworks_load_also_nested() {
         "student.",
         "teacher.",
         "module.encoder.",
+        "model.backbone.",
+        "module._orig_mod.",
         "model.net._orig_mod.backbone.",
     ] {
-        let weights = changed_vit(&net, &path, |tensors| {
+        let prefixed = |tensors: &mut Vec<(String, Tensor)>| {
             tensors.iter_mut().for_each(|(name, _)| *name = format!("{prefix}{name}"));
+        };
+        assert!(network(&[&changed_vit(&net, &path, prefixed)]).notes().is_empty());
+        let weights = changed_vit(&net, &path, |tensors| {
+            prefixed(tensors);
             tensors.push(("n_averaged".to_string(), Tensor::from(3i64)));
         });
         let loaded = network(&[&weights]);
-        for ((name, a), (_, b)) in vit_parameters(&net).iter().zip(vit_parameters(&loaded)) {
-            assert!(a.equal(&b), "{prefix}: {name}");
-        }
-        let notes: Vec<String> = loaded.notes().iter().map(ToString::to_string).collect();
+        assert_same_vit(&net, &loaded);
         let skipped = format!("model.vit.weights: skipped without the prefix {prefix}: n_averaged");
-        assert_eq!(notes, [skipped]);
+        assert_eq!(notes(&loaded), [skipped]);
     }
 }
 
 #[test]
 fn a_position_embedding_repeated_over_millions_of_tokens_is_refused() {
-    let _alone = alone_with_the_generator();
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("repeated.pth");
+    let (_alone, _folder, path) = alone_with("repeated.pth");
     // The writer stores each value, so the shape is put into the pickle afterwards.
     let tokens = 1 + (1i64 << 24);
     let weights = changed_vit(&network(&[]), &path, |_| ());
@@ -483,9 +424,7 @@ fn a_position_embedding_repeated_over_millions_of_tokens_is_refused() {
 
 #[test]
 fn a_tensor_larger_than_all_memory_is_a_one_line_error() {
-    let _alone = alone_with_the_generator();
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("sparse.safetensors");
+    let (_alone, _folder, path) = alone_with("sparse.safetensors");
     let length = 1u64 << 43; // 8 TiB, of which the disk has none
     let shape = format!("[{}]", length / 4);
     let json = format!(r#"{{"x":{{"dtype":"F32","shape":{shape},"data_offsets":[0,{length}]}}}}"#);
@@ -514,13 +453,10 @@ fn a_folder_in_place_of_a_weights_file_is_an_error_that_names_the_files_in_it() 
 
 #[test]
 fn a_safetensors_file_has_no_ema_weights() {
-    let _alone = alone_with_the_generator();
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("vit.safetensors");
+    let (_alone, _folder, path) = alone_with("vit.safetensors");
     published_vit(&network(&[]), &path);
     let weights = format!("model.vit.weights={}", path.display());
-    let error = BeautyNet::new(&config(&[&weights, "model.vit.weights_ema=true"]), Device::Cpu);
-    let text = message(error.unwrap_err());
+    let text = refusal(&[&weights, "model.vit.weights_ema=true"]);
     assert!(text.contains("no EMA weights"), "{text}");
 }
 
@@ -538,8 +474,7 @@ fn another_patch_and_image_size_resample_the_embeddings_of_both_branches() {
             "data.image_size=24",
             &format!("model.{branch}.patch_size=4"),
         ]);
-        let notes: Vec<String> = loaded.notes().iter().map(ToString::to_string).collect();
-        let notes = notes.join("; ");
+        let notes = notes(&loaded).join("; ");
         assert!(notes.contains("from 4x4 to 6x6 patches"), "{notes}");
         assert!(notes.contains("from 8x8 to 4x4 pixels"), "{notes}");
         assert!(!notes.contains("warning"), "{notes}");
@@ -554,9 +489,7 @@ fn another_patch_and_image_size_resample_the_embeddings_of_both_branches() {
 
 #[test]
 fn damaged_files_are_one_line_errors_that_name_the_file() {
-    let _alone = alone_with_the_generator();
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("w.safetensors");
+    let (_alone, _folder, path) = alone_with("w.safetensors");
     let net = network(&[]);
     weights::save(&path, &net.parameters(), HashMap::new()).unwrap();
     let saved = fs::read(&path).unwrap();

@@ -5,7 +5,8 @@ use std::path::PathBuf;
 
 use serde_yaml::Value;
 
-use crate::report::{affects_results, plain_text};
+use crate::config::plain_text;
+use crate::report::affects_results;
 use crate::run::Overview;
 use crate::sweep::axis_names;
 

@@ -3,6 +3,7 @@
 use std::cmp::Reverse;
 
 use anyhow::{Context, Result, ensure};
+use indexmap::IndexMap;
 
 use super::{Candidate, Comparison, EvaluatedRun, Leaderboard, Leaderboards, RankedModel};
 use crate::config::Config;
@@ -26,7 +27,7 @@ type Resampled = (RankedModel, BootstrapDistribution);
 /// candidate whose seeds have different images is ranked once for each. Candidates without a seed
 /// are skipped.
 pub fn rank(candidates: Vec<Candidate>, split: Split, ranked_by: Split) -> Result<Leaderboards> {
-    let mut boards: Vec<(Images, Vec<Resampled>)> = Vec::new();
+    let mut boards: IndexMap<Images, Vec<Resampled>> = IndexMap::new();
     let mut notes = Vec::new();
     for (index, candidate) in candidates.into_iter().enumerate() {
         let name = candidate.name;
@@ -50,22 +51,17 @@ pub fn rank(candidates: Vec<Candidate>, split: Split, ranked_by: Split) -> Resul
             model.candidate = index;
             model.folds = candidate.folds;
             model.baselines = model.baselines.filter(|_| candidate.folds == 0);
-            let ranked = (model, distribution);
-            match boards.iter_mut().find(|(known, _)| *known == images) {
-                Some((_, models)) => models.push(ranked),
-                None => boards.push((images, vec![ranked])),
-            }
+            boards.entry(images).or_default().push((model, distribution));
         }
     }
-    boards.sort_by_key(|(_, models)| Reverse(models.len()));
-    if let [(first, a), others @ ..] = &boards[..] {
-        for (images, b) in others {
+    boards.sort_by_key(|_, models| Reverse(models.len()));
+    if let Some((first, a)) = boards.first() {
+        for (images, b) in boards.iter().skip(1) {
             let (a, b, why) = (names(a), names(b), first.difference(images));
             notes.push(format!("{a} and {b} are not compared: {why}"));
         }
     }
-    let boards =
-        boards.into_iter().map(|(_, models)| leaderboard(models, split, ranked_by)).collect();
+    let boards = boards.into_values().map(|models| leaderboard(models, split, ranked_by)).collect();
     Ok(Leaderboards { boards, notes })
 }
 
@@ -86,19 +82,15 @@ struct PooledSeed {
 }
 
 /// Pools the folds' predictions of each seed; seeds with the same images are together.
-fn pool_folds(seeds: Vec<(u64, Vec<EvaluatedRun>)>) -> Vec<(Images, Vec<PooledSeed>)> {
-    let mut by_images: Vec<(Images, Vec<PooledSeed>)> = Vec::new();
+fn pool_folds(seeds: Vec<(u64, Vec<EvaluatedRun>)>) -> IndexMap<Images, Vec<PooledSeed>> {
+    let mut by_images: IndexMap<Images, Vec<PooledSeed>> = IndexMap::new();
     for (seed, mut runs) in seeds {
         let mut predictions = Predictions::default();
         for run in &mut runs {
             predictions.append(std::mem::take(&mut run.predictions));
         }
         let pooled = PooledSeed { seed, predictions: predictions.sorted(), runs };
-        let images = Images::of(&pooled.predictions);
-        match by_images.iter_mut().find(|(known, _)| *known == images) {
-            Some((_, seeds)) => seeds.push(pooled),
-            None => by_images.push((images, vec![pooled])),
-        }
+        by_images.entry(Images::of(&pooled.predictions)).or_default().push(pooled);
     }
     by_images
 }
@@ -186,7 +178,7 @@ fn pairs(models: usize) -> Vec<(usize, usize)> {
 }
 
 /// Image names and the bits of their targets, in one order.
-#[derive(Debug, PartialEq)]
+#[derive(Debug, PartialEq, Eq, Hash)]
 struct Images(Vec<(String, u64)>);
 
 impl Images {

@@ -1,5 +1,6 @@
 //! The report's charts.
 
+use indexmap::IndexSet;
 use maud::{Markup, html};
 
 use super::chart::{Chart, DASHES, series_class};
@@ -19,20 +20,16 @@ const MAX_POINTS: usize = 1500;
 const BINS: usize = 25;
 
 /// Returns the indices of the models that have colors: the best first, those without results last.
-fn colored(report: &RunReport) -> Vec<usize> {
+fn colored(report: &RunReport) -> IndexSet<usize> {
     let ranked = report.leaderboards.iter().flat_map(|board| &board.models);
-    let mut order: Vec<usize> = Vec::new();
-    for model in ranked.map(|ranked| ranked.candidate).chain(0..report.models.len()) {
-        if !order.contains(&model) {
-            order.push(model);
-        }
-    }
+    let ranked = ranked.map(|ranked| ranked.candidate);
+    let mut order: IndexSet<usize> = ranked.chain(0..report.models.len()).collect();
     order.truncate(MAX_DETAILED);
     order
 }
 
 fn class_of(report: &RunReport, ranked: &RankedModel) -> String {
-    series_class(colored(report).iter().position(|model| *model == ranked.candidate))
+    series_class(colored(report).get_index_of(&ranked.candidate))
 }
 
 pub(super) fn legend(report: &RunReport) -> Markup {

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 
 use anyhow::Result;
+use indexmap::IndexMap;
 use maud::{Markup, html};
 
 use crate::data::embed::embedded;
@@ -168,12 +169,9 @@ pub(super) fn disagreements(
 }
 
 pub(super) fn explained(report: &RunReport, images: &EmbeddedImages) -> Markup {
-    let mut models: Vec<(&Option<String>, Vec<&ExplainedImage>)> = Vec::new();
+    let mut models: IndexMap<&Option<String>, Vec<&ExplainedImage>> = IndexMap::new();
     for explained in &report.explained {
-        match models.iter_mut().find(|(model, _)| **model == explained.model) {
-            Some((_, all)) => all.push(explained),
-            None => models.push((&explained.model, vec![explained])),
-        }
+        models.entry(&explained.model).or_default().push(explained);
     }
     let figure = |explained: &ExplainedImage| {
         let name = file_name(&explained.image);

@@ -75,8 +75,7 @@ fn predictions_that_are_cut_off_or_lack_rows_are_errors_that_name_the_file() {
     fs::write(&path, whole.trim_end()).unwrap();
     sandbox.done(&report);
     let summary = sandbox.path("run/summary.json");
-    let mut recorded: serde_json::Value =
-        serde_json::from_slice(&fs::read(&summary).unwrap()).unwrap();
+    let mut recorded = sandbox.read_json("run/summary.json");
     let hash = blake3::hash(whole.as_bytes()).to_hex().to_string();
     recorded["files"] = serde_json::json!({"predictions_test.csv": hash});
     fs::write(&summary, recorded.to_string()).unwrap();
@@ -98,16 +97,8 @@ fn predictions_of_different_images_are_not_compared_and_a_note_says_why() {
         let run = Run { set, seed: 1, val: &VAL, test: Some(test) };
         run.write(&sandbox, folder);
     }
-    let report = sandbox.json(&[
-        "report",
-        "first",
-        "second",
-        "third",
-        "-o",
-        "r.html",
-        "--no-images",
-        "--json",
-    ]);
+    let command = "report first second third -o r.html --no-images --json";
+    let report = sandbox.json(&command.split(' ').collect::<Vec<_>>());
     let boards = report["leaderboards"].as_array().unwrap();
     assert_eq!(boards.len(), 3);
     assert!(boards.iter().all(|board| board["comparisons"] == serde_json::json!([])));
@@ -131,21 +122,12 @@ fn a_run_without_test_images_is_compared_on_val() {
     run.write(&sandbox, "run");
     let report = sandbox.json(&["report", "run", "-o", "r.html", "--no-images", "--json"]);
     assert_eq!(report["split"], "val");
-    let report = sandbox.json(&[
-        "report",
-        "run",
-        "-o",
-        "r.html",
-        "--no-images",
-        "--split",
-        "test",
-        "--json",
-    ]);
+    let on_test = ["report", "run", "-o=r.html", "--no-images", "--split=test", "--json"];
+    let report = sandbox.json(&on_test);
     assert_eq!(report["leaderboards"], serde_json::json!([]));
     assert!(report["notes"].to_string().contains("--split val ranks it"));
     // `vmbeauty evaluate run --split test --predictions run/predictions_test.csv` later.
     let rows = "image,target,prediction\na,1,2\nb,3,2\n";
     fs::write(sandbox.path("run/predictions_test.csv"), rows).unwrap();
-    let arguments = ["report", "run", "-o=r.html", "--no-images", "--split=test", "--json"];
-    assert_eq!(sandbox.json(&arguments)["leaderboards"][0]["images"], 2);
+    assert_eq!(sandbox.json(&on_test)["leaderboards"][0]["images"], 2);
 }

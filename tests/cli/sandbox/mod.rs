@@ -10,6 +10,7 @@ use std::process::{Command, Output, Stdio};
 use serde_json::Value;
 use tempfile::TempDir;
 
+use self::run::train_arguments;
 use crate::gpu::gpu;
 
 /// A model and dataset that train in a second or two.
@@ -78,21 +79,44 @@ impl Sandbox {
         self.command(arguments).output().unwrap()
     }
 
+    /// stdout and stderr of a run that must succeed.
+    fn succeeds(&self, arguments: &[&str]) -> [String; 2] {
+        let output = self.run(arguments);
+        let [text, errors] =
+            [output.stdout, output.stderr].map(|bytes| String::from_utf8(bytes).unwrap());
+        assert!(output.status.success(), "vmbeauty {arguments:?}: {errors}");
+        [text, errors]
+    }
+
     /// stdout of a run that must succeed.
     pub(crate) fn done(&self, arguments: &[&str]) -> String {
-        let output = self.run(arguments);
-        let errors = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "vmbeauty {arguments:?}: {errors}");
-        String::from_utf8(output.stdout).unwrap()
+        let [text, _] = self.succeeds(arguments);
+        text
+    }
+
+    /// stderr of a run that must succeed.
+    pub(crate) fn log(&self, arguments: &[&str]) -> String {
+        let [_, errors] = self.succeeds(arguments);
+        errors
+    }
+
+    /// Trains `small.yaml` in the folder `run`, with these keys set; returns stdout.
+    pub(crate) fn train(&self, run: &str, set: &[&str]) -> String {
+        self.done(&train_arguments(run, set))
     }
 
     /// A run directory with everything in it, as soon as can be.
     pub(crate) fn train_one_epoch(&self, run: &str) {
-        self.done(&["train", "small.yaml", "--output", run, "--set", "train.epochs=1"]);
+        self.train(run, &["train.epochs=1"]);
     }
 
     pub(crate) fn json(&self, arguments: &[&str]) -> Value {
         serde_json::from_str(&self.done(arguments)).unwrap()
+    }
+
+    /// The content of a file in JSON.
+    pub(crate) fn read_json(&self, name: &str) -> Value {
+        serde_json::from_slice(&fs::read(self.path(name)).unwrap()).unwrap()
     }
 
     /// The exit code and stderr of a run that must fail.

@@ -143,40 +143,9 @@ fn an_oversized_image_is_rejected_before_it_is_decoded() {
     let mut bomb = encode(&quarters(8, 8).into(), image::ImageFormat::Png);
     bomb[16..20].copy_from_slice(&30_000u32.to_be_bytes());
     bomb[20..24].copy_from_slice(&30_000u32.to_be_bytes());
-    let checksum = crc32(&bomb[12..29]);
+    let checksum = crc32fast::hash(&bomb[12..29]);
     bomb[29..33].copy_from_slice(&checksum.to_be_bytes());
     assert!(message(&bomb).contains("shrink it"), "{}", message(&bomb));
-}
-
-fn crc32(bytes: &[u8]) -> u32 {
-    !bytes.iter().fold(!0u32, |crc, &byte| {
-        (0..8).fold(crc ^ u32::from(byte), |crc, _| {
-            (crc >> 1) ^ (0xedb8_8320 & (crc & 1).wrapping_neg())
-        })
-    })
-}
-
-#[test]
-fn damaged_bytes_never_panic() {
-    let image = DynamicImage::from(quarters(24, 24));
-    for format in [
-        image::ImageFormat::Jpeg,
-        image::ImageFormat::Png,
-        image::ImageFormat::WebP,
-        image::ImageFormat::Gif,
-        image::ImageFormat::Tiff,
-    ] {
-        let complete = encode(&image, format);
-        let mut rng = crate::data::random_stream::RandomStream::new(5, 0, 0, "damage");
-        for _ in 0..60 {
-            let mut damaged = complete.clone();
-            for _ in 0..4 {
-                let at = rng.below(damaged.len());
-                damaged[at] = rng.below(256) as u8;
-            }
-            let _ = decode_image(&damaged);
-        }
-    }
 }
 
 /// A little-endian TIFF of one strip with these tags beyond its size: (tag, type, values).
