@@ -220,42 +220,6 @@ mod tests {
     use tch::Device;
 
     use super::*;
-    use crate::ops::{Path, ScanInputs, selective_scan};
-
-    /// Computes the largest difference between the matrices times u and the scan, relative to the
-    /// scan's largest value.
-    fn error(operands: &ScanOperands) -> f64 {
-        let transposed = |x: &Tensor| x.transpose(1, 2);
-        let y = selective_scan(
-            &ScanInputs {
-                u: &transposed(&operands.u),
-                delta: &transposed(&operands.dt),
-                a: &operands.a,
-                b: &transposed(&operands.b),
-                c: &transposed(&operands.c),
-                d: None,
-                z: None,
-                delta_bias: None,
-                delta_softplus: false,
-                reverse: operands.reverse,
-            },
-            Path::Auto,
-        )
-        .unwrap();
-        let (batch, length, channels) = operands.u.size3().unwrap();
-        let mut worst: f64 = 0.0;
-        for image in 0..batch {
-            let attention = HiddenAttention::new(operands, image).unwrap();
-            for channel in 0..channels {
-                let matrix = attention.channel(channel as usize).unwrap();
-                let matrix = Tensor::from_slice(&matrix).view([length, length]);
-                let u = operands.u.get(image).select(1, channel).contiguous();
-                let difference = matrix.mv(&u) - y.get(image).get(channel);
-                worst = worst.max(difference.abs().max().double_value(&[]));
-            }
-        }
-        worst / y.abs().max().double_value(&[])
-    }
 
     fn random(reverse: bool) -> ScanOperands {
         let options = (Kind::Float, Device::Cpu);
@@ -266,15 +230,6 @@ mod tests {
             b: Tensor::randn([2, 37, 16], options),
             c: Tensor::randn([2, 37, 16], options),
             reverse,
-        }
-    }
-
-    #[test]
-    fn the_matrix_times_the_inputs_equals_the_scan_in_both_directions() {
-        tch::manual_seed(5);
-        for reverse in [false, true] {
-            let error = error(&random(reverse));
-            assert!(error < 1e-4, "reverse {reverse}: {error:e}");
         }
     }
 

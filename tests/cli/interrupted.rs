@@ -103,8 +103,7 @@ fn check_stopped_and_resumed(sandbox: &Sandbox, settings: &[&str]) {
         let checkpoint = sandbox.path("stopped").join(CHECKPOINT);
         checkpoint.exists() && progress(&sandbox.path("stopped"))["within"]["batches"] != 0
     });
-    child.kill().unwrap();
-    child.wait().unwrap();
+    kill(&mut child);
     sandbox.done(&[&arguments("stopped")[..], &["--resume"]].concat());
     assert_same(&sandbox.path("stopped"), &sandbox.path("whole"), "stopped");
 }
@@ -133,8 +132,7 @@ fn runs_killed_at_twenty_random_moments_end_as_one_that_was_not() {
                 assert!(status.success(), "{:?}", child.wait_with_output());
                 break;
             }
-            child.kill().unwrap();
-            child.wait().unwrap();
+            kill(&mut child);
             kills += 1;
             // Whatever stands under a final name is whole.
             for file in ["best.safetensors", "last.safetensors", CHECKPOINT] {
@@ -156,6 +154,20 @@ fn runs_killed_at_twenty_random_moments_end_as_one_that_was_not() {
 fn send(signal: &str, child: &Child) {
     let status = Command::new("kill").args([signal, &child.id().to_string()]).status();
     assert!(status.unwrap().success());
+}
+
+fn kill(child: &mut Child) {
+    child.kill().unwrap();
+    child.wait().unwrap();
+}
+
+/// Ends a process by SIGTERM, which it must obey, and returns stderr.
+fn terminated(child: Child) -> String {
+    send("-TERM", &child);
+    let output = child.wait_with_output().unwrap();
+    let errors = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(143), "{errors}");
+    errors
 }
 
 fn wait_for(what: &str, mut there: impl FnMut() -> bool) {
@@ -247,10 +259,7 @@ fn usr1_asks_for_a_checkpoint_and_the_run_continues() {
             steps > earlier
         });
     }
-    send("-TERM", &child);
-    let output = child.wait_with_output().unwrap();
-    let errors = String::from_utf8(output.stderr).unwrap();
-    assert_eq!(output.status.code(), Some(143), "{errors}");
+    let errors = terminated(child);
     assert_eq!(errors.lines().filter(|line| line.ends_with("as SIGUSR1 asked")).count(), 2);
 }
 
@@ -268,9 +277,7 @@ fn a_run_under_nohup_outlives_its_terminal() {
     sleep(Duration::from_millis(500));
     assert!(child.try_wait().unwrap().is_none(), "SIGHUP ended it");
     assert!(!sandbox.path("run").join(CHECKPOINT).exists());
-    send("-TERM", &child);
-    let output = child.wait_with_output().unwrap();
-    assert_eq!(output.status.code(), Some(143), "{output:?}");
+    terminated(child);
 }
 
 #[test]
@@ -286,10 +293,7 @@ fn a_sweeps_signals_reach_its_runs() {
     send("-USR1", &child);
     wait_for("checkpoints", || runs[..2].iter().all(has));
     let before = progress(&sandbox.path(&runs[0]))["steps"].as_u64();
-    send("-TERM", &child);
-    let output = child.wait_with_output().unwrap();
-    let errors = String::from_utf8(output.stderr).unwrap();
-    assert_eq!(output.status.code(), Some(143), "{errors}");
+    let errors = terminated(child);
     let message = "stopped by SIGTERM; continue with: vmbeauty sweep sweep.yaml --output out \
                    --jobs 2";
     assert_eq!(errors.lines().last(), Some(message));
@@ -340,9 +344,7 @@ fn a_signal_while_validating_keeps_the_epochs_steps() {
         run.join(CHECKPOINT).exists() && progress(&run)["within"]["batches"] == 2
     });
     sleep(Duration::from_millis(50));
-    send("-TERM", &child);
-    let output = child.wait_with_output().unwrap();
-    assert_eq!(output.status.code(), Some(143), "{output:?}");
+    terminated(child);
     let progress = progress(&run);
     assert_eq!((&progress["epochs"], &progress["within"]["batches"]), (&0.into(), &2.into()));
     assert!(!run.join("metrics.jsonl").exists());
@@ -364,8 +366,7 @@ fn checkpoints_within_an_epoch_come_as_often_as_the_config_says() {
         let log = sandbox.path(&name).join("tensorboard");
         wait_for("the first step", || log.exists());
         sleep(Duration::from_millis(1500));
-        child.kill().unwrap();
-        child.wait().unwrap();
+        kill(&mut child);
         assert_eq!(sandbox.path(&name).join(CHECKPOINT).exists(), expected, "{minutes}");
     }
 }
@@ -391,9 +392,7 @@ fn a_run_stopped_before_a_last_batch_of_one_image_resumes() {
         let before = epochs();
         wait_for("an epoch", || epochs() > before);
         sleep(Duration::from_millis(37 * attempt % 50));
-        send("-TERM", &child);
-        let output = child.wait_with_output().unwrap();
-        assert_eq!(output.status.code(), Some(143), "{output:?}");
+        terminated(child);
         progress(&run)["within"]["batches"] == 1
     });
     assert!(found, "no stop fell before a batch of one image");
@@ -403,6 +402,5 @@ fn a_run_stopped_before_a_last_batch_of_one_image_resumes() {
     let before = lines();
     wait_for("the next epochs", || lines() > before + 2 || child.try_wait().unwrap().is_some());
     assert!(lines() > before + 2, "{:?}", child.wait_with_output().unwrap());
-    child.kill().unwrap();
-    child.wait().unwrap();
+    kill(&mut child);
 }

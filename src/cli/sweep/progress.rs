@@ -48,15 +48,7 @@ struct Counts {
     failed: usize,
     /// Runs that another process is training.
     skipped: usize,
-    /// Runs that the search has paused.
-    paused: usize,
     stopped: usize,
-}
-
-impl Counts {
-    fn done(self) -> usize {
-        self.finished + self.failed + self.skipped + self.paused
-    }
 }
 
 /// Returns the number of runs that the search has paused, after others; nothing for none.
@@ -120,8 +112,7 @@ impl Progress {
                 _ => progress.waiting.push((*run).clone()),
             }
         }
-        progress.counts.paused = progress.paused.len();
-        let Counts { finished, failed, paused, .. } = progress.counts;
+        let (Counts { finished, failed, .. }, paused) = (progress.counts, progress.paused.len());
         let start = json!({
             "runs": progress.total, "completed": finished + failed, "failed": failed,
         });
@@ -176,7 +167,6 @@ impl Progress {
             }
             Event::Paused(run, pause) => {
                 self.paused.insert(run.name.clone());
-                self.counts.paused = self.paused.len();
                 (run, "paused", pause.reason.clone())
             }
             Event::Stopped(run) => {
@@ -203,7 +193,6 @@ impl Progress {
     fn start(&mut self, run: &SweepRun) {
         self.waiting.retain(|waiting| waiting.name != run.name);
         self.paused.remove(&run.name);
-        self.counts.paused = self.paused.len();
         let mut active = Active {
             run: run.clone(),
             begun: Instant::now(),
@@ -225,7 +214,13 @@ impl Progress {
     }
 
     fn line(&self, run: &SweepRun, text: &str) {
-        self.console.info(&format!("[{}/{}] {}  {text}", self.counts.done(), self.total, run.name));
+        self.console.info(&format!("[{}/{}] {}  {text}", self.done(), self.total, run.name));
+    }
+
+    /// Returns the number of runs that need no more work.
+    fn done(&self) -> usize {
+        let Counts { finished, failed, skipped, .. } = self.counts;
+        finished + failed + skipped + self.paused.len()
     }
 
     /// Reads how far a run is; metrics that cannot be read are none.
@@ -313,7 +308,7 @@ impl Progress {
 
     /// Returns how many runs there are in each state, and the time left.
     fn totals(&self) -> String {
-        let Counts { finished, failed, skipped, paused, .. } = self.counts;
+        let Counts { finished, failed, skipped, .. } = self.counts;
         let skipped = match skipped {
             0 => String::new(),
             skipped => format!(", {skipped} skipped"),
@@ -325,7 +320,7 @@ impl Progress {
                 0 => self.time_left(", ", ""),
                 _ => ", stopping with checkpoints".to_string(),
             },
-            with_paused(paused),
+            with_paused(self.paused.len()),
             self.active.len(),
             self.waiting.len(),
         )
@@ -333,12 +328,12 @@ impl Progress {
 
     /// Says what a sweep that was stopped leaves.
     pub(super) fn say_stopped(&self) {
-        let Counts { finished, failed, paused, stopped, .. } = self.counts;
+        let Counts { finished, failed, stopped, .. } = self.counts;
         self.console.info(&format!(
             "{finished} of {} runs are finished, {failed} failed{}, {stopped} stopped with a \
              checkpoint, {} not started",
             self.total,
-            with_paused(paused),
+            with_paused(self.paused.len()),
             self.waiting.len()
         ));
     }
@@ -348,7 +343,7 @@ impl Progress {
             "name": run.name,
             "status": status,
             "message": text,
-            "completed": self.counts.done(),
+            "completed": self.done(),
             "runs": self.total,
             "seconds_left": self.seconds_left(),
         });

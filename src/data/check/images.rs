@@ -1,7 +1,8 @@
 //! Image files that are copies of others, and outliers among images and scores.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 
+use indexmap::IndexMap;
 use rayon::prelude::*;
 
 use super::findings::{DuplicateFiles, NearDuplicate};
@@ -18,16 +19,11 @@ const MAX_ASPECT_RATIO: u32 = 3;
 /// Finds files of the same content under several names, in the order of their first rows, those in
 /// several splits first.
 pub(super) fn duplicates(rows: &[CheckedRow]) -> Vec<DuplicateFiles> {
-    let mut groups: Vec<Vec<&CheckedRow>> = Vec::new();
-    let mut group_of: HashMap<blake3::Hash, usize> = HashMap::new();
+    let mut groups: IndexMap<blake3::Hash, Vec<&CheckedRow>> = IndexMap::new();
     for (row, content) in rows.iter().filter_map(|row| Some((row, row.content()?))) {
-        let group = *group_of.entry(content.hash).or_insert_with(|| {
-            groups.push(Vec::new());
-            groups.len() - 1
-        });
-        groups[group].push(row);
+        groups.entry(content.hash).or_default().push(row);
     }
-    let duplicates = groups.iter().filter_map(|same| {
+    let duplicates = groups.values().filter_map(|same| {
         // One file in several rows is an overlap or a repetition, and listed there.
         let files: HashSet<&str> = same.iter().map(|row| &*row.row.key).collect();
         (files.len() > 1).then(|| DuplicateFiles {
