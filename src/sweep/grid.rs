@@ -146,12 +146,12 @@ impl Sweep {
     /// shard.
     pub fn shard(&self, shard: Shard) -> Vec<&SweepRun> {
         let mut points: IndexSet<&str> = IndexSet::new();
-        let is_in_shard = |&(index, run): &(usize, &SweepRun)| {
-            let (point, _) = points.insert_full(&run.point);
+        let mine = self.runs.iter().enumerate().filter_map(|(index, run)| {
+            let (point, _) = points.insert_full(run.point.as_str());
             let number = if self.search.name == SearchName::Asha { point } else { index };
-            number % shard.of + 1 == shard.number
-        };
-        self.runs.iter().enumerate().filter(is_in_shard).map(|(_, run)| run).collect()
+            (number % shard.of + 1 == shard.number).then_some(run)
+        });
+        mine.collect()
     }
 }
 

@@ -459,9 +459,13 @@ fn benchmark_scan_prints_every_case_as_json_and_as_a_table() {
         let number = |key: &str| case[key].as_f64().unwrap_or_else(|| panic!("{key}: {case}"));
         let quotient = number("eager_ms") / number("ours_ms");
         assert!((number("ratio") - quotient).abs() <= 1e-9 * quotient);
-        for key in
-            ["limit_ms", "limit_fraction", "ours_peak_bytes", "eager_peak_bytes", "inputs_outputs_bytes"]
-        {
+        for key in [
+            "limit_ms",
+            "limit_fraction",
+            "ours_peak_bytes",
+            "eager_peak_bytes",
+            "inputs_outputs_bytes",
+        ] {
             assert!(number(key) > 0.0, "{key}: {case}");
         }
     }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::{env, fs};
 
-use vm_beautynet::config::{Config, PRESETS, reference, reference_markdown};
+use vm_beautynet::config::{PRESETS, reference, reference_markdown};
 
 use crate::sandbox::Sandbox;
 

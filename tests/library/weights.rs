@@ -366,7 +366,10 @@ fn the_run_says_which_of_several_state_dicts_it_loads() {
     *pickle = [&start[..], student, model, teacher, model, b"."].concat();
     let entries: Vec<(&str, &[u8])> = entries.iter().map(|(a, b)| (&**a, &b[..])).collect();
     fs::copy(Archive::new(&entries).path(), &path).unwrap();
-    assert_eq!(notes(&network(&[&weights])), ["model.vit.weights: loaded what is under teacher, not student"]);
+    assert_eq!(
+        notes(&network(&[&weights])),
+        ["model.vit.weights: loaded what is under teacher, not student"]
+    );
 }
 
 #[test]
