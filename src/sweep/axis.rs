@@ -192,9 +192,7 @@ pub(super) fn schema(of: &serde_json::Value) -> serde_json::Value {
 }
 
 fn distribution_schema(of: &serde_json::Value) -> serde_json::Value {
-    let bounds = |name: &str| {
-        json!({"type": "array", "items": {"type": name}, "minItems": 2, "maxItems": 2})
-    };
+    let bounds = |name: &str| json!({"type": "array", "items": {"type": name}, "minItems": 2, "maxItems": 2});
     json!({
         "type": "object",
         "properties": {
