@@ -11,34 +11,34 @@ pub(in crate::models) struct ScanValues<'a> {
     pub u: &'a Value,
     /// (b, l, inner): the step sizes, after bias and softplus.
     pub dt: &'a Value,
-    /// (inner, d_state).
+    /// (d_state, inner).
     pub a: &'a Value,
     /// (b, l, d_state).
     pub b: &'a Value,
     /// (b, l, d_state).
     pub c: &'a Value,
-    /// `[l, inner, d_state]`.
+    /// `[l, d_state, inner]`.
     pub sizes: [i64; 3],
     /// Whether to scan from the last step to the first.
     pub reverse: bool,
 }
 
 /// Adds `h_l = exp(dt_l A) h_{l-1} + dt_l u_l B_l` and `y_l = C_l . h_l` to a graph: y (b, l,
-/// inner).
+/// inner). The channels are the last dimension of the states: runtimes compute rows of them at a
+/// time, and there are more channels than states.
 pub(in crate::models) fn selective_scan(graph: &mut Graph, scan: &ScanValues) -> Value {
     let product = graph.mul(scan.dt, scan.u);
-    let columns = [scan.dt, &product].map(|x| graph.unsqueeze(x, 3)); // (b, l, inner, 1)
-    let b = graph.unsqueeze(scan.b, 2); // (b, l, 1, d_state)
-    let c = graph.unsqueeze(scan.c, 3); // (b, l, d_state, 1)
-    let [dt, dt_u] = &columns;
+    let [dt, dt_u] = [scan.dt, &product].map(|x| graph.unsqueeze(x, 2)); // (b, l, 1, inner)
+    let b = graph.unsqueeze(scan.b, 3); // (b, l, d_state, 1)
+    let c = graph.unsqueeze(scan.c, 2); // (b, l, 1, d_state)
     let y = match graph.scan {
-        ScanForm::Loop => over_length(graph, scan, [dt, dt_u, &b, &c]),
-        ScanForm::Unrolled => by_doubling(graph, scan, [dt, dt_u, &b, &c]),
+        ScanForm::Loop => over_length(graph, scan, [&dt, &dt_u, &b, &c]),
+        ScanForm::Unrolled => by_doubling(graph, scan, [&dt, &dt_u, &b, &c]),
     };
-    graph.squeeze(&y, 3)
+    graph.squeeze(&y, 2)
 }
 
-/// Returns y (b, l, inner, 1) by an ONNX Scan, whose state is h (b, inner, d_state). It reads and
+/// Returns y (b, l, 1, inner) by an ONNX Scan, whose state is h (b, d_state, inner). It reads and
 /// writes from the last step to the first where the scan is reversed.
 fn over_length(graph: &mut Graph, scan: &ScanValues, steps: [&Value; 4]) -> Value {
     let zero = graph.number(0.0);
@@ -50,7 +50,7 @@ fn over_length(graph: &mut Graph, scan: &ScanValues, steps: [&Value; 4]) -> Valu
         let decay = graph.op("Exp", &[&decay]);
         let decayed = graph.mul(&decay, h);
         let h = graph.add(&decayed, &input);
-        let y = graph.matmul(&h, c); // (b, inner, 1)
+        let y = graph.matmul(c, &h); // (b, 1, inner)
         vec![h, y]
     });
     let reverse = i64::from(scan.reverse);
@@ -66,13 +66,13 @@ fn over_length(graph: &mut Graph, scan: &ScanValues, steps: [&Value; 4]) -> Valu
     graph.op_outputs("Scan", &inputs, attributes, 2).remove(1)
 }
 
-/// Returns y (b, l, inner, 1) by doubling steps (Hillis and Steele, "Data parallel algorithms",
+/// Returns y (b, l, 1, inner) by doubling steps (Hillis and Steele, "Data parallel algorithms",
 /// 1986): after the steps of 1, 2, 4, … tokens, each token's state has the inputs of twice as many
 /// tokens before it.
 fn by_doubling(graph: &mut Graph, scan: &ScanValues, [dt, dt_u, b, c]: [&Value; 4]) -> Value {
     let length = scan.sizes[0];
     let exponent = graph.mul(dt, scan.a);
-    let mut decay = graph.op("Exp", &[&exponent]); // (b, l, inner, d_state)
+    let mut decay = graph.op("Exp", &[&exponent]); // (b, l, d_state, inner)
     let mut h = graph.mul(dt_u, b);
     let mut step = 1;
     while step < length {
@@ -85,7 +85,7 @@ fn by_doubling(graph: &mut Graph, scan: &ScanValues, [dt, dt_u, b, c]: [&Value; 
         }
         step *= 2;
     }
-    graph.matmul(&h, c)
+    graph.matmul(c, &h)
 }
 
 /// Returns x (b, l, …, …) with each token at the place of the one `step` tokens later in the scan,

@@ -122,14 +122,14 @@ impl Direction {
         let dt = graph.matmul(&projected[0], &weight);
         let dt = graph.add(&dt, &bias);
         let dt = graph.op("Softplus", &[&dt]);
-        let a = graph.derived(&self.a_log, ".A", || -self.a_log.exp());
+        let a = graph.derived(&self.a_log, ".A", || -self.a_log.exp().tr());
         let scan = ScanValues {
             u: &u,
             dt: &dt,
             a: &a,
             b: &projected[1],
             c: &projected[2],
-            sizes: [length, inner, d_state],
+            sizes: [length, d_state, inner],
             reverse: self.reverse,
         };
         let y = selective_scan(graph, &scan);
