@@ -54,8 +54,8 @@ def write_tensors(path, tensors):
 
 
 def make_run(folder, *overrides):
-    """Trains for an epoch, and returns a run of the same config whose weights are spread: gates and weights of the
-    branches are zero, and LayerScale and the class tokens of a ViT tiny, after so short a training."""
+    """Trains for an epoch, and returns a run of the same config with random weights, on which every score depends:
+    after so short a training, gates are zero, LayerScale is tiny and states hardly decay."""
     (folder / "config.yaml").write_text(MICRO)
     sets = [word for override in overrides for word in ("--set", override)]
     vmbeauty(folder, "train", "config.yaml", "--output", "trained", *sets)
@@ -64,9 +64,12 @@ def make_run(folder, *overrides):
     (run / "config.yaml").write_bytes((folder / "trained/config.yaml").read_bytes())
     weights = read_tensors(folder / "trained/best.safetensors")
     for name, tensor in weights.items():
-        if not name.startswith("head.score_"):
-            wide = any(word in name for word in ("gate", "fusion.weights", "gamma", "token"))
-            weights[name] = tensor + random.normal(0, 0.5 if wide else 0.02, tensor.shape)
+        if name.startswith("head.score_"):
+            continue
+        if tensor.ndim > 1 and name.endswith("weight"):
+            weights[name] = random.normal(0, 1.2 * np.prod(tensor.shape[1:]) ** -0.5, tensor.shape)
+        else:
+            weights[name] = tensor + random.normal(2.5 if "dt_proj" in name else 0, 0.3, tensor.shape)
     write_tensors(run / "best.safetensors", weights)
     return run
 
