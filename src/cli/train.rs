@@ -15,6 +15,7 @@ use super::output::{duration, metric, print, table, thousands};
 use super::progress::console_observer;
 use crate::benchmark::estimate::{TrainEstimate, estimate_train};
 use crate::config::{Config, yaml_value};
+use crate::data::Split;
 use crate::eval::metrics::{Metric, Metrics};
 use crate::ops::distributed::exit_now;
 use crate::run::{RunDir, RunKind, Summary, weights_of};
@@ -223,14 +224,19 @@ fn report(outcome: &Summary) -> String {
     };
     let mut rows = Vec::new();
     let baselines = &outcome.baselines;
-    let mut splits = vec![("val", outcome.val, baselines.val)];
+    let mut splits = vec![(Split::Val, outcome.val, baselines.val)];
     splits.extend(
-        outcome.test.zip(baselines.test).map(|(test, baselines)| ("test", test, baselines)),
+        outcome.test.zip(baselines.test).map(|(test, baselines)| (Split::Test, test, baselines)),
     );
     for (split, model, baselines) in &splits {
+        let (split, branches) = (split.name(), outcome.branches.get(split));
         rows.push(measured(split, "this model", &model.metrics));
         rows.push(row(split, "95 % interval from", "", &|of| Some(model.interval(of)?.lo)));
         rows.push(row(split, "to", "", &|of| Some(model.interval(of)?.hi)));
+        if let Some(of) = branches {
+            rows.push(measured(split, "the ViT's own head", &of.vit));
+            rows.push(measured(split, "the Mamba's own head", &of.mamba));
+        }
         rows.extend(baselines.named().map(|(name, metrics)| measured(split, name, &metrics)));
     }
     let header = ["split", "model", "n", "PC", "MAE", "RMSE", "SRCC"];

@@ -3,8 +3,10 @@
 use std::sync::Arc;
 
 use anyhow::Result;
+use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
 
+use super::metrics::Metrics;
 use super::predictions::Predictions;
 use crate::config::Config;
 use crate::data::{ImageDataset, Loader, LoaderOptions, RunImages, shortest};
@@ -19,6 +21,23 @@ pub const BRANCH_PREDICTIONS: [&str; 2] = ["prediction_vit", "prediction_mamba"]
 /// Both.
 pub const BRANCH_COLUMNS: [&str; 4] =
     [BRANCH_WEIGHTS[0], BRANCH_WEIGHTS[1], BRANCH_PREDICTIONS[0], BRANCH_PREDICTIONS[1]];
+
+/// The metrics of the branches' own heads.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct BranchMetrics {
+    /// Those of the ViT's.
+    pub vit: Metrics,
+    /// Those of the Mamba's.
+    pub mamba: Metrics,
+}
+
+impl BranchMetrics {
+    /// Computes the metrics from the columns [`BRANCH_PREDICTIONS`], if there are any.
+    pub fn of(predictions: &Predictions) -> Result<Option<Self>> {
+        let [vit, mamba] = BRANCH_PREDICTIONS.map(|name| predictions.metrics_of(name));
+        Ok(vit?.zip(mamba?).map(|(vit, mamba)| Self { vit, mamba }))
+    }
+}
 
 /// Predicts images, in order, as training with this config does: in the same batches and slices;
 /// with `data.test_time_flip` as the mean over each image and its mirror image. `progress` is

@@ -71,6 +71,7 @@ impl Probed {
         let summary = Summary {
             val,
             test: metrics(Split::Test).transpose()?,
+            branches: Default::default(),
             baselines: self.baselines,
             epochs: 0,
             best_epoch: 0,

@@ -10,7 +10,9 @@ use serde::{Deserialize, Serialize};
 use super::directory::{MAX_TEXT, SUMMARY_FILE};
 use super::provenance::{Provenance, StartingWeights, content_hash};
 use crate::config::Monitor;
+use crate::data::Split;
 use crate::eval::baselines::Baselines;
+use crate::eval::evaluate::BranchMetrics;
 use crate::eval::statistics::MetricsWithCi;
 use crate::files::{read_text, write_json};
 
@@ -22,6 +24,9 @@ pub struct Summary {
     /// Metrics of the best weights on the test images, if the dataset has some.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub test: Option<MetricsWithCi>,
+    /// Metrics of the branches' own heads on each split, if the model has them.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub branches: BTreeMap<Split, BranchMetrics>,
     /// Metrics of trivial predictors on the same images.
     pub baselines: BaselinesBySplit,
     /// Number of epochs trained.

@@ -3,7 +3,6 @@
 use std::fs;
 
 use serde_json::Value;
-use vm_beautynet::eval::metrics::Metrics;
 use vm_beautynet::eval::predictions::Predictions;
 
 use crate::sandbox::Sandbox;
@@ -38,11 +37,18 @@ fn a_run_reports_the_pc_of_each_branch_by_epoch_and_each_prediction_of_its_head(
     let best = epochs.iter().rposition(|epoch| epoch["best"] == true).unwrap();
     let predictions = Predictions::read(&run.join("predictions_val.csv")).unwrap();
     for (branch, name) in ["prediction_vit", "prediction_mamba"].into_iter().enumerate() {
-        let column = predictions.column(name).unwrap();
-        let pc = Metrics::new(column, &predictions.targets).unwrap().pc;
+        let pc = predictions.metrics_of(name).unwrap().unwrap().pc;
         let recorded = epochs[best]["branch_pc"][branch].as_f64().unwrap();
         assert!((pc - recorded).abs() < 1e-9, "{name}: {pc} {recorded}");
     }
+    let table = String::from_utf8(output.stdout).unwrap();
+    let of_vit = predictions.metrics_of("prediction_vit").unwrap().unwrap();
+    let row = table.lines().find(|line| line.contains("the ViT's own head")).unwrap();
+    assert!(row.starts_with("val") && row.contains(&format!("{:.4}", of_vit.pc)), "{table}");
+    let summary = fs::read_to_string(run.join("summary.json")).unwrap();
+    let summary: Value = serde_json::from_str(&summary).unwrap();
+    assert_eq!(summary["branches"]["val"]["vit"]["pc"], of_vit.pc);
+    assert!(summary["branches"]["test"]["mamba"]["mae"].is_f64(), "{summary}");
     // The same from the weights, which have the heads.
     let again = ["evaluate", "run", "--split", "val", "--predictions", "again.csv"];
     sandbox.done(&again);

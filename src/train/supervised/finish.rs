@@ -9,6 +9,8 @@ use anyhow::Result;
 use super::Supervised;
 use crate::data::{ImageDataset, LoaderOptions, Split};
 use crate::eval::baselines::{baselines, kept_baselines};
+use crate::eval::evaluate::BranchMetrics;
+use crate::eval::predictions::Predictions;
 use crate::eval::statistics::MetricsWithCi;
 use crate::models::weights;
 use crate::run::{BaselinesBySplit, EpochRecord, RunDir, Summary, check_unchanged, content_hash};
@@ -22,11 +24,14 @@ impl Trainer<'_, Supervised<'_>> {
     pub(super) fn finish(&mut self, observers: &mut [Box<dyn Observer>]) -> Result<Summary> {
         self.load_best()?;
         let splits = &self.objective.splits;
-        let val = self.write_predictions(Split::Val, &splits.val, observers)?;
-        let test = match &splits.test {
-            Some(images) => Some(self.write_predictions(Split::Test, images, observers)?),
-            None => None,
+        let mut branches = BTreeMap::new();
+        let mut predict = |split, images| -> Result<MetricsWithCi> {
+            let predictions = self.write_predictions(split, images, observers)?;
+            branches.extend(BranchMetrics::of(&predictions)?.map(|of| (split, of)));
+            MetricsWithCi::new(&predictions)
         };
+        let val = predict(Split::Val, &splits.val)?;
+        let test = splits.test.as_ref().map(|images| predict(Split::Test, images)).transpose()?;
         let others: Vec<_> = splits.evaluated().map(|(_, images)| images).collect();
         let by_split = if self.config.caches_features() {
             kept_baselines(&splits.train, &others, self.config)?
@@ -40,6 +45,7 @@ impl Trainer<'_, Supervised<'_>> {
         let summary = Summary {
             val,
             test,
+            branches,
             baselines: BaselinesBySplit::new(&by_split)?,
             epochs: records.len(),
             best_epoch: best.map_or(0, |best| best + 1),
@@ -90,19 +96,20 @@ impl Trainer<'_, Supervised<'_>> {
         self.world.broadcast(parameters.iter().map(|(_, tensor)| tensor))
     }
 
+    /// Predicts a split with the current weights, and writes the predictions.
     fn write_predictions(
         &self,
         split: Split,
         images: &Arc<ImageDataset>,
         observers: &mut [Box<dyn Observer>],
-    ) -> Result<MetricsWithCi> {
+    ) -> Result<Predictions> {
         let predictions = self.evaluate(observers, |supervised, evaluation| {
             supervised.predict(split, images, evaluation)
         })?;
         if self.world.is_first() {
             predictions.write(&RunDir::predictions_in(self.run.root(), split))?;
         }
-        MetricsWithCi::new(&predictions)
+        Ok(predictions)
     }
 }
 

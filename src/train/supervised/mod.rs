@@ -23,7 +23,7 @@ use super::stop::Stopped;
 use super::trainer::{Options, Trainer, batches, seed_of};
 use crate::config::{Config, FusionStrategy, OnNan};
 use crate::data::{HostBatch, ImageDataset, Loader, LoaderOptions, RunImages, Split};
-use crate::eval::evaluate::{self, BRANCH_PREDICTIONS, BRANCH_WEIGHTS};
+use crate::eval::evaluate::{self, BRANCH_WEIGHTS, BranchMetrics};
 use crate::eval::predictions::Predictions;
 use crate::models::images::upload_rows;
 use crate::models::{BeautyNet, Images, device, weights};
@@ -358,7 +358,7 @@ impl Objective for Supervised<'_> {
             lr: stats.lr[0],
             backbone_lr: stats.lr[1],
             fusion_weights: mean_fusion_weights(validation),
-            branch_pc: branch_pc(validation)?,
+            branch_pc: BranchMetrics::of(validation)?.map(|of| [of.vit.pc, of.mamba.pc]),
             images_per_second: stats.images_per_second,
             data_wait: stats.data_wait,
             seconds: stats.seconds,
@@ -404,12 +404,6 @@ impl Objective for Supervised<'_> {
 fn mean_fusion_weights(predictions: &Predictions) -> Option<[f64; 2]> {
     let [vit, mamba] = BRANCH_WEIGHTS.map(|name| predictions.mean_of(name));
     Some([vit?, mamba?])
-}
-
-/// Returns the PC of the branches' own heads, if there are any.
-fn branch_pc(predictions: &Predictions) -> Result<Option<[f64; 2]>> {
-    let [vit, mamba] = BRANCH_PREDICTIONS.map(|name| predictions.metrics_of(name));
-    Ok(vit?.zip(mamba?).map(|(vit, mamba)| [vit.pc, mamba.pc]))
 }
 
 /// Returns mean and standard deviation. A deviation of 0 (one image, or all scores the same) counts
