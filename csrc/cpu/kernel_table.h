@@ -4,7 +4,7 @@
 #include "conv_kernel.h"
 #include "limit_kernel.h"
 #include "norm_kernel.h"
-#include "scan_kernel.h"
+#include "scan_backward_kernel.h"
 
 namespace {
 
@@ -12,10 +12,11 @@ namespace {
 template <class T, int W, int N>
 constexpr vmb::KernelTable<T> kernel_table() {
   using S = Scan<T, W, N>;
+  using B = ScanBackward<T, W, N>;
   using C = CausalConv<T, W>;
   using L = Limit<T, W, N>;
   using M = Norm<T, W>;
-  return {S::workspace, S::forward,  S::backward, sizeof(typename C::Workspaces),
+  return {S::workspace, S::forward,  B::backward, sizeof(typename C::Workspaces),
           C::forward,   C::backward, M::forward,  M::backward,
           L::forward,   L::backward};
 }

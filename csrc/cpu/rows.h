@@ -12,9 +12,8 @@ using namespace vmb;
 template <class T, int W>
 struct Rows {
   using V = Vec<T, W>;
-  // Steps that are packed at once: adjacent complete cache lines, where steps are adjacent in
-  // memory.
-  static constexpr int kStrip = 2 * kChunk;
+  // Steps that are packed at once: where steps are adjacent in memory, complete cache lines.
+  static constexpr int kStrip = kChunk;
   // Vectors in a cache line. They are packed together: where channels are adjacent, the line would
   // be evicted before the second vector needs it.
   static constexpr int kVectors = sizeof(V) < 64 ? 64 / sizeof(V) : 1;
@@ -155,30 +154,37 @@ struct Rows {
   }
 
   // The memory of a strip in one tensor: `runs` runs of adjacent values, `apart` values from one to
-  // the next. Each tile before a strip prefetches a few of its runs: they are far apart, so the
+  // the next. Each part of the strip before prefetches a few of them: they are far apart, so the
   // hardware does not predict them, and it can wait for about twenty lines at a time only. (A
-  // convolution's tile is an entire vector: there is too little work to spread them over.)
+  // convolution has one part for each vector: there is too little work to spread them over.)
   struct Runs {
     const T* first = nullptr;
-    int64_t apart = 0, length = 0, runs = 0, per_tile = 0;
+    int64_t apart = 0, length = 0, runs = 0, per_part = 0;
+
+    Runs() = default;
+    Runs(const T* first, int64_t apart, int64_t length, int64_t runs, int64_t parts)
+        : first(first),
+          apart(apart),
+          length(length),
+          runs(runs),
+          per_part((runs + parts - 1) / parts) {}
 
     template <class U>
-    Runs(const View<U>& view, const ScanSizes& size, const Strip& strip, int64_t tiles) {
+    Runs(const View<U>& view, const ScanSizes& size, const Strip& strip, int64_t parts) {
       if (!view || strip.step < 0 || strip.step >= size.length) return;
-      first = view.at(strip.item.batch, strip.channel(), strip.step);
+      const T* from = view.at(strip.item.batch, strip.channel(), strip.step);
       if (view.row == 1)
-        apart = view.step, length = strip.channels(size), runs = strip.steps;
+        *this = {from, view.step, strip.channels(size), strip.steps, parts};
       else if (view.step == 1 || view.step == -1)
-        apart = view.row, length = strip.steps, runs = strip.channels(size),
-        first -= view.step < 0 ? length - 1 : 0;
-      per_tile = (runs + tiles - 1) / tiles;
+        *this = {view.step < 0 ? from - strip.steps + 1 : from, view.row, strip.steps,
+                 strip.channels(size), parts};
     }
 
     // Always inlined: GCC considers a function that only prefetches to have no effect, and removes
     // its calls.
-    [[gnu::always_inline]] void prefetch(int64_t tile) const {
-      const int64_t end = (tile + 1) * per_tile < runs ? (tile + 1) * per_tile : runs;
-      for (int64_t run = tile * per_tile; run < end; ++run) {
+    [[gnu::always_inline]] void prefetch(int64_t part) const {
+      const int64_t end = (part + 1) * per_part < runs ? (part + 1) * per_part : runs;
+      for (int64_t run = part * per_part; run < end; ++run) {
         for (int64_t i = 0; i < length; i += 64 / sizeof(T))
           __builtin_prefetch(first + run * apart + i);
         __builtin_prefetch(first + run * apart + length - 1);

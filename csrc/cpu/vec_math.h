@@ -145,7 +145,7 @@ struct Power {
 // 2^(x*y), first half. x*y is split into k and a fraction of at most 1/2 over the number of table
 // entries, before anything is rounded: adding `magic` in one fused multiply-add rounds to a
 // multiple of 1/entries, and one fused multiply-subtract leaves the fraction. 2^k is a power of two
-// times a table entry, and the table is one register. Above 2^127.97 (AVX2: 2^127.9, portable:
+// times a table entry, and the table is one register or two. Above 2^127.98 (AVX2: 2^127.9, portable:
 // 2^127.5) the result is infinity; below 2^-126 zero or some denormal number; NaN stays NaN.
 // InRange skips the handling of these: the caller guarantees |x*y| < 126.
 // tests/library/elementwise.rs checks the bound of 2 ulp.
@@ -155,8 +155,8 @@ inline Power<Vec<float, W>> split(Vec<float, W> x, Vec<float, W> y, float rest =
   using V = Vec<float, W>;
 #if defined(__AVX512F__)
   if constexpr (W == 16) {
-    // 1.5 * 2^23 / 16: the low four bits of the sum count sixteenths.
-    const __m512 magic = _mm512_set1_ps(786432.0f);
+    // 1.5 * 2^23 / 32: the low five bits of the sum count 32nds.
+    const __m512 magic = _mm512_set1_ps(393216.0f);
     const __m512 shifted = _mm512_fmadd_ps((__m512)x, (__m512)y, magic);
     const __m512 k = _mm512_sub_ps(shifted, magic);
     __m512 f = _mm512_fmsub_ps((__m512)x, (__m512)y, k);
@@ -164,11 +164,16 @@ inline Power<Vec<float, W>> split(Vec<float, W> x, Vec<float, W> y, float rest =
     // The fraction of an infinite product is NaN (inf - inf), that of a huge one is wrong: any
     // small number is right where the scale is 0 or infinity.
     if (!InRange) f = _mm512_range_ps(_mm512_set1_ps(0.5f), f, 0b0110);
-    const __m512 sixteenths =
-        _mm512_setr_ps(1.0f, 1.04427373f, 1.09050775f, 1.13878858f, 1.18920708f, 1.24185777f,
-                       1.29683959f, 1.35425556f, 1.41421354f, 1.47682619f, 1.54221082f, 1.61049032f,
-                       1.68179286f, 1.75625217f, 1.8340081f, 1.91520655f);
-    return {(V)f, (V)_mm512_scalef_ps(_mm512_permutexvar_ps((__m512i)shifted, sixteenths), k)};
+    const __m512 lower =
+        _mm512_setr_ps(1.0f, 1.0218972f, 1.0442737f, 1.0671405f, 1.0905077f, 1.1143868f,
+                       1.1387886f, 1.1637249f, 1.1892071f, 1.2152474f, 1.2418578f, 1.269051f,
+                       1.2968396f, 1.3252367f, 1.3542556f, 1.38391f),
+                 upper =
+        _mm512_setr_ps(1.4142135f, 1.4451808f, 1.4768262f, 1.5091645f, 1.5422108f, 1.5759809f,
+                       1.6104903f, 1.6457555f, 1.6817929f, 1.7186193f, 1.7562522f, 1.7947091f,
+                       1.8340081f, 1.8741677f, 1.9152066f, 1.9571441f);
+    const __m512 power = _mm512_permutex2var_ps(lower, (__m512i)shifted, upper);
+    return {(V)f, (V)_mm512_scalef_ps(power, k)};
   }
 #endif
 #if defined(__AVX2__)
@@ -215,8 +220,9 @@ inline Power<Vec<double, W>> split(Vec<double, W> x, Vec<double, W> y, double = 
   return {x * y, Vec<double, W>{}};
 }
 
-// The second half: 2^fraction as a polynomial, minimax over the fractions of `split`.
-template <class V>
+// The second half: 2^fraction as a polynomial, minimax over the fractions of `split`. InRange as
+// there.
+template <class V, bool InRange = false>
 inline V join(Power<V> power) {
   using T = typename Lane<V>::scalar;
   constexpr int W = Lane<V>::width;
@@ -227,8 +233,11 @@ inline V join(Power<V> power) {
     return r;
   } else {
 #if defined(__AVX512F__)
-    if constexpr (W == 16)
-      return (((0.05550574f * f + 0.24023433f) * f + 0.69314718f) * f + 1.0f) * power.scale;
+    if constexpr (W == 16) {
+      // The sum is rounded once. An infinite scale times a fraction of 0 would be NaN.
+      const V scale = InRange ? power.scale : at_most(power.scale, 3.40282347e38f);
+      return (0.2402288f * f + 0.69315734f) * (f * scale) + power.scale;
+    }
 #endif
 #if defined(__AVX2__)
     if constexpr (W == 8)
@@ -247,7 +256,7 @@ inline V join(Power<V> power) {
 // 2^(x*y)
 template <class V, bool InRange = false>
 inline V exp2_product(V x, V y) {
-  return join<V>(split<Lane<V>::width, InRange>(x, y));
+  return join<V, InRange>(split<Lane<V>::width, InRange>(x, y));
 }
 
 // exp(x), first half, float32 only. log2(e) is a sum of two floats, so that large |x| keep their
