@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnx.reference
 from models import features, make_images, make_run, pixels_of, predictions, run_onnx, vmbeauty
 
 STRATEGIES = ["concat", "sum", "weighted", "gated", "gmu", "bilinear", "cross_attention", "score", "vit_only", "mamba_only"]
@@ -120,6 +121,15 @@ class Inputs(Exported):
     def test_normalization_of_the_config(self):
         self.compare("data.normalize={mean: [0.1, 0.2, 0.3], std: [0.5, 0.4, 0.3]}")
 
+    def test_the_reference_evaluator_of_onnx_gives_the_scores_of_an_unrolled_scan(self):
+        run = make_run(self.folder)
+        files = make_images(self.folder / "images", 2, (32, 32))
+        folder, about = self.export(run, "reference", "--scan", "unrolled")
+        reference = onnx.reference.ReferenceEvaluator(str(folder / "model.onnx"))
+        [scores] = reference.run(["score"], {"images": pixels_of(files)})
+        expected, _ = predictions(run, files)
+        self.assertLess(np.abs(scores - expected).max() / about["score"]["training_std"], TOLERANCE)
+
     def test_the_files_metadata_name_the_run(self):
         run = make_run(self.folder)
         folder, about = self.export(run, "named")
@@ -150,9 +160,10 @@ class Programs(Exported):
                 lines = [line.split("\t") for line in result.stdout.splitlines()]
                 self.assertEqual([line[0] for line in lines], [str(file) for file in files])
                 scores = np.array([float(line[1]) for line in lines])
-                # Resampling rounds to a level here and there.
+                # Resampling rounds otherwise here and there. A level on 1 % of the values changes a score of such
+                # random weights by up to 0.01 standard deviations; another filter changes one of these by 0.1.
                 difference = np.abs(scores - expected).max() / about["score"]["training_std"]
-                self.assertLess(difference, 2e-3, (resize, kind, scores, expected))
+                self.assertLess(difference, 1e-2, (resize, kind, scores, expected))
 
     def test_python(self):
         self.check(lambda folder: [sys.executable, str(folder / "predict.py")])
