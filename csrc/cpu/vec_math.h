@@ -145,9 +145,9 @@ struct Power {
 // 2^(x*y), first half. x*y is split into k and a fraction of at most 1/2 over the number of table
 // entries, before anything is rounded: adding `magic` in one fused multiply-add rounds to a
 // multiple of 1/entries, and one fused multiply-subtract leaves the fraction. 2^k is a power of two
-// times a table entry, and the table is one register or two. Above 2^127.98 (AVX2: 2^127.9, portable:
-// 2^127.5) the result is infinity; below 2^-126 zero or some denormal number; NaN stays NaN.
-// InRange skips the handling of these: the caller guarantees |x*y| < 126.
+// times a table entry, and the table is one register or two. Above 2^127.98 (AVX2: 2^127.9,
+// portable: 2^127.5) the result is infinity; below 2^-126 zero or some denormal number; NaN stays
+// NaN. InRange skips the handling of these: the caller guarantees |x*y| < 126.
 // tests/library/elementwise.rs checks the bound of 2 ulp.
 // `rest`, a small multiple of x, is added to the exponent: the rounding error of y.
 template <int W, bool InRange = false>

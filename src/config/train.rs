@@ -56,8 +56,8 @@ section! {
         pub checkpoint_activations: bool = false,
         /// `float32`; `bf16` or `fp16` (mixed precision: matrix products in it, the rest and all
         /// weights in float32; fp16 with a loss scale); `auto`: bf16 on GPUs of compute capability
-        /// 8.0 or later (older ones have no tensor cores for it) and on CPUs with AVX512-BF16,
-        /// float32 on others. Validation is always in float32.
+        /// 8.0 or later (older ones have no tensor cores for it), float32 on others and on CPUs,
+        /// where bf16 is hardly faster. Validation is always in float32.
         pub precision: Precision = Precision::Float32,
         /// Let GPUs round the operands of float32 products to TF32, which has 10 bits after the
         /// point in place of 23, for their tensor cores. `false`: float32 is float32, on every

@@ -18,39 +18,24 @@ const GROWTH_INTERVAL: u32 = 2000;
 /// Returns the type that autocast uses for this precision on this device, if any.
 ///
 /// `auto` is bfloat16, which needs no loss scale, on GPUs with tensor cores for it (from Ampere on)
-/// and on CPUs that multiply in it (AVX512-BF16, which is 1.5 times as fast); float32 on others,
-/// which would have to emulate it.
+/// and float32 elsewhere: older GPUs and most CPUs would have to emulate bfloat16, and on CPUs that
+/// multiply in it (AVX512-BF16) it is hardly faster (docs/performance.md).
 pub fn autocast_kind(precision: Precision, device: Device) -> Option<Kind> {
     match precision {
         Precision::Float32 => None,
         Precision::Bf16 => Some(Kind::BFloat16),
         Precision::Fp16 => Some(Kind::Half),
-        Precision::Auto => {
-            let native = match device {
-                Device::Cuda(index) => {
-                    gpu::gpus().is_ok_and(|gpus| gpus.get(index).is_some_and(gpu_has_bf16))
-                }
-                _ => cpu_has_bf16(),
-            };
-            native.then_some(Kind::BFloat16)
-        }
+        Precision::Auto => match device {
+            Device::Cuda(index) => gpu::gpus()
+                .is_ok_and(|gpus| gpus.get(index).is_some_and(gpu_has_bf16))
+                .then_some(Kind::BFloat16),
+            _ => None,
+        },
     }
 }
 
 fn gpu_has_bf16(gpu: &Gpu) -> bool {
     gpu.compute_capability >= gpu::AMPERE
-}
-
-/// Returns whether this processor multiplies in bfloat16.
-pub fn cpu_has_bf16() -> bool {
-    #[cfg(target_arch = "x86_64")]
-    {
-        is_x86_feature_detected!("avx512bf16")
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    {
-        false
-    }
 }
 
 /// Runs a forward pass under autocast, if there is a type for it. Returns an error if autocast does
@@ -130,10 +115,9 @@ mod tests {
     }
 
     #[test]
-    fn only_float16_is_scaled_and_auto_takes_bfloat16_where_it_is_native() {
+    fn only_float16_is_scaled_and_auto_takes_bfloat16_on_gpus_that_have_it() {
         assert!(LossScale::of(Some(Kind::BFloat16)).is_none() && LossScale::of(None).is_none());
-        let auto = autocast_kind(Precision::Auto, Device::Cpu);
-        assert_eq!(auto, cpu_has_bf16().then_some(Kind::BFloat16));
+        assert_eq!(autocast_kind(Precision::Auto, Device::Cpu), None);
         let card = |compute_capability| Gpu {
             name: String::new(),
             uuid: String::new(),
