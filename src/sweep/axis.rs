@@ -192,7 +192,10 @@ pub(super) fn schema(of: &serde_json::Value) -> serde_json::Value {
 }
 
 fn distribution_schema(of: &serde_json::Value) -> serde_json::Value {
-    let bounds = |name: &str| json!({"type": "array", "items": {"type": name}, "minItems": 2, "maxItems": 2});
+    let bounds = |name: &str| {
+        let item = json!({"type": name});
+        json!({"type": "array", "items": item, "minItems": 2, "maxItems": 2})
+    };
     json!({
         "type": "object",
         "properties": {
