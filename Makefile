@@ -1,7 +1,7 @@
 # `make demo` and `make test` set up everything that they need; `make help` lists the rest.
 CONFIG ?= configs/quickstart.yaml
 
-.PHONY: help python setup gloo cuda distributed build demo test test-distributed test-explain test-faces test-interval test-paper test-report test-attacks test-gpu test-kernels test-python test-onnx kernel-table kernel-latency kernel-tools lint clean
+.PHONY: help python setup gloo cuda distributed build demo test test-distributed test-explain test-faces test-interval test-ood test-paper test-report test-attacks test-gpu test-kernels test-python test-onnx kernel-table kernel-latency kernel-tools lint clean
 
 help:
 	@echo "make demo    train VM-BeautyNet on synthetic faces and print PC, MAE and RMSE (CONFIG=FILE for another experiment)"
@@ -10,6 +10,7 @@ help:
 	@echo "make test-explain   train a Vision Mamba on synthetic faces and measure whether its maps lie on what the score is made of; minutes"
 	@echo "make test-faces     compare the face detector with facenet-pytorch on faces in scenes; fetches what make cuda fetches"
 	@echo "make test-interval  measure whether prediction intervals cover what they promise, on synthetic faces and ten seeds; minutes"
+	@echo "make test-ood       train the model of the quickstart and count which images of no face predict flags (VMB_OOD_RUN=RUN: of a finished run); minutes"
 	@echo "make test-paper     run the sweeps of experiments/paper on synthetic faces under the published names, with micro backbones; minutes"
 	@echo "make test-attacks   kill and stop runs, fill disks, feed hostile files, and count what goes wrong; up to ten minutes"
 	@echo "make test-gpu       run on a GPU what computes there, and compare it with the reference files; fails where there is none"
@@ -73,6 +74,9 @@ test-faces: setup
 
 test-interval: setup
 	cargo test --release --test cli the_interval_of_ninety_percent -- --ignored --nocapture
+
+test-ood: setup
+	cargo test --release --test cli of_50_images_of_no_face -- --ignored --nocapture
 
 test-paper: setup
 	cargo test --release --test cli every_table_of_the_paper -- --ignored --nocapture

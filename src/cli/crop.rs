@@ -80,7 +80,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
         say(&format!("crops of {size}x{size} pixels, with the landmarks at {places:.3?}"));
     }
     let images = jobs.len();
-    let mut progress = Progress::new(images, !args.quiet);
+    let mut progress = Progress::new(Some(images), !args.quiet);
     let workers = rayon::current_num_threads();
     let mut rows = Vec::with_capacity(images);
     for cropped in CropFiles::new(cropper, jobs, &args.output, workers)? {

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, bail, ensure};
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use serde::Serialize;
 
@@ -21,7 +21,7 @@ use crate::eval::evaluate;
 use crate::eval::metrics::Metric;
 use crate::eval::predictions::Predictions;
 use crate::eval::statistics::MetricsWithCi;
-use crate::run::{Run, RunDir, calibrate, data_differences};
+use crate::run::{BEST_FILE, Run, RunDir, calibrate, data_differences};
 
 /// Evaluate a trained model on a split of its dataset
 ///
@@ -47,6 +47,10 @@ pub(super) struct Args {
     /// ratings it covers
     #[arg(long, value_name = "LEVEL", value_parser = parse_level)]
     interval: Option<f64>,
+    /// Also write into each run how its training images' features are distributed, by which
+    /// `predict` tells images that are unlike them; training does so
+    #[arg(long)]
+    feature_distribution: bool,
     /// Print one JSON object
     #[arg(long)]
     json: bool,
@@ -55,6 +59,9 @@ pub(super) struct Args {
 pub(super) fn run(args: &Args) -> Result<ExitCode> {
     let runs = open_runs(args)?;
     let conformal = args.interval.map(|level| calibrate(&runs, level)).transpose()?;
+    if args.feature_distribution {
+        runs.iter().try_for_each(write_feature_distribution)?;
+    }
     let (samples, skipped) = data_root::load_split(&runs[0], args.split)?;
     check_same_images(args, &runs)?;
     let predictions = predict_each(&runs, &samples)?;
@@ -89,6 +96,19 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+fn write_feature_distribution(run: &Run) -> Result<()> {
+    ensure!(
+        run.weights.ends_with(BEST_FILE),
+        WrongUsage(format!(
+            "--feature-distribution is of a run's best weights: name the run directory of {}",
+            run.weights.display()
+        ))
+    );
+    let [(train, _), (val, _)] =
+        [data_root::load_split(run, Split::Train)?, data_root::load_split(run, Split::Val)?];
+    run.write_feature_distribution([&train, &val])
+}
+
 /// Opens the runs, in the order of the arguments.
 fn open_runs(args: &Args) -> Result<Vec<Run>> {
     let wrong = "--interval is measured on --split test: it is calibrated on the other images";
@@ -96,18 +116,35 @@ fn open_runs(args: &Args) -> Result<Vec<Run>> {
     ensure!(measured, WrongUsage(wrong.to_string()));
     let runs = predict::open_runs(&args.runs, args.data_root.as_deref())?;
     runs.iter().try_for_each(|run| run.config.check_image_sizes())?;
-    let Some(file) = args.predictions.as_ref().filter(|_| runs.len() > 1) else {
-        return Ok(runs);
-    };
-    for folder in runs.iter().map(|run| run.weights.with_file_name("")) {
-        let own = RunDir::predictions_in(&folder, args.split);
-        ensure!(
-            canonical(file) != canonical(&own),
-            "{} is for the predictions of one run: name another file for the mean of several",
-            file.display()
-        );
-    }
+    args.predictions.as_ref().map_or(Ok(()), |file| check_predictions_file(args, file, &runs))?;
     Ok(runs)
+}
+
+/// Refuses a file in which a run keeps other predictions: those of one run, another run, or another
+/// split.
+fn check_predictions_file(args: &Args, file: &Path, runs: &[Run]) -> Result<()> {
+    let Some(path) = canonical(file) else {
+        return Ok(()); // it cannot be written, which is said then
+    };
+    let folder = path.with_file_name("");
+    let of_split = |split: &Split| path == RunDir::predictions_in(&folder, *split);
+    let split = Split::ALL.into_iter().find(of_split);
+    let Some(split) = split.filter(|_| RunDir::holds_run(&folder)) else {
+        return Ok(());
+    };
+    let of_run = |run: &Run| Path::new(".").join(run.weights.with_file_name(""));
+    let is_own = |run: &Run| canonical(&of_run(run)) == canonical(&folder);
+    let wrong = match runs {
+        [run] if is_own(run) && split == args.split => return Ok(()),
+        [run] if is_own(run) => format!(
+            "{split} images: add --split {split}, or name {} for those of {} images",
+            RunDir::predictions_in(&run.weights.with_file_name(""), args.split).display(),
+            args.split
+        ),
+        [_] => "another run, the one in its folder: name another file".to_string(),
+        _ => "one run: name another file for the mean of several".to_string(),
+    };
+    bail!(WrongUsage(format!("{} is for the predictions of {wrong}", file.display())))
 }
 
 /// Returns the canonical path of a file, which need not exist; `None` if its folder does not.

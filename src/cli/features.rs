@@ -11,7 +11,7 @@ use super::console::{Console, ConsoleArgs};
 use super::downloads::Downloads;
 use super::inputs::{Unread, image_paths, none_readable};
 use super::output::say;
-use crate::config::Config;
+use crate::config::{Config, names_config};
 use crate::data::{EvalTransform, FileLoader};
 use crate::models::images::upload_pixels;
 use crate::models::weights::{self, WeightsFile};
@@ -84,11 +84,12 @@ fn infer_files(
     let transform = EvalTransform::new(&config.data)?;
     let (size, workers) = (transform.size(), rayon::current_num_threads());
     let batch_size = config.train.batch_size;
-    let loader = FileLoader::new(files.to_vec(), vec![transform], batch_size, workers)?;
-    let mut remaining = files.iter();
+    let paths = files.to_vec().into_iter().map(Ok);
+    let loader = FileLoader::new(paths, vec![transform], batch_size, workers)?;
     let (mut names, mut unread) = (Vec::new(), Unread::default());
     for batch in loader {
-        for (read, file) in batch.files.iter().zip(remaining.by_ref()) {
+        let batch = batch?;
+        for (file, read) in &batch.files {
             match read {
                 Ok(()) => names.push(file.display().to_string()),
                 Err(error) => unread.add(file, error),
@@ -104,8 +105,7 @@ fn infer_files(
 
 /// Opens a run with its weights, or a config with the weights that it names.
 pub(super) fn open_model(path: &Path, overrides: &[String]) -> Result<(Config, BeautyNet)> {
-    let is_config = path.extension().is_some_and(|e| e == "yaml" || e == "yml");
-    if !is_config {
+    if !names_config(path) {
         let run = Run::open(path, overrides)?;
         return Ok((run.config, run.net));
     }

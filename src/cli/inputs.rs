@@ -1,7 +1,7 @@
 //! The images and the runs that a command line names.
 
 use std::fs;
-use std::io::{self, IsTerminal, Read};
+use std::io::{self, BufRead, BufReader, IsTerminal, Read};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Error, Result, bail, ensure};
@@ -13,8 +13,8 @@ use crate::run::{names_run, weights_of};
 
 /// The argument for a list on stdin.
 const STDIN: &str = "-";
-/// Size beyond which a list on stdin is refused: two million paths have less.
-const MAX_LIST: u64 = 1 << 28;
+/// Length beyond which a path on stdin is refused: no system has longer ones.
+const MAX_PATH: u64 = 1 << 16;
 
 /// Sorts arguments into runs, which come first or not, and images. Returns an error if there is
 /// none of the one or the other, or a path that is neither.
@@ -43,22 +43,44 @@ pub(super) fn sort(arguments: &[PathBuf]) -> Result<(Vec<PathBuf>, Vec<PathBuf>)
     bail!(WrongUsage(format!("a run is missing: {reason}")))
 }
 
+/// The files that arguments name.
+pub(super) struct ImageFiles {
+    pub(super) paths: Box<dyn Iterator<Item = Result<PathBuf>> + Send>,
+    /// Their number, if it is known before the end.
+    pub(super) count: Option<usize>,
+}
+
 /// Returns the files that arguments name: files, the images of folders and of their subfolders, and
-/// with `-` the paths on stdin. Folders that cannot be listed are reported on stderr. Returns an
-/// error if there is no file.
-pub(super) fn image_paths(arguments: &[PathBuf]) -> Result<Vec<PathBuf>> {
-    let mut files = Vec::new();
+/// with `-` the paths on stdin, which is read as they are wanted. Folders that cannot be listed are
+/// reported on stderr. Returns an error if there is no file.
+pub(super) fn image_files(arguments: &[PathBuf]) -> Result<ImageFiles> {
+    let no_paths = Box::new(std::iter::empty());
+    let mut files = ImageFiles { paths: no_paths, count: Some(0) };
     for path in arguments {
-        if path == Path::new(STDIN) {
-            files.extend(stdin_list()?);
+        let more = if path == Path::new(STDIN) {
+            if io::stdin().is_terminal() {
+                say("reading paths of images from stdin, one on each line, until Ctrl-D");
+            }
+            files.paths = Box::new(files.paths.chain(PathList::new(BufReader::new(io::stdin()))));
+            files.count = None;
+            continue;
         } else if path.is_dir() {
             let tree = image_tree(path)?;
             tree.unlisted.iter().for_each(|error| say(&format!("skipped: {error:#}")));
-            files.extend(tree.images);
+            tree.images
         } else {
-            files.push(path.clone());
-        }
+            vec![path.clone()]
+        };
+        files.count = files.count.map(|count| count + more.len());
+        files.paths = Box::new(files.paths.chain(more.into_iter().map(Ok)));
     }
+    ensure!(files.count != Some(0), none_readable(0, arguments));
+    Ok(files)
+}
+
+/// As [`image_files`], with all paths on stdin.
+pub(super) fn image_paths(arguments: &[PathBuf]) -> Result<Vec<PathBuf>> {
+    let files: Vec<PathBuf> = image_files(arguments)?.paths.collect::<Result<_>>()?;
     ensure!(!files.is_empty(), none_readable(0, arguments));
     Ok(files)
 }
@@ -103,31 +125,57 @@ impl Unread {
     }
 }
 
-/// Reads the paths on stdin.
-fn stdin_list() -> Result<Vec<PathBuf>> {
-    let stdin = io::stdin().lock();
-    if stdin.is_terminal() {
-        say("reading paths of images from stdin, one on each line, until Ctrl-D");
-    }
-    let mut list = Vec::new();
-    let read = stdin.take(MAX_LIST + 1).read_to_end(&mut list);
-    read.context("cannot read the list of images on stdin")?;
-    let limit = MAX_LIST >> 20;
-    ensure!(
-        list.len() as u64 <= MAX_LIST,
-        "the list of images on stdin has more than {limit} MiB: divide it"
-    );
-    Ok(listed_paths(&list))
+/// The paths of a list, which end with NUL if the list begins with one that does, or else with the
+/// line.
+struct PathList<R> {
+    list: R,
+    /// The end of a path, once the list has begun.
+    end: Option<u8>,
 }
 
-/// Returns the paths of a list, which end with NUL if one does, or else with the line.
-fn listed_paths(list: &[u8]) -> Vec<PathBuf> {
-    let end = if list.contains(&0) { 0 } else { b'\n' };
-    let paths = list.split(|&byte| byte == end).map(|path| match path.strip_suffix(b"\r") {
-        Some(line) if end == b'\n' => line,
-        _ => path,
-    });
-    paths.filter(|path| !path.is_empty()).map(path_of).collect()
+impl<R: BufRead> PathList<R> {
+    fn new(list: R) -> Self {
+        Self { list, end: None }
+    }
+
+    /// Reads the next path, which may be empty; `None` at the end.
+    fn read(&mut self) -> Result<Option<Vec<u8>>> {
+        let end = match self.end {
+            Some(end) => end,
+            // What has arrived: the name of a file may hold a newline.
+            None if self.list.fill_buf()?.contains(&0) => 0,
+            None => b'\n',
+        };
+        self.end = Some(end);
+        let mut path = Vec::new();
+        self.list.by_ref().take(MAX_PATH).read_until(end, &mut path)?;
+        ensure!(
+            (path.len() as u64) < MAX_PATH,
+            "a path has more than {} KiB: separate paths with newlines or NUL",
+            MAX_PATH >> 10
+        );
+        if path.is_empty() {
+            return Ok(None);
+        }
+        path.pop_if(|last| *last == end);
+        if end == b'\n' {
+            path.pop_if(|last| *last == b'\r');
+        }
+        Ok(Some(path))
+    }
+}
+
+impl<R: BufRead> Iterator for PathList<R> {
+    type Item = Result<PathBuf>;
+
+    fn next(&mut self) -> Option<Result<PathBuf>> {
+        loop {
+            match self.read().context("cannot read the list of images on stdin").transpose()? {
+                Ok(path) if path.is_empty() => {}
+                path => return Some(path.map(|path| path_of(&path))),
+            }
+        }
+    }
 }
 
 #[cfg(unix)]
@@ -147,12 +195,16 @@ mod tests {
     #[test]
     fn a_list_has_a_path_on_each_line_or_before_each_nul() {
         let paths = |list: &[u8]| {
-            let paths = listed_paths(list).into_iter();
+            let paths = PathList::new(list).map(|path| path.unwrap());
             paths.map(|path| path.to_string_lossy().into_owned()).collect::<Vec<_>>()
         };
         assert_eq!(paths(b"a.png\nb c.png\r\n\n\"d\".png"), ["a.png", "b c.png", "\"d\".png"]);
         assert_eq!(paths(b"a\nb.png\0c.png\r\0"), ["a\nb.png", "c.png\r"]);
-        assert!(paths(b"\n\n").is_empty());
+        assert_eq!(paths(b"a\n\nb"), ["a", "b"]);
+        assert!(paths(b"\n\n").is_empty() && paths(b"").is_empty());
+        let endless = BufReader::new(io::repeat(b'a'));
+        let error = PathList::new(endless).next().unwrap().unwrap_err();
+        assert!(format!("{error:#}").contains("a path has more than 64 KiB"), "{error:#}");
     }
 
     #[test]

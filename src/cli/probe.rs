@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use super::features::open_model;
 use super::output::{interval, metric, print_result, say, table};
-use crate::config::{Branch, Config};
+use crate::config::{Branch, Config, names_config};
 use crate::data::{RunImages, Split};
 use crate::eval::baselines::kept_baselines;
 use crate::eval::metrics::{Metric, Metrics};
@@ -91,8 +91,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
 
 /// Returns the weights that the backbones have; warns of random ones.
 fn starting_weights(model: &Path, config: &Config) -> Result<BTreeMap<String, StartingWeights>> {
-    let is_config = model.extension().is_some_and(|ending| ending == "yaml" || ending == "yml");
-    if !is_config {
+    if !names_config(model) {
         let file = weights_of(model)?;
         let weights = StartingWeights { blake3: content_hash(&file)?, file, hub: None };
         return Ok(BTreeMap::from([("model".to_string(), weights)]));

@@ -62,6 +62,7 @@ pub use train::{
     EarlyStoppingConfig, LabelDistributionConfig, Loss, Monitor, OnNan, Precision, TrainConfig,
 };
 pub use weights_source::{HubFile, WeightsSource};
+pub use yaml::names_config;
 
 use section::section;
 pub(crate) use write::{as_json, plain_text, yaml_value};

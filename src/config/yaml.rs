@@ -18,6 +18,11 @@ const MAX_BYTES: u64 = 1 << 20;
 /// Maximum depth of brackets; the parser's time grows with it.
 const MAX_DEPTH: usize = 64;
 
+/// Returns whether a file is a config, or meant as one, by its name.
+pub fn names_config(path: &Path) -> bool {
+    path.extension().is_some_and(|ending| ending == "yaml" || ending == "yml")
+}
+
 /// Reads the text of a config or a sweep. Returns an error that says what the file is instead if it
 /// is a folder, too large, not text, or no regular file; a shell's pipe is read.
 pub(crate) fn read(path: &Path) -> Result<String, ConfigError> {

@@ -28,6 +28,14 @@ pub fn mean_predictions(models: &[Predictions]) -> Predictions {
     Predictions { predictions, extra, ..first.clone() }
 }
 
+/// Returns each image's error, prediction minus target, after `map`, mean over the models.
+pub fn mean_errors(models: &[Predictions], map: impl Fn(f64) -> f64) -> Vec<f64> {
+    let images = models.first().map_or(0, |first| first.images.len());
+    let error = |model: &Predictions, row: usize| map(model.predictions[row] - model.targets[row]);
+    let sum = |row| models.iter().map(|model| error(model, row)).sum::<f64>();
+    (0..images).map(|row| sum(row) / models.len() as f64).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -88,7 +88,7 @@ pub fn predict_features(
         let batch = start..range.end.min(start + options.batch_size);
         let infer = |view| features.infer(net, batch.clone(), view, slicer);
         let mirrored = images.test_time_flip().then(|| infer(1)).transpose()?;
-        predicted.add(mean_of_views(infer(0)?, mirrored))?;
+        predicted.add(mean_of_views(infer(0)?, mirrored)?)?;
         progress(batch.len())?;
     }
     Ok(predicted.finish())
@@ -156,6 +156,8 @@ pub struct Scores {
     pub weights: Option<Tensor>,
     /// (b, 2): the scores by the branches' own heads, where the model has them.
     pub of_branches: Option<Tensor>,
+    /// (b, d): the branches' feature vectors, of no mirror image.
+    pub features: Tensor,
 }
 
 /// Predicts a batch (b, 3, s, s) of pixels, with `flip` as the mean over each image and its mirror
@@ -169,26 +171,23 @@ pub fn score_pixels(
     let output = net.infer(Images::Pixels(pixels), slicer)?;
     let mirrored =
         if flip { Some(net.infer(Images::Pixels(&pixels.f_flip([3])?), slicer)?) } else { None };
-    Ok(mean_of_views(output, mirrored))
+    mean_of_views(output, mirrored)
 }
 
 /// Returns the scores, the means with those of the mirror images, if there are any.
-fn mean_of_views(output: Output, mirrored: Option<Output>) -> Scores {
-    let scores = |output: Output| Scores {
-        scores: output.score,
-        weights: output.weights,
-        of_branches: output.branch_scores,
-    };
-    let plain = scores(output);
-    let Some(mirrored) = mirrored.map(scores) else {
-        return plain;
+fn mean_of_views(output: Output, mirrored: Option<Output>) -> Result<Scores> {
+    let features = output.features()?;
+    let Some(mirrored) = mirrored else {
+        let Output { score: scores, weights, branch_scores: of_branches, .. } = output;
+        return Ok(Scores { scores, weights, of_branches, features });
     };
     let mean = |a: Option<Tensor>, b: Option<Tensor>| a.zip(b).map(|(a, b)| (a + b) / 2.0);
-    Scores {
-        scores: (plain.scores + mirrored.scores) / 2.0,
-        weights: mean(plain.weights, mirrored.weights),
-        of_branches: mean(plain.of_branches, mirrored.of_branches),
-    }
+    Ok(Scores {
+        scores: (output.score + mirrored.score) / 2.0,
+        weights: mean(output.weights, mirrored.weights),
+        of_branches: mean(output.branch_scores, mirrored.branch_scores),
+        features,
+    })
 }
 
 /// Copies the values of a one-dimensional tensor, of single precision as [`shortest`] doubles:

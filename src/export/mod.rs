@@ -1,6 +1,7 @@
 //! Export of a trained model: its weights under the parameter names of timm and Vim, or all of it
 //! as ONNX, and a model card.
 
+mod front_matter;
 mod model_card;
 mod onnx;
 
@@ -17,7 +18,7 @@ use crate::config::{BackboneConfig, BackboneShape, Branch, Features, Stem};
 use crate::files::write_atomic;
 use crate::models::onnx::OnnxOptions;
 use crate::models::weights;
-use crate::run::{CONFIG_FILE, Run};
+use crate::run::{CONFIG_FILE, FEATURE_DISTRIBUTION_FILE, Run, write_feature_distribution};
 
 /// The files in which the model is written; the variants' comments are the program's help.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -90,6 +91,10 @@ fn safetensors(run: &Run, writer: &mut Writer) -> Result<()> {
         }
     }
     writer.tensors("model.safetensors", &run.net.parameters())?;
+    if let Some(distribution) = run.feature_distribution()? {
+        let path = writer.create_path(FEATURE_DISTRIBUTION_FILE)?;
+        write_feature_distribution(&path, &distribution, &run.net)?;
+    }
     writer.text(CONFIG_FILE, &run.config.without_folders().to_yaml()?)
 }
 

@@ -1,19 +1,58 @@
-//! The model card (arXiv 1810.03993) of an export: architecture, training data, results, intended
-//! use.
+//! The model card (arXiv 1810.03993) of an export: usage, intended use and limits, architecture,
+//! training data and recipe, results by group.
 
 use std::fmt::Write;
 
 use anyhow::Result;
 
+use super::front_matter::front_matter;
 use super::{Layout, timm_features};
 use crate::config::{
     BackboneConfig, BackboneShape, Branch, Config, DatasetName, Stem, WeightsSource,
 };
+use crate::data::Split;
 use crate::eval::baselines::Baselines;
 use crate::eval::metrics::{Metric, Metrics};
 use crate::eval::statistics::MetricsWithCi;
 use crate::models::head::BRANCH_HEADS;
-use crate::run::{BEST_FILE, Run, Summary};
+use crate::report::{Breakdown, Estimate, by_group};
+use crate::run::{Run, RunDir, Summary, finished_predictions};
+
+const USE_SAFETENSORS: &str = "\
+Crop the face as those of the training images are: the whole image is resized to the model's input.
+
+```sh
+vmbeauty predict model.safetensors face.jpg
+vmbeauty features model.safetensors face.jpg --output features.safetensors
+```
+
+The backbones alone, in Python (`pip install safetensors torch`):
+
+```python
+from safetensors.torch import load_file
+
+for name in [BRANCHES]:
+    parameters = load_file(f\"{name}.safetensors\")
+    print(name, sum(tensor.numel() for tensor in parameters.values()), \"parameters\")
+```
+";
+
+const USE_TIMM: &str = "\
+In Python (`pip install timm torch`):
+
+```python
+import timm
+import torch
+";
+
+const USE_ONNX: &str = "\
+With Python (`pip install onnxruntime pillow`), for a face that is cropped as those of the training
+images are:
+
+```sh
+python3 predict.py face.jpg
+```
+";
 
 const LIMITS: &str = "\
 The model predicts the mean rating that a certain group of raters, at one time and place, would give
@@ -26,7 +65,8 @@ It must not be used to evaluate, rank, select or identify people, nor shown to t
 - It reproduces the taste and the prejudices of its raters. Its error can differ between groups of
   people; inspect the error by group before drawing any conclusion.
 - It was evaluated on images like those it was trained on. Other cameras, crops, ages, expressions
-  or groups of people may be rated badly, and nothing in the output indicates it.
+  or groups of people may be rated badly. `vmbeauty predict` marks images that are no such faces at
+  all (`in_distribution: false`), and cannot tell subtle differences.
 - Images of SCUT-FBP5500 and MEBeauty are for non-commercial research only, which extends to weights
   trained on them.
 ";
@@ -41,37 +81,57 @@ const ONNX_FILES: &str = "\
 /// Writes the card as Markdown.
 pub(super) fn markdown(run: &Run, layout: Layout) -> Result<String> {
     let config = &run.config;
-    let summary = summary(run)?;
-    let trained = summary.as_ref().map(|summary| {
-        let made = &summary.provenance;
-        let commit = made.commit.as_ref().map(|commit| format!(" (commit {commit})"));
-        let (version, commit) = (&made.version, commit.unwrap_or_default());
-        format!(" {version}{commit} in {:.0} s on {}", summary.seconds, made.device)
-    });
-    let results = match &summary {
-        Some(summary) => results(summary),
-        None => "No metrics: the run has not finished, or these are not its best weights.\n".into(),
+    let summary = run.summary()?;
+    let (results, groups) = match &summary {
+        Some(summary) => (results(summary), groups(run)?),
+        None => (
+            "No metrics: the run has not finished, or these are not its best weights.\n".into(),
+            String::new(),
+        ),
     };
     Ok(format!(
-        "# {}\n\nVM-BeautyNet (arXiv 2510.16220): a Vision Transformer and a bidirectional Vision \
-         Mamba encode the same face image, a fusion module combines their features, and a head \
-         predicts the mean rating. Trained with vm-beautynet{}.\n\n## Model\n\n{}\n## Data\n\n{}\n\
-         ## Results\n\n{results}\n## Intended use and limits\n\n{LIMITS}\n## Files\n\n{}\n\
-         ## Config\n\n```yaml\n{}```\n",
+        "{}# {}\n\nVM-BeautyNet (arXiv 2510.16220): a Vision Transformer and a bidirectional \
+         Vision Mamba encode the same face image, a fusion module combines their features, and a \
+         head predicts the mean rating. Trained with vm-beautynet.\n\n## Usage\n\n{}\n## Intended \
+         use and limits\n\n{LIMITS}\n## Model\n\n{}\n## Training data\n\n{}\n\
+         ## Training recipe\n\n{}\n\
+         ## Results\n\n{results}\n{groups}## Files\n\n{}\n## Config\n\n```yaml\n{}```\n",
+        front_matter(config, summary.as_ref())?,
         config.name,
-        trained.unwrap_or_default(),
+        usage(config, layout)?,
         model(run)?,
         data(config, summary.as_ref()),
+        recipe(config, summary.as_ref())?,
         files(config, layout)?,
         config.without_folders().to_yaml()?
     ))
 }
 
-/// Reads the summary; `None` before the run has finished, and for weights other than the best.
-fn summary(run: &Run) -> Result<Option<Summary>> {
-    let best = run.weights.file_name().is_some_and(|name| name == BEST_FILE);
-    let folder = run.weights.parent().filter(|folder| best && Summary::exists(folder));
-    folder.map(Summary::read).transpose()
+/// Returns code that runs in the folder of the files.
+fn usage(config: &Config, layout: Layout) -> Result<String> {
+    let branches = Branch::ALL.iter().filter(|&&of| config.model.fusion.strategy.uses(of));
+    match layout {
+        Layout::Onnx => Ok(USE_ONNX.to_string()),
+        Layout::Safetensors => {
+            let named: Vec<String> = branches.map(|branch| format!("\"{branch}\"")).collect();
+            Ok(USE_SAFETENSORS.replace("BRANCHES", &named.join(", ")))
+        }
+        Layout::Timm => {
+            let mut text = USE_TIMM.to_string();
+            if let Some(shape) = config.shape(Branch::Vit)? {
+                let size = shape.image_size;
+                text += "\nvit = timm.create_model(\"local-dir:vit\", pretrained=True).eval()\n";
+                text += &format!("print(vit(torch.zeros(1, 3, {size}, {size})).shape)\n");
+            } else {
+                text = text.replace("import timm\n", "").replace("timm torch", "torch");
+            }
+            if config.model.fusion.strategy.uses(Branch::Mamba) {
+                text += "\nmamba = torch.load(\"mamba/model.pth\")[\"model\"]\n";
+                text += "print(len(mamba), \"tensors of the Vision Mamba\")\n";
+            }
+            Ok(text + "```\n")
+        }
+    }
 }
 
 fn model(run: &Run) -> Result<String> {
@@ -98,8 +158,56 @@ fn model(run: &Run) -> Result<String> {
              is not used to predict"
         )?;
     }
-    if let Some(decay) = config.train.ema_decay {
+    Ok(text)
+}
+
+/// Lists what training did, shortly; the config has all of it.
+fn recipe(config: &Config, summary: Option<&Summary>) -> Result<String> {
+    let (train, augment) = (&config.train, &config.data.augment);
+    let (optimizer, schedule) = (&train.optimizer, &train.schedule);
+    let mut text = format!(
+        "- Loss `{}`; `{}` with lr {}, backbones {}, weight decay {}; batches of {} images\n\
+         - Schedule `{}` over {} epochs, {} of warmup\n",
+        train.loss,
+        optimizer.name,
+        optimizer.lr,
+        optimizer.backbone_lr(),
+        optimizer.weight_decay,
+        train.batch_size * train.accumulate,
+        schedule.name,
+        train.epochs,
+        schedule.warmup_epochs
+    );
+    let crop = augment.random_resized_crop.map(|[min, max]| format!("crop {min} to {max}, "));
+    writeln!(
+        text,
+        "- Augmentation: horizontal flip {}, rotation {}, {}color jitter {:?}, and what \
+         `data.augment` adds",
+        augment.horizontal_flip,
+        augment.rotation,
+        crop.unwrap_or_default(),
+        augment.color_jitter
+    )?;
+    if let Some(decay) = train.ema_decay {
         writeln!(text, "- EMA weights (decay {decay})")?;
+    }
+    if let Some(summary) = summary {
+        let made = &summary.provenance;
+        let commit = made.commit.as_ref().map(|commit| format!(" (commit {commit})"));
+        writeln!(
+            text,
+            "- Best of {} epochs by validation {}: epoch {}; seed {}",
+            summary.epochs, summary.monitor, summary.best_epoch, summary.seed
+        )?;
+        writeln!(
+            text,
+            "- Trained in {:.0} s on {} by vm-beautynet {}{}, libtorch {}",
+            summary.seconds,
+            made.device,
+            made.version,
+            commit.unwrap_or_default(),
+            made.libtorch
+        )?;
     }
     Ok(text)
 }
@@ -153,12 +261,8 @@ fn results(summary: &Summary) -> String {
     );
     let row = |split: &str, model: &str, metrics: &Metrics, ci: Option<&MetricsWithCi>| {
         let cell = |metric: Metric| {
-            let value = metric.of(metrics);
-            match ci.and_then(|ci| ci.interval(metric)) {
-                _ if !value.is_finite() => "–".to_string(),
-                Some(ci) => format!("{value:.4} [{:.4}, {:.4}]", ci.lo, ci.hi),
-                None => format!("{value:.4}"),
-            }
+            let value = Some(metric.of(metrics)).filter(|value| value.is_finite());
+            estimate(Estimate { value, ci: ci.and_then(|ci| ci.interval(metric)) })
         };
         let cells = Metric::ALL.map(cell).join(" | ");
         format!("| {split} | {model} | {} | {cells} |\n", metrics.n)
@@ -177,6 +281,42 @@ fn results(summary: &Summary) -> String {
     }
     text + "\nIn brackets: 95 % intervals over the images of the split, for these weights. \
             The variation over seeds is larger.\n"
+}
+
+/// Tabulates the errors by group on the test images, or the validation images where there are none;
+/// empty if images have no group.
+fn groups(run: &Run) -> Result<String> {
+    let Some(folder) = run.finished_folder() else {
+        return Ok(String::new());
+    };
+    let tested = RunDir::predictions_in(&folder, Split::Test).exists();
+    let split = if tested { Split::Test } else { Split::Val };
+    let breakdowns = by_group(&[finished_predictions(&folder, split)?.sorted()])?;
+    let mut text = String::new();
+    for Breakdown { by, subsets } in breakdowns {
+        text += &format!(
+            "### By {by} ({split})\n\n| {by} | n | PC | MAE | bias |\n\
+             | --- | --- | --- | --- | --- |\n"
+        );
+        for subset in subsets {
+            let [pc, mae, bias] = [subset.pc, subset.mae, subset.bias].map(estimate);
+            text += &format!("| {} | {} | {pc} | {mae} | {bias} |\n", subset.label, subset.images);
+        }
+        text.push('\n');
+    }
+    if !text.is_empty() {
+        text +=
+            "Bias: the mean of prediction minus rating. Groups of few images have no interval.\n\n";
+    }
+    Ok(text)
+}
+
+fn estimate(Estimate { value, ci }: Estimate) -> String {
+    match (value, ci) {
+        (None, _) => "–".to_string(),
+        (Some(value), None) => format!("{value:.4}"),
+        (Some(value), Some(ci)) => format!("{value:.4} [{:.4}, {:.4}]", ci.lo, ci.hi),
+    }
 }
 
 /// Lists the files and the code that opens them.

@@ -123,6 +123,17 @@ impl SplitFeatures {
         Ok(tokens.features().to_kind(Kind::Double))
     }
 
+    /// Returns the branches' feature vectors of images as they are, by index: (images, d).
+    pub fn vectors(&self, images: &[usize]) -> Result<Tensor> {
+        let images: Vec<_> = images.iter().map(|&image| (image, 0)).collect();
+        let of_branch = |kept: &BranchRows| -> Result<Tensor> {
+            let tokens = self.tokens(kept.branch, &images, Device::Cpu)?;
+            Ok(tokens.context("internal: a branch has no features")?.features().shallow_clone())
+        };
+        let branches: Vec<Tensor> = self.branches.iter().map(of_branch).collect::<Result<_>>()?;
+        Ok(Tensor::f_cat(&branches, 1)?)
+    }
+
     /// Predicts images in one view, as [`BeautyNet::infer`] does from their pixels.
     pub fn infer(
         &self,

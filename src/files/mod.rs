@@ -15,7 +15,7 @@ mod user_cache;
 use std::borrow::Cow;
 use std::ffi::OsString;
 use std::fmt::Display;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, BufWriter, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
@@ -76,8 +76,8 @@ pub fn remove_leftovers(folder: &Path) {
     remove_parts(folder, ".");
 }
 
-/// Removes the temporary files that a killed process left of `file` alone, for a folder that other
-/// processes write other files to.
+/// Removes the temporary files that killed processes left of `file` alone, for a folder that other
+/// processes write to.
 pub fn remove_leftovers_of(file: &Path) {
     if let Some(name) = file.file_name() {
         remove_parts(folder_of(file), &format!(".{}.", name.to_string_lossy()));
@@ -88,11 +88,17 @@ fn remove_parts(folder: &Path, start: &str) {
     for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
         let name = entry.file_name();
         let name = name.to_string_lossy();
-        if name.starts_with(start) && is_leftover(&name) {
+        if name.starts_with(start) && is_leftover(&name) && !is_being_written(&entry.path()) {
             // Another user's file may have to stay.
             let _ = fs::remove_file(entry.path());
         }
     }
+}
+
+/// Returns whether the process that writes a temporary file still runs: it has locked the file.
+fn is_being_written(path: &Path) -> bool {
+    let attempt = File::open(path).map(|file| file.try_lock());
+    matches!(attempt, Ok(Err(TryLockError::WouldBlock)))
 }
 
 /// Returns whether [`TemporaryFile`] gives such names. The folder may be the user's, with other
@@ -184,7 +190,11 @@ impl TemporaryFile {
             name_with_suffix.push(format!(".{}-{number}{PART_SUFFIX}", std::process::id()));
             let path = folder.join(name_with_suffix);
             match OpenOptions::new().write(true).create_new(true).open(&path) {
-                Ok(file) => return Ok((Self { path: Some(path) }, file)),
+                Ok(file) => {
+                    // Where there are no locks, nothing else writes to the folder.
+                    let _ = file.try_lock();
+                    return Ok((Self { path: Some(path) }, file));
+                }
                 Err(error) if error.kind() == ErrorKind::AlreadyExists => number += 1,
                 Err(error) => return Err(error),
             }
@@ -359,6 +369,21 @@ mod tests {
         assert_eq!(names(dir.path()), [leftover.as_str(), "a.txt"]);
         remove_leftovers(dir.path());
         assert_eq!(names(dir.path()), ["a.txt"]);
+    }
+
+    #[test]
+    fn a_temporary_file_that_is_being_written_is_no_leftover() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.txt");
+        fs::write(dir.path().join(".a.txt.1-0.part"), "of a killed process").unwrap();
+        fs::write(dir.path().join(".b.txt.1-0.part"), "of another file").unwrap();
+        write_atomic(&path, |out| {
+            remove_leftovers_of(&path);
+            Ok(out.write_all(b"complete")?)
+        })
+        .unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"complete");
+        assert_eq!(names(dir.path()), [".b.txt.1-0.part", "a.txt"]);
     }
 
     #[test]

@@ -43,6 +43,12 @@ pub struct Output {
 }
 
 impl Output {
+    /// Returns the branches' feature vectors, the ViT's first: (b, d_vit + d_mamba).
+    pub fn features(&self) -> Result<Tensor> {
+        let branches: Vec<&Tensor> = [&self.vit, &self.mamba].into_iter().flatten().collect();
+        Ok(Tensor::f_cat(&branches, 1)?)
+    }
+
     /// Joins the outputs for several batches, in order. Returns an error if there are none.
     pub fn concatenate(mut outputs: Vec<Self>) -> Result<Self> {
         if outputs.len() == 1 {

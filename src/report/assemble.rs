@@ -94,7 +94,8 @@ impl RunReport {
         let mut details = Vec::new();
         for (index, board) in leaderboards.iter().enumerate() {
             for (place, ranked) in board.models.iter().take(MAX_DETAILED).enumerate() {
-                let (groups, scores) = (by_group(ranked)?, by_score(ranked)?);
+                let (groups, scores) =
+                    (by_group(&ranked.predictions)?, by_score(&ranked.predictions)?);
                 details.push(DetailedModel { board: index, place, groups, scores });
             }
             if board.models.len() > MAX_DETAILED {

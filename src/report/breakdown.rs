@@ -6,7 +6,7 @@ use anyhow::Result;
 use serde::Serialize;
 
 use super::axis::{finite_range, round_step, short};
-use crate::eval::comparison::RankedModel;
+use crate::eval::ensemble::mean_errors;
 use crate::eval::metrics::{Metric, ScoredImages};
 use crate::eval::predictions::Predictions;
 use crate::eval::statistics::{Bootstrap, Interval, MetricOverSeeds};
@@ -51,9 +51,8 @@ pub(super) struct Partition {
 }
 
 /// Divides the images by group and, if groups are like `female/asian`, by each attribute.
-pub(super) fn partitions_by_group(ranked: &RankedModel) -> Vec<Partition> {
-    let Some(groups) = ranked.predictions.iter().map(|set| &set.groups).find(|g| !g.is_empty())
-    else {
+pub(super) fn partitions_by_group(predictions: &[Predictions]) -> Vec<Partition> {
+    let Some(groups) = predictions.iter().map(|set| &set.groups).find(|g| !g.is_empty()) else {
         return Vec::new();
     };
     let split = |group: &str| {
@@ -80,8 +79,8 @@ pub(super) fn partitions_by_group(ranked: &RankedModel) -> Vec<Partition> {
 }
 
 /// Divides the images by true score, in ranges with round ends; empty ones are omitted.
-pub(super) fn partition_by_score(ranked: &RankedModel) -> Partition {
-    let targets = ranked.predictions.first().map_or(&[][..], |set| &set.targets);
+pub(super) fn partition_by_score(predictions: &[Predictions]) -> Partition {
+    let targets = predictions.first().map_or(&[][..], |set| &set.targets);
     let ends = ends(targets);
     let mut subsets = Vec::new();
     for (i, pair) in ends.windows(2).enumerate() {
@@ -96,24 +95,25 @@ pub(super) fn partition_by_score(ranked: &RankedModel) -> Partition {
 }
 
 /// Breaks a model's errors down by the subsets of a partition.
-pub(super) fn breakdown(ranked: &RankedModel, partition: Partition) -> Result<Breakdown> {
+pub(super) fn breakdown(predictions: &[Predictions], partition: Partition) -> Result<Breakdown> {
     let subsets = partition.subsets.into_iter();
-    let subsets = subsets.map(|(label, rows)| subset(ranked, label, &rows));
+    let subsets = subsets.map(|(label, rows)| subset(predictions, label, &rows));
     Ok(Breakdown { by: partition.by, subsets: subsets.collect::<Result<_>>()? })
 }
 
-/// Breaks a model's errors down by group, as [`partitions_by_group`] divides the images.
-pub(super) fn by_group(ranked: &RankedModel) -> Result<Vec<Breakdown>> {
-    let partitions = partitions_by_group(ranked).into_iter();
-    partitions.map(|partition| breakdown(ranked, partition)).collect()
+/// Breaks a model's errors down by group from each seed's predictions, as [`partitions_by_group`]
+/// divides the images.
+pub(crate) fn by_group(predictions: &[Predictions]) -> Result<Vec<Breakdown>> {
+    let partitions = partitions_by_group(predictions).into_iter();
+    partitions.map(|partition| breakdown(predictions, partition)).collect()
 }
 
 /// Breaks a model's errors down by true score, as [`partition_by_score`] divides the images.
-pub(super) fn by_score(ranked: &RankedModel) -> Result<Breakdown> {
-    breakdown(ranked, partition_by_score(ranked))
+pub(super) fn by_score(predictions: &[Predictions]) -> Result<Breakdown> {
+    breakdown(predictions, partition_by_score(predictions))
 }
 
-fn subset(ranked: &RankedModel, label: String, rows: &[usize]) -> Result<Subset> {
+fn subset(predictions: &[Predictions], label: String, rows: &[usize]) -> Result<Subset> {
     let bootstrap = Bootstrap::default();
     let enough = rows.len() >= MIN_IMAGES;
     let pick = |column: &[f64]| rows.iter().map(|&row| column[row]).collect::<Vec<f64>>();
@@ -121,18 +121,17 @@ fn subset(ranked: &RankedModel, label: String, rows: &[usize]) -> Result<Subset>
     if enough {
         let sample =
             |set: &Predictions| ScoredImages::new(&pick(&set.predictions), &pick(&set.targets));
-        let samples: Vec<ScoredImages> =
-            ranked.predictions.iter().map(sample).collect::<Result<_>>()?;
+        let samples: Vec<ScoredImages> = predictions.iter().map(sample).collect::<Result<_>>()?;
         let distributions = bootstrap.resample(&samples)?;
         for (metric, estimate) in [(Metric::Pc, &mut pc), (Metric::Mae, &mut mae)] {
             let over = MetricOverSeeds::new(&distributions, metric);
             *estimate = Estimate { value: over.mean, ci: over.ci_over_images };
         }
     } else {
-        let sum: f64 = pick(&ranked.errors(f64::abs)).iter().sum();
+        let sum: f64 = pick(&mean_errors(predictions, f64::abs)).iter().sum();
         mae.value = Some(sum / rows.len() as f64).filter(|mae| mae.is_finite());
     }
-    let bias = bootstrap.mean(&pick(&ranked.errors(|error| error)));
+    let bias = bootstrap.mean(&pick(&mean_errors(predictions, |error| error)));
     let bias = Estimate { value: bias.mean, ci: bias.ci.filter(|_| enough) };
     Ok(Subset { label, images: rows.len(), pc, mae, bias })
 }

@@ -91,7 +91,8 @@ fn subsets(
     errors: &[Vec<f64>; 2],
     absolute: &[Vec<f64>; 2],
 ) -> Vec<SubsetOfTwo> {
-    let partitions = partitions_by_group(ranked).into_iter().chain([partition_by_score(ranked)]);
+    let partitions = partitions_by_group(&ranked.predictions).into_iter();
+    let partitions = partitions.chain([partition_by_score(&ranked.predictions)]);
     let mut all = Vec::new();
     for partition in partitions {
         for (label, rows) in partition.subsets {

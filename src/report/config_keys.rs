@@ -8,7 +8,7 @@ use serde_yaml::Value;
 use crate::config::{Config, DatasetName, plain_text};
 
 /// Keys that do not affect what a model is.
-const IGNORED: [&str; 13] = [
+const IGNORED: [&str; 15] = [
     "name",
     "seed",
     "device",
@@ -17,8 +17,10 @@ const IGNORED: [&str; 13] = [
     "data.cache",
     "data.cache_dir",
     "train.threads",
+    "train.checkpoint_activations",
     "train.checkpoint_minutes",
     "train.deterministic",
+    "train.evaluate_test",
     "train.tensorboard",
     "train.explain_every",
     "train.errors_every",

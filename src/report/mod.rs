@@ -16,6 +16,7 @@ mod tables;
 mod write;
 
 pub use assemble::{ReportOptions, RunReport};
+pub(crate) use breakdown::{Breakdown, Estimate, by_group};
 pub(crate) use config_keys::affects_results;
 pub use html::EmbeddedImages;
 pub(crate) use tables::{group_thousands, text_table};

@@ -7,6 +7,7 @@ mod ensemble;
 mod epoch;
 mod evaluated;
 pub mod explanations;
+mod feature_distribution;
 mod kind;
 pub mod memory;
 mod overview;
@@ -24,6 +25,10 @@ pub use directory::{BEST_FILE, CHECKPOINT, RunDir, SUMMARY_FILE};
 pub use ensemble::{Ensemble, Score};
 pub use epoch::{EpochRecord, PretrainEpochRecord};
 pub use evaluated::{default_split, evaluated_run, finished_predictions};
+pub use feature_distribution::{
+    FEATURE_DISTRIBUTION_FILE, representative_dataset, representative_images,
+    write_feature_distribution,
+};
 pub use kind::{CONFIG_FILE, RunKind};
 pub use overview::{Best, Course, FoundRuns, Overview};
 pub use probed::Probed;

@@ -11,7 +11,7 @@ use tch::Device;
 use super::directory::{BEST_FILE, RunDir};
 use super::kind::{CONFIG_FILE, RunKind};
 use super::summary::{Summary, check_unchanged};
-use crate::config::Config;
+use crate::config::{Config, names_config};
 use crate::data::Split;
 use crate::eval::predictions::Predictions;
 use crate::models::{BeautyNet, device, weights};
@@ -83,16 +83,16 @@ pub fn weights_of(path: &Path) -> Result<PathBuf> {
     Ok(weights_file)
 }
 
-/// The endings of files that are a run, or meant as one, and no image.
-const RUN_FILES: [&str; 7] = ["safetensors", "pth", "pt", "bin", "ckpt", "yaml", "yml"];
+/// The endings of weights files.
+const WEIGHTS_FILES: [&str; 5] = ["safetensors", "pth", "pt", "bin", "ckpt"];
 
 /// Returns whether a path names a run or is meant to, and not an image or a folder of images: a
 /// folder with what a run, a pretraining or a sweep has in it, or the name of a weights file or
 /// config. [`Run::open`] says what is wrong with one that has no weights.
 pub fn names_run(path: &Path) -> bool {
     if !path.is_dir() {
-        let is_run_file = |ending: &OsStr| RUN_FILES.iter().any(|known| ending == *known);
-        return path.extension().is_some_and(is_run_file);
+        let holds_weights = |ending: &OsStr| WEIGHTS_FILES.iter().any(|known| ending == *known);
+        return names_config(path) || path.extension().is_some_and(holds_weights);
     }
     let files = [CONFIG_FILE, RunKind::Pretrain.config_file(), BEST_FILE];
     files.iter().any(|name| path.join(name).exists()) || run_inside(path).is_some()
@@ -118,8 +118,10 @@ fn locate(path: &Path) -> Result<(PathBuf, PathBuf)> {
             }
         };
     }
-    let is_config = path.extension().is_some_and(|ending| ending == "yaml" || ending == "yml");
-    ensure!(!is_config, "{shown} is a config: name a run directory, or a weights file in one");
+    ensure!(
+        !names_config(path),
+        "{shown} is a config: name a run directory, or a weights file in one"
+    );
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
     let folder = folder.unwrap_or(Path::new("."));
     ensure!(

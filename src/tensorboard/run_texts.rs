@@ -7,9 +7,6 @@ use crate::report::affects_results;
 use crate::run::Provenance;
 use crate::train::Start;
 
-/// Keys that are not compared, with those that do not affect results.
-const NOT_COMPARED: [&str; 3] =
-    ["data.root", "train.evaluate_test", "train.checkpoint_activations"];
 /// Keys that are compared even where they have their default.
 const ALWAYS: [&str; 10] = [
     "seed",
@@ -33,7 +30,7 @@ pub(super) fn hparams(config: &Config) -> Result<Vec<(String, Value)>, ConfigErr
         let name = key.0.as_str();
         // Another sampling of the splits is no other model, but it changes the metrics.
         let affects = affects_results(name) || name == "data.seed";
-        let compared = affects && !NOT_COMPARED.contains(&name);
+        let compared = affects && name != "data.root";
         compared && (ALWAYS.contains(&name) || !defaults.contains(key))
     });
     Ok(keys)

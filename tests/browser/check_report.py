@@ -68,6 +68,15 @@ FAULTS = """(() => {
         const size = parseFloat(getComputedStyle(text).fontSize) * frame.width / chart.viewBox.baseVal.width;
         if (size < 9) faults.push('text of ' + size.toFixed(1) + ' px in ' + chart.getAttribute('aria-label'));
     }
+    for (const cell of document.querySelectorAll('.w')) {
+        const texts = document.createTreeWalker(cell, NodeFilter.SHOW_TEXT), range = document.createRange();
+        for (let text = texts.nextNode(); text; text = texts.nextNode())
+            for (const word of text.data.matchAll(/[A-Za-z0-9]{1,24}/g)) {
+                range.setStart(text, word.index);
+                range.setEnd(text, word.index + word[0].length);
+                if (range.getClientRects().length > 1) faults.push('broken inside a word: ' + name(cell));
+            }
+    }
     for (const image of document.images) if (!image.naturalWidth) faults.push('no image: ' + image.alt);
     const levels = color => color.match(/[0-9.]+/g).slice(0, 3).map(v => v / 255).map(v => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4);
     const light = color => levels(color).reduce((sum, v, i) => sum + v * [0.2126, 0.7152, 0.0722][i], 0);

@@ -196,7 +196,7 @@ fn an_export_has_the_published_names_and_a_model_card() {
     sandbox.train_one_epoch("run");
     let best = tensors(&sandbox.path("run/best.safetensors"));
     let listed = sandbox.done(&["export", "run", "--format", "safetensors", "--output", "out"]);
-    assert_eq!(listed.lines().count(), 5, "{listed}");
+    assert_eq!(listed.lines().count(), 6, "{listed}");
     for branch in ["vit", "mamba"] {
         let exported = tensors(&sandbox.path(&format!("out/{branch}.safetensors")));
         assert_eq!(exported, with_prefix(&best, &format!("{branch}.")));
@@ -207,6 +207,7 @@ fn an_export_has_the_published_names_and_a_model_card() {
     for words in [
         &mae,
         "48 training, 16 validation and 16 test images",
+        "license: mit",
         "must not be used to evaluate",
         "vit_micro_patch8_64",
         "seed: 7",
@@ -287,7 +288,10 @@ fn predict_and_features_read_images_and_features_reports_those_that_cannot_be_re
     assert_eq!(predicted["predictions"].as_array().unwrap().len(), 2);
     assert!(predicted["predictions"][0]["weight_vit"].is_number());
     let csv = sandbox.done(&["predict", "run", "faces/a.png", "--format", "csv"]);
-    assert!(csv.starts_with("image,score,weight_vit,weight_mamba,error\nfaces/a.png,"), "{csv}");
+    assert!(
+        csv.starts_with("image,score,weight_vit,weight_mamba,in_distribution,error\nfaces/a.png,"),
+        "{csv}"
+    );
 
     fs::write(sandbox.path("faces/broken.jpg"), b"not an image").unwrap();
     let features = ["features", "run", "faces", "--output", "f.safetensors"];

@@ -98,7 +98,8 @@ fn features_are_computed_once_for_all_runs_and_again_where_files_are_damaged() {
     // 48 training, 16 validation and 16 test images, in two branches.
     let first = run("first", "gated", "1");
     assert!(first.contains("160 of 160 rows computed"), "{first}");
-    assert_eq!(shards(&sandbox).len(), 3, "one of each branch, one of the baselines' pixels");
+    let kinds = "one of each branch, one of the baselines' pixels, two of pixel statistics";
+    assert_eq!(shards(&sandbox).len(), 5, "{kinds}");
     for (name, strategy, seed) in [("other", "concat", "2"), ("vit", "vit_only", "1")] {
         let errors = run(name, strategy, seed);
         assert!(errors.contains("features of the frozen backbones: 0 of "), "{errors}");
@@ -150,7 +151,8 @@ fn two_jobs_of_a_sweep_share_the_features() {
     }
     assert_eq!(computed, 160);
     let rows: u64 = shards(&sandbox).iter().map(|file| fs::read(file).unwrap()[16] as u64).sum();
-    assert_eq!(rows, 160 + 80, "each row once, with those of the baselines");
+    let others = "those of the baselines, and pixel statistics of training and validation images";
+    assert_eq!(rows, 160 + 80 + 64, "each row once, with {others}");
 }
 
 #[test]

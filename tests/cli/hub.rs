@@ -146,7 +146,8 @@ fn command(sandbox: &Sandbox, endpoint: &str, arguments: &[&str]) -> Command {
     for name in ["HF_TOKEN", "HF_TOKEN_PATH", "HF_HUB_OFFLINE"].into_iter().chain(proxies) {
         command.env_remove(name);
     }
-    command.env("HF_HOME", sandbox.path("hf")).env("HF_ENDPOINT", endpoint);
+    // A slash at its end is not doubled.
+    command.env("HF_HOME", sandbox.path("hf")).env("HF_ENDPOINT", format!("{endpoint}/"));
     command
 }
 

@@ -22,7 +22,9 @@ mod init;
 #[cfg(unix)]
 mod interrupted;
 mod mistakes;
+mod model_card;
 mod observe;
+mod out_of_distribution;
 mod paper;
 mod precision;
 mod predict;

@@ -1,7 +1,7 @@
 //! Tests of `vmbeauty predict`, and of `evaluate` over several runs.
 
 use std::fs;
-use std::io::Write;
+use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Output, Stdio};
 
@@ -75,7 +75,8 @@ fn runs_of_different_sizes_and_transforms_are_averaged_and_each_sees_its_own_vie
     let of_two = rows(&sandbox, &["a", "b", "faces"]);
     assert!(close(weights(&of_two), (weights(&alone[0]) + weights(&alone[1])) / 2.0));
     let csv = sandbox.done(&["predict", "a", "b", "faces/0.png", "--format", "csv"]);
-    assert!(csv.starts_with("image,score,sd,weight_vit,weight_mamba,error\n"), "{csv}");
+    let header = "image,score,sd,weight_vit,weight_mamba,in_distribution,error\n";
+    assert!(csv.starts_with(header), "{csv}");
     let (code, error) = sandbox.fails(&["predict", "a", "a/best.safetensors", "faces"]);
     assert!(code == 1 && error.contains("named twice"), "{error}");
 }
@@ -108,7 +109,7 @@ fn images_that_cannot_be_read_have_a_row_and_only_a_lack_of_others_is_a_failure(
     }
     let gone = piped(&sandbox, &["predict", "run", "-", "--format", "csv"], b"set/b.png\nx y\n");
     let text = String::from_utf8(gone.stdout).unwrap();
-    assert!(gone.status.success() && text.ends_with("x y,,,,no such file\n"), "{text}");
+    assert!(gone.status.success() && text.ends_with("x y,,,,,no such file\n"), "{text}");
 
     // The output's ending names the format; a table says what is wrong, too.
     sandbox.done(&["predict", "run", "set", "--output", "out.csv"]);
@@ -215,7 +216,8 @@ fn an_interval_is_as_wide_as_the_residual_of_its_rank_on_the_shared_validation_i
     }
     let warning = sandbox.log(&["predict", "a", "d", "face.png"]);
     assert!(warning.contains("data.dataset csv, was"), "{warning}");
-    assert_eq!(sandbox.log(&["predict", "a", "b", "face.png"]), "");
+    let warning = sandbox.log(&["predict", "a", "b", "face.png"]);
+    assert!(!warning.contains("was trained on other data"), "{warning}");
     let (_, error) = sandbox.fails(&["evaluate", "d", "e", "--interval", "0.5"]);
     assert!(error.contains("share their test images: set data.seed"), "{error}");
     // The interval's coverage of the test images.
@@ -289,6 +291,16 @@ fn several_runs_are_evaluated_on_the_same_images_each_and_their_mean() {
     fs::remove_file(sandbox.path(&own[0])).unwrap();
     taken("b/../a/predictions_test.csv");
     assert!(!sandbox.path(&own[0]).exists());
+    for (run, file, words) in [
+        ("a", "a/predictions_test.csv", "of test images: add --split test, or name a/predictions_"),
+        ("b", "a/predictions_val.csv", "of another run, the one in its folder"),
+    ] {
+        let evaluate = ["evaluate", run, "--split", "val", "--predictions", file];
+        let (code, error) = sandbox.fails(&evaluate);
+        assert!(code == 2 && error.contains(words), "{error}");
+    }
+    let (code, error) = sandbox.fails(&["evaluate", "a", "--data-root", "."]);
+    assert!(code == 2 && error.contains("a was trained on synthetic faces"), "{error}");
     let named = ["a", "a/last.safetensors"];
     let json = sandbox.json(&["evaluate", named[0], named[1], "--json"]);
     assert_eq!([&json["runs"][0]["run"], &json["runs"][1]["run"]], named);
@@ -313,6 +325,39 @@ fn a_reader_that_stops_ends_the_prediction_without_an_error() {
     let output = child.wait_with_output().unwrap();
     let errors = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success() && errors.is_empty(), "{errors}");
+}
+
+#[test]
+fn a_list_is_scored_while_it_is_still_written() {
+    let sandbox = Sandbox::new();
+    train(&sandbox, "run", &["train.batch_size=2"]);
+    image(&sandbox.path("face.png"), 3);
+    let mut command = sandbox.command(&["predict", "run", "-", "--format", "jsonl", "--quiet"]);
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let (mut list, rows) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
+    let mut rows = BufReader::new(rows).lines();
+    for _ in 0..3 {
+        list.write_all(b"face.png\nface.png\n").unwrap();
+        list.flush().unwrap();
+        for _ in 0..2 {
+            assert!(rows.next().unwrap().unwrap().contains("score"));
+        }
+    }
+    drop(list);
+    assert!(rows.next().is_none() && child.wait().unwrap().success());
+    let (code, error) = sandbox.fails(&["predict", "run", "-"]);
+    assert!(code == 1 && error.contains("there is no image in the list on stdin"), "{error}");
+}
+
+#[test]
+fn a_killed_prediction_leaves_a_temporary_file_that_the_next_one_removes() {
+    let sandbox = Sandbox::new();
+    train(&sandbox, "run", &[]);
+    image(&sandbox.path("face.png"), 3);
+    let leftover = sandbox.path(".out.csv.1-0.part");
+    fs::write(&leftover, "half").unwrap();
+    sandbox.done(&["predict", "run", "face.png", "--output", "out.csv"]);
+    assert!(!leftover.exists() && sandbox.path("out.csv").exists());
 }
 
 /// The coverage of one data set varies by 0.015 with 400 test images and by 0.009 with 1,000

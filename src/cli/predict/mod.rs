@@ -9,17 +9,17 @@ use std::io::{self, ErrorKind, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 
 use self::progress::Progress;
 use self::rows::{Format, Row, RowWriter};
 use super::crop::{Warnings, cropper};
 use super::data_root;
-use super::inputs::{image_paths, none_readable, sort};
+use super::inputs::{ImageFiles, image_files, none_readable, sort};
 use super::output::say;
 use crate::config::{Config, DatasetName};
 use crate::eval::conformal::Conformal;
-use crate::files::write_atomic;
+use crate::files::{remove_leftovers_of, write_atomic};
 use crate::run::{Ensemble, Run, Score, calibrate, data_differences};
 
 /// Predict the rating of images
@@ -85,25 +85,25 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
     }
     warn_of_other_scales(ensemble.runs(), &runs)?;
     let interval = args.interval.map(|level| calibrate(ensemble.runs(), level)).transpose()?;
-    let files = image_paths(&images)?;
+    let files = image_files(&images)?;
     let prediction = Prediction { args, runs, ensemble, interval };
-    let found = files.len();
-    let scored = match &args.output {
+    let (found, scored) = match &args.output {
         None => match prediction.write(files, &mut io::stdout().lock()) {
             // A reader that stopped reading (`| head`) is no error.
             Err(error) if is_broken_pipe(&error) => return Ok(ExitCode::SUCCESS),
             scored => scored?,
         },
         Some(file) => {
-            let mut scored = 0;
+            let mut counts = (0, 0);
+            remove_leftovers_of(file);
             write_atomic(file, |out| {
-                scored = prediction.write(files, out)?;
+                counts = prediction.write(files, out)?;
                 Ok(())
             })?;
             if !args.quiet {
                 say(&format!("wrote {}", file.display()));
             }
-            scored
+            counts
         }
     };
     ensure!(scored > 0, none_readable(found, &images));
@@ -165,32 +165,35 @@ struct Prediction<'a> {
 }
 
 impl Prediction<'_> {
-    /// Writes a row for each file, and returns the number of those that were scored.
-    fn write(&self, files: Vec<PathBuf>, out: &mut dyn Write) -> Result<usize> {
+    /// Writes a row for each file, and returns the number of files and of those that were scored.
+    fn write(&self, files: ImageFiles, out: &mut dyn Write) -> Result<(usize, usize)> {
         let format = self.format();
         let mut rows = RowWriter::new(out, format, &self.runs, self.interval.as_ref())?;
         // A bar on the terminal that rows are written to would be among them.
         let rows_shown = self.args.output.is_none() && format != Format::Table;
         let shown = !(self.args.quiet || rows_shown && io::stdout().is_terminal());
-        let mut progress = Progress::new(files.len(), shown);
-        let names = files.clone();
+        let mut progress = Progress::new(files.count, shown);
         let mut warnings = Warnings::default();
-        self.ensemble.predict(files, &mut |file, score| {
-            let name = names.get(file).context("internal: there is no such file")?;
-            if let Err(error) = &score {
-                progress.unread(name, error);
+        self.ensemble.predict(files.paths, &mut |file, score| {
+            match &score {
+                Err(error) => progress.unread(file, error),
+                Ok(score) => {
+                    score.found.iter().for_each(|found| warnings.add(found));
+                    if score.in_distribution == Some(false) {
+                        progress.unlike(file);
+                    }
+                }
             }
-            score.iter().flat_map(|score| &score.found).for_each(|found| warnings.add(found));
-            rows.add(self.row(name, score))?;
+            rows.add(self.row(file, score))?;
             progress.advance();
             Ok(())
         })?;
-        let scored = progress.finish();
+        let counts = progress.finish();
         rows.finish()?;
         if let Some(warnings) = warnings.text() {
             say(&format!("warning: of the faces {warnings}"));
         }
-        Ok(scored)
+        Ok(counts)
     }
 
     fn row(&self, file: &Path, score: Result<Score>) -> Row {
@@ -216,6 +219,7 @@ impl Prediction<'_> {
             bounds: bounds.map(|bounds| {
                 [bounds.left, bounds.top, bounds.right, bounds.bottom].map(|edge| tenths(edge))
             }),
+            in_distribution: score.in_distribution,
             error: None,
         }
     }

@@ -50,6 +50,9 @@ pub(super) struct Row {
     /// Left, upper, right and lower edge of the face that was cropped, in pixels.
     #[serde(rename = "box", skip_serializing_if = "Option::is_none")]
     pub(super) bounds: Option<[f64; 4]>,
+    /// Whether the image is like the training images, if a run knows those.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) in_distribution: Option<bool>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) error: Option<String>,
 }
@@ -73,6 +76,10 @@ impl Row {
         ];
         all.into_iter().filter_map(|(name, number)| Some((name, number?)))
     }
+
+    fn in_distribution(&self) -> String {
+        self.in_distribution.map(|within| within.to_string()).unwrap_or_default()
+    }
 }
 
 /// Returns the digits behind the point that a table shows of a column's numbers.
@@ -83,6 +90,7 @@ fn digits(column: &str) -> usize {
         _ => 3,
     }
 }
+const IN_DISTRIBUTION: &str = "in_distribution";
 
 /// Writes rows: CSV and JSON at once, a table at the end.
 pub(super) struct RowWriter<'a> {
@@ -163,7 +171,7 @@ impl<'a> RowWriter<'a> {
 
     /// Writes the header and the rows before the columns were known.
     fn begin_csv(&mut self) -> Result<()> {
-        let header = ["image"].iter().chain(&self.columns).chain(&["error"]);
+        let header = ["image"].iter().chain(&self.columns).chain(&[IN_DISTRIBUTION, "error"]);
         let header: Vec<String> = header.map(ToString::to_string).collect();
         self.record(header.into_iter())?;
         let held = std::mem::take(&mut self.held);
@@ -177,8 +185,8 @@ impl<'a> RowWriter<'a> {
         };
         let numbers: Vec<String> = self.columns.iter().map(number).collect();
         let text = |text: &str| csv_cell(text).into_owned();
-        let error = row.error.as_deref().unwrap_or_default();
-        self.record([text(&row.image)].into_iter().chain(numbers).chain([text(error)]))
+        let end = [row.in_distribution(), text(row.error.as_deref().unwrap_or_default())];
+        self.record([text(&row.image)].into_iter().chain(numbers).chain(end))
     }
 
     fn record(&mut self, cells: impl Iterator<Item = String>) -> Result<()> {
@@ -191,15 +199,19 @@ impl<'a> RowWriter<'a> {
     fn table(&self) -> String {
         let columns = &self.columns;
         let failed = self.held.iter().any(|row| row.error.is_some());
+        let known = self.held.iter().any(|row| row.in_distribution.is_some());
         let header = ["image"].into_iter().chain(columns.iter().copied());
+        let header = header.chain(known.then_some(IN_DISTRIBUTION));
         let header: Vec<&str> = header.chain(failed.then_some("error")).collect();
         let cells = |row: &Row| {
             let number = |column: &&str| match row.numbers().find(|(name, _)| name == column) {
                 Some((name, number)) => format!("{number:.*}", digits(name)),
                 None => "-".to_string(),
             };
-            let error = failed.then(|| row.error.clone().unwrap_or_default());
-            [row.image.clone()].into_iter().chain(columns.iter().map(number)).chain(error).collect()
+            let known = known.then(|| row.in_distribution());
+            let end =
+                known.into_iter().chain(failed.then(|| row.error.clone().unwrap_or_default()));
+            [row.image.clone()].into_iter().chain(columns.iter().map(number)).chain(end).collect()
         };
         let rows: Vec<Vec<String>> = self.held.iter().map(cells).collect();
         text_table(&header, &rows, |column| column == 0 || column > columns.len())
@@ -230,8 +242,9 @@ mod tests {
         rows.add(unread("=x.png")).unwrap();
         if scored {
             let scores = Some(vec![2.5, 3.5]);
-            let (score, sd) = (Some(3.0), Some(0.5));
-            rows.add(Row { image: "a.png".into(), score, sd, scores, ..Row::default() }).unwrap();
+            let (score, sd, in_distribution) = (Some(3.0), Some(0.5), Some(false));
+            let row = Row { image: "a.png".into(), score, sd, scores, ..Row::default() };
+            rows.add(Row { in_distribution, ..row }).unwrap();
             rows.add(unread("b.png")).unwrap();
         }
         rows.finish().unwrap();
@@ -241,10 +254,12 @@ mod tests {
     #[test]
     fn a_csv_has_the_columns_of_the_first_scored_image_and_the_rows_in_order() {
         let error = "\"empty, or \"\"gone\"\"\"";
-        let expected =
-            format!("image,score,sd,error\n'=x.png,,,{error}\na.png,3,0.5,\nb.png,,,{error}\n");
+        let expected = format!(
+            "image,score,sd,in_distribution,error\n'=x.png,,,,{error}\na.png,3,0.5,false,\n\
+             b.png,,,,{error}\n"
+        );
         assert_eq!(written(Format::Csv, true), expected);
-        let expected = format!("image,score,error\n'=x.png,,{error}\n");
+        let expected = format!("image,score,in_distribution,error\n'=x.png,,,{error}\n");
         assert_eq!(written(Format::Csv, false), expected);
     }
 
@@ -259,7 +274,11 @@ mod tests {
             assert_eq!(all["predictions"], json!(lines));
             assert_eq!(all["runs"], json!(["a", "b"]));
             assert_eq!(lines[0], json!({"image": "=x.png", "error": "empty, or \"gone\""}));
-            let row = json!({"image": "a.png", "score": 3.0, "sd": 0.5, "scores": [2.5, 3.5]});
+            let scores = [2.5, 3.5];
+            let row = json!({
+                "image": "a.png", "score": 3.0, "sd": 0.5, "scores": scores,
+                "in_distribution": false
+            });
             assert!(!scored || (lines[1] == row && lines.len() == 3));
         }
     }
@@ -269,5 +288,6 @@ mod tests {
         let table = written(Format::Table, true);
         assert!(table.lines().next().unwrap().contains("error"), "{table}");
         assert!(table.contains("3.000") && table.contains("empty, or"), "{table}");
+        assert!(table.contains("in_distribution") && table.contains("false"), "{table}");
     }
 }

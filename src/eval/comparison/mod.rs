@@ -8,6 +8,7 @@ use serde::{Serialize, Serializer};
 
 pub use self::rank::{compare_two, rank};
 use super::baselines::Baselines;
+use super::ensemble::mean_errors;
 use super::metrics::{Metric, Metrics};
 use super::predictions::Predictions;
 use super::statistics::{Difference, MIN_SEEDS, MetricOverSeeds};
@@ -144,12 +145,7 @@ impl RankedModel {
 
     /// Returns each image's error, prediction minus target, after `map`, mean over the seeds.
     pub fn errors(&self, map: impl Fn(f64) -> f64) -> Vec<f64> {
-        let error = |set: &Predictions, row: usize| map(set.predictions[row] - set.targets[row]);
-        let mean = |row| {
-            let sum: f64 = self.predictions.iter().map(|set| error(set, row)).sum();
-            sum / self.predictions.len() as f64
-        };
-        (0..self.images).map(mean).collect()
+        mean_errors(&self.predictions, map)
     }
 }
 

@@ -117,10 +117,11 @@ impl Hub {
         let token = text("HF_TOKEN").or_else(|| read_text(&token_file, MAX_TEXT).ok());
         let token = token.map(|token| token.trim().to_owned()).filter(|token| !token.is_empty());
         let is_true = |text: String| ["1", "on", "yes", "true"].contains(&&*text.to_lowercase());
+        let endpoint = text("HF_ENDPOINT").unwrap_or_else(|| ENDPOINT.to_owned());
         let seconds = text("HF_HUB_DOWNLOAD_TIMEOUT").and_then(|text| text.parse().ok());
         Ok(Self {
             cache: Cache::new(set("HF_HUB_CACHE").map_or_else(|| home.join("hub"), PathBuf::from)),
-            endpoint: text("HF_ENDPOINT").unwrap_or_else(|| ENDPOINT.to_owned()),
+            endpoint: endpoint.trim_end_matches('/').to_owned(),
             token,
             offline: text("HF_HUB_OFFLINE").is_some_and(is_true),
             timeout: Duration::from_secs(seconds.unwrap_or(TIMEOUT)),
@@ -138,7 +139,8 @@ impl Hub {
     }
 
     fn url(&self, wanted: &HubFile, file: &str) -> String {
-        let (endpoint, repository) = (self.endpoint.trim_end_matches('/'), &wanted.repository);
+        let Self { endpoint, .. } = self;
+        let repository = &wanted.repository;
         format!("{endpoint}/{repository}/resolve/{}/{file}", wanted.revision)
     }
 
@@ -187,9 +189,8 @@ impl Hub {
     /// Downloads a file into the cache. Returns whether the hub has it.
     fn download(&self, wanted: &HubFile, file: &str, on_download: &mut OnDownload) -> Result<bool> {
         let url = self.url(wanted, file);
-        let endpoint = self.endpoint.trim_end_matches('/').to_owned();
-        let api = ApiBuilder::from_cache(self.cache.clone());
-        let api = api.with_endpoint(endpoint).with_token(self.token.clone()).build()?;
+        let api = ApiBuilder::from_cache(self.cache.clone()).with_endpoint(self.endpoint.clone());
+        let api = api.with_token(self.token.clone()).build()?;
         let mut download = Download { url: &url, done: 0, total: 0 };
         let arrived = self.run(api.repo(self.repo(wanted)), file, &mut download, on_download);
         let path = match arrived? {

@@ -69,7 +69,10 @@ impl Cell {
     fn to_html(&self) -> Markup {
         // A minus sign as wide as a plus sign.
         let minus = |text: String| text.replace('-', "−");
-        let shown = if self.is_text() { self.shown() } else { minus(self.shown()) };
+        let shown = match self {
+            Cell::Text(text) => breakable(text),
+            _ => html! { (minus(self.shown())) },
+        };
         html! {
             @if self.is_best() { strong { (shown) } } @else { (shown) }
             @if let Some((lo, hi)) = self.interval() {
@@ -91,6 +94,17 @@ impl Cell {
             text += &format!(" sd {sd:.4}");
         }
         text
+    }
+}
+
+/// Lets the lines of a name end after its punctuation, and not within a word.
+fn breakable(text: &str) -> Markup {
+    let ends = |c: char| c.is_ascii_punctuation() && !"\"'([{<#$".contains(c);
+    html! {
+        @for (at, piece) in text.split_inclusive(ends).enumerate() {
+            @if at > 0 { wbr; }
+            (piece)
+        }
     }
 }
 

@@ -1,19 +1,22 @@
 //! Training on the features of frozen backbones, which are computed once.
 
 use std::ops::Range;
+use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::Result;
-use tch::Device;
+use tch::{Device, Tensor};
 
 use super::Supervised;
 use crate::config::{Branch, Config, FusionStrategy};
 use crate::data::random_stream::RandomStream;
 use crate::data::{HostBatch, ImageDataset, Split};
 use crate::eval::evaluate::viewed_splits;
+use crate::eval::feature_distribution::ImageFeatures;
+use crate::eval::pixel_statistics::{STATISTICS, pixel_statistics};
 use crate::features::{self, Progress, SplitFeatures, View, branch_features};
 use crate::models::fusion::BranchTokens;
-use crate::run::EpochRecord;
+use crate::run::{EpochRecord, representative_images};
 use crate::train::objective::Evaluation;
 
 /// The features of the backbones for all images of a run.
@@ -108,6 +111,22 @@ impl Supervised<'_> {
         };
         Ok(Some(FrozenFeatures { train, val, test: splits.next() }))
     }
+}
+
+/// Describes representative images of a split by features that are cached, and by statistics of
+/// pixels that are kept with them.
+pub(super) fn image_features(
+    config: &Config,
+    images: &Arc<ImageDataset>,
+    features: &SplitFeatures,
+) -> Result<ImageFeatures> {
+    let rows = representative_images(images.len());
+    let statistics = ("pixel statistics", STATISTICS);
+    let all = features::pixel_features(statistics, pixel_statistics, config, &[images])?;
+    let [pixels] = &all[..] else { anyhow::bail!("internal: statistics of a split are missing") };
+    let index: Vec<i64> = rows.iter().map(|&row| row as i64).collect();
+    let pixels = pixels.f_index_select(0, &Tensor::from_slice(&index))?;
+    Ok(ImageFeatures { features: features.vectors(&rows)?, pixels })
 }
 
 /// Returns the views of each training image whose features are cached.

@@ -10,10 +10,14 @@ use super::Supervised;
 use crate::data::{ImageDataset, LoaderOptions, Split};
 use crate::eval::baselines::{baselines, kept_baselines};
 use crate::eval::evaluate::BranchMetrics;
+use crate::eval::feature_distribution::FeatureDistribution;
 use crate::eval::predictions::Predictions;
 use crate::eval::statistics::MetricsWithCi;
 use crate::models::weights;
-use crate::run::{BaselinesBySplit, EpochRecord, RunDir, Summary, check_unchanged, content_hash};
+use crate::run::{
+    BaselinesBySplit, EpochRecord, FEATURE_DISTRIBUTION_FILE, RunDir, Summary, check_unchanged,
+    content_hash, write_feature_distribution,
+};
 use crate::train::monitor;
 use crate::train::objective::Objective;
 use crate::train::observer::Observer;
@@ -32,6 +36,7 @@ impl Trainer<'_, Supervised<'_>> {
         };
         let val = predict(Split::Val, &splits.val)?;
         let test = splits.test.as_ref().map(|images| predict(Split::Test, images)).transpose()?;
+        self.write_feature_distribution(observers)?;
         let others: Vec<_> = splits.evaluated().map(|(_, images)| images).collect();
         let by_split = if self.config.caches_features() {
             kept_baselines(&splits.train, &others, self.config)?
@@ -94,6 +99,33 @@ impl Trainer<'_, Supervised<'_>> {
         }
         let _guard = tch::no_grad_guard();
         self.world.broadcast(parameters.iter().map(|(_, tensor)| tensor))
+    }
+
+    /// Writes the distribution of the training images' features, by which predictions say whether
+    /// an image is like them. Rank 0 alone computes it.
+    fn write_feature_distribution(&self, observers: &mut [Box<dyn Observer>]) -> Result<()> {
+        if !self.world.is_first() {
+            return Ok(());
+        }
+        let splits = &self.objective.splits;
+        let [train, val] = self.evaluate(observers, |supervised, evaluation| {
+            let train = supervised.image_features(Split::Train, &splits.train, evaluation)?;
+            Ok([train, supervised.image_features(Split::Val, &splits.val, evaluation)?])
+        })?;
+        let path = self.run.root().join(FEATURE_DISTRIBUTION_FILE);
+        match FeatureDistribution::fit(&train, &val) {
+            Ok(distribution) => {
+                write_feature_distribution(&path, &distribution, &self.objective.net)
+            }
+            Err(error) => {
+                let text = format!(
+                    "predictions will not say whether an image is like the training images: \
+                     {error:#}"
+                );
+                observers.iter_mut().for_each(|observer| observer.warning(&text));
+                Ok(())
+            }
+        }
     }
 
     /// Predicts a split with the current weights, and writes the predictions.

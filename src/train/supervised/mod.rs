@@ -24,11 +24,13 @@ use super::trainer::{Options, Trainer, batches, seed_of};
 use crate::config::{Config, FusionStrategy, OnNan};
 use crate::data::{HostBatch, ImageDataset, Loader, LoaderOptions, RunImages, Split};
 use crate::eval::evaluate::{self, BRANCH_WEIGHTS, BranchMetrics};
+use crate::eval::feature_distribution::{self, ImageFeatures};
 use crate::eval::predictions::Predictions;
 use crate::models::images::upload_rows;
 use crate::models::{BeautyNet, Images, device, weights};
 use crate::run::{
     CHECKPOINT, EpochRecord, Failure, RunDir, RunKind, StartRecord, StartingWeights, Summary,
+    representative_dataset,
 };
 
 /// Trains a model as the config says, in the run directory `root`, and evaluates its best weights
@@ -243,6 +245,22 @@ impl<'a> Supervised<'a> {
             None => evaluate::predict_shard(&self.net, images, options, slicer, &mut advance)?,
         };
         world.gather_predictions(mine, images.samples(), options.batch_size)
+    }
+
+    /// Describes representative images of a split; what is cached of them is not computed again.
+    fn image_features(
+        &self,
+        split: Split,
+        images: &Arc<ImageDataset>,
+        evaluation: &mut Evaluation<EpochRecord>,
+    ) -> Result<ImageFeatures> {
+        if let Some(features) = self.features.get().and_then(|features| features.of_split(split)) {
+            return features::image_features(self.config, images, features);
+        }
+        let images = representative_dataset(images.samples(), self.config)?;
+        let (slicer, mut check_stop) = (evaluation.slicer, |_| (evaluation.check_stop)());
+        let (net, config) = (&self.net, self.config);
+        feature_distribution::image_features(net, &images, config, slicer, &mut check_stop)
     }
 }
 

@@ -1,5 +1,8 @@
 //! Runs a sweep's runs, several at once, each in its own process: a crash ends no other run.
 
+#[cfg(test)]
+pub(super) mod tests;
+
 use std::collections::HashMap;
 use std::env;
 use std::fs::{self, File, TryLockError};
@@ -192,6 +195,7 @@ impl Launch {
         Failure::clear(&folder)?;
         Pause::clear(&folder)?;
         (work.on_event)(Event::Started(run));
+        let before = log.metadata().map_or(0, |metadata| metadata.len());
         // The claim lasts until what became of the run is written.
         let (status, pause) = self.process(index, rung, &log, work)?;
         if status.success() && Summary::exists(&folder) {
@@ -207,7 +211,8 @@ impl Launch {
             (work.on_event)(Event::Stopped(run));
             return Ok(None);
         } else {
-            let failure = Failure { error: last_error(&folder, status), code: status.code() };
+            let failure =
+                Failure { error: last_error(&folder, before, status), code: status.code() };
             failure.write(&folder)?;
             (work.on_event)(Event::Failed(run, &failure));
             return Ok(Some(Outcome::Ended));
@@ -346,96 +351,12 @@ pub fn threads_per_run(jobs: usize) -> usize {
     (set.unwrap_or_else(machine) / jobs.max(1)).max(1)
 }
 
-/// Returns the last error that a run printed; how it ended if it printed none.
-fn last_error(folder: &Path, status: ExitStatus) -> String {
+/// Returns the last error that a run printed after the first `before` bytes of its log, which are
+/// of earlier attempts; how it ended if it printed none.
+fn last_error(folder: &Path, before: u64, status: ExitStatus) -> String {
     let text = fs::read(folder.join(LOG_FILE)).unwrap_or_default();
-    let text = format!("\n{}", String::from_utf8_lossy(&text));
+    let text = text.get(before as usize..).unwrap_or_default();
+    let text = format!("\n{}", String::from_utf8_lossy(text));
     let error = text.rsplit_once("\nerror: ").map(|(_, error)| error.trim().to_string());
     error.unwrap_or_else(|| format!("it ended without an error message: {status}"))
-}
-
-#[cfg(test)]
-pub(super) mod tests {
-    use super::*;
-    use crate::config::Config;
-    use crate::sweep::SearchConfig;
-    use crate::sweep::search::MedianStopConfig;
-
-    pub(in super::super) fn search(config: &SearchConfig, runs: &[SweepRun]) -> Search {
-        Search::new(config, runs.iter().map(|run| &run.config), &mut |_, _| ())
-    }
-
-    pub(in super::super) fn median_stop(margin: Option<f64>) -> SearchConfig {
-        let median_stop = MedianStopConfig { margin, min_epochs: 1 };
-        SearchConfig { median_stop, ..SearchConfig::default() }
-    }
-
-    fn launch(program: &Path, root: &Path) -> Launch {
-        Launch {
-            program: program.to_path_buf(),
-            root: root.to_path_buf(),
-            jobs: 1,
-            retry_failed: false,
-            stop: Stop::default(),
-            command: "vmbeauty sweep".to_string(),
-        }
-    }
-
-    pub(in super::super) fn runs(names: &[&str]) -> Vec<SweepRun> {
-        let config = Config::from_yaml("seed: 1\n", "test", &[]).unwrap();
-        let named = |name: &&str| SweepRun {
-            name: name.to_string(),
-            point: name.to_string(),
-            values: Vec::new(),
-            config: config.clone(),
-            fold: None,
-        };
-        names.iter().map(named).collect()
-    }
-
-    #[test]
-    fn a_sweep_is_stopped_only_if_a_run_is_left_and_a_run_is_claimed_until_its_end_is_written() {
-        for (names, stopped) in [(&["a"][..], false), (&["a", "b"], true)] {
-            let dir = tempfile::tempdir().unwrap();
-            let launch = launch("false".as_ref(), dir.path());
-            let runs = runs(names);
-            let search = search(&SearchConfig::default(), &runs);
-            let ended = launch.run(&runs.iter().collect::<Vec<_>>(), &search, &|event| {
-                if let Event::Failed(run, failure) = event {
-                    assert_eq!(failure.code, Some(1));
-                    let folder = run.folder(dir.path());
-                    assert!(Failure::exists(&folder));
-                    let log = File::open(folder.join(LOG_FILE)).unwrap();
-                    assert!(matches!(log.try_lock(), Err(TryLockError::WouldBlock)));
-                    launch.stop.request();
-                }
-            });
-            assert_eq!(ended.is_err_and(|error| error.is::<Stopped>()), stopped, "{names:?}");
-            assert!(!runs[names.len() - 1].folder(dir.path()).exists() || !stopped);
-            if !stopped {
-                // All of it has ended before the request: its results can be collected again.
-                launch.run(&runs.iter().collect::<Vec<_>>(), &search, &|_| ()).unwrap();
-            }
-        }
-    }
-    #[cfg(unix)]
-    #[test]
-    fn a_run_whose_metrics_cannot_be_compared_is_stopped_and_ends_before_the_sweep() {
-        use std::os::unix::fs::PermissionsExt;
-        let dir = tempfile::tempdir().unwrap();
-        let program = dir.path().join("program");
-        // Its fourth argument is the run's folder.
-        let script = "#!/bin/sh\necho no metrics > $4/metrics.jsonl\nhead -c 1 > $4/request\n\
-                      sleep 0.2\ntouch $4/ended\nexec false\n";
-        fs::write(&program, script).unwrap();
-        fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
-        let runs = runs(&["a"]);
-        let search = search(&median_stop(Some(0.1)), &runs);
-        let launch = launch(&program, dir.path());
-        let error = launch.run(&[&runs[0]], &search, &|_| ()).unwrap_err();
-        assert!(format!("{error:#}").contains("metrics.jsonl:1: not an epoch's"), "{error:#}");
-        let folder = runs[0].folder(dir.path());
-        assert_eq!(fs::read(folder.join("request")).unwrap(), [Request::Stop as u8]);
-        assert!(folder.join("ended").exists());
-    }
 }
