@@ -3,8 +3,8 @@ use std::collections::HashSet;
 use prost::Message;
 use tch::Device;
 
-use super::proto::{GraphProto, ModelProto, NodeProto};
-use super::{InputType, OnnxOptions, ScanForm};
+use super::proto::{GraphProto, ModelProto, NodeProto, TensorProto};
+use super::{InputType, MAX_BYTES, OnnxModel, OnnxOptions, ScanForm};
 use crate::config::{Config, FusionStrategy};
 use crate::models::BeautyNet;
 
@@ -151,4 +151,14 @@ fn variants_of_the_backbones_are_graphs_in_order() {
         let (_, graph) = exported(&[&set[0], &set[1], &size], OnnxOptions::default());
         check_order(&graph, &HashSet::new());
     }
+}
+
+#[test]
+fn a_file_that_is_larger_than_the_format_allows_is_refused() {
+    // Zeros take no memory before they are read.
+    let weights = TensorProto { raw_data: vec![0; MAX_BYTES], ..TensorProto::default() };
+    let graph = GraphProto { initializer: vec![weights], ..GraphProto::default() };
+    let model = OnnxModel(ModelProto { graph: Some(graph), ..ModelProto::default() });
+    let error = model.to_bytes().unwrap_err().to_string();
+    assert!(error.starts_with("the model takes 2.1 GB, and an ONNX file holds 2.1 GB"), "{error}");
 }
