@@ -1,7 +1,7 @@
 # `make demo` and `make test` set up everything that they need; `make help` lists the rest.
 CONFIG ?= configs/quickstart.yaml
 
-.PHONY: help python setup gloo cuda distributed build demo test test-distributed test-explain test-faces test-interval test-ood test-paper test-report test-attacks test-gpu test-kernels test-python test-onnx kernel-table kernel-latency kernel-tools lint clean
+.PHONY: help python setup gloo cuda distributed build demo dist test test-dist test-distributed test-explain test-interval test-paper test-report test-attacks test-gpu test-kernels test-python test-onnx kernel-table kernel-latency kernel-tools web-runtime lint lint-dockerfile clean test-faces test-ood
 
 help:
 	@echo "make demo    train VM-BeautyNet on synthetic faces and print PC, MAE and RMSE (CONFIG=FILE for another experiment)"
@@ -20,7 +20,11 @@ help:
 	@echo "make kernel-table   print what the CUDA kernels count there, the table of csrc/README.md"
 	@echo "make kernel-latency   print how long a model of the GPU estimates that they take"
 	@echo "make build   build target/release/vmbeauty"
+	@echo "make dist    pack the program with all that it needs except glibc: target/dist/vm-beautynet-VERSION-x86_64-linux.tar.gz"
+	@echo "make test-dist   run it where there is nothing else, in a namespace of its own"
 	@echo "make lint    check formatting, clippy and rustdoc with warnings denied, and the structure and words of the code"
+	@echo "make lint-dockerfile   check the Dockerfile with hadolint, which it fetches"
+	@echo "make web-runtime   fetch ONNX Runtime Web for vmbeauty export --format web; needs npm"
 	@echo "make setup   only fetch libtorch for the CPU; then plain cargo build and cargo test work"
 	@echo "make cuda    fetch libtorch with CUDA and nvcc instead, and build with it; the other targets keep it"
 	@echo "make distributed   build with the feature that trains with several processes, on one host or many"
@@ -49,6 +53,12 @@ test-distributed: gloo
 
 build: setup
 	cargo build --release
+
+dist: build
+	@python3 -B scripts/dist.py
+
+test-dist: dist
+	python3 -B tests/dist/check_tarball.py
 
 demo: build
 	cargo run --quiet --release -- train $(CONFIG)
@@ -108,6 +118,12 @@ lint: setup
 	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps
 	python3 -B .ci/check_structure.py
 	python3 -B .ci/check_words.py
+
+web-runtime: python
+	@python3 scripts/setup.py --web
+
+lint-dockerfile: python
+	@hadolint=$$(python3 scripts/setup.py --hadolint) && "$$hadolint" Dockerfile && echo "hadolint: no faults in Dockerfile"
 
 clean:
 	cargo clean

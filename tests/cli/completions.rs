@@ -66,7 +66,7 @@ fn bash_offers_values_and_keys_and_no_dash_for_an_empty_word() {
 }
 
 #[test]
-fn every_script_offers_all_subcommands_and_no_hidden_options() {
+fn every_script_offers_all_subcommands_and_nothing_that_is_hidden() {
     let sandbox = Sandbox::new();
     let commands = "train evaluate predict features cross-validate sweep export summary data \
                     benchmark doctor";
@@ -75,8 +75,21 @@ fn every_script_offers_all_subcommands_and_no_hidden_options() {
         let missing = commands.split(' ').find(|command| !script.contains(command));
         assert_eq!(missing, None, "{shell}");
         assert!(!script.contains("stop-with-stdin"), "{shell}");
+        assert!(!script.contains("man-pages"), "{shell}");
         assert!(
             script.contains("train.optimizer.lr=") || shell == "powershell" || shell == "elvish"
         );
     }
+}
+
+#[test]
+fn each_command_has_a_manual_page_without_what_is_hidden() {
+    let sandbox = Sandbox::new();
+    sandbox.done(&["man-pages", "man1"]);
+    let page = |name: &str| fs::read_to_string(sandbox.path(&format!("man1/{name}.1"))).unwrap();
+    assert!(page("vmbeauty").contains("vmbeauty\\-train(1)"), "{}", page("vmbeauty"));
+    assert!(!page("vmbeauty").contains("man\\-pages"), "{}", page("vmbeauty"));
+    assert!(page("vmbeauty-train").contains("\\-\\-resume"));
+    assert!(!page("vmbeauty-train").contains("stop"));
+    assert!(page("vmbeauty-config-show").contains("\\-\\-set"));
 }

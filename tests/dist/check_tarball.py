@@ -1,0 +1,104 @@
+"""Runs the program of the tarball that `make dist` writes in a root directory of its own, in which there is
+nothing but the tarball's content, glibc and /proc, with an empty environment.
+
+    make test-dist
+"""
+
+import os
+import pathlib
+import re
+import shutil
+import struct
+import subprocess
+import sys
+import tarfile
+import tempfile
+import zlib
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+GLIBC = ["libc.so.6", "libm.so.6", "libdl.so.2", "librt.so.1", "libutil.so.1", "libpthread.so.0"]
+# The place that it is unpacked to, which no build knows.
+PLACE = "some where"
+TRAIN = ["data.synthetic.train=64", "data.synthetic.val=16", "data.synthetic.test=16", "train.epochs=1"]
+
+
+def glibc_files():
+    """The loader and the libraries of glibc on this machine."""
+    cache = subprocess.run(["/sbin/ldconfig", "-p"], capture_output=True, text=True, check=True).stdout
+    for name in [*GLIBC, "ld-linux-x86-64.so.2"]:
+        yield next(line.split(" => ")[1] for line in cache.splitlines() if line.startswith(f"\t{name} (libc6,x86-64"))
+    yield "/lib64/ld-linux-x86-64.so.2"
+
+
+def make_root(archive, root):
+    """Unpacks the tarball into a root directory; returns the program's folder there."""
+    for folder in ["proc", "tmp", "home"]:
+        (root / folder).mkdir()
+    for path in glibc_files():
+        to = root / path[1:]
+        to.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, to)
+        to.chmod(0o755)
+    with tarfile.open(archive) as tar:
+        tar.extractall(root / PLACE, filter="tar")
+    return next((root / PLACE).iterdir())
+
+
+def gradient(path):
+    """Writes a PNG of 64x64 pixels."""
+    rows = b"".join(b"\0" + bytes(v for x in range(64) for v in (4 * x, 4 * y, 128)) for y in range(64))
+    chunk = lambda kind, data: struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", 64, 64, 8, 2, 0, 0, 0))
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b""))
+
+
+def run(root, folder, *arguments):
+    """Runs the program alone in the root directory; returns its output."""
+    alone = ["unshare", "--user", "--map-root-user", "--mount", "--pid", "--fork", "--mount-proc", "--root", str(root)]
+    program = f"/{folder.relative_to(root)}/bin/vmbeauty"
+    command = [shutil.which("env"), "-i", shutil.which("unshare"), *alone[1:], "--wd", "/home", program, *arguments]
+    result = subprocess.run(command, capture_output=True, text=True)
+    if result.returncode != 0:
+        sys.exit(f"error: {arguments[0]} ended with {result.returncode}: {result.stderr.strip()[-2000:]}")
+    print(f"{arguments[0]}: done")
+    return result.stdout
+
+
+def check(root, folder):
+    faults = []
+    doctor = run(root, folder, "doctor")
+    run(root, folder, "train", f"/{folder.relative_to(root)}/configs/quickstart.yaml", "--output", "run",
+        *(argument for setting in TRAIN for argument in ("--set", setting)))
+    gradient(root / "home/face.png")
+    predicted = run(root, folder, "predict", "run", "face.png", "--format", "csv", "--interval", "0.5")
+    if not re.search(r"^face\.png,[0-9.]+,", predicted, re.M):
+        faults.append(f"predict prints {predicted!r}")
+    if "vmbeauty" not in doctor:
+        faults.append(f"doctor prints {doctor!r}")
+    dynamic = subprocess.run(["readelf", "-d", folder / "bin/vmbeauty"], capture_output=True, text=True).stdout
+    if "runpath: [$ORIGIN/../lib]" not in dynamic:
+        faults.append(f"the program looks for libraries elsewhere: {dynamic}")
+    for name in ["share/man/man1/vmbeauty-train.1", "share/bash-completion/completions/vmbeauty", "README.md",
+                 "licenses/rust-crates.txt", "licenses/gcc/README", "licenses/vm-beautynet/LICENSE-MIT"]:
+        if not (folder / name).stat().st_size:
+            faults.append(f"{name} is empty")
+    if not list(folder.glob("licenses/torch*/**/LICENSE")):
+        faults.append("libtorch's license is missing")
+    return faults
+
+
+def main():
+    target = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
+    archive = max((target / "dist").glob("*.tar.gz"), key=lambda path: path.stat().st_mtime)
+    with tempfile.TemporaryDirectory() as temporary:
+        root = pathlib.Path(temporary)
+        faults = check(root, make_root(archive, root))
+    for fault in faults:
+        print(fault)
+    if faults:
+        sys.exit(f"error: {len(faults)} faults")
+    print(f"{archive.name} runs with nothing but glibc and /proc")
+
+
+if __name__ == "__main__":
+    main()
