@@ -1,12 +1,13 @@
 # `make demo` and `make test` set up everything that they need; `make help` lists the rest.
 CONFIG ?= configs/quickstart.yaml
 
-.PHONY: help python setup gloo cuda distributed build demo dist test test-dist test-distributed test-explain test-interval test-paper test-report test-attacks test-gpu test-kernels test-python test-onnx kernel-table kernel-latency kernel-tools web-runtime lint lint-dockerfile clean test-faces test-ood
+.PHONY: help python setup gloo cuda distributed build demo dist test test-dist test-distributed test-explain test-interval test-paper test-report test-web test-attacks test-gpu test-kernels test-python test-onnx kernel-table kernel-latency kernel-tools web-runtime lint lint-dockerfile clean test-faces test-ood
 
 help:
 	@echo "make demo    train VM-BeautyNet on synthetic faces and print PC, MAE and RMSE (CONFIG=FILE for another experiment)"
 	@echo "make test    run the tests"
 	@echo "make test-report    check a report in headless Chromium; skipped where there is none, unless VMB_REQUIRE_CHROMIUM=1"
+	@echo "make test-web    check an exported web page in headless Chromium against predict; skipped as test-report is; needs npm"
 	@echo "make test-explain   train a Vision Mamba on synthetic faces and measure whether its maps lie on what the score is made of; minutes"
 	@echo "make test-faces     compare the face detector with facenet-pytorch on faces in scenes; fetches what make cuda fetches"
 	@echo "make test-interval  measure whether prediction intervals cover what they promise, on synthetic faces and ten seeds; minutes"
@@ -75,6 +76,9 @@ test-gpu: python
 
 test-report: build
 	python3 -B tests/browser/check_report.py
+
+test-web: build web-runtime
+	python3 -B tests/browser/check_web.py
 
 test-explain: setup
 	cargo test --release --test cli explain_faces -- --ignored --nocapture --test-threads 1

@@ -8,6 +8,7 @@ is stripped, and finds them in ../lib.
 """
 
 import gzip
+import importlib.util
 import json
 import re
 import shutil
@@ -163,6 +164,14 @@ def copy(source, to):
     shutil.copymode(source, to)
 
 
+def web_runtime():
+    """The script of ONNX Runtime Web in the set-up's cache."""
+    spec = importlib.util.spec_from_file_location("setup", PROJECT / "scripts/setup.py")
+    setup = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(setup)
+    return setup.web_runtime_folder(setup.cache_root()) / "onnxruntime.js"
+
+
 def fill(stage, metadata, program):
     """Lays out the folder; returns the version of glibc that it needs."""
     libs = libraries(program)
@@ -182,6 +191,11 @@ def fill(stage, metadata, program):
     output(ours, "man-pages", stage / "share/man/man1")
     for path in sorted((PROJECT / "configs").glob("*.yaml")):
         copy(path, stage / "configs" / path.name)
+    runtime = web_runtime()
+    if runtime.is_file():
+        copy(runtime, stage / "share" / runtime.parent.name / runtime.name)
+    else:
+        print("dist: without ONNX Runtime Web, which `vmbeauty export --format web` needs: `make web-runtime` fetches it")
     copy_licenses(libs, metadata, stage / "licenses")
     readme = (PROJECT / "scripts/dist_readme.md").read_text()
     names = ", ".join(f"{name} ({path.stat().st_size / 1e6:.1f} MB)" for name, path in libs.items())

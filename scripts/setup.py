@@ -308,10 +308,14 @@ def hadolint(root):
     return final / "bin/hadolint"
 
 
+def web_runtime_folder(root):
+    return root / WEB_RUNTIME.replace("@", "-")
+
+
 def web_runtime(root):
     """ONNX Runtime Web as one script, which a page can load from disk: its JavaScript, the module that it imports as text,
     and its WebAssembly, compressed."""
-    final = root / WEB_RUNTIME.replace("@", "-")
+    final = web_runtime_folder(root)
     if is_whole(final):
         return
     if not shutil.which("npm"):

@@ -60,8 +60,8 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Returns a command as it is offered: without what is hidden, and with the values of arguments that
-/// only the library checks.
+/// Returns a command as it is offered: without what is hidden, and with the values of arguments
+/// that only the library checks.
 fn offered(command: &Command) -> Command {
     let shown = command.get_arguments().filter(|argument| !argument.is_hide_set());
     let subcommands = command.get_subcommands().filter(|subcommand| !subcommand.is_hide_set());

@@ -1,9 +1,10 @@
 //! Export of a trained model: its weights under the parameter names of timm and Vim, or all of it
-//! as ONNX, and a model card.
+//! as ONNX or as a web page, and a model card.
 
 mod front_matter;
 mod model_card;
 mod onnx;
+mod web;
 
 use std::collections::HashMap;
 use std::fs;
@@ -30,6 +31,8 @@ pub enum Layout {
     Timm,
     /// The whole model as one .onnx file, with preprocess.json and programs that use both
     Onnx,
+    /// A web page that scores photos in the browser and needs no server
+    Web,
 }
 
 /// Writes a run's model and its model card into `folder`, as ONNX with these options; returns the
@@ -45,6 +48,7 @@ pub fn export(
         Layout::Safetensors => safetensors(run, &mut writer)?,
         Layout::Timm => timm(run, &mut writer)?,
         Layout::Onnx => onnx::write(run, options, &mut writer)?,
+        Layout::Web => web::write(run, &mut writer)?,
     }
     let card = model_card::markdown(run, layout)?;
     writer.text("README.md", &card)?;

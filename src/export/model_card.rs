@@ -78,6 +78,13 @@ const ONNX_FILES: &str = "\
 - `predict.py`, `predict.mjs`: programs that score images with onnxruntime and onnxruntime-web
 ";
 
+const WEB_FILES: &str = "\
+- `index.html`: the page, which a browser opens from the disk or from any web server
+- `model.js`: the whole model
+- `onnxruntime.js`: ONNX Runtime Web
+- `page.js`, `resample.js`, `style.css`: the rest of the page
+";
+
 /// Writes the card as Markdown.
 pub(super) fn markdown(run: &Run, layout: Layout) -> Result<String> {
     let config = &run.config;
@@ -321,9 +328,6 @@ fn estimate(Estimate { value, ci }: Estimate) -> String {
 
 /// Lists the files and the code that opens them.
 fn files(config: &Config, layout: Layout) -> Result<String> {
-    if layout == Layout::Onnx {
-        return Ok(ONNX_FILES.to_string());
-    }
     let of_timm = |shape: BackboneShape| (shape.features, timm_features(&shape));
     let of_vit = match config.shape(Branch::Vit)?.map(of_timm) {
         Some((ours, timms)) if ours != timms => {
@@ -340,7 +344,9 @@ fn files(config: &Config, layout: Layout) -> Result<String> {
             "`model.safetensors`, `config.yaml`: the complete model, for \
              `vmbeauty predict model.safetensors IMAGE`",
         ],
-        Layout::Timm | Layout::Onnx => [
+        Layout::Onnx => return Ok(ONNX_FILES.to_string()),
+        Layout::Web => return Ok(WEB_FILES.to_string()),
+        Layout::Timm => [
             &vit_for_timm,
             "`mamba/model.pth`: a checkpoint for Vim's or Mamba-Reg's code, \
              `model.load_state_dict(torch.load(path)[\"model\"], strict=False)`; only `head` is \

@@ -271,6 +271,43 @@ fn an_onnx_export_says_how_images_become_its_input() {
     assert!(code == 2 && error.contains("--scan applies to --format onnx only"), "{error}");
 }
 
+#[test]
+fn a_web_page_has_the_model_its_interval_and_a_policy_that_lets_nothing_out() {
+    let sandbox = Sandbox::new();
+    let set = ["--set", "data.resize=pad"];
+    sandbox.done(&[&["train", "small.yaml", "--output", "run"], &set[..]].concat());
+    let export = ["export", "run", "--output", "page", "--format", "web"];
+    let (code, error) = sandbox.fails(&export);
+    assert!(code == 1 && error.contains("`make web-runtime` fetches it into "), "{error}");
+    let runtime = sandbox.path(".cache/vm-beautynet/onnxruntime-web-1.30.0");
+    fs::create_dir_all(&runtime).unwrap();
+    fs::write(runtime.join("onnxruntime.js"), "the runtime").unwrap();
+    let scripts = ["onnxruntime.js", "model.js", "resample.js", "page.js"];
+    let names = [&["index.html", "style.css"][..], &scripts, &["README.md"]].concat();
+    let listed: String = names.iter().map(|name| format!("page/{name}\n")).collect();
+    assert_eq!(sandbox.done(&export), listed);
+    let text = |name: &str| fs::read_to_string(sandbox.path("page").join(name)).unwrap();
+    let page = text("index.html");
+    for script in scripts {
+        assert!(page.contains(&format!("<script src=\"{script}\"></script>")), "{page}");
+    }
+    assert!(page.contains("content=\"default-src 'none'; script-src 'self' blob: "), "{page}");
+    assert!(page.contains("<h1>small</h1>") && !page.contains("://"), "{page}");
+    assert_eq!(text("onnxruntime.js"), "the runtime");
+    let script = text("model.js");
+    let about = script.lines().next().unwrap().strip_prefix("const RUN = ").unwrap();
+    let about: Value = serde_json::from_str(about.trim_end_matches(';')).unwrap();
+    assert_eq!(about["preprocess"]["resize"], "pad");
+    image(&sandbox.path("face.png"));
+    let predict = ["predict", "run", "face.png", "--interval", "0.9", "--format", "json"];
+    let row = sandbox.json(&predict)["predictions"][0].clone();
+    let number = |value: &Value| value.as_f64().unwrap();
+    let half = (number(&row["upper"]) - number(&row["lower"])) / 2.0;
+    assert!((number(&about["interval"]["half"]) - half).abs() < 1e-6, "{about} {row}");
+    assert!(script.contains("\nMODEL.push(\""));
+    assert!(text("README.md").contains("`index.html`: the page"));
+}
+
 fn image(path: &Path) {
     RgbImage::from_fn(50, 40, |x, y| Rgb([x as u8 * 5, y as u8 * 6, 90])).save(path).unwrap();
 }

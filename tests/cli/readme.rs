@@ -143,7 +143,7 @@ fn every_config_key_in_the_documentation_exists() {
             let section = key.split_once('.').map(|(section, _)| section);
             let config =
                 section.is_some_and(|s| ["data", "model", "train", "pretrain"].contains(&s));
-            let is_file = [".log", ".yaml", ".pth", ".safetensors", ".onnx"]
+            let is_file = [".log", ".yaml", ".pth", ".safetensors", ".onnx", ".js"]
                 .iter()
                 .any(|end| key.ends_with(end));
             if config && !is_file && !key.contains(['*', '/', '|']) {

@@ -1,5 +1,5 @@
 """Runs the program of the tarball that `make dist` writes in a root directory of its own, in which there is
-nothing but the tarball's content, glibc and /proc, with an empty environment.
+nothing but the tarball's content, glibc, /proc and /dev/urandom, with an empty environment.
 
     make test-dist
 """
@@ -19,6 +19,12 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 GLIBC = ["libc.so.6", "libm.so.6", "libdl.so.2", "librt.so.1", "libutil.so.1", "libpthread.so.0"]
 # The place that it is unpacked to, which no build knows.
 PLACE = "some where"
+# Mounts what the kernel provides, and runs the program with an empty environment.
+ENTER = """
+mount -t proc proc "$0/proc"
+mount --bind /dev/urandom "$0/dev/urandom"
+exec env -i "$(command -v unshare)" --root "$0" --wd /home "$@"
+"""
 TRAIN = ["data.synthetic.train=64", "data.synthetic.val=16", "data.synthetic.test=16", "train.epochs=1"]
 
 
@@ -32,8 +38,9 @@ def glibc_files():
 
 def make_root(archive, root):
     """Unpacks the tarball into a root directory; returns the program's folder there."""
-    for folder in ["proc", "tmp", "home"]:
+    for folder in ["proc", "tmp", "home", "dev"]:
         (root / folder).mkdir()
+    (root / "dev/urandom").touch()
     for path in glibc_files():
         to = root / path[1:]
         to.parent.mkdir(parents=True, exist_ok=True)
@@ -54,10 +61,9 @@ def gradient(path):
 
 def run(root, folder, *arguments):
     """Runs the program alone in the root directory; returns its output."""
-    alone = ["unshare", "--user", "--map-root-user", "--mount", "--pid", "--fork", "--mount-proc", "--root", str(root)]
     program = f"/{folder.relative_to(root)}/bin/vmbeauty"
-    command = [shutil.which("env"), "-i", shutil.which("unshare"), *alone[1:], "--wd", "/home", program, *arguments]
-    result = subprocess.run(command, capture_output=True, text=True)
+    alone = ["unshare", "--user", "--map-root-user", "--mount", "--pid", "--fork", "sh", "-c", ENTER, str(root), program]
+    result = subprocess.run([*alone, *arguments], capture_output=True, text=True)
     if result.returncode != 0:
         sys.exit(f"error: {arguments[0]} ended with {result.returncode}: {result.stderr.strip()[-2000:]}")
     print(f"{arguments[0]}: done")
@@ -97,7 +103,7 @@ def main():
         print(fault)
     if faults:
         sys.exit(f"error: {len(faults)} faults")
-    print(f"{archive.name} runs with nothing but glibc and /proc")
+    print(f"{archive.name} runs with nothing but glibc, /proc and /dev/urandom")
 
 
 if __name__ == "__main__":

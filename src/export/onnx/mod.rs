@@ -19,22 +19,28 @@ const JAVASCRIPT: &str = include_str!("predict.mjs");
 
 /// Writes the model, `preprocess.json` and the programs.
 pub(super) fn write(run: &Run, options: OnnxOptions, writer: &mut Writer) -> Result<()> {
-    run.config.check_image_sizes()?;
-    let test_time_flip = run.config.data.test_time_flip;
-    let mut model = run.net.onnx(OnnxOptions { test_time_flip, ..options })?;
-    let preprocess = Preprocess::new(run, options.input, model.outputs())?;
-    model.describe("run", &preprocess.run);
-    model.describe("weights_blake3", &preprocess.weights_blake3);
-    writer.bytes(MODEL_FILE, &model.to_bytes()?)?;
+    let (model, preprocess) = convert(run, options)?;
+    writer.bytes(MODEL_FILE, &model)?;
     writer.text(PREPROCESS_FILE, &(serde_json::to_string_pretty(&preprocess)? + "\n"))?;
     let resize = run.config.data.resize;
     writer.text("predict.py", &python(resize, options.input))?;
     writer.text("predict.mjs", &javascript(resize, options.input))
 }
 
+/// Returns the content of the model file, and that of `preprocess.json`.
+pub(super) fn convert(run: &Run, options: OnnxOptions) -> Result<(Vec<u8>, Preprocess)> {
+    run.config.check_image_sizes()?;
+    let test_time_flip = run.config.data.test_time_flip;
+    let mut model = run.net.onnx(OnnxOptions { test_time_flip, ..options })?;
+    let preprocess = Preprocess::new(run, options.input, model.outputs())?;
+    model.describe("run", &preprocess.run);
+    model.describe("weights_blake3", &preprocess.weights_blake3);
+    Ok((model.to_bytes()?, preprocess))
+}
+
 /// `preprocess.json`.
 #[derive(Debug, Serialize)]
-struct Preprocess {
+pub(super) struct Preprocess {
     model: &'static str,
     run: String,
     weights_blake3: String,

@@ -49,7 +49,7 @@ impl Sandbox {
     pub(crate) fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_vmbeauty"));
         command.args(arguments).current_dir(self.folder.path());
-        command.env("XDG_CACHE_HOME", self.path(".cache"));
+        command.env("XDG_CACHE_HOME", self.path(".cache")).env_remove("VMB_CACHE_DIR");
         if !self.gpu {
             command.env("CUDA_VISIBLE_DEVICES", "");
         }

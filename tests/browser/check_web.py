@@ -1,0 +1,160 @@
+"""Checks the page of `vmbeauty export --format web` in headless Chromium, opened from disk: its scores are those
+of `predict`, nothing is fetched, nothing is cut off.
+
+    make test-web
+
+`check_web.py FOLDER` writes screenshots to the folder.
+"""
+
+import json
+import os
+import pathlib
+import re
+import subprocess
+import sys
+import tempfile
+import time
+
+import chromium
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+WIDTHS = [390, 1280]
+TOLERANCE = 1e-3
+# As in the quickstart, in a second.
+BASE = ["--set", "data.synthetic={train: 200, val: 60, test: 20}", "--set", "train.epochs=2", "--set", "data.image_size=64"]
+RUNS = {
+    "squash": ["data.resize=squash", "data.interpolation=bicubic"],
+    "crop": ["data.resize=crop", "data.interpolation=bilinear", "data.short_side=72"],
+    "pad": ["data.resize=pad", "data.interpolation=bicubic", "model.fusion.strategy=vit_only"],
+}
+# Chromium blends what is translucent in premultiplied 8 bits, which rounds once more.
+BLENDED, BLENDED_TOLERANCE = {"alpha.webp", "gray_alpha.png"}, 2e-2
+# What Chromium cannot read.
+UNREADABLE = {".tiff"}
+
+FAULTS = """(() => {
+    const faults = [], width = document.documentElement.clientWidth;
+    if (document.documentElement.scrollWidth > width) faults.push('the page is ' + document.documentElement.scrollWidth + ' px wide');
+    for (const element of document.querySelectorAll('body *')) {
+        const box = element.getBoundingClientRect();
+        if (box.width > 1 && (box.right > width + 1 || box.left < -1)) faults.push('cut off: ' + element.className + element.textContent.slice(0, 40));
+    }
+    for (const image of document.images) if (image.complete && !image.naturalWidth && !image.closest('.card').querySelector('.error')) faults.push('no photo');
+    const levels = color => color.match(/[0-9.]+/g).slice(0, 3).map(v => v / 255).map(v => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4);
+    const light = color => levels(color).reduce((sum, v, i) => sum + v * [0.2126, 0.7152, 0.0722][i], 0);
+    const paper = light(getComputedStyle(document.body).backgroundColor);
+    for (const what of ['body', '.note', '.time', '.ends', '.error', '#status']) {
+        const found = document.querySelector(what);
+        const own = found && light(getComputedStyle(found).color);
+        if (found && (Math.max(own, paper) + 0.05) / (Math.min(own, paper) + 0.05) < 4.5) faults.push('too little contrast: ' + what);
+    }
+    return JSON.stringify([...new Set(faults)]);
+})()"""
+
+
+def make_page(vmbeauty, folder, name, settings):
+    """Trains a run and exports its page."""
+    changes = [argument for setting in settings for argument in ("--set", setting)]
+    vmbeauty("train", str(ROOT / "configs/quickstart.yaml"), *BASE, *changes, "--output", name)
+    vmbeauty("export", name, "--format", "web", "--output", f"{name}-page")
+    return folder / f"{name}-page/index.html"
+
+
+def images(vmbeauty, folder):
+    """Synthetic faces with a caption, larger and smaller than the model's input, and photos in many formats."""
+    faces = []
+    for size in [40, 160]:
+        faces.append(folder / f"face-{size}.png")
+        preview = ["--output", faces[-1].name, "--images", "1", "--epochs", "0", "--set", f"data.image_size={size}"]
+        vmbeauty("data", "preview", str(ROOT / "configs/quickstart.yaml"), *preview)
+    return faces + sorted((ROOT / "tests/fixtures/images").iterdir())
+
+
+def scores(browser, files):
+    """Gives files to the page as a user does; returns what is on their cards."""
+    root = browser.call("DOM.getDocument")["root"]["nodeId"]
+    node = browser.call("DOM.querySelector", nodeId=root, selector="#files")["nodeId"]
+    browser.call("DOM.setFileInputFiles", nodeId=node, files=[str(file) for file in files])
+    read = """JSON.stringify([...document.querySelectorAll('.card')].reverse().map(card => ({
+        done: 'done' in card.dataset, score: card.dataset.score, text: card.textContent})))"""
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        cards = json.loads(browser.evaluate(read))
+        if len(cards) == len(files) and all(card["done"] for card in cards):
+            return cards
+        status = browser.evaluate("document.getElementById('status').textContent")
+        if "cannot" in status:
+            sys.exit(f"error: the page says: {status}")
+        time.sleep(0.2)
+    sys.exit(f"error: the page has not scored {len(files)} images within two minutes: {cards}")
+
+
+def check(browser, page, files, expected, shots):
+    faults, largest = [], 0
+    for width in WIDTHS:
+        for scheme in ["light", "dark"]:
+            browser.open(page.resolve().as_uri(), width, scheme)
+            cards = scores(browser, files)
+            here = json.loads(browser.evaluate(FAULTS))
+            for file, card, row in zip(files, cards, expected):
+                if file.suffix in UNREADABLE:
+                    here += [] if "cannot read it" in card["text"] else [f"{file.name}: {card['text']}"]
+                    continue
+                shown = re.search(r"90 % interval (-?[0-9]+[.][0-9]{2}) to (-?[0-9]+[.][0-9]{2})", card["text"]) or [0, "nan", "nan"]
+                shown = [float(card["score"] or "nan"), float(shown[1]), float(shown[2])]
+                differences = [abs(number - row[key]) for number, key in zip(shown, ["score", "lower", "upper"])]
+                limit = BLENDED_TOLERANCE if file.name in BLENDED else TOLERANCE
+                largest = max(largest, differences[0] if file.name not in BLENDED else 0)
+                # The ends of the interval have two digits.
+                if not all(d <= most for d, most in zip(differences, [limit, limit + 0.005, limit + 0.005])):
+                    here.append(f"{file.name}: {card['text']}, predict says {row}")
+            for event in browser.events:
+                method, said = event.get("method"), event.get("params", {})
+                if method in ("Runtime.exceptionThrown", "Runtime.consoleAPICalled", "Log.entryAdded"):
+                    here.append(f"console: {json.dumps(said)[:300]}")
+                if method == "Network.requestWillBeSent" and not said["request"]["url"].startswith(("file:", "data:", "blob:")):
+                    here.append(f"fetches {said['request']['url']}")
+            sent = browser.evaluate("fetch('https://example.org/').then(() => 'sent', () => 'refused')")
+            here += [] if sent == "refused" else ["the page can send"]
+            if shots:
+                browser.screenshot(shots / f"web-{page.parent.name}-{width}-{scheme}.png")
+            faults += [f"{page.parent.name}, {width} px, {scheme}: {fault}" for fault in here]
+    print(f"{page.parent.name}: largest difference from predict {largest:.1e}")
+    return faults
+
+
+def main():
+    program = chromium.find()
+    if program is None:
+        message = "no Chromium: apt install chromium, or name one in CHROMIUM"
+        if os.environ.get("VMB_REQUIRE_CHROMIUM") == "1":
+            sys.exit(f"error: {message}")
+        print(f"skipped: {message} (VMB_REQUIRE_CHROMIUM=1 makes that an error)")
+        return
+    beauty = os.environ.get("VMBEAUTY", str(ROOT / "target/release/vmbeauty"))
+    shots = pathlib.Path(sys.argv[1]).resolve() if len(sys.argv) > 1 else None
+    if shots:
+        shots.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as temporary, chromium.Browser(program) as browser:
+        folder = pathlib.Path(temporary)
+
+        def vmbeauty(*arguments):
+            done = subprocess.run([beauty, *arguments], cwd=folder, capture_output=True, text=True)
+            if done.returncode != 0:
+                sys.exit(f"error: {' '.join(arguments[:2])}: {done.stderr.strip()[-1000:]}")
+            return done.stdout
+
+        files, faults = images(vmbeauty, folder), []
+        for name, settings in RUNS.items():
+            page = make_page(vmbeauty, folder, name, settings)
+            rows = json.loads(vmbeauty("predict", name, *map(str, files), "--interval", "0.9", "--format", "json"))
+            faults += check(browser, page, files, rows["predictions"], shots)
+    for fault in faults:
+        print(fault)
+    if faults:
+        sys.exit(f"error: {len(faults)} faults")
+    print(f"the pages score as predict does and have no faults at {' and '.join(map(str, WIDTHS))} px, light and dark")
+
+
+if __name__ == "__main__":
+    main()
