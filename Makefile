@@ -56,6 +56,7 @@ build: setup
 	cargo build --release
 
 dist: build
+	@python3 scripts/setup.py --faces
 	@python3 -B scripts/dist.py
 
 test-dist: dist

@@ -164,12 +164,19 @@ def copy(source, to):
     shutil.copymode(source, to)
 
 
-def web_runtime():
-    """The script of ONNX Runtime Web in the set-up's cache."""
+def copy_fetched(to):
+    """Copies what the set-up fetches for some commands, and the program then finds there."""
     spec = importlib.util.spec_from_file_location("setup", PROJECT / "scripts/setup.py")
     setup = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(setup)
-    return setup.web_runtime_folder(setup.cache_root()) / "onnxruntime.js"
+    fetched = {setup.FACES_FOLDER: "data crop", setup.WEB_FOLDER: "export --format web"}
+    for name, command in fetched.items():
+        files = sorted((setup.cache_root() / name).glob("*"))
+        for path in files:
+            if path.name != "complete.json":
+                copy(path, to / name / path.name)
+        if not files:
+            print(f"dist: without {name}, which `vmbeauty {command}` needs; scripts/setup.py --help says how to fetch it")
 
 
 def fill(stage, metadata, program):
@@ -191,11 +198,7 @@ def fill(stage, metadata, program):
     output(ours, "man-pages", stage / "share/man/man1")
     for path in sorted((PROJECT / "configs").glob("*.yaml")):
         copy(path, stage / "configs" / path.name)
-    runtime = web_runtime()
-    if runtime.is_file():
-        copy(runtime, stage / "share" / runtime.parent.name / runtime.name)
-    else:
-        print("dist: without ONNX Runtime Web, which `vmbeauty export --format web` needs: `make web-runtime` fetches it")
+    copy_fetched(stage / "share")
     copy_licenses(libs, metadata, stage / "licenses")
     readme = (PROJECT / "scripts/dist_readme.md").read_text()
     names = ", ".join(f"{name} ({path.stat().st_size / 1e6:.1f} MB)" for name, path in libs.items())

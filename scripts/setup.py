@@ -76,6 +76,7 @@ NVCC_PACKAGES += ["nvidia-cuda-cccl==13.0.85", "nvidia-cuda-runtime==13.0.96"]
 NVDISASM_VERSION = "13.2.78"
 HADOLINT_VERSION = "2.15.1"
 WEB_RUNTIME = "onnxruntime-web@1.30.0"
+WEB_FOLDER = WEB_RUNTIME.replace("@", "-")
 WEB_RUNTIME_SHA512 = "q0y+JrrtukXSzsBWEMccVfqX25LRmosXHF+CaRJmg8pZClzcV7svNc4rKY3jL02Vb7QmRMDs1SigqR4CXAfKYQ=="
 PROJECT = Path(__file__).resolve().parent.parent
 
@@ -308,14 +309,10 @@ def hadolint(root):
     return final / "bin/hadolint"
 
 
-def web_runtime_folder(root):
-    return root / WEB_RUNTIME.replace("@", "-")
-
-
 def web_runtime(root):
     """ONNX Runtime Web as one script, which a page can load from disk: its JavaScript, the module that it imports as text,
     and its WebAssembly, compressed."""
-    final = web_runtime_folder(root)
+    final = root / WEB_FOLDER
     if is_whole(final):
         return
     if not shutil.which("npm"):

@@ -1,12 +1,11 @@
 //! Where the detector's weights are.
 
-use std::env;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 
 use super::nets::{OUTPUT, PROPOSAL, REFINEMENT};
-use crate::files::user_cache;
+use crate::files::fetched_folder;
 
 /// The folder in the set-up's cache.
 const FOLDER: &str = "facenet-pytorch-2.6.0";
@@ -18,19 +17,13 @@ pub fn detector_folder(given: Option<&Path>) -> Result<PathBuf> {
                   and onet.pt with --detector";
     let folder = match given {
         Some(folder) => folder.to_path_buf(),
-        None => set_up_cache().with_context(|| format!("no home folder: {remedy}"))?.join(FOLDER),
+        None => fetched_folder(FOLDER).with_context(|| format!("no home folder: {remedy}"))?,
     };
     for file in [PROPOSAL.file, REFINEMENT.file, OUTPUT.file] {
         let path = folder.join(file);
         ensure!(path.exists(), "the face detector is missing: no {}: {remedy}", path.display());
     }
     Ok(folder)
-}
-
-/// Returns the cache of scripts/setup.py.
-fn set_up_cache() -> Option<PathBuf> {
-    let own = env::var_os("VMB_CACHE_DIR").filter(|folder| !folder.is_empty());
-    own.map(PathBuf::from).or_else(|| Some(user_cache()?.join("vm-beautynet")))
 }
 
 #[cfg(test)]

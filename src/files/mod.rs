@@ -26,7 +26,7 @@ pub use self::own_folders::without_own_folders;
 pub use self::regular::{
     has_no_locks, open_in_place, open_regular, read_given_text, read_regular, read_text, try_lock,
 };
-pub use self::user_cache::user_cache;
+pub use self::user_cache::{fetched_folder, user_cache};
 
 /// The suffix of the names of temporary files, which begin with a dot.
 const PART_SUFFIX: &str = ".part";

@@ -100,7 +100,7 @@ def check(browser, page, files, expected, shots):
                 if file.suffix in UNREADABLE:
                     here += [] if "cannot read it" in card["text"] else [f"{file.name}: {card['text']}"]
                     continue
-                shown = re.search(r"90 % interval (-?[0-9]+[.][0-9]{2}) to (-?[0-9]+[.][0-9]{2})", card["text"]) or [0, "nan", "nan"]
+                shown = re.search(r"90\s% interval (-?[0-9]+[.][0-9]{2}) to (-?[0-9]+[.][0-9]{2})", card["text"]) or [0, "nan", "nan"]
                 shown = [float(card["score"] or "nan"), float(shown[1]), float(shown[2])]
                 differences = [abs(number - row[key]) for number, key in zip(shown, ["score", "lower", "upper"])]
                 limit = BLENDED_TOLERANCE if file.name in BLENDED else TOLERANCE

@@ -278,7 +278,10 @@ fn a_web_page_has_the_model_its_interval_and_a_policy_that_lets_nothing_out() {
     sandbox.done(&[&["train", "small.yaml", "--output", "run"], &set[..]].concat());
     let export = ["export", "run", "--output", "page", "--format", "web"];
     let (code, error) = sandbox.fails(&export);
-    assert!(code == 1 && error.contains("`make web-runtime` fetches it into "), "{error}");
+    assert!(
+        code == 1 && error.contains("onnxruntime.js: `make web-runtime` fetches it"),
+        "{error}"
+    );
     let runtime = sandbox.path(".cache/vm-beautynet/onnxruntime-web-1.30.0");
     fs::create_dir_all(&runtime).unwrap();
     fs::write(runtime.join("onnxruntime.js"), "the runtime").unwrap();

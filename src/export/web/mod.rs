@@ -1,17 +1,17 @@
 //! A web page that scores photos in the browser, with ONNX Runtime Web. It needs no server: the
 //! model and the runtime are scripts, and the page's security policy lets nothing out.
 
-use std::path::PathBuf;
-use std::{env, fs, slice};
+use std::{fs, slice};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, ensure};
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
 use maud::{DOCTYPE, Markup, html};
 use serde_json::json;
 
 use super::Writer;
 use super::onnx::convert;
-use crate::data::embed::base64;
-use crate::files::user_cache;
+use crate::files::fetched_folder;
 use crate::models::onnx::OnnxOptions;
 use crate::run::{Run, calibrate};
 
@@ -39,7 +39,7 @@ pub(super) fn write(run: &Run, writer: &mut Writer) -> Result<()> {
     let about = json!({"preprocess": preprocess, "interval": interval});
     let mut script = format!("const RUN = {about};\nconst MODEL = [];\n");
     for piece in model.chunks(PIECE) {
-        script += &format!("MODEL.push(\"{}\");\n", base64(piece));
+        script += &format!("MODEL.push(\"{}\");\n", BASE64_STANDARD.encode(piece));
     }
     writer.text("index.html", &page)?;
     writer.text("style.css", include_str!("style.css"))?;
@@ -102,23 +102,12 @@ fn page(name: &str, has_interval: bool) -> Markup {
     }
 }
 
-/// Reads ONNX Runtime Web, which is next to a packed program or in the set-up's cache.
+/// Reads ONNX Runtime Web.
 fn runtime() -> Result<String> {
-    let program = env::current_exe().and_then(|program| program.canonicalize()).ok();
-    let packed = program.and_then(|program| Some(program.parent()?.parent()?.join("share")));
-    let named = env::var_os("VMB_CACHE_DIR").filter(|folder| !folder.is_empty());
-    let cache = named.map(PathBuf::from).or_else(|| Some(user_cache()?.join("vm-beautynet")));
-    let places = [packed, cache].into_iter().flatten();
-    let places: Vec<PathBuf> =
-        places.map(|folder| folder.join(RUNTIME[0]).join(RUNTIME[1])).collect();
-    match places.iter().find(|place| place.is_file()) {
-        Some(place) => {
-            fs::read_to_string(place).with_context(|| format!("cannot read {}", place.display()))
-        }
-        None => bail!(
-            "ONNX Runtime Web is missing, which the page needs: `make web-runtime` fetches it \
-             into {}",
-            places.last().map(|place| place.display().to_string()).unwrap_or_default()
-        ),
-    }
+    let remedy = "`make web-runtime` fetches it";
+    let folder = fetched_folder(RUNTIME[0]).with_context(|| format!("no home folder: {remedy}"))?;
+    let script = folder.join(RUNTIME[1]);
+    let shown = script.display();
+    ensure!(script.exists(), "the page needs ONNX Runtime Web, there is no {shown}: {remedy}");
+    fs::read_to_string(&script).with_context(|| format!("cannot read {shown}"))
 }

@@ -85,20 +85,20 @@ function describe(body, result) {
     if (RUN.interval) {
         const { half, level } = RUN.interval;
         const [from, to] = [value - half, value + half].map(end => end.toFixed(2));
-        body.append(element("p", "", `${Math.round(level * 100)} % interval ${from} to ${to}`));
+        body.append(element("p", "", `${Math.round(level * 100)}\u00a0% interval ${from} to ${to}`));
     }
     if (result.weights) {
-        const [vit, mamba] = result.weights.map(weight => `${Math.round(weight * 100)} %`);
-        body.append(element("p", "", `weights: ViT ${vit}, Mamba ${mamba}`));
+        const [vit, mamba] = result.weights.map(weight => `${Math.round(weight * 100)}\u00a0%`);
+        body.append(element("p", "", `weights: ViT\u00a0${vit}, Mamba\u00a0${mamba}`));
     }
     const { image, model } = result.milliseconds;
-    body.append(element("p", "time", `${Math.round(image)} ms image, ${Math.round(model)} ms model`));
+    body.append(element("p", "time", `${Math.round(image)}\u00a0ms image, ${Math.round(model)}\u00a0ms model`));
 }
 
 function addCard(file) {
     const card = element("li", "card"), photo = element("img"), body = element("div", "body");
     photo.alt = "";
-    photo.addEventListener("error", () => photo.removeAttribute("src"));
+    photo.addEventListener("error", () => { photo.style.visibility = "hidden"; });
     photo.src = URL.createObjectURL(file);
     body.append(element("p", "name", file.name));
     card.append(photo, body);
