@@ -1,7 +1,7 @@
 # `make demo` and `make test` set up everything that they need; `make help` lists the rest.
 CONFIG ?= configs/quickstart.yaml
 
-.PHONY: help python setup gloo cuda distributed build demo dist test test-dist test-distributed test-explain test-interval test-paper test-report test-web test-attacks test-gpu test-kernels test-python test-onnx kernel-table kernel-latency kernel-tools web-runtime lint lint-dockerfile clean test-faces test-ood
+.PHONY: help python setup gloo cuda distributed build demo dist test test-dist test-distributed test-explain test-faces test-interval test-ood test-paper test-report test-web test-attacks test-gpu test-kernels test-python test-onnx kernel-table kernel-latency kernel-tools web-runtime lint lint-dockerfile clean
 
 help:
 	@echo "make demo    train VM-BeautyNet on synthetic faces and print PC, MAE and RMSE (CONFIG=FILE for another experiment)"

@@ -54,6 +54,11 @@ python3 predict.py face.jpg
 ```
 ";
 
+const USE_WEB: &str = "\
+Open `index.html` in a browser and drop photos on it, of faces that are cropped as those of the
+training images are. The photos stay in the browser.
+";
+
 const LIMITS: &str = "\
 The model predicts the mean rating that a certain group of raters, at one time and place, would give
 an image. Ratings are opinions; they are not a property of a face. It is meant for research on such
@@ -119,6 +124,7 @@ fn usage(config: &Config, layout: Layout) -> Result<String> {
     let branches = Branch::ALL.iter().filter(|&&of| config.model.fusion.strategy.uses(of));
     match layout {
         Layout::Onnx => Ok(USE_ONNX.to_string()),
+        Layout::Web => Ok(USE_WEB.to_string()),
         Layout::Safetensors => {
             let named: Vec<String> = branches.map(|branch| format!("\"{branch}\"")).collect();
             Ok(USE_SAFETENSORS.replace("BRANCHES", &named.join(", ")))
