@@ -1,5 +1,5 @@
 //! The network as an ONNX graph. Each layer adds its nodes in a function next to its forward pass,
-//! through the [`Graph`] here, and nothing is traced.
+//! through the `Graph` here, and nothing is traced.
 
 mod graph;
 mod proto;
