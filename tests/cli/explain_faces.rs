@@ -27,7 +27,11 @@ fn trained_maps_beat_chance(strategy: &str, epochs: usize, methods: &[&[&str]]) 
     // Maps of 8x8 patches, where the quickstart's stem leaves 4x4.
     let patches = "model.mamba={patch_size: 8, stem: patchify}";
     let set = ["--set", &strategy, "--set", &epochs, "--set", patches];
-    let set = [&set[..], &["--set", "train={batch_size: 24, slice: null}"]].concat();
+    let set = [
+        &set[..],
+        &["--set", "train={batch_size: 24, slice: null, optimizer: {backbone_lr: 2e-3}}"],
+    ]
+    .concat();
     sandbox.done(&[&["train", config, "--output", "run"][..], &set].concat());
     let mut failed = Vec::new();
     for method in methods {
