@@ -84,7 +84,7 @@ fn infer_files(
     let transform = EvalTransform::new(&config.data)?;
     let (size, workers) = (transform.size(), rayon::current_num_threads());
     let batch_size = config.train.batch_size;
-    let paths = files.to_vec().into_iter().map(Ok);
+    let paths = Vec::from(files).into_iter().map(Ok);
     let loader = FileLoader::new(paths, vec![transform], batch_size, workers)?;
     let (mut names, mut unread) = (Vec::new(), Unread::default());
     for batch in loader {

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use anyhow::{Context, Error, Result};
+use anyhow::{Context, Result};
 use image::RgbImage;
 
 use super::trained::Run;
@@ -48,6 +48,9 @@ pub struct Score {
     /// accept it. `None` if no run does.
     pub in_distribution: Option<bool>,
 }
+
+/// Gets a file and its score, or why it cannot be read. Its error ends the prediction.
+pub type OnScore<'a> = dyn FnMut(&Path, Result<Score>) -> Result<()> + 'a;
 
 impl Ensemble {
     /// Creates the ensemble of these runs. Returns an error if a run's weights cannot be applied
@@ -95,7 +98,7 @@ impl Ensemble {
     pub fn predict(
         &self,
         files: impl IntoIterator<Item = Result<PathBuf>, IntoIter: Send + 'static>,
-        each: &mut dyn FnMut(&Path, Result<Score, Error>) -> Result<()>,
+        each: &mut OnScore,
     ) -> Result<()> {
         let workers = rayon::current_num_threads();
         let cropper = self.cropper.clone();
