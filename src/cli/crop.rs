@@ -11,7 +11,7 @@ use super::WrongUsage;
 use super::inputs::image_paths;
 use super::output::say;
 use super::predict::progress::Progress;
-use crate::data::{TableImages, table_images};
+use crate::data::{TableImages, is_image_name, table_images};
 use crate::faces::{
     Convention, CropFiles, CropWarning, Cropped, Cropper, Detector, Found, Job, Outcome, Placement,
     detector_folder, write_table,
@@ -26,7 +26,8 @@ const TABLE: &str = "faces.csv";
 /// ratings a copy, which trains; and faces.csv with what became of each image.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// A folder of images, which is searched with its subfolders, or a table that names them
+    /// A folder of images, which is searched with its subfolders, a table that names them, or an
+    /// image
     #[arg(value_name = "FOLDER_OR_CSV")]
     input: PathBuf,
     /// The folder for the crops, which must be empty or not there
@@ -121,13 +122,16 @@ fn ensure_empty(folder: &Path) -> Result<()> {
 /// lead to them.
 fn jobs(args: &Args) -> Result<(Vec<Job>, Option<PathBuf>)> {
     let input = &args.input;
-    if input.is_dir() {
+    let is_image = is_image_name(&input.file_name().unwrap_or_default().to_string_lossy());
+    if input.is_dir() || is_image {
         ensure!(
             args.image_dir.is_none(),
             WrongUsage("--image-dir is for a table: name the folder alone".to_string())
         );
+        let folder = if is_image { input.parent() } else { Some(input.as_path()) };
+        let folder = folder.unwrap_or(Path::new(""));
         let job = |file: PathBuf| {
-            let name = file.strip_prefix(input).unwrap_or(&file).to_path_buf();
+            let name = file.strip_prefix(folder).unwrap_or(&file).to_path_buf();
             Job { source: Ok(file), name }
         };
         let images = image_paths(std::slice::from_ref(input))?;

@@ -4,7 +4,6 @@
 use anyhow::Result;
 use image::{Rgb, RgbImage};
 
-use super::boxes::FaceBox;
 use super::detect::shrink;
 
 /// A rotation, a scaling and a translation of the plane: `x' = a x - b y + tx`, `y' = b x + a y +
@@ -49,6 +48,12 @@ impl Similarity {
         Self { shift: [to[0] - moved[0], to[1] - moved[1]], ..turned }.checked()
     }
 
+    /// Returns the similarity that does what `first` does and then what this one does.
+    pub(super) fn after(&self, first: &Self) -> Self {
+        let [a, b] = [self.a * first.a - self.b * first.b, self.b * first.a + self.a * first.b];
+        Self { a, b, shift: self.apply(first.shift) }
+    }
+
     fn checked(self) -> Option<Self> {
         let Self { a, b, shift } = self;
         let fits = [a, b, shift[0], shift[1]].iter().all(|value| value.is_finite());
@@ -71,8 +76,8 @@ pub(super) struct Cut {
     /// Takes points of the crop to those of the image.
     pub(super) to_image: Similarity,
     pub(super) size: u32,
-    /// Beyond which the crop is black, if anywhere.
-    pub(super) bounds: Option<FaceBox>,
+    /// Half of the width and of the height, in pixels of the crop, beyond which it is black.
+    pub(super) half: Option<[f64; 2]>,
 }
 
 /// Pixels around a sampled point that the filter weighs.
@@ -102,10 +107,10 @@ pub(super) fn cut(image: &RgbImage, cut: &Cut) -> Result<RgbImage> {
     let last = [i64::from(image.width()) - 1, i64::from(image.height()) - 1];
     let sample = |x: u32, y: u32| {
         let in_crop = [x, y].map(|at| f64::from(at) + 0.5);
-        let [x, y] = to_image.apply(in_crop);
-        if !cut.shows(in_crop, [x, y]) {
+        if !cut.shows(in_crop) {
             return Rgb([0; 3]);
         }
+        let [x, y] = to_image.apply(in_crop);
         // Of the pixels' centers.
         let center = [x * ratio[0] - 0.5, y * ratio[1] - 0.5];
         // The filter is turned with the crop: its corners reach farther.
@@ -135,19 +140,10 @@ pub(super) fn cut(image: &RgbImage, cut: &Cut) -> Result<RgbImage> {
 }
 
 impl Cut {
-    /// Returns whether a point of the crop, which is this one in the image, is in the bounds: in
-    /// those of the image, and in those of the crop, which are as wide and high and upright.
-    fn shows(&self, in_crop: [f64; 2], in_image: [f64; 2]) -> bool {
-        let Some(bounds) = self.bounds else {
-            return true;
-        };
-        let between = |from: f32, at: f64, to: f32| f64::from(from) <= at && at <= f64::from(to);
-        let half = [bounds.width(), bounds.height()]
-            .map(|length| f64::from(length) / self.to_image.scale() / 2.0);
+    /// Returns whether a point of the crop is not black.
+    fn shows(&self, at: [f64; 2]) -> bool {
         let middle = f64::from(self.size) / 2.0;
-        between(bounds.left, in_image[0], bounds.right)
-            && between(bounds.top, in_image[1], bounds.bottom)
-            && (0..2).all(|axis| (in_crop[axis] - middle).abs() <= half[axis])
+        self.half.is_none_or(|half| (0..2).all(|axis| (at[axis] - middle).abs() <= half[axis]))
     }
 }
 
@@ -215,6 +211,17 @@ mod tests {
     }
 
     #[test]
+    fn a_similarity_after_another_takes_points_through_both() {
+        let (first, second) =
+            (similarity(2.0, 30.0, [5.0, -7.0]), similarity(0.3, -80.0, [1.0, 2.0]));
+        for point in POINTS {
+            let (both, steps) =
+                (second.after(&first).apply(point), second.apply(first.apply(point)));
+            assert!((both[0] - steps[0]).abs() < 1e-9 && (both[1] - steps[1]).abs() < 1e-9);
+        }
+    }
+
+    #[test]
     fn points_that_are_one_have_no_similarity() {
         assert_eq!(Similarity::fit(&[[3.0, 4.0]; 5], &POINTS), None);
         assert_eq!(Similarity::fit(&POINTS, &[[3.0, 4.0]; 5]), None);
@@ -243,7 +250,7 @@ mod tests {
             let moved = back.apply(to_image.shift);
             let to_crop = Similarity { shift: [-moved[0], -moved[1]], ..back };
             let side = (300.0 * scale) as u32;
-            let part = Cut { to_image, size: 64, bounds: None };
+            let part = Cut { to_image, size: 64, half: None };
             let crop = cut(&painted(side, side, &to_crop), &part).unwrap();
             let expected = painted(64, 64, &similarity(1.0, 0.0, [0.0; 2]));
             let worst = crop.iter().zip(expected.iter()).map(|(a, b)| a.abs_diff(*b)).max();
@@ -256,7 +263,7 @@ mod tests {
         let image =
             RgbImage::from_fn(40, 40, |x, y| Rgb([x as u8 * 6, y as u8 * 6, (x * y) as u8]));
         let to_image = similarity(1.0, 0.0, [7.0, 9.0]);
-        let crop = cut(&image, &Cut { to_image, size: 20, bounds: None }).unwrap();
+        let crop = cut(&image, &Cut { to_image, size: 20, half: None }).unwrap();
         assert_eq!(crop, image::imageops::crop_imm(&image, 7, 9, 20, 20).to_image());
     }
 
@@ -264,28 +271,19 @@ mod tests {
     fn beyond_the_image_its_outermost_pixels_continue() {
         let image = RgbImage::from_fn(30, 30, |x, _| Rgb([if x == 0 { 9 } else { 200 }; 3]));
         let to_image = similarity(1.0, 0.0, [-10.0, -10.0]);
-        let crop = cut(&image, &Cut { to_image, size: 16, bounds: None }).unwrap();
+        let crop = cut(&image, &Cut { to_image, size: 16, half: None }).unwrap();
         assert_eq!((crop.get_pixel(0, 0), crop.get_pixel(8, 15)), (&Rgb([9; 3]), &Rgb([9; 3])));
         assert_eq!(crop.get_pixel(14, 3), &Rgb([200; 3]));
     }
 
     #[test]
-    fn beyond_the_bounds_a_crop_is_black_before_and_after_it_is_turned() {
+    fn beyond_its_half_width_and_height_a_crop_is_black() {
         let image = RgbImage::from_pixel(100, 100, Rgb([200; 3]));
-        let bounds = FaceBox { left: 35.0, top: 30.0, right: 65.0, bottom: 70.0 };
-        let shown = |degrees: f64| {
-            let angle = degrees.to_radians();
-            let to_image = Similarity::about([20.0, 20.0], [50.0, 50.0], 1.0, angle).unwrap();
-            cut(&image, &Cut { to_image, size: 40, bounds: Some(bounds) }).unwrap()
-        };
-        let upright = shown(0.0);
-        for (x, y, pixel) in upright.enumerate_pixels() {
+        let to_image = Similarity::about([20.0, 20.0], [50.0, 50.0], 1.0, 0.3).unwrap();
+        let part = Cut { to_image, size: 40, half: Some([15.0, 20.0]) };
+        for (x, y, pixel) in cut(&image, &part).unwrap().enumerate_pixels() {
             let expected = if (5..35).contains(&x) { 200 } else { 0 };
             assert_eq!(pixel.0, [expected; 3], "{x} {y}");
         }
-        let turned = shown(20.0);
-        assert!(turned.get_pixel(4, 20).0 == [0; 3] && turned.get_pixel(20, 20).0 == [200; 3]);
-        // Two corners are beyond the box in the image.
-        assert!(turned.get_pixel(33, 1).0 == [0; 3] && turned.get_pixel(6, 38).0 == [0; 3]);
     }
 }

@@ -24,16 +24,6 @@ impl FaceBox {
         self.bottom - self.top
     }
 
-    /// Returns the part of the box in an image of this size.
-    pub(super) fn within(&self, width: f32, height: f32) -> Self {
-        Self {
-            left: self.left.clamp(0.0, width),
-            top: self.top.clamp(0.0, height),
-            right: self.right.clamp(0.0, width),
-            bottom: self.bottom.clamp(0.0, height),
-        }
-    }
-
     /// Returns the square about the center whose side is the box's longer one.
     pub(super) fn square(&self) -> Self {
         let side = self.width().max(self.height());

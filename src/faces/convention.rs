@@ -4,7 +4,9 @@ use anyhow::{Result, bail, ensure};
 use image::RgbImage;
 
 use super::align::{Cut, Similarity};
+use super::boxes::FaceBox;
 use super::detect::Face;
+use super::upright::Upright;
 
 /// How the crops of a dataset show a face.
 #[derive(Debug, Clone, PartialEq)]
@@ -18,8 +20,8 @@ pub struct Convention {
 /// Where the face is in a crop.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Placement {
-    /// The box of the face, as far as it is in the image, fills the longer side. It is turned about
-    /// its center until the eyes are level, and what it does not show is black.
+    /// The eyes are level, the box of the face fills the longer side, and beside it the crop is
+    /// black.
     Box,
     /// The landmarks come as near as a similarity allows to these: left eye, right eye, nose, left
     /// and right corner of the mouth, as fractions of the side. Around the face is what the image
@@ -28,9 +30,8 @@ pub enum Placement {
 }
 
 /// The conventions of datasets. That of MEBeauty was seen on its crops: 224x224 pixels, the eyes
-/// level within 1.5 degrees, black beside a box that fills the height and is turned. Of
-/// SCUT-FBP5500 only the size is published: that the eyes are level, with hair and chin in sight,
-/// is an assumption.
+/// level within 1.5 degrees, black beside a box that fills the height. Of SCUT-FBP5500 only the
+/// size is published: that the eyes are level, with hair and chin in sight, is an assumption.
 const PUBLISHED: [(&str, Convention); 2] = [
     ("mebeauty", Convention { size: 224, placement: Placement::Box }),
     (
@@ -91,39 +92,34 @@ impl Convention {
         Ok(Self { size: size.unwrap_or(1), placement: Placement::Landmarks(landmarks) })
     }
 
-    /// Returns the part of an image of `width` times `height` pixels that the crop of a face shows;
-    /// `None` if its landmarks or its box are one point.
-    pub(super) fn cut(&self, face: &Face, width: u32, height: u32) -> Option<Cut> {
+    /// Returns the part of the image that the crop of a face shows; `None` if its landmarks or its
+    /// box are one point.
+    pub(super) fn cut(&self, face: &Upright) -> Option<Cut> {
         let side = f64::from(self.size);
-        let landmarks = face.landmarks.map(|point| point.map(f64::from));
-        let (to_image, bounds) = match &self.placement {
+        let (to_face, half) = match &self.placement {
             Placement::Landmarks(places) => {
                 let places = places.map(|place| place.map(|at| at * side));
-                (Similarity::fit(&places, &landmarks)?, None)
+                (Similarity::fit(&places, &face.landmarks)?, None)
             }
             Placement::Box => {
-                let bounds = face.bounds.within(width as f32, height as f32);
-                if bounds.width().min(bounds.height()) <= 0.0 {
-                    return None;
-                }
-                let longer = bounds.width().max(bounds.height());
-                let [left, right, ..] = landmarks;
-                let center = [bounds.left + bounds.right, bounds.top + bounds.bottom];
-                let center = center.map(|sum| f64::from(sum) / 2.0);
+                let FaceBox { left, top, right, bottom } = face.bounds;
+                let center = [left + right, top + bottom].map(|sum| f64::from(sum) / 2.0);
+                let lengths = [right - left, bottom - top].map(f64::from);
+                let [left, right, ..] = face.landmarks;
                 let eyes = (right[1] - left[1]).atan2(right[0] - left[0]);
-                let scale = f64::from(longer) / side;
+                let scale = lengths[0].max(lengths[1]) / side;
                 let about = [side / 2.0, side / 2.0];
-                (Similarity::about(about, center, scale, eyes)?, Some(bounds))
+                let half = lengths.map(|length| length / scale / 2.0);
+                (Similarity::about(about, center, scale, eyes)?, Some(half))
             }
         };
-        Some(Cut { to_image, size: self.size, bounds })
+        Some(Cut { to_image: face.to_image.after(&to_face), size: self.size, half })
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::faces::boxes::FaceBox;
 
     fn face(left: f32, top: f32, side: f32) -> Face {
         let bounds = FaceBox { left, top, right: left + 0.8 * side, bottom: top + side };
@@ -136,23 +132,26 @@ mod tests {
         a.iter().zip(b).all(|(a, b)| (a - b).abs() < 1e-3)
     }
 
+    /// A face that is `degrees` from upright in an image, with its center at (500, 300).
+    fn upright(degrees: f64, side: f32) -> Upright {
+        let face = face(-0.4 * side, -0.5 * side, side);
+        let landmarks = face.landmarks.map(|point| point.map(f64::from));
+        let to_image = Similarity::about([0.0; 2], [500.0, 300.0], 1.0, degrees.to_radians());
+        Upright { to_image: to_image.unwrap(), bounds: face.bounds, landmarks }
+    }
+
     #[test]
     fn the_box_of_a_face_fills_the_height_of_a_crop_and_its_eyes_are_level() {
         let convention = Convention::named("mebeauty").unwrap();
-        let cut = convention.cut(&face(100.0, 50.0, 56.0), 400, 400).unwrap();
-        assert!(close(cut.to_image.apply([112.0, 112.0]), [122.4, 78.0]));
+        let cut = convention.cut(&upright(0.0, 56.0)).unwrap();
+        assert!(close(cut.to_image.apply([112.0, 112.0]), [500.0, 300.0]));
         assert!((cut.to_image.scale() - 0.25).abs() < 1e-6);
-        assert!(close(cut.to_image.apply([112.0, 0.0]), [122.4, 50.0]));
-        // An eye that is lower by as much as it is to the side: the crop's rows fall to the right.
-        let mut tilted = face(100.0, 50.0, 56.0);
-        tilted.landmarks[1] = [tilted.landmarks[0][0] + 20.0, tilted.landmarks[0][1] + 20.0];
-        let cut = convention.cut(&tilted, 400, 400).unwrap();
-        let right = cut.to_image.apply([168.0, 112.0]);
-        assert!(close(right, [122.4 + 14.0 * 0.5_f64.sqrt(), 78.0 + 14.0 * 0.5_f64.sqrt()]));
-        // What is beyond the image is no part of the box.
-        let cut = convention.cut(&face(100.0, 50.0, 56.0), 400, 92).unwrap();
-        assert!((cut.to_image.scale() - 44.8 / 224.0).abs() < 1e-6);
-        assert_eq!(cut.bounds.unwrap().bottom, 92.0);
+        assert!(close(cut.to_image.apply([112.0, 0.0]), [500.0, 272.0]));
+        assert!(close(cut.half.unwrap(), [0.4 * 224.0, 112.0]));
+        // In an image in which the right eye is lower, the crop's rows fall to the right.
+        let cut = convention.cut(&upright(30.0, 56.0)).unwrap();
+        let right = cut.to_image.apply([112.0 + 40.0, 112.0]);
+        assert!(close(right, [500.0 + 10.0 * 0.75_f64.sqrt(), 305.0]));
     }
 
     #[test]
@@ -162,10 +161,10 @@ mod tests {
         let crops = [crop(10.0, 5.0), crop(14.0, 9.0), none, crop(90.0, 6.0)];
         let measured = Convention::measure(crops).unwrap();
         assert_eq!(measured.size, 100);
-        let cut = measured.cut(&face(300.0, 200.0, 160.0), 900, 900).unwrap();
-        assert!((cut.to_image.scale() - 2.0).abs() < 1e-6 && cut.bounds.is_none());
+        let cut = measured.cut(&upright(0.0, 160.0)).unwrap();
+        assert!((cut.to_image.scale() - 2.0).abs() < 1e-6 && cut.half.is_none());
         // The median left eye is at 30 and 38 pixels of the crop.
-        assert!(close(cut.to_image.apply([30.0, 38.0]), [332.0, 264.0]));
+        assert!(close(cut.to_image.apply([30.0, 38.0]), [500.0 - 32.0, 300.0 - 16.0]));
         for (crops, words) in [
             (vec![Ok((RgbImage::new(9, 8), Vec::new()))], "9x8 pixels"),
             (vec![Ok((RgbImage::new(9, 9), Vec::new()))], "no image shows one face"),
@@ -179,9 +178,7 @@ mod tests {
     fn a_face_without_an_extent_has_no_crop() {
         for name in Convention::names() {
             let convention = Convention::named(name).unwrap();
-            assert_eq!(convention.cut(&face(5.0, 5.0, 0.0), 100, 100), None, "{name}");
+            assert_eq!(convention.cut(&upright(5.0, 0.0)), None, "{name}");
         }
-        let outside = Convention::named("mebeauty").unwrap();
-        assert_eq!(outside.cut(&face(500.0, 5.0, 10.0), 100, 100), None);
     }
 }

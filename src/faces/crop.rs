@@ -9,6 +9,7 @@ use image::RgbImage;
 use super::align::cut;
 use super::convention::{Convention, MOST_MEASURED};
 use super::detect::{Detector, Face};
+use super::upright::Upright;
 use crate::data::read_image;
 use crate::ops;
 
@@ -99,7 +100,8 @@ impl Cropper {
         let Some(&face) = main_face(&faces, [width as f32, height as f32]) else {
             return Ok(None);
         };
-        let Some(part) = self.convention.cut(&face, width, height) else {
+        let upright = Upright::find(&self.detector, image, &face)?;
+        let Some(part) = upright.and_then(|face| self.convention.cut(&face)) else {
             return Ok(None);
         };
         let several = (faces.len() > 1).then_some(CropWarning::Several);

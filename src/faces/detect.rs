@@ -61,34 +61,45 @@ impl Detector {
     /// Finds the faces in an image, the most probable one first. Returns an error if a network
     /// fails.
     pub fn detect(&self, image: &RgbImage) -> Result<Vec<Face>> {
-        let _guard = tch::no_grad_guard();
         let (reduced, scale) = reduce(image)?;
-        let (width, height) = reduced.dimensions();
+        let shorter = f64::from(reduced.width().min(reduced.height()));
+        let mut faces = self.detect_from(&reduced, LEAST_FACE.max(shorter / FACES_ACROSS))?;
+        for Face { bounds: FaceBox { left, top, right, bottom }, landmarks, .. } in &mut faces {
+            let edges = [left, top, right, bottom];
+            edges.into_iter().chain(landmarks.as_flattened_mut()).for_each(|at| *at *= scale);
+        }
+        Ok(faces)
+    }
+
+    /// Finds the faces of at least this side in an image of moderate size, the most probable one
+    /// first.
+    pub(super) fn detect_from(&self, image: &RgbImage, least: f64) -> Result<Vec<Face>> {
+        let _guard = tch::no_grad_guard();
+        let (width, height) = image.dimensions();
         let pixels = Tensor::f_from_data_size(
-            &reduced,
+            image,
             &[1, i64::from(height), i64::from(width), 3],
             Kind::Uint8,
         )?;
         let pixels = pixels.f_permute([0, 3, 1, 2])?.f_to_kind(Kind::Float)?;
-        let (width, height) = (width as usize, height as usize);
-        let candidates = self.propose(&pixels, width, height)?;
+        let candidates = self.propose(&pixels, pyramid(width, height, least))?;
         let candidates = self.refine(&pixels, candidates)?;
-        let faces = self.finish(&pixels, candidates)?.into_iter().map(|candidate| {
-            let Candidate { bounds: FaceBox { left, top, right, bottom }, probability, .. } =
-                candidate;
-            let [left, top, right, bottom] = [left, top, right, bottom].map(|edge| edge * scale);
-            let landmarks = candidate.landmarks.map(|point| point.map(|at| at * scale));
-            Face { bounds: FaceBox { left, top, right, bottom }, probability, landmarks }
-        });
-        Ok(faces.collect())
+        let faces = self.finish(&pixels, candidates)?;
+        let face = |Candidate { bounds, probability, landmarks, .. }| Face {
+            bounds,
+            probability,
+            landmarks,
+        };
+        Ok(faces.into_iter().map(face).collect())
     }
 
     /// Slides the first network over each level of the pyramid. Returns squares about what may be
     /// faces.
-    fn propose(&self, pixels: &Tensor, width: usize, height: usize) -> Result<Vec<Candidate>> {
+    fn propose(&self, pixels: &Tensor, scales: Vec<f64>) -> Result<Vec<Candidate>> {
+        let (_, _, height, width) = pixels.size4()?;
         let mut all = Vec::new();
-        for scale in pyramid(width, height) {
-            let side = |side: usize| (side as f64 * scale + 1.0) as i64;
+        for scale in scales {
+            let side = |side: i64| (side as f64 * scale + 1.0) as i64;
             let level = levels(&pixels.f_adaptive_avg_pool2d([side(height), side(width)])?)?;
             let outputs = self.proposal.forward(&level)?;
             let [classes, offsets] = take_outputs(&outputs)?;
@@ -203,10 +214,10 @@ fn cell_bounds(column: usize, row: usize, scale: f32) -> FaceBox {
 }
 
 /// Returns the scales at which the first network, which sees 12 pixels, finds faces from the least
-/// one to those that fill an image of this size.
-fn pyramid(width: usize, height: usize) -> Vec<f64> {
-    let shorter = width.min(height) as f64;
-    let first = PROPOSAL.side as f64 / LEAST_FACE.max(shorter / FACES_ACROSS);
+/// side to those that fill an image of this size.
+fn pyramid(width: u32, height: u32, least: f64) -> Vec<f64> {
+    let shorter = f64::from(width.min(height));
+    let first = PROPOSAL.side as f64 / least;
     let scales = std::iter::successors(Some(first), |scale| Some(scale * FACTOR));
     scales.take_while(|scale| shorter * scale >= PROPOSAL.side as f64).collect()
 }
@@ -243,21 +254,13 @@ mod tests {
 
     #[test]
     fn a_pyramid_ends_where_a_face_would_be_larger_than_the_image() {
-        let scales = pyramid(100, 400);
+        let scales = pyramid(100, 400, 20.0);
         assert_eq!(scales[0], 0.6);
         assert!(scales.windows(2).all(|pair| (pair[1] / pair[0] - FACTOR).abs() < 1e-12));
         let (last, next) =
             (scales[scales.len() - 1] * 100.0, 100.0 * scales[scales.len() - 1] * FACTOR);
         assert!(last >= 12.0 && next < 12.0);
-        assert!(pyramid(19, 400).is_empty() && pyramid(20, 20).len() == 1);
-    }
-
-    #[test]
-    fn the_least_face_is_a_fraction_of_a_large_image() {
-        assert_eq!(pyramid(500, 900)[0], 0.6);
-        assert_eq!(pyramid(1000, 1500)[0], 0.3);
-        // Each level is small, whatever the image.
-        assert!(pyramid(1200, 1250)[0] * 1200.0 <= 300.0 + 1e-9);
+        assert!(pyramid(19, 400, 20.0).is_empty() && pyramid(20, 20, 20.0).len() == 1);
     }
 
     #[test]

@@ -8,6 +8,7 @@ mod detect;
 mod files;
 mod locate;
 mod nets;
+mod upright;
 
 pub use boxes::FaceBox;
 pub use convention::{Convention, Placement};
