@@ -24,14 +24,12 @@ fn trained_maps_beat_chance(strategy: &str, epochs: usize, methods: &[&[&str]]) 
     let strategy = format!("model.fusion.strategy={strategy}");
     let epochs = format!("train.epochs={epochs}");
     let config = config.to_str().unwrap();
-    // Maps of 8x8 patches, where the quickstart's stem leaves 4x4.
+    // Maps of 8x8 patches, where the quickstart's stem leaves 4x4, and a recipe for them.
     let patches = "model.mamba={patch_size: 8, stem: patchify}";
-    let set = ["--set", &strategy, "--set", &epochs, "--set", patches];
-    let set = [
-        &set[..],
-        &["--set", "train={batch_size: 24, slice: null, optimizer: {backbone_lr: 2e-3}}"],
-    ]
-    .concat();
+    let recipe = "train={batch_size: 24, slice: null, optimizer: {backbone_lr: 2e-3}, schedule: \
+                  {warmup_epochs: 0.5}}";
+    let set = [&strategy, &epochs, patches, recipe];
+    let set: Vec<&str> = set.into_iter().flat_map(|key| ["--set", key]).collect();
     sandbox.done(&[&["train", config, "--output", "run"][..], &set].concat());
     let mut failed = Vec::new();
     for method in methods {
