@@ -139,7 +139,7 @@ fn is_turned(face: &Face) -> bool {
     let along =
         (from_left[0] * eyes[0] + from_left[1] * eyes[1]) / (eyes[0].powi(2) + eyes[1].powi(2));
     // Also where the eyes are one point.
-    !((along - 0.5).abs() <= TURNED)
+    along.is_nan() || (along - 0.5).abs() > TURNED
 }
 
 #[cfg(test)]

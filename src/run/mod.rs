@@ -22,7 +22,7 @@ mod working_tree;
 pub use calibration::calibrate;
 pub use changes::{Change, data_differences};
 pub use directory::{BEST_FILE, CHECKPOINT, RunDir, SUMMARY_FILE};
-pub use ensemble::{Ensemble, Score};
+pub use ensemble::{Ensemble, OnScore, Score};
 pub use epoch::{EpochRecord, PretrainEpochRecord};
 pub use evaluated::{default_split, evaluated_run, finished_predictions};
 pub use feature_distribution::{

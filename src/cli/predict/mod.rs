@@ -216,9 +216,8 @@ impl Prediction<'_> {
             weight_mamba: score.weights.map(|[_, mamba]| mamba),
             scores: (score.runs.len() > 1).then_some(score.runs),
             faces: score.found.map(|found| found.faces),
-            bounds: bounds.map(|bounds| {
-                [bounds.left, bounds.top, bounds.right, bounds.bottom].map(|edge| tenths(edge))
-            }),
+            bounds: bounds
+                .map(|bounds| [bounds.left, bounds.top, bounds.right, bounds.bottom].map(tenths)),
             in_distribution: score.in_distribution,
             error: None,
         }
