@@ -127,9 +127,10 @@ fn predict_scores_the_crop_of_each_image_and_says_which_face_it_was() {
     assert_eq!(json["predictions"][2]["error"], "no face was found");
     let csv = [&cropped[..7], &["csv"]].concat();
     let csv = sandbox.done(&csv);
-    let header = "image,score,weight_vit,weight_mamba,faces,left,top,right,bottom,error\n";
+    let header =
+        "image,score,weight_vit,weight_mamba,faces,left,top,right,bottom,in_distribution,error\n";
     assert!(
-        csv.starts_with(header) && csv.ends_with("thin.png,,,,,,,,,no face was found\n"),
+        csv.starts_with(header) && csv.ends_with("thin.png,,,,,,,,,,no face was found\n"),
         "{csv}"
     );
 

@@ -63,8 +63,11 @@ fn scene(index: usize, face: &RgbImage) -> RgbImage {
             return face.get_pixel((u * side) as u32, (v * side) as u32).0.map(f64::from);
         }
         let noise = ((x * 12.9898 + y.floor() * 78.233).sin() * 43758.5453).fract().abs();
-        let stripes =
-            if index.is_multiple_of(3) && (x / 23.0) as u32 % 2 == 0 { 30.0 } else { 0.0 };
+        let stripes = if index.is_multiple_of(3) && ((x / 23.0) as u32).is_multiple_of(2) {
+            30.0
+        } else {
+            0.0
+        };
         let level = 60.0 + 80.0 * x / 640.0 + stripes;
         [level, level + 20.0 * y / 520.0, 90.0 + 40.0 * noise]
     };
