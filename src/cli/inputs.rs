@@ -119,7 +119,7 @@ impl Unread {
     /// Returns the number of images, after a report of it where there are several.
     pub(super) fn finish(&self, found: usize) -> usize {
         if self.count > 1 {
-            say(&format!("{} of {found} images cannot be read", self.count));
+            say(&format!("{} of {found} images are skipped", self.count));
         }
         self.count
     }

@@ -24,6 +24,11 @@ impl FaceBox {
         self.bottom - self.top
     }
 
+    /// Returns the x and the y of its center.
+    pub(super) fn center(&self) -> [f64; 2] {
+        [self.left + self.right, self.top + self.bottom].map(|sum| f64::from(sum) / 2.0)
+    }
+
     /// Returns the square about the center whose side is the box's longer one.
     pub(super) fn square(&self) -> Self {
         let side = self.width().max(self.height());

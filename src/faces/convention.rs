@@ -6,7 +6,7 @@ use image::RgbImage;
 use super::align::{Cut, Similarity};
 use super::boxes::FaceBox;
 use super::detect::Face;
-use super::upright::Upright;
+use super::upright::{Upright, median};
 
 /// How the crops of a dataset show a face.
 #[derive(Debug, Clone, PartialEq)]
@@ -84,11 +84,7 @@ impl Convention {
         }
         let measured = !found[0][0].is_empty();
         ensure!(measured, "no image shows one face: name a folder of cropped faces");
-        let median = |mut values: Vec<f64>| {
-            values.sort_by(f64::total_cmp);
-            values[values.len() / 2]
-        };
-        let landmarks = found.map(|axes| axes.map(median));
+        let landmarks = found.map(|axes| axes.map(|values| median(values.into_iter())));
         Ok(Self { size: size.unwrap_or(1), placement: Placement::Landmarks(landmarks) })
     }
 
@@ -103,7 +99,7 @@ impl Convention {
             }
             Placement::Box => {
                 let FaceBox { left, top, right, bottom } = face.bounds;
-                let center = [left + right, top + bottom].map(|sum| f64::from(sum) / 2.0);
+                let center = face.bounds.center();
                 let lengths = [right - left, bottom - top].map(f64::from);
                 let [left, right, ..] = face.landmarks;
                 let eyes = (right[1] - left[1]).atan2(right[0] - left[0]);

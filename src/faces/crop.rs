@@ -123,7 +123,7 @@ impl Cropper {
 fn main_face(faces: &[Face], size: [f32; 2]) -> Option<&Face> {
     let weight = |face: &Face| {
         let bounds = face.bounds;
-        let middle = [(bounds.left + bounds.right) / 2.0, (bounds.top + bounds.bottom) / 2.0];
+        let middle = bounds.center().map(|at| at as f32);
         let [x, y] = [0, 1].map(|axis| middle[axis] - size[axis] / 2.0);
         let distance = x.hypot(y) / (size[0].hypot(size[1]) / 2.0);
         bounds.width() * bounds.height() * (1.0 - distance * distance)

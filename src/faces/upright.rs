@@ -30,7 +30,7 @@ impl Upright {
     /// and the image. `None` if the face has no extent.
     pub(super) fn find(detector: &Detector, image: &RgbImage, face: &Face) -> Result<Option<Self>> {
         let FaceBox { left, top, right, bottom } = face.bounds;
-        let center = [left + right, top + bottom].map(|sum| f64::from(sum) / 2.0);
+        let center = face.bounds.center();
         let longer = f64::from(face.bounds.width().max(face.bounds.height()));
         let landmarks = face.landmarks.map(|point| point.map(f64::from));
         let eyes = (landmarks[1][1] - landmarks[0][1]).atan2(landmarks[1][0] - landmarks[0][0]);
@@ -84,7 +84,8 @@ fn seen(face: &Face, side: u32, scale: f64, mirrored: bool) -> ([f64; 4], [[f64;
     ([-right, top, -left, bottom], [right_eye, left_eye, nose, mouth_right, mouth_left])
 }
 
-fn median(values: impl Iterator<Item = f64>) -> f64 {
+/// Returns the median, of an even number of values the upper one of the middle pair; NaN of none.
+pub(super) fn median(values: impl Iterator<Item = f64>) -> f64 {
     let mut values: Vec<f64> = values.collect();
     values.sort_by(f64::total_cmp);
     values.get(values.len() / 2).copied().unwrap_or(f64::NAN)

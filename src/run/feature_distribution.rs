@@ -31,8 +31,9 @@ pub fn representative_images(count: usize) -> Vec<usize> {
 pub fn representative_dataset(samples: &[Sample], config: &Config) -> Result<Arc<ImageDataset>> {
     let chosen = representative_images(samples.len()).into_iter();
     let chosen = chosen.map(|index| samples[index].clone()).collect();
-    // Each is read once.
-    let config = DataConfig { cache: Cache::None, ..config.data.clone() };
+    // Each is read once, so that memory would keep it for nothing.
+    let cache = if config.data.cache == Cache::Memory { Cache::None } else { config.data.cache };
+    let config = DataConfig { cache, ..config.data.clone() };
     Ok(Arc::new(ImageDataset::new(chosen, &config)?))
 }
 

@@ -106,7 +106,8 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
             counts
         }
     };
-    ensure!(scored > 0, none_readable(found, &images));
+    let with_a_face = if found > 0 && args.crop.is_some() { ", or none has a face" } else { "" };
+    ensure!(scored > 0, "{}{with_a_face}", none_readable(found, &images));
     Ok(ExitCode::SUCCESS)
 }
 

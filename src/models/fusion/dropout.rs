@@ -24,10 +24,16 @@ impl Present {
         Some(Self(one.maximum(&both)))
     }
 
-    /// Returns the tokens and features of a branch (0: ViT, 1: Mamba), zeros where it is dropped.
-    pub(super) fn apply(&self, branch: i64, of: &BranchTokens) -> BranchTokens {
+    /// Returns the features of a branch (0: ViT, 1: Mamba), and its tokens if they are read: zeros
+    /// where it is dropped.
+    pub(super) fn apply(&self, branch: i64, of: &BranchTokens, reads_tokens: bool) -> BranchTokens {
         let present = self.0.narrow(1, branch, 1).to_kind(of.features.kind()); // (b, 1)
-        BranchTokens::new(&of.tokens * present.unsqueeze(1), of.layout, &of.features * present)
+        let features = &of.features * &present;
+        if reads_tokens {
+            BranchTokens::new(&of.tokens * present.unsqueeze(1), of.layout, features)
+        } else {
+            BranchTokens::of_features(features, of.layout)
+        }
     }
 
     /// Returns branches' scores (2) or (b, 2) that softmax makes the weight 0 of where the branch

@@ -412,7 +412,9 @@ impl Fusion {
                 let Some(present) = Present::sample(self.branch_dropout, b, device, ctx) else {
                     return join.forward([vit, mamba], None, ctx);
                 };
-                let (vit, mamba) = (present.apply(0, vit), present.apply(1, mamba));
+                let with_tokens = matches!(join, Join::CrossAttention(_));
+                let vit = present.apply(0, vit, with_tokens);
+                let mamba = present.apply(1, mamba, with_tokens);
                 join.forward([&vit, &mamba], Some(&present), ctx)
             }
             (None, Some(single), None) | (None, None, Some(single)) => {

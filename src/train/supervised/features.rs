@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::Result;
-use tch::{Device, Tensor};
+use tch::Device;
 
 use super::Supervised;
 use crate::config::{Branch, Config, FusionStrategy};
@@ -16,7 +16,7 @@ use crate::eval::feature_distribution::ImageFeatures;
 use crate::eval::pixel_statistics::{STATISTICS, pixel_statistics};
 use crate::features::{self, Progress, SplitFeatures, View, branch_features};
 use crate::models::fusion::BranchTokens;
-use crate::run::{EpochRecord, representative_images};
+use crate::run::{EpochRecord, representative_dataset, representative_images};
 use crate::train::objective::Evaluation;
 
 /// The features of the backbones for all images of a run.
@@ -120,13 +120,12 @@ pub(super) fn image_features(
     images: &Arc<ImageDataset>,
     features: &SplitFeatures,
 ) -> Result<ImageFeatures> {
-    let rows = representative_images(images.len());
+    let chosen = representative_dataset(images.samples(), config)?;
     let statistics = ("pixel statistics", STATISTICS);
-    let all = features::pixel_features(statistics, pixel_statistics, config, &[images])?;
+    let all = features::pixel_features(statistics, pixel_statistics, config, &[&chosen])?;
     let [pixels] = &all[..] else { anyhow::bail!("internal: statistics of a split are missing") };
-    let index: Vec<i64> = rows.iter().map(|&row| row as i64).collect();
-    let pixels = pixels.f_index_select(0, &Tensor::from_slice(&index))?;
-    Ok(ImageFeatures { features: features.vectors(&rows)?, pixels })
+    let features = features.vectors(&representative_images(images.len()))?;
+    Ok(ImageFeatures { features, pixels: pixels.shallow_clone() })
 }
 
 /// Returns the views of each training image whose features are cached.
