@@ -140,7 +140,7 @@ class Inputs(Exported):
 class Programs(Exported):
     """The exported programs run as they are."""
 
-    SIZES = [(61, 47), (40, 90), (32, 32), (20, 13)]
+    SIZES = [(61, 47), (40, 90), (32, 32), (20, 13), (33, 99)]
     RESIZE = ["squash", "crop", "pad"]
 
     def check(self, command, env=None):

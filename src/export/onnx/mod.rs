@@ -205,7 +205,7 @@ fn javascript(resize: Resize, input: InputType) -> String {
         Resize::Crop => {
             "const frame = (side, short) => {\n  \
              const length = side === short ? how.short_side : \
-             Math.floor(side * how.short_side / short);\n  \
+             Math.floor(side * (how.short_side / short));\n  \
              const [offset, pixel] = [(length - size) / 2, side / length];\n  \
              const first = Math.floor(offset) + (offset % 1 && Math.floor(offset) % 2);\n  \
              return [first * pixel, size * pixel, 0, size];\n};"

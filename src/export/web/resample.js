@@ -15,7 +15,7 @@ function visibleFrame(width, height, preprocess) {
         return { left: (width - side) / 2, top: (height - side) / 2, width: side, height: side };
     }
     const short = preprocess.short_side, shorter = Math.min(width, height);
-    const resized = side => (side === shorter ? short : Math.floor(side * short / shorter));
+    const resized = side => (side === shorter ? short : Math.floor(side * (short / shorter)));
     const place = side => {
         const pixel = side / Math.max(resized(side), 1);
         return [roundHalfEven((resized(side) - size) / 2) * pixel, size * pixel];
