@@ -74,15 +74,7 @@ impl Linear {
 
     /// Adds the layer to a graph.
     pub(super) fn onnx(&self, graph: &mut Graph, x: &Value) -> Value {
-        let transposed = graph.derived(&self.weight, ".T", || self.weight.tr());
-        let product = graph.matmul(x, &transposed);
-        match &self.bias {
-            Some(bias) => {
-                let bias = graph.parameter(bias);
-                graph.add(&product, &bias)
-            }
-            None => product,
-        }
+        graph.linear(x, &self.weight, self.bias.as_deref())
     }
 }
 

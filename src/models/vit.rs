@@ -54,16 +54,10 @@ impl Attention {
         let dim = self.proj.weight().size()[0];
         let qkv = self.qkv.onnx(graph, x);
         let qkv = graph.split(&qkv, &[dim; 3]);
-        let mut by_head = |x: &Value, order: [i64; 4]| {
-            let x = graph.reshape(x, &[0, 0, self.num_heads, dim / self.num_heads]);
-            graph.transpose(&x, &order)
-        };
-        let [q, v] = [&qkv[0], &qkv[2]].map(|x| by_head(x, [0, 2, 1, 3])); // (b, heads, l, d)
-        let k = by_head(&qkv[1], [0, 2, 3, 1]);
-        let logits = graph.matmul(&q, &k);
-        let logits = graph.scale(&logits, ((dim / self.num_heads) as f64).powf(-0.5));
-        let attention = graph.softmax(&logits);
-        let out = graph.matmul(&attention, &v);
+        let heads = [self.num_heads, dim / self.num_heads];
+        let [q, v] = [&qkv[0], &qkv[2]].map(|x| graph.by_head(x, heads, [0, 2, 1, 3]));
+        let k = graph.by_head(&qkv[1], heads, [0, 2, 3, 1]);
+        let (out, _) = graph.attention([&q, &k, &v], heads[1]);
         let out = graph.transpose(&out, &[0, 2, 1, 3]);
         let out = graph.reshape(&out, &[0, 0, dim]);
         self.proj.onnx(graph, &out)

@@ -134,20 +134,15 @@ impl ClassAttention {
         let patches = graph.slice(other, 1, 1, i64::from(i32::MAX) - 1);
         let x = graph.concat(&[&class, &patches], 1);
         let x = self.norm.onnx(graph, &x);
-        let mut by_head = |linear: &Linear, x: &Value, order: [i64; 4]| {
-            let x = linear.onnx(graph, x);
-            let x = graph.reshape(&x, &[0, 0, self.heads, dim / self.heads]);
-            graph.transpose(&x, &order)
-        };
-        let k = by_head(&self.k, &x, [0, 2, 3, 1]);
-        let v = by_head(&self.v, &x, [0, 2, 1, 3]);
+        let heads = [self.heads, dim / self.heads];
+        let k = self.k.onnx(graph, &x);
+        let k = graph.by_head(&k, heads, [0, 2, 3, 1]);
+        let v = self.v.onnx(graph, &x);
+        let v = graph.by_head(&v, heads, [0, 2, 1, 3]);
         let first = graph.slice(&x, 1, 0, 1);
         let q = self.q.onnx(graph, &first);
-        let q = graph.reshape(&q, &[0, self.heads, 1, dim / self.heads]);
-        let scores = graph.matmul(&q, &k);
-        let scores = graph.scale(&scores, ((dim / self.heads) as f64).powf(-0.5));
-        let attention = graph.softmax(&scores); // (b, heads, 1, 1 + patches)
-        let read = graph.matmul(&attention, &v); // (b, heads, 1, dim / heads)
+        let q = graph.reshape(&q, &[0, heads[0], 1, heads[1]]);
+        let (read, attention) = graph.attention([&q, &k, &v], heads[1]);
         let read = graph.reshape(&read, &[0, -1]);
         let to_itself = graph.slice(&attention, 3, 0, 1);
         let to_itself = graph.reshape(&to_itself, &[0, -1]);

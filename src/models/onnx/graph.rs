@@ -234,6 +234,49 @@ impl Graph {
         self.op("MatMul", &[a, b])
     }
 
+    /// Returns `x · weightᵀ + bias`.
+    pub(in crate::models) fn linear(
+        &mut self,
+        x: &Value,
+        weight: &Tensor,
+        bias: Option<&Tensor>,
+    ) -> Value {
+        let transposed = self.derived(weight, ".T", || weight.tr());
+        let product = self.matmul(x, &transposed);
+        match bias {
+            Some(bias) => {
+                let bias = self.parameter(bias);
+                self.add(&product, &bias)
+            }
+            None => product,
+        }
+    }
+
+    /// Divides the channels of x (b, l, d) among heads: (b, l, heads, d / heads), transposed to
+    /// this order.
+    pub(in crate::models) fn by_head(
+        &mut self,
+        x: &Value,
+        [heads, head_dim]: [i64; 2],
+        order: [i64; 4],
+    ) -> Value {
+        let x = self.reshape(x, &[0, 0, heads, head_dim]);
+        self.transpose(&x, &order)
+    }
+
+    /// Attends with q (b, heads, n, head_dim) to k (b, heads, head_dim, l) and v (b, heads, l,
+    /// head_dim): returns the output (b, heads, n, head_dim) and the attention (b, heads, n, l).
+    pub(in crate::models) fn attention(
+        &mut self,
+        [q, k, v]: [&Value; 3],
+        head_dim: i64,
+    ) -> (Value, Value) {
+        let logits = self.matmul(q, k);
+        let logits = self.scale(&logits, (head_dim as f64).powf(-0.5));
+        let attention = self.softmax(&logits);
+        (self.matmul(&attention, v), attention)
+    }
+
     pub(in crate::models) fn scale(&mut self, x: &Value, factor: f64) -> Value {
         let factor = self.number(factor);
         self.mul(x, &factor)

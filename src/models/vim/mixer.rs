@@ -117,10 +117,7 @@ impl Direction {
         let u = self.convolve_onnx(graph, x);
         let projected = self.x_proj.onnx(graph, &u);
         let projected = graph.split(&projected, &[rank, d_state, d_state]);
-        let weight = graph.derived(&self.dt_proj_weight, ".T", || self.dt_proj_weight.tr());
-        let bias = graph.parameter(&self.dt_proj_bias);
-        let dt = graph.matmul(&projected[0], &weight);
-        let dt = graph.add(&dt, &bias);
+        let dt = graph.linear(&projected[0], &self.dt_proj_weight, Some(&*self.dt_proj_bias));
         let dt = graph.op("Softplus", &[&dt]);
         let a = graph.derived(&self.a_log, ".A", || -self.a_log.exp().tr());
         let scan = ScanValues {
