@@ -106,19 +106,20 @@ function addCard(file) {
     return { card, body };
 }
 
-let waiting = startSession();
-waiting.then(
+const ready = startSession();
+ready.then(
     () => { status.textContent = "Ready."; },
     error => { status.textContent = `The model cannot be started: ${error.message}`; },
 );
 
 // One file after the other, in the order in which they came.
+let waiting = ready.catch(() => {});
 function add(files) {
     for (const file of files) {
         const { card, body } = addCard(file);
-        waiting = waiting.then(async session => {
+        waiting = waiting.then(async () => {
             try {
-                const result = await score(session, file);
+                const result = await score(await ready, file);
                 card.dataset.score = result.score;
                 describe(body, result);
             } catch (error) {
@@ -129,7 +130,6 @@ function add(files) {
             card.dataset.done = "";
             // Lets the browser show the card before the next image.
             await new Promise(resolve => setTimeout(resolve));
-            return session;
         });
     }
 }
