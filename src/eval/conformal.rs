@@ -139,7 +139,7 @@ fn rank(n: usize, level: f64) -> Option<usize> {
 }
 
 /// Returns the smallest number of residuals with a rank.
-fn images_needed(level: f64) -> usize {
+pub fn images_needed(level: f64) -> usize {
     (level / (1.0 - level) - 1e-9).ceil() as usize
 }
 

@@ -85,7 +85,7 @@ const ONNX_FILES: &str = "\
 
 const WEB_FILES: &str = "\
 - `index.html`: the page, which a browser opens from the disk or from any web server
-- `model.js`: the whole model
+- `model.js`, and `model-2.js` and so on of a big one: the whole model
 - `onnxruntime.js`: ONNX Runtime Web
 - `page.js`, `resample.js`, `style.css`: the rest of the page
 ";

@@ -309,6 +309,11 @@ fn a_web_page_has_the_model_its_interval_and_a_policy_that_lets_nothing_out() {
     assert!((number(&about["interval"]["half"]) - half).abs() < 1e-6, "{about} {row}");
     assert!(script.contains("\nMODEL.push(\""));
     assert!(text("README.md").contains("`index.html`: the page"));
+    let predictions = sandbox.path("run/predictions_val.csv");
+    fs::write(&predictions, text("../run/predictions_val.csv") + "\n").unwrap();
+    let (code, error) = sandbox.fails(&export);
+    assert!(code == 1 && error.contains("predictions_val.csv is not what the run"), "{error}");
+    assert!(error.contains("write it again: vmbeauty evaluate"), "{error}");
 }
 
 fn image(path: &Path) {

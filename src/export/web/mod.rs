@@ -7,13 +7,15 @@ use anyhow::{Context, Result, ensure};
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use maud::{DOCTYPE, Markup, html};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::Writer;
 use super::onnx::convert;
+use crate::data::Split;
+use crate::eval::conformal::{Conformal, images_needed};
 use crate::files::fetched_folder;
 use crate::models::onnx::OnnxOptions;
-use crate::run::{Run, calibrate};
+use crate::run::{Run, calibrate, finished_predictions};
 
 /// What the page may load: its own scripts and what they hold. Nothing can be sent.
 const POLICY: &str = "default-src 'none'; script-src 'self' blob: 'wasm-unsafe-eval'; \
@@ -24,32 +26,51 @@ const SCRIPTS: [(&str, &str); 2] =
     [("resample.js", include_str!("resample.js")), ("page.js", include_str!("page.js"))];
 /// The fraction of ratings that the page's intervals cover.
 const LEVEL: f64 = 0.9;
-/// Bytes of the model in each string of its script, whose length browsers limit; a multiple of
-/// three, so that the strings can be decoded one by one.
+/// Bytes of the model in each of its scripts, whose length browsers limit.
 const PIECE: usize = 3 << 24;
 
 /// Writes the page, its scripts and the model.
 pub(super) fn write(run: &Run, writer: &mut Writer) -> Result<()> {
     let runtime = runtime()?;
     let (model, preprocess) = convert(run, OnnxOptions::default())?;
-    // A run that is not finished or has few validation images has none.
-    let interval = calibrate(slice::from_ref(run), LEVEL).ok();
-    let interval = interval.map(|of| json!({"level": LEVEL, "half": of.interval(&[0.0]).hi}));
-    let page = page(&run.config.name, interval.is_some()).into_string();
+    let interval = interval(run)?.map(|of| json!({"level": LEVEL, "half": of.interval(&[0.0]).hi}));
+    let pieces = model.chunks(PIECE);
+    let names: Vec<String> = (0..pieces.len()).map(script_name).collect();
+    let page = page(&run.config.name, &names, interval.is_some()).into_string();
     let about = json!({"preprocess": preprocess, "interval": interval});
-    let mut script = format!("const RUN = {about};\nconst MODEL = [];\n");
-    for piece in model.chunks(PIECE) {
-        script += &format!("MODEL.push(\"{}\");\n", BASE64_STANDARD.encode(piece));
-    }
     writer.text("index.html", &page)?;
     writer.text("style.css", include_str!("style.css"))?;
     writer.text(RUNTIME[1], &runtime)?;
-    writer.text("model.js", &script)?;
+    for (at, (name, piece)) in names.iter().zip(pieces).enumerate() {
+        writer.text(name, &script((at == 0).then_some(&about), piece))?;
+    }
     SCRIPTS.iter().try_for_each(|(name, text)| writer.text(name, text))
 }
 
-fn page(name: &str, has_interval: bool) -> Markup {
-    let scripts = [RUNTIME[1], "model.js"].into_iter().chain(SCRIPTS.map(|(name, _)| name));
+/// Calibrates the page's intervals; `None` if the run is not finished or has too few validation
+/// images.
+fn interval(run: &Run) -> Result<Option<Conformal>> {
+    let Some(folder) = run.finished_folder() else { return Ok(None) };
+    if finished_predictions(&folder, Split::Val)?.images.len() < images_needed(LEVEL) {
+        return Ok(None);
+    }
+    calibrate(slice::from_ref(run), LEVEL).map(Some)
+}
+
+/// Returns the name of one of the model's scripts.
+fn script_name(at: usize) -> String {
+    if at == 0 { "model.js".to_string() } else { format!("model-{}.js", at + 1) }
+}
+
+/// Returns the script that holds a piece of the model; the first one describes the run too.
+fn script(about: Option<&Value>, piece: &[u8]) -> String {
+    let first = about.map(|about| format!("const RUN = {about};\nconst MODEL = [];\n"));
+    first.unwrap_or_default() + &format!("MODEL.push(\"{}\");\n", BASE64_STANDARD.encode(piece))
+}
+
+fn page(name: &str, model: &[String], has_interval: bool) -> Markup {
+    let rest = SCRIPTS.map(|(name, _)| name);
+    let scripts = [RUNTIME[1]].into_iter().chain(model.iter().map(String::as_str)).chain(rest);
     html! {
         (DOCTYPE)
         html lang="en" {
@@ -110,4 +131,21 @@ fn runtime() -> Result<String> {
     let shown = script.display();
     ensure!(script.exists(), "the page needs ONNX Runtime Web, there is no {shown}: {remedy}");
     fs::read_to_string(&script).with_context(|| format!("cannot read {shown}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_script_of_a_model_describes_the_run_and_each_adds_one_piece() {
+        assert_eq!([0, 1, 9].map(script_name), ["model.js", "model-2.js", "model-10.js"]);
+        let about = json!({"interval": null});
+        let first = "const RUN = {\"interval\":null};\nconst MODEL = [];\nMODEL.push(\"YWI=\");\n";
+        assert_eq!(script(Some(&about), b"ab"), first);
+        assert_eq!(script(None, b"abc"), "MODEL.push(\"YWJj\");\n");
+        let page = page("big", &[0, 1].map(script_name), true).into_string();
+        let scripts = "<script src=\"model.js\"></script><script src=\"model-2.js\"></script>";
+        assert!(page.contains(scripts), "{page}");
+    }
 }
