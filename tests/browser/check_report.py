@@ -159,17 +159,7 @@ def check(browser, page, shots, made):
             if shots:
                 browser.screenshot(shots / f"report-{width}-{scheme}-open.png")
             papers[scheme] = found["paper"]
-            here = found["faults"]
-            for event in browser.events:
-                method, said = event.get("method"), event.get("params", {})
-                if method in ("Runtime.exceptionThrown", "Runtime.consoleAPICalled", "Log.entryAdded"):
-                    here.append(f"console: {json.dumps(said)[:300]}")
-                if method == "Page.javascriptDialogOpening":
-                    here.append("a name was executed as a script")
-                if method == "Network.requestWillBeSent":
-                    url = said["request"]["url"]
-                    if not url.startswith(("file:", "data:", "about:")):
-                        here.append(f"fetches {url}")
+            here = found["faults"] + browser.event_faults(("file:", "data:", "about:"))
             faults += [f"{width} px, {scheme}: {fault}" for fault in here]
     if made:
         text = page.read_text()
@@ -182,13 +172,7 @@ def check(browser, page, shots, made):
 
 
 def main():
-    program = chromium.find()
-    if program is None:
-        message = "no Chromium: apt install chromium, or name one in CHROMIUM"
-        if os.environ.get("VMB_REQUIRE_CHROMIUM") == "1":
-            sys.exit(f"error: {message}")
-        print(f"skipped: {message} (VMB_REQUIRE_CHROMIUM=1 makes that an error)")
-        return
+    program = chromium.find_or_skip()
     with tempfile.TemporaryDirectory() as folder, chromium.Browser(program) as browser:
         page = pathlib.Path(sys.argv[1]) if len(sys.argv) > 1 else make_report(pathlib.Path(folder))
         shots = pathlib.Path(sys.argv[2]) if len(sys.argv) > 2 else None

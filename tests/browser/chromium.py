@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
 
 NAMES = ["chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome"]
@@ -21,12 +22,17 @@ FLAGS = [
 ]
 
 
-def find():
-    """Returns the path of Chromium, or None."""
+def find_or_skip():
+    """Returns the path of Chromium; without one, says so and ends the check."""
     named = os.environ.get("CHROMIUM")
-    if named:
-        return shutil.which(named)
-    return next(filter(None, map(shutil.which, NAMES)), None)
+    program = next(filter(None, map(shutil.which, [named] if named else NAMES)), None)
+    if program is None:
+        message = "no Chromium: apt install chromium, or name one in CHROMIUM"
+        if os.environ.get("VMB_REQUIRE_CHROMIUM") == "1":
+            sys.exit(f"error: {message}")
+        print(f"skipped: {message} (VMB_REQUIRE_CHROMIUM=1 makes that an error)")
+        sys.exit(0)
+    return program
 
 
 class Browser:
@@ -101,6 +107,19 @@ class Browser:
         self.call("Page.navigate", url=url)
         while not any(event.get("method") == "Page.loadEventFired" for event in self.events):
             self.events.append(self.read())
+
+    def event_faults(self, allowed):
+        """Faults among the events since `open`: what the console says, dialogs, and requests other than to `allowed`."""
+        faults = []
+        for event in self.events:
+            method, said = event.get("method"), event.get("params", {})
+            if method in ("Runtime.exceptionThrown", "Runtime.consoleAPICalled", "Log.entryAdded"):
+                faults.append(f"console: {json.dumps(said)[:300]}")
+            if method == "Page.javascriptDialogOpening":
+                faults.append("a name was executed as a script")
+            if method == "Network.requestWillBeSent" and not said["request"]["url"].startswith(allowed):
+                faults.append(f"fetches {said['request']['url']}")
+        return faults
 
     def evaluate(self, expression):
         result = self.call("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
