@@ -109,8 +109,8 @@ def linked_crates(metadata):
 
 def crate_licenses(metadata):
     """The license texts of the linked crates, each once, and the crates that have none with what they declare."""
-    texts, declared = {}, []
-    for package in linked_crates(metadata):
+    texts, declared, crates = {}, [], linked_crates(metadata)
+    for package in crates:
         name = f"{package['name']} {package['version']} ({package['license'] or 'see its text'})"
         folder = Path(package["manifest_path"]).parent
         files = [path for path in sorted(folder.iterdir()) if path.is_file() and LICENSE_NAMES.match(path.name)]
@@ -123,7 +123,7 @@ def crate_licenses(metadata):
     if declared:
         parts.append("Without a text of their own, under the licenses in parentheses:\n" + "\n".join(declared))
     parts += ["\n".join(names) + "\n\n" + text for text, names in texts.items()]
-    return ("\n\n" + "=" * 80 + "\n\n").join(parts) + "\n", len(linked_crates(metadata)), len(declared)
+    return ("\n\n" + "=" * 80 + "\n\n").join(parts) + "\n", len(crates), len(declared)
 
 
 def copy_licenses(libs, metadata, to):

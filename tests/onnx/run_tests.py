@@ -11,11 +11,11 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 PROJECT = HERE.parent.parent
 PYTHON = ["onnx==1.23.2", "onnxruntime==1.32.0", "numpy==2.4.6", "pillow==13.0.0"]
-NODE = ["onnxruntime-web@1.30.0", "sharp@0.35.5"]
 
 spec = importlib.util.spec_from_file_location("vmb_setup", PROJECT / "scripts/setup.py")
 setup = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(setup)
+NODE = [setup.WEB_RUNTIME, "sharp@0.35.5"]
 
 
 def python_packages(root):
