@@ -24,16 +24,20 @@ impl Present {
         Some(Self(one.maximum(&both)))
     }
 
-    /// Returns the features of a branch (0: ViT, 1: Mamba), and its tokens if they are read: zeros
-    /// where it is dropped.
-    pub(super) fn apply(&self, branch: i64, of: &BranchTokens, reads_tokens: bool) -> BranchTokens {
-        let present = self.0.narrow(1, branch, 1).to_kind(of.features.kind()); // (b, 1)
-        let features = &of.features * &present;
-        if reads_tokens {
-            BranchTokens::new(&of.tokens * present.unsqueeze(1), of.layout, features)
-        } else {
-            BranchTokens::of_features(features, of.layout)
-        }
+    /// Returns the features of the ViT and the Mamba, and their tokens if they are read: zeros where
+    /// a branch is dropped.
+    pub(super) fn apply(&self, of: [&BranchTokens; 2], reads_tokens: bool) -> [BranchTokens; 2] {
+        [0, 1].map(|branch| {
+            let BranchTokens { tokens, layout, features } = of[branch];
+            // (b, 1)
+            let present = self.0.narrow(1, branch as i64, 1).to_kind(features.kind());
+            let features = features * &present;
+            if reads_tokens {
+                BranchTokens::new(tokens * present.unsqueeze(1), *layout, features)
+            } else {
+                BranchTokens::of_features(features, *layout)
+            }
+        })
     }
 
     /// Returns branches' scores (2) or (b, 2) that softmax makes the weight 0 of where the branch

@@ -413,8 +413,7 @@ impl Fusion {
                     return join.forward([vit, mamba], None, ctx);
                 };
                 let with_tokens = matches!(join, Join::CrossAttention(_));
-                let vit = present.apply(0, vit, with_tokens);
-                let mamba = present.apply(1, mamba, with_tokens);
+                let [vit, mamba] = present.apply([vit, mamba], with_tokens);
                 join.forward([&vit, &mamba], Some(&present), ctx)
             }
             (None, Some(single), None) | (None, None, Some(single)) => {
