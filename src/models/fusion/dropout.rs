@@ -24,8 +24,8 @@ impl Present {
         Some(Self(one.maximum(&both)))
     }
 
-    /// Returns the features of the ViT and the Mamba, and their tokens if they are read: zeros where
-    /// a branch is dropped.
+    /// Returns the features of the ViT and the Mamba, and their tokens if they are read, with zeros
+    /// where a branch is dropped.
     pub(super) fn apply(&self, of: [&BranchTokens; 2], reads_tokens: bool) -> [BranchTokens; 2] {
         [0, 1].map(|branch| {
             let BranchTokens { tokens, layout, features } = of[branch];
