@@ -296,7 +296,8 @@ pub(super) mod tests {
 
     #[test]
     fn a_name_is_no_html_element() {
-        let text = hostile().to_html().into_string();
+        // A browser may break a name's line at <wbr>.
+        let text = hostile().to_html().into_string().replace("<wbr>", "");
         assert!(!text.contains("<script>"), "{text}");
         let name = "&lt;script&gt;alert(&quot;1&quot;)&lt;/script&gt;|`a`_b%$#{}~^\\ 'x'";
         let metric = "<strong>0.1250</strong><small>[−0.5000, 0.2500]</small>\
