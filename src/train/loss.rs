@@ -78,7 +78,10 @@ impl Criterion {
         };
         let heads = std::iter::once(&output.prediction).chain(&output.branches);
         let heads: Vec<Tensor> = heads.map(of_head).collect::<Result<_>>()?;
-        Ok(Tensor::f_stack(&heads, 1)?)
+        match &heads[..] {
+            [only] => Ok(only.f_unsqueeze(1)?), // a view, without a copy
+            heads => Ok(Tensor::f_stack(heads, 1)?),
+        }
     }
 
     /// Returns whether the loss is a sum over images, so that each slice of a batch has its own
@@ -123,9 +126,17 @@ impl Criterion {
     /// `train.branch_loss`. Both [predictions](Self::predictions) and [targets](Self::targets) are
     /// of the same images. Returns an error if the shapes do not match.
     pub fn loss(&self, predictions: &Tensor, targets: &Tensor, total: f64) -> Result<SliceLoss> {
-        let of_head =
-            |head: i64| self.loss_of_head(&predictions.f_select(1, head)?, targets, total);
-        let (reported, heads) = (of_head(0)?, predictions.size()[1]);
+        let heads = predictions.size()[1];
+        let of_head = |head: i64| {
+            // The gradient of a view of one head is a view; that of a selected one is filled in.
+            let own = if heads == 1 {
+                predictions.f_squeeze_dim(1)
+            } else {
+                predictions.f_select(1, head)
+            };
+            self.loss_of_head(&own?, targets, total)
+        };
+        let reported = of_head(0)?;
         let branches: Vec<Tensor> = (1..heads).map(of_head).collect::<Result<_>>()?;
         let mut sum = reported.shallow_clone();
         for loss in &branches {

@@ -21,16 +21,17 @@ fn predictions_that_evaluate_writes_into_the_run_are_the_runs_own() {
     let again = ["evaluate", "run", "--split", "test", "--predictions", "run/predictions_test.csv"];
     let remedy = format!("write it again: vmbeauty {}", again.join(" "));
     assert!(error.contains(&remedy) && !error.contains("train the run"), "{error}");
-    // Other files, splits and weights are not the run's.
+    // Other files and weights are not the run's, and another split is refused.
     let own = file.to_str().unwrap();
     for other in [
         ["evaluate", "run", "--split", "test", "--predictions", "p.csv"],
-        ["evaluate", "run", "--split", "val", "--predictions", own],
         ["evaluate", "run/last.safetensors", "--split", "test", "--predictions", own],
     ] {
         sandbox.done(&other);
         assert_eq!(fs::read_to_string(&summary).unwrap(), changed);
     }
+    let (code, error) = sandbox.fails(&["evaluate", "run", "--split", "val", "--predictions", own]);
+    assert!(code == 2 && error.contains("is for the predictions of test images"), "{error}");
     sandbox.done(&again);
     sandbox.done(&report);
     assert_eq!(fs::read_to_string(&summary).unwrap(), written);
