@@ -75,7 +75,7 @@ fn read(root: &Path) -> Result<BTreeMap<String, (Config, Runs)>> {
         let (name, key) = (name(&config, &ensemble), (config.seed, config.data.split.clone()));
         for (head, branch) in BRANCH_PREDICTIONS.iter().zip(["ViT", "Mamba"]) {
             let Some(own) = run.predictions.column(head).map(<[f64]>::to_vec) else { continue };
-            let mut of_head = evaluated_run(&folder, &Summary::read(&folder)?, Split::Test)?;
+            let mut of_head = run.clone();
             of_head.predictions.predictions = own;
             let name = format!("{branch} within {name}");
             let runs = &mut models.entry(name).or_insert_with(|| (config.clone(), Runs::new())).1;
@@ -109,7 +109,7 @@ fn read(root: &Path) -> Result<BTreeMap<String, (Config, Runs)>> {
 }
 
 /// Ranks the models of a sweep's folder by PC on their pooled test images. Seeds that lack a fold
-/// are left out.
+/// are skipped.
 pub(crate) fn compare(root: &Path) -> Result<Leaderboard> {
     let models = read(root)?;
     let folds = models.values().map(|(_, runs)| {

@@ -111,7 +111,7 @@ impl RegressionHead {
         }
     }
 
-    /// Returns the prediction that a regressor's outputs stand for: scaled scores (b, 1), or the
+    /// Returns the prediction of a regressor with these outputs: scaled scores (b, 1), or the
     /// logits of the ratings (b, k) if this head predicts a distribution.
     pub(super) fn prediction(&self, outputs: &Tensor) -> Prediction {
         let Some(bins) = &self.score_bins else {

@@ -266,8 +266,7 @@ impl VisionTransformer {
     /// tokens, embed_dim).
     pub(super) fn onnx(&self, graph: &mut Graph, x: &Value) -> Value {
         let patches = self.patch_embed.onnx(graph, x);
-        let special = self.special_tokens();
-        let special = graph.derived(&self.cls_token, ".special", || special);
+        let special = graph.derived(&self.cls_token, ".special", || self.special_tokens());
         let mut x = self.layout.embed_onnx(graph, &special, &patches, &self.pos_embed);
         if let Some(norm) = &self.norm_pre {
             x = norm.onnx(graph, &x);

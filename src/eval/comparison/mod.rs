@@ -29,7 +29,7 @@ pub struct Candidate<'a> {
 }
 
 /// A finished run: its predictions for the images of a split, and what training it took.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct EvaluatedRun {
     /// Predictions of the best weights.
     pub predictions: Predictions,
