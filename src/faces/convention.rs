@@ -31,8 +31,9 @@ pub enum Placement {
 
 /// The conventions of datasets. That of MEBeauty was seen on its crops: 224x224 pixels, the eyes
 /// level within 1.5 degrees, black beside a box that fills the height. Of SCUT-FBP5500 only the
-/// size is published: that the eyes are level, with hair and chin in sight, is an assumption.
-const PUBLISHED: [(&str, Convention); 2] = [
+/// size is published: that the eyes are level, with hair and chin in sight, is an assumption. That
+/// of tight crops is this project's own.
+const KNOWN: [(&str, Convention); 3] = [
     ("mebeauty", Convention { size: 224, placement: Placement::Box }),
     (
         "scut",
@@ -47,6 +48,19 @@ const PUBLISHED: [(&str, Convention); 2] = [
             ]),
         },
     ),
+    (
+        "tight",
+        Convention {
+            size: 224,
+            placement: Placement::Landmarks([
+                [0.235, 0.3],
+                [0.765, 0.3],
+                [0.5, 0.6],
+                [0.27, 0.855],
+                [0.73, 0.855],
+            ]),
+        },
+    ),
 ];
 
 /// The most crops in which a convention is measured.
@@ -54,13 +68,13 @@ pub(super) const MOST_MEASURED: usize = 500;
 
 impl Convention {
     /// The names of the conventions that are known.
-    pub fn names() -> [&'static str; 2] {
-        PUBLISHED.map(|(name, _)| name)
+    pub fn names() -> [&'static str; 3] {
+        KNOWN.map(|(name, _)| name)
     }
 
-    /// Returns the convention of a dataset.
+    /// Returns the convention of this name.
     pub fn named(name: &str) -> Option<Self> {
-        PUBLISHED.into_iter().find(|(known, _)| *known == name).map(|(_, convention)| convention)
+        KNOWN.into_iter().find(|(known, _)| *known == name).map(|(_, convention)| convention)
     }
 
     /// Measures the convention of square crops of one face each: the size of the first, and the

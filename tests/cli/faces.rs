@@ -139,7 +139,10 @@ fn predict_scores_the_crop_of_each_image_and_says_which_face_it_was() {
     assert!(code == 1 && error.contains("set/a.png: no face was found"), "{error}");
     let (code, error) =
         sandbox.fails(&["predict", "run", "set", "--crop=nobody", "--detector", "x"]);
-    assert!(code == 2 && error.contains("name mebeauty or scut, or a folder"), "{error}");
+    assert!(
+        code == 2 && error.contains("name one of mebeauty, scut, tight, or a folder"),
+        "{error}"
+    );
     let (code, error) = sandbox.fails(&["predict", "run", "set", "--detector", "detector"]);
     assert!(code == 2 && error.contains("--crop"), "{error}");
 }

@@ -44,8 +44,8 @@ pub(super) struct Args {
     #[arg(long, value_name = "LEVEL", value_parser = parse_level)]
     interval: Option<f64>,
     /// Score the largest face of each image, cropped as the training images are: by the convention
-    /// mebeauty or scut [default: that of the run's dataset, or mebeauty], or as in a folder of
-    /// crops. An image without a face has a row that says so
+    /// mebeauty, scut or tight [default: that of the run's dataset, or mebeauty], or as in a folder
+    /// of crops. An image without a face has a row that says so
     #[arg(
         long, value_name = "NAME_OR_FOLDER", num_args = 0..=1, require_equals = true,
         default_missing_value = ""
