@@ -120,8 +120,8 @@ fn open_runs(args: &Args) -> Result<Vec<Run>> {
     Ok(runs)
 }
 
-/// Refuses a file in which a run keeps other predictions: those of one run, another run, or another
-/// split.
+/// Refuses a file in which a run keeps other predictions: those of one run, another run, another
+/// split, or its best weights.
 fn check_predictions_file(args: &Args, file: &Path, runs: &[Run]) -> Result<()> {
     let Some(path) = canonical(file) else {
         return Ok(()); // it cannot be written, which is said then
@@ -135,7 +135,12 @@ fn check_predictions_file(args: &Args, file: &Path, runs: &[Run]) -> Result<()> 
     let of_run = |run: &Run| Path::new(".").join(run.weights.with_file_name(""));
     let is_own = |run: &Run| canonical(&of_run(run)) == canonical(&folder);
     let wrong = match runs {
-        [run] if is_own(run) && split == args.split => return Ok(()),
+        [run] if is_own(run) && split == args.split => {
+            if run.weights.ends_with(BEST_FILE) {
+                return Ok(());
+            }
+            "the run's best weights: name the run directory, or another file".to_string()
+        }
         [run] if is_own(run) => format!(
             "{split} images: add --split {split}, or name {} for those of {} images",
             RunDir::predictions_in(&run.weights.with_file_name(""), args.split).display(),

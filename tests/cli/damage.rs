@@ -21,17 +21,19 @@ fn predictions_that_evaluate_writes_into_the_run_are_the_runs_own() {
     let again = ["evaluate", "run", "--split", "test", "--predictions", "run/predictions_test.csv"];
     let remedy = format!("write it again: vmbeauty {}", again.join(" "));
     assert!(error.contains(&remedy) && !error.contains("train the run"), "{error}");
-    // Other files and weights are not the run's, and another split is refused.
-    let own = file.to_str().unwrap();
-    for other in [
-        ["evaluate", "run", "--split", "test", "--predictions", "p.csv"],
-        ["evaluate", "run/last.safetensors", "--split", "test", "--predictions", own],
-    ] {
-        sandbox.done(&other);
+    // Other files are not the run's; another split and other weights are refused.
+    for weights in ["run", "run/last.safetensors"] {
+        sandbox.done(&["evaluate", weights, "--split", "test", "--predictions", "p.csv"]);
         assert_eq!(fs::read_to_string(&summary).unwrap(), changed);
     }
-    let (code, error) = sandbox.fails(&["evaluate", "run", "--split", "val", "--predictions", own]);
-    assert!(code == 2 && error.contains("is for the predictions of test images"), "{error}");
+    let own = file.to_str().unwrap();
+    for (weights, split, of) in
+        [("run", "val", "test images"), ("run/last.safetensors", "test", "the run's best weights")]
+    {
+        let evaluate = ["evaluate", weights, "--split", split, "--predictions", own];
+        let (code, error) = sandbox.fails(&evaluate);
+        assert!(code == 2 && error.contains(&format!("is for the predictions of {of}")), "{error}");
+    }
     sandbox.done(&again);
     sandbox.done(&report);
     assert_eq!(fs::read_to_string(&summary).unwrap(), written);

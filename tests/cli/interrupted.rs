@@ -24,7 +24,12 @@ const SETTINGS: [&str; 5] = [
 ];
 
 fn start(sandbox: &Sandbox, arguments: &[&str]) -> Child {
-    let mut command = sandbox.command(arguments);
+    let program = sandbox.command(arguments);
+    // Under nohup the tests ignore SIGHUP, and what they start would too.
+    let mut command = Command::new("env");
+    command.arg("--default-signal=HUP").arg(program.get_program()).args(program.get_args());
+    command.envs(program.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    command.current_dir(program.get_current_dir().unwrap()).env_remove("VMB_CACHE_DIR");
     command.stdout(Stdio::null()).stderr(Stdio::piped());
     command.spawn().unwrap()
 }

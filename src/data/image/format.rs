@@ -65,11 +65,6 @@ impl ImageFormat {
         open_regular(path)?.take(Self::HEADER as u64).read_to_end(&mut start)?;
         Ok(Self::of(&start))
     }
-
-    /// Returns whether files of this format are read.
-    pub fn is_supported(self) -> bool {
-        !matches!(self, Self::Unsupported(_))
-    }
 }
 
 impl fmt::Display for ImageFormat {
@@ -163,8 +158,6 @@ mod tests {
 
     #[test]
     fn an_unsupported_format_is_named_with_the_conversion() {
-        assert!(ImageFormat::Jpeg.is_supported());
-        assert!(!ImageFormat::Unsupported("HEIC").is_supported());
         let message = unsupported("HEIC");
         assert!(message.starts_with("HEIC is not supported; convert it"), "{message}");
         assert!(message.contains("mogrify -format png"), "{message}");
