@@ -8,7 +8,6 @@ is stripped, and finds them in ../lib.
 """
 
 import gzip
-import importlib.util
 import json
 import re
 import shutil
@@ -17,6 +16,8 @@ import sys
 import tarfile
 import tempfile
 from pathlib import Path
+
+import setup
 
 PROJECT = Path(__file__).resolve().parent.parent
 TARGET = "x86_64-unknown-linux-gnu"
@@ -166,9 +167,6 @@ def copy(source, to):
 
 def copy_fetched(to):
     """Copies what the set-up fetches for some commands, and the program then finds there."""
-    spec = importlib.util.spec_from_file_location("setup", PROJECT / "scripts/setup.py")
-    setup = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(setup)
     fetched = {setup.FACES_FOLDER: "data crop", setup.WEB_FOLDER: "export --format web"}
     for name, command in fetched.items():
         files = sorted((setup.cache_root() / name).glob("*"))

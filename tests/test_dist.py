@@ -1,16 +1,14 @@
 """The script that packs the program: what it keeps of RUNPATH, and whose licenses it collects."""
 
-import importlib.util
 import shutil
 import subprocess
+import sys
 import tempfile
 import unittest
 from pathlib import Path
 
-SCRIPT = Path(__file__).resolve().parent.parent / "scripts/dist.py"
-spec = importlib.util.spec_from_file_location("vmb_dist", SCRIPT)
-dist = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(dist)
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "scripts"))
+import dist  # noqa: E402
 
 
 class DistTest(unittest.TestCase):

@@ -2,19 +2,17 @@
 
 import hashlib
 import base64
-import importlib.util
 import json
 import os
+import sys
 import tempfile
 import unittest
 import zipfile
 from pathlib import Path
 from unittest import mock
 
-SCRIPT = Path(__file__).resolve().parent.parent / "scripts/setup.py"
-spec = importlib.util.spec_from_file_location("vmb_setup", SCRIPT)
-setup = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(setup)
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "scripts"))
+import setup  # noqa: E402
 
 
 def record_sum(data):

@@ -20,7 +20,6 @@ import zlib
 import chromium
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-WIDTHS = [390, 1280]
 GROUPS = ["female/asian", "male/asian", "female/black", "male/black"]
 CONFIG = """
 name: small
@@ -42,10 +41,8 @@ SECTIONS = ["models", "differences", "search", "compare", "curves", "predictions
 MAX_BYTES = 5_000_000
 
 # Lists the faults of the rendered page.
-FAULTS = """(() => {
-    const faults = [], width = document.documentElement.clientWidth;
+FAULTS = "(() => {" + chromium.FAULTS + """
     const name = element => element.tagName + ' "' + (element.textContent || '').trim().slice(0, 40) + '"';
-    if (document.documentElement.scrollWidth > width) faults.push('the page is ' + document.documentElement.scrollWidth + ' px wide');
     const charts = document.querySelectorAll('.chart svg');
     if (charts.length < LEAST) faults.push('only ' + charts.length + ' charts');
     document.querySelectorAll('details').forEach(element => element.open = true);
@@ -78,10 +75,6 @@ FAULTS = """(() => {
             }
     }
     for (const image of document.images) if (!image.naturalWidth) faults.push('no image: ' + image.alt);
-    const levels = color => color.match(/[0-9.]+/g).slice(0, 3).map(v => v / 255).map(v => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4);
-    const light = color => levels(color).reduce((sum, v, i) => sum + v * [0.2126, 0.7152, 0.0722][i], 0);
-    const paper = light(getComputedStyle(document.body).backgroundColor);
-    const contrast = color => { const own = light(color); return (Math.max(own, paper) + 0.05) / (Math.min(own, paper) + 0.05); };
     for (const [what, key, least] of [['body', 'color', 4.5], ['.note', 'color', 4.5], ['a', 'color', 4.5], ['svg text', 'fill', 4.5]]) {
         const found = document.querySelector(what);
         if (found && contrast(getComputedStyle(found)[key]) < least) faults.push('too little contrast: ' + what);
@@ -148,21 +141,18 @@ def sixty_runs(trained, to):
 
 def check(browser, page, shots, made):
     faults, papers = [], {}
-    for width in WIDTHS:
-        for scheme in ["light", "dark"]:
-            browser.open(page.resolve().as_uri(), width, scheme)
-            if shots:
-                browser.screenshot(shots / f"report-{width}-{scheme}.png")
-            text = page.read_text()
-            least = 3 if "Learning curves" in text else 0
-            found = json.loads(browser.evaluate(FAULTS.replace("LEAST", str(least))))
-            if shots:
-                browser.screenshot(shots / f"report-{width}-{scheme}-open.png")
-            papers[scheme] = found["paper"]
-            here = found["faults"] + browser.event_faults(("file:", "data:", "about:"))
-            faults += [f"{width} px, {scheme}: {fault}" for fault in here]
+    text = page.read_text()
+    script = FAULTS.replace("LEAST", "3" if "Learning curves" in text else "0")
+    for width, scheme in browser.views(page):
+        if shots:
+            browser.screenshot(shots / f"report-{width}-{scheme}.png")
+        found = json.loads(browser.evaluate(script))
+        if shots:
+            browser.screenshot(shots / f"report-{width}-{scheme}-open.png")
+        papers[scheme] = found["paper"]
+        here = found["faults"] + browser.event_faults(("file:", "data:", "about:"))
+        faults += [f"{width} px, {scheme}: {fault}" for fault in here]
     if made:
-        text = page.read_text()
         faults += [f"there is no section {name}" for name in SECTIONS if f'<section id="{name}"' not in text]
         for words in ["is selected among 3 models", "fewer than 3 seeds", "Largest disagreements", "mean of 2 runs"]:
             faults += [] if words in text else [f"the page does not say: {words}"]
@@ -179,11 +169,7 @@ def main():
         if shots:
             shots.mkdir(parents=True, exist_ok=True)
         faults = check(browser, page, shots, made=len(sys.argv) < 2)
-    for fault in faults:
-        print(fault)
-    if faults:
-        sys.exit(f"error: {len(faults)} faults")
-    print(f"the report has no faults at {' and '.join(map(str, WIDTHS))} px, light and dark")
+    chromium.end(faults, "the report has no faults")
 
 
 if __name__ == "__main__":

@@ -19,7 +19,6 @@ import time
 import chromium
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-WIDTHS = [390, 1280]
 TOLERANCE = 1e-3
 # As in the quickstart, in a second.
 BASE = ["--set", "data.synthetic={train: 200, val: 60, test: 20}", "--set", "train.epochs=2", "--set", "data.image_size=64"]
@@ -33,21 +32,15 @@ BLENDED, BLENDED_TOLERANCE = {"alpha.webp", "gray_alpha.png"}, 2e-2
 # What Chromium cannot read.
 UNREADABLE = {".tiff"}
 
-FAULTS = """(() => {
-    const faults = [], width = document.documentElement.clientWidth;
-    if (document.documentElement.scrollWidth > width) faults.push('the page is ' + document.documentElement.scrollWidth + ' px wide');
+FAULTS = "(() => {" + chromium.FAULTS + """
     for (const element of document.querySelectorAll('body *')) {
         const box = element.getBoundingClientRect();
         if (box.width > 1 && (box.right > width + 1 || box.left < -1)) faults.push('cut off: ' + element.className + element.textContent.slice(0, 40));
     }
     for (const image of document.images) if (image.complete && !image.naturalWidth && !image.closest('.card').querySelector('.error')) faults.push('no photo');
-    const levels = color => color.match(/[0-9.]+/g).slice(0, 3).map(v => v / 255).map(v => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4);
-    const light = color => levels(color).reduce((sum, v, i) => sum + v * [0.2126, 0.7152, 0.0722][i], 0);
-    const paper = light(getComputedStyle(document.body).backgroundColor);
     for (const what of ['body', '.note', '.time', '.ends', '.error', '#status']) {
         const found = document.querySelector(what);
-        const own = found && light(getComputedStyle(found).color);
-        if (found && (Math.max(own, paper) + 0.05) / (Math.min(own, paper) + 0.05) < 4.5) faults.push('too little contrast: ' + what);
+        if (found && contrast(getComputedStyle(found).color) < 4.5) faults.push('too little contrast: ' + what);
     }
     return JSON.stringify([...new Set(faults)]);
 })()"""
@@ -89,32 +82,30 @@ def scores(browser, files):
 
 def check(browser, page, files, expected, shots):
     faults, largest = [], 0
-    for width in WIDTHS:
-        for scheme in ["light", "dark"]:
-            browser.open(page.resolve().as_uri(), width, scheme)
-            cards = scores(browser, files)
-            here = json.loads(browser.evaluate(FAULTS))
-            for file, card, row in zip(files, cards, expected):
-                if file.suffix in UNREADABLE:
-                    here += [] if "cannot read it" in card["text"] else [f"{file.name}: {card['text']}"]
-                    continue
-                shown = re.search(r"90\s% interval (-?[0-9]+[.][0-9]{2}) to (-?[0-9]+[.][0-9]{2})", card["text"]) or [0, "nan", "nan"]
-                shown = [float(card["score"] or "nan"), float(shown[1]), float(shown[2])]
-                differences = [abs(number - row[key]) for number, key in zip(shown, ["score", "lower", "upper"])]
-                limit = BLENDED_TOLERANCE if file.name in BLENDED else TOLERANCE
-                largest = max(largest, differences[0] if file.name not in BLENDED else 0)
-                # The ends of the interval have two digits.
-                if not all(d <= most for d, most in zip(differences, [limit, limit + 0.005, limit + 0.005])):
-                    here.append(f"{file.name}: {card['text']}, predict says {row}")
-            here += browser.event_faults(("file:", "data:", "blob:"))
-            # In doubles 380 * (224 / 190) is below 448, as in src/data/image/transform.rs.
-            top = browser.evaluate("visibleFrame(190, 380, { resize: 'crop', image_size: 224, short_side: 224 }).top")
-            here += [] if math.isclose(top, 112 * 380 / 447) else [f"a crop begins at {top}"]
-            sent = browser.evaluate("fetch('https://example.org/').then(() => 'sent', () => 'refused')")
-            here += [] if sent == "refused" else ["the page can send"]
-            if shots:
-                browser.screenshot(shots / f"web-{page.parent.name}-{width}-{scheme}.png")
-            faults += [f"{page.parent.name}, {width} px, {scheme}: {fault}" for fault in here]
+    for width, scheme in browser.views(page):
+        cards = scores(browser, files)
+        here = json.loads(browser.evaluate(FAULTS))
+        for file, card, row in zip(files, cards, expected):
+            if file.suffix in UNREADABLE:
+                here += [] if "cannot read it" in card["text"] else [f"{file.name}: {card['text']}"]
+                continue
+            shown = re.search(r"90\s% interval (-?[0-9]+[.][0-9]{2}) to (-?[0-9]+[.][0-9]{2})", card["text"]) or [0, "nan", "nan"]
+            shown = [float(card["score"] or "nan"), float(shown[1]), float(shown[2])]
+            differences = [abs(number - row[key]) for number, key in zip(shown, ["score", "lower", "upper"])]
+            limit = BLENDED_TOLERANCE if file.name in BLENDED else TOLERANCE
+            largest = max(largest, differences[0] if file.name not in BLENDED else 0)
+            # The ends of the interval have two digits.
+            if not all(d <= most for d, most in zip(differences, [limit, limit + 0.005, limit + 0.005])):
+                here.append(f"{file.name}: {card['text']}, predict says {row}")
+        here += browser.event_faults(("file:", "data:", "blob:"))
+        # In doubles 380 * (224 / 190) is below 448, as in src/data/image/transform.rs.
+        top = browser.evaluate("visibleFrame(190, 380, { resize: 'crop', image_size: 224, short_side: 224 }).top")
+        here += [] if math.isclose(top, 112 * 380 / 447) else [f"a crop begins at {top}"]
+        sent = browser.evaluate("fetch('https://example.org/').then(() => 'sent', () => 'refused')")
+        here += [] if sent == "refused" else ["the page can send"]
+        if shots:
+            browser.screenshot(shots / f"web-{page.parent.name}-{width}-{scheme}.png")
+        faults += [f"{page.parent.name}, {width} px, {scheme}: {fault}" for fault in here]
     print(f"{page.parent.name}: largest difference from predict {largest:.1e}")
     return faults
 
@@ -123,7 +114,7 @@ def check_without_model(browser, page, file):
     """A model that cannot be started is an error on the card of a photo."""
     script = page.with_name("model.js")
     script.write_text(script.read_text().split("MODEL.push")[0])
-    browser.open(page.resolve().as_uri(), WIDTHS[0], "light")
+    browser.open(page.resolve().as_uri(), chromium.WIDTHS[0], "light")
     [card] = scores(browser, [file])
     status = browser.evaluate("document.getElementById('status').textContent")
     reason = status.removeprefix("The model cannot be started: ")
@@ -151,11 +142,7 @@ def main():
             rows = json.loads(vmbeauty("predict", name, *map(str, files), "--interval", "0.9", "--format", "json"))
             faults += check(browser, page, files, rows["predictions"], shots)
         faults += check_without_model(browser, page, files[0])
-    for fault in faults:
-        print(fault)
-    if faults:
-        sys.exit(f"error: {len(faults)} faults")
-    print(f"the pages score as predict does and have no faults at {' and '.join(map(str, WIDTHS))} px, light and dark")
+    chromium.end(faults, "the pages score as predict does and have no faults")
 
 
 if __name__ == "__main__":

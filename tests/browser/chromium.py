@@ -20,6 +20,16 @@ FLAGS = [
     "--hide-scrollbars",
     "--remote-debugging-pipe",
 ]
+WIDTHS = [390, 1280]
+# The beginning of a script that lists the faults of a page: its width, and the contrast of a color with the paper.
+FAULTS = """
+    const faults = [], width = document.documentElement.clientWidth;
+    if (document.documentElement.scrollWidth > width) faults.push('the page is ' + document.documentElement.scrollWidth + ' px wide');
+    const levels = color => color.match(/[0-9.]+/g).slice(0, 3).map(v => v / 255).map(v => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4);
+    const light = color => levels(color).reduce((sum, v, i) => sum + v * [0.2126, 0.7152, 0.0722][i], 0);
+    const paper = light(getComputedStyle(document.body).backgroundColor);
+    const contrast = color => { const own = light(color); return (Math.max(own, paper) + 0.05) / (Math.min(own, paper) + 0.05); };
+"""
 
 
 def find_or_skip():
@@ -33,6 +43,15 @@ def find_or_skip():
         print(f"skipped: {message} (VMB_REQUIRE_CHROMIUM=1 makes that an error)")
         sys.exit(0)
     return program
+
+
+def end(faults, success):
+    """Prints the faults and fails, or says that pages have none."""
+    for fault in faults:
+        print(fault)
+    if faults:
+        sys.exit(f"error: {len(faults)} faults")
+    print(f"{success} at {' and '.join(map(str, WIDTHS))} px, light and dark")
 
 
 class Browser:
@@ -107,6 +126,13 @@ class Browser:
         self.call("Page.navigate", url=url)
         while not any(event.get("method") == "Page.loadEventFired" for event in self.events):
             self.events.append(self.read())
+
+    def views(self, page):
+        """Opens a page at each width in light and dark mode, and yields these."""
+        for width in WIDTHS:
+            for scheme in ["light", "dark"]:
+                self.open(page.resolve().as_uri(), width, scheme)
+                yield width, scheme
 
     def event_faults(self, allowed):
         """Faults among the events since `open`: what the console says, dialogs, and requests other than to `allowed`."""

@@ -5,7 +5,6 @@ PyTorch is the one of `make cuda`, which is fetched where it is missing (2.6 GB,
 the cache has facenet-pytorch and what it needs. VMB_FACENET_PYTHON names a Python that has them already.
 """
 
-import importlib.util
 import os
 import subprocess
 import sys
@@ -15,19 +14,16 @@ PROJECT = Path(__file__).resolve().parents[2]
 PACKAGES = ["facenet-pytorch==2.6.0", "torchvision", "numpy", "pillow", "tqdm"]
 PACKAGES += ["requests", "urllib3", "idna", "certifi", "charset-normalizer"]
 
-spec = importlib.util.spec_from_file_location("vmb_setup", PROJECT / "scripts/setup.py")
-setup = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(setup)
+sys.path.insert(0, str(PROJECT / "scripts"))
+import setup  # noqa: E402
 
 
 def packages(root):
     """The folders that Python finds facenet-pytorch and PyTorch in."""
     final = root / f"face-tests-python{sys.version_info.major}.{sys.version_info.minor}"
-    if not setup.is_whole(final):
-        setup.say(f"fetching facenet-pytorch (20 MB, once) into {final}")
-        with setup.building(final) as folder:
-            # Of facenet-pytorch, the detector works with any PyTorch, whatever its metadata say.
-            setup.pip_install(folder, PACKAGES, ["--no-deps", "--quiet"])
+    # Of facenet-pytorch, the detector works with any PyTorch, whatever its metadata say.
+    fill = lambda folder: setup.pip_install(folder, PACKAGES, ["--no-deps", "--quiet"])
+    setup.fetched(final, "facenet-pytorch (20 MB, once)", fill)
     return [final, setup.libtorch_cuda(root).parent]
 
 

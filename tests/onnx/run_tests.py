@@ -1,7 +1,6 @@
 #!/usr/bin/env python3
 """Fetches onnx and onnxruntime into the cache and runs the tests of exported ONNX files with them: `make test-onnx`."""
 
-import importlib.util
 import os
 import shutil
 import subprocess
@@ -12,9 +11,8 @@ HERE = Path(__file__).resolve().parent
 PROJECT = HERE.parent.parent
 PYTHON = ["onnx==1.23.2", "onnxruntime==1.32.0", "numpy==2.4.6", "pillow==13.0.0"]
 
-spec = importlib.util.spec_from_file_location("vmb_setup", PROJECT / "scripts/setup.py")
-setup = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(setup)
+sys.path.insert(0, str(PROJECT / "scripts"))
+import setup  # noqa: E402
 NODE = [setup.WEB_RUNTIME, "sharp@0.35.5"]
 
 
@@ -22,12 +20,8 @@ def python_packages(root):
     """The folder of the Python packages, named after what is in it."""
     versions = "-".join(package.replace("==", "") for package in PYTHON[:2])
     final = root / f"onnx-tests-{versions}-python{sys.version_info.major}.{sys.version_info.minor}"
-    if not setup.is_whole(final):
-        setup.need_space(root, 1)
-        setup.say(f"fetching {', '.join(PYTHON)} (60 MB, once) into {final}")
-        with setup.building(final) as folder:
-            setup.pip_install(folder, PYTHON, ["--quiet"])
-    return final
+    fill = lambda folder: setup.pip_install(folder, PYTHON, ["--quiet"])
+    return setup.fetched(final, f"{', '.join(PYTHON)} (60 MB, once)", fill, gigabytes=1)
 
 
 def node_packages(root):
@@ -35,14 +29,13 @@ def node_packages(root):
     if not shutil.which("node") or not shutil.which("npm"):
         setup.say("SKIPPED: predict.mjs needs Node and npm")
         return None
+
+    def fill(folder):
+        (folder / "package.json").write_text("{}")
+        setup.run(["npm", "install", "--silent", "--no-audit", "--no-fund", *NODE], "the installation by npm", cwd=folder)
+
     final = root / f"onnx-tests-{'-'.join(package.replace('@', '') for package in NODE)}"
-    if not setup.is_whole(final):
-        setup.need_space(root, 1)
-        setup.say(f"fetching {', '.join(NODE)} (once) into {final}")
-        with setup.building(final) as folder:
-            (folder / "package.json").write_text("{}")
-            setup.run(["npm", "install", "--silent", "--no-audit", "--no-fund", *NODE], "the installation by npm", cwd=folder)
-    return final
+    return setup.fetched(final, f"{', '.join(NODE)} (once)", fill, gigabytes=1)
 
 
 def main():
