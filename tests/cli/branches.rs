@@ -18,9 +18,7 @@ fn last(sandbox: &Sandbox, run: &str) -> Vec<u8> {
 #[test]
 fn a_run_reports_the_pc_of_each_branch_by_epoch_and_each_prediction_of_its_head() {
     let sandbox = Sandbox::new();
-    let output = sandbox.run(&train_arguments("run", &[HEADS]));
-    let console = String::from_utf8(output.stderr).unwrap();
-    assert!(output.status.success(), "{console}");
+    let [table, console] = sandbox.succeeds(&train_arguments("run", &[HEADS]));
     let (run, log) = (sandbox.path("run"), events(&sandbox.path("run")));
     let logged = ["branches/pc_vit", "branches/pc_mamba"].map(|tag| values(&log, tag));
     let epochs = epochs(&run);
@@ -41,7 +39,6 @@ fn a_run_reports_the_pc_of_each_branch_by_epoch_and_each_prediction_of_its_head(
         let recorded = epochs[best]["branch_pc"][branch].as_f64().unwrap();
         assert!((pc - recorded).abs() < 1e-9, "{name}: {pc} {recorded}");
     }
-    let table = String::from_utf8(output.stdout).unwrap();
     let of_vit = predictions.metrics_of("prediction_vit").unwrap().unwrap();
     let row = table.lines().find(|line| line.contains("the ViT's own head")).unwrap();
     assert!(row.starts_with("val") && row.contains(&format!("{:.4}", of_vit.pc)), "{table}");
@@ -121,8 +118,7 @@ fn an_exported_model_predicts_and_its_card_names_the_heads() {
     assert!(card.contains("- A linear head of each branch, which trained it"), "{card}");
     let vit = tensors(&sandbox.path("out/vit.safetensors"));
     assert!(vit.keys().all(|name| !name.contains("branch_heads")));
-    let image = image::RgbImage::from_fn(32, 32, |x, y| image::Rgb([x as u8 * 7, y as u8, 90]));
-    image.save(sandbox.path("a.png")).unwrap();
+    sandbox.image("a.png", 90);
     let scores = ["run", "out/model.safetensors"].map(|model| {
         let rows = sandbox.json(&["predict", model, "a.png", "--format", "json"]);
         rows["predictions"][0]["score"].as_f64().unwrap()

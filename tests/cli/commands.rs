@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
-use image::{Rgb, RgbImage};
 use serde_json::{Value, json};
 use vm_beautynet::eval::predictions::Predictions;
 
-use crate::sandbox::{SMALL, Sandbox};
+use crate::sandbox::Sandbox;
+use crate::sandbox::run::train_arguments;
 
 fn bytes(path: &Path) -> Vec<u8> {
     fs::read(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
@@ -102,19 +102,16 @@ fn a_start_that_fails_leaves_no_run_directory_behind() {
 #[test]
 fn resuming_with_different_data_is_an_error() {
     let sandbox = Sandbox::new();
-    fs::create_dir(sandbox.path("set")).unwrap();
     let mut rows = String::from("image,score,split\n");
     for i in 0..8u8 {
-        let image = RgbImage::from_fn(20, 20, |x, y| Rgb([x as u8 * 9, y as u8 * 9, i * 30]));
-        image.save(sandbox.path("set").join(format!("{i}.png"))).unwrap();
+        sandbox.image(&format!("set/{i}.png"), i * 30);
         rows += &format!("{i}.png,{i},{}\n", if i < 6 { "train" } else { "val" });
     }
     fs::write(sandbox.path("set/list.csv"), &rows).unwrap();
-    let csv = SMALL.replace("dataset: synthetic", "dataset: csv, root: set/list.csv");
-    fs::write(sandbox.path("csv.yaml"), csv).unwrap();
-    sandbox.done(&["train", "csv.yaml", "--output", "run"]);
+    let train = train_arguments("run", &["data={dataset: csv, root: set/list.csv}"]);
+    sandbox.done(&train);
     fs::write(sandbox.path("set/list.csv"), rows.replace("3.png,3", "3.png,4")).unwrap();
-    let (_, errors) = sandbox.fails(&["train", "csv.yaml", "--output", "run", "--resume"]);
+    let (_, errors) = sandbox.fails(&[&train[..], &["--resume"]].concat());
     assert!(errors.contains("dataset is not the one"), "{errors}");
 }
 
@@ -215,7 +212,7 @@ fn an_export_has_the_published_names_and_a_model_card() {
         assert!(card.contains(words), "{words} is not in\n{card}");
     }
     // The exported network predicts the same scores.
-    image(&sandbox.path("face.png"));
+    sandbox.image("face.png", 90);
     let predict = |run: &str| sandbox.done(&["predict", run, "face.png", "--format", "csv"]);
     assert_eq!(predict("out/model.safetensors"), predict("run"));
 
@@ -258,12 +255,12 @@ fn an_onnx_export_says_how_images_become_its_input() {
     let listed = names.map(|name| format!("out/{name}\n")).concat();
     assert_eq!(export(&["--scan", "unrolled", "--input", "float"]), listed);
     assert_eq!(export(&[]), listed);
-    let how: Value = serde_json::from_slice(&bytes(&sandbox.path("out/preprocess.json"))).unwrap();
+    let how = sandbox.read_json("out/preprocess.json");
     assert_eq!(how["input"]["shape"], json!(["batch", 32, 32, 3]));
     assert_eq!((&how["resize"], &how["short_side"]), (&json!("crop"), &json!(40)));
     assert_eq!(how["outputs"], json!(["score", "branch_weights", "features"]));
     assert_eq!(how["test_time_flip"]["value"], true);
-    let summary: Value = serde_json::from_slice(&bytes(&sandbox.path("run/summary.json"))).unwrap();
+    let summary = sandbox.read_json("run/summary.json");
     assert_eq!(how["weights_blake3"], summary["files"]["best.safetensors"]);
     let card = fs::read_to_string(sandbox.path("out/README.md")).unwrap();
     assert!(card.contains("`model.onnx`: the whole model"), "{card}");
@@ -301,7 +298,7 @@ fn a_web_page_has_the_model_its_interval_and_a_policy_that_lets_nothing_out() {
     let about = script.lines().next().unwrap().strip_prefix("const RUN = ").unwrap();
     let about: Value = serde_json::from_str(about.trim_end_matches(';')).unwrap();
     assert_eq!(about["preprocess"]["resize"], "pad");
-    image(&sandbox.path("face.png"));
+    sandbox.image("face.png", 90);
     let predict = ["predict", "run", "face.png", "--interval", "0.9", "--format", "json"];
     let row = sandbox.json(&predict)["predictions"][0].clone();
     let number = |value: &Value| value.as_f64().unwrap();
@@ -316,19 +313,12 @@ fn a_web_page_has_the_model_its_interval_and_a_policy_that_lets_nothing_out() {
     assert!(error.contains("write it again: vmbeauty evaluate"), "{error}");
 }
 
-fn image(path: &Path) {
-    RgbImage::from_fn(50, 40, |x, y| Rgb([x as u8 * 5, y as u8 * 6, 90])).save(path).unwrap();
-}
-
 #[test]
 fn predict_and_features_read_images_and_features_reports_those_that_cannot_be_read() {
     let sandbox = Sandbox::new();
     sandbox.train_one_epoch("run");
-    fs::create_dir(sandbox.path("faces")).unwrap();
-    for (i, name) in ["a.png", "b.jpg"].iter().enumerate() {
-        let image = RgbImage::from_fn(50, 40, |x, y| Rgb([x as u8 * 5, y as u8 * 6, i as u8 * 90]));
-        image.save(sandbox.path("faces").join(name)).unwrap();
-    }
+    sandbox.image("faces/a.png", 0);
+    sandbox.image("faces/b.jpg", 90);
     let predicted = sandbox.json(&["predict", "run", "faces", "--format", "json"]);
     assert_eq!(predicted["predictions"].as_array().unwrap().len(), 2);
     assert!(predicted["predictions"][0]["weight_vit"].is_number());
@@ -459,27 +449,21 @@ fn a_summary_adds_up_what_its_layers_have() {
 #[test]
 fn data_check_prints_one_json_object_with_missing_and_unreadable_images() {
     let sandbox = Sandbox::new();
-    fs::create_dir(sandbox.path("set")).unwrap();
     let mut rows = String::from("image,score,split\n");
     for i in 0..6 {
-        let image = RgbImage::from_fn(20, 20, |x, y| Rgb([x as u8 * 9, y as u8 * 9, i * 40]));
-        image.save(sandbox.path("set").join(format!("{i}.png"))).unwrap();
+        sandbox.image(&format!("set/{i}.png"), i * 40);
         let split = ["train", "train", "train", "val", "val", "test"][i as usize];
         rows += &format!("{i}.png,{},{split}\n", i + 1);
     }
     rows += "gone.png,3,train\n";
     fs::write(sandbox.path("set/list.csv"), rows).unwrap();
     fs::write(sandbox.path("set/0.png"), b"").unwrap();
-    fs::write(
-        sandbox.path("csv.yaml"),
-        SMALL.replace("dataset: synthetic", "dataset: csv, root: set/list.csv"),
-    )
-    .unwrap();
-    let report = sandbox.json(&["data", "check", "csv.yaml", "--json"]);
+    let set = "data={dataset: csv, root: set/list.csv}";
+    let report = sandbox.json(&["data", "check", "small.yaml", "--json", "--set", set]);
     assert_eq!(report["missing"][0]["id"], "gone.png");
     assert_eq!(report["unreadable"][0]["id"], "0.png");
     // Training skips those two and reports it.
-    let errors = sandbox.log(&["train", "csv.yaml", "--output", "run", "--set", "train.epochs=1"]);
+    let errors = sandbox.log(&train_arguments("run", &[set, "train.epochs=1"]));
     assert!(
         errors.contains("2 images to train")
             && errors.contains("2 rows of the dataset were skipped"),

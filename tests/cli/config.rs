@@ -92,11 +92,9 @@ fn a_preset_for_larger_images_is_warned_about_once() {
 #[test]
 fn a_run_is_evaluated_from_another_folder() {
     let sandbox = Sandbox::new();
-    let rows = (0..8).map(|i| {
-        let pixels =
-            image::RgbImage::from_fn(70, 80, |x, y| image::Rgb([(x * i) as u8, y as u8, 9]));
-        pixels.save(sandbox.path(&format!("{i}.png"))).unwrap();
-        let split = ["train", "train", "val", "test"][i as usize % 4];
+    let rows = (0..8u8).map(|i| {
+        sandbox.image(&format!("{i}.png"), i * 30);
+        let split = ["train", "train", "val", "test"][usize::from(i % 4)];
         format!("{i}.png,{},{split}\n", i % 5)
     });
     let table = format!("image,score,split\n{}", rows.collect::<String>());

@@ -12,12 +12,6 @@ use crate::sandbox::Sandbox;
 
 use self::detector::{finds_everywhere, finds_nothing};
 
-fn image(sandbox: &Sandbox, name: &str, shade: u8) {
-    let path = sandbox.path(name);
-    fs::create_dir_all(path.parent().unwrap()).unwrap();
-    RgbImage::from_fn(60, 48, |x, y| Rgb([x as u8 * 4, y as u8 * 5, shade])).save(path).unwrap();
-}
-
 /// The rows of a table of crops, by column.
 fn rows(sandbox: &Sandbox, path: &str) -> Vec<std::collections::HashMap<String, String>> {
     let mut table = csv::Reader::from_path(sandbox.path(path)).unwrap();
@@ -29,13 +23,12 @@ fn each_image_of_a_folder_has_a_row_and_each_face_a_crop_under_the_images_name()
     let sandbox = Sandbox::new();
     finds_everywhere(&sandbox.path("detector"));
     for name in ["set/b.png", "set/deep/er/a.jpg", "set/z.webp"] {
-        image(&sandbox, name, 7);
+        sandbox.image(name, 7);
     }
     fs::write(sandbox.path("set/c.png"), "no image").unwrap();
     RgbImage::from_pixel(19, 400, Rgb([9; 3])).save(sandbox.path("set/thin.png")).unwrap();
-    let output = sandbox.run(&["data", "crop", "set", "--output", "out", "--detector", "detector"]);
-    let errors = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{errors}");
+    let crop = ["data", "crop", "set", "--output", "out", "--detector", "detector"];
+    let errors = sandbox.log(&crop);
     assert!(errors.contains("skipped: c.png: not an image"), "{errors}");
     assert!(
         errors.contains("cropped 3 of 5 images, 1 without a face, 1 not readable; of the crops"),
@@ -62,8 +55,7 @@ fn each_image_of_a_folder_has_a_row_and_each_face_a_crop_under_the_images_name()
     }
     assert!(rows[1]["error"].starts_with("not an image"), "{:?}", rows[1]);
     assert_eq!(fs::read_dir(sandbox.path("out")).unwrap().count(), 4);
-    let again = ["data", "crop", "set", "--output", "out", "--detector", "detector"];
-    let (code, error) = sandbox.fails(&again);
+    let (code, error) = sandbox.fails(&crop);
     assert!(code == 2 && error.contains("out is not empty"), "{error}");
 }
 
@@ -73,7 +65,7 @@ fn the_crops_of_a_table_train_with_its_copy() {
     finds_everywhere(&sandbox.path("detector"));
     let mut table = "file;rating\n".to_string();
     for index in 0..12u8 {
-        image(&sandbox, &format!("in/photos/{index}.png"), index * 20);
+        sandbox.image(&format!("in/photos/{index}.png"), index * 20);
         table += &format!("{index}.png;{},5\n", index % 4);
     }
     table += "gone.png;2\n0.png;3,5\n";
@@ -85,8 +77,7 @@ fn the_crops_of_a_table_train_with_its_copy() {
     assert_eq!((&rows[12]["status"][..], &rows[12]["error"][..]), ("unreadable", "no such file"));
     assert_eq!(image::open(sandbox.path("out/photos/3.png")).unwrap().width(), 350);
     assert_eq!(fs::read_to_string(sandbox.path("out/ratings.csv")).unwrap(), table);
-    let init = sandbox.run(&["init", "out/ratings.csv", "--output", "mine.yaml"]);
-    assert!(init.status.success(), "{}", String::from_utf8_lossy(&init.stderr));
+    sandbox.done(&["init", "out/ratings.csv", "--output", "mine.yaml"]);
     let check = sandbox.json(&["data", "check", "mine.yaml", "--json"]);
     let splits = check["splits"].as_array().unwrap().iter();
     assert_eq!(splits.map(|split| split["usable"].as_u64().unwrap()).sum::<u64>(), 13);
@@ -96,9 +87,8 @@ fn the_crops_of_a_table_train_with_its_copy() {
     fs::write(sandbox.path("absolute.csv"), format!("image,score\n{},1\n", absolute.display()))
         .unwrap();
     let crop = ["data", "crop", "absolute.csv", "--output", "other", "--detector", "detector"];
-    let output = sandbox.run(&crop);
-    let errors = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success() && errors.contains("absolute.csv is not copied"), "{errors}");
+    let errors = sandbox.log(&crop);
+    assert!(errors.contains("absolute.csv is not copied"), "{errors}");
     assert!(!sandbox.path("other/absolute.csv").exists());
 }
 
@@ -108,8 +98,8 @@ fn predict_scores_the_crop_of_each_image_and_says_which_face_it_was() {
     finds_everywhere(&sandbox.path("detector"));
     finds_nothing(&sandbox.path("blind"));
     sandbox.train_one_epoch("run");
-    image(&sandbox, "set/a.png", 7);
-    image(&sandbox, "set/b.png", 90);
+    sandbox.image("set/a.png", 7);
+    sandbox.image("set/b.png", 90);
     RgbImage::from_pixel(19, 400, Rgb([9; 3])).save(sandbox.path("set/thin.png")).unwrap();
     let crop = ["data", "crop", "set", "--output", "out", "--detector", "detector", "--quiet"];
     sandbox.done(&crop);
@@ -150,7 +140,7 @@ fn predict_scores_the_crop_of_each_image_and_says_which_face_it_was() {
 #[test]
 fn without_the_detector_the_error_names_the_command_that_fetches_it() {
     let sandbox = Sandbox::new();
-    image(&sandbox, "set/a.png", 7);
+    sandbox.image("set/a.png", 7);
     let mut crop = sandbox.command(&["data", "crop", "set", "--output", "out"]);
     let output = crop.env("VMB_CACHE_DIR", "").output().unwrap();
     let error = String::from_utf8(output.stderr).unwrap();

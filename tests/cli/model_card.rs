@@ -4,7 +4,6 @@ use std::env;
 use std::fs;
 use std::process::Command;
 
-use image::{Rgb, RgbImage};
 use serde_json::Value;
 
 use crate::sandbox::Sandbox;
@@ -13,8 +12,7 @@ use crate::sandbox::Sandbox;
 fn card(sandbox: &Sandbox, layout: &str) -> String {
     let mut table = "image,score,split,group\n".to_string();
     for index in 0..60u8 {
-        let pixel = |x, y| Rgb([x as u8 * 6, y as u8 * 6, index * 4]);
-        RgbImage::from_fn(40, 40, pixel).save(sandbox.path(&format!("{index}.png"))).unwrap();
+        sandbox.image(&format!("{index}.png"), index * 4);
         let split = ["test", "train", "val"][usize::from(index) % 3];
         let group = ["female/asian", "male/asian"][usize::from(index) / 3 % 2];
         let score = f32::from(index % 7) + f32::from(index) / 100.0;
@@ -22,8 +20,7 @@ fn card(sandbox: &Sandbox, layout: &str) -> String {
     }
     fs::write(sandbox.path("faces.csv"), table).unwrap();
     let data = "data={dataset: csv, root: faces.csv, image_size: 32}";
-    let train = ["train", "small.yaml", "--quiet", "--output", "run", "--set", data];
-    sandbox.done(&[&train[..], &["--set", "train.epochs=1"]].concat());
+    sandbox.train("run", &[data, "train.epochs=1"]);
     sandbox.done(&["export", "run", "--format", layout, "--output", "out"]);
     fs::copy(sandbox.path("0.png"), sandbox.path("out/face.jpg")).unwrap();
     fs::read_to_string(sandbox.path("out/README.md")).unwrap()
@@ -80,8 +77,7 @@ fn the_metadata_of_a_card_are_yaml_with_the_results_of_the_run() {
     assert_eq!(metadata["license"], "unknown", "the images are the user's");
     assert!(metadata.get("datasets").is_none(), "no dataset of the hub");
     assert!(metadata["tags"].as_array().unwrap().contains(&"vision-mamba".into()));
-    let summary = fs::read(sandbox.path("run/summary.json")).unwrap();
-    let summary: Value = serde_json::from_slice(&summary).unwrap();
+    let summary = sandbox.read_json("run/summary.json");
     let results = metadata["model-index"][0]["results"].as_array().unwrap();
     assert_eq!(metadata["model-index"][0]["name"], "small");
     for (result, split) in results.iter().zip(["val", "test"]) {

@@ -212,10 +212,7 @@ fn images_of_no_face_are_flagged_by_a_run_that_keeps_how_its_training_images_are
     assert!(total(&others) >= 48, "{others:?}");
     assert_eq!(total(&flagged(&sandbox, &["a"], "val")), 0, "the threshold is theirs");
     let predict = |runs: &[&str]| {
-        let arguments = [&["predict"], runs, &["others", "val", "--format", "csv"]].concat();
-        let output = sandbox.run(&arguments);
-        assert!(output.status.success());
-        [output.stdout, output.stderr].map(|text| String::from_utf8(text).unwrap())
+        sandbox.succeeds(&[&["predict"], runs, &["others", "val", "--format", "csv"]].concat())
     };
     let flags = |csv: &str| {
         let cell = |line: &str| line.rsplit(',').nth(1).unwrap().to_string();

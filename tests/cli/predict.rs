@@ -2,19 +2,13 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
-use std::path::Path;
 use std::process::{Output, Stdio};
 
-use image::{Rgb, RgbImage, Rgba, RgbaImage};
+use image::{Rgba, RgbaImage};
 use serde_json::Value;
 use vm_beautynet::eval::predictions::Predictions;
 
 use crate::sandbox::Sandbox;
-
-fn image(path: &Path, shade: u8) {
-    fs::create_dir_all(path.parent().unwrap()).unwrap();
-    RgbImage::from_fn(50, 40, |x, y| Rgb([x as u8 * 5, y as u8 * 6, shade])).save(path).unwrap();
-}
 
 /// Trains for an epoch with these keys.
 fn train(sandbox: &Sandbox, run: &str, set: &[&str]) {
@@ -53,7 +47,7 @@ fn runs_of_different_sizes_and_transforms_are_averaged_and_each_sees_its_own_vie
     let third = ["seed=9", "data.background=[255, 0, 0]", "model.fusion.strategy=concat"];
     train(&sandbox, "c", &third);
     for shade in 0..9 {
-        image(&sandbox.path(&format!("faces/{shade}.png")), shade * 25);
+        sandbox.image(&format!("faces/{shade}.png"), shade * 25);
     }
     let clear = |x: u32, y| Rgba([x as u8 * 5, y as u8 * 6, 9, x as u8 * 4]);
     RgbaImage::from_fn(40, 40, clear).save(sandbox.path("faces/clear.png")).unwrap();
@@ -86,18 +80,15 @@ fn images_that_cannot_be_read_have_a_row_and_only_a_lack_of_others_is_a_failure(
     let sandbox = Sandbox::new();
     train(&sandbox, "run", &[]);
     for name in ["set/b.png", "set/deep/er/a.png", "set/z.png"] {
-        image(&sandbox.path(name), 7);
+        sandbox.image(name, 7);
     }
     fs::write(sandbox.path("set/c.png"), "no image").unwrap();
     let names = ["set/b.png", "set/c.png", "set/deep/er/a.png", "set/z.png"];
-    let output = sandbox.run(&["predict", "run", "set", "--format", "jsonl"]);
-    assert!(output.status.success());
-    let lines = String::from_utf8(output.stdout).unwrap();
+    let [lines, errors] = sandbox.succeeds(&["predict", "run", "set", "--format", "jsonl"]);
     let lines: Vec<Value> = lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert_eq!(lines.iter().map(|line| &line["image"]).collect::<Vec<_>>(), names);
     assert!(lines[1]["error"].as_str().unwrap().starts_with("not an image"), "{}", lines[1]);
     assert!(lines[1].get("score").is_none() && lines[0].get("error").is_none());
-    let errors = String::from_utf8(output.stderr).unwrap();
     assert!(errors.contains("skipped: set/c.png: not an image"), "{errors}");
 
     // A list on stdin, by line or NUL, gives the same rows; a name that is not there has one too.
@@ -128,7 +119,7 @@ fn images_that_cannot_be_read_have_a_row_and_only_a_lack_of_others_is_a_failure(
 fn arguments_that_name_no_run_or_no_image_are_wrong_usage() {
     let sandbox = Sandbox::new();
     train(&sandbox, "run", &[]);
-    image(&sandbox.path("face.png"), 3);
+    sandbox.image("face.png", 3);
     fs::create_dir(sandbox.path("empty")).unwrap();
     for (arguments, words) in [
         (&["predict", "run"][..], "images are missing"),
@@ -168,7 +159,7 @@ fn residuals(sandbox: &Sandbox, files: &[&str]) -> Vec<f64> {
 fn write_csv(sandbox: &Sandbox) {
     let mut table = "image,score,split\n".to_string();
     for index in 0..30 {
-        image(&sandbox.path(&format!("{index}.png")), index * 8);
+        sandbox.image(&format!("{index}.png"), index * 8);
         let split = if index % 3 == 0 { "test" } else { "train" };
         table += &format!("{index}.png,{},{split}\n", 1 + index % 5);
     }
@@ -181,7 +172,7 @@ fn an_interval_is_as_wide_as_the_residual_of_its_rank_on_the_shared_validation_i
     let seed = "data.seed=7";
     train(&sandbox, "a", &[seed, "data.synthetic.val=30"]);
     train(&sandbox, "b", &[seed, "data.synthetic.val=30", "seed=8"]);
-    image(&sandbox.path("face.png"), 60);
+    sandbox.image("face.png", 60);
     for runs in [&["a"][..], &["a", "b"]] {
         let files: Vec<String> = runs.iter().map(|r| format!("{r}/predictions_val.csv")).collect();
         let files: Vec<&str> = files.iter().map(String::as_str).collect();
@@ -235,7 +226,7 @@ fn folds_have_the_interval_of_their_out_of_fold_residuals() {
     let set = ["--set", "train.epochs=1", "--set", "train.tensorboard=false"];
     let cross = ["cross-validate", "small.yaml", "--folds", "3", "--output", "cv", "--quiet"];
     sandbox.done(&[&cross[..], &set].concat());
-    image(&sandbox.path("face.png"), 60);
+    sandbox.image("face.png", 60);
     let runs = [1, 2, 3].map(|fold| format!("cv/fold_{fold}_of_3"));
     let runs: Vec<&str> = runs.iter().map(String::as_str).collect();
     let arguments = [&runs[..], &["face.png", "--interval", "0.9"]].concat();
@@ -315,7 +306,7 @@ fn several_runs_are_evaluated_on_the_same_images_each_and_their_mean() {
 fn a_reader_that_stops_ends_the_prediction_without_an_error() {
     let sandbox = Sandbox::new();
     train(&sandbox, "run", &[]);
-    image(&sandbox.path("face.png"), 3);
+    sandbox.image("face.png", 3);
     let list = "face.png\n".repeat(300);
     let mut command = sandbox.command(&["predict", "run", "-", "--format", "jsonl"]);
     let pipes = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -331,7 +322,7 @@ fn a_reader_that_stops_ends_the_prediction_without_an_error() {
 fn a_list_is_scored_while_it_is_still_written() {
     let sandbox = Sandbox::new();
     train(&sandbox, "run", &["train.batch_size=2"]);
-    image(&sandbox.path("face.png"), 3);
+    sandbox.image("face.png", 3);
     let mut command = sandbox.command(&["predict", "run", "-", "--format", "jsonl", "--quiet"]);
     let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
     let (mut list, rows) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
@@ -353,7 +344,7 @@ fn a_list_is_scored_while_it_is_still_written() {
 fn a_killed_prediction_leaves_a_temporary_file_that_the_next_one_removes() {
     let sandbox = Sandbox::new();
     train(&sandbox, "run", &[]);
-    image(&sandbox.path("face.png"), 3);
+    sandbox.image("face.png", 3);
     let leftover = sandbox.path(".out.csv.1-0.part");
     fs::write(&leftover, "half").unwrap();
     sandbox.done(&["predict", "run", "face.png", "--output", "out.csv"]);

@@ -196,9 +196,7 @@ fn without_the_monitored_metric_the_smallest_mae_chooses_the_best_epoch() {
     let sandbox = Sandbox::new();
     let set =
         ["data.synthetic={train: 16, val: 1, test: 4}", "train={epochs: 4, optimizer: {lr: 0.01}}"];
-    let output = sandbox.run(&train_arguments("run", &set));
-    let errors = String::from_utf8(output.stderr).unwrap();
-    assert!(output.status.success(), "{errors}");
+    let [table, errors] = sandbox.succeeds(&train_arguments("run", &set));
     let warnings: Vec<&str> =
         errors.lines().filter(|line| line.starts_with("warning: train.monitor: ")).collect();
     assert!(matches!(warnings[..], [line] if line.contains("one validation image")), "{errors}");
@@ -207,7 +205,6 @@ fn without_the_monitored_metric_the_smallest_mae_chooses_the_best_epoch() {
     let best = epochs.iter().min_by(|a, b| mae(a).total_cmp(&mae(b))).unwrap();
     let summary = summary(&sandbox, "run");
     assert_eq!((&summary["best_epoch"], &summary["monitor"]), (&best["epoch"], &"mae".into()));
-    let table = String::from_utf8(output.stdout).unwrap();
     let line = format!("best of 4 epochs by validation MAE: {}", best["epoch"]);
     assert!(table.contains(&line), "{table}");
 }

@@ -14,13 +14,10 @@ fn arguments<'a>(run: &'a str, set: &[&'a str], options: &[&'a str]) -> Vec<&'a 
 fn a_resumed_run_may_move_and_compute_elsewhere_and_ends_with_the_same_weights() {
     let sandbox = Sandbox::new();
     for folder in ["a", "b"] {
-        fs::create_dir(sandbox.path(folder)).unwrap();
         let mut table = "image,score,split\n".to_string();
         for index in 0..12u8 {
             let name = format!("{index}.png");
-            let pixel = |x: u32, y: u32| image::Rgb([(x as u8).wrapping_mul(index), y as u8, 9]);
-            let image = image::RgbImage::from_fn(40, 40, pixel);
-            image.save(sandbox.path(folder).join(&name)).unwrap();
+            sandbox.image(&format!("{folder}/{name}"), index * 20);
             let split = ["train", "train", "val", "test"][usize::from(index) % 4];
             table += &format!("{name},{},{split}\n", index % 5);
         }

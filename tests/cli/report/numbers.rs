@@ -1,12 +1,11 @@
 //! The numbers in the tables.
 
-use image::{Rgb, RgbImage};
 use serde_json::Value;
 use vm_beautynet::eval::predictions::Predictions;
 use vm_beautynet::eval::statistics::MetricsWithCi;
 
 use super::written::{Run, VAL, csv_rows, grouped, model};
-use crate::sandbox::{SMALL, Sandbox};
+use crate::sandbox::Sandbox;
 
 fn close(text: &str, expected: f64) {
     let value: f64 = text.parse().unwrap_or_else(|_| panic!("{text:?} is no number"));
@@ -166,17 +165,13 @@ fn one_number_has_one_interval_in_the_summary_and_the_report() {
     let mut rows = String::from("image,score,split\n");
     for i in 0..36u8 {
         let name = format!("{:02}.png", u16::from(i) * 23 % 36);
-        let image = RgbImage::from_fn(16, 16, |x, y| Rgb([x as u8 * 9, y as u8 * 9, i * 7]));
-        image.save(sandbox.path(&name)).unwrap();
+        sandbox.image(&name, i * 7);
         let split = ["train", "val", "test"][usize::from(i % 3)];
         rows += &format!("{name},{},{split}\n", i % 7);
     }
     std::fs::write(sandbox.path("list.csv"), rows).unwrap();
-    let csv = SMALL.replace("dataset: synthetic", "dataset: csv, root: list.csv");
-    std::fs::write(sandbox.path("csv.yaml"), csv).unwrap();
-    sandbox.done(&["train", "csv.yaml", "--output", "run", "--set", "train.epochs=1"]);
-    let summary = std::fs::read(sandbox.path("run/summary.json")).unwrap();
-    let summary: Value = serde_json::from_slice(&summary).unwrap();
+    sandbox.train("run", &["data={dataset: csv, root: list.csv}", "train.epochs=1"]);
+    let summary = sandbox.read_json("run/summary.json");
     let names = csv_rows(&sandbox.path("run/predictions_test.csv"));
     assert!(!names.is_sorted_by_key(|row| &row["image"]));
     let report = sandbox.json(&["report", "run", "-o", "r.html", "--no-images", "--json"]);

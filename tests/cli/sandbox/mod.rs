@@ -7,6 +7,7 @@ use std::fs;
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 
+use image::{Rgb, RgbImage};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -46,6 +47,14 @@ impl Sandbox {
         self.folder.path().join(name)
     }
 
+    /// Saves an image of 50 x 40 pixels, another one for each shade; makes its folder.
+    pub(crate) fn image(&self, name: &str, shade: u8) {
+        let path = self.path(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        let pixel = |x: u32, y: u32| Rgb([x as u8 * 5, y as u8 * 6, shade]);
+        RgbImage::from_fn(50, 40, pixel).save(path).unwrap();
+    }
+
     pub(crate) fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_vmbeauty"));
         command.args(arguments).current_dir(self.folder.path());
@@ -80,7 +89,7 @@ impl Sandbox {
     }
 
     /// stdout and stderr of a run that must succeed.
-    fn succeeds(&self, arguments: &[&str]) -> [String; 2] {
+    pub(crate) fn succeeds(&self, arguments: &[&str]) -> [String; 2] {
         let output = self.run(arguments);
         let [text, errors] =
             [output.stdout, output.stderr].map(|bytes| String::from_utf8(bytes).unwrap());

@@ -5,7 +5,6 @@ use std::fs;
 use std::path::Path;
 use std::time::SystemTime;
 
-use image::{Rgb, RgbImage};
 use serde_json::Value;
 
 use crate::sandbox::{SMALL, Sandbox};
@@ -94,14 +93,11 @@ fn finished_folds_are_not_run_again_and_a_stopped_one_resumes() {
 
 /// Writes images of ten people, four each; two of the files are identical.
 fn people(sandbox: &Sandbox) {
-    fs::create_dir(sandbox.path("set")).unwrap();
     let mut rows = String::from("image,score,group,person\n");
-    for i in 0..40u32 {
-        let shade = if i == 39 { 0 } else { i };
-        let image =
-            RgbImage::from_fn(20, 20, |x, y| Rgb([x as u8 * 9, y as u8 * 9, shade as u8 * 6]));
-        image.save(sandbox.path("set").join(format!("{i}.png"))).unwrap();
-        rows += &format!("{i}.png,{},{},person {}\n", i % 9, ["a", "b"][(i / 20) as usize], i / 4);
+    for i in 0..40u8 {
+        sandbox.image(&format!("set/{i}.png"), i % 39 * 6);
+        let group = ["a", "b"][usize::from(i / 20)];
+        rows += &format!("{i}.png,{},{group},person {}\n", i % 9, i / 4);
     }
     fs::write(sandbox.path("set/list.csv"), rows).unwrap();
     let config = SMALL.replace("dataset: synthetic", "dataset: csv, root: set/list.csv");
@@ -141,11 +137,9 @@ fn a_person_and_a_copied_file_are_in_one_fold() {
 #[test]
 fn scut_fbp5500_has_its_published_folds() {
     let sandbox = Sandbox::new();
-    fs::create_dir_all(sandbox.path("scut/Images")).unwrap();
     let names: Vec<String> = (1..=20).map(|i| format!("{}{i}.jpg", ["AF", "CM"][i % 2])).collect();
     for (i, name) in names.iter().enumerate() {
-        let image = RgbImage::from_fn(20, 20, |x, y| Rgb([x as u8 * 9, y as u8 * 9, i as u8 * 9]));
-        image.save(sandbox.path("scut/Images").join(name)).unwrap();
+        sandbox.image(&format!("scut/Images/{name}"), i as u8 * 9);
     }
     for fold in 1..=5 {
         let lists = format!(

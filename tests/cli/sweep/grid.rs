@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Stdio;
 use std::thread::sleep;
 use std::time::{Duration, Instant, SystemTime};
@@ -46,10 +46,6 @@ fn finished(sweep: &Path) -> BTreeMap<String, SystemTime> {
         .collect()
 }
 
-fn read_json(path: PathBuf) -> Value {
-    serde_json::from_slice(&fs::read(&path).unwrap()).unwrap()
-}
-
 #[test]
 fn a_grid_has_a_folder_per_run_and_a_point_per_combination() {
     let sandbox = sandbox(GRID);
@@ -62,7 +58,7 @@ fn a_grid_has_a_folder_per_run_and_a_point_per_combination() {
         .flat_map(|point| [1, 2].map(|seed| format!("{point},seed={seed}")))
         .collect();
     assert_eq!(names(&out.join("runs")), expected);
-    assert_eq!(results, read_json(out.join("results.json")));
+    assert_eq!(results, sandbox.read_json("out/results.json"));
 
     let points = results["points"].as_array().unwrap();
     assert_eq!(points.len(), 4);
@@ -73,7 +69,8 @@ fn a_grid_has_a_folder_per_run_and_a_point_per_combination() {
             (&serde_json::json!([1, 2]), &Value::from(16))
         );
         let rmse = [1, 2].map(|seed| {
-            let summary = read_json(out.join(format!("runs/{name},seed={seed}/summary.json")));
+            let summary = format!("out/runs/{name},seed={seed}/summary.json");
+            let summary = sandbox.read_json(&summary);
             assert_eq!(summary["parameters"], point["parameters"]);
             summary["test"]["rmse"].as_f64().unwrap()
         });
@@ -259,7 +256,7 @@ fn the_shards_together_are_the_sweep() {
         sandbox.done(&["sweep", "sweep.yaml", "--output", "out", "--shard", shard]);
         assert_eq!(finished(&out).len(), done, "{shard}");
     }
-    assert_eq!(read_json(out.join("results.json"))["points"].as_array().unwrap().len(), 4);
+    assert_eq!(sandbox.read_json("out/results.json")["points"].as_array().unwrap().len(), 4);
 }
 
 #[test]
@@ -328,12 +325,10 @@ fn a_run_that_another_sweep_has_started_is_in_use_and_has_not_failed() {
     fs::create_dir_all(&run).unwrap();
     let log = fs::File::create(run.join("train.log")).unwrap();
     log.lock().unwrap();
-    let output = sandbox.run(&["sweep", "sweep.yaml", "--output", "out", "--json"]);
-    let errors = String::from_utf8(output.stderr).unwrap();
-    assert!(output.status.success(), "{errors}");
+    let [results, errors] = sandbox.succeeds(&["sweep", "sweep.yaml", "--output", "out", "--json"]);
     assert!(errors.contains("seed=1  skipped: another process is training it"), "{errors}");
     assert!(!run.join("failed.json").exists());
-    let results: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let results: Value = serde_json::from_str(&results).unwrap();
     assert_eq!(
         (&results["runs"][0]["status"], &results["runs"][1]["status"]),
         (&"pending".into(), &"finished".into())

@@ -54,9 +54,7 @@ fn a_run_that_stops_after_an_epoch_and_resumes_ends_as_one_that_did_not() {
     let part = train_arguments("part", &["train.ema_decay=0.9"]);
     for epoch in ["1", "2", "2", "3"] {
         let resume: &[&str] = if sandbox.path("part").exists() { &["--resume"] } else { &[] };
-        let output = sandbox.run(&[&part[..], resume, &["--stop-after", epoch]].concat());
-        let errors = String::from_utf8(output.stderr).unwrap();
-        assert!(output.status.success(), "{errors}");
+        let errors = sandbox.log(&[&part[..], resume, &["--stop-after", epoch]].concat());
         assert_eq!(epochs(&sandbox.path("part")).len().to_string(), epoch);
         let resume = format!(
             "stopped after epoch {epoch} of 3; resume with: vmbeauty train part/config.yaml \
