@@ -20,10 +20,10 @@ use crate::faces::{
 /// The file in the folder of the crops that says what became of each image.
 const TABLE: &str = "faces.csv";
 
-/// Crop the face of each image, upright and where a dataset's crops have it
+/// Crop the face of each image, upright and placed as in a dataset's crops
 ///
-/// The largest face is taken. DIR gets the crops under the names of the images; of a table of
-/// ratings a copy, which trains; and faces.csv with what became of each image.
+/// The largest face is taken. DIR gets the crops under the paths of their images, a copy of the
+/// table of ratings if there is one, and faces.csv, which says what became of each image.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// A folder of images, which is searched with its subfolders, a table that names them, or an

@@ -47,8 +47,8 @@ pub(super) struct Args {
     /// ratings it covers
     #[arg(long, value_name = "LEVEL", value_parser = parse_level)]
     interval: Option<f64>,
-    /// Also write into each run how its training images' features are distributed, by which
-    /// `predict` tells images that are unlike them; training does so
+    /// Also write into each run how the features of its training images are distributed, so that
+    /// `predict` recognizes images unlike them; training does this itself
     #[arg(long)]
     feature_distribution: bool,
     /// Print one JSON object

@@ -11,7 +11,7 @@ use crate::export::{Layout, export};
 use crate::models::onnx::{InputType, OnnxOptions, ScanForm};
 use crate::run::Run;
 
-/// Write a trained model as ONNX, or its weights under the names of timm and Vim, and a model card
+/// Write a trained model as ONNX, as a web page, or as weights for timm and Vim, with a model card
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// A run directory, or a weights file in one

@@ -76,7 +76,7 @@ enum Command {
     /// Show, describe and compare configs
     #[command(subcommand)]
     Config(config::Command),
-    /// Inspect a dataset
+    /// Inspect a dataset, or crop its faces
     #[command(subcommand)]
     Data(data::Command),
     /// Measure this machine

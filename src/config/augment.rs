@@ -27,12 +27,12 @@ section! {
         pub gaussian_blur: BlurConfig = BlurConfig::default(),
         /// Erasing of a random rectangle.
         pub random_erasing: ErasingConfig = ErasingConfig::default(),
-        /// Mixes each image and its score with another one of the batch, with a weight sampled from
-        /// Beta(a, a) with this a once per batch; 0 does not mix.
+        /// Parameter a of mixup: each image and its score are mixed with another one of the batch,
+        /// by a weight that is sampled from Beta(a, a) once per batch; 0 does not mix.
         pub mixup: f64 = 0.0,
-        /// Pastes a rectangle of another image of the batch, whose area is sampled from Beta(a, a)
-        /// with this a, and mixes the scores by area; 0 does not. With `mixup` too, each batch gets
-        /// one of the two at random.
+        /// Parameter a of CutMix: a rectangle of another image of the batch is pasted, whose area
+        /// is sampled from Beta(a, a), and the scores are mixed by area; 0 does not mix. With
+        /// `mixup` too, each batch gets one of the two at random.
         pub cutmix: f64 = 0.0,
     }
 }

@@ -22,16 +22,17 @@ section! {
         /// all but `synthetic`.
         pub root: PathBuf = PathBuf::new(),
         /// Published split: `official`; for `scut_fbp5500` one of `fold_1` to `fold_5` and
-        /// `split_60_40`. For any dataset also a fold sampled with the seed: `fold_2_of_10`. For a
-        /// `csv` also a fold of its column `data.csv.fold_column`: `fold_a` for those with `a`.
+        /// `split_60_40`. For any dataset also a fold sampled with the seed, as `fold_2_of_10`. For
+        /// a `csv` also a fold of its column `data.csv.fold_column`: `fold_a` tests on the images
+        /// of fold `a`.
         pub split: String = "official".into(),
-        /// Seed of what the dataset does not fix: folds, hold-outs and synthetic faces; `null`
-        /// uses `seed`. Set it to vary the training seed alone.
+        /// Seed of what the dataset does not fix: folds, hold-outs and synthetic faces; `null` uses
+        /// `seed`. Set it to vary only the seed of the training.
         pub seed: Option<u64> = None,
         /// Fraction of the training images held out for validation where the dataset defines none.
         pub val_fraction: f64 = 0.1,
-        /// Fraction of all images held out for the test, for a `csv` or `folder` without splits
-        /// only.
+        /// Fraction of all images held out for the test, only for a `csv` or `folder` without
+        /// splits.
         pub test_fraction: f64 = 0.1,
         /// Read each rater's score from the dataset's spreadsheet (`scut_fbp5500`:
         /// `All_Ratings.xlsx`; `mebeauty`: `scores/generic_scores_all_2022.xlsx`), for `train.loss:
@@ -81,23 +82,24 @@ section! {
     /// Column names of a `csv` dataset.
     pub struct CsvConfig {
         /// What separates the columns: `auto`, `comma`, `semicolon`, `tab` or `bar`, or the quoted
-        /// character. `auto` is what a first line such as `sep=;` states, or else what gives the
-        /// header the columns below. Where it is no comma, numbers may have a decimal comma.
+        /// character. `auto` is what a first line such as `sep=;` states, or else the one with
+        /// which the header has the columns below. Where it is not a comma, numbers may have a
+        /// decimal comma.
         pub delimiter: Delimiter = Delimiter::Auto,
         /// Path of the image, relative to the CSV file's folder or to `image_dir`.
         pub image_column: String = "image".into(),
         /// Folder of the images, relative to the CSV file's folder; `null` is that folder.
         pub image_dir: Option<PathBuf> = None,
-        /// The rating.
+        /// Rating of the image.
         pub score_column: String = "score".into(),
         /// `train`, `val` or `test`. Without this column the split is sampled with the seed.
         pub split_column: String = "split".into(),
         /// Group of the image, for results by group. May be missing.
         pub group_column: String = "group".into(),
-        /// Person in the image: nobody is on both sides of a split sampled with the seed. May be
-        /// missing.
+        /// Person in the image: images of one person are never on both sides of a split sampled
+        /// with the seed. May be missing.
         pub person_column: String = "person".into(),
-        /// Fold of the image, for `data.split: fold_NAME`, whose test images are those of the fold
+        /// Fold of the image, for `data.split: fold_NAME`, which tests on the images of the fold
         /// NAME, and for `vmbeauty cross-validate --folds column`. May be missing.
         pub fold_column: String = "fold".into(),
         /// Weight of the image in every loss, 0 or more. May be missing.

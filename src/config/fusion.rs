@@ -23,7 +23,7 @@ section! {
         /// Probability with which training drops one of the two branches of an image, either as
         /// often as the other and never both, so that the fusion also predicts from each branch
         /// alone (modality dropout, after ModDrop, arXiv 1501.00102). The fusion gets zeros for the
-        /// features of a dropped branch, and its weight is 0. A model of one branch drops none.
+        /// features of a dropped branch, and its weight is 0. A model of one branch ignores this.
         pub branch_dropout: f64 = 0.0,
     }
 }

@@ -16,7 +16,7 @@ section! {
         pub batch_size: usize = 16,
         /// Batches per optimizer step. Their gradients add up to that of the mean loss over all
         /// their images: the same as one larger batch, except for rounding and random numbers, in
-        /// the memory of one. The `pearson` loss, which is no such mean, is averaged over the
+        /// the memory of one. The `pearson` loss, which is not such a mean, is averaged over the
         /// batches.
         pub accumulate: usize = 1,
         /// `mse`, `huber`, `l1`, `pearson` (1 - PC over the batch) or `label_distribution` (from
@@ -27,9 +27,9 @@ section! {
         pub huber_delta: f64 = 1.0,
         /// Weight of each branch's own loss, which is added to that of the ensemble: the same loss
         /// of a linear head on the branch's feature vector (the losses of Gradient-Blending, arXiv
-        /// 1905.12681, with one weight for both branches). Each branch then trains on its own, also
-        /// where the fusion prefers the other, and the run reports the PC of both. 0 has no such
-        /// heads, and neither has a model of one branch.
+        /// 1905.12681, with one weight for both branches). Each branch then trains on its own, even
+        /// where the fusion prefers the other, and the run reports the PC of both. With 0, and in a
+        /// model of one branch, there are no such heads.
         pub branch_loss: f64 = 0.0,
         /// Gradient modulation (OGM-GE, arXiv 2203.15332), which slows down the branch that is
         /// ahead: where the loss of a branch's own head is lower than the other's by a factor ρ >
@@ -46,7 +46,7 @@ section! {
         /// The frozen layers.
         pub freeze: FreezeConfig = FreezeConfig::default(),
         /// Decay of an exponential moving average (EMA) of the weights, for example 0.999 (less in
-        /// the first steps). The EMA weights are evaluated and saved in place of the trained ones;
+        /// the first steps). The EMA weights are evaluated and saved instead of the trained ones;
         /// `null` keeps none.
         pub ema_decay: Option<f64> = None,
         /// Largest norm of all gradients together; `null` does not clip.
@@ -59,14 +59,13 @@ section! {
         /// 8.0 or later (older ones have no tensor cores for it), float32 on others and on CPUs,
         /// where bf16 is hardly faster. Validation is always in float32.
         pub precision: Precision = Precision::Float32,
-        /// Let GPUs round the operands of float32 products to TF32, which has 10 bits after the
-        /// point in place of 23, for their tensor cores. `false`: float32 is float32, on every
-        /// device.
+        /// Let GPUs round the operands of float32 products to TF32, with 10 bits after the point
+        /// instead of 23, for their tensor cores. `false`: float32 is float32, on every device.
         pub tf32: bool = false,
         /// Train the same weights bit for bit in every run on one GPU, also when resumed: cuDNN and
-        /// the ViT's attention take only algorithms that add in a fixed order. They are slower, and
+        /// the ViT's attention use only algorithms that add in a fixed order. They are slower, and
         /// attention then stores its weights, batch × heads × tokens² numbers in each block. The
-        /// selective scan adds in a fixed order anyway, and on a CPU everything does.
+        /// selective scan always adds in a fixed order, and so does everything on a CPU.
         pub deterministic: bool = false,
         /// What happens when a loss or gradient is not finite: `stop` with a report of where it
         /// began, or `skip` the step.

@@ -70,8 +70,8 @@ It must not be used to evaluate, rank, select or identify people, nor shown to t
 - It reproduces the taste and the prejudices of its raters. Its error can differ between groups of
   people; inspect the error by group before drawing any conclusion.
 - It was evaluated on images like those it was trained on. Other cameras, crops, ages, expressions
-  or groups of people may be rated badly. `vmbeauty predict` marks images that are no such faces at
-  all (`in_distribution: false`), and cannot tell subtle differences.
+  or groups of people may be rated badly. `vmbeauty predict` marks images that are quite unlike the
+  training images (`in_distribution: false`), but does not notice subtle differences.
 - Images of SCUT-FBP5500 and MEBeauty are for non-commercial research only, which extends to weights
   trained on them.
 ";

@@ -56,7 +56,7 @@ section! {
         /// Stops a run whose best metric is worse than the median of the other runs' at the same
         /// epoch by more than this, in the metric's own units; `null` stops none.
         pub margin: Option<f64> = None,
-        /// Epochs that each run is trained at least.
+        /// Least number of epochs that each run is trained.
         pub min_epochs: usize = 1,
     }
 }

@@ -42,7 +42,7 @@ pub(super) struct ScanArgs {
     /// Our kernels on the CPU: auto (the widest), portable, avx2 or avx512
     #[arg(long, value_name = "PATH", default_value = "auto", value_parser = parse_path)]
     path: Path,
-    /// Time the parts of a whole Vim-Ti mixer (8 images of 224 pixels) instead
+    /// Time the components of a Vim-Ti mixer (8 images of 224 pixels) instead
     #[arg(long, conflicts_with_all = ["shapes", "path", "device"])]
     mixer: bool,
     /// Print one JSON object
