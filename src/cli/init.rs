@@ -123,21 +123,24 @@ fn experiment_name(path: &Path) -> String {
     if name.is_empty() { "experiment".to_string() } else { name.to_string() }
 }
 
-/// How the images are read, and a model that trains from scratch on a CPU.
+/// How the images are read, and a model that trains from scratch on a CPU: that of
+/// configs/mebeauty_micro.yaml.
 const MODEL: &str = "  \
   image_size: 64    # 224 for published weights: docs/pretrained.md
   cache: memory    # decoded images stay in memory
+  test_time_flip: true    # scores are means over an image and its mirror image
 model:
   # Small enough to train from scratch on a CPU.
-  vit: {name: vit_micro_patch8_64}
-  mamba: {name: vim_micro_patch8_64}
+  vit: {name: vit_micro_patch8_64, patch_size: 16, stem: conv}
+  mamba: {name: vim_micro_patch8_64, patch_size: 16, stem: conv}
   fusion: {strategy: gated, dim: 96}
   head: {hidden: [64], dropout: 0.2}
 train:
-  epochs: 40
+  epochs: 60
   batch_size: 32
   optimizer: {lr: 3.0e-4, backbone_lr: 1.0e-3}
   schedule: {warmup_epochs: 3, min_lr: 1.0e-5}
+  ema_decay: 0.998
 ";
 
 /// Returns the text of the config: what was found, and a model.

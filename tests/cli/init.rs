@@ -57,6 +57,9 @@ fn an_export_of_excel_with_semicolons_and_decimal_commas_trains() {
     assert_eq!(config["data"]["csv"]["score_column"], "mean_rating");
     assert_eq!(config["data"]["csv"]["group_column"], "gender");
     assert_eq!(config["data"]["csv"]["person_column"], "subject");
+    let recipe = fs::read_to_string("configs/mebeauty_micro.yaml").unwrap();
+    let recipe: serde_yaml::Value = serde_yaml::from_str(&recipe).unwrap();
+    assert_eq!([&config["model"], &config["train"]], [&recipe["model"], &recipe["train"]]);
 }
 
 #[test]
