@@ -33,8 +33,8 @@ pub(super) struct Args {
     /// The folder for the crops, which must be empty or not there
     #[arg(long, short, value_name = "DIR")]
     output: PathBuf,
-    /// Where the face is in a crop, and the crop's size: mebeauty, scut, tight, or a folder of crops
-    /// in which it is measured
+    /// Where the face is in a crop, and the crop's size: mebeauty, scut, tight, or a folder of
+    /// crops in which it is measured
     #[arg(long, value_name = "NAME_OR_FOLDER", default_value = "mebeauty")]
     convention: String,
     /// The folder of the images that a table names, if it is not next to it
@@ -54,7 +54,8 @@ pub(super) fn cropper(convention: &str, detector: Option<&Path>) -> Result<Cropp
     let folder = Path::new(convention);
     if known.is_none() && !folder.is_dir() {
         bail!(WrongUsage(format!(
-            "the convention {convention:?} is not known: name one of {}, or a folder of cropped faces",
+            "the convention {convention:?} is not known: name one of {}, or a folder of cropped \
+             faces",
             Convention::names().join(", ")
         )));
     }
