@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Set up what `cargo build` needs: libtorch, found through .cargo/config.toml.
 
-    python3 scripts/setup.py              libtorch for the CPU (450 MB on disk)
+    python3 scripts/setup.py              libtorch for the CPU (490 MB on disk)
     python3 scripts/setup.py --cuda       libtorch with CUDA, and nvcc (4.8 GB on disk, 7.4 GB while it is set up)
     python3 scripts/setup.py --cpu        back to the CPU variant after --cuda
     python3 scripts/setup.py --distributed   Gloo's headers too, for training with several processes (1 MB)
