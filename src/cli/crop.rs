@@ -13,8 +13,8 @@ use super::output::say;
 use super::predict::progress::Progress;
 use crate::data::{TableImages, is_image_name, table_images};
 use crate::faces::{
-    Convention, CropFiles, CropWarning, Cropped, Cropper, Detector, Found, Job, Outcome, Placement,
-    detector_folder, write_table,
+    Convention, CropWarning, Cropped, Cropper, Detector, Found, Job, Outcome, Placement,
+    crop_files, detector_folder, write_table,
 };
 
 /// The file in the folder of the crops that says what became of each image.
@@ -85,7 +85,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
     let mut progress = Progress::new(Some(images), !args.quiet);
     let workers = rayon::current_num_threads();
     let mut rows = Vec::with_capacity(images);
-    for cropped in CropFiles::new(cropper, jobs, &args.output, workers)? {
+    for cropped in crop_files(cropper, jobs, &args.output, workers)? {
         let cropped = cropped?;
         if let Outcome::Unreadable(reason) = &cropped.outcome {
             progress.unread(&cropped.job.name, &anyhow::Error::msg(reason.clone()));

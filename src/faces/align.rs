@@ -33,31 +33,28 @@ impl Similarity {
             cross += px * qy - py * qx;
             spread += px * px + py * py;
         }
-        let (a, b) = (dot / spread, cross / spread);
-        let moved = Self { a, b, shift: [0.0; 2] }.apply(from_mean);
-        let shift = [to_mean[0] - moved[0], to_mean[1] - moved[1]];
-        Self { a, b, shift }.checked()
+        Self::taking(from_mean, to_mean, dot / spread, cross / spread)
     }
 
     /// Returns the similarity that takes the point `from` to `to`, multiplies lengths by `scale`,
     /// and turns by `angle` radians from x to y; `None` if all points become one.
     pub(super) fn about(from: [f64; 2], to: [f64; 2], scale: f64, angle: f64) -> Option<Self> {
         let (sin, cos) = angle.sin_cos();
-        let turned = Self { a: scale * cos, b: scale * sin, shift: [0.0; 2] };
-        let moved = turned.apply(from);
-        Self { shift: [to[0] - moved[0], to[1] - moved[1]], ..turned }.checked()
+        Self::taking(from, to, scale * cos, scale * sin)
+    }
+
+    fn taking(from: [f64; 2], to: [f64; 2], a: f64, b: f64) -> Option<Self> {
+        let moved = Self { a, b, shift: [0.0; 2] }.apply(from);
+        let shift = [to[0] - moved[0], to[1] - moved[1]];
+        let found = Self { a, b, shift };
+        let fits = [a, b, shift[0], shift[1]].iter().all(|value| value.is_finite());
+        (fits && found.scale() > 0.0).then_some(found)
     }
 
     /// Returns the similarity that does what `first` does and then what this one does.
     pub(super) fn after(&self, first: &Self) -> Self {
         let [a, b] = [self.a * first.a - self.b * first.b, self.b * first.a + self.a * first.b];
         Self { a, b, shift: self.apply(first.shift) }
-    }
-
-    fn checked(self) -> Option<Self> {
-        let Self { a, b, shift } = self;
-        let fits = [a, b, shift[0], shift[1]].iter().all(|value| value.is_finite());
-        (fits && self.scale() > 0.0).then_some(self)
     }
 
     pub(super) fn apply(&self, [x, y]: [f64; 2]) -> [f64; 2] {

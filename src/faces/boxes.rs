@@ -14,6 +14,11 @@ pub struct FaceBox {
 }
 
 impl FaceBox {
+    /// Returns its left, upper, right and lower edge.
+    pub fn edges(&self) -> [f32; 4] {
+        [self.left, self.top, self.right, self.bottom]
+    }
+
     /// Returns the distance from its left edge to its right one.
     pub fn width(&self) -> f32 {
         self.right - self.left

@@ -4,7 +4,6 @@ use anyhow::{Result, bail, ensure};
 use image::RgbImage;
 
 use super::align::{Cut, Similarity};
-use super::boxes::FaceBox;
 use super::detect::Face;
 use super::upright::{Upright, median};
 
@@ -112,9 +111,8 @@ impl Convention {
                 (Similarity::fit(&places, &face.landmarks)?, None)
             }
             Placement::Box => {
-                let FaceBox { left, top, right, bottom } = face.bounds;
                 let center = face.bounds.center();
-                let lengths = [right - left, bottom - top].map(f64::from);
+                let lengths = [face.bounds.width(), face.bounds.height()].map(f64::from);
                 let [left, right, ..] = face.landmarks;
                 let eyes = (right[1] - left[1]).atan2(right[0] - left[0]);
                 let scale = lengths[0].max(lengths[1]) / side;
@@ -130,6 +128,7 @@ impl Convention {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::faces::FaceBox;
 
     fn face(left: f32, top: f32, side: f32) -> Face {
         let bounds = FaceBox { left, top, right: left + 0.8 * side, bottom: top + side };

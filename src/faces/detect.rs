@@ -4,14 +4,14 @@
 use std::borrow::Cow;
 use std::path::Path;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use fast_image_resize::images::Image;
 use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer};
 use image::RgbImage;
 use tch::{Kind, Tensor};
 
 use super::boxes::{Candidate, FaceBox, Overlap, suppress};
-use super::nets::{Architecture, Net, OUTPUT, PROPOSAL, REFINEMENT};
+use super::nets::{Net, OUTPUT, PROPOSAL, REFINEMENT};
 
 /// The least side of a face that is found, in pixels.
 const LEAST_FACE: f64 = 20.0;
@@ -102,7 +102,9 @@ impl Detector {
             let side = |side: i64| (side as f64 * scale + 1.0) as i64;
             let level = levels(&pixels.f_adaptive_avg_pool2d([side(height), side(width)])?)?;
             let outputs = self.proposal.forward(&level)?;
-            let [classes, offsets] = take_outputs(&outputs)?;
+            let [classes, offsets] = &outputs[..] else {
+                bail!("internal: the network has {} outputs", outputs.len());
+            };
             let columns = *classes.size().last().unwrap_or(&1) as usize;
             let probabilities = values(&classes.f_select(1, 1)?)?;
             let offsets = values(&offsets.f_permute([0, 2, 3, 1])?)?;
@@ -114,34 +116,17 @@ impl Detector {
             });
             all.extend(suppress(found.collect(), 0.5, Overlap::Union));
         }
-        let mut all = suppress(all, 0.7, Overlap::Union);
-        for candidate in &mut all {
-            candidate.bounds = candidate.bounds.moved(candidate.offsets, 0.0).square();
-        }
-        Ok(all)
+        Ok(best_squares(all, 0.0))
     }
 
     fn refine(&self, pixels: &Tensor, candidates: Vec<Candidate>) -> Result<Vec<Candidate>> {
-        let mut kept = Vec::new();
-        classify(&self.refinement, &REFINEMENT, pixels, &candidates, |candidate, outputs| {
-            if outputs[1] > PROBABILITIES[1] {
-                let offsets = std::array::from_fn(|edge| outputs[2 + edge]);
-                kept.push(Candidate { probability: outputs[1], offsets, ..*candidate });
-            }
-        })?;
-        let mut kept = suppress(kept, 0.7, Overlap::Union);
-        for candidate in &mut kept {
-            candidate.bounds = candidate.bounds.moved(candidate.offsets, 1.0).square();
-        }
-        Ok(kept)
+        let kept = classify(&self.refinement, pixels, &candidates, PROBABILITIES[1])?;
+        Ok(best_squares(kept.into_iter().map(|(candidate, _)| candidate).collect(), 1.0))
     }
 
     fn finish(&self, pixels: &Tensor, candidates: Vec<Candidate>) -> Result<Vec<Candidate>> {
-        let mut kept = Vec::new();
-        classify(&self.output, &OUTPUT, pixels, &candidates, |candidate, outputs| {
-            if outputs[1] <= PROBABILITIES[2] {
-                return;
-            }
+        let kept = classify(&self.output, pixels, &candidates, PROBABILITIES[2])?;
+        let face = |(candidate, outputs): (Candidate, Vec<f32>)| {
             let bounds = candidate.bounds;
             // Five columns, then five rows, as fractions of the box, whose edges count from 1.
             let landmarks = std::array::from_fn(|point| {
@@ -151,32 +136,42 @@ impl Detector {
                     (bounds.height() + 1.0) * y + bounds.top - 1.0,
                 ]
             });
-            let offsets = std::array::from_fn(|edge| outputs[2 + edge]);
-            let bounds = bounds.moved(offsets, 1.0);
-            kept.push(Candidate { bounds, probability: outputs[1], offsets, landmarks });
-        })?;
-        Ok(suppress(kept, 0.7, Overlap::Smaller))
+            let bounds = bounds.moved(candidate.offsets, 1.0);
+            Candidate { bounds, landmarks, ..candidate }
+        };
+        Ok(suppress(kept.into_iter().map(face).collect(), 0.7, Overlap::Smaller))
     }
 }
 
-/// Computes a network's outputs for each box, all in a row, and calls `take` with them.
+/// Returns the best of candidates that overlap, as the squares about what their offsets make of
+/// their boxes, which are `more` pixels longer than they look.
+fn best_squares(candidates: Vec<Candidate>, more: f32) -> Vec<Candidate> {
+    let mut best = suppress(candidates, 0.7, Overlap::Union);
+    for candidate in &mut best {
+        candidate.bounds = candidate.bounds.moved(candidate.offsets, more).square();
+    }
+    best
+}
+
+/// Returns the candidates that a network takes for faces with more than the probability `least`,
+/// with that probability and its offsets, and its outputs for each, all in a row.
 fn classify(
     net: &Net,
-    of: &Architecture,
     pixels: &Tensor,
     candidates: &[Candidate],
-    mut take: impl FnMut(&Candidate, &[f32]),
-) -> Result<()> {
+    least: f32,
+) -> Result<Vec<(Candidate, Vec<f32>)>> {
     let (_, _, height, width) = pixels.size4()?;
     let window = |candidate: &Candidate| {
         let window = candidate.bounds.window(width as usize, height as usize)?;
         Some((*candidate, window.map(|at| at as i64)))
     };
     let windows: Vec<_> = candidates.iter().filter_map(window).collect();
+    let mut kept = Vec::new();
     for batch in windows.chunks(BATCH) {
         let cut = |(_, [x, x_end, y, y_end]): &(Candidate, [i64; 4])| {
             let part = pixels.f_narrow(2, *y, y_end - y)?.f_narrow(3, *x, x_end - x)?;
-            part.f_adaptive_avg_pool2d([of.side, of.side])
+            part.f_adaptive_avg_pool2d([net.side, net.side])
         };
         let parts = batch.iter().map(cut).collect::<Result<Vec<_>, _>>()?;
         let outputs = net.forward(&levels(&Tensor::f_cat(&parts, 0)?)?)?;
@@ -184,16 +179,12 @@ fn classify(
         let (_, columns) = outputs.size2()?;
         let outputs = values(&outputs)?;
         let rows = outputs.chunks_exact(columns as usize);
-        batch.iter().zip(rows).for_each(|((candidate, _), row)| take(candidate, row));
+        for ((candidate, _), row) in batch.iter().zip(rows).filter(|(_, row)| row[1] > least) {
+            let offsets = std::array::from_fn(|edge| row[2 + edge]);
+            kept.push((Candidate { probability: row[1], offsets, ..*candidate }, row.to_vec()));
+        }
     }
-    Ok(())
-}
-
-fn take_outputs(outputs: &[Tensor]) -> Result<[&Tensor; 2]> {
-    match outputs {
-        [classes, offsets] => Ok([classes, offsets]),
-        _ => anyhow::bail!("internal: the network has {} outputs", outputs.len()),
-    }
+    Ok(kept)
 }
 
 /// Pixels from 0 to 255 to levels from -1 to 1.
@@ -265,12 +256,8 @@ mod tests {
 
     #[test]
     fn a_cell_sees_twelve_pixels_of_its_level() {
-        let at = |column, row, scale| {
-            let FaceBox { left, top, right, bottom } = cell_bounds(column, row, scale);
-            [left, top, right, bottom]
-        };
-        assert_eq!(at(0, 0, 1.0), [1.0, 1.0, 12.0, 12.0]);
-        assert_eq!(at(3, 1, 0.5), [14.0, 6.0, 36.0, 28.0]);
+        assert_eq!(cell_bounds(0, 0, 1.0).edges(), [1.0, 1.0, 12.0, 12.0]);
+        assert_eq!(cell_bounds(3, 1, 0.5).edges(), [14.0, 6.0, 36.0, 28.0]);
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Crops of many image files, by several threads.
 
 use std::io::Cursor;
+use std::iter;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
@@ -43,40 +44,30 @@ pub enum Outcome {
     Unreadable(String),
 }
 
-/// Crops image files, and iterates over what became of each, in order. Dropped early, it stops.
-pub struct CropFiles {
-    files: Prefetch<Cropped>,
-}
-
-impl CropFiles {
-    /// Starts to crop files into a folder. Returns an error if threads cannot be started.
-    pub fn new(cropper: Cropper, jobs: Vec<Job>, output: &Path, workers: usize) -> Result<Self> {
-        let (count, output) = (jobs.len(), output.to_path_buf());
-        let files = Prefetch::new(0..count, workers, 2 * workers, move |index, _| {
-            let job = jobs[index].clone();
-            let outcome = crop(&cropper, &job, &output)?;
-            Ok(Cropped { job, outcome })
-        });
-        let files = files
-            .context("cannot start the threads that crop images; set RAYON_NUM_THREADS to fewer")?;
-        Ok(Self { files })
-    }
-}
-
-impl Iterator for CropFiles {
-    type Item = Result<Cropped>;
-
-    fn next(&mut self) -> Option<Result<Cropped>> {
-        self.files.next()
-    }
+/// Crops image files into a folder, and iterates over what became of each, in order. Dropped early,
+/// it stops. Returns an error if threads cannot be started.
+pub fn crop_files(
+    cropper: Cropper,
+    jobs: Vec<Job>,
+    output: &Path,
+    workers: usize,
+) -> Result<impl Iterator<Item = Result<Cropped>> + use<>> {
+    let (count, output) = (jobs.len(), output.to_path_buf());
+    let files = Prefetch::new(0..count, workers, 2 * workers, move |index, _| {
+        let job = jobs[index].clone();
+        let outcome = crop(&cropper, &job, &output)?;
+        Ok(Cropped { job, outcome })
+    });
+    let mut files = files
+        .context("cannot start the threads that crop images; set RAYON_NUM_THREADS to fewer")?;
+    Ok(iter::from_fn(move || files.next()))
 }
 
 /// Crops a file. Returns an error if the crop cannot be written, or a network fails.
 fn crop(cropper: &Cropper, job: &Job, output: &Path) -> Result<Outcome> {
-    let read = job.source.as_ref().map_err(Clone::clone);
-    let image = match read
-        .and_then(|file| read_image(file).map_err(|error| format!("{:#}", error.root_cause())))
-    {
+    let read =
+        |file: &PathBuf| read_image(file).map_err(|error| format!("{:#}", error.root_cause()));
+    let image = match job.source.as_ref().map_err(Clone::clone).and_then(read) {
         Ok(image) => image,
         Err(reason) => return Ok(Outcome::Unreadable(reason)),
     };
@@ -131,9 +122,8 @@ pub fn write_table(path: &Path, rows: &[Cropped]) -> Result<()> {
                 Outcome::Cropped(Found { faces, face, warnings }) => {
                     row.extend(["cropped".to_string(), faces.to_string()]);
                     row.push(format!("{:.4}", face.probability));
-                    let bounds = face.bounds;
-                    let edges = [bounds.left, bounds.top, bounds.right, bounds.bottom];
-                    let numbers = edges.into_iter().chain(face.landmarks.into_iter().flatten());
+                    let numbers =
+                        face.bounds.edges().into_iter().chain(face.landmarks.into_iter().flatten());
                     row.extend(numbers.map(|number| format!("{number:.2}")));
                     let warnings: Vec<String> = warnings.iter().map(ToString::to_string).collect();
                     row.push(warnings.join("; "));

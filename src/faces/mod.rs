@@ -14,5 +14,5 @@ pub use boxes::FaceBox;
 pub use convention::{Convention, Placement};
 pub use crop::{Crop, CropWarning, Cropper, Found};
 pub use detect::{Detector, Face};
-pub use files::{CropFiles, Cropped, Job, Outcome, write_table};
+pub use files::{Cropped, Job, Outcome, crop_files, write_table};
 pub use locate::detector_folder;

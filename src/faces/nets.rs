@@ -64,6 +64,8 @@ struct Layer {
 /// A network with its weights, on the CPU.
 #[derive(Debug)]
 pub(super) struct Net {
+    /// The side of its input, in pixels.
+    pub(super) side: i64,
     convolutions: Vec<Layer>,
     hidden: Option<Layer>,
     outputs: Vec<Layer>,
@@ -106,7 +108,7 @@ impl Net {
         let outputs =
             of.outputs.iter().map(|&(name, out)| layer(name, None, &shape(out), None)).collect();
         weights::load(&parameters, &folder.join(of.file))?;
-        Ok(Self { convolutions, hidden, outputs })
+        Ok(Self { side: of.side, convolutions, hidden, outputs })
     }
 
     /// Computes the outputs for levels from -1 to 1, (b, 3, h, w): the probability of each class,

@@ -29,12 +29,11 @@ impl Upright {
     /// Finds a face again in upright views. Its edges and landmarks are the medians over the views
     /// and the image. `None` if the face has no extent.
     pub(super) fn find(detector: &Detector, image: &RgbImage, face: &Face) -> Result<Option<Self>> {
-        let FaceBox { left, top, right, bottom } = face.bounds;
         let center = face.bounds.center();
-        let longer = f64::from(face.bounds.width().max(face.bounds.height()));
+        let sides = [face.bounds.width(), face.bounds.height()].map(f64::from);
         let landmarks = face.landmarks.map(|point| point.map(f64::from));
         let eyes = (landmarks[1][1] - landmarks[0][1]).atan2(landmarks[1][0] - landmarks[0][0]);
-        let scale = longer / FACE;
+        let scale = sides[0].max(sides[1]) / FACE;
         let middle = f64::from(VIEW) / 2.0;
         let view = Similarity::about([middle; 2], center, scale, eyes);
         let own = Similarity::about([0.0; 2], center, 1.0, eyes);
@@ -42,7 +41,7 @@ impl Upright {
         let (Some(view), Some(own), Some(back)) = (view, own, back) else {
             return Ok(None);
         };
-        let half = [right - left, bottom - top].map(|side| f64::from(side) / 2.0);
+        let half = sides.map(|side| side / 2.0);
         let edges = [-half[0], -half[1], half[0], half[1]];
         let mut found = vec![(edges, landmarks.map(|point| back.apply(point)))];
         let view = cut(image, &Cut { to_image: view, size: VIEW, half: None })?;
@@ -73,8 +72,7 @@ impl Upright {
 /// Returns the edges and the landmarks of a face in a view of this side in its own coordinates.
 fn seen(face: &Face, side: u32, scale: f64, mirrored: bool) -> ([f64; 4], [[f64; 2]; 5]) {
     let own = |at: f32| (f64::from(at) - f64::from(side) / 2.0) * scale;
-    let FaceBox { left, top, right, bottom } = face.bounds;
-    let edges = [left, top, right, bottom].map(own);
+    let edges = face.bounds.edges().map(own);
     let landmarks = face.landmarks.map(|point| point.map(own));
     if !mirrored {
         return (edges, landmarks);

@@ -4,12 +4,14 @@ pub(super) mod progress;
 mod rows;
 
 use std::collections::HashSet;
+use std::ffi::OsStr;
 use std::fs;
 use std::io::{self, ErrorKind, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Result, ensure};
+use clap::ValueEnum;
 
 use self::progress::Progress;
 use self::rows::{Format, Row, RowWriter};
@@ -206,7 +208,7 @@ impl Prediction<'_> {
             }
         };
         let interval = self.interval.as_ref().map(|of| of.interval(&score.runs));
-        let bounds = score.found.as_ref().map(|found| found.face.bounds);
+        let edges = score.found.as_ref().map(|found| found.face.bounds.edges());
         Row {
             image,
             score: Some(score.mean),
@@ -217,8 +219,7 @@ impl Prediction<'_> {
             weight_mamba: score.weights.map(|[_, mamba]| mamba),
             scores: (score.runs.len() > 1).then_some(score.runs),
             faces: score.found.map(|found| found.faces),
-            bounds: bounds
-                .map(|bounds| [bounds.left, bounds.top, bounds.right, bounds.bottom].map(tenths)),
+            bounds: edges.map(|edges| edges.map(tenths)),
             in_distribution: score.in_distribution,
             error: None,
         }
@@ -226,12 +227,8 @@ impl Prediction<'_> {
 
     /// Returns the format that is asked for, or that the output's name has.
     fn format(&self) -> Format {
-        let ending = self.args.output.as_deref().and_then(Path::extension);
-        self.args.format.unwrap_or(match ending.and_then(|ending| ending.to_str()) {
-            Some("csv") => Format::Csv,
-            Some("json") => Format::Json,
-            Some("jsonl") => Format::Jsonl,
-            _ => Format::Table,
-        })
+        let ending = self.args.output.as_deref().and_then(Path::extension).and_then(OsStr::to_str);
+        let named = ending.and_then(|ending| Format::from_str(ending, false).ok());
+        self.args.format.or(named).unwrap_or(Format::Table)
     }
 }

@@ -77,6 +77,10 @@ impl Row {
         all.into_iter().filter_map(|(name, number)| Some((name, number?)))
     }
 
+    fn number(&self, column: &str) -> Option<f64> {
+        self.numbers().find(|(name, _)| *name == column).map(|(_, number)| number)
+    }
+
     fn in_distribution(&self) -> String {
         self.in_distribution.map(|within| within.to_string()).unwrap_or_default()
     }
@@ -179,11 +183,9 @@ impl<'a> RowWriter<'a> {
     }
 
     fn csv_row(&mut self, row: &Row) -> Result<()> {
-        let number = |column: &&str| {
-            let found = row.numbers().find(|(name, _)| name == column);
-            found.map(|(_, number)| number.to_string()).unwrap_or_default()
-        };
-        let numbers: Vec<String> = self.columns.iter().map(number).collect();
+        let number = |column: &&str| row.number(column).map(|number| number.to_string());
+        let numbers = self.columns.iter().map(|column| number(column).unwrap_or_default());
+        let numbers: Vec<String> = numbers.collect();
         let text = |text: &str| csv_cell(text).into_owned();
         let end = [row.in_distribution(), text(row.error.as_deref().unwrap_or_default())];
         self.record([text(&row.image)].into_iter().chain(numbers).chain(end))
@@ -204,8 +206,8 @@ impl<'a> RowWriter<'a> {
         let header = header.chain(known.then_some(IN_DISTRIBUTION));
         let header: Vec<&str> = header.chain(failed.then_some("error")).collect();
         let cells = |row: &Row| {
-            let number = |column: &&str| match row.numbers().find(|(name, _)| name == column) {
-                Some((name, number)) => format!("{number:.*}", digits(name)),
+            let number = |column: &&str| match row.number(column) {
+                Some(number) => format!("{number:.*}", digits(column)),
                 None => "-".to_string(),
             };
             let known = known.then(|| row.in_distribution());

@@ -36,7 +36,7 @@ impl CrossAttention {
     }
 
     pub(super) fn forward(&self, vit: &BranchTokens, mamba: &BranchTokens) -> Result<Fused> {
-        let [vit, mamba] = self.project.tokens(vit, mamba)?;
+        let [vit, mamba] = self.project.forward([&vit.sequence()?, &mamba.sequence()?]);
         let (from_vit, vit_to_itself) = self.from_vit.forward(&vit, &mamba);
         let (from_mamba, mamba_to_itself) = self.from_mamba.forward(&mamba, &vit);
         // The attention that a class token does not pay to itself goes to the other branch.
@@ -54,7 +54,8 @@ impl CrossAttention {
         vit: &BranchValues,
         mamba: &BranchValues,
     ) -> FusedValue {
-        let [vit, mamba] = self.project.tokens_onnx(graph, vit, mamba);
+        let (vit, mamba) = (vit.sequence(graph), mamba.sequence(graph));
+        let [vit, mamba] = self.project.onnx(graph, [&vit, &mamba]);
         let (from_vit, vit_to_itself) = self.from_vit.onnx(graph, &vit, &mamba);
         let (from_mamba, mamba_to_itself) = self.from_mamba.onnx(graph, &mamba, &vit);
         let difference = graph.op("Sub", &[&vit_to_itself, &mamba_to_itself]);

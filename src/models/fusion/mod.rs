@@ -216,27 +216,27 @@ impl Join {
             Some(present) => present.mask_scores(scores).softmax(-1, Kind::Float),
             None => scores.softmax(-1, Kind::Float),
         };
+        let features = [vit.features(), mamba.features()];
         Ok(match self {
             Self::Concat { project } => {
-                Fused::without_weights(Tensor::cat(&project.forward(vit, mamba), -1))
+                Fused::without_weights(Tensor::cat(&project.forward(features), -1))
             }
             Self::Sum { project } => {
-                let [vit, mamba] = project.forward(vit, mamba);
+                let [vit, mamba] = project.forward(features);
                 Fused::without_weights(vit + mamba)
             }
             Self::Weighted { project, weights } => {
-                let projected = project.forward(vit, mamba);
+                let projected = project.forward(features);
                 Fused::weighted_sum(&projected, &softmax(weights))
             }
             Self::Gated { project, gate } => {
-                let projected = project.forward(vit, mamba);
+                let projected = project.forward(features);
                 let scores = gate.forward(&Tensor::cat(&projected, -1)); // (b, 2)
                 Fused::weighted_sum(&projected, &softmax(&scores))
             }
             Self::Gmu { project, gate } => {
-                let [vit_hidden, mamba_hidden] = project.forward(vit, mamba).map(|x| x.tanh());
-                let features = Tensor::cat(&[vit.features(), mamba.features()], -1);
-                let gate = gate.forward(&features).sigmoid(); // (b, dim)
+                let [vit_hidden, mamba_hidden] = project.forward(features).map(|x| x.tanh());
+                let gate = gate.forward(&Tensor::cat(&features, -1)).sigmoid(); // (b, dim)
                 let gate = present.map_or_else(|| gate.shallow_clone(), |of| of.mask_gate(&gate));
                 let vit_weight = gate.mean_dim([-1i64].as_slice(), true, Kind::Float); // (b, 1)
                 Fused {
@@ -245,14 +245,14 @@ impl Join {
                 }
             }
             Self::Bilinear { project, pool } => {
-                let [vit, mamba] = project.forward(vit, mamba).map(|x| x.tanh());
+                let [vit, mamba] = project.forward(features).map(|x| x.tanh());
                 Fused::without_weights(pool.forward(&(vit * mamba)))
             }
             Self::CrossAttention(attention) => attention.forward(vit, mamba)?,
             Self::Score { vit_head, mamba_head, weights } => {
                 let scores = [
-                    vit_head.forward(vit.features(), ctx.of_part(0)),
-                    mamba_head.forward(mamba.features(), ctx.of_part(1)),
+                    vit_head.forward(features[0], ctx.of_part(0)),
+                    mamba_head.forward(features[1], ctx.of_part(1)),
                 ];
                 Fused::weighted_sum(&scores, &softmax(weights))
             }
@@ -265,31 +265,32 @@ impl Join {
             let weights = graph.derived(weights, ".softmax", softmax);
             graph.expand_to_batch(&weights, &vit.features, &[2])
         };
+        let features = [&vit.features, &mamba.features];
         let (vector, weights) = match self {
             Self::Concat { project } => {
-                let [vit, mamba] = project.onnx(graph, vit, mamba);
+                let [vit, mamba] = project.onnx(graph, features);
                 (graph.concat(&[&vit, &mamba], -1), None)
             }
             Self::Sum { project } => {
-                let [vit, mamba] = project.onnx(graph, vit, mamba);
+                let [vit, mamba] = project.onnx(graph, features);
                 (graph.add(&vit, &mamba), None)
             }
             Self::Weighted { project, weights } => {
-                let projected = project.onnx(graph, vit, mamba);
+                let projected = project.onnx(graph, features);
                 let weights = learned(graph, weights);
                 return FusedValue::weighted_sum(graph, &projected, weights);
             }
             Self::Gated { project, gate } => {
-                let projected = project.onnx(graph, vit, mamba);
+                let projected = project.onnx(graph, features);
                 let both = graph.concat(&[&projected[0], &projected[1]], -1);
                 let scores = gate.onnx(graph, &both);
                 let weights = graph.softmax(&scores);
                 return FusedValue::weighted_sum(graph, &projected, weights);
             }
             Self::Gmu { project, gate } => {
-                let projected = project.onnx(graph, vit, mamba);
+                let projected = project.onnx(graph, features);
                 let [vit_hidden, mamba_hidden] = projected.map(|x| graph.op("Tanh", &[&x]));
-                let features = graph.concat(&[&vit.features, &mamba.features], -1);
+                let features = graph.concat(&features, -1);
                 let gate = gate.onnx(graph, &features);
                 let gate = graph.op("Sigmoid", &[&gate]);
                 let vit_weight = graph.mean(&gate, -1, true);
@@ -299,7 +300,7 @@ impl Join {
                 (graph.add(&mamba_hidden, &gated), Some(weights))
             }
             Self::Bilinear { project, pool } => {
-                let projected = project.onnx(graph, vit, mamba);
+                let projected = project.onnx(graph, features);
                 let [vit, mamba] = projected.map(|x| graph.op("Tanh", &[&x]));
                 let product = graph.mul(&vit, &mamba);
                 (pool.onnx(graph, &product), None)
@@ -307,7 +308,7 @@ impl Join {
             Self::CrossAttention(attention) => return attention.onnx(graph, vit, mamba),
             Self::Score { vit_head, mamba_head, weights } => {
                 let scores =
-                    [vit_head.onnx(graph, &vit.features), mamba_head.onnx(graph, &mamba.features)];
+                    [vit_head.onnx(graph, features[0]), mamba_head.onnx(graph, features[1])];
                 let weights = learned(graph, weights);
                 return FusedValue::weighted_sum(graph, &scores, weights);
             }
@@ -334,29 +335,13 @@ impl Projections {
         }
     }
 
-    /// Returns the projected feature vectors, 2 of (b, dim).
-    fn forward(&self, vit: &BranchTokens, mamba: &BranchTokens) -> [Tensor; 2] {
-        [self.vit_proj.forward(vit.features()), self.mamba_proj.forward(mamba.features())]
+    /// Projects feature vectors, (b, width) each, or sequences, (b, 1 + patches, width) each.
+    fn forward(&self, [vit, mamba]: [&Tensor; 2]) -> [Tensor; 2] {
+        [self.vit_proj.forward(vit), self.mamba_proj.forward(mamba)]
     }
 
-    /// Returns the branches' projected [sequences](BranchTokens::sequence), (b, 1 + patches, dim)
-    /// each.
-    fn tokens(&self, vit: &BranchTokens, mamba: &BranchTokens) -> Result<[Tensor; 2]> {
-        Ok([self.vit_proj.forward(&vit.sequence()?), self.mamba_proj.forward(&mamba.sequence()?)])
-    }
-
-    fn onnx(&self, graph: &mut Graph, vit: &BranchValues, mamba: &BranchValues) -> [Value; 2] {
-        [self.vit_proj.onnx(graph, &vit.features), self.mamba_proj.onnx(graph, &mamba.features)]
-    }
-
-    fn tokens_onnx(
-        &self,
-        graph: &mut Graph,
-        vit: &BranchValues,
-        mamba: &BranchValues,
-    ) -> [Value; 2] {
-        let (vit, mamba) = (vit.sequence(graph), mamba.sequence(graph));
-        [self.vit_proj.onnx(graph, &vit), self.mamba_proj.onnx(graph, &mamba)]
+    fn onnx(&self, graph: &mut Graph, [vit, mamba]: [&Value; 2]) -> [Value; 2] {
+        [self.vit_proj.onnx(graph, vit), self.mamba_proj.onnx(graph, mamba)]
     }
 }
 
