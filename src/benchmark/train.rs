@@ -287,7 +287,7 @@ impl<'a> StepTrainer<'a> {
         let device = loss.net.device();
         let mut clock = Instant::now();
         let sum = GradientSum::new(&self.trained, self.slicer);
-        let total = Criterion::total_weight(std::slice::from_ref(batch));
+        let total = Criterion::total_weight(&batch.weights);
         let slices = self.slicer.slices(batch.len);
         let seconds = self.slicer.map(slices.len(), |slice| {
             let mut clock = Instant::now();

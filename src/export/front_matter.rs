@@ -1,7 +1,7 @@
 //! The metadata at the head of a model card, as the Hugging Face hub reads them.
 
 use anyhow::Result;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use crate::config::{Config, DatasetName};
 use crate::eval::metrics::Metric;
@@ -10,25 +10,23 @@ use crate::run::Summary;
 
 /// Writes the metadata, between lines of dashes.
 pub(super) fn front_matter(config: &Config, summary: Option<&Summary>) -> Result<String> {
-    let mut metadata = Map::new();
-    metadata.insert("library_name".to_string(), json!("vm-beautynet"));
-    metadata.insert("tags".to_string(), json!(tags(config)));
-    metadata.extend(license(config, summary));
-    let published = published_dataset(config.data.dataset);
-    if published.is_some() {
-        metadata.insert("datasets".to_string(), json!([config.data.dataset.name()]));
+    let mut metadata = license(config, summary);
+    metadata["library_name"] = json!("vm-beautynet");
+    metadata["tags"] = json!(tags(config));
+    if published_dataset(config.data.dataset).is_some() {
+        metadata["datasets"] = json!([config.data.dataset.name()]);
     }
     let base_models = base_models(summary);
     if !base_models.is_empty() {
-        metadata.insert("base_model".to_string(), json!(base_models));
+        metadata["base_model"] = json!(base_models);
     }
     if let Some(summary) = summary {
-        metadata.insert("metrics".to_string(), json!(Metric::ALL.map(|of| hub_metric(of).0)));
+        metadata["metrics"] = json!(Metric::ALL.map(|of| hub_metric(of).0));
         let evaluated = [("validation", Some(&summary.val)), ("test", summary.test.as_ref())];
         let results = evaluated.into_iter();
         let results = results.filter_map(|(split, of)| Some(result(config, split, of?)));
         let model = json!({"name": config.name, "results": results.collect::<Vec<_>>()});
-        metadata.insert("model-index".to_string(), json!([model]));
+        metadata["model-index"] = json!([model]);
     }
     Ok(format!("---\n{}---\n", serde_yaml::to_string(&metadata)?))
 }
@@ -55,20 +53,14 @@ fn published_dataset(dataset: DatasetName) -> Option<(&'static str, &'static str
 
 /// Returns the license of the weights, which is that of what they were trained on: that of this
 /// program for its synthetic faces, unless they began as others' weights.
-fn license(config: &Config, summary: Option<&Summary>) -> Vec<(String, Value)> {
-    let keys: &[(&str, &str)] = match published_dataset(config.data.dataset) {
-        Some((_, address)) => &[
-            ("license", "other"),
-            ("license_name", "non-commercial-research-only"),
-            ("license_link", address),
-        ],
-        None => {
-            let own = summary.is_some_and(|summary| summary.starting_weights.is_empty());
-            let synthetic = config.data.dataset == DatasetName::Synthetic;
-            &[("license", if own && synthetic { "mit" } else { "unknown" })]
-        }
-    };
-    keys.iter().map(|&(key, value)| (key.to_string(), json!(value))).collect()
+fn license(config: &Config, summary: Option<&Summary>) -> Value {
+    if let Some((_, address)) = published_dataset(config.data.dataset) {
+        let name = "non-commercial-research-only";
+        return json!({"license": "other", "license_name": name, "license_link": address});
+    }
+    let own = summary.is_some_and(|summary| summary.starting_weights.is_empty());
+    let synthetic = config.data.dataset == DatasetName::Synthetic;
+    json!({"license": if own && synthetic { "mit" } else { "unknown" }})
 }
 
 /// Returns the repositories on the hub whose weights training started from.

@@ -50,8 +50,7 @@ pub fn export(
         Layout::Onnx => onnx::write(run, options, &mut writer)?,
         Layout::Web => web::write(run, &mut writer)?,
     }
-    let card = model_card::markdown(run, layout)?;
-    writer.text("README.md", &card)?;
+    writer.write("README.md", model_card::markdown(run, layout)?)?;
     Ok(writer.files)
 }
 
@@ -70,13 +69,13 @@ impl Writer<'_> {
         Ok(path)
     }
 
-    fn text(&mut self, name: &str, text: &str) -> Result<()> {
-        self.bytes(name, text.as_bytes())
+    fn write(&mut self, name: &str, content: impl AsRef<[u8]>) -> Result<()> {
+        let path = self.create_path(name)?;
+        write_atomic(&path, |file| Ok(file.write_all(content.as_ref())?))
     }
 
-    fn bytes(&mut self, name: &str, bytes: &[u8]) -> Result<()> {
-        let path = self.create_path(name)?;
-        write_atomic(&path, |file| Ok(file.write_all(bytes)?))
+    fn json(&mut self, name: &str, content: &impl Serialize) -> Result<()> {
+        self.write(name, serde_json::to_string_pretty(content)? + "\n")
     }
 
     fn tensors(&mut self, name: &str, tensors: &[(String, Tensor)]) -> Result<()> {
@@ -99,7 +98,7 @@ fn safetensors(run: &Run, writer: &mut Writer) -> Result<()> {
         let path = writer.create_path(FEATURE_DISTRIBUTION_FILE)?;
         write_feature_distribution(&path, &distribution, &run.net)?;
     }
-    writer.text(CONFIG_FILE, &run.config.without_folders().to_yaml()?)
+    writer.write(CONFIG_FILE, run.config.without_folders().to_yaml()?)
 }
 
 fn timm(run: &Run, writer: &mut Writer) -> Result<()> {
@@ -112,8 +111,7 @@ fn timm(run: &Run, writer: &mut Writer) -> Result<()> {
         );
     }
     if let Some(shape) = run.config.shape(Branch::Vit)? {
-        let config = TimmConfig::new(&run.config.model.vit, &shape);
-        writer.text("vit/config.json", &(serde_json::to_string_pretty(&config)? + "\n"))?;
+        writer.json("vit/config.json", &TimmConfig::new(&run.config.model.vit, &shape))?;
         writer.tensors("vit/model.safetensors", &run.net.branch_parameters(Branch::Vit))?;
     }
     let mamba = run.net.branch_parameters(Branch::Mamba);

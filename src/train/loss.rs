@@ -116,9 +116,9 @@ impl Criterion {
 
     /// Returns the sum of the images' weights, by which the losses of the slices of one optimizer
     /// step are divided. It is positive even if all weights are 0.
-    pub fn total_weight(batches: &[HostBatch]) -> f64 {
-        let weights = batches.iter().flat_map(|batch| &batch.weights);
-        weights.map(|&weight| f64::from(weight)).sum::<f64>().max(f64::from(f32::MIN_POSITIVE))
+    pub fn total_weight<'a>(weights: impl IntoIterator<Item = &'a f32>) -> f64 {
+        let weights = weights.into_iter().map(|&weight| f64::from(weight));
+        weights.sum::<f64>().max(f64::from(f32::MIN_POSITIVE))
     }
 
     /// Computes the term of these images of the loss of their optimizer step: that of the head,
@@ -194,8 +194,7 @@ impl Criterion {
         };
         let column = Tensor::f_from_slice(weights)?.f_to_device(head.device())?;
         let targets = Tensor::f_stack(&[scaled(&predictions.targets)?, column], 1)?;
-        let total: f64 = weights.iter().map(|&weight| f64::from(weight)).sum();
-        let total = total.max(f64::from(f32::MIN_POSITIVE));
+        let total = Self::total_weight(weights);
         let loss = self.loss_of_head(&scaled(&predictions.predictions)?, &targets, total)?;
         Ok(loss.f_double_value(&[])?)
     }

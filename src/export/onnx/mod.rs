@@ -6,7 +6,7 @@ use serde::Serialize;
 use tch::Tensor;
 
 use super::Writer;
-use crate::config::{Branch, Config, DatasetName, Interpolation, Loss, Resize};
+use crate::config::{Branch, Config, DatasetName, Interpolation, Loss, Normalize, Resize};
 use crate::models::onnx::{InputType, OnnxOptions};
 use crate::run::{Run, content_hash};
 
@@ -20,11 +20,11 @@ const JAVASCRIPT: &str = include_str!("predict.mjs");
 /// Writes the model, `preprocess.json` and the programs.
 pub(super) fn write(run: &Run, options: OnnxOptions, writer: &mut Writer) -> Result<()> {
     let (model, preprocess) = convert(run, options)?;
-    writer.bytes(MODEL_FILE, &model)?;
-    writer.text(PREPROCESS_FILE, &(serde_json::to_string_pretty(&preprocess)? + "\n"))?;
+    writer.write(MODEL_FILE, model)?;
+    writer.json(PREPROCESS_FILE, &preprocess)?;
     let resize = run.config.data.resize;
-    writer.text("predict.py", &python(resize, options.input))?;
-    writer.text("predict.mjs", &javascript(resize, options.input))
+    writer.write("predict.py", python(resize, options.input))?;
+    writer.write("predict.mjs", javascript(resize, options.input))
 }
 
 /// Returns the content of the model file, and that of `preprocess.json`.
@@ -58,7 +58,7 @@ pub(super) struct Preprocess {
     background: [u8; 3],
     face_alignment: Option<&'static str>,
     normalization: Normalization,
-    test_time_flip: Inside<bool>,
+    test_time_flip: Inside,
     score: ScoreScale,
 }
 
@@ -73,24 +73,18 @@ struct Input {
 
 /// What the model does itself.
 #[derive(Debug, Serialize)]
-struct Inside<T> {
+struct Inside {
     inside_the_model: bool,
-    value: T,
+    value: bool,
 }
 
 #[derive(Debug, Serialize)]
 struct Normalization {
     inside_the_model: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
-    vit: Option<MeanStd>,
+    vit: Option<Normalize>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    mamba: Option<MeanStd>,
-}
-
-#[derive(Debug, Serialize)]
-struct MeanStd {
-    mean: [f32; 3],
-    std: [f32; 3],
+    mamba: Option<Normalize>,
 }
 
 #[derive(Debug, Serialize)]
@@ -105,9 +99,9 @@ impl Preprocess {
     fn new(run: &Run, input: InputType, outputs: Vec<String>) -> Result<Self> {
         let data = &run.config.data;
         let size = data.image_size;
-        let normalization = |branch| -> Result<Option<MeanStd>> {
+        let normalization = |branch| -> Result<Option<Normalize>> {
             let shape = run.config.shape(branch)?;
-            Ok(shape.map(|shape| MeanStd { mean: shape.mean, std: shape.std }))
+            Ok(shape.map(|shape| Normalize { mean: shape.mean, std: shape.std }))
         };
         Ok(Self {
             model: MODEL_FILE,

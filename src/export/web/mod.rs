@@ -38,13 +38,13 @@ pub(super) fn write(run: &Run, writer: &mut Writer) -> Result<()> {
     let names: Vec<String> = (0..pieces.len()).map(script_name).collect();
     let page = page(&run.config.name, &names, interval.is_some()).into_string();
     let about = json!({"preprocess": preprocess, "interval": interval});
-    writer.text("index.html", &page)?;
-    writer.text("style.css", include_str!("style.css"))?;
-    writer.text(RUNTIME[1], &runtime)?;
+    writer.write("index.html", page)?;
+    writer.write("style.css", include_str!("style.css"))?;
+    writer.write(RUNTIME[1], runtime)?;
     for (at, (name, piece)) in names.iter().zip(pieces).enumerate() {
-        writer.text(name, &script((at == 0).then_some(&about), piece))?;
+        writer.write(name, script((at == 0).then_some(&about), piece))?;
     }
-    SCRIPTS.iter().try_for_each(|(name, text)| writer.text(name, text))
+    SCRIPTS.iter().try_for_each(|(name, text)| writer.write(name, text))
 }
 
 /// Calibrates the page's intervals; `None` if the run is not finished or has too few validation

@@ -316,7 +316,7 @@ impl Objective for Supervised<'_> {
     }
 
     fn weight(&self, batches: &[HostBatch], _epoch: usize) -> f64 {
-        Criterion::total_weight(batches)
+        Criterion::total_weight(batches.iter().flat_map(|batch| &batch.weights))
     }
 
     fn branch_heads(&self) -> usize {
