@@ -28,7 +28,7 @@ pub fn is_decayed(name: &str, parameter: &Tensor) -> bool {
 
 /// A section of a backbone that has its own learning rate under layer decay, from the bottom up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Layer {
+pub(super) enum Layer {
     /// The patch embedding, special tokens, position embedding, and the norm before the blocks.
     Embedding,
     /// The block with this index, from 0.
@@ -39,7 +39,7 @@ enum Layer {
 
 /// Returns the branch (0: ViT, 1: Vision Mamba) and layer of a backbone's parameter; `None` for
 /// fusion and head.
-fn layer_of(name: &str) -> Option<(usize, Layer)> {
+pub(super) fn layer_of(name: &str) -> Option<(usize, Layer)> {
     let (branch, rest) = [("vit.", 0), ("mamba.", 1)]
         .iter()
         .find_map(|(prefix, branch)| Some((*branch, name.strip_prefix(prefix)?)))?;

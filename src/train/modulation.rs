@@ -12,7 +12,7 @@
 use anyhow::Result;
 use tch::{Device, Tensor};
 
-use crate::config::Branch;
+use super::groups::layer_of;
 
 /// Elements that libtorch adds with one thread, so that sums do not depend on their number.
 const SERIAL: i64 = 16_384;
@@ -33,10 +33,9 @@ pub(super) fn modulate(
     let _guard = tch::no_grad_guard();
     let factors = factors(alpha, losses);
     for (name, parameter) in parameters {
-        let branch = Branch::ALL.iter().position(|branch| is_of(name, *branch));
         let mut gradient = parameter.grad();
-        let Some(factor) = branch.map(|branch| factors[branch]).filter(|_| gradient.defined())
-        else {
+        let branch = layer_of(name).filter(|_| gradient.defined());
+        let Some(factor) = branch.map(|(branch, _)| factors[branch]) else {
             continue;
         };
         let noise = gradient.f_randn_like()?.f_mul(&root_mean_square(&gradient)?)?;
@@ -51,10 +50,6 @@ fn root_mean_square(x: &Tensor) -> Result<Tensor> {
     let norms = x.f_flatten(0, -1)?.f_split(size, 0)?;
     let norms: Vec<Tensor> = norms.iter().map(Tensor::f_norm).collect::<Result<_, _>>()?;
     Ok(Tensor::f_stack(&norms, 0)?.f_norm()?.f_div_scalar((count as f64).sqrt())?)
-}
-
-fn is_of(name: &str, branch: Branch) -> bool {
-    name.strip_prefix(branch.name()).is_some_and(|rest| rest.starts_with('.'))
 }
 
 #[cfg(test)]

@@ -94,9 +94,8 @@ def pixels_of(files, dtype=np.uint8):
     return pixels if dtype == np.uint8 else pixels.transpose(0, 3, 1, 2).astype(np.float32) / 255
 
 
-def run_onnx(path, pixels, threads=0):
+def run_onnx(path, pixels):
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     names = [output.name for output in session.get_outputs()]
