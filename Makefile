@@ -1,6 +1,9 @@
 # `make demo` and `make test` set up everything that they need; `make help` lists the rest.
 CONFIG ?= configs/quickstart.yaml
 
+# The program that the tests in Python run: where cargo builds it.
+export VMBEAUTY ?= $(abspath $(or $(CARGO_TARGET_DIR),target))/release/vmbeauty
+
 .PHONY: help python setup gloo cuda distributed build demo dist test test-dist test-distributed test-explain test-faces test-interval test-ood test-paper test-report test-web test-attacks test-gpu test-kernels test-python test-onnx kernel-table kernel-latency kernel-tools web-runtime lint lint-dockerfile clean
 
 help:

@@ -11,6 +11,7 @@ use super::WrongUsage;
 use super::inputs::image_paths;
 use super::output::say;
 use super::predict::progress::Progress;
+use crate::config::FaceAlignment;
 use crate::data::{TableImages, is_image_name, table_images};
 use crate::faces::{
     Convention, CropWarning, Cropped, Cropper, Detector, Found, Job, Outcome, Placement,
@@ -50,13 +51,13 @@ pub(super) struct Args {
 
 /// Opens the detector, for crops of the convention that is named or measured in a folder.
 pub(super) fn cropper(convention: &str, detector: Option<&Path>) -> Result<Cropper> {
-    let known = Convention::named(convention);
+    let known = convention.parse().map(Convention::named).ok();
     let folder = Path::new(convention);
     if known.is_none() && !folder.is_dir() {
         bail!(WrongUsage(format!(
             "the convention {convention:?} is not known: name one of {}, or a folder of cropped \
              faces",
-            Convention::names().join(", ")
+            FaceAlignment::ALL.iter().map(|name| name.name()).collect::<Vec<_>>().join(", ")
         )));
     }
     let detector = Detector::open(&detector_folder(detector)?)?;

@@ -55,6 +55,10 @@ section! {
         pub background: [u8; 3] = [124, 116, 104],
         /// `bicubic` or `bilinear`, both antialiased.
         pub interpolation: Interpolation = Interpolation::Bicubic,
+        /// How the faces in the images are aligned, as `--convention` of `vmbeauty data crop` names
+        /// it: `mebeauty`, `scut` or `tight`. `predict --crop` crops alike, and exports say so.
+        /// `null` is how the dataset's own crops are.
+        pub face_alignment: Option<FaceAlignment> = None,
         /// `{mean: [r, g, b], std: [r, g, b]}` for pixels from 0 to 1; `null` uses what each
         /// backbone's preset was trained with.
         pub normalize: Option<Normalize> = None,
@@ -254,6 +258,18 @@ names! {
 }
 
 names! {
+    /// How a crop shows a face: `faces::Convention` has the numbers.
+    pub enum FaceAlignment {
+        /// As the crops of MEBeauty do.
+        Mebeauty = "mebeauty",
+        /// As SCUT-FBP5500 does.
+        Scut = "scut",
+        /// Eyes, nose and mouth fill the crop.
+        Tight = "tight",
+    }
+}
+
+names! {
     /// Where decoded images are kept between epochs.
     pub enum Cache {
         /// Nowhere: decode again.
@@ -269,6 +285,16 @@ impl DataConfig {
     /// Returns the fold that `split` names, if it is one sampled with the seed.
     pub fn fold(&self) -> Option<Fold> {
         self.split.parse().ok()
+    }
+
+    /// Returns how the faces in the images are aligned, where the config or the dataset says so.
+    pub fn face_alignment(&self) -> Option<FaceAlignment> {
+        let of_dataset = match self.dataset {
+            DatasetName::Mebeauty => Some(FaceAlignment::Mebeauty),
+            DatasetName::ScutFbp5500 => Some(FaceAlignment::Scut),
+            _ => None,
+        };
+        self.face_alignment.or(of_dataset)
     }
 
     pub(super) fn check(&self, checks: &mut Checks) {

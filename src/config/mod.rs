@@ -43,8 +43,8 @@ pub use augment::{
 pub use backbone_shape::{BackboneShape, Features, Stem, Variant};
 pub use branch::Branch;
 pub use data::{
-    Cache, CsvConfig, DataConfig, DatasetName, Delimiter, Fold, Interpolation, Normalize, Overlap,
-    Resize, SyntheticConfig,
+    Cache, CsvConfig, DataConfig, DatasetName, Delimiter, FaceAlignment, Fold, Interpolation,
+    Normalize, Overlap, Resize, SyntheticConfig,
 };
 pub use device::Device;
 pub use error::{ConfigError, Problem};

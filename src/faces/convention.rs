@@ -6,6 +6,7 @@ use image::RgbImage;
 use super::align::{Cut, Similarity};
 use super::detect::Face;
 use super::upright::{Upright, median};
+use crate::config::FaceAlignment;
 
 /// How the crops of a dataset show a face.
 #[derive(Debug, Clone, PartialEq)]
@@ -28,52 +29,25 @@ pub enum Placement {
     Landmarks([[f64; 2]; 5]),
 }
 
-/// The conventions of datasets. That of MEBeauty was seen on its crops: 224x224 pixels, the eyes
-/// level within 1.5 degrees, black beside a box that fills the height. Of SCUT-FBP5500 only the
-/// size is published: that the eyes are level, with hair and chin in sight, is an assumption. That
-/// of tight crops is this project's own.
-const KNOWN: [(&str, Convention); 3] = [
-    ("mebeauty", Convention { size: 224, placement: Placement::Box }),
-    (
-        "scut",
-        Convention {
-            size: 350,
-            placement: Placement::Landmarks([
-                [0.36, 0.44],
-                [0.64, 0.44],
-                [0.5, 0.59],
-                [0.385, 0.72],
-                [0.615, 0.72],
-            ]),
-        },
-    ),
-    (
-        "tight",
-        Convention {
-            size: 224,
-            placement: Placement::Landmarks([
-                [0.235, 0.3],
-                [0.765, 0.3],
-                [0.5, 0.6],
-                [0.27, 0.855],
-                [0.73, 0.855],
-            ]),
-        },
-    ),
-];
-
 /// The most crops in which a convention is measured.
 pub(super) const MOST_MEASURED: usize = 500;
 
 impl Convention {
-    /// The names of the conventions that are known.
-    pub fn names() -> [&'static str; 3] {
-        KNOWN.map(|(name, _)| name)
-    }
-
-    /// Returns the convention of this name.
-    pub fn named(name: &str) -> Option<Self> {
-        KNOWN.into_iter().find(|(known, _)| *known == name).map(|(_, convention)| convention)
+    /// Returns the convention of this name. That of MEBeauty was seen on its crops: 224x224 pixels,
+    /// the eyes level within 1.5 degrees, black beside a box that fills the height. Of
+    /// SCUT-FBP5500 only the size is published: that the eyes are level, with hair and chin in
+    /// sight, is an assumption. That of tight crops is this project's own.
+    pub fn named(name: FaceAlignment) -> Self {
+        let (size, landmarks) = match name {
+            FaceAlignment::Mebeauty => return Self { size: 224, placement: Placement::Box },
+            FaceAlignment::Scut => {
+                (350, [[0.36, 0.44], [0.64, 0.44], [0.5, 0.59], [0.385, 0.72], [0.615, 0.72]])
+            }
+            FaceAlignment::Tight => {
+                (224, [[0.235, 0.3], [0.765, 0.3], [0.5, 0.6], [0.27, 0.855], [0.73, 0.855]])
+            }
+        };
+        Self { size, placement: Placement::Landmarks(landmarks) }
     }
 
     /// Measures the convention of square crops of one face each: the size of the first, and the
@@ -151,7 +125,7 @@ mod tests {
 
     #[test]
     fn the_box_of_a_face_fills_the_height_of_a_crop_and_its_eyes_are_level() {
-        let convention = Convention::named("mebeauty").unwrap();
+        let convention = Convention::named(FaceAlignment::Mebeauty);
         let cut = convention.cut(&upright(0.0, 56.0)).unwrap();
         assert!(close(cut.to_image.apply([112.0, 112.0]), [500.0, 300.0]));
         assert!((cut.to_image.scale() - 0.25).abs() < 1e-6);
@@ -185,8 +159,8 @@ mod tests {
 
     #[test]
     fn a_face_without_an_extent_has_no_crop() {
-        for name in Convention::names() {
-            let convention = Convention::named(name).unwrap();
+        for &name in FaceAlignment::ALL {
+            let convention = Convention::named(name);
             assert_eq!(convention.cut(&upright(5.0, 0.0)), None, "{name}");
         }
     }

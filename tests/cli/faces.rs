@@ -124,6 +124,15 @@ fn predict_scores_the_crop_of_each_image_and_says_which_face_it_was() {
         "{csv}"
     );
 
+    sandbox.train("tight", &["train.epochs=1", "data.face_alignment=tight"]);
+    let scores = |crop: &str| {
+        let predict = ["predict", "tight", "set", crop, "--detector", "detector"];
+        let json = sandbox.json(&[&predict[..], &["--format", "json"]].concat());
+        [0, 1].map(|index| json["predictions"][index]["score"].clone())
+    };
+    assert_eq!(scores("--crop"), scores("--crop=tight"), "the config says how to crop");
+    assert_ne!(scores("--crop"), scores("--crop=mebeauty"));
+
     let blind = ["predict", "run", "set", "--crop", "--detector", "blind"];
     let (code, error) = sandbox.fails(&blind);
     assert!(code == 1 && error.contains("set/a.png: no face was found"), "{error}");

@@ -19,7 +19,6 @@ use super::crop::{Warnings, cropper};
 use super::data_root;
 use super::inputs::{ImageFiles, image_files, none_readable, sort};
 use super::output::say;
-use crate::config::{Config, DatasetName};
 use crate::eval::conformal::Conformal;
 use crate::files::{remove_leftovers_of, write_atomic};
 use crate::run::{Ensemble, Run, Score, calibrate, data_differences};
@@ -46,8 +45,8 @@ pub(super) struct Args {
     #[arg(long, value_name = "LEVEL", value_parser = parse_level)]
     interval: Option<f64>,
     /// Score the largest face of each image, cropped as the training images are: by the convention
-    /// mebeauty, scut or tight [default: that of the run's dataset, or mebeauty], or as in a folder
-    /// of crops. An image without a face has a row that says so
+    /// mebeauty, scut or tight [default: data.face_alignment of the run's config, or mebeauty], or
+    /// as in a folder of crops. An image without a face has a row that says so
     #[arg(
         long, value_name = "NAME_OR_FOLDER", num_args = 0..=1, require_equals = true,
         default_missing_value = ""
@@ -80,7 +79,9 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
     let mut ensemble = Ensemble::new(open_runs(&runs, None)?)?;
     if let Some(convention) = &args.crop {
         let convention = match &convention[..] {
-            "" => default_convention(&ensemble.runs()[0].config),
+            "" => {
+                ensemble.runs()[0].config.data.face_alignment().map_or("mebeauty", |of| of.name())
+            }
             named => named,
         };
         ensemble = ensemble.with_cropper(cropper(convention, args.detector.as_deref())?);
@@ -111,11 +112,6 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
     let with_a_face = if found > 0 && args.crop.is_some() { ", or none has a face" } else { "" };
     ensure!(scored > 0, "{}{with_a_face}", none_readable(found, &images));
     Ok(ExitCode::SUCCESS)
-}
-
-/// Returns the convention of the crops that a run was trained on, as far as its dataset says.
-fn default_convention(config: &Config) -> &'static str {
-    if config.data.dataset == DatasetName::ScutFbp5500 { "scut" } else { "mebeauty" }
 }
 
 /// Opens runs in their order, with their dataset in another folder if one is given. Returns an

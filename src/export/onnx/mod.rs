@@ -6,7 +6,9 @@ use serde::Serialize;
 use tch::Tensor;
 
 use super::Writer;
-use crate::config::{Branch, Config, DatasetName, Interpolation, Loss, Normalize, Resize};
+use crate::config::{
+    Branch, Config, DatasetName, FaceAlignment, Interpolation, Loss, Normalize, Resize,
+};
 use crate::models::onnx::{InputType, OnnxOptions};
 use crate::run::{Run, content_hash};
 
@@ -56,7 +58,7 @@ pub(super) struct Preprocess {
     apply_exif_orientation: bool,
     /// The color behind transparent pixels and around padded images.
     background: [u8; 3],
-    face_alignment: Option<&'static str>,
+    face_alignment: Option<FaceAlignment>,
     normalization: Normalization,
     test_time_flip: Inside,
     score: ScoreScale,
@@ -116,11 +118,7 @@ impl Preprocess {
             antialias: true,
             apply_exif_orientation: true,
             background: data.background,
-            face_alignment: match data.dataset {
-                DatasetName::Mebeauty => Some("mebeauty"),
-                DatasetName::ScutFbp5500 => Some("scut"),
-                _ => None,
-            },
+            face_alignment: data.face_alignment(),
             normalization: Normalization {
                 inside_the_model: true,
                 vit: normalization(Branch::Vit)?,
