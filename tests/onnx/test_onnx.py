@@ -31,7 +31,7 @@ class Exported(unittest.TestCase):
         onnx.checker.check_model(folder / "model.onnx", full_check=True)
         return folder, json.loads((folder / "preprocess.json").read_text())
 
-    def compare(self, *overrides, size=32, forms=("loop", "unrolled"), dtype=np.uint8, count=5):
+    def compare(self, *overrides, size=32, forms=("loop", "unrolled"), dtype=np.uint8, count=5, weights_atol=1e-5):
         """Compares exports of a run with the program itself; returns the outputs of the last one."""
         run = make_run(self.folder, *overrides)
         files = make_images(self.folder / "images", count, (size, size))
@@ -51,7 +51,7 @@ class Exported(unittest.TestCase):
                 np.testing.assert_allclose(outputs["features"], fused, atol=1e-4 * max(1, np.abs(fused).max()))
                 self.assertEqual("branch_weights" in outputs, weights is not None)
                 if weights is not None:
-                    np.testing.assert_allclose(outputs["branch_weights"], weights[:n], atol=1e-5)
+                    np.testing.assert_allclose(outputs["branch_weights"], weights[:n], atol=weights_atol)
         return outputs
 
 
@@ -102,7 +102,9 @@ class Backbones(Exported):
 
     def test_the_tiny_models(self):
         tiny = "model.vit={name: vit_tiny_patch16_224, depth: 12}", "model.mamba={name: vim_tiny_patch16_224, depth: 24}"
-        self.compare(*tiny, size=224)
+        # 24 layers of random weights amplify rounding: onnxruntime's own features differ by 6e-5 with and without its
+        # optimization.
+        self.compare(*tiny, size=224, weights_atol=1e-4)
 
     def compare(self, *overrides, size=32, **options):
         return super().compare(*overrides, f"data.image_size={size}", size=size, **options)
