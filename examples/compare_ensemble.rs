@@ -139,7 +139,7 @@ pub(crate) fn compare(root: &Path) -> Result<Leaderboard> {
 }
 
 fn interval(of: Option<Interval>) -> String {
-    of.map(|of| format!("{:+.4} to {:+.4}", of.lo, of.hi)).unwrap_or_default()
+    of.map(|of| format!("{:.4} to {:.4}", of.lo, of.hi)).unwrap_or_default()
 }
 
 fn print(board: &Leaderboard) {
