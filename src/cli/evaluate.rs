@@ -21,7 +21,7 @@ use crate::eval::evaluate;
 use crate::eval::metrics::Metric;
 use crate::eval::predictions::Predictions;
 use crate::eval::statistics::MetricsWithCi;
-use crate::run::{BEST_FILE, Run, RunDir, calibrate, data_differences};
+use crate::run::{Run, RunDir, calibrate, data_differences};
 
 /// Evaluate a trained model on a split of its dataset
 ///
@@ -98,7 +98,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
 
 fn write_feature_distribution(run: &Run) -> Result<()> {
     ensure!(
-        run.weights.ends_with(BEST_FILE),
+        run.is_best(),
         WrongUsage(format!(
             "--feature-distribution is of a run's best weights: name the run directory of {}",
             run.weights.display()
@@ -135,10 +135,8 @@ fn check_predictions_file(args: &Args, file: &Path, runs: &[Run]) -> Result<()> 
     let of_run = |run: &Run| Path::new(".").join(run.weights.with_file_name(""));
     let is_own = |run: &Run| canonical(&of_run(run)) == canonical(&folder);
     let wrong = match runs {
+        [run] if is_own(run) && split == args.split && run.is_best() => return Ok(()),
         [run] if is_own(run) && split == args.split => {
-            if run.weights.ends_with(BEST_FILE) {
-                return Ok(());
-            }
             "the run's best weights: name the run directory, or another file".to_string()
         }
         [run] if is_own(run) => format!(

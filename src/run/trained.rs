@@ -51,7 +51,12 @@ impl Run {
     /// predictions it holds.
     pub fn finished_folder(&self) -> Option<PathBuf> {
         let folder = self.weights.with_file_name("");
-        (self.weights.ends_with(BEST_FILE) && Summary::exists(&folder)).then_some(folder)
+        (self.is_best() && Summary::exists(&folder)).then_some(folder)
+    }
+
+    /// Returns whether the weights are the best ones of their run.
+    pub fn is_best(&self) -> bool {
+        self.weights.ends_with(BEST_FILE)
     }
 
     /// Writes predictions for the images of a split. Where `file` is the one that the finished run

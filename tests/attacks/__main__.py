@@ -7,6 +7,7 @@ table by kind; exits with 1 if anything did.
 """
 
 import argparse
+import os
 import sys
 import tempfile
 import time
@@ -26,7 +27,7 @@ SOURCES = (images, weights, configs, tables, runs, limits)
 
 def main():
     parser = argparse.ArgumentParser()
-    parser.add_argument("--program", type=Path, default=ROOT / "target/release/vmbeauty")
+    parser.add_argument("--program", type=Path, default=os.environ.get("VMBEAUTY", ROOT / "target/release/vmbeauty"))
     parser.add_argument("--only", default="", help="run the attacks whose kind or name contains this")
     parser.add_argument("--jobs", type=int, default=2)
     arguments = parser.parse_args()

@@ -28,8 +28,13 @@ fn start(sandbox: &Sandbox, arguments: &[&str]) -> Child {
     // Under nohup the tests ignore SIGHUP, and what they start would too.
     let mut command = Command::new("env");
     command.arg("--default-signal=HUP").arg(program.get_program()).args(program.get_args());
-    command.envs(program.get_envs().filter_map(|(name, value)| Some((name, value?))));
-    command.current_dir(program.get_current_dir().unwrap()).env_remove("VMB_CACHE_DIR");
+    for (name, value) in program.get_envs() {
+        match value {
+            Some(value) => command.env(name, value),
+            None => command.env_remove(name),
+        };
+    }
+    command.current_dir(program.get_current_dir().unwrap());
     command.stdout(Stdio::null()).stderr(Stdio::piped());
     command.spawn().unwrap()
 }

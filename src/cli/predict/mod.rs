@@ -19,6 +19,7 @@ use super::crop::{Warnings, cropper};
 use super::data_root;
 use super::inputs::{ImageFiles, image_files, none_readable, sort};
 use super::output::say;
+use crate::config::FaceAlignment;
 use crate::eval::conformal::Conformal;
 use crate::files::{remove_leftovers_of, write_atomic};
 use crate::run::{Ensemble, Run, Score, calibrate, data_differences};
@@ -80,7 +81,8 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
     if let Some(convention) = &args.crop {
         let convention = match &convention[..] {
             "" => {
-                ensemble.runs()[0].config.data.face_alignment().map_or("mebeauty", |of| of.name())
+                let stated = ensemble.runs()[0].config.data.face_alignment();
+                stated.unwrap_or(FaceAlignment::Mebeauty).name()
             }
             named => named,
         };

@@ -225,8 +225,7 @@ fn faces_in_scenes_are_found_where_facenet_finds_them_and_their_crops_are_rated_
         100.0 * of_eyes
     );
     assert!(100 * found.len() >= 95 * rows.len());
-    // Of candidates whose probabilities round to the same number below 1, either may stand for the
-    // face.
+    // Of overlapping candidates whose probabilities round to the same number, either may be kept.
     assert!(100 * apart <= rows.len() && of_eyes < 0.05);
     let Ok(run) = env::var("VMB_FACES_RUN") else {
         return;
