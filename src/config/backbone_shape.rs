@@ -24,6 +24,15 @@ names! {
         Mean = "mean",
         /// Both, concatenated.
         ClsMean = "cls_mean",
+        /// The patch tokens, concatenated.
+        Patches = "patches",
+    }
+}
+
+impl Features {
+    /// Returns whether class tokens are among them.
+    pub fn has_class_tokens(self) -> bool {
+        matches!(self, Features::Cls | Features::ClsMean)
     }
 }
 
@@ -105,6 +114,7 @@ impl BackboneShape {
             Features::Cls => cls,
             Features::Mean => mean,
             Features::ClsMean => cls + mean,
+            Features::Patches => self.patches() * self.embed_dim,
         }
     }
 

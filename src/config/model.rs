@@ -59,7 +59,8 @@ section! {
         pub strict: bool = true,
         /// Feature vector: `cls` (the class token, the mean of a DeiT's class and distillation
         /// token, or a Mamba-Reg's class tokens, concatenated), `mean` (the mean of the patch
-        /// tokens) or `cls_mean` (both, concatenated).
+        /// tokens), `cls_mean` (both, concatenated) or `patches` (the patch tokens,
+        /// concatenated), which keeps the places of eyes and mouth apart where faces are aligned.
         pub features: Features = Features::Cls,
         /// Largest probability of skipping a block in training (stochastic depth); it grows with
         /// depth up to this.

@@ -2,7 +2,7 @@
 
 use super::patch_embed::stem_widths;
 use super::vim::dt_rank;
-use crate::config::{BackboneShape, Branch, Features, Stem};
+use crate::config::{BackboneShape, Branch, Stem};
 
 /// Steps of the sequence between two states that the scan keeps for backward (csrc/README.md).
 const STEPS_PER_STATE: i64 = 32;
@@ -62,9 +62,9 @@ impl Cost {
     }
 
     /// Returns the cost of a Vision Mamba's neck and of the norm after it, which keep their inputs.
-    /// The feature `mean` does not run them.
+    /// Features without class tokens do not run them.
     pub fn neck(shape: &BackboneShape) -> Self {
-        if shape.features == Features::Mean {
+        if !shape.features.has_class_tokens() {
             return Self::new(0, 0);
         }
         let (n, d) = (shape.variant.class_tokens, shape.embed_dim);

@@ -90,6 +90,7 @@ impl Encoder {
             Features::Cls => class()?,
             Features::Mean => mean()?,
             Features::ClsMean => Tensor::f_cat(&[class()?, mean()?], -1)?,
+            Features::Patches => self.layout.patches_of(&tokens)?.f_flatten(1, 2)?,
         };
         Ok(BranchTokens::new(tokens, self.layout, features))
     }
@@ -111,6 +112,10 @@ impl Encoder {
             Features::ClsMean => {
                 let both = [class(graph), self.layout.patch_mean_onnx(graph, &tokens)];
                 graph.concat(&[&both[0], &both[1]], -1)
+            }
+            Features::Patches => {
+                let patches = self.layout.patches_of_onnx(graph, &tokens);
+                graph.reshape(&patches, &[0, self.shape.feature_width()])
             }
         };
         BranchValues { tokens, layout: self.layout, features }

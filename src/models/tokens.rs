@@ -128,12 +128,12 @@ impl TokenLayout {
     }
 
     /// Returns the mean (b, d) of the tokens (b, tokens, d) that the feature vector is made of;
-    /// class tokens and patches count the same if it is made of both. Returns libtorch's error if
+    /// class tokens and patches count the same if it is made of both means. Returns libtorch's error if
     /// the shape does not match.
     pub fn feature_mean(self, tokens: &Tensor) -> Result<Tensor> {
         match self.features {
             Features::Cls => self.class_mean(tokens),
-            Features::Mean => self.patch_mean(tokens),
+            Features::Mean | Features::Patches => self.patch_mean(tokens),
             Features::ClsMean => Ok((self.class_mean(tokens)? + self.patch_mean(tokens)?) * 0.5),
         }
     }
@@ -196,7 +196,7 @@ impl TokenLayout {
     pub(super) fn feature_mean_onnx(self, graph: &mut Graph, tokens: &Value) -> Value {
         match self.features {
             Features::Cls => self.class_mean_onnx(graph, tokens),
-            Features::Mean => self.patch_mean_onnx(graph, tokens),
+            Features::Mean | Features::Patches => self.patch_mean_onnx(graph, tokens),
             Features::ClsMean => {
                 let class = self.class_mean_onnx(graph, tokens);
                 let patches = self.patch_mean_onnx(graph, tokens);
@@ -303,9 +303,12 @@ mod tests {
         let special: Vec<Tensor> = [3.0, 100.0, 100.0, 100.0, 100.0].map(token).into();
         let patches: Vec<Tensor> = [5.0, 6.0, 7.0, 8.0].map(token).into();
         let [special, patches] = [special, patches].map(|tokens| Tensor::cat(&tokens, 1));
-        for (features, mean) in
-            [(Features::Cls, 3.0), (Features::Mean, 6.5), (Features::ClsMean, 4.75)]
-        {
+        for (features, mean) in [
+            (Features::Cls, 3.0),
+            (Features::Mean, 6.5),
+            (Features::Patches, 6.5),
+            (Features::ClsMean, 4.75),
+        ] {
             let layout = layout(name, features).with_patches(4);
             let tokens = layout.join(&special, &patches).unwrap();
             let found = layout.feature_mean(&tokens).unwrap();

@@ -68,7 +68,7 @@ fn every_fusion_takes_every_feature_vector() {
                 let is_used = !name.starts_with("mamba.n")
                     || name == "mamba.norm_f.weight"
                     || (strategy != FusionStrategy::CrossAttention
-                        && config.model.mamba.features != Features::Mean);
+                        && config.model.mamba.features.has_class_tokens());
                 assert!(
                     !parameter.requires_grad() || parameter.grad().defined() == is_used,
                     "{strategy}, {what}: {name}"
@@ -79,7 +79,7 @@ fn every_fusion_takes_every_feature_vector() {
 }
 
 #[test]
-fn cls_mean_is_cls_and_then_the_mean_of_the_patch_tokens() {
+fn features_are_made_of_class_and_patch_tokens() {
     let _alone = alone_with_the_generator();
     struct Nothing;
     impl vm_beautynet::models::Tap for Nothing {}
@@ -102,6 +102,8 @@ fn cls_mean_is_cls_and_then_the_mean_of_the_patch_tokens() {
         let expected = Tensor::cat(&[cls.features(), &mean], -1);
         assert!(both.features().equal(&expected), "{vit}, {mamba}");
         assert!(of(Features::Mean).0.features().equal(&mean), "{vit}, {mamba}");
+        let row_by_row = patches.flatten(1, 2);
+        assert!(of(Features::Patches).0.features().equal(&row_by_row), "{vit}, {mamba}");
     }
 }
 
@@ -165,7 +167,7 @@ fn rollout_is_the_attention_of_the_tokens_that_the_features_are_made_of() {
             let (class, patches) = (rows(0, classes), rows(special, 9));
             let row = match features {
                 Features::Cls => class,
-                Features::Mean => patches,
+                Features::Mean | Features::Patches => patches,
                 Features::ClsMean => (class + patches) * 0.5,
             };
             let expected = row.narrow(1, special, 9).view([1, 1, 3, 3]);
@@ -192,7 +194,7 @@ fn masked_pretraining_trains_every_parameter() {
             (losses.pixels + losses.colors.unwrap()).backward();
             for (name, parameter) in model.parameters() {
                 let is_neck = name.starts_with("mamba.n") && name != "mamba.norm_f.weight";
-                let is_used = !is_neck || shape.features != Features::Mean;
+                let is_used = !is_neck || shape.features.has_class_tokens();
                 assert_eq!(parameter.grad().defined(), is_used, "{what}: {name}");
             }
         }

@@ -72,8 +72,8 @@ for name in STRATEGIES:
 
 
 class Backbones(Exported):
-    def test_convolutional_stems_and_means_of_patches(self):
-        self.compare("model.vit={stem: conv, features: cls_mean}", "model.mamba={stem: conv, features: mean}")
+    def test_convolutional_stems_and_features_of_patches(self):
+        self.compare("model.vit={stem: conv, features: patches}", "model.mamba={stem: conv, features: mean}")
 
     def test_cross_attention_reads_the_means_of_class_tokens_and_patches(self):
         features = "model.vit.features=mean", "model.mamba.features=cls_mean"

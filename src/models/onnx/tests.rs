@@ -141,6 +141,7 @@ fn variants_of_the_backbones_are_graphs_in_order() {
         ("{name: deit_tiny_distilled_patch16_224, depth: 1, features: cls_mean}", "{stem: conv}"),
         ("{name: vit_small_patch14_reg4_dinov2, depth: 1}", "{features: mean}"),
         ("{name: vit_base_patch16_clip_quickgelu_224, depth: 1}", "{features: cls_mean}"),
+        ("{stem: conv, features: patches}", "{features: patches}"),
         ("{stem: conv, features: mean}", "{name: mambar_micro_patch8_64}"),
         ("{depth: 1}", "{name: mambar_small_patch16_224, depth: 1}"),
         ("{depth: 1}", "{name: vim_tiny_patch16_stride8_224, depth: 1}"),
