@@ -108,10 +108,12 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
     }
     print(&report(&outcome))?;
     let logdir = RunDir::tensorboard_in(above.unwrap_or(&root));
-    let (root, logdir) = (root.display(), logdir.display());
-    console.info(&format!(
-        "run directory: {root}  (vmbeauty predict {root} IMAGE; tensorboard --logdir {logdir})"
-    ));
+    let root = root.display();
+    let board = match config.train.tensorboard {
+        true => format!("; tensorboard --logdir {}", logdir.display()),
+        false => String::new(),
+    };
+    console.info(&format!("run directory: {root}  (vmbeauty predict {root} IMAGE{board})"));
     let end = json!({
         "status": "finished",
         "run": root.to_string(),
