@@ -109,9 +109,10 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
     print(&report(&outcome))?;
     let logdir = RunDir::tensorboard_in(above.unwrap_or(&root));
     let root = root.display();
-    let board = match config.train.tensorboard {
-        true => format!("; tensorboard --logdir {}", logdir.display()),
-        false => String::new(),
+    let board = if config.train.tensorboard {
+        format!("; tensorboard --logdir {}", logdir.display())
+    } else {
+        String::new()
     };
     console.info(&format!("run directory: {root}  (vmbeauty predict {root} IMAGE{board})"));
     let end = json!({
