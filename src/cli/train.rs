@@ -109,11 +109,8 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
     print(&report(&outcome))?;
     let logdir = RunDir::tensorboard_in(above.unwrap_or(&root));
     let root = root.display();
-    let board = if config.train.tensorboard {
-        format!("; tensorboard --logdir {}", logdir.display())
-    } else {
-        String::new()
-    };
+    let board = format!("; tensorboard --logdir {}", logdir.display());
+    let board = if config.train.tensorboard { &board } else { "" };
     console.info(&format!("run directory: {root}  (vmbeauty predict {root} IMAGE{board})"));
     let end = json!({
         "status": "finished",

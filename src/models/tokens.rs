@@ -128,7 +128,7 @@ impl TokenLayout {
     }
 
     /// Returns the mean (b, d) of the tokens (b, tokens, d) that the feature vector is made of;
-    /// class tokens and patches count the same if it is made of both means. Returns libtorch's error if
+    /// class tokens and patches count the same if it is made of both. Returns libtorch's error if
     /// the shape does not match.
     pub fn feature_mean(self, tokens: &Tensor) -> Result<Tensor> {
         match self.features {
