@@ -1,6 +1,7 @@
 // All kernels of one instruction set; included by the file that is compiled for it.
 #pragma once
 
+#include "attention_kernel.h"
 #include "conv_kernel.h"
 #include "limit_kernel.h"
 #include "norm_kernel.h"
@@ -16,9 +17,11 @@ constexpr vmb::KernelTable<T> kernel_table() {
   using C = CausalConv<T, W>;
   using L = Limit<T, W, N>;
   using M = Norm<T, W>;
+  using A = Attention<T, W>;
   return {S::workspace, S::forward,  B::backward, sizeof(typename C::Workspaces),
           C::forward,   C::backward, M::forward,  M::backward,
-          L::forward,   L::backward};
+          A::workspace, A::forward,  A::backward, L::forward,
+          L::backward};
 }
 
 }  // namespace

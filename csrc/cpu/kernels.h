@@ -138,6 +138,30 @@ struct NormBackwardArgs {
   T *dweight, *dbias;      // (item, dim): partial sums; null without a bias
 };
 
+// Self-attention over a qkv projection's output (batch, length, 3, heads, dim).
+struct AttentionSizes {
+  int64_t batch, length, heads, dim;
+  VMB_INLINE int64_t channels() const { return heads * dim; }
+  VMB_INLINE int64_t row() const { return 3 * channels(); }
+  VMB_INLINE int64_t items() const { return batch * heads; }
+};
+
+template <class T>
+struct AttentionForwardArgs {
+  AttentionSizes size;
+  T scale;  // of the scores
+  const T* qkv;
+  T* out;  // (batch, length, heads, dim)
+};
+
+template <class T>
+struct AttentionBackwardArgs {
+  AttentionSizes size;
+  T scale;
+  const T *qkv, *dout;
+  T* dqkv;
+};
+
 // The kernels of one instruction set; each call does work items [begin, end) with `workspace` bytes
 // of scratch memory, aligned to 64.
 template <class T>
@@ -150,6 +174,11 @@ struct KernelTable {
   void (*conv_backward)(const ConvBackwardArgs<T>&, int64_t begin, int64_t end, void* workspace);
   void (*norm_forward)(const NormForwardArgs<T>&, int64_t begin, int64_t end);
   void (*norm_backward)(const NormBackwardArgs<T>&, int64_t begin, int64_t end);
+  int64_t (*attention_workspace)(const AttentionSizes&);
+  void (*attention_forward)(const AttentionForwardArgs<T>&, int64_t begin, int64_t end,
+                            void* workspace);
+  void (*attention_backward)(const AttentionBackwardArgs<T>&, int64_t begin, int64_t end,
+                             void* workspace);
   // Only the arithmetic of a scan (limit_kernel.h). The result is meaningless, and keeps the
   // compiler from removing the work.
   T (*limit_forward)(const ScanSizes&, int64_t begin, int64_t end);

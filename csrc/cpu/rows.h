@@ -193,10 +193,7 @@ struct Rows {
   };
 
   static V pack_channels(const T* values, int64_t channel, int lanes) {
-    V v{};
-    if (values)
-      for (int c = 0; c < lanes; ++c) v[c] = values[channel + c];
-    return v;
+    return values ? load_first<V>(values + channel, lanes) : V{};
   }
 
   // Calls f(count, first) for four steps at a time and then for each remaining step; count is a

@@ -80,14 +80,29 @@ inline void store_first(typename Lane<V>::scalar* p, V v, int count) {
   for (int i = 0; i < count; ++i) p[i] = v[i];
 }
 
-// The sum of the lanes, always in the same order: halves are added until one lane remains.
+// f over the lanes, always in the same order: f(lower half, upper half) until one lane remains.
+template <int Half, class V, class F>
+inline typename Lane<V>::scalar fold_lanes(V v, const F& f) {
+  constexpr int W = Lane<V>::width;
+  typedef std::conditional_t<sizeof(v[0]) == 8, int64_t, int32_t> I
+      __attribute__((vector_size(sizeof(V))));
+  I upper{};
+  for (int i = 0; i < W; ++i) upper[i] = (i + Half) % W;
+  v = f(v, (V)__builtin_shuffle(v, upper));
+  if constexpr (Half > 1)
+    return fold_lanes<Half / 2>(v, f);
+  else
+    return v[0];
+}
+
 template <class V>
 inline typename Lane<V>::scalar lane_sum(V v) {
-  typename Lane<V>::scalar lanes[Lane<V>::width];
-  store<V>(lanes, v);
-  for (int half = Lane<V>::width / 2; half > 0; half /= 2)
-    for (int i = 0; i < half; ++i) lanes[i] += lanes[i + half];
-  return lanes[0];
+  return fold_lanes<Lane<V>::width / 2>(v, [](V a, V b) { return a + b; });
+}
+
+template <class V>
+inline typename Lane<V>::scalar lane_max(V v) {
+  return fold_lanes<Lane<V>::width / 2>(v, [](V a, V b) { return a > b ? a : b; });
 }
 
 constexpr double kLog2e = 1.4426950408889634074;

@@ -32,6 +32,10 @@ char* vmb_linear(const void* x, const void* weight, const void* bias, void** out
 char* vmb_norm(const void* x, const void* update, const void* factors, const void* weight,
                const void* bias, double eps, void** sum, void** out);
 
+/* Computes multi-head self-attention of a qkv projection's output (b, l, 3 heads d) on the CPU in
+ * float or double; writes null elsewhere. */
+char* vmb_attention(const void* qkv, int64_t heads, const char* path, void** out);
+
 /* Takes one AdamW step over many parameters at once; steps are scalar float tensors, incremented by
  * one. */
 char* vmb_adamw_step(void* const* params, void* const* grads, void* const* exp_avgs,

@@ -9,6 +9,7 @@
 #include "cuda/cuda_ops.cpp"
 #ifndef VMB_OPERATORS_ONLY  // as in the PyTorch extension, examples/python
 #include "ops/abi.cpp"
+#include "ops/attention.cpp"
 #include "ops/benchmark.cpp"
 #include "ops/gpu.cpp"
 #include "ops/launches.cpp"

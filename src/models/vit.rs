@@ -13,6 +13,7 @@ use super::recompute::Recompute;
 use super::residual::Residual;
 use super::tokens::TokenLayout;
 use crate::config::BackboneShape;
+use crate::ops::{self, Path};
 
 const MLP_RATIO: i64 = 4;
 const LAYER_SCALE: f64 = 1e-5;
@@ -34,20 +35,9 @@ impl Attention {
         }
     }
 
-    /// Queries, keys and values, each (b, heads, l, d / heads), of x (b, l, d).
-    fn qkv(&self, x: &Tensor) -> Vec<Tensor> {
-        let qkv = self.qkv.forward(x).unflatten(-1, [3, self.num_heads, -1]);
-        // Unbound where they are: so backward stacks the three gradients once, in the layout of
-        // the projection's output, and copies nothing else.
-        qkv.unbind(2).iter().map(|x| x.transpose(1, 2)).collect()
-    }
-
     fn forward(&self, x: &Tensor) -> Tensor {
-        let qkv = self.qkv(x);
-        let [q, k, v] = [&qkv[0], &qkv[1], &qkv[2]];
-        let mask = None::<&Tensor>;
-        let out = Tensor::scaled_dot_product_attention(q, k, v, mask, 0.0, false, None, false);
-        self.proj.forward(&out.transpose(1, 2).flatten(2, 3))
+        let qkv = self.qkv.forward(x);
+        self.proj.forward(&ops::attention(&qkv, self.num_heads, Path::Auto))
     }
 
     fn onnx(&self, graph: &mut Graph, x: &Value) -> Value {
@@ -283,9 +273,9 @@ impl VisionTransformer {
         let block = self.blocks.get(layer).with_context(|| {
             format!("there is no block {layer}: the ViT has {}", self.blocks.len())
         })?;
-        let qkv = block.attn.qkv(normed);
-        let scale = (qkv[0].size()[3] as f64).powf(-0.5);
-        let logits = qkv[0].matmul(&qkv[1].transpose(-2, -1)) * scale;
+        let [q, k, _] = ops::queries_keys_values(&block.attn.qkv.forward(normed), block.attn.num_heads);
+        let scale = (q.size()[3] as f64).powf(-0.5);
+        let logits = q.matmul(&k.transpose(-2, -1)) * scale;
         Ok(logits.softmax(-1, Kind::Float))
     }
 

@@ -70,6 +70,12 @@ unsafe extern "C" {
         bias: *const c_void,
         out: *mut *mut c_void,
     ) -> *mut c_char;
+    pub(super) fn vmb_attention(
+        qkv: *const c_void,
+        heads: i64,
+        path: *const c_char,
+        out: *mut *mut c_void,
+    ) -> *mut c_char;
     pub(super) fn vmb_norm(
         x: *const c_void,
         update: *const c_void,

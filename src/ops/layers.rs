@@ -4,7 +4,7 @@ use std::ffi::{c_char, c_void};
 
 use tch::Tensor;
 
-use super::ffi;
+use super::{Path, ffi};
 
 /// Computes `x · weightᵀ + bias` over the last dimension: x `(…, inputs)`, weight
 /// `(outputs, inputs)`, bias `(outputs)`.
@@ -16,6 +16,31 @@ pub fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Tensor {
     // SAFETY: the tensors are borrowed for the call.
     ours(|out| unsafe { ffi::vmb_linear(x_, weight_, bias_, out) })
         .unwrap_or_else(|| x.linear(weight, bias))
+}
+
+/// Computes multi-head self-attention (arXiv 1706.03762), `softmax(q kᵀ / √d) v` for each head, of
+/// a projection's output qkv `(b, l, 3 · heads · d)`: `(b, l, heads · d)`.
+///
+/// Float32 and float64 on the CPU have kernels of this project, those of `path`, which are
+/// differentiable once; libtorch computes the rest.
+pub fn attention(qkv: &Tensor, heads: i64, path: Path) -> Tensor {
+    let (qkv_, path) = (ffi::pointer(qkv), path.c_name().as_ptr());
+    // SAFETY: the tensor is borrowed for the call, and the name is static.
+    ours(|out| unsafe { ffi::vmb_attention(qkv_, heads, path, out) }).unwrap_or_else(|| {
+        let [q, k, v] = queries_keys_values(qkv, heads);
+        let mask = None::<&Tensor>;
+        let out = Tensor::scaled_dot_product_attention(&q, &k, &v, mask, 0.0, false, None, false);
+        out.transpose(1, 2).flatten(2, 3)
+    })
+}
+
+/// Returns the queries, keys and values of a projection's output `(b, l, 3 · heads · d)`, each
+/// `(b, heads, l, d)`.
+pub fn queries_keys_values(qkv: &Tensor, heads: i64) -> [Tensor; 3] {
+    // Unbound where they are: so backward stacks the three gradients once, in the layout of the
+    // projection's output, and copies nothing else.
+    let parts = qkv.unflatten(-1, [3, heads, -1]).unbind(2);
+    [0, 1, 2].map(|part: usize| parts[part].transpose(1, 2))
 }
 
 /// A norm over the last dimension: layer normalization (arXiv 1607.06450), or root mean square

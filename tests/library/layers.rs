@@ -1,9 +1,9 @@
-//! The linear layer and norms against libtorch's own.
+//! The linear layer, norms and attention against libtorch's own.
 
 use crate::generator::alone_with_seed;
 use crate::gradcheck::assert_gradients_are_finite_differences;
 use tch::{Device, Kind, Tensor};
-use vm_beautynet::ops::{self, Norm, Update, add_and_norm};
+use vm_beautynet::ops::{self, Norm, Path, Update, add_and_norm};
 
 fn leaf(shape: &[i64]) -> Tensor {
     Tensor::randn(shape, (Kind::Float, Device::Cpu)).set_requires_grad(true)
@@ -219,4 +219,61 @@ fn gradients_of_norms_are_the_same_bit_for_bit_on_one_and_two_threads() {
         run(&operands.ours(), &dout, &operands.leaves())
     });
     assert_eq!(one, two);
+}
+
+/// Returns attention as libtorch computes it.
+fn attention_by_libtorch(qkv: &Tensor, heads: i64) -> Tensor {
+    let [q, k, v] = ops::queries_keys_values(qkv, heads);
+    let scores = q.matmul(&k.transpose(2, 3)) / (q.size()[3] as f64).sqrt();
+    scores.softmax(-1, None).matmul(&v).transpose(1, 2).flatten(2, 3)
+}
+
+#[test]
+fn attention_and_its_gradient_are_libtorchs_for_every_size_and_instruction_set() {
+    let _alone = alone_with_seed(10);
+    // Tokens and sizes of heads that fill blocks and vectors, and that do not.
+    let sizes = [(1, 1, 1, 1), (2, 5, 3, 7), (1, 24, 1, 16), (2, 65, 3, 32), (1, 197, 2, 64)];
+    for (batch, length, heads, dim) in sizes {
+        let qkv = leaf(&[batch, length, 3 * heads * dim]);
+        let dout = Tensor::randn([batch, length, heads * dim], (Kind::Float, Device::Cpu));
+        let expected = run(&attention_by_libtorch(&qkv, heads), &dout, &[&qkv]);
+        for path in Path::ALL.into_iter().filter(|path| path.available()) {
+            let found = run(&ops::attention(&qkv, heads, path), &dout, &[&qkv]);
+            assert_close(&found, &expected);
+            assert_eq!(found, run(&ops::attention(&qkv, heads, path), &dout, &[&qkv]));
+        }
+    }
+}
+
+#[test]
+fn attention_of_large_scores_is_that_of_the_largest() {
+    let _alone = alone_with_seed(11);
+    let qkv = Tensor::randn([2, 33, 24], (Kind::Float, Device::Cpu)) * 100.0;
+    let found = ops::attention(&qkv, 2, Path::Auto);
+    assert_close(&[found], &[attention_by_libtorch(&qkv, 2)]);
+    let broken = qkv.copy();
+    _ = broken.get(1).get(3).fill_(f64::NAN);
+    let found = ops::attention(&broken, 2, Path::Auto).isnan();
+    assert_eq!(found, attention_by_libtorch(&broken, 2).isnan());
+}
+
+#[test]
+fn gradients_of_attention_are_finite_differences() {
+    let _alone = alone_with_seed(12);
+    let qkv = leaf(&[2, 5, 18]).detach().to_kind(Kind::Double).set_requires_grad(true);
+    let attention = || ops::attention(&qkv, 2, Path::Auto);
+    assert_gradients_are_finite_differences(&[qkv.shallow_clone()], attention);
+}
+
+#[test]
+fn attention_in_half_precision_and_of_no_images_is_libtorchs() {
+    let _alone = alone_with_seed(13);
+    let qkv = leaf(&[2, 33, 48]);
+    let half = || ops::attention(&qkv, 2, Path::Auto);
+    let found = ops::autocast(Device::Cpu, Kind::BFloat16, half).unwrap();
+    assert_eq!(found.kind(), Kind::BFloat16);
+    let expected = attention_by_libtorch(&qkv, 2);
+    let error = (found.to_kind(Kind::Float) - &expected).abs().max().double_value(&[]);
+    assert!(error < 2e-2, "{error}");
+    assert_eq!(ops::attention(&qkv.narrow(0, 0, 0), 2, Path::Auto).size(), [0, 33, 16]);
 }
