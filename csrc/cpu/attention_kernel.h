@@ -127,10 +127,11 @@ struct Attention {
   static void pack_rows(T* rows, const T* from, int64_t stride, int64_t count, int64_t padded,
                         const AttentionSizes& size, T factor) {
     const int64_t width = rounded(size.dim, W);
-    for (int64_t i = 0; i < padded; ++i)
-      for (int64_t j = 0; j < width; j += W)
-        store<V>(rows + i * width + j,
-                 i < count ? get(from + i * stride + j, size.dim - j) * factor : V{});
+    for (int64_t i = 0; i < count; ++i)
+      across<W>(0, size.dim, [&](int64_t j, auto lanes) {
+        store<V>(rows + i * width + j, get<V>(from + i * stride + j, lanes) * factor);
+      });
+    for (int64_t j = count * width; j < padded * width; j += W) store<V>(rows + j, V{});
   }
 
   // Copies rows to a head, times a factor.
@@ -138,17 +139,9 @@ struct Attention {
                           const AttentionSizes& size, const T factor) {
     const int64_t width = rounded(size.dim, W);
     for (int64_t i = 0; i < count; ++i)
-      for (int64_t j = 0; j < size.dim; j += W) {
-        const V value = load<V>(rows + i * width + j) * factor;
-        if (size.dim - j >= W)
-          store<V>(to + i * stride + j, value);
-        else
-          store_first<V>(to + i * stride + j, value, static_cast<int>(size.dim - j));
-      }
-  }
-
-  static V get(const T* from, int64_t lanes) {
-    return lanes >= W ? load<V>(from) : load_first<V>(from, static_cast<int>(lanes));
+      across<W>(0, size.dim, [&](int64_t j, auto lanes) {
+        put<V>(to + i * stride + j, load<V>(rows + i * width + j) * factor, lanes);
+      });
   }
 
   static void pack_transposed(T* to, const T* from, int64_t stride, const AttentionSizes& size) {

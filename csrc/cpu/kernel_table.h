@@ -3,6 +3,7 @@
 
 #include "attention_kernel.h"
 #include "conv_kernel.h"
+#include "gelu_kernel.h"
 #include "limit_kernel.h"
 #include "norm_kernel.h"
 #include "scan_backward_kernel.h"
@@ -18,10 +19,11 @@ constexpr vmb::KernelTable<T> kernel_table() {
   using L = Limit<T, W, N>;
   using M = Norm<T, W>;
   using A = Attention<T, W>;
+  using G = Gelu<T, W>;
   return {S::workspace, S::forward,  B::backward, sizeof(typename C::Workspaces),
           C::forward,   C::backward, M::forward,  M::backward,
-          A::workspace, A::forward,  A::backward, L::forward,
-          L::backward};
+          A::workspace, A::forward,  A::backward, G::forward,
+          G::backward,  L::forward,  L::backward};
 }
 
 }  // namespace

@@ -162,6 +162,22 @@ struct AttentionBackwardArgs {
   T* dqkv;
 };
 
+// out = x gate(x), elementwise: GELU's gate, or its approximation.
+template <class T>
+struct GeluForwardArgs {
+  bool quick;
+  const T* x;
+  T* out;
+};
+
+// The result again, and the gradient; dx may be dout's own memory.
+template <class T>
+struct GeluBackwardArgs {
+  bool quick;
+  const T *x, *dout;
+  T *out, *dx;
+};
+
 // The kernels of one instruction set; each call does work items [begin, end) with `workspace` bytes
 // of scratch memory, aligned to 64.
 template <class T>
@@ -179,6 +195,9 @@ struct KernelTable {
                             void* workspace);
   void (*attention_backward)(const AttentionBackwardArgs<T>&, int64_t begin, int64_t end,
                              void* workspace);
+  // Work items are elements.
+  void (*gelu_forward)(const GeluForwardArgs<T>&, int64_t begin, int64_t end);
+  void (*gelu_backward)(const GeluBackwardArgs<T>&, int64_t begin, int64_t end);
   // Only the arithmetic of a scan (limit_kernel.h). The result is meaningless, and keeps the
   // compiler from removing the work.
   T (*limit_forward)(const ScanSizes&, int64_t begin, int64_t end);

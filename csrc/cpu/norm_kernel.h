@@ -13,30 +13,6 @@ template <class T, int W>
 struct Norm {
   using V = Vec<T, W>;
 
-  // Calls f(j, lanes) for the vectors of a row; lanes is a constant in those that the row fills.
-  template <class F>
-  static VMB_INLINE void across(int64_t dim, const F& f) {
-    int64_t j = 0;
-    for (; j + W <= dim; j += W) f(j, std::integral_constant<int, W>());
-    if (j < dim) f(j, static_cast<int>(dim - j));
-  }
-
-  template <class L>
-  static VMB_INLINE V get(const T* from, L lanes) {
-    if constexpr (std::is_same_v<L, int>)
-      return load_first<V>(from, lanes);
-    else
-      return load<V>(from);
-  }
-
-  template <class L>
-  static VMB_INLINE void put(T* to, V v, L lanes) {
-    if constexpr (std::is_same_v<L, int>)
-      store_first<V>(to, v, lanes);
-    else
-      store<V>(to, v);
-  }
-
   // The vector with zeros in the lanes that the row does not have.
   template <class L>
   static VMB_INLINE V keep(V v, L lanes) {
@@ -70,8 +46,8 @@ struct Norm {
     const T factor = args.factors ? args.factors[row / args.rows_per_factor] : T(1);
     const T *x = args.x + first, *update = args.update + first;
     T* const sum = args.sum + first;
-    across(args.dim, [&](int64_t j, auto lanes) {
-      put(sum + j, get(x + j, lanes) + factor * get(update + j, lanes), lanes);
+    across<W>(0, args.dim, [&](int64_t j, auto lanes) {
+      put<V>(sum + j, get<V>(x + j, lanes) + factor * get<V>(update + j, lanes), lanes);
     });
     return sum;
   }
@@ -83,21 +59,21 @@ struct Norm {
     T mean = 0;
     if (bias) {
       V total{};
-      across(dim, [&](int64_t j, auto lanes) { total += get(x + j, lanes); });
+      across<W>(0, dim, [&](int64_t j, auto lanes) { total += get<V>(x + j, lanes); });
       mean = lane_sum<V>(total) / dim;
       args.mean[row] = mean;
     }
     V squares{};
-    across(dim, [&](int64_t j, auto lanes) {
-      const V centered = keep(get(x + j, lanes) - mean, lanes);
+    across<W>(0, dim, [&](int64_t j, auto lanes) {
+      const V centered = keep(get<V>(x + j, lanes) - mean, lanes);
       squares += centered * centered;
     });
     const T rstd = T(1) / square_root(lane_sum<V>(squares) / dim + args.eps);
     args.rstd[row] = rstd;
-    across(dim, [&](int64_t j, auto lanes) {
-      V normed = (get(x + j, lanes) - mean) * rstd * get(weight + j, lanes);
-      if (bias) normed += get(bias + j, lanes);
-      put(out + j, normed, lanes);
+    across<W>(0, dim, [&](int64_t j, auto lanes) {
+      V normed = (get<V>(x + j, lanes) - mean) * rstd * get<V>(weight + j, lanes);
+      if (bias) normed += get<V>(bias + j, lanes);
+      put<V>(out + j, normed, lanes);
     });
   }
 
@@ -123,24 +99,24 @@ struct Norm {
     T *const dx = args.dx + first, *const dupdate = args.dupdate ? args.dupdate + first : nullptr;
     const T mean = dbias ? args.mean[row] : T(0), rstd = args.rstd[row];
     V total{}, projection{};
-    across(dim, [&](int64_t j, auto lanes) {
-      const V d = get(dout + j, lanes), normed = (get(x + j, lanes) - mean) * rstd,
-              g = d * get(weight + j, lanes);
+    across<W>(0, dim, [&](int64_t j, auto lanes) {
+      const V d = get<V>(dout + j, lanes), normed = (get<V>(x + j, lanes) - mean) * rstd,
+              g = d * get<V>(weight + j, lanes);
       total += g;
       projection += g * normed;
-      put(dweight + j, get(dweight + j, lanes) + d * normed, lanes);
-      if (dbias) put(dbias + j, get(dbias + j, lanes) + d, lanes);
+      put<V>(dweight + j, get<V>(dweight + j, lanes) + d * normed, lanes);
+      if (dbias) put<V>(dbias + j, get<V>(dbias + j, lanes) + d, lanes);
     });
     const T shift = dbias ? lane_sum<V>(total) / dim : T(0),
             along = lane_sum<V>(projection) / dim,
             factor = args.factors ? args.factors[row / args.rows_per_factor] : T(1);
-    across(dim, [&](int64_t j, auto lanes) {
-      const V normed = (get(x + j, lanes) - mean) * rstd,
-              g = get(dout + j, lanes) * get(weight + j, lanes);
+    across<W>(0, dim, [&](int64_t j, auto lanes) {
+      const V normed = (get<V>(x + j, lanes) - mean) * rstd,
+              g = get<V>(dout + j, lanes) * get<V>(weight + j, lanes);
       V gradient = rstd * (g - shift - normed * along);
-      if (dsum) gradient += get(dsum + j, lanes);
-      put(dx + j, gradient, lanes);
-      if (dupdate) put(dupdate + j, factor * gradient, lanes);
+      if (dsum) gradient += get<V>(dsum + j, lanes);
+      put<V>(dx + j, gradient, lanes);
+      if (dupdate) put<V>(dupdate + j, factor * gradient, lanes);
     });
   }
 };

@@ -11,6 +11,8 @@
 #include <immintrin.h>
 #endif
 
+#include "kernels.h"
+
 namespace {
 
 template <class T, int W>
@@ -78,6 +80,32 @@ inline void store_first(typename Lane<V>::scalar* p, V v, int count) {
   }
 #endif
   for (int i = 0; i < count; ++i) p[i] = v[i];
+}
+
+// The first `lanes` lanes from memory or to it; all of them if lanes is a constant.
+template <class V, class L>
+VMB_INLINE inline V get(const typename Lane<V>::scalar* from, L lanes) {
+  if constexpr (std::is_same_v<L, int>)
+    return load_first<V>(from, lanes);
+  else
+    return load<V>(from);
+}
+
+template <class V, class L>
+VMB_INLINE inline void put(typename Lane<V>::scalar* to, V v, L lanes) {
+  if constexpr (std::is_same_v<L, int>)
+    store_first<V>(to, v, lanes);
+  else
+    store<V>(to, v);
+}
+
+// Calls f(j, lanes) for the vectors of W values in [begin, end); lanes is a constant in those that
+// are filled.
+template <int W, class F>
+VMB_INLINE inline void across(int64_t begin, int64_t end, const F& f) {
+  int64_t j = begin;
+  for (; j + W <= end; j += W) f(j, std::integral_constant<int, W>());
+  if (j < end) f(j, static_cast<int>(end - j));
 }
 
 // f over the lanes, always in the same order: f(lower half, upper half) until one lane remains.

@@ -36,6 +36,11 @@ char* vmb_norm(const void* x, const void* update, const void* factors, const voi
  * float or double; writes null elsewhere. */
 char* vmb_attention(const void* qkv, int64_t heads, const char* path, void** out);
 
+/* Computes a transformer's MLP, weight2 gelu(weight1 x + bias1) + bias2, on the CPU in float or
+ * double; writes null elsewhere. The biases may be null. */
+char* vmb_mlp(const void* x, const void* weight1, const void* bias1, const void* weight2,
+              const void* bias2, int quick_gelu, void** out);
+
 /* Takes one AdamW step over many parameters at once; steps are scalar float tensors, incremented by
  * one. */
 char* vmb_adamw_step(void* const* params, void* const* grads, void* const* exp_avgs,

@@ -13,6 +13,7 @@
 #include "ops/benchmark.cpp"
 #include "ops/gpu.cpp"
 #include "ops/launches.cpp"
+#include "ops/mlp.cpp"
 #include "ops/norm.cpp"
 #include "ops/optimizer.cpp"
 #include "ops/recompute.cpp"

@@ -15,6 +15,7 @@
 #include "border.h"
 #include "dispatch.h"
 #include "launches.h"
+#include "scan_inputs.h"
 
 #if defined(__x86_64__) && defined(__linux__)
 // libtorch exports both, and headers declare neither. Null where a libtorch has none.
@@ -62,46 +63,62 @@ void multiply_by_onednn(const Tensor& out, const Tensor& a, const Tensor& b, boo
 }
 
 // Computes x weightᵀ + bias by oneDNN: x (…, inputs), weight (outputs, inputs), bias (outputs).
-Tensor linear_by_onednn(const Tensor& x, const Tensor& weight,
-                        const std::optional<Tensor>& bias) {
-  using Linear = Tensor(const Tensor& x, const Tensor& weight, const std::optional<Tensor>& bias,
+Tensor linear_by_onednn(const Tensor& x, const Tensor& weight, const OptionalTensor& bias) {
+  using Linear = Tensor(const Tensor& x, const Tensor& weight, const OptionalTensor& bias,
                         std::string_view activation, c10::List<std::optional<at::Scalar>> scalars,
                         std::optional<std::string_view> algorithm);
   static const auto pointwise = op<Linear>("mkldnn::_linear_pointwise");
   return pointwise.call(x, weight, bias, "none", c10::List<std::optional<at::Scalar>>(), "");
 }
 
+}  // namespace
+
+Tensor linear_layer(const Tensor& x, const Tensor& weight, const Tensor& bias_) {
+  const OptionalTensor bias = optional(bias_);
+  return by_onednn(x, weight, x.numel() * weight.size(0)) ? linear_by_onednn(x, weight, bias)
+                                                          : at::linear(x, weight, bias);
+}
+
+LinearGradients linear_gradients(const Tensor& x, const Tensor& weight, const Tensor& dout_,
+                                 std::array<bool, 3> needed) {
+  const Tensor dout = dout_.flatten(0, -2);
+  LinearGradients gradients;
+  if (needed[0]) {
+    auto shape = dout_.sizes().vec();
+    shape.back() = weight.size(1);
+    gradients.x = at::empty(shape, dout.options());
+    multiply_matrices(gradients.x.flatten(0, -2), dout, weight);
+  }
+  if (needed[1]) {
+    gradients.weight = at::empty({dout.size(1), x.size(-1)}, dout.options());
+    multiply_matrices(gradients.weight, dout.t(), x.flatten(0, -2));
+  }
+  if (needed[2]) gradients.bias = dout.sum(0);
+  return gradients;
+}
+
+namespace {
+
 struct LinearFunction : torch::autograd::Function<LinearFunction> {
   static Tensor forward(AutogradContext* context, const Tensor& x, const Tensor& weight,
-                        const std::optional<Tensor>& bias) {
+                        const OptionalTensor& bias) {
     at::AutoDispatchBelowADInplaceOrView guard;
     // Each is for the gradient of the other.
     context->save_for_backward({weight.requires_grad() ? x : Tensor(),
                                 x.requires_grad() ? weight : Tensor()});
     context->saved_data["has_bias"] = bias.has_value();
-    return linear_by_onednn(x, weight, bias);
+    return linear_layer(x, weight, bias.value_or(Tensor()));
   }
 
   static variable_list backward(AutogradContext* context, const variable_list& douts) {
     TORCH_CHECK_NOT_IMPLEMENTED(!at::GradMode::is_enabled(),
                                 "linear: double backward is not implemented");
     const auto saved = context->get_saved_variables();
-    const Tensor &x = saved[0], &weight = saved[1];
-    const Tensor dout = douts[0].flatten(0, -2);
-    variable_list gradients(3);
-    if (context->needs_input_grad(0)) {
-      auto shape = douts[0].sizes().vec();
-      shape.back() = weight.size(1);
-      gradients[0] = at::empty(shape, dout.options());
-      multiply_matrices(gradients[0].flatten(0, -2), dout, weight);
-    }
-    if (context->needs_input_grad(1)) {
-      gradients[1] = at::empty({dout.size(1), x.size(-1)}, dout.options());
-      multiply_matrices(gradients[1], dout.t(), x.flatten(0, -2));
-    }
+    const auto needs = [&](size_t i) { return context->needs_input_grad(i); };
     const bool has_bias = context->saved_data["has_bias"].toBool();
-    if (has_bias && context->needs_input_grad(2)) gradients[2] = dout.sum(0);
-    return gradients;
+    const auto g = linear_gradients(saved[0], saved[1], douts[0],
+                                    {needs(0), needs(1), has_bias && needs(2)});
+    return {g.x, g.weight, g.bias};
   }
 };
 
@@ -122,19 +139,19 @@ void multiply_matrices(const Tensor& out, const Tensor& a, const Tensor& b, bool
 
 char* vmb_linear(const void* x_, const void* weight_, const void* bias_, void** out) {
   return vmb::guarded([&] {
-    const at::Tensor &x = vmb::tensor(x_), &weight = vmb::tensor(weight_);
-    const auto bias = bias_ ? std::optional(vmb::tensor(bias_)) : std::nullopt;
+    const at::Tensor &x = vmb::tensor(x_), &weight = vmb::tensor(weight_),
+                     bias = vmb::tensor_or_undefined(bias_);
     *out = nullptr;
     // Autocast multiplies in another type; launches are counted as on a GPU.
     if (vmb::launch_counter || at::autocast::is_autocast_enabled(at::kCPU) || x.dim() < 2 ||
         weight.dim() != 2 || x.size(-1) != weight.size(1) ||
         !vmb::by_onednn(x, weight, x.numel() * weight.size(0)))
       return;
-    if (vmb::records_gradients("linear", {x, weight, bias.value_or(at::Tensor())})) {
-      *out = new at::Tensor(vmb::LinearFunction::apply(x, weight, bias));
+    if (vmb::records_gradients("linear", {x, weight, bias})) {
+      *out = new at::Tensor(vmb::LinearFunction::apply(x, weight, vmb::optional(bias)));
       return;
     }
     at::AutoDispatchBelowADInplaceOrView guard;
-    *out = new at::Tensor(vmb::linear_by_onednn(x, weight, bias));
+    *out = new at::Tensor(vmb::linear_layer(x, weight, bias));
   });
 }

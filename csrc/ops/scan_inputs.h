@@ -15,6 +15,11 @@ namespace vmb {
 
 using OptionalTensor = std::optional<at::Tensor>;
 
+// None for an undefined tensor.
+inline OptionalTensor optional(const at::Tensor& x) {
+  return x.defined() ? OptionalTensor(x) : std::nullopt;
+}
+
 constexpr int64_t kMaxState = 256;
 
 // Named as in mamba-ssm. An absent operand is an undefined tensor.
@@ -127,9 +132,6 @@ struct ScanSchema {
   // Calls the registered operator.
   static at::Tensor call(const c10::TypedOperatorHandle<Function>& op, const ScanInputs& x,
                          Path... path) {
-    const auto optional = [](const at::Tensor& t) {
-      return t.defined() ? OptionalTensor(t) : std::nullopt;
-    };
     return op.call(x.u, x.delta, x.A, x.B, x.C, optional(x.D), optional(x.z),
                    optional(x.delta_bias), x.delta_softplus, x.reverse, path...);
   }

@@ -5,7 +5,7 @@ use tch::{Kind, Tensor, nn};
 
 use super::forward_context::ForwardContext;
 use super::onnx::{Graph, Value, float, int};
-use crate::ops::{self, Norm, SharedTensor};
+use crate::ops::{self, LinearParameters, Norm, SharedTensor};
 
 /// The initial distribution of a parameter.
 #[derive(Debug, Clone, Copy)]
@@ -65,6 +65,11 @@ impl Linear {
     /// Returns the weight (outputs, inputs).
     pub fn weight(&self) -> &Tensor {
         &self.weight
+    }
+
+    /// Returns the weight and bias.
+    pub fn parameters(&self) -> LinearParameters<'_> {
+        (&self.weight, self.bias.as_deref())
     }
 
     /// (…, inputs) to (…, outputs).

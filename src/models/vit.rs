@@ -71,12 +71,7 @@ impl Mlp {
     }
 
     fn forward(&self, x: &Tensor) -> Tensor {
-        let hidden = self.fc1.forward(x);
-        self.fc2.forward(&if self.quick_gelu {
-            &hidden * (&hidden * 1.702).sigmoid()
-        } else {
-            hidden.gelu("none")
-        })
+        ops::mlp(x, self.fc1.parameters(), self.fc2.parameters(), self.quick_gelu)
     }
 
     fn onnx(&self, graph: &mut Graph, x: &Value) -> Value {

@@ -76,6 +76,15 @@ unsafe extern "C" {
         path: *const c_char,
         out: *mut *mut c_void,
     ) -> *mut c_char;
+    pub(super) fn vmb_mlp(
+        x: *const c_void,
+        weight1: *const c_void,
+        bias1: *const c_void,
+        weight2: *const c_void,
+        bias2: *const c_void,
+        quick_gelu: c_int,
+        out: *mut *mut c_void,
+    ) -> *mut c_char;
     pub(super) fn vmb_norm(
         x: *const c_void,
         update: *const c_void,

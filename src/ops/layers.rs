@@ -18,6 +18,38 @@ pub fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Tensor {
         .unwrap_or_else(|| x.linear(weight, bias))
 }
 
+/// The weight `(outputs, inputs)` and bias `(outputs)` of a linear layer.
+pub type LinearParameters<'a> = (&'a Tensor, Option<&'a Tensor>);
+
+/// Computes a transformer's MLP of x `(…, dim)`: two linear layers with GELU (arXiv 1606.08415)
+/// between them, or with its approximation `x sigmoid(1.702 x)` if `quick_gelu`.
+///
+/// Float32 and float64 on the CPU are one node of autograd, which is differentiable once and keeps
+/// the hidden layer once; libtorch computes the rest.
+pub fn mlp(x: &Tensor, fc1: LinearParameters, fc2: LinearParameters, quick_gelu: bool) -> Tensor {
+    // SAFETY: the tensors are borrowed for the call.
+    let ours = ours(|out| unsafe {
+        ffi::vmb_mlp(
+            ffi::pointer(x),
+            ffi::pointer(fc1.0),
+            ffi::optional_pointer(fc1.1),
+            ffi::pointer(fc2.0),
+            ffi::optional_pointer(fc2.1),
+            quick_gelu.into(),
+            out,
+        )
+    });
+    ours.unwrap_or_else(|| {
+        let hidden = linear(x, fc1.0, fc1.1);
+        let hidden = if quick_gelu {
+            &hidden * (&hidden * 1.702).sigmoid()
+        } else {
+            hidden.gelu("none")
+        };
+        linear(&hidden, fc2.0, fc2.1)
+    })
+}
+
 /// Computes multi-head self-attention (arXiv 1706.03762), `softmax(q kᵀ / √d) v` for each head, of
 /// a projection's output qkv `(b, l, 3 · heads · d)`: `(b, l, heads · d)`.
 ///

@@ -17,7 +17,9 @@ mod shared_tensor;
 
 pub use autocast::autocast;
 pub use launches::{Launches, count_launches};
-pub use layers::{Norm, Update, add_and_norm, attention, linear, queries_keys_values};
+pub use layers::{
+    LinearParameters, Norm, Update, add_and_norm, attention, linear, mlp, queries_keys_values,
+};
 pub use optimizer::{
     AdamWStep, LionStep, SgdStep, adamw_step, add_gradient, clip_grad_norm, ema_update, lion_step,
     remove_gradients, sgd_step,

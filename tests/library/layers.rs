@@ -277,3 +277,86 @@ fn attention_in_half_precision_and_of_no_images_is_libtorchs() {
     assert!(error < 2e-2, "{error}");
     assert_eq!(ops::attention(&qkv.narrow(0, 0, 0), 2, Path::Auto).size(), [0, 33, 16]);
 }
+
+/// Returns an MLP as libtorch computes it.
+fn mlp_by_libtorch(x: &Tensor, [w1, b1, w2, b2]: [&Tensor; 4], quick: bool) -> Tensor {
+    let hidden = x.linear(w1, Some(b1));
+    let hidden =
+        if quick { &hidden * (&hidden * 1.702).sigmoid() } else { hidden.gelu("none") };
+    hidden.linear(w2, Some(b2))
+}
+
+fn mlp_leaves(kind: Kind, dim: i64, hidden: i64) -> [Tensor; 4] {
+    [vec![hidden, dim], vec![hidden], vec![dim, hidden], vec![dim]]
+        .map(|shape| leaf(&shape).detach().to_kind(kind).set_requires_grad(true))
+}
+
+#[test]
+fn an_mlp_and_its_gradients_are_libtorchs_also_where_parts_are_frozen() {
+    let _alone = alone_with_seed(14);
+    for (length, dim, hidden) in [(3, 5, 7), (65, 96, 384)] {
+        for quick in [false, true] {
+            let (x, leaves) = (leaf(&[2, length, dim]), mlp_leaves(Kind::Float, dim, hidden));
+            let dout = Tensor::randn([2, length, dim], (Kind::Float, Device::Cpu));
+            let all: [Tensor; 5] =
+                std::array::from_fn(|i| [&x, &leaves[0], &leaves[1], &leaves[2], &leaves[3]][i])
+                    .map(Tensor::shallow_clone);
+            // Bits of what is trained: everything, the input, each layer, and one bias.
+            for trained in [0b11111, 0b00001, 0b00110, 0b11000, 0b10000] {
+                let all: Vec<Tensor> = all
+                    .iter()
+                    .enumerate()
+                    .map(|(i, t)| if trained >> i & 1 == 1 { t.copy() } else { t.detach() })
+                    .collect();
+                let wanted: Vec<&Tensor> = all.iter().filter(|t| t.requires_grad()).collect();
+                let [x, w1, b1, w2, b2] = [0, 1, 2, 3, 4].map(|i: usize| &all[i]);
+                let found = ops::mlp(x, (w1, Some(b1)), (w2, Some(b2)), quick);
+                let expected = mlp_by_libtorch(x, [w1, b1, w2, b2], quick);
+                assert_close(&run(&found, &dout, &wanted), &run(&expected, &dout, &wanted));
+            }
+        }
+    }
+}
+
+#[test]
+fn gradients_of_an_mlp_are_finite_differences_and_its_biases_are_optional() {
+    let _alone = alone_with_seed(15);
+    let x = leaf(&[2, 3, 5]).detach().to_kind(Kind::Double).set_requires_grad(true);
+    let [w1, b1, w2, b2] = mlp_leaves(Kind::Double, 5, 7);
+    let all = [&x, &w1, &b1, &w2, &b2].map(Tensor::shallow_clone);
+    for quick in [false, true] {
+        let with_biases = || ops::mlp(&x, (&w1, Some(&b1)), (&w2, Some(&b2)), quick);
+        assert_gradients_are_finite_differences(&all, with_biases);
+        let without = || ops::mlp(&x, (&w1, None), (&w2, None), quick);
+        let weights = [&x, &w1, &w2].map(Tensor::shallow_clone);
+        assert_gradients_are_finite_differences(&weights, without);
+    }
+}
+
+#[test]
+fn gelu_is_exact_to_single_precision_and_keeps_what_is_no_number() {
+    let _alone = alone_with_seed(16);
+    // The identity on both sides.
+    let one = Tensor::ones([1, 1], (Kind::Float, Device::Cpu));
+    let gelu = |x: &Tensor| ops::mlp(x, (&one, None), (&one, None), false);
+    let x = Tensor::linspace(-12, 12, 1 << 18, (Kind::Float, Device::Cpu)).view([-1, 1]);
+    let exact = x.to_kind(Kind::Double).gelu("none");
+    let error = (gelu(&x).to_kind(Kind::Double) - &exact).abs() / (exact.abs() + 1.0);
+    assert!(error.max().double_value(&[]) < 2.5e-7, "{}", error.max().double_value(&[]));
+    let ends = Tensor::from_slice(&[f32::INFINITY, 1e30, 0.0, -1e30, f32::NAN]).view([-1, 1]);
+    let found = Vec::<f32>::try_from(gelu(&ends).flatten(0, 1)).unwrap();
+    assert_eq!(found[..3], [f32::INFINITY, 1e30, 0.0]);
+    assert!(found[3] == 0.0 && found[4].is_nan(), "{found:?}");
+}
+
+#[test]
+fn under_autocast_an_mlp_is_libtorchs_bit_for_bit() {
+    let _alone = alone_with_seed(17);
+    let (x, [w1, b1, w2, b2]) = (leaf(&[3, 65, 96]), mlp_leaves(Kind::Float, 96, 384));
+    let both = || {
+        let found = ops::mlp(&x, (&w1, Some(&b1)), (&w2, Some(&b2)), false);
+        (found, mlp_by_libtorch(&x, [&w1, &b1, &w2, &b2], false))
+    };
+    let (found, expected) = ops::autocast(Device::Cpu, Kind::BFloat16, both).unwrap();
+    assert_eq!((found.kind(), &found), (Kind::BFloat16, &expected));
+}
